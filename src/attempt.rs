@@ -1,0 +1,154 @@
+//! One try at the upstream: what goes down the lower half of the stack, and what comes back up.
+//!
+//! ```text
+//! retry ─ Try ─► queue ─ Granted ─► quota ─ Outgoing ─► region ─ Routed ─► token ─ Signed ─► timeout ─► client
+//! ```
+//!
+//! Every service below `retry` fails with [`Failure`], which says two facts that only the place of failure knows: whether the
+//! upstream can have counted the call ([`Fate`]), and whether trying again is worth a second call ([`Again`]).
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::time::Instant;
+use url::Url;
+
+use crate::BoxError;
+use crate::caller::{Caller, Name};
+use crate::scan::{Answer, Request};
+use crate::secret::Secret;
+
+/// What will be asked once a slot is there. Binding late lets a merged call take in whoever waits at that moment.
+pub trait Load: Send + Sync + fmt::Debug {
+    /// Called when a slot has been granted, just before the call leaves; again for every further attempt.
+    fn request(&self) -> Arc<Request>;
+
+    /// The callers who benefit from the request last returned; the slot's cost is shared equally among them.
+    fn beneficiaries(&self) -> Vec<Name>;
+}
+
+/// One attempt that wants a slot.
+#[derive(Clone, Debug)]
+pub struct Try {
+    /// What to ask.
+    pub load: Arc<dyn Load>,
+    /// On whose behalf, and until when.
+    pub caller: Arc<Caller>,
+    /// Where in the queue; the same for all attempts of one request.
+    pub place: Place,
+}
+
+/// A place in the queue. A request that has to queue again (after a 429, after a merge in doubt) comes back with its old place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    order: u64,
+    entered: Instant,
+}
+
+impl Place {
+    /// The place behind everybody who has one now.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self {
+            order: NEXT.fetch_add(1, Ordering::Relaxed),
+            entered: now,
+        }
+    }
+
+    /// Smaller came earlier.
+    #[must_use]
+    pub fn order(self) -> u64 {
+        self.order
+    }
+
+    /// When the request first asked for a slot.
+    #[must_use]
+    pub fn entered(self) -> Instant {
+        self.entered
+    }
+}
+
+/// A try with its slot. `P` is the quota's permit; the queue only passes it on.
+#[derive(Debug)]
+pub struct Granted<P> {
+    /// The try that the slot was granted to.
+    pub attempt: Try,
+    /// The slot. Dropped unused, it goes back.
+    pub permit: P,
+}
+
+/// A paid call that needs a host.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// The question, as it goes on the wire.
+    pub request: Arc<Request>,
+    /// For the request id and the deadline.
+    pub caller: Arc<Caller>,
+}
+
+/// A call with its host.
+#[derive(Clone, Debug)]
+pub struct Routed {
+    /// The call.
+    pub outgoing: Outgoing,
+    /// The region's base address, without a path.
+    pub base: Arc<Url>,
+}
+
+/// A call with its host and token: all that the client needs.
+#[derive(Clone, Debug)]
+pub struct Signed {
+    /// The call and its host.
+    pub routed: Routed,
+    /// The access token.
+    pub bearer: Secret,
+}
+
+/// Whether the upstream can have counted a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Provably no byte of it was written: the slot can be used again.
+    Unsent,
+    /// It may have arrived, and may still arrive until its timeout.
+    Unknown,
+    /// It was answered: it arrived no later than now.
+    Answered,
+}
+
+/// Whether another attempt is worth paying for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// It would fail in the same way.
+    Never,
+    /// Once more may help: a connection lost, a token just renewed, a 5xx.
+    Once,
+    /// As soon as the quota allows it, for as long as the deadline allows it: the upstream said 429.
+    WhenAllowed,
+}
+
+/// Why an attempt brought no good answer.
+#[derive(Debug)]
+pub struct Failure {
+    /// For the ledger.
+    pub fate: Fate,
+    /// For the retry layer.
+    pub again: Again,
+    /// The upstream's answer, if there was one; it passes through when there is no further attempt.
+    pub answer: Option<Answer>,
+    /// For people and for `respond`.
+    pub source: BoxError,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the upstream call brought no answer")
+    }
+}
+
+impl std::error::Error for Failure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(self.source.as_ref())
+    }
+}

@@ -1,0 +1,120 @@
+//! Who is asking, and what they are willing to accept. Plain values: no I/O, no clock.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Everything about a request that is not the question itself.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// For fairness and limits only; it is not authenticated.
+    pub name: Name,
+    /// How urgent the caller says the request is.
+    pub urgency: Urgency,
+    /// The latest moment at which the upstream call may start. Past it the caller is refused.
+    pub deadline: Instant,
+    /// What the caller's `Prefer: wait` asked for, already clamped; `None` when it did not ask.
+    pub wait: Option<Duration>,
+    /// What the caller's `Cache-Control` asked for.
+    pub freshness: Freshness,
+    /// Names this request in logs and answers.
+    pub request_id: Arc<str>,
+}
+
+/// The name that shares of the quota are counted under.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Name(Arc<str>);
+
+impl Name {
+    /// Longest name kept, in bytes; the rest is cut off at a character boundary, so that names cannot fill memory.
+    pub const MAX_BYTES: usize = 64;
+
+    /// A name from what the caller sent. Control characters are dropped: names appear in logs and on the status page.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        let mut name = String::new();
+        for c in text.trim().chars().filter(|c| !c.is_control()) {
+            if name.len() + c.len_utf8() > Self::MAX_BYTES {
+                break;
+            }
+            name.push(c);
+        }
+        Self(name.into())
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The urgency of RFC 9218 §4.1: 0 (first) to 7 (last), 3 when the caller does not say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Urgency(u8);
+
+impl Urgency {
+    /// How many urgencies there are.
+    pub const LEVELS: usize = 8;
+
+    /// `None` when `level` is above 7; RFC 9218 §4 says to ignore such a parameter.
+    #[must_use]
+    pub fn new(level: u8) -> Option<Self> {
+        (usize::from(level) < Self::LEVELS).then_some(Self(level))
+    }
+
+    /// 0 (first) to 7 (last).
+    #[must_use]
+    pub fn level(self) -> u8 {
+        self.0
+    }
+}
+
+impl Default for Urgency {
+    fn default() -> Self {
+        Self(3)
+    }
+}
+
+/// The request directives of `Cache-Control` (RFC 9111 §5.2.1) that the gateway honours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Freshness {
+    /// Do not answer from what is stored.
+    pub no_cache: bool,
+    /// Do not store the answer.
+    pub no_store: bool,
+    /// Accept nothing older.
+    pub max_age: Option<Duration>,
+    /// Accept answers this long past their freshness; `Some(Duration::MAX)` for any staleness.
+    pub max_stale: Option<Duration>,
+    /// Accept only answers that stay fresh at least this long.
+    pub min_fresh: Option<Duration>,
+    /// Answer from what is stored or not at all.
+    pub only_if_cached: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_bounded_and_printable() {
+        let name = Name::new(&format!(" a\r\nb{}", "é".repeat(100)));
+        assert!(name.as_str().starts_with("abé"));
+        assert!(name.as_str().len() <= Name::MAX_BYTES);
+    }
+
+    #[test]
+    fn urgencies_above_seven_are_no_urgencies() {
+        assert_eq!(Urgency::new(7).map(Urgency::level), Some(7));
+        assert_eq!(Urgency::new(8), None);
+    }
+}

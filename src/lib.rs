@@ -1,0 +1,48 @@
+//! A gateway in front of Defender for Endpoint's scan history.
+//!
+//! ```text
+//! caller ─► server ─► request id ─► count ─► respond ─► admit ─► read ─► cache ─► coalesce
+//!                                   (error → answer)     bytes → scan::Request      │
+//!                                                                                   ▼
+//!          Defender ◄─ client ◄─ timeout ◄─ token ◄─ region ◄─ quota ◄─ retry ◄─ fair queue
+//! ```
+//!
+//! # Floors
+//!
+//! A module imports only modules from the same or a lower floor; parts (floor 2) never import each other.
+//! `tests/floors.rs` fails when one does.
+//!
+//! | floor | modules |
+//! |---|---|
+//! | 5 | `app` `stack` `cli` `config` |
+//! | 4 | `server` `admin` |
+//! | 3 | `respond` |
+//! | 2 | `cache` `coalesce` `queue` `quota` `token` `region` `upstream` |
+//! | 1 | `scan` `caller` `attempt` |
+//! | 0 | `clock` `secret` `task` `net` `telemetry` |
+//! | aside | `sim`: the simulated upstream, imported by `cli` and tests only |
+
+pub mod admin;
+pub mod attempt;
+pub mod cache;
+pub mod caller;
+pub mod cli;
+pub mod clock;
+pub mod coalesce;
+pub mod config;
+pub mod net;
+pub mod queue;
+pub mod quota;
+pub mod region;
+pub mod respond;
+pub mod scan;
+pub mod secret;
+pub mod server;
+pub mod sim;
+pub mod task;
+pub mod telemetry;
+pub mod token;
+pub mod upstream;
+
+/// An error of any part, on its way up the stack to [`respond`], which finds the cause in its source chain.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

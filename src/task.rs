@@ -1,0 +1,109 @@
+//! Every background task has a name, is told to stop, and is awaited by the drain.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
+
+/// The tasks of one running gateway. Clones share the same set.
+#[derive(Clone, Debug, Default)]
+pub struct Tasks {
+    tracker: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Tasks {
+    /// An empty set.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Runs `work` in the background until it ends by itself; [`Tasks::finish`] waits for it.
+    ///
+    /// For work that a caller is waiting for, such as a flight.
+    #[expect(clippy::disallowed_methods, reason = "the one place where tasks are spawned")]
+    pub fn spawn<F>(&self, name: &'static str, work: F) -> tokio::task::JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        tokio::spawn(
+            self.tracker
+                .track_future(work.instrument(tracing::debug_span!("task", name))),
+        )
+    }
+
+    /// Runs `work` in the background until it ends or [`Tasks::finish`] is called, which drops it at its next await.
+    ///
+    /// For upkeep that nobody waits for, such as probing regions.
+    #[expect(clippy::disallowed_methods, reason = "the one place where tasks are spawned")]
+    pub fn spawn_upkeep<F>(&self, name: &'static str, work: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let stop = self.stop.clone();
+        let work = async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = work => {}
+            }
+        };
+        tokio::spawn(
+            self.tracker
+                .track_future(work.instrument(tracing::debug_span!("task", name))),
+        );
+    }
+
+    /// Resolves when [`Tasks::finish`] has been called.
+    pub async fn stopping(&self) {
+        self.stop.cancelled().await;
+    }
+
+    /// How many tasks are alive.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.tracker.len()
+    }
+
+    /// Whether no task is alive.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tracker.is_empty()
+    }
+
+    /// Stops upkeep and waits for all tasks, at most `limit`. Returns how many were left behind.
+    pub async fn finish(&self, limit: Duration) -> usize {
+        self.stop.cancel();
+        self.tracker.close();
+        // The tracker's count says what is left; that the wait timed out is no more information.
+        let _ = tokio::time::timeout(limit, self.tracker.wait()).await;
+        self.tracker.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn finish_drops_upkeep_and_awaits_work() {
+        let tasks = Tasks::new();
+        tasks.spawn_upkeep("forever", std::future::pending());
+        let work = tasks.spawn("work", async {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            7
+        });
+        assert_eq!(tasks.finish(Duration::from_secs(5)).await, 0);
+        assert_eq!(work.await.unwrap(), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn finish_is_bounded_and_counts_what_is_left() {
+        let tasks = Tasks::new();
+        let _stuck = tasks.spawn("stuck", std::future::pending::<()>());
+        assert_eq!(tasks.finish(Duration::from_secs(5)).await, 1);
+    }
+}
