@@ -1,0 +1,191 @@
+//! The optional fair-use limit per caller, in front of everything.
+//!
+//! A courtesy between callers, not a guarantee: after a quiet time a caller may make up to twice its limit in one window, which is why this is a
+//! token bucket here and an exact ledger in front of the upstream.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::future::Either;
+use governor::clock::Clock;
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::keyed::HashMapStateStore;
+use governor::{Quota, RateLimiter};
+use tokio::time::Instant;
+
+use super::metrics::Metrics;
+use super::refused::{Reason, Refused};
+use crate::BoxError;
+use crate::caller::Name;
+use crate::scan::{Call, Served};
+use crate::task::Tasks;
+
+/// Buckets kept at once. Beyond it idle ones are forgotten early, and if that is not enough, new callers are not limited.
+const BUCKETS: usize = 10_000;
+
+/// One bucket per caller.
+#[derive(Clone, Debug)]
+pub struct FairUse {
+    buckets: Arc<Buckets>,
+}
+
+type Buckets = RateLimiter<Name, HashMapStateStore<Name>, PausableClock, NoOpMiddleware<Nanos>>;
+
+impl FairUse {
+    /// `calls` per `window` for each caller, all of them at once after a quiet time. `None` when the window is too short to divide.
+    #[must_use]
+    pub fn new(calls: NonZeroU32, window: Duration) -> Option<Self> {
+        let quota = Quota::with_period(window / calls.get())?.allow_burst(calls);
+        let buckets = RateLimiter::new(quota, HashMapStateStore::default(), PausableClock::new());
+        Some(Self {
+            buckets: Arc::new(buckets),
+        })
+    }
+
+    /// Counts a request of `caller`.
+    ///
+    /// # Errors
+    /// [`Refused`] when the caller's bucket is empty.
+    pub fn check(&self, caller: &Name) -> Result<(), Refused> {
+        if self.buckets.len() >= BUCKETS {
+            self.buckets.retain_recent();
+            if self.buckets.len() >= BUCKETS {
+                return Ok(());
+            }
+        }
+        self.buckets.check_key(caller).map_err(|not_until| {
+            let now = self.buckets.clock().now();
+            Refused {
+                reason: Reason::FairUse,
+                retry_after: not_until.wait_time_from(now),
+            }
+        })
+    }
+
+    /// Forgets callers whose buckets are full again, once a minute.
+    pub fn spawn_upkeep(&self, tasks: &Tasks) {
+        let buckets = Arc::clone(&self.buckets);
+        tasks.spawn_upkeep("fair use", async move {
+            loop {
+                tokio::time::sleep(Duration::from_mins(1)).await;
+                buckets.retain_recent();
+                buckets.shrink_to_fit();
+            }
+        });
+    }
+}
+
+/// governor's own clocks ignore paused tokio time.
+#[derive(Clone, Copy, Debug)]
+struct PausableClock {
+    start: Instant,
+}
+
+impl PausableClock {
+    fn new() -> Self {
+        Self { start: Instant::now() }
+    }
+}
+
+impl Clock for PausableClock {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        Nanos::from(self.start.elapsed())
+    }
+}
+
+/// Refuses callers over their fair use before anything else is done for them.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    fair_use: Option<FairUse>,
+    metrics: Metrics,
+}
+
+impl Layer {
+    /// Without a limit every caller passes.
+    #[must_use]
+    pub fn new(fair_use: Option<FairUse>, metrics: Metrics) -> Self {
+        Self { fair_use, metrics }
+    }
+}
+
+impl<S> tower::Layer<S> for Layer {
+    type Service = Service<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Service {
+            inner,
+            fair_use: self.fair_use.clone(),
+            metrics: self.metrics.clone(),
+        }
+    }
+}
+
+/// See [`Layer`].
+#[derive(Clone, Debug)]
+pub struct Service<S> {
+    inner: S,
+    fair_use: Option<FairUse>,
+    metrics: Metrics,
+}
+
+impl<S> tower::Service<Call> for Service<S>
+where
+    S: tower::Service<Call, Response = Served, Error = BoxError>,
+{
+    type Response = Served;
+    type Error = BoxError;
+    type Future = Either<S::Future, std::future::Ready<Result<Served, BoxError>>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, call: Call) -> Self::Future {
+        match self
+            .fair_use
+            .as_ref()
+            .map_or(Ok(()), |fair_use| fair_use.check(&call.caller.name))
+        {
+            Ok(()) => Either::Left(self.inner.call(call)),
+            Err(refused) => {
+                self.metrics.refused(refused.reason);
+                Either::Right(std::future::ready(Err(refused.into())))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_over_its_limit_is_told_when_to_come_back() {
+        let limit = FairUse::new(NonZeroU32::new(60).unwrap(), Duration::from_mins(1)).unwrap();
+        let (greedy, modest) = (Name::new("greedy"), Name::new("modest"));
+        assert!((0..60).all(|_| limit.check(&greedy).is_ok()));
+        let refused = limit.check(&greedy).unwrap_err();
+        assert_eq!((refused.reason, refused.retry_after_s()), (Reason::FairUse, 1));
+        assert!(limit.check(&modest).is_ok());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(limit.check(&greedy).is_ok());
+        assert!(limit.check(&greedy).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_callers_are_forgotten() {
+        let tasks = Tasks::new();
+        let limit = FairUse::new(NonZeroU32::new(60).unwrap(), Duration::from_mins(1)).unwrap();
+        limit.spawn_upkeep(&tasks);
+        for n in 0..1000 {
+            limit.check(&Name::new(&format!("caller {n}"))).unwrap();
+        }
+        tokio::time::sleep(Duration::from_secs(200)).await;
+        assert_eq!(limit.buckets.len(), 0);
+    }
+}

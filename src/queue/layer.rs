@@ -1,0 +1,86 @@
+//! The layer in which a try waits for its slot.
+
+use std::task::{Context, Poll};
+
+use futures_util::future::BoxFuture;
+use tower::ServiceExt as _;
+
+use super::line::{Queue, Slots};
+use crate::attempt::{Again, Failure, Fate, Granted, Try};
+use crate::scan::Answer;
+
+/// Wraps a service that needs a slot into one that waits for it.
+#[derive(Debug)]
+pub struct Layer<Q: Slots>(Queue<Q>);
+
+impl<Q: Slots> Layer<Q> {
+    /// Slots come from `queue`.
+    #[must_use]
+    pub fn new(queue: Queue<Q>) -> Self {
+        Self(queue)
+    }
+}
+
+impl<Q: Slots, S> tower::Layer<S> for Layer<Q> {
+    type Service = Service<Q, S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Service {
+            queue: self.0.clone(),
+            inner,
+        }
+    }
+}
+
+/// See [`Layer`].
+#[derive(Debug)]
+pub struct Service<Q: Slots, S> {
+    queue: Queue<Q>,
+    inner: S,
+}
+
+impl<Q: Slots, S: Clone> Clone for Service<Q, S> {
+    fn clone(&self) -> Self {
+        Self {
+            queue: self.queue.clone(),
+            inner: self.inner.clone(),
+        }
+    }
+}
+
+impl<Q, S> tower::Service<Try> for Service<Q, S>
+where
+    Q: Slots,
+    S: tower::Service<Granted<Q::Permit>, Response = Answer, Error = Failure> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Answer;
+    type Error = Failure;
+    type Future = BoxFuture<'static, Result<Answer, Failure>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        // Readiness below is awaited after the turn has come: an early answer could be outdated by then.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, attempt: Try) -> Self::Future {
+        let queue = self.queue.clone();
+        let mut inner = self.inner.clone();
+        Box::pin(async move {
+            let permit = queue.turn(&attempt).await.map_err(|refused| Failure {
+                fate: Fate::Unsent,
+                again: Again::Never,
+                answer: None,
+                source: Box::new(refused),
+            })?;
+            let granted = Granted {
+                attempt: attempt.clone(),
+                permit,
+            };
+            // The call binds what is asked; only then is it known who benefits.
+            let answer = inner.ready().await?.call(granted);
+            queue.spread(&attempt);
+            answer.await
+        })
+    }
+}

@@ -1,0 +1,85 @@
+//! A refusal that says when to come back.
+
+use std::time::Duration;
+
+/// The caller's turn cannot come in time, or it may not wait. Known at once, told at once.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{}", self.reason.as_str())]
+pub struct Refused {
+    /// Why.
+    pub reason: Reason,
+    /// When a request would be served, counted from the refusal.
+    pub retry_after: Duration,
+}
+
+impl Refused {
+    /// `Retry-After` in whole seconds, rounded up and at least 1, so that who obeys it is not too early.
+    ///
+    /// ```
+    /// use defender_gateway::queue::{Reason, Refused};
+    /// let refused = Refused { reason: Reason::Late, retry_after: std::time::Duration::from_millis(2_001) };
+    /// assert_eq!(refused.retry_after_s(), 3);
+    /// ```
+    #[must_use]
+    pub fn retry_after_s(&self) -> u64 {
+        let whole = self.retry_after.as_secs();
+        (whole + u64::from(self.retry_after.subsec_nanos() > 0)).max(1)
+    }
+}
+
+/// Why a caller was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The turn cannot come before the caller's deadline.
+    Late,
+    /// Every slot before the caller's deadline is promised or kept for others.
+    Promised,
+    /// The queue holds as many requests as it may.
+    Full,
+    /// The caller has as many requests waiting as it may.
+    CallerFull,
+    /// The caller is over its fair-use limit.
+    FairUse,
+    /// The ticket was taken, but a pause ordered by the upstream made it impossible to serve in time.
+    Overtaken,
+}
+
+impl Reason {
+    /// All reasons, for tables and tests.
+    pub const ALL: [Self; 6] = [
+        Self::Late,
+        Self::Promised,
+        Self::Full,
+        Self::CallerFull,
+        Self::FairUse,
+        Self::Overtaken,
+    ];
+
+    /// The name in metrics and logs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Late => "late",
+            Self::Promised => "promised",
+            Self::Full => "full",
+            Self::CallerFull => "caller_full",
+            Self::FairUse => "fair_use",
+            Self::Overtaken => "overtaken",
+        }
+    }
+
+    /// A sentence for callers.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Late => "the next free slot of the upstream's quota comes after the time the request may wait",
+            Self::Promised => {
+                "every slot of the upstream's quota within the time the request may wait is promised to others"
+            }
+            Self::Full => "as many requests wait for the upstream's quota as may wait",
+            Self::CallerFull => "as many requests of this caller wait for the upstream's quota as may wait",
+            Self::FairUse => "the caller is over its fair-use limit",
+            Self::Overtaken => "the upstream ordered a pause that is longer than the time the request may wait",
+        }
+    }
+}

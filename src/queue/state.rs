@@ -1,0 +1,246 @@
+//! The queue's state, behind one lock: tickets in, permits out.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::config::Config;
+use super::line::Slots;
+use super::order::{Order, Ticket};
+use super::promise::Promises;
+use super::refused::{Reason, Refused};
+use crate::attempt::Try;
+use crate::caller::{Name, Urgency};
+
+/// What a waiting request receives.
+pub(super) type Turn<P> = Result<P, Refused>;
+
+/// A caller counts as one of the others for this long after its last request.
+const LATELY: Duration = Duration::from_secs(600);
+
+/// Callers remembered; beyond it the one not seen for longest is forgotten.
+const CALLERS: usize = 1024;
+
+/// Most slots kept free for others: enough for the busiest share, and a bound on how far a forecast looks.
+const MOST_RESERVED: usize = 64;
+
+/// A slot that comes this much later than forecast is still used: answers are never as punctual as a forecast.
+const TOLERANCE: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(super) struct State<P> {
+    pub(super) config: Config,
+    pub(super) order: Order,
+    promises: Promises,
+    waiters: HashMap<u64, oneshot::Sender<Turn<P>>>,
+    /// When the next slots come, as of `forecast_of`.
+    slots: VecDeque<Instant>,
+    forecast_of: Option<u64>,
+    pub(super) callers: HashMap<Name, Seen>,
+    tickets: u64,
+    /// When the clock task will next look by itself.
+    pub(super) armed: Option<Instant>,
+}
+
+/// What is remembered of a caller.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    pub(super) at: Instant,
+    pub(super) served: u64,
+}
+
+impl<P> State<P> {
+    pub(super) fn new(config: Config) -> Self {
+        Self {
+            order: Order::new(config.weights.clone()),
+            config,
+            promises: Promises::default(),
+            waiters: HashMap::new(),
+            slots: VecDeque::new(),
+            forecast_of: None,
+            callers: HashMap::new(),
+            tickets: 0,
+            armed: None,
+        }
+    }
+
+    /// Takes a ticket, or refuses at once.
+    pub(super) fn enter<S>(
+        &mut self,
+        now: Instant,
+        attempt: &Try,
+        slots: &S,
+    ) -> Result<(u64, oneshot::Receiver<Turn<P>>), Refused>
+    where
+        S: Slots<Permit = P>,
+    {
+        let caller = &attempt.caller;
+        let own = self.order.waiting_of(&caller.name);
+        let others = self.others(&caller.name, now);
+        self.see(&caller.name, now);
+        if self.order.len() >= self.config.max_requests {
+            return Err(self.refuse(Reason::Full, now, slots));
+        }
+        if own >= self.config.max_requests_per_caller {
+            return Err(self.refuse(Reason::CallerFull, now, slots));
+        }
+        self.look_ahead(now, self.order.len() + 1 + MOST_RESERVED, slots);
+        // A place below 2^48 and a count of tickets: unique, and in order of first arrival even when a request queues again.
+        let id = (attempt.place.order() << 16) | (self.tickets & 0xffff);
+        self.tickets += 1;
+        let ticket = Ticket {
+            id,
+            caller: caller.name.clone(),
+            urgency: caller.urgency,
+            deadline: caller.deadline,
+        };
+        self.order.add(ticket);
+        let rank = self.order.ahead_of(id).unwrap_or(0);
+        if let Err((reason, start)) = self.admit(rank, caller.deadline, if own == 0 { 0 } else { others.max(1) }) {
+            self.order.remove(id);
+            let start = start.unwrap_or(now + LATELY);
+            return Err(Refused {
+                reason,
+                retry_after: start.saturating_duration_since(now),
+            });
+        }
+        self.promises.add(caller.deadline, id);
+        let (turn, waiting) = oneshot::channel();
+        self.waiters.insert(id, turn);
+        Ok((id, waiting))
+    }
+
+    /// Whether the ticket at `rank` can be promised its deadline, leaving `reserve` slots for others, at most half of those before it.
+    fn admit(&self, rank: usize, deadline: Instant, reserve: usize) -> Result<(), (Reason, Option<Instant>)> {
+        let start = self.slots.get(rank).copied();
+        if start.is_none_or(|start| start > deadline) {
+            return Err((Reason::Late, start));
+        }
+        let in_time = self.slots.partition_point(|slot| *slot <= deadline);
+        let reserve = reserve.min(in_time / 2).min(MOST_RESERVED);
+        self.promises
+            .can_add(deadline, reserve, &self.slots)
+            .map_err(|start| (Reason::Promised, start))
+    }
+
+    /// Hands free slots to whoever's turn it is; says when to look again.
+    pub(super) fn hand_out<S>(&mut self, now: Instant, slots: &S) -> Option<Instant>
+    where
+        S: Slots<Permit = P>,
+    {
+        let mut in_hand = None;
+        while let Some(fair) = self.order.next().map(|ticket| (ticket.deadline, ticket.id)) {
+            self.look_ahead(now, self.order.len(), slots);
+            let permit = match in_hand.take().map_or_else(|| slots.take(now), Ok) {
+                Ok(permit) => permit,
+                Err(at) => {
+                    self.give_up_the_impossible(now);
+                    return at.into_iter().chain(slots.next_timeout()).min();
+                }
+            };
+            let id = self.promises.choose(fair, &self.slots);
+            self.slots.pop_front();
+            self.forecast_of = Some(slots.version());
+            let (Some(ticket), Some(turn)) = (self.order.serve(id), self.waiters.remove(&id)) else {
+                continue;
+            };
+            self.promises.remove(ticket.deadline, id);
+            match turn.send(Ok(permit)) {
+                Ok(()) => self.count_served(&ticket.caller),
+                // The caller has just left: the slot passes on.
+                Err(returned) => in_hand = returned.ok(),
+            }
+        }
+        None
+    }
+
+    /// The request is gone, served or not.
+    pub(super) fn leave(&mut self, id: u64) {
+        self.waiters.remove(&id);
+        if let Some(ticket) = self.order.remove(id) {
+            self.promises.remove(ticket.deadline, id);
+        }
+    }
+
+    /// How long a caller who is new here would wait: everybody who waits is served at most once before.
+    pub(super) fn predicted_wait<S: Slots<Permit = P>>(&mut self, now: Instant, slots: &S) -> Duration {
+        let rank = self.order.waiting_by_caller().len().min(self.order.len());
+        self.look_ahead(now, rank + 1, slots);
+        self.slots
+            .get(rank)
+            .map_or(Duration::ZERO, |start| start.saturating_duration_since(now))
+    }
+
+    /// The slot cost is shared by all who benefit from the call.
+    pub(super) fn spread(&mut self, urgency: Urgency, payer: &Name, beneficiaries: &[Name]) {
+        self.order.spread(urgency, payer, beneficiaries);
+    }
+
+    fn refuse<S: Slots<Permit = P>>(&mut self, reason: Reason, now: Instant, slots: &S) -> Refused {
+        Refused {
+            reason,
+            retry_after: self.predicted_wait(now, slots),
+        }
+    }
+
+    /// Forecasts at least `count` slots, unless the last forecast still holds.
+    fn look_ahead<S: Slots<Permit = P>>(&mut self, now: Instant, count: usize, slots: &S) {
+        let version = slots.version();
+        // A first slot in the past was not used: the bucket has grown since.
+        let holds = self.forecast_of == Some(version) && self.slots.front().is_some_and(|first| *first >= now);
+        if !holds || self.slots.len() < count {
+            self.slots.clear();
+            slots.forecast(now, count, &mut self.slots);
+            self.forecast_of = Some(version);
+        }
+    }
+
+    /// Slots that come later than forecast (the upstream ordered a pause) break promises: say so at once, to as few as possible.
+    fn give_up_the_impossible(&mut self, now: Instant) {
+        for id in self.promises.impossible(&self.slots, TOLERANCE) {
+            let after_all = self.slots.get(self.order.len()).or(self.slots.back());
+            let retry_after = after_all.map_or(LATELY, |slot| slot.saturating_duration_since(now));
+            if let Some(turn) = self.waiters.remove(&id) {
+                // Nobody listens any more: then nobody needs to know.
+                let _ = turn.send(Err(Refused {
+                    reason: Reason::Overtaken,
+                    retry_after,
+                }));
+            }
+            self.leave(id);
+        }
+    }
+
+    /// How many other callers have been here lately.
+    fn others(&self, name: &Name, now: Instant) -> usize {
+        let lately = |seen: &Seen| now.saturating_duration_since(seen.at) < LATELY;
+        self.callers
+            .iter()
+            .filter(|(other, seen)| *other != name && lately(seen))
+            .count()
+    }
+
+    fn see(&mut self, name: &Name, now: Instant) {
+        if let Some(seen) = self.callers.get_mut(name) {
+            seen.at = now;
+            return;
+        }
+        if self.callers.len() >= CALLERS {
+            let oldest = self
+                .callers
+                .iter()
+                .min_by_key(|(_, seen)| seen.at)
+                .map(|(name, _)| name.clone());
+            oldest.and_then(|name| self.callers.remove(&name));
+        }
+        self.callers.insert(name.clone(), Seen { at: now, served: 0 });
+    }
+
+    fn count_served(&mut self, name: &Name) {
+        if let Some(seen) = self.callers.get_mut(name) {
+            seen.served += 1;
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! Ledger, bucket and pause as one state: may a call go now, and if not, when?
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::config::{Config, Limit, UnknownPast};
+use super::feedback::Throttled;
+use super::ledger::{Charge, Ledger, Opening};
+use super::pace::{Pace, Supply};
+
+/// The state of the quota. Driven by explicit moments, never by a clock of its own; moments must not go backwards.
+#[derive(Clone, Debug)]
+pub struct Account {
+    pub(super) ledger: Ledger,
+    pub(super) pace: Pace,
+    pub(super) gate: Gate,
+    pub(super) latency: Latency,
+    returns: Vec<Instant>,
+    foreign: u64,
+}
+
+/// What an upstream 429 does to everybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gate {
+    /// No 429 is known.
+    Open,
+    /// No call before that moment.
+    Paused { until: Instant },
+    /// The pause is over; one call finds out whether the upstream agrees, the others wait for its answer.
+    Probing { probe: Charge },
+}
+
+/// How long calls take, as a bound that most keep: a smoothed mean and four mean deviations, as TCP estimates its round trip.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Latency {
+    mean: f64,
+    deviation: f64,
+}
+
+impl Latency {
+    const START: Self = Self {
+        mean: 0.2,
+        deviation: 0.05,
+    };
+
+    fn observe(&mut self, seconds: f64) {
+        self.deviation += 0.25 * ((seconds - self.mean).abs() - self.deviation);
+        self.mean += 0.125 * (seconds - self.mean);
+    }
+
+    pub(super) fn bound(self) -> Duration {
+        Duration::from_secs_f64((self.mean + 4.0 * self.deviation).max(0.0))
+    }
+}
+
+/// One window as people see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// `1m`, `1h`.
+    pub name: String,
+    /// Calls per window.
+    pub limit: usize,
+    /// The window's length.
+    pub length: Duration,
+    /// Calls that count now.
+    pub used: usize,
+    /// Calls that may still go now.
+    pub remaining: usize,
+    /// Until `remaining` next grows; the window's length when nothing is used.
+    pub reset: Duration,
+}
+
+impl Account {
+    /// How long after its end a cut call's bytes may still reach the upstream.
+    const LANDING: Duration = Duration::from_secs(1);
+
+    /// A fresh account. What it assumes of the past is the configuration's `unknown_past`.
+    #[must_use]
+    pub fn new(config: &Config, now: Instant) -> Self {
+        let mut ledger = Ledger::new(config.limits.clone(), config.attempt + Self::LANDING);
+        let level = match config.unknown_past {
+            UnknownPast::Empty => config.burst.get(),
+            UnknownPast::Paced => config.burst.get() / 10,
+            UnknownPast::Full => {
+                let most = config.limits.iter().map(Limit::calls).max().unwrap_or(0);
+                // An earlier process's last call may still be on its way for as long as an attempt takes.
+                (0..most).for_each(|_| ledger.record(now + config.attempt));
+                0
+            }
+        };
+        Self {
+            ledger,
+            pace: Pace::new(config.burst, level, now),
+            gate: Gate::Open,
+            latency: Latency::START,
+            returns: Vec::new(),
+            foreign: 0,
+        }
+    }
+
+    /// Takes the slot that is free now.
+    ///
+    /// # Errors
+    /// When there is none: the moment to ask again, or `None` when only the end of a call in flight can help.
+    pub fn take(&mut self, now: Instant) -> Result<Charge, Option<Instant>> {
+        match self.opens_at(now) {
+            Some(at) if at <= now => {
+                let charge = self.ledger.issue(now);
+                self.pace.take(now);
+                if let Gate::Paused { .. } = self.gate {
+                    // Paused → Probing: the first call after the pause.
+                    self.gate = Gate::Probing { probe: charge };
+                }
+                Ok(charge)
+            }
+            other => Err(other),
+        }
+    }
+
+    /// When the next call may go, as far as known now; `None` when only the end of a call in flight can tell.
+    pub fn opens_at(&mut self, now: Instant) -> Option<Instant> {
+        self.ledger.sweep(now);
+        let gate = match self.gate {
+            Gate::Open => now,
+            Gate::Paused { until } => until.max(now),
+            // Probing → Open: the probe's fate stayed unknown past its timeout; nobody said 429.
+            Gate::Probing { probe } if self.ledger.issued_at(probe).is_none() => {
+                self.gate = Gate::Open;
+                now
+            }
+            Gate::Probing { .. } => return None,
+        };
+        let Opening::At(at) = self.ledger.opening(now) else {
+            return None;
+        };
+        if self.pace.is_due(now) {
+            self.replan(now);
+        }
+        let bucket = self.pace.opens_at(now).into_iter().chain(self.next_plan(now)).min()?;
+        Some(at.max(gate).max(bucket))
+    }
+
+    /// The call was answered at `now`, and not with a 429.
+    pub fn settle(&mut self, charge: Charge, now: Instant) {
+        if let Some(issued) = self.ledger.issued_at(charge) {
+            self.latency
+                .observe(now.saturating_duration_since(issued).as_secs_f64());
+        }
+        self.ledger.settle(charge, now);
+        self.after_probe(charge);
+    }
+
+    /// No byte of the call was written: the slot is free again.
+    pub fn refund(&mut self, charge: Charge, now: Instant) {
+        if self.ledger.issued_at(charge).is_some() {
+            self.ledger.refund(charge);
+            self.pace.put_back(now);
+            self.pace.upset();
+            self.after_probe(charge);
+        }
+    }
+
+    /// The upstream answered 429: everybody pauses. Returns how many calls of others the ledger did not know of.
+    ///
+    /// The pause is only ever extended. While the ledger has room in the window that is over, somebody else uses the same app
+    /// registration, or used it before we started: the missing calls are charged so that they return when the upstream said.
+    pub fn throttled(&mut self, charge: Charge, answer: Throttled, now: Instant) -> usize {
+        self.ledger.settle(charge, now);
+        let Some(limit) = answer
+            .window
+            .and_then(|window| self.limit_of(window))
+            .or_else(|| self.tightest(now))
+        else {
+            return 0;
+        };
+        let missing = limit.calls().saturating_sub(self.ledger.used(&limit, now));
+        // Without a word from the upstream: a window that we filled empties as we know, one that others filled may take its length.
+        let rest = self
+            .ledger
+            .next_return(&limit, now)
+            .filter(|_| missing == 0)
+            .map(|at| at.saturating_duration_since(now));
+        let wait = answer
+            .wait
+            .or(rest)
+            .unwrap_or_else(|| limit.window())
+            .min(Throttled::LONGEST_WAIT);
+        let until = now + wait;
+        if let Some(counted_at) = until.checked_sub(limit.hold()) {
+            (0..missing).for_each(|_| self.ledger.record(counted_at));
+        }
+        self.foreign += missing as u64;
+        self.pace.upset();
+        let until = match self.gate {
+            // A later 429 may extend the pause, never shorten it.
+            Gate::Paused { until: before } => before.max(until),
+            // The probe, or a call issued before the pause, was refused as well.
+            Gate::Probing { .. } | Gate::Open => until,
+        };
+        self.gate = Gate::Paused { until };
+        missing
+    }
+
+    /// Charges a call that an earlier process made, as of `at`.
+    pub fn remember(&mut self, at: Instant) {
+        self.ledger.record(at);
+        self.pace.upset();
+    }
+
+    /// Until when everybody waits because the upstream said 429.
+    #[must_use]
+    pub fn paused_until(&self) -> Option<Instant> {
+        match self.gate {
+            Gate::Paused { until } => Some(until),
+            Gate::Open | Gate::Probing { .. } => None,
+        }
+    }
+
+    /// Calls of others that 429s have revealed.
+    #[must_use]
+    pub fn foreign(&self) -> u64 {
+        self.foreign
+    }
+
+    /// The windows, shortest first.
+    #[must_use]
+    pub fn windows(&self, now: Instant) -> Vec<Window> {
+        let paused = self.paused_until().map(|until| until.saturating_duration_since(now));
+        let windows = self.ledger.limits().iter().map(|limit| {
+            let used = self.ledger.used(limit, now).min(limit.calls());
+            let back = self
+                .ledger
+                .next_return(limit, now)
+                .map(|at| at.saturating_duration_since(now));
+            let (remaining, reset) = match paused {
+                Some(pause) => (0, pause),
+                None => (limit.calls() - used, back.unwrap_or_else(|| limit.window())),
+            };
+            Window {
+                name: limit.name().to_owned(),
+                limit: limit.calls(),
+                length: limit.window(),
+                used,
+                remaining,
+                reset,
+            }
+        });
+        windows.collect()
+    }
+
+    /// Whether calls that nobody waits for may be made: at least half of the bucket is there, and half of every window.
+    pub fn has_surplus(&mut self, now: Instant) -> bool {
+        self.opens_at(now).is_some_and(|at| at <= now)
+            && self.pace.is_half_full(now)
+            && self
+                .ledger
+                .limits()
+                .iter()
+                .all(|limit| self.ledger.used(limit, now) * 2 <= limit.calls())
+    }
+
+    /// Calls in flight end by themselves at that moment; whoever waits for a slot should look again then.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.ledger.next_timeout()
+    }
+
+    /// The end of the present plan, when the bucket would otherwise stay empty past it.
+    fn next_plan(&self, now: Instant) -> Option<Instant> {
+        self.pace.plan_end().filter(|end| *end > now)
+    }
+
+    fn replan(&mut self, now: Instant) {
+        let Some(longest) = self.ledger.limits().last().cloned() else {
+            return;
+        };
+        let landing = self.latency.bound();
+        self.returns.clear();
+        self.returns.extend(
+            self.ledger
+                .past()
+                .map(|at| at + longest.hold())
+                .filter(|back| *back > now),
+        );
+        self.returns.extend(
+            self.ledger
+                .flying()
+                .map(|issued| (issued + landing).max(now) + longest.hold()),
+        );
+        let free = longest.calls().saturating_sub(self.returns.len());
+        self.pace.plan(
+            now,
+            Supply {
+                free,
+                returns: &self.returns,
+                window: longest.hold(),
+            },
+        );
+    }
+
+    /// Probing → Open: the probe was answered, or never left.
+    fn after_probe(&mut self, charge: Charge) {
+        if self.gate == (Gate::Probing { probe: charge }) {
+            self.gate = Gate::Open;
+        }
+    }
+
+    fn limit_of(&self, window: Duration) -> Option<Limit> {
+        self.ledger
+            .limits()
+            .iter()
+            .find(|limit| limit.window() == window)
+            .cloned()
+    }
+
+    /// The window with the least room, for a 429 that names none.
+    fn tightest(&self, now: Instant) -> Option<Limit> {
+        let room = |limit: &&Limit| limit.calls().saturating_sub(self.ledger.used(limit, now));
+        self.ledger.limits().iter().min_by_key(room).cloned()
+    }
+}

@@ -1,0 +1,195 @@
+//! What the quota is, checked.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// At most `calls` in any `window`, as the upstream counts them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    calls: NonZeroU32,
+    window: Duration,
+    name: String,
+}
+
+impl Limit {
+    /// Our clock and the upstream's may run at different speeds: 100 ppm is ten times what a disciplined clock is off, and costs
+    /// 0.01 % of the quota. The millisecond covers rounding on both sides.
+    const DRIFT_PPM: u32 = 100;
+
+    /// A limit of `calls` per `window`. The name is how people write the window: `1m`, `1h`, `90s`.
+    ///
+    /// # Errors
+    /// [`Invalid::Window`] when the window is shorter than 100 ms or longer than 24 h: shorter ones drown in network jitter, longer
+    /// ones in memory.
+    pub fn try_new(calls: NonZeroU32, window: Duration) -> Result<Self, Invalid> {
+        if window < Duration::from_millis(100) || window > Duration::from_hours(24) {
+            return Err(Invalid::Window(window));
+        }
+        Ok(Self {
+            calls,
+            window,
+            name: window_name(window),
+        })
+    }
+
+    /// Calls per window.
+    #[must_use]
+    pub fn calls(&self) -> usize {
+        self.calls.get() as usize
+    }
+
+    /// The window's length.
+    #[must_use]
+    pub fn window(&self) -> Duration {
+        self.window
+    }
+
+    /// How long a charge is held: the window and a margin for clocks that drift apart.
+    ///
+    /// ```
+    /// # use std::{num::NonZeroU32, time::Duration};
+    /// let hour = defender_gateway::quota::Limit::try_new(NonZeroU32::new(1500).unwrap(), Duration::from_secs(3600)).unwrap();
+    /// assert_eq!(hour.hold(), Duration::from_millis(3_600_361));
+    /// ```
+    #[must_use]
+    pub fn hold(&self) -> Duration {
+        self.window + self.window / (1_000_000 / Self::DRIFT_PPM) + Duration::from_millis(1)
+    }
+
+    /// The window's name in headers, metrics and `/status`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+fn window_name(window: Duration) -> String {
+    let ms = window.as_millis();
+    match ms {
+        _ if ms.is_multiple_of(3_600_000) => format!("{}h", ms / 3_600_000),
+        _ if ms.is_multiple_of(60_000) => format!("{}m", ms / 60_000),
+        _ if ms.is_multiple_of(1000) => format!("{}s", ms / 1000),
+        _ => format!("{ms}ms"),
+    }
+}
+
+/// What to assume about calls made before this process started, when nothing is remembered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnknownPast {
+    /// None were made.
+    #[default]
+    Empty,
+    /// Some may have been: a tenth of the burst, then the sustained rate, until one long window has been watched.
+    Paced,
+    /// All were: no call until that is provably over.
+    Full,
+}
+
+/// The quota's settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Shortest window first; never empty.
+    pub(super) limits: Vec<Limit>,
+    pub(super) burst: NonZeroU32,
+    pub(super) attempt: Duration,
+    pub(super) unknown_past: UnknownPast,
+    pub(super) state_file: Option<PathBuf>,
+}
+
+impl Config {
+    /// `limits` hold at the same time; `burst` calls may leave back to back after a quiet time; `attempt` is the longest that a
+    /// call can take, after which an unanswered one counts as arrived.
+    ///
+    /// # Errors
+    /// [`Invalid`] when there is no limit, two limits share a window, or `burst` is above the smallest limit (it could never be used).
+    pub fn try_new(mut limits: Vec<Limit>, burst: NonZeroU32, attempt: Duration) -> Result<Self, Invalid> {
+        limits.sort_by_key(Limit::window);
+        if limits.windows(2).any(|pair| pair[0].window == pair[1].window) {
+            return Err(Invalid::SameWindow);
+        }
+        let smallest = limits.iter().map(|limit| limit.calls).min().ok_or(Invalid::NoLimit)?;
+        if burst > smallest {
+            return Err(Invalid::Burst { burst, smallest });
+        }
+        Ok(Self {
+            limits,
+            burst,
+            attempt,
+            unknown_past: UnknownPast::Empty,
+            state_file: None,
+        })
+    }
+
+    /// Sets what a cold start assumes.
+    #[must_use]
+    pub fn unknown_past(mut self, past: UnknownPast) -> Self {
+        self.unknown_past = past;
+        self
+    }
+
+    /// Sets the file that remembers charges over a restart.
+    #[must_use]
+    pub fn state_file(mut self, path: Option<PathBuf>) -> Self {
+        self.state_file = path;
+        self
+    }
+
+    /// The limits, shortest window first.
+    #[must_use]
+    pub fn limits(&self) -> &[Limit] {
+        &self.limits
+    }
+}
+
+/// Why quota settings cannot be used; the operator's mistake.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// No limit at all would be no guarantee.
+    #[error("there is no limit")]
+    NoLimit,
+    /// One of them could never matter.
+    #[error("two limits have the same window")]
+    SameWindow,
+    /// Out of range.
+    #[error("a window of {0:?} is outside 100ms to 24h")]
+    Window(Duration),
+    /// More than a window holds.
+    #[error("a burst of {burst} is above the smallest limit, {smallest}")]
+    Burst {
+        /// What was asked for.
+        burst: NonZeroU32,
+        /// What the smallest window allows.
+        smallest: NonZeroU32,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limit(calls: u32, secs: u64) -> Limit {
+        Limit::try_new(NonZeroU32::new(calls).unwrap(), Duration::from_secs(secs)).unwrap()
+    }
+
+    #[test]
+    fn windows_are_named_as_people_write_them() {
+        assert_eq!(limit(1, 60).name(), "1m");
+        assert_eq!(limit(1, 3600).name(), "1h");
+        assert_eq!(limit(1, 90).name(), "90s");
+    }
+
+    #[test]
+    fn a_burst_above_the_smallest_limit_is_refused() {
+        let burst = NonZeroU32::new(101).unwrap();
+        let result = Config::try_new(vec![limit(1500, 3600), limit(100, 60)], burst, Duration::from_secs(60));
+        assert!(matches!(result, Err(Invalid::Burst { .. })));
+    }
+
+    #[test]
+    fn the_margin_costs_less_than_a_thousandth() {
+        let hour = limit(1500, 3600);
+        assert!(hour.hold() - hour.window() < hour.window() / 1000);
+        assert!(hour.hold() > hour.window());
+    }
+}

@@ -1,0 +1,106 @@
+//! The layer that pays: every attempt's charge ends here, whatever becomes of the attempt.
+
+use std::task::{Context, Poll};
+
+use futures_util::future::BoxFuture;
+use http::StatusCode;
+
+use super::feedback::Throttled;
+use super::permit::Permit;
+use crate::attempt::{Again, Failure, Fate, Granted, Outgoing};
+use crate::clock::Wall;
+use crate::scan::Answer;
+
+/// Wraps a service that makes calls into one that makes paid calls.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    wall: Wall,
+}
+
+impl Layer {
+    /// `wall` is for `Retry-After` dates.
+    #[must_use]
+    pub fn new(wall: Wall) -> Self {
+        Self { wall }
+    }
+}
+
+impl<S> tower::Layer<S> for Layer {
+    type Service = Service<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Service {
+            inner,
+            wall: self.wall.clone(),
+        }
+    }
+}
+
+/// See [`Layer`].
+#[derive(Clone, Debug)]
+pub struct Service<S> {
+    inner: S,
+    wall: Wall,
+}
+
+impl<S> tower::Service<Granted<Permit>> for Service<S>
+where
+    S: tower::Service<Outgoing, Response = Answer, Error = Failure> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Answer;
+    type Error = Failure;
+    type Future = BoxFuture<'static, Result<Answer, Failure>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, Granted { attempt, mut permit }: Granted<Permit>) -> Self::Future {
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let wall = self.wall.clone();
+        Box::pin(async move {
+            let outgoing = Outgoing {
+                request: attempt.load.request(),
+                caller: attempt.caller,
+            };
+            permit.leave();
+            match inner.call(outgoing).await {
+                Ok(answer) if answer.status == StatusCode::TOO_MANY_REQUESTS => {
+                    permit.throttled(Throttled::read(&answer.headers, &answer.body, wall.now()));
+                    let source = Box::new(Refused);
+                    Err(Failure {
+                        fate: Fate::Answered,
+                        again: Again::WhenAllowed,
+                        answer: Some(answer),
+                        source,
+                    })
+                }
+                Ok(answer) => {
+                    permit.settle();
+                    Ok(answer)
+                }
+                Err(failure) => {
+                    match failure.fate {
+                        Fate::Unsent => permit.refund(),
+                        // Dropping a permit whose call has left keeps the charge until the call's timeout.
+                        Fate::Unknown => drop(permit),
+                        Fate::Answered => permit.settle(),
+                    }
+                    Err(failure)
+                }
+            }
+        })
+    }
+}
+
+/// A call took longer than the ledger allows for; the attempt timeout below should have ended it.
+#[derive(Debug, thiserror::Error)]
+#[error("the upstream call took longer than its charge is kept")]
+pub struct Overdue;
+
+/// The upstream's own limiter refused a call.
+#[derive(Debug, thiserror::Error)]
+#[error("the upstream answered 429")]
+pub struct Refused;

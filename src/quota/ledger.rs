@@ -1,0 +1,174 @@
+//! The exact record of calls: the guarantee.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::config::Limit;
+
+/// Names a charge between its issue and its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Charge(u64);
+
+/// When one more call would keep every window within its limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// From this moment on, unless another charge comes first.
+    At(Instant),
+    /// Not before one of the calls in flight ends; that cannot be dated.
+    WhenAnswered,
+}
+
+/// Every call of the longest window, and the rule that lets another go.
+///
+/// A call in flight counts in every window. Once it is answered it counts as made at that moment, which is never before it reached the
+/// upstream. Memory is bounded by the largest limit: the rule for a limit of L looks at the L latest calls only.
+///
+/// A decision costs a look-up per window; ending a charge a binary search and a shift among calls answered about the same time.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    limits: Vec<Limit>,
+    most: usize,
+    attempt: Duration,
+    /// When each ended call counts as made, ascending.
+    past: VecDeque<Instant>,
+    /// When each call in flight was issued, in order of issue.
+    flying: BTreeMap<Charge, Instant>,
+    issued: u64,
+}
+
+impl Ledger {
+    /// An empty ledger for `limits`; an unanswered call counts as arrived `attempt` after its issue.
+    #[must_use]
+    pub fn new(limits: Vec<Limit>, attempt: Duration) -> Self {
+        let most = limits.iter().map(Limit::calls).max().unwrap_or(0);
+        Self {
+            limits,
+            most,
+            attempt,
+            past: VecDeque::new(),
+            flying: BTreeMap::new(),
+            issued: 0,
+        }
+    }
+
+    /// When one more call may go; see [`Opening`].
+    #[must_use]
+    pub fn opening(&self, now: Instant) -> Opening {
+        let mut at = now;
+        for limit in &self.limits {
+            let Some(room) = limit.calls().checked_sub(self.flying.len()).filter(|room| *room > 0) else {
+                return Opening::WhenAnswered;
+            };
+            // The window is full while the `room`-th latest ended call is inside it.
+            if let Some(index) = self.past.len().checked_sub(room) {
+                at = at.max(self.past[index] + limit.hold());
+            }
+        }
+        Opening::At(at)
+    }
+
+    /// Records a call that leaves now. The caller has seen [`Opening::At`] a moment that is not after `now`.
+    pub fn issue(&mut self, now: Instant) -> Charge {
+        let charge = Charge(self.issued);
+        self.issued += 1;
+        self.flying.insert(charge, now);
+        charge
+    }
+
+    /// The call was answered, or is known to have arrived, by `at`. Ending a charge twice does nothing.
+    pub fn settle(&mut self, charge: Charge, at: Instant) {
+        if self.flying.remove(&charge).is_some() {
+            self.record(at);
+        }
+    }
+
+    /// No byte of the call was written: it does not count.
+    pub fn refund(&mut self, charge: Charge) {
+        self.flying.remove(&charge);
+    }
+
+    /// Records a call that somebody else made, or that an earlier process made, as of `at`.
+    pub fn record(&mut self, at: Instant) {
+        let index = self.past.partition_point(|&other| other <= at);
+        self.past.insert(index, at);
+        if self.past.len() > self.most {
+            self.past.pop_front();
+        }
+    }
+
+    /// Ends the charges whose fate stayed unknown past their timeout, and forgets what is outside every window.
+    pub fn sweep(&mut self, now: Instant) {
+        while let Some((&charge, &issued)) = self.flying.first_key_value() {
+            let latest = issued + self.attempt;
+            if latest > now {
+                break;
+            }
+            self.settle(charge, latest);
+        }
+        let longest = self.limits.last().map_or(Duration::ZERO, Limit::hold);
+        while self.past.front().is_some_and(|&at| at + longest <= now) {
+            self.past.pop_front();
+        }
+    }
+
+    /// When [`Ledger::sweep`] next ends a charge by itself.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.flying.first_key_value().map(|(_, &issued)| issued + self.attempt)
+    }
+
+    /// How many calls count in `limit`'s window now.
+    #[must_use]
+    pub fn used(&self, limit: &Limit, now: Instant) -> usize {
+        self.flying.len() + self.past.len() - self.first_inside(limit, now)
+    }
+
+    /// When the count in `limit`'s window next falls; `None` when no ended call is inside.
+    #[must_use]
+    pub fn next_return(&self, limit: &Limit, now: Instant) -> Option<Instant> {
+        self.past
+            .get(self.first_inside(limit, now))
+            .map(|&at| at + limit.hold())
+    }
+
+    /// When a call was issued that is still in flight.
+    #[must_use]
+    pub fn issued_at(&self, charge: Charge) -> Option<Instant> {
+        self.flying.get(&charge).copied()
+    }
+
+    /// The limits, shortest window first.
+    #[must_use]
+    pub fn limits(&self) -> &[Limit] {
+        &self.limits
+    }
+
+    /// How many calls are in flight.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.flying.len()
+    }
+
+    /// Ends every call in flight as of `landing` after its issue, but not before `now`: for a forecast.
+    pub(super) fn land_all(&mut self, landing: Duration, now: Instant) {
+        for (_, issued) in std::mem::take(&mut self.flying) {
+            self.record((issued + landing).max(now));
+        }
+    }
+
+    /// When each ended call counts as made, ascending.
+    pub(super) fn past(&self) -> impl ExactSizeIterator<Item = Instant> + DoubleEndedIterator + '_ {
+        self.past.iter().copied()
+    }
+
+    /// When each call in flight was issued, ascending.
+    pub(super) fn flying(&self) -> impl ExactSizeIterator<Item = Instant> + '_ {
+        self.flying.values().copied()
+    }
+
+    fn first_inside(&self, limit: &Limit, now: Instant) -> usize {
+        self.past.partition_point(|&at| at + limit.hold() <= now)
+    }
+}

@@ -1,0 +1,246 @@
+//! The charges of earlier processes, on disk.
+//!
+//! A line a fact, appended when it happens: `i 17 1790000000123456` (charge 17 was issued at that Unix time in microseconds), `s` (it
+//! settled), `r` (it was refunded). A process that dies leaves at worst a torn last line, which is skipped. The data reaches the operating
+//! system before the call leaves, so it survives `kill -9`; it is not forced to the disk, so a power cut may lose the last few seconds.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+/// The open state file.
+#[derive(Debug)]
+pub struct Memory {
+    path: PathBuf,
+    file: File,
+    /// Facts written since the file was last made compact.
+    facts: usize,
+    /// After so many facts the file is made compact: about ten lines a charge of the longest window, so it stays below a few hundred kB.
+    compact_after: usize,
+    /// Distinguishes this process's charges from those of the processes before it.
+    next: u64,
+    live: BTreeMap<u64, i64>,
+    window: Duration,
+    attempt: Duration,
+}
+
+/// A file larger than this is not ours.
+const LARGEST: u64 = 64 << 20;
+
+impl Memory {
+    /// Opens or creates the file and reads back what still counts: the wall-clock moments at which earlier charges count as made.
+    ///
+    /// A charge that never settled counts as made `attempt` after its issue; one with a time in the future (the clock was set back) as
+    /// made now. Lines that cannot be read are skipped.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written, or is larger than 64 MiB.
+    pub fn open(
+        path: &Path,
+        most: usize,
+        window: Duration,
+        attempt: Duration,
+        now: Timestamp,
+    ) -> io::Result<(Self, Vec<Timestamp>)> {
+        let text = read(path)?;
+        let mut memory = Self {
+            path: path.to_owned(),
+            file: OpenOptions::new().create(true).append(true).open(path)?,
+            facts: 0,
+            compact_after: most.saturating_mul(10).max(1000),
+            next: 0,
+            live: replay(&text, attempt),
+            window,
+            attempt,
+        };
+        let now_us = now.as_microsecond();
+        memory.live.values_mut().for_each(|at| *at = (*at).min(now_us));
+        memory.next = memory.live.last_key_value().map_or(0, |(id, _)| id + 1);
+        memory.compact(now)?;
+        let counted = memory
+            .live
+            .values()
+            .filter_map(|at| Timestamp::from_microsecond(*at).ok())
+            .collect();
+        Ok((memory, counted))
+    }
+
+    /// Remembers that a call is about to leave; returns its name for the later facts.
+    ///
+    /// # Errors
+    /// When the file cannot be written. The call may still go: the loss is a less complete memory.
+    pub fn issued(&mut self, now: Timestamp) -> io::Result<u64> {
+        let id = self.next;
+        self.next += 1;
+        let at = now.as_microsecond();
+        self.live.insert(id, at.saturating_add(micros(self.attempt)));
+        self.append('i', id, at, now)?;
+        Ok(id)
+    }
+
+    /// Remembers that the call counts as made now.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn settled(&mut self, id: u64, now: Timestamp) -> io::Result<()> {
+        let at = now.as_microsecond();
+        self.live.insert(id, at);
+        self.append('s', id, at, now)
+    }
+
+    /// Remembers that the call was not made.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn refunded(&mut self, id: u64, now: Timestamp) -> io::Result<()> {
+        self.live.remove(&id);
+        self.append('r', id, now.as_microsecond(), now)
+    }
+
+    fn append(&mut self, kind: char, id: u64, at: i64, now: Timestamp) -> io::Result<()> {
+        self.file.write_all(format!("{kind} {id} {at}\n").as_bytes())?;
+        self.facts += 1;
+        if self.facts > self.compact_after {
+            self.compact(now)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Writes what still counts to a new file and puts it in the old one's place, so that a crash leaves one or the other.
+    fn compact(&mut self, now: Timestamp) -> io::Result<()> {
+        let oldest = now.as_microsecond().saturating_sub(micros(self.window));
+        self.live.retain(|_, at| *at > oldest);
+        let mut text = String::new();
+        for (id, at) in &self.live {
+            writeln!(text, "s {id} {at}").map_err(io::Error::other)?;
+        }
+        let new = self.path.with_extension("new");
+        fs::write(&new, text)?;
+        fs::rename(&new, &self.path)?;
+        self.file = OpenOptions::new().append(true).open(&self.path)?;
+        self.facts = 0;
+        Ok(())
+    }
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    match File::open(path) {
+        Ok(file) => file.take(LARGEST + 1).read_to_end(&mut bytes)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(error),
+    };
+    if bytes.len() as u64 > LARGEST {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            "the state file is larger than 64 MiB",
+        ));
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// When each charge of `text` counts as made, in Unix microseconds.
+fn replay(text: &str, attempt: Duration) -> BTreeMap<u64, i64> {
+    let mut live = BTreeMap::new();
+    // A line without its end is torn; what it says may be cut off.
+    for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
+        let mut words = line.split(' ');
+        let (Some(kind), Some(Ok(id)), Some(Ok(at)), None) = (
+            words.next(),
+            words.next().map(str::parse::<u64>),
+            words.next().map(str::parse::<i64>),
+            words.next(),
+        ) else {
+            continue;
+        };
+        match kind {
+            "i" => _ = live.insert(id, at.saturating_add(micros(attempt))),
+            "s" => _ = live.insert(id, at),
+            "r" => _ = live.remove(&id),
+            _ => {}
+        }
+    }
+    live
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_790_000_000 + second).unwrap()
+    }
+
+    fn open(path: &Path, now: Timestamp) -> (Memory, Vec<Timestamp>) {
+        Memory::open(path, 1500, HOUR, MINUTE, now).unwrap()
+    }
+
+    #[test]
+    fn charges_come_back_as_they_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let (mut memory, before) = open(&path, at(0));
+        assert!(before.is_empty());
+        let settled = memory.issued(at(1)).unwrap();
+        memory.settled(settled, at(2)).unwrap();
+        let refunded = memory.issued(at(3)).unwrap();
+        memory.refunded(refunded, at(4)).unwrap();
+        memory.issued(at(5)).unwrap();
+        drop(memory);
+        // The one whose fate is unknown counts at its timeout, but no later than now.
+        assert_eq!(open(&path, at(100)).1, [at(2), at(65)]);
+        assert_eq!(open(&path, at(10_000)).1, []);
+    }
+
+    #[test]
+    fn an_unsettled_charge_counts_as_made_now_when_its_timeout_is_ahead() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        open(&path, at(0)).0.issued(at(1)).unwrap();
+        assert_eq!(open(&path, at(2)).1, [at(2)]);
+    }
+
+    #[test]
+    fn torn_and_foreign_lines_are_skipped() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let good = at(1).as_microsecond();
+        fs::write(
+            &path,
+            format!("s 1 {good}\nnonsense\ns x y\ns 2 {good} extra\n\u{0}\ns 3 179000"),
+        )
+        .unwrap();
+        let (mut memory, counted) = open(&path, at(2));
+        assert_eq!(counted, [at(1)]);
+        let id = memory.issued(at(3)).unwrap();
+        memory.settled(id, at(3)).unwrap();
+        drop(memory);
+        assert_eq!(open(&path, at(4)).1, [at(1), at(3)]);
+    }
+
+    #[test]
+    fn the_file_stays_small() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let (mut memory, _) = Memory::open(&path, 10, Duration::from_secs(10), MINUTE, at(0)).unwrap();
+        for second in 0..20_000 {
+            let id = memory.issued(at(second)).unwrap();
+            memory.settled(id, at(second)).unwrap();
+        }
+        assert!(fs::metadata(&path).unwrap().len() < 60_000);
+        assert!(memory.live.len() < 1200);
+    }
+}

@@ -1,0 +1,81 @@
+//! What the quota reports.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::account::Window;
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct WindowLabel {
+    window: String,
+}
+
+/// The quota's metrics.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    limit: Family<WindowLabel, Gauge>,
+    remaining: Family<WindowLabel, Gauge>,
+    paused: Gauge<f64, AtomicU64>,
+    foreign: Counter,
+    throttled: Counter,
+}
+
+impl Metrics {
+    /// Registers the metrics under the contract's names.
+    #[must_use]
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        registry.register(
+            "quota_limit",
+            "Calls that the upstream allows in a window",
+            metrics.limit.clone(),
+        );
+        registry.register(
+            "quota_remaining",
+            "Calls that may still go in a window now",
+            metrics.remaining.clone(),
+        );
+        registry.register(
+            "quota_paused_seconds",
+            "How long all calls still wait because the upstream answered 429",
+            metrics.paused.clone(),
+        );
+        registry.register(
+            "quota_foreign_calls",
+            "Calls by others on the same app registration that answers of 429 revealed",
+            metrics.foreign.clone(),
+        );
+        registry.register(
+            "quota_throttled",
+            "Answers of 429 from the upstream",
+            metrics.throttled.clone(),
+        );
+        metrics
+    }
+
+    /// Shows the windows as they are at this moment; called when somebody scrapes.
+    pub(super) fn show(&self, windows: &[Window], paused_s: f64) {
+        for window in windows {
+            let label = WindowLabel {
+                window: window.name.clone(),
+            };
+            self.limit.get_or_create(&label).set(count(window.limit));
+            self.remaining.get_or_create(&label).set(count(window.remaining));
+        }
+        self.paused.set(paused_s);
+    }
+
+    pub(super) fn throttled(&self, foreign: usize) {
+        self.throttled.inc();
+        self.foreign.inc_by(foreign as u64);
+    }
+}
+
+fn count(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}

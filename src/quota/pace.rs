@@ -1,0 +1,149 @@
+//! The bucket that callers feel: a burst at once, then what is left of the longest window, evenly.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// What the longest window has left, as the bucket needs to know it.
+#[derive(Clone, Copy, Debug)]
+pub struct Supply<'a> {
+    /// Calls that the longest window has room for now.
+    pub free: usize,
+    /// When each counted call leaves the window, ascending.
+    pub returns: &'a [Instant],
+    /// The window's length, with its margin.
+    pub window: Duration,
+}
+
+/// A bucket of at most `burst` calls, filled at the largest constant rate that can never run dry.
+///
+/// With `spare` calls free beyond what the bucket already promises, and the k-th counted call leaving the window at `x_k`, the rate is
+/// the least of `(spare + k) / (x_k - now)` over all k, and `(spare + n) / window` when all n have left. Spent at that rate, the window
+/// is just used up at the `x_k` that gave the minimum; until then the plan stays right, so it is made again only at that moment, or
+/// when calls were left unused.
+#[derive(Clone, Debug)]
+pub struct Pace {
+    burst: f64,
+    level: f64,
+    /// Calls per second.
+    rate: f64,
+    /// When `level` was right.
+    at: Instant,
+    plan: Plan,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Plan {
+    /// To be made at the next look.
+    Due,
+    /// Right until then.
+    Until(Instant),
+}
+
+/// Rounding of the level must not cost a wait.
+const EPSILON: f64 = 1e-6;
+
+impl Pace {
+    /// A bucket that holds `level` of `burst` calls.
+    #[must_use]
+    pub fn new(burst: NonZeroU32, level: u32, now: Instant) -> Self {
+        let burst = f64::from(burst.get());
+        Self {
+            burst,
+            level: f64::from(level).min(burst),
+            rate: 0.0,
+            at: now,
+            plan: Plan::Due,
+        }
+    }
+
+    /// Whether [`Pace::plan`] must be called before the next look.
+    #[must_use]
+    pub fn is_due(&self, now: Instant) -> bool {
+        match self.plan {
+            Plan::Due => true,
+            Plan::Until(end) => end <= now,
+        }
+    }
+
+    /// Fills the bucket up to `now` and computes the rate anew. Costs a pass over the supply's returns.
+    pub fn plan(&mut self, now: Instant, supply: Supply<'_>) {
+        self.fill(now);
+        let free = supply.free as f64;
+        // What the ledger cannot give, the bucket cannot promise.
+        self.level = self.level.min(free.max(0.0));
+        let spare = free - self.level;
+        let mut rate = (spare + supply.returns.len() as f64) / supply.window.as_secs_f64();
+        let mut end = now + supply.window;
+        for (k, &back) in supply.returns.iter().enumerate() {
+            let wait = back.saturating_duration_since(now).as_secs_f64();
+            let sustainable = (spare + k as f64) / wait;
+            if wait > 0.0 && sustainable < rate {
+                rate = sustainable;
+                end = back;
+            }
+        }
+        self.rate = rate;
+        self.plan = Plan::Until(end);
+    }
+
+    /// Makes the next look compute the rate anew: the ledger changed in a way that the plan did not foresee.
+    pub fn upset(&mut self) {
+        self.plan = Plan::Due;
+    }
+
+    /// When the bucket holds a call, if nothing else happens; may lie past the plan's end, see [`Pace::plan_end`].
+    #[must_use]
+    pub fn opens_at(&self, now: Instant) -> Option<Instant> {
+        let missing = 1.0 - EPSILON - self.level_at(now);
+        if missing <= 0.0 {
+            return Some(now);
+        }
+        let wait = missing / self.rate;
+        (wait < 1e6).then(|| now + Duration::from_secs_f64(wait))
+    }
+
+    /// The moment up to which the present rate holds.
+    #[must_use]
+    pub fn plan_end(&self) -> Option<Instant> {
+        match self.plan {
+            Plan::Due => None,
+            Plan::Until(end) => Some(end),
+        }
+    }
+
+    /// Takes a call out.
+    pub fn take(&mut self, now: Instant) {
+        if self.level_at(now) >= self.burst {
+            // The bucket ran over: there is more than the plan counts on.
+            self.upset();
+        }
+        self.fill(now);
+        self.level = (self.level - 1.0).max(0.0);
+    }
+
+    /// Puts a call back that was not made.
+    pub fn put_back(&mut self, now: Instant) {
+        self.fill(now);
+        self.level = (self.level + 1.0).min(self.burst);
+    }
+
+    /// How many calls the bucket holds.
+    #[must_use]
+    pub fn level_at(&self, now: Instant) -> f64 {
+        let grown = self.rate * now.saturating_duration_since(self.at).as_secs_f64();
+        (self.level + grown).min(self.burst)
+    }
+
+    /// Whether at least half of the burst is there.
+    #[must_use]
+    pub fn is_half_full(&self, now: Instant) -> bool {
+        self.level_at(now) * 2.0 >= self.burst
+    }
+
+    fn fill(&mut self, now: Instant) {
+        self.level = self.level_at(now);
+        self.at = self.at.max(now);
+    }
+}
