@@ -137,6 +137,21 @@ impl Order {
         Some(in_class + others.sum::<usize>())
     }
 
+    /// How many tickets would be served before one more of `caller` that lets all its own go first.
+    #[must_use]
+    pub fn ahead_of_newcomer(&mut self, caller: &Name, urgency: Urgency, last: Instant) -> usize {
+        let id = u64::MAX;
+        self.add(Ticket {
+            id,
+            caller: caller.clone(),
+            urgency,
+            deadline: last,
+        });
+        let ahead = self.ahead_of(id).unwrap_or(0);
+        self.remove(id);
+        ahead
+    }
+
     /// Spreads the cost of one service of `payer` over all who benefit from it: each of n pays an n-th.
     pub fn spread(&mut self, urgency: Urgency, payer: &Name, beneficiaries: &[Name]) {
         let count = beneficiaries.len() as u64;
@@ -292,7 +307,11 @@ impl Class {
             .lanes
             .iter()
             .filter(|(name, _)| **name != ticket.caller)
-            .map(|(_, lane)| turns_before(tag, lane.turn < own.turn, lane.pass, lane.stride).min(lane.tickets.len()));
+            .map(|(_, lane)| {
+                // Whoever reaches a pass first is first there; who stands on a higher one has been there for longer.
+                let first = (own.pass, lane.turn) < (lane.pass, own.turn);
+                turns_before(tag, first, lane.pass, lane.stride).min(lane.tickets.len())
+            });
         Some(before + others.sum::<usize>())
     }
 }

@@ -12,13 +12,13 @@ use super::order::{Order, Ticket};
 use super::promise::Promises;
 use super::refused::{Reason, Refused};
 use crate::attempt::Try;
-use crate::caller::{Name, Urgency};
+use crate::caller::{Caller, Name, Urgency};
 
 /// What a waiting request receives.
 pub(super) type Turn<P> = Result<P, Refused>;
 
 /// A caller counts as one of the others for this long after its last request.
-const LATELY: Duration = Duration::from_secs(600);
+const LATELY: Duration = Duration::from_mins(10);
 
 /// Callers remembered; beyond it the one not seen for longest is forgotten.
 const CALLERS: usize = 1024;
@@ -80,13 +80,13 @@ impl<P> State<P> {
         let own = self.order.waiting_of(&caller.name);
         let others = self.others(&caller.name, now);
         self.see(&caller.name, now);
+        self.look_ahead(now, self.order.len() + 1 + MOST_RESERVED, slots);
         if self.order.len() >= self.config.max_requests {
-            return Err(self.refuse(Reason::Full, now, slots));
+            return Err(self.refuse(Reason::Full, caller, now));
         }
         if own >= self.config.max_requests_per_caller {
-            return Err(self.refuse(Reason::CallerFull, now, slots));
+            return Err(self.refuse(Reason::CallerFull, caller, now));
         }
-        self.look_ahead(now, self.order.len() + 1 + MOST_RESERVED, slots);
         // A place below 2^48 and a count of tickets: unique, and in order of first arrival even when a request queues again.
         let id = (attempt.place.order() << 16) | (self.tickets & 0xffff);
         self.tickets += 1;
@@ -98,13 +98,9 @@ impl<P> State<P> {
         };
         self.order.add(ticket);
         let rank = self.order.ahead_of(id).unwrap_or(0);
-        if let Err((reason, start)) = self.admit(rank, caller.deadline, if own == 0 { 0 } else { others.max(1) }) {
+        if let Err(reason) = self.admit(rank, caller.deadline, if own == 0 { 0 } else { others.max(1) }) {
             self.order.remove(id);
-            let start = start.unwrap_or(now + LATELY);
-            return Err(Refused {
-                reason,
-                retry_after: start.saturating_duration_since(now),
-            });
+            return Err(self.refuse(reason, caller, now));
         }
         self.promises.add(caller.deadline, id);
         let (turn, waiting) = oneshot::channel();
@@ -113,16 +109,17 @@ impl<P> State<P> {
     }
 
     /// Whether the ticket at `rank` can be promised its deadline, leaving `reserve` slots for others, at most half of those before it.
-    fn admit(&self, rank: usize, deadline: Instant, reserve: usize) -> Result<(), (Reason, Option<Instant>)> {
-        let start = self.slots.get(rank).copied();
-        if start.is_none_or(|start| start > deadline) {
-            return Err((Reason::Late, start));
+    fn admit(&self, rank: usize, deadline: Instant, reserve: usize) -> Result<(), Reason> {
+        if self.slots.get(rank).is_none_or(|start| *start > deadline) {
+            return Err(Reason::Late);
         }
         let in_time = self.slots.partition_point(|slot| *slot <= deadline);
         let reserve = reserve.min(in_time / 2).min(MOST_RESERVED);
-        self.promises
-            .can_add(deadline, reserve, &self.slots)
-            .map_err(|start| (Reason::Promised, start))
+        if self.promises.can_add(deadline, reserve, &self.slots) {
+            Ok(())
+        } else {
+            Err(Reason::Promised)
+        }
     }
 
     /// Hands free slots to whoever's turn it is; says when to look again.
@@ -178,10 +175,15 @@ impl<P> State<P> {
         self.order.spread(urgency, payer, beneficiaries);
     }
 
-    fn refuse<S: Slots<Permit = P>>(&mut self, reason: Reason, now: Instant, slots: &S) -> Refused {
+    /// Who comes back when told, and finds nobody new, is served: those who wait now, as far as they go first, have had their slots.
+    fn refuse(&mut self, reason: Reason, caller: &Caller, now: Instant) -> Refused {
+        let ahead = self
+            .order
+            .ahead_of_newcomer(&caller.name, caller.urgency, now + LATELY * 1000);
+        let start = self.slots.get(ahead).copied().unwrap_or(now + LATELY);
         Refused {
             reason,
-            retry_after: self.predicted_wait(now, slots),
+            retry_after: start.saturating_duration_since(now),
         }
     }
 

@@ -94,18 +94,14 @@ mod tests {
         Throttled::read(&headers, message.as_bytes(), Timestamp::from_second(WALL).unwrap())
     }
 
-    fn secs(n: u64) -> Option<Duration> {
-        Some(Duration::from_secs(n))
-    }
-
     #[test]
     fn the_message_seen_in_2022_tells_window_and_wait() {
         let body = r#"{"error":{"code":"429","message":"API calls quota exceeded! Maximum allowed 30 per 00:01:00 for the key Destination+TenantID+AppID. You can send requests again in 8 seconds.","target":"x"}}"#;
         assert_eq!(
             read(None, body),
             Throttled {
-                window: secs(60),
-                wait: secs(9)
+                window: Some(Duration::from_mins(1)),
+                wait: Some(Duration::from_secs(9))
             }
         );
     }
@@ -116,7 +112,7 @@ mod tests {
         assert_eq!(
             read(None, body),
             Throttled {
-                window: secs(3600),
+                window: Some(Duration::from_hours(1)),
                 wait: None
             }
         );
@@ -124,9 +120,12 @@ mod tests {
 
     #[test]
     fn the_longest_of_header_and_message_counts() {
-        assert_eq!(read(Some("20"), "again in 8 seconds").wait, secs(20));
-        assert_eq!(read(Some("2"), "again in 8 seconds").wait, secs(9));
-        assert_eq!(read(Some("2"), "again in 1 second").wait, secs(2));
+        assert_eq!(
+            read(Some("20"), "again in 8 seconds").wait,
+            Some(Duration::from_secs(20))
+        );
+        assert_eq!(read(Some("2"), "again in 8 seconds").wait, Some(Duration::from_secs(9)));
+        assert_eq!(read(Some("2"), "again in 1 second").wait, Some(Duration::from_secs(2)));
     }
 
     #[test]
@@ -135,13 +134,13 @@ mod tests {
             let at = Timestamp::from_second(WALL + offset).unwrap();
             at.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
         };
-        assert_eq!(read(Some(&date(42)), "").wait, secs(42));
-        assert_eq!(read(Some(&date(-42)), "").wait, secs(0));
+        assert_eq!(read(Some(&date(42)), "").wait, Some(Duration::from_secs(42)));
+        assert_eq!(read(Some(&date(-42)), "").wait, Some(Duration::from_secs(0)));
     }
 
     #[test]
     fn waits_are_clamped_to_an_hour() {
-        assert_eq!(read(Some("999999"), "").wait, secs(3600));
+        assert_eq!(read(Some("999999"), "").wait, Some(Duration::from_hours(1)));
         assert_eq!(read(None, "in 99999999999999999999999 seconds").wait, None);
     }
 

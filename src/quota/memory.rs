@@ -29,14 +29,17 @@ pub struct Memory {
     attempt: Duration,
 }
 
+/// A process that dies takes its connections with it; what it had written may still arrive for this long.
+const LANDING: Duration = Duration::from_secs(1);
+
 /// A file larger than this is not ours.
 const LARGEST: u64 = 64 << 20;
 
 impl Memory {
     /// Opens or creates the file and reads back what still counts: the wall-clock moments at which earlier charges count as made.
     ///
-    /// A charge that never settled counts as made `attempt` after its issue; one with a time in the future (the clock was set back) as
-    /// made now. Lines that cannot be read are skipped.
+    /// A charge that never settled counts as made `attempt` after its issue; none later than a second
+    /// from now (its process is gone, or the clock was set back). Lines that cannot be read are skipped.
     ///
     /// # Errors
     /// When the file cannot be read or written, or is larger than 64 MiB.
@@ -58,8 +61,8 @@ impl Memory {
             window,
             attempt,
         };
-        let now_us = now.as_microsecond();
-        memory.live.values_mut().for_each(|at| *at = (*at).min(now_us));
+        let latest = now.as_microsecond().saturating_add(micros(LANDING));
+        memory.live.values_mut().for_each(|at| *at = (*at).min(latest));
         memory.next = memory.live.last_key_value().map_or(0, |(id, _)| id + 1);
         memory.compact(now)?;
         let counted = memory
@@ -177,8 +180,8 @@ fn replay(text: &str, attempt: Duration) -> BTreeMap<u64, i64> {
 mod tests {
     use super::*;
 
-    const HOUR: Duration = Duration::from_secs(3600);
-    const MINUTE: Duration = Duration::from_secs(60);
+    const HOUR: Duration = Duration::from_hours(1);
+    const MINUTE: Duration = Duration::from_mins(1);
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_790_000_000 + second).unwrap()
@@ -206,11 +209,11 @@ mod tests {
     }
 
     #[test]
-    fn an_unsettled_charge_counts_as_made_now_when_its_timeout_is_ahead() {
+    fn an_unsettled_charge_counts_a_second_from_now_when_its_timeout_is_ahead() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
         open(&path, at(0)).0.issued(at(1)).unwrap();
-        assert_eq!(open(&path, at(2)).1, [at(2)]);
+        assert_eq!(open(&path, at(2)).1, [at(3)]);
     }
 
     #[test]

@@ -1,1 +1,154 @@
-//! x
+//! The queue over a clockwork of slots, in paused time.
+
+mod fairness;
+mod line;
+mod reference;
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::{Config, Metrics, Queue, Slots, Weights};
+use crate::attempt::{Load, Place, Try};
+use crate::caller::{Caller, Freshness, Name, Urgency};
+use crate::scan::Request;
+use crate::task::Tasks;
+
+/// One slot every so often, none saved up.
+#[derive(Clone, Debug)]
+pub(super) struct Clockwork(Arc<Works>);
+
+#[derive(Debug)]
+struct Works {
+    next: Mutex<Instant>,
+    every: Duration,
+    version: AtomicU64,
+    changed: Notify,
+}
+
+/// A slot of the clockwork; goes back unless used.
+#[derive(Debug)]
+pub(super) struct Slot {
+    works: Arc<Works>,
+    used: bool,
+}
+
+impl Slot {
+    pub(super) fn used(mut self) {
+        self.used = true;
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if !self.used {
+            *self.works.next.lock().unwrap() = Instant::now();
+            self.works.version.fetch_add(1, Ordering::Relaxed);
+            self.works.changed.notify_one();
+        }
+    }
+}
+
+impl Clockwork {
+    pub(super) fn new(every: Duration) -> Self {
+        let next = Mutex::new(Instant::now());
+        Self(Arc::new(Works {
+            next,
+            every,
+            version: AtomicU64::new(0),
+            changed: Notify::new(),
+        }))
+    }
+
+    /// No slot before that moment.
+    pub(super) fn pause_until(&self, at: Instant) {
+        *self.0.next.lock().unwrap() = at;
+        self.0.version.fetch_add(1, Ordering::Relaxed);
+        self.0.changed.notify_one();
+    }
+}
+
+impl Slots for Clockwork {
+    type Permit = Slot;
+
+    fn take(&self, now: Instant) -> Result<Slot, Option<Instant>> {
+        let mut next = self.0.next.lock().unwrap();
+        if *next > now {
+            return Err(Some(*next));
+        }
+        *next = now + self.0.every;
+        self.0.version.fetch_add(1, Ordering::Relaxed);
+        Ok(Slot {
+            works: Arc::clone(&self.0),
+            used: false,
+        })
+    }
+
+    fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>) {
+        let first = (*self.0.next.lock().unwrap()).max(now);
+        slots.extend((0..u32::try_from(count).unwrap()).map(|n| first + self.0.every * n));
+    }
+
+    fn version(&self) -> u64 {
+        self.0.version.load(Ordering::Relaxed)
+    }
+
+    fn changed(&self) -> impl Future<Output = ()> + Send {
+        self.0.changed.notified()
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        None
+    }
+}
+
+#[derive(Debug)]
+struct Nothing;
+
+impl Load for Nothing {
+    fn request(&self) -> Arc<Request> {
+        unreachable!("the queue does not look at the question")
+    }
+
+    fn beneficiaries(&self) -> Vec<Name> {
+        Vec::new()
+    }
+}
+
+/// A try of `name` that may wait so long.
+pub(super) fn attempt(name: &str, urgency: u8, wait: Duration) -> Try {
+    let now = Instant::now();
+    let caller = Caller {
+        name: Name::new(name),
+        urgency: Urgency::new(urgency).unwrap(),
+        deadline: now + wait,
+        wait: None,
+        freshness: Freshness::default(),
+        request_id: "test".into(),
+    };
+    Try {
+        load: Arc::new(Nothing),
+        caller: Arc::new(caller),
+        place: Place::new(now),
+    }
+}
+
+pub(super) fn queue(every: Duration, tasks: &Tasks) -> (Queue<Clockwork>, Clockwork) {
+    let config = Config {
+        max_requests: 10_000,
+        max_requests_per_caller: 1000,
+        weights: Weights::default(),
+    };
+    let clockwork = Clockwork::new(every);
+    (
+        Queue::start(config, clockwork.clone(), tasks, Metrics::default()),
+        clockwork,
+    )
+}
+
+pub(super) const SECOND: Duration = Duration::from_secs(1);

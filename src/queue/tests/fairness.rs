@@ -1,0 +1,153 @@
+//! Shares, over simulated hours.
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+
+use super::*;
+use crate::queue::{Order, Ticket};
+
+fn add(order: &mut Order, id: u64, caller: &str, urgency: u8) {
+    let deadline = Instant::now() + Duration::from_hours(10);
+    order.add(Ticket {
+        id,
+        caller: Name::new(caller),
+        urgency: Urgency::new(urgency).unwrap(),
+        deadline,
+    });
+}
+
+fn serve(order: &mut Order, count: usize) -> Vec<Ticket> {
+    (0..count)
+        .map_while(|_| {
+            let id = order.next()?.id;
+            order.serve(id)
+        })
+        .collect()
+}
+
+#[test]
+fn weights_divide_the_slots() {
+    let weights = [(Name::new("double"), NonZeroU32::new(2).unwrap())]
+        .into_iter()
+        .collect();
+    let mut order = Order::new(weights);
+    for id in 0..600 {
+        add(&mut order, id, ["double", "single"][usize::from(id % 2 == 0)], 3);
+    }
+    let served = serve(&mut order, 300);
+    assert_eq!(
+        served
+            .iter()
+            .filter(|ticket| ticket.caller.as_str() == "double")
+            .count(),
+        200
+    );
+}
+
+#[test]
+fn every_class_gets_its_guaranteed_share_and_the_urgent_most() {
+    let mut order = Order::new(Weights::default());
+    for id in 0..8 * 600 {
+        add(&mut order, id, "a", u8::try_from(id % 8).unwrap());
+    }
+    let mut counts = HashMap::<u8, usize>::new();
+    for ticket in serve(&mut order, 510) {
+        *counts.entry(ticket.urgency.level()).or_default() += 1;
+    }
+    let counts: Vec<usize> = (0..8).map(|level| counts[&level]).collect();
+    assert_eq!(counts, [256, 128, 64, 32, 16, 8, 4, 2]);
+}
+
+#[test]
+fn a_modest_caller_beside_a_greedy_one_waits_for_two_slots_at_most() {
+    let mut order = Order::new(Weights::default());
+    for id in 0..1000 {
+        add(&mut order, id, "greedy", 3);
+    }
+    for round in 0..20 {
+        serve(&mut order, 23);
+        add(&mut order, 5000 + round, "modest", 3);
+        assert!(order.ahead_of(5000 + round).unwrap() <= 1);
+        let served = serve(&mut order, 2);
+        assert!(
+            served.iter().any(|ticket| ticket.caller.as_str() == "modest"),
+            "round {round}"
+        );
+    }
+}
+
+#[test]
+fn credit_is_not_hoarded_while_idle_and_debt_is_not_forgotten() {
+    let mut order = Order::new(Weights::default());
+    for id in 0..200 {
+        add(&mut order, id, "steady", 3);
+    }
+    serve(&mut order, 100);
+    // A caller that was away for a hundred slots is owed one turn, not a hundred.
+    for id in 1000..1010 {
+        add(&mut order, id, "back", 3);
+    }
+    let served = serve(&mut order, 10);
+    assert_eq!(
+        served.iter().filter(|ticket| ticket.caller.as_str() == "back").count(),
+        5
+    );
+    // Coming and going does not help: one request at a time is one turn at a time.
+    let mut order = Order::new(Weights::default());
+    for id in 0..100 {
+        add(&mut order, id, "steady", 3);
+    }
+    let mut hopper = 0;
+    for round in 0..20 {
+        add(&mut order, 1000 + round, "hopper", 3);
+        hopper += serve(&mut order, 2)
+            .iter()
+            .filter(|ticket| ticket.caller.as_str() == "hopper")
+            .count();
+    }
+    assert!(hopper <= 20);
+}
+
+#[test]
+fn backlogged_callers_differ_by_one_at_most_over_any_interval() {
+    let mut order = Order::new(Weights::default());
+    for id in 0..2000 {
+        add(&mut order, id, &format!("caller {}", id % 10), 3);
+    }
+    let served = serve(&mut order, 1500);
+    for length in [1, 7, 10, 33, 250] {
+        for interval in served.windows(length) {
+            let mut counts = HashMap::<&str, usize>::new();
+            for ticket in interval {
+                *counts.entry(ticket.caller.as_str()).or_default() += 1;
+            }
+            let most = counts.values().max().unwrap();
+            let least = if counts.len() == 10 {
+                *counts.values().min().unwrap()
+            } else {
+                0
+            };
+            assert!(most - least <= 1);
+        }
+    }
+}
+
+#[test]
+fn a_merged_call_costs_each_beneficiary_its_part() {
+    let mut order = Order::new(Weights::default());
+    for id in 0..300 {
+        add(&mut order, id, ["a", "b", "c"][usize::try_from(id % 3).unwrap()], 3);
+    }
+    let (a, b) = (Name::new("a"), Name::new("b"));
+    let mut counts = HashMap::<String, usize>::new();
+    for _ in 0..30 {
+        let ticket = serve(&mut order, 1).remove(0);
+        *counts.entry(ticket.caller.as_str().to_owned()).or_default() += 1;
+        // Whenever a or b is served, both benefit; c always pays alone.
+        if ticket.caller.as_str() != "c" {
+            order.spread(Urgency::default(), &ticket.caller, &[a.clone(), b.clone()]);
+        }
+    }
+    // Two thirds of the service went to a and b together, one third to c: everybody had the same.
+    assert_eq!(counts["c"], 10, "{counts:?}");
+}
