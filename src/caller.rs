@@ -65,6 +65,9 @@ impl Urgency {
     /// How many urgencies there are.
     pub const LEVELS: usize = 8;
 
+    /// The least urgent: work that nobody waits for.
+    pub const LAST: Self = Self(7);
+
     /// `None` when `level` is above 7; RFC 9218 §4 says to ignore such a parameter.
     #[must_use]
     pub fn new(level: u8) -> Option<Self> {

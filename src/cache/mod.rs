@@ -1,1 +1,23 @@
-//! To be filled in.
+//! Answers kept in memory and served again while they are fresh, or stale where the configuration and the caller allow it.
+//!
+//! It never asks the upstream by itself: what it cannot answer goes to the service below. Memory is bounded by bytes (moka), freshness is
+//! judged by tokio's clock on the entry, because moka's own clock ignores paused time.
+//!
+//! [`Cache`] holds the entries and is what the flights below give their answers to, through [`scan::Keep`](crate::scan::Keep);
+//! [`Layer`] puts it in front of a service.
+
+mod config;
+mod entry;
+mod error;
+mod judge;
+mod layer;
+mod metrics;
+mod shelf;
+#[cfg(test)]
+mod tests;
+
+pub use config::Config;
+pub use error::NotCached;
+pub use layer::{Front, Layer, Surplus};
+pub use metrics::Metrics;
+pub use shelf::{Cache, Snapshot};

@@ -1,0 +1,39 @@
+//! How long and how much.
+
+use std::time::Duration;
+
+/// The cache's settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// For how long an answer is fresh. Each entry's own time is up to a tenth shorter, so that answers fetched together do not all
+    /// have to be renewed together. Zero switches the cache off.
+    pub ttl: Duration,
+    /// For how long after that a stale answer is served at once, while a new one is fetched from surplus quota, if there is any.
+    pub stale_while_revalidate: Duration,
+    /// For how long after its freshness a stale answer is served when no new one can be had.
+    pub stale_if_error: Duration,
+    /// Memory for entries, in bytes, their keys and bookkeeping included.
+    pub max_size: u64,
+}
+
+impl Config {
+    /// For how long a refused question (400, 404) is remembered, at most: long enough that a tool in a loop costs some six calls a minute,
+    /// short enough that a definition just created is found soon.
+    pub const NEGATIVE_TTL: Duration = Duration::from_secs(10);
+
+    /// After this long past its freshness an entry is of no use to anybody.
+    pub(super) fn longest_staleness(&self) -> Duration {
+        self.stale_while_revalidate.max(self.stale_if_error)
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            ttl: Duration::from_secs(30),
+            stale_while_revalidate: Duration::from_mins(1),
+            stale_if_error: Duration::from_mins(10),
+            max_size: 64 << 20,
+        }
+    }
+}

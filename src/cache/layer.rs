@@ -1,0 +1,267 @@
+//! The cache in front of a service.
+
+use std::fmt;
+use std::future::{Ready, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Either};
+use tokio::time::Instant;
+use tower::{Service, ServiceExt as _};
+
+use crate::BoxError;
+use crate::cache::entry::Entry;
+use crate::cache::judge::{Health, Reason, Verdict, judge};
+use crate::cache::metrics::Handling;
+use crate::cache::shelf::is_unavailable;
+use crate::cache::{Cache, NotCached};
+use crate::caller::{Caller, Freshness, Urgency};
+use crate::scan::{Call, Forward, Outcome, Served, Status};
+use crate::task::Tasks;
+
+/// Whether there is quota that nobody will miss: only then is a stale entry renewed in the background.
+pub type Surplus = Arc<dyn Fn() -> bool + Send + Sync>;
+
+/// How long a background fetch may wait for its slot. It is made from surplus, so it should not wait at all.
+const RENEWAL_WAIT: Duration = Duration::from_secs(1);
+
+/// Puts a [`Cache`] in front of a service.
+#[derive(Clone)]
+pub struct Layer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    cache: Arc<Cache>,
+    tasks: Tasks,
+    surplus: Surplus,
+}
+
+impl Layer {
+    /// A layer over `cache`. Background fetches run as `tasks`, and only while `surplus` says so.
+    ///
+    /// The service below has to give its answers to the same cache, through [`scan::Keep`](crate::scan::Keep).
+    #[must_use]
+    pub fn new(cache: Arc<Cache>, tasks: Tasks, surplus: Surplus) -> Self {
+        Self {
+            shared: Arc::new(Shared { cache, tasks, surplus }),
+        }
+    }
+}
+
+impl fmt::Debug for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Layer")
+            .field("cache", &self.shared.cache)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S> tower::Layer<S> for Layer {
+    type Service = Front<S>;
+
+    fn layer(&self, inner: S) -> Front<S> {
+        Front {
+            shared: Arc::clone(&self.shared),
+            inner,
+        }
+    }
+}
+
+/// Answers from the cache, or asks the service below. It is always ready.
+///
+/// A hit is a finished future: it is not boxed and never waits.
+#[derive(Clone)]
+pub struct Front<S> {
+    shared: Arc<Shared>,
+    inner: S,
+}
+
+impl<S> fmt::Debug for Front<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Front")
+            .field("cache", &self.shared.cache)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S> Service<Call> for Front<S>
+where
+    S: Service<Call, Response = Served, Error = BoxError> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Served;
+    type Error = BoxError;
+    type Future = Either<Ready<Result<Served, BoxError>>, BoxFuture<'static, Result<Served, BoxError>>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, call: Call) -> Self::Future {
+        let cache = &self.shared.cache;
+        if cache.is_off() {
+            return self.forward(call, Forward::Bypass, None);
+        }
+        let now = Instant::now();
+        let Some(entry) = cache.find(call.request.key(), now) else {
+            return self.forward(call, Forward::Miss, None);
+        };
+        let health = if entry.renewal().is_failing() {
+            Health::Failing
+        } else {
+            Health::Good
+        };
+        match judge(cache.config(), &call.caller.freshness, entry.age(now), health) {
+            Verdict::Fresh => {
+                cache.count(Handling::Hit);
+                Either::Left(ready(Ok(serve(&entry, now, Outcome::Hit, None))))
+            }
+            Verdict::Stale(reason) => {
+                cache.count(Handling::Stale);
+                let served = serve(&entry, now, Outcome::Stale, reason.detail());
+                self.renew(&call, &entry, now);
+                Either::Left(ready(Ok(served)))
+            }
+            Verdict::InReserve(forward) => self.forward(call, forward, Some(entry)),
+            Verdict::Unusable(forward) => self.forward(call, forward, None),
+        }
+    }
+}
+
+impl<S> Front<S>
+where
+    S: Service<Call, Response = Served, Error = BoxError> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    fn forward(&self, call: Call, forward: Forward, reserve: Option<Arc<Entry>>) -> <Self as Service<Call>>::Future {
+        let cache = &self.shared.cache;
+        if call.caller.freshness.only_if_cached {
+            cache.count(Handling::NotCached);
+            return Either::Left(ready(Err(NotCached.into())));
+        }
+        cache.count(match forward {
+            Forward::Miss => Handling::Miss,
+            Forward::Stale => Handling::Expired,
+            Forward::Request => Handling::Request,
+            Forward::Partial => Handling::Partial,
+            Forward::Bypass => Handling::Bypass,
+        });
+        let asked = self.inner.clone().oneshot(call);
+        let Some(entry) = reserve else {
+            return Either::Right(
+                asked
+                    .map(move |result| result.map(|served| forwarded(served, forward)))
+                    .boxed(),
+            );
+        };
+        let shared = Arc::clone(&self.shared);
+        let attempt = Attempt::begin(&entry, Instant::now());
+        Either::Right(
+            async move {
+                let result = asked.await;
+                let now = Instant::now();
+                let failed = has_failed(&result);
+                if let Some(attempt) = attempt {
+                    attempt.finish(failed, now);
+                }
+                if failed && entry.age(now).staleness() <= shared.cache.config().stale_if_error {
+                    if let Err(error) = &result {
+                        tracing::debug!(%error, "a stale answer stands in for one that could not be had");
+                    }
+                    shared.cache.count(Handling::Stale);
+                    return Ok(serve(&entry, now, Outcome::Stale, Reason::IfError.detail()));
+                }
+                result.map(|served| forwarded(served, forward))
+            }
+            .boxed(),
+        )
+    }
+
+    /// Fetches a new answer in the background, if there is quota to spare and nobody else does it.
+    fn renew(&self, call: &Call, entry: &Arc<Entry>, now: Instant) {
+        if !(self.shared.surplus)() {
+            return;
+        }
+        let Some(attempt) = Attempt::begin(entry, now) else {
+            return;
+        };
+        let call = Call {
+            request: Arc::clone(&call.request),
+            caller: Arc::new(Caller {
+                urgency: Urgency::LAST,
+                deadline: now + RENEWAL_WAIT,
+                wait: None,
+                freshness: Freshness::default(),
+                ..Caller::clone(&call.caller)
+            }),
+        };
+        let asked = self.inner.clone().oneshot(call);
+        self.shared.tasks.spawn("cache renewal", async move {
+            let result = asked.await;
+            if let Err(error) = &result {
+                tracing::debug!(%error, "a stale entry could not be renewed");
+            }
+            attempt.finish(has_failed(&result), Instant::now());
+        });
+    }
+}
+
+/// The right to renew an entry. Dropped without a result, it goes back.
+struct Attempt {
+    entry: Arc<Entry>,
+    finished: bool,
+}
+
+impl Attempt {
+    fn begin(entry: &Arc<Entry>, now: Instant) -> Option<Self> {
+        entry.renewal().begin(now).then(|| Self {
+            entry: Arc::clone(entry),
+            finished: false,
+        })
+    }
+
+    fn finish(mut self, failed: bool, now: Instant) {
+        if failed {
+            self.entry.renewal().fail(now, rand::random());
+            self.finished = true;
+        }
+        // A good answer has taken the entry's place; if it was not kept, the next renewal may try again.
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.entry.renewal().cancel(Instant::now());
+        }
+    }
+}
+
+fn has_failed(result: &Result<Served, BoxError>) -> bool {
+    match result {
+        Ok(served) => is_unavailable(served.answer.status),
+        Err(_) => true,
+    }
+}
+
+fn forwarded(mut served: Served, forward: Forward) -> Served {
+    served.status.forward = Some(forward);
+    served
+}
+
+fn serve(entry: &Entry, now: Instant, outcome: Outcome, detail: Option<&'static str>) -> Served {
+    let age = entry.age(now);
+    Served {
+        answer: entry.answer().clone(),
+        outcome,
+        status: Status {
+            ttl: Some(age.ttl_seconds()),
+            detail,
+            ..Status::default()
+        },
+        age: Some(age.age),
+    }
+}

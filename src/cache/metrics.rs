@@ -1,0 +1,144 @@
+//! What the cache counts.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric, LabelValueEncoder,
+};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use crate::cache::shelf::Entries;
+
+/// The cache's counters. Clones count together.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// One per [`Handling`], looked up once: a hit must not pay for finding its counter.
+    counters: [Counter; Handling::ALL.len()],
+    size: Size,
+}
+
+impl Metrics {
+    /// Names the metrics `cache_requests_total{result}`, `cache_bytes` and `cache_entries` in `registry`.
+    #[must_use]
+    pub fn register(registry: &mut Registry) -> Self {
+        let requests = Family::<Labels, Counter>::default();
+        let size = Size::default();
+        registry.register(
+            "cache_requests",
+            "Requests by how the cache dealt with them",
+            requests.clone(),
+        );
+        registry.register_collector(Box::new(size.clone()));
+        Self {
+            counters: Handling::ALL.map(|result| requests.get_or_create_owned(&Labels { result })),
+            size,
+        }
+    }
+
+    pub(super) fn count(&self, handling: Handling) {
+        self.counters[handling as usize].inc();
+    }
+
+    pub(super) fn counted(&self, handling: Handling) -> u64 {
+        self.counters[handling as usize].get()
+    }
+
+    /// Lets scrapes see how big the cache is. Of several caches the first is seen.
+    pub(super) fn watch(&self, entries: &Entries) {
+        // A second cache on the same metrics exists in tests only.
+        let _ = self.size.0.set(entries.clone());
+    }
+}
+
+/// How the cache dealt with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Handling {
+    /// Answered, fresh.
+    Hit,
+    /// Answered, stale.
+    Stale,
+    /// Forwarded: nothing stored.
+    Miss,
+    /// Forwarded: too old.
+    Expired,
+    /// Forwarded: the caller's `Cache-Control` said so.
+    Request,
+    /// Forwarded for some of the ids.
+    Partial,
+    /// Forwarded: the cache is off.
+    Bypass,
+    /// Refused: `only-if-cached`.
+    NotCached,
+}
+
+impl Handling {
+    /// All, in the order of their numbers.
+    pub(super) const ALL: [Self; 8] = [
+        Self::Hit,
+        Self::Stale,
+        Self::Miss,
+        Self::Expired,
+        Self::Request,
+        Self::Partial,
+        Self::Bypass,
+        Self::NotCached,
+    ];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Stale => "stale",
+            Self::Miss => "miss",
+            Self::Expired => "expired",
+            Self::Request => "request",
+            Self::Partial => "partial",
+            Self::Bypass => "bypass",
+            Self::NotCached => "not_cached",
+        }
+    }
+}
+
+impl EncodeLabelValue for Handling {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        self.as_str().encode(encoder)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    result: Handling,
+}
+
+/// Reads the cache's size when it is scraped, so that nothing is done for it in between.
+#[derive(Clone, Default)]
+struct Size(Arc<OnceLock<Entries>>);
+
+impl Collector for Size {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let (mut bytes, mut count) = (0, 0);
+        if let Some(entries) = self.0.get() {
+            entries.run_pending_tasks();
+            (bytes, count) = (entries.weighted_size(), entries.entry_count());
+        }
+        for (name, help, value) in [
+            ("cache_bytes", "Memory taken by cached answers", bytes),
+            ("cache_entries", "Cached answers", count),
+        ] {
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            let metric = encoder.encode_descriptor(name, help, None, prometheus_client::metrics::MetricType::Gauge)?;
+            gauge.encode(metric)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Size").finish_non_exhaustive()
+    }
+}

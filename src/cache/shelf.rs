@@ -1,0 +1,170 @@
+//! The entries, and what may become one.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode, header};
+use tokio::time::Instant;
+
+use crate::cache::entry::Entry;
+use crate::cache::metrics::Handling;
+use crate::cache::{Config, Metrics};
+use crate::scan::{Answer, Keep, Key, Request};
+
+/// moka bounds memory; its value is shared so that a look-up copies one pointer.
+pub(super) type Entries = moka::sync::Cache<Key, Arc<Entry>>;
+
+/// Answers by question.
+pub struct Cache {
+    config: Config,
+    entries: Entries,
+    metrics: Metrics,
+}
+
+impl Cache {
+    /// An empty cache.
+    #[must_use]
+    pub fn new(config: Config, metrics: Metrics) -> Self {
+        let entries = Entries::builder()
+            .max_capacity(config.max_size)
+            .weigher(|_, entry: &Arc<Entry>| entry.weight())
+            // Only to give memory back: whether an entry may be served is decided on the entry.
+            .time_to_live(
+                config
+                    .ttl
+                    .saturating_add(config.longest_staleness())
+                    .min(Duration::from_hours(24 * 365)),
+            )
+            .build();
+        metrics.watch(&entries);
+        Self {
+            config,
+            entries,
+            metrics,
+        }
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What `/status` shows.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.entries.run_pending_tasks();
+        let counted = |handlings: &[Handling]| handlings.iter().map(|h| self.metrics.counted(*h)).sum();
+        Snapshot {
+            entries: self.entries.entry_count(),
+            bytes: self.entries.weighted_size(),
+            hits: counted(&[Handling::Hit]),
+            stale: counted(&[Handling::Stale]),
+            misses: counted(&[
+                Handling::Miss,
+                Handling::Expired,
+                Handling::Request,
+                Handling::Partial,
+                Handling::Bypass,
+                Handling::NotCached,
+            ]),
+        }
+    }
+
+    pub(super) fn is_off(&self) -> bool {
+        self.config.ttl.is_zero()
+    }
+
+    pub(super) fn count(&self, handling: Handling) {
+        self.metrics.count(handling);
+    }
+
+    /// The entry for a key, unless it is too old for anybody.
+    pub(super) fn find(&self, key: &Key, now: Instant) -> Option<Arc<Entry>> {
+        let entry = self.entries.get(key)?;
+        let staleness = entry.age(now).staleness();
+        let limit = if entry.is_negative() {
+            Duration::ZERO
+        } else {
+            self.config.longest_staleness()
+        };
+        (entry.age(now).remaining().is_some() || !limit.is_zero() && staleness <= limit).then_some(entry)
+    }
+
+    /// For how long an answer is fresh; `None` when it must not be stored.
+    fn ttl(&self, answer: &Answer) -> Option<Duration> {
+        let ttl = match answer.status {
+            StatusCode::OK => self.config.ttl,
+            StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => self.config.ttl.min(Config::NEGATIVE_TTL),
+            _ => return None,
+        };
+        (!ttl.is_zero() && !forbids_storing(&answer.headers)).then(|| ttl.mul_f64(1.0 - rand::random::<f64>() / 10.0))
+    }
+}
+
+impl Keep for Cache {
+    fn keep(&self, request: &Request, answer: &Answer, asked: Instant) -> Option<Duration> {
+        if self.is_off() {
+            return None;
+        }
+        let key = request.key();
+        // Two calls for one key may overlap, one of them forced by `no-cache`. The later question has the better answer.
+        if self.entries.get(key).is_some_and(|entry| entry.asked() > asked) {
+            return None;
+        }
+        let Some(ttl) = self.ttl(answer) else {
+            // An upstream that is out of order says nothing about the answer we have; any other answer takes its place.
+            if !is_unavailable(answer.status) {
+                self.entries.invalidate(key);
+            }
+            return None;
+        };
+        let entry = Entry::new(key, answer, asked, ttl);
+        if u64::from(entry.weight()) > self.config.max_size {
+            self.entries.invalidate(key);
+            return None;
+        }
+        self.entries.insert(key.clone(), Arc::new(entry));
+        Some(ttl)
+    }
+}
+
+impl fmt::Debug for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The cache's state, for `/status`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Entries in memory.
+    pub entries: u64,
+    /// Memory they take, in bytes.
+    pub bytes: u64,
+    /// Requests answered from a fresh entry.
+    pub hits: u64,
+    /// Requests that went on, or were refused by `only-if-cached`.
+    pub misses: u64,
+    /// Requests answered from a stale entry.
+    pub stale: u64,
+}
+
+/// Whether an upstream status means that it could not answer now: the cases of RFC 5861 §4, and 429.
+pub(super) fn is_unavailable(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 429 | 500 | 502 | 503 | 504)
+}
+
+/// Only `no-store` is obeyed. Web frameworks send `no-cache` or `private` with every answer by default, which is about browsers and shared
+/// proxies; this cache serves one app's own questions, and its freshness is the operator's decision.
+fn forbids_storing(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::CACHE_CONTROL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|directive| directive.trim().eq_ignore_ascii_case("no-store"))
+}

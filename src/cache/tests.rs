@@ -1,0 +1,430 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, header};
+use prometheus_client::registry::Registry;
+use tokio::time::{Instant, advance};
+use tower::{Layer as _, Service as _, ServiceExt as _};
+use tower_test::mock::{self, SendResponse};
+
+use crate::BoxError;
+use crate::cache::{Cache, Config, Layer, Metrics, NotCached};
+use crate::caller::{Caller, Freshness, Name, Urgency};
+use crate::scan::{Answer, Call, Forward, Keep as _, Outcome, Request, Served, Status, Version};
+use crate::task::Tasks;
+
+type Below = mock::Handle<Call, Served>;
+type Front = crate::cache::Front<mock::Mock<Call, Served>>;
+
+struct Bench {
+    cache: Arc<Cache>,
+    front: Front,
+    below: Below,
+    surplus: Arc<AtomicBool>,
+    tasks: Tasks,
+}
+
+impl Bench {
+    fn new(config: Config) -> Self {
+        let cache = Arc::new(Cache::new(config, Metrics::register(&mut Registry::default())));
+        let surplus = Arc::new(AtomicBool::new(true));
+        let tasks = Tasks::new();
+        let (mock, below) = mock::pair();
+        let has_surplus = Arc::clone(&surplus);
+        let layer = Layer::new(
+            Arc::clone(&cache),
+            tasks.clone(),
+            Arc::new(move || has_surplus.load(Ordering::Relaxed)),
+        );
+        Self {
+            cache,
+            front: layer.layer(mock),
+            below,
+            surplus,
+            tasks,
+        }
+    }
+
+    fn ask(&mut self, id: &str, freshness: Freshness) -> tokio::task::JoinHandle<Result<Served, BoxError>> {
+        let future = self.front.call(call(id, freshness));
+        self.tasks.spawn("test", future)
+    }
+
+    /// Answers the next call below as a flight would, keeping the answer.
+    async fn answer(&mut self, status: u16, body: &'static str) -> Call {
+        let (call, respond) = self.below.next_request().await.unwrap();
+        self.respond(&call, respond, answer(status, body));
+        call
+    }
+
+    fn respond(&self, call: &Call, respond: SendResponse<Served>, answer: Answer) {
+        let ttl = self.cache.keep(&call.request, &answer, Instant::now());
+        respond.send_response(Served {
+            answer,
+            outcome: Outcome::Forwarded,
+            status: Status {
+                stored: ttl.is_some(),
+                ttl: ttl.map(|ttl| i64::try_from(ttl.as_secs()).unwrap()),
+                ..Status::default()
+            },
+            age: None,
+        });
+    }
+
+    /// What the cache answers without asking anybody.
+    async fn stored(&mut self, id: &str) -> Served {
+        let served = self.front.clone().oneshot(call(id, only_if_cached())).await.unwrap();
+        assert_eq!(served.status.forward, None);
+        served
+    }
+
+    async fn fill(&mut self, id: &str, body: &'static str) {
+        let asked = self.ask(id, Freshness::default());
+        self.answer(200, body).await;
+        asked.await.unwrap().unwrap();
+    }
+
+    async fn nothing_is_asked(&mut self) {
+        let next = tokio::time::timeout(Duration::from_millis(1), self.below.next_request()).await;
+        assert!(next.is_err(), "a call was made");
+    }
+}
+
+fn call(id: &str, freshness: Freshness) -> Call {
+    Call {
+        request: Arc::new(Request::plain(Version::Latest, [id]).unwrap()),
+        caller: Arc::new(Caller {
+            name: Name::new("test"),
+            urgency: Urgency::default(),
+            deadline: Instant::now() + Duration::from_secs(30),
+            wait: None,
+            freshness,
+            request_id: "r".into(),
+        }),
+    }
+}
+
+fn answer(status: u16, body: &'static str) -> Answer {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
+    Answer {
+        status: StatusCode::from_u16(status).unwrap(),
+        headers,
+        body: Bytes::from_static(body.as_bytes()),
+    }
+}
+
+fn only_if_cached() -> Freshness {
+    Freshness {
+        only_if_cached: true,
+        ..Freshness::default()
+    }
+}
+
+fn no_cache() -> Freshness {
+    Freshness {
+        no_cache: true,
+        ..Freshness::default()
+    }
+}
+
+async fn pass(seconds: u64) {
+    advance(Duration::from_secs(seconds)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_question_is_a_hit_with_age_and_ttl() {
+    let mut bench = Bench::new(Config::default());
+    let asked = bench.ask("a", Freshness::default());
+    bench.answer(200, "rows").await;
+    let first = asked.await.unwrap().unwrap();
+    assert_eq!((first.status.forward, first.status.stored), (Some(Forward::Miss), true));
+    assert!((27..=30).contains(&first.status.ttl.unwrap()));
+    assert_eq!(first.age, None);
+
+    pass(10).await;
+    let second = bench.ask("a", Freshness::default()).await.unwrap().unwrap();
+    assert_eq!((second.outcome, second.status.forward), (Outcome::Hit, None));
+    assert_eq!(second.age, Some(Duration::from_secs(10)));
+    assert!((17..=20).contains(&second.status.ttl.unwrap()));
+    assert_eq!(second.answer.body, "rows");
+    assert_eq!(second.answer.headers[header::CONTENT_TYPE], "application/json");
+    bench.nothing_is_asked().await;
+    let snapshot = bench.cache.snapshot();
+    assert_eq!((snapshot.entries, snapshot.hits, snapshot.misses), (1, 1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn hits_share_one_body() {
+    let mut bench = Bench::new(Config::default());
+    bench.fill("a", "rows").await;
+    let (one, other) = (bench.stored("a").await, bench.stored("a").await);
+    assert_eq!(one.answer.body.as_ptr(), other.answer.body.as_ptr());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ttl_of_zero_switches_the_cache_off() {
+    let mut bench = Bench::new(Config {
+        ttl: Duration::ZERO,
+        ..Config::default()
+    });
+    for _ in 0..2 {
+        let asked = bench.ask("a", Freshness::default());
+        bench.answer(200, "rows").await;
+        let served = asked.await.unwrap().unwrap();
+        assert_eq!(served.status.forward, Some(Forward::Bypass));
+        assert!(!served.status.stored);
+    }
+    assert_eq!(bench.cache.snapshot().entries, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_if_cached_never_asks() {
+    let mut bench = Bench::new(Config::default());
+    let refused = bench.ask("a", only_if_cached()).await.unwrap().unwrap_err();
+    assert!(refused.is::<NotCached>());
+    bench.fill("a", "rows").await;
+    assert_eq!(bench.stored("a").await.outcome, Outcome::Hit);
+    let picky = Freshness {
+        max_age: Some(Duration::ZERO),
+        ..only_if_cached()
+    };
+    pass(1).await;
+    assert!(bench.ask("a", picky).await.unwrap().unwrap_err().is::<NotCached>());
+    bench.nothing_is_asked().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_cache_asks_again_and_the_new_answer_is_stored() {
+    let mut bench = Bench::new(Config::default());
+    bench.fill("a", "old").await;
+    pass(1).await;
+    let asked = bench.ask("a", no_cache());
+    bench.answer(200, "new").await;
+    assert_eq!(asked.await.unwrap().unwrap().status.forward, Some(Forward::Request));
+    assert_eq!(bench.stored("a").await.answer.body, "new");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_question_does_not_replace_a_newer_answer() {
+    let bench = Bench::new(Config::default());
+    let request = Request::plain(Version::Latest, ["a"]).unwrap();
+    let early = Instant::now();
+    pass(1).await;
+    assert!(
+        bench
+            .cache
+            .keep(&request, &answer(200, "new"), Instant::now())
+            .is_some()
+    );
+    assert_eq!(bench.cache.keep(&request, &answer(200, "old"), early), None);
+    let entry = bench.cache.find(request.key(), Instant::now()).unwrap();
+    assert_eq!(entry.answer().body, "new");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_must_not_be_stored_is_not() {
+    let bench = Bench::new(Config {
+        max_size: 10_000,
+        ..Config::default()
+    });
+    let request = Request::plain(Version::Latest, ["a"]).unwrap();
+    let keep = |answer: &Answer| bench.cache.keep(&request, answer, Instant::now());
+    for status in [201, 204, 301, 401, 403, 429, 500, 503] {
+        assert_eq!(keep(&answer(status, "x")), None, "{status}");
+    }
+    for (directives, stored) in [
+        ("no-cache, No-Store", false),
+        ("private, no-cache", true),
+        ("x-no-store", true),
+    ] {
+        let mut answer = answer(200, "x");
+        answer
+            .headers
+            .insert(header::CACHE_CONTROL, directives.parse().unwrap());
+        assert_eq!(keep(&answer).is_some(), stored, "{directives}");
+    }
+    let mut big = answer(200, "");
+    big.body = vec![b'x'; 10_000].into();
+    assert_eq!(keep(&big), None);
+    assert!(
+        bench.cache.find(request.key(), Instant::now()).is_none(),
+        "the old answer is gone too"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_is_bounded_by_bytes() {
+    let bench = Bench::new(Config {
+        max_size: 100_000,
+        ..Config::default()
+    });
+    let mut answer = answer(200, "");
+    answer.body = vec![b'x'; 1000].into();
+    for n in 0..1000 {
+        let request = Request::plain(Version::Latest, [&*n.to_string()]).unwrap();
+        bench.cache.keep(&request, &answer, Instant::now());
+    }
+    let snapshot = bench.cache.snapshot();
+    assert!((50_000..=100_000).contains(&snapshot.bytes), "{snapshot:?}");
+    assert!((30..=100).contains(&snapshot.entries), "{snapshot:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusals_are_remembered_briefly_and_never_served_stale() {
+    for status in [400, 404] {
+        let mut bench = Bench::new(Config::default());
+        let asked = bench.ask("a", Freshness::default());
+        bench.answer(status, "no").await;
+        assert!(asked.await.unwrap().unwrap().status.stored);
+        pass(8).await;
+        assert_eq!(bench.stored("a").await.answer.status, status);
+        pass(3).await;
+        let asked = bench.ask("a", Freshness::default());
+        bench.answer(200, "rows").await;
+        assert_eq!(asked.await.unwrap().unwrap().status.forward, Some(Forward::Miss));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_answer_is_served_at_once_and_renewed_once_from_surplus() {
+    let mut bench = Bench::new(Config::default());
+    bench.fill("a", "old").await;
+    pass(40).await;
+    for _ in 0..3 {
+        let served = bench.ask("a", Freshness::default()).await.unwrap().unwrap();
+        assert_eq!((served.outcome, served.status.detail), (Outcome::Stale, Some("swr")));
+        assert!(served.status.ttl.unwrap() < 0);
+        assert_eq!(served.status.forward, None);
+    }
+    let renewal = bench.answer(200, "new").await;
+    assert_eq!(renewal.caller.urgency, Urgency::LAST);
+    bench.nothing_is_asked().await;
+    assert_eq!(bench.stored("a").await.answer.body, "new");
+    assert_eq!(bench.cache.snapshot().stale, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_surplus_a_stale_answer_is_served_and_not_renewed() {
+    let mut bench = Bench::new(Config::default());
+    bench.fill("a", "old").await;
+    bench.surplus.store(false, Ordering::Relaxed);
+    pass(40).await;
+    assert_eq!(bench.stored("a").await.outcome, Outcome::Stale);
+    bench.nothing_is_asked().await;
+    pass(60).await;
+    let _asked = bench.ask("a", Freshness::default());
+    bench.answer(200, "new").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_answer_stands_in_for_errors_of_every_kind() {
+    for failure in [Some(429), Some(500), Some(502), Some(503), Some(504), None] {
+        let mut bench = Bench::new(Config::default());
+        bench.fill("a", "old").await;
+        pass(100).await;
+        let asked = bench.ask("a", Freshness::default());
+        let (call, respond) = bench.below.next_request().await.unwrap();
+        match failure {
+            Some(status) => bench.respond(&call, respond, answer(status, "broken")),
+            None => respond.send_error("unreachable"),
+        }
+        let served = asked.await.unwrap().unwrap();
+        assert_eq!(served.answer.body, "old");
+        assert_eq!(
+            (served.outcome, served.status.detail),
+            (Outcome::Stale, Some("stale-if-error"))
+        );
+        assert!((-73..=-70).contains(&served.status.ttl.unwrap()));
+        assert_eq!(served.age, Some(Duration::from_secs(100)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_callers_own_refusals_are_not_papered_over() {
+    let mut bench = Bench::new(Config::default());
+    bench.fill("a", "old").await;
+    pass(100).await;
+    let asked = bench.ask("a", Freshness::default());
+    bench.answer(403, "forbidden").await;
+    assert_eq!(asked.await.unwrap().unwrap().answer.status, 403);
+    let asked = bench.ask("a", Freshness::default());
+    bench.answer(200, "new").await;
+    assert_eq!(asked.await.unwrap().unwrap().status.forward, Some(Forward::Miss));
+
+    pass(100).await;
+    let asked = bench.ask("a", no_cache());
+    let (_, respond) = bench.below.next_request().await.unwrap();
+    respond.send_error("unreachable");
+    assert_eq!(asked.await.unwrap().unwrap_err().to_string(), "unreachable");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_past_every_limit_does_not_stand_in() {
+    let mut bench = Bench::new(Config::default());
+    bench.fill("a", "old").await;
+    pass(640).await;
+    let asked = bench.ask("a", Freshness::default());
+    let (_, respond) = bench.below.next_request().await.unwrap();
+    respond.send_error("unreachable");
+    assert!(asked.await.unwrap().is_err());
+
+    bench.fill("b", "old").await;
+    pass(620).await;
+    let asked = bench.ask("b", Freshness::default());
+    let (_, respond) = bench.below.next_request().await.unwrap();
+    pass(60).await;
+    respond.send_error("took too long");
+    assert!(asked.await.unwrap().is_err());
+}
+
+/// Issue #4: upstream down for five minutes, everybody answered, one renewal after it comes back.
+#[tokio::test(start_paused = true)]
+async fn an_outage_costs_few_calls_and_recovery_one() {
+    let mut bench = Bench::new(Config::default());
+    bench.fill("a", "old").await;
+    pass(100).await;
+    let asked = bench.ask("a", Freshness::default());
+    let (_, respond) = bench.below.next_request().await.unwrap();
+    respond.send_error("unreachable");
+    asked.await.unwrap().unwrap();
+    let mut calls = 0;
+    for _ in 0..300 {
+        let served = bench.ask("a", Freshness::default()).await.unwrap().unwrap();
+        assert_eq!(served.status.detail, Some("stale-if-error"));
+        pass(1).await;
+        let next = tokio::time::timeout(Duration::ZERO, bench.below.next_request()).await;
+        if let Ok(Some((_, respond))) = next {
+            respond.send_error("unreachable");
+            calls += 1;
+            tokio::task::yield_now().await;
+        }
+    }
+    assert!((3..=8).contains(&calls), "{calls} calls");
+    pass(130).await;
+    for _ in 0..10 {
+        bench.ask("a", Freshness::default()).await.unwrap().unwrap();
+    }
+    bench.answer(200, "new").await;
+    bench.nothing_is_asked().await;
+    assert_eq!(bench.stored("a").await.answer.body, "new");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_who_hangs_up_while_renewing_gives_the_right_back() {
+    let mut bench = Bench::new(Config::default());
+    bench.fill("a", "old").await;
+    pass(100).await;
+    let asked = bench.ask("a", Freshness::default());
+    let (_, _respond) = bench.below.next_request().await.unwrap();
+    asked.abort();
+    assert!(asked.await.unwrap_err().is_cancelled());
+    let entry = bench
+        .cache
+        .find(call("a", no_cache()).request.key(), Instant::now())
+        .unwrap();
+    assert!(!entry.renewal().is_failing());
+    assert!(entry.renewal().begin(Instant::now()));
+}
