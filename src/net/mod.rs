@@ -1,7 +1,38 @@
-//! Connections to the outside: TLS, proxies, name resolution, and the pooled client that upstream and sign-in share.
+//! Connections to the outside: names, TCP, proxies, TLS, and the pooled client that upstream and sign-in share.
+//!
+//! ```text
+//! Client ─► pool ─► Connector: Resolver (last good answer kept) ─► dial (all addresses) ─► [CONNECT] ─► TLS
+//! ```
+//!
+//! Nothing here retries a request, follows a redirect or knows a token. The one invariant: an error says truly whether any
+//! byte of the request can have been written ([`Error::is_unsent`]), because the quota is refunded on that word.
+
+mod client;
+mod config;
+mod connector;
+mod dial;
+mod dns;
+mod error;
+mod gate;
+mod proxy;
+mod stream;
+mod tls;
+mod tunnel;
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 use bytes::Bytes;
 use tower::util::BoxCloneSyncService;
+
+pub use client::{Client, Limits};
+pub use config::Config;
+pub use connector::Connector;
+pub use dns::{Lookup, Resolver};
+pub use error::{ConnectError, Error, Kind, SetupError, Step};
+pub use proxy::{Proxy, ProxyError};
 
 use crate::BoxError;
 

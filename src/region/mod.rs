@@ -1,1 +1,31 @@
-//! To be filled in.
+//! Which of Defender's hosts a call goes to: the nearest one that works.
+//!
+//! ```text
+//! probes ─► nearness ─┐
+//!                     ├─► Table: the current host ─► Region (layer): pick, call, report, next host if nothing was sent
+//! calls ──► health ───┘
+//! ```
+//!
+//! Nearness is the time a connection takes to set up, measured in the background without any request, token or quota. Health comes from
+//! probes and from the calls themselves. Nothing here costs a second call: the layer tries another host only when provably no byte was
+//! written; other repetitions are the retry layer's, paid for, and find the failed host avoided.
+
+mod config;
+mod fault;
+mod health;
+mod host;
+mod layer;
+mod metrics;
+mod nearness;
+mod probe;
+mod table;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::{Candidate, Config, ConfigError};
+pub use fault::{Classify, Fault, classify};
+pub use layer::{Region, RegionLayer};
+pub use metrics::Metrics;
+pub use probe::Probe;
+pub use table::{Choice, Row, Table};

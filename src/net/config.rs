@@ -1,0 +1,32 @@
+//! How to reach the outside.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::net::Proxy;
+
+/// Settings of a [`Client`](crate::net::Client) and its connections.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// PEM file of further CA certificates, trusted besides the built-in Mozilla roots. Read once.
+    pub ca_file: Option<PathBuf>,
+    /// Forward proxy for `https` addresses; plain `http` (loopback, IMDS) never goes through it.
+    pub proxy: Option<Proxy>,
+    /// Longest time for one connection: name, TCP to any of its addresses, proxy and TLS together.
+    ///
+    /// 3 s leaves room for one lost SYN (repeated after 1 s) and a distant host, and is short enough to try another region.
+    pub connect_timeout: Duration,
+    /// A connection older than this takes no new request, so that a change in DNS is followed even while the old address answers.
+    pub max_age: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            ca_file: None,
+            proxy: None,
+            connect_timeout: Duration::from_secs(3),
+            max_age: Duration::from_mins(10),
+        }
+    }
+}

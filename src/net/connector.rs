@@ -1,0 +1,252 @@
+//! Sets connections up, for the pool and for the probes that measure how near a host is.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use http::Uri;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+use tower::Service;
+use url::Url;
+
+use crate::net::dial::dial;
+use crate::net::stream::{Duplex, Protocol, Stream};
+use crate::net::{Config, ConnectError, Proxy, Resolver, SetupError, Step, tls, tunnel};
+
+/// What a client says first in cleartext HTTP/2 with prior knowledge (RFC 9113 §3.4): the preface and an empty SETTINGS frame.
+const HTTP2_GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+
+/// How long a probe's connection may take to say goodbye.
+const GOODBYE: Duration = Duration::from_millis(100);
+
+/// Sets connections up. Cloning is cheap; clones share the resolver's memory and the TLS sessions.
+#[derive(Clone)]
+pub struct Connector {
+    shared: Arc<Shared>,
+}
+
+#[derive(Clone)]
+struct Shared {
+    resolver: Resolver,
+    tls: Arc<ClientConfig>,
+    /// To the proxy, where HTTP/2 has no meaning.
+    proxy_tls: Arc<ClientConfig>,
+    /// Without session resumption, so that every probe measures the same work.
+    probe_tls: Arc<ClientConfig>,
+    proxy: Option<Proxy>,
+    timeout: Duration,
+}
+
+impl Connector {
+    /// A connector; `resolver` is [`Resolver::system`] outside tests.
+    ///
+    /// # Errors
+    /// When the CA file is unusable.
+    pub fn new(config: &Config, resolver: Resolver) -> Result<Self, SetupError> {
+        let tls = tls::client_config(config.ca_file.as_deref())?;
+        let mut proxy_tls = tls.clone();
+        proxy_tls.alpn_protocols.clear();
+        let mut probe_tls = tls.clone();
+        probe_tls.resumption = rustls::client::Resumption::disabled();
+        Ok(Self {
+            shared: Arc::new(Shared {
+                resolver,
+                tls: Arc::new(tls),
+                proxy_tls: Arc::new(proxy_tls),
+                probe_tls: Arc::new(probe_tls),
+                proxy: config.proxy.clone(),
+                timeout: config.connect_timeout,
+            }),
+        })
+    }
+
+    /// The same without the proxy.
+    pub(super) fn direct(&self) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                proxy: None,
+                ..Shared::clone(&self.shared)
+            }),
+        }
+    }
+
+    /// Sets a connection to `base` up, measures it, and closes it: TCP and TLS, without the name lookup (its cost depends on the local
+    /// resolver), and without any request. A cleartext host (the simulator on loopback) has no handshake to measure beyond TCP's, which
+    /// the kernel answers by itself, so there the exchange of HTTP/2 connection prefaces stands for it.
+    ///
+    /// # Errors
+    /// [`ConnectError`], after at most the connect timeout.
+    ///
+    /// # Cancel safety
+    /// Safe: the connection is dropped.
+    pub async fn measure(&self, base: &Url) -> Result<Duration, ConnectError> {
+        let target = Target::of_url(base);
+        let stream = self.connect(&target, &self.shared.probe_tls).await?;
+        let setup = stream.setup();
+        let mut io = stream.into_inner();
+        let mut total = setup;
+        if !target.tls {
+            let begun = Instant::now();
+            let greeting = async {
+                io.write_all(HTTP2_GREETING).await?;
+                io.read_u8().await
+            };
+            timeout_at(begun + self.shared.timeout, greeting)
+                .await
+                .map_err(|_| ConnectError::timed_out(&target.authority, Step::Dial))?
+                .map_err(|error| ConnectError::failed(&target.authority, Step::Dial, error))?;
+            total += begun.elapsed();
+        }
+        // A peer that does not take the goodbye is left without one.
+        let _ = tokio::time::timeout(GOODBYE, io.shutdown()).await;
+        Ok(total)
+    }
+
+    async fn connect(&self, target: &Target, tls: &Arc<ClientConfig>) -> Result<Stream, ConnectError> {
+        let deadline = Instant::now() + self.shared.timeout;
+        let proxy = self.shared.proxy.as_ref().filter(|proxy| proxy.covers(&target.uri));
+        let (begun, mut io) = match proxy {
+            Some(proxy) => self.tunnel(proxy, target, deadline).await?,
+            None => {
+                let (begun, tcp) = self.dial(target, &target.host, target.port, deadline).await?;
+                (begun, Box::new(tcp) as Box<dyn Duplex>)
+            }
+        };
+        let mut protocol = Protocol::Http1;
+        if target.tls {
+            let secured = handshake(target, &target.host, io, Arc::clone(tls), deadline).await?;
+            if secured.get_ref().1.alpn_protocol() == Some(b"h2") {
+                protocol = Protocol::Http2;
+            }
+            io = Box::new(secured);
+        }
+        Ok(Stream::new(io, protocol, begun.elapsed()))
+    }
+
+    /// TCP to `host`, which is the target or the proxy; also when the name was known.
+    async fn dial(
+        &self,
+        target: &Target,
+        host: &str,
+        port: u16,
+        deadline: Instant,
+    ) -> Result<(Instant, TcpStream), ConnectError> {
+        let addresses = bounded(target, Step::Resolve, deadline, self.shared.resolver.resolve(host, port)).await?;
+        let begun = Instant::now();
+        let tcp = bounded(target, Step::Dial, deadline, dial(addresses)).await?;
+        if let Ok(address) = tcp.peer_addr() {
+            self.shared.resolver.worked(host, port, address);
+        }
+        Ok((begun, tcp))
+    }
+
+    async fn tunnel(
+        &self,
+        proxy: &Proxy,
+        target: &Target,
+        deadline: Instant,
+    ) -> Result<(Instant, Box<dyn Duplex>), ConnectError> {
+        let (begun, tcp) = self.dial(target, proxy.host(), proxy.port(), deadline).await?;
+        let mut io: Box<dyn Duplex> = Box::new(tcp);
+        if proxy.is_tls() {
+            let config = Arc::clone(&self.shared.proxy_tls);
+            io = Box::new(handshake(target, proxy.host(), io, config, deadline).await?);
+        }
+        let opening = tunnel::open(&mut io, &target.authority, proxy.authorization());
+        bounded(target, Step::Tunnel, deadline, opening).await?;
+        Ok((begun, io))
+    }
+}
+
+async fn handshake(
+    target: &Target,
+    host: &str,
+    io: Box<dyn Duplex>,
+    config: Arc<ClientConfig>,
+    deadline: Instant,
+) -> Result<tokio_rustls::client::TlsStream<Box<dyn Duplex>>, ConnectError> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let handshake = async {
+        let name = ServerName::try_from(bare).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        TlsConnector::from(config).connect(name, io).await
+    };
+    bounded(target, Step::Tls, deadline, handshake).await
+}
+
+/// Names the step and the target in a failure of `work`, which ends at `deadline`.
+async fn bounded<T>(
+    target: &Target,
+    step: Step,
+    deadline: Instant,
+    work: impl Future<Output = io::Result<T>>,
+) -> Result<T, ConnectError> {
+    match timeout_at(deadline, work).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) => Err(ConnectError::failed(&target.authority, step, error)),
+        Err(_) => Err(ConnectError::timed_out(&target.authority, step)),
+    }
+}
+
+/// Where a connection is to lead.
+pub(super) struct Target {
+    uri: Uri,
+    host: String,
+    port: u16,
+    tls: bool,
+    /// `host:port`.
+    authority: Arc<str>,
+}
+
+impl Target {
+    pub(super) fn new(uri: Uri) -> Self {
+        let tls = uri.scheme() != Some(&http::uri::Scheme::HTTP);
+        let host = uri.host().unwrap_or_default().to_owned();
+        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        let authority = format!("{host}:{port}").into();
+        Self {
+            uri,
+            host,
+            port,
+            tls,
+            authority,
+        }
+    }
+
+    fn of_url(url: &Url) -> Self {
+        // Every absolute http(s) URL is a URI; anything else fails as an empty host, at resolution.
+        Self::new(url.as_str().parse().unwrap_or_default())
+    }
+
+    pub(super) fn authority(&self) -> &Arc<str> {
+        &self.authority
+    }
+}
+
+impl Service<Uri> for Connector {
+    type Response = Stream;
+    type Error = ConnectError;
+    type Future = BoxFuture<'static, Result<Stream, ConnectError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let connector = self.clone();
+        Box::pin(async move { connector.connect(&Target::new(uri), &connector.shared.tls).await })
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector").field("proxy", &self.shared.proxy).finish_non_exhaustive()
+    }
+}

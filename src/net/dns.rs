@@ -1,0 +1,239 @@
+//! Names to addresses: the system's resolver, with the last good answer kept for when it fails.
+//!
+//! Nothing is cached while the resolver works: it is asked for every new connection, so TTLs are its business and are respected.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+/// Asks for the addresses of a host and port.
+pub type Lookup = Arc<dyn Fn(String, u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync>;
+
+/// How long a resolver that is known to have worked before may think, before its last good answer is used instead.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long an answer serves while the resolver fails. RFC 8767 §5 suggests one to three days.
+const KEPT: Duration = Duration::from_hours(24);
+
+/// Most hosts remembered; a gateway talks to a dozen.
+const MAX_HOSTS: usize = 64;
+
+/// Most system lookups at a time: each occupies a thread, and a broken resolver holds it for half a minute.
+const MAX_LOOKUPS: usize = 16;
+
+/// Finds addresses. Clones share what is remembered.
+#[derive(Clone)]
+pub struct Resolver {
+    lookup: Lookup,
+    known: Arc<Mutex<HashMap<(String, u16), Known>>>,
+}
+
+#[derive(Clone)]
+struct Known {
+    addresses: Vec<SocketAddr>,
+    at: Instant,
+    worked: Option<SocketAddr>,
+}
+
+impl Resolver {
+    /// The operating system's resolver (`getaddrinfo`): hosts file, search list and all.
+    #[must_use]
+    pub fn system() -> Self {
+        let slots = Arc::new(Semaphore::new(MAX_LOOKUPS));
+        Self::with(Arc::new(move |host, port| {
+            let slots = Arc::clone(&slots);
+            Box::pin(async move {
+                let slot = slots.acquire_owned().await.map_err(io::Error::other)?;
+                // The slot goes along: a lookup whose caller has given up still occupies its thread.
+                tokio::task::spawn_blocking(move || {
+                    let _slot = slot;
+                    (host.as_str(), port).to_socket_addrs().map(Iterator::collect)
+                })
+                .await
+                .map_err(io::Error::other)?
+            })
+        }))
+    }
+
+    /// Another way to look names up, for tests.
+    #[must_use]
+    pub fn with(lookup: Lookup) -> Self {
+        Self {
+            lookup,
+            known: Arc::default(),
+        }
+    }
+
+    /// The addresses of `host` (a name, or an IP literal with or without brackets), the one that worked last in front; not empty.
+    ///
+    /// When the resolver fails, or hangs although it has answered before, its last good answer serves for up to 24 hours.
+    ///
+    /// # Errors
+    /// The resolver's error when nothing is remembered.
+    ///
+    /// # Cancel safety
+    /// Safe; a system lookup that has begun ends on its own thread.
+    pub async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        let literal = host.trim_start_matches('[').trim_end_matches(']');
+        if let Ok(ip) = literal.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(ip, port)]);
+        }
+        let key = (host.to_ascii_lowercase(), port);
+        let known = self.recall(&key);
+        let lookup = (self.lookup)(key.0.clone(), port);
+        let answer = match &known {
+            Some(_) => tokio::time::timeout(PATIENCE, lookup)
+                .await
+                .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
+            None => lookup.await,
+        };
+        let answer = answer.and_then(|addresses| {
+            if addresses.is_empty() {
+                return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+            }
+            Ok(addresses)
+        });
+        match (answer, known) {
+            (Ok(addresses), known) => {
+                let worked = known.and_then(|known| known.worked);
+                self.remember(key, &addresses, worked);
+                Ok(preferred_first(addresses, worked))
+            }
+            (Err(error), Some(known)) => {
+                tracing::warn!(host, %error, "name resolution failed; using the last good answer");
+                Ok(preferred_first(known.addresses, known.worked))
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    /// Notes that `address` accepted a connection, so that it is tried first while it is among the host's addresses.
+    pub(super) fn worked(&self, host: &str, port: u16, address: SocketAddr) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known.get_mut(&(host.to_ascii_lowercase(), port)) {
+            known.worked = Some(address);
+        }
+    }
+
+    fn recall(&self, key: &(String, u16)) -> Option<Known> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(key).filter(|known| known.at.elapsed() < KEPT).cloned()
+    }
+
+    fn remember(&self, key: (String, u16), addresses: &[SocketAddr], worked: Option<SocketAddr>) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MAX_HOSTS && !known.contains_key(&key) {
+            let oldest = known.iter().min_by_key(|(_, known)| known.at).map(|(key, _)| key.clone());
+            if let Some(oldest) = oldest {
+                known.remove(&oldest);
+            }
+        }
+        let entry = Known {
+            addresses: addresses.to_vec(),
+            at: Instant::now(),
+            worked,
+        };
+        known.insert(key, entry);
+    }
+}
+
+/// Moves `worked` to the front, if it is still one of the addresses.
+fn preferred_first(mut addresses: Vec<SocketAddr>, worked: Option<SocketAddr>) -> Vec<SocketAddr> {
+    if let Some(at) = worked.and_then(|worked| addresses.iter().position(|address| *address == worked)) {
+        addresses[..=at].rotate_right(1);
+    }
+    addresses
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resolver").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn address(last: u8) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, last], 443))
+    }
+
+    /// A resolver that gives the answers of `script` one after the other, then hangs.
+    fn scripted(script: Vec<io::Result<Vec<SocketAddr>>>) -> Resolver {
+        let script = Arc::new(Mutex::new(script.into_iter()));
+        Resolver::with(Arc::new(move |_, _| {
+            let next = script.lock().unwrap().next();
+            Box::pin(async move {
+                match next {
+                    Some(answer) => answer,
+                    None => std::future::pending().await,
+                }
+            })
+        }))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failing_or_hanging_resolver_is_survived_with_the_last_good_answer_for_a_day() {
+        let resolver = scripted(vec![Ok(vec![address(1)]), Err(io::ErrorKind::NotFound.into()), Ok(vec![])]);
+        for what in ["good", "failing", "empty", "hanging"] {
+            let before = Instant::now();
+            assert_eq!(resolver.resolve("eu.test", 443).await.unwrap(), [address(1)], "{what}");
+            assert!(before.elapsed() <= PATIENCE, "{what}");
+        }
+        tokio::time::advance(KEPT).await;
+        let hung = tokio::time::timeout(Duration::from_secs(60), resolver.resolve("eu.test", 443)).await;
+        assert!(hung.is_err(), "an answer of yesterday is not used");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_with_nothing_remembered_is_an_error() {
+        let resolver = scripted(vec![Err(io::ErrorKind::NotFound.into())]);
+        assert_eq!(resolver.resolve("eu.test", 443).await.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_is_followed_and_the_address_that_worked_goes_first() {
+        let resolver = scripted(vec![
+            Ok(vec![address(1), address(2), address(3)]),
+            Ok(vec![address(1), address(2), address(3)]),
+            Ok(vec![address(4), address(5)]),
+        ]);
+        resolver.resolve("EU.test", 443).await.unwrap();
+        resolver.worked("eu.test", 443, address(3));
+        let second = resolver.resolve("eu.test", 443).await.unwrap();
+        assert_eq!(second, [address(3), address(1), address(2)]);
+        assert_eq!(resolver.resolve("eu.test", 443).await.unwrap(), [address(4), address(5)]);
+    }
+
+    #[tokio::test]
+    async fn literals_need_no_resolver_and_memory_is_bounded() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let resolver = Resolver::with(Arc::new(move |_, _| {
+            count.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async { Ok(vec![address(1)]) })
+        }));
+        assert_eq!(resolver.resolve("[::1]", 80).await.unwrap(), ["[::1]:80".parse().unwrap()]);
+        assert_eq!(resolver.resolve("127.0.0.1", 80).await.unwrap(), ["127.0.0.1:80".parse().unwrap()]);
+        assert_eq!(asked.load(Ordering::Relaxed), 0);
+        for n in 0..3 * MAX_HOSTS {
+            resolver.resolve(&format!("host{n}.test"), 443).await.unwrap();
+        }
+        assert_eq!(resolver.known.lock().unwrap().len(), MAX_HOSTS);
+    }
+
+    #[tokio::test]
+    async fn the_system_knows_localhost() {
+        let addresses = Resolver::system().resolve("localhost", 80).await.unwrap();
+        assert!(addresses.iter().all(|address| address.ip().is_loopback()));
+    }
+}

@@ -1,0 +1,269 @@
+//! Why a connection or an exchange failed, and whether the request can have left.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hyper_util::client::legacy;
+
+/// A client cannot be built from its configuration. The operator's fault.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The CA file is unreadable or not PEM.
+    #[error("the CA file {} cannot be read", path.display())]
+    CaFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        cause: rustls_pki_types::pem::Error,
+    },
+    /// The CA file holds no certificate.
+    #[error("the CA file {} holds no certificate", .0.display())]
+    CaFileEmpty(PathBuf),
+    /// TLS refuses the settings or a certificate.
+    #[error("TLS cannot be set up")]
+    Tls(#[source] rustls::Error),
+}
+
+/// The steps of setting up a connection, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Finding the host's addresses.
+    Resolve,
+    /// TCP, to the host or to the proxy.
+    Dial,
+    /// The proxy's answer to `CONNECT`.
+    Tunnel,
+    /// The TLS handshake.
+    Tls,
+}
+
+impl Step {
+    /// The step in words.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Resolve => "name resolution",
+            Self::Dial => "tcp connection",
+            Self::Tunnel => "proxy tunnel",
+            Self::Tls => "tls handshake",
+        }
+    }
+}
+
+/// A connection could not be set up; nothing of any request was written.
+#[derive(Clone, Debug)]
+pub struct ConnectError {
+    authority: Arc<str>,
+    step: Step,
+    /// `None`: it ran out of time.
+    cause: Option<Arc<io::Error>>,
+}
+
+impl ConnectError {
+    pub(super) fn failed(authority: &Arc<str>, step: Step, cause: io::Error) -> Self {
+        Self {
+            authority: Arc::clone(authority),
+            step,
+            cause: Some(Arc::new(cause)),
+        }
+    }
+
+    pub(super) fn timed_out(authority: &Arc<str>, step: Step) -> Self {
+        Self {
+            authority: Arc::clone(authority),
+            step,
+            cause: None,
+        }
+    }
+
+    /// `host:port` of the destination, also when the proxy failed.
+    #[must_use]
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// Which step failed.
+    #[must_use]
+    pub fn step(&self) -> Step {
+        self.step
+    }
+
+    /// Whether it failed by running out of time.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        self.cause.is_none()
+    }
+
+    /// The error token of RFC 9209 §2.3.
+    #[must_use]
+    pub fn proxy_status(&self) -> &'static str {
+        let Some(cause) = &self.cause else {
+            return match self.step {
+                Step::Resolve => "dns_timeout",
+                Step::Dial | Step::Tunnel | Step::Tls => "connection_timeout",
+            };
+        };
+        match (self.step, cause.kind()) {
+            (Step::Resolve, _) => "dns_error",
+            (Step::Dial, io::ErrorKind::ConnectionRefused) => "connection_refused",
+            (Step::Dial, io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable) => {
+                "destination_ip_unroutable"
+            }
+            (Step::Dial, io::ErrorKind::TimedOut) => "connection_timeout",
+            (Step::Dial | Step::Tunnel, _) => "destination_unavailable",
+            (Step::Tls, _) => match rustls_error(cause) {
+                Some(rustls::Error::InvalidCertificate(_)) => "tls_certificate_error",
+                Some(rustls::Error::AlertReceived(_)) => "tls_alert_received",
+                Some(_) => "tls_protocol_error",
+                None => "connection_terminated",
+            },
+        }
+    }
+}
+
+fn rustls_error(cause: &io::Error) -> Option<&rustls::Error> {
+    cause.get_ref()?.downcast_ref()
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let how = if self.is_timeout() { "took too long" } else { "failed" };
+        write!(f, "{} for {} {how}", self.step.as_str(), self.authority)
+    }
+}
+
+impl std::error::Error for ConnectError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.cause.as_ref().map(|cause| cause.as_ref() as _)
+    }
+}
+
+/// An exchange brought no complete answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the exchange with {authority} failed")]
+pub struct Error {
+    authority: Arc<str>,
+    #[source]
+    kind: Kind,
+}
+
+/// What went wrong in an exchange, in the order of its phases.
+#[derive(Debug, thiserror::Error)]
+pub enum Kind {
+    /// No connection. Nothing was written.
+    #[error("no connection")]
+    Connect(#[source] ConnectError),
+    /// A pooled connection closed before it took the request, and no other took it. Nothing was written.
+    #[error("the connection closed before the request was written")]
+    NotSent(#[source] legacy::Error),
+    /// The request is not one that can be sent at all; a mistake in this program.
+    #[error("the request cannot be sent")]
+    Unsendable(#[source] legacy::Error),
+    /// The connection broke between the request and the head of the answer.
+    #[error("the connection was lost before an answer came")]
+    Lost(#[source] legacy::Error),
+    /// No head of an answer in time.
+    #[error("no answer in time")]
+    HeadTimeout,
+    /// The connection broke within the answer's body.
+    #[error("the connection was lost within the answer")]
+    BodyLost(#[source] crate::BoxError),
+    /// The body was not complete in time.
+    #[error("the answer was not complete in time")]
+    BodyTimeout,
+    /// The body is longer than allowed.
+    #[error("the answer is longer than {limit_bytes} bytes")]
+    BodyTooLarge {
+        /// The limit.
+        limit_bytes: usize,
+    },
+}
+
+impl Error {
+    pub(super) fn new(authority: &Arc<str>, kind: Kind) -> Self {
+        Self {
+            authority: Arc::clone(authority),
+            kind,
+        }
+    }
+
+    /// Sorts out what the pooled client reports.
+    pub(super) fn from_client(authority: &Arc<str>, error: legacy::Error) -> Self {
+        let kind = if let Some(connect) = find::<ConnectError>(&error) {
+            Kind::Connect(connect.clone())
+        } else if find::<hyper::Error>(&error).is_some_and(hyper::Error::is_canceled) {
+            // hyper reports `canceled` only together with the unsent request handed back.
+            Kind::NotSent(error)
+        } else if error.is_connect() {
+            // The pool's own trouble, such as a protocol handshake that failed: still before any request.
+            Kind::NotSent(error)
+        } else if find::<hyper::Error>(&error).is_none() {
+            // Wrong version or a relative address: refused by the client before it looked for a connection.
+            Kind::Unsendable(error)
+        } else {
+            Kind::Lost(error)
+        };
+        Self::new(authority, kind)
+    }
+
+    /// `host:port` of the destination.
+    #[must_use]
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// What went wrong.
+    #[must_use]
+    pub fn kind(&self) -> &Kind {
+        &self.kind
+    }
+
+    /// Whether provably no byte of the request was written.
+    #[must_use]
+    pub fn is_unsent(&self) -> bool {
+        matches!(
+            self.kind,
+            Kind::Connect(_) | Kind::NotSent(_) | Kind::Unsendable(_)
+        )
+    }
+
+    /// Whether the head of an answer had arrived, so that the request certainly had, too.
+    #[must_use]
+    pub fn is_answered(&self) -> bool {
+        matches!(
+            self.kind,
+            Kind::BodyLost(_) | Kind::BodyTimeout | Kind::BodyTooLarge { .. }
+        )
+    }
+
+    /// Whether it failed by running out of time.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        match &self.kind {
+            Kind::Connect(error) => error.is_timeout(),
+            Kind::HeadTimeout | Kind::BodyTimeout => true,
+            _ => false,
+        }
+    }
+
+    /// The error token of RFC 9209 §2.3.
+    #[must_use]
+    pub fn proxy_status(&self) -> &'static str {
+        match &self.kind {
+            Kind::Connect(error) => error.proxy_status(),
+            Kind::NotSent(_) | Kind::Lost(_) => "connection_terminated",
+            Kind::Unsendable(_) => "proxy_internal_error",
+            Kind::HeadTimeout | Kind::BodyTimeout => "http_response_timeout",
+            Kind::BodyLost(_) => "http_response_incomplete",
+            Kind::BodyTooLarge { .. } => "http_response_body_size",
+        }
+    }
+}
+
+/// The first error of type `E` in the chain that starts at `error`.
+fn find<'a, E: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a E> {
+    std::iter::successors(Some(error), |error| error.source()).find_map(|error| error.downcast_ref())
+}

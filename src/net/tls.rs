@@ -1,0 +1,71 @@
+//! Whom to trust.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::{self, PemObject as _};
+
+use crate::net::SetupError;
+
+/// HTTP/2 first, HTTP/1.1 as the alternative.
+const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// The TLS settings of the pooled client: Mozilla's roots plus those of `ca_file`, TLS 1.2 and 1.3, HTTP/2 offered.
+///
+/// # Errors
+/// When the CA file cannot be read, holds no certificate, or one that is none.
+pub(super) fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, SetupError> {
+    let mut roots = RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    if let Some(path) = ca_file {
+        for certificate in certificates(path)? {
+            roots.add(certificate).map_err(SetupError::Tls)?;
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(SetupError::Tls)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
+    Ok(config)
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, SetupError> {
+    let read = || -> Result<Vec<_>, pem::Error> { CertificateDer::pem_file_iter(path)?.collect() };
+    let found = read().map_err(|cause| SetupError::CaFile {
+        path: path.to_owned(),
+        cause,
+    })?;
+    if found.is_empty() {
+        return Err(SetupError::CaFileEmpty(path.to_owned()));
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_ca_file_must_exist_and_hold_certificates() {
+        assert!(matches!(client_config(Some(Path::new("/nonexistent"))), Err(SetupError::CaFile { .. })));
+        assert!(matches!(client_config(Some(file("not PEM").path())), Err(SetupError::CaFileEmpty(_))));
+        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert!(matches!(client_config(Some(file(broken).path())), Err(SetupError::Tls(_))));
+    }
+
+    #[test]
+    fn http2_is_offered_first() {
+        assert_eq!(client_config(None).unwrap().alpn_protocols, [b"h2".to_vec(), b"http/1.1".to_vec()]);
+    }
+}

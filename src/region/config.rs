@@ -1,0 +1,84 @@
+//! Which hosts compete, and how they are watched.
+
+use std::time::Duration;
+
+use url::Url;
+
+/// A host that serves the API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The geography's short name, such as `eu`; several hosts may share it.
+    pub name: String,
+    /// The host's base address, without a path.
+    pub url: Url,
+}
+
+/// Settings of a [`Table`](crate::region::Table).
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub(super) candidates: Vec<Candidate>,
+    /// Time between two probes of a host, give or take a tenth. 30 s notices a change of latency within a minute at the cost of two
+    /// handshakes per minute and host.
+    pub probe_interval: Duration,
+    /// Longest time for one probe; a host that needs longer counts as unreachable.
+    pub probe_timeout: Duration,
+    /// How long the first call after the start waits for the first probe to be answered; then it takes the first candidate.
+    pub first_wait: Duration,
+    /// Longest time one call spends on looking for a host that accepts connections.
+    pub failover_limit: Duration,
+}
+
+/// The candidates cannot be used. The operator's fault.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// No candidate, or the pin leaves none.
+    #[error("there is no region to choose from")]
+    Empty,
+    /// More candidates than are worth probing.
+    #[error("there are {count} regions, the most are {}", Config::MAX_CANDIDATES)]
+    TooMany {
+        /// How many there are.
+        count: usize,
+    },
+    /// Two candidates with the same address.
+    #[error("the region address {0} is listed twice")]
+    Twice(String),
+}
+
+impl Config {
+    /// Most candidates: each costs a background task and a handshake every half minute.
+    pub const MAX_CANDIDATES: usize = 32;
+
+    /// The default settings for `candidates`, which are tried in this order while nothing is known.
+    ///
+    /// # Errors
+    /// When there is none, too many, or one twice.
+    pub fn new(candidates: Vec<Candidate>) -> Result<Self, ConfigError> {
+        if candidates.is_empty() {
+            return Err(ConfigError::Empty);
+        }
+        if candidates.len() > Self::MAX_CANDIDATES {
+            return Err(ConfigError::TooMany {
+                count: candidates.len(),
+            });
+        }
+        for (at, candidate) in candidates.iter().enumerate() {
+            if candidates[..at].iter().any(|other| other.url == candidate.url) {
+                return Err(ConfigError::Twice(candidate.url.to_string()));
+            }
+        }
+        Ok(Self {
+            candidates,
+            probe_interval: Duration::from_secs(30),
+            probe_timeout: Duration::from_secs(3),
+            first_wait: Duration::from_secs(1),
+            failover_limit: Duration::from_secs(10),
+        })
+    }
+
+    /// The candidates, in order.
+    #[must_use]
+    pub fn candidates(&self) -> &[Candidate] {
+        &self.candidates
+    }
+}

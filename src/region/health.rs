@@ -1,0 +1,239 @@
+//! Whether a host works.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// After one bad answer others are preferred this long: long enough that a retry goes elsewhere, short enough to mean nothing else.
+const AVOIDED: Duration = Duration::from_secs(2);
+
+/// Outcomes younger than this, and at most this many, are judged.
+const MEMORY: Duration = Duration::from_mins(2);
+const MAX_OUTCOMES: usize = 32;
+
+/// A host with this many bad outcomes, and at least this share of them bad, is left.
+const OUTLIER_LEAST: usize = 3;
+const OUTLIER_SHARE: f64 = 0.2;
+
+/// How long a host is left for: doubling with every strike, up to the second value. A host that refuses connections is cheap to try (a
+/// probe), one that answers badly costs a caller's attempt.
+const DOWN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
+const EJECTED: (Duration, Duration) = (Duration::from_secs(30), Duration::from_mins(10));
+
+/// Strikes are forgotten after this long without a fault.
+const FORGIVEN: Duration = Duration::from_mins(5);
+
+/// A host's standing, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Standing {
+    /// Nothing is known against it.
+    Good,
+    /// It has just answered badly once.
+    Avoided,
+    /// It connects, but answers badly too often.
+    Ejected,
+    /// It cannot be connected to.
+    Down,
+}
+
+impl Standing {
+    /// Whether the host can be the current one.
+    pub(super) fn is_usable(self) -> bool {
+        self <= Self::Avoided
+    }
+}
+
+/// Judges a host by what was seen of it. All methods take the present moment.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    left: Option<Left>,
+    avoided_until: Option<Instant>,
+    strikes: u32,
+    last_fault: Option<Instant>,
+    /// When, and whether it was bad.
+    outcomes: VecDeque<(Instant, bool)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Left {
+    why: Standing,
+    until: Instant,
+}
+
+impl Health {
+    pub(super) fn standing(&self, now: Instant) -> Standing {
+        match self.left {
+            // Time alone does not bring an unreachable host back; a probe or an answer does.
+            Some(left) if left.why == Standing::Down || now < left.until => left.why,
+            _ if self.avoided_until.is_some_and(|until| now < until) => Standing::Avoided,
+            _ => Standing::Good,
+        }
+    }
+
+    /// When a host that has been left is worth another try.
+    pub(super) fn until(&self) -> Option<Instant> {
+        self.left.map(|left| left.until)
+    }
+
+    /// No connection: left at once.
+    pub(super) fn connection_failed(&mut self, now: Instant) {
+        // Failures of calls that were under way together are one strike.
+        if self.left.is_some_and(|left| left.why == Standing::Down && now < left.until) {
+            return;
+        }
+        self.leave(Standing::Down, DOWN, now);
+    }
+
+    /// A bad answer or none: avoided for a moment, left when it happens too often, or again soon after it came back.
+    pub(super) fn trouble(&mut self, now: Instant) {
+        self.record(now, true);
+        self.avoided_until = Some(now + AVOIDED);
+        if !self.standing(now).is_usable() {
+            return;
+        }
+        let bad = self.outcomes.iter().filter(|(_, bad)| *bad).count();
+        let often = bad >= OUTLIER_LEAST && bad as f64 >= OUTLIER_SHARE * self.outcomes.len() as f64;
+        let on_trial = self.strikes > 0 && !self.is_forgiven(now);
+        if often || on_trial {
+            self.leave(Standing::Ejected, EJECTED, now);
+        }
+    }
+
+    /// A good answer. It is better evidence than any probe.
+    pub(super) fn answered(&mut self, now: Instant) {
+        self.record(now, false);
+        if self.left.is_some_and(|left| left.why == Standing::Down) {
+            self.left = None;
+        }
+    }
+
+    /// A probe connected. That brings an unreachable host back, after its time; it says nothing about bad answers.
+    pub(super) fn connected(&mut self, now: Instant) {
+        if self.left.is_some_and(|left| left.why == Standing::Down && now >= left.until) {
+            self.left = None;
+        }
+    }
+
+    fn leave(&mut self, why: Standing, (first, longest): (Duration, Duration), now: Instant) {
+        if self.is_forgiven(now) {
+            self.strikes = 0;
+        }
+        let time = first.saturating_mul(1 << self.strikes.min(16)).min(longest);
+        self.left = Some(Left { why, until: now + time });
+        self.strikes += 1;
+        self.last_fault = Some(now);
+        // It comes back on trial, not on its old record.
+        self.outcomes.clear();
+    }
+
+    fn is_forgiven(&self, now: Instant) -> bool {
+        // Counted from when it could have shown itself, not from when it was left.
+        let since = self.until().max(self.last_fault);
+        since.is_none_or(|since| now.saturating_duration_since(since) >= FORGIVEN)
+    }
+
+    fn record(&mut self, now: Instant, bad: bool) {
+        while self
+            .outcomes
+            .front()
+            .is_some_and(|(at, _)| now.saturating_duration_since(*at) >= MEMORY)
+            || self.outcomes.len() >= MAX_OUTCOMES
+        {
+            self.outcomes.pop_front();
+        }
+        self.outcomes.push_back((now, bad));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn s(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refused_connection_leaves_at_once_and_a_probe_after_the_backoff_brings_back() {
+        let now = Instant::now();
+        let mut health = Health::default();
+        health.connection_failed(now);
+        assert_eq!(health.standing(now), Standing::Down);
+        health.connected(now + s(1) / 2);
+        assert_eq!(health.standing(now + s(1) / 2), Standing::Down, "too early");
+        assert_eq!(health.standing(now + s(600)), Standing::Down, "time alone is not enough");
+        health.connected(now + s(1));
+        assert_eq!(health.standing(now + s(1)), Standing::Good);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_backoff_doubles_to_a_minute_and_is_forgiven() {
+        let mut now = Instant::now();
+        let mut health = Health::default();
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            health.connection_failed(now);
+            health.connection_failed(now);
+            let until = health.until().unwrap();
+            waits.push((until - now).as_secs());
+            now = until;
+            health.connected(now);
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+        now += FORGIVEN;
+        health.connection_failed(now);
+        assert_eq!(health.until(), Some(now + s(1)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_bad_answer_is_avoided_for_a_moment_and_three_are_left() {
+        let now = Instant::now();
+        let mut health = Health::default();
+        health.trouble(now);
+        assert_eq!(health.standing(now), Standing::Avoided);
+        assert_eq!(health.standing(now + AVOIDED), Standing::Good);
+        health.trouble(now + s(10));
+        health.answered(now + s(15));
+        health.trouble(now + s(20));
+        assert_eq!(health.standing(now + s(20)), Standing::Ejected);
+        health.connected(now + s(25));
+        assert_eq!(health.standing(now + s(49)), Standing::Ejected, "a connection is no good answer");
+        assert_eq!(health.standing(now + s(50)), Standing::Good);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_back_on_trial_is_left_again_at_the_first_bad_answer_for_twice_as_long() {
+        let now = Instant::now();
+        let mut health = Health::default();
+        for n in 0..3 {
+            health.trouble(now + s(n));
+        }
+        let back = health.until().unwrap();
+        health.answered(back);
+        health.trouble(back + s(1));
+        assert_eq!(health.standing(back + s(60)), Standing::Ejected);
+        assert_eq!(health.standing(back + s(61)), Standing::Good);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn few_bad_answers_among_many_good_ones_are_borne() {
+        let now = Instant::now();
+        let mut health = Health::default();
+        for n in 0..1000 {
+            let at = now + s(n);
+            if n % 8 == 0 { health.trouble(at) } else { health.answered(at) }
+            assert!(health.standing(at).is_usable(), "after {n} s");
+        }
+        assert!(health.outcomes.len() <= MAX_OUTCOMES);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_brings_an_unreachable_host_back() {
+        let now = Instant::now();
+        let mut health = Health::default();
+        health.connection_failed(now);
+        health.answered(now);
+        assert_eq!(health.standing(now), Standing::Good);
+    }
+}

@@ -1,0 +1,248 @@
+//! All candidates, and which one is current.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout_at};
+use url::Url;
+
+use crate::region::host::Host;
+use crate::region::{Config, Fault, Metrics};
+
+/// The candidates with what is known about them. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Table {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    metrics: Metrics,
+    state: Mutex<State>,
+    /// Woken when a host is left, whose next probe then is due earlier.
+    wake: Vec<Notify>,
+    /// Whether any probe has been answered.
+    measured: watch::Sender<bool>,
+    begun: Instant,
+}
+
+#[derive(Debug)]
+struct State {
+    hosts: Vec<Host>,
+    current: Option<usize>,
+}
+
+/// A host picked for a call.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    pub(super) index: usize,
+    /// The base address.
+    pub base: Arc<Url>,
+    /// The name in metrics and logs.
+    pub label: Arc<str>,
+}
+
+/// A host as `/status` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The region's name; several hosts may share it.
+    pub name: Arc<str>,
+    /// The name in metrics and logs: unique.
+    pub label: Arc<str>,
+    /// The base address.
+    pub url: Arc<Url>,
+    /// Whether the host is in use or could be.
+    pub healthy: bool,
+    /// Smoothed connection set-up time; `None` until a probe has been answered.
+    pub rtt: Option<Duration>,
+    /// Whether the next call goes there.
+    pub selected: bool,
+}
+
+impl Table {
+    /// A table that knows nothing yet; [`Table::watch`](Self::watch) starts the probes.
+    #[must_use]
+    pub fn new(config: Config, metrics: Metrics) -> Self {
+        let hosts = Host::all(&config.candidates);
+        let table = Self {
+            shared: Arc::new(Shared {
+                wake: hosts.iter().map(|_| Notify::new()).collect(),
+                state: Mutex::new(State { hosts, current: None }),
+                measured: watch::Sender::new(false),
+                begun: Instant::now(),
+                config,
+                metrics,
+            }),
+        };
+        table.change(|_, _| {});
+        table
+    }
+
+    /// Every host's address with its unique name, for the upstream's metrics.
+    #[must_use]
+    pub fn labels(&self) -> Vec<(Arc<Url>, Arc<str>)> {
+        let state = self.lock();
+        state.hosts.iter().map(|host| (Arc::clone(&host.url), Arc::clone(&host.label))).collect()
+    }
+
+    /// What is known, in the order of the configuration.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<Row> {
+        self.lock().rows(Instant::now())
+    }
+
+    /// The best host that is not in `tried` (indices of earlier choices); `None` when all were tried.
+    #[must_use]
+    pub fn pick(&self, tried: &[usize]) -> Option<Choice> {
+        let now = Instant::now();
+        let mut state = self.lock();
+        state.elect(now);
+        let index = state.best(now, tried)?;
+        let host = &state.hosts[index];
+        Some(Choice {
+            index,
+            base: Arc::clone(&host.url),
+            label: Arc::clone(&host.label),
+        })
+    }
+
+    /// Waits until a probe has been answered, at most until [`Config::first_wait`] after the table was made.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn measured(&self) {
+        let mut measured = self.shared.measured.subscribe();
+        let deadline = self.shared.begun + self.shared.config.first_wait;
+        // Without a measurement the candidates' order decides.
+        let _ = timeout_at(deadline, measured.wait_for(|measured| *measured)).await;
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
+    /// A call to `choice` was answered.
+    pub(super) fn answered(&self, choice: &Choice, status: StatusCode) {
+        self.change(|state, now| {
+            let health = &mut state.hosts[choice.index].health;
+            if matches!(status.as_u16(), 500 | 502 | 503 | 504) {
+                health.trouble(now);
+            } else {
+                health.answered(now);
+            }
+        });
+    }
+
+    /// A call to `choice` failed through the host's fault.
+    pub(super) fn failed(&self, choice: &Choice, fault: Fault) {
+        self.change(|state, now| {
+            let health = &mut state.hosts[choice.index].health;
+            match fault {
+                Fault::Connection => health.connection_failed(now),
+                Fault::Trouble => health.trouble(now),
+            }
+        });
+        self.shared.wake[choice.index].notify_one();
+    }
+
+    /// A probe has ended; `None` when it failed.
+    pub(super) fn probed(&self, index: usize, setup: Option<Duration>) {
+        self.change(|state, now| {
+            let host = &mut state.hosts[index];
+            match setup {
+                Some(setup) => {
+                    host.nearness.observe(setup);
+                    host.health.connected(now);
+                }
+                None => host.health.connection_failed(now),
+            }
+        });
+        if setup.is_some() {
+            self.shared.measured.send_replace(true);
+        }
+    }
+
+    pub(super) fn url(&self, index: usize) -> Arc<Url> {
+        Arc::clone(&self.lock().hosts[index].url)
+    }
+
+    pub(super) fn wake(&self, index: usize) -> &Notify {
+        &self.shared.wake[index]
+    }
+
+    /// When a host that has been left is to be tried again.
+    pub(super) fn until(&self, index: usize) -> Option<Instant> {
+        let now = Instant::now();
+        self.lock().hosts[index].health.until().filter(|until| *until > now)
+    }
+
+    /// Applies what was learned, elects anew, and shows and logs what is different.
+    fn change(&self, learn: impl FnOnce(&mut State, Instant)) {
+        let now = Instant::now();
+        let (before, after) = {
+            let mut state = self.lock();
+            let before = state.rows(now);
+            learn(&mut state, now);
+            state.elect(now);
+            (before, state.rows(now))
+        };
+        for (before, after) in before.iter().zip(&after) {
+            self.shared.metrics.show(after);
+            if before.healthy != after.healthy {
+                tracing::warn!(region = &*after.label, url = %after.url, healthy = after.healthy, "region changed its health");
+            }
+            if after.selected && !before.selected {
+                tracing::info!(region = &*after.label, url = %after.url, rtt = ?after.rtt, "region selected");
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change is complete before anything can panic.
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Changes the current host when it has been left, or when another one is clearly nearer.
+    fn elect(&mut self, now: Instant) {
+        let nearest = self
+            .usable(now)
+            .min_by_key(|index| self.hosts[*index].nearness.estimate().unwrap_or(Duration::MAX));
+        let Some(nearest) = nearest else {
+            // Nobody is usable: the least bad is picked call by call, and the current one stays first when it comes back.
+            return;
+        };
+        let stays = self.current.filter(|current| {
+            let current = &self.hosts[*current];
+            current.health.standing(now).is_usable() && !self.hosts[nearest].nearness.is_clearly_less_than(&current.nearness)
+        });
+        self.current = stays.or(Some(nearest));
+    }
+
+    fn usable(&self, now: Instant) -> impl Iterator<Item = usize> + '_ {
+        (0..self.hosts.len()).filter(move |index| self.hosts[*index].health.standing(now).is_usable())
+    }
+
+    fn best(&self, now: Instant, tried: &[usize]) -> Option<usize> {
+        (0..self.hosts.len())
+            .filter(|index| !tried.contains(index))
+            .min_by_key(|index| self.hosts[*index].rank(self.current == Some(*index), now))
+    }
+
+    fn rows(&self, now: Instant) -> Vec<Row> {
+        let best = self.best(now, &[]);
+        let row = |(index, host): (usize, &Host)| Row {
+            name: Arc::clone(&host.name),
+            label: Arc::clone(&host.label),
+            url: Arc::clone(&host.url),
+            healthy: host.health.standing(now).is_usable(),
+            rtt: host.nearness.estimate(),
+            selected: best == Some(index),
+        };
+        self.hosts.iter().enumerate().map(row).collect()
+    }
+}

@@ -1,0 +1,127 @@
+//! The call itself.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::header::CONTENT_ENCODING;
+use http::{HeaderValue, Response};
+use tokio::time::Instant;
+use tower::Service;
+
+use crate::attempt::{Failure, Signed};
+use crate::net;
+use crate::scan::Answer;
+use crate::upstream::metrics::Status;
+use crate::upstream::{Error, Metrics, Reason, call, header};
+
+/// Settings of the calls.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Longest time for one attempt from a ready connection to the end of the answer; connecting comes on top (`net::Config`).
+    pub timeout: Duration,
+    /// Longest time from a ready connection to the first byte of the answer; no longer than `timeout`.
+    pub head_timeout: Duration,
+    /// Longest answer, in bytes. A page of 10,000 rows of 300 bytes is 3 MB.
+    pub max_answer_bytes: usize,
+}
+
+impl Config {
+    /// Settings for attempts of at most `timeout`, of which a quarter is kept for the body: an answer that has not begun by then is not
+    /// worth the rest.
+    #[must_use]
+    pub fn new(timeout: Duration) -> Self {
+        Self {
+            timeout,
+            head_timeout: timeout * 3 / 4,
+            max_answer_bytes: 64 * 1024 * 1024,
+        }
+    }
+}
+
+/// Makes one call. Any status but a redirect is an answer. Clones share the connections.
+#[derive(Clone)]
+pub struct Client {
+    net: net::Client,
+    limits: net::Limits,
+    user_agent: Arc<HeaderValue>,
+    metrics: Metrics,
+}
+
+impl Client {
+    /// A client over `net`'s connections.
+    #[must_use]
+    pub fn new(net: net::Client, config: Config, metrics: Metrics) -> Self {
+        Self {
+            net,
+            limits: net::Limits {
+                head: config.head_timeout.min(config.timeout),
+                whole: config.timeout,
+                body_bytes: config.max_answer_bytes,
+            },
+            user_agent: Arc::new(HeaderValue::from_static(concat!("defender-gateway/", env!("CARGO_PKG_VERSION")))),
+            metrics,
+        }
+    }
+
+    async fn attempt(&self, signed: Signed) -> Result<Answer, Error> {
+        let host = || signed.routed.base.host_str().unwrap_or_default().to_owned();
+        let Some(request) = call::request(&signed, &self.user_agent) else {
+            return Err(Error::new(host(), Reason::Unbuildable));
+        };
+        match self.net.send(request, self.limits).await {
+            Ok(response) => checked(response).map_err(|reason| Error::new(host(), reason)),
+            Err(error) => Err(Error::new(host(), Reason::Exchange(error))),
+        }
+    }
+}
+
+/// The answer that may be passed on.
+fn checked(response: Response<Bytes>) -> Result<Answer, Reason> {
+    let (head, body) = response.into_parts();
+    if head.status.is_redirection() {
+        return Err(Reason::Redirect { status: head.status });
+    }
+    if !head.headers.get_all(CONTENT_ENCODING).iter().all(header::is_identity) {
+        return Err(Reason::Encoded);
+    }
+    Ok(Answer {
+        status: head.status,
+        headers: header::allowed(head.headers),
+        body,
+    })
+}
+
+impl Service<Signed> for Client {
+    type Response = Answer;
+    type Error = Failure;
+    type Future = BoxFuture<'static, Result<Answer, Failure>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, signed: Signed) -> Self::Future {
+        let client = self.clone();
+        Box::pin(async move {
+            let begun = Instant::now();
+            let base = Arc::clone(&signed.routed.base);
+            let result = client.attempt(signed).await;
+            let status = match &result {
+                Ok(answer) => Status::Answer(answer.status),
+                Err(error) => Status::Error(error.proxy_status()),
+            };
+            client.metrics.record(&base, status, begun.elapsed());
+            result.map_err(Failure::from)
+        })
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,112 @@
+//! Why a call brought no answer that can be passed on.
+
+use http::StatusCode;
+
+use crate::attempt::{Again, Failure, Fate};
+use crate::net;
+
+/// A call that failed, with the host it failed at.
+#[derive(Debug, thiserror::Error)]
+#[error("the call to {host} failed")]
+pub struct Error {
+    host: String,
+    #[source]
+    reason: Reason,
+}
+
+/// What failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Reason {
+    /// No complete answer. The network's or the upstream's fault.
+    #[error("the exchange brought no complete answer")]
+    Exchange(#[source] net::Error),
+    /// A redirect, which is never followed. The upstream's fault, or a wrong region address.
+    #[error("the upstream redirects ({status}), which is not followed with a token")]
+    Redirect {
+        /// 3xx.
+        status: StatusCode,
+    },
+    /// A compressed body, although none was asked for. The upstream's fault.
+    #[error("the upstream encoded the answer although it was asked not to")]
+    Encoded,
+    /// The region's address or the token cannot be put into a request. Our fault.
+    #[error("the request cannot be built")]
+    Unbuildable,
+}
+
+impl Error {
+    pub(super) fn new(host: impl Into<String>, reason: Reason) -> Self {
+        Self {
+            host: host.into(),
+            reason,
+        }
+    }
+
+    /// The region's host, for `Proxy-Status`.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// What failed.
+    #[must_use]
+    pub fn reason(&self) -> &Reason {
+        &self.reason
+    }
+
+    /// Whether it failed by running out of time: 504 rather than 502.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        matches!(&self.reason, Reason::Exchange(error) if error.is_timeout() && !error.is_unsent())
+    }
+
+    /// Whether no connection could be made, so that nothing was sent.
+    #[must_use]
+    pub fn is_connect(&self) -> bool {
+        matches!(&self.reason, Reason::Exchange(error) if error.is_unsent())
+    }
+
+    /// The error token of RFC 9209 §2.3.
+    #[must_use]
+    pub fn proxy_status(&self) -> &'static str {
+        match &self.reason {
+            Reason::Exchange(error) => error.proxy_status(),
+            Reason::Redirect { .. } => "http_protocol_error",
+            Reason::Encoded => "http_response_content_coding",
+            Reason::Unbuildable => "proxy_internal_error",
+        }
+    }
+
+    fn fate(&self) -> Fate {
+        match &self.reason {
+            Reason::Exchange(error) if error.is_unsent() => Fate::Unsent,
+            Reason::Exchange(error) if !error.is_answered() => Fate::Unknown,
+            Reason::Exchange(_) | Reason::Redirect { .. } | Reason::Encoded => Fate::Answered,
+            Reason::Unbuildable => Fate::Unsent,
+        }
+    }
+
+    fn again(&self) -> Again {
+        match &self.reason {
+            // No connection: the region layer has already tried the other hosts, at no cost. Out of time: another attempt would cost
+            // the caller as much again and the quota a second call.
+            Reason::Exchange(error) if error.is_unsent() || error.is_timeout() => Again::Never,
+            Reason::Exchange(error) => match error.kind() {
+                net::Kind::Lost(_) | net::Kind::BodyLost(_) => Again::Once,
+                _ => Again::Never,
+            },
+            Reason::Redirect { .. } | Reason::Encoded | Reason::Unbuildable => Again::Never,
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self {
+            fate: error.fate(),
+            again: error.again(),
+            answer: None,
+            source: error.into(),
+        }
+    }
+}

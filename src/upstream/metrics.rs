@@ -1,0 +1,89 @@
+//! What is counted about calls.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use url::Url;
+
+/// Bounds in seconds: a near answer takes tens of milliseconds, the attempt's default timeout is 60 s.
+const BUCKETS: [f64; 12] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// A region's address and its name in metrics, which is unique.
+pub type Region = (Arc<Url>, Arc<str>);
+
+/// Counts calls by region. Clones share the counts.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    names: Arc<HashMap<Arc<Url>, Arc<str>>>,
+    calls: Family<CallLabels, Counter>,
+    duration: Family<RegionLabel, Histogram, fn() -> Histogram>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    region: Arc<str>,
+    status: Status,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RegionLabel {
+    region: Arc<str>,
+}
+
+/// An HTTP status, or the RFC 9209 token of an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Status {
+    Answer(StatusCode),
+    Error(&'static str),
+}
+
+impl EncodeLabelValue for Status {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        match self {
+            Self::Answer(status) => status.as_u16().encode(encoder),
+            Self::Error(token) => token.encode(encoder),
+        }
+    }
+}
+
+impl Metrics {
+    /// Registers `upstream_calls_total{region,status}` and `upstream_duration_seconds{region}`. `regions` names every address that calls
+    /// will go to; another one, which cannot occur, would be counted as `other`, so that the number of series is bounded.
+    #[must_use]
+    pub fn register(registry: &mut Registry, regions: impl IntoIterator<Item = Region>) -> Self {
+        let metrics = Self {
+            names: Arc::new(regions.into_iter().collect()),
+            calls: Family::default(),
+            duration: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
+        };
+        registry.register(
+            "upstream_calls",
+            "Calls to Defender, by region and by the answer's status or the error's name (RFC 9209)",
+            metrics.calls.clone(),
+        );
+        registry.register_with_unit(
+            "upstream_duration",
+            "Time from a call's start, connection included, to the end of its answer or its failure",
+            Unit::Seconds,
+            metrics.duration.clone(),
+        );
+        metrics
+    }
+
+    pub(super) fn record(&self, base: &Arc<Url>, status: Status, took: Duration) {
+        let region = self.names.get(base).map_or_else(|| Arc::from("other"), Arc::clone);
+        let labels = CallLabels {
+            region: Arc::clone(&region),
+            status,
+        };
+        self.calls.get_or_create(&labels).inc();
+        self.duration.get_or_create(&RegionLabel { region }).observe(took.as_secs_f64());
+    }
+}
