@@ -1,0 +1,8 @@
+//! The proof of identity, as files hold it and as the wire wants it.
+
+mod assertion;
+mod certificate;
+mod file;
+mod vault;
+
+pub(super) use vault::{Fingerprint, Proof, Vault};
