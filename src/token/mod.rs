@@ -16,6 +16,8 @@ mod config;
 mod credential;
 mod error;
 mod explain;
+#[cfg(test)]
+mod fake;
 mod keeper;
 mod layer;
 mod metrics;

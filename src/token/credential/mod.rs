@@ -5,4 +5,7 @@ mod certificate;
 mod file;
 mod vault;
 
-pub(super) use vault::{Fingerprint, Proof, Vault};
+pub(super) use vault::{Proof, Vault};
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use crate::token::{App, CertificateFiles, Error, Problem, SecretSource};
 
 /// Tells one content of the credential files from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::token) struct Fingerprint([u8; 32]);
+struct Fingerprint([u8; 32]);
 
 /// What goes on the wire besides the app's id.
 #[derive(Debug)]

@@ -37,7 +37,7 @@ pub(super) fn failure(endpoint: Endpoint, answer: &Response<Bytes>, now: Timesta
     let status = answer.status();
     // Throttling is answered in plain text, and proxies answer in HTML.
     let body: Body = serde_json::from_slice(answer.body()).unwrap_or_default();
-    let code = code(status, &body);
+    let code = code(status, &body, proof);
     let asked = wait::asked(answer.headers(), now);
     let message = message(&body, proof);
     if passes(endpoint, status, &code) {
@@ -70,12 +70,13 @@ fn passes(endpoint: Endpoint, status: StatusCode, code: &Code) -> bool {
     busy || starting || !status.is_client_error() || explain::is_transient(code)
 }
 
-fn code(status: StatusCode, body: &Body) -> Code {
+fn code(status: StatusCode, body: &Body, proof: &Secret) -> Code {
     if let Some(number) = body.error_codes.first() {
         return Code::Aadsts(*number);
     }
     let word = body.error.as_str();
     let plausible = !word.is_empty() && word.len() <= 64 && word.bytes().all(|b| b.is_ascii_graphic());
+    let plausible = plausible && !repeats(word, proof);
     if plausible {
         Code::OAuth(word.into())
     } else {
@@ -85,16 +86,20 @@ fn code(status: StatusCode, body: &Body) -> Code {
 
 /// The description in one bounded line, with the number that Microsoft's support asks for.
 fn message(body: &Body, proof: &Secret) -> Arc<str> {
-    if body.error_description.contains(proof.expose()) {
+    if repeats(&body.error_description, proof) {
         return "its answer repeated the credential and is not shown".into();
     }
     let first = body.error_description.lines().next().unwrap_or_default();
     let mut text: String = first.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect();
     let trace: String = body.trace_id.chars().filter(char::is_ascii_graphic).take(64).collect();
-    if !trace.is_empty() && !text.contains(&trace) && !trace.contains(proof.expose()) {
+    if !trace.is_empty() && !text.contains(&trace) && !repeats(&trace, proof) {
         text.push_str(" (trace id ");
         text.push_str(&trace);
         text.push(')');
     }
     text.into()
+}
+
+fn repeats(text: &str, proof: &Secret) -> bool {
+    !proof.expose().is_empty() && text.contains(proof.expose())
 }

@@ -48,7 +48,7 @@ pub(super) async fn ask(
     if answer.status() != StatusCode::OK {
         let secret = match &identity.host {
             IdentityHost::AppService { header, .. } => header.clone(),
-            IdentityHost::Imds { .. } => Secret::new("\0".into()),
+            IdentityHost::Imds { .. } => Secret::new(String::new()),
         };
         return Err(answer::failure(endpoint, &answer, now, &secret));
     }

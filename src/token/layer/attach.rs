@@ -8,9 +8,9 @@ use std::time::Duration;
 use http::StatusCode;
 use tower::Service;
 
-use super::keeper::{Keeper, Verdict};
 use crate::attempt::{Again, Failure, Fate, Routed, Signed};
 use crate::scan::Answer;
+use crate::token::{Keeper, Verdict};
 
 /// How long past the caller's deadline a call that holds its slot may wait for a token: giving up would waste the wait so far.
 const GRACE: Duration = Duration::from_secs(3);
