@@ -11,7 +11,7 @@ use crate::secret::Secret;
 use crate::token::App;
 
 /// Entra recommends 5 to 10 minutes; the longer, the more a wrong clock is tolerated.
-const LIFE: Duration = Duration::from_secs(600);
+const LIFE: Duration = Duration::from_mins(10);
 
 /// Signs an assertion that is valid from `now` on. `None` if the operating system yields no randomness.
 pub(super) fn sign(certificate: &Certificate, app: &App, now: Timestamp) -> Option<Secret> {

@@ -30,6 +30,7 @@ impl Keeper {
     ///
     /// Requests go through `exchange`, which follows no redirects; those to a machine's metadata service through `imds_exchange`,
     /// which uses no proxy.
+    #[must_use]
     pub fn start(
         config: Config,
         exchange: Exchange,
@@ -107,6 +108,12 @@ impl Keeper {
             roles: standing.roles,
             warnings: standing.warnings,
         }
+    }
+
+    /// As if the minute after a forced renewal were over.
+    #[cfg(test)]
+    pub(super) fn end_quiet(&self) {
+        self.state.end_quiet();
     }
 
     async fn renewed(&self) -> Result<Bearer, Error> {

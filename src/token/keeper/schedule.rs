@@ -13,19 +13,19 @@ use crate::token::sign_in::Issued;
 const SHARE: Range<f64> = 0.5..0.8;
 
 /// What sign-in needs at least to recover from an outage while the old token serves, where the token's life allows it.
-const RESERVE: Duration = Duration::from_secs(300);
+const RESERVE: Duration = Duration::from_mins(5);
 
 /// Tokens of seconds are not renewed more often than this.
 const SHORTEST: Duration = Duration::from_secs(1);
 
 /// What was refused is refused again until somebody acts; MSAL remembers as long.
-const REFUSED: Duration = Duration::from_secs(60);
+const REFUSED: Duration = Duration::from_mins(1);
 
 /// A credential file that cannot be used costs nothing to look at again.
 const UNUSABLE: Duration = Duration::from_secs(10);
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
+const LONGEST_BACKOFF: Duration = Duration::from_mins(1);
 
 /// How long after it was asked for a token is renewed.
 pub(super) fn renewal(issued: &Issued) -> Duration {
@@ -89,7 +89,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn sign_ins_own_wish_decides() {
-        assert_eq!(renewal(&issued(86_400, Some(43_200))), Duration::from_secs(43_200));
+        assert_eq!(renewal(&issued(86_400, Some(43_200))), Duration::from_hours(12));
     }
 
     #[tokio::test(start_paused = true)]
@@ -116,8 +116,8 @@ mod tests {
         for (wait, floor) in waits.iter().zip([0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]) {
             assert!((floor..=2.0 * floor).contains(wait), "{waits:?}");
         }
-        let long = Error::unavailable(Reason::Throttled).retried_in(Duration::from_secs(600));
-        assert_eq!(backoff.after(&long), Duration::from_secs(600));
+        let long = Error::unavailable(Reason::Throttled).retried_in(Duration::from_mins(10));
+        assert_eq!(backoff.after(&long), Duration::from_mins(10));
     }
 
     #[test]

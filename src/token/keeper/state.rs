@@ -12,7 +12,7 @@ use crate::token::{Bearer, Error, Roles, Warning};
 
 /// After a renewal that Defender forced, another 401 says nothing new about the token for this long: it is the licence, the app, or
 /// one host's own trouble, and renewing again would hammer sign-in.
-pub(super) const QUIET: Duration = Duration::from_secs(60);
+pub(super) const QUIET: Duration = Duration::from_mins(1);
 
 /// Whether a call that Defender answered with 401 is worth another attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,8 +79,10 @@ impl State {
 
     /// The token to send at `now`, if there is one. Takes no lock.
     pub(super) fn usable(&self, now: Instant) -> Option<Bearer> {
+        // Read first: what is withheld is released only after its successor is there.
+        let withheld = self.withheld.load(Ordering::Acquire);
         self.newest()
-            .filter(|bearer| bearer.is_usable(now) && bearer.generation() > self.withheld.load(Ordering::Acquire))
+            .filter(|bearer| bearer.is_usable(now) && bearer.generation() > withheld)
     }
 
     /// Defender rejected `bearer`. Only the first of all callers with the same token makes it wanted anew.
@@ -111,5 +113,10 @@ impl State {
         if self.withheld.swap(0, Ordering::AcqRel) != 0 {
             *quiet_until = Some(now + QUIET);
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn end_quiet(&self) {
+        *self.quiet_until.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }

@@ -105,25 +105,25 @@ impl Upkeep {
         let advice = error.advice();
         let retry_in_s = wait.as_secs_f64();
         let left = self.state.newest().filter(|bearer| bearer.is_usable(now));
-        match left.map(|bearer| bearer.expires().saturating_duration_since(now).as_secs()) {
-            Some(valid_s) => {
-                tracing::warn!(
-                    code,
-                    message,
-                    advice,
-                    retry_in_s,
-                    valid_s,
-                    "signing in failed; the old token serves on"
-                );
-            }
-            None => tracing::error!(
+        let Some(bearer) = left else {
+            tracing::error!(
                 code,
                 message,
                 advice,
                 retry_in_s,
                 "signing in failed; there is no valid token"
-            ),
-        }
+            );
+            return;
+        };
+        let valid_s = bearer.expires().saturating_duration_since(now).as_secs();
+        tracing::warn!(
+            code,
+            message,
+            advice,
+            retry_in_s,
+            valid_s,
+            "signing in failed; the old token serves on"
+        );
     }
 
     fn tell(&mut self, failure: Option<Failure>, roles: Roles) {

@@ -80,11 +80,11 @@ pub(super) async fn ask(
     }
     let wire = Wire {
         exchange,
-        outcome: Arc::default(),
+        outcome: Mutex::default(),
     };
     // What the crate says about a failure is not used: it hides the status and the headers, and it may quote the answer's body.
     let parsed = request.request_async(&wire).await;
-    let outcome = wire.outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let outcome = wire.outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
     match (parsed, outcome) {
         (Ok(response), _) => issued(&response).map_err(Failed::without_time),
         (Err(_), Some(Ok(answer))) => Err(Failed {
@@ -111,11 +111,14 @@ fn issued(response: &TokenResponse) -> Result<Issued, Error> {
     Issued::try_new(secret, response.expires_in(), refresh_in)
 }
 
+/// What an exchange brought.
+type Outcome = Result<Response<Bytes>, Error>;
+
 /// Lends the exchange to the oauth2 crate, and keeps what came back.
 struct Wire {
     exchange: Exchange,
     /// The answer if it is not a 200, or why there is none.
-    outcome: Arc<Mutex<Option<Result<Response<Bytes>, Error>>>>,
+    outcome: Mutex<Option<Outcome>>,
 }
 
 impl<'c> AsyncHttpClient<'c> for Wire {

@@ -21,9 +21,9 @@ pub(in crate::token) struct Issued {
 
 impl Issued {
     /// A life that is not told is taken for this.
-    const UNTOLD: Duration = Duration::from_secs(300);
+    const UNTOLD: Duration = Duration::from_mins(5);
     /// Longer lives are cut; Entra's longest is 28 hours.
-    const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+    const LONGEST: Duration = Duration::from_hours(7 * 24);
 
     /// Checks what sign-in answered.
     ///

@@ -40,14 +40,17 @@ pub(in crate::token) struct SignIn {
 
 #[derive(Debug)]
 enum Method {
-    App { app: App, vault: Vault },
+    App { app: App, vault: Box<Vault> },
     Managed(Identity),
 }
 
 impl SignIn {
     /// `imds` reaches link-local addresses directly; the metadata service does not work through proxies.
     pub(in crate::token) fn new(config: Config, exchange: Exchange, imds: Exchange, wall: Wall) -> Self {
-        let app_method = |app, vault| Method::App { app, vault };
+        let app_method = |app, vault| Method::App {
+            app,
+            vault: Box::new(vault),
+        };
         let (method, exchange) = match config.credential {
             Credential::ClientSecret { app, secret } => (app_method(app, Vault::of_secret(secret)), exchange),
             Credential::Certificate { app, files } => (app_method(app, Vault::of_certificate(files)), exchange),

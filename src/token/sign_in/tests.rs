@@ -32,7 +32,7 @@ async fn a_client_secret_goes_into_the_body_and_nowhere_else() {
     let service = Service::new(|_, _| Reply::token("t1"));
     let issued = sign_in(fake::secret_config(), &service).ask().await.unwrap();
     assert_eq!(issued.secret.expose(), "t1");
-    assert_eq!(issued.life, Duration::from_secs(3600));
+    assert_eq!(issued.life, Duration::from_hours(1));
     assert_eq!(issued.refresh_in, None);
 
     let request = service.last();
@@ -59,7 +59,7 @@ async fn refresh_in_is_read_and_kept_within_the_life() {
         }
     };
     let refresh_in = async |value| asked_with_secret(with(value)).await.unwrap().refresh_in;
-    assert_eq!(refresh_in(1800).await, Some(Duration::from_secs(1800)));
+    assert_eq!(refresh_in(1800).await, Some(Duration::from_mins(30)));
     assert_eq!(refresh_in(0).await, None);
     assert_eq!(refresh_in(3600).await, None);
 }
@@ -115,7 +115,7 @@ async fn the_metadata_service_is_asked_directly_and_writes_numbers_as_strings() 
     let mut sign_in = SignIn::new(imds(Some("id-1")), fake::unused(), service.exchange(), wall());
     let issued = sign_in.ask().await.unwrap();
     assert_eq!(issued.life, Duration::from_secs(86_399));
-    assert_eq!(issued.refresh_in, Some(Duration::from_secs(43_200)));
+    assert_eq!(issued.refresh_in, Some(Duration::from_hours(12)));
     let request = service.last();
     assert_eq!(request.method(), "GET");
     assert_eq!(request.headers()["metadata"], "true");
@@ -136,7 +136,7 @@ async fn app_service_has_its_own_address_and_header_and_may_tell_the_date_of_exp
     };
     let mut sign_in = SignIn::new(managed(host, None), fake::unused(), service.exchange(), wall());
     let issued = sign_in.ask().await.unwrap();
-    assert_eq!(issued.life, Duration::from_secs(600));
+    assert_eq!(issued.life, Duration::from_mins(10));
     let request = service.last();
     assert_eq!(request.headers()["x-identity-header"], "header-secret");
     assert!(request.headers()["x-identity-header"].is_sensitive());
@@ -217,7 +217,7 @@ async fn what_passes_is_unavailable_whatever_its_form() {
         ),
         "{error:?}"
     );
-    assert_eq!(error.retry_after(), Some(Duration::from_secs(60)));
+    assert_eq!(error.retry_after(), Some(Duration::from_mins(1)));
 
     let dated = || Reply::new(503, &[("retry-after", "Thu, 05 Nov 2026 12:00:30 GMT")], "");
     let error = asked_with_secret(dated).await.unwrap_err();

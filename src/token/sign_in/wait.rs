@@ -7,7 +7,7 @@ use http::header::{DATE, RETRY_AFTER};
 use jiff::Timestamp;
 
 /// Longest wait obeyed; a server that asks for more is asked again after this.
-const MAX: Duration = Duration::from_secs(3600);
+const MAX: Duration = Duration::from_hours(1);
 
 /// How long an answer asks to wait: seconds, or a date, which is read against the server's own clock where it tells it.
 pub(super) fn asked(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
@@ -46,7 +46,7 @@ mod tests {
 
     #[test]
     fn seconds_are_clamped_to_an_hour() {
-        assert_eq!(asked_by(&[(RETRY_AFTER, "60")]), Some(Duration::from_secs(60)));
+        assert_eq!(asked_by(&[(RETRY_AFTER, "60")]), Some(Duration::from_mins(1)));
         assert_eq!(asked_by(&[(RETRY_AFTER, "0")]), Some(Duration::ZERO));
         assert_eq!(asked_by(&[(RETRY_AFTER, "99999999999999999999999")]), Some(MAX));
     }
