@@ -1,0 +1,60 @@
+//! A token in use.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::secret::Secret;
+
+/// A token, with which of the keeper's tokens it is. Cloning shares it.
+#[derive(Clone, Debug)]
+pub struct Bearer(Arc<Held>);
+
+#[derive(Debug)]
+struct Held {
+    generation: u64,
+    secret: Secret,
+    expires: Instant,
+    usable_until: Instant,
+}
+
+impl Bearer {
+    /// Longest time before expiry at which a token is no longer handed out: it has to arrive, and clocks differ.
+    const MARGIN: Duration = Duration::from_secs(10);
+
+    /// A token whose `life` began at `asked`.
+    pub(super) fn new(generation: u64, secret: Secret, asked: Instant, life: Duration) -> Self {
+        Self(Arc::new(Held {
+            generation,
+            secret,
+            expires: asked + life,
+            // A twentieth, so that tokens of seconds (a simulator's) are usable at all.
+            usable_until: asked + life - Self::MARGIN.min(life / 20),
+        }))
+    }
+
+    /// Counts the keeper's tokens from 1; a later token has a larger number.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.0.generation
+    }
+
+    /// The token itself.
+    #[must_use]
+    pub fn secret(&self) -> &Secret {
+        &self.0.secret
+    }
+
+    /// When the token expires.
+    #[must_use]
+    pub fn expires(&self) -> Instant {
+        self.0.expires
+    }
+
+    /// Whether the token may be sent at `now`: true until shortly before it expires.
+    #[must_use]
+    pub fn is_usable(&self, now: Instant) -> bool {
+        now < self.0.usable_until
+    }
+}

@@ -1,0 +1,157 @@
+//! Credential files, read whole and within bounds.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use secrecy::zeroize::Zeroizing;
+use tokio::io::AsyncReadExt as _;
+
+use crate::token::{Error, Problem};
+
+/// Far above any chain of certificates or token.
+const MAX_BYTES: u64 = 256 * 1024;
+
+/// A file's content, or why it could not be read.
+#[derive(Debug)]
+pub(super) struct Content {
+    path: PathBuf,
+    /// Wiped from memory when dropped.
+    bytes: io::Result<Zeroizing<Vec<u8>>>,
+    /// Whether users other than owner and group can read it.
+    pub(super) open_to_all: bool,
+}
+
+impl Content {
+    /// Reads `path` as it is now; links are followed, because Kubernetes swaps them.
+    pub(super) async fn of(path: &Path) -> Self {
+        let mut open_to_all = false;
+        let bytes = read(path, &mut open_to_all).await;
+        Self {
+            path: path.to_owned(),
+            bytes,
+            open_to_all,
+        }
+    }
+
+    /// Where it was read from.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The bytes.
+    pub(super) fn bytes(&self) -> Result<&[u8], Error> {
+        match &self.bytes {
+            Ok(bytes) => Ok(bytes),
+            Err(error) => Err(Error::unusable(Problem::FileUnreadable, self.note(error))),
+        }
+    }
+
+    /// The text without the line break that editors and `echo` leave at its end.
+    pub(super) fn line(&self) -> Result<&str, Error> {
+        let text = std::str::from_utf8(self.bytes()?).unwrap_or_default();
+        let line = text.trim_end_matches(['\r', '\n']);
+        if line.is_empty() || line.contains(|c: char| c.is_control()) {
+            return Err(Error::unusable(
+                Problem::FileUnusable,
+                self.note("it should hold one line of text"),
+            ));
+        }
+        Ok(line)
+    }
+
+    /// What tells one content from another.
+    pub(super) fn digest_into(&self, context: &mut ring::digest::Context) {
+        match &self.bytes {
+            Ok(bytes) => {
+                context.update(&(bytes.len() as u64).to_be_bytes());
+                context.update(bytes);
+            }
+            Err(error) => context.update(format!("{:?}", error.kind()).as_bytes()),
+        }
+    }
+
+    /// `text` with the file's name in front.
+    pub(super) fn note(&self, text: impl std::fmt::Display) -> String {
+        format!("{}: {text}", self.path.display())
+    }
+}
+
+async fn read(path: &Path, open_to_all: &mut bool) -> io::Result<Zeroizing<Vec<u8>>> {
+    let metadata = tokio::fs::metadata(path).await?;
+    // Opening a named pipe would wait for its other end.
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    *open_to_all = is_open_to_all(&metadata);
+    let file = tokio::fs::File::open(path).await?;
+    // Room for everything at once: a vector that grows leaves copies behind.
+    let room = usize::try_from(metadata.len().min(MAX_BYTES)).unwrap_or(0) + 1;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(room));
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).await?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 256 KiB"));
+    }
+    Ok(bytes)
+}
+
+#[cfg(unix)]
+fn is_open_to_all(metadata: &std::fs::Metadata) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    metadata.permissions().mode() & 0o004 != 0
+}
+
+#[cfg(not(unix))]
+fn is_open_to_all(_: &std::fs::Metadata) -> bool {
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn line_of(content: &[u8]) -> Result<String, Error> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), content).unwrap();
+        Content::of(file.path()).await.line().map(str::to_owned)
+    }
+
+    #[tokio::test]
+    async fn only_the_line_break_at_the_end_is_dropped() {
+        assert_eq!(line_of(b"abc~.Q\n").await.unwrap(), "abc~.Q");
+        assert_eq!(line_of(b"abc \r\n").await.unwrap(), "abc ");
+        for bad in [&b""[..], b"\n", b"a\nb", b"\xff\xfe"] {
+            assert_eq!(
+                line_of(bad).await.unwrap_err().code(),
+                "CredentialFileUnusable",
+                "{bad:?}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn missing_huge_and_strange_files_are_errors_that_name_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let huge = folder.path().join("huge");
+        std::fs::write(&huge, vec![b'x'; 300 * 1024]).unwrap();
+        for path in [folder.path().join("absent"), folder.path().to_owned(), huge] {
+            let error = Content::of(&path).await.bytes().unwrap_err();
+            assert_eq!(error.code(), "CredentialFileUnreadable");
+            assert!(
+                error.message().starts_with(path.to_str().unwrap()),
+                "{}",
+                error.message()
+            );
+        }
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn files_that_everybody_can_read_are_noticed() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (mode, open) in [(0o600, false), (0o640, false), (0o644, true)] {
+            std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(Content::of(file.path()).await.open_to_all, open, "{mode:o}");
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! Why there is no token.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use super::explain;
+
+/// Why there is no token. Cloned for every request that waited for it.
+///
+/// `Display` is fit for callers: it names codes and what to do, never files, addresses or anything secret.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The credentials do not work, and will not until somebody changes something: the operator's fault.
+    #[error("the gateway cannot sign in: {code}: {}", explain::advice(code))]
+    Refused {
+        /// What sign-in, or the gateway itself, objected to.
+        code: Code,
+        /// In sign-in's words, or naming the file; for operators.
+        message: Arc<str>,
+        /// How long until the next try.
+        retry_after: Duration,
+    },
+    /// Sign-in cannot be reached, is overloaded or out of order: nobody's fault here, and it passes.
+    #[error("sign-in is unavailable: {reason}")]
+    Unavailable {
+        /// What happened.
+        reason: Reason,
+        /// In sign-in's words; for operators.
+        message: Arc<str>,
+        /// How long until the next try, when known.
+        retry_after: Option<Duration>,
+        /// The transport's error.
+        #[source]
+        source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+    },
+}
+
+impl Error {
+    /// When it makes sense to ask again, for `Retry-After`.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { retry_after, .. } => Some(*retry_after),
+            Self::Unavailable { retry_after, .. } => *retry_after,
+        }
+    }
+
+    /// A short name for logs and `/status`: `AADSTS7000215`, `HTTP 503`, `Unreachable`.
+    #[must_use]
+    pub fn code(&self) -> String {
+        match self {
+            Self::Refused { code, .. } => code.to_string(),
+            Self::Unavailable { reason, .. } => reason.code(),
+        }
+    }
+
+    /// What sign-in said, or what went wrong here; for operators.
+    #[must_use]
+    pub fn message(&self) -> String {
+        let (Self::Refused { message, .. } | Self::Unavailable { message, .. }) = self;
+        if !message.is_empty() {
+            return message.to_string();
+        }
+        match self {
+            Self::Unavailable {
+                source: Some(source), ..
+            } => chain(source.as_ref()),
+            Self::Unavailable { reason, .. } => reason.to_string(),
+            Self::Refused { .. } => String::new(),
+        }
+    }
+
+    /// One sentence of what to do.
+    #[must_use]
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::Refused { code, .. } => explain::advice(code),
+            Self::Unavailable { reason, .. } => reason.advice(),
+        }
+    }
+
+    /// The same failure, told `wait` before the next try.
+    pub(super) fn retried_in(mut self, wait: Duration) -> Self {
+        match &mut self {
+            Self::Refused { retry_after, .. } => *retry_after = wait,
+            Self::Unavailable { retry_after, .. } => *retry_after = Some(wait),
+        }
+        self
+    }
+
+    pub(super) fn unusable(problem: Problem, message: impl Into<Arc<str>>) -> Self {
+        Self::Refused {
+            code: Code::Local(problem),
+            message: message.into(),
+            retry_after: Duration::ZERO,
+        }
+    }
+
+    pub(super) fn unavailable(reason: Reason) -> Self {
+        Self::Unavailable {
+            reason,
+            message: Arc::default(),
+            retry_after: None,
+            source: None,
+        }
+    }
+}
+
+/// What was objected to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// Entra's number.
+    Aadsts(u32),
+    /// OAuth's word (RFC 6749 §5.2), when there is no number.
+    OAuth(Arc<str>),
+    /// The status alone, when the answer says nothing else.
+    Http(StatusCode),
+    /// The gateway's own objection: nothing was sent.
+    Local(Problem),
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Aadsts(number) => write!(f, "AADSTS{number}"),
+            Self::OAuth(word) => f.write_str(word),
+            Self::Http(status) => write!(f, "HTTP {}", status.as_u16()),
+            Self::Local(problem) => f.write_str(problem.as_str()),
+        }
+    }
+}
+
+/// What is wrong with a credential before it is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// A credential file cannot be read.
+    FileUnreadable,
+    /// A credential file is empty, too long or holds something else.
+    FileUnusable,
+    /// There is no PEM certificate.
+    NoCertificate,
+    /// There is no PEM private key.
+    NoPrivateKey,
+    /// The private key is protected by a passphrase.
+    KeyEncrypted,
+    /// The key is not an RSA key of 2048 to 4096 bits.
+    KeyNotRsa,
+    /// Certificate and private key do not belong together.
+    KeyMismatch,
+}
+
+impl Problem {
+    /// A short name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::FileUnreadable => "CredentialFileUnreadable",
+            Self::FileUnusable => "CredentialFileUnusable",
+            Self::NoCertificate => "CertificateMissing",
+            Self::NoPrivateKey => "PrivateKeyMissing",
+            Self::KeyEncrypted => "PrivateKeyEncrypted",
+            Self::KeyNotRsa => "PrivateKeyNotRsa",
+            Self::KeyMismatch => "PrivateKeyMismatch",
+        }
+    }
+}
+
+/// Why sign-in did not answer, or not usefully.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// No connection, or one that broke.
+    #[error("it cannot be reached")]
+    Unreachable,
+    /// No answer in the time that one exchange may take.
+    #[error("it does not answer")]
+    TimedOut,
+    /// Too many requests.
+    #[error("it asks to wait")]
+    Throttled,
+    /// A failure of its own.
+    #[error("it failed with {code}")]
+    Failed {
+        /// Its code.
+        code: Code,
+    },
+    /// An answer that is no token: a redirect, a login page of the network.
+    #[error("its answer was not a token")]
+    Unreadable,
+    /// The caller's time was over first.
+    #[error("no token came in time")]
+    NotInTime,
+    /// The gateway is shutting down.
+    #[error("the gateway is stopping")]
+    Stopped,
+}
+
+impl Reason {
+    fn code(&self) -> String {
+        match self {
+            Self::Unreachable => "Unreachable".into(),
+            Self::TimedOut => "TimedOut".into(),
+            Self::Throttled => "Throttled".into(),
+            Self::Failed { code } => code.to_string(),
+            Self::Unreadable => "UnreadableAnswer".into(),
+            Self::NotInTime => "NotInTime".into(),
+            Self::Stopped => "Stopping".into(),
+        }
+    }
+
+    fn advice(&self) -> &'static str {
+        match self {
+            Self::Unreachable | Self::TimedOut => {
+                "check that the sign-in address can be reached from here: name resolution, firewall, proxy"
+            }
+            Self::Throttled => "wait; if it lasts, look for other programs that sign in as the same app too often",
+            Self::Failed { code } => explain::advice(code),
+            Self::Unreadable => "check the authority address, and that no proxy or login page answers in its place",
+            Self::NotInTime | Self::Stopped => "try again",
+        }
+    }
+}
+
+/// The error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        // Some errors repeat their cause in their own text.
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_callers_see_names_the_code_and_what_to_do_but_no_file() {
+        let refused = Error::unusable(Problem::FileUnreadable, "/etc/secret: not found");
+        assert_eq!(
+            refused.to_string(),
+            format!(
+                "the gateway cannot sign in: CredentialFileUnreadable: {}",
+                refused.advice()
+            )
+        );
+        assert!(!refused.to_string().contains("/etc"), "{refused}");
+        assert!(refused.message().contains("/etc/secret"));
+    }
+
+    #[test]
+    fn a_message_falls_back_to_the_transport_errors_chain() {
+        let io = std::io::Error::other("connection refused");
+        let error = Error::Unavailable {
+            reason: Reason::Unreachable,
+            message: Arc::default(),
+            retry_after: None,
+            source: Some(Arc::new(io)),
+        };
+        assert_eq!(error.message(), "connection refused");
+        assert_eq!(error.code(), "Unreachable");
+    }
+}

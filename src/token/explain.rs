@@ -1,0 +1,147 @@
+//! Entra's error codes in words: one sentence of what to do.
+//!
+//! Texts of errors must not be relied on, and codes only for logs and hints; whether a failure passes is decided by the status
+//! first, and by [`is_transient`] for the few failures that Entra reports as 400 although they pass.
+
+use super::error::{Code, Problem};
+
+/// One sentence of what to do about `code`, without a period.
+pub(super) fn advice(code: &Code) -> &'static str {
+    match code {
+        Code::Aadsts(number) => aadsts(*number),
+        Code::OAuth(word) => oauth(word),
+        Code::Http(status) => match status.as_u16() {
+            404 => "check the authority address and tenant_id: nothing is there",
+            407 => "check the proxy: it wants credentials",
+            500..=599 => "wait; if it lasts, look at the status page of Azure",
+            _ => "check the authority address, and that no proxy answers in its place",
+        },
+        Code::Local(problem) => local(*problem),
+    }
+}
+
+/// Whether a failure passes by itself although its status says that the request was bad.
+pub(super) fn is_transient(code: &Code) -> bool {
+    match code {
+        Code::Aadsts(number) => matches!(
+            number,
+            90_006 | 90_012 | 90_024 | 90_033 | 50_033 | 90_055 | 50_196 | 90_061
+        ),
+        Code::OAuth(word) => matches!(&**word, "temporarily_unavailable" | "server_error"),
+        Code::Http(_) | Code::Local(_) => false,
+    }
+}
+
+/// Whether an assertion was refused, possibly because of its times: worth one more try when the clocks differ.
+pub(super) fn may_be_clock(code: &Code) -> bool {
+    matches!(code, Code::Aadsts(700_024 | 700_027 | 500_133 | 50_013 | 50_012))
+}
+
+fn aadsts(number: u32) -> &'static str {
+    match number {
+        7_000_215 => "the client secret is wrong: configure the secret's value, not its id",
+        7_000_222 => "the client secret has expired: create a new one in the app registration and configure its value",
+        700_016 | 700_011 => "the app does not exist in this tenant: check client_id and tenant_id",
+        7_000_229 => "the app has no service principal in this tenant: grant admin consent for it there",
+        90_002 => "the tenant does not exist in this cloud: check tenant_id and defender.cloud",
+        900_382 | 900_432 | 90_038 => {
+            "the app or tenant belongs to another cloud: check defender.cloud and credentials.authority"
+        }
+        50_194 => "the app belongs to one tenant: set tenant_id to that tenant, not to \"common\"",
+        500_011 | 50_001 | 650_057 => {
+            "the tenant does not know Defender for Endpoint under this scope: check credentials.scope and that the tenant has Defender"
+        }
+        70_011 | 700_022 | 28_002 => {
+            "the scope is not accepted: credentials.scope must be one resource followed by \"/.default\""
+        }
+        901_002 => "the authority wants the older protocol: check credentials.authority",
+        700_027 | 50_012 | 50_027 => {
+            "the signature is not accepted: register this certificate on the app, and check that it has not expired"
+        }
+        50_013 => {
+            "the assertion is not accepted: check the certificate on the app, the cloud, and this machine's clock"
+        }
+        500_133 | 700_024 => "the assertion's times are not accepted: check this machine's clock",
+        70_021 | 700_211 | 700_212 | 700_213 => {
+            "no federated credential of the app matches: compare issuer (also its trailing slash), subject and audience; new ones \
+             take minutes to work"
+        }
+        90_061 => "the federated token's issuer cannot be reached by Entra: check that its address is public",
+        7_000_112 | 70_001 => "the app is disabled in this tenant: enable it under enterprise applications",
+        7_000_218 => "no proof of identity arrived: check that no proxy changes the request",
+        7_000_114 => "the app may not act for users: use application permissions",
+        53_003 => "a Conditional Access policy blocks the app: allow it from this network",
+        100_007 => "regional sign-in addresses are not for apps: set credentials.authority to the cloud's own",
+        90_055 | 50_196 => "wait; if it lasts, look for other programs that sign in as the same app too often",
+        90_006 | 90_012 | 90_024 | 90_033 | 50_033 => "wait: the sign-in service has a passing fault",
+        _ => "look the code up at https://login.microsoftonline.com/error",
+    }
+}
+
+fn oauth(word: &str) -> &'static str {
+    match word {
+        "invalid_client" => {
+            "the credential is not accepted: check client_id and the secret, certificate or federated token"
+        }
+        "unauthorized_client" => "the app may not sign in by itself: check its registration",
+        "invalid_scope" => "the scope is not accepted: check credentials.scope",
+        "invalid_resource" => "the resource is not known: check credentials.scope",
+        "invalid_request" => {
+            "the request is not accepted: check client_id, and for a managed identity that it is assigned here"
+        }
+        "temporarily_unavailable" | "server_error" => "wait: the sign-in service has a passing fault",
+        _ => "check the credentials section of the configuration",
+    }
+}
+
+fn local(problem: Problem) -> &'static str {
+    match problem {
+        Problem::FileUnreadable => "check that the credential file exists and that the gateway's user may read it",
+        Problem::FileUnusable => "check what the credential file holds",
+        Problem::NoCertificate => "put the certificate into the file in PEM form (-----BEGIN CERTIFICATE-----)",
+        Problem::NoPrivateKey => "put the private key into one of the files in PEM form (-----BEGIN PRIVATE KEY-----)",
+        Problem::KeyEncrypted => {
+            "remove the passphrase from the private key, and restrict the file's permissions instead"
+        }
+        Problem::KeyNotRsa => "use an RSA key of 2048 to 4096 bits: Entra accepts no other kind from apps",
+        Problem::KeyMismatch => "replace certificate and private key together: they do not belong to each other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// Every code of the table of facts.
+    const KNOWN: [u32; 32] = [
+        7_000_215, 7_000_222, 700_016, 700_011, 90_002, 900_382, 900_432, 90_038, 500_011, 50_001, 650_057, 70_011,
+        700_022, 28_002, 700_027, 50_012, 50_013, 500_133, 50_027, 70_021, 90_061, 7_000_112, 70_001, 7_000_218,
+        90_033, 90_006, 90_024, 90_012, 50_033, 90_055, 50_196, 50_194,
+    ];
+
+    #[test]
+    fn every_known_code_has_its_own_advice_in_one_sentence() {
+        let generic = aadsts(0);
+        for code in KNOWN {
+            let text = aadsts(code);
+            assert_ne!(text, generic, "AADSTS{code}");
+            assert!(!text.ends_with('.') && !text.contains(". "), "AADSTS{code}: {text}");
+        }
+        let different: HashSet<_> = KNOWN.iter().map(|code| aadsts(*code)).collect();
+        assert!(different.len() >= 15, "{} advices", different.len());
+    }
+
+    #[test]
+    fn passing_faults_are_told_from_lasting_ones() {
+        for code in [90_033, 90_006, 90_024, 90_012, 50_033, 90_055, 50_196, 90_061] {
+            assert!(is_transient(&Code::Aadsts(code)), "{code}");
+        }
+        for code in [7_000_215, 700_016, 90_002, 70_021] {
+            assert!(!is_transient(&Code::Aadsts(code)), "{code}");
+        }
+        assert!(is_transient(&Code::OAuth("temporarily_unavailable".into())));
+        assert!(!is_transient(&Code::OAuth("invalid_client".into())));
+    }
+}

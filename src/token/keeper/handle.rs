@@ -1,0 +1,140 @@
+//! What callers hold.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use super::state::{Standing, State, Verdict};
+use super::upkeep::Upkeep;
+use crate::clock::Wall;
+use crate::net::Exchange;
+use crate::task::Tasks;
+use crate::token::sign_in::SignIn;
+use crate::token::{Bearer, Config, Error, Kind, LastError, Metrics, Reason, Snapshot};
+
+/// A failure that is over so soon is waited out instead of told: a lost connection should cost no caller an error.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Keeps one token for everybody. Clones are cheap and share it.
+#[derive(Clone, Debug)]
+pub struct Keeper {
+    kind: Kind,
+    state: Arc<State>,
+    standing: watch::Receiver<Standing>,
+}
+
+impl Keeper {
+    /// Asks for the first token at once and renews it until `tasks` are finished.
+    ///
+    /// Requests go through `exchange`, which follows no redirects; those to a machine's metadata service through `imds_exchange`,
+    /// which uses no proxy.
+    #[must_use]
+    pub fn start(
+        config: Config,
+        exchange: Exchange,
+        imds_exchange: Exchange,
+        wall: Wall,
+        tasks: &Tasks,
+        metrics: Metrics,
+    ) -> Self {
+        let kind = config.credential.kind();
+        let state = Arc::new(State::default());
+        // Asking from the start: callers who come before the task has begun wait for it.
+        let (sender, standing) = watch::channel(Standing {
+            asking: true,
+            ..Standing::default()
+        });
+        let sign_in = SignIn::new(config, exchange, imds_exchange, wall);
+        let upkeep = Upkeep::new(sign_in, Arc::clone(&state), sender, metrics);
+        tasks.spawn_upkeep("token", upkeep.run());
+        Self { kind, state, standing }
+    }
+
+    /// The token, if there is a valid one. Takes no lock.
+    #[must_use]
+    pub fn current(&self) -> Option<Bearer> {
+        self.state.usable(Instant::now())
+    }
+
+    /// The token: at once while there is a valid one, else when the request under way has brought one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] or [`Error::Unavailable`] at once while the latest failure is remembered, or when the request under way
+    /// fails; [`Reason::NotInTime`] when `until` comes first.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the request under way to the others.
+    pub async fn bearer(&self, until: Instant) -> Result<Bearer, Error> {
+        if let Some(bearer) = self.current() {
+            return Ok(bearer);
+        }
+        timeout_at(until, self.renewed())
+            .await
+            .unwrap_or_else(|_| Err(Error::unavailable(Reason::NotInTime)))
+    }
+
+    /// Tells that Defender answered `bearer` with 401. One renewal is forced for all who tell it about the same token.
+    #[must_use]
+    pub fn rejected(&self, bearer: &Bearer) -> Verdict {
+        let now = Instant::now();
+        let is_failing = self.standing.borrow().failing(now).is_some();
+        self.state.reject(bearer, is_failing, now)
+    }
+
+    /// How it stands.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let now = Instant::now();
+        let standing = self.standing.borrow().clone();
+        let last_error = standing.failure.as_ref().map(|failure| LastError {
+            code: failure.error.code(),
+            message: failure.error.message(),
+            advice: failure.error.advice(),
+            retry_in: failure.until.saturating_duration_since(now),
+        });
+        let left = self
+            .state
+            .newest()
+            .map(|bearer| bearer.expires().saturating_duration_since(now));
+        Snapshot {
+            kind: self.kind,
+            expires_in: left.filter(|left| !left.is_zero()),
+            refreshing: standing.asking,
+            last_error,
+            roles: standing.roles,
+            warnings: standing.warnings,
+        }
+    }
+
+    /// As if the minute after a forced renewal were over.
+    #[cfg(test)]
+    pub(super) fn end_quiet(&self) {
+        self.state.end_quiet();
+    }
+
+    async fn renewed(&self) -> Result<Bearer, Error> {
+        let mut standing = self.standing.clone();
+        let mut waited = false;
+        loop {
+            let now = Instant::now();
+            let failure = standing.borrow_and_update().failing(now).cloned();
+            // The token is stored before its standing is told, so looking in this order misses none.
+            match (failure, self.state.usable(now)) {
+                // The renewal that Defender's 401 forced has failed. The old token would be rejected again.
+                (Some(failure), Some(_)) if waited => return Err(failure.told(now)),
+                (_, Some(bearer)) => return Ok(bearer),
+                (Some(failure), None) if failure.until > now + PATIENCE => return Err(failure.told(now)),
+                _ => {}
+            }
+            self.state.wanted.notify_one();
+            waited = true;
+            if standing.changed().await.is_err() {
+                return Err(Error::unavailable(Reason::Stopped));
+            }
+        }
+    }
+}

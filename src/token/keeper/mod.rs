@@ -1,0 +1,12 @@
+//! Keeps one token for everybody, and renews it before anybody misses it.
+
+mod handle;
+mod schedule;
+mod state;
+mod upkeep;
+
+pub use handle::Keeper;
+pub use state::Verdict;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,177 @@
+//! When sign-in is down, slow or unwilling.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{keeper, numbered, secs, token};
+use crate::task::Tasks;
+use crate::token::fake::{Reply, Service};
+use crate::token::{Error, Reason};
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_shorter_than_the_life_is_not_felt() {
+    let (service, tasks) = (numbered(), Tasks::new());
+    let keeper = keeper(&service, &tasks);
+    token(&keeper).await.unwrap();
+    service.now(|_, _| Reply::outage());
+    for _ in 0..3500 {
+        assert_eq!(token(&keeper).await.unwrap(), "t1");
+        sleep(secs(1)).await;
+    }
+    let error = keeper.snapshot().last_error.unwrap();
+    assert_eq!(error.code, "Unreachable");
+    // At most one try a minute in the long run.
+    assert!(service.count() < 60, "{}", service.count());
+    service.now(|_, _| Reply::token("back"));
+    sleep(secs(121)).await;
+    assert_eq!(token(&keeper).await.unwrap(), "back");
+    assert_eq!(keeper.snapshot().last_error, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_longer_than_the_life_ends_the_token_at_its_expiry_and_no_later() {
+    let (service, tasks, begin) = (numbered(), Tasks::new(), Instant::now());
+    let keeper = keeper(&service, &tasks);
+    token(&keeper).await.unwrap();
+    service.now(|_, _| Reply::outage());
+    sleep_until(begin + secs(3589)).await;
+    assert_eq!(token(&keeper).await.unwrap(), "t1");
+    sleep_until(begin + secs(3591)).await;
+    assert!(keeper.current().is_none());
+    let before = Instant::now();
+    let error = token(&keeper).await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
+    assert!(before.elapsed() <= secs(2), "{:?}", before.elapsed());
+    assert!(error.retry_after().is_some());
+    sleep(secs(3600)).await;
+    assert_eq!(keeper.snapshot().expires_in, None);
+    service.now(|_, _| Reply::token("back"));
+    sleep(secs(121)).await;
+    assert_eq!(token(&keeper).await.unwrap(), "back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_lost_once_costs_no_caller_an_error() {
+    let service = Service::new(|number, _| {
+        if number == 1 {
+            Reply::outage()
+        } else {
+            Reply::token("t")
+        }
+    });
+    let tasks = Tasks::new();
+    let keeper = keeper(&service, &tasks);
+    let before = Instant::now();
+    assert_eq!(token(&keeper).await.unwrap(), "t");
+    assert!(before.elapsed() < secs(2), "{:?}", before.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_is_remembered() {
+    let service = Service::new(|_, _| Reply::refusal(7_000_215));
+    let (tasks, begin) = (Tasks::new(), Instant::now());
+    let keeper = keeper(&service, &tasks);
+    for second in 1..600 {
+        sleep_until(begin + secs(second)).await;
+        let error = token(&keeper).await.unwrap_err();
+        assert_eq!(error.code(), "AADSTS7000215");
+        assert!(error.retry_after().unwrap() <= secs(66), "{error:?}");
+    }
+    assert!(
+        (9..=11).contains(&service.count()),
+        "{} requests in ten minutes",
+        service.count()
+    );
+    let last = keeper.snapshot().last_error.unwrap();
+    assert_eq!(last.code, "AADSTS7000215");
+    assert_eq!(
+        last.advice,
+        "the client secret is wrong: configure the secret's value, not its id"
+    );
+    assert!(last.retry_in <= secs(66));
+}
+
+#[tokio::test(start_paused = true)]
+async fn sign_ins_wish_to_wait_is_obeyed_and_told() {
+    let service = Service::new(|number, _| match number {
+        1 => Reply::new(429, &[("retry-after", "90")], "Too Many Requests"),
+        _ => Reply::token("t"),
+    });
+    let (tasks, begin) = (Tasks::new(), Instant::now());
+    let keeper = keeper(&service, &tasks);
+    sleep(secs(30)).await;
+    let error = token(&keeper).await.unwrap_err();
+    assert_eq!(begin.elapsed(), secs(30), "a known failure is told at once");
+    assert_eq!(error.retry_after().unwrap().as_secs(), 60);
+    sleep_until(begin + Duration::from_millis(89_500)).await;
+    assert_eq!(service.count(), 1);
+    assert_eq!(token(&keeper).await.unwrap(), "t", "a second is waited out");
+    assert_eq!(service.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_callers_own_time_bounds_its_wait() {
+    let service = Service::new(|_, _| Reply::silence());
+    let tasks = Tasks::new();
+    let keeper = keeper(&service, &tasks);
+    let before = Instant::now();
+    let error = keeper.bearer(before + secs(3)).await.unwrap_err();
+    assert_eq!(before.elapsed(), secs(3));
+    assert!(
+        matches!(
+            error,
+            Error::Unavailable {
+                reason: Reason::NotInTime,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_spent_on_its_way_is_no_token_and_no_loop() {
+    let service = Service::new(|number, _| Reply::token_for(&format!("t{number}"), 2).after(secs(4)));
+    let tasks = Tasks::new();
+    let keeper = keeper(&service, &tasks);
+    sleep(secs(600)).await;
+    assert!(keeper.current().is_none());
+    assert!(service.count() < 25, "{}", service.count());
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_of_seconds_are_kept_fresh_too() {
+    let service = Service::new(|number, _| Reply::token_for(&format!("t{number}"), 10));
+    let tasks = Tasks::new();
+    let keeper = keeper(&service, &tasks);
+    token(&keeper).await.unwrap();
+    for _ in 0..600 {
+        let before = Instant::now();
+        token(&keeper).await.unwrap();
+        assert_eq!(before.elapsed(), Duration::ZERO);
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!((7..=14).contains(&service.count()), "{}", service.count());
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_the_drain_nobody_hangs() {
+    let service = Service::new(|_, _| Reply::silence());
+    let tasks = Tasks::new();
+    let keeper = keeper(&service, &tasks);
+    assert_eq!(tasks.finish(secs(1)).await, 0);
+    let before = Instant::now();
+    let error = token(&keeper).await.unwrap_err();
+    assert_eq!(before.elapsed(), Duration::ZERO);
+    assert!(
+        matches!(
+            error,
+            Error::Unavailable {
+                reason: Reason::Stopped,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+}

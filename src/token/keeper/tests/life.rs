@@ -1,0 +1,131 @@
+//! When all is well.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{keeper, numbered, secs, soon, token};
+use crate::task::Tasks;
+use crate::token::fake::{Reply, Service};
+use crate::token::{Kind, Roles, Verdict, Warning};
+
+#[tokio::test(start_paused = true)]
+async fn the_first_token_is_asked_for_before_anybody_needs_it() {
+    let (service, tasks) = (numbered(), Tasks::new());
+    let keeper = keeper(&service, &tasks);
+    assert!(keeper.current().is_none());
+    sleep(secs(1)).await;
+    assert_eq!(keeper.current().unwrap().secret().expose(), "t1");
+    let snapshot = keeper.snapshot();
+    assert_eq!(snapshot.kind, Kind::ClientSecret);
+    assert_eq!(snapshot.expires_in, Some(secs(3599)));
+    assert_eq!((snapshot.refreshing, snapshot.last_error), (false, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_waiters_are_one_request() {
+    let (service, tasks) = (numbered(), Tasks::new());
+    let keeper = keeper(&service, &tasks);
+    let waiters: Vec<_> = (0..10_000)
+        .map(|_| {
+            let keeper = keeper.clone();
+            tasks.spawn("waiter", async move { token(&keeper).await })
+        })
+        .collect();
+    for waiter in waiters {
+        assert_eq!(waiter.await.unwrap().unwrap(), "t1");
+    }
+    assert_eq!(service.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_while_a_token_is_valid() {
+    // Answers take five seconds, so that every renewal would be felt.
+    let service = Service::new(|number, _| Reply::token(&format!("t{number}")).after(secs(5)));
+    let tasks = Tasks::new();
+    let keeper = keeper(&service, &tasks);
+    token(&keeper).await.unwrap();
+    for _ in 0..40_000 {
+        let before = Instant::now();
+        token(&keeper).await.unwrap();
+        assert_eq!(before.elapsed(), Duration::ZERO);
+        sleep(secs(1)).await;
+    }
+    // 50 % to 80 % of an hour each.
+    assert!((13..=23).contains(&service.count()), "{}", service.count());
+}
+
+#[tokio::test(start_paused = true)]
+async fn refresh_in_is_obeyed() {
+    let service = Service::new(|number, _| {
+        let body = json!({"token_type": "Bearer", "expires_in": 3600, "refresh_in": 600, "access_token": format!("t{number}")});
+        Reply::json(200, &body)
+    });
+    let (tasks, begin) = (Tasks::new(), Instant::now());
+    let keeper = keeper(&service, &tasks);
+    sleep_until(begin + secs(599)).await;
+    assert_eq!((service.count(), token(&keeper).await.unwrap().as_str()), (1, "t1"));
+    sleep_until(begin + secs(601)).await;
+    assert_eq!((service.count(), token(&keeper).await.unwrap().as_str()), (2, "t2"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_401_about_an_old_token_forces_nothing() {
+    let (service, tasks) = (numbered(), Tasks::new());
+    let keeper = keeper(&service, &tasks);
+    let old = keeper.bearer(soon()).await.unwrap();
+    sleep(secs(3000)).await;
+    assert_eq!(token(&keeper).await.unwrap(), "t2");
+    assert_eq!(keeper.rejected(&old), Verdict::TryAgain);
+    sleep(secs(10)).await;
+    assert_eq!(service.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_without_the_permission_is_a_warning_before_the_first_call() {
+    let service = Service::new(|number, _| Reply::token(if number == 1 { "e30.e30.c2ln" } else { "opaque" }));
+    let tasks = Tasks::new();
+    let keeper = keeper(&service, &tasks);
+    sleep(secs(1)).await;
+    assert_eq!(keeper.snapshot().roles, Roles::Missing);
+    assert_eq!(keeper.snapshot().warnings, [Warning::RoleMissing]);
+    assert!(keeper.snapshot().warnings[0].to_string().contains("Machine.Read.All"));
+    sleep(secs(3000)).await;
+    assert_eq!(keeper.snapshot().warnings, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn callers_on_several_threads_share_one_renewal_too() {
+    let (service, tasks) = (numbered(), Tasks::new());
+    let keeper = keeper(&service, &tasks);
+    for round in 1..=20 {
+        // Everybody holds the same token, and everybody is told that it is bad.
+        let calls: Vec<_> = (0..200)
+            .map(|_| {
+                let keeper = keeper.clone();
+                tasks.spawn("call", async move { keeper.bearer(soon()).await.unwrap() })
+            })
+            .collect();
+        let mut bearers = Vec::new();
+        for call in calls {
+            bearers.push(call.await.unwrap());
+        }
+        assert!(bearers.iter().all(|bearer| bearer.generation() == round));
+        keeper.end_quiet();
+        let renewals: Vec<_> = bearers
+            .into_iter()
+            .map(|bearer| {
+                let keeper = keeper.clone();
+                tasks.spawn("rejected", async move {
+                    assert_eq!(keeper.rejected(&bearer), Verdict::TryAgain);
+                    keeper.bearer(soon()).await.unwrap().generation()
+                })
+            })
+            .collect();
+        for renewal in renewals {
+            assert_eq!(renewal.await.unwrap(), round + 1);
+        }
+    }
+    assert_eq!(service.count(), 21);
+}

@@ -1,0 +1,45 @@
+//! The life of tokens, in virtual time.
+
+mod failure;
+mod life;
+mod rotation;
+mod secrecy;
+
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use tokio::time::Instant;
+
+use super::Keeper;
+use crate::clock::Wall;
+use crate::task::Tasks;
+use crate::token::fake::{self, Reply, Service};
+use crate::token::{Config, Error, Metrics};
+
+fn start(config: Config, service: &Service, tasks: &Tasks) -> Keeper {
+    let metrics = Metrics::register(&mut Registry::default());
+    let wall = Wall::system();
+    Keeper::start(config, service.exchange(), fake::unused(), wall, tasks, metrics)
+}
+
+fn keeper(service: &Service, tasks: &Tasks) -> Keeper {
+    start(fake::secret_config(), service, tasks)
+}
+
+/// Names tokens by the number of the request.
+fn numbered() -> Service {
+    Service::new(|number, _| Reply::token(&format!("t{number}")))
+}
+
+fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn soon() -> Instant {
+    Instant::now() + secs(30)
+}
+
+async fn token(keeper: &Keeper) -> Result<String, Error> {
+    let bearer = keeper.bearer(soon()).await?;
+    Ok(bearer.secret().expose().to_owned())
+}

@@ -1,0 +1,189 @@
+//! The one task that asks for tokens.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::schedule::{self, Backoff};
+use super::state::{Failure, Standing, State};
+use crate::token::metrics::Outcome;
+use crate::token::sign_in::{Issued, SignIn};
+use crate::token::{Bearer, Error, Metrics, Reason, Roles, Warning};
+
+/// How often credential files are compared with what was read last. Kubernetes takes up to a minute to deliver a change anyway.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// Asks for tokens, one request at a time.
+pub(super) struct Upkeep {
+    sign_in: SignIn,
+    state: Arc<State>,
+    standing: watch::Sender<Standing>,
+    metrics: Metrics,
+    backoff: Backoff,
+    /// Of the latest token.
+    generation: u64,
+    /// When the next request leaves, whatever happens.
+    due: Instant,
+}
+
+impl Upkeep {
+    pub(super) fn new(sign_in: SignIn, state: Arc<State>, standing: watch::Sender<Standing>, metrics: Metrics) -> Self {
+        Self {
+            sign_in,
+            state,
+            standing,
+            metrics,
+            backoff: Backoff::new(),
+            generation: 0,
+            due: Instant::now(),
+        }
+    }
+
+    /// Never ends.
+    pub(super) async fn run(mut self) {
+        loop {
+            self.standing.send_modify(|standing| standing.asking = true);
+            match self.request().await {
+                Ok(bearer) => self.succeeded(bearer),
+                Err(error) => self.failed(error),
+            }
+            self.rest().await;
+        }
+    }
+
+    async fn request(&mut self) -> Result<Bearer, Error> {
+        let issued = self.sign_in.ask().await?;
+        let bearer = self.bearer(&issued);
+        // Spent on its way. Asking again at once would go round in circles.
+        if !bearer.is_usable(Instant::now()) {
+            return Err(Error::unavailable(Reason::Unreadable));
+        }
+        self.due = issued.asked + schedule::renewal(&issued);
+        Ok(bearer)
+    }
+
+    fn bearer(&self, issued: &Issued) -> Bearer {
+        Bearer::new(self.generation + 1, issued.secret.clone(), issued.asked, issued.life)
+    }
+
+    fn succeeded(&mut self, bearer: Bearer) {
+        let now = Instant::now();
+        let valid_s = bearer.expires().saturating_duration_since(now).as_secs();
+        let renewal_in_s = self.due.saturating_duration_since(now).as_secs();
+        tracing::info!(valid_s, renewal_in_s, "signed in");
+        self.generation = bearer.generation();
+        self.backoff = Backoff::new();
+        self.metrics.count(Outcome::Ok);
+        self.metrics.expires(bearer.expires());
+        let roles = Roles::of(bearer.secret());
+        // First the token, then the news of it.
+        self.state.settle(Some(bearer), now);
+        self.tell(None, roles);
+    }
+
+    fn failed(&mut self, error: Error) {
+        let now = Instant::now();
+        let wait = self.backoff.after(&error);
+        self.due = now + wait;
+        self.metrics.count(match error {
+            Error::Refused { .. } => Outcome::Refused,
+            Error::Unavailable { .. } => Outcome::Unavailable,
+        });
+        self.log(&error, wait, now);
+        self.state.settle(None, now);
+        let roles = self.standing.borrow().roles;
+        let until = self.due;
+        self.tell(Some(Failure { error, until }), roles);
+    }
+
+    /// The one line about a failed request.
+    fn log(&self, error: &Error, wait: Duration, now: Instant) {
+        let code = error.code();
+        let message = error.message();
+        let advice = error.advice();
+        let retry_in_s = wait.as_secs_f64();
+        let left = self.state.newest().filter(|bearer| bearer.is_usable(now));
+        let Some(bearer) = left else {
+            tracing::error!(
+                code,
+                message,
+                advice,
+                retry_in_s,
+                "signing in failed; there is no valid token"
+            );
+            return;
+        };
+        let valid_s = bearer.expires().saturating_duration_since(now).as_secs();
+        tracing::warn!(
+            code,
+            message,
+            advice,
+            retry_in_s,
+            valid_s,
+            "signing in failed; the old token serves on"
+        );
+    }
+
+    fn tell(&mut self, failure: Option<Failure>, roles: Roles) {
+        let mut warnings = self.sign_in.warnings();
+        if roles == Roles::Missing {
+            warnings.push(Warning::RoleMissing);
+        }
+        let known = self.standing.borrow().warnings.clone();
+        for warning in warnings.iter().filter(|warning| !known.contains(warning)) {
+            tracing::warn!("{warning}");
+        }
+        self.standing.send_replace(Standing {
+            asking: false,
+            failure,
+            roles,
+            warnings,
+        });
+    }
+
+    /// Waits for a reason to ask again: the time has come, somebody needs a token, or the credential has changed.
+    async fn rest(&mut self) {
+        let mut look_at = Instant::now() + LOOK;
+        let has_files = self.sign_in.has_files();
+        loop {
+            tokio::select! {
+                () = sleep_until(self.due) => return,
+                () = self.state.wanted.notified() => {
+                    if self.is_wanted() {
+                        return;
+                    }
+                }
+                () = sleep_until(look_at), if has_files => {
+                    if self.has_new_credential().await {
+                        tracing::info!("the credential has changed; signing in with the new one");
+                        return;
+                    }
+                    look_at = Instant::now() + LOOK;
+                }
+            }
+        }
+    }
+
+    /// Whether somebody who is waiting can be helped by asking now.
+    fn is_wanted(&self) -> bool {
+        let now = Instant::now();
+        self.state.usable(now).is_none() && self.standing.borrow().failing(now).is_none()
+    }
+
+    async fn has_new_credential(&self) -> bool {
+        let failing = self
+            .standing
+            .borrow()
+            .failure
+            .as_ref()
+            .map(|failure| failure.error.clone());
+        match failing {
+            // Sign-in is asked again soon enough, and reads the credential anew; its wish to wait is obeyed.
+            Some(Error::Unavailable { .. }) => false,
+            Some(Error::Refused { .. }) => self.sign_in.has_news(true).await,
+            None => self.sign_in.has_news(false).await,
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Calls that get a token, and calls whose token is rejected.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use tokio::time::Instant;
+use tower::{Layer as _, ServiceExt as _};
+use url::Url;
+
+use super::Layer;
+use crate::attempt::{Again, Failure, Fate, Outgoing, Routed, Signed};
+use crate::caller::{Caller, Freshness, Name, Urgency};
+use crate::clock::Wall;
+use crate::scan::{self, Answer};
+use crate::task::Tasks;
+use crate::token::fake::{self, Reply, Service};
+use crate::token::{Error, Keeper, Metrics};
+
+const NO_LICENCE: &str = "no-licence";
+
+fn routed(deadline: Duration) -> Routed {
+    let caller = Caller {
+        name: Name::new("test"),
+        urgency: Urgency::default(),
+        deadline: Instant::now() + deadline,
+        wait: None,
+        freshness: Freshness::default(),
+        request_id: "r-1".into(),
+    };
+    let request = scan::Request::plain(scan::Version::Latest, ["id-1"]).unwrap();
+    Routed {
+        outgoing: Outgoing {
+            request: Arc::new(request),
+            caller: Arc::new(caller),
+        },
+        base: Arc::new(Url::parse("https://api.example").unwrap()),
+    }
+}
+
+/// Defender: accepts the tokens of `valid`, and counts calls.
+#[derive(Clone, Default)]
+struct Defender {
+    valid: Arc<Mutex<Vec<&'static str>>>,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Defender {
+    fn accepting(tokens: &[&'static str]) -> Self {
+        let this = Self::default();
+        *this.valid.lock().unwrap() = tokens.to_vec();
+        this
+    }
+
+    async fn answer(self, signed: Signed) -> Result<Answer, Failure> {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let is_valid = self.valid.lock().unwrap().contains(&signed.bearer.expose());
+        let status = if is_valid {
+            StatusCode::OK
+        } else {
+            StatusCode::UNAUTHORIZED
+        };
+        Ok(Answer {
+            status,
+            headers: HeaderMap::new(),
+            body: Bytes::from_static(NO_LICENCE.as_bytes()),
+        })
+    }
+}
+
+struct Setting {
+    sign_in: Service,
+    keeper: Keeper,
+    tasks: Tasks,
+}
+
+fn setting(script: impl FnMut(usize) -> Reply + Send + 'static) -> Setting {
+    let mut script = script;
+    let sign_in = Service::new(move |number, _| script(number));
+    let tasks = Tasks::new();
+    let keeper = Keeper::start(
+        fake::secret_config(),
+        sign_in.exchange(),
+        fake::unused(),
+        Wall::system(),
+        &tasks,
+        Metrics::register(&mut prometheus_client::registry::Registry::default()),
+    );
+    Setting { sign_in, keeper, tasks }
+}
+
+/// What the retry layer above does: once more if that is said to be worth it.
+async fn call(keeper: &Keeper, defender: &Defender, deadline: Duration) -> Result<Answer, Failure> {
+    let attempt = async || {
+        let defender = defender.clone();
+        let inner = tower::service_fn(move |signed| defender.clone().answer(signed));
+        Layer::new(keeper.clone()).layer(inner).oneshot(routed(deadline)).await
+    };
+    match attempt().await {
+        Err(failure) if failure.again == Again::Once => {
+            assert_eq!(failure.fate, Fate::Answered);
+            assert_eq!(failure.answer.unwrap().status, StatusCode::UNAUTHORIZED);
+            attempt().await
+        }
+        done => done,
+    }
+}
+
+const SOON: Duration = Duration::from_secs(30);
+
+#[tokio::test(start_paused = true)]
+async fn a_call_carries_the_token() {
+    let set = setting(|n| Reply::token(["", "t1", "t2"][n]));
+    let answer = call(&set.keeper, &Defender::accepting(&["t1"]), SOON).await.unwrap();
+    assert_eq!(answer.status, StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_storm_of_401s_forces_one_refresh_and_every_call_succeeds() {
+    let set = setting(|n| Reply::token(["", "revoked", "t2", "t3"][n]));
+    set.keeper.bearer(Instant::now() + SOON).await.unwrap();
+    let defender = Defender::accepting(&["t2"]);
+    let calls: Vec<_> = (0..500)
+        .map(|_| {
+            let (keeper, defender) = (set.keeper.clone(), defender.clone());
+            set.tasks
+                .spawn("call", async move { call(&keeper, &defender, SOON).await })
+        })
+        .collect();
+    for handle in calls {
+        assert_eq!(handle.await.unwrap().unwrap().status, StatusCode::OK);
+    }
+    assert_eq!(set.sign_in.count(), 2);
+    assert_eq!(defender.calls.load(Ordering::Relaxed), 1000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_licence_401_passes_through_without_a_loop() {
+    let set = setting(|n| Reply::token(&format!("t{n}")));
+    let defender = Defender::default();
+    let answer = call(&set.keeper, &defender, SOON).await.unwrap();
+    assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(answer.body, NO_LICENCE);
+    // The first token, and one forced refresh.
+    assert_eq!((set.sign_in.count(), defender.calls.load(Ordering::Relaxed)), (2, 2));
+
+    // For a minute, no refresh and no second attempt.
+    for _ in 0..50 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(
+            call(&set.keeper, &defender, SOON).await.unwrap().status,
+            StatusCode::UNAUTHORIZED
+        );
+    }
+    assert_eq!((set.sign_in.count(), defender.calls.load(Ordering::Relaxed)), (2, 52));
+
+    // After it, one more try.
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    assert_eq!(
+        call(&set.keeper, &defender, SOON).await.unwrap().status,
+        StatusCode::UNAUTHORIZED
+    );
+    assert_eq!((set.sign_in.count(), defender.calls.load(Ordering::Relaxed)), (3, 54));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forced_refresh_that_fails_is_told_before_a_second_call_is_spent() {
+    let set = setting(|n| {
+        if n == 1 {
+            Reply::token("revoked")
+        } else {
+            Reply::refusal(7_000_112)
+        }
+    });
+    let defender = Defender::default();
+    let failure = call(&set.keeper, &defender, SOON).await.unwrap_err();
+    assert_eq!((failure.fate, failure.again), (Fate::Unsent, Again::Never));
+    assert!(
+        failure.source.to_string().contains("AADSTS7000112"),
+        "{}",
+        failure.source
+    );
+    assert_eq!(defender.calls.load(Ordering::Relaxed), 1);
+
+    // The old token is back in service, and Defender speaks for itself.
+    let answer = call(&set.keeper, &defender, SOON).await.unwrap();
+    assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+    assert_eq!((set.sign_in.count(), defender.calls.load(Ordering::Relaxed)), (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_token_nothing_is_sent_and_the_wait_is_bounded() {
+    let set = setting(|_| Reply::silence());
+    let defender = Defender::default();
+    let before = Instant::now();
+    let failure = call(&set.keeper, &defender, Duration::from_secs(2)).await.unwrap_err();
+    assert_eq!(before.elapsed(), Duration::from_secs(5));
+    assert_eq!((failure.fate, failure.again), (Fate::Unsent, Again::Never));
+    assert!(failure.source.downcast_ref::<Error>().is_some());
+    assert_eq!(defender.calls.load(Ordering::Relaxed), 0);
+}

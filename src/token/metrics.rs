@@ -1,0 +1,141 @@
+//! What sign-in counts.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric as _, LabelValueEncoder,
+};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use tokio::time::Instant;
+
+/// How a token request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// A token came.
+    Ok,
+    /// The credentials were refused, or could not be used.
+    Refused,
+    /// No answer, or a passing failure.
+    Unavailable,
+}
+
+impl Outcome {
+    const ALL: [Self; 3] = [Self::Ok, Self::Refused, Self::Unavailable];
+
+    /// The label's value.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Refused => "refused",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+impl EncodeLabelValue for Outcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
+        EncodeLabelValue::encode(&self.as_str(), encoder)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Requests {
+    result: Outcome,
+}
+
+/// The counters of sign-in. Clones count together.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    requests: Family<Requests, Counter>,
+    expiry: Expiry,
+}
+
+impl Metrics {
+    /// Adds `token_requests_total{result}` and `token_expiry_seconds` to `registry`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            requests: Family::default(),
+            expiry: Expiry::default(),
+        };
+        for result in Outcome::ALL {
+            // A counter that appears with its first failure hides that failure from `increase()`.
+            drop(metrics.requests.get_or_create(&Requests { result }));
+        }
+        registry.register(
+            "token_requests",
+            "Token requests to sign-in, by how they ended",
+            metrics.requests.clone(),
+        );
+        registry.register_collector(Box::new(metrics.expiry.clone()));
+        metrics
+    }
+
+    pub(super) fn count(&self, result: Outcome) {
+        self.requests.get_or_create(&Requests { result }).inc();
+    }
+
+    pub(super) fn expires(&self, at: Instant) {
+        *self.expiry.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
+    }
+}
+
+/// The remaining life is computed when somebody looks.
+#[derive(Clone, Debug, Default)]
+struct Expiry(Arc<Mutex<Option<Instant>>>);
+
+impl Collector for Expiry {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let at = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = at.map_or(0.0, |at| at.saturating_duration_since(Instant::now()).as_secs_f64());
+        let metric = encoder.encode_descriptor(
+            "token_expiry_seconds",
+            "Remaining life of the app token, 0 without one",
+            None,
+            MetricType::Gauge,
+        )?;
+        ConstGauge::new(left).encode(metric)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_remaining_life_is_that_of_the_moment_of_looking() {
+        let mut registry = Registry::with_prefix("defender_gateway");
+        let metrics = Metrics::register(&mut registry);
+        let text = |registry: &Registry| {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
+            text
+        };
+        assert!(text(&registry).contains("defender_gateway_token_expiry_seconds 0.0\n"));
+        assert!(text(&registry).contains("defender_gateway_token_requests_total{result=\"refused\"} 0\n"));
+
+        metrics.expires(Instant::now() + Duration::from_secs(100));
+        metrics.count(Outcome::Ok);
+        tokio::time::advance(Duration::from_secs(40)).await;
+        let shown = text(&registry);
+        assert!(
+            shown.contains("defender_gateway_token_expiry_seconds 60.0\n"),
+            "{shown}"
+        );
+        assert!(
+            shown.contains("defender_gateway_token_requests_total{result=\"ok\"} 1\n"),
+            "{shown}"
+        );
+
+        tokio::time::advance(Duration::from_secs(400)).await;
+        assert!(text(&registry).contains("defender_gateway_token_expiry_seconds 0.0\n"));
+    }
+}

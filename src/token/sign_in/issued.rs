@@ -1,0 +1,53 @@
+//! A token, as sign-in hands it out.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::secret::Secret;
+use crate::token::{Error, Reason};
+
+/// A token fresh from sign-in.
+#[derive(Debug)]
+pub(in crate::token) struct Issued {
+    pub(in crate::token) secret: Secret,
+    /// From the moment of asking; never zero.
+    pub(in crate::token) life: Duration,
+    /// When sign-in wants it renewed; shorter than `life`.
+    pub(in crate::token) refresh_in: Option<Duration>,
+    /// When the request left: the token's life is counted from here, which errs on the safe side.
+    pub(in crate::token) asked: Instant,
+}
+
+impl Issued {
+    /// A life that is not told is taken for this.
+    const UNTOLD: Duration = Duration::from_mins(5);
+    /// Longer lives are cut; Entra's longest is 28 hours.
+    const LONGEST: Duration = Duration::from_hours(7 * 24);
+
+    /// Checks what sign-in answered.
+    ///
+    /// # Errors
+    ///
+    /// When the token has no life left or could not be sent.
+    pub(super) fn try_new(secret: Secret, life: Option<Duration>, refresh_in: Option<Duration>) -> Result<Self, Error> {
+        let life = life.unwrap_or(Self::UNTOLD).min(Self::LONGEST);
+        // It has to go into a header field.
+        let sendable = !secret.expose().is_empty() && secret.expose().bytes().all(|b| b.is_ascii_graphic());
+        if life.is_zero() || !sendable {
+            return Err(Error::unavailable(Reason::Unreadable));
+        }
+        Ok(Self {
+            secret,
+            life,
+            refresh_in: refresh_in.filter(|at| !at.is_zero() && *at < life),
+            asked: Instant::now(),
+        })
+    }
+
+    /// Sets when the request left.
+    pub(super) fn since(mut self, asked: Instant) -> Self {
+        self.asked = asked;
+        self
+    }
+}

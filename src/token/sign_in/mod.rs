@@ -1,0 +1,14 @@
+//! One token request, from credential to token or to a reason why not.
+
+mod answer;
+mod entra;
+mod identity;
+mod issued;
+mod service;
+mod wait;
+
+pub(super) use issued::Issued;
+pub(super) use service::SignIn;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+//! The four kinds of credential behind one question.
+
+use std::future::Future;
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::{Instant, timeout};
+
+use super::entra::{self, Failed};
+use super::identity;
+use super::issued::Issued;
+use crate::clock::Wall;
+use crate::net::Exchange;
+use crate::token::credential::Vault;
+use crate::token::{App, Config, Credential, Error, Identity, Problem, Reason, Scope, Warning, explain};
+
+/// How long one exchange may take, from the first byte sent to the last one read.
+const EXCHANGE_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long reading the credential files may take.
+const READING_LIMIT: Duration = Duration::from_secs(5);
+
+/// Clocks closer than this do not explain a refusal.
+const SKEW_WORTH_TRYING: SignedDuration = SignedDuration::from_secs(60);
+
+/// How early the end of a certificate is announced.
+const CERTIFICATE_WARNING: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+/// Asks for tokens; one at a time.
+#[derive(Debug)]
+pub(in crate::token) struct SignIn {
+    method: Method,
+    scope: Scope,
+    exchange: Exchange,
+    wall: Wall,
+    /// What to add to this machine's clock to get sign-in's; learnt when an assertion is refused.
+    skew: SignedDuration,
+}
+
+#[derive(Debug)]
+enum Method {
+    App { app: App, vault: Box<Vault> },
+    Managed(Identity),
+}
+
+impl SignIn {
+    /// `imds` reaches link-local addresses directly; the metadata service does not work through proxies.
+    pub(in crate::token) fn new(config: Config, exchange: Exchange, imds: Exchange, wall: Wall) -> Self {
+        let app_method = |app, vault| Method::App {
+            app,
+            vault: Box::new(vault),
+        };
+        let (method, exchange) = match config.credential {
+            Credential::ClientSecret { app, secret } => (app_method(app, Vault::of_secret(secret)), exchange),
+            Credential::Certificate { app, files } => (app_method(app, Vault::of_certificate(files)), exchange),
+            Credential::WorkloadIdentity { app, token_file } => {
+                (app_method(app, Vault::of_federated(token_file)), exchange)
+            }
+            Credential::ManagedIdentity(identity) => (Method::Managed(identity), imds),
+        };
+        Self {
+            method,
+            scope: config.scope,
+            exchange,
+            wall,
+            skew: SignedDuration::ZERO,
+        }
+    }
+
+    /// One token request; a second one only if the first may have been refused because of this machine's clock.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future abandons the request.
+    pub(in crate::token) async fn ask(&mut self) -> Result<Issued, Error> {
+        if let Method::Managed(identity) = &self.method {
+            let asked = Instant::now();
+            let answer = identity::ask(identity, &self.scope, self.exchange.clone(), self.wall.now());
+            return Ok(within_limit(answer).await??.since(asked));
+        }
+        match self.ask_entra().await? {
+            Ok(issued) => Ok(issued),
+            Err(failed) if self.learns_the_time(&failed) => self.ask_entra().await?.map_err(|failed| failed.error),
+            Err(failed) => Err(failed.error),
+        }
+    }
+
+    /// Whether the credential files hold something that is worth trying: anything new if `failing`, else only what people change.
+    pub(in crate::token) async fn has_news(&self, failing: bool) -> bool {
+        match &self.method {
+            Method::App { vault, .. } if failing || vault.is_rotated_by_hand() => {
+                // A file system that hangs has no news.
+                timeout(READING_LIMIT, vault.has_changed()).await.unwrap_or(false)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether there are files to watch.
+    pub(in crate::token) fn has_files(&self) -> bool {
+        matches!(&self.method, Method::App { vault, .. } if vault.is_on_disk())
+    }
+
+    /// What was noticed on the way and deserves attention.
+    pub(in crate::token) fn warnings(&self) -> Vec<Warning> {
+        let mut warnings = Vec::new();
+        if let Method::App { vault, .. } = &self.method {
+            let path = vault.open_file().map(Path::to_owned);
+            warnings.extend(path.map(|path| Warning::FileTooOpen { path }));
+            let expiry = vault.expires_within(self.wall.now(), CERTIFICATE_WARNING);
+            warnings.extend(expiry.map(|at| Warning::CertificateExpiry { at }));
+        }
+        if !self.skew.is_zero() {
+            warnings.push(Warning::ClockSkew {
+                seconds: self.skew.as_secs(),
+            });
+        }
+        warnings
+    }
+
+    /// The inner result is sign-in's; the outer one fails when nothing could be asked.
+    async fn ask_entra(&mut self) -> Result<Result<Issued, Failed>, Error> {
+        let Method::App { app, vault } = &mut self.method else {
+            return Err(Error::unavailable(Reason::Stopped));
+        };
+        let now = self.wall.now().checked_add(self.skew).unwrap_or(Timestamp::MAX);
+        let Ok(proof) = timeout(READING_LIMIT, vault.proof(app, now)).await else {
+            return Err(Error::unusable(Problem::FileUnreadable, "reading takes too long"));
+        };
+        let proof = proof?;
+        let asked = Instant::now();
+        let answer = entra::ask(app, &self.scope, &proof, self.exchange.clone(), self.wall.now());
+        let answer = within_limit(answer).await?;
+        Ok(answer.map(|issued| issued.since(asked)))
+    }
+
+    /// Whether the clocks differ so much that an assertion signed by sign-in's clock may be accepted.
+    fn learns_the_time(&mut self, failed: &Failed) -> bool {
+        let signed_here = matches!(&self.method, Method::App { vault, .. } if vault.is_certificate());
+        let Error::Refused { code, .. } = &failed.error else {
+            return false;
+        };
+        let Some(theirs) = failed
+            .server_time
+            .filter(|_| signed_here && explain::may_be_clock(code))
+        else {
+            return false;
+        };
+        let skew = theirs.duration_since(self.wall.now());
+        let worth_it = (skew - self.skew).abs() > SKEW_WORTH_TRYING;
+        if worth_it {
+            self.skew = if skew.abs() > SKEW_WORTH_TRYING {
+                skew
+            } else {
+                SignedDuration::ZERO
+            };
+        }
+        worth_it
+    }
+}
+
+async fn within_limit<T>(exchange: impl Future<Output = T>) -> Result<T, Error> {
+    timeout(EXCHANGE_LIMIT, exchange)
+        .await
+        .map_err(|_| Error::unavailable(Reason::TimedOut))
+}
