@@ -1,1 +1,4 @@
-//! To be filled in.
+//! x
+pub mod limit;
+pub mod span;
+pub use limit::*;
