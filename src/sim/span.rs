@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserializer, de};
 
 /// The longest duration accepted: a day. Longer ones are slips of the pen, and the bound keeps arithmetic from overflowing.
 pub const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
