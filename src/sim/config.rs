@@ -1,0 +1,254 @@
+//! How a simulator is set up.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use crate::clock::Wall;
+use crate::secret::Secret;
+
+use super::action::Event;
+use super::fault::{Fault, Plan, SignInFault};
+use super::history::History;
+use super::limit::{Limit, Rejected, Shape};
+use super::record::Log;
+
+/// The tenant of the demo.
+pub const TENANT_ID: &str = "5f0e2a1c-3d4b-4c6d-8e9f-0a1b2c3d4e5f";
+/// The app registration of the demo.
+pub const CLIENT_ID: &str = "a1b2c3d4-5e6f-4a0b-9c8d-7e6f5a4b3c2d";
+/// The client secret of the demo. It opens nothing but simulators.
+pub const CLIENT_SECRET: &str = "simulated~secret.opens-nothing_but+simulators";
+/// The scope that Defender's documentation asks for.
+pub const SCOPE: &str = "https://api.securitycenter.microsoft.com/.default";
+/// The application permission that the operation needs.
+pub const ROLE: &str = "Machine.Read.All";
+/// The value of `X-IDENTITY-HEADER` that the App Service form of managed identity wants.
+pub const IDENTITY_HEADER: &str = "simulated-identity-header";
+
+/// A simulator's settings. Start from [`Config::default`] and change what the test is about.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where sign-in listens; a loopback address. With port 0 every host gets a free port, otherwise the regions follow
+    /// on the next ports. Default `127.0.0.1:0`.
+    pub listen: SocketAddr,
+    /// The regions' hosts; one or more, with different names. Default: `us` 90 ms, `eu` 12 ms, `uk` 25 ms, `au` 240 ms away.
+    pub regions: Vec<Region>,
+    /// The limits of one app in one tenant over all regions together. Default: the documented ones.
+    pub limits: Vec<Limit>,
+    /// How calls are counted. Default: sliding log, the strictest.
+    pub shape: Shape,
+    /// Whether refused calls count. Default: they do.
+    pub rejected: Rejected,
+    /// How a 429 tells the wait. Default: in a header and in the message.
+    pub throttle: Throttle,
+    /// The scan history there is.
+    pub history: History,
+    /// Sign-in.
+    pub sign_in: SignIn,
+    /// The only tenant. Default [`TENANT_ID`].
+    pub tenant_id: String,
+    /// The only app registration. Default [`CLIENT_ID`].
+    pub client_id: String,
+    /// Its secret. Default [`CLIENT_SECRET`].
+    pub client_secret: Secret,
+    /// How long a token lives, a whole number of seconds. Default 3599 s, as documented.
+    pub token_lifetime: Duration,
+    /// What happens when. Default: nothing.
+    pub schedule: Vec<Event>,
+    /// Where a line per call is written. Default: nowhere; [`Simulator::calls`](super::Simulator::calls) always works.
+    pub log: Option<Log>,
+    /// Decides all that is left to chance. Default 1.
+    pub seed: u64,
+    /// How many calls, token requests and violations are remembered, each; the oldest are forgotten first. Default 20,000.
+    pub remember: usize,
+    /// The wall clock for tokens and dates. Default: the system's.
+    pub wall: Wall,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            regions: [("us", 90), ("eu", 12), ("uk", 25), ("au", 240)]
+                .map(|(name, ms)| Region::new(name, Duration::from_millis(ms)))
+                .into(),
+            limits: Limit::documented(),
+            shape: Shape::default(),
+            rejected: Rejected::default(),
+            throttle: Throttle::default(),
+            history: History::default(),
+            sign_in: SignIn::default(),
+            tenant_id: TENANT_ID.into(),
+            client_id: CLIENT_ID.into(),
+            client_secret: Secret::new(CLIENT_SECRET.into()),
+            token_lifetime: Duration::from_secs(3_599),
+            schedule: Vec::new(),
+            log: None,
+            seed: 1,
+            remember: 20_000,
+            wall: Wall::system(),
+        }
+    }
+}
+
+impl Config {
+    /// No latency anywhere: for tests that are about something else.
+    #[must_use]
+    pub fn instant() -> Self {
+        let mut config = Self::default();
+        config.sign_in.latency = Duration::ZERO;
+        for region in &mut config.regions {
+            region.behaviour.latency = Duration::ZERO;
+        }
+        config
+    }
+
+    /// With these regions, none of them with latency.
+    #[must_use]
+    pub fn with_regions(mut self, names: &[&str]) -> Self {
+        self.regions = names.iter().map(|name| Region::new(name, Duration::ZERO)).collect();
+        self
+    }
+
+    /// With these limits.
+    #[must_use]
+    pub fn with_limits(mut self, shape: Shape, limits: &[Limit]) -> Self {
+        self.shape = shape;
+        self.limits = limits.to_vec();
+        self
+    }
+
+    /// Why these settings make no simulator.
+    pub(super) fn mistake(&self) -> Option<String> {
+        if !self.listen.ip().is_loopback() {
+            return Some(format!("a simulator listens on loopback only, not on {}", self.listen));
+        }
+        if self.regions.is_empty() {
+            return Some("a simulator needs a region".into());
+        }
+        let last = usize::from(self.listen.port()) + self.regions.len();
+        if self.listen.port() != 0 && last > usize::from(u16::MAX) {
+            return Some(format!(
+                "no ports are left behind {} for the regions",
+                self.listen.port()
+            ));
+        }
+        let named_before = |(at, region): &(usize, &Region)| self.regions[..*at].iter().any(|r| r.name == region.name);
+        if let Some((_, twice)) = self.regions.iter().enumerate().find(named_before) {
+            return Some(format!("two regions are named {:?}", twice.name));
+        }
+        if let Some(region) = self.regions.iter().find(|region| !region.has_good_name()) {
+            return Some(format!(
+                "{:?} is no region name: lower-case letters, digits, hyphens",
+                region.name
+            ));
+        }
+        let known = |name: &str| self.regions.iter().any(|region| region.name == name);
+        let unknown = self.schedule.iter().filter_map(|event| event.action.region());
+        if let Some(name) = unknown.into_iter().find(|name| !known(name)) {
+            return Some(format!("the schedule names an unknown region {name:?}"));
+        }
+        None
+    }
+}
+
+/// One region's host.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Region {
+    /// Its name: lower-case letters, digits and hyphens.
+    pub name: String,
+    /// How it behaves.
+    pub behaviour: Behaviour,
+}
+
+impl Region {
+    /// A region that is `latency` away and works.
+    #[must_use]
+    pub fn new(name: &str, latency: Duration) -> Self {
+        Self {
+            name: name.into(),
+            behaviour: Behaviour {
+                latency,
+                ..Behaviour::default()
+            },
+        }
+    }
+
+    fn has_good_name(&self) -> bool {
+        let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        !self.name.is_empty() && self.name.chars().all(good)
+    }
+}
+
+/// How a region's host behaves; can be changed while it runs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Behaviour {
+    /// Round-trip time. Half of it passes before a call counts as arrived, half after it was answered; a new connection costs one
+    /// more, as a TLS handshake would.
+    pub latency: Duration,
+    /// Each half of the way takes up to half of this longer, by chance.
+    pub jitter: Duration,
+    /// What goes wrong.
+    pub faults: Plan<Fault>,
+}
+
+/// How sign-in behaves; can be changed while it runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SignIn {
+    /// The only scope it knows. Tokens are for it without `/.default`. Default [`SCOPE`].
+    pub scope: String,
+    /// The roles in a token. Default: [`ROLE`].
+    pub roles: Vec<String>,
+    /// An audience other than the scope's: Defender answers such a token with 403. Default: none.
+    pub audience: Option<String>,
+    /// When the token should be renewed, after issue. Default: not said, as is usual.
+    pub refresh_in: Option<Duration>,
+    /// How long an answer takes. Default 20 ms.
+    pub latency: Duration,
+    /// What goes wrong.
+    pub faults: Plan<SignInFault>,
+}
+
+impl Default for SignIn {
+    fn default() -> Self {
+        Self {
+            scope: SCOPE.into(),
+            roles: vec![ROLE.into()],
+            audience: None,
+            refresh_in: None,
+            latency: Duration::from_millis(20),
+            faults: Plan::none(),
+        }
+    }
+}
+
+/// How a 429 tells the wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Throttle {
+    /// In the `Retry-After` field.
+    pub header: RetryAfter,
+    /// In the message.
+    pub message: Message,
+}
+
+/// The `Retry-After` field of a 429. It is documented, but no captured answer shows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RetryAfter {
+    /// Seconds, rounded up.
+    #[default]
+    Seconds,
+    /// An HTTP date, rounded up to the second.
+    Date,
+    /// No such field.
+    Absent,
+}
+
+/// The message of a 429.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Message {
+    /// As seen in 2022: ends with "You can send requests again in 8 seconds."
+    #[default]
+    WithSeconds,
+    /// As seen in 2021: names the limit only.
+    WithoutSeconds,
+}

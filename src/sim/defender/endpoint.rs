@@ -1,0 +1,310 @@
+//! A region's host over HTTP.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::question::{self, Options};
+use super::refusal::{self, Refusal};
+use crate::sim::config::ROLE;
+use crate::sim::entra::Claims;
+use crate::sim::fault::Fault;
+use crate::sim::limit::Rejection;
+use crate::sim::record::{CallRecord, Violation};
+use crate::sim::wire::{Handler, Manner, Reply};
+use crate::sim::world::{State, World};
+
+/// The operation, with and without the version.
+const PATHS: [&str; 2] = [
+    "/api/DeviceAuthenticatedScanDefinitions/GetScanHistoryByScanDefinitionId",
+    "/api/v1.0/DeviceAuthenticatedScanDefinitions/GetScanHistoryByScanDefinitionId",
+];
+
+/// Where the real service says that answers come from, whatever region gave them.
+const CONTEXT: &str = "https://api.securitycenter.microsoft.com\
+    /api/DeviceAuthenticatedScanDefinitions/GetScanHistoryByScanDefinitionId";
+
+/// The role that includes the one needed.
+const WIDER_ROLE: &str = "Machine.ReadWrite.All";
+
+/// The real bound is not documented; ours keeps a mistake from filling memory.
+const LONGEST_BODY: usize = 4 * 1024 * 1024;
+
+/// A region's host.
+#[derive(Debug)]
+pub(in crate::sim) struct Region {
+    pub(in crate::sim) name: String,
+    pub(in crate::sim) world: Arc<World>,
+}
+
+/// What is known when a call has arrived, before its body.
+struct Arrival {
+    number: u64,
+    verdict: Result<Claims, Refusal>,
+    over: Option<Rejection>,
+    fault: Option<Fault>,
+}
+
+impl Handler for Region {
+    fn answer(self: Arc<Self>, request: Request<Incoming>) -> Pin<Box<dyn Future<Output = Reply> + Send>> {
+        Box::pin(async move { self.respond(request).await })
+    }
+
+    fn setup(&self) -> Duration {
+        let state = self.world.state();
+        state
+            .regions
+            .get(&self.name)
+            .map_or(Duration::ZERO, |behaviour| behaviour.latency)
+    }
+}
+
+impl Region {
+    async fn respond(&self, request: Request<Incoming>) -> Reply {
+        let received = Instant::now();
+        let (head, body) = request.into_parts();
+        let trip = self.world.state().trip(&self.name);
+        self.world.rest(trip.there).await;
+        // Counted when the head is here: the real service cannot know how the body will end.
+        let arrival = self.arrive(&head);
+        let body = Limited::new(body, LONGEST_BODY)
+            .collect()
+            .await
+            .map(http_body_util::Collected::to_bytes);
+        let reply = match body {
+            Ok(body) => self.decide(&head, &body, &arrival),
+            Err(_) => Refusal::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "InvalidRequestBody",
+                "The body did not come whole.",
+            )
+            .reply(&mut self.world.state().dice),
+        };
+        if reply.status().is_some() {
+            self.world.rest(trip.back).await;
+        }
+        self.world.journal.settled(arrival.number, |call| {
+            call.status = reply.status();
+            call.latency = reply.status().map(|_| received.elapsed());
+        });
+        reply
+    }
+
+    /// Counts and records the call.
+    fn arrive(&self, head: &Parts) -> Arrival {
+        let is_operation = is_operation(head);
+        let options = Options::read(head.uri.query()).unwrap_or_default();
+        let mut state = self.world.state();
+        // Under the lock, so that arrivals are counted in the order of their times.
+        let at = self.world.elapsed();
+        let verdict = question::bearer(&head.headers).and_then(|token| {
+            let now = self.world.wall.now().as_second();
+            let read = state.desk.mint.read(token, now);
+            read.map_err(|bad| Refusal::unauthorized(&bad.to_string()))
+        });
+        let counted = is_operation && verdict.is_ok();
+        let over = if counted { state.limiter.arrive(at).err() } else { None };
+        let fault = state.draw_fault(&self.name);
+        let number = self.world.journal.arrived(CallRecord {
+            at,
+            region: self.name.clone(),
+            method: head.method.to_string(),
+            path: head.uri.path().into(),
+            query: head.uri.query().map(Into::into),
+            version: format!("{:?}", head.version),
+            is_operation,
+            ids: Vec::new(),
+            top: options.top,
+            skip: options.skip,
+            token_id: verdict.as_ref().ok().map(|claims| claims.uti.clone()),
+            request_id: text(head, "x-request-id"),
+            headers: without_token(head),
+            status: None,
+            fault: fault.map(Fault::as_str),
+            latency: None,
+            number: 0,
+        });
+        if let Some(what) = violation(head) {
+            self.world.journal.violated(Violation { at, what });
+        }
+        Arrival {
+            number,
+            verdict,
+            over,
+            fault,
+        }
+    }
+
+    fn decide(&self, head: &Parts, body: &Bytes, arrival: &Arrival) -> Reply {
+        let asked = question::ids(&head.headers, body, None);
+        if let Ok(ids) = &asked {
+            self.world
+                .journal
+                .amend(arrival.number, |call| call.ids.clone_from(ids));
+        }
+        let mut state = self.world.state();
+        let state = &mut *state;
+        let proper = |state: &mut State| {
+            self.proper(head, body, arrival, state)
+                .unwrap_or_else(|refusal| refusal.reply(&mut state.dice))
+        };
+        match arrival.fault {
+            Some(fault) => self.faulty(fault, state, proper),
+            None => proper(state),
+        }
+    }
+
+    /// The answer of a host that works.
+    fn proper(&self, head: &Parts, body: &[u8], arrival: &Arrival, state: &mut State) -> Result<Reply, Refusal> {
+        if !PATHS.contains(&head.uri.path()) {
+            return Err(Refusal::new(StatusCode::NOT_FOUND, "NotFound", "No such resource."));
+        }
+        if head.method != Method::POST {
+            let allowed = Refusal::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "BadRequest",
+                "The method is not allowed.",
+            );
+            return Ok(allowed.reply(&mut state.dice).with(header::ALLOW, "POST"));
+        }
+        let claims = match &arrival.verdict {
+            Ok(claims) => claims,
+            Err(refusal) => {
+                let reply = refusal.reply(&mut state.dice);
+                return Ok(reply.with(header::WWW_AUTHENTICATE, "Bearer error=\"invalid_token\""));
+            }
+        };
+        if let Some(rejection) = &arrival.over {
+            return Ok(refusal::throttled(
+                rejection,
+                state.throttle,
+                &self.world.wall,
+                &mut state.dice,
+            ));
+        }
+        check_claims(claims, state.desk.resource())?;
+        let options = Options::read(head.uri.query())?;
+        let ids = question::ids(&head.headers, body, state.history.max_ids)?;
+        self.rows(head, &ids, options, state)
+    }
+
+    fn rows(&self, head: &Parts, ids: &[String], options: Options, state: &State) -> Result<Reply, Refusal> {
+        let (top, skip) = (options.top.map(|n| n as usize), options.skip.unwrap_or(0) as usize);
+        let page = state
+            .history
+            .page((self.world.seed, state.scans), ids, top, skip)
+            .map_err(|unknown| {
+                let message = format!("Scan definition {unknown} was not found.");
+                Refusal::new(StatusCode::NOT_FOUND, "ResourceNotFound", message)
+            })?;
+        let mut document = json!({"@odata.context": CONTEXT, "value": page.rows});
+        if let Some(next) = page.next {
+            let host = host(head);
+            let rest = options
+                .top
+                .map(|top| top as usize - (next - skip))
+                .map_or(String::new(), |top| format!("$top={top}&"));
+            document["@odata.nextLink"] = format!("http://{host}{}?{rest}$skip={next}", head.uri.path()).into();
+        }
+        let content_type = "application/json; odata.metadata=minimal; odata.streaming=true; charset=utf-8";
+        let odata_version = http::HeaderName::from_static("odata-version");
+        Ok(Reply::new(StatusCode::OK, content_type, document.to_string()).with(odata_version, "4.0"))
+    }
+
+    fn faulty(&self, fault: Fault, state: &mut State, proper: impl Fn(&mut State) -> Reply) -> Reply {
+        match fault {
+            Fault::Status(status) if (502..=504).contains(&status.as_u16()) => Reply::front_end_page(status),
+            Fault::Status(status) => Refusal::new(status, code(status), "").reply(&mut state.dice),
+            Fault::Throttle(wait) => match refusal::pretended(None, wait) {
+                Some(rejection) => refusal::throttled(&rejection, state.throttle, &self.world.wall, &mut state.dice),
+                None => proper(state),
+            },
+            Fault::NoLicence => Refusal::unauthorized("No Tvm license").reply(&mut state.dice),
+            Fault::BlackHole => proper(state).delivered(Manner::Never),
+            Fault::Cut => proper(state).delivered(Manner::Cut),
+            Fault::CutMidBody => proper(state).delivered(Manner::CutMidBody),
+            Fault::SlowHead(over) => proper(state).delivered(Manner::SlowHead(over)),
+            Fault::SlowBody(over) => proper(state).delivered(Manner::SlowBody(over)),
+            Fault::Rubbish => Reply::new(StatusCode::OK, "application/json", "{\"@odata.context\":\"https://api"),
+            Fault::Redirect => Reply::redirect(),
+        }
+    }
+}
+
+impl State {
+    fn draw_fault(&mut self, region: &str) -> Option<Fault> {
+        let behaviour = self.regions.get_mut(region)?;
+        behaviour.faults.draw(&mut self.dice)
+    }
+}
+
+fn is_operation(head: &Parts) -> bool {
+    head.method == Method::POST && PATHS.contains(&head.uri.path())
+}
+
+/// A good token for something else gets 403, not 401.
+fn check_claims(claims: &Claims, resource: &str) -> Result<(), Refusal> {
+    let forbidden = |message: String| Err(Refusal::new(StatusCode::FORBIDDEN, "Forbidden", message));
+    if claims.aud != resource {
+        return forbidden(format!("The token's audience '{}' is not accepted.", claims.aud));
+    }
+    if !claims.roles.iter().any(|role| role == ROLE || role == WIDER_ROLE) {
+        let roles = claims.roles.join(", ");
+        return forbidden(format!(
+            "Missing application roles. API required roles: {ROLE}, {WIDER_ROLE}, application roles: {roles}."
+        ));
+    }
+    Ok(())
+}
+
+/// What a gateway must never send here.
+fn violation(head: &Parts) -> Option<String> {
+    let path = head.uri.path();
+    if path.to_ascii_lowercase().contains("batchdelete") {
+        return Some(format!("{} {path}: the sibling that deletes was called", head.method));
+    }
+    let private = ["cookie", "forwarded", "proxy-authorization", "proxy-connection"];
+    head.headers
+        .keys()
+        .map(http::HeaderName::as_str)
+        .find(|name| private.contains(name) || name.starts_with("x-forwarded-"))
+        .map(|name| format!("the field {name} was forwarded"))
+}
+
+fn without_token(head: &Parts) -> http::HeaderMap {
+    let mut headers = head.headers.clone();
+    headers.remove(header::AUTHORIZATION);
+    headers
+}
+
+fn text(head: &Parts, name: &str) -> Option<String> {
+    head.headers
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+        .map(Into::into)
+}
+
+fn host(head: &Parts) -> String {
+    let authority = head.uri.authority().map(ToString::to_string);
+    authority.or_else(|| text(head, "host")).unwrap_or_default()
+}
+
+fn code(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        400 => "BadRequest",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "NotFound",
+        429 => "TooManyRequests",
+        _ => "InternalServerError",
+    }
+}

@@ -1,0 +1,9 @@
+//! A region's host: the one operation, as strict as its documentation.
+
+mod endpoint;
+mod question;
+mod refusal;
+#[cfg(test)]
+mod tests;
+
+pub(super) use endpoint::Region;

@@ -1,0 +1,134 @@
+//! What a call asks for, read as strictly as the documentation allows.
+//!
+//! Written apart from the gateway's own parser on purpose: a mistake there must not be repeated here.
+
+use http::{HeaderMap, header};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::refusal::Refusal;
+
+/// The largest `$top` documented.
+const MOST_ROWS: u32 = 10_000;
+
+/// The largest `$skip` that an `Edm.Int32` holds.
+const MOST_SKIPPED: u32 = 2_147_483_647;
+
+/// The query options.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Options {
+    pub(super) top: Option<u32>,
+    pub(super) skip: Option<u32>,
+}
+
+impl Options {
+    /// Reads `$top` and `$skip`; nothing else may be there.
+    pub(super) fn read(query: Option<&str>) -> Result<Self, Refusal> {
+        let mut options = Self::default();
+        for (name, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+            let (place, least, most) = match name.as_ref() {
+                "$top" => (&mut options.top, 1, MOST_ROWS),
+                "$skip" => (&mut options.skip, 0, MOST_SKIPPED),
+                _ => {
+                    return Err(Refusal::odata(format!(
+                        "The query parameter '{name}' is not supported."
+                    )));
+                }
+            };
+            if place.is_some() {
+                return Err(Refusal::odata(format!(
+                    "Query option '{name}' was specified more than once."
+                )));
+            }
+            *place = Some(number(&name, &value, least, most)?);
+        }
+        Ok(options)
+    }
+}
+
+fn number(name: &str, value: &str, least: u32, most: u32) -> Result<u32, Refusal> {
+    let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+    let read = if digits { value.parse::<u32>().ok() } else { None };
+    match read {
+        Some(read) if (least..=most).contains(&read) => Ok(read),
+        Some(read) if read > most => Err(Refusal::odata(format!(
+            "The limit of '{most}' for {name} query has been exceeded. The value from the incoming request is '{read}'."
+        ))),
+        _ => Err(Refusal::odata(format!(
+            "Invalid value '{value}' for {name} query option found."
+        ))),
+    }
+}
+
+/// The body: exactly one member, an array of strings.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Body {
+    #[serde(rename = "ScanDefinitionIds")]
+    ids: Vec<String>,
+}
+
+/// Reads the ids of a body.
+pub(super) fn ids(headers: &HeaderMap, body: &[u8], most: Option<usize>) -> Result<Vec<String>, Refusal> {
+    if !is_json(headers) {
+        return Err(Refusal::bad(
+            "InvalidRequestBody",
+            "The content type must be application/json.",
+        ));
+    }
+    let invalid =
+        |error: serde_json::Error| Refusal::bad("InvalidRequestBody", format!("Request body is incorrect: {error}"));
+    let members = match serde_json::from_slice::<Value>(body).map_err(invalid)? {
+        Value::Object(members) => members,
+        _ => {
+            return Err(Refusal::bad(
+                "InvalidRequestBody",
+                "Request body is incorrect: not an object",
+            ));
+        }
+    };
+    if members.is_empty() {
+        return Err(missing());
+    }
+    // Read again from the bytes: only so are doubled members seen.
+    let Body { ids } = serde_json::from_slice(body).map_err(invalid)?;
+    match most {
+        _ if ids.is_empty() => Err(missing()),
+        Some(most) if ids.len() > most => Err(Refusal::bad(
+            "MaximumBatchSizeExceeded",
+            format!("Received {}, allowed {most}.", ids.len()),
+        )),
+        _ => Ok(ids),
+    }
+}
+
+fn missing() -> Refusal {
+    Refusal::bad("MissingRequiredParameter", "Parameter ScanDefinitionIds is missing.")
+}
+
+/// `application/json`, at most with `charset=utf-8`.
+fn is_json(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(header::CONTENT_TYPE).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return false;
+    };
+    let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
+    let mut parts = text.split(';').map(str::trim);
+    parts.next() == Some("application/json") && parts.all(|part| matches!(part, "charset=utf-8" | "charset=\"utf-8\""))
+}
+
+/// The token of an `Authorization: Bearer` field, of which there must be one.
+pub(super) fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
+    let refused = |reason| Err(Refusal::unauthorized(reason));
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let value = match (values.next(), values.next()) {
+        (Some(value), None) => value,
+        (None, _) => return refused("no token"),
+        _ => return refused("more than one token"),
+    };
+    let parts = value.to_str().ok().and_then(|value| value.split_once(' '));
+    match parts {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim()),
+        _ => refused("not a bearer token"),
+    }
+}

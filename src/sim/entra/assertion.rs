@@ -1,0 +1,176 @@
+//! Client assertions: certificates' and federated ones.
+
+use std::collections::VecDeque;
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use jiff::Timestamp;
+use ring::signature::{RSA_PSS_2048_8192_SHA256, UnparsedPublicKey};
+use serde_json::Value;
+use x509_cert::der::Decode as _;
+
+use super::code::AadstsCode;
+use super::refusal::Refusal;
+use crate::secret::Secret;
+
+/// How many used `jti` are remembered; an assertion lives ten minutes at most, and nobody asks that often.
+const REMEMBERED: usize = 10_000;
+
+/// The longest an assertion may be valid, in seconds: the documented upper end of "5 to 10 minutes".
+const LONGEST: i64 = 600;
+
+/// How far apart the two clocks may be, in seconds.
+const SKEW: i64 = 300;
+
+/// A certificate registered with the app.
+#[derive(Clone)]
+pub struct Certificate {
+    thumbprint: String,
+    public_key: Vec<u8>,
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificate")
+            .field("thumbprint", &self.thumbprint)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The bytes are no X.509 certificate in DER.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not an X.509 certificate in DER")]
+pub struct NotACertificate;
+
+impl Certificate {
+    /// A certificate from its DER bytes.
+    pub fn from_der(der: &[u8]) -> Result<Self, NotACertificate> {
+        let parsed = x509_cert::Certificate::from_der(der).map_err(|_| NotACertificate)?;
+        let key = parsed.tbs_certificate().subject_public_key_info();
+        Ok(Self {
+            thumbprint: URL_SAFE_NO_PAD.encode(ring::digest::digest(&ring::digest::SHA256, der)),
+            public_key: key.subject_public_key.as_bytes().ok_or(NotACertificate)?.to_vec(),
+        })
+    }
+}
+
+/// What is registered with the app besides its secret.
+#[derive(Debug, Default)]
+pub(in crate::sim) struct Federation {
+    certificates: Vec<Certificate>,
+    tokens: Vec<Secret>,
+    used: VecDeque<String>,
+}
+
+/// What an assertion has to match.
+#[derive(Debug)]
+pub(super) struct Expected<'a> {
+    pub(super) endpoint: &'a str,
+    pub(super) client_id: &'a str,
+    pub(super) now: Timestamp,
+}
+
+/// Whether the assertion names a certificate in its header.
+pub(super) fn is_self_signed(assertion: &str) -> bool {
+    assertion
+        .split('.')
+        .next()
+        .and_then(json)
+        .is_some_and(|header| header.get("x5t#S256").is_some() || header.get("x5t").is_some())
+}
+
+impl Federation {
+    pub(in crate::sim) fn register_certificate(&mut self, certificate: Certificate) {
+        self.certificates.push(certificate);
+    }
+
+    /// Replaces the federated token that is accepted, as a rotation does.
+    pub(in crate::sim) fn register_token(&mut self, token: Secret) {
+        self.tokens = vec![token];
+    }
+
+    /// Whether `assertion` proves that its sender is the app.
+    pub(super) fn check(&mut self, assertion: &str, expected: &Expected<'_>) -> Result<(), Refusal> {
+        if self.tokens.iter().any(|token| token.expose() == assertion) {
+            return Ok(());
+        }
+        if !is_self_signed(assertion) {
+            return Err(AadstsCode::NO_FEDERATION.into());
+        }
+        let malformed = |what: &str| Refusal::about(AadstsCode::BAD_ASSERTION, what);
+        let (signed, signature) = assertion.rsplit_once('.').ok_or_else(|| malformed("signature"))?;
+        let (header, claims) = signed.split_once('.').ok_or_else(|| malformed("payload"))?;
+        let header = json(header).ok_or_else(|| malformed("header"))?;
+        let claims = json(claims).ok_or_else(|| malformed("payload"))?;
+        let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| malformed("signature"))?;
+        self.check_signature(&header, signed.as_bytes(), &signature)?;
+        check_claims(&claims, expected)?;
+        self.use_once(claims["jti"].as_str().unwrap_or_default())
+    }
+
+    fn check_signature(&self, header: &Value, signed: &[u8], signature: &[u8]) -> Result<(), Refusal> {
+        if header["alg"] != "PS256" {
+            return Err(Refusal::about(AadstsCode::BAD_ASSERTION, "alg"));
+        }
+        if header.get("typ").is_some_and(|typ| typ != "JWT") {
+            return Err(Refusal::about(AadstsCode::BAD_ASSERTION, "typ"));
+        }
+        let unknown = || Refusal::about(AadstsCode::BAD_SIGNATURE, "x5t#S256");
+        let thumbprint = header["x5t#S256"].as_str().ok_or_else(unknown)?;
+        // One of Microsoft's own libraries sends the standard alphabet, so both are taken.
+        let thumbprint = STANDARD
+            .decode(thumbprint)
+            .map_or_else(|_| thumbprint.to_owned(), |bytes| URL_SAFE_NO_PAD.encode(bytes));
+        let certificate = self
+            .certificates
+            .iter()
+            .find(|certificate| certificate.thumbprint == thumbprint)
+            .ok_or_else(unknown)?;
+        UnparsedPublicKey::new(&RSA_PSS_2048_8192_SHA256, &certificate.public_key)
+            .verify(signed, signature)
+            .map_err(|_| AadstsCode::BAD_SIGNATURE.into())
+    }
+
+    fn use_once(&mut self, jti: &str) -> Result<(), Refusal> {
+        if self.used.iter().any(|used| used == jti) {
+            return Err(Refusal::about(AadstsCode::BAD_ASSERTION, "jti was used before"));
+        }
+        if self.used.len() == REMEMBERED {
+            self.used.pop_front();
+        }
+        self.used.push_back(jti.into());
+        Ok(())
+    }
+}
+
+fn check_claims(claims: &Value, expected: &Expected<'_>) -> Result<(), Refusal> {
+    if claims["aud"] != expected.endpoint {
+        return Err(Refusal::about(AadstsCode::BAD_AUDIENCE, "aud"));
+    }
+    for name in ["iss", "sub"] {
+        if claims[name] != expected.client_id {
+            return Err(Refusal::about(AadstsCode::BAD_AUDIENCE, name));
+        }
+    }
+    if claims["jti"].as_str().is_none_or(str::is_empty) {
+        return Err(Refusal::about(AadstsCode::BAD_ASSERTION, "jti"));
+    }
+    let second = |name: &str| {
+        claims[name]
+            .as_i64()
+            .ok_or_else(|| Refusal::about(AadstsCode::BAD_TIME, name))
+    };
+    let (from, until, now) = (second("nbf")?, second("exp")?, expected.now.as_second());
+    if from > now.saturating_add(SKEW) {
+        return Err(Refusal::about(AadstsCode::BAD_TIME, "nbf"));
+    }
+    if until <= now.saturating_sub(SKEW) || until.saturating_sub(from) > LONGEST {
+        return Err(Refusal::about(AadstsCode::BAD_TIME, "exp"));
+    }
+    Ok(())
+}
+
+fn json(segment: &str) -> Option<Value> {
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(segment).ok()?).ok()
+}

@@ -1,0 +1,200 @@
+//! Sign-in over HTTP.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+
+use super::code::AadstsCode;
+use super::desk::Issued;
+use super::form::Form;
+use super::managed;
+use super::refusal::Refusal;
+use crate::sim::fault::SignInFault;
+use crate::sim::record::{Credential, TokenRecord};
+use crate::sim::wire::{Handler, Manner, Reply};
+use crate::sim::world::World;
+
+/// Far above any honest form; the real bound is not documented.
+const LONGEST_FORM: usize = 64 * 1024;
+
+pub(super) const JSON: &str = "application/json; charset=utf-8";
+
+/// The sign-in host.
+#[derive(Debug)]
+pub(in crate::sim) struct Endpoint {
+    pub(in crate::sim) world: Arc<World>,
+    /// Its own address, set when it listens: certificate assertions name it as their audience.
+    pub(in crate::sim) addr: OnceLock<SocketAddr>,
+}
+
+/// An answer, and what goes into the record.
+pub(super) struct Outcome {
+    pub(super) reply: Reply,
+    pub(super) credential: Credential,
+    pub(super) code: Option<u32>,
+    pub(super) token_id: Option<String>,
+}
+
+impl Outcome {
+    /// No token.
+    pub(super) fn refused(reply: Reply, credential: Credential) -> Self {
+        Self {
+            reply,
+            credential,
+            code: None,
+            token_id: None,
+        }
+    }
+}
+
+impl Handler for Endpoint {
+    fn answer(self: Arc<Self>, request: Request<Incoming>) -> Pin<Box<dyn Future<Output = Reply> + Send>> {
+        Box::pin(async move { self.respond(request).await })
+    }
+
+    fn setup(&self) -> Duration {
+        self.world.state().desk.rules.latency
+    }
+}
+
+impl Endpoint {
+    async fn respond(&self, request: Request<Incoming>) -> Reply {
+        let (head, body) = request.into_parts();
+        let at = self.world.elapsed();
+        let Ok(body) = Limited::new(body, LONGEST_FORM).collect().await else {
+            return Reply::front_end_page(StatusCode::PAYLOAD_TOO_LARGE);
+        };
+        let body = body.to_bytes();
+        let (latency, fault) = {
+            let mut state = self.world.state();
+            let state = &mut *state;
+            (state.desk.rules.latency, state.desk.rules.faults.draw(&mut state.dice))
+        };
+        self.world.rest(latency).await;
+        let mut outcome = match fault {
+            Some(fault) => self.faulty(fault, &head, &body),
+            None => self.route(&head, &body),
+        };
+        if let Some(SignInFault::Slow(over)) = fault {
+            self.world.rest(over).await;
+        }
+        outcome.reply = outcome.reply.with(header::CACHE_CONTROL, "no-store, no-cache");
+        self.world.journal.signed_in(TokenRecord {
+            at,
+            credential: outcome.credential,
+            status: outcome.reply.status(),
+            code: outcome.code,
+            token_id: outcome.token_id,
+            user_agent: head
+                .headers
+                .get(header::USER_AGENT)
+                .and_then(|value| value.to_str().ok())
+                .map(Into::into),
+        });
+        outcome.reply
+    }
+
+    fn faulty(&self, fault: SignInFault, head: &http::request::Parts, body: &Bytes) -> Outcome {
+        let nothing = || Reply::front_end_page(StatusCode::SERVICE_UNAVAILABLE);
+        let reply = match fault {
+            SignInFault::Slow(_) => return self.route(head, body),
+            SignInFault::Refuse(code) => return self.refuse(Credential::None, &code.into()),
+            SignInFault::Throttle => Reply::new(StatusCode::TOO_MANY_REQUESTS, "text/plain", "Too Many Requests")
+                .with(header::RETRY_AFTER, "60"),
+            SignInFault::Status(status) => Reply::front_end_page(status),
+            SignInFault::Hang => nothing().delivered(Manner::Never),
+            SignInFault::Cut => nothing().delivered(Manner::Cut),
+            SignInFault::Rubbish => Reply::new(StatusCode::OK, JSON, "<!DOCTYPE html><title>Sign in</title>"),
+            SignInFault::NoToken => Reply::new(StatusCode::OK, JSON, r#"{"token_type":"Bearer","expires_in":3599}"#),
+            SignInFault::Redirect => Reply::redirect(),
+        };
+        Outcome::refused(reply, Credential::None)
+    }
+
+    fn route(&self, head: &http::request::Parts, body: &Bytes) -> Outcome {
+        let path = head.uri.path();
+        if path == managed::IMDS_PATH || path == managed::APP_SERVICE_PATH {
+            return managed::answer(&self.world, head);
+        }
+        match path.strip_prefix('/').and_then(|path| path.split_once('/')) {
+            Some((tenant, "oauth2/v2.0/token")) => self.token(tenant, head, body),
+            _ => Outcome::refused(Reply::front_end_page(StatusCode::NOT_FOUND), Credential::None),
+        }
+    }
+
+    fn token(&self, tenant: &str, head: &http::request::Parts, body: &Bytes) -> Outcome {
+        if head.method != Method::POST {
+            return self.refuse(Credential::None, &AadstsCode::ONLY_POST.into());
+        }
+        // Whatever is not a form has none of the fields, as far as the service can see.
+        let form = if is_form(head) {
+            Form::parse(body)
+        } else {
+            Ok(Form::default())
+        };
+        let form = match form {
+            Ok(form) => form,
+            Err(refusal) => return self.refuse(Credential::None, &refusal),
+        };
+        let endpoint = self
+            .addr
+            .get()
+            .map_or_else(String::new, |addr| format!("http://{addr}{}", head.uri.path()));
+        let now = self.world.wall.now();
+        let (credential, verdict) = {
+            let mut state = self.world.state();
+            let state = &mut *state;
+            state.desk.decide((tenant, &endpoint), &form, now, &mut state.dice)
+        };
+        match verdict {
+            Ok(issued) => Outcome {
+                reply: Reply::new(StatusCode::OK, JSON, document(&issued).to_string()),
+                credential,
+                code: None,
+                token_id: Some(issued.claims.uti),
+            },
+            Err(refusal) => self.refuse(credential, &refusal),
+        }
+    }
+
+    fn refuse(&self, credential: Credential, refusal: &Refusal) -> Outcome {
+        let document = refusal.document(self.world.wall.now(), &mut self.world.state().dice);
+        Outcome {
+            reply: Reply::new(refusal.code.status(), JSON, document.to_string()),
+            credential,
+            code: Some(refusal.code.number()),
+            token_id: None,
+        }
+    }
+}
+
+fn is_form(head: &http::request::Parts) -> bool {
+    head.headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split(';').next())
+        .is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded"))
+}
+
+/// The document of a token, numbers as numbers.
+fn document(issued: &Issued) -> Value {
+    let lifetime = issued.claims.exp - issued.claims.iat;
+    let mut document = json!({
+        "token_type": "Bearer",
+        "expires_in": lifetime,
+        "ext_expires_in": lifetime,
+        "access_token": issued.token,
+    });
+    if let Some(refresh_in) = issued.refresh_in {
+        document["refresh_in"] = refresh_in.into();
+    }
+    document
+}

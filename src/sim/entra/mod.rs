@@ -1,0 +1,17 @@
+//! Sign-in: Entra's token endpoint, and the two local forms of managed identity.
+
+mod assertion;
+mod code;
+mod desk;
+mod endpoint;
+mod form;
+mod managed;
+mod refusal;
+mod token;
+
+pub(super) use assertion::Federation;
+pub use assertion::{Certificate, NotACertificate};
+pub use code::AadstsCode;
+pub(super) use desk::Desk;
+pub(super) use endpoint::Endpoint;
+pub(super) use token::{Claims, Mint};

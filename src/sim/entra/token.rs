@@ -1,0 +1,153 @@
+//! Access tokens: JWTs that only this simulator can make.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::hmac;
+use serde::{Deserialize, Serialize};
+
+use crate::sim::dice::Dice;
+
+/// What a token says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::sim) struct Claims {
+    pub(in crate::sim) aud: String,
+    pub(in crate::sim) iss: String,
+    pub(in crate::sim) iat: i64,
+    pub(in crate::sim) nbf: i64,
+    pub(in crate::sim) exp: i64,
+    pub(in crate::sim) appid: String,
+    pub(in crate::sim) tid: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(in crate::sim) roles: Vec<String>,
+    /// Names the token in records, where the token itself must not appear.
+    pub(in crate::sim) uti: String,
+    pub(in crate::sim) ver: String,
+    /// Counts revocations, so that tokens from before the last one are known.
+    pub(in crate::sim) xms_era: u32,
+}
+
+/// Why a token is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(in crate::sim) enum BadToken {
+    #[error("the token is malformed")]
+    Malformed,
+    #[error("the token's signature is invalid")]
+    Forged,
+    #[error("the token is not valid yet")]
+    Early,
+    #[error("the token is expired")]
+    Expired,
+    #[error("the token is revoked")]
+    Revoked,
+}
+
+/// Makes tokens and knows them again.
+#[derive(Debug)]
+pub(in crate::sim) struct Mint {
+    key: hmac::Key,
+    era: u32,
+}
+
+impl Mint {
+    pub(in crate::sim) fn new(seed: u64) -> Self {
+        let key = Dice::for_text(seed, "token signing key").hex(64);
+        Self {
+            key: hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes()),
+            era: 0,
+        }
+    }
+
+    /// The era that new tokens belong to.
+    pub(in crate::sim) fn era(&self) -> u32 {
+        self.era
+    }
+
+    /// Every token so far is bad from now on.
+    pub(in crate::sim) fn revoke_all(&mut self) {
+        self.era += 1;
+    }
+
+    /// The token that says `claims`.
+    pub(in crate::sim) fn issue(&self, claims: &Claims) -> String {
+        let header = URL_SAFE_NO_PAD.encode(r#"{"typ":"JWT","alg":"HS256"}"#);
+        let payload = URL_SAFE_NO_PAD.encode(serde_json::json!(claims).to_string());
+        let signed = format!("{header}.{payload}");
+        let signature = URL_SAFE_NO_PAD.encode(hmac::sign(&self.key, signed.as_bytes()));
+        format!("{signed}.{signature}")
+    }
+
+    /// What `token` says, at `now` in Unix seconds.
+    pub(in crate::sim) fn read(&self, token: &str, now: i64) -> Result<Claims, BadToken> {
+        let (signed, signature) = token.rsplit_once('.').ok_or(BadToken::Malformed)?;
+        let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| BadToken::Malformed)?;
+        hmac::verify(&self.key, signed.as_bytes(), &signature).map_err(|_| BadToken::Forged)?;
+        let (_, payload) = signed.split_once('.').ok_or(BadToken::Malformed)?;
+        let payload = URL_SAFE_NO_PAD.decode(payload).map_err(|_| BadToken::Malformed)?;
+        let claims: Claims = serde_json::from_slice(&payload).map_err(|_| BadToken::Malformed)?;
+        match &claims {
+            claims if claims.xms_era < self.era => Err(BadToken::Revoked),
+            claims if now < claims.nbf => Err(BadToken::Early),
+            claims if now >= claims.exp => Err(BadToken::Expired),
+            _ => Ok(claims),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claims() -> Claims {
+        Claims {
+            aud: "https://api.securitycenter.microsoft.com".into(),
+            iss: "https://sts.windows.net/t/".into(),
+            iat: 1_000,
+            nbf: 1_000,
+            exp: 1_100,
+            appid: "a".into(),
+            tid: "t".into(),
+            roles: vec!["Machine.Read.All".into()],
+            uti: "u".into(),
+            ver: "1.0".into(),
+            xms_era: 0,
+        }
+    }
+
+    #[test]
+    fn a_token_is_good_for_its_time_only() {
+        let mint = Mint::new(1);
+        let token = mint.issue(&claims());
+        assert_eq!(token.split('.').count(), 3);
+        assert_eq!(mint.read(&token, 999), Err(BadToken::Early));
+        assert_eq!(mint.read(&token, 1_099), Ok(claims()));
+        assert_eq!(mint.read(&token, 1_100), Err(BadToken::Expired));
+    }
+
+    #[test]
+    fn only_tokens_of_this_mint_are_good() {
+        let mint = Mint::new(1);
+        assert_eq!(mint.read(&Mint::new(2).issue(&claims()), 1_050), Err(BadToken::Forged));
+        let token = mint.issue(&claims());
+        for (bad, why) in [
+            (token.replace('.', ""), BadToken::Malformed),
+            (format!("{token}!"), BadToken::Malformed),
+            (format!("x{token}"), BadToken::Forged),
+            (String::new(), BadToken::Malformed),
+        ] {
+            assert_eq!(mint.read(&bad, 1_050), Err(why), "{bad}");
+        }
+    }
+
+    #[test]
+    fn revoked_tokens_are_bad_and_later_ones_good() {
+        let mut mint = Mint::new(1);
+        let token = mint.issue(&claims());
+        mint.revoke_all();
+        assert_eq!(mint.read(&token, 1_050), Err(BadToken::Revoked));
+        let later = Claims {
+            xms_era: mint.era(),
+            ..claims()
+        };
+        assert!(mint.read(&mint.issue(&later), 1_050).is_ok());
+    }
+}

@@ -1,0 +1,175 @@
+//! What can go wrong, and how often.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+/// Something that a region's host does instead of answering properly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// An error status. 502, 503 and 504 come as a front end's HTML page, all others in Defender's error shape.
+    Status(StatusCode),
+    /// 429 although the limits have room: somebody else uses the same app registration. The wait named is this long.
+    Throttle(Duration),
+    /// 401 for a good token: the tenant has no licence for vulnerability management.
+    NoLicence,
+    /// The call is accepted and never answered; the connection stays open.
+    BlackHole,
+    /// The connection is reset before any byte of an answer.
+    Cut,
+    /// The head and half of the body are sent, then the connection is reset.
+    CutMidBody,
+    /// The first bytes of the head take this long. (HTTP/1.1: the head is incomplete until then.)
+    SlowHead(Duration),
+    /// The body takes this long, in small pieces.
+    SlowBody(Duration),
+    /// 200 with a body that is no JSON.
+    Rubbish,
+    /// 302 to another host. A client with a token must not follow it.
+    Redirect,
+}
+
+impl Fault {
+    /// The name in scenario files and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Status(_) => "status",
+            Self::Throttle(_) => "throttle",
+            Self::NoLicence => "no-licence",
+            Self::BlackHole => "black-hole",
+            Self::Cut => "cut",
+            Self::CutMidBody => "cut-mid-body",
+            Self::SlowHead(_) => "slow-head",
+            Self::SlowBody(_) => "slow-body",
+            Self::Rubbish => "rubbish",
+            Self::Redirect => "redirect",
+        }
+    }
+}
+
+/// Something that sign-in does instead of issuing a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SignInFault {
+    /// A refusal with this AADSTS code; [`AadstsCode`](super::AadstsCode) lists the documented ones.
+    Refuse(super::AadstsCode),
+    /// 429, plain text, `Retry-After: 60`: what client credentials get when they ask too often.
+    Throttle,
+    /// An error status with a front end's HTML page.
+    Status(StatusCode),
+    /// The request is accepted and never answered.
+    Hang,
+    /// The connection is reset before any byte of an answer.
+    Cut,
+    /// 200 with a body that is no JSON.
+    Rubbish,
+    /// 200 with JSON that holds no token.
+    NoToken,
+    /// 302 to another host. Credentials must not follow it.
+    Redirect,
+    /// A proper answer that takes this long.
+    Slow(Duration),
+}
+
+impl SignInFault {
+    /// The name in scenario files.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Refuse(_) => "refuse",
+            Self::Throttle => "throttle",
+            Self::Status(_) => "status",
+            Self::Hang => "hang",
+            Self::Cut => "cut",
+            Self::Rubbish => "rubbish",
+            Self::NoToken => "no-token",
+            Self::Redirect => "redirect",
+            Self::Slow(_) => "slow",
+        }
+    }
+}
+
+/// How often something happens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Often {
+    /// Always, until it is taken away.
+    Always,
+    /// To this share of the calls, 0 to 1.
+    Share(f64),
+    /// To the next so many calls.
+    Times(u32),
+}
+
+/// What goes wrong, and how often. The first that happens wins.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan<F> {
+    faults: Vec<(F, Often)>,
+}
+
+impl<F> Default for Plan<F> {
+    fn default() -> Self {
+        Self { faults: Vec::new() }
+    }
+}
+
+impl<F: Copy> Plan<F> {
+    /// Nothing goes wrong.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// One thing goes wrong.
+    #[must_use]
+    pub fn of(fault: F, often: Often) -> Self {
+        Self::none().and(fault, often)
+    }
+
+    /// One more thing goes wrong, when what was named before does not.
+    #[must_use]
+    pub fn and(mut self, fault: F, often: Often) -> Self {
+        self.faults.push((fault, often));
+        self
+    }
+
+    /// What happens to the next call.
+    pub(super) fn draw(&mut self, dice: &mut super::dice::Dice) -> Option<F> {
+        let drawn = self.faults.iter_mut().find_map(|(fault, often)| {
+            let happens = match often {
+                Often::Always => true,
+                Often::Share(share) => dice.hits(*share),
+                Often::Times(left) => {
+                    let happens = *left > 0;
+                    *left = left.saturating_sub(1);
+                    happens
+                }
+            };
+            happens.then_some(*fault)
+        });
+        self.faults.retain(|(_, often)| *often != Often::Times(0));
+        drawn
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::dice::Dice;
+
+    #[test]
+    fn a_plan_for_some_times_ends() {
+        let mut plan = Plan::of(Fault::Cut, Often::Times(2)).and(Fault::Rubbish, Often::Times(1));
+        let mut dice = Dice::new(1);
+        let drawn: Vec<_> = (0..4).map(|_| plan.draw(&mut dice)).collect();
+        assert_eq!(drawn, [Some(Fault::Cut), Some(Fault::Cut), Some(Fault::Rubbish), None]);
+        assert_eq!(plan, Plan::none());
+    }
+
+    #[test]
+    fn a_share_of_the_calls_is_hit() {
+        let mut plan = Plan::of(Fault::BlackHole, Often::Share(0.1));
+        let mut dice = Dice::new(1);
+        let hit = (0..10_000).filter(|_| plan.draw(&mut dice).is_some()).count();
+        assert!((900..1_100).contains(&hit), "{hit}");
+    }
+}

@@ -1,0 +1,161 @@
+//! Rows, generated.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{Casing, Duplicates, History, Matching, NextLink, Order, UNKNOWN_ID, Unknown};
+use crate::sim::dice::Dice;
+
+/// One scan session of one definition.
+struct Session {
+    definition: String,
+    /// 0 is the newest.
+    age: u32,
+    ended: Timestamp,
+}
+
+/// A page of rows.
+pub(in crate::sim) struct Page {
+    pub(in crate::sim) rows: Vec<Value>,
+    /// Where the next page starts, when there is more and the caller did not ask for a piece of their own.
+    pub(in crate::sim) next: Option<usize>,
+}
+
+impl History {
+    /// The rows for `ids`; `Err` holds the unknown id that makes the call fail.
+    pub(in crate::sim) fn page(
+        &self,
+        (seed, scans): (u64, u32),
+        ids: &[String],
+        top: Option<usize>,
+        skip: usize,
+    ) -> Result<Page, String> {
+        let mut sessions = self.sessions(seed, scans, ids)?;
+        match self.order {
+            Order::NewestFirst => sessions.sort_by(|a, b| (b.ended, &a.definition).cmp(&(a.ended, &b.definition))),
+            Order::ById => sessions.sort_by(|a, b| (&a.definition, a.age).cmp(&(&b.definition, b.age))),
+            Order::AsRequested => {}
+        }
+        let left = sessions.len().saturating_sub(skip);
+        let wanted = top.unwrap_or(usize::MAX).min(left);
+        let given = wanted.min(self.page_size);
+        let cut_off = given < wanted && self.next_link == NextLink::Present;
+        Ok(Page {
+            rows: sessions
+                .iter()
+                .skip(skip)
+                .take(given)
+                .map(|session| self.row(seed, session))
+                .collect(),
+            next: cut_off.then_some(skip + given),
+        })
+    }
+
+    fn sessions(&self, seed: u64, scans: u32, ids: &[String]) -> Result<Vec<Session>, String> {
+        let mut seen = BTreeSet::new();
+        let mut sessions = Vec::new();
+        for asked in ids {
+            let definition = match self.matching {
+                Matching::IgnoreCase => asked.to_ascii_lowercase(),
+                Matching::Exact => asked.clone(),
+            };
+            if !is_definition(&definition) {
+                if self.unknown == Unknown::NotFound {
+                    return Err(asked.clone());
+                }
+                continue;
+            }
+            if !seen.insert(definition.clone()) && self.duplicates == Duplicates::Once {
+                continue;
+            }
+            let mut dice = Dice::for_text(seed, &definition);
+            let newest = anchor() - TICK * u32::try_from(dice.below(TICKS)).unwrap_or(0) + INTERVAL * scans;
+            let count = 2 + u32::try_from(dice.below(4)).unwrap_or(0) + scans;
+            sessions.extend((0..count).map(|age| Session {
+                definition: definition.clone(),
+                age,
+                ended: newest - INTERVAL * age,
+            }));
+        }
+        Ok(sessions)
+    }
+
+    fn row(&self, seed: u64, session: &Session) -> Value {
+        let mut dice = Dice::for_text(seed, &session.definition);
+        let (scanner, org) = (dice.hex(40), dice.guid());
+        // Dice of its own, by the time of the session: a row stays as it is when newer ones appear.
+        let mut dice = Dice::for_text(dice.next(), &session.ended.to_string());
+        let targets = 1 + dice.below(3);
+        let outcomes: Vec<bool> = (0..targets).map(|_| dice.hits(0.8)).collect();
+        let good = outcomes.iter().filter(|ok| **ok).count();
+        match self.casing {
+            Casing::Documented => json!({
+                "ScanDefinitionIds": session.definition,
+                "ScannerId": scanner,
+                "LastScanned": format!(
+                    "{}.{:07}Z",
+                    session.ended.strftime("%Y-%m-%dT%H:%M:%S"),
+                    session.ended.subsec_nanosecond() / 100
+                ),
+                "ScanStatus": status(good, outcomes.len(), "Partial Success"),
+            }),
+            Casing::Metadata => json!({
+                "scanDefinitionId": session.definition,
+                "sessionId": dice.guid(),
+                "scannerId": scanner,
+                "scanStatus": status(good, outcomes.len(), "PartialSuccess"),
+                "orgId": org,
+                "numberOfSuccessfullyScannedTargets": good,
+                "numberOfTargets": outcomes.len(),
+                "generalErrorMessage": null,
+                "scannedTargets": outcomes.iter().map(|ok| target(&mut dice, *ok)).collect::<Vec<_>>(),
+            }),
+        }
+    }
+}
+
+/// How far apart the sessions of a definition are: the documented default interval.
+const INTERVAL: Duration = Duration::from_secs(4 * 60 * 60);
+
+/// How fine the service's times are: seven digits behind the second.
+const TICK: Duration = Duration::from_nanos(100);
+
+/// How far the newest sessions of two definitions may lie apart, in ticks: about five minutes, so that their rows mix.
+const TICKS: u64 = 3_000_000_000;
+
+/// When the newest sessions ended, 2026-11-01T00:00:00Z: fixed, so that two runs give the same bytes.
+fn anchor() -> Timestamp {
+    Timestamp::constant(1_793_491_200, 0)
+}
+
+fn status(good: usize, all: usize, partial: &'static str) -> &'static str {
+    match good {
+        0 => "Failure",
+        _ if good == all => "Success",
+        _ => partial,
+    }
+}
+
+fn target(dice: &mut Dice, ok: bool) -> Value {
+    let (a, b) = (dice.below(250) + 1, dice.below(250) + 1);
+    json!({
+        "ip": format!("10.0.{a}.{b}"),
+        "hostname": format!("switch-{a}-{b}"),
+        "scannedDeviceDescription": if ok { "Network switch" } else { "" },
+        "errorMessage": if ok { Value::Null } else { Value::from("SNMP request timed out") },
+        "scanStatus": if ok { "Success" } else { "Failure" },
+        "scanDuration": format!("00:00:{:02}.{:07}", dice.below(60), dice.below(10_000_000)),
+    })
+}
+
+/// Whether `id` looks like a lower-case GUID and is not [`UNKNOWN_ID`].
+fn is_definition(id: &str) -> bool {
+    let good = |(at, byte): (usize, u8)| match at {
+        8 | 13 | 18 | 23 => byte == b'-',
+        _ => byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte),
+    };
+    id.len() == 36 && id.bytes().enumerate().all(good) && id != UNKNOWN_ID
+}

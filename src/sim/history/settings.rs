@@ -1,0 +1,101 @@
+//! What is open about the real service's answers, to be chosen.
+
+/// Every id that looks like a GUID is a definition with two to five scan sessions.
+///
+/// The public documents leave much open; each such point can be chosen here, and a client has to cope with every choice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct History {
+    /// Field names.
+    pub casing: Casing,
+    /// Order of rows.
+    pub order: Order,
+    /// What happens to ids that are no definition.
+    pub unknown: Unknown,
+    /// How ids are compared.
+    pub matching: Matching,
+    /// What happens to an id that is named twice.
+    pub duplicates: Duplicates,
+    /// The most rows in one answer, whatever `$top` says. Default 10,000.
+    pub page_size: usize,
+    /// Whether an answer that is cut off says so.
+    pub next_link: NextLink,
+    /// The most ids in one call; above it, 400 `MaximumBatchSizeExceeded`. Default: not limited, none is documented.
+    pub max_ids: Option<usize>,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self {
+            casing: Casing::default(),
+            order: Order::default(),
+            unknown: Unknown::default(),
+            matching: Matching::default(),
+            duplicates: Duplicates::default(),
+            page_size: 10_000,
+            next_link: NextLink::default(),
+            max_ids: None,
+        }
+    }
+}
+
+/// The documentation and the service's own `$metadata` disagree about field names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Casing {
+    /// As in the documentation: `ScanDefinitionIds`, `ScannerId`, `LastScanned`, `ScanStatus`.
+    #[default]
+    Documented,
+    /// As in `$metadata`: `scanDefinitionId`, `sessionId`, … with the scanned targets, and without `LastScanned`.
+    Metadata,
+}
+
+/// Nothing is documented about the order of rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// By time, so that the rows of several ids are mixed. The hardest to take apart, hence the default.
+    #[default]
+    NewestFirst,
+    /// Grouped by id, in the order of the request.
+    AsRequested,
+    /// Grouped by id, ids in alphabetical order.
+    ById,
+}
+
+/// What happens to ids that are no definition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unknown {
+    /// They have no rows.
+    #[default]
+    NoRows,
+    /// One such id makes the whole call fail: 404 `ResourceNotFound`.
+    NotFound,
+}
+
+/// How ids are compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Matching {
+    /// As GUIDs; rows name them in lower case.
+    #[default]
+    IgnoreCase,
+    /// As strings; definitions have lower-case ids.
+    Exact,
+}
+
+/// What happens to an id that is named twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Duplicates {
+    /// Its rows come once.
+    #[default]
+    Once,
+    /// Its rows come as often as it is named.
+    Each,
+}
+
+/// Whether an answer that is cut off says so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NextLink {
+    /// By `@odata.nextLink`.
+    #[default]
+    Present,
+    /// Not at all.
+    Absent,
+}

@@ -1,0 +1,159 @@
+//! The four ways to count that the real service may use.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::time::Duration;
+
+use super::Limit;
+
+/// How calls are counted into windows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Shape {
+    /// A fixed window that starts with the first call after the last window ended.
+    Anchored,
+    /// Fixed windows at multiples of their length since the epoch.
+    Aligned,
+    /// Every arrival is remembered for one window. The strictest of the four, hence the default.
+    #[default]
+    SlidingLog,
+    /// A bucket that holds `calls` and refills evenly, `calls` per window.
+    TokenBucket,
+}
+
+impl Shape {
+    /// All shapes, for tests that must hold under each.
+    pub const ALL: [Self; 4] = [Self::Anchored, Self::Aligned, Self::SlidingLog, Self::TokenBucket];
+
+    /// The name in scenario files.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Anchored => "anchored",
+            Self::Aligned => "aligned",
+            Self::SlidingLog => "sliding-log",
+            Self::TokenBucket => "token-bucket",
+        }
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The state of one limit. Times must not go backwards; [`super::Limiter`] sees to that.
+#[derive(Clone, Debug)]
+pub(super) struct Window {
+    limit: Limit,
+    count: Count,
+}
+
+#[derive(Clone, Debug)]
+enum Count {
+    Anchored { start: Option<Duration>, used: u32 },
+    Aligned { index: u128, used: u32 },
+    SlidingLog { arrivals: VecDeque<Duration> },
+    TokenBucket { level: u128, at: Duration },
+}
+
+impl Window {
+    pub(super) fn new(shape: Shape, limit: Limit) -> Self {
+        let count = match shape {
+            Shape::Anchored => Count::Anchored { start: None, used: 0 },
+            Shape::Aligned => Count::Aligned { index: 0, used: 0 },
+            Shape::SlidingLog => Count::SlidingLog {
+                arrivals: VecDeque::new(),
+            },
+            Shape::TokenBucket => Count::TokenBucket {
+                level: full(limit),
+                at: Duration::ZERO,
+            },
+        };
+        Self { limit, count }
+    }
+
+    pub(super) fn limit(&self) -> Limit {
+        self.limit
+    }
+
+    /// How long from `at` until a call is admitted if none arrives before it; zero means now.
+    pub(super) fn wait(&mut self, at: Duration) -> Duration {
+        self.roll(at);
+        let window = self.limit.window();
+        let calls = self.limit.calls();
+        match &self.count {
+            Count::Anchored { start, used } if *used >= calls => {
+                start.map_or(Duration::ZERO, |start| start + window - at)
+            }
+            Count::Aligned { index, used } if *used >= calls => from_nanos((index + 1) * window.as_nanos()) - at,
+            Count::SlidingLog { arrivals } if arrivals.len() >= calls as usize => {
+                arrivals.front().map_or(Duration::ZERO, |oldest| *oldest + window - at)
+            }
+            Count::TokenBucket { level, .. } => {
+                let missing = window.as_nanos().saturating_sub(*level);
+                from_nanos(missing.div_ceil(u128::from(calls)))
+            }
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// Counts a call that arrived at `at`, admitted or not.
+    pub(super) fn charge(&mut self, at: Duration) {
+        self.roll(at);
+        let cost = self.limit.window().as_nanos();
+        match &mut self.count {
+            Count::Anchored { start, used } => {
+                start.get_or_insert(at);
+                *used = used.saturating_add(1);
+            }
+            Count::Aligned { used, .. } => *used = used.saturating_add(1),
+            Count::SlidingLog { arrivals } => {
+                arrivals.push_back(at);
+                // Only the last `calls` arrivals can decide anything, so refused calls cannot fill memory.
+                if arrivals.len() > self.limit.calls() as usize {
+                    arrivals.pop_front();
+                }
+            }
+            // A refused call empties what has trickled in, so whoever hammers stays out.
+            Count::TokenBucket { level, .. } => *level = level.saturating_sub(cost),
+        }
+    }
+
+    /// Lets time pass. A window is half-open: what arrived exactly one window ago counts no more.
+    fn roll(&mut self, at: Duration) {
+        let window = self.limit.window();
+        match &mut self.count {
+            Count::Anchored { start, used } => {
+                if start.is_some_and(|start| at >= start + window) {
+                    (*start, *used) = (None, 0);
+                }
+            }
+            Count::Aligned { index, used } => {
+                let now = at.as_nanos() / window.as_nanos();
+                if now != *index {
+                    (*index, *used) = (now, 0);
+                }
+            }
+            Count::SlidingLog { arrivals } => {
+                while arrivals.front().is_some_and(|oldest| at >= *oldest + window) {
+                    arrivals.pop_front();
+                }
+            }
+            Count::TokenBucket { level, at: last } => {
+                let gained = (at - *last).as_nanos() * u128::from(self.limit.calls());
+                *level = (*level + gained).min(full(self.limit));
+                *last = at;
+            }
+        }
+    }
+}
+
+/// A full bucket, in units of which one call costs `window` nanoseconds and one nanosecond brings `calls`: integers only, no drift.
+fn full(limit: Limit) -> u128 {
+    limit.window().as_nanos() * u128::from(limit.calls())
+}
+
+fn from_nanos(nanos: u128) -> Duration {
+    Duration::from_nanos_u128(nanos)
+}

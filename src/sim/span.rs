@@ -1,0 +1,97 @@
+//! Durations as people write them in limits and scenarios: a whole number and a unit. A bare number is refused.
+
+use std::time::Duration;
+
+use serde::{Deserializer, de};
+
+/// The longest duration accepted: a day. Longer ones are slips of the pen, and the bound keeps arithmetic from overflowing.
+pub const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
+const UNITS: [(&str, Duration); 5] = [
+    ("h", Duration::from_secs(3600)),
+    ("m", Duration::from_secs(60)),
+    ("s", Duration::from_secs(1)),
+    ("ms", Duration::from_millis(1)),
+    ("us", Duration::from_micros(1)),
+];
+
+/// Why a text is no duration.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseSpanError {
+    /// Not a whole number followed by a unit.
+    #[error("{0:?} is no duration: write a whole number and a unit (us, ms, s, m, h)")]
+    Malformed(String),
+    /// Longer than [`LONGEST`].
+    #[error("{0:?} is longer than a day")]
+    TooLong(String),
+}
+
+/// Reads `250ms`, `10s`, `1m`, `1h`.
+pub fn parse(text: &str) -> Result<Duration, ParseSpanError> {
+    let malformed = || ParseSpanError::Malformed(text.into());
+    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(malformed)?;
+    let (number, unit) = text.split_at(digits);
+    let (_, unit) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(malformed)?;
+    if number.is_empty() {
+        return Err(malformed());
+    }
+    let too_long = || ParseSpanError::TooLong(text.into());
+    let number: u32 = number.parse().map_err(|_| too_long())?;
+    unit.checked_mul(number)
+        .filter(|span| *span <= LONGEST)
+        .ok_or_else(too_long)
+}
+
+/// Writes a duration in the largest unit that divides it, as [`parse`] reads it. Below a microsecond it rounds down.
+#[must_use]
+pub fn display(span: Duration) -> String {
+    UNITS
+        .iter()
+        .find(|(_, unit)| !span.is_zero() && span.as_nanos().is_multiple_of(unit.as_nanos()))
+        .map_or_else(
+            || format!("{}us", span.as_micros()),
+            |(name, unit)| format!("{}{name}", span.as_nanos() / unit.as_nanos()),
+        )
+}
+
+/// For `#[serde(deserialize_with)]`.
+pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    struct Visitor;
+    impl de::Visitor<'_> for Visitor {
+        type Value = Duration;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a duration in quotes with its unit, such as \"250ms\"")
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
+            parse(text).map_err(E::custom)
+        }
+    }
+    deserializer.deserialize_str(Visitor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_need_a_whole_number_and_a_unit() {
+        assert_eq!(parse("250us"), Ok(Duration::from_micros(250)));
+        assert_eq!(parse("0ms"), Ok(Duration::ZERO));
+        assert_eq!(parse("24h"), Ok(LONGEST));
+        for bad in ["", "10", "s", "1.5s", "-1s", "1 s", "1d", "٣s", "1S"] {
+            assert!(matches!(parse(bad), Err(ParseSpanError::Malformed(_))), "{bad}");
+        }
+        for long in ["25h", "99999999999999999999s"] {
+            assert!(matches!(parse(long), Err(ParseSpanError::TooLong(_))), "{long}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        for text in ["1h", "90m", "61s", "1500ms", "3us", "0us"] {
+            assert_eq!(display(parse(text).unwrap()), text);
+        }
+    }
+}

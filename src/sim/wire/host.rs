@@ -1,0 +1,244 @@
+//! A listener that can go away and come back on the same port.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use socket2::{Domain, Protocol, Socket as RawSocket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::line::{Line, Socket};
+use super::reply::Reply;
+use crate::task::Tasks;
+
+/// How many connections a host serves at once; more wait in the backlog.
+const MOST_CONNECTIONS: usize = 4_096;
+
+/// How many wait to be accepted.
+const BACKLOG: i32 = 1_024;
+
+/// How long a client may take to send a request's head.
+const HEAD_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Answers the requests of one host.
+pub(in crate::sim) trait Handler: Send + Sync + 'static {
+    /// Runs to its end even when the client has gone: what was sent arrives.
+    fn answer(self: Arc<Self>, request: Request<Incoming>) -> Pin<Box<dyn Future<Output = Reply> + Send>>;
+
+    /// What setting up a connection costs, as a TLS handshake would.
+    fn setup(&self) -> Duration;
+}
+
+/// One host: an address, and what answers there.
+pub(in crate::sim) struct Host {
+    addr: SocketAddr,
+    handler: Arc<dyn Handler>,
+    tasks: Tasks,
+    door: tokio::sync::Mutex<Door>,
+    /// Ends all connections there are; replaced for the ones to come.
+    lines: Mutex<CancellationToken>,
+    /// Lets connections end after what they are doing.
+    drain: CancellationToken,
+}
+
+enum Door {
+    Open {
+        stop: CancellationToken,
+        accepting: tokio::task::JoinHandle<()>,
+    },
+    /// The port is held, so that nobody else gets it, but nobody listens: connecting is refused.
+    Shut(RawSocket),
+    Gone,
+}
+
+impl Host {
+    /// Listens at `addr` and serves.
+    pub(in crate::sim) fn open(addr: SocketAddr, handler: Arc<dyn Handler>, tasks: &Tasks) -> io::Result<Arc<Self>> {
+        let held = hold(addr)?;
+        let addr = held.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let host = Arc::new(Self {
+            addr,
+            handler,
+            tasks: tasks.clone(),
+            door: tokio::sync::Mutex::new(Door::Gone),
+            lines: Mutex::default(),
+            drain: CancellationToken::new(),
+        });
+        let door = host.listen(held)?;
+        if let Ok(mut gone) = host.door.try_lock() {
+            *gone = door;
+        }
+        Ok(host)
+    }
+
+    pub(in crate::sim) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Stops listening and resets every connection; connecting is refused when this returns. Nothing happens when it is so already.
+    pub(in crate::sim) async fn shut(&self) -> io::Result<()> {
+        let mut door = self.door.lock().await;
+        if matches!(*door, Door::Open { .. }) {
+            close(std::mem::replace(&mut *door, Door::Gone)).await;
+            self.cut_connections();
+            *door = Door::Shut(hold(self.addr)?);
+        }
+        Ok(())
+    }
+
+    /// Listens again. Nothing happens when it does already, or when the simulator has ended.
+    pub(in crate::sim) async fn reopen(self: &Arc<Self>) -> io::Result<()> {
+        let mut door = self.door.lock().await;
+        *door = match std::mem::replace(&mut *door, Door::Gone) {
+            Door::Shut(held) => self.listen(held)?,
+            other => other,
+        };
+        Ok(())
+    }
+
+    /// Resets every connection there is.
+    pub(in crate::sim) fn cut_connections(&self) {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *lines).cancel();
+    }
+
+    /// Stops listening for good and lets connections end after what they are doing.
+    pub(in crate::sim) async fn end(&self) {
+        self.drain.cancel();
+        close(std::mem::replace(&mut *self.door.lock().await, Door::Gone)).await;
+    }
+
+    /// The same at once, for a simulator that is dropped: nobody waits.
+    pub(in crate::sim) fn abandon(&self) {
+        self.drain.cancel();
+        self.cut_connections();
+        if let Ok(mut door) = self.door.try_lock()
+            && let Door::Open { stop, .. } = std::mem::replace(&mut *door, Door::Gone)
+        {
+            stop.cancel();
+        }
+    }
+
+    fn listen(self: &Arc<Self>, held: RawSocket) -> io::Result<Door> {
+        held.listen(BACKLOG)?;
+        let listener = TcpListener::from_std(held.into())?;
+        let stop = CancellationToken::new();
+        let (host, until) = (Arc::clone(self), stop.clone());
+        let accepting = self.tasks.spawn("accept", async move {
+            tokio::select! {
+                () = until.cancelled() => {}
+                () = host.accept(listener) => {}
+            }
+        });
+        Ok(Door::Open { stop, accepting })
+    }
+
+    async fn accept(self: Arc<Self>, listener: TcpListener) {
+        let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+        loop {
+            let Ok(place) = Arc::clone(&room).acquire_owned().await else {
+                return;
+            };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let host = Arc::clone(&self);
+                    self.tasks.spawn("connection", async move {
+                        host.serve(stream).await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    // Out of file descriptors, most likely: trying again at once would only burn the processor.
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        }
+    }
+
+    async fn serve(&self, stream: TcpStream) {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner).child_token();
+        let line = Line::new(lines);
+        // Nagle's algorithm would add its own delays to ours.
+        let _ = stream.set_nodelay(true);
+        let socket = Socket::new(stream, Arc::clone(&line));
+        tokio::select! {
+            () = line.until_cut() => return,
+            () = tokio::time::sleep(self.handler.setup()) => {}
+        }
+        let service = service_fn(|request| {
+            let answer = self.tasks.spawn("answer", Arc::clone(&self.handler).answer(request));
+            let line = Arc::clone(&line);
+            async move {
+                match answer.await {
+                    Ok(reply) => reply.deliver(line).await,
+                    // A panic in the handler: a test must see that something broke.
+                    Err(_) => {
+                        Reply::front_end_page(http::StatusCode::INTERNAL_SERVER_ERROR)
+                            .deliver(line)
+                            .await
+                    }
+                }
+            }
+        });
+        let mut builder = auto::Builder::new(Streams(self.tasks.clone()));
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_DEADLINE);
+        builder.http2().timer(TokioTimer::new());
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
+        tokio::select! {
+            () = line.until_cut() => return,
+            _ = connection.as_mut() => return,
+            () = self.drain.cancelled() => connection.as_mut().graceful_shutdown(),
+        }
+        tokio::select! {
+            () = line.until_cut() => {}
+            _ = connection.as_mut() => {}
+        }
+    }
+}
+
+/// Ends the accept loop; the listener is closed when this returns.
+async fn close(door: Door) {
+    if let Door::Open { stop, accepting } = door {
+        stop.cancel();
+        // It cannot fail: nobody aborts it, and it does not panic.
+        let _ = accepting.await;
+    }
+}
+
+/// Takes the port without listening.
+fn hold(addr: SocketAddr) -> io::Result<RawSocket> {
+    let socket = RawSocket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    // Connections of before may linger in the kernel; they must not keep the port from us.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    Ok(socket)
+}
+
+/// Runs the streams of HTTP/2 connections as tasks of the simulator.
+#[derive(Clone)]
+struct Streams(Tasks);
+
+impl<F> hyper::rt::Executor<F> for Streams
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        self.0.spawn("stream", stream);
+    }
+}

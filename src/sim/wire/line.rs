@@ -1,0 +1,132 @@
+//! One connection: a socket that can be cut, or made to trickle.
+
+use std::future::Future as _;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::CancellationToken;
+
+/// How many bytes trickle. Every answer's head is longer, so over HTTP/1.1 it stays incomplete until the trickle ends.
+const TRICKLED_BYTES: u32 = 64;
+
+/// The handle on a connection that its requests share.
+#[derive(Debug)]
+pub(super) struct Line {
+    cut: CancellationToken,
+    reset: AtomicBool,
+    trickle: Mutex<Option<Duration>>,
+}
+
+impl Line {
+    pub(super) fn new(cut: CancellationToken) -> Arc<Self> {
+        Arc::new(Self {
+            cut,
+            reset: AtomicBool::new(false),
+            trickle: Mutex::new(None),
+        })
+    }
+
+    /// Ends the connection: the peer gets a reset.
+    pub(super) fn cut(&self) {
+        self.cut.cancel();
+    }
+
+    /// Resolves when the connection has to end; from then on, dropping the socket resets it.
+    pub(super) async fn until_cut(&self) {
+        self.cut.cancelled().await;
+        self.reset.store(true, Ordering::Release);
+    }
+
+    /// The next bytes written take `over` to go out.
+    pub(super) fn trickle(&self, over: Duration) {
+        *self.trickle.lock().unwrap_or_else(PoisonError::into_inner) = Some(over);
+    }
+
+    fn take_trickle(&self) -> Option<Duration> {
+        self.trickle.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// The socket of a [`Line`].
+#[derive(Debug)]
+pub(super) struct Socket {
+    stream: TcpStream,
+    line: Arc<Line>,
+    pace: Option<Pace>,
+}
+
+#[derive(Debug)]
+struct Pace {
+    left: u32,
+    every: Duration,
+    next: Pin<Box<Sleep>>,
+}
+
+impl Socket {
+    pub(super) fn new(stream: TcpStream, line: Arc<Line>) -> Self {
+        Self {
+            stream,
+            line,
+            pace: None,
+        }
+    }
+
+    /// How many bytes may be written now.
+    fn poll_allowance(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
+        if let Some(over) = self.line.take_trickle() {
+            let every = over / TRICKLED_BYTES;
+            self.pace = Some(Pace {
+                left: TRICKLED_BYTES,
+                every,
+                next: Box::pin(tokio::time::sleep(every)),
+            });
+        }
+        let Some(pace) = &mut self.pace else {
+            return Poll::Ready(usize::MAX);
+        };
+        ready!(pace.next.as_mut().poll(cx));
+        pace.left -= 1;
+        pace.next.as_mut().reset(Instant::now() + pace.every);
+        if pace.left == 0 {
+            self.pace = None;
+        }
+        Poll::Ready(1)
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.line.reset.load(Ordering::Acquire) {
+            // Best effort: without it the peer sees an orderly end instead of a reset.
+            let _ = self.stream.set_zero_linger();
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let allowed = ready!(self.poll_allowance(cx)).min(bytes.len());
+        Pin::new(&mut self.stream).poll_write(cx, &bytes[..allowed])
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,9 @@
+//! Listeners and connections that can misbehave on command.
+
+mod body;
+mod host;
+mod line;
+mod reply;
+
+pub(super) use host::{Handler, Host};
+pub(super) use reply::{Manner, Reply};

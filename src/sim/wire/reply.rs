@@ -1,0 +1,101 @@
+//! An answer, and how it is delivered.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::{Response, StatusCode};
+
+use super::body::{self, Body};
+use super::line::Line;
+
+/// An answer, and how it is delivered.
+#[derive(Debug)]
+pub(in crate::sim) struct Reply {
+    pub(in crate::sim) response: Response<Bytes>,
+    pub(in crate::sim) manner: Manner,
+}
+
+/// How an answer is delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::sim) enum Manner {
+    Properly,
+    Never,
+    Cut,
+    CutMidBody,
+    SlowHead(Duration),
+    SlowBody(Duration),
+}
+
+impl Reply {
+    /// A whole answer, delivered properly.
+    pub(in crate::sim) fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
+        let mut response = Response::new(body.into());
+        *response.status_mut() = status;
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        Self {
+            response,
+            manner: Manner::Properly,
+        }
+    }
+
+    /// With this field; an unprintable value is left out.
+    pub(in crate::sim) fn with(mut self, name: http::HeaderName, value: &str) -> Self {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.response.headers_mut().insert(name, value);
+        }
+        self
+    }
+
+    /// Delivered in this manner.
+    pub(in crate::sim) fn delivered(mut self, manner: Manner) -> Self {
+        self.manner = manner;
+        self
+    }
+
+    /// What the client will see as status; `None` when it will see no answer.
+    pub(in crate::sim) fn status(&self) -> Option<u16> {
+        match self.manner {
+            Manner::Never | Manner::Cut => None,
+            _ => Some(self.response.status().as_u16()),
+        }
+    }
+
+    /// The page of a front end that could not reach what is behind it.
+    pub(in crate::sim) fn front_end_page(status: StatusCode) -> Self {
+        let reason = status.canonical_reason().unwrap_or("Error");
+        let page = format!("<html><head><title>{status}</title></head><body><h2>{reason}</h2></body></html>\r\n");
+        Self::new(status, "text/html", page)
+    }
+
+    /// To a host that a client with a secret or token must not talk to.
+    pub(in crate::sim) fn redirect() -> Self {
+        Self::new(StatusCode::FOUND, "text/html", "<html>moved</html>")
+            .with(http::header::LOCATION, "http://127.0.0.1:9/elsewhere")
+    }
+
+    /// Hands it to the connection.
+    pub(super) async fn deliver(self, line: Arc<Line>) -> Result<Response<Body>, Infallible> {
+        let (mut head, bytes) = self.response.into_parts();
+        head.headers.insert(CONTENT_LENGTH, bytes.len().into());
+        let body = match self.manner {
+            Manner::Properly => body::whole(bytes),
+            Manner::Never => std::future::pending().await,
+            Manner::Cut => {
+                line.cut();
+                std::future::pending().await
+            }
+            Manner::CutMidBody => body::cut_short(bytes, line),
+            Manner::SlowHead(over) => {
+                line.trickle(over);
+                body::whole(bytes)
+            }
+            Manner::SlowBody(over) => body::slow(bytes, over),
+        };
+        Ok(Response::from_parts(head, body))
+    }
+}

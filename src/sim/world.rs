@@ -1,0 +1,151 @@
+//! All that the hosts of one simulator share.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::config::{Behaviour, Config, Throttle};
+use super::dice::Dice;
+use super::entra::{Desk, Federation, Mint};
+use super::history::History;
+use super::limit::{Limiter, Rejected};
+use super::record::Journal;
+use crate::clock::Wall;
+use crate::task::Tasks;
+
+/// The simulated world.
+#[derive(Debug)]
+pub(super) struct World {
+    started: Instant,
+    pub(super) wall: Wall,
+    pub(super) tasks: Tasks,
+    /// Ends every wait.
+    pub(super) stopping: CancellationToken,
+    pub(super) journal: Journal,
+    pub(super) seed: u64,
+    state: Mutex<State>,
+}
+
+/// What can change.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) desk: Desk,
+    /// One app in one tenant: one allowance, over all regions.
+    pub(super) limiter: Limiter,
+    pub(super) rejected: Rejected,
+    pub(super) throttle: Throttle,
+    pub(super) history: History,
+    /// How often [`super::Action::Scan`] happened.
+    pub(super) scans: u32,
+    pub(super) regions: BTreeMap<String, Behaviour>,
+    pub(super) dice: Dice,
+}
+
+/// The two halves of a round trip.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Trip {
+    pub(super) there: Duration,
+    pub(super) back: Duration,
+}
+
+impl World {
+    pub(super) fn new(config: &Config, tasks: Tasks) -> Self {
+        let desk = Desk {
+            tenant_id: config.tenant_id.clone(),
+            client_id: config.client_id.clone(),
+            secret: config.client_secret.clone(),
+            old_secret: None,
+            federation: Federation::default(),
+            rules: config.sign_in.clone(),
+            lifetime: config.token_lifetime,
+            mint: Mint::new(config.seed),
+        };
+        let regions = config
+            .regions
+            .iter()
+            .map(|region| (region.name.clone(), region.behaviour.clone()));
+        Self {
+            started: Instant::now(),
+            wall: config.wall.clone(),
+            tasks,
+            stopping: CancellationToken::new(),
+            journal: Journal::new(config.remember, config.log.clone()),
+            seed: config.seed,
+            state: Mutex::new(State {
+                desk,
+                limiter: Limiter::new(config.shape, &config.limits).counting(config.rejected),
+                rejected: config.rejected,
+                throttle: config.throttle,
+                history: config.history.clone(),
+                scans: 0,
+                regions: regions.collect(),
+                dice: Dice::new(config.seed),
+            }),
+        }
+    }
+
+    /// The state. Never held across an await.
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The time since the start: the epoch of all records.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The moment `at` after the start.
+    pub(super) fn moment(&self, at: Duration) -> Instant {
+        self.started + at
+    }
+
+    /// Lets time pass, unless the simulator is stopping.
+    pub(super) async fn rest(&self, span: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(span), if !span.is_zero() => {}
+            () = self.stopping.cancelled(), if !span.is_zero() => {}
+            else => {}
+        }
+    }
+}
+
+impl State {
+    /// How long the way to `region` and back takes this time.
+    pub(super) fn trip(&mut self, region: &str) -> Trip {
+        let Some(behaviour) = self.regions.get(region) else {
+            return Trip {
+                there: Duration::ZERO,
+                back: Duration::ZERO,
+            };
+        };
+        let (half, jitter) = (behaviour.latency / 2, behaviour.jitter / 2);
+        Trip {
+            there: half + self.dice.upto(jitter),
+            back: half + self.dice.upto(jitter),
+        }
+    }
+
+    /// Changes one region, or all.
+    pub(super) fn change_regions(&mut self, name: Option<&str>, change: impl Fn(&mut Behaviour)) -> io::Result<()> {
+        let mut found = false;
+        for (region, behaviour) in &mut self.regions {
+            if name.is_none_or(|name| name == region) {
+                change(behaviour);
+                found = true;
+            }
+        }
+        if found {
+            Ok(())
+        } else {
+            Err(unknown_region(name.unwrap_or_default()))
+        }
+    }
+}
+
+pub(super) fn unknown_region(name: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("no region is named {name:?}"))
+}
