@@ -1,1 +1,43 @@
-//! To be filled in.
+//! What the operator said, checked as a whole before anything starts.
+//!
+//! ```text
+//! defaults (the key table) ─► file ─► other people's variables ─► our variables      as written, with positions
+//!                                                                      │
+//!                                              every section reads and checks its keys
+//!                                                                      ▼
+//!                                       Resolved (plain values)   or   every mistake at once
+//! ```
+//!
+//! Each section's file holds all there is to know about it: its keys (name, default, range, meaning), the resolved values, and
+//! the rules between keys. The keys are the one source of the environment's names, of suggestions for misspelt ones and of the
+//! [`reference()`] in the README.
+//!
+//! Not here: what the values are used for. Past this module nobody sees a string that still has to be understood.
+//!
+//! Invariant: a [`Resolved`] exists only when there is no mistake at all.
+
+mod cloud;
+mod env;
+mod files;
+mod key;
+mod load;
+mod mistake;
+mod reader;
+mod reference;
+mod section;
+mod suggestion;
+mod value;
+mod written;
+
+pub use cloud::Cloud;
+pub use env::{Environment, variable};
+pub use files::{Disk, Files, Found};
+pub use key::{Fallback, Key, Kind, keys};
+pub use load::{Loaded, Resolved, Source, load, parse};
+pub use mistake::{Mistake, Mistakes, Origin};
+pub use reference::reference;
+pub use section::{
+    Admin, Cache, Callers, Credential, Credentials, Defender, Format, ManagedEndpoint, Merge, OnUnknownPast, Pin,
+    Proxy, Queue, Quota, Region, SecretSource, Server, Store, Telemetry, TokenProxy, TrustedRoots,
+};
+pub use value::{Limit, Listen, duration, size};

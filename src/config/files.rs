@@ -1,0 +1,82 @@
+//! The little that resolving a configuration needs to see of the file system; tests replace it.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::path::Path;
+
+/// What is at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A file that could be opened for reading, and its length.
+    File {
+        /// Its length in bytes.
+        bytes: u64,
+    },
+    /// A directory.
+    Directory,
+    /// A socket, pipe or device.
+    Other,
+}
+
+/// A read-only view of files.
+pub trait Files: fmt::Debug {
+    /// What is at `path`. A regular file is opened to prove that it is readable.
+    fn look(&self, path: &Path) -> io::Result<Found>;
+
+    /// The content of the file at `path`; longer than `limit` bytes is an error.
+    fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>>;
+}
+
+/// The real file system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Disk;
+
+impl Files for Disk {
+    fn look(&self, path: &Path) -> io::Result<Found> {
+        let metadata = fs::metadata(path)?;
+        if metadata.is_dir() {
+            return Ok(Found::Directory);
+        }
+        // Opening a pipe would block until somebody writes.
+        if !metadata.is_file() {
+            return Ok(Found::Other);
+        }
+        File::open(path)?;
+        Ok(Found::File { bytes: metadata.len() })
+    }
+
+    fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        File::open(path)?
+            .take(limit.saturating_add(1))
+            .read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > limit {
+            return Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                format!("longer than {limit} bytes"),
+            ));
+        }
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_disk_tells_files_from_directories_and_bounds_reading() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        fs::write(&path, "12345").unwrap();
+        assert_eq!(Disk.look(&path).unwrap(), Found::File { bytes: 5 });
+        assert_eq!(Disk.look(folder.path()).unwrap(), Found::Directory);
+        assert_eq!(
+            Disk.look(&folder.path().join("none")).unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
+        assert_eq!(Disk.read(&path, 5).unwrap(), b"12345");
+        assert_eq!(Disk.read(&path, 4).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+    }
+}

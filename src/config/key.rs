@@ -1,0 +1,210 @@
+//! One configuration key: what it is called, what it may hold, what it means.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::section::SECTIONS;
+use super::value::{duration, size};
+
+/// A key of the configuration. Everything that is told about keys (variables, suggestions, the reference) comes from here.
+#[derive(Debug)]
+pub struct Key {
+    /// The TOML table it lives in.
+    pub section: &'static str,
+    /// Its name there.
+    pub name: &'static str,
+    /// What it may hold.
+    pub kind: Kind,
+    /// What it holds when nobody says anything.
+    pub fallback: Fallback,
+    /// What it means, in a sentence or two, for the reference.
+    pub doc: &'static str,
+    /// Other people's environment variables that are read where ours is absent or empty; the first one set wins.
+    pub borrowed: &'static [&'static str],
+    pub(super) place: Place,
+    pub(super) echo: Echo,
+}
+
+/// What a key may hold, with its range.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// `true` or `false`.
+    Flag,
+    /// A whole number, both ends allowed.
+    Count(u64, u64),
+    /// A duration with its unit, both ends allowed.
+    Duration(Duration, Duration),
+    /// A size in bytes with its unit, both ends allowed.
+    Size(u64, u64),
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// A text; the words say which.
+    Text(&'static str),
+    /// A list of texts; the words say which. Commas separate them in the environment.
+    List(&'static str),
+    /// A list of tables with `name` and `url`; `NAME=URL,…` in the environment.
+    Regions,
+}
+
+/// A built-in default.
+#[derive(Clone, Copy, Debug)]
+pub enum Fallback {
+    /// For [`Kind::Flag`].
+    Flag(bool),
+    /// For [`Kind::Count`].
+    Count(u64),
+    /// For everything that is written as text.
+    Text(&'static str),
+    /// For lists.
+    List(&'static [&'static str]),
+}
+
+/// Where a key may be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    FileAndEnvironment,
+    /// Secrets, which do not belong into files that are copied and committed.
+    EnvironmentOnly,
+}
+
+/// Whether a message may repeat the value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Echo {
+    Plain,
+    /// The value is a secret, may hold one, or is where people paste one by mistake.
+    Hidden,
+}
+
+impl Key {
+    /// The prefix of all environment variables of this program.
+    pub const PREFIX: &'static str = "DEFENDER_GATEWAY_";
+
+    pub(super) const fn new(
+        section: &'static str,
+        name: &'static str,
+        kind: Kind,
+        fallback: Fallback,
+        doc: &'static str,
+    ) -> Self {
+        Self {
+            section,
+            name,
+            kind,
+            fallback,
+            doc,
+            borrowed: &[],
+            place: Place::FileAndEnvironment,
+            echo: Echo::Plain,
+        }
+    }
+
+    pub(super) const fn borrows(mut self, variables: &'static [&'static str]) -> Self {
+        self.borrowed = variables;
+        self
+    }
+
+    pub(super) const fn hidden(mut self) -> Self {
+        self.echo = Echo::Hidden;
+        self
+    }
+
+    pub(super) const fn environment_only(mut self) -> Self {
+        self.place = Place::EnvironmentOnly;
+        self
+    }
+
+    /// `section.name`, as in messages.
+    #[must_use]
+    pub fn path(&self) -> String {
+        format!("{}.{}", self.section, self.name)
+    }
+
+    /// The environment variable that wins over the file.
+    #[must_use]
+    pub fn variable(&self) -> String {
+        format!("{}{}_{}", Self::PREFIX, self.section, self.name).to_uppercase()
+    }
+
+    /// Whether the key is accepted in a file; secrets are not.
+    #[must_use]
+    pub fn in_file(&self) -> bool {
+        self.place == Place::FileAndEnvironment
+    }
+}
+
+/// Every key, section by section, in the order of the reference.
+pub fn keys() -> impl Iterator<Item = &'static Key> {
+    SECTIONS.iter().flat_map(|section| section.keys.iter().copied())
+}
+
+/// What is allowed, in words: `30s to 1h`, `"auto", "json" or "text"`.
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Flag => f.write_str("true or false"),
+            Self::Count(least, most) => write!(f, "{least} to {most}"),
+            Self::Duration(least, most) => write!(f, "{} to {}", duration::show(least), duration::show(most)),
+            Self::Size(least, most) => write!(f, "{} to {}", size::show(least), size::show(most)),
+            Self::Text(words) | Self::List(words) => f.write_str(words),
+            Self::Regions => f.write_str("tables of name and url"),
+            Self::Choice(words) => {
+                for (index, word) in words.iter().enumerate() {
+                    let before = match index {
+                        0 => "",
+                        last if last + 1 == words.len() => " or ",
+                        _ => ", ",
+                    };
+                    write!(f, "{before}\"{word}\"")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// As it would be written in TOML.
+impl fmt::Display for Fallback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Flag(value) => write!(f, "{value}"),
+            Self::Count(value) => write!(f, "{value}"),
+            Self::Text(value) => write!(f, "\"{value}\""),
+            Self::List(values) => {
+                let quoted: Vec<_> = values.iter().map(|value| format!("\"{value}\"")).collect();
+                write!(f, "[{}]", quoted.join(", "))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn keys_and_variables_are_unique_and_documented() {
+        let (mut paths, mut variables) = (HashSet::new(), HashSet::new());
+        for key in keys() {
+            assert!(paths.insert(key.path()), "{}", key.path());
+            assert!(variables.insert(key.variable()), "{}", key.variable());
+            assert!(key.doc.ends_with('.') && key.doc.len() > 20, "{}", key.path());
+            assert!(
+                !key.doc.contains('|'),
+                "{}: would break the reference's table",
+                key.path()
+            );
+        }
+        assert!(variables.contains("DEFENDER_GATEWAY_QUOTA_LIMITS"));
+    }
+
+    #[test]
+    fn a_kind_says_what_is_allowed() {
+        assert_eq!(Kind::Choice(&["a", "b", "c"]).to_string(), "\"a\", \"b\" or \"c\"");
+        assert_eq!(
+            Kind::Duration(Duration::ZERO, Duration::from_secs(3600)).to_string(),
+            "0s to 1h"
+        );
+        assert_eq!(Kind::Size(1024, 1 << 30).to_string(), "1KiB to 1GiB");
+    }
+}

@@ -1,0 +1,147 @@
+//! From file and environment to resolved values, or to every mistake at once.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::env::{Environment, variable};
+use super::files::Files;
+use super::mistake::{Mistake, Mistakes, Origin};
+use super::reader::{Reader, unreadable};
+use super::section::{
+    Admin, Cache, Callers, Credentials, Defender, Merge, Queue, Quota, Server, Store, Telemetry, cloud,
+};
+
+/// Read when neither `--config` nor the environment names a file, and it exists.
+const USUAL_PLACE: &str = "/etc/defender-gateway/gateway.toml";
+
+/// No sensible configuration is larger; a wrong path (a log, a disk image) is noticed early.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// A configuration without a mistake. Plain values; nothing in it has to be parsed again.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The listener that callers use.
+    pub server: Server,
+    /// Health, metrics and status.
+    pub admin: Admin,
+    /// The upstream.
+    pub defender: Defender,
+    /// How the gateway signs in.
+    pub credentials: Credentials,
+    /// What the upstream allows.
+    pub quota: Quota,
+    /// How requests wait.
+    pub queue: Queue,
+    /// Fair use in front of everything.
+    pub callers: Callers,
+    /// Answers kept in memory.
+    pub cache: Cache,
+    /// Sharing of upstream calls.
+    pub merge: Merge,
+    /// What replicas share.
+    pub store: Store,
+    /// Logs and traces.
+    pub telemetry: Telemetry,
+}
+
+/// A configuration, and what is worth saying about it.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The values.
+    pub resolved: Resolved,
+    /// What is no mistake, but probably not meant: one sentence each, in no particular order.
+    pub notes: Vec<String>,
+    /// Where the values come from.
+    pub source: Source,
+}
+
+/// Where a configuration was read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// This file, then the environment.
+    File(PathBuf),
+    /// The environment alone.
+    Environment,
+}
+
+/// Reads the file named by `--config` (`named`), or else by `DEFENDER_GATEWAY_CONFIG`, or else the usual one if it exists,
+/// and then the environment.
+///
+/// # Errors
+/// Every mistake, in reading order.
+pub fn load(named: Option<&Path>, env: &Environment, files: &dyn Files) -> Result<Loaded, Mistakes> {
+    let by_variable = env.value(variable::CONFIG).map(|path| PathBuf::from(path.expose()));
+    let (path, origin) = match (named, by_variable) {
+        (Some(path), _) => (path.to_owned(), Origin::Default),
+        (None, Some(path)) => (path, Origin::Variable(variable::CONFIG.into())),
+        (None, None) => {
+            let usual = Path::new(USUAL_PLACE);
+            if matches!(files.look(usual), Err(error) if error.kind() == io::ErrorKind::NotFound) {
+                return resolve(None, None, env, files);
+            }
+            (usual.to_owned(), Origin::Default)
+        }
+    };
+    let content = files.read(&path, MAX_FILE_BYTES).map_err(|error| unreadable(&error));
+    let text = content.and_then(|bytes| String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".into()));
+    let text = text.map_err(|problem| {
+        let mistake = Mistake {
+            origin,
+            key: None,
+            problem: format!("{}: {problem}", path.display()),
+        };
+        Mistakes::new(None, vec![mistake])
+    })?;
+    parse(&path, &text, env, files)
+}
+
+/// Resolves `text`, which was read from `path`, and the environment.
+///
+/// # Errors
+/// Every mistake, in reading order.
+pub fn parse(path: &Path, text: &str, env: &Environment, files: &dyn Files) -> Result<Loaded, Mistakes> {
+    resolve(Some(path), Some(text), env, files)
+}
+
+fn resolve(path: Option<&Path>, text: Option<&str>, env: &Environment, files: &dyn Files) -> Result<Loaded, Mistakes> {
+    let mut reader = Reader::new(text, env, files);
+    let resolved = sections(&mut reader);
+    let (mistakes, notes) = reader.finish();
+    match resolved {
+        Some(resolved) if mistakes.is_empty() => Ok(Loaded {
+            resolved,
+            notes,
+            source: path.map_or(Source::Environment, |path| Source::File(path.to_owned())),
+        }),
+        _ => Err(Mistakes::new(path.map(Path::to_owned), mistakes)),
+    }
+}
+
+/// Every section is read, even after one has failed: all mistakes are reported together.
+fn sections(reader: &mut Reader<'_>) -> Option<Resolved> {
+    let cloud = cloud(reader);
+    let server = Server::read(reader);
+    let admin = Admin::read(reader, server.as_ref());
+    let defender = Defender::read(reader, cloud);
+    let credentials = Credentials::read(reader, cloud);
+    let quota = Quota::read(reader);
+    let queue = Queue::read(reader);
+    let callers = Callers::read(reader);
+    let cache = Cache::read(reader);
+    let merge = Merge::read(reader);
+    let store = Store::read(reader);
+    let telemetry = Telemetry::read(reader);
+    Some(Resolved {
+        server: server?,
+        admin: admin?,
+        defender: defender?,
+        credentials: credentials?,
+        quota: quota?,
+        queue: queue?,
+        callers: callers?,
+        cache: cache?,
+        merge: merge?,
+        store: store?,
+        telemetry: telemetry?,
+    })
+}

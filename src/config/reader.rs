@@ -1,0 +1,328 @@
+//! Reads keys as values. What cannot be read becomes a mistake at its place, and reading goes on: the sections get `None` and
+//! say all that is wrong with the rest.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::env::Environment;
+use super::files::{Files, Found};
+use super::key::{Echo, Key, Kind};
+use super::mistake::{Mistake, Origin};
+use super::value::{duration, size};
+use super::written::{Node, Raw, Written};
+use crate::secret::Secret;
+
+/// The state of resolving one configuration.
+pub(super) struct Reader<'a> {
+    written: Written,
+    pub(super) env: &'a Environment,
+    files: &'a dyn Files,
+    mistakes: Vec<Mistake>,
+    notes: Vec<String>,
+}
+
+/// There is no value, and the mistake is on the list already.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Recorded;
+
+/// A value and where it was written.
+#[derive(Clone, Debug)]
+pub(super) struct Said<T> {
+    pub(super) value: T,
+    pub(super) origin: Origin,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(text: Option<&str>, env: &'a Environment, files: &'a dyn Files) -> Self {
+        let mut mistakes = Vec::new();
+        Self {
+            written: Written::read(text, env, &mut mistakes),
+            env,
+            files,
+            mistakes,
+            notes: Vec::new(),
+        }
+    }
+
+    /// The mistakes and notes.
+    pub(super) fn finish(self) -> (Vec<Mistake>, Vec<String>) {
+        (self.mistakes, self.notes)
+    }
+
+    /// Something the operator should know although it is no mistake.
+    pub(super) fn note(&mut self, text: impl Into<String>) {
+        self.notes.push(text.into());
+    }
+
+    /// Where the value of `key` comes from.
+    pub(super) fn origin(&self, key: &'static Key) -> Origin {
+        self.written.node(key).origin
+    }
+
+    /// Whether somebody wrote `key`, and not just emptily.
+    pub(super) fn is_said(&self, key: &'static Key) -> bool {
+        let node = self.written.node(key);
+        node.origin != Origin::Default && !node.is_empty()
+    }
+
+    /// A mistake about `key` as it is written.
+    pub(super) fn wrong(&mut self, key: &'static Key, problem: impl Into<String>) {
+        let origin = self.origin(key);
+        self.wrong_at(origin, key.path(), problem);
+    }
+
+    /// A mistake somewhere else.
+    pub(super) fn wrong_at(&mut self, origin: Origin, key: impl Into<String>, problem: impl Into<String>) {
+        self.mistakes.push(Mistake {
+            origin,
+            key: Some(key.into()),
+            problem: problem.into(),
+        });
+    }
+
+    /// What kind of thing was expected instead of `raw`.
+    fn misfit(&mut self, key: &'static Key, origin: Origin, raw: &Raw) {
+        let problem = match (raw, key.kind) {
+            (Raw::Number(number), Kind::Duration(..)) => {
+                let hint = duration::parse(number).err().unwrap_or_default();
+                format!("{number} {}; allowed is {}", quoted(&hint), key.kind)
+            }
+            (Raw::Number(number), Kind::Size(..)) => {
+                let hint = size::parse(number).err().unwrap_or_default();
+                format!("{number} {}; allowed is {}", quoted(&hint), key.kind)
+            }
+            (Raw::Text(text), Kind::Flag | Kind::Count(..)) => {
+                let quotes = if matches!(origin, Origin::File { .. }) {
+                    ", without quotes"
+                } else {
+                    ""
+                };
+                format!("{} is a text; write {}{quotes}", echo(key, text), key.kind)
+            }
+            (raw, Kind::List(_)) => format!("is {}; write a list in brackets: {}", raw.shape(), key.kind),
+            (raw, Kind::Regions) => format!("is {}; write a list of tables with name and url", raw.shape()),
+            (raw, _) => format!("is {}; write a text in quotes: {}", raw.shape(), key.kind),
+        };
+        self.wrong_at(origin, key.path(), problem);
+    }
+
+    pub(super) fn flag(&mut self, key: &'static Key) -> Option<bool> {
+        let Node { raw, origin } = self.written.node(key);
+        if let Raw::Flag(value) = raw {
+            return Some(value);
+        }
+        self.misfit(key, origin, &raw);
+        None
+    }
+
+    pub(super) fn count(&mut self, key: &'static Key) -> Option<u64> {
+        let Node { raw, origin } = self.written.node(key);
+        let (Raw::Number(text), Kind::Count(least, most)) = (&raw, key.kind) else {
+            self.misfit(key, origin, &raw);
+            return None;
+        };
+        match text.parse() {
+            Ok(value) if (least..=most).contains(&value) => Some(value),
+            _ => {
+                self.wrong_at(
+                    origin,
+                    key.path(),
+                    format!("{text} is out of range; allowed is {}", key.kind),
+                );
+                None
+            }
+        }
+    }
+
+    pub(super) fn duration(&mut self, key: &'static Key) -> Option<Duration> {
+        let Kind::Duration(least, most) = key.kind else {
+            return None;
+        };
+        self.parsed(key, |text| match duration::parse(text) {
+            Ok(value) if (least..=most).contains(&value) => Ok(value),
+            Ok(_) => Err("is out of range".into()),
+            Err(problem) => Err(problem),
+        })
+    }
+
+    pub(super) fn size(&mut self, key: &'static Key) -> Option<u64> {
+        let Kind::Size(least, most) = key.kind else {
+            return None;
+        };
+        self.parsed(key, |text| match size::parse(text) {
+            Ok(value) if (least..=most).contains(&value) => Ok(value),
+            Ok(_) => Err("is out of range".into()),
+            Err(problem) => Err(problem),
+        })
+    }
+
+    /// One of a fixed set of words, each with its value.
+    pub(super) fn choice<T: Copy>(&mut self, key: &'static Key, words: &[(&str, T)]) -> Option<T> {
+        self.parsed(key, |text| {
+            let found = words.iter().find(|(word, _)| *word == text);
+            found.map(|(_, value)| *value).ok_or_else(|| "is unknown".into())
+        })
+    }
+
+    /// A text that `parse` understands; its error is a phrase that follows the value.
+    pub(super) fn parsed<T>(&mut self, key: &'static Key, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+        let Node { raw, origin } = self.written.node(key);
+        let Raw::Text(text) = &raw else {
+            self.misfit(key, origin, &raw);
+            return None;
+        };
+        self.understood(key, key.path(), origin, text, parse)
+    }
+
+    /// Like [`Reader::parsed`]; an empty text is `None`.
+    pub(super) fn optional<T>(
+        &mut self,
+        key: &'static Key,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, Recorded> {
+        let value = self.parsed(key, |text| {
+            if text.is_empty() {
+                Ok(None)
+            } else {
+                parse(text).map(Some)
+            }
+        });
+        value.ok_or(Recorded)
+    }
+
+    /// A list of texts that `parse` understands.
+    pub(super) fn each<T>(
+        &mut self,
+        key: &'static Key,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<Vec<Said<T>>> {
+        let Node { raw, origin } = self.written.node(key);
+        let Raw::List(items) = raw else {
+            self.misfit(key, origin, &raw);
+            return None;
+        };
+        let mut values = Some(Vec::new());
+        for (index, Node { raw, origin }) in items.into_iter().enumerate() {
+            let path = format!("{}[{index}]", key.path());
+            let value = if let Raw::Text(text) = &raw {
+                self.understood(key, path, origin.clone(), text, &parse)
+            } else {
+                self.wrong_at(
+                    origin.clone(),
+                    path,
+                    format!("is {}; write a text in quotes", raw.shape()),
+                );
+                None
+            };
+            // One bad item spoils the list, but the others are still looked at.
+            values = values.zip(value).map(|(mut values, value)| {
+                values.push(Said { value, origin });
+                values
+            });
+        }
+        values
+    }
+
+    /// The items of a list of tables, unread.
+    pub(super) fn items(&mut self, key: &'static Key) -> Option<Vec<Node>> {
+        let Node { raw, origin } = self.written.node(key);
+        if let Raw::List(items) = raw {
+            return Some(items);
+        }
+        self.misfit(key, origin, &raw);
+        None
+    }
+
+    pub(super) fn understood<T>(
+        &mut self,
+        key: &'static Key,
+        path: String,
+        origin: Origin,
+        text: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        match parse(text) {
+            Ok(value) => Some(value),
+            Err(problem) => {
+                let problem = format!("{} {problem}; allowed is {}", echo(key, text), key.kind);
+                self.wrong_at(origin, path, problem);
+                None
+            }
+        }
+    }
+
+    /// A secret, straight from the environment: our variable, or else a borrowed one. The name of the variable comes with it.
+    pub(super) fn secret(&self, key: &'static Key) -> Option<Said<Secret>> {
+        let ours = key.variable();
+        let names = std::iter::once(ours.as_str()).chain(key.borrowed.iter().copied());
+        names
+            .filter_map(|name| Some((name, self.env.value(name)?)))
+            .map(|(name, value)| Said {
+                value: value.clone(),
+                origin: Origin::Variable(name.into()),
+            })
+            .next()
+    }
+
+    /// The path of a file that has to exist, be readable and hold something.
+    pub(super) fn file(&mut self, key: &'static Key) -> Result<Option<PathBuf>, Recorded> {
+        let path = self.optional(key, |text| Ok(PathBuf::from(text)))?;
+        if let Some(path) = &path
+            && let Err(problem) = self.holds(path)
+        {
+            self.wrong(key, format!("{}: {problem}", path.display()));
+            return Err(Recorded);
+        }
+        Ok(path)
+    }
+
+    /// Whether `path` is a readable file with something in it.
+    pub(super) fn holds(&self, path: &Path) -> Result<(), String> {
+        match self.files.look(path) {
+            Ok(Found::File { bytes: 1.. }) => Ok(()),
+            Ok(Found::File { bytes: 0 }) => Err("the file is empty".into()),
+            Ok(Found::Directory) => Err("is a directory, not a file".into()),
+            Ok(Found::Other) => Err("is not a regular file".into()),
+            Err(error) => Err(unreadable(&error)),
+        }
+    }
+
+    /// Whether `path` is a directory.
+    pub(super) fn is_directory(&self, path: &Path) -> bool {
+        matches!(self.files.look(path), Ok(Found::Directory))
+    }
+}
+
+/// Why a file cannot be read, in words.
+pub(super) fn unreadable(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "there is no such file".into(),
+        io::ErrorKind::PermissionDenied => "may not be read by this user".into(),
+        _ => format!("cannot be read ({error})"),
+    }
+}
+
+/// The value as it may appear in a message.
+fn echo(key: &Key, text: &str) -> String {
+    const LONGEST: usize = 80;
+    match key.echo {
+        Echo::Hidden => "the value".into(),
+        Echo::Plain if text.chars().count() > LONGEST => {
+            let start: String = text.chars().take(LONGEST).collect();
+            format!("\"{}…\"", start.escape_debug())
+        }
+        Echo::Plain => format!("\"{}\"", text.escape_debug()),
+    }
+}
+
+/// Values in a file need quotes around them: `write 30s` becomes `write "30s"`.
+fn quoted(hint: &str) -> String {
+    hint.split(' ')
+        .map(|word| match word.trim_end_matches(',') {
+            bare if bare.starts_with(|c: char| c.is_ascii_digit()) => word.replacen(bare, &format!("\"{bare}\""), 1),
+            _ => word.to_owned(),
+        })
+        .collect::<Vec<_>>()
+        .join(" ")
+}

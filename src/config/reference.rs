@@ -1,0 +1,72 @@
+//! The reference of all keys, generated from the key table for the README.
+
+use std::fmt::Write as _;
+
+use super::env::variable;
+use super::section::SECTIONS;
+
+/// A Markdown table per section: key, default, what is allowed, what it means; and the variables that are read besides.
+///
+/// The README holds it between `<!-- config:begin -->` and `<!-- config:end -->`; a test compares the two.
+#[must_use]
+pub fn reference() -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = write(&mut out);
+    out
+}
+
+fn write(out: &mut String) -> std::fmt::Result {
+    writeln!(
+        out,
+        "Every key can also be set by an environment variable, which wins over the file: `DEFENDER_GATEWAY_<SECTION>_<KEY>` in capitals, \
+         lists separated by commas. Durations are a whole number with `ms`, `s`, `m`, `h` or `d`; sizes with `B`, `KiB`, `MiB`, `GiB`, \
+         `KB`, `MB` or `GB`. `{}` names the file when `--config` does not.",
+        variable::CONFIG
+    )?;
+    for section in &SECTIONS {
+        writeln!(out, "\n**`[{}]`**: {}\n", section.name, section.doc)?;
+        writeln!(out, "| key | default | allowed | meaning |\n|---|---|---|---|")?;
+        for key in section.keys {
+            let default = if key.in_file() {
+                format!("`{}`", key.fallback)
+            } else {
+                "none".into()
+            };
+            let also = match key.borrowed {
+                [] => String::new(),
+                names => format!(" Else `{}` is read.", names.join("`, `")),
+            };
+            let name = if key.in_file() {
+                key.name.to_owned()
+            } else {
+                key.variable()
+            };
+            writeln!(out, "| `{name}` | {default} | {} | {}{also} |", key.kind, key.doc)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::key::keys;
+
+    #[test]
+    fn every_key_has_a_row_of_four_cells() {
+        let text = reference();
+        for key in keys() {
+            let name = if key.in_file() {
+                key.name.to_owned()
+            } else {
+                key.variable()
+            };
+            let row = text
+                .lines()
+                .find(|line| line.starts_with(&format!("| `{name}` |")))
+                .unwrap();
+            assert_eq!(row.matches('|').count(), 5, "{row}");
+        }
+    }
+}

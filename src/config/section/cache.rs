@@ -1,0 +1,69 @@
+//! `[cache]`: answers kept in memory.
+
+use std::time::Duration;
+
+use crate::config::key::{Fallback, Key, Kind};
+use crate::config::reader::Reader;
+
+/// Scan history is a record of sessions: what is older than a week helps nobody.
+const WEEK: Duration = Duration::from_hours(7 * 24);
+
+static TTL: Key = Key::new(
+    "cache",
+    "ttl",
+    Kind::Duration(Duration::ZERO, Duration::from_hours(24)),
+    Fallback::Text("30s"),
+    "How long an answer is fresh; `0s` turns the cache off. History changes when a scan session ends, every few hours, so minutes \
+     lose little.",
+);
+static STALE_WHILE_REVALIDATE: Key = Key::new(
+    "cache",
+    "stale_while_revalidate",
+    Kind::Duration(Duration::ZERO, WEEK),
+    Fallback::Text("60s"),
+    "How long past its freshness an answer is still given while a new one is fetched in the background.",
+);
+static STALE_IF_ERROR: Key = Key::new(
+    "cache",
+    "stale_if_error",
+    Kind::Duration(Duration::ZERO, WEEK),
+    Fallback::Text("10m"),
+    "How long past its freshness an answer is given when no new one can be had: upstream down, quota spent.",
+);
+static MAX_SIZE: Key = Key::new(
+    "cache",
+    "max_size",
+    Kind::Size(64 << 10, 1 << 40),
+    Fallback::Text("64MiB"),
+    "The memory that answers may take; the least used leave first.",
+);
+
+pub(super) static KEYS: &[&Key] = &[&TTL, &STALE_WHILE_REVALIDATE, &STALE_IF_ERROR, &MAX_SIZE];
+
+/// Answers kept in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cache {
+    /// How long an answer is fresh; zero: nothing is kept.
+    pub ttl: Duration,
+    /// How long past freshness it is given while a new one is fetched.
+    pub stale_while_revalidate: Duration,
+    /// How long past freshness it is given when no new one can be had.
+    pub stale_if_error: Duration,
+    /// The memory that answers may take, in bytes.
+    pub max_size: u64,
+}
+
+impl Cache {
+    pub(in crate::config) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let ttl = reader.duration(&TTL);
+        let stale_while_revalidate = reader.duration(&STALE_WHILE_REVALIDATE);
+        let stale_if_error = reader.duration(&STALE_IF_ERROR);
+        let max_size = reader.size(&MAX_SIZE);
+        Some(Self {
+            ttl: ttl?,
+            stale_while_revalidate: stale_while_revalidate?,
+            stale_if_error: stale_if_error?,
+            max_size: max_size?,
+        })
+    }
+}

@@ -1,0 +1,72 @@
+//! Whom to ask for a managed identity's token.
+
+use url::Url;
+
+use crate::config::env::variable;
+use crate::config::mistake::Origin;
+use crate::config::reader::Reader;
+use crate::config::value::address;
+use crate::secret::Secret;
+
+/// The metadata service of virtual machines, the same in every cloud.
+const METADATA_SERVICE: &str = "http://169.254.169.254";
+
+/// Who vouches for a managed identity. Neither is ever reached through a proxy.
+#[derive(Clone, Debug)]
+pub enum ManagedEndpoint {
+    /// The metadata service of a virtual machine: its base address.
+    Metadata(Url),
+    /// App Service, Functions and Container Apps.
+    AppService {
+        /// `IDENTITY_ENDPOINT`, with its path.
+        url: Url,
+        /// `IDENTITY_HEADER`, to be sent as `X-IDENTITY-HEADER`.
+        header: Secret,
+    },
+}
+
+/// App Service announces itself by two variables.
+pub(super) fn app_service_origin(reader: &Reader<'_>) -> Option<Origin> {
+    reader.env.value(variable::IDENTITY_ENDPOINT)?;
+    reader.env.value(variable::IDENTITY_HEADER)?;
+    Some(Origin::Variable(variable::IDENTITY_ENDPOINT.into()))
+}
+
+pub(super) fn read(reader: &mut Reader<'_>) -> Option<ManagedEndpoint> {
+    let header = reader.env.value(variable::IDENTITY_HEADER).cloned();
+    let endpoint = reader.env.value(variable::IDENTITY_ENDPOINT).cloned();
+    match (endpoint, header) {
+        (Some(endpoint), Some(header)) => {
+            let url = local(reader, variable::IDENTITY_ENDPOINT, endpoint.expose())?;
+            Some(ManagedEndpoint::AppService { url, header })
+        }
+        (Some(_), None) => {
+            let origin = Origin::Variable(variable::IDENTITY_ENDPOINT.into());
+            let problem =
+                "is set without IDENTITY_HEADER, as Azure Arc does, which is not supported; use a certificate there";
+            reader.wrong_at(origin, "credentials.kind", problem);
+            None
+        }
+        (None, _) => {
+            let name = variable::POD_IDENTITY_AUTHORITY_HOST;
+            let text = reader.env.value(name).map(|value| value.expose().to_owned());
+            let text = text.as_deref().unwrap_or(METADATA_SERVICE);
+            local(reader, name, text.trim_end_matches('/')).map(ManagedEndpoint::Metadata)
+        }
+    }
+}
+
+/// The identity's token comes back in the clear, so the address must not leave the machine: loopback, link-local, or `https`.
+fn local(reader: &mut Reader<'_>, name: &str, text: &str) -> Option<Url> {
+    let problem = match address::plain(text) {
+        Ok(url) if url.scheme() == "https" => return Some(url),
+        Ok(url) if url.scheme() == "http" && (address::is_loopback(&url) || address::is_link_local(&url)) => {
+            return Some(url);
+        }
+        Ok(_) => "is neither https nor on this machine".to_owned(),
+        Err(problem) => problem,
+    };
+    let origin = Origin::Variable(name.into());
+    reader.wrong_at(origin, "credentials.kind", format!("the address {problem}"));
+    None
+}

@@ -1,0 +1,15 @@
+//! `[credentials]`: how the gateway signs in.
+//!
+//! Four kinds of proof, one of which is chosen here, before anything starts, with the reason why. The secret itself is never
+//! part of a file that is copied around: it comes from the environment, or from a file of its own.
+
+mod choice;
+mod key;
+mod managed;
+mod resolved;
+mod token_proxy;
+
+pub(super) use self::key::KEYS;
+pub use managed::ManagedEndpoint;
+pub use resolved::{Credential, Credentials, SecretSource};
+pub use token_proxy::{TokenProxy, TrustedRoots};

@@ -1,0 +1,179 @@
+//! The section's values, and the rules that do not depend on the kind.
+
+use std::path::PathBuf;
+
+use url::Url;
+
+use super::choice;
+use super::key::{AUTHORITY, SCOPE};
+use super::managed::ManagedEndpoint;
+use super::token_proxy::TokenProxy;
+use crate::config::cloud::Cloud;
+use crate::config::mistake::Origin;
+use crate::config::reader::Reader;
+use crate::config::value::address;
+use crate::secret::Secret;
+
+/// How the gateway signs in.
+#[derive(Clone, Debug)]
+pub struct Credentials {
+    /// The proof.
+    pub credential: Credential,
+    /// Where it comes from, and why it was chosen; for people.
+    pub why: String,
+    /// The sign-in host, without a slash at its end as far as the type allows. The tenant follows as a path segment.
+    pub authority: Url,
+    /// What to ask a token for: ends with `/.default`.
+    pub scope: String,
+}
+
+/// The proof of who the gateway is.
+#[derive(Clone, Debug)]
+pub enum Credential {
+    /// A shared secret.
+    ClientSecret {
+        /// The tenant, as a path segment.
+        tenant_id: String,
+        /// The application.
+        client_id: String,
+        /// The secret, or where it is.
+        secret: SecretSource,
+    },
+    /// A certificate whose key signs an assertion.
+    Certificate {
+        /// The tenant, as a path segment.
+        tenant_id: String,
+        /// The application.
+        client_id: String,
+        /// PEM: the certificate, and the key unless `private_key_file` says otherwise.
+        certificate_file: PathBuf,
+        /// PEM: the key.
+        private_key_file: Option<PathBuf>,
+    },
+    /// A Kubernetes token that Entra trusts.
+    WorkloadIdentity {
+        /// The tenant, as a path segment.
+        tenant_id: String,
+        /// The application or user-assigned identity.
+        client_id: String,
+        /// The projected token, rewritten by the kubelet.
+        token_file: PathBuf,
+        /// Where token requests go instead of the authority.
+        proxy: Option<TokenProxy>,
+    },
+    /// An identity that the platform vouches for.
+    ManagedIdentity {
+        /// The user-assigned identity; `None`: the system-assigned one.
+        client_id: Option<String>,
+        /// Whom to ask.
+        endpoint: ManagedEndpoint,
+    },
+}
+
+/// A client secret, or where it is.
+#[derive(Clone, Debug)]
+pub enum SecretSource {
+    /// The secret itself, from the environment.
+    Value(Secret),
+    /// A file that holds only the secret, and may change.
+    File(PathBuf),
+}
+
+impl Credential {
+    /// The name of the kind in a configuration, in `/status` and in metrics.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::ClientSecret { .. } => "client_secret",
+            Self::Certificate { .. } => "certificate",
+            Self::WorkloadIdentity { .. } => "workload_identity",
+            Self::ManagedIdentity { .. } => "managed_identity",
+        }
+    }
+
+    /// The application or user-assigned identity, where it is known.
+    #[must_use]
+    pub fn client_id(&self) -> Option<&str> {
+        match self {
+            Self::ClientSecret { client_id, .. }
+            | Self::Certificate { client_id, .. }
+            | Self::WorkloadIdentity { client_id, .. } => Some(client_id),
+            Self::ManagedIdentity { client_id, .. } => client_id.as_deref(),
+        }
+    }
+
+    /// The tenant, where it is known.
+    #[must_use]
+    pub fn tenant_id(&self) -> Option<&str> {
+        match self {
+            Self::ClientSecret { tenant_id, .. }
+            | Self::Certificate { tenant_id, .. }
+            | Self::WorkloadIdentity { tenant_id, .. } => Some(tenant_id),
+            Self::ManagedIdentity { .. } => None,
+        }
+    }
+}
+
+impl Credentials {
+    pub(in crate::config) fn read(reader: &mut Reader<'_>, cloud: Option<Cloud>) -> Option<Self> {
+        let authority = authority(reader, cloud);
+        let scope = scope(reader, cloud);
+        let chosen = choice::choose(reader);
+        let (credential, why) = chosen?;
+        Some(Self {
+            credential,
+            why,
+            authority: authority?,
+            scope: scope?,
+        })
+    }
+
+    /// The scope as the metadata services want it: the resource without `/.default`.
+    #[must_use]
+    pub fn resource(&self) -> &str {
+        self.scope.strip_suffix(DEFAULT).unwrap_or(&self.scope)
+    }
+}
+
+/// Client credentials ask for all that was granted (AADSTS70011 and 1002012 otherwise).
+const DEFAULT: &str = "/.default";
+
+fn authority(reader: &mut Reader<'_>, cloud: Option<Cloud>) -> Option<Url> {
+    // The Azure libraries accept a bare host in their variable.
+    let borrowed = matches!(reader.origin(&AUTHORITY), Origin::Variable(name) if name == AUTHORITY.borrowed[0]);
+    reader.parsed(&AUTHORITY, |text| {
+        let text = match (text, cloud) {
+            ("", Some(cloud)) => cloud.authority().to_owned(),
+            ("", None) => Cloud::Public.authority().to_owned(),
+            (host, _) if borrowed && !host.contains("://") => format!("https://{host}"),
+            (text, _) => text.to_owned(),
+        };
+        let url = address::trusted(text.trim_end_matches('/'))?;
+        if let (Some(cloud), Some(host)) = (cloud, url.host_str()) {
+            cloud.accepts_authority(host)?;
+        }
+        Ok(url)
+    })
+}
+
+fn scope(reader: &mut Reader<'_>, cloud: Option<Cloud>) -> Option<String> {
+    reader.parsed(&SCOPE, |text| {
+        let text = match (text, cloud) {
+            ("", Some(cloud)) => cloud.scope(),
+            ("", None) => Cloud::Public.scope(),
+            (text, _) => text,
+        };
+        let resource = text
+            .strip_suffix(DEFAULT)
+            .ok_or("does not end with /.default, the only scope an application can ask for")?;
+        if text.contains(char::is_whitespace) {
+            return Err("holds more than one scope; a token is for one resource".into());
+        }
+        // Other schemes (api://…) name resources too.
+        let url = Url::parse(resource).map_err(|error| format!("names no resource ({error})"))?;
+        if let (Some(cloud), Some(host)) = (cloud, url.host_str()) {
+            cloud.accepts_api(host, url.path())?;
+        }
+        Ok(text.to_owned())
+    })
+}

@@ -1,0 +1,11 @@
+//! `[defender]`: the upstream, and the way to it.
+
+mod proxy;
+mod region;
+mod resolved;
+
+pub(super) use self::resolved::KEYS;
+pub(in crate::config) use self::resolved::cloud;
+pub use proxy::Proxy;
+pub use region::{Pin, Region};
+pub use resolved::Defender;

@@ -1,0 +1,149 @@
+//! The proxy between the gateway and the outside.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use url::Url;
+
+use super::resolved::VIA_PROXY;
+use crate::config::env::variable;
+use crate::config::mistake::Origin;
+use crate::config::reader::{Reader, Recorded};
+use crate::secret::Secret;
+
+/// A proxy that tunnels `https` connections (`CONNECT`).
+#[derive(Clone, Debug)]
+pub struct Proxy {
+    /// Its address: `http`, host and port, without user and password.
+    pub url: Url,
+    /// The value of `Proxy-Authorization`, when the address held a user.
+    pub authorization: Option<Secret>,
+    /// The entries of `NO_PROXY`, trimmed, lower-case: `*`, a host, a domain with or without leading dot, an address or a CIDR
+    /// block, each with or without a port.
+    pub except: Vec<String>,
+}
+
+/// `None`: connect directly.
+pub(super) fn read(reader: &mut Reader<'_>) -> Result<Option<Proxy>, Recorded> {
+    if reader.is_said(&VIA_PROXY) {
+        let except = except(reader);
+        let said = reader.parsed(&VIA_PROXY, |text| match text {
+            "none" => Ok(None),
+            _ => proxy(text, except).map(Some),
+        });
+        return said.ok_or(Recorded);
+    }
+    let names = [variable::HTTPS_PROXY, variable::HTTPS_PROXY_LOWER];
+    let Some((name, value)) = names
+        .iter()
+        .find_map(|name| Some((*name, reader.env.value(name)?.clone())))
+    else {
+        return Ok(None);
+    };
+    match proxy(value.expose(), except(reader)) {
+        Ok(proxy) => Ok(Some(proxy)),
+        Err(problem) => {
+            let problem = format!("the value {problem}; unset it, or set defender.via_proxy");
+            reader.wrong_at(Origin::Variable(name.into()), VIA_PROXY.path(), problem);
+            Err(Recorded)
+        }
+    }
+}
+
+fn except(reader: &Reader<'_>) -> Vec<String> {
+    let names = [variable::NO_PROXY, variable::NO_PROXY_LOWER];
+    let list = names.iter().find_map(|name| reader.env.value(name));
+    list.map_or_else(Vec::new, |list| {
+        let entries = list
+            .expose()
+            .split([',', ' '])
+            .map(str::trim)
+            .filter(|entry| !entry.is_empty());
+        entries.map(str::to_lowercase).collect()
+    })
+}
+
+/// The error must not hold the value: it may contain a password.
+fn proxy(text: &str, except: Vec<String>) -> Result<Proxy, String> {
+    // `HTTPS_PROXY=proxy:3128` is common.
+    let text = if text.contains("://") {
+        text.to_owned()
+    } else {
+        format!("http://{text}")
+    };
+    let mut url = Url::parse(&text).map_err(|error| format!("is no address ({error})"))?;
+    if url.scheme() != "http" {
+        return Err("is no HTTP proxy".into());
+    }
+    if url.host().is_none() || url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+        return Err("holds more, or less, than host and port".into());
+    }
+    let authorization = authorization(&url)?;
+    // Both can only fail for addresses without a host, which were refused above.
+    let cleared = url.set_username("").and_then(|()| url.set_password(None));
+    cleared.map_err(|()| "has no host".to_owned())?;
+    Ok(Proxy {
+        url,
+        authorization,
+        except,
+    })
+}
+
+/// `Basic` of the percent-decoded user and password (RFC 7617).
+fn authorization(url: &Url) -> Result<Option<Secret>, String> {
+    if url.username().is_empty() && url.password().is_none() {
+        return Ok(None);
+    }
+    let decode = |text: &str| percent_decoded(text).ok_or("holds a user or password with a broken %XX");
+    let mut pair = decode(url.username())?;
+    pair.push(b':');
+    pair.extend(decode(url.password().unwrap_or_default())?);
+    Ok(Some(Secret::new(format!("Basic {}", BASE64_STANDARD.encode(pair)))))
+}
+
+fn percent_decoded(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = text.bytes();
+    let mut decoded = Vec::new();
+    while let Some(byte) = bytes.next() {
+        if byte == b'%' {
+            let mut digit = || char::from(bytes.next()?).to_digit(16);
+            let (high, low) = (digit()?, digit()?);
+            decoded.push(u8::try_from(high * 16 + low).ok()?);
+        } else {
+            decoded.push(byte);
+        }
+    }
+    Some(decoded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_and_password_become_a_header_and_leave_the_address() {
+        let proxy = proxy("http://user:p%40ss@proxy.example:3128", Vec::new()).unwrap();
+        assert_eq!(proxy.url.as_str(), "http://proxy.example:3128/");
+        assert_eq!(
+            proxy.authorization.as_ref().map(Secret::expose),
+            Some("Basic dXNlcjpwQHNz")
+        );
+        assert!(!format!("{proxy:?}").contains("dXNl"));
+    }
+
+    #[test]
+    fn odd_proxies_are_refused_without_showing_them() {
+        for text in [
+            "socks5://u:hunter2@p:1",
+            "https://u:hunter2@p:1",
+            "http://u:hunter2@p/x",
+            "http://u:hunter2%zz@p",
+            "http://",
+        ] {
+            assert!(!proxy(text, Vec::new()).unwrap_err().contains("hunter2"), "{text}");
+        }
+        assert_eq!(
+            proxy("proxy:3128", Vec::new()).unwrap().url.as_str(),
+            "http://proxy:3128/"
+        );
+    }
+}

@@ -1,0 +1,104 @@
+//! The section's keys and values.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::proxy::{self, Proxy};
+use super::region::{self, Pin, Region};
+use crate::config::cloud::Cloud;
+use crate::config::key::{Fallback, Key, Kind};
+use crate::config::reader::Reader;
+
+static CLOUD: Key = Key::new(
+    "defender",
+    "cloud",
+    Kind::Choice(&["public", "gcc", "gcc-high", "dod"]),
+    Fallback::Text("public"),
+    "Which of Microsoft's clouds your tenant is in. Sets the regions, `credentials.authority` and `credentials.scope` together.",
+);
+pub(super) static REGION: Key = Key::new(
+    "defender",
+    "region",
+    Kind::Text("\"auto\" or the name of a region"),
+    Fallback::Text("auto"),
+    "`auto` uses the nearest host, measured; a name pins the gateway to the hosts of that geography: us, eu, uk, au, swa \
+     (Switzerland), ina (India), aea (United Arab Emirates), global (the base host).",
+);
+static TIMEOUT: Key = Key::new(
+    "defender",
+    "timeout",
+    Kind::Duration(Duration::from_secs(1), Duration::from_mins(10)),
+    Fallback::Text("60s"),
+    "The longest wait for the answer to one upstream call. A call that timed out still counts against the quota.",
+);
+pub(super) static REGIONS: Key = Key::new(
+    "defender",
+    "regions",
+    Kind::Regions,
+    Fallback::List(&[]),
+    "Replaces the cloud's table of hosts: up to 32 tables `[[defender.regions]]` with `name` and `url`; several hosts may share a \
+     name. In the environment `NAME=URL,NAME=URL`. Empty: the cloud's own.",
+);
+pub(super) static VIA_PROXY: Key = Key::new(
+    "defender",
+    "via_proxy",
+    Kind::Text("\"\", \"none\" or http://[USER:PASSWORD@]HOST:PORT"),
+    Fallback::Text(""),
+    "The proxy for Defender and sign-in: empty takes `HTTPS_PROXY` and `NO_PROXY` from the environment, `none` never uses one. \
+     Metadata services and loopback are never reached through it.",
+)
+.hidden();
+static CA_FILE: Key = Key::new(
+    "defender",
+    "ca_file",
+    Kind::Text("the path of a PEM file, or \"\" for the built-in roots"),
+    Fallback::Text(""),
+    "Certificate authorities to trust besides the built-in ones, for a proxy that opens TLS.",
+);
+
+pub(in crate::config::section) static KEYS: &[&Key] = &[&CLOUD, &REGION, &TIMEOUT, &REGIONS, &VIA_PROXY, &CA_FILE];
+
+/// The upstream, and the way to it.
+#[derive(Clone, Debug)]
+pub struct Defender {
+    /// The cloud that hosts, authority and scope belong to.
+    pub cloud: Cloud,
+    /// 1 to 32 hosts with different addresses; several may share a name.
+    pub regions: Vec<Region>,
+    /// Which of them may be used; a pinned name exists.
+    pub pin: Pin,
+    /// The longest wait for one answer.
+    pub timeout: Duration,
+    /// The way out, if it is not direct.
+    pub proxy: Option<Proxy>,
+    /// Certificate authorities to trust besides the built-in ones.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// The cloud alone: the credentials depend on it too.
+pub(in crate::config) fn cloud(reader: &mut Reader<'_>) -> Option<Cloud> {
+    reader.choice(&CLOUD, &Cloud::WORDS)
+}
+
+impl Defender {
+    pub(in crate::config) fn read(reader: &mut Reader<'_>, cloud: Option<Cloud>) -> Option<Self> {
+        let regions = region::read(reader, cloud);
+        let pin = region::pin(reader, regions.as_deref());
+        let timeout = reader.duration(&TIMEOUT);
+        let proxy = proxy::read(reader);
+        let ca_file = reader.file(&CA_FILE);
+        Some(Self {
+            cloud: cloud?,
+            regions: regions?,
+            pin: pin?,
+            timeout: timeout?,
+            proxy: proxy.ok()?,
+            ca_file: ca_file.ok()?,
+        })
+    }
+
+    /// The hosts that may be used: all, or those of the pinned geography. Never empty.
+    pub fn candidates(&self) -> impl Iterator<Item = &Region> {
+        self.regions.iter().filter(|region| self.pin.allows(&region.name))
+    }
+}

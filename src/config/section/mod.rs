@@ -1,0 +1,28 @@
+//! The sections: each file holds one section's keys, its resolved values, and the rules between them.
+
+mod admin;
+mod cache;
+mod callers;
+mod credentials;
+mod defender;
+mod merge;
+mod queue;
+mod quota;
+mod server;
+mod store;
+mod table;
+mod telemetry;
+
+pub use admin::Admin;
+pub use cache::Cache;
+pub use callers::Callers;
+pub use credentials::{Credential, Credentials, ManagedEndpoint, SecretSource, TokenProxy, TrustedRoots};
+pub(super) use defender::cloud;
+pub use defender::{Defender, Pin, Proxy, Region};
+pub use merge::Merge;
+pub use queue::Queue;
+pub use quota::{OnUnknownPast, Quota};
+pub use server::Server;
+pub use store::Store;
+pub(super) use table::SECTIONS;
+pub use telemetry::{Format, Telemetry};

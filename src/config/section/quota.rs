@@ -1,0 +1,163 @@
+//! `[quota]`: what the upstream allows.
+
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+
+use crate::config::key::{Fallback, Key, Kind};
+use crate::config::mistake::Origin;
+use crate::config::reader::{Reader, Said};
+use crate::config::value::Limit;
+
+static LIMITS: Key = Key::new(
+    "quota",
+    "limits",
+    Kind::List("1 to 4 of CALLS/WINDOW, such as \"100/1m\", with 1 to 1000000 calls and windows of 1s to 24h"),
+    Fallback::List(&["100/1m", "1500/1h"]),
+    "Calls per window, as the upstream counts them for one tenant and application. The defaults are what Microsoft documents.",
+);
+static BURST: Key = Key::new(
+    "quota",
+    "burst",
+    Kind::Count(1, Limit::MAX_CALLS as u64),
+    Fallback::Count(100),
+    "How many calls may leave back to back after a quiet time. More than the tightest limit has no effect.",
+);
+static STATE_FILE: Key = Key::new(
+    "quota",
+    "state_file",
+    Kind::Text("a path in an existing directory, or \"\" for none"),
+    Fallback::Text(""),
+    "Where the calls made are remembered across a restart when no store is used. Without it a restart forgets up to an hour of \
+     calls, and `on_unknown_past` says what to assume.",
+);
+static ON_UNKNOWN_PAST: Key = Key::new(
+    "quota",
+    "on_unknown_past",
+    Kind::Choice(&["empty", "paced", "full"]),
+    Fallback::Text("empty"),
+    "What to assume at a start with nothing remembered: `empty` an unused quota, `paced` start slowly until a long window has been \
+     watched, `full` wait until calls are provably free.",
+);
+
+pub(super) static KEYS: &[&Key] = &[&LIMITS, &BURST, &STATE_FILE, &ON_UNKNOWN_PAST];
+
+/// The ledger checks all limits for each call, and every answer's `RateLimit` field lists them.
+const MAX_LIMITS: usize = 4;
+
+/// What the upstream allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// 1 to 4 limits with different windows, shortest window first.
+    pub limits: Vec<Limit>,
+    /// How many calls may leave back to back: 1 to the calls of the tightest limit.
+    pub burst: NonZeroU32,
+    /// Where calls are remembered across restarts; its directory exists.
+    pub state_file: Option<PathBuf>,
+    /// What to assume when nothing is remembered.
+    pub on_unknown_past: OnUnknownPast,
+}
+
+/// What to assume about calls made before the start, when nothing is remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnUnknownPast {
+    /// None were made.
+    Empty,
+    /// Some may have been: start slowly until one long window has been watched.
+    Paced,
+    /// All that were allowed.
+    Full,
+}
+
+impl OnUnknownPast {
+    const WORDS: [(&'static str, Self); 3] = [("empty", Self::Empty), ("paced", Self::Paced), ("full", Self::Full)];
+
+    /// The name in a configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::Paced => "paced",
+            Self::Full => "full",
+        }
+    }
+}
+
+impl Quota {
+    pub(in crate::config) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let limits = reader
+            .each(&LIMITS, str::parse::<Limit>)
+            .and_then(|said| limits(reader, said));
+        let burst = reader.count(&BURST);
+        let state_file = reader.optional(&STATE_FILE, |text| Ok(PathBuf::from(text)));
+        let on_unknown_past = reader.choice(&ON_UNKNOWN_PAST, &OnUnknownPast::WORDS);
+
+        if let Ok(Some(path)) = &state_file {
+            check_state_file(reader, path);
+        }
+        let limits = limits?;
+        Some(Self {
+            burst: clamped(reader, burst?, &limits)?,
+            limits,
+            state_file: state_file.ok()?,
+            on_unknown_past: on_unknown_past?,
+        })
+    }
+}
+
+/// Sorted, and without two limits for one window.
+fn limits(reader: &mut Reader<'_>, mut said: Vec<Said<Limit>>) -> Option<Vec<Limit>> {
+    if said.is_empty() || said.len() > MAX_LIMITS {
+        reader.wrong(
+            &LIMITS,
+            format!("holds {} limits; allowed is {}", said.len(), LIMITS.kind),
+        );
+        return None;
+    }
+    said.sort_by_key(|said| said.value.window);
+    let mut good = true;
+    for pair in said.windows(2) {
+        let [one, two] = pair else { continue };
+        if one.value.window == two.value.window {
+            let problem = format!("{} and {} have the same window; keep the smaller", one.value, two.value);
+            reader.wrong_at(two.origin.clone(), LIMITS.path(), problem);
+            good = false;
+        } else if one.value.calls > two.value.calls {
+            reader.note(format!(
+                "quota.limits: {} can never be used up, because {} allows fewer calls in a longer time",
+                one.value, two.value
+            ));
+        }
+    }
+    good.then(|| said.into_iter().map(|said| said.value).collect())
+}
+
+/// A burst above the tightest limit is not refused: whoever lowers a limit should not have to know about it.
+fn clamped(reader: &mut Reader<'_>, burst: u64, limits: &[Limit]) -> Option<NonZeroU32> {
+    let tightest = limits.iter().map(|limit| limit.calls).min()?;
+    let burst = u32::try_from(burst).ok().and_then(NonZeroU32::new)?;
+    if burst > tightest && reader.origin(&BURST) != Origin::Default {
+        reader.note(format!(
+            "quota.burst: {burst} is more than the limits allow at once; {tightest} is used"
+        ));
+    }
+    Some(burst.min(tightest))
+}
+
+/// The file itself may not exist yet.
+fn check_state_file(reader: &mut Reader<'_>, path: &Path) {
+    if reader.is_directory(path) {
+        reader.wrong(
+            &STATE_FILE,
+            format!("{}: is a directory; name a file in it", path.display()),
+        );
+        return;
+    }
+    let folder = match path.parent() {
+        Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
+        Some(folder) => folder,
+        None => path,
+    };
+    if !reader.is_directory(folder) {
+        reader.wrong(&STATE_FILE, format!("{}: there is no such directory", folder.display()));
+    }
+}

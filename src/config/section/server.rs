@@ -1,0 +1,134 @@
+//! `[server]`: the listener that callers use.
+
+use std::time::Duration;
+
+use url::Host;
+
+use crate::config::key::{Fallback, Key, Kind};
+use crate::config::reader::{Reader, Said};
+use crate::config::value::Listen;
+
+static LISTEN: Key = Key::new(
+    "server",
+    "listen",
+    Kind::List("1 to 16 of \"127.0.0.1:8080\", \"[::1]:8080\", \"unix:/run/defender-gateway/gateway.sock\""),
+    Fallback::List(&["127.0.0.1:8080"]),
+    "Where callers connect: IP addresses with a port (port 0: any free one) and Unix sockets.",
+);
+static ALLOW_NON_LOOPBACK: Key = Key::new(
+    "server",
+    "allow_non_loopback",
+    Kind::Flag,
+    Fallback::Flag(false),
+    "Whether `listen` may hold addresses that other machines can reach. Callers are not authenticated: whoever connects uses the \
+     gateway's Defender permission.",
+);
+static HOSTS: Key = Key::new(
+    "server",
+    "hosts",
+    Kind::List("up to 64 host names or IP addresses, without a port"),
+    Fallback::List(&[]),
+    "Further names that callers may use in `Host`, besides loopback ones and the listen address. Others are answered 421, which \
+     keeps web pages from reaching the gateway through DNS rebinding.",
+);
+static MAX_BODY: Key = Key::new(
+    "server",
+    "max_body",
+    // The least holds any sensible list of ids; the most bounds what one caller can make the gateway keep in memory.
+    Kind::Size(1 << 10, 64 << 20),
+    Fallback::Text("1MiB"),
+    "The largest request body; more is answered 413.",
+);
+static DRAIN: Key = Key::new(
+    "server",
+    "drain",
+    Kind::Duration(Duration::ZERO, Duration::from_hours(1)),
+    Fallback::Text("25s"),
+    "The longest wait for work in flight after SIGTERM. The default leaves 5 s of Kubernetes' usual 30 s.",
+);
+
+pub(super) static KEYS: &[&Key] = &[&LISTEN, &ALLOW_NON_LOOPBACK, &HOSTS, &MAX_BODY, &DRAIN];
+
+/// Each listener is a task and a socket; nobody needs more.
+const MAX_LISTENERS: usize = 16;
+/// Every request's `Host` is compared with all of them.
+const MAX_HOSTS: usize = 64;
+
+/// Where and how callers are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// At least one; no two collide; non-loopback ones only where that was allowed.
+    pub listen: Vec<Listen>,
+    /// Further accepted host names, lower-case, without a port; IPv6 addresses in brackets.
+    pub hosts: Vec<String>,
+    /// The largest request body in bytes, 1 KiB to 64 MiB.
+    pub max_body: u64,
+    /// The longest wait for work in flight when stopping; zero does not wait.
+    pub drain: Duration,
+}
+
+impl Server {
+    pub(in crate::config) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let listen = reader.each(&LISTEN, str::parse::<Listen>);
+        let open = reader.flag(&ALLOW_NON_LOOPBACK);
+        let hosts = reader.each(&HOSTS, host);
+        let max_body = reader.size(&MAX_BODY);
+        let drain = reader.duration(&DRAIN);
+
+        if let Some(listen) = &listen {
+            check_count(reader, listen);
+            check_collisions(reader, listen);
+            if open == Some(false) {
+                check_loopback(reader, listen);
+            }
+        }
+        if hosts.as_ref().is_some_and(|hosts| hosts.len() > MAX_HOSTS) {
+            reader.wrong(&HOSTS, format!("holds more than {MAX_HOSTS} names"));
+        }
+        Some(Self {
+            listen: listen?.into_iter().map(|said| said.value).collect(),
+            hosts: hosts?.into_iter().map(|said| said.value).collect(),
+            max_body: max_body?,
+            drain: drain?,
+        })
+    }
+}
+
+fn check_count(reader: &mut Reader<'_>, listen: &[Said<Listen>]) {
+    if listen.is_empty() {
+        reader.wrong(&LISTEN, "is empty; callers need at least one address");
+    } else if listen.len() > MAX_LISTENERS {
+        reader.wrong(&LISTEN, format!("holds more than {MAX_LISTENERS} addresses"));
+    }
+}
+
+fn check_collisions(reader: &mut Reader<'_>, listen: &[Said<Listen>]) {
+    for (index, said) in listen.iter().enumerate() {
+        if let Some(earlier) = listen
+            .iter()
+            .take(index)
+            .find(|earlier| earlier.value.collides(&said.value))
+        {
+            let problem = format!("{} cannot be bound: {} has its port already", said.value, earlier.value);
+            reader.wrong_at(said.origin.clone(), format!("{}[{index}]", LISTEN.path()), problem);
+        }
+    }
+}
+
+fn check_loopback(reader: &mut Reader<'_>, listen: &[Said<Listen>]) {
+    for (index, said) in listen.iter().enumerate() {
+        if !said.value.is_local() {
+            let problem = format!(
+                "{} can be reached by other machines, and callers are not authenticated; use a loopback address or a Unix socket, or \
+                 say that you mean it with server.allow_non_loopback = true",
+                said.value
+            );
+            reader.wrong_at(said.origin.clone(), format!("{}[{index}]", LISTEN.path()), problem);
+        }
+    }
+}
+
+fn host(text: &str) -> Result<String, String> {
+    let host = Host::parse(text).map_err(|error| format!("is no host name ({error})"))?;
+    Ok(host.to_string().to_lowercase())
+}

@@ -1,0 +1,117 @@
+//! `[telemetry]`: logs and traces.
+
+use tracing_subscriber::EnvFilter;
+use url::Url;
+
+use crate::config::env::variable;
+use crate::config::key::{Fallback, Key, Kind};
+use crate::config::reader::Reader;
+use crate::config::suggestion::nearest;
+use crate::config::value::address;
+
+static LOG: Key = Key::new(
+    "telemetry",
+    "log",
+    Kind::Text(
+        "a level (off, error, warn, info, debug, trace) or directives such as \"info,defender_gateway::quota=debug\"",
+    ),
+    Fallback::Text("info"),
+    "What is logged, as tracing filter directives.",
+);
+static FORMAT: Key = Key::new(
+    "telemetry",
+    "format",
+    Kind::Choice(&["auto", "json", "text"]),
+    Fallback::Text("auto"),
+    "How log lines look: `auto` is text on a terminal and JSON elsewhere.",
+);
+static OTLP_ENDPOINT: Key = Key::new(
+    "telemetry",
+    "otlp_endpoint",
+    Kind::Text("an http:// or https:// address without user and password, or \"\" for none"),
+    Fallback::Text(""),
+    "Where traces go (OTLP over HTTP); empty: nowhere.",
+)
+.borrows(&[variable::OTLP_ENDPOINT])
+.hidden();
+
+pub(super) static KEYS: &[&Key] = &[&LOG, &FORMAT, &OTLP_ENDPOINT];
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// Logs and traces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Telemetry {
+    /// Tracing filter directives that parse.
+    pub log: String,
+    /// How log lines look.
+    pub format: Format,
+    /// Where traces go, without user and password.
+    pub otlp_endpoint: Option<Url>,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    /// One JSON object per line.
+    Json,
+    /// For people.
+    Text,
+}
+
+impl Format {
+    const WORDS: [(&'static str, Self); 3] = [("auto", Self::Auto), ("json", Self::Json), ("text", Self::Text)];
+
+    /// The name in a configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Json => "json",
+            Self::Text => "text",
+        }
+    }
+}
+
+impl Telemetry {
+    pub(in crate::config) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let log = reader.parsed(&LOG, directives);
+        let format = reader.choice(&FORMAT, &Format::WORDS);
+        let otlp_endpoint = reader.optional(&OTLP_ENDPOINT, endpoint);
+        Some(Self {
+            log: log?,
+            format: format?,
+            otlp_endpoint: otlp_endpoint.ok()?,
+        })
+    }
+}
+
+fn directives(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        return Err("is empty; write \"off\" to log nothing".into());
+    }
+    EnvFilter::try_new(text).map_err(|error| format!("cannot be read as directives ({error})"))?;
+    // A lone word is the name of a module, logged at every level: hardly what "infoo" was meant to say.
+    for word in text.split(',').map(str::trim) {
+        let lone = word.bytes().all(|b| b.is_ascii_alphabetic());
+        let level = LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
+        if lone
+            && !level
+            && let Some(near) = nearest(word, LEVELS)
+        {
+            return Err(format!("holds {word:?}, which is no level; did you mean {near}?"));
+        }
+    }
+    Ok(text.into())
+}
+
+/// Collectors in a cluster commonly speak plain HTTP, and traces hold no secret.
+fn endpoint(text: &str) -> Result<Url, String> {
+    let url = address::plain(text)?;
+    match url.scheme() {
+        "http" | "https" => Ok(url),
+        _ => Err("starts with an unknown scheme".into()),
+    }
+}

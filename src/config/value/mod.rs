@@ -1,0 +1,11 @@
+//! The small languages of values: durations, sizes, limits, addresses. Each has one parser whose error is a phrase that follows
+//! the value in a message, such as `has no unit`.
+
+pub(super) mod address;
+pub mod duration;
+mod limit;
+mod listen;
+pub mod size;
+
+pub use limit::Limit;
+pub use listen::Listen;

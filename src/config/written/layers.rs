@@ -1,0 +1,43 @@
+//! The layers, put on top of each other.
+
+use std::collections::BTreeMap;
+
+use super::node::Node;
+use super::{file, variables};
+use crate::config::env::Environment;
+use crate::config::key::{Key, keys};
+use crate::config::mistake::Mistake;
+
+/// The winning value of every key.
+pub(in crate::config) struct Written {
+    nodes: BTreeMap<(&'static str, &'static str), Node>,
+}
+
+impl Written {
+    /// Reads the file's text, if there is a file, and the environment. Unknown keys and syntax errors go to `mistakes`.
+    pub(in crate::config) fn read(text: Option<&str>, env: &Environment, mistakes: &mut Vec<Mistake>) -> Self {
+        let mut written = Self {
+            nodes: keys()
+                .map(|key| ((key.section, key.name), Node::from(key.fallback)))
+                .collect(),
+        };
+        if let Some(text) = text {
+            file::read(text, &mut written, mistakes);
+        }
+        variables::borrow(env, &mut written);
+        variables::read(env, &mut written, mistakes);
+        written
+    }
+
+    pub(super) fn set(&mut self, key: &'static Key, node: Node) {
+        self.nodes.insert((key.section, key.name), node);
+    }
+
+    /// The value of `key`.
+    pub(in crate::config) fn node(&self, key: &'static Key) -> Node {
+        self.nodes
+            .get(&(key.section, key.name))
+            .cloned()
+            .unwrap_or_else(|| Node::from(key.fallback))
+    }
+}

@@ -1,0 +1,76 @@
+//! A value of any shape, and where it stands.
+
+use crate::config::key::Fallback;
+use crate::config::mistake::Origin;
+
+/// A value with its place. No `Debug`: it may hold a password.
+#[derive(Clone)]
+pub(in crate::config) struct Node {
+    pub(in crate::config) raw: Raw,
+    pub(in crate::config) origin: Origin,
+}
+
+/// The shapes that TOML has.
+#[derive(Clone)]
+pub(in crate::config) enum Raw {
+    Text(String),
+    Number(String),
+    Flag(bool),
+    Date,
+    List(Vec<Node>),
+    Table(Vec<Entry>),
+}
+
+/// One `key = value` of a table.
+#[derive(Clone)]
+pub(in crate::config) struct Entry {
+    pub(in crate::config) name: String,
+    pub(in crate::config) origin: Origin,
+    pub(in crate::config) value: Node,
+}
+
+impl Raw {
+    /// The shape, with its article, for messages.
+    pub(in crate::config) fn shape(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "a text",
+            Self::Number(_) => "a number",
+            Self::Flag(_) => "true or false",
+            Self::Date => "a date",
+            Self::List(_) => "a list",
+            Self::Table(_) => "a table",
+        }
+    }
+}
+
+impl Node {
+    pub(super) fn new(raw: Raw, origin: Origin) -> Self {
+        Self { raw, origin }
+    }
+
+    /// Whether it says nothing: an empty text or list.
+    pub(in crate::config) fn is_empty(&self) -> bool {
+        match &self.raw {
+            Raw::Text(text) => text.is_empty(),
+            Raw::List(items) => items.is_empty(),
+            _ => false,
+        }
+    }
+}
+
+impl From<Fallback> for Node {
+    fn from(fallback: Fallback) -> Self {
+        let raw = match fallback {
+            Fallback::Flag(value) => Raw::Flag(value),
+            Fallback::Count(value) => Raw::Number(value.to_string()),
+            Fallback::Text(value) => Raw::Text(value.into()),
+            Fallback::List(values) => Raw::List(
+                values
+                    .iter()
+                    .map(|value| Self::new(Raw::Text((*value).into()), Origin::Default))
+                    .collect(),
+            ),
+        };
+        Self::new(raw, Origin::Default)
+    }
+}

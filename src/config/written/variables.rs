@@ -1,0 +1,183 @@
+//! The environment: the twins of the keys, and other people's variables where ours say nothing.
+
+use super::Written;
+use super::node::{Entry, Node, Raw};
+use crate::config::env::{Environment, variable};
+use crate::config::key::{Key, Kind, keys};
+use crate::config::mistake::{Mistake, Origin};
+use crate::config::section::SECTIONS;
+use crate::config::suggestion::nearest;
+
+/// Puts every `DEFENDER_GATEWAY_<SECTION>_<KEY>` into `written`.
+pub(super) fn read(env: &Environment, written: &mut Written, mistakes: &mut Vec<Mistake>) {
+    for (name, value) in env.iter() {
+        let Some(rest) = name.strip_prefix(Key::PREFIX) else {
+            continue;
+        };
+        if name == variable::CONFIG || is_service_link(rest, value.unwrap_or_default()) {
+            continue;
+        }
+        let key = keys().find(|key| key.variable() == name);
+        let mut wrong = |key: Option<&Key>, problem: String| {
+            mistakes.push(Mistake {
+                origin: Origin::Variable(name.into()),
+                key: key.map(Key::path),
+                problem,
+            });
+        };
+        match (key, value) {
+            (Some(key), Some(value)) if key.in_file() => written.set(key, node(key, name, value)),
+            // Secrets are read where they are used, so that no copy of them lies here.
+            (Some(_), Some(_)) => {}
+            (Some(key), None) => wrong(Some(key), "is not UTF-8".into()),
+            (None, _) => {
+                if let Some(problem) = unknown(rest) {
+                    wrong(None, problem);
+                }
+            }
+        }
+    }
+}
+
+/// Fills keys that are absent or empty from other people's variables.
+pub(super) fn borrow(env: &Environment, written: &mut Written) {
+    for key in keys().filter(|key| key.in_file()) {
+        let current = written.node(key);
+        // A default that is not empty still gives way: nobody wrote it.
+        if current.origin != Origin::Default && !current.is_empty() {
+            continue;
+        }
+        let said = key.borrowed.iter().find_map(|name| Some((*name, env.value(name)?)));
+        if let Some((name, value)) = said {
+            written.set(key, node(key, name, value.expose()));
+        }
+    }
+}
+
+/// A variable is text; the key's kind says which shape it stands for. What does not fit stays text, for the reader to refuse.
+fn node(key: &Key, name: &str, value: &str) -> Node {
+    let at = |raw| Node::new(raw, Origin::Variable(name.into()));
+    let items = || value.split(',').map(str::trim).filter(|item| !item.is_empty());
+    let raw = match key.kind {
+        Kind::Flag if value == "true" => Raw::Flag(true),
+        Kind::Flag if value == "false" => Raw::Flag(false),
+        Kind::Count(..) if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) => Raw::Number(value.into()),
+        Kind::List(_) => Raw::List(items().map(|item| at(Raw::Text(item.into()))).collect()),
+        Kind::Regions => Raw::List(items().map(|item| at(region(item, &at))).collect()),
+        _ => Raw::Text(value.into()),
+    };
+    at(raw)
+}
+
+/// `NAME=URL`.
+fn region(item: &str, at: &impl Fn(Raw) -> Node) -> Raw {
+    let Some((name, url)) = item.split_once('=') else {
+        return Raw::Text(item.into());
+    };
+    let entry = |name: &str, value: &str| {
+        let value = at(Raw::Text(value.trim().into()));
+        Entry {
+            name: name.into(),
+            origin: value.origin.clone(),
+            value,
+        }
+    };
+    Raw::Table(vec![entry("name", name), entry("url", url)])
+}
+
+/// What to say about a variable with our prefix that names no key; `None` when it is none of our business.
+///
+/// Under a known section it is a mistake. Anything else may be somebody else's, such as the address by which the caller in the
+/// same pod finds the gateway, unless it is a slip away from a variable of ours.
+fn unknown(rest: &str) -> Option<String> {
+    let under = SECTIONS.iter().find_map(|section| {
+        let key = rest.strip_prefix(&section.name.to_uppercase())?.strip_prefix('_')?;
+        Some((section.keys, key.to_lowercase()))
+    });
+    if let Some((keys_here, name)) = under {
+        let near = nearest(&name, keys_here.iter().map(|key| key.name));
+        let near = near.and_then(|near| keys_here.iter().find(|key| key.name == near));
+        return Some(if let Some(key) = near {
+            format!("is unknown; did you mean {}?", key.variable())
+        } else {
+            let names: Vec<_> = keys_here.iter().map(|key| key.variable()).collect();
+            format!("is unknown; there are {}", names.join(", "))
+        });
+    }
+    let all: Vec<_> = keys().map(Key::variable).chain([variable::CONFIG.into()]).collect();
+    let near = nearest(rest, all.iter().filter_map(|name| name.strip_prefix(Key::PREFIX)))?;
+    Some(format!("is unknown; did you mean {}{near}?", Key::PREFIX))
+}
+
+/// Whether Kubernetes injected the variable for a Service whose name starts with `defender-gateway`.
+///
+/// The forms, for a Service `S`: `S_SERVICE_HOST`, `S_SERVICE_PORT`, `S_SERVICE_PORT_<PORT NAME>`, `S_PORT=tcp://…`,
+/// `S_PORT_<N>_<PROTOCOL>` and the same with `_PROTO`, `_PORT` and `_ADDR`. `S` itself may go on (`defender-gateway-admin`,
+/// `defender-gateway-store`), so the forms are looked for at the end of the name.
+fn is_service_link(rest: &str, value: &str) -> bool {
+    // One more separator in front, so that a Service of exactly our name looks like the others.
+    let rest = format!("_{rest}");
+    if rest.ends_with("_SERVICE_HOST") || rest.ends_with("_SERVICE_PORT") || rest.contains("_SERVICE_PORT_") {
+        return true;
+    }
+    if rest.ends_with("_PORT") && value.contains("://") {
+        return true;
+    }
+    let tail = ["_PROTO", "_PORT", "_ADDR"]
+        .iter()
+        .find_map(|tail| rest.strip_suffix(tail))
+        .unwrap_or(&rest);
+    let Some(numbered) = ["_TCP", "_UDP", "_SCTP"]
+        .iter()
+        .find_map(|protocol| tail.strip_suffix(protocol))
+    else {
+        return false;
+    };
+    numbered
+        .rsplit_once("_PORT_")
+        .is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn service_links_are_told_from_settings() {
+        for (rest, value) in [
+            ("SERVICE_HOST", "10.0.0.1"),
+            ("SERVICE_PORT", "8080"),
+            ("SERVICE_PORT_HTTP", "8080"),
+            ("PORT", "tcp://10.0.0.1:8080"),
+            ("PORT_8080_TCP", "tcp://10.0.0.1:8080"),
+            ("PORT_8080_TCP_PROTO", "tcp"),
+            ("PORT_8080_TCP_PORT", "8080"),
+            ("PORT_8080_TCP_ADDR", "10.0.0.1"),
+            ("STORE_SERVICE_HOST", "10.0.0.1"),
+            ("STORE_PORT", "tcp://10.0.0.1:6379"),
+            ("ADMIN_PORT_9901_TCP_ADDR", "10.0.0.1"),
+        ] {
+            assert!(is_service_link(rest, value), "{rest}");
+        }
+        for (rest, value) in [
+            ("SERVER_PORT", "8080"),
+            ("PORT", "8080"),
+            ("SERVER_LISTEN", "127.0.0.1:8080"),
+            ("PORT_X_TCP", "1"),
+            ("STORE_PASSPORT", "tcp"),
+        ] {
+            assert!(!is_service_link(rest, value), "{rest}");
+        }
+    }
+
+    #[test]
+    fn no_key_looks_like_a_service_link() {
+        for key in keys() {
+            let variable = key.variable();
+            assert!(
+                !is_service_link(variable.trim_start_matches(Key::PREFIX), "tcp://"),
+                "{variable}"
+            );
+        }
+    }
+}
