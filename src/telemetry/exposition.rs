@@ -1,6 +1,6 @@
-//! From OpenMetrics to the older Prometheus text format.
+//! From `OpenMetrics` to the older Prometheus text format.
 //!
-//! The samples are the same; the comments are not: OpenMetrics names a counter's family without `_total`, which the older format
+//! The samples are the same; the comments are not: `OpenMetrics` names a counter's family without `_total`, which the older format
 //! would read as a family without samples beside an untyped one. Units and the end marker do not exist there.
 
 /// `openmetrics` as Prometheus text 0.0.4. Exemplars are not handled: no part writes any.

@@ -14,7 +14,7 @@ pub const PREFIX: &str = "defender_gateway";
 pub enum Exposition {
     /// The Prometheus text format, version 0.0.4: what every scraper understands.
     Text,
-    /// OpenMetrics 1.0.
+    /// `OpenMetrics` 1.0.
     OpenMetrics,
 }
 
