@@ -1,9 +1,23 @@
 //! The domain: a question about scan history, its canonical key, and the answer. Pure: no I/O, no clock.
+//!
+//! One invariant: a [`Request`] can only be built checked and canonical, so two questions that mean the same are the same value,
+//! with the same [`Key`], and are asked upstream with the same bytes.
 
 mod answer;
 mod call;
+mod ids;
+mod invalid;
+mod keep;
+mod key;
+mod options;
 mod request;
+mod version;
 
 pub use answer::Answer;
 pub use call::{Call, Forward, Outcome, Served, Status};
-pub use request::{Request, Version};
+pub use invalid::{Excerpt, Invalid};
+pub use keep::Keep;
+pub use key::{Ids, Key, Namespace};
+pub use options::Options;
+pub use request::Request;
+pub use version::Version;

@@ -1,43 +1,94 @@
 //! A checked question, in canonical form.
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
 
-/// Which path the caller used, and so which one is called upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Version {
-    /// `/api/…`: whatever is current.
-    Latest,
-    /// `/api/v1.0/…`.
-    V1,
-}
+use bytes::Bytes;
+
+use crate::scan::ids::IdSet;
+use crate::scan::{Ids, Invalid, Key, Options, Version};
 
 /// A question about scan history: checked, and canonical, so that equal questions are equal values.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+///
+/// ```
+/// use defender_gateway::scan::{Request, Version};
+///
+/// let one = Request::parse(Version::Latest, None, br#"{"ScanDefinitionIds":["b", " a", "b"]}"#)?;
+/// let other = Request::parse(Version::Latest, Some(""), br#"{"ScanDefinitionIds":["a","b"]}"#)?;
+/// assert_eq!(one, other);
+/// assert_eq!(one.ids().collect::<Vec<_>>(), ["a", "b"]);
+/// assert_eq!(&one.body()[..], br#"{"ScanDefinitionIds":["a","b"]}"#);
+/// # Ok::<(), defender_gateway::scan::Invalid>(())
+/// ```
+#[derive(Clone, Debug)]
 pub struct Request {
-    ids: Arc<[Arc<str>]>,
-    top: Option<NonZeroU32>,
-    skip: Option<u64>,
+    key: Key,
+    ids_at: usize,
+    count: usize,
     version: Version,
+    options: Options,
 }
 
 impl Request {
+    /// Most ids in one request, as the caller wrote them. Defender documents no limit; this one bounds the work.
+    pub const MAX_IDS: usize = 10_000;
+    /// Longest id, in bytes. Defender's are GUIDs, of 36.
+    pub const MAX_ID_BYTES: usize = 256;
+
+    /// Reads a question. [`Version::from_path`] tells the version.
+    ///
+    /// `query` comes without its question mark. `body` is `{"ScanDefinitionIds": [string, …]}`, or one string in place of the array; what
+    /// else Defender might ignore or refuse is refused here, so that a mistake costs no call.
+    ///
+    /// # Errors
+    ///
+    /// [`Invalid`] says what is wrong, for the caller to read.
+    pub fn parse(version: Version, query: Option<&str>, body: &[u8]) -> Result<Self, Invalid> {
+        let options = Options::parse(query)?;
+        Ok(Self::new(version, options, &IdSet::from_body(body)?))
+    }
+
+    /// A question without `$top` and `$skip`, from ids of other requests.
+    ///
+    /// # Errors
+    ///
+    /// As for the ids of a body.
+    pub fn plain<'a>(version: Version, ids: impl IntoIterator<Item = &'a str>) -> Result<Self, Invalid> {
+        Ok(Self::new(version, Options::default(), &IdSet::from_ids(ids)?))
+    }
+
+    fn new(version: Version, options: Options, ids: &IdSet) -> Self {
+        let (key, ids_at) = Key::new(version, options, ids.iter(), ids.bytes());
+        Self {
+            key,
+            ids_at,
+            count: ids.len(),
+            version,
+            options,
+        }
+    }
+
+    /// What makes this question the same as another.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
     /// The scan definition ids: trimmed, GUIDs in lower case, without duplicates, sorted; never empty.
     #[must_use]
-    pub fn ids(&self) -> &[Arc<str>] {
-        &self.ids
+    pub fn ids(&self) -> Ids<'_> {
+        self.key.ids(self.ids_at, self.count)
     }
 
     /// `$top`: at most this many rows, 1 to 10,000.
     #[must_use]
     pub fn top(&self) -> Option<NonZeroU32> {
-        self.top
+        self.options.top
     }
 
     /// `$skip`: leave out this many rows.
     #[must_use]
     pub fn skip(&self) -> Option<u64> {
-        self.skip
+        self.options.skip
     }
 
     /// The path version.
@@ -49,6 +100,188 @@ impl Request {
     /// Whether the request has neither `$top` nor `$skip`: only such answers can be taken apart by id.
     #[must_use]
     pub fn is_plain(&self) -> bool {
-        self.top.is_none() && self.skip.is_none()
+        self.options == Options::default()
+    }
+
+    /// The path to ask upstream.
+    #[must_use]
+    pub fn upstream_path(&self) -> &'static str {
+        self.version.path()
+    }
+
+    /// The query to ask upstream with, without its question mark.
+    #[must_use]
+    pub fn query(&self) -> Option<String> {
+        self.options.query()
+    }
+
+    /// The canonical body to ask upstream with; always an array, because whether a bare string works upstream is not documented.
+    #[must_use]
+    pub fn body(&self) -> Bytes {
+        let mut json = String::with_capacity(24 + self.key.len() + 2 * self.count);
+        json.push_str("{\"ScanDefinitionIds\":[");
+        for (nth, id) in self.ids().enumerate() {
+            if nth > 0 {
+                json.push(',');
+            }
+            push_string(&mut json, id);
+        }
+        json.push_str("]}");
+        json.into()
+    }
+}
+
+impl PartialEq for Request {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl Eq for Request {}
+
+impl std::hash::Hash for Request {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.key.hash(state);
+    }
+}
+
+/// A JSON string (RFC 8259 §7). Control characters, quotes and backslashes must be escaped; nothing else needs to be.
+fn push_string(json: &mut String, text: &str) {
+    const HEX: [char; 16] = [
+        '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f',
+    ];
+    json.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => json.extend(['\\', c]),
+            '\0'..='\u{1f}' => {
+                json.push_str("\\u00");
+                json.extend([HEX[c as usize >> 4], HEX[c as usize & 15]]);
+            }
+            _ => json.push(c),
+        }
+    }
+    json.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scan::Namespace;
+    use proptest::prelude::*;
+
+    fn ids() -> impl Strategy<Value = Vec<String>> {
+        let id = prop_oneof![
+            "[0-9a-fA-F]{8}-[0-9a-f]{4}-[0-9A-F]{4}-[0-9a-f]{4}-[0-9a-fA-F]{12}",
+            "[ab]{1,3}",
+            "\\PC{1,12}",
+            any::<String>(),
+            "[a-z]{256}",
+        ];
+        proptest::collection::vec(
+            id.prop_filter("a good id", |id| !id.trim().is_empty() && id.trim().len() <= 256),
+            1..12,
+        )
+    }
+
+    fn options() -> impl Strategy<Value = (Option<u32>, Option<u64>)> {
+        (
+            proptest::option::of(1..=Options::MAX_TOP),
+            proptest::option::of(prop_oneof![0..3_u64, 0..=Options::MAX_SKIP]),
+        )
+    }
+
+    fn version() -> impl Strategy<Value = Version> {
+        prop_oneof![Just(Version::Latest), Just(Version::V1)]
+    }
+
+    fn request(version: Version, (top, skip): (Option<u32>, Option<u64>), ids: &[String]) -> Request {
+        let mut query = String::new();
+        if let Some(skip) = skip {
+            query = format!("$skip={skip}&");
+        }
+        if let Some(top) = top {
+            query = format!("{query}%24top={top}");
+        }
+        let body = serde_json::json!({ "ScanDefinitionIds": ids }).to_string();
+        Request::parse(version, Some(&query), body.as_bytes()).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn order_duplicates_space_and_guid_case_do_not_matter(
+            version in version(), options in options(), ids in ids(), again in any::<proptest::sample::Index>(),
+        ) {
+            let one = request(version, options, &ids);
+            let mut other: Vec<String> = ids.iter().rev().map(|id| format!("\t{id} ")).collect();
+            other.push(other[again.index(other.len())].clone());
+            for id in &mut other {
+                if crate::scan::ids::is_guid(id.trim().as_bytes()) {
+                    *id = id.to_uppercase();
+                }
+            }
+            let other = request(version, options, &other);
+            prop_assert_eq!(one.key(), other.key());
+            prop_assert_eq!(one.body(), other.body());
+        }
+
+        #[test]
+        fn different_questions_have_different_keys(
+            one in (version(), options(), ids()), other in (version(), options(), ids()),
+        ) {
+            let canonical = |(version, options, ids): &(Version, (Option<u32>, Option<u64>), Vec<String>)| {
+                let request = request(*version, *options, ids);
+                let ids: Vec<String> = request.ids().map(str::to_owned).collect();
+                (request, *version, *options, ids)
+            };
+            let (one, other) = (canonical(&one), canonical(&other));
+            prop_assert_eq!(
+                one.0.key() == other.0.key(),
+                (one.1, one.2, &one.3) == (other.1, other.2, &other.3)
+            );
+        }
+
+        #[test]
+        fn the_body_sent_is_read_back_as_the_same_question(version in version(), options in options(), ids in ids()) {
+            let one = request(version, options, &ids);
+            let other = Request::parse(version, one.query().as_deref(), &one.body()).unwrap();
+            prop_assert_eq!(&one, &other);
+            prop_assert_eq!(other.ids().len(), other.ids().count());
+            let mut sorted: Vec<_> = one.ids().collect();
+            sorted.sort_unstable();
+            sorted.dedup();
+            prop_assert_eq!(sorted, one.ids().collect::<Vec<_>>());
+            if one.is_plain() {
+                prop_assert_eq!(Request::plain(version, one.ids()).unwrap(), other);
+            }
+        }
+
+        #[test]
+        fn no_body_makes_the_parser_panic(query in ".{0,40}", body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Request::parse(Version::Latest, Some(&query), &body);
+        }
+    }
+
+    #[test]
+    fn pieces_cannot_flow_into_each_other() {
+        let key = |ids: &[&str]| {
+            Request::plain(Version::Latest, ids.iter().copied())
+                .unwrap()
+                .key()
+                .clone()
+        };
+        assert_ne!(key(&["ab", "c"]), key(&["a", "bc"]));
+        assert_ne!(key(&["a\0b"]), key(&["a", "b"]));
+        assert_ne!(key(&["a"]), key(&["a", "\u{1}"]));
+    }
+
+    #[test]
+    fn tenant_and_app_are_part_of_the_shared_key() {
+        let request = Request::plain(Version::V1, ["a"]).unwrap();
+        let digest = |tenant, app| request.key().digest(&Namespace::new(tenant, app));
+        assert_eq!(digest("t", "a"), digest("t", "a"));
+        assert_ne!(digest("t", "a"), digest("a", "t"));
+        assert_ne!(digest("ta", ""), digest("t", "a"));
+        assert_eq!(request.key().short().len(), 12);
     }
 }

@@ -1,0 +1,165 @@
+//! Why a question was refused: always the caller's fault.
+
+use std::fmt;
+
+use crate::scan::{Options, Request};
+
+/// Why a request is not a question that can be asked. The text is for the caller.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    /// The body has no bytes.
+    #[error("the body is empty; send {{\"ScanDefinitionIds\": [\"…\"]}}")]
+    Empty,
+    /// JSON text must not begin with U+FEFF (RFC 8259 §8.1).
+    #[error("the body starts with a byte order mark, which JSON does not allow")]
+    ByteOrderMark,
+    /// JSON text must be UTF-8 (RFC 8259 §8.1).
+    #[error("the body is not UTF-8 from byte {valid_bytes} on")]
+    NotUtf8 {
+        /// How many bytes were good.
+        valid_bytes: usize,
+    },
+    /// The JSON parser gave up.
+    #[error("the body is not JSON: {reason}")]
+    NotJson {
+        /// The parser's words, with line and column.
+        reason: String,
+    },
+    /// The body is JSON, but no object.
+    #[error("the body must be a JSON object with the member ScanDefinitionIds")]
+    NotObject,
+    /// The object lacks the one member.
+    #[error("the body has no member ScanDefinitionIds (names are case-sensitive)")]
+    NoMember,
+    /// The object has another member, most likely a misspelt one.
+    #[error("the body has an unknown member {0}; the only one is ScanDefinitionIds (names are case-sensitive)")]
+    UnknownMember(Excerpt),
+    /// The member is there twice, and nothing says which one is meant.
+    #[error("the member ScanDefinitionIds appears more than once")]
+    DoubleMember,
+    /// The member is neither an array of strings nor a string.
+    #[error("ScanDefinitionIds must be an array of strings, or one string")]
+    NotStrings,
+    /// The array is empty.
+    #[error("ScanDefinitionIds names no scan definition")]
+    NoIds,
+    /// An id is empty, or white space only.
+    #[error("ScanDefinitionIds contains an empty id")]
+    EmptyId,
+    /// An id is longer than any real one.
+    #[error(
+        "ScanDefinitionIds contains an id of {bytes} bytes; the limit is {}",
+        Request::MAX_ID_BYTES
+    )]
+    LongId {
+        /// Its length.
+        bytes: usize,
+    },
+    /// More ids than one request may name.
+    #[error("ScanDefinitionIds names more than {} ids", Request::MAX_IDS)]
+    TooManyIds,
+    /// `$top` is no number in its range.
+    #[error("$top must be a whole number from 1 to {}", Options::MAX_TOP)]
+    Top,
+    /// `$skip` is no number in its range.
+    #[error("$skip must be a whole number from 0 to {}", Options::MAX_SKIP)]
+    Skip,
+    /// An option is there twice, and nothing says which one is meant.
+    #[error("the query option {0} appears more than once")]
+    DoubleOption(&'static str),
+    /// A query option that the upstream does not document for this operation.
+    #[error("the query option {0} is not supported; only $top and $skip are")]
+    UnknownOption(Excerpt),
+}
+
+impl Invalid {
+    /// Defender's `error.code` for this mistake.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Top | Self::Skip | Self::DoubleOption(_) | Self::UnknownOption(_) => "ODataError",
+            _ => "InvalidRequestBody",
+        }
+    }
+
+    /// Defender's `error.target`: the part of the request that is wrong; `None` when it is the body as a whole.
+    #[must_use]
+    pub fn target(&self) -> Option<&str> {
+        match self {
+            Self::Top => Some("$top"),
+            Self::Skip => Some("$skip"),
+            Self::DoubleOption(name) => Some(name),
+            Self::UnknownOption(name) | Self::UnknownMember(name) => Some(name.as_str()),
+            Self::NoMember
+            | Self::DoubleMember
+            | Self::NotStrings
+            | Self::NoIds
+            | Self::EmptyId
+            | Self::LongId { .. }
+            | Self::TooManyIds => Some("ScanDefinitionIds"),
+            Self::Empty | Self::ByteOrderMark | Self::NotUtf8 { .. } | Self::NotJson { .. } | Self::NotObject => None,
+        }
+    }
+}
+
+/// The beginning of something the caller sent, short and printable enough to be shown back and logged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Excerpt(String);
+
+impl Excerpt {
+    /// Most characters kept.
+    pub const MAX_CHARS: usize = 64;
+
+    /// The first characters of `text`; control characters become U+FFFD.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        let mut kept: String = text
+            .chars()
+            .take(Self::MAX_CHARS)
+            .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })
+            .collect();
+        if kept.len() < text.len() && text.chars().nth(Self::MAX_CHARS).is_some() {
+            kept.push('…');
+        }
+        Self(kept)
+    }
+
+    /// The excerpt as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Excerpt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn excerpts_are_short_and_printable() {
+        assert_eq!(Excerpt::new("a\r\nb").as_str(), "a\u{fffd}\u{fffd}b");
+        assert_eq!(Excerpt::new(&"é".repeat(64)).as_str(), "é".repeat(64));
+        assert_eq!(Excerpt::new(&"é".repeat(65)).as_str(), "é".repeat(64) + "…");
+    }
+
+    #[test]
+    fn messages_name_the_limits() {
+        assert_eq!(Invalid::Top.to_string(), "$top must be a whole number from 1 to 10000");
+        assert_eq!(Invalid::Top.code(), "ODataError");
+        assert_eq!(
+            Invalid::TooManyIds.to_string(),
+            "ScanDefinitionIds names more than 10000 ids"
+        );
+        assert_eq!(Invalid::TooManyIds.code(), "InvalidRequestBody");
+        assert_eq!(
+            Invalid::UnknownMember(Excerpt::new("scanDefinitionIds")).target(),
+            Some("scanDefinitionIds")
+        );
+    }
+}

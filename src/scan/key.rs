@@ -1,0 +1,148 @@
+//! The canonical key: equal for equal questions, different for different ones.
+
+use std::fmt;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use ring::digest;
+
+use crate::scan::{Options, Version};
+
+/// What makes two questions the same: operation, version, `$top`, `$skip` and the canonical ids.
+///
+/// It is the question itself in a form in which every piece is delimited by its length, not a digest of it: two different questions
+/// cannot have the same key, however hostile their ids. Cloning shares the text. Tenant and app are the same for all requests of one
+/// process; where keys of several processes meet, in a shared store, [`Key::digest`] adds them.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key(Arc<str>);
+
+impl Key {
+    /// The key of `ids`, which must be canonical, and where they begin in it. `bytes` is their total length, for one allocation.
+    pub(super) fn new<'a>(
+        version: Version,
+        options: Options,
+        ids: impl Iterator<Item = &'a str>,
+        bytes: usize,
+    ) -> (Self, usize) {
+        let mut text = String::with_capacity(48 + bytes);
+        text.push_str("history/");
+        text.push_str(version.as_str());
+        push_number(&mut text, options.top.map(|top| top.get().into()));
+        push_number(&mut text, options.skip);
+        text.push('/');
+        let ids_at = text.len();
+        for id in ids {
+            text.push(delimiter(id));
+            text.push_str(id);
+        }
+        (Self(text.into()), ids_at)
+    }
+
+    pub(super) fn ids(&self, ids_at: usize, count: usize) -> Ids<'_> {
+        Ids {
+            rest: self.0.get(ids_at..).unwrap_or_default(),
+            left: count,
+        }
+    }
+
+    /// How many bytes of memory the key's text takes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Never: a key names at least one id. (Here because [`Key::len`] is.)
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// SHA-256 over tenant, app and this key, each delimited by its length: the key where gateways of several apps may meet.
+    #[must_use]
+    pub fn digest(&self, namespace: &Namespace) -> [u8; 32] {
+        let mut context = digest::Context::new(&digest::SHA256);
+        for piece in [&*namespace.tenant, &*namespace.app, &*self.0] {
+            context.update(&(piece.len() as u64).to_be_bytes());
+            context.update(piece.as_bytes());
+        }
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(context.finish().as_ref());
+        bytes
+    }
+
+    /// Twelve hexadecimal digits to recognise the key by, in logs and in `Cache-Status`. Not unique enough to look anything up with.
+    #[must_use]
+    pub fn short(&self) -> String {
+        let digest = digest::digest(&digest::SHA256, self.0.as_bytes());
+        digest.as_ref().iter().take(6).fold(String::new(), |mut text, byte| {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({})", self.short())
+    }
+}
+
+/// Whose answers are kept under a key: they depend on the tenant and on what its app may see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespace {
+    tenant: Arc<str>,
+    app: Arc<str>,
+}
+
+impl Namespace {
+    /// The namespace of an app registration in a tenant.
+    #[must_use]
+    pub fn new(tenant: &str, app: &str) -> Self {
+        Self {
+            tenant: tenant.into(),
+            app: app.into(),
+        }
+    }
+}
+
+/// The ids of a request, in canonical order. They are read from the request's key; nothing is allocated.
+#[derive(Clone, Debug)]
+pub struct Ids<'a> {
+    rest: &'a str,
+    left: usize,
+}
+
+impl<'a> Iterator for Ids<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        let mut chars = self.rest.chars();
+        let bytes = chars.next()? as usize + 1;
+        let (id, rest) = chars.as_str().split_at_checked(bytes)?;
+        self.rest = rest;
+        self.left -= 1;
+        Some(id)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl ExactSizeIterator for Ids<'_> {}
+
+/// An id's length as one character: U+0000 for one byte to U+00FF for 256.
+fn delimiter(id: &str) -> char {
+    debug_assert!((1..=256).contains(&id.len()), "ids are checked before they get here");
+    u8::try_from(id.len() - 1).unwrap_or(u8::MAX).into()
+}
+
+/// `/` and the number; nothing after the slash when there is none.
+fn push_number(text: &mut String, number: Option<u64>) {
+    text.push('/');
+    if let Some(number) = number {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{number}");
+    }
+}

@@ -1,0 +1,136 @@
+//! The `OData` query options of the operation.
+
+use std::num::NonZeroU32;
+
+use url::form_urlencoded;
+
+use crate::scan::{Excerpt, Invalid};
+
+/// `$top` and `$skip`, checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Options {
+    /// At most this many rows.
+    pub top: Option<NonZeroU32>,
+    /// Leave out this many rows. `Some(0)` is kept apart from `None`: what the caller wrote is what is asked.
+    pub skip: Option<u64>,
+}
+
+impl Options {
+    /// The largest `$top` that Defender documents.
+    pub const MAX_TOP: u32 = 10_000;
+    /// The largest `$skip`: `OData` numbers are signed.
+    pub const MAX_SKIP: u64 = i64::MAX as u64;
+
+    /// Reads a query, without its question mark. Names and values may be percent-encoded.
+    ///
+    /// # Errors
+    ///
+    /// Anything but one `$top` in 1 to 10,000 and one `$skip` from 0 on is refused, so that a misspelt option is not silently ignored.
+    pub fn parse(query: Option<&str>) -> Result<Self, Invalid> {
+        let mut options = Self::default();
+        let Some(query) = query.filter(|query| !query.is_empty()) else {
+            return Ok(options);
+        };
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            match &*name {
+                "$top" if options.top.is_some() => return Err(Invalid::DoubleOption("$top")),
+                "$top" => options.top = Some(top(&value).ok_or(Invalid::Top)?),
+                "$skip" if options.skip.is_some() => return Err(Invalid::DoubleOption("$skip")),
+                "$skip" => options.skip = Some(whole(&value, Self::MAX_SKIP).ok_or(Invalid::Skip)?),
+                other => return Err(Invalid::UnknownOption(Excerpt::new(other))),
+            }
+        }
+        Ok(options)
+    }
+
+    /// The query to send upstream, without its question mark; `None` when there is nothing to say.
+    #[must_use]
+    pub fn query(self) -> Option<String> {
+        match (self.top, self.skip) {
+            (None, None) => None,
+            (Some(top), None) => Some(format!("$top={top}")),
+            (None, Some(skip)) => Some(format!("$skip={skip}")),
+            (Some(top), Some(skip)) => Some(format!("$top={top}&$skip={skip}")),
+        }
+    }
+}
+
+fn top(text: &str) -> Option<NonZeroU32> {
+    whole(text, Options::MAX_TOP.into())
+        .and_then(|n| u32::try_from(n).ok())
+        .and_then(NonZeroU32::new)
+}
+
+/// Digits only: `str::parse` alone would take a leading plus sign.
+fn whole(text: &str, max: u64) -> Option<u64> {
+    (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()))
+        .then(|| text.parse().ok())
+        .flatten()
+        .filter(|n| *n <= max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(query: &str) -> Result<(Option<u32>, Option<u64>), Invalid> {
+        Options::parse(Some(query)).map(|o| (o.top.map(NonZeroU32::get), o.skip))
+    }
+
+    #[test]
+    fn both_options_are_read_in_any_order_and_encoding() {
+        assert_eq!(Options::parse(None), Ok(Options::default()));
+        assert_eq!(parsed(""), Ok((None, None)));
+        assert_eq!(parsed("&&"), Ok((None, None)));
+        assert_eq!(parsed("$top=1"), Ok((Some(1), None)));
+        assert_eq!(parsed("%24top=%31%30&%24skip=007"), Ok((Some(10), Some(7))));
+        assert_eq!(parsed("$skip=0&$top=10000"), Ok((Some(10_000), Some(0))));
+        assert_eq!(parsed("$skip=9223372036854775807"), Ok((None, Some(Options::MAX_SKIP))));
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        for query in [
+            "$top=0",
+            "$top=10001",
+            "$top=-1",
+            "$top=",
+            "$top",
+            "$top=+1",
+            "$top=%2B1",
+            "$top=1.0",
+            "$top=1e3",
+        ] {
+            assert_eq!(parsed(query), Err(Invalid::Top), "{query}");
+        }
+        for query in [
+            "$skip=-1",
+            "$skip=",
+            "$skip=9223372036854775808",
+            "$skip=99999999999999999999",
+            "$skip=٣",
+        ] {
+            assert_eq!(parsed(query), Err(Invalid::Skip), "{query}");
+        }
+    }
+
+    #[test]
+    fn doubled_and_unknown_options_are_refused() {
+        assert_eq!(parsed("$top=1&%24top=1"), Err(Invalid::DoubleOption("$top")));
+        assert_eq!(parsed("$skip=1&$skip=2"), Err(Invalid::DoubleOption("$skip")));
+        for name in ["$Top", "top", "$filter", "$count", "", "%zz"] {
+            assert_eq!(
+                parsed(&format!("{name}=1")),
+                Err(Invalid::UnknownOption(Excerpt::new(name)))
+            );
+        }
+    }
+
+    #[test]
+    fn the_query_sent_says_what_was_read() {
+        for query in ["$top=1", "$skip=0", "$top=10000&$skip=3"] {
+            assert_eq!(Options::parse(Some(query)).unwrap().query().as_deref(), Some(query));
+        }
+        assert_eq!(Options::default().query(), None);
+    }
+}
