@@ -1,1 +1,9 @@
-//! To be filled in.
+//! Logs and metrics as they leave the process.
+//!
+//! Not here: what is measured. Each part owns its metrics and registers them; this module only sets up where they go. Invariant:
+//! nothing in here ever sees a header field, a body, a token or a secret.
+
+pub mod log;
+pub mod metrics;
+
+mod exposition;

@@ -1,0 +1,225 @@
+//! Writes answers.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
+
+use super::table::{self, causes};
+use super::{Problem, RequestId, field, link};
+use crate::BoxError;
+use crate::attempt::Failure;
+use crate::caller::Caller;
+use crate::scan::{self, Answer, Forward, Served, Status};
+
+/// The body of every answer: whole, and shared with the cache.
+pub type Body = Full<Bytes>;
+
+/// Tells the quota windows as they are at this moment. Called once per answer, so it must be cheap and must not block.
+pub type RateLimit = Arc<dyn Fn() -> Vec<Window> + Send + Sync>;
+
+/// One quota window as callers see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// The policy's name, such as `1m`.
+    pub name: Arc<str>,
+    /// Calls per window.
+    pub quota: u64,
+    /// The window's length in seconds, at least 1.
+    pub window_s: u64,
+    /// Calls left.
+    pub remaining: u64,
+    /// Seconds in which no more than `remaining` calls may be made.
+    pub reset_s: u64,
+}
+
+/// What answers need to know besides the outcome.
+#[derive(Clone)]
+pub struct Config {
+    /// The upstream's host names, lower case, without ports: links to them are rewritten.
+    pub upstream_hosts: Vec<String>,
+    /// For the `RateLimit` fields.
+    pub rate_limit: RateLimit,
+}
+
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("upstream_hosts", &self.upstream_hosts)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a request ended, for metrics and logs. Every answer to a question carries it as an extension.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// In one word.
+    pub outcome: Outcome,
+    /// What went wrong, with its causes, for the log; `None` when nothing did.
+    pub cause: Option<String>,
+}
+
+/// The outcome of a request, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// There was an answer, from the cache or the upstream.
+    Served(scan::Outcome),
+    /// The gateway said no, as it should: the request was wrong, or came at a bad time.
+    Refused,
+    /// The gateway or the upstream could not do what it should.
+    Failed,
+}
+
+impl Outcome {
+    /// The name in metrics and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Served(outcome) => outcome.as_str(),
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+/// An answer of the upstream, however it came about. `origin` is the address that the caller used.
+pub(super) fn served(config: &Config, served: Served, caller: &Caller, origin: impl Fn() -> String) -> Response<Body> {
+    let mut answer = upstream(config, served.answer, &served.status, origin);
+    let fields = answer.headers_mut();
+    if let Some(age) = served.age {
+        fields.insert(header::AGE, age.as_secs().into());
+    }
+    if let Some(wait) = caller.wait {
+        put(
+            fields,
+            PREFERENCE_APPLIED,
+            HeaderValue::try_from(format!("wait={}", wait.as_secs())).ok(),
+        );
+    }
+    answer.extensions_mut().insert(Ended {
+        outcome: Outcome::Served(served.outcome),
+        cause: None,
+    });
+    answer
+}
+
+/// An error: the upstream's own answer if the error carries one, otherwise a problem.
+pub(super) fn failed(config: &Config, error: &BoxError, id: &RequestId, origin: impl Fn() -> String) -> Response<Body> {
+    if let Some(answer) = passed_through(error) {
+        let status = Status {
+            forward: Some(Forward::Miss),
+            forward_status: Some(answer.status.as_u16()),
+            ..Status::default()
+        };
+        let mut answer = upstream(config, answer.clone(), &status, origin);
+        answer.extensions_mut().insert(Ended {
+            outcome: Outcome::Served(scan::Outcome::Forwarded),
+            cause: Some(chain(error)),
+        });
+        return answer;
+    }
+    let problem = table::problem(error);
+    let mut answer = own(config, &problem, id);
+    answer.extensions_mut().insert(Ended {
+        outcome: outcome(&problem),
+        cause: Some(chain(error)),
+    });
+    answer
+}
+
+/// The answer to `OPTIONS`.
+pub(super) fn options() -> Response<Body> {
+    let mut answer = Response::new(Body::default());
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    for (name, value) in table::OPTIONS.into_iter().flatten() {
+        answer.headers_mut().insert(*name, HeaderValue::from_static(value));
+    }
+    answer
+}
+
+/// The upstream's answer, if it comes before anything that the table knows.
+fn passed_through(error: &BoxError) -> Option<&Answer> {
+    causes(error)
+        .take_while(|cause| !table::is_known(*cause))
+        .find_map(|cause| cause.downcast_ref::<Failure>()?.answer.as_ref())
+}
+
+fn upstream(config: &Config, answer: Answer, status: &Status, origin: impl Fn() -> String) -> Response<Body> {
+    let body = link::rewrite(&answer.body, &config.upstream_hosts, origin).unwrap_or(answer.body);
+    let mut response = Response::new(Body::new(body));
+    *response.status_mut() = answer.status;
+    *response.headers_mut() = answer.headers;
+    let fields = response.headers_mut();
+    // hyper counts the body itself; a length from elsewhere could contradict a rewritten link.
+    fields.remove(header::CONTENT_LENGTH);
+    put(fields, CACHE_STATUS, field::cache_status(status));
+    if answer.status.is_client_error() || answer.status.is_server_error() {
+        put(fields, PROXY_STATUS, field::received_status(answer.status));
+    }
+    put_rate_limit(fields, config);
+    response
+}
+
+/// An answer that the gateway makes itself.
+fn own(config: &Config, problem: &Problem, id: &RequestId) -> Response<Body> {
+    let mut response = Response::new(Body::new(problem.body(id)));
+    *response.status_mut() = problem.status;
+    let fields = response.headers_mut();
+    fields.insert(header::CONTENT_TYPE, PROBLEM_JSON);
+    // RFC 9111 §4.2.2 would let a cache in between keep a 404, 405 or 414 as it likes.
+    fields.insert(header::CACHE_CONTROL, NO_STORE);
+    put(fields, PROXY_STATUS, field::proxy_status(problem.fault));
+    if let Some(after) = problem.retry_after {
+        fields.insert(header::RETRY_AFTER, field::seconds_up(after).into());
+    }
+    for (name, value) in problem.fields {
+        fields.insert(*name, HeaderValue::from_static(value));
+    }
+    if problem.status == StatusCode::TOO_MANY_REQUESTS || problem.status.is_server_error() {
+        put_rate_limit(fields, config);
+    }
+    response
+}
+
+fn put_rate_limit(fields: &mut HeaderMap, config: &Config) {
+    let windows = (config.rate_limit)();
+    put(fields, RATE_LIMIT_POLICY, field::rate_limit_policy(&windows));
+    put(fields, RATE_LIMIT, field::rate_limit(&windows));
+}
+
+fn put(fields: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
+    if let Some(value) = value {
+        fields.insert(name, value);
+    }
+}
+
+/// Answers by design are refusals; what the gateway or the upstream owed and could not give is a failure.
+fn outcome(problem: &Problem) -> Outcome {
+    if problem.status.is_client_error() || problem.fault == super::Fault::Local {
+        Outcome::Refused
+    } else {
+        Outcome::Failed
+    }
+}
+
+/// The error with its causes. Errors of this crate hold neither secrets nor bodies.
+fn chain(error: &BoxError) -> String {
+    let mut text = String::new();
+    for cause in causes(error) {
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&cause.to_string());
+    }
+    text
+}

@@ -1,0 +1,123 @@
+//! The layer between typed values and HTTP.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::future::BoxFuture;
+use http::uri::Scheme;
+use http::{HeaderValue, Request, Response, header, uri};
+use tower::Service;
+
+use super::RequestId;
+use super::answer::{self, Body, Config};
+use crate::BoxError;
+use crate::caller::Caller;
+use crate::scan::Served;
+
+/// What the layers below answer when nothing went wrong.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// An answer of the upstream, and who asked for it.
+    Served(Box<Served>, Arc<Caller>),
+    /// The caller asked what it may do.
+    Options,
+}
+
+/// Answers every request: neither an error nor a missing answer leaves it.
+///
+/// Reads the [`RequestId`] extension of the request and puts [`Ended`](super::Ended) on every answer to a question (not on the one
+/// to `OPTIONS`, which is no question).
+#[derive(Clone, Debug)]
+pub struct Layer {
+    config: Arc<Config>,
+}
+
+impl Layer {
+    /// A layer that answers as `config` says.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self {
+            config: Arc::new(config),
+        }
+    }
+}
+
+impl<S> tower::Layer<S> for Layer {
+    type Service = Respond<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Respond {
+            inner,
+            config: Arc::clone(&self.config),
+        }
+    }
+}
+
+/// The service of [`Layer`].
+#[derive(Clone, Debug)]
+pub struct Respond<S> {
+    inner: S,
+    config: Arc<Config>,
+}
+
+impl<S, B> Service<Request<B>> for Respond<S>
+where
+    S: Service<Request<B>, Response = Reply, Error = BoxError>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // The layers below are always ready; where a request has to wait, it waits in the queue, where it can be refused.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let config = Arc::clone(&self.config);
+        let id = request.extensions().get().cloned().unwrap_or_else(RequestId::random);
+        let origin = Origin::of(&request);
+        let reply = self.inner.call(request);
+        Box::pin(async move {
+            let origin = || origin.to_string();
+            Ok(match reply.await {
+                Ok(Reply::Served(served, caller)) => answer::served(&config, *served, &caller, origin),
+                Ok(Reply::Options) => answer::options(),
+                Err(error) => answer::failed(&config, &error, &id, origin),
+            })
+        })
+    }
+}
+
+/// The address that the caller used.
+struct Origin {
+    scheme: Scheme,
+    target: Option<uri::Authority>,
+    host: Option<HeaderValue>,
+}
+
+impl Origin {
+    fn of<B>(request: &Request<B>) -> Self {
+        Self {
+            // The gateway speaks cleartext; a front that terminates TLS says so in HTTP/2's `:scheme` or an absolute target.
+            scheme: request.uri().scheme().cloned().unwrap_or(Scheme::HTTP),
+            target: request.uri().authority().cloned(),
+            host: request.headers().get(header::HOST).cloned(),
+        }
+    }
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let host = self.host.as_ref().and_then(|host| host.to_str().ok());
+        let authority = self
+            .target
+            .as_ref()
+            .map(uri::Authority::as_str)
+            .or(host)
+            .unwrap_or("localhost");
+        write!(f, "{}://{authority}", self.scheme)
+    }
+}

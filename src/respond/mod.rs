@@ -1,0 +1,26 @@
+//! Any outcome becomes an HTTP answer here, and only here: this is the one place that picks a status.
+//!
+//! - [`problem`] is the table from errors to [`Problem`]s; [`Refusal`] and [`Panicked`] are the errors of the HTTP layer itself.
+//! - [`Layer`] turns a [`Reply`] or an error into an answer with its fields (`Cache-Status`, `RateLimit`, `Proxy-Status`, …).
+//!
+//! Not here: what is stored, who waits, what is logged. Invariant: every request gets exactly one answer, and an answer of the
+//! upstream keeps its status, body and content type, except for the host of an `@odata.nextLink`.
+
+mod answer;
+mod field;
+mod layer;
+mod link;
+mod problem;
+mod refusal;
+mod request_id;
+mod table;
+
+pub use answer::{Body, Config, Ended, Outcome, RateLimit, Window};
+pub use layer::{Layer, Reply, Respond};
+pub use problem::{Fault, Problem};
+pub use refusal::{Panicked, Refusal};
+pub use request_id::RequestId;
+pub use table::problem;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,180 @@
+//! What an error answer says.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use serde::Serialize;
+
+use super::RequestId;
+
+/// An error answer before it is written: RFC 9457's members, Defender's, and the fields that go with them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// `error.code`: what clients written for Defender look at. Stable.
+    pub code: &'static str,
+    /// `type`: [`Problem::BLANK`], or a registered problem type.
+    pub type_uri: &'static str,
+    /// `title`: the same for all problems of this kind.
+    pub title: &'static str,
+    /// `detail` and `error.message`: this case, for people.
+    pub detail: Cow<'static, str>,
+    /// `Retry-After`, rounded up to whole seconds.
+    pub retry_after: Option<Duration>,
+    /// `Proxy-Status`.
+    pub fault: Fault,
+    /// `error.target`; the request id when there is nothing better.
+    pub target: Option<Cow<'static, str>>,
+    /// `violated-policies`: names of quota windows.
+    pub violated_policies: Vec<String>,
+    /// Further fields, such as `Allow`; names in lower case.
+    pub fields: &'static [(&'static str, &'static str)],
+}
+
+impl Problem {
+    /// RFC 9457 §4.2.1: the status says it all.
+    pub const BLANK: &str = "about:blank";
+    /// The quota, or the caller's share of it, does not allow the request now.
+    pub const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
+    /// The gateway can do less than usual for a while.
+    pub const REDUCED_CAPACITY: &str = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity";
+
+    /// A problem whose title and `Proxy-Status` follow from its status. `code` is Defender's `error.code`.
+    #[must_use]
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            status,
+            code,
+            type_uri: Self::BLANK,
+            title: status.canonical_reason().unwrap_or("Error"),
+            detail: detail.into(),
+            retry_after: None,
+            fault: if status.is_client_error() {
+                Fault::Request
+            } else {
+                Fault::Internal
+            },
+            target: None,
+            violated_policies: Vec::new(),
+            fields: &[],
+        }
+    }
+
+    /// 429 in the words of the rate limit draft. `violated` names the windows that are spent.
+    #[must_use]
+    pub fn quota_exceeded(detail: impl Into<Cow<'static, str>>, retry_after: Duration, violated: Vec<String>) -> Self {
+        Self {
+            type_uri: Self::QUOTA_EXCEEDED,
+            title: "Quota exceeded",
+            retry_after: Some(retry_after),
+            violated_policies: violated,
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", detail)
+        }
+    }
+
+    /// The same problem with another `Proxy-Status`.
+    #[must_use]
+    pub fn with_fault(self, fault: Fault) -> Self {
+        Self { fault, ..self }
+    }
+
+    /// The same problem with a `Retry-After`.
+    #[must_use]
+    pub fn with_retry_after(self, after: Duration) -> Self {
+        Self {
+            retry_after: Some(after),
+            ..self
+        }
+    }
+
+    /// The same problem with fields of its own.
+    #[must_use]
+    pub fn with_fields(self, fields: &'static [(&'static str, &'static str)]) -> Self {
+        Self { fields, ..self }
+    }
+
+    /// The body, `application/problem+json`.
+    pub(super) fn body(&self, id: &RequestId) -> Bytes {
+        let body = Document {
+            r#type: self.type_uri,
+            title: self.title,
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            instance: format!("/requests/{}", id.as_str()),
+            violated_policies: &self.violated_policies,
+            error: DefenderError {
+                code: self.code,
+                message: &self.detail,
+                target: self.target.as_deref().unwrap_or(id.as_str()),
+            },
+        };
+        // Only strings and numbers, so it cannot fail; an empty body would still carry its status.
+        serde_json::to_vec(&body).unwrap_or_default().into()
+    }
+}
+
+/// Why the gateway answers by itself: the error types of RFC 9209 §2.3 that apply here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The request is wrong or comes too often.
+    Request,
+    /// The gateway's policy forbids the request.
+    Denied,
+    /// No upstream host could be reached.
+    Unavailable,
+    /// No connection within the time allowed.
+    ConnectionTimeout,
+    /// No answer within the time allowed.
+    ResponseTimeout,
+    /// The connection was lost before the answer.
+    Terminated,
+    /// The upstream's answer cannot be understood.
+    Protocol,
+    /// The gateway is set up wrongly: its credentials are refused.
+    Configuration,
+    /// The gateway answered by itself, and that is as it should be.
+    Local,
+    /// The gateway failed.
+    Internal,
+}
+
+impl Fault {
+    /// The registered token.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Request => "http_request_error",
+            Self::Denied => "http_request_denied",
+            Self::Unavailable => "destination_unavailable",
+            Self::ConnectionTimeout => "connection_timeout",
+            Self::ResponseTimeout => "http_response_timeout",
+            Self::Terminated => "connection_terminated",
+            Self::Protocol => "http_protocol_error",
+            Self::Configuration => "proxy_configuration_error",
+            Self::Local => "proxy_internal_response",
+            Self::Internal => "proxy_internal_error",
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    r#type: &'a str,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    instance: String,
+    #[serde(rename = "violated-policies", skip_serializing_if = "<[_]>::is_empty")]
+    violated_policies: &'a [String],
+    error: DefenderError<'a>,
+}
+
+#[derive(Serialize)]
+struct DefenderError<'a> {
+    code: &'a str,
+    message: &'a str,
+    target: &'a str,
+}

@@ -1,0 +1,60 @@
+//! What the HTTP layer itself refuses, before any part has seen the request.
+//!
+//! These errors live here and not in `server`, which is a floor above: the table must be able to name them.
+
+use std::time::Duration;
+
+/// The caller's request cannot be taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// RFC 9112 §3.2: exactly one valid `Host`.
+    #[error("the request needs exactly one valid Host")]
+    Host,
+    /// The name is valid but not one of this gateway's: a misrouted request, or DNS rebinding.
+    #[error("this gateway is not reachable under the name {host:?}")]
+    ForeignHost {
+        /// The name that was asked for.
+        host: String,
+    },
+    /// A browser sent it on behalf of another site.
+    #[error("requests from other sites are not accepted")]
+    CrossSite,
+    /// No such path.
+    #[error("there is nothing at this path")]
+    Path,
+    /// The path exists, the method does not.
+    #[error("the method is not allowed here")]
+    Method,
+    /// Not `application/json`, or not saying so: a browser could send that without asking first.
+    #[error("the content type must be application/json")]
+    ContentType,
+    /// A compressed body.
+    #[error("the body must not have a content encoding")]
+    ContentEncoding,
+    /// The body is larger than allowed.
+    #[error("the body is larger than {limit} bytes")]
+    BodySize {
+        /// The most that is accepted, in bytes.
+        limit: usize,
+    },
+    /// The body did not arrive in time.
+    #[error("the body did not arrive within {limit:?}")]
+    BodyTimeout {
+        /// How long the gateway waited.
+        limit: Duration,
+    },
+    /// The body ended early or broke the protocol.
+    #[error("the body could not be read")]
+    BodyBroken,
+    /// Too many bodies are being read at once.
+    #[error("too many bodies are being received at once")]
+    Busy,
+    /// Too many or too large header fields.
+    #[error("the header fields are too many or too large")]
+    Fields,
+}
+
+/// The handling of one request panicked. The request is lost; nothing else is.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the handling of the request panicked")]
+pub struct Panicked;

@@ -1,0 +1,58 @@
+//! The name of one request, in logs and answers.
+
+use std::sync::Arc;
+
+/// Travels with the request as an extension. It is 1 to 128 visible ASCII characters, without quotes or backslashes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestId(Arc<str>);
+
+impl RequestId {
+    /// Longest id taken over from a caller, in bytes: ids are logged with every line.
+    pub const MAX_BYTES: usize = 128;
+
+    /// The caller's own id; `None` when it could forge or bloat a log line.
+    #[must_use]
+    pub fn from_caller(text: &str) -> Option<Self> {
+        let sane = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
+        ((1..=Self::MAX_BYTES).contains(&text.len()) && text.bytes().all(sane)).then(|| Self(text.into()))
+    }
+
+    /// A new id: 128 random bits in hexadecimal.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(format!("{:032x}", rand::random::<u128>()).into())
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The id, shared.
+    #[must_use]
+    pub fn share(&self) -> Arc<str> {
+        Arc::clone(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_callers_id_is_taken_only_if_it_is_short_and_visible() {
+        assert_eq!(RequestId::from_caller("01J-x/y").unwrap().as_str(), "01J-x/y");
+        assert!(RequestId::from_caller(&"x".repeat(128)).is_some());
+        for bad in ["", "a b", "a\"b", "a\\b", "é", "a\u{1b}[2J", &"x".repeat(129)] {
+            assert_eq!(RequestId::from_caller(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn new_ids_differ_and_are_sane() {
+        let (a, b) = (RequestId::random(), RequestId::random());
+        assert_ne!(a, b);
+        assert_eq!(RequestId::from_caller(a.as_str()), Some(a));
+    }
+}

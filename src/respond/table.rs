@@ -1,0 +1,93 @@
+//! The table: which error becomes which answer.
+
+use std::error::Error;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use super::{Fault, Panicked, Problem, Refusal};
+use crate::BoxError;
+
+/// What to answer to `error`: the first cause in its chain that the table knows decides. What nobody knows is our own failure.
+#[must_use]
+pub fn problem(error: &BoxError) -> Problem {
+    causes(error).find_map(known).unwrap_or_else(|| {
+        Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "InternalServerError",
+            "the gateway failed to handle the request; its log says more under the request's id",
+        )
+    })
+}
+
+/// `error` and what caused it, outermost first.
+pub(super) fn causes(error: &BoxError) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    let first: &(dyn Error + 'static) = error.as_ref();
+    std::iter::successors(Some(first), source)
+}
+
+/// One cause. Each part has its own table below; a new part adds a line here.
+fn known(cause: &(dyn Error + 'static)) -> Option<Problem> {
+    None.or_else(|| cause.downcast_ref().map(refusal))
+        .or_else(|| cause.downcast_ref::<Panicked>().map(|_| panicked()))
+}
+
+fn panicked() -> Problem {
+    Problem::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "InternalServerError",
+        "the gateway failed to handle the request; its log says more under the request's id",
+    )
+}
+
+/// Names the lifetimes that a closure cannot.
+fn source<'a>(error: &&'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    (*error).source()
+}
+
+/// Whether the table has an answer to exactly this cause.
+pub(super) fn is_known(cause: &(dyn Error + 'static)) -> bool {
+    known(cause).is_some()
+}
+
+type Fields = &'static [(&'static str, &'static str)];
+
+const ALLOW: Fields = &[("allow", "OPTIONS, POST, QUERY")];
+const ACCEPT_QUERY: Fields = &[("accept-query", "\"application/json\"")];
+const ACCEPT_ENCODING: Fields = &[("accept-encoding", "identity")];
+
+/// The fields of an answer to `OPTIONS`, which `server` answers with the same words.
+pub(super) const OPTIONS: [Fields; 2] = [ALLOW, ACCEPT_QUERY];
+
+/// How long a caller should stay away when the gateway is busy for a moment.
+const MOMENT: Duration = Duration::from_secs(1);
+
+fn refusal(refusal: &Refusal) -> Problem {
+    let make = |status, code| Problem::new(status, code, refusal.to_string());
+    match refusal {
+        Refusal::Host | Refusal::BodyBroken => make(StatusCode::BAD_REQUEST, "BadRequest"),
+        Refusal::ForeignHost { .. } => make(StatusCode::MISDIRECTED_REQUEST, "Forbidden").with_fault(Fault::Denied),
+        Refusal::CrossSite => make(StatusCode::FORBIDDEN, "Forbidden").with_fault(Fault::Denied),
+        Refusal::Path => make(StatusCode::NOT_FOUND, "NotFound"),
+        Refusal::Method => make(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed").with_fields(ALLOW),
+        Refusal::ContentType => {
+            make(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType").with_fields(ACCEPT_QUERY)
+        }
+        // RFC 9110 §12.5.3: what would have been accepted.
+        Refusal::ContentEncoding => {
+            make(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType").with_fields(ACCEPT_ENCODING)
+        }
+        Refusal::BodySize { .. } => make(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge"),
+        Refusal::BodyTimeout { .. } => make(StatusCode::REQUEST_TIMEOUT, "RequestTimeout"),
+        Refusal::Busy => Problem {
+            type_uri: Problem::REDUCED_CAPACITY,
+            ..make(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable")
+                .with_fault(Fault::Local)
+                .with_retry_after(MOMENT)
+        },
+        Refusal::Fields => make(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "RequestHeaderFieldsTooLarge",
+        ),
+    }
+}

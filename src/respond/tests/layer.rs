@@ -1,0 +1,192 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use tokio::time::Instant;
+use tower::{Layer as _, ServiceExt as _, service_fn};
+
+use crate::BoxError;
+use crate::attempt::{Again, Failure, Fate};
+use crate::caller::{Caller, Freshness, Name, Urgency};
+use crate::respond::{Config, Ended, Layer, Outcome, Refusal, Reply, RequestId, Window};
+use crate::scan::{self, Answer, Served, Status};
+
+const ID: &str = "test-1";
+
+fn config() -> Config {
+    Config {
+        upstream_hosts: vec!["api-eu.example".into()],
+        rate_limit: Arc::new(|| {
+            vec![Window {
+                name: "1m".into(),
+                quota: 100,
+                window_s: 60,
+                remaining: 37,
+                reset_s: 12,
+            }]
+        }),
+    }
+}
+
+fn caller(wait: Option<u64>) -> Arc<Caller> {
+    Arc::new(Caller {
+        name: Name::new("test"),
+        urgency: Urgency::default(),
+        deadline: Instant::now(),
+        wait: wait.map(Duration::from_secs),
+        freshness: Freshness::default(),
+        request_id: ID.into(),
+    })
+}
+
+fn upstream_answer(status: u16, body: &'static str) -> Answer {
+    let mut headers = HeaderMap::new();
+    headers.insert(
+        "content-type",
+        HeaderValue::from_static("application/json; odata.metadata=minimal"),
+    );
+    headers.insert("content-length", HeaderValue::from_static("999"));
+    Answer {
+        status: StatusCode::from_u16(status).unwrap(),
+        headers,
+        body: Bytes::from_static(body.as_bytes()),
+    }
+}
+
+fn hit(body: &'static str) -> Served {
+    Served {
+        answer: upstream_answer(200, body),
+        outcome: scan::Outcome::Hit,
+        status: Status {
+            ttl: Some(21),
+            ..Status::default()
+        },
+        age: Some(Duration::from_millis(9_900)),
+    }
+}
+
+async fn answer(make: impl Fn() -> Result<Reply, BoxError> + Clone + Send + 'static) -> (Response<()>, Bytes) {
+    let inner = service_fn(move |_: Request<()>| std::future::ready(make()));
+    let mut request = Request::post("/api/x")
+        .header("host", "gw.local:8080")
+        .body(())
+        .unwrap();
+    request.extensions_mut().insert(RequestId::from_caller(ID).unwrap());
+    let answer = Layer::new(config()).layer(inner).oneshot(request).await.unwrap();
+    let (head, body) = answer.into_parts();
+    (Response::from_parts(head, ()), body.collect().await.unwrap().to_bytes())
+}
+
+fn field<'a>(answer: &'a Response<()>, name: &str) -> &'a str {
+    answer.headers().get(name).map_or("", |value| value.to_str().unwrap())
+}
+
+#[tokio::test]
+async fn a_hit_keeps_the_upstreams_answer_and_says_where_it_came_from() {
+    let (answer, body) = answer(|| Ok(Reply::Served(Box::new(hit("{ \"value\" : [] }")), caller(Some(20))))).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(body, "{ \"value\" : [] }");
+    assert_eq!(
+        field(&answer, "content-type"),
+        "application/json; odata.metadata=minimal"
+    );
+    assert_eq!(field(&answer, "cache-status"), "defender-gateway; hit; ttl=21");
+    assert_eq!(field(&answer, "age"), "9");
+    assert_eq!(field(&answer, "ratelimit-policy"), "\"1m\";q=100;w=60");
+    assert_eq!(field(&answer, "ratelimit"), "\"1m\";r=37;t=12");
+    assert_eq!(field(&answer, "preference-applied"), "wait=20");
+    assert!(!answer.headers().contains_key("content-length"));
+    assert!(!answer.headers().contains_key("proxy-status"));
+    let ended: &Ended = answer.extensions().get().unwrap();
+    assert_eq!(ended.outcome.as_str(), "hit");
+}
+
+#[tokio::test]
+async fn a_link_leads_back_to_the_address_the_caller_used() {
+    let body = r#"{"@odata.nextLink":"https://api-eu.example/api/x?$skip=1"}"#;
+    let (_, body) = answer(move || Ok(Reply::Served(Box::new(hit(body)), caller(None)))).await;
+    assert_eq!(body, r#"{"@odata.nextLink":"http://gw.local:8080/api/x?$skip=1"}"#);
+}
+
+#[tokio::test]
+async fn a_problem_speaks_both_languages() {
+    let (answer, body) = answer(|| Err(Refusal::Path.into())).await;
+    assert_eq!(answer.status(), StatusCode::NOT_FOUND);
+    assert_eq!(field(&answer, "content-type"), "application/problem+json");
+    assert_eq!(
+        field(&answer, "proxy-status"),
+        "defender-gateway; error=http_request_error"
+    );
+    assert!(!answer.headers().contains_key("ratelimit"));
+    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    let expected = serde_json::json!({
+        "type": "about:blank",
+        "title": "Not Found",
+        "status": 404,
+        "detail": "there is nothing at this path",
+        "instance": "/requests/test-1",
+        "error": {"code": "NotFound", "message": "there is nothing at this path", "target": "test-1"},
+    });
+    assert_eq!(body, expected);
+    let ended: &Ended = answer.extensions().get().unwrap();
+    assert_eq!(ended.outcome, Outcome::Refused);
+    assert_eq!(ended.cause.as_deref(), Some("there is nothing at this path"));
+}
+
+#[tokio::test]
+async fn a_busy_gateway_says_when_to_come_back() {
+    let (answer, _) = answer(|| Err(Refusal::Busy.into())).await;
+    assert_eq!(field(&answer, "retry-after"), "1");
+    assert_eq!(field(&answer, "ratelimit"), "\"1m\";r=37;t=12");
+}
+
+#[tokio::test]
+async fn the_upstreams_own_error_passes_through() {
+    let make = || -> Result<Reply, BoxError> {
+        Err(Failure {
+            fate: Fate::Answered,
+            again: Again::Never,
+            answer: Some(upstream_answer(403, "{\"error\":{\"code\":\"Forbidden\"}}")),
+            source: "forbidden".into(),
+        }
+        .into())
+    };
+    let (answer, body) = answer(make).await;
+    assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+    assert_eq!(body, "{\"error\":{\"code\":\"Forbidden\"}}");
+    assert_eq!(
+        field(&answer, "content-type"),
+        "application/json; odata.metadata=minimal"
+    );
+    assert_eq!(field(&answer, "proxy-status"), "defender-gateway; received-status=403");
+    assert_eq!(
+        field(&answer, "cache-status"),
+        "defender-gateway; fwd=miss; fwd-status=403"
+    );
+    let ended: &Ended = answer.extensions().get().unwrap();
+    assert_eq!(ended.outcome.as_str(), "forwarded");
+}
+
+#[tokio::test]
+async fn options_names_methods_and_format() {
+    let (answer, body) = answer(|| Ok(Reply::Options)).await;
+    assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+    assert_eq!(field(&answer, "allow"), "OPTIONS, POST, QUERY");
+    assert_eq!(field(&answer, "accept-query"), "\"application/json\"");
+    assert!(body.is_empty());
+    assert!(answer.extensions().get::<Ended>().is_none());
+}
+
+#[tokio::test]
+async fn a_quota_refusal_names_the_window_and_the_moment() {
+    let problem = crate::respond::Problem::quota_exceeded("later", Duration::from_millis(41_500), vec!["1h".into()]);
+    let body: serde_json::Value = serde_json::from_slice(&problem.body(&RequestId::from_caller(ID).unwrap())).unwrap();
+    assert_eq!(
+        body["type"],
+        "https://iana.org/assignments/http-problem-types#quota-exceeded"
+    );
+    assert_eq!(body["violated-policies"], serde_json::json!(["1h"]));
+    assert_eq!(body["error"]["code"], "TooManyRequests");
+}

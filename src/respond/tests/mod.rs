@@ -1,0 +1,4 @@
+//! The table row by row, and whole answers.
+
+mod layer;
+mod table;

@@ -1,0 +1,176 @@
+//! Log lines on stderr: JSON for machines, text for people.
+
+use std::io::IsTerminal as _;
+
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Format {
+    /// Text when stderr is a terminal, otherwise JSON: a person reads the one, a collector the other.
+    #[default]
+    Auto,
+    /// One JSON object per line.
+    Json,
+    /// One readable line.
+    Text,
+}
+
+/// Why logging could not be set up or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operator's filter is not a list of directives such as `info,defender_gateway=debug`.
+    #[error("not a log filter: {filter:?}")]
+    Filter {
+        /// What was given.
+        filter: String,
+        /// What is wrong with it.
+        source: tracing_subscriber::filter::ParseError,
+    },
+    /// The process logs already; the first call stays in force.
+    #[error("logging is already set up")]
+    Installed,
+    /// The logger that the handle belongs to is gone.
+    #[error("the logger is gone")]
+    Gone,
+}
+
+/// Changes the filter of the running process.
+#[derive(Clone, Debug)]
+pub struct Handle(reload::Handle<EnvFilter, Registry>);
+
+impl Handle {
+    /// Replaces the filter, from the next event on. On an error the old filter stays.
+    pub fn set_filter(&self, filter: &str) -> Result<(), Error> {
+        self.0.reload(parse(filter)?).map_err(|_| Error::Gone)
+    }
+}
+
+/// Starts logging to stderr for the whole process.
+///
+/// `filter` holds tracing directives (`info`, `warn,defender_gateway=debug`). Never panics: a second call fails with
+/// [`Error::Installed`] and changes nothing.
+pub fn init(filter: &str, format: Format) -> Result<Handle, Error> {
+    let terminal = std::io::stderr().is_terminal();
+    let (filter, handle) = reload::Layer::new(parse(filter)?);
+    let lines = lines(BoxMakeWriter::new(std::io::stderr), Shape::choose(format, terminal));
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(lines)
+        .try_init()
+        .map_err(|_| Error::Installed)?;
+    Ok(Handle(handle))
+}
+
+fn parse(filter: &str) -> Result<EnvFilter, Error> {
+    EnvFilter::builder().parse(filter).map_err(|source| Error::Filter {
+        filter: filter.to_owned(),
+        source,
+    })
+}
+
+/// The layer that writes. The request's span is shown (it holds the request id), the spans around it are not.
+fn lines<S>(writer: BoxMakeWriter, shape: Shape) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a> + Send + Sync,
+{
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
+    match shape {
+        Shape::Json => layer.json().flatten_event(true).with_span_list(false).boxed(),
+        Shape::Colourful => layer.with_ansi(true).boxed(),
+        Shape::Plain => layer.with_ansi(false).boxed(),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    Json,
+    Colourful,
+    Plain,
+}
+
+impl Shape {
+    /// Colours only on a terminal: elsewhere they are escape codes in a file.
+    fn choose(format: Format, terminal: bool) -> Self {
+        match (format, terminal) {
+            (Format::Json, _) | (Format::Auto, false) => Self::Json,
+            (Format::Auto | Format::Text, true) => Self::Colourful,
+            (Format::Text, false) => Self::Plain,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    #[derive(Clone, Default)]
+    struct Memory(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Memory {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn written(shape: Shape) -> String {
+        let memory = Memory::default();
+        let sink = memory.clone();
+        let lines = lines(BoxMakeWriter::new(move || sink.clone()), shape);
+        let subscriber = tracing_subscriber::registry().with(parse("info").unwrap()).with(lines);
+        tracing::subscriber::with_default(subscriber, || {
+            let _span = tracing::info_span!("request", request_id = "abc").entered();
+            tracing::warn!(status = 502, "no region answered");
+            tracing::debug!("not shown");
+        });
+        let bytes = memory.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_json_line_names_its_request() {
+        let text = written(Shape::Json);
+        let line: serde_json::Value = serde_json::from_str(text.trim()).unwrap();
+        assert_eq!(line["message"], "no region answered");
+        assert_eq!(line["status"], 502);
+        assert_eq!(line["span"]["request_id"], "abc");
+    }
+
+    #[test]
+    fn a_text_line_is_plain_outside_a_terminal() {
+        let text = written(Shape::Plain);
+        assert!(
+            text.contains("no region answered") && text.contains("request_id=\"abc\""),
+            "{text}"
+        );
+        assert!(!text.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn auto_is_text_only_on_a_terminal() {
+        assert_eq!(Shape::choose(Format::Auto, true), Shape::Colourful);
+        assert_eq!(Shape::choose(Format::Auto, false), Shape::Json);
+    }
+
+    #[test]
+    fn a_second_start_fails_without_harm_and_a_bad_filter_is_named() {
+        let first = init("off", Format::Text);
+        assert!(matches!(init("off", Format::Json), Err(Error::Installed)));
+        let error = init("defender=loud=x", Format::Json).unwrap_err();
+        assert!(error.to_string().contains("defender=loud=x"), "{error}");
+        if let Ok(handle) = first {
+            assert!(matches!(handle.set_filter("a=b=c"), Err(Error::Filter { .. })));
+            handle.set_filter("off").unwrap();
+        }
+    }
+}

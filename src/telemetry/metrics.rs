@@ -1,0 +1,170 @@
+//! The registry of all metrics, and the metrics about the process itself.
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+
+use super::exposition;
+
+/// Put before the name of every metric, with an underscore.
+pub const PREFIX: &str = "defender_gateway";
+
+/// How metrics are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exposition {
+    /// The Prometheus text format, version 0.0.4: what every scraper understands.
+    Text,
+    /// `OpenMetrics` 1.0.
+    OpenMetrics,
+}
+
+impl Exposition {
+    /// For `Content-Type`.
+    #[must_use]
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
+
+/// All metrics of one gateway.
+#[derive(Debug)]
+pub struct Registry {
+    root: prometheus_client::registry::Registry,
+    mode: ModeGauge,
+}
+
+impl Registry {
+    /// A registry that already holds `build_info` and `mode`. `version` is the program's.
+    #[must_use]
+    pub fn new(version: &'static str) -> Self {
+        let mut root = prometheus_client::registry::Registry::with_prefix(PREFIX);
+        let build = Family::<Build, Gauge>::default();
+        build.get_or_create(&Build { version }).set(1);
+        root.register("build_info", "The version that runs, always 1", build);
+        let mode = ModeGauge::default();
+        root.register(
+            "mode",
+            "1 for the mode that the gateway is in, 0 for the others",
+            mode.0.clone(),
+        );
+        Self { root, mode }
+    }
+
+    /// Where parts register theirs; the prefix is put on by itself.
+    pub fn root(&mut self) -> &mut prometheus_client::registry::Registry {
+        &mut self.root
+    }
+
+    /// The `mode` metric. Clones show the same.
+    #[must_use]
+    pub fn mode(&self) -> ModeGauge {
+        self.mode.clone()
+    }
+
+    /// All metrics as text.
+    #[must_use]
+    pub fn encode(&self, exposition: Exposition) -> String {
+        let mut text = String::new();
+        if let Err(error) = prometheus_client::encoding::text::encode(&mut text, &self.root) {
+            // Writing to memory does not fail, so this is a metric that cannot be encoded: what came before it is still good.
+            tracing::warn!(%error, "a metric could not be written");
+        }
+        match exposition {
+            Exposition::OpenMetrics => text,
+            Exposition::Text => exposition::prometheus(&text),
+        }
+    }
+}
+
+/// What the gateway as a whole is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// As configured.
+    #[default]
+    Normal,
+    /// The shared store does not answer: no calls leave, only what is cached is served.
+    StoreLost,
+    /// Told to stop: finishing what is in flight.
+    Draining,
+}
+
+impl Mode {
+    const ALL: [Self; 3] = [Self::Normal, Self::StoreLost, Self::Draining];
+
+    /// The name in `/status` and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Normal => "normal",
+            Self::StoreLost => "store-lost",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// The metric `mode{mode}`: exactly one of its values is 1.
+#[derive(Clone, Debug)]
+pub struct ModeGauge(Family<ModeLabel, Gauge>);
+
+impl ModeGauge {
+    /// Shows `current`.
+    pub fn set(&self, current: Mode) {
+        for mode in Mode::ALL {
+            self.0
+                .get_or_create(&ModeLabel { mode })
+                .set(i64::from(mode == current));
+        }
+    }
+}
+
+impl Default for ModeGauge {
+    fn default() -> Self {
+        let gauge = Self(Family::default());
+        gauge.set(Mode::default());
+        gauge
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Build {
+    version: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ModeLabel {
+    mode: Mode,
+}
+
+impl EncodeLabelValue for Mode {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        EncodeLabelValue::encode(&self.as_str(), encoder)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn build_and_mode_are_always_there() {
+        let registry = Registry::new("1.2.3");
+        registry.mode().set(Mode::Draining);
+        let text = registry.encode(Exposition::Text);
+        assert!(
+            text.contains("defender_gateway_build_info{version=\"1.2.3\"} 1\n"),
+            "{text}"
+        );
+        assert!(text.contains("defender_gateway_mode{mode=\"draining\"} 1\n"), "{text}");
+        assert!(text.contains("defender_gateway_mode{mode=\"normal\"} 0\n"), "{text}");
+    }
+
+    #[test]
+    fn only_openmetrics_ends_with_its_marker() {
+        let registry = Registry::new("1");
+        assert!(registry.encode(Exposition::OpenMetrics).ends_with("# EOF\n"));
+        assert!(!registry.encode(Exposition::Text).contains("# EOF"));
+    }
+}
