@@ -79,7 +79,10 @@ impl Health {
     /// No connection: left at once.
     pub(super) fn connection_failed(&mut self, now: Instant) {
         // Failures of calls that were under way together are one strike.
-        if self.left.is_some_and(|left| left.why == Standing::Down && now < left.until) {
+        if self
+            .left
+            .is_some_and(|left| left.why == Standing::Down && now < left.until)
+        {
             return;
         }
         self.leave(Standing::Down, DOWN, now);
@@ -110,7 +113,10 @@ impl Health {
 
     /// A probe connected. That brings an unreachable host back, after its time; it says nothing about bad answers.
     pub(super) fn connected(&mut self, now: Instant) {
-        if self.left.is_some_and(|left| left.why == Standing::Down && now >= left.until) {
+        if self
+            .left
+            .is_some_and(|left| left.why == Standing::Down && now >= left.until)
+        {
             self.left = None;
         }
     }
@@ -162,7 +168,11 @@ mod tests {
         assert_eq!(health.standing(now), Standing::Down);
         health.connected(now + s(1) / 2);
         assert_eq!(health.standing(now + s(1) / 2), Standing::Down, "too early");
-        assert_eq!(health.standing(now + s(600)), Standing::Down, "time alone is not enough");
+        assert_eq!(
+            health.standing(now + s(600)),
+            Standing::Down,
+            "time alone is not enough"
+        );
         health.connected(now + s(1));
         assert_eq!(health.standing(now + s(1)), Standing::Good);
     }
@@ -198,7 +208,11 @@ mod tests {
         health.trouble(now + s(20));
         assert_eq!(health.standing(now + s(20)), Standing::Ejected);
         health.connected(now + s(25));
-        assert_eq!(health.standing(now + s(49)), Standing::Ejected, "a connection is no good answer");
+        assert_eq!(
+            health.standing(now + s(49)),
+            Standing::Ejected,
+            "a connection is no good answer"
+        );
         assert_eq!(health.standing(now + s(50)), Standing::Good);
     }
 
@@ -222,7 +236,11 @@ mod tests {
         let mut health = Health::default();
         for n in 0..1000 {
             let at = now + s(n);
-            if n % 8 == 0 { health.trouble(at) } else { health.answered(at) }
+            if n % 8 == 0 {
+                health.trouble(at);
+            } else {
+                health.answered(at);
+            }
             assert!(health.standing(at).is_usable(), "after {n} s");
         }
         assert!(health.outcomes.len() <= MAX_OUTCOMES);

@@ -103,7 +103,11 @@ mod tests {
     #[test]
     fn single_outliers_move_nothing() {
         assert_eq!(after(&[20, 900, 20, 900, 20, 1, 20]).estimate(), Some(ms(20)));
-        assert_eq!(after(&[20, 900, 1]).estimate(), Some(ms(20)), "two outliers in different directions");
+        assert_eq!(
+            after(&[20, 900, 1]).estimate(),
+            Some(ms(20)),
+            "two outliers in different directions"
+        );
     }
 
     #[test]

@@ -85,7 +85,11 @@ impl Table {
     #[must_use]
     pub fn labels(&self) -> Vec<(Arc<Url>, Arc<str>)> {
         let state = self.lock();
-        state.hosts.iter().map(|host| (Arc::clone(&host.url), Arc::clone(&host.label))).collect()
+        state
+            .hosts
+            .iter()
+            .map(|host| (Arc::clone(&host.url), Arc::clone(&host.label)))
+            .collect()
     }
 
     /// What is known, in the order of the configuration.
@@ -218,7 +222,8 @@ impl State {
         };
         let stays = self.current.filter(|current| {
             let current = &self.hosts[*current];
-            current.health.standing(now).is_usable() && !self.hosts[nearest].nearness.is_clearly_less_than(&current.nearness)
+            current.health.standing(now).is_usable()
+                && !self.hosts[nearest].nearness.is_clearly_less_than(&current.nearness)
         });
         self.current = stays.or(Some(nearest));
     }
