@@ -71,6 +71,11 @@ impl Health {
         }
     }
 
+    /// Whether it could not be connected to a moment ago.
+    pub(super) fn is_resting(&self, now: Instant) -> bool {
+        self.standing(now) == Standing::Down && self.until().is_some_and(|until| now < until)
+    }
+
     /// When a host that has been left is worth another try.
     pub(super) fn until(&self) -> Option<Instant> {
         self.left.map(|left| left.until)

@@ -98,7 +98,8 @@ impl Table {
         self.lock().rows(Instant::now())
     }
 
-    /// The best host that is not in `tried` (indices of earlier choices); `None` when all were tried.
+    /// The best host that is not in `tried` (indices of this call's earlier choices); `None` when no other is worth a try. A host that has
+    /// just been found dead is tried only when there is no better one to begin with, so that an outage of all costs a caller one attempt.
     #[must_use]
     pub fn pick(&self, tried: &[usize]) -> Option<Choice> {
         let now = Instant::now();
@@ -235,6 +236,7 @@ impl State {
     fn best(&self, now: Instant, tried: &[usize]) -> Option<usize> {
         (0..self.hosts.len())
             .filter(|index| !tried.contains(index))
+            .filter(|index| tried.is_empty() || !self.hosts[*index].health.is_resting(now))
             .min_by_key(|index| self.hosts[*index].rank(self.current == Some(*index), now))
     }
 
