@@ -18,12 +18,8 @@ use crate::net::gate::Gates;
 use crate::net::stream::Born;
 use crate::net::{Config, ConnectError, Connector, Error, Exchange, Kind, Resolver, SetupError, Step};
 
-/// HTTP/2 connections are pinged when nothing has come for this long, also while idle, and are given up 10 s later.
-const PING_EVERY: Duration = Duration::from_secs(15);
-const PING_ANSWER: Duration = Duration::from_secs(10);
-
 /// Shorter than the idle limits of common front ends, so that it is us who hang up.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 
 /// Idle HTTP/1.1 connections kept per host; a burst of 100 calls leaves this many.
 const MAX_IDLE_PER_HOST: usize = 16;
@@ -47,8 +43,7 @@ pub struct Client {
     pool: legacy::Client<Connector, Full<Bytes>>,
     connector: Connector,
     gates: Gates,
-    connect_timeout: Duration,
-    max_age: Duration,
+    config: Arc<Config>,
 }
 
 /// What one exchange may take. Connecting has its own limit, [`Config::connect_timeout`], and comes on top.
@@ -76,16 +71,16 @@ impl Client {
     /// # Errors
     /// When the CA file is unusable.
     pub fn with_resolver(config: &Config, resolver: Resolver) -> Result<Self, SetupError> {
-        Ok(Self::build(Connector::new(config, resolver)?, config.connect_timeout, config.max_age))
+        Ok(Self::build(Connector::new(config, resolver)?, Arc::new(config.clone())))
     }
 
     /// The same without the proxy, with a pool of its own: for the managed-identity endpoint, which must not be proxied.
     #[must_use]
     pub fn direct(&self) -> Self {
-        Self::build(self.connector.direct(), self.connect_timeout, self.max_age)
+        Self::build(self.connector.direct(), Arc::clone(&self.config))
     }
 
-    fn build(connector: Connector, connect_timeout: Duration, max_age: Duration) -> Self {
+    fn build(connector: Connector, config: Arc<Config>) -> Self {
         // Connection tasks run outside `task::Tasks`: they end with the pool, and the drain must neither wait for an idle connection nor
         // cut one that a flight still reads from.
         let pool = legacy::Client::builder(TokioExecutor::new())
@@ -97,16 +92,15 @@ impl Client {
             .http2_max_header_list_size(MAX_HEAD_BYTES)
             .http2_initial_stream_window_size(STREAM_WINDOW)
             .http2_initial_connection_window_size(CONNECTION_WINDOW)
-            .http2_keep_alive_interval(PING_EVERY)
-            .http2_keep_alive_timeout(PING_ANSWER)
+            .http2_keep_alive_interval(config.ping_every)
+            .http2_keep_alive_timeout(config.ping_answer)
             .http2_keep_alive_while_idle(true)
             .build(connector.clone());
         Self {
             pool,
             connector,
             gates: Gates::default(),
-            connect_timeout,
-            max_age,
+            config,
         }
     }
 
@@ -173,9 +167,11 @@ impl Client {
     where
         A: Future<Output = T> + Unpin,
     {
-        let deadline = Instant::now() + self.connect_timeout;
+        let deadline = Instant::now() + self.config.connect_timeout;
         let late = || Error::new(authority, Kind::Connect(ConnectError::timed_out(authority, Step::Dial)));
-        let _pass = timeout_at(deadline, self.gates.enter(authority)).await.map_err(|_| late())?;
+        let _pass = timeout_at(deadline, self.gates.enter(authority))
+            .await
+            .map_err(|_| late())?;
         tokio::select! {
             // First the answer: when it fails, the capture ends as well, without a connection.
             biased;
@@ -196,7 +192,7 @@ impl Client {
         let Some(connection) = connection.as_ref() else {
             return;
         };
-        let old = born(connection).is_some_and(|born| born.at.elapsed() > self.max_age);
+        let old = born(connection).is_some_and(|born| born.at.elapsed() > self.config.max_age);
         // A body that is too large says nothing against the connection's health, but it is being cut off all the same.
         if old || error.is_some() {
             connection.poison();
@@ -228,6 +224,8 @@ async fn read(
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("connector", &self.connector).finish_non_exhaustive()
+        f.debug_struct("Client")
+            .field("connector", &self.connector)
+            .finish_non_exhaustive()
     }
 }

@@ -18,6 +18,10 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// A connection older than this takes no new request, so that a change in DNS is followed even while the old address answers.
     pub max_age: Duration,
+    /// HTTP/2 connections are pinged when nothing has come for this long, also while idle ...
+    pub ping_every: Duration,
+    /// ... and are given up when the answer takes longer than this.
+    pub ping_answer: Duration,
 }
 
 impl Default for Config {
@@ -27,6 +31,8 @@ impl Default for Config {
             proxy: None,
             connect_timeout: Duration::from_secs(3),
             max_age: Duration::from_mins(10),
+            ping_every: Duration::from_secs(15),
+            ping_answer: Duration::from_secs(10),
         }
     }
 }

@@ -113,12 +113,11 @@ impl Connector {
     async fn connect(&self, target: &Target, tls: &Arc<ClientConfig>) -> Result<Stream, ConnectError> {
         let deadline = Instant::now() + self.shared.timeout;
         let proxy = self.shared.proxy.as_ref().filter(|proxy| proxy.covers(&target.uri));
-        let (begun, mut io) = match proxy {
-            Some(proxy) => self.tunnel(proxy, target, deadline).await?,
-            None => {
-                let (begun, tcp) = self.dial(target, &target.host, target.port, deadline).await?;
-                (begun, Box::new(tcp) as Box<dyn Duplex>)
-            }
+        let (begun, mut io) = if let Some(proxy) = proxy {
+            self.tunnel(proxy, target, deadline).await?
+        } else {
+            let (begun, tcp) = self.dial(target, &target.host, target.port, deadline).await?;
+            (begun, Box::new(tcp) as Box<dyn Duplex>)
         };
         let mut protocol = Protocol::Http1;
         if target.tls {
@@ -139,7 +138,13 @@ impl Connector {
         port: u16,
         deadline: Instant,
     ) -> Result<(Instant, TcpStream), ConnectError> {
-        let addresses = bounded(target, Step::Resolve, deadline, self.shared.resolver.resolve(host, port)).await?;
+        let addresses = bounded(
+            target,
+            Step::Resolve,
+            deadline,
+            self.shared.resolver.resolve(host, port),
+        )
+        .await?;
         let begun = Instant::now();
         let tcp = bounded(target, Step::Dial, deadline, dial(addresses)).await?;
         if let Ok(address) = tcp.peer_addr() {
@@ -247,6 +252,8 @@ impl Service<Uri> for Connector {
 
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connector").field("proxy", &self.shared.proxy).finish_non_exhaustive()
+        f.debug_struct("Connector")
+            .field("proxy", &self.shared.proxy)
+            .finish_non_exhaustive()
     }
 }

@@ -95,7 +95,10 @@ mod tests {
         let live = listener.local_addr().unwrap();
         let stream = dial(vec![dead, dead, live]).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), live);
-        assert_eq!(dial(vec![dead]).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(
+            dial(vec![dead]).await.unwrap_err().kind(),
+            io::ErrorKind::ConnectionRefused
+        );
         assert!(dial(vec![]).await.is_err());
     }
 }

@@ -224,10 +224,7 @@ impl Error {
     /// Whether provably no byte of the request was written.
     #[must_use]
     pub fn is_unsent(&self) -> bool {
-        matches!(
-            self.kind,
-            Kind::Connect(_) | Kind::NotSent(_) | Kind::Unsendable(_)
-        )
+        matches!(self.kind, Kind::Connect(_) | Kind::NotSent(_) | Kind::Unsendable(_))
     }
 
     /// Whether the head of an answer had arrived, so that the request certainly had, too.

@@ -91,7 +91,11 @@ impl Proxy {
             return false;
         };
         let port = destination.port_u16().unwrap_or(443);
-        let name = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.').to_ascii_lowercase();
+        let name = host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .trim_end_matches('.')
+            .to_ascii_lowercase();
         let ip = name.parse::<IpAddr>().ok();
         let loopback = name == "localhost" || ip.is_some_and(|ip| ip.is_loopback());
         !loopback && !self.except.iter().any(|rule| rule.matches(&name, ip, port))
@@ -116,7 +120,8 @@ fn authorization(url: &Url) -> Result<Option<HeaderValue>, ProxyError> {
     if text.iter().any(u8::is_ascii_control) {
         return Err(ProxyError::Credentials);
     }
-    let mut value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(text))).map_err(|_| ProxyError::Credentials)?;
+    let mut value =
+        HeaderValue::try_from(format!("Basic {}", STANDARD.encode(text))).map_err(|_| ProxyError::Credentials)?;
     value.set_sensitive(true);
     Ok(Some(value))
 }
@@ -126,7 +131,9 @@ fn percent_decoded(text: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while at < bytes.len() {
-        let hex = text.get(at + 1..at + 3).filter(|hex| bytes[at] == b'%' && hex.bytes().all(|b| b.is_ascii_hexdigit()));
+        let hex = text
+            .get(at + 1..at + 3)
+            .filter(|hex| bytes[at] == b'%' && hex.bytes().all(|b| b.is_ascii_hexdigit()));
         if let Some(byte) = hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
             out.push(byte);
             at += 3;
@@ -155,7 +162,10 @@ enum What {
 impl Rule {
     fn parse(text: &str) -> Option<Self> {
         if text == "*" {
-            return Some(Self { what: What::Everything, port: None });
+            return Some(Self {
+                what: What::Everything,
+                port: None,
+            });
         }
         if let Some(what) = network(text) {
             return Some(Self { what, port: None });
@@ -169,7 +179,10 @@ impl Rule {
         }
         let name = name.trim_start_matches("*.").trim_matches('.').to_ascii_lowercase();
         Host::parse(&name).ok()?;
-        Some(Self { what: What::Domain(name), port })
+        Some(Self {
+            what: What::Domain(name),
+            port,
+        })
     }
 
     fn matches(&self, name: &str, ip: Option<IpAddr>, port: u16) -> bool {
@@ -217,20 +230,34 @@ mod tests {
     use super::*;
 
     fn covered(no_proxy: &str, uri: &'static str) -> bool {
-        Proxy::new("proxy.test:3128", no_proxy).unwrap().covers(&Uri::from_static(uri))
+        Proxy::new("proxy.test:3128", no_proxy)
+            .unwrap()
+            .covers(&Uri::from_static(uri))
     }
 
     #[test]
     fn addresses_are_read_with_scheme_port_and_credentials() {
         let proxy = Proxy::new("http://us%40er:p%3Aw@proxy.test:3128", "").unwrap();
-        assert_eq!((proxy.host(), proxy.port(), proxy.is_tls()), ("proxy.test", 3128, false));
-        assert_eq!(proxy.authorization().unwrap(), &format!("Basic {}", STANDARD.encode("us@er:p:w")));
+        assert_eq!(
+            (proxy.host(), proxy.port(), proxy.is_tls()),
+            ("proxy.test", 3128, false)
+        );
+        assert_eq!(
+            proxy.authorization().unwrap(),
+            &format!("Basic {}", STANDARD.encode("us@er:p:w"))
+        );
         assert!(!format!("{proxy:?}").contains("p:w"));
         let proxy = Proxy::new("https://proxy.test", "").unwrap();
         assert_eq!((proxy.port(), proxy.is_tls()), (443, true));
         assert!(proxy.authorization().is_none());
-        assert_eq!(Proxy::new("socks5://proxy.test", "").unwrap_err(), ProxyError::Scheme("socks5".into()));
-        assert_eq!(Proxy::new("http://a:b%0d%0aX@proxy.test", "").unwrap_err(), ProxyError::Credentials);
+        assert_eq!(
+            Proxy::new("socks5://proxy.test", "").unwrap_err(),
+            ProxyError::Scheme("socks5".into())
+        );
+        assert_eq!(
+            Proxy::new("http://a:b%0d%0aX@proxy.test", "").unwrap_err(),
+            ProxyError::Credentials
+        );
         assert!(Proxy::new("", "").is_err());
     }
 

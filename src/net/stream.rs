@@ -62,7 +62,9 @@ impl Stream {
 
 impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stream").field("born", &self.born).finish_non_exhaustive()
+        f.debug_struct("Stream")
+            .field("born", &self.born)
+            .finish_non_exhaustive()
     }
 }
 

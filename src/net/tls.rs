@@ -17,7 +17,9 @@ const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 /// # Errors
 /// When the CA file cannot be read, holds no certificate, or one that is none.
 pub(super) fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, SetupError> {
-    let mut roots = RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    let mut roots = RootCertStore {
+        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+    };
     if let Some(path) = ca_file {
         for certificate in certificates(path)? {
             roots.add(certificate).map_err(SetupError::Tls)?;
@@ -58,14 +60,26 @@ mod tests {
 
     #[test]
     fn a_ca_file_must_exist_and_hold_certificates() {
-        assert!(matches!(client_config(Some(Path::new("/nonexistent"))), Err(SetupError::CaFile { .. })));
-        assert!(matches!(client_config(Some(file("not PEM").path())), Err(SetupError::CaFileEmpty(_))));
+        assert!(matches!(
+            client_config(Some(Path::new("/nonexistent"))),
+            Err(SetupError::CaFile { .. })
+        ));
+        assert!(matches!(
+            client_config(Some(file("not PEM").path())),
+            Err(SetupError::CaFileEmpty(_))
+        ));
         let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
-        assert!(matches!(client_config(Some(file(broken).path())), Err(SetupError::Tls(_))));
+        assert!(matches!(
+            client_config(Some(file(broken).path())),
+            Err(SetupError::Tls(_))
+        ));
     }
 
     #[test]
     fn http2_is_offered_first() {
-        assert_eq!(client_config(None).unwrap().alpn_protocols, [b"h2".to_vec(), b"http/1.1".to_vec()]);
+        assert_eq!(
+            client_config(None).unwrap().alpn_protocols,
+            [b"h2".to_vec(), b"http/1.1".to_vec()]
+        );
     }
 }

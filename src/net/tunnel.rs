@@ -32,8 +32,13 @@ where
             io::ErrorKind::PermissionDenied,
             "the proxy wants other credentials (407)",
         )),
-        Some(other) => Err(io::Error::other(format!("the proxy refused the tunnel with status {other}"))),
-        None => Err(io::Error::new(io::ErrorKind::InvalidData, "the proxy's answer is not HTTP/1")),
+        Some(other) => Err(io::Error::other(format!(
+            "the proxy refused the tunnel with status {other}"
+        ))),
+        None => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the proxy's answer is not HTTP/1",
+        )),
     }
 }
 
@@ -42,7 +47,10 @@ async fn read_head<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Vec<u8>> 
     let mut head = Vec::with_capacity(256);
     while !head.ends_with(b"\r\n\r\n") {
         if head.len() == MAX_HEAD_BYTES {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the proxy's answer is too long"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the proxy's answer is too long",
+            ));
         }
         head.push(stream.read_u8().await?);
     }
@@ -50,10 +58,14 @@ async fn read_head<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Vec<u8>> 
 }
 
 fn status(head: &[u8]) -> Option<u16> {
-    let line = head.strip_prefix(b"HTTP/1.1 ").or_else(|| head.strip_prefix(b"HTTP/1.0 "))?;
+    let line = head
+        .strip_prefix(b"HTTP/1.1 ")
+        .or_else(|| head.strip_prefix(b"HTTP/1.0 "))?;
     let (code, rest) = line.split_at_checked(3)?;
     let ends = matches!(rest.first(), Some(b' ' | b'\r'));
-    let code = std::str::from_utf8(code).ok().filter(|code| code.bytes().all(|b| b.is_ascii_digit()))?;
+    let code = std::str::from_utf8(code)
+        .ok()
+        .filter(|code| code.bytes().all(|b| b.is_ascii_digit()))?;
     code.parse().ok().filter(|_| ends)
 }
 

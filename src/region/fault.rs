@@ -39,3 +39,56 @@ fn authority(base: &Url) -> String {
     let host = &base[Position::BeforeHost..Position::AfterHost];
     format!("{host}:{}", base.port_or_known_default().unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::BoxError;
+    use crate::attempt::Again;
+    use crate::net::testing::{Names, client, listen, quick, refused};
+    use std::time::Duration;
+
+    fn failure(fate: Fate, source: BoxError) -> Failure {
+        Failure {
+            fate,
+            again: Again::Never,
+            answer: None,
+            source,
+        }
+    }
+
+    #[tokio::test]
+    async fn only_a_failure_at_the_host_itself_counts_and_the_port_belongs_to_it() {
+        let closing = listen(|stream| async move { drop(stream) });
+        let names = Names::new([("gone.test", refused().await), ("closing.test", closing.await)]);
+        let limits = net::Limits {
+            head: Duration::from_secs(1),
+            whole: Duration::from_secs(1),
+            body_bytes: 10,
+        };
+        for (host, fate, fault) in [
+            ("gone.test", Fate::Unsent, Fault::Connection),
+            ("closing.test", Fate::Unknown, Fault::Trouble),
+        ] {
+            let request = http::Request::get(format!("http://{host}:8443/"))
+                .body(bytes::Bytes::new())
+                .unwrap();
+            let error = client(&quick(), &names).send(request, limits).await.unwrap_err();
+            let failure = failure(fate, error.into());
+            let judged = |base: &str| classify(&failure, &base.parse().unwrap());
+            assert_eq!(judged(&format!("http://{host}:8443")), Some(fault));
+            assert_eq!(judged(&format!("http://{host}:8444")), None);
+            assert_eq!(judged("https://login.test"), None);
+        }
+    }
+
+    #[test]
+    fn an_answer_that_was_none_counts_and_a_missing_token_does_not() {
+        let base = "https://eu.test".parse().unwrap();
+        assert_eq!(
+            classify(&failure(Fate::Answered, "redirect".into()), &base),
+            Some(Fault::Trouble)
+        );
+        assert_eq!(classify(&failure(Fate::Unsent, "no token".into()), &base), None);
+    }
+}

@@ -71,6 +71,11 @@ impl Health {
         }
     }
 
+    /// Whether it could not be connected to a moment ago.
+    pub(super) fn is_resting(&self, now: Instant) -> bool {
+        self.standing(now) == Standing::Down && self.until().is_some_and(|until| now < until)
+    }
+
     /// When a host that has been left is worth another try.
     pub(super) fn until(&self) -> Option<Instant> {
         self.left.map(|left| left.until)
@@ -79,7 +84,10 @@ impl Health {
     /// No connection: left at once.
     pub(super) fn connection_failed(&mut self, now: Instant) {
         // Failures of calls that were under way together are one strike.
-        if self.left.is_some_and(|left| left.why == Standing::Down && now < left.until) {
+        if self
+            .left
+            .is_some_and(|left| left.why == Standing::Down && now < left.until)
+        {
             return;
         }
         self.leave(Standing::Down, DOWN, now);
@@ -110,7 +118,10 @@ impl Health {
 
     /// A probe connected. That brings an unreachable host back, after its time; it says nothing about bad answers.
     pub(super) fn connected(&mut self, now: Instant) {
-        if self.left.is_some_and(|left| left.why == Standing::Down && now >= left.until) {
+        if self
+            .left
+            .is_some_and(|left| left.why == Standing::Down && now >= left.until)
+        {
             self.left = None;
         }
     }
@@ -162,7 +173,11 @@ mod tests {
         assert_eq!(health.standing(now), Standing::Down);
         health.connected(now + s(1) / 2);
         assert_eq!(health.standing(now + s(1) / 2), Standing::Down, "too early");
-        assert_eq!(health.standing(now + s(600)), Standing::Down, "time alone is not enough");
+        assert_eq!(
+            health.standing(now + s(600)),
+            Standing::Down,
+            "time alone is not enough"
+        );
         health.connected(now + s(1));
         assert_eq!(health.standing(now + s(1)), Standing::Good);
     }
@@ -198,7 +213,11 @@ mod tests {
         health.trouble(now + s(20));
         assert_eq!(health.standing(now + s(20)), Standing::Ejected);
         health.connected(now + s(25));
-        assert_eq!(health.standing(now + s(49)), Standing::Ejected, "a connection is no good answer");
+        assert_eq!(
+            health.standing(now + s(49)),
+            Standing::Ejected,
+            "a connection is no good answer"
+        );
         assert_eq!(health.standing(now + s(50)), Standing::Good);
     }
 
@@ -222,7 +241,11 @@ mod tests {
         let mut health = Health::default();
         for n in 0..1000 {
             let at = now + s(n);
-            if n % 8 == 0 { health.trouble(at) } else { health.answered(at) }
+            if n % 8 == 0 {
+                health.trouble(at);
+            } else {
+                health.answered(at);
+            }
             assert!(health.standing(at).is_usable(), "after {n} s");
         }
         assert!(health.outcomes.len() <= MAX_OUTCOMES);

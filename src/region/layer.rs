@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt as _};
 
-use crate::attempt::{Failure, Fate, Outgoing, Routed};
+use crate::attempt::{Again, Failure, Fate, Outgoing, Routed};
 use crate::region::{Choice, Classify, Table, classify};
 use crate::scan::Answer;
 
@@ -89,20 +89,25 @@ where
             Next::Return => return result,
             Next::OtherHost if begun.elapsed() >= table.config().failover_limit => return result,
             Next::OtherHost => {
-                tracing::debug!(region = &*choice.label, request_id = &*outgoing.caller.request_id, "not sent; trying the next region");
+                tracing::debug!(
+                    region = &*choice.label,
+                    request_id = &*outgoing.caller.request_id,
+                    "not sent; trying the next region"
+                );
                 failed = Some(result);
             }
         }
     }
-    // All hosts were tried; the last failure speaks for them. There is one, because a table is never empty.
-    failed.unwrap_or_else(|| {
-        Err(Failure {
+    match failed {
+        // All hosts were tried; the last failure speaks for them.
+        Some(result) => result,
+        None => Err(Failure {
             fate: Fate::Unsent,
-            again: crate::attempt::Again::Never,
+            again: Again::Never,
             answer: None,
             source: Box::new(NoHost),
-        })
-    })
+        }),
+    }
 }
 
 /// There is no candidate; a table is never made without one.
@@ -131,7 +136,11 @@ fn report(layer: &RegionLayer, choice: &Choice, result: &Result<Answer, Failure>
     match (layer.classify)(failure, &choice.base) {
         Some(fault) => {
             layer.table.failed(choice, fault);
-            if failure.fate == Fate::Unsent { Next::OtherHost } else { Next::Return }
+            if failure.fate == Fate::Unsent {
+                Next::OtherHost
+            } else {
+                Next::Return
+            }
         }
         // Not the host's fault, such as a missing token: another host would not help.
         None => Next::Return,

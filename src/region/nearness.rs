@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-/// Weight of a new measurement. A tenth averages the jitter of a real network away: near equals stay near equals for hours.
-const WEIGHT: f64 = 0.1;
+/// A new measurement weighs as much as in the mean of all, but at least this: a twentieth averages the jitter of a real network away (30 %
+/// of it to 5 % in the estimate), so that near equals stay near equals for days.
+const LEAST_WEIGHT: f64 = 0.05;
 
 /// A measurement this many times the estimate (or its inverse) and [`STEP_LEAST`] away from it is not noise ...
 const STEP_FACTOR: f64 = 1.5;
@@ -19,6 +20,8 @@ const CLEAR_LEAST: Duration = Duration::from_millis(5);
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Nearness {
     estimate: Option<Duration>,
+    /// How many measurements the estimate rests on.
+    samples: u32,
     /// A measurement that would be a step, waiting to be confirmed.
     odd: Option<Duration>,
 }
@@ -26,14 +29,20 @@ pub(super) struct Nearness {
 impl Nearness {
     pub(super) fn observe(&mut self, sample: Duration) {
         let Some(estimate) = self.estimate else {
-            self.estimate = Some(sample);
+            (self.estimate, self.samples) = (Some(sample), 1);
             return;
         };
         let direction = step(estimate, sample);
         match (direction, self.odd.take()) {
-            (Step::None, _) => self.estimate = Some(blend(estimate, sample)),
+            (Step::None, _) => {
+                self.samples = self.samples.saturating_add(1);
+                let weight = (1.0 / f64::from(self.samples)).max(LEAST_WEIGHT);
+                self.estimate = Some(estimate.mul_f64(1.0 - weight) + sample.mul_f64(weight));
+            }
             // Confirmed. The smaller of the two: set-up times err upwards.
-            (_, Some(odd)) if step(estimate, odd) == direction => self.estimate = Some(odd.min(sample)),
+            (_, Some(odd)) if step(estimate, odd) == direction => {
+                (self.estimate, self.samples) = (Some(odd.min(sample)), 2);
+            }
             (_, _) => self.odd = Some(sample),
         }
     }
@@ -73,10 +82,6 @@ fn step(estimate: Duration, sample: Duration) -> Step {
     }
 }
 
-fn blend(estimate: Duration, sample: Duration) -> Duration {
-    estimate.mul_f64(1.0 - WEIGHT) + sample.mul_f64(WEIGHT)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,13 +108,19 @@ mod tests {
     #[test]
     fn single_outliers_move_nothing() {
         assert_eq!(after(&[20, 900, 20, 900, 20, 1, 20]).estimate(), Some(ms(20)));
-        assert_eq!(after(&[20, 900, 1]).estimate(), Some(ms(20)), "two outliers in different directions");
+        assert_eq!(
+            after(&[20, 900, 1]).estimate(),
+            Some(ms(20)),
+            "two outliers in different directions"
+        );
     }
 
     #[test]
     fn small_changes_are_averaged() {
-        let estimate = after(&[20, 24]).estimate().unwrap();
-        assert!(estimate > ms(20) && estimate < ms(21), "{estimate:?}");
+        assert_eq!(after(&[20, 24]).estimate(), Some(ms(22)));
+        let mut nearness = after(&[20; 100]);
+        nearness.observe(ms(24));
+        assert_eq!(nearness.estimate(), Some(Duration::from_micros(20_200)));
     }
 
     #[test]

@@ -85,7 +85,11 @@ impl Table {
     #[must_use]
     pub fn labels(&self) -> Vec<(Arc<Url>, Arc<str>)> {
         let state = self.lock();
-        state.hosts.iter().map(|host| (Arc::clone(&host.url), Arc::clone(&host.label))).collect()
+        state
+            .hosts
+            .iter()
+            .map(|host| (Arc::clone(&host.url), Arc::clone(&host.label)))
+            .collect()
     }
 
     /// What is known, in the order of the configuration.
@@ -94,7 +98,8 @@ impl Table {
         self.lock().rows(Instant::now())
     }
 
-    /// The best host that is not in `tried` (indices of earlier choices); `None` when all were tried.
+    /// The best host that is not in `tried` (indices of this call's earlier choices); `None` when no other is worth a try. A host that has
+    /// just been found dead is tried only when there is no better one to begin with, so that an outage of all costs a caller one attempt.
     #[must_use]
     pub fn pick(&self, tried: &[usize]) -> Option<Choice> {
         let now = Instant::now();
@@ -218,7 +223,8 @@ impl State {
         };
         let stays = self.current.filter(|current| {
             let current = &self.hosts[*current];
-            current.health.standing(now).is_usable() && !self.hosts[nearest].nearness.is_clearly_less_than(&current.nearness)
+            current.health.standing(now).is_usable()
+                && !self.hosts[nearest].nearness.is_clearly_less_than(&current.nearness)
         });
         self.current = stays.or(Some(nearest));
     }
@@ -230,6 +236,7 @@ impl State {
     fn best(&self, now: Instant, tried: &[usize]) -> Option<usize> {
         (0..self.hosts.len())
             .filter(|index| !tried.contains(index))
+            .filter(|index| tried.is_empty() || !self.hosts[*index].health.is_resting(now))
             .min_by_key(|index| self.hosts[*index].rank(self.current == Some(*index), now))
     }
 

@@ -6,10 +6,7 @@ use http::{HeaderValue, Method, Request};
 use url::Url;
 
 use crate::attempt::Signed;
-use crate::scan::{self, Version};
-
-const PATH: &str = "/api/DeviceAuthenticatedScanDefinitions/GetScanHistoryByScanDefinitionId";
-const PATH_V1: &str = "/api/v1.0/DeviceAuthenticatedScanDefinitions/GetScanHistoryByScanDefinitionId";
+use crate::scan;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -23,7 +20,7 @@ pub(super) fn request(signed: &Signed, user_agent: &HeaderValue) -> Option<Reque
     let mut request = Request::builder()
         .method(Method::POST)
         .uri(uri.as_str())
-        .body(body(&outgoing.request)?)
+        .body(outgoing.request.body())
         .ok()?;
     let headers = request.headers_mut();
     headers.insert(AUTHORIZATION, bearer);
@@ -38,24 +35,11 @@ pub(super) fn request(signed: &Signed, user_agent: &HeaderValue) -> Option<Reque
     Some(request)
 }
 
-/// The fixed path on `base`, with the paging options and nothing else.
+/// The operation's fixed path on `base`, with the paging options and nothing else: no other path can be built here.
 fn address(base: &Url, question: &scan::Request) -> Url {
     let mut url = base.clone();
-    url.set_path(match question.version() {
-        Version::Latest => PATH,
-        Version::V1 => PATH_V1,
-    });
+    url.set_path(question.upstream_path());
     url.set_fragment(None);
-    let top = question.top().map(|top| format!("$top={top}"));
-    let skip = question.skip().map(|skip| format!("$skip={skip}"));
-    let query: Vec<_> = top.into_iter().chain(skip).collect();
-    url.set_query((!query.is_empty()).then(|| query.join("&")).as_deref());
+    url.set_query(question.query().as_deref());
     url
-}
-
-/// `{"ScanDefinitionIds":[…]}`; the name is case-sensitive.
-fn body(question: &scan::Request) -> Option<Bytes> {
-    let ids: Vec<&str> = question.ids().iter().map(AsRef::as_ref).collect();
-    let ids = serde_json::to_string(&ids).ok()?;
-    Some(format!("{{\"ScanDefinitionIds\":{ids}}}").into())
 }

@@ -62,7 +62,10 @@ impl Client {
                 whole: config.timeout,
                 body_bytes: config.max_answer_bytes,
             },
-            user_agent: Arc::new(HeaderValue::from_static(concat!("defender-gateway/", env!("CARGO_PKG_VERSION")))),
+            user_agent: Arc::new(HeaderValue::from_static(concat!(
+                "defender-gateway/",
+                env!("CARGO_PKG_VERSION")
+            ))),
             metrics,
         }
     }
@@ -122,6 +125,8 @@ impl Service<Signed> for Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("limits", &self.limits).finish_non_exhaustive()
+        f.debug_struct("Client")
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
     }
 }

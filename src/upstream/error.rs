@@ -88,14 +88,17 @@ impl Error {
 
     fn again(&self) -> Again {
         match &self.reason {
-            // No connection: the region layer has already tried the other hosts, at no cost. Out of time: another attempt would cost
-            // the caller as much again and the quota a second call.
-            Reason::Exchange(error) if error.is_unsent() || error.is_timeout() => Again::Never,
             Reason::Exchange(error) => match error.kind() {
-                net::Kind::Lost(_) | net::Kind::BodyLost(_) => Again::Once,
+                // Another host may do better. After a long wait the caller's deadline forbids it, and the retry layer sees to that.
+                net::Kind::Lost(_) | net::Kind::BodyLost(_) | net::Kind::HeadTimeout | net::Kind::BodyTimeout => {
+                    Again::Once
+                }
+                // Not sent: the region layer has already tried the other hosts, at no cost. Too large: it will be so again.
                 _ => Again::Never,
             },
-            Reason::Redirect { .. } | Reason::Encoded | Reason::Unbuildable => Again::Never,
+            // The region is avoided from now on, so the next attempt meets another one.
+            Reason::Redirect { .. } | Reason::Encoded => Again::Once,
+            Reason::Unbuildable => Again::Never,
         }
     }
 }

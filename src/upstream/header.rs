@@ -63,7 +63,13 @@ mod tests {
         sorted.sort();
         assert_eq!(
             sorted,
-            ["content-type=application/json", "odata-version=4.0", "retry-after=8", "x-ms-request-id=1", "x-ms-request-id=2"]
+            [
+                "content-type=application/json",
+                "odata-version=4.0",
+                "retry-after=8",
+                "x-ms-request-id=1",
+                "x-ms-request-id=2"
+            ]
         );
     }
 }

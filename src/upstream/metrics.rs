@@ -84,6 +84,8 @@ impl Metrics {
             status,
         };
         self.calls.get_or_create(&labels).inc();
-        self.duration.get_or_create(&RegionLabel { region }).observe(took.as_secs_f64());
+        self.duration
+            .get_or_create(&RegionLabel { region })
+            .observe(took.as_secs_f64());
     }
 }

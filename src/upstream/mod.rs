@@ -14,6 +14,9 @@ mod header;
 mod metrics;
 mod retry;
 
+#[cfg(test)]
+mod tests;
+
 pub use client::{Client, Config};
 pub use error::{Error, Reason};
 pub use metrics::{Metrics, Region};

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::{keeper, numbered, secs, token};
 use crate::task::Tasks;
 use crate::token::fake::{Reply, Service};
-use crate::token::{Error, Reason};
+use crate::token::{Error, Reason, Verdict};
 
 #[tokio::test(start_paused = true)]
 async fn an_outage_shorter_than_the_life_is_not_felt() {
@@ -174,4 +174,19 @@ async fn after_the_drain_nobody_hangs() {
         ),
         "{error:?}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_401_forces_nothing_while_sign_in_is_known_to_fail() {
+    let (service, tasks) = (numbered(), Tasks::new());
+    let keeper = keeper(&service, &tasks);
+    token(&keeper).await.unwrap();
+    service.now(|_, _| Reply::new(429, &[("retry-after", "600")], "Too Many Requests"));
+    sleep(secs(2890)).await;
+    let bearer = keeper.current().unwrap();
+    let asked = service.count();
+    assert_eq!(keeper.rejected(&bearer), Verdict::Final);
+    sleep(secs(1)).await;
+    assert_eq!(service.count(), asked);
+    assert_eq!(token(&keeper).await.unwrap(), "t1", "the old token serves on");
 }

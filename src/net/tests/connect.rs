@@ -1,0 +1,190 @@
+//! Setting connections up: names, addresses, TLS.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use url::Url;
+
+use super::{hold, post, request_read, reset};
+use crate::net::testing::{BlackHole, Ca, Http, Names, Validity, client, listen, quick, refused};
+use crate::net::{Client, Config, Connector, Kind, Resolver, Step};
+
+#[tokio::test]
+async fn refused_is_known_at_once_and_nothing_was_sent() {
+    let names = Names::new([("eu.test", refused().await)]);
+    let error = post(&client(&quick(), &names), "http://eu.test/").await.unwrap_err();
+    assert!(error.is_unsent() && !error.is_timeout());
+    assert_eq!(error.proxy_status(), "connection_refused");
+    assert_eq!(error.authority(), "eu.test:80");
+}
+
+#[tokio::test]
+async fn a_black_hole_is_left_after_the_connect_timeout_and_nothing_was_sent() {
+    let hole = BlackHole::new().await;
+    let names = Names::new([("eu.test", hole.address)]);
+    let begun = Instant::now();
+    let error = post(&client(&quick(), &names), "http://eu.test/").await.unwrap_err();
+    assert!(error.is_unsent() && error.is_timeout());
+    assert_eq!(error.proxy_status(), "connection_timeout");
+    assert!(begun.elapsed() < quick().connect_timeout + Duration::from_millis(600));
+}
+
+#[tokio::test]
+async fn an_unknown_name_is_a_dns_error() {
+    let error = post(&client(&quick(), &Names::default()), "http://eu.test/")
+        .await
+        .unwrap_err();
+    assert!(error.is_unsent());
+    assert_eq!(error.proxy_status(), "dns_error");
+}
+
+#[tokio::test]
+async fn a_dns_failure_is_survived_and_a_dns_change_is_followed() {
+    let (old, new) = (Http::saying("old"), Http::saying("new"));
+    let names = Names::new([("eu.test", old.start().await)]);
+    let client = client(
+        &Config {
+            max_age: Duration::ZERO,
+            ..quick()
+        },
+        &names,
+    );
+    assert_eq!(post(&client, "http://eu.test/").await.unwrap().body(), "old");
+    names.set("eu.test", vec![]);
+    assert_eq!(
+        post(&client, "http://eu.test/").await.unwrap().body(),
+        "old",
+        "the last good answer"
+    );
+    names.set("eu.test", vec![new.start().await]);
+    assert_eq!(
+        post(&client, "http://eu.test/").await.unwrap().body(),
+        "new",
+        "an old connection is not used again"
+    );
+}
+
+#[tokio::test]
+async fn one_dead_address_of_two_costs_a_quarter_second_once() {
+    let hole = BlackHole::new().await;
+    let host = Http::saying("here");
+    let names = Names::default();
+    names.set("eu.test", vec![hole.address, host.start().await]);
+    let client = client(
+        &Config {
+            max_age: Duration::ZERO,
+            ..quick()
+        },
+        &names,
+    );
+    let begun = Instant::now();
+    post(&client, "http://eu.test/").await.unwrap();
+    let first = begun.elapsed();
+    post(&client, "http://eu.test/").await.unwrap();
+    assert!(
+        first >= Duration::from_millis(250) && first < Duration::from_millis(700),
+        "{first:?}"
+    );
+    assert!(
+        begun.elapsed().saturating_sub(first) < Duration::from_millis(200),
+        "the address that worked goes first"
+    );
+    assert_eq!(host.connections(), 2);
+}
+
+#[tokio::test]
+async fn tls_is_verified() {
+    let (ca, stranger) = (Ca::new(), Ca::new());
+    let good = Http::saying("good").tls(ca.server("eu.test", Validity::Now));
+    let names = Names::new([
+        ("eu.test", good.start().await),
+        ("wrong.test", good.start().await),
+        (
+            "expired.test",
+            Http::saying("x")
+                .tls(ca.server("expired.test", Validity::Past))
+                .start()
+                .await,
+        ),
+        (
+            "unknown.test",
+            Http::saying("x")
+                .tls(stranger.server("unknown.test", Validity::Now))
+                .start()
+                .await,
+        ),
+        ("plain.test", Http::saying("x").start().await),
+    ]);
+    let client = client(&ca.config(), &names);
+    assert_eq!(post(&client, "https://eu.test/").await.unwrap().body(), "good");
+    for (host, status) in [
+        ("wrong", "tls_certificate_error"),
+        ("expired", "tls_certificate_error"),
+        ("unknown", "tls_certificate_error"),
+        ("plain", "tls_protocol_error"),
+    ] {
+        let error = post(&client, &format!("https://{host}.test/")).await.unwrap_err();
+        assert!(error.is_unsent(), "{host}");
+        assert_eq!(error.proxy_status(), status, "{host}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_hanging_or_broken_handshake_ends_in_time() {
+    let ca = Ca::new();
+    let hanging = listen(|stream| async move {
+        hold(stream).await;
+    });
+    let broken = listen(|mut stream| async move {
+        request_read(&mut stream).await;
+        reset(stream);
+    });
+    let names = Names::new([("hanging.test", hanging.await), ("broken.test", broken.await)]);
+    let client = client(&ca.config(), &names);
+    let error = post(&client, "https://hanging.test/").await.unwrap_err();
+    assert!(matches!(error.kind(), Kind::Connect(error) if error.step() == Step::Tls && error.is_timeout()));
+    let error = post(&client, "https://broken.test/").await.unwrap_err();
+    assert!(error.is_unsent());
+    assert_eq!(error.proxy_status(), "connection_terminated");
+}
+
+#[tokio::test]
+async fn measuring_sends_no_request_and_sees_the_way_to_a_cleartext_host_too() {
+    let host = Http::saying("x");
+    let inner = host.clone();
+    let slow = listen(move |stream| {
+        let host = inner.clone();
+        async move {
+            tokio::time::sleep(Duration::from_millis(60)).await;
+            host.serve(stream).await;
+        }
+    });
+    let names = Names::new([("slow.test", slow.await), ("gone.test", refused().await)]);
+    let connector = Connector::new(&quick(), names.resolver()).unwrap();
+    let setup = connector
+        .measure(&Url::parse("http://slow.test").unwrap())
+        .await
+        .unwrap();
+    assert!(
+        setup >= Duration::from_millis(60) && setup < Duration::from_millis(500),
+        "{setup:?}"
+    );
+    assert_eq!((host.connections(), host.requests()), (1, 0));
+    assert!(
+        connector
+            .measure(&Url::parse("http://gone.test").unwrap())
+            .await
+            .is_err()
+    );
+}
+
+#[tokio::test]
+async fn the_system_resolver_finds_loopback_hosts() {
+    let host = Http::saying("here");
+    let address = host.start().await;
+    let client = Client::with_resolver(&quick(), Resolver::system()).unwrap();
+    let answer = post(&client, &format!("http://localhost:{}/", address.port()))
+        .await
+        .unwrap();
+    assert_eq!(answer.body(), "here");
+}

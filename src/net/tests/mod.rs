@@ -1,0 +1,44 @@
+//! Exchanges over real sockets, with everything that can go wrong on the way.
+
+mod connect;
+mod exchange;
+mod proxy;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+
+use crate::net::{Client, Error, Limits};
+
+const LIMITS: Limits = Limits {
+    head: Duration::from_millis(500),
+    whole: Duration::from_secs(1),
+    body_bytes: 1024,
+};
+
+async fn post(client: &Client, address: &str) -> Result<Response<Bytes>, Error> {
+    let request = Request::post(address).body(Bytes::from_static(b"{}")).unwrap();
+    client.send(request, LIMITS).await
+}
+
+/// The request's first byte is awaited, so that what follows happens to a request that was written.
+async fn request_read(stream: &mut TcpStream) {
+    let mut some = [0; 1024];
+    assert!(stream.read(&mut some).await.unwrap() > 0);
+}
+
+/// Closing with linger 0 sends RST.
+fn reset(stream: TcpStream) {
+    socket2::SockRef::from(&stream)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+    drop(stream);
+}
+
+async fn hold(stream: TcpStream) {
+    let _held = stream;
+    std::future::pending::<()>().await;
+}

@@ -1,0 +1,82 @@
+//! Connections through a forward proxy.
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use url::Url;
+
+use super::post;
+use crate::net::testing::{Ca, Http, Names, Validity, client, listen, quick, refused};
+use crate::net::{Client, Config, Kind, Proxy, Step};
+
+/// A forward proxy that tells what it was asked, and tunnels to `target` or answers with `refusal`.
+async fn proxy(
+    target: std::net::SocketAddr,
+    refusal: Option<&'static [u8]>,
+) -> (std::net::SocketAddr, tokio::sync::mpsc::UnboundedReceiver<String>) {
+    let (tell, told) = tokio::sync::mpsc::unbounded_channel();
+    let address = listen(move |mut near| {
+        let tell = tell.clone();
+        async move {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(near.read_u8().await.unwrap());
+            }
+            tell.send(String::from_utf8(head).unwrap()).unwrap();
+            if let Some(refusal) = refusal {
+                near.write_all(refusal).await.unwrap();
+                return;
+            }
+            near.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            let mut far = TcpStream::connect(target).await.unwrap();
+            let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+        }
+    });
+    (address.await, told)
+}
+
+#[tokio::test]
+async fn https_goes_through_the_proxy_which_resolves_the_name() {
+    let ca = Ca::new();
+    let host = Http::saying("behind").tls(ca.server("eu.test", Validity::Now));
+    let (address, mut told) = proxy(host.start().await, None).await;
+    let config = Config {
+        proxy: Some(Proxy::new(&format!("http://me:secret@{address}"), "").unwrap()),
+        ..ca.config()
+    };
+    // No name is known here.
+    let client = Client::with_resolver(&config, Names::default().resolver()).unwrap();
+    assert_eq!(post(&client, "https://eu.test/").await.unwrap().body(), "behind");
+    let asked = told.recv().await.unwrap();
+    assert!(asked.starts_with("CONNECT eu.test:443 HTTP/1.1\r\n"), "{asked}");
+    assert!(asked.contains("Proxy-Authorization: Basic bWU6c2VjcmV0\r\n"), "{asked}");
+    assert!(
+        client
+            .connector()
+            .measure(&Url::parse("https://eu.test").unwrap())
+            .await
+            .is_ok()
+    );
+    assert_eq!(host.requests(), 1, "measuring sends no request");
+    let direct = client.direct();
+    assert_eq!(
+        post(&direct, "https://eu.test/").await.unwrap_err().proxy_status(),
+        "dns_error"
+    );
+}
+
+#[tokio::test]
+async fn a_proxy_that_refuses_is_named_and_plain_http_never_meets_it() {
+    let host = Http::saying("plain");
+    let (address, mut told) = proxy(refused().await, Some(b"HTTP/1.1 407 No\r\n\r\n")).await;
+    let names = Names::new([("imds.test", host.start().await)]);
+    let config = Config {
+        proxy: Some(Proxy::new(&address.to_string(), "").unwrap()),
+        ..quick()
+    };
+    let client = client(&config, &names);
+    let error = post(&client, "https://eu.test/").await.unwrap_err();
+    assert!(matches!(error.kind(), Kind::Connect(error) if error.step() == Step::Tunnel));
+    assert!(told.recv().await.is_some());
+    assert_eq!(post(&client, "http://imds.test/").await.unwrap().body(), "plain");
+    assert!(told.try_recv().is_err());
+}

@@ -1,0 +1,246 @@
+//! The choice of a host, in paused time with scripted probes and calls.
+
+mod distance;
+mod fault;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, StatusCode};
+use tokio::time::Instant;
+use tower::{Layer as _, Service as _, ServiceExt as _, service_fn};
+use url::Url;
+
+use crate::BoxError;
+use crate::attempt::{Again, Failure, Fate, Outgoing, Routed};
+use crate::caller::{Caller, Freshness, Name, Urgency};
+use crate::region::{Candidate, Config, ConfigError, Fault, Metrics, Probe, RegionLayer, Table};
+use crate::scan::{Answer, Request, Version};
+use crate::task::Tasks;
+
+/// What happens at a host.
+#[derive(Clone, Copy, PartialEq)]
+enum Is {
+    /// Connects after this many milliseconds and answers.
+    Up(u64),
+    /// Connects after this many milliseconds, give or take 30 %, and answers.
+    Noisy(u64),
+    /// Refuses connections.
+    Refused,
+    /// Never answers a connection attempt, which the client gives up after 3 s.
+    BlackHole,
+    /// Connects after this many milliseconds and answers 503.
+    Busy(u64),
+    /// Connects, and loses the connection after the request was written.
+    Losing(u64),
+}
+
+/// The world as probes and calls see it: `eu`, `us` and so on.
+#[derive(Clone, Default)]
+struct World {
+    hosts: Arc<Mutex<HashMap<String, Is>>>,
+    calls: Arc<Mutex<Vec<String>>>,
+    /// Per host, so that the same test sees the same noise.
+    noise: Arc<Mutex<HashMap<String, u64>>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("no connection")]
+struct NoConnection;
+
+impl World {
+    fn set(&self, host: &str, is: Is) {
+        self.hosts.lock().unwrap().insert(format!("{host}.test"), is);
+    }
+
+    async fn connect(&self, base: &Url) -> Result<(Is, Duration), BoxError> {
+        let is = self.hosts.lock().unwrap()[base.host_str().unwrap()];
+        let ms = match is {
+            Is::Up(ms) | Is::Busy(ms) | Is::Losing(ms) => ms,
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "small and positive"
+            )]
+            Is::Noisy(ms) => (ms as f64 * (0.7 + 0.6 * self.noise(base))) as u64,
+            Is::Refused => return Err(NoConnection.into()),
+            Is::BlackHole => {
+                tokio::time::sleep(Duration::from_secs(3)).await;
+                return Err(NoConnection.into());
+            }
+        };
+        let setup = Duration::from_millis(ms);
+        tokio::time::sleep(setup).await;
+        Ok((is, setup))
+    }
+
+    async fn call(&self, routed: Routed) -> Result<Answer, Failure> {
+        let host = routed.base.host_str().unwrap().trim_end_matches(".test").to_owned();
+        self.calls.lock().unwrap().push(host);
+        let failure = |fate, source: BoxError| Failure {
+            fate,
+            again: Again::Once,
+            answer: None,
+            source,
+        };
+        let (is, _) = self
+            .connect(&routed.base)
+            .await
+            .map_err(|error| failure(Fate::Unsent, error))?;
+        if matches!(is, Is::Losing(_)) {
+            return Err(failure(Fate::Unknown, "lost".into()));
+        }
+        Ok(Answer {
+            status: if matches!(is, Is::Busy(_)) {
+                StatusCode::SERVICE_UNAVAILABLE
+            } else {
+                StatusCode::OK
+            },
+            headers: HeaderMap::new(),
+            body: bytes::Bytes::new(),
+        })
+    }
+
+    /// The host's next number between 0 and 1, from a generator (splitmix64) seeded with its name.
+    fn noise(&self, base: &Url) -> f64 {
+        let host = base.host_str().unwrap();
+        let mut states = self.noise.lock().unwrap();
+        let seed = host.bytes().fold(0, |seed, byte| seed * 257 + u64::from(byte));
+        let state = states.entry(host.into()).or_insert(seed);
+        *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    fn called(&self) -> Vec<String> {
+        std::mem::take(&mut self.calls.lock().unwrap())
+    }
+}
+
+impl Probe for World {
+    fn measure(&self, base: Arc<Url>) -> BoxFuture<'_, Result<Duration, BoxError>> {
+        Box::pin(async move { Ok(self.connect(&base).await?.1) })
+    }
+}
+
+fn classify(failure: &Failure, _: &Url) -> Option<Fault> {
+    match failure.fate {
+        Fate::Unsent if failure.source.is::<NoConnection>() => Some(Fault::Connection),
+        Fate::Unknown => Some(Fault::Trouble),
+        _ => None,
+    }
+}
+
+fn candidate(name: &str) -> Candidate {
+    Candidate {
+        name: name.into(),
+        url: format!("https://{name}.test").parse().unwrap(),
+    }
+}
+
+struct Bench {
+    world: World,
+    table: Table,
+    tasks: Tasks,
+}
+
+impl Bench {
+    fn new<const N: usize>(hosts: [(&str, Is); N]) -> Self {
+        let bench = Self::unwatched(hosts);
+        bench.table.watch(&bench.tasks, bench.world.clone());
+        bench
+    }
+
+    fn unwatched<const N: usize>(hosts: [(&str, Is); N]) -> Self {
+        let world = World::default();
+        for (host, is) in hosts {
+            world.set(host, is);
+        }
+        let config = Config::new(hosts.iter().map(|(name, _)| candidate(name)).collect()).unwrap();
+        Self {
+            world,
+            table: Table::new(config, Metrics::default()),
+            tasks: Tasks::new(),
+        }
+    }
+
+    async fn call(&self) -> Result<Answer, Failure> {
+        let world = self.world.clone();
+        let inner = service_fn(move |routed| {
+            let world = world.clone();
+            async move { world.call(routed).await }
+        });
+        let layer = RegionLayer::new(self.table.clone()).with_classify(classify);
+        layer.layer(inner).ready().await?.call(outgoing()).await
+    }
+
+    fn selected(&self) -> String {
+        let rows = self.table.snapshot();
+        assert_eq!(rows.iter().filter(|row| row.selected).count(), 1);
+        rows.into_iter().find(|row| row.selected).unwrap().name.to_string()
+    }
+
+    fn healthy(&self, name: &str) -> bool {
+        self.table
+            .snapshot()
+            .into_iter()
+            .find(|row| &*row.name == name)
+            .unwrap()
+            .healthy
+    }
+}
+
+fn outgoing() -> Outgoing {
+    Outgoing {
+        request: Arc::new(Request::plain(Version::Latest, ["a"]).unwrap()),
+        caller: Arc::new(Caller {
+            name: Name::new("test"),
+            urgency: Urgency::default(),
+            deadline: Instant::now() + Duration::from_secs(30),
+            wait: None,
+            freshness: Freshness::default(),
+            request_id: "1".into(),
+        }),
+    }
+}
+
+async fn pass(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
+const ROUND: Duration = Duration::from_secs(34);
+
+#[test]
+fn labels_are_unique_and_bad_candidates_are_refused() {
+    let twin = Candidate {
+        name: "eu".into(),
+        url: "https://api-eu.test:8443".parse().unwrap(),
+    };
+    let config = Config::new(vec![candidate("eu"), twin, candidate("us")]).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let _guard = runtime.enter();
+    let labels: Vec<_> = Table::new(config, Metrics::default())
+        .labels()
+        .into_iter()
+        .map(|(_, label)| label)
+        .collect();
+    assert_eq!(
+        labels.iter().map(AsRef::as_ref).collect::<Vec<&str>>(),
+        ["eu", "eu (api-eu.test:8443)", "us"]
+    );
+    assert_eq!(Config::new(vec![]).unwrap_err(), ConfigError::Empty);
+    assert!(matches!(
+        Config::new(vec![candidate("eu"); 2]).unwrap_err(),
+        ConfigError::Twice(_)
+    ));
+    assert_eq!(
+        Config::new(vec![candidate("eu"); 33]).unwrap_err(),
+        ConfigError::TooMany { count: 33 }
+    );
+}

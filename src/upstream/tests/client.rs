@@ -1,0 +1,233 @@
+//! One call: what is sent, what comes back, and what each failure says.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Response};
+use http_body_util::Full;
+use prometheus_client::registry::Registry;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tower::ServiceExt as _;
+use url::Url;
+
+use super::caller;
+use crate::attempt::{Again, Failure, Fate, Outgoing, Routed, Signed};
+use crate::net::testing::{Http, Names, client, listen, quick, refused};
+use crate::scan::{Answer, Request, Version};
+use crate::secret::Secret;
+use crate::upstream::{Client, Config, Error, Metrics, Reason};
+
+fn signed(base: &str, version: Version, query: Option<&str>) -> Signed {
+    let body = br#"{"ScanDefinitionIds":["B\"","a","a"]}"#;
+    Signed {
+        routed: Routed {
+            outgoing: Outgoing {
+                request: Arc::new(Request::parse(version, query, body).unwrap()),
+                caller: caller(Duration::from_secs(30)),
+            },
+            base: Arc::new(base.parse().unwrap()),
+        },
+        bearer: Secret::new("t0ken".into()),
+    }
+}
+
+/// A call to the host `eu.test`, which is at `address`; and what the metrics then show.
+async fn call(address: std::net::SocketAddr, signed: Signed) -> (Result<Answer, Failure>, String) {
+    let names = Names::new([("eu.test", address)]);
+    let mut registry = Registry::default();
+    let regions = [(Arc::new("http://eu.test".parse::<Url>().unwrap()), Arc::from("eu"))];
+    let metrics = Metrics::register(&mut registry, regions);
+    let config = Config {
+        timeout: Duration::from_millis(600),
+        head_timeout: Duration::from_millis(400),
+        max_answer_bytes: 1000,
+    };
+    let result = Client::new(client(&quick(), &names), config, metrics)
+        .oneshot(signed)
+        .await;
+    let mut shown = String::new();
+    prometheus_client::encoding::text::encode(&mut shown, &registry).unwrap();
+    (result, shown)
+}
+
+fn answering(answer: impl Fn() -> http::response::Builder + Send + Sync + 'static) -> Http {
+    Http::new(move |_| answer().body(Full::from("{}")).unwrap())
+}
+
+#[tokio::test]
+async fn the_fixed_path_the_canonical_body_and_only_our_fields_are_sent() {
+    type Seen = (Method, String, HeaderMap);
+    let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
+    let see = Arc::clone(&seen);
+    let host = Http::new(move |request| {
+        let seen = (
+            request.method().clone(),
+            request.uri().to_string(),
+            request.headers().clone(),
+        );
+        see.lock().unwrap().push(seen);
+        Response::new(Full::default())
+    });
+    let address = host.start().await;
+    call(address, signed("http://eu.test", Version::Latest, None))
+        .await
+        .0
+        .unwrap();
+    // A base address that brings a path and a query along cannot change the path.
+    let base = "http://eu.test/api/DeviceAuthenticatedScanDefinitions/BatchDelete?x=1#y";
+    call(address, signed(base, Version::V1, Some("$skip=3&$top=2")))
+        .await
+        .0
+        .unwrap();
+    let seen = seen.lock().unwrap();
+    let operation = "DeviceAuthenticatedScanDefinitions/GetScanHistoryByScanDefinitionId";
+    assert_eq!(seen[0].1, format!("/api/{operation}"));
+    assert!(
+        seen[1].1.starts_with(&format!("/api/v1.0/{operation}?")),
+        "{}",
+        seen[1].1
+    );
+    assert!(
+        seen[1].1.contains("$top=2") && seen[1].1.contains("$skip=3"),
+        "{}",
+        seen[1].1
+    );
+    let (method, _, headers) = &seen[0];
+    assert_eq!(method, Method::POST);
+    let mut sent: Vec<_> = headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+        .collect();
+    sent.sort();
+    assert_eq!(
+        sent,
+        [
+            "accept-encoding: identity",
+            "accept: application/json",
+            "authorization: Bearer t0ken",
+            "content-length: 33",
+            "content-type: application/json",
+            "host: eu.test",
+            concat!("user-agent: defender-gateway/", env!("CARGO_PKG_VERSION")),
+            "x-request-id: id-1",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn the_body_is_canonical_json() {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let tell = Mutex::new(Some(tell));
+    let address = listen(move |mut stream| {
+        let tell = tell.lock().unwrap().take();
+        async move {
+            let mut text = Vec::new();
+            while !text.ends_with(b"]}") {
+                text.push(stream.read_u8().await.unwrap());
+            }
+            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+            tell.unwrap().send(String::from_utf8(text).unwrap()).unwrap();
+        }
+    });
+    call(address.await, signed("http://eu.test", Version::Latest, None))
+        .await
+        .0
+        .unwrap();
+    let sent = told.await.unwrap();
+    assert!(
+        sent.ends_with("\r\n\r\n{\"ScanDefinitionIds\":[\"B\\\"\",\"a\"]}"),
+        "{sent}"
+    );
+}
+
+#[tokio::test]
+async fn every_status_but_a_redirect_is_an_answer_with_its_body_and_the_allowed_fields() {
+    for status in [200, 400, 401, 403, 404, 429, 500, 503] {
+        let host = answering(move || {
+            Response::builder()
+                .status(status)
+                .header("set-cookie", "a=b")
+                .header("retry-after", "7")
+        });
+        let (answer, shown) = call(host.start().await, signed("http://eu.test", Version::Latest, None)).await;
+        let answer = answer.unwrap();
+        assert_eq!((answer.status.as_u16(), &answer.body), (status, &Bytes::from("{}")));
+        assert_eq!(answer.headers.get("retry-after").unwrap(), "7");
+        assert!(!answer.headers.contains_key("set-cookie"));
+        let line = format!("upstream_calls_total{{region=\"eu\",status=\"{status}\"}} 1\n");
+        assert!(shown.contains(&line), "{shown}");
+        assert!(
+            shown.contains("upstream_duration_seconds_count{region=\"eu\"} 1\n"),
+            "{shown}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn redirects_and_encodings_are_errors_that_another_region_may_mend() {
+    let redirect = answering(|| Response::builder().status(307).header("location", "http://evil.test/"));
+    let encoded = answering(|| Response::builder().header("content-encoding", "gzip"));
+    for (host, token) in [
+        (redirect, "http_protocol_error"),
+        (encoded, "http_response_content_coding"),
+    ] {
+        let (result, shown) = call(host.start().await, signed("http://eu.test", Version::Latest, None)).await;
+        let failure = result.unwrap_err();
+        assert_eq!((failure.fate, failure.again), (Fate::Answered, Again::Once));
+        let error = failure.source.downcast_ref::<Error>().unwrap();
+        assert_eq!(
+            (error.proxy_status(), error.host(), error.is_timeout()),
+            (token, "eu.test", false)
+        );
+        assert!(shown.contains(&format!("status=\"{token}\"}} 1")), "{shown}");
+        assert_eq!(host.requests(), 1);
+    }
+    let fine = answering(|| Response::builder().header("content-encoding", "identity"));
+    assert!(
+        call(fine.start().await, signed("http://eu.test", Version::Latest, None))
+            .await
+            .0
+            .is_ok()
+    );
+}
+
+#[tokio::test]
+async fn each_failure_says_its_fate_and_whether_another_attempt_is_worth_it() {
+    let silent = listen(|stream| async move {
+        let _held = stream;
+        std::future::pending::<()>().await;
+    });
+    let closing = listen(|mut stream| async move {
+        let _ = stream.read(&mut [0; 1024]).await;
+    });
+    let long = Http::new(|_| Response::new(Full::from(vec![b'x'; 2000])));
+    let cases = [
+        (refused().await, Fate::Unsent, Again::Never, false),
+        (silent.await, Fate::Unknown, Again::Once, true),
+        (closing.await, Fate::Unknown, Again::Once, false),
+        (long.start().await, Fate::Answered, Again::Never, false),
+    ];
+    for (address, fate, again, timeout) in cases {
+        let (result, _) = call(address, signed("http://eu.test", Version::Latest, None)).await;
+        let failure = result.unwrap_err();
+        assert_eq!((failure.fate, failure.again), (fate, again), "{failure:?}");
+        let error = failure.source.downcast_ref::<Error>().unwrap();
+        assert_eq!(error.is_timeout(), timeout);
+        assert_eq!(error.is_connect(), fate == Fate::Unsent);
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_cannot_be_sent_is_our_fault_and_not_shown() {
+    let mut signed = signed("http://eu.test", Version::Latest, None);
+    signed.bearer = Secret::new("bad\r\ntoken".into());
+    let (result, _) = call(refused().await, signed).await;
+    let failure = result.unwrap_err();
+    assert_eq!(failure.fate, Fate::Unsent);
+    assert!(matches!(
+        failure.source.downcast_ref::<Error>().unwrap().reason(),
+        Reason::Unbuildable
+    ));
+    assert!(!format!("{failure:?}").contains("token"));
+}

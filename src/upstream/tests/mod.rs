@@ -1,0 +1,22 @@
+//! Calls over real sockets, and the retry policy in paused time.
+
+mod client;
+mod retry;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::caller::{Caller, Freshness, Name, Urgency};
+
+fn caller(deadline: Duration) -> Arc<Caller> {
+    Arc::new(Caller {
+        name: Name::new("test"),
+        urgency: Urgency::default(),
+        deadline: Instant::now() + deadline,
+        wait: None,
+        freshness: Freshness::default(),
+        request_id: "id-1".into(),
+    })
+}

@@ -1,0 +1,175 @@
+//! What is tried again, how often, and what the caller gets in the end.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+use tokio::time::Instant;
+use tower::{Layer as _, ServiceExt as _, service_fn};
+
+use super::caller;
+use crate::BoxError;
+use crate::attempt::{Again, Failure, Fate, Load, Place, Try};
+use crate::caller::Name;
+use crate::scan::{Answer, Request};
+use crate::upstream::RetryLayer;
+
+#[derive(Debug)]
+struct NoLoad;
+
+impl Load for NoLoad {
+    fn request(&self) -> Arc<Request> {
+        unreachable!("the retry layer does not look")
+    }
+
+    fn beneficiaries(&self) -> Vec<Name> {
+        Vec::new()
+    }
+}
+
+fn answer(status: u16) -> Answer {
+    Answer {
+        status: StatusCode::from_u16(status).unwrap(),
+        headers: HeaderMap::new(),
+        body: Bytes::new(),
+    }
+}
+
+fn retry_after(status: u16, seconds: &'static str) -> Answer {
+    let mut answer = answer(status);
+    answer
+        .headers
+        .insert("retry-after", http::HeaderValue::from_static(seconds));
+    answer
+}
+
+fn failure(again: Again, answer: Option<Answer>) -> Failure {
+    Failure {
+        fate: Fate::Unknown,
+        again,
+        answer,
+        source: format!("{again:?}").into(),
+    }
+}
+
+fn limited() -> Failure {
+    failure(Again::WhenAllowed, Some(answer(429)))
+}
+
+/// Runs a request against the scripted results of its attempts, each of which takes a second. Returns the outcome, how many attempts
+/// were made, and how long it took.
+async fn run(deadline: Duration, script: Vec<Result<Answer, Failure>>) -> (Result<u16, BoxError>, usize, Duration) {
+    let script = Arc::new(Mutex::new(script.into_iter()));
+    let places = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&places);
+    let inner = service_fn(move |attempt: Try| {
+        seen.lock().unwrap().push(attempt.place);
+        let next = script.lock().unwrap().next().expect("no attempt beyond the script");
+        async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            next
+        }
+    });
+    let attempt = Try {
+        load: Arc::new(NoLoad),
+        caller: caller(deadline),
+        place: Place::new(Instant::now()),
+    };
+    let begun = Instant::now();
+    let result = RetryLayer.layer(inner).oneshot(attempt.clone()).await;
+    let places = places.lock().unwrap();
+    assert!(
+        places.iter().all(|place| *place == attempt.place),
+        "a retry keeps its place"
+    );
+    (
+        result.map(|answer| answer.status.as_u16()),
+        places.len(),
+        begun.elapsed(),
+    )
+}
+
+const LONG: Duration = Duration::from_mins(5);
+
+#[tokio::test(start_paused = true)]
+async fn good_answers_and_the_callers_own_faults_are_not_repeated() {
+    for status in [200, 400, 401, 403, 404, 429, 501] {
+        let (result, attempts, _) = run(LONG, vec![Ok(answer(status))]).await;
+        assert_eq!((result.unwrap(), attempts), (status, 1));
+    }
+    let (result, attempts, _) = run(LONG, vec![Err(failure(Again::Never, None))]).await;
+    assert_eq!((result.unwrap_err().to_string().as_str(), attempts), ("Never", 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_5xx_is_repeated_once_after_a_short_pause() {
+    let (result, attempts, took) = run(LONG, vec![Ok(answer(503)), Ok(answer(200))]).await;
+    assert_eq!((result.unwrap(), attempts), (200, 2));
+    assert!(
+        took >= Duration::from_millis(2100) && took <= Duration::from_millis(2201),
+        "{took:?}"
+    );
+    let (result, attempts, _) = run(LONG, vec![Ok(answer(500)), Ok(answer(502))]).await;
+    assert_eq!((result.unwrap(), attempts), (502, 2), "the last answer passes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_after_on_a_5xx_is_obeyed_when_short_and_passed_on_when_long_or_unclear() {
+    let (result, attempts, took) = run(LONG, vec![Ok(retry_after(503, "3")), Ok(answer(200))]).await;
+    assert_eq!((result.unwrap(), attempts, took), (200, 2, Duration::from_secs(5)));
+    for wait in ["60", "Fri, 31 Dec 2027 23:59:59 GMT"] {
+        let (result, attempts, _) = run(LONG, vec![Ok(retry_after(503, wait))]).await;
+        assert_eq!((result.unwrap(), attempts), (503, 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_cause_has_one_further_attempt() {
+    let (result, attempts, _) = run(
+        LONG,
+        vec![
+            Err(failure(Again::Once, None)),
+            Ok(answer(503)),
+            Err(failure(Again::Once, None)),
+        ],
+    )
+    .await;
+    assert_eq!((result.unwrap_err().to_string().as_str(), attempts), ("Once", 3));
+    let renewed = Err(failure(Again::Once, Some(answer(401))));
+    let (result, attempts, _) = run(LONG, vec![renewed, Err(failure(Again::Once, Some(answer(401))))]).await;
+    assert_eq!((result.unwrap(), attempts), (401, 2), "an answer at hand passes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_429_is_repeated_as_long_as_the_deadline_allows() {
+    let script = vec![Err(limited()), Err(limited()), Err(limited()), Ok(answer(200))];
+    let (result, attempts, _) = run(LONG, script).await;
+    assert_eq!((result.unwrap(), attempts), (200, 4));
+    let script = vec![Err(limited()), Err(limited()), Err(limited())];
+    let (result, attempts, _) = run(Duration::from_millis(2500), script).await;
+    assert_eq!(
+        (result.unwrap(), attempts),
+        (429, 3),
+        "the third began in time, a fourth would not"
+    );
+    let script = vec![Err(limited()), Err(failure(Again::Never, None))];
+    let (result, attempts, _) = run(LONG, script).await;
+    assert_eq!(
+        (result.unwrap_err().to_string().as_str(), attempts),
+        ("Never", 2),
+        "the queue's refusal"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_repeated_past_the_deadline_or_without_end() {
+    let (result, attempts, _) = run(Duration::from_millis(1050), vec![Ok(answer(503))]).await;
+    assert_eq!(
+        (result.unwrap(), attempts),
+        (503, 1),
+        "the pause would pass the deadline"
+    );
+    let (result, attempts, _) = run(LONG, std::iter::repeat_with(limited).map(Err).take(16).collect()).await;
+    assert_eq!((result.unwrap(), attempts), (429, 16));
+}
