@@ -10,7 +10,10 @@ const FLOORS: &[(&[&str], bool)] = &[
     (&["app", "stack", "cli", "config"], true),
     (&["server", "admin"], false),
     (&["respond"], false),
-    (&["cache", "coalesce", "queue", "quota", "token", "region", "upstream"], false),
+    (
+        &["cache", "coalesce", "queue", "quota", "token", "region", "upstream"],
+        false,
+    ),
     (&["attempt", "scan", "caller"], true),
     (&["net", "telemetry", "task", "clock", "secret"], true),
 ];
@@ -32,22 +35,32 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
 /// Production lines only: a test may build what it needs from any floor.
 fn production(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let numbered = (1..).zip(text.lines());
-    numbered.take_while(|(_, line)| line.trim() != "#[cfg(test)]" || line.starts_with("    ")).filter(|(_, line)| {
-        let line = line.trim_start();
-        !line.starts_with("//")
-    })
+    numbered
+        .take_while(|(_, line)| line.trim() != "#[cfg(test)]" || line.starts_with("    "))
+        .filter(|(_, line)| {
+            let line = line.trim_start();
+            !line.starts_with("//")
+        })
 }
 
 /// The modules that a line names as `crate::module`.
 fn imports(line: &str) -> Vec<&str> {
     let after = line.match_indices("crate::").map(|(at, word)| &line[at + word.len()..]);
-    after.map(|rest| &rest[..rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len())]).collect()
+    after
+        .map(|rest| {
+            &rest[..rest
+                .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+                .unwrap_or(rest.len())]
+        })
+        .collect()
 }
 
 #[test]
 fn imports_point_down() {
-    let floors: HashMap<&str, usize> =
-        (0..).zip(FLOORS).flat_map(|(floor, (modules, _))| modules.iter().map(move |module| (*module, floor))).collect();
+    let floors: HashMap<&str, usize> = (0..)
+        .zip(FLOORS)
+        .flat_map(|(floor, (modules, _))| modules.iter().map(move |module| (*module, floor)))
+        .collect();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();
     files(&source, &mut found);
@@ -55,7 +68,10 @@ fn imports_point_down() {
     let mut looked_at = 0;
     for path in found {
         let inside = path.strip_prefix(&source).unwrap();
-        if inside.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs") {
+        if inside
+            .components()
+            .any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs")
+        {
             continue;
         }
         let module = inside.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs");
@@ -84,6 +100,13 @@ fn imports_point_down() {
             }
         }
     }
-    assert!(looked_at > 100, "only {looked_at} imports found: the test looks in the wrong place");
-    assert!(wrong.is_empty(), "imports that do not point down:\n{}", wrong.join("\n"));
+    assert!(
+        looked_at > 100,
+        "only {looked_at} imports found: the test looks in the wrong place"
+    );
+    assert!(
+        wrong.is_empty(),
+        "imports that do not point down:\n{}",
+        wrong.join("\n")
+    );
 }

@@ -18,6 +18,7 @@ pub struct Account {
     pub(super) latency: Latency,
     returns: Vec<Instant>,
     foreign: u64,
+    calls: u64,
 }
 
 /// What an upstream 429 does to everybody.
@@ -96,6 +97,7 @@ impl Account {
             latency: Latency::START,
             returns: Vec::new(),
             foreign: 0,
+            calls: 0,
         }
     }
 
@@ -108,6 +110,7 @@ impl Account {
             Some(at) if at <= now => {
                 let charge = self.ledger.issue(now);
                 self.pace.take(now);
+                self.calls += 1;
                 if let Gate::Paused { .. } = self.gate {
                     // Paused → Probing: the first call after the pause.
                     self.gate = Gate::Probing { probe: charge };
@@ -155,6 +158,7 @@ impl Account {
     pub fn refund(&mut self, charge: Charge, now: Instant) {
         if self.ledger.issued_at(charge).is_some() {
             self.ledger.refund(charge);
+            self.calls = self.calls.saturating_sub(1);
             self.pace.put_back(now);
             self.pace.upset();
             self.after_probe(charge);
@@ -221,6 +225,12 @@ impl Account {
     #[must_use]
     pub fn foreign(&self) -> u64 {
         self.foreign
+    }
+
+    /// Calls of this process that were not refunded.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.calls
     }
 
     /// The windows, shortest first.

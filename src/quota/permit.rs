@@ -50,6 +50,8 @@ pub struct Snapshot {
     pub foreign: u64,
     /// Calls that have left and are not answered yet.
     pub in_flight: usize,
+    /// Calls that this process has made.
+    pub calls: u64,
 }
 
 impl Quota {
@@ -159,6 +161,7 @@ impl Quota {
                 .filter(|left| !left.is_zero()),
             foreign: account.foreign(),
             in_flight: account.ledger.in_flight(),
+            calls: account.calls(),
         }
     }
 

@@ -44,6 +44,9 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// All of them, in the order of their discriminants.
+    pub const ALL: [Self; 5] = [Self::Hit, Self::Stale, Self::Collapsed, Self::Merged, Self::Forwarded];
+
     /// The name in metrics and logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -1,0 +1,13 @@
+//! Configuration in, a running gateway out: builds the parts, starts their tasks, drains them.
+//!
+//! This is the only place that knows the configuration and the parts at the same time.
+
+mod error;
+mod gateway;
+mod saved;
+mod settings;
+mod status;
+
+pub use error::Error;
+pub use gateway::{Ended, Gateway};
+pub use saved::{Layer as SavedLayer, Saved};

@@ -1,0 +1,86 @@
+//! What sharing saved: how many requests were answered, and by what.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, TryFutureExt as _};
+use serde_json::{Value, json};
+use tower::Service;
+
+use crate::BoxError;
+use crate::scan::{Call, Outcome, Served};
+
+/// Counts answers by how they came about. Clones share the counts.
+#[derive(Clone, Debug, Default)]
+pub struct Saved(Arc<[AtomicU64; Outcome::ALL.len()]>);
+
+impl Saved {
+    /// How many requests were answered in this way.
+    #[must_use]
+    pub fn answered(&self, outcome: Outcome) -> u64 {
+        self.0[outcome as usize].load(Ordering::Relaxed)
+    }
+
+    /// The counts beside the calls that were made, as `/status` shows them.
+    pub(super) fn show(&self, calls: u64) -> Value {
+        let requests: u64 = Outcome::ALL.iter().map(|outcome| self.answered(*outcome)).sum();
+        let by = Outcome::ALL.iter().map(|outcome| (outcome.as_str().to_owned(), json!(self.answered(*outcome))));
+        json!({
+            "requests": requests,
+            "upstream_calls": calls,
+            "by": by.collect::<serde_json::Map<_, _>>(),
+        })
+    }
+
+    fn count(&self, outcome: Outcome) {
+        self.0[outcome as usize].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Counts what passes.
+#[derive(Clone, Debug)]
+pub struct Layer(Saved);
+
+impl Layer {
+    /// Counts into `saved`.
+    #[must_use]
+    pub fn new(saved: Saved) -> Self {
+        Self(saved)
+    }
+}
+
+impl<S> tower::Layer<S> for Layer {
+    type Service = Counting<S>;
+
+    fn layer(&self, inner: S) -> Counting<S> {
+        Counting { inner, saved: self.0.clone() }
+    }
+}
+
+/// The service of [`Layer`].
+#[derive(Clone, Debug)]
+pub struct Counting<S> {
+    inner: S,
+    saved: Saved,
+}
+
+impl<S> Service<Call> for Counting<S>
+where
+    S: Service<Call, Response = Served, Error = BoxError>,
+    S::Future: Send + 'static,
+{
+    type Response = Served;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Served, BoxError>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, call: Call) -> Self::Future {
+        let saved = self.saved.clone();
+        self.inner.call(call).inspect_ok(move |served| saved.count(served.outcome)).boxed()
+    }
+}

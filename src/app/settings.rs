@@ -1,0 +1,179 @@
+//! From the resolved configuration to each part's own settings.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Error;
+use crate::config::{self, Credential, ManagedEndpoint, OnUnknownPast, Resolved};
+use crate::{cache, net, queue, quota, region, respond, server, token, upstream};
+
+/// Longest token exchange. Sign-in answers in well under a second; ten cover a bad day and keep callers from waiting in vain.
+pub(super) const SIGN_IN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Largest sign-in answer. A token has a few kB.
+pub(super) const SIGN_IN_BYTES: usize = 256 * 1024;
+
+pub(super) fn net(config: &Resolved) -> Result<net::Config, Error> {
+    let proxy = config.defender.proxy.as_ref().map(proxy).transpose()?;
+    Ok(net::Config { ca_file: config.defender.ca_file.clone(), proxy, ..net::Config::default() })
+}
+
+fn proxy(proxy: &config::Proxy) -> Result<net::Proxy, Error> {
+    let made = net::Proxy::new(proxy.url.as_str(), &proxy.except.join(","));
+    made.map_err(Error::of("the forward proxy"))
+}
+
+pub(super) fn regions(config: &Resolved) -> Result<region::Config, Error> {
+    let candidates = config.defender.regions.iter().map(|region| region::Candidate {
+        name: region.name.clone(),
+        url: region.url.clone(),
+    });
+    region::Config::new(candidates.collect()).map_err(Error::of("the regions"))
+}
+
+pub(super) fn upstream(config: &Resolved) -> upstream::Config {
+    upstream::Config::new(config.defender.timeout)
+}
+
+/// The longest that a paid call can take, all told: finding a host, connecting, signing in, and the attempt.
+pub(super) fn attempt(config: &Resolved, net: &net::Config, regions: &region::Config) -> Duration {
+    regions.first_wait + regions.failover_limit + net.connect_timeout + SIGN_IN_TIMEOUT + config.defender.timeout
+}
+
+pub(super) fn quota(config: &Resolved, attempt: Duration) -> Result<quota::Config, Error> {
+    let limits = config.quota.limits.iter().map(|limit| quota::Limit::try_new(limit.calls, limit.window));
+    let limits = limits.collect::<Result<_, _>>().map_err(Error::of("the quota"))?;
+    let past = match config.quota.on_unknown_past {
+        OnUnknownPast::Empty => quota::UnknownPast::Empty,
+        OnUnknownPast::Paced => quota::UnknownPast::Paced,
+        OnUnknownPast::Full => quota::UnknownPast::Full,
+    };
+    let quota = quota::Config::try_new(limits, config.quota.burst, attempt).map_err(Error::of("the quota"))?;
+    Ok(quota.unknown_past(past).state_file(config.quota.state_file.clone()))
+}
+
+pub(super) fn queue(config: &Resolved) -> queue::Config {
+    queue::Config {
+        max_requests: config.queue.max_requests.get(),
+        max_requests_per_caller: config.queue.max_requests_per_caller.get(),
+        weights: queue::Weights::default(),
+    }
+}
+
+pub(super) fn read(config: &Resolved) -> server::read::Config {
+    let max_body = usize::try_from(config.server.max_body).unwrap_or(usize::MAX);
+    let defaults = server::read::Config::default();
+    server::read::Config {
+        max_body,
+        // At least one body of the largest size must fit.
+        body_budget: defaults.body_budget.max(max_body),
+        max_wait: config.queue.max_wait,
+        max_wait_limit: config.queue.max_wait_limit,
+        caller_header: config.queue.caller_header.clone(),
+        ..defaults
+    }
+}
+
+pub(super) fn cache(config: &Resolved) -> cache::Config {
+    cache::Config {
+        ttl: config.cache.ttl,
+        stale_while_revalidate: config.cache.stale_while_revalidate,
+        stale_if_error: config.cache.stale_if_error,
+        max_size: config.cache.max_size,
+    }
+}
+
+pub(super) fn respond(config: &Resolved, quota: &quota::Quota) -> respond::Config {
+    let hosts = config.defender.regions.iter().filter_map(|region| region.url.host_str());
+    let quota = quota.clone();
+    respond::Config {
+        upstream_hosts: hosts.map(str::to_ascii_lowercase).collect(),
+        rate_limit: Arc::new(move || quota.snapshot().windows.iter().map(window).collect()),
+    }
+}
+
+fn window(window: &quota::Window) -> respond::Window {
+    respond::Window {
+        name: window.name.as_str().into(),
+        quota: window.limit as u64,
+        window_s: window.length.as_secs().max(1),
+        remaining: window.remaining as u64,
+        reset_s: window.reset.as_secs() + u64::from(window.reset.subsec_nanos() > 0),
+    }
+}
+
+pub(super) fn hosts(config: &Resolved) -> Result<server::guard::Hosts, Error> {
+    let hosts = server::guard::Hosts::new(config.server.hosts.iter().map(String::as_str));
+    hosts.map_err(Error::of("the accepted hosts"))
+}
+
+pub(super) fn data_listener(config: &Resolved) -> server::Config {
+    server::Config {
+        listen: config.server.listen.iter().map(address).collect(),
+        drain: config.server.drain,
+        ..server::Config::default()
+    }
+}
+
+/// The admin listener serves a few probes and scrapers; it may always be cut.
+pub(super) fn admin_listener(config: &Resolved) -> server::Config {
+    server::Config {
+        listen: vec![address(&config.admin.listen)],
+        max_connections: 256,
+        drain: Duration::from_secs(1),
+        ..server::Config::default()
+    }
+}
+
+fn address(listen: &config::Listen) -> server::Address {
+    match listen {
+        config::Listen::Tcp(address) => server::Address::Tcp(*address),
+        config::Listen::Unix(path) => server::Address::Unix(path.clone()),
+    }
+}
+
+pub(super) fn token(config: &config::Credentials) -> Result<token::Config, Error> {
+    let scope = token::Scope::try_new(&config.scope).map_err(Error::of("the scope"))?;
+    Ok(token::Config { credential: credential(config)?, scope })
+}
+
+fn credential(config: &config::Credentials) -> Result<token::Credential, Error> {
+    let app = |tenant_id: &str, client_id: &str| {
+        token::App::try_new(&config.authority, tenant_id, client_id).map_err(Error::of("the app registration"))
+    };
+    Ok(match &config.credential {
+        Credential::ClientSecret { tenant_id, client_id, secret } => token::Credential::ClientSecret {
+            app: app(tenant_id, client_id)?,
+            secret: match secret {
+                config::SecretSource::Value(secret) => token::SecretSource::Value(secret.clone()),
+                config::SecretSource::File(path) => token::SecretSource::File(path.clone()),
+            },
+        },
+        Credential::Certificate { tenant_id, client_id, certificate_file, private_key_file } => {
+            token::Credential::Certificate {
+                app: app(tenant_id, client_id)?,
+                files: token::CertificateFiles {
+                    certificate: certificate_file.clone(),
+                    private_key: private_key_file.clone(),
+                },
+            }
+        }
+        Credential::WorkloadIdentity { tenant_id, client_id, token_file, proxy } => {
+            let app = app(tenant_id, client_id)?;
+            let app = match proxy {
+                Some(proxy) => app.through_token_proxy(&proxy.url).map_err(Error::of("the token proxy"))?,
+                None => app,
+            };
+            token::Credential::WorkloadIdentity { app, token_file: token_file.clone() }
+        }
+        Credential::ManagedIdentity { client_id, endpoint } => token::Credential::ManagedIdentity(token::Identity {
+            client_id: client_id.clone(),
+            host: match endpoint {
+                ManagedEndpoint::Metadata(address) => token::IdentityHost::Imds { address: address.clone() },
+                ManagedEndpoint::AppService { url, header } => {
+                    token::IdentityHost::AppService { endpoint: url.clone(), header: header.clone() }
+                }
+            },
+        }),
+    })
+}

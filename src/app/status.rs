@@ -1,0 +1,119 @@
+//! What `/status` shows.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::saved::Saved;
+use crate::telemetry::metrics::Mode;
+use crate::{cache, queue, quota, region, token};
+
+/// The parts that have something to show. Clones look at the same gateway.
+#[derive(Clone, Debug)]
+pub(super) struct Status {
+    pub(super) started: Instant,
+    pub(super) quota: quota::Quota,
+    pub(super) queue: queue::Queue<quota::Quota>,
+    pub(super) regions: region::Table,
+    pub(super) keeper: token::Keeper,
+    pub(super) cache: Arc<cache::Cache>,
+    pub(super) saved: Saved,
+}
+
+impl Status {
+    /// The whole state at this moment.
+    pub(super) fn show(&self, mode: Mode) -> Value {
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_s": seconds(self.started.elapsed()),
+            "mode": mode.as_str(),
+            "quota": self.quota(),
+            "queue": self.queue(),
+            "regions": self.regions.snapshot().iter().map(region).collect::<Vec<_>>(),
+            "token": token(&self.keeper.snapshot()),
+            "cache": self.cache(),
+            "saved": self.saved.show(self.quota.snapshot().calls),
+        })
+    }
+
+    fn quota(&self) -> Value {
+        let snapshot = self.quota.snapshot();
+        let windows = snapshot.windows.iter().map(|window| {
+            json!({
+                "name": window.name,
+                "limit": window.limit,
+                "window_s": seconds(window.length),
+                "used": window.used,
+                "remaining": window.remaining,
+                "reset_s": seconds(window.reset),
+            })
+        });
+        json!({
+            "windows": windows.collect::<Vec<_>>(),
+            "paused_until_s": snapshot.paused.map(seconds),
+            "in_flight": snapshot.in_flight,
+            "foreign_calls": snapshot.foreign,
+            "shared": false,
+        })
+    }
+
+    fn queue(&self) -> Value {
+        let snapshot = self.queue.snapshot();
+        let shares = snapshot.shares.iter().map(|share| {
+            json!({"caller": share.name.as_str(), "waiting": share.waiting, "served": share.served})
+        });
+        json!({
+            "waiting": snapshot.waiting,
+            "callers": snapshot.callers,
+            "predicted_wait_s": seconds(snapshot.predicted_wait),
+            "shares": shares.collect::<Vec<_>>(),
+        })
+    }
+
+    fn cache(&self) -> Value {
+        let snapshot = self.cache.snapshot();
+        json!({
+            "entries": snapshot.entries,
+            "bytes": snapshot.bytes,
+            "hits": snapshot.hits,
+            "misses": snapshot.misses,
+            "stale": snapshot.stale,
+        })
+    }
+}
+
+fn region(row: &region::Row) -> Value {
+    json!({
+        "name": &*row.name,
+        "label": &*row.label,
+        "url": row.url.as_str().trim_end_matches('/'),
+        "healthy": row.healthy,
+        "rtt_ms": row.rtt.map(|rtt| (rtt.as_secs_f64() * 100_000.0).round() / 100.0),
+        "selected": row.selected,
+    })
+}
+
+fn token(snapshot: &token::Snapshot) -> Value {
+    let last_error = snapshot.last_error.as_ref().map(|error| {
+        json!({
+            "code": error.code,
+            "message": error.message,
+            "advice": error.advice,
+            "retry_in_s": seconds(error.retry_in),
+        })
+    });
+    json!({
+        "kind": snapshot.kind.as_str(),
+        "expires_in_s": snapshot.expires_in.map(seconds),
+        "refreshing": snapshot.refreshing,
+        "last_error": last_error,
+        "warnings": snapshot.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    })
+}
+
+/// Seconds with three decimals.
+fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1000.0).round() / 1000.0
+}

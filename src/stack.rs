@@ -1,0 +1,126 @@
+//! The whole path of a request, one layer per line.
+//!
+//! Read from the top: that is the way in. HTTP outside, typed questions from `read` on, paid attempts from `retry` on.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::Future;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+use tower::util::BoxCloneSyncService;
+use tower::{Service, ServiceBuilder};
+
+use crate::respond::Body;
+use crate::{BoxError, app, cache, coalesce, queue, quota, region, respond, scan, server, token, upstream};
+
+/// The layers, made and waiting to be put in order. Each part is built by `app`; nothing is configured here.
+#[derive(Debug)]
+pub struct Parts {
+    /// Counts and logs.
+    pub count: server::count::Layer,
+    /// Writes answers.
+    pub respond: respond::Layer,
+    /// Contains panics.
+    pub panic: server::panic::Layer,
+    /// Keeps out what is not addressed to us.
+    pub guard: server::guard::Layer,
+    /// Reads bodies and fields.
+    pub read: server::read::Layer,
+    /// Counts what sharing saved.
+    pub saved: app::SavedLayer,
+    /// The fair-use limit per caller.
+    pub fair_use: queue::FairUseLayer,
+    /// Answers in memory.
+    pub cache: cache::Layer,
+    /// One call for many.
+    pub coalesce: coalesce::Layer,
+    /// Whose turn it is.
+    pub queue: queue::Layer<quota::Quota>,
+    /// Pays for each attempt.
+    pub quota: quota::Layer,
+    /// The nearest host that works.
+    pub region: region::RegionLayer,
+    /// The access token.
+    pub token: token::Layer,
+    /// The call itself.
+    pub client: upstream::Client,
+}
+
+/// Questions in, answers out: the half that knows nothing of the caller's HTTP.
+type Questions = BoxCloneSyncService<scan::Call, scan::Served, BoxError>;
+
+/// Puts the layers in order.
+pub fn build(
+    parts: Parts,
+) -> impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
+{
+    let paid = ServiceBuilder::new()
+        // Above the queue, so that a second attempt waits for its own slot, in its old place.
+        .layer(upstream::RetryLayer)
+        // Above the quota: a slot is bound to whoever's turn it is when it is there, not before.
+        .layer(parts.queue)
+        // Above everything that can fail on the way: the charge ends here whatever happened, and a 429 pauses all.
+        .layer(parts.quota)
+        // Below the quota: a host that refuses the connection got nothing, so the next one is tried with the same slot.
+        .layer(parts.region)
+        // Below the region: a token is attached to the very attempt it is checked by, and a 401 is blamed on the right token.
+        .layer(parts.token)
+        .service(parts.client);
+
+    let questions = ServiceBuilder::new()
+        // On top of everything that answers without a call.
+        .layer(parts.saved)
+        // In front of the cache: fair use counts requests, not calls.
+        .layer(parts.fair_use)
+        // In front of the flights: a hit costs neither a task nor a slot.
+        .layer(parts.cache)
+        // Above the attempts: whoever asks the same shares them all, retries included.
+        .layer(parts.coalesce)
+        .service(paid);
+    // The type of everything below would be named in every future above; one box keeps compile times and stack frames small.
+    let questions: Questions = BoxCloneSyncService::new(questions);
+
+    ServiceBuilder::new()
+        // First: every answer carries the id, and every log line below it.
+        .layer(server::request_id::Layer)
+        // Outside of `respond`: counts what callers really got.
+        .layer(parts.count)
+        // The one place that turns an error into an answer.
+        .layer(parts.respond)
+        // Below `respond`: a panic becomes an answer too.
+        .layer(parts.panic)
+        // Before anything is read: who is not meant for us gets nothing for free.
+        .layer(parts.guard)
+        // Before the body: a wrong path or method costs no memory.
+        .layer(server::route::Layer)
+        // The last layer that sees HTTP.
+        .layer(parts.read)
+        .service(questions)
+}
+
+/// The one seam between two parts: the queue takes its slots from the quota.
+impl queue::Slots for quota::Quota {
+    type Permit = quota::Permit;
+
+    fn take(&self, now: Instant) -> Result<quota::Permit, Option<Instant>> {
+        quota::Quota::take(self, now)
+    }
+
+    fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>) {
+        quota::Quota::forecast(self, now, count, slots);
+    }
+
+    fn version(&self) -> u64 {
+        quota::Quota::version(self)
+    }
+
+    fn changed(&self) -> impl Future<Output = ()> + Send {
+        quota::Quota::changed(self)
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        quota::Quota::next_timeout(self)
+    }
+}
