@@ -5,15 +5,19 @@
 
 mod action;
 mod config;
+mod control;
 mod defender;
 mod dice;
 mod entra;
 mod fault;
 pub mod history;
+mod hosts;
 pub mod limit;
 mod record;
 mod simulator;
 pub mod span;
+#[cfg(test)]
+mod tests;
 mod wire;
 mod world;
 

@@ -84,12 +84,14 @@ impl Window {
         let calls = self.limit.calls();
         match &self.count {
             Count::Anchored { start, used } if *used >= calls => {
-                start.map_or(Duration::ZERO, |start| start + window - at)
+                start.map_or(Duration::ZERO, |start| (start + window).saturating_sub(at))
             }
-            Count::Aligned { index, used } if *used >= calls => from_nanos((index + 1) * window.as_nanos()) - at,
-            Count::SlidingLog { arrivals } if arrivals.len() >= calls as usize => {
-                arrivals.front().map_or(Duration::ZERO, |oldest| *oldest + window - at)
+            Count::Aligned { index, used } if *used >= calls => {
+                from_nanos((index + 1) * window.as_nanos()).saturating_sub(at)
             }
+            Count::SlidingLog { arrivals } if arrivals.len() >= calls as usize => arrivals
+                .front()
+                .map_or(Duration::ZERO, |oldest| (*oldest + window).saturating_sub(at)),
             Count::TokenBucket { level, .. } => {
                 let missing = window.as_nanos().saturating_sub(*level);
                 from_nanos(missing.div_ceil(u128::from(calls)))
@@ -141,7 +143,7 @@ impl Window {
                 }
             }
             Count::TokenBucket { level, at: last } => {
-                let gained = (at - *last).as_nanos() * u128::from(self.limit.calls());
+                let gained = at.saturating_sub(*last).as_nanos() * u128::from(self.limit.calls());
                 *level = (*level + gained).min(full(self.limit));
                 *last = at;
             }
