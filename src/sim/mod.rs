@@ -14,6 +14,7 @@ pub mod history;
 mod hosts;
 pub mod limit;
 mod record;
+pub mod scenario;
 mod simulator;
 pub mod span;
 #[cfg(test)]
@@ -31,4 +32,5 @@ pub use fault::{Fault, Often, Plan, SignInFault};
 pub use history::History;
 pub use limit::{Finding, Judge, Limit, Limiter, Rejected, Rejection, Shape};
 pub use record::{CallRecord, Credential, Log, TimedOut, TokenRecord, Violation};
+pub use scenario::ScenarioError;
 pub use simulator::Simulator;

@@ -4,10 +4,13 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
+use serde::Deserialize;
+
 use super::Limit;
 
 /// How calls are counted into windows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Shape {
     /// A fixed window that starts with the first call after the last window ended.
     Anchored,
