@@ -3,6 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use serde::Deserialize;
+
 use crate::clock::Wall;
 use crate::secret::Secret;
 
@@ -232,7 +234,8 @@ pub struct Throttle {
 }
 
 /// The `Retry-After` field of a 429. It is documented, but no captured answer shows it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum RetryAfter {
     /// Seconds, rounded up.
     #[default]
@@ -244,7 +247,8 @@ pub enum RetryAfter {
 }
 
 /// The message of a 429.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Message {
     /// As seen in 2022: ends with "You can send requests again in 8 seconds."
     #[default]

@@ -5,15 +5,20 @@
 
 mod action;
 mod config;
+mod control;
 mod defender;
 mod dice;
 mod entra;
 mod fault;
 pub mod history;
+mod hosts;
 pub mod limit;
 mod record;
+pub mod scenario;
 mod simulator;
 pub mod span;
+#[cfg(test)]
+mod tests;
 mod wire;
 mod world;
 
@@ -27,4 +32,5 @@ pub use fault::{Fault, Often, Plan, SignInFault};
 pub use history::History;
 pub use limit::{Finding, Judge, Limit, Limiter, Rejected, Rejection, Shape};
 pub use record::{CallRecord, Credential, Log, TimedOut, TokenRecord, Violation};
+pub use scenario::ScenarioError;
 pub use simulator::Simulator;

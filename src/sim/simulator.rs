@@ -8,16 +8,15 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::action::{Action, Event};
+use super::action::Event;
 use super::config::Config;
 use super::defender;
-use super::entra::{Certificate, Endpoint};
-use super::fault::{Fault, Plan, SignInFault};
-use super::limit::{Judge, Limiter};
+use super::entra::Endpoint;
+use super::hosts::Hosts;
+use super::limit::Judge;
 use super::record::{CallRecord, TimedOut, TokenRecord, Violation};
 use super::wire::Host;
-use super::world::{World, unknown_region};
-use crate::secret::Secret;
+use super::world::World;
 use crate::task::Tasks;
 
 /// How long the waiting helpers wait. Only a test that fails waits this long.
@@ -29,20 +28,9 @@ const DRAIN: Duration = Duration::from_millis(500);
 /// A running simulator. Dropped without [`Simulator::stop`], it ends at once.
 #[derive(Debug)]
 pub struct Simulator {
-    world: Arc<World>,
-    hosts: Arc<Hosts>,
+    pub(super) world: Arc<World>,
+    pub(super) hosts: Arc<Hosts>,
     config: Config,
-}
-
-struct Hosts {
-    sign_in: Arc<Host>,
-    regions: BTreeMap<String, Arc<Host>>,
-}
-
-impl std::fmt::Debug for Hosts {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.regions.keys()).finish()
-    }
 }
 
 impl Simulator {
@@ -50,10 +38,7 @@ impl Simulator {
     ///
     /// # Errors
     /// `InvalidInput` when the configuration makes no sense; otherwise what binding the ports brought.
-    ///
-    /// # Cancel safety
-    /// Dropped before it is done, it leaves nothing behind.
-    pub async fn start(config: Config) -> io::Result<Self> {
+    pub fn start(config: Config) -> io::Result<Self> {
         if let Some(mistake) = config.mistake() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, mistake));
         }
@@ -207,131 +192,6 @@ impl Simulator {
         Ok(journal.token_requests())
     }
 
-    /// Changes something, now. The named methods below are shorthands.
-    ///
-    /// # Errors
-    /// No region has that name, or its port cannot be had again.
-    pub async fn apply(&self, action: Action) -> io::Result<()> {
-        self.hosts.apply(&self.world, action).await
-    }
-
-    /// Moves a region nearer or farther; its jitter goes.
-    ///
-    /// # Errors
-    /// No region has that name.
-    pub fn set_latency(&self, region: &str, latency: Duration) -> io::Result<()> {
-        self.world.state().change_regions(Some(region), |behaviour| {
-            (behaviour.latency, behaviour.jitter) = (latency, Duration::ZERO);
-        })
-    }
-
-    /// Other things go wrong at a region from now on; [`Plan::none`] mends it.
-    ///
-    /// # Errors
-    /// No region has that name.
-    pub fn set_faults(&self, region: &str, plan: &Plan<Fault>) -> io::Result<()> {
-        let set = |behaviour: &mut super::Behaviour| behaviour.faults.clone_from(plan);
-        self.world.state().change_regions(Some(region), set)
-    }
-
-    /// Other things go wrong at every region from now on, each counting for itself.
-    pub fn set_faults_everywhere(&self, plan: &Plan<Fault>) {
-        // There is always a region, so this cannot fail.
-        let _ = self
-            .world
-            .state()
-            .change_regions(None, |behaviour| behaviour.faults.clone_from(plan));
-    }
-
-    /// Other things go wrong at sign-in from now on.
-    pub fn set_sign_in_faults(&self, plan: Plan<SignInFault>) {
-        self.world.state().desk.rules.faults = plan;
-    }
-
-    /// Tokens issued from now on hold these roles. Without [`super::ROLE`], Defender answers 403.
-    pub fn set_roles(&self, roles: &[&str]) {
-        self.world.state().desk.rules.roles = roles.iter().map(ToString::to_string).collect();
-    }
-
-    /// Tokens issued from now on are for somebody else: Defender answers 403. `None` makes them right again.
-    pub fn set_audience(&self, audience: Option<&str>) {
-        self.world.state().desk.rules.audience = audience.map(Into::into);
-    }
-
-    /// Tokens issued from now on live this long, and should be renewed after `refresh_in`.
-    pub fn set_token_lifetime(&self, lifetime: Duration, refresh_in: Option<Duration>) {
-        let mut state = self.world.state();
-        state.desk.lifetime = lifetime;
-        state.desk.rules.refresh_in = refresh_in;
-    }
-
-    /// The app's secret is another from now on; the old one is refused as expired. Tokens stay good.
-    pub fn set_secret(&self, secret: Secret) {
-        self.world.state().desk.change_secret(secret);
-    }
-
-    /// The app can sign in with this certificate's key, too.
-    pub fn register_certificate(&self, certificate: Certificate) {
-        self.world.state().desk.federation.register_certificate(certificate);
-    }
-
-    /// The app can sign in with this other issuer's token, too; a second one replaces the first.
-    pub fn register_federated_token(&self, token: Secret) {
-        self.world.state().desk.federation.register_token(token);
-    }
-
-    /// Every token issued so far gets 401 from now on.
-    pub fn revoke_tokens(&self) {
-        self.world.state().desk.mint.revoke_all();
-    }
-
-    /// Resets all connections, to all regions and to sign-in.
-    pub fn cut_connections(&self) {
-        self.hosts.all().for_each(|host| host.cut_connections());
-    }
-
-    /// A region's host goes away, connections included. When this returns, connecting is refused.
-    ///
-    /// # Errors
-    /// No region has that name.
-    pub async fn shut(&self, region: &str) -> io::Result<()> {
-        self.hosts.region(region)?.shut().await
-    }
-
-    /// A region's host comes back, on the same port.
-    ///
-    /// # Errors
-    /// No region has that name.
-    pub async fn open(&self, region: &str) -> io::Result<()> {
-        self.hosts.region(region)?.reopen().await
-    }
-
-    /// Sign-in goes away: connecting to it is refused.
-    ///
-    /// # Errors
-    /// The port could not be held.
-    pub async fn shut_sign_in(&self) -> io::Result<()> {
-        self.hosts.sign_in.shut().await
-    }
-
-    /// Sign-in comes back, on the same port.
-    ///
-    /// # Errors
-    /// Listening failed.
-    pub async fn open_sign_in(&self) -> io::Result<()> {
-        self.hosts.sign_in.reopen().await
-    }
-
-    /// Somebody else who uses the same app registration makes `n` calls at once. Returns how many of them were admitted.
-    pub fn other_calls(&self, n: u32) -> u32 {
-        other_calls(&self.world, n)
-    }
-
-    /// Every definition is scanned once more: one newer row each.
-    pub fn scan(&self) {
-        self.world.state().scans += 1;
-    }
-
     /// A `gateway.toml` that points a gateway here. The secret is not in it: it comes from the environment, as
     /// `DEFENDER_GATEWAY_CREDENTIALS_CLIENT_SECRET` or `AZURE_CLIENT_SECRET`.
     #[must_use]
@@ -358,7 +218,7 @@ impl Simulator {
 
     /// Ends: answers in progress have half a second, then connections are reset. Returns how many tasks were left behind, which is
     /// always 0 unless something is broken.
-    pub async fn stop(self) -> usize {
+    pub async fn stop(&self) -> usize {
         for host in self.hosts.all() {
             host.end().await;
         }
@@ -378,58 +238,6 @@ impl Drop for Simulator {
         self.hosts.abandon();
         self.world.stopping.cancel();
     }
-}
-
-impl Hosts {
-    fn all(&self) -> impl Iterator<Item = &Arc<Host>> {
-        self.regions.values().chain([&self.sign_in])
-    }
-
-    fn region(&self, name: &str) -> io::Result<&Arc<Host>> {
-        self.regions.get(name).ok_or_else(|| unknown_region(name))
-    }
-
-    fn abandon(&self) {
-        self.all().for_each(|host| host.abandon());
-    }
-
-    async fn apply(&self, world: &World, action: Action) -> io::Result<()> {
-        match action {
-            Action::Latency {
-                region,
-                latency,
-                jitter,
-            } => world.state().change_regions(Some(&region), |behaviour| {
-                (behaviour.latency, behaviour.jitter) = (latency, jitter);
-            })?,
-            Action::Faults { region, plan } => {
-                let set = |behaviour: &mut super::Behaviour| behaviour.faults.clone_from(&plan);
-                world.state().change_regions(region.as_deref(), set)?;
-            }
-            Action::Shut { region } => self.region(&region)?.shut().await?,
-            Action::Open { region } => self.region(&region)?.reopen().await?,
-            Action::CutConnections { region: Some(region) } => self.region(&region)?.cut_connections(),
-            Action::CutConnections { region: None } => self.all().for_each(|host| host.cut_connections()),
-            Action::Limits { limits, shape } => {
-                let mut state = world.state();
-                state.limiter = Limiter::new(shape, &limits).counting(state.rejected);
-            }
-            Action::SignIn(plan) => world.state().desk.rules.faults = plan,
-            Action::RevokeTokens => world.state().desk.mint.revoke_all(),
-            Action::Secret(secret) => world.state().desk.change_secret(secret),
-            Action::OtherCalls(n) => {
-                other_calls(world, n);
-            }
-            Action::Scan => world.state().scans += 1,
-        }
-        Ok(())
-    }
-}
-
-fn other_calls(world: &World, n: u32) -> u32 {
-    let mut state = world.state();
-    let at = world.elapsed();
-    (0..n).fold(0, |admitted, _| admitted + u32::from(state.limiter.arrive(at).is_ok()))
 }
 
 fn url(addr: SocketAddr) -> Url {

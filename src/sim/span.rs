@@ -5,11 +5,11 @@ use std::time::Duration;
 use serde::{Deserializer, de};
 
 /// The longest duration accepted: a day. Longer ones are slips of the pen, and the bound keeps arithmetic from overflowing.
-pub const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+pub const LONGEST: Duration = Duration::from_hours(24);
 
 const UNITS: [(&str, Duration); 5] = [
-    ("h", Duration::from_secs(3600)),
-    ("m", Duration::from_secs(60)),
+    ("h", Duration::from_hours(1)),
+    ("m", Duration::from_mins(1)),
     ("s", Duration::from_secs(1)),
     ("ms", Duration::from_millis(1)),
     ("us", Duration::from_micros(1)),

@@ -103,6 +103,13 @@ impl World {
         self.started + at
     }
 
+    /// Somebody else with the same app registration makes `n` calls at once; says how many were admitted.
+    pub(super) fn other_calls(&self, n: u32) -> u32 {
+        let mut state = self.state();
+        let at = self.elapsed();
+        (0..n).fold(0, |admitted, _| admitted + u32::from(state.limiter.arrive(at).is_ok()))
+    }
+
     /// Lets time pass, unless the simulator is stopping.
     pub(super) async fn rest(&self, span: Duration) {
         tokio::select! {

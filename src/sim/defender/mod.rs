@@ -3,7 +3,5 @@
 mod endpoint;
 mod question;
 mod refusal;
-#[cfg(test)]
-mod tests;
 
 pub(super) use endpoint::Region;

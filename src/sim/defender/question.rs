@@ -78,14 +78,11 @@ pub(super) fn ids(headers: &HeaderMap, body: &[u8], most: Option<usize>) -> Resu
     }
     let invalid =
         |error: serde_json::Error| Refusal::bad("InvalidRequestBody", format!("Request body is incorrect: {error}"));
-    let members = match serde_json::from_slice::<Value>(body).map_err(invalid)? {
-        Value::Object(members) => members,
-        _ => {
-            return Err(Refusal::bad(
-                "InvalidRequestBody",
-                "Request body is incorrect: not an object",
-            ));
-        }
+    let Value::Object(members) = serde_json::from_slice(body).map_err(invalid)? else {
+        return Err(Refusal::bad(
+            "InvalidRequestBody",
+            "Request body is incorrect: not an object",
+        ));
     };
     if members.is_empty() {
         return Err(missing());

@@ -55,7 +55,7 @@ impl History {
     }
 
     fn sessions(&self, seed: u64, scans: u32, ids: &[String]) -> Result<Vec<Session>, String> {
-        let mut seen = BTreeSet::new();
+        let mut taken = BTreeSet::new();
         let mut sessions = Vec::new();
         for asked in ids {
             let definition = match self.matching {
@@ -68,7 +68,7 @@ impl History {
                 }
                 continue;
             }
-            if !seen.insert(definition.clone()) && self.duplicates == Duplicates::Once {
+            if !taken.insert(definition.clone()) && self.duplicates == Duplicates::Once {
                 continue;
             }
             let mut dice = Dice::for_text(seed, &definition);
@@ -118,7 +118,7 @@ impl History {
 }
 
 /// How far apart the sessions of a definition are: the documented default interval.
-const INTERVAL: Duration = Duration::from_secs(4 * 60 * 60);
+const INTERVAL: Duration = Duration::from_hours(4);
 
 /// How fine the service's times are: seven digits behind the second.
 const TICK: Duration = Duration::from_nanos(100);

@@ -1,5 +1,7 @@
 //! What is open about the real service's answers, to be chosen.
 
+use serde::Deserialize;
+
 /// Every id that looks like a GUID is a definition with two to five scan sessions.
 ///
 /// The public documents leave much open; each such point can be chosen here, and a client has to cope with every choice.
@@ -39,7 +41,8 @@ impl Default for History {
 }
 
 /// The documentation and the service's own `$metadata` disagree about field names.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Casing {
     /// As in the documentation: `ScanDefinitionIds`, `ScannerId`, `LastScanned`, `ScanStatus`.
     #[default]
@@ -49,7 +52,8 @@ pub enum Casing {
 }
 
 /// Nothing is documented about the order of rows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Order {
     /// By time, so that the rows of several ids are mixed. The hardest to take apart, hence the default.
     #[default]
@@ -61,7 +65,8 @@ pub enum Order {
 }
 
 /// What happens to ids that are no definition.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Unknown {
     /// They have no rows.
     #[default]
@@ -71,7 +76,8 @@ pub enum Unknown {
 }
 
 /// How ids are compared.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Matching {
     /// As GUIDs; rows name them in lower case.
     #[default]
@@ -81,7 +87,8 @@ pub enum Matching {
 }
 
 /// What happens to an id that is named twice.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Duplicates {
     /// Its rows come once.
     #[default]
@@ -91,7 +98,8 @@ pub enum Duplicates {
 }
 
 /// Whether an answer that is cut off says so.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum NextLink {
     /// By `@odata.nextLink`.
     #[default]

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use serde::Deserialize;
+
 use super::window::Window;
 use super::{Limit, Shape};
 
 /// Whether calls that were refused count.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Rejected {
     /// They do, as the documentation's authors hint: whoever keeps calling keeps being refused.
     #[default]

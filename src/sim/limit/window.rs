@@ -4,10 +4,13 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
+use serde::Deserialize;
+
 use super::Limit;
 
 /// How calls are counted into windows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Shape {
     /// A fixed window that starts with the first call after the last window ended.
     Anchored,
@@ -84,12 +87,14 @@ impl Window {
         let calls = self.limit.calls();
         match &self.count {
             Count::Anchored { start, used } if *used >= calls => {
-                start.map_or(Duration::ZERO, |start| start + window - at)
+                start.map_or(Duration::ZERO, |start| (start + window).saturating_sub(at))
             }
-            Count::Aligned { index, used } if *used >= calls => from_nanos((index + 1) * window.as_nanos()) - at,
-            Count::SlidingLog { arrivals } if arrivals.len() >= calls as usize => {
-                arrivals.front().map_or(Duration::ZERO, |oldest| *oldest + window - at)
+            Count::Aligned { index, used } if *used >= calls => {
+                from_nanos((index + 1) * window.as_nanos()).saturating_sub(at)
             }
+            Count::SlidingLog { arrivals } if arrivals.len() >= calls as usize => arrivals
+                .front()
+                .map_or(Duration::ZERO, |oldest| (*oldest + window).saturating_sub(at)),
             Count::TokenBucket { level, .. } => {
                 let missing = window.as_nanos().saturating_sub(*level);
                 from_nanos(missing.div_ceil(u128::from(calls)))
@@ -141,7 +146,7 @@ impl Window {
                 }
             }
             Count::TokenBucket { level, at: last } => {
-                let gained = (at - *last).as_nanos() * u128::from(self.limit.calls());
+                let gained = at.saturating_sub(*last).as_nanos() * u128::from(self.limit.calls());
                 *level = (*level + gained).min(full(self.limit));
                 *last = at;
             }

@@ -1,0 +1,77 @@
+//! Scenario files: a simulator's settings, and what happens when, in TOML.
+//!
+//! Every key is optional; what is absent stays as it is in [`Config`](super::Config). Unknown keys are refused. Durations carry a
+//! unit (`us`, `ms`, `s`, `m`, `h`). Two examples are in `tests/data/sim/`.
+//!
+//! ```toml
+//! seed = 1                          # decides all that is left to chance
+//!
+//! [quota]
+//! limits = ["100/1m", "1500/1h"]    # over all regions together
+//! shape = "sliding-log"             # anchored | aligned | sliding-log | token-bucket
+//! rejected = "count"                # count | ignore: whether refused calls use up quota
+//! retry_after = "seconds"           # seconds | date | absent: the header of a 429
+//! message = "with-seconds"          # with-seconds | without-seconds: its text
+//!
+//! [history]
+//! casing = "documented"             # documented | metadata
+//! order = "newest-first"            # newest-first | as-requested | by-id
+//! unknown = "no-rows"               # no-rows | not-found
+//! matching = "ignore-case"          # ignore-case | exact
+//! duplicates = "once"               # once | each
+//! page_size = 10000                 # most rows in one answer
+//! next_link = "present"             # present | absent: whether an answer that is cut off says so
+//! max_ids = 1000                    # absent: any number
+//!
+//! [sign_in]
+//! latency = "20ms"
+//! token_lifetime = "3599s"
+//! refresh_in = "30m"                # absent: not said
+//! roles = ["Machine.Read.All"]
+//! faults = [{ kind = "refuse", code = 7000215, times = 1 }]
+//!
+//! [[regions]]                       # replaces the default regions
+//! name = "eu"
+//! latency = "12ms"                  # round trip
+//! jitter = "2ms"
+//! faults = [{ kind = "status", status = 503, share = 0.01 }, { kind = "black-hole", times = 2 }]
+//!
+//! [[events]]
+//! at = "10s"                        # after the start
+//! action = "shut"                   # see below
+//! region = "eu"
+//! ```
+//!
+//! **A fault** happens always, to a `share` of the calls (0 to 1), or to the next so many `times`. The first of a list that happens
+//! wins.
+//!
+//! | at a region | needs | | at sign-in | needs |
+//! |---|---|---|---|---|
+//! | `status` | `status` | | `refuse` | `code`, a documented AADSTS number |
+//! | `throttle` | `wait` | | `throttle` | |
+//! | `no-licence` | | | `status` | `status` |
+//! | `black-hole` | | | `hang` | |
+//! | `cut` | | | `cut` | |
+//! | `cut-mid-body` | | | `rubbish` | |
+//! | `slow-head` | `over` | | `no-token` | |
+//! | `slow-body` | `over` | | `redirect` | |
+//! | `rubbish` | | | `slow` | `over` |
+//! | `redirect` | | | | |
+//!
+//! **An event**'s `action` is one of
+//!
+//! | action | takes |
+//! |---|---|
+//! | `latency` | `region`, `latency`, `jitter` (none if absent) |
+//! | `faults` | `region` (all if absent), `faults` (an empty list mends) |
+//! | `shut`, `open` | `region` |
+//! | `cut-connections` | `region` (all, and sign-in, if absent) |
+//! | `limits` | `limits`, `shape` |
+//! | `sign-in` | `faults` (an empty list mends) |
+//! | `revoke-tokens`, `scan` | |
+//! | `other-calls` | `calls`: so many of somebody else with the same app registration |
+
+mod resolve;
+mod written;
+
+pub use resolve::ScenarioError;

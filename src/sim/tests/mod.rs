@@ -1,0 +1,9 @@
+//! The whole simulator over real sockets, seen as a client sees it.
+
+mod client;
+mod control;
+mod defender;
+mod entra;
+mod faults;
+mod scenario;
+mod transport;

@@ -1,0 +1,38 @@
+//! HTTP/1.1, HTTP/2, many at once.
+
+use futures_util::future::join_all;
+use http::StatusCode;
+
+use super::client::Client;
+use crate::sim::{Config, Limit, Shape, Simulator};
+
+#[tokio::test]
+async fn both_versions_of_http_are_spoken() {
+    let sim = Simulator::start(Config::instant()).unwrap();
+    for (client, version) in [(Client::http1(), "HTTP/1.1"), (Client::http2(), "HTTP/2.0")] {
+        let token = client.token(&sim).await;
+        assert_eq!(client.ask(&sim, "us", &token).await.unwrap().status, StatusCode::OK);
+        assert_eq!(sim.calls().last().unwrap().version, version);
+    }
+    assert_eq!(sim.stop().await, 0);
+}
+
+#[tokio::test]
+async fn of_many_calls_at_once_exactly_the_limit_is_admitted_under_every_shape() {
+    for shape in Shape::ALL {
+        let limits: Vec<Limit> = vec!["20/1h".parse().unwrap()];
+        let sim = Simulator::start(Config::instant().with_limits(shape, &limits)).unwrap();
+        let client = Client::http2();
+        let token = client.token(&sim).await;
+        let regions = ["us", "eu", "uk", "au"];
+        let answers = join_all((0..50).map(|n| client.ask(&sim, regions[n % 4], &token))).await;
+        let admitted = answers
+            .iter()
+            .filter(|answer| answer.as_ref().unwrap().status == StatusCode::OK)
+            .count();
+        assert_eq!(admitted, 20, "{shape}");
+        let calls = sim.calls();
+        assert!(calls.is_sorted_by_key(|call| call.at));
+        assert_eq!(calls.iter().filter(|call| call.status == Some(429)).count(), 30);
+    }
+}
