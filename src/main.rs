@@ -1,2 +1,34 @@
-//! x
-fn main() {}
+//! Parses the command line, runs the command, turns its end into an exit status.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use defender_gateway::cli::{self, Args, Command, Error};
+use defender_gateway::config;
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(asked) => return cli::usage(&asked),
+    };
+    let Err(error) = dispatch(args.command) else {
+        return ExitCode::SUCCESS;
+    };
+    // Nobody is left to be told when stderr is closed.
+    let _ = writeln!(std::io::stderr(), "{}", error.explain());
+    error.exit_code()
+}
+
+fn dispatch(command: Command) -> Result<(), Error> {
+    match command {
+        Command::Check(file) => cli::check(file.config.as_deref()),
+        Command::Reference => cli::print(&config::reference()),
+        Command::Run(_)
+        | Command::Probe(_)
+        | Command::Demo(_)
+        | Command::Simulate(_)
+        | Command::Status(_)
+        | Command::Openapi => Err(Error::user("not available in this build")),
+    }
+}

@@ -202,7 +202,7 @@ mod tests {
     fn a_kind_says_what_is_allowed() {
         assert_eq!(Kind::Choice(&["a", "b", "c"]).to_string(), "\"a\", \"b\" or \"c\"");
         assert_eq!(
-            Kind::Duration(Duration::ZERO, Duration::from_secs(3600)).to_string(),
+            Kind::Duration(Duration::ZERO, Duration::from_hours(1)).to_string(),
             "0s to 1h"
         );
         assert_eq!(Kind::Size(1024, 1 << 30).to_string(), "1KiB to 1GiB");

@@ -1,7 +1,7 @@
 //! The file: TOML with positions. The syntax is checked by the parser, the keys by the key table.
 
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::Written;
 use super::node::{Entry, Node, Raw};
@@ -119,7 +119,7 @@ fn unknown_section(origin: Origin, name: &str) -> Mistake {
 fn node(text: &str, value: &Spanned<DeValue<'_>>) -> Node {
     let raw = match value.get_ref() {
         DeValue::String(string) => Raw::Text(string.clone().into_owned()),
-        DeValue::Integer(number) => Raw::Number(number.to_string()),
+        DeValue::Integer(number) => Raw::Number(decimal(number)),
         DeValue::Float(number) => Raw::Number(number.to_string()),
         DeValue::Boolean(flag) => Raw::Flag(*flag),
         DeValue::Datetime(_) => Raw::Date,
@@ -136,6 +136,11 @@ fn node(text: &str, value: &Spanned<DeValue<'_>>) -> Node {
         ),
     };
     Node::new(raw, position(text, value.span().start))
+}
+
+/// TOML also has `0x10`; what does not fit is out of every range, and shown as it was written.
+fn decimal(number: &DeInteger<'_>) -> String {
+    i64::from_str_radix(number.as_str(), number.radix()).map_or_else(|_| number.to_string(), |value| value.to_string())
 }
 
 /// Line and column of a byte offset, both from 1; the column counts characters.

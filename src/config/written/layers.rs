@@ -24,8 +24,8 @@ impl Written {
         if let Some(text) = text {
             file::read(text, &mut written, mistakes);
         }
-        variables::borrow(env, &mut written);
         variables::read(env, &mut written, mistakes);
+        variables::borrow(env, &mut written);
         written
     }
 

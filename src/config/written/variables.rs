@@ -39,7 +39,7 @@ pub(super) fn read(env: &Environment, written: &mut Written, mistakes: &mut Vec<
     }
 }
 
-/// Fills keys that are absent or empty from other people's variables.
+/// Fills keys that are absent or empty, in the file and in the environment, from other people's variables.
 pub(super) fn borrow(env: &Environment, written: &mut Written) {
     for key in keys().filter(|key| key.in_file()) {
         let current = written.node(key);

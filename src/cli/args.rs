@@ -1,0 +1,149 @@
+//! What can be typed.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Limit;
+
+/// A gateway in front of Microsoft Defender for Endpoint's scan history: it signs in, keeps to the quota, shares and caches
+/// answers.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "defender-gateway",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = "Exit status: 0 done, 1 something you can mend (configuration, arguments, credentials), 2 anything else.\n\
+                  First time? defender-gateway demo"
+)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Serve callers until told to stop
+    Run(ConfigFile),
+    /// Report every mistake in the configuration, or say what would run; starts nothing
+    Check(ConfigFile),
+    /// Try the real thing: get a token, time the regions, make a small call, recommend settings
+    Probe(Probe),
+    /// Show the gateway at work on this machine: no configuration and no account needed
+    Demo(Demo),
+    /// Run the simulated upstream alone: sign-in and every region's Defender host
+    Simulate(Simulate),
+    /// Show the state of a running gateway
+    Status(Status),
+    /// Print the `OpenAPI` description of the address that callers use
+    #[command(about = "Print the OpenAPI description of the address that callers use")]
+    Openapi,
+    /// Print the configuration reference as Markdown
+    #[command(hide = true)]
+    Reference,
+}
+
+/// Where the configuration is.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct ConfigFile {
+    /// The file; without it `DEFENDER_GATEWAY_CONFIG`, the usual place and the defaults are tried in turn.
+    #[arg(
+        long,
+        value_name = "FILE",
+        help = "The configuration file [default: $DEFENDER_GATEWAY_CONFIG, else /etc/defender-gateway/gateway.toml if it exists, \
+                else built-in defaults]"
+    )]
+    pub config: Option<PathBuf>,
+}
+
+/// `probe`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Probe {
+    /// The configuration.
+    #[command(flatten)]
+    pub config: ConfigFile,
+    /// Further calls, to learn how rows, pages and duplicates look; each counts against the quota
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub calls: u32,
+}
+
+/// `demo`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Demo {
+    /// End after the calls instead of serving on
+    #[arg(long)]
+    pub once: bool,
+}
+
+/// `simulate`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Simulate {
+    /// Where to listen; port 0 takes any free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8090")]
+    pub listen: SocketAddr,
+    /// The limits to enforce: calls per window, separated by commas
+    #[arg(long, value_name = "LIMITS", value_delimiter = ',', default_value = "100/1m,1500/1h")]
+    pub limit: Vec<Limit>,
+    /// What to play: latency, errors and cuts per region
+    #[arg(long, value_name = "FILE")]
+    pub scenario: Option<PathBuf>,
+    /// Write a JSON line per call to this file
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+}
+
+/// `status`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Status {
+    /// The gateway's admin address
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9901")]
+    pub admin: String,
+    /// Show it again and again, until Ctrl-C
+    #[arg(long)]
+    pub watch: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_description_is_sound_and_help_can_be_shown() {
+        let mut command = Args::command();
+        command.clone().debug_assert();
+        let names: Vec<_> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+        assert_eq!(
+            names,
+            [
+                "run",
+                "check",
+                "probe",
+                "demo",
+                "simulate",
+                "status",
+                "openapi",
+                "reference"
+            ]
+        );
+        assert!(!command.render_long_help().to_string().contains("reference"));
+        for sub in command.get_subcommands_mut() {
+            assert!(!sub.render_long_help().to_string().is_empty());
+        }
+    }
+
+    #[test]
+    fn simulated_limits_are_a_list() {
+        let args = Args::try_parse_from(["g", "simulate", "--limit", "100/1s,1500/60s"]).unwrap();
+        let Command::Simulate(simulate) = args.command else {
+            panic!("{args:?}")
+        };
+        let limits: Vec<_> = simulate.limit.iter().map(ToString::to_string).collect();
+        assert_eq!(limits, ["100/1s", "1500/1m"]);
+        assert!(Args::try_parse_from(["g", "simulate", "--limit", "100"]).is_err());
+    }
+}

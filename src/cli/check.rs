@@ -1,0 +1,179 @@
+//! `check`: every mistake in the configuration, or a summary of what would run.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Error, print};
+use crate::config::{self, Disk, Environment, Loaded, Pin, Resolved, Source, duration, size};
+
+/// Reads the configuration, prints a summary to stdout. Starts nothing.
+///
+/// # Errors
+/// Every mistake, one per line.
+pub fn check(file: Option<&Path>) -> Result<(), Error> {
+    match config::load(file, &Environment::real(), &Disk) {
+        Ok(loaded) => print(&summary(&loaded)),
+        Err(mistakes) => Err(Error::Mistakes(mistakes)),
+    }
+}
+
+/// What would run, a line per subject. Holds no secret.
+fn summary(loaded: &Loaded) -> String {
+    let mut text = String::new();
+    let source = match &loaded.source {
+        Source::File(path) => format!("{}, then the environment", path.display()),
+        Source::Environment => "the environment alone; no file".into(),
+    };
+    let subjects = [("configuration", source)]
+        .into_iter()
+        .chain(subjects(&loaded.resolved));
+    for (name, value) in subjects {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{name:<14} {value}");
+    }
+    for note in &loaded.notes {
+        let _ = writeln!(text, "{:<14} {note}", "note");
+    }
+    text
+}
+
+fn subjects(resolved: &Resolved) -> [(&'static str, String); 11] {
+    [
+        ("callers", callers(resolved)),
+        ("admin", resolved.admin.listen.to_string()),
+        ("cloud", resolved.defender.cloud.to_string()),
+        ("regions", regions(resolved)),
+        ("way out", way_out(resolved)),
+        ("sign-in", sign_in(resolved)),
+        ("quota", quota(resolved)),
+        ("queue", queue(resolved)),
+        ("cache", cache(resolved)),
+        ("merging", merging(resolved)),
+        ("store", store(resolved)),
+    ]
+}
+
+fn callers(resolved: &Resolved) -> String {
+    let addresses: Vec<_> = resolved.server.listen.iter().map(ToString::to_string).collect();
+    let open = resolved.server.listen.iter().any(|listen| !listen.is_local());
+    let warning = if open {
+        " (reachable by other machines, without authentication)"
+    } else {
+        ""
+    };
+    format!("{}{warning}", addresses.join(" "))
+}
+
+fn regions(resolved: &Resolved) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    let mut hosts = 0;
+    for region in resolved.defender.candidates() {
+        hosts += 1;
+        if !names.contains(&region.name.as_str()) {
+            names.push(&region.name);
+        }
+    }
+    let names = names.join(" ");
+    match (&resolved.defender.pin, hosts) {
+        (Pin::Auto, 1) => format!("{names}: one host"),
+        (Pin::Auto, _) => format!("the nearest of {hosts} hosts: {names}"),
+        (Pin::Only(_), 1) => format!("pinned to {names}: one host"),
+        (Pin::Only(_), _) => format!("pinned to {names}: the nearest of {hosts} hosts"),
+    }
+}
+
+fn way_out(resolved: &Resolved) -> String {
+    let defender = &resolved.defender;
+    let mut text = defender.proxy.as_ref().map_or_else(
+        || "direct".to_owned(),
+        |proxy| format!("through the proxy {}", proxy.url.as_str().trim_end_matches('/')),
+    );
+    if let Some(path) = &defender.ca_file {
+        text = format!("{text}, trusting {} too", path.display());
+    }
+    text
+}
+
+fn sign_in(resolved: &Resolved) -> String {
+    let credentials = &resolved.credentials;
+    let credential = &credentials.credential;
+    let who = match (credential.client_id(), credential.tenant_id()) {
+        (Some(client), Some(tenant)) => format!("application {client} of tenant {tenant} at {}", credentials.authority),
+        (Some(client), None) => format!("identity {client}"),
+        _ => "the system-assigned identity".into(),
+    };
+    format!("{} {}; {who}", credential.kind(), credentials.why)
+}
+
+fn quota(resolved: &Resolved) -> String {
+    let quota = &resolved.quota;
+    let limits: Vec<_> = quota.limits.iter().map(ToString::to_string).collect();
+    let memory = match &quota.state_file {
+        Some(path) => format!("remembered in {}", path.display()),
+        None if resolved.store.url.is_some() => "remembered in the store".into(),
+        None => "not remembered across restarts".into(),
+    };
+    let past = quota.on_unknown_past.as_str();
+    format!(
+        "{}, burst {}, {memory}, unknown past: {past}",
+        limits.join(" "),
+        quota.burst
+    )
+}
+
+fn queue(resolved: &Resolved) -> String {
+    let queue = &resolved.queue;
+    let limit = resolved
+        .callers
+        .limit
+        .map_or_else(String::new, |limit| format!(", fair use {limit} per caller"));
+    format!(
+        "{} requests, {} per caller, wait {} up to {}{limit}",
+        queue.max_requests,
+        queue.max_requests_per_caller,
+        duration::show(queue.max_wait),
+        duration::show(queue.max_wait_limit)
+    )
+}
+
+fn cache(resolved: &Resolved) -> String {
+    let cache = &resolved.cache;
+    if cache.ttl == Duration::ZERO {
+        return "off".into();
+    }
+    format!(
+        "fresh {}, while revalidating {}, on errors {}, {}",
+        duration::show(cache.ttl),
+        duration::show(cache.stale_while_revalidate),
+        duration::show(cache.stale_if_error),
+        size::show(cache.max_size)
+    )
+}
+
+fn merging(resolved: &Resolved) -> String {
+    let merge = &resolved.merge;
+    if merge.enabled {
+        format!(
+            "up to {} ids in one call, gathered for {}",
+            merge.max_ids,
+            duration::show(merge.gather)
+        )
+    } else {
+        "off".into()
+    }
+}
+
+fn store(resolved: &Resolved) -> String {
+    let store = &resolved.store;
+    store.shown.as_ref().map_or_else(
+        || "none: this process alone".into(),
+        |url| {
+            format!(
+                "{url}, prefix {}, timeout {}",
+                store.prefix,
+                duration::show(store.timeout)
+            )
+        },
+    )
+}

@@ -1,0 +1,365 @@
+//! Which credential is chosen, why, and what is said when none is complete.
+
+use defender_gateway::config::{Credential, ManagedEndpoint, SecretSource, TrustedRoots};
+
+use super::{mistakes, parse};
+
+const IDS: [(&str, &str); 2] = [("AZURE_TENANT_ID", "t"), ("AZURE_CLIENT_ID", "c")];
+
+/// The credential and the reason, for `text` and the ids and `variables`.
+#[track_caller]
+fn chosen(text: &str, variables: &[(&str, &str)]) -> (Credential, String) {
+    let loaded = parse(text, &[&IDS, variables].concat()).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    (loaded.resolved.credentials.credential, loaded.resolved.credentials.why)
+}
+
+#[track_caller]
+fn refused(text: &str, variables: &[(&str, &str)]) -> String {
+    parse(text, variables)
+        .expect_err("there should be a mistake")
+        .to_string()
+}
+
+#[test]
+fn nothing_at_all_is_answered_with_the_three_easiest_ways() {
+    let text = refused("", &[]);
+    assert!(text.starts_with("credentials: nothing to sign in with"), "{text}");
+    for way in [
+        "azure.workload.identity/use",
+        "AZURE_CLIENT_SECRET",
+        "kind = \"managed_identity\"",
+    ] {
+        assert!(text.contains(way), "{text}");
+    }
+    let text = refused("", &IDS);
+    assert!(
+        text.starts_with("credentials: tenant_id and client_id say who the gateway is, but nothing proves it"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_pod_with_the_webhook_needs_no_configuration() {
+    let webhook = [
+        ("AZURE_FEDERATED_TOKEN_FILE", "/etc/token"),
+        ("AZURE_AUTHORITY_HOST", "https://login.microsoftonline.com/"),
+    ];
+    let (credential, why) = chosen("", &webhook);
+    assert_eq!(credential.kind(), "workload_identity");
+    assert_eq!(
+        why,
+        "from AZURE_FEDERATED_TOKEN_FILE, found by credentials.kind = \"auto\""
+    );
+}
+
+#[test]
+fn auto_finds_each_kind() {
+    let app_service = [
+        ("IDENTITY_ENDPOINT", "http://169.254.130.1:8081/msi/token"),
+        ("IDENTITY_HEADER", "hunter2"),
+    ];
+    for (text, variables, kind) in [
+        ("", [("AZURE_CLIENT_SECRET", "s")].as_slice(), "client_secret"),
+        (
+            "[credentials]\nclient_secret_file = \"/etc/secret\"",
+            &[],
+            "client_secret",
+        ),
+        (
+            "[credentials]\ncertificate_file = \"/etc/cert.pem\"",
+            &[],
+            "certificate",
+        ),
+        ("", &[("AZURE_CLIENT_CERTIFICATE_PATH", "/etc/cert.pem")], "certificate"),
+        ("", &app_service, "managed_identity"),
+    ] {
+        assert_eq!(chosen(text, variables).0.kind(), kind, "{text} {variables:?}");
+    }
+}
+
+#[test]
+fn what_is_ours_goes_before_azures_variables_and_the_rest_is_named() {
+    let text = "[credentials]\ncertificate_file = \"/etc/cert.pem\"\nprivate_key_file = \"/etc/key.pem\"";
+    let theirs = [
+        ("AZURE_CLIENT_SECRET", "s"),
+        ("AZURE_FEDERATED_TOKEN_FILE", "/etc/token"),
+    ];
+    let (credential, why) = chosen(text, &theirs);
+    assert!(
+        matches!(&credential, Credential::Certificate { private_key_file: Some(key), .. } if key.ends_with("key.pem")),
+        "{credential:?}"
+    );
+    assert_eq!(
+        why,
+        "from line 2 of the file, found by credentials.kind = \"auto\"; client_secret and workload_identity would be possible too"
+    );
+}
+
+#[test]
+fn a_kind_that_is_said_is_used() {
+    let variables = [
+        ("AZURE_CLIENT_SECRET", "s"),
+        ("AZURE_FEDERATED_TOKEN_FILE", "/etc/token"),
+    ];
+    let (credential, why) = chosen("[credentials]\nkind = \"workload_identity\"", &variables);
+    assert_eq!(credential.kind(), "workload_identity");
+    assert_eq!(why, "from AZURE_FEDERATED_TOKEN_FILE, as credentials.kind says");
+}
+
+#[test]
+fn a_kind_that_is_said_but_incomplete_tells_what_it_needs() {
+    for (kind, holds) in [
+        (
+            "client_secret",
+            "needs credentials.client_secret_file or AZURE_CLIENT_SECRET",
+        ),
+        ("certificate", "needs credentials.certificate_file"),
+        ("workload_identity", "the Azure webhook did not change this pod"),
+    ] {
+        let text = refused(&format!("[credentials]\nkind = \"{kind}\""), &IDS);
+        assert!(
+            text.starts_with(&format!("g.toml:2:8: credentials.kind: \"{kind}\"")),
+            "{text}"
+        );
+        assert!(text.contains(holds), "{text}");
+    }
+    let text = refused(
+        "[credentials]\nkind = \"client_secret\"",
+        &[("AZURE_CLIENT_SECRET", "s")],
+    );
+    assert!(
+        text.contains("credentials.tenant_id (or AZURE_TENANT_ID) and credentials.client_id (or AZURE_CLIENT_ID)"),
+        "{text}"
+    );
+}
+
+#[test]
+fn several_half_kinds_are_all_explained() {
+    let text =
+        "[credentials]\nclient_id = \"c\"\ncertificate_file = \"/etc/cert.pem\"\nclient_secret_file = \"/etc/secret\"";
+    assert_eq!(
+        refused(text, &[]),
+        "credentials: no kind is complete: client_secret (from line 4 of the file) lacks credentials.tenant_id (or AZURE_TENANT_ID); \
+         certificate (from line 3 of the file) lacks credentials.tenant_id (or AZURE_TENANT_ID)"
+    );
+}
+
+#[test]
+fn the_secret_is_refused_in_a_file_and_taken_from_the_environment() {
+    let lines = mistakes("[credentials]\nclient_secret = \"hunter2\"", &[]);
+    assert_eq!(
+        lines,
+        [
+            "g.toml:2:1: credentials.client_secret: is a secret, and files get copied and committed; set \
+          DEFENDER_GATEWAY_CREDENTIALS_CLIENT_SECRET or AZURE_CLIENT_SECRET, or name a file that holds only the secret in \
+          credentials.client_secret_file"
+        ]
+    );
+    let both = [
+        ("DEFENDER_GATEWAY_CREDENTIALS_CLIENT_SECRET", "ours"),
+        ("AZURE_CLIENT_SECRET", "theirs"),
+    ];
+    let (credential, why) = chosen("", &both);
+    let Credential::ClientSecret {
+        secret: SecretSource::Value(secret),
+        ..
+    } = credential
+    else {
+        panic!("{credential:?}")
+    };
+    assert_eq!(secret.expose(), "ours");
+    assert!(
+        why.starts_with("from DEFENDER_GATEWAY_CREDENTIALS_CLIENT_SECRET"),
+        "{why}"
+    );
+}
+
+#[test]
+fn a_secret_file_of_ours_goes_before_azures_variable() {
+    let text = "[credentials]\nclient_secret_file = \"/etc/secret\"";
+    let (credential, _) = chosen(text, &[("AZURE_CLIENT_SECRET", "theirs")]);
+    assert!(
+        matches!(&credential, Credential::ClientSecret { secret: SecretSource::File(path), .. } if path.ends_with("secret")),
+        "{credential:?}"
+    );
+    let text = refused(
+        text,
+        &[&IDS[..], &[("DEFENDER_GATEWAY_CREDENTIALS_CLIENT_SECRET", "hunter2")]].concat(),
+    );
+    assert!(text.contains("keep one of them") && !text.contains("hunter2"), "{text}");
+}
+
+#[test]
+fn only_the_files_of_the_chosen_kind_have_to_exist() {
+    let text = "[credentials]\nkind = \"client_secret\"\ncertificate_file = \"/etc/none\"";
+    assert_eq!(chosen(text, &[("AZURE_CLIENT_SECRET", "s")]).0.kind(), "client_secret");
+    for (text, begins) in [
+        (
+            "[credentials]\nclient_secret_file = \"/etc/none\"",
+            "g.toml:2:22: credentials.client_secret_file: /etc/none: ",
+        ),
+        (
+            "[credentials]\ncertificate_file = \"/etc/none\"",
+            "g.toml:2:20: credentials.certificate_file: /etc/none: ",
+        ),
+        (
+            "[credentials]\nfederated_token_file = \"/etc/none\"",
+            "g.toml:2:24: credentials.federated_token_file: /etc/none: ",
+        ),
+    ] {
+        let line = refused(text, &IDS);
+        assert!(line.starts_with(begins) && line.lines().count() == 1, "{line}");
+    }
+    let line = refused("", &[&IDS[..], &[("AZURE_FEDERATED_TOKEN_FILE", "/etc/none")]].concat());
+    assert!(
+        line.starts_with("AZURE_FEDERATED_TOKEN_FILE: credentials.federated_token_file: "),
+        "{line}"
+    );
+}
+
+#[test]
+fn a_key_without_a_certificate_is_refused() {
+    let text = refused(
+        "[credentials]\nprivate_key_file = \"/etc/key.pem\"",
+        &[&IDS[..], &[("AZURE_CLIENT_SECRET", "s")]].concat(),
+    );
+    assert_eq!(
+        text,
+        "g.toml:2:20: credentials.private_key_file: is of no use without credentials.certificate_file"
+    );
+}
+
+#[test]
+fn a_tenant_stays_within_its_path_segment() {
+    for tenant in ["common", "a/b", "..", "a?b", "a b", "%2e"] {
+        let text = format!("[credentials]\ntenant_id = \"{tenant}\"");
+        let lines = mistakes(&text, &[]);
+        assert!(
+            lines[0].starts_with("g.toml:2:13: credentials.tenant_id: the value "),
+            "{lines:#?}"
+        );
+        assert_eq!(lines.len(), 1, "{lines:#?}");
+    }
+}
+
+#[test]
+fn managed_identity_finds_whom_to_ask() {
+    let kind = "[credentials]\nkind = \"managed_identity\"";
+    let endpoint = |variables: &[(&str, &str)]| {
+        let credential = parse(kind, variables)
+            .unwrap_or_else(|mistakes| panic!("{mistakes}"))
+            .resolved
+            .credentials
+            .credential;
+        let Credential::ManagedIdentity { endpoint, client_id } = credential else {
+            panic!("{credential:?}")
+        };
+        (endpoint, client_id)
+    };
+    let (machine, client) = endpoint(&[]);
+    assert!(
+        matches!(&machine, ManagedEndpoint::Metadata(url) if url.as_str() == "http://169.254.169.254/"),
+        "{machine:?}"
+    );
+    assert_eq!(client, None);
+    let (replaced, _) = endpoint(&[("AZURE_POD_IDENTITY_AUTHORITY_HOST", "http://127.0.0.1:9/")]);
+    assert!(
+        matches!(&replaced, ManagedEndpoint::Metadata(url) if url.port() == Some(9)),
+        "{replaced:?}"
+    );
+    let (app, client) = endpoint(&[
+        ("IDENTITY_ENDPOINT", "http://localhost:42356/msi/token"),
+        ("IDENTITY_HEADER", "hunter2"),
+        ("AZURE_CLIENT_ID", "c"),
+    ]);
+    assert!(
+        matches!(&app, ManagedEndpoint::AppService { url, header } if url.path() == "/msi/token" && header.expose() == "hunter2")
+    );
+    assert_eq!(client.as_deref(), Some("c"));
+
+    let text = refused(
+        kind,
+        &[("IDENTITY_ENDPOINT", "http://10.0.0.1/msi"), ("IDENTITY_HEADER", "h")],
+    );
+    assert!(
+        text.starts_with("IDENTITY_ENDPOINT: credentials.kind: the address is neither https nor on this machine"),
+        "{text}"
+    );
+    let text = refused(kind, &[("IDENTITY_ENDPOINT", "http://localhost:40342/msi")]);
+    assert!(text.contains("as Azure Arc does"), "{text}");
+}
+
+#[test]
+fn the_custom_token_endpoint_is_carried_through() {
+    let base = [
+        ("AZURE_FEDERATED_TOKEN_FILE", "/etc/token"),
+        ("AZURE_KUBERNETES_TOKEN_PROXY", "https://proxy.aks/x"),
+    ];
+    let with = |more: &[(&str, &str)]| parse("", &[&IDS[..], &base, more].concat());
+    let proxy = |more: &[(&str, &str)]| {
+        let credential = with(more)
+            .unwrap_or_else(|mistakes| panic!("{mistakes}"))
+            .resolved
+            .credentials
+            .credential;
+        let Credential::WorkloadIdentity { proxy: Some(proxy), .. } = credential else {
+            panic!("{credential:?}")
+        };
+        proxy
+    };
+    let plain = proxy(&[]);
+    assert_eq!(
+        (plain.url.as_str(), plain.roots, plain.server_name),
+        ("https://proxy.aks/x", TrustedRoots::BuiltIn, None)
+    );
+    let full = proxy(&[
+        ("AZURE_KUBERNETES_CA_FILE", "/etc/ca.pem"),
+        ("AZURE_KUBERNETES_SNI_NAME", "a.sni.aks"),
+    ]);
+    assert_eq!(
+        (full.roots, full.server_name.as_deref()),
+        (TrustedRoots::File("/etc/ca.pem".into()), Some("a.sni.aks"))
+    );
+
+    let certified = rcgen::generate_simple_self_signed(["proxy.aks".to_owned()])
+        .unwrap()
+        .cert
+        .pem();
+    assert_eq!(
+        proxy(&[("AZURE_KUBERNETES_CA_DATA", &certified)]).roots,
+        TrustedRoots::Pem(certified.clone())
+    );
+    for (more, begins) in [
+        (
+            [
+                ("AZURE_KUBERNETES_CA_DATA", "x"),
+                ("AZURE_KUBERNETES_CA_FILE", "/etc/ca.pem"),
+            ]
+            .as_slice(),
+            "AZURE_KUBERNETES_CA_DATA: ",
+        ),
+        (&[("AZURE_KUBERNETES_CA_DATA", "x")], "AZURE_KUBERNETES_CA_DATA: "),
+        (
+            &[("AZURE_KUBERNETES_CA_FILE", "/etc/none")],
+            "AZURE_KUBERNETES_CA_FILE: ",
+        ),
+        (&[("AZURE_KUBERNETES_SNI_NAME", "a b")], "AZURE_KUBERNETES_SNI_NAME: "),
+        (
+            &[("AZURE_KUBERNETES_TOKEN_PROXY", "http://proxy.aks")],
+            "AZURE_KUBERNETES_TOKEN_PROXY: ",
+        ),
+    ] {
+        let text = with(more).expect_err("there should be a mistake").to_string();
+        assert!(text.starts_with(begins) && text.lines().count() == 1, "{text}");
+    }
+    // Another kind does not care.
+    assert_eq!(
+        chosen(
+            "[credentials]\nkind = \"client_secret\"",
+            &[("AZURE_CLIENT_SECRET", "s"), base[1]]
+        )
+        .0
+        .kind(),
+        "client_secret"
+    );
+}

@@ -1,0 +1,20 @@
+//! The README's reference of keys is the generated one.
+
+use std::fs;
+use std::path::Path;
+
+#[test]
+fn the_readme_holds_the_generated_reference() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = fs::read_to_string(path).expect("there is a README.md");
+    let (_, rest) = readme
+        .split_once("<!-- config:begin -->\n")
+        .expect("the README has <!-- config:begin -->");
+    let (block, _) = rest
+        .split_once("<!-- config:end -->")
+        .expect("the README has <!-- config:end -->");
+    assert!(
+        block.trim() == defender_gateway::config::reference().trim(),
+        "the README's reference is out of date; `defender-gateway reference` prints the new one"
+    );
+}
