@@ -1,0 +1,91 @@
+//! The flights that may still be joined.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::time::Instant;
+
+use crate::caller::Caller;
+use crate::coalesce::flight::{Flight, Inbox};
+use crate::scan::{Key, Request};
+
+/// At most one flight for each key. There are never more than there are requests waiting, each of which holds a connection of the server.
+#[derive(Debug, Default)]
+pub(super) struct Board {
+    flights: Mutex<HashMap<Key, Arc<Flight>>>,
+}
+
+impl Board {
+    /// A seat in the flight for `request`; in a new one, which the caller has to start, when there is none that will do.
+    pub(super) fn board(self: &Arc<Self>, request: &Arc<Request>, caller: &Arc<Caller>) -> Boarding {
+        let now = Instant::now();
+        let mut flights = self.flights();
+        if let Some(flight) = flights.get(request.key())
+            && let Some((id, inbox)) = flight.join(caller, now)
+        {
+            return Boarding {
+                seat: self.seat(Arc::clone(flight), id),
+                inbox,
+                start: None,
+            };
+        }
+        let (flight, id, inbox) = Flight::new(Arc::clone(request), caller, now);
+        let flight = Arc::new(flight);
+        flights.insert(request.key().clone(), Arc::clone(&flight));
+        Boarding {
+            seat: self.seat(Arc::clone(&flight), id),
+            inbox,
+            start: Some(flight),
+        }
+    }
+
+    /// Takes a flight off, unless a later one has taken its place already.
+    pub(super) fn remove(&self, flight: &Arc<Flight>) {
+        let mut flights = self.flights();
+        let key = flight.request().key();
+        if flights.get(key).is_some_and(|other| Arc::ptr_eq(other, flight)) {
+            flights.remove(key);
+        }
+    }
+
+    /// How many flights may be joined.
+    pub(super) fn len(&self) -> usize {
+        self.flights().len()
+    }
+
+    fn seat(self: &Arc<Self>, flight: Arc<Flight>, id: u64) -> Seat {
+        Seat {
+            board: Arc::clone(self),
+            flight,
+            id,
+        }
+    }
+
+    fn flights(&self) -> MutexGuard<'_, HashMap<Key, Arc<Flight>>> {
+        // Nothing in here panics halfway through a change.
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What boarding brings.
+pub(super) struct Boarding {
+    pub(super) seat: Seat,
+    pub(super) inbox: Inbox,
+    /// The flight is new and has to be started.
+    pub(super) start: Option<Arc<Flight>>,
+}
+
+/// A waiter's place in a flight. Dropping it strikes the waiter off.
+pub(super) struct Seat {
+    board: Arc<Board>,
+    pub(super) flight: Arc<Flight>,
+    pub(super) id: u64,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if self.flight.leave(self.id) {
+            self.board.remove(&self.flight);
+        }
+    }
+}

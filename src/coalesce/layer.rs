@@ -1,0 +1,231 @@
+//! The service that lets requests share calls.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::time::{Instant, sleep_until};
+use tower::{Service, ServiceExt as _};
+
+use crate::BoxError;
+use crate::attempt::{Load, Try};
+use crate::caller::Caller;
+use crate::coalesce::board::{Board, Boarding, Seat};
+use crate::coalesce::flight::{Flight, Inbox, Landing, Next, Role, Stage};
+use crate::coalesce::{Lost, Overdue, Shared};
+use crate::scan::{Answer, Call, Keep, Outcome, Served, Status};
+use crate::task::Tasks;
+
+/// How long a request that comes now would wait for its slot.
+pub type Outlook = Arc<dyn Fn() -> Duration + Send + Sync>;
+
+/// The settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The longest that one attempt can take once it has left. Who has joined waits that long past the deadline, which is about leaving.
+    pub attempt: Duration,
+}
+
+/// Puts shared calls in front of the service that makes them.
+#[derive(Clone)]
+pub struct Layer {
+    ground: Arc<Ground>,
+}
+
+/// What all flights have in common.
+struct Ground {
+    config: Config,
+    tasks: Tasks,
+    keep: Arc<dyn Keep>,
+    outlook: Outlook,
+}
+
+impl Layer {
+    /// Flights run as `tasks` and give their answers to `keep`; `outlook` tells those who leave early when to come back.
+    #[must_use]
+    pub fn new(config: Config, tasks: Tasks, keep: Arc<dyn Keep>, outlook: Outlook) -> Self {
+        Self {
+            ground: Arc::new(Ground {
+                config,
+                tasks,
+                keep,
+                outlook,
+            }),
+        }
+    }
+}
+
+impl fmt::Debug for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Layer")
+            .field("config", &self.ground.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S> tower::Layer<S> for Layer {
+    type Service = Flights<S>;
+
+    fn layer(&self, inner: S) -> Flights<S> {
+        Flights {
+            ground: Arc::clone(&self.ground),
+            board: Arc::default(),
+            inner,
+        }
+    }
+}
+
+/// Makes one call for all who ask the same at the same time. It is always ready; clones share the flights.
+#[derive(Clone)]
+pub struct Flights<S> {
+    ground: Arc<Ground>,
+    board: Arc<Board>,
+    inner: S,
+}
+
+impl<S> Flights<S> {
+    /// How many questions have a call under way that may be joined.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.board.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<S> fmt::Debug for Flights<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flights")
+            .field("board", &self.board)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S> Service<Call> for Flights<S>
+where
+    S: Service<Try, Response = Answer, Error = BoxError> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Served;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Served, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the flight to the others; if there are none and the call has not left yet, the call is given up.
+    fn call(&mut self, call: Call) -> Self::Future {
+        let Boarding { seat, inbox, start } = self.board.board(&call.request, &call.caller);
+        if let Some(flight) = start {
+            let grounding = Grounding {
+                board: Arc::clone(&self.board),
+                flight,
+            };
+            let work = fly(grounding, Arc::clone(&self.ground), self.inner.clone());
+            self.ground.tasks.spawn("flight", work);
+        }
+        Box::pin(wait(seat, inbox, call.caller, Arc::clone(&self.ground)))
+    }
+}
+
+/// Makes the call, again where that helps those who still wait, until it lands or nobody is left.
+async fn fly<S>(grounding: Grounding, ground: Arc<Ground>, inner: S)
+where
+    S: Service<Try, Response = Answer, Error = BoxError> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let flight = &grounding.flight;
+    let mut lead = flight.lead();
+    while let Some(led) = lead {
+        let attempt = Try {
+            load: Arc::clone(flight) as Arc<dyn Load>,
+            caller: Arc::clone(&led.caller),
+            place: led.place,
+        };
+        let result = tokio::select! {
+            biased;
+            () = flight.abandoned() => return,
+            result = inner.clone().oneshot(attempt) => result,
+        };
+        match result {
+            Ok(answer) => {
+                let kept = match flight.stage() {
+                    Stage::Departed(asked) if flight.is_storable() => {
+                        ground.keep.keep(flight.request(), &answer, asked)
+                    }
+                    _ => None,
+                };
+                grounding.board.remove(flight);
+                flight.land(Landing { answer, kept });
+                return;
+            }
+            Err(error) => match flight.fail(&Shared::new(error), &led, Instant::now()) {
+                Next::Again(next) => lead = Some(next),
+                Next::Over => return,
+            },
+        }
+    }
+}
+
+/// Takes a flight off the board however its task ends, and lets nobody wait for one that is gone.
+struct Grounding {
+    board: Arc<Board>,
+    flight: Arc<Flight>,
+}
+
+impl Drop for Grounding {
+    fn drop(&mut self) {
+        self.board.remove(&self.flight);
+        self.flight.close();
+    }
+}
+
+/// Waits for a flight, for as long as its caller would wait for a call of its own.
+async fn wait(seat: Seat, mut inbox: Inbox, caller: Arc<Caller>, ground: Arc<Ground>) -> Result<Served, BoxError> {
+    let mut until = caller.deadline;
+    let news = loop {
+        tokio::select! {
+            biased;
+            news = &mut inbox => break news.map_err(|_| Lost)?,
+            () = sleep_until(until) => {}
+        }
+        // The queue itself refuses the lead, and says exactly when to come back.
+        if seat.flight.is_led_by(seat.id) {
+            break inbox.await.map_err(|_| Lost)?;
+        }
+        match seat.flight.stage() {
+            Stage::Departed(at) if at + ground.config.attempt > until => until = at + ground.config.attempt,
+            // The news is being handed out.
+            Stage::Over => break inbox.await.map_err(|_| Lost)?,
+            Stage::Waiting | Stage::Departed(_) => {
+                let retry_after = (ground.outlook)();
+                return Err(Overdue { retry_after }.into());
+            }
+        }
+    };
+    let arrival = news?;
+    let joined = arrival.role == Role::Joined;
+    Ok(Served {
+        answer: arrival.landing.answer.clone(),
+        outcome: if joined { Outcome::Collapsed } else { Outcome::Forwarded },
+        status: Status {
+            stored: arrival.landing.kept.is_some(),
+            ttl: arrival
+                .landing
+                .kept
+                .map(|ttl| i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)),
+            collapsed: joined,
+            ..Status::default()
+        },
+        age: None,
+    })
+}

@@ -1,0 +1,32 @@
+//! What a call asks, for those who ask for nobody else.
+
+use std::sync::Arc;
+
+use crate::attempt::Load;
+use crate::caller::Name;
+use crate::scan::Request;
+
+/// One caller's own question, for calls outside of a flight.
+#[derive(Clone, Debug)]
+pub struct Alone {
+    request: Arc<Request>,
+    name: Name,
+}
+
+impl Alone {
+    /// `request`, on behalf of `name`.
+    #[must_use]
+    pub fn new(request: Arc<Request>, name: Name) -> Self {
+        Self { request, name }
+    }
+}
+
+impl Load for Alone {
+    fn request(&self) -> Arc<Request> {
+        Arc::clone(&self.request)
+    }
+
+    fn beneficiaries(&self) -> Vec<Name> {
+        vec![self.name.clone()]
+    }
+}

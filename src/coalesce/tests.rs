@@ -1,0 +1,483 @@
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, StatusCode};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, advance};
+use tower::util::BoxCloneService;
+use tower::{Layer as _, Service as _, service_fn};
+
+use crate::BoxError;
+use crate::attempt::{Again, Failure, Fate, Try};
+use crate::caller::{Caller, Freshness, Name, Urgency};
+use crate::coalesce::{Config, Flights, Layer, Lost, Overdue, Shared};
+use crate::scan::{Answer, Call, Keep, Outcome, Request, Served, Version};
+use crate::task::Tasks;
+
+type Below = BoxCloneService<Try, Answer, BoxError>;
+type Reply = oneshot::Sender<Result<Answer, BoxError>>;
+
+/// Flights over a service that the test plays.
+struct Bench {
+    flights: Flights<Below>,
+    calls: mpsc::UnboundedReceiver<(Try, Reply)>,
+    shelf: Arc<Shelf>,
+    tasks: Tasks,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let (send, calls) = mpsc::unbounded_channel();
+        let below = service_fn(move |attempt: Try| {
+            let (reply, answer) = oneshot::channel();
+            send.send((attempt, reply)).unwrap();
+            async move { answer.await.expect("the test replies") }
+        });
+        let shelf = Arc::new(Shelf::default());
+        let tasks = Tasks::new();
+        let layer = Layer::new(
+            Config {
+                attempt: Duration::from_mins(1),
+            },
+            tasks.clone(),
+            Arc::clone(&shelf) as Arc<dyn Keep>,
+            Arc::new(|| Duration::from_secs(77)),
+        );
+        Self {
+            flights: layer.layer(BoxCloneService::new(below)),
+            calls,
+            shelf,
+            tasks,
+        }
+    }
+
+    fn ask(&mut self, caller: Caller) -> JoinHandle<Result<Served, BoxError>> {
+        let future = self.flights.call(call(caller));
+        self.tasks.spawn("test", future)
+    }
+
+    /// The next call that comes down, still waiting for its slot.
+    async fn waiting(&mut self) -> (Try, Reply) {
+        self.calls.recv().await.unwrap()
+    }
+
+    /// The next call that comes down, its slot granted.
+    async fn departed(&mut self) -> (Try, Reply) {
+        let (attempt, reply) = self.waiting().await;
+        attempt.load.request();
+        (attempt, reply)
+    }
+
+    async fn settled(&mut self) {
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn nothing_is_left(mut self) {
+        self.settled().await;
+        assert!(self.flights.is_empty(), "a flight is still on the board");
+        assert!(self.calls.try_recv().is_err(), "another call was made");
+        assert_eq!(self.tasks.len(), 0, "a task is alive");
+    }
+}
+
+/// Remembers what it was given to keep.
+#[derive(Debug, Default)]
+struct Shelf(Mutex<Vec<(Bytes, Instant)>>);
+
+impl Shelf {
+    fn kept(&self) -> Vec<Bytes> {
+        self.0.lock().unwrap().iter().map(|(body, _)| body.clone()).collect()
+    }
+}
+
+impl Keep for Shelf {
+    fn keep(&self, _: &Request, answer: &Answer, asked: Instant) -> Option<Duration> {
+        self.0.lock().unwrap().push((answer.body.clone(), asked));
+        Some(Duration::from_secs(30))
+    }
+}
+
+fn call(caller: Caller) -> Call {
+    Call {
+        request: Arc::new(Request::plain(Version::Latest, ["a"]).unwrap()),
+        caller: Arc::new(caller),
+    }
+}
+
+fn caller(name: &str, seconds: u64) -> Caller {
+    Caller {
+        name: Name::new(name),
+        urgency: Urgency::default(),
+        deadline: Instant::now() + Duration::from_secs(seconds),
+        wait: None,
+        freshness: Freshness::default(),
+        request_id: "r".into(),
+    }
+}
+
+fn no_cache(mut caller: Caller) -> Caller {
+    caller.freshness.no_cache = true;
+    caller
+}
+
+fn no_store(mut caller: Caller) -> Caller {
+    caller.freshness.no_store = true;
+    caller
+}
+
+fn answer(body: &'static str) -> Answer {
+    Answer {
+        status: StatusCode::OK,
+        headers: HeaderMap::new(),
+        body: Bytes::from_static(body.as_bytes()),
+    }
+}
+
+fn failure(again: Again) -> BoxError {
+    Failure {
+        fate: Fate::Unknown,
+        again,
+        answer: None,
+        source: "connection lost".into(),
+    }
+    .into()
+}
+
+/// The innermost cause of an error, in words.
+fn root(error: &BoxError) -> String {
+    let mut cause: &(dyn std::error::Error + 'static) = error.as_ref();
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+async fn pass(seconds: u64) {
+    advance(Duration::from_secs(seconds)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn equal_questions_share_one_call() {
+    let mut bench = Bench::new();
+    let first = bench.ask(caller("x", 30));
+    let second = bench.ask(caller("y", 30));
+    let (attempt, reply) = bench.departed().await;
+    let third = bench.ask(caller("x", 30));
+    assert_eq!(attempt.load.beneficiaries(), [Name::new("x"), Name::new("y")]);
+    reply.send(Ok(answer("rows"))).unwrap();
+
+    let first = first.await.unwrap().unwrap();
+    assert_eq!((first.outcome, first.status.collapsed), (Outcome::Forwarded, false));
+    assert_eq!((first.status.stored, first.status.ttl), (true, Some(30)));
+    for joined in [second, third] {
+        let joined = joined.await.unwrap().unwrap();
+        assert_eq!((joined.outcome, joined.status.collapsed), (Outcome::Collapsed, true));
+        assert_eq!(joined.answer.body, "rows");
+    }
+    assert_eq!(bench.shelf.kept(), ["rows"]);
+    bench.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_joiners_share_one_call() {
+    let mut bench = Bench::new();
+    let asked: Vec<_> = (0..10_000).map(|n| bench.ask(caller(&n.to_string(), 30))).collect();
+    let (attempt, reply) = bench.departed().await;
+    assert_eq!(attempt.load.beneficiaries().len(), 10_000);
+    reply.send(Ok(answer("rows"))).unwrap();
+    let mut bodies = BTreeSet::new();
+    for asked in asked {
+        bodies.insert(asked.await.unwrap().unwrap().answer.body.as_ptr() as usize);
+    }
+    assert_eq!(bodies.len(), 1, "the body is shared");
+    bench.nothing_is_left().await;
+}
+
+/// How far a call has come when its leader hangs up.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Point {
+    BeforeItsTask,
+    Waiting,
+    Departed,
+    Answered,
+    Landed,
+}
+
+#[tokio::test(start_paused = true)]
+async fn followers_are_answered_wherever_the_leader_hangs_up() {
+    for point in [
+        Point::BeforeItsTask,
+        Point::Waiting,
+        Point::Departed,
+        Point::Answered,
+        Point::Landed,
+    ] {
+        let mut bench = Bench::new();
+        let mut leader: Option<BoxFuture<'static, _>> = Some(bench.flights.call(call(caller("leader", 30))));
+        // Polled or not makes no difference.
+        if point != Point::BeforeItsTask {
+            assert!(leader.as_mut().unwrap().now_or_never().is_none());
+        }
+        let followers: Vec<_> = (0..3).map(|_| bench.ask(caller("follower", 30))).collect();
+        let mut hang_up = |now: Point| {
+            if now == point {
+                leader = None;
+            }
+        };
+        hang_up(Point::BeforeItsTask);
+        let (attempt, reply) = bench.waiting().await;
+        hang_up(Point::Waiting);
+        bench.settled().await;
+        attempt.load.request();
+        hang_up(Point::Departed);
+        bench.settled().await;
+        reply.send(Ok(answer("rows"))).unwrap();
+        hang_up(Point::Answered);
+        bench.settled().await;
+        hang_up(Point::Landed);
+        for follower in followers {
+            assert_eq!(follower.await.unwrap().unwrap().answer.body, "rows", "{point:?}");
+        }
+        assert_eq!(bench.shelf.kept(), ["rows"], "{point:?}");
+        bench.nothing_is_left().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_nobody_wants_gives_its_place_up() {
+    let mut bench = Bench::new();
+    let (one, other) = (bench.ask(caller("x", 30)), bench.ask(caller("y", 30)));
+    let (_, reply) = bench.waiting().await;
+    one.abort();
+    bench.settled().await;
+    assert!(!reply.is_closed(), "somebody still wants it");
+    other.abort();
+    bench.settled().await;
+    assert!(reply.is_closed(), "its place in the queue is given up");
+
+    let again = bench.ask(caller("x", 30));
+    let (_, reply) = bench.departed().await;
+    reply.send(Ok(answer("rows"))).unwrap();
+    again.await.unwrap().unwrap();
+    bench.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_has_left_is_finished_and_kept_for_later() {
+    let mut bench = Bench::new();
+    let asked = bench.ask(caller("x", 30));
+    let (_, reply) = bench.departed().await;
+    let left = Instant::now();
+    asked.abort();
+    pass(3).await;
+    reply.send(Ok(answer("rows"))).unwrap();
+    bench.settled().await;
+    assert_eq!(*bench.shelf.0.lock().unwrap(), [(Bytes::from("rows"), left)]);
+    bench.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_joiner_with_less_time_leaves_alone() {
+    let mut bench = Bench::new();
+    let patient = bench.ask(caller("x", 30));
+    let (attempt, reply) = bench.waiting().await;
+    let hasty = bench.ask(caller("y", 2));
+    let start = Instant::now();
+    let refused = hasty.await.unwrap().unwrap_err();
+    assert_eq!(start.elapsed(), Duration::from_secs(2));
+    assert_eq!(
+        refused.downcast_ref(),
+        Some(&Overdue {
+            retry_after: Duration::from_secs(77)
+        })
+    );
+    attempt.load.request();
+    reply.send(Ok(answer("rows"))).unwrap();
+    assert_eq!(patient.await.unwrap().unwrap().outcome, Outcome::Forwarded);
+    bench.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_is_about_leaving_not_about_arriving() {
+    let mut bench = Bench::new();
+    let leader = bench.ask(caller("x", 30));
+    let joiner = bench.ask(caller("y", 2));
+    let (_, reply) = bench.departed().await;
+    pass(59).await;
+    reply.send(Ok(answer("rows"))).unwrap();
+    assert_eq!(joiner.await.unwrap().unwrap().answer.body, "rows");
+    leader.await.unwrap().unwrap();
+    bench.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_joiner_does_not_wait_for_a_call_that_queues_again() {
+    let mut bench = Bench::new();
+    let leader = bench.ask(caller("x", 500));
+    let (_, reply) = bench.departed().await;
+    let joiner = bench.ask(caller("y", 2));
+    let start = Instant::now();
+    assert!(joiner.await.unwrap().unwrap_err().is::<Overdue>());
+    assert_eq!(start.elapsed(), Duration::from_mins(1));
+    reply.send(Ok(answer("rows"))).unwrap();
+    leader.await.unwrap().unwrap();
+    bench.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_cache_joins_a_call_that_waits_but_not_one_that_has_left() {
+    let mut bench = Bench::new();
+    let first = bench.ask(caller("x", 30));
+    let early = bench.ask(no_cache(caller("y", 30)));
+    let (_, first_reply) = bench.departed().await;
+    let late = bench.ask(no_cache(caller("y", 30)));
+    let (_, second_reply) = bench.departed().await;
+    let newest = bench.ask(caller("z", 30));
+
+    first_reply.send(Ok(answer("old"))).unwrap();
+    assert_eq!(first.await.unwrap().unwrap().answer.body, "old");
+    assert_eq!(early.await.unwrap().unwrap().answer.body, "old");
+    assert_eq!(bench.flights.len(), 1, "the later flight can still be joined");
+    second_reply.send(Ok(answer("new"))).unwrap();
+    assert_eq!(late.await.unwrap().unwrap().answer.body, "new");
+    assert_eq!(newest.await.unwrap().unwrap().answer.body, "new");
+    bench.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_of_the_leader_is_not_a_refusal_of_those_with_more_time() {
+    let mut bench = Bench::new();
+    let leader = bench.ask(caller("x", 5));
+    let same = bench.ask(caller("x", 5));
+    let middling = bench.ask(caller("x", 20));
+    let most = bench.ask(caller("x", 30));
+    let (first, reply) = bench.waiting().await;
+    reply
+        .send(Err("no turn before the deadline".into()))
+        .map_err(drop)
+        .unwrap();
+    for refused in [leader, same] {
+        assert_eq!(
+            root(&refused.await.unwrap().unwrap_err()),
+            "no turn before the deadline"
+        );
+    }
+    let (second, reply) = bench.departed().await;
+    assert_eq!(second.caller.deadline, Instant::now() + Duration::from_secs(30));
+    assert!(second.place > first.place, "not in the place of somebody else");
+    reply.send(Ok(answer("rows"))).unwrap();
+    assert_eq!(middling.await.unwrap().unwrap().outcome, Outcome::Collapsed);
+    assert_eq!(most.await.unwrap().unwrap().outcome, Outcome::Forwarded);
+    bench.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_on_the_leaders_name_does_not_concern_others() {
+    let mut bench = Bench::new();
+    let greedy = bench.ask(caller("greedy", 30));
+    let modest = bench.ask(caller("modest", 5));
+    let (_, reply) = bench.waiting().await;
+    reply.send(Err("greedy has too many".into())).map_err(drop).unwrap();
+    assert!(greedy.await.unwrap().is_err());
+    let (attempt, reply) = bench.departed().await;
+    assert_eq!(attempt.caller.name, Name::new("modest"));
+    reply.send(Ok(answer("rows"))).unwrap();
+    modest.await.unwrap().unwrap();
+    bench.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusals_of_everybody_cost_few_tries() {
+    let mut bench = Bench::new();
+    let asked: Vec<_> = (0..100).map(|n| bench.ask(caller(&n.to_string(), 30))).collect();
+    let mut tries = 0;
+    while let Some((_, reply)) = tokio::time::timeout(Duration::from_secs(1), bench.calls.recv())
+        .await
+        .ok()
+        .flatten()
+    {
+        reply.send(Err("queue full".into())).map_err(drop).unwrap();
+        tries += 1;
+    }
+    assert_eq!(tries, 5);
+    for asked in asked {
+        assert_eq!(root(&asked.await.unwrap().unwrap_err()), "queue full");
+    }
+    bench.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_call_is_made_once_more_for_all_others_together() {
+    for second in ["rows", ""] {
+        let mut bench = Bench::new();
+        let leader = bench.ask(caller("leader", 30));
+        let others: Vec<_> = (0..10).map(|n| bench.ask(caller(&n.to_string(), 30))).collect();
+        let (_, reply) = bench.departed().await;
+        reply.send(Err(failure(Again::Once))).map_err(drop).unwrap();
+        assert_eq!(root(&leader.await.unwrap().unwrap_err()), "connection lost");
+        let (_, reply) = bench.departed().await;
+        let result = if second.is_empty() {
+            Err(failure(Again::Once))
+        } else {
+            Ok(answer(second))
+        };
+        reply.send(result).map_err(drop).unwrap();
+        for other in others {
+            assert_eq!(other.await.unwrap().is_ok(), !second.is_empty());
+        }
+        bench.nothing_is_left().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_that_would_repeat_itself_is_everybodys() {
+    let mut bench = Bench::new();
+    let asked: Vec<_> = (0..3).map(|n| bench.ask(caller(&n.to_string(), 30))).collect();
+    let (_, reply) = bench.departed().await;
+    reply.send(Err(failure(Again::Never))).map_err(drop).unwrap();
+    for asked in asked {
+        let error = asked.await.unwrap().unwrap_err();
+        let shared: &Shared = error.downcast_ref().unwrap();
+        assert_eq!(shared.find::<Failure>().unwrap().again, Again::Never);
+    }
+    bench.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_for_a_call_that_died() {
+    let mut bench = Bench::new();
+    let asked = bench.ask(caller("x", 30));
+    let (_, reply) = bench.departed().await;
+    // The service below panics when its reply is dropped.
+    drop(reply);
+    assert!(asked.await.unwrap().unwrap_err().is::<Lost>());
+    let again = bench.ask(caller("x", 30));
+    let (_, reply) = bench.departed().await;
+    reply.send(Ok(answer("rows"))).unwrap();
+    again.await.unwrap().unwrap();
+    bench.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_not_kept_only_if_nobody_allows_it() {
+    for (with_other, kept) in [(false, 0), (true, 1)] {
+        let mut bench = Bench::new();
+        let asked = bench.ask(no_store(caller("x", 30)));
+        let other = with_other.then(|| bench.ask(caller("y", 30)));
+        let (_, reply) = bench.departed().await;
+        reply.send(Ok(answer("rows"))).unwrap();
+        assert_eq!(asked.await.unwrap().unwrap().status.stored, with_other);
+        if let Some(other) = other {
+            other.await.unwrap().unwrap();
+        }
+        assert_eq!(bench.shelf.kept().len(), kept);
+        bench.nothing_is_left().await;
+    }
+}
