@@ -7,6 +7,7 @@ use http::StatusCode;
 
 use super::{Fault, Panicked, Problem, Refusal};
 use crate::BoxError;
+use crate::scan::Invalid;
 
 /// What to answer to `error`: the first cause in its chain that the table knows decides. What nobody knows is our own failure.
 #[must_use]
@@ -30,6 +31,14 @@ pub(super) fn causes(error: &BoxError) -> impl Iterator<Item = &(dyn Error + 'st
 fn known(cause: &(dyn Error + 'static)) -> Option<Problem> {
     None.or_else(|| cause.downcast_ref().map(refusal))
         .or_else(|| cause.downcast_ref::<Panicked>().map(|_| panicked()))
+        .or_else(|| cause.downcast_ref().map(invalid))
+}
+
+fn invalid(invalid: &Invalid) -> Problem {
+    Problem {
+        target: invalid.target().map(|target| target.to_owned().into()),
+        ..Problem::new(StatusCode::BAD_REQUEST, invalid.code(), invalid.to_string())
+    }
 }
 
 fn panicked() -> Problem {

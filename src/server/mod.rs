@@ -1,1 +1,37 @@
-//! To be filled in.
+//! The data listener's HTTP: connections, and the layers between a connection and the typed stack.
+//!
+//! ```text
+//! Bound::serve ─► RequestIdLayer ─► count ─► respond ─► panic ─► guard ─► route ─► read ─► (scan::Call)
+//! ```
+//!
+//! [`Bound`] knows HTTP and nothing else; it serves the admin listener as well. Not here: what a request means, and which status an
+//! error becomes. Invariants: connections, streams, bytes in memory and every wait are bounded; what is in flight when the drain
+//! begins is finished, or cut at its limit; a malformed request never reaches a layer below [`guard`].
+//!
+//! hyper answers by itself, with an empty body, what is not HTTP: 400 for a request line or field that cannot be parsed, 414 and
+//! 431 for heads that are too long. A request with both `Content-Length` and `Transfer-Encoding` is read by the latter, and its
+//! connection closed after the answer (RFC 9112 §6.1).
+
+pub mod count;
+pub mod guard;
+pub mod panic;
+pub mod read;
+pub mod request_id;
+pub mod route;
+
+mod accept;
+mod activity;
+mod bind;
+mod config;
+mod connection;
+mod peer;
+mod serve;
+mod socket;
+
+pub use bind::{BindError, Bound};
+pub use config::{Address, Config};
+pub use peer::Peer;
+pub use serve::Drained;
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@ use http::StatusCode;
 use crate::BoxError;
 use crate::attempt::{Again, Failure, Fate};
 use crate::respond::{Panicked, Refusal, problem};
+use crate::scan::Invalid;
 
 /// Error, status, `error.code`, `Proxy-Status` error, seconds of `Retry-After`.
 type Row = (BoxError, u16, &'static str, &'static str, Option<u64>);
@@ -80,6 +81,14 @@ fn rows() -> Vec<Row> {
             None,
         ),
         (
+            Invalid::Empty.into(),
+            400,
+            "InvalidRequestBody",
+            "http_request_error",
+            None,
+        ),
+        (Invalid::Top.into(), 400, "ODataError", "http_request_error", None),
+        (
             Panicked.into(),
             500,
             "InternalServerError",
@@ -130,4 +139,10 @@ fn a_wrong_method_learns_the_right_ones() {
         problem(&Refusal::Method.into()).fields,
         [("allow", "OPTIONS, POST, QUERY")]
     );
+}
+
+#[test]
+fn a_wrong_option_is_named_as_the_target() {
+    assert_eq!(problem(&Invalid::Skip.into()).target.as_deref(), Some("$skip"));
+    assert_eq!(problem(&Invalid::Empty.into()).target, None);
 }

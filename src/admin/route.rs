@@ -1,0 +1,51 @@
+//! Paths and methods of the admin listener.
+
+use http::Method;
+
+/// Which of the probes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Probe {
+    Live,
+    Ready,
+    Startup,
+}
+
+/// What a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    Page,
+    Probe(Probe),
+    Metrics,
+    Status,
+    OpenApi,
+    Quit,
+}
+
+/// Why a request is for nothing here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Astray {
+    Path,
+    /// The methods that the path does have.
+    Method(&'static str),
+}
+
+pub(super) fn target(method: &Method, path: &str) -> Result<Target, Astray> {
+    let target = match path {
+        "/" => Target::Page,
+        "/livez" => Target::Probe(Probe::Live),
+        "/readyz" => Target::Probe(Probe::Ready),
+        "/startupz" => Target::Probe(Probe::Startup),
+        "/metrics" => Target::Metrics,
+        "/status" => Target::Status,
+        "/openapi.json" => Target::OpenApi,
+        "/quitquitquit" => Target::Quit,
+        _ => return Err(Astray::Path),
+    };
+    match (target, method) {
+        // A prefetched link or an image's address must not stop anything.
+        (Target::Quit, &Method::POST) => Ok(target),
+        (Target::Quit, _) => Err(Astray::Method("POST")),
+        (_, &Method::GET | &Method::HEAD) => Ok(target),
+        _ => Err(Astray::Method("GET, HEAD")),
+    }
+}

@@ -1,0 +1,164 @@
+//! Answers requests to the admin listener.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use tower::Service;
+
+use super::page::Page;
+use super::route::{Astray, Probe, Target, target};
+use super::{State, View, accept};
+use crate::respond::Body;
+use crate::server::guard::{Host, Hosts, refuse_cross_site};
+use crate::server::{Address, Config, Peer};
+
+/// Limits for the admin listener at `address`: a handful of probes, scrapers and people.
+#[must_use]
+pub fn listener(address: Address) -> Config {
+    Config {
+        listen: vec![address],
+        max_connections: 64,
+        max_streams: 16,
+        header_timeout: Duration::from_secs(5),
+        // Longer than a scrape interval, so that scrapers keep their connection.
+        idle_timeout: Duration::from_secs(90),
+        linger: Duration::ZERO,
+        drain: Duration::from_secs(2),
+    }
+}
+
+/// The admin listener's service. Clones show the same.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    view: Arc<View>,
+    page: Arc<Page>,
+}
+
+impl Admin {
+    /// Shows `view`.
+    #[must_use]
+    pub fn new(view: View) -> Self {
+        Self {
+            view: Arc::new(view),
+            page: Arc::new(Page::new()),
+        }
+    }
+
+    fn answer<B>(&self, request: &Request<B>) -> Response<Body> {
+        if Host::of(request).is_err() {
+            return text(StatusCode::BAD_REQUEST, "the request needs exactly one valid Host");
+        }
+        match target(request.method(), request.uri().path()) {
+            Ok(Target::Page) => self.page.answer(),
+            Ok(Target::Probe(probe)) => self.probe(probe, request.uri().query()),
+            Ok(Target::Metrics) => {
+                let exposition = accept::exposition(request.headers());
+                content(exposition.content_type(), (self.view.metrics)(exposition).into())
+            }
+            Ok(Target::Status) => content("application/json", (self.view.status)().to_string().into()),
+            Ok(Target::OpenApi) => content("application/json", self.view.openapi.clone()),
+            Ok(Target::Quit) => self.quit(request),
+            Err(Astray::Path) => text(StatusCode::NOT_FOUND, "there is nothing at this path"),
+            Err(Astray::Method(allowed)) => {
+                let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "the method is not allowed here");
+                answer
+                    .headers_mut()
+                    .insert(header::ALLOW, HeaderValue::from_static(allowed));
+                answer
+            }
+        }
+    }
+
+    fn probe(&self, probe: Probe, query: Option<&str>) -> Response<Body> {
+        let state = self.view.health.state();
+        let good = match probe {
+            // While this can answer, a restart would help nobody; least of all during the drain.
+            Probe::Live => true,
+            Probe::Startup => state != State::Starting,
+            Probe::Ready => state == State::Ready,
+        };
+        let status = if good {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        let verbose = query
+            .unwrap_or("")
+            .split('&')
+            .any(|option| option == "verbose" || option.starts_with("verbose="));
+        if !verbose {
+            return text(status, state.as_str());
+        }
+        let lines = self.view.health.checks().into_iter().map(|check| {
+            let mark = if check.ok { '+' } else { '-' };
+            format!("[{mark}] {}: {}\n", check.name, check.text)
+        });
+        text(status, &(lines.collect::<String>() + state.as_str()))
+    }
+
+    fn quit<B>(&self, request: &Request<B>) -> Response<Body> {
+        let Some(quit) = &self.view.quit else {
+            return text(StatusCode::NOT_FOUND, "not switched on (admin.quit)");
+        };
+        let peer = request.extensions().get::<Peer>();
+        // Only loopback names: a page that has its name point here must not get through.
+        let allowed = peer.is_some_and(Peer::is_local)
+            && Host::of(request).is_ok_and(|host| {
+                Hosts::default().accept(&host, peer) && refuse_cross_site(request.headers(), &host).is_ok()
+            });
+        if !allowed {
+            return text(StatusCode::FORBIDDEN, "only from this machine, and not from a web page");
+        }
+        tracing::info!("asked to quit");
+        quit();
+        text(StatusCode::OK, "draining")
+    }
+}
+
+impl<B> Service<Request<B>> for Admin {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let answer = self.answer(&request);
+        ready(Ok(if request.method() == Method::HEAD {
+            head(answer)
+        } else {
+            answer
+        }))
+    }
+}
+
+/// The answer without its body, but with its length.
+fn head(answer: Response<Body>) -> Response<Body> {
+    let length = hyper::body::Body::size_hint(answer.body()).exact().unwrap_or(0);
+    let mut answer = answer.map(|_| Body::default());
+    answer.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    answer
+}
+
+fn text(status: StatusCode, line: &str) -> Response<Body> {
+    let mut answer = content("text/plain; charset=utf-8", format!("{line}\n").into());
+    *answer.status_mut() = status;
+    answer
+}
+
+/// Figures of this moment: never to be stored, and never to be taken for something else than they are.
+pub(super) fn content(media: &'static str, body: Bytes) -> Response<Body> {
+    let mut answer = Response::new(Body::new(body));
+    let fields = answer.headers_mut();
+    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+    fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    fields.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    answer
+}

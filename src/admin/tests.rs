@@ -1,0 +1,178 @@
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use http::{Request, Response};
+use http_body_util::BodyExt as _;
+use tower::ServiceExt as _;
+
+use super::*;
+use crate::server::Peer;
+use crate::telemetry::metrics::Registry;
+
+struct Fixture {
+    admin: Admin,
+    health: Health,
+    quit: Arc<AtomicBool>,
+}
+
+fn fixture() -> Fixture {
+    let health = Health::new(|| {
+        vec![Check {
+            name: "token",
+            ok: false,
+            text: "sign-in refused (AADSTS7000215)".into(),
+        }]
+    });
+    let quit = Arc::new(AtomicBool::new(false));
+    let registry = Registry::new("1.2.3");
+    let asked = Arc::clone(&quit);
+    let admin = Admin::new(View {
+        health: health.clone(),
+        status: Arc::new(|| serde_json::json!({"version": "1.2.3"})),
+        metrics: Arc::new(move |exposition| registry.encode(exposition)),
+        openapi: "{}".into(),
+        quit: Some(Arc::new(move || asked.store(true, Ordering::SeqCst))),
+    });
+    Fixture { admin, health, quit }
+}
+
+async fn send(admin: &Admin, request: http::request::Builder, peer: &str) -> (Response<()>, String) {
+    let mut request: Request<()> = request.body(()).unwrap();
+    request.extensions_mut().insert(Peer::Tcp {
+        remote: peer.parse().unwrap(),
+        local: SocketAddr::from(([10, 0, 0, 1], 9901)),
+    });
+    let (head, body) = admin.clone().oneshot(request).await.unwrap().into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    (Response::from_parts(head, ()), String::from_utf8(body.into()).unwrap())
+}
+
+async fn get(admin: &Admin, path: &str) -> (u16, String) {
+    let request = Request::get(path).header("host", "10.0.0.1:9901");
+    let (answer, body) = send(admin, request, "10.0.0.9:1").await;
+    (answer.status().as_u16(), body)
+}
+
+#[tokio::test]
+async fn probes_follow_the_gateways_life() {
+    let Fixture { admin, health, .. } = fixture();
+    let probe = async |path: &'static str| get(&admin, path).await.0;
+    assert_eq!(
+        (probe("/livez").await, probe("/startupz").await, probe("/readyz").await),
+        (200, 503, 503)
+    );
+    health.set_ready();
+    assert_eq!(
+        (probe("/livez").await, probe("/startupz").await, probe("/readyz").await),
+        (200, 200, 200)
+    );
+    health.set_draining();
+    assert_eq!(
+        (probe("/livez").await, probe("/startupz").await, probe("/readyz").await),
+        (200, 200, 503)
+    );
+    assert_eq!(get(&admin, "/readyz").await.1, "draining\n");
+}
+
+#[tokio::test]
+async fn verbose_lists_checks_that_decide_nothing() {
+    let Fixture { admin, health, .. } = fixture();
+    health.set_ready();
+    let (status, body) = get(&admin, "/readyz?verbose").await;
+    assert_eq!(
+        (status, body.as_str()),
+        (200, "[-] token: sign-in refused (AADSTS7000215)\nready\n")
+    );
+}
+
+#[tokio::test]
+async fn figures_come_in_the_format_asked_for() {
+    let Fixture { admin, .. } = fixture();
+    assert_eq!(get(&admin, "/status").await, (200, "{\"version\":\"1.2.3\"}".into()));
+    assert_eq!(get(&admin, "/openapi.json").await, (200, "{}".into()));
+    let open = Request::get("/metrics")
+        .header("host", "x")
+        .header("accept", "application/openmetrics-text");
+    let (answer, body) = send(&admin, open, "10.0.0.9:1").await;
+    assert!(
+        answer.headers()["content-type"]
+            .to_str()
+            .unwrap()
+            .starts_with("application/openmetrics-text")
+    );
+    assert!(body.ends_with("# EOF\n"));
+    assert!(!get(&admin, "/metrics").await.1.contains("# EOF"));
+}
+
+#[tokio::test]
+async fn the_page_may_load_nothing_from_elsewhere() {
+    let Fixture { admin, .. } = fixture();
+    let (answer, body) = send(&admin, Request::get("/").header("host", "x"), "10.0.0.9:1").await;
+    assert!(body.starts_with("<!doctype html>"));
+    let policy = answer.headers()["content-security-policy"].to_str().unwrap();
+    assert!(policy.starts_with("default-src 'none'; style-src 'sha256-"), "{policy}");
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_refused() {
+    let Fixture { admin, .. } = fixture();
+    assert_eq!(get(&admin, "/nothing").await.0, 404);
+    let (answer, _) = send(&admin, Request::post("/livez").header("host", "x"), "10.0.0.9:1").await;
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["allow"]),
+        (405, &"GET, HEAD".parse().unwrap())
+    );
+    let (answer, _) = send(&admin, Request::get("/livez"), "10.0.0.9:1").await;
+    assert_eq!(answer.status(), 400);
+    let (answer, _) = send(
+        &admin,
+        Request::get("/quitquitquit").header("host", "localhost"),
+        "127.0.0.1:1",
+    )
+    .await;
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["allow"]),
+        (405, &"POST".parse().unwrap())
+    );
+}
+
+#[tokio::test]
+async fn head_has_the_length_and_no_body() {
+    let Fixture { admin, .. } = fixture();
+    let (answer, body) = send(&admin, Request::head("/livez").header("host", "x"), "10.0.0.9:1").await;
+    assert_eq!((answer.status().as_u16(), body.as_str()), (200, ""));
+    assert_eq!(answer.headers()["content-length"], "9");
+}
+
+#[tokio::test]
+async fn only_this_machine_may_quit_and_no_page() {
+    let Fixture { admin, quit, .. } = fixture();
+    let ask = |host: &'static str| Request::post("/quitquitquit").header("host", host);
+    for (request, peer) in [
+        (ask("localhost"), "10.0.0.9:1"),
+        (ask("rebound.example"), "127.0.0.1:1"),
+        (ask("localhost").header("sec-fetch-site", "cross-site"), "127.0.0.1:1"),
+        (ask("localhost").header("origin", "http://evil.example"), "127.0.0.1:1"),
+    ] {
+        assert_eq!(send(&admin, request, peer).await.0.status(), 403);
+    }
+    assert!(!quit.load(Ordering::SeqCst));
+    let (answer, _) = send(&admin, ask("localhost:9901"), "127.0.0.1:1").await;
+    assert_eq!(answer.status(), 200);
+    assert!(quit.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn quitting_is_off_by_default() {
+    let Fixture { health, .. } = fixture();
+    let admin = Admin::new(View {
+        health,
+        status: Arc::new(|| serde_json::Value::Null),
+        metrics: Arc::new(|_| String::new()),
+        openapi: "{}".into(),
+        quit: None,
+    });
+    let request = Request::post("/quitquitquit").header("host", "localhost");
+    assert_eq!(send(&admin, request, "127.0.0.1:1").await.0.status(), 404);
+}

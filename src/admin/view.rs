@@ -1,0 +1,32 @@
+//! What the admin listener shows, brought by whoever assembles the gateway.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Health;
+use crate::telemetry::metrics::Exposition;
+
+/// Everything that is shown. The functions are called for every request to the admin listener; they must be quick.
+#[derive(Clone)]
+pub struct View {
+    /// For the probes.
+    pub health: Health,
+    /// For `/status`; without secrets.
+    pub status: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
+    /// For `/metrics`.
+    pub metrics: Arc<dyn Fn(Exposition) -> String + Send + Sync>,
+    /// For `/openapi.json`.
+    pub openapi: Bytes,
+    /// For `POST /quitquitquit`: begins the drain. `None` switches it off.
+    pub quit: Option<Arc<dyn Fn() + Send + Sync>>,
+}
+
+impl fmt::Debug for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("View")
+            .field("health", &self.health)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,251 @@
+//! What a connection is doing, and whether it has done nothing for too long.
+//!
+//! hyper's own header timeout also runs between two requests, so it cannot tell a slow head from a pooled connection; and neither
+//! it nor hyper-util bounds the first byte, an HTTP/2 connection without streams, or an answer that nobody takes. This does.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long a connection may take for each thing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) header: Duration,
+    pub(super) idle: Duration,
+}
+
+/// How long a connection that was asked to close may do nothing before it is closed. Long enough to ride out a lost packet.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// How long a connection without a request may still bring its first after the drain began: it may have been on its way.
+const FIRST_REQUEST: Duration = Duration::from_millis(500);
+
+/// Never the value of a moment.
+const NEVER: u64 = u64::MAX;
+
+/// The traces that a connection leaves. Moments are milliseconds since it was accepted.
+#[derive(Debug)]
+pub(super) struct Activity {
+    accepted: Instant,
+    requests: AtomicU64,
+    in_flight: AtomicUsize,
+    last_ms: AtomicU64,
+    head_since_ms: AtomicU64,
+    http2: AtomicBool,
+    unread_body: AtomicBool,
+}
+
+/// What to do with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Look again then.
+    Wait(Instant),
+    /// Ask it to close: it is idle, or the gateway is.
+    Close,
+    /// Cut it: it was asked, or it sends a head too slowly.
+    Cut,
+}
+
+impl Activity {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            accepted: Instant::now(),
+            requests: AtomicU64::new(0),
+            in_flight: AtomicUsize::new(0),
+            last_ms: AtomicU64::new(0),
+            head_since_ms: AtomicU64::new(0),
+            http2: AtomicBool::new(false),
+            unread_body: AtomicBool::new(false),
+        })
+    }
+
+    /// Bytes came in. Between requests they are the beginning of a head.
+    pub(super) fn read(&self) {
+        if self.in_flight.load(Ordering::Relaxed) == 0 {
+            let now = self.now_ms();
+            let _ = self
+                .head_since_ms
+                .compare_exchange(NEVER, now, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// The peer took bytes of an answer.
+    pub(super) fn wrote(&self) {
+        self.last_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    /// A request has its head; it is in flight until the guard is dropped.
+    pub(super) fn request(self: &Arc<Self>, version: http::Version) -> InFlight {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.head_since_ms.store(NEVER, Ordering::Relaxed);
+        self.http2.store(version == http::Version::HTTP_2, Ordering::Relaxed);
+        InFlight(Arc::clone(self))
+    }
+
+    /// The request was refused before its body was read.
+    pub(super) fn leave_body_unread(&self) {
+        self.unread_body.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the peer may still be sending a body that nobody wants.
+    pub(super) fn has_unread_body(&self) -> bool {
+        self.unread_body.load(Ordering::Relaxed)
+    }
+
+    /// What to do now. `closing` is since when the connection is asked to close; `draining` whether the gateway stops.
+    pub(super) fn verdict(&self, limits: Limits, closing: Option<Instant>, draining: Draining) -> Verdict {
+        let now = Instant::now();
+        if self.in_flight.load(Ordering::Relaxed) > 0 {
+            // The request has its own deadlines. Look again later for the sake of the drain.
+            return match (closing, draining) {
+                (None, Draining::Since(_)) => Verdict::Close,
+                _ => Verdict::Wait(now + CLOSING),
+            };
+        }
+        let last = self.moment(self.last_ms.load(Ordering::Relaxed));
+        let unless = |due: Instant, verdict| if due <= now { verdict } else { Verdict::Wait(due) };
+        if let Some(since) = closing {
+            return unless(last.max(since) + CLOSING, Verdict::Cut);
+        }
+        let head = self.head_since_ms.load(Ordering::Relaxed);
+        let fresh = self.requests.load(Ordering::Relaxed) == 0;
+        if let Draining::Since(since) = draining {
+            return unless(if fresh { since + FIRST_REQUEST } else { now }, Verdict::Close);
+        }
+        if head != NEVER && (fresh || !self.http2.load(Ordering::Relaxed)) {
+            // On HTTP/2 bytes between requests may be pings: only the idle timeout applies there.
+            return unless(self.moment(head) + limits.header, Verdict::Cut);
+        }
+        unless(last + limits.idle, Verdict::Close)
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.accepted.elapsed().as_millis()).unwrap_or(NEVER - 1)
+    }
+
+    fn moment(&self, ms: u64) -> Instant {
+        self.accepted + Duration::from_millis(ms)
+    }
+}
+
+/// Whether the gateway stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Draining {
+    No,
+    Since(Instant),
+}
+
+/// A request in flight; it has ended when this is dropped.
+#[derive(Debug)]
+pub(super) struct InFlight(Arc<Activity>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.wrote();
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Version;
+
+    const LIMITS: Limits = Limits {
+        header: Duration::from_secs(10),
+        idle: Duration::from_mins(1),
+    };
+
+    fn serving(activity: &Activity) -> Verdict {
+        activity.verdict(LIMITS, None, Draining::No)
+    }
+
+    async fn pass(seconds: u64) -> Instant {
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        Instant::now()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_request_must_come_soon() {
+        let activity = Activity::new();
+        assert_eq!(serving(&activity), Verdict::Wait(Instant::now() + LIMITS.header));
+        activity.read();
+        pass(10).await;
+        assert_eq!(serving(&activity), Verdict::Cut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pooled_connection_may_idle_longer_than_a_head_may_take() {
+        let activity = Activity::new();
+        drop(activity.request(Version::HTTP_11));
+        let now = pass(30).await;
+        assert_eq!(serving(&activity), Verdict::Wait(now + Duration::from_secs(30)));
+        activity.read();
+        pass(10).await;
+        assert_eq!(serving(&activity), Verdict::Cut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_is_asked_to_close_and_then_cut() {
+        let activity = Activity::new();
+        drop(activity.request(Version::HTTP_2));
+        let now = pass(60).await;
+        assert_eq!(serving(&activity), Verdict::Close);
+        pass(5).await;
+        assert_eq!(activity.verdict(LIMITS, Some(now), Draining::No), Verdict::Cut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pings_between_requests_are_no_slow_head() {
+        let activity = Activity::new();
+        drop(activity.request(Version::HTTP_2));
+        activity.read();
+        pass(11).await;
+        assert!(matches!(serving(&activity), Verdict::Wait(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_answer_that_is_taken_slowly_is_no_idleness() {
+        let activity = Activity::new();
+        drop(activity.request(Version::HTTP_11));
+        pass(50).await;
+        activity.wrote();
+        pass(50).await;
+        assert!(matches!(serving(&activity), Verdict::Wait(_)));
+        pass(10).await;
+        assert_eq!(serving(&activity), Verdict::Close);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_in_flight_is_never_cut() {
+        let activity = Activity::new();
+        let _request = activity.request(Version::HTTP_11);
+        let start = Instant::now();
+        pass(1000).await;
+        assert!(matches!(serving(&activity), Verdict::Wait(_)));
+        let draining = Draining::Since(start);
+        assert_eq!(activity.verdict(LIMITS, None, draining), Verdict::Close);
+        assert!(matches!(
+            activity.verdict(LIMITS, Some(start), draining),
+            Verdict::Wait(_)
+        ));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_leaves_a_new_connection_a_moment_and_an_idle_one_none() {
+        let new = Activity::new();
+        let idle = Activity::new();
+        drop(idle.request(Version::HTTP_11));
+        let draining = Draining::Since(Instant::now());
+        assert_eq!(idle.verdict(LIMITS, None, draining), Verdict::Close);
+        assert_eq!(
+            new.verdict(LIMITS, None, draining),
+            Verdict::Wait(Instant::now() + FIRST_REQUEST)
+        );
+        pass(1).await;
+        assert_eq!(new.verdict(LIMITS, None, draining), Verdict::Close);
+    }
+}

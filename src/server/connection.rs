@@ -1,0 +1,177 @@
+//! Drives one connection to its end.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderValue, Request, Response, Version, header};
+use hyper::body::{Body as _, Incoming};
+use hyper::rt::Executor;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tower::{Service, ServiceExt as _};
+
+use super::Config;
+use super::accept::Accepted;
+use super::activity::{Activity, Draining, Limits, Verdict};
+use super::socket::Socket;
+use crate::respond::Body;
+use crate::task::Tasks;
+
+/// How far the listener is on its way down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Everything is taken.
+    Serving,
+    /// Everything is taken, and every answer asks for the connection to be closed.
+    Lingering,
+    /// Nothing new is taken.
+    Draining(Instant),
+    /// What is left is cut off.
+    Cut,
+}
+
+/// How one connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// By itself, or idle.
+    Finished,
+    /// With requests in flight, at the drain's limit.
+    Cut,
+}
+
+/// What all connections of a listener share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    http: auto::Builder<Spawner>,
+    limits: Limits,
+}
+
+impl Shared {
+    pub(super) fn new(config: &Config, tasks: &Tasks) -> Self {
+        let mut http = auto::Builder::new(Spawner(tasks.clone()));
+        http.http1()
+            .timer(TokioTimer::new())
+            // `Activity` does this better: hyper's timeout would also close idle connections of a client's pool.
+            .header_read_timeout(None)
+            .max_headers(Config::MAX_HEADERS)
+            .max_buf_size(Config::MAX_HEADER_BYTES as usize);
+        http.http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(config.max_streams)
+            .max_header_list_size(Config::MAX_HEADER_BYTES)
+            // Against rapid resets (CVE-2023-44487): so many streams may be opened and reset before we have looked at them.
+            .max_pending_accept_reset_streams(20)
+            // And so many may make us reset them, before the connection is closed.
+            .max_local_error_reset_streams(64)
+            // A peer that vanished without a word is found out, and does not hold its permit.
+            .keep_alive_interval(config.idle_timeout.max(MIN_PING))
+            .keep_alive_timeout(Duration::from_secs(20));
+        Self {
+            http,
+            limits: Limits {
+                header: config.header_timeout,
+                idle: config.idle_timeout,
+            },
+        }
+    }
+
+    /// Serves `accepted` until it ends; its permit goes back after everything else is gone. Cancel safe: dropping it cuts the connection.
+    pub(super) async fn drive<S>(&self, accepted: Accepted, service: S, mut phase: watch::Receiver<Phase>) -> End
+    where
+        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+        S::Future: Send,
+    {
+        let Accepted { stream, peer, permit } = accepted;
+        // Dropped last: a connection counts until its socket is closed.
+        let _permit = permit;
+        let activity = Activity::new();
+        let socket = Socket::new(stream, Arc::clone(&activity));
+        let answer = {
+            let (activity, phase) = (Arc::clone(&activity), phase.clone());
+            service_fn(move |mut request: Request<Incoming>| {
+                request.extensions_mut().insert(peer);
+                answer(request, service.clone(), Arc::clone(&activity), phase.clone())
+            })
+        };
+        let mut connection = pin!(self.http.serve_connection(TokioIo::new(socket), answer));
+        let mut closing = None;
+        loop {
+            let now = *phase.borrow_and_update();
+            let draining = match now {
+                Phase::Serving | Phase::Lingering => Draining::No,
+                Phase::Draining(since) => Draining::Since(since),
+                Phase::Cut => return End::Cut,
+            };
+            let until = match activity.verdict(self.limits, closing, draining) {
+                Verdict::Wait(until) => until,
+                Verdict::Cut => return End::Finished,
+                Verdict::Close => {
+                    closing = Some(Instant::now());
+                    connection.as_mut().graceful_shutdown();
+                    continue;
+                }
+            };
+            tokio::select! {
+                result = connection.as_mut() => {
+                    if let Err(error) = result {
+                        // The peer's business: it went away, or does not speak HTTP.
+                        tracing::debug!(error, "a connection ended early");
+                    }
+                    return End::Finished;
+                }
+                () = tokio::time::sleep_until(until) => {}
+                changed = phase.changed() => {
+                    if changed.is_err() {
+                        return End::Cut;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Pings more often than this are taken for a flood by some peers.
+const MIN_PING: Duration = Duration::from_secs(20);
+
+/// Answers one request.
+async fn answer<S>(
+    request: Request<Incoming>,
+    service: S,
+    activity: Arc<Activity>,
+    phase: watch::Receiver<Phase>,
+) -> Result<Response<Body>, Infallible>
+where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
+{
+    let version = request.version();
+    let _in_flight = activity.request(version);
+    let has_body = !request.body().is_end_stream();
+    let mut response = service.oneshot(request).await?;
+    if has_body && response.status().is_client_error() {
+        activity.leave_body_unread();
+    }
+    if version < Version::HTTP_2 && *phase.borrow() != Phase::Serving {
+        response
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}
+
+/// Runs the streams of HTTP/2 connections as tasks that the drain knows of.
+#[derive(Clone, Debug)]
+pub(super) struct Spawner(Tasks);
+
+impl<F> Executor<F> for Spawner
+where
+    F: Future<Output: Send + 'static> + Send + 'static,
+{
+    fn execute(&self, work: F) {
+        self.0.spawn("stream", work);
+    }
+}

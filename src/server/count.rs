@@ -1,0 +1,252 @@
+//! Counts and logs every question, once, when it has ended.
+
+use std::convert::Infallible;
+use std::task::{Context, Poll};
+
+use futures_util::future::BoxFuture;
+use http::{Request, Response, StatusCode};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use tokio::time::Instant;
+use tower::Service;
+use tracing::Instrument as _;
+
+use crate::respond::{Ended, Outcome, RequestId};
+
+/// The status that is counted when the caller went away before its answer. It is never sent.
+pub const GONE: u16 = 499;
+
+/// What callers were answered, and how fast.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    requests: Family<RequestLabels, Counter>,
+    duration: Family<OutcomeLabel, Histogram>,
+    panics: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    outcome: &'static str,
+    status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+/// From a hit in memory to the longest wait in the queue, in seconds.
+const BUCKETS: [f64; 16] = [
+    0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0, 600.0,
+];
+
+impl Metrics {
+    /// Registers `requests`, `request_duration_seconds` and `panics`.
+    #[must_use]
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            requests: Family::default(),
+            duration: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
+            panics: Counter::default(),
+        };
+        registry.register(
+            "requests",
+            "Questions answered, by how and with which status (499: the caller went away)",
+            metrics.requests.clone(),
+        );
+        registry.register(
+            "request_duration_seconds",
+            "Time from the last header field to the answer",
+            metrics.duration.clone(),
+        );
+        registry.register(
+            "panics",
+            "Requests lost to a defect in the gateway",
+            metrics.panics.clone(),
+        );
+        metrics
+    }
+
+    /// For [`panic::Layer`](super::panic::Layer).
+    #[must_use]
+    pub fn panics(&self) -> Counter {
+        self.panics.clone()
+    }
+
+    fn count(&self, outcome: Outcome, status: u16, seconds: f64) {
+        let outcome = outcome.as_str();
+        self.requests.get_or_create(&RequestLabels { outcome, status }).inc();
+        self.duration.get_or_create(&OutcomeLabel { outcome }).observe(seconds);
+    }
+}
+
+/// Counts every answer that carries [`Ended`], in a span with the request's id.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    metrics: Metrics,
+}
+
+impl Layer {
+    /// A layer that counts into `metrics`.
+    #[must_use]
+    pub fn new(metrics: Metrics) -> Self {
+        Self { metrics }
+    }
+}
+
+impl<S> tower::Layer<S> for Layer {
+    type Service = Count<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Count {
+            inner,
+            metrics: self.metrics.clone(),
+        }
+    }
+}
+
+/// The service of [`Layer`].
+#[derive(Clone, Debug)]
+pub struct Count<S> {
+    inner: S,
+    metrics: Metrics,
+}
+
+impl<S, B, T> Service<Request<B>> for Count<S>
+where
+    S: Service<Request<B>, Response = Response<T>, Error = Infallible>,
+    S::Future: Send + 'static,
+    T: 'static,
+{
+    type Response = Response<T>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<T>, Infallible>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let id = request.extensions().get::<RequestId>().map_or("", RequestId::as_str);
+        let span = tracing::info_span!("request", request_id = id);
+        let started = Started {
+            metrics: self.metrics.clone(),
+            at: Instant::now(),
+            answered: false,
+        };
+        let answer = span.in_scope(|| self.inner.call(request));
+        let counted = async move {
+            let answer = answer.await?;
+            started.finish(answer.status(), answer.extensions().get());
+            Ok(answer)
+        };
+        Box::pin(counted.instrument(span))
+    }
+}
+
+/// A request on its way. Dropped without an answer, it is counted as one whose caller went away.
+struct Started {
+    metrics: Metrics,
+    at: Instant,
+    answered: bool,
+}
+
+impl Started {
+    fn finish(mut self, status: StatusCode, ended: Option<&Ended>) {
+        self.answered = true;
+        let seconds = self.at.elapsed().as_secs_f64();
+        // `OPTIONS` is no question.
+        let Some(ended) = ended else { return };
+        self.metrics.count(ended.outcome, status.as_u16(), seconds);
+        log(ended, status, seconds);
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        if !self.answered {
+            let seconds = self.at.elapsed().as_secs_f64();
+            self.metrics.count(Outcome::Failed, GONE, seconds);
+            tracing::debug!(outcome = "failed", status = GONE, seconds, "the caller went away");
+        }
+    }
+}
+
+/// One line: a failure of ours or the upstream's is a warning, a refusal is information, the rest is for debugging.
+fn log(ended: &Ended, status: StatusCode, seconds: f64) {
+    let (outcome, status) = (ended.outcome.as_str(), status.as_u16());
+    let error = ended.cause.as_deref();
+    if status >= 500 && ended.outcome != Outcome::Refused {
+        tracing::warn!(outcome, status, seconds, error, "request failed");
+    } else if status >= 400 {
+        tracing::info!(outcome, status, seconds, error, "request refused");
+    } else {
+        tracing::debug!(outcome, status, seconds, "request answered");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scan;
+    use tower::{Layer as _, ServiceExt as _, service_fn};
+
+    fn exposition(registry: &Registry) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
+        text
+    }
+
+    fn layer() -> (Layer, Registry) {
+        let mut registry = Registry::default();
+        (Layer::new(Metrics::register(&mut registry)), registry)
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_counted_by_outcome_and_status() {
+        let (layer, registry) = layer();
+        let service = layer.layer(service_fn(|_: Request<()>| async {
+            let mut answer = Response::new(());
+            answer.extensions_mut().insert(Ended {
+                outcome: Outcome::Served(scan::Outcome::Hit),
+                cause: None,
+            });
+            Ok(answer)
+        }));
+        service.oneshot(Request::new(())).await.unwrap();
+        let text = exposition(&registry);
+        assert!(
+            text.contains("requests_total{outcome=\"hit\",status=\"200\"} 1"),
+            "{text}"
+        );
+        assert!(
+            text.contains("request_duration_seconds_count{outcome=\"hit\"} 1"),
+            "{text}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_goes_away_is_counted_too() {
+        let (layer, registry) = layer();
+        let mut service = layer.layer(service_fn(|_: Request<()>| {
+            std::future::pending::<Result<Response<()>, Infallible>>()
+        }));
+        drop(service.call(Request::new(())));
+        let text = exposition(&registry);
+        assert!(
+            text.contains("requests_total{outcome=\"failed\",status=\"499\"} 1"),
+            "{text}"
+        );
+    }
+
+    #[tokio::test]
+    async fn options_are_no_questions() {
+        let (layer, registry) = layer();
+        let service = layer.layer(service_fn(|_: Request<()>| async { Ok(Response::new(())) }));
+        service.oneshot(Request::new(())).await.unwrap();
+        assert!(!exposition(&registry).contains("requests_total{"));
+    }
+}

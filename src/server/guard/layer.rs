@@ -1,0 +1,82 @@
+//! The layer that keeps out what is not addressed to us.
+
+use std::future::{Ready, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::future::Either;
+use http::Request;
+use tower::Service;
+
+use super::{Host, Hosts, refuse_cross_site};
+use crate::BoxError;
+use crate::respond::Refusal;
+use crate::server::{Config, Peer};
+
+/// Refuses requests without exactly one valid host (400), for other hosts (421), of other sites (403), and with too many fields
+/// (431), which HTTP/2 would let through.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    hosts: Arc<Hosts>,
+}
+
+impl Layer {
+    /// A guard that answers to `hosts`.
+    #[must_use]
+    pub fn new(hosts: Hosts) -> Self {
+        Self { hosts: Arc::new(hosts) }
+    }
+}
+
+impl<S> tower::Layer<S> for Layer {
+    type Service = Guard<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Guard {
+            inner,
+            hosts: Arc::clone(&self.hosts),
+        }
+    }
+}
+
+/// The service of [`Layer`].
+#[derive(Clone, Debug)]
+pub struct Guard<S> {
+    inner: S,
+    hosts: Arc<Hosts>,
+}
+
+impl<S, B> Service<Request<B>> for Guard<S>
+where
+    S: Service<Request<B>, Error = BoxError>,
+{
+    type Response = S::Response;
+    type Error = BoxError;
+    type Future = Either<S::Future, Ready<Result<S::Response, BoxError>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        match check(&request, &self.hosts) {
+            Ok(()) => Either::Left(self.inner.call(request)),
+            Err(refusal) => Either::Right(ready(Err(refusal.into()))),
+        }
+    }
+}
+
+fn check<B>(request: &Request<B>, hosts: &Hosts) -> Result<(), Refusal> {
+    if request.headers().len() > Config::MAX_HEADERS {
+        return Err(Refusal::Fields);
+    }
+    let host = Host::of(request)?;
+    if !hosts.accept(&host, request.extensions().get::<Peer>()) {
+        let host = match host {
+            Host::Name(name) => name,
+            Host::Ip(address) => address.to_string(),
+        };
+        return Err(Refusal::ForeignHost { host });
+    }
+    refuse_cross_site(request.headers(), &host)
+}

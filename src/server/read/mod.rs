@@ -1,0 +1,14 @@
+//! From an HTTP request to a [`Call`](crate::scan::Call): the body, within its limits, and what the fields ask for.
+//!
+//! Not here: what a question looks like (`scan`). Invariants: no body is read beyond its limit or its deadline; all bodies being
+//! read share one budget of memory; a field that cannot be understood is as good as absent.
+
+mod body;
+mod cache_control;
+mod config;
+mod layer;
+mod prefer;
+mod priority;
+
+pub use config::Config;
+pub use layer::{Layer, Read};

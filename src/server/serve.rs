@@ -1,0 +1,82 @@
+//! From the first connection to the last.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tower::Service;
+
+use super::Bound;
+use super::accept;
+use super::connection::{End, Phase, Shared};
+use crate::respond::Body;
+use crate::task::Tasks;
+
+/// How long cut connections may take to go away.
+const AFTER_CUT: Duration = Duration::from_secs(1);
+
+/// How the drain went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// Connections that were cut at the limit, with requests in flight. 0 is what one hopes for.
+    pub cut: usize,
+}
+
+impl Bound {
+    /// Accepts and answers until `stop` is cancelled, then drains.
+    ///
+    /// After the stop: for `linger`, go on and ask connections to close; then accept nothing more and finish what is in flight; after
+    /// `drain`, cut what is left. Connections run as `tasks`. Every request carries a [`Peer`](super::Peer) extension.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the listeners and cuts all connections.
+    pub async fn serve<S>(self, service: S, tasks: &Tasks, stop: CancellationToken) -> Drained
+    where
+        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+        S::Future: Send,
+    {
+        let max = self.config.max_connections.max(1);
+        let permits = Arc::new(Semaphore::new(max as usize));
+        let shared = Arc::new(Shared::new(&self.config, tasks));
+        let cut = Arc::new(AtomicUsize::new(0));
+        let (phase, watching) = watch::channel(Phase::Serving);
+        let close = CancellationToken::new();
+        let loops = self.listeners.into_iter().map(|listener| {
+            let take = |accepted| {
+                let (shared, service, phase) = (Arc::clone(&shared), service.clone(), watching.clone());
+                let cut = Arc::clone(&cut);
+                tasks.spawn("connection", async move {
+                    if shared.drive(accepted, service, phase).await == End::Cut {
+                        cut.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            };
+            accept::run(listener, Arc::clone(&permits), close.clone(), take)
+        });
+        let down = async {
+            stop.cancelled().await;
+            phase.send_replace(Phase::Lingering);
+            tokio::time::sleep(self.config.linger).await;
+            close.cancel();
+        };
+        tokio::join!(futures_util::future::join_all(loops), down);
+
+        phase.send_replace(Phase::Draining(tokio::time::Instant::now()));
+        if tokio::time::timeout(self.config.drain, permits.acquire_many(max))
+            .await
+            .is_err()
+        {
+            phase.send_replace(Phase::Cut);
+            let _ = tokio::time::timeout(AFTER_CUT, permits.acquire_many(max)).await;
+        }
+        Drained {
+            cut: cut.load(Ordering::Relaxed),
+        }
+    }
+}

@@ -1,0 +1,202 @@
+use super::support::{GOOD, Server, request};
+use crate::scan::Version;
+
+#[tokio::test]
+async fn a_question_is_answered_on_a_connection_that_stays_open() {
+    let server = Server::start().await;
+    let mut caller = server.connect().await;
+    for method in ["POST", "QUERY"] {
+        caller.send(&request(method, "X-Request-Id: mine-1\r\n", GOOD)).await;
+        let answer = caller.answer().await;
+        assert_eq!((answer.status, answer.body.as_str()), (200, "xx"));
+        assert!(answer.has("x-request-id: mine-1"), "{}", answer.head);
+        assert!(answer.has("cache-status: defender-gateway; hit"), "{}", answer.head);
+    }
+    assert!(
+        server
+            .exposition()
+            .contains("requests_total{outcome=\"hit\",status=\"200\"} 2")
+    );
+}
+
+#[tokio::test]
+async fn a_request_without_an_id_gets_one() {
+    let server = Server::start().await;
+    let mut caller = server.connect().await;
+    caller.send(&request("POST", "X-Request-Id: not sane\r\n", GOOD)).await;
+    let answer = caller.answer().await;
+    let id = answer
+        .head
+        .lines()
+        .find_map(|line| line.strip_prefix("x-request-id: "))
+        .unwrap();
+    assert_eq!(id.len(), 32);
+}
+
+#[tokio::test]
+async fn wrong_requests_get_the_contracts_errors_and_reach_nobody() {
+    let server = Server::start().await;
+    let path = Version::Latest.path();
+    let rows = [
+        ("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 404, "NotFound"),
+        (
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+            405,
+            "MethodNotAllowed",
+        ),
+        (format!("POST {path} HTTP/1.1\r\n\r\n"), 400, "BadRequest"),
+        (
+            format!("POST {path} HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n"),
+            400,
+            "BadRequest",
+        ),
+        (format!("POST {path} HTTP/1.1\r\nHost: a b\r\n\r\n"), 400, "BadRequest"),
+        (format!("POST {path} HTTP/1.0\r\n\r\n"), 400, "BadRequest"),
+        (
+            format!("POST {path} HTTP/1.1\r\nHost: evil.example\r\n\r\n"),
+            421,
+            "Forbidden",
+        ),
+        (
+            format!("POST http://evil.example{path} HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+            421,
+            "Forbidden",
+        ),
+        (
+            request("POST", "Sec-Fetch-Site: cross-site\r\n", GOOD),
+            403,
+            "Forbidden",
+        ),
+        (
+            request("POST", "Origin: http://evil.example\r\n", GOOD),
+            403,
+            "Forbidden",
+        ),
+        (
+            format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+            415,
+            "UnsupportedMediaType",
+        ),
+        (
+            request("POST", "Content-Encoding: gzip\r\n", GOOD),
+            415,
+            "UnsupportedMediaType",
+        ),
+        (request("POST", "", ""), 400, "InvalidRequestBody"),
+        (request("POST", "", "{}"), 400, "InvalidRequestBody"),
+        (
+            request("POST", "", GOOD).replacen(path, &format!("{path}?$top=0"), 1),
+            400,
+            "ODataError",
+        ),
+        (
+            "CONNECT localhost:80 HTTP/1.1\r\nHost: localhost:80\r\n\r\n".to_owned(),
+            404,
+            "NotFound",
+        ),
+    ];
+    for (request, status, code) in rows {
+        let mut caller = server.connect().await;
+        caller.send(&request).await;
+        let answer = caller.answer().await;
+        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{request}");
+        assert!(answer.has("content-type: application/problem+json"));
+        assert!(answer.head.contains("proxy-status: defender-gateway; error="));
+    }
+    assert_eq!(server.calls(), 0);
+}
+
+#[tokio::test]
+async fn an_absolute_target_names_the_host() {
+    let server = Server::start().await;
+    let absolute = request("POST", "", GOOD).replacen("POST /", "POST http://localhost:99/", 1);
+    assert_eq!(server.status(&absolute).await, 200);
+}
+
+#[tokio::test]
+async fn options_are_answered_without_a_body() {
+    let server = Server::start().await;
+    let mut caller = server.connect().await;
+    let path = Version::V1.path();
+    caller
+        .send(&format!("OPTIONS {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+        .await;
+    let answer = caller.answer().await;
+    assert_eq!(answer.status, 204);
+    assert!(answer.has("allow: OPTIONS, POST, QUERY") && answer.has("accept-query: \"application/json\""));
+}
+
+#[tokio::test]
+async fn expect_continue_is_answered_only_when_the_body_is_wanted() {
+    let server = Server::start().await;
+    let mut caller = server.connect().await;
+    let whole = request("POST", "Expect: 100-continue\r\n", GOOD);
+    let (head, body) = whole.split_at(whole.len() - GOOD.len());
+    caller.send(head).await;
+    assert_eq!(caller.answer().await.status, 100);
+    caller.send(body).await;
+    assert_eq!(caller.answer().await.status, 200);
+
+    let unwanted = head.replace("Host: localhost", "Host: evil.example");
+    assert_eq!(server.status(&unwanted).await, 421);
+}
+
+#[tokio::test]
+async fn requests_whose_length_is_in_doubt_are_refused_or_end_their_connection() {
+    let server = Server::start().await;
+    let base = format!(
+        "POST {} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n",
+        Version::Latest.path()
+    );
+    for (fields, status) in [
+        ("Content-Length: 5\r\nContent-Length: 6\r\n\r\n", 400),
+        ("Content-Length: 5, 6\r\n\r\n", 400),
+        ("Content-Length: +5\r\n\r\n", 400),
+        ("Content-Length: 0x5\r\n\r\n", 400),
+        ("Content-Length: -1\r\n\r\n", 400),
+        ("Transfer-Encoding: gzip\r\n\r\n", 400),
+        ("Transfer-Encoding: chunked, gzip\r\n\r\n", 400),
+        ("Transfer-Encoding: \u{b}chunked\r\n\r\n", 400),
+        ("Transfer-Encoding : chunked\r\n\r\n", 400),
+        ("X: a\r\n b\r\n\r\n", 400),
+        ("X: a\nY: b\r\0\r\n\r\n", 400),
+        ("Transfer-Encoding: chunked\r\n\r\n5;\r\r\n", 400),
+        ("Transfer-Encoding: chunked\r\n\r\nffffffffffffffff1\r\n", 400),
+    ] {
+        let mut caller = server.connect().await;
+        caller.send(&format!("{base}{fields}")).await;
+        assert_eq!(caller.answer().await.status, status, "{fields:?}");
+    }
+    // Both lengths: the chunks count, and what comes after them is no second request.
+    let mut caller = server.connect().await;
+    let chunked = format!("Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n1b\r\n{GOOD}\r\n0\r\n\r\n");
+    caller
+        .send(&format!("{base}{chunked}{}", request("POST", "", GOOD)))
+        .await;
+    assert_eq!(caller.answer().await.status, 200);
+    assert!(caller.closed().await.is_empty());
+    assert_eq!(server.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_panic_costs_one_request_and_is_counted() {
+    let server = Server::start().await;
+    let mut caller = server.connect().await;
+    caller
+        .send(&request(
+            "POST",
+            "",
+            &GOOD.replace('a', "panic").replace("Scpanicn", "Scan"),
+        ))
+        .await;
+    let answer = caller.answer().await;
+    assert_eq!(
+        (answer.status, answer.code().as_str()),
+        (500, "InternalServerError"),
+        "{}",
+        answer.body
+    );
+    caller.send(&request("POST", "", GOOD)).await;
+    assert_eq!(caller.answer().await.status, 200);
+    assert!(server.exposition().contains("panics_total 1"));
+}

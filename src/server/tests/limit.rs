@@ -1,0 +1,153 @@
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt as _;
+
+use super::support::{GOOD, Server, request};
+use crate::scan::Version;
+use crate::server::{Config, read};
+
+const SHORT: Duration = Duration::from_millis(150);
+
+#[tokio::test]
+async fn a_large_body_is_refused_and_the_refusal_arrives() {
+    let server = Server::start().await;
+    let large = "x".repeat(2 * 1024 * 1024);
+    for request in [
+        request("POST", "", &large),
+        request("POST", "", &large)
+            .replacen("Content-Length: 2097152", "Transfer-Encoding: chunked", 1)
+            .replacen("xxx", "200000\r\nxxx", 1),
+    ] {
+        let mut caller = server.connect().await;
+        let (mut reader, mut writer) = caller.0.into_split();
+        // As programs do it: the whole body first, then the answer. It must not be lost in a reset.
+        let sending = async {
+            let _ = writer.write_all(request.as_bytes()).await;
+            writer
+        };
+        let receiving = async {
+            let mut answer = vec![0; 12];
+            tokio::io::AsyncReadExt::read_exact(&mut reader, &mut answer)
+                .await
+                .unwrap();
+            (answer, reader)
+        };
+        let (writer, (answer, reader)) = tokio::join!(sending, receiving);
+        assert_eq!(answer, b"HTTP/1.1 413");
+        caller = super::support::Caller(reader.reunite(writer).unwrap());
+        caller.closed().await;
+    }
+}
+
+#[tokio::test]
+async fn large_heads_are_refused() {
+    let server = Server::start().await;
+    let many = "X: y\r\n".repeat(Config::MAX_HEADERS + 1);
+    assert_eq!(server.status(&request("POST", &many, GOOD)).await, 431);
+    let long = format!("X: {}\r\n", "y".repeat(Config::MAX_HEADER_BYTES as usize));
+    assert_eq!(server.status(&request("POST", &long, GOOD)).await, 431);
+    let target = format!("/{}", "x".repeat(65_534));
+    assert_eq!(
+        server
+            .status(&format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
+            .await,
+        431
+    );
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_given_up() {
+    let read = read::Config {
+        body_timeout: SHORT,
+        ..read::Config::default()
+    };
+    let server = Server::with(Config::default(), read).await;
+    let mut caller = server.connect().await;
+    let whole = request("POST", "", GOOD);
+    caller.send(&whole[..whole.len() - 1]).await;
+    assert_eq!(caller.answer().await.status, 408);
+    caller.closed().await;
+}
+
+fn impatient() -> Config {
+    Config {
+        header_timeout: SHORT,
+        idle_timeout: SHORT * 2,
+        ..Config::default()
+    }
+}
+
+#[tokio::test]
+async fn slow_heads_and_silence_are_cut() {
+    let server = Server::with(impatient(), read::Config::default()).await;
+    for beginning in ["", "P", "POST / HTTP/1.1\r\nHo", "PRI * HTTP/2.0\r\n"] {
+        let mut caller = server.connect().await;
+        caller.send(beginning).await;
+        assert!(caller.closed().await.is_empty(), "{beginning:?}");
+    }
+    // The same on a connection that has already been good for something.
+    let mut caller = server.connect().await;
+    caller.send(&request("POST", "", GOOD)).await;
+    assert_eq!(caller.answer().await.status, 200);
+    caller.send("POST").await;
+    caller.closed().await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed() {
+    let server = Server::with(impatient(), read::Config::default()).await;
+    let mut caller = server.connect().await;
+    caller.send(&request("POST", "", GOOD)).await;
+    assert_eq!(caller.answer().await.status, 200);
+    assert!(caller.closed().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_waiting_request_is_not_idle() {
+    let server = Server::with(impatient(), read::Config::default()).await;
+    let mut caller = server.connect().await;
+    caller
+        .send(&request("POST", "", &GOOD.replace("\"a\"", "\"slow\"")))
+        .await;
+    server.wait_for_calls(1).await;
+    tokio::time::sleep(SHORT * 4).await;
+    server.backend.gate.add_permits(1);
+    assert_eq!(caller.answer().await.status, 200);
+}
+
+#[tokio::test]
+async fn a_caller_that_takes_no_answer_is_cut() {
+    let server = Server::with(impatient(), read::Config::default()).await;
+    let mut caller = server.connect().await;
+    // 100 MB: more than the sockets hold.
+    let path = Version::Latest.path();
+    caller
+        .send(&request("POST", "", GOOD).replacen(path, &format!("{path}?$top=10000"), 1))
+        .await;
+    server.wait_for_calls(1).await;
+    let gone = async {
+        while server.tasks.len() > 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(super::support::PATIENCE, gone).await.unwrap();
+    drop(caller);
+}
+
+#[tokio::test]
+async fn when_all_connections_are_taken_the_next_one_waits_for_a_place() {
+    let config = Config {
+        max_connections: 1,
+        ..Config::default()
+    };
+    let server = Server::with(config, read::Config::default()).await;
+    let mut first = server.connect().await;
+    first.send(&request("POST", "", GOOD)).await;
+    assert_eq!(first.answer().await.status, 200);
+    let mut second = server.connect().await;
+    second.send(&request("POST", "", GOOD)).await;
+    tokio::time::sleep(SHORT).await;
+    assert_eq!(server.calls(), 1);
+    drop(first);
+    assert_eq!(second.answer().await.status, 200);
+}

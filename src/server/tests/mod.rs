@@ -1,0 +1,7 @@
+//! The whole HTTP side over real sockets, with a service of the test's own where the typed stack would be.
+
+mod drain;
+mod http1;
+mod http2;
+mod limit;
+mod support;
