@@ -23,6 +23,7 @@
 //! | aside | `sim`: the simulated upstream, imported by `cli` and tests only |
 
 pub mod admin;
+pub mod app;
 pub mod attempt;
 pub mod cache;
 pub mod caller;
@@ -39,6 +40,7 @@ pub mod scan;
 pub mod secret;
 pub mod server;
 pub mod sim;
+pub mod stack;
 pub mod task;
 pub mod telemetry;
 pub mod token;

@@ -24,11 +24,11 @@ fn dispatch(command: Command) -> Result<(), Error> {
     match command {
         Command::Check(file) => cli::check(file.config.as_deref()),
         Command::Reference => cli::print(&config::reference()),
-        Command::Run(_)
-        | Command::Probe(_)
-        | Command::Demo(_)
-        | Command::Simulate(_)
-        | Command::Status(_)
-        | Command::Openapi => Err(Error::user("not available in this build")),
+        Command::Run(file) => cli::run(file.config.as_deref()),
+        Command::Probe(_) => Err(Error::user("probe is not part of this version yet")),
+        Command::Demo(asked) => cli::demo(asked),
+        Command::Simulate(asked) => cli::simulate(&asked),
+        Command::Status(asked) => cli::status(&asked),
+        Command::Openapi => cli::print(defender_gateway::server::OPENAPI),
     }
 }

@@ -54,8 +54,11 @@ type Questions = BoxCloneSyncService<scan::Call, scan::Served, BoxError>;
 /// Puts the layers in order.
 pub fn build(
     parts: Parts,
-) -> impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send> + Clone + Send + Sync + 'static
-{
+) -> impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send>
++ Clone
++ Send
++ Sync
++ 'static {
     let paid = ServiceBuilder::new()
         // Above the queue, so that a second attempt waits for its own slot, in its old place.
         .layer(upstream::RetryLayer)

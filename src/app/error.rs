@@ -14,6 +14,9 @@ pub struct Error {
 
 impl Error {
     pub(super) fn of<E: Into<BoxError>>(part: &'static str) -> impl FnOnce(E) -> Self {
-        move |error| Self { part, source: error.into() }
+        move |error| Self {
+            part,
+            source: error.into(),
+        }
     }
 }

@@ -1,29 +1,33 @@
 //! The running gateway.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::admin_thread::AdminThread;
 use super::saved::Saved;
 use super::status::Status;
 use super::{Error, settings};
 use crate::clock::Wall;
 use crate::config::Resolved;
 use crate::task::Tasks;
-use crate::telemetry::metrics::{Mode, Registry};
-use crate::{cache, coalesce, net, queue, quota, region, respond, server, stack, token, upstream};
+use crate::telemetry::metrics::{Mode, ModeGauge, Registry};
+use crate::{admin, cache, coalesce, net, queue, quota, region, respond, server, stack, token, upstream};
 
 /// A gateway whose listeners are bound and whose upkeep runs; [`Gateway::serve`] lets callers in.
 #[derive(Debug)]
 pub struct Gateway {
     data: server::Bound,
+    admin: AdminThread,
     parts: stack::Parts,
-    status: Status,
+    queue: queue::Queue<quota::Quota>,
+    health: admin::Health,
+    mode: ModeGauge,
     tasks: Tasks,
-    registry: Registry,
+    stop: CancellationToken,
+    drain: Duration,
 }
 
 /// How a gateway ended.
@@ -56,8 +60,17 @@ impl Gateway {
         let keeper = {
             let config = settings::token(&config.credentials)?;
             let exchange = net.exchange(settings::SIGN_IN_BYTES, settings::SIGN_IN_TIMEOUT);
-            let imds = net.direct().exchange(settings::SIGN_IN_BYTES, settings::SIGN_IN_TIMEOUT);
-            token::Keeper::start(config, exchange, imds, wall.clone(), &tasks, token::Metrics::register(root))
+            let imds = net
+                .direct()
+                .exchange(settings::SIGN_IN_BYTES, settings::SIGN_IN_TIMEOUT);
+            token::Keeper::start(
+                config,
+                exchange,
+                imds,
+                wall.clone(),
+                &tasks,
+                token::Metrics::register(root),
+            )
         };
 
         let quota_config = settings::quota(config, attempt)?;
@@ -66,12 +79,19 @@ impl Gateway {
 
         let queue_metrics = queue::Metrics::register(root);
         let queue = queue::Queue::start(settings::queue(config), quota.clone(), &tasks, queue_metrics.clone());
-        let fair_use = config.callers.limit.as_ref().and_then(|limit| queue::FairUse::new(limit.calls, limit.window));
+        let fair_use = config
+            .callers
+            .limit
+            .as_ref()
+            .and_then(|limit| queue::FairUse::new(limit.calls, limit.window));
         if let Some(fair_use) = &fair_use {
             fair_use.spawn_upkeep(&tasks);
         }
 
-        let cache = Arc::new(cache::Cache::new(settings::cache(config), cache::Metrics::register(root)));
+        let cache = Arc::new(cache::Cache::new(
+            settings::cache(config),
+            cache::Metrics::register(root),
+        ));
         let count = server::count::Metrics::register(root);
         let saved = Saved::default();
         let upstream_metrics = upstream::Metrics::register(root, regions.labels());
@@ -98,9 +118,118 @@ impl Gateway {
             token: token::Layer::new(keeper.clone()),
             client: upstream::Client::new(net.clone(), settings::upstream(config), upstream_metrics),
         };
-        let data = server::Bound::bind(settings::data_listener(config)).await.map_err(Error::of("the data listener"))?;
+        let data = server::Bound::bind(settings::data_listener(config))
+            .await
+            .map_err(Error::of("the data listener"))?;
         regions.watch(&tasks, net.connector().clone());
-        let status = Status { started: Instant::now(), quota, queue, regions, keeper, cache, saved };
-        Ok(Self { data, parts, status, tasks, registry })
+        let status = Status {
+            started: Instant::now(),
+            quota,
+            queue: queue.clone(),
+            regions,
+            keeper,
+            cache,
+            saved,
+        };
+        let stop = CancellationToken::new();
+        let mode = registry.mode();
+        let health = admin::Health::new(status.checks());
+        let view = view(config, registry, status, health.clone(), stop.clone());
+        let admin = AdminThread::start(settings::admin_listener(config), admin::Admin::new(view))?;
+        Ok(Self {
+            data,
+            admin,
+            parts,
+            queue,
+            health,
+            mode,
+            tasks,
+            stop,
+            drain: config.server.drain,
+        })
+    }
+
+    /// Where callers are served; port 0 has become the port that was chosen.
+    #[must_use]
+    pub fn addresses(&self) -> &[server::Address] {
+        self.data.addresses()
+    }
+
+    /// Where health, metrics and status are served.
+    #[must_use]
+    pub fn admin_address(&self) -> &server::Address {
+        self.admin.address()
+    }
+
+    /// Ends the gateway when cancelled, as `POST /quitquitquit` does.
+    #[must_use]
+    pub fn stop_token(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Answers callers until the stop, then drains: what can be answered in time is, what cannot is told at once.
+    ///
+    /// # Cancel safety
+    /// Dropping the future cuts all connections.
+    pub async fn serve(self) -> Ended {
+        let Self {
+            data,
+            admin,
+            parts,
+            queue,
+            health,
+            mode,
+            tasks,
+            stop,
+            drain,
+        } = self;
+        health.set_ready();
+        let draining = async {
+            stop.cancelled().await;
+            tracing::info!(
+                drain_s = drain.as_secs(),
+                "draining: no new connections, work in flight is finished"
+            );
+            health.set_draining();
+            mode.set(Mode::Draining);
+            // The last call must leave early enough for its answer to arrive.
+            queue.close(Instant::now() + drain.saturating_sub(ANSWER));
+        };
+        let serving = data.serve(stack::build(parts), &tasks, stop.clone());
+        let (drained, ()) = tokio::join!(serving, draining);
+        let left = tasks.finish(Duration::from_secs(1)).await;
+        admin.finish().await;
+        tracing::info!(cut = drained.cut, left, "stopped");
+        Ended { cut: drained.cut, left }
+    }
+}
+
+/// Time kept at the end of the drain for answers to arrive.
+const ANSWER: Duration = Duration::from_secs(3);
+
+fn view(
+    config: &Resolved,
+    registry: Registry,
+    status: Status,
+    health: admin::Health,
+    stop: CancellationToken,
+) -> admin::View {
+    let quota = status.quota.clone();
+    let quit: Arc<dyn Fn() + Send + Sync> = Arc::new(move || stop.cancel());
+    admin::View {
+        status: {
+            let health = health.clone();
+            Arc::new(move || {
+                let draining = health.state() == admin::State::Draining;
+                status.show(if draining { Mode::Draining } else { Mode::Normal })
+            })
+        },
+        health,
+        metrics: Arc::new(move |exposition| {
+            quota.show();
+            registry.encode(exposition)
+        }),
+        openapi: crate::cli::OPENAPI.into(),
+        quit: config.admin.quit.then_some(quit),
     }
 }

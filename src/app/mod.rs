@@ -2,6 +2,7 @@
 //!
 //! This is the only place that knows the configuration and the parts at the same time.
 
+mod admin_thread;
 mod error;
 mod gateway;
 mod saved;

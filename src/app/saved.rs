@@ -26,7 +26,9 @@ impl Saved {
     /// The counts beside the calls that were made, as `/status` shows them.
     pub(super) fn show(&self, calls: u64) -> Value {
         let requests: u64 = Outcome::ALL.iter().map(|outcome| self.answered(*outcome)).sum();
-        let by = Outcome::ALL.iter().map(|outcome| (outcome.as_str().to_owned(), json!(self.answered(*outcome))));
+        let by = Outcome::ALL
+            .iter()
+            .map(|outcome| (outcome.as_str().to_owned(), json!(self.answered(*outcome))));
         json!({
             "requests": requests,
             "upstream_calls": calls,
@@ -55,7 +57,10 @@ impl<S> tower::Layer<S> for Layer {
     type Service = Counting<S>;
 
     fn layer(&self, inner: S) -> Counting<S> {
-        Counting { inner, saved: self.0.clone() }
+        Counting {
+            inner,
+            saved: self.0.clone(),
+        }
     }
 }
 
@@ -81,6 +86,9 @@ where
 
     fn call(&mut self, call: Call) -> Self::Future {
         let saved = self.saved.clone();
-        self.inner.call(call).inspect_ok(move |served| saved.count(served.outcome)).boxed()
+        self.inner
+            .call(call)
+            .inspect_ok(move |served| saved.count(served.outcome))
+            .boxed()
     }
 }

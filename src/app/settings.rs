@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Error;
 use crate::config::{self, Credential, ManagedEndpoint, OnUnknownPast, Resolved};
-use crate::{cache, net, queue, quota, region, respond, server, token, upstream};
+use crate::{admin, cache, net, queue, quota, region, respond, server, token, upstream};
 
 /// Longest token exchange. Sign-in answers in well under a second; ten cover a bad day and keep callers from waiting in vain.
 pub(super) const SIGN_IN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -15,7 +15,11 @@ pub(super) const SIGN_IN_BYTES: usize = 256 * 1024;
 
 pub(super) fn net(config: &Resolved) -> Result<net::Config, Error> {
     let proxy = config.defender.proxy.as_ref().map(proxy).transpose()?;
-    Ok(net::Config { ca_file: config.defender.ca_file.clone(), proxy, ..net::Config::default() })
+    Ok(net::Config {
+        ca_file: config.defender.ca_file.clone(),
+        proxy,
+        ..net::Config::default()
+    })
 }
 
 fn proxy(proxy: &config::Proxy) -> Result<net::Proxy, Error> {
@@ -41,7 +45,11 @@ pub(super) fn attempt(config: &Resolved, net: &net::Config, regions: &region::Co
 }
 
 pub(super) fn quota(config: &Resolved, attempt: Duration) -> Result<quota::Config, Error> {
-    let limits = config.quota.limits.iter().map(|limit| quota::Limit::try_new(limit.calls, limit.window));
+    let limits = config
+        .quota
+        .limits
+        .iter()
+        .map(|limit| quota::Limit::try_new(limit.calls, limit.window));
     let limits = limits.collect::<Result<_, _>>().map_err(Error::of("the quota"))?;
     let past = match config.quota.on_unknown_past {
         OnUnknownPast::Empty => quota::UnknownPast::Empty,
@@ -84,7 +92,11 @@ pub(super) fn cache(config: &Resolved) -> cache::Config {
 }
 
 pub(super) fn respond(config: &Resolved, quota: &quota::Quota) -> respond::Config {
-    let hosts = config.defender.regions.iter().filter_map(|region| region.url.host_str());
+    let hosts = config
+        .defender
+        .regions
+        .iter()
+        .filter_map(|region| region.url.host_str());
     let quota = quota.clone();
     respond::Config {
         upstream_hosts: hosts.map(str::to_ascii_lowercase).collect(),
@@ -115,14 +127,8 @@ pub(super) fn data_listener(config: &Resolved) -> server::Config {
     }
 }
 
-/// The admin listener serves a few probes and scrapers; it may always be cut.
 pub(super) fn admin_listener(config: &Resolved) -> server::Config {
-    server::Config {
-        listen: vec![address(&config.admin.listen)],
-        max_connections: 256,
-        drain: Duration::from_secs(1),
-        ..server::Config::default()
-    }
+    admin::listener(address(&config.admin.listen))
 }
 
 fn address(listen: &config::Listen) -> server::Address {
@@ -134,7 +140,10 @@ fn address(listen: &config::Listen) -> server::Address {
 
 pub(super) fn token(config: &config::Credentials) -> Result<token::Config, Error> {
     let scope = token::Scope::try_new(&config.scope).map_err(Error::of("the scope"))?;
-    Ok(token::Config { credential: credential(config)?, scope })
+    Ok(token::Config {
+        credential: credential(config)?,
+        scope,
+    })
 }
 
 fn credential(config: &config::Credentials) -> Result<token::Credential, Error> {
@@ -142,37 +151,57 @@ fn credential(config: &config::Credentials) -> Result<token::Credential, Error> 
         token::App::try_new(&config.authority, tenant_id, client_id).map_err(Error::of("the app registration"))
     };
     Ok(match &config.credential {
-        Credential::ClientSecret { tenant_id, client_id, secret } => token::Credential::ClientSecret {
+        Credential::ClientSecret {
+            tenant_id,
+            client_id,
+            secret,
+        } => token::Credential::ClientSecret {
             app: app(tenant_id, client_id)?,
             secret: match secret {
                 config::SecretSource::Value(secret) => token::SecretSource::Value(secret.clone()),
                 config::SecretSource::File(path) => token::SecretSource::File(path.clone()),
             },
         },
-        Credential::Certificate { tenant_id, client_id, certificate_file, private_key_file } => {
-            token::Credential::Certificate {
-                app: app(tenant_id, client_id)?,
-                files: token::CertificateFiles {
-                    certificate: certificate_file.clone(),
-                    private_key: private_key_file.clone(),
-                },
-            }
-        }
-        Credential::WorkloadIdentity { tenant_id, client_id, token_file, proxy } => {
+        Credential::Certificate {
+            tenant_id,
+            client_id,
+            certificate_file,
+            private_key_file,
+        } => token::Credential::Certificate {
+            app: app(tenant_id, client_id)?,
+            files: token::CertificateFiles {
+                certificate: certificate_file.clone(),
+                private_key: private_key_file.clone(),
+            },
+        },
+        Credential::WorkloadIdentity {
+            tenant_id,
+            client_id,
+            token_file,
+            proxy,
+        } => {
             let app = app(tenant_id, client_id)?;
             let app = match proxy {
-                Some(proxy) => app.through_token_proxy(&proxy.url).map_err(Error::of("the token proxy"))?,
+                Some(proxy) => app
+                    .through_token_proxy(&proxy.url)
+                    .map_err(Error::of("the token proxy"))?,
                 None => app,
             };
-            token::Credential::WorkloadIdentity { app, token_file: token_file.clone() }
+            token::Credential::WorkloadIdentity {
+                app,
+                token_file: token_file.clone(),
+            }
         }
         Credential::ManagedIdentity { client_id, endpoint } => token::Credential::ManagedIdentity(token::Identity {
             client_id: client_id.clone(),
             host: match endpoint {
-                ManagedEndpoint::Metadata(address) => token::IdentityHost::Imds { address: address.clone() },
-                ManagedEndpoint::AppService { url, header } => {
-                    token::IdentityHost::AppService { endpoint: url.clone(), header: header.clone() }
-                }
+                ManagedEndpoint::Metadata(address) => token::IdentityHost::Imds {
+                    address: address.clone(),
+                },
+                ManagedEndpoint::AppService { url, header } => token::IdentityHost::AppService {
+                    endpoint: url.clone(),
+                    header: header.clone(),
+                },
             },
         }),
     })

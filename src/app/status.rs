@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::saved::Saved;
+use crate::admin::Check;
 use crate::telemetry::metrics::Mode;
 use crate::{cache, queue, quota, region, token};
 
@@ -23,6 +24,74 @@ pub(super) struct Status {
 }
 
 impl Status {
+    /// What `/readyz?verbose` lists: for people, it does not decide anything.
+    pub(super) fn checks(&self) -> impl Fn() -> Vec<Check> + Send + Sync + 'static {
+        let status = self.clone();
+        move || vec![status.check_sign_in(), status.check_regions(), status.check_quota()]
+    }
+
+    fn check_sign_in(&self) -> Check {
+        let snapshot = self.keeper.snapshot();
+        let (ok, mut text) = match (&snapshot.last_error, snapshot.expires_in) {
+            (None, Some(left)) => (true, format!("token for another {} s", left.as_secs())),
+            (None, None) => (false, "no token yet".to_owned()),
+            (Some(error), Some(left)) => (
+                false,
+                format!(
+                    "{}; the token at hand lasts another {} s; {}",
+                    error.code,
+                    left.as_secs(),
+                    error.advice
+                ),
+            ),
+            (Some(error), None) => (
+                false,
+                format!("no token: {}: {}; {}", error.code, error.message, error.advice),
+            ),
+        };
+        for warning in &snapshot.warnings {
+            text = format!("{text}; {warning}");
+        }
+        Check {
+            name: "sign-in",
+            ok: ok && snapshot.warnings.is_empty(),
+            text,
+        }
+    }
+
+    fn check_regions(&self) -> Check {
+        let rows = self.regions.snapshot();
+        let healthy = rows.iter().filter(|row| row.healthy).count();
+        let selected = rows
+            .iter()
+            .find(|row| row.selected)
+            .map_or("none selected", |row| &row.label);
+        Check {
+            name: "regions",
+            ok: healthy > 0,
+            text: format!("{healthy} of {} healthy; {selected}", rows.len()),
+        }
+    }
+
+    fn check_quota(&self) -> Check {
+        let snapshot = self.quota.snapshot();
+        let text = match snapshot.paused {
+            Some(pause) => format!("the upstream ordered a pause of another {} s", pause.as_secs()),
+            None => {
+                let windows = snapshot
+                    .windows
+                    .iter()
+                    .map(|window| format!("{} of {} left in {}", window.remaining, window.limit, window.name));
+                windows.collect::<Vec<_>>().join(", ")
+            }
+        };
+        Check {
+            name: "quota",
+            ok: snapshot.paused.is_none(),
+            text,
+        }
+    }
+
     /// The whole state at this moment.
     pub(super) fn show(&self, mode: Mode) -> Value {
         json!({
@@ -61,9 +130,10 @@ impl Status {
 
     fn queue(&self) -> Value {
         let snapshot = self.queue.snapshot();
-        let shares = snapshot.shares.iter().map(|share| {
-            json!({"caller": share.name.as_str(), "waiting": share.waiting, "served": share.served})
-        });
+        let shares = snapshot
+            .shares
+            .iter()
+            .map(|share| json!({"caller": share.name.as_str(), "waiting": share.waiting, "served": share.served}));
         json!({
             "waiting": snapshot.waiting,
             "callers": snapshot.callers,

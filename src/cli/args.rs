@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::Limit;
+use crate::sim::Limit;
 
 /// A gateway in front of Microsoft Defender for Endpoint's scan history: it signs in, keeps to the quota, shares and caches
 /// answers.
@@ -85,9 +85,9 @@ pub struct Simulate {
     /// Where to listen; port 0 takes any free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8090")]
     pub listen: SocketAddr,
-    /// The limits to enforce: calls per window, separated by commas
-    #[arg(long, value_name = "LIMITS", value_delimiter = ',', default_value = "100/1m,1500/1h")]
-    pub limit: Vec<Limit>,
+    /// The limits to enforce: calls per window, separated by commas [default: the scenario's, else 100/1m,1500/1h]
+    #[arg(long, value_name = "LIMITS", value_delimiter = ',')]
+    pub limit: Option<Vec<Limit>>,
     /// What to play: latency, errors and cuts per region
     #[arg(long, value_name = "FILE")]
     pub scenario: Option<PathBuf>,
@@ -142,7 +142,7 @@ mod tests {
         let Command::Simulate(simulate) = args.command else {
             panic!("{args:?}")
         };
-        let limits: Vec<_> = simulate.limit.iter().map(ToString::to_string).collect();
+        let limits: Vec<_> = simulate.limit.iter().flatten().map(ToString::to_string).collect();
         assert_eq!(limits, ["100/1s", "1500/1m"]);
         assert!(Args::try_parse_from(["g", "simulate", "--limit", "100"]).is_err());
     }

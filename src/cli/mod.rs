@@ -4,10 +4,19 @@
 
 mod args;
 mod check;
+mod demo;
 mod error;
 mod output;
+mod run;
+mod runtime;
+mod simulate;
+mod status;
 
 pub use args::{Args, Command, ConfigFile, Demo, Probe, Simulate, Status};
 pub use check::check;
+pub use demo::demo;
 pub use error::Error;
-pub use output::{print, usage};
+pub use output::{note, print, usage};
+pub use run::run;
+pub use simulate::simulate;
+pub use status::status;

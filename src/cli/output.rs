@@ -18,6 +18,11 @@ pub fn print(text: &str) -> Result<(), Error> {
     }
 }
 
+/// Tells the user something on stderr. Nobody is left to be told when stderr is closed.
+pub fn note(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
 /// Answers what is no command: help and version go to stdout with status 0, mistakes to stderr with status 1.
 #[must_use]
 pub fn usage(asked: &clap::Error) -> ExitCode {

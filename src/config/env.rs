@@ -100,6 +100,12 @@ impl Environment {
         (!value.expose().is_empty()).then_some(value)
     }
 
+    /// How many worker threads the operator wants: tokio's own `TOKIO_WORKER_THREADS`.
+    #[must_use]
+    pub fn workers(&self) -> Option<usize> {
+        self.value(variable::WORKER_THREADS)?.expose().parse().ok()
+    }
+
     /// All variables in order of their names; a value is `None` when it is not UTF-8.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
         self.values

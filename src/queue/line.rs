@@ -126,6 +126,11 @@ impl<S: Slots> Queue<S> {
         turn
     }
 
+    /// The gateway stops at `closes`: whoever would be served later is refused now, and so is who comes from now on.
+    pub fn close(&self, closes: Instant) {
+        self.0.lock().close(Instant::now(), closes, &self.0.slots);
+    }
+
     /// Spreads the cost of the slot that `attempt` was granted over all who benefit from its call.
     pub fn spread(&self, attempt: &Try) {
         let beneficiaries = attempt.load.beneficiaries();

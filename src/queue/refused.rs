@@ -42,17 +42,20 @@ pub enum Reason {
     FairUse,
     /// The ticket was taken, but a pause ordered by the upstream made it impossible to serve in time.
     Overtaken,
+    /// The gateway is about to stop, and the turn would come too late.
+    ShuttingDown,
 }
 
 impl Reason {
     /// All reasons, for tables and tests.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Late,
         Self::Promised,
         Self::Full,
         Self::CallerFull,
         Self::FairUse,
         Self::Overtaken,
+        Self::ShuttingDown,
     ];
 
     /// The name in metrics and logs.
@@ -65,6 +68,7 @@ impl Reason {
             Self::CallerFull => "caller_full",
             Self::FairUse => "fair_use",
             Self::Overtaken => "overtaken",
+            Self::ShuttingDown => "shutting_down",
         }
     }
 
@@ -79,6 +83,7 @@ impl Reason {
             Self::Full => "as many requests wait for the upstream's quota as may wait",
             Self::CallerFull => "as many requests of this caller wait for the upstream's quota as may wait",
             Self::FairUse => "the caller is over its fair-use limit",
+            Self::ShuttingDown => "the gateway is shutting down and the request's turn would come too late",
             Self::Overtaken => "the upstream ordered a pause that is longer than the time the request may wait",
         }
     }

@@ -42,6 +42,8 @@ pub(super) struct State<P> {
     tickets: u64,
     /// When the clock task will next look by itself.
     pub(super) armed: Option<Instant>,
+    /// No slot is of use from then on.
+    closes: Option<Instant>,
 }
 
 /// What is remembered of a caller.
@@ -63,6 +65,7 @@ impl<P> State<P> {
             callers: HashMap::new(),
             tickets: 0,
             armed: None,
+            closes: None,
         }
     }
 
@@ -98,6 +101,13 @@ impl<P> State<P> {
         };
         self.order.add(ticket);
         let rank = self.order.ahead_of(id).unwrap_or(0);
+        if self
+            .closes
+            .is_some_and(|closes| self.slots.get(rank).is_none_or(|start| *start > closes))
+        {
+            self.order.remove(id);
+            return Err(self.refuse(Reason::ShuttingDown, caller, now));
+        }
         if let Err(reason) = self.admit(rank, caller.deadline, if own == 0 { 0 } else { others.max(1) }) {
             self.order.remove(id);
             return Err(self.refuse(reason, caller, now));
@@ -151,6 +161,27 @@ impl<P> State<P> {
             }
         }
         None
+    }
+
+    /// No slot is of use after `closes`: whoever would have to wait longer is told now.
+    pub(super) fn close<S: Slots<Permit = P>>(&mut self, now: Instant, closes: Instant, slots: &S) {
+        self.closes = Some(closes);
+        self.look_ahead(now, self.order.len() + 1, slots);
+        let late = |id: &u64| {
+            let start = self.order.ahead_of(*id).and_then(|rank| self.slots.get(rank));
+            start.is_none_or(|start| *start > closes)
+        };
+        let gone: Vec<u64> = self.waiters.keys().copied().filter(late).collect();
+        for id in gone {
+            if let Some(turn) = self.waiters.remove(&id) {
+                // Nobody listens any more: then nobody needs to know.
+                let _ = turn.send(Err(Refused {
+                    reason: Reason::ShuttingDown,
+                    retry_after: Duration::from_secs(1),
+                }));
+            }
+            self.leave(id);
+        }
     }
 
     /// The request is gone, served or not.

@@ -125,14 +125,10 @@ pub enum Fault {
     Denied,
     /// No upstream host could be reached.
     Unavailable,
-    /// No connection within the time allowed.
-    ConnectionTimeout,
     /// No answer within the time allowed.
     ResponseTimeout,
-    /// The connection was lost before the answer.
-    Terminated,
-    /// The upstream's answer cannot be understood.
-    Protocol,
+    /// The exchange with the upstream failed; the token says how.
+    Exchange(&'static str),
     /// The gateway is set up wrongly: its credentials are refused.
     Configuration,
     /// The gateway answered by itself, and that is as it should be.
@@ -149,10 +145,8 @@ impl Fault {
             Self::Request => "http_request_error",
             Self::Denied => "http_request_denied",
             Self::Unavailable => "destination_unavailable",
-            Self::ConnectionTimeout => "connection_timeout",
             Self::ResponseTimeout => "http_response_timeout",
-            Self::Terminated => "connection_terminated",
-            Self::Protocol => "http_protocol_error",
+            Self::Exchange(token) => token,
             Self::Configuration => "proxy_configuration_error",
             Self::Local => "proxy_internal_response",
             Self::Internal => "proxy_internal_error",

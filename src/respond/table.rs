@@ -8,6 +8,7 @@ use http::StatusCode;
 use super::{Fault, Panicked, Problem, Refusal};
 use crate::BoxError;
 use crate::scan::Invalid;
+use crate::{cache, coalesce, queue, quota, token, upstream};
 
 /// What to answer to `error`: the first cause in its chain that the table knows decides. What nobody knows is our own failure.
 #[must_use]
@@ -32,6 +33,71 @@ fn known(cause: &(dyn Error + 'static)) -> Option<Problem> {
     None.or_else(|| cause.downcast_ref().map(refusal))
         .or_else(|| cause.downcast_ref::<Panicked>().map(|_| panicked()))
         .or_else(|| cause.downcast_ref().map(invalid))
+        .or_else(|| cause.downcast_ref().map(queue))
+        .or_else(|| cause.downcast_ref().map(joined))
+        .or_else(|| cause.downcast_ref::<cache::NotCached>().map(not_cached))
+        .or_else(|| cause.downcast_ref().map(token))
+        .or_else(|| cause.downcast_ref().map(upstream))
+        .or_else(|| {
+            cause
+                .downcast_ref::<quota::Overdue>()
+                .map(|error| timeout(error.to_string()))
+        })
+}
+
+fn queue(refused: &queue::Refused) -> Problem {
+    let detail = format!(
+        "{}; come back in {} s",
+        refused.reason.as_str(),
+        refused.retry_after_s()
+    );
+    match refused.reason {
+        queue::Reason::ShuttingDown => Problem {
+            type_uri: Problem::REDUCED_CAPACITY,
+            ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, "ShuttingDown", refused.reason.as_str())
+                .with_fault(Fault::Local)
+                .with_retry_after(MOMENT)
+        },
+        _ => Problem::quota_exceeded(detail, refused.retry_after, Vec::new()),
+    }
+}
+
+/// Joined a call that did not leave in time.
+fn joined(overdue: &coalesce::Overdue) -> Problem {
+    Problem::quota_exceeded(overdue.to_string(), overdue.retry_after, Vec::new())
+}
+
+fn not_cached(error: &cache::NotCached) -> Problem {
+    Problem::new(StatusCode::GATEWAY_TIMEOUT, "NotCached", error.to_string()).with_fault(Fault::Request)
+}
+
+fn token(error: &token::Error) -> Problem {
+    let (status, code, fault) = match error {
+        token::Error::Refused { .. } => (StatusCode::BAD_GATEWAY, "SignInRefused", Fault::Configuration),
+        token::Error::Unavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "SignInUnavailable", Fault::Unavailable),
+    };
+    let wait = error.retry_after().unwrap_or(MOMENT);
+    Problem::new(status, code, error.to_string())
+        .with_fault(fault)
+        .with_retry_after(wait)
+}
+
+fn upstream(error: &upstream::Error) -> Problem {
+    if error.is_timeout() {
+        return timeout(detail(error));
+    }
+    let fault = Fault::Exchange(error.proxy_status());
+    Problem::new(StatusCode::BAD_GATEWAY, "UpstreamUnreachable", detail(error)).with_fault(fault)
+}
+
+fn timeout(detail: String) -> Problem {
+    Problem::new(StatusCode::GATEWAY_TIMEOUT, "UpstreamTimeout", detail).with_fault(Fault::ResponseTimeout)
+}
+
+/// The error and its causes in one sentence: callers of an internal gateway may know why.
+fn detail(error: &(dyn Error + 'static)) -> String {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn invalid(invalid: &Invalid) -> Problem {

@@ -17,8 +17,8 @@ pub struct Config {
     pub max_wait: Duration,
     /// How long it may wait at most, whatever it says.
     pub max_wait_limit: Duration,
-    /// Who is asking, for fairness.
-    pub caller_header: HeaderName,
+    /// The field that says who is asking, for fairness; `None`: the peer address.
+    pub caller_header: Option<HeaderName>,
 }
 
 impl Default for Config {
@@ -31,7 +31,7 @@ impl Default for Config {
             body_budget: 64 * 1024 * 1024,
             max_wait: Duration::from_secs(30),
             max_wait_limit: Duration::from_mins(10),
-            caller_header: HeaderName::from_static("x-caller"),
+            caller_header: Some(HeaderName::from_static("x-caller")),
         }
     }
 }

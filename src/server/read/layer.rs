@@ -111,9 +111,8 @@ impl Shared {
     fn caller(&self, head: &http::request::Parts, arrived: Instant) -> Caller {
         let fields = &head.headers;
         let wait = prefer::wait(fields).map(|wait| wait.min(self.config.max_wait_limit));
-        let given = fields
-            .get(&self.config.caller_header)
-            .and_then(|name| name.to_str().ok());
+        let header = self.config.caller_header.as_ref();
+        let given = header.and_then(|header| fields.get(header)?.to_str().ok());
         let name = given.map(Name::new).filter(|name| !name.as_str().is_empty());
         let peer = || {
             head.extensions

@@ -1,0 +1,73 @@
+//! `run`: serves until it is told to stop.
+
+use std::path::Path;
+
+use tokio_util::sync::CancellationToken;
+
+use super::runtime::{block_on, watch_signals};
+use super::{Error, note};
+use crate::app::Gateway;
+use crate::config::{self, Disk, Environment, Format, Loaded};
+use crate::task::Tasks;
+use crate::telemetry::log;
+
+/// Serves. Prints a line per listener to stderr once it accepts.
+///
+/// # Errors
+/// Mistakes in the configuration, an address that is taken, requests that were cut off at the end of the drain.
+pub fn run(file: Option<&Path>) -> Result<(), Error> {
+    let env = Environment::real();
+    let loaded = config::load(file, &env, &Disk)?;
+    start_log(&loaded)?;
+    for note in &loaded.notes {
+        tracing::warn!("{note}");
+    }
+    block_on(env.workers(), serve(&loaded))
+}
+
+async fn serve(loaded: &Loaded) -> Result<(), Error> {
+    let gateway = Gateway::start(&loaded.resolved).await.map_err(|error| {
+        // The configuration was right; what the machine refuses, such as a taken port, the user can mend.
+        Error::user(chain(&error))
+    })?;
+    let abort = CancellationToken::new();
+    let signals = Tasks::new();
+    watch_signals(&signals, gateway.stop_token(), abort.clone())?;
+    for address in gateway.addresses() {
+        note(&format!("listening on {address}"));
+    }
+    note(&format!("admin on {}", gateway.admin_address()));
+    tokio::select! {
+        ended = gateway.serve() => match ended.cut {
+            0 => Ok(()),
+            cut => Err(Error::failed("the drain ended too early", format!("{cut} connections were cut with requests in flight"))),
+        },
+        () = abort.cancelled() => {
+            note("told to stop twice: leaving at once");
+            Ok(())
+        }
+    }
+}
+
+/// Logs to stderr as the configuration says.
+pub(super) fn start_log(loaded: &Loaded) -> Result<(), Error> {
+    let telemetry = &loaded.resolved.telemetry;
+    let format = match telemetry.format {
+        Format::Auto => log::Format::Auto,
+        Format::Json => log::Format::Json,
+        Format::Text => log::Format::Text,
+    };
+    log::init(&telemetry.log, format).map_err(|error| Error::failed("cannot start logging", error))?;
+    Ok(())
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

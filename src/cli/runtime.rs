@@ -1,0 +1,50 @@
+//! The tokio runtime of a command, and the signals that end it.
+
+use std::future::Future;
+use std::thread;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::Error;
+use crate::task::Tasks;
+
+/// A gateway is a neighbour of somebody's application: without a word from the operator it takes two threads, not a thread per core of
+/// a large node.
+const WORKERS: usize = 2;
+
+/// Runs `work` to its end. `workers` overrides the number of threads.
+///
+/// # Errors
+/// When the runtime cannot be made, and what `work` returns.
+pub(super) fn block_on<T>(workers: Option<usize>, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers.unwrap_or(cores.min(WORKERS)).max(1))
+        .enable_all()
+        .build()
+        .map_err(|error| Error::failed("cannot start the runtime", error))?;
+    let result = runtime.block_on(work);
+    // What still runs has had its time; waiting for a blocked name look-up would delay the exit by seconds.
+    runtime.shutdown_background();
+    result
+}
+
+/// Cancels `stop` at the first SIGTERM or SIGINT, and `abort` at the second.
+///
+/// # Errors
+/// When the handlers cannot be installed.
+pub(super) fn watch_signals(tasks: &Tasks, stop: CancellationToken, abort: CancellationToken) -> Result<(), Error> {
+    let make = |kind| signal(kind).map_err(|error| Error::failed("cannot handle signals", error));
+    let (mut terminate, mut interrupt) = (make(SignalKind::terminate())?, make(SignalKind::interrupt())?);
+    tasks.spawn_upkeep("signals", async move {
+        for token in [stop, abort] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            token.cancel();
+        }
+    });
+    Ok(())
+}
