@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
+use url::Url;
+
 use super::{Error, print};
 use crate::config::{self, Disk, Environment, Loaded, Pin, Resolved, Source, duration, size};
 
@@ -38,7 +40,7 @@ fn summary(loaded: &Loaded) -> String {
     text
 }
 
-fn subjects(resolved: &Resolved) -> [(&'static str, String); 11] {
+fn subjects(resolved: &Resolved) -> [(&'static str, String); 12] {
     [
         ("callers", callers(resolved)),
         ("admin", resolved.admin.listen.to_string()),
@@ -51,6 +53,7 @@ fn subjects(resolved: &Resolved) -> [(&'static str, String); 11] {
         ("cache", cache(resolved)),
         ("merging", merging(resolved)),
         ("store", store(resolved)),
+        ("telemetry", telemetry(resolved)),
     ]
 }
 
@@ -104,6 +107,16 @@ fn sign_in(resolved: &Resolved) -> String {
         _ => "the system-assigned identity".into(),
     };
     format!("{} {}; {who}", credential.kind(), credentials.why)
+}
+
+fn telemetry(resolved: &Resolved) -> String {
+    let telemetry = &resolved.telemetry;
+    let traces = telemetry.otlp_endpoint.as_ref().map_or("nowhere", Url::as_str);
+    format!(
+        "logs {} as {}, traces go {traces}",
+        telemetry.log,
+        telemetry.format.as_str()
+    )
 }
 
 fn quota(resolved: &Resolved) -> String {

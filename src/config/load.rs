@@ -15,7 +15,7 @@ use super::section::{
 const USUAL_PLACE: &str = "/etc/defender-gateway/gateway.toml";
 
 /// No sensible configuration is larger; a wrong path (a log, a disk image) is noticed early.
-const MAX_FILE_BYTES: u64 = 1 << 20;
+const MAX_FILE_BYTES: u64 = 256 << 10;
 
 /// A configuration without a mistake. Plain values; nothing in it has to be parsed again.
 #[derive(Clone, Debug)]
@@ -106,7 +106,11 @@ pub fn parse(path: &Path, text: &str, env: &Environment, files: &dyn Files) -> R
 fn resolve(path: Option<&Path>, text: Option<&str>, env: &Environment, files: &dyn Files) -> Result<Loaded, Mistakes> {
     let mut reader = Reader::new(text, env, files);
     let resolved = sections(&mut reader);
-    let (mistakes, notes) = reader.finish();
+    let (mut mistakes, notes) = reader.finish();
+    // A file that is not TOML said nothing at all: that something is missing would only be an echo.
+    if mistakes.iter().any(is_syntax) {
+        mistakes.retain(|mistake| mistake.origin != Origin::Default);
+    }
     match resolved {
         Some(resolved) if mistakes.is_empty() => Ok(Loaded {
             resolved,
@@ -115,6 +119,10 @@ fn resolve(path: Option<&Path>, text: Option<&str>, env: &Environment, files: &d
         }),
         _ => Err(Mistakes::new(path.map(Path::to_owned), mistakes)),
     }
+}
+
+fn is_syntax(mistake: &Mistake) -> bool {
+    mistake.key.is_none() && matches!(mistake.origin, Origin::File { .. })
 }
 
 /// Every section is read, even after one has failed: all mistakes are reported together.

@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use secrecy::zeroize::Zeroizing;
+
 use super::env::Environment;
 use super::files::{Files, Found};
 use super::key::{Echo, Key, Kind};
@@ -286,6 +288,13 @@ impl<'a> Reader<'a> {
             Ok(Found::Other) => Err("is not a regular file".into()),
             Err(error) => Err(unreadable(&error)),
         }
+    }
+
+    /// The content of a file that may hold a secret: wiped when dropped.
+    pub(super) fn content(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+        const LIMIT: u64 = 1 << 20;
+        let content = self.files.read(path, LIMIT).map(Zeroizing::new);
+        content.map_err(|error| unreadable(&error))
     }
 
     /// Whether `path` is a directory.

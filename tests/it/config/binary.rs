@@ -102,7 +102,7 @@ fn odd_files_are_refused() {
     let path = folder.path().join("odd.toml");
     for (content, holds) in [
         (vec![0xff, 0xfe], "is not UTF-8"),
-        (vec![b'#'; (1 << 20) + 1], "longer than 1048576 bytes"),
+        (vec![b'#'; (256 << 10) + 1], "longer than 262144 bytes"),
     ] {
         fs::write(&path, content).unwrap();
         let output = check(&path, &[]);

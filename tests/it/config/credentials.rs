@@ -1,20 +1,20 @@
 //! Which credential is chosen, why, and what is said when none is complete.
 
-use defender_gateway::config::{Credential, ManagedEndpoint, SecretSource, TrustedRoots};
+use defender_gateway::config::{Credential, SecretSource};
 
 use super::{mistakes, parse};
 
-const IDS: [(&str, &str); 2] = [("AZURE_TENANT_ID", "t"), ("AZURE_CLIENT_ID", "c")];
+pub(super) const IDS: [(&str, &str); 2] = [("AZURE_TENANT_ID", "t"), ("AZURE_CLIENT_ID", "c")];
 
 /// The credential and the reason, for `text` and the ids and `variables`.
 #[track_caller]
-fn chosen(text: &str, variables: &[(&str, &str)]) -> (Credential, String) {
+pub(super) fn chosen(text: &str, variables: &[(&str, &str)]) -> (Credential, String) {
     let loaded = parse(text, &[&IDS, variables].concat()).unwrap_or_else(|mistakes| panic!("{mistakes}"));
     (loaded.resolved.credentials.credential, loaded.resolved.credentials.why)
 }
 
 #[track_caller]
-fn refused(text: &str, variables: &[(&str, &str)]) -> String {
+pub(super) fn refused(text: &str, variables: &[(&str, &str)]) -> String {
     parse(text, variables)
         .expect_err("there should be a mistake")
         .to_string()
@@ -66,11 +66,11 @@ fn auto_finds_each_kind() {
             "client_secret",
         ),
         (
-            "[credentials]\ncertificate_file = \"/etc/cert.pem\"",
+            "[credentials]\ncertificate_file = \"/etc/both.pem\"",
             &[],
             "certificate",
         ),
-        ("", &[("AZURE_CLIENT_CERTIFICATE_PATH", "/etc/cert.pem")], "certificate"),
+        ("", &[("AZURE_CLIENT_CERTIFICATE_PATH", "/etc/both.pem")], "certificate"),
         ("", &app_service, "managed_identity"),
     ] {
         assert_eq!(chosen(text, variables).0.kind(), kind, "{text} {variables:?}");
@@ -240,126 +240,4 @@ fn a_tenant_stays_within_its_path_segment() {
         );
         assert_eq!(lines.len(), 1, "{lines:#?}");
     }
-}
-
-#[test]
-fn managed_identity_finds_whom_to_ask() {
-    let kind = "[credentials]\nkind = \"managed_identity\"";
-    let endpoint = |variables: &[(&str, &str)]| {
-        let credential = parse(kind, variables)
-            .unwrap_or_else(|mistakes| panic!("{mistakes}"))
-            .resolved
-            .credentials
-            .credential;
-        let Credential::ManagedIdentity { endpoint, client_id } = credential else {
-            panic!("{credential:?}")
-        };
-        (endpoint, client_id)
-    };
-    let (machine, client) = endpoint(&[]);
-    assert!(
-        matches!(&machine, ManagedEndpoint::Metadata(url) if url.as_str() == "http://169.254.169.254/"),
-        "{machine:?}"
-    );
-    assert_eq!(client, None);
-    let (replaced, _) = endpoint(&[("AZURE_POD_IDENTITY_AUTHORITY_HOST", "http://127.0.0.1:9/")]);
-    assert!(
-        matches!(&replaced, ManagedEndpoint::Metadata(url) if url.port() == Some(9)),
-        "{replaced:?}"
-    );
-    let (app, client) = endpoint(&[
-        ("IDENTITY_ENDPOINT", "http://localhost:42356/msi/token"),
-        ("IDENTITY_HEADER", "hunter2"),
-        ("AZURE_CLIENT_ID", "c"),
-    ]);
-    assert!(
-        matches!(&app, ManagedEndpoint::AppService { url, header } if url.path() == "/msi/token" && header.expose() == "hunter2")
-    );
-    assert_eq!(client.as_deref(), Some("c"));
-
-    let text = refused(
-        kind,
-        &[("IDENTITY_ENDPOINT", "http://10.0.0.1/msi"), ("IDENTITY_HEADER", "h")],
-    );
-    assert!(
-        text.starts_with("IDENTITY_ENDPOINT: credentials.kind: the address is neither https nor on this machine"),
-        "{text}"
-    );
-    let text = refused(kind, &[("IDENTITY_ENDPOINT", "http://localhost:40342/msi")]);
-    assert!(text.contains("as Azure Arc does"), "{text}");
-}
-
-#[test]
-fn the_custom_token_endpoint_is_carried_through() {
-    let base = [
-        ("AZURE_FEDERATED_TOKEN_FILE", "/etc/token"),
-        ("AZURE_KUBERNETES_TOKEN_PROXY", "https://proxy.aks/x"),
-    ];
-    let with = |more: &[(&str, &str)]| parse("", &[&IDS[..], &base, more].concat());
-    let proxy = |more: &[(&str, &str)]| {
-        let credential = with(more)
-            .unwrap_or_else(|mistakes| panic!("{mistakes}"))
-            .resolved
-            .credentials
-            .credential;
-        let Credential::WorkloadIdentity { proxy: Some(proxy), .. } = credential else {
-            panic!("{credential:?}")
-        };
-        proxy
-    };
-    let plain = proxy(&[]);
-    assert_eq!(
-        (plain.url.as_str(), plain.roots, plain.server_name),
-        ("https://proxy.aks/x", TrustedRoots::BuiltIn, None)
-    );
-    let full = proxy(&[
-        ("AZURE_KUBERNETES_CA_FILE", "/etc/ca.pem"),
-        ("AZURE_KUBERNETES_SNI_NAME", "a.sni.aks"),
-    ]);
-    assert_eq!(
-        (full.roots, full.server_name.as_deref()),
-        (TrustedRoots::File("/etc/ca.pem".into()), Some("a.sni.aks"))
-    );
-
-    let certified = rcgen::generate_simple_self_signed(["proxy.aks".to_owned()])
-        .unwrap()
-        .cert
-        .pem();
-    assert_eq!(
-        proxy(&[("AZURE_KUBERNETES_CA_DATA", &certified)]).roots,
-        TrustedRoots::Pem(certified.clone())
-    );
-    for (more, begins) in [
-        (
-            [
-                ("AZURE_KUBERNETES_CA_DATA", "x"),
-                ("AZURE_KUBERNETES_CA_FILE", "/etc/ca.pem"),
-            ]
-            .as_slice(),
-            "AZURE_KUBERNETES_CA_DATA: ",
-        ),
-        (&[("AZURE_KUBERNETES_CA_DATA", "x")], "AZURE_KUBERNETES_CA_DATA: "),
-        (
-            &[("AZURE_KUBERNETES_CA_FILE", "/etc/none")],
-            "AZURE_KUBERNETES_CA_FILE: ",
-        ),
-        (&[("AZURE_KUBERNETES_SNI_NAME", "a b")], "AZURE_KUBERNETES_SNI_NAME: "),
-        (
-            &[("AZURE_KUBERNETES_TOKEN_PROXY", "http://proxy.aks")],
-            "AZURE_KUBERNETES_TOKEN_PROXY: ",
-        ),
-    ] {
-        let text = with(more).expect_err("there should be a mistake").to_string();
-        assert!(text.starts_with(begins) && text.lines().count() == 1, "{text}");
-    }
-    // Another kind does not care.
-    assert_eq!(
-        chosen(
-            "[credentials]\nkind = \"client_secret\"",
-            &[("AZURE_CLIENT_SECRET", "s"), base[1]]
-        )
-        .0
-        .kind(),
-        "client_secret"
-    );
 }

@@ -130,6 +130,14 @@ fn syntax_errors_have_a_line_and_do_not_show_it() {
 }
 
 #[test]
+fn what_a_broken_file_leaves_out_is_no_mistake_of_its_own() {
+    let text = parse("[credentials]\ntenant_id = \"t", &[])
+        .expect_err("it is broken")
+        .to_string();
+    assert!(text.starts_with("g.toml:2:") && text.lines().count() == 1, "{text}");
+}
+
+#[test]
 fn a_broken_file_does_not_hide_mistakes_in_the_environment() {
     let lines = mistakes("[server", &[("DEFENDER_GATEWAY_CACHE_TTL", "30")]);
     assert!(lines[0].starts_with("g.toml:1:"), "{lines:#?}");

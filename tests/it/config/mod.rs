@@ -5,6 +5,9 @@ mod credentials;
 mod environment;
 mod example;
 mod mistake;
+mod place;
+mod proof;
+mod property;
 mod readme;
 mod rule;
 
@@ -31,6 +34,16 @@ impl Memory {
             ("/etc/secret", "hunter2"),
             ("/etc/empty", ""),
             ("/etc/cert.pem", "-----BEGIN CERTIFICATE-----"),
+            (
+                "/etc/both.pem",
+                "-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----",
+            ),
+            (
+                "/etc/locked.pem",
+                "-----BEGIN CERTIFICATE-----\n-----BEGIN ENCRYPTED PRIVATE KEY-----",
+            ),
+            ("/etc/ec.pem", "-----BEGIN EC PRIVATE KEY-----"),
+            ("/etc/cert.pfx", "0\u{1}"),
             ("/etc/key.pem", "-----BEGIN PRIVATE KEY-----"),
             ("/etc/token", "e.y.j"),
             ("/etc/ca.pem", "-----BEGIN CERTIFICATE-----"),

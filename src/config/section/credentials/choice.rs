@@ -1,13 +1,12 @@
 //! Which kind of proof is used, and what is missing when none is complete.
 
-use std::path::PathBuf;
-
 use super::key::{
     CERTIFICATE_FILE, CLIENT_ID, CLIENT_SECRET, CLIENT_SECRET_FILE, FEDERATED_TOKEN_FILE, KIND, PRIVATE_KEY_FILE,
     TENANT_ID,
 };
-use super::resolved::{Credential, SecretSource};
-use super::{managed, token_proxy};
+use super::resolved::Credential;
+use super::secret::{self, is_borrowed};
+use super::{managed, pem, token_proxy};
 use crate::config::key::Key;
 use crate::config::mistake::Origin;
 use crate::config::reader::Reader;
@@ -34,6 +33,14 @@ impl Proof {
     }
 }
 
+/// All of these have to be texts, also those of the kinds that are not chosen.
+static PATHS: [&Key; 4] = [
+    &CLIENT_SECRET_FILE,
+    &CERTIFICATE_FILE,
+    &PRIVATE_KEY_FILE,
+    &FEDERATED_TOKEN_FILE,
+];
+
 const NOTHING: &str = "nothing to sign in with; the easiest ways: \
     (1) in AKS with workload identity, label the pod azure.workload.identity/use: \"true\" and nothing else is needed; \
     (2) set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET; \
@@ -46,8 +53,12 @@ pub(super) fn choose(reader: &mut Reader<'_>) -> Option<(Credential, String)> {
     let kind = reader.choice(&KIND, &words);
     let tenant_id = reader.optional(&TENANT_ID, tenant_id);
     let client_id = reader.optional(&CLIENT_ID, client_id);
-    check_pairs(reader);
+    let paths = PATHS.map(|key| reader.optional(key, |_| Ok(())));
     // From here on a mistake would only repeat the ones above.
+    if paths.iter().any(Result::is_err) {
+        return None;
+    }
+    check_pairs(reader);
     let (kind, ids) = (
         kind?,
         Ids {
@@ -120,12 +131,7 @@ fn automatic(reader: &mut Reader<'_>, mut present: Vec<(Proof, Origin)>, ids: Id
 fn material(reader: &Reader<'_>, proof: Proof) -> Option<Origin> {
     let said = |key: &'static Key| reader.is_said(key).then(|| reader.origin(key));
     match proof {
-        Proof::Secret => match (reader.secret(&CLIENT_SECRET), said(&CLIENT_SECRET_FILE)) {
-            // A file that was named for this program goes before a variable that every program sees.
-            (Some(secret), Some(file)) if is_borrowed(&secret.origin) => Some(file),
-            (Some(secret), _) => Some(secret.origin),
-            (None, file) => file,
-        },
+        Proof::Secret => secret::origin(reader),
         Proof::Certificate => said(&CERTIFICATE_FILE),
         Proof::Workload => said(&FEDERATED_TOKEN_FILE),
         Proof::Managed => managed::app_service_origin(reader),
@@ -168,16 +174,15 @@ fn build(reader: &mut Reader<'_>, proof: Proof, ids: Ids) -> Option<Credential> 
         Proof::Secret => Credential::ClientSecret {
             tenant_id: tenant_id?,
             client_id: client_id?,
-            secret: secret(reader)?,
+            secret: secret::read(reader)?,
         },
         Proof::Certificate => {
-            let certificate_file = reader.file(&CERTIFICATE_FILE);
-            let private_key_file = reader.file(&PRIVATE_KEY_FILE);
+            let (certificate_file, private_key_file) = pem::read(reader).ok()?;
             Credential::Certificate {
                 tenant_id: tenant_id?,
                 client_id: client_id?,
-                certificate_file: certificate_file.ok()??,
-                private_key_file: private_key_file.ok()?,
+                certificate_file,
+                private_key_file,
             }
         }
         Proof::Workload => {
@@ -197,39 +202,13 @@ fn build(reader: &mut Reader<'_>, proof: Proof, ids: Ids) -> Option<Credential> 
     })
 }
 
-fn secret(reader: &mut Reader<'_>) -> Option<SecretSource> {
-    let from_file =
-        matches!(material(reader, Proof::Secret), Some(origin) if reader.origin(&CLIENT_SECRET_FILE) == origin);
-    if from_file && reader.is_said(&CLIENT_SECRET_FILE) {
-        let path: PathBuf = reader.file(&CLIENT_SECRET_FILE).ok()??;
-        return Some(SecretSource::File(path));
-    }
-    reader
-        .secret(&CLIENT_SECRET)
-        .map(|said| SecretSource::Value(said.value))
-}
-
 /// Keys that exclude or need each other, whatever the kind.
 fn check_pairs(reader: &mut Reader<'_>) {
     if reader.is_said(&PRIVATE_KEY_FILE) && !reader.is_said(&CERTIFICATE_FILE) {
         let problem = format!("is of no use without {}", CERTIFICATE_FILE.path());
         reader.wrong(&PRIVATE_KEY_FILE, problem);
     }
-    let ours = reader
-        .secret(&CLIENT_SECRET)
-        .is_some_and(|said| !is_borrowed(&said.origin));
-    if ours && reader.is_said(&CLIENT_SECRET_FILE) {
-        let problem = format!(
-            "names a secret, and {} holds one; keep one of them",
-            CLIENT_SECRET.variable()
-        );
-        reader.wrong(&CLIENT_SECRET_FILE, problem);
-    }
-}
-
-/// Whether a value comes from a variable that is not ours.
-fn is_borrowed(origin: &Origin) -> bool {
-    matches!(origin, Origin::Variable(name) if !name.starts_with(Key::PREFIX))
+    secret::check(reader);
 }
 
 fn place(origin: &Origin, proof: Proof) -> String {

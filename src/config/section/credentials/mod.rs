@@ -6,10 +6,13 @@
 mod choice;
 mod key;
 mod managed;
+mod pem;
 mod resolved;
+mod secret;
 mod token_proxy;
 
 pub(super) use self::key::KEYS;
 pub use managed::ManagedEndpoint;
-pub use resolved::{Credential, Credentials, SecretSource};
+pub use resolved::{Credential, Credentials};
+pub use secret::SecretSource;
 pub use token_proxy::{TokenProxy, TrustedRoots};

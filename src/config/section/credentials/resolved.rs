@@ -7,12 +7,12 @@ use url::Url;
 use super::choice;
 use super::key::{AUTHORITY, SCOPE};
 use super::managed::ManagedEndpoint;
+use super::secret::SecretSource;
 use super::token_proxy::TokenProxy;
 use crate::config::cloud::Cloud;
 use crate::config::mistake::Origin;
 use crate::config::reader::Reader;
 use crate::config::value::address;
-use crate::secret::Secret;
 
 /// How the gateway signs in.
 #[derive(Clone, Debug)]
@@ -68,15 +68,6 @@ pub enum Credential {
         /// Whom to ask.
         endpoint: ManagedEndpoint,
     },
-}
-
-/// A client secret, or where it is.
-#[derive(Clone, Debug)]
-pub enum SecretSource {
-    /// The secret itself, from the environment.
-    Value(Secret),
-    /// A file that holds only the secret, and may change.
-    File(PathBuf),
 }
 
 impl Credential {
@@ -140,7 +131,8 @@ const DEFAULT: &str = "/.default";
 
 fn authority(reader: &mut Reader<'_>, cloud: Option<Cloud>) -> Option<Url> {
     // The Azure libraries accept a bare host in their variable.
-    let borrowed = matches!(reader.origin(&AUTHORITY), Origin::Variable(name) if name == AUTHORITY.borrowed[0]);
+    let borrowed =
+        matches!(reader.origin(&AUTHORITY), Origin::Variable(name) if AUTHORITY.borrowed.contains(&name.as_str()));
     reader.parsed(&AUTHORITY, |text| {
         let text = match (text, cloud) {
             ("", Some(cloud)) => cloud.authority().to_owned(),

@@ -1,0 +1,76 @@
+//! A first look into the files of a certificate, so that `check` finds what sign-in would only find later.
+//!
+//! Only the headers are looked at; whether the key fits the certificate shows at sign-in.
+
+use std::path::{Path, PathBuf};
+
+use super::key::{CERTIFICATE_FILE, PRIVATE_KEY_FILE};
+use crate::config::key::Key;
+use crate::config::reader::{Reader, Recorded};
+
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----";
+const KEY: &str = "PRIVATE KEY-----";
+
+/// The certificate's file, and the key's if it has one of its own.
+pub(super) fn read(reader: &mut Reader<'_>) -> Result<(PathBuf, Option<PathBuf>), Recorded> {
+    let certificate = reader.file(&CERTIFICATE_FILE);
+    let key = reader.file(&PRIVATE_KEY_FILE);
+    let (Some(certificate), key) = (certificate?, key?) else {
+        return Err(Recorded);
+    };
+    let first = look(reader, &CERTIFICATE_FILE, &certificate, |text| {
+        if !text.contains(CERTIFICATE) {
+            return Err("holds no PEM certificate");
+        }
+        if key.is_none() && !text.contains(KEY) {
+            return Err(
+                "holds a certificate but no private key; add the key, or name its file in credentials.private_key_file",
+            );
+        }
+        if key.is_none() { usable(text) } else { Ok(()) }
+    });
+    let second = key.as_deref().map_or(Ok(()), |path| {
+        look(reader, &PRIVATE_KEY_FILE, path, |text| {
+            if text.contains(KEY) {
+                usable(text)
+            } else {
+                Err("holds no PEM private key")
+            }
+        })
+    });
+    first.and(second)?;
+    Ok((certificate, key))
+}
+
+fn look(
+    reader: &mut Reader<'_>,
+    key: &'static Key,
+    path: &Path,
+    judge: impl FnOnce(&str) -> Result<(), &'static str>,
+) -> Result<(), Recorded> {
+    let problem = match reader.content(path) {
+        Err(problem) => problem,
+        // ASN.1 begins with a sequence.
+        Ok(content) if content.first() == Some(&0x30) => {
+            "is binary (PKCS#12 or DER); convert it with: openssl pkcs12 -in FILE -nodes -out FILE.pem".into()
+        }
+        Ok(content) => match std::str::from_utf8(&content).map_or(Err("is no PEM text"), judge) {
+            Ok(()) => return Ok(()),
+            Err(problem) => problem.into(),
+        },
+    };
+    reader.wrong(key, format!("{}: {problem}", path.display()));
+    Err(Recorded)
+}
+
+fn usable(text: &str) -> Result<(), &'static str> {
+    if text.contains("ENCRYPTED PRIVATE KEY-----") || text.contains("Proc-Type: 4,ENCRYPTED") {
+        return Err(
+            "the private key is encrypted, and nobody is there to type its password; decrypt it with: openssl pkey",
+        );
+    }
+    if text.contains("BEGIN EC PRIVATE KEY-----") {
+        return Err("the private key is not RSA, the only kind that Entra accepts");
+    }
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! The client secret, from the environment or from a file of its own.
+
+use std::path::PathBuf;
+
+use super::key::{CLIENT_SECRET, CLIENT_SECRET_FILE};
+use crate::config::key::Key;
+use crate::config::mistake::Origin;
+use crate::config::reader::Reader;
+use crate::secret::Secret;
+
+/// A client secret, or where it is.
+#[derive(Clone, Debug)]
+pub enum SecretSource {
+    /// The secret itself, from the environment, without white space around it.
+    Value(Secret),
+    /// A file that holds only the secret, and may change.
+    File(PathBuf),
+}
+
+/// Where the secret was said, if it was. A file that was named for this program goes before a variable that every program sees.
+pub(super) fn origin(reader: &Reader<'_>) -> Option<Origin> {
+    let file = reader
+        .is_said(&CLIENT_SECRET_FILE)
+        .then(|| reader.origin(&CLIENT_SECRET_FILE));
+    match (reader.secret(&CLIENT_SECRET), file) {
+        (Some(secret), Some(file)) if is_borrowed(&secret.origin) => Some(file),
+        (Some(secret), _) => Some(secret.origin),
+        (None, file) => file,
+    }
+}
+
+/// The secret that [`origin`] found.
+pub(super) fn read(reader: &mut Reader<'_>) -> Option<SecretSource> {
+    let said = reader.secret(&CLIENT_SECRET);
+    let said = said.filter(|said| !(is_borrowed(&said.origin) && reader.is_said(&CLIENT_SECRET_FILE)));
+    let Some(said) = said else {
+        return reader.file(&CLIENT_SECRET_FILE).ok()?.map(SecretSource::File);
+    };
+    let Origin::Variable(name) = said.origin else {
+        return None;
+    };
+    let text = said.value.expose();
+    // Secrets have no white space; a line break at the end comes from how the variable was made.
+    let trimmed = text.trim();
+    if trimmed.is_empty() {
+        reader.wrong_at(
+            Origin::Variable(name),
+            CLIENT_SECRET.path(),
+            "holds nothing but white space",
+        );
+        return None;
+    }
+    if trimmed.len() < text.len() {
+        reader.note(format!("{name}: white space around the secret is left out"));
+    }
+    if is_guid(trimmed) {
+        reader.note(format!(
+            "{name}: looks like the id of a secret; sign-in wants its value, which the portal shows only once (AADSTS7000215)"
+        ));
+    }
+    Some(SecretSource::Value(Secret::new(trimmed.to_owned())))
+}
+
+/// Refuses a secret and a file for it, both meant for this program.
+pub(super) fn check(reader: &mut Reader<'_>) {
+    let ours = reader
+        .secret(&CLIENT_SECRET)
+        .is_some_and(|said| !is_borrowed(&said.origin));
+    if ours && reader.is_said(&CLIENT_SECRET_FILE) {
+        let problem = format!(
+            "names a secret, and {} holds one; keep one of them",
+            CLIENT_SECRET.variable()
+        );
+        reader.wrong(&CLIENT_SECRET_FILE, problem);
+    }
+}
+
+/// Whether a value comes from a variable that is not ours.
+pub(super) fn is_borrowed(origin: &Origin) -> bool {
+    matches!(origin, Origin::Variable(name) if !name.starts_with(Key::PREFIX))
+}
+
+/// 8-4-4-4-12 hexadecimal digits.
+fn is_guid(text: &str) -> bool {
+    let groups: Vec<_> = text.split('-').collect();
+    groups.iter().map(|group| group.len()).eq([8, 4, 4, 4, 12])
+        && groups.iter().all(|group| group.bytes().all(|b| b.is_ascii_hexdigit()))
+}
