@@ -306,3 +306,22 @@ async fn dropping_it_ends_it() {
         assert!(tokio::time::Instant::now() < deadline);
     }
 }
+
+#[tokio::test]
+async fn as_a_program_it_says_where_everything_is_and_what_was_seen() {
+    let mut lines = Vec::new();
+    let config = Config::instant().with_regions(&["eu"]);
+    crate::sim::run(config, |line| lines.push(line.to_owned()), std::future::ready(()))
+        .await
+        .unwrap();
+    let text = lines.join("\n");
+    for part in [
+        "sign-in on http://127.0.0.1:",
+        "region eu on http://",
+        "[[defender.regions]]",
+        "export AZURE_CLIENT_SECRET='",
+        "within 100/1m: 0",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
