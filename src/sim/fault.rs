@@ -132,6 +132,12 @@ impl<F: Copy> Plan<F> {
         self
     }
 
+    /// What happens to a request that is no call: only what goes wrong always, so that probing uses up nothing.
+    pub(super) fn standing(&self) -> Option<F> {
+        let always = self.faults.iter().find(|(_, often)| *often == Often::Always);
+        always.map(|(fault, _)| *fault)
+    }
+
     /// What happens to the next call.
     pub(super) fn draw(&mut self, dice: &mut super::dice::Dice) -> Option<F> {
         let drawn = self.faults.iter_mut().find_map(|(fault, often)| {

@@ -55,6 +55,7 @@ impl Hosts {
             Action::Limits { limits, shape } => {
                 let mut state = world.state();
                 state.limiter = Limiter::new(shape, &limits).counting(state.rejected);
+                state.limits = limits;
             }
             Action::SignIn(plan) => world.state().desk.rules.faults = plan,
             Action::RevokeTokens => world.state().desk.mint.revoke_all(),

@@ -1,7 +1,41 @@
 //! The simulated upstream: Entra's token endpoint and every region's Defender host, in one process, on loopback.
 //!
-//! It is what all tests believe, so it is as strict as the documentation of the real thing, and where the documentation is silent it
-//! lets the test choose. It shares no code with the gateway's parsers, so that a mistake there is not mirrored here.
+//! ```text
+//!             ┌ Simulator ────────────────────────────────────────────────┐
+//!  gateway ──►│ sign-in :P     entra::Desk ── issues ──► token            │
+//!          ──►│ region  :P+1 ┐                             │              │
+//!          ──►│ region  :P+2 ├ defender ─ arrives ─► limit::Limiter (one) │──► Log, calls(), judge()
+//!          ──►│ region  :P+3 ┘    └─► history                             │
+//!             └ every host: latency, faults, resets, on and off ──────────┘
+//! ```
+//!
+//! It is what all tests believe, so it is as strict as the documentation of the real thing, and where the documentation is silent the
+//! test chooses. It shares no code with the gateway's parsers, so that a mistake there is not mirrored here; it uses only `clock`,
+//! `secret` and `task`.
+//!
+//! # What counts
+//!
+//! A call counts from the moment its head has arrived, half a round trip after it was received, whether or not its sender is still
+//! there; the answer, any fault and a refusal come after that. A call whose token names no app counts for nobody. Requests for other
+//! paths, probes for example, use no quota, and meet only those faults that are always there.
+//!
+//! # In a test
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> std::io::Result<()> {
+//! use defender_gateway::sim::{Config, Fault, Often, Plan, Simulator};
+//!
+//! let simulator = Simulator::start(Config::instant())?;
+//! simulator.set_faults("eu", &Plan::of(Fault::Cut, Often::Times(1)))?;
+//! let gateway_toml = simulator.config_toml();
+//! // … start a gateway with it, call it …
+//! assert!(simulator.judge().is_satisfied());
+//! assert!(simulator.violations().is_empty());
+//! assert_eq!(simulator.stop().await, 0);
+//! # Ok(())
+//! # }
+//! ```
 
 mod action;
 mod config;
@@ -14,6 +48,7 @@ pub mod history;
 mod hosts;
 pub mod limit;
 mod record;
+mod run;
 pub mod scenario;
 mod simulator;
 pub mod span;
@@ -30,7 +65,8 @@ pub use config::{
 pub use entra::{AadstsCode, Certificate, NotACertificate};
 pub use fault::{Fault, Often, Plan, SignInFault};
 pub use history::History;
-pub use limit::{Finding, Judge, Limit, Limiter, Rejected, Rejection, Shape};
+pub use limit::{Finding, Judge, Limit, Limiter, ParseLimitError, Rejected, Rejection, Shape};
 pub use record::{CallRecord, Credential, Log, TimedOut, TokenRecord, Violation};
+pub use run::run;
 pub use scenario::ScenarioError;
 pub use simulator::Simulator;

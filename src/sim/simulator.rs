@@ -152,10 +152,10 @@ impl Simulator {
         self.world.journal.violations()
     }
 
-    /// A judge who has seen all arrivals that count, for the limits of the configuration.
+    /// A judge who has seen all arrivals that count, for the limits in force.
     #[must_use]
     pub fn judge(&self) -> Judge {
-        let mut judge = Judge::new(&self.config.limits);
+        let mut judge = Judge::new(&self.world.state().limits);
         judge.extend(self.calls().iter().filter(|call| call.is_operation).map(|call| call.at));
         judge
     }

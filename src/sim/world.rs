@@ -12,7 +12,7 @@ use super::config::{Behaviour, Config, Throttle};
 use super::dice::Dice;
 use super::entra::{Desk, Federation, Mint};
 use super::history::History;
-use super::limit::{Limiter, Rejected};
+use super::limit::{Limit, Limiter, Rejected};
 use super::record::Journal;
 use crate::clock::Wall;
 use crate::task::Tasks;
@@ -36,6 +36,7 @@ pub(super) struct State {
     pub(super) desk: Desk,
     /// One app in one tenant: one allowance, over all regions.
     pub(super) limiter: Limiter,
+    pub(super) limits: Vec<Limit>,
     pub(super) rejected: Rejected,
     pub(super) throttle: Throttle,
     pub(super) history: History,
@@ -78,6 +79,7 @@ impl World {
             state: Mutex::new(State {
                 desk,
                 limiter: Limiter::new(config.shape, &config.limits).counting(config.rejected),
+                limits: config.limits.clone(),
                 rejected: config.rejected,
                 throttle: config.throttle,
                 history: config.history.clone(),

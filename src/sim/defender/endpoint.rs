@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Method, Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde_json::json;
 use tokio::time::Instant;
@@ -20,7 +19,7 @@ use crate::sim::entra::Claims;
 use crate::sim::fault::Fault;
 use crate::sim::limit::Rejection;
 use crate::sim::record::{CallRecord, Violation};
-use crate::sim::wire::{Handler, Manner, Reply};
+use crate::sim::wire::{Handler, Manner, Reply, Unread, read};
 use crate::sim::world::{State, World};
 
 /// The operation, with and without the version.
@@ -76,18 +75,17 @@ impl Region {
         self.world.rest(trip.there).await;
         // Counted when the head is here: the real service cannot know how the body will end.
         let arrival = self.arrive(&head);
-        let body = Limited::new(body, LONGEST_BODY)
-            .collect()
-            .await
-            .map(http_body_util::Collected::to_bytes);
-        let reply = match body {
+        let reply = match read(body, LONGEST_BODY).await {
             Ok(body) => self.decide(&head, &body, &arrival),
-            Err(_) => Refusal::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "InvalidRequestBody",
-                "The body did not come whole.",
-            )
-            .reply(&mut self.world.state().dice),
+            Err(Unread::TooLong) => {
+                let refusal = Refusal::new(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "InvalidRequestBody",
+                    "The body is too long.",
+                );
+                refusal.reply(&mut self.world.state().dice)
+            }
+            Err(Unread::Broken) => Reply::front_end_page(StatusCode::BAD_REQUEST).delivered(Manner::Cut),
         };
         if reply.status().is_some() {
             self.world.rest(trip.back).await;
@@ -113,7 +111,7 @@ impl Region {
         });
         let counted = is_operation && verdict.is_ok();
         let over = if counted { state.limiter.arrive(at).err() } else { None };
-        let fault = state.draw_fault(&self.name);
+        let fault = state.draw_fault(&self.name, is_operation);
         let number = self.world.journal.arrived(CallRecord {
             at,
             region: self.name.clone(),
@@ -224,8 +222,15 @@ impl Region {
         match fault {
             Fault::Status(status) if (502..=504).contains(&status.as_u16()) => Reply::front_end_page(status),
             Fault::Status(status) => Refusal::new(status, code(status), "").reply(&mut state.dice),
-            Fault::Throttle(wait) => match refusal::pretended(None, wait) {
-                Some(rejection) => refusal::throttled(&rejection, state.throttle, &self.world.wall, &mut state.dice),
+            Fault::Throttle(wait) => match state.limits.first() {
+                Some(limit) => {
+                    let rejection = Rejection {
+                        limit: *limit,
+                        retry_after: wait,
+                    };
+                    refusal::throttled(&rejection, state.throttle, &self.world.wall, &mut state.dice)
+                }
+                // Without limits nobody can have used them up.
                 None => proper(state),
             },
             Fault::NoLicence => Refusal::unauthorized("No Tvm license").reply(&mut state.dice),
@@ -241,9 +246,13 @@ impl Region {
 }
 
 impl State {
-    fn draw_fault(&mut self, region: &str) -> Option<Fault> {
-        let behaviour = self.regions.get_mut(region)?;
-        behaviour.faults.draw(&mut self.dice)
+    fn draw_fault(&mut self, region: &str, is_operation: bool) -> Option<Fault> {
+        let faults = &mut self.regions.get_mut(region)?.faults;
+        if is_operation {
+            faults.draw(&mut self.dice)
+        } else {
+            faults.standing()
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::clock::Wall;
 use crate::sim::config::{Message, RetryAfter, Throttle};
 use crate::sim::dice::Dice;
-use crate::sim::limit::{Limit, Rejection};
+use crate::sim::limit::Rejection;
 use crate::sim::wire::Reply;
 
 /// Why a call is refused.
@@ -81,13 +81,4 @@ fn http_date(wall: &Wall, rejection: &Rejection) -> String {
         .unwrap_or(jiff::Timestamp::MAX)
         .strftime("%a, %d %b %Y %H:%M:%S GMT")
         .to_string()
-}
-
-/// The 429 of a fault: the first limit there is, or the documented one.
-pub(super) fn pretended(limits: Option<Limit>, wait: std::time::Duration) -> Option<Rejection> {
-    let limit = limits.or_else(|| Limit::documented().first().copied())?;
-    Some(Rejection {
-        limit,
-        retry_after: wait,
-    })
 }

@@ -57,12 +57,10 @@ impl Desk {
         form: &Form,
         now: Timestamp,
         dice: &mut Dice,
-    ) -> (Credential, Result<Issued, Refusal>) {
-        let credential = credential(form);
-        let verdict = self
-            .check(tenant, form)
-            .and_then(|()| self.check_credential((endpoint, credential), form, now));
-        (credential, verdict.map(|()| self.issue(now, dice)))
+    ) -> Result<Issued, Refusal> {
+        self.check(tenant, form)?;
+        self.check_credential(endpoint, form, now)?;
+        Ok(self.issue(now, dice))
     }
 
     fn check(&self, tenant: &str, form: &Form) -> Result<(), Refusal> {
@@ -96,13 +94,8 @@ impl Desk {
         Err(Refusal::about(code, scope))
     }
 
-    fn check_credential(
-        &mut self,
-        (endpoint, credential): (&str, Credential),
-        form: &Form,
-        now: Timestamp,
-    ) -> Result<(), Refusal> {
-        match credential {
+    fn check_credential(&mut self, endpoint: &str, form: &Form, now: Timestamp) -> Result<(), Refusal> {
+        match credential(form) {
             Credential::Secret => {
                 let secret = form.require("client_secret")?;
                 if secret == self.secret.expose() {
@@ -156,7 +149,8 @@ impl Desk {
     }
 }
 
-fn credential(form: &Form) -> Credential {
+/// How the form proves who its sender is.
+pub(super) fn credential(form: &Form) -> Credential {
     match (form.get("client_secret"), form.get("client_assertion")) {
         // An assertion that we cannot read at all is judged as a certificate's, where the refusals are the clearer ones.
         (None, Some(text)) if assertion::is_self_signed(text) => Credential::Certificate,

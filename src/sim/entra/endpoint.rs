@@ -6,20 +6,19 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bytes::Bytes;
+use http::request::Parts;
 use http::{Method, Request, StatusCode, header};
-use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use super::code::AadstsCode;
-use super::desk::Issued;
+use super::desk::{self, Issued};
 use super::form::Form;
 use super::managed;
 use super::refusal::Refusal;
 use crate::sim::fault::SignInFault;
 use crate::sim::record::{Credential, TokenRecord};
-use crate::sim::wire::{Handler, Manner, Reply};
+use crate::sim::wire::{Handler, Manner, Reply, Unread, read};
 use crate::sim::world::World;
 
 /// Far above any honest form; the real bound is not documented.
@@ -38,17 +37,18 @@ pub(in crate::sim) struct Endpoint {
 /// An answer, and what goes into the record.
 pub(super) struct Outcome {
     pub(super) reply: Reply,
-    pub(super) credential: Credential,
     pub(super) code: Option<u32>,
     pub(super) token_id: Option<String>,
 }
 
+/// The form, or why it is none.
+type Read = Result<Form, Refusal>;
+
 impl Outcome {
     /// No token.
-    pub(super) fn refused(reply: Reply, credential: Credential) -> Self {
+    pub(super) fn refused(reply: Reply) -> Self {
         Self {
             reply,
-            credential,
             code: None,
             token_id: None,
         }
@@ -69,19 +69,26 @@ impl Endpoint {
     async fn respond(&self, request: Request<Incoming>) -> Reply {
         let (head, body) = request.into_parts();
         let at = self.world.elapsed();
-        let Ok(body) = Limited::new(body, LONGEST_FORM).collect().await else {
-            return Reply::front_end_page(StatusCode::PAYLOAD_TOO_LARGE);
+        let body = match read(body, LONGEST_FORM).await {
+            Ok(body) => body,
+            Err(Unread::TooLong) => return Reply::front_end_page(StatusCode::PAYLOAD_TOO_LARGE),
+            Err(Unread::Broken) => return Reply::front_end_page(StatusCode::BAD_REQUEST).delivered(Manner::Cut),
         };
-        let body = body.to_bytes();
+        let form = if is_form(&head) {
+            Form::parse(&body)
+        } else {
+            Ok(Form::default())
+        };
         let (latency, fault) = {
             let mut state = self.world.state();
             let state = &mut *state;
             (state.desk.rules.latency, state.desk.rules.faults.draw(&mut state.dice))
         };
+        let credential = presented(&head, &form);
         self.world.rest(latency).await;
         let mut outcome = match fault {
-            Some(fault) => self.faulty(fault, &head, &body),
-            None => self.route(&head, &body),
+            Some(fault) => self.faulty(fault, &head, form),
+            None => self.route(&head, form),
         };
         if let Some(SignInFault::Slow(over)) = fault {
             self.world.rest(over).await;
@@ -89,7 +96,7 @@ impl Endpoint {
         outcome.reply = outcome.reply.with(header::CACHE_CONTROL, "no-store, no-cache");
         self.world.journal.signed_in(TokenRecord {
             at,
-            credential: outcome.credential,
+            credential,
             status: outcome.reply.status(),
             code: outcome.code,
             token_id: outcome.token_id,
@@ -102,11 +109,11 @@ impl Endpoint {
         outcome.reply
     }
 
-    fn faulty(&self, fault: SignInFault, head: &http::request::Parts, body: &Bytes) -> Outcome {
+    fn faulty(&self, fault: SignInFault, head: &Parts, form: Read) -> Outcome {
         let nothing = || Reply::front_end_page(StatusCode::SERVICE_UNAVAILABLE);
         let reply = match fault {
-            SignInFault::Slow(_) => return self.route(head, body),
-            SignInFault::Refuse(code) => return self.refuse(Credential::None, &code.into()),
+            SignInFault::Slow(_) => return self.route(head, form),
+            SignInFault::Refuse(code) => return self.refuse(&code.into()),
             SignInFault::Throttle => Reply::new(StatusCode::TOO_MANY_REQUESTS, "text/plain", "Too Many Requests")
                 .with(header::RETRY_AFTER, "60"),
             SignInFault::Status(status) => Reply::front_end_page(status),
@@ -116,67 +123,67 @@ impl Endpoint {
             SignInFault::NoToken => Reply::new(StatusCode::OK, JSON, r#"{"token_type":"Bearer","expires_in":3599}"#),
             SignInFault::Redirect => Reply::redirect(),
         };
-        Outcome::refused(reply, Credential::None)
+        Outcome::refused(reply)
     }
 
-    fn route(&self, head: &http::request::Parts, body: &Bytes) -> Outcome {
+    fn route(&self, head: &Parts, form: Read) -> Outcome {
         let path = head.uri.path();
         if path == managed::IMDS_PATH || path == managed::APP_SERVICE_PATH {
             return managed::answer(&self.world, head);
         }
         match path.strip_prefix('/').and_then(|path| path.split_once('/')) {
-            Some((tenant, "oauth2/v2.0/token")) => self.token(tenant, head, body),
-            _ => Outcome::refused(Reply::front_end_page(StatusCode::NOT_FOUND), Credential::None),
+            Some((tenant, "oauth2/v2.0/token")) => self.token(tenant, head, form),
+            _ => Outcome::refused(Reply::front_end_page(StatusCode::NOT_FOUND)),
         }
     }
 
-    fn token(&self, tenant: &str, head: &http::request::Parts, body: &Bytes) -> Outcome {
+    fn token(&self, tenant: &str, head: &Parts, form: Read) -> Outcome {
         if head.method != Method::POST {
-            return self.refuse(Credential::None, &AadstsCode::ONLY_POST.into());
+            return self.refuse(&AadstsCode::ONLY_POST.into());
         }
-        // Whatever is not a form has none of the fields, as far as the service can see.
-        let form = if is_form(head) {
-            Form::parse(body)
-        } else {
-            Ok(Form::default())
-        };
-        let form = match form {
-            Ok(form) => form,
-            Err(refusal) => return self.refuse(Credential::None, &refusal),
-        };
         let endpoint = self
             .addr
             .get()
             .map_or_else(String::new, |addr| format!("http://{addr}{}", head.uri.path()));
-        let now = self.world.wall.now();
-        let (credential, verdict) = {
+        let verdict = form.and_then(|form| {
             let mut state = self.world.state();
             let state = &mut *state;
-            state.desk.decide((tenant, &endpoint), &form, now, &mut state.dice)
-        };
+            state
+                .desk
+                .decide((tenant, &endpoint), &form, self.world.wall.now(), &mut state.dice)
+        });
         match verdict {
             Ok(issued) => Outcome {
                 reply: Reply::new(StatusCode::OK, JSON, document(&issued).to_string()),
-                credential,
                 code: None,
                 token_id: Some(issued.claims.uti),
             },
-            Err(refusal) => self.refuse(credential, &refusal),
+            Err(refusal) => self.refuse(&refusal),
         }
     }
 
-    fn refuse(&self, credential: Credential, refusal: &Refusal) -> Outcome {
+    fn refuse(&self, refusal: &Refusal) -> Outcome {
         let document = refusal.document(self.world.wall.now(), &mut self.world.state().dice);
         Outcome {
             reply: Reply::new(refusal.code.status(), JSON, document.to_string()),
-            credential,
             code: Some(refusal.code.number()),
             token_id: None,
         }
     }
 }
 
-fn is_form(head: &http::request::Parts) -> bool {
+/// How the client proves who it is, whether the proof is good or not.
+fn presented(head: &Parts, form: &Read) -> Credential {
+    match (head.uri.path(), form) {
+        (managed::IMDS_PATH, _) => Credential::Imds,
+        (managed::APP_SERVICE_PATH, _) => Credential::AppService,
+        (_, Ok(form)) => desk::credential(form),
+        (_, Err(_)) => Credential::None,
+    }
+}
+
+/// Whatever is not a form has none of the fields, as far as the service can see.
+fn is_form(head: &Parts) -> bool {
     head.headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())

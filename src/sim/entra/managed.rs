@@ -34,7 +34,7 @@ pub(super) fn answer(world: &World, head: &Parts) -> Outcome {
     let state = &mut *state;
     if let Err((status, error, text)) = check(&state.desk, credential, head) {
         let document = json!({"error": error, "error_description": text});
-        return Outcome::refused(Reply::new(status, JSON, document.to_string()), credential);
+        return Outcome::refused(Reply::new(status, JSON, document.to_string()));
     }
     let issued = state.desk.issue(world.wall.now(), &mut state.dice);
     let claims = issued.claims;
@@ -50,7 +50,6 @@ pub(super) fn answer(world: &World, head: &Parts) -> Outcome {
     });
     Outcome {
         reply: Reply::new(StatusCode::OK, JSON, document.to_string()),
-        credential,
         code: None,
         token_id: Some(claims.uti),
     }

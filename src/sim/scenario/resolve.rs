@@ -233,12 +233,12 @@ fn sign_in_plan(place: &str, written: &[written::Fault]) -> Result<Plan<SignInFa
 }
 
 /// What a kind of fault takes, and the fault if all of it is there.
-type Made<F> = Result<(&'static [&'static str], Option<F>), ScenarioError>;
+type Built<F> = Result<(&'static [&'static str], Option<F>), ScenarioError>;
 
 fn plan<F: Copy>(
     place: &str,
     written: &[written::Fault],
-    make: impl Fn(&written::Fault) -> Made<F>,
+    build: impl Fn(&written::Fault) -> Built<F>,
 ) -> Result<Plan<F>, ScenarioError> {
     written.iter().try_fold(Plan::none(), |plan, fault| {
         let place = format!("{place}, fault {:?}", fault.kind);
@@ -248,7 +248,7 @@ fn plan<F: Copy>(
             ("wait", fault.wait.is_some()),
             ("over", fault.over.is_some()),
         ];
-        let (takes, made) = make(fault)?;
+        let (takes, made) = build(fault)?;
         check_keys(&place, &given, takes)?;
         let made = made.ok_or_else(|| wrong(place.as_str(), format!("{} is missing", takes.join(", "))))?;
         Ok(plan.and(made, often(&place, fault)?))

@@ -243,7 +243,7 @@ async fn without_a_good_token_there_is_401() {
     });
     let forged = client.token(&other).await;
     let values = [
-        "".into(),
+        String::new(),
         token.clone(),
         format!("Basic {token}"),
         "Bearer ".into(),

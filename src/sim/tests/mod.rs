@@ -1,5 +1,6 @@
 //! The whole simulator over real sockets, seen as a client sees it.
 
+mod certificate;
 mod client;
 mod control;
 mod defender;

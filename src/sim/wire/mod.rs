@@ -3,7 +3,9 @@
 mod body;
 mod host;
 mod line;
+mod read;
 mod reply;
 
 pub(super) use host::{Handler, Host};
+pub(super) use read::{Unread, read};
 pub(super) use reply::{Manner, Reply};
