@@ -1,6 +1,6 @@
 //! One call for everybody who asks the same question at the same time.
 //!
-//! The first to ask starts a [flight](flight); whoever asks the same before it lands joins it. A flight is a task of its own, so that a
+//! The first to ask starts a flight; whoever asks the same before it lands joins it. A flight is a task of its own, so that a
 //! caller who hangs up harms nobody else. It never answers from memory (that is the cache above) and never decides when a call may leave
 //! (that is the queue below).
 //!

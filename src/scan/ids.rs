@@ -1,14 +1,8 @@
-//! Reading the ids out of a body without building a tree.
+//! Ids in canonical form.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::error::Category;
-
-use crate::scan::{Excerpt, Invalid, Request};
-
-const MEMBER: &str = "ScanDefinitionIds";
+use crate::scan::{Invalid, Request};
 
 /// Canonical ids: trimmed, GUIDs in lower case, sorted, without duplicates.
 #[derive(Debug, Default)]
@@ -28,27 +22,12 @@ struct Piece {
 }
 
 impl IdSet {
-    /// Reads `{"ScanDefinitionIds": [string, …]}`, or one string in place of the array.
-    pub(super) fn from_body(body: &[u8]) -> Result<Self, Invalid> {
-        if body.is_empty() {
-            return Err(Invalid::Empty);
-        }
-        if body.starts_with(b"\xEF\xBB\xBF") {
-            return Err(Invalid::ByteOrderMark);
-        }
-        let text = std::str::from_utf8(body).map_err(|error| Invalid::NotUtf8 {
-            valid_bytes: error.valid_up_to(),
-        })?;
-        let mut reading = Reading::new(text.len());
-        let mut json = serde_json::Deserializer::from_str(text);
-        match reading.deserialize(&mut json).and_then(|()| json.end()) {
-            Ok(()) => reading.ids.canonical(),
-            Err(error) => Err(reading.fault.unwrap_or_else(|| match error.classify() {
-                Category::Data => reading.wrong_type,
-                Category::Syntax | Category::Eof | Category::Io => Invalid::NotJson {
-                    reason: error.to_string(),
-                },
-            })),
+    /// An empty set, with room for the ids of a body of this many bytes.
+    pub(super) fn with_room(body_bytes: usize) -> Self {
+        Self {
+            text: String::with_capacity(body_bytes),
+            // A GUID takes 39 bytes in a body. With other ids the vector grows.
+            pieces: Vec::with_capacity(body_bytes / 39 + 1),
         }
     }
 
@@ -73,7 +52,8 @@ impl IdSet {
         self.pieces.iter().map(|piece| &self.text[piece.start..piece.end])
     }
 
-    fn push(&mut self, raw: &str) -> Result<(), Invalid> {
+    /// Checks one more id and takes it in, in canonical form.
+    pub(super) fn push(&mut self, raw: &str) -> Result<(), Invalid> {
         let id = raw.trim();
         if id.is_empty() {
             return Err(Invalid::EmptyId);
@@ -101,7 +81,8 @@ impl IdSet {
         Ok(())
     }
 
-    fn canonical(mut self) -> Result<Self, Invalid> {
+    /// Sorts the ids and drops duplicates.
+    pub(super) fn canonical(mut self) -> Result<Self, Invalid> {
         if self.pieces.is_empty() {
             return Err(Invalid::NoIds);
         }
@@ -114,6 +95,16 @@ impl IdSet {
     }
 }
 
+/// The canonical form of one id: trimmed, and in lower case if it is a GUID.
+pub(super) fn canonical(raw: &str) -> Cow<'_, str> {
+    let id = raw.trim();
+    if is_guid(id.as_bytes()) && id.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(id.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(id)
+    }
+}
+
 /// Whether `id` is written as 8-4-4-4-12 hexadecimal digits.
 pub(super) fn is_guid(id: &[u8]) -> bool {
     id.len() == 36
@@ -121,275 +112,4 @@ pub(super) fn is_guid(id: &[u8]) -> bool {
             8 | 13 | 18 | 23 => *byte == b'-',
             _ => byte.is_ascii_hexdigit(),
         })
-}
-
-/// The state while the parser walks through the body.
-struct Reading {
-    ids: IdSet,
-    /// What a value of the wrong type means at the present place.
-    wrong_type: Invalid,
-    /// A fault found by us. It is kept here because serde's errors are text.
-    fault: Option<Invalid>,
-}
-
-impl Reading {
-    fn new(body_bytes: usize) -> Self {
-        Self {
-            ids: IdSet {
-                text: String::with_capacity(body_bytes),
-                // A GUID takes 39 bytes in a body. With other ids the vector grows.
-                pieces: Vec::with_capacity(body_bytes / 39 + 1),
-            },
-            wrong_type: Invalid::NotObject,
-            fault: None,
-        }
-    }
-
-    fn fail<E: serde::de::Error>(&mut self, fault: Invalid) -> E {
-        self.fault = Some(fault);
-        E::custom("refused")
-    }
-
-    fn deserialize<'de, D: Deserializer<'de>>(&mut self, json: D) -> Result<(), D::Error> {
-        json.deserialize_map(Object(self))
-    }
-}
-
-/// The body as a whole.
-struct Object<'r>(&'r mut Reading);
-
-impl<'de> Visitor<'de> for Object<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let mut seen = false;
-        while let Some(name) = map.next_key_seed(Name)? {
-            if name != MEMBER {
-                return Err(self.0.fail(Invalid::UnknownMember(Excerpt::new(&name))));
-            }
-            if seen {
-                return Err(self.0.fail(Invalid::DoubleMember));
-            }
-            seen = true;
-            self.0.wrong_type = Invalid::NotStrings;
-            map.next_value_seed(List(&mut *self.0))?;
-        }
-        if !seen {
-            return Err(self.0.fail(Invalid::NoMember));
-        }
-        Ok(())
-    }
-}
-
-/// A member's name, borrowed when the body has it without escapes.
-struct Name;
-
-impl<'de> DeserializeSeed<'de> for Name {
-    type Value = Cow<'de, str>;
-
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
-        json.deserialize_str(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Name {
-    type Value = Cow<'de, str>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a member name")
-    }
-
-    fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Self::Value, E> {
-        Ok(Cow::Borrowed(name))
-    }
-
-    fn visit_str<E>(self, name: &str) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(name.to_owned()))
-    }
-}
-
-/// The member's value: an array of strings, or a string.
-struct List<'r>(&'r mut Reading);
-
-impl<'de> DeserializeSeed<'de> for List<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
-        json.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for List<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array of strings")
-    }
-
-    fn visit_str<E: serde::de::Error>(self, id: &str) -> Result<(), E> {
-        self.0.ids.push(id).map_err(|fault| self.0.fail(fault))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        while list.next_element_seed(Element(&mut *self.0))?.is_some() {}
-        Ok(())
-    }
-}
-
-/// One id of the array.
-struct Element<'r>(&'r mut Reading);
-
-impl<'de> DeserializeSeed<'de> for Element<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
-        json.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for Element<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a string")
-    }
-
-    fn visit_str<E: serde::de::Error>(self, id: &str) -> Result<(), E> {
-        self.0.ids.push(id).map_err(|fault| self.0.fail(fault))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(body: &str) -> Result<Vec<String>, Invalid> {
-        IdSet::from_body(body.as_bytes()).map(|set| set.iter().map(str::to_owned).collect())
-    }
-
-    #[test]
-    fn the_documented_shapes_are_read() {
-        assert_eq!(read(r#"{"ScanDefinitionIds":["b","a"]}"#).unwrap(), ["a", "b"]);
-        assert_eq!(read(r#" { "ScanDefinitionIds" : "x" } "#).unwrap(), ["x"]);
-        assert_eq!(read(r#"{"\u0053canDefinitionIds":["\u0061\n"]}"#).unwrap(), ["a"]);
-    }
-
-    #[test]
-    fn guids_are_lower_cased_and_other_ids_kept() {
-        let guid = "7E8DA3A5-90E9-4E22-AC1A-9B3D9A3B1D0F";
-        assert_eq!(
-            read(&format!(
-                r#"{{"ScanDefinitionIds":["{guid}"," {} ","Weekly","weekly"]}}"#,
-                guid.to_lowercase()
-            ))
-            .unwrap(),
-            [&guid.to_lowercase(), "Weekly", "weekly"]
-        );
-        let almost = guid.replace("AC1A", "AG1A");
-        assert_eq!(
-            read(&format!(r#"{{"ScanDefinitionIds":"{almost}"}}"#)).unwrap(),
-            [almost]
-        );
-    }
-
-    #[test]
-    fn ids_that_share_their_first_eight_bytes_are_still_sorted_and_told_apart() {
-        assert_eq!(
-            read(r#"{"ScanDefinitionIds":["aaaaaaaab","aaaaaaaa","aaaaaaaab","aaaaaaaa\u0000","aaaaaaaaa"]}"#).unwrap(),
-            ["aaaaaaaa", "aaaaaaaa\0", "aaaaaaaaa", "aaaaaaaab"]
-        );
-    }
-
-    #[test]
-    fn every_other_body_is_refused_with_its_own_reason() {
-        let cases = [
-            ("", Invalid::Empty),
-            ("\u{feff}{}", Invalid::ByteOrderMark),
-            ("[]", Invalid::NotObject),
-            ("null", Invalid::NotObject),
-            ("\"ScanDefinitionIds\"", Invalid::NotObject),
-            ("{}", Invalid::NoMember),
-            (r#"{"ScanDefinitionIds":[]}"#, Invalid::NoIds),
-            (r#"{"ScanDefinitionIds":[""]}"#, Invalid::EmptyId),
-            (
-                r#"{"ScanDefinitionIds":" \t "}"#.replace("\\t", "\\u2003").leak(),
-                Invalid::EmptyId,
-            ),
-            (r#"{"ScanDefinitionIds":null}"#, Invalid::NotStrings),
-            (r#"{"ScanDefinitionIds":7}"#, Invalid::NotStrings),
-            (r#"{"ScanDefinitionIds":{"a":"b"}}"#, Invalid::NotStrings),
-            (r#"{"ScanDefinitionIds":["a",7]}"#, Invalid::NotStrings),
-            (r#"{"ScanDefinitionIds":["a",null]}"#, Invalid::NotStrings),
-            (r#"{"ScanDefinitionIds":[["a"]]}"#, Invalid::NotStrings),
-            (
-                r#"{"ScanDefinitionIds":["a"],"ScanDefinitionIds":["a"]}"#,
-                Invalid::DoubleMember,
-            ),
-            (
-                r#"{"scanDefinitionIds":["a"]}"#,
-                Invalid::UnknownMember(Excerpt::new("scanDefinitionIds")),
-            ),
-            (
-                r#"{"ScanDefinitionIds":["a"],"x":1}"#,
-                Invalid::UnknownMember(Excerpt::new("x")),
-            ),
-        ];
-        for (body, fault) in cases {
-            assert_eq!(read(body).unwrap_err(), fault, "{body}");
-        }
-    }
-
-    #[test]
-    fn what_is_not_json_is_refused_with_a_position() {
-        for body in [
-            r#"{"ScanDefinitionIds":"x""#,
-            r#"{"ScanDefinitionIds":["x"]}}"#,
-            r#"{"ScanDefinitionIds":["x"]} x"#,
-            r#"{"ScanDefinitionIds":["x",]}"#,
-            r#"{"ScanDefinitionIds":["\ud800"]}"#,
-            r#"{"ScanDefinitionIds":["\udc00\ud800"]}"#,
-            "{\"ScanDefinitionIds\":[\"a\nb\"]}",
-            r"{'ScanDefinitionIds':['x']}",
-            r#"{ScanDefinitionIds:["x"]}"#,
-        ] {
-            let fault = read(body).unwrap_err();
-            assert!(
-                matches!(&fault, Invalid::NotJson { reason } if reason.contains("line ")),
-                "{body}: {fault:?}"
-            );
-        }
-        assert_eq!(
-            IdSet::from_body(b"{\"ScanDefinitionIds\":\"\xff\"}").unwrap_err(),
-            Invalid::NotUtf8 { valid_bytes: 22 }
-        );
-    }
-
-    #[test]
-    fn deep_nesting_is_refused_without_a_deep_stack() {
-        let deep = format!("{{\"ScanDefinitionIds\":{}", "[".repeat(1 << 20));
-        assert_eq!(read(&deep).unwrap_err(), Invalid::NotStrings);
-        let deep = format!("{{\"x\":{}", "{\"x\":".repeat(1 << 18));
-        assert_eq!(read(&deep).unwrap_err(), Invalid::UnknownMember(Excerpt::new("x")));
-        assert_eq!(read(&"[".repeat(1 << 20)).unwrap_err(), Invalid::NotObject);
-    }
-
-    #[test]
-    fn the_limits_are_where_they_are_said_to_be() {
-        let list = |count: usize| {
-            let ids: Vec<_> = (0..count).map(|n| format!("\"{n}\"")).collect();
-            read(&format!("{{\"ScanDefinitionIds\":[{}]}}", ids.join(",")))
-        };
-        assert_eq!(list(Request::MAX_IDS).unwrap().len(), Request::MAX_IDS);
-        assert_eq!(list(Request::MAX_IDS + 1).unwrap_err(), Invalid::TooManyIds);
-        let id = |bytes: usize| read(&format!("{{\"ScanDefinitionIds\":\" {} \"}}", "x".repeat(bytes)));
-        assert_eq!(id(Request::MAX_ID_BYTES).unwrap()[0].len(), Request::MAX_ID_BYTES);
-        assert_eq!(
-            id(Request::MAX_ID_BYTES + 1).unwrap_err(),
-            Invalid::LongId { bytes: 257 }
-        );
-    }
 }

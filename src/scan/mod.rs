@@ -4,20 +4,28 @@
 //! with the same [`Key`], and are asked upstream with the same bytes.
 
 mod answer;
+mod body;
 mod call;
+mod doubt;
 mod ids;
 mod invalid;
 mod keep;
 mod key;
+mod lore;
 mod options;
 mod request;
+mod row;
+mod rows;
 mod version;
 
 pub use answer::Answer;
 pub use call::{Call, Forward, Outcome, Served, Status};
+pub use doubt::Doubt;
 pub use invalid::{Excerpt, Invalid};
 pub use keep::Keep;
 pub use key::{Ids, Key, Namespace};
+pub use lore::{Lore, Ordering};
 pub use options::Options;
 pub use request::Request;
+pub use rows::Rows;
 pub use version::Version;

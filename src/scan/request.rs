@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 
 use bytes::Bytes;
 
+use crate::scan::body::read_ids;
 use crate::scan::ids::IdSet;
 use crate::scan::{Ids, Invalid, Key, Options, Version};
 
@@ -44,7 +45,7 @@ impl Request {
     /// [`Invalid`] says what is wrong, for the caller to read.
     pub fn parse(version: Version, query: Option<&str>, body: &[u8]) -> Result<Self, Invalid> {
         let options = Options::parse(query)?;
-        Ok(Self::new(version, options, &IdSet::from_body(body)?))
+        Ok(Self::new(version, options, &read_ids(body)?))
     }
 
     /// A question without `$top` and `$skip`, from ids of other requests.

@@ -1,0 +1,47 @@
+//! Reasons not to trust a merged or taken-apart answer.
+
+/// Why an answer cannot be taken apart with certainty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Doubt {
+    /// The status is not 200.
+    #[error("the call was refused")]
+    Refused,
+    /// The call brought no answer.
+    #[error("the call failed")]
+    Failed,
+    /// The body is not the documented object with `value` and at most `@odata.context`: another member may be about the rows.
+    #[error("the answer has an unknown shape")]
+    Shape,
+    /// There is space between rows, which would have to be guessed for other rows.
+    #[error("the answer's rows are not written without space between them")]
+    Layout,
+    /// There is a link to more rows.
+    #[error("the answer is one page of several")]
+    NextLink,
+    /// A row names no id, two ids, or one that was not asked for.
+    #[error("a row cannot be attributed to one of the ids asked for")]
+    Unattributed,
+    /// No answer has had more rows yet, so this one may have been cut off where all answers are.
+    #[error("the answer may be cut off: none has been longer")]
+    Longest,
+    /// Rows of several answers have no known common order.
+    #[error("the order of rows is not known")]
+    Order,
+}
+
+impl Doubt {
+    /// The name in metrics and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::Shape => "shape",
+            Self::Layout => "layout",
+            Self::NextLink => "next_link",
+            Self::Unattributed => "unattributed",
+            Self::Longest => "longest",
+            Self::Order => "order",
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! What the upstream's own answers have taught about its answers.
+//!
+//! Page size and order of rows are not documented. Nothing is assumed about them: an answer counts as complete only if a longer one has
+//! been seen, and rows of different answers are put together only in an order that every answer so far has confirmed.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::scan::{Doubt, Rows, Version};
+
+/// What has been learned. Shared by all who take answers apart.
+#[derive(Debug)]
+pub struct Lore {
+    versions: [Mutex<Learned>; Version::ALL.len()],
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Learned {
+    /// An answer can hold at least so many rows.
+    longest: usize,
+    /// For each ordering, how many pairs of neighbouring rows have confirmed it; `None` once it was found wrong.
+    evidence: [Option<u32>; Ordering::ALL.len()],
+}
+
+/// An order of rows that upstreams are known to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ordering {
+    /// By the row's time, the latest first.
+    NewestFirst,
+    /// By the row's time, the earliest first.
+    OldestFirst,
+    /// By id.
+    Grouped,
+}
+
+impl Ordering {
+    /// All that are considered.
+    pub const ALL: [Self; 3] = [Self::NewestFirst, Self::OldestFirst, Self::Grouped];
+
+    /// How two rows, each an id and a time, must follow each other; `None` when this ordering cannot tell.
+    #[must_use]
+    pub fn compare<I: Ord, T: Ord>(self, one: (I, Option<T>), other: (I, Option<T>)) -> Option<std::cmp::Ordering> {
+        let order = match self {
+            Self::Grouped => one.0.cmp(&other.0),
+            Self::OldestFirst => one.1?.cmp(&other.1?),
+            Self::NewestFirst => other.1?.cmp(&one.1?),
+        };
+        Some(order)
+    }
+}
+
+impl Lore {
+    /// So many pairs of neighbours, of different ids, must have confirmed an ordering: that chance does it is one in 65,536.
+    const ENOUGH: u32 = 16;
+
+    /// Nothing learned yet. `known_rows` is how many rows an answer is known to hold without being cut off; 0 if nothing is known.
+    #[must_use]
+    pub fn new(known_rows: usize) -> Self {
+        let learned = Learned {
+            longest: known_rows,
+            evidence: [Some(0); Ordering::ALL.len()],
+        };
+        Self {
+            versions: std::array::from_fn(|_| Mutex::new(learned)),
+        }
+    }
+
+    /// Learns from an answer of the upstream to a plain request, and says whether the answer is certain to be complete.
+    ///
+    /// # Errors
+    ///
+    /// [`Doubt::Longest`] when no longer answer has been seen before.
+    pub fn learn(&self, version: Version, rows: &Rows) -> Result<(), Doubt> {
+        let mut learned = self.learned(version);
+        learned.order(rows);
+        let complete = rows.is_empty() || rows.len() < learned.longest;
+        learned.longest = learned.longest.max(rows.len());
+        if complete { Ok(()) } else { Err(Doubt::Longest) }
+    }
+
+    /// The order that rows of different answers are to be put together in.
+    ///
+    /// # Errors
+    ///
+    /// [`Doubt::Order`] while none is certain, or when two are, which would disagree sooner or later.
+    pub fn ordering(&self, version: Version) -> Result<Ordering, Doubt> {
+        let learned = self.learned(version);
+        let mut certain = Ordering::ALL
+            .into_iter()
+            .filter(|ordering| learned.evidence[*ordering as usize].is_some_and(|pairs| pairs >= Self::ENOUGH));
+        match (certain.next(), certain.next()) {
+            (Some(ordering), None) => Ok(ordering),
+            _ => Err(Doubt::Order),
+        }
+    }
+
+    fn learned(&self, version: Version) -> MutexGuard<'_, Learned> {
+        // Nothing in here panics halfway through a change.
+        self.versions[version as usize]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Learned {
+    fn order(&mut self, rows: &Rows) {
+        for ordering in Ordering::ALL {
+            let mut before: Option<(usize, Option<&[u8]>)> = None;
+            for (id, _, time) in rows.iter() {
+                let row = (id, time);
+                if let Some(before) = before.replace(row) {
+                    let evidence = &mut self.evidence[ordering as usize];
+                    *evidence = match ordering.compare(before, row) {
+                        None | Some(std::cmp::Ordering::Greater) => None,
+                        // Rows of one id follow each other in any grouping, and equal times say nothing.
+                        Some(std::cmp::Ordering::Less) if before.0 != row.0 => {
+                            evidence.map(|pairs| pairs.saturating_add(1))
+                        }
+                        Some(_) => *evidence,
+                    };
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scan::Request;
+
+    /// An answer with these rows: id and hour.
+    fn rows(rows: &[(&str, u8)]) -> Rows {
+        let ids: Vec<_> = rows.iter().map(|(id, _)| *id).chain(["z"]).collect();
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|(id, hour)| {
+                format!(r#"{{"ScanDefinitionIds":"{id}","LastScanned":"2026-03-01T{hour:02}:00:00.0000000Z"}}"#)
+            })
+            .collect();
+        let body = format!(r#"{{"value":[{}]}}"#, rows.join(","));
+        Rows::split(&Request::plain(Version::Latest, ids).unwrap(), &body.into()).unwrap()
+    }
+
+    #[test]
+    fn an_answer_is_complete_only_if_a_longer_one_was_seen() {
+        let lore = Lore::new(0);
+        let learn = |n| lore.learn(Version::Latest, &rows(&vec![("a", 1); n]));
+        assert_eq!(learn(0), Ok(()), "no page is smaller than one row");
+        assert_eq!(learn(3), Err(Doubt::Longest));
+        assert_eq!(learn(3), Err(Doubt::Longest), "three may be what a page holds");
+        assert_eq!(learn(2), Ok(()));
+        assert_eq!(learn(4), Err(Doubt::Longest));
+        assert_eq!(learn(3), Ok(()));
+        assert_eq!(
+            lore.learn(Version::V1, &rows(&[("a", 1)])),
+            Err(Doubt::Longest),
+            "versions are apart"
+        );
+        assert_eq!(Lore::new(4).learn(Version::Latest, &rows(&[("a", 1); 3])), Ok(()));
+        assert_eq!(
+            Lore::new(4).learn(Version::Latest, &rows(&[("a", 1); 4])),
+            Err(Doubt::Longest)
+        );
+    }
+
+    fn taught(lesson: &[(&str, u8)], times: usize) -> Result<Ordering, Doubt> {
+        let lore = Lore::new(0);
+        for _ in 0..times {
+            let _ = lore.learn(Version::Latest, &rows(lesson));
+        }
+        lore.ordering(Version::Latest)
+    }
+
+    #[test]
+    fn an_order_is_believed_after_enough_evidence() {
+        let newest = [("b", 9), ("a", 8), ("b", 7), ("b", 6), ("a", 6)];
+        assert_eq!(taught(&newest, 5), Err(Doubt::Order));
+        assert_eq!(taught(&newest, 8), Ok(Ordering::NewestFirst));
+        assert_eq!(taught(&[("b", 1), ("a", 2)], 16), Ok(Ordering::OldestFirst));
+        assert_eq!(
+            taught(&[("a", 2), ("a", 1), ("b", 3), ("b", 1)], 16),
+            Ok(Ordering::Grouped)
+        );
+    }
+
+    #[test]
+    fn what_does_not_tell_orders_apart_teaches_none() {
+        assert_eq!(
+            taught(&[("a", 2), ("b", 1)], 99),
+            Err(Doubt::Order),
+            "two orderings fit"
+        );
+        assert_eq!(taught(&[("a", 3), ("a", 2), ("a", 1)], 99), Err(Doubt::Order));
+        assert_eq!(taught(&[("a", 1), ("b", 2), ("a", 1)], 99), Err(Doubt::Order));
+    }
+
+    #[test]
+    fn one_counterexample_is_enough() {
+        let lore = Lore::new(0);
+        for _ in 0..99 {
+            let _ = lore.learn(Version::Latest, &rows(&[("b", 2), ("a", 1)]));
+        }
+        assert_eq!(lore.ordering(Version::Latest), Ok(Ordering::NewestFirst));
+        let _ = lore.learn(Version::Latest, &rows(&[("b", 1), ("a", 2)]));
+        assert_eq!(lore.ordering(Version::Latest), Err(Doubt::Order));
+    }
+}

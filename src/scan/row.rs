@@ -1,0 +1,75 @@
+//! What one row says about itself.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::scan::Doubt;
+use crate::scan::ids::canonical;
+
+/// What a row says that matters here.
+pub(super) struct Facts<'a> {
+    pub(super) id: String,
+    pub(super) time: Option<&'a str>,
+}
+
+pub(super) fn facts(row: &str) -> Result<Facts<'_>, Doubt> {
+    struct Reader;
+    impl<'de> Visitor<'de> for Reader {
+        type Value = Option<Facts<'de>>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a row")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let (mut id, mut time, mut times) = (None, None, 0);
+            while let Some(name) = map.next_key::<Text<'de>>()? {
+                match &*name.0 {
+                    // The documentation, its plain reading, and the service's own metadata disagree about the name.
+                    "ScanDefinitionIds" | "ScanDefinitionId" | "scanDefinitionId" => {
+                        let named = canonical(&map.next_value::<Text<'de>>()?.0).into_owned();
+                        if id.as_ref().is_some_and(|id| *id != named) {
+                            return Ok(None);
+                        }
+                        id = Some(named);
+                    }
+                    "LastScanned" => {
+                        times += 1;
+                        time = timestamp(map.next_value::<&RawValue>()?.get());
+                    }
+                    _ => {
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+            }
+            Ok(id.map(|id| Facts {
+                id,
+                time: time.filter(|_| times == 1),
+            }))
+        }
+    }
+    let mut json = serde_json::Deserializer::from_str(row);
+    json.deserialize_map(Reader).ok().flatten().ok_or(Doubt::Unattributed)
+}
+
+/// The text of a JSON string that is a timestamp in the one documented form, `2026-03-01T04:05:06.1234567Z`: in this form, and in no mix of
+/// forms, times compare as texts do.
+fn timestamp(raw: &str) -> Option<&str> {
+    let text = raw.strip_prefix('"')?.strip_suffix('"')?;
+    let form = "0000-00-00T00:00:00.0000000Z";
+    let fits = text.len() == form.len()
+        && text.bytes().zip(form.bytes()).all(|(byte, form)| match form {
+            b'0' => byte.is_ascii_digit(),
+            _ => byte == form,
+        });
+    fits.then_some(text)
+}
+
+/// A string, borrowed if it has no escapes.
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
