@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
 
-use super::support::{GOOD, Server, request};
+use super::support::{GOOD, Server, question, request};
 use crate::scan::Version;
 use crate::server::{Config, read};
 
@@ -106,9 +106,7 @@ async fn an_idle_connection_is_closed() {
 async fn a_waiting_request_is_not_idle() {
     let server = Server::with(impatient(), read::Config::default()).await;
     let mut caller = server.connect().await;
-    caller
-        .send(&request("POST", "", &GOOD.replace("\"a\"", "\"slow\"")))
-        .await;
+    caller.send(&request("POST", "", &question("slow"))).await;
     server.wait_for_calls(1).await;
     tokio::time::sleep(SHORT * 4).await;
     server.backend.gate.add_permits(1);
