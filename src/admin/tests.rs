@@ -1,13 +1,18 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::*;
-use crate::server::Peer;
+use crate::server::{Address, Bound, Peer};
+use crate::task::Tasks;
 use crate::telemetry::metrics::Registry;
 
 struct Fixture {
@@ -175,4 +180,46 @@ async fn quitting_is_off_by_default() {
     });
     let request = Request::post("/quitquitquit").header("host", "localhost");
     assert_eq!(send(&admin, request, "127.0.0.1:1").await.0.status(), 404);
+}
+
+#[tokio::test]
+async fn one_server_listens_on_tcp_and_a_unix_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("admin.sock");
+    let mut config = listener(Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 0))));
+    config.listen.push(Address::Unix(path.clone()));
+    let bound = Bound::bind(config).await.unwrap();
+    let Address::Tcp(address) = bound.addresses()[0].clone() else {
+        panic!("not TCP")
+    };
+    let (tasks, stop) = (Tasks::new(), CancellationToken::new());
+    let serving = {
+        let (admin, tasks, stop) = (fixture().admin, tasks.clone(), stop.clone());
+        async move { bound.serve(admin, &tasks, stop).await }
+    };
+    let serving = tasks.spawn("admin", serving);
+    let head = "HEAD /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let get = head.replacen("HEAD", "GET", 1);
+    let answer = exchange(TcpStream::connect(address).await.unwrap(), head).await;
+    assert!(
+        answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("content-length: 9\r\n"),
+        "{answer}"
+    );
+    assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+    let answer = exchange(UnixStream::connect(&path).await.unwrap(), &get).await;
+    assert!(answer.ends_with("\r\n\r\nstarting\n"), "{answer}");
+    stop.cancel();
+    assert_eq!(serving.await.unwrap().cut, 0);
+    assert!(!path.exists());
+}
+
+async fn exchange(mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin, request: &str) -> String {
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let read = stream.read_to_string(&mut answer);
+    tokio::time::timeout(Duration::from_secs(20), read)
+        .await
+        .unwrap()
+        .unwrap();
+    answer
 }

@@ -2,11 +2,11 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-use super::support::{GOOD, PATIENCE, Server, request};
+use super::support::{GOOD, PATIENCE, Server, question, request};
 use crate::server::{Config, Drained, read};
 
 fn slow() -> String {
-    request("POST", "", &GOOD.replace("\"a\"", "\"slow\""))
+    request("POST", "", &question("slow"))
 }
 
 async fn ended(server: Server) -> (Drained, usize) {

@@ -1,4 +1,4 @@
-use super::support::{GOOD, Server, request};
+use super::support::{GOOD, Server, question, request};
 use crate::scan::Version;
 
 #[tokio::test]
@@ -182,13 +182,7 @@ async fn requests_whose_length_is_in_doubt_are_refused_or_end_their_connection()
 async fn a_panic_costs_one_request_and_is_counted() {
     let server = Server::start().await;
     let mut caller = server.connect().await;
-    caller
-        .send(&request(
-            "POST",
-            "",
-            &GOOD.replace('a', "panic").replace("Scpanicn", "Scan"),
-        ))
-        .await;
+    caller.send(&request("POST", "", &question("panic"))).await;
     let answer = caller.answer().await;
     assert_eq!(
         (answer.status, answer.code().as_str()),

@@ -160,6 +160,11 @@ async fn answer(backend: Arc<Backend>, call: Call) -> Result<Served, BoxError> {
     })
 }
 
+/// A body that asks for one id.
+pub(super) fn question(id: &str) -> String {
+    format!("{{\"ScanDefinitionIds\":[\"{id}\"]}}")
+}
+
 /// A request with the operation's path.
 pub(super) fn request(method: &str, fields: &str, body: &str) -> String {
     let (path, length) = (Version::Latest.path(), body.len());
