@@ -229,7 +229,7 @@ fn view(
             quota.show();
             registry.encode(exposition)
         }),
-        openapi: crate::cli::OPENAPI.into(),
+        openapi: server::OPENAPI.into(),
         quit: config.admin.quit.then_some(quit),
     }
 }

@@ -23,12 +23,16 @@ pub(super) fn net(config: &Resolved) -> Result<net::Config, Error> {
 }
 
 fn proxy(proxy: &config::Proxy) -> Result<net::Proxy, Error> {
-    let made = net::Proxy::new(proxy.url.as_str(), &proxy.except.join(","));
-    made.map_err(Error::of("the forward proxy"))
+    let made = net::Proxy::new(proxy.url.as_str(), &proxy.except.join(",")).map_err(Error::of("the forward proxy"))?;
+    let Some(authorization) = &proxy.authorization else {
+        return Ok(made);
+    };
+    made.with_authorization(authorization.expose())
+        .map_err(Error::of("the forward proxy"))
 }
 
 pub(super) fn regions(config: &Resolved) -> Result<region::Config, Error> {
-    let candidates = config.defender.regions.iter().map(|region| region::Candidate {
+    let candidates = config.defender.candidates().map(|region| region::Candidate {
         name: region.name.clone(),
         url: region.url.clone(),
     });

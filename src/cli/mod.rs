@@ -4,7 +4,7 @@
 
 mod args;
 mod check;
-mod demo;
+
 mod error;
 mod output;
 mod run;
@@ -14,7 +14,7 @@ mod status;
 
 pub use args::{Args, Command, ConfigFile, Demo, Probe, Simulate, Status};
 pub use check::check;
-pub use demo::demo;
+
 pub use error::Error;
 pub use output::{note, print, usage};
 pub use run::run;

@@ -14,9 +14,14 @@ use crate::task::Tasks;
 /// # Errors
 /// A scenario that cannot be read, an address that is taken.
 pub fn simulate(asked: &Simulate) -> Result<(), Error> {
-    let mut config = sim::Config { listen: asked.listen, ..sim::Config::default() };
+    let mut config = sim::Config {
+        listen: asked.listen,
+        ..sim::Config::default()
+    };
     if let Some(path) = &asked.scenario {
-        config = config.with_scenario_file(path).map_err(|error| Error::user(error.to_string()))?;
+        config = config
+            .with_scenario_file(path)
+            .map_err(|error| Error::user(error.to_string()))?;
     }
     if let Some(limits) = &asked.limit {
         config.limits = limits.clone();
@@ -30,7 +35,7 @@ pub fn simulate(asked: &Simulate) -> Result<(), Error> {
 
 async fn serve(config: sim::Config) -> Result<(), Error> {
     let listen = config.listen;
-    let simulator = Simulator::start(config).await;
+    let simulator = Simulator::start(config);
     let simulator = simulator.map_err(|error| Error::user(format!("cannot listen on {listen}: {error}")))?;
     let stop = CancellationToken::new();
     let signals = Tasks::new();
@@ -40,7 +45,12 @@ async fn serve(config: sim::Config) -> Result<(), Error> {
     stop.cancelled().await;
     let judge = simulator.judge();
     for finding in judge.findings() {
-        note(&format!("{}: at most {} calls arrived in any {:?}", finding.limit, finding.most, finding.limit.window()));
+        note(&format!(
+            "{}: at most {} calls arrived in any {:?}",
+            finding.limit,
+            finding.most,
+            finding.limit.window()
+        ));
     }
     let violations = simulator.violations();
     for violation in &violations {

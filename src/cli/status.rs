@@ -41,13 +41,24 @@ const LARGEST: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 async fn fetch(exchange: &net::Exchange, admin: &str) -> Result<Value, Error> {
-    let base = if admin.contains("://") { admin.to_owned() } else { format!("http://{admin}") };
+    let base = if admin.contains("://") {
+        admin.to_owned()
+    } else {
+        format!("http://{admin}")
+    };
     let unreachable = |why: String| Error::user(format!("no gateway answers at {base}: {why}"));
     let request = Request::get(format!("{}/status", base.trim_end_matches('/'))).body(Bytes::new());
     let request = request.map_err(|error| Error::user(format!("{admin} is no address: {error}")))?;
-    let answer = exchange.clone().oneshot(request).await.map_err(|error| unreachable(error.to_string()))?;
+    let answer = exchange
+        .clone()
+        .oneshot(request)
+        .await
+        .map_err(|error| unreachable(error.to_string()))?;
     if !answer.status().is_success() {
-        return Err(unreachable(format!("it says {}; is that the admin address?", answer.status())));
+        return Err(unreachable(format!(
+            "it says {}; is that the admin address?",
+            answer.status()
+        )));
     }
     serde_json::from_slice(answer.body()).map_err(|error| unreachable(format!("its answer is no JSON: {error}")))
 }
@@ -60,11 +71,21 @@ pub(super) fn show(state: &Value) -> String {
         let _ = writeln!(text, "{name:<9} {value}");
     };
     let version = state["version"].as_str().unwrap_or("?");
-    line("gateway", format!("{version}, {}, up {}", word(&state["mode"]), span(&state["uptime_s"])));
+    line(
+        "gateway",
+        format!("{version}, {}, up {}", word(&state["mode"]), span(&state["uptime_s"])),
+    );
     for window in list(&state["quota"]["windows"]) {
         let (used, limit) = (number(&window["used"]), number(&window["limit"]));
-        let left = format!("{} of {limit} left, next in {}", number(&window["remaining"]), span(&window["reset_s"]));
-        line("quota", format!("{:<3} {} {left}", word(&window["name"]), bar(used, limit)));
+        let left = format!(
+            "{} of {limit} left, next in {}",
+            number(&window["remaining"]),
+            span(&window["reset_s"])
+        );
+        line(
+            "quota",
+            format!("{:<3} {} {left}", word(&window["name"]), bar(used, limit)),
+        );
     }
     if state["quota"]["paused_until_s"].is_number() {
         let pause = span(&state["quota"]["paused_until_s"]);
@@ -72,15 +93,24 @@ pub(super) fn show(state: &Value) -> String {
     }
     if number(&state["quota"]["foreign_calls"]) > 0.0 {
         let calls = number(&state["quota"]["foreign_calls"]);
-        line("others", format!("{calls} calls by others on the same app registration"));
+        line(
+            "others",
+            format!("{calls} calls by others on the same app registration"),
+        );
     }
     let queue = &state["queue"];
     let (waiting, callers) = (number(&queue["waiting"]), number(&queue["callers"]));
     let wait = span(&queue["predicted_wait_s"]);
-    line("queue", format!("{waiting} waiting from {callers} callers; a newcomer would wait {wait}"));
+    line(
+        "queue",
+        format!("{waiting} waiting from {callers} callers; a newcomer would wait {wait}"),
+    );
     for share in list(&queue["shares"]).iter().take(5) {
         let (waiting, served) = (number(&share["waiting"]), number(&share["served"]));
-        line("", format!("{:<24} {waiting} waiting, {served} calls", word(&share["caller"])));
+        line(
+            "",
+            format!("{:<24} {waiting} waiting, {served} calls", word(&share["caller"])),
+        );
     }
     for region in list(&state["regions"]) {
         line("region", show_region(region));
@@ -91,18 +121,46 @@ pub(super) fn show(state: &Value) -> String {
     }
     let cache = &state["cache"];
     let kib = number(&cache["bytes"]) / 1024.0;
-    let (entries, hits, misses) = (number(&cache["entries"]), number(&cache["hits"]), number(&cache["misses"]));
-    line("cache", format!("{entries} answers, {kib:.0} KiB; {hits} hits, {misses} misses"));
+    let (entries, hits, misses) = (
+        number(&cache["entries"]),
+        number(&cache["hits"]),
+        number(&cache["misses"]),
+    );
+    line(
+        "cache",
+        format!("{entries} answers, {kib:.0} KiB; {hits} hits, {misses} misses"),
+    );
     let saved = &state["saved"];
-    line("saved", format!("{} requests answered with {} upstream calls", number(&saved["requests"]), number(&saved["upstream_calls"])));
+    line(
+        "saved",
+        format!(
+            "{} requests answered with {} upstream calls",
+            number(&saved["requests"]),
+            number(&saved["upstream_calls"])
+        ),
+    );
     text
 }
 
 fn show_region(region: &Value) -> String {
-    let mark = if region["selected"].as_bool() == Some(true) { "→" } else { " " };
-    let rtt = region["rtt_ms"].as_f64().map_or_else(|| "    —    ".to_owned(), |ms| format!("{ms:>6.1} ms"));
-    let health = if region["healthy"].as_bool() == Some(true) { "" } else { "  avoided" };
-    format!("{mark} {:<8} {rtt}  {}{health}", word(&region["name"]), word(&region["url"]))
+    let mark = if region["selected"].as_bool() == Some(true) {
+        "→"
+    } else {
+        " "
+    };
+    let rtt = region["rtt_ms"]
+        .as_f64()
+        .map_or_else(|| "    —    ".to_owned(), |ms| format!("{ms:>6.1} ms"));
+    let health = if region["healthy"].as_bool() == Some(true) {
+        ""
+    } else {
+        "  avoided"
+    };
+    format!(
+        "{mark} {:<8} {rtt}  {}{health}",
+        word(&region["name"]),
+        word(&region["url"])
+    )
 }
 
 fn show_token(token: &Value) -> String {
@@ -119,8 +177,14 @@ fn show_token(token: &Value) -> String {
 }
 
 fn bar(used: f64, limit: f64) -> String {
-    let full = if limit > 0.0 { (used / limit * 20.0).ceil().clamp(0.0, 20.0) } else { 0.0 };
-    (0..20).map(|place| if f64::from(place) < full { '█' } else { '░' }).collect()
+    let full = if limit > 0.0 {
+        (used / limit * 20.0).ceil().clamp(0.0, 20.0)
+    } else {
+        0.0
+    };
+    (0..20)
+        .map(|place| if f64::from(place) < full { '█' } else { '░' })
+        .collect()
 }
 
 fn span(seconds: &Value) -> String {

@@ -48,9 +48,11 @@ pub mod variable {
     pub const NO_PROXY_LOWER: &str = "no_proxy";
     /// Where traces go.
     pub const OTLP_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    /// How many threads serve; tokio's own name for it.
+    pub const WORKER_THREADS: &str = "TOKIO_WORKER_THREADS";
 
     /// All of the above.
-    pub const ALL: [&str; 19] = [
+    pub const ALL: [&str; 20] = [
         CONFIG,
         TENANT_ID,
         CLIENT_ID,
@@ -70,6 +72,7 @@ pub mod variable {
         NO_PROXY,
         NO_PROXY_LOWER,
         OTLP_ENDPOINT,
+        WORKER_THREADS,
     ];
 }
 

@@ -68,6 +68,19 @@ impl Proxy {
         })
     }
 
+    /// The same proxy, told this `Proxy-Authorization`.
+    ///
+    /// # Errors
+    /// [`ProxyError::Credentials`] when it cannot be sent.
+    pub fn with_authorization(self, value: &str) -> Result<Self, ProxyError> {
+        let mut value = HeaderValue::try_from(value).map_err(|_| ProxyError::Credentials)?;
+        value.set_sensitive(true);
+        Ok(Self {
+            authorization: Some(value),
+            ..self
+        })
+    }
+
     pub(super) fn host(&self) -> &str {
         &self.host
     }

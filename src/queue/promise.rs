@@ -116,11 +116,12 @@ mod tests {
         let base = Instant::now();
         let waiting = promises(base, &[4, 9, 9]);
         let none = Duration::ZERO;
-        assert_eq!(waiting.impossible(&slots(base, &[3, 6, 9]), none), []);
+        assert!(waiting.impossible(&slots(base, &[3, 6, 9]), none).is_empty());
         assert_eq!(waiting.impossible(&slots(base, &[3, 6, 10]), none), [2]);
-        assert_eq!(
-            waiting.impossible(&slots(base, &[3, 6, 10]), Duration::from_secs(1)),
-            []
+        assert!(
+            waiting
+                .impossible(&slots(base, &[3, 6, 10]), Duration::from_secs(1))
+                .is_empty()
         );
         assert_eq!(waiting.impossible(&slots(base, &[50, 60, 70]), none), [0, 1, 2]);
     }

@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn proxy_status_is_a_list_of_one() {
-        let value = proxy_status(Fault::ConnectionTimeout);
+        let value = proxy_status(Fault::Exchange("connection_timeout"));
         assert_eq!(value.as_ref().unwrap(), "defender-gateway; error=connection_timeout");
         assert_eq!(parsed(value).len(), 1);
         let value = received_status(http::StatusCode::BAD_GATEWAY);

@@ -96,8 +96,13 @@ fn timeout(detail: String) -> Problem {
 
 /// The error and its causes in one sentence: callers of an internal gateway may know why.
 fn detail(error: &(dyn Error + 'static)) -> String {
-    let chain = std::iter::successors(Some(error), |error| error.source());
-    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 fn invalid(invalid: &Invalid) -> Problem {

@@ -24,12 +24,14 @@ mod activity;
 mod bind;
 mod config;
 mod connection;
+mod openapi;
 mod peer;
 mod serve;
 mod socket;
 
 pub use bind::{BindError, Bound};
 pub use config::{Address, Config};
+pub use openapi::OPENAPI;
 pub use peer::Peer;
 pub use serve::Drained;
 
