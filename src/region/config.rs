@@ -26,6 +26,19 @@ pub struct Config {
     pub first_wait: Duration,
     /// Longest time one call spends on looking for a host that accepts connections.
     pub failover_limit: Duration,
+    /// How long a host is left for that cannot be connected to. It is cheap to try: a probe.
+    pub down: Backoff,
+    /// How long a host is left for that answers badly. It is dear to try: a caller's attempt.
+    pub ejected: Backoff,
+}
+
+/// How long a host is left for: doubling from the first time to the longest.
+#[derive(Clone, Copy, Debug)]
+pub struct Backoff {
+    /// The first time.
+    pub first: Duration,
+    /// The longest.
+    pub longest: Duration,
 }
 
 /// The candidates cannot be used. The operator's fault.
@@ -73,6 +86,14 @@ impl Config {
             probe_timeout: Duration::from_secs(3),
             first_wait: Duration::from_secs(1),
             failover_limit: Duration::from_secs(10),
+            down: Backoff {
+                first: Duration::from_secs(1),
+                longest: Duration::from_mins(1),
+            },
+            ejected: Backoff {
+                first: Duration::from_secs(30),
+                longest: Duration::from_mins(10),
+            },
         })
     }
 

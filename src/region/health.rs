@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::region::Backoff;
+
 /// After one bad answer others are preferred this long: long enough that a retry goes elsewhere, short enough to mean nothing else.
 const AVOIDED: Duration = Duration::from_secs(2);
 
@@ -15,11 +17,6 @@ const MAX_OUTCOMES: usize = 32;
 /// A host with this many bad outcomes, and at least this share of them bad, is left.
 const OUTLIER_LEAST: usize = 3;
 const OUTLIER_SHARE: f64 = 0.2;
-
-/// How long a host is left for: doubling with every strike, up to the second value. A host that refuses connections is cheap to try (a
-/// probe), one that answers badly costs a caller's attempt.
-const DOWN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
-const EJECTED: (Duration, Duration) = (Duration::from_secs(30), Duration::from_mins(10));
 
 /// Strikes are forgotten after this long without a fault.
 const FORGIVEN: Duration = Duration::from_mins(5);
@@ -45,8 +42,10 @@ impl Standing {
 }
 
 /// Judges a host by what was seen of it. All methods take the present moment.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Health {
+    down: Backoff,
+    ejected: Backoff,
     left: Option<Left>,
     avoided_until: Option<Instant>,
     strikes: u32,
@@ -62,6 +61,18 @@ struct Left {
 }
 
 impl Health {
+    pub(super) fn new(down: Backoff, ejected: Backoff) -> Self {
+        Self {
+            down,
+            ejected,
+            left: None,
+            avoided_until: None,
+            strikes: 0,
+            last_fault: None,
+            outcomes: VecDeque::new(),
+        }
+    }
+
     pub(super) fn standing(&self, now: Instant) -> Standing {
         match self.left {
             // Time alone does not bring an unreachable host back; a probe or an answer does.
@@ -90,7 +101,7 @@ impl Health {
         {
             return;
         }
-        self.leave(Standing::Down, DOWN, now);
+        self.leave(Standing::Down, self.down, now);
     }
 
     /// A bad answer or none: avoided for a moment, left when it happens too often, or again soon after it came back.
@@ -104,7 +115,7 @@ impl Health {
         let often = bad >= OUTLIER_LEAST && bad as f64 >= OUTLIER_SHARE * self.outcomes.len() as f64;
         let on_trial = self.strikes > 0 && !self.is_forgiven(now);
         if often || on_trial {
-            self.leave(Standing::Ejected, EJECTED, now);
+            self.leave(Standing::Ejected, self.ejected, now);
         }
     }
 
@@ -126,11 +137,14 @@ impl Health {
         }
     }
 
-    fn leave(&mut self, why: Standing, (first, longest): (Duration, Duration), now: Instant) {
+    fn leave(&mut self, why: Standing, backoff: Backoff, now: Instant) {
         if self.is_forgiven(now) {
             self.strikes = 0;
         }
-        let time = first.saturating_mul(1 << self.strikes.min(16)).min(longest);
+        let time = backoff
+            .first
+            .saturating_mul(1 << self.strikes.min(16))
+            .min(backoff.longest);
         self.left = Some(Left { why, until: now + time });
         self.strikes += 1;
         self.last_fault = Some(now);
@@ -161,6 +175,14 @@ impl Health {
 mod tests {
     use super::*;
 
+    fn fresh() -> Health {
+        let backoff = |first, longest| Backoff {
+            first: s(first),
+            longest: s(longest),
+        };
+        Health::new(backoff(1, 60), backoff(30, 600))
+    }
+
     fn s(secs: u64) -> Duration {
         Duration::from_secs(secs)
     }
@@ -168,7 +190,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_refused_connection_leaves_at_once_and_a_probe_after_the_backoff_brings_back() {
         let now = Instant::now();
-        let mut health = Health::default();
+        let mut health = fresh();
         health.connection_failed(now);
         assert_eq!(health.standing(now), Standing::Down);
         health.connected(now + s(1) / 2);
@@ -185,7 +207,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_backoff_doubles_to_a_minute_and_is_forgiven() {
         let mut now = Instant::now();
-        let mut health = Health::default();
+        let mut health = fresh();
         let mut waits = Vec::new();
         for _ in 0..8 {
             health.connection_failed(now);
@@ -204,7 +226,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_bad_answer_is_avoided_for_a_moment_and_three_are_left() {
         let now = Instant::now();
-        let mut health = Health::default();
+        let mut health = fresh();
         health.trouble(now);
         assert_eq!(health.standing(now), Standing::Avoided);
         assert_eq!(health.standing(now + AVOIDED), Standing::Good);
@@ -224,7 +246,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_host_back_on_trial_is_left_again_at_the_first_bad_answer_for_twice_as_long() {
         let now = Instant::now();
-        let mut health = Health::default();
+        let mut health = fresh();
         for n in 0..3 {
             health.trouble(now + s(n));
         }
@@ -238,7 +260,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn few_bad_answers_among_many_good_ones_are_borne() {
         let now = Instant::now();
-        let mut health = Health::default();
+        let mut health = fresh();
         for n in 0..1000 {
             let at = now + s(n);
             if n % 8 == 0 {
@@ -254,7 +276,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_answer_brings_an_unreachable_host_back() {
         let now = Instant::now();
-        let mut health = Health::default();
+        let mut health = fresh();
         health.connection_failed(now);
         health.answered(now);
         assert_eq!(health.standing(now), Standing::Good);

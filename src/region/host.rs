@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use url::{Position, Url};
 
-use crate::region::Candidate;
+use crate::region::Config;
 use crate::region::health::{Health, Standing};
 use crate::region::nearness::Nearness;
 
@@ -26,7 +26,8 @@ pub(super) type Rank = (Standing, Option<Instant>, bool, Duration);
 
 impl Host {
     /// The candidates as hosts. The first host of a name has it as its label; others append their host name.
-    pub(super) fn all(candidates: &[Candidate]) -> Vec<Self> {
+    pub(super) fn all(config: &Config) -> Vec<Self> {
+        let candidates = config.candidates();
         let labelled = candidates.iter().enumerate().map(|(at, candidate)| {
             let name = Arc::<str>::from(candidate.name.as_str());
             let label = if candidates[..at].iter().any(|other| other.name == candidate.name) {
@@ -39,7 +40,7 @@ impl Host {
                 label,
                 url: Arc::new(candidate.url.clone()),
                 nearness: Nearness::default(),
-                health: Health::default(),
+                health: Health::new(config.down, config.ejected),
             }
         });
         labelled.collect()

@@ -23,7 +23,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Candidate, Config, ConfigError};
+pub use config::{Backoff, Candidate, Config, ConfigError};
 pub use fault::{Classify, Fault, classify};
 pub use layer::{Region, RegionLayer};
 pub use metrics::Metrics;

@@ -66,7 +66,7 @@ impl Table {
     /// A table that knows nothing yet; [`Table::watch`](Self::watch) starts the probes.
     #[must_use]
     pub fn new(config: Config, metrics: Metrics) -> Self {
-        let hosts = Host::all(&config.candidates);
+        let hosts = Host::all(&config);
         let table = Self {
             shared: Arc::new(Shared {
                 wake: hosts.iter().map(|_| Notify::new()).collect(),

@@ -1,0 +1,290 @@
+//! A region's host behind a line, both of which can be made to fail in every way a network knows.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http::{Response, StatusCode};
+use http_body_util::StreamBody;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::Frame;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+use rustls_pki_types::{PrivateKeyDer, pem::PemObject as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
+use tokio_rustls::TlsAcceptor;
+
+use defender_gateway::task::Tasks;
+
+/// What is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    Nothing,
+    Refused,
+    BlackHole,
+    HalfOpen,
+    ResetMidBody,
+    SlowHead,
+    SlowBody,
+    TlsExpired,
+    TlsWrongName,
+    DnsFailure,
+    OneAddressDead,
+    GoAway,
+    BrownOut,
+    LatencyStep,
+}
+
+/// Two certificate states besides the good one.
+pub(crate) struct Certificates {
+    good: TlsAcceptor,
+    expired: TlsAcceptor,
+    other: TlsAcceptor,
+}
+
+/// The authority's PEM, and certificates for `name` made by it.
+pub(crate) fn certificates(names: &[&str]) -> (String, Vec<Certificates>) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let pem = params.self_signed(&key).unwrap().pem();
+    let issuer = Issuer::new(params, key);
+    let all = names.iter().map(|name| Certificates {
+        good: acceptor(&issuer, name, false),
+        expired: acceptor(&issuer, name, true),
+        other: acceptor(&issuer, "other.test", false),
+    });
+    (pem, all.collect())
+}
+
+fn acceptor(issuer: &Issuer<'_, KeyPair>, name: &str, expired: bool) -> TlsAcceptor {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    if expired {
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = date_time_ymd(2021, 1, 1);
+    }
+    let certificate = params.signed_by(&key, issuer).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Arc::new(config).into()
+}
+
+/// A host. Clones are the same host.
+#[derive(Clone)]
+pub(crate) struct Host {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    certificates: Certificates,
+    distance: Duration,
+    address: SocketAddr,
+    fault: watch::Sender<Fault>,
+    calls: AtomicUsize,
+    /// Resets every connection.
+    cut: Notify,
+    accepting: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    tasks: Tasks,
+    hole: Hole,
+}
+
+impl Host {
+    /// A host whose connections take `distance` to set up.
+    pub(crate) async fn start(certificates: Certificates, distance: Duration) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let host = Self {
+            shared: Arc::new(Shared {
+                certificates,
+                distance,
+                address: listener.local_addr().unwrap(),
+                fault: watch::Sender::new(Fault::Nothing),
+                calls: AtomicUsize::new(0),
+                cut: Notify::new(),
+                accepting: Mutex::default(),
+                tasks: Tasks::new(),
+                hole: Hole::new().await,
+            }),
+        };
+        host.accept(listener);
+        host
+    }
+
+    /// How many requests have arrived.
+    pub(crate) fn calls(&self) -> usize {
+        self.shared.calls.load(Ordering::SeqCst)
+    }
+
+    /// Where the host's name leads to; empty: the resolver fails.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        match *self.shared.fault.borrow() {
+            Fault::DnsFailure => vec![],
+            Fault::BlackHole => vec![self.shared.hole.address],
+            Fault::OneAddressDead => vec![self.shared.hole.address, self.shared.address],
+            _ => vec![self.shared.address],
+        }
+    }
+
+    /// From now on, `fault` is what is wrong.
+    pub(crate) async fn set(&self, fault: Fault) {
+        let before = self.shared.fault.send_replace(fault);
+        if before == Fault::Refused {
+            let listener = TcpListener::bind(self.shared.address).await.unwrap();
+            self.accept(listener);
+        }
+        if fault == Fault::Refused {
+            let accepting = self.shared.accepting.lock().unwrap().take().unwrap();
+            accepting.abort();
+            let _ = accepting.await;
+        }
+        // These concern connections that are there; the others only new ones, so the old ones have to go.
+        let keeps = [
+            Fault::HalfOpen,
+            Fault::BlackHole,
+            Fault::SlowHead,
+            Fault::SlowBody,
+            Fault::ResetMidBody,
+            Fault::BrownOut,
+            Fault::GoAway,
+            Fault::LatencyStep,
+        ];
+        if !keeps.contains(&fault) {
+            self.shared.cut.notify_waiters();
+        }
+    }
+
+    fn accept(&self, listener: TcpListener) {
+        let host = self.clone();
+        let accepting = self.shared.tasks.spawn("accept", async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                host.shared.tasks.spawn("connection", host.clone().connection(stream));
+            }
+        });
+        *self.shared.accepting.lock().unwrap() = Some(accepting);
+    }
+
+    /// The line: forwards bytes until it is cut or swallows them.
+    async fn connection(self, mut near: TcpStream) {
+        near.set_nodelay(true).unwrap();
+        let step = if *self.shared.fault.borrow() == Fault::LatencyStep {
+            Duration::from_millis(300)
+        } else {
+            Duration::ZERO
+        };
+        let (mut far, server) = tokio::io::duplex(64 * 1024);
+        let host = self.clone();
+        let serving = self.shared.tasks.spawn("server", async move {
+            tokio::time::sleep(host.shared.distance + step).await;
+            host.serve(server).await;
+        });
+        let mut fault = self.shared.fault.subscribe();
+        // A half-open host swallows what was there before; its new connections work.
+        let fresh = *fault.borrow() == Fault::HalfOpen;
+        let swallowed = async {
+            let is_now = |fault: &Fault| *fault == Fault::BlackHole || (*fault == Fault::HalfOpen && !fresh);
+            drop(fault.wait_for(is_now).await);
+        };
+        tokio::select! {
+            () = self.shared.cut.notified() => {
+                socket2::SockRef::from(&near).set_linger(Some(Duration::ZERO)).unwrap();
+            }
+            () = swallowed => self.shared.cut.notified().await,
+            _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+        }
+        serving.abort();
+    }
+
+    async fn serve(&self, stream: tokio::io::DuplexStream) {
+        let fault = *self.shared.fault.borrow();
+        let acceptor = match fault {
+            Fault::TlsExpired => &self.shared.certificates.expired,
+            Fault::TlsWrongName => &self.shared.certificates.other,
+            _ => &self.shared.certificates.good,
+        };
+        let Ok(stream) = acceptor.accept(stream).await else {
+            return;
+        };
+        let answered = Arc::new(Notify::new());
+        let service = hyper::service::service_fn(|_| {
+            let host = self.clone();
+            let answered = Arc::clone(&answered);
+            async move { Ok::<_, std::convert::Infallible>(host.answer(&answered).await) }
+        });
+        let builder = auto::Builder::new(TokioExecutor::new());
+        let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = answered.notified() => connection.as_mut().graceful_shutdown(),
+        }
+        let _ = connection.await;
+    }
+
+    async fn answer(&self, goaway: &Notify) -> Response<UnsyncBoxBody<Bytes, std::io::Error>> {
+        let nth = self.shared.calls.fetch_add(1, Ordering::SeqCst);
+        let fault = *self.shared.fault.borrow();
+        let mut status = StatusCode::OK;
+        match fault {
+            Fault::SlowHead => tokio::time::sleep(Duration::from_mins(1)).await,
+            // 30 %, evenly spread.
+            Fault::BrownOut if matches!(nth % 10, 0 | 3 | 6) => status = StatusCode::SERVICE_UNAVAILABLE,
+            Fault::GoAway => goaway.notify_one(),
+            _ => {}
+        }
+        let host = self.clone();
+        let frames = stream::unfold(0, move |part| {
+            let host = host.clone();
+            async move {
+                match (part, fault) {
+                    (1, Fault::SlowBody) => tokio::time::sleep(Duration::from_mins(1)).await,
+                    (1, Fault::ResetMidBody) => {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                        host.shared.cut.notify_waiters();
+                        std::future::pending::<()>().await;
+                    }
+                    _ => {}
+                }
+                (part < 2).then(|| (Ok(Frame::data(Bytes::from_static(b"half"))), part + 1))
+            }
+        });
+        let mut answer = Response::new(UnsyncBoxBody::new(StreamBody::new(frames)));
+        *answer.status_mut() = status;
+        answer
+    }
+}
+
+/// A port at which packets vanish, because its backlog is full.
+struct Hole {
+    address: SocketAddr,
+    _listener: socket2::Socket,
+    _backlog: Vec<TcpStream>,
+}
+
+impl Hole {
+    async fn new() -> Self {
+        let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        let mut backlog = Vec::new();
+        while let Ok(stream) = tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
+            backlog.push(stream.unwrap());
+        }
+        Self {
+            address,
+            _listener: listener,
+            _backlog: backlog,
+        }
+    }
+}
