@@ -6,5 +6,6 @@ mod control;
 mod defender;
 mod entra;
 mod faults;
+mod quota;
 mod scenario;
 mod transport;

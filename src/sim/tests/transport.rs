@@ -1,7 +1,11 @@
 //! HTTP/1.1, HTTP/2, many at once.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use http::StatusCode;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use super::client::Client;
 use crate::sim::{Config, Limit, Shape, Simulator};
@@ -35,4 +39,29 @@ async fn of_many_calls_at_once_exactly_the_limit_is_admitted_under_every_shape()
         assert!(calls.is_sorted_by_key(|call| call.at));
         assert_eq!(calls.iter().filter(|call| call.status == Some(429)).count(), 30);
     }
+}
+
+/// The opening of an HTTP/2 client: the preface of RFC 9113 §3.4, and an empty SETTINGS frame.
+const GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+#[tokio::test]
+async fn distance_shows_in_the_set_up_of_a_connection_and_costs_no_call() {
+    let sim = Simulator::start(Config::default()).unwrap();
+    for region in Config::default().regions {
+        let addr = sim.region(&region.name).unwrap().socket_addrs(|| None).unwrap();
+        let before = sim.elapsed();
+        let mut stream = TcpStream::connect(&*addr).await.unwrap();
+        stream.write_all(GREETING).await.unwrap();
+        stream.read_u8().await.unwrap();
+        let took = sim.elapsed().checked_sub(before).unwrap();
+        assert!(took >= region.behaviour.latency, "{}: {took:?}", region.name);
+        // Generous, for a busy machine: far below the distance between one second and none.
+        assert!(
+            took < region.behaviour.latency + Duration::from_secs(1),
+            "{}: {took:?}",
+            region.name
+        );
+    }
+    assert!(sim.calls().is_empty());
+    assert_eq!(sim.stop().await, 0);
 }
