@@ -52,6 +52,7 @@ pub struct Parts {
 type Questions = BoxCloneSyncService<scan::Call, scan::Served, BoxError>;
 
 /// Puts the layers in order.
+#[must_use]
 pub fn build(
     parts: Parts,
 ) -> impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send>

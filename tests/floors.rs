@@ -1,5 +1,10 @@
 //! The house has floors, and imports point down: fails when a module names one from a higher floor, or a part names another part.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on fails; the lint's exemption covers #[test] functions only"
+)]
+
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -114,7 +114,9 @@ fn window(window: &quota::Window) -> respond::Window {
         quota: window.limit as u64,
         window_s: window.length.as_secs().max(1),
         remaining: window.remaining as u64,
-        reset_s: window.reset.as_secs() + u64::from(window.reset.subsec_nanos() > 0),
+        // The margin for clocks that drift is ours; callers are told of the window that the upstream documents.
+        reset_s: (window.reset.as_secs() + u64::from(window.reset.subsec_nanos() > 0))
+            .min(window.length.as_secs().max(1)),
     }
 }
 

@@ -75,16 +75,11 @@ impl Status {
 
     fn check_quota(&self) -> Check {
         let snapshot = self.quota.snapshot();
-        let text = match snapshot.paused {
-            Some(pause) => format!("the upstream ordered a pause of another {} s", pause.as_secs()),
-            None => {
-                let windows = snapshot
-                    .windows
-                    .iter()
-                    .map(|window| format!("{} of {} left in {}", window.remaining, window.limit, window.name));
-                windows.collect::<Vec<_>>().join(", ")
-            }
-        };
+        let left = |window: &quota::Window| format!("{} of {} left in {}", window.remaining, window.limit, window.name);
+        let text = snapshot.paused.map_or_else(
+            || snapshot.windows.iter().map(left).collect::<Vec<_>>().join(", "),
+            |pause| format!("the upstream ordered a pause of another {} s", pause.as_secs()),
+        );
         Check {
             name: "quota",
             ok: snapshot.paused.is_none(),

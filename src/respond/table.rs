@@ -35,7 +35,7 @@ fn known(cause: &(dyn Error + 'static)) -> Option<Problem> {
         .or_else(|| cause.downcast_ref().map(invalid))
         .or_else(|| cause.downcast_ref().map(queue))
         .or_else(|| cause.downcast_ref().map(joined))
-        .or_else(|| cause.downcast_ref::<cache::NotCached>().map(not_cached))
+        .or_else(|| cause.downcast_ref().copied().map(not_cached))
         .or_else(|| cause.downcast_ref().map(token))
         .or_else(|| cause.downcast_ref().map(upstream))
         .or_else(|| {
@@ -67,7 +67,7 @@ fn joined(overdue: &coalesce::Overdue) -> Problem {
     Problem::quota_exceeded(overdue.to_string(), overdue.retry_after, Vec::new())
 }
 
-fn not_cached(error: &cache::NotCached) -> Problem {
+fn not_cached(error: cache::NotCached) -> Problem {
     Problem::new(StatusCode::GATEWAY_TIMEOUT, "NotCached", error.to_string()).with_fault(Fault::Request)
 }
 

@@ -6,33 +6,32 @@ use std::io;
 use super::config::{CLIENT_SECRET, Config};
 use super::simulator::Simulator;
 
-/// Runs a simulator until `until` resolves. `print` gets what its user needs, whole lines: where everything is, the gateway's
-/// configuration, and at the end what was seen.
+/// Runs a simulator until `until` resolves. `print` gets what its user needs, whole lines of a gateway's
+/// configuration; where everything is, and at the end what was seen, are comments in it.
 ///
 /// # Errors
 /// It could not be started.
 pub async fn run(config: Config, mut print: impl FnMut(&str), until: impl Future<Output = ()>) -> io::Result<()> {
     let shows_secret = config.client_secret.expose() == CLIENT_SECRET;
     let simulator = Simulator::start(config)?;
-    print(&format!("sign-in on {}", simulator.authority()));
+    print(&format!("# sign-in on {}", simulator.authority()));
     for (name, url) in simulator.regions() {
-        print(&format!("region {name} on {url}"));
+        print(&format!("# region {name} on {url}"));
     }
     print("");
-    print("# gateway.toml");
     for line in simulator.config_toml().lines() {
         print(line);
     }
     if shows_secret {
         print("");
-        print(&format!("export AZURE_CLIENT_SECRET='{CLIENT_SECRET}'"));
+        print(&format!("# export AZURE_CLIENT_SECRET='{CLIENT_SECRET}'"));
     }
     until.await;
     for finding in simulator.judge().findings() {
-        print(&finding.to_string());
+        print(&format!("# {finding}"));
     }
     for violation in simulator.violations() {
-        print(&format!("VIOLATION after {:?}: {}", violation.at, violation.what));
+        print(&format!("# VIOLATION after {:?}: {}", violation.at, violation.what));
     }
     simulator.stop().await;
     Ok(())
