@@ -316,10 +316,10 @@ async fn as_a_program_it_says_where_everything_is_and_what_was_seen() {
         .unwrap();
     let text = lines.join("\n");
     for part in [
-        "sign-in on http://127.0.0.1:",
+        "# sign-in on http://127.0.0.1:",
         "region eu on http://",
         "[[defender.regions]]",
-        "export AZURE_CLIENT_SECRET='",
+        "# export AZURE_CLIENT_SECRET='",
         "within 100/1m: 0",
     ] {
         assert!(text.contains(part), "{part}: {text}");
