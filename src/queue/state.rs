@@ -80,6 +80,8 @@ impl<P> State<P> {
         S: Slots<Permit = P>,
     {
         let caller = &attempt.caller;
+        // Reading the request took a moment: a slot that is free now is in time even for who will not wait at all.
+        let deadline = caller.deadline.max(now);
         let own = self.order.waiting_of(&caller.name);
         let others = self.others(&caller.name, now);
         self.see(&caller.name, now);
@@ -97,7 +99,7 @@ impl<P> State<P> {
             id,
             caller: caller.name.clone(),
             urgency: caller.urgency,
-            deadline: caller.deadline,
+            deadline,
         };
         self.order.add(ticket);
         let rank = self.order.ahead_of(id).unwrap_or(0);
@@ -108,11 +110,11 @@ impl<P> State<P> {
             self.order.remove(id);
             return Err(self.refuse(Reason::ShuttingDown, caller, now));
         }
-        if let Err(reason) = self.admit(rank, caller.deadline, if own == 0 { 0 } else { others.max(1) }) {
+        if let Err(reason) = self.admit(rank, deadline, if own == 0 { 0 } else { others.max(1) }) {
             self.order.remove(id);
             return Err(self.refuse(reason, caller, now));
         }
-        self.promises.add(caller.deadline, id);
+        self.promises.add(deadline, id);
         let (turn, waiting) = oneshot::channel();
         self.waiters.insert(id, turn);
         Ok((id, waiting))

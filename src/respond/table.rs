@@ -58,7 +58,8 @@ fn queue(refused: &queue::Refused) -> Problem {
                 .with_fault(Fault::Local)
                 .with_retry_after(MOMENT)
         },
-        _ => Problem::quota_exceeded(detail, refused.retry_after, Vec::new()),
+        // Whole seconds, the same as in the sentence.
+        _ => Problem::quota_exceeded(detail, Duration::from_secs(refused.retry_after_s()), Vec::new()),
     }
 }
 

@@ -7,8 +7,11 @@ use crate::queue::Reason;
 async fn a_free_slot_is_given_at_once_even_to_who_will_not_wait() {
     let tasks = Tasks::new();
     let (queue, _) = queue(SECOND, &tasks);
+    let hasty = attempt("a", 3, Duration::ZERO);
+    // Its deadline is its arrival, and some time has passed since.
+    tokio::time::advance(Duration::from_millis(1)).await;
     let start = Instant::now();
-    queue.turn(&attempt("a", 3, Duration::ZERO)).await.unwrap().used();
+    queue.turn(&hasty).await.unwrap().used();
     assert_eq!(start.elapsed(), Duration::ZERO);
     let refused = queue.turn(&attempt("a", 3, Duration::ZERO)).await.unwrap_err();
     assert_eq!((refused.reason, refused.retry_after_s()), (Reason::Late, 1));
