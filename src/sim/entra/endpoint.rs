@@ -16,6 +16,7 @@ use super::desk::{self, Issued};
 use super::form::Form;
 use super::managed;
 use super::refusal::Refusal;
+use crate::secret::Secret;
 use crate::sim::fault::SignInFault;
 use crate::sim::record::{Credential, TokenRecord};
 use crate::sim::wire::{Handler, Manner, Reply, Unread, read};
@@ -39,6 +40,7 @@ pub(super) struct Outcome {
     pub(super) reply: Reply,
     pub(super) code: Option<u32>,
     pub(super) token_id: Option<String>,
+    pub(super) token: Option<Secret>,
 }
 
 /// The form, or why it is none.
@@ -51,6 +53,7 @@ impl Outcome {
             reply,
             code: None,
             token_id: None,
+            token: None,
         }
     }
 }
@@ -100,6 +103,7 @@ impl Endpoint {
             status: outcome.reply.status(),
             code: outcome.code,
             token_id: outcome.token_id,
+            token: outcome.token,
             user_agent: head
                 .headers
                 .get(header::USER_AGENT)
@@ -156,6 +160,7 @@ impl Endpoint {
             Ok(issued) => Outcome {
                 reply: Reply::new(StatusCode::OK, JSON, document(&issued).to_string()),
                 code: None,
+                token: Some(Secret::new(issued.token)),
                 token_id: Some(issued.claims.uti),
             },
             Err(refusal) => self.refuse(&refusal),
@@ -168,6 +173,7 @@ impl Endpoint {
             reply: Reply::new(refusal.code.status(), JSON, document.to_string()),
             code: Some(refusal.code.number()),
             token_id: None,
+            token: None,
         }
     }
 }

@@ -7,6 +7,7 @@ use serde_json::json;
 use super::desk::Desk;
 use super::endpoint::{JSON, Outcome};
 use super::form::Form;
+use crate::secret::Secret;
 use crate::sim::config::IDENTITY_HEADER;
 use crate::sim::record::Credential;
 use crate::sim::wire::Reply;
@@ -52,6 +53,7 @@ pub(super) fn answer(world: &World, head: &Parts) -> Outcome {
         reply: Reply::new(StatusCode::OK, JSON, document.to_string()),
         code: None,
         token_id: Some(claims.uti),
+        token: Some(Secret::new(issued.token)),
     }
 }
 

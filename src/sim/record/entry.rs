@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
+use crate::secret::Secret;
+
 /// A request that reached a region's host.
 #[derive(Clone, Debug)]
 pub struct CallRecord {
@@ -88,6 +90,8 @@ pub struct TokenRecord {
     pub code: Option<u32>,
     /// Names the token (its `uti`) that was issued.
     pub token_id: Option<String>,
+    /// The token itself, for tests that look for it where it must not be.
+    pub token: Option<Secret>,
     /// The client's `User-Agent`.
     pub user_agent: Option<String>,
 }
