@@ -6,8 +6,17 @@
     reason = "a test that cannot go on fails; the lints' exemption covers #[test] functions only"
 )]
 
+mod admin;
+mod cache;
+mod command_line;
 mod config;
+mod drain;
 mod faults;
 mod flights;
 mod path;
+mod quota;
+mod regions;
+mod secrets;
+mod sign_in;
 mod support;
+mod upstream;

@@ -15,16 +15,13 @@ fn who_comes_back_when_told_finds_the_slot_after_any_history() {
         let mut now = Instant::now();
         let mut account = Account::new(&config, now);
         for _ in 0..60 {
-            match account.take(now) {
-                Ok(charge) => account.settle(charge, now),
-                Err(_) => {
-                    let told = Forecast::new(&account, now).next_slot();
-                    now = told;
-                    let late = account.take(told);
-                    let late = late.map_err(|at| at.map(|at| at - told));
-                    account.settle(late.unwrap_or_else(|at| panic!("seed {seed}: {at:?} later")), told);
-                }
-            }
+            let charge = account.take(now).unwrap_or_else(|_| {
+                now = Forecast::new(&account, now).next_slot();
+                account
+                    .take(now)
+                    .unwrap_or_else(|at| panic!("seed {seed}: not at {now:?}, but {at:?}"))
+            });
+            account.settle(charge, now);
             if dice.chance(0.2) {
                 now += dice.up_to(Duration::from_secs(8));
             }

@@ -84,19 +84,23 @@ impl Program {
 
     /// What stands behind `start` in the first line that starts so; waits for it.
     pub(crate) async fn line(&self, start: &str) -> String {
-        self.line_after(start, 0).await
+        let found = self.wait_for_line(start, |line| line.starts_with(start)).await;
+        found[start.len()..].to_owned()
     }
 
-    /// The same for a later such line.
-    pub(crate) async fn line_after(&self, start: &str, skipped: usize) -> String {
+    /// The first line that holds `part`; waits for it.
+    pub(crate) async fn line_with(&self, part: &str) -> String {
+        self.wait_for_line(part, |line| line.contains(part)).await
+    }
+
+    async fn wait_for_line(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
         let look = async || {
             let lines = self.lines.lock().unwrap();
-            let found = lines.iter().filter_map(|line| line.strip_prefix(start)).nth(skipped);
-            let found = found.map(ToOwned::to_owned);
-            assert!(found.is_some() || !self.is_silent(), "no line {start:?} in {lines:?}");
+            let found = lines.iter().find(|line| wanted(line)).cloned();
+            assert!(found.is_some() || !self.is_silent(), "no line {what:?} in {lines:?}");
             found
         };
-        until(start, look).await
+        until(what, look).await
     }
 
     /// Nothing more will be written.
