@@ -110,7 +110,7 @@ pub(super) fn respond(config: &Resolved, quota: &quota::Quota) -> respond::Confi
 
 fn window(window: &quota::Window) -> respond::Window {
     respond::Window {
-        name: window.name.as_str().into(),
+        name: Arc::clone(&window.name),
         quota: window.limit as u64,
         window_s: window.length.as_secs().max(1),
         remaining: window.remaining as u64,

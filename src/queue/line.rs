@@ -117,7 +117,7 @@ impl<S: Slots> Queue<S> {
         let turn = tokio::select! {
             biased;
             turn = waiting => turn.unwrap_or(Err(Refused { reason: Reason::Late, retry_after: Duration::ZERO })),
-            () = deadline => Err(Refused { reason: Reason::Overtaken, retry_after: ticket.predicted_wait() }),
+            () = deadline => Err(Refused { reason: Reason::Overtaken, retry_after: ticket.queue.predicted_wait() }),
         };
         match &turn {
             Ok(_) => self.0.metrics.waited(entered.elapsed()),
@@ -139,6 +139,12 @@ impl<S: Slots> Queue<S> {
                 .lock()
                 .spread(attempt.caller.urgency, &attempt.caller.name, &beneficiaries);
         }
+    }
+
+    /// How long a caller who is new here would wait for a slot.
+    #[must_use]
+    pub fn predicted_wait(&self) -> Duration {
+        self.0.lock().predicted_wait(Instant::now(), &self.0.slots)
     }
 
     /// The state for people; at most the 50 busiest callers.
@@ -228,13 +234,6 @@ impl<S: Slots> Shared<S> {
 struct Held<S: Slots> {
     queue: Queue<S>,
     id: u64,
-}
-
-impl<S: Slots> Held<S> {
-    fn predicted_wait(&self) -> Duration {
-        let shared = &self.queue.0;
-        shared.lock().predicted_wait(Instant::now(), &shared.slots)
-    }
 }
 
 impl<S: Slots> Drop for Held<S> {

@@ -1,5 +1,6 @@
 //! Ledger, bucket and pause as one state: may a call go now, and if not, when?
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -59,7 +60,7 @@ impl Latency {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
     /// `1m`, `1h`.
-    pub name: String,
+    pub name: Arc<str>,
     /// Calls per window.
     pub limit: usize,
     /// The window's length.
@@ -248,7 +249,7 @@ impl Account {
                 None => (limit.calls() - used, back.unwrap_or_else(|| limit.window())),
             };
             Window {
-                name: limit.name().to_owned(),
+                name: Arc::clone(limit.name()),
                 limit: limit.calls(),
                 length: limit.window(),
                 used,

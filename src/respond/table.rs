@@ -68,7 +68,7 @@ fn joined(overdue: &coalesce::Overdue) -> Problem {
 }
 
 fn not_cached(error: cache::NotCached) -> Problem {
-    Problem::new(StatusCode::GATEWAY_TIMEOUT, "NotCached", error.to_string()).with_fault(Fault::Request)
+    Problem::new(StatusCode::GATEWAY_TIMEOUT, "NotCached", error.to_string()).with_fault(Fault::Local)
 }
 
 fn token(error: &token::Error) -> Problem {
