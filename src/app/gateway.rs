@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::admin_thread::AdminThread;
 use super::saved::Saved;
 use super::status::Status;
-use super::{Error, settings};
+use super::{Error, settings, token_proxy};
 use crate::clock::Wall;
 use crate::config::Resolved;
 use crate::task::Tasks;
@@ -58,8 +58,11 @@ impl Gateway {
         let regions = region::Table::new(region_config, region::Metrics::register(root));
 
         let keeper = {
+            let exchange = match settings::token_proxy(&config.credentials) {
+                Some(proxy) => token_proxy::exchange(&net, proxy),
+                None => net.exchange(settings::SIGN_IN_BYTES, settings::SIGN_IN_TIMEOUT),
+            };
             let config = settings::token(&config.credentials)?;
-            let exchange = net.exchange(settings::SIGN_IN_BYTES, settings::SIGN_IN_TIMEOUT);
             let imds = net
                 .direct()
                 .exchange(settings::SIGN_IN_BYTES, settings::SIGN_IN_TIMEOUT);

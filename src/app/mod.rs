@@ -8,6 +8,7 @@ mod gateway;
 mod saved;
 mod settings;
 mod status;
+mod token_proxy;
 
 pub use error::Error;
 pub use gateway::{Ended, Gateway};

@@ -152,6 +152,14 @@ pub(super) fn token(config: &config::Credentials) -> Result<token::Config, Error
     })
 }
 
+/// Where token requests go instead of the authority, if anywhere.
+pub(super) fn token_proxy(config: &config::Credentials) -> Option<&config::TokenProxy> {
+    match &config.credential {
+        Credential::WorkloadIdentity { proxy, .. } => proxy.as_ref(),
+        _ => None,
+    }
+}
+
 fn credential(config: &config::Credentials) -> Result<token::Credential, Error> {
     let app = |tenant_id: &str, client_id: &str| {
         token::App::try_new(&config.authority, tenant_id, client_id).map_err(Error::of("the app registration"))
