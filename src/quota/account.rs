@@ -73,6 +73,9 @@ pub struct Window {
     pub reset: Duration,
 }
 
+/// Most plans that are made up for at one look. A plan mostly lasts for many returns; the bound keeps the look short.
+const MISSED_PLANS: usize = 64;
+
 impl Account {
     /// How long after its end a cut call's bytes may still reach the upstream.
     const LANDING: Duration = Duration::from_secs(1);
@@ -124,6 +127,8 @@ impl Account {
 
     /// When the next call may go, as far as known now; `None` when only the end of a call in flight can tell.
     pub fn opens_at(&mut self, now: Instant) -> Option<Instant> {
+        // Before the sweep, which forgets the returns that these plans are made of.
+        self.make_up(now);
         self.ledger.sweep(now);
         let gate = match self.gate {
             Gate::Open => now,
@@ -280,6 +285,17 @@ impl Account {
     /// The end of the present plan, when the bucket would otherwise stay empty past it.
     fn next_plan(&self, now: Instant) -> Option<Instant> {
         self.pace.plan_end().filter(|end| *end > now)
+    }
+
+    /// Makes the plans that were due while nobody looked, each for its own moment: whoever was told to come back finds what was
+    /// forecast, whether or not others asked in between.
+    fn make_up(&mut self, now: Instant) {
+        for _ in 0..MISSED_PLANS {
+            match self.pace.plan_end() {
+                Some(end) if end < now => self.replan(end),
+                _ => return,
+            }
+        }
     }
 
     fn replan(&mut self, now: Instant) {
