@@ -27,6 +27,7 @@ pub struct Gateway {
     mode: ModeGauge,
     tasks: Tasks,
     stop: CancellationToken,
+    linger: Duration,
     drain: Duration,
 }
 
@@ -148,6 +149,7 @@ impl Gateway {
             mode,
             tasks,
             stop,
+            linger: config.server.linger,
             drain: config.server.drain,
         })
     }
@@ -184,19 +186,21 @@ impl Gateway {
             mode,
             tasks,
             stop,
+            linger,
             drain,
         } = self;
         health.set_ready();
         let draining = async {
             stop.cancelled().await;
             tracing::info!(
+                linger_s = linger.as_secs(),
                 drain_s = drain.as_secs(),
-                "draining: no new connections, work in flight is finished"
+                "draining: after the linger no new connections; work in flight is finished"
             );
             health.set_draining();
             mode.set(Mode::Draining);
             // The last call must leave early enough for its answer to arrive.
-            queue.close(Instant::now() + drain.saturating_sub(ANSWER));
+            queue.close(Instant::now() + linger + drain.saturating_sub(ANSWER));
         };
         let serving = data.serve(stack::build(parts), &tasks, stop.clone());
         let (drained, ()) = tokio::join!(serving, draining);

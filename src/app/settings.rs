@@ -129,6 +129,7 @@ pub(super) fn data_listener(config: &Resolved) -> server::Config {
     server::Config {
         listen: config.server.listen.iter().map(address).collect(),
         drain: config.server.drain,
+        linger: config.server.linger,
         ..server::Config::default()
     }
 }
