@@ -46,6 +46,12 @@ impl Gateway {
     /// # Errors
     /// [`Error`] when an address is taken, a file cannot be used, or a part refuses its settings.
     pub async fn start(config: &Resolved) -> Result<Self, Error> {
+        if config.store.url.is_some() {
+            // Starting alone would make as many calls as there are replicas times the quota.
+            return Err(Error::of("the shared store")(
+                "store.url is set, but this version cannot share the quota yet; remove it to run one replica alone",
+            ));
+        }
         let tasks = Tasks::new();
         let wall = Wall::system();
         let mut registry = Registry::new(env!("CARGO_PKG_VERSION"));
