@@ -87,6 +87,12 @@ impl Lore {
         }
     }
 
+    /// Whether an answer is certain to hold so many rows without being cut off.
+    #[must_use]
+    pub fn holds(&self, version: Version, rows: usize) -> bool {
+        rows == 0 || rows < self.learned(version).longest
+    }
+
     /// The order that rows of different answers are to be put together in.
     ///
     /// # Errors
