@@ -110,7 +110,7 @@ impl Gateway {
             }),
             coalesce: coalesce::Layer::new(coalesce::Config { attempt }, tasks.clone(), Arc::clone(&cache) as _, {
                 let queue = queue.clone();
-                Arc::new(move || queue.snapshot().predicted_wait)
+                Arc::new(move || queue.predicted_wait())
             }),
             queue: queue::Layer::new(queue.clone()),
             quota: quota::Layer::new(wall),
