@@ -26,7 +26,7 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Reference => cli::print(&config::reference()),
         Command::Run(file) => cli::run(file.config.as_deref()),
         Command::Probe(_) => Err(Error::user("probe is not part of this version yet")),
-        Command::Demo(asked) => Err(Error::user("x")),
+        Command::Demo(asked) => cli::demo(&asked),
         Command::Simulate(asked) => cli::simulate(&asked),
         Command::Status(asked) => cli::status(&asked),
         Command::Openapi => cli::print(defender_gateway::server::OPENAPI),

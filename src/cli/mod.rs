@@ -4,6 +4,7 @@
 
 mod args;
 mod check;
+mod demo;
 
 mod error;
 mod output;
@@ -14,6 +15,7 @@ mod status;
 
 pub use args::{Args, Command, ConfigFile, Demo, Probe, Simulate, Status};
 pub use check::check;
+pub use demo::demo;
 
 pub use error::Error;
 pub use output::{note, print, usage};

@@ -1,0 +1,37 @@
+//! `demo`: a simulated tenant and a gateway in one process, and a few calls that show what it does.
+//!
+//! Everything printed is measured while it happens. A step whose claim does not hold ends the demo with an error: it is a test as well.
+
+mod script;
+mod stage;
+
+use tokio_util::sync::CancellationToken;
+
+use super::runtime::{block_on, watch_signals};
+use super::{Demo, Error, print};
+use crate::task::Tasks;
+use stage::Stage;
+
+/// Shows the gateway at work on loopback, then serves until Ctrl-C, or ends with `--once`.
+///
+/// # Errors
+/// When an address cannot be taken, or something did not work as it should.
+pub fn demo(asked: &Demo) -> Result<(), Error> {
+    let once = asked.once;
+    block_on(None, async move {
+        let stop = CancellationToken::new();
+        let signals = Tasks::new();
+        watch_signals(&signals, stop.clone(), CancellationToken::new())?;
+        let stage = Stage::set().await?;
+        let played = tokio::select! {
+            played = script::play(&stage) => played,
+            () = stop.cancelled() => Ok(()),
+        };
+        if played.is_ok() && !once && !stop.is_cancelled() {
+            print(&script::invitation(&stage))?;
+            stop.cancelled().await;
+        }
+        stage.strike().await;
+        played
+    })
+}

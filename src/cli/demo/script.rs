@@ -1,0 +1,233 @@
+//! The steps, each with its claim.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use futures_util::future::{join_all, try_join_all};
+
+use super::stage::{PATH, Stage, Told};
+use crate::cli::{Error, print};
+
+/// Plays all steps and sums up.
+///
+/// # Errors
+/// When a claim does not hold.
+pub(super) async fn play(stage: &Stage) -> Result<(), Error> {
+    print("defender-gateway demo: a simulated tenant and a gateway for it, both in this process, on loopback.\n")?;
+    start(stage).await?;
+    let question = [1, 2, 3].map(definition);
+    first(stage, &question).await?;
+    again(stage, &question).await?;
+    together(stage).await?;
+    region_lost(stage).await?;
+    quota_spent(stage).await?;
+    sum_up(stage).await
+}
+
+/// What to do next, as shown when the steps are over.
+pub(super) fn invitation(stage: &Stage) -> String {
+    format!(
+        "\nTry it:\n  curl -s {}{PATH} -H 'content-type: application/json' -d '{{\"ScanDefinitionIds\":[\"{}\"]}}'\n\
+         Watch it: {}/ in a browser, or defender-gateway status --watch --admin {}\nCtrl-C ends.\n",
+        stage.data,
+        definition(1),
+        stage.admin,
+        stage.admin.trim_start_matches("http://"),
+    )
+}
+
+/// The id of the demo's n-th scan definition.
+fn definition(n: u32) -> String {
+    format!("60c4aa2d-7f35-4b8f-9e0a-{n:012x}")
+}
+
+fn step(title: &str, lines: &[String]) -> Result<(), Error> {
+    let mut text = format!("\n{title}\n");
+    for line in lines {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "  {line}");
+    }
+    print(&text)
+}
+
+/// Ends the demo when what it shows is not what it promises.
+fn claim(holds: bool, what: impl FnOnce() -> String) -> Result<(), Error> {
+    if holds {
+        Ok(())
+    } else {
+        Err(Error::failed("the demo did not go as promised", what()))
+    }
+}
+
+fn ms(span: Duration) -> String {
+    format!("{:.1} ms", span.as_secs_f64() * 1000.0)
+}
+
+async fn start(stage: &Stage) -> Result<(), Error> {
+    // The token comes and the regions answer within the first moments; the first question would wait for both.
+    let question = [definition(0)];
+    claim(stage.ask(&question, &[]).await?.status() == 200, || {
+        "the first question got no answer".into()
+    })?;
+    let told = stage.measured().await?;
+    let life = told["token"]["expires_in_s"].as_f64().unwrap_or(0.0) / 60.0;
+    let regions = told["regions"].as_array().cloned().unwrap_or_default();
+    let regions = regions.iter().map(|region| {
+        let name = region["name"].as_str().unwrap_or("?");
+        let rtt = region["rtt_ms"]
+            .as_f64()
+            .map_or_else(|| "not measured yet".into(), |rtt| format!("{rtt:.0} ms"));
+        let mark = if region["selected"] == true { " (selected)" } else { "" };
+        format!("{name} {rtt}{mark}")
+    });
+    step(
+        "Signed in, nearest region chosen: callers need neither a token nor a region",
+        &[
+            format!("token: from the simulated Entra ID, good for {life:.0} min"),
+            regions.collect::<Vec<_>>().join(" · "),
+        ],
+    )
+}
+
+async fn first(stage: &Stage, question: &[String]) -> Result<(), Error> {
+    let told = stage.ask(question, &[]).await?;
+    claim(told.status() == 200 && told.rows() > 0, || {
+        format!("the answer was {}", told.status())
+    })?;
+    step(
+        "A question about 3 scan definitions, as any Defender client asks it",
+        &[summary(&told)],
+    )
+}
+
+async fn again(stage: &Stage, question: &[String]) -> Result<(), Error> {
+    let upper = question[0].to_uppercase();
+    let shuffled = [question[2].clone(), upper.clone(), question[1].clone(), upper];
+    let told = stage.ask(&shuffled, &[]).await?;
+    claim(told.field("cache-status").contains("hit"), || {
+        format!("no hit: {}", told.field("cache-status"))
+    })?;
+    step(
+        "The same question: other order, upper case, one id twice",
+        &[summary(&told), "upstream calls: none".into()],
+    )
+}
+
+fn summary(told: &Told) -> String {
+    let (rows, took) = (told.rows(), ms(told.took));
+    format!(
+        "{}, {rows} rows in {took}; cache-status: {}",
+        told.status(),
+        told.field("cache-status")
+    )
+}
+
+async fn together(stage: &Stage) -> Result<(), Error> {
+    let before = stage.simulator.calls().len();
+    let question = [10, 11].map(definition);
+    let told = try_join_all((0..200).map(|_| stage.ask(&question, &[]))).await?;
+    let good = told.iter().filter(|told| told.status() == 200).count();
+    let calls = stage.simulator.calls().len() - before;
+    claim(good == 200 && calls == 1, || {
+        format!("{good} answers from {calls} calls")
+    })?;
+    step(
+        "200 callers ask one new question at the same moment",
+        &[format!("{good} answers, {calls} upstream call")],
+    )
+}
+
+async fn region_lost(stage: &Stage) -> Result<(), Error> {
+    let failed = |error| Error::failed("cannot shut the region", error);
+    stage.simulator.shut("eu").await.map_err(failed)?;
+    let told = stage.ask(&[definition(20)], &[]).await?;
+    let region = stage
+        .simulator
+        .calls()
+        .last()
+        .map(|call| call.region.clone())
+        .unwrap_or_default();
+    stage.simulator.open("eu").await.map_err(failed)?;
+    claim(told.status() == 200 && region != "eu", || {
+        format!("{} from {region}", told.status())
+    })?;
+    step(
+        "The nearest region refuses connections",
+        &[format!(
+            "{} from region {region} in {}; the caller saw no error",
+            told.status(),
+            ms(told.took)
+        )],
+    )
+}
+
+async fn quota_spent(stage: &Stage) -> Result<(), Error> {
+    let asked = (0..150_u32).map(|n| async move {
+        let caller = format!("tool-{}", n % 5);
+        stage
+            .ask(&[definition(1000 + n)], &[("prefer", "wait=2"), ("x-caller", &caller)])
+            .await
+    });
+    let told = join_all(asked).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let (good, refused): (Vec<_>, Vec<_>) = told.iter().partition(|told| told.status() == 200);
+    let slowest = refused.iter().map(|told| told.took).max().unwrap_or_default();
+    let after = refused.first().map_or("-", |told| told.field("retry-after"));
+    let honest = refused
+        .iter()
+        .all(|told| told.status() == 429 && told.field("retry-after") != "-");
+    claim(honest && !good.is_empty() && good.len() + refused.len() == 150, || {
+        format!("{} good", good.len())
+    })?;
+    step(
+        "150 different questions at once, from 5 tools that wait 2 s at most",
+        &[
+            format!("{} answered: what the minute had left", good.len()),
+            format!(
+                "{} refused within {} (429, retry-after: {after}): their turn could not come in time, and they know when it can",
+                refused.len(),
+                ms(slowest)
+            ),
+        ],
+    )
+}
+
+async fn sum_up(stage: &Stage) -> Result<(), Error> {
+    let told = stage.status().await?;
+    let saved = &told["saved"];
+    let judge = stage.simulator.judge();
+    let throttled = stage
+        .simulator
+        .calls()
+        .iter()
+        .filter(|call| call.status == Some(429))
+        .count();
+    let violations = stage.simulator.violations();
+    claim(judge.is_satisfied() && throttled == 0 && violations.is_empty(), || {
+        format!("{throttled} answers of 429, {violations:?}, {:?}", judge.findings())
+    })?;
+    let findings = judge.findings();
+    let counted = findings
+        .iter()
+        .map(|finding| format!("{} in any {}", finding.most, window(finding.limit.window())));
+    step(
+        "In all",
+        &[
+            format!(
+                "{} requests answered with {} upstream calls",
+                saved["requests"], saved["upstream_calls"]
+            ),
+            format!(
+                "as the upstream counted: at most {}, never over its limits, no 429",
+                counted.collect::<Vec<_>>().join(", ")
+            ),
+        ],
+    )
+}
+
+fn window(length: Duration) -> String {
+    match length.as_secs() {
+        60 => "minute".into(),
+        3600 => "hour".into(),
+        seconds => format!("{seconds} s"),
+    }
+}
