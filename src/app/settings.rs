@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Error;
+use crate::caller::Name;
 use crate::config::{self, Credential, ManagedEndpoint, OnUnknownPast, Resolved};
 use crate::{admin, cache, net, queue, quota, region, respond, server, token, upstream};
 
@@ -68,7 +69,12 @@ pub(super) fn queue(config: &Resolved) -> queue::Config {
     queue::Config {
         max_requests: config.queue.max_requests.get(),
         max_requests_per_caller: config.queue.max_requests_per_caller.get(),
-        weights: queue::Weights::default(),
+        weights: config
+            .callers
+            .weights
+            .iter()
+            .map(|(name, weight)| (Name::new(name), *weight))
+            .collect(),
     }
 }
 
