@@ -8,7 +8,9 @@ mod gateway;
 mod saved;
 mod settings;
 mod status;
+mod surroundings;
 
 pub use error::Error;
 pub use gateway::{Ended, Gateway};
 pub use saved::{Layer as SavedLayer, Saved};
+pub use surroundings::Surroundings;

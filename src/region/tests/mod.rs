@@ -14,7 +14,7 @@ use tower::{Layer as _, Service as _, ServiceExt as _, service_fn};
 use url::Url;
 
 use crate::BoxError;
-use crate::attempt::{Again, Failure, Fate, Outgoing, Routed};
+use crate::attempt::{Again, Failure, Fate, Outgoing, Route, Routed};
 use crate::caller::{Caller, Freshness, Name, Urgency};
 use crate::region::{Candidate, Config, ConfigError, Fault, Metrics, Probe, RegionLayer, Table};
 use crate::scan::{Answer, Request, Version};
@@ -204,6 +204,7 @@ fn outgoing() -> Outgoing {
             freshness: Freshness::default(),
             request_id: "1".into(),
         }),
+        route: Route::default(),
     }
 }
 
