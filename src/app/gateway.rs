@@ -225,12 +225,7 @@ fn hedge(config: &Resolved, quota: &quota::Quota, metrics: &upstream::Metrics) -
         return upstream::HedgeLayer::off();
     }
     let quota = quota.clone();
-    let spare = move || {
-        quota
-            .has_surplus()
-            .then(|| quota.take(Instant::now()).ok())
-            .flatten()
-    };
+    let spare = move || quota.has_surplus().then(|| quota.take(Instant::now()).ok()).flatten();
     upstream::HedgeLayer::new(Arc::new(spare), metrics.clone())
 }
 

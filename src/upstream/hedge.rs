@@ -106,13 +106,7 @@ where
 }
 
 impl<P> On<P> {
-    async fn run<S>(
-        self: Arc<Self>,
-        first: S::Future,
-        route: Route,
-        attempt: Try,
-        inner: S,
-    ) -> Result<Answer, Failure>
+    async fn run<S>(self: Arc<Self>, first: S::Future, route: Route, attempt: Try, inner: S) -> Result<Answer, Failure>
     where
         S: Service<Granted<P>, Response = Answer, Error = Failure>,
     {

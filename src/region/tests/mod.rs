@@ -168,13 +168,18 @@ impl Bench {
     }
 
     async fn call(&self) -> Result<Answer, Failure> {
+        self.call_on(Route::default()).await
+    }
+
+    async fn call_on(&self, route: Route) -> Result<Answer, Failure> {
         let world = self.world.clone();
         let inner = service_fn(move |routed| {
             let world = world.clone();
             async move { world.call(routed).await }
         });
         let layer = RegionLayer::new(self.table.clone()).with_classify(classify);
-        layer.layer(inner).ready().await?.call(outgoing()).await
+        let outgoing = Outgoing { route, ..outgoing() };
+        layer.layer(inner).ready().await?.call(outgoing).await
     }
 
     fn selected(&self) -> String {

@@ -64,9 +64,8 @@ static CA_FILE: Key = Key::new(
     "Certificate authorities to trust besides the built-in ones, for a proxy that opens TLS.",
 );
 
-pub(in crate::config::section) static KEYS: &[&Key] = &[
-    &CLOUD, &REGION, &TIMEOUT, &HEDGE, &REGIONS, &VIA_PROXY, &CA_FILE,
-];
+pub(in crate::config::section) static KEYS: &[&Key] =
+    &[&CLOUD, &REGION, &TIMEOUT, &HEDGE, &REGIONS, &VIA_PROXY, &CA_FILE];
 
 /// The upstream, and the way to it.
 #[derive(Clone, Debug)]
