@@ -133,6 +133,8 @@ impl Bench {
         let answer = self.send(request).await;
         if answer.status() == StatusCode::OK {
             assert_eq!(answer.body(), r#"{"value":[]}"#);
+        } else {
+            println!("{} for question {n}: {:?}", answer.status(), answer.body());
         }
         answer.status()
     }
@@ -159,6 +161,17 @@ impl Bench {
             body_bytes: 1 << 20,
         };
         self.client.send(request, limits).await.unwrap()
+    }
+
+    /// Waits until both regions have been measured and the near one is selected.
+    pub(crate) async fn until_measured(&self) {
+        let measured = |status: &Value| (0..2).all(|n| status["regions"][n]["rtt_ms"].is_f64());
+        let begun = Instant::now();
+        while !measured(&self.status().await) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "no probe was answered");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.until_near_is(true).await;
     }
 
     pub(crate) async fn near_is_selected(&self) -> bool {

@@ -17,7 +17,7 @@ const NOT_HEDGING: &str = "[quota]\nlimits = [\"400/1m\"]\nburst = 400\n[defende
 async fn warm(settings: &str) -> (Simulator, Bench) {
     let sign_in = Simulator::start(sim::Config::instant()).unwrap();
     let bench = Bench::start(&sign_in, settings).await;
-    bench.until_near_is(true).await;
+    bench.until_measured().await;
     for _ in 0..30 {
         assert_eq!(bench.ask().await, StatusCode::OK);
     }

@@ -22,7 +22,7 @@ const EACH: Duration = Duration::from_millis(450);
 async fn no_window_is_over_while_demand_and_faults_never_end() {
     let sign_in = Simulator::start(sim::Config::instant()).unwrap();
     let bench = Bench::start(&sign_in, SCARCE).await;
-    bench.until_near_is(true).await;
+    bench.until_measured().await;
     let begun = Instant::now();
     let end = begun + EACH * u32::try_from(Fault::ALL.len()).unwrap();
     let callers = (0..CALLERS).map(|_| async {
