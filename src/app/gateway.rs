@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::admin_thread::AdminThread;
 use super::saved::Saved;
 use super::status::Status;
+use super::surroundings::Surroundings;
 use super::{Error, settings, token_proxy};
 use crate::clock::Wall;
 use crate::config::Resolved;
@@ -46,6 +47,14 @@ impl Gateway {
     /// # Errors
     /// [`Error`] when an address is taken, a file cannot be used, or a part refuses its settings.
     pub async fn start(config: &Resolved) -> Result<Self, Error> {
+        Self::start_in(config, Surroundings::default()).await
+    }
+
+    /// The same in other surroundings, for tests.
+    ///
+    /// # Errors
+    /// As [`Gateway::start`].
+    pub async fn start_in(config: &Resolved, surroundings: Surroundings) -> Result<Self, Error> {
         if config.store.url.is_some() {
             // Starting alone would make as many calls as there are replicas times the quota.
             return Err(Error::of("the shared store")(
@@ -57,10 +66,12 @@ impl Gateway {
         let mut registry = Registry::new(env!("CARGO_PKG_VERSION"));
         let root = registry.root();
 
-        let net_config = settings::net(config)?;
-        let net = net::Client::new(&net_config).map_err(Error::of("connections to the outside"))?;
+        let net_config = settings::net(config, surroundings.net)?;
+        let net = net::Client::with_resolver(&net_config, surroundings.resolver)
+            .map_err(Error::of("connections to the outside"))?;
 
-        let region_config = settings::regions(config)?;
+        let mut region_config = settings::regions(config)?;
+        (surroundings.regions)(&mut region_config);
         let attempt = settings::attempt(config, &net_config, &region_config);
         let regions = region::Table::new(region_config, region::Metrics::register(root));
 
@@ -123,6 +134,7 @@ impl Gateway {
                 Arc::new(move || queue.predicted_wait())
             }),
             queue: queue::Layer::new(queue.clone()),
+            hedge: hedge(config, &quota, &upstream_metrics),
             quota: quota::Layer::new(wall),
             region: region::RegionLayer::new(regions.clone()),
             token: token::Layer::new(keeper.clone()),
@@ -219,6 +231,16 @@ impl Gateway {
 
 /// Time kept at the end of the drain for answers to arrive.
 const ANSWER: Duration = Duration::from_secs(3);
+
+/// Second attempts are made only with calls that nobody will miss.
+fn hedge(config: &Resolved, quota: &quota::Quota, metrics: &upstream::Metrics) -> upstream::HedgeLayer<quota::Permit> {
+    if !config.defender.hedge {
+        return upstream::HedgeLayer::off();
+    }
+    let quota = quota.clone();
+    let spare = move || quota.has_surplus().then(|| quota.take(Instant::now()).ok()).flatten();
+    upstream::HedgeLayer::new(Arc::new(spare), metrics.clone())
+}
 
 fn view(
     config: &Resolved,

@@ -79,7 +79,8 @@ where
         if Instant::now() + pause > attempt.caller.deadline {
             return settled(result);
         }
-        tracing::debug!(request_id = &*attempt.caller.request_id, ?pause, "another attempt");
+        let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        tracing::debug!(request_id = &*attempt.caller.request_id, pause_ms, "another attempt");
         tokio::time::sleep(pause).await;
     }
 }
@@ -124,7 +125,7 @@ impl Spent {
 }
 
 /// Statuses that the same question may not meet again.
-fn is_server_trouble(status: StatusCode) -> bool {
+pub(super) fn is_server_trouble(status: StatusCode) -> bool {
     matches!(status.as_u16(), 500 | 502 | 503 | 504)
 }
 
