@@ -15,7 +15,7 @@ use crate::clock::Wall;
 use crate::config::Resolved;
 use crate::task::Tasks;
 use crate::telemetry::metrics::{Mode, ModeGauge, Registry};
-use crate::{admin, cache, coalesce, net, queue, quota, region, respond, server, stack, token, upstream};
+use crate::{admin, cache, coalesce, net, queue, quota, region, respond, scan, server, stack, token, upstream};
 
 /// A gateway whose listeners are bound and whose upkeep runs; [`Gateway::serve`] lets callers in.
 #[derive(Debug)]
@@ -109,10 +109,15 @@ impl Gateway {
             fair_use.spawn_upkeep(&tasks);
         }
 
+        // What answers teach about pages and order is learnt by the flights and used by both.
+        let lore = Arc::new(scan::Lore::new(0));
+        let cache_metrics = cache::Metrics::register(root);
         let cache = Arc::new(cache::Cache::new(
             settings::cache(config),
-            cache::Metrics::register(root),
+            Some(Arc::clone(&lore)),
+            cache_metrics,
         ));
+        let coalesce_metrics = coalesce::Metrics::register(root);
         let count = server::count::Metrics::register(root);
         let saved = Saved::default();
         let upstream_metrics = upstream::Metrics::register(root, regions.labels());
@@ -129,10 +134,19 @@ impl Gateway {
                 let quota = quota.clone();
                 Arc::new(move || quota.has_surplus())
             }),
-            coalesce: coalesce::Layer::new(coalesce::Config { attempt }, tasks.clone(), Arc::clone(&cache) as _, {
-                let queue = queue.clone();
-                Arc::new(move || queue.predicted_wait())
-            }),
+            coalesce: {
+                let config = settings::coalesce(config, attempt);
+                let outlook = queue.clone();
+                let outlook = Arc::new(move || outlook.predicted_wait());
+                coalesce::Layer::new(
+                    config,
+                    tasks.clone(),
+                    Arc::clone(&cache) as _,
+                    lore,
+                    outlook,
+                    coalesce_metrics,
+                )
+            },
             queue: queue::Layer::new(queue.clone()),
             hedge: hedge(config, &quota, &upstream_metrics),
             quota: quota::Layer::new(wall),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Error;
 use crate::caller::Name;
 use crate::config::{self, Credential, ManagedEndpoint, OnUnknownPast, Resolved};
-use crate::{admin, cache, net, queue, quota, region, respond, server, token, upstream};
+use crate::{admin, cache, coalesce, net, queue, quota, region, respond, server, token, upstream};
 
 /// Longest token exchange. Sign-in answers in well under a second; ten cover a bad day and keep callers from waiting in vain.
 pub(super) const SIGN_IN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -98,6 +98,17 @@ pub(super) fn cache(config: &Resolved) -> cache::Config {
         stale_while_revalidate: config.cache.stale_while_revalidate,
         stale_if_error: config.cache.stale_if_error,
         max_size: config.cache.max_size,
+    }
+}
+
+pub(super) fn coalesce(config: &Resolved, attempt: Duration) -> coalesce::Config {
+    let merge = coalesce::Merge {
+        max_ids: config.merge.max_ids,
+        gather: config.merge.gather,
+    };
+    coalesce::Config {
+        attempt,
+        merge: config.merge.enabled.then_some(merge),
     }
 }
 
