@@ -1,7 +1,7 @@
 //! One try at the upstream: what goes down the lower half of the stack, and what comes back up.
 //!
 //! ```text
-//! retry ─ Try ─► queue ─ Granted ─► quota ─ Outgoing ─► region ─ Routed ─► token ─ Signed ─► timeout ─► client
+//! retry ─ Try ─► queue ─ Granted ─► hedge ─ Granted ─► quota ─ Outgoing ─► region ─ Routed ─► token ─ Signed ─► client
 //! ```
 //!
 //! Every service below `retry` fails with [`Failure`], which says two facts that only the place of failure knows: whether the
@@ -11,6 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 use url::Url;
 
@@ -77,6 +78,60 @@ pub struct Granted<P> {
     pub attempt: Try,
     /// The slot. Dropped unused, it goes back.
     pub permit: P,
+    /// Where it is on its way.
+    pub route: Route,
+}
+
+/// Which way an attempt goes: the region layer says where it is, and who watches from above can say where it must not go.
+///
+/// Clones are the same way.
+#[derive(Clone, Debug, Default)]
+pub struct Route {
+    avoided: Option<Arc<Url>>,
+    legs: Arc<watch::Sender<Option<Leg>>>,
+}
+
+/// One host on the way. There are several only when the earlier ones provably got nothing.
+#[derive(Clone, Debug)]
+pub struct Leg {
+    /// The region's base address.
+    pub base: Arc<Url>,
+    /// When the attempt turned to this host; a connection may have had to be set up first.
+    pub since: Instant,
+}
+
+impl Route {
+    /// A way that leads past the host at `base`, to hosts that nothing is known against, or else nowhere.
+    #[must_use]
+    pub fn avoiding(base: Arc<Url>) -> Self {
+        Self {
+            avoided: Some(base),
+            ..Self::default()
+        }
+    }
+
+    /// The host that it must not go to.
+    #[must_use]
+    pub fn avoided(&self) -> Option<&Url> {
+        self.avoided.as_deref()
+    }
+
+    /// The attempt turns to the host at `base`.
+    pub fn turn(&self, base: Arc<Url>, now: Instant) {
+        self.legs.send_replace(Some(Leg { base, since: now }));
+    }
+
+    /// Where it is; `None` before it has a host.
+    #[must_use]
+    pub fn leg(&self) -> Option<Leg> {
+        self.legs.borrow().clone()
+    }
+
+    /// Follows it from here on.
+    #[must_use]
+    pub fn follow(&self) -> watch::Receiver<Option<Leg>> {
+        self.legs.subscribe()
+    }
 }
 
 /// A paid call that needs a host.
@@ -86,6 +141,8 @@ pub struct Outgoing {
     pub request: Arc<Request>,
     /// For the request id and the deadline.
     pub caller: Arc<Caller>,
+    /// Where it has to go, and is.
+    pub route: Route,
 }
 
 /// A call with its host.

@@ -38,6 +38,8 @@ pub struct Parts {
     pub coalesce: coalesce::Layer,
     /// Whose turn it is.
     pub queue: queue::Layer<quota::Quota>,
+    /// Asks a second region when the first one is late.
+    pub hedge: upstream::HedgeLayer<quota::Permit>,
     /// Pays for each attempt.
     pub quota: quota::Layer,
     /// The nearest host that works.
@@ -65,6 +67,8 @@ pub fn build(
         .layer(upstream::RetryLayer)
         // Above the quota: a slot is bound to whoever's turn it is when it is there, not before.
         .layer(parts.queue)
+        // Below the queue, which a second attempt does not wait in; above the quota, so that each of the two is charged and ends by itself.
+        .layer(parts.hedge)
         // Above everything that can fail on the way: the charge ends here whatever happened, and a 429 pauses all.
         .layer(parts.quota)
         // Below the quota: a host that refuses the connection got nothing, so the next one is tried with the same slot.

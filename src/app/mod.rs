@@ -8,7 +8,10 @@ mod gateway;
 mod saved;
 mod settings;
 mod status;
+mod surroundings;
+mod token_proxy;
 
 pub use error::Error;
 pub use gateway::{Ended, Gateway};
 pub use saved::{Layer as SavedLayer, Saved};
+pub use surroundings::Surroundings;

@@ -106,7 +106,7 @@ impl Status {
         let snapshot = self.quota.snapshot();
         let windows = snapshot.windows.iter().map(|window| {
             json!({
-                "name": window.name,
+                "name": &*window.name,
                 "limit": window.limit,
                 "window_s": seconds(window.length),
                 "used": window.used,
@@ -155,6 +155,7 @@ fn region(row: &region::Row) -> Value {
         "label": &*row.label,
         "url": row.url.as_str().trim_end_matches('/'),
         "healthy": row.healthy,
+        "left_for": row.left_for,
         "rtt_ms": row.rtt.map(|rtt| (rtt.as_secs_f64() * 100_000.0).round() / 100.0),
         "selected": row.selected,
     })

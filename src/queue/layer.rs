@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use tower::ServiceExt as _;
 
 use super::line::{Queue, Slots};
-use crate::attempt::{Again, Failure, Fate, Granted, Try};
+use crate::attempt::{Again, Failure, Fate, Granted, Route, Try};
 use crate::scan::Answer;
 
 /// Wraps a service that needs a slot into one that waits for it.
@@ -76,6 +76,7 @@ where
             let granted = Granted {
                 attempt: attempt.clone(),
                 permit,
+                route: Route::default(),
             };
             // The call binds what is asked; only then is it known who benefits.
             let answer = inner.ready().await?.call(granted);

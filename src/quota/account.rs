@@ -1,5 +1,6 @@
 //! Ledger, bucket and pause as one state: may a call go now, and if not, when?
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -59,7 +60,7 @@ impl Latency {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
     /// `1m`, `1h`.
-    pub name: String,
+    pub name: Arc<str>,
     /// Calls per window.
     pub limit: usize,
     /// The window's length.
@@ -166,8 +167,13 @@ impl Account {
             self.calls = self.calls.saturating_sub(1);
             self.pace.put_back(now);
             self.pace.upset();
-            self.after_probe(charge);
+            self.again_probe(charge, now);
         }
+    }
+
+    /// Nobody will learn what became of the call; it counts until its timeout. Returns whether everybody waits for it.
+    pub fn lose(&mut self, charge: Charge, now: Instant) -> bool {
+        self.again_probe(charge, now)
     }
 
     /// The upstream answered 429: everybody pauses. Returns how many calls of others the ledger did not know of.
@@ -253,7 +259,7 @@ impl Account {
                 None => (limit.calls() - used, back.unwrap_or_else(|| limit.window())),
             };
             Window {
-                name: limit.name().to_owned(),
+                name: Arc::clone(limit.name()),
                 limit: limit.calls(),
                 length: limit.window(),
                 used,
@@ -325,7 +331,16 @@ impl Account {
         );
     }
 
-    /// Probing → Open: the probe was answered, or never left.
+    /// Probing → Paused, but for no longer: the probe brought no answer, so another call has to find out.
+    fn again_probe(&mut self, charge: Charge, now: Instant) -> bool {
+        let is_probe = self.gate == (Gate::Probing { probe: charge });
+        if is_probe {
+            self.gate = Gate::Paused { until: now };
+        }
+        is_probe
+    }
+
+    /// Probing → Open: the probe was answered.
     fn after_probe(&mut self, charge: Charge) {
         if self.gate == (Gate::Probing { probe: charge }) {
             self.gate = Gate::Open;

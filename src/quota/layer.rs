@@ -56,7 +56,12 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, Granted { attempt, mut permit }: Granted<Permit>) -> Self::Future {
+    fn call(&mut self, granted: Granted<Permit>) -> Self::Future {
+        let Granted {
+            attempt,
+            mut permit,
+            route,
+        } = granted;
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let wall = self.wall.clone();
@@ -64,6 +69,7 @@ where
             let outgoing = Outgoing {
                 request: attempt.load.request(),
                 caller: attempt.caller,
+                route,
             };
             permit.leave();
             match inner.call(outgoing).await {

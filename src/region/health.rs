@@ -39,6 +39,15 @@ impl Standing {
     pub(super) fn is_usable(self) -> bool {
         self <= Self::Avoided
     }
+
+    /// Why a host with this standing is not used.
+    pub(super) fn left_for(self) -> Option<&'static str> {
+        match self {
+            Self::Good | Self::Avoided => None,
+            Self::Ejected => Some("answers badly"),
+            Self::Down => Some("cannot be connected to"),
+        }
+    }
 }
 
 /// Judges a host by what was seen of it. All methods take the present moment.

@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt as _};
+use url::Url;
 
 use crate::attempt::{Again, Failure, Fate, Outgoing, Routed};
 use crate::region::{Choice, Classify, Table, classify};
@@ -76,10 +77,10 @@ where
     let table = &layer.table;
     table.measured().await;
     let begun = Instant::now();
-    let mut tried = Vec::new();
+    let mut path = Path::new(table, outgoing.route.avoided());
     let mut failed = None;
-    while let Some(choice) = table.pick(&tried) {
-        tried.push(choice.index);
+    while let Some(choice) = path.next(table) {
+        outgoing.route.turn(choice.base.clone(), Instant::now());
         let routed = Routed {
             outgoing: outgoing.clone(),
             base: choice.base.clone(),
@@ -99,7 +100,7 @@ where
         }
     }
     match failed {
-        // All hosts were tried; the last failure speaks for them.
+        // All hosts that are worth it were tried; the last failure speaks for them.
         Some(result) => result,
         None => Err(Failure {
             fate: Fate::Unsent,
@@ -110,10 +111,36 @@ where
     }
 }
 
-/// There is no candidate; a table is never made without one.
+/// No host that nothing is known against besides the one to avoid: for a second attempt that is only worth it there. Without one to
+/// avoid there always is a host, because a table is never made without one.
 #[derive(Debug, thiserror::Error)]
-#[error("there is no region to call")]
+#[error("there is no other region to call")]
 struct NoHost;
+
+/// The hosts that one call goes to, in turn.
+struct Path {
+    tried: Vec<usize>,
+    avoids: bool,
+}
+
+impl Path {
+    fn new(table: &Table, avoided: Option<&Url>) -> Self {
+        Self {
+            tried: avoided.and_then(|base| table.index_of(base)).into_iter().collect(),
+            avoids: avoided.is_some(),
+        }
+    }
+
+    fn next(&mut self, table: &Table) -> Option<Choice> {
+        let choice = if self.avoids {
+            table.pick_good(&self.tried)
+        } else {
+            table.pick(&self.tried)
+        }?;
+        self.tried.push(choice.index);
+        Some(choice)
+    }
+}
 
 enum Next {
     Return,

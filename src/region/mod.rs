@@ -6,8 +6,10 @@
 //! calls ──► health ───┘
 //! ```
 //!
-//! Nearness is the time a connection takes to set up, measured in the background without any request, token or quota. Health comes from
-//! probes and from the calls themselves. Nothing here costs a second call: the layer tries another host only when provably no byte was
+//! Nearness is the time a connection takes to set up, measured in the background without any request, token or quota. How long answers
+//! take is no part of it: that depends on what was asked, and comparing hosts by it would cost calls at hosts that are not in use. A host
+//! that connects fast and answers slowly stays until its answers fail or time out; hedging, when it is on, shortens that for callers.
+//! Health comes from probes and from the calls themselves. Nothing here costs a second call: the layer tries another host only when provably no byte was
 //! written; other repetitions are the retry layer's, paid for, and find the failed host avoided.
 
 mod config;

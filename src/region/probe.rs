@@ -10,6 +10,7 @@ use url::Url;
 use crate::BoxError;
 use crate::net;
 use crate::region::Table;
+use crate::region::table::shown;
 use crate::task::Tasks;
 
 /// Measures how long a connection to a host takes to set up. It sends no request and holds no token, so it costs no quota.
@@ -48,11 +49,11 @@ impl Table {
             let setup = match result {
                 Ok(Ok(setup)) => Some(setup),
                 Ok(Err(error)) => {
-                    tracing::debug!(%url, error = &*error, "probe failed");
+                    tracing::debug!(url = shown(&url), error = &*error, "probe failed");
                     None
                 }
                 Err(_) => {
-                    tracing::debug!(%url, "probe took too long");
+                    tracing::debug!(url = shown(&url), "probe took too long");
                     None
                 }
             };

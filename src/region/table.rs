@@ -8,6 +8,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
+use crate::region::health::Standing;
 use crate::region::host::Host;
 use crate::region::{Config, Fault, Metrics};
 
@@ -56,6 +57,8 @@ pub struct Row {
     pub url: Arc<Url>,
     /// Whether the host is in use or could be.
     pub healthy: bool,
+    /// Why it has been left, in words; `None` when it has not.
+    pub left_for: Option<&'static str>,
     /// Smoothed connection set-up time; `None` until a probe has been answered.
     pub rtt: Option<Duration>,
     /// Whether the next call goes there.
@@ -106,12 +109,20 @@ impl Table {
         let mut state = self.lock();
         state.elect(now);
         let index = state.best(now, tried)?;
-        let host = &state.hosts[index];
-        Some(Choice {
-            index,
-            base: Arc::clone(&host.url),
-            label: Arc::clone(&host.label),
-        })
+        Some(state.choice(index))
+    }
+
+    /// The nearest host that nothing is known against and that is not in `tried`.
+    pub(super) fn pick_good(&self, tried: &[usize]) -> Option<Choice> {
+        let now = Instant::now();
+        let state = self.lock();
+        let index = state.best(now, tried)?;
+        (state.hosts[index].health.standing(now) == Standing::Good).then(|| state.choice(index))
+    }
+
+    /// The candidate with this address.
+    pub(super) fn index_of(&self, base: &Url) -> Option<usize> {
+        self.lock().hosts.iter().position(|host| *host.url == *base)
     }
 
     /// Waits until a probe has been answered, at most until [`Config::first_wait`] after the table was made.
@@ -196,12 +207,7 @@ impl Table {
         };
         for (before, after) in before.iter().zip(&after) {
             self.shared.metrics.show(after);
-            if before.healthy != after.healthy {
-                tracing::warn!(region = &*after.label, url = %after.url, healthy = after.healthy, "region changed its health");
-            }
-            if after.selected && !before.selected {
-                tracing::info!(region = &*after.label, url = %after.url, rtt = ?after.rtt, "region selected");
-            }
+            tell(before, after);
         }
     }
 
@@ -209,6 +215,30 @@ impl Table {
         // Every change is complete before anything can panic.
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Logs what is different.
+fn tell(before: &Row, after: &Row) {
+    let (region, url) = (&*after.label, shown(&after.url));
+    match (before.healthy, after.healthy) {
+        (true, false) => tracing::warn!(region, url, reason = after.left_for, "region left"),
+        (false, true) => tracing::info!(region, url, "region back"),
+        (true, true) | (false, false) => {}
+    }
+    // Before anything was measured, the choice is only the order of the configuration.
+    if after.selected && !before.selected && after.rtt.is_some() {
+        tracing::info!(region, url, rtt_ms = after.rtt.map(millis), "region selected");
+    }
+}
+
+/// A base address as people write it: without the slash at the end.
+pub(super) fn shown(base: &Url) -> &str {
+    base.as_str().trim_end_matches('/')
+}
+
+/// Milliseconds with two decimals.
+fn millis(time: Duration) -> f64 {
+    (time.as_secs_f64() * 100_000.0).round() / 100.0
 }
 
 impl State {
@@ -229,6 +259,15 @@ impl State {
         self.current = stays.or(Some(nearest));
     }
 
+    fn choice(&self, index: usize) -> Choice {
+        let host = &self.hosts[index];
+        Choice {
+            index,
+            base: Arc::clone(&host.url),
+            label: Arc::clone(&host.label),
+        }
+    }
+
     fn usable(&self, now: Instant) -> impl Iterator<Item = usize> + '_ {
         (0..self.hosts.len()).filter(move |index| self.hosts[*index].health.standing(now).is_usable())
     }
@@ -247,6 +286,7 @@ impl State {
             label: Arc::clone(&host.label),
             url: Arc::clone(&host.url),
             healthy: host.health.standing(now).is_usable(),
+            left_for: host.health.standing(now).left_for(),
             rtt: host.nearness.estimate(),
             selected: best == Some(index),
         };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::{Fault, Panicked, Problem, Refusal};
+use super::{Fault, Panicked, Policies, Problem, Refusal};
 use crate::BoxError;
 use crate::scan::Invalid;
 use crate::{cache, coalesce, queue, quota, token, upstream};
@@ -46,11 +46,10 @@ fn known(cause: &(dyn Error + 'static)) -> Option<Problem> {
 }
 
 fn queue(refused: &queue::Refused) -> Problem {
-    let detail = format!(
-        "{}; come back in {} s",
-        refused.reason.as_str(),
-        refused.retry_after_s()
-    );
+    // Whole seconds: the sentence and the field say the same.
+    let wait_s = refused.retry_after_s();
+    let wait = Duration::from_secs(wait_s);
+    let detail = format!("{}; come back in {wait_s} s", refused.reason.as_str());
     match refused.reason {
         queue::Reason::ShuttingDown => Problem {
             type_uri: Problem::REDUCED_CAPACITY,
@@ -58,18 +57,19 @@ fn queue(refused: &queue::Refused) -> Problem {
                 .with_fault(Fault::Local)
                 .with_retry_after(MOMENT)
         },
-        // Whole seconds, the same as in the sentence.
-        _ => Problem::quota_exceeded(detail, Duration::from_secs(refused.retry_after_s()), Vec::new()),
+        // The caller's own limit, whatever the upstream's quota has left.
+        queue::Reason::FairUse => Problem::quota_exceeded(detail, wait, Policies::None),
+        _ => Problem::quota_exceeded(detail, wait, Policies::Spent),
     }
 }
 
 /// Joined a call that did not leave in time.
 fn joined(overdue: &coalesce::Overdue) -> Problem {
-    Problem::quota_exceeded(overdue.to_string(), overdue.retry_after, Vec::new())
+    Problem::quota_exceeded(overdue.to_string(), overdue.retry_after, Policies::Spent)
 }
 
 fn not_cached(error: cache::NotCached) -> Problem {
-    Problem::new(StatusCode::GATEWAY_TIMEOUT, "NotCached", error.to_string()).with_fault(Fault::Request)
+    Problem::new(StatusCode::GATEWAY_TIMEOUT, "NotCached", error.to_string()).with_fault(Fault::Local)
 }
 
 fn token(error: &token::Error) -> Problem {

@@ -88,6 +88,9 @@ fn checked(response: Response<Bytes>) -> Result<Answer, Reason> {
     if head.status.is_redirection() {
         return Err(Reason::Redirect { status: head.status });
     }
+    if head.status.is_informational() || head.status.as_u16() > 599 {
+        return Err(Reason::Status { status: head.status });
+    }
     if !head.headers.get_all(CONTENT_ENCODING).iter().all(header::is_identity) {
         return Err(Reason::Encoded);
     }

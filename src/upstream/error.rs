@@ -26,6 +26,13 @@ pub enum Reason {
         /// 3xx.
         status: StatusCode,
     },
+    /// A status that is none of an answer: 1xx as the final one (101 changes the protocol, which nobody asked for), or above 599. The
+    /// upstream's fault.
+    #[error("the upstream answered with the status {status}, which means nothing here")]
+    Status {
+        /// What it said.
+        status: StatusCode,
+    },
     /// A compressed body, although none was asked for. The upstream's fault.
     #[error("the upstream encoded the answer although it was asked not to")]
     Encoded,
@@ -71,7 +78,7 @@ impl Error {
     pub fn proxy_status(&self) -> &'static str {
         match &self.reason {
             Reason::Exchange(error) => error.proxy_status(),
-            Reason::Redirect { .. } => "http_protocol_error",
+            Reason::Redirect { .. } | Reason::Status { .. } => "http_protocol_error",
             Reason::Encoded => "http_response_content_coding",
             Reason::Unbuildable => "proxy_internal_error",
         }
@@ -81,7 +88,7 @@ impl Error {
         match &self.reason {
             Reason::Exchange(error) if error.is_unsent() => Fate::Unsent,
             Reason::Exchange(error) if !error.is_answered() => Fate::Unknown,
-            Reason::Exchange(_) | Reason::Redirect { .. } | Reason::Encoded => Fate::Answered,
+            Reason::Exchange(_) | Reason::Redirect { .. } | Reason::Status { .. } | Reason::Encoded => Fate::Answered,
             Reason::Unbuildable => Fate::Unsent,
         }
     }
@@ -97,7 +104,7 @@ impl Error {
                 _ => Again::Never,
             },
             // The region is avoided from now on, so the next attempt meets another one.
-            Reason::Redirect { .. } | Reason::Encoded => Again::Once,
+            Reason::Redirect { .. } | Reason::Status { .. } | Reason::Encoded => Again::Once,
             Reason::Unbuildable => Again::Never,
         }
     }

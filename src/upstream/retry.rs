@@ -39,7 +39,7 @@ impl<S> Layer<S> for RetryLayer {
 ///
 /// One further attempt each after a 5xx answer and after what [`Again::Once`] marks; after [`Again::WhenAllowed`] (429) as often as the
 /// deadline allows, the queue below refusing when the turn cannot come in time. Each attempt is the same [`Try`] with the same place.
-/// When there is no further attempt, an answer at hand passes through, whatever its status; otherwise the failure's source is the error.
+/// When there is no further attempt, an answer at hand passes through, whatever its status; otherwise the failure is the error.
 #[derive(Clone, Debug)]
 pub struct Retry<S> {
     inner: S,
@@ -79,7 +79,8 @@ where
         if Instant::now() + pause > attempt.caller.deadline {
             return settled(result);
         }
-        tracing::debug!(request_id = &*attempt.caller.request_id, ?pause, "another attempt");
+        let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        tracing::debug!(request_id = &*attempt.caller.request_id, pause_ms, "another attempt");
         tokio::time::sleep(pause).await;
     }
 }
@@ -124,7 +125,7 @@ impl Spent {
 }
 
 /// Statuses that the same question may not meet again.
-fn is_server_trouble(status: StatusCode) -> bool {
+pub(super) fn is_server_trouble(status: StatusCode) -> bool {
     matches!(status.as_u16(), 500 | 502 | 503 | 504)
 }
 
@@ -133,5 +134,9 @@ fn jittered() -> Duration {
 }
 
 fn settled(result: Result<Answer, Failure>) -> Result<Answer, BoxError> {
-    result.or_else(|failure| failure.answer.ok_or(failure.source))
+    result.or_else(|mut failure| match failure.answer.take() {
+        Some(answer) => Ok(answer),
+        // As it is, so that whoever shares the call can see whether another one would help.
+        None => Err(failure.into()),
+    })
 }

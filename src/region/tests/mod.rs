@@ -14,7 +14,7 @@ use tower::{Layer as _, Service as _, ServiceExt as _, service_fn};
 use url::Url;
 
 use crate::BoxError;
-use crate::attempt::{Again, Failure, Fate, Outgoing, Routed};
+use crate::attempt::{Again, Failure, Fate, Outgoing, Route, Routed};
 use crate::caller::{Caller, Freshness, Name, Urgency};
 use crate::region::{Candidate, Config, ConfigError, Fault, Metrics, Probe, RegionLayer, Table};
 use crate::scan::{Answer, Request, Version};
@@ -168,13 +168,18 @@ impl Bench {
     }
 
     async fn call(&self) -> Result<Answer, Failure> {
+        self.call_on(Route::default()).await
+    }
+
+    async fn call_on(&self, route: Route) -> Result<Answer, Failure> {
         let world = self.world.clone();
         let inner = service_fn(move |routed| {
             let world = world.clone();
             async move { world.call(routed).await }
         });
         let layer = RegionLayer::new(self.table.clone()).with_classify(classify);
-        layer.layer(inner).ready().await?.call(outgoing()).await
+        let outgoing = Outgoing { route, ..outgoing() };
+        layer.layer(inner).ready().await?.call(outgoing).await
     }
 
     fn selected(&self) -> String {
@@ -204,6 +209,7 @@ fn outgoing() -> Outgoing {
             freshness: Freshness::default(),
             request_id: "1".into(),
         }),
+        route: Route::default(),
     }
 }
 

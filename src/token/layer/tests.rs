@@ -35,6 +35,7 @@ fn routed(deadline: Duration) -> Routed {
         outgoing: Outgoing {
             request: Arc::new(request),
             caller: Arc::new(caller),
+            route: crate::attempt::Route::default(),
         },
         base: Arc::new(Url::parse("https://api.example").unwrap()),
     }

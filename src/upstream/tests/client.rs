@@ -12,7 +12,7 @@ use tower::ServiceExt as _;
 use url::Url;
 
 use super::caller;
-use crate::attempt::{Again, Failure, Fate, Outgoing, Routed, Signed};
+use crate::attempt::{Again, Failure, Fate, Outgoing, Route, Routed, Signed};
 use crate::net::testing::{Http, Names, client, listen, quick, refused};
 use crate::scan::{Answer, Request, Version};
 use crate::secret::Secret;
@@ -25,6 +25,7 @@ fn signed(base: &str, version: Version, query: Option<&str>) -> Signed {
             outgoing: Outgoing {
                 request: Arc::new(Request::parse(version, query, body).unwrap()),
                 caller: caller(Duration::from_secs(30)),
+                route: Route::default(),
             },
             base: Arc::new(base.parse().unwrap()),
         },

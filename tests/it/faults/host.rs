@@ -17,6 +17,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_tim
 use rustls_pki_types::{PrivateKeyDer, pem::PemObject as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
 use defender_gateway::task::Tasks;
@@ -34,10 +35,30 @@ pub(crate) enum Fault {
     TlsExpired,
     TlsWrongName,
     DnsFailure,
+    DnsChange,
     OneAddressDead,
     GoAway,
     BrownOut,
     LatencyStep,
+}
+
+impl Fault {
+    pub(crate) const ALL: [Self; 14] = [
+        Self::Refused,
+        Self::BlackHole,
+        Self::HalfOpen,
+        Self::ResetMidBody,
+        Self::SlowHead,
+        Self::SlowBody,
+        Self::TlsExpired,
+        Self::TlsWrongName,
+        Self::DnsFailure,
+        Self::DnsChange,
+        Self::OneAddressDead,
+        Self::GoAway,
+        Self::BrownOut,
+        Self::LatencyStep,
+    ];
 }
 
 /// Two certificate states besides the good one.
@@ -92,8 +113,14 @@ struct Shared {
     certificates: Certificates,
     distance: Duration,
     address: SocketAddr,
+    /// Where it is after a change in DNS.
+    new_address: SocketAddr,
     fault: watch::Sender<Fault>,
-    calls: AtomicUsize,
+    /// When each request arrived.
+    arrivals: Mutex<Vec<Instant>>,
+    /// How many connections the new address has had.
+    moved: AtomicUsize,
+    answered: AtomicUsize,
     /// Resets every connection.
     cut: Notify,
     accepting: Mutex<Option<tokio::task::JoinHandle<()>>>,
@@ -105,13 +132,17 @@ impl Host {
     /// A host whose connections take `distance` to set up.
     pub(crate) async fn start(certificates: Certificates, distance: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let new = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = Self {
             shared: Arc::new(Shared {
                 certificates,
                 distance,
                 address: listener.local_addr().unwrap(),
+                new_address: new.local_addr().unwrap(),
                 fault: watch::Sender::new(Fault::Nothing),
-                calls: AtomicUsize::new(0),
+                arrivals: Mutex::default(),
+                moved: AtomicUsize::new(0),
+                answered: AtomicUsize::new(0),
                 cut: Notify::new(),
                 accepting: Mutex::default(),
                 tasks: Tasks::new(),
@@ -119,18 +150,36 @@ impl Host {
             }),
         };
         host.accept(listener);
+        let moved = host.clone();
+        host.shared.tasks.spawn("accept", async move {
+            while let Ok((stream, _)) = new.accept().await {
+                moved.shared.moved.fetch_add(1, Ordering::SeqCst);
+                moved.shared.tasks.spawn("connection", moved.clone().connection(stream));
+            }
+        });
         host
     }
 
     /// How many requests have arrived.
     pub(crate) fn calls(&self) -> usize {
-        self.shared.calls.load(Ordering::SeqCst)
+        self.shared.arrivals.lock().unwrap().len()
+    }
+
+    /// When they arrived.
+    pub(crate) fn arrivals(&self) -> Vec<Instant> {
+        self.shared.arrivals.lock().unwrap().clone()
+    }
+
+    /// How many connections the address has had that a change in DNS leads to.
+    pub(crate) fn moved(&self) -> usize {
+        self.shared.moved.load(Ordering::SeqCst)
     }
 
     /// Where the host's name leads to; empty: the resolver fails.
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         match *self.shared.fault.borrow() {
             Fault::DnsFailure => vec![],
+            Fault::DnsChange => vec![self.shared.new_address],
             Fault::BlackHole => vec![self.shared.hole.address],
             Fault::OneAddressDead => vec![self.shared.hole.address, self.shared.address],
             _ => vec![self.shared.address],
@@ -140,11 +189,12 @@ impl Host {
     /// From now on, `fault` is what is wrong.
     pub(crate) async fn set(&self, fault: Fault) {
         let before = self.shared.fault.send_replace(fault);
-        if before == Fault::Refused {
+        let gone = |fault| matches!(fault, Fault::Refused | Fault::DnsChange);
+        if gone(before) && !gone(fault) {
             let listener = TcpListener::bind(self.shared.address).await.unwrap();
             self.accept(listener);
         }
-        if fault == Fault::Refused {
+        if gone(fault) && !gone(before) {
             let accepting = self.shared.accepting.lock().unwrap().take().unwrap();
             accepting.abort();
             let _ = accepting.await;
@@ -232,7 +282,8 @@ impl Host {
     }
 
     async fn answer(&self, goaway: &Notify) -> Response<UnsyncBoxBody<Bytes, std::io::Error>> {
-        let nth = self.shared.calls.fetch_add(1, Ordering::SeqCst);
+        self.shared.arrivals.lock().unwrap().push(Instant::now());
+        let nth = self.shared.answered.fetch_add(1, Ordering::SeqCst);
         let fault = *self.shared.fault.borrow();
         let mut status = StatusCode::OK;
         match fault {
@@ -243,7 +294,7 @@ impl Host {
             _ => {}
         }
         let host = self.clone();
-        let frames = stream::unfold(0, move |part| {
+        let frames = stream::unfold(0_usize, move |part| {
             let host = host.clone();
             async move {
                 match (part, fault) {
@@ -255,11 +306,14 @@ impl Host {
                     }
                     _ => {}
                 }
-                (part < 2).then(|| (Ok(Frame::data(Bytes::from_static(b"half"))), part + 1))
+                let half = *[br#"{"value":"#.as_slice(), b"[]}"].get(part)?;
+                Some((Ok(Frame::data(Bytes::from_static(half))), part + 1))
             }
         });
         let mut answer = Response::new(UnsyncBoxBody::new(StreamBody::new(frames)));
         *answer.status_mut() = status;
+        let json = http::HeaderValue::from_static("application/json");
+        answer.headers_mut().insert(http::header::CONTENT_TYPE, json);
         answer
     }
 }

@@ -48,6 +48,14 @@ pub(super) static VIA_PROXY: Key = Key::new(
      Metadata services and loopback are never reached through it.",
 )
 .hidden();
+static HEDGE: Key = Key::new(
+    "defender",
+    "hedge",
+    Kind::Flag,
+    Fallback::Flag(false),
+    "Asks the next region as well when an answer is later than 95 % of that host's answers, as long as at least half of the quota is \
+     unused. The first answer wins; both calls count.",
+);
 static CA_FILE: Key = Key::new(
     "defender",
     "ca_file",
@@ -56,7 +64,8 @@ static CA_FILE: Key = Key::new(
     "Certificate authorities to trust besides the built-in ones, for a proxy that opens TLS.",
 );
 
-pub(in crate::config::section) static KEYS: &[&Key] = &[&CLOUD, &REGION, &TIMEOUT, &REGIONS, &VIA_PROXY, &CA_FILE];
+pub(in crate::config::section) static KEYS: &[&Key] =
+    &[&CLOUD, &REGION, &TIMEOUT, &HEDGE, &REGIONS, &VIA_PROXY, &CA_FILE];
 
 /// The upstream, and the way to it.
 #[derive(Clone, Debug)]
@@ -69,6 +78,8 @@ pub struct Defender {
     pub pin: Pin,
     /// The longest wait for one answer.
     pub timeout: Duration,
+    /// Whether a late answer is asked for once more, elsewhere.
+    pub hedge: bool,
     /// The way out, if it is not direct.
     pub proxy: Option<Proxy>,
     /// Certificate authorities to trust besides the built-in ones.
@@ -85,6 +96,7 @@ impl Defender {
         let regions = region::read(reader, cloud);
         let pin = region::pin(reader, regions.as_deref());
         let timeout = reader.duration(&TIMEOUT);
+        let hedge = reader.flag(&HEDGE);
         let proxy = proxy::read(reader);
         let ca_file = reader.file(&CA_FILE);
         Some(Self {
@@ -92,6 +104,7 @@ impl Defender {
             regions: regions?,
             pin: pin?,
             timeout: timeout?,
+            hedge: hedge?,
             proxy: proxy.ok()?,
             ca_file: ca_file.ok()?,
         })
