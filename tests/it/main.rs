@@ -8,3 +8,4 @@
 
 mod config;
 mod faults;
+mod sign_in_kinds;
