@@ -51,7 +51,7 @@ fn aadsts(number: u32) -> &'static str {
         500_011 | 50_001 | 650_057 => {
             "the tenant does not know Defender for Endpoint under this scope: check credentials.scope and that the tenant has Defender"
         }
-        70_011 | 700_022 | 28_002 => {
+        70_011 | 700_022 | 28_002 | 1_002_012 => {
             "the scope is not accepted: credentials.scope must be one resource followed by \"/.default\""
         }
         901_002 => "the authority wants the older protocol: check credentials.authority",

@@ -18,5 +18,6 @@ mod quota;
 mod regions;
 mod secrets;
 mod sign_in;
+mod sign_in_kinds;
 mod support;
 mod upstream;

@@ -36,6 +36,8 @@ pub(in crate::sim) struct Desk {
 pub(in crate::sim) struct Issued {
     pub(in crate::sim) token: String,
     pub(in crate::sim) claims: Claims,
+    /// In whole seconds from now; the token itself ends with a whole second, up to one later.
+    pub(in crate::sim) expires_in: i64,
     pub(in crate::sim) refresh_in: Option<u64>,
 }
 
@@ -128,12 +130,14 @@ impl Desk {
     pub(super) fn issue(&self, now: Timestamp, dice: &mut Dice) -> Issued {
         let at = now.as_second();
         let lifetime = i64::try_from(self.lifetime.as_secs()).unwrap_or(i64::MAX);
+        // A token never ends before what is said about it; one without any life is expired at once.
+        let rounding = lifetime > 0 && now.subsec_nanosecond() > 0;
         let claims = Claims {
             aud: self.rules.audience.clone().unwrap_or_else(|| self.resource().into()),
             iss: format!("https://sts.windows.net/{}/", self.tenant_id),
             iat: at,
             nbf: at,
-            exp: at.saturating_add(lifetime),
+            exp: at.saturating_add(lifetime).saturating_add(rounding.into()),
             appid: self.client_id.clone(),
             tid: self.tenant_id.clone(),
             roles: self.rules.roles.clone(),
@@ -144,6 +148,7 @@ impl Desk {
         Issued {
             token: self.mint.issue(&claims),
             claims,
+            expires_in: lifetime,
             refresh_in: self.rules.refresh_in.map(|span| span.as_secs()),
         }
     }

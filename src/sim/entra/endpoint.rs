@@ -199,7 +199,7 @@ fn is_form(head: &Parts) -> bool {
 
 /// The document of a token, numbers as numbers.
 fn document(issued: &Issued) -> Value {
-    let lifetime = issued.claims.exp - issued.claims.iat;
+    let lifetime = issued.expires_in;
     let mut document = json!({
         "token_type": "Bearer",
         "expires_in": lifetime,

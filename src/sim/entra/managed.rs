@@ -42,9 +42,9 @@ pub(super) fn answer(world: &World, head: &Parts) -> Outcome {
     let document = json!({
         "access_token": issued.token,
         "client_id": claims.appid,
-        "expires_in": (claims.exp - claims.iat).to_string(),
+        "expires_in": issued.expires_in.to_string(),
         "expires_on": claims.exp.to_string(),
-        "ext_expires_in": (claims.exp - claims.iat).to_string(),
+        "ext_expires_in": issued.expires_in.to_string(),
         "not_before": claims.nbf.to_string(),
         "resource": claims.aud,
         "token_type": "Bearer",

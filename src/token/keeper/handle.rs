@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use super::state::{Standing, State, Verdict};
+use super::state::{Renewal, Standing, State, Verdict};
 use super::upkeep::Upkeep;
 use crate::clock::Wall;
 use crate::net::Exchange;
@@ -81,8 +81,11 @@ impl Keeper {
     #[must_use]
     pub fn rejected(&self, bearer: &Bearer) -> Verdict {
         let now = Instant::now();
-        let is_failing = self.standing.borrow().failing(now).is_some();
-        self.state.reject(bearer, is_failing, now)
+        let (is_asking, is_failing) = {
+            let standing = self.standing.borrow();
+            (standing.asking, standing.failing(now).is_some())
+        };
+        self.state.reject(bearer, Renewal { is_asking, is_failing }, now)
     }
 
     /// How it stands.

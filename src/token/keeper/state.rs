@@ -59,6 +59,15 @@ impl Failure {
     }
 }
 
+/// What is being done about a new token.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Renewal {
+    /// A request is under way.
+    pub(super) is_asking: bool,
+    /// The latest one failed, and the next one is not due yet.
+    pub(super) is_failing: bool,
+}
+
 /// The token, and what Defender said about it.
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -86,7 +95,7 @@ impl State {
     }
 
     /// Defender rejected `bearer`. Only the first of all callers with the same token makes it wanted anew.
-    pub(super) fn reject(&self, bearer: &Bearer, is_failing: bool, now: Instant) -> Verdict {
+    pub(super) fn reject(&self, bearer: &Bearer, renewal: Renewal, now: Instant) -> Verdict {
         // Held to the end, so that one renewal cannot end between the questions.
         let quiet_until = self.quiet_until.lock().unwrap_or_else(PoisonError::into_inner);
         let newest = self.newest().map_or(0, |newest| newest.generation());
@@ -95,7 +104,9 @@ impl State {
         if renewed || being_renewed {
             return Verdict::TryAgain;
         }
-        if is_failing || quiet_until.is_some_and(|until| now < until) {
+        let is_quiet = quiet_until.is_some_and(|until| now < until);
+        // A request that is under way anyway costs nothing to wait for.
+        if renewal.is_failing || (is_quiet && !renewal.is_asking) {
             return Verdict::Final;
         }
         self.withheld.store(bearer.generation(), Ordering::Release);

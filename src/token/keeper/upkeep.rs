@@ -13,7 +13,7 @@ use crate::token::sign_in::{Issued, SignIn};
 use crate::token::{Bearer, Error, Metrics, Reason, Roles, Warning};
 
 /// How often credential files are compared with what was read last. Kubernetes takes up to a minute to deliver a change anyway.
-const LOOK: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Asks for tokens, one request at a time.
 pub(super) struct Upkeep {

@@ -42,7 +42,8 @@ pub(super) fn failure(endpoint: Endpoint, answer: &Response<Bytes>, now: Timesta
     let message = message(&body, proof);
     if passes(endpoint, status, &code) {
         let reason = match status {
-            StatusCode::TOO_MANY_REQUESTS => Reason::Throttled,
+            // Entra's number, where it gives one, says more than the status.
+            StatusCode::TOO_MANY_REQUESTS if !matches!(code, Code::Aadsts(_)) => Reason::Throttled,
             status if status.is_success() || status.is_redirection() => Reason::Unreadable,
             _ => Reason::Failed { code },
         };

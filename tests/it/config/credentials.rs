@@ -241,3 +241,14 @@ fn a_tenant_stays_within_its_path_segment() {
         assert_eq!(lines.len(), 1, "{lines:#?}");
     }
 }
+
+#[test]
+fn passthrough_is_refused_not_ignored() {
+    super::assert_one(
+        "[credentials]\npassthrough = true",
+        &[],
+        "g.toml:2:15: credentials.passthrough: is not supported",
+        "is dropped",
+    );
+    assert!(super::signed_in("[credentials]\npassthrough = false", &[]).is_ok());
+}

@@ -98,6 +98,14 @@ pub(super) static SCOPE: Key = Key::new(
 )
 .hidden();
 
+pub(super) static PASSTHROUGH: Key = Key::new(
+    "credentials",
+    "passthrough",
+    Kind::Flag,
+    Fallback::Flag(false),
+    "Whether a caller's own `Authorization` goes upstream in place of the gateway's token. Only `false` is supported: it is dropped.",
+);
+
 pub(in crate::config::section) static KEYS: &[&Key] = &[
     &KIND,
     &TENANT_ID,
@@ -109,4 +117,5 @@ pub(in crate::config::section) static KEYS: &[&Key] = &[
     &FEDERATED_TOKEN_FILE,
     &AUTHORITY,
     &SCOPE,
+    &PASSTHROUGH,
 ];

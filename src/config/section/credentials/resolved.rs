@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use url::Url;
 
 use super::choice;
-use super::key::{AUTHORITY, SCOPE};
+use super::key::{AUTHORITY, PASSTHROUGH, SCOPE};
 use super::managed::ManagedEndpoint;
 use super::secret::SecretSource;
 use super::token_proxy::TokenProxy;
@@ -110,6 +110,7 @@ impl Credentials {
         let authority = authority(reader, cloud);
         let scope = scope(reader, cloud);
         let chosen = choice::choose(reader);
+        check_passthrough(reader);
         let (credential, why) = chosen?;
         Some(Self {
             credential,
@@ -123,6 +124,17 @@ impl Credentials {
     #[must_use]
     pub fn resource(&self) -> &str {
         self.scope.strip_suffix(DEFAULT).unwrap_or(&self.scope)
+    }
+}
+
+/// Refuses what would be unsafe by halves: callers with tokens of their own must share neither answers nor calls nor allowance, and the
+/// allowance is one for the whole gateway.
+fn check_passthrough(reader: &mut Reader<'_>) {
+    if reader.flag(&PASSTHROUGH) == Some(true) {
+        reader.wrong(
+            &PASSTHROUGH,
+            "is not supported: the quota cannot be counted per token yet; leave it false, and what callers send in Authorization is dropped",
+        );
     }
 }
 

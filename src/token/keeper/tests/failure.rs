@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{keeper, numbered, secs, token};
+use super::{keeper, numbered, secs, soon, token};
 use crate::task::Tasks;
 use crate::token::fake::{Reply, Service};
 use crate::token::{Error, Reason, Verdict};
@@ -189,4 +189,23 @@ async fn a_401_forces_nothing_while_sign_in_is_known_to_fail() {
     sleep(secs(1)).await;
     assert_eq!(service.count(), asked);
     assert_eq!(token(&keeper).await.unwrap(), "t1", "the old token serves on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_401_soon_after_another_waits_for_a_renewal_that_is_under_way_anyway() {
+    let service = Service::new(|number, _| Reply::token_for(&format!("t{number}"), 40).after(secs(1)));
+    let tasks = Tasks::new();
+    let keeper = keeper(&service, &tasks);
+    let first = keeper.bearer(soon()).await.unwrap();
+    assert_eq!(keeper.rejected(&first), Verdict::TryAgain);
+    let second = keeper.bearer(soon()).await.unwrap();
+    // Within the quiet minute a 401 forces nothing.
+    assert_eq!(keeper.rejected(&second), Verdict::Final);
+    while service.count() < 3 {
+        sleep(Duration::from_millis(100)).await;
+    }
+    // The renewal at its proper time is under way.
+    assert_eq!(keeper.rejected(&second), Verdict::TryAgain);
+    assert_eq!(token(&keeper).await.unwrap(), "t3");
+    assert_eq!(service.count(), 3);
 }

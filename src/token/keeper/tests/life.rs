@@ -40,6 +40,42 @@ async fn ten_thousand_waiters_are_one_request() {
 }
 
 #[tokio::test(start_paused = true)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what a call really costs cannot be seen in paused time"
+)]
+async fn ten_thousand_requests_around_the_expiry_are_one_token_request_and_none_waits() {
+    // An answer takes five seconds, which would be felt.
+    let service = Service::new(|number, _| Reply::token(&format!("t{number}")).after(secs(5)));
+    let (tasks, begin) = (Tasks::new(), Instant::now());
+    let keeper = keeper(&service, &tasks);
+    assert_eq!(token(&keeper).await.unwrap(), "t1");
+    let expiry = begin + secs(3600);
+    // Five thousand on either side, two milliseconds apart, in tasks of their own.
+    sleep_until(expiry - secs(10)).await;
+    let requests: Vec<_> = (0..10_000)
+        .map(|nth| {
+            let keeper = keeper.clone();
+            tasks.spawn("request", async move {
+                sleep_until(expiry - secs(10) + Duration::from_millis(2) * nth).await;
+                let (virtually, really) = (Instant::now(), std::time::Instant::now());
+                let token = token(&keeper).await.unwrap();
+                assert_eq!(virtually.elapsed(), Duration::ZERO, "it waited");
+                assert_eq!(token, "t2");
+                really.elapsed()
+            })
+        })
+        .collect();
+    let mut slowest = Duration::ZERO;
+    for request in requests {
+        slowest = slowest.max(request.await.unwrap());
+    }
+    assert!(Instant::now() > expiry + secs(9), "the expiry was passed");
+    assert_eq!(service.count(), 2);
+    println!("the slowest of 10000 took {slowest:?} of real time");
+}
+
+#[tokio::test(start_paused = true)]
 async fn nobody_waits_while_a_token_is_valid() {
     // Answers take five seconds, so that every renewal would be felt.
     let service = Service::new(|number, _| Reply::token(&format!("t{number}")).after(secs(5)));
