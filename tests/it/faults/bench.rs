@@ -24,12 +24,12 @@ use super::host::{self, Host};
 
 const PATH: &str = "/api/DeviceAuthenticatedScanDefinitions/GetScanHistoryByScanDefinitionId";
 const DISTANCE: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(40)];
-pub(crate) const CONNECT: Duration = Duration::from_millis(400);
+pub(crate) const CONNECT: Duration = Duration::from_millis(800);
 
 /// The settings of most tests: a quota that a caller in a loop can use up, and attempts as short as is allowed.
-pub(crate) const ROOMY: &str = "[quota]\nlimits = [\"80/1s\", \"4000/1m\"]\nburst = 80\n[defender]\ntimeout = \"1s\"\n";
+pub(crate) const ROOMY: &str = "[quota]\nlimits = [\"80/1s\", \"4000/1m\"]\nburst = 80\n[defender]\ntimeout = \"2s\"\n";
 /// The longest that one attempt takes with them.
-pub(crate) const ATTEMPT: Duration = Duration::from_secs(1);
+pub(crate) const ATTEMPT: Duration = Duration::from_secs(2);
 
 /// A gateway with its regions `near` and `far`. Sign-in is the simulator's.
 pub(crate) struct Bench {
@@ -100,8 +100,8 @@ impl Bench {
             })),
             net: net::Config {
                 connect_timeout: CONNECT,
-                ping_every: Duration::from_millis(100),
-                ping_answer: Duration::from_millis(100),
+                ping_every: Duration::from_millis(300),
+                ping_answer: Duration::from_millis(600),
                 ..net::Config::default()
             },
             regions: hurry,

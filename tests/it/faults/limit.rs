@@ -12,7 +12,7 @@ use super::host::Fault;
 
 /// Each caller can lose one call of unknown fate per fault, whose charge is kept for long: the quota is larger than all of them.
 const CALLERS: usize = 4;
-const SCARCE: &str = "[quota]\nlimits = [\"90/1s\", \"5000/1m\"]\nburst = 90\n[defender]\ntimeout = \"1s\"\n";
+const SCARCE: &str = "[quota]\nlimits = [\"90/1s\", \"5000/1m\"]\nburst = 90\n[defender]\ntimeout = \"2s\"\n";
 
 /// How long each fault lasts.
 const EACH: Duration = Duration::from_millis(450);
