@@ -14,8 +14,9 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 5 | `app` `stack` `cli` `config` |
-//! | 4 | `server` `admin` |
+//! | 6 | `app` `stack` `cli` `config` |
+//! | 5 | `admin`, served by `server`'s listeners |
+//! | 4 | `server` |
 //! | 3 | `respond` |
 //! | 2 | `cache` `coalesce` `queue` `quota` `token` `region` `upstream` |
 //! | 1 | `scan` `caller` `attempt` |

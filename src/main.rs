@@ -29,6 +29,8 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Demo(asked) => cli::demo(&asked),
         Command::Simulate(asked) => cli::simulate(&asked),
         Command::Status(asked) => cli::status(&asked),
+        Command::Wait(asked) => cli::wait(&asked),
+        Command::Healthcheck(asked) => cli::healthcheck(&asked),
         Command::Openapi => cli::print(defender_gateway::server::OPENAPI),
     }
 }

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[(&[&str], bool)] = &[
     (&["main"], true),
     (&["app", "stack", "cli", "config"], true),
-    (&["server", "admin"], false),
+    (&["admin"], false),
+    (&["server"], false),
     (&["respond"], false),
     (
         &["cache", "coalesce", "queue", "quota", "token", "region", "upstream"],

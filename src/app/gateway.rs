@@ -10,12 +10,12 @@ use super::admin_thread::AdminThread;
 use super::saved::Saved;
 use super::status::Status;
 use super::surroundings::Surroundings;
-use super::{Error, settings};
+use super::{Error, settings, token_proxy};
 use crate::clock::Wall;
 use crate::config::Resolved;
 use crate::task::Tasks;
 use crate::telemetry::metrics::{Mode, ModeGauge, Registry};
-use crate::{admin, cache, coalesce, net, queue, quota, region, respond, server, stack, token, upstream};
+use crate::{admin, cache, coalesce, net, queue, quota, region, respond, scan, server, stack, token, upstream};
 
 /// A gateway whose listeners are bound and whose upkeep runs; [`Gateway::serve`] lets callers in.
 #[derive(Debug)]
@@ -28,6 +28,7 @@ pub struct Gateway {
     mode: ModeGauge,
     tasks: Tasks,
     stop: CancellationToken,
+    linger: Duration,
     drain: Duration,
 }
 
@@ -54,6 +55,12 @@ impl Gateway {
     /// # Errors
     /// As [`Gateway::start`].
     pub async fn start_in(config: &Resolved, surroundings: Surroundings) -> Result<Self, Error> {
+        if config.store.url.is_some() {
+            // Starting alone would make as many calls as there are replicas times the quota.
+            return Err(Error::of("the shared store")(
+                "store.url is set, but this version cannot share the quota yet; remove it to run one replica alone",
+            ));
+        }
         let tasks = Tasks::new();
         let wall = Wall::system();
         let mut registry = Registry::new(env!("CARGO_PKG_VERSION"));
@@ -69,8 +76,11 @@ impl Gateway {
         let regions = region::Table::new(region_config, region::Metrics::register(root));
 
         let keeper = {
+            let exchange = match settings::token_proxy(&config.credentials) {
+                Some(proxy) => token_proxy::exchange(&net, proxy),
+                None => net.exchange(settings::SIGN_IN_BYTES, settings::SIGN_IN_TIMEOUT),
+            };
             let config = settings::token(&config.credentials)?;
-            let exchange = net.exchange(settings::SIGN_IN_BYTES, settings::SIGN_IN_TIMEOUT);
             let imds = net
                 .direct()
                 .exchange(settings::SIGN_IN_BYTES, settings::SIGN_IN_TIMEOUT);
@@ -99,10 +109,15 @@ impl Gateway {
             fair_use.spawn_upkeep(&tasks);
         }
 
+        // What answers teach about pages and order is learnt by the flights and used by both.
+        let lore = Arc::new(scan::Lore::new(0));
+        let cache_metrics = cache::Metrics::register(root);
         let cache = Arc::new(cache::Cache::new(
             settings::cache(config),
-            cache::Metrics::register(root),
+            Some(Arc::clone(&lore)),
+            cache_metrics,
         ));
+        let coalesce_metrics = coalesce::Metrics::register(root);
         let count = server::count::Metrics::register(root);
         let saved = Saved::default();
         let upstream_metrics = upstream::Metrics::register(root, regions.labels());
@@ -119,10 +134,19 @@ impl Gateway {
                 let quota = quota.clone();
                 Arc::new(move || quota.has_surplus())
             }),
-            coalesce: coalesce::Layer::new(coalesce::Config { attempt }, tasks.clone(), Arc::clone(&cache) as _, {
-                let queue = queue.clone();
-                Arc::new(move || queue.snapshot().predicted_wait)
-            }),
+            coalesce: {
+                let config = settings::coalesce(config, attempt);
+                let outlook = queue.clone();
+                let outlook = Arc::new(move || outlook.predicted_wait());
+                coalesce::Layer::new(
+                    config,
+                    tasks.clone(),
+                    Arc::clone(&cache) as _,
+                    lore,
+                    outlook,
+                    coalesce_metrics,
+                )
+            },
             queue: queue::Layer::new(queue.clone()),
             hedge: hedge(config, &quota, &upstream_metrics),
             quota: quota::Layer::new(wall),
@@ -157,6 +181,7 @@ impl Gateway {
             mode,
             tasks,
             stop,
+            linger: config.server.linger,
             drain: config.server.drain,
         })
     }
@@ -193,19 +218,21 @@ impl Gateway {
             mode,
             tasks,
             stop,
+            linger,
             drain,
         } = self;
         health.set_ready();
         let draining = async {
             stop.cancelled().await;
             tracing::info!(
+                linger_s = linger.as_secs(),
                 drain_s = drain.as_secs(),
-                "draining: no new connections, work in flight is finished"
+                "draining: after the linger no new connections; work in flight is finished"
             );
             health.set_draining();
             mode.set(Mode::Draining);
             // The last call must leave early enough for its answer to arrive.
-            queue.close(Instant::now() + drain.saturating_sub(ANSWER));
+            queue.close(Instant::now() + linger + drain.saturating_sub(ANSWER));
         };
         let serving = data.serve(stack::build(parts), &tasks, stop.clone());
         let (drained, ()) = tokio::join!(serving, draining);

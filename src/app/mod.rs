@@ -9,6 +9,7 @@ mod saved;
 mod settings;
 mod status;
 mod surroundings;
+mod token_proxy;
 
 pub use error::Error;
 pub use gateway::{Ended, Gateway};

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Error;
+use crate::caller::Name;
 use crate::config::{self, Credential, ManagedEndpoint, OnUnknownPast, Resolved};
-use crate::{admin, cache, net, queue, quota, region, respond, server, token, upstream};
+use crate::{admin, cache, coalesce, net, queue, quota, region, respond, server, token, upstream};
 
 /// Longest token exchange. Sign-in answers in well under a second; ten cover a bad day and keep callers from waiting in vain.
 pub(super) const SIGN_IN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -68,7 +69,12 @@ pub(super) fn queue(config: &Resolved) -> queue::Config {
     queue::Config {
         max_requests: config.queue.max_requests.get(),
         max_requests_per_caller: config.queue.max_requests_per_caller.get(),
-        weights: queue::Weights::default(),
+        weights: config
+            .callers
+            .weights
+            .iter()
+            .map(|(name, weight)| (Name::new(name), *weight))
+            .collect(),
     }
 }
 
@@ -95,6 +101,17 @@ pub(super) fn cache(config: &Resolved) -> cache::Config {
     }
 }
 
+pub(super) fn coalesce(config: &Resolved, attempt: Duration) -> coalesce::Config {
+    let merge = coalesce::Merge {
+        max_ids: config.merge.max_ids,
+        gather: config.merge.gather,
+    };
+    coalesce::Config {
+        attempt,
+        merge: config.merge.enabled.then_some(merge),
+    }
+}
+
 pub(super) fn respond(config: &Resolved, quota: &quota::Quota) -> respond::Config {
     let hosts = config
         .defender
@@ -110,7 +127,7 @@ pub(super) fn respond(config: &Resolved, quota: &quota::Quota) -> respond::Confi
 
 fn window(window: &quota::Window) -> respond::Window {
     respond::Window {
-        name: window.name.as_str().into(),
+        name: Arc::clone(&window.name),
         quota: window.limit as u64,
         window_s: window.length.as_secs().max(1),
         remaining: window.remaining as u64,
@@ -129,6 +146,7 @@ pub(super) fn data_listener(config: &Resolved) -> server::Config {
     server::Config {
         listen: config.server.listen.iter().map(address).collect(),
         drain: config.server.drain,
+        linger: config.server.linger,
         ..server::Config::default()
     }
 }
@@ -150,6 +168,14 @@ pub(super) fn token(config: &config::Credentials) -> Result<token::Config, Error
         credential: credential(config)?,
         scope,
     })
+}
+
+/// Where token requests go instead of the authority, if anywhere.
+pub(super) fn token_proxy(config: &config::Credentials) -> Option<&config::TokenProxy> {
+    match &config.credential {
+        Credential::WorkloadIdentity { proxy, .. } => proxy.as_ref(),
+        _ => None,
+    }
 }
 
 fn credential(config: &config::Credentials) -> Result<token::Credential, Error> {

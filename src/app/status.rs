@@ -106,7 +106,7 @@ impl Status {
         let snapshot = self.quota.snapshot();
         let windows = snapshot.windows.iter().map(|window| {
             json!({
-                "name": window.name,
+                "name": &*window.name,
                 "limit": window.limit,
                 "window_s": seconds(window.length),
                 "used": window.used,

@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::time::Instant;
 
 use crate::scan::{Answer, Key};
 
 /// What an entry takes besides its key, headers and body: our struct, moka's nodes and queues, the allocator's rounding. Growth of
 /// resident memory with 100,000 entries of one short body: 750 bytes each.
-const BOOKKEEPING_BYTES: usize = 768;
+pub(super) const BOOKKEEPING_BYTES: usize = 768;
 
 /// The first pause before the next background fetch after one that failed; it doubles with each failure up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
@@ -33,23 +33,23 @@ pub(super) struct Entry {
 impl Entry {
     /// The body is copied: a slice of a read buffer would keep the whole buffer alive, unseen by the memory bound.
     pub(super) fn new(key: &Key, answer: &Answer, asked: Instant, ttl: Duration) -> Self {
-        let headers: usize = answer
-            .headers
-            .iter()
-            .map(|(name, value)| name.as_str().len() + value.len() + 64)
-            .sum();
-        let weight = BOOKKEEPING_BYTES + key.len() + headers + answer.body.len();
-        let now = Instant::now();
+        let answer = Answer {
+            body: Bytes::copy_from_slice(&answer.body),
+            ..answer.clone()
+        };
+        Self::at(key, answer, asked, Instant::now(), ttl)
+    }
+
+    /// An answer that came at `stored` and whose body has a buffer of its own.
+    pub(super) fn at(key: &Key, answer: Answer, asked: Instant, stored: Instant, ttl: Duration) -> Self {
+        let weight = BOOKKEEPING_BYTES + key.len() + header_bytes(&answer.headers) + answer.body.len();
         Self {
-            answer: Answer {
-                body: Bytes::copy_from_slice(&answer.body),
-                ..answer.clone()
-            },
+            answer,
             asked,
-            stored: now,
+            stored,
             ttl,
             weight: u32::try_from(weight).unwrap_or(u32::MAX),
-            renewal: Renewal::new(now),
+            renewal: Renewal::new(stored),
         }
     }
 
@@ -80,6 +80,12 @@ impl Entry {
             ttl: self.ttl,
         }
     }
+}
+
+/// What header fields take: their texts, and the map's records of them.
+pub(super) fn header_bytes(headers: &HeaderMap) -> usize {
+    let field = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 64;
+    headers.iter().map(field).sum()
 }
 
 /// How old an entry is, against how long it is fresh.

@@ -12,13 +12,15 @@ use tokio::time::Instant;
 use tower::{Service, ServiceExt as _};
 
 use crate::BoxError;
-use crate::cache::entry::Entry;
+use crate::cache::assembly::Assembly;
+use crate::cache::entry::{Age, Entry};
 use crate::cache::judge::{Health, Reason, Verdict, judge};
 use crate::cache::metrics::Handling;
+use crate::cache::parts::Parts;
 use crate::cache::shelf::is_unavailable;
 use crate::cache::{Cache, NotCached};
 use crate::caller::{Caller, Freshness, Urgency};
-use crate::scan::{Call, Forward, Outcome, Served, Status};
+use crate::scan::{Call, Forward, Outcome, Request, Served, Status};
 use crate::task::Tasks;
 
 /// Whether there is quota that nobody will miss: only then is a stale entry renewed in the background.
@@ -103,30 +105,41 @@ where
     fn call(&mut self, call: Call) -> Self::Future {
         let cache = &self.shared.cache;
         if cache.is_off() {
-            return self.forward(call, Forward::Bypass, None);
+            return self.forward(call, Forward::Bypass, None, None);
         }
         let now = Instant::now();
-        let Some(entry) = cache.find(call.request.key(), now) else {
-            return self.forward(call, Forward::Miss, None);
-        };
-        let health = if entry.renewal().is_failing() {
-            Health::Failing
-        } else {
-            Health::Good
-        };
-        match judge(cache.config(), &call.caller.freshness, entry.age(now), health) {
-            Verdict::Fresh => {
-                cache.count(Handling::Hit);
-                Either::Left(ready(Ok(serve(&entry, now, Outcome::Hit, None))))
+        let wanted = &call.caller.freshness;
+        let found = cache.find(call.request.key(), now);
+        let verdict = found.as_ref().map(|entry| {
+            let health = if entry.renewal().is_failing() {
+                Health::Failing
+            } else {
+                Health::Good
+            };
+            judge(cache.config(), wanted, entry.age(now), health)
+        });
+        if let (Some(entry), Some(Verdict::Fresh)) = (&found, verdict) {
+            cache.count(Handling::Hit);
+            return Either::Left(ready(Ok(serve(entry, now, Outcome::Hit, None))));
+        }
+        let parts = Parts::find(cache, &call.request, wanted, now);
+        if let Some(assembly) = parts.as_ref().and_then(Parts::whole) {
+            cache.count(Handling::Hit);
+            if !wanted.no_store {
+                cache.keep_assembled(&call.request, &assembly);
             }
-            Verdict::Stale(reason) => {
+            return Either::Left(ready(Ok(assembled(assembly, now))));
+        }
+        match (found, verdict) {
+            (Some(entry), Some(Verdict::Stale(reason))) => {
                 cache.count(Handling::Stale);
                 let served = serve(&entry, now, Outcome::Stale, reason.detail());
                 self.renew(&call, &entry, now);
                 Either::Left(ready(Ok(served)))
             }
-            Verdict::InReserve(forward) => self.forward(call, forward, Some(entry)),
-            Verdict::Unusable(forward) => self.forward(call, forward, None),
+            (Some(entry), Some(Verdict::InReserve(forward))) => self.forward(call, forward, parts, Some(entry)),
+            (_, Some(Verdict::Unusable(forward))) => self.forward(call, forward, parts, None),
+            _ => self.forward(call, Forward::Miss, parts, None),
         }
     }
 }
@@ -136,48 +149,62 @@ where
     S: Service<Call, Response = Served, Error = BoxError> + Clone + Send + 'static,
     S::Future: Send,
 {
-    fn forward(&self, call: Call, forward: Forward, reserve: Option<Arc<Entry>>) -> <Self as Service<Call>>::Future {
+    fn forward(
+        &self,
+        call: Call,
+        forward: Forward,
+        parts: Option<Parts>,
+        reserve: Option<Arc<Entry>>,
+    ) -> <Self as Service<Call>>::Future {
         let cache = &self.shared.cache;
         if call.caller.freshness.only_if_cached {
             cache.count(Handling::NotCached);
             return Either::Left(ready(Err(NotCached.into())));
         }
+        let partial = parts.and_then(|parts| parts.missing().map(|missing| (parts, missing)));
         cache.count(match forward {
+            _ if partial.is_some() => Handling::Partial,
             Forward::Miss => Handling::Miss,
             Forward::Stale => Handling::Expired,
             Forward::Request => Handling::Request,
             Forward::Partial => Handling::Partial,
             Forward::Bypass => Handling::Bypass,
         });
-        let asked = self.inner.clone().oneshot(call);
-        let Some(entry) = reserve else {
-            return Either::Right(
-                asked
-                    .map(move |result| result.map(|served| forwarded(served, forward)))
-                    .boxed(),
-            );
+        let inner = self.inner.clone();
+        let asked = match partial {
+            Some((parts, missing)) => ask_for_missing(inner, call, forward, parts, missing, Arc::clone(cache)).boxed(),
+            None => ask(inner, call, forward).boxed(),
         };
+        Either::Right(match reserve {
+            Some(entry) => self.with_reserve(asked, entry).boxed(),
+            None => asked,
+        })
+    }
+
+    /// Falls back on a stale entry when no better answer can be had.
+    fn with_reserve(
+        &self,
+        asked: BoxFuture<'static, Result<Served, BoxError>>,
+        entry: Arc<Entry>,
+    ) -> impl Future<Output = Result<Served, BoxError>> + Send + use<S> {
         let shared = Arc::clone(&self.shared);
         let attempt = Attempt::begin(&entry, Instant::now());
-        Either::Right(
-            async move {
-                let result = asked.await;
-                let now = Instant::now();
-                let failed = has_failed(&result);
-                if let Some(attempt) = attempt {
-                    attempt.finish(failed, now);
-                }
-                if failed && entry.age(now).staleness() <= shared.cache.config().stale_if_error {
-                    if let Err(error) = &result {
-                        tracing::debug!(%error, "a stale answer stands in for one that could not be had");
-                    }
-                    shared.cache.count(Handling::Stale);
-                    return Ok(serve(&entry, now, Outcome::Stale, Reason::IfError.detail()));
-                }
-                result.map(|served| forwarded(served, forward))
+        async move {
+            let result = asked.await;
+            let now = Instant::now();
+            let failed = has_failed(&result);
+            if let Some(attempt) = attempt {
+                attempt.finish(failed, now);
             }
-            .boxed(),
-        )
+            if failed && entry.age(now).staleness() <= shared.cache.config().stale_if_error {
+                if let Err(error) = &result {
+                    tracing::debug!(%error, "a stale answer stands in for one that could not be had");
+                }
+                shared.cache.count(Handling::Stale);
+                return Ok(serve(&entry, now, Outcome::Stale, Reason::IfError.detail()));
+            }
+            result
+        }
     }
 
     /// Fetches a new answer in the background, if there is quota to spare and nobody else does it.
@@ -247,9 +274,73 @@ fn has_failed(result: &Result<Served, BoxError>) -> bool {
     }
 }
 
-fn forwarded(mut served: Served, forward: Forward) -> Served {
+async fn ask<S>(inner: S, call: Call, forward: Forward) -> Result<Served, BoxError>
+where
+    S: Service<Call, Response = Served, Error = BoxError>,
+{
+    let mut served = inner.oneshot(call).await?;
     served.status.forward = Some(forward);
-    served
+    Ok(served)
+}
+
+/// Asks for the ids that are missing and puts the answer together; asks for all of them when that is not certain to be right.
+async fn ask_for_missing<S>(
+    inner: S,
+    call: Call,
+    forward: Forward,
+    parts: Parts,
+    missing: Request,
+    cache: Arc<Cache>,
+) -> Result<Served, BoxError>
+where
+    S: Service<Call, Response = Served, Error = BoxError> + Clone,
+{
+    let missing = Arc::new(missing);
+    let part = Call {
+        request: Arc::clone(&missing),
+        caller: Arc::clone(&call.caller),
+    };
+    let rest = ask(inner.clone(), part, Forward::Partial).await?;
+    if is_unavailable(rest.answer.status) {
+        // It would not be better for more ids.
+        return Ok(rest);
+    }
+    match parts.with(&missing, &rest.answer, &cache) {
+        Ok(assembly) => {
+            let now = Instant::now();
+            let whole = assembled(assembly, now);
+            Ok(Served {
+                answer: whole.answer,
+                age: whole.age,
+                outcome: rest.outcome,
+                status: Status {
+                    ttl: rest.status.ttl.and(whole.status.ttl),
+                    ..rest.status
+                },
+            })
+        }
+        Err(doubt) => {
+            tracing::debug!(reason = doubt.as_str(), "a partial answer could not be completed");
+            ask(inner, call, forward).await
+        }
+    }
+}
+
+fn assembled(assembly: Assembly, now: Instant) -> Served {
+    let age = Age {
+        age: now.saturating_duration_since(assembly.stored),
+        ttl: assembly.ttl,
+    };
+    Served {
+        answer: assembly.answer,
+        outcome: Outcome::Hit,
+        status: Status {
+            ttl: Some(age.ttl_seconds()),
+            detail: Some("assembled"),
+            ..Status::default()
+        },
+        age: Some(age.age),
+    }
 }
 
 fn serve(entry: &Entry, now: Instant, outcome: Outcome, detail: Option<&'static str>) -> Served {

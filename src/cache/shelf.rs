@@ -7,28 +7,43 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode, header};
 use tokio::time::Instant;
 
+use crate::cache::assembly::Assembly;
 use crate::cache::entry::Entry;
 use crate::cache::metrics::Handling;
+use crate::cache::piece::Piece;
 use crate::cache::{Config, Metrics};
-use crate::scan::{Answer, Keep, Key, Request};
+use crate::scan::{Answer, Keep, Key, Lore, Request, Rows, Version};
 
-/// moka bounds memory; its value is shared so that a look-up copies one pointer.
-pub(super) type Entries = moka::sync::Cache<Key, Arc<Entry>>;
+/// moka bounds memory for both kinds together.
+pub(super) type Entries = moka::sync::Cache<Key, Stored>;
 
-/// Answers by question.
+/// What lies under a key, shared so that a look-up copies one pointer.
+#[derive(Clone)]
+pub(super) enum Stored {
+    /// Under the key of a question: the answer.
+    Answer(Arc<Entry>),
+    /// Under the key of an id: its rows.
+    Piece(Arc<Piece>),
+}
+
+/// Answers by question, and rows by id.
 pub struct Cache {
     config: Config,
     entries: Entries,
+    lore: Option<Arc<Lore>>,
     metrics: Metrics,
 }
 
 impl Cache {
-    /// An empty cache.
+    /// An empty cache. With `lore`, which those who make the calls must teach, it also keeps rows by id.
     #[must_use]
-    pub fn new(config: Config, metrics: Metrics) -> Self {
+    pub fn new(config: Config, lore: Option<Arc<Lore>>, metrics: Metrics) -> Self {
         let entries = Entries::builder()
             .max_capacity(config.max_size)
-            .weigher(|_, entry: &Arc<Entry>| entry.weight())
+            .weigher(|_, stored: &Stored| match stored {
+                Stored::Answer(entry) => entry.weight(),
+                Stored::Piece(piece) => piece.weight(),
+            })
             // Only to give memory back: whether an entry may be served is decided on the entry.
             .time_to_live(
                 config
@@ -41,6 +56,7 @@ impl Cache {
         Self {
             config,
             entries,
+            lore,
             metrics,
         }
     }
@@ -82,7 +98,7 @@ impl Cache {
 
     /// The entry for a key, unless it is too old for anybody.
     pub(super) fn find(&self, key: &Key, now: Instant) -> Option<Arc<Entry>> {
-        let entry = self.entries.get(key)?;
+        let entry = self.entry(key)?;
         let staleness = entry.age(now).staleness();
         let limit = if entry.is_negative() {
             Duration::ZERO
@@ -90,6 +106,87 @@ impl Cache {
             self.config.longest_staleness()
         };
         (entry.age(now).remaining().is_some() || !limit.is_zero() && staleness <= limit).then_some(entry)
+    }
+
+    /// What has been learned about answers, if rows are kept by id.
+    pub(super) fn lore(&self) -> Option<&Arc<Lore>> {
+        self.lore.as_ref()
+    }
+
+    /// The rows of one id.
+    pub(super) fn piece(&self, version: Version, id: &str) -> Option<Arc<Piece>> {
+        match self.entries.get(&Key::of_rows(version, id))? {
+            Stored::Piece(piece) => Some(piece),
+            Stored::Answer(_) => None,
+        }
+    }
+
+    /// Keeps an answer that was put together, as if it had come when its oldest piece did.
+    pub(super) fn keep_assembled(&self, request: &Request, assembly: &Assembly) {
+        let Assembly {
+            answer,
+            asked,
+            stored,
+            ttl,
+        } = assembly;
+        self.insert(
+            request.key(),
+            Entry::at(request.key(), answer.clone(), *asked, *stored, *ttl),
+        );
+    }
+
+    fn entry(&self, key: &Key) -> Option<Arc<Entry>> {
+        match self.entries.get(key)? {
+            Stored::Answer(entry) => Some(entry),
+            Stored::Piece(_) => None,
+        }
+    }
+
+    /// `false` when the entry alone is too big.
+    fn insert(&self, key: &Key, entry: Entry) -> bool {
+        let fits = u64::from(entry.weight()) <= self.config.max_size;
+        if fits {
+            self.entries.insert(key.clone(), Stored::Answer(Arc::new(entry)));
+        } else {
+            self.entries.invalidate(key);
+        }
+        fits
+    }
+
+    /// Keeps an answer by id as well, if it is certain whose row is whose and that none is missing.
+    fn keep_pieces(&self, request: &Request, answer: &Answer, asked: Instant, ttl: Duration) {
+        let Some(lore) = self
+            .lore()
+            .filter(|_| request.is_plain() && answer.status == StatusCode::OK)
+        else {
+            return;
+        };
+        let Ok(rows) = Rows::split(request, &answer.body) else {
+            return;
+        };
+        if !lore.holds(request.version(), rows.len()) {
+            return;
+        }
+        let pieces = Piece::cut(request, answer, &rows, asked, ttl);
+        for (id, piece) in request.ids().zip(pieces) {
+            let newer = self
+                .piece(request.version(), id)
+                .is_some_and(|other| other.source().asked > asked);
+            if !newer && u64::from(piece.weight()) <= self.config.max_size {
+                let key = Key::of_rows(request.version(), id);
+                self.entries.insert(key, Stored::Piece(piece));
+            }
+        }
+    }
+
+    /// Forgets an answer that the upstream would not give any more, and what was cut from it.
+    fn forget(&self, request: &Request) {
+        self.entries.invalidate(request.key());
+        if self.lore.is_some() && request.is_plain() {
+            for id in request.ids() {
+                self.entries.invalidate(&Key::of_rows(request.version(), id));
+            }
+        }
     }
 
     /// For how long an answer is fresh; `None` when it must not be stored.
@@ -110,23 +207,21 @@ impl Keep for Cache {
         }
         let key = request.key();
         // Two calls for one key may overlap, one of them forced by `no-cache`. The later question has the better answer.
-        if self.entries.get(key).is_some_and(|entry| entry.asked() > asked) {
+        if self.entry(key).is_some_and(|entry| entry.asked() > asked) {
             return None;
         }
         let Some(ttl) = self.ttl(answer) else {
             // An upstream that is out of order says nothing about the answer we have; any other answer takes its place.
             if !is_unavailable(answer.status) {
-                self.entries.invalidate(key);
+                self.forget(request);
             }
             return None;
         };
-        let entry = Entry::new(key, answer, asked, ttl);
-        if u64::from(entry.weight()) > self.config.max_size {
-            self.entries.invalidate(key);
-            return None;
+        if answer.status != StatusCode::OK {
+            self.forget(request);
         }
-        self.entries.insert(key.clone(), Arc::new(entry));
-        Some(ttl)
+        self.keep_pieces(request, answer, asked, ttl);
+        self.insert(key, Entry::new(key, answer, asked, ttl)).then_some(ttl)
     }
 }
 

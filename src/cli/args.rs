@@ -2,9 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
+use super::AdminAddress;
+use crate::config::duration;
 use crate::sim::Limit;
 
 /// A gateway in front of Microsoft Defender for Endpoint's scan history: it signs in, keeps to the quota, shares and caches
@@ -39,6 +42,10 @@ pub enum Command {
     Simulate(Simulate),
     /// Show the state of a running gateway
     Status(Status),
+    /// Return once a gateway has started, for start scripts
+    Wait(Wait),
+    /// Say by the exit status whether a gateway is alive, for probes that run a command
+    Healthcheck(Healthcheck),
     /// Print the `OpenAPI` description of the address that callers use
     #[command(about = "Print the OpenAPI description of the address that callers use")]
     Openapi,
@@ -107,6 +114,39 @@ pub struct Status {
     pub watch: bool,
 }
 
+/// `wait`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Wait {
+    /// The gateway's admin address; without it, where the environment tells `run` to listen, else the default.
+    #[arg(long, value_name = "ADDR", help = ADMIN_HELP)]
+    pub admin: Option<AdminAddress>,
+    /// How long to wait at most
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = max)]
+    pub max: Duration,
+}
+
+/// `healthcheck`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Healthcheck {
+    /// The gateway's admin address; without it, where the environment tells `run` to listen, else the default.
+    #[arg(long, value_name = "ADDR", help = ADMIN_HELP)]
+    pub admin: Option<AdminAddress>,
+    /// Ask whether it takes requests instead of whether it lives: not while it drains
+    #[arg(long)]
+    pub ready: bool,
+}
+
+const ADMIN_HELP: &str = "The gateway's admin address, HOST:PORT or unix:/PATH [default: $DEFENDER_GATEWAY_ADMIN_LISTEN, else \
+                          127.0.0.1:9901]";
+
+/// A day is more than any start script should be held up.
+fn max(text: &str) -> Result<Duration, String> {
+    let max = duration::parse(text)?;
+    (max <= Duration::from_hours(24))
+        .then_some(max)
+        .ok_or_else(|| "is longer than 24h".into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,6 +166,8 @@ mod tests {
                 "demo",
                 "simulate",
                 "status",
+                "wait",
+                "healthcheck",
                 "openapi",
                 "reference"
             ]
@@ -145,5 +187,16 @@ mod tests {
         let limits: Vec<_> = simulate.limit.iter().flatten().map(ToString::to_string).collect();
         assert_eq!(limits, ["100/1s", "1500/1m"]);
         assert!(Args::try_parse_from(["g", "simulate", "--limit", "100"]).is_err());
+    }
+
+    #[test]
+    fn waiting_needs_a_unit_and_an_end() {
+        let parse = |max| Args::try_parse_from(["g", "wait", "--max", max]);
+        let Command::Wait(wait) = parse("2m").unwrap().command else {
+            panic!("no wait")
+        };
+        assert_eq!((wait.max, wait.admin), (Duration::from_mins(2), None));
+        assert!(parse("30").unwrap_err().to_string().contains("30s"));
+        assert!(parse("2d").unwrap_err().to_string().contains("longer than 24h"));
     }
 }

@@ -3,22 +3,30 @@
 //! Data goes to stdout, logs and mistakes to stderr. The exit status is 0 when done, 1 when the user can mend it, 2 otherwise.
 
 mod args;
+mod ask;
 mod check;
 mod demo;
 
 mod error;
+mod healthcheck;
 mod output;
 mod run;
 mod runtime;
 mod simulate;
 mod status;
+#[cfg(test)]
+mod testing;
+mod wait;
 
-pub use args::{Args, Command, ConfigFile, Demo, Probe, Simulate, Status};
+pub use args::{Args, Command, ConfigFile, Demo, Healthcheck, Probe, Simulate, Status, Wait};
+pub use ask::AdminAddress;
 pub use check::check;
 pub use demo::demo;
 
 pub use error::Error;
+pub use healthcheck::healthcheck;
 pub use output::{note, print, usage};
 pub use run::run;
 pub use simulate::simulate;
 pub use status::status;
+pub use wait::wait;

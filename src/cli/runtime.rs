@@ -30,6 +30,20 @@ pub(super) fn block_on<T>(workers: Option<usize>, work: impl Future<Output = Res
     result
 }
 
+/// Runs `work` to its end on this thread alone: for commands that ask one question and leave.
+///
+/// # Errors
+/// When the runtime cannot be made, and what `work` returns.
+pub(super) fn block_on_one<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::failed("cannot start the runtime", error))?;
+    let result = runtime.block_on(work);
+    runtime.shutdown_background();
+    result
+}
+
 /// Cancels `stop` at the first SIGTERM or SIGINT, and `abort` at the second.
 ///
 /// # Errors

@@ -6,16 +6,27 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::time::Instant;
 
 use crate::caller::Caller;
-use crate::coalesce::flight::{Flight, Inbox};
+use crate::coalesce::flight::Flight;
+use crate::coalesce::merge::Pool;
+use crate::coalesce::news::Inbox;
 use crate::scan::{Key, Request};
 
 /// At most one flight for each key. There are never more than there are requests waiting, each of which holds a connection of the server.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Board {
+    pool: Option<Arc<Pool>>,
     flights: Mutex<HashMap<Key, Arc<Flight>>>,
 }
 
 impl Board {
+    /// No flights yet. In `pool` plain ones meet others.
+    pub(super) fn new(pool: Option<Arc<Pool>>) -> Self {
+        Self {
+            pool,
+            flights: Mutex::default(),
+        }
+    }
+
     /// A seat in the flight for `request`; in a new one, which the caller has to start, when there is none that will do.
     pub(super) fn board(self: &Arc<Self>, request: &Arc<Request>, caller: &Arc<Caller>) -> Boarding {
         let now = Instant::now();
@@ -29,7 +40,8 @@ impl Board {
                 start: None,
             };
         }
-        let (flight, id, inbox) = Flight::new(Arc::clone(request), caller, now);
+        let pool = self.pool.clone().filter(|pool| pool.suits(request));
+        let (flight, id, inbox) = Flight::new(Arc::clone(request), pool, caller, now);
         let flight = Arc::new(flight);
         flights.insert(request.key().clone(), Arc::clone(&flight));
         Boarding {

@@ -1,63 +1,33 @@
 //! A call under way, and those who wait for it.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::attempt::{Again, Failure, Load, Place};
+use crate::attempt::{Again, Failure, Load};
 use crate::caller::{Caller, Name};
 use crate::coalesce::Shared;
-use crate::scan::{Answer, Request};
-
-/// What a waiter gets.
-pub(super) type News = Result<Arrival, Shared>;
-
-/// Where a waiter gets it.
-pub(super) type Inbox = oneshot::Receiver<News>;
-
-/// An answer, as one waiter sees it.
-#[derive(Clone, Debug)]
-pub(super) struct Arrival {
-    pub(super) landing: Arc<Landing>,
-    pub(super) role: Role,
-}
-
-/// An answer for all.
-#[derive(Debug)]
-pub(super) struct Landing {
-    pub(super) answer: Answer,
-    /// For how long it is kept, if it is.
-    pub(super) kept: Option<Duration>,
-}
-
-/// Whose call it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
-    /// The waiter's own.
-    Lead,
-    /// Somebody else's.
-    Joined,
-}
+use crate::coalesce::company::Trip;
+use crate::coalesce::merge::Pool;
+use crate::coalesce::news::{Arrival, Inbox, Landing, Role};
+use crate::coalesce::waiter::{Lead, Waiters};
+use crate::scan::Request;
 
 /// A call for one question. It is led by one of its waiters: the queue below knows it under the lead's name, deadline and place.
 pub(super) struct Flight {
     request: Arc<Request>,
+    /// Where it may take others aboard, and be taken; `None` when it has to go alone anyway.
+    pool: Option<Arc<Pool>>,
     state: Mutex<State>,
-    abandoned: Notify,
+    pub(super) recalled: Notify,
 }
 
-struct State {
-    stage: Stage,
-    waiters: BTreeMap<u64, Waiter>,
-    next_id: u64,
-    lead: u64,
-    lead_name: Name,
-    /// Somebody who waits or waited has not forbidden storing the answer.
-    storable: bool,
+pub(super) struct State {
+    pub(super) stage: Stage,
+    pub(super) trip: Trip,
+    pub(super) waiters: Waiters,
     /// How many more calls may be made after failures that are not the fault of those who still wait.
     restarts: u8,
     /// How many more waiters may take the lead after a refusal of the lead.
@@ -73,19 +43,6 @@ pub(super) enum Stage {
     Departed(Instant),
     /// It takes nobody in any more: it has ended, or nobody wanted it before it had left.
     Over,
-}
-
-struct Waiter {
-    caller: Arc<Caller>,
-    place: Place,
-    tell: oneshot::Sender<News>,
-}
-
-/// In whose name the call is made.
-#[derive(Clone, Debug)]
-pub(super) struct Lead {
-    pub(super) caller: Arc<Caller>,
-    pub(super) place: Place,
 }
 
 /// What to do after a failure.
@@ -105,22 +62,25 @@ impl Flight {
     const SUCCESSIONS: u8 = 4;
 
     /// A flight with its first waiter, who leads it.
-    pub(super) fn new(request: Arc<Request>, caller: &Arc<Caller>, now: Instant) -> (Self, u64, Inbox) {
+    pub(super) fn new(
+        request: Arc<Request>,
+        pool: Option<Arc<Pool>>,
+        caller: &Arc<Caller>,
+        now: Instant,
+    ) -> (Self, u64, Inbox) {
         let flight = Self {
             request,
+            pool,
             state: Mutex::new(State {
                 stage: Stage::Waiting,
-                waiters: BTreeMap::new(),
-                next_id: 0,
-                lead: 0,
-                lead_name: caller.name.clone(),
-                storable: false,
+                trip: Trip::Own,
+                waiters: Waiters::new(caller),
                 restarts: Self::RESTARTS,
                 successions: Self::SUCCESSIONS,
             }),
-            abandoned: Notify::new(),
+            recalled: Notify::new(),
         };
-        let (id, inbox) = flight.state().admit(caller, now);
+        let (id, inbox) = flight.state().waiters.admit(caller, now);
         (flight, id, inbox)
     }
 
@@ -132,24 +92,37 @@ impl Flight {
             Stage::Departed(_) => caller.freshness.no_cache,
             Stage::Over => true,
         };
-        (!late).then(|| state.admit(caller, now))
+        (!late).then(|| state.waiters.admit(caller, now))
     }
 
     /// Strikes a waiter off. `true` when that was the last one and the call, not having left, is abandoned.
     pub(super) fn leave(&self, id: u64) -> bool {
         let mut state = self.state();
-        if state.waiters.remove(&id).is_none() || !state.waiters.is_empty() || state.stage != Stage::Waiting {
+        if !state.waiters.remove(id) || !state.waiters.is_empty() || state.stage != Stage::Waiting {
             return false;
         }
         // Waiting → Over: the place in the queue goes to somebody who wants it.
         state.stage = Stage::Over;
-        self.abandoned.notify_one();
+        self.recalled.notify_one();
         true
     }
 
-    /// Resolves when the last waiter has left before the call did.
-    pub(super) async fn abandoned(&self) {
-        self.abandoned.notified().await;
+    /// Resolves when the flight is not to queue any more: nobody wants it, or another has taken it aboard.
+    pub(super) async fn recalled(&self) {
+        loop {
+            {
+                let state = self.state();
+                if state.stage == Stage::Over || matches!(state.trip, Trip::Aboard(_)) {
+                    return;
+                }
+            }
+            self.recalled.notified().await;
+        }
+    }
+
+    /// Where it meets others that wait.
+    pub(super) fn pool(&self) -> Option<&Arc<Pool>> {
+        self.pool.as_ref()
     }
 
     pub(super) fn request(&self) -> &Arc<Request> {
@@ -161,20 +134,22 @@ impl Flight {
     }
 
     pub(super) fn is_led_by(&self, id: u64) -> bool {
-        self.state().lead == id
+        self.state().waiters.lead_id() == id
     }
 
     pub(super) fn is_storable(&self) -> bool {
-        self.state().storable
+        self.state().waiters.are_storable()
     }
 
-    /// In whose name to call first; `None` when the first waiter is gone already and nobody else has come.
+    /// In whose name to call; `None` when the first waiter is gone already and nobody else has come.
     pub(super) fn lead(&self) -> Option<Lead> {
         let mut state = self.state();
-        if let Some(waiter) = state.waiters.get(&state.lead) {
-            return Some(waiter.lead());
+        let lead = state.waiters.lead_or_successor();
+        if lead.is_none() {
+            // Waiting → Over: nobody must join a flight that will not be made.
+            state.stage = Stage::Over;
         }
-        state.succeed()
+        lead
     }
 
     /// Tells everybody the answer.
@@ -184,7 +159,7 @@ impl Flight {
             let mut state = self.state();
             // Departed → Over.
             state.stage = Stage::Over;
-            (state.lead, std::mem::take(&mut state.waiters))
+            (state.waiters.lead_id(), state.waiters.take(|_, _| true))
         };
         for (id, waiter) in waiters {
             let role = if id == lead { Role::Lead } else { Role::Joined };
@@ -199,7 +174,7 @@ impl Flight {
     /// Tells a failure to those whom it concerns, and says how to go on for the others.
     pub(super) fn fail(&self, error: &Shared, failed: &Lead, now: Instant) -> Next {
         let mut state = self.state();
-        let lead = state.lead;
+        let lead = state.waiters.lead_id();
         let departed = matches!(state.stage, Stage::Departed(_));
         let allowance = if departed {
             &mut state.restarts
@@ -212,7 +187,7 @@ impl Flight {
             && error
                 .find::<Failure>()
                 .is_some_and(|failure| failure.again == Again::Never);
-        let told = state.take(|id, waiter| {
+        let told = state.waiters.take(|id, waiter| {
             id == lead
                 || exhausted
                 || hopeless
@@ -221,10 +196,10 @@ impl Flight {
                 // time would fare better.
                 || !departed && waiter.caller.name == failed.caller.name && waiter.caller.deadline <= failed.caller.deadline
         });
-        for waiter in told {
+        for (_, waiter) in told {
             let _ = waiter.tell.send(Err(error.clone()));
         }
-        if let Some(lead) = state.succeed() {
+        if let Some(lead) = state.waiters.succeed() {
             // Departed → Waiting: the next call leaves later, so whoever insists on a later answer may join again.
             state.stage = Stage::Waiting;
             return Next::Again(lead);
@@ -240,12 +215,12 @@ impl Flight {
             let mut state = self.state();
             // Any → Over.
             state.stage = Stage::Over;
-            std::mem::take(&mut state.waiters)
+            state.waiters.take(|_, _| true)
         };
         drop(waiters);
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         // Nothing in here panics halfway through a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -253,16 +228,24 @@ impl Flight {
 
 impl Load for Flight {
     fn request(&self) -> Arc<Request> {
-        let mut state = self.state();
-        // Waiting → Departed; again for another attempt. A flight that is over is about to be dropped, whatever it is told here.
-        if state.stage != Stage::Over {
-            state.stage = Stage::Departed(Instant::now());
+        if let Some(pool) = &self.pool {
+            return pool.depart(self);
         }
-        Arc::clone(&self.request)
+        self.depart(Instant::now());
+        self.question()
     }
 
     fn beneficiaries(&self) -> Vec<Name> {
-        self.state().names()
+        let (mut names, passengers) = {
+            let state = self.state();
+            (state.waiters.names(), state.trip.passengers())
+        };
+        for passenger in passengers {
+            names.extend(passenger.state().waiters.names());
+        }
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 }
 
@@ -274,61 +257,5 @@ impl fmt::Debug for Flight {
             .field("stage", &state.stage)
             .field("waiters", &state.waiters.len())
             .finish_non_exhaustive()
-    }
-}
-
-impl State {
-    fn admit(&mut self, caller: &Arc<Caller>, now: Instant) -> (u64, Inbox) {
-        let (tell, inbox) = oneshot::channel();
-        let id = self.next_id;
-        self.next_id += 1;
-        self.storable |= !caller.freshness.no_store;
-        let waiter = Waiter {
-            caller: Arc::clone(caller),
-            place: Place::new(now),
-            tell,
-        };
-        self.waiters.insert(id, waiter);
-        (id, inbox)
-    }
-
-    /// Removes the waiters whom `concerns` picks.
-    fn take(&mut self, concerns: impl Fn(u64, &Waiter) -> bool) -> Vec<Waiter> {
-        let (told, kept) = std::mem::take(&mut self.waiters)
-            .into_iter()
-            .partition::<BTreeMap<_, _>, _>(|(id, waiter)| concerns(*id, waiter));
-        self.waiters = kept;
-        told.into_values().collect()
-    }
-
-    /// Makes the waiter with the latest deadline the lead; among equals the one who came first.
-    fn succeed(&mut self) -> Option<Lead> {
-        let (id, waiter) = self
-            .waiters
-            .iter()
-            .max_by_key(|(_, waiter)| (waiter.caller.deadline, std::cmp::Reverse(waiter.place)))?;
-        self.lead = *id;
-        self.lead_name = waiter.caller.name.clone();
-        Some(waiter.lead())
-    }
-
-    /// Each caller once; the lead's name even when the lead has hung up and nobody is left to pay.
-    fn names(&self) -> Vec<Name> {
-        let mut names: Vec<_> = self.waiters.values().map(|waiter| waiter.caller.name.clone()).collect();
-        names.sort_unstable();
-        names.dedup();
-        if names.is_empty() {
-            names.push(self.lead_name.clone());
-        }
-        names
-    }
-}
-
-impl Waiter {
-    fn lead(&self) -> Lead {
-        Lead {
-            caller: Arc::clone(&self.caller),
-            place: self.place,
-        }
     }
 }

@@ -6,16 +6,19 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::time::{Instant, sleep_until};
-use tower::{Service, ServiceExt as _};
+use tokio::time::sleep_until;
+use tower::Service;
 
 use crate::BoxError;
-use crate::attempt::{Load, Try};
+use crate::attempt::Try;
 use crate::caller::Caller;
 use crate::coalesce::board::{Board, Boarding, Seat};
-use crate::coalesce::flight::{Flight, Inbox, Landing, Next, Role, Stage};
-use crate::coalesce::{Lost, Overdue, Shared};
-use crate::scan::{Answer, Call, Keep, Outcome, Served, Status};
+use crate::coalesce::flight::Stage;
+use crate::coalesce::journey::Journey;
+use crate::coalesce::merge::Pool;
+use crate::coalesce::news::{Arrival, Company, Inbox, Role};
+use crate::coalesce::{Lost, Merge, Metrics, Overdue};
+use crate::scan::{Answer, Call, Keep, Lore, Outcome, Served, Status};
 use crate::task::Tasks;
 
 /// How long a request that comes now would wait for its slot.
@@ -24,6 +27,8 @@ pub type Outlook = Arc<dyn Fn() -> Duration + Send + Sync>;
 /// The settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
+    /// How questions are united; `None` when they are not.
+    pub merge: Option<Merge>,
     /// The longest that one attempt can take once it has left. Who has joined waits that long past the deadline, which is about leaving.
     pub attempt: Duration,
 }
@@ -39,19 +44,31 @@ struct Ground {
     config: Config,
     tasks: Tasks,
     keep: Arc<dyn Keep>,
+    lore: Arc<Lore>,
     outlook: Outlook,
+    metrics: Metrics,
 }
 
 impl Layer {
-    /// Flights run as `tasks` and give their answers to `keep`; `outlook` tells those who leave early when to come back.
+    /// Flights run as `tasks`, give their answers to `keep` and learn from them for `lore`; `outlook` tells those who leave early when to
+    /// come back.
     #[must_use]
-    pub fn new(config: Config, tasks: Tasks, keep: Arc<dyn Keep>, outlook: Outlook) -> Self {
+    pub fn new(
+        config: Config,
+        tasks: Tasks,
+        keep: Arc<dyn Keep>,
+        lore: Arc<Lore>,
+        outlook: Outlook,
+        metrics: Metrics,
+    ) -> Self {
         Self {
             ground: Arc::new(Ground {
                 config,
                 tasks,
                 keep,
+                lore,
                 outlook,
+                metrics,
             }),
         }
     }
@@ -69,9 +86,14 @@ impl<S> tower::Layer<S> for Layer {
     type Service = Flights<S>;
 
     fn layer(&self, inner: S) -> Flights<S> {
+        let ground = &self.ground;
+        let pool = ground
+            .config
+            .merge
+            .map(|merge| Arc::new(Pool::new(merge, Arc::clone(&ground.lore), ground.metrics.clone())));
         Flights {
-            ground: Arc::clone(&self.ground),
-            board: Arc::default(),
+            ground: Arc::clone(ground),
+            board: Arc::new(Board::new(pool)),
             inner,
         }
     }
@@ -126,66 +148,15 @@ where
     fn call(&mut self, call: Call) -> Self::Future {
         let Boarding { seat, inbox, start } = self.board.board(&call.request, &call.caller);
         if let Some(flight) = start {
-            let grounding = Grounding {
-                board: Arc::clone(&self.board),
+            let journey = Journey::new(
+                Arc::clone(&self.board),
                 flight,
-            };
-            let work = fly(grounding, Arc::clone(&self.ground), self.inner.clone());
-            self.ground.tasks.spawn("flight", work);
+                Arc::clone(&self.ground.keep),
+                Arc::clone(&self.ground.lore),
+            );
+            self.ground.tasks.spawn("flight", journey.run(self.inner.clone()));
         }
         Box::pin(wait(seat, inbox, call.caller, Arc::clone(&self.ground)))
-    }
-}
-
-/// Makes the call, again where that helps those who still wait, until it lands or nobody is left.
-async fn fly<S>(grounding: Grounding, ground: Arc<Ground>, inner: S)
-where
-    S: Service<Try, Response = Answer, Error = BoxError> + Clone + Send + 'static,
-    S::Future: Send,
-{
-    let flight = &grounding.flight;
-    let mut lead = flight.lead();
-    while let Some(led) = lead {
-        let attempt = Try {
-            load: Arc::clone(flight) as Arc<dyn Load>,
-            caller: Arc::clone(&led.caller),
-            place: led.place,
-        };
-        let result = tokio::select! {
-            biased;
-            () = flight.abandoned() => return,
-            result = inner.clone().oneshot(attempt) => result,
-        };
-        match result {
-            Ok(answer) => {
-                let kept = match flight.stage() {
-                    Stage::Departed(asked) if flight.is_storable() => {
-                        ground.keep.keep(flight.request(), &answer, asked)
-                    }
-                    _ => None,
-                };
-                grounding.board.remove(flight);
-                flight.land(Landing { answer, kept });
-                return;
-            }
-            Err(error) => match flight.fail(&Shared::new(error), &led, Instant::now()) {
-                Next::Again(next) => lead = Some(next),
-                Next::Over => return,
-            },
-        }
-    }
-}
-
-/// Takes a flight off the board however its task ends, and lets nobody wait for one that is gone.
-struct Grounding {
-    board: Arc<Board>,
-    flight: Arc<Flight>,
-}
-
-impl Drop for Grounding {
-    fn drop(&mut self) {
-        self.board.remove(&self.flight);
-        self.flight.close();
     }
 }
 
@@ -212,20 +183,26 @@ async fn wait(seat: Seat, mut inbox: Inbox, caller: Arc<Caller>, ground: Arc<Gro
             }
         }
     };
-    let arrival = news?;
+    Ok(served(&news?))
+}
+
+fn served(arrival: &Arrival) -> Served {
+    let landing = &arrival.landing;
     let joined = arrival.role == Role::Joined;
-    Ok(Served {
-        answer: arrival.landing.answer.clone(),
-        outcome: if joined { Outcome::Collapsed } else { Outcome::Forwarded },
+    Served {
+        answer: landing.answer.clone(),
+        outcome: match arrival.role {
+            _ if landing.company != Company::None => Outcome::Merged,
+            Role::Joined => Outcome::Collapsed,
+            Role::Lead => Outcome::Forwarded,
+        },
         status: Status {
-            stored: arrival.landing.kept.is_some(),
-            ttl: arrival
-                .landing
-                .kept
-                .map(|ttl| i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)),
-            collapsed: joined,
+            stored: landing.kept.is_some(),
+            ttl: landing.kept.map(|ttl| i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)),
+            collapsed: joined || landing.company == Company::Passenger,
+            detail: (landing.company != Company::None).then_some("merged"),
             ..Status::default()
         },
         age: None,
-    })
+    }
 }

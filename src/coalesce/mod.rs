@@ -8,13 +8,22 @@
 //! reason that was another's, as long as there is somebody among the waiters to whom the reason does not apply.
 
 mod board;
+mod company;
 mod error;
 mod flight;
+mod journey;
 mod layer;
 mod load;
+mod merge;
+mod metrics;
+mod news;
+mod suspect;
 #[cfg(test)]
 mod tests;
+mod waiter;
 
 pub use error::{Lost, Overdue, Shared};
 pub use layer::{Config, Flights, Layer, Outlook};
 pub use load::Alone;
+pub use merge::Merge;
+pub use metrics::Metrics;

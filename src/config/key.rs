@@ -44,6 +44,8 @@ pub enum Kind {
     List(&'static str),
     /// A list of tables with `name` and `url`; `NAME=URL,…` in the environment.
     Regions,
+    /// A table of names and whole numbers, both ends allowed; `NAME=NUMBER,…` in the environment.
+    Shares(u64, u64),
 }
 
 /// A built-in default.
@@ -57,6 +59,8 @@ pub enum Fallback {
     Text(&'static str),
     /// For lists.
     List(&'static [&'static str]),
+    /// For tables: one without entries.
+    EmptyTable,
 }
 
 /// Where a key may be written.
@@ -147,6 +151,7 @@ impl fmt::Display for Kind {
             Self::Size(least, most) => write!(f, "{} to {}", size::show(least), size::show(most)),
             Self::Text(words) | Self::List(words) => f.write_str(words),
             Self::Regions => f.write_str("tables of name and url"),
+            Self::Shares(least, most) => write!(f, "a table of names, each with {least} to {most}"),
             Self::Choice(words) => {
                 for (index, word) in words.iter().enumerate() {
                     let before = match index {
@@ -173,6 +178,7 @@ impl fmt::Display for Fallback {
                 let quoted: Vec<_> = values.iter().map(|value| format!("\"{value}\"")).collect();
                 write!(f, "[{}]", quoted.join(", "))
             }
+            Self::EmptyTable => f.write_str("{}"),
         }
     }
 }

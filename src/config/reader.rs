@@ -12,7 +12,7 @@ use super::files::{Files, Found};
 use super::key::{Echo, Key, Kind};
 use super::mistake::{Mistake, Origin};
 use super::value::{duration, size};
-use super::written::{Node, Raw, Written};
+use super::written::{Entry, Node, Raw, Written};
 use crate::secret::Secret;
 
 /// The state of resolving one configuration.
@@ -103,6 +103,7 @@ impl<'a> Reader<'a> {
                 format!("{} is a text; write {}{quotes}", echo(key, text), key.kind)
             }
             (raw, Kind::List(_)) => format!("is {}; write a list in brackets: {}", raw.shape(), key.kind),
+            (raw, Kind::Shares(..)) => format!("is {}; write {}", raw.shape(), key.kind),
             (raw, Kind::Regions) => format!("is {}; write a list of tables with name and url", raw.shape()),
             (raw, _) => format!("is {}; write a text in quotes: {}", raw.shape(), key.kind),
         };
@@ -234,6 +235,47 @@ impl<'a> Reader<'a> {
         }
         self.misfit(key, origin, &raw);
         None
+    }
+
+    /// The entries of a table of names and numbers: each name once, each number in range.
+    pub(super) fn shares(&mut self, key: &'static Key) -> Option<Vec<Said<(String, u64)>>> {
+        let Node { raw, origin } = self.written.node(key);
+        let (Raw::Table(entries), Kind::Shares(least, most)) = (&raw, key.kind) else {
+            self.misfit(key, origin, &raw);
+            return None;
+        };
+        let mut shares = Some(Vec::<Said<(String, u64)>>::new());
+        for Entry { name, origin, value } in entries {
+            let path = format!("{}.{}", key.path(), name.escape_debug());
+            let number = match &value.raw {
+                Raw::Number(text) => text.parse().ok().filter(|number| (least..=most).contains(number)),
+                _ => None,
+            };
+            let twice = |said: &Said<(String, u64)>| said.value.0 == *name;
+            let problem = match (&value.raw, number) {
+                (_, Some(_)) if shares.as_ref().is_some_and(|shares| shares.iter().any(twice)) => {
+                    Some("is listed twice".into())
+                }
+                (_, Some(_)) => None,
+                (Raw::Number(text), None) => Some(format!("{text} is out of range; allowed is {least} to {most}")),
+                (_, None) if matches!(origin, Origin::Variable(_)) => {
+                    Some(format!("has no number; write NAME=NUMBER with {least} to {most}"))
+                }
+                (raw, None) => Some(format!("is {}; write {least} to {most}, without quotes", raw.shape())),
+            };
+            if let Some(problem) = problem {
+                self.wrong_at(value.origin.clone(), path, problem);
+            }
+            // One bad entry spoils the table, but the others are still looked at.
+            shares = shares.zip(number).map(|(mut shares, number)| {
+                shares.push(Said {
+                    value: (name.clone(), number),
+                    origin: origin.clone(),
+                });
+                shares
+            });
+        }
+        shares
     }
 
     pub(super) fn understood<T>(

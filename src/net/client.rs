@@ -80,6 +80,16 @@ impl Client {
         Self::build(self.connector.direct(), Arc::clone(&self.config))
     }
 
+    /// The same for one particular server, with a pool of its own: `ca_text` (PEM), when given, replaces all that is trusted, and
+    /// `server_name` is asked for and checked in place of the address's host.
+    ///
+    /// # Errors
+    /// When the text holds no usable certificate, or the name is none.
+    pub fn for_peer(&self, ca_text: Option<&[u8]>, server_name: Option<&str>) -> Result<Self, SetupError> {
+        let connector = self.connector.for_peer(ca_text, server_name)?;
+        Ok(Self::build(connector, Arc::clone(&self.config)))
+    }
+
     fn build(connector: Connector, config: Arc<Config>) -> Self {
         // Connection tasks run outside `task::Tasks`: they end with the pool, and the drain must neither wait for an idle connection nor
         // cut one that a flight still reads from.

@@ -42,6 +42,8 @@ struct Shared {
     /// Without session resumption, so that every probe measures the same work.
     probe_tls: Arc<ClientConfig>,
     proxy: Option<Proxy>,
+    /// Asked for, and checked, in place of the address's host.
+    server_name: Option<ServerName<'static>>,
     timeout: Duration,
 }
 
@@ -63,6 +65,7 @@ impl Connector {
                 proxy_tls: Arc::new(proxy_tls),
                 probe_tls: Arc::new(probe_tls),
                 proxy: config.proxy.clone(),
+                server_name: None,
                 timeout: config.connect_timeout,
             }),
         })
@@ -76,6 +79,22 @@ impl Connector {
                 ..Shared::clone(&self.shared)
             }),
         }
+    }
+
+    /// The same for one particular server: `ca_text` (PEM), when given, replaces all that is trusted, and `server_name` is asked for and
+    /// checked in place of the address's host.
+    pub(super) fn for_peer(&self, ca_text: Option<&[u8]>, server_name: Option<&str>) -> Result<Self, SetupError> {
+        let mut shared = Shared::clone(&self.shared);
+        if let Some(text) = ca_text {
+            shared.tls = Arc::new(tls::client_config_of(text)?);
+        }
+        if let Some(name) = server_name {
+            let parsed = ServerName::try_from(name.to_owned());
+            shared.server_name = Some(parsed.map_err(|_| SetupError::ServerName(name.to_owned()))?);
+        }
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
     }
 
     /// Sets a connection to `base` up, measures it, and closes it: TCP and TLS, without the name lookup (its cost depends on the local
@@ -121,7 +140,9 @@ impl Connector {
         };
         let mut protocol = Protocol::Http1;
         if target.tls {
-            let secured = handshake(target, &target.host, io, Arc::clone(tls), deadline).await?;
+            let name = self.shared.server_name.clone();
+            let name = name.map_or_else(|| server_name(&target.host), Ok);
+            let secured = handshake(target, name, io, Arc::clone(tls), deadline).await?;
             if secured.get_ref().1.alpn_protocol() == Some(b"h2") {
                 protocol = Protocol::Http2;
             }
@@ -163,7 +184,7 @@ impl Connector {
         let mut io: Box<dyn Duplex> = Box::new(tcp);
         if proxy.is_tls() {
             let config = Arc::clone(&self.shared.proxy_tls);
-            io = Box::new(handshake(target, proxy.host(), io, config, deadline).await?);
+            io = Box::new(handshake(target, server_name(proxy.host()), io, config, deadline).await?);
         }
         let opening = tunnel::open(&mut io, &target.authority, proxy.authorization());
         bounded(target, Step::Tunnel, deadline, opening).await?;
@@ -173,17 +194,19 @@ impl Connector {
 
 async fn handshake(
     target: &Target,
-    host: &str,
+    name: io::Result<ServerName<'static>>,
     io: Box<dyn Duplex>,
     config: Arc<ClientConfig>,
     deadline: Instant,
 ) -> Result<tokio_rustls::client::TlsStream<Box<dyn Duplex>>, ConnectError> {
-    let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let handshake = async {
-        let name = ServerName::try_from(bare).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-        TlsConnector::from(config).connect(name, io).await
-    };
+    let handshake = async { TlsConnector::from(config).connect(name?, io).await };
     bounded(target, Step::Tls, deadline, handshake).await
+}
+
+/// The name in a server's certificate by which `host` is known.
+fn server_name(host: &str) -> io::Result<ServerName<'static>> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    ServerName::try_from(bare).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
 }
 
 /// Names the step and the target in a failure of `work`, which ends at `deadline`.

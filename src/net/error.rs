@@ -22,6 +22,15 @@ pub enum SetupError {
     /// The CA file holds no certificate.
     #[error("the CA file {} holds no certificate", .0.display())]
     CaFileEmpty(PathBuf),
+    /// A text of CA certificates is not PEM.
+    #[error("the CA certificates cannot be read")]
+    CaText(#[source] rustls_pki_types::pem::Error),
+    /// A text of CA certificates holds none.
+    #[error("there is no CA certificate")]
+    CaTextEmpty,
+    /// A server name is neither a DNS name nor an address.
+    #[error("{0:?} is no server name")]
+    ServerName(String),
     /// TLS refuses the settings or a certificate.
     #[error("TLS cannot be set up")]
     Tls(#[source] rustls::Error),

@@ -25,6 +25,27 @@ pub(super) fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, Setu
             roots.add(certificate).map_err(SetupError::Tls)?;
         }
     }
+    with_roots(roots)
+}
+
+/// The same, but only the certificates of a PEM text are trusted.
+///
+/// # Errors
+/// When the text holds no certificate, or one that is none.
+pub(super) fn client_config_of(ca_text: &[u8]) -> Result<ClientConfig, SetupError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(ca_text).collect();
+    let found = found.map_err(SetupError::CaText)?;
+    if found.is_empty() {
+        return Err(SetupError::CaTextEmpty);
+    }
+    let mut roots = RootCertStore::empty();
+    for certificate in found {
+        roots.add(certificate).map_err(SetupError::Tls)?;
+    }
+    with_roots(roots)
+}
+
+fn with_roots(roots: RootCertStore) -> Result<ClientConfig, SetupError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -73,6 +94,15 @@ mod tests {
             client_config(Some(file(broken).path())),
             Err(SetupError::Tls(_))
         ));
+    }
+
+    #[test]
+    fn a_ca_text_must_hold_certificates() {
+        assert!(matches!(client_config_of(b"not PEM"), Err(SetupError::CaTextEmpty)));
+        let broken = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert!(matches!(client_config_of(broken), Err(SetupError::Tls(_))));
+        let cut = b"-----BEGIN CERTIFICATE-----\nAAAA\n";
+        assert!(matches!(client_config_of(cut), Err(SetupError::CaText(_))));
     }
 
     #[test]

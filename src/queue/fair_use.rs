@@ -5,6 +5,7 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ const BUCKETS: usize = 10_000;
 #[derive(Clone, Debug)]
 pub struct FairUse {
     buckets: Arc<Buckets>,
+    /// The second in which idle buckets were last forgotten for want of room.
+    swept_s: Arc<AtomicU64>,
 }
 
 type Buckets = RateLimiter<Name, HashMapStateStore<Name>, PausableClock, NoOpMiddleware<Nanos>>;
@@ -42,6 +45,7 @@ impl FairUse {
         let buckets = RateLimiter::new(quota, HashMapStateStore::default(), PausableClock::new());
         Some(Self {
             buckets: Arc::new(buckets),
+            swept_s: Arc::default(),
         })
     }
 
@@ -51,7 +55,11 @@ impl FairUse {
     /// [`Refused`] when the caller's bucket is empty.
     pub fn check(&self, caller: &Name) -> Result<(), Refused> {
         if self.buckets.len() >= BUCKETS {
-            self.buckets.retain_recent();
+            // A look at every bucket, so not for each of a flood of new names.
+            let second = self.buckets.clock().start.elapsed().as_secs() + 1;
+            if self.swept_s.swap(second, Ordering::Relaxed) != second {
+                self.buckets.retain_recent();
+            }
             if self.buckets.len() >= BUCKETS {
                 return Ok(());
             }

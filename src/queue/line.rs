@@ -6,13 +6,13 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::config::Config;
 use super::metrics::Metrics;
 use super::refused::{Reason, Refused};
-use super::state::State;
+use super::state::{Entered, State, TOLERANCE, Turn};
 use crate::attempt::Try;
 use crate::caller::Name;
 use crate::task::Tasks;
@@ -22,7 +22,7 @@ pub trait Slots: fmt::Debug + Send + Sync + 'static {
     /// A slot. Dropped unused, it goes back, and [`Slots::changed`] tells.
     type Permit: fmt::Debug + Send + 'static;
 
-    /// Takes the slot that is free now.
+    /// Takes the slot that is free now. What is left of an earlier forecast, without its first slot, still holds.
     ///
     /// # Errors
     /// When there is none: the moment to ask again, or `None` when only [`Slots::changed`] can tell.
@@ -84,9 +84,6 @@ pub struct CallerShare {
     pub served: u64,
 }
 
-/// A slot that comes this much after the deadline is still used: timers are not more exact than that.
-const GRACE: Duration = Duration::from_millis(50);
-
 impl<S: Slots> Queue<S> {
     /// An empty queue, with the task that hands slots out when they come.
     #[must_use]
@@ -110,20 +107,23 @@ impl<S: Slots> Queue<S> {
     /// # Cancel safety
     /// Safe: a caller that leaves gives its place up at once, and a slot just handed to it passes on.
     pub async fn turn(&self, attempt: &Try) -> Result<S::Permit, Refused> {
-        let entered = Instant::now();
-        let turn = self.enter(entered, attempt);
-        let (ticket, waiting) = turn.inspect_err(|refused| self.0.metrics.refused(refused.reason))?;
-        let deadline = tokio::time::sleep_until(attempt.caller.deadline.max(entered) + GRACE);
-        let turn = tokio::select! {
-            biased;
-            turn = waiting => turn.unwrap_or(Err(Refused { reason: Reason::Late, retry_after: Duration::ZERO })),
-            () = deadline => Err(Refused { reason: Reason::Overtaken, retry_after: ticket.predicted_wait() }),
-        };
-        match &turn {
-            Ok(_) => self.0.metrics.waited(entered.elapsed()),
-            Err(refused) => self.0.metrics.refused(refused.reason),
-        }
-        turn
+        self.enter(attempt)?.turn().await
+    }
+
+    /// Takes a place without waiting yet. A slot that is free now is taken by this very call.
+    ///
+    /// # Errors
+    /// [`Refused`] when the turn cannot come in time.
+    pub fn enter(&self, attempt: &Try) -> Result<Waiting<S>, Refused> {
+        let now = Instant::now();
+        self.take_ticket(now, attempt)
+            .inspect_err(|refused| self.0.metrics.refused(refused.reason))
+    }
+
+    /// How long a caller who is new here would wait for its slot.
+    #[must_use]
+    pub fn predicted_wait(&self) -> Duration {
+        self.0.lock().predicted_wait(Instant::now(), &self.0.slots)
     }
 
     /// The gateway stops at `closes`: whoever would be served later is refused now, and so is who comes from now on.
@@ -149,12 +149,12 @@ impl<S: Slots> Queue<S> {
         let predicted_wait = state.predicted_wait(now, &self.0.slots);
         let waiting = state.order.waiting_by_caller();
         let callers = waiting.len();
-        let share = |(name, seen): (&Name, &super::state::Seen)| CallerShare {
+        let share = |(name, served): (&Name, u64)| CallerShare {
             name: name.clone(),
             waiting: waiting.get(name).copied().unwrap_or(0),
-            served: seen.served,
+            served,
         };
-        let mut shares: Vec<_> = state.callers.iter().map(share).collect();
+        let mut shares: Vec<_> = state.visitors.iter().map(share).collect();
         shares.sort_by(|a, b| (b.waiting, b.served, &a.name).cmp(&(a.waiting, a.served, &b.name)));
         shares.truncate(50);
         Snapshot {
@@ -165,9 +165,9 @@ impl<S: Slots> Queue<S> {
         }
     }
 
-    fn enter(&self, now: Instant, attempt: &Try) -> Result<(Held<S>, Waiting<S>), Refused> {
+    fn take_ticket(&self, now: Instant, attempt: &Try) -> Result<Waiting<S>, Refused> {
         let mut state = self.0.lock();
-        let (id, waiting) = state.enter(now, attempt, &self.0.slots)?;
+        let Entered { id, start, turn } = state.enter(now, attempt, &self.0.slots)?;
         let next = state.hand_out(now, &self.0.slots);
         self.0
             .metrics
@@ -178,13 +178,17 @@ impl<S: Slots> Queue<S> {
             self.0.kick.notify_one();
         }
         drop(state);
-        Ok((
-            Held {
-                queue: self.clone(),
-                id,
-            },
-            waiting,
-        ))
+        let ticket = Held {
+            queue: self.clone(),
+            id,
+        };
+        Ok(Waiting {
+            turn,
+            ticket,
+            entered: now,
+            deadline: attempt.caller.deadline,
+            start,
+        })
     }
 
     /// Hands slots out when they come.
@@ -215,8 +219,6 @@ impl<S: Slots> Queue<S> {
     }
 }
 
-type Waiting<S> = tokio::sync::oneshot::Receiver<super::state::Turn<<S as Slots>::Permit>>;
-
 impl<S: Slots> Shared<S> {
     fn lock(&self) -> MutexGuard<'_, State<S::Permit>> {
         // A panic inside may lose a ticket; its caller then waits until its deadline, and no longer.
@@ -224,17 +226,54 @@ impl<S: Slots> Shared<S> {
     }
 }
 
+/// A place in the queue; dropped, it is given up at once, and a slot just handed to it passes on.
+#[derive(Debug)]
+pub struct Waiting<S: Slots> {
+    turn: oneshot::Receiver<Turn<S::Permit>>,
+    ticket: Held<S>,
+    entered: Instant,
+    deadline: Instant,
+    start: Instant,
+}
+
+impl<S: Slots> Waiting<S> {
+    /// When the slot comes, if nobody comes or leaves before: as predicted when the place was taken.
+    #[must_use]
+    pub fn predicted_start(&self) -> Instant {
+        self.start
+    }
+
+    /// Waits for the slot, at most until a second after the caller's deadline.
+    ///
+    /// # Errors
+    /// [`Refused`] only when slots came later than predicted: the upstream ordered a pause, or was much slower than before.
+    ///
+    /// # Cancel safety
+    /// Safe, see [`Queue::turn`].
+    pub async fn turn(self) -> Result<S::Permit, Refused> {
+        let metrics = &self.ticket.queue.0.metrics;
+        let refused = |reason, retry_after| Err(Refused { reason, retry_after });
+        let turn = tokio::select! {
+            biased;
+            // Only a panic in the queue loses a ticket.
+            turn = self.turn => turn.unwrap_or(refused(Reason::Late, Duration::ZERO)),
+            () = tokio::time::sleep_until(self.deadline.max(self.entered) + TOLERANCE) => {
+                refused(Reason::Overtaken, self.ticket.queue.predicted_wait())
+            }
+        };
+        match &turn {
+            Ok(_) => metrics.waited(self.entered.elapsed()),
+            Err(refused) => metrics.refused(refused.reason),
+        }
+        turn
+    }
+}
+
 /// A ticket in the queue; leaves it on drop.
+#[derive(Debug)]
 struct Held<S: Slots> {
     queue: Queue<S>,
     id: u64,
-}
-
-impl<S: Slots> Held<S> {
-    fn predicted_wait(&self) -> Duration {
-        let shared = &self.queue.0;
-        shared.lock().predicted_wait(Instant::now(), &shared.slots)
-    }
 }
 
 impl<S: Slots> Drop for Held<S> {

@@ -24,11 +24,12 @@ mod refused;
 mod state;
 #[cfg(test)]
 mod tests;
+mod visitor;
 
 pub use config::{Config, Weights};
 pub use fair_use::{FairUse, Layer as FairUseLayer, Service as FairUseService};
 pub use layer::{Layer, Service};
-pub use line::{CallerShare, Queue, Slots, Snapshot};
+pub use line::{CallerShare, Queue, Slots, Snapshot, Waiting};
 pub use metrics::Metrics;
 pub use order::{Order, Ticket};
 pub use promise::Promises;

@@ -24,8 +24,9 @@ pub struct Ticket {
     pub deadline: Instant,
 }
 
-/// One service, in pass units, for weight 1. Divisible by every weight up to 1000 to within a millionth.
-const STRIDE: u64 = 1 << 30;
+/// One service, in pass units, for weight 1. Divisible by every weight up to 1000 to within a ten-thousandth, and 2^40 services of one
+/// caller fit: at a thousand a second, 35 years.
+const STRIDE: u64 = 1 << 24;
 
 /// Idle callers that still owe are remembered up to this many; beyond it debts are forgiven, which harms nobody for longer than one turn.
 const DEBTORS: usize = 4096;

@@ -11,23 +11,19 @@ use super::line::Slots;
 use super::order::{Order, Ticket};
 use super::promise::Promises;
 use super::refused::{Reason, Refused};
+use super::visitor::{LATELY, Visitors};
 use crate::attempt::Try;
 use crate::caller::{Caller, Name, Urgency};
 
 /// What a waiting request receives.
 pub(super) type Turn<P> = Result<P, Refused>;
 
-/// A caller counts as one of the others for this long after its last request.
-const LATELY: Duration = Duration::from_mins(10);
-
-/// Callers remembered; beyond it the one not seen for longest is forgotten.
-const CALLERS: usize = 1024;
-
 /// Most slots kept free for others: enough for the busiest share, and a bound on how far a forecast looks.
 const MOST_RESERVED: usize = 64;
 
-/// A slot that comes this much later than forecast is still used: answers are never as punctual as a forecast.
-const TOLERANCE: Duration = Duration::from_secs(1);
+/// A slot that comes this much after the deadline is still used: answers are never as punctual as a forecast, and who has waited half a
+/// minute is better served with a moment of delay than with a refusal.
+pub(super) const TOLERANCE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct State<P> {
@@ -38,7 +34,9 @@ pub(super) struct State<P> {
     /// When the next slots come, as of `forecast_of`.
     slots: VecDeque<Instant>,
     forecast_of: Option<u64>,
-    pub(super) callers: HashMap<Name, Seen>,
+    /// Whether every ticket is known to be in time by `slots`.
+    checked: bool,
+    pub(super) visitors: Visitors,
     tickets: u64,
     /// When the clock task will next look by itself.
     pub(super) armed: Option<Instant>,
@@ -46,11 +44,13 @@ pub(super) struct State<P> {
     closes: Option<Instant>,
 }
 
-/// What is remembered of a caller.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Seen {
-    pub(super) at: Instant,
-    pub(super) served: u64,
+/// A ticket just taken.
+#[derive(Debug)]
+pub(super) struct Entered<P> {
+    pub(super) id: u64,
+    /// When its slot comes, if nobody comes or leaves before.
+    pub(super) start: Instant,
+    pub(super) turn: oneshot::Receiver<Turn<P>>,
 }
 
 impl<P> State<P> {
@@ -62,7 +62,8 @@ impl<P> State<P> {
             waiters: HashMap::new(),
             slots: VecDeque::new(),
             forecast_of: None,
-            callers: HashMap::new(),
+            checked: true,
+            visitors: Visitors::default(),
             tickets: 0,
             armed: None,
             closes: None,
@@ -70,19 +71,13 @@ impl<P> State<P> {
     }
 
     /// Takes a ticket, or refuses at once.
-    pub(super) fn enter<S>(
-        &mut self,
-        now: Instant,
-        attempt: &Try,
-        slots: &S,
-    ) -> Result<(u64, oneshot::Receiver<Turn<P>>), Refused>
+    pub(super) fn enter<S>(&mut self, now: Instant, attempt: &Try, slots: &S) -> Result<Entered<P>, Refused>
     where
         S: Slots<Permit = P>,
     {
         let caller = &attempt.caller;
         let own = self.order.waiting_of(&caller.name);
-        let others = self.others(&caller.name, now);
-        self.see(&caller.name, now);
+        let others = self.visitors.visit(&caller.name, now);
         self.look_ahead(now, self.order.len() + 1 + MOST_RESERVED, slots);
         if self.order.len() >= self.config.max_requests {
             return Err(self.refuse(Reason::Full, caller, now));
@@ -113,9 +108,10 @@ impl<P> State<P> {
             return Err(self.refuse(reason, caller, now));
         }
         self.promises.add(caller.deadline, id);
-        let (turn, waiting) = oneshot::channel();
-        self.waiters.insert(id, turn);
-        Ok((id, waiting))
+        let start = self.slots.get(rank).copied().unwrap_or(caller.deadline);
+        let (sender, turn) = oneshot::channel();
+        self.waiters.insert(id, sender);
+        Ok(Entered { id, start, turn })
     }
 
     /// Whether the ticket at `rank` can be promised its deadline, leaving `reserve` slots for others, at most half of those before it.
@@ -148,14 +144,16 @@ impl<P> State<P> {
                 }
             };
             let id = self.promises.choose(fair, &self.slots);
-            self.slots.pop_front();
-            self.forecast_of = Some(slots.version());
+            if self.slots.pop_front().is_none_or(|first| first > now) {
+                // The slot came before its time: so may the next ones.
+                self.forecast_of = None;
+            }
             let (Some(ticket), Some(turn)) = (self.order.serve(id), self.waiters.remove(&id)) else {
                 continue;
             };
             self.promises.remove(ticket.deadline, id);
             match turn.send(Ok(permit)) {
-                Ok(()) => self.count_served(&ticket.caller),
+                Ok(()) => self.visitors.served(&ticket.caller),
                 // The caller has just left: the slot passes on.
                 Err(returned) => in_hand = returned.ok(),
             }
@@ -227,11 +225,16 @@ impl<P> State<P> {
             self.slots.clear();
             slots.forecast(now, count, &mut self.slots);
             self.forecast_of = Some(version);
+            self.checked = false;
         }
     }
 
     /// Slots that come later than forecast (the upstream ordered a pause) break promises: say so at once, to as few as possible.
     fn give_up_the_impossible(&mut self, now: Instant) {
+        // Who was let in was in time by the same forecast, and serving keeps it so.
+        if std::mem::replace(&mut self.checked, true) {
+            return;
+        }
         for id in self.promises.impossible(&self.slots, TOLERANCE) {
             let after_all = self.slots.get(self.order.len()).or(self.slots.back());
             let retry_after = after_all.map_or(LATELY, |slot| slot.saturating_duration_since(now));
@@ -243,37 +246,6 @@ impl<P> State<P> {
                 }));
             }
             self.leave(id);
-        }
-    }
-
-    /// How many other callers have been here lately.
-    fn others(&self, name: &Name, now: Instant) -> usize {
-        let lately = |seen: &Seen| now.saturating_duration_since(seen.at) < LATELY;
-        self.callers
-            .iter()
-            .filter(|(other, seen)| *other != name && lately(seen))
-            .count()
-    }
-
-    fn see(&mut self, name: &Name, now: Instant) {
-        if let Some(seen) = self.callers.get_mut(name) {
-            seen.at = now;
-            return;
-        }
-        if self.callers.len() >= CALLERS {
-            let oldest = self
-                .callers
-                .iter()
-                .min_by_key(|(_, seen)| seen.at)
-                .map(|(name, _)| name.clone());
-            oldest.and_then(|name| self.callers.remove(&name));
-        }
-        self.callers.insert(name.clone(), Seen { at: now, served: 0 });
-    }
-
-    fn count_served(&mut self, name: &Name) {
-        if let Some(seen) = self.callers.get_mut(name) {
-            seen.served += 1;
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Ledger, bucket and pause as one state: may a call go now, and if not, when?
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -59,7 +60,7 @@ impl Latency {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
     /// `1m`, `1h`.
-    pub name: String,
+    pub name: Arc<str>,
     /// Calls per window.
     pub limit: usize,
     /// The window's length.
@@ -71,6 +72,9 @@ pub struct Window {
     /// Until `remaining` next grows; the window's length when nothing is used.
     pub reset: Duration,
 }
+
+/// Most plans that are made up for at one look. A plan mostly lasts for many returns; the bound keeps the look short.
+const MISSED_PLANS: usize = 64;
 
 impl Account {
     /// How long after its end a cut call's bytes may still reach the upstream.
@@ -123,6 +127,8 @@ impl Account {
 
     /// When the next call may go, as far as known now; `None` when only the end of a call in flight can tell.
     pub fn opens_at(&mut self, now: Instant) -> Option<Instant> {
+        // Before the sweep, which forgets the returns that these plans are made of.
+        self.make_up(now);
         self.ledger.sweep(now);
         let gate = match self.gate {
             Gate::Open => now,
@@ -161,8 +167,13 @@ impl Account {
             self.calls = self.calls.saturating_sub(1);
             self.pace.put_back(now);
             self.pace.upset();
-            self.after_probe(charge);
+            self.again_probe(charge, now);
         }
+    }
+
+    /// Nobody will learn what became of the call; it counts until its timeout. Returns whether everybody waits for it.
+    pub fn lose(&mut self, charge: Charge, now: Instant) -> bool {
+        self.again_probe(charge, now)
     }
 
     /// The upstream answered 429: everybody pauses. Returns how many calls of others the ledger did not know of.
@@ -248,7 +259,7 @@ impl Account {
                 None => (limit.calls() - used, back.unwrap_or_else(|| limit.window())),
             };
             Window {
-                name: limit.name().to_owned(),
+                name: Arc::clone(limit.name()),
                 limit: limit.calls(),
                 length: limit.window(),
                 used,
@@ -281,6 +292,17 @@ impl Account {
         self.pace.plan_end().filter(|end| *end > now)
     }
 
+    /// Makes the plans that were due while nobody looked, each for its own moment: whoever was told to come back finds what was
+    /// forecast, whether or not others asked in between.
+    fn make_up(&mut self, now: Instant) {
+        for _ in 0..MISSED_PLANS {
+            match self.pace.plan_end() {
+                Some(end) if end < now => self.replan(end),
+                _ => return,
+            }
+        }
+    }
+
     fn replan(&mut self, now: Instant) {
         let Some(longest) = self.ledger.limits().last().cloned() else {
             return;
@@ -309,7 +331,16 @@ impl Account {
         );
     }
 
-    /// Probing → Open: the probe was answered, or never left.
+    /// Probing → Paused, but for no longer: the probe brought no answer, so another call has to find out.
+    fn again_probe(&mut self, charge: Charge, now: Instant) -> bool {
+        let is_probe = self.gate == (Gate::Probing { probe: charge });
+        if is_probe {
+            self.gate = Gate::Paused { until: now };
+        }
+        is_probe
+    }
+
+    /// Probing → Open: the probe was answered.
     fn after_probe(&mut self, charge: Charge) {
         if self.gate == (Gate::Probing { probe: charge }) {
             self.gate = Gate::Open;

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// At most `calls` in any `window`, as the upstream counts them.
@@ -9,7 +10,7 @@ use std::time::Duration;
 pub struct Limit {
     calls: NonZeroU32,
     window: Duration,
-    name: String,
+    name: Arc<str>,
 }
 
 impl Limit {
@@ -29,7 +30,7 @@ impl Limit {
         Ok(Self {
             calls,
             window,
-            name: window_name(window),
+            name: window_name(window).into(),
         })
     }
 
@@ -59,7 +60,7 @@ impl Limit {
 
     /// The window's name in headers, metrics and `/status`.
     #[must_use]
-    pub fn name(&self) -> &str {
+    pub fn name(&self) -> &Arc<str> {
         &self.name
     }
 }
@@ -174,9 +175,9 @@ mod tests {
 
     #[test]
     fn windows_are_named_as_people_write_them() {
-        assert_eq!(limit(1, 60).name(), "1m");
-        assert_eq!(limit(1, 3600).name(), "1h");
-        assert_eq!(limit(1, 90).name(), "90s");
+        assert_eq!(limit(1, 60).name().as_ref(), "1m");
+        assert_eq!(limit(1, 3600).name().as_ref(), "1h");
+        assert_eq!(limit(1, 90).name().as_ref(), "90s");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What the quota reports.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -12,7 +13,7 @@ use super::account::Window;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct WindowLabel {
-    window: String,
+    window: Arc<str>,
 }
 
 /// The quota's metrics.

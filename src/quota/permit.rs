@@ -93,7 +93,7 @@ impl Quota {
         })))
     }
 
-    /// Takes the slot that is free now.
+    /// Takes the slot that is free now. That is no change of [`Quota::version`]: the rest of a forecast counts on it.
     ///
     /// # Errors
     /// When there is none: the moment to ask again, or `None` when only [`Quota::changed`] can tell.
@@ -102,7 +102,6 @@ impl Quota {
         let charge = state.account.take(now)?;
         let wall = self.0.wall.now();
         let note = state.memory.as_mut().map(|memory| memory.issued(wall));
-        self.0.version.fetch_add(1, Ordering::Relaxed);
         drop(state);
         let note = note.and_then(|note| report(note, "write"));
         Ok(Permit {
@@ -272,7 +271,12 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if self.stage == Stage::Held {
+        if self.stage == Stage::Left {
+            let is_probe = self.shared.lock().account.lose(self.charge, Instant::now());
+            if is_probe {
+                self.shared.changed();
+            }
+        } else if self.stage == Stage::Held {
             let shared = Arc::clone(&self.shared);
             let unused = Self {
                 shared,

@@ -166,13 +166,15 @@ fn upstream(config: &Config, answer: Answer, status: &Status, origin: impl Fn() 
     if answer.status.is_client_error() || answer.status.is_server_error() {
         put(fields, PROXY_STATUS, field::received_status(answer.status));
     }
-    put_rate_limit(fields, config);
+    put_rate_limit(fields, &(config.rate_limit)());
     response
 }
 
 /// An answer that the gateway makes itself.
 fn own(config: &Config, problem: &Problem, id: &RequestId) -> Response<Body> {
-    let mut response = Response::new(Body::new(problem.body(id)));
+    let limited = problem.status == StatusCode::TOO_MANY_REQUESTS || problem.status.is_server_error();
+    let windows = if limited { (config.rate_limit)() } else { Vec::new() };
+    let mut response = Response::new(Body::new(problem.body(id, &windows)));
     *response.status_mut() = problem.status;
     let fields = response.headers_mut();
     fields.insert(header::CONTENT_TYPE, PROBLEM_JSON);
@@ -185,16 +187,13 @@ fn own(config: &Config, problem: &Problem, id: &RequestId) -> Response<Body> {
     for (name, value) in problem.fields {
         fields.insert(*name, HeaderValue::from_static(value));
     }
-    if problem.status == StatusCode::TOO_MANY_REQUESTS || problem.status.is_server_error() {
-        put_rate_limit(fields, config);
-    }
+    put_rate_limit(fields, &windows);
     response
 }
 
-fn put_rate_limit(fields: &mut HeaderMap, config: &Config) {
-    let windows = (config.rate_limit)();
-    put(fields, RATE_LIMIT_POLICY, field::rate_limit_policy(&windows));
-    put(fields, RATE_LIMIT, field::rate_limit(&windows));
+fn put_rate_limit(fields: &mut HeaderMap, windows: &[Window]) {
+    put(fields, RATE_LIMIT_POLICY, field::rate_limit_policy(windows));
+    put(fields, RATE_LIMIT, field::rate_limit(windows));
 }
 
 fn put(fields: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {

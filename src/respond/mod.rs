@@ -17,7 +17,7 @@ mod table;
 
 pub use answer::{Body, Config, Ended, Outcome, RateLimit, Window};
 pub use layer::{Layer, Reply, Respond};
-pub use problem::{Fault, Problem};
+pub use problem::{Fault, Policies, Problem};
 pub use refusal::{Panicked, Refusal};
 pub use request_id::RequestId;
 pub use table::problem;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use serde::Serialize;
 
-use super::RequestId;
+use super::{RequestId, Window};
 
 /// An error answer before it is written: RFC 9457's members, Defender's, and the fields that go with them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,8 +28,8 @@ pub struct Problem {
     pub fault: Fault,
     /// `error.target`; the request id when there is nothing better.
     pub target: Option<Cow<'static, str>>,
-    /// `violated-policies`: names of quota windows.
-    pub violated_policies: Vec<String>,
+    /// Which quota windows `violated-policies` names.
+    pub policies: Policies,
     /// Further fields, such as `Allow`; names in lower case.
     pub fields: &'static [(&'static str, &'static str)],
 }
@@ -58,19 +58,19 @@ impl Problem {
                 Fault::Internal
             },
             target: None,
-            violated_policies: Vec::new(),
+            policies: Policies::None,
             fields: &[],
         }
     }
 
-    /// 429 in the words of the rate limit draft. `violated` names the windows that are spent.
+    /// 429 in the words of the rate limit draft.
     #[must_use]
-    pub fn quota_exceeded(detail: impl Into<Cow<'static, str>>, retry_after: Duration, violated: Vec<String>) -> Self {
+    pub fn quota_exceeded(detail: impl Into<Cow<'static, str>>, retry_after: Duration, policies: Policies) -> Self {
         Self {
             type_uri: Self::QUOTA_EXCEEDED,
             title: "Quota exceeded",
             retry_after: Some(retry_after),
-            violated_policies: violated,
+            policies,
             ..Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", detail)
         }
     }
@@ -96,15 +96,15 @@ impl Problem {
         Self { fields, ..self }
     }
 
-    /// The body, `application/problem+json`.
-    pub(super) fn body(&self, id: &RequestId) -> Bytes {
+    /// The body, `application/problem+json`. `windows` are the quota's as they are now.
+    pub(super) fn body(&self, id: &RequestId, windows: &[Window]) -> Bytes {
         let body = Document {
             r#type: self.type_uri,
             title: self.title,
             status: self.status.as_u16(),
             detail: &self.detail,
             instance: format!("/requests/{}", id.as_str()),
-            violated_policies: &self.violated_policies,
+            violated_policies: self.policies.violated(windows),
             error: DefenderError {
                 code: self.code,
                 message: &self.detail,
@@ -113,6 +113,30 @@ impl Problem {
         };
         // Only strings and numbers, so it cannot fail; an empty body would still carry its status.
         serde_json::to_vec(&body).unwrap_or_default().into()
+    }
+}
+
+/// Which quota windows an answer blames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policies {
+    /// None: the upstream's quota has nothing to do with it.
+    None,
+    /// Those with no call left. Where each has one, the longest: its last calls are spread evenly over those who wait.
+    Spent,
+}
+
+impl Policies {
+    fn violated(self, windows: &[Window]) -> Vec<&str> {
+        let spent = windows.iter().filter(|window| window.remaining == 0);
+        let longest = windows.iter().max_by_key(|window| window.window_s);
+        let mut names: Vec<&str> = match self {
+            Self::None => return Vec::new(),
+            Self::Spent => spent.map(|window| &*window.name).collect(),
+        };
+        if names.is_empty() {
+            names.extend(longest.map(|window| &*window.name));
+        }
+        names
     }
 }
 
@@ -161,8 +185,8 @@ struct Document<'a> {
     status: u16,
     detail: &'a str,
     instance: String,
-    #[serde(rename = "violated-policies", skip_serializing_if = "<[_]>::is_empty")]
-    violated_policies: &'a [String],
+    #[serde(rename = "violated-policies", skip_serializing_if = "Vec::is_empty")]
+    violated_policies: Vec<&'a str>,
     error: DefenderError<'a>,
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::{Fault, Panicked, Problem, Refusal};
+use super::{Fault, Panicked, Policies, Problem, Refusal};
 use crate::BoxError;
 use crate::scan::Invalid;
 use crate::{cache, coalesce, queue, quota, token, upstream};
@@ -58,17 +58,19 @@ fn queue(refused: &queue::Refused) -> Problem {
                 .with_fault(Fault::Local)
                 .with_retry_after(MOMENT)
         },
-        _ => Problem::quota_exceeded(detail, refused.retry_after, Vec::new()),
+        // The caller's own limit, whatever the upstream's quota has left.
+        queue::Reason::FairUse => Problem::quota_exceeded(detail, refused.retry_after, Policies::None),
+        _ => Problem::quota_exceeded(detail, refused.retry_after, Policies::Spent),
     }
 }
 
 /// Joined a call that did not leave in time.
 fn joined(overdue: &coalesce::Overdue) -> Problem {
-    Problem::quota_exceeded(overdue.to_string(), overdue.retry_after, Vec::new())
+    Problem::quota_exceeded(overdue.to_string(), overdue.retry_after, Policies::Spent)
 }
 
 fn not_cached(error: cache::NotCached) -> Problem {
-    Problem::new(StatusCode::GATEWAY_TIMEOUT, "NotCached", error.to_string()).with_fault(Fault::Request)
+    Problem::new(StatusCode::GATEWAY_TIMEOUT, "NotCached", error.to_string()).with_fault(Fault::Local)
 }
 
 fn token(error: &token::Error) -> Problem {

@@ -24,6 +24,9 @@ pub enum Doubt {
     /// No answer has had more rows yet, so this one may have been cut off where all answers are.
     #[error("the answer may be cut off: none has been longer")]
     Longest,
+    /// It has as many rows as the longest answer seen: perhaps as many as a page holds.
+    #[error("the answer may be cut off: the longest one seen has as many rows")]
+    FullPage,
     /// Rows of several answers have no known common order.
     #[error("the order of rows is not known")]
     Order,
@@ -41,6 +44,7 @@ impl Doubt {
             Self::NextLink => "next_link",
             Self::Unattributed => "unattributed",
             Self::Longest => "longest",
+            Self::FullPage => "full_page",
             Self::Order => "order",
         }
     }

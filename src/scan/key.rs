@@ -38,6 +38,12 @@ impl Key {
         (Self(text.into()), ids_at)
     }
 
+    /// The key of the rows of one id, which must be canonical. It is the key of no question.
+    #[must_use]
+    pub fn of_rows(version: Version, id: &str) -> Self {
+        Self(format!("rows/{}/{id}", version.as_str()).into())
+    }
+
     pub(super) fn ids(&self, ids_at: usize, count: usize) -> Ids<'_> {
         Ids {
             rest: self.0.get(ids_at..).unwrap_or_default(),

@@ -64,17 +64,33 @@ impl Lore {
         }
     }
 
-    /// Learns from an answer of the upstream to a plain request, and says whether the answer is certain to be complete.
+    /// Learns from an answer of the upstream to a plain request.
+    pub fn learn(&self, version: Version, rows: &Rows) {
+        let mut learned = self.learned(version);
+        learned.order(rows);
+        learned.longest = learned.longest.max(rows.len());
+    }
+
+    /// Whether an answer is certain to hold all rows there are. To be asked before the answer is learned from.
     ///
     /// # Errors
     ///
-    /// [`Doubt::Longest`] when no longer answer has been seen before.
-    pub fn learn(&self, version: Version, rows: &Rows) -> Result<(), Doubt> {
-        let mut learned = self.learned(version);
-        learned.order(rows);
-        let complete = rows.is_empty() || rows.len() < learned.longest;
-        learned.longest = learned.longest.max(rows.len());
-        if complete { Ok(()) } else { Err(Doubt::Longest) }
+    /// [`Doubt::FullPage`] when it is exactly as long as the longest seen, [`Doubt::Longest`] when it is longer.
+    pub fn complete(&self, version: Version, rows: &Rows) -> Result<(), Doubt> {
+        let longest = self.learned(version).longest;
+        match rows.len().cmp(&longest) {
+            // No page is smaller than one row.
+            _ if rows.is_empty() => Ok(()),
+            std::cmp::Ordering::Less => Ok(()),
+            std::cmp::Ordering::Equal => Err(Doubt::FullPage),
+            std::cmp::Ordering::Greater => Err(Doubt::Longest),
+        }
+    }
+
+    /// Whether an answer is certain to hold so many rows without being cut off.
+    #[must_use]
+    pub fn holds(&self, version: Version, rows: usize) -> bool {
+        rows == 0 || rows < self.learned(version).longest
     }
 
     /// The order that rows of different answers are to be put together in.
@@ -144,29 +160,28 @@ mod tests {
     #[test]
     fn an_answer_is_complete_only_if_a_longer_one_was_seen() {
         let lore = Lore::new(0);
-        let learn = |n| lore.learn(Version::Latest, &rows(&vec![("a", 1); n]));
+        let answer = |lore: &Lore, version, n| {
+            let rows = rows(&vec![("a", 1); n]);
+            let complete = lore.complete(version, &rows);
+            lore.learn(version, &rows);
+            complete
+        };
+        let learn = |n| answer(&lore, Version::Latest, n);
         assert_eq!(learn(0), Ok(()), "no page is smaller than one row");
         assert_eq!(learn(3), Err(Doubt::Longest));
-        assert_eq!(learn(3), Err(Doubt::Longest), "three may be what a page holds");
+        assert_eq!(learn(3), Err(Doubt::FullPage), "three may be what a page holds");
         assert_eq!(learn(2), Ok(()));
         assert_eq!(learn(4), Err(Doubt::Longest));
         assert_eq!(learn(3), Ok(()));
-        assert_eq!(
-            lore.learn(Version::V1, &rows(&[("a", 1)])),
-            Err(Doubt::Longest),
-            "versions are apart"
-        );
-        assert_eq!(Lore::new(4).learn(Version::Latest, &rows(&[("a", 1); 3])), Ok(()));
-        assert_eq!(
-            Lore::new(4).learn(Version::Latest, &rows(&[("a", 1); 4])),
-            Err(Doubt::Longest)
-        );
+        assert_eq!(answer(&lore, Version::V1, 1), Err(Doubt::Longest), "versions are apart");
+        assert_eq!(answer(&Lore::new(4), Version::Latest, 3), Ok(()));
+        assert_eq!(answer(&Lore::new(4), Version::Latest, 4), Err(Doubt::FullPage));
     }
 
     fn taught(lesson: &[(&str, u8)], times: usize) -> Result<Ordering, Doubt> {
         let lore = Lore::new(0);
         for _ in 0..times {
-            let _ = lore.learn(Version::Latest, &rows(lesson));
+            lore.learn(Version::Latest, &rows(lesson));
         }
         lore.ordering(Version::Latest)
     }
@@ -198,10 +213,10 @@ mod tests {
     fn one_counterexample_is_enough() {
         let lore = Lore::new(0);
         for _ in 0..99 {
-            let _ = lore.learn(Version::Latest, &rows(&[("b", 2), ("a", 1)]));
+            lore.learn(Version::Latest, &rows(&[("b", 2), ("a", 1)]));
         }
         assert_eq!(lore.ordering(Version::Latest), Ok(Ordering::NewestFirst));
-        let _ = lore.learn(Version::Latest, &rows(&[("b", 1), ("a", 2)]));
+        lore.learn(Version::Latest, &rows(&[("b", 1), ("a", 2)]));
         assert_eq!(lore.ordering(Version::Latest), Err(Doubt::Order));
     }
 }

@@ -1,8 +1,9 @@
 //! What sign-in counts.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use jiff::Timestamp;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric as _, LabelValueEncoder,
@@ -54,15 +55,16 @@ struct Requests {
 #[derive(Clone, Debug)]
 pub struct Metrics {
     requests: Family<Requests, Counter>,
-    expiry: Expiry,
+    ages: Ages,
 }
 
 impl Metrics {
-    /// Adds `token_requests_total{result}` and `token_expiry_seconds` to `registry`.
+    /// Adds `token_requests_total{result}`, `token_expiry_seconds` and, where they mean something, `credential_loaded_timestamp_seconds`
+    /// and `certificate_expiry_seconds` to `registry`.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             requests: Family::default(),
-            expiry: Expiry::default(),
+            ages: Ages::default(),
         };
         for result in Outcome::ALL {
             // A counter that appears with its first failure hides that failure from `increase()`.
@@ -73,7 +75,7 @@ impl Metrics {
             "Token requests to sign-in, by how they ended",
             metrics.requests.clone(),
         );
-        registry.register_collector(Box::new(metrics.expiry.clone()));
+        registry.register_collector(Box::new(metrics.ages.clone()));
         metrics
     }
 
@@ -82,25 +84,61 @@ impl Metrics {
     }
 
     pub(super) fn expires(&self, at: Instant) {
-        *self.expiry.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
+        self.ages.lock().token_expires = Some(at);
+    }
+
+    /// When the credential in use was read first, and the seconds that its certificate has left now.
+    pub(super) fn credential(&self, loaded: Option<Timestamp>, certificate_left: Option<f64>) {
+        let mut known = self.ages.lock();
+        known.loaded = loaded;
+        known.certificate = certificate_left.map(|left| (Instant::now(), left));
     }
 }
 
-/// The remaining life is computed when somebody looks.
+/// What is computed when somebody looks.
 #[derive(Clone, Debug, Default)]
-struct Expiry(Arc<Mutex<Option<Instant>>>);
+struct Ages(Arc<Mutex<Known>>);
 
-impl Collector for Expiry {
+#[derive(Debug, Default)]
+struct Known {
+    token_expires: Option<Instant>,
+    loaded: Option<Timestamp>,
+    /// The seconds left at a moment.
+    certificate: Option<(Instant, f64)>,
+}
+
+impl Ages {
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Collector for Ages {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let at = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = at.map_or(0.0, |at| at.saturating_duration_since(Instant::now()).as_secs_f64());
-        let metric = encoder.encode_descriptor(
+        let known = self.lock();
+        let now = Instant::now();
+        let left = known
+            .token_expires
+            .map_or(0.0, |at| at.saturating_duration_since(now).as_secs_f64());
+        let mut gauge = |name, help, value: f64| {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(value).encode(metric)
+        };
+        gauge(
             "token_expiry_seconds",
             "Remaining life of the app token, 0 without one",
-            None,
-            MetricType::Gauge,
+            left,
         )?;
-        ConstGauge::new(left).encode(metric)
+        if let Some(loaded) = known.loaded {
+            let help = "Unix time at which the credential in use was read first";
+            gauge("credential_loaded_timestamp_seconds", help, loaded.as_second() as f64)?;
+        }
+        if let Some((at, left)) = known.certificate {
+            let left = left - now.saturating_duration_since(at).as_secs_f64();
+            let help = "Remaining life of the sign-in certificate, negative once it has expired";
+            gauge("certificate_expiry_seconds", help, left)?;
+        }
+        Ok(())
     }
 }
 
@@ -135,7 +173,22 @@ mod tests {
             "{shown}"
         );
 
+        assert!(
+            !shown.contains("certificate") && !shown.contains("credential"),
+            "nothing is known of them: {shown}"
+        );
+
+        metrics.credential(Some(Timestamp::UNIX_EPOCH), Some(300.0));
         tokio::time::advance(Duration::from_secs(400)).await;
-        assert!(text(&registry).contains("defender_gateway_token_expiry_seconds 0.0\n"));
+        let shown = text(&registry);
+        assert!(shown.contains("defender_gateway_token_expiry_seconds 0.0\n"));
+        assert!(
+            shown.contains("defender_gateway_certificate_expiry_seconds -100.0\n"),
+            "{shown}"
+        );
+        assert!(
+            shown.contains("defender_gateway_credential_loaded_timestamp_seconds 0.0\n"),
+            "{shown}"
+        );
     }
 }

@@ -39,7 +39,7 @@ impl<S> Layer<S> for RetryLayer {
 ///
 /// One further attempt each after a 5xx answer and after what [`Again::Once`] marks; after [`Again::WhenAllowed`] (429) as often as the
 /// deadline allows, the queue below refusing when the turn cannot come in time. Each attempt is the same [`Try`] with the same place.
-/// When there is no further attempt, an answer at hand passes through, whatever its status; otherwise the failure's source is the error.
+/// When there is no further attempt, an answer at hand passes through, whatever its status; otherwise the failure is the error.
 #[derive(Clone, Debug)]
 pub struct Retry<S> {
     inner: S,
@@ -134,5 +134,9 @@ fn jittered() -> Duration {
 }
 
 fn settled(result: Result<Answer, Failure>) -> Result<Answer, BoxError> {
-    result.or_else(|failure| failure.answer.ok_or(failure.source))
+    result.or_else(|mut failure| match failure.answer.take() {
+        Some(answer) => Ok(answer),
+        // As it is, so that whoever shares the call can see whether another one would help.
+        None => Err(failure.into()),
+    })
 }

@@ -8,3 +8,6 @@
 
 mod config;
 mod faults;
+mod flights;
+mod path;
+mod support;

@@ -36,7 +36,7 @@ function quota(state) {
   const rows = (state.windows || []).map((one) => {
     const row = make("div", undefined, "window");
     const line = make("p");
-    line.append(make("span", one.remaining + " of " + one.limit + " left per " + one.name), make("span", "full in " + time(one.reset_s)));
+    line.append(make("span", one.remaining + " of " + one.limit + " left per " + one.name), make("span", "more in " + time(one.reset_s)));
     const bar = make("progress");
     bar.max = one.limit;
     bar.value = one.remaining;

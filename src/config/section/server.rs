@@ -47,7 +47,17 @@ static DRAIN: Key = Key::new(
     "The longest wait for work in flight after SIGTERM. The default leaves 5 s of Kubernetes' usual 30 s.",
 );
 
-pub(super) static KEYS: &[&Key] = &[&LISTEN, &ALLOW_NON_LOOPBACK, &HOSTS, &MAX_BODY, &DRAIN];
+static LINGER: Key = Key::new(
+    "server",
+    "linger",
+    // More than five minutes would outlast any load balancer's memory.
+    Kind::Duration(Duration::ZERO, Duration::from_mins(5)),
+    Fallback::Text("0s"),
+    "How long to go on accepting after SIGTERM, before `drain` begins: for a service behind a load balancer, which needs some \
+     seconds to look elsewhere.",
+);
+
+pub(super) static KEYS: &[&Key] = &[&LISTEN, &ALLOW_NON_LOOPBACK, &HOSTS, &MAX_BODY, &DRAIN, &LINGER];
 
 /// Each listener is a task and a socket; nobody needs more.
 const MAX_LISTENERS: usize = 16;
@@ -65,6 +75,8 @@ pub struct Server {
     pub max_body: u64,
     /// The longest wait for work in flight when stopping; zero does not wait.
     pub drain: Duration,
+    /// How long to go on accepting before that, at most five minutes.
+    pub linger: Duration,
 }
 
 impl Server {
@@ -74,6 +86,7 @@ impl Server {
         let hosts = reader.each(&HOSTS, host);
         let max_body = reader.size(&MAX_BODY);
         let drain = reader.duration(&DRAIN);
+        let linger = reader.duration(&LINGER);
 
         if let Some(listen) = &listen {
             check_count(reader, listen);
@@ -90,6 +103,7 @@ impl Server {
             hosts: hosts?.into_iter().map(|said| said.value).collect(),
             max_body: max_body?,
             drain: drain?,
+            linger: linger?,
         })
     }
 }

@@ -47,7 +47,7 @@ pub(in crate::config) static SECTIONS: [Section; 11] = [
     },
     Section {
         name: "callers",
-        doc: "fair use in front of everything",
+        doc: "fair use in front of everything, and shares of the quota",
         keys: callers::KEYS,
     },
     Section {

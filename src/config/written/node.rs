@@ -48,11 +48,12 @@ impl Node {
         Self { raw, origin }
     }
 
-    /// Whether it says nothing: an empty text or list.
+    /// Whether it says nothing: an empty text, list or table.
     pub(in crate::config) fn is_empty(&self) -> bool {
         match &self.raw {
             Raw::Text(text) => text.is_empty(),
             Raw::List(items) => items.is_empty(),
+            Raw::Table(entries) => entries.is_empty(),
             _ => false,
         }
     }
@@ -70,6 +71,7 @@ impl From<Fallback> for Node {
                     .map(|value| Self::new(Raw::Text((*value).into()), Origin::Default))
                     .collect(),
             ),
+            Fallback::EmptyTable => Raw::Table(Vec::new()),
         };
         Self::new(raw, Origin::Default)
     }

@@ -64,6 +64,7 @@ fn node(key: &Key, name: &str, value: &str) -> Node {
         Kind::Count(..) if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) => Raw::Number(value.into()),
         Kind::List(_) => Raw::List(items().map(|item| at(Raw::Text(item.into()))).collect()),
         Kind::Regions => Raw::List(items().map(|item| at(region(item, &at))).collect()),
+        Kind::Shares(..) => Raw::Table(items().map(|item| share(item, &at)).collect()),
         _ => Raw::Text(value.into()),
     };
     at(raw)
@@ -83,6 +84,23 @@ fn region(item: &str, at: &impl Fn(Raw) -> Node) -> Raw {
         }
     };
     Raw::Table(vec![entry("name", name), entry("url", url)])
+}
+
+/// `NAME=NUMBER`; a name may hold an equals sign. Without one there is no number, which the reader will say.
+fn share(item: &str, at: &impl Fn(Raw) -> Node) -> Entry {
+    let (name, number) = item.rsplit_once('=').unwrap_or((item, ""));
+    let number = number.trim();
+    let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    let value = at(if is_number {
+        Raw::Number(number.into())
+    } else {
+        Raw::Text(number.into())
+    });
+    Entry {
+        name: name.trim().into(),
+        origin: value.origin.clone(),
+        value,
+    }
 }
 
 /// What to say about a variable with our prefix that names no key; `None` when it is none of our business.

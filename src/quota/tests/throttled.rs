@@ -65,6 +65,24 @@ fn a_refused_probe_pauses_again_and_a_lost_one_ends_the_pause() {
 }
 
 #[test]
+fn a_probe_that_brings_no_answer_is_followed_by_another_at_once() {
+    let start = Instant::now();
+    let mut account = Account::new(&documented(), start);
+    let refused = account.take(start).unwrap();
+    account.throttled(refused, said(MINUTE, 8), start);
+    let unsent = account.take(after(start, 8)).unwrap();
+    account.refund(unsent, after(start, 9));
+    let lost = account.take(after(start, 9)).unwrap();
+    assert_eq!(account.take(after(start, 9)), Err(None), "still one at a time");
+    assert!(account.lose(lost, after(start, 10)));
+    assert!(!account.lose(lost, after(start, 10)));
+    let probe = account.take(after(start, 10)).unwrap();
+    assert_eq!(account.take(after(start, 10)), Err(None));
+    account.settle(probe, after(start, 11));
+    assert!(account.take(after(start, 11)).is_ok());
+}
+
+#[test]
 fn calls_of_others_are_charged_and_return_when_the_upstream_said() {
     let start = Instant::now();
     let mut account = Account::new(&documented(), start);

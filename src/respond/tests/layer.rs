@@ -10,7 +10,8 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 use crate::BoxError;
 use crate::attempt::{Again, Failure, Fate};
 use crate::caller::{Caller, Freshness, Name, Urgency};
-use crate::respond::{Config, Ended, Layer, Outcome, Refusal, Reply, RequestId, Window};
+use crate::queue;
+use crate::respond::{Config, Ended, Layer, Outcome, Policies, Problem, Refusal, Reply, RequestId, Window};
 use crate::scan::{self, Answer, Served, Status};
 
 const ID: &str = "test-1";
@@ -179,14 +180,47 @@ async fn options_names_methods_and_format() {
     assert!(answer.extensions().get::<Ended>().is_none());
 }
 
-#[tokio::test]
-async fn a_quota_refusal_names_the_window_and_the_moment() {
-    let problem = crate::respond::Problem::quota_exceeded("later", Duration::from_millis(41_500), vec!["1h".into()]);
-    let body: serde_json::Value = serde_json::from_slice(&problem.body(&RequestId::from_caller(ID).unwrap())).unwrap();
+#[test]
+fn a_quota_refusal_names_the_windows_that_are_spent() {
+    let window = |name: &str, window_s, remaining| Window {
+        name: name.into(),
+        quota: 100,
+        window_s,
+        remaining,
+        reset_s: 12,
+    };
+    let body = |policies, remaining: [u64; 2]| -> serde_json::Value {
+        let problem = Problem::quota_exceeded("later", Duration::from_millis(41_500), policies);
+        let windows = [window("1m", 60, remaining[0]), window("1h", 3600, remaining[1])];
+        serde_json::from_slice(&problem.body(&RequestId::from_caller(ID).unwrap(), &windows)).unwrap()
+    };
+    let spent = body(Policies::Spent, [0, 20]);
     assert_eq!(
-        body["type"],
+        spent["type"],
         "https://iana.org/assignments/http-problem-types#quota-exceeded"
     );
-    assert_eq!(body["violated-policies"], serde_json::json!(["1h"]));
-    assert_eq!(body["error"]["code"], "TooManyRequests");
+    assert_eq!(spent["error"]["code"], "TooManyRequests");
+    assert_eq!(spent["violated-policies"], serde_json::json!(["1m"]));
+    let named = |policies, remaining| body(policies, remaining)["violated-policies"].clone();
+    assert_eq!(named(Policies::Spent, [0, 0]), serde_json::json!(["1m", "1h"]));
+    // What is left of the hour is spread over those who wait.
+    assert_eq!(named(Policies::Spent, [30, 5]), serde_json::json!(["1h"]));
+    assert_eq!(named(Policies::None, [0, 0]), serde_json::Value::Null);
+}
+
+#[tokio::test]
+async fn only_the_upstreams_quota_is_blamed_on_its_windows() {
+    for (reason, named) in [
+        (queue::Reason::Late, serde_json::json!(["1m"])),
+        (queue::Reason::Promised, serde_json::json!(["1m"])),
+        (queue::Reason::FairUse, serde_json::Value::Null),
+    ] {
+        let retry_after = Duration::from_secs(3);
+        let (answer, body) = answer(move || Err(queue::Refused { reason, retry_after }.into())).await;
+        assert_eq!(answer.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(field(&answer, "retry-after"), "3");
+        assert_eq!(field(&answer, "ratelimit"), "\"1m\";r=37;t=12");
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["violated-policies"], named, "{reason:?}");
+    }
 }

@@ -6,9 +6,20 @@ use crate::BoxError;
 use crate::attempt::{Again, Failure, Fate};
 use crate::respond::{Panicked, Refusal, problem};
 use crate::scan::Invalid;
+use crate::{cache, coalesce, queue, quota, token};
 
 /// Error, status, `error.code`, `Proxy-Status` error, seconds of `Retry-After`.
 type Row = (BoxError, u16, &'static str, &'static str, Option<u64>);
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn refused(reason: queue::Reason) -> BoxError {
+    queue::Refused {
+        reason,
+        retry_after: 7 * SECOND,
+    }
+    .into()
+}
 
 fn rows() -> Vec<Row> {
     let host = "evil.example".to_owned();
@@ -96,6 +107,76 @@ fn rows() -> Vec<Row> {
             None,
         ),
         (
+            refused(queue::Reason::Late),
+            429,
+            "TooManyRequests",
+            "http_request_error",
+            Some(7),
+        ),
+        (
+            refused(queue::Reason::FairUse),
+            429,
+            "TooManyRequests",
+            "http_request_error",
+            Some(7),
+        ),
+        (
+            refused(queue::Reason::ShuttingDown),
+            503,
+            "ShuttingDown",
+            "proxy_internal_response",
+            Some(1),
+        ),
+        (
+            cache::NotCached.into(),
+            504,
+            "NotCached",
+            "proxy_internal_response",
+            None,
+        ),
+        (
+            coalesce::Overdue {
+                retry_after: 7 * SECOND,
+            }
+            .into(),
+            429,
+            "TooManyRequests",
+            "http_request_error",
+            Some(7),
+        ),
+        (
+            quota::Overdue.into(),
+            504,
+            "UpstreamTimeout",
+            "http_response_timeout",
+            None,
+        ),
+        (
+            token::Error::Refused {
+                code: token::Code::Aadsts(7_000_215),
+                message: "".into(),
+                retry_after: 60 * SECOND,
+            }
+            .into(),
+            502,
+            "SignInRefused",
+            "proxy_configuration_error",
+            Some(60),
+        ),
+        (
+            token::Error::Unavailable {
+                reason: token::Reason::Unreachable,
+                message: "".into(),
+                retry_after: None,
+                source: None,
+            }
+            .into(),
+            503,
+            "SignInUnavailable",
+            "destination_unavailable",
+            Some(1),
+        ),
+        (
             "nobody knows".into(),
             500,
             "InternalServerError",
@@ -145,4 +226,16 @@ fn a_wrong_method_learns_the_right_ones() {
 fn a_wrong_option_is_named_as_the_target() {
     assert_eq!(problem(&Invalid::Skip.into()).target.as_deref(), Some("$skip"));
     assert_eq!(problem(&Invalid::Empty.into()).target, None);
+}
+
+#[test]
+fn a_refused_sign_in_names_its_code_and_what_to_do() {
+    let error = token::Error::Refused {
+        code: token::Code::Aadsts(7_000_215),
+        message: "".into(),
+        retry_after: SECOND,
+    };
+    let problem = problem(&error.into());
+    assert!(problem.detail.contains("AADSTS7000215"), "{}", problem.detail);
+    assert!(problem.detail.contains("secret"), "{}", problem.detail);
 }

@@ -36,6 +36,8 @@ impl Proof {
 pub(in crate::token) struct Vault {
     source: Source,
     fingerprint: Option<Fingerprint>,
+    /// When the present content was read first.
+    loaded: Option<Timestamp>,
     open_file: Option<PathBuf>,
     expires: Option<Timestamp>,
 }
@@ -64,6 +66,7 @@ impl Vault {
         Self {
             source,
             fingerprint: None,
+            loaded: None,
             open_file: None,
             expires: None,
         }
@@ -72,7 +75,11 @@ impl Vault {
     /// Reads the credential as it is now and makes a proof for `app` that is valid at `now`.
     pub(in crate::token) async fn proof(&mut self, app: &App, now: Timestamp) -> Result<Proof, Error> {
         let files = self.read().await;
-        self.fingerprint = fingerprint(&files);
+        let fingerprint = fingerprint(&files);
+        if self.loaded.is_none() || fingerprint != self.fingerprint {
+            self.loaded = Some(now);
+        }
+        self.fingerprint = fingerprint;
         self.open_file = match &self.source {
             // Service account tokens are short-lived and readable by design.
             Source::Federated(_) => None,
@@ -115,6 +122,16 @@ impl Vault {
     /// The file with the secret or key, if every user of the machine can read it.
     pub(in crate::token) fn open_file(&self) -> Option<&Path> {
         self.open_file.as_deref()
+    }
+
+    /// When the present credential was read first.
+    pub(in crate::token) fn loaded(&self) -> Option<Timestamp> {
+        self.loaded
+    }
+
+    /// When the certificate expires.
+    pub(in crate::token) fn expires(&self) -> Option<Timestamp> {
+        self.expires
     }
 
     /// When the certificate expires, if that is less than `within` from `now`.

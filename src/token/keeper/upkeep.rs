@@ -127,6 +127,8 @@ impl Upkeep {
     }
 
     fn tell(&mut self, failure: Option<Failure>, roles: Roles) {
+        let (loaded, certificate_left) = self.sign_in.credential_age();
+        self.metrics.credential(loaded, certificate_left);
         let mut warnings = self.sign_in.warnings();
         if roles == Roles::Missing {
             warnings.push(Warning::RoleMissing);

@@ -102,6 +102,16 @@ impl SignIn {
         matches!(&self.method, Method::App { vault, .. } if vault.is_on_disk())
     }
 
+    /// When the credential in use was read first, and how many seconds its certificate has left (negative: it has expired).
+    pub(in crate::token) fn credential_age(&self) -> (Option<Timestamp>, Option<f64>) {
+        let Method::App { vault, .. } = &self.method else {
+            return (None, None);
+        };
+        let now = self.wall.now();
+        let left = vault.expires().map(|at| at.duration_since(now).as_secs_f64());
+        (vault.loaded(), left)
+    }
+
     /// What was noticed on the way and deserves attention.
     pub(in crate::token) fn warnings(&self) -> Vec<Warning> {
         let mut warnings = Vec::new();

@@ -28,6 +28,7 @@ fn every_key_that_a_file_can_hold_has_a_working_twin() {
             Fallback::Count(value) => value.to_string(),
             Fallback::Text(value) => value.to_owned(),
             Fallback::List(values) => values.join(","),
+            Fallback::EmptyTable => String::new(),
         };
         resolved("", &[(key.variable().as_str(), value.as_str())]);
         // A value that nothing accepts proves that the variable is read at all.
@@ -72,6 +73,46 @@ fn lists_are_separated_by_commas() {
         .collect();
     assert_eq!(hosts, ["http://127.0.0.1:9/"]);
     assert!(resolved.merge.enabled && resolved.server.hosts.is_empty());
+}
+
+#[test]
+fn weights_are_a_table_in_the_file_and_pairs_in_the_environment() {
+    let text = "[callers.weights]\ndashboard = 5\n\"nightly report\" = 2";
+    let weights = |text, variables: &[(&str, &str)]| -> Vec<(String, u32)> {
+        let weights = resolved(text, variables).callers.weights;
+        weights.into_iter().map(|(name, weight)| (name, weight.get())).collect()
+    };
+    let expected = [("dashboard".to_owned(), 5), ("nightly report".to_owned(), 2)];
+    assert_eq!(weights(text, &[]), expected);
+    let variable = "DEFENDER_GATEWAY_CALLERS_WEIGHTS";
+    assert_eq!(weights("", &[(variable, "dashboard=5, nightly report = 2")]), expected);
+    assert_eq!(weights(text, &[(variable, "a=b=1")]), [("a=b".to_owned(), 1)]);
+    assert_eq!(weights(text, &[(variable, "")]), []);
+
+    for (value, holds) in [
+        ("dashboard", "callers.weights.dashboard: has no number"),
+        ("a=0", "callers.weights.a: 0 is out of range; allowed is 1 to 1000"),
+        ("a=1001", "1001 is out of range"),
+        ("a=1.5", "has no number"),
+        ("a=1,a=2", "is listed twice"),
+        ("=1", "a name of 0 bytes matches no caller"),
+    ] {
+        assert_one("", &[(variable, value)], &format!("{variable}: callers.weights"), holds);
+    }
+    for (text, holds) in [
+        (
+            "[callers]\nweights = 5",
+            "is a number; write a table of names, each with 1 to 1000",
+        ),
+        (
+            "[callers.weights]\na = \"5\"",
+            "is a text; write 1 to 1000, without quotes",
+        ),
+        ("[callers.weights]\na = -1", "-1 is out of range"),
+        ("[callers.weights]\n\" a\" = 1", "matches no caller"),
+    ] {
+        assert_one(text, &[], "g.toml:2:", holds);
+    }
 }
 
 #[test]

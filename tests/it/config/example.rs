@@ -22,6 +22,7 @@ fn the_documented_defaults_are_the_built_in_ones() {
             Fallback::Flag(value) => Value::Boolean(value),
             Fallback::Count(value) => Value::Integer(value.try_into().unwrap()),
             Fallback::Text(value) => Value::String(value.into()),
+            Fallback::EmptyTable => Value::Table(toml::Table::new()),
             Fallback::List(values) => Value::Array(values.iter().map(|value| Value::String((*value).into())).collect()),
         };
         assert_eq!(table[key.section].get(key.name), Some(&built_in), "{}", key.path());

@@ -225,6 +225,7 @@ fn named_files_exist_and_hold_something() {
 fn ranges_hold_at_both_ends() {
     for (section, key, good, bad) in [
         ("server", "drain", ["\"0s\"", "\"1h\""], "\"61m\""),
+        ("server", "linger", ["\"0s\"", "\"5m\""], "\"6m\""),
         ("server", "max_body", ["\"1KiB\"", "\"64MiB\""], "\"1023B\""),
         ("defender", "timeout", ["\"1s\"", "\"10m\""], "\"999ms\""),
         ("queue", "max_requests", ["1", "1000000"], "1000001"),

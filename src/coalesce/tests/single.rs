@@ -1,167 +1,17 @@
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, StatusCode};
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, advance};
-use tower::util::BoxCloneService;
-use tower::{Layer as _, Service as _, service_fn};
+use tokio::time::Instant;
+use tower::Service as _;
 
-use crate::BoxError;
-use crate::attempt::{Again, Failure, Fate, Try};
-use crate::caller::{Caller, Freshness, Name, Urgency};
-use crate::coalesce::{Config, Flights, Layer, Lost, Overdue, Shared};
-use crate::scan::{Answer, Call, Keep, Outcome, Request, Served, Version};
-use crate::task::Tasks;
-
-type Below = BoxCloneService<Try, Answer, BoxError>;
-type Reply = oneshot::Sender<Result<Answer, BoxError>>;
-
-/// Flights over a service that the test plays.
-struct Bench {
-    flights: Flights<Below>,
-    calls: mpsc::UnboundedReceiver<(Try, Reply)>,
-    shelf: Arc<Shelf>,
-    tasks: Tasks,
-}
-
-impl Bench {
-    fn new() -> Self {
-        let (send, calls) = mpsc::unbounded_channel();
-        let below = service_fn(move |attempt: Try| {
-            let (reply, answer) = oneshot::channel();
-            send.send((attempt, reply)).unwrap();
-            async move { answer.await.expect("the test replies") }
-        });
-        let shelf = Arc::new(Shelf::default());
-        let tasks = Tasks::new();
-        let layer = Layer::new(
-            Config {
-                attempt: Duration::from_mins(1),
-            },
-            tasks.clone(),
-            Arc::clone(&shelf) as Arc<dyn Keep>,
-            Arc::new(|| Duration::from_secs(77)),
-        );
-        Self {
-            flights: layer.layer(BoxCloneService::new(below)),
-            calls,
-            shelf,
-            tasks,
-        }
-    }
-
-    fn ask(&mut self, caller: Caller) -> JoinHandle<Result<Served, BoxError>> {
-        let future = self.flights.call(call(caller));
-        self.tasks.spawn("test", future)
-    }
-
-    /// The next call that comes down, still waiting for its slot.
-    async fn waiting(&mut self) -> (Try, Reply) {
-        self.calls.recv().await.unwrap()
-    }
-
-    /// The next call that comes down, its slot granted.
-    async fn departed(&mut self) -> (Try, Reply) {
-        let (attempt, reply) = self.waiting().await;
-        attempt.load.request();
-        (attempt, reply)
-    }
-
-    async fn settled(&mut self) {
-        for _ in 0..20 {
-            tokio::task::yield_now().await;
-        }
-    }
-
-    async fn nothing_is_left(mut self) {
-        self.settled().await;
-        assert!(self.flights.is_empty(), "a flight is still on the board");
-        assert!(self.calls.try_recv().is_err(), "another call was made");
-        assert_eq!(self.tasks.len(), 0, "a task is alive");
-    }
-}
-
-/// Remembers what it was given to keep.
-#[derive(Debug, Default)]
-struct Shelf(Mutex<Vec<(Bytes, Instant)>>);
-
-impl Shelf {
-    fn kept(&self) -> Vec<Bytes> {
-        self.0.lock().unwrap().iter().map(|(body, _)| body.clone()).collect()
-    }
-}
-
-impl Keep for Shelf {
-    fn keep(&self, _: &Request, answer: &Answer, asked: Instant) -> Option<Duration> {
-        self.0.lock().unwrap().push((answer.body.clone(), asked));
-        Some(Duration::from_secs(30))
-    }
-}
-
-fn call(caller: Caller) -> Call {
-    Call {
-        request: Arc::new(Request::plain(Version::Latest, ["a"]).unwrap()),
-        caller: Arc::new(caller),
-    }
-}
-
-fn caller(name: &str, seconds: u64) -> Caller {
-    Caller {
-        name: Name::new(name),
-        urgency: Urgency::default(),
-        deadline: Instant::now() + Duration::from_secs(seconds),
-        wait: None,
-        freshness: Freshness::default(),
-        request_id: "r".into(),
-    }
-}
-
-fn no_cache(mut caller: Caller) -> Caller {
-    caller.freshness.no_cache = true;
-    caller
-}
-
-fn no_store(mut caller: Caller) -> Caller {
-    caller.freshness.no_store = true;
-    caller
-}
-
-fn answer(body: &'static str) -> Answer {
-    Answer {
-        status: StatusCode::OK,
-        headers: HeaderMap::new(),
-        body: Bytes::from_static(body.as_bytes()),
-    }
-}
-
-fn failure(again: Again) -> BoxError {
-    Failure {
-        fate: Fate::Unknown,
-        again,
-        answer: None,
-        source: "connection lost".into(),
-    }
-    .into()
-}
-
-/// The innermost cause of an error, in words.
-fn root(error: &BoxError) -> String {
-    let mut cause: &(dyn std::error::Error + 'static) = error.as_ref();
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
-}
-
-async fn pass(seconds: u64) {
-    advance(Duration::from_secs(seconds)).await;
-}
+use super::bench::{Bench, answer, call, caller, failure, no_cache, no_store, pass, root};
+use crate::attempt::{Again, Failure};
+use crate::caller::Name;
+use crate::coalesce::{Lost, Overdue, Shared};
+use crate::scan::Outcome;
 
 #[tokio::test(start_paused = true)]
 async fn equal_questions_share_one_call() {

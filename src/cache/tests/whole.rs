@@ -1,138 +1,13 @@
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderMap, StatusCode, header};
-use prometheus_client::registry::Registry;
-use tokio::time::{Instant, advance};
-use tower::{Layer as _, Service as _, ServiceExt as _};
-use tower_test::mock::{self, SendResponse};
+use http::header;
+use tokio::time::Instant;
 
-use crate::BoxError;
-use crate::cache::{Cache, Config, Layer, Metrics, NotCached};
-use crate::caller::{Caller, Freshness, Name, Urgency};
-use crate::scan::{Answer, Call, Forward, Keep as _, Outcome, Request, Served, Status, Version};
-use crate::task::Tasks;
-
-type Below = mock::Handle<Call, Served>;
-type Front = crate::cache::Front<mock::Mock<Call, Served>>;
-
-struct Bench {
-    cache: Arc<Cache>,
-    front: Front,
-    below: Below,
-    surplus: Arc<AtomicBool>,
-    tasks: Tasks,
-}
-
-impl Bench {
-    fn new(config: Config) -> Self {
-        let cache = Arc::new(Cache::new(config, Metrics::register(&mut Registry::default())));
-        let surplus = Arc::new(AtomicBool::new(true));
-        let tasks = Tasks::new();
-        let (mock, below) = mock::pair();
-        let has_surplus = Arc::clone(&surplus);
-        let layer = Layer::new(
-            Arc::clone(&cache),
-            tasks.clone(),
-            Arc::new(move || has_surplus.load(Ordering::Relaxed)),
-        );
-        Self {
-            cache,
-            front: layer.layer(mock),
-            below,
-            surplus,
-            tasks,
-        }
-    }
-
-    fn ask(&mut self, id: &str, freshness: Freshness) -> tokio::task::JoinHandle<Result<Served, BoxError>> {
-        let future = self.front.call(call(id, freshness));
-        self.tasks.spawn("test", future)
-    }
-
-    /// Answers the next call below as a flight would, keeping the answer.
-    async fn answer(&mut self, status: u16, body: &'static str) -> Call {
-        let (call, respond) = self.below.next_request().await.unwrap();
-        self.respond(&call, respond, answer(status, body));
-        call
-    }
-
-    fn respond(&self, call: &Call, respond: SendResponse<Served>, answer: Answer) {
-        let ttl = self.cache.keep(&call.request, &answer, Instant::now());
-        respond.send_response(Served {
-            answer,
-            outcome: Outcome::Forwarded,
-            status: Status {
-                stored: ttl.is_some(),
-                ttl: ttl.map(|ttl| i64::try_from(ttl.as_secs()).unwrap()),
-                ..Status::default()
-            },
-            age: None,
-        });
-    }
-
-    /// What the cache answers without asking anybody.
-    async fn stored(&mut self, id: &str) -> Served {
-        let served = self.front.clone().oneshot(call(id, only_if_cached())).await.unwrap();
-        assert_eq!(served.status.forward, None);
-        served
-    }
-
-    async fn fill(&mut self, id: &str, body: &'static str) {
-        let asked = self.ask(id, Freshness::default());
-        self.answer(200, body).await;
-        asked.await.unwrap().unwrap();
-    }
-
-    async fn nothing_is_asked(&mut self) {
-        let next = tokio::time::timeout(Duration::from_millis(1), self.below.next_request()).await;
-        assert!(next.is_err(), "a call was made");
-    }
-}
-
-fn call(id: &str, freshness: Freshness) -> Call {
-    Call {
-        request: Arc::new(Request::plain(Version::Latest, [id]).unwrap()),
-        caller: Arc::new(Caller {
-            name: Name::new("test"),
-            urgency: Urgency::default(),
-            deadline: Instant::now() + Duration::from_secs(30),
-            wait: None,
-            freshness,
-            request_id: "r".into(),
-        }),
-    }
-}
-
-fn answer(status: u16, body: &'static str) -> Answer {
-    let mut headers = HeaderMap::new();
-    headers.insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
-    Answer {
-        status: StatusCode::from_u16(status).unwrap(),
-        headers,
-        body: Bytes::from_static(body.as_bytes()),
-    }
-}
-
-fn only_if_cached() -> Freshness {
-    Freshness {
-        only_if_cached: true,
-        ..Freshness::default()
-    }
-}
-
-fn no_cache() -> Freshness {
-    Freshness {
-        no_cache: true,
-        ..Freshness::default()
-    }
-}
-
-async fn pass(seconds: u64) {
-    advance(Duration::from_secs(seconds)).await;
-}
+use super::bench::{Bench, answer, call, no_cache, only_if_cached, pass};
+use crate::cache::{Config, NotCached};
+use crate::caller::{Freshness, Urgency};
+use crate::scan::{Answer, Forward, Keep as _, Outcome, Request, Version};
 
 #[tokio::test(start_paused = true)]
 async fn a_second_question_is_a_hit_with_age_and_ttl() {
@@ -326,7 +201,7 @@ async fn a_stale_answer_stands_in_for_errors_of_every_kind() {
         bench.fill("a", "old").await;
         pass(100).await;
         let asked = bench.ask("a", Freshness::default());
-        let (call, respond) = bench.below.next_request().await.unwrap();
+        let (call, respond) = bench.next().await;
         match failure {
             Some(status) => bench.respond(&call, respond, answer(status, "broken")),
             None => respond.send_error("unreachable"),
@@ -356,7 +231,7 @@ async fn the_callers_own_refusals_are_not_papered_over() {
 
     pass(100).await;
     let asked = bench.ask("a", no_cache());
-    let (_, respond) = bench.below.next_request().await.unwrap();
+    let (_, respond) = bench.next().await;
     respond.send_error("unreachable");
     assert_eq!(asked.await.unwrap().unwrap_err().to_string(), "unreachable");
 }
@@ -367,14 +242,14 @@ async fn an_answer_past_every_limit_does_not_stand_in() {
     bench.fill("a", "old").await;
     pass(640).await;
     let asked = bench.ask("a", Freshness::default());
-    let (_, respond) = bench.below.next_request().await.unwrap();
+    let (_, respond) = bench.next().await;
     respond.send_error("unreachable");
     assert!(asked.await.unwrap().is_err());
 
     bench.fill("b", "old").await;
     pass(620).await;
     let asked = bench.ask("b", Freshness::default());
-    let (_, respond) = bench.below.next_request().await.unwrap();
+    let (_, respond) = bench.next().await;
     pass(60).await;
     respond.send_error("took too long");
     assert!(asked.await.unwrap().is_err());
@@ -387,7 +262,7 @@ async fn an_outage_costs_few_calls_and_recovery_one() {
     bench.fill("a", "old").await;
     pass(100).await;
     let asked = bench.ask("a", Freshness::default());
-    let (_, respond) = bench.below.next_request().await.unwrap();
+    let (_, respond) = bench.next().await;
     respond.send_error("unreachable");
     asked.await.unwrap().unwrap();
     let mut calls = 0;
@@ -418,7 +293,7 @@ async fn a_caller_who_hangs_up_while_renewing_gives_the_right_back() {
     bench.fill("a", "old").await;
     pass(100).await;
     let asked = bench.ask("a", Freshness::default());
-    let (_, _respond) = bench.below.next_request().await.unwrap();
+    let (_, _respond) = bench.next().await;
     asked.abort();
     assert!(asked.await.unwrap_err().is_cancelled());
     let entry = bench

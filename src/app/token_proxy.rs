@@ -1,0 +1,59 @@
+//! The way to the token proxy of AKS: its own certificate authority and server name.
+
+use bytes::Bytes;
+use http::Request;
+use tower::util::BoxCloneSyncService;
+
+use super::settings::{SIGN_IN_BYTES, SIGN_IN_TIMEOUT};
+use crate::BoxError;
+use crate::config::{TokenProxy, TrustedRoots};
+use crate::net::{Client, Exchange, Limits};
+
+/// Far above any bundle of certificates.
+const MAX_CA_BYTES: u64 = 1024 * 1024;
+
+/// Reaches the proxy over connections made anew for every request: requests are an hour apart, and the CA file is rotated by the cluster.
+pub(super) fn exchange(net: &Client, proxy: &TokenProxy) -> Exchange {
+    let (net, proxy) = (net.clone(), proxy.clone());
+    BoxCloneSyncService::new(tower::service_fn(move |request: Request<Bytes>| {
+        let (net, proxy) = (net.clone(), proxy.clone());
+        async move {
+            let roots = roots(&proxy.roots).await?;
+            let client = net.for_peer(roots.as_deref(), proxy.server_name.as_deref())?;
+            let limits = Limits {
+                head: SIGN_IN_TIMEOUT,
+                whole: SIGN_IN_TIMEOUT,
+                body_bytes: SIGN_IN_BYTES,
+            };
+            client.send(request, limits).await.map_err(BoxError::from)
+        }
+    }))
+}
+
+/// The PEM text of what is trusted; `None`: the built-in roots.
+async fn roots(roots: &TrustedRoots) -> Result<Option<Vec<u8>>, BoxError> {
+    let path = match roots {
+        TrustedRoots::BuiltIn => return Ok(None),
+        TrustedRoots::Pem(text) => return Ok(Some(text.clone().into_bytes())),
+        TrustedRoots::File(path) => path,
+    };
+    let unusable = |cause| CaFile {
+        path: path.display().to_string(),
+        cause,
+    };
+    let metadata = tokio::fs::metadata(path).await.map_err(unusable)?;
+    if !metadata.is_file() || metadata.len() > MAX_CA_BYTES {
+        let cause = std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a file of at most 1 MiB");
+        return Err(unusable(cause).into());
+    }
+    Ok(Some(tokio::fs::read(path).await.map_err(unusable)?))
+}
+
+/// The file of the proxy's certificate authority cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the token proxy's CA file {path} cannot be read")]
+struct CaFile {
+    path: String,
+    #[source]
+    cause: std::io::Error,
+}

@@ -1,0 +1,112 @@
+//! Putting an answer together from pieces.
+
+use std::time::Duration;
+use std::{cmp, sync::Arc};
+
+use bytes::Bytes;
+use http::{StatusCode, header};
+use tokio::time::Instant;
+
+use crate::cache::piece::{Piece, Slice, Source};
+use crate::scan::{Answer, Doubt, Lore, Ordering, Version};
+
+/// An answer put together, and how old it is: as old as its oldest piece, and fresh until the first of them is stale.
+#[derive(Debug)]
+pub(super) struct Assembly {
+    pub(super) answer: Answer,
+    pub(super) asked: Instant,
+    pub(super) stored: Instant,
+    pub(super) ttl: Duration,
+}
+
+impl Assembly {
+    /// Puts the pieces of all ids of a request together, in the order of the ids.
+    ///
+    /// # Errors
+    ///
+    /// The reason why it is not certain that the upstream would give the same answer.
+    pub(super) fn new(version: Version, pieces: &[Arc<Piece>], lore: &Lore) -> Result<Self, Doubt> {
+        let newest = pieces
+            .iter()
+            .map(|piece| piece.source())
+            .max_by_key(|source| source.asked)
+            .ok_or(Doubt::Shape)?;
+        if pieces.iter().any(|piece| !alike(piece.source(), newest)) {
+            return Err(Doubt::Shape);
+        }
+        if !lore.holds(version, pieces.iter().map(|piece| piece.len()).sum()) {
+            // Alone, the request might have been cut off.
+            return Err(Doubt::Longest);
+        }
+        let mut rows: Vec<(usize, Slice<'_>)> = Vec::new();
+        for (id, piece) in pieces.iter().enumerate() {
+            rows.extend(piece.rows().map(|row| (id, row)));
+        }
+        sort(&mut rows, || lore.ordering(version))?;
+        let sources = || pieces.iter().map(|piece| piece.source());
+        let stored = sources().map(|source| source.stored).min().unwrap_or(newest.stored);
+        let fresh_until = sources().map(|source| source.stored + source.ttl).min();
+        Ok(Self {
+            answer: Answer {
+                status: StatusCode::OK,
+                headers: newest.headers.clone(),
+                body: body(newest, &rows),
+            },
+            asked: sources().map(|source| source.asked).min().unwrap_or(newest.asked),
+            stored,
+            ttl: fresh_until.map_or(newest.ttl, |until| until.saturating_duration_since(stored)),
+        })
+    }
+}
+
+/// Whether two answers have the same envelope and type. Other fields, such as `Date`, tell when an answer was made, not what it is.
+fn alike(one: &Source, other: &Source) -> bool {
+    one.before == other.before
+        && one.after == other.after
+        && one.headers.get(header::CONTENT_TYPE) == other.headers.get(header::CONTENT_TYPE)
+}
+
+fn body(envelope: &Source, rows: &[(usize, Slice<'_>)]) -> Bytes {
+    let text: usize = rows.iter().map(|(_, row)| row.text.len() + 1).sum();
+    let mut body = Vec::with_capacity(envelope.before.len() + text + envelope.after.len());
+    body.extend_from_slice(&envelope.before);
+    for (nth, (_, row)) in rows.iter().enumerate() {
+        if nth > 0 {
+            body.push(b',');
+        }
+        body.extend_from_slice(row.text);
+    }
+    body.extend_from_slice(&envelope.after);
+    body.into()
+}
+
+/// Sorts rows as the upstream would: those of one answer as they stood there, those of several in the order learned.
+fn sort(rows: &mut [(usize, Slice<'_>)], learned: impl FnOnce() -> Result<Ordering, Doubt>) -> Result<(), Doubt> {
+    rows.sort_unstable_by_key(|(_, row)| row.at);
+    if rows.windows(2).all(|pair| pair[0].1.at.0 == pair[1].1.at.0) {
+        return Ok(());
+    }
+    let ordering = learned()?;
+    let compare = |one: &(usize, Slice<'_>), other: &(usize, Slice<'_>)| {
+        ordering.compare((one.0, one.1.time), (other.0, other.1.time))
+    };
+    // Every row must be comparable, and no answer's own order may contradict what is believed.
+    for pair in rows.windows(2) {
+        let same_answer = pair[0].1.at.0 == pair[1].1.at.0;
+        match compare(&pair[0], &pair[1]) {
+            None => return Err(Doubt::Order),
+            Some(cmp::Ordering::Greater) if same_answer => return Err(Doubt::Order),
+            Some(_) => {}
+        }
+    }
+    rows.sort_by(|one, other| {
+        compare(one, other)
+            .unwrap_or(cmp::Ordering::Equal)
+            .then(one.1.at.cmp(&other.1.at))
+    });
+    // Which of two equal rows from different answers comes first, nobody knows.
+    let tied = rows
+        .windows(2)
+        .any(|pair| pair[0].1.at.0 != pair[1].1.at.0 && compare(&pair[0], &pair[1]) == Some(cmp::Ordering::Equal));
+    if tied { Err(Doubt::Order) } else { Ok(()) }
+}

@@ -1,0 +1,76 @@
+//! What is there of an answer, by id, and what is missing.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use tokio::time::Instant;
+
+use crate::cache::assembly::Assembly;
+use crate::cache::judge::{Health, Verdict, judge};
+use crate::cache::piece::Piece;
+use crate::cache::shelf::Cache;
+use crate::caller::Freshness;
+use crate::scan::{Answer, Doubt, Lore, Request, Rows};
+
+/// The pieces for a request, one place for each of its ids. At least one is there.
+#[derive(Debug)]
+pub(super) struct Parts {
+    request: Arc<Request>,
+    lore: Arc<Lore>,
+    pieces: Vec<Option<Arc<Piece>>>,
+}
+
+impl Parts {
+    /// The pieces that this caller accepts as fresh; `None` when there is none, or when such requests are not kept by id.
+    pub(super) fn find(cache: &Cache, request: &Arc<Request>, wanted: &Freshness, now: Instant) -> Option<Self> {
+        let lore = cache.lore().filter(|_| request.is_plain() && !wanted.no_cache)?;
+        let fresh = |piece: &Arc<Piece>| judge(cache.config(), wanted, piece.age(now), Health::Good) == Verdict::Fresh;
+        let pieces: Vec<_> = request
+            .ids()
+            .map(|id| cache.piece(request.version(), id).filter(fresh))
+            .collect();
+        pieces.iter().any(Option::is_some).then(|| Self {
+            request: Arc::clone(request),
+            lore: Arc::clone(lore),
+            pieces,
+        })
+    }
+
+    /// The whole answer, if every piece is there.
+    pub(super) fn whole(&self) -> Option<Assembly> {
+        let complete = self.pieces.iter().all(Option::is_some);
+        complete.then(|| self.assemble().ok()).flatten()
+    }
+
+    /// The question for what is missing; `None` when nothing is, or when the pieces could not be put together with what would come.
+    pub(super) fn missing(&self) -> Option<Request> {
+        self.lore.ordering(self.request.version()).ok()?;
+        let ids = self.request.ids().zip(&self.pieces);
+        let missing = ids.filter(|(_, piece)| piece.is_none()).map(|(id, _)| id);
+        // It fails when no id is missing.
+        Request::plain(self.request.version(), missing).ok()
+    }
+
+    /// The whole answer, with the answer to the question for what was missing.
+    pub(super) fn with(mut self, missing: &Request, answer: &Answer, cache: &Cache) -> Result<Assembly, Doubt> {
+        if answer.status != StatusCode::OK {
+            return Err(Doubt::Refused);
+        }
+        let rows = Rows::split(missing, &answer.body)?;
+        if !self.lore.holds(missing.version(), rows.len()) {
+            return Err(Doubt::Longest);
+        }
+        let now = Instant::now();
+        let new = Piece::cut(missing, answer, &rows, now, cache.config().ttl);
+        let gaps = self.pieces.iter_mut().filter(|piece| piece.is_none());
+        for (gap, piece) in gaps.zip(new) {
+            *gap = Some(piece);
+        }
+        self.assemble()
+    }
+
+    fn assemble(&self) -> Result<Assembly, Doubt> {
+        let pieces: Vec<_> = self.pieces.iter().flatten().cloned().collect();
+        Assembly::new(self.request.version(), &pieces, &self.lore)
+    }
+}

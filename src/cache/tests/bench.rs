@@ -1,0 +1,147 @@
+//! A cache over a service that the test plays.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, header};
+use prometheus_client::registry::Registry;
+use tokio::time::{Instant, advance};
+use tower::{Layer as _, Service as _, ServiceExt as _};
+use tower_test::mock::{self, SendResponse};
+
+use crate::BoxError;
+use crate::cache::{Cache, Config, Layer, Metrics};
+use crate::caller::{Caller, Freshness, Name, Urgency};
+use crate::scan::{Answer, Call, Keep as _, Lore, Outcome, Request, Served, Status, Version};
+use crate::task::Tasks;
+
+pub(super) type Below = mock::Handle<Call, Served>;
+pub(super) type Front = crate::cache::Front<mock::Mock<Call, Served>>;
+
+pub(super) struct Bench {
+    pub(super) cache: Arc<Cache>,
+    pub(super) front: Front,
+    pub(super) below: Below,
+    pub(super) surplus: Arc<AtomicBool>,
+    pub(super) tasks: Tasks,
+}
+
+impl Bench {
+    pub(super) fn new(config: Config) -> Self {
+        Self::with(config, None)
+    }
+
+    pub(super) fn with(config: Config, lore: Option<Arc<Lore>>) -> Self {
+        let cache = Arc::new(Cache::new(config, lore, Metrics::register(&mut Registry::default())));
+        let surplus = Arc::new(AtomicBool::new(true));
+        let tasks = Tasks::new();
+        let (mock, below) = mock::pair();
+        let has_surplus = Arc::clone(&surplus);
+        let layer = Layer::new(
+            Arc::clone(&cache),
+            tasks.clone(),
+            Arc::new(move || has_surplus.load(Ordering::Relaxed)),
+        );
+        Self {
+            cache,
+            front: layer.layer(mock),
+            below,
+            surplus,
+            tasks,
+        }
+    }
+
+    pub(super) fn ask(&mut self, id: &str, freshness: Freshness) -> tokio::task::JoinHandle<Result<Served, BoxError>> {
+        let future = self.front.call(call(id, freshness));
+        self.tasks.spawn("test", future)
+    }
+
+    /// The next call below. One that does not come fails the test instead of hanging it.
+    pub(super) async fn next(&mut self) -> (Call, SendResponse<Served>) {
+        let next = tokio::time::timeout(Duration::from_hours(1), self.below.next_request()).await;
+        next.expect("a call comes").unwrap()
+    }
+
+    /// Answers the next call below as a flight would, keeping the answer.
+    pub(super) async fn answer(&mut self, status: u16, body: &'static str) -> Call {
+        let (call, respond) = self.next().await;
+        self.respond(&call, respond, answer(status, body));
+        call
+    }
+
+    pub(super) fn respond(&self, call: &Call, respond: SendResponse<Served>, answer: Answer) {
+        let ttl = self.cache.keep(&call.request, &answer, Instant::now());
+        respond.send_response(Served {
+            answer,
+            outcome: Outcome::Forwarded,
+            status: Status {
+                stored: ttl.is_some(),
+                ttl: ttl.map(|ttl| i64::try_from(ttl.as_secs()).unwrap()),
+                ..Status::default()
+            },
+            age: None,
+        });
+    }
+
+    /// What the cache answers without asking anybody.
+    pub(super) async fn stored(&mut self, id: &str) -> Served {
+        let served = self.front.clone().oneshot(call(id, only_if_cached())).await.unwrap();
+        assert_eq!(served.status.forward, None);
+        served
+    }
+
+    pub(super) async fn fill(&mut self, id: &str, body: &'static str) {
+        let asked = self.ask(id, Freshness::default());
+        self.answer(200, body).await;
+        asked.await.unwrap().unwrap();
+    }
+
+    pub(super) async fn nothing_is_asked(&mut self) {
+        let next = tokio::time::timeout(Duration::from_millis(1), self.below.next_request()).await;
+        assert!(next.is_err(), "a call was made");
+    }
+}
+
+pub(super) fn call(id: &str, freshness: Freshness) -> Call {
+    Call {
+        request: Arc::new(Request::plain(Version::Latest, [id]).unwrap()),
+        caller: Arc::new(Caller {
+            name: Name::new("test"),
+            urgency: Urgency::default(),
+            deadline: Instant::now() + Duration::from_secs(30),
+            wait: None,
+            freshness,
+            request_id: "r".into(),
+        }),
+    }
+}
+
+pub(super) fn answer(status: u16, body: &'static str) -> Answer {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
+    Answer {
+        status: StatusCode::from_u16(status).unwrap(),
+        headers,
+        body: Bytes::from_static(body.as_bytes()),
+    }
+}
+
+pub(super) fn only_if_cached() -> Freshness {
+    Freshness {
+        only_if_cached: true,
+        ..Freshness::default()
+    }
+}
+
+pub(super) fn no_cache() -> Freshness {
+    Freshness {
+        no_cache: true,
+        ..Freshness::default()
+    }
+}
+
+pub(super) async fn pass(seconds: u64) {
+    advance(Duration::from_secs(seconds)).await;
+}

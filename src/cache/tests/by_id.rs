@@ -1,0 +1,249 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tower::Service as _;
+
+use super::bench::{Bench, answer, call, no_cache, only_if_cached, pass};
+use crate::BoxError;
+use crate::cache::{Config, NotCached};
+use crate::caller::Freshness;
+use crate::scan::{Answer, Call, Forward, Keep as _, Lore, Outcome, Request, Rows, Served, Version};
+
+/// A cache that keeps rows by id, over an upstream that lists rows newest first.
+struct ById {
+    bench: Bench,
+    lore: Arc<Lore>,
+}
+
+impl ById {
+    fn new() -> Self {
+        let lore = Arc::new(Lore::new(1000));
+        Self {
+            bench: Bench::with(Config::default(), Some(Arc::clone(&lore))),
+            lore,
+        }
+    }
+
+    /// Lets the gateway see enough answers to know the order of rows.
+    fn taught() -> Self {
+        let cache = Self::new();
+        let question = question(&["a", "b", "c", "d", "e", "f"]);
+        for _ in 0..4 {
+            let rows = Rows::split(&question, &upstream(&question).body).unwrap();
+            cache.lore.learn(Version::Latest, &rows);
+        }
+        cache.lore.ordering(Version::Latest).unwrap();
+        cache
+    }
+
+    fn keep(&self, ids: &[&str]) {
+        let question = question(ids);
+        self.bench.cache.keep(&question, &upstream(&question), Instant::now());
+        assert!(self.bench.cache.find(question.key(), Instant::now()).is_some());
+    }
+
+    fn ask(&mut self, ids: &[&str], freshness: Freshness) -> JoinHandle<Result<Served, BoxError>> {
+        let call = Call {
+            request: Arc::new(question(ids)),
+            ..call("x", freshness)
+        };
+        let future = self.bench.front.call(call);
+        self.bench.tasks.spawn("test", future)
+    }
+
+    /// What the cache makes of what it has.
+    async fn hit(&mut self, ids: &[&str]) -> Served {
+        let served = self.ask(ids, only_if_cached()).await.unwrap().unwrap();
+        assert_eq!(served.answer.body, upstream(&question(ids)).body);
+        assert_eq!((served.outcome, served.status.forward), (Outcome::Hit, None));
+        served
+    }
+
+    /// Expects a question for these ids below, and answers it.
+    async fn asked(&mut self, ids: &[&str], answer: Answer) {
+        let (call, respond) = self.bench.next().await;
+        assert_eq!(call.request.ids().collect::<Vec<_>>(), ids);
+        self.bench.respond(&call, respond, answer);
+    }
+}
+
+fn question(ids: &[&str]) -> Request {
+    Request::plain(Version::Latest, ids.iter().copied()).unwrap()
+}
+
+/// Three rows an id, none for those that begin with `z`; all at different times.
+fn upstream(request: &Request) -> Answer {
+    let mut rows = Vec::new();
+    for id in request.ids().filter(|id| !id.starts_with('z')) {
+        let number = u32::from(id.as_bytes()[0] - b'a');
+        for n in 0..3 {
+            rows.push((59 - (n * 17 + number * 7) % 59, id));
+        }
+    }
+    rows.sort_unstable_by(|one, other| other.cmp(one));
+    let rows: Vec<_> = rows
+        .into_iter()
+        .map(|(minute, id)| {
+            format!(
+                r#"{{"ScanDefinitionIds":"{id}","n":1e400, "LastScanned":"2026-03-01T00:{minute:02}:00.0000000Z"}}"#
+            )
+        })
+        .collect();
+    answer(
+        200,
+        format!(r#"{{"@odata.context":"c","value":[{}]}}"#, rows.join(",")).leak(),
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_part_of_one_answer_is_an_answer() {
+    let mut cache = ById::new();
+    cache.keep(&["a", "b", "c", "z"]);
+    pass(10).await;
+    for ids in [&["a"][..], &["c"], &["z"], &["a", "c"], &["b", "z"], &["a", "b", "c"]] {
+        let served = cache.hit(ids).await;
+        assert_eq!(served.age, Some(Duration::from_secs(10)));
+        assert!((16..=20).contains(&served.status.ttl.unwrap()));
+        assert_eq!(served.status.detail, Some("assembled"));
+        let again = cache.hit(ids).await;
+        assert_eq!((again.age, again.status.ttl), (served.age, served.status.ttl));
+        assert_eq!(again.status.detail, None, "it has become an answer of its own");
+    }
+    pass(21).await;
+    assert!(
+        cache.ask(&["a"], only_if_cached()).await.unwrap().is_ok(),
+        "stale while revalidating"
+    );
+    assert!(
+        cache
+            .ask(&["b", "c"], only_if_cached())
+            .await
+            .unwrap()
+            .unwrap_err()
+            .is::<NotCached>()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn parts_of_several_answers_are_joined_once_the_order_is_known() {
+    let mut cache = ById::new();
+    cache.keep(&["a", "b"]);
+    cache.keep(&["c", "d"]);
+    let _asked = cache.ask(&["a", "c"], Freshness::default());
+    let whole = upstream(&question(&["a", "c"]));
+    cache.asked(&["a", "c"], whole).await;
+
+    let mut cache = ById::taught();
+    cache.keep(&["a", "b"]);
+    pass(4).await;
+    cache.keep(&["c", "d"]);
+    pass(1).await;
+    let served = cache.hit(&["a", "b", "c", "d"]).await;
+    assert_eq!(served.age, Some(Duration::from_secs(5)), "as old as the oldest part");
+    assert!(served.status.ttl.unwrap() <= 25, "and fresh as long as all parts are");
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_is_missing_is_asked_for() {
+    let mut cache = ById::taught();
+    cache.keep(&["a", "c", "z"]);
+    pass(7).await;
+    let asked = cache.ask(&["a", "b", "c", "d", "z"], Freshness::default());
+    cache.asked(&["b", "d"], upstream(&question(&["b", "d"]))).await;
+    let served = asked.await.unwrap().unwrap();
+    assert_eq!(served.answer.body, upstream(&question(&["a", "b", "c", "d", "z"])).body);
+    assert_eq!(
+        (served.outcome, served.status.forward),
+        (Outcome::Forwarded, Some(Forward::Partial))
+    );
+    assert_eq!(served.age, Some(Duration::from_secs(7)));
+    assert!(served.status.stored && served.status.ttl.unwrap() <= 23);
+    cache.hit(&["b", "z"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_callers_wishes_hold_for_every_part() {
+    let mut cache = ById::taught();
+    cache.keep(&["a"]);
+    pass(10).await;
+    cache.keep(&["b"]);
+    let max_age = Freshness {
+        max_age: Some(Duration::from_secs(5)),
+        ..Freshness::default()
+    };
+    let _asked = cache.ask(&["a", "b"], max_age);
+    cache.asked(&["a"], upstream(&question(&["a"]))).await;
+    let _asked = cache.ask(&["a", "b"], no_cache());
+    cache.asked(&["a", "b"], upstream(&question(&["a", "b"]))).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rest_that_does_not_fit_is_not_used() {
+    let rest = question(&["b"]);
+    let mut envelope = upstream(&rest);
+    envelope.body = String::from_utf8(envelope.body.to_vec())
+        .unwrap()
+        .replace("\"c\"", "\"d\"")
+        .into();
+    let tie = answer(
+        200,
+        r#"{"@odata.context":"c","value":[{"ScanDefinitionIds":"b","LastScanned":"2026-03-01T00:59:00.0000000Z"}]}"#,
+    );
+    let undated = answer(200, r#"{"@odata.context":"c","value":[{"ScanDefinitionIds":"b"}]}"#);
+    let linked = answer(200, r#"{"@odata.context":"c","value":[],"@odata.nextLink":"x"}"#);
+    for rest in [envelope, tie, undated, linked, answer(404, "{}"), answer(400, "{}")] {
+        let mut cache = ById::taught();
+        cache.keep(&["a"]);
+        let asked = cache.ask(&["a", "b"], Freshness::default());
+        cache.asked(&["b"], rest).await;
+        let whole = upstream(&question(&["a", "b"]));
+        cache.asked(&["a", "b"], whole.clone()).await;
+        let served = asked.await.unwrap().unwrap();
+        assert_eq!(served.answer.body, whole.body);
+        assert_eq!(served.status.forward, Some(Forward::Miss));
+    }
+    let mut cache = ById::taught();
+    cache.keep(&["a"]);
+    let asked = cache.ask(&["a", "b"], Freshness::default());
+    cache.asked(&["b"], answer(503, "busy")).await;
+    assert_eq!(
+        asked.await.unwrap().unwrap().answer.status,
+        503,
+        "one failure is enough"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_may_be_cut_off_is_not_cut_up() {
+    let lore = Arc::new(Lore::new(0));
+    let bench = Bench::with(Config::default(), Some(Arc::clone(&lore)));
+    let mut cache = ById { bench, lore };
+    cache.keep(&["a", "b"]);
+    assert!(cache.ask(&["a"], only_if_cached()).await.unwrap().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_with_options_is_never_put_together() {
+    let mut cache = ById::taught();
+    cache.keep(&["a", "b"]);
+    let request = Request::parse(Version::Latest, Some("$top=1"), br#"{"ScanDefinitionIds":["a"]}"#).unwrap();
+    let other = Request::plain(Version::V1, ["a"]).unwrap();
+    for request in [request, other] {
+        let call = Call {
+            request: Arc::new(request),
+            ..call("x", only_if_cached())
+        };
+        assert!(cache.bench.front.call(call).await.unwrap_err().is::<NotCached>());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_taken_back_leaves_no_parts() {
+    let mut cache = ById::taught();
+    cache.keep(&["a", "b"]);
+    let both = question(&["a", "b"]);
+    cache.bench.cache.keep(&both, &answer(403, "no"), Instant::now());
+    assert!(cache.ask(&["a"], only_if_cached()).await.unwrap().is_err());
+}

@@ -1,0 +1,181 @@
+//! Random questions, one after the other, against upstreams of many kinds: whatever is put together from parts, everybody gets byte for
+//! byte what the upstream says to the whole question.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode};
+use prometheus_client::registry::Registry;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tokio::time::{Instant, advance};
+use tower::util::BoxCloneService;
+use tower::{Layer as _, ServiceExt as _, service_fn};
+
+use super::bench::call;
+use crate::BoxError;
+use crate::cache::{Cache, Config, Layer, Metrics};
+use crate::caller::Freshness;
+use crate::scan::{Answer, Call, Forward, Keep as _, Lore, Outcome, Request, Rows, Served, Status, Version};
+use crate::task::Tasks;
+
+/// How rows are listed.
+#[derive(Clone, Copy, Debug)]
+enum Listing {
+    NewestFirst,
+    OldestFirst,
+    Grouped,
+    /// By something that is not in the rows.
+    Hidden,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct World {
+    listing: Listing,
+    page: usize,
+    linked: bool,
+    strict: bool,
+    timed: bool,
+}
+
+impl World {
+    fn random(rng: &mut StdRng) -> Self {
+        let listings = [
+            Listing::NewestFirst,
+            Listing::OldestFirst,
+            Listing::Grouped,
+            Listing::Hidden,
+        ];
+        Self {
+            listing: listings[rng.random_range(0..listings.len())],
+            page: [4, 9, 1000][rng.random_range(0..3)],
+            linked: rng.random(),
+            strict: rng.random(),
+            timed: rng.random_ratio(3, 4),
+        }
+    }
+
+    fn answer(self, request: &Request) -> Answer {
+        if self.strict && request.ids().any(|id| id == "unknown") {
+            return answer(404, "{\"error\":{}}".into());
+        }
+        let mut rows: Vec<(u64, u64, String)> = Vec::new();
+        for id in request.ids().filter(|id| *id != "unknown") {
+            let seed = id
+                .bytes()
+                .fold(7_u64, |seed, byte| seed.wrapping_mul(131) + u64::from(byte));
+            // Few enough seconds that some rows of different ids are tied.
+            rows.extend((0..seed % 4).map(|n| {
+                let second = seed.wrapping_mul(n * 2 + 3) % 86_400;
+                let time = format!(
+                    "2026-03-01T{:02}:{:02}:{:02}.0000000Z",
+                    second / 3600,
+                    second / 60 % 60,
+                    second % 60 / 20
+                );
+                let time = if self.timed {
+                    format!(",\"LastScanned\":\"{time}\"")
+                } else {
+                    String::new()
+                };
+                (
+                    second - second % 60 + second % 60 / 20,
+                    seed % 1009 + n,
+                    format!("{{\"ScanDefinitionId\":\"{id}\"{time}}}"),
+                )
+            }));
+        }
+        match self.listing {
+            Listing::NewestFirst => rows.sort_by_key(|row| std::cmp::Reverse(row.0)),
+            Listing::OldestFirst => rows.sort_by_key(|row| row.0),
+            Listing::Grouped => {}
+            Listing::Hidden => rows.sort_by_key(|row| row.1 * 7919 % 1009),
+        }
+        let link = if rows.len() > self.page && self.linked {
+            ",\"@odata.nextLink\":\"n\""
+        } else {
+            ""
+        };
+        let rows: Vec<_> = rows.into_iter().take(self.page).map(|row| row.2).collect();
+        answer(
+            200,
+            format!("{{\"@odata.context\":\"c\",\"value\":[{}]{link}}}", rows.join(",")),
+        )
+    }
+}
+
+fn answer(status: u16, body: String) -> Answer {
+    Answer {
+        status: StatusCode::from_u16(status).unwrap(),
+        headers: HeaderMap::new(),
+        body: body.into(),
+    }
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    hits: u32,
+    partial: u32,
+}
+
+async fn run(seed: u64, tally: &mut Tally) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let world = World::random(&mut rng);
+    let lore = Arc::new(Lore::new(0));
+    let cache = Arc::new(Cache::new(
+        Config::default(),
+        Some(Arc::clone(&lore)),
+        Metrics::register(&mut Registry::default()),
+    ));
+    let keep = Arc::clone(&cache);
+    let below = service_fn(move |call: Call| {
+        let answer = world.answer(&call.request);
+        if answer.status == StatusCode::OK
+            && let Ok(rows) = Rows::split(&call.request, &answer.body)
+        {
+            lore.learn(call.request.version(), &rows);
+        }
+        let kept = keep.keep(&call.request, &answer, Instant::now());
+        let served = Served {
+            answer,
+            outcome: Outcome::Forwarded,
+            status: Status {
+                stored: kept.is_some(),
+                ..Status::default()
+            },
+            age: None,
+        };
+        async { Ok::<_, BoxError>(served) }
+    });
+    let layer = Layer::new(cache, Tasks::new(), Arc::new(|| false));
+    let front = layer.layer(BoxCloneService::new(below));
+    for _ in 0..150 {
+        let mut ids: Vec<_> = (0..rng.random_range(1..=6))
+            .map(|_| format!("id{}", rng.random_range(0..25_u32)))
+            .collect();
+        if rng.random_ratio(1, 40) {
+            ids.push("unknown".into());
+        }
+        let request = Request::plain(Version::Latest, ids.iter().map(String::as_str)).unwrap();
+        let alone = world.answer(&request);
+        let call = Call {
+            request: Arc::new(request),
+            ..call("x", Freshness::default())
+        };
+        let served = front.clone().oneshot(call).await.unwrap();
+        assert_eq!(served.answer.body, alone.body, "seed {seed}: {ids:?} in {world:?}");
+        assert_eq!(served.answer.status, alone.status);
+        tally.hits += u32::from(served.status.detail == Some("assembled"));
+        tally.partial += u32::from(served.status.forward == Some(Forward::Partial));
+        advance(Duration::from_millis(rng.random_range(0..2000))).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn parts_make_up_the_same_answers_as_the_whole() {
+    let mut tally = Tally::default();
+    for seed in 0..60 {
+        run(seed, &mut tally).await;
+    }
+    assert!(tally.hits > 300 && tally.partial > 300, "{tally:?}: nothing was tested");
+}

@@ -1,0 +1,4 @@
+mod bench;
+mod by_id;
+mod differential;
+mod whole;

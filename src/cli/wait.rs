@@ -1,0 +1,77 @@
+//! `wait`: returns once the gateway has started. For start scripts where nothing else orders containers.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::time::{self, Instant};
+
+use super::ask::{AdminAddress, ask};
+use super::runtime::block_on_one;
+use super::{Error, Wait};
+use crate::config::{Environment, duration};
+
+/// A gateway starts in a few milliseconds; asking ten times a second costs nothing.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Asks until the gateway has started, for as long as `--max` says.
+///
+/// # Errors
+/// It has not started by then; the last answer is told.
+pub fn wait(asked: &Wait) -> Result<(), Error> {
+    let admin = AdminAddress::choose(asked.admin.as_ref(), &Environment::real())?;
+    block_on_one(until_started(&admin, asked.max))
+}
+
+async fn until_started(admin: &AdminAddress, max: Duration) -> Result<(), Error> {
+    let end = Instant::now() + max;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        // The last question, too, gets a moment for its answer.
+        let why = match ask(admin, "/startupz", left.max(PAUSE)).await {
+            Ok((StatusCode::OK, _)) => return Ok(()),
+            Ok((status, text)) => format!("the last answer was {}: {}", status.as_u16(), text.trim()),
+            Err(error) => error.to_string(),
+        };
+        if Instant::now() + PAUSE >= end {
+            let max = duration::show(max);
+            return Err(Error::user(format!(
+                "no gateway has started at {admin} within {max}: {why}"
+            )));
+        }
+        time::sleep(PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::testing::{Answering, Answers};
+
+    #[tokio::test]
+    async fn it_waits_until_the_gateway_has_started() {
+        let gateway = Answering::tcp(Answers::AfterRefusals(2)).await;
+        until_started(&gateway.admin, Duration::from_mins(1)).await.unwrap();
+        assert_eq!(gateway.paths(), ["/startupz"; 3]);
+    }
+
+    #[tokio::test]
+    async fn it_gives_up_and_says_what_it_saw() {
+        let gateway = Answering::tcp(Answers::Always(503)).await;
+        let error = until_started(&gateway.admin, Duration::ZERO)
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.ends_with("within 0s: the last answer was 503: draining"),
+            "{error}"
+        );
+
+        let nobody = Answering::tcp(Answers::Never).await;
+        let started = Instant::now();
+        let error = until_started(&nobody.admin, Duration::from_millis(250))
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("within 250ms"), "{error}");
+        assert!(started.elapsed() >= Duration::from_millis(100));
+    }
+}

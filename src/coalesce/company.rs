@@ -1,0 +1,133 @@
+//! A flight in company: taken aboard, or taking others aboard.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::coalesce::flight::{Flight, Stage};
+use crate::coalesce::merge::{Cargo, Share};
+use crate::scan::Request;
+
+/// In whose company it flies.
+#[derive(Debug)]
+pub(super) enum Trip {
+    /// Its own, or not known yet.
+    Own,
+    /// It asks for others too.
+    Carrying(Cargo),
+    /// Another asks for it; here comes its share.
+    Aboard(Option<oneshot::Receiver<Share>>),
+    /// Its own, after a united call in doubt; never again in company.
+    Alone,
+}
+
+impl Trip {
+    /// Those who are aboard.
+    pub(super) fn passengers(&self) -> Vec<Arc<Flight>> {
+        match self {
+            Self::Carrying(cargo) => cargo
+                .passengers
+                .iter()
+                .map(|passenger| Arc::clone(&passenger.flight))
+                .collect(),
+            Self::Own | Self::Aboard(_) | Self::Alone => Vec::new(),
+        }
+    }
+}
+
+impl Flight {
+    /// Notes that the slot has been granted. `true` when the flight may take others aboard now: it is the first attempt, and its own.
+    pub(super) fn depart(&self, now: Instant) -> bool {
+        let passengers = {
+            let mut state = self.state();
+            // Waiting → Departed; again for another attempt. A flight that is over is about to be dropped, whatever it is told here.
+            if state.stage == Stage::Over {
+                return false;
+            }
+            state.stage = Stage::Departed(now);
+            if matches!(state.trip, Trip::Own) {
+                return true;
+            }
+            state.trip.passengers()
+        };
+        for passenger in passengers {
+            let mut state = passenger.state();
+            if state.stage != Stage::Over {
+                state.stage = Stage::Departed(now);
+            }
+        }
+        false
+    }
+
+    /// What to ask: the united question, if there is one.
+    pub(super) fn question(&self) -> Arc<Request> {
+        match &self.state().trip {
+            Trip::Carrying(cargo) => Arc::clone(&cargo.request),
+            Trip::Own | Trip::Aboard(_) | Trip::Alone => Arc::clone(self.request()),
+        }
+    }
+
+    /// Takes a flight that is still waiting off the queue; its share is to be sent to where this returns.
+    pub(super) fn take_aboard(&self, now: Instant) -> Option<oneshot::Sender<Share>> {
+        let mut state = self.state();
+        if state.stage != Stage::Waiting || state.waiters.is_empty() || !matches!(state.trip, Trip::Own) {
+            return None;
+        }
+        let (tell, share) = oneshot::channel();
+        // Waiting → Departed, in company.
+        state.stage = Stage::Departed(now);
+        state.trip = Trip::Aboard(Some(share));
+        self.recalled.notify_one();
+        Some(tell)
+    }
+
+    pub(super) fn is_aboard(&self) -> bool {
+        matches!(self.state().trip, Trip::Aboard(_))
+    }
+
+    /// Where the share arrives, for a flight that has been taken aboard.
+    pub(super) fn passage(&self) -> Option<oneshot::Receiver<Share>> {
+        match &mut self.state().trip {
+            Trip::Aboard(share) => share.take(),
+            Trip::Own | Trip::Carrying(_) | Trip::Alone => None,
+        }
+    }
+
+    /// Takes others aboard.
+    pub(super) fn load_up(&self, cargo: Cargo) {
+        self.state().trip = Trip::Carrying(cargo);
+    }
+
+    /// What was asked for others too, once the answer is here.
+    pub(super) fn unload(&self) -> Option<Cargo> {
+        let mut state = self.state();
+        match std::mem::replace(&mut state.trip, Trip::Own) {
+            Trip::Carrying(cargo) => Some(cargo),
+            other => {
+                state.trip = other;
+                None
+            }
+        }
+    }
+
+    /// From now on it asks for itself only.
+    pub(super) fn go_alone(&self) {
+        let mut state = self.state();
+        state.trip = Trip::Alone;
+        if state.stage != Stage::Over {
+            // Departed → Waiting, in the old place.
+            state.stage = Stage::Waiting;
+        }
+    }
+
+    /// Whether it may share a call with other questions.
+    pub(super) fn is_sociable(&self) -> bool {
+        matches!(self.state().trip, Trip::Own)
+    }
+
+    /// How many wait for it.
+    pub(super) fn waiting(&self) -> usize {
+        self.state().waiters.len()
+    }
+}

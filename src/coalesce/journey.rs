@@ -1,0 +1,190 @@
+//! The task of a flight: it makes the call, again where that helps those who still wait, until it lands or nobody is left.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use tokio::time::{Instant, sleep};
+use tower::{Service, ServiceExt as _};
+
+use crate::BoxError;
+use crate::attempt::{Load, Try};
+use crate::coalesce::Shared;
+use crate::coalesce::board::Board;
+use crate::coalesce::flight::{Flight, Next, Stage};
+use crate::coalesce::merge::{Cargo, Pool, Share, share};
+use crate::coalesce::news::{Company, Landing};
+use crate::coalesce::waiter::Lead;
+use crate::scan::{Answer, Keep, Lore, Rows};
+
+/// One flight's task. However it ends, the flight is off the board afterwards, and nobody waits for it.
+pub(super) struct Journey {
+    board: Arc<Board>,
+    flight: Arc<Flight>,
+    keep: Arc<dyn Keep>,
+    lore: Arc<Lore>,
+}
+
+/// How far a try has brought the flight.
+enum Leg {
+    /// The call was made, for itself or for others too.
+    Flown(Result<Answer, BoxError>),
+    /// Another flight has taken it aboard, and this came of it; `None` when it has to go alone.
+    Carried(Option<Share>),
+    /// Nobody wants it any more.
+    GivenUp,
+}
+
+impl Journey {
+    pub(super) fn new(board: Arc<Board>, flight: Arc<Flight>, keep: Arc<dyn Keep>, lore: Arc<Lore>) -> Self {
+        Self {
+            board,
+            flight,
+            keep,
+            lore,
+        }
+    }
+
+    pub(super) async fn run<S>(self, inner: S)
+    where
+        S: Service<Try, Response = Answer, Error = BoxError> + Clone + Send + 'static,
+        S::Future: Send,
+    {
+        let mut lead = self.flight.lead();
+        while let Some(led) = lead {
+            lead = match self.fly(&led, inner.clone()).await {
+                Leg::GivenUp => None,
+                Leg::Carried(Some(share)) => {
+                    self.land(share.answer, Some(share.asked), Company::Passenger);
+                    None
+                }
+                Leg::Carried(None) => {
+                    self.flight.go_alone();
+                    self.flight.lead()
+                }
+                Leg::Flown(result) => match self.flight.unload() {
+                    Some(cargo) => self.unload(cargo, &result),
+                    None => self.settle(result, &led),
+                },
+            };
+        }
+    }
+
+    /// Queues for a slot and makes the call, unless the flight is recalled before.
+    async fn fly<S>(&self, led: &Lead, inner: S) -> Leg
+    where
+        S: Service<Try, Response = Answer, Error = BoxError>,
+    {
+        let pool = self.flight.pool().filter(|_| self.flight.is_sociable());
+        let attempt = Try {
+            load: Arc::clone(&self.flight) as Arc<dyn Load>,
+            caller: Arc::clone(&led.caller),
+            place: led.place,
+        };
+        let flown = {
+            let _berth = pool.map(|pool| pool.enter(&self.flight, led.place));
+            let call = async {
+                // Who has no time to gather company, such as `wait=0`, goes at once.
+                if let Some(gather) = pool.map(|pool| pool.merge().gather)
+                    && Instant::now() + gather < led.caller.deadline
+                    && !gather.is_zero()
+                {
+                    sleep(gather).await;
+                }
+                inner.oneshot(attempt).await
+            };
+            tokio::select! {
+                biased;
+                () = self.flight.recalled() => None,
+                result = call => Some(result),
+            }
+        };
+        // Out of the pool nobody takes it aboard any more; but somebody may have done so just before.
+        match (self.flight.passage(), flown) {
+            (Some(passage), _) => Leg::Carried(passage.await.ok()),
+            (None, Some(result)) => Leg::Flown(result),
+            (None, None) => Leg::GivenUp,
+        }
+    }
+
+    /// Hands the parts of a united answer out, or sends everybody off alone.
+    fn unload(&self, cargo: Cargo, result: &Result<Answer, BoxError>) -> Option<Lead> {
+        let Some(pool) = self.flight.pool() else {
+            return self.alone();
+        };
+        let (Ok(rows), Ok(answer), Stage::Departed(asked)) = (pool.unload(&cargo, result), result, self.flight.stage())
+        else {
+            // The passengers see that nothing comes for them.
+            drop(cargo);
+            return self.alone();
+        };
+        self.distribute(cargo, pool, &rows, answer, asked);
+        None
+    }
+
+    fn distribute(&self, cargo: Cargo, pool: &Pool, rows: &Rows, answer: &Answer, asked: Instant) {
+        let mut requests = self.flight.waiting();
+        for passenger in cargo.passengers {
+            requests += passenger.flight.waiting();
+            let part = share(&cargo.request, passenger.flight.request(), rows, answer);
+            // A passenger's task that is gone, with the runtime, needs nothing.
+            let _ = passenger.tell.send(Share { answer: part, asked });
+        }
+        pool.count(requests);
+        let part = share(&cargo.request, self.flight.request(), rows, answer);
+        self.land(part, Some(asked), Company::Carrier);
+    }
+
+    fn alone(&self) -> Option<Lead> {
+        self.flight.go_alone();
+        self.flight.lead()
+    }
+
+    /// Lands with the answer to the flight's own question, or decides how to go on without one.
+    fn settle(&self, result: Result<Answer, BoxError>, led: &Lead) -> Option<Lead> {
+        match result {
+            Ok(answer) => {
+                let asked = match self.flight.stage() {
+                    Stage::Departed(asked) => Some(asked),
+                    Stage::Waiting | Stage::Over => None,
+                };
+                self.learn(&answer);
+                self.land(answer, asked, Company::None);
+                None
+            }
+            Err(error) => match self.flight.fail(&Shared::new(error), led, Instant::now()) {
+                Next::Again(next) => Some(next),
+                Next::Over => None,
+            },
+        }
+    }
+
+    fn learn(&self, answer: &Answer) {
+        let request = self.flight.request();
+        if let Some(pool) = self.flight.pool()
+            && matches!(answer.status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND)
+        {
+            pool.suspect(request);
+        }
+        if answer.status == StatusCode::OK
+            && request.is_plain()
+            && let Ok(rows) = Rows::split(request, &answer.body)
+        {
+            self.lore.learn(request.version(), &rows);
+        }
+    }
+
+    fn land(&self, answer: Answer, asked: Option<Instant>, company: Company) {
+        let kept = asked
+            .filter(|_| self.flight.is_storable())
+            .and_then(|asked| self.keep.keep(self.flight.request(), &answer, asked));
+        self.board.remove(&self.flight);
+        self.flight.land(Landing { answer, kept, company });
+    }
+}
+
+impl Drop for Journey {
+    fn drop(&mut self) {
+        self.board.remove(&self.flight);
+        self.flight.close();
+    }
+}

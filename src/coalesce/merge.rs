@@ -1,0 +1,237 @@
+//! Uniting questions that wait at the same time into one call.
+//!
+//! A plain flight that waits for its slot lies in the pool. When one of them gets its slot, it takes others aboard, in the order of their
+//! places, and asks for all their ids at once; the answer is taken apart again. Whenever that is not certain to give each what it would
+//! have got alone, everybody aboard asks alone, once, in the old place.
+
+use std::collections::{BTreeMap, HashSet};
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::BoxError;
+use crate::attempt::Place;
+use crate::coalesce::Metrics;
+use crate::coalesce::flight::Flight;
+use crate::coalesce::suspect::Suspects;
+use crate::scan::{Answer, Doubt, Lore, Request, Rows, Version};
+
+/// How questions are united.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Merge {
+    /// The most ids in one united call.
+    pub max_ids: NonZeroUsize,
+    /// How long a call waits for company before it asks for a slot. In the queue it gathers anyway.
+    pub gather: Duration,
+}
+
+/// So many calls in doubt, one after the other, switch merging off: the upstream is not as it has to be for this.
+const DOUBTS: u32 = 3;
+
+/// For how long. Then one more call is tried, and switches it off again if it is in doubt.
+const REST: Duration = Duration::from_mins(10);
+
+/// The flights that may be taken aboard.
+#[derive(Debug)]
+pub(super) struct Pool {
+    merge: Merge,
+    lore: Arc<Lore>,
+    metrics: Metrics,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By version and place. There are never more than there are flights.
+    waiting: [BTreeMap<u64, Arc<Flight>>; Version::ALL.len()],
+    suspects: Suspects,
+    doubts: u32,
+    resting_until: Option<Instant>,
+}
+
+/// A united call: what is asked, and for whom.
+#[derive(Debug)]
+pub(super) struct Cargo {
+    pub(super) request: Arc<Request>,
+    pub(super) passengers: Vec<Passenger>,
+}
+
+/// A flight that is aboard of another.
+#[derive(Debug)]
+pub(super) struct Passenger {
+    pub(super) flight: Arc<Flight>,
+    /// Dropped without a word, it sends the passenger off alone.
+    pub(super) tell: oneshot::Sender<Share>,
+}
+
+/// A passenger's part of an answer.
+#[derive(Debug)]
+pub(super) struct Share {
+    pub(super) answer: Answer,
+    /// When the united call left.
+    pub(super) asked: Instant,
+}
+
+impl Pool {
+    pub(super) fn new(merge: Merge, lore: Arc<Lore>, metrics: Metrics) -> Self {
+        Self {
+            merge,
+            lore,
+            metrics,
+            state: Mutex::default(),
+        }
+    }
+
+    pub(super) fn merge(&self) -> &Merge {
+        &self.merge
+    }
+
+    /// Whether a question may share a call at all.
+    pub(super) fn suits(&self, request: &Request) -> bool {
+        request.is_plain()
+            && request.ids().len() <= self.merge.max_ids.get()
+            && !self.state().suspects.include(request, Instant::now())
+    }
+
+    /// Notes that the upstream refused a question that was asked alone: in company it would spoil the call for all.
+    pub(super) fn suspect(&self, request: &Request) {
+        self.state().suspects.note(request, Instant::now());
+    }
+
+    /// Lets a waiting flight be taken aboard for as long as the berth is held.
+    pub(super) fn enter(self: &Arc<Self>, flight: &Arc<Flight>, place: Place) -> Berth {
+        let version = flight.request().version();
+        self.state().waiting[version as usize].insert(place.order(), Arc::clone(flight));
+        Berth {
+            pool: Arc::clone(self),
+            version,
+            order: place.order(),
+        }
+    }
+
+    /// What `carrier`, whose slot has just been granted, asks for: its own ids, and those of the flights that it takes aboard.
+    pub(super) fn depart(&self, carrier: &Flight) -> Arc<Request> {
+        let now = Instant::now();
+        let own = carrier.request();
+        // The pool is locked until all is settled: no two flights can take each other aboard.
+        let mut state = self.state();
+        if !carrier.depart(now) {
+            return carrier.question();
+        }
+        let waiting = &mut state.waiting[own.version() as usize];
+        waiting.retain(|_, flight| !std::ptr::eq(Arc::as_ptr(flight), carrier));
+        if state.resting_until.is_some_and(|until| until > now) {
+            return carrier.question();
+        }
+        let passengers = self.pick(own, &state.waiting[own.version() as usize], now);
+        state.waiting[own.version() as usize].retain(|_, flight| !flight.is_aboard());
+        drop(state);
+        let ids = passengers.iter().flat_map(|passenger| passenger.flight.request().ids());
+        match Request::plain(own.version(), own.ids().chain(ids)) {
+            Ok(request) if !passengers.is_empty() => carrier.load_up(Cargo {
+                request: Arc::new(request),
+                passengers,
+            }),
+            // Passengers who are let go here ask alone.
+            _ => {}
+        }
+        carrier.question()
+    }
+
+    /// Takes flights aboard, first come first, as long as there is room.
+    fn pick(&self, own: &Request, waiting: &BTreeMap<u64, Arc<Flight>>, now: Instant) -> Vec<Passenger> {
+        let mut ids: HashSet<&str> = own.ids().collect();
+        let mut passengers = Vec::new();
+        for flight in waiting.values() {
+            let more = flight.request().ids().filter(|id| !ids.contains(id)).count();
+            if ids.len() + more > self.merge.max_ids.get() {
+                continue;
+            }
+            if let Some(tell) = flight.take_aboard(now) {
+                ids.extend(flight.request().ids());
+                passengers.push(Passenger {
+                    flight: Arc::clone(flight),
+                    tell,
+                });
+            }
+        }
+        passengers
+    }
+
+    /// Takes the answer to a united call apart.
+    ///
+    /// # Errors
+    ///
+    /// The reason why everybody has to ask alone.
+    pub(super) fn unload(&self, cargo: &Cargo, result: &Result<Answer, BoxError>) -> Result<Rows, Doubt> {
+        let rows = self.examine(&cargo.request, result);
+        let mut state = self.state();
+        match &rows {
+            Ok(_) => {
+                state.doubts = 0;
+                state.resting_until = None;
+            }
+            Err(doubt) => {
+                self.metrics.doubt(*doubt);
+                // A record says nothing against merging: the next answer of this length is no record any more.
+                state.doubts += u32::from(*doubt != Doubt::Longest);
+                if state.doubts >= DOUBTS {
+                    tracing::warn!(reason = doubt.as_str(), rest = ?REST, "merging rests: answers could not be taken apart with certainty");
+                    state.resting_until = Some(Instant::now() + REST);
+                    // One more doubt after the rest is enough for the next.
+                    state.doubts = DOUBTS - 1;
+                }
+            }
+        }
+        rows
+    }
+
+    fn examine(&self, request: &Request, result: &Result<Answer, BoxError>) -> Result<Rows, Doubt> {
+        let answer = result.as_ref().map_err(|_| Doubt::Failed)?;
+        if answer.status != StatusCode::OK {
+            return Err(Doubt::Refused);
+        }
+        let rows = Rows::split(request, &answer.body)?;
+        let complete = self.lore.complete(request.version(), &rows);
+        self.lore.learn(request.version(), &rows);
+        complete.map(|()| rows)
+    }
+
+    /// Counts a united call that went well.
+    pub(super) fn count(&self, requests: usize) {
+        self.metrics.merged(requests);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing in here panics halfway through a change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the answer to `whole` means for `part`, whose ids are all among those of `whole`.
+pub(super) fn share(whole: &Request, part: &Request, rows: &Rows, answer: &Answer) -> Answer {
+    let part: HashSet<&str> = part.ids().collect();
+    let wanted: Vec<bool> = whole.ids().map(|id| part.contains(id)).collect();
+    Answer {
+        status: answer.status,
+        headers: answer.headers.clone(),
+        body: rows.only(|id| wanted.get(id).copied().unwrap_or(false)),
+    }
+}
+
+/// A flight's presence in the pool.
+pub(super) struct Berth {
+    pool: Arc<Pool>,
+    version: Version,
+    order: u64,
+}
+
+impl Drop for Berth {
+    fn drop(&mut self) {
+        self.pool.state().waiting[self.version as usize].remove(&self.order);
+    }
+}

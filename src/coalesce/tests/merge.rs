@@ -1,0 +1,328 @@
+use std::fmt::Write as _;
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::bench::{Bench, answer, caller, pass, question};
+use crate::attempt::Place;
+use crate::caller::Name;
+use crate::coalesce::Merge;
+use crate::scan::{Answer, Lore, Outcome, Request, Version};
+
+const MERGE: Merge = Merge {
+    max_ids: NonZeroUsize::new(4).unwrap(),
+    gather: Duration::ZERO,
+};
+
+fn bench() -> Bench {
+    Bench::with(Some(MERGE), Lore::new(1000))
+}
+
+/// The answer of an upstream that knows two rows of each id, and lists them in an order of its own.
+fn rows(request: &Request) -> Answer {
+    let mut rows = String::new();
+    for n in [1, 2] {
+        let mut ids: Vec<_> = request.ids().collect();
+        ids.reverse();
+        for id in ids {
+            let comma = if rows.is_empty() { "" } else { "," };
+            write!(rows, "{comma}{{\"scanDefinitionId\":\"{id}\",\"n\":{n}.0}}").unwrap();
+        }
+    }
+    answer(format!("{{\"@odata.context\":\"c\",\"value\":[{rows}]}}").leak())
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_questions_are_united_when_one_gets_its_slot() {
+    let mut bench = bench();
+    let asked = [vec!["a", "b"], vec!["b", "c"], vec!["d"], vec!["e"]];
+    let served: Vec<_> = asked
+        .iter()
+        .map(|ids| bench.ask_for(question(ids), caller(ids[0], 30)))
+        .collect();
+    let mut tries = Vec::new();
+    for _ in 0..4 {
+        tries.push(bench.waiting().await);
+    }
+    // The third of them is the first to get a slot. It takes the others aboard as they came; the last finds no room.
+    let (carrier, reply) = tries.remove(2);
+    let united = carrier.load.request();
+    assert_eq!(united.ids().collect::<Vec<_>>(), ["a", "b", "c", "d"]);
+    assert_eq!(
+        carrier.load.beneficiaries(),
+        [Name::new("a"), Name::new("b"), Name::new("d")]
+    );
+    bench.settled().await;
+    assert!(tries[0].1.is_closed() && tries[1].1.is_closed(), "they queue no longer");
+    assert!(!tries[2].1.is_closed());
+    assert_eq!(carrier.load.request(), united, "another attempt asks the same");
+
+    reply.send(Ok(rows(&united))).unwrap();
+    let (last, reply) = tries.remove(2);
+    reply.send(Ok(rows(&last.load.request()))).unwrap();
+    for ((ids, served), outcome) in asked.iter().zip(served).zip([
+        (Outcome::Merged, true),
+        (Outcome::Merged, true),
+        (Outcome::Merged, false),
+        (Outcome::Forwarded, false),
+    ]) {
+        let served = served.await.unwrap().unwrap();
+        assert_eq!(served.answer.body, rows(&question(ids)).body);
+        assert_eq!((served.outcome, served.status.collapsed), outcome);
+        assert_eq!(served.status.detail.is_some(), outcome.0 == Outcome::Merged);
+        assert!(served.status.stored);
+    }
+    assert_eq!(bench.shelf.kept().len(), 4);
+    assert_eq!((bench.metrics.merged_calls(), bench.metrics.merged_requests()), (1, 3));
+    bench.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_taken_apart_is_never_united() {
+    let mut bench = bench();
+    let with = |query: &str, version| Request::parse(version, Some(query), br#"{"ScanDefinitionIds":["x"]}"#).unwrap();
+    let many: Vec<String> = (0..5).map(|n| n.to_string()).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let others = [
+        with("$top=1", Version::Latest),
+        with("$skip=0", Version::Latest),
+        with("", Version::V1),
+        question(&many),
+    ];
+    let mut asked: Vec<_> = others
+        .iter()
+        .map(|request| bench.ask_for(request.clone(), caller("x", 30)))
+        .collect();
+    asked.push(bench.ask(caller("y", 30)));
+    for _ in 0..5 {
+        let (attempt, reply) = bench.waiting().await;
+        let request = attempt.load.request();
+        assert!(others.contains(&request) || *request == question(&["a"]));
+        reply.send(Ok(rows(&request))).unwrap();
+    }
+    for asked in asked {
+        assert_eq!(asked.await.unwrap().unwrap().outcome, Outcome::Forwarded);
+    }
+    bench.nothing_is_left().await;
+}
+
+/// Unites `a` and `b`, answers with `united`, and sees both ask alone in their old places.
+async fn in_doubt(bench: &mut Bench, united: Option<Answer>) {
+    let (one, other) = (
+        bench.ask_for(question(&["a"]), caller("x", 300)),
+        bench.ask_for(question(&["b"]), caller("y", 300)),
+    );
+    let (first, reply) = bench.waiting().await;
+    let (second, _) = bench.waiting().await;
+    assert_eq!(first.load.request().ids().len(), 2);
+    bench.settled().await;
+    reply.send(united.ok_or_else(|| "lost".into())).map_err(drop).unwrap();
+    let mut places: Vec<Place> = Vec::new();
+    for _ in 0..2 {
+        let (attempt, reply) = bench.waiting().await;
+        places.push(attempt.place);
+        let request = attempt.load.request();
+        assert_eq!(request.ids().len(), 1, "alone");
+        reply.send(Ok(rows(&request))).unwrap();
+    }
+    places.sort_unstable();
+    assert_eq!(places, [first.place, second.place]);
+    for (asked, id) in [(one, "a"), (other, "b")] {
+        let served = asked.await.unwrap().unwrap();
+        assert_eq!(served.outcome, Outcome::Forwarded);
+        assert_eq!(served.answer.body, rows(&question(&[id])).body);
+    }
+    bench.settled().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_any_doubt_all_ask_alone_once_in_their_old_places() {
+    let united = question(&["a", "b"]);
+    let status = |status: u16| {
+        let mut answer = rows(&united);
+        answer.status = status.try_into().unwrap();
+        Some(answer)
+    };
+    for doubtful in [
+        None,
+        status(400),
+        status(404),
+        status(429),
+        status(500),
+        Some(answer("not json")),
+        Some(answer(r#"{"value":[{"x":1}]}"#)),
+        Some(answer(r#"{"value":[{"scanDefinitionId":"c"}]}"#)),
+        Some(answer(r#"{"value":[],"@odata.nextLink":"https://x"}"#)),
+        Some(answer(r#"{"value":[],"@odata.count":0}"#)),
+    ] {
+        let mut bench = bench();
+        in_doubt(&mut bench, doubtful).await;
+        assert_eq!(bench.metrics.merged_calls(), 0);
+        bench.nothing_is_left().await;
+    }
+    // An answer longer than any before may be cut off.
+    let mut bench = Bench::with(Some(MERGE), Lore::new(0));
+    in_doubt(&mut bench, Some(rows(&united))).await;
+    bench.nothing_is_left().await;
+}
+
+/// Asks for `a` and `b` at once, answers everything well, and tells how many calls that took.
+async fn calls(bench: &mut Bench) -> usize {
+    let asked = [
+        bench.ask_for(question(&["a"]), caller("x", 30)),
+        bench.ask_for(question(&["b"]), caller("y", 30)),
+    ];
+    let mut calls = 0;
+    let mut tries = Vec::new();
+    for _ in 0..2 {
+        tries.push(bench.waiting().await);
+    }
+    for (attempt, reply) in tries {
+        if !reply.is_closed() {
+            calls += 1;
+            reply.send(Ok(rows(&attempt.load.request()))).unwrap();
+            bench.settled().await;
+        }
+    }
+    for asked in asked {
+        asked.await.unwrap().unwrap();
+    }
+    calls
+}
+
+#[tokio::test(start_paused = true)]
+async fn repeated_doubts_switch_merging_off_for_a_while() {
+    let mut bench = bench();
+    for _ in 0..2 {
+        in_doubt(&mut bench, Some(answer("not json"))).await;
+    }
+    assert_eq!(
+        calls(&mut bench).await,
+        1,
+        "two doubts are no pattern, and a good answer clears them"
+    );
+    for _ in 0..3 {
+        in_doubt(&mut bench, Some(answer("not json"))).await;
+    }
+    assert_eq!(calls(&mut bench).await, 2, "merging rests");
+    pass(599).await;
+    assert_eq!(calls(&mut bench).await, 2);
+    pass(2).await;
+    in_doubt(&mut bench, Some(answer("not json"))).await;
+    assert_eq!(calls(&mut bench).await, 2, "one more doubt is enough");
+    pass(601).await;
+    assert_eq!(calls(&mut bench).await, 1);
+    bench.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn passengers_are_answered_although_the_carriers_caller_hangs_up() {
+    let mut bench = bench();
+    let (one, other) = (
+        bench.ask_for(question(&["a"]), caller("x", 30)),
+        bench.ask_for(question(&["b"]), caller("y", 30)),
+    );
+    let (carrier, reply) = bench.waiting().await;
+    let united = carrier.load.request();
+    one.abort();
+    bench.settled().await;
+    let joined = bench.ask_for(question(&["b"]), caller("z", 1));
+    pass(50).await;
+    reply.send(Ok(rows(&united))).unwrap();
+    for asked in [other, joined] {
+        assert_eq!(asked.await.unwrap().unwrap().answer.body, rows(&question(&["b"])).body);
+    }
+    assert_eq!(bench.shelf.kept().len(), 2, "the carrier's own part is kept too");
+    bench.waiting().await;
+    bench.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn passengers_of_a_carrier_that_dies_ask_alone() {
+    let mut bench = bench();
+    let one = bench.ask_for(question(&["a"]), caller("x", 30));
+    let other = bench.ask_for(question(&["b"]), caller("y", 30));
+    let (carrier, reply) = bench.waiting().await;
+    let (_, recalled) = bench.waiting().await;
+    carrier.load.request();
+    bench.settled().await;
+    assert!(recalled.is_closed());
+    // The service below panics when its reply is dropped.
+    drop((carrier, reply));
+    assert!(one.await.unwrap().is_err());
+    let (alone, reply) = bench.departed().await;
+    reply.send(Ok(rows(&alone.load.request()))).unwrap();
+    assert_eq!(other.await.unwrap().unwrap().outcome, Outcome::Forwarded);
+    bench.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_passenger_that_nobody_waits_for_is_not_sent_again() {
+    let mut bench = bench();
+    let one = bench.ask_for(question(&["a"]), caller("x", 30));
+    let other = bench.ask_for(question(&["b"]), caller("y", 30));
+    let (carrier, reply) = bench.waiting().await;
+    bench.waiting().await;
+    carrier.load.request();
+    bench.settled().await;
+    other.abort();
+    bench.settled().await;
+    reply.send(Ok(answer("not json"))).unwrap();
+    let (alone, reply) = bench.departed().await;
+    assert_eq!(*alone.load.request(), question(&["a"]));
+    reply.send(Ok(rows(&question(&["a"])))).unwrap();
+    one.await.unwrap().unwrap();
+    bench.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_wait_for_company_only_as_long_as_they_may() {
+    let merge = Merge {
+        gather: Duration::from_millis(5),
+        ..MERGE
+    };
+    let mut bench = Bench::with(Some(merge), Lore::new(1000));
+    let start = Instant::now();
+    let asked = bench.ask(caller("x", 30));
+    let (_, reply) = bench.departed().await;
+    assert_eq!(start.elapsed(), Duration::from_millis(5));
+    reply.send(Ok(rows(&question(&["a"])))).unwrap();
+    asked.await.unwrap().unwrap();
+
+    let start = Instant::now();
+    let asked = bench.ask(caller("x", 0));
+    let (_, reply) = bench.departed().await;
+    assert_eq!(start.elapsed(), Duration::ZERO, "wait=0 means now");
+    reply.send(Ok(rows(&question(&["a"])))).unwrap();
+    asked.await.unwrap().unwrap();
+    bench.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_that_was_refused_alone_is_not_asked_for_in_company() {
+    let mut bench = bench();
+    let asked = bench.ask_for(question(&["unknown"]), caller("x", 30));
+    let (_, reply) = bench.departed().await;
+    let mut refused = answer("{}");
+    refused.status = http::StatusCode::NOT_FOUND;
+    reply.send(Ok(refused)).unwrap();
+    asked.await.unwrap().unwrap();
+
+    let asked = [["a", "unknown"], ["a", "b"], ["b", "c"]].map(|ids| bench.ask_for(question(&ids), caller("x", 30)));
+    let mut united = Vec::new();
+    for _ in 0..3 {
+        let (attempt, reply) = bench.waiting().await;
+        if !reply.is_closed() {
+            let request = attempt.load.request();
+            united.push(request.ids().len());
+            reply.send(Ok(rows(&request))).unwrap();
+            bench.settled().await;
+        }
+    }
+    assert_eq!(united, [2, 3]);
+    for asked in asked {
+        asked.await.unwrap().unwrap();
+    }
+    bench.nothing_is_left().await;
+}

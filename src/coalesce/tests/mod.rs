@@ -1,0 +1,4 @@
+mod bench;
+mod differential;
+mod merge;
+mod single;

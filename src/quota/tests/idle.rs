@@ -1,0 +1,50 @@
+//! What was forecast is there when its time comes, although nobody looked in between.
+
+use tokio::time::Instant;
+
+use super::*;
+use crate::quota::account::Account;
+use crate::quota::forecast::Forecast;
+
+#[test]
+fn who_comes_back_when_told_finds_the_slot_after_any_history() {
+    for seed in 1..200 {
+        let mut dice = Dice::new(seed);
+        let limits = vec![limit(5, Duration::from_secs(2)), limit(20, Duration::from_secs(20))];
+        let config = Config::try_new(limits, NonZeroU32::new(5).unwrap(), TIMEOUT).unwrap();
+        let mut now = Instant::now();
+        let mut account = Account::new(&config, now);
+        for _ in 0..60 {
+            match account.take(now) {
+                Ok(charge) => account.settle(charge, now),
+                Err(_) => {
+                    let told = Forecast::new(&account, now).next_slot();
+                    now = told;
+                    let late = account.take(told);
+                    let late = late.map_err(|at| at.map(|at| at - told));
+                    account.settle(late.unwrap_or_else(|at| panic!("seed {seed}: {at:?} later")), told);
+                }
+            }
+            if dice.chance(0.2) {
+                now += dice.up_to(Duration::from_secs(8));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_window_that_was_used_up_in_a_burst_is_shared_out_from_its_return_on() {
+    let limits = vec![limit(5, Duration::from_secs(5))];
+    let config = Config::try_new(limits, NonZeroU32::new(5).unwrap(), TIMEOUT).unwrap();
+    let start = Instant::now();
+    let mut account = Account::new(&config, start);
+    for _ in 0..5 {
+        let charge = account.take(start).unwrap();
+        account.settle(charge, start);
+    }
+    assert!(account.take(start).is_err());
+    // All five return after five seconds; from then on there is one per second.
+    let later = start + Duration::from_millis(8_200);
+    let taken = std::iter::from_fn(|| account.take(later).ok()).count();
+    assert_eq!(taken, 3);
+}

@@ -1,0 +1,230 @@
+#!/usr/bin/env python3
+"""Renders every manifest of deploy/, in every combination that people will use, and examines what comes out:
+our linter, the schemas of Kubernetes 1.29 to the newest known, and the gateway's own `check` of the configuration as its container
+would see it.
+
+    render.py BINARY     exit status 1 when anything is wrong; renders stay in target/deploy/render
+"""
+import functools
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import kubernetes_validate
+import yaml
+
+import lint
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+OUT = ROOT / "target/deploy/render"
+KUSTOMIZE = ROOT / "deploy/kubernetes"
+CHART = ROOT / "deploy/helm/defender-gateway"
+FLOOR = (1, 29)
+CUSTOM = {"PodMonitor", "PrometheusRule"}
+CREDENTIALS = ["client-secret", "certificate", "workload-identity", "workload-identity-projected", "managed-identity"]
+IDENTITY = {"name": "defender-gateway-identity", "literals": ["tenant-id=tenant.example", "client-id=" + "0" * 8 + "-0000-0000-0000-" + "0" * 12]}
+# What the webhook puts into the container of a pod that it has mutated.
+WEBHOOK = {"AZURE_CLIENT_ID": "00000000-0000-0000-0000-000000000000", "AZURE_TENANT_ID": "tenant.example",
+           "AZURE_AUTHORITY_HOST": "https://login.microsoftonline.com/", "AZURE_FEDERATED_TOKEN_FILE": "federated-token"}
+
+wrong = []
+
+
+def workloads():
+    """One of every kind, each with an init container of its own."""
+    pod = {"metadata": {"labels": {"app": "a"}, "annotations": {"azure.workload.identity/skip-containers": "migrate;app"}},
+           "spec": {"restartPolicy": "Always", "initContainers": [{"name": "migrate", "image": "registry.example.com/a:1"}],
+                    "containers": [{"name": "app", "image": "registry.example.com/a:1"}]}}
+    once = {**pod, "spec": {**pod["spec"], "restartPolicy": "Never"}}
+    select = {"selector": {"matchLabels": {"app": "a"}}, "template": pod}
+    for kind, api, spec in [("Deployment", "apps/v1", select), ("StatefulSet", "apps/v1", {**select, "serviceName": "a"}),
+                            ("DaemonSet", "apps/v1", select), ("Job", "batch/v1", {"template": once}),
+                            ("CronJob", "batch/v1", {"schedule": "* * * * *", "jobTemplate": {"spec": {"template": once}}})]:
+        yield {"apiVersion": api, "kind": kind, "metadata": {"name": f"a-{kind.lower()}", "labels": {"defender-gateway": "sidecar"}},
+               "spec": spec}
+
+
+def kustomize(folder):
+    done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, timeout=60)
+    if done.returncode:
+        wrong.append(f"{folder}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def combination(name, resources, components, **more):
+    """Renders a kustomization that is written for the purpose."""
+    folder = OUT / name
+    folder.mkdir(parents=True)
+    up = os.path.relpath(KUSTOMIZE, folder)
+    files = {"app.yaml": yaml.safe_dump_all(workloads())} if resources is None else {}
+    for path, text in files.items():
+        (folder / path).write_text(text)
+    content = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "namespace": "elsewhere",
+               "resources": list(files) or [f"{up}/{r}" for r in resources],
+               "components": [f"{up}/components/{c}" for c in components], "configMapGenerator": [IDENTITY], **more}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(content))
+    return kustomize(folder)
+
+
+@functools.cache
+def versions():
+    folder = pathlib.Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
+    found = {tuple(map(int, re.match(r"v(\d+)\.(\d+)", f.name).groups())) for f in folder.iterdir() if f.name.startswith("v")}
+    return [f"{major}.{minor}" for major, minor in sorted(found) if (major, minor) >= FLOOR]
+
+
+@functools.cache
+def schema(text):
+    """What the schemas say about a document."""
+    document, problems = yaml.safe_load(text), []
+    for version in versions() if document.get("kind") not in CUSTOM else []:
+        try:
+            kubernetes_validate.validate(document, version, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            problems.append(f"Kubernetes {version}: {'.'.join(map(str, error.path))}: {error.message}")
+    return problems
+
+
+def check_config(name, pod, binary):
+    """`defender-gateway check`, with the file and the variables of the container."""
+    folder = OUT / "check"
+    folder.mkdir(exist_ok=True)
+    data = ROOT / "tests/data/sim"
+    for file, source in {"client-secret": None, "federated-token": None, "tls.crt": "app-cert.pem", "tls.key": "app-key.pem"}.items():
+        (folder / file).write_text((data / source).read_text() if source else "value")
+    config_map, key = pod.config_map()
+    found = pod.world.find("ConfigMap", config_map, pod.namespace) or {}
+    (folder / "gateway.toml").write_text((found.get("data") or {}).get(key, ""))
+    env = {k: v.replace("/var/run/secrets/defender-gateway", str(folder)) for k, v in pod.env().items()}
+    env["DEFENDER_GATEWAY_CONFIG"] = str(folder / "gateway.toml")
+    for entry in pod.gateway.get("env") or []:
+        reference = (entry.get("valueFrom") or {}).get("configMapKeyRef")
+        if reference:
+            identity = pod.world.find("ConfigMap", reference["name"], pod.namespace) or {}
+            value = (identity.get("data") or {}).get(reference["key"])
+            if value:
+                env[entry["name"]] = value
+        elif (entry.get("valueFrom") or {}).get("secretKeyRef"):
+            env[entry["name"]] = "rediss://user:password@redis.example:6379/0"
+    if pod.labels.get("azure.workload.identity/use") == "true":
+        env.update({**WEBHOOK, "AZURE_FEDERATED_TOKEN_FILE": str(folder / "federated-token")})
+    elif not any(n.startswith("DEFENDER_GATEWAY_CREDENTIALS") for n in env):
+        env.update({"AZURE_TENANT_ID": "t.example", "AZURE_CLIENT_ID": "c", "AZURE_CLIENT_SECRET": "s"})
+    done = subprocess.run([binary, "check"], env=env, capture_output=True, text=True, timeout=20)
+    if done.returncode:
+        wrong.append(f"{name}: {pod.owner['kind']}: the gateway refuses its configuration:\n{done.stderr.strip()}")
+    kind = env.get("DEFENDER_GATEWAY_CREDENTIALS_KIND")
+    if kind and kind not in done.stdout:
+        wrong.append(f"{name}: sign-in is not by {kind}:\n{done.stdout}")
+
+
+def examine(name, text, binary, gateways):
+    """Everything about one render; `gateways` is how many pods must have one."""
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / f"{name}.yaml").write_text(text)
+    wrong.extend(f"{name}: {' '.join(finding)}" for finding in lint.lint(text))
+    documents = [d for d in yaml.safe_load_all(text) if d]
+    for document in documents:
+        label = f"{name}: {document.get('kind')}/{document['metadata']['name']}"
+        wrong.extend(f"{label}: {problem}" for problem in schema(yaml.safe_dump(document)))
+    pods = [p for p in lint.World(documents).pods if p.gateway is not None]
+    if len(pods) != gateways:
+        wrong.append(f"{name}: {len(pods)} pods have a gateway instead of {gateways}")
+    for pod in pods:
+        check_config(name, pod, binary)
+    return documents
+
+
+def kustomizations(binary):
+    for overlay, gateways in {"sidecar": 1, "job": 2, "shared": 1}.items():
+        examine(f"overlay-{overlay}", kustomize(KUSTOMIZE / "overlays" / overlay), binary, gateways)
+    for credential in CREDENTIALS:
+        examine(f"sidecar-{credential}", combination(f"k/sidecar-{credential}", None, ["sidecar", credential]), binary, 5)
+        text = combination(f"k/shared-{credential}", ["base/shared"], ["one-replica", credential, "podmonitor"])
+        examine(f"shared-{credential}", text, binary, 1)
+    everything = ["sidecar", "store", "client-secret", "podmonitor", "openshift"]
+    documents = examine("sidecar-everything", combination("k/sidecar-everything", None, everything), binary, 5)
+    fixed = [1 for p in lint.World(documents).pods if "runAsUser" in p.gateway["securityContext"]]
+    if fixed:
+        wrong.append("sidecar-everything: components/openshift leaves a fixed user id")
+    text = combination("k/shared-everything", ["base/shared"], ["store", "certificate", "podmonitor", "openshift"])
+    examine("shared-everything", text, binary, 1)
+    # The trap that the README warns of, and the way around it.
+    late = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a-deployment"},
+            "spec": {"template": {"spec": {"initContainers": [{"name": "migrate", "image": "registry.example.com/a:2"}]}}}}
+    text = combination("k/late", None, ["sidecar"])
+    (OUT / "k/later").mkdir()
+    for name, first in (("late", []), ("mended", [{"name": "defender-gateway"}])):
+        containers = first + late["spec"]["template"]["spec"]["initContainers"]
+        patch = {**late, "spec": {"template": {"spec": {"initContainers": containers}}}}
+        content = {"resources": ["../late"], "patches": [{"patch": yaml.safe_dump(patch)}]}
+        (OUT / "k/later/kustomization.yaml").write_text(yaml.safe_dump(content))
+        found = {rule for _, rule, _ in lint.lint(kustomize(OUT / "k/later"))}
+        if found != ({"sidecar-order"} if name == "late" else set()):
+            wrong.append(f"a {name} patch of an init container: found {found}")
+
+
+def same_sidecar():
+    """The patch for CronJobs is the patch for the others, deeper; the configurations are those of config/."""
+    folder = KUSTOMIZE / "components/sidecar"
+    plain = yaml.safe_load((folder / "sidecar.yaml").read_text())["spec"]["template"]
+    deeper = yaml.safe_load((folder / "sidecar-cronjob.yaml").read_text())["spec"]["jobTemplate"]["spec"]["template"]
+    if plain != deeper:
+        wrong.append("components/sidecar: sidecar.yaml and sidecar-cronjob.yaml differ")
+    if (folder / "gateway.toml").read_text() != (ROOT / "config/sidecar.toml").read_text():
+        wrong.append("components/sidecar/gateway.toml differs from config/sidecar.toml")
+    read = lambda path: lint.tomllib.loads(path.read_text())
+    base, full = read(KUSTOMIZE / "base/shared/gateway.toml"), read(ROOT / "config/shared.toml")
+    del full["store"], full["server"]["hosts"]
+    if base != full:
+        wrong.append(f"base/shared/gateway.toml differs from config/shared.toml:\n  {base}\n  {full}")
+
+
+def helm(*args, fine=True):
+    program = shutil.which("helm") or str(pathlib.Path(sys.executable).parent / "helm")
+    done = subprocess.run([program, *args], capture_output=True, text=True, timeout=60)
+    if (done.returncode == 0) != fine:
+        wrong.append(f"helm {' '.join(args)}: {done.stdout} {done.stderr}")
+    return done.stdout if fine else done.stderr
+
+
+def charts(binary):
+    values = sorted((CHART / "ci").glob("*-values.yaml"))
+    for file in values:
+        name = file.name.removesuffix("-values.yaml")
+        common = ["-f", str(file), "--namespace", "elsewhere"]
+        helm("lint", "--strict", str(CHART), *common)
+        text = helm("template", "r", str(CHART), "--kube-version", "1.29.0", *common)
+        examine(f"helm-{name}", text, binary, 1)
+        if text != helm("template", "r", str(CHART), "--kube-version", "1.29.0", *common):
+            wrong.append(f"helm-{name}: two renders differ")
+    for number, refused in enumerate(yaml.safe_load((CHART / "ci/refused.yaml").read_text())):
+        file = OUT / f"refused-{number}.yaml"
+        file.write_text(yaml.safe_dump(refused["values"]))
+        said = helm("template", "r", str(CHART), "-f", str(file), fine=False)
+        if refused["says"] not in said:
+            wrong.append(f"refused values {refused['values']}: expected {refused['says']!r} in:\n{said}")
+    # People's own charts use the named template; this one is the proof.
+    user = OUT / "user-chart"
+    shutil.copytree(ROOT / "deploy/helm/example-app", user)
+    (user / "charts").mkdir()
+    shutil.copytree(CHART, user / "charts/defender-gateway")
+    examine("helm-example-app", helm("template", "r", str(user), "--namespace", "shop"), binary, 1)
+    return len(values)
+
+
+def main(binary):
+    shutil.rmtree(OUT, ignore_errors=True)
+    OUT.mkdir(parents=True)
+    same_sidecar()
+    kustomizations(binary)
+    if CHART.exists(): charts(binary)
+    print("\n".join(wrong) or f"{len(list(OUT.glob('*.yaml')))} renders are right for Kubernetes {versions()[0]} to {versions()[-1]}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,18 @@
+//! The bench that tests of the whole gateway stand on: a simulated upstream, a gateway in front of it, and a caller.
+//!
+//! ```text
+//! Setup ──► Running   gateway in this process          Caller ──► gateway ──► Simulator
+//!       └─► Spawned   gateway as the real program
+//! ```
+//!
+//! Nothing here sleeps for luck: [`until`] and the simulator's own waits look for a condition and give up after a bound.
+
+mod caller;
+mod program;
+mod setup;
+mod wait;
+
+pub(crate) use caller::{Answer, Caller, PATH, ask_at_socket, body, id, ids};
+pub(crate) use program::{Ended, Program};
+pub(crate) use setup::{Running, Setup, Spawned};
+pub(crate) use wait::{PATIENCE, until, within};

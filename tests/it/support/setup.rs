@@ -1,0 +1,230 @@
+//! The builder, and what it starts.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use defender_gateway::app::{Ended, Gateway};
+use defender_gateway::config::{self, Disk, Environment, Key};
+use defender_gateway::sim::{self, Shape, Simulator};
+use defender_gateway::task::Tasks;
+
+use super::program::Program;
+use super::{Caller, until, within};
+
+/// What the test needs, over a simulator without latency, the documented limits, and a gateway with its defaults.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    simulator: sim::Config,
+    variables: Vec<(String, String)>,
+    secret: String,
+}
+
+impl Setup {
+    pub(crate) fn new() -> Self {
+        Self {
+            simulator: sim::Config {
+                regions: Vec::new(),
+                ..sim::Config::instant()
+            },
+            variables: Vec::new(),
+            secret: sim::CLIENT_SECRET.into(),
+        }
+        .set("server.listen", "127.0.0.1:0")
+        .set("admin.listen", "127.0.0.1:0")
+    }
+
+    /// One more region. Without any, there is `eu`, at no distance.
+    pub(crate) fn region(mut self, name: &str, latency_ms: u64) -> Self {
+        let region = sim::Region::new(name, Duration::from_millis(latency_ms));
+        self.simulator.regions.push(region);
+        self
+    }
+
+    /// These limits, at the simulator and in the gateway.
+    pub(crate) fn limits(self, shape: Shape, limits: &[&str]) -> Self {
+        let own = self.set("quota.limits", &limits.join(","));
+        own.upstream_limits(shape, limits)
+    }
+
+    /// These limits at the simulator alone.
+    pub(crate) fn upstream_limits(mut self, shape: Shape, limits: &[&str]) -> Self {
+        let limits: Vec<_> = limits.iter().map(|limit| limit.parse().unwrap()).collect();
+        self.simulator = self.simulator.with_limits(shape, &limits);
+        self
+    }
+
+    /// Another change at the simulator.
+    pub(crate) fn simulator(mut self, change: impl FnOnce(&mut sim::Config)) -> Self {
+        change(&mut self.simulator);
+        self
+    }
+
+    /// The gateway's key `path`, such as `cache.ttl`. It goes in by the key's variable.
+    pub(crate) fn set(mut self, path: &str, value: &str) -> Self {
+        let name = format!("{}{}", Key::PREFIX, path.replace('.', "_").to_uppercase());
+        self.variables.push((name, value.into()));
+        self
+    }
+
+    /// What the gateway believes to be its secret.
+    pub(crate) fn secret(mut self, secret: &str) -> Self {
+        self.secret = secret.into();
+        self
+    }
+
+    /// Starts both, the gateway in this process, and waits until the nearest region is known and a sign-in has ended.
+    pub(crate) async fn start(self) -> Running {
+        let (simulator, toml, variables) = self.simulate();
+        let environment = Environment::from_iter(variables);
+        let loaded = config::parse(Path::new("gateway.toml"), &toml, &environment, &Disk);
+        let loaded = loaded.unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let gateway = Gateway::start(&loaded.resolved).await.unwrap();
+        let caller = Caller::http1(&gateway.addresses()[0].to_string());
+        let admin = Caller::http1(&gateway.admin_address().to_string());
+        let stop = gateway.stop_token();
+        let serving = Tasks::new().spawn("gateway", gateway.serve());
+        let running = Running {
+            simulator,
+            caller,
+            admin,
+            stop,
+            serving,
+        };
+        running.settled().await;
+        running
+    }
+
+    /// Starts both, the gateway as a program of its own.
+    pub(crate) async fn spawn(self) -> Spawned {
+        let (simulator, toml, variables) = self.simulate();
+        let spawned = Spawned {
+            gateway: Program::gateway(&toml, &variables).await,
+            simulator,
+            toml,
+            variables,
+        };
+        settled(&spawned.gateway.admin()).await;
+        spawned
+    }
+
+    fn simulate(mut self) -> (Simulator, String, Vec<(String, String)>) {
+        if self.simulator.regions.is_empty() {
+            self = self.region("eu", 0);
+        }
+        let simulator = Simulator::start(self.simulator).unwrap();
+        let toml = simulator.config_toml();
+        let mut variables = self.variables;
+        variables.push(("AZURE_CLIENT_SECRET".into(), self.secret));
+        (simulator, toml, variables)
+    }
+}
+
+/// A simulator and a gateway in this process. End it with [`Running::finish`].
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) simulator: Simulator,
+    pub(crate) caller: Caller,
+    pub(crate) admin: Caller,
+    pub(crate) stop: CancellationToken,
+    serving: JoinHandle<Ended>,
+}
+
+impl Running {
+    /// A caller by HTTP/1.1 with connections of its own.
+    pub(crate) fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    pub(crate) async fn status(&self) -> Value {
+        self.admin.fetch("/status").await.json()
+    }
+
+    /// Waits until `/status` is as wanted.
+    pub(crate) async fn until_status(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let look = async || Some(self.status().await).filter(&wanted);
+        until(what, look).await
+    }
+
+    async fn settled(&self) {
+        settled(&self.admin).await;
+    }
+
+    /// The statuses that the upstream answered with, in order of arrival.
+    pub(crate) fn upstream_statuses(&self) -> Vec<Option<u16>> {
+        self.simulator.calls().iter().map(|call| call.status).collect()
+    }
+
+    /// Waits for the end of a gateway that was stopped.
+    pub(crate) async fn ended(self) -> (Ended, Simulator) {
+        drop((self.caller, self.admin));
+        let ended = within("the gateway's end", self.serving).await.unwrap();
+        (ended, self.simulator)
+    }
+
+    /// Stops the gateway and asserts that nothing is left, that no limit was passed and nothing forbidden was sent.
+    pub(crate) async fn finish(self) {
+        self.stop.cancel();
+        let (ended, simulator) = self.ended().await;
+        assert_eq!(ended, Ended { cut: 0, left: 0 });
+        satisfied(&simulator).await;
+    }
+}
+
+/// A simulator in this process and a gateway as a program.
+#[derive(Debug)]
+pub(crate) struct Spawned {
+    pub(crate) simulator: Simulator,
+    pub(crate) gateway: Program,
+    toml: String,
+    variables: Vec<(String, String)>,
+}
+
+impl Spawned {
+    pub(crate) fn caller(&self) -> Caller {
+        self.gateway.caller()
+    }
+
+    pub(crate) fn admin(&self) -> Caller {
+        self.gateway.admin()
+    }
+
+    /// Kills the gateway without a warning and starts another one with the same settings.
+    pub(crate) async fn kill_and_restart(&mut self) {
+        self.gateway.signal("KILL").await;
+        self.gateway.ended().await;
+        self.gateway = Program::gateway(&self.toml, &self.variables).await;
+        settled(&self.gateway.admin()).await;
+    }
+
+    /// Stops the gateway by SIGTERM and asserts that it ended well. Returns all that it wrote.
+    pub(crate) async fn finish(mut self) -> String {
+        self.gateway.signal("TERM").await;
+        let ended = self.gateway.ended().await;
+        assert_eq!(ended.code, Some(0), "{}", ended.output);
+        satisfied(&self.simulator).await;
+        ended.output
+    }
+}
+
+/// Waits until the first sign-in has ended, one way or the other, and a region is chosen.
+async fn settled(admin: &Caller) {
+    let look = async || {
+        let status = admin.fetch("/status").await.json();
+        let signed_in = status["token"]["expires_in_s"].is_number() || status["token"]["last_error"].is_object();
+        let chosen = |region: &Value| region["selected"] == true && region["rtt_ms"].is_number();
+        let chosen = status["regions"].as_array().unwrap().iter().any(chosen);
+        (signed_in && chosen).then_some(())
+    };
+    until("a first sign-in and a nearest region", look).await;
+}
+
+async fn satisfied(simulator: &Simulator) {
+    let judge = simulator.judge();
+    assert!(judge.is_satisfied(), "{:?}", judge.findings());
+    assert_eq!(simulator.violations(), []);
+    assert_eq!(simulator.stop().await, 0, "tasks of the simulator are left");
+}
