@@ -66,7 +66,7 @@ impl Gateway {
         let mut registry = Registry::new(env!("CARGO_PKG_VERSION"));
         let root = registry.root();
 
-        let net_config = settings::net(config, surroundings.net)?;
+        let net_config = settings::net(config, &surroundings.net)?;
         let net = net::Client::with_resolver(&net_config, surroundings.resolver)
             .map_err(Error::of("connections to the outside"))?;
 

@@ -14,12 +14,12 @@ pub(super) const SIGN_IN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest sign-in answer. A token has a few kB.
 pub(super) const SIGN_IN_BYTES: usize = 256 * 1024;
 
-pub(super) fn net(config: &Resolved, base: net::Config) -> Result<net::Config, Error> {
+pub(super) fn net(config: &Resolved, base: &net::Config) -> Result<net::Config, Error> {
     let proxy = config.defender.proxy.as_ref().map(proxy).transpose()?;
     Ok(net::Config {
         ca_file: config.defender.ca_file.clone(),
         proxy,
-        ..base
+        ..base.clone()
     })
 }
 

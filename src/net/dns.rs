@@ -40,6 +40,8 @@ struct Known {
     addresses: Vec<SocketAddr>,
     at: Instant,
     worked: Option<SocketAddr>,
+    /// The resolver has failed since: that has been logged.
+    failing: bool,
 }
 
 impl Resolver {
@@ -102,12 +104,17 @@ impl Resolver {
         });
         match (answer, known) {
             (Ok(addresses), known) => {
+                if known.as_ref().is_some_and(|known| known.failing) {
+                    tracing::info!(host, "name resolution works again");
+                }
                 let worked = known.and_then(|known| known.worked);
                 self.remember(key, &addresses, worked);
                 Ok(preferred_first(addresses, worked))
             }
             (Err(error), Some(known)) => {
-                tracing::warn!(host, %error, "name resolution failed; using the last good answer");
+                if self.fails(&key) {
+                    tracing::warn!(host, %error, "name resolution fails; using the last good answer");
+                }
                 Ok(preferred_first(known.addresses, known.worked))
             }
             (Err(error), None) => Err(error),
@@ -120,6 +127,14 @@ impl Resolver {
         if let Some(known) = known.get_mut(&(host.to_ascii_lowercase(), port)) {
             known.worked = Some(address);
         }
+    }
+
+    /// Notes that the resolver failed; `true` the first time after it worked, so that an outage is one line and not one per connection.
+    fn fails(&self, key: &(String, u16)) -> bool {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known
+            .get_mut(key)
+            .is_some_and(|known| !std::mem::replace(&mut known.failing, true))
     }
 
     fn recall(&self, key: &(String, u16)) -> Option<Known> {
@@ -142,6 +157,7 @@ impl Resolver {
             addresses: addresses.to_vec(),
             at: Instant::now(),
             worked,
+            failing: false,
         };
         known.insert(key, entry);
     }

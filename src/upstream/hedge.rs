@@ -113,41 +113,53 @@ impl<P> On<P> {
         let mut first = pin!(first);
         let late = tokio::select! {
             biased;
-            result = first.as_mut() => return self.learned(&route, result),
+            result = first.as_mut() => {
+                self.learn(&route, &result);
+                return result;
+            }
             late = self.overdue(&route) => late,
         };
         let Some(permit) = self.spare(&attempt) else {
             let result = first.await;
-            return self.learned(&route, result);
+            self.learn(&route, &result);
+            return result;
         };
         let request_id = &*attempt.caller.request_id;
-        tracing::debug!(request_id, late_at = %late.base, "a second attempt elsewhere");
+        tracing::debug!(request_id, late_at = late.base.host_str(), "a second attempt elsewhere");
         let second_route = Route::avoiding(late.base);
         let second = pin!(inner.oneshot(Granted {
             attempt: attempt.clone(),
             permit,
             route: second_route.clone(),
         }));
-        match select(first, second).await {
+        let (first, second) = match select(first, second).await {
             Either::Left((result, second)) => {
-                let result = self.learned(&route, result);
+                self.learn(&route, &result);
                 if is_good(&result) {
-                    self.given_up(&second_route, Outcome::Lost);
+                    self.give_up(&second_route, Outcome::Lost);
                     return result;
                 }
                 let other = second.await;
-                self.settled(result, self.learned(&second_route, other))
+                self.learn(&second_route, &other);
+                (result, other)
             }
             Either::Right((result, first)) => {
-                let result = self.learned(&second_route, result);
+                self.learn(&second_route, &result);
                 if is_good(&result) {
-                    self.given_up(&route, Outcome::Won);
+                    self.give_up(&route, Outcome::Won);
                     return result;
                 }
                 let other = first.await;
-                self.settled(self.learned(&route, other), result)
+                self.learn(&route, &other);
+                (other, result)
             }
-        }
+        };
+        self.metrics.hedged(match (is_good(&first), is_good(&second)) {
+            (true, _) => Outcome::Lost,
+            (false, true) => Outcome::Won,
+            (false, false) => Outcome::Failed,
+        });
+        if is_better(&second, &first) { second } else { first }
     }
 
     /// Resolves when the attempt has been at its host for longer than usual.
@@ -181,41 +193,23 @@ impl<P> On<P> {
     }
 
     /// Remembers how long an answer took.
-    fn learned(&self, route: &Route, result: Result<Answer, Failure>) -> Result<Answer, Failure> {
-        if let Some(leg) = route.leg() {
-            let now = Instant::now();
-            match &result {
-                Ok(answer) if answer.status.is_success() => self.usual().answered(&leg, now),
-                // Errors have times of their own.
-                Ok(_) => {}
-                Err(_) => self.usual().given_up(&leg, now),
-            }
+    fn learn(&self, route: &Route, result: &Result<Answer, Failure>) {
+        let Some(leg) = route.leg() else { return };
+        let now = Instant::now();
+        match result {
+            Ok(answer) if answer.status.is_success() => self.usual().answered(&leg, now),
+            // Errors have times of their own.
+            Ok(_) => {}
+            Err(_) => self.usual().given_up(&leg, now),
         }
-        result
     }
 
     /// Nobody waits for this attempt any longer.
-    fn given_up(&self, route: &Route, outcome: Outcome) {
+    fn give_up(&self, route: &Route, outcome: Outcome) {
         self.metrics.hedged(outcome);
         if let Some(leg) = route.leg() {
             self.usual().given_up(&leg, Instant::now());
         }
-    }
-
-    /// Both have ended, and the one that ended first was not good.
-    fn settled(&self, first: Result<Answer, Failure>, second: Result<Answer, Failure>) -> Result<Answer, Failure> {
-        let second_is_better = match (&first, &second) {
-            _ if is_good(&second) => !is_good(&first),
-            (Err(_), Ok(_)) => true,
-            (Err(first), Err(second)) => first.answer.is_none() && second.answer.is_some(),
-            (Ok(_), _) => false,
-        };
-        self.metrics.hedged(match &second {
-            second if second_is_better && is_good(second) => Outcome::Won,
-            _ if is_good(&first) => Outcome::Lost,
-            _ => Outcome::Failed,
-        });
-        if second_is_better { second } else { first }
     }
 
     fn usual(&self) -> MutexGuard<'_, Usual> {
@@ -227,6 +221,16 @@ impl<P> On<P> {
 /// An answer that is worth nothing less than another one.
 fn is_good(result: &Result<Answer, Failure>) -> bool {
     result.as_ref().is_ok_and(|answer| !is_server_trouble(answer.status))
+}
+
+/// Whether the second attempt's result says more than the first one's: a good answer, any answer, an answer within a failure.
+fn is_better(second: &Result<Answer, Failure>, first: &Result<Answer, Failure>) -> bool {
+    let worth = |result: &Result<Answer, Failure>| match result {
+        Ok(_) if is_good(result) => 3,
+        Ok(_) => 2,
+        Err(failure) => u8::from(failure.answer.is_some()),
+    };
+    worth(second) > worth(first)
 }
 
 /// Both attempts ask the same: what is bound for the first is not bound anew for the second.

@@ -2,6 +2,7 @@
 
 mod connect;
 mod exchange;
+mod hostile;
 mod proxy;
 
 use std::time::Duration;

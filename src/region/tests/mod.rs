@@ -2,6 +2,7 @@
 
 mod distance;
 mod fault;
+mod log;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

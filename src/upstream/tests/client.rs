@@ -194,6 +194,45 @@ async fn redirects_and_encodings_are_errors_that_another_region_may_mend() {
 }
 
 #[tokio::test]
+async fn a_status_that_means_nothing_here_is_no_answer() {
+    for text in [
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: evil\r\n\r\n",
+        "HTTP/1.1 999 Who Knows\r\ncontent-length: 0\r\n\r\n",
+    ] {
+        let address = listen(move |mut stream| async move {
+            let _ = stream.read(&mut [0; 1024]).await;
+            stream.write_all(text.as_bytes()).await.unwrap();
+            std::future::pending::<()>().await;
+        });
+        let (result, _) = call(address.await, signed("http://eu.test", Version::Latest, None)).await;
+        let failure = result.expect_err(text);
+        assert_eq!(failure.again, Again::Once, "{text}");
+        assert_ne!(failure.fate, Fate::Unsent, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn an_encoding_cannot_hide_behind_another() {
+    for values in [
+        &["identity, gzip"][..],
+        &["identity", "gzip"],
+        &["br"],
+        &["gzip, identity"],
+    ] {
+        let host = answering(|| {
+            let answer = Response::builder();
+            values
+                .iter()
+                .fold(answer, |answer, value| answer.header("content-encoding", *value))
+        });
+        let (result, _) = call(host.start().await, signed("http://eu.test", Version::Latest, None)).await;
+        let failure = result.expect_err(values[0]);
+        let error = failure.source.downcast_ref::<Error>().unwrap();
+        assert!(matches!(error.reason(), Reason::Encoded), "{error:?}");
+    }
+}
+
+#[tokio::test]
 async fn each_failure_says_its_fate_and_whether_another_attempt_is_worth_it() {
     let silent = listen(|stream| async move {
         let _held = stream;

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::io::Write as _;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,12 +24,12 @@ use super::host::{self, Host};
 
 const PATH: &str = "/api/DeviceAuthenticatedScanDefinitions/GetScanHistoryByScanDefinitionId";
 const DISTANCE: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(40)];
-pub(crate) const CONNECT: Duration = Duration::from_millis(400);
+pub(crate) const CONNECT: Duration = Duration::from_millis(800);
 
 /// The settings of most tests: a quota that a caller in a loop can use up, and attempts as short as is allowed.
-pub(crate) const ROOMY: &str = "[quota]\nlimits = [\"80/1s\", \"4000/1m\"]\nburst = 80\n[defender]\ntimeout = \"1s\"\n";
+pub(crate) const ROOMY: &str = "[quota]\nlimits = [\"80/1s\", \"4000/1m\"]\nburst = 80\n[defender]\ntimeout = \"2s\"\n";
 /// The longest that one attempt takes with them.
-pub(crate) const ATTEMPT: Duration = Duration::from_secs(1);
+pub(crate) const ATTEMPT: Duration = Duration::from_secs(2);
 
 /// A gateway with its regions `near` and `far`. Sign-in is the simulator's.
 pub(crate) struct Bench {
@@ -41,8 +41,9 @@ pub(crate) struct Bench {
     limits: Vec<sim::Limit>,
     epoch: Instant,
     asked: AtomicUsize,
+    complaints: Mutex<Vec<String>>,
     stop: CancellationToken,
-    _tasks: Tasks,
+    tasks: Tasks,
 }
 
 /// `text` without a mistake; the secret is the simulator's.
@@ -85,7 +86,11 @@ impl Bench {
         let mut ca = tempfile::NamedTempFile::new().unwrap();
         ca.write_all(pem.as_bytes()).unwrap();
         let regions = "regions = [{ name = \"near\", url = \"https://near.test\" }, { name = \"far\", url = \"https://far.test\" }]";
-        let text = format!("{}{settings}ca_file = {:?}\n{regions}\n", around(sign_in), ca.path());
+        let text = format!(
+            "{}{settings}ca_file = \"{}\"\n{regions}\n",
+            around(sign_in),
+            ca.path().display()
+        );
         let config = resolved(&text);
         let hosts: HashMap<_, _> = [("near.test", near.clone()), ("far.test", far.clone())].into();
         let surroundings = Surroundings {
@@ -95,8 +100,8 @@ impl Bench {
             })),
             net: net::Config {
                 connect_timeout: CONNECT,
-                ping_every: Duration::from_millis(100),
-                ping_answer: Duration::from_millis(100),
+                ping_every: Duration::from_millis(300),
+                ping_answer: Duration::from_millis(600),
                 ..net::Config::default()
             },
             regions: hurry,
@@ -114,10 +119,11 @@ impl Bench {
                 .collect(),
             epoch: Instant::now(),
             asked: AtomicUsize::new(0),
+            complaints: Mutex::default(),
             stop: gateway.stop_token(),
-            _tasks: Tasks::new(),
+            tasks: Tasks::new(),
         };
-        bench._tasks.spawn("gateway", async move {
+        bench.tasks.spawn("gateway", async move {
             gateway.serve().await;
         });
         bench
@@ -134,9 +140,15 @@ impl Bench {
         if answer.status() == StatusCode::OK {
             assert_eq!(answer.body(), r#"{"value":[]}"#);
         } else {
-            println!("{} for question {n}: {:?}", answer.status(), answer.body());
+            let complaint = format!("{} for question {n}: {:?}", answer.status(), answer.body());
+            self.complaints.lock().unwrap().push(complaint);
         }
         answer.status()
+    }
+
+    /// What callers got instead of answers, once.
+    pub(crate) fn complaints(&self) -> Vec<String> {
+        std::mem::take(&mut *self.complaints.lock().unwrap())
     }
 
     pub(crate) async fn status(&self) -> Value {

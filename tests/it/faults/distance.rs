@@ -54,7 +54,7 @@ struct World {
 }
 
 /// Regions with these distances in milliseconds, probed every `interval`.
-async fn world(distances: [(&str, u64); 2], interval: Duration) -> World {
+fn world(distances: [(&str, u64); 2], interval: Duration) -> World {
     let mut config = sim::Config::instant();
     config
         .regions
@@ -108,7 +108,7 @@ impl World {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn swapped_regions_are_followed_within_two_rounds_of_probes() {
-    let world = world([("us", 150), ("eu", 10)], Duration::from_millis(300)).await;
+    let world = world([("us", 150), ("eu", 10)], Duration::from_millis(300));
     world
         .until("the nearest", |world| {
             world.selected() == "eu" && world.probe.least() >= 3
@@ -130,7 +130,7 @@ async fn swapped_regions_are_followed_within_two_rounds_of_probes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn equal_regions_do_not_flap_in_as_many_rounds_as_an_hour_has() {
-    let world = world([("us", 40), ("eu", 40)], Duration::from_millis(10)).await;
+    let world = world([("us", 40), ("eu", 40)], Duration::from_millis(10));
     world.until("a few probes", |world| world.probe.least() >= 5).await;
     let (mut selected, mut changes) = (world.selected(), 0);
     while world.probe.least() < 125 {

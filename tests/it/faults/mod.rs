@@ -13,7 +13,7 @@ mod pin;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use http::StatusCode;
+use futures_util::StreamExt as _;
 use tokio::time::Instant;
 
 use defender_gateway::sim::{self, Simulator};
@@ -22,14 +22,15 @@ use bench::{ATTEMPT, Bench, CONNECT, ROOMY};
 use host::Fault;
 
 /// Long enough that a region which was only avoided for a moment is met again.
-const SUFFERING: Duration = Duration::from_secs(5);
+const SUFFERING: Duration = Duration::from_secs(4);
 
-const STAGGER: Duration = Duration::from_millis(150);
+/// How many faults are suffered at a time: on a small machine, more would be a fault themselves.
+const AT_A_TIME: usize = 7;
 
 /// What callers noticed of one fault.
 struct Noticed {
     calls: usize,
-    good: usize,
+    complaints: Vec<String>,
     /// The usual time of a call, and the longest under the fault.
     usual: Duration,
     slowest: Duration,
@@ -42,25 +43,23 @@ struct Noticed {
 }
 
 async fn suffer(sign_in: &Simulator, fault: Fault, leaves: bool) -> Noticed {
-    // Not all handshakes at once: on a small machine they would be the fault.
-    let turn = Fault::ALL.iter().position(|other| *other == fault).unwrap();
-    tokio::time::sleep(STAGGER * u32::try_from(turn).unwrap()).await;
     let bench = Bench::start(sign_in, ROOMY).await;
     bench.until_measured().await;
     let mut usual = Duration::MAX;
     for _ in 0..5 {
         let call = Instant::now();
-        assert_eq!(bench.ask().await, StatusCode::OK);
+        bench.ask().await;
         usual = usual.min(call.elapsed());
     }
     let charged = bench.charged().await;
-    assert_eq!((charged, bench.arrived()), (5, 5), "probes cost nothing");
+    assert_eq!(bench.complaints(), Vec::<String>::new());
+    assert_eq!(charged, bench.arrived(), "probes cost nothing");
 
     bench.near.set(fault).await;
     let begun = Instant::now();
     let mut noticed = Noticed {
         calls: 0,
-        good: 0,
+        complaints: Vec::new(),
         usual,
         slowest: Duration::ZERO,
         extra: 0,
@@ -71,14 +70,13 @@ async fn suffer(sign_in: &Simulator, fault: Fault, leaves: bool) -> Noticed {
     };
     while begun.elapsed() < SUFFERING || (leaves && noticed.left.is_none() && noticed.calls < 1000) {
         let call = Instant::now();
-        let status = bench.ask().await;
+        bench.ask().await;
         noticed.calls += 1;
-        noticed.good += usize::from(status == StatusCode::OK);
         noticed.slowest = noticed.slowest.max(call.elapsed());
         if noticed.left.is_none() && !bench.near_is_selected().await {
             noticed.left = Some(begun.elapsed());
         }
-        tokio::time::sleep(Duration::from_millis(25)).await;
+        tokio::time::sleep(Duration::from_millis(30)).await;
     }
     noticed.extra = bench.charged().await - charged - noticed.calls;
     if fault == Fault::DnsChange {
@@ -87,6 +85,7 @@ async fn suffer(sign_in: &Simulator, fault: Fault, leaves: bool) -> Noticed {
     bench.near.set(Fault::Nothing).await;
     noticed.back = bench.until_near_is(true).await;
     bench.assert_all_in_the_ledger(&format!("{fault:?}")).await;
+    noticed.complaints = bench.complaints();
     let judge = bench.judge();
     noticed.within = judge.is_satisfied();
     let fullest = judge.findings().into_iter();
@@ -108,16 +107,17 @@ async fn no_caller_notices_when_a_region_fails() {
         Fault::DnsFailure | Fault::OneAddressDead | Fault::Nothing => (false, CONNECT),
     };
     let sign_in = Simulator::start(sim::Config::instant()).unwrap();
-    let all = Fault::ALL.map(|fault| {
+    let all = futures_util::stream::iter(Fault::ALL).map(|fault| {
         let sign_in = &sign_in;
         async move { (fault, suffer(sign_in, fault, expected(fault).0).await) }
     });
+    let all: Vec<_> = all.buffered(AT_A_TIME).collect().await;
     let mut table = format!(
         "{:<16}{:>7}{:>10}{:>9}{:>10}{:>13}{:>9}{:>9}   fullest windows\n",
         "fault", "calls", "success", "usual", "slowest", "extra calls", "left", "back"
     );
     let mut wrong = Vec::new();
-    for (fault, noticed) in futures_util::future::join_all(all).await {
+    for (fault, noticed) in all {
         let (leaves, allowed) = expected(fault);
         let ms = |time: Duration| format!("{} ms", time.as_millis());
         let _ = writeln!(
@@ -125,7 +125,7 @@ async fn no_caller_notices_when_a_region_fails() {
             "{:<16}{:>7}{:>8} %{:>9}{:>10}{:>13}{:>9}{:>9}   {}",
             format!("{fault:?}"),
             noticed.calls,
-            100 * noticed.good / noticed.calls,
+            100 * (noticed.calls - noticed.complaints.len()) / noticed.calls,
             ms(noticed.usual),
             ms(noticed.slowest),
             noticed.extra,
@@ -133,19 +133,18 @@ async fn no_caller_notices_when_a_region_fails() {
             ms(noticed.back),
             noticed.windows,
         );
-        if noticed.good != noticed.calls {
-            let failed = noticed.calls - noticed.good;
-            wrong.push(format!("{fault:?}: {failed} of {} calls failed", noticed.calls));
+        for complaint in &noticed.complaints {
+            wrong.push(format!("{fault:?}: {complaint}"));
         }
         // A pause before a retry, and a machine that is busy with other tests.
-        if noticed.slowest > allowed + Duration::from_secs(1) {
+        if noticed.slowest > allowed + Duration::from_secs(2) {
             wrong.push(format!("{fault:?}: the slowest call took {:?}", noticed.slowest));
         }
         if leaves && noticed.left.is_none() {
             wrong.push(format!("{fault:?}: the region was not left"));
         }
         // One further attempt per bad answer: until the region is left, and once more each time it is tried again.
-        if noticed.extra > noticed.calls / 4 {
+        if noticed.extra > (noticed.calls / 4).max(4) {
             wrong.push(format!("{fault:?}: {} further calls", noticed.extra));
         }
         if !noticed.within {
