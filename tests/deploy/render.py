@@ -221,7 +221,7 @@ def main(binary):
     OUT.mkdir(parents=True)
     same_sidecar()
     kustomizations(binary)
-    if CHART.exists(): charts(binary)
+    charts(binary)
     print("\n".join(wrong) or f"{len(list(OUT.glob('*.yaml')))} renders are right for Kubernetes {versions()[0]} to {versions()[-1]}")
     return 1 if wrong else 0
 

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Builds the binary that goes into the image: one static file, the same wherever it is built. Prints its path, and nothing else, to
+# stdout. Needs Rust and a C compiler.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+host="$(rustc -vV | sed -n 's/^host: //p')"
+flags=(
+  # The C library inside: the image needs no other file.
+  -C target-feature=+crt-static
+  # The standard back end looks its system call up dynamically, which a static binary in an empty root cannot do.
+  --cfg 'getrandom_backend="linux_getrandom"'
+  # Where it was built does not show.
+  "--remap-path-prefix=$PWD=/src" "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
+)
+CARGO_ENCODED_RUSTFLAGS="$(IFS=$'\x1f'; echo "${flags[*]}")"
+export CARGO_ENCODED_RUSTFLAGS CARGO_INCREMENTAL=0
+unset RUSTFLAGS
+cargo build --locked --release --quiet --bin defender-gateway --target "$host" --target-dir target/static >&2
+echo "$PWD/target/static/$host/release/defender-gateway"

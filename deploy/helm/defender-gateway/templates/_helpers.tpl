@@ -1,0 +1,107 @@
+{{- define "defender-gateway.name" -}}
+{{- if contains "defender-gateway" .Release.Name }}{{ .Release.Name | trunc 50 | trimSuffix "-" }}{{ else }}{{ printf "%s-defender-gateway" (.Release.Name | trunc 40 | trimSuffix "-") }}{{ end }}
+{{- end }}
+
+{{- define "defender-gateway.selector" -}}
+app.kubernetes.io/name: defender-gateway
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "defender-gateway.labels" -}}
+{{ include "defender-gateway.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- define "defender-gateway.serviceAccount" -}}
+{{ .Values.serviceAccount.name | default (include "defender-gateway.name" .) }}
+{{- end }}
+
+{{/* Whole seconds of a duration such as 90s or 2m, rounded up. */}}
+{{- define "defender-gateway.seconds" -}}
+{{- if not (regexMatch "^[0-9]+(ms|s|m|h)$" (toString .)) }}{{ fail (printf "%v is no duration such as 20s" .) }}{{ end -}}
+{{- $number := regexFind "^[0-9]+" (toString .) | int -}}
+{{- if hasSuffix "ms" . }}{{ div (add $number 999) 1000 }}
+{{- else if hasSuffix "s" . }}{{ $number }}
+{{- else if hasSuffix "m" . }}{{ mul $number 60 }}
+{{- else }}{{ mul $number 3600 }}{{ end -}}
+{{- end }}
+
+{{/* How long the kubelet waits. Killing earlier than linger + drain + 2 s would cut requests off. */}}
+{{- define "defender-gateway.grace" -}}
+{{- $server := .Values.config.server | default dict -}}
+{{- $linger := include "defender-gateway.seconds" ($server.linger | default "0s") | int -}}
+{{- $drain := include "defender-gateway.seconds" ($server.drain | default "25s") | int -}}
+{{- $needed := add $linger $drain 2 | int -}}
+{{- $asked := .Values.terminationGracePeriodSeconds | int -}}
+{{- if eq $asked 0 }}{{ add $needed 1 }}
+{{- else if lt $asked $needed }}{{ fail (printf "terminationGracePeriodSeconds is %d; linger + drain + 2 s need %d" $asked $needed) }}
+{{- else }}{{ $asked }}{{ end -}}
+{{- end }}
+
+{{/* gateway.toml. Strings are quoted; everything else is written as it is. */}}
+{{- define "defender-gateway.toml" -}}
+{{- range $section, $keys := .Values.config }}
+[{{ $section }}]
+{{- range $key, $value := $keys }}
+{{- if and (eq $section "server") (has $key (list "listen" "hosts" "allow_non_loopback")) }}{{ fail (printf "config.server.%s is set by this chart; service.extraHosts adds names" $key) }}{{ end }}
+{{- if and (eq $section "credentials") (eq $key "client_secret") }}{{ fail "a client secret does not belong into values; put it into a Secret and name it in credentials.secretName" }}{{ end }}
+{{ $key }} = {{ if kindIs "float64" $value }}{{ int64 $value }}{{ else }}{{ toJson $value }}{{ end }}
+{{- end }}
+{{ end }}
+{{- end }}
+
+{{/* The variables of the credential: (dict "kind" … "tenantId" … "clientId" …). */}}
+{{- define "defender-gateway.credentialEnv" -}}
+{{- $folder := "/var/run/secrets/defender-gateway" -}}
+{{- $kinds := dict "clientSecret" "client_secret" "certificate" "certificate" "workloadIdentity" "workload_identity" "workloadIdentityProjected" "workload_identity" "managedIdentity" "managed_identity" -}}
+{{- if not (hasKey $kinds .kind) }}{{ fail (printf "credentials.kind %q is none of %s" .kind (keys $kinds | sortAlpha | join ", ")) }}{{ end -}}
+{{- if and (has .kind (list "clientSecret" "certificate" "workloadIdentityProjected")) (not (and .tenantId .clientId)) }}{{ fail (printf "credentials.kind %s needs tenantId and clientId" .kind) }}{{ end -}}
+- name: DEFENDER_GATEWAY_CREDENTIALS_KIND
+  value: {{ get $kinds .kind }}
+{{- with .tenantId }}
+- name: DEFENDER_GATEWAY_CREDENTIALS_TENANT_ID
+  value: {{ . | quote }}
+{{- end }}
+{{- with .clientId }}
+- name: DEFENDER_GATEWAY_CREDENTIALS_CLIENT_ID
+  value: {{ . | quote }}
+{{- end }}
+{{- if eq .kind "clientSecret" }}
+- name: DEFENDER_GATEWAY_CREDENTIALS_CLIENT_SECRET_FILE
+  value: {{ $folder }}/client-secret
+{{- else if eq .kind "certificate" }}
+- name: DEFENDER_GATEWAY_CREDENTIALS_CERTIFICATE_FILE
+  value: {{ $folder }}/tls.crt
+- name: DEFENDER_GATEWAY_CREDENTIALS_PRIVATE_KEY_FILE
+  value: {{ $folder }}/tls.key
+{{- else if eq .kind "workloadIdentityProjected" }}
+- name: DEFENDER_GATEWAY_CREDENTIALS_FEDERATED_TOKEN_FILE
+  value: {{ $folder }}/federated-token
+{{- end }}
+{{- end }}
+
+{{/* The volume of the credential; empty for kinds without files. */}}
+{{- define "defender-gateway.credentialVolume" -}}
+{{- if has .kind (list "clientSecret" "certificate") -}}
+- name: defender-gateway-credentials
+  secret:
+    secretName: {{ .secretName }}
+    # Files belong to root: only `other` reaches the gateway's user. The volume is mounted in its container alone.
+    defaultMode: 0444
+{{- else if eq .kind "workloadIdentityProjected" -}}
+- name: defender-gateway-credentials
+  projected:
+    defaultMode: 0444
+    sources:
+      - serviceAccountToken:
+          path: federated-token
+          audience: api://AzureADTokenExchange
+          expirationSeconds: 3600
+{{- end }}
+{{- end }}
+
+{{- define "defender-gateway.image" -}}
+{{- if .digest }}{{ .repository }}@{{ .digest }}{{ else }}{{ .repository }}:{{ .tag | default "0.1.0" }}{{ end -}}
+{{- end }}

@@ -1,0 +1,67 @@
+{{/*
+For your own chart: the gateway as a native sidecar. Put it first in initContainers.
+
+  initContainers:
+    {{- include "defender-gateway.sidecar" (dict "credentials" .Values.defenderGateway.credentials) | nindent 8 }}
+  volumes:
+    {{- include "defender-gateway.sidecarVolumes" (dict "credentials" .Values.defenderGateway.credentials) | nindent 8 }}
+
+Takes, besides `credentials` (kind, tenantId, clientId, secretName as in values.yaml): `image` (repository, tag, digest), `env` (a list of
+variables, such as DEFENDER_GATEWAY_QUOTA_LIMITS), `resources`.
+*/}}
+{{- define "defender-gateway.sidecar" -}}
+- name: defender-gateway
+  restartPolicy: Always
+  image: {{ include "defender-gateway.image" (.image | default (dict "repository" "registry.example.com/defender-gateway")) }}
+  imagePullPolicy: IfNotPresent
+  args: [run]
+  env:
+    - name: DEFENDER_GATEWAY_ADMIN_LISTEN
+      value: 0.0.0.0:9901
+    - name: DEFENDER_GATEWAY_SERVER_DRAIN
+      value: 10s
+    - name: DEFENDER_GATEWAY_QUOTA_ON_UNKNOWN_PAST
+      value: paced
+    - name: DEFENDER_GATEWAY_CACHE_MAX_SIZE
+      value: 16MiB
+    - name: DEFENDER_GATEWAY_TELEMETRY_FORMAT
+      value: json
+    {{- include "defender-gateway.credentialEnv" .credentials | nindent 4 }}
+    {{- with .env }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  ports:
+    - name: gateway-admin
+      containerPort: 9901
+      protocol: TCP
+  startupProbe:
+    httpGet: {path: /startupz, port: gateway-admin}
+    periodSeconds: 1
+    failureThreshold: 60
+  livenessProbe:
+    httpGet: {path: /livez, port: gateway-admin}
+    periodSeconds: 10
+    timeoutSeconds: 5
+    failureThreshold: 6
+  securityContext:
+    runAsNonRoot: true
+    runAsUser: 65532
+    runAsGroup: 65532
+    allowPrivilegeEscalation: false
+    readOnlyRootFilesystem: true
+    capabilities: {drop: [ALL]}
+    seccompProfile: {type: RuntimeDefault}
+  resources:
+    {{- .resources | default (dict "requests" (dict "cpu" "25m" "memory" "32Mi") "limits" (dict "memory" "128Mi")) | toYaml | nindent 4 }}
+  {{- if include "defender-gateway.credentialVolume" .credentials }}
+  volumeMounts:
+    - name: defender-gateway-credentials
+      mountPath: /var/run/secrets/defender-gateway
+      readOnly: true
+  {{- end }}
+{{- end }}
+
+{{/* The volumes that the sidecar needs; empty for kinds of credential without files. */}}
+{{- define "defender-gateway.sidecarVolumes" -}}
+{{- include "defender-gateway.credentialVolume" .credentials }}
+{{- end }}
