@@ -78,10 +78,10 @@ where
                 permit,
                 route: Route::default(),
             };
-            // The call binds what is asked; only then is it known who benefits.
-            let answer = inner.ready().await?.call(granted);
+            let answer = inner.ready().await?.call(granted).await;
+            // The call has bound what is asked; only now is it known who benefits.
             queue.spread(&attempt);
-            answer.await
+            answer
         })
     }
 }
