@@ -25,6 +25,9 @@ const MOST_RESERVED: usize = 64;
 /// minute is better served with a moment of delay than with a refusal.
 pub(super) const TOLERANCE: Duration = Duration::from_secs(1);
 
+/// A slot handed out this much later than forecast came on time.
+const PUNCTUAL: Duration = Duration::from_millis(5);
+
 #[derive(Debug)]
 pub(super) struct State<P> {
     pub(super) config: Config,
@@ -221,11 +224,16 @@ impl<P> State<P> {
     /// Forecasts at least `count` slots, unless the last forecast still holds.
     fn look_ahead<S: Slots<Permit = P>>(&mut self, now: Instant, count: usize, slots: &S) {
         let version = slots.version();
-        // A first slot in the past was not used: the bucket has grown since.
-        let holds = self.forecast_of == Some(version) && self.slots.front().is_some_and(|first| *first >= now);
+        // A first slot in the past was not used: the bucket has grown since. Timers are late by a moment.
+        let holds = self.forecast_of == Some(version)
+            && self
+                .slots
+                .front()
+                .is_some_and(|first| now.saturating_duration_since(*first) <= PUNCTUAL);
         if !holds || self.slots.len() < count {
             self.slots.clear();
-            slots.forecast(now, count, &mut self.slots);
+            // Some more, so that not every slot handed out asks for another forecast.
+            slots.forecast(now, count + count / 4, &mut self.slots);
             self.forecast_of = Some(version);
             self.checked = false;
         }

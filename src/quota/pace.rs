@@ -77,6 +77,10 @@ impl Pace {
         let mut rate = (spare + supply.returns.len() as f64) / supply.window.as_secs_f64();
         let mut end = now + supply.window;
         for (k, &back) in supply.returns.iter().enumerate() {
+            // Every return comes within the window: no later one can ask for less.
+            if (spare + k as f64) / supply.window.as_secs_f64() >= rate {
+                break;
+            }
             let wait = back.saturating_duration_since(now).as_secs_f64();
             let sustainable = (spare + k as f64) / wait;
             if wait > 0.0 && sustainable < rate {

@@ -217,12 +217,20 @@ impl Permit {
 
     /// The call was answered, and not with a 429.
     pub fn settle(self) {
-        self.end(|state, charge, now| state.account.settle(charge, now), Memory::settled);
+        let shared = Arc::clone(&self.shared);
+        if self.end(|state, charge, now| state.account.settle(charge, now), Memory::settled) {
+            shared.changed();
+        } else {
+            // A slot may be free a moment earlier than last said.
+            shared.changed.notify_one();
+        }
     }
 
     /// Provably no byte of the call was written.
     pub fn refund(self) {
+        let shared = Arc::clone(&self.shared);
         self.end(|state, charge, now| state.account.refund(charge, now), Memory::refunded);
+        shared.changed();
     }
 
     /// The call was answered with a 429: everybody pauses.
@@ -232,6 +240,7 @@ impl Permit {
             |state, charge, now| state.account.throttled(charge, answer, now),
             Memory::settled,
         );
+        shared.changed();
         shared.metrics.throttled(foreign);
         let paused_s = shared
             .lock()
@@ -264,7 +273,6 @@ impl Permit {
         };
         drop(state);
         report(noted, "write");
-        self.shared.changed();
         result
     }
 }

@@ -15,6 +15,7 @@ mod faults;
 mod flights;
 mod path;
 mod quota;
+mod quota_proof;
 mod regions;
 mod secrets;
 mod sign_in;
