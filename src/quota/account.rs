@@ -221,10 +221,16 @@ impl Account {
         missing
     }
 
-    /// Charges a call that an earlier process made, as of `at`.
-    pub fn remember(&mut self, at: Instant) {
-        self.ledger.record(at);
-        self.pace.upset();
+    /// An account that knows the calls of earlier processes, `past` in ascending order, and goes on as they would have.
+    #[must_use]
+    pub fn resume(config: &Config, past: &[Instant], now: Instant) -> Self {
+        let mut account = Self::new(&config.clone().unknown_past(UnknownPast::Empty), now);
+        past.iter().for_each(|at| account.ledger.record(*at));
+        if let Some(longest) = config.limits.last() {
+            let sustained = longest.calls() as f64 / longest.hold().as_secs_f64();
+            account.pace = Pace::resume(config.burst, past, sustained, now);
+        }
+        account
     }
 
     /// Until when everybody waits because the upstream said 429.
