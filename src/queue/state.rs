@@ -149,16 +149,18 @@ impl<P> State<P> {
                 }
             };
             let id = self.promises.choose(fair, &self.slots);
-            if self.slots.pop_front().is_none_or(|first| first > now) {
-                // The slot came before its time: so may the next ones.
-                self.forecast_of = None;
-            }
             let (Some(ticket), Some(turn)) = (self.order.serve(id), self.waiters.remove(&id)) else {
                 continue;
             };
             self.promises.remove(ticket.deadline, id);
             match turn.send(Ok(permit)) {
-                Ok(()) => self.visitors.served(&ticket.caller),
+                Ok(()) => {
+                    self.visitors.served(&ticket.caller);
+                    if self.slots.pop_front().is_none_or(|first| first > now) {
+                        // The slot came before its time: so may the next ones.
+                        self.forecast_of = None;
+                    }
+                }
                 // The caller has just left: the slot passes on.
                 Err(returned) => in_hand = returned.ok(),
             }

@@ -87,6 +87,10 @@ async fn crowd(load: f64, waiting: usize, seed: u64) -> Book {
             );
         }
     }
+    // The clock that hands slots out is upkeep: it must live until everybody has had theirs.
+    while gateway.queue.snapshot().waiting > 0 {
+        tokio::time::sleep(SLOT).await;
+    }
     gateway.tasks.finish(2 * WAIT).await;
     std::mem::take(&mut *book.lock().unwrap())
 }
@@ -113,7 +117,6 @@ fn percentile(sorted: &[f64], share: usize) -> f64 {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "fails: a few let in under load are refused after all, because slots can come one slot later than forecast; see issue 3"]
 async fn predictions_come_true_and_promises_are_kept() {
     let book = crowd(0.97, 10_000, 12).await;
     let mut sizes: Vec<f64> = errors(&book).into_iter().map(f64::abs).collect();
