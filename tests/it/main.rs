@@ -10,4 +10,5 @@ mod config;
 mod faults;
 mod flights;
 mod path;
+mod sharing;
 mod support;
