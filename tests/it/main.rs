@@ -9,6 +9,7 @@
 mod config;
 mod faults;
 mod flights;
+mod fuzz_smoke;
 mod path;
 mod sharing;
 mod support;
