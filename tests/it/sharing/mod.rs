@@ -2,3 +2,6 @@
 
 mod differential;
 mod mix;
+mod outage;
+mod plant;
+mod saturated;
