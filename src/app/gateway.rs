@@ -110,7 +110,7 @@ impl Gateway {
         }
 
         // What answers teach about pages and order is learnt by the flights and used by both.
-        let lore = Arc::new(scan::Lore::new(0));
+        let lore = Arc::new(scan::Lore::new(config.merge.known_rows));
         let cache_metrics = cache::Metrics::register(root);
         let cache = Arc::new(cache::Cache::new(
             settings::cache(config),

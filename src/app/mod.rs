@@ -5,6 +5,7 @@
 mod admin_thread;
 mod error;
 mod gateway;
+mod outlet;
 mod saved;
 mod settings;
 mod status;
@@ -13,5 +14,6 @@ mod token_proxy;
 
 pub use error::Error;
 pub use gateway::{Ended, Gateway};
+pub use outlet::{NoAnswer, Outlet};
 pub use saved::{Layer as SavedLayer, Saved};
 pub use surroundings::Surroundings;
