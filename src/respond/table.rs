@@ -58,6 +58,16 @@ fn queue(refused: &queue::Refused) -> Problem {
                 .with_fault(Fault::Local)
                 .with_retry_after(MOMENT)
         },
+        queue::Reason::StoreLost => Problem {
+            type_uri: Problem::REDUCED_CAPACITY,
+            ..Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "QuotaUnavailable",
+                refused.reason.as_str(),
+            )
+            .with_fault(Fault::Local)
+            .with_retry_after(refused.retry_after)
+        },
         _ => Problem::quota_exceeded(detail, refused.retry_after, Vec::new()),
     }
 }
