@@ -45,12 +45,6 @@ impl Gateway {
     /// # Errors
     /// [`Error`] when an address is taken, a file cannot be used, or a part refuses its settings.
     pub async fn start(config: &Resolved) -> Result<Self, Error> {
-        if config.store.url.is_some() {
-            // Starting alone would make as many calls as there are replicas times the quota.
-            return Err(Error::of("the shared store")(
-                "store.url is set, but this version cannot share the quota yet; remove it to run one replica alone",
-            ));
-        }
         let tasks = Tasks::new();
         let wall = Wall::system();
         let mut registry = Registry::new(env!("CARGO_PKG_VERSION"));
@@ -80,8 +74,15 @@ impl Gateway {
         };
 
         let quota_config = settings::quota(config, attempt)?;
-        let quota = quota::Quota::open(&quota_config, wall.clone(), quota::Metrics::register(root))
-            .map_err(Error::of("the quota's state file"))?;
+        let quota_metrics = quota::Metrics::register(root);
+        let quota = match settings::sharing(config)? {
+            Some(sharing) => {
+                let metrics = quota::shared::Metrics::register(root, quota_metrics);
+                quota::Quota::join(&quota_config, sharing, &tasks, metrics)
+            }
+            None => quota::Quota::open(&quota_config, wall.clone(), quota_metrics)
+                .map_err(Error::of("the quota's state file"))?,
+        };
 
         let queue_metrics = queue::Metrics::register(root);
         let queue = queue::Queue::start(settings::queue(config), quota.clone(), &tasks, queue_metrics.clone());
@@ -225,17 +226,30 @@ fn view(
     admin::View {
         status: {
             let health = health.clone();
-            Arc::new(move || {
-                let draining = health.state() == admin::State::Draining;
-                status.show(if draining { Mode::Draining } else { Mode::Normal })
+            Arc::new(move || status.show(mode(&health, &status.quota)))
+        },
+        metrics: {
+            let health = health.clone();
+            let gauge = registry.mode();
+            Arc::new(move |exposition| {
+                quota.show();
+                gauge.set(mode(&health, &quota));
+                registry.encode(exposition)
             })
         },
         health,
-        metrics: Arc::new(move |exposition| {
-            quota.show();
-            registry.encode(exposition)
-        }),
         openapi: server::OPENAPI.into(),
         quit: config.admin.quit.then_some(quit),
+    }
+}
+
+/// What the gateway is doing now.
+fn mode(health: &admin::Health, quota: &quota::Quota) -> Mode {
+    if health.state() == admin::State::Draining {
+        Mode::Draining
+    } else if quota.lost().is_some() {
+        Mode::StoreLost
+    } else {
+        Mode::Normal
     }
 }

@@ -32,6 +32,9 @@ pub(super) struct Shared {
     metrics: Metrics,
 }
 
+/// Most slots of all replicas that one forecast looks at.
+const LOOK_AHEAD: usize = 2000;
+
 /// How long callers should stay away while the store is lost.
 const COME_BACK: Duration = Duration::from_secs(2);
 
@@ -91,14 +94,21 @@ impl Quota {
             (state.copy.account(now), state.share)
         };
         let mut forecast = Forecast::new(&account, now);
-        // Of the slots to come, every n-th is ours.
-        let mut due = 0.0;
+        let (mut slot, mut due, mut looked) = (now, 0.0, 0);
         for _ in 0..count {
-            let mut slot = forecast.next_slot();
-            due += 1.0 / share - 1.0;
-            while due >= 1.0 {
+            // Of the slots to come, every n-th is ours.
+            due += 1.0 / share;
+            while due >= 1.0 && looked < LOOK_AHEAD {
                 slot = forecast.next_slot();
+                looked += 1;
                 due -= 1.0;
+            }
+            if looked == LOOK_AHEAD {
+                // Further on, slots come as the longest window gives them.
+                slot += account.ledger.limits().last().map_or(Duration::ZERO, |limit| {
+                    limit.hold().div_f64(limit.calls().max(1) as f64).mul_f64(due)
+                });
+                due = 0.0;
             }
             slots.push_back(slot);
         }
@@ -205,6 +215,8 @@ impl Shared {
         }
         if change.forecast {
             self.version.fetch_add(1, Ordering::Relaxed);
+        }
+        if change.slots {
             self.changed.notify_one();
         }
     }

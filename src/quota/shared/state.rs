@@ -37,7 +37,6 @@ const CLOCK_SLACK: Duration = Duration::from_millis(5);
 pub(super) struct State {
     terms: Terms,
     timing: Timing,
-    pub(super) kept: Duration,
     pub(super) copy: Copy,
     epoch: String,
     call: u64,
@@ -92,7 +91,9 @@ struct Clock {
 /// What a step changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Change {
-    /// Forecasts may be wrong, or slots are there.
+    /// Slots are in hand, or may come earlier.
+    pub(super) slots: bool,
+    /// Earlier forecasts are wrong.
     pub(super) forecast: bool,
     /// The store had lost what it knew.
     pub(super) epoch: bool,
@@ -106,7 +107,7 @@ impl State {
         Self {
             terms: Terms::new(me, config, sharing.timing, kept),
             timing: sharing.timing,
-            kept,
+
             copy: Copy::new(config.clone(), kept, now),
             epoch: String::new(),
             call: 0,
@@ -298,13 +299,18 @@ impl State {
         let merging = reply.merging.map(|left| now + step::span(left));
         self.due = reply.due.map(|due| now + step::span(due).max(SHORTEST)).or(merging);
         let merged = std::mem::replace(&mut self.merging, merging.is_some()) && merging.is_none();
-        self.share = reply.share.clamp(0.001, 1.0);
+        // What others use as foreseen changes no forecast; each one costs as much as many steps.
+        let share = reply.share.clamp(0.001, 1.0);
+        let is_other = was_lost
+            || merged
+            || paused.is_some() != self.copy.paused_until.is_some()
+            || !(0.8..1.25).contains(&(share / self.share));
+        if is_other {
+            self.share = share;
+        }
         Change {
-            forecast: was_lost
-                || merged
-                || reply.granted > 0
-                || !reply.news.is_empty()
-                || paused.is_some() != self.copy.paused_until.is_some(),
+            slots: is_other || reply.granted > 0,
+            forecast: is_other,
             epoch: false,
             foreign: reply.foreign,
         }
@@ -333,6 +339,7 @@ impl State {
         self.merging = true;
         self.woken = true;
         Change {
+            slots: true,
             forecast: true,
             epoch,
             foreign: 0,
