@@ -11,6 +11,7 @@ use crate::quota::{self, Ledger, Pace};
 
 /// The copy, in this process's own time. What it does not know exactly it takes to be later, which is the careful side.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Copy {
     config: quota::Config,
     /// How long a charge is kept whose call is never heard of.
@@ -84,8 +85,10 @@ impl Copy {
                 self.charges
                     .insert(id.to_owned(), Known::Flying(now + step::span(time))),
             ),
-            // A machine that has just booted has no moment that long ago; now is the careful choice.
+            // Charges that are assumed may count from a moment still to come.
+            _ if time < 0.0 => drop(self.charges.insert(id.to_owned(), Known::Past(now + step::span(-time)))),
             _ => {
+                // A machine that has just booted has no moment that long ago; now is the careful choice.
                 let at = now.checked_sub(step::span(time)).unwrap_or(now);
                 self.charges.insert(id.to_owned(), Known::Past(at));
             }

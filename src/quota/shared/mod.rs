@@ -40,6 +40,8 @@ mod metrics;
 mod permit;
 mod state;
 mod step;
+#[cfg(test)]
+mod tests;
 
 pub use config::{Config, Timing};
 pub use metrics::Metrics;

@@ -1,6 +1,7 @@
 //! What a replica knows and has yet to say, between two steps.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -34,8 +35,9 @@ const CLOCK_SLACK: Duration = Duration::from_millis(5);
 /// A replica's side of the protocol. It has no I/O: [`State::step`] writes what to say, [`State::heard`] and [`State::failed`] take in
 /// what came of it.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct State {
-    terms: Terms,
+    terms: Arc<Terms>,
     timing: Timing,
     pub(super) copy: Copy,
     epoch: String,
@@ -105,7 +107,7 @@ impl State {
     pub(super) fn new(me: String, config: &quota::Config, sharing: &Config, now: Instant) -> Self {
         let kept = config.attempt + Account::LANDING + IN_HAND;
         Self {
-            terms: Terms::new(me, config, sharing.timing, kept),
+            terms: Arc::new(Terms::new(me, config, sharing.timing, kept)),
             timing: sharing.timing,
 
             copy: Copy::new(config.clone(), kept, now),
