@@ -73,16 +73,7 @@ impl Gateway {
             )
         };
 
-        let quota_config = settings::quota(config, attempt)?;
-        let quota_metrics = quota::Metrics::register(root);
-        let quota = match settings::sharing(config)? {
-            Some(sharing) => {
-                let metrics = quota::shared::Metrics::register(root, quota_metrics);
-                quota::Quota::join(&quota_config, sharing, &tasks, metrics)
-            }
-            None => quota::Quota::open(&quota_config, wall.clone(), quota_metrics)
-                .map_err(Error::of("the quota's state file"))?,
-        };
+        let quota = open_quota(config, attempt, wall.clone(), &tasks, root)?;
 
         let queue_metrics = queue::Metrics::register(root);
         let queue = queue::Queue::start(settings::queue(config), quota.clone(), &tasks, queue_metrics.clone());
@@ -241,6 +232,23 @@ fn view(
         openapi: server::OPENAPI.into(),
         quit: config.admin.quit.then_some(quit),
     }
+}
+
+/// The quota of this process, or the one that replicas share.
+fn open_quota(
+    config: &Resolved,
+    attempt: Duration,
+    wall: Wall,
+    tasks: &Tasks,
+    root: &mut prometheus_client::registry::Registry,
+) -> Result<quota::Quota, Error> {
+    let quota_config = settings::quota(config, attempt)?;
+    let metrics = quota::Metrics::register(root);
+    let Some(sharing) = settings::sharing(config)? else {
+        return quota::Quota::open(&quota_config, wall, metrics).map_err(Error::of("the quota's state file"));
+    };
+    let metrics = quota::shared::Metrics::register(root, metrics);
+    Ok(quota::Quota::join(&quota_config, &sharing, tasks, metrics))
 }
 
 /// What the gateway is doing now.

@@ -51,7 +51,7 @@ impl Quota {
 
     /// Joins the replicas that share the quota through a store. No call goes before the store has answered.
     #[must_use]
-    pub fn join(config: &Config, sharing: shared::Config, tasks: &Tasks, metrics: shared::Metrics) -> Self {
+    pub fn join(config: &Config, sharing: &shared::Config, tasks: &Tasks, metrics: shared::Metrics) -> Self {
         Self::Shared(shared::Quota::join(config, sharing, tasks, metrics))
     }
 

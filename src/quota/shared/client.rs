@@ -16,7 +16,7 @@ use crate::task::Tasks;
 const LISTEN_AGAIN: Duration = Duration::from_millis(200);
 
 /// Starts the steps, and the listening for wakes.
-pub(super) fn start(shared: &Arc<Shared>, config: Config, tasks: &Tasks) {
+pub(super) fn start(shared: &Arc<Shared>, config: &Config, tasks: &Tasks) {
     let link = Link::new(&config.store);
     tasks.spawn_upkeep("store wakes", listen(Arc::clone(shared), config.clone()));
     let client = Client {

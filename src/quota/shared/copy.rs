@@ -140,7 +140,9 @@ impl Copy {
         past.sort_unstable();
         flying.sort_unstable();
         let mut ledger = Ledger::new(self.config.limits().to_vec(), self.kept);
-        past.into_iter().for_each(|at| ledger.record(at));
+        for at in past {
+            ledger.record(at);
+        }
         for issued in flying {
             ledger.issue(issued);
         }

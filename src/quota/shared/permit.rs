@@ -41,10 +41,10 @@ const COME_BACK: Duration = Duration::from_secs(2);
 impl Quota {
     /// Joins the replicas that share the quota. No slot comes before the store has answered.
     #[must_use]
-    pub fn join(config: &quota::Config, sharing: Config, tasks: &Tasks, metrics: Metrics) -> Self {
+    pub fn join(config: &quota::Config, sharing: &Config, tasks: &Tasks, metrics: Metrics) -> Self {
         let name = random();
         let shared = Arc::new(Shared {
-            state: Mutex::new(State::new(name.clone(), config, &sharing, Instant::now())),
+            state: Mutex::new(State::new(name.clone(), config, sharing, Instant::now())),
             name,
             attempt: config.attempt,
             version: AtomicU64::new(0),

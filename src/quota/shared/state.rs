@@ -280,22 +280,22 @@ impl State {
         self.settled.drain(..self.saying.settled);
         self.refunded.drain(..self.saying.refunded);
         self.throttled.drain(..self.saying.throttled);
-        self.owes_copy = false;
         self.foreign += reply.foreign;
+        if !self.check_clock(reply, asked, now) {
+            // Whatever it says of times and members is wrong, and must not get into our copy.
+            self.give_back(first);
+            return Change::default();
+        }
+        self.owes_copy = false;
         // What this step brings is told with the next one: newcomers wait for that.
         self.woken |= number(reply.r#gen) != self.r#gen;
         (self.seq, self.r#gen) = (number(reply.seq), number(reply.r#gen));
         let paused = self.copy.paused_until;
         self.copy.hear(reply, asked, now);
-        let is_right = self.check_clock(reply, asked, now);
         for n in (first..).take(reply.granted) {
             let id = format!("{}:{n}", self.terms.me);
             self.copy.grant(id.clone(), now);
-            if is_right {
-                self.hand.push_back((id, asked + IN_HAND));
-            } else {
-                self.refund(id, now);
-            }
+            self.hand.push_back((id, asked + IN_HAND));
         }
         self.told = self.saying.asked - reply.granted.min(self.saying.asked);
         let merging = reply.merging.map(|left| now + step::span(left));
@@ -322,13 +322,17 @@ impl State {
     pub(super) fn failed(&mut self, now: Instant) -> bool {
         let failures = self.lost.map_or(0, |(_, failures)| failures);
         self.lost = Some((now, failures + 1));
-        // The slots that it may have been granted are given back, never used: it would not be known when they were granted.
-        let doubtful = (self.next..).take(self.saying.asked);
-        self.refunded.extend(doubtful.map(|n| format!("{}:{n}", self.terms.me)));
+        let first = self.next;
         self.next += self.saying.asked as u64;
-        self.saying.asked = 0;
-        (self.told, self.due) = (0, None);
+        self.give_back(first);
         failures == 0
+    }
+
+    /// The slots that the step may have been granted are never used: it would not be known when they were granted.
+    fn give_back(&mut self, first: u64) {
+        let doubtful = (first..).take(std::mem::take(&mut self.saying.asked));
+        self.refunded.extend(doubtful.map(|n| format!("{}:{n}", self.terms.me)));
+        (self.told, self.due) = (0, None);
     }
 
     /// The store knows less than we do: our copy goes back to it.

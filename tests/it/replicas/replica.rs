@@ -50,7 +50,6 @@ impl Upstream {
         let mut judge = Judge::new(&limits);
         judge.extend(self.arrivals());
         for finding in judge.findings() {
-            println!("{finding}");
             assert!(finding.is_within(), "{finding}");
         }
     }
@@ -105,7 +104,7 @@ impl Replica {
         let store = store::Config::new(&Secret::new(url.into()), timeout).unwrap();
         let sharing = shared::Config::new(store, shared::Timing::new(timeout), "test", "tenant", "app");
         let tasks = Tasks::new();
-        let quota = quota::Quota::join(&config, sharing, &tasks, shared::Metrics::default());
+        let quota = quota::Quota::join(&config, &sharing, &tasks, shared::Metrics::default());
         let config = queue::Config {
             max_requests: 10_000,
             max_requests_per_caller: 1000,
@@ -158,7 +157,7 @@ impl Replica {
     pub(crate) async fn ask(&self, wait: Duration) -> (Result<(), queue::Refused>, Duration) {
         let asked = Instant::now();
         let turn = self.queue.turn(&attempt("one", wait)).await;
-        (turn.map(|permit| permit.settle()), asked.elapsed())
+        (turn.map(quota::Permit::settle), asked.elapsed())
     }
 
     pub(crate) fn served(&self) -> usize {

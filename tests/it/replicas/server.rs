@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 pub(crate) struct Server {
     port: u16,
     child: Child,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Server {
@@ -24,19 +24,11 @@ impl Server {
             .unwrap()
             .port();
         let child = spawn(port, &folder).await;
-        Self {
-            port,
-            child,
-            _folder: folder,
-        }
+        Self { port, child, folder }
     }
 
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
-    }
-
-    pub(crate) fn port(&self) -> u16 {
-        self.port
     }
 
     /// kill -9.
@@ -46,7 +38,7 @@ impl Server {
 
     /// After [`Server::kill`]: the same address, and nothing remembered.
     pub(crate) async fn restart(&mut self) {
-        self.child = spawn(self.port, &self._folder).await;
+        self.child = spawn(self.port, &self.folder).await;
     }
 
     /// Runs a command and returns its answer.

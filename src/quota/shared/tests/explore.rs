@@ -12,8 +12,8 @@ use crate::quota::{self, Limit, UnknownPast};
 use crate::secret::Secret;
 
 const MS: Duration = Duration::from_millis(1);
-const ATTEMPT: Duration = Duration::from_millis(2000);
-const LIMITS: [(u32, Duration); 2] = [(2, Duration::from_millis(1000)), (3, Duration::from_millis(3000))];
+const ATTEMPT: Duration = Duration::from_secs(2);
+const LIMITS: [(u32, Duration); 2] = [(2, Duration::from_secs(1)), (3, Duration::from_secs(3))];
 
 /// What can happen next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,7 +149,7 @@ impl Explorer {
                 world.replicas[n].demand(0, 1, self.base + world.now);
                 self.steps(&mut world, n);
             }
-            self.pass(&mut world, MS * 600);
+            Self::pass(&mut world, MS * 600);
         }
         for state in &mut world.replicas {
             state.demand(2, 1, self.base + world.now);
@@ -186,7 +186,7 @@ impl Explorer {
         }
     }
 
-    fn pass(&mut self, world: &mut World, time: Duration) {
+    fn pass(world: &mut World, time: Duration) {
         world.now += time;
         let now = world.now;
         // Calls without an answer arrive at the latest when their time is over.
@@ -202,7 +202,7 @@ impl Explorer {
         let now = self.base + world.now;
         match event {
             Event::Step(n) => self.steps(world, n),
-            Event::Time => self.pass(world, MS * 600),
+            Event::Time => Self::pass(world, MS * 600),
             Event::Answer(n) => {
                 let Some(index) = world.flying.iter().position(|call| call.replica == n) else {
                     return false;
@@ -251,7 +251,7 @@ impl Explorer {
         arrived.sort_unstable();
         for (calls, window) in LIMITS {
             for pair in arrived.windows(calls as usize + 1) {
-                let span = pair[calls as usize] - pair[0];
+                let span = pair[calls as usize].saturating_sub(pair[0]);
                 if span < window {
                     self.over = Some(format!("{} calls within {span:?} after {:?}", calls + 1, self.path));
                 }
@@ -281,20 +281,15 @@ impl Explorer {
 }
 
 /// Explores all orders of `depth` events; with a mistake planted in the script, until that is found.
-fn explore(depth: usize, mistake: Option<(&str, &str)>) -> Explorer {
+fn explore(depth: usize, prologues: &[&[Event]], mistake: Option<(&str, &str)>) -> Explorer {
     let mut explorer = Explorer::new(mistake);
     let start = explorer.begin();
     explorer.store.save("start");
-    // From an unused quota, and from one that the one or the other has used.
-    for prologue in [
-        &[][..],
-        &[Event::Step(0)],
-        &[Event::Step(1), Event::Time, Event::Step(0)],
-    ] {
+    for prologue in prologues {
         let mut world = start.clone();
         explorer.store.load("start");
         explorer.path = prologue.to_vec();
-        for event in prologue {
+        for event in *prologue {
             assert!(explorer.happen(&mut world, *event));
         }
         explorer.explore(&world, depth);
@@ -306,26 +301,30 @@ fn explore(depth: usize, mistake: Option<(&str, &str)>) -> Explorer {
     explorer
 }
 
-#[test]
-fn no_order_of_events_exceeds_a_window() {
-    let depth = std::env::var("EXPLORE_DEPTH").map_or(3, |depth| depth.parse().unwrap());
-    let explorer = explore(depth, None);
+/// From an unused quota, and from one that the one or the other has used.
+fn assert_safe(depth: usize) {
+    let prologues: [&[Event]; 3] = [&[], &[Event::Step(0)], &[Event::Step(1), Event::Time, Event::Step(0)]];
+    let explorer = explore(depth, &prologues, None);
     assert_eq!(explorer.over, None);
     assert!(explorer.calls > 50, "hardly any calls: nothing was tested");
 }
 
 #[test]
-fn the_exploration_finds_mistakes() {
-    let mistakes = [
-        ("(copy.charges or {})", "({})"),
-        ("if not complete then assume() end", ""),
-        ("state.run ~= run or", ""),
-        (
-            "least = math.min(least, limit.calls - used(limit))",
-            "least = math.min(least, limit.calls)",
-        ),
-    ];
-    for mistake in mistakes {
-        assert!(explore(4, Some(mistake)).over.is_some(), "{mistake:?} was not found");
-    }
+fn no_order_of_three_events_exceeds_a_window() {
+    assert_safe(3);
+}
+
+#[test]
+#[ignore = "22 309 orders take half a minute"]
+fn no_order_of_four_events_exceeds_a_window() {
+    assert_safe(4);
+}
+
+#[test]
+fn the_exploration_finds_a_planted_mistake() {
+    // Without this the older copy of another server would be believed.
+    let mistake = ("state.run ~= run or", "");
+    let prologue = [Event::Step(0), Event::Answer(0), Event::Answer(0)];
+    assert!(explore(2, &[&prologue], Some(mistake)).over.is_some());
+    assert_eq!(explore(2, &[&prologue], None).over, None);
 }

@@ -1,5 +1,6 @@
 //! The script in a redis-server whose time and identity are keys.
 
+use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -32,21 +33,16 @@ impl Store {
     pub(super) fn start(keys: [String; 4], mistake: Option<(&str, &str)>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("redis.sock");
-        let child = Command::new("redis-server")
+        let mut child = Command::new("redis-server")
             .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
             .arg(&socket)
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .spawn()
             .expect("these tests need redis-server: apt-get install redis-server");
+        let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(log.any(|line| line.unwrap().contains("eady to accept connections")));
         let client = redis::Client::open(format!("redis+unix://{}", socket.display())).unwrap();
-        let deadline = std::time::Instant::now() + Duration::from_secs(20);
-        let connection = loop {
-            match client.get_connection() {
-                Ok(connection) => break connection,
-                Err(error) => assert!(std::time::Instant::now() < deadline, "{error}"),
-            }
-            std::thread::yield_now();
-        };
+        let connection = client.get_connection().unwrap();
         let source = include_str!("../ledger.lua");
         let clock = "(function() local at = tonumber(redis.call('GET', 'clock')) return { math.floor(at / 1000000), at % 1000000 } end)()";
         let moved = source.replace("redis.call('TIME')", clock).replace(
