@@ -20,7 +20,7 @@
 //! | 3 | `respond` |
 //! | 2 | `cache` `coalesce` `queue` `quota` `token` `region` `upstream` |
 //! | 1 | `scan` `caller` `attempt` |
-//! | 0 | `clock` `secret` `task` `net` `telemetry` |
+//! | 0 | `clock` `secret` `task` `net` `store` `telemetry` |
 //! | aside | `sim`: the simulated upstream, imported by `cli` and tests only |
 
 pub mod admin;
@@ -42,6 +42,7 @@ pub mod secret;
 pub mod server;
 pub mod sim;
 pub mod stack;
+pub mod store;
 pub mod task;
 pub mod telemetry;
 pub mod token;

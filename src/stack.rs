@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
+use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -126,6 +127,14 @@ impl queue::Slots for quota::Quota {
 
     fn changed(&self) -> impl Future<Output = ()> + Send {
         quota::Quota::changed(self)
+    }
+
+    fn demand(&self, waiting: usize, callers: usize) {
+        quota::Quota::demand(self, waiting, callers);
+    }
+
+    fn lost(&self) -> Option<Duration> {
+        quota::Quota::lost(self)
     }
 
     fn next_timeout(&self) -> Option<Instant> {

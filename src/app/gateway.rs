@@ -55,12 +55,6 @@ impl Gateway {
     /// # Errors
     /// As [`Gateway::start`].
     pub async fn start_in(config: &Resolved, surroundings: Surroundings) -> Result<Self, Error> {
-        if config.store.url.is_some() {
-            // Starting alone would make as many calls as there are replicas times the quota.
-            return Err(Error::of("the shared store")(
-                "store.url is set, but this version cannot share the quota yet; remove it to run one replica alone",
-            ));
-        }
         let tasks = Tasks::new();
         let wall = Wall::system();
         let mut registry = Registry::new(env!("CARGO_PKG_VERSION"));
@@ -94,9 +88,7 @@ impl Gateway {
             )
         };
 
-        let quota_config = settings::quota(config, attempt)?;
-        let quota = quota::Quota::open(&quota_config, wall.clone(), quota::Metrics::register(root))
-            .map_err(Error::of("the quota's state file"))?;
+        let quota = open_quota(config, attempt, wall.clone(), &tasks, root)?;
 
         let queue_metrics = queue::Metrics::register(root);
         let queue = queue::Queue::start(settings::queue(config), quota.clone(), &tasks, queue_metrics.clone());
@@ -268,17 +260,47 @@ fn view(
     admin::View {
         status: {
             let health = health.clone();
-            Arc::new(move || {
-                let draining = health.state() == admin::State::Draining;
-                status.show(if draining { Mode::Draining } else { Mode::Normal })
+            Arc::new(move || status.show(mode(&health, &status.quota)))
+        },
+        metrics: {
+            let health = health.clone();
+            let gauge = registry.mode();
+            Arc::new(move |exposition| {
+                quota.show();
+                gauge.set(mode(&health, &quota));
+                registry.encode(exposition)
             })
         },
         health,
-        metrics: Arc::new(move |exposition| {
-            quota.show();
-            registry.encode(exposition)
-        }),
         openapi: server::OPENAPI.into(),
         quit: config.admin.quit.then_some(quit),
+    }
+}
+
+/// The quota of this process, or the one that replicas share.
+fn open_quota(
+    config: &Resolved,
+    attempt: Duration,
+    wall: Wall,
+    tasks: &Tasks,
+    root: &mut prometheus_client::registry::Registry,
+) -> Result<quota::Quota, Error> {
+    let quota_config = settings::quota(config, attempt)?;
+    let metrics = quota::Metrics::register(root);
+    let Some(sharing) = settings::sharing(config)? else {
+        return quota::Quota::open(&quota_config, wall, metrics).map_err(Error::of("the quota's state file"));
+    };
+    let metrics = quota::shared::Metrics::register(root, metrics);
+    Ok(quota::Quota::join(&quota_config, &sharing, tasks, metrics))
+}
+
+/// What the gateway is doing now.
+fn mode(health: &admin::Health, quota: &quota::Quota) -> Mode {
+    if health.state() == admin::State::Draining {
+        Mode::Draining
+    } else if quota.lost().is_some() {
+        Mode::StoreLost
+    } else {
+        Mode::Normal
     }
 }

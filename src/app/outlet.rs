@@ -52,15 +52,13 @@ impl Outlet {
     /// [`Error`] when a file cannot be used or a part refuses its settings.
     pub fn open(config: &Resolved) -> Result<Self, Error> {
         let (tasks, wall, mut registry) = (Tasks::new(), Wall::system(), Registry::default());
-        let net_config = settings::net(config, Surroundings::default().net)?;
+        let net_config = settings::net(config, &Surroundings::default().net)?;
         let net = net::Client::with_resolver(&net_config, net::Resolver::system())
             .map_err(Error::of("connections to the outside"))?;
         let region_config = settings::regions(config)?;
         let attempt = settings::attempt(config, &net_config, &region_config);
         let regions = region::Table::new(region_config, region::Metrics::register(&mut registry));
-        let quota_config = settings::quota(config, attempt)?;
-        let quota = quota::Quota::open(&quota_config, wall.clone(), quota::Metrics::register(&mut registry))
-            .map_err(Error::of("the quota's state file"))?;
+        let quota = open_quota(config, attempt, wall.clone(), &tasks, &mut registry)?;
         let direct = |net: &net::Client| net.exchange(settings::SIGN_IN_BYTES, settings::SIGN_IN_TIMEOUT);
         let exchange = match settings::token_proxy(&config.credentials) {
             Some(proxy) => token_proxy::exchange(&net, proxy),

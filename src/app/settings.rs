@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Error;
 use crate::caller::Name;
 use crate::config::{self, Credential, ManagedEndpoint, OnUnknownPast, Resolved};
-use crate::{admin, cache, coalesce, net, queue, quota, region, respond, server, token, upstream};
+use crate::{admin, cache, coalesce, net, queue, quota, region, respond, server, store, token, upstream};
 
 /// Longest token exchange. Sign-in answers in well under a second; ten cover a bad day and keep callers from waiting in vain.
 pub(super) const SIGN_IN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -63,6 +63,34 @@ pub(super) fn quota(config: &Resolved, attempt: Duration) -> Result<quota::Confi
     };
     let quota = quota::Config::try_new(limits, config.quota.burst, attempt).map_err(Error::of("the quota"))?;
     Ok(quota.unknown_past(past).state_file(config.quota.state_file.clone()))
+}
+
+/// How replicas share the quota, if they do.
+pub(super) fn sharing(config: &Resolved) -> Result<Option<quota::shared::Config>, Error> {
+    let Some(url) = &config.store.url else { return Ok(None) };
+    let timeout = config.store.timeout;
+    let store = store::Config::new(url, timeout).map_err(Error::of("the shared store"))?;
+    // Without a word about the tenant there is one identity, and the platform knows which.
+    let (tenant, application) = match &config.credentials.credential {
+        Credential::ClientSecret {
+            tenant_id, client_id, ..
+        }
+        | Credential::Certificate {
+            tenant_id, client_id, ..
+        }
+        | Credential::WorkloadIdentity {
+            tenant_id, client_id, ..
+        } => (tenant_id.as_str(), client_id.as_str()),
+        Credential::ManagedIdentity { client_id, .. } => ("managed", client_id.as_deref().unwrap_or("system")),
+    };
+    let timing = quota::shared::Timing::new(timeout);
+    Ok(Some(quota::shared::Config::new(
+        store,
+        timing,
+        &config.store.prefix,
+        tenant,
+        application,
+    )))
 }
 
 pub(super) fn queue(config: &Resolved) -> queue::Config {

@@ -119,7 +119,8 @@ impl Status {
             "paused_until_s": snapshot.paused.map(seconds),
             "in_flight": snapshot.in_flight,
             "foreign_calls": snapshot.foreign,
-            "shared": false,
+            "shared": snapshot.replicas.is_some(),
+            "replicas": snapshot.replicas,
         })
     }
 

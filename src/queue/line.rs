@@ -37,6 +37,16 @@ pub trait Slots: fmt::Debug + Send + Sync + 'static {
     /// Resolves when a slot may be free earlier than last said; a change while nobody waits is not lost.
     fn changed(&self) -> impl Future<Output = ()> + Send;
 
+    /// Says how many requests wait, and of how many callers, whenever that may have changed.
+    fn demand(&self, waiting: usize, callers: usize) {
+        let _ = (waiting, callers);
+    }
+
+    /// When nobody can tell whether there are slots: how long callers should stay away.
+    fn lost(&self) -> Option<Duration> {
+        None
+    }
+
     /// When a slot may come free by itself, besides what [`Slots::take`] said.
     fn next_timeout(&self) -> Option<Instant>;
 }
@@ -117,6 +127,7 @@ impl<S: Slots> Queue<S> {
     pub fn enter(&self, attempt: &Try) -> Result<Waiting<S>, Refused> {
         let now = Instant::now();
         self.take_ticket(now, attempt)
+            .map_err(|refused| self.0.honest(refused))
             .inspect_err(|refused| self.0.metrics.refused(refused.reason))
     }
 
@@ -169,10 +180,7 @@ impl<S: Slots> Queue<S> {
         let mut state = self.0.lock();
         let Entered { id, start, turn } = state.enter(now, attempt, &self.0.slots)?;
         let next = state.hand_out(now, &self.0.slots);
-        self.0
-            .metrics
-            .waiting
-            .set(i64::try_from(state.order.len()).unwrap_or(i64::MAX));
+        self.0.tell(&state);
         if !state.order.is_empty() && next != state.armed {
             state.armed = next;
             self.0.kick.notify_one();
@@ -198,10 +206,7 @@ impl<S: Slots> Queue<S> {
                 let mut state = self.0.lock();
                 let next = state.hand_out(Instant::now(), &self.0.slots);
                 state.armed = next;
-                self.0
-                    .metrics
-                    .waiting
-                    .set(i64::try_from(state.order.len()).unwrap_or(i64::MAX));
+                self.0.tell(&state);
                 next
             };
             let timer = async {
@@ -223,6 +228,25 @@ impl<S: Slots> Shared<S> {
     fn lock(&self) -> MutexGuard<'_, State<S::Permit>> {
         // A panic inside may lose a ticket; its caller then waits until its deadline, and no longer.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells how many wait. With the state locked, so that what is told last is right.
+    fn tell(&self, state: &State<S::Permit>) {
+        let waiting = state.order.len();
+        self.metrics.waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        self.slots.demand(waiting, state.order.callers());
+    }
+
+    /// A refusal for want of slots, when it is not known whether there are any.
+    fn honest(&self, refused: Refused) -> Refused {
+        let is_want = matches!(refused.reason, Reason::Late | Reason::Promised | Reason::Overtaken);
+        match self.slots.lost().filter(|_| is_want) {
+            Some(retry_after) => Refused {
+                reason: Reason::StoreLost,
+                retry_after,
+            },
+            None => refused,
+        }
     }
 }
 
@@ -261,6 +285,7 @@ impl<S: Slots> Waiting<S> {
                 refused(Reason::Overtaken, self.ticket.queue.predicted_wait())
             }
         };
+        let turn = turn.map_err(|refused| self.ticket.queue.0.honest(refused));
         match &turn {
             Ok(_) => metrics.waited(self.entered.elapsed()),
             Err(refused) => metrics.refused(refused.reason),
@@ -280,10 +305,6 @@ impl<S: Slots> Drop for Held<S> {
     fn drop(&mut self) {
         let mut state = self.queue.0.lock();
         state.leave(self.id);
-        self.queue
-            .0
-            .metrics
-            .waiting
-            .set(i64::try_from(state.order.len()).unwrap_or(i64::MAX));
+        self.queue.0.tell(&state);
     }
 }

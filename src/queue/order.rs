@@ -109,6 +109,12 @@ impl Order {
         self.remove(id)
     }
 
+    /// How many callers wait; one that waits in two classes counts twice.
+    #[must_use]
+    pub fn callers(&self) -> usize {
+        self.classes.iter().map(|class| class.lanes.len()).sum()
+    }
+
     /// The ticket whose turn it is.
     #[must_use]
     pub fn next(&self) -> Option<&Ticket> {

@@ -44,11 +44,13 @@ pub enum Reason {
     Overtaken,
     /// The gateway is about to stop, and the turn would come too late.
     ShuttingDown,
+    /// The store that replicas share the quota through does not answer, so nobody knows whether there is a slot.
+    StoreLost,
 }
 
 impl Reason {
     /// All reasons, for tables and tests.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Late,
         Self::Promised,
         Self::Full,
@@ -56,6 +58,7 @@ impl Reason {
         Self::FairUse,
         Self::Overtaken,
         Self::ShuttingDown,
+        Self::StoreLost,
     ];
 
     /// The name in metrics and logs.
@@ -69,6 +72,7 @@ impl Reason {
             Self::FairUse => "fair_use",
             Self::Overtaken => "overtaken",
             Self::ShuttingDown => "shutting_down",
+            Self::StoreLost => "store_lost",
         }
     }
 
@@ -84,6 +88,7 @@ impl Reason {
             Self::CallerFull => "as many requests of this caller wait for the upstream's quota as may wait",
             Self::FairUse => "the caller is over its fair-use limit",
             Self::ShuttingDown => "the gateway is shutting down and the request's turn would come too late",
+            Self::StoreLost => "the store that replicas share the upstream's quota through does not answer",
             Self::Overtaken => "the upstream ordered a pause that is longer than the time the request may wait",
         }
     }

@@ -41,12 +41,12 @@ pub(super) struct Latency {
 }
 
 impl Latency {
-    const START: Self = Self {
+    pub(super) const START: Self = Self {
         mean: 0.2,
         deviation: 0.05,
     };
 
-    fn observe(&mut self, seconds: f64) {
+    pub(super) fn observe(&mut self, seconds: f64) {
         self.deviation += 0.25 * ((seconds - self.mean).abs() - self.deviation);
         self.mean += 0.125 * (seconds - self.mean);
     }
@@ -78,7 +78,7 @@ const MISSED_PLANS: usize = 64;
 
 impl Account {
     /// How long after its end a cut call's bytes may still reach the upstream.
-    const LANDING: Duration = Duration::from_secs(1);
+    pub(super) const LANDING: Duration = Duration::from_secs(1);
 
     /// A fresh account. What it assumes of the past is the configuration's `unknown_past`.
     #[must_use]
@@ -99,6 +99,19 @@ impl Account {
             pace: Pace::new(config.burst, level, now),
             gate: Gate::Open,
             latency: Latency::START,
+            returns: Vec::new(),
+            foreign: 0,
+            calls: 0,
+        }
+    }
+
+    /// An account kept elsewhere, as it is now; for looking at it and ahead.
+    pub(super) fn picture(ledger: Ledger, pace: Pace, paused_until: Option<Instant>, latency: Latency) -> Self {
+        Self {
+            ledger,
+            pace,
+            gate: paused_until.map_or(Gate::Open, |until| Gate::Paused { until }),
+            latency,
             returns: Vec::new(),
             foreign: 0,
             calls: 0,

@@ -73,7 +73,12 @@ impl Metrics {
 
     pub(super) fn throttled(&self, foreign: usize) {
         self.throttled.inc();
-        self.foreign.inc_by(foreign as u64);
+        self.found_foreign(foreign as u64);
+    }
+
+    /// A 429 revealed calls of others.
+    pub(super) fn found_foreign(&self, calls: u64) {
+        self.foreign.inc_by(calls);
     }
 }
 

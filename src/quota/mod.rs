@@ -18,10 +18,12 @@ mod feedback;
 mod forecast;
 mod layer;
 mod ledger;
+pub mod local;
 mod memory;
 mod metrics;
 mod pace;
 mod permit;
+pub mod shared;
 #[cfg(test)]
 mod tests;
 

@@ -71,6 +71,19 @@ impl Pace {
         pace
     }
 
+    /// A bucket kept elsewhere, as it is now: `rate` calls per second, planned until `end`.
+    #[must_use]
+    pub fn kept(burst: NonZeroU32, level: f64, rate: f64, end: Instant, now: Instant) -> Self {
+        let burst = f64::from(burst.get());
+        Self {
+            burst,
+            level: level.clamp(0.0, burst),
+            rate: rate.max(0.0),
+            at: now,
+            plan: Plan::Until(end),
+        }
+    }
+
     /// Whether [`Pace::plan`] must be called before the next look.
     #[must_use]
     pub fn is_due(&self, now: Instant) -> bool {

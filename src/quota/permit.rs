@@ -1,42 +1,26 @@
-//! The account shared: permits that cannot be forgotten.
+//! The quota as the rest of the gateway knows it: of this process alone, or shared with other replicas.
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::account::{Account, Window};
-use super::config::{Config, Limit};
+use super::account::Window;
+use super::config::Config;
 use super::feedback::Throttled;
-use super::forecast::Forecast;
-use super::ledger::Charge;
-use super::memory::Memory;
 use super::metrics::Metrics;
+use super::{local, shared};
 use crate::clock::Wall;
+use crate::task::Tasks;
 
 /// The quota of one app registration. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Quota(Arc<Shared>);
-
-#[derive(Debug)]
-struct Shared {
-    state: Mutex<State>,
-    /// Counts changes that make an earlier forecast wrong.
-    version: AtomicU64,
-    changed: Notify,
-    wall: Wall,
-    metrics: Metrics,
-    attempt: Duration,
-}
-
-#[derive(Debug)]
-struct State {
-    account: Account,
-    memory: Option<Memory>,
+pub enum Quota {
+    /// Kept in this process.
+    Local(local::Quota),
+    /// Kept in a store, for all replicas.
+    Shared(shared::Quota),
 }
 
 /// What `/status` shows.
@@ -52,74 +36,67 @@ pub struct Snapshot {
     pub in_flight: usize,
     /// Calls that this process has made.
     pub calls: u64,
+    /// The replicas that share the quota, this one included; `None` when it is not shared.
+    pub replicas: Option<usize>,
 }
 
 impl Quota {
-    /// Opens the quota and, when a state file is configured, remembers the calls of earlier processes.
+    /// Opens the quota of this process and, when a state file is configured, remembers the calls of earlier processes.
     ///
     /// # Errors
     /// When the state file cannot be used.
     pub fn open(config: &Config, wall: Wall, metrics: Metrics) -> io::Result<Self> {
-        let now = Instant::now();
-        let mut account = Account::new(config, now);
-        let memory = match &config.state_file {
-            None => None,
-            Some(path) => {
-                let most = config.limits.iter().map(Limit::calls).max().unwrap_or(0);
-                let window = config.limits.last().map_or(Duration::ZERO, Limit::hold);
-                let wall_now = wall.now();
-                let (memory, past) = Memory::open(path, most, window, config.attempt, wall_now)?;
-                tracing::info!(calls = past.len(), path = %path.display(), "remembered the calls of the last window");
-                if !past.is_empty() {
-                    // Calls are remembered: the past is known, whatever an unknown one would have meant.
-                    let mut past: Vec<Instant> = past.into_iter().map(|at| moment(at, wall_now, now)).collect();
-                    past.sort();
-                    account = Account::resume(config, &past, now);
-                }
-                Some(memory)
-            }
-        };
-        let state = Mutex::new(State { account, memory });
-        Ok(Self(Arc::new(Shared {
-            state,
-            version: AtomicU64::new(0),
-            changed: Notify::new(),
-            wall,
-            metrics,
-            attempt: config.attempt,
-        })))
+        local::Quota::open(config, wall, metrics).map(Self::Local)
     }
 
-    /// Takes the slot that is free now. That is no change of [`Quota::version`]: the rest of a forecast counts on it.
+    /// Joins the replicas that share the quota through a store. No call goes before the store has answered.
+    #[must_use]
+    pub fn join(config: &Config, sharing: &shared::Config, tasks: &Tasks, metrics: shared::Metrics) -> Self {
+        Self::Shared(shared::Quota::join(config, sharing, tasks, metrics))
+    }
+
+    /// Takes the slot that is free now.
     ///
     /// # Errors
     /// When there is none: the moment to ask again, or `None` when only [`Quota::changed`] can tell.
     pub fn take(&self, now: Instant) -> Result<Permit, Option<Instant>> {
-        let mut state = self.0.lock();
-        let charge = state.account.take(now)?;
-        let wall = self.0.wall.now();
-        let note = state.memory.as_mut().map(|memory| memory.issued(wall));
-        drop(state);
-        let note = note.and_then(|note| report(note, "write"));
-        Ok(Permit {
-            shared: Arc::clone(&self.0),
-            charge,
-            note,
-            stage: Stage::Held,
-            latest: now + self.0.attempt,
-        })
+        match self {
+            Self::Local(quota) => quota.take(now).map(Permit::Local),
+            Self::Shared(quota) => quota.take(now).map(Permit::Shared).ok_or(None),
+        }
     }
 
-    /// Appends the starts of the next `count` slots to `slots`; see [`Forecast`].
+    /// Says how many requests wait, of how many callers: a shared quota hands out slots only to those who wait.
+    pub fn demand(&self, waiting: usize, callers: usize) {
+        if let Self::Shared(quota) = self {
+            quota.demand(waiting, callers);
+        }
+    }
+
+    /// When the store is lost: how long to stay away.
+    #[must_use]
+    pub fn lost(&self) -> Option<Duration> {
+        match self {
+            Self::Local(_) => None,
+            Self::Shared(quota) => quota.lost(),
+        }
+    }
+
+    /// Appends the starts of the next `count` slots to `slots`; see [`super::Forecast`].
     pub fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>) {
-        let mut forecast = Forecast::new(&self.0.lock().account, now);
-        slots.extend((0..count).map(|_| forecast.next_slot()));
+        match self {
+            Self::Local(quota) => quota.forecast(now, count, slots),
+            Self::Shared(quota) => quota.forecast(now, count, slots),
+        }
     }
 
     /// Changes whenever an earlier forecast may no longer hold.
     #[must_use]
     pub fn version(&self) -> u64 {
-        self.0.version.load(Ordering::Relaxed)
+        match self {
+            Self::Local(quota) => quota.version(),
+            Self::Shared(quota) => quota.version(),
+        }
     }
 
     /// Resolves when a slot may have become free earlier than last said. For one waiter; changes while nobody waits are not lost.
@@ -127,187 +104,99 @@ impl Quota {
     /// # Cancel safety
     /// Safe.
     pub async fn changed(&self) {
-        self.0.changed.notified().await;
+        match self {
+            Self::Local(quota) => quota.changed().await,
+            Self::Shared(quota) => quota.changed().await,
+        }
     }
 
     /// When a call of unknown fate ends by itself, which is no change that [`Quota::changed`] tells.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.0.lock().account.next_timeout()
+        match self {
+            Self::Local(quota) => quota.next_timeout(),
+            // The store ends it, and says so.
+            Self::Shared(_) => None,
+        }
     }
 
     /// Whether calls that nobody waits for may be made now.
     #[must_use]
     pub fn has_surplus(&self) -> bool {
-        self.0.lock().account.has_surplus(Instant::now())
+        match self {
+            Self::Local(quota) => quota.has_surplus(),
+            Self::Shared(quota) => quota.has_surplus(),
+        }
     }
 
     /// The state for people.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let now = Instant::now();
-        let mut state = self.0.lock();
-        state.account.ledger.sweep(now);
-        let account = &state.account;
-        Snapshot {
-            windows: account.windows(now),
-            paused: account
-                .paused_until()
-                .map(|until| until.saturating_duration_since(now))
-                .filter(|left| !left.is_zero()),
-            foreign: account.foreign(),
-            in_flight: account.ledger.in_flight(),
-            calls: account.calls(),
+        match self {
+            Self::Local(quota) => quota.snapshot(),
+            Self::Shared(quota) => quota.snapshot(),
         }
     }
 
     /// Brings the gauges up to date; called when somebody scrapes.
     pub fn show(&self) {
-        let snapshot = self.snapshot();
-        self.0
-            .metrics
-            .show(&snapshot.windows, snapshot.paused.unwrap_or_default().as_secs_f64());
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic inside leaves a state that is at worst too careful.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn changed(&self) {
-        self.version.fetch_add(1, Ordering::Relaxed);
-        self.changed.notify_one();
+        match self {
+            Self::Local(quota) => quota.show(),
+            Self::Shared(quota) => quota.show(),
+        }
     }
 }
 
 /// The right to make one call, charged when it was issued. Dropped before [`Permit::leave`], the slot goes back; dropped after it, the
 /// charge stays until the call's timeout, because the call may have arrived.
 #[derive(Debug)]
-pub struct Permit {
-    shared: Arc<Shared>,
-    charge: Charge,
-    note: Option<u64>,
-    stage: Stage,
-    latest: Instant,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Held,
-    Left,
-    Ended,
+pub enum Permit {
+    /// From this process's quota.
+    Local(local::Permit),
+    /// From the store.
+    Shared(shared::Permit),
 }
 
 impl Permit {
     /// When the call must have ended: the ledger keeps the charge a little longer, and no longer.
     #[must_use]
     pub fn latest(&self) -> Instant {
-        self.latest
+        match self {
+            Self::Local(permit) => permit.latest(),
+            Self::Shared(permit) => permit.latest(),
+        }
     }
 
     /// The call is about to leave.
     pub fn leave(&mut self) {
-        self.stage = Stage::Left;
+        match self {
+            Self::Local(permit) => permit.leave(),
+            Self::Shared(permit) => permit.leave(),
+        }
     }
 
     /// The call was answered, and not with a 429.
     pub fn settle(self) {
-        let shared = Arc::clone(&self.shared);
-        if self.end(|state, charge, now| state.account.settle(charge, now), Memory::settled) {
-            shared.changed();
-        } else {
-            // A slot may be free a moment earlier than last said.
-            shared.changed.notify_one();
+        match self {
+            Self::Local(permit) => permit.settle(),
+            Self::Shared(permit) => permit.settle(),
         }
     }
 
     /// Provably no byte of the call was written.
     pub fn refund(self) {
-        let shared = Arc::clone(&self.shared);
-        self.end(|state, charge, now| state.account.refund(charge, now), Memory::refunded);
-        shared.changed();
+        match self {
+            Self::Local(permit) => permit.refund(),
+            // Dropped before it left.
+            Self::Shared(permit) => permit.refund(),
+        }
     }
 
     /// The call was answered with a 429: everybody pauses.
     pub fn throttled(self, answer: Throttled) {
-        let shared = Arc::clone(&self.shared);
-        let foreign = self.end(
-            |state, charge, now| state.account.throttled(charge, answer, now),
-            Memory::settled,
-        );
-        shared.changed();
-        shared.metrics.throttled(foreign);
-        let paused_s = shared
-            .lock()
-            .account
-            .paused_until()
-            .map(|until| until.saturating_duration_since(Instant::now()).as_secs());
-        if foreign > 0 {
-            tracing::warn!(
-                foreign,
-                paused_s,
-                "the upstream answered 429 while the ledger had room: somebody else uses the same app registration"
-            );
-        } else {
-            tracing::warn!(paused_s, "the upstream answered 429: all calls pause");
+        match self {
+            Self::Local(permit) => permit.throttled(answer),
+            Self::Shared(permit) => permit.throttled(answer),
         }
     }
-
-    fn end<R>(
-        mut self,
-        on_account: impl FnOnce(&mut State, Charge, Instant) -> R,
-        on_memory: impl FnOnce(&mut Memory, u64, jiff::Timestamp) -> io::Result<()>,
-    ) -> R {
-        self.stage = Stage::Ended;
-        let wall = self.shared.wall.now();
-        let mut state = self.shared.lock();
-        let result = on_account(&mut state, self.charge, Instant::now());
-        let noted = match (self.note, state.memory.as_mut()) {
-            (Some(note), Some(memory)) => on_memory(memory, note, wall),
-            _ => Ok(()),
-        };
-        drop(state);
-        report(noted, "write");
-        result
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        if self.stage == Stage::Left {
-            let is_probe = self.shared.lock().account.lose(self.charge, Instant::now());
-            if is_probe {
-                self.shared.changed();
-            }
-        } else if self.stage == Stage::Held {
-            let shared = Arc::clone(&self.shared);
-            let unused = Self {
-                shared,
-                note: self.note.take(),
-                stage: Stage::Ended,
-                charge: self.charge,
-                latest: self.latest,
-            };
-            self.stage = Stage::Ended;
-            unused.refund();
-        }
-    }
-}
-
-/// The monotonic moment of a wall-clock time. A machine that has just booted has no moment that long ago; now is the careful choice.
-fn moment(at: jiff::Timestamp, wall_now: jiff::Timestamp, now: Instant) -> Instant {
-    match Duration::try_from(wall_now.duration_since(at)) {
-        Ok(ago) => now.checked_sub(ago).unwrap_or(now),
-        Err(_) => now + Duration::try_from(at.duration_since(wall_now)).unwrap_or_default(),
-    }
-}
-
-fn report<T>(result: io::Result<T>, doing: &str) -> Option<T> {
-    result
-        .inspect_err(
-            |error| tracing::warn!(%error, "cannot {doing} the quota's state file; a restart may forget calls"),
-        )
-        .ok()
 }

@@ -57,6 +57,16 @@ fn queue(refused: &queue::Refused) -> Problem {
                 .with_fault(Fault::Local)
                 .with_retry_after(MOMENT)
         },
+        queue::Reason::StoreLost => Problem {
+            type_uri: Problem::REDUCED_CAPACITY,
+            ..Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "QuotaUnavailable",
+                refused.reason.as_str(),
+            )
+            .with_fault(Fault::Local)
+            .with_retry_after(wait)
+        },
         // The caller's own limit, whatever the upstream's quota has left.
         queue::Reason::FairUse => Problem::quota_exceeded(detail, wait, Policies::None),
         _ => Problem::quota_exceeded(detail, wait, Policies::Spent),

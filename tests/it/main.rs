@@ -18,6 +18,7 @@ mod path;
 mod quota;
 mod quota_proof;
 mod regions;
+mod replicas;
 mod secrets;
 mod sharing;
 mod sign_in;

@@ -1,0 +1,87 @@
+//! The task that takes a replica's steps.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Config;
+use super::permit::Shared;
+use super::step::Reply;
+use crate::BoxError;
+use crate::store::{Link, Script};
+use crate::task::Tasks;
+
+/// How long to wait before listening again after the store was lost.
+const LISTEN_AGAIN: Duration = Duration::from_millis(200);
+
+/// Starts the steps, and the listening for wakes.
+pub(super) fn start(shared: &Arc<Shared>, config: &Config, tasks: &Tasks) {
+    let link = Link::new(&config.store);
+    tasks.spawn_upkeep("store wakes", listen(Arc::clone(shared), config.clone()));
+    let client = Client {
+        shared: Arc::clone(shared),
+        link,
+        script: Script::new(include_str!("ledger.lua")),
+        keys: config.keys(),
+    };
+    let stopping = tasks.clone();
+    tasks.spawn("store steps", async move { client.run(&stopping).await });
+}
+
+struct Client {
+    shared: Arc<Shared>,
+    link: Link,
+    script: Script,
+    keys: [String; 4],
+}
+
+impl Client {
+    async fn run(mut self, tasks: &Tasks) {
+        loop {
+            // Not interrupted: the answer to a step that was asked for is awaited.
+            self.take_step(false).await;
+            tokio::select! {
+                () = self.shared.is_time() => {}
+                () = tasks.stopping() => break,
+            }
+        }
+        // What became of the last calls, and that nobody has to wait for us.
+        self.take_step(true).await;
+    }
+
+    async fn take_step(&mut self, leave: bool) {
+        let asked = Instant::now();
+        match self.try_step(asked, leave).await {
+            Ok(reply) => self.shared.heard(&reply, asked),
+            Err(error) => self.shared.failed(&error),
+        }
+    }
+
+    async fn try_step(&mut self, asked: Instant, leave: bool) -> Result<Reply, BoxError> {
+        let step = self.shared.step(asked, leave)?;
+        let text = self.link.run(&self.script, &self.keys, &step).await?;
+        Ok(serde_json::from_str(&text)?)
+    }
+}
+
+/// Wakes the steps when the store says that this replica's turn is earlier than it was told.
+async fn listen(shared: Arc<Shared>, config: Config) {
+    let link = Link::new(&config.store);
+    let [channel, ..] = config.keys();
+    loop {
+        match link.listen(&channel).await {
+            Ok(mut wakes) => {
+                // Something may have been said before we listened.
+                shared.wake();
+                while let Some(name) = wakes.next().await {
+                    if name == shared.name() || name == "*" {
+                        shared.wake();
+                    }
+                }
+            }
+            Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "cannot listen to the store"),
+        }
+        tokio::time::sleep(LISTEN_AGAIN).await;
+    }
+}

@@ -1,0 +1,87 @@
+//! How replicas share.
+
+use std::time::Duration;
+
+use crate::store;
+
+/// How replicas share.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub(super) store: store::Config,
+    /// What all keys begin with.
+    pub(super) key: String,
+    pub(super) timing: Timing,
+}
+
+/// The version of what is stored. Gateways of different versions share only if they agree on it.
+const FORMAT: &str = "v1";
+
+impl Config {
+    /// `prefix` as configured; the quota counts per tenant and application, so their names are part of the keys.
+    #[must_use]
+    pub fn new(store: store::Config, timing: Timing, prefix: &str, tenant: &str, application: &str) -> Self {
+        // The braces put all keys into one slot of a cluster, where one script may touch them.
+        let key = format!("{{{prefix}:{}:{}}}:{FORMAT}", plain(tenant), plain(application));
+        Self { store, key, timing }
+    }
+
+    /// The keys, in the order in which the script expects them.
+    pub(super) fn keys(&self) -> [String; 4] {
+        ["state", "past", "flying", "log"].map(|part| format!("{}:{part}", self.key))
+    }
+}
+
+/// Tenant and application are names in which case does not matter; nothing in them may end the braces.
+fn plain(name: &str) -> String {
+    let allowed = |c: char| {
+        if c.is_ascii_alphanumeric() || "._-".contains(c) {
+            c.to_ascii_lowercase()
+        } else {
+            '_'
+        }
+    };
+    name.chars().map(allowed).collect()
+}
+
+/// How long things take.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// The longest time between two steps of a replica.
+    pub heartbeat: Duration,
+    /// A replica not heard of for so long is gone.
+    pub lease: Duration,
+    /// How long replicas have to merge their copies.
+    pub merge: Duration,
+    /// How long a slot is kept for the replica whose turn it is.
+    pub claim: Duration,
+}
+
+impl Timing {
+    /// Times that fit a store which answers within `timeout`.
+    #[must_use]
+    pub fn new(timeout: Duration) -> Self {
+        let heartbeat = Duration::from_millis(500);
+        // A replica may have to wait for its heartbeat, lose one answer, and connect again.
+        let merge = heartbeat * 2 + timeout * 2;
+        Self {
+            heartbeat,
+            merge,
+            lease: merge * 2,
+            claim: Duration::from_millis(150),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+
+    #[test]
+    fn keys_are_of_one_tenant_and_application_and_in_one_slot() {
+        let store = store::Config::new(&Secret::new("redis://h".into()), Duration::from_millis(250)).unwrap();
+        let config = |application| Config::new(store.clone(), Timing::new(Duration::ZERO), "p", "T-1", application);
+        assert_eq!(config("A}x").keys()[0], "{p:t-1:a_x}:v1:state");
+        assert_ne!(config("a").keys(), config("b").keys());
+    }
+}

@@ -1,0 +1,305 @@
+//! The shared quota, and permits that cannot be forgotten.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::state::State;
+use super::step::Reply;
+use super::{Config, Metrics, client};
+use crate::BoxError;
+use crate::quota::{self, Forecast, Snapshot, Throttled};
+use crate::task::Tasks;
+
+/// A replica's part in the shared quota. Clones are the same replica.
+#[derive(Clone, Debug)]
+pub struct Quota(Arc<Shared>);
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    name: String,
+    attempt: Duration,
+    state: Mutex<State>,
+    /// Counts changes that make an earlier forecast wrong.
+    version: AtomicU64,
+    changed: Notify,
+    /// The time of the next step may be earlier than the task knows.
+    kick: Notify,
+    metrics: Metrics,
+}
+
+/// Most slots of all replicas that one forecast looks at.
+const LOOK_AHEAD: usize = 2000;
+
+/// How long callers should stay away while the store is lost.
+const COME_BACK: Duration = Duration::from_secs(2);
+
+impl Quota {
+    /// Joins the replicas that share the quota. No slot comes before the store has answered.
+    #[must_use]
+    pub fn join(config: &quota::Config, sharing: &Config, tasks: &Tasks, metrics: Metrics) -> Self {
+        let name = random();
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State::new(name.clone(), config, sharing, Instant::now())),
+            name,
+            attempt: config.attempt,
+            version: AtomicU64::new(0),
+            changed: Notify::new(),
+            kick: Notify::new(),
+            metrics,
+        });
+        client::start(&shared, sharing, tasks);
+        Self(shared)
+    }
+
+    /// Takes a slot that the store has granted; `None` when there is none in hand.
+    #[must_use]
+    pub fn take(&self, now: Instant) -> Option<Permit> {
+        let id = self.0.lock().take(now)?;
+        self.0.version.fetch_add(1, Ordering::Relaxed);
+        Some(Permit {
+            shared: Arc::clone(&self.0),
+            id: Some(id),
+            left: false,
+            issued: now,
+            latest: now + self.0.attempt,
+        })
+    }
+
+    /// Says how many requests wait, of how many callers.
+    pub fn demand(&self, waiting: usize, callers: usize) {
+        let now = Instant::now();
+        let mut state = self.0.lock();
+        let before = state.next_look(now);
+        state.demand(waiting, callers, now);
+        if state.next_look(now) < before {
+            self.0.kick.notify_one();
+        }
+    }
+
+    /// When the store is lost, or has never answered: how long to stay away.
+    #[must_use]
+    pub fn lost(&self) -> Option<Duration> {
+        self.0.lock().is_lost().then_some(COME_BACK)
+    }
+
+    /// Appends when the next `count` slots of this replica should come: an estimate, because others share them.
+    pub fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>) {
+        let (account, share) = {
+            let state = self.0.lock();
+            (state.copy.account(now), state.share)
+        };
+        let mut forecast = Forecast::new(&account, now);
+        let (mut slot, mut due, mut looked) = (now, 0.0, 0);
+        for _ in 0..count {
+            // Of the slots to come, every n-th is ours.
+            due += 1.0 / share;
+            while due >= 1.0 && looked < LOOK_AHEAD {
+                slot = forecast.next_slot();
+                looked += 1;
+                due -= 1.0;
+            }
+            if looked == LOOK_AHEAD {
+                // Further on, slots come as the longest window gives them.
+                slot += account.ledger.limits().last().map_or(Duration::ZERO, |limit| {
+                    limit.hold().div_f64(limit.calls().max(1) as f64).mul_f64(due)
+                });
+                due = 0.0;
+            }
+            slots.push_back(slot);
+        }
+    }
+
+    /// Changes whenever an earlier forecast may no longer hold.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.0.version.load(Ordering::Relaxed)
+    }
+
+    /// Resolves when slots are in hand, or may come earlier than last said.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn changed(&self) {
+        self.0.changed.notified().await;
+    }
+
+    /// Whether calls that nobody waits for may be made now.
+    #[must_use]
+    pub fn has_surplus(&self) -> bool {
+        let now = Instant::now();
+        let state = self.0.lock();
+        state.is_granting() && state.copy.account(now).has_surplus(now)
+    }
+
+    /// The state for people, as this replica knows it.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let now = Instant::now();
+        let state = self.0.lock();
+        let mut account = state.copy.account(now);
+        account.ledger.sweep(now);
+        Snapshot {
+            windows: account.windows(now),
+            paused: account
+                .paused_until()
+                .map(|until| until.saturating_duration_since(now))
+                .filter(|left| !left.is_zero()),
+            foreign: state.foreign,
+            in_flight: account.ledger.in_flight(),
+            calls: state.calls,
+            replicas: Some(state.copy.members.len().max(1)),
+        }
+    }
+
+    /// Brings the gauges up to date; called when somebody scrapes.
+    pub fn show(&self) {
+        let snapshot = self.snapshot();
+        let paused_s = snapshot.paused.unwrap_or_default().as_secs_f64();
+        self.0.metrics.quota.show(&snapshot.windows, paused_s);
+        self.0.metrics.up.set(i64::from(self.lost().is_none()));
+    }
+}
+
+impl Shared {
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Resolves when a step has to be taken.
+    pub(super) async fn is_time(&self) {
+        loop {
+            let now = Instant::now();
+            let at = self.lock().next_look(now);
+            if at <= now {
+                return;
+            }
+            tokio::select! {
+                () = tokio::time::sleep_until(at) => return,
+                () = self.kick.notified() => {}
+            }
+        }
+    }
+
+    pub(super) fn wake(&self) {
+        self.lock().woken = true;
+        self.kick.notify_one();
+    }
+
+    pub(super) fn step(&self, now: Instant, leave: bool) -> serde_json::Result<String> {
+        self.lock().step(random(), leave, now)
+    }
+
+    pub(super) fn heard(&self, reply: &Reply, asked: Instant) {
+        let mut state = self.lock();
+        let was_lost = state.is_lost();
+        let change = state.heard(reply, asked, Instant::now());
+        drop(state);
+        self.metrics.steps.inc();
+        if change.epoch {
+            self.metrics.epochs.inc();
+            tracing::warn!("the shared store had lost what it knew; bringing our copy of the ledger back");
+        } else if was_lost {
+            tracing::info!("the shared store answers");
+        }
+        if change.foreign > 0 {
+            self.metrics.quota.found_foreign(change.foreign);
+            tracing::warn!(
+                foreign = change.foreign,
+                "the upstream answered 429 while the ledger had room: somebody else uses the same app registration"
+            );
+        }
+        if change.forecast {
+            self.version.fetch_add(1, Ordering::Relaxed);
+        }
+        if change.slots {
+            self.changed.notify_one();
+        }
+    }
+
+    pub(super) fn failed(&self, error: &BoxError) {
+        self.metrics.failures.inc();
+        if self.lock().failed(Instant::now()) {
+            tracing::warn!(
+                error = error.as_ref() as &dyn std::error::Error,
+                "the shared store is lost: no calls leave until it is back"
+            );
+            self.version.fetch_add(1, Ordering::Relaxed);
+            self.changed.notify_one();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic inside leaves at worst a charge that the store ends by itself.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The right to make one call, charged in the store when it was granted. Dropped before [`Permit::leave`], the slot goes back; dropped
+/// after it, the charge stays until the call's timeout, because the call may have arrived.
+#[derive(Debug)]
+pub struct Permit {
+    shared: Arc<Shared>,
+    /// `None` when the charge's end has been said.
+    id: Option<String>,
+    left: bool,
+    issued: Instant,
+    latest: Instant,
+}
+
+impl Permit {
+    /// When the call must have ended: the store keeps the charge a little longer, and no longer.
+    #[must_use]
+    pub fn latest(&self) -> Instant {
+        self.latest
+    }
+
+    /// The call is about to leave.
+    pub fn leave(&mut self) {
+        self.left = true;
+    }
+
+    /// The call was answered, and not with a 429.
+    pub fn settle(mut self) {
+        let took = self.issued.elapsed();
+        self.end(|state, id, now| {
+            state.copy.latency.observe(took.as_secs_f64());
+            state.settle(id, now);
+        });
+    }
+
+    /// Provably no byte of the call was written.
+    pub fn refund(mut self) {
+        self.end(State::refund);
+    }
+
+    /// The call was answered with a 429: everybody pauses, as soon as the store knows.
+    pub fn throttled(mut self, answer: Throttled) {
+        self.shared.metrics.quota.throttled(0);
+        self.end(|state, id, now| state.throttle(id, answer, now));
+        tracing::warn!("the upstream answered 429: all calls pause");
+    }
+
+    fn end(&mut self, say: impl FnOnce(&mut State, String, Instant)) {
+        let Some(id) = self.id.take() else { return };
+        say(&mut self.shared.lock(), id, Instant::now());
+        self.shared.kick.notify_one();
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if !self.left {
+            self.end(State::refund);
+        }
+    }
+}
+
+/// A name that nobody else has.
+fn random() -> String {
+    format!("{:016x}", rand::random::<u64>())
+}

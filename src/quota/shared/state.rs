@@ -1,0 +1,401 @@
+//! What a replica knows and has yet to say, between two steps.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::copy::Copy;
+use super::step::{self, Reply, Step, Terms};
+use super::{Config, Timing};
+use crate::quota::{self, Account};
+
+/// Most slots that one step may ask for.
+const MOST_PER_STEP: usize = 256;
+
+/// A slot that was granted is used at once or given back: so long may it take to reach its caller.
+const IN_HAND: Duration = Duration::from_millis(250);
+
+/// What has become of calls is collected for so long before it is said.
+const COLLECT: Duration = Duration::from_millis(5);
+
+/// A first retry comes after this, each further one after twice the time, up to the heartbeat.
+const FIRST_RETRY: Duration = Duration::from_millis(25);
+
+/// How much faster than our stopwatch the store's clock may run: a clock that is being corrected runs off by 500 ppm at most.
+const DRIFT_PPM: u32 = 1000;
+
+/// No timer for a turn is shorter: what the store says is rounded.
+const SHORTEST: Duration = Duration::from_millis(1);
+
+/// Scheduling and rounding, on top of the drift.
+const CLOCK_SLACK: Duration = Duration::from_millis(5);
+
+/// A replica's side of the protocol. It has no I/O: [`State::step`] writes what to say, [`State::heard`] and [`State::failed`] take in
+/// what came of it.
+#[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
+pub(super) struct State {
+    terms: Arc<Terms>,
+    timing: Timing,
+    pub(super) copy: Copy,
+    epoch: String,
+    call: u64,
+    next: u64,
+    seq: u64,
+    r#gen: u64,
+    /// Our copy has yet to be brought into this epoch.
+    owes_copy: bool,
+    /// Granted, and not yet given to anybody: the charge, and when it must be given back.
+    hand: VecDeque<(String, Instant)>,
+    /// Said with the next step, or with the one that is under way.
+    settled: Vec<(String, Instant)>,
+    refunded: Vec<String>,
+    throttled: Vec<(step::Throttled, Instant)>,
+    saying: Saying,
+    want: usize,
+    weight: usize,
+    /// What the store believes that we still want.
+    told: usize,
+    /// When our turn comes, as the store said.
+    due: Option<Instant>,
+    /// Look at once.
+    pub(super) woken: bool,
+    collecting: Option<Instant>,
+    /// Since when the store has not answered, and how often.
+    lost: Option<(Instant, u32)>,
+    merging: bool,
+    last: Option<Instant>,
+    pub(super) share: f64,
+    pub(super) foreign: u64,
+    pub(super) calls: u64,
+    clock: Option<Clock>,
+    doubt: Option<String>,
+}
+
+/// How much of the lists the step under way says, and what it asked for.
+#[derive(Clone, Copy, Debug, Default)]
+struct Saying {
+    settled: usize,
+    refunded: usize,
+    throttled: usize,
+    asked: usize,
+}
+
+/// The store's time at a moment of ours: it was no earlier than that there.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    ours: Instant,
+    theirs: i64,
+}
+
+/// What a step changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Change {
+    /// Slots are in hand, or may come earlier.
+    pub(super) slots: bool,
+    /// Earlier forecasts are wrong.
+    pub(super) forecast: bool,
+    /// The store had lost what it knew.
+    pub(super) epoch: bool,
+    /// Calls of others that a 429 revealed.
+    pub(super) foreign: u64,
+}
+
+impl State {
+    pub(super) fn new(me: String, config: &quota::Config, sharing: &Config, now: Instant) -> Self {
+        let kept = config.attempt + Account::LANDING + IN_HAND;
+        Self {
+            terms: Arc::new(Terms::new(me, config, sharing.timing, kept)),
+            timing: sharing.timing,
+
+            copy: Copy::new(config.clone(), kept, now),
+            epoch: String::new(),
+            call: 0,
+            next: 0,
+            seq: 0,
+            r#gen: 0,
+            owes_copy: false,
+            hand: VecDeque::new(),
+            settled: Vec::new(),
+            refunded: Vec::new(),
+            throttled: Vec::new(),
+            saying: Saying::default(),
+            want: 0,
+            weight: 1,
+            told: 0,
+            due: None,
+            woken: true,
+            collecting: None,
+            lost: None,
+            merging: false,
+            last: None,
+            share: 1.0,
+            foreign: 0,
+            calls: 0,
+            clock: None,
+            doubt: None,
+        }
+    }
+
+    /// The slot in hand.
+    pub(super) fn take(&mut self, now: Instant) -> Option<String> {
+        self.drop_old(now);
+        let (id, _) = self.hand.pop_front()?;
+        self.calls += 1;
+        Some(id)
+    }
+
+    /// So many requests wait, of so many callers.
+    pub(super) fn demand(&mut self, waiting: usize, callers: usize, now: Instant) {
+        self.want = waiting;
+        self.weight = callers.clamp(1, 1000);
+        if waiting == 0 {
+            while let Some((id, _)) = self.hand.pop_front() {
+                self.refund(id, now);
+            }
+        }
+    }
+
+    pub(super) fn settle(&mut self, id: String, now: Instant) {
+        self.copy.settle(&id, now);
+        self.settled.push((id, now));
+        self.collect(now);
+    }
+
+    pub(super) fn refund(&mut self, id: String, now: Instant) {
+        self.copy.refund(&id);
+        self.refunded.push(id);
+        self.collect(now);
+    }
+
+    pub(super) fn throttle(&mut self, id: String, answer: quota::Throttled, now: Instant) {
+        self.copy.settle(&id, now);
+        let said = step::Throttled {
+            id,
+            age: 0,
+            wait: answer.wait.map(step::micros),
+            window: answer.window.map(step::micros),
+        };
+        self.throttled.push((said, now));
+        self.woken = true;
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.is_some() || self.last.is_none()
+    }
+
+    /// Whether the store has answered, and grants slots.
+    pub(super) fn is_granting(&self) -> bool {
+        !self.is_lost() && !self.merging
+    }
+
+    /// When the next step has to be taken.
+    pub(super) fn next_look(&self, now: Instant) -> Instant {
+        if let Some((since, failures)) = self.lost {
+            let pause = FIRST_RETRY * 2_u32.saturating_pow(failures.min(8));
+            return since + pause.min(self.timing.heartbeat);
+        }
+        // While the store merges copies it grants nothing; it knows by then what we want.
+        let untold = self.want > self.hand.len() && self.told == 0 && !self.merging;
+        if self.woken || untold {
+            return now;
+        }
+        let beat = self.last.map_or(now, |last| last + self.timing.heartbeat);
+        let mut next = beat;
+        let mut at_latest = |at: Option<Instant>| next = at.map_or(next, |at| next.min(at));
+        at_latest(self.collecting.map(|since| since + COLLECT));
+        at_latest(self.hand.front().map(|(_, until)| *until));
+        at_latest(self.due.filter(|_| self.want > 0 || self.merging));
+        // Nobody waits here any more: the turn is somebody else's.
+        if self.want == 0 && self.told > 0 {
+            return now;
+        }
+        next
+    }
+
+    /// What to say now. Call [`State::heard`] or [`State::failed`] afterwards.
+    pub(super) fn step(&mut self, nonce: String, leave: bool, now: Instant) -> serde_json::Result<String> {
+        self.drop_old(now);
+        self.woken = false;
+        self.collecting = None;
+        self.call += 1;
+        let want = if leave {
+            0
+        } else {
+            self.want.saturating_sub(self.hand.len())
+        };
+        self.saying = Saying {
+            settled: self.settled.len(),
+            refunded: self.refunded.len(),
+            throttled: self.throttled.len(),
+            // A store that has just failed is not asked for slots whose grant might not be heard of.
+            asked: if self.lost.is_some() {
+                0
+            } else {
+                want.min(MOST_PER_STEP)
+            },
+        };
+        let said = |(id, at): &(String, Instant)| (id.clone(), step::age(*at, now));
+        let settled: Vec<_> = self.settled.iter().map(said).collect();
+        for (said, at) in &mut self.throttled {
+            said.age = step::age(*at, now);
+        }
+        let throttled: Vec<_> = self.throttled.iter().map(|(said, _)| said.clone()).collect();
+        let copy = if self.owes_copy { self.copy.show(now) } else { None };
+        serde_json::to_string(&Step {
+            terms: &self.terms,
+            epoch: &self.epoch,
+            nonce,
+            call: self.call,
+            next: self.next,
+            want: self.saying.asked,
+            weight: self.weight,
+            r#gen: self.r#gen,
+            seq: self.seq,
+            landing: step::micros(self.copy.latency.bound()),
+            settled: &settled,
+            refunded: &self.refunded,
+            throttled: &throttled,
+            copy,
+            leave,
+            doubt: self.doubt.as_deref(),
+        })
+    }
+
+    /// The step was taken, or refused because the epoch is another one. It was asked for at `asked`.
+    pub(super) fn heard(&mut self, reply: &Reply, asked: Instant, now: Instant) -> Change {
+        let first = self.next;
+        self.next += self.saying.asked as u64;
+        let was_lost = self.lost.take().is_some() || self.last.is_none();
+        self.last = Some(asked);
+        if reply.epoch != self.epoch {
+            return self.begin_epoch(reply);
+        }
+        if reply.stale {
+            self.woken = true;
+            return Change::default();
+        }
+        self.settled.drain(..self.saying.settled);
+        self.refunded.drain(..self.saying.refunded);
+        self.throttled.drain(..self.saying.throttled);
+        self.foreign += reply.foreign;
+        if !self.check_clock(reply, asked, now) {
+            // Whatever it says of times and members is wrong, and must not get into our copy.
+            self.give_back(first);
+            return Change::default();
+        }
+        self.owes_copy = false;
+        // What this step brings is told with the next one: newcomers wait for that.
+        self.woken |= number(reply.r#gen) != self.r#gen;
+        (self.seq, self.r#gen) = (number(reply.seq), number(reply.r#gen));
+        let paused = self.copy.paused_until;
+        self.copy.hear(reply, asked, now);
+        for n in (first..).take(reply.granted) {
+            let id = format!("{}:{n}", self.terms.me);
+            self.copy.grant(id.clone(), now);
+            self.hand.push_back((id, asked + IN_HAND));
+        }
+        self.told = self.saying.asked - reply.granted.min(self.saying.asked);
+        let merging = reply.merging.map(|left| now + step::span(left));
+        self.due = reply.due.map(|due| now + step::span(due).max(SHORTEST)).or(merging);
+        let merged = std::mem::replace(&mut self.merging, merging.is_some()) && merging.is_none();
+        // What others use as foreseen changes no forecast; each one costs as much as many steps.
+        let share = reply.share.clamp(0.001, 1.0);
+        let is_other = was_lost
+            || merged
+            || paused.is_some() != self.copy.paused_until.is_some()
+            || !(0.8..1.25).contains(&(share / self.share));
+        if is_other {
+            self.share = share;
+        }
+        Change {
+            slots: is_other || reply.granted > 0,
+            forecast: is_other,
+            epoch: false,
+            foreign: reply.foreign,
+        }
+    }
+
+    /// No answer: the step may have been taken, or may still be. Says whether this is news.
+    pub(super) fn failed(&mut self, now: Instant) -> bool {
+        let failures = self.lost.map_or(0, |(_, failures)| failures);
+        self.lost = Some((now, failures + 1));
+        let first = self.next;
+        self.next += self.saying.asked as u64;
+        self.give_back(first);
+        failures == 0
+    }
+
+    /// The slots that the step may have been granted are never used: it would not be known when they were granted.
+    fn give_back(&mut self, first: u64) {
+        let doubtful = (first..).take(std::mem::take(&mut self.saying.asked));
+        self.refunded.extend(doubtful.map(|n| format!("{}:{n}", self.terms.me)));
+        (self.told, self.due) = (0, None);
+    }
+
+    /// The store knows less than we do: our copy goes back to it.
+    fn begin_epoch(&mut self, reply: &Reply) -> Change {
+        let epoch = !self.epoch.is_empty();
+        self.epoch.clone_from(&reply.epoch);
+        (self.seq, self.r#gen) = (0, 0);
+        self.owes_copy = self.copy.asked.is_some();
+        (self.told, self.due, self.clock, self.doubt) = (0, None, None, None);
+        self.merging = true;
+        self.woken = true;
+        Change {
+            slots: true,
+            forecast: true,
+            epoch,
+            foreign: 0,
+        }
+    }
+
+    /// Whether the store's clock has run no faster than ours; if not, it may have forgotten calls too early.
+    fn check_clock(&mut self, reply: &Reply, asked: Instant, now: Instant) -> bool {
+        let Ok(theirs) = reply.now.parse::<i64>() else {
+            return true;
+        };
+        let latest = |clock: Clock| {
+            let passed = now.saturating_duration_since(clock.ours);
+            let drift = passed / (1_000_000 / DRIFT_PPM) + CLOCK_SLACK;
+            clock.theirs.saturating_add(step::micros(passed + drift))
+        };
+        let this = Clock { ours: asked, theirs };
+        match self.clock {
+            Some(clock) if theirs > latest(clock) => {
+                self.doubt = Some(self.epoch.clone());
+                self.woken = true;
+                false
+            }
+            Some(clock) if latest(clock) <= latest(this) => true,
+            _ => {
+                self.clock = Some(this);
+                true
+            }
+        }
+    }
+
+    fn drop_old(&mut self, now: Instant) {
+        while self.hand.front().is_some_and(|(_, until)| *until <= now) {
+            if let Some((id, _)) = self.hand.pop_front() {
+                self.refund(id, now);
+            }
+        }
+    }
+
+    fn collect(&mut self, now: Instant) {
+        self.collecting = self.collecting.or(Some(now));
+    }
+}
+
+/// A counter, as the script writes numbers.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counters of the script start at 0 and stay far below 2^53"
+)]
+fn number(value: f64) -> u64 {
+    value as u64
+}

@@ -1,0 +1,176 @@
+//! What goes to the script and comes back. Times are microseconds, before or after the moment of the step.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::quota::{self, UnknownPast};
+
+/// A charge: its name, [`GONE`], [`FLYING`] or [`PAST`], and until when or since when.
+pub(super) type Charge = (String, u8, f64);
+
+/// It was taken back.
+pub(super) const GONE: u8 = 0;
+/// In flight; the time is how long it may still take to arrive.
+pub(super) const FLYING: u8 = 1;
+/// It counts as made; the time is how long ago.
+pub(super) const PAST: u8 = 2;
+
+/// One step of one replica.
+#[derive(Debug, Serialize)]
+pub(super) struct Step<'a> {
+    #[serde(flatten)]
+    pub(super) terms: &'a Terms,
+    pub(super) epoch: &'a str,
+    pub(super) nonce: String,
+    pub(super) call: u64,
+    /// The number of the first charge, if one is granted.
+    pub(super) next: u64,
+    pub(super) want: usize,
+    pub(super) weight: usize,
+    pub(super) r#gen: u64,
+    pub(super) seq: u64,
+    pub(super) landing: i64,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(super) settled: &'a [(String, i64)],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(super) refunded: &'a [String],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(super) throttled: &'a [Throttled],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) copy: Option<CopyOut>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) leave: bool,
+    /// The epoch whose times cannot be right.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) doubt: Option<&'a str>,
+}
+
+/// What stays the same from step to step.
+#[derive(Debug, Serialize)]
+pub(super) struct Terms {
+    pub(super) me: String,
+    limits: Vec<Limit>,
+    burst: u32,
+    /// How long a charge is kept whose call is never heard of.
+    attempt: i64,
+    keep: i64,
+    most: usize,
+    /// The keys' own lifetime, milliseconds.
+    ttl: i64,
+    lease: i64,
+    window: i64,
+    claim: i64,
+    past: &'static str,
+    longest_pause: i64,
+}
+
+#[derive(Debug, Serialize)]
+struct Limit {
+    calls: usize,
+    window: i64,
+    hold: i64,
+}
+
+impl Terms {
+    pub(super) fn new(me: String, config: &quota::Config, timing: super::Timing, kept: Duration) -> Self {
+        let limit = |limit: &quota::Limit| Limit {
+            calls: limit.calls(),
+            window: micros(limit.window()),
+            hold: micros(limit.hold()),
+        };
+        let longest = config.limits().last().map_or(Duration::ZERO, quota::Limit::hold);
+        Self {
+            me,
+            limits: config.limits().iter().map(limit).collect(),
+            burst: config.burst.get(),
+            attempt: micros(kept),
+            keep: micros(longest),
+            most: config.limits().iter().map(quota::Limit::calls).max().unwrap_or(0),
+            ttl: micros((longest + kept) * 2 + timing.lease) / 1000,
+            lease: micros(timing.lease),
+            window: micros(timing.merge),
+            claim: micros(timing.claim),
+            past: match config.unknown_past {
+                UnknownPast::Empty => "empty",
+                UnknownPast::Paced => "paced",
+                UnknownPast::Full => "full",
+            },
+            longest_pause: micros(quota::Throttled::LONGEST_WAIT),
+        }
+    }
+}
+
+/// A 429, as the script needs to know it.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Throttled {
+    pub(super) id: String,
+    pub(super) age: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) wait: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) window: Option<i64>,
+}
+
+/// A replica's copy of the ledger.
+#[derive(Debug, Serialize)]
+pub(super) struct CopyOut {
+    /// How old it is.
+    pub(super) age: i64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) members: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) charges: Vec<(String, u8, i64)>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) pause: Option<i64>,
+}
+
+/// What the script answers.
+#[derive(Debug, Deserialize)]
+pub(super) struct Reply {
+    pub(super) epoch: String,
+    /// The server's time. Text, because it has more digits than the script's numbers are written with.
+    pub(super) now: String,
+    /// Nothing was done: the epoch is another one, or the step was overtaken.
+    #[serde(default)]
+    pub(super) stale: bool,
+    #[serde(default)]
+    pub(super) granted: usize,
+    pub(super) due: Option<f64>,
+    pub(super) merging: Option<f64>,
+    #[serde(default)]
+    pub(super) news: Vec<Charge>,
+    #[serde(default)]
+    pub(super) seq: f64,
+    #[serde(default)]
+    pub(super) r#gen: f64,
+    #[serde(default)]
+    pub(super) members: Vec<String>,
+    #[serde(default)]
+    pub(super) foreign: u64,
+    #[serde(default)]
+    pub(super) level: f64,
+    #[serde(default)]
+    pub(super) rate: f64,
+    #[serde(default)]
+    pub(super) plan: f64,
+    pub(super) pause: Option<f64>,
+    #[serde(default)]
+    pub(super) share: f64,
+}
+
+/// Whole microseconds.
+pub(super) fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// How long ago `at` was; negative when it is still to come.
+pub(super) fn age(at: Instant, now: Instant) -> i64 {
+    if at <= now { micros(now - at) } else { -micros(at - now) }
+}
+
+/// A time that the script said; nothing it says can be negative or longer than a few days.
+pub(super) fn span(micros: f64) -> Duration {
+    Duration::from_secs_f64((micros / 1e6).clamp(0.0, 1e6))
+}

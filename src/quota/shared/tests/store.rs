@@ -1,0 +1,114 @@
+//! The script in a redis-server whose time and identity are keys.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use redis::Connection;
+use tempfile::TempDir;
+
+use crate::quota::shared::step::Reply;
+
+/// A server that can be saved and loaded as a whole. Killed on drop.
+pub(super) struct Store {
+    connection: Connection,
+    script: redis::Script,
+    keys: [String; 4],
+    child: Child,
+    _folder: TempDir,
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The server's time at the start.
+const START: i64 = 1_790_000_000_000_000;
+
+impl Store {
+    pub(super) fn start(keys: [String; 4], mistake: Option<(&str, &str)>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("redis.sock");
+        let mut child = Command::new("redis-server")
+            .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
+            .arg(&socket)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("these tests need redis-server: apt-get install redis-server");
+        let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(log.any(|line| line.unwrap().contains("eady to accept connections")));
+        let client = redis::Client::open(format!("redis+unix://{}", socket.display())).unwrap();
+        let connection = client.get_connection().unwrap();
+        let source = include_str!("../ledger.lua");
+        let clock = "(function() local at = tonumber(redis.call('GET', 'clock')) return { math.floor(at / 1000000), at % 1000000 } end)()";
+        let moved = source.replace("redis.call('TIME')", clock).replace(
+            "redis.call('INFO', 'server')",
+            "('run_id:' .. redis.call('GET', 'run'))",
+        );
+        assert_eq!(
+            moved.matches("redis.call('GET', '").count(),
+            2,
+            "the script asks for time and server once"
+        );
+        let moved = mistake.map_or(moved.clone(), |(right, wrong)| {
+            assert!(moved.contains(right), "{right}");
+            moved.replace(right, wrong)
+        });
+        Self {
+            connection,
+            script: redis::Script::new(&moved),
+            keys,
+            child,
+            _folder: folder,
+        }
+    }
+
+    fn command(&mut self, words: &[&str]) {
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]);
+        command.exec(&mut self.connection).unwrap();
+    }
+
+    /// The time and identity of the server from now on.
+    pub(super) fn set(&mut self, at: Duration, run: u32) {
+        let clock = START + i64::try_from(at.as_micros()).unwrap();
+        self.command(&["MSET", "clock", &clock.to_string(), "run", &run.to_string()]);
+    }
+
+    pub(super) fn run(&mut self, step: &str) -> Reply {
+        let mut invocation = self.script.prepare_invoke();
+        for key in &self.keys {
+            invocation.key(key.as_str());
+        }
+        let text: String = invocation.arg(step).invoke(&mut self.connection).unwrap();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    pub(super) fn flush(&mut self) {
+        let keys = self.keys.clone();
+        let mut words = vec!["DEL"];
+        words.extend(keys.iter().map(String::as_str));
+        self.command(&words);
+    }
+
+    /// Remembers everything under `name`.
+    pub(super) fn save(&mut self, name: &str) {
+        for key in self.keys.clone() {
+            let copy = format!("{name} {key}");
+            self.command(&["DEL", &copy]);
+            self.command(&["COPY", &key, &copy]);
+        }
+    }
+
+    /// Makes everything as it was when saved under `name`.
+    pub(super) fn load(&mut self, name: &str) {
+        self.flush();
+        for key in self.keys.clone() {
+            self.command(&["COPY", &format!("{name} {key}"), &key]);
+        }
+    }
+}
