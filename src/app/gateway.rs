@@ -278,7 +278,7 @@ fn view(
 }
 
 /// The quota of this process, or the one that replicas share.
-fn open_quota(
+pub(super) fn open_quota(
     config: &Resolved,
     attempt: Duration,
     wall: Wall,

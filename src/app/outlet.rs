@@ -7,6 +7,7 @@ use http::{Request, Response, header};
 use prometheus_client::registry::Registry;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::gateway::open_quota;
 use super::{Error, Surroundings, settings, token_proxy};
 use crate::BoxError;
 use crate::clock::Wall;

@@ -215,9 +215,9 @@ impl<P> State<P> {
 
     /// Who comes back when told, and finds nobody new, is served: those who wait now, as far as they go first, have had their slots.
     fn refuse(&mut self, reason: Reason, caller: &Caller, now: Instant) -> Refused {
-        let far = now + LATELY * 1000;
-        let fair = self.order.ahead_of_newcomer(&caller.name, caller.urgency, far);
-        let ahead = fair.max(self.promises.served_first(far, &self.slots));
+        let last = now + LATELY * 1000;
+        let in_turn = self.order.ahead_of_newcomer(&caller.name, caller.urgency, last);
+        let ahead = in_turn.max(self.promises.served_first(last, &self.slots));
         let start = self.slots.get(ahead).copied().unwrap_or(now + LATELY);
         Refused {
             reason,

@@ -251,9 +251,9 @@ async fn sharing(lab: &mut Lab<'_>, ids: &Ids, first: &Bytes, report: &mut Repor
         ),
     );
     // With an unfinished comparison nothing is certain.
-    let safe = same && compared > 1 && !rows.is_empty();
+    let is_proven = same && compared > 1 && !rows.is_empty();
     oddities(lab, &all, (first, together.body()), report).await?;
-    recommend(report, safe.then_some(rows.len()));
+    recommend(report, is_proven.then_some(rows.len()));
     Ok(())
 }
 
