@@ -5,6 +5,8 @@
 mod admin_thread;
 mod error;
 mod gateway;
+mod lane;
+mod made;
 mod saved;
 mod settings;
 mod status;
@@ -13,5 +15,6 @@ mod token_proxy;
 
 pub use error::Error;
 pub use gateway::{Ended, Gateway};
+pub use lane::{Lanes, Layer as LaneLayer};
 pub use saved::{Layer as SavedLayer, Saved};
 pub use surroundings::Surroundings;

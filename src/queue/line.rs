@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -57,6 +58,8 @@ struct Shared<S: Slots> {
     slots: S,
     /// Tells the clock task that a slot is wanted earlier than it knows.
     kick: Notify,
+    /// What this queue has added to the gauge that it may share with others. Changed under the state's lock only.
+    shown: AtomicI64,
     metrics: Metrics,
 }
 
@@ -88,15 +91,21 @@ impl<S: Slots> Queue<S> {
     /// An empty queue, with the task that hands slots out when they come.
     #[must_use]
     pub fn start(config: Config, slots: S, tasks: &Tasks, metrics: Metrics) -> Self {
-        let state = Mutex::new(State::new(config));
-        let queue = Self(Arc::new(Shared {
-            state,
-            slots,
-            kick: Notify::new(),
-            metrics,
-        }));
+        let queue = Self::new(config, slots, metrics);
         tasks.spawn_upkeep("queue clock", queue.clone().run_clock());
         queue
+    }
+
+    /// An empty queue that hands slots out only while somebody runs [`Queue::run_clock`]: for one that may end before the program does.
+    #[must_use]
+    pub fn new(config: Config, slots: S, metrics: Metrics) -> Self {
+        Self(Arc::new(Shared {
+            state: Mutex::new(State::new(config)),
+            slots,
+            kick: Notify::new(),
+            shown: AtomicI64::new(0),
+            metrics,
+        }))
     }
 
     /// Waits for a slot, at most until the caller's deadline.
@@ -169,10 +178,7 @@ impl<S: Slots> Queue<S> {
         let mut state = self.0.lock();
         let Entered { id, start, turn } = state.enter(now, attempt, &self.0.slots)?;
         let next = state.hand_out(now, &self.0.slots);
-        self.0
-            .metrics
-            .waiting
-            .set(i64::try_from(state.order.len()).unwrap_or(i64::MAX));
+        self.0.show(&state);
         if !state.order.is_empty() && next != state.armed {
             state.armed = next;
             self.0.kick.notify_one();
@@ -191,17 +197,17 @@ impl<S: Slots> Queue<S> {
         })
     }
 
-    /// Hands slots out when they come.
-    async fn run_clock(self) {
+    /// Hands slots out when they come, for as long as it is polled. Once for each queue.
+    ///
+    /// # Cancel safety
+    /// Safe; until it is run again, slots come only to those who find one free.
+    pub async fn run_clock(self) {
         loop {
             let next = {
                 let mut state = self.0.lock();
                 let next = state.hand_out(Instant::now(), &self.0.slots);
                 state.armed = next;
-                self.0
-                    .metrics
-                    .waiting
-                    .set(i64::try_from(state.order.len()).unwrap_or(i64::MAX));
+                self.0.show(&state);
                 next
             };
             let timer = async {
@@ -223,6 +229,12 @@ impl<S: Slots> Shared<S> {
     fn lock(&self) -> MutexGuard<'_, State<S::Permit>> {
         // A panic inside may lose a ticket; its caller then waits until its deadline, and no longer.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn show(&self, state: &State<S::Permit>) {
+        let waiting = i64::try_from(state.order.len()).unwrap_or(i64::MAX);
+        let before = self.shown.swap(waiting, Ordering::Relaxed);
+        self.metrics.waiting.inc_by(waiting - before);
     }
 }
 
@@ -280,10 +292,6 @@ impl<S: Slots> Drop for Held<S> {
     fn drop(&mut self) {
         let mut state = self.queue.0.lock();
         state.leave(self.id);
-        self.queue
-            .0
-            .metrics
-            .waiting
-            .set(i64::try_from(state.order.len()).unwrap_or(i64::MAX));
+        self.queue.0.show(&state);
     }
 }

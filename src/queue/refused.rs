@@ -44,11 +44,13 @@ pub enum Reason {
     Overtaken,
     /// The gateway is about to stop, and the turn would come too late.
     ShuttingDown,
+    /// The caller brought a token of its own, and the quotas of as many other tokens are kept as may be.
+    Tokens,
 }
 
 impl Reason {
     /// All reasons, for tables and tests.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Late,
         Self::Promised,
         Self::Full,
@@ -56,6 +58,7 @@ impl Reason {
         Self::FairUse,
         Self::Overtaken,
         Self::ShuttingDown,
+        Self::Tokens,
     ];
 
     /// The name in metrics and logs.
@@ -69,6 +72,7 @@ impl Reason {
             Self::FairUse => "fair_use",
             Self::Overtaken => "overtaken",
             Self::ShuttingDown => "shutting_down",
+            Self::Tokens => "tokens",
         }
     }
 
@@ -84,6 +88,9 @@ impl Reason {
             Self::CallerFull => "as many requests of this caller wait for the upstream's quota as may wait",
             Self::FairUse => "the caller is over its fair-use limit",
             Self::ShuttingDown => "the gateway is shutting down and the request's turn would come too late",
+            Self::Tokens => {
+                "calls with as many other callers' own tokens still count as the gateway can count at a time"
+            }
             Self::Overtaken => "the upstream ordered a pause that is longer than the time the request may wait",
         }
     }

@@ -232,6 +232,14 @@ impl Account {
         }
     }
 
+    /// When this account, if no further call is made, is as good as a fresh one: no call counts any more and no pause is ordered.
+    #[must_use]
+    pub fn empty_at(&self, now: Instant) -> Instant {
+        self.paused_until()
+            .map_or(now, |until| until.max(now))
+            .max(self.ledger.empty_at(now))
+    }
+
     /// Calls of others that 429s have revealed.
     #[must_use]
     pub fn foreign(&self) -> u64 {

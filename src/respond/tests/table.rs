@@ -78,6 +78,13 @@ fn rows() -> Vec<Row> {
             None,
         ),
         (
+            Refusal::Authorization.into(),
+            400,
+            "BadRequest",
+            "http_request_error",
+            None,
+        ),
+        (
             Refusal::Busy.into(),
             503,
             "ServiceUnavailable",
@@ -118,6 +125,13 @@ fn rows() -> Vec<Row> {
             429,
             "TooManyRequests",
             "http_request_error",
+            Some(7),
+        ),
+        (
+            refused(queue::Reason::Tokens),
+            503,
+            "ServiceUnavailable",
+            "proxy_internal_response",
             Some(7),
         ),
         (

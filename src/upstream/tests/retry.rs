@@ -12,7 +12,7 @@ use super::caller;
 use crate::BoxError;
 use crate::attempt::{Again, Failure, Fate, Load, Place, Try};
 use crate::caller::Name;
-use crate::scan::{Answer, Request};
+use crate::scan::{Answer, Holder, Request};
 use crate::upstream::RetryLayer;
 
 #[derive(Debug)]
@@ -21,6 +21,10 @@ struct NoLoad;
 impl Load for NoLoad {
     fn request(&self) -> Arc<Request> {
         unreachable!("the retry layer does not look")
+    }
+
+    fn holder(&self) -> Option<Holder> {
+        None
     }
 
     fn beneficiaries(&self) -> Vec<Name> {
