@@ -91,14 +91,15 @@ async fn calls_are_shared_with_the_same_token_only() {
         .await;
     let (a, b) = (token(&running.simulator).await, token(&running.simulator).await);
     let caller = &running.caller;
+    let asked = [id(1)];
     let answers = within("all answers", async {
         tokio::join!(
             ask_as(caller, &a, 1),
             ask_as(caller, &a, 1),
             ask_as(caller, &b, 1),
             ask_as(caller, &b, 1),
-            caller.ask(&[id(1)]),
-            caller.ask(&[id(1)]),
+            caller.ask(&asked),
+            caller.ask(&asked),
         )
     })
     .await;
