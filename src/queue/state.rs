@@ -25,6 +25,9 @@ const MOST_RESERVED: usize = 64;
 /// minute is better served with a moment of delay than with a refusal.
 pub(super) const TOLERANCE: Duration = Duration::from_secs(1);
 
+/// A slot handed out this much later than forecast came on time.
+const PUNCTUAL: Duration = Duration::from_millis(5);
+
 #[derive(Debug)]
 pub(super) struct State<P> {
     pub(super) config: Config,
@@ -146,16 +149,18 @@ impl<P> State<P> {
                 }
             };
             let id = self.promises.choose(fair, &self.slots);
-            if self.slots.pop_front().is_none_or(|first| first > now) {
-                // The slot came before its time: so may the next ones.
-                self.forecast_of = None;
-            }
             let (Some(ticket), Some(turn)) = (self.order.serve(id), self.waiters.remove(&id)) else {
                 continue;
             };
             self.promises.remove(ticket.deadline, id);
             match turn.send(Ok(permit)) {
-                Ok(()) => self.visitors.served(&ticket.caller),
+                Ok(()) => {
+                    self.visitors.served(&ticket.caller);
+                    if self.slots.pop_front().is_none_or(|first| first > now) {
+                        // The slot came before its time: so may the next ones.
+                        self.forecast_of = None;
+                    }
+                }
                 // The caller has just left: the slot passes on.
                 Err(returned) => in_hand = returned.ok(),
             }
@@ -221,11 +226,16 @@ impl<P> State<P> {
     /// Forecasts at least `count` slots, unless the last forecast still holds.
     fn look_ahead<S: Slots<Permit = P>>(&mut self, now: Instant, count: usize, slots: &S) {
         let version = slots.version();
-        // A first slot in the past was not used: the bucket has grown since.
-        let holds = self.forecast_of == Some(version) && self.slots.front().is_some_and(|first| *first >= now);
+        // A first slot in the past was not used: the bucket has grown since. Timers are late by a moment.
+        let holds = self.forecast_of == Some(version)
+            && self
+                .slots
+                .front()
+                .is_some_and(|first| now.saturating_duration_since(*first) <= PUNCTUAL);
         if !holds || self.slots.len() < count {
             self.slots.clear();
-            slots.forecast(now, count, &mut self.slots);
+            // Some more, so that not every slot handed out asks for another forecast.
+            slots.forecast(now, count + count / 4, &mut self.slots);
             self.forecast_of = Some(version);
             self.checked = false;
         }

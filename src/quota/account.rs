@@ -150,14 +150,18 @@ impl Account {
         Some(at.max(gate).max(bucket))
     }
 
-    /// The call was answered at `now`, and not with a 429.
-    pub fn settle(&mut self, charge: Charge, now: Instant) {
+    /// The call was answered at `now`, and not with a 429. Returns whether slots may come later or sooner than forecast: the answer
+    /// took longer than the forecast allows for, or a pause is over. An early answer changes nothing until its window is over.
+    pub fn settle(&mut self, charge: Charge, now: Instant) -> bool {
+        let mut upsets = self.gate != Gate::Open;
         if let Some(issued) = self.ledger.issued_at(charge) {
-            self.latency
-                .observe(now.saturating_duration_since(issued).as_secs_f64());
+            let took = now.saturating_duration_since(issued);
+            upsets |= took > self.latency.bound();
+            self.latency.observe(took.as_secs_f64());
         }
         self.ledger.settle(charge, now);
         self.after_probe(charge);
+        upsets
     }
 
     /// No byte of the call was written: the slot is free again.
@@ -217,10 +221,16 @@ impl Account {
         missing
     }
 
-    /// Charges a call that an earlier process made, as of `at`.
-    pub fn remember(&mut self, at: Instant) {
-        self.ledger.record(at);
-        self.pace.upset();
+    /// An account that knows the calls of earlier processes, `past` in ascending order, and goes on as they would have.
+    #[must_use]
+    pub fn resume(config: &Config, past: &[Instant], now: Instant) -> Self {
+        let mut account = Self::new(&config.clone().unknown_past(UnknownPast::Empty), now);
+        past.iter().for_each(|at| account.ledger.record(*at));
+        if let Some(longest) = config.limits.last() {
+            let sustained = longest.calls() as f64 / longest.hold().as_secs_f64();
+            account.pace = Pace::resume(config.burst, past, sustained, now);
+        }
+        account
     }
 
     /// Until when everybody waits because the upstream said 429.

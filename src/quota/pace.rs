@@ -58,6 +58,19 @@ impl Pace {
         }
     }
 
+    /// The bucket as calls at these moments, in ascending order, have left it: empty before the first, filled at `rate` calls a second.
+    #[must_use]
+    pub fn resume(burst: NonZeroU32, calls: &[Instant], rate: f64, now: Instant) -> Self {
+        let mut pace = Self::new(burst, 0, calls.first().copied().unwrap_or(now).min(now));
+        pace.rate = rate;
+        for call in calls {
+            pace.fill((*call).min(now));
+            pace.level = (pace.level - 1.0).max(0.0);
+        }
+        pace.fill(now);
+        pace
+    }
+
     /// Whether [`Pace::plan`] must be called before the next look.
     #[must_use]
     pub fn is_due(&self, now: Instant) -> bool {
@@ -71,12 +84,17 @@ impl Pace {
     pub fn plan(&mut self, now: Instant, supply: Supply<'_>) {
         self.fill(now);
         let free = supply.free as f64;
-        // What the ledger cannot give, the bucket cannot promise.
-        self.level = self.level.min(free.max(0.0));
+        // What the ledger cannot give, the bucket cannot promise; but a call that is nearly due stays nearly due, or slots would shift
+        // with the moment at which a plan is made.
+        self.level = self.level.min(free.max(1.0));
         let spare = free - self.level;
         let mut rate = (spare + supply.returns.len() as f64) / supply.window.as_secs_f64();
         let mut end = now + supply.window;
         for (k, &back) in supply.returns.iter().enumerate() {
+            // Every return comes within the window: no later one can ask for less.
+            if (spare + k as f64) / supply.window.as_secs_f64() >= rate {
+                break;
+            }
             let wait = back.saturating_duration_since(now).as_secs_f64();
             let sustainable = (spare + k as f64) / wait;
             if wait > 0.0 && sustainable < rate {
@@ -84,7 +102,7 @@ impl Pace {
                 end = back;
             }
         }
-        self.rate = rate;
+        self.rate = rate.max(0.0);
         self.plan = Plan::Until(end);
     }
 

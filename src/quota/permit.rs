@@ -69,15 +69,12 @@ impl Quota {
                 let window = config.limits.last().map_or(Duration::ZERO, Limit::hold);
                 let wall_now = wall.now();
                 let (memory, past) = Memory::open(path, most, window, config.attempt, wall_now)?;
+                tracing::info!(calls = past.len(), path = %path.display(), "remembered the calls of the last window");
                 if !past.is_empty() {
                     // Calls are remembered: the past is known, whatever an unknown one would have meant.
-                    account = Account::new(&config.clone().unknown_past(super::UnknownPast::Empty), now);
-                }
-                tracing::info!(calls = past.len(), path = %path.display(), "remembered the calls of the last window");
-                for at in past {
-                    let ago = Duration::try_from(wall_now.duration_since(at)).unwrap_or(Duration::ZERO);
-                    // A machine that has just booted has no moment that long ago; now is the careful choice.
-                    account.remember(now.checked_sub(ago).unwrap_or(now));
+                    let mut past: Vec<Instant> = past.into_iter().map(|at| moment(at, wall_now, now)).collect();
+                    past.sort();
+                    account = Account::resume(config, &past, now);
                 }
                 Some(memory)
             }
@@ -233,12 +230,20 @@ impl Permit {
 
     /// The call was answered, and not with a 429.
     pub fn settle(self) {
-        self.end(|state, charge, now| state.account.settle(charge, now), Memory::settled);
+        let shared = Arc::clone(&self.shared);
+        if self.end(|state, charge, now| state.account.settle(charge, now), Memory::settled) {
+            shared.changed();
+        } else {
+            // A slot may be free a moment earlier than last said.
+            shared.changed.notify_one();
+        }
     }
 
     /// Provably no byte of the call was written.
     pub fn refund(self) {
+        let shared = Arc::clone(&self.shared);
         self.end(|state, charge, now| state.account.refund(charge, now), Memory::refunded);
+        shared.changed();
     }
 
     /// The call was answered with a 429: everybody pauses.
@@ -248,6 +253,7 @@ impl Permit {
             |state, charge, now| state.account.throttled(charge, answer, now),
             Memory::settled,
         );
+        shared.changed();
         shared.metrics.throttled(foreign);
         let paused_s = shared
             .lock()
@@ -280,7 +286,6 @@ impl Permit {
         };
         drop(state);
         report(noted, "write");
-        self.shared.changed();
         result
     }
 }
@@ -304,6 +309,14 @@ impl Drop for Permit {
             self.stage = Stage::Ended;
             unused.refund();
         }
+    }
+}
+
+/// The monotonic moment of a wall-clock time. A machine that has just booted has no moment that long ago; now is the careful choice.
+fn moment(at: jiff::Timestamp, wall_now: jiff::Timestamp, now: Instant) -> Instant {
+    match Duration::try_from(wall_now.duration_since(at)) {
+        Ok(ago) => now.checked_sub(ago).unwrap_or(now),
+        Err(_) => now + Duration::try_from(at.duration_since(wall_now)).unwrap_or_default(),
     }
 }
 

@@ -16,6 +16,7 @@ mod faults;
 mod flights;
 mod path;
 mod quota;
+mod quota_proof;
 mod regions;
 mod secrets;
 mod sign_in;

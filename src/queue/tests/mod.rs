@@ -1,6 +1,7 @@
 //! The queue over a clockwork of slots, in paused time.
 
 mod fairness;
+mod handover;
 mod line;
 mod reference;
 

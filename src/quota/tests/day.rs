@@ -110,11 +110,10 @@ impl Day<'_> {
             }
             Event::Restart => {
                 self.process += 1;
-                self.account = Account::new(&documented(), at);
                 self.remembered.retain(|_, made| *made + 2 * HOUR > at);
-                self.remembered
-                    .values()
-                    .for_each(|made| self.account.remember((*made).min(at + TIMEOUT)));
+                let mut past: Vec<Instant> = self.remembered.values().map(|made| (*made).min(at + TIMEOUT)).collect();
+                past.sort();
+                self.account = Account::resume(&documented(), &past, at);
                 // Answers to the old process reach nobody.
                 self.events.clear();
                 self.events.push(Reverse((

@@ -1,0 +1,136 @@
+//! Who is served, at the grant sequence of the real queue.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use defender_gateway::caller::Name;
+
+use super::upstream::{Dice, Manners, Sent, Upstream};
+use super::world::{Gateway, HOUR, MINUTE, SLOT, Settings, wall};
+
+/// Keeps `each` requests of `name` waiting for ever.
+fn crowd(gateway: &Gateway, name: &str, urgency: u8, each: usize) {
+    for _ in 0..each {
+        let (gateway, name) = (gateway.clone(), Name::new(name));
+        let tasks = gateway.tasks.clone();
+        tasks.spawn("crowd", async move {
+            loop {
+                if let Err(again) = gateway.ask(&name, urgency, 2 * HOUR).await {
+                    tokio::time::sleep(again).await;
+                }
+            }
+        });
+    }
+}
+
+async fn served(settings: &Settings, hours: u32, set_up: impl FnOnce(&Gateway)) -> Vec<Sent> {
+    let upstream = Upstream::new(Manners::GOOD, 5);
+    let gateway = Gateway::start(&upstream, &wall(), settings);
+    set_up(&gateway);
+    tokio::time::sleep(HOUR * hours).await;
+    upstream.sent()
+}
+
+fn counts<K: Ord>(sent: &[Sent], key: impl Fn(&Sent) -> K) -> BTreeMap<K, usize> {
+    let mut counts = BTreeMap::new();
+    for sent in sent {
+        *counts.entry(key(sent)).or_default() += 1;
+    }
+    counts
+}
+
+#[tokio::test(start_paused = true)]
+async fn equal_callers_differ_by_one_at_most_over_any_interval() {
+    let sent = served(&Settings::default(), 6, |gateway| {
+        for caller in 0..8 {
+            // Unequal greed changes nothing while everybody always has something waiting.
+            crowd(gateway, &format!("caller {caller}"), 3, 3 + 5 * caller);
+        }
+    })
+    .await;
+    let names: Vec<Name> = counts(&sent, |sent| sent.caller.clone()).into_keys().collect();
+    assert_eq!(names.len(), 8);
+    // While the burst lasts, the smallest crowd is all served and not yet back.
+    // Nor for the small burst when the first minute is over.
+    let steady = sent[0].at + 5 * MINUTE;
+    let sent: Vec<_> = sent.iter().filter(|sent| sent.at > steady).collect();
+    assert!(sent.len() > 8000, "{}", sent.len());
+    for (index, one) in names.iter().enumerate() {
+        for other in &names[..index] {
+            // The lead of one over the other; between any two moments it changes by what the interval's counts differ by.
+            let (mut lead, mut least, mut most) = (0_i32, 0, 0);
+            for sent in &sent {
+                lead += i32::from(sent.caller == *one) - i32::from(sent.caller == *other);
+                (least, most) = (least.min(lead), most.max(lead));
+            }
+            assert!(most - least <= 1, "{one} and {other} differ by {}", most - least);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn weights_divide_the_quota() {
+    let settings = Settings {
+        weights: vec![("five", 5), ("two", 2)],
+        ..Settings::default()
+    };
+    let sent = served(&settings, 8, |gateway| {
+        for name in ["five", "two", "one"] {
+            crowd(gateway, name, 3, 40);
+        }
+    })
+    .await;
+    let counts = counts(&sent, |sent| sent.caller.clone());
+    let share = |name| counts[&Name::new(name)] as f64 / sent.len() as f64;
+    for (name, expected) in [("five", 5.0 / 8.0), ("two", 2.0 / 8.0), ("one", 1.0 / 8.0)] {
+        assert!((share(name) - expected).abs() < 0.005, "{counts:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_class_gets_its_share() {
+    let sent = served(&Settings::default(), 12, |gateway| {
+        for urgency in 0..8 {
+            // Few enough that the last class is in time at its own share: nobody's deadline has to move anybody ahead.
+            crowd(gateway, &format!("class {urgency}"), urgency, 3);
+        }
+    })
+    .await;
+    let counts = counts(&sent, |sent| sent.urgency);
+    println!("served by urgency: {counts:?}");
+    for (urgency, count) in &counts {
+        let expected = sent.len() as f64 * f64::from(128_u8 >> urgency) / 255.0;
+        // In the first burst the urgent classes are not always waiting; the others get what they leave.
+        assert!((*count as f64 - expected).abs() <= 15.0 + expected * 0.02, "{counts:?}");
+    }
+    assert!(counts[&7] >= sent.len() / 260, "the last class was starved: {counts:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_modest_caller_waits_two_slots_beside_a_thousand_of_a_greedy_one() {
+    let upstream = Upstream::new(Manners::GOOD, 6);
+    let gateway = Gateway::start(&upstream, &wall(), &Settings::default());
+    crowd(&gateway, "greedy", 3, 1000);
+    tokio::time::sleep(5 * MINUTE).await;
+    assert!(
+        gateway.queue.snapshot().waiting >= 850,
+        "{:?}",
+        gateway.queue.snapshot()
+    );
+    let (modest, mut dice) = (Name::new("modest"), Dice::new(7));
+    let (mut slowest, mut most) = (Duration::ZERO, 0);
+    for _ in 0..200 {
+        tokio::time::sleep(dice.gap(MINUTE)).await;
+        let (begun, before) = (Instant::now(), upstream.sent().len());
+        gateway.ask(&modest, 3, 30 * Duration::from_secs(1)).await.unwrap();
+        let sent = upstream.sent();
+        let at = sent[before..].iter().position(|sent| sent.caller == modest).unwrap();
+        most = most.max(at + 1);
+        slowest = slowest.max(sent[before + at].at - begun);
+    }
+    println!("modest beside greedy: at most {most} slots, {slowest:?}");
+    assert!(most <= 2, "waited for {most} slots");
+    assert!(slowest <= 2 * SLOT + SLOT / 2, "{slowest:?}");
+}

@@ -1,0 +1,133 @@
+//! A gateway's paid half in virtual time, and the callers in front of it.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::time::Instant;
+use tower::util::BoxCloneSyncService;
+use tower::{Layer as _, ServiceExt as _, service_fn};
+
+use defender_gateway::BoxError;
+use defender_gateway::attempt::{Load, Outgoing, Place, Try};
+use defender_gateway::caller::{Caller, Freshness, Name, Urgency};
+use defender_gateway::clock::Wall;
+use defender_gateway::queue::{self, Queue, Refused};
+use defender_gateway::quota::{self, Quota, UnknownPast};
+use defender_gateway::scan::{Answer, Request, Version};
+use defender_gateway::task::Tasks;
+use defender_gateway::upstream::RetryLayer;
+
+use super::upstream::{TIMEOUT, Upstream};
+
+pub(super) const MINUTE: Duration = Duration::from_mins(1);
+pub(super) const HOUR: Duration = Duration::from_hours(1);
+pub(super) const DAY: Duration = Duration::from_hours(24);
+
+/// The time between two slots at the sustained rate of 1,500 an hour.
+pub(super) const SLOT: Duration = Duration::from_millis(2400);
+
+/// What a gateway starts with.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) state_file: Option<PathBuf>,
+    pub(super) past: UnknownPast,
+    pub(super) weights: Vec<(&'static str, u32)>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            state_file: None,
+            past: UnknownPast::Empty,
+            weights: Vec::new(),
+        }
+    }
+}
+
+/// One running gateway: retry, queue, quota.
+#[derive(Clone, Debug)]
+pub(super) struct Gateway {
+    pub(super) queue: Queue<Quota>,
+    pub(super) tasks: Tasks,
+    stack: BoxCloneSyncService<Try, Answer, BoxError>,
+    request: Arc<Request>,
+}
+
+#[derive(Debug)]
+struct Question(Arc<Request>);
+
+impl Load for Question {
+    fn request(&self) -> Arc<Request> {
+        Arc::clone(&self.0)
+    }
+
+    fn beneficiaries(&self) -> Vec<Name> {
+        Vec::new()
+    }
+}
+
+/// The wall clock of a test: it moves with the paused one.
+pub(super) fn wall() -> Wall {
+    Wall::anchored(Timestamp::from_second(1_790_000_000).unwrap())
+}
+
+impl Gateway {
+    pub(super) fn start(upstream: &Upstream, wall: &Wall, settings: &Settings) -> Self {
+        let limit = |calls, window| quota::Limit::try_new(NonZeroU32::new(calls).unwrap(), window).unwrap();
+        let limits = vec![limit(100, MINUTE), limit(1500, HOUR)];
+        let config = quota::Config::try_new(limits, NonZeroU32::new(100).unwrap(), TIMEOUT).unwrap();
+        let config = config
+            .unknown_past(settings.past)
+            .state_file(settings.state_file.clone());
+        let quota = Quota::open(&config, wall.clone(), quota::Metrics::default()).unwrap();
+        let tasks = Tasks::new();
+        let weight = |(name, weight): &(&str, u32)| (Name::new(name), NonZeroU32::new(*weight).unwrap());
+        let config = queue::Config {
+            max_requests: 20_000,
+            max_requests_per_caller: 2000,
+            weights: settings.weights.iter().map(weight).collect(),
+        };
+        let queue = Queue::start(config, quota, &tasks, queue::Metrics::default());
+        let upstream = upstream.clone();
+        let client = service_fn(move |call: Outgoing| upstream.clone().call(call));
+        let paid = quota::Layer::new(wall.clone()).layer(client);
+        let stack = RetryLayer.layer(queue::Layer::new(queue.clone()).layer(paid));
+        Self {
+            queue,
+            tasks,
+            stack: BoxCloneSyncService::new(stack),
+            request: Arc::new(Request::plain(Version::Latest, ["a"]).unwrap()),
+        }
+    }
+
+    pub(super) fn attempt(&self, name: &Name, urgency: u8, wait: Duration) -> Try {
+        let now = Instant::now();
+        Try {
+            load: Arc::new(Question(Arc::clone(&self.request))),
+            caller: Arc::new(Caller {
+                name: name.clone(),
+                urgency: Urgency::new(urgency).unwrap(),
+                deadline: now + wait,
+                wait: None,
+                freshness: Freshness::default(),
+                request_id: "1".into(),
+            }),
+            place: Place::new(now),
+        }
+    }
+
+    /// One request; refused, it says when to come back.
+    pub(super) async fn ask(&self, name: &Name, urgency: u8, wait: Duration) -> Result<Answer, Duration> {
+        let attempt = self.attempt(name, urgency, wait);
+        let answer = self.stack.clone().oneshot(attempt).await;
+        answer.map_err(|error| {
+            let refused = error.downcast_ref::<Refused>();
+            refused.map_or(Duration::from_secs(1), |refused| {
+                Duration::from_secs(refused.retry_after_s())
+            })
+        })
+    }
+}
