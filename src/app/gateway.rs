@@ -63,19 +63,19 @@ impl Gateway {
         }
         let tasks = Tasks::new();
         let mut registry = Registry::new(env!("CARGO_PKG_VERSION"));
-        let made = Made::new(config, surroundings, &tasks, registry.root())?;
+        let built = Made::new(config, surroundings, &tasks, registry.root())?;
         let data = server::Bound::bind(settings::data_listener(config))
             .await
             .map_err(Error::of("the data listener"))?;
-        made.regions.watch(&tasks, made.net.connector().clone());
+        built.regions.watch(&tasks, built.net.connector().clone());
         let status = Status {
             started: Instant::now(),
-            quota: made.lanes.quota().clone(),
-            queue: made.lanes.queue().clone(),
-            regions: made.regions,
-            keeper: made.keeper,
-            cache: made.cache,
-            saved: made.saved,
+            quota: built.lanes.quota().clone(),
+            queue: built.lanes.queue().clone(),
+            regions: built.regions,
+            keeper: built.keeper,
+            cache: built.cache,
+            saved: built.saved,
         };
         let stop = CancellationToken::new();
         let mode = registry.mode();
@@ -85,8 +85,8 @@ impl Gateway {
         Ok(Self {
             data,
             admin,
-            parts: made.parts,
-            lanes: made.lanes,
+            parts: built.parts,
+            lanes: built.lanes,
             health,
             mode,
             tasks,

@@ -69,8 +69,8 @@ where
                 return std::future::ready(Err(failure)).boxed();
             }
         };
-        let mut line = queue::Layer::new(lane.queue.clone()).layer(self.inner.clone());
-        let answer = line.call(attempt);
+        let mut queued = queue::Layer::new(lane.queue.clone()).layer(self.inner.clone());
+        let answer = queued.call(attempt);
         Box::pin(async move {
             let answer = answer.await;
             // Held until here: a lane that somebody is on is not forgotten.
