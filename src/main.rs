@@ -25,7 +25,7 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Check(file) => cli::check(file.config.as_deref()),
         Command::Reference => cli::print(&config::reference()),
         Command::Run(file) => cli::run(file.config.as_deref()),
-        Command::Probe(_) => Err(Error::user("probe is not part of this version yet")),
+        Command::Probe(asked) => cli::probe(&asked),
         Command::Demo(asked) => cli::demo(&asked),
         Command::Simulate(asked) => cli::simulate(&asked),
         Command::Status(asked) => cli::status(&asked),

@@ -62,7 +62,7 @@ impl Made {
         let (lanes, queue_metrics) = making.lanes(attempt)?;
         let fair_use = making.fair_use(queue_metrics);
         // What answers teach about pages and order is learnt by the flights and used by both.
-        let lore = Arc::new(scan::Lore::new(0));
+        let lore = Arc::new(scan::Lore::new(config.merge.known_rows));
         let cache_metrics = cache::Metrics::register(making.root);
         let cache_config = settings::cache(config);
         let cache = Arc::new(cache::Cache::new(cache_config, Some(Arc::clone(&lore)), cache_metrics));

@@ -10,25 +10,45 @@ use serde_json::{Value, json};
 use tower::Service;
 
 use crate::BoxError;
-use crate::scan::{Call, Outcome, Served};
+use crate::scan::{Call, Forward, Outcome, Served};
 
 /// Counts answers by how they came about. Clones share the counts.
 #[derive(Clone, Debug, Default)]
-pub struct Saved(Arc<[AtomicU64; Outcome::ALL.len()]>);
+pub struct Saved(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    outcomes: [AtomicU64; Outcome::ALL.len()],
+    /// Of those forwarded, how many asked for a part only.
+    partial: AtomicU64,
+}
 
 impl Saved {
     /// How many requests were answered in this way.
     #[must_use]
     pub fn answered(&self, outcome: Outcome) -> u64 {
-        self.0[outcome as usize].load(Ordering::Relaxed)
+        self.0.outcomes[outcome as usize].load(Ordering::Relaxed)
+    }
+
+    /// How many of those forwarded asked only for the ids that were not stored.
+    #[must_use]
+    pub fn partial(&self) -> u64 {
+        self.0.partial.load(Ordering::Relaxed)
     }
 
     /// The counts beside the calls that were made, as `/status` shows them.
     pub(super) fn show(&self, calls: u64) -> Value {
         let requests: u64 = Outcome::ALL.iter().map(|outcome| self.answered(*outcome)).sum();
-        let by = Outcome::ALL
-            .iter()
-            .map(|outcome| (outcome.as_str().to_owned(), json!(self.answered(*outcome))));
+        // Read first: it is counted last, so that no moment shows more of these than were forwarded.
+        let partial = self.partial();
+        let by = Outcome::ALL.iter().map(|outcome| {
+            let count = match outcome {
+                Outcome::Forwarded => self.answered(*outcome).saturating_sub(partial),
+                _ => self.answered(*outcome),
+            };
+            (outcome.as_str().to_owned(), json!(count))
+        });
+        let by = by.chain([("partial".to_owned(), json!(partial))]);
         json!({
             "requests": requests,
             "upstream_calls": calls,
@@ -36,8 +56,11 @@ impl Saved {
         })
     }
 
-    fn count(&self, outcome: Outcome) {
-        self.0[outcome as usize].fetch_add(1, Ordering::Relaxed);
+    fn count(&self, served: &Served) {
+        self.0.outcomes[served.outcome as usize].fetch_add(1, Ordering::Relaxed);
+        if served.outcome == Outcome::Forwarded && served.status.forward == Some(Forward::Partial) {
+            self.0.partial.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -88,7 +111,7 @@ where
         let saved = self.saved.clone();
         self.inner
             .call(call)
-            .inspect_ok(move |served| saved.count(served.outcome))
+            .inspect_ok(move |served| saved.count(served))
             .boxed()
     }
 }

@@ -23,7 +23,11 @@ pub(super) struct Parts {
 impl Parts {
     /// The pieces that this caller accepts as fresh; `None` when there is none, or when such requests are not kept by id.
     pub(super) fn find(cache: &Cache, request: &Arc<Request>, wanted: &Freshness, now: Instant) -> Option<Self> {
-        let lore = cache.lore().filter(|_| request.is_plain() && !wanted.no_cache)?;
+        let plain = request.is_plain() && !wanted.no_cache;
+        // Whole, the upstream might refuse a question for more ids than any that it has answered.
+        let lore = cache
+            .lore()
+            .filter(|lore| plain && lore.takes(request.version(), request.ids().len()))?;
         let fresh = |piece: &Arc<Piece>| judge(cache.config(), wanted, piece.age(now), Health::Good) == Verdict::Fresh;
         let pieces: Vec<_> = request
             .ids()

@@ -76,6 +76,9 @@ pub struct Probe {
     /// Further calls, to learn how rows, pages and duplicates look; each counts against the quota
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100))]
     pub calls: u32,
+    /// A scan definition of your tenant to ask for; name two or more to learn whether answers can be shared
+    #[arg(long = "id", value_name = "ID")]
+    pub ids: Vec<String>,
 }
 
 /// `demo`.

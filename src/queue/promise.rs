@@ -39,6 +39,15 @@ impl Promises {
             && later.all(|((promised, _), slot)| slot <= promised)
     }
 
+    /// How many tickets must be served before one with this deadline may be preferred to them: up to the last that has no slot to spare.
+    #[must_use]
+    pub fn served_first(&self, deadline: Instant, slots: &VecDeque<Instant>) -> usize {
+        let index = self.index(deadline, u64::MAX);
+        let shifted = self.deadlines[..index].iter().zip(slots.iter().skip(1));
+        let tight = (1..).zip(shifted).filter(|(_, ((promised, _), slot))| *slot > promised);
+        tight.last().map_or(0, |(count, _)| count)
+    }
+
     /// The ticket to serve now: `fair`, unless somebody with an earlier deadline would then be late; then the earliest of these.
     #[must_use]
     pub fn choose(&self, fair: (Instant, u64), slots: &VecDeque<Instant>) -> u64 {
@@ -109,6 +118,17 @@ mod tests {
         let waiting = promises(base, &[4, 100]);
         assert_eq!(waiting.choose((at(100), 1), &slots(base, &[0, 4, 8])), 1);
         assert_eq!(waiting.choose((at(100), 1), &slots(base, &[0, 5, 8])), 0);
+    }
+
+    #[test]
+    fn whoever_has_no_slot_to_spare_is_served_before_a_newcomer() {
+        let base = Instant::now();
+        let at = |s| base + Duration::from_secs(s);
+        let waiting = promises(base, &[4, 100, 11, 200]);
+        let slots = slots(base, &[3, 6, 9, 12, 15]);
+        assert_eq!(waiting.served_first(at(300), &slots), 2, "the ones due at 4 and at 11");
+        assert_eq!(waiting.served_first(at(10), &slots), 1);
+        assert_eq!(waiting.served_first(at(2), &slots), 0);
     }
 
     #[test]

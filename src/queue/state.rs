@@ -112,6 +112,8 @@ impl<P> State<P> {
             self.order.remove(id);
             return Err(self.refuse(reason, caller, now));
         }
+        // The fair turn, or the end of those who cannot be passed over.
+        let rank = rank.max(self.promises.served_first(deadline, &self.slots));
         self.promises.add(deadline, id);
         let start = self.slots.get(rank).copied().unwrap_or(deadline);
         let (sender, turn) = oneshot::channel();
@@ -213,9 +215,9 @@ impl<P> State<P> {
 
     /// Who comes back when told, and finds nobody new, is served: those who wait now, as far as they go first, have had their slots.
     fn refuse(&mut self, reason: Reason, caller: &Caller, now: Instant) -> Refused {
-        let ahead = self
-            .order
-            .ahead_of_newcomer(&caller.name, caller.urgency, now + LATELY * 1000);
+        let far = now + LATELY * 1000;
+        let fair = self.order.ahead_of_newcomer(&caller.name, caller.urgency, far);
+        let ahead = fair.max(self.promises.served_first(far, &self.slots));
         let start = self.slots.get(ahead).copied().unwrap_or(now + LATELY);
         Refused {
             reason,

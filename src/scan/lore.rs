@@ -1,7 +1,8 @@
 //! What the upstream's own answers have taught about its answers.
 //!
-//! Page size and order of rows are not documented. Nothing is assumed about them: an answer counts as complete only if a longer one has
-//! been seen, and rows of different answers are put together only in an order that every answer so far has confirmed.
+//! Page size, order of rows and the number of ids that a call may name are not documented. Nothing is assumed about them: an answer counts
+//! as complete only if a longer one has been seen, rows of different answers are put together only in an order that every answer so far has
+//! confirmed, and only for as many ids as a call was answered for.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -17,6 +18,8 @@ pub struct Lore {
 struct Learned {
     /// An answer can hold at least so many rows.
     longest: usize,
+    /// A call can name at least so many ids.
+    widest: usize,
     /// For each ordering, how many pairs of neighbouring rows have confirmed it; `None` once it was found wrong.
     evidence: [Option<u32>; Ordering::ALL.len()],
 }
@@ -57,6 +60,7 @@ impl Lore {
     pub fn new(known_rows: usize) -> Self {
         let learned = Learned {
             longest: known_rows,
+            widest: 0,
             evidence: [Some(0); Ordering::ALL.len()],
         };
         Self {
@@ -69,6 +73,13 @@ impl Lore {
         let mut learned = self.learned(version);
         learned.order(rows);
         learned.longest = learned.longest.max(rows.len());
+        learned.widest = learned.widest.max(rows.asked());
+    }
+
+    /// Whether the upstream is certain to answer a question for so many ids, and not to refuse it as too long.
+    #[must_use]
+    pub fn takes(&self, version: Version, ids: usize) -> bool {
+        ids <= self.learned(version).widest
     }
 
     /// Whether an answer is certain to hold all rows there are. To be asked before the answer is learned from.
@@ -176,6 +187,17 @@ mod tests {
         assert_eq!(answer(&lore, Version::V1, 1), Err(Doubt::Longest), "versions are apart");
         assert_eq!(answer(&Lore::new(4), Version::Latest, 3), Ok(()));
         assert_eq!(answer(&Lore::new(4), Version::Latest, 4), Err(Doubt::FullPage));
+    }
+
+    #[test]
+    fn so_many_ids_are_taken_as_were_answered_for() {
+        let lore = Lore::new(0);
+        assert!(!lore.takes(Version::Latest, 1));
+        // For a, b and z.
+        lore.learn(Version::Latest, &rows(&[("a", 1), ("b", 1)]));
+        assert!(lore.takes(Version::Latest, 3));
+        assert!(!lore.takes(Version::Latest, 4));
+        assert!(!lore.takes(Version::V1, 1), "versions are apart");
     }
 
     fn taught(lesson: &[(&str, u8)], times: usize) -> Result<Ordering, Doubt> {

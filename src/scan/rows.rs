@@ -19,6 +19,7 @@ pub struct Rows {
     /// What lies between the brackets of `value`.
     inside: Range<usize>,
     list: Vec<Row>,
+    asked: usize,
 }
 
 /// One row.
@@ -65,7 +66,14 @@ impl Rows {
             body: body.clone(),
             inside: inside.start + 1..inside.end - 1,
             list: rows,
+            asked: asked.len(),
         })
+    }
+
+    /// How many ids were asked for.
+    #[must_use]
+    pub fn asked(&self) -> usize {
+        self.asked
     }
 
     /// How many rows there are.

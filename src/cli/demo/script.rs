@@ -19,6 +19,7 @@ pub(super) async fn play(stage: &Stage) -> Result<(), Error> {
     first(stage, &question).await?;
     again(stage, &question).await?;
     together(stage).await?;
+    overlapping(stage).await?;
     region_lost(stage).await?;
     quota_spent(stage).await?;
     sum_up(stage).await
@@ -137,6 +138,27 @@ async fn together(stage: &Stage) -> Result<(), Error> {
     )
 }
 
+async fn overlapping(stage: &Stage) -> Result<(), Error> {
+    let before = stage.simulator.calls().len();
+    // Each of the forty definitions is wanted by four or five tools.
+    let questions = (0..60_u32).map(|n| [n, n * 7 + 1, n * 11 + 2].map(|n| definition(100 + n % 40)));
+    let told = try_join_all(questions.map(|question| async move { stage.ask(&question, &[]).await })).await?;
+    let good = told
+        .iter()
+        .filter(|told| told.status() == 200 && told.rows() > 0)
+        .count();
+    let calls = stage.simulator.calls().len() - before;
+    claim(good == 60 && calls * 2 <= good, || {
+        format!("{good} answers from {calls} calls")
+    })?;
+    step(
+        "60 tools ask for three definitions each, of forty in all, with merging switched on",
+        &[format!(
+            "{good} answers, {calls} upstream call(s): waiting questions became one, each got its own rows back"
+        )],
+    )
+}
+
 async fn region_lost(stage: &Stage) -> Result<(), Error> {
     let failed = |error| Error::failed("cannot shut the region", error);
     stage.simulator.shut("eu").await.map_err(failed)?;
@@ -164,9 +186,9 @@ async fn region_lost(stage: &Stage) -> Result<(), Error> {
 async fn quota_spent(stage: &Stage) -> Result<(), Error> {
     let asked = (0..150_u32).map(|n| async move {
         let caller = format!("tool-{}", n % 5);
-        stage
-            .ask(&[definition(1000 + n)], &[("prefer", "wait=2"), ("x-caller", &caller)])
-            .await
+        // A page of one's own is never merged.
+        let (target, fields) = (format!("{PATH}?$top=5"), [("prefer", "wait=2"), ("x-caller", &*caller)]);
+        stage.ask_at(&target, &[definition(1000 + n)], &fields).await
     });
     let told = join_all(asked).await.into_iter().collect::<Result<Vec<_>, _>>()?;
     let (good, refused): (Vec<_>, Vec<_>) = told.iter().partition(|told| told.status() == 200);
@@ -179,7 +201,7 @@ async fn quota_spent(stage: &Stage) -> Result<(), Error> {
         format!("{} good", good.len())
     })?;
     step(
-        "150 different questions at once, from 5 tools that wait 2 s at most",
+        "150 different questions at once that cannot be merged ($top), from 5 tools that wait 2 s at most",
         &[
             format!("{} answered: what the minute had left", good.len()),
             format!(
@@ -216,12 +238,26 @@ async fn sum_up(stage: &Stage) -> Result<(), Error> {
                 "{} requests answered with {} upstream calls",
                 saved["requests"], saved["upstream_calls"]
             ),
+            format!("how: {}", causes(&saved["by"])),
             format!(
                 "as the upstream counted: at most {}, never over its limits, no 429",
                 counted.collect::<Vec<_>>().join(", ")
             ),
         ],
     )
+}
+
+/// What `/status` says about how requests were answered, the most frequent first.
+fn causes(by: &serde_json::Value) -> String {
+    let mut causes: Vec<(u64, &str)> = by
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(cause, count)| Some((count.as_u64().filter(|count| *count > 0)?, cause.as_str())))
+        .collect();
+    causes.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
+    let causes: Vec<_> = causes.iter().map(|(count, cause)| format!("{count} {cause}")).collect();
+    causes.join(", ")
 }
 
 fn window(length: Duration) -> String {

@@ -44,7 +44,8 @@ impl Stage {
         let simulator = Simulator::start(sim::Config::default())
             .map_err(|error| Error::failed("cannot start the simulated upstream", error))?;
         let text = format!(
-            "[server]\nlisten = [\"127.0.0.1:{}\"]\n[admin]\nlisten = \"127.0.0.1:{}\"\n{}",
+            "[server]\nlisten = [\"127.0.0.1:{}\"]\n[admin]\nlisten = \"127.0.0.1:{}\"\n\
+             [merge]\nenabled = true\ngather = \"20ms\"\nknown_rows = 10000\n{}",
             free_or_any(8080),
             free_or_any(9901),
             simulator.config_toml()
@@ -71,9 +72,19 @@ impl Stage {
 
     /// Asks the gateway for the history of `ids`.
     pub(super) async fn ask(&self, ids: &[String], fields: &[(&'static str, &str)]) -> Result<Told, Error> {
+        self.ask_at(PATH, ids, fields).await
+    }
+
+    /// The same at `target`, which is the path with query options.
+    pub(super) async fn ask_at(
+        &self,
+        target: &str,
+        ids: &[String],
+        fields: &[(&'static str, &str)],
+    ) -> Result<Told, Error> {
         let body = serde_json::json!({ "ScanDefinitionIds": ids }).to_string();
         let mut request =
-            Request::post(format!("{}{PATH}", self.data)).header(header::CONTENT_TYPE, "application/json");
+            Request::post(format!("{}{target}", self.data)).header(header::CONTENT_TYPE, "application/json");
         for (name, value) in fields {
             request = request.header(*name, *value);
         }

@@ -29,8 +29,16 @@ static GATHER: Key = Key::new(
     Fallback::Text("5ms"),
     "How long a call may wait for company when it could leave at once; in the queue it always gathers.",
 );
+static KNOWN_ROWS: Key = Key::new(
+    "merge",
+    "known_rows",
+    Kind::Count(0, 1_000_000),
+    Fallback::Count(0),
+    "How many rows one answer is known to hold, as `defender-gateway probe` reports it; 0: nothing is known. Until a longer answer has \
+     been seen, a shared one may have been cut off, and its requests are asked again one by one.",
+);
 
-pub(super) static KEYS: &[&Key] = &[&ENABLED, &MAX_IDS, &GATHER];
+pub(super) static KEYS: &[&Key] = &[&ENABLED, &MAX_IDS, &GATHER, &KNOWN_ROWS];
 
 /// One upstream call for the ids of several callers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +49,8 @@ pub struct Merge {
     pub max_ids: NonZeroUsize,
     /// How long a call that could leave waits for company.
     pub gather: Duration,
+    /// So many rows fit into one answer; 0 when that is not known.
+    pub known_rows: usize,
 }
 
 impl Merge {
@@ -48,10 +58,12 @@ impl Merge {
         let enabled = reader.flag(&ENABLED);
         let max_ids = reader.count(&MAX_IDS);
         let gather = reader.duration(&GATHER);
+        let known_rows = reader.count(&KNOWN_ROWS);
         Some(Self {
             enabled: enabled?,
             max_ids: usize::try_from(max_ids?).ok().and_then(NonZeroUsize::new)?,
             gather: gather?,
+            known_rows: usize::try_from(known_rows?).ok()?,
         })
     }
 }

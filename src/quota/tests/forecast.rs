@@ -1,0 +1,96 @@
+//! The forecast against what comes.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use tokio::time::Instant;
+
+use super::*;
+use crate::quota::Forecast;
+use crate::quota::account::Account;
+use crate::quota::ledger::Charge;
+
+/// An account in use: calls are answered within a second.
+struct World {
+    account: Account,
+    answers: BinaryHeap<Reverse<(Instant, Charge)>>,
+    dice: Dice,
+}
+
+impl World {
+    /// Hands in the answers that have come, makes a call if one may go; says when to look again.
+    fn step(&mut self, now: Instant, wanted: bool) -> (bool, Option<Instant>) {
+        while let Some(Reverse((at, charge))) = self.answers.peek().copied().filter(|Reverse((at, _))| *at <= now) {
+            self.answers.pop();
+            self.account.settle(charge, at);
+        }
+        let next_answer = self.answers.peek().map(|Reverse((at, _))| *at);
+        if !wanted {
+            return (false, next_answer);
+        }
+        match self.account.take(now) {
+            Ok(charge) => {
+                let took = self.dice.up_to(Duration::from_secs(1));
+                self.answers.push(Reverse((now + took, charge)));
+                (true, None)
+            }
+            Err(at) => (false, at.into_iter().chain(next_answer).min()),
+        }
+    }
+}
+
+/// Calls at random moments for `hours`, at `load` times the sustained rate.
+fn use_for(world: &mut World, start: Instant, hours: f64, load: f64) -> Instant {
+    let end = start + HOUR.mul_f64(hours);
+    let mut now = start;
+    while now < end {
+        let gap = -world.dice.roll().max(1e-9).ln() * 2.4 / load;
+        now += Duration::from_secs_f64(gap);
+        let mut at = now;
+        loop {
+            match world.step(at, true) {
+                (true, _) => break,
+                (false, next) => at = next.unwrap().max(at + Duration::from_micros(1)),
+            }
+        }
+        now = at;
+    }
+    now
+}
+
+#[test]
+fn slots_come_no_later_than_forecast() {
+    let mut latest = Duration::ZERO;
+    for seed in 0..40 {
+        let start = Instant::now();
+        let account = Account::new(&documented(), start);
+        let mut world = World {
+            account,
+            answers: BinaryHeap::new(),
+            dice: Dice::new(seed + 1),
+        };
+        let load = [0.5, 0.9, 0.97, 1.0, 1.2][usize::try_from(seed % 5).unwrap()];
+        let mut now = use_for(&mut world, start, 1.0 + 2.0 * world_roll(seed), load);
+        world.step(now, false);
+        let mut forecast = Forecast::new(&world.account, now);
+        for slot in 0..150 {
+            let foretold = forecast.next_slot();
+            loop {
+                match world.step(now, true) {
+                    (true, _) => break,
+                    (false, next) => now = next.unwrap().max(now + Duration::from_micros(1)),
+                }
+            }
+            let late = now.saturating_duration_since(foretold);
+            if late > Duration::from_millis(100) {
+                println!("seed {seed} load {load} slot {slot}: {late:?} late");
+            }
+            latest = latest.max(late);
+        }
+    }
+    assert!(latest <= Duration::from_millis(50), "{latest:?} later than forecast");
+}
+
+fn world_roll(seed: u64) -> f64 {
+    Dice::new(seed + 1000).roll()
+}

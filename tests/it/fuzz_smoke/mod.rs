@@ -1,0 +1,102 @@
+//! The fuzz targets' checks over their corpora and over random changes of these: a short run that needs no nightly toolchain.
+
+#[path = "../../fuzz/check.rs"]
+mod check;
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
+use rand::{RngExt as _, SeedableRng as _};
+use tokio::time::Instant;
+
+/// For each target. The seeds are the same every time; how far they get depends on the machine.
+const RUN: Duration = Duration::from_secs(2);
+
+/// What parsers look for.
+const WORDS: [&[u8]; 14] = [
+    b"\"",
+    b"\\u0061",
+    b",",
+    b"{\"value\":[",
+    b"]}",
+    b"\"ScanDefinitionIds\":",
+    b"\"a\"",
+    b" ",
+    b"\n",
+    b"\n\n",
+    b"$top=1&",
+    b"1e400",
+    b"\"@odata.context\":\"\"",
+    b"\xff",
+];
+
+fn corpus(target: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fuzz/corpus")
+        .join(target);
+    let mut paths: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    paths.sort();
+    paths.iter().map(|path| fs::read(path).unwrap()).collect()
+}
+
+fn changed(rng: &mut StdRng, corpus: &[Vec<u8>]) -> Vec<u8> {
+    let mut data = corpus.choose(rng).unwrap().clone();
+    for _ in 0..rng.random_range(1..5) {
+        let at = rng.random_range(0..=data.len());
+        match rng.random_range(0..5) {
+            0 => drop(data.splice(at..at, WORDS.choose(rng).unwrap().iter().copied())),
+            1 if at < data.len() => data[at] ^= 1 << rng.random_range(0..8),
+            2 => data.truncate(at),
+            3 => {
+                let end = rng.random_range(at..=data.len()).min(at + 40);
+                let piece = data[at..end].to_vec();
+                drop(data.splice(at..at, piece));
+            }
+            _ => {
+                let end = rng.random_range(at..=data.len()).min(at + 8);
+                drop(data.drain(at..end));
+            }
+        }
+    }
+    data
+}
+
+fn smoke(target: &str, check: fn(&[u8])) {
+    let corpus = corpus(target);
+    assert!(corpus.len() >= 3, "the corpus of {target} is gone");
+    corpus.iter().for_each(|data| check(data));
+    let begun = Instant::now();
+    let mut seed = 0;
+    while begun.elapsed() < RUN {
+        let data = changed(&mut StdRng::seed_from_u64(seed), &corpus);
+        let checked = std::panic::catch_unwind(|| check(&data));
+        assert!(
+            checked.is_ok(),
+            "{target}, seed {seed}: {:?}",
+            String::from_utf8_lossy(&data)
+        );
+        seed += 1;
+    }
+    assert!(seed > 100, "only {seed} inputs");
+}
+
+#[test]
+fn no_bytes_confuse_the_request_parser() {
+    smoke("request", check::request);
+}
+
+#[test]
+fn no_ids_confuse_the_key() {
+    smoke("key", check::key);
+}
+
+#[test]
+fn no_bytes_confuse_the_splitter() {
+    smoke("split", check::split);
+}

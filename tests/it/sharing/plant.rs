@@ -1,0 +1,201 @@
+//! The middle of the stack over an upstream that the test plays, in virtual time: the same layers in the same order as in `stack.rs`.
+
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use prometheus_client::registry::Registry;
+use tokio::time::{Instant, sleep};
+use tower::util::BoxCloneService;
+use tower::{BoxError, Layer as _, ServiceExt as _, service_fn};
+
+use defender_gateway::attempt::{Failure, Outgoing, Place, Try};
+use defender_gateway::caller::{Caller, Freshness, Name, Urgency};
+use defender_gateway::clock::Wall;
+use defender_gateway::scan::{Answer, Call, Keep, Lore, Outcome, Request, Served, Status, Version};
+use defender_gateway::task::Tasks;
+use defender_gateway::{cache, coalesce, queue, quota, upstream};
+
+/// The longest that a call takes.
+const ATTEMPT: Duration = Duration::from_secs(60);
+
+/// How much is shared. Each contains the ones before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Sharing {
+    Nothing,
+    Cache,
+    SingleFlight,
+    ById,
+    Merge,
+}
+
+/// Arrivals at the upstream: when, for what, and whether it was answered.
+#[derive(Clone, Debug)]
+pub(super) struct Arrival {
+    pub(super) at: Instant,
+    pub(super) ids: Vec<String>,
+    pub(super) good: bool,
+}
+
+pub(super) struct Plant {
+    pub(super) front: BoxCloneService<Call, Served, BoxError>,
+    pub(super) down: Arc<AtomicBool>,
+    pub(super) arrivals: Arc<Mutex<Vec<Arrival>>>,
+}
+
+impl Plant {
+    pub(super) fn new(sharing: Sharing, limits: &[(u32, u64)]) -> Self {
+        let (tasks, mut registry) = (Tasks::new(), Registry::default());
+        let registry = &mut registry;
+        let quota = quota(limits, registry);
+        let queue = queue::Queue::start(
+            queue::Config {
+                max_requests: 10_000,
+                max_requests_per_caller: 1000,
+                weights: [].into_iter().collect(),
+            },
+            quota.clone(),
+            &tasks,
+            queue::Metrics::register(registry),
+        );
+        let (down, arrivals) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let paid = quota::Layer::new(Wall::system()).layer(upstream(&down, &arrivals));
+        let paid = upstream::RetryLayer.layer(queue::Layer::new(queue.clone()).layer(paid));
+        let paid = BoxCloneService::new(paid);
+
+        let lore = Arc::new(Lore::new(10_000));
+        let config = cache::Config {
+            ttl: Duration::from_secs(if sharing >= Sharing::Cache { 30 } else { 0 }),
+            ..cache::Config::default()
+        };
+        let by_id = (sharing >= Sharing::ById).then(|| Arc::clone(&lore));
+        let cache = Arc::new(cache::Cache::new(config, by_id, cache::Metrics::register(registry)));
+        let merge = coalesce::Merge {
+            max_ids: NonZeroUsize::new(1000).unwrap(),
+            gather: Duration::from_millis(5),
+        };
+        let flights = if sharing >= Sharing::SingleFlight {
+            let config = coalesce::Config {
+                merge: (sharing >= Sharing::Merge).then_some(merge),
+                attempt: ATTEMPT,
+            };
+            let outlook = Arc::new(move || queue.predicted_wait());
+            let keep = Arc::clone(&cache) as Arc<dyn Keep>;
+            let metrics = coalesce::Metrics::register(registry);
+            let layer = coalesce::Layer::new(config, tasks.clone(), keep, lore, outlook, metrics);
+            BoxCloneService::new(layer.layer(paid))
+        } else {
+            each_for_itself(paid, Arc::clone(&cache))
+        };
+        let surplus = Arc::new(move || quota.has_surplus());
+        Self {
+            front: BoxCloneService::new(cache::Layer::new(cache, tasks, surplus).layer(flights)),
+            down,
+            arrivals,
+        }
+    }
+
+    /// Asks, willing to wait for half a minute.
+    pub(super) async fn ask(&self, name: &str, ids: &[String]) -> Result<Served, BoxError> {
+        let request = Request::plain(Version::Latest, ids.iter().map(String::as_str)).unwrap();
+        let caller = Caller {
+            name: Name::new(name),
+            urgency: Urgency::default(),
+            deadline: Instant::now() + Duration::from_secs(30),
+            wait: None,
+            freshness: Freshness::default(),
+            request_id: "r".into(),
+        };
+        let (request, caller) = (Arc::new(request), Arc::new(caller));
+        self.front.clone().oneshot(Call { request, caller }).await
+    }
+}
+
+fn quota(limits: &[(u32, u64)], registry: &mut Registry) -> quota::Quota {
+    let limits = limits.iter().map(|(calls, seconds)| {
+        let calls = (*calls).try_into().unwrap();
+        quota::Limit::try_new(calls, Duration::from_secs(*seconds)).unwrap()
+    });
+    let limits: Vec<_> = limits.collect();
+    let burst = limits.iter().map(quota::Limit::calls).min().unwrap();
+    let burst = u32::try_from(burst).unwrap().try_into().unwrap();
+    let config = quota::Config::try_new(limits, burst, ATTEMPT).unwrap();
+    quota::Quota::open(&config, Wall::system(), quota::Metrics::register(registry)).unwrap()
+}
+
+/// What stands in for the flights when nothing is joined.
+fn each_for_itself(
+    paid: BoxCloneService<Try, Answer, BoxError>,
+    cache: Arc<cache::Cache>,
+) -> BoxCloneService<Call, Served, BoxError> {
+    BoxCloneService::new(service_fn(move |call: Call| {
+        let (paid, cache) = (paid.clone(), Arc::clone(&cache));
+        async move {
+            let load = coalesce::Alone::new(Arc::clone(&call.request), call.caller.name.clone());
+            let asked = Instant::now();
+            let attempt = Try {
+                load: Arc::new(load),
+                caller: call.caller,
+                place: Place::new(asked),
+            };
+            let answer = paid.oneshot(attempt).await?;
+            cache.keep(&call.request, &answer, asked);
+            Ok(Served {
+                answer,
+                outcome: Outcome::Forwarded,
+                status: Status::default(),
+                age: None,
+            })
+        }
+    }))
+}
+
+/// An upstream that takes 300 ms, with two rows for each id, newest first; or one that is out of order.
+fn upstream(down: &Arc<AtomicBool>, arrivals: &Arc<Mutex<Vec<Arrival>>>) -> BoxCloneService<Outgoing, Answer, Failure> {
+    let (down, arrivals) = (Arc::clone(down), Arc::clone(arrivals));
+    BoxCloneService::new(service_fn(move |call: Outgoing| {
+        let good = !down.load(Ordering::Relaxed);
+        arrivals.lock().unwrap().push(Arrival {
+            at: Instant::now(),
+            ids: call.request.ids().map(Into::into).collect(),
+            good,
+        });
+        async move {
+            sleep(Duration::from_millis(300)).await;
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            let (status, body) = if good {
+                (StatusCode::OK, rows(&call.request))
+            } else {
+                (StatusCode::SERVICE_UNAVAILABLE, String::new())
+            };
+            Ok(Answer {
+                status,
+                headers,
+                body: body.into(),
+            })
+        }
+    }))
+}
+
+fn rows(request: &Request) -> String {
+    let mut rows: Vec<(u32, &str)> = Vec::new();
+    for id in request.ids() {
+        let n: u32 = id[2..].parse().unwrap();
+        // All different, and in another order than the ids are.
+        rows.extend([n * 7919 % 10_007, 20_000 + n * 7919 % 10_007].map(|time| (time, id)));
+    }
+    rows.sort_unstable_by(|one, other| other.cmp(one));
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|(time, id)| {
+            let (hour, minute, second) = (time / 3600, time / 60 % 60, time % 60);
+            format!(
+                "{{\"ScanDefinitionIds\":\"{id}\",\"LastScanned\":\"2026-03-01T{hour:02}:{minute:02}:{second:02}.0000000Z\"}}"
+            )
+        })
+        .collect();
+    format!("{{\"@odata.context\":\"c\",\"value\":[{}]}}", rows.join(","))
+}

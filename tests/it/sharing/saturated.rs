@@ -1,0 +1,88 @@
+//! How many requests one quota serves, by how much is shared; printed as a table. In virtual time.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tokio::time::{Instant, sleep};
+
+use super::plant::{Plant, Sharing};
+
+const CALLERS: u64 = 200;
+const DEFINITIONS: u32 = 5_000;
+
+/// As documented.
+const LIMITS: [(u32, u64); 2] = [(100, 60), (1500, 3600)];
+
+/// How long is watched, after how long: three minutes once the burst is spent, or a whole hour by `SHARING_HOUR=1`.
+fn course() -> (Duration, Duration) {
+    #[expect(clippy::disallowed_methods, reason = "about the test, not about the gateway")]
+    let whole = std::env::var("SHARING_HOUR").is_ok();
+    let minutes = if whole { (60, 60) } else { (3, 2) };
+    (Duration::from_mins(minutes.0), Duration::from_mins(minutes.1))
+}
+
+/// Zipf's law with exponent 1: the n-th definition is asked for 1/n as often as the first.
+fn zipf() -> Vec<f64> {
+    let mut sum = 0.0;
+    let weights = (1..=DEFINITIONS).map(|n| {
+        sum += 1.0 / f64::from(n);
+        sum
+    });
+    weights.collect()
+}
+
+/// A caller who asks for 1 to 5 definitions, reads the answer for some seconds, and asks again. Returns the answers in the time watched.
+async fn caller(plant: &Plant, zipf: &[f64], seed: u64, from: Instant, until: Instant) -> u64 {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut answered = 0;
+    while Instant::now() < until {
+        sleep(Duration::from_millis(rng.random_range(1_000..9_000))).await;
+        let count = rng.random_range(1..=5);
+        let ids: Vec<String> = (0..count)
+            .map(|_| {
+                let at = rng.random_range(0.0..*zipf.last().unwrap());
+                format!("id{}", zipf.partition_point(|sum| *sum < at))
+            })
+            .collect();
+        let served = plant.ask(&format!("caller-{seed}"), &ids).await;
+        let now = Instant::now();
+        answered += u64::from(served.is_ok() && now >= from && now < until);
+    }
+    answered
+}
+
+#[tokio::test(start_paused = true)]
+async fn sharing_serves_many_times_as_many() {
+    let (watched, before) = course();
+    let zipf = Arc::new(zipf());
+    let mut table = String::from("requests served per hour by 1,500 calls\n");
+    let mut served = Vec::new();
+    for (name, sharing) in [
+        ("(a) queue only", Sharing::Nothing),
+        ("(b) + cache", Sharing::Cache),
+        ("(c) + single flight", Sharing::SingleFlight),
+        ("(d) + per id", Sharing::ById),
+        ("(e) + merge", Sharing::Merge),
+    ] {
+        let plant = Plant::new(sharing, &LIMITS);
+        let from = Instant::now() + before;
+        let until = from + watched;
+        let answered = join_all((0..CALLERS).map(|n| caller(&plant, &zipf, n, from, until))).await;
+        let calls = plant.arrivals.lock().unwrap();
+        let calls = calls.iter().filter(|call| call.at >= from && call.at < until).count();
+        let hours = watched.as_secs_f64() / 3600.0;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "far below 2^52")]
+        let hourly = (answered.iter().sum::<u64>() as f64 / hours) as u64;
+        served.push(hourly);
+        let factor = hourly as f64 / served[0] as f64;
+        writeln!(table, "{name:<20} {hourly:>8}   {factor:>6.1} x   {calls} calls made").unwrap();
+    }
+    println!("{table}");
+    // 33 times was measured; 50 are aimed at. Why it is not more has not been found out yet.
+    assert!(served[4] >= 25 * served[0], "{table}");
+    assert!(served[1] > served[0] && served[3] > served[2], "{table}");
+}
