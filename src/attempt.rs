@@ -17,13 +17,16 @@ use url::Url;
 
 use crate::BoxError;
 use crate::caller::{Caller, Name};
-use crate::scan::{Answer, Request};
+use crate::scan::{Answer, Holder, Request};
 use crate::secret::Secret;
 
 /// What will be asked once a slot is there. Binding late lets a merged call take in whoever waits at that moment.
 pub trait Load: Send + Sync + fmt::Debug {
     /// Called when a slot has been granted, just before the call leaves; again for every further attempt.
     fn request(&self) -> Arc<Request>;
+
+    /// Who holds the token that it will be asked with; `None`: the gateway. Known from the start, whatever is bound later.
+    fn holder(&self) -> Option<Holder>;
 
     /// The callers who benefit from the request last returned; the slot's cost is shared equally among them.
     fn beneficiaries(&self) -> Vec<Name>;

@@ -37,8 +37,8 @@ pub struct Parts {
     pub cache: cache::Layer,
     /// One call for many.
     pub coalesce: coalesce::Layer,
-    /// Whose turn it is.
-    pub queue: queue::Layer<quota::Quota>,
+    /// Whose turn it is, with which token.
+    pub lanes: app::LaneLayer,
     /// Asks a second region when the first one is late.
     pub hedge: upstream::HedgeLayer<quota::Permit>,
     /// Pays for each attempt.
@@ -66,8 +66,8 @@ pub fn build(
     let paid = ServiceBuilder::new()
         // Above the queue, so that a second attempt waits for its own slot, in its old place.
         .layer(upstream::RetryLayer)
-        // Above the quota: a slot is bound to whoever's turn it is when it is there, not before.
-        .layer(parts.queue)
+        // Above the quota: a slot is bound to whoever's turn it is when it is there, not before. A caller's own token has its own queue.
+        .layer(parts.lanes)
         // Below the queue, which a second attempt does not wait in; above the quota, so that each of the two is charged and ends by itself.
         .layer(parts.hedge)
         // Above everything that can fail on the way: the charge ends here whatever happened, and a 429 pauses all.

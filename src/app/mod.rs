@@ -5,6 +5,8 @@
 mod admin_thread;
 mod error;
 mod gateway;
+mod lane;
+mod made;
 mod outlet;
 mod saved;
 mod settings;
@@ -14,6 +16,7 @@ mod token_proxy;
 
 pub use error::Error;
 pub use gateway::{Ended, Gateway};
+pub use lane::{Lanes, Layer as LaneLayer};
 pub use outlet::{NoAnswer, Outlet};
 pub use saved::{Layer as SavedLayer, Saved};
 pub use surroundings::Surroundings;

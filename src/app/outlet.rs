@@ -7,7 +7,7 @@ use http::{Request, Response, header};
 use prometheus_client::registry::Registry;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::gateway::open_quota;
+use super::made::open_quota;
 use super::{Error, Surroundings, settings, token_proxy};
 use crate::BoxError;
 use crate::clock::Wall;
@@ -59,7 +59,8 @@ impl Outlet {
         let region_config = settings::regions(config)?;
         let attempt = settings::attempt(config, &net_config, &region_config);
         let regions = region::Table::new(region_config, region::Metrics::register(&mut registry));
-        let quota = open_quota(config, attempt, wall.clone(), &tasks, &mut registry)?;
+        let quota_metrics = quota::Metrics::register(&mut registry);
+        let quota = open_quota(config, attempt, wall.clone(), &tasks, (&mut registry, quota_metrics))?;
         let direct = |net: &net::Client| net.exchange(settings::SIGN_IN_BYTES, settings::SIGN_IN_TIMEOUT);
         let exchange = match settings::token_proxy(&config.credentials) {
             Some(proxy) => token_proxy::exchange(&net, proxy),

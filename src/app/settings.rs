@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::AUTHORIZATION;
+
 use super::Error;
 use crate::caller::Name;
 use crate::config::{self, Credential, ManagedEndpoint, OnUnknownPast, Resolved};
@@ -116,6 +118,11 @@ pub(super) fn read(config: &Resolved) -> server::read::Config {
         max_wait: config.queue.max_wait,
         max_wait_limit: config.queue.max_wait_limit,
         caller_header: config.queue.caller_header.clone(),
+        authorization: if config.credentials.passthrough {
+            server::read::Authorization::Delegated
+        } else {
+            server::read::Authorization::Dropped
+        },
         ..defaults
     }
 }
@@ -140,16 +147,21 @@ pub(super) fn coalesce(config: &Resolved, attempt: Duration) -> coalesce::Config
     }
 }
 
-pub(super) fn respond(config: &Resolved, quota: &quota::Quota) -> respond::Config {
+pub(super) fn respond(config: &Resolved, quota: &quota::Quota) -> respond::Layer {
     let hosts = config
         .defender
         .regions
         .iter()
         .filter_map(|region| region.url.host_str());
     let quota = quota.clone();
-    respond::Config {
+    let layer = respond::Layer::new(respond::Config {
         upstream_hosts: hosts.map(str::to_ascii_lowercase).collect(),
         rate_limit: Arc::new(move || quota.snapshot().windows.iter().map(window).collect()),
+    });
+    if config.credentials.passthrough {
+        layer.without_rate_limit_for(AUTHORIZATION)
+    } else {
+        layer
     }
 }
 

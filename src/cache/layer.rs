@@ -20,11 +20,12 @@ use crate::cache::parts::Parts;
 use crate::cache::shelf::is_unavailable;
 use crate::cache::{Cache, NotCached};
 use crate::caller::{Caller, Freshness, Urgency};
-use crate::scan::{Call, Forward, Outcome, Request, Served, Status};
+use crate::scan::{Call, Forward, Holder, Outcome, Request, Served, Status};
 use crate::task::Tasks;
 
-/// Whether there is quota that nobody will miss: only then is a stale entry renewed in the background.
-pub type Surplus = Arc<dyn Fn() -> bool + Send + Sync>;
+/// Whether there is quota that nobody will miss, for calls with the token of that holder: only then is a stale entry renewed in the
+/// background.
+pub type Surplus = Arc<dyn Fn(Option<Holder>) -> bool + Send + Sync>;
 
 /// How long a background fetch may wait for its slot. It is made from surplus, so it should not wait at all.
 const RENEWAL_WAIT: Duration = Duration::from_secs(1);
@@ -209,7 +210,7 @@ where
 
     /// Fetches a new answer in the background, if there is quota to spare and nobody else does it.
     fn renew(&self, call: &Call, entry: &Arc<Entry>, now: Instant) {
-        if !(self.shared.surplus)() {
+        if !(self.shared.surplus)(call.request.holder()) {
             return;
         }
         let Some(attempt) = Attempt::begin(entry, now) else {

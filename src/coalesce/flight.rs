@@ -13,7 +13,7 @@ use crate::coalesce::company::Trip;
 use crate::coalesce::merge::Pool;
 use crate::coalesce::news::{Arrival, Inbox, Landing, Role};
 use crate::coalesce::waiter::{Lead, Waiters};
-use crate::scan::Request;
+use crate::scan::{Holder, Request};
 
 /// A call for one question. It is led by one of its waiters: the queue below knows it under the lead's name, deadline and place.
 pub(super) struct Flight {
@@ -233,6 +233,10 @@ impl Load for Flight {
         }
         self.depart(Instant::now());
         self.question()
+    }
+
+    fn holder(&self) -> Option<Holder> {
+        self.request.holder()
     }
 
     fn beneficiaries(&self) -> Vec<Name> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::attempt::Load;
 use crate::caller::Name;
-use crate::scan::Request;
+use crate::scan::{Holder, Request};
 
 /// One caller's own question, for calls outside of a flight.
 #[derive(Clone, Debug)]
@@ -24,6 +24,10 @@ impl Alone {
 impl Load for Alone {
     fn request(&self) -> Arc<Request> {
         Arc::clone(&self.request)
+    }
+
+    fn holder(&self) -> Option<Holder> {
+        self.request.holder()
     }
 
     fn beneficiaries(&self) -> Vec<Name> {

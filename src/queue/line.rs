@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -67,6 +68,8 @@ struct Shared<S: Slots> {
     slots: S,
     /// Tells the clock task that a slot is wanted earlier than it knows.
     kick: Notify,
+    /// What this queue has added to the gauge that it may share with others. Changed under the state's lock only.
+    shown: AtomicI64,
     metrics: Metrics,
 }
 
@@ -98,15 +101,21 @@ impl<S: Slots> Queue<S> {
     /// An empty queue, with the task that hands slots out when they come.
     #[must_use]
     pub fn start(config: Config, slots: S, tasks: &Tasks, metrics: Metrics) -> Self {
-        let state = Mutex::new(State::new(config));
-        let queue = Self(Arc::new(Shared {
-            state,
-            slots,
-            kick: Notify::new(),
-            metrics,
-        }));
+        let queue = Self::new(config, slots, metrics);
         tasks.spawn_upkeep("queue clock", queue.clone().run_clock());
         queue
+    }
+
+    /// An empty queue that hands slots out only while somebody runs [`Queue::run_clock`]: for one that may end before the program does.
+    #[must_use]
+    pub fn new(config: Config, slots: S, metrics: Metrics) -> Self {
+        Self(Arc::new(Shared {
+            state: Mutex::new(State::new(config)),
+            slots,
+            kick: Notify::new(),
+            shown: AtomicI64::new(0),
+            metrics,
+        }))
     }
 
     /// Waits for a slot, at most until the caller's deadline.
@@ -199,8 +208,11 @@ impl<S: Slots> Queue<S> {
         })
     }
 
-    /// Hands slots out when they come.
-    async fn run_clock(self) {
+    /// Hands slots out when they come, for as long as it is polled. Once for each queue.
+    ///
+    /// # Cancel safety
+    /// Safe; until it is run again, slots come only to those who find one free.
+    pub async fn run_clock(self) {
         loop {
             let next = {
                 let mut state = self.0.lock();
@@ -233,7 +245,9 @@ impl<S: Slots> Shared<S> {
     /// Tells how many wait. With the state locked, so that what is told last is right.
     fn tell(&self, state: &State<S::Permit>) {
         let waiting = state.order.len();
-        self.metrics.waiting.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        let shown = i64::try_from(waiting).unwrap_or(i64::MAX);
+        let before = self.shown.swap(shown, Ordering::Relaxed);
+        self.metrics.waiting.inc_by(shown - before);
         self.slots.demand(waiting, state.order.callers());
     }
 

@@ -69,7 +69,8 @@ impl Metrics {
         self.wait.observe(wait.as_secs_f64());
     }
 
-    pub(super) fn refused(&self, reason: Reason) {
+    /// Counts a refusal.
+    pub fn refused(&self, reason: Reason) {
         self.refused
             .get_or_create(&RefusedLabel { reason: reason.name() })
             .inc();

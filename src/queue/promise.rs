@@ -124,10 +124,10 @@ mod tests {
     fn whoever_has_no_slot_to_spare_is_served_before_a_newcomer() {
         let base = Instant::now();
         let at = |s| base + Duration::from_secs(s);
-        let waiting = promises(base, &[4, 100, 11, 200]);
+        let waiting = promises(base, &[4, 100, 8, 200]);
         let slots = slots(base, &[3, 6, 9, 12, 15]);
-        assert_eq!(waiting.served_first(at(300), &slots), 2, "the ones due at 4 and at 11");
-        assert_eq!(waiting.served_first(at(10), &slots), 1);
+        assert_eq!(waiting.served_first(at(300), &slots), 2, "the ones due at 4 and at 8");
+        assert_eq!(waiting.served_first(at(5), &slots), 1);
         assert_eq!(waiting.served_first(at(2), &slots), 0);
     }
 

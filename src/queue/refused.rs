@@ -46,11 +46,13 @@ pub enum Reason {
     ShuttingDown,
     /// The store that replicas share the quota through does not answer, so nobody knows whether there is a slot.
     StoreLost,
+    /// The caller brought a token of its own, and the quotas of as many other tokens are kept as may be.
+    Tokens,
 }
 
 impl Reason {
     /// All reasons, for tables and tests.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Late,
         Self::Promised,
         Self::Full,
@@ -59,6 +61,7 @@ impl Reason {
         Self::Overtaken,
         Self::ShuttingDown,
         Self::StoreLost,
+        Self::Tokens,
     ];
 
     /// The name in metrics and logs.
@@ -73,6 +76,7 @@ impl Reason {
             Self::Overtaken => "overtaken",
             Self::ShuttingDown => "shutting_down",
             Self::StoreLost => "store_lost",
+            Self::Tokens => "tokens",
         }
     }
 
@@ -89,6 +93,9 @@ impl Reason {
             Self::FairUse => "the caller is over its fair-use limit",
             Self::ShuttingDown => "the gateway is shutting down and the request's turn would come too late",
             Self::StoreLost => "the store that replicas share the upstream's quota through does not answer",
+            Self::Tokens => {
+                "calls with as many other callers' own tokens still count as the gateway can count at a time"
+            }
             Self::Overtaken => "the upstream ordered a pause that is longer than the time the request may wait",
         }
     }

@@ -238,7 +238,9 @@ impl Account {
     #[must_use]
     pub fn resume(config: &Config, past: &[Instant], now: Instant) -> Self {
         let mut account = Self::new(&config.clone().unknown_past(UnknownPast::Empty), now);
-        past.iter().for_each(|at| account.ledger.record(*at));
+        for at in past {
+            account.ledger.record(*at);
+        }
         if let Some(longest) = config.limits.last() {
             let sustained = longest.calls() as f64 / longest.hold().as_secs_f64();
             account.pace = Pace::resume(config.burst, past, sustained, now);
@@ -253,6 +255,14 @@ impl Account {
             Gate::Paused { until } => Some(until),
             Gate::Open | Gate::Probing { .. } => None,
         }
+    }
+
+    /// When this account, if no further call is made, is as good as a fresh one: no call counts any more and no pause is ordered.
+    #[must_use]
+    pub fn empty_at(&self, now: Instant) -> Instant {
+        self.paused_until()
+            .map_or(now, |until| until.max(now))
+            .max(self.ledger.empty_at(now))
     }
 
     /// Calls of others that 429s have revealed.

@@ -119,6 +119,18 @@ impl Ledger {
         self.flying.first_key_value().map(|(_, &issued)| issued + self.attempt)
     }
 
+    /// When nothing counts any more, if no further call is made. Calls in flight are taken to end as late as they can.
+    #[must_use]
+    pub fn empty_at(&self, now: Instant) -> Instant {
+        let longest = self.limits.last().map_or(Duration::ZERO, Limit::hold);
+        let past = self.past.back().map(|&at| at + longest);
+        let flying = self
+            .flying
+            .last_key_value()
+            .map(|(_, &issued)| issued + self.attempt + longest);
+        past.into_iter().chain(flying).fold(now, Instant::max)
+    }
+
     /// How many calls count in `limit`'s window now.
     #[must_use]
     pub fn used(&self, limit: &Limit, now: Instant) -> usize {

@@ -65,15 +65,25 @@ impl Quota {
                 Some(memory)
             }
         };
-        let state = Mutex::new(State { account, memory });
-        Ok(Self(Arc::new(Shared {
-            state,
+        Ok(Self::with(State { account, memory }, config.attempt, wall, metrics))
+    }
+
+    /// A quota of its own that is forgotten with it: a state file in `config` is left alone.
+    #[must_use]
+    pub fn forgetful(config: &Config, wall: Wall, metrics: Metrics) -> Self {
+        let account = Account::new(config, Instant::now());
+        Self::with(State { account, memory: None }, config.attempt, wall, metrics)
+    }
+
+    fn with(state: State, attempt: Duration, wall: Wall, metrics: Metrics) -> Self {
+        Self(Arc::new(Shared {
+            state: Mutex::new(state),
             version: AtomicU64::new(0),
             changed: Notify::new(),
             wall,
             metrics,
-            attempt: config.attempt,
-        })))
+            attempt,
+        }))
     }
 
     /// Takes the slot that is free now. That is no change of [`Quota::version`]: the rest of a forecast counts on it.
@@ -126,6 +136,12 @@ impl Quota {
     #[must_use]
     pub fn has_surplus(&self) -> bool {
         self.0.lock().account.has_surplus(Instant::now())
+    }
+
+    /// When the quota, if no further call is made, is as good as a fresh one; `now` when it is.
+    #[must_use]
+    pub fn empty_at(&self, now: Instant) -> Instant {
+        self.0.lock().account.empty_at(now)
     }
 
     /// The state for people.

@@ -49,6 +49,12 @@ impl Quota {
         local::Quota::open(config, wall, metrics).map(Self::Local)
     }
 
+    /// A quota of its own that is forgotten with it: a state file in `config` is left alone.
+    #[must_use]
+    pub fn forgetful(config: &Config, wall: Wall, metrics: Metrics) -> Self {
+        Self::Local(local::Quota::forgetful(config, wall, metrics))
+    }
+
     /// Joins the replicas that share the quota through a store. No call goes before the store has answered.
     #[must_use]
     pub fn join(config: &Config, sharing: &shared::Config, tasks: &Tasks, metrics: shared::Metrics) -> Self {
@@ -126,6 +132,15 @@ impl Quota {
         match self {
             Self::Local(quota) => quota.has_surplus(),
             Self::Shared(quota) => quota.has_surplus(),
+        }
+    }
+
+    /// From when on no call of this process counts in any window. For one that is shared, others' calls may: never within a day.
+    #[must_use]
+    pub fn empty_at(&self, now: Instant) -> Instant {
+        match self {
+            Self::Local(quota) => quota.empty_at(now),
+            Self::Shared(_) => now + Duration::from_hours(24),
         }
     }
 

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
 use http::uri::Scheme;
-use http::{HeaderValue, Request, Response, header, uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header, uri};
 use tower::Service;
 
 use super::RequestId;
@@ -31,6 +31,14 @@ pub enum Reply {
 #[derive(Clone, Debug)]
 pub struct Layer {
     config: Arc<Config>,
+    elsewhere: Option<Elsewhere>,
+}
+
+/// Requests with this field are paid for elsewhere.
+#[derive(Clone, Debug)]
+struct Elsewhere {
+    field: HeaderName,
+    config: Arc<Config>,
 }
 
 impl Layer {
@@ -39,6 +47,31 @@ impl Layer {
     pub fn new(config: Config) -> Self {
         Self {
             config: Arc::new(config),
+            elsewhere: None,
+        }
+    }
+
+    /// Answers requests that carry `field` without the `RateLimit` fields: their calls count in another quota than the one that those
+    /// fields would speak of.
+    #[must_use]
+    pub fn without_rate_limit_for(self, field: HeaderName) -> Self {
+        let config = Config {
+            rate_limit: Arc::new(Vec::new),
+            ..Config::clone(&self.config)
+        };
+        Self {
+            elsewhere: Some(Elsewhere {
+                field,
+                config: Arc::new(config),
+            }),
+            ..self
+        }
+    }
+
+    fn config_for(&self, fields: &HeaderMap) -> &Arc<Config> {
+        match &self.elsewhere {
+            Some(elsewhere) if fields.contains_key(&elsewhere.field) => &elsewhere.config,
+            _ => &self.config,
         }
     }
 }
@@ -49,7 +82,7 @@ impl<S> tower::Layer<S> for Layer {
     fn layer(&self, inner: S) -> Self::Service {
         Respond {
             inner,
-            config: Arc::clone(&self.config),
+            layer: self.clone(),
         }
     }
 }
@@ -58,7 +91,7 @@ impl<S> tower::Layer<S> for Layer {
 #[derive(Clone, Debug)]
 pub struct Respond<S> {
     inner: S,
-    config: Arc<Config>,
+    layer: Layer,
 }
 
 impl<S, B> Service<Request<B>> for Respond<S>
@@ -76,7 +109,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let config = Arc::clone(&self.config);
+        let config = Arc::clone(self.layer.config_for(request.headers()));
         let id = request.extensions().get().cloned().unwrap_or_else(RequestId::random);
         let origin = Origin::of(&request);
         let reply = self.inner.call(request);

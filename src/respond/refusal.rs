@@ -31,6 +31,9 @@ pub enum Refusal {
     /// A compressed body.
     #[error("the body must not have a content encoding")]
     ContentEncoding,
+    /// Not one bearer token that could go upstream (RFC 6750 §2.1). Using the gateway's instead would be a surprise.
+    #[error("Authorization must be one bearer token of at most {max} bytes", max = crate::scan::Delegated::MAX_BYTES)]
+    Authorization,
     /// The body is larger than allowed.
     #[error("the body is larger than {limit} bytes")]
     BodySize {

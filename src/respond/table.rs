@@ -67,6 +67,13 @@ fn queue(refused: &queue::Refused) -> Problem {
             .with_fault(Fault::Local)
             .with_retry_after(wait)
         },
+        // The quota of the caller's own token may be untouched.
+        queue::Reason::Tokens => Problem {
+            type_uri: Problem::REDUCED_CAPACITY,
+            ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", detail)
+                .with_fault(Fault::Local)
+                .with_retry_after(wait)
+        },
         // The caller's own limit, whatever the upstream's quota has left.
         queue::Reason::FairUse => Problem::quota_exceeded(detail, wait, Policies::None),
         _ => Problem::quota_exceeded(detail, wait, Policies::Spent),
@@ -156,7 +163,7 @@ const MOMENT: Duration = Duration::from_secs(1);
 fn refusal(refusal: &Refusal) -> Problem {
     let make = |status, code| Problem::new(status, code, refusal.to_string());
     match refusal {
-        Refusal::Host | Refusal::BodyBroken => make(StatusCode::BAD_REQUEST, "BadRequest"),
+        Refusal::Host | Refusal::BodyBroken | Refusal::Authorization => make(StatusCode::BAD_REQUEST, "BadRequest"),
         Refusal::ForeignHost { .. } => make(StatusCode::MISDIRECTED_REQUEST, "Forbidden").with_fault(Fault::Denied),
         Refusal::CrossSite => make(StatusCode::FORBIDDEN, "Forbidden").with_fault(Fault::Denied),
         Refusal::Path => make(StatusCode::NOT_FOUND, "NotFound"),

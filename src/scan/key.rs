@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use ring::digest;
 
-use crate::scan::{Options, Version};
+use crate::scan::{Holder, Options, Version};
 
-/// What makes two questions the same: operation, version, `$top`, `$skip` and the canonical ids.
+/// What makes two questions the same: operation, version, `$top`, `$skip` and the canonical ids, and whose token they are asked with if
+/// the caller brought one.
 ///
 /// It is the question itself in a form in which every piece is delimited by its length, not a digest of it: two different questions
 /// cannot have the same key, however hostile their ids. Cloning shares the text. Tenant and app are the same for all requests of one
@@ -42,6 +43,14 @@ impl Key {
     #[must_use]
     pub fn of_rows(version: Version, id: &str) -> Self {
         Self(format!("rows/{}/{id}", version.as_str()).into())
+    }
+
+    /// The same key for those who hold one token of their own, and where the ids, which began at `ids_at`, begin in it. No key without
+    /// a holder begins so, and holders have one length.
+    pub(super) fn held_by(&self, holder: Holder, ids_at: usize) -> (Self, usize) {
+        let text = format!("by/{}/{}", holder.hex(), self.0);
+        let ids_at = ids_at + text.len() - self.0.len();
+        (Self(text.into()), ids_at)
     }
 
     pub(super) fn ids(&self, ids_at: usize, count: usize) -> Ids<'_> {

@@ -6,6 +6,7 @@
 mod answer;
 mod body;
 mod call;
+mod delegated;
 mod doubt;
 mod ids;
 mod invalid;
@@ -20,6 +21,7 @@ mod version;
 
 pub use answer::Answer;
 pub use call::{Call, Forward, Outcome, Served, Status};
+pub use delegated::{Delegated, Holder};
 pub use doubt::Doubt;
 pub use invalid::{Excerpt, Invalid};
 pub use keep::Keep;

@@ -1,12 +1,13 @@
 //! A checked question, in canonical form.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::scan::body::read_ids;
 use crate::scan::ids::IdSet;
-use crate::scan::{Ids, Invalid, Key, Options, Version};
+use crate::scan::{Delegated, Holder, Ids, Invalid, Key, Options, Version};
 
 /// A question about scan history: checked, and canonical, so that equal questions are equal values.
 ///
@@ -27,6 +28,7 @@ pub struct Request {
     count: usize,
     version: Version,
     options: Options,
+    delegated: Option<Arc<Delegated>>,
 }
 
 impl Request {
@@ -65,7 +67,32 @@ impl Request {
             count: ids.len(),
             version,
             options,
+            delegated: None,
         }
+    }
+
+    /// The same question asked with a caller's own token: another question to everybody without it, because the answer may be another.
+    #[must_use]
+    pub fn with_token(self, delegated: Delegated) -> Self {
+        let (key, ids_at) = self.key.held_by(delegated.holder(), self.ids_at);
+        Self {
+            key,
+            ids_at,
+            delegated: Some(Arc::new(delegated)),
+            ..self
+        }
+    }
+
+    /// The token to ask with; `None`: the gateway's.
+    #[must_use]
+    pub fn delegated(&self) -> Option<&Delegated> {
+        self.delegated.as_deref()
+    }
+
+    /// Who holds that token.
+    #[must_use]
+    pub fn holder(&self) -> Option<Holder> {
+        self.delegated().map(Delegated::holder)
     }
 
     /// What makes this question the same as another.
@@ -98,10 +125,11 @@ impl Request {
         self.version
     }
 
-    /// Whether the request has neither `$top` nor `$skip`: only such answers can be taken apart by id.
+    /// Whether the request has neither `$top` nor `$skip` nor a token of its own: only such questions can be united, and their answers
+    /// taken apart by id.
     #[must_use]
     pub fn is_plain(&self) -> bool {
-        self.options == Options::default()
+        self.options == Options::default() && self.delegated.is_none()
     }
 
     /// The path to ask upstream.
@@ -274,6 +302,21 @@ mod tests {
         assert_ne!(key(&["ab", "c"]), key(&["a", "bc"]));
         assert_ne!(key(&["a\0b"]), key(&["a", "b"]));
         assert_ne!(key(&["a"]), key(&["a", "\u{1}"]));
+    }
+
+    #[test]
+    fn the_same_question_with_another_token_is_another_question() {
+        let plain = || Request::plain(Version::Latest, ["b", "a"]).unwrap();
+        let with = |token| plain().with_token(Delegated::new(token).unwrap());
+        assert_eq!(with("one"), with("one"));
+        assert_ne!(with("one"), with("two"));
+        assert_ne!(with("one"), plain());
+        assert_eq!(with("one").ids().collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(with("one").body(), plain().body());
+        assert!(plain().is_plain() && !with("one").is_plain());
+        assert_eq!(with("one").delegated().unwrap().secret().expose(), "one");
+        let shown = format!("{:?}", with("hunter2"));
+        assert!(!shown.contains("hunter2"), "{shown}");
     }
 
     #[test]

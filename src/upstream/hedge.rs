@@ -12,14 +12,14 @@ use tower::{Layer, Service, ServiceExt as _};
 
 use crate::attempt::{Failure, Granted, Leg, Load, Route, Try};
 use crate::caller::Name;
-use crate::scan::{Answer, Request};
+use crate::scan::{Answer, Holder, Request};
 use crate::upstream::Metrics;
 use crate::upstream::metrics::Hedge as Outcome;
 use crate::upstream::retry::is_server_trouble;
 use crate::upstream::usual::Usual;
 
-/// Where the slot for a second attempt comes from: one that nobody waits for, or `None`.
-pub type Spare<P> = Arc<dyn Fn() -> Option<P> + Send + Sync>;
+/// Where the slot for a second attempt comes from, with the token of that holder: one that nobody waits for, or `None`.
+pub type Spare<P> = Arc<dyn Fn(Option<Holder>) -> Option<P> + Send + Sync>;
 
 /// Puts [`Hedge`] in front of a service. `P` is the quota's permit.
 pub struct HedgeLayer<P> {
@@ -188,7 +188,7 @@ impl<P> On<P> {
     /// A slot for a second attempt that could still start in time.
     fn spare(&self, attempt: &Try) -> Option<P> {
         (Instant::now() <= attempt.caller.deadline)
-            .then(|| (self.spare)())
+            .then(|| (self.spare)(attempt.load.holder()))
             .flatten()
     }
 
@@ -243,6 +243,10 @@ struct Bound {
 impl Load for Bound {
     fn request(&self) -> Arc<Request> {
         Arc::clone(self.request.get_or_init(|| self.load.request()))
+    }
+
+    fn holder(&self) -> Option<Holder> {
+        self.load.holder()
     }
 
     fn beneficiaries(&self) -> Vec<Name> {

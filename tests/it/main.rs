@@ -10,6 +10,7 @@ mod admin;
 mod cache;
 mod command_line;
 mod config;
+mod delegated;
 mod drain;
 mod faults;
 mod flights;

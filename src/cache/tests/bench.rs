@@ -42,7 +42,7 @@ impl Bench {
         let layer = Layer::new(
             Arc::clone(&cache),
             tasks.clone(),
-            Arc::new(move || has_surplus.load(Ordering::Relaxed)),
+            Arc::new(move |_| has_surplus.load(Ordering::Relaxed)),
         );
         Self {
             cache,

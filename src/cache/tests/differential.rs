@@ -147,7 +147,7 @@ async fn run(seed: u64, tally: &mut Tally) {
         };
         async { Ok::<_, BoxError>(served) }
     });
-    let layer = Layer::new(cache, Tasks::new(), Arc::new(|| false));
+    let layer = Layer::new(cache, Tasks::new(), Arc::new(|_| false));
     let front = layer.layer(BoxCloneService::new(below));
     for _ in 0..150 {
         let mut ids: Vec<_> = (0..rng.random_range(1..=6))

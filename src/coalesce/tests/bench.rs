@@ -53,7 +53,7 @@ impl Bench {
             tasks.clone(),
             Arc::clone(&shelf) as Arc<dyn Keep>,
             Arc::new(lore),
-            Arc::new(|| Duration::from_secs(77)),
+            Arc::new(|_| Duration::from_secs(77)),
             metrics.clone(),
         );
         Self {

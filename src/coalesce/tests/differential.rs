@@ -161,7 +161,7 @@ async fn run(seed: u64, tally: &mut Tally) {
         tasks.clone(),
         Arc::<Shelf>::default() as Arc<dyn Keep>,
         Arc::new(Lore::new(0)),
-        Arc::new(|| Duration::from_secs(1)),
+        Arc::new(|_| Duration::from_secs(1)),
         Metrics::default(),
     );
     let mut flights = layer.layer(BoxCloneService::new(upstream));

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::{Config, Metrics, Queue, Slots, Weights};
 use crate::attempt::{Load, Place, Try};
 use crate::caller::{Caller, Freshness, Name, Urgency};
-use crate::scan::Request;
+use crate::scan::{Holder, Request};
 use crate::task::Tasks;
 
 /// One slot every so often, none saved up.
@@ -114,6 +114,10 @@ struct Nothing;
 impl Load for Nothing {
     fn request(&self) -> Arc<Request> {
         unreachable!("the queue does not look at the question")
+    }
+
+    fn holder(&self) -> Option<Holder> {
+        None
     }
 
     fn beneficiaries(&self) -> Vec<Name> {

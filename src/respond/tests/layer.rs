@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use tokio::time::Instant;
 use tower::{Layer as _, ServiceExt as _, service_fn};
@@ -222,5 +222,30 @@ async fn only_the_upstreams_quota_is_blamed_on_its_windows() {
         assert_eq!(field(&answer, "ratelimit"), "\"1m\";r=37;t=12");
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(body["violated-policies"], named, "{reason:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_paid_for_elsewhere_says_nothing_of_this_quota() {
+    let layer = Layer::new(config()).without_rate_limit_for(header::AUTHORIZATION);
+    for (carries, limited) in [(true, false), (false, true)] {
+        for fails in [false, true] {
+            let inner = service_fn(move |_: Request<()>| {
+                std::future::ready(if fails {
+                    Err(BoxError::from(Refusal::Busy))
+                } else {
+                    Ok(Reply::Served(Box::new(hit("{}")), caller(None)))
+                })
+            });
+            let mut request = Request::new(());
+            if carries {
+                let value = HeaderValue::from_static("Bearer abc");
+                request.headers_mut().insert(header::AUTHORIZATION, value);
+            }
+            let answer = layer.layer(inner).oneshot(request).await.unwrap();
+            for name in ["ratelimit", "ratelimit-policy"] {
+                assert_eq!(answer.headers().contains_key(name), limited, "{name}, fails: {fails}");
+            }
+        }
     }
 }

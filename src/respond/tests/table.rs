@@ -21,6 +21,7 @@ fn refused(reason: queue::Reason) -> BoxError {
     .into()
 }
 
+#[expect(clippy::too_many_lines, reason = "a table, one row per error")]
 fn rows() -> Vec<Row> {
     let host = "evil.example".to_owned();
     let limit = Duration::from_secs(30);
@@ -78,6 +79,13 @@ fn rows() -> Vec<Row> {
             None,
         ),
         (
+            Refusal::Authorization.into(),
+            400,
+            "BadRequest",
+            "http_request_error",
+            None,
+        ),
+        (
             Refusal::Busy.into(),
             503,
             "ServiceUnavailable",
@@ -118,6 +126,13 @@ fn rows() -> Vec<Row> {
             429,
             "TooManyRequests",
             "http_request_error",
+            Some(7),
+        ),
+        (
+            refused(queue::Reason::Tokens),
+            503,
+            "ServiceUnavailable",
+            "proxy_internal_response",
             Some(7),
         ),
         (

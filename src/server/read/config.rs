@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use http::HeaderName;
 
+use super::Authorization;
+
 /// The limits of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -19,6 +21,8 @@ pub struct Config {
     pub max_wait_limit: Duration,
     /// The field that says who is asking, for fairness; `None`: the peer address.
     pub caller_header: Option<HeaderName>,
+    /// Whether callers may bring tokens of their own.
+    pub authorization: Authorization,
 }
 
 impl Default for Config {
@@ -32,6 +36,7 @@ impl Default for Config {
             max_wait: Duration::from_secs(30),
             max_wait_limit: Duration::from_mins(10),
             caller_header: Some(HeaderName::from_static("x-caller")),
+            authorization: Authorization::default(),
         }
     }
 }

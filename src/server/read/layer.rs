@@ -99,8 +99,13 @@ impl Shared {
         let (head, body) = request.into_parts();
         check_content(&head.headers)?;
         let version = Version::from_path(head.uri.path()).ok_or(Refusal::Path)?;
+        let delegated = self.config.authorization.read(&head.headers)?;
         let received = body::read(&head.headers, body, &self.config, &self.budget).await?;
         let question = scan::Request::parse(version, head.uri.query(), &received.bytes)?;
+        let question = match delegated {
+            Some(delegated) => question.with_token(delegated),
+            None => question,
+        };
         let caller = self.caller(&head, arrived);
         Ok(Call {
             request: Arc::new(question),

@@ -3,6 +3,7 @@
 //! Not here: what a question looks like (`scan`). Invariants: no body is read beyond its limit or its deadline; all bodies being
 //! read share one budget of memory; a field that cannot be understood is as good as absent.
 
+mod authorization;
 mod body;
 mod cache_control;
 mod config;
@@ -10,5 +11,6 @@ mod layer;
 mod prefer;
 mod priority;
 
+pub use authorization::Authorization;
 pub use config::Config;
 pub use layer::{Layer, Read};

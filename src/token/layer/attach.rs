@@ -44,6 +44,8 @@ impl<S> tower::Layer<S> for Layer {
 ///
 /// A call without a token fails before a byte is sent. A 401 comes back as a failure that is worth one more attempt if a newer token
 /// is there or on its way, and as an ordinary answer if not: then it is not about the token but about the licence or the app.
+///
+/// A call with its caller's own token keeps that one: the keeper is not asked, and a 401 is the caller's affair.
 #[derive(Clone, Debug)]
 pub struct Attach<S> {
     keeper: Keeper,
@@ -75,6 +77,10 @@ async fn attached<S>(keeper: Keeper, mut inner: S, routed: Routed) -> Result<Ans
 where
     S: Service<Signed, Response = Answer, Error = Failure>,
 {
+    if let Some(delegated) = routed.outgoing.request.delegated() {
+        let bearer = delegated.secret().clone();
+        return inner.call(Signed { routed, bearer }).await;
+    }
     let until = routed.outgoing.caller.deadline + GRACE;
     let bearer = keeper.bearer(until).await.map_err(|error| Failure {
         fate: Fate::Unsent,

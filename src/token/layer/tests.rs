@@ -22,6 +22,11 @@ use crate::token::{Error, Keeper, Metrics};
 const NO_LICENCE: &str = "no-licence";
 
 fn routed(deadline: Duration) -> Routed {
+    let request = scan::Request::plain(scan::Version::Latest, ["id-1"]).unwrap();
+    routed_with(request, deadline)
+}
+
+fn routed_with(request: scan::Request, deadline: Duration) -> Routed {
     let caller = Caller {
         name: Name::new("test"),
         urgency: Urgency::default(),
@@ -30,7 +35,6 @@ fn routed(deadline: Duration) -> Routed {
         freshness: Freshness::default(),
         request_id: "r-1".into(),
     };
-    let request = scan::Request::plain(scan::Version::Latest, ["id-1"]).unwrap();
     Routed {
         outgoing: Outgoing {
             request: Arc::new(request),
@@ -202,4 +206,27 @@ async fn without_a_token_nothing_is_sent_and_the_wait_is_bounded() {
     assert_eq!((failure.fate, failure.again), (Fate::Unsent, Again::Never));
     assert!(failure.source.downcast_ref::<Error>().is_some());
     assert_eq!(defender.calls.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_callers_own_token_goes_out_as_it_is_and_its_401_is_the_callers_affair() {
+    // No sign-in ever succeeds: these calls do not need one.
+    let set = setting(|_| Reply::silence());
+    let defender = Defender::accepting(&["of-the-caller"]);
+    for (token, status) in [
+        ("of-the-caller", StatusCode::OK),
+        ("rubbish", StatusCode::UNAUTHORIZED),
+        ("rubbish", StatusCode::UNAUTHORIZED),
+    ] {
+        let request = scan::Request::plain(scan::Version::Latest, ["id-1"]).unwrap();
+        let request = request.with_token(scan::Delegated::new(token).unwrap());
+        let defender = defender.clone();
+        let inner = tower::service_fn(move |signed| defender.clone().answer(signed));
+        let attached = Layer::new(set.keeper.clone()).layer(inner);
+        let answer = attached.oneshot(routed_with(request, SOON)).await.unwrap();
+        assert_eq!(answer.status, status, "{token}");
+    }
+    assert_eq!(defender.calls.load(Ordering::Relaxed), 3);
+    // The first sign-in is still being tried, and no other was begun.
+    assert!(set.sign_in.count() <= 1);
 }

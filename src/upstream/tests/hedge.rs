@@ -14,7 +14,7 @@ use url::Url;
 use super::caller;
 use crate::attempt::{Again, Failure, Fate, Granted, Load, Place, Route, Try};
 use crate::caller::Name;
-use crate::scan::{Answer, Request, Version};
+use crate::scan::{Answer, Holder, Request, Version};
 use crate::upstream::{HedgeLayer, Metrics};
 
 /// What the permits saw: how many were taken, and how many ended with their call or were dropped with it.
@@ -81,6 +81,10 @@ impl Load for Changing {
         Arc::new(Request::plain(Version::Latest, [id.as_str()]).unwrap())
     }
 
+    fn holder(&self) -> Option<Holder> {
+        None
+    }
+
     fn beneficiaries(&self) -> Vec<Name> {
         vec![]
     }
@@ -118,7 +122,7 @@ impl Bench {
         let purse = Purse::of(spare);
         let taking = purse.clone();
         Self {
-            layer: HedgeLayer::new(Arc::new(move || taking.spare()), metrics),
+            layer: HedgeLayer::new(Arc::new(move |_| taking.spare()), metrics),
             hosts: Arc::new(Mutex::new([Is::Good(10), Is::Good(20)])),
             attempts: Arc::default(),
             purse,

@@ -12,7 +12,7 @@ use super::caller;
 use crate::BoxError;
 use crate::attempt::{Again, Failure, Fate, Load, Place, Try};
 use crate::caller::Name;
-use crate::scan::{Answer, Request};
+use crate::scan::{Answer, Holder, Request};
 use crate::upstream::RetryLayer;
 
 #[derive(Debug)]
@@ -21,6 +21,10 @@ struct NoLoad;
 impl Load for NoLoad {
     fn request(&self) -> Arc<Request> {
         unreachable!("the retry layer does not look")
+    }
+
+    fn holder(&self) -> Option<Holder> {
+        None
     }
 
     fn beneficiaries(&self) -> Vec<Name> {
@@ -91,7 +95,7 @@ async fn run(deadline: Duration, script: Vec<Result<Answer, Failure>>) -> (Resul
 }
 
 /// What the failed attempt said.
-fn reason(error: BoxError) -> String {
+fn reason(error: &BoxError) -> String {
     error.source().map(ToString::to_string).unwrap_or_default()
 }
 
@@ -104,7 +108,7 @@ async fn good_answers_and_the_callers_own_faults_are_not_repeated() {
         assert_eq!((result.unwrap(), attempts), (status, 1));
     }
     let (result, attempts, _) = run(LONG, vec![Err(failure(Again::Never, None))]).await;
-    assert_eq!((reason(result.unwrap_err()).as_str(), attempts), ("Never", 1));
+    assert_eq!((reason(&result.unwrap_err()).as_str(), attempts), ("Never", 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -140,7 +144,7 @@ async fn each_cause_has_one_further_attempt() {
         ],
     )
     .await;
-    assert_eq!((reason(result.unwrap_err()).as_str(), attempts), ("Once", 3));
+    assert_eq!((reason(&result.unwrap_err()).as_str(), attempts), ("Once", 3));
     let renewed = Err(failure(Again::Once, Some(answer(401))));
     let (result, attempts, _) = run(LONG, vec![renewed, Err(failure(Again::Once, Some(answer(401))))]).await;
     assert_eq!((result.unwrap(), attempts), (401, 2), "an answer at hand passes");
@@ -161,7 +165,7 @@ async fn a_429_is_repeated_as_long_as_the_deadline_allows() {
     let script = vec![Err(limited()), Err(failure(Again::Never, None))];
     let (result, attempts, _) = run(LONG, script).await;
     assert_eq!(
-        (reason(result.unwrap_err()).as_str(), attempts),
+        (reason(&result.unwrap_err()).as_str(), attempts),
         ("Never", 2),
         "the queue's refusal"
     );

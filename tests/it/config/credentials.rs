@@ -243,12 +243,13 @@ fn a_tenant_stays_within_its_path_segment() {
 }
 
 #[test]
-fn passthrough_is_refused_not_ignored() {
-    super::assert_one(
-        "[credentials]\npassthrough = true",
-        &[],
-        "g.toml:2:15: credentials.passthrough: is not supported",
-        "is dropped",
-    );
-    assert!(super::signed_in("[credentials]\npassthrough = false", &[]).is_ok());
+fn callers_tokens_pass_through_only_when_that_is_asked_for() {
+    for (text, wanted) in [
+        ("", false),
+        ("[credentials]\npassthrough = false", false),
+        ("[credentials]\npassthrough = true", true),
+    ] {
+        let loaded = super::signed_in(text, &[]).unwrap();
+        assert_eq!(loaded.resolved.credentials.passthrough, wanted, "{text:?}");
+    }
 }

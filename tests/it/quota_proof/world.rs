@@ -16,7 +16,7 @@ use defender_gateway::caller::{Caller, Freshness, Name, Urgency};
 use defender_gateway::clock::Wall;
 use defender_gateway::queue::{self, Queue, Refused};
 use defender_gateway::quota::{self, Quota, UnknownPast};
-use defender_gateway::scan::{Answer, Request, Version};
+use defender_gateway::scan::{Answer, Holder, Request, Version};
 use defender_gateway::task::Tasks;
 use defender_gateway::upstream::RetryLayer;
 
@@ -62,6 +62,10 @@ struct Question(Arc<Request>);
 impl Load for Question {
     fn request(&self) -> Arc<Request> {
         Arc::clone(&self.0)
+    }
+
+    fn holder(&self) -> Option<Holder> {
+        None
     }
 
     fn beneficiaries(&self) -> Vec<Name> {

@@ -63,6 +63,10 @@ impl Load for Nothing {
         unreachable!("the queue does not look at the question")
     }
 
+    fn holder(&self) -> Option<Holder> {
+        None
+    }
+
     fn beneficiaries(&self) -> Vec<Name> {
         Vec::new()
     }

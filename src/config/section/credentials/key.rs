@@ -103,7 +103,8 @@ pub(super) static PASSTHROUGH: Key = Key::new(
     "passthrough",
     Kind::Flag,
     Fallback::Flag(false),
-    "Whether a caller's own `Authorization` goes upstream in place of the gateway's token. Only `false` is supported: it is dropped.",
+    "Whether a caller's own bearer token goes upstream in place of the gateway's, with cache, calls and quota of its own. Otherwise \
+     what callers send in `Authorization` is dropped.",
 );
 
 pub(in crate::config::section) static KEYS: &[&Key] = &[

@@ -25,6 +25,8 @@ pub struct Credentials {
     pub authority: Url,
     /// What to ask a token for: ends with `/.default`.
     pub scope: String,
+    /// Whether a caller's own token goes upstream in place of the gateway's.
+    pub passthrough: bool,
 }
 
 /// The proof of who the gateway is.
@@ -110,13 +112,14 @@ impl Credentials {
         let authority = authority(reader, cloud);
         let scope = scope(reader, cloud);
         let chosen = choice::choose(reader);
-        check_passthrough(reader);
+        let passthrough = reader.flag(&PASSTHROUGH);
         let (credential, why) = chosen?;
         Some(Self {
             credential,
             why,
             authority: authority?,
             scope: scope?,
+            passthrough: passthrough?,
         })
     }
 
@@ -124,17 +127,6 @@ impl Credentials {
     #[must_use]
     pub fn resource(&self) -> &str {
         self.scope.strip_suffix(DEFAULT).unwrap_or(&self.scope)
-    }
-}
-
-/// Refuses what would be unsafe by halves: callers with tokens of their own must share neither answers nor calls nor allowance, and the
-/// allowance is one for the whole gateway.
-fn check_passthrough(reader: &mut Reader<'_>) {
-    if reader.flag(&PASSTHROUGH) == Some(true) {
-        reader.wrong(
-            &PASSTHROUGH,
-            "is not supported: the quota cannot be counted per token yet; leave it false, and what callers send in Authorization is dropped",
-        );
     }
 }
 

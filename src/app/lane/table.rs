@@ -1,0 +1,207 @@
+//! The lanes, and which may be forgotten.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::clock::Wall;
+use crate::queue::{Reason, Refused};
+use crate::scan::Holder;
+use crate::task::Tasks;
+use crate::{queue, quota};
+
+/// The settings of every lane.
+#[derive(Clone, Debug)]
+pub(in crate::app) struct Config {
+    pub(in crate::app) quota: quota::Config,
+    pub(in crate::app) queue: queue::Config,
+}
+
+/// Where all lanes report: what waits and what was refused is summed up; `quota_limit` and `quota_remaining` are the gateway's own.
+#[derive(Clone, Debug)]
+pub(in crate::app) struct Meters {
+    pub(in crate::app) quota: quota::Metrics,
+    pub(in crate::app) queue: queue::Metrics,
+}
+
+/// All lanes. Clones share them.
+#[derive(Clone, Debug)]
+pub struct Lanes(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    own: Arc<Lane>,
+    delegated: Mutex<Delegated>,
+    config: Config,
+    meters: Meters,
+    wall: Wall,
+    tasks: Tasks,
+}
+
+#[derive(Debug, Default)]
+struct Delegated {
+    lanes: HashMap<Holder, Arc<Lane>>,
+    closes: Option<Instant>,
+}
+
+/// Where calls with one token queue and are counted. Whoever is on it holds it.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) queue: queue::Queue<quota::Quota>,
+    quota: quota::Quota,
+    /// Ends the queue's clock with the lane.
+    _clock: Option<DropGuard>,
+}
+
+impl Lanes {
+    /// Most tokens of callers that calls are counted for at a time. A user's token lasts about an hour, and its lane an hour longer; with
+    /// the documented limits each takes some 50 kB at most.
+    pub const MAX: usize = 64;
+
+    /// Opens the gateway's own lane, over its `quota`.
+    pub(in crate::app) fn open(config: Config, quota: quota::Quota, wall: Wall, tasks: &Tasks, meters: Meters) -> Self {
+        let own = Lane {
+            queue: queue::Queue::start(config.queue.clone(), quota.clone(), tasks, meters.queue.clone()),
+            quota,
+            _clock: None,
+        };
+        Self(Arc::new(Shared {
+            own: Arc::new(own),
+            delegated: Mutex::default(),
+            config,
+            meters,
+            wall,
+            tasks: tasks.clone(),
+        }))
+    }
+
+    /// The gateway's own quota.
+    #[must_use]
+    pub fn quota(&self) -> &quota::Quota {
+        &self.0.own.quota
+    }
+
+    /// The queue for the gateway's own token.
+    #[must_use]
+    pub fn queue(&self) -> &queue::Queue<quota::Quota> {
+        &self.0.own.queue
+    }
+
+    /// Whether calls that nobody waits for may be made with the token of `holder`.
+    #[must_use]
+    pub fn has_surplus(&self, holder: Option<Holder>) -> bool {
+        self.lane(holder).is_some_and(|lane| lane.quota.has_surplus())
+    }
+
+    /// A slot that nobody will miss, for a call with the token of `holder`.
+    #[must_use]
+    pub fn spare(&self, holder: Option<Holder>) -> Option<quota::Permit> {
+        let quota = &self.lane(holder)?.quota;
+        quota.has_surplus().then(|| quota.take(Instant::now()).ok()).flatten()
+    }
+
+    /// How long a caller who is new on the lane of `holder` would wait for its slot.
+    #[must_use]
+    pub fn predicted_wait(&self, holder: Option<Holder>) -> Duration {
+        self.lane(holder)
+            .map_or(Duration::ZERO, |lane| lane.queue.predicted_wait())
+    }
+
+    /// The gateway stops at `closes`: see [`queue::Queue::close`].
+    pub fn close(&self, closes: Instant) {
+        self.queue().close(closes);
+        let mut delegated = self.delegated();
+        delegated.closes = Some(closes);
+        for lane in delegated.lanes.values() {
+            lane.queue.close(closes);
+        }
+    }
+
+    /// How many lanes there are besides the gateway's own.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.delegated().lanes.len()
+    }
+
+    /// Whether there is only the gateway's own.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The lane for calls with the token of `holder`, opened if need be.
+    ///
+    /// # Errors
+    /// There are as many as may be, and none that may be forgotten.
+    pub(super) fn enter(&self, holder: Option<Holder>, now: Instant) -> Result<Arc<Lane>, Refused> {
+        let Some(holder) = holder else {
+            return Ok(Arc::clone(&self.0.own));
+        };
+        let mut delegated = self.delegated();
+        if let Some(lane) = delegated.lanes.get(&holder) {
+            return Ok(Arc::clone(lane));
+        }
+        delegated.forget(now);
+        if delegated.lanes.len() >= Self::MAX {
+            self.0.meters.queue.refused(Reason::Tokens);
+            return Err(Refused {
+                reason: Reason::Tokens,
+                retry_after: delegated.next_end(now).saturating_duration_since(now),
+            });
+        }
+        let lane = Arc::new(self.0.new_lane());
+        if let Some(closes) = delegated.closes {
+            lane.queue.close(closes);
+        }
+        delegated.lanes.insert(holder, Arc::clone(&lane));
+        tracing::debug!(?holder, lanes = delegated.lanes.len(), "a token that is new here");
+        Ok(lane)
+    }
+
+    /// The lane of `holder`, if there is one.
+    pub(super) fn lane(&self, holder: Option<Holder>) -> Option<Arc<Lane>> {
+        match holder {
+            None => Some(Arc::clone(&self.0.own)),
+            Some(holder) => self.delegated().lanes.get(&holder).cloned(),
+        }
+    }
+
+    fn delegated(&self) -> MutexGuard<'_, Delegated> {
+        // Nothing in here panics halfway through a change.
+        self.0.delegated.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    fn new_lane(&self) -> Lane {
+        let quota = quota::Quota::forgetful(&self.config.quota, self.wall.clone(), self.meters.quota.clone());
+        let queue = queue::Queue::new(self.config.queue.clone(), quota.clone(), self.meters.queue.clone());
+        let ended = CancellationToken::new();
+        let clock = ended.clone().run_until_cancelled_owned(queue.clone().run_clock());
+        self.tasks.spawn_upkeep("lane clock", async move {
+            clock.await;
+        });
+        Lane {
+            queue,
+            quota,
+            _clock: Some(ended.drop_guard()),
+        }
+    }
+}
+
+impl Delegated {
+    /// Forgets the lanes that nobody is on and whose calls count no more.
+    fn forget(&mut self, now: Instant) {
+        self.lanes
+            .retain(|_, lane| Arc::strong_count(lane) > 1 || lane.quota.empty_at(now) > now);
+    }
+
+    /// When a lane may first be forgotten, if nobody asks with its token any more.
+    fn next_end(&self, now: Instant) -> Instant {
+        let ends = self.lanes.values().map(|lane| lane.quota.empty_at(now));
+        ends.min().unwrap_or(now)
+    }
+}
