@@ -64,6 +64,10 @@ impl Load for Question {
         Arc::clone(&self.0)
     }
 
+    fn holder(&self) -> Option<defender_gateway::scan::Holder> {
+        None
+    }
+
     fn beneficiaries(&self) -> Vec<Name> {
         Vec::new()
     }

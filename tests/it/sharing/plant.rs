@@ -81,7 +81,7 @@ impl Plant {
                 merge: (sharing >= Sharing::Merge).then_some(merge),
                 attempt: ATTEMPT,
             };
-            let outlook = Arc::new(move || queue.predicted_wait());
+            let outlook = Arc::new(move |_| queue.predicted_wait());
             let keep = Arc::clone(&cache) as Arc<dyn Keep>;
             let metrics = coalesce::Metrics::register(registry);
             let layer = coalesce::Layer::new(config, tasks.clone(), keep, lore, outlook, metrics);
@@ -89,7 +89,7 @@ impl Plant {
         } else {
             each_for_itself(paid, Arc::clone(&cache))
         };
-        let surplus = Arc::new(move || quota.has_surplus());
+        let surplus = Arc::new(move |_| quota.has_surplus());
         Self {
             front: BoxCloneService::new(cache::Layer::new(cache, tasks, surplus).layer(flights)),
             down,
