@@ -16,7 +16,7 @@ use defender_gateway::caller::{Caller, Freshness, Name, Urgency};
 use defender_gateway::clock::Wall;
 use defender_gateway::queue::{self, Queue, Refused};
 use defender_gateway::quota::{self, Quota, UnknownPast};
-use defender_gateway::scan::{Answer, Holder, Request, Version};
+use defender_gateway::scan::{Answer, Request, Version};
 use defender_gateway::task::Tasks;
 use defender_gateway::upstream::RetryLayer;
 
@@ -64,7 +64,7 @@ impl Load for Question {
         Arc::clone(&self.0)
     }
 
-    fn holder(&self) -> Option<Holder> {
+    fn holder(&self) -> Option<defender_gateway::scan::Holder> {
         None
     }
 

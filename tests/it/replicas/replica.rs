@@ -11,7 +11,7 @@ use defender_gateway::attempt::{Load, Place, Try};
 use defender_gateway::caller::{Caller, Freshness, Name, Urgency};
 use defender_gateway::queue::{self, Queue, Weights};
 use defender_gateway::quota::{self, shared};
-use defender_gateway::scan::Request;
+use defender_gateway::scan::{Holder, Request};
 use defender_gateway::secret::Secret;
 use defender_gateway::sim::Judge;
 use defender_gateway::store;
