@@ -70,7 +70,9 @@ fn changed(rng: &mut StdRng, corpus: &[Vec<u8>]) -> Vec<u8> {
 fn smoke(target: &str, check: fn(&[u8])) {
     let corpus = corpus(target);
     assert!(corpus.len() >= 3, "the corpus of {target} is gone");
-    corpus.iter().for_each(|data| check(data));
+    for data in &corpus {
+        check(data);
+    }
     let begun = Instant::now();
     let mut seed = 0;
     while begun.elapsed() < RUN {

@@ -287,7 +287,7 @@ fn judge_all(length: Duration) {
         };
         // The steady state: an empty past gives the first hour a hundred calls more than its share.
         let steady = sent.iter().filter(|sent| sent.at >= start + HOUR).count() as f64
-            / (1500.0 * (length - HOUR).as_secs_f64() / HOUR.as_secs_f64());
+            / (1500.0 * length.checked_sub(HOUR).unwrap().as_secs_f64() / HOUR.as_secs_f64());
         let gap = sent
             .windows(2)
             .map(|pair| pair[1].at - pair[0].at)

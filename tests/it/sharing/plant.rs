@@ -19,7 +19,7 @@ use defender_gateway::task::Tasks;
 use defender_gateway::{cache, coalesce, queue, quota, upstream};
 
 /// The longest that a call takes.
-const ATTEMPT: Duration = Duration::from_secs(60);
+const ATTEMPT: Duration = Duration::from_mins(1);
 
 /// How much is shared. Each contains the ones before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
