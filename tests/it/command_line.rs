@@ -1,5 +1,6 @@
 //! The program itself: start, restart, and starts that fail.
 
+use std::io::Write as _;
 use std::path::Path;
 
 use http::StatusCode;
@@ -31,6 +32,45 @@ async fn what_was_used_before_a_kill_is_still_used_after_it() {
         "{statuses:?}"
     );
     assert!(spawned.simulator.calls().iter().all(|call| call.status == Some(200)));
+    spawned.finish().await;
+}
+
+#[tokio::test]
+async fn ten_kills_in_a_saturated_run_put_no_window_over() {
+    const CALLS_A_LIFE: u64 = 25;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("quota");
+    let mut spawned = Setup::new()
+        .limits(Shape::SlidingLog, &["50/1s", "400/20s"])
+        .set("quota.burst", "50")
+        .set("quota.state_file", file.to_str().unwrap())
+        .set("cache.ttl", "0s")
+        .spawn()
+        .await;
+    for life in 0..10_u64 {
+        let caller = spawned.caller();
+        let first = usize::try_from(life).unwrap() * 1000;
+        tokio::select! {
+            _ = caller.ask_each(first..first + 200) => panic!("200 questions are more than one life answers"),
+            seen = spawned.simulator.wait_for_calls((life + 1) * CALLS_A_LIFE) => drop(seen.unwrap()),
+        }
+        // Every other time the last line is torn as well.
+        let torn = || {
+            let mut file = std::fs::OpenOptions::new().append(true).open(&file).unwrap();
+            file.write_all(b"s 17 17900").unwrap();
+        };
+        spawned
+            .kill_and_restart_after(|| {
+                if life % 2 == 0 {
+                    torn()
+                }
+            })
+            .await;
+    }
+    let calls = spawned.simulator.calls();
+    assert!(calls.len() >= 250);
+    assert!(calls.iter().all(|call| call.status != Some(429)), "a window was over");
+    // The judge is asked here.
     spawned.finish().await;
 }
 

@@ -194,8 +194,14 @@ impl Spawned {
 
     /// Kills the gateway without a warning and starts another one with the same settings.
     pub(crate) async fn kill_and_restart(&mut self) {
+        self.kill_and_restart_after(|| {}).await;
+    }
+
+    /// The same, with something done while no gateway runs.
+    pub(crate) async fn kill_and_restart_after(&mut self, meanwhile: impl FnOnce()) {
         self.gateway.signal("KILL").await;
         self.gateway.ended().await;
+        meanwhile();
         self.gateway = Program::gateway(&self.toml, &self.variables).await;
         settled(&self.gateway.admin()).await;
     }
