@@ -1,11 +1,13 @@
 //! A gateway in front of Defender for Endpoint's scan history.
 //!
 //! ```text
-//! caller ─► server ─► request id ─► count ─► respond ─► admit ─► read ─► cache ─► coalesce
-//!                                   (error → answer)     bytes → scan::Request      │
-//!                                                                                   ▼
-//!          Defender ◄─ client ◄─ timeout ◄─ token ◄─ region ◄─ quota ◄─ retry ◄─ fair queue
+//! caller ─► server ─► request id ─► count ─► respond ─► panic ─► guard ─► route ─► read ─► fair use ─► cache ─► coalesce
+//!                                   (error → answer)                  bytes → scan::Request                     │
+//!                                                                                                               ▼
+//!        Defender ◄─ client ◄─ token ◄─ region ◄─ quota ◄─ hedge ◄─ fair queue (a lane per token) ◄─ retry ◄────┘
 //! ```
+//!
+//! `stack.rs` is that drawing in code; `app` makes the parts and joins them.
 //!
 //! # Floors
 //!

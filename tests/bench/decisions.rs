@@ -22,7 +22,7 @@ use defender_gateway::attempt::{Load, Place, Try};
 use defender_gateway::caller::{Caller, Freshness, Name, Urgency};
 use defender_gateway::queue::{self, FairUse, Order, Queue, Slots, Ticket, Weights};
 use defender_gateway::quota::{Account, Config, Forecast, Ledger, Limit, Opening};
-use defender_gateway::scan::Request;
+use defender_gateway::scan::{Holder, Request};
 use defender_gateway::task::Tasks;
 
 /// Runs of which the fastest counts: the others were disturbed.
@@ -97,7 +97,9 @@ fn forecast() -> f64 {
     let (account, now) = account();
     let whole = time(50, |_| {
         let mut forecast = Forecast::new(&account, now);
-        (0..SLOTS).for_each(|_| drop(black_box(forecast.next_slot())));
+        for _ in 0..SLOTS {
+            let _ = black_box(forecast.next_slot());
+        }
     });
     whole / f64::from(SLOTS)
 }
@@ -164,6 +166,10 @@ struct Nothing;
 impl Load for Nothing {
     fn request(&self) -> Arc<Request> {
         unreachable!("the queue does not look at the question")
+    }
+
+    fn holder(&self) -> Option<Holder> {
+        None
     }
 
     fn beneficiaries(&self) -> Vec<Name> {

@@ -118,7 +118,7 @@ fn percentile(sorted: &[f64], share: usize) -> f64 {
 
 #[tokio::test(start_paused = true)]
 async fn predictions_come_true_and_promises_are_kept() {
-    let book = crowd(0.80, 1_000, 12).await;
+    let book = crowd(0.75, 2_000, 12).await;
     let mut sizes: Vec<f64> = errors(&book).into_iter().map(f64::abs).collect();
     sizes.sort_by(f64::total_cmp);
     let [median, p99] = [50, 99].map(|share| percentile(&sizes, share).round());
