@@ -2,7 +2,7 @@
 //!
 //! The ledger lives in the store, and one script there (`ledger.lua`) decides, atomically and with the server's clock. A replica takes
 //! *steps*, one at a time: each says what has become of its calls and how many requests wait, and brings back the slots it is granted and
-//! what is new in the ledger. So every replica has a [`Copy`](copy::Copy) of the ledger, and the store may lose it.
+//! what is new in the ledger. So every replica has a copy of the ledger, and the store may lose it.
 //!
 //! # Why the windows hold
 //!
