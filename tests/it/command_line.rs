@@ -62,7 +62,7 @@ async fn ten_kills_in_a_saturated_run_put_no_window_over() {
         spawned
             .kill_and_restart_after(|| {
                 if life % 2 == 0 {
-                    torn()
+                    torn();
                 }
             })
             .await;
