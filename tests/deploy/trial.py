@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Plays deploy/kubernetes/overlays/trial, the first thing that a newcomer applies: the rendered pod's containers as processes, with the
-environment, arguments, files and script of the manifest, only on other ports.
+environment, arguments, files and script of the manifest, only on other ports. A Service of the gateway's name exists, and other pods
+reach the health port only.
 
     trial.py BINARY
 """
@@ -57,7 +58,7 @@ def files(pod, container, root, move):
 
 
 def variables(pod, container, places, move):
-    env = {"PATH": os.environ["PATH"]}
+    env = service_links("defender-gateway", 8080)
     for entry in container.get("env") or []:
         reference = (entry.get("valueFrom") or {}).get("configMapKeyRef")
         value = data(pod.world, "ConfigMap", reference["name"], pod.namespace)[reference["key"]] if reference else entry["value"]
@@ -65,6 +66,30 @@ def variables(pod, container, places, move):
             value = value.replace(path, folder)
         env[entry["name"]] = move(value)
     return env
+
+
+def service_links(name, port):
+    """What Kubernetes puts into every pod that starts after a Service of this name, and a sidecar cannot switch off."""
+    prefix, address = name.upper().replace("-", "_"), "10.0.0.1"
+    one = f"{prefix}_PORT_{port}_TCP"
+    return {f"{prefix}_SERVICE_HOST": address, f"{prefix}_SERVICE_PORT": str(port), f"{prefix}_SERVICE_PORT_HTTP": str(port),
+            f"{prefix}_PORT": f"tcp://{address}:{port}", one: f"tcp://{address}:{port}", f"{one}_PROTO": "tcp", f"{one}_PORT": str(port),
+            f"{one}_ADDR": address}
+
+
+def reachable_from_outside(port):
+    """Whether another pod could connect: whether somebody listens on this machine's own address. None: it has no other than loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
+        try:
+            route.connect(("192.0.2.1", 9))  # sends nothing
+        except OSError:
+            return None
+        address = route.getsockname()[0]
+    try:
+        socket.create_connection((address, port), 5).close()
+        return True
+    except ConnectionRefusedError:
+        return False
 
 
 def main(binary):
@@ -90,6 +115,8 @@ def main(binary):
                 seen.append(line.strip())
                 if "; hit;" in line or len(seen) > 50:
                     break
+            outside = [reachable_from_outside(int(move(f"127.0.0.1:{port}").split(":")[1])) for port in (8080, 9901)]
+            assert outside in ([False, True], [None, None]), f"callers' port, health's port from outside the pod: {outside}"
             assert any(re.match("200 defender-gateway; fwd=miss; stored", s) for s in seen), seen
             assert re.match("200 defender-gateway; hit; ttl=", seen[-1]), seen
         finally:
