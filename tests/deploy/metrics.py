@@ -33,7 +33,6 @@ OPEN = {
     "region": ("a host's region; at most as many as hosts are configured", 32),
     "window": ("a window of `quota.limits`", 4),
     "version": ("the program's", 1),
-    "hash": ("a hash of the configuration", 1),
 }
 wrong, notes = [], []
 
