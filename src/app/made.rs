@@ -124,11 +124,11 @@ impl Making<'_> {
         let imds = net
             .direct()
             .exchange(settings::SIGN_IN_BYTES, settings::SIGN_IN_TIMEOUT);
-        let traced = |exchange| trace::traced(exchange, tracer, "sign in");
+        let in_spans = |exchange| trace::traced(exchange, tracer, "sign in");
         Ok(token::Keeper::start(
             settings::token(credentials)?,
-            traced(exchange),
-            traced(imds),
+            in_spans(exchange),
+            in_spans(imds),
             self.wall.clone(),
             self.tasks,
             token::Metrics::register(self.root),

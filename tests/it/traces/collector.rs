@@ -164,5 +164,5 @@ pub(crate) fn is_attempt(span: &Span) -> bool {
 }
 
 pub(crate) fn hex(id: &[u8]) -> String {
-    id.iter().map(|byte| format!("{byte:02x}")).collect()
+    id.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
