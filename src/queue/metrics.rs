@@ -1,5 +1,6 @@
 //! What the queue reports.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -32,6 +33,12 @@ pub struct Metrics {
     pub(super) waiting: Gauge,
     wait: Histogram,
     refused: Family<RefusedLabel, Counter>,
+    shown: Arc<Shown>,
+}
+
+/// What is looked up when somebody scrapes.
+#[derive(Debug, Default)]
+struct Shown {
     callers: Gauge,
     predicted_wait: Gauge<f64, AtomicU64>,
     caller_waiting: Family<CallerLabel, Gauge>,
@@ -53,11 +60,7 @@ impl Default for Metrics {
             waiting: Gauge::default(),
             wait: Histogram::new(WAIT_BUCKETS),
             refused,
-            callers: Gauge::default(),
-            predicted_wait: Gauge::default(),
-            caller_waiting: Family::default(),
-            caller_wait: Family::default(),
-            caller_served: Family::default(),
+            shown: Arc::default(),
         }
     }
 }
@@ -85,27 +88,27 @@ impl Metrics {
         registry.register(
             "queue_callers",
             "Callers who have a request waiting",
-            metrics.callers.clone(),
+            metrics.shown.callers.clone(),
         );
         registry.register(
             "queue_predicted_wait_seconds",
             "How long a caller who is new here would wait for a slot",
-            metrics.predicted_wait.clone(),
+            metrics.shown.predicted_wait.clone(),
         );
         registry.register(
             "queue_caller_waiting",
             "Requests of a caller that wait, for the 20 callers with the most",
-            metrics.caller_waiting.clone(),
+            metrics.shown.caller_waiting.clone(),
         );
         registry.register(
             "queue_caller_predicted_wait_seconds",
             "How long until a caller's next turn, for the same callers",
-            metrics.caller_wait.clone(),
+            metrics.shown.caller_wait.clone(),
         );
         registry.register(
             "queue_caller_served",
             "Slots that a caller has had since it was first seen, for the same callers",
-            metrics.caller_served.clone(),
+            metrics.shown.caller_served.clone(),
         );
         metrics
     }
@@ -113,21 +116,24 @@ impl Metrics {
     /// Brings the gauges up to date.
     pub(super) fn show(&self, snapshot: &Snapshot) {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        self.callers.set(gauge(snapshot.callers));
-        self.predicted_wait.set(snapshot.predicted_wait.as_secs_f64());
+        self.shown.callers.set(gauge(snapshot.callers));
+        self.shown.predicted_wait.set(snapshot.predicted_wait.as_secs_f64());
         // Other callers than last time, perhaps.
-        self.caller_waiting.clear();
-        self.caller_wait.clear();
-        self.caller_served.clear();
+        self.shown.caller_waiting.clear();
+        self.shown.caller_wait.clear();
+        self.shown.caller_served.clear();
         for share in snapshot.shares.iter().take(CALLERS) {
             let label = CallerLabel {
                 caller: share.name.to_string(),
             };
             let wait = share.outlook.map_or(Duration::ZERO, |outlook| outlook.next);
-            self.caller_waiting.get_or_create(&label).set(gauge(share.waiting));
-            self.caller_wait.get_or_create(&label).set(wait.as_secs_f64());
+            self.shown
+                .caller_waiting
+                .get_or_create(&label)
+                .set(gauge(share.waiting));
+            self.shown.caller_wait.get_or_create(&label).set(wait.as_secs_f64());
             let served = i64::try_from(share.served).unwrap_or(i64::MAX);
-            self.caller_served.get_or_create(&label).set(served);
+            self.shown.caller_served.get_or_create(&label).set(served);
         }
     }
 

@@ -279,7 +279,7 @@ fn judge_all(length: Duration) {
         "day", "calls", "most in 1m", "most in 1h", "used", "others", "gap"
     );
     let mut wrong = Vec::new();
-    for (scenario, day) in each(scenarios, |scenario| live(scenario, 1)) {
+    for (scenario, day) in each(&scenarios, |scenario| live(scenario, 1)) {
         let Day { start, sent, foreign } = day;
         let forgets = scenario.memory != Memory::StateFile
             && scenario.memory != Memory::None(UnknownPast::Full)

@@ -207,7 +207,7 @@ fn predictions_come_true_and_promises_are_kept() {
         "demand", "waited", "at once", "refused", "left", "median", "p90", "p99", "worst", "latest after deadline"
     );
     let mut wrong = Vec::new();
-    for (demand, book) in each(demands(), |demand| crowd(demand, 12)) {
+    for (demand, book) in each(&demands(), |demand| crowd(demand, 12)) {
         let errors = errors(&book);
         let [median, p90, p99, worst] = [50, 90, 99, 100].map(|share| percentile(&errors, share));
         let late = book

@@ -38,7 +38,7 @@ pub(super) fn tell(table: &str) {
 
 /// Lives each case through, on a paused clock of its own, two at a time; in the order of the cases.
 pub(super) fn each<C: Copy + Sync, R: Send, F: Future<Output = R>>(
-    cases: Vec<C>,
+    cases: &[C],
     live: impl Fn(C) -> F + Sync,
 ) -> Vec<(C, R)> {
     let next = AtomicUsize::new(0);
