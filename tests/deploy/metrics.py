@@ -33,6 +33,7 @@ OPEN = {
     "region": ("a host's region; at most as many as hosts are configured", 32),
     "window": ("a window of `quota.limits`", 4),
     "version": ("the program's", 1),
+    "caller": ("a name from the callers' header, or an address: at any moment those 20 with the most waiting", 20),
 }
 wrong, notes = [], []
 
@@ -146,6 +147,9 @@ def check_reference(text, series, write):
         missing = sorted(set(re.findall(r"^\| `(\w+)`", new, re.M)) ^ set(re.findall(r"^\| `(\w+)`", old, re.M)))
         wrong.append(f"deploy/metrics.md is not what the program has ({', '.join(missing) or 'a description or a label changed'}); "
                      "tests/deploy/metrics.py --write BINARY mends it")
+    for label, value in set(re.findall(r'(\w+)="([^"]*)"', text)):
+        if label not in OPEN and label != "le" and not re.fullmatch("[a-z_-]+", value):
+            wrong.append(f'the label {label}="{value}" is none of a few words: say in OPEN how many values there can be')
     for name in registered():
         if not any(s.startswith(f"defender_gateway_{name}") for s in series):
             wrong.append(f"the source registers {name}, which a scrape does not show: have it appear before its first event")
