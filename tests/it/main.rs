@@ -25,5 +25,6 @@ mod secrets;
 mod sharing;
 mod sign_in;
 mod sign_in_kinds;
+mod store;
 mod support;
 mod upstream;

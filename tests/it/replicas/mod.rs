@@ -4,15 +4,14 @@
 //! single process with its quota in memory uses 99.1 to 99.5 % here.
 
 mod replica;
-mod server;
 
 use std::time::Duration;
 
 use defender_gateway::queue::Reason;
 use tokio::sync::Mutex;
 
+use crate::support::redis::Redis;
 use replica::{Replica, Upstream};
-use server::Server;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -33,7 +32,7 @@ fn used(upstream: &Upstream, from: Duration) -> f64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn eight_busy_replicas_use_one_quota_up_and_share_it_fairly_and_one_alone_gets_all() {
     let _alone = ALONE.lock().await;
-    let server = Server::start().await;
+    let server = Redis::start().await;
     let upstream = Upstream::new();
     let replicas: Vec<_> = (0..8).map(|_| Replica::start(&server.url())).collect();
     for replica in &replicas {
@@ -81,7 +80,7 @@ async fn resumes(upstream: &Upstream, what: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_window_is_ever_over_whatever_happens_to_replicas_and_store() {
     let _alone = ALONE.lock().await;
-    let mut server = Server::start().await;
+    let mut server = Redis::start().await;
     let upstream = Upstream::new();
     let start = || {
         let replica = Replica::start(&server.url());

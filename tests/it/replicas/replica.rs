@@ -12,7 +12,6 @@ use defender_gateway::caller::{Caller, Freshness, Name, Urgency};
 use defender_gateway::queue::{self, Queue, Weights};
 use defender_gateway::quota::{self, shared};
 use defender_gateway::scan::{Holder, Request};
-use defender_gateway::secret::Secret;
 use defender_gateway::sim::Judge;
 use defender_gateway::store;
 use defender_gateway::task::Tasks;
@@ -105,7 +104,7 @@ impl Replica {
         .unwrap()
         .unknown_past(past);
         let timeout = Duration::from_millis(250);
-        let store = store::Config::new(&Secret::new(url.into()), timeout).unwrap();
+        let store = store::Config::new(store::Address::parse(url).unwrap(), timeout);
         let sharing = shared::Config::new(store, shared::Timing::new(timeout), "test", "tenant", "app");
         let tasks = Tasks::new();
         let quota = quota::Quota::join(&config, &sharing, &tasks, shared::Metrics::default());
