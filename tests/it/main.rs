@@ -27,4 +27,5 @@ mod sign_in;
 mod sign_in_kinds;
 mod store;
 mod support;
+mod traces;
 mod upstream;

@@ -162,7 +162,7 @@ async fn compare(seed: u64, upstream: Change, faults: &Plan<Fault>) -> Tally {
 async fn compare_all(upstreams: &[Change]) -> Vec<Tally> {
     let mut tallies = Vec::new();
     for (seed, upstream) in (0..).zip(upstreams) {
-        // Boxed: the future holds a gateway's whole configuration.
+        // On the heap: a comparison holds a whole gateway's front and many requests.
         tallies.push(Box::pin(compare(seed, *upstream, &Plan::none())).await);
     }
     tallies
