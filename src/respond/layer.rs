@@ -1,12 +1,14 @@
 //! The layer between typed values and HTTP.
 
 use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use futures_util::future::BoxFuture;
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header, uri};
+use pin_project_lite::pin_project;
 use tower::Service;
 
 use super::RequestId;
@@ -97,11 +99,10 @@ pub struct Respond<S> {
 impl<S, B> Service<Request<B>> for Respond<S>
 where
     S: Service<Request<B>, Response = Reply, Error = BoxError>,
-    S::Future: Send + 'static,
 {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+    type Future = Responding<S::Future>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         // The layers below are always ready; where a request has to wait, it waits in the queue, where it can be refused.
@@ -109,22 +110,47 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let config = Arc::clone(self.layer.config_for(request.headers()));
-        let id = request.extensions().get().cloned().unwrap_or_else(RequestId::random);
-        let origin = Origin::of(&request);
-        let reply = self.inner.call(request);
-        Box::pin(async move {
-            let origin = || origin.to_string();
-            Ok(match reply.await {
-                Ok(Reply::Served(served, caller)) => answer::served(&config, *served, &caller, origin),
-                Ok(Reply::Options) => answer::options(),
-                Err(error) => answer::failed(&config, &error, &id, origin),
-            })
-        })
+        Responding {
+            config: Arc::clone(self.layer.config_for(request.headers())),
+            id: request.extensions().get().cloned().unwrap_or_else(RequestId::random),
+            origin: Origin::of(&request),
+            reply: self.inner.call(request),
+        }
+    }
+}
+
+pin_project! {
+    /// A reply that will be written as an answer.
+    #[derive(Debug)]
+    pub struct Responding<F> {
+        #[pin]
+        reply: F,
+        config: Arc<Config>,
+        id: RequestId,
+        origin: Origin,
+    }
+}
+
+impl<F> Future for Responding<F>
+where
+    F: Future<Output = Result<Reply, BoxError>>,
+{
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let reply = ready!(this.reply.poll(context));
+        let origin = || this.origin.to_string();
+        Poll::Ready(Ok(match reply {
+            Ok(Reply::Served(served, caller)) => answer::served(this.config, *served, &caller, origin),
+            Ok(Reply::Options) => answer::options(),
+            Err(error) => answer::failed(this.config, &error, this.id, origin),
+        }))
     }
 }
 
 /// The address that the caller used.
+#[derive(Debug)]
 struct Origin {
     scheme: Scheme,
     target: Option<uri::Authority>,
