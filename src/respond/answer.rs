@@ -18,7 +18,38 @@ use crate::scan::{self, Answer, Forward, Served, Status};
 pub type Body = Full<Bytes>;
 
 /// Tells the quota windows as they are at this moment. Called once per answer, so it must be cheap and must not block.
-pub type RateLimit = Arc<dyn Fn() -> Vec<Window> + Send + Sync>;
+pub type RateLimit = Arc<dyn Fn() -> Arc<Windows> + Send + Sync>;
+
+/// The quota windows as they are at one moment, with their fields already written: between two calls many answers share them.
+#[derive(Clone, Debug, Default)]
+pub struct Windows {
+    list: Vec<Window>,
+    policy: Option<HeaderValue>,
+    left: Option<HeaderValue>,
+}
+
+impl Windows {
+    /// `list` holds the shortest window first. Without any, there are no fields.
+    #[must_use]
+    pub fn new(list: Vec<Window>) -> Self {
+        Self {
+            policy: field::rate_limit_policy(&list),
+            left: field::rate_limit(&list),
+            list,
+        }
+    }
+
+    /// The windows, shortest first.
+    #[must_use]
+    pub fn list(&self) -> &[Window] {
+        &self.list
+    }
+
+    fn put(&self, fields: &mut HeaderMap) {
+        put(fields, RATE_LIMIT_POLICY, self.policy.clone());
+        put(fields, RATE_LIMIT, self.left.clone());
+    }
+}
 
 /// One quota window as callers see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,15 +197,15 @@ fn upstream(config: &Config, answer: Answer, status: &Status, origin: impl Fn() 
     if answer.status.is_client_error() || answer.status.is_server_error() {
         put(fields, PROXY_STATUS, field::received_status(answer.status));
     }
-    put_rate_limit(fields, &(config.rate_limit)());
+    (config.rate_limit)().put(fields);
     response
 }
 
 /// An answer that the gateway makes itself.
 fn own(config: &Config, problem: &Problem, id: &RequestId) -> Response<Body> {
     let limited = problem.status == StatusCode::TOO_MANY_REQUESTS || problem.status.is_server_error();
-    let windows = if limited { (config.rate_limit)() } else { Vec::new() };
-    let mut response = Response::new(Body::new(problem.body(id, &windows)));
+    let windows = limited.then(|| (config.rate_limit)()).unwrap_or_default();
+    let mut response = Response::new(Body::new(problem.body(id, &windows.list)));
     *response.status_mut() = problem.status;
     let fields = response.headers_mut();
     fields.insert(header::CONTENT_TYPE, PROBLEM_JSON);
@@ -187,13 +218,8 @@ fn own(config: &Config, problem: &Problem, id: &RequestId) -> Response<Body> {
     for (name, value) in problem.fields {
         fields.insert(*name, HeaderValue::from_static(value));
     }
-    put_rate_limit(fields, &windows);
+    windows.put(fields);
     response
-}
-
-fn put_rate_limit(fields: &mut HeaderMap, windows: &[Window]) {
-    put(fields, RATE_LIMIT_POLICY, field::rate_limit_policy(windows));
-    put(fields, RATE_LIMIT, field::rate_limit(windows));
 }
 
 fn put(fields: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {

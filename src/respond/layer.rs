@@ -58,7 +58,7 @@ impl Layer {
     #[must_use]
     pub fn without_rate_limit_for(self, field: HeaderName) -> Self {
         let config = Config {
-            rate_limit: Arc::new(Vec::new),
+            rate_limit: Arc::new(Arc::default),
             ..Config::clone(&self.config)
         };
         Self {

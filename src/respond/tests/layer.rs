@@ -11,7 +11,7 @@ use crate::BoxError;
 use crate::attempt::{Again, Failure, Fate};
 use crate::caller::{Caller, Freshness, Name, Urgency};
 use crate::queue;
-use crate::respond::{Config, Ended, Layer, Outcome, Policies, Problem, Refusal, Reply, RequestId, Window};
+use crate::respond::{Config, Ended, Layer, Outcome, Policies, Problem, Refusal, Reply, RequestId, Window, Windows};
 use crate::scan::{self, Answer, Served, Status};
 
 const ID: &str = "test-1";
@@ -20,13 +20,13 @@ fn config() -> Config {
     Config {
         upstream_hosts: vec!["api-eu.example".into()],
         rate_limit: Arc::new(|| {
-            vec![Window {
+            Arc::new(Windows::new(vec![Window {
                 name: "1m".into(),
                 quota: 100,
                 window_s: 60,
                 remaining: 37,
                 reset_s: 12,
-            }]
+            }]))
         }),
     }
 }

@@ -133,7 +133,7 @@ fn stack(
     let panic = panic::Layer::new(metrics.panics()).layer(guard);
     let respond = respond::Layer::new(respond::Config {
         upstream_hosts: Vec::new(),
-        rate_limit: Arc::new(Vec::new),
+        rate_limit: Arc::new(Arc::default),
     });
     let count = count::Layer::new(metrics.clone()).layer(respond.layer(panic));
     request_id::Layer.layer(count)
