@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
@@ -11,7 +12,6 @@ use super::table::{self, causes};
 use super::{Problem, RequestId, field, link};
 use crate::BoxError;
 use crate::attempt::Failure;
-use crate::caller::Caller;
 use crate::scan::{self, Answer, Forward, Served, Status};
 
 /// The body of every answer: whole, and shared with the cache.
@@ -124,13 +124,18 @@ const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// An answer of the upstream, however it came about. `origin` is the address that the caller used.
-pub(super) fn served(config: &Config, served: Served, caller: &Caller, origin: impl Fn() -> String) -> Response<Body> {
+pub(super) fn served(
+    config: &Config,
+    served: Served,
+    wait: Option<Duration>,
+    origin: impl Fn() -> String,
+) -> Response<Body> {
     let mut answer = upstream(config, served.answer, &served.status, origin);
     let fields = answer.headers_mut();
     if let Some(age) = served.age {
         fields.insert(header::AGE, age.as_secs().into());
     }
-    if let Some(wait) = caller.wait {
+    if let Some(wait) = wait {
         put(
             fields,
             PREFERENCE_APPLIED,

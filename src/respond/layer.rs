@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header, uri};
@@ -14,14 +15,13 @@ use tower::Service;
 use super::RequestId;
 use super::answer::{self, Body, Config};
 use crate::BoxError;
-use crate::caller::Caller;
 use crate::scan::Served;
 
 /// What the layers below answer when nothing went wrong.
 #[derive(Clone, Debug)]
 pub enum Reply {
-    /// An answer of the upstream, and who asked for it.
-    Served(Box<Served>, Arc<Caller>),
+    /// An answer of the upstream, and how long the caller would have waited for it, if it said so.
+    Served(Box<Served>, Option<Duration>),
     /// The caller asked what it may do.
     Options,
 }
@@ -142,7 +142,7 @@ where
         let reply = ready!(this.reply.poll(context));
         let origin = || this.origin.to_string();
         Poll::Ready(Ok(match reply {
-            Ok(Reply::Served(served, caller)) => answer::served(this.config, *served, &caller, origin),
+            Ok(Reply::Served(served, wait)) => answer::served(this.config, *served, wait, origin),
             Ok(Reply::Options) => answer::options(),
             Err(error) => answer::failed(this.config, &error, this.id, origin),
         }))

@@ -1,8 +1,10 @@
 //! Drives one connection to its end.
 
 use std::convert::Infallible;
+use std::future::{Future as _, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::{HeaderValue, Request, Response, Version, header};
@@ -18,6 +20,7 @@ use tower::{Service, ServiceExt as _};
 use super::Config;
 use super::accept::Accepted;
 use super::activity::{Activity, Draining, Limits, Verdict};
+use super::rarely::Rarely;
 use super::socket::Socket;
 use crate::respond::Body;
 use crate::task::Tasks;
@@ -92,16 +95,19 @@ impl Shared {
         let activity = Activity::new();
         let socket = Socket::new(stream, Arc::clone(&activity));
         let answer = {
-            let (activity, phase) = (Arc::clone(&activity), phase.clone());
+            let activity = Arc::clone(&activity);
             service_fn(move |mut request: Request<Incoming>| {
-                request.extensions_mut().insert(peer);
-                answer(request, service.clone(), Arc::clone(&activity), phase.clone())
+                request.extensions_mut().insert(peer.clone());
+                answer(request, service.clone(), Arc::clone(&activity))
             })
         };
         let mut connection = pin!(self.http.serve_connection(TokioIo::new(socket), answer));
         let mut closing = None;
         loop {
             let now = *phase.borrow_and_update();
+            if now != Phase::Serving {
+                activity.take_leave();
+            }
             let draining = match now {
                 Phase::Serving | Phase::Lingering => Draining::No,
                 Phase::Draining(since) => Draining::Since(since),
@@ -116,22 +122,43 @@ impl Shared {
                     continue;
                 }
             };
-            tokio::select! {
-                result = connection.as_mut() => {
+            let mut news = pin!(Rarely::new(news(&mut phase, until)));
+            let happened = poll_fn(|context| {
+                // First: what the listener has said counts for the next answer already.
+                if let Poll::Ready(news) = news.as_mut().poll(context) {
+                    return Poll::Ready(Err(news));
+                }
+                let ended = connection.as_mut().poll(context);
+                activity.stamp();
+                ended.map(Ok)
+            });
+            match happened.await {
+                Ok(result) => {
                     if let Err(error) = result {
                         // The peer's business: it went away, or does not speak HTTP.
                         tracing::debug!(error, "a connection ended early");
                     }
                     return End::Finished;
                 }
-                () = tokio::time::sleep_until(until) => {}
-                changed = phase.changed() => {
-                    if changed.is_err() {
-                        return End::Cut;
-                    }
-                }
+                Err(News::Gone) => return End::Cut,
+                Err(News::Look) => {}
             }
         }
+    }
+}
+
+/// What a connection hears from outside.
+enum News {
+    /// It is time to look at the connection, or the listener has something to say.
+    Look,
+    /// The listener is gone.
+    Gone,
+}
+
+async fn news(phase: &mut watch::Receiver<Phase>, until: Instant) -> News {
+    tokio::select! {
+        () = tokio::time::sleep_until(until) => News::Look,
+        changed = phase.changed() => changed.map_or(News::Gone, |()| News::Look),
     }
 }
 
@@ -143,7 +170,6 @@ async fn answer<S>(
     request: Request<Incoming>,
     service: S,
     activity: Arc<Activity>,
-    phase: watch::Receiver<Phase>,
 ) -> Result<Response<Body>, Infallible>
 where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
@@ -155,7 +181,7 @@ where
     if has_body && response.status().is_client_error() {
         activity.leave_body_unread();
     }
-    if version < Version::HTTP_2 && *phase.borrow() != Phase::Serving {
+    if version < Version::HTTP_2 && activity.takes_leave() {
         response
             .headers_mut()
             .insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -4,12 +4,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
-use tokio::time::Instant;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use crate::BoxError;
 use crate::attempt::{Again, Failure, Fate};
-use crate::caller::{Caller, Freshness, Name, Urgency};
 use crate::queue;
 use crate::respond::{Config, Ended, Layer, Outcome, Policies, Problem, Refusal, Reply, RequestId, Window, Windows};
 use crate::scan::{self, Answer, Served, Status};
@@ -29,17 +27,6 @@ fn config() -> Config {
             }]))
         }),
     }
-}
-
-fn caller(wait: Option<u64>) -> Arc<Caller> {
-    Arc::new(Caller {
-        name: Name::new("test"),
-        urgency: Urgency::default(),
-        deadline: Instant::now(),
-        wait: wait.map(Duration::from_secs),
-        freshness: Freshness::default(),
-        request_id: ID.into(),
-    })
 }
 
 fn upstream_answer(status: u16, body: &'static str) -> Answer {
@@ -86,7 +73,7 @@ fn field<'a>(answer: &'a Response<()>, name: &str) -> &'a str {
 
 #[tokio::test]
 async fn a_hit_keeps_the_upstreams_answer_and_says_where_it_came_from() {
-    let (answer, body) = answer(|| Ok(Reply::Served(Box::new(hit("{ \"value\" : [] }")), caller(Some(20))))).await;
+    let (answer, body) = answer(|| Ok(Reply::Served(Box::new(hit("{ \"value\" : [] }")), Some(Duration::from_secs(20))))).await;
     assert_eq!(answer.status(), StatusCode::OK);
     assert_eq!(body, "{ \"value\" : [] }");
     assert_eq!(
@@ -107,7 +94,7 @@ async fn a_hit_keeps_the_upstreams_answer_and_says_where_it_came_from() {
 #[tokio::test]
 async fn a_link_leads_back_to_the_address_the_caller_used() {
     let body = r#"{"@odata.nextLink":"https://api-eu.example/api/x?$skip=1"}"#;
-    let (_, body) = answer(move || Ok(Reply::Served(Box::new(hit(body)), caller(None)))).await;
+    let (_, body) = answer(move || Ok(Reply::Served(Box::new(hit(body)), None))).await;
     assert_eq!(body, r#"{"@odata.nextLink":"http://gw.local:8080/api/x?$skip=1"}"#);
 }
 
@@ -234,7 +221,7 @@ async fn an_answer_paid_for_elsewhere_says_nothing_of_this_quota() {
                 std::future::ready(if fails {
                     Err(BoxError::from(Refusal::Busy))
                 } else {
-                    Ok(Reply::Served(Box::new(hit("{}")), caller(None)))
+                    Ok(Reply::Served(Box::new(hit("{}")), None))
                 })
             });
             let mut request = Request::new(());
