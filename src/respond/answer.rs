@@ -83,7 +83,16 @@ impl fmt::Debug for Config {
     }
 }
 
-/// How a request ended, for metrics and logs. Every answer to a question carries it as an extension.
+/// An answer on its way out, and what it means.
+#[derive(Debug)]
+pub struct Answered<B = Body> {
+    /// What the caller gets.
+    pub response: Response<B>,
+    /// How the request ended; `None` when it was no question.
+    pub ended: Option<Ended>,
+}
+
+/// How a request ended, for metrics and logs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
     /// In one word.
@@ -115,6 +124,9 @@ impl Outcome {
     }
 }
 
+/// How many fields an answer of the upstream usually gets, its request's id included.
+const MOST_FIELDS: usize = 5;
+
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -129,9 +141,9 @@ pub(super) fn served(
     served: Served,
     wait: Option<Duration>,
     origin: impl Fn() -> String,
-) -> Response<Body> {
-    let mut answer = upstream(config, served.answer, &served.status, origin);
-    let fields = answer.headers_mut();
+) -> Answered {
+    let mut response = upstream(config, served.answer, &served.status, origin);
+    let fields = response.headers_mut();
     if let Some(age) = served.age {
         fields.insert(header::AGE, age.as_secs().into());
     }
@@ -142,45 +154,49 @@ pub(super) fn served(
             HeaderValue::try_from(format!("wait={}", wait.as_secs())).ok(),
         );
     }
-    answer.extensions_mut().insert(Ended {
-        outcome: Outcome::Served(served.outcome),
-        cause: None,
-    });
-    answer
+    Answered {
+        response,
+        ended: Some(Ended {
+            outcome: Outcome::Served(served.outcome),
+            cause: None,
+        }),
+    }
 }
 
 /// An error: the upstream's own answer if the error carries one, otherwise a problem.
-pub(super) fn failed(config: &Config, error: &BoxError, id: &RequestId, origin: impl Fn() -> String) -> Response<Body> {
+pub(super) fn failed(config: &Config, error: &BoxError, id: &RequestId, origin: impl Fn() -> String) -> Answered {
     if let Some(answer) = passed_through(error) {
         let status = Status {
             forward: Some(Forward::Miss),
             forward_status: Some(answer.status.as_u16()),
             ..Status::default()
         };
-        let mut answer = upstream(config, answer.clone(), &status, origin);
-        answer.extensions_mut().insert(Ended {
-            outcome: Outcome::Served(scan::Outcome::Forwarded),
-            cause: Some(chain(error)),
-        });
-        return answer;
+        return Answered {
+            response: upstream(config, answer.clone(), &status, origin),
+            ended: Some(Ended {
+                outcome: Outcome::Served(scan::Outcome::Forwarded),
+                cause: Some(chain(error)),
+            }),
+        };
     }
     let problem = table::problem(error);
-    let mut answer = own(config, &problem, id);
-    answer.extensions_mut().insert(Ended {
-        outcome: outcome(&problem),
-        cause: Some(chain(error)),
-    });
-    answer
+    Answered {
+        response: own(config, &problem, id),
+        ended: Some(Ended {
+            outcome: outcome(&problem),
+            cause: Some(chain(error)),
+        }),
+    }
 }
 
 /// The answer to `OPTIONS`.
-pub(super) fn options() -> Response<Body> {
-    let mut answer = Response::new(Body::default());
-    *answer.status_mut() = StatusCode::NO_CONTENT;
+pub(super) fn options() -> Answered {
+    let mut response = Response::new(Body::default());
+    *response.status_mut() = StatusCode::NO_CONTENT;
     for (name, value) in table::OPTIONS.into_iter().flatten() {
-        answer.headers_mut().insert(*name, HeaderValue::from_static(value));
+        response.headers_mut().insert(*name, HeaderValue::from_static(value));
     }
-    answer
+    Answered { response, ended: None }
 }
 
 /// The upstream's answer, if it comes before anything that the table knows.
@@ -194,8 +210,10 @@ fn upstream(config: &Config, answer: Answer, status: &Status, origin: impl Fn() 
     let body = link::rewrite(&answer.body, &config.upstream_hosts, origin).unwrap_or(answer.body);
     let mut response = Response::new(Body::new(body));
     *response.status_mut() = answer.status;
-    *response.headers_mut() = answer.headers;
     let fields = response.headers_mut();
+    // At once: a map that grows is copied.
+    fields.reserve(answer.headers.len() + MOST_FIELDS);
+    fields.extend(answer.headers);
     // hyper counts the body itself; a length from elsewhere could contradict a rewritten link.
     fields.remove(header::CONTENT_LENGTH);
     put(fields, CACHE_STATUS, field::cache_status(status));

@@ -8,12 +8,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::uri::Scheme;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header, uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, header, uri};
 use pin_project_lite::pin_project;
 use tower::Service;
 
 use super::RequestId;
-use super::answer::{self, Body, Config};
+use super::answer::{self, Answered, Config};
 use crate::BoxError;
 use crate::scan::Served;
 
@@ -28,8 +28,7 @@ pub enum Reply {
 
 /// Answers every request: neither an error nor a missing answer leaves it.
 ///
-/// Reads the [`RequestId`] extension of the request and puts [`Ended`](super::Ended) on every answer to a question (not on the one
-/// to `OPTIONS`, which is no question).
+/// Reads the [`RequestId`] extension of the request and says how every question [`Ended`](super::Ended) (`OPTIONS` is none).
 #[derive(Clone, Debug)]
 pub struct Layer {
     config: Arc<Config>,
@@ -100,7 +99,7 @@ impl<S, B> Service<Request<B>> for Respond<S>
 where
     S: Service<Request<B>, Response = Reply, Error = BoxError>,
 {
-    type Response = Response<Body>;
+    type Response = Answered;
     type Error = Infallible;
     type Future = Responding<S::Future>;
 
@@ -135,7 +134,7 @@ impl<F> Future for Responding<F>
 where
     F: Future<Output = Result<Reply, BoxError>>,
 {
-    type Output = Result<Response<Body>, Infallible>;
+    type Output = Result<Answered, Infallible>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();

@@ -256,6 +256,7 @@ mod tests {
         activity.stamp();
         pass(50).await;
         activity.wrote();
+        activity.stamp();
         pass(50).await;
         assert!(matches!(serving(&activity), Verdict::Wait(_)));
         pass(10).await;

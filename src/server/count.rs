@@ -18,7 +18,7 @@ use tower::Service;
 use tracing::Span;
 use tracing::level_filters::LevelFilter;
 
-use crate::respond::{Ended, Outcome, RequestId};
+use crate::respond::{Answered, Ended, Outcome, RequestId};
 use crate::scan;
 
 /// The status that is counted when the caller went away before its answer. It is never sent.
@@ -102,7 +102,7 @@ impl Metrics {
     }
 }
 
-/// Counts every answer that carries [`Ended`], in a span with the request's id.
+/// Counts every answer to a question, in a span with the request's id.
 #[derive(Clone, Debug)]
 pub struct Layer {
     metrics: Arc<Metrics>,
@@ -138,7 +138,7 @@ pub struct Count<S> {
 
 impl<S, B, T> Service<Request<B>> for Count<S>
 where
-    S: Service<Request<B>, Response = Response<T>, Error = Infallible>,
+    S: Service<Request<B>, Response = Answered<T>, Error = Infallible>,
 {
     type Response = Response<T>;
     type Error = Infallible;
@@ -184,15 +184,15 @@ pin_project! {
 
 impl<F, T> Future for Counting<F>
 where
-    F: Future<Output = Result<Response<T>, Infallible>>,
+    F: Future<Output = Result<Answered<T>, Infallible>>,
 {
-    type Output = F::Output;
+    type Output = Result<Response<T>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let answer = ready!(this.started.span.in_scope(|| this.answer.poll(context)))?;
-        this.started.finish(answer.status(), answer.extensions().get());
-        Poll::Ready(Ok(answer))
+        this.started.finish(answer.response.status(), answer.ended.as_ref());
+        Poll::Ready(Ok(answer.response))
     }
 }
 
@@ -264,12 +264,13 @@ mod tests {
     async fn an_answer_is_counted_by_outcome_and_status() {
         let (layer, registry) = layer();
         let service = layer.layer(service_fn(|_: Request<()>| async {
-            let mut answer = Response::new(());
-            answer.extensions_mut().insert(Ended {
-                outcome: Outcome::Served(scan::Outcome::Hit),
-                cause: None,
-            });
-            Ok(answer)
+            Ok(Answered {
+                response: Response::new(()),
+                ended: Some(Ended {
+                    outcome: Outcome::Served(scan::Outcome::Hit),
+                    cause: None,
+                }),
+            })
         }));
         service.oneshot(Request::new(())).await.unwrap();
         let text = exposition(&registry);
@@ -287,7 +288,7 @@ mod tests {
     async fn a_caller_that_goes_away_is_counted_too() {
         let (layer, registry) = layer();
         let mut service = layer.layer(service_fn(|_: Request<()>| {
-            std::future::pending::<Result<Response<()>, Infallible>>()
+            std::future::pending::<Result<Answered<()>, Infallible>>()
         }));
         drop(service.call(Request::new(())));
         let text = exposition(&registry);
@@ -300,7 +301,12 @@ mod tests {
     #[tokio::test]
     async fn options_are_no_questions() {
         let (layer, registry) = layer();
-        let service = layer.layer(service_fn(|_: Request<()>| async { Ok(Response::new(())) }));
+        let service = layer.layer(service_fn(|_: Request<()>| async {
+            Ok(Answered {
+                response: Response::new(()),
+                ended: None,
+            })
+        }));
         service.oneshot(Request::new(())).await.unwrap();
         assert!(!exposition(&registry).contains("requests_total{"));
     }

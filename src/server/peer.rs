@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use http::HeaderValue;
 
+use super::guard::Hosts;
 use crate::caller;
 
 /// The two ends of the request's connection. Travels with every request as an extension.
@@ -18,7 +19,14 @@ struct Ends {
     /// `None`: over a Unix socket.
     tcp: Option<Addresses>,
     name: caller::Name,
-    host: OnceLock<HeaderValue>,
+    host: OnceLock<Accepted>,
+}
+
+/// A `Host`, and who accepted it: other settings may not.
+#[derive(Debug)]
+struct Accepted {
+    host: HeaderValue,
+    by: Arc<Hosts>,
 }
 
 #[derive(Debug)]
@@ -74,16 +82,18 @@ impl Peer {
         self.0.name.clone()
     }
 
-    /// The `Host` that was accepted from this peer before, if there was one: the next is almost always the same.
-    pub(super) fn accepted_host(&self) -> Option<&HeaderValue> {
-        self.0.host.get()
+    /// Whether `by` has accepted this very `Host` from this peer before, as is almost always the case.
+    pub(super) fn is_accepted(&self, host: &HeaderValue, by: &Arc<Hosts>) -> bool {
+        let accepted = self.0.host.get();
+        accepted.is_some_and(|accepted| Arc::ptr_eq(&accepted.by, by) && accepted.host == host)
     }
 
-    /// Remembers a `Host` that has been accepted. The first one stays.
-    pub(super) fn accept_host(&self, host: &HeaderValue) {
+    /// Remembers a `Host` that `by` has accepted. The first one stays.
+    pub(super) fn accept(&self, host: &HeaderValue, by: &Arc<Hosts>) {
         // Copied: a slice of the read buffer would keep that alive.
         if let Ok(host) = HeaderValue::from_bytes(host.as_bytes()) {
-            let _ = self.0.host.set(host);
+            let by = Arc::clone(by);
+            let _ = self.0.host.set(Accepted { host, by });
         }
     }
 }

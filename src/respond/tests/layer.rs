@@ -56,6 +56,13 @@ fn hit(body: &'static str) -> Served {
 }
 
 async fn answer(make: impl Fn() -> Result<Reply, BoxError> + Clone + Send + 'static) -> (Response<()>, Bytes) {
+    let (answer, body, _) = ending(make).await;
+    (answer, body)
+}
+
+async fn ending(
+    make: impl Fn() -> Result<Reply, BoxError> + Clone + Send + 'static,
+) -> (Response<()>, Bytes, Option<Ended>) {
     let inner = service_fn(move |_: Request<()>| std::future::ready(make()));
     let mut request = Request::post("/api/x")
         .header("host", "gw.local:8080")
@@ -63,8 +70,9 @@ async fn answer(make: impl Fn() -> Result<Reply, BoxError> + Clone + Send + 'sta
         .unwrap();
     request.extensions_mut().insert(RequestId::from_caller(ID).unwrap());
     let answer = Layer::new(config()).layer(inner).oneshot(request).await.unwrap();
-    let (head, body) = answer.into_parts();
-    (Response::from_parts(head, ()), body.collect().await.unwrap().to_bytes())
+    let (head, body) = answer.response.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    (Response::from_parts(head, ()), body, answer.ended)
 }
 
 fn field<'a>(answer: &'a Response<()>, name: &str) -> &'a str {
@@ -73,7 +81,7 @@ fn field<'a>(answer: &'a Response<()>, name: &str) -> &'a str {
 
 #[tokio::test]
 async fn a_hit_keeps_the_upstreams_answer_and_says_where_it_came_from() {
-    let (answer, body) = answer(|| Ok(Reply::Served(Box::new(hit("{ \"value\" : [] }")), Some(Duration::from_secs(20))))).await;
+    let (answer, body, ended) = ending(|| Ok(Reply::Served(Box::new(hit("{ \"value\" : [] }")), Some(Duration::from_secs(20))))).await;
     assert_eq!(answer.status(), StatusCode::OK);
     assert_eq!(body, "{ \"value\" : [] }");
     assert_eq!(
@@ -87,7 +95,7 @@ async fn a_hit_keeps_the_upstreams_answer_and_says_where_it_came_from() {
     assert_eq!(field(&answer, "preference-applied"), "wait=20");
     assert!(!answer.headers().contains_key("content-length"));
     assert!(!answer.headers().contains_key("proxy-status"));
-    let ended: &Ended = answer.extensions().get().unwrap();
+    let ended = ended.unwrap();
     assert_eq!(ended.outcome.as_str(), "hit");
 }
 
@@ -100,7 +108,7 @@ async fn a_link_leads_back_to_the_address_the_caller_used() {
 
 #[tokio::test]
 async fn a_problem_speaks_both_languages() {
-    let (answer, body) = answer(|| Err(Refusal::Path.into())).await;
+    let (answer, body, ended) = ending(|| Err(Refusal::Path.into())).await;
     assert_eq!(answer.status(), StatusCode::NOT_FOUND);
     assert_eq!(field(&answer, "content-type"), "application/problem+json");
     assert_eq!(
@@ -118,7 +126,7 @@ async fn a_problem_speaks_both_languages() {
         "error": {"code": "NotFound", "message": "there is nothing at this path", "target": "test-1"},
     });
     assert_eq!(body, expected);
-    let ended: &Ended = answer.extensions().get().unwrap();
+    let ended = ended.unwrap();
     assert_eq!(ended.outcome, Outcome::Refused);
     assert_eq!(ended.cause.as_deref(), Some("there is nothing at this path"));
 }
@@ -141,7 +149,7 @@ async fn the_upstreams_own_error_passes_through() {
         }
         .into())
     };
-    let (answer, body) = answer(make).await;
+    let (answer, body, ended) = ending(make).await;
     assert_eq!(answer.status(), StatusCode::FORBIDDEN);
     assert_eq!(body, "{\"error\":{\"code\":\"Forbidden\"}}");
     assert_eq!(
@@ -153,18 +161,18 @@ async fn the_upstreams_own_error_passes_through() {
         field(&answer, "cache-status"),
         "defender-gateway; fwd=miss; fwd-status=403"
     );
-    let ended: &Ended = answer.extensions().get().unwrap();
+    let ended = ended.unwrap();
     assert_eq!(ended.outcome.as_str(), "forwarded");
 }
 
 #[tokio::test]
 async fn options_names_methods_and_format() {
-    let (answer, body) = answer(|| Ok(Reply::Options)).await;
+    let (answer, body, ended) = ending(|| Ok(Reply::Options)).await;
     assert_eq!(answer.status(), StatusCode::NO_CONTENT);
     assert_eq!(field(&answer, "allow"), "OPTIONS, POST, QUERY");
     assert_eq!(field(&answer, "accept-query"), "\"application/json\"");
     assert!(body.is_empty());
-    assert!(answer.extensions().get::<Ended>().is_none());
+    assert_eq!(ended, None);
 }
 
 #[test]
@@ -229,7 +237,7 @@ async fn an_answer_paid_for_elsewhere_says_nothing_of_this_quota() {
                 let value = HeaderValue::from_static("Bearer abc");
                 request.headers_mut().insert(header::AUTHORIZATION, value);
             }
-            let answer = layer.layer(inner).oneshot(request).await.unwrap();
+            let answer = layer.layer(inner).oneshot(request).await.unwrap().response;
             for name in ["ratelimit", "ratelimit-policy"] {
                 assert_eq!(answer.headers().contains_key(name), limited, "{name}, fails: {fails}");
             }

@@ -67,13 +67,16 @@ where
     }
 }
 
-fn check<B>(request: &Request<B>, hosts: &Hosts) -> Result<(), Refusal> {
+fn check<B>(request: &Request<B>, hosts: &Arc<Hosts>) -> Result<(), Refusal> {
     if request.headers().len() > Config::MAX_HEADERS {
         return Err(Refusal::Fields);
     }
     let peer = request.extensions().get::<Peer>();
     let field = only_host(request);
-    if field.is_some_and(|field| peer.and_then(Peer::accepted_host) == Some(field)) && !may_be_cross_site(request.headers()) {
+    if let (Some(peer), Some(field)) = (peer, field)
+        && peer.is_accepted(field, hosts)
+        && !may_be_cross_site(request.headers())
+    {
         return Ok(());
     }
     let host = Host::of(request)?;
@@ -86,7 +89,7 @@ fn check<B>(request: &Request<B>, hosts: &Hosts) -> Result<(), Refusal> {
     }
     refuse_cross_site(request.headers(), &host)?;
     if let (Some(peer), Some(field)) = (peer, field) {
-        peer.accept_host(field);
+        peer.accept(field, hosts);
     }
     Ok(())
 }

@@ -37,8 +37,7 @@ pin_project! {
         too_large: bool,
         timeout: Duration,
         // Most bodies are there at once and need no timer.
-        #[pin]
-        timer: Option<Sleep>,
+        timer: Option<Pin<Box<Sleep>>>,
     }
 }
 
@@ -110,14 +109,10 @@ where
         if let Poll::Ready(received) = self.as_mut().poll_body(context) {
             return Poll::Ready(received);
         }
-        let mut this = self.project();
+        let this = self.project();
         let limit = *this.timeout;
-        if this.timer.is_none() {
-            this.timer.set(Some(tokio::time::sleep(limit)));
-        }
-        if let Some(timer) = this.timer.as_pin_mut() {
-            ready!(timer.poll(context));
-        }
+        let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        ready!(timer.as_mut().poll(context));
         Poll::Ready(Err(Refusal::BodyTimeout { limit }))
     }
 }

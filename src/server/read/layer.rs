@@ -80,35 +80,42 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let arrived = Instant::now();
         let (head, body) = request.into_parts();
-        let stage = match self.shared.check(&head) {
-            Ok((version, delegated)) => Stage::Body {
+        let stage = match self.shared.ask(&head) {
+            Ok(asked) => Stage::Body {
                 body: Receiving::new(&head.headers, body, &self.shared.config, Arc::clone(&self.shared.budget)),
-                asked: Some(Asked {
-                    head,
-                    arrived,
-                    version,
-                    delegated,
-                }),
+                asked: Some(asked),
             },
             Err(refusal) => Stage::Refused { refusal: Some(refusal) },
         };
         Reading {
             inner: Some(self.inner.clone()),
-            shared: Arc::clone(&self.shared),
             stage,
         }
     }
 }
 
-/// What is known of a request before its body.
+/// A question without its ids: what is known before the body. Small, because it is moved about, and the head can go.
 #[derive(Debug)]
 struct Asked {
-    head: request::Parts,
-    arrived: Instant,
     version: Version,
+    query: Option<Box<str>>,
     delegated: Option<Delegated>,
+    caller: Arc<Caller>,
+}
+
+impl Asked {
+    fn with(self, body: &[u8]) -> Result<Call, Invalid> {
+        let question = scan::Request::parse(self.version, self.query.as_deref(), body)?;
+        let question = match self.delegated {
+            Some(delegated) => question.with_token(delegated),
+            None => question,
+        };
+        Ok(Call {
+            request: Arc::new(question),
+            caller: self.caller,
+        })
+    }
 }
 
 pin_project! {
@@ -120,7 +127,6 @@ pin_project! {
     {
         // `None` once the question is complete: then it is in the answer.
         inner: Option<S>,
-        shared: Arc<Shared>,
         #[pin]
         stage: Stage<Oneshot<S, Call>, B>,
     }
@@ -159,7 +165,7 @@ where
                     let received = ready!(body.poll(context))?;
                     // Both are taken once, when the body is complete.
                     let (asked, inner) = asked.take().zip(this.inner.take()).ok_or(Refusal::BodyBroken)?;
-                    let call = this.shared.call(asked, &received.bytes)?;
+                    let call = asked.with(&received.bytes)?;
                     Stage::Answer {
                         wait: call.caller.wait,
                         answer: inner.oneshot(call),
@@ -172,23 +178,14 @@ where
 }
 
 impl Shared {
-    /// What can be refused without reading the body.
-    fn check(&self, head: &request::Parts) -> Result<(Version, Option<Delegated>), Refusal> {
+    /// Reads the head; what can be refused without the body, is.
+    fn ask(&self, head: &request::Parts) -> Result<Asked, Refusal> {
         check_content(&head.headers)?;
-        let version = Version::from_path(head.uri.path()).ok_or(Refusal::Path)?;
-        Ok((version, self.config.authorization.read(&head.headers)?))
-    }
-
-    fn call(&self, asked: Asked, body: &[u8]) -> Result<Call, Invalid> {
-        let question = scan::Request::parse(asked.version, asked.head.uri.query(), body)?;
-        let question = match asked.delegated {
-            Some(delegated) => question.with_token(delegated),
-            None => question,
-        };
-        let caller = self.caller(&asked.head, asked.arrived);
-        Ok(Call {
-            request: Arc::new(question),
-            caller: Arc::new(caller),
+        Ok(Asked {
+            version: Version::from_path(head.uri.path()).ok_or(Refusal::Path)?,
+            query: head.uri.query().map(Box::from),
+            delegated: self.config.authorization.read(&head.headers)?,
+            caller: Arc::new(self.caller(head, Instant::now())),
         })
     }
 
