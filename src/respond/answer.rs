@@ -213,9 +213,12 @@ fn upstream(config: &Config, answer: Answer, status: &Status, origin: impl Fn() 
     let fields = response.headers_mut();
     // At once: a map that grows is copied.
     fields.reserve(answer.headers.len() + MOST_FIELDS);
-    fields.extend(answer.headers);
-    // hyper counts the body itself; a length from elsewhere could contradict a rewritten link.
-    fields.remove(header::CONTENT_LENGTH);
+    for (name, value) in &*answer.headers {
+        // hyper counts the body itself; a length from elsewhere could contradict a rewritten link.
+        if name != header::CONTENT_LENGTH {
+            fields.append(name, value.clone());
+        }
+    }
     put(fields, CACHE_STATUS, field::cache_status(status));
     if answer.status.is_client_error() || answer.status.is_server_error() {
         put(fields, PROXY_STATUS, field::received_status(answer.status));

@@ -1,10 +1,10 @@
 //! Drives one connection to its end.
 
 use std::convert::Infallible;
-use std::future::{Future as _, poll_fn};
+use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
-use std::task::Poll;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use http::{HeaderValue, Request, Response, Version, header};
@@ -15,11 +15,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tower::{Service, ServiceExt as _};
+use tower::Service;
 
 use super::Config;
 use super::accept::Accepted;
-use super::activity::{Activity, Draining, Limits, Verdict};
+use super::activity::{Activity, Draining, InFlight, Limits, Verdict};
 use super::rarely::Rarely;
 use super::socket::Socket;
 use crate::respond::Body;
@@ -94,11 +94,16 @@ impl Shared {
         let _permit = permit;
         let activity = Activity::new();
         let socket = Socket::new(stream, Arc::clone(&activity));
+        // One for all requests: copying the stack for each would cost as much as the rest of what it does for a hit.
+        let service = Mutex::new(service);
         let answer = {
             let activity = Arc::clone(&activity);
             service_fn(move |mut request: Request<Incoming>| {
                 request.extensions_mut().insert(peer.clone());
-                answer(request, service.clone(), Arc::clone(&activity))
+                let (version, has_body) = (request.version(), !request.body().is_end_stream());
+                let in_flight = activity.request(version);
+                let response = call(&service, request);
+                answer(response, version, has_body, in_flight)
             })
         };
         let mut connection = pin!(self.http.serve_connection(TokioIo::new(socket), answer));
@@ -165,19 +170,27 @@ async fn news(phase: &mut watch::Receiver<Phase>, until: Instant) -> News {
 /// Pings more often than this are taken for a flood by some peers.
 const MIN_PING: Duration = Duration::from_secs(20);
 
-/// Answers one request.
-async fn answer<S>(
-    request: Request<Incoming>,
-    service: S,
-    activity: Arc<Activity>,
-) -> Result<Response<Body>, Infallible>
+/// Hands a request to a service that is always ready, as the whole stack is: where a request has to wait, it can be refused.
+fn call<S>(service: &Mutex<S>, request: Request<Incoming>) -> S::Future
 where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
 {
-    let version = request.version();
-    let _in_flight = activity.request(version);
-    let has_body = !request.body().is_end_stream();
-    let mut response = service.oneshot(request).await?;
+    // A panic in here is the end of the connection, not of what the service shares with others.
+    let mut service = service.lock().unwrap_or_else(PoisonError::into_inner);
+    let ready = service.poll_ready(&mut Context::from_waker(Waker::noop()));
+    debug_assert!(ready.is_ready(), "nobody would wake the request");
+    service.call(request)
+}
+
+/// Completes the answer to one request.
+async fn answer(
+    response: impl Future<Output = Result<Response<Body>, Infallible>>,
+    version: Version,
+    has_body: bool,
+    in_flight: InFlight,
+) -> Result<Response<Body>, Infallible> {
+    let mut response = response.await?;
+    let activity = in_flight.activity();
     if has_body && response.status().is_client_error() {
         activity.leave_body_unread();
     }

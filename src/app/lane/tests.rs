@@ -79,7 +79,7 @@ async fn ask(lanes: &Lanes, token: Option<&str>, wait: Duration) -> Result<Answe
         permit.settle();
         Ok(Answer {
             status: StatusCode::OK,
-            headers: HeaderMap::new(),
+            headers: std::sync::Arc::default(),
             body: Bytes::new(),
         })
     });

@@ -157,7 +157,7 @@ pub(super) fn no_store(mut caller: Caller) -> Caller {
 pub(super) fn answer(body: &'static str) -> Answer {
     Answer {
         status: StatusCode::OK,
-        headers: HeaderMap::new(),
+        headers: std::sync::Arc::default(),
         body: Bytes::from_static(body.as_bytes()),
     }
 }

@@ -99,7 +99,7 @@ impl World {
             } else {
                 StatusCode::OK
             },
-            headers: HeaderMap::new(),
+            headers: std::sync::Arc::default(),
             body: bytes::Bytes::new(),
         })
     }

@@ -38,7 +38,7 @@ fn upstream_answer(status: u16, body: &'static str) -> Answer {
     headers.insert("content-length", HeaderValue::from_static("999"));
     Answer {
         status: StatusCode::from_u16(status).unwrap(),
-        headers,
+        headers: headers.into(),
         body: Bytes::from_static(body.as_bytes()),
     }
 }

@@ -151,7 +151,7 @@ async fn answer(backend: Arc<Backend>, call: Call) -> Result<Served, BoxError> {
     Ok(Served {
         answer: Answer {
             status: http::StatusCode::OK,
-            headers: HeaderMap::new(),
+            headers: std::sync::Arc::default(),
             body: Bytes::from(vec![b'x'; size]),
         },
         outcome: Outcome::Hit,

@@ -70,7 +70,7 @@ impl Defender {
         };
         Ok(Answer {
             status,
-            headers: HeaderMap::new(),
+            headers: std::sync::Arc::default(),
             body: Bytes::from_static(NO_LICENCE.as_bytes()),
         })
     }

@@ -215,7 +215,7 @@ async fn answer(is: Is) -> Result<Answer, Failure> {
     })?;
     Ok(Answer {
         status,
-        headers: HeaderMap::new(),
+        headers: std::sync::Arc::default(),
         body: Bytes::new(),
     })
 }

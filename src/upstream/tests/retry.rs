@@ -35,7 +35,7 @@ impl Load for NoLoad {
 fn answer(status: u16) -> Answer {
     Answer {
         status: StatusCode::from_u16(status).unwrap(),
-        headers: HeaderMap::new(),
+        headers: std::sync::Arc::default(),
         body: Bytes::new(),
     }
 }
