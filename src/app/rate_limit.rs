@@ -24,10 +24,11 @@ pub(super) fn of(quota: Quota) -> RateLimit {
         let now = Instant::now();
         // Read first: what changes from here on makes the next answer look again.
         let stamp = quota.stamp();
-        if let Some(told) = &*last.load() {
-            if told.stamp == stamp && now < told.until {
-                return Arc::clone(&told.windows);
-            }
+        if let Some(told) = &*last.load()
+            && told.stamp == stamp
+            && now < told.until
+        {
+            return Arc::clone(&told.windows);
         }
         let snapshot = quota.snapshot();
         let windows = Arc::new(Windows::new(snapshot.windows.iter().map(window).collect()));
@@ -62,7 +63,8 @@ mod tests {
 
     fn quota() -> Quota {
         let limit = quota::Limit::try_new(NonZeroU32::new(10).unwrap(), Duration::from_mins(1)).unwrap();
-        let config = quota::Config::try_new(vec![limit], NonZeroU32::new(10).unwrap(), Duration::from_secs(30)).unwrap();
+        let config =
+            quota::Config::try_new(vec![limit], NonZeroU32::new(10).unwrap(), Duration::from_secs(30)).unwrap();
         Quota::forgetful(&config, Wall::system(), quota::Metrics::default())
     }
 
@@ -77,11 +79,11 @@ mod tests {
         let mut left = Vec::new();
         for step in 0..400_u32 {
             // Calls that are answered, lost, never sent, and none for a while; in between, time passes in uneven steps.
-            if step % 7 < 3 {
-                if let Ok(mut permit) = quota.take(Instant::now()) {
-                    permit.leave();
-                    left.push(permit);
-                }
+            if step % 7 < 3
+                && let Ok(mut permit) = quota.take(Instant::now())
+            {
+                permit.leave();
+                left.push(permit);
             }
             match step % 5 {
                 0 => left.pop().into_iter().for_each(quota::Permit::settle),

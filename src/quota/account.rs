@@ -326,7 +326,8 @@ impl Account {
                 part => Duration::from_nanos(part.into()),
             });
         let next_second = now + counting.min().unwrap_or(LONGEST);
-        self.next_timeout().map_or(next_second, |timeout| timeout.min(next_second))
+        self.next_timeout()
+            .map_or(next_second, |timeout| timeout.min(next_second))
     }
 
     /// Whether calls that nobody waits for may be made: at least half of the bucket is there, and half of every window.

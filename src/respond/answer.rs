@@ -136,12 +136,7 @@ const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// An answer of the upstream, however it came about. `origin` is the address that the caller used.
-pub(super) fn served(
-    config: &Config,
-    served: Served,
-    wait: Option<Duration>,
-    origin: impl Fn() -> String,
-) -> Answered {
+pub(super) fn served(config: &Config, served: Served, wait: Option<Duration>, origin: impl Fn() -> String) -> Answered {
     let mut response = upstream(config, served.answer, &served.status, origin);
     let fields = response.headers_mut();
     if let Some(age) = served.age {
@@ -230,7 +225,7 @@ fn upstream(config: &Config, answer: Answer, status: &Status, origin: impl Fn() 
 /// An answer that the gateway makes itself.
 fn own(config: &Config, problem: &Problem, id: &RequestId) -> Response<Body> {
     let limited = problem.status == StatusCode::TOO_MANY_REQUESTS || problem.status.is_server_error();
-    let windows = limited.then(|| (config.rate_limit)()).unwrap_or_default();
+    let windows = if limited { (config.rate_limit)() } else { Arc::default() };
     let mut response = Response::new(Body::new(problem.body(id, &windows.list)));
     *response.status_mut() = problem.status;
     let fields = response.headers_mut();

@@ -109,7 +109,9 @@ pub(super) fn canonical(raw: &str) -> Cow<'_, str> {
 
 /// Whether `id` is written as 8-4-4-4-12 hexadecimal digits.
 pub(super) fn is_guid(id: &[u8]) -> bool {
-    let Ok(id) = <&[u8; 36]>::try_from(id) else { return false };
+    let Ok(id) = <&[u8; 36]>::try_from(id) else {
+        return false;
+    };
     // Without branches, so that many bytes are looked at at once.
     let others = id.iter().fold(0_u8, |others, byte| {
         let digit = byte.wrapping_sub(b'0') < 10;

@@ -44,11 +44,10 @@ impl<'a> Rest<'a> {
         let end = memchr::memchr(b'"', self.0.as_bytes())?;
         let (string, rest) = self.0.split_at(end);
         // Without branches, so that many bytes are looked at at once.
-        let escaped = string
-            .bytes()
-            .fold(false, |escaped, byte| escaped | (byte == b'\\') | (byte < b' '));
+        let odd = |byte: u8| u8::from(byte == b'\\') | u8::from(byte < b' ');
+        let odd = string.bytes().fold(0, |any, byte| any | odd(byte));
         self.0 = rest.strip_prefix('"')?;
-        (!escaped).then_some(string)
+        (odd == 0).then_some(string)
     }
 
     fn is_empty(&mut self) -> bool {

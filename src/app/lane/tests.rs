@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use prometheus_client::registry::Registry;
 use tokio::time::{Instant, advance, sleep};
 use tower::{Layer as _, ServiceExt as _};
@@ -79,7 +79,7 @@ async fn ask(lanes: &Lanes, token: Option<&str>, wait: Duration) -> Result<Answe
         permit.settle();
         Ok(Answer {
             status: StatusCode::OK,
-            headers: std::sync::Arc::default(),
+            headers: Arc::default(),
             body: Bytes::new(),
         })
     });

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, advance};
@@ -157,7 +157,7 @@ pub(super) fn no_store(mut caller: Caller) -> Caller {
 pub(super) fn answer(body: &'static str) -> Answer {
     Answer {
         status: StatusCode::OK,
-        headers: std::sync::Arc::default(),
+        headers: Arc::default(),
         body: Bytes::from_static(body.as_bytes()),
     }
 }

@@ -81,7 +81,13 @@ fn field<'a>(answer: &'a Response<()>, name: &str) -> &'a str {
 
 #[tokio::test]
 async fn a_hit_keeps_the_upstreams_answer_and_says_where_it_came_from() {
-    let (answer, body, ended) = ending(|| Ok(Reply::Served(Box::new(hit("{ \"value\" : [] }")), Some(Duration::from_secs(20))))).await;
+    let (answer, body, ended) = ending(|| {
+        Ok(Reply::Served(
+            Box::new(hit("{ \"value\" : [] }")),
+            Some(Duration::from_secs(20)),
+        ))
+    })
+    .await;
     assert_eq!(answer.status(), StatusCode::OK);
     assert_eq!(body, "{ \"value\" : [] }");
     assert_eq!(

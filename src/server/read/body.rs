@@ -51,8 +51,7 @@ where
             .get(header::CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         Self {
-            too_large: announced.is_some_and(|length| length > limit as u64)
-                || body.size_hint().lower() > limit as u64,
+            too_large: announced.is_some_and(|length| length > limit as u64) || body.size_hint().lower() > limit as u64,
             body,
             received: Bytes::new(),
             joined: BytesMut::new(),
@@ -92,7 +91,11 @@ where
             }
         }
         let joined = std::mem::take(this.joined);
-        let bytes = if joined.is_empty() { std::mem::take(this.received) } else { joined.freeze() };
+        let bytes = if joined.is_empty() {
+            std::mem::take(this.received)
+        } else {
+            joined.freeze()
+        };
         // It is there until the body is complete, and a complete body is not polled again.
         let share = this.share.take().ok_or(Refusal::Busy)?;
         Poll::Ready(Ok(Received { bytes, _share: share }))

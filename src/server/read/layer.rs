@@ -83,7 +83,12 @@ where
         let (head, body) = request.into_parts();
         let stage = match self.shared.ask(&head) {
             Ok(asked) => Stage::Body {
-                body: Receiving::new(&head.headers, body, &self.shared.config, Arc::clone(&self.shared.budget)),
+                body: Receiving::new(
+                    &head.headers,
+                    body,
+                    &self.shared.config,
+                    Arc::clone(&self.shared.budget),
+                ),
                 asked: Some(asked),
             },
             Err(refusal) => Stage::Refused { refusal: Some(refusal) },

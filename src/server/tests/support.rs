@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -151,7 +150,7 @@ async fn answer(backend: Arc<Backend>, call: Call) -> Result<Served, BoxError> {
     Ok(Served {
         answer: Answer {
             status: http::StatusCode::OK,
-            headers: std::sync::Arc::default(),
+            headers: Arc::default(),
             body: Bytes::from(vec![b'x'; size]),
         },
         outcome: Outcome::Hit,

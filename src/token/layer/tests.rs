@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use tokio::time::Instant;
 use tower::{Layer as _, ServiceExt as _};
 use url::Url;
@@ -70,7 +70,7 @@ impl Defender {
         };
         Ok(Answer {
             status,
-            headers: std::sync::Arc::default(),
+            headers: Arc::default(),
             body: Bytes::from_static(NO_LICENCE.as_bytes()),
         })
     }
