@@ -22,7 +22,7 @@ impl RequestId {
     pub fn random() -> Self {
         const HEX: &[u8; 16] = b"0123456789abcdef";
         let mut text = [0; 32];
-        for (pair, byte) in text.chunks_exact_mut(2).zip(rand::random::<[u8; 16]>()) {
+        for (pair, byte) in text.chunks_exact_mut(2).zip(rand::random::<u128>().to_be_bytes()) {
             pair[0] = HEX[usize::from(byte >> 4)];
             pair[1] = HEX[usize::from(byte & 15)];
         }

@@ -8,20 +8,21 @@ use crate::scan::ids::IdSet;
 /// The ids of `{"ScanDefinitionIds":["…", …]}`, if none needs an escape; `None` for every other body.
 pub(super) fn read_ids(body: &[u8]) -> Option<IdSet> {
     let mut rest = Rest(std::str::from_utf8(body).ok()?);
-    rest.token("{")?;
-    rest.token("\"ScanDefinitionIds\"")?;
-    rest.token(":")?;
-    rest.token("[")?;
+    rest.mark(b'{')?;
+    rest.mark(b'"')?;
+    rest.pass("ScanDefinitionIds\"")?;
+    rest.mark(b':')?;
+    rest.mark(b'[')?;
     let mut ids = IdSet::with_room(body.len());
     loop {
-        rest.token("\"")?;
+        rest.mark(b'"')?;
         ids.push(rest.string()?).ok()?;
-        if rest.token(",").is_none() {
+        if rest.mark(b',').is_none() {
             break;
         }
     }
-    rest.token("]")?;
-    rest.token("}")?;
+    rest.mark(b']')?;
+    rest.mark(b'}')?;
     rest.is_empty().then_some(ids)
 }
 
@@ -29,13 +30,16 @@ pub(super) fn read_ids(body: &[u8]) -> Option<IdSet> {
 struct Rest<'a>(&'a str);
 
 impl<'a> Rest<'a> {
-    /// Passes `token` and the white space in front of it (RFC 8259 §2).
-    fn token(&mut self, token: &str) -> Option<()> {
-        let rest = self.0.strip_prefix(token).or_else(|| {
+    /// Passes one ASCII character and the white space in front of it (RFC 8259 §2).
+    fn mark(&mut self, mark: u8) -> Option<()> {
+        if self.0.as_bytes().first() != Some(&mark) {
             self.skip_space();
-            self.0.strip_prefix(token)
-        });
-        self.0 = rest?;
+        }
+        (self.0.as_bytes().first() == Some(&mark)).then(|| self.0 = &self.0[1..])
+    }
+
+    fn pass(&mut self, text: &str) -> Option<()> {
+        self.0 = self.0.strip_prefix(text)?;
         Some(())
     }
 
@@ -46,7 +50,7 @@ impl<'a> Rest<'a> {
         // Without branches, so that many bytes are looked at at once.
         let odd = |byte: u8| u8::from(byte == b'\\') | u8::from(byte < b' ');
         let odd = string.bytes().fold(0, |any, byte| any | odd(byte));
-        self.0 = rest.strip_prefix('"')?;
+        self.0 = &rest[1..];
         (odd == 0).then_some(string)
     }
 

@@ -20,6 +20,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::respond::{Answered, Ended, Outcome, RequestId};
 use crate::scan;
+use crate::telemetry::trace::Trace;
 
 /// The status that is counted when the caller went away before its answer. It is never sent.
 pub const GONE: u16 = 499;
@@ -149,17 +150,20 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let id = request.extensions().get().cloned();
+        let named = Named {
+            id: request.extensions().get().cloned(),
+            trace: request.extensions().get().cloned().unwrap_or_default(),
+        };
         // At the usual level only the last line is written, and it gets its span when it is.
         let span = if LevelFilter::current() > LevelFilter::INFO {
-            span(id.as_ref())
+            named.span()
         } else {
             Span::none()
         };
         let started = Started {
             metrics: Arc::clone(&self.metrics),
             at: Instant::now(),
-            id,
+            named,
             span,
             answered: false,
         };
@@ -168,8 +172,21 @@ where
     }
 }
 
-fn span(id: Option<&RequestId>) -> Span {
-    tracing::info_span!("request", request_id = id.map_or("", RequestId::as_str))
+/// What a request is called in logs.
+#[derive(Debug)]
+struct Named {
+    id: Option<RequestId>,
+    trace: Trace,
+}
+
+impl Named {
+    fn span(&self) -> Span {
+        tracing::info_span!(
+            "request",
+            request_id = self.id.as_ref().map_or("", RequestId::as_str),
+            trace_id = self.trace.id().map(tracing::field::display)
+        )
+    }
 }
 
 pin_project! {
@@ -190,9 +207,13 @@ where
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let answer = ready!(this.started.span.in_scope(|| this.answer.poll(context)))?;
-        this.started.finish(answer.response.status(), answer.ended.as_ref());
-        Poll::Ready(Ok(answer.response))
+        let Answered { mut response, ended } = ready!(this.started.span.in_scope(|| this.answer.poll(context)))?;
+        this.started.finish(response.status(), ended.as_ref());
+        if let (Some(ended), Trace::Traced(_)) = (ended, &this.started.named.trace) {
+            // For the span of the request, which is ended further out.
+            response.extensions_mut().insert(ended);
+        }
+        Poll::Ready(Ok(response))
     }
 }
 
@@ -201,7 +222,7 @@ where
 struct Started {
     metrics: Arc<Metrics>,
     at: Instant,
-    id: Option<RequestId>,
+    named: Named,
     span: Span,
     answered: bool,
 }
@@ -214,7 +235,7 @@ impl Started {
         let Some(ended) = ended else { return };
         self.metrics.count(ended.outcome, status.as_u16(), seconds);
         if self.span.is_none() && status.as_u16() >= 400 {
-            self.span = span(self.id.as_ref());
+            self.span = self.named.span();
         }
         self.span.in_scope(|| log(ended, status, seconds));
     }

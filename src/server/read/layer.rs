@@ -22,6 +22,7 @@ use crate::caller::{Caller, Name};
 use crate::respond::{Refusal, Reply, RequestId};
 use crate::scan::{self, Call, Delegated, Invalid, Served, Version};
 use crate::server::Peer;
+use crate::telemetry::trace::Trace;
 
 /// Reads requests for the typed stack below.
 #[derive(Clone, Debug)]
@@ -215,6 +216,7 @@ impl Shared {
                 .extensions
                 .get::<RequestId>()
                 .map_or_else(|| "".into(), RequestId::share),
+            trace: head.extensions.get::<Trace>().cloned().unwrap_or_default(),
         }
     }
 }
