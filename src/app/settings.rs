@@ -1,11 +1,10 @@
 //! From the resolved configuration to each part's own settings.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 
-use super::Error;
+use super::{Error, rate_limit};
 use crate::caller::Name;
 use crate::config::{self, Credential, ManagedEndpoint, OnUnknownPast, Resolved};
 use crate::telemetry::trace::{self, Sampler};
@@ -186,27 +185,14 @@ pub(super) fn respond(config: &Resolved, quota: &quota::Quota) -> respond::Layer
         .regions
         .iter()
         .filter_map(|region| region.url.host_str());
-    let quota = quota.clone();
     let layer = respond::Layer::new(respond::Config {
         upstream_hosts: hosts.map(str::to_ascii_lowercase).collect(),
-        rate_limit: Arc::new(move || quota.snapshot().windows.iter().map(window).collect()),
+        rate_limit: rate_limit::of(quota.clone()),
     });
     if config.credentials.passthrough {
         layer.without_rate_limit_for(AUTHORIZATION)
     } else {
         layer
-    }
-}
-
-fn window(window: &quota::Window) -> respond::Window {
-    respond::Window {
-        name: Arc::clone(&window.name),
-        quota: window.limit as u64,
-        window_s: window.length.as_secs().max(1),
-        remaining: window.remaining as u64,
-        // The margin for clocks that drift is ours; callers are told of the window that the upstream documents.
-        reset_s: (window.reset.as_secs() + u64::from(window.reset.subsec_nanos() > 0))
-            .min(window.length.as_secs().max(1)),
     }
 }
 
