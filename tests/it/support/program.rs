@@ -77,6 +77,14 @@ impl Program {
         self.folder.path()
     }
 
+    /// Its process.
+    ///
+    /// # Panics
+    /// It has ended.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
     /// All that it has written so far.
     pub(crate) fn output(&self) -> String {
         self.lines.lock().unwrap().join("\n")
