@@ -66,6 +66,12 @@ impl Bench {
         request("POST", "Connection: close\r\n", &body)
     }
 
+    /// Has the gateway learn the answer about an id, and returns the id.
+    pub(super) async fn known(&self) -> String {
+        self.honest("asking what will be asked again").await;
+        id(self.asked.load(Ordering::Relaxed) - 1)
+    }
+
     /// Nothing arrived upstream but what honest callers asked for, each question once.
     pub(super) fn assert_nothing_got_through(&self, attack: &str) {
         let calls = self.spawned.simulator.calls();

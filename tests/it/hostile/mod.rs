@@ -5,5 +5,9 @@
 //! that it had before.
 
 mod bench;
+mod conformance;
+mod flood;
+mod frame;
 mod http1;
+mod json;
 mod wire;

@@ -1,5 +1,7 @@
 //! A connection that sends any bytes.
 
+use std::time::Duration;
+
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -25,6 +27,12 @@ impl Wire {
         within("the gateway to take bytes or hang up", self.stream.write_all(bytes))
             .await
             .is_ok()
+    }
+
+    /// Sends for as long as the gateway takes bytes; it need not. Whether it took everything.
+    pub(super) async fn press(&mut self, bytes: &[u8], patience: Duration) -> bool {
+        let sent = tokio::time::timeout(patience, self.stream.write_all(bytes)).await;
+        matches!(sent, Ok(Ok(())))
     }
 
     /// The status of the next answer, interim ones left out; `None` when the connection ends before one.
@@ -53,6 +61,14 @@ impl Wire {
             drop(self.read.drain(..length));
             return Some(status);
         }
+    }
+
+    /// Exactly so many further bytes; `None` when the connection ends before.
+    pub(super) async fn take(&mut self, length: usize) -> Option<Vec<u8>> {
+        while self.read.len() < length {
+            self.more().await?;
+        }
+        Some(self.read.drain(..length).collect())
     }
 
     async fn more(&mut self) -> Option<()> {

@@ -1,0 +1,536 @@
+//! What RFC 9113 and RFC 7541 demand of a server, each demand broken once.
+//!
+//! A stream's error may always be treated as the connection's (RFC 9113 §5.4.2), and a connection may end without a word (§5.4.1);
+//! a malformed request may be answered with an error before its stream is reset (§8.1.1).
+//!
+//! Two deviations, both of the HTTP/2 library and without consequence. Some connections end with `PROTOCOL_ERROR` where a more exact code
+//! is asked for (`COMPRESSION_ERROR`, `FRAME_SIZE_ERROR`, …): they end all the same, and the rows with such an end are printed. And a
+//! pseudo field in trailers is dropped, not refused: trailers are not read at all.
+
+use super::bench::{Bench, FORBIDDEN, question};
+use super::frame::{
+    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, PADDED, PING, PREFACE, PRIORITY,
+    PUSH_PROMISE, QUESTION, RST_STREAM, SETTINGS, Said, WINDOW_UPDATE, block, frame, head, setting,
+};
+use crate::support::within;
+
+const PROTOCOL_ERROR: u32 = 1;
+const FLOW_CONTROL_ERROR: u32 = 3;
+const STREAM_CLOSED: u32 = 5;
+const FRAME_SIZE_ERROR: u32 = 6;
+const REFUSED_STREAM: u32 = 7;
+const COMPRESSION_ERROR: u32 = 9;
+
+/// What is right.
+#[derive(Clone, Copy, Debug)]
+enum Right {
+    /// The connection is over, with one of these errors.
+    Connection(&'static [u32]),
+    /// The stream is over, with one of these errors; or the connection.
+    Stream(&'static [u32]),
+    /// The same, or the request is answered 400 or with another error.
+    Malformed,
+    /// It goes on, as if nothing had happened.
+    Nothing,
+}
+use Right::{Connection, Malformed, Nothing, Stream};
+
+type Row = (&'static str, Vec<u8>, Right);
+
+#[expect(clippy::too_many_lines, reason = "a table")]
+fn connections() -> Vec<Row> {
+    let open = head(0, 1, &[]);
+    let half = frame(HEADERS, END_STREAM, 1, &block(&QUESTION));
+    let end = frame(DATA, END_STREAM, 1, b"{}");
+    vec![
+        ("4.1 an unknown frame", frame(99, 0, 0, b"x"), Nothing),
+        ("4.1 a flag without a meaning", frame(PING, 0xf0, 0, &[0; 8]), Nothing),
+        ("4.1 the reserved bit", frame(PING, 0, 1 << 31, &[0; 8]), Nothing),
+        (
+            "4.2 a head above the largest frame",
+            frame(HEADERS, END_HEADERS, 1, &[0; 16_385]),
+            Connection(&[FRAME_SIZE_ERROR]),
+        ),
+        (
+            "4.2 data above the largest frame",
+            [open.clone(), frame(DATA, 0, 1, &[0; 16_385])].concat(),
+            Stream(&[FRAME_SIZE_ERROR]),
+        ),
+        (
+            "4.2 settings above the largest frame",
+            frame(SETTINGS, 0, 0, &[0; 16_386]),
+            Connection(&[FRAME_SIZE_ERROR]),
+        ),
+        (
+            "4.3 another frame inside a head",
+            [half.clone(), frame(PRIORITY, 0, 1, &[0; 5])].concat(),
+            Connection(&[PROTOCOL_ERROR]),
+        ),
+        (
+            "4.3 another stream's head inside a head",
+            [half.clone(), head(0, 3, &[])].concat(),
+            Connection(&[PROTOCOL_ERROR]),
+        ),
+        (
+            "4.3 an unknown frame inside a head",
+            [half.clone(), frame(99, 0, 1, &[])].concat(),
+            Connection(&[PROTOCOL_ERROR]),
+        ),
+        (
+            "5.1 data on an idle stream",
+            frame(DATA, END_STREAM, 1, b"x"),
+            Connection(&[PROTOCOL_ERROR]),
+        ),
+        (
+            "5.1 a reset of an idle stream",
+            frame(RST_STREAM, 0, 1, &[0; 4]),
+            Connection(&[PROTOCOL_ERROR]),
+        ),
+        (
+            "5.1 a window for an idle stream",
+            frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 9]),
+            Connection(&[PROTOCOL_ERROR]),
+        ),
+        (
+            "5.1 a continuation of an idle stream",
+            frame(CONTINUATION, END_HEADERS, 1, &[]),
+            Connection(&[PROTOCOL_ERROR]),
+        ),
+        (
+            "5.1 data after the end",
+            [open.clone(), end.clone(), end.clone()].concat(),
+            Stream(&[STREAM_CLOSED]),
+        ),
+        (
+            "5.1 a head after the end",
+            [open.clone(), end.clone(), head(END_STREAM, 1, &[])].concat(),
+            Stream(&[STREAM_CLOSED]),
+        ),
+        (
+            "5.1 data after a reset",
+            [open.clone(), frame(RST_STREAM, 0, 1, &[0, 0, 0, 8]), end.clone()].concat(),
+            Stream(&[STREAM_CLOSED]),
+        ),
+        (
+            "5.1.1 an even stream",
+            head(END_STREAM, 2, &[]),
+            Connection(&[PROTOCOL_ERROR]),
+        ),
+        (
+            "5.1.1 a stream below an earlier one",
+            [head(0, 5, &[]), head(0, 3, &[])].concat(),
+            Connection(&[PROTOCOL_ERROR]),
+        ),
+        (
+            "6.1 data on stream 0",
+            frame(DATA, 0, 0, b"x"),
+            Connection(&[PROTOCOL_ERROR]),
+        ),
+        (
+            "6.1 padding longer than data",
+            [open.clone(), frame(DATA, PADDED | END_STREAM, 1, &[9, 0])].concat(),
+            Connection(&[PROTOCOL_ERROR]),
+        ),
+        (
+            "6.2 a head on stream 0",
+            head(END_STREAM, 0, &[]),
+            Connection(&[PROTOCOL_ERROR]),
+        ),
+        (
+            "6.2 padding longer than a head",
+            frame(HEADERS, PADDED | END_HEADERS, 1, &[200, 0x83]),
+            Connection(&[PROTOCOL_ERROR]),
+        ),
+        (
+            "6.3 a priority on stream 0",
+            frame(PRIORITY, 0, 0, &[0; 5]),
+            Connection(&[PROTOCOL_ERROR]),
+        ),
+        (
+            "6.3 a priority of four bytes",
+            [open.clone(), frame(PRIORITY, 0, 1, &[0; 4])].concat(),
+            Stream(&[FRAME_SIZE_ERROR]),
+        ),
+        (
+            "6.4 a reset of stream 0",
+            frame(RST_STREAM, 0, 0, &[0; 4]),
+            Connection(&[PROTOCOL_ERROR]),
+        ),
+        (
+            "6.4 a reset of three bytes",
+            [open.clone(), frame(RST_STREAM, 0, 1, &[0; 3])].concat(),
+            Connection(&[FRAME_SIZE_ERROR]),
+        ),
+        (
+            "6.6 a push by a client",
+            [open, frame(PUSH_PROMISE, END_HEADERS, 1, &[0, 0, 0, 2])].concat(),
+            Connection(&[PROTOCOL_ERROR]),
+        ),
+    ]
+}
+
+fn settings() -> Vec<Row> {
+    let set = |name, value| frame(SETTINGS, 0, 0, &setting(name, value));
+    let open = head(0, 1, &[]);
+    vec![
+        (
+            "6.5 an acknowledgement with a payload",
+            frame(SETTINGS, ACK, 0, &[0; 6]),
+            Connection(&[FRAME_SIZE_ERROR]),
+        ),
+        (
+            "6.5 settings on a stream",
+            frame(SETTINGS, 0, 1, &[0; 6]),
+            Connection(&[PROTOCOL_ERROR]),
+        ),
+        (
+            "6.5 five bytes",
+            frame(SETTINGS, 0, 0, &[0; 5]),
+            Connection(&[FRAME_SIZE_ERROR]),
+        ),
+        ("6.5.2 push set to 2", set(2, 2), Connection(&[PROTOCOL_ERROR])),
+        (
+            "6.5.2 a window of 2^31",
+            set(4, 1 << 31),
+            Connection(&[FLOW_CONTROL_ERROR]),
+        ),
+        ("6.5.2 frames below 2^14", set(5, 16_383), Connection(&[PROTOCOL_ERROR])),
+        (
+            "6.5.2 frames above 2^24-1",
+            set(5, 1 << 24),
+            Connection(&[PROTOCOL_ERROR]),
+        ),
+        ("6.5.2 an unknown setting", set(0xff, 1), Nothing),
+        (
+            "6.5.3 one setting twice",
+            frame(SETTINGS, 0, 0, &[setting(4, 9), setting(4, 65_535)].concat()),
+            Nothing,
+        ),
+        (
+            "6.7 a ping on a stream",
+            frame(PING, 0, 1, &[0; 8]),
+            Connection(&[PROTOCOL_ERROR]),
+        ),
+        (
+            "6.7 a ping of seven bytes",
+            frame(PING, 0, 0, &[0; 7]),
+            Connection(&[FRAME_SIZE_ERROR]),
+        ),
+        (
+            "6.7 an answer without a ping",
+            frame(PING, ACK, 0, b"unasked!"),
+            Nothing,
+        ),
+        (
+            "6.8 a farewell on a stream",
+            frame(GOAWAY, 0, 1, &[0; 8]),
+            Connection(&[PROTOCOL_ERROR]),
+        ),
+        (
+            "6.9 a window of 0 more",
+            frame(WINDOW_UPDATE, 0, 0, &[0; 4]),
+            Connection(&[PROTOCOL_ERROR]),
+        ),
+        (
+            "6.9 a stream's window of 0 more",
+            [open.clone(), frame(WINDOW_UPDATE, 0, 1, &[0; 4])].concat(),
+            Stream(&[PROTOCOL_ERROR]),
+        ),
+        (
+            "6.9 a window of three bytes",
+            frame(WINDOW_UPDATE, 0, 0, &[0; 3]),
+            Connection(&[FRAME_SIZE_ERROR]),
+        ),
+        (
+            "6.9.1 a window above 2^31-1",
+            frame(WINDOW_UPDATE, 0, 0, &[0x7f, 255, 255, 255]),
+            Connection(&[FLOW_CONTROL_ERROR]),
+        ),
+        (
+            "6.9.1 a stream's window above 2^31-1",
+            [open.clone(), frame(WINDOW_UPDATE, 0, 1, &[0x7f, 255, 255, 255])].concat(),
+            Stream(&[FLOW_CONTROL_ERROR]),
+        ),
+        (
+            "6.10 a continuation after the end",
+            [open.clone(), frame(CONTINUATION, END_HEADERS, 1, &block(&[("x", "y")]))].concat(),
+            Connection(&[PROTOCOL_ERROR]),
+        ),
+        (
+            "6.10 a continuation on stream 0",
+            frame(CONTINUATION, END_HEADERS, 0, &[]),
+            Connection(&[PROTOCOL_ERROR]),
+        ),
+        (
+            "6.10 a continuation after data",
+            [open, frame(DATA, 0, 1, b"{"), frame(CONTINUATION, END_HEADERS, 1, &[])].concat(),
+            Connection(&[PROTOCOL_ERROR]),
+        ),
+    ]
+}
+
+#[expect(clippy::too_many_lines, reason = "a table")]
+fn requests() -> Vec<Row> {
+    let whole = |fields: &[(&str, &str)]| frame(HEADERS, END_STREAM | END_HEADERS, 1, &block(fields));
+    let with = |more: &[(&str, &str)]| whole(&[&QUESTION, more].concat());
+    let without = |name: &str| {
+        let fields: Vec<_> = QUESTION.into_iter().filter(|field| field.0 != name).collect();
+        whole(&fields)
+    };
+    let trailed = |flags: u8, trailers: &[(&str, &str)]| {
+        let body = frame(DATA, 0, 1, question(FORBIDDEN).as_bytes());
+        [
+            head(0, 1, &[]),
+            body,
+            frame(HEADERS, flags | END_HEADERS, 1, &block(trailers)),
+        ]
+        .concat()
+    };
+    let of_length = |length: &str, flags: u8| {
+        let body = frame(DATA, flags, 1, question(FORBIDDEN).as_bytes());
+        [head(0, 1, &[("content-length", length)]), body].concat()
+    };
+    vec![
+        (
+            "8.1 trailers that are not the end",
+            trailed(0, &[("x", "y")]),
+            Malformed,
+        ),
+        (
+            "8.1.1 a length that is too long",
+            of_length("999", END_STREAM),
+            Malformed,
+        ),
+        (
+            "8.1.1 a length that is too short",
+            of_length("1", END_STREAM),
+            Malformed,
+        ),
+        (
+            "8.1.1 a length that is too short, data to come",
+            of_length("1", 0),
+            Malformed,
+        ),
+        (
+            "8.1.1 two lengths",
+            with(&[("content-length", "0"), ("content-length", "1")]),
+            Malformed,
+        ),
+        ("8.2.1 a name in upper case", with(&[("X", "y")]), Malformed),
+        ("8.2.1 a line feed in a value", with(&[("x", "y\nz: a")]), Malformed),
+        ("8.2.1 a carriage return in a value", with(&[("x", "y\rz")]), Malformed),
+        ("8.2.1 NUL in a value", with(&[("x", "y\0z")]), Malformed),
+        ("8.2.1 a colon in a name", with(&[("x:y", "z")]), Malformed),
+        ("8.2.1 a space in a name", with(&[("x y", "z")]), Malformed),
+        ("8.2.2 connection", with(&[("connection", "close")]), Malformed),
+        ("8.2.2 keep-alive", with(&[("keep-alive", "1")]), Malformed),
+        (
+            "8.2.2 proxy-connection",
+            with(&[("proxy-connection", "close")]),
+            Malformed,
+        ),
+        (
+            "8.2.2 transfer-encoding",
+            with(&[("transfer-encoding", "chunked")]),
+            Malformed,
+        ),
+        ("8.2.2 upgrade", with(&[("upgrade", "x")]), Malformed),
+        ("8.2.2 te", with(&[("te", "gzip")]), Malformed),
+        ("8.3 an unknown pseudo field", with(&[(":x", "y")]), Malformed),
+        ("8.3 an answer's pseudo field", with(&[(":status", "200")]), Malformed),
+        ("8.3 a pseudo field behind another", with(&[(":path", "/")]), Malformed),
+        ("8.3.1 no method", without(":method"), Malformed),
+        ("8.3.1 no scheme", without(":scheme"), Malformed),
+        ("8.3.1 no path", without(":path"), Malformed),
+        (
+            "8.3.1 an empty path",
+            whole(&[
+                (":method", "POST"),
+                (":scheme", "http"),
+                (":path", ""),
+                (":authority", "localhost"),
+            ]),
+            Malformed,
+        ),
+        (
+            "8.3.1 another host in host",
+            with(&[("host", "evil.example")]),
+            Malformed,
+        ),
+        (
+            "8.3.1 a user in the authority",
+            whole(&[
+                (":method", "POST"),
+                (":scheme", "http"),
+                (":path", "/"),
+                (":authority", "me@localhost"),
+            ]),
+            Malformed,
+        ),
+        (
+            "8.5 a tunnel",
+            whole(&[(":method", "CONNECT"), (":authority", "localhost:80")]),
+            Malformed,
+        ),
+    ]
+}
+
+fn compression() -> Vec<Row> {
+    let raw = |bytes: &[u8]| frame(HEADERS, END_STREAM | END_HEADERS, 1, bytes);
+    let bad = Connection(&[COMPRESSION_ERROR]);
+    vec![
+        ("7541 2.3.3 an index that nothing has", raw(&[0xff, 0x80, 0x01]), bad),
+        ("7541 6.1 index 0", raw(&[0x80]), bad),
+        (
+            "7541 4.2 a table above what was allowed",
+            raw(&[0x3f, 0xe1, 0xff, 0x03, 0x83]),
+            bad,
+        ),
+        ("7541 4.2 a size at the end of a block", raw(&[0x83, 0x20]), bad),
+        ("7541 5.1 a number without end", raw(&[0xff; 64]), bad),
+        ("7541 5.2 a text longer than the block", raw(&[0x00, 0x7e, b'x']), bad),
+        (
+            "7541 5.2 padding of more than seven bits",
+            raw(&[0x00, 0x01, b'x', 0x82, 0x1f, 0xff]),
+            bad,
+        ),
+        ("7541 5.2 padding with zeros", raw(&[0x00, 0x01, b'x', 0x81, 0x00]), bad),
+        (
+            "7541 5.2 the end symbol",
+            raw(&[0x00, 0x01, b'x', 0x84, 0xff, 0xff, 0xff, 0xff]),
+            bad,
+        ),
+        ("4.3 half a field", raw(&[0x00]), bad),
+    ]
+}
+
+/// What the gateway says about `bytes`, until it is plain whether it goes on.
+async fn reaction(bench: &Bench, bytes: &[u8]) -> (Vec<Said>, bool) {
+    let mut frames = Frames::open(bench, &[]).await;
+    frames.0.send(bytes).await;
+    frames.0.send(&frame(PING, 0, 0, b"and now?")).await;
+    let mut said = Vec::new();
+    loop {
+        let next = within("a reaction", frames.next()).await;
+        match next {
+            Said::Ended => return (said, false),
+            Said::Pong(pong) if pong == *b"and now?" => break,
+            _ => said.push(next),
+        }
+    }
+    // The answer to a ping may overtake the answer to a request.
+    let one = |said: &Said| matches!(said, Said::Reset(1, _) | Said::Answer(1, _));
+    let late = tokio::time::timeout(std::time::Duration::from_millis(200), frames.until(|said| one(&said)));
+    if !said.iter().any(one)
+        && let Ok(late) = late.await
+    {
+        said.push(late);
+    }
+    (said, true)
+}
+
+/// Whether the end was right but for the code, which was the most general one.
+fn is_vague(right: Right, said: &[Said]) -> bool {
+    let (Connection(codes) | Stream(codes)) = right else {
+        return false;
+    };
+    said.contains(&Said::Goaway(PROTOCOL_ERROR)) && !codes.contains(&PROTOCOL_ERROR)
+}
+
+fn is_right(right: Right, said: &[Said], goes_on: bool) -> bool {
+    let over = |codes: &[u32]| {
+        let mut farewells = said.iter().filter_map(|said| match said {
+            Said::Goaway(code) => Some(code),
+            _ => None,
+        });
+        !goes_on && farewells.all(|code| codes.contains(code) || *code == PROTOCOL_ERROR)
+    };
+    let reset = |codes: &[u32]| {
+        said.iter()
+            .any(|said| matches!(said, Said::Reset(_, code) if codes.contains(code)))
+    };
+    match right {
+        Connection(codes) => over(codes),
+        Stream(codes) => over(codes) || reset(codes),
+        Malformed => {
+            over(&[PROTOCOL_ERROR])
+                || reset(&[PROTOCOL_ERROR])
+                || said
+                    .iter()
+                    .any(|said| matches!(said, Said::Answer(_, status) if *status != Some(200)))
+        }
+        Nothing => {
+            goes_on
+                && said
+                    .iter()
+                    .all(|said| !matches!(said, Said::Goaway(_) | Said::Reset(..)))
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_demand_on_an_http_2_server_is_met() {
+    let bench = Bench::start().await;
+    let before = bench.held();
+    let rows = [connections(), settings(), requests(), compression()].concat();
+    let (count, mut wrong, mut vague) = (rows.len(), Vec::new(), Vec::new());
+    for (name, bytes, right) in rows {
+        let (said, goes_on) = reaction(&bench, &bytes).await;
+        if !is_right(right, &said, goes_on) {
+            wrong.push(format!("{name}: {said:?}, goes on: {goes_on}; right were {right:?}"));
+        }
+        if is_vague(right, &said) {
+            vague.push(name);
+        }
+        bench.honest(name).await;
+    }
+    println!("{count} demands, {} met with a vaguer code: {vague:?}", vague.len());
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    bench.assert_nothing_got_through("all of them");
+    bench.returned_to(before, 16 * 1024).await;
+    bench.finish().await;
+}
+
+#[tokio::test]
+async fn more_streams_than_allowed_are_refused_and_a_broken_preface_is_none() {
+    let bench = Bench::start().await;
+    let mut frames = Frames::open(&bench, &[]).await;
+    let heads: Vec<u8> = (0..=100).flat_map(|n| head(0, 2 * n + 1, &[])).collect();
+    frames.0.send(&heads).await;
+    let said = within("a refusal", frames.next()).await;
+    assert!(
+        matches!(said, Said::Reset(201, REFUSED_STREAM | PROTOCOL_ERROR)),
+        "{said:?}"
+    );
+    drop(frames);
+    let mut wire = bench.connect().await;
+    wire.send(&[&PREFACE[..20], b"XX\r\n", &frame(SETTINGS, 0, 0, &[])].concat())
+        .await;
+    wire.ended().await;
+    let mut wire = bench.connect().await;
+    wire.send(&[PREFACE, &frame(PING, 0, 0, &[0; 8])].concat()).await;
+    wire.ended().await;
+    bench.honest("them").await;
+    bench.assert_nothing_got_through("them");
+    bench.finish().await;
+}
+
+#[tokio::test]
+async fn trailers_change_nothing_about_a_request() {
+    let bench = Bench::start().await;
+    let known = bench.known().await;
+    for trailers in [
+        &[("x", "y")][..],
+        &[(":path", "/elsewhere")],
+        &[("authorization", "Bearer x")],
+    ] {
+        let mut frames = Frames::open(&bench, &[]).await;
+        let body = frame(DATA, 0, 1, question(&known).as_bytes());
+        let end = frame(HEADERS, END_STREAM | END_HEADERS, 1, &block(trailers));
+        frames.0.send(&[head(0, 1, &[]), body, end].concat()).await;
+        let said = within("an answer", frames.next()).await;
+        assert_eq!(said, Said::Answer(1, Some(200)), "{trailers:?}");
+    }
+    bench.assert_nothing_got_through("them");
+    bench.finish().await;
+}
