@@ -66,11 +66,24 @@ fn main() {
         .build()
         .unwrap();
     let _guard = runtime.enter();
-    println!("{:<44}{:>10}{:>9}{:>14}", "a hit through all layers, without sockets", "ns", "ratio", "bytes/entry");
+    println!(
+        "{:<44}{:>10}{:>9}{:>14}",
+        "a hit through all layers, without sockets", "ns", "ratio", "bytes/entry"
+    );
     let (one, _) = hits(1, 100);
-    for (entries, bytes) in [(1, 100), (1_000, 100), (100_000, 100), (1_000_000, 100), (100_000, 1_000)] {
+    for (entries, bytes) in [
+        (1, 100),
+        (1_000, 100),
+        (100_000, 100),
+        (1_000_000, 100),
+        (100_000, 1_000),
+    ] {
         let (ns, grown) = hits(entries, bytes);
-        let grown = if entries < 100_000 { "-".into() } else { format!("{grown:.0}") };
+        let grown = if entries < 100_000 {
+            "-".into()
+        } else {
+            format!("{grown:.0}")
+        };
         let case = format!("{entries} entries, answers of {bytes} bytes");
         println!("{case:<44}{ns:>10.0}{:>8.2}x{grown:>14}", ns / one);
     }

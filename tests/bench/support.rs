@@ -53,7 +53,11 @@ pub(crate) fn cache(max_size: u64) -> Arc<Cache> {
         max_size,
         ..cache::Config::default()
     };
-    Arc::new(Cache::new(config, None, cache::Metrics::register(&mut Registry::default())))
+    Arc::new(Cache::new(
+        config,
+        None,
+        cache::Metrics::register(&mut Registry::default()),
+    ))
 }
 
 pub(crate) fn keep(cache: &Cache, body: &[u8], answer: &Answer) {

@@ -139,7 +139,10 @@ mod tests {
         for (version, query, body) in &cases {
             for _ in 0..3 {
                 let (question, _) = ask(&memo, *version, *query, body);
-                assert_eq!(*question.unwrap(), Request::parse(*version, *query, body.as_bytes()).unwrap());
+                assert_eq!(
+                    *question.unwrap(),
+                    Request::parse(*version, *query, body.as_bytes()).unwrap()
+                );
             }
         }
     }
@@ -150,7 +153,11 @@ mod tests {
         let memo = Memo::new(Arc::clone(&budget));
         let small = r#"{"ScanDefinitionIds":["a"]}"#;
         let large = format!(r#"{{"ScanDefinitionIds":["{}"]}}"#, "x".repeat(50));
-        for (body, left) in [(small, 100 - 2 * small.len()), (&*large, 100), (small, 100 - 2 * small.len())] {
+        for (body, left) in [
+            (small, 100 - 2 * small.len()),
+            (&*large, 100),
+            (small, 100 - 2 * small.len()),
+        ] {
             for _ in 0..3 {
                 ask(&memo, Version::Latest, None, body).0.unwrap();
             }
