@@ -324,7 +324,7 @@ fn no_order_of_four_events_exceeds_a_window() {
 /// A rule of the script, what is planted in its place, what happens first, and within how many more events a window is over.
 type Mistake = (&'static str, &'static str, &'static [Event], usize);
 
-const MISTAKES: [Mistake; 5] = [
+const MISTAKES: [Mistake; 4] = [
     // The older copy of another server would be believed.
     (
         "state.run ~= run or",
@@ -339,8 +339,6 @@ const MISTAKES: [Mistake; 5] = [
         &[Event::Step(0), Event::Answer(0), Event::Answer(0)],
         3,
     ),
-    // A granted call would not count until it is answered.
-    ("redis.call('ZADD', FLYING, now + step.attempt, id)", "", &UNCHARGED, 2),
     // What nobody alive can know of would be free.
     ("if not complete then assume() end", "", &BOTH_LOST, 3),
     // The first copy that comes would be taken for all.
@@ -350,20 +348,6 @@ const MISTAKES: [Mistake; 5] = [
         &BOTH_LOST,
         3,
     ),
-];
-
-/// As many calls as the bucket alone would let go.
-const UNCHARGED: [Event; 10] = [
-    Event::Step(0),
-    Event::Time,
-    Event::Time,
-    Event::Step(0),
-    Event::Time,
-    Event::Time,
-    Event::Step(0),
-    Event::Answer(0),
-    Event::Answer(0),
-    Event::Answer(0),
 ];
 
 /// A replica makes two calls and is gone together with the store; the other one makes two as soon as it may.
