@@ -140,6 +140,11 @@ impl<S: Slots> Queue<S> {
             .inspect_err(|refused| self.0.metrics.refused(refused.reason))
     }
 
+    /// Goes on with other bounds and weights. Who waits stays, even above a new bound.
+    pub fn reconfigure(&self, config: Config) {
+        self.0.lock().reconfigure(config);
+    }
+
     /// How long a caller who is new here would wait for its slot.
     #[must_use]
     pub fn predicted_wait(&self) -> Duration {
