@@ -3,16 +3,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::admin_thread::AdminThread;
 use super::lane::Lanes;
 use super::made::Made;
+use super::reload::{self, Next, Place, Reloader};
 use super::status::Status;
 use super::surroundings::Surroundings;
+use super::swap::Swap;
+use super::tended::Upkeep;
 use super::{Error, settings};
-use crate::config::Resolved;
+use crate::config::{Document, Resolved};
 use crate::task::Tasks;
 use crate::telemetry::metrics::{Mode, ModeGauge, Registry};
 use crate::{admin, quota, server, stack};
@@ -23,6 +27,9 @@ pub struct Gateway {
     data: server::Bound,
     admin: AdminThread,
     parts: stack::Parts,
+    upkeep: Upkeep,
+    reloader: Reloader,
+    next: mpsc::Receiver<Next>,
     lanes: Lanes,
     health: admin::Health,
     mode: ModeGauge,
@@ -57,19 +64,20 @@ impl Gateway {
     pub async fn start_in(config: &Resolved, surroundings: Surroundings) -> Result<Self, Error> {
         let tasks = Tasks::new();
         let mut registry = Registry::new(env!("CARGO_PKG_VERSION"));
-        let built = Made::new(config, surroundings, &tasks, registry.root())?;
+        let made = Made::first(config, surroundings, &tasks, registry.root())?;
         let data = server::Bound::bind(settings::data_listener(config))
             .await
             .map_err(Error::of("the data listener"))?;
-        built.regions.watch(&tasks, built.net.connector().clone());
+        let (parts, upkeep, lanes) = (made.parts(), made.upkeep(), made.ground.lanes.clone());
+        let saved = made.ground.saved.clone();
+        let (reloader, next) = Reloader::new(made, reload::Metrics::register(registry.root()));
         let status = Status {
             started: Instant::now(),
-            quota: built.lanes.quota().clone(),
-            queue: built.lanes.queue().clone(),
-            regions: built.regions,
-            keeper: built.keeper,
-            cache: built.cache,
-            saved: built.saved,
+            quota: lanes.quota().clone(),
+            queue: lanes.queue().clone(),
+            saved,
+            current: reloader.current(),
+            configuration: reloader.configuration(),
         };
         let stop = CancellationToken::new();
         let mode = registry.mode();
@@ -79,8 +87,11 @@ impl Gateway {
         Ok(Self {
             data,
             admin,
-            parts: built.parts,
-            lanes: built.lanes,
+            parts,
+            upkeep,
+            reloader,
+            next,
+            lanes,
             health,
             mode,
             tasks,
@@ -108,6 +119,19 @@ impl Gateway {
         self.stop.clone()
     }
 
+    /// Changes the configuration of the running gateway.
+    #[must_use]
+    pub fn reloader(&self) -> &Reloader {
+        &self.reloader
+    }
+
+    /// Takes over what changes at `place`, which looked like `document` when the gateway started, until the gateway ends; at once whenever
+    /// `asked` is notified.
+    pub fn follow(&self, place: Place, document: Document, asked: Arc<Notify>) {
+        let watch = self.reloader.clone().follow(place, document, asked);
+        self.tasks.spawn_upkeep("configuration", watch);
+    }
+
     /// Answers callers until the stop, then drains: what can be answered in time is, what cannot is told at once.
     ///
     /// # Cancel safety
@@ -117,6 +141,10 @@ impl Gateway {
             data,
             admin,
             parts,
+            upkeep,
+            // What may still ask for a change holds a clone.
+            reloader: _,
+            mut next,
             lanes,
             health,
             mode,
@@ -138,8 +166,20 @@ impl Gateway {
             // The last call must leave early enough for its answer to arrive.
             lanes.close(Instant::now() + linger + drain.saturating_sub(ANSWER));
         };
-        let serving = data.serve(stack::build(parts), &tasks, stop.clone());
-        let (drained, ()) = tokio::join!(serving, draining);
+        let path = Swap::new(stack::build(parts), upkeep);
+        let exchanging = async {
+            while let Some(Next { parts, upkeep, done }) = next.recv().await {
+                path.exchange(stack::build(parts), upkeep);
+                // Whoever asked may have gone.
+                let _ = done.send(());
+            }
+            std::future::pending::<()>().await;
+        };
+        let ending = async { tokio::join!(data.serve(path.clone(), &tasks, stop.clone()), draining) };
+        let (drained, ()) = tokio::select! {
+            ended = ending => ended,
+            () = exchanging => return Ended { cut: 0, left: 0 },
+        };
         let left = tasks.finish(Duration::from_secs(1)).await;
         admin.finish().await;
         tracing::info!(cut = drained.cut, left, "stopped");

@@ -210,6 +210,17 @@ pub(super) fn token(config: &config::Credentials) -> Result<token::Config, Error
     })
 }
 
+/// Whose token the gateway has: what it is answered is meant for that application alone.
+pub(super) fn identity(config: &Resolved) -> (&str, Option<&str>, Option<&str>) {
+    let credentials = &config.credentials;
+    let credential = &credentials.credential;
+    (
+        credentials.authority.as_str(),
+        credential.tenant_id(),
+        credential.client_id(),
+    )
+}
+
 /// Where token requests go instead of the authority, if anywhere.
 pub(super) fn token_proxy(config: &config::Credentials) -> Option<&config::TokenProxy> {
     match &config.credential {
