@@ -64,13 +64,13 @@ impl Gateway {
     pub async fn start_in(config: &Resolved, surroundings: Surroundings) -> Result<Self, Error> {
         let tasks = Tasks::new();
         let mut registry = Registry::new(env!("CARGO_PKG_VERSION"));
-        let made = Made::first(config, surroundings, &tasks, registry.root())?;
+        let built = Made::first(config, surroundings, &tasks, registry.root())?;
         let data = server::Bound::bind(settings::data_listener(config))
             .await
             .map_err(Error::of("the data listener"))?;
-        let (parts, upkeep, lanes) = (made.parts(), made.upkeep(), made.ground.lanes.clone());
-        let saved = made.ground.saved.clone();
-        let (reloader, next) = Reloader::new(made, reload::Metrics::register(registry.root()));
+        let (parts, upkeep, lanes) = (built.parts(), built.upkeep(), built.ground.lanes.clone());
+        let saved = built.ground.saved.clone();
+        let (reloader, next) = Reloader::new(built, reload::Metrics::register(registry.root()));
         let status = Status {
             started: Instant::now(),
             quota: lanes.quota().clone(),

@@ -33,6 +33,7 @@ OPEN = {
     "region": ("a host's region; at most as many as hosts are configured", 32),
     "window": ("a window of `quota.limits`", 4),
     "version": ("the program's", 1),
+    "hash": ("16 hexadecimal digits, of the running configuration", 1),
 }
 wrong, notes = [], []
 

@@ -1,6 +1,6 @@
 //! Notices that the configuration has changed.
 //!
-//! By looking, not by being told: a ConfigMap changes by a symbolic link in a folder above, an editor writes another file and renames it, and
+//! By looking, not by being told: a `ConfigMap` changes by a symbolic link in a folder above, an editor writes another file and renames it, and
 //! network file systems tell nobody. Contents are compared, so that a touched file is no change.
 
 use std::sync::Arc;

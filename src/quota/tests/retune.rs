@@ -110,19 +110,19 @@ fn the_upstream_never_sees_more_than_its_limits_through_a_day_of_changes() {
     let mut dice = Dice::new(7);
     let start = Instant::now();
     let mut account = Account::new(&tables[0], start);
-    let (mut now, mut arrivals, mut change) = (start, Vec::new(), start + MINUTE * 5);
+    let (mut now, mut arrivals, mut due) = (start, Vec::new(), start + MINUTE * 5);
     while now < start + HOUR * 24 {
-        if now >= change {
-            let index = (dice.roll() * 6.0) as usize;
+        if now >= due {
+            let index = usize::try_from(dice.up_to(Duration::from_secs(6)).as_secs()).unwrap();
             account.retune(&tables[index], now);
-            change = now + dice.up_to(MINUTE * 40);
+            due = now + dice.up_to(MINUTE * 40);
         }
         match account.take(now) {
             Ok(charge) => {
                 arrivals.push(now);
                 account.settle(charge, now);
             }
-            Err(Some(at)) => now = at.min(change).max(now + Duration::from_millis(1)),
+            Err(Some(at)) => now = at.min(due).max(now + Duration::from_millis(1)),
             Err(None) => now += Duration::from_millis(100),
         }
     }

@@ -26,7 +26,7 @@ fn other(path: &str) -> Option<&'static str> {
         | "cache.stale_while_revalidate"
         | "cache.stale_if_error" => "\"2m\"",
         "defender.regions" => "[{ name = \"uk\", url = \"http://127.0.0.1:9\" }]",
-        "defender.via_proxy" => "\"http://127.0.0.1:9\"",
+        "defender.via_proxy" | "telemetry.otlp_endpoint" => "\"http://127.0.0.1:9\"",
         "credentials.kind" => "\"client_secret\"",
         "quota.limits" => "[\"99/1m\", \"1500/1h\"]",
         "quota.burst"
@@ -44,7 +44,6 @@ fn other(path: &str) -> Option<&'static str> {
         "store.prefix" => "\"other\"",
         "telemetry.log" => "\"debug\"",
         "telemetry.format" => "\"json\"",
-        "telemetry.otlp_endpoint" => "\"http://127.0.0.1:9\"",
         // Tests of their own: they need files, or another tenant's sign-in.
         "defender.ca_file"
         | "credentials.tenant_id"
@@ -71,9 +70,9 @@ async fn every_key_is_taken_over_or_named_as_one_for_a_restart() {
             continue;
         }
         let running = Setup::new().start().await;
-        let changes = [(path.as_str(), value)];
+        let written = [(path.as_str(), value)];
         // Simulated hosts are no hosts of that cloud; the regions below are all there is.
-        let applied = match running.reload(&changes).await {
+        let applied = match running.reload(&written).await {
             Ok(applied) => applied,
             Err(error) if path == "defender.cloud" => {
                 assert!(error.to_string().contains("cloud"), "{error}");
@@ -131,7 +130,7 @@ async fn requests_meet_what_was_taken_over() {
     assert_eq!(ask(&[]).await.status, StatusCode::TOO_MANY_REQUESTS);
 
     running.reload(&[("cache.ttl", "\"0s\"")]).await.unwrap();
-    assert_eq!(ask(&[]).await.field("cache-status").contains("hit"), false);
+    assert!(!ask(&[]).await.field("cache-status").contains("hit"));
     running.finish().await;
 }
 

@@ -1,4 +1,4 @@
-//! A mounted ConfigMap or Secret.
+//! A mounted `ConfigMap` or Secret.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};

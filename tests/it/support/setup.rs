@@ -86,6 +86,11 @@ impl Setup {
 
     /// Starts both, the gateway in this process, and waits until the nearest region is known and a sign-in has ended.
     pub(crate) async fn start(self) -> Running {
+        // A gateway under construction is big, and tests hold many futures.
+        Box::pin(self.start_both()).await
+    }
+
+    async fn start_both(self) -> Running {
         let (simulator, toml, variables) = self.simulate();
         let place = Place::new(None, Environment::from_iter(variables));
         let loaded = place.resolve(&Document::new(Path::new("gateway.toml"), toml.clone()));
