@@ -17,6 +17,7 @@ use super::swap::Swap;
 use super::tended::Upkeep;
 use super::{Error, settings};
 use crate::config::{Document, Resolved};
+use crate::machine::Machine;
 use crate::task::Tasks;
 use crate::telemetry::metrics::{Mode, ModeGauge, Registry};
 use crate::{admin, quota, server, stack};
@@ -62,7 +63,7 @@ impl Gateway {
     /// # Errors
     /// As [`Gateway::start`].
     pub async fn start_in(config: &Resolved, surroundings: Surroundings) -> Result<Self, Error> {
-        let tasks = Tasks::new();
+        let (tasks, machine) = (Tasks::new(), surroundings.machine);
         let mut registry = Registry::new(env!("CARGO_PKG_VERSION"));
         let built = Made::first(config, surroundings, &tasks, registry.root())?;
         let data = server::Bound::bind(settings::data_listener(config))
@@ -70,6 +71,7 @@ impl Gateway {
             .map_err(Error::of("the data listener"))?;
         let (parts, upkeep, lanes) = (built.parts(), built.upkeep(), built.ground.lanes.clone());
         let saved = built.ground.saved.clone();
+        announce(&built, machine);
         let (reloader, next) = Reloader::new(built, reload::Metrics::register(registry.root()));
         let status = Status {
             started: Instant::now(),
@@ -189,6 +191,29 @@ impl Gateway {
 
 /// Time kept at the end of the drain for answers to arrive.
 const ANSWER: Duration = Duration::from_secs(3);
+
+/// What was found and chosen, for whoever looks for the reason of a size later.
+fn announce(made: &Made, machine: Machine) {
+    let cache_bytes = made.cache.config().max_size;
+    let workers = tokio::runtime::Handle::current().metrics().num_workers();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        config = made.config.settings.digest(),
+        workers,
+        cores = machine.cores,
+        cpu_limit = machine.cpu_limit,
+        memory_limit_bytes = machine.memory_limit,
+        cache_bytes,
+        "starting"
+    );
+    if machine.memory_limit.is_some_and(|limit| cache_bytes > limit / 2) {
+        tracing::warn!(
+            cache_bytes,
+            memory_limit_bytes = machine.memory_limit,
+            "cache.max_size is more than half of the memory limit: the kernel may end this process when the cache fills"
+        );
+    }
+}
 
 fn view(
     config: &Resolved,

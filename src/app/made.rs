@@ -126,7 +126,7 @@ impl Made {
         let regions = ground.regions(plan.regions, region::Metrics::register(root), &net);
         // What answers teach about pages and order is learnt by the flights and used by both.
         let lore = Arc::new(scan::Lore::new(config.merge.known_rows));
-        let cache_config = settings::cache(config);
+        let cache_config = settings::cache(config, ground.surroundings.machine);
         let cache = cache::Cache::new(cache_config, Some(Arc::clone(&lore)), cache::Metrics::register(root));
         let cache = Arc::new(cache);
         let coalesce_metrics = coalesce::Metrics::register(root);
@@ -232,7 +232,7 @@ impl Made {
         attempt: Duration,
         lore: &Arc<scan::Lore>,
     ) -> (Arc<cache::Cache>, coalesce::Layer) {
-        let cache_config = settings::cache(config);
+        let cache_config = settings::cache(config, self.ground.surroundings.machine);
         let lore = Arc::clone(lore);
         if settings::identity(config) != settings::identity(&self.config) {
             let cache = Arc::new(self.cache.emptied(cache_config, Some(Arc::clone(&lore))));

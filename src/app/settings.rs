@@ -8,6 +8,7 @@ use http::header::AUTHORIZATION;
 use super::Error;
 use crate::caller::Name;
 use crate::config::{self, Credential, ManagedEndpoint, OnUnknownPast, Resolved};
+use crate::machine::Machine;
 use crate::{admin, cache, coalesce, net, queue, quota, region, respond, server, store, token, upstream};
 
 /// Longest token exchange. Sign-in answers in well under a second; ten cover a bad day and keep callers from waiting in vain.
@@ -127,12 +128,20 @@ pub(super) fn read(config: &Resolved) -> server::read::Config {
     }
 }
 
-pub(super) fn cache(config: &Resolved) -> cache::Config {
+/// The part of a memory limit that the cache takes when nobody says how much: a gateway needs some 15 MiB for itself, and each request in
+/// flight its body.
+const CACHE_SHARE: u64 = 4;
+
+pub(super) fn cache(config: &Resolved, machine: Machine) -> cache::Config {
+    let share = machine
+        .memory_limit
+        .map(|limit| limit / CACHE_SHARE)
+        .filter(|_| !config.settings.is_said("cache.max_size"));
     cache::Config {
         ttl: config.cache.ttl,
         stale_while_revalidate: config.cache.stale_while_revalidate,
         stale_if_error: config.cache.stale_if_error,
-        max_size: config.cache.max_size,
+        max_size: share.map_or(config.cache.max_size, |share| share.min(config.cache.max_size)),
     }
 }
 

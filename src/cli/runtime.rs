@@ -2,13 +2,13 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::thread;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
+use crate::machine::Machine;
 use crate::task::Tasks;
 use crate::telemetry::log;
 
@@ -21,7 +21,7 @@ const WORKERS: usize = 2;
 /// # Errors
 /// When the runtime cannot be made, and what `work` returns.
 pub(super) fn block_on<T>(workers: Option<usize>, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let cores = Machine::detect().cores;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers.unwrap_or(cores.min(WORKERS)).max(1))
         .enable_all()

@@ -55,6 +55,13 @@ impl Settings {
         }
     }
 
+    /// Whether somebody wrote the key of this path, rather than leaving it at its default.
+    #[must_use]
+    pub fn is_said(&self, path: &str) -> bool {
+        let mut key = keys().filter(|key| key.path() == path);
+        key.any(|key| self.get(key).origin != Origin::Default)
+    }
+
     /// The keys whose values differ in `other`, wherever they are written.
     #[must_use]
     pub fn changed(&self, other: &Self) -> Vec<&'static Key> {

@@ -38,7 +38,8 @@ static MAX_SIZE: Key = Key::new(
     "max_size",
     Kind::Size(64 << 10, 1 << 40),
     Fallback::Text("64MiB"),
-    "The memory that answers may take; the least used leave first.",
+    "The memory that answers may take; the least used leave first. Unless it is written, no more than a quarter of the container's memory \
+     limit.",
 )
 .live();
 
