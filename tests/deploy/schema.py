@@ -15,8 +15,8 @@ import jsonschema
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy/helm/defender-gateway/values.schema.json"
-# The chart sets these itself, and says so to whoever tries.
-OF_THE_CHART = {"server": {"listen", "hosts", "allow_non_loopback"}, "admin": {"listen"}}
+# What the chart sets itself or refuses: its templates say so in better words than a schema would.
+OF_THE_CHART = {"server": {"listen", "hosts", "allow_non_loopback"}, "admin": {"listen"}, "credentials": {"client_secret"}}
 MISTAKES = {
     "an unknown key": {"cache": {"tll": "30s"}},
     "an unknown section": {"caches": {}},
@@ -37,8 +37,7 @@ def for_chart(schema):
     sections = copy.deepcopy(schema["properties"])
     for section, keys in OF_THE_CHART.items():
         for key in keys:
-            # Left in as anything: the template's own message says where it is set instead.
-            sections[section]["properties"][key] = {"description": "Set by the chart."}
+            sections[section]["properties"][key] = {"description": "Not here: the chart says where."}
     for section in sections.values():
         for key in section["properties"].values():
             key.pop("x-environment", None)
