@@ -20,6 +20,7 @@ use crate::config::{Document, Resolved};
 use crate::machine::Machine;
 use crate::task::Tasks;
 use crate::telemetry::metrics::{Mode, ModeGauge, Registry};
+use crate::telemetry::trace::Exporter;
 use crate::{admin, quota, server, stack};
 
 /// A gateway whose listeners are bound and whose upkeep runs; [`Gateway::serve`] lets callers in.
@@ -36,6 +37,7 @@ pub struct Gateway {
     mode: ModeGauge,
     tasks: Tasks,
     stop: CancellationToken,
+    exporter: Exporter,
     linger: Duration,
     drain: Duration,
 }
@@ -65,7 +67,7 @@ impl Gateway {
     pub async fn start_in(config: &Resolved, surroundings: Surroundings) -> Result<Self, Error> {
         let (tasks, machine) = (Tasks::new(), surroundings.machine);
         let mut registry = Registry::new(env!("CARGO_PKG_VERSION"));
-        let built = Made::first(config, surroundings, &tasks, registry.root())?;
+        let (built, exporter) = Made::first(config, surroundings, &tasks, registry.root())?;
         let data = server::Bound::bind(settings::data_listener(config))
             .await
             .map_err(Error::of("the data listener"))?;
@@ -98,6 +100,7 @@ impl Gateway {
             mode,
             tasks,
             stop,
+            exporter,
             linger: config.server.linger,
             drain: config.server.drain,
         })
@@ -152,6 +155,7 @@ impl Gateway {
             mode,
             tasks,
             stop,
+            exporter,
             linger,
             drain,
         } = self;
@@ -183,6 +187,8 @@ impl Gateway {
             () = exchanging => return Ended { cut: 0, left: 0 },
         };
         let left = tasks.finish(Duration::from_secs(1)).await;
+        // Last: what the drain itself did is traced too.
+        exporter.finish(Duration::from_secs(1)).await;
         admin.finish().await;
         tracing::info!(cut = drained.cut, left, "stopped");
         Ended { cut: drained.cut, left }

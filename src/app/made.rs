@@ -16,6 +16,7 @@ use super::{Error, settings, token_proxy};
 use crate::clock::Wall;
 use crate::config::Resolved;
 use crate::task::Tasks;
+use crate::telemetry::trace::{self, Exporter, Tracer};
 use crate::{cache, coalesce, net, queue, quota, region, scan, server, stack, token, upstream};
 
 /// How long new credentials may take to bring a token before the old ones are kept.
@@ -46,6 +47,7 @@ pub(super) struct Ground {
     tasks: Tasks,
     wall: Wall,
     surroundings: Surroundings,
+    tracer: Tracer,
     pub(super) lanes: Lanes,
     pub(super) saved: Saved,
     meters: Meters,
@@ -99,7 +101,7 @@ impl Made {
         surroundings: Surroundings,
         tasks: &Tasks,
         root: &mut Registry,
-    ) -> Result<Self, Error> {
+    ) -> Result<(Self, Exporter), Error> {
         let plan = Plan::of(config, &surroundings)?;
         let net = connections(&plan.net, &surroundings)?;
         let lane_meters = lane::Meters {
@@ -114,7 +116,9 @@ impl Made {
         let wall = Wall::system();
         let quota_metrics = lane_meters.quota.clone();
         let own = open_quota(config, plan.attempt, wall.clone(), tasks, (root, quota_metrics))?;
+        let (tracer, exporter) = traces(config, &net, &wall, root)?;
         let ground = Ground {
+            tracer,
             lanes: Lanes::open(plan.lane.clone(), own, wall.clone(), tasks, lane_meters),
             tasks: tasks.clone(),
             saved: Saved::default(),
@@ -132,7 +136,7 @@ impl Made {
         let coalesce_metrics = coalesce::Metrics::register(root);
         let coalesce = ground.coalesce(config, plan.attempt, &cache, &lore, coalesce_metrics);
         let calls = upstream::Metrics::register(root, regions.part.labels());
-        Ok(Self {
+        let made = Self {
             fair_use: ground.fair_use(config),
             hedge: ground.hedge(config, &calls),
             read: server::read::Layer::new(settings::read(config)),
@@ -147,7 +151,8 @@ impl Made {
             cache,
             coalesce,
             calls,
-        })
+        };
+        Ok((made, exporter))
     }
 
     /// The parts as `config` wants them: those whose settings are the same are kept, with all they know. Nothing changes for those who use
@@ -258,6 +263,7 @@ impl Made {
         let cache_lanes = lanes.clone();
         let fair_use = self.fair_use.as_ref().map(|tended| tended.part.clone());
         stack::Parts {
+            trace: server::trace::Layer::new(ground.tracer.clone()),
             panic: server::panic::Layer::new(count.panics()),
             count: server::count::Layer::new(count),
             respond: settings::respond(config, lanes.quota()),
@@ -294,6 +300,16 @@ fn connections(config: &net::Config, surroundings: &Surroundings) -> Result<net:
     net::Client::with_resolver(config, surroundings.resolver.clone()).map_err(Error::of("connections to the outside"))
 }
 
+/// Where spans are started, and the task that sends them.
+fn traces(config: &Resolved, net: &net::Client, wall: &Wall, root: &mut Registry) -> Result<(Tracer, Exporter), Error> {
+    let Some(traces) = &config.telemetry.traces else {
+        return Ok((Tracer::off(), Exporter::none()));
+    };
+    let collector = settings::collector(traces)?;
+    let metrics = trace::Metrics::register(root);
+    Ok(Exporter::start(collector, net.clone(), wall.clone(), metrics))
+}
+
 impl Ground {
     fn keeper(
         &self,
@@ -308,6 +324,8 @@ impl Ground {
         let imds = net
             .direct()
             .exchange(settings::SIGN_IN_BYTES, settings::SIGN_IN_TIMEOUT);
+        let in_spans = |exchange| trace::traced(exchange, &self.tracer, "sign in");
+        let (exchange, imds) = (in_spans(exchange), in_spans(imds));
         Tended::make(&self.tasks, |tasks| {
             let metrics = self.meters.token.clone();
             Ok(token::Keeper::start(
@@ -378,7 +396,7 @@ pub(super) fn open_quota(
     (root, metrics): (&mut Registry, quota::Metrics),
 ) -> Result<quota::Quota, Error> {
     let quota_config = settings::quota(config, attempt)?;
-    let Some(sharing) = settings::sharing(config)? else {
+    let Some(sharing) = settings::sharing(config) else {
         return quota::Quota::open(&quota_config, wall, metrics).map_err(Error::of("the quota's state file"));
     };
     let metrics = quota::shared::Metrics::register(root, metrics);

@@ -9,6 +9,7 @@ mod gateway;
 mod lane;
 mod made;
 mod outlet;
+mod rate_limit;
 mod reload;
 mod saved;
 mod settings;

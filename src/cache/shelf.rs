@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::quality::RandomState;
 use http::{HeaderMap, StatusCode, header};
 use tokio::time::Instant;
 
@@ -15,7 +16,7 @@ use crate::cache::{Config, Metrics};
 use crate::scan::{Answer, Keep, Key, Lore, Request, Rows, Version};
 
 /// moka bounds memory for both kinds together.
-pub(super) type Entries = moka::sync::Cache<Key, Stored>;
+pub(super) type Entries = moka::sync::Cache<Key, Stored, RandomState>;
 
 /// What lies under a key, shared so that a look-up copies one pointer.
 #[derive(Clone)]
@@ -218,7 +219,7 @@ impl Cache {
 
 /// Memory for entries, bounded as `config` says.
 fn entries(config: &Config) -> Entries {
-    Entries::builder()
+    moka::sync::Cache::builder()
         .max_capacity(config.max_size)
         .weigher(|_, stored: &Stored| match stored {
             Stored::Answer(entry) => entry.weight(),
@@ -226,7 +227,7 @@ fn entries(config: &Config) -> Entries {
         })
         // Only to give memory back: whether an entry may be served is decided on the entry.
         .time_to_live(config.kept())
-        .build()
+        .build_with_hasher(RandomState::default())
 }
 
 impl Keep for Cache {

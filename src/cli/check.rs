@@ -3,8 +3,6 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use url::Url;
-
 use super::{Check, Error, print};
 use crate::config::{self, Disk, Environment, Loaded, Pin, Resolved, Source, duration, size};
 
@@ -123,7 +121,10 @@ fn sign_in(resolved: &Resolved) -> String {
 
 fn telemetry(resolved: &Resolved) -> String {
     let telemetry = &resolved.telemetry;
-    let traces = telemetry.otlp_endpoint.as_ref().map_or("nowhere", Url::as_str);
+    let traces = telemetry
+        .traces
+        .as_ref()
+        .map_or("nowhere", |traces| traces.url.as_str());
     format!(
         "logs {} as {}, traces go {traces}",
         telemetry.log,
@@ -136,7 +137,7 @@ fn quota(resolved: &Resolved) -> String {
     let limits: Vec<_> = quota.limits.iter().map(ToString::to_string).collect();
     let memory = match &quota.state_file {
         Some(path) => format!("remembered in {}", path.display()),
-        None if resolved.store.url.is_some() => "remembered in the store".into(),
+        None if resolved.store.address.is_some() => "remembered in the store".into(),
         None => "not remembered across restarts".into(),
     };
     let past = quota.on_unknown_past.as_str();
@@ -191,11 +192,12 @@ fn merging(resolved: &Resolved) -> String {
 
 fn store(resolved: &Resolved) -> String {
     let store = &resolved.store;
-    store.shown.as_ref().map_or_else(
+    store.address.as_ref().map_or_else(
         || "none: this process alone".into(),
-        |url| {
+        |address| {
             format!(
-                "{url}, prefix {}, timeout {}",
+                "{}, prefix {}, timeout {}",
+                address.shown(),
                 store.prefix,
                 duration::show(store.timeout)
             )

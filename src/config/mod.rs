@@ -41,7 +41,7 @@ pub use reference::reference;
 pub use schema::schema;
 pub use section::{
     Admin, Cache, Callers, Credential, Credentials, Defender, Format, ManagedEndpoint, Merge, OnUnknownPast, Pin,
-    Proxy, Queue, Quota, Region, SecretSource, Server, Store, Telemetry, TokenProxy, TrustedRoots,
+    Proxy, Queue, Quota, Region, Sampling, SecretSource, Server, Store, Telemetry, TokenProxy, Traces, TrustedRoots,
 };
 pub use settings::{Setting, Settings};
 pub use value::{Limit, Listen, duration, size};

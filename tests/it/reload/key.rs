@@ -46,6 +46,9 @@ fn other(path: &str) -> Option<&'static str> {
         "telemetry.format" => "\"json\"",
         // Tests of their own: they need files, or another tenant's sign-in.
         "defender.ca_file"
+        | "store.password_file"
+        | "store.ca_file"
+        | "store.certificate_file"
         | "credentials.tenant_id"
         | "credentials.client_id"
         | "credentials.client_secret_file"
