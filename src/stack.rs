@@ -19,6 +19,8 @@ use crate::{BoxError, app, cache, coalesce, queue, quota, region, respond, scan,
 /// The layers, made and waiting to be put in order. Each part is built by `app`; nothing is configured here.
 #[derive(Debug)]
 pub struct Parts {
+    /// Puts requests into traces.
+    pub trace: server::trace::Layer,
     /// Counts and logs.
     pub count: server::count::Layer,
     /// Writes answers.
@@ -94,6 +96,8 @@ pub fn build(
     ServiceBuilder::new()
         // First: every answer carries the id, and every log line below it.
         .layer(server::request_id::Layer)
+        // Outside of all that takes time; before `count`, whose log lines name the trace.
+        .layer(parts.trace)
         // Outside of `respond`: counts what callers really got.
         .layer(parts.count)
         // The one place that turns an error into an answer.

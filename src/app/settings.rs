@@ -8,6 +8,7 @@ use http::header::AUTHORIZATION;
 use super::Error;
 use crate::caller::Name;
 use crate::config::{self, Credential, ManagedEndpoint, OnUnknownPast, Resolved};
+use crate::telemetry::trace::{self, Sampler};
 use crate::{admin, cache, coalesce, net, queue, quota, region, respond, server, store, token, upstream};
 
 /// Longest token exchange. Sign-in answers in well under a second; ten cover a bad day and keep callers from waiting in vain.
@@ -32,6 +33,29 @@ fn proxy(proxy: &config::Proxy) -> Result<net::Proxy, Error> {
     };
     made.with_authorization(authorization.expose())
         .map_err(Error::of("the forward proxy"))
+}
+
+pub(super) fn collector(traces: &config::Traces) -> Result<trace::Collector, Error> {
+    let sampling = traces.sampling;
+    let root = match sampling.millionths {
+        0 => Sampler::AlwaysOff,
+        config::Sampling::ALL.. => Sampler::AlwaysOn,
+        some => Sampler::TraceIdRatioBased(f64::from(some) / f64::from(config::Sampling::ALL)),
+    };
+    Ok(trace::Collector {
+        url: traces
+            .url
+            .as_str()
+            .try_into()
+            .map_err(Error::of("the collector's address"))?,
+        fields: traces.fields.clone(),
+        sampler: if sampling.parent_based {
+            Sampler::ParentBased(Box::new(root))
+        } else {
+            root
+        },
+        resource: traces.resource.clone(),
+    })
 }
 
 pub(super) fn regions(config: &Resolved) -> Result<region::Config, Error> {

@@ -15,6 +15,7 @@ use tower::Service;
 use tracing::Instrument as _;
 
 use crate::respond::{Ended, Outcome, RequestId};
+use crate::telemetry::trace::Trace;
 
 /// The status that is counted when the caller went away before its answer. It is never sent.
 pub const GONE: u16 = 499;
@@ -131,7 +132,12 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let id = request.extensions().get::<RequestId>().map_or("", RequestId::as_str);
-        let span = tracing::info_span!("request", request_id = id);
+        let trace_id = request.extensions().get::<Trace>().and_then(Trace::id);
+        let span = tracing::info_span!(
+            "request",
+            request_id = id,
+            trace_id = trace_id.map(tracing::field::display)
+        );
         let started = Started {
             metrics: self.metrics.clone(),
             at: Instant::now(),

@@ -66,6 +66,7 @@ async fn ask(lanes: &Lanes, token: Option<&str>, wait: Duration) -> Result<Answe
         wait: None,
         freshness: Freshness::default(),
         request_id: "r".into(),
+        trace: crate::telemetry::trace::Trace::None,
     };
     let attempt = Try {
         load: Arc::new(Alone::new(Arc::new(question(token)), name)),

@@ -114,6 +114,7 @@ pub(in crate::cache) fn call(id: &str, freshness: Freshness) -> Call {
             wait: None,
             freshness,
             request_id: "r".into(),
+            trace: crate::telemetry::trace::Trace::None,
         }),
     }
 }

@@ -141,6 +141,7 @@ pub(super) fn caller(name: &str, seconds: u64) -> Caller {
         wait: None,
         freshness: Freshness::default(),
         request_id: "r".into(),
+        trace: crate::telemetry::trace::Trace::None,
     }
 }
 

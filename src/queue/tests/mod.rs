@@ -135,6 +135,7 @@ pub(super) fn attempt(name: &str, urgency: u8, wait: Duration) -> Try {
         wait: None,
         freshness: Freshness::default(),
         request_id: "test".into(),
+        trace: crate::telemetry::trace::Trace::None,
     };
     Try {
         load: Arc::new(Nothing),

@@ -209,8 +209,10 @@ fn outgoing() -> Outgoing {
             wait: None,
             freshness: Freshness::default(),
             request_id: "1".into(),
+            trace: crate::telemetry::trace::Trace::None,
         }),
         route: Route::default(),
+        trace: crate::telemetry::trace::Call::None,
     }
 }
 

@@ -39,6 +39,7 @@ fn caller(wait: Option<u64>) -> Arc<Caller> {
         wait: wait.map(Duration::from_secs),
         freshness: Freshness::default(),
         request_id: ID.into(),
+        trace: crate::telemetry::trace::Trace::None,
     })
 }
 

@@ -17,6 +17,7 @@ use crate::caller::{Caller, Name};
 use crate::respond::{Refusal, Reply, RequestId};
 use crate::scan::{self, Call, Served, Version};
 use crate::server::Peer;
+use crate::telemetry::trace::Trace;
 
 /// Reads requests for the typed stack below.
 #[derive(Clone, Debug)]
@@ -134,6 +135,7 @@ impl Shared {
                 .extensions
                 .get::<RequestId>()
                 .map_or_else(|| "".into(), RequestId::share),
+            trace: head.extensions.get::<Trace>().cloned().unwrap_or_default(),
         }
     }
 }

@@ -34,12 +34,14 @@ fn routed_with(request: scan::Request, deadline: Duration) -> Routed {
         wait: None,
         freshness: Freshness::default(),
         request_id: "r-1".into(),
+        trace: crate::telemetry::trace::Trace::None,
     };
     Routed {
         outgoing: Outgoing {
             request: Arc::new(request),
             caller: Arc::new(caller),
             route: crate::attempt::Route::default(),
+            trace: crate::telemetry::trace::Call::None,
         },
         base: Arc::new(Url::parse("https://api.example").unwrap()),
     }
