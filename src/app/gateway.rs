@@ -72,6 +72,7 @@ impl Gateway {
             keeper: built.keeper,
             cache: built.cache,
             saved: built.saved,
+            sharing: config.merge.enabled.then_some(built.sharing),
         };
         let stop = CancellationToken::new();
         let mode = registry.mode();

@@ -25,6 +25,7 @@ pub(super) struct Made {
     pub(super) lanes: Lanes,
     pub(super) cache: Arc<cache::Cache>,
     pub(super) saved: Saved,
+    pub(super) sharing: coalesce::Metrics,
     pub(super) exporter: Exporter,
 }
 
@@ -69,7 +70,8 @@ impl Made {
         let cache_metrics = cache::Metrics::register(making.root);
         let cache_config = settings::cache(config);
         let cache = Arc::new(cache::Cache::new(cache_config, Some(Arc::clone(&lore)), cache_metrics));
-        let coalesce = making.coalesce(attempt, &cache, lore, &lanes);
+        let sharing = coalesce::Metrics::register(making.root);
+        let coalesce = making.coalesce(attempt, (&cache, lore), &lanes, sharing.clone());
         let count = server::count::Metrics::register(making.root);
         let saved = Saved::default();
         let calls = upstream::Metrics::register(making.root, regions.labels());
@@ -99,6 +101,7 @@ impl Made {
             lanes,
             cache,
             saved,
+            sharing,
             exporter,
         })
     }
@@ -173,11 +176,11 @@ impl Making<'_> {
     }
 
     fn coalesce(
-        &mut self,
+        &self,
         attempt: Duration,
-        cache: &Arc<cache::Cache>,
-        lore: Arc<scan::Lore>,
+        (cache, lore): (&Arc<cache::Cache>, Arc<scan::Lore>),
         lanes: &Lanes,
+        metrics: coalesce::Metrics,
     ) -> coalesce::Layer {
         let lanes = lanes.clone();
         coalesce::Layer::new(
@@ -186,7 +189,7 @@ impl Making<'_> {
             Arc::clone(cache) as _,
             lore,
             Arc::new(move |holder| lanes.predicted_wait(holder)),
-            coalesce::Metrics::register(self.root),
+            metrics,
         )
     }
 

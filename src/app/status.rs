@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::saved::Saved;
 use crate::admin::Check;
 use crate::telemetry::metrics::Mode;
-use crate::{cache, queue, quota, region, token};
+use crate::{cache, coalesce, queue, quota, region, token};
 
 /// The parts that have something to show. Clones look at the same gateway.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub(super) struct Status {
     pub(super) keeper: token::Keeper,
     pub(super) cache: Arc<cache::Cache>,
     pub(super) saved: Saved,
+    /// `None` when nothing is merged.
+    pub(super) sharing: Option<coalesce::Metrics>,
 }
 
 impl Status {
@@ -98,6 +100,7 @@ impl Status {
             "regions": self.regions.snapshot().iter().map(region).collect::<Vec<_>>(),
             "token": token(&self.keeper.snapshot()),
             "cache": self.cache(),
+            "merge": self.merge(),
             "saved": self.saved.show(self.quota.snapshot().calls),
         })
     }
@@ -141,6 +144,17 @@ impl Status {
             "callers": snapshot.callers,
             "predicted_wait_s": seconds(snapshot.predicted_wait),
             "shares": shares.collect::<Vec<_>>(),
+        })
+    }
+
+    fn merge(&self) -> Value {
+        let resting = self.sharing.as_ref().and_then(coalesce::Metrics::resting);
+        json!({
+            "enabled": self.sharing.is_some(),
+            "calls": self.sharing.as_ref().map_or(0, coalesce::Metrics::merged_calls),
+            "requests": self.sharing.as_ref().map_or(0, coalesce::Metrics::merged_requests),
+            "rests_for_s": resting.map(|(left, _)| seconds(left)),
+            "rests_because": resting.map(|(_, doubt)| doubt.to_string()),
         })
     }
 
