@@ -1,21 +1,33 @@
 //! `check`: every mistake in the configuration, or a summary of what would run.
 
 use std::fmt::Write as _;
-use std::path::Path;
 use std::time::Duration;
 
-use super::{Error, print};
+use super::{Check, Error, print};
 use crate::config::{self, Disk, Environment, Loaded, Pin, Resolved, Source, duration, size};
 
-/// Reads the configuration, prints a summary to stdout. Starts nothing.
+/// Reads the configuration, prints a summary or all of it to stdout. Starts nothing.
 ///
 /// # Errors
 /// Every mistake, one per line.
-pub fn check(file: Option<&Path>) -> Result<(), Error> {
-    match config::load(file, &Environment::real(), &Disk) {
+pub fn check(asked: &Check) -> Result<(), Error> {
+    if asked.schema {
+        return print(&config::schema());
+    }
+    match config::load(asked.config.config.as_deref(), &Environment::real(), &Disk) {
+        Ok(loaded) if asked.show => print(&whole(&loaded)),
         Ok(loaded) => print(&summary(&loaded)),
         Err(mistakes) => Err(Error::Mistakes(mistakes)),
     }
+}
+
+/// Every value with its origin.
+fn whole(loaded: &Loaded) -> String {
+    let file = match &loaded.source {
+        Source::File(path) => Some(path.as_path()),
+        Source::Environment => None,
+    };
+    loaded.resolved.settings.show(file)
 }
 
 /// What would run, a line per subject. Holds no secret.
@@ -125,7 +137,7 @@ fn quota(resolved: &Resolved) -> String {
     let limits: Vec<_> = quota.limits.iter().map(ToString::to_string).collect();
     let memory = match &quota.state_file {
         Some(path) => format!("remembered in {}", path.display()),
-        None if resolved.store.url.is_some() => "remembered in the store".into(),
+        None if resolved.store.address.is_some() => "remembered in the store".into(),
         None => "not remembered across restarts".into(),
     };
     let past = quota.on_unknown_past.as_str();
@@ -180,11 +192,12 @@ fn merging(resolved: &Resolved) -> String {
 
 fn store(resolved: &Resolved) -> String {
     let store = &resolved.store;
-    store.shown.as_ref().map_or_else(
+    store.address.as_ref().map_or_else(
         || "none: this process alone".into(),
-        |url| {
+        |address| {
             format!(
-                "{url}, prefix {}, timeout {}",
+                "{}, prefix {}, timeout {}",
+                address.shown(),
                 store.prefix,
                 duration::show(store.timeout)
             )

@@ -91,6 +91,7 @@ impl Account {
                 let most = config.limits.iter().map(Limit::calls).max().unwrap_or(0);
                 // An earlier process's last call may still be on its way for as long as an attempt takes.
                 (0..most).for_each(|_| ledger.record(now + config.attempt));
+                ledger.forget_until(now + config.attempt);
                 0
             }
         };
@@ -116,6 +117,14 @@ impl Account {
             foreign: 0,
             calls: 0,
         }
+    }
+
+    /// Goes on with other limits, burst and attempt; see [`Ledger::retune`]. What a cold start assumes is no question any more.
+    pub fn retune(&mut self, config: &Config, now: Instant) {
+        self.make_up(now);
+        self.ledger
+            .retune(config.limits.clone(), config.attempt + Self::LANDING, now);
+        self.pace.resize(config.burst, now);
     }
 
     /// Takes the slot that is free now.
@@ -307,6 +316,27 @@ impl Account {
             }
         });
         windows.collect()
+    }
+
+    /// Until when these windows, told in whole seconds, stay as they are if nothing happens but that time passes.
+    #[must_use]
+    pub fn steady_until(&self, windows: &[Window], now: Instant) -> Instant {
+        /// Nothing is said about more than this: when nothing counts down there is nothing to look at.
+        const LONGEST: Duration = Duration::from_hours(1);
+        let paused = self.paused_until().is_some();
+        let counting = self
+            .ledger
+            .limits()
+            .iter()
+            .zip(windows)
+            .filter(|(limit, _)| paused || self.ledger.next_return(limit, now).is_some())
+            .map(|(_, window)| match window.reset.subsec_nanos() {
+                0 => Duration::from_secs(u64::from(!window.reset.is_zero())),
+                part => Duration::from_nanos(part.into()),
+            });
+        let next_second = now + counting.min().unwrap_or(LONGEST);
+        self.next_timeout()
+            .map_or(next_second, |timeout| timeout.min(next_second))
     }
 
     /// Whether calls that nobody waits for may be made: at least half of the bucket is there, and half of every window.

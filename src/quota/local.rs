@@ -28,14 +28,17 @@ struct Shared {
     state: Mutex<State>,
     /// Counts changes that make an earlier forecast wrong.
     version: AtomicU64,
+    /// Counts the moments at which the state may have changed.
+    stamp: AtomicU64,
     changed: Notify,
     wall: Wall,
     metrics: Metrics,
-    attempt: Duration,
 }
 
 #[derive(Debug)]
 struct State {
+    /// The longest that a call can take.
+    attempt: Duration,
     account: Account,
     memory: Option<Memory>,
 }
@@ -63,28 +66,59 @@ impl Quota {
                     past.sort();
                     account = Account::resume(config, &past, bucket, now);
                 }
+                if let Some(at) = now.checked_sub(window) {
+                    // Those processes may have made calls before the ones that were worth remembering.
+                    account.ledger.forget_until(at);
+                }
                 Some(memory)
             }
         };
-        Ok(Self::with(State { account, memory }, config.attempt, wall, metrics))
+        let attempt = config.attempt;
+        let state = State {
+            attempt,
+            account,
+            memory,
+        };
+        Ok(Self::with(state, wall, metrics))
     }
 
     /// A quota of its own that is forgotten with it: a state file in `config` is left alone.
     #[must_use]
     pub fn forgetful(config: &Config, wall: Wall, metrics: Metrics) -> Self {
         let account = Account::new(config, Instant::now());
-        Self::with(State { account, memory: None }, config.attempt, wall, metrics)
+        let state = State {
+            attempt: config.attempt,
+            account,
+            memory: None,
+        };
+        Self::with(state, wall, metrics)
     }
 
-    fn with(state: State, attempt: Duration, wall: Wall, metrics: Metrics) -> Self {
+    fn with(state: State, wall: Wall, metrics: Metrics) -> Self {
         Self(Arc::new(Shared {
             state: Mutex::new(state),
             version: AtomicU64::new(0),
+            stamp: AtomicU64::new(0),
             changed: Notify::new(),
             wall,
             metrics,
-            attempt,
         }))
+    }
+
+    /// Goes on with other limits, burst and attempt, without forgetting a call: see [`Account::retune`]. The state file stays the one it is.
+    pub fn reconfigure(&self, config: &Config) {
+        let mut state = self.0.lock();
+        state.account.retune(config, Instant::now());
+        // Calls that were promised more time still have it.
+        state.attempt = state.attempt.max(config.attempt);
+        let attempt = state.attempt;
+        if let Some(memory) = state.memory.as_mut() {
+            let most = config.limits.iter().map(Limit::calls).max().unwrap_or(0);
+            memory.extend(most, config.limits.last().map_or(Duration::ZERO, Limit::hold), attempt);
+        }
+        drop(state);
+        self.0.metrics.forget_windows();
+        self.0.changed();
     }
 
     /// Takes the slot that is free now. That is no change of [`Quota::version`]: the rest of a forecast counts on it.
@@ -94,6 +128,7 @@ impl Quota {
     pub fn take(&self, now: Instant) -> Result<Permit, Option<Instant>> {
         let mut state = self.0.lock();
         let charge = state.account.take(now)?;
+        let latest = now + state.attempt;
         let wall = self.0.wall.now();
         let filling = state.account.pace.filling(now);
         let note = state.memory.as_mut().map(|memory| memory.issued(wall, filling));
@@ -104,13 +139,13 @@ impl Quota {
             charge,
             note,
             stage: Stage::Held,
-            latest: now + self.0.attempt,
+            latest,
         })
     }
 
     /// Appends the starts of the next `count` slots to `slots`; see [`Forecast`].
     pub fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>) {
-        let mut forecast = Forecast::new(&self.0.lock().account, now);
+        let mut forecast = Forecast::new(&self.0.look().account, now);
         slots.extend((0..count).map(|_| forecast.next_slot()));
     }
 
@@ -131,7 +166,7 @@ impl Quota {
     /// When a call of unknown fate ends by itself, which is no change that [`Quota::changed`] tells.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.0.lock().account.next_timeout()
+        self.0.look().account.next_timeout()
     }
 
     /// Whether calls that nobody waits for may be made now.
@@ -143,18 +178,26 @@ impl Quota {
     /// When the quota, if no further call is made, is as good as a fresh one; `now` when it is.
     #[must_use]
     pub fn empty_at(&self, now: Instant) -> Instant {
-        self.0.lock().account.empty_at(now)
+        self.0.look().account.empty_at(now)
+    }
+
+    /// Changes whenever a snapshot may have become another one, except by the passing of time.
+    #[must_use]
+    pub fn stamp(&self) -> u64 {
+        self.0.stamp.load(Ordering::Relaxed)
     }
 
     /// The state for people.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let now = Instant::now();
-        let mut state = self.0.lock();
+        let mut state = self.0.look();
         state.account.ledger.sweep(now);
         let account = &state.account;
+        let windows = account.windows(now);
         Snapshot {
-            windows: account.windows(now),
+            steady_until: account.steady_until(&windows, now),
+            windows,
             paused: account
                 .paused_until()
                 .map(|until| until.saturating_duration_since(now))
@@ -176,7 +219,15 @@ impl Quota {
 }
 
 impl Shared {
+    /// The state, to change it.
     fn lock(&self) -> MutexGuard<'_, State> {
+        let state = self.look();
+        self.stamp.fetch_add(1, Ordering::Relaxed);
+        state
+    }
+
+    /// The state, to look at it; also to let it do what is due.
+    fn look(&self) -> MutexGuard<'_, State> {
         // A panic inside leaves a state that is at worst too careful.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

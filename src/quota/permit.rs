@@ -28,6 +28,8 @@ pub enum Quota {
 pub struct Snapshot {
     /// The windows, shortest first.
     pub windows: Vec<Window>,
+    /// Until when the windows, told in whole seconds, stay as they are unless [`Quota::stamp`] changes.
+    pub steady_until: Instant,
     /// How long everybody still waits because the upstream said 429.
     pub paused: Option<Duration>,
     /// Calls of others on the same app registration, as far as 429s revealed them.
@@ -61,6 +63,14 @@ impl Quota {
         Self::Shared(shared::Quota::join(config, sharing, tasks, metrics))
     }
 
+    /// Goes on with other limits, burst and attempt, without forgetting a call. What replicas share, they have agreed on: a shared quota stays
+    /// as it is.
+    pub fn reconfigure(&self, config: &Config) {
+        if let Self::Local(quota) = self {
+            quota.reconfigure(config);
+        }
+    }
+
     /// Takes the slot that is free now.
     ///
     /// # Errors
@@ -69,6 +79,15 @@ impl Quota {
         match self {
             Self::Local(quota) => quota.take(now).map(Permit::Local),
             Self::Shared(quota) => quota.take(now).map(Permit::Shared).ok_or(None),
+        }
+    }
+
+    /// Changes whenever a snapshot may have become another one, except by the passing of time.
+    #[must_use]
+    pub fn stamp(&self) -> u64 {
+        match self {
+            Self::Local(quota) => quota.stamp(),
+            Self::Shared(quota) => quota.stamp(),
         }
     }
 
