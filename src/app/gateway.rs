@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::admin_thread::AdminThread;
+use super::history::History;
 use super::lane::Lanes;
 use super::made::Made;
 use super::status::Status;
@@ -70,11 +71,13 @@ impl Gateway {
             keeper: built.keeper,
             cache: built.cache,
             saved: built.saved,
+            trouble: built.trouble,
         };
+        let history = History::start(status.sources(), &tasks);
         let stop = CancellationToken::new();
         let mode = registry.mode();
         let health = admin::Health::new(status.checks());
-        let view = view(config, registry, status, health.clone(), stop.clone());
+        let view = view(config, registry, (status, history), health.clone(), stop.clone());
         let admin = AdminThread::start(settings::admin_listener(config), admin::Admin::new(view))?;
         Ok(Self {
             data,
@@ -153,7 +156,7 @@ const ANSWER: Duration = Duration::from_secs(3);
 fn view(
     config: &Resolved,
     registry: Registry,
-    status: Status,
+    (status, history): (Status, History),
     health: admin::Health,
     stop: CancellationToken,
 ) -> admin::View {
@@ -164,6 +167,7 @@ fn view(
             let health = health.clone();
             Arc::new(move || status.show(mode(&health, &status.quota)))
         },
+        history: Arc::new(move || history.show()),
         metrics: {
             let health = health.clone();
             let gauge = registry.mode();

@@ -24,6 +24,7 @@ pub(super) struct Made {
     pub(super) lanes: Lanes,
     pub(super) cache: Arc<cache::Cache>,
     pub(super) saved: Saved,
+    pub(super) trouble: server::Trouble,
 }
 
 /// What many parts are made with.
@@ -68,6 +69,7 @@ impl Made {
         let cache = Arc::new(cache::Cache::new(cache_config, Some(Arc::clone(&lore)), cache_metrics));
         let coalesce = making.coalesce(attempt, &cache, lore, &lanes);
         let count = server::count::Metrics::register(making.root);
+        let trouble = count.trouble();
         let saved = Saved::default();
         let calls = upstream::Metrics::register(making.root, regions.labels());
         let parts = stack::Parts {
@@ -95,6 +97,7 @@ impl Made {
             lanes,
             cache,
             saved,
+            trouble,
         })
     }
 }

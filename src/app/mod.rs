@@ -5,6 +5,7 @@
 mod admin_thread;
 mod error;
 mod gateway;
+mod history;
 mod lane;
 mod made;
 mod outlet;

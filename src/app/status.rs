@@ -6,8 +6,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::history::Sources;
 use super::saved::Saved;
 use crate::admin::Check;
+use crate::server::{Incident, Trouble};
 use crate::telemetry::metrics::Mode;
 use crate::{cache, queue, quota, region, token};
 
@@ -21,6 +23,7 @@ pub(super) struct Status {
     pub(super) keeper: token::Keeper,
     pub(super) cache: Arc<cache::Cache>,
     pub(super) saved: Saved,
+    pub(super) trouble: Trouble,
 }
 
 impl Status {
@@ -99,6 +102,7 @@ impl Status {
             "token": token(&self.keeper.snapshot()),
             "cache": self.cache(),
             "saved": self.saved.show(self.quota.snapshot().calls),
+            "trouble": self.trouble(),
         })
     }
 
@@ -144,6 +148,24 @@ impl Status {
         })
     }
 
+    /// What the history samples.
+    pub(super) fn sources(&self) -> Sources {
+        Sources {
+            saved: self.saved.clone(),
+            trouble: self.trouble.clone(),
+            quota: self.quota.clone(),
+            queue: self.queue.clone(),
+        }
+    }
+
+    fn trouble(&self) -> Value {
+        json!({
+            "refused": self.trouble.refused(),
+            "failed": self.trouble.failed(),
+            "latest": self.trouble.latest().iter().map(incident).collect::<Vec<_>>(),
+        })
+    }
+
     fn cache(&self) -> Value {
         let snapshot = self.cache.snapshot();
         json!({
@@ -165,6 +187,16 @@ fn region(row: &region::Row) -> Value {
         "left_for": row.left_for,
         "rtt_ms": row.rtt.map(|rtt| (rtt.as_secs_f64() * 100_000.0).round() / 100.0),
         "selected": row.selected,
+    })
+}
+
+fn incident(incident: &Incident) -> Value {
+    json!({
+        "ago_s": seconds(incident.at.elapsed()),
+        "status": incident.status,
+        "outcome": incident.outcome.as_str(),
+        "reason": incident.reason.as_deref(),
+        "request_id": &*incident.request_id,
     })
 }
 

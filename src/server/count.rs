@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tower::Service;
 use tracing::Instrument as _;
 
+use super::Trouble;
 use crate::respond::{Ended, Outcome, RequestId};
 
 /// The status that is counted when the caller went away before its answer. It is never sent.
@@ -25,6 +26,7 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     duration: Family<OutcomeLabel, Histogram>,
     panics: Counter,
+    trouble: Trouble,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -51,6 +53,7 @@ impl Metrics {
             requests: Family::default(),
             duration: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             panics: Counter::default(),
+            trouble: Trouble::default(),
         };
         registry.register(
             "requests",
@@ -74,6 +77,12 @@ impl Metrics {
     #[must_use]
     pub fn panics(&self) -> Counter {
         self.panics.clone()
+    }
+
+    /// The latest questions that did not get a good answer.
+    #[must_use]
+    pub fn trouble(&self) -> Trouble {
+        self.trouble.clone()
     }
 
     fn count(&self, outcome: Outcome, status: u16, seconds: f64) {
@@ -134,6 +143,7 @@ where
         let span = tracing::info_span!("request", request_id = id);
         let started = Started {
             metrics: self.metrics.clone(),
+            id: request.extensions().get().cloned(),
             at: Instant::now(),
             answered: false,
         };
@@ -150,6 +160,7 @@ where
 /// A request on its way. Dropped without an answer, it is counted as one whose caller went away.
 struct Started {
     metrics: Metrics,
+    id: Option<RequestId>,
     at: Instant,
     answered: bool,
 }
@@ -161,6 +172,10 @@ impl Started {
         // `OPTIONS` is no question.
         let Some(ended) = ended else { return };
         self.metrics.count(ended.outcome, status.as_u16(), seconds);
+        if status.as_u16() >= 400 {
+            let id = self.id.as_ref().map_or("", RequestId::as_str);
+            self.metrics.trouble.note(ended, status.as_u16(), id);
+        }
         log(ended, status, seconds);
     }
 }

@@ -28,12 +28,14 @@ mod openapi;
 mod peer;
 mod serve;
 mod socket;
+mod trouble;
 
 pub use bind::{BindError, Bound};
 pub use config::{Address, Config};
 pub use openapi::OPENAPI;
 pub use peer::Peer;
 pub use serve::Drained;
+pub use trouble::{Incident, Trouble};
 
 #[cfg(test)]
 mod tests;
