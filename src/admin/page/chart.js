@@ -73,6 +73,9 @@ function lines(series, title) {
     const points = list.flatMap((value, at) => (value === null ? [] :
       [`${(left + (at + 0.5) * step).toFixed(1)},${(height - bottom - (value / limit) * (height - bottom - above)).toFixed(1)}`]));
     svg.append(draw("polyline", { class: "line " + kind, points: points.join(" ") }));
+    // A single point makes no line.
+    const newest = last(points)?.split(",");
+    if (newest) svg.append(draw("circle", { class: "dot " + kind, cx: newest[0], cy: newest[1], r: 2.5 }));
   }
   return svg;
 }

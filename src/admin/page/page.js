@@ -145,12 +145,13 @@ function show(state) {
 function history(past, windows) {
   const total = (name) => minutes(past[name] || [], past.step_s, sum);
   const peak = (list) => number(Math.max(0, ...list.map((value) => value ?? 0)));
-  const put = (id, svg, text) => { at(id).replaceChildren(svg); at(id + "-text").textContent = text; };
+  const key = (kind, text) => { const part = make("span", undefined, "part"); part.append(make("span", undefined, "key " + kind), text + " "); return part; };
+  const put = (id, svg, ...text) => { at(id).replaceChildren(svg); at(id + "-text").replaceChildren(...text); };
   const series = [["memory", total("from_memory")], ["shared", total("shared_call")], ["own", total("own_call")],
     ["refused", total("refused")], ["failed", total("failed")]];
   const count = ([, list]) => number(sum(list.map((value) => value ?? 0)));
   put("answered", bars(series, "questions by minute"),
-    `${count(series[0])} from memory, ${count(series[1])} with a shared call, ${count(series[2])} with their own, ${count(series[3])} refused, ${count(series[4])} failed`);
+    ...["from memory", "with a shared call", "with a call of their own", "refused", "failed"].map((what, which) => key(series[which][0], `${count(series[which])} ${what}`)));
   const calls = total("upstream_calls");
   put("calls", bars([["one", calls]], "upstream calls by minute"), `${count(["", calls])} calls, ${peak(calls)} in the busiest minute`);
   const waiting = minutes(past.waiting || [], past.step_s, (list) => Math.max(...list));
@@ -158,9 +159,9 @@ function history(past, windows) {
   const left = windows.map((one, which) => [which ? "second" : "first", minutes((past.remaining || []).map((row) => row[which] ?? 0), past.step_s, last), one.limit]);
   const lowest = windows.map((one, which) => {
     const known = left[which][1].filter((value) => value !== null);
-    return `${one.name}: ${known.length ? number(Math.min(...known)) : "–"} of ${number(one.limit)} at the lowest`;
+    return key(left[which][0], `${one.name}: ${known.length ? number(Math.min(...known)) : "–"} of ${number(one.limit)} at the lowest`);
   });
-  put("left", lines(left, "quota left, in percent"), "in %, " + lowest.join(", "));
+  put("left", lines(left, "quota left, in percent"), "In percent. ", ...lowest);
 }
 
 let round = 0;
