@@ -19,6 +19,7 @@ use crate::BoxError;
 use crate::caller::{Caller, Name};
 use crate::scan::{Answer, Holder, Request};
 use crate::secret::Secret;
+use crate::telemetry::trace;
 
 /// What will be asked once a slot is there. Binding late lets a merged call take in whoever waits at that moment.
 pub trait Load: Send + Sync + fmt::Debug {
@@ -35,6 +36,11 @@ pub trait Load: Send + Sync + fmt::Debug {
 
     /// The callers who benefit from the request last returned; the slot's cost is shared equally among them.
     fn beneficiaries(&self) -> Vec<Name>;
+
+    /// The call's place in a trace. Asked after [`Load::request`], which settles for whom the call is made.
+    fn trace(&self) -> trace::Call {
+        trace::Call::None
+    }
 }
 
 /// One attempt that wants a slot.
@@ -151,6 +157,8 @@ pub struct Outgoing {
     pub caller: Arc<Caller>,
     /// Where it has to go, and is.
     pub route: Route,
+    /// Its place in a trace.
+    pub trace: trace::Call,
 }
 
 /// A call with its host.

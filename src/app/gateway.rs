@@ -16,6 +16,7 @@ use super::{Error, settings};
 use crate::config::Resolved;
 use crate::task::Tasks;
 use crate::telemetry::metrics::{Mode, ModeGauge, Registry};
+use crate::telemetry::trace::Exporter;
 use crate::{admin, quota, server, stack};
 
 /// A gateway whose listeners are bound and whose upkeep runs; [`Gateway::serve`] lets callers in.
@@ -29,6 +30,7 @@ pub struct Gateway {
     mode: ModeGauge,
     tasks: Tasks,
     stop: CancellationToken,
+    exporter: Exporter,
     linger: Duration,
     drain: Duration,
 }
@@ -88,6 +90,7 @@ impl Gateway {
             mode,
             tasks,
             stop,
+            exporter: built.exporter,
             linger: config.server.linger,
             drain: config.server.drain,
         })
@@ -125,6 +128,7 @@ impl Gateway {
             mode,
             tasks,
             stop,
+            exporter,
             linger,
             drain,
         } = self;
@@ -144,6 +148,8 @@ impl Gateway {
         let serving = data.serve(stack::build(parts), &tasks, stop.clone());
         let (drained, ()) = tokio::join!(serving, draining);
         let left = tasks.finish(Duration::from_secs(1)).await;
+        // Last: what the drain itself did is traced too.
+        exporter.finish(Duration::from_secs(1)).await;
         admin.finish().await;
         tracing::info!(cut = drained.cut, left, "stopped");
         Ended { cut: drained.cut, left }

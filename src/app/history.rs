@@ -82,7 +82,13 @@ impl History {
         let sample = Sample {
             counts,
             waiting: sources.queue.snapshot().waiting,
-            remaining: sources.quota.snapshot().windows.iter().map(|window| window.remaining).collect(),
+            remaining: sources
+                .quota
+                .snapshot()
+                .windows
+                .iter()
+                .map(|window| window.remaining)
+                .collect(),
         };
         self.ring().add(now, sample);
     }

@@ -9,6 +9,7 @@ mod history;
 mod lane;
 mod made;
 mod outlet;
+mod rate_limit;
 mod saved;
 mod settings;
 mod status;

@@ -61,10 +61,14 @@ impl Journey {
                     self.flight.go_alone();
                     self.flight.lead()
                 }
-                Leg::Flown(result) => match self.flight.unload() {
-                    Some(cargo) => self.unload(cargo, &result),
-                    None => self.settle(result, &led),
-                },
+                Leg::Flown(result) => {
+                    let good = result.as_ref().is_ok_and(|answer| answer.status.is_success());
+                    self.flight.untrace(!good);
+                    match self.flight.unload() {
+                        Some(cargo) => self.unload(cargo, &result),
+                        None => self.settle(result, &led),
+                    }
+                }
             };
         }
     }

@@ -125,6 +125,17 @@ function token(state) {
   at("token-notes").className = error ? "bad" : "warn";
 }
 
+// The same thing over and over is one row, as of the latest.
+function alike(list) {
+  const seen = new Map();
+  for (const one of list) {
+    const what = one.status + " " + one.reason;
+    if (seen.has(what)) seen.get(what).times += 1;
+    else seen.set(what, { ...one, times: 1 });
+  }
+  return [...seen.values()];
+}
+
 function show(state) {
   const { cache = {}, trouble = {} } = state;
   at("mode").textContent = state.mode;
@@ -137,8 +148,8 @@ function show(state) {
   token(state.token || {});
   facts("cache", [["Hits", number(cache.hits)], ["Misses", number(cache.misses)], ["Stale", number(cache.stale)],
     ["Entries", number(cache.entries)], ["Memory", size(cache.bytes)]]);
-  rows("trouble", (trouble.latest || []).slice(0, 12), "None since the start.", (one) => [make("td", time(one.ago_s), "number"),
-    make("td", String(one.status), "number " + (one.status >= 500 ? "bad" : "warn")),
+  rows("trouble", alike(trouble.latest || []).slice(0, 12), "None since the start.", (one) => [make("td", time(one.ago_s), "number"),
+    make("td", number(one.times), "number"), make("td", String(one.status), "number " + (one.status >= 500 ? "bad" : "warn")),
     make("td", one.reason || one.outcome, "text"), make("td", one.request_id, "id")]);
 }
 

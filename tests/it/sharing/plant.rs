@@ -111,6 +111,7 @@ impl Plant {
             wait: None,
             freshness: Freshness::default(),
             request_id: "r".into(),
+            trace: defender_gateway::telemetry::trace::Trace::None,
         };
         let (request, caller) = (Arc::new(request), Arc::new(caller));
         self.front.clone().oneshot(Call { request, caller }).await
@@ -177,7 +178,7 @@ fn upstream(down: &Arc<AtomicBool>, arrivals: &Arc<Mutex<Vec<Arrival>>>) -> BoxC
             };
             Ok(Answer {
                 status,
-                headers,
+                headers: headers.into(),
                 body: body.into(),
             })
         }
