@@ -90,11 +90,20 @@ pub(super) fn quota(config: &Resolved, attempt: Duration) -> Result<quota::Confi
     Ok(quota.unknown_past(past).state_file(config.quota.state_file.clone()))
 }
 
+/// Where the store is, if there is one.
+pub(super) fn store(config: &Resolved) -> Option<store::Config> {
+    let address = config.store.address.clone()?;
+    Some(store::Config {
+        password_file: config.store.password_file.clone(),
+        ca_file: config.store.ca_file.clone(),
+        certificate_file: config.store.certificate_file.clone(),
+        ..store::Config::new(address, config.store.timeout)
+    })
+}
+
 /// How replicas share the quota, if they do.
-pub(super) fn sharing(config: &Resolved) -> Result<Option<quota::shared::Config>, Error> {
-    let Some(url) = &config.store.url else { return Ok(None) };
-    let timeout = config.store.timeout;
-    let store = store::Config::new(url, timeout).map_err(Error::of("the shared store"))?;
+pub(super) fn sharing(config: &Resolved) -> Option<quota::shared::Config> {
+    let store = store(config)?;
     // Without a word about the tenant there is one identity, and the platform knows which.
     let (tenant, application) = match &config.credentials.credential {
         Credential::ClientSecret {
@@ -108,14 +117,14 @@ pub(super) fn sharing(config: &Resolved) -> Result<Option<quota::shared::Config>
         } => (tenant_id.as_str(), client_id.as_str()),
         Credential::ManagedIdentity { client_id, .. } => ("managed", client_id.as_deref().unwrap_or("system")),
     };
-    let timing = quota::shared::Timing::new(timeout);
-    Ok(Some(quota::shared::Config::new(
+    let timing = quota::shared::Timing::new(store.timeout);
+    Some(quota::shared::Config::new(
         store,
         timing,
         &config.store.prefix,
         tenant,
         application,
-    )))
+    ))
 }
 
 pub(super) fn queue(config: &Resolved) -> queue::Config {
