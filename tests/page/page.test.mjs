@@ -1,6 +1,6 @@
 // The status page in a real browser: a running gateway in front of the simulator, some traffic, and the eyes of a person.
 //
-//   node --test page.test.mjs        PROGRAM=path of defender-gateway, CHROMIUM=path of the browser, SHOTS=folder for screenshots
+//   tests/page/run        CHROMIUM: path of the browser, SHOTS: folder for the screenshots
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
