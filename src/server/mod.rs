@@ -32,7 +32,7 @@ mod socket;
 
 pub use bind::{BindError, Bound};
 pub use config::{Address, Config};
-pub use openapi::OPENAPI;
+pub use openapi::openapi;
 pub use peer::Peer;
 pub use serve::Drained;
 
