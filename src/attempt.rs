@@ -26,6 +26,11 @@ pub trait Load: Send + Sync + fmt::Debug {
     /// Called when a slot has been granted, just before the call leaves; again for every further attempt.
     fn request(&self) -> Arc<Request>;
 
+    /// Called when it has a place in the queue: at `start` comes its slot, if nobody comes or leaves before.
+    fn queues(&self, place: Place, start: Instant) {
+        let _ = (place, start);
+    }
+
     /// Who holds the token that it will be asked with; `None`: the gateway. Known from the start, whatever is bound later.
     fn holder(&self) -> Option<Holder>;
 
@@ -190,6 +195,8 @@ pub enum Fate {
 pub enum Again {
     /// It would fail in the same way.
     Never,
+    /// There is no slot in time for one more call; as part of another call, the question could still be asked.
+    InCompany,
     /// Once more may help: a connection lost, a token just renewed, a 5xx.
     Once,
     /// As soon as the quota allows it, for as long as the deadline allows it: the upstream said 429.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::attempt::{Again, Failure, Load};
+use crate::attempt::{Again, Failure, Load, Place};
 use crate::caller::{Caller, Name};
 use crate::coalesce::Shared;
 use crate::coalesce::company::Trip;
@@ -237,6 +237,12 @@ impl Load for Flight {
         }
         self.depart(Instant::now());
         self.question()
+    }
+
+    fn queues(&self, place: Place, start: Instant) {
+        if let Some(pool) = &self.pool {
+            pool.queues(self, place, start);
+        }
     }
 
     fn holder(&self) -> Option<Holder> {
