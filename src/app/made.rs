@@ -209,7 +209,7 @@ pub(super) fn open_quota(
     (root, metrics): (&mut Registry, quota::Metrics),
 ) -> Result<quota::Quota, Error> {
     let quota_config = settings::quota(config, attempt)?;
-    let Some(sharing) = settings::sharing(config)? else {
+    let Some(sharing) = settings::sharing(config) else {
         return quota::Quota::open(&quota_config, wall, metrics).map_err(Error::of("the quota's state file"));
     };
     let metrics = quota::shared::Metrics::register(root, metrics);

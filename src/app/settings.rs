@@ -1,11 +1,10 @@
 //! From the resolved configuration to each part's own settings.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 
-use super::Error;
+use super::{Error, rate_limit};
 use crate::caller::Name;
 use crate::config::{self, Credential, ManagedEndpoint, OnUnknownPast, Resolved};
 use crate::telemetry::trace::{self, Sampler};
@@ -91,11 +90,20 @@ pub(super) fn quota(config: &Resolved, attempt: Duration) -> Result<quota::Confi
     Ok(quota.unknown_past(past).state_file(config.quota.state_file.clone()))
 }
 
+/// Where the store is, if there is one.
+pub(super) fn store(config: &Resolved) -> Option<store::Config> {
+    let address = config.store.address.clone()?;
+    Some(store::Config {
+        password_file: config.store.password_file.clone(),
+        ca_file: config.store.ca_file.clone(),
+        certificate_file: config.store.certificate_file.clone(),
+        ..store::Config::new(address, config.store.timeout)
+    })
+}
+
 /// How replicas share the quota, if they do.
-pub(super) fn sharing(config: &Resolved) -> Result<Option<quota::shared::Config>, Error> {
-    let Some(url) = &config.store.url else { return Ok(None) };
-    let timeout = config.store.timeout;
-    let store = store::Config::new(url, timeout).map_err(Error::of("the shared store"))?;
+pub(super) fn sharing(config: &Resolved) -> Option<quota::shared::Config> {
+    let store = store(config)?;
     // Without a word about the tenant there is one identity, and the platform knows which.
     let (tenant, application) = match &config.credentials.credential {
         Credential::ClientSecret {
@@ -109,14 +117,14 @@ pub(super) fn sharing(config: &Resolved) -> Result<Option<quota::shared::Config>
         } => (tenant_id.as_str(), client_id.as_str()),
         Credential::ManagedIdentity { client_id, .. } => ("managed", client_id.as_deref().unwrap_or("system")),
     };
-    let timing = quota::shared::Timing::new(timeout);
-    Ok(Some(quota::shared::Config::new(
+    let timing = quota::shared::Timing::new(store.timeout);
+    Some(quota::shared::Config::new(
         store,
         timing,
         &config.store.prefix,
         tenant,
         application,
-    )))
+    ))
 }
 
 pub(super) fn queue(config: &Resolved) -> queue::Config {
@@ -177,27 +185,14 @@ pub(super) fn respond(config: &Resolved, quota: &quota::Quota) -> respond::Layer
         .regions
         .iter()
         .filter_map(|region| region.url.host_str());
-    let quota = quota.clone();
     let layer = respond::Layer::new(respond::Config {
         upstream_hosts: hosts.map(str::to_ascii_lowercase).collect(),
-        rate_limit: Arc::new(move || quota.snapshot().windows.iter().map(window).collect()),
+        rate_limit: rate_limit::of(quota.clone()),
     });
     if config.credentials.passthrough {
         layer.without_rate_limit_for(AUTHORIZATION)
     } else {
         layer
-    }
-}
-
-fn window(window: &quota::Window) -> respond::Window {
-    respond::Window {
-        name: Arc::clone(&window.name),
-        quota: window.limit as u64,
-        window_s: window.length.as_secs().max(1),
-        remaining: window.remaining as u64,
-        // The margin for clocks that drift is ours; callers are told of the window that the upstream documents.
-        reset_s: (window.reset.as_secs() + u64::from(window.reset.subsec_nanos() > 0))
-            .min(window.length.as_secs().max(1)),
     }
 }
 

@@ -17,7 +17,7 @@ mod refusal;
 mod request_id;
 mod table;
 
-pub use answer::{Body, Config, Ended, Outcome, RateLimit, Window};
+pub use answer::{Answered, Body, Config, Ended, Outcome, RateLimit, Window, Windows};
 pub use describe::{answers, body, options};
 pub use kind::Kind;
 pub use layer::{Layer, Reply, Respond};

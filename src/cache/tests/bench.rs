@@ -124,7 +124,7 @@ pub(super) fn answer(status: u16, body: &'static str) -> Answer {
     headers.insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
     Answer {
         status: StatusCode::from_u16(status).unwrap(),
-        headers,
+        headers: headers.into(),
         body: Bytes::from_static(body.as_bytes()),
     }
 }

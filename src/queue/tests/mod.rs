@@ -4,6 +4,7 @@ mod fairness;
 mod handover;
 mod line;
 mod reference;
+mod retry;
 
 use std::collections::VecDeque;
 use std::future::Future;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use tokio::time::Instant;
 use tower::{Layer as _, ServiceExt as _};
 use url::Url;
@@ -72,7 +72,7 @@ impl Defender {
         };
         Ok(Answer {
             status,
-            headers: HeaderMap::new(),
+            headers: Arc::default(),
             body: Bytes::from_static(NO_LICENCE.as_bytes()),
         })
     }

@@ -178,7 +178,7 @@ fn upstream(down: &Arc<AtomicBool>, arrivals: &Arc<Mutex<Vec<Arrival>>>) -> BoxC
             };
             Ok(Answer {
                 status,
-                headers,
+                headers: headers.into(),
                 body: body.into(),
             })
         }
