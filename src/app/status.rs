@@ -11,7 +11,7 @@ use super::reload::Configuration;
 use super::saved::Saved;
 use crate::admin::Check;
 use crate::telemetry::metrics::Mode;
-use crate::{cache, queue, quota, region, token};
+use crate::{cache, coalesce, queue, quota, region, token};
 
 /// The parts that have something to show. Clones look at the same gateway.
 #[derive(Clone, Debug)]
@@ -30,6 +30,8 @@ pub(super) struct Current {
     pub(super) regions: region::Table,
     pub(super) keeper: token::Keeper,
     pub(super) cache: Arc<cache::Cache>,
+    /// `None` when nothing is merged.
+    pub(super) merging: Option<coalesce::Metrics>,
 }
 
 impl Status {
@@ -107,6 +109,7 @@ impl Status {
             "regions": self.current.load().regions.snapshot().iter().map(region).collect::<Vec<_>>(),
             "token": token(&self.current.load().keeper.snapshot()),
             "cache": self.cache(),
+            "merge": merge(self.current.load().merging.as_ref()),
             "saved": self.saved.show(self.quota.snapshot().calls),
             "config": self.configuration.show(),
         })
@@ -164,6 +167,17 @@ impl Status {
             "stale": snapshot.stale,
         })
     }
+}
+
+fn merge(metrics: Option<&coalesce::Metrics>) -> Value {
+    let resting = metrics.and_then(coalesce::Metrics::resting);
+    json!({
+        "enabled": metrics.is_some(),
+        "calls": metrics.map_or(0, coalesce::Metrics::merged_calls),
+        "requests": metrics.map_or(0, coalesce::Metrics::merged_requests),
+        "rests_for_s": resting.map(|(left, _)| seconds(left)),
+        "rests_because": resting.map(|(_, doubt)| doubt.to_string()),
+    })
 }
 
 fn region(row: &region::Row) -> Value {
