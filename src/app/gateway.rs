@@ -250,7 +250,7 @@ fn view(
             })
         },
         health,
-        openapi: server::OPENAPI.into(),
+        openapi: server::openapi().into(),
         quit: config.admin.quit.then_some(quit),
     }
 }

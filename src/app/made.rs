@@ -251,6 +251,11 @@ impl Made {
         (cache, coalesce)
     }
 
+    /// Where merged calls are counted; `None` when nothing is merged.
+    pub(super) fn merging(&self) -> Option<coalesce::Metrics> {
+        self.config.merge.enabled.then(|| self.coalesce.metrics())
+    }
+
     /// Queue and quota, which all configurations share, go on as this one says.
     pub(super) fn take_over(&self) {
         self.ground.lanes.reconfigure(self.lane.clone());

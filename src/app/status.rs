@@ -13,7 +13,7 @@ use super::saved::Saved;
 use crate::admin::Check;
 use crate::server::{Incident, Trouble};
 use crate::telemetry::metrics::Mode;
-use crate::{cache, queue, quota, region, token};
+use crate::{cache, coalesce, queue, quota, region, token};
 
 /// The parts that have something to show. Clones look at the same gateway.
 #[derive(Clone, Debug)]
@@ -33,6 +33,8 @@ pub(super) struct Current {
     pub(super) regions: region::Table,
     pub(super) keeper: token::Keeper,
     pub(super) cache: Arc<cache::Cache>,
+    /// `None` when nothing is merged.
+    pub(super) merging: Option<coalesce::Metrics>,
 }
 
 impl Status {
@@ -110,6 +112,7 @@ impl Status {
             "regions": self.current.load().regions.snapshot().iter().map(region).collect::<Vec<_>>(),
             "token": token(&self.current.load().keeper.snapshot()),
             "cache": self.cache(),
+            "merge": merge(self.current.load().merging.as_ref()),
             "saved": self.saved.show(self.quota.snapshot().calls),
             "trouble": self.trouble(),
             "config": self.configuration.show(),
@@ -186,6 +189,17 @@ impl Status {
             "stale": snapshot.stale,
         })
     }
+}
+
+fn merge(metrics: Option<&coalesce::Metrics>) -> Value {
+    let resting = metrics.and_then(coalesce::Metrics::resting);
+    json!({
+        "enabled": metrics.is_some(),
+        "calls": metrics.map_or(0, coalesce::Metrics::merged_calls),
+        "requests": metrics.map_or(0, coalesce::Metrics::merged_requests),
+        "rests_for_s": resting.map(|(left, _)| seconds(left)),
+        "rests_because": resting.map(|(_, doubt)| doubt.to_string()),
+    })
 }
 
 fn region(row: &region::Row) -> Value {
