@@ -316,6 +316,11 @@ fn traces(config: &Resolved, net: &net::Client, wall: &Wall, root: &mut Registry
 }
 
 impl Ground {
+    /// The latest questions that did not get a good answer.
+    pub(super) fn trouble(&self) -> server::Trouble {
+        self.meters.count.trouble()
+    }
+
     fn keeper(
         &self,
         config: &Resolved,

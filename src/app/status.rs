@@ -7,9 +7,11 @@ use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::history::Sources;
 use super::reload::Configuration;
 use super::saved::Saved;
 use crate::admin::Check;
+use crate::server::{Incident, Trouble};
 use crate::telemetry::metrics::Mode;
 use crate::{cache, coalesce, queue, quota, region, token};
 
@@ -20,6 +22,7 @@ pub(super) struct Status {
     pub(super) quota: quota::Quota,
     pub(super) queue: queue::Queue<quota::Quota>,
     pub(super) saved: Saved,
+    pub(super) trouble: Trouble,
     pub(super) current: Arc<ArcSwap<Current>>,
     pub(super) configuration: Configuration,
 }
@@ -111,6 +114,7 @@ impl Status {
             "cache": self.cache(),
             "merge": merge(self.current.load().merging.as_ref()),
             "saved": self.saved.show(self.quota.snapshot().calls),
+            "trouble": self.trouble(),
             "config": self.configuration.show(),
         })
     }
@@ -157,6 +161,24 @@ impl Status {
         })
     }
 
+    /// What the history samples.
+    pub(super) fn sources(&self) -> Sources {
+        Sources {
+            saved: self.saved.clone(),
+            trouble: self.trouble.clone(),
+            quota: self.quota.clone(),
+            queue: self.queue.clone(),
+        }
+    }
+
+    fn trouble(&self) -> Value {
+        json!({
+            "refused": self.trouble.refused(),
+            "failed": self.trouble.failed(),
+            "latest": self.trouble.latest().iter().map(incident).collect::<Vec<_>>(),
+        })
+    }
+
     fn cache(&self) -> Value {
         let snapshot = self.current.load().cache.snapshot();
         json!({
@@ -189,6 +211,16 @@ fn region(row: &region::Row) -> Value {
         "left_for": row.left_for,
         "rtt_ms": row.rtt.map(|rtt| (rtt.as_secs_f64() * 100_000.0).round() / 100.0),
         "selected": row.selected,
+    })
+}
+
+fn incident(incident: &Incident) -> Value {
+    json!({
+        "ago_s": seconds(incident.at.elapsed()),
+        "status": incident.status,
+        "outcome": incident.outcome.as_str(),
+        "reason": incident.reason.as_deref(),
+        "request_id": &*incident.request_id,
     })
 }
 

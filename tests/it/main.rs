@@ -16,6 +16,7 @@ mod drain;
 mod faults;
 mod flights;
 mod fuzz_smoke;
+mod openapi;
 mod path;
 mod quota;
 mod quota_proof;
