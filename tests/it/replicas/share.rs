@@ -59,10 +59,10 @@ async fn share(form: Form) {
     let alone_from = fleet.now();
     tokio::time::sleep(form.window).await;
     let alone = fleet.used(alone_from, fleet.now());
-    let served: usize = counts.iter().sum();
+    let total: usize = counts.iter().sum();
     println!(
         "{:.2} commands to the store per served request",
-        steps as f64 / served as f64
+        steps as f64 / total as f64
     );
     println!(
         "used by eight {:.2} %, by one alone {:.2} %, served {counts:?}",
@@ -72,7 +72,7 @@ async fn share(form: Form) {
     fleet.assert_well();
     assert!(used >= form.used, "eight used {used}");
     assert!(alone >= form.used, "one alone used {alone}");
-    let fair = served as f64 / counts.len() as f64;
+    let fair = total as f64 / counts.len() as f64;
     let (part, calls) = form.unfair;
     let off = |count: &usize| (*count as f64 - fair).abs() <= fair * part + calls as f64;
     assert!(counts.iter().all(off), "{counts:?}");
