@@ -22,7 +22,7 @@
 //! | 3 | `respond` |
 //! | 2 | `cache` `coalesce` `queue` `quota` `token` `region` `upstream` |
 //! | 1 | `scan` `caller` `attempt` |
-//! | 0 | `clock` `secret` `task` `net` `store` `telemetry` |
+//! | 0 | `clock` `secret` `task` `machine` `net` `store` `telemetry` |
 //! | aside | `sim`: the simulated upstream, imported by `cli` and tests only |
 
 pub mod admin;
@@ -34,6 +34,7 @@ pub mod cli;
 pub mod clock;
 pub mod coalesce;
 pub mod config;
+pub mod machine;
 pub mod net;
 pub mod queue;
 pub mod quota;
