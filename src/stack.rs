@@ -14,7 +14,7 @@ use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceBuilder};
 
 use crate::respond::Body;
-use crate::{BoxError, app, cache, coalesce, queue, quota, region, respond, scan, server, token, upstream};
+use crate::{BoxError, app, cache, coalesce, fleet, queue, quota, region, respond, scan, server, token, upstream};
 
 /// The layers, made and waiting to be put in order. Each part is built by `app`; nothing is configured here.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub struct Parts {
     pub fair_use: queue::FairUseLayer,
     /// Answers in memory.
     pub cache: cache::Layer,
+    /// Answers and calls of other replicas.
+    pub fleet: fleet::Layer,
     /// One call for many.
     pub coalesce: coalesce::Layer,
     /// Whose turn it is, with which token.
@@ -85,6 +87,8 @@ pub fn build(
         .layer(parts.fair_use)
         // In front of the flights: a hit costs neither a task nor a slot.
         .layer(parts.cache)
+        // Below memory, which the store must not slow down; above the flights: a lease is on a question, whatever calls it becomes part of.
+        .layer(parts.fleet)
         // Above the attempts: whoever asks the same shares them all, retries included.
         .layer(parts.coalesce)
         .service(paid);

@@ -69,6 +69,7 @@ impl Gateway {
             regions: built.regions,
             keeper: built.keeper,
             cache: built.cache,
+            fleet: built.fleet,
             saved: built.saved,
         };
         let stop = CancellationToken::new();

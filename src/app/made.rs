@@ -12,7 +12,7 @@ use super::{Error, settings, token_proxy};
 use crate::clock::Wall;
 use crate::config::Resolved;
 use crate::task::Tasks;
-use crate::{cache, coalesce, net, queue, quota, region, scan, server, stack, token, upstream};
+use crate::{cache, coalesce, fleet, net, queue, quota, region, scan, server, stack, token, upstream};
 
 /// All parts of a gateway: the layers, and what is shown and stopped from outside of them.
 #[derive(Debug)]
@@ -23,6 +23,7 @@ pub(super) struct Made {
     pub(super) keeper: token::Keeper,
     pub(super) lanes: Lanes,
     pub(super) cache: Arc<cache::Cache>,
+    pub(super) fleet: Option<fleet::Member>,
     pub(super) saved: Saved,
 }
 
@@ -66,7 +67,8 @@ impl Made {
         let cache_metrics = cache::Metrics::register(making.root);
         let cache_config = settings::cache(config);
         let cache = Arc::new(cache::Cache::new(cache_config, Some(Arc::clone(&lore)), cache_metrics));
-        let coalesce = making.coalesce(attempt, &cache, lore, &lanes);
+        let fleet = making.fleet(&cache)?;
+        let coalesce = making.coalesce(attempt, keep(&cache, fleet.as_ref()), lore, &lanes);
         let count = server::count::Metrics::register(making.root);
         let saved = Saved::default();
         let calls = upstream::Metrics::register(making.root, regions.labels());
@@ -79,6 +81,7 @@ impl Made {
             saved: super::SavedLayer::new(saved.clone()),
             fair_use,
             cache: making.cache(&cache, &lanes),
+            fleet: fleet.clone().map_or_else(fleet::Layer::off, fleet::Layer::new),
             coalesce,
             lanes: lane::Layer::new(lanes.clone()),
             hedge: making.hedge(&lanes, &calls),
@@ -94,6 +97,7 @@ impl Made {
             keeper,
             lanes,
             cache,
+            fleet,
             saved,
         })
     }
@@ -156,10 +160,23 @@ impl Making<'_> {
         cache::Layer::new(Arc::clone(cache), self.tasks.clone(), surplus)
     }
 
+    /// What replicas share besides the quota, if they do.
+    fn fleet(&mut self, cache: &Arc<cache::Cache>) -> Result<Option<fleet::Member>, Error> {
+        let Some(config) = settings::fleet(self.config)? else {
+            return Ok(None);
+        };
+        let memory = Arc::clone(cache);
+        let adopt: fleet::Adopt = Arc::new(move |request, life, answer| {
+            memory.adopt(request, answer, (life.asked, life.stored), life.ttl);
+        });
+        let metrics = fleet::Metrics::register(self.root);
+        Ok(Some(fleet::Member::join(config, adopt, self.tasks, metrics)))
+    }
+
     fn coalesce(
         &mut self,
         attempt: Duration,
-        cache: &Arc<cache::Cache>,
+        keep: Arc<dyn scan::Keep>,
         lore: Arc<scan::Lore>,
         lanes: &Lanes,
     ) -> coalesce::Layer {
@@ -167,7 +184,7 @@ impl Making<'_> {
         coalesce::Layer::new(
             settings::coalesce(self.config, attempt),
             self.tasks.clone(),
-            Arc::clone(cache) as _,
+            keep,
             lore,
             Arc::new(move |holder| lanes.predicted_wait(holder)),
             coalesce::Metrics::register(self.root),
@@ -181,6 +198,15 @@ impl Making<'_> {
         }
         let lanes = lanes.clone();
         upstream::HedgeLayer::new(Arc::new(move |holder| lanes.spare(holder)), metrics.clone())
+    }
+}
+
+/// Where answers go that were paid for: into memory, and to the other replicas.
+fn keep(cache: &Arc<cache::Cache>, fleet: Option<&fleet::Member>) -> Arc<dyn scan::Keep> {
+    let memory = Arc::clone(cache) as Arc<dyn scan::Keep>;
+    match fleet {
+        Some(member) => Arc::new(fleet::Publisher::new(member.clone(), memory)),
+        None => memory,
     }
 }
 

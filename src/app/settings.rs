@@ -8,7 +8,7 @@ use http::header::AUTHORIZATION;
 use super::Error;
 use crate::caller::Name;
 use crate::config::{self, Credential, ManagedEndpoint, OnUnknownPast, Resolved};
-use crate::{admin, cache, coalesce, net, queue, quota, region, respond, server, store, token, upstream};
+use crate::{admin, cache, coalesce, fleet, net, queue, quota, region, respond, server, store, token, upstream};
 
 /// Longest token exchange. Sign-in answers in well under a second; ten cover a bad day and keep callers from waiting in vain.
 pub(super) const SIGN_IN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -72,8 +72,41 @@ pub(super) fn sharing(config: &Resolved) -> Result<Option<quota::shared::Config>
     let Some(url) = &config.store.url else { return Ok(None) };
     let timeout = config.store.timeout;
     let store = store::Config::new(url, timeout).map_err(Error::of("the shared store"))?;
-    // Without a word about the tenant there is one identity, and the platform knows which.
-    let (tenant, application) = match &config.credentials.credential {
+    let (tenant, application) = registration(config);
+    let timing = quota::shared::Timing::new(timeout);
+    Ok(Some(quota::shared::Config::new(
+        store,
+        timing,
+        &config.store.prefix,
+        tenant,
+        application,
+    )))
+}
+
+/// How replicas share answers, if they do.
+pub(super) fn fleet(config: &Resolved) -> Result<Option<fleet::Config>, Error> {
+    let settings = &config.store;
+    let Some(url) = settings
+        .url
+        .as_ref()
+        .filter(|_| settings.answers && !config.cache.ttl.is_zero())
+    else {
+        return Ok(None);
+    };
+    let store = store::Config::new(url, settings.timeout).map_err(Error::of("the shared store"))?;
+    let times = (settings.answer_timeout, settings.timeout);
+    Ok(Some(fleet::Config::new(
+        store,
+        &settings.prefix,
+        registration(config),
+        times,
+        config.cache.ttl,
+    )))
+}
+
+/// The tenant and the application that the quota and the answers belong to.
+fn registration(config: &Resolved) -> (&str, &str) {
+    match &config.credentials.credential {
         Credential::ClientSecret {
             tenant_id, client_id, ..
         }
@@ -83,16 +116,9 @@ pub(super) fn sharing(config: &Resolved) -> Result<Option<quota::shared::Config>
         | Credential::WorkloadIdentity {
             tenant_id, client_id, ..
         } => (tenant_id.as_str(), client_id.as_str()),
+        // Without a word about the tenant there is one identity, and the platform knows which.
         Credential::ManagedIdentity { client_id, .. } => ("managed", client_id.as_deref().unwrap_or("system")),
-    };
-    let timing = quota::shared::Timing::new(timeout);
-    Ok(Some(quota::shared::Config::new(
-        store,
-        timing,
-        &config.store.prefix,
-        tenant,
-        application,
-    )))
+    }
 }
 
 pub(super) fn queue(config: &Resolved) -> queue::Config {

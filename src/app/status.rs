@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::saved::Saved;
 use crate::admin::Check;
 use crate::telemetry::metrics::Mode;
-use crate::{cache, queue, quota, region, token};
+use crate::{cache, fleet, queue, quota, region, token};
 
 /// The parts that have something to show. Clones look at the same gateway.
 #[derive(Clone, Debug)]
@@ -20,6 +20,7 @@ pub(super) struct Status {
     pub(super) regions: region::Table,
     pub(super) keeper: token::Keeper,
     pub(super) cache: Arc<cache::Cache>,
+    pub(super) fleet: Option<fleet::Member>,
     pub(super) saved: Saved,
 }
 
@@ -98,6 +99,7 @@ impl Status {
             "regions": self.regions.snapshot().iter().map(region).collect::<Vec<_>>(),
             "token": token(&self.keeper.snapshot()),
             "cache": self.cache(),
+            "shared_answers": self.fleet.as_ref().map(|member| shared(&member.snapshot())),
             "saved": self.saved.show(self.quota.snapshot().calls),
         })
     }
@@ -148,6 +150,18 @@ impl Status {
             "stale": snapshot.stale,
         })
     }
+}
+
+fn shared(snapshot: &fleet::Snapshot) -> Value {
+    json!({
+        "up": snapshot.up,
+        "hits": snapshot.hits,
+        "followed": snapshot.followed,
+        "led": snapshot.led,
+        "alone": snapshot.alone,
+        "written": snapshot.written,
+        "unreadable": snapshot.unreadable,
+    })
 }
 
 fn region(row: &region::Row) -> Value {

@@ -183,9 +183,14 @@ fn store(resolved: &Resolved) -> String {
         || "none: this process alone".into(),
         |url| {
             format!(
-                "{url}, prefix {}, timeout {}",
+                "{url}, prefix {}, timeout {}; {}",
                 store.prefix,
-                duration::show(store.timeout)
+                duration::show(store.timeout),
+                if store.answers {
+                    "quota and answers"
+                } else {
+                    "the quota only"
+                }
             )
         },
     )

@@ -8,6 +8,9 @@ pub enum Error {
     /// No answer in time.
     #[error("the store did not answer within {0:?}")]
     Timeout(Duration),
+    /// No connection could be opened. Shared by all who waited for it.
+    #[error("the store cannot be reached")]
+    Unreachable(#[source] std::sync::Arc<redis::RedisError>),
     /// It refused, or the connection failed.
     #[error("the store failed")]
     Failed(#[from] redis::RedisError),

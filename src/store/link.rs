@@ -11,7 +11,7 @@ use super::wakes::Wakes;
 
 /// A script that runs in the store as one atomic step.
 #[derive(Debug)]
-pub struct Script(redis::Script);
+pub struct Script(pub(super) redis::Script);
 
 impl Script {
     /// The script's Lua source. It is sent once to a server that does not know it, and by its digest afterwards.
@@ -30,7 +30,7 @@ pub struct Link {
 }
 
 /// Opening a connection takes several answers: TCP, TLS, AUTH.
-const ANSWERS_TO_CONNECT: u32 = 4;
+pub(super) const ANSWERS_TO_CONNECT: u32 = 4;
 
 impl Link {
     /// A link that is not connected yet.

@@ -5,10 +5,12 @@
 
 mod config;
 mod error;
+mod hub;
 mod link;
 mod wakes;
 
 pub use config::Config;
 pub use error::{Error, Invalid};
+pub use hub::Hub;
 pub use link::{Link, Script};
 pub use wakes::Wakes;

@@ -35,7 +35,24 @@ static TIMEOUT: Key = Key::new(
     "The longest wait for one answer of the store.",
 );
 
-pub(super) static KEYS: &[&Key] = &[&URL, &PREFIX, &TIMEOUT];
+static ANSWERS: Key = Key::new(
+    "store",
+    "answers",
+    Kind::Flag,
+    Fallback::Flag(true),
+    "Whether replicas share answers through the store too: an answer that one of them has is not asked for again, and a question that \
+     several have at once is asked once. Whoever may read the store can then read scan history.",
+);
+static ANSWER_TIMEOUT: Key = Key::new(
+    "store",
+    "answer_timeout",
+    Kind::Duration(Duration::from_millis(1), Duration::from_secs(10)),
+    Fallback::Text("100ms"),
+    "The longest that a request which memory cannot answer waits for the store to say what it has; then it is asked upstream, and the \
+     store is left alone for a while.",
+);
+
+pub(super) static KEYS: &[&Key] = &[&URL, &PREFIX, &TIMEOUT, &ANSWERS, &ANSWER_TIMEOUT];
 
 const SCHEMES: [&str; 7] = [
     "redis",
@@ -58,6 +75,10 @@ pub struct Store {
     pub prefix: String,
     /// The longest wait for one answer.
     pub timeout: Duration,
+    /// Whether answers are shared too.
+    pub answers: bool,
+    /// The longest that a request waits for a shared answer.
+    pub answer_timeout: Duration,
 }
 
 impl Store {
@@ -65,12 +86,16 @@ impl Store {
         let url = reader.optional(&URL, address);
         let prefix = reader.parsed(&PREFIX, prefix);
         let timeout = reader.duration(&TIMEOUT);
+        let answers = reader.flag(&ANSWERS);
+        let answer_timeout = reader.duration(&ANSWER_TIMEOUT);
         let (url, shown) = url.ok()?.unzip();
         Some(Self {
             url,
             shown,
             prefix: prefix?,
             timeout: timeout?,
+            answers: answers?,
+            answer_timeout: answer_timeout?,
         })
     }
 }

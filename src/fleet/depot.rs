@@ -1,0 +1,243 @@
+//! What is asked of the store.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::circuit::Circuit;
+use super::clock::{Clock, StoreTime};
+use super::config::{Config, Name};
+use super::metrics::Metrics;
+use super::value::Value;
+use crate::scan::Answer;
+use crate::store::{Error, Hub, Script};
+
+/// The store, as long as it answers.
+#[derive(Debug)]
+pub(super) struct Depot {
+    config: Config,
+    hub: Hub,
+    circuit: Circuit,
+    clock: Clock,
+    scripts: Scripts,
+    metrics: Metrics,
+}
+
+#[derive(Debug)]
+struct Scripts {
+    look: Script,
+    land: Script,
+    renew: Script,
+}
+
+/// What a look showed.
+#[derive(Debug)]
+pub(super) enum Sight {
+    /// An answer, fresh when it came.
+    Found(Found),
+    /// Something that is no answer.
+    Unreadable,
+    /// Nothing, and the lease is ours.
+    Led,
+    /// Nothing yet; somebody else has the lease, for so long if it is not renewed.
+    Held(Duration),
+    /// Nothing, and no lease was wanted.
+    Nothing,
+    /// The store did not answer: a lease may have been granted.
+    Lost,
+    /// The store was not asked: it is left alone after a failure.
+    LeftAlone,
+}
+
+/// An answer from the store, in this process's time.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    pub(super) answer: Answer,
+    pub(super) asked: Instant,
+    pub(super) stored: Instant,
+    pub(super) ttl: Duration,
+}
+
+/// How a look treats what is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Regard {
+    /// An answer is an answer.
+    Answers,
+    /// What is there has been found unreadable.
+    LeasesOnly,
+}
+
+/// What is written at the end of a call.
+#[derive(Debug)]
+pub(super) struct Landing<'a> {
+    pub(super) token: &'a str,
+    pub(super) message: String,
+    /// The bytes, and when their freshness ends.
+    pub(super) value: Option<(Vec<u8>, StoreTime)>,
+}
+
+impl Depot {
+    pub(super) fn new(config: Config, metrics: Metrics) -> Self {
+        Self {
+            hub: Hub::new(&config.store),
+            config,
+            circuit: Circuit::default(),
+            clock: Clock::default(),
+            scripts: Scripts {
+                look: Script::new(include_str!("look.lua")),
+                land: Script::new(include_str!("land.lua")),
+                renew: Script::new(include_str!("renew.lua")),
+            },
+            metrics,
+        }
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        !self.circuit.is_open()
+    }
+
+    /// The store's time at `moment`, as far as it is known.
+    pub(super) fn time(&self, moment: Instant) -> Option<StoreTime> {
+        self.clock.at(moment)
+    }
+
+    /// Opens the connection and learns the store's time, before anybody needs them.
+    pub(super) async fn greet(&self) {
+        let name = Name::new("greeting");
+        // Not asked first whether the store is to be left alone: somebody has just connected to it.
+        self.ask_for(&name, "", Regard::LeasesOnly, self.config.patience).await;
+    }
+
+    /// Looks for an answer, and takes a lease under `token` if there is none; under no token no lease is taken.
+    ///
+    /// # Cancel safety
+    /// The lease may have been taken.
+    pub(super) async fn look(&self, name: &Name, token: Option<&str>, regard: Regard) -> Sight {
+        if !self.circuit.admits(Instant::now()) {
+            return Sight::LeftAlone;
+        }
+        self.ask_for(name, token.unwrap_or_default(), regard, self.config.look)
+            .await
+    }
+
+    async fn ask_for(&self, name: &Name, token: &str, regard: Regard, limit: Duration) -> Sight {
+        let asked = Instant::now();
+        let lease = self.config.lease.as_millis().to_string();
+        let most = Value::LARGEST.to_string();
+        let disregard = if regard == Regard::LeasesOnly { "1" } else { "" };
+        let arguments = [token, &lease, &most, disregard];
+        let Some(reply) = self
+            .ask(&self.scripts.look, name, &arguments.map(str::as_bytes), limit)
+            .await
+        else {
+            return Sight::Lost;
+        };
+        let heard = Instant::now();
+        let Some(now) = reply.first().and_then(|time| number(time)).map(StoreTime) else {
+            return Sight::Lost;
+        };
+        self.clock.set(now, heard);
+        let extra = reply.get(2);
+        match (reply.get(1).map(Vec::as_slice), extra) {
+            (Some(b"found"), Some(bytes)) => self.open(name, bytes, now, (asked, heard)),
+            (Some(b"led"), _) => Sight::Led,
+            (Some(b"held"), left) => {
+                let left = left.and_then(|left| number(left)).map(Duration::from_millis);
+                Sight::Held(left.unwrap_or(self.config.lease).min(self.config.lease))
+            }
+            (Some(b"none"), _) => Sight::Nothing,
+            _ => self.unreadable(name, &"it is no answer"),
+        }
+    }
+
+    fn open(&self, name: &Name, bytes: &[u8], now: StoreTime, (asked, heard): (Instant, Instant)) -> Sight {
+        let value = match Value::read(name, bytes, now) {
+            Ok(value) => value,
+            Err(unreadable) => return self.unreadable(name, &unreadable),
+        };
+        // The time of the answer's way is counted to its age (RFC 9111 §4.2.3).
+        let way = heard - asked;
+        let before = |then: StoreTime| heard.checked_sub(now.since(then).unwrap_or_default() + way);
+        let (Some(asked), Some(stored)) = (before(value.asked), before(value.stored)) else {
+            return self.unreadable(name, &"it is older than this machine");
+        };
+        Sight::Found(Found {
+            answer: value.answer,
+            asked,
+            stored,
+            ttl: value.ttl.min(self.config.ttl),
+        })
+    }
+
+    fn unreadable(&self, name: &Name, reason: &dyn std::fmt::Display) -> Sight {
+        tracing::debug!(name = name.as_str(), %reason, "what is stored under a question cannot be used");
+        self.metrics.not_read();
+        Sight::Unreadable
+    }
+
+    /// Writes an answer, ends a lease and says so. `false` when the store did not do it, as far as is known.
+    pub(super) async fn land(&self, name: &Name, landing: &Landing<'_>) -> bool {
+        if !self.circuit.admits(Instant::now()) {
+            return false;
+        }
+        let channel = self.config.channel();
+        let (value, end) = match &landing.value {
+            Some((value, end)) => (value.as_slice(), end.0.to_string()),
+            None => (&[][..], String::new()),
+        };
+        let arguments = [
+            landing.token.as_bytes(),
+            channel.as_bytes(),
+            landing.message.as_bytes(),
+            value,
+            end.as_bytes(),
+        ];
+        self.ask(&self.scripts.land, name, &arguments, self.config.patience)
+            .await
+            .is_some()
+    }
+
+    /// Prolongs a lease. `false` when it is certain that it is another's by now.
+    pub(super) async fn renew(&self, name: &Name, token: &str) -> bool {
+        if !self.circuit.admits(Instant::now()) {
+            return true;
+        }
+        let lease = self.config.lease.as_millis().to_string();
+        let arguments = [token.as_bytes(), lease.as_bytes()];
+        let reply = self
+            .ask(&self.scripts.renew, name, &arguments, self.config.patience)
+            .await;
+        reply.is_none_or(|reply| reply.first().is_none_or(|word| word != b"lost"))
+    }
+
+    async fn ask(&self, script: &Script, name: &Name, arguments: &[&[u8]], limit: Duration) -> Option<Vec<Vec<u8>>> {
+        let [answer, lease] = self.config.keys(name);
+        match self.hub.run(script, &[&answer, &lease], arguments, limit).await {
+            Ok(reply) => {
+                if self.circuit.close() {
+                    tracing::info!("the store answers: answers are shared again");
+                }
+                self.metrics.up.set(1);
+                Some(reply)
+            }
+            Err(error) => {
+                self.failed(&error);
+                None
+            }
+        }
+    }
+
+    fn failed(&self, error: &Error) {
+        self.metrics.up.set(0);
+        if self.circuit.open(Instant::now()) {
+            tracing::warn!(
+                error = error as &dyn std::error::Error,
+                "the store does not answer: answers are not shared for now"
+            );
+        }
+    }
+}
+
+fn number(text: &[u8]) -> Option<u64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
