@@ -84,13 +84,6 @@ impl Board {
         }
     }
 
-    /// Whether nothing is looked for and no lease is held.
-    #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
-        let questions = self.questions();
-        questions.inquiries.is_empty() && questions.leases.is_empty()
-    }
-
     fn questions(&self) -> MutexGuard<'_, Questions> {
         // Nothing in here panics halfway through a change.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

@@ -20,6 +20,8 @@ enum State {
     Open {
         until: Instant,
         pause: Duration,
+        /// Somebody is trying for all.
+        trying: bool,
     },
 }
 
@@ -29,8 +31,10 @@ impl Circuit {
         match &mut *self.state() {
             State::Closed => true,
             State::Open { until, .. } if now < *until => false,
-            State::Open { until, pause } => {
+            State::Open { until, pause, trying } => {
+                // Should the try come to nothing, by being cancelled, there will be another.
                 *until = now + *pause;
+                *trying = true;
                 true
             }
         }
@@ -51,12 +55,13 @@ impl Circuit {
         let (pause, is_new) = match *state {
             State::Closed => (FIRST, true),
             // One of many who had asked before the first of them failed.
-            State::Open { until, .. } if until > now + FIRST / 2 => return false,
+            State::Open { trying: false, .. } => return false,
             State::Open { pause, .. } => ((pause * 2).min(LONGEST), false),
         };
         *state = State::Open {
             until: now + pause,
             pause,
+            trying: false,
         };
         is_new
     }

@@ -133,19 +133,20 @@ impl Depot {
             return Sight::Lost;
         };
         let heard = Instant::now();
-        let Some(now) = reply.first().and_then(|time| number(time)).map(StoreTime) else {
+        let mut words = reply.splitn(3, |byte| *byte == b' ');
+        let (now, word) = (words.next().and_then(number).map(StoreTime), words.next());
+        let (Some(now), Some(word), Some(extra)) = (now, word, words.next()) else {
             return Sight::Lost;
         };
         self.clock.set(now, heard);
-        let extra = reply.get(2);
-        match (reply.get(1).map(Vec::as_slice), extra) {
-            (Some(b"found"), Some(bytes)) => self.open(name, bytes, now, (asked, heard)),
-            (Some(b"led"), _) => Sight::Led,
-            (Some(b"held"), left) => {
-                let left = left.and_then(|left| number(left)).map(Duration::from_millis);
+        match word {
+            b"found" => self.open(name, extra, now, (asked, heard)),
+            b"led" => Sight::Led,
+            b"held" => {
+                let left = number(extra).map(Duration::from_millis);
                 Sight::Held(left.unwrap_or(self.config.lease).min(self.config.lease))
             }
-            (Some(b"none"), _) => Sight::Nothing,
+            b"none" => Sight::Nothing,
             _ => self.unreadable(name, &"it is no answer"),
         }
     }
@@ -207,18 +208,17 @@ impl Depot {
         let reply = self
             .ask(&self.scripts.renew, name, &arguments, self.config.patience)
             .await;
-        reply.is_none_or(|reply| reply.first().is_none_or(|word| word != b"lost"))
+        reply.is_none_or(|word| word != b"lost")
     }
 
-    async fn ask(&self, script: &Script, name: &Name, arguments: &[&[u8]], limit: Duration) -> Option<Vec<Vec<u8>>> {
-        let [answer, lease] = self.config.keys(name);
-        match self.hub.run(script, &[&answer, &lease], arguments, limit).await {
+    async fn ask(&self, script: &Script, name: &Name, arguments: &[&[u8]], limit: Duration) -> Option<Vec<u8>> {
+        match self.hub.run(script, &self.config.keys(name), arguments, limit).await {
             Ok(reply) => {
                 if self.circuit.close() {
                     tracing::info!("the store answers: answers are shared again");
                 }
                 self.metrics.up.set(1);
-                Some(reply)
+                Some(reply.unwrap_or_default())
             }
             Err(error) => {
                 self.failed(&error);

@@ -14,4 +14,4 @@ if ARGV[1] ~= '' and redis.pcall('GET', KEYS[2]) == ARGV[1] then
   done = true
 end
 if done then redis.call('PUBLISH', ARGV[2], ARGV[3]) end
-return {}
+return ''

@@ -48,9 +48,6 @@ mod outbox;
 mod upkeep;
 mod value;
 
-#[cfg(test)]
-mod tests;
-
 pub use config::Config;
 pub use keep::Publisher;
 pub use layer::{Adopt, Fleet, Layer, Life, Member, Snapshot};

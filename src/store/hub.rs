@@ -42,7 +42,7 @@ impl Hub {
         }
     }
 
-    /// Runs `script` with `keys` and `arguments`, and returns its list of texts. Waits no longer than `limit`.
+    /// Runs `script` with `keys` and `arguments`, and returns its text. Waits no longer than `limit`.
     ///
     /// # Errors
     /// [`Error`] when no answer came in time. The step may have been taken, or may still be taken later.
@@ -52,16 +52,16 @@ impl Hub {
     pub async fn run(
         &self,
         script: &Script,
-        keys: &[&str],
+        keys: &[String],
         arguments: &[&[u8]],
         limit: Duration,
-    ) -> Result<Vec<Vec<u8>>, Error> {
+    ) -> Result<Option<Vec<u8>>, Error> {
         let (number, opening) = self.line();
         let asked = async {
             let mut connection = opening.await.map_err(Error::Unreachable)?;
             let mut invocation = script.0.prepare_invoke();
             for key in keys {
-                invocation.key(*key);
+                invocation.key(key.as_str());
             }
             for argument in arguments {
                 invocation.arg(*argument);

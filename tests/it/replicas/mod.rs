@@ -4,7 +4,7 @@
 //! single process with its quota in memory uses 99.1 to 99.5 % here.
 
 mod replica;
-mod server;
+pub(crate) mod server;
 
 use std::time::Duration;
 

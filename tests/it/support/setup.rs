@@ -79,23 +79,25 @@ impl Setup {
     /// Starts both, the gateway in this process, and waits until the nearest region is known and a sign-in has ended.
     pub(crate) async fn start(self) -> Running {
         let (simulator, toml, variables) = self.simulate();
-        let environment = Environment::from_iter(variables);
-        let loaded = config::parse(Path::new("gateway.toml"), &toml, &environment, &Disk);
-        let loaded = loaded.unwrap_or_else(|mistakes| panic!("{mistakes}"));
-        let gateway = Gateway::start(&loaded.resolved).await.unwrap();
-        let caller = Caller::http1(&gateway.addresses()[0].to_string());
-        let admin = Caller::http1(&gateway.admin_address().to_string());
-        let stop = gateway.stop_token();
-        let serving = Tasks::new().spawn("gateway", gateway.serve());
-        let running = Running {
+        let Replica {
+            caller,
+            admin,
+            stop,
+            serving,
+        } = Replica::start(&toml, variables).await;
+        Running {
             simulator,
             caller,
             admin,
             stop,
             serving,
-        };
-        running.settled().await;
-        running
+        }
+    }
+
+    /// Starts one more gateway, in this process, for the simulator that `toml` names.
+    pub(crate) async fn start_at(mut self, toml: &str) -> Replica {
+        self.variables.push(("AZURE_CLIENT_SECRET".into(), self.secret));
+        Replica::start(toml, self.variables).await
     }
 
     /// Starts both, the gateway as a program of its own.
@@ -123,6 +125,49 @@ impl Setup {
     }
 }
 
+/// A gateway in this process, for a simulator that others use as well. End it with [`Replica::leave`].
+#[derive(Debug)]
+pub(crate) struct Replica {
+    pub(crate) caller: Caller,
+    pub(crate) admin: Caller,
+    stop: CancellationToken,
+    serving: JoinHandle<Ended>,
+}
+
+impl Replica {
+    async fn start(toml: &str, variables: Vec<(String, String)>) -> Self {
+        let environment = Environment::from_iter(variables);
+        let loaded = config::parse(Path::new("gateway.toml"), toml, &environment, &Disk);
+        let loaded = loaded.unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let gateway = Gateway::start(&loaded.resolved).await.unwrap();
+        let caller = Caller::http1(&gateway.addresses()[0].to_string());
+        let admin = Caller::http1(&gateway.admin_address().to_string());
+        let stop = gateway.stop_token();
+        let serving = Tasks::new().spawn("gateway", gateway.serve());
+        settled(&admin).await;
+        Self {
+            caller,
+            admin,
+            stop,
+            serving,
+        }
+    }
+
+    /// Waits until `/status` is as wanted.
+    pub(crate) async fn until_status(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let look = async || Some(self.admin.fetch("/status").await.json()).filter(&wanted);
+        until(what, look).await
+    }
+
+    /// Stops it and asserts that nothing is left.
+    pub(crate) async fn leave(self) {
+        self.stop.cancel();
+        drop((self.caller, self.admin));
+        let ended = within("the gateway's end", self.serving).await.unwrap();
+        assert_eq!(ended, Ended { cut: 0, left: 0 });
+    }
+}
+
 /// A simulator and a gateway in this process. End it with [`Running::finish`].
 #[derive(Debug)]
 pub(crate) struct Running {
@@ -147,10 +192,6 @@ impl Running {
     pub(crate) async fn until_status(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         let look = async || Some(self.status().await).filter(&wanted);
         until(what, look).await
-    }
-
-    async fn settled(&self) {
-        settled(&self.admin).await;
     }
 
     /// The statuses that the upstream answered with, in order of arrival.
