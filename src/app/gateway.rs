@@ -158,7 +158,7 @@ fn view(
     health: admin::Health,
     stop: CancellationToken,
 ) -> admin::View {
-    let quota = status.quota.clone();
+    let (quota, queue) = (status.quota.clone(), status.queue.clone());
     let quit: Arc<dyn Fn() + Send + Sync> = Arc::new(move || stop.cancel());
     admin::View {
         status: {
@@ -170,6 +170,7 @@ fn view(
             let gauge = registry.mode();
             Arc::new(move |exposition| {
                 quota.show();
+                queue.show();
                 gauge.set(mode(&health, &quota));
                 registry.encode(exposition)
             })

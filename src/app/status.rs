@@ -128,10 +128,16 @@ impl Status {
 
     fn queue(&self) -> Value {
         let snapshot = self.queue.snapshot();
-        let shares = snapshot
-            .shares
-            .iter()
-            .map(|share| json!({"caller": share.name.as_str(), "waiting": share.waiting, "served": share.served}));
+        let shares = snapshot.shares.iter().map(|share| {
+            json!({
+                "caller": share.name.as_str(),
+                "waiting": share.waiting,
+                "served": share.served,
+                "position": share.outlook.map(|outlook| outlook.position),
+                "next_turn_s": share.outlook.map(|outlook| seconds(outlook.next)),
+                "last_turn_s": share.outlook.map(|outlook| seconds(outlook.last)),
+            })
+        });
         json!({
             "waiting": snapshot.waiting,
             "callers": snapshot.callers,

@@ -106,11 +106,7 @@ pub(super) fn show(state: &Value) -> String {
         format!("{waiting} waiting from {callers} callers; a newcomer would wait {wait}"),
     );
     for share in list(&queue["shares"]).iter().take(5) {
-        let (waiting, served) = (number(&share["waiting"]), number(&share["served"]));
-        line(
-            "",
-            format!("{:<24} {waiting} waiting, {served} calls", word(&share["caller"])),
-        );
+        line("", show_share(share));
     }
     for region in list(&state["regions"]) {
         line("region", show_region(region));
@@ -140,6 +136,22 @@ pub(super) fn show(state: &Value) -> String {
         ),
     );
     text
+}
+
+fn show_share(share: &Value) -> String {
+    let (waiting, served) = (number(&share["waiting"]), number(&share["served"]));
+    let turns = match share["position"].as_u64() {
+        Some(position) => format!(
+            ", {position} before its next in {}, its last in {}",
+            span(&share["next_turn_s"]),
+            span(&share["last_turn_s"])
+        ),
+        None => String::new(),
+    };
+    format!(
+        "{:<24} {waiting} waiting{turns}; {served} calls",
+        word(&share["caller"])
+    )
 }
 
 fn show_region(region: &Value) -> String {
@@ -220,6 +232,8 @@ mod tests {
         let state = json!({
             "version": "1.0", "uptime_s": 3.0, "mode": "normal",
             "quota": {"windows": [{"name": "1m", "limit": 100, "used": 63, "remaining": 37, "reset_s": 12.0}], "paused_until_s": 8.0},
+            "queue": {"waiting": 7, "callers": 2, "predicted_wait_s": 4.8, "shares": [
+                {"caller": "soar", "waiting": 6, "served": 31, "position": 1, "next_turn_s": 2.4, "last_turn_s": 26.4}]},
             "token": {"kind": "client_secret", "expires_in_s": null,
                       "last_error": {"code": "AADSTS7000215", "advice": "set the secret's value"}},
         });
@@ -228,6 +242,10 @@ mod tests {
         assert!(text.contains("█████████████░░░░░░░"), "{text}");
         assert!(text.contains("AADSTS7000215: set the secret's value"), "{text}");
         assert!(text.contains("for another 8.0 s"), "{text}");
+        assert!(
+            text.contains("6 waiting, 1 before its next in 2.4 s, its last in 26 s; 31 calls"),
+            "{text}"
+        );
         assert!(show(&json!({})).contains("queue"));
     }
 }

@@ -22,6 +22,10 @@ impl Metrics {
     #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
+        for doubt in Doubt::ALL {
+            // A counter that appears with its first doubt hides that doubt from `increase()`.
+            drop(metrics.doubts.get_or_create(&Labels { reason: Reason(doubt) }));
+        }
         registry.register(
             "merged_calls",
             "Upstream calls that asked for several requests at once",

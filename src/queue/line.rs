@@ -13,9 +13,9 @@ use tokio::time::Instant;
 use super::config::Config;
 use super::metrics::Metrics;
 use super::refused::{Reason, Refused};
+use super::snapshot::Snapshot;
 use super::state::{Entered, State, TOLERANCE, Turn};
 use crate::attempt::Try;
-use crate::caller::Name;
 use crate::task::Tasks;
 
 /// Where slots come from.
@@ -73,30 +73,6 @@ struct Shared<S: Slots> {
     metrics: Metrics,
 }
 
-/// What `/status` shows.
-#[derive(Clone, Debug)]
-pub struct Snapshot {
-    /// Requests that wait.
-    pub waiting: usize,
-    /// Callers who have a request waiting.
-    pub callers: usize,
-    /// How long a caller who is new here would wait.
-    pub predicted_wait: Duration,
-    /// The callers seen lately, those with the most waiting requests first, then the most served.
-    pub shares: Vec<CallerShare>,
-}
-
-/// One caller's part.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CallerShare {
-    /// The caller.
-    pub name: Name,
-    /// Its requests that wait.
-    pub waiting: usize,
-    /// Slots it has had since it was first seen.
-    pub served: u64,
-}
-
 impl<S: Slots> Queue<S> {
     /// An empty queue, with the task that hands slots out when they come.
     #[must_use]
@@ -140,6 +116,12 @@ impl<S: Slots> Queue<S> {
             .inspect_err(|refused| self.0.metrics.refused(refused.reason))
     }
 
+    /// How many requests wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.0.lock().order.len()
+    }
+
     /// How long a caller who is new here would wait for its slot.
     #[must_use]
     pub fn predicted_wait(&self) -> Duration {
@@ -161,28 +143,15 @@ impl<S: Slots> Queue<S> {
         }
     }
 
-    /// The state for people; at most the 50 busiest callers.
+    /// The state for people.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let now = Instant::now();
-        let mut state = self.0.lock();
-        let predicted_wait = state.predicted_wait(now, &self.0.slots);
-        let waiting = state.order.waiting_by_caller();
-        let callers = waiting.len();
-        let share = |(name, served): (&Name, u64)| CallerShare {
-            name: name.clone(),
-            waiting: waiting.get(name).copied().unwrap_or(0),
-            served,
-        };
-        let mut shares: Vec<_> = state.visitors.iter().map(share).collect();
-        shares.sort_by(|a, b| (b.waiting, b.served, &a.name).cmp(&(a.waiting, a.served, &b.name)));
-        shares.truncate(50);
-        Snapshot {
-            waiting: state.order.len(),
-            callers,
-            predicted_wait,
-            shares,
-        }
+        self.0.lock().snapshot(Instant::now(), &self.0.slots)
+    }
+
+    /// Brings the gauges up to date; called when somebody scrapes.
+    pub fn show(&self) {
+        self.0.metrics.show(&self.snapshot());
     }
 
     fn take_ticket(&self, now: Instant, attempt: &Try) -> Result<Waiting<S>, Refused> {

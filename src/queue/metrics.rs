@@ -1,5 +1,7 @@
 //! What the queue reports.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -10,11 +12,20 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::refused::Reason;
+use super::snapshot::Snapshot;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct RefusedLabel {
     reason: &'static str,
 }
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct CallerLabel {
+    caller: String,
+}
+
+/// Callers with series of their own: names are not authenticated, and a monitor keeps what it has seen.
+const CALLERS: usize = 20;
 
 /// The queue's metrics.
 #[derive(Clone, Debug)]
@@ -22,6 +33,17 @@ pub struct Metrics {
     pub(super) waiting: Gauge,
     wait: Histogram,
     refused: Family<RefusedLabel, Counter>,
+    shown: Arc<Shown>,
+}
+
+/// What is looked up when somebody scrapes.
+#[derive(Debug, Default)]
+struct Shown {
+    callers: Gauge,
+    predicted_wait: Gauge<f64, AtomicU64>,
+    caller_waiting: Family<CallerLabel, Gauge>,
+    caller_wait: Family<CallerLabel, Gauge<f64, AtomicU64>>,
+    caller_served: Family<CallerLabel, Gauge>,
 }
 
 /// Waits are either nothing, a few slots of 2.4 s, or up to the longest wait of ten minutes.
@@ -38,6 +60,7 @@ impl Default for Metrics {
             waiting: Gauge::default(),
             wait: Histogram::new(WAIT_BUCKETS),
             refused,
+            shown: Arc::default(),
         }
     }
 }
@@ -62,7 +85,56 @@ impl Metrics {
             "Requests refused because of the quota",
             metrics.refused.clone(),
         );
+        registry.register(
+            "queue_callers",
+            "Callers who have a request waiting",
+            metrics.shown.callers.clone(),
+        );
+        registry.register(
+            "queue_predicted_wait_seconds",
+            "How long a caller who is new here would wait for a slot",
+            metrics.shown.predicted_wait.clone(),
+        );
+        registry.register(
+            "queue_caller_waiting",
+            "Requests of a caller that wait, for the 20 callers with the most",
+            metrics.shown.caller_waiting.clone(),
+        );
+        registry.register(
+            "queue_caller_predicted_wait_seconds",
+            "How long until a caller's next turn, for the same callers",
+            metrics.shown.caller_wait.clone(),
+        );
+        registry.register(
+            "queue_caller_served",
+            "Slots that a caller has had since it was first seen, for the same callers",
+            metrics.shown.caller_served.clone(),
+        );
         metrics
+    }
+
+    /// Brings the gauges up to date.
+    pub(super) fn show(&self, snapshot: &Snapshot) {
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.shown.callers.set(gauge(snapshot.callers));
+        self.shown.predicted_wait.set(snapshot.predicted_wait.as_secs_f64());
+        // Other callers than last time, perhaps.
+        self.shown.caller_waiting.clear();
+        self.shown.caller_wait.clear();
+        self.shown.caller_served.clear();
+        for share in snapshot.shares.iter().take(CALLERS) {
+            let label = CallerLabel {
+                caller: share.name.to_string(),
+            };
+            let wait = share.outlook.map_or(Duration::ZERO, |outlook| outlook.next);
+            self.shown
+                .caller_waiting
+                .get_or_create(&label)
+                .set(gauge(share.waiting));
+            self.shown.caller_wait.get_or_create(&label).set(wait.as_secs_f64());
+            let served = i64::try_from(share.served).unwrap_or(i64::MAX);
+            self.shown.caller_served.get_or_create(&label).set(served);
+        }
     }
 
     pub(super) fn waited(&self, wait: Duration) {

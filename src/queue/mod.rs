@@ -21,6 +21,7 @@ mod metrics;
 mod order;
 mod promise;
 mod refused;
+mod snapshot;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -29,8 +30,9 @@ mod visitor;
 pub use config::{Config, Weights};
 pub use fair_use::{FairUse, Layer as FairUseLayer, Service as FairUseService};
 pub use layer::{Layer, Service};
-pub use line::{CallerShare, Queue, Slots, Snapshot, Waiting};
+pub use line::{Queue, Slots, Waiting};
 pub use metrics::Metrics;
 pub use order::{Order, Ticket};
 pub use promise::Promises;
 pub use refused::{Reason, Refused};
+pub use snapshot::{CallerShare, Outlook, Snapshot};

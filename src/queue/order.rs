@@ -1,8 +1,10 @@
-//! The fair order: stride scheduling over classes, and over callers within a class.
+//! The fair order: self-clocked fair queueing (Golestani, 1994) over classes, and over callers within a class.
 //!
-//! Every class and every caller has a *pass*: the service it has had, divided by its weight. Whoever has the lowest pass is next, and
-//! pays one stride. A class or caller that comes back after being idle starts at the pass of those being served now, so credit cannot be
-//! hoarded; what it owes stays.
+//! Every class and every caller that waits has a *tag*: where its next service ends, counted in service divided by weight. Whoever has the
+//! lowest tag is next, and its tag grows by one stride. The clock is the tag served last. Who comes is put one stride after the clock,
+//! or after its own last service if that is later. So credit cannot be hoarded, a merged call that was paid by others is paid back,
+//! and among equals a newcomer goes behind everybody who waits for a first turn: it delays nobody's next turn, only later ones. That is
+//! what makes a turn predictable.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -24,7 +26,7 @@ pub struct Ticket {
     pub deadline: Instant,
 }
 
-/// One service, in pass units, for weight 1. Divisible by every weight up to 1000 to within a ten-thousandth, and 2^40 services of one
+/// One service, in units of tags, for weight 1. Divisible by every weight up to 1000 to within a ten-thousandth, and 2^40 services of one
 /// caller fit: at a thousand a second, 35 years.
 const STRIDE: u64 = 1 << 24;
 
@@ -38,26 +40,27 @@ pub struct Order {
     weights: Weights,
     classes: [Class; Urgency::LEVELS],
     tickets: HashMap<u64, Ticket>,
-    /// The pass of the class served last, before it paid.
+    /// The tag of the class served last.
     now: u64,
 }
 
 #[derive(Debug, Default)]
 struct Class {
-    pass: u64,
+    tag: u64,
     lanes: HashMap<Name, Lane>,
-    /// Lanes by who is next: pass, then who was served or came longest ago.
+    /// Lanes by who is next: tag, then who was served or came longest ago.
     next: BTreeSet<(u64, u64, Name)>,
+    /// Callers who do not wait, and where their last service ended, if that is past the clock.
     debtors: HashMap<Name, u64>,
     waiting: usize,
-    /// The pass of the lane served last, before it paid.
+    /// The tag of the lane served last.
     now: u64,
     turns: u64,
 }
 
 #[derive(Debug)]
 struct Lane {
-    pass: u64,
+    tag: u64,
     turn: u64,
     stride: u64,
     /// Deadline and id.
@@ -82,7 +85,7 @@ impl Order {
         let now = self.now;
         let class = &mut self.classes[usize::from(ticket.urgency.level())];
         if class.waiting == 0 {
-            class.pass = class.pass.max(now);
+            class.tag = class.tag.max(now + class_stride(ticket.urgency.level()));
         }
         class.add(&ticket, weight);
         self.tickets.insert(ticket.id, ticket);
@@ -99,13 +102,12 @@ impl Order {
     pub fn serve(&mut self, id: u64) -> Option<Ticket> {
         let ticket = self.tickets.get(&id)?;
         let level = ticket.urgency.level();
-        // A class served out of turn must not drag the others' starting point ahead.
-        self.now = self
-            .now
-            .max(self.classes[usize::from(level)].pass.min(self.lowest_pass()));
+        // A class served out of turn must not drag the clock ahead of those who are still to come.
+        let tag = self.classes[usize::from(level)].tag.min(self.lowest_tag());
+        self.now = self.now.max(tag);
         let class = &mut self.classes[usize::from(level)];
-        class.pass += class_stride(level);
-        class.pay(&ticket.caller, STRIDE / u64::from(self.weights.of(&ticket.caller)));
+        class.tag += class_stride(level);
+        class.pay(&ticket.caller);
         self.remove(id)
     }
 
@@ -120,7 +122,7 @@ impl Order {
     pub fn next(&self) -> Option<&Ticket> {
         let (_, class) = self
             .waiting_classes()
-            .min_by_key(|(level, class)| (class.pass, *level))?;
+            .min_by_key(|(level, class)| (class.tag, *level))?;
         let (_, _, name) = class.next.first()?;
         let (_, id) = class.lanes.get(name)?.tickets.first()?;
         self.tickets.get(id)
@@ -133,13 +135,13 @@ impl Order {
         let level = ticket.urgency.level();
         let class = &self.classes[usize::from(level)];
         let in_class = class.ahead_of(ticket)?;
-        let tag = class.pass + class_stride(level) * in_class as u64;
+        let tag = class.tag + class_stride(level) * in_class as u64;
         let others = self
             .waiting_classes()
             .filter(|(other, _)| *other != level)
             .map(|(other, class)| {
                 let first = other < level;
-                turns_before(tag, first, class.pass, class_stride(other)).min(class.waiting)
+                turns_before(tag, first, class.tag, class_stride(other)).min(class.waiting)
             });
         Some(in_class + others.sum::<usize>())
     }
@@ -159,6 +161,17 @@ impl Order {
         ahead
     }
 
+    /// How many tickets would be served before the first and before the last that this caller has waiting, if nobody else came.
+    #[must_use]
+    pub fn turns_of(&self, caller: &Name) -> Option<(usize, usize)> {
+        let lanes = self.classes.iter().filter_map(|class| class.lanes.get(caller));
+        let turns = |ticket: Option<&(Instant, u64)>| ticket.and_then(|(_, id)| self.ahead_of(*id));
+        lanes
+            .map(|lane| (turns(lane.tickets.first()), turns(lane.tickets.last())))
+            .filter_map(|(first, last)| first.zip(last))
+            .reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
+    }
+
     /// Spreads the cost of one service of `payer` over all who benefit from it: each of n pays an n-th.
     pub fn spread(&mut self, urgency: Urgency, payer: &Name, beneficiaries: &[Name]) {
         let count = beneficiaries.len() as u64;
@@ -167,9 +180,11 @@ impl Order {
         }
         let class = &mut self.classes[usize::from(urgency.level())];
         let share = |name: &Name| STRIDE / u64::from(self.weights.of(name)) / count;
-        class.repay(payer, share(payer) * count);
-        for name in beneficiaries {
-            class.pay(name, share(name));
+        // Back and forth in one step: a debt is forgotten once it is behind the clock.
+        let own = beneficiaries.iter().filter(|name| *name == payer).count() as u64;
+        class.adjust(payer, share(payer) * own, share(payer) * count);
+        for name in beneficiaries.iter().filter(|name| *name != payer) {
+            class.adjust(name, share(name), 0);
         }
     }
 
@@ -209,9 +224,9 @@ impl Order {
         (0_u8..).zip(&self.classes).filter(|(_, class)| class.waiting > 0)
     }
 
-    fn lowest_pass(&self) -> u64 {
+    fn lowest_tag(&self) -> u64 {
         self.waiting_classes()
-            .map(|(_, class)| class.pass)
+            .map(|(_, class)| class.tag)
             .min()
             .unwrap_or(self.now)
     }
@@ -222,9 +237,9 @@ fn class_stride(level: u8) -> u64 {
     (STRIDE >> 7) << level
 }
 
-/// How many services someone at `pass` has before the one that starts at `tag`; `first` decides ties.
-fn turns_before(tag: u64, first: bool, pass: u64, stride: u64) -> usize {
-    let Some(gap) = tag.checked_sub(pass) else { return 0 };
+/// How many services someone whose next is at `next` has before the one at `tag`; `first` decides ties.
+fn turns_before(tag: u64, first: bool, next: u64, stride: u64) -> usize {
+    let Some(gap) = tag.checked_sub(next) else { return 0 };
     let turns = if first { gap / stride + 1 } else { gap.div_ceil(stride) };
     usize::try_from(turns).unwrap_or(usize::MAX)
 }
@@ -237,16 +252,16 @@ impl Class {
             lane.tickets.insert(key);
             return;
         }
-        let owed = self.debtors.remove(&ticket.caller).unwrap_or(0);
-        let pass = owed.max(self.now);
+        let last = self.debtors.remove(&ticket.caller).unwrap_or(0);
+        let stride = STRIDE / u64::from(weight);
         self.turns += 1;
         let lane = Lane {
-            pass,
+            tag: last.max(self.now) + stride,
             turn: self.turns,
-            stride: STRIDE / u64::from(weight),
+            stride,
             tickets: BTreeSet::from([key]),
         };
-        self.next.insert((pass, lane.turn, ticket.caller.clone()));
+        self.next.insert((lane.tag, lane.turn, ticket.caller.clone()));
         self.lanes.insert(ticket.caller.clone(), lane);
     }
 
@@ -258,67 +273,77 @@ impl Class {
             self.waiting -= 1;
         }
         if lane.tickets.is_empty() {
-            self.next.remove(&(lane.pass, lane.turn, ticket.caller.clone()));
-            let pass = lane.pass;
+            self.next.remove(&(lane.tag, lane.turn, ticket.caller.clone()));
+            let last = lane.tag.saturating_sub(lane.stride);
             self.lanes.remove(&ticket.caller);
-            self.owe(&ticket.caller, pass);
+            self.owe(&ticket.caller, last);
         }
     }
 
-    fn pay(&mut self, caller: &Name, cost: u64) {
+    /// One service of a caller that waits.
+    fn pay(&mut self, caller: &Name) {
         let Some(lane) = self.lanes.get_mut(caller) else {
-            let pass = self.debtors.get(caller).copied().unwrap_or(0).max(self.now);
-            self.owe(caller, pass + cost);
             return;
         };
         self.turns += 1;
-        self.next.remove(&(lane.pass, lane.turn, caller.clone()));
-        let before = lane.pass;
-        lane.pass += cost;
+        self.next.remove(&(lane.tag, lane.turn, caller.clone()));
+        let served = lane.tag;
+        lane.tag += lane.stride;
         lane.turn = self.turns;
-        self.next.insert((lane.pass, lane.turn, caller.clone()));
-        // Whoever comes next starts where the lowest of those waiting stands.
-        let lowest = self.next.first().map_or(before, |(pass, _, _)| (*pass).min(before));
+        self.next.insert((lane.tag, lane.turn, caller.clone()));
+        // A lane served out of turn must not drag the clock ahead of the others.
+        let lowest = self.next.first().map_or(served, |(tag, _, _)| (*tag).min(served));
         self.now = self.now.max(lowest);
     }
 
-    fn repay(&mut self, caller: &Name, amount: u64) {
+    /// Charges a caller `more`, and `less`, for services that it had already.
+    fn adjust(&mut self, caller: &Name, more: u64, less: u64) {
         if let Some(lane) = self.lanes.get_mut(caller) {
-            self.next.remove(&(lane.pass, lane.turn, caller.clone()));
-            lane.pass = lane.pass.saturating_sub(amount);
-            self.next.insert((lane.pass, lane.turn, caller.clone()));
-        } else if let Some(owed) = self.debtors.get_mut(caller) {
-            *owed = owed.saturating_sub(amount);
+            self.next.remove(&(lane.tag, lane.turn, caller.clone()));
+            lane.tag = (lane.tag + more).saturating_sub(less);
+            self.next.insert((lane.tag, lane.turn, caller.clone()));
+        } else {
+            let last = self.debtors.remove(caller).unwrap_or(0).max(self.now);
+            self.owe(caller, (last + more).saturating_sub(less));
         }
     }
 
-    fn owe(&mut self, caller: &Name, pass: u64) {
-        if pass <= self.now {
+    /// Remembers where the last service of a caller ended that does not wait.
+    fn owe(&mut self, caller: &Name, last: u64) {
+        if last <= self.now {
             return;
         }
         if self.debtors.len() >= DEBTORS {
             let now = self.now;
-            self.debtors.retain(|_, owed| *owed > now);
+            self.debtors.retain(|_, last| *last > now);
             if self.debtors.len() >= DEBTORS {
                 self.debtors.clear();
             }
         }
-        self.debtors.insert(caller.clone(), pass);
+        self.debtors.insert(caller.clone(), last);
     }
 
     fn ahead_of(&self, ticket: &Ticket) -> Option<usize> {
         let own = self.lanes.get(&ticket.caller)?;
         let before = own.tickets.range(..(ticket.deadline, ticket.id)).count();
-        let tag = own.pass + own.stride * before as u64;
+        let tag = own.tag + own.stride * before as u64;
         let others = self
             .lanes
             .iter()
             .filter(|(name, _)| **name != ticket.caller)
-            .map(|(_, lane)| {
-                // Whoever reaches a pass first is first there; who stands on a higher one has been there for longer.
-                let first = (own.pass, lane.turn) < (lane.pass, own.turn);
-                turns_before(tag, first, lane.pass, lane.stride).min(lane.tickets.len())
-            });
+            .map(|(_, lane)| turns_before(tag, lane.is_first(own, tag), lane.tag, lane.stride).min(lane.tickets.len()));
         Some(before + others.sum::<usize>())
+    }
+}
+
+impl Lane {
+    /// Whether this lane is served first if both come to stand at `tag`: whoever comes to it first, that is, was served longer ago.
+    fn is_first(&self, other: &Self, tag: u64) -> bool {
+        let is_there = (self.tag == tag, other.tag == tag);
+        if is_there == (false, false) && self.stride != other.stride {
+            return self.stride > other.stride;
+        }
+        // With equal strides both come there from where they are, in the same order; the one on a higher tag is there for longer.
+        (other.tag, self.turn) < (self.tag, other.turn)
     }
 }

@@ -35,7 +35,7 @@ pub(super) struct State<P> {
     promises: Promises,
     waiters: HashMap<u64, oneshot::Sender<Turn<P>>>,
     /// When the next slots come, as of `forecast_of`.
-    slots: VecDeque<Instant>,
+    pub(super) slots: VecDeque<Instant>,
     forecast_of: Option<u64>,
     /// Whether every ticket is known to be in time by `slots`.
     checked: bool,
@@ -199,9 +199,9 @@ impl<P> State<P> {
         }
     }
 
-    /// How long a caller who is new here would wait: everybody who waits is served at most once before.
+    /// How long a caller who is new here would wait: everybody who waits is served once before.
     pub(super) fn predicted_wait<S: Slots<Permit = P>>(&mut self, now: Instant, slots: &S) -> Duration {
-        let rank = self.order.waiting_by_caller().len().min(self.order.len());
+        let rank = self.order.callers();
         self.look_ahead(now, rank + 1, slots);
         self.slots
             .get(rank)
@@ -226,7 +226,7 @@ impl<P> State<P> {
     }
 
     /// Forecasts at least `count` slots, unless the last forecast still holds.
-    fn look_ahead<S: Slots<Permit = P>>(&mut self, now: Instant, count: usize, slots: &S) {
+    pub(super) fn look_ahead<S: Slots<Permit = P>>(&mut self, now: Instant, count: usize, slots: &S) {
         let version = slots.version();
         // A first slot in the past was not used: the bucket has grown since. Timers are late by a moment.
         let holds = self.forecast_of == Some(version)

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::config::{Config, Limit, UnknownPast};
 use super::feedback::Throttled;
 use super::ledger::{Charge, Ledger, Opening};
-use super::pace::{Pace, Supply};
+use super::pace::{Filling, Pace, Supply};
 
 /// The state of the quota. Driven by explicit moments, never by a clock of its own; moments must not go backwards.
 #[derive(Clone, Debug)]
@@ -234,17 +234,23 @@ impl Account {
         missing
     }
 
-    /// An account that knows the calls of earlier processes, `past` in ascending order, and goes on as they would have.
+    /// An account that knows the calls of earlier processes, `past` in ascending order, and goes on as they would have: with the bucket as it
+    /// was last written down. What an hour of calls leaves in the bucket depends on the hour before, so it cannot be computed from `past`.
+    /// Without a bucket it starts empty.
     #[must_use]
-    pub fn resume(config: &Config, past: &[Instant], now: Instant) -> Self {
+    pub fn resume(config: &Config, past: &[Instant], bucket: Option<(Instant, Filling)>, now: Instant) -> Self {
         let mut account = Self::new(&config.clone().unknown_past(UnknownPast::Empty), now);
         for at in past {
             account.ledger.record(*at);
         }
-        if let Some(longest) = config.limits.last() {
-            let sustained = longest.calls() as f64 / longest.hold().as_secs_f64();
-            account.pace = Pace::resume(config.burst, past, sustained, now);
-        }
+        let longest = config.limits.last().map_or(Duration::ZERO, Limit::hold);
+        account.pace = match bucket {
+            Some((at, filling)) => {
+                let end = at.min(now) + filling.lasts.min(longest);
+                Pace::kept(config.burst, filling.level, filling.rate, end, at.min(now))
+            }
+            None => Pace::new(config.burst, 0, now),
+        };
         account
     }
 

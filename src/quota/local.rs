@@ -55,12 +55,13 @@ impl Quota {
                 let window = config.limits.last().map_or(Duration::ZERO, Limit::hold);
                 let wall_now = wall.now();
                 let (memory, past) = Memory::open(path, most, window, config.attempt, wall_now)?;
-                tracing::info!(calls = past.len(), path = %path.display(), "remembered the calls of the last window");
-                if !past.is_empty() {
+                tracing::info!(calls = past.charges.len(), path = %path.display(), "remembered the calls of the last window");
+                if !past.charges.is_empty() {
                     // Calls are remembered: the past is known, whatever an unknown one would have meant.
-                    let mut past: Vec<Instant> = past.into_iter().map(|at| moment(at, wall_now, now)).collect();
+                    let bucket = past.bucket.map(|(at, filling)| (moment(at, wall_now, now), filling));
+                    let mut past: Vec<Instant> = past.charges.into_iter().map(|at| moment(at, wall_now, now)).collect();
                     past.sort();
-                    account = Account::resume(config, &past, now);
+                    account = Account::resume(config, &past, bucket, now);
                 }
                 Some(memory)
             }
@@ -94,7 +95,8 @@ impl Quota {
         let mut state = self.0.lock();
         let charge = state.account.take(now)?;
         let wall = self.0.wall.now();
-        let note = state.memory.as_mut().map(|memory| memory.issued(wall));
+        let filling = state.account.pace.filling(now);
+        let note = state.memory.as_mut().map(|memory| memory.issued(wall, filling));
         drop(state);
         let note = note.and_then(|note| report(note, "write"));
         Ok(Permit {

@@ -1,7 +1,7 @@
 //! The charges of earlier processes, on disk.
 //!
 //! A line a fact, appended when it happens: `i 17 1790000000123456` (charge 17 was issued at that Unix time in microseconds), `s` (it
-//! settled), `r` (it was refunded). A process that dies leaves at worst a torn last line, which is skipped. The data reaches the operating
+//! settled), `r` (it was refunded), `b` (what the bucket held then). A process that dies leaves at worst a torn last line, which is skipped. The data reaches the operating
 //! system before the call leaves, so it survives `kill -9`; it is not forced to the disk, so a power cut may lose the last few seconds.
 
 use std::collections::BTreeMap;
@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
+
+use super::pace::Filling;
 
 /// The open state file.
 #[derive(Debug)]
@@ -25,8 +27,66 @@ pub struct Memory {
     /// Distinguishes this process's charges from those of the processes before it.
     next: u64,
     live: BTreeMap<u64, i64>,
+    bucket: Option<Bucket>,
     window: Duration,
     attempt: Duration,
+}
+
+/// What is read back.
+#[derive(Debug)]
+pub struct Past {
+    /// When each charge that still counts was made, as far as the ledger is concerned.
+    pub charges: Vec<Timestamp>,
+    /// The bucket as it was last written down, and when.
+    pub bucket: Option<(Timestamp, Filling)>,
+}
+
+/// The bucket at a Unix time, all in whole numbers: microseconds, millionths of a call, billionths of a call per second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Bucket {
+    at: i64,
+    level: u64,
+    rate: u64,
+    lasts: u64,
+}
+
+impl Bucket {
+    fn new(at: i64, filling: Filling) -> Self {
+        // Neither can be negative, and a float that is too large becomes the largest number.
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "as the comment says"
+        )]
+        let whole = |number: f64| number.round() as u64;
+        Self {
+            at,
+            level: whole(filling.level * 1e6),
+            rate: whole(filling.rate * 1e9),
+            lasts: u64::try_from(filling.lasts.as_micros()).unwrap_or(u64::MAX),
+        }
+    }
+
+    fn read(words: &str) -> Option<Self> {
+        let mut words = words.split(' ');
+        let at = words.next()?.parse().ok()?;
+        let mut next = || words.next()?.parse().ok();
+        let (level, rate, lasts) = (next()?, next()?, next()?);
+        words.next().is_none().then_some(Self { at, level, rate, lasts })
+    }
+
+    fn write(self) -> String {
+        format!("b {} {} {} {}\n", self.at, self.level, self.rate, self.lasts)
+    }
+
+    fn filling(self) -> Option<(Timestamp, Filling)> {
+        let filling = Filling {
+            level: self.level as f64 / 1e6,
+            rate: self.rate as f64 / 1e9,
+            lasts: Duration::from_micros(self.lasts),
+        };
+        Timestamp::from_microsecond(self.at).ok().map(|at| (at, filling))
+    }
 }
 
 /// A process that dies takes its connections with it; what it had written may still arrive for this long.
@@ -36,7 +96,7 @@ const LANDING: Duration = Duration::from_secs(1);
 const LARGEST: u64 = 64 << 20;
 
 impl Memory {
-    /// Opens or creates the file and reads back what still counts: the wall-clock moments at which earlier charges count as made.
+    /// Opens or creates the file and reads back what still counts.
     ///
     /// A charge that never settled counts as made `attempt` after its issue; none later than a second
     /// from now (its process is gone, or the clock was set back). Lines that cannot be read are skipped.
@@ -49,15 +109,17 @@ impl Memory {
         window: Duration,
         attempt: Duration,
         now: Timestamp,
-    ) -> io::Result<(Self, Vec<Timestamp>)> {
+    ) -> io::Result<(Self, Past)> {
         let text = read(path)?;
+        let (live, bucket) = replay(&text, attempt);
         let mut memory = Self {
             path: path.to_owned(),
             file: OpenOptions::new().create(true).append(true).open(path)?,
             facts: 0,
             compact_after: most.saturating_mul(10).max(1000),
             next: 0,
-            live: replay(&text, attempt),
+            live,
+            bucket,
             window,
             attempt,
         };
@@ -70,19 +132,25 @@ impl Memory {
             .values()
             .filter_map(|at| Timestamp::from_microsecond(*at).ok())
             .collect();
-        Ok((memory, counted))
+        let past = Past {
+            charges: counted,
+            bucket: memory.bucket.and_then(Bucket::filling),
+        };
+        Ok((memory, past))
     }
 
-    /// Remembers that a call is about to leave; returns its name for the later facts.
+    /// Remembers that a call is about to leave, and what it leaves in the bucket; returns its name for the later facts.
     ///
     /// # Errors
     /// When the file cannot be written. The call may still go: the loss is a less complete memory.
-    pub fn issued(&mut self, now: Timestamp) -> io::Result<u64> {
+    pub fn issued(&mut self, now: Timestamp, filling: Filling) -> io::Result<u64> {
         let id = self.next;
         self.next += 1;
         let at = now.as_microsecond();
         self.live.insert(id, at.saturating_add(micros(self.attempt)));
-        self.append('i', id, at, now)?;
+        let bucket = Bucket::new(at, filling);
+        self.bucket = Some(bucket);
+        self.append(&format!("i {id} {at}\n{}", bucket.write()), now)?;
         Ok(id)
     }
 
@@ -93,7 +161,7 @@ impl Memory {
     pub fn settled(&mut self, id: u64, now: Timestamp) -> io::Result<()> {
         let at = now.as_microsecond();
         self.live.insert(id, at);
-        self.append('s', id, at, now)
+        self.append(&format!("s {id} {at}\n"), now)
     }
 
     /// Remembers that the call was not made.
@@ -102,11 +170,11 @@ impl Memory {
     /// When the file cannot be written.
     pub fn refunded(&mut self, id: u64, now: Timestamp) -> io::Result<()> {
         self.live.remove(&id);
-        self.append('r', id, now.as_microsecond(), now)
+        self.append(&format!("r {id} {}\n", now.as_microsecond()), now)
     }
 
-    fn append(&mut self, kind: char, id: u64, at: i64, now: Timestamp) -> io::Result<()> {
-        self.file.write_all(format!("{kind} {id} {at}\n").as_bytes())?;
+    fn append(&mut self, facts: &str, now: Timestamp) -> io::Result<()> {
+        self.file.write_all(facts.as_bytes())?;
         self.facts += 1;
         if self.facts > self.compact_after {
             self.compact(now)
@@ -123,6 +191,7 @@ impl Memory {
         for (id, at) in &self.live {
             writeln!(text, "s {id} {at}").map_err(io::Error::other)?;
         }
+        text.extend(self.bucket.map(Bucket::write));
         let new = self.path.with_extension("new");
         fs::write(&new, text)?;
         fs::rename(&new, &self.path)?;
@@ -152,11 +221,16 @@ fn read(path: &Path) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// When each charge of `text` counts as made, in Unix microseconds.
-fn replay(text: &str, attempt: Duration) -> BTreeMap<u64, i64> {
+/// When each charge of `text` counts as made, in Unix microseconds, and the last bucket.
+fn replay(text: &str, attempt: Duration) -> (BTreeMap<u64, i64>, Option<Bucket>) {
     let mut live = BTreeMap::new();
+    let mut bucket = None;
     // A line without its end is torn; what it says may be cut off.
     for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
+        if let Some(words) = line.strip_prefix("b ") {
+            bucket = Bucket::read(words).or(bucket);
+            continue;
+        }
         let mut words = line.split(' ');
         let (Some(kind), Some(Ok(id)), Some(Ok(at)), None) = (
             words.next(),
@@ -173,7 +247,7 @@ fn replay(text: &str, attempt: Duration) -> BTreeMap<u64, i64> {
             _ => {}
         }
     }
-    live
+    (live, bucket)
 }
 
 #[cfg(test)]
@@ -187,8 +261,30 @@ mod tests {
         Timestamp::from_second(1_790_000_000 + second).unwrap()
     }
 
+    const FILLING: Filling = Filling {
+        level: 12.5,
+        rate: 0.4,
+        lasts: Duration::from_secs(90),
+    };
+
     fn open(path: &Path, now: Timestamp) -> (Memory, Vec<Timestamp>) {
-        Memory::open(path, 1500, HOUR, MINUTE, now).unwrap()
+        let (memory, past) = Memory::open(path, 1500, HOUR, MINUTE, now).unwrap();
+        (memory, past.charges)
+    }
+
+    #[test]
+    fn the_bucket_comes_back_as_it_was_last_written_down() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let bucket = |now| Memory::open(&path, 1500, HOUR, MINUTE, now).unwrap().1.bucket;
+        assert_eq!(bucket(at(0)), None);
+        let (mut memory, _) = open(&path, at(0));
+        memory.issued(at(1), Filling { level: 13.0, ..FILLING }).unwrap();
+        memory.issued(at(2), FILLING).unwrap();
+        assert_eq!(bucket(at(3)), Some((at(2), FILLING)));
+        // Made compact, and torn.
+        fs::write(&path, [&fs::read(&path).unwrap()[..], b"b 17900000"].concat()).unwrap();
+        assert_eq!(bucket(at(4)), Some((at(2), FILLING)));
     }
 
     #[test]
@@ -197,11 +293,11 @@ mod tests {
         let path = dir.path().join("state");
         let (mut memory, before) = open(&path, at(0));
         assert!(before.is_empty());
-        let settled = memory.issued(at(1)).unwrap();
+        let settled = memory.issued(at(1), FILLING).unwrap();
         memory.settled(settled, at(2)).unwrap();
-        let refunded = memory.issued(at(3)).unwrap();
+        let refunded = memory.issued(at(3), FILLING).unwrap();
         memory.refunded(refunded, at(4)).unwrap();
-        memory.issued(at(5)).unwrap();
+        memory.issued(at(5), FILLING).unwrap();
         drop(memory);
         // The one whose fate is unknown counts at its timeout, but no later than now.
         assert_eq!(open(&path, at(100)).1, [at(2), at(65)]);
@@ -212,7 +308,7 @@ mod tests {
     fn an_unsettled_charge_counts_a_second_from_now_when_its_timeout_is_ahead() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state");
-        open(&path, at(0)).0.issued(at(1)).unwrap();
+        open(&path, at(0)).0.issued(at(1), FILLING).unwrap();
         assert_eq!(open(&path, at(2)).1, [at(3)]);
     }
 
@@ -228,7 +324,7 @@ mod tests {
         .unwrap();
         let (mut memory, counted) = open(&path, at(2));
         assert_eq!(counted, [at(1)]);
-        let id = memory.issued(at(3)).unwrap();
+        let id = memory.issued(at(3), FILLING).unwrap();
         memory.settled(id, at(3)).unwrap();
         drop(memory);
         assert_eq!(open(&path, at(4)).1, [at(1), at(3)]);
@@ -240,7 +336,7 @@ mod tests {
         let path = dir.path().join("state");
         let (mut memory, _) = Memory::open(&path, 10, Duration::from_secs(10), MINUTE, at(0)).unwrap();
         for second in 0..20_000 {
-            let id = memory.issued(at(second)).unwrap();
+            let id = memory.issued(at(second), FILLING).unwrap();
             memory.settled(id, at(second)).unwrap();
         }
         assert!(fs::metadata(&path).unwrap().len() < 60_000);

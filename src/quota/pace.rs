@@ -33,6 +33,17 @@ pub struct Pace {
     plan: Plan,
 }
 
+/// A bucket as it is written down.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Filling {
+    /// Calls that it holds.
+    pub level: f64,
+    /// Calls per second by which it fills.
+    pub rate: f64,
+    /// How much longer that rate holds.
+    pub lasts: Duration,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Plan {
     /// To be made at the next look.
@@ -56,19 +67,6 @@ impl Pace {
             at: now,
             plan: Plan::Due,
         }
-    }
-
-    /// The bucket as calls at these moments, in ascending order, have left it: empty before the first, filled at `rate` calls a second.
-    #[must_use]
-    pub fn resume(burst: NonZeroU32, calls: &[Instant], rate: f64, now: Instant) -> Self {
-        let mut pace = Self::new(burst, 0, calls.first().copied().unwrap_or(now).min(now));
-        pace.rate = rate;
-        for call in calls {
-            pace.fill((*call).min(now));
-            pace.level = (pace.level - 1.0).max(0.0);
-        }
-        pace.fill(now);
-        pace
     }
 
     /// A bucket kept elsewhere, as it is now: `rate` calls per second, planned until `end`.
@@ -152,6 +150,17 @@ impl Pace {
         }
         self.fill(now);
         self.level = (self.level - 1.0).max(0.0);
+    }
+
+    /// The bucket as it is now, to be written down.
+    #[must_use]
+    pub fn filling(&self, now: Instant) -> Filling {
+        let end = self.plan_end().unwrap_or(now);
+        Filling {
+            level: self.level_at(now),
+            rate: self.rate,
+            lasts: end.saturating_duration_since(now),
+        }
     }
 
     /// Puts a call back that was not made.

@@ -33,6 +33,19 @@ pub enum Doubt {
 }
 
 impl Doubt {
+    /// Each of them.
+    pub const ALL: [Self; 9] = [
+        Self::Refused,
+        Self::Failed,
+        Self::Shape,
+        Self::Layout,
+        Self::NextLink,
+        Self::Unattributed,
+        Self::Longest,
+        Self::FullPage,
+        Self::Order,
+    ];
+
     /// The name in metrics and logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -92,6 +92,10 @@ impl Metrics {
             duration: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             hedges: Family::default(),
         };
+        for result in [Hedge::Won, Hedge::Lost, Hedge::Failed] {
+            // A counter that appears with its first event hides that event from `increase()`.
+            drop(metrics.hedges.get_or_create(&HedgeLabel { result }));
+        }
         registry.register(
             "upstream_calls",
             "Calls to Defender, by region and by the answer's status or the error's name (RFC 9209)",

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the image's content as the image would: the static binary alone in an empty root, as uid 65532, without capabilities.
-# Prints size, start-up time and idle memory, and fails when one is over its limit.
+# Prints size, start-up time, idle memory and processor time; fails when one of the first three is over its limit.
 #
 #   chroot.sh [BINARY]      without it, builds one
 set -euo pipefail

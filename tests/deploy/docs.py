@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Every YAML and shell block of deploy/**/*.md holds what it says.
+"""Every YAML, TOML and shell block of the documents holds what it says.
 
     docs.py BINARY
 
-YAML must parse; a kustomization is rendered and linted, with `vendor/defender-gateway` being this repository. Shell must parse; lines
-that only render are run; subcommands and options of defender-gateway must exist; files of this repository must be there.
+YAML must parse; a kustomization is rendered and linted, with `vendor/defender-gateway` being this repository. TOML must pass the
+gateway's own check. Shell must parse; lines that only render or check are run; the subcommands and options of defender-gateway, kubectl
+and helm must exist; files of this repository must be there. Links must lead somewhere, and every version must be the program's.
 """
+import functools
 import pathlib
 import re
 import shlex
@@ -13,23 +15,31 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 
 import yaml
 
 import lint
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("deploy/**/*.md"), *ROOT.glob("config/**/*.md")])
+# Versions in deploy/ that are not this program's: the example applications', and the oldest Kubernetes.
+OTHERS = {"1.2.3", "1.2.4", "1.29.0"}
+KUBECTL = {"annotate", "apply", "create", "debug", "delete", "describe", "exec", "get", "kustomize", "label", "logs", "port-forward",
+           "rollout", "scale"}
 wrong = []
 
 
 def blocks():
-    for file in sorted(ROOT.glob("deploy/**/*.md")):
-        for match in re.finditer(r"^```(\w+)\n(.*?)^```", file.read_text(), re.M | re.S):
-            yield f"{file.relative_to(ROOT)}:{file.read_text()[:match.start()].count(chr(10)) + 2}", match[1], match[2]
+    for file in DOCUMENTS:
+        text = file.read_text()
+        for match in re.finditer(r"^( *)```(\w*)\n(.*?)^ *```", text, re.M | re.S):
+            place = f"{file.relative_to(ROOT)}:{text[:match.start()].count(chr(10)) + 2}"
+            yield place, match[2], textwrap.dedent(match[3])
 
 
-def run(place, command, cwd=ROOT):
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
+def run(place, command, cwd=ROOT, env=None):
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=60)
     if done.returncode:
         wrong.append(f"{place}: {shlex.join(command)}: {done.stderr.strip()}")
     return done.stdout
@@ -58,6 +68,65 @@ def check_yaml(place, text):
                 wrong.append(f"{place}: renders no gateway")
 
 
+def check_toml(place, text, binary):
+    """A configuration, with its files made up."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        (folder / "file").write_text("value")
+        named = lambda match: f'{match[1]} = "{folder / ("state" if match[1] == "state_file" else "file")}"'
+        (folder / "gateway.toml").write_text(re.sub(r'^(\w+_file) = ".+?"', named, text, flags=re.M))
+        env = {"AZURE_TENANT_ID": "t.example", "AZURE_CLIENT_ID": "c"} | ({} if "client_secret_file" in text else {"AZURE_CLIENT_SECRET": "s"})
+        run(place, [binary, "check", "--config", str(folder / "gateway.toml")], env=env)
+
+
+@functools.cache
+def options(*command):
+    """What a program's help says about one of its commands."""
+    done = subprocess.run([*command, "--help"], capture_output=True, text=True, timeout=60)
+    return None if done.returncode else set(re.findall(r"--[a-z][a-z-]*", done.stdout))
+
+
+def check_options(place, words, *command):
+    known = options(*command)
+    if known is None:
+        wrong.append(f"{place}: there is no {shlex.join(command)}")
+        return
+    if command[0] == "kubectl":
+        known = known | set(re.findall(r"--[a-z][a-z-]*", subprocess.run(["kubectl", "options"], capture_output=True, text=True).stdout))
+    if "--" in words:
+        words = words[:words.index("--")]
+    for option in [w.split("=")[0] for w in words if w.startswith("--")]:
+        if option not in known:
+            wrong.append(f"{place}: {shlex.join(command[-2:])} has no {option}")
+
+
+def check_command(place, words, binary):
+    if words[0] in ("sudo", "exec"):
+        words = words[1:]
+    if words[:2] == ["cargo", "run"] and "--" in words:
+        words = ["defender-gateway", *words[words.index("--") + 1:]]
+    for sign in (">", "|"):
+        words = words[:words.index(sign)] if sign in words else words
+    program = pathlib.Path(words[0]).name
+    if program == "defender-gateway":
+        check_options(place, words, binary, words[1])
+    elif program == "kubectl":
+        verb = next((w for w in words if w in KUBECTL), None)
+        if verb is None:
+            wrong.append(f"{place}: which command of kubectl is meant? {shlex.join(words)}")
+        else:
+            more = words[words.index(verb) + 1:][:2] if verb == "create" else []
+            check_options(place, words, "kubectl", verb, *more)
+        if verb == "kustomize":
+            run(place, words)
+    elif program == "helm":
+        check_options(place, words, "helm", words[1])
+        if words[1] in ("template", "lint"):
+            run(place, words)
+    elif program == "promtool":
+        run(place, words)
+
+
 def check_shell(place, text, binary):
     run(place, ["bash", "-n", "-c", text])
     for line in text.replace("\\\n", " ").splitlines():
@@ -68,35 +137,66 @@ def check_shell(place, text, binary):
         for path in re.findall(r"(?<![\w/])((?:deploy|tests|config)/[\w./-]+)", line):
             if "vendor" not in line and not (ROOT / path).exists():
                 wrong.append(f"{place}: there is no {path}")
-        if words[:2] == ["kubectl", "kustomize"]:
-            run(place, words)
-        elif words[:2] == ["helm", "template"]:
-            run(place, [shutil.which("helm") or str(pathlib.Path(sys.executable).parent / "helm"), *words[1:]])
-        for command, options in re.findall(r"(?:^|[\s/])defender-gateway ([a-z]+)((?: --[a-z]+(?:[ =][^\s-][^\s]*)?)*)\s*$", line):
-            said = run(place, [binary, command, "--help"])
-            for option in re.findall(r"--[a-z]+", options):
-                if option not in said:
-                    wrong.append(f"{place}: {command} has no {option}")
+        if words:
+            check_command(place, words, binary)
 
 
 def links():
-    """Relative links lead somewhere."""
-    for file in ROOT.glob("deploy/**/*.md"):
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", file.read_text()):
-            if not (file.parent / target).exists():
+    """Relative links lead somewhere, and commands in running text exist."""
+    for file in DOCUMENTS:
+        text = file.read_text()
+        for target, anchor in re.findall(r"\]\(([^)#: ]*)(#[^)]*)?\)", text):
+            page = file.parent / target if target else file
+            if not page.exists():
                 wrong.append(f"{file.relative_to(ROOT)}: the link {target} leads nowhere")
+            elif anchor and anchor not in anchors(page):
+                wrong.append(f"{file.relative_to(ROOT)}: {target} has no {anchor}")
+
+
+def anchors(page):
+    """The anchors that a forge gives to headings."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {"#" + re.sub(r"[^\w\- ]", "", t.lower()).replace(" ", "-") for t in titles}
+
+
+def inline(binary):
+    for file in DOCUMENTS:
+        for command in re.findall(r"`defender-gateway ([a-z]+)", file.read_text()):
+            if options(binary, command) is None:
+                wrong.append(f"{file.relative_to(ROOT)}: there is no command {command}")
 
 
 def versions():
-    """The version in every example is the program's."""
+    """Whoever releases changes one number everywhere: no other version is in deploy/ or in the README's examples."""
     version = re.search(r'^version = "(.+?)"', (ROOT / "Cargo.toml").read_text(), re.M)[1]
-    for file in ROOT.glob("deploy/**/*"):
-        if file.is_file():
-            for tag in re.findall(r"defender-gateway:(\d+\.\d+\.\d+)|^(?:appVersion|version): (\d[\d.]+)$|newTag: (\d[\d.]+)",
-                                  file.read_text(), re.M) if "example-app" not in str(file) else []:
-                found = next(filter(None, tag))
-                if found != version:
-                    wrong.append(f"{file.relative_to(ROOT)} says {found}; the program is {version}")
+    seen = 0
+    for file in [*DOCUMENTS, *ROOT.glob("deploy/**/*")]:
+        if not file.is_file() or file.name == "rules_test.yaml" or file.suffix == ".json":
+            continue
+        image = r"defender-gateway[:@ ]v?(\d+\.\d+\.\d+)" if file.parent == ROOT else r"(?<![\d.:])(\d+\.\d+\.\d+)(?![\d.])"
+        for found in re.findall(image, file.read_text()):
+            seen += 1
+            if found != version and found not in OTHERS:
+                wrong.append(f"{file.relative_to(ROOT)} says {found}; the program is {version}")
+    if seen < 10:
+        wrong.append(f"only {seen} versions found in deploy/")
+
+
+def hosts():
+    """The hosts to let through a firewall are those that the program knows; short forms are put together."""
+    source = (ROOT / "src/config/cloud.rs").read_text()
+    known = set(re.findall(r'"https://([^"/]+)"', source[source.index("pub fn regions"):source.index("pub fn scope")]))
+    table = (ROOT / "deploy/README.md").read_text().split("## Ways out")[1].split("\n## ")[0]
+    stated = set(re.findall(r"`([\w-]+(?:\.[\w-]+){2,})`", table.split("`defender.region`")[0]))
+    for names, suffix in re.findall(r"((?:`[\w-]+` )+)before `(\.[\w.-]+)`", table):
+        stated |= {name + suffix for name in re.findall(r"`([\w-]+)`", names)}
+    if stated != known:
+        wrong.append(f"deploy/README.md, Ways out: {', '.join(sorted(stated ^ known))}")
+    policy = yaml.safe_load((ROOT / "deploy/kubernetes/components/cilium/policy.yaml").read_text())
+    names = [n.get("matchName") or n["matchPattern"] for e in policy["spec"]["egress"] for n in e.get("toFQDNs") or []]
+    for host in known:
+        if host.endswith(".com") and not any(re.fullmatch(n.replace(".", r"\.").replace("*", r"[\w-]+"), host) for n in names):
+            wrong.append(f"components/cilium does not let {host} through")
 
 
 def main(binary):
@@ -105,15 +205,19 @@ def main(binary):
         count += 1
         if language == "yaml":
             check_yaml(place, text)
+        elif language == "toml":
+            check_toml(place, text, binary)
         elif language == "sh":
             check_shell(place, text, binary)
-        elif language not in ("text", "toml"):
-            wrong.append(f"{place}: a block in {language}, which nothing checks")
+        elif language != "text":
+            wrong.append(f"{place}: a block in {language or 'no language'}, which nothing checks")
     links()
+    inline(binary)
     versions()
-    if count < 10:
+    hosts()
+    if count < 20:
         wrong.append(f"only {count} blocks found")
-    print("\n".join(wrong) or f"{count} blocks, all links and all versions are right")
+    print("\n".join(wrong) or f"{count} blocks of {len(DOCUMENTS)} documents, all links and all versions are right")
     return 1 if wrong else 0
 
 

@@ -9,13 +9,9 @@ a mistake of every kind.
 """
 import re
 import sys
+import tomllib
 
 import yaml
-
-try:
-    import tomllib
-except ImportError:  # Python 3.10
-    import tomli as tomllib
 
 GATEWAY = "defender-gateway"
 PREFIX = "DEFENDER_GATEWAY_"
@@ -44,6 +40,8 @@ class Pod:
         self.volumes = {v.get("name"): v for v in self.spec.get("volumes") or []}
         self.gateway = next((c for c in self.all if c.get("name") == GATEWAY), None)
         self.is_sidecar = self.gateway is not None and self.gateway in self.init
+        # In somebody else's pod, be it as a native sidecar or as an ordinary container.
+        self.is_guest = self.is_sidecar or (self.gateway is not None and len(self.app) > 1)
         self.namespace = (owner.get("metadata") or {}).get("namespace")
 
     def env(self):
@@ -81,7 +79,7 @@ class Pod:
         return {
             "listen": of("server", "listen", ["127.0.0.1:8080"]), "hosts": of("server", "hosts", []),
             "admin": of("admin", "listen", "127.0.0.1:9901"), "linger": of("server", "linger", "0s"),
-            "drain": of("server", "drain", "25s"), "open": of("server", "allow_non_loopback", False),
+            "drain": of("server", "drain", "25s"), "quit": of("admin", "quit", False) in (True, "true"),
         }
 
 
@@ -239,6 +237,13 @@ def sidecar_rule(name):
     return keep
 
 
+def guest_rule(name):
+    def keep(check):
+        RULES[name] = lambda p: check(p, p.gateway) if p.is_guest else ()
+        return check
+    return keep
+
+
 @sidecar_rule("sidecar-order")
 def _(p, g):
     before = [c.get("name") for c in p.init[:p.init.index(g)] if c.get("name") not in MESH]
@@ -252,38 +257,48 @@ def _(p, g):
         yield "an init container without restartPolicy: Always; the application would wait for its end for ever"
 
 
-@rule("sidecar-classic")
-def _(p):
-    if p.gateway in p.app and p.gateway is not None and len(p.app) > 1:
-        yield "an ordinary container beside the application: started and stopped with it in no order, and a Job would never end"
+@guest_rule("sidecar-classic")
+def _(p, g):
+    if g in p.app and not p.settings()["quit"]:
+        yield ("an ordinary container beside the application: started and stopped with it in no order, and a Job would never end. "
+               "Where native sidecars are unknown, admin.quit lets the application end it")
 
 
-@sidecar_rule("sidecar-readiness")
+@guest_rule("default-container")
+def _(p, g):
+    name = p.annotations.get("kubectl.kubernetes.io/default-container")
+    if name is None and p.app[0] is g:
+        yield "`kubectl logs` and `exec` would mean the gateway: list it last, or name the application's container in an annotation"
+    elif name is not None and name not in [c.get("name") for c in p.all if c is not g]:
+        yield f"kubectl.kubernetes.io/default-container names {name}, which is no container of the application"
+
+
+@guest_rule("sidecar-readiness")
 def _(p, g):
     if g.get("readinessProbe"):
         yield "a readiness probe of a sidecar counts for the pod and takes the application out of its Service"
 
 
-@sidecar_rule("sidecar-pre-stop")
+@guest_rule("sidecar-pre-stop")
 def _(p, g):
     if (g.get("lifecycle") or {}).get("preStop"):
         yield "a preStop hook runs at the start of the pod's end, while the application still needs the gateway"
 
 
-@sidecar_rule("sidecar-host-network")
+@guest_rule("sidecar-host-network")
 def _(p, g):
     if p.spec.get("hostNetwork"):
         yield "hostNetwork makes the pod's loopback the node's: every pod of its kind there could use this gateway"
 
 
-@sidecar_rule("sidecar-open")
+@guest_rule("sidecar-open")
 def _(p, g):
     for address in p.settings()["listen"]:
         if not is_loopback(address):
             yield f"the gateway of a pod listens on {address}; other pods could use its permission"
 
 
-@sidecar_rule("sidecar-port-clash")
+@guest_rule("sidecar-port-clash")
 def _(p, g):
     s = p.settings()
     own = {port_of(a): a for a in [*s["listen"], s["admin"]] if port_of(a)}
@@ -293,7 +308,7 @@ def _(p, g):
                 yield f"{c.get('name')} has port {port['containerPort']} as well as the gateway ({own[port['containerPort']]})"
 
 
-@sidecar_rule("token-for-all")
+@guest_rule("token-for-all")
 def _(p, g):
     if p.labels.get("azure.workload.identity/use") == "true":
         skipped = [n.strip() for n in p.annotations.get("azure.workload.identity/skip-containers", "").split(";")]
@@ -309,7 +324,7 @@ def _(p, g):
     for kind, path in (("startupProbe", "/startupz"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
         probe = g.get(kind)
         if probe is None:
-            if kind != "readinessProbe" or not p.is_sidecar:
+            if kind != "readinessProbe" or not p.is_guest:
                 yield f"has no {kind}"
             continue
         get = probe.get("httpGet")
@@ -335,11 +350,13 @@ def _(p, g):
         source = p.volumes.get(m.get("name")) or {}
         for kind in ("secret", "configMap", "projected"):
             if kind in source:
-                mode = source[kind].get("defaultMode", 0o644)
-                if not mode & (0o040 if group is not None else 0o004):
-                    yield f"the files of {m['name']} have mode {mode:04o}, which the gateway's user cannot read"
-                if mode & 0o022:
-                    yield f"the files of {m['name']} have mode {mode:04o}, which others can write"
+                items = [i for s in [source[kind], *(source[kind].get("sources") or [])]
+                         for i in [*(s.get("items") or []), *[i for k in ("secret", "configMap") for i in (s.get(k) or {}).get("items") or []]]]
+                for mode in {source[kind].get("defaultMode", 0o644), *(i["mode"] for i in items if "mode" in i)}:
+                    if not mode & (0o040 if group is not None else 0o004):
+                        yield f"the files of {m['name']} have mode {mode:04o}, which the gateway's user cannot read"
+                    if mode & 0o022:
+                        yield f"the files of {m['name']} have mode {mode:04o}, which others can write"
 
 
 @gateway_rule("secret-in-env")
@@ -434,7 +451,7 @@ def _(p, g):
 
 @gateway_rule("open-needs-lock")
 def _(p, g):
-    if p.is_sidecar or all(is_loopback(a) for a in p.settings()["listen"]):
+    if p.is_guest or all(is_loopback(a) for a in p.settings()["listen"]):
         return
     policies = [d for d in p.world.documents if d.get("kind") == "NetworkPolicy"
                 and (d.get("metadata") or {}).get("namespace") == p.namespace
@@ -446,7 +463,7 @@ def _(p, g):
 
 @gateway_rule("shared-token")
 def _(p, g):
-    if not p.is_sidecar and p.gateway in p.app and len(p.app) == 1:
+    if not p.is_guest:
         if p.spec.get("automountServiceAccountToken") is not False:
             yield "automountServiceAccountToken is not false; the gateway never talks to the Kubernetes API"
         if p.spec.get("enableServiceLinks") is not False:
@@ -464,7 +481,7 @@ def _(p, g):
 def _(p, g):
     spec = p.owner.get("spec") or {}
     shared = any(e.get("name") == PREFIX + "STORE_URL" for e in g.get("env") or [])
-    if p.owner.get("kind") == "Deployment" and len(p.app) == 1 and not p.is_sidecar and not shared:
+    if p.owner.get("kind") == "Deployment" and not p.is_guest and not shared:
         if (spec.get("replicas") or 1) > 1:
             yield "several replicas without a store each spend the whole quota"
         elif (spec.get("strategy") or {}).get("type") != "Recreate":

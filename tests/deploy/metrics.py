@@ -1,15 +1,20 @@
 #!/usr/bin/env python3
-"""Every metric and label of the alerts and the dashboard exists in the running program, and promtool can read all of it.
+"""Every metric and label of the alerts, the dashboard and deploy/metrics.md exists in the running program and the other way round, and
+promtool can read all of it.
 
-    metrics.py BINARY
+    metrics.py BINARY             exit status 1 when anything is wrong
+    metrics.py --write BINARY     writes the reference in deploy/metrics.md anew
 """
+import contextlib
 import json
 import os
 import pathlib
 import re
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 
 import yaml
 
@@ -19,26 +24,69 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 ALERTS, DASHBOARD = ROOT / "deploy/alerts", ROOT / "deploy/grafana/defender-gateway.json"
 # Prometheus puts these on while scraping.
 SCRAPED = {"namespace", "pod", "job", "instance", "container"}
-# These appear only with merging or with a store, which the run below has not.
-SOMETIMES = {"defender_gateway_merged_calls_total", "defender_gateway_merged_requests_total", "defender_gateway_store_up"}
+REFERENCE = ROOT / "deploy/metrics.md"
+BEGIN, END = "<!-- metrics:begin -->\n", "<!-- metrics:end -->"
+# Labels whose values are not all there from the start: what they are, and how many there can be.
+OPEN = {
+    "status": ("an HTTP status, or for upstream calls the name of an error (RFC 9209)", 80),
+    "outcome": ("`hit`, `stale`, `collapsed`, `merged`, `forwarded`, `refused`, `failed`", 7),
+    "region": ("a host's region; at most as many as hosts are configured", 32),
+    "window": ("a window of `quota.limits`", 4),
+    "version": ("the program's", 1),
+}
 wrong, notes = [], []
 
 
-def scrape(binary):
-    """The metrics of a gateway that has answered a caller, refused one and been told nonsense."""
+@contextlib.contextmanager
+def redis(folder):
+    """A store, gone afterwards; its address."""
+    port = chroot.free_ports()[0]
+    server = subprocess.Popen(["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder], stdout=subprocess.DEVNULL)
+    try:
+        until("Redis", lambda: socket.create_connection(("127.0.0.1", port), 1).close() is None)
+        yield f"redis://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def until(what, check, patience=30):
+    end = time.monotonic() + patience
+    while True:
+        try:
+            if check():
+                return
+        except OSError:
+            pass
+        if time.monotonic() > end:
+            sys.exit(f"{what}: not within {patience} s")
+        time.sleep(0.02)
+
+
+def scrape(binary, certificate=False):
+    """The metrics of a gateway with everything switched on, that has answered a caller, refused one and been told nonsense. With a
+    certificate, which the simulator does not know, it has refused all of them."""
     simulator, settings, env, _ = chroot.simulate(binary)
     regions = "".join(f'[[defender.regions]]\nname = "{r["name"]}"\nurl = "{r["url"]}"\n' for r in settings["defender"]["regions"])
-    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
-        file.write(regions)
-        file.flush()
-        env |= {"DEFENDER_GATEWAY_CONFIG": file.name, "DEFENDER_GATEWAY_SERVER_LISTEN": f"127.0.0.1:{chroot.DATA}",
-                "DEFENDER_GATEWAY_ADMIN_LISTEN": f"127.0.0.1:{chroot.ADMIN}"}
+    with tempfile.TemporaryDirectory() as folder, redis(folder) as store:
+        file = pathlib.Path(folder) / "gateway.toml"
+        file.write_text(regions)
+        env |= {"DEFENDER_GATEWAY_CONFIG": str(file), "DEFENDER_GATEWAY_SERVER_LISTEN": f"127.0.0.1:{chroot.DATA}",
+                "DEFENDER_GATEWAY_ADMIN_LISTEN": f"127.0.0.1:{chroot.ADMIN}", "DEFENDER_GATEWAY_STORE_URL": store,
+                "DEFENDER_GATEWAY_MERGE_ENABLED": "true", "DEFENDER_GATEWAY_DEFENDER_HEDGE": "true"}
+        if certificate:
+            env |= {"DEFENDER_GATEWAY_CREDENTIALS_KIND": "certificate",
+                    "DEFENDER_GATEWAY_CREDENTIALS_CERTIFICATE_FILE": str(ROOT / "tests/data/sim/app-cert.pem"),
+                    "DEFENDER_GATEWAY_CREDENTIALS_PRIVATE_KEY_FILE": str(ROOT / "tests/data/sim/app-key.pem")}
         gateway = subprocess.Popen([binary, "run"], env=env, stderr=subprocess.DEVNULL)
         try:
             subprocess.run([binary, "wait", "--admin", f"127.0.0.1:{chroot.ADMIN}"], check=True, timeout=60)
             path = "/api/DeviceAuthenticatedScanDefinitions/GetScanHistoryByScanDefinitionId"
             for body in ('{"ScanDefinitionIds": ["a"]}', '{"ScanDefinitionIds": ["a"]}', "nonsense"):
                 chroot.get(chroot.DATA, path, "POST", body)
+            # Regions are measured in the background.
+            until("every region has been measured",
+                  lambda: chroot.get(chroot.ADMIN, "/metrics")[1].count("region_rtt_seconds{") == len(settings["defender"]["regions"]))
             return chroot.get(chroot.ADMIN, "/metrics")[1]
         finally:
             for process in (gateway, simulator):
@@ -54,11 +102,57 @@ def exposed(text):
     return series
 
 
+def registered():
+    """What the source registers by name, so that a metric which only an event brings to light is not forgotten."""
+    for file in (ROOT / "src").glob("**/*.rs"):
+        if "tests" not in file.parts and file.name != "tests.rs":
+            production = file.read_text().split("#[cfg(test)]")[0]
+            yield from re.findall(r'register(?:_with_unit)?\(\s*"([a-z_]+)"', production)
+
+
+def reference(text):
+    """The metrics as a Markdown table."""
+    helps, kinds = (dict(re.findall(rf"^# {what} (\S+) (.*)$", text, re.M)) for what in ("HELP", "TYPE"))
+    rows, labels_of_all = [], {}
+    for family in sorted(kinds):
+        values = {}
+        for labels in re.findall(rf"^{family}(?:_bucket|_sum|_count)?(?:\{{(.*)\}})? ", text, re.M):
+            for label, value in re.findall(r'(\w+)="([^"]*)"', labels):
+                values.setdefault(label, set()).add(value)
+        for label in values:
+            labels_of_all.setdefault(label, set()).add(family)
+        most = 1
+        for label, found in values.items():
+            # A histogram has a sum and a count beside its buckets.
+            most *= OPEN[label][1] if label in OPEN else len(found) + 2 * (label == "le")
+        named = " · ".join(f"`{label}`" + ("" if label in OPEN else ": " + ", ".join(sorted(found)))
+                           for label, found in values.items() if label != "le") or "none"
+        rows.append(f"| `{family}` | {kinds[family]} | {named} | {most} | {helps[family].removesuffix('.')} |")
+    bounds = [f"| `{label}` | {OPEN[label][0]} | {OPEN[label][1]} |" for label in OPEN if label in labels_of_all]
+    return "\n".join(["| metric | type | labels | series at most | meaning |", "|---|---|---|---|---|", *rows, "",
+                      "| label | values | at most |", "|---|---|---|", *bounds, ""])
+
+
+def check_reference(text, series, write):
+    page = REFERENCE.read_text()
+    before, rest = page.split(BEGIN)
+    old, after = rest.split(END)
+    new = reference(text)
+    if write:
+        REFERENCE.write_text(before + BEGIN + new + END + after)
+    elif old != new:
+        missing = sorted(set(re.findall(r"^\| `(\w+)`", new, re.M)) ^ set(re.findall(r"^\| `(\w+)`", old, re.M)))
+        wrong.append(f"deploy/metrics.md is not what the program has ({', '.join(missing) or 'a description or a label changed'}); "
+                     "tests/deploy/metrics.py --write BINARY mends it")
+    for name in registered():
+        if not any(s.startswith(f"defender_gateway_{name}") for s in series):
+            wrong.append(f"the source registers {name}, which a scrape does not show: have it appear before its first event")
+
+
 def check_expression(place, expression, series):
     for name, braces in re.findall(r"(defender_gateway_\w+)\s*(?:\{([^}]*)\})?", expression):
         if name not in series:
-            if name not in SOMETIMES:
-                wrong.append(f"{place}: the program has no {name}")
+            wrong.append(f"{place}: the program has no {name}")
             continue
         for label in re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", braces):
             if label not in series[name] | SCRAPED:
@@ -115,16 +209,19 @@ def dashboard(series):
         file.flush()
         promtool("check", "rules", file.name)
     used = " ".join(expression for _, expression in targets)
-    for family in {re.sub(r"_(bucket|sum|count)$", "", name) for name in series} - {"defender_gateway_cache_entries"}:
+    for family in sorted({re.sub(r"_(bucket|sum|count)$", "", name) for name in series}):
         if family not in used:
             notes.append(f"note: the dashboard does not show {family}")
     return len(targets)
 
 
-def main(binary):
-    text = scrape(binary)
+def main(binary, write):
+    texts = [scrape(binary), scrape(binary, certificate=True)]
+    for text in texts:
+        promtool("check", "metrics", text=text)
+    text = "".join(texts)
     series = exposed(text)
-    promtool("check", "metrics", text=text)
+    check_reference(text, series, write)
     rules, targets = alerts(series), dashboard(series)
     print("\n".join(notes), end="\n" if notes else "")
     print("\n".join(wrong) or f"{rules} alerts and {targets} dashboard queries fit the program's {len(series)} series")
@@ -132,4 +229,4 @@ def main(binary):
 
 
 if __name__ == "__main__":
-    sys.exit(main(os.path.abspath(sys.argv[1])))
+    sys.exit(main(os.path.abspath(sys.argv[-1]), sys.argv[1] == "--write"))

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Renders every manifest of deploy/, in every combination that people will use, and examines what comes out:
-our linter, the schemas of Kubernetes 1.29 to the newest known, and the gateway's own `check` of the configuration as its container
-would see it.
+our linter, the schemas of Kubernetes 1.29 to the newest known, kubectl's own types, checkov's posture checks, and the gateway's own
+`check` of the configuration as its container would see it.
 
     render.py BINARY     exit status 1 when anything is wrong; renders stay in target/deploy/render
 """
 import functools
+import json
 import os
 import pathlib
 import re
@@ -23,7 +24,15 @@ OUT = ROOT / "target/deploy/render"
 KUSTOMIZE = ROOT / "deploy/kubernetes"
 CHART = ROOT / "deploy/helm/defender-gateway"
 FLOOR = (1, 29)
-CUSTOM = {"PodMonitor", "PrometheusRule"}
+CUSTOM = {"PodMonitor", "CiliumNetworkPolicy"}
+# What checkov asks for and we do not want, with the reason.
+UNWANTED = {
+    "CKV_K8S_11": "a CPU limit delays answers while the node has time to spare",
+    "CKV_K8S_15": "tags are versions and never move, so pulling always would only cost",
+    "CKV_K8S_35": "the store's address may hold a password, and is a variable as yet; credentials are files",
+    "CKV_K8S_43": "the digest is known to whoever builds the image; kustomize and the chart take one",
+    "CKV2_K8S_6": "the NetworkPolicy of a sidecar's pod is the application's; the shared service has one, which our linter wants",
+}
 CREDENTIALS = ["client-secret", "certificate", "workload-identity", "workload-identity-projected", "managed-identity"]
 IDENTITY = {"name": "defender-gateway-identity", "literals": ["tenant-id=tenant.example", "client-id=" + "0" * 8 + "-0000-0000-0000-" + "0" * 12]}
 # What the webhook puts into the container of a pod that it has mutated.
@@ -98,7 +107,7 @@ def check_config(name, pod, binary):
     config_map, key = pod.config_map()
     found = pod.world.find("ConfigMap", config_map, pod.namespace) or {}
     (folder / "gateway.toml").write_text((found.get("data") or {}).get(key, ""))
-    env = {k: v.replace("/var/run/secrets/defender-gateway", str(folder)) for k, v in pod.env().items()}
+    env = {k: re.sub("/(var/run/secrets|run)/defender-gateway", str(folder), v) for k, v in pod.env().items()}
     env["DEFENDER_GATEWAY_CONFIG"] = str(folder / "gateway.toml")
     for entry in pod.gateway.get("env") or []:
         reference = (entry.get("valueFrom") or {}).get("configMapKeyRef")
@@ -121,12 +130,22 @@ def check_config(name, pod, binary):
         wrong.append(f"{name}: sign-in is not by {kind}:\n{done.stdout}")
 
 
+def typed(name, documents):
+    """kubectl reads all of it into its own types, which know quantities."""
+    pods = [d for d in documents if any(True for _ in lint.templates(d))]
+    command = ["kubectl", "set", "env", "--local", "--kubeconfig=/dev/null", "--filename=-", "--output=name", "UNUSED=1"]
+    done = subprocess.run(command, input=yaml.safe_dump_all(pods), capture_output=True, text=True, timeout=60)
+    if pods and (done.returncode or len(done.stdout.split()) != len(pods)):
+        wrong.append(f"{name}: kubectl reads {len(done.stdout.split())} of {len(pods)} workloads: {done.stderr.strip()}")
+
+
 def examine(name, text, binary, gateways):
     """Everything about one render; `gateways` is how many pods must have one."""
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / f"{name}.yaml").write_text(text)
     wrong.extend(f"{name}: {' '.join(finding)}" for finding in lint.lint(text))
     documents = [d for d in yaml.safe_load_all(text) if d]
+    typed(name, [d for d in documents if d.get("kind") not in CUSTOM])
     for document in documents:
         label = f"{name}: {document.get('kind')}/{document['metadata']['name']}"
         wrong.extend(f"{label}: {problem}" for problem in schema(yaml.safe_dump(document)))
@@ -139,19 +158,24 @@ def examine(name, text, binary, gateways):
 
 
 def kustomizations(binary):
-    for overlay, gateways in {"sidecar": 1, "job": 2, "shared": 1}.items():
+    for overlay, gateways in {"sidecar": 1, "job": 2, "shared": 1, "classic": 1}.items():
         examine(f"overlay-{overlay}", kustomize(KUSTOMIZE / "overlays" / overlay), binary, gateways)
     for credential in CREDENTIALS:
         examine(f"sidecar-{credential}", combination(f"k/sidecar-{credential}", None, ["sidecar", credential]), binary, 5)
         text = combination(f"k/shared-{credential}", ["base/shared"], ["one-replica", credential, "podmonitor"])
         examine(f"shared-{credential}", text, binary, 1)
-    everything = ["sidecar", "store", "client-secret", "podmonitor", "openshift"]
+    everything = ["sidecar", "store", "client-secret", "podmonitor", "openshift", "unix-socket"]
     documents = examine("sidecar-everything", combination("k/sidecar-everything", None, everything), binary, 5)
     fixed = [1 for p in lint.World(documents).pods if "runAsUser" in p.gateway["securityContext"]]
     if fixed:
         wrong.append("sidecar-everything: components/openshift leaves a fixed user id")
-    text = combination("k/shared-everything", ["base/shared"], ["store", "certificate", "podmonitor", "openshift"])
-    examine("shared-everything", text, binary, 1)
+    if any(p.settings()["listen"] != ["unix:/run/defender-gateway/gateway.sock"] for p in lint.World(documents).pods):
+        wrong.append("sidecar-everything: components/unix-socket leaves the port")
+    text = combination("k/shared-everything", ["base/shared"], ["store", "certificate", "podmonitor", "openshift", "cilium"])
+    documents = examine("shared-everything", text, binary, 1)
+    wide = [d for d in documents if d["kind"] == "NetworkPolicy" and "0.0.0.0/0" in str(d["spec"]["egress"])]
+    if wide:
+        wrong.append("shared-everything: components/cilium leaves port 443 open to all addresses")
     # The trap that the README warns of, and the way around it.
     late = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a-deployment"},
             "spec": {"template": {"spec": {"initContainers": [{"name": "migrate", "image": "registry.example.com/a:2"}]}}}}
@@ -184,8 +208,7 @@ def same_sidecar():
 
 
 def helm(*args, fine=True):
-    program = shutil.which("helm") or str(pathlib.Path(sys.executable).parent / "helm")
-    done = subprocess.run([program, *args], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["helm", *args], capture_output=True, text=True, timeout=60)
     if (done.returncode == 0) != fine:
         wrong.append(f"helm {' '.join(args)}: {done.stdout} {done.stderr}")
     return done.stdout if fine else done.stderr
@@ -216,13 +239,37 @@ def charts(binary):
     return len(values)
 
 
+def posture():
+    """What checkov thinks of the examples that people copy, and of the chart."""
+    folder = OUT / "posture"
+    folder.mkdir()
+    for file in [*OUT.glob("overlay-*.yaml"), *OUT.glob("helm-default.yaml")]:
+        shutil.copy(file, folder)
+    command = ["checkov", "--skip-download", "--compact", "--quiet", "--framework", "kubernetes", "--skip-check", ",".join(UNWANTED),
+               "--directory", str(folder), "--output", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    try:
+        found = json.loads(done.stdout)
+        wrong.extend(f"checkov: {f['check_id']} {f['check_name']}: {f['resource']} in {f['file_path']}"
+                     for f in found["results"]["failed_checks"])
+        passed = found["summary"]["passed"]
+    except (ValueError, KeyError, TypeError) as error:
+        wrong.append(f"checkov did not report: {error!r}\n{done.stdout[-500:]}\n{done.stderr[-500:]}")
+        return 0
+    if passed < 100 or found["summary"]["parsing_errors"]:
+        wrong.append(f"checkov looked at too little: {found['summary']}")
+    return passed
+
+
 def main(binary):
     shutil.rmtree(OUT, ignore_errors=True)
     OUT.mkdir(parents=True)
     same_sidecar()
     kustomizations(binary)
     charts(binary)
-    print("\n".join(wrong) or f"{len(list(OUT.glob('*.yaml')))} renders are right for Kubernetes {versions()[0]} to {versions()[-1]}")
+    passed = posture()
+    print("\n".join(wrong) or f"{len(list(OUT.glob('*.yaml')))} renders are right for Kubernetes {versions()[0]} to {versions()[-1]}; "
+          f"checkov passes {passed} checks of the examples")
     return 1 if wrong else 0
 
 

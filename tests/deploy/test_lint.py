@@ -2,6 +2,7 @@
 """Every rule of lint.py finds its mistake and nothing else, and clean manifests pass."""
 import copy
 import pathlib
+import re
 import sys
 
 import yaml
@@ -14,7 +15,8 @@ CORPUS = pathlib.Path(__file__).parent / "corpus"
 def apply(document, step):
     """One operation of RFC 6902; `~` is the pod's spec."""
     def walk(path):
-        *parents, last = path.replace("~", "/spec/template/spec", 1).strip("/").split("/")
+        whole = re.sub("^~", "/spec/template/spec", path).strip("/")
+        *parents, last = [key.replace("~1", "/") for key in whole.split("/")]
         place = document
         for key in parents:
             place = place[int(key)] if isinstance(place, list) else place[key]

@@ -46,7 +46,7 @@ async fn the_data_address_knows_nothing_of_the_admin_paths() {
 }
 
 /// The contract's metrics, each with a label that it must have. Those of merging and of the shared store are not in this version.
-const METRICS: [&str; 18] = [
+const METRICS: [&str; 20] = [
     "requests_total{outcome=",
     "request_duration_seconds_bucket{",
     "upstream_calls_total{region=",
@@ -55,6 +55,8 @@ const METRICS: [&str; 18] = [
     "quota_remaining{window=",
     "quota_paused_seconds",
     "queue_waiting",
+    "queue_callers",
+    "queue_predicted_wait_seconds",
     "queue_wait_seconds_bucket{",
     "queue_refused_total{reason=",
     "cache_requests_total{result=",
@@ -159,4 +161,43 @@ async fn the_status_command_shows_it_and_says_when_nobody_answers() {
     let ended = lost.ended().await;
     assert_eq!(ended.code, Some(1), "{}", ended.output);
     assert!(ended.output.contains("no gateway answers at"), "{}", ended.output);
+}
+
+#[tokio::test]
+async fn a_loaded_queue_is_shown_by_caller_with_positions_and_waits() {
+    // One call at once, then one every second: whoever is in the queue stays there while this test looks.
+    let running = Setup::new().limits(Shape::SlidingLog, &["1/1s", "60/1m"]).start().await;
+    let ask = |n: usize, name: &'static str| {
+        let caller = running.caller();
+        async move {
+            caller
+                .ask_with(&[id(n)], &[("prefer", "wait=20"), ("x-caller", name)])
+                .await
+                .status
+        }
+    };
+    let asked = futures_util::future::join_all((0..6).map(|n| ask(n, if n < 4 { "greedy" } else { "modest" })));
+    let looked = async {
+        let status = running
+            .until_status("a loaded queue", |status| status["queue"]["waiting"] == 4)
+            .await;
+        let queue = &status["queue"];
+        assert!(queue["callers"].as_u64() >= Some(1), "{status}");
+        assert!(queue["predicted_wait_s"].as_f64() > Some(0.0), "{status}");
+        let shares = queue["shares"].as_array().unwrap();
+        let greedy = shares.iter().find(|share| share["caller"] == "greedy").unwrap();
+        assert!(greedy["waiting"].as_u64() >= Some(2), "{status}");
+        assert!(greedy["position"].as_u64() <= Some(1), "{status}");
+        let [next, last] = ["next_turn_s", "last_turn_s"].map(|member| greedy[member].as_f64().unwrap());
+        assert!(last >= next + 1.0, "each waits for its own slot: {status}");
+        let answer = running.admin.fetch("/metrics").await;
+        let metrics = answer.text();
+        for series in ["waiting", "predicted_wait_seconds", "served"] {
+            let series = format!("queue_caller_{series}{{caller=\"greedy\"}}");
+            assert!(metrics.contains(&series), "{series} in {metrics}");
+        }
+    };
+    let (statuses, ()) = tokio::join!(asked, looked);
+    assert_eq!(statuses, [StatusCode::OK; 6]);
+    running.finish().await;
 }

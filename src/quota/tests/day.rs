@@ -113,7 +113,8 @@ impl Day<'_> {
                 self.remembered.retain(|_, made| *made + 2 * HOUR > at);
                 let mut past: Vec<Instant> = self.remembered.values().map(|made| (*made).min(at + TIMEOUT)).collect();
                 past.sort();
-                self.account = Account::resume(&documented(), &past, at);
+                let bucket = (at, self.account.pace.filling(at));
+                self.account = Account::resume(&documented(), &past, Some(bucket), at);
                 // Answers to the old process reach nobody.
                 self.events.clear();
                 self.events.push(Reverse((

@@ -82,7 +82,7 @@ async fn read(path: &Path, open_to_all: &mut bool) -> io::Result<Zeroizing<Vec<u
     if !metadata.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
-    *open_to_all = is_open_to_all(&metadata);
+    *open_to_all = is_open_to_all(&metadata) && !is_volume(path).await;
     let file = tokio::fs::File::open(path).await?;
     // Room for everything at once: a vector that grows leaves copies behind.
     let room = usize::try_from(metadata.len().min(MAX_BYTES)).unwrap_or(0) + 1;
@@ -105,9 +105,40 @@ fn is_open_to_all(_: &std::fs::Metadata) -> bool {
     false
 }
 
+/// Whether the kubelet keeps the file, in a volume that only the containers that mount it can see. Its files belong to root, so `other` is
+/// the only way to let the gateway's user read them. The link `..data` is how it swaps a volume's content.
+async fn is_volume(path: &Path) -> bool {
+    let Some(folder) = path.parent() else { return false };
+    tokio::fs::symlink_metadata(folder.join("..data"))
+        .await
+        .is_ok_and(|metadata| metadata.is_symlink())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_file_for_everybody_is_noticed_except_in_a_volume_of_the_kubelet() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("client-secret");
+        std::fs::write(&path, "value").unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o444)).unwrap();
+        let mut open = false;
+        drop(read(&path, &mut open).await.unwrap());
+        assert!(open, "every user of the machine can read it");
+
+        let data = folder.path().join("..2026_11_26");
+        std::fs::create_dir(&data).unwrap();
+        std::fs::rename(&path, data.join("client-secret")).unwrap();
+        symlink("..2026_11_26", folder.path().join("..data")).unwrap();
+        symlink("..data/client-secret", &path).unwrap();
+        drop(read(&path, &mut open).await.unwrap());
+        assert!(!open, "only the containers that mount it can read it");
+    }
 
     async fn line_of(content: &[u8]) -> Result<String, Error> {
         let file = tempfile::NamedTempFile::new().unwrap();
