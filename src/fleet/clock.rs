@@ -47,7 +47,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_goes_on_from_what_was_heard() {
         let clock = Clock::default();
-        let heard = Instant::now() + Duration::from_secs(60);
+        let heard = Instant::now() + Duration::from_mins(1);
         assert_eq!(clock.at(heard), None);
         clock.set(StoreTime(1_000_000), heard);
         assert_eq!(clock.at(heard + Duration::from_secs(5)), Some(StoreTime(1_005_000)));
