@@ -1,5 +1,6 @@
 //! Where and how answers are shared.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,13 +52,12 @@ impl Config {
 
     pub(super) fn name(&self, key: &Key) -> Name {
         let digest = key.digest(&self.namespace);
-        Name(
-            digest
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect::<String>()
-                .into(),
-        )
+        let hex = digest.iter().fold(String::with_capacity(64), |mut text, byte| {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        });
+        Name(hex.into())
     }
 
     /// Where the answer to a question lies, and the lease on it. The braces put both into one slot of a cluster, and different

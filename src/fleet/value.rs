@@ -79,7 +79,7 @@ impl Value {
         let packed = lz4_flex::block::compress(&open);
         let length = u32::try_from(open.len()).ok()?.to_be_bytes();
         let asked = self.asked.0.to_be_bytes();
-        let check = check(name, &asked, &length, &packed);
+        let check = check(name, asked, length, &packed);
         let value = [&[VERSION][..], &asked, &check, &length, &packed].concat();
         (value.len() <= Self::LARGEST).then_some(value)
     }
@@ -93,7 +93,7 @@ impl Value {
         let (Ok(asked), Ok(length)) = (head[1..9].try_into(), head[17..].try_into()) else {
             return Err(Unreadable::Size);
         };
-        if head[9..17] != check(name, &asked, &length, packed) {
+        if head[9..17] != check(name, asked, length, packed) {
             return Err(Unreadable::Check);
         }
         let length = usize::try_from(u32::from_be_bytes(length)).map_err(|_| Unreadable::Size)?;
@@ -142,9 +142,9 @@ fn fields(fields: &[(String, String)]) -> Option<HeaderMap> {
 
 /// Finds out what has been cut, mixed up or put under another name. It does not keep anybody from writing a false answer: whoever may
 /// write to the store can do that.
-fn check(name: &Name, asked: &[u8; 8], length: &[u8; 4], packed: &[u8]) -> [u8; 8] {
+fn check(name: &Name, asked: [u8; 8], length: [u8; 4], packed: &[u8]) -> [u8; 8] {
     let mut context = digest::Context::new(&digest::SHA256);
-    for piece in [name.as_str().as_bytes(), asked, length, packed] {
+    for piece in [name.as_str().as_bytes(), &asked, &length, packed] {
         context.update(piece);
     }
     let mut check = [0; 8];
@@ -219,7 +219,7 @@ mod tests {
     /// A value whose check holds, as only somebody who means harm would write it.
     fn forged(length: u32, packed: &[u8]) -> Vec<u8> {
         let (asked, length) = ([0; 8], length.to_be_bytes());
-        let check = check(&name(), &asked, &length, packed);
+        let check = check(&name(), asked, length, packed);
         [&[VERSION][..], &asked, &check, &length, packed].concat()
     }
 

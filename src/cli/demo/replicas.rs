@@ -1,5 +1,6 @@
 //! The demo of several replicas: steps, each with its claim.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
@@ -76,7 +77,8 @@ impl Replicas {
             definition(1)
         );
         for node in &self.nodes {
-            text.push_str(&format!("  {}   (status: {}/)\n", node.data, node.admin));
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "  {}   (status: {}/)", node.data, node.admin);
         }
         text.push_str("Ctrl-C ends.\n");
         text
@@ -207,7 +209,7 @@ impl Replicas {
         step(
             "The store is killed, and comes back empty",
             &[
-                format!("what is in memory is answered as before: {}", line("200", &known)),
+                format!("{}", line("what is in memory is answered as before", &known)),
                 format!(
                     "what is not is refused after {}: {}, retry-after: {}; no replica spends what it cannot count",
                     ms(unknown.took),
