@@ -19,17 +19,28 @@ use crate::BoxError;
 use crate::caller::{Caller, Name};
 use crate::scan::{Answer, Holder, Request};
 use crate::secret::Secret;
+use crate::telemetry::trace;
 
 /// What will be asked once a slot is there. Binding late lets a merged call take in whoever waits at that moment.
 pub trait Load: Send + Sync + fmt::Debug {
     /// Called when a slot has been granted, just before the call leaves; again for every further attempt.
     fn request(&self) -> Arc<Request>;
 
+    /// Called when it has a place in the queue: at `start` comes its slot, if nobody comes or leaves before.
+    fn queues(&self, place: Place, start: Instant) {
+        let _ = (place, start);
+    }
+
     /// Who holds the token that it will be asked with; `None`: the gateway. Known from the start, whatever is bound later.
     fn holder(&self) -> Option<Holder>;
 
     /// The callers who benefit from the request last returned; the slot's cost is shared equally among them.
     fn beneficiaries(&self) -> Vec<Name>;
+
+    /// The call's place in a trace. Asked after [`Load::request`], which settles for whom the call is made.
+    fn trace(&self) -> trace::Call {
+        trace::Call::None
+    }
 }
 
 /// One attempt that wants a slot.
@@ -146,6 +157,8 @@ pub struct Outgoing {
     pub caller: Arc<Caller>,
     /// Where it has to go, and is.
     pub route: Route,
+    /// Its place in a trace.
+    pub trace: trace::Call,
 }
 
 /// A call with its host.
@@ -182,6 +195,8 @@ pub enum Fate {
 pub enum Again {
     /// It would fail in the same way.
     Never,
+    /// There is no slot in time for one more call; as part of another call, the question could still be asked.
+    InCompany,
     /// Once more may help: a connection lost, a token just renewed, a 5xx.
     Once,
     /// As soon as the quota allows it, for as long as the deadline allows it: the upstream said 429.

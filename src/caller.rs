@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::telemetry::trace::Trace;
+
 /// Everything about a request that is not the question itself.
 #[derive(Clone, Debug)]
 pub struct Caller {
@@ -21,6 +23,8 @@ pub struct Caller {
     pub freshness: Freshness,
     /// Names this request in logs and answers.
     pub request_id: Arc<str>,
+    /// The request's place in a trace.
+    pub trace: Trace,
 }
 
 /// The name that shares of the quota are counted under.

@@ -1,7 +1,7 @@
 //! A gateway in front of Defender for Endpoint's scan history.
 //!
 //! ```text
-//! caller ─► server ─► request id ─► count ─► respond ─► panic ─► guard ─► route ─► read ─► fair use ─► cache ─► fleet ─► coalesce
+//! caller ─► server ─► request id ─► trace ─► count ─► respond ─► panic ─► guard ─► route ─► read ─► fair use ─► cache ─► fleet ─► coalesce
 //!                                   (error → answer)                  bytes → scan::Request                     │
 //!                                                                                                               ▼
 //!        Defender ◄─ client ◄─ token ◄─ region ◄─ quota ◄─ hedge ◄─ fair queue (a lane per token) ◄─ retry ◄────┘

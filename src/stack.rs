@@ -5,13 +5,15 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::time::Instant;
-use tower::util::BoxCloneSyncService;
-use tower::{Service, ServiceBuilder};
+use tower::util::{BoxCloneSyncService, Oneshot};
+use tower::{Service, ServiceBuilder, ServiceExt as _};
 
 use crate::respond::Body;
 use crate::{BoxError, app, cache, coalesce, fleet, queue, quota, region, respond, scan, server, token, upstream};
@@ -19,6 +21,8 @@ use crate::{BoxError, app, cache, coalesce, fleet, queue, quota, region, respond
 /// The layers, made and waiting to be put in order. Each part is built by `app`; nothing is configured here.
 #[derive(Debug)]
 pub struct Parts {
+    /// Puts requests into traces.
+    pub trace: server::trace::Layer,
     /// Counts and logs.
     pub count: server::count::Layer,
     /// Writes answers.
@@ -53,8 +57,8 @@ pub struct Parts {
     pub client: upstream::Client,
 }
 
-/// Questions in, answers out: the half that knows nothing of the caller's HTTP.
-type Questions = BoxCloneSyncService<scan::Call, scan::Served, BoxError>;
+/// What a question goes through that was not answered from memory.
+type Forwarding = BoxCloneSyncService<scan::Call, scan::Served, BoxError>;
 
 /// Puts the layers in order.
 #[must_use]
@@ -80,6 +84,15 @@ pub fn build(
         .layer(parts.token)
         .service(parts.client);
 
+    let forwarding = ServiceBuilder::new()
+        // Below memory, which the store must not slow down; above the flights: a lease is on a question, whatever calls it becomes part of.
+        .layer(parts.fleet)
+        // Above the attempts: whoever asks the same shares them all, retries included.
+        .layer(parts.coalesce)
+        .service(paid);
+    // The type of everything below would be named in every future above; one box keeps compile times and stack frames small.
+    let forwarding: Forwarding = BoxCloneSyncService::new(forwarding);
+
     let questions = ServiceBuilder::new()
         // On top of everything that answers without a call.
         .layer(parts.saved)
@@ -87,17 +100,14 @@ pub fn build(
         .layer(parts.fair_use)
         // In front of the flights: a hit costs neither a task nor a slot.
         .layer(parts.cache)
-        // Below memory, which the store must not slow down; above the flights: a lease is on a question, whatever calls it becomes part of.
-        .layer(parts.fleet)
-        // Above the attempts: whoever asks the same shares them all, retries included.
-        .layer(parts.coalesce)
-        .service(paid);
-    // The type of everything below would be named in every future above; one box keeps compile times and stack frames small.
-    let questions: Questions = BoxCloneSyncService::new(questions);
+        // Below the cache: requests answered from memory do not pay for copies of what they do not pass through.
+        .service(Seldom::new(forwarding));
 
     ServiceBuilder::new()
         // First: every answer carries the id, and every log line below it.
         .layer(server::request_id::Layer)
+        // Outside of all that takes time; before `count`, whose log lines name the trace.
+        .layer(parts.trace)
         // Outside of `respond`: counts what callers really got.
         .layer(parts.count)
         // The one place that turns an error into an answer.
@@ -111,6 +121,34 @@ pub fn build(
         // The last layer that sees HTTP.
         .layer(parts.read)
         .service(questions)
+}
+
+/// A service that most requests pass by. Copying it copies one pointer; it is really copied for those that go through.
+#[derive(Clone, Debug)]
+struct Seldom<S>(Arc<S>);
+
+impl<S> Seldom<S> {
+    fn new(service: S) -> Self {
+        Self(Arc::new(service))
+    }
+}
+
+impl<S, R> Service<R> for Seldom<S>
+where
+    S: Service<R> + Clone,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = Oneshot<S, R>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        // The copy is asked.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: R) -> Self::Future {
+        S::clone(&self.0).oneshot(request)
+    }
 }
 
 /// The one seam between two parts: the queue takes its slots from the quota.

@@ -44,10 +44,10 @@ fn fixture() -> Fixture {
 
 async fn send(admin: &Admin, request: http::request::Builder, peer: &str) -> (Response<()>, String) {
     let mut request: Request<()> = request.body(()).unwrap();
-    request.extensions_mut().insert(Peer::Tcp {
-        remote: peer.parse().unwrap(),
-        local: SocketAddr::from(([10, 0, 0, 1], 9901)),
-    });
+    request.extensions_mut().insert(Peer::tcp(
+        peer.parse().unwrap(),
+        SocketAddr::from(([10, 0, 0, 1], 9901)),
+    ));
     let (head, body) = admin.clone().oneshot(request).await.unwrap().into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     (Response::from_parts(head, ()), String::from_utf8(body.into()).unwrap())

@@ -15,6 +15,7 @@ use super::{Error, settings};
 use crate::config::Resolved;
 use crate::task::Tasks;
 use crate::telemetry::metrics::{Mode, ModeGauge, Registry};
+use crate::telemetry::trace::Exporter;
 use crate::{admin, quota, server, stack};
 
 /// A gateway whose listeners are bound and whose upkeep runs; [`Gateway::serve`] lets callers in.
@@ -28,6 +29,7 @@ pub struct Gateway {
     mode: ModeGauge,
     tasks: Tasks,
     stop: CancellationToken,
+    exporter: Exporter,
     linger: Duration,
     drain: Duration,
 }
@@ -86,6 +88,7 @@ impl Gateway {
             mode,
             tasks,
             stop,
+            exporter: built.exporter,
             linger: config.server.linger,
             drain: config.server.drain,
         })
@@ -123,6 +126,7 @@ impl Gateway {
             mode,
             tasks,
             stop,
+            exporter,
             linger,
             drain,
         } = self;
@@ -142,6 +146,8 @@ impl Gateway {
         let serving = data.serve(stack::build(parts), &tasks, stop.clone());
         let (drained, ()) = tokio::join!(serving, draining);
         let left = tasks.finish(Duration::from_secs(1)).await;
+        // Last: what the drain itself did is traced too.
+        exporter.finish(Duration::from_secs(1)).await;
         admin.finish().await;
         tracing::info!(cut = drained.cut, left, "stopped");
         Ended { cut: drained.cut, left }

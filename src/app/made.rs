@@ -12,6 +12,7 @@ use super::{Error, settings, token_proxy};
 use crate::clock::Wall;
 use crate::config::Resolved;
 use crate::task::Tasks;
+use crate::telemetry::trace::{self, Exporter, Tracer};
 use crate::{cache, coalesce, fleet, net, queue, quota, region, scan, server, stack, token, upstream};
 
 /// All parts of a gateway: the layers, and what is shown and stopped from outside of them.
@@ -25,6 +26,7 @@ pub(super) struct Made {
     pub(super) cache: Arc<cache::Cache>,
     pub(super) fleet: Option<fleet::Member>,
     pub(super) saved: Saved,
+    pub(super) exporter: Exporter,
 }
 
 /// What many parts are made with.
@@ -59,7 +61,8 @@ impl Made {
         (surroundings.regions)(&mut region_config);
         let attempt = settings::attempt(config, &net_config, &region_config);
         let regions = region::Table::new(region_config, region::Metrics::register(making.root));
-        let keeper = making.keeper(&net)?;
+        let (tracer, exporter) = making.traces(&net)?;
+        let keeper = making.keeper(&net, &tracer)?;
         let (lanes, queue_metrics) = making.lanes(attempt)?;
         let fair_use = making.fair_use(queue_metrics);
         // What answers teach about pages and order is learnt by the flights and used by both.
@@ -73,6 +76,7 @@ impl Made {
         let saved = Saved::default();
         let calls = upstream::Metrics::register(making.root, regions.labels());
         let parts = stack::Parts {
+            trace: server::trace::Layer::new(tracer),
             panic: server::panic::Layer::new(count.panics()),
             count: server::count::Layer::new(count),
             respond: settings::respond(config, lanes.quota()),
@@ -99,12 +103,23 @@ impl Made {
             cache,
             fleet,
             saved,
+            exporter,
         })
     }
 }
 
 impl Making<'_> {
-    fn keeper(&mut self, net: &net::Client) -> Result<token::Keeper, Error> {
+    /// Where spans are started, and the task that sends them.
+    fn traces(&mut self, net: &net::Client) -> Result<(Tracer, Exporter), Error> {
+        let Some(traces) = &self.config.telemetry.traces else {
+            return Ok((Tracer::off(), Exporter::none()));
+        };
+        let collector = settings::collector(traces)?;
+        let metrics = trace::Metrics::register(self.root);
+        Ok(Exporter::start(collector, net.clone(), self.wall.clone(), metrics))
+    }
+
+    fn keeper(&mut self, net: &net::Client, tracer: &Tracer) -> Result<token::Keeper, Error> {
         let credentials = &self.config.credentials;
         let exchange = match settings::token_proxy(credentials) {
             Some(proxy) => token_proxy::exchange(net, proxy),
@@ -113,10 +128,11 @@ impl Making<'_> {
         let imds = net
             .direct()
             .exchange(settings::SIGN_IN_BYTES, settings::SIGN_IN_TIMEOUT);
+        let in_spans = |exchange| trace::traced(exchange, tracer, "sign in");
         Ok(token::Keeper::start(
             settings::token(credentials)?,
-            exchange,
-            imds,
+            in_spans(exchange),
+            in_spans(imds),
             self.wall.clone(),
             self.tasks,
             token::Metrics::register(self.root),

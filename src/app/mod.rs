@@ -8,6 +8,7 @@ mod gateway;
 mod lane;
 mod made;
 mod outlet;
+mod rate_limit;
 mod saved;
 mod settings;
 mod status;

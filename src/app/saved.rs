@@ -1,11 +1,12 @@
 //! What sharing saved: how many requests were answered, and by what.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use futures_util::future::BoxFuture;
-use futures_util::{FutureExt as _, TryFutureExt as _};
+use pin_project_lite::pin_project;
 use serde_json::{Value, json};
 use tower::Service;
 
@@ -97,21 +98,45 @@ pub struct Counting<S> {
 impl<S> Service<Call> for Counting<S>
 where
     S: Service<Call, Response = Served, Error = BoxError>,
-    S::Future: Send + 'static,
 {
     type Response = Served;
     type Error = BoxError;
-    type Future = BoxFuture<'static, Result<Served, BoxError>>;
+    type Future = Answering<S::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, call: Call) -> Self::Future {
-        let saved = self.saved.clone();
-        self.inner
-            .call(call)
-            .inspect_ok(move |served| saved.count(served))
-            .boxed()
+        Answering {
+            answer: self.inner.call(call),
+            saved: self.saved.clone(),
+        }
+    }
+}
+
+pin_project! {
+    /// An answer that will be counted.
+    #[derive(Debug)]
+    pub struct Answering<F> {
+        #[pin]
+        answer: F,
+        saved: Saved,
+    }
+}
+
+impl<F> Future for Answering<F>
+where
+    F: Future<Output = Result<Served, BoxError>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let answer = ready!(this.answer.poll(context));
+        if let Ok(served) = &answer {
+            this.saved.count(served);
+        }
+        Poll::Ready(answer)
     }
 }

@@ -1,13 +1,13 @@
 //! From the resolved configuration to each part's own settings.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 
-use super::Error;
+use super::{Error, rate_limit};
 use crate::caller::Name;
 use crate::config::{self, Credential, ManagedEndpoint, OnUnknownPast, Resolved};
+use crate::telemetry::trace::{self, Sampler};
 use crate::{admin, cache, coalesce, fleet, net, queue, quota, region, respond, server, store, token, upstream};
 
 /// Longest token exchange. Sign-in answers in well under a second; ten cover a bad day and keep callers from waiting in vain.
@@ -32,6 +32,29 @@ fn proxy(proxy: &config::Proxy) -> Result<net::Proxy, Error> {
     };
     made.with_authorization(authorization.expose())
         .map_err(Error::of("the forward proxy"))
+}
+
+pub(super) fn collector(traces: &config::Traces) -> Result<trace::Collector, Error> {
+    let sampling = traces.sampling;
+    let root = match sampling.millionths {
+        0 => Sampler::AlwaysOff,
+        config::Sampling::ALL.. => Sampler::AlwaysOn,
+        some => Sampler::TraceIdRatioBased(f64::from(some) / f64::from(config::Sampling::ALL)),
+    };
+    Ok(trace::Collector {
+        url: traces
+            .url
+            .as_str()
+            .try_into()
+            .map_err(Error::of("the collector's address"))?,
+        fields: traces.fields.clone(),
+        sampler: if sampling.parent_based {
+            Sampler::ParentBased(Box::new(root))
+        } else {
+            root
+        },
+        resource: traces.resource.clone(),
+    })
 }
 
 pub(super) fn regions(config: &Resolved) -> Result<region::Config, Error> {
@@ -179,27 +202,14 @@ pub(super) fn respond(config: &Resolved, quota: &quota::Quota) -> respond::Layer
         .regions
         .iter()
         .filter_map(|region| region.url.host_str());
-    let quota = quota.clone();
     let layer = respond::Layer::new(respond::Config {
         upstream_hosts: hosts.map(str::to_ascii_lowercase).collect(),
-        rate_limit: Arc::new(move || quota.snapshot().windows.iter().map(window).collect()),
+        rate_limit: rate_limit::of(quota.clone()),
     });
     if config.credentials.passthrough {
         layer.without_rate_limit_for(AUTHORIZATION)
     } else {
         layer
-    }
-}
-
-fn window(window: &quota::Window) -> respond::Window {
-    respond::Window {
-        name: Arc::clone(&window.name),
-        quota: window.limit as u64,
-        window_s: window.length.as_secs().max(1),
-        remaining: window.remaining as u64,
-        // The margin for clocks that drift is ours; callers are told of the window that the upstream documents.
-        reset_s: (window.reset.as_secs() + u64::from(window.reset.subsec_nanos() > 0))
-            .min(window.length.as_secs().max(1)),
     }
 }
 

@@ -49,7 +49,7 @@ impl Assembly {
         Ok(Self {
             answer: Answer {
                 status: StatusCode::OK,
-                headers: newest.headers.clone(),
+                headers: Arc::clone(&newest.headers),
                 body: body(newest, &rows),
             },
             asked: sources().map(|source| source.asked).min().unwrap_or(newest.asked),

@@ -27,7 +27,7 @@ pub(super) struct Source {
     pub(super) asked: Instant,
     pub(super) stored: Instant,
     pub(super) ttl: Duration,
-    pub(super) headers: HeaderMap,
+    pub(super) headers: Arc<HeaderMap>,
     pub(super) before: Bytes,
     pub(super) after: Bytes,
 }
@@ -65,7 +65,7 @@ impl Piece {
             asked,
             stored,
             ttl,
-            headers: answer.headers.clone(),
+            headers: Arc::clone(&answer.headers),
             before: Bytes::copy_from_slice(before),
             after: Bytes::copy_from_slice(after),
         });

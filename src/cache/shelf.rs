@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::quality::RandomState;
 use http::{HeaderMap, StatusCode, header};
 use tokio::time::Instant;
 
@@ -15,7 +16,7 @@ use crate::cache::{Config, Metrics};
 use crate::scan::{Answer, Keep, Key, Lore, Request, Rows, Version};
 
 /// moka bounds memory for both kinds together.
-pub(super) type Entries = moka::sync::Cache<Key, Stored>;
+pub(super) type Entries = moka::sync::Cache<Key, Stored, RandomState>;
 
 /// What lies under a key, shared so that a look-up copies one pointer.
 #[derive(Clone)]
@@ -38,7 +39,7 @@ impl Cache {
     /// An empty cache. With `lore`, which those who make the calls must teach, it also keeps rows by id.
     #[must_use]
     pub fn new(config: Config, lore: Option<Arc<Lore>>, metrics: Metrics) -> Self {
-        let entries = Entries::builder()
+        let entries = moka::sync::Cache::builder()
             .max_capacity(config.max_size)
             .weigher(|_, stored: &Stored| match stored {
                 Stored::Answer(entry) => entry.weight(),
@@ -51,7 +52,7 @@ impl Cache {
                     .saturating_add(config.longest_staleness())
                     .min(Duration::from_hours(24 * 365)),
             )
-            .build();
+            .build_with_hasher(RandomState::default());
         metrics.watch(&entries);
         Self {
             config,

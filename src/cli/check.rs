@@ -4,8 +4,6 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use url::Url;
-
 use super::{Error, print};
 use crate::config::{self, Disk, Environment, Loaded, Pin, Resolved, Source, duration, size};
 
@@ -111,7 +109,10 @@ fn sign_in(resolved: &Resolved) -> String {
 
 fn telemetry(resolved: &Resolved) -> String {
     let telemetry = &resolved.telemetry;
-    let traces = telemetry.otlp_endpoint.as_ref().map_or("nowhere", Url::as_str);
+    let traces = telemetry
+        .traces
+        .as_ref()
+        .map_or("nowhere", |traces| traces.url.as_str());
     format!(
         "logs {} as {}, traces go {traces}",
         telemetry.log,

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use crate::coalesce::flight::{Flight, Stage};
 use crate::coalesce::merge::{Cargo, Share};
 use crate::scan::Request;
+use crate::telemetry::trace;
 
 /// In whose company it flies.
 #[derive(Debug)]
@@ -124,6 +125,37 @@ impl Flight {
     /// Whether it may share a call with other questions.
     pub(super) fn is_sociable(&self) -> bool {
         matches!(self.state().trip, Trip::Own)
+    }
+
+    /// The call's place in a trace; the first attempt, which leaves now, gives it one.
+    pub(super) fn traced(&self, now: Instant) -> trace::Call {
+        let begun = self.state().trace.clone();
+        if !matches!(begun, trace::Call::None) {
+            return begun;
+        }
+        let call = trace::Call::depart(&self.participants(), now);
+        self.state().trace = call.clone();
+        call
+    }
+
+    /// The call that was made has ended, well or not. To be called before anybody is told.
+    pub(super) fn untrace(&self, failed: bool) {
+        let call = std::mem::take(&mut self.state().trace);
+        if !matches!(call, trace::Call::None) {
+            call.land(&self.participants(), self.question().ids().len(), failed);
+        }
+    }
+
+    /// The places in traces of all who get something of its call.
+    fn participants(&self) -> Vec<trace::Participant> {
+        let (mut participants, passengers) = {
+            let state = self.state();
+            (state.waiters.participants(), state.trip.passengers())
+        };
+        for passenger in passengers {
+            participants.extend(passenger.state().waiters.participants());
+        }
+        participants
     }
 
     /// How many wait for it.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::attempt::{Again, Failure, Load};
+use crate::attempt::{Again, Failure, Load, Place};
 use crate::caller::{Caller, Name};
 use crate::coalesce::Shared;
 use crate::coalesce::company::Trip;
@@ -14,6 +14,7 @@ use crate::coalesce::merge::Pool;
 use crate::coalesce::news::{Arrival, Inbox, Landing, Role};
 use crate::coalesce::waiter::{Lead, Waiters};
 use crate::scan::{Holder, Request};
+use crate::telemetry::trace;
 
 /// A call for one question. It is led by one of its waiters: the queue below knows it under the lead's name, deadline and place.
 pub(super) struct Flight {
@@ -28,6 +29,8 @@ pub(super) struct State {
     pub(super) stage: Stage,
     pub(super) trip: Trip,
     pub(super) waiters: Waiters,
+    /// The call's place in a trace, from its departure to its end.
+    pub(super) trace: trace::Call,
     /// How many more calls may be made after failures that are not the fault of those who still wait.
     restarts: u8,
     /// How many more waiters may take the lead after a refusal of the lead.
@@ -77,6 +80,7 @@ impl Flight {
                 waiters: Waiters::new(caller),
                 restarts: Self::RESTARTS,
                 successions: Self::SUCCESSIONS,
+                trace: trace::Call::None,
             }),
             recalled: Notify::new(),
         };
@@ -235,6 +239,12 @@ impl Load for Flight {
         self.question()
     }
 
+    fn queues(&self, place: Place, start: Instant) {
+        if let Some(pool) = &self.pool {
+            pool.queues(self, place, start);
+        }
+    }
+
     fn holder(&self) -> Option<Holder> {
         self.request.holder()
     }
@@ -250,6 +260,10 @@ impl Load for Flight {
         names.sort_unstable();
         names.dedup();
         names
+    }
+
+    fn trace(&self) -> trace::Call {
+        self.traced(Instant::now())
     }
 }
 

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use http::StatusCode;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 use tower::{Service, ServiceExt as _};
 
 use crate::BoxError;
-use crate::attempt::{Load, Try};
+use crate::attempt::{Again, Failure, Load, Try};
 use crate::coalesce::Shared;
 use crate::coalesce::board::Board;
 use crate::coalesce::flight::{Flight, Next, Stage};
@@ -61,10 +61,14 @@ impl Journey {
                     self.flight.go_alone();
                     self.flight.lead()
                 }
-                Leg::Flown(result) => match self.flight.unload() {
-                    Some(cargo) => self.unload(cargo, &result),
-                    None => self.settle(result, &led),
-                },
+                Leg::Flown(result) => {
+                    let good = result.as_ref().is_ok_and(|answer| answer.status.is_success());
+                    self.flight.untrace(!good);
+                    match self.flight.unload() {
+                        Some(cargo) => self.unload(cargo, &result),
+                        None => self.settle(result, &led),
+                    }
+                }
             };
         }
     }
@@ -72,7 +76,7 @@ impl Journey {
     /// Queues for a slot and makes the call, unless the flight is recalled before.
     async fn fly<S>(&self, led: &Lead, inner: S) -> Leg
     where
-        S: Service<Try, Response = Answer, Error = BoxError>,
+        S: Service<Try, Response = Answer, Error = BoxError> + Clone,
     {
         let pool = self.flight.pool().filter(|_| self.flight.is_sociable());
         let attempt = Try {
@@ -83,14 +87,10 @@ impl Journey {
         let flown = {
             let _berth = pool.map(|pool| pool.enter(&self.flight, led.place));
             let call = async {
-                // Who has no time to gather company, such as `wait=0`, goes at once.
-                if let Some(gather) = pool.map(|pool| pool.merge().gather)
-                    && Instant::now() + gather < led.caller.deadline
-                    && !gather.is_zero()
-                {
-                    sleep(gather).await;
+                match pool {
+                    Some(pool) => self.queue_in_company(pool, inner, attempt).await,
+                    None => inner.oneshot(attempt).await,
                 }
-                inner.oneshot(attempt).await
             };
             tokio::select! {
                 biased;
@@ -103,6 +103,35 @@ impl Journey {
             (Some(passage), _) => Leg::Carried(passage.await.ok()),
             (None, Some(result)) => Leg::Flown(result),
             (None, None) => Leg::GivenUp,
+        }
+    }
+
+    /// Queues for a slot, and for a lift when the queue has none in time.
+    async fn queue_in_company<S>(&self, pool: &Pool, inner: S, attempt: Try) -> Result<Answer, BoxError>
+    where
+        S: Service<Try, Response = Answer, Error = BoxError> + Clone,
+    {
+        let (place, deadline) = (attempt.place, attempt.caller.deadline);
+        let gather = pool.merge().gather;
+        // Who has no time to gather company, such as `wait=0`, goes at once.
+        if Instant::now() + gather < deadline && !gather.is_zero() {
+            sleep(gather).await;
+        }
+        loop {
+            // From before the queue is asked, so that no slot is lost unseen.
+            let moved = pool.moved();
+            let result = inner.clone().oneshot(attempt.clone()).await;
+            let lacks_slot = result.as_ref().err().and_then(|error| error.downcast_ref::<Failure>());
+            if !lacks_slot.is_some_and(|failure| failure.again == Again::InCompany)
+                || !pool.offers_lift(&self.flight, place, deadline)
+            {
+                return result;
+            }
+            // Taken aboard, it is recalled. Left behind, or at the end of its time, it asks the queue again, which knows when to come back.
+            tokio::select! {
+                () = moved => {}
+                () = sleep_until(deadline) => {}
+            }
         }
     }
 

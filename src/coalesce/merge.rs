@@ -3,20 +3,26 @@
 //! A plain flight that waits for its slot lies in the pool. When one of them gets its slot, it takes others aboard, in the order of their
 //! places, and asks for all their ids at once; the answer is taken apart again. Whenever that is not certain to give each what it would
 //! have got alone, everybody aboard asks alone, once, in the old place.
+//!
+//! A flight for which the queue has no slot in time may still come along: it waits for a lift, as long as calls that will leave in time have
+//! room for all who wait.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::StatusCode;
-use tokio::sync::oneshot;
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::BoxError;
 use crate::attempt::Place;
 use crate::coalesce::Metrics;
 use crate::coalesce::flight::Flight;
+use crate::coalesce::growth::Growth;
+use crate::coalesce::room::Room;
 use crate::coalesce::suspect::Suspects;
 use crate::scan::{Answer, Doubt, Lore, Request, Rows, Version};
 
@@ -42,12 +48,15 @@ pub(super) struct Pool {
     lore: Arc<Lore>,
     metrics: Metrics,
     state: Mutex<State>,
+    /// Tells those who wait for a lift that a slot is gone, used or not.
+    moved: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// By version and place. There are never more than there are flights.
-    waiting: [BTreeMap<u64, Arc<Flight>>; Version::ALL.len()],
+    /// By version.
+    rooms: [Room; Version::ALL.len()],
+    growth: [Growth; Version::ALL.len()],
     suspects: Suspects,
     doubts: u32,
     resting_until: Option<Instant>,
@@ -83,6 +92,7 @@ impl Pool {
             lore,
             metrics,
             state: Mutex::default(),
+            moved: Notify::new(),
         }
     }
 
@@ -105,12 +115,32 @@ impl Pool {
     /// Lets a waiting flight be taken aboard for as long as the berth is held.
     pub(super) fn enter(self: &Arc<Self>, flight: &Arc<Flight>, place: Place) -> Berth {
         let version = flight.request().version();
-        self.state().waiting[version as usize].insert(place.order(), Arc::clone(flight));
+        self.state().rooms[version as usize].enter(place.order(), Arc::clone(flight));
         Berth {
             pool: Arc::clone(self),
             version,
             order: place.order(),
         }
+    }
+
+    /// `flight` has a place in the queue now, and will get its slot at `start`.
+    pub(super) fn queues(&self, flight: &Flight, place: Place, start: Instant) {
+        self.state().rooms[flight.request().version() as usize].queues(place.order(), start);
+    }
+
+    /// Whether a flight that the queue has no slot for, before `until`, can count on a lift.
+    pub(super) fn offers_lift(&self, flight: &Flight, place: Place, until: Instant) -> bool {
+        let now = Instant::now();
+        let mut state = self.state();
+        let resting = state.resting_until.is_some_and(|until| until > now);
+        let version = flight.request().version();
+        state.rooms[version as usize].queues_not(place.order());
+        now < until && !resting && state.rooms[version as usize].takes_all(until, self.most_ids(version, &state, now))
+    }
+
+    /// Resolves when somebody who had a slot to come has left, with or without others.
+    pub(super) fn moved(&self) -> Notified<'_> {
+        self.moved.notified()
     }
 
     /// What `carrier`, whose slot has just been granted, asks for: its own ids, and those of the flights that it takes aboard.
@@ -122,44 +152,46 @@ impl Pool {
         if !carrier.depart(now) {
             return carrier.question();
         }
-        let waiting = &mut state.waiting[own.version() as usize];
-        waiting.retain(|_, flight| !std::ptr::eq(Arc::as_ptr(flight), carrier));
-        if state.resting_until.is_some_and(|until| until > now) {
-            return carrier.question();
+        let version = own.version();
+        state.rooms[version as usize].clear(|flight| std::ptr::eq(flight, carrier));
+        if state.resting_until.is_none_or(|until| until <= now) {
+            let most = self.most_ids(version, &state, now);
+            let passengers = pick(own, &state.rooms[version as usize], most, now);
+            state.rooms[version as usize].clear(Flight::is_aboard);
+            self.load_up(carrier, passengers, &mut state.growth[version as usize], now);
         }
-        let passengers = self.pick(own, &state.waiting[own.version() as usize], now);
-        state.waiting[own.version() as usize].retain(|_, flight| !flight.is_aboard());
         drop(state);
-        let ids = passengers.iter().flat_map(|passenger| passenger.flight.request().ids());
-        match Request::plain(own.version(), own.ids().chain(ids)) {
-            Ok(request) if !passengers.is_empty() => carrier.load_up(Cargo {
-                request: Arc::new(request),
-                passengers,
-            }),
-            // Passengers who are let go here ask alone.
-            _ => {}
-        }
+        self.moved.notify_waiters();
         carrier.question()
     }
 
-    /// Takes flights aboard, first come first, as long as there is room.
-    fn pick(&self, own: &Request, waiting: &BTreeMap<u64, Arc<Flight>>, now: Instant) -> Vec<Passenger> {
-        let mut ids: HashSet<&str> = own.ids().collect();
-        let mut passengers = Vec::new();
-        for flight in waiting.values() {
-            let more = flight.request().ids().filter(|id| !ids.contains(id)).count();
-            if ids.len() + more > self.merge.max_ids.get() {
-                continue;
-            }
-            if let Some(tell) = flight.take_aboard(now) {
-                ids.extend(flight.request().ids());
-                passengers.push(Passenger {
-                    flight: Arc::clone(flight),
-                    tell,
+    fn load_up(&self, carrier: &Flight, passengers: Vec<Passenger>, growth: &mut Growth, now: Instant) {
+        let own = carrier.request();
+        let ids = passengers.iter().flat_map(|passenger| passenger.flight.request().ids());
+        match Request::plain(own.version(), own.ids().chain(ids)) {
+            Ok(request) if !passengers.is_empty() => {
+                let expected = self.lore.rows_for(own.version(), request.ids().len());
+                growth.leaves(expected.unwrap_or(0), self.lore.longest(own.version()), now);
+                carrier.load_up(Cargo {
+                    request: Arc::new(request),
+                    passengers,
                 });
             }
+            // Passengers who are let go here ask alone.
+            _ => {}
         }
-        passengers
+    }
+
+    /// How many ids a call may name that leaves now.
+    fn most_ids(&self, version: Version, state: &State, now: Instant) -> usize {
+        let most = self.merge.max_ids.get();
+        let wanted = state.rooms[version as usize].ids().min(most);
+        let Some(wanted) = self.lore.rows_for(version, wanted) else {
+            return most;
+        };
+        let rows = state.growth[version as usize].rows(wanted, self.lore.longest(version), now);
+        let ids = self.lore.ids_for(version, rows);
+        ids.map_or(most, |ids| ids.clamp(1, most))
     }
 
     /// Takes the answer to a united call apart.
@@ -170,6 +202,7 @@ impl Pool {
     pub(super) fn unload(&self, cargo: &Cargo, result: &Result<Answer, BoxError>) -> Result<Rows, Doubt> {
         let rows = self.examine(&cargo.request, result);
         let mut state = self.state();
+        state.growth[cargo.request.version() as usize].learn(rows.as_ref().err().copied());
         match &rows {
             Ok(_) => {
                 state.doubts = 0;
@@ -177,8 +210,12 @@ impl Pool {
             }
             Err(doubt) => {
                 self.metrics.doubt(*doubt);
-                // A record says nothing against merging: the next answer of this length is no record any more.
-                state.doubts += u32::from(*doubt != Doubt::Longest);
+                if *doubt == Doubt::Longest {
+                    // A record says nothing against merging, and that answers so far ended where they did meant nothing either.
+                    state.doubts = 0;
+                } else {
+                    state.doubts += 1;
+                }
                 if state.doubts >= DOUBTS {
                     tracing::warn!(reason = doubt.as_str(), rest = ?REST, "merging rests: answers could not be taken apart with certainty");
                     state.resting_until = Some(Instant::now() + REST);
@@ -212,13 +249,33 @@ impl Pool {
     }
 }
 
+/// Takes flights aboard, first come first, as long as there is room for so many ids.
+fn pick(own: &Request, room: &Room, most_ids: usize, now: Instant) -> Vec<Passenger> {
+    let mut ids: HashSet<&str> = own.ids().collect();
+    let mut passengers = Vec::new();
+    for flight in room.flights() {
+        let more = flight.request().ids().filter(|id| !ids.contains(id)).count();
+        if ids.len() + more > most_ids {
+            continue;
+        }
+        if let Some(tell) = flight.take_aboard(now) {
+            ids.extend(flight.request().ids());
+            passengers.push(Passenger {
+                flight: Arc::clone(flight),
+                tell,
+            });
+        }
+    }
+    passengers
+}
+
 /// What the answer to `whole` means for `part`, whose ids are all among those of `whole`.
 pub(super) fn share(whole: &Request, part: &Request, rows: &Rows, answer: &Answer) -> Answer {
     let part: HashSet<&str> = part.ids().collect();
     let wanted: Vec<bool> = whole.ids().map(|id| part.contains(id)).collect();
     Answer {
         status: answer.status,
-        headers: answer.headers.clone(),
+        headers: Arc::clone(&answer.headers),
         body: rows.only(|id| wanted.get(id).copied().unwrap_or(false)),
     }
 }
@@ -232,6 +289,9 @@ pub(super) struct Berth {
 
 impl Drop for Berth {
     fn drop(&mut self) {
-        self.pool.state().waiting[self.version as usize].remove(&self.order);
+        let missed = self.pool.state().rooms[self.version as usize].leave(self.order);
+        if missed {
+            self.pool.moved.notify_waiters();
+        }
     }
 }

@@ -11,12 +11,14 @@ mod board;
 mod company;
 mod error;
 mod flight;
+mod growth;
 mod journey;
 mod layer;
 mod load;
 mod merge;
 mod metrics;
 mod news;
+mod room;
 mod suspect;
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::attempt::Place;
 use crate::caller::{Caller, Name};
 use crate::coalesce::news::{Inbox, News};
+use crate::telemetry::trace::Participant;
 
 /// The waiters of one flight, in the order of arrival.
 pub(super) struct Waiters {
@@ -109,6 +110,18 @@ impl Waiters {
         self.lead = *id;
         self.lead_name = waiter.caller.name.clone();
         Some(waiter.lead())
+    }
+
+    /// Their places in traces, the lead's first.
+    pub(super) fn participants(&self) -> Vec<Participant> {
+        let lead = self.list.get(&self.lead).into_iter();
+        let others = self.list.iter().filter(|(id, _)| **id != self.lead);
+        lead.chain(others.map(|(_, waiter)| waiter))
+            .map(|waiter| Participant {
+                trace: waiter.caller.trace.clone(),
+                entered: waiter.place.entered(),
+            })
+            .collect()
     }
 
     /// Every waiter's; the lead's name even when the lead has hung up and nobody is left to pay.

@@ -46,13 +46,35 @@ pub mod variable {
     pub const NO_PROXY: &str = "NO_PROXY";
     /// See [`NO_PROXY`].
     pub const NO_PROXY_LOWER: &str = "no_proxy";
-    /// Where traces go.
+    /// Where telemetry goes; `/v1/traces` is added.
     pub const OTLP_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    /// Where traces go, as it is.
+    pub const OTLP_TRACES_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+    /// Header fields for the collector, such as an API key: `name=value,…`, percent-encoded.
+    pub const OTLP_HEADERS: &str = "OTEL_EXPORTER_OTLP_HEADERS";
+    /// The same for traces alone; wins.
+    pub const OTLP_TRACES_HEADERS: &str = "OTEL_EXPORTER_OTLP_TRACES_HEADERS";
+    /// How telemetry is sent; here always `http/protobuf`.
+    pub const OTLP_PROTOCOL: &str = "OTEL_EXPORTER_OTLP_PROTOCOL";
+    /// The same for traces alone; wins.
+    pub const OTLP_TRACES_PROTOCOL: &str = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL";
+    /// `none` turns traces off.
+    pub const TRACES_EXPORTER: &str = "OTEL_TRACES_EXPORTER";
+    /// `true` turns traces off.
+    pub const OTEL_DISABLED: &str = "OTEL_SDK_DISABLED";
+    /// Which requests are traced.
+    pub const TRACES_SAMPLER: &str = "OTEL_TRACES_SAMPLER";
+    /// The part of all requests, 0 to 1, for the samplers that need it.
+    pub const TRACES_SAMPLER_ARG: &str = "OTEL_TRACES_SAMPLER_ARG";
+    /// `service.name` in traces.
+    pub const SERVICE_NAME: &str = "OTEL_SERVICE_NAME";
+    /// Further attributes of this process in traces: `name=value,…`, percent-encoded.
+    pub const RESOURCE_ATTRIBUTES: &str = "OTEL_RESOURCE_ATTRIBUTES";
     /// How many threads serve; tokio's own name for it.
     pub const WORKER_THREADS: &str = "TOKIO_WORKER_THREADS";
 
     /// All of the above.
-    pub const ALL: [&str; 20] = [
+    pub const ALL: [&str; 31] = [
         CONFIG,
         TENANT_ID,
         CLIENT_ID,
@@ -72,6 +94,17 @@ pub mod variable {
         NO_PROXY,
         NO_PROXY_LOWER,
         OTLP_ENDPOINT,
+        OTLP_TRACES_ENDPOINT,
+        OTLP_HEADERS,
+        OTLP_TRACES_HEADERS,
+        OTLP_PROTOCOL,
+        OTLP_TRACES_PROTOCOL,
+        TRACES_EXPORTER,
+        OTEL_DISABLED,
+        TRACES_SAMPLER,
+        TRACES_SAMPLER_ARG,
+        SERVICE_NAME,
+        RESOURCE_ATTRIBUTES,
         WORKER_THREADS,
     ];
 }

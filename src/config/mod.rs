@@ -38,6 +38,6 @@ pub use mistake::{Mistake, Mistakes, Origin};
 pub use reference::reference;
 pub use section::{
     Admin, Cache, Callers, Credential, Credentials, Defender, Format, ManagedEndpoint, Merge, OnUnknownPast, Pin,
-    Proxy, Queue, Quota, Region, SecretSource, Server, Store, Telemetry, TokenProxy, TrustedRoots,
+    Proxy, Queue, Quota, Region, Sampling, SecretSource, Server, Store, Telemetry, TokenProxy, Traces, TrustedRoots,
 };
 pub use value::{Limit, Listen, duration, size};

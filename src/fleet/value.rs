@@ -115,7 +115,7 @@ impl Value {
         Ok(Self {
             answer: Answer {
                 status: StatusCode::from_u16(meta.status).map_err(|_| Unreadable::Shape)?,
-                headers: fields(&meta.fields).ok_or(Unreadable::Shape)?,
+                headers: fields(&meta.fields).ok_or(Unreadable::Shape)?.into(),
                 body: Bytes::from(open).slice(end + 1..),
             },
             asked: StoreTime(u64::from_be_bytes(asked)),
@@ -166,7 +166,7 @@ mod tests {
         Value {
             answer: Answer {
                 status: StatusCode::OK,
-                headers,
+                headers: headers.into(),
                 body: body.into(),
             },
             asked: StoreTime(1_700_000_000_000),

@@ -109,7 +109,12 @@ impl Clock for PausableClock {
 /// Refuses callers over their fair use before anything else is done for them.
 #[derive(Clone, Debug)]
 pub struct Layer {
-    fair_use: Option<FairUse>,
+    limit: Option<Arc<Limit>>,
+}
+
+#[derive(Debug)]
+struct Limit {
+    fair_use: FairUse,
     metrics: Metrics,
 }
 
@@ -117,7 +122,8 @@ impl Layer {
     /// Without a limit every caller passes.
     #[must_use]
     pub fn new(fair_use: Option<FairUse>, metrics: Metrics) -> Self {
-        Self { fair_use, metrics }
+        let limit = fair_use.map(|fair_use| Arc::new(Limit { fair_use, metrics }));
+        Self { limit }
     }
 }
 
@@ -127,8 +133,7 @@ impl<S> tower::Layer<S> for Layer {
     fn layer(&self, inner: S) -> Self::Service {
         Service {
             inner,
-            fair_use: self.fair_use.clone(),
-            metrics: self.metrics.clone(),
+            limit: self.limit.clone(),
         }
     }
 }
@@ -137,8 +142,7 @@ impl<S> tower::Layer<S> for Layer {
 #[derive(Clone, Debug)]
 pub struct Service<S> {
     inner: S,
-    fair_use: Option<FairUse>,
-    metrics: Metrics,
+    limit: Option<Arc<Limit>>,
 }
 
 impl<S> tower::Service<Call> for Service<S>
@@ -154,17 +158,13 @@ where
     }
 
     fn call(&mut self, call: Call) -> Self::Future {
-        match self
-            .fair_use
-            .as_ref()
-            .map_or(Ok(()), |fair_use| fair_use.check(&call.caller.name))
+        if let Some(limit) = &self.limit
+            && let Err(refused) = limit.fair_use.check(&call.caller.name)
         {
-            Ok(()) => Either::Left(self.inner.call(call)),
-            Err(refused) => {
-                self.metrics.refused(refused.reason);
-                Either::Right(std::future::ready(Err(refused.into())))
-            }
+            limit.metrics.refused(refused.reason);
+            return Either::Right(std::future::ready(Err(refused.into())));
         }
+        Either::Left(self.inner.call(call))
     }
 }
 

@@ -6,6 +6,7 @@ use futures_util::future::BoxFuture;
 use tower::ServiceExt as _;
 
 use super::line::{Queue, Slots};
+use super::refused::{Reason, Refused};
 use crate::attempt::{Again, Failure, Fate, Granted, Route, Try};
 use crate::scan::Answer;
 
@@ -48,6 +49,19 @@ impl<Q: Slots, S: Clone> Clone for Service<Q, S> {
     }
 }
 
+fn failure(refused: Refused) -> Failure {
+    Failure {
+        fate: Fate::Unsent,
+        again: match refused.reason {
+            // Only a slot is missing.
+            Reason::Late | Reason::Promised => Again::InCompany,
+            _ => Again::Never,
+        },
+        answer: None,
+        source: Box::new(refused),
+    }
+}
+
 impl<Q, S> tower::Service<Try> for Service<Q, S>
 where
     Q: Slots,
@@ -67,12 +81,9 @@ where
         let queue = self.queue.clone();
         let mut inner = self.inner.clone();
         Box::pin(async move {
-            let permit = queue.turn(&attempt).await.map_err(|refused| Failure {
-                fate: Fate::Unsent,
-                again: Again::Never,
-                answer: None,
-                source: Box::new(refused),
-            })?;
+            let waiting = queue.enter(&attempt).map_err(failure)?;
+            attempt.load.queues(attempt.place, waiting.predicted_start());
+            let permit = waiting.turn().await.map_err(failure)?;
             let granted = Granted {
                 attempt: attempt.clone(),
                 permit,

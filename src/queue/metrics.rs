@@ -97,17 +97,17 @@ impl Metrics {
         );
         registry.register(
             "queue_caller_waiting",
-            "Requests of a caller that wait, for the 20 callers with the most",
+            "Requests that wait, for the 20 callers with the most",
             metrics.shown.caller_waiting.clone(),
         );
         registry.register(
             "queue_caller_predicted_wait_seconds",
-            "How long until a caller's next turn, for the same callers",
+            "How long until the next turn of each of these callers",
             metrics.shown.caller_wait.clone(),
         );
         registry.register(
             "queue_caller_served",
-            "Slots that a caller has had since it was first seen, for the same callers",
+            "Slots that each of these callers has had since it was first seen",
             metrics.shown.caller_served.clone(),
         );
         metrics

@@ -84,11 +84,12 @@ impl<P> State<P> {
         let own = self.order.waiting_of(&caller.name);
         let others = self.visitors.visit(&caller.name, now);
         self.look_ahead(now, self.order.len() + 1 + MOST_RESERVED, slots);
+        let reserve = self.reserve(deadline, if own == 0 { 0 } else { others.max(1) });
         if self.order.len() >= self.config.max_requests {
-            return Err(self.refuse(Reason::Full, caller, now));
+            return Err(self.refuse(Reason::Full, caller, reserve, now));
         }
         if own >= self.config.max_requests_per_caller {
-            return Err(self.refuse(Reason::CallerFull, caller, now));
+            return Err(self.refuse(Reason::CallerFull, caller, reserve, now));
         }
         // A place below 2^48 and a count of tickets: unique, and in order of first arrival even when a request queues again.
         let id = (attempt.place.order() << 16) | (self.tickets & 0xffff);
@@ -106,11 +107,11 @@ impl<P> State<P> {
             .is_some_and(|closes| self.slots.get(rank).is_none_or(|start| *start > closes))
         {
             self.order.remove(id);
-            return Err(self.refuse(Reason::ShuttingDown, caller, now));
+            return Err(self.refuse(Reason::ShuttingDown, caller, reserve, now));
         }
-        if let Err(reason) = self.admit(rank, deadline, if own == 0 { 0 } else { others.max(1) }) {
+        if let Err(reason) = self.admit(rank, deadline, reserve) {
             self.order.remove(id);
-            return Err(self.refuse(reason, caller, now));
+            return Err(self.refuse(reason, caller, reserve, now));
         }
         // The fair turn, or the end of those who cannot be passed over.
         let rank = rank.max(self.promises.served_first(deadline, &self.slots));
@@ -121,13 +122,17 @@ impl<P> State<P> {
         Ok(Entered { id, start, turn })
     }
 
-    /// Whether the ticket at `rank` can be promised its deadline, leaving `reserve` slots for others, at most half of those before it.
+    /// How many slots are left for `others`: at most half of those before the deadline.
+    fn reserve(&self, deadline: Instant, others: usize) -> usize {
+        let in_time = self.slots.partition_point(|slot| *slot <= deadline);
+        others.min(in_time / 2).min(MOST_RESERVED)
+    }
+
+    /// Whether the ticket at `rank` can be promised its deadline, leaving `reserve` slots for others.
     fn admit(&self, rank: usize, deadline: Instant, reserve: usize) -> Result<(), Reason> {
         if self.slots.get(rank).is_none_or(|start| *start > deadline) {
             return Err(Reason::Late);
         }
-        let in_time = self.slots.partition_point(|slot| *slot <= deadline);
-        let reserve = reserve.min(in_time / 2).min(MOST_RESERVED);
         if self.promises.can_add(deadline, reserve, &self.slots) {
             Ok(())
         } else {
@@ -213,16 +218,43 @@ impl<P> State<P> {
         self.order.spread(urgency, payer, beneficiaries);
     }
 
-    /// Who comes back when told, and finds nobody new, is served: those who wait now, as far as they go first, have had their slots.
-    fn refuse(&mut self, reason: Reason, caller: &Caller, now: Instant) -> Refused {
-        let last = now + LATELY * 1000;
-        let in_turn = self.order.ahead_of_newcomer(&caller.name, caller.urgency, last);
-        let ahead = in_turn.max(self.promises.served_first(last, &self.slots));
-        let start = self.slots.get(ahead).copied().unwrap_or(now + LATELY);
+    /// Who comes back when told, with the same wait, and finds nobody new, is let in.
+    fn refuse(&mut self, reason: Reason, caller: &Caller, reserve: usize, now: Instant) -> Refused {
+        // The wait may hold one slot more then, and half of it is kept.
+        let reserve = if reserve == 0 {
+            0
+        } else {
+            (reserve + 1).min(MOST_RESERVED)
+        };
+        let at = self.come_back_at(caller, reserve, now).or(self.slots.back().copied());
         Refused {
             reason,
-            retry_after: start.saturating_duration_since(now),
+            retry_after: at.map_or(LATELY, |at| at.saturating_duration_since(now)),
         }
+    }
+
+    /// Not before the turn of a request that lets its caller's others go first; and when everybody who waits now may go first, with
+    /// `reserve` slots to spare, and there is room. For who does not wait at all that is the moment at which nobody waits any more.
+    fn come_back_at(&mut self, caller: &Caller, reserve: usize, now: Instant) -> Option<Instant> {
+        let last = now + LATELY * 1000;
+        let ahead = self.order.ahead_of_newcomer(&caller.name, caller.urgency, last);
+        let turn = *self.slots.get(ahead)?;
+        let wait = caller.deadline.saturating_duration_since(now);
+        let after_all = self
+            .slots
+            .get(self.order.len() + reserve)?
+            .checked_sub(wait)
+            .unwrap_or(now);
+        let in_all = self.order.len().checked_sub(self.config.max_requests);
+        let own = self.order.waiting_of(&caller.name) >= self.config.max_requests_per_caller;
+        let own = own
+            .then(|| self.order.turns_of(&caller.name))
+            .flatten()
+            .map(|(first, _)| first);
+        let room = in_all
+            .max(own)
+            .map_or(Some(now), |served| self.slots.get(served).copied())?;
+        Some(turn.max(after_all).max(room))
     }
 
     /// Forecasts at least `count` slots, unless the last forecast still holds.

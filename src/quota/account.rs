@@ -309,6 +309,27 @@ impl Account {
         windows.collect()
     }
 
+    /// Until when these windows, told in whole seconds, stay as they are if nothing happens but that time passes.
+    #[must_use]
+    pub fn steady_until(&self, windows: &[Window], now: Instant) -> Instant {
+        /// Nothing is said about more than this: when nothing counts down there is nothing to look at.
+        const LONGEST: Duration = Duration::from_hours(1);
+        let paused = self.paused_until().is_some();
+        let counting = self
+            .ledger
+            .limits()
+            .iter()
+            .zip(windows)
+            .filter(|(limit, _)| paused || self.ledger.next_return(limit, now).is_some())
+            .map(|(_, window)| match window.reset.subsec_nanos() {
+                0 => Duration::from_secs(u64::from(!window.reset.is_zero())),
+                part => Duration::from_nanos(part.into()),
+            });
+        let next_second = now + counting.min().unwrap_or(LONGEST);
+        self.next_timeout()
+            .map_or(next_second, |timeout| timeout.min(next_second))
+    }
+
     /// Whether calls that nobody waits for may be made: at least half of the bucket is there, and half of every window.
     pub fn has_surplus(&mut self, now: Instant) -> bool {
         self.opens_at(now).is_some_and(|at| at <= now)

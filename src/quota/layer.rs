@@ -68,6 +68,7 @@ where
         Box::pin(async move {
             let outgoing = Outgoing {
                 request: attempt.load.request(),
+                trace: attempt.load.trace(),
                 caller: attempt.caller,
                 route,
             };

@@ -28,6 +28,8 @@ struct Shared {
     state: Mutex<State>,
     /// Counts changes that make an earlier forecast wrong.
     version: AtomicU64,
+    /// Counts the moments at which the state may have changed.
+    stamp: AtomicU64,
     changed: Notify,
     wall: Wall,
     metrics: Metrics,
@@ -80,6 +82,7 @@ impl Quota {
         Self(Arc::new(Shared {
             state: Mutex::new(state),
             version: AtomicU64::new(0),
+            stamp: AtomicU64::new(0),
             changed: Notify::new(),
             wall,
             metrics,
@@ -110,7 +113,7 @@ impl Quota {
 
     /// Appends the starts of the next `count` slots to `slots`; see [`Forecast`].
     pub fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>) {
-        let mut forecast = Forecast::new(&self.0.lock().account, now);
+        let mut forecast = Forecast::new(&self.0.look().account, now);
         slots.extend((0..count).map(|_| forecast.next_slot()));
     }
 
@@ -131,7 +134,7 @@ impl Quota {
     /// When a call of unknown fate ends by itself, which is no change that [`Quota::changed`] tells.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.0.lock().account.next_timeout()
+        self.0.look().account.next_timeout()
     }
 
     /// Whether calls that nobody waits for may be made now.
@@ -143,18 +146,26 @@ impl Quota {
     /// When the quota, if no further call is made, is as good as a fresh one; `now` when it is.
     #[must_use]
     pub fn empty_at(&self, now: Instant) -> Instant {
-        self.0.lock().account.empty_at(now)
+        self.0.look().account.empty_at(now)
+    }
+
+    /// Changes whenever a snapshot may have become another one, except by the passing of time.
+    #[must_use]
+    pub fn stamp(&self) -> u64 {
+        self.0.stamp.load(Ordering::Relaxed)
     }
 
     /// The state for people.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let now = Instant::now();
-        let mut state = self.0.lock();
+        let mut state = self.0.look();
         state.account.ledger.sweep(now);
         let account = &state.account;
+        let windows = account.windows(now);
         Snapshot {
-            windows: account.windows(now),
+            steady_until: account.steady_until(&windows, now),
+            windows,
             paused: account
                 .paused_until()
                 .map(|until| until.saturating_duration_since(now))
@@ -176,7 +187,15 @@ impl Quota {
 }
 
 impl Shared {
+    /// The state, to change it.
     fn lock(&self) -> MutexGuard<'_, State> {
+        let state = self.look();
+        self.stamp.fetch_add(1, Ordering::Relaxed);
+        state
+    }
+
+    /// The state, to look at it; also to let it do what is due.
+    fn look(&self) -> MutexGuard<'_, State> {
         // A panic inside leaves a state that is at worst too careful.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

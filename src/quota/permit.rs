@@ -28,6 +28,8 @@ pub enum Quota {
 pub struct Snapshot {
     /// The windows, shortest first.
     pub windows: Vec<Window>,
+    /// Until when the windows, told in whole seconds, stay as they are unless [`Quota::stamp`] changes.
+    pub steady_until: Instant,
     /// How long everybody still waits because the upstream said 429.
     pub paused: Option<Duration>,
     /// Calls of others on the same app registration, as far as 429s revealed them.
@@ -69,6 +71,15 @@ impl Quota {
         match self {
             Self::Local(quota) => quota.take(now).map(Permit::Local),
             Self::Shared(quota) => quota.take(now).map(Permit::Shared).ok_or(None),
+        }
+    }
+
+    /// Changes whenever a snapshot may have become another one, except by the passing of time.
+    #[must_use]
+    pub fn stamp(&self) -> u64 {
+        match self {
+            Self::Local(quota) => quota.stamp(),
+            Self::Shared(quota) => quota.stamp(),
         }
     }
 

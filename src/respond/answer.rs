@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
@@ -11,14 +12,44 @@ use super::table::{self, causes};
 use super::{Problem, RequestId, field, link};
 use crate::BoxError;
 use crate::attempt::Failure;
-use crate::caller::Caller;
 use crate::scan::{self, Answer, Forward, Served, Status};
 
 /// The body of every answer: whole, and shared with the cache.
 pub type Body = Full<Bytes>;
 
 /// Tells the quota windows as they are at this moment. Called once per answer, so it must be cheap and must not block.
-pub type RateLimit = Arc<dyn Fn() -> Vec<Window> + Send + Sync>;
+pub type RateLimit = Arc<dyn Fn() -> Arc<Windows> + Send + Sync>;
+
+/// The quota windows as they are at one moment, with their fields already written: between two calls many answers share them.
+#[derive(Clone, Debug, Default)]
+pub struct Windows {
+    list: Vec<Window>,
+    policy: Option<HeaderValue>,
+    left: Option<HeaderValue>,
+}
+
+impl Windows {
+    /// `list` holds the shortest window first. Without any, there are no fields.
+    #[must_use]
+    pub fn new(list: Vec<Window>) -> Self {
+        Self {
+            policy: field::rate_limit_policy(&list),
+            left: field::rate_limit(&list),
+            list,
+        }
+    }
+
+    /// The windows, shortest first.
+    #[must_use]
+    pub fn list(&self) -> &[Window] {
+        &self.list
+    }
+
+    fn put(&self, fields: &mut HeaderMap) {
+        put(fields, RATE_LIMIT_POLICY, self.policy.clone());
+        put(fields, RATE_LIMIT, self.left.clone());
+    }
+}
 
 /// One quota window as callers see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +83,16 @@ impl fmt::Debug for Config {
     }
 }
 
-/// How a request ended, for metrics and logs. Every answer to a question carries it as an extension.
+/// An answer on its way out, and what it means.
+#[derive(Debug)]
+pub struct Answered<B = Body> {
+    /// What the caller gets.
+    pub response: Response<B>,
+    /// How the request ended; `None` when it was no question.
+    pub ended: Option<Ended>,
+}
+
+/// How a request ended, for metrics and logs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
     /// In one word.
@@ -84,6 +124,9 @@ impl Outcome {
     }
 }
 
+/// How many fields an answer of the upstream usually gets, its request's id included.
+const MOST_FIELDS: usize = 5;
+
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -93,58 +136,62 @@ const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// An answer of the upstream, however it came about. `origin` is the address that the caller used.
-pub(super) fn served(config: &Config, served: Served, caller: &Caller, origin: impl Fn() -> String) -> Response<Body> {
-    let mut answer = upstream(config, served.answer, &served.status, origin);
-    let fields = answer.headers_mut();
+pub(super) fn served(config: &Config, served: Served, wait: Option<Duration>, origin: impl Fn() -> String) -> Answered {
+    let mut response = upstream(config, served.answer, &served.status, origin);
+    let fields = response.headers_mut();
     if let Some(age) = served.age {
         fields.insert(header::AGE, age.as_secs().into());
     }
-    if let Some(wait) = caller.wait {
+    if let Some(wait) = wait {
         put(
             fields,
             PREFERENCE_APPLIED,
             HeaderValue::try_from(format!("wait={}", wait.as_secs())).ok(),
         );
     }
-    answer.extensions_mut().insert(Ended {
-        outcome: Outcome::Served(served.outcome),
-        cause: None,
-    });
-    answer
+    Answered {
+        response,
+        ended: Some(Ended {
+            outcome: Outcome::Served(served.outcome),
+            cause: None,
+        }),
+    }
 }
 
 /// An error: the upstream's own answer if the error carries one, otherwise a problem.
-pub(super) fn failed(config: &Config, error: &BoxError, id: &RequestId, origin: impl Fn() -> String) -> Response<Body> {
+pub(super) fn failed(config: &Config, error: &BoxError, id: &RequestId, origin: impl Fn() -> String) -> Answered {
     if let Some(answer) = passed_through(error) {
         let status = Status {
             forward: Some(Forward::Miss),
             forward_status: Some(answer.status.as_u16()),
             ..Status::default()
         };
-        let mut answer = upstream(config, answer.clone(), &status, origin);
-        answer.extensions_mut().insert(Ended {
-            outcome: Outcome::Served(scan::Outcome::Forwarded),
-            cause: Some(chain(error)),
-        });
-        return answer;
+        return Answered {
+            response: upstream(config, answer.clone(), &status, origin),
+            ended: Some(Ended {
+                outcome: Outcome::Served(scan::Outcome::Forwarded),
+                cause: Some(chain(error)),
+            }),
+        };
     }
     let problem = table::problem(error);
-    let mut answer = own(config, &problem, id);
-    answer.extensions_mut().insert(Ended {
-        outcome: outcome(&problem),
-        cause: Some(chain(error)),
-    });
-    answer
+    Answered {
+        response: own(config, &problem, id),
+        ended: Some(Ended {
+            outcome: outcome(&problem),
+            cause: Some(chain(error)),
+        }),
+    }
 }
 
 /// The answer to `OPTIONS`.
-pub(super) fn options() -> Response<Body> {
-    let mut answer = Response::new(Body::default());
-    *answer.status_mut() = StatusCode::NO_CONTENT;
+pub(super) fn options() -> Answered {
+    let mut response = Response::new(Body::default());
+    *response.status_mut() = StatusCode::NO_CONTENT;
     for (name, value) in table::OPTIONS.into_iter().flatten() {
-        answer.headers_mut().insert(*name, HeaderValue::from_static(value));
+        response.headers_mut().insert(*name, HeaderValue::from_static(value));
     }
-    answer
+    Answered { response, ended: None }
 }
 
 /// The upstream's answer, if it comes before anything that the table knows.
@@ -158,23 +205,28 @@ fn upstream(config: &Config, answer: Answer, status: &Status, origin: impl Fn() 
     let body = link::rewrite(&answer.body, &config.upstream_hosts, origin).unwrap_or(answer.body);
     let mut response = Response::new(Body::new(body));
     *response.status_mut() = answer.status;
-    *response.headers_mut() = answer.headers;
     let fields = response.headers_mut();
-    // hyper counts the body itself; a length from elsewhere could contradict a rewritten link.
-    fields.remove(header::CONTENT_LENGTH);
+    // At once: a map that grows is copied.
+    fields.reserve(answer.headers.len() + MOST_FIELDS);
+    for (name, value) in &*answer.headers {
+        // hyper counts the body itself; a length from elsewhere could contradict a rewritten link.
+        if name != header::CONTENT_LENGTH {
+            fields.append(name, value.clone());
+        }
+    }
     put(fields, CACHE_STATUS, field::cache_status(status));
     if answer.status.is_client_error() || answer.status.is_server_error() {
         put(fields, PROXY_STATUS, field::received_status(answer.status));
     }
-    put_rate_limit(fields, &(config.rate_limit)());
+    (config.rate_limit)().put(fields);
     response
 }
 
 /// An answer that the gateway makes itself.
 fn own(config: &Config, problem: &Problem, id: &RequestId) -> Response<Body> {
     let limited = problem.status == StatusCode::TOO_MANY_REQUESTS || problem.status.is_server_error();
-    let windows = if limited { (config.rate_limit)() } else { Vec::new() };
-    let mut response = Response::new(Body::new(problem.body(id, &windows)));
+    let windows = if limited { (config.rate_limit)() } else { Arc::default() };
+    let mut response = Response::new(Body::new(problem.body(id, &windows.list)));
     *response.status_mut() = problem.status;
     let fields = response.headers_mut();
     fields.insert(header::CONTENT_TYPE, PROBLEM_JSON);
@@ -187,13 +239,8 @@ fn own(config: &Config, problem: &Problem, id: &RequestId) -> Response<Body> {
     for (name, value) in problem.fields {
         fields.insert(*name, HeaderValue::from_static(value));
     }
-    put_rate_limit(fields, &windows);
+    windows.put(fields);
     response
-}
-
-fn put_rate_limit(fields: &mut HeaderMap, windows: &[Window]) {
-    put(fields, RATE_LIMIT_POLICY, field::rate_limit_policy(windows));
-    put(fields, RATE_LIMIT, field::rate_limit(windows));
 }
 
 fn put(fields: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {

@@ -33,7 +33,8 @@ pub(super) fn cache_status(status: &Status) -> Option<HeaderValue> {
     }
     if let Some(ttl) = status.ttl {
         let limit = MAX_INTEGER.cast_signed();
-        let _ = write!(text, "; ttl={}", ttl.clamp(-limit, limit));
+        text.push_str("; ttl=");
+        text.push_str(itoa::Buffer::new().format(ttl.clamp(-limit, limit)));
     }
     if let Some(detail) = status.detail {
         text.push_str("; detail=");

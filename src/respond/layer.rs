@@ -1,33 +1,34 @@
 //! The layer between typed values and HTTP.
 
 use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use http::uri::Scheme;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header, uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, header, uri};
+use pin_project_lite::pin_project;
 use tower::Service;
 
 use super::RequestId;
-use super::answer::{self, Body, Config};
+use super::answer::{self, Answered, Config};
 use crate::BoxError;
-use crate::caller::Caller;
 use crate::scan::Served;
 
 /// What the layers below answer when nothing went wrong.
 #[derive(Clone, Debug)]
 pub enum Reply {
-    /// An answer of the upstream, and who asked for it.
-    Served(Box<Served>, Arc<Caller>),
+    /// An answer of the upstream, and how long the caller would have waited for it, if it said so.
+    Served(Box<Served>, Option<Duration>),
     /// The caller asked what it may do.
     Options,
 }
 
 /// Answers every request: neither an error nor a missing answer leaves it.
 ///
-/// Reads the [`RequestId`] extension of the request and puts [`Ended`](super::Ended) on every answer to a question (not on the one
-/// to `OPTIONS`, which is no question).
+/// Reads the [`RequestId`] extension of the request and says how every question [`Ended`](super::Ended) (`OPTIONS` is none).
 #[derive(Clone, Debug)]
 pub struct Layer {
     config: Arc<Config>,
@@ -56,7 +57,7 @@ impl Layer {
     #[must_use]
     pub fn without_rate_limit_for(self, field: HeaderName) -> Self {
         let config = Config {
-            rate_limit: Arc::new(Vec::new),
+            rate_limit: Arc::new(Arc::default),
             ..Config::clone(&self.config)
         };
         Self {
@@ -97,11 +98,10 @@ pub struct Respond<S> {
 impl<S, B> Service<Request<B>> for Respond<S>
 where
     S: Service<Request<B>, Response = Reply, Error = BoxError>,
-    S::Future: Send + 'static,
 {
-    type Response = Response<Body>;
+    type Response = Answered;
     type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+    type Future = Responding<S::Future>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         // The layers below are always ready; where a request has to wait, it waits in the queue, where it can be refused.
@@ -109,22 +109,47 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let config = Arc::clone(self.layer.config_for(request.headers()));
-        let id = request.extensions().get().cloned().unwrap_or_else(RequestId::random);
-        let origin = Origin::of(&request);
-        let reply = self.inner.call(request);
-        Box::pin(async move {
-            let origin = || origin.to_string();
-            Ok(match reply.await {
-                Ok(Reply::Served(served, caller)) => answer::served(&config, *served, &caller, origin),
-                Ok(Reply::Options) => answer::options(),
-                Err(error) => answer::failed(&config, &error, &id, origin),
-            })
-        })
+        Responding {
+            config: Arc::clone(self.layer.config_for(request.headers())),
+            id: request.extensions().get().cloned().unwrap_or_else(RequestId::random),
+            origin: Origin::of(&request),
+            reply: self.inner.call(request),
+        }
+    }
+}
+
+pin_project! {
+    /// A reply that will be written as an answer.
+    #[derive(Debug)]
+    pub struct Responding<F> {
+        #[pin]
+        reply: F,
+        config: Arc<Config>,
+        id: RequestId,
+        origin: Origin,
+    }
+}
+
+impl<F> Future for Responding<F>
+where
+    F: Future<Output = Result<Reply, BoxError>>,
+{
+    type Output = Result<Answered, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let reply = ready!(this.reply.poll(context));
+        let origin = || this.origin.to_string();
+        Poll::Ready(Ok(match reply {
+            Ok(Reply::Served(served, wait)) => answer::served(this.config, *served, wait, origin),
+            Ok(Reply::Options) => answer::options(),
+            Err(error) => answer::failed(this.config, &error, this.id, origin),
+        }))
     }
 }
 
 /// The address that the caller used.
+#[derive(Debug)]
 struct Origin {
     scheme: Scheme,
     target: Option<uri::Authority>,

@@ -15,7 +15,7 @@ mod refusal;
 mod request_id;
 mod table;
 
-pub use answer::{Body, Config, Ended, Outcome, RateLimit, Window};
+pub use answer::{Answered, Body, Config, Ended, Outcome, RateLimit, Window, Windows};
 pub use layer::{Layer, Reply, Respond};
 pub use problem::{Fault, Policies, Problem};
 pub use refusal::{Panicked, Refusal};

@@ -1,15 +1,17 @@
 //! An answer of the upstream.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
-/// An answer of the upstream, read whole. Cloning shares the body.
+/// An answer of the upstream, read whole. Cloning shares all of it.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// The upstream's status.
     pub status: StatusCode,
     /// `Content-Type` and the few other fields that callers may see; nothing hop-by-hop.
-    pub headers: HeaderMap,
+    pub headers: Arc<HeaderMap>,
     /// The body, byte for byte.
     pub body: Bytes,
 }

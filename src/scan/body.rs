@@ -1,4 +1,6 @@
 //! Reading the ids out of a body without building a tree.
+//!
+//! Bodies as nearly all callers write them are read by [`plain`]; here is what decides about all others.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,6 +9,7 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::error::Category;
 
 use crate::scan::ids::IdSet;
+use crate::scan::plain;
 use crate::scan::{Excerpt, Invalid};
 
 const MEMBER: &str = "ScanDefinitionIds";
@@ -15,6 +18,9 @@ const MEMBER: &str = "ScanDefinitionIds";
 pub(super) fn read_ids(body: &[u8]) -> Result<IdSet, Invalid> {
     if body.is_empty() {
         return Err(Invalid::Empty);
+    }
+    if let Some(ids) = plain::read_ids(body) {
+        return ids.canonical();
     }
     if body.starts_with(b"\xEF\xBB\xBF") {
         return Err(Invalid::ByteOrderMark);
@@ -275,6 +281,32 @@ mod tests {
             read_ids(b"{\"ScanDefinitionIds\":\"\xff\"}").unwrap_err(),
             Invalid::NotUtf8 { valid_bytes: 22 }
         );
+    }
+
+    #[test]
+    fn plain_bodies_are_read_as_by_the_whole_parser() {
+        // With an escape in the name, the same body goes the long way.
+        let both = |list: &str| {
+            let plain = format!("{{\"ScanDefinitionIds\": {list} }}");
+            let escaped = plain.replacen("ScanD", "\\u0053canD", 1);
+            (read(&plain), read(&escaped))
+        };
+        let guid = "7E8DA3A5-90E9-4E22-AC1A-9B3D9A3B1D0F";
+        let long = "x".repeat(257);
+        for ids in [
+            vec!["a"],
+            vec!["b", " a ", "", "b"],
+            vec!["b", " a ", "\u{2003}x\u{2003}", "b"],
+            vec![guid, &guid[1..], &long[1..]],
+            vec!["a", &long],
+            vec!["a", " \t"],
+            vec![],
+        ] {
+            let (plain, whole) = both(&serde_json::to_string(&ids).unwrap());
+            assert_eq!(plain, whole, "{ids:?}");
+            let (plain, whole) = both(&serde_json::to_string_pretty(&ids).unwrap());
+            assert_eq!(plain, whole, "{ids:?}");
+        }
     }
 
     #[test]

@@ -20,6 +20,9 @@ struct Learned {
     longest: usize,
     /// A call can name at least so many ids.
     widest: usize,
+    /// Of late: for how many ids was asked, and how many rows came.
+    ids: usize,
+    rows: usize,
     /// For each ordering, how many pairs of neighbouring rows have confirmed it; `None` once it was found wrong.
     evidence: [Option<u32>; Ordering::ALL.len()],
 }
@@ -61,6 +64,8 @@ impl Lore {
         let learned = Learned {
             longest: known_rows,
             widest: 0,
+            ids: 0,
+            rows: 0,
             evidence: [Some(0); Ordering::ALL.len()],
         };
         Self {
@@ -74,6 +79,27 @@ impl Lore {
         learned.order(rows);
         learned.longest = learned.longest.max(rows.len());
         learned.widest = learned.widest.max(rows.asked());
+        learned.count(rows);
+    }
+
+    /// How many rows an answer is known to hold at least.
+    #[must_use]
+    pub fn longest(&self, version: Version) -> usize {
+        self.learned(version).longest
+    }
+
+    /// How many rows there were of late for so many ids, on average; `None` when none has come yet.
+    #[must_use]
+    pub fn rows_for(&self, version: Version, ids: usize) -> Option<usize> {
+        let Learned { ids: asked, rows, .. } = *self.learned(version);
+        (rows > 0).then(|| ids.saturating_mul(rows).div_ceil(asked))
+    }
+
+    /// For how many ids so many rows came of late, on average; `None` when no row has come yet.
+    #[must_use]
+    pub fn ids_for(&self, version: Version, rows: usize) -> Option<usize> {
+        let learned = *self.learned(version);
+        rows.saturating_mul(learned.ids).checked_div(learned.rows)
     }
 
     /// Whether the upstream is certain to answer a question for so many ids, and not to refuse it as too long.
@@ -129,6 +155,17 @@ impl Lore {
 }
 
 impl Learned {
+    fn count(&mut self, rows: &Rows) {
+        /// The mean follows a change within so many ids.
+        const MEMORY: usize = 10_000;
+        self.ids += rows.asked();
+        self.rows += rows.len();
+        if self.ids > MEMORY {
+            self.ids /= 2;
+            self.rows /= 2;
+        }
+    }
+
     fn order(&mut self, rows: &Rows) {
         for ordering in Ordering::ALL {
             let mut before: Option<(usize, Option<&[u8]>)> = None;
@@ -198,6 +235,22 @@ mod tests {
         assert!(lore.takes(Version::Latest, 3));
         assert!(!lore.takes(Version::Latest, 4));
         assert!(!lore.takes(Version::V1, 1), "versions are apart");
+    }
+
+    #[test]
+    fn rows_are_expected_as_they_came_of_late() {
+        let lore = Lore::new(0);
+        assert_eq!(lore.rows_for(Version::Latest, 10), None);
+        assert_eq!(lore.ids_for(Version::Latest, 10), None);
+        // Four rows for each two ids.
+        lore.learn(Version::Latest, &rows(&[("a", 1); 4]));
+        assert_eq!(lore.rows_for(Version::Latest, 10), Some(20));
+        assert_eq!(lore.ids_for(Version::Latest, 10), Some(5));
+        for _ in 0..100_000 {
+            lore.learn(Version::Latest, &rows(&[("a", 1)]));
+        }
+        assert_eq!(lore.rows_for(Version::Latest, 100), Some(50));
+        assert_eq!(lore.longest(Version::Latest), 4);
     }
 
     fn taught(lesson: &[(&str, u8)], times: usize) -> Result<Ordering, Doubt> {

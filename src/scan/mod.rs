@@ -14,6 +14,7 @@ mod keep;
 mod key;
 mod lore;
 mod options;
+mod plain;
 mod request;
 mod row;
 mod rows;

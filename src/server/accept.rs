@@ -84,9 +84,9 @@ async fn accept(listener: &Listener) -> io::Result<(Stream, Peer)> {
             let local = stream.local_addr()?;
             // Answers leave in one piece; waiting to fill a segment would only delay them.
             stream.set_nodelay(true)?;
-            Ok((Stream::Tcp(stream), Peer::Tcp { remote, local }))
+            Ok((Stream::Tcp(stream), Peer::tcp(remote, local)))
         }
-        Listener::Unix(listener, _) => Ok((Stream::Unix(listener.accept().await?.0), Peer::Unix)),
+        Listener::Unix(listener, _) => Ok((Stream::Unix(listener.accept().await?.0), Peer::unix())),
     }
 }
 

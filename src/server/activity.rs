@@ -35,6 +35,11 @@ pub(super) struct Activity {
     head_since_ms: AtomicU64,
     http2: AtomicBool,
     unread_body: AtomicBool,
+    taking_leave: AtomicBool,
+    /// Something was taken by the peer, or a request ended, since the last stamp.
+    stirred: AtomicBool,
+    /// Bytes came in between requests since the last stamp.
+    begun: AtomicBool,
 }
 
 /// What to do with a connection.
@@ -58,22 +63,52 @@ impl Activity {
             head_since_ms: AtomicU64::new(0),
             http2: AtomicBool::new(false),
             unread_body: AtomicBool::new(false),
+            taking_leave: AtomicBool::new(false),
+            stirred: AtomicBool::new(false),
+            begun: AtomicBool::new(false),
         })
     }
 
     /// Bytes came in. Between requests they are the beginning of a head.
     pub(super) fn read(&self) {
         if self.in_flight.load(Ordering::Relaxed) == 0 {
-            let now = self.now_ms();
+            self.begun.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The peer took bytes of an answer.
+    pub(super) fn wrote(&self) {
+        self.stirred.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes when it was that something happened: now. Called once for all that happens at a time, because looking at the clock costs
+    /// more than all else here.
+    pub(super) fn stamp(&self) {
+        let (stirred, begun) = (self.stirred.load(Ordering::Relaxed), self.begun.load(Ordering::Relaxed));
+        if !stirred && !begun {
+            return;
+        }
+        let now = self.now_ms();
+        if stirred {
+            self.stirred.store(false, Ordering::Relaxed);
+            self.last_ms.store(now, Ordering::Relaxed);
+        }
+        if begun {
+            self.begun.store(false, Ordering::Relaxed);
             let _ = self
                 .head_since_ms
                 .compare_exchange(NEVER, now, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
-    /// The peer took bytes of an answer.
-    pub(super) fn wrote(&self) {
-        self.last_ms.store(self.now_ms(), Ordering::Relaxed);
+    /// Every answer from now on asks for the connection to be closed.
+    pub(super) fn take_leave(&self) {
+        self.taking_leave.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether answers ask for the connection to be closed.
+    pub(super) fn takes_leave(&self) -> bool {
+        self.taking_leave.load(Ordering::Relaxed)
     }
 
     /// A request has its head; it is in flight until the guard is dropped.
@@ -81,6 +116,7 @@ impl Activity {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.head_since_ms.store(NEVER, Ordering::Relaxed);
+        self.begun.store(false, Ordering::Relaxed);
         self.http2.store(version == http::Version::HTTP_2, Ordering::Relaxed);
         InFlight(Arc::clone(self))
     }
@@ -142,6 +178,13 @@ pub(super) enum Draining {
 #[derive(Debug)]
 pub(super) struct InFlight(Arc<Activity>);
 
+impl InFlight {
+    /// Of the request's connection.
+    pub(super) fn activity(&self) -> &Activity {
+        &self.0
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.wrote();
@@ -173,6 +216,7 @@ mod tests {
         let activity = Activity::new();
         assert_eq!(serving(&activity), Verdict::Wait(Instant::now() + LIMITS.header));
         activity.read();
+        activity.stamp();
         pass(10).await;
         assert_eq!(serving(&activity), Verdict::Cut);
     }
@@ -181,9 +225,11 @@ mod tests {
     async fn a_pooled_connection_may_idle_longer_than_a_head_may_take() {
         let activity = Activity::new();
         drop(activity.request(Version::HTTP_11));
+        activity.stamp();
         let now = pass(30).await;
         assert_eq!(serving(&activity), Verdict::Wait(now + Duration::from_secs(30)));
         activity.read();
+        activity.stamp();
         pass(10).await;
         assert_eq!(serving(&activity), Verdict::Cut);
     }
@@ -192,6 +238,7 @@ mod tests {
     async fn an_idle_connection_is_asked_to_close_and_then_cut() {
         let activity = Activity::new();
         drop(activity.request(Version::HTTP_2));
+        activity.stamp();
         let now = pass(60).await;
         assert_eq!(serving(&activity), Verdict::Close);
         pass(5).await;
@@ -202,7 +249,9 @@ mod tests {
     async fn pings_between_requests_are_no_slow_head() {
         let activity = Activity::new();
         drop(activity.request(Version::HTTP_2));
+        activity.stamp();
         activity.read();
+        activity.stamp();
         pass(11).await;
         assert!(matches!(serving(&activity), Verdict::Wait(_)));
     }
@@ -211,8 +260,10 @@ mod tests {
     async fn a_long_answer_that_is_taken_slowly_is_no_idleness() {
         let activity = Activity::new();
         drop(activity.request(Version::HTTP_11));
+        activity.stamp();
         pass(50).await;
         activity.wrote();
+        activity.stamp();
         pass(50).await;
         assert!(matches!(serving(&activity), Verdict::Wait(_)));
         pass(10).await;

@@ -1,8 +1,10 @@
 //! Drives one connection to its end.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use http::{HeaderValue, Request, Response, Version, header};
@@ -13,11 +15,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tower::{Service, ServiceExt as _};
+use tower::Service;
 
 use super::Config;
 use super::accept::Accepted;
-use super::activity::{Activity, Draining, Limits, Verdict};
+use super::activity::{Activity, Draining, InFlight, Limits, Verdict};
+use super::rarely::Rarely;
 use super::socket::Socket;
 use crate::respond::Body;
 use crate::task::Tasks;
@@ -91,17 +94,25 @@ impl Shared {
         let _permit = permit;
         let activity = Activity::new();
         let socket = Socket::new(stream, Arc::clone(&activity));
+        // One for all requests: copying the stack for each would cost as much as the rest of what it does for a hit.
+        let service = Mutex::new(service);
         let answer = {
-            let (activity, phase) = (Arc::clone(&activity), phase.clone());
+            let activity = Arc::clone(&activity);
             service_fn(move |mut request: Request<Incoming>| {
-                request.extensions_mut().insert(peer);
-                answer(request, service.clone(), Arc::clone(&activity), phase.clone())
+                request.extensions_mut().insert(peer.clone());
+                let (version, has_body) = (request.version(), !request.body().is_end_stream());
+                let in_flight = activity.request(version);
+                let response = call(&service, request);
+                answer(response, version, has_body, in_flight)
             })
         };
         let mut connection = pin!(self.http.serve_connection(TokioIo::new(socket), answer));
         let mut closing = None;
         loop {
             let now = *phase.borrow_and_update();
+            if now != Phase::Serving {
+                activity.take_leave();
+            }
             let draining = match now {
                 Phase::Serving | Phase::Lingering => Draining::No,
                 Phase::Draining(since) => Draining::Since(since),
@@ -116,46 +127,74 @@ impl Shared {
                     continue;
                 }
             };
-            tokio::select! {
-                result = connection.as_mut() => {
+            let mut news = pin!(Rarely::new(news(&mut phase, until)));
+            let happened = poll_fn(|context| {
+                // First: what the listener has said counts for the next answer already.
+                if let Poll::Ready(news) = news.as_mut().poll(context) {
+                    return Poll::Ready(Err(news));
+                }
+                let ended = connection.as_mut().poll(context);
+                activity.stamp();
+                ended.map(Ok)
+            });
+            match happened.await {
+                Ok(result) => {
                     if let Err(error) = result {
                         // The peer's business: it went away, or does not speak HTTP.
                         tracing::debug!(error, "a connection ended early");
                     }
                     return End::Finished;
                 }
-                () = tokio::time::sleep_until(until) => {}
-                changed = phase.changed() => {
-                    if changed.is_err() {
-                        return End::Cut;
-                    }
-                }
+                Err(News::Gone) => return End::Cut,
+                Err(News::Look) => {}
             }
         }
+    }
+}
+
+/// What a connection hears from outside.
+enum News {
+    /// It is time to look at the connection, or the listener has something to say.
+    Look,
+    /// The listener is gone.
+    Gone,
+}
+
+async fn news(phase: &mut watch::Receiver<Phase>, until: Instant) -> News {
+    tokio::select! {
+        () = tokio::time::sleep_until(until) => News::Look,
+        changed = phase.changed() => changed.map_or(News::Gone, |()| News::Look),
     }
 }
 
 /// Pings more often than this are taken for a flood by some peers.
 const MIN_PING: Duration = Duration::from_secs(20);
 
-/// Answers one request.
-async fn answer<S>(
-    request: Request<Incoming>,
-    service: S,
-    activity: Arc<Activity>,
-    phase: watch::Receiver<Phase>,
-) -> Result<Response<Body>, Infallible>
+/// Hands a request to a service that is always ready, as the whole stack is: where a request has to wait, it can be refused.
+fn call<S>(service: &Mutex<S>, request: Request<Incoming>) -> S::Future
 where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
 {
-    let version = request.version();
-    let _in_flight = activity.request(version);
-    let has_body = !request.body().is_end_stream();
-    let mut response = service.oneshot(request).await?;
+    // A panic in here is the end of the connection, not of what the service shares with others.
+    let mut service = service.lock().unwrap_or_else(PoisonError::into_inner);
+    let ready = service.poll_ready(&mut Context::from_waker(Waker::noop()));
+    debug_assert!(ready.is_ready(), "nobody would wake the request");
+    service.call(request)
+}
+
+/// Completes the answer to one request.
+async fn answer(
+    response: impl Future<Output = Result<Response<Body>, Infallible>>,
+    version: Version,
+    has_body: bool,
+    in_flight: InFlight,
+) -> Result<Response<Body>, Infallible> {
+    let mut response = response.await?;
+    let activity = in_flight.activity();
     if has_body && response.status().is_client_error() {
         activity.leave_body_unread();
     }
-    if version < Version::HTTP_2 && *phase.borrow() != Phase::Serving {
+    if version < Version::HTTP_2 && activity.takes_leave() {
         response
             .headers_mut()
             .insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -1,10 +1,13 @@
 //! Counts and logs every question, once, when it has ended.
 
 use std::convert::Infallible;
-use std::task::{Context, Poll};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
 
-use futures_util::future::BoxFuture;
 use http::{Request, Response, StatusCode};
+use pin_project_lite::pin_project;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -12,9 +15,12 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 use tower::Service;
-use tracing::Instrument as _;
+use tracing::Span;
+use tracing::level_filters::LevelFilter;
 
-use crate::respond::{Ended, Outcome, RequestId};
+use crate::respond::{Answered, Ended, Outcome, RequestId};
+use crate::scan;
+use crate::telemetry::trace::Trace;
 
 /// The status that is counted when the caller went away before its answer. It is never sent.
 pub const GONE: u16 = 499;
@@ -25,6 +31,8 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     duration: Family<OutcomeLabel, Histogram>,
     panics: Counter,
+    /// The counters of good answers, looked up once: a hit must not pay for finding them.
+    good: Arc<[OnceLock<(Counter, Histogram)>; scan::Outcome::ALL.len()]>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -51,6 +59,7 @@ impl Metrics {
             requests: Family::default(),
             duration: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             panics: Counter::default(),
+            good: Arc::default(),
         };
         registry.register(
             "requests",
@@ -77,23 +86,36 @@ impl Metrics {
     }
 
     fn count(&self, outcome: Outcome, status: u16, seconds: f64) {
+        let look_up = || self.look_up(outcome, status);
+        let (requests, duration) = match outcome {
+            Outcome::Served(served) if status == 200 => self.good[served as usize].get_or_init(look_up),
+            _ => &look_up(),
+        };
+        requests.inc();
+        duration.observe(seconds);
+    }
+
+    fn look_up(&self, outcome: Outcome, status: u16) -> (Counter, Histogram) {
         let outcome = outcome.as_str();
-        self.requests.get_or_create(&RequestLabels { outcome, status }).inc();
-        self.duration.get_or_create(&OutcomeLabel { outcome }).observe(seconds);
+        let requests = self.requests.get_or_create_owned(&RequestLabels { outcome, status });
+        let duration = self.duration.get_or_create_owned(&OutcomeLabel { outcome });
+        (requests, duration)
     }
 }
 
-/// Counts every answer that carries [`Ended`], in a span with the request's id.
+/// Counts every answer to a question, in a span with the request's id.
 #[derive(Clone, Debug)]
 pub struct Layer {
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
 }
 
 impl Layer {
     /// A layer that counts into `metrics`.
     #[must_use]
     pub fn new(metrics: Metrics) -> Self {
-        Self { metrics }
+        Self {
+            metrics: Arc::new(metrics),
+        }
     }
 }
 
@@ -103,7 +125,7 @@ impl<S> tower::Layer<S> for Layer {
     fn layer(&self, inner: S) -> Self::Service {
         Count {
             inner,
-            metrics: self.metrics.clone(),
+            metrics: Arc::clone(&self.metrics),
         }
     }
 }
@@ -112,56 +134,110 @@ impl<S> tower::Layer<S> for Layer {
 #[derive(Clone, Debug)]
 pub struct Count<S> {
     inner: S,
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
 }
 
 impl<S, B, T> Service<Request<B>> for Count<S>
 where
-    S: Service<Request<B>, Response = Response<T>, Error = Infallible>,
-    S::Future: Send + 'static,
-    T: 'static,
+    S: Service<Request<B>, Response = Answered<T>, Error = Infallible>,
 {
     type Response = Response<T>;
     type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<T>, Infallible>>;
+    type Future = Counting<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let id = request.extensions().get::<RequestId>().map_or("", RequestId::as_str);
-        let span = tracing::info_span!("request", request_id = id);
+        let named = Named {
+            id: request.extensions().get().cloned(),
+            trace: request.extensions().get().cloned().unwrap_or_default(),
+        };
+        // At the usual level only the last line is written, and it gets its span when it is.
+        let span = if LevelFilter::current() > LevelFilter::INFO {
+            named.span()
+        } else {
+            Span::none()
+        };
         let started = Started {
-            metrics: self.metrics.clone(),
+            metrics: Arc::clone(&self.metrics),
             at: Instant::now(),
+            named,
+            span,
             answered: false,
         };
-        let answer = span.in_scope(|| self.inner.call(request));
-        let counted = async move {
-            let answer = answer.await?;
-            started.finish(answer.status(), answer.extensions().get());
-            Ok(answer)
-        };
-        Box::pin(counted.instrument(span))
+        let answer = started.span.in_scope(|| self.inner.call(request));
+        Counting { answer, started }
+    }
+}
+
+/// What a request is called in logs.
+#[derive(Debug)]
+struct Named {
+    id: Option<RequestId>,
+    trace: Trace,
+}
+
+impl Named {
+    fn span(&self) -> Span {
+        tracing::info_span!(
+            "request",
+            request_id = self.id.as_ref().map_or("", RequestId::as_str),
+            trace_id = self.trace.id().map(tracing::field::display)
+        )
+    }
+}
+
+pin_project! {
+    /// An answer that will be counted, whether it comes or not.
+    #[derive(Debug)]
+    pub struct Counting<F> {
+        #[pin]
+        answer: F,
+        started: Started,
+    }
+}
+
+impl<F, T> Future for Counting<F>
+where
+    F: Future<Output = Result<Answered<T>, Infallible>>,
+{
+    type Output = Result<Response<T>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let Answered { mut response, ended } = ready!(this.started.span.in_scope(|| this.answer.poll(context)))?;
+        this.started.finish(response.status(), ended.as_ref());
+        if let (Some(ended), Trace::Traced(_)) = (ended, &this.started.named.trace) {
+            // For the span of the request, which is ended further out.
+            response.extensions_mut().insert(ended);
+        }
+        Poll::Ready(Ok(response))
     }
 }
 
 /// A request on its way. Dropped without an answer, it is counted as one whose caller went away.
+#[derive(Debug)]
 struct Started {
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
     at: Instant,
+    named: Named,
+    span: Span,
     answered: bool,
 }
 
 impl Started {
-    fn finish(mut self, status: StatusCode, ended: Option<&Ended>) {
+    fn finish(&mut self, status: StatusCode, ended: Option<&Ended>) {
         self.answered = true;
         let seconds = self.at.elapsed().as_secs_f64();
         // `OPTIONS` is no question.
         let Some(ended) = ended else { return };
         self.metrics.count(ended.outcome, status.as_u16(), seconds);
-        log(ended, status, seconds);
+        if self.span.is_none() && status.as_u16() >= 400 {
+            self.span = self.named.span();
+        }
+        self.span.in_scope(|| log(ended, status, seconds));
     }
 }
 
@@ -170,6 +246,7 @@ impl Drop for Started {
         if !self.answered {
             let seconds = self.at.elapsed().as_secs_f64();
             self.metrics.count(Outcome::Failed, GONE, seconds);
+            let _span = self.span.enter();
             tracing::debug!(outcome = "failed", status = GONE, seconds, "the caller went away");
         }
     }
@@ -191,7 +268,6 @@ fn log(ended: &Ended, status: StatusCode, seconds: f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scan;
     use tower::{Layer as _, ServiceExt as _, service_fn};
 
     fn exposition(registry: &Registry) -> String {
@@ -209,12 +285,13 @@ mod tests {
     async fn an_answer_is_counted_by_outcome_and_status() {
         let (layer, registry) = layer();
         let service = layer.layer(service_fn(|_: Request<()>| async {
-            let mut answer = Response::new(());
-            answer.extensions_mut().insert(Ended {
-                outcome: Outcome::Served(scan::Outcome::Hit),
-                cause: None,
-            });
-            Ok(answer)
+            Ok(Answered {
+                response: Response::new(()),
+                ended: Some(Ended {
+                    outcome: Outcome::Served(scan::Outcome::Hit),
+                    cause: None,
+                }),
+            })
         }));
         service.oneshot(Request::new(())).await.unwrap();
         let text = exposition(&registry);
@@ -232,7 +309,7 @@ mod tests {
     async fn a_caller_that_goes_away_is_counted_too() {
         let (layer, registry) = layer();
         let mut service = layer.layer(service_fn(|_: Request<()>| {
-            std::future::pending::<Result<Response<()>, Infallible>>()
+            std::future::pending::<Result<Answered<()>, Infallible>>()
         }));
         drop(service.call(Request::new(())));
         let text = exposition(&registry);
@@ -245,7 +322,12 @@ mod tests {
     #[tokio::test]
     async fn options_are_no_questions() {
         let (layer, registry) = layer();
-        let service = layer.layer(service_fn(|_: Request<()>| async { Ok(Response::new(())) }));
+        let service = layer.layer(service_fn(|_: Request<()>| async {
+            Ok(Answered {
+                response: Response::new(()),
+                ended: None,
+            })
+        }));
         service.oneshot(Request::new(())).await.unwrap();
         assert!(!exposition(&registry).contains("requests_total{"));
     }

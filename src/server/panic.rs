@@ -1,9 +1,11 @@
 //! A panic costs one request, not the connection with the others on it.
 
-use std::panic::AssertUnwindSafe;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use futures_util::future::{BoxFuture, FutureExt as _};
+use pin_project_lite::pin_project;
 use prometheus_client::metrics::counter::Counter;
 use tower::Service;
 
@@ -45,12 +47,10 @@ pub struct Catch<S> {
 impl<S, R> Service<R> for Catch<S>
 where
     S: Service<R, Error = BoxError>,
-    S::Future: Send + 'static,
-    S::Response: 'static,
 {
     type Response = S::Response;
     type Error = BoxError;
-    type Future = BoxFuture<'static, Result<S::Response, BoxError>>;
+    type Future = Caught<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(cx)
@@ -59,17 +59,42 @@ where
     fn call(&mut self, request: R) -> Self::Future {
         // The state behind the stack is shared, and may have been left half changed. It is kept behind locks that are never held
         // while foreign code runs, and the panicking service itself is a clone made for this request, so going on is sound.
-        let started = std::panic::catch_unwind(AssertUnwindSafe(|| self.inner.call(request)));
-        let panics = self.panics.clone();
-        Box::pin(async move {
-            let ended = match started {
-                Ok(future) => AssertUnwindSafe(future).catch_unwind().await,
-                Err(panic) => Err(panic),
-            };
-            ended.unwrap_or_else(|_| {
-                panics.inc();
-                Err(Panicked.into())
-            })
+        let answer = catch_unwind(AssertUnwindSafe(|| self.inner.call(request)));
+        Caught {
+            answer: answer.ok(),
+            panics: self.panics.clone(),
+        }
+    }
+}
+
+pin_project! {
+    /// An answer, or that there was a panic instead.
+    #[derive(Debug)]
+    pub struct Caught<F> {
+        // `None` once it has panicked: it must not be polled again.
+        #[pin]
+        answer: Option<F>,
+        panics: Counter,
+    }
+}
+
+impl<F, T> Future for Caught<F>
+where
+    F: Future<Output = Result<T, BoxError>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let polled = this
+            .answer
+            .as_mut()
+            .as_pin_mut()
+            .and_then(|answer| catch_unwind(AssertUnwindSafe(|| answer.poll(context))).ok());
+        polled.unwrap_or_else(|| {
+            this.answer.set(None);
+            this.panics.inc();
+            Poll::Ready(Err(Panicked.into()))
         })
     }
 }

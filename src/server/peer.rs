@@ -1,48 +1,99 @@
 //! Who is at the other end of a connection.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
 
+use http::HeaderValue;
+
+use super::guard::Hosts;
 use crate::caller;
 
 /// The two ends of the request's connection. Travels with every request as an extension.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peer {
-    /// Over TCP.
-    Tcp {
-        /// The caller's end.
-        remote: SocketAddr,
-        /// Our end, even when the listener is bound to all addresses.
-        local: SocketAddr,
-    },
-    /// Over a Unix socket: on the same machine.
-    Unix,
+///
+/// Clones share what was found out about the connection once.
+#[derive(Clone, Debug)]
+pub struct Peer(Arc<Ends>);
+
+#[derive(Debug)]
+struct Ends {
+    /// `None`: over a Unix socket.
+    tcp: Option<Addresses>,
+    name: caller::Name,
+    host: OnceLock<Accepted>,
+}
+
+/// A `Host`, and who accepted it: other settings may not.
+#[derive(Debug)]
+struct Accepted {
+    host: HeaderValue,
+    by: Arc<Hosts>,
+}
+
+#[derive(Debug)]
+struct Addresses {
+    remote: SocketAddr,
+    local: SocketAddr,
 }
 
 impl Peer {
+    /// Over TCP. `local` is our end, even when the listener is bound to all addresses.
+    #[must_use]
+    pub fn tcp(remote: SocketAddr, local: SocketAddr) -> Self {
+        let name = caller::Name::new(&remote.ip().to_canonical().to_string());
+        Self::new(Some(Addresses { remote, local }), name)
+    }
+
+    /// Over a Unix socket: on the same machine.
+    #[must_use]
+    pub fn unix() -> Self {
+        Self::new(None, caller::Name::new("local"))
+    }
+
+    fn new(tcp: Option<Addresses>, name: caller::Name) -> Self {
+        Self(Arc::new(Ends {
+            tcp,
+            name,
+            host: OnceLock::new(),
+        }))
+    }
+
+    /// Whether the connection is over a Unix socket.
+    #[must_use]
+    pub fn is_unix(&self) -> bool {
+        self.0.tcp.is_none()
+    }
+
     /// Whether the peer is on the same machine.
     #[must_use]
     pub fn is_local(&self) -> bool {
-        match self {
-            Self::Tcp { remote, .. } => remote.ip().to_canonical().is_loopback(),
-            Self::Unix => true,
-        }
+        let tcp = self.0.tcp.as_ref();
+        tcp.is_none_or(|ends| ends.remote.ip().to_canonical().is_loopback())
     }
 
     /// Our own address, if the connection has one.
     #[must_use]
     pub fn local_ip(&self) -> Option<IpAddr> {
-        match self {
-            Self::Tcp { local, .. } => Some(local.ip().to_canonical()),
-            Self::Unix => None,
-        }
+        self.0.tcp.as_ref().map(|ends| ends.local.ip().to_canonical())
     }
 
     /// The name to count the caller under when it gives none: its address, without the port, which changes with every connection.
     #[must_use]
     pub fn name(&self) -> caller::Name {
-        match self {
-            Self::Tcp { remote, .. } => caller::Name::new(&remote.ip().to_canonical().to_string()),
-            Self::Unix => caller::Name::new("local"),
+        self.0.name.clone()
+    }
+
+    /// Whether `by` has accepted this very `Host` from this peer before, as is almost always the case.
+    pub(super) fn is_accepted(&self, host: &HeaderValue, by: &Arc<Hosts>) -> bool {
+        let accepted = self.0.host.get();
+        accepted.is_some_and(|accepted| Arc::ptr_eq(&accepted.by, by) && accepted.host == host)
+    }
+
+    /// Remembers a `Host` that `by` has accepted. The first one stays.
+    pub(super) fn accept(&self, host: &HeaderValue, by: &Arc<Hosts>) {
+        // Copied: a slice of the read buffer would keep that alive.
+        if let Ok(host) = HeaderValue::from_bytes(host.as_bytes()) {
+            let by = Arc::clone(by);
+            let _ = self.0.host.set(Accepted { host, by });
         }
     }
 }
@@ -52,21 +103,18 @@ mod tests {
     use super::*;
 
     fn tcp(remote: &str) -> Peer {
-        Peer::Tcp {
-            remote: remote.parse().unwrap(),
-            local: "127.0.0.1:80".parse().unwrap(),
-        }
+        Peer::tcp(remote.parse().unwrap(), "127.0.0.1:80".parse().unwrap())
     }
 
     #[test]
     fn peers_are_named_by_address_without_port() {
         assert_eq!(tcp("[::ffff:10.0.0.1]:5").name().as_str(), "10.0.0.1");
-        assert_eq!(Peer::Unix.name().as_str(), "local");
+        assert_eq!(Peer::unix().name().as_str(), "local");
     }
 
     #[test]
     fn only_this_machine_is_local() {
-        assert!(tcp("127.8.0.1:1").is_local() && tcp("[::1]:1").is_local() && Peer::Unix.is_local());
+        assert!(tcp("127.8.0.1:1").is_local() && tcp("[::1]:1").is_local() && Peer::unix().is_local());
         assert!(!tcp("10.0.0.1:1").is_local());
     }
 }

@@ -1,9 +1,11 @@
 //! Names every request, before anything can go wrong with it.
 
-use std::task::{Context, Poll};
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
-use futures_util::future::{FutureExt as _, Map};
 use http::{HeaderName, HeaderValue, Request, Response};
+use pin_project_lite::pin_project;
 use tower::Service;
 
 use crate::respond::RequestId;
@@ -26,15 +28,13 @@ impl<S> tower::Layer<S> for Layer {
 #[derive(Clone, Debug)]
 pub struct Named<S>(S);
 
-type Label<T, E> = Box<dyn FnOnce(Result<Response<T>, E>) -> Result<Response<T>, E> + Send>;
-
 impl<S, B, T, E> Service<Request<B>> for Named<S>
 where
     S: Service<Request<B>, Response = Response<T>, Error = E>,
 {
     type Response = Response<T>;
     type Error = E;
-    type Future = Map<S::Future, Label<T, E>>;
+    type Future = Naming<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), E>> {
         self.0.poll_ready(cx)
@@ -43,13 +43,36 @@ where
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let id = from_caller(&request).unwrap_or_else(RequestId::random);
         request.extensions_mut().insert(id.clone());
-        self.0.call(request).map(Box::new(move |answer| {
-            let mut answer = answer?;
-            if let Ok(value) = HeaderValue::from_str(id.as_str()) {
-                answer.headers_mut().insert(X_REQUEST_ID, value);
-            }
-            Ok(answer)
-        }))
+        Naming {
+            answer: self.0.call(request),
+            id,
+        }
+    }
+}
+
+pin_project! {
+    /// An answer that will carry its request's id.
+    #[derive(Debug)]
+    pub struct Naming<F> {
+        #[pin]
+        answer: F,
+        id: RequestId,
+    }
+}
+
+impl<F, T, E> Future for Naming<F>
+where
+    F: Future<Output = Result<Response<T>, E>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut answer = ready!(this.answer.poll(context))?;
+        if let Ok(value) = HeaderValue::from_str(this.id.as_str()) {
+            answer.headers_mut().insert(X_REQUEST_ID, value);
+        }
+        Poll::Ready(Ok(answer))
     }
 }
 

@@ -1,9 +1,10 @@
-//! Logs and metrics as they leave the process.
+//! Logs, metrics and traces as they leave the process.
 //!
 //! Not here: what is measured. Each part owns its metrics and registers them; this module only sets up where they go. Invariant:
-//! nothing in here ever sees a header field, a body, a token or a secret.
+//! nothing in here ever sees a header field (but those of W3C Trace Context), a body, a token or a secret.
 
 pub mod log;
 pub mod metrics;
+pub mod trace;
 
 mod exposition;

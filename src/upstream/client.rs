@@ -11,10 +11,12 @@ use http::header::CONTENT_ENCODING;
 use http::{HeaderValue, Response};
 use tokio::time::Instant;
 use tower::Service;
+use url::Url;
 
 use crate::attempt::{Failure, Signed};
 use crate::net;
 use crate::scan::Answer;
+use crate::telemetry::trace::{self, Span, SpanKind};
 use crate::upstream::metrics::Status;
 use crate::upstream::{Error, Metrics, Reason, call, header};
 
@@ -70,11 +72,14 @@ impl Client {
         }
     }
 
-    async fn attempt(&self, signed: Signed) -> Result<Answer, Error> {
+    async fn attempt(&self, signed: Signed, span: &Span) -> Result<Answer, Error> {
         let host = || signed.routed.base.host_str().unwrap_or_default().to_owned();
-        let Some(request) = call::request(&signed, &self.user_agent) else {
+        let Some(mut request) = call::request(&signed, &self.user_agent) else {
             return Err(Error::new(host(), Reason::Unbuildable));
         };
+        if let Some(context) = span.context() {
+            trace::write(context, request.headers_mut());
+        }
         match self.net.send(request, self.limits).await {
             Ok(response) => checked(response).map_err(|reason| Error::new(host(), reason)),
             Err(error) => Err(Error::new(host(), Reason::Exchange(error))),
@@ -96,7 +101,7 @@ fn checked(response: Response<Bytes>) -> Result<Answer, Reason> {
     }
     Ok(Answer {
         status: head.status,
-        headers: header::allowed(head.headers),
+        headers: header::allowed(head.headers).into(),
         body,
     })
 }
@@ -115,14 +120,53 @@ impl Service<Signed> for Client {
         Box::pin(async move {
             let begun = Instant::now();
             let base = Arc::clone(&signed.routed.base);
-            let result = client.attempt(signed).await;
+            let call = signed.routed.outgoing.trace.clone();
+            let region = client.metrics.region(&base);
+            let mut span = call.child("POST", SpanKind::Client);
+            describe(
+                &mut span,
+                &base,
+                &region,
+                signed.routed.outgoing.request.upstream_path(),
+            );
+            let result = client.attempt(signed, &span).await;
             let status = match &result {
                 Ok(answer) => Status::Answer(answer.status),
                 Err(error) => Status::Error(error.proxy_status()),
             };
-            client.metrics.record(&base, status, begun.elapsed());
+            conclude(&mut span, status);
+            drop(span);
+            call.attempted(&region, status.code());
+            client.metrics.record(region, status, begun.elapsed());
             result.map_err(Failure::from)
         })
+    }
+}
+
+/// What is known of an attempt before it is made, in the semantic conventions' words. The query is left out: its options are the caller's.
+fn describe(span: &mut Span, base: &Url, region: &Arc<str>, path: &'static str) {
+    if !span.is_recorded() {
+        return;
+    }
+    span.set("http.request.method", "POST");
+    span.set("server.address", base.host_str().unwrap_or_default().to_owned());
+    span.set(
+        "server.port",
+        i64::from(base.port_or_known_default().unwrap_or_default()),
+    );
+    span.set("url.full", format!("{}{path}", base.as_str().trim_end_matches('/')));
+    span.set("defender_gateway.region", Arc::clone(region));
+}
+
+/// What came of it.
+fn conclude(span: &mut Span, status: Status) {
+    if let Some(code) = status.code() {
+        span.set("http.response.status_code", i64::from(code));
+    }
+    match status {
+        Status::Answer(status) if status.is_success() => {}
+        Status::Answer(status) => span.fail(status.as_str().to_owned()),
+        Status::Error(token) => span.fail(token),
     }
 }
 

@@ -13,6 +13,7 @@ use tower::{Layer, Service, ServiceExt as _};
 use crate::attempt::{Failure, Granted, Leg, Load, Route, Try};
 use crate::caller::Name;
 use crate::scan::{Answer, Holder, Request};
+use crate::telemetry::trace;
 use crate::upstream::Metrics;
 use crate::upstream::metrics::Hedge as Outcome;
 use crate::upstream::retry::is_server_trouble;
@@ -251,6 +252,10 @@ impl Load for Bound {
 
     fn beneficiaries(&self) -> Vec<Name> {
         self.load.beneficiaries()
+    }
+
+    fn trace(&self) -> trace::Call {
+        self.load.trace()
     }
 }
 

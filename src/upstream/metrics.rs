@@ -61,6 +61,16 @@ pub(super) enum Status {
     Error(&'static str),
 }
 
+impl Status {
+    /// The number, if it is one.
+    pub(super) fn code(self) -> Option<u16> {
+        match self {
+            Self::Answer(status) => Some(status.as_u16()),
+            Self::Error(_) => None,
+        }
+    }
+}
+
 impl EncodeLabelValue for Hedge {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
         let word = match self {
@@ -119,8 +129,12 @@ impl Metrics {
         self.hedges.get_or_create(&HedgeLabel { result }).inc();
     }
 
-    pub(super) fn record(&self, base: &Arc<Url>, status: Status, took: Duration) {
-        let region = self.names.get(base).map_or_else(|| Arc::from("other"), Arc::clone);
+    /// The name of the region at `base`.
+    pub(super) fn region(&self, base: &Arc<Url>) -> Arc<str> {
+        self.names.get(base).map_or_else(|| Arc::from("other"), Arc::clone)
+    }
+
+    pub(super) fn record(&self, region: Arc<str>, status: Status, took: Duration) {
         let labels = CallLabels {
             region: Arc::clone(&region),
             status,

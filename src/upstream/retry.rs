@@ -111,7 +111,7 @@ impl Spent {
             }
             Ok(_) => None,
             Err(failure) => match failure.again {
-                Again::Never => None,
+                Again::Never | Again::InCompany => None,
                 Again::Once if self.once => None,
                 Again::Once => {
                     self.once = true;

@@ -188,6 +188,7 @@ fn attempt(name: &Name, wait: Duration) -> Try {
             wait: None,
             freshness: Freshness::default(),
             request_id: "1".into(),
+            trace: defender_gateway::telemetry::trace::Trace::None,
         }),
         place: Place::new(now),
     }

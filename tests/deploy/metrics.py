@@ -32,6 +32,7 @@ OPEN = {
     "outcome": ("`hit`, `stale`, `collapsed`, `merged`, `forwarded`, `refused`, `failed`", 7),
     "region": ("a host's region; at most as many as hosts are configured", 32),
     "window": ("a window of `quota.limits`", 4),
+    "caller": ("a caller's name; at any time those with the most requests waiting, then the most served", 20),
     "version": ("the program's", 1),
 }
 wrong, notes = [], []

@@ -27,4 +27,5 @@ mod sharing;
 mod sign_in;
 mod sign_in_kinds;
 mod support;
+mod traces;
 mod upstream;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use prometheus_client::registry::Registry;
 use tokio::time::{Instant, advance, sleep};
 use tower::{Layer as _, ServiceExt as _};
@@ -66,6 +66,7 @@ async fn ask(lanes: &Lanes, token: Option<&str>, wait: Duration) -> Result<Answe
         wait: None,
         freshness: Freshness::default(),
         request_id: "r".into(),
+        trace: crate::telemetry::trace::Trace::None,
     };
     let attempt = Try {
         load: Arc::new(Alone::new(Arc::new(question(token)), name)),
@@ -79,7 +80,7 @@ async fn ask(lanes: &Lanes, token: Option<&str>, wait: Duration) -> Result<Answe
         permit.settle();
         Ok(Answer {
             status: StatusCode::OK,
-            headers: HeaderMap::new(),
+            headers: Arc::default(),
             body: Bytes::new(),
         })
     });

@@ -114,6 +114,7 @@ pub(super) fn call(id: &str, freshness: Freshness) -> Call {
             wait: None,
             freshness,
             request_id: "r".into(),
+            trace: crate::telemetry::trace::Trace::None,
         }),
     }
 }
@@ -123,7 +124,7 @@ pub(super) fn answer(status: u16, body: &'static str) -> Answer {
     headers.insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
     Answer {
         status: StatusCode::from_u16(status).unwrap(),
-        headers,
+        headers: headers.into(),
         body: Bytes::from_static(body.as_bytes()),
     }
 }

@@ -209,7 +209,7 @@ impl Replicas {
         step(
             "The store is killed, and comes back empty",
             &[
-                format!("{}", line("what is in memory is answered as before", &known)),
+                line("what is in memory is answered as before", &known),
                 format!(
                     "what is not is refused after {}: {}, retry-after: {}; no replica spends what it cannot count",
                     ms(unknown.took),

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, advance};
@@ -141,6 +141,7 @@ pub(super) fn caller(name: &str, seconds: u64) -> Caller {
         wait: None,
         freshness: Freshness::default(),
         request_id: "r".into(),
+        trace: crate::telemetry::trace::Trace::None,
     }
 }
 
@@ -157,7 +158,7 @@ pub(super) fn no_store(mut caller: Caller) -> Caller {
 pub(super) fn answer(body: &'static str) -> Answer {
     Answer {
         status: StatusCode::OK,
-        headers: HeaderMap::new(),
+        headers: Arc::default(),
         body: Bytes::from_static(body.as_bytes()),
     }
 }

@@ -20,7 +20,7 @@ fn bench() -> Bench {
 }
 
 /// The answer of an upstream that knows two rows of each id, and lists them in an order of its own.
-fn rows(request: &Request) -> Answer {
+pub(super) fn rows(request: &Request) -> Answer {
     let mut rows = String::new();
     for n in [1, 2] {
         let mut ids: Vec<_> = request.ids().collect();

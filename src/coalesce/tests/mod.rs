@@ -1,4 +1,5 @@
 mod bench;
 mod differential;
+mod lift;
 mod merge;
 mod single;

@@ -12,6 +12,7 @@ mod server;
 mod store;
 mod table;
 mod telemetry;
+mod traces;
 
 pub use admin::Admin;
 pub use cache::Cache;
@@ -26,3 +27,4 @@ pub use server::Server;
 pub use store::Store;
 pub(super) use table::SECTIONS;
 pub use telemetry::{Format, Telemetry};
+pub use traces::{Sampling, Traces};

@@ -5,7 +5,9 @@ use url::Url;
 
 use crate::config::env::variable;
 use crate::config::key::{Fallback, Key, Kind};
+use crate::config::mistake::Origin;
 use crate::config::reader::Reader;
+use crate::config::section::traces::Traces;
 use crate::config::suggestion::nearest;
 use crate::config::value::address;
 
@@ -30,9 +32,9 @@ static OTLP_ENDPOINT: Key = Key::new(
     "otlp_endpoint",
     Kind::Text("an http:// or https:// address without user and password, or \"\" for none"),
     Fallback::Text(""),
-    "Where traces go (OTLP over HTTP); empty: nowhere.",
+    "The collector that traces go to (OTLP over HTTP, protobuf), without `/v1/traces`; empty: nowhere.",
 )
-.borrows(&[variable::OTLP_ENDPOINT])
+.borrows(&[variable::OTLP_TRACES_ENDPOINT, variable::OTLP_ENDPOINT])
 .hidden();
 
 pub(super) static KEYS: &[&Key] = &[&LOG, &FORMAT, &OTLP_ENDPOINT];
@@ -46,8 +48,8 @@ pub struct Telemetry {
     pub log: String,
     /// How log lines look.
     pub format: Format,
-    /// Where traces go, without user and password.
-    pub otlp_endpoint: Option<Url>,
+    /// Where traces go; `None`: nowhere.
+    pub traces: Option<Traces>,
 }
 
 /// How log lines look.
@@ -79,11 +81,14 @@ impl Telemetry {
     pub(in crate::config) fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let log = reader.parsed(&LOG, directives);
         let format = reader.choice(&FORMAT, &Format::WORDS);
-        let otlp_endpoint = reader.optional(&OTLP_ENDPOINT, endpoint);
+        let endpoint = reader.optional(&OTLP_ENDPOINT, endpoint);
+        let whole =
+            matches!(reader.origin(&OTLP_ENDPOINT), Origin::Variable(name) if name == variable::OTLP_TRACES_ENDPOINT);
+        let traces = endpoint.map(|endpoint| endpoint.and_then(|endpoint| Traces::read(reader, endpoint, whole)));
         Some(Self {
             log: log?,
             format: format?,
-            otlp_endpoint: otlp_endpoint.ok()?,
+            traces: traces.ok()?,
         })
     }
 }

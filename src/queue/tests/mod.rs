@@ -4,6 +4,7 @@ mod fairness;
 mod handover;
 mod line;
 mod reference;
+mod retry;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -135,6 +136,7 @@ pub(super) fn attempt(name: &str, urgency: u8, wait: Duration) -> Try {
         wait: None,
         freshness: Freshness::default(),
         request_id: "test".into(),
+        trace: crate::telemetry::trace::Trace::None,
     };
     Try {
         load: Arc::new(Nothing),

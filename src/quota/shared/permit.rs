@@ -26,6 +26,8 @@ pub(super) struct Shared {
     state: Mutex<State>,
     /// Counts changes that make an earlier forecast wrong.
     version: AtomicU64,
+    /// Counts the moments at which the state may have changed.
+    stamp: AtomicU64,
     changed: Notify,
     /// The time of the next step may be earlier than the task knows.
     kick: Notify,
@@ -48,6 +50,7 @@ impl Quota {
             name,
             attempt: config.attempt,
             version: AtomicU64::new(0),
+            stamp: AtomicU64::new(0),
             changed: Notify::new(),
             kick: Notify::new(),
             metrics,
@@ -84,13 +87,13 @@ impl Quota {
     /// When the store is lost, or has never answered: how long to stay away.
     #[must_use]
     pub fn lost(&self) -> Option<Duration> {
-        self.0.lock().is_lost().then_some(COME_BACK)
+        self.0.look().is_lost().then_some(COME_BACK)
     }
 
     /// Appends when the next `count` slots of this replica should come: an estimate, because others share them.
     pub fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>) {
         let (account, share) = {
-            let state = self.0.lock();
+            let state = self.0.look();
             (state.copy.account(now), state.share)
         };
         let mut forecast = Forecast::new(&account, now);
@@ -132,19 +135,27 @@ impl Quota {
     #[must_use]
     pub fn has_surplus(&self) -> bool {
         let now = Instant::now();
-        let state = self.0.lock();
+        let state = self.0.look();
         state.is_granting() && state.copy.account(now).has_surplus(now)
+    }
+
+    /// Changes whenever a snapshot may have become another one, except by the passing of time.
+    #[must_use]
+    pub fn stamp(&self) -> u64 {
+        self.0.stamp.load(Ordering::Relaxed)
     }
 
     /// The state for people, as this replica knows it.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let now = Instant::now();
-        let state = self.0.lock();
+        let state = self.0.look();
         let mut account = state.copy.account(now);
         account.ledger.sweep(now);
+        let windows = account.windows(now);
         Snapshot {
-            windows: account.windows(now),
+            steady_until: account.steady_until(&windows, now),
+            windows,
             paused: account
                 .paused_until()
                 .map(|until| until.saturating_duration_since(now))
@@ -174,7 +185,7 @@ impl Shared {
     pub(super) async fn is_time(&self) {
         loop {
             let now = Instant::now();
-            let at = self.lock().next_look(now);
+            let at = self.look().next_look(now);
             if at <= now {
                 return;
             }
@@ -233,7 +244,15 @@ impl Shared {
         }
     }
 
+    /// The state, to change it.
     fn lock(&self) -> MutexGuard<'_, State> {
+        let state = self.look();
+        self.stamp.fetch_add(1, Ordering::Relaxed);
+        state
+    }
+
+    /// The state, to look at it.
+    fn look(&self) -> MutexGuard<'_, State> {
         // A panic inside leaves at worst a charge that the store ends by itself.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

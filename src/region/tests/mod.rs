@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use tokio::time::Instant;
 use tower::{Layer as _, Service as _, ServiceExt as _, service_fn};
 use url::Url;
@@ -99,7 +99,7 @@ impl World {
             } else {
                 StatusCode::OK
             },
-            headers: HeaderMap::new(),
+            headers: Arc::default(),
             body: bytes::Bytes::new(),
         })
     }
@@ -209,8 +209,10 @@ fn outgoing() -> Outgoing {
             wait: None,
             freshness: Freshness::default(),
             request_id: "1".into(),
+            trace: crate::telemetry::trace::Trace::None,
         }),
         route: Route::default(),
+        trace: crate::telemetry::trace::Call::None,
     }
 }
 

@@ -4,14 +4,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
-use tokio::time::Instant;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use crate::BoxError;
 use crate::attempt::{Again, Failure, Fate};
-use crate::caller::{Caller, Freshness, Name, Urgency};
 use crate::queue;
-use crate::respond::{Config, Ended, Layer, Outcome, Policies, Problem, Refusal, Reply, RequestId, Window};
+use crate::respond::{Config, Ended, Layer, Outcome, Policies, Problem, Refusal, Reply, RequestId, Window, Windows};
 use crate::scan::{self, Answer, Served, Status};
 
 const ID: &str = "test-1";
@@ -20,26 +18,15 @@ fn config() -> Config {
     Config {
         upstream_hosts: vec!["api-eu.example".into()],
         rate_limit: Arc::new(|| {
-            vec![Window {
+            Arc::new(Windows::new(vec![Window {
                 name: "1m".into(),
                 quota: 100,
                 window_s: 60,
                 remaining: 37,
                 reset_s: 12,
-            }]
+            }]))
         }),
     }
-}
-
-fn caller(wait: Option<u64>) -> Arc<Caller> {
-    Arc::new(Caller {
-        name: Name::new("test"),
-        urgency: Urgency::default(),
-        deadline: Instant::now(),
-        wait: wait.map(Duration::from_secs),
-        freshness: Freshness::default(),
-        request_id: ID.into(),
-    })
 }
 
 fn upstream_answer(status: u16, body: &'static str) -> Answer {
@@ -51,7 +38,7 @@ fn upstream_answer(status: u16, body: &'static str) -> Answer {
     headers.insert("content-length", HeaderValue::from_static("999"));
     Answer {
         status: StatusCode::from_u16(status).unwrap(),
-        headers,
+        headers: headers.into(),
         body: Bytes::from_static(body.as_bytes()),
     }
 }
@@ -69,6 +56,13 @@ fn hit(body: &'static str) -> Served {
 }
 
 async fn answer(make: impl Fn() -> Result<Reply, BoxError> + Clone + Send + 'static) -> (Response<()>, Bytes) {
+    let (answer, body, _) = ending(make).await;
+    (answer, body)
+}
+
+async fn ending(
+    make: impl Fn() -> Result<Reply, BoxError> + Clone + Send + 'static,
+) -> (Response<()>, Bytes, Option<Ended>) {
     let inner = service_fn(move |_: Request<()>| std::future::ready(make()));
     let mut request = Request::post("/api/x")
         .header("host", "gw.local:8080")
@@ -76,8 +70,9 @@ async fn answer(make: impl Fn() -> Result<Reply, BoxError> + Clone + Send + 'sta
         .unwrap();
     request.extensions_mut().insert(RequestId::from_caller(ID).unwrap());
     let answer = Layer::new(config()).layer(inner).oneshot(request).await.unwrap();
-    let (head, body) = answer.into_parts();
-    (Response::from_parts(head, ()), body.collect().await.unwrap().to_bytes())
+    let (head, body) = answer.response.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    (Response::from_parts(head, ()), body, answer.ended)
 }
 
 fn field<'a>(answer: &'a Response<()>, name: &str) -> &'a str {
@@ -86,7 +81,13 @@ fn field<'a>(answer: &'a Response<()>, name: &str) -> &'a str {
 
 #[tokio::test]
 async fn a_hit_keeps_the_upstreams_answer_and_says_where_it_came_from() {
-    let (answer, body) = answer(|| Ok(Reply::Served(Box::new(hit("{ \"value\" : [] }")), caller(Some(20))))).await;
+    let (answer, body, ended) = ending(|| {
+        Ok(Reply::Served(
+            Box::new(hit("{ \"value\" : [] }")),
+            Some(Duration::from_secs(20)),
+        ))
+    })
+    .await;
     assert_eq!(answer.status(), StatusCode::OK);
     assert_eq!(body, "{ \"value\" : [] }");
     assert_eq!(
@@ -100,20 +101,20 @@ async fn a_hit_keeps_the_upstreams_answer_and_says_where_it_came_from() {
     assert_eq!(field(&answer, "preference-applied"), "wait=20");
     assert!(!answer.headers().contains_key("content-length"));
     assert!(!answer.headers().contains_key("proxy-status"));
-    let ended: &Ended = answer.extensions().get().unwrap();
+    let ended = ended.unwrap();
     assert_eq!(ended.outcome.as_str(), "hit");
 }
 
 #[tokio::test]
 async fn a_link_leads_back_to_the_address_the_caller_used() {
     let body = r#"{"@odata.nextLink":"https://api-eu.example/api/x?$skip=1"}"#;
-    let (_, body) = answer(move || Ok(Reply::Served(Box::new(hit(body)), caller(None)))).await;
+    let (_, body) = answer(move || Ok(Reply::Served(Box::new(hit(body)), None))).await;
     assert_eq!(body, r#"{"@odata.nextLink":"http://gw.local:8080/api/x?$skip=1"}"#);
 }
 
 #[tokio::test]
 async fn a_problem_speaks_both_languages() {
-    let (answer, body) = answer(|| Err(Refusal::Path.into())).await;
+    let (answer, body, ended) = ending(|| Err(Refusal::Path.into())).await;
     assert_eq!(answer.status(), StatusCode::NOT_FOUND);
     assert_eq!(field(&answer, "content-type"), "application/problem+json");
     assert_eq!(
@@ -131,7 +132,7 @@ async fn a_problem_speaks_both_languages() {
         "error": {"code": "NotFound", "message": "there is nothing at this path", "target": "test-1"},
     });
     assert_eq!(body, expected);
-    let ended: &Ended = answer.extensions().get().unwrap();
+    let ended = ended.unwrap();
     assert_eq!(ended.outcome, Outcome::Refused);
     assert_eq!(ended.cause.as_deref(), Some("there is nothing at this path"));
 }
@@ -154,7 +155,7 @@ async fn the_upstreams_own_error_passes_through() {
         }
         .into())
     };
-    let (answer, body) = answer(make).await;
+    let (answer, body, ended) = ending(make).await;
     assert_eq!(answer.status(), StatusCode::FORBIDDEN);
     assert_eq!(body, "{\"error\":{\"code\":\"Forbidden\"}}");
     assert_eq!(
@@ -166,18 +167,18 @@ async fn the_upstreams_own_error_passes_through() {
         field(&answer, "cache-status"),
         "defender-gateway; fwd=miss; fwd-status=403"
     );
-    let ended: &Ended = answer.extensions().get().unwrap();
+    let ended = ended.unwrap();
     assert_eq!(ended.outcome.as_str(), "forwarded");
 }
 
 #[tokio::test]
 async fn options_names_methods_and_format() {
-    let (answer, body) = answer(|| Ok(Reply::Options)).await;
+    let (answer, body, ended) = ending(|| Ok(Reply::Options)).await;
     assert_eq!(answer.status(), StatusCode::NO_CONTENT);
     assert_eq!(field(&answer, "allow"), "OPTIONS, POST, QUERY");
     assert_eq!(field(&answer, "accept-query"), "\"application/json\"");
     assert!(body.is_empty());
-    assert!(answer.extensions().get::<Ended>().is_none());
+    assert_eq!(ended, None);
 }
 
 #[test]
@@ -234,7 +235,7 @@ async fn an_answer_paid_for_elsewhere_says_nothing_of_this_quota() {
                 std::future::ready(if fails {
                     Err(BoxError::from(Refusal::Busy))
                 } else {
-                    Ok(Reply::Served(Box::new(hit("{}")), caller(None)))
+                    Ok(Reply::Served(Box::new(hit("{}")), None))
                 })
             });
             let mut request = Request::new(());
@@ -242,7 +243,7 @@ async fn an_answer_paid_for_elsewhere_says_nothing_of_this_quota() {
                 let value = HeaderValue::from_static("Bearer abc");
                 request.headers_mut().insert(header::AUTHORIZATION, value);
             }
-            let answer = layer.layer(inner).oneshot(request).await.unwrap();
+            let answer = layer.layer(inner).oneshot(request).await.unwrap().response;
             for name in ["ratelimit", "ratelimit-policy"] {
                 assert_eq!(answer.headers().contains_key(name), limited, "{name}, fails: {fails}");
             }

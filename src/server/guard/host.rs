@@ -102,7 +102,7 @@ impl Hosts {
     /// Whether a request for `host` over a connection with `peer` is meant for us.
     #[must_use]
     pub fn accept(&self, host: &Host, peer: Option<&Peer>) -> bool {
-        if peer == Some(&Peer::Unix) || host.is_loopback() || self.0.contains(host) {
+        if peer.is_some_and(Peer::is_unix) || host.is_loopback() || self.0.contains(host) {
             return true;
         }
         let own = peer.and_then(Peer::local_ip);
@@ -165,10 +165,7 @@ mod tests {
     #[test]
     fn only_our_own_names_are_accepted() {
         let hosts = Hosts::new(["gateway.svc:8080"]).unwrap();
-        let peer = Peer::Tcp {
-            remote: "10.0.0.9:5".parse().unwrap(),
-            local: "10.0.0.1:80".parse().unwrap(),
-        };
+        let peer = Peer::tcp("10.0.0.9:5".parse().unwrap(), "10.0.0.1:80".parse().unwrap());
         let accept = |host: &str| hosts.accept(&Host::parse(host).unwrap(), Some(&peer));
         for good in [
             "localhost",
@@ -190,7 +187,7 @@ mod tests {
         ] {
             assert!(!accept(bad), "{bad}");
         }
-        assert!(hosts.accept(&Host::parse("anything").unwrap(), Some(&Peer::Unix)));
+        assert!(hosts.accept(&Host::parse("anything").unwrap(), Some(&Peer::unix())));
         assert_eq!(Hosts::new(["good", "http://bad"]), Err("http://bad".into()));
     }
 }

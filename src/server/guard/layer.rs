@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::Either;
-use http::Request;
+use http::{HeaderValue, Request, header};
 use tower::Service;
 
+use super::origin::may_be_cross_site;
 use super::{Host, Hosts, refuse_cross_site};
 use crate::BoxError;
 use crate::respond::Refusal;
@@ -66,17 +67,41 @@ where
     }
 }
 
-fn check<B>(request: &Request<B>, hosts: &Hosts) -> Result<(), Refusal> {
+fn check<B>(request: &Request<B>, hosts: &Arc<Hosts>) -> Result<(), Refusal> {
     if request.headers().len() > Config::MAX_HEADERS {
         return Err(Refusal::Fields);
     }
+    let peer = request.extensions().get::<Peer>();
+    let field = only_host(request);
+    if let (Some(peer), Some(field)) = (peer, field)
+        && peer.is_accepted(field, hosts)
+        && !may_be_cross_site(request.headers())
+    {
+        return Ok(());
+    }
     let host = Host::of(request)?;
-    if !hosts.accept(&host, request.extensions().get::<Peer>()) {
+    if !hosts.accept(&host, peer) {
         let host = match host {
             Host::Name(name) => name,
             Host::Ip(address) => address.to_string(),
         };
         return Err(Refusal::ForeignHost { host });
     }
-    refuse_cross_site(request.headers(), &host)
+    refuse_cross_site(request.headers(), &host)?;
+    if let (Some(peer), Some(field)) = (peer, field) {
+        peer.accept(field, hosts);
+    }
+    Ok(())
+}
+
+/// The `Host` field, if nothing else says what host is meant.
+fn only_host<B>(request: &Request<B>) -> Option<&HeaderValue> {
+    if request.uri().authority().is_some() {
+        return None;
+    }
+    let mut fields = request.headers().get_all(header::HOST).iter();
+    match (fields.next(), fields.next()) {
+        (Some(host), None) => Some(host),
+        _ => None,
+    }
 }

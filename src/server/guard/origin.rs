@@ -26,6 +26,11 @@ pub(crate) fn refuse_cross_site(fields: &HeaderMap, host: &Host) -> Result<(), R
     Ok(())
 }
 
+/// Whether a browser says anything at all about the page behind a request.
+pub(super) fn may_be_cross_site(fields: &HeaderMap) -> bool {
+    fields.contains_key(SEC_FETCH_SITE) || fields.contains_key(header::ORIGIN)
+}
+
 /// Whether `origin` is the address that the request itself was sent to, port included: another port is another program.
 fn is_origin(origin: &str, fields: &HeaderMap, host: &Host) -> bool {
     let Some((scheme, authority)) = origin.split_once("://") else {

@@ -1,22 +1,28 @@
 //! The layer that reads.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use http::{HeaderMap, Request, header};
+use http::{HeaderMap, Request, header, request};
 use hyper::body::Body;
-use tokio::sync::Semaphore;
+use pin_project_lite::pin_project;
 use tokio::time::Instant;
+use tower::util::Oneshot;
 use tower::{Service, ServiceExt as _};
 
-use super::{Config, body, cache_control, prefer, priority};
+use super::body::Receiving;
+use super::budget::Budget;
+use super::{Config, cache_control, prefer, priority};
 use crate::BoxError;
 use crate::caller::{Caller, Name};
 use crate::respond::{Refusal, Reply, RequestId};
-use crate::scan::{self, Call, Served, Version};
+use crate::scan::{self, Call, Delegated, Invalid, Served, Version};
 use crate::server::Peer;
+use crate::telemetry::trace::Trace;
 
 /// Reads requests for the typed stack below.
 #[derive(Clone, Debug)]
@@ -27,20 +33,17 @@ pub struct Layer {
 #[derive(Debug)]
 struct Shared {
     config: Config,
-    /// One permit per byte.
-    budget: Semaphore,
+    budget: Arc<Budget>,
 }
 
 impl Layer {
     /// A layer with a body budget of its own, which all its services share.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        let budget = config.body_budget.clamp(config.max_body, Semaphore::MAX_PERMITS);
+        // At least one body of the largest size must fit.
+        let budget = Budget::new(config.body_budget.max(config.max_body));
         Self {
-            shared: Arc::new(Shared {
-                config,
-                budget: Semaphore::new(budget),
-            }),
+            shared: Arc::new(Shared { config, budget }),
         }
     }
 }
@@ -65,14 +68,12 @@ pub struct Read<S> {
 
 impl<S, B> Service<Request<B>> for Read<S>
 where
-    S: Service<Call, Response = Served, Error = BoxError> + Clone + Send + 'static,
-    S::Future: Send,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Send,
+    S: Service<Call, Response = Served, Error = BoxError> + Clone,
+    B: Body<Data = Bytes>,
 {
     type Response = Reply;
     type Error = BoxError;
-    type Future = BoxFuture<'static, Result<Reply, BoxError>>;
+    type Future = Reading<S, B>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         // The service below is asked when the question is complete, in the clone that will be called.
@@ -80,40 +81,121 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let arrived = Instant::now();
-        let (inner, shared) = (self.inner.clone(), Arc::clone(&self.shared));
-        Box::pin(async move {
-            let call = shared.read(request, arrived).await?;
-            let caller = Arc::clone(&call.caller);
-            let served = inner.oneshot(call).await?;
-            Ok(Reply::Served(Box::new(served), caller))
+        let (head, body) = request.into_parts();
+        let stage = match self.shared.ask(&head) {
+            Ok(asked) => Stage::Body {
+                body: Receiving::new(
+                    &head.headers,
+                    body,
+                    &self.shared.config,
+                    Arc::clone(&self.shared.budget),
+                ),
+                asked: Some(asked),
+            },
+            Err(refusal) => Stage::Refused { refusal: Some(refusal) },
+        };
+        Reading {
+            inner: Some(self.inner.clone()),
+            stage,
+        }
+    }
+}
+
+/// A question without its ids: what is known before the body. Small, because it is moved about, and the head can go.
+#[derive(Debug)]
+struct Asked {
+    version: Version,
+    query: Option<Box<str>>,
+    delegated: Option<Delegated>,
+    caller: Arc<Caller>,
+}
+
+impl Asked {
+    fn with(self, body: &[u8]) -> Result<Call, Invalid> {
+        let question = scan::Request::parse(self.version, self.query.as_deref(), body)?;
+        let question = match self.delegated {
+            Some(delegated) => question.with_token(delegated),
+            None => question,
+        };
+        Ok(Call {
+            request: Arc::new(question),
+            caller: self.caller,
         })
     }
 }
 
-impl Shared {
-    async fn read<B>(&self, request: Request<B>, arrived: Instant) -> Result<Call, BoxError>
+pin_project! {
+    /// A request that is being read, and then answered.
+    #[derive(Debug)]
+    pub struct Reading<S, B>
     where
-        B: Body<Data = Bytes>,
+        S: Service<Call>,
     {
-        let (head, body) = request.into_parts();
+        // `None` once the question is complete: then it is in the answer.
+        inner: Option<S>,
+        #[pin]
+        stage: Stage<Oneshot<S, Call>, B>,
+    }
+}
+
+pin_project! {
+    #[project = StageProjection]
+    #[derive(Debug)]
+    enum Stage<F, B> {
+        Refused { refusal: Option<Refusal> },
+        Body { #[pin] body: Receiving<B>, asked: Option<Asked> },
+        Answer { #[pin] answer: F, wait: Option<Duration> },
+    }
+}
+
+impl<S, B> Future for Reading<S, B>
+where
+    S: Service<Call, Response = Served, Error = BoxError>,
+    B: Body<Data = Bytes>,
+{
+    type Output = Result<Reply, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            let answer = match this.stage.as_mut().project() {
+                StageProjection::Refused { refusal } => {
+                    let refusal = refusal.take().unwrap_or(Refusal::BodyBroken);
+                    return Poll::Ready(Err(refusal.into()));
+                }
+                StageProjection::Answer { answer, wait } => {
+                    let served = ready!(answer.poll(context))?;
+                    return Poll::Ready(Ok(Reply::Served(Box::new(served), *wait)));
+                }
+                StageProjection::Body { body, asked } => {
+                    let received = ready!(body.poll(context))?;
+                    // Both are taken once, when the body is complete.
+                    let (asked, inner) = asked.take().zip(this.inner.take()).ok_or(Refusal::BodyBroken)?;
+                    let call = asked.with(&received.bytes)?;
+                    Stage::Answer {
+                        wait: call.caller.wait,
+                        answer: inner.oneshot(call),
+                    }
+                }
+            };
+            this.stage.set(answer);
+        }
+    }
+}
+
+impl Shared {
+    /// Reads the head; what can be refused without the body, is.
+    fn ask(&self, head: &request::Parts) -> Result<Asked, Refusal> {
         check_content(&head.headers)?;
-        let version = Version::from_path(head.uri.path()).ok_or(Refusal::Path)?;
-        let delegated = self.config.authorization.read(&head.headers)?;
-        let received = body::read(&head.headers, body, &self.config, &self.budget).await?;
-        let question = scan::Request::parse(version, head.uri.query(), &received.bytes)?;
-        let question = match delegated {
-            Some(delegated) => question.with_token(delegated),
-            None => question,
-        };
-        let caller = self.caller(&head, arrived);
-        Ok(Call {
-            request: Arc::new(question),
-            caller: Arc::new(caller),
+        Ok(Asked {
+            version: Version::from_path(head.uri.path()).ok_or(Refusal::Path)?,
+            query: head.uri.query().map(Box::from),
+            delegated: self.config.authorization.read(&head.headers)?,
+            caller: Arc::new(self.caller(head, Instant::now())),
         })
     }
 
-    fn caller(&self, head: &http::request::Parts, arrived: Instant) -> Caller {
+    fn caller(&self, head: &request::Parts, arrived: Instant) -> Caller {
         let fields = &head.headers;
         let wait = prefer::wait(fields).map(|wait| wait.min(self.config.max_wait_limit));
         let header = self.config.caller_header.as_ref();
@@ -134,6 +216,7 @@ impl Shared {
                 .extensions
                 .get::<RequestId>()
                 .map_or_else(|| "".into(), RequestId::share),
+            trace: head.extensions.get::<Trace>().cloned().unwrap_or_default(),
         }
     }
 }
@@ -220,10 +303,10 @@ mod tests {
         }
         let mut request = request.body(()).unwrap();
         request.extensions_mut().insert(RequestId::from_caller("id-1").unwrap());
-        request.extensions_mut().insert(Peer::Tcp {
-            remote: "10.0.0.7:4711".parse().unwrap(),
-            local: "10.0.0.1:80".parse().unwrap(),
-        });
+        request.extensions_mut().insert(Peer::tcp(
+            "10.0.0.7:4711".parse().unwrap(),
+            "10.0.0.1:80".parse().unwrap(),
+        ));
         let arrived = Instant::now();
         (
             Layer::new(Config::default())

@@ -5,6 +5,7 @@
 
 mod authorization;
 mod body;
+mod budget;
 mod cache_control;
 mod config;
 mod layer;

@@ -1,13 +1,15 @@
 //! `Priority: u=N` (RFC 9218 §4).
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use sfv::{BareItem, Dictionary, ListEntry, Parser};
 
 use crate::caller::Urgency;
 
+const PRIORITY: HeaderName = HeaderName::from_static("priority");
+
 /// The urgency that the caller asked for. A field that cannot be parsed, or a value out of range, is as good as absent.
 pub(super) fn urgency(fields: &HeaderMap) -> Urgency {
-    let mut lines = fields.get_all("priority").iter();
+    let mut lines = fields.get_all(PRIORITY).iter();
     let Some(first) = lines.next() else {
         return Urgency::default();
     };

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -133,7 +132,7 @@ fn stack(
     let panic = panic::Layer::new(metrics.panics()).layer(guard);
     let respond = respond::Layer::new(respond::Config {
         upstream_hosts: Vec::new(),
-        rate_limit: Arc::new(Vec::new),
+        rate_limit: Arc::new(Arc::default),
     });
     let count = count::Layer::new(metrics.clone()).layer(respond.layer(panic));
     request_id::Layer.layer(count)
@@ -151,7 +150,7 @@ async fn answer(backend: Arc<Backend>, call: Call) -> Result<Served, BoxError> {
     Ok(Served {
         answer: Answer {
             status: http::StatusCode::OK,
-            headers: HeaderMap::new(),
+            headers: Arc::default(),
             body: Bytes::from(vec![b'x'; size]),
         },
         outcome: Outcome::Hit,

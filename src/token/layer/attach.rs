@@ -1,16 +1,19 @@
 //! Attaches the token, and looks at what Defender thinks of it.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use http::StatusCode;
+use tokio::time::Instant;
 use tower::Service;
 
 use crate::attempt::{Again, Failure, Fate, Routed, Signed};
 use crate::scan::Answer;
-use crate::token::{Keeper, Verdict};
+use crate::telemetry::trace;
+use crate::token::{Bearer, Error, Keeper, Verdict};
 
 /// How long past the caller's deadline a call that holds its slot may wait for a token: giving up would waste the wait so far.
 const GRACE: Duration = Duration::from_secs(3);
@@ -82,12 +85,14 @@ where
         return inner.call(Signed { routed, bearer }).await;
     }
     let until = routed.outgoing.caller.deadline + GRACE;
-    let bearer = keeper.bearer(until).await.map_err(|error| Failure {
-        fate: Fate::Unsent,
-        again: Again::Never,
-        answer: None,
-        source: error.into(),
-    })?;
+    let bearer = bearer(&keeper, until, &routed.outgoing.trace)
+        .await
+        .map_err(|error| Failure {
+            fate: Fate::Unsent,
+            again: Again::Never,
+            answer: None,
+            source: error.into(),
+        })?;
     let signed = Signed {
         routed,
         bearer: bearer.secret().clone(),
@@ -102,6 +107,23 @@ where
         });
     }
     Ok(answer)
+}
+
+/// The token, with a span if it has to be waited for.
+async fn bearer(keeper: &Keeper, until: Instant, call: &trace::Call) -> Result<Bearer, Error> {
+    let mut bearer = pin!(keeper.bearer(until));
+    if let Some(at_hand) = bearer.as_mut().now_or_never() {
+        return at_hand;
+    }
+    let mut span = call.child("wait for sign-in", trace::SpanKind::Internal);
+    let bearer = bearer.await;
+    if let Err(error) = &bearer {
+        span.fail(match error {
+            Error::Refused { .. } => "refused",
+            Error::Unavailable { .. } => "unavailable",
+        });
+    }
+    bearer
 }
 
 /// Defender answered 401, and a newer token is there or on its way.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use tokio::time::Instant;
 use tower::{Layer as _, ServiceExt as _};
 use url::Url;
@@ -34,12 +34,14 @@ fn routed_with(request: scan::Request, deadline: Duration) -> Routed {
         wait: None,
         freshness: Freshness::default(),
         request_id: "r-1".into(),
+        trace: crate::telemetry::trace::Trace::None,
     };
     Routed {
         outgoing: Outgoing {
             request: Arc::new(request),
             caller: Arc::new(caller),
             route: crate::attempt::Route::default(),
+            trace: crate::telemetry::trace::Call::None,
         },
         base: Arc::new(Url::parse("https://api.example").unwrap()),
     }
@@ -70,7 +72,7 @@ impl Defender {
         };
         Ok(Answer {
             status,
-            headers: HeaderMap::new(),
+            headers: Arc::default(),
             body: Bytes::from_static(NO_LICENCE.as_bytes()),
         })
     }

@@ -26,6 +26,7 @@ fn signed(base: &str, version: Version, query: Option<&str>) -> Signed {
                 request: Arc::new(Request::parse(version, query, body).unwrap()),
                 caller: caller(Duration::from_secs(30)),
                 route: Route::default(),
+                trace: crate::telemetry::trace::Call::None,
             },
             base: Arc::new(base.parse().unwrap()),
         },

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 use tower::{Layer as _, ServiceExt as _, service_fn};
@@ -215,7 +215,7 @@ async fn answer(is: Is) -> Result<Answer, Failure> {
     })?;
     Ok(Answer {
         status,
-        headers: HeaderMap::new(),
+        headers: Arc::default(),
         body: Bytes::new(),
     })
 }

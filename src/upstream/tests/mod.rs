@@ -19,5 +19,6 @@ fn caller(deadline: Duration) -> Arc<Caller> {
         wait: None,
         freshness: Freshness::default(),
         request_id: "id-1".into(),
+        trace: crate::telemetry::trace::Trace::None,
     })
 }

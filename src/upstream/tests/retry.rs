@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use tokio::time::Instant;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
@@ -35,16 +35,14 @@ impl Load for NoLoad {
 fn answer(status: u16) -> Answer {
     Answer {
         status: StatusCode::from_u16(status).unwrap(),
-        headers: HeaderMap::new(),
+        headers: Arc::default(),
         body: Bytes::new(),
     }
 }
 
 fn retry_after(status: u16, seconds: &'static str) -> Answer {
     let mut answer = answer(status);
-    answer
-        .headers
-        .insert("retry-after", http::HeaderValue::from_static(seconds));
+    Arc::make_mut(&mut answer.headers).insert("retry-after", http::HeaderValue::from_static(seconds));
     answer
 }
 

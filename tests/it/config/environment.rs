@@ -198,8 +198,8 @@ fn traces_and_proxies_are_read_from_their_usual_variables() {
         ],
     );
     assert_eq!(
-        resolved.telemetry.otlp_endpoint.unwrap().as_str(),
-        "http://collector:4318/"
+        resolved.telemetry.traces.unwrap().url.as_str(),
+        "http://collector:4318/v1/traces"
     );
     let proxy = resolved.defender.proxy.unwrap();
     assert_eq!(proxy.url.as_str(), "http://proxy.example:3128/");

@@ -98,7 +98,7 @@ impl Upstream {
         let rows: Vec<_> = rows.collect();
         Ok(Answer {
             status,
-            headers,
+            headers: headers.into(),
             body: format!(r#"{{"@odata.context":"{padding}","value":[{}]}}"#, rows.join(",")).into(),
         })
     }
@@ -219,6 +219,7 @@ impl Pod {
             wait: None,
             freshness,
             request_id: "test".into(),
+            trace: defender_gateway::telemetry::trace::Trace::None,
         };
         let call = Call {
             request: Arc::new(request),

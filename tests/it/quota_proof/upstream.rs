@@ -101,7 +101,7 @@ impl Upstream {
                 }
                 let answer = Answer {
                     status,
-                    headers,
+                    headers: headers.into(),
                     body: Bytes::new(),
                 };
                 Ok(answer)

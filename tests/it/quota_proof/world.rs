@@ -154,6 +154,7 @@ impl Gateway {
                 wait: None,
                 freshness: Freshness::default(),
                 request_id: "1".into(),
+                trace: defender_gateway::telemetry::trace::Trace::None,
             }),
             place: Place::new(now),
         }

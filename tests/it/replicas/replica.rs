@@ -198,6 +198,7 @@ fn attempt(name: &str, wait: Duration) -> Try {
         wait: None,
         freshness: Freshness::default(),
         request_id: "test".into(),
+        trace: defender_gateway::telemetry::trace::Trace::None,
     };
     Try {
         load: Arc::new(Nothing),

@@ -28,6 +28,9 @@ pub(super) enum Sharing {
     Cache,
     SingleFlight,
     ById,
+    /// With merging as it is switched on, and nothing known of how long answers get.
+    MergeBlind,
+    /// With merging as `probe` recommends it for this upstream.
     Merge,
 }
 
@@ -65,20 +68,21 @@ impl Plant {
         let paid = upstream::RetryLayer.layer(queue::Layer::new(queue.clone()).layer(paid));
         let paid = BoxCloneService::new(paid);
 
-        let lore = Arc::new(Lore::new(10_000));
+        let lore = Arc::new(Lore::new(if sharing == Sharing::MergeBlind { 0 } else { 10_000 }));
         let config = cache::Config {
             ttl: Duration::from_secs(if sharing >= Sharing::Cache { 30 } else { 0 }),
             ..cache::Config::default()
         };
         let by_id = (sharing >= Sharing::ById).then(|| Arc::clone(&lore));
         let cache = Arc::new(cache::Cache::new(config, by_id, cache::Metrics::register(registry)));
+        // The defaults.
         let merge = coalesce::Merge {
-            max_ids: NonZeroUsize::new(1000).unwrap(),
+            max_ids: NonZeroUsize::new(100).unwrap(),
             gather: Duration::from_millis(5),
         };
         let flights = if sharing >= Sharing::SingleFlight {
             let config = coalesce::Config {
-                merge: (sharing >= Sharing::Merge).then_some(merge),
+                merge: (sharing >= Sharing::MergeBlind).then_some(merge),
                 attempt: ATTEMPT,
             };
             let outlook = Arc::new(move |_| queue.predicted_wait());
@@ -107,6 +111,7 @@ impl Plant {
             wait: None,
             freshness: Freshness::default(),
             request_id: "r".into(),
+            trace: defender_gateway::telemetry::trace::Trace::None,
         };
         let (request, caller) = (Arc::new(request), Arc::new(caller));
         self.front.clone().oneshot(Call { request, caller }).await
@@ -173,7 +178,7 @@ fn upstream(down: &Arc<AtomicBool>, arrivals: &Arc<Mutex<Vec<Arrival>>>) -> BoxC
             };
             Ok(Answer {
                 status,
-                headers,
+                headers: headers.into(),
                 body: body.into(),
             })
         }

@@ -35,10 +35,18 @@ fn zipf() -> Vec<f64> {
     weights.collect()
 }
 
-/// A caller who asks for 1 to 5 definitions, reads the answer for some seconds, and asks again. Returns the answers in the time watched.
-async fn caller(plant: &Plant, zipf: &[f64], seed: u64, from: Instant, until: Instant) -> u64 {
+/// What came of requests in the time watched.
+#[derive(Debug, Default)]
+struct Tally {
+    /// How long each answer took.
+    answered: Vec<Duration>,
+    refused: usize,
+}
+
+/// A caller who asks for 1 to 5 definitions, reads the answer for some seconds, and asks again.
+async fn caller(plant: &Plant, zipf: &[f64], seed: u64, from: Instant, until: Instant) -> Tally {
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut answered = 0;
+    let mut tally = Tally::default();
     while Instant::now() < until {
         sleep(Duration::from_millis(rng.random_range(1_000..9_000))).await;
         let count = rng.random_range(1..=5);
@@ -48,18 +56,23 @@ async fn caller(plant: &Plant, zipf: &[f64], seed: u64, from: Instant, until: In
                 format!("id{}", zipf.partition_point(|sum| *sum < at))
             })
             .collect();
+        let asked = Instant::now();
         let served = plant.ask(&format!("caller-{seed}"), &ids).await;
         let now = Instant::now();
-        answered += u64::from(served.is_ok() && now >= from && now < until);
+        match served {
+            _ if now < from || now >= until => {}
+            Ok(_) => tally.answered.push(now - asked),
+            Err(_) => tally.refused += 1,
+        }
     }
-    answered
+    tally
 }
 
 #[tokio::test(start_paused = true)]
 async fn sharing_serves_many_times_as_many() {
     let (watched, before) = course();
     let zipf = Arc::new(zipf());
-    let mut table = String::from("requests served per hour by 1,500 calls\n");
+    let mut table = String::from("requests served per hour by 1,500 calls          p50      p99   refused\n");
     let mut served = Vec::new();
     for (name, sharing) in [
         ("(a) queue only", Sharing::Nothing),
@@ -67,22 +80,33 @@ async fn sharing_serves_many_times_as_many() {
         ("(c) + single flight", Sharing::SingleFlight),
         ("(d) + per id", Sharing::ById),
         ("(e) + merge", Sharing::Merge),
+        ("    nothing known", Sharing::MergeBlind),
     ] {
         let plant = Plant::new(sharing, &LIMITS);
         let from = Instant::now() + before;
         let until = from + watched;
-        let answered = join_all((0..CALLERS).map(|n| caller(&plant, &zipf, n, from, until))).await;
+        let tallies = join_all((0..CALLERS).map(|n| caller(&plant, &zipf, n, from, until))).await;
+        let refused: usize = tallies.iter().map(|tally| tally.refused).sum();
+        let mut took: Vec<_> = tallies.into_iter().flat_map(|tally| tally.answered).collect();
+        took.sort_unstable();
+        let quantile = |percent: usize| took[(took.len() - 1) * percent / 100].as_secs_f64();
         let calls = plant.arrivals.lock().unwrap();
         let calls = calls.iter().filter(|call| call.at >= from && call.at < until).count();
         let hours = watched.as_secs_f64() / 3600.0;
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "far below 2^52")]
-        let hourly = (answered.iter().sum::<u64>() as f64 / hours) as u64;
+        let hourly = (took.len() as f64 / hours) as u64;
         served.push(hourly);
         let factor = hourly as f64 / served[0] as f64;
-        writeln!(table, "{name:<20} {hourly:>8}   {factor:>6.1} x   {calls} calls made").unwrap();
+        let (p50, p99) = (quantile(50), quantile(99));
+        writeln!(
+            table,
+            "{name:<20} {hourly:>8}   {factor:>6.1} x   {calls} calls {p50:>7.2} s {p99:>7.2} s  {refused:>7}"
+        )
+        .unwrap();
     }
     println!("{table}");
-    // 33 times was measured; 50 are aimed at. Why it is not more has not been found out yet.
-    assert!(served[4] >= 25 * served[0], "{table}");
+    assert!(served[4] >= 50 * served[0], "{table}");
+    // Finding out how long answers get costs calls; it must not cost the most of them.
+    assert!(served[5] >= 25 * served[0], "{table}");
     assert!(served[1] > served[0] && served[3] > served[2], "{table}");
 }

@@ -70,6 +70,12 @@ impl Setup {
         self
     }
 
+    /// Another environment variable of the gateway.
+    pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.into(), value.into()));
+        self
+    }
+
     /// What the gateway believes to be its secret.
     pub(crate) fn secret(mut self, secret: &str) -> Self {
         self.secret = secret.into();

@@ -1,0 +1,92 @@
+//! How many rows a united call may be expected to bring.
+//!
+//! An answer longer than any before may be cut off, and then everybody who shared the call asks alone. So united calls keep below what is
+//! known to fit; only now and then, when more wait than fit, one goes further and so finds out whether more would.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::scan::Doubt;
+
+/// When a call may next be expected to bring more rows than any before.
+#[derive(Debug)]
+pub(super) struct Growth {
+    not_before: Option<Instant>,
+    pause: Duration,
+}
+
+impl Growth {
+    /// After one that went further, as each may cost as many calls as it has passengers.
+    const FIRST_PAUSE: Duration = Duration::from_mins(1);
+    /// Where answers end at the same length again and again, that is how long they get.
+    const LONGEST_PAUSE: Duration = Duration::from_hours(1);
+    /// How much further it goes: in few steps to anywhere, and each with few passengers.
+    const STEP: usize = 2;
+
+    /// How many rows a call that leaves at `now` may be expected to bring, when those who wait want so many and an answer can hold at
+    /// least `longest`.
+    pub(super) fn rows(&self, wanted: usize, longest: usize, now: Instant) -> usize {
+        // The mean is only a mean: a quarter is left for luck.
+        let safe = longest - longest / 4;
+        if wanted > safe && self.not_before.is_none_or(|at| at <= now) {
+            longest.saturating_mul(Self::STEP)
+        } else {
+            safe
+        }
+    }
+
+    /// A call that was expected to bring so many rows leaves.
+    pub(super) fn leaves(&mut self, expected: usize, longest: usize, now: Instant) {
+        if expected > longest - longest / 4 {
+            self.not_before = Some(now + self.pause);
+        }
+    }
+
+    /// What came of a united call.
+    pub(super) fn learn(&mut self, doubt: Option<Doubt>) {
+        match doubt {
+            Some(Doubt::Longest) => self.pause = Self::FIRST_PAUSE,
+            Some(Doubt::FullPage | Doubt::NextLink) => self.pause = (self.pause * 2).min(Self::LONGEST_PAUSE),
+            _ => {}
+        }
+    }
+}
+
+impl Default for Growth {
+    fn default() -> Self {
+        Self {
+            not_before: None,
+            pause: Self::FIRST_PAUSE,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_go_further_than_known_only_now_and_then() {
+        let mut growth = Growth::default();
+        let start = Instant::now();
+        assert_eq!(growth.rows(70, 100, start), 75, "all fit");
+        assert_eq!(growth.rows(500, 100, start), 200);
+        growth.leaves(60, 100, start);
+        assert_eq!(growth.rows(500, 100, start), 200, "that one did not go further");
+        growth.leaves(180, 100, start);
+        assert_eq!(growth.rows(500, 100, start), 75);
+        let minutes = |n| start + Duration::from_mins(n);
+        assert_eq!(growth.rows(500, 100, minutes(1)), 200);
+        // The page ends there: less and less often it is tried again.
+        for _ in 0..20 {
+            growth.learn(Some(Doubt::FullPage));
+        }
+        growth.leaves(180, 100, start);
+        assert_eq!(growth.rows(500, 100, minutes(59)), 75);
+        assert_eq!(growth.rows(500, 100, minutes(60)), 200);
+        growth.learn(Some(Doubt::Longest));
+        growth.leaves(180, 100, start);
+        assert_eq!(growth.rows(500, 100, minutes(1)), 200);
+    }
+}

@@ -1,0 +1,177 @@
+//! How traces are sent: OpenTelemetry's own variables, which have no keys beside them.
+//!
+//! They are often injected for a whole namespace. As their specification asks, one that makes no sense is warned about and ignored: it
+//! must not keep the gateway from starting.
+
+use http::{HeaderName, HeaderValue};
+use percent_encoding::percent_decode_str;
+use url::Url;
+
+use crate::config::env::variable;
+use crate::config::reader::Reader;
+
+/// How and in whose name traces are sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Traces {
+    /// Where they are posted to, path included.
+    pub url: Url,
+    /// Fields of those requests. The values are secret.
+    pub fields: Vec<(HeaderName, HeaderValue)>,
+    /// Which requests are traced.
+    pub sampling: Sampling,
+    /// `service.name` and other attributes of this process, the more important ones last.
+    pub resource: Vec<(String, String)>,
+}
+
+/// Which requests are traced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sampling {
+    /// Whether the caller's word counts, where there is one.
+    pub parent_based: bool,
+    /// Which of those without one: millionths of them all.
+    pub millionths: u32,
+}
+
+impl Sampling {
+    /// All of them.
+    pub const ALL: u32 = 1_000_000;
+
+    /// The specification's default.
+    const DEFAULT: Self = Self {
+        parent_based: true,
+        millionths: Self::ALL,
+    };
+}
+
+impl Traces {
+    /// `whole`: the endpoint is complete.
+    pub(super) fn read(reader: &mut Reader<'_>, endpoint: Url, whole: bool) -> Option<Self> {
+        let off = said(reader, &[variable::OTEL_DISABLED]).is_some_and(|(_, value)| value.eq_ignore_ascii_case("true"));
+        let exporter = said(reader, &[variable::TRACES_EXPORTER]);
+        match exporter {
+            Some((_, value)) if value == "none" => return None,
+            Some((name, value)) if value != "otlp" => {
+                reader.note(format!("{name}: {value:?} is not known here; traces are sent by OTLP"));
+            }
+            _ => {}
+        }
+        if off {
+            return None;
+        }
+        let protocol = said(reader, &[variable::OTLP_TRACES_PROTOCOL, variable::OTLP_PROTOCOL]);
+        match protocol {
+            Some((name, value)) if value != "http/protobuf" => {
+                reader.note(format!(
+                    "{name}: {value:?} is not spoken here; traces are sent as http/protobuf, commonly to port 4318"
+                ));
+            }
+            None if endpoint.port() == Some(4317) => {
+                reader.note("traces are sent over HTTP, but port 4317 is commonly OTLP over gRPC; HTTP's is 4318");
+            }
+            _ => {}
+        }
+        Some(Self {
+            url: if whole { endpoint } else { with_path(endpoint) },
+            fields: fields(reader),
+            sampling: sampling(reader),
+            resource: resource(reader),
+        })
+    }
+}
+
+/// The first of these variables that is set, and its value without white space around it.
+fn said(reader: &Reader<'_>, names: &[&'static str]) -> Option<(&'static str, String)> {
+    let found = names.iter().find_map(|name| Some((*name, reader.env.value(name)?)));
+    found.map(|(name, value)| (name, value.expose().trim().to_owned()))
+}
+
+fn with_path(mut endpoint: Url) -> Url {
+    const PATH: &str = "/v1/traces";
+    let base = endpoint.path().trim_end_matches('/');
+    if !base.ends_with(PATH) {
+        let path = format!("{base}{PATH}");
+        endpoint.set_path(&path);
+    }
+    endpoint
+}
+
+fn fields(reader: &mut Reader<'_>) -> Vec<(HeaderName, HeaderValue)> {
+    let Some((variable, list)) = said(reader, &[variable::OTLP_TRACES_HEADERS, variable::OTLP_HEADERS]) else {
+        return Vec::new();
+    };
+    let mut fields = Vec::new();
+    for (name, value) in pairs(&list) {
+        match (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            (Ok(name), Ok(mut value)) => {
+                value.set_sensitive(true);
+                fields.push((name, value));
+            }
+            // Neither is shown: what stands in the wrong place may be the key.
+            _ => reader.note(format!("{variable}: an entry is no header field; it is left out")),
+        }
+    }
+    fields
+}
+
+fn sampling(reader: &mut Reader<'_>) -> Sampling {
+    let Some((name, sampler)) = said(reader, &[variable::TRACES_SAMPLER]) else {
+        return Sampling::DEFAULT;
+    };
+    let (parent_based, root) = match sampler.strip_prefix("parentbased_") {
+        Some(root) => (true, root),
+        None => (false, &*sampler),
+    };
+    let millionths = match root {
+        "always_on" => Sampling::ALL,
+        "always_off" => 0,
+        "traceidratio" => ratio(reader),
+        _ => {
+            reader.note(format!(
+                "{name}: {sampler:?} is not known here; parentbased_always_on is used"
+            ));
+            return Sampling::DEFAULT;
+        }
+    };
+    Sampling {
+        parent_based,
+        millionths,
+    }
+}
+
+fn ratio(reader: &mut Reader<'_>) -> u32 {
+    let Some((name, text)) = said(reader, &[variable::TRACES_SAMPLER_ARG]) else {
+        return Sampling::ALL;
+    };
+    match text.parse::<f64>() {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "between 0 and a million"
+        )]
+        Ok(ratio) if (0.0..=1.0).contains(&ratio) => (ratio * f64::from(Sampling::ALL)).round() as u32,
+        _ => {
+            reader.note(format!("{name}: {text:?} is no number from 0 to 1; 1 is used"));
+            Sampling::ALL
+        }
+    }
+}
+
+fn resource(reader: &Reader<'_>) -> Vec<(String, String)> {
+    let mut resource = Vec::new();
+    if let Some((_, list)) = said(reader, &[variable::RESOURCE_ATTRIBUTES]) {
+        resource.extend(pairs(&list));
+    }
+    if let Some((_, name)) = said(reader, &[variable::SERVICE_NAME]) {
+        resource.push(("service.name".into(), name));
+    }
+    resource
+}
+
+/// `name=value,…`; what has no equals sign or no name is left out.
+fn pairs(list: &str) -> impl Iterator<Item = (String, String)> {
+    let decoded = |text: &str| percent_decode_str(text.trim()).decode_utf8_lossy().into_owned();
+    list.split(',')
+        .filter_map(|entry| entry.split_once('='))
+        .map(move |(name, value)| (decoded(name), decoded(value)))
+        .filter(|(name, _)| !name.is_empty())
+}

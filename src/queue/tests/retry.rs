@@ -1,0 +1,62 @@
+//! `Retry-After` is exact: who comes when told is let in, and who cannot wait could not have come a second earlier.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::queue::Reason;
+
+/// Who asks, how urgently, and how long it may wait, in seconds.
+type Ask = (u8, u8, u64);
+
+/// After these requests, `gap` milliseconds apart, somebody is refused and comes back `early` before it was told to. Whether it is let in;
+/// `None` when it was not refused.
+fn come_back(before: &[(Ask, u64)], last: Ask, early: Duration) -> Option<(Reason, bool)> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let tasks = Tasks::new();
+        let (queue, _) = queue(Duration::from_millis(2400), &tasks);
+        let enter = |(name, urgency, wait): Ask| {
+            queue.enter(&attempt(
+                &format!("caller {name}"),
+                urgency,
+                SECOND * u32::try_from(wait).unwrap(),
+            ))
+        };
+        let mut waiting = Vec::new();
+        for (ask, gap) in before {
+            waiting.extend(enter(*ask));
+            tokio::time::sleep(Duration::from_millis(*gap)).await;
+        }
+        let refused = enter(last).err()?;
+        tokio::time::sleep(Duration::from_secs(refused.retry_after_s()).checked_sub(early)?).await;
+        Some((refused.reason, enter(last).is_ok()))
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn who_comes_back_when_told_is_let_in(
+        before in prop::collection::vec(((0_u8..4, 2_u8..4, 20_u64..200), 0_u64..1200), 20..80),
+        last in (0_u8..6, 2_u8..4, 0_u64..30),
+    ) {
+        if let Some((reason, let_in)) = come_back(&before, last, Duration::ZERO) {
+            prop_assert!(let_in, "{reason:?}, came back and was refused again");
+        }
+    }
+
+    #[test]
+    fn who_cannot_wait_could_not_have_come_a_second_earlier(
+        before in prop::collection::vec(((0_u8..4, 2_u8..4, 20_u64..200), 0_u64..1200), 20..80),
+        last in (0_u8..6, 2_u8..4, Just(0)),
+    ) {
+        if let Some((reason, let_in)) = come_back(&before, last, SECOND) {
+            prop_assert!(!let_in, "{reason:?}, could have come a second earlier");
+        }
+    }
+}

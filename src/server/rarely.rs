@@ -1,0 +1,97 @@
+//! Waits beside something that is polled all the time.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+use futures_util::task::AtomicWaker;
+use pin_project_lite::pin_project;
+
+pin_project! {
+    /// A future that is polled only when it was woken itself, not whenever its task is: timers and watches of a connection would
+    /// otherwise cost something with every request on it.
+    pub(super) struct Rarely<F> {
+        #[pin]
+        future: F,
+        bell: Arc<Bell>,
+        inner: Waker,
+        outer: Option<Waker>,
+    }
+}
+
+struct Bell {
+    rung: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.rung.store(true, Ordering::Release);
+        self.task.wake();
+    }
+}
+
+impl<F> Rarely<F> {
+    pub(super) fn new(future: F) -> Self {
+        let bell = Arc::new(Bell {
+            // The first poll finds out what to wait for.
+            rung: AtomicBool::new(true),
+            task: AtomicWaker::new(),
+        });
+        Self {
+            future,
+            inner: Arc::clone(&bell).into(),
+            bell,
+            outer: None,
+        }
+    }
+}
+
+impl<F: Future> Future for Rarely<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let waker = context.waker();
+        if !this.outer.as_ref().is_some_and(|outer| outer.will_wake(waker)) {
+            *this.outer = Some(waker.clone());
+            this.bell.task.register(waker);
+        }
+        // Most polls end here.
+        if !this.bell.rung.load(Ordering::Acquire) {
+            return Poll::Pending;
+        }
+        // Before the poll: what rings during it is not lost.
+        this.bell.rung.store(false, Ordering::Release);
+        this.future.poll(&mut Context::from_waker(this.inner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
+
+    use futures_util::FutureExt as _;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_polled_when_woken_and_not_otherwise() {
+        let polls = AtomicUsize::new(0);
+        let timer = tokio::time::sleep(Duration::from_secs(5));
+        let mut timer = Box::pin(timer);
+        let counted = std::future::poll_fn(|context| {
+            polls.fetch_add(1, Ordering::Relaxed);
+            timer.poll_unpin(context)
+        });
+        let mut rarely = Box::pin(Rarely::new(counted));
+        for _ in 0..10 {
+            assert!((&mut rarely).now_or_never().is_none());
+        }
+        assert_eq!(polls.load(Ordering::Relaxed), 1);
+        rarely.await;
+        assert_eq!(polls.load(Ordering::Relaxed), 2);
+    }
+}

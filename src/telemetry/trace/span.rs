@@ -1,0 +1,135 @@
+//! One span, from its start to its end.
+
+use std::borrow::Cow;
+use std::time::{Duration, SystemTime};
+
+use opentelemetry::trace::{Link, SpanContext, SpanId, SpanKind, Status};
+use opentelemetry::{KeyValue, Value};
+use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
+use tokio::time::Instant;
+
+use super::Tracer;
+
+/// Most links of one span. A call for more requests than this names the first ones and says how many it left out.
+const MAX_LINKS: usize = 128;
+
+/// A span under way. Dropped, it ends and is sent, if it is recorded at all.
+#[derive(Debug, Default)]
+pub struct Span {
+    context: Option<SpanContext>,
+    record: Option<Box<Record>>,
+}
+
+#[derive(Debug)]
+struct Record {
+    tracer: Tracer,
+    parent: Option<SpanContext>,
+    name: Cow<'static, str>,
+    kind: SpanKind,
+    started: Instant,
+    attributes: Vec<KeyValue>,
+    links: SpanLinks,
+    status: Status,
+}
+
+impl Span {
+    /// A span that is not recorded: what goes on is a child of `context`, if of anything.
+    pub(super) fn passing(context: Option<SpanContext>) -> Self {
+        Self { context, record: None }
+    }
+
+    pub(super) fn recorded(
+        tracer: Tracer,
+        context: SpanContext,
+        parent: Option<SpanContext>,
+        (name, kind): (Cow<'static, str>, SpanKind),
+        started: Instant,
+    ) -> Self {
+        Self {
+            context: Some(context),
+            record: Some(Box::new(Record {
+                tracer,
+                parent,
+                name,
+                kind,
+                started,
+                attributes: Vec::new(),
+                links: SpanLinks::default(),
+                status: Status::Unset,
+            })),
+        }
+    }
+
+    /// What to name as the parent further on.
+    #[must_use]
+    pub fn context(&self) -> Option<&SpanContext> {
+        self.context.as_ref()
+    }
+
+    /// Whether what is said about it will be sent; if not, there is no use in finding it out.
+    #[must_use]
+    pub fn is_recorded(&self) -> bool {
+        self.record.is_some()
+    }
+
+    /// Notes a fact, under its name in the semantic conventions if they have one.
+    pub fn set(&mut self, name: &'static str, value: impl Into<Value>) {
+        if let Some(record) = &mut self.record {
+            record.attributes.push(KeyValue::new(name, value));
+        }
+    }
+
+    /// Points at a span that has to do with this one.
+    pub fn link(&mut self, to: &SpanContext) {
+        let Some(record) = &mut self.record else { return };
+        if record.links.links.len() < MAX_LINKS {
+            record.links.links.push(Link::with_context(to.clone()));
+        } else {
+            record.links.dropped_count += 1;
+        }
+    }
+
+    /// It went wrong. `kind` is short and one of few: a status, an error's name.
+    pub fn fail(&mut self, kind: impl Into<Cow<'static, str>>) {
+        let kind = kind.into();
+        self.set("error.type", kind.clone());
+        if let Some(record) = &mut self.record {
+            record.status = Status::Error { description: kind };
+        }
+    }
+}
+
+impl Drop for Span {
+    fn drop(&mut self) {
+        if let (Some(context), Some(record)) = (self.context.take(), self.record.take()) {
+            record.end(context);
+        }
+    }
+}
+
+impl Record {
+    fn end(self, context: SpanContext) {
+        // The wall clock may have been set meanwhile; the duration is right all the same.
+        let since_epoch = Duration::try_from(self.tracer.wall_time().as_duration()).unwrap_or_default();
+        let ended = SystemTime::UNIX_EPOCH + since_epoch;
+        let (span_id, remote) = self.parent.map_or((SpanId::INVALID, false), |parent| {
+            (parent.span_id(), parent.is_remote())
+        });
+        let data = SpanData {
+            span_context: context,
+            parent_span_id: span_id,
+            parent_span_is_remote: remote,
+            span_kind: self.kind,
+            name: self.name,
+            start_time: ended.checked_sub(self.started.elapsed()).unwrap_or(ended),
+            end_time: ended,
+            attributes: self.attributes,
+            dropped_attributes_count: 0,
+            events: SpanEvents::default(),
+            links: self.links,
+            status: self.status,
+            instrumentation_scope: self.tracer.scope(),
+        };
+        self.tracer.send(data);
+    }
+}

@@ -1,0 +1,143 @@
+//! Starts spans: which are recorded, what they are called.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use opentelemetry::trace::{SpanContext, SpanId, SpanKind, TraceContextExt as _, TraceFlags, TraceId};
+use opentelemetry::{Context, InstrumentationScope};
+use opentelemetry_sdk::trace::{Sampler, SamplingDecision, ShouldSample as _, SpanData};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::{Metrics, Span};
+use crate::clock::Wall;
+
+/// Starts spans. Clones send to the same place.
+#[derive(Clone, Default)]
+pub struct Tracer(Option<Arc<On>>);
+
+struct On {
+    sampler: Sampler,
+    wall: Wall,
+    scope: InstrumentationScope,
+    queue: mpsc::Sender<SpanData>,
+    metrics: Metrics,
+}
+
+impl Tracer {
+    /// Records nothing, and costs nothing.
+    #[must_use]
+    pub fn off() -> Self {
+        Self(None)
+    }
+
+    pub(super) fn new(sampler: Sampler, wall: Wall, queue: mpsc::Sender<SpanData>, metrics: Metrics) -> Self {
+        let scope = InstrumentationScope::builder("defender-gateway")
+            .with_version(env!("CARGO_PKG_VERSION"))
+            .build();
+        Self(Some(Arc::new(On {
+            sampler,
+            wall,
+            scope,
+            queue,
+            metrics,
+        })))
+    }
+
+    /// Whether there is somewhere to send spans to.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// The first span in here: of a request whose caller's span is `parent`, or of work that nobody asked for. The sampler decides.
+    #[must_use]
+    pub fn start(&self, parent: Option<SpanContext>, name: impl Into<Cow<'static, str>>, kind: SpanKind) -> Span {
+        let name = name.into();
+        let Some(on) = &self.0 else {
+            return Span::passing(parent);
+        };
+        let trace_id = parent.as_ref().map_or_else(new_trace_id, SpanContext::trace_id);
+        let above = parent
+            .as_ref()
+            .map(|parent| Context::new().with_remote_span_context(parent.clone()));
+        let result = on
+            .sampler
+            .should_sample(above.as_ref(), trace_id, &name, &kind, &[], &[]);
+        let sampled = result.decision == SamplingDecision::RecordAndSample;
+        // Level 2's mark says how the id was made, which is for its maker to know.
+        let flags = parent
+            .as_ref()
+            .map_or(RANDOM, SpanContext::trace_flags)
+            .with_sampled(sampled);
+        let context = SpanContext::new(trace_id, new_span_id(), flags, false, result.trace_state);
+        if sampled {
+            Span::recorded(self.clone(), context, parent, (name, kind), Instant::now())
+        } else {
+            Span::passing(Some(context))
+        }
+    }
+
+    /// A span below `parent`, recorded if that is. It began at `started`.
+    #[must_use]
+    pub fn child(&self, parent: &SpanContext, name: &'static str, kind: SpanKind, started: Instant) -> Span {
+        if self.0.is_none() {
+            return Span::passing(Some(parent.clone()));
+        }
+        let context = SpanContext::new(
+            parent.trace_id(),
+            new_span_id(),
+            parent.trace_flags(),
+            false,
+            parent.trace_state().clone(),
+        );
+        if parent.is_sampled() {
+            Span::recorded(
+                self.clone(),
+                context,
+                Some(parent.clone()),
+                (name.into(), kind),
+                started,
+            )
+        } else {
+            Span::passing(Some(context))
+        }
+    }
+
+    pub(super) fn wall_time(&self) -> Timestamp {
+        self.0.as_ref().map_or(Timestamp::UNIX_EPOCH, |on| on.wall.now())
+    }
+
+    pub(super) fn scope(&self) -> InstrumentationScope {
+        self.0.as_ref().map(|on| on.scope.clone()).unwrap_or_default()
+    }
+
+    /// Hands a span over, or drops and counts it when the collector is too slow. Never waits.
+    pub(super) fn send(&self, span: SpanData) {
+        if let Some(on) = &self.0
+            && on.queue.try_send(span).is_err()
+        {
+            on.metrics.dropped(1);
+        }
+    }
+}
+
+/// Level 2: the right half of the id at least is random.
+const RANDOM: TraceFlags = TraceFlags::new(0b10);
+
+fn new_trace_id() -> TraceId {
+    // All zeros, which would be no id, comes once in 2^128 times.
+    TraceId::from(rand::random::<u128>())
+}
+
+fn new_span_id() -> SpanId {
+    SpanId::from(rand::random::<u64>().max(1))
+}
+
+impl fmt::Debug for Tracer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Tracer").field(&self.is_on()).finish()
+    }
+}
