@@ -70,7 +70,7 @@ impl Made {
         let cache_metrics = cache::Metrics::register(making.root);
         let cache_config = settings::cache(config);
         let cache = Arc::new(cache::Cache::new(cache_config, Some(Arc::clone(&lore)), cache_metrics));
-        let fleet = making.fleet(&cache)?;
+        let fleet = making.fleet(&cache);
         let coalesce = making.coalesce(attempt, keep(&cache, fleet.as_ref()), lore, &lanes);
         let count = server::count::Metrics::register(making.root);
         let saved = Saved::default();
@@ -177,16 +177,14 @@ impl Making<'_> {
     }
 
     /// What replicas share besides the quota, if they do.
-    fn fleet(&mut self, cache: &Arc<cache::Cache>) -> Result<Option<fleet::Member>, Error> {
-        let Some(config) = settings::fleet(self.config)? else {
-            return Ok(None);
-        };
+    fn fleet(&mut self, cache: &Arc<cache::Cache>) -> Option<fleet::Member> {
+        let config = settings::fleet(self.config)?;
         let memory = Arc::clone(cache);
         let adopt: fleet::Adopt = Arc::new(move |request, life, answer| {
             memory.adopt(request, answer, (life.asked, life.stored), life.ttl);
         });
         let metrics = fleet::Metrics::register(self.root);
-        Ok(Some(fleet::Member::join(config, adopt, self.tasks, metrics)))
+        Some(fleet::Member::join(config, adopt, self.tasks, metrics))
     }
 
     fn coalesce(
@@ -235,7 +233,7 @@ pub(super) fn open_quota(
     (root, metrics): (&mut Registry, quota::Metrics),
 ) -> Result<quota::Quota, Error> {
     let quota_config = settings::quota(config, attempt)?;
-    let Some(sharing) = settings::sharing(config)? else {
+    let Some(sharing) = settings::sharing(config) else {
         return quota::Quota::open(&quota_config, wall, metrics).map_err(Error::of("the quota's state file"));
     };
     let metrics = quota::shared::Metrics::register(root, metrics);

@@ -90,41 +90,42 @@ pub(super) fn quota(config: &Resolved, attempt: Duration) -> Result<quota::Confi
     Ok(quota.unknown_past(past).state_file(config.quota.state_file.clone()))
 }
 
+/// Where the store is, if there is one.
+pub(super) fn store(config: &Resolved) -> Option<store::Config> {
+    let address = config.store.address.clone()?;
+    Some(store::Config {
+        password_file: config.store.password_file.clone(),
+        ca_file: config.store.ca_file.clone(),
+        certificate_file: config.store.certificate_file.clone(),
+        ..store::Config::new(address, config.store.timeout)
+    })
+}
+
 /// How replicas share the quota, if they do.
-pub(super) fn sharing(config: &Resolved) -> Result<Option<quota::shared::Config>, Error> {
-    let Some(url) = &config.store.url else { return Ok(None) };
-    let timeout = config.store.timeout;
-    let store = store::Config::new(url, timeout).map_err(Error::of("the shared store"))?;
+pub(super) fn sharing(config: &Resolved) -> Option<quota::shared::Config> {
+    let store = store(config)?;
     let (tenant, application) = registration(config);
-    let timing = quota::shared::Timing::new(timeout);
-    Ok(Some(quota::shared::Config::new(
+    let timing = quota::shared::Timing::new(store.timeout);
+    Some(quota::shared::Config::new(
         store,
         timing,
         &config.store.prefix,
         tenant,
         application,
-    )))
+    ))
 }
 
 /// How replicas share answers, if they do.
-pub(super) fn fleet(config: &Resolved) -> Result<Option<fleet::Config>, Error> {
+pub(super) fn fleet(config: &Resolved) -> Option<fleet::Config> {
     let settings = &config.store;
-    let Some(url) = settings
-        .url
-        .as_ref()
-        .filter(|_| settings.answers && !config.cache.ttl.is_zero())
-    else {
-        return Ok(None);
-    };
-    let store = store::Config::new(url, settings.timeout).map_err(Error::of("the shared store"))?;
-    let times = (settings.answer_timeout, settings.timeout);
-    Ok(Some(fleet::Config::new(
+    let store = store(config).filter(|_| settings.answers && !config.cache.ttl.is_zero())?;
+    Some(fleet::Config::new(
         store,
         &settings.prefix,
         registration(config),
-        times,
+        settings.answer_timeout,
         config.cache.ttl,
-    )))
+    ))
 }
 
 /// The tenant and the application that the quota and the answers belong to.

@@ -125,7 +125,7 @@ fn quota(resolved: &Resolved) -> String {
     let limits: Vec<_> = quota.limits.iter().map(ToString::to_string).collect();
     let memory = match &quota.state_file {
         Some(path) => format!("remembered in {}", path.display()),
-        None if resolved.store.url.is_some() => "remembered in the store".into(),
+        None if resolved.store.address.is_some() => "remembered in the store".into(),
         None => "not remembered across restarts".into(),
     };
     let past = quota.on_unknown_past.as_str();
@@ -180,11 +180,12 @@ fn merging(resolved: &Resolved) -> String {
 
 fn store(resolved: &Resolved) -> String {
     let store = &resolved.store;
-    store.shown.as_ref().map_or_else(
+    store.address.as_ref().map_or_else(
         || "none: this process alone".into(),
-        |url| {
+        |address| {
             format!(
-                "{url}, prefix {}, timeout {}; {}",
+                "{}, prefix {}, timeout {}; {}",
+                address.shown(),
                 store.prefix,
                 duration::show(store.timeout),
                 if store.answers {

@@ -17,8 +17,6 @@ pub struct Config {
     pub(super) namespace: Namespace,
     /// The longest that a request waits for the store to say what it has.
     pub look: Duration,
-    /// The longest that work in the background waits for the store.
-    pub patience: Duration,
     /// For how long an answer counts as fresh here, at most, whatever its writer said. Zero: nothing is shared.
     pub ttl: Duration,
     /// How long a lease lasts that is not renewed: as long a dead leader holds its followers up.
@@ -29,13 +27,14 @@ impl Config {
     /// For how long a dead leader may hold its followers up: short against the 30 s that callers wait, long against a pause of a process.
     pub const LEASE: Duration = Duration::from_secs(3);
 
-    /// Answers are kept apart by `prefix`, tenant and application, as the quota is. `look` and `patience` as in the fields.
+    /// Answers are kept apart by `prefix`, tenant and application, as the quota is. Work in the background waits for the store as
+    /// long as `store` says; `look` and `ttl` as in the fields.
     #[must_use]
     pub fn new(
         store: store::Config,
         prefix: &str,
         (tenant, application): (&str, &str),
-        (look, patience): (Duration, Duration),
+        look: Duration,
         ttl: Duration,
     ) -> Self {
         Self {
@@ -44,7 +43,6 @@ impl Config {
             // As the quota does: names in which case does not matter.
             namespace: Namespace::new(&tenant.to_ascii_lowercase(), &application.to_ascii_lowercase()),
             look,
-            patience,
             ttl,
             lease: Self::LEASE,
         }
@@ -105,12 +103,11 @@ fn plain(name: &str) -> String {
 mod tests {
     use super::*;
     use crate::scan::{Request, Version};
-    use crate::secret::Secret;
 
     fn config(prefix: &str, tenant: &str, app: &str) -> Config {
         let second = Duration::from_secs(1);
-        let store = store::Config::new(&Secret::new("redis://h".into()), second).unwrap();
-        Config::new(store, prefix, (tenant, app), (second, second), second)
+        let store = store::Config::new(store::Address::parse("redis://h").unwrap(), second);
+        Config::new(store, prefix, (tenant, app), second, second)
     }
 
     #[test]

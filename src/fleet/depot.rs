@@ -1,22 +1,29 @@
 //! What is asked of the store.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::circuit::Circuit;
 use super::clock::{Clock, StoreTime};
 use super::config::{Config, Name};
 use super::metrics::Metrics;
 use super::value::Value;
+use crate::BoxError;
 use crate::scan::Answer;
-use crate::store::{Error, Hub, Script};
+use crate::store::{Client, Script};
+use crate::task::Tasks;
+
+/// Longer than the client has for connecting and for an answer: it gives up by itself.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The store, as long as it answers.
 #[derive(Debug)]
 pub(super) struct Depot {
     config: Config,
-    hub: Hub,
+    client: Client,
+    tasks: Tasks,
     circuit: Circuit,
     clock: Clock,
     scripts: Scripts,
@@ -25,9 +32,9 @@ pub(super) struct Depot {
 
 #[derive(Debug)]
 struct Scripts {
-    look: Script,
-    land: Script,
-    renew: Script,
+    look: Arc<Script>,
+    land: Arc<Script>,
+    renew: Arc<Script>,
 }
 
 /// What a look showed.
@@ -77,16 +84,18 @@ pub(super) struct Landing<'a> {
 }
 
 impl Depot {
-    pub(super) fn new(config: Config, metrics: Metrics) -> Self {
+    pub(super) fn new(config: Config, tasks: &Tasks, metrics: Metrics) -> Self {
+        let script = |source| Arc::new(Script::new(source));
         Self {
-            hub: Hub::new(&config.store),
+            client: Client::new(&config.store),
+            tasks: tasks.clone(),
             config,
             circuit: Circuit::default(),
             clock: Clock::default(),
             scripts: Scripts {
-                look: Script::new(include_str!("look.lua")),
-                land: Script::new(include_str!("land.lua")),
-                renew: Script::new(include_str!("renew.lua")),
+                look: script(include_str!("look.lua")),
+                land: script(include_str!("land.lua")),
+                renew: script(include_str!("renew.lua")),
             },
             metrics,
         }
@@ -105,7 +114,7 @@ impl Depot {
     pub(super) async fn greet(&self) {
         let name = Name::new("greeting");
         // Not asked first whether the store is to be left alone: somebody has just connected to it.
-        self.ask_for(&name, "", Regard::LeasesOnly, self.config.patience).await;
+        self.ask_for(&name, "", Regard::LeasesOnly, PATIENCE).await;
     }
 
     /// Looks for an answer, and takes a lease under `token` if there is none; under no token no lease is taken.
@@ -193,9 +202,7 @@ impl Depot {
             value,
             end.as_bytes(),
         ];
-        self.ask(&self.scripts.land, name, &arguments, self.config.patience)
-            .await
-            .is_some()
+        self.ask(&self.scripts.land, name, &arguments, PATIENCE).await.is_some()
     }
 
     /// Prolongs a lease. `false` when it is certain that it is another's by now.
@@ -205,20 +212,31 @@ impl Depot {
         }
         let lease = self.config.lease.as_millis().to_string();
         let arguments = [token.as_bytes(), lease.as_bytes()];
-        let reply = self
-            .ask(&self.scripts.renew, name, &arguments, self.config.patience)
-            .await;
+        let reply = self.ask(&self.scripts.renew, name, &arguments, PATIENCE).await;
         reply.is_none_or(|word| word != b"lost")
     }
 
-    async fn ask(&self, script: &Script, name: &Name, arguments: &[&[u8]], limit: Duration) -> Option<Vec<u8>> {
-        match self.hub.run(script, &self.config.keys(name), arguments, limit).await {
-            Ok(reply) => {
+    /// Asks, and waits for at most `limit`. The question itself goes on until the client gives it up: only so can a connection be opened
+    /// that takes longer, or one be closed over which nothing comes.
+    async fn ask(&self, script: &Arc<Script>, name: &Name, arguments: &[&[u8]], limit: Duration) -> Option<Vec<u8>> {
+        let (client, script, keys) = (self.client.clone(), Arc::clone(script), self.config.keys(name));
+        let arguments: Vec<Vec<u8>> = arguments.iter().map(|argument| argument.to_vec()).collect();
+        let asked = self.tasks.spawn("shared answers: asking", async move {
+            let arguments: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();
+            client.run(&script, &keys, &arguments).await
+        });
+        let answer = match timeout(limit, asked).await {
+            Ok(Ok(answer)) => answer.map_err(BoxError::from),
+            Ok(Err(error)) => Err(error.into()),
+            Err(late) => Err(late.into()),
+        };
+        match answer {
+            Ok(answer) => {
                 if self.circuit.close() {
                     tracing::info!("the store answers: answers are shared again");
                 }
                 self.metrics.up.set(1);
-                Some(reply.unwrap_or_default())
+                Some(answer.unwrap_or_default())
             }
             Err(error) => {
                 self.failed(&error);
@@ -227,11 +245,11 @@ impl Depot {
         }
     }
 
-    fn failed(&self, error: &Error) {
+    fn failed(&self, error: &BoxError) {
         self.metrics.up.set(0);
         if self.circuit.open(Instant::now()) {
             tracing::warn!(
-                error = error as &dyn std::error::Error,
+                %error,
                 "the store does not answer: answers are not shared for now"
             );
         }

@@ -57,7 +57,7 @@ impl Member {
     pub fn join(config: Config, adopt: Adopt, tasks: &Tasks, metrics: Metrics) -> Self {
         let (outbox, parcels) = Outbox::new(metrics.clone());
         let inner = Arc::new(Inner {
-            depot: Depot::new(config.clone(), metrics.clone()),
+            depot: Depot::new(config.clone(), tasks, metrics.clone()),
             config,
             board: Arc::default(),
             bells: Arc::default(),

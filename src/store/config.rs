@@ -1,60 +1,35 @@
-//! Where the store is.
+//! Where the store is, and how to be let in.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use redis::{Client, IntoConnectionInfo as _};
+use super::address::Address;
 
-use super::error::Invalid;
-use crate::secret::Secret;
-
-/// Where the store is, checked.
+/// Where the store is, and how to be let in. Files are read at every connection, so that what they hold may change.
 #[derive(Clone, Debug)]
 pub struct Config {
-    pub(super) client: Client,
-    pub(super) timeout: Duration,
+    /// Where it is.
+    pub address: Address,
+    /// The longest wait for one answer.
+    pub timeout: Duration,
+    /// Holds the password, instead of the address.
+    pub password_file: Option<PathBuf>,
+    /// PEM: the only authorities to trust, instead of Mozilla's.
+    pub ca_file: Option<PathBuf>,
+    /// PEM: certificate and private key to show to a store that asks for them.
+    pub certificate_file: Option<PathBuf>,
 }
 
 impl Config {
-    /// `url` as in `store.url`: `redis://`, `rediss://` (TLS, certificates of the machine's roots) or `redis+unix://`. `timeout` bounds
-    /// each answer.
-    ///
-    /// # Errors
-    /// [`Invalid`] when the address cannot be used. The error does not hold the address: it may contain a password.
-    pub fn new(url: &Secret, timeout: Duration) -> Result<Self, Invalid> {
-        let url = url.expose();
-        let scheme = url.split(':').next().unwrap_or_default();
-        if !["redis", "rediss", "redis+unix"].contains(&scheme) {
-            return Err(Invalid::Scheme(scheme.to_owned()));
+    /// A store that answers within `timeout` and needs no files.
+    #[must_use]
+    pub fn new(address: Address, timeout: Duration) -> Self {
+        Self {
+            address,
+            timeout,
+            password_file: None,
+            ca_file: None,
+            certificate_file: None,
         }
-        // The crate's own message could hold the address.
-        let client = url
-            .into_connection_info()
-            .and_then(Client::open)
-            .map_err(|error| Invalid::Address(error.category().to_owned()))?;
-        Ok(Self { client, timeout })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn config(url: &str) -> Result<Config, Invalid> {
-        Config::new(&Secret::new(url.into()), Duration::from_millis(1))
-    }
-
-    #[test]
-    fn single_servers_are_accepted() {
-        for url in ["redis://h", "rediss://u:p@h:1/2", "redis+unix:///run/redis.sock"] {
-            config(url).unwrap();
-        }
-    }
-
-    #[test]
-    fn what_is_not_supported_is_refused_by_name_and_never_with_the_password() {
-        let error = config("redis+sentinel://:hunter2@h/group").unwrap_err();
-        assert_eq!(error, Invalid::Scheme("redis+sentinel".into()));
-        let error = config("redis://:hunter2@h/no-number").unwrap_err();
-        assert!(!format!("{error} {error:?}").contains("hunter2"));
     }
 }

@@ -1,5 +1,6 @@
 //! What goes wrong between us and the store.
 
+use std::io;
 use std::time::Duration;
 
 /// The store did not do what it was asked, as far as we know: it may have, and its answer was lost.
@@ -8,23 +9,58 @@ pub enum Error {
     /// No answer in time.
     #[error("the store did not answer within {0:?}")]
     Timeout(Duration),
-    /// No connection could be opened. Shared by all who waited for it.
-    #[error("the store cannot be reached")]
-    Unreachable(#[source] std::sync::Arc<redis::RedisError>),
     /// It refused, or the connection failed.
     #[error("the store failed")]
     Failed(#[from] redis::RedisError),
+    /// A password, certificate or authority cannot be read.
+    #[error("{key} cannot be read")]
+    File {
+        /// Which key names the file.
+        key: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// No majority of the Sentinels named one server.
+    #[error("{named} of {asked} Sentinels agree on a master for the group, and more than half must")]
+    NoMaster {
+        /// How many named the server that most named.
+        named: usize,
+        /// How many there are.
+        asked: usize,
+    },
+    /// It failed a moment ago, and is not tried again yet.
+    #[error("the store failed a moment ago")]
+    Resting,
 }
 
 /// A store address that cannot be used; the operator's mistake. Never holds the address itself.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
-    /// A way to reach a store that is not built in.
-    #[error(
-        "store.url starts with {0}://, which this version does not support; use redis://, rediss:// or redis+unix://"
-    )]
-    Scheme(String),
-    /// It cannot be read.
-    #[error("store.url is not an address of a store: {0}")]
-    Address(String),
+    /// It is none.
+    #[error("is no address")]
+    Address,
+    /// Nothing that we know how to reach.
+    #[error("starts with an unknown scheme")]
+    Scheme,
+    /// It names no server.
+    #[error("has no host")]
+    Host,
+    /// A socket needs a path.
+    #[error("has no absolute path; write redis+unix:///run/redis.sock")]
+    Socket,
+    /// A server's name or port cannot be read.
+    #[error("names a server that cannot be read: {0}")]
+    Server(String),
+    /// More than one server without Sentinel and Cluster.
+    #[error("names several servers, which needs redis+sentinel:// or redis+cluster://")]
+    Several,
+    /// Sentinels watch groups by name.
+    #[error("names no group; write redis+sentinel://HOST,HOST,HOST/GROUP")]
+    Group,
+    /// A cluster has only database 0.
+    #[error("names a database, and a cluster has only one")]
+    Database,
+    /// Something after `?` or `#` that is not understood.
+    #[error("has an option that is not known; Sentinels' own sentinel_user and sentinel_password are")]
+    Choice,
 }

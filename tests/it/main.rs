@@ -26,6 +26,7 @@ mod secrets;
 mod sharing;
 mod sign_in;
 mod sign_in_kinds;
+mod store;
 mod support;
 mod traces;
 mod upstream;

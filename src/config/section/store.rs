@@ -1,23 +1,22 @@
 //! `[store]`: what replicas share.
 
+use std::path::PathBuf;
 use std::time::Duration;
-
-use url::Url;
 
 use crate::config::key::{Fallback, Key, Kind};
 use crate::config::reader::Reader;
-use crate::secret::Secret;
+use crate::store::Address;
 
 static URL: Key = Key::new(
     "store",
     "url",
     Kind::Text(
-        "\"\" for none, or an address that starts with redis://, rediss:// (TLS), redis+sentinel://, rediss+sentinel://, \
-         redis+cluster://, rediss+cluster:// or redis+unix:///",
+        "\"\" for none, or redis://USER:PASSWORD@HOST:PORT/DATABASE, redis+sentinel://HOST,HOST,HOST/GROUP, \
+         redis+cluster://HOST,HOST or redis+unix:///PATH; rediss for TLS",
     ),
     Fallback::Text(""),
     "The Redis or Valkey server through which replicas share one quota; empty: this process alone. May hold a user and password, \
-     which are never shown.",
+     which are never shown. Sentinels that have a password of their own: `?sentinel_user=…&sentinel_password=…`.",
 )
 .hidden();
 static PREFIX: Key = Key::new(
@@ -52,25 +51,50 @@ static ANSWER_TIMEOUT: Key = Key::new(
      store is left alone for a while.",
 );
 
-pub(super) static KEYS: &[&Key] = &[&URL, &PREFIX, &TIMEOUT, &ANSWERS, &ANSWER_TIMEOUT];
+static PASSWORD_FILE: Key = Key::new(
+    "store",
+    "password_file",
+    Kind::Text("the path of a readable file, or \"\" for none"),
+    Fallback::Text(""),
+    "A file that holds only the store's password, instead of one in `url`. Read at every connection, so it may change.",
+);
+static CA_FILE: Key = Key::new(
+    "store",
+    "ca_file",
+    Kind::Text("the path of a PEM file, or \"\" for the built-in roots"),
+    Fallback::Text(""),
+    "The only certificate authorities to trust for the store, instead of the built-in ones. Read at every connection.",
+);
+static CERTIFICATE_FILE: Key = Key::new(
+    "store",
+    "certificate_file",
+    Kind::Text("the path of a readable file, or \"\" for none"),
+    Fallback::Text(""),
+    "A PEM file with a certificate and its private key, for a store that lets in only who shows one. Read at every connection.",
+);
 
-const SCHEMES: [&str; 7] = [
-    "redis",
-    "rediss",
-    "redis+sentinel",
-    "rediss+sentinel",
-    "redis+cluster",
-    "rediss+cluster",
-    "redis+unix",
+pub(super) static KEYS: &[&Key] = &[
+    &URL,
+    &PASSWORD_FILE,
+    &CA_FILE,
+    &CERTIFICATE_FILE,
+    &PREFIX,
+    &TIMEOUT,
+    &ANSWERS,
+    &ANSWER_TIMEOUT,
 ];
 
 /// What replicas share.
 #[derive(Clone, Debug)]
 pub struct Store {
-    /// The server; `None`: this process alone. A secret, because it may hold a password.
-    pub url: Option<Secret>,
-    /// The server without user and password, for people.
-    pub shown: Option<String>,
+    /// The server; `None`: this process alone.
+    pub address: Option<Address>,
+    /// Holds the password, instead of the address.
+    pub password_file: Option<PathBuf>,
+    /// The only authorities to trust, instead of the built-in ones.
+    pub ca_file: Option<PathBuf>,
+    /// What to show to a store that asks for a certificate.
+    pub certificate_file: Option<PathBuf>,
     /// What all names in the store begin with.
     pub prefix: String,
     /// The longest wait for one answer.
@@ -83,41 +107,26 @@ pub struct Store {
 
 impl Store {
     pub(in crate::config) fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let url = reader.optional(&URL, address);
+        // The error must not hold the value, which may contain a password.
+        let address = reader.optional(&URL, |text| Address::parse(text).map_err(|error| error.to_string()));
+        let password_file = reader.file(&PASSWORD_FILE);
+        let ca_file = reader.file(&CA_FILE);
+        let certificate_file = reader.file(&CERTIFICATE_FILE);
         let prefix = reader.parsed(&PREFIX, prefix);
         let timeout = reader.duration(&TIMEOUT);
         let answers = reader.flag(&ANSWERS);
         let answer_timeout = reader.duration(&ANSWER_TIMEOUT);
-        let (url, shown) = url.ok()?.unzip();
         Some(Self {
-            url,
-            shown,
+            address: address.ok()?,
+            password_file: password_file.ok()?,
+            ca_file: ca_file.ok()?,
+            certificate_file: certificate_file.ok()?,
             prefix: prefix?,
             timeout: timeout?,
             answers: answers?,
             answer_timeout: answer_timeout?,
         })
     }
-}
-
-/// The address, and what of it may be shown. The error must not hold the value.
-fn address(text: &str) -> Result<(Secret, String), String> {
-    let url = Url::parse(text).map_err(|error| format!("is no address ({error})"))?;
-    let scheme = url.scheme();
-    if !SCHEMES.contains(&scheme) {
-        return Err("starts with an unknown scheme".into());
-    }
-    if scheme == "redis+unix" {
-        if !url.path().starts_with('/') || url.host_str().is_some_and(|host| !host.is_empty()) {
-            return Err("has no absolute path; write redis+unix:///run/redis.sock".into());
-        }
-        return Ok((Secret::new(text.into()), format!("redis+unix://{}", url.path())));
-    }
-    let host = url.host_str().filter(|host| !host.is_empty()).ok_or("has no host")?;
-    let port = url.port().map_or_else(String::new, |port| format!(":{port}"));
-    // The path is the database or the Sentinel group; what follows in a query could be a password.
-    let shown = format!("{scheme}://{host}{port}{}", url.path());
-    Ok((Secret::new(text.into()), shown))
 }
 
 fn prefix(text: &str) -> Result<String, String> {

@@ -9,7 +9,7 @@ use super::Config;
 use super::permit::Shared;
 use super::step::Reply;
 use crate::BoxError;
-use crate::store::{Link, Script};
+use crate::store::{Link, Script, Wakes};
 use crate::task::Tasks;
 
 /// How long to wait before listening again after the store was lost.
@@ -67,15 +67,14 @@ impl Client {
 
 /// Wakes the steps when the store says that this replica's turn is earlier than it was told.
 async fn listen(shared: Arc<Shared>, config: Config) {
-    let link = Link::new(&config.store);
     let [channel, ..] = config.keys();
     loop {
-        match link.listen(&channel).await {
+        match Wakes::listen(&config.store, &channel).await {
             Ok(mut wakes) => {
                 // Something may have been said before we listened.
                 shared.wake();
                 while let Some(name) = wakes.next().await {
-                    if name == shared.name() || name == "*" {
+                    if name == shared.name().as_bytes() || name == b"*" {
                         shared.wake();
                     }
                 }

@@ -75,11 +75,11 @@ impl Timing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secret::Secret;
+    use crate::store::Address;
 
     #[test]
     fn keys_are_of_one_tenant_and_application_and_in_one_slot() {
-        let store = store::Config::new(&Secret::new("redis://h".into()), Duration::from_millis(250)).unwrap();
+        let store = store::Config::new(Address::parse("redis://h").unwrap(), Duration::from_millis(250));
         let config = |application| Config::new(store.clone(), Timing::new(Duration::ZERO), "p", "T-1", application);
         assert_eq!(config("A}x").keys()[0], "{p:t-1:a_x}:v1:state");
         assert_ne!(config("a").keys(), config("b").keys());

@@ -5,11 +5,11 @@ use std::time::Duration;
 use defender_gateway::scan::Outcome;
 
 use super::pod::{Pod, Upstream};
-use crate::replicas::server::Server as Redis;
+use crate::support::redis::Redis;
 
 /// The names of the answers in the store.
 async fn answers(redis: &Redis) -> Vec<String> {
-    redis::from_redis_value(redis.command(&["KEYS", "*:answer"]).await).unwrap()
+    redis.ask(&["KEYS", "*:answer"]).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -21,7 +21,7 @@ async fn what_cannot_be_read_is_a_miss_is_counted_and_is_replaced() {
     let [key] = &answers(&redis).await[..] else {
         panic!("one answer")
     };
-    let good: Vec<u8> = redis::from_redis_value(redis.command(&["GET", key]).await).unwrap();
+    let good: Vec<u8> = redis.ask(&["GET", key]).await.unwrap();
 
     // A later version's, a cut one, an empty one, a text, a bomb: a small value that says it is 4 GiB.
     let later = [&[2][..], &good[1..]].concat();
@@ -82,7 +82,7 @@ async fn an_older_answer_that_is_late_does_not_replace_a_newer_one() {
     pod.until("the answer to be written", |seen| seen.written == 1).await;
     let key = answers(&redis).await.remove(0);
     // As if it had been asked for later than anything that comes.
-    let mut newer: Vec<u8> = redis::from_redis_value(redis.command(&["GET", &key]).await).unwrap();
+    let mut newer: Vec<u8> = redis.ask(&["GET", &key]).await.unwrap();
     newer[1] = 0x7f;
     let client = redis::Client::open(redis.url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
@@ -98,6 +98,6 @@ async fn an_older_answer_that_is_late_does_not_replace_a_newer_one() {
     };
     super::pod::good(pod.ask_with(&["a"], insists, Duration::from_mins(1))).await;
     pod.until("it to be offered", |seen| seen.written == 2).await;
-    let kept: Vec<u8> = redis::from_redis_value(redis.command(&["GET", &key]).await).unwrap();
+    let kept: Vec<u8> = redis.ask(&["GET", &key]).await.unwrap();
     assert_eq!(kept, newer);
 }

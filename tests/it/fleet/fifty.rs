@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 
-use crate::replicas::server::Server as Redis;
+use crate::support::redis::Redis;
 use crate::support::{Setup, id, within};
 
 const REPLICAS: usize = 50;

@@ -7,7 +7,7 @@ use defender_gateway::sim::{Fault, Often, Plan};
 
 use super::pod::{Options, Pod, Upstream, good};
 use super::proxy::Proxy;
-use crate::replicas::server::Server as Redis;
+use crate::support::redis::Redis;
 use crate::support::{Setup, id, until, within};
 
 fn hasty() -> Options {

@@ -15,7 +15,6 @@ use tower::{ServiceBuilder, ServiceExt as _, service_fn};
 use defender_gateway::attempt::Try;
 use defender_gateway::caller::{Caller, Freshness, Name, Urgency};
 use defender_gateway::scan::{Answer, Call, Lore, Request, Served, Version};
-use defender_gateway::secret::Secret;
 use defender_gateway::task::Tasks;
 use defender_gateway::{BoxError, cache, coalesce, fleet, store};
 
@@ -261,9 +260,8 @@ impl Drop for Pod {
 
 fn join(url: &str, options: &Options, tasks: &Tasks, cache: &Arc<cache::Cache>) -> fleet::Member {
     let patience = Duration::from_secs(10);
-    let store = store::Config::new(&Secret::new(url.into()), patience).unwrap();
-    let times = (options.look, patience);
-    let mut config = fleet::Config::new(store, "test", ("tenant", "app"), times, options.ttl);
+    let store = store::Config::new(store::Address::parse(url).unwrap(), patience);
+    let mut config = fleet::Config::new(store, "test", ("tenant", "app"), options.look, options.ttl);
     config.lease = options.lease;
     let memory = Arc::clone(cache);
     let adopt: fleet::Adopt = Arc::new(move |request, life, answer| {

@@ -8,7 +8,7 @@ use defender_gateway::caller::Freshness;
 use defender_gateway::scan::{Delegated, Outcome};
 
 use super::pod::{Bad, Options, Pod, Upstream, good, question};
-use crate::replicas::server::Server as Redis;
+use crate::support::redis::Redis;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -16,11 +16,9 @@ const MINUTE: Duration = Duration::from_mins(1);
 async fn pods<const N: usize>(redis: &Redis, upstream: &Upstream, options: &Options) -> [Pod; N] {
     let pods = std::array::from_fn(|_| Pod::start_with(&redis.url(), upstream, options));
     let all_listen = async || {
-        let answer = redis.command(&["PUBSUB", "CHANNELS"]).await;
-        let channels: Vec<String> = redis::from_redis_value(answer).unwrap();
+        let channels: Vec<String> = redis.ask(&["PUBSUB", "CHANNELS"]).await.unwrap();
         let [channel] = &channels[..] else { return None };
-        let answer = redis.command(&["PUBSUB", "NUMSUB", channel]).await;
-        let (_, listeners): (String, usize) = redis::from_redis_value(answer).unwrap();
+        let (_, listeners): (String, usize) = redis.ask(&["PUBSUB", "NUMSUB", channel]).await.unwrap();
         (listeners == N).then_some(())
     };
     crate::support::until("all pods to listen", all_listen).await;
@@ -143,8 +141,7 @@ async fn when_a_call_fails_one_follower_asks_and_after_two_each_for_itself() {
 /// Waits until the store has been looked into so many times more than it has leases.
 async fn settle(redis: &Redis, looks: u64) {
     let looked = async || {
-        let answer = redis.command(&["INFO", "commandstats"]).await;
-        let stats: String = redis::from_redis_value(answer).unwrap();
+        let stats: String = redis.ask(&["INFO", "commandstats"]).await.unwrap();
         let count = |name: &str| {
             let line = stats
                 .lines()
@@ -230,7 +227,7 @@ async fn answers_to_callers_own_tokens_are_shared_with_nobody() {
     assert_eq!(upstream.calls(), 2);
     one.stop().await;
     other.stop().await;
-    let keys: Vec<String> = redis::from_redis_value(redis.command(&["KEYS", "*"]).await).unwrap();
+    let keys: Vec<String> = redis.ask(&["KEYS", "*"]).await.unwrap();
     assert!(keys.is_empty(), "{keys:?}");
 }
 
@@ -267,7 +264,7 @@ async fn the_store_forgets_an_answer_when_it_is_stale() {
     one.served(&["a"]).await;
     one.until("the answer to be written", |seen| seen.written == 1).await;
     let gone = async || {
-        let keys: Vec<String> = redis::from_redis_value(redis.command(&["KEYS", "*"]).await).unwrap();
+        let keys: Vec<String> = redis.ask(&["KEYS", "*"]).await.unwrap();
         keys.is_empty().then_some(())
     };
     crate::support::until("the store to be empty", gone).await;

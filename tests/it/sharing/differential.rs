@@ -242,7 +242,7 @@ async fn upstreams_that_fail_now_and_then() {
     let faults = Plan::of(Fault::Status(StatusCode::INTERNAL_SERVER_ERROR), Often::Share(0.1))
         .and(Fault::Cut, Often::Share(0.05))
         .and(Fault::CutMidBody, Often::Share(0.05));
-    let tally = compare(7, |_| {}, &faults).await;
+    let tally = Box::pin(compare(7, |_| {}, &faults)).await;
     // Each is made again once; only who met two faults in a row is told.
     assert!(tally.failed * 4 < tally.asked, "{tally:?}");
     assert!(tally.merged > 0 && tally.hits > 0, "not tested: {tally:?}");

@@ -9,6 +9,7 @@
 
 mod caller;
 mod program;
+pub(crate) mod redis;
 mod setup;
 mod wait;
 

@@ -9,7 +9,7 @@ use super::store::Store;
 use crate::quota::shared::state::State;
 use crate::quota::shared::{Config, Timing};
 use crate::quota::{self, Limit, UnknownPast};
-use crate::secret::Secret;
+use crate::store::Address;
 
 const MS: Duration = Duration::from_millis(1);
 const ATTEMPT: Duration = Duration::from_secs(2);
@@ -93,7 +93,7 @@ impl Explorer {
         let config = quota::Config::try_new(limits.to_vec(), burst, ATTEMPT)
             .unwrap()
             .unknown_past(UnknownPast::Full);
-        let store = crate::store::Config::new(&Secret::new("redis://h".into()), MS).unwrap();
+        let store = crate::store::Config::new(Address::parse("redis://h").unwrap(), MS);
         let timing = Timing {
             heartbeat: MS * 200,
             lease: MS * 1300,

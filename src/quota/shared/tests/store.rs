@@ -12,7 +12,8 @@ use crate::quota::shared::step::Reply;
 /// A server that can be saved and loaded as a whole. Killed on drop.
 pub(super) struct Store {
     connection: Connection,
-    script: redis::Script,
+    /// The script's digest.
+    script: String,
     keys: [String; 4],
     child: Child,
     _folder: TempDir,
@@ -42,7 +43,7 @@ impl Store {
         let mut log = BufReader::new(child.stdout.take().unwrap()).lines();
         assert!(log.any(|line| line.unwrap().contains("eady to accept connections")));
         let client = redis::Client::open(format!("redis+unix://{}", socket.display())).unwrap();
-        let connection = client.get_connection().unwrap();
+        let mut connection = client.get_connection().unwrap();
         let source = include_str!("../ledger.lua");
         let clock = "(function() local at = tonumber(redis.call('GET', 'clock')) return { math.floor(at / 1000000), at % 1000000 } end)()";
         let moved = source.replace("redis.call('TIME')", clock).replace(
@@ -58,9 +59,11 @@ impl Store {
             assert!(moved.contains(right), "{right}");
             moved.replace(right, wrong)
         });
+        let mut load = redis::cmd("SCRIPT");
+        let script = load.arg("LOAD").arg(&moved).query(&mut connection).unwrap();
         Self {
             connection,
-            script: redis::Script::new(&moved),
+            script,
             keys,
             child,
             _folder: folder,
@@ -80,11 +83,9 @@ impl Store {
     }
 
     pub(super) fn run(&mut self, step: &str) -> Reply {
-        let mut invocation = self.script.prepare_invoke();
-        for key in &self.keys {
-            invocation.key(key.as_str());
-        }
-        let text: String = invocation.arg(step).invoke(&mut self.connection).unwrap();
+        let mut run = redis::cmd("EVALSHA");
+        run.arg(&self.script).arg(self.keys.len()).arg(&self.keys).arg(step);
+        let text: String = run.query(&mut self.connection).unwrap();
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
 

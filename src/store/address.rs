@@ -1,0 +1,245 @@
+//! Addresses of stores, as written in `store.url`.
+
+use redis::{ConnectionInfo, IntoConnectionInfo as _, RedisConnectionInfo};
+use url::Url;
+
+use super::error::Invalid;
+
+/// Where a store is, and as whom to sign in there. Its `Debug` form shows no password.
+#[derive(Clone, Debug)]
+pub struct Address {
+    pub(super) kind: Kind,
+    /// One or several; with Sentinel these are the Sentinels. All have the same settings.
+    pub(super) servers: Vec<ConnectionInfo>,
+    /// User, password and database of the store itself.
+    pub(super) settings: Box<RedisConnectionInfo>,
+    pub(super) is_tls: bool,
+    shown: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// One server, which always is the master.
+    Single,
+    /// Sentinels know which server is the master of the group.
+    Sentinel(String),
+    /// The keys are spread over a cluster's masters.
+    Cluster,
+}
+
+/// More servers than these name the same store only by mistake.
+const MOST_SERVERS: usize = 32;
+
+const SENTINEL_PORT: u16 = 26379;
+
+impl Address {
+    /// Reads `redis://[USER[:PASSWORD]@]HOST[:PORT][/DATABASE]`, `redis+sentinel://[USER[:PASSWORD]@]HOST[:PORT],…/GROUP[/DATABASE]`
+    /// (`?sentinel_user=…&sentinel_password=…` for Sentinels that ask for it), `redis+cluster://[USER[:PASSWORD]@]HOST[:PORT],…`, each
+    /// with `rediss` for TLS, or `redis+unix:///PATH`.
+    ///
+    /// # Errors
+    /// [`Invalid`], which does not hold the address: it may contain a password.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        let (scheme, rest) = text.split_once(':').ok_or(Invalid::Address)?;
+        let (base, kind) = scheme.split_once('+').unwrap_or((scheme, "single"));
+        let is_tls = base == "rediss";
+        if !is_tls && base != "redis" {
+            return Err(Invalid::Scheme);
+        }
+        match kind {
+            "unix" if !is_tls => socket(text, rest),
+            "single" | "sentinel" | "cluster" => Parts::split(rest)?.read(scheme, kind, is_tls),
+            _ => Err(Invalid::Scheme),
+        }
+    }
+
+    /// The address without user, password and options, for people.
+    #[must_use]
+    pub fn shown(&self) -> &str {
+        &self.shown
+    }
+}
+
+fn socket(text: &str, rest: &str) -> Result<Address, Invalid> {
+    let path = rest.strip_prefix("//").filter(|path| path.starts_with('/'));
+    let path = path.and_then(|path| path.split('?').next()).ok_or(Invalid::Socket)?;
+    let server = connection(text)?;
+    Ok(Address {
+        kind: Kind::Single,
+        settings: Box::new(server.redis_settings().clone()),
+        servers: vec![server],
+        is_tls: false,
+        shown: format!("redis+unix://{path}"),
+    })
+}
+
+/// `//[user@]hosts[/path][?options]`
+struct Parts<'a> {
+    /// With its `@`.
+    user: &'a str,
+    hosts: Vec<&'a str>,
+    path: &'a str,
+    options: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    fn split(rest: &'a str) -> Result<Self, Invalid> {
+        let rest = rest.strip_prefix("//").ok_or(Invalid::Host)?;
+        let (rest, options) = rest.split_once('?').unwrap_or((rest, ""));
+        if rest.contains('#') || options.contains('#') {
+            return Err(Invalid::Choice);
+        }
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let hosts_from = authority.rfind('@').map_or(0, |at| at + 1);
+        let (user, hosts) = authority.split_at(hosts_from);
+        let hosts: Vec<_> = hosts.split(',').collect();
+        if hosts.iter().any(|host| host.is_empty()) || hosts.len() > MOST_SERVERS {
+            return Err(Invalid::Host);
+        }
+        Ok(Self {
+            user,
+            hosts,
+            path: path.trim_end_matches('/'),
+            options,
+        })
+    }
+
+    fn read(self, scheme: &str, kind: &str, is_tls: bool) -> Result<Address, Invalid> {
+        let shown_path = if self.path.is_empty() {
+            String::new()
+        } else {
+            format!("/{}", self.path)
+        };
+        let shown = format!("{scheme}://{}{shown_path}", self.hosts.join(","));
+        let base = if is_tls { "rediss" } else { "redis" };
+        let (kind, user, database) = match kind {
+            "single" if self.hosts.len() > 1 => return Err(Invalid::Several),
+            "single" => (Kind::Single, self.user.to_owned(), self.path),
+            "cluster" if !matches!(self.path, "" | "0") => return Err(Invalid::Database),
+            "cluster" => (Kind::Cluster, self.user.to_owned(), ""),
+            _ => {
+                let (group, database) = self.path.split_once('/').unwrap_or((self.path, ""));
+                if group.is_empty() {
+                    return Err(Invalid::Group);
+                }
+                (Kind::Sentinel(group.to_owned()), self.sentinel_user()?, database)
+            }
+        };
+        let is_sentinel = matches!(kind, Kind::Sentinel(_));
+        let server = |host: &&str| {
+            let host = if is_sentinel {
+                with_port(host)?
+            } else {
+                (*host).to_owned()
+            };
+            connection(&format!("{base}://{user}{host}"))
+        };
+        let servers = self.hosts.iter().map(server).collect::<Result<Vec<_>, _>>()?;
+        // The first host stands in for the master that the Sentinels will name.
+        let store = connection(&format!("{base}://{}{}/{database}", self.user, self.hosts[0]))?;
+        let settings = store.redis_settings().clone();
+        let with_database = |server: ConnectionInfo| match kind {
+            Kind::Single => server.set_redis_settings(settings.clone()),
+            _ => server,
+        };
+        Ok(Address {
+            servers: servers.into_iter().map(with_database).collect(),
+            kind,
+            settings: Box::new(settings),
+            is_tls,
+            shown,
+        })
+    }
+
+    /// As whom to sign in to the Sentinels, which have users of their own.
+    fn sentinel_user(&self) -> Result<String, Invalid> {
+        let mut url = Url::parse("redis://h").map_err(|_| Invalid::Address)?;
+        for (name, value) in url::form_urlencoded::parse(self.options.as_bytes()) {
+            match &*name {
+                "sentinel_user" => url.set_username(&value),
+                "sentinel_password" => url.set_password(Some(&value)),
+                _ => return Err(Invalid::Choice),
+            }
+            .map_err(|()| Invalid::Choice)?;
+        }
+        let text = url.as_str().trim_start_matches("redis://");
+        Ok(text[..text.rfind('@').map_or(0, |at| at + 1)].to_owned())
+    }
+}
+
+fn with_port(host: &str) -> Result<String, Invalid> {
+    let url = Url::parse(&format!("redis://{host}")).map_err(|error| Invalid::Server(error.to_string()))?;
+    Ok(match url.port() {
+        Some(_) => host.to_owned(),
+        None => format!("{}:{SENTINEL_PORT}", host.trim_end_matches(':')),
+    })
+}
+
+fn connection(url: &str) -> Result<ConnectionInfo, Invalid> {
+    // The error's own text could hold the address; its category does not.
+    url.into_connection_info().map_err(|error| match Url::parse(url) {
+        Ok(_) => Invalid::Server(error.category().to_owned()),
+        Err(error) => Invalid::Server(error.to_string()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ports(address: &Address) -> Vec<String> {
+        address.servers.iter().map(|server| server.addr().to_string()).collect()
+    }
+
+    #[test]
+    fn every_way_to_a_store_is_understood() {
+        let address = Address::parse("rediss://u:p%40@h:1/2").unwrap();
+        assert_eq!((&address.kind, ports(&address)), (&Kind::Single, vec!["h:1".into()]));
+        assert_eq!(address.settings.password(), Some("p@"));
+        assert_eq!(address.servers[0].redis_settings().db(), 2);
+        assert!(address.is_tls);
+
+        let address = Address::parse("redis+sentinel://u:p@a,b:7,[::1]/main/3?sentinel_password=s%26").unwrap();
+        assert_eq!(address.kind, Kind::Sentinel("main".into()));
+        assert_eq!(ports(&address), ["a:26379", "b:7", "::1:26379"]);
+        assert_eq!((address.settings.username(), address.settings.db()), (Some("u"), 3));
+        let sentinel = address.servers[1].redis_settings();
+        assert_eq!((sentinel.username(), sentinel.password()), (None, Some("s&")));
+        assert_eq!(address.shown(), "redis+sentinel://a,b:7,[::1]/main/3");
+
+        let address = Address::parse("rediss+cluster://u:p@a:1,b:2/").unwrap();
+        assert_eq!(
+            (&address.kind, ports(&address)),
+            (&Kind::Cluster, vec!["a:1".into(), "b:2".into()])
+        );
+        assert_eq!(address.servers[1].redis_settings().username(), Some("u"));
+
+        let address = Address::parse("redis+unix:///run/redis.sock").unwrap();
+        assert_eq!(address.shown(), "redis+unix:///run/redis.sock");
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_refused_and_never_shown() {
+        for (url, problem) in [
+            ("hunter2", Invalid::Address),
+            ("http://:hunter2@h", Invalid::Scheme),
+            ("rediss+unix:///hunter2", Invalid::Scheme),
+            ("redis:hunter2", Invalid::Host),
+            ("redis://", Invalid::Host),
+            ("redis+unix://h/hunter2", Invalid::Socket),
+            ("redis://a,b", Invalid::Several),
+            ("redis+sentinel://:hunter2@h", Invalid::Group),
+            ("redis+cluster://:hunter2@h/1", Invalid::Database),
+            ("redis+sentinel://h/g?password=hunter2", Invalid::Choice),
+            ("rediss://h#insecure", Invalid::Choice),
+        ] {
+            assert_eq!(Address::parse(url).unwrap_err(), problem, "{url}");
+        }
+        for url in ["redis://:hunter2@h/hunter2", "redis+sentinel://:hunter2@h:hunter2/g"] {
+            let error = Address::parse(url).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+        }
+        let address = Address::parse("redis+sentinel://:hunter2@h/g?sentinel_password=hunter2").unwrap();
+        assert!(!format!("{address:?}").contains("hunter2"));
+    }
+}

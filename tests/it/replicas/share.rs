@@ -1,0 +1,88 @@
+//! All of the quota is used, and each gets its share.
+
+use std::time::Duration;
+
+use super::ALONE;
+use super::fleet::Fleet;
+use crate::support::redis::Redis;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// How one run is judged.
+struct Form {
+    limits: [&'static str; 2],
+    window: Duration,
+    /// How many long windows are watched, after one that is not.
+    windows: u32,
+    /// The least share of the quota that must be used.
+    used: f64,
+    /// How far a replica may be off its fair share, and how many calls more, which is what a stop of the machine costs.
+    unfair: (f64, usize),
+}
+
+async fn share(form: Form) {
+    let _alone = ALONE.lock().await;
+    let server = Redis::start().await;
+    let mut fleet = Fleet::new(&form.limits, &[]).await;
+    for _ in 0..8 {
+        fleet.add(&server.url()).await;
+    }
+    // The first burst comes out of turn.
+    tokio::time::sleep(form.window + SECOND).await;
+    let from = fleet.now();
+    let before: Vec<_> = fleet.gateways.iter().map(super::fleet::Gateway::served).collect();
+    tokio::time::sleep(form.window * form.windows).await;
+    let to = fleet.now();
+    let counts = fleet
+        .gateways
+        .iter()
+        .zip(before)
+        .map(|(gateway, before)| gateway.served() - before);
+    let counts: Vec<_> = counts.collect();
+    let used = fleet.used(from, to);
+
+    for gateway in &mut fleet.gateways[1..] {
+        gateway.rest();
+    }
+    tokio::time::sleep(SECOND).await;
+    let alone_from = fleet.now();
+    tokio::time::sleep(form.window).await;
+    let alone = fleet.used(alone_from, fleet.now());
+    println!(
+        "used by eight {:.2} %, by one alone {:.2} %, served {counts:?}",
+        used * 100.0,
+        alone * 100.0
+    );
+    fleet.assert_well();
+    assert!(used >= form.used, "eight used {used}");
+    assert!(alone >= form.used, "one alone used {alone}");
+    let fair = counts.iter().sum::<usize>() as f64 / counts.len() as f64;
+    let (part, calls) = form.unfair;
+    let off = |count: &usize| (*count as f64 - fair).abs() <= fair * part + calls as f64;
+    assert!(counts.iter().all(off), "{counts:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn eight_busy_gateways_use_one_quota_up_and_share_it_fairly_and_one_alone_gets_all() {
+    Box::pin(share(Form {
+        limits: ["50/1s", "300/10s"],
+        window: SECOND * 10,
+        windows: 1,
+        used: 0.95,
+        unfair: (0.05, 3),
+    }))
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "five minutes: three windows of a minute, and one more before and after"]
+async fn eight_busy_gateways_use_all_but_a_hundredth() {
+    Box::pin(share(Form {
+        limits: ["100/1s", "1500/1m"],
+        window: SECOND * 60,
+        windows: 3,
+        used: 0.99,
+        unfair: (0.05, 0),
+    }))
+    .await;
+}

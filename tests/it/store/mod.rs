@@ -1,0 +1,35 @@
+//! The link to the store: every kind of address, against real servers.
+
+mod access;
+mod many;
+
+use std::time::Duration;
+
+use defender_gateway::store::{Address, Client, Config, Script};
+
+use crate::support::redis::ANSWER;
+use crate::support::until;
+
+/// Longer than any of these tests.
+const KEPT: Duration = Duration::from_mins(5);
+
+fn config(url: &str) -> Config {
+    Config::new(Address::parse(url).unwrap(), ANSWER)
+}
+
+/// Asks until the store answers again.
+async fn comes_back(client: &Client) {
+    let look = async || client.set("{t}back", b"1", KEPT).await.ok();
+    until("the store to be found again", look).await;
+}
+
+/// Writes one key, reads another, and says so.
+fn script() -> Script {
+    Script::new(
+        "redis.call('SET', KEYS[1], ARGV[1]) redis.call('PUBLISH', KEYS[1], ARGV[1]) return redis.call('GET', KEYS[2])",
+    )
+}
+
+fn keys() -> [String; 2] {
+    ["{t}a".into(), "{t}b".into()]
+}
