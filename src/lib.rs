@@ -22,7 +22,7 @@
 //! | 3 | `respond` |
 //! | 2 | `cache` `fleet` `coalesce` `queue` `quota` `token` `region` `upstream` |
 //! | 1 | `scan` `caller` `attempt` |
-//! | 0 | `clock` `secret` `task` `net` `store` `telemetry` |
+//! | 0 | `clock` `secret` `task` `machine` `net` `store` `telemetry` |
 //! | aside | `sim`: the simulated upstream, imported by `cli` and tests only |
 
 pub mod admin;
@@ -35,6 +35,7 @@ pub mod clock;
 pub mod coalesce;
 pub mod config;
 pub mod fleet;
+pub mod machine;
 pub mod net;
 pub mod queue;
 pub mod quota;

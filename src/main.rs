@@ -22,7 +22,7 @@ fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> Result<(), Error> {
     match command {
-        Command::Check(file) => cli::check(file.config.as_deref()),
+        Command::Check(asked) => cli::check(&asked),
         Command::Reference => cli::print(&config::reference()),
         Command::Run(file) => cli::run(file.config.as_deref()),
         Command::Probe(asked) => cli::probe(&asked),

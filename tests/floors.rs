@@ -23,7 +23,10 @@ const FLOORS: &[(&[&str], bool)] = &[
         false,
     ),
     (&["attempt", "scan", "caller"], true),
-    (&["net", "store", "telemetry", "task", "clock", "secret"], true),
+    (
+        &["net", "store", "telemetry", "task", "clock", "secret", "machine"],
+        true,
+    ),
 ];
 
 /// The simulator stands aside: only the command line may start it, and it shares nothing with the gateway but the ground floor.

@@ -7,6 +7,7 @@ use http::header::AUTHORIZATION;
 use super::{Error, rate_limit};
 use crate::caller::Name;
 use crate::config::{self, Credential, ManagedEndpoint, OnUnknownPast, Resolved};
+use crate::machine::Machine;
 use crate::telemetry::trace::{self, Sampler};
 use crate::{admin, cache, coalesce, fleet, net, queue, quota, region, respond, server, store, token, upstream};
 
@@ -177,12 +178,20 @@ pub(super) fn read(config: &Resolved) -> server::read::Config {
     }
 }
 
-pub(super) fn cache(config: &Resolved) -> cache::Config {
+/// The part of a memory limit that the cache takes when nobody says how much: a gateway needs some 15 MiB for itself, and each request in
+/// flight its body.
+const CACHE_SHARE: u64 = 4;
+
+pub(super) fn cache(config: &Resolved, machine: Machine) -> cache::Config {
+    let share = machine
+        .memory_limit
+        .map(|limit| limit / CACHE_SHARE)
+        .filter(|_| !config.settings.is_said("cache.max_size"));
     cache::Config {
         ttl: config.cache.ttl,
         stale_while_revalidate: config.cache.stale_while_revalidate,
         stale_if_error: config.cache.stale_if_error,
-        max_size: config.cache.max_size,
+        max_size: share.map_or(config.cache.max_size, |share| share.min(config.cache.max_size)),
     }
 }
 
@@ -245,6 +254,17 @@ pub(super) fn token(config: &config::Credentials) -> Result<token::Config, Error
         credential: credential(config)?,
         scope,
     })
+}
+
+/// Whose token the gateway has: what it is answered is meant for that application alone.
+pub(super) fn identity(config: &Resolved) -> (&str, Option<&str>, Option<&str>) {
+    let credentials = &config.credentials;
+    let credential = &credentials.credential;
+    (
+        credentials.authority.as_str(),
+        credential.tenant_id(),
+        credential.client_id(),
+    )
 }
 
 /// Where token requests go instead of the authority, if anywhere.

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::reload::Configuration;
 use super::saved::Saved;
 use crate::admin::Check;
 use crate::telemetry::metrics::Mode;
@@ -17,11 +19,18 @@ pub(super) struct Status {
     pub(super) started: Instant,
     pub(super) quota: quota::Quota,
     pub(super) queue: queue::Queue<quota::Quota>,
+    pub(super) saved: Saved,
+    pub(super) current: Arc<ArcSwap<Current>>,
+    pub(super) configuration: Configuration,
+}
+
+/// The parts that a new configuration may exchange.
+#[derive(Debug)]
+pub(super) struct Current {
     pub(super) regions: region::Table,
     pub(super) keeper: token::Keeper,
     pub(super) cache: Arc<cache::Cache>,
     pub(super) fleet: Option<fleet::Member>,
-    pub(super) saved: Saved,
 }
 
 impl Status {
@@ -32,7 +41,7 @@ impl Status {
     }
 
     fn check_sign_in(&self) -> Check {
-        let snapshot = self.keeper.snapshot();
+        let snapshot = self.current.load().keeper.snapshot();
         let (ok, mut text) = match (&snapshot.last_error, snapshot.expires_in) {
             (None, Some(left)) => (true, format!("token for another {} s", left.as_secs())),
             (None, None) => (false, "no token yet".to_owned()),
@@ -61,7 +70,7 @@ impl Status {
     }
 
     fn check_regions(&self) -> Check {
-        let rows = self.regions.snapshot();
+        let rows = self.current.load().regions.snapshot();
         let healthy = rows.iter().filter(|row| row.healthy).count();
         let selected = rows
             .iter()
@@ -96,11 +105,12 @@ impl Status {
             "mode": mode.as_str(),
             "quota": self.quota(),
             "queue": self.queue(),
-            "regions": self.regions.snapshot().iter().map(region).collect::<Vec<_>>(),
-            "token": token(&self.keeper.snapshot()),
+            "regions": self.current.load().regions.snapshot().iter().map(region).collect::<Vec<_>>(),
+            "token": token(&self.current.load().keeper.snapshot()),
             "cache": self.cache(),
-            "shared_answers": self.fleet.as_ref().map(|member| shared(&member.snapshot())),
+            "shared_answers": self.current.load().fleet.as_ref().map(|member| shared(&member.snapshot())),
             "saved": self.saved.show(self.quota.snapshot().calls),
+            "config": self.configuration.show(),
         })
     }
 
@@ -147,7 +157,7 @@ impl Status {
     }
 
     fn cache(&self) -> Value {
-        let snapshot = self.cache.snapshot();
+        let snapshot = self.current.load().cache.snapshot();
         json!({
             "entries": snapshot.entries,
             "bytes": snapshot.bytes,

@@ -39,20 +39,7 @@ impl Cache {
     /// An empty cache. With `lore`, which those who make the calls must teach, it also keeps rows by id.
     #[must_use]
     pub fn new(config: Config, lore: Option<Arc<Lore>>, metrics: Metrics) -> Self {
-        let entries = moka::sync::Cache::builder()
-            .max_capacity(config.max_size)
-            .weigher(|_, stored: &Stored| match stored {
-                Stored::Answer(entry) => entry.weight(),
-                Stored::Piece(piece) => piece.weight(),
-            })
-            // Only to give memory back: whether an entry may be served is decided on the entry.
-            .time_to_live(
-                config
-                    .ttl
-                    .saturating_add(config.longest_staleness())
-                    .min(Duration::from_hours(24 * 365)),
-            )
-            .build_with_hasher(RandomState::default());
+        let entries = entries(&config);
         metrics.watch(&entries);
         Self {
             config,
@@ -60,6 +47,35 @@ impl Cache {
             lore,
             metrics,
         }
+    }
+
+    /// This cache with other settings. What is stored stays, as fresh as it was made; times past freshness are those of `config`.
+    #[must_use]
+    pub fn reconfigured(&self, config: Config, lore: Option<Arc<Lore>>) -> Self {
+        let has_room = config.max_size == self.config.max_size && config.kept() == self.config.kept();
+        let entries = if has_room {
+            self.entries.clone()
+        } else {
+            // moka's bounds are fixed. What is stored in the old one from now on is not seen here: it would have been a hit, and is a miss.
+            let new = entries(&config);
+            for (key, stored) in &self.entries {
+                new.insert(Key::clone(&key), stored);
+            }
+            new
+        };
+        self.metrics.watch(&entries);
+        Self {
+            config,
+            entries,
+            lore,
+            metrics: self.metrics.clone(),
+        }
+    }
+
+    /// An empty cache in the place of this one.
+    #[must_use]
+    pub fn emptied(&self, config: Config, lore: Option<Arc<Lore>>) -> Self {
+        Self::new(config, lore, self.metrics.clone())
     }
 
     /// The settings.
@@ -218,6 +234,19 @@ impl Cache {
         };
         (!ttl.is_zero() && !forbids_storing(&answer.headers)).then(|| ttl.mul_f64(1.0 - rand::random::<f64>() / 10.0))
     }
+}
+
+/// Memory for entries, bounded as `config` says.
+fn entries(config: &Config) -> Entries {
+    moka::sync::Cache::builder()
+        .max_capacity(config.max_size)
+        .weigher(|_, stored: &Stored| match stored {
+            Stored::Answer(entry) => entry.weight(),
+            Stored::Piece(piece) => piece.weight(),
+        })
+        // Only to give memory back: whether an entry may be served is decided on the entry.
+        .time_to_live(config.kept())
+        .build_with_hasher(RandomState::default())
 }
 
 impl Keep for Cache {

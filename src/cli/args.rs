@@ -33,7 +33,7 @@ pub enum Command {
     /// Serve callers until told to stop
     Run(ConfigFile),
     /// Report every mistake in the configuration, or say what would run; starts nothing
-    Check(ConfigFile),
+    Check(Check),
     /// Try the real thing: get a token, time the regions, make a small call, recommend settings
     Probe(Probe),
     /// Show the gateway at work on this machine: no configuration and no account needed
@@ -65,6 +65,20 @@ pub struct ConfigFile {
                 else built-in defaults]"
     )]
     pub config: Option<PathBuf>,
+}
+
+/// `check`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Check {
+    /// The configuration.
+    #[command(flatten)]
+    pub config: ConfigFile,
+    /// Print every value in force and where it comes from (file and line, variable, default); no secrets
+    #[arg(long)]
+    pub show: bool,
+    /// Print the JSON Schema of the configuration file instead of reading one
+    #[arg(long, conflicts_with_all = ["show", "config"])]
+    pub schema: bool,
 }
 
 /// `probe`.

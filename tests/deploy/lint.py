@@ -365,6 +365,8 @@ def _(p, g):
         name = e.get("name", "")
         if name in ("AZURE_CLIENT_SECRET", PREFIX + "CREDENTIALS_CLIENT_SECRET"):
             yield f"{name} puts the secret into the environment; mount it as a file"
+        if name == PREFIX + "STORE_URL" and "secretKeyRef" in (e.get("valueFrom") or {}):
+            yield f"{name} comes from a Secret: keep the password out of the address, and mount it as a file (store.password_file)"
         if re.search(r"://[^/@]*:[^/@]+@", str(e.get("value", ""))):
             yield f"{name} holds a password in the manifest"
 

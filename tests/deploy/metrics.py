@@ -34,6 +34,7 @@ OPEN = {
     "window": ("a window of `quota.limits`", 4),
     "caller": ("a caller's name; at any time those with the most requests waiting, then the most served", 20),
     "version": ("the program's", 1),
+    "hash": ("16 hexadecimal digits, of the running configuration", 1),
 }
 wrong, notes = [], []
 
@@ -74,7 +75,9 @@ def scrape(binary, certificate=False):
         file.write_text(regions)
         env |= {"DEFENDER_GATEWAY_CONFIG": str(file), "DEFENDER_GATEWAY_SERVER_LISTEN": f"127.0.0.1:{chroot.DATA}",
                 "DEFENDER_GATEWAY_ADMIN_LISTEN": f"127.0.0.1:{chroot.ADMIN}", "DEFENDER_GATEWAY_STORE_URL": store,
-                "DEFENDER_GATEWAY_MERGE_ENABLED": "true", "DEFENDER_GATEWAY_DEFENDER_HEDGE": "true"}
+                "DEFENDER_GATEWAY_MERGE_ENABLED": "true", "DEFENDER_GATEWAY_DEFENDER_HEDGE": "true",
+                # Nobody is there to take the traces.
+                "DEFENDER_GATEWAY_TELEMETRY_OTLP_ENDPOINT": f"http://127.0.0.1:{chroot.free_ports()[0]}"}
         if certificate:
             env |= {"DEFENDER_GATEWAY_CREDENTIALS_KIND": "certificate",
                     "DEFENDER_GATEWAY_CREDENTIALS_CERTIFICATE_FILE": str(ROOT / "tests/data/sim/app-cert.pem"),
@@ -145,6 +148,9 @@ def check_reference(text, series, write):
         missing = sorted(set(re.findall(r"^\| `(\w+)`", new, re.M)) ^ set(re.findall(r"^\| `(\w+)`", old, re.M)))
         wrong.append(f"deploy/metrics.md is not what the program has ({', '.join(missing) or 'a description or a label changed'}); "
                      "tests/deploy/metrics.py --write BINARY mends it")
+    for label, value in set(re.findall(r'(\w+)="([^"]*)"', text)):
+        if label not in OPEN and label != "le" and not re.fullmatch("[a-z_-]+", value):
+            wrong.append(f'the label {label}="{value}" is none of a few words: say in OPEN how many values there can be')
     for name in registered():
         if not any(s.startswith(f"defender_gateway_{name}") for s in series):
             wrong.append(f"the source registers {name}, which a scrape does not show: have it appear before its first event")

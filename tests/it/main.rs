@@ -21,6 +21,7 @@ mod path;
 mod quota;
 mod quota_proof;
 mod regions;
+mod reload;
 mod replicas;
 mod secrets;
 mod sharing;
