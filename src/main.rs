@@ -31,6 +31,6 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Status(asked) => cli::status(&asked),
         Command::Wait(asked) => cli::wait(&asked),
         Command::Healthcheck(asked) => cli::healthcheck(&asked),
-        Command::Openapi => cli::print(defender_gateway::server::OPENAPI),
+        Command::Openapi => cli::print(&defender_gateway::server::openapi()),
     }
 }

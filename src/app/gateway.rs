@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::admin_thread::AdminThread;
+use super::history::History;
 use super::lane::Lanes;
 use super::made::Made;
 use super::reload::{self, Next, Place, Reloader};
@@ -72,7 +73,7 @@ impl Gateway {
             .await
             .map_err(Error::of("the data listener"))?;
         let (parts, upkeep, lanes) = (built.parts(), built.upkeep(), built.ground.lanes.clone());
-        let saved = built.ground.saved.clone();
+        let (saved, trouble) = (built.ground.saved.clone(), built.ground.trouble());
         announce(&built, machine);
         let (reloader, next) = Reloader::new(built, reload::Metrics::register(registry.root()));
         let status = Status {
@@ -80,13 +81,15 @@ impl Gateway {
             quota: lanes.quota().clone(),
             queue: lanes.queue().clone(),
             saved,
+            trouble,
             current: reloader.current(),
             configuration: reloader.configuration(),
         };
+        let history = History::start(status.sources(), &tasks);
         let stop = CancellationToken::new();
         let mode = registry.mode();
         let health = admin::Health::new(status.checks());
-        let view = view(config, registry, status, health.clone(), stop.clone());
+        let view = view(config, registry, (status, history), health.clone(), stop.clone());
         let admin = AdminThread::start(settings::admin_listener(config), admin::Admin::new(view))?;
         Ok(Self {
             data,
@@ -224,7 +227,7 @@ fn announce(made: &Made, machine: Machine) {
 fn view(
     config: &Resolved,
     registry: Registry,
-    status: Status,
+    (status, history): (Status, History),
     health: admin::Health,
     stop: CancellationToken,
 ) -> admin::View {
@@ -235,6 +238,7 @@ fn view(
             let health = health.clone();
             Arc::new(move || status.show(mode(&health, &status.quota)))
         },
+        history: Arc::new(move || history.show()),
         metrics: {
             let health = health.clone();
             let gauge = registry.mode();
@@ -246,7 +250,7 @@ fn view(
             })
         },
         health,
-        openapi: server::OPENAPI.into(),
+        openapi: server::openapi().into(),
         quit: config.admin.quit.then_some(quit),
     }
 }

@@ -267,6 +267,11 @@ impl Made {
         (cache, fleet, coalesce)
     }
 
+    /// Where merged calls are counted; `None` when nothing is merged.
+    pub(super) fn merging(&self) -> Option<coalesce::Metrics> {
+        self.config.merge.enabled.then(|| self.coalesce.metrics())
+    }
+
     /// Queue and quota, which all configurations share, go on as this one says.
     pub(super) fn take_over(&self) {
         self.ground.lanes.reconfigure(self.lane.clone());
@@ -335,6 +340,11 @@ fn traces(config: &Resolved, net: &net::Client, wall: &Wall, root: &mut Registry
 }
 
 impl Ground {
+    /// The latest questions that did not get a good answer.
+    pub(super) fn trouble(&self) -> server::Trouble {
+        self.meters.count.trouble()
+    }
+
     fn keeper(
         &self,
         config: &Resolved,

@@ -7,11 +7,13 @@ use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::history::Sources;
 use super::reload::Configuration;
 use super::saved::Saved;
 use crate::admin::Check;
+use crate::server::{Incident, Trouble};
 use crate::telemetry::metrics::Mode;
-use crate::{cache, fleet, queue, quota, region, token};
+use crate::{cache, coalesce, fleet, queue, quota, region, token};
 
 /// The parts that have something to show. Clones look at the same gateway.
 #[derive(Clone, Debug)]
@@ -20,6 +22,7 @@ pub(super) struct Status {
     pub(super) quota: quota::Quota,
     pub(super) queue: queue::Queue<quota::Quota>,
     pub(super) saved: Saved,
+    pub(super) trouble: Trouble,
     pub(super) current: Arc<ArcSwap<Current>>,
     pub(super) configuration: Configuration,
 }
@@ -31,6 +34,8 @@ pub(super) struct Current {
     pub(super) keeper: token::Keeper,
     pub(super) cache: Arc<cache::Cache>,
     pub(super) fleet: Option<fleet::Member>,
+    /// `None` when nothing is merged.
+    pub(super) merging: Option<coalesce::Metrics>,
 }
 
 impl Status {
@@ -109,7 +114,9 @@ impl Status {
             "token": token(&self.current.load().keeper.snapshot()),
             "cache": self.cache(),
             "shared_answers": self.current.load().fleet.as_ref().map(|member| shared(&member.snapshot())),
+            "merge": merge(self.current.load().merging.as_ref()),
             "saved": self.saved.show(self.quota.snapshot().calls),
+            "trouble": self.trouble(),
             "config": self.configuration.show(),
         })
     }
@@ -156,6 +163,24 @@ impl Status {
         })
     }
 
+    /// What the history samples.
+    pub(super) fn sources(&self) -> Sources {
+        Sources {
+            saved: self.saved.clone(),
+            trouble: self.trouble.clone(),
+            quota: self.quota.clone(),
+            queue: self.queue.clone(),
+        }
+    }
+
+    fn trouble(&self) -> Value {
+        json!({
+            "refused": self.trouble.refused(),
+            "failed": self.trouble.failed(),
+            "latest": self.trouble.latest().iter().map(incident).collect::<Vec<_>>(),
+        })
+    }
+
     fn cache(&self) -> Value {
         let snapshot = self.current.load().cache.snapshot();
         json!({
@@ -180,6 +205,17 @@ fn shared(snapshot: &fleet::Snapshot) -> Value {
     })
 }
 
+fn merge(metrics: Option<&coalesce::Metrics>) -> Value {
+    let resting = metrics.and_then(coalesce::Metrics::resting);
+    json!({
+        "enabled": metrics.is_some(),
+        "calls": metrics.map_or(0, coalesce::Metrics::merged_calls),
+        "requests": metrics.map_or(0, coalesce::Metrics::merged_requests),
+        "rests_for_s": resting.map(|(left, _)| seconds(left)),
+        "rests_because": resting.map(|(_, doubt)| doubt.to_string()),
+    })
+}
+
 fn region(row: &region::Row) -> Value {
     json!({
         "name": &*row.name,
@@ -189,6 +225,16 @@ fn region(row: &region::Row) -> Value {
         "left_for": row.left_for,
         "rtt_ms": row.rtt.map(|rtt| (rtt.as_secs_f64() * 100_000.0).round() / 100.0),
         "selected": row.selected,
+    })
+}
+
+fn incident(incident: &Incident) -> Value {
+    json!({
+        "ago_s": seconds(incident.at.elapsed()),
+        "status": incident.status,
+        "outcome": incident.outcome.as_str(),
+        "reason": incident.reason.as_deref(),
+        "request_id": &*incident.request_id,
     })
 }
 

@@ -107,6 +107,8 @@ impl Layer {
             board: if is_same {
                 Arc::clone(&self.board)
             } else {
+                // Whoever meets anew has nothing to rest from.
+                ground.metrics.go_on();
                 Arc::new(ground.board())
             },
             ground: Arc::new(ground),

@@ -17,6 +17,7 @@ mod faults;
 mod fleet;
 mod flights;
 mod fuzz_smoke;
+mod openapi;
 mod path;
 mod quota;
 mod quota_proof;

@@ -216,6 +216,7 @@ fn shown(made: &Made) -> Current {
         keeper: made.keeper.part.clone(),
         cache: Arc::clone(&made.cache),
         fleet: made.fleet.as_ref().map(|tended| tended.part.clone()),
+        merging: made.merging(),
     }
 }
 
