@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::changes::Changes;
 use super::lane::{self, Lanes};
+use super::replicas::keep;
 use super::saved::Saved;
 use super::surroundings::Surroundings;
 use super::tended::{Tended, Upkeep};
@@ -45,23 +46,23 @@ pub(super) struct Made {
 /// What outlives every configuration.
 #[derive(Clone, Debug)]
 pub(super) struct Ground {
-    tasks: Tasks,
+    pub(super) tasks: Tasks,
     wall: Wall,
     surroundings: Surroundings,
     tracer: Tracer,
     pub(super) lanes: Lanes,
     pub(super) saved: Saved,
-    meters: Meters,
+    pub(super) meters: Meters,
 }
 
 /// Where parts report that may be made anew.
 #[derive(Clone, Debug)]
-struct Meters {
+pub(super) struct Meters {
     queue: queue::Metrics,
     count: server::count::Metrics,
     token: token::Metrics,
     /// Registered if there was a store at the start; whether there is one does not change.
-    fleet: Option<fleet::Metrics>,
+    pub(super) fleet: Option<fleet::Metrics>,
 }
 
 /// The settings that parts are made with: all of them are right before any part is touched.
@@ -392,19 +393,6 @@ impl Ground {
         Some(tended)
     }
 
-    /// What replicas share besides the quota, if they do. Made anew with every configuration: whose answers they are may be another's.
-    fn fleet(&self, config: &Resolved, cache: &Arc<cache::Cache>) -> Option<Tended<fleet::Member>> {
-        let (fleet, metrics) = (settings::fleet(config)?, self.meters.fleet.clone()?);
-        let memory = Arc::clone(cache);
-        let adopt: fleet::Adopt = Arc::new(move |request, life, answer| {
-            memory.adopt(request, answer, (life.asked, life.stored), life.ttl);
-        });
-        let Ok(tended) = Tended::make(&self.tasks, |tasks| {
-            Ok::<_, Infallible>(fleet::Member::join(fleet, adopt, tasks, metrics))
-        });
-        Some(tended)
-    }
-
     fn coalesce(
         &self,
         config: &Resolved,
@@ -431,15 +419,6 @@ impl Ground {
         }
         let lanes = self.lanes.clone();
         upstream::HedgeLayer::new(Arc::new(move |holder| lanes.spare(holder)), metrics.clone())
-    }
-}
-
-/// Where answers go that were paid for: into memory, and to the other replicas.
-fn keep(cache: &Arc<cache::Cache>, fleet: Option<&Tended<fleet::Member>>) -> Arc<dyn scan::Keep> {
-    let memory = Arc::clone(cache) as Arc<dyn scan::Keep>;
-    match fleet {
-        Some(tended) => Arc::new(fleet::Publisher::new(tended.part.clone(), memory)),
-        None => memory,
     }
 }
 

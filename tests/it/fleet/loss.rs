@@ -59,7 +59,7 @@ async fn a_store_that_sleeps_delays_nobody() {
     };
     tokio::select! {
         biased;
-        _ = asleep => panic!("it was awake before they were answered"),
+        () = asleep => panic!("it was awake before they were answered"),
         () = answered => {}
     }
 }

@@ -193,7 +193,7 @@ impl Pod {
 
     /// Asks for these ids in the background.
     pub(crate) fn ask(&self, ids: &[&str]) -> JoinHandle<Result<Served, BoxError>> {
-        self.ask_with(ids, Freshness::default(), Duration::from_secs(60))
+        self.ask_with(ids, Freshness::default(), Duration::from_mins(1))
     }
 
     pub(crate) fn ask_with(
