@@ -17,7 +17,9 @@ const FLOORS: &[(&[&str], bool)] = &[
     (&["server"], false),
     (&["respond"], false),
     (
-        &["cache", "coalesce", "queue", "quota", "token", "region", "upstream"],
+        &[
+            "cache", "fleet", "coalesce", "queue", "quota", "token", "region", "upstream",
+        ],
         false,
     ),
     (&["attempt", "scan", "caller"], true),

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::changes::Changes;
 use super::lane::{self, Lanes};
+use super::replicas::keep;
 use super::saved::Saved;
 use super::surroundings::Surroundings;
 use super::tended::{Tended, Upkeep};
@@ -17,7 +18,7 @@ use crate::clock::Wall;
 use crate::config::Resolved;
 use crate::task::Tasks;
 use crate::telemetry::trace::{self, Exporter, Tracer};
-use crate::{cache, coalesce, net, queue, quota, region, scan, server, stack, token, upstream};
+use crate::{cache, coalesce, fleet, net, queue, quota, region, scan, server, stack, token, upstream};
 
 /// How long new credentials may take to bring a token before the old ones are kept.
 const SIGN_IN_PATIENCE: Duration = Duration::from_secs(15);
@@ -33,6 +34,7 @@ pub(super) struct Made {
     fair_use: Option<Tended<queue::FairUse>>,
     lore: Arc<scan::Lore>,
     pub(super) cache: Arc<cache::Cache>,
+    pub(super) fleet: Option<Tended<fleet::Member>>,
     coalesce: coalesce::Layer,
     hedge: upstream::HedgeLayer<quota::Permit>,
     calls: upstream::Metrics,
@@ -44,21 +46,23 @@ pub(super) struct Made {
 /// What outlives every configuration.
 #[derive(Clone, Debug)]
 pub(super) struct Ground {
-    tasks: Tasks,
+    pub(super) tasks: Tasks,
     wall: Wall,
     surroundings: Surroundings,
     tracer: Tracer,
     pub(super) lanes: Lanes,
     pub(super) saved: Saved,
-    meters: Meters,
+    pub(super) meters: Meters,
 }
 
 /// Where parts report that may be made anew.
 #[derive(Clone, Debug)]
-struct Meters {
+pub(super) struct Meters {
     queue: queue::Metrics,
     count: server::count::Metrics,
     token: token::Metrics,
+    /// Registered if there was a store at the start; whether there is one does not change.
+    pub(super) fleet: Option<fleet::Metrics>,
 }
 
 /// The settings that parts are made with: all of them are right before any part is touched.
@@ -112,6 +116,7 @@ impl Made {
             queue: lane_meters.queue.clone(),
             count: server::count::Metrics::register(root),
             token: token::Metrics::register(root),
+            fleet: settings::store(config).map(|_| fleet::Metrics::register(root)),
         };
         let wall = Wall::system();
         let quota_metrics = lane_meters.quota.clone();
@@ -134,7 +139,14 @@ impl Made {
         let cache = cache::Cache::new(cache_config, Some(Arc::clone(&lore)), cache::Metrics::register(root));
         let cache = Arc::new(cache);
         let coalesce_metrics = coalesce::Metrics::register(root);
-        let coalesce = ground.coalesce(config, plan.attempt, &cache, &lore, coalesce_metrics);
+        let fleet = ground.fleet(config, &cache);
+        let coalesce = ground.coalesce(
+            config,
+            plan.attempt,
+            keep(&cache, fleet.as_ref()),
+            &lore,
+            coalesce_metrics,
+        );
         let calls = upstream::Metrics::register(root, regions.part.labels());
         let made = Self {
             fair_use: ground.fair_use(config),
@@ -149,6 +161,7 @@ impl Made {
             keeper,
             lore,
             cache,
+            fleet,
             coalesce,
             calls,
         };
@@ -199,7 +212,7 @@ impl Made {
         } else {
             Arc::new(scan::Lore::new(config.merge.known_rows))
         };
-        let (cache, coalesce) = self.sharing(config, plan.attempt, &lore);
+        let (cache, fleet, coalesce) = self.sharing(config, plan.attempt, &lore);
         Ok(Self {
             fair_use: if changes.any(&["callers.limit"]) {
                 ground.fair_use(config)
@@ -225,6 +238,7 @@ impl Made {
             keeper,
             lore,
             cache,
+            fleet,
             coalesce,
             calls,
         })
@@ -236,19 +250,22 @@ impl Made {
         config: &Resolved,
         attempt: Duration,
         lore: &Arc<scan::Lore>,
-    ) -> (Arc<cache::Cache>, coalesce::Layer) {
+    ) -> (Arc<cache::Cache>, Option<Tended<fleet::Member>>, coalesce::Layer) {
         let cache_config = settings::cache(config, self.ground.surroundings.machine);
         let lore = Arc::clone(lore);
         if settings::identity(config) != settings::identity(&self.config) {
             let cache = Arc::new(self.cache.emptied(cache_config, Some(Arc::clone(&lore))));
             let metrics = self.coalesce.metrics();
-            let coalesce = self.ground.coalesce(config, attempt, &cache, &lore, metrics);
-            return (cache, coalesce);
+            let fleet = self.ground.fleet(config, &cache);
+            let keep = keep(&cache, fleet.as_ref());
+            let coalesce = self.ground.coalesce(config, attempt, keep, &lore, metrics);
+            return (cache, fleet, coalesce);
         }
         let cache = Arc::new(self.cache.reconfigured(cache_config, Some(Arc::clone(&lore))));
         let flights = settings::coalesce(config, attempt);
-        let coalesce = self.coalesce.reconfigured(flights, Arc::clone(&cache) as _, lore);
-        (cache, coalesce)
+        let fleet = self.ground.fleet(config, &cache);
+        let coalesce = self.coalesce.reconfigured(flights, keep(&cache, fleet.as_ref()), lore);
+        (cache, fleet, coalesce)
     }
 
     /// Where merged calls are counted; `None` when nothing is merged.
@@ -281,6 +298,10 @@ impl Made {
                 ground.tasks.clone(),
                 Arc::new(move |holder| cache_lanes.has_surplus(holder)),
             ),
+            fleet: self
+                .fleet
+                .as_ref()
+                .map_or_else(fleet::Layer::off, |tended| fleet::Layer::new(tended.part.clone())),
             coalesce: self.coalesce.clone(),
             lanes: lane::Layer::new(lanes.clone()),
             hedge: self.hedge.clone(),
@@ -294,6 +315,10 @@ impl Made {
     /// What these parts need in the background.
     pub(super) fn upkeep(&self) -> Upkeep {
         let upkeep = Upkeep::default().and(&self.keeper.upkeep).and(&self.regions.upkeep);
+        let upkeep = match &self.fleet {
+            Some(fleet) => upkeep.and(&fleet.upkeep),
+            None => upkeep,
+        };
         match &self.fair_use {
             Some(fair_use) => upkeep.and(&fair_use.upkeep),
             None => upkeep,
@@ -372,7 +397,7 @@ impl Ground {
         &self,
         config: &Resolved,
         attempt: Duration,
-        cache: &Arc<cache::Cache>,
+        keep: Arc<dyn scan::Keep>,
         lore: &Arc<scan::Lore>,
         metrics: coalesce::Metrics,
     ) -> coalesce::Layer {
@@ -380,7 +405,7 @@ impl Ground {
         coalesce::Layer::new(
             settings::coalesce(config, attempt),
             self.tasks.clone(),
-            Arc::clone(cache) as _,
+            keep,
             Arc::clone(lore),
             Arc::new(move |holder| lanes.predicted_wait(holder)),
             metrics,

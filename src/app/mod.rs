@@ -12,6 +12,7 @@ mod made;
 mod outlet;
 mod rate_limit;
 mod reload;
+mod replicas;
 mod saved;
 mod settings;
 mod status;

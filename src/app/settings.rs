@@ -9,7 +9,7 @@ use crate::caller::Name;
 use crate::config::{self, Credential, ManagedEndpoint, OnUnknownPast, Resolved};
 use crate::machine::Machine;
 use crate::telemetry::trace::{self, Sampler};
-use crate::{admin, cache, coalesce, net, queue, quota, region, respond, server, store, token, upstream};
+use crate::{admin, cache, coalesce, fleet, net, queue, quota, region, respond, server, store, token, upstream};
 
 /// Longest token exchange. Sign-in answers in well under a second; ten cover a bad day and keep callers from waiting in vain.
 pub(super) const SIGN_IN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -105,8 +105,33 @@ pub(super) fn store(config: &Resolved) -> Option<store::Config> {
 /// How replicas share the quota, if they do.
 pub(super) fn sharing(config: &Resolved) -> Option<quota::shared::Config> {
     let store = store(config)?;
-    // Without a word about the tenant there is one identity, and the platform knows which.
-    let (tenant, application) = match &config.credentials.credential {
+    let (tenant, application) = registration(config);
+    let timing = quota::shared::Timing::new(store.timeout);
+    Some(quota::shared::Config::new(
+        store,
+        timing,
+        &config.store.prefix,
+        tenant,
+        application,
+    ))
+}
+
+/// How replicas share answers, if they do.
+pub(super) fn fleet(config: &Resolved) -> Option<fleet::Config> {
+    let settings = &config.store;
+    let store = store(config).filter(|_| settings.answers && !config.cache.ttl.is_zero())?;
+    Some(fleet::Config::new(
+        store,
+        &settings.prefix,
+        registration(config),
+        settings.answer_timeout,
+        config.cache.ttl,
+    ))
+}
+
+/// The tenant and the application that the quota and the answers belong to.
+fn registration(config: &Resolved) -> (&str, &str) {
+    match &config.credentials.credential {
         Credential::ClientSecret {
             tenant_id, client_id, ..
         }
@@ -116,16 +141,9 @@ pub(super) fn sharing(config: &Resolved) -> Option<quota::shared::Config> {
         | Credential::WorkloadIdentity {
             tenant_id, client_id, ..
         } => (tenant_id.as_str(), client_id.as_str()),
+        // Without a word about the tenant there is one identity, and the platform knows which.
         Credential::ManagedIdentity { client_id, .. } => ("managed", client_id.as_deref().unwrap_or("system")),
-    };
-    let timing = quota::shared::Timing::new(store.timeout);
-    Some(quota::shared::Config::new(
-        store,
-        timing,
-        &config.store.prefix,
-        tenant,
-        application,
-    ))
+    }
 }
 
 pub(super) fn queue(config: &Resolved) -> queue::Config {

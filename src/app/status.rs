@@ -13,7 +13,7 @@ use super::saved::Saved;
 use crate::admin::Check;
 use crate::server::{Incident, Trouble};
 use crate::telemetry::metrics::Mode;
-use crate::{cache, coalesce, queue, quota, region, token};
+use crate::{cache, coalesce, fleet, queue, quota, region, token};
 
 /// The parts that have something to show. Clones look at the same gateway.
 #[derive(Clone, Debug)]
@@ -33,6 +33,7 @@ pub(super) struct Current {
     pub(super) regions: region::Table,
     pub(super) keeper: token::Keeper,
     pub(super) cache: Arc<cache::Cache>,
+    pub(super) fleet: Option<fleet::Member>,
     /// `None` when nothing is merged.
     pub(super) merging: Option<coalesce::Metrics>,
 }
@@ -112,6 +113,7 @@ impl Status {
             "regions": self.current.load().regions.snapshot().iter().map(region).collect::<Vec<_>>(),
             "token": token(&self.current.load().keeper.snapshot()),
             "cache": self.cache(),
+            "shared_answers": self.current.load().fleet.as_ref().map(|member| shared(&member.snapshot())),
             "merge": merge(self.current.load().merging.as_ref()),
             "saved": self.saved.show(self.quota.snapshot().calls),
             "trouble": self.trouble(),
@@ -189,6 +191,18 @@ impl Status {
             "stale": snapshot.stale,
         })
     }
+}
+
+fn shared(snapshot: &fleet::Snapshot) -> Value {
+    json!({
+        "up": snapshot.up,
+        "hits": snapshot.hits,
+        "followed": snapshot.followed,
+        "led": snapshot.led,
+        "alone": snapshot.alone,
+        "written": snapshot.written,
+        "unreadable": snapshot.unreadable,
+    })
 }
 
 fn merge(metrics: Option<&coalesce::Metrics>) -> Value {

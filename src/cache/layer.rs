@@ -302,7 +302,10 @@ where
     S: Service<Call, Response = Served, Error = BoxError>,
 {
     let mut served = inner.oneshot(call).await?;
-    served.status.forward = Some(forward);
+    // What was found below us was a hit all the same.
+    if served.outcome != Outcome::Hit {
+        served.status.forward = Some(forward);
+    }
     Ok(served)
 }
 
@@ -328,7 +331,7 @@ where
         // It would not be better for more ids.
         return Ok(rest);
     }
-    match parts.with(&missing, &rest.answer, &cache) {
+    match parts.with(&missing, &rest, &cache) {
         Ok(assembly) => {
             let now = Instant::now();
             let whole = assembled(assembly, now);

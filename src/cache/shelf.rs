@@ -138,6 +138,25 @@ impl Cache {
         }
     }
 
+    /// Takes in an answer that this process did not ask for itself: it was asked for and came at these times, and is fresh for so long from
+    /// then on. One that was asked for later stays.
+    pub fn adopt(&self, request: &Request, answer: &Answer, (asked, stored): (Instant, Instant), ttl: Duration) {
+        let key = request.key();
+        if self.is_off() || self.entry(key).is_some_and(|entry| entry.asked() >= asked) {
+            return;
+        }
+        if let Some(lore) = self.lore()
+            && request.is_plain()
+            && answer.status == StatusCode::OK
+            && let Ok(rows) = Rows::split(request, &answer.body)
+        {
+            // Nobody else in this process has seen it; without lessons a replica that mostly follows could put nothing together.
+            lore.learn(request.version(), &rows);
+        }
+        self.keep_pieces(request, answer, (asked, stored), ttl);
+        self.insert(key, Entry::at(key, answer.clone(), asked, stored, ttl));
+    }
+
     /// Keeps an answer that was put together, as if it had come when its oldest piece did.
     pub(super) fn keep_assembled(&self, request: &Request, assembly: &Assembly) {
         let Assembly {
@@ -171,7 +190,7 @@ impl Cache {
     }
 
     /// Keeps an answer by id as well, if it is certain whose row is whose and that none is missing.
-    fn keep_pieces(&self, request: &Request, answer: &Answer, asked: Instant, ttl: Duration) {
+    fn keep_pieces(&self, request: &Request, answer: &Answer, (asked, stored): (Instant, Instant), ttl: Duration) {
         let Some(lore) = self
             .lore()
             .filter(|_| request.is_plain() && answer.status == StatusCode::OK)
@@ -184,7 +203,7 @@ impl Cache {
         if !lore.holds(request.version(), rows.len()) {
             return;
         }
-        let pieces = Piece::cut(request, answer, &rows, asked, ttl);
+        let pieces = Piece::cut(request, answer, &rows, (asked, stored), ttl);
         for (id, piece) in request.ids().zip(pieces) {
             let newer = self
                 .piece(request.version(), id)
@@ -250,7 +269,7 @@ impl Keep for Cache {
         if answer.status != StatusCode::OK {
             self.forget(request);
         }
-        self.keep_pieces(request, answer, asked, ttl);
+        self.keep_pieces(request, answer, (asked, Instant::now()), ttl);
         self.insert(key, Entry::new(key, answer, asked, ttl)).then_some(ttl)
     }
 }

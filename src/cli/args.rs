@@ -101,6 +101,9 @@ pub struct Demo {
     /// End after the calls instead of serving on
     #[arg(long)]
     pub once: bool,
+    /// Show so many gateways that share quota and answers through a redis-server, which must be installed
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=32))]
+    pub replicas: Option<u32>,
 }
 
 /// `simulate`.

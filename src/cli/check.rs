@@ -196,10 +196,15 @@ fn store(resolved: &Resolved) -> String {
         || "none: this process alone".into(),
         |address| {
             format!(
-                "{}, prefix {}, timeout {}",
+                "{}, prefix {}, timeout {}; {}",
                 address.shown(),
                 store.prefix,
-                duration::show(store.timeout)
+                duration::show(store.timeout),
+                if store.answers {
+                    "quota and answers"
+                } else {
+                    "the quota only"
+                }
             )
         },
     )

@@ -14,6 +14,7 @@ mod config;
 mod delegated;
 mod drain;
 mod faults;
+mod fleet;
 mod flights;
 mod fuzz_smoke;
 mod openapi;

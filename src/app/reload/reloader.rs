@@ -215,6 +215,7 @@ fn shown(made: &Made) -> Current {
         regions: made.regions.part.clone(),
         keeper: made.keeper.part.clone(),
         cache: Arc::clone(&made.cache),
+        fleet: made.fleet.as_ref().map(|tended| tended.part.clone()),
         merging: made.merging(),
     }
 }

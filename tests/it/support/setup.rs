@@ -121,6 +121,26 @@ impl Setup {
         running
     }
 
+    /// Starts one more gateway, in this process, for the simulator that `toml` names.
+    pub(crate) async fn start_at(mut self, toml: &str) -> Replica {
+        self.variables.push(("AZURE_CLIENT_SECRET".into(), self.secret));
+        let place = Place::new(None, Environment::from_iter(self.variables));
+        let loaded = place.resolve(&Document::new(Path::new("gateway.toml"), toml.to_owned()));
+        let loaded = loaded.unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let gateway = Box::pin(Gateway::start(&loaded.resolved)).await.unwrap();
+        let caller = Caller::http1(&gateway.addresses()[0].to_string());
+        let admin = Caller::http1(&gateway.admin_address().to_string());
+        let stop = gateway.stop_token();
+        let serving = Tasks::new().spawn("gateway", gateway.serve());
+        settled(&admin).await;
+        Replica {
+            caller,
+            admin,
+            stop,
+            serving,
+        }
+    }
+
     /// Starts both, the gateway as a program of its own.
     pub(crate) async fn spawn(self) -> Spawned {
         let (simulator, toml, variables) = self.simulate();
@@ -146,6 +166,31 @@ impl Setup {
         let mut variables = self.variables;
         variables.push(("AZURE_CLIENT_SECRET".into(), self.secret));
         (simulator, toml, variables)
+    }
+}
+
+/// A gateway in this process, for a simulator that others use as well. End it with [`Replica::leave`].
+#[derive(Debug)]
+pub(crate) struct Replica {
+    pub(crate) caller: Caller,
+    pub(crate) admin: Caller,
+    stop: CancellationToken,
+    serving: JoinHandle<Ended>,
+}
+
+impl Replica {
+    /// Waits until `/status` is as wanted.
+    pub(crate) async fn until_status(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let look = async || Some(self.admin.fetch("/status").await.json()).filter(&wanted);
+        until(what, look).await
+    }
+
+    /// Stops it and asserts that nothing is left.
+    pub(crate) async fn leave(self) {
+        self.stop.cancel();
+        drop((self.caller, self.admin));
+        let ended = within("the gateway's end", self.serving).await.unwrap();
+        assert_eq!(ended, Ended { cut: 0, left: 0 });
     }
 }
 
