@@ -1,7 +1,7 @@
 //! A gateway in front of Defender for Endpoint's scan history.
 //!
 //! ```text
-//! caller ─► server ─► request id ─► trace ─► count ─► respond ─► panic ─► guard ─► route ─► read ─► fair use ─► cache ─► coalesce
+//! caller ─► server ─► request id ─► trace ─► count ─► respond ─► panic ─► guard ─► route ─► read ─► fair use ─► cache ─► fleet ─► coalesce
 //!                                   (error → answer)                  bytes → scan::Request                     │
 //!                                                                                                               ▼
 //!        Defender ◄─ client ◄─ token ◄─ region ◄─ quota ◄─ hedge ◄─ fair queue (a lane per token) ◄─ retry ◄────┘
@@ -20,9 +20,9 @@
 //! | 5 | `admin`, served by `server`'s listeners |
 //! | 4 | `server` |
 //! | 3 | `respond` |
-//! | 2 | `cache` `coalesce` `queue` `quota` `token` `region` `upstream` |
+//! | 2 | `cache` `fleet` `coalesce` `queue` `quota` `token` `region` `upstream` |
 //! | 1 | `scan` `caller` `attempt` |
-//! | 0 | `clock` `secret` `task` `net` `store` `telemetry` |
+//! | 0 | `clock` `secret` `task` `machine` `net` `store` `telemetry` |
 //! | aside | `sim`: the simulated upstream, imported by `cli` and tests only |
 
 pub mod admin;
@@ -34,6 +34,8 @@ pub mod cli;
 pub mod clock;
 pub mod coalesce;
 pub mod config;
+pub mod fleet;
+pub mod machine;
 pub mod net;
 pub mod queue;
 pub mod quota;

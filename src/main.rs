@@ -22,7 +22,7 @@ fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> Result<(), Error> {
     match command {
-        Command::Check(file) => cli::check(file.config.as_deref()),
+        Command::Check(asked) => cli::check(&asked),
         Command::Reference => cli::print(&config::reference()),
         Command::Run(file) => cli::run(file.config.as_deref()),
         Command::Probe(asked) => cli::probe(&asked),
@@ -31,6 +31,6 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Status(asked) => cli::status(&asked),
         Command::Wait(asked) => cli::wait(&asked),
         Command::Healthcheck(asked) => cli::healthcheck(&asked),
-        Command::Openapi => cli::print(defender_gateway::server::OPENAPI),
+        Command::Openapi => cli::print(&defender_gateway::server::openapi()),
     }
 }

@@ -16,7 +16,7 @@ use tower::util::{BoxCloneSyncService, Oneshot};
 use tower::{Service, ServiceBuilder, ServiceExt as _};
 
 use crate::respond::Body;
-use crate::{BoxError, app, cache, coalesce, queue, quota, region, respond, scan, server, token, upstream};
+use crate::{BoxError, app, cache, coalesce, fleet, queue, quota, region, respond, scan, server, token, upstream};
 
 /// The layers, made and waiting to be put in order. Each part is built by `app`; nothing is configured here.
 #[derive(Debug)]
@@ -39,6 +39,8 @@ pub struct Parts {
     pub fair_use: queue::FairUseLayer,
     /// Answers in memory.
     pub cache: cache::Layer,
+    /// Answers and calls of other replicas.
+    pub fleet: fleet::Layer,
     /// One call for many.
     pub coalesce: coalesce::Layer,
     /// Whose turn it is, with which token.
@@ -83,6 +85,8 @@ pub fn build(
         .service(parts.client);
 
     let forwarding = ServiceBuilder::new()
+        // Below memory, which the store must not slow down; above the flights: a lease is on a question, whatever calls it becomes part of.
+        .layer(parts.fleet)
         // Above the attempts: whoever asks the same shares them all, retries included.
         .layer(parts.coalesce)
         .service(paid);

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
@@ -57,6 +57,17 @@ impl Tasks {
         );
     }
 
+    /// A part of the set whose upkeep also ends when the guard is dropped: for parts that may be replaced while the gateway runs.
+    #[must_use]
+    pub fn branch(&self) -> (Self, DropGuard) {
+        let stop = self.stop.child_token();
+        let branch = Self {
+            tracker: self.tracker.clone(),
+            stop: stop.clone(),
+        };
+        (branch, stop.drop_guard())
+    }
+
     /// Resolves when [`Tasks::finish`] has been called.
     pub async fn stopping(&self) {
         self.stop.cancelled().await;
@@ -98,6 +109,21 @@ mod tests {
         });
         assert_eq!(tasks.finish(Duration::from_secs(5)).await, 0);
         assert_eq!(work.await.unwrap(), 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_branch_ends_alone_or_with_the_whole() {
+        let tasks = Tasks::new();
+        let (branch, guard) = tasks.branch();
+        branch.spawn_upkeep("replaced", std::future::pending());
+        let (other, _guard) = tasks.branch();
+        other.spawn_upkeep("kept", std::future::pending());
+        assert_eq!(tasks.len(), 2);
+        drop(guard);
+        while tasks.len() > 1 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(tasks.finish(Duration::from_secs(5)).await, 0);
     }
 
     #[tokio::test(start_paused = true)]

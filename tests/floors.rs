@@ -17,11 +17,16 @@ const FLOORS: &[(&[&str], bool)] = &[
     (&["server"], false),
     (&["respond"], false),
     (
-        &["cache", "coalesce", "queue", "quota", "token", "region", "upstream"],
+        &[
+            "cache", "fleet", "coalesce", "queue", "quota", "token", "region", "upstream",
+        ],
         false,
     ),
     (&["attempt", "scan", "caller"], true),
-    (&["net", "store", "telemetry", "task", "clock", "secret"], true),
+    (
+        &["net", "store", "telemetry", "task", "clock", "secret", "machine"],
+        true,
+    ),
 ];
 
 /// The simulator stands aside: only the command line may start it, and it shares nothing with the gateway but the ground floor.

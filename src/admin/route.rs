@@ -17,6 +17,7 @@ pub(super) enum Target {
     Probe(Probe),
     Metrics,
     Status,
+    History,
     OpenApi,
     Quit,
 }
@@ -37,6 +38,7 @@ pub(super) fn target(method: &Method, path: &str) -> Result<Target, Astray> {
         "/startupz" => Target::Probe(Probe::Startup),
         "/metrics" => Target::Metrics,
         "/status" => Target::Status,
+        "/history" => Target::History,
         "/openapi.json" => Target::OpenApi,
         "/quitquitquit" => Target::Quit,
         _ => return Err(Astray::Path),

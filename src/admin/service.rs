@@ -61,6 +61,7 @@ impl Admin {
                 content(exposition.content_type(), (self.view.metrics)(exposition).into())
             }
             Ok(Target::Status) => content("application/json", (self.view.status)().to_string().into()),
+            Ok(Target::History) => content("application/json", (self.view.history)().to_string().into()),
             Ok(Target::OpenApi) => content("application/json", self.view.openapi.clone()),
             Ok(Target::Quit) => self.quit(request),
             Err(Astray::Path) => text(StatusCode::NOT_FOUND, "there is nothing at this path"),

@@ -35,6 +35,7 @@ fn fixture() -> Fixture {
     let admin = Admin::new(View {
         health: health.clone(),
         status: Arc::new(|| serde_json::json!({"version": "1.2.3"})),
+        history: Arc::new(|| serde_json::json!({})),
         metrics: Arc::new(move |exposition| registry.encode(exposition)),
         openapi: "{}".into(),
         quit: Some(Arc::new(move || asked.store(true, Ordering::SeqCst))),
@@ -174,6 +175,7 @@ async fn quitting_is_off_by_default() {
     let admin = Admin::new(View {
         health,
         status: Arc::new(|| serde_json::Value::Null),
+        history: Arc::new(|| serde_json::json!({})),
         metrics: Arc::new(|_| String::new()),
         openapi: "{}".into(),
         quit: None,

@@ -15,6 +15,8 @@ pub struct View {
     pub health: Health,
     /// For `/status`; without secrets.
     pub status: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
+    /// For `/history`: what happened in the last hour, in steps.
+    pub history: Arc<dyn Fn() -> serde_json::Value + Send + Sync>,
     /// For `/metrics`.
     pub metrics: Arc<dyn Fn(Exposition) -> String + Send + Sync>,
     /// For `/openapi.json`.

@@ -3,16 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::admin_thread::AdminThread;
+use super::history::History;
 use super::lane::Lanes;
 use super::made::Made;
+use super::reload::{self, Next, Place, Reloader};
 use super::status::Status;
 use super::surroundings::Surroundings;
+use super::swap::Swap;
+use super::tended::Upkeep;
 use super::{Error, settings};
-use crate::config::Resolved;
+use crate::config::{Document, Resolved};
+use crate::machine::Machine;
 use crate::task::Tasks;
 use crate::telemetry::metrics::{Mode, ModeGauge, Registry};
 use crate::telemetry::trace::Exporter;
@@ -24,6 +30,9 @@ pub struct Gateway {
     data: server::Bound,
     admin: AdminThread,
     parts: stack::Parts,
+    upkeep: Upkeep,
+    reloader: Reloader,
+    next: mpsc::Receiver<Next>,
     lanes: Lanes,
     health: admin::Health,
     mode: ModeGauge,
@@ -57,37 +66,44 @@ impl Gateway {
     /// # Errors
     /// As [`Gateway::start`].
     pub async fn start_in(config: &Resolved, surroundings: Surroundings) -> Result<Self, Error> {
-        let tasks = Tasks::new();
+        let (tasks, machine) = (Tasks::new(), surroundings.machine);
         let mut registry = Registry::new(env!("CARGO_PKG_VERSION"));
-        let built = Made::new(config, surroundings, &tasks, registry.root())?;
+        let (built, exporter) = Made::first(config, surroundings, &tasks, registry.root())?;
         let data = server::Bound::bind(settings::data_listener(config))
             .await
             .map_err(Error::of("the data listener"))?;
-        built.regions.watch(&tasks, built.net.connector().clone());
+        let (parts, upkeep, lanes) = (built.parts(), built.upkeep(), built.ground.lanes.clone());
+        let (saved, trouble) = (built.ground.saved.clone(), built.ground.trouble());
+        announce(&built, machine);
+        let (reloader, next) = Reloader::new(built, reload::Metrics::register(registry.root()));
         let status = Status {
             started: Instant::now(),
-            quota: built.lanes.quota().clone(),
-            queue: built.lanes.queue().clone(),
-            regions: built.regions,
-            keeper: built.keeper,
-            cache: built.cache,
-            saved: built.saved,
+            quota: lanes.quota().clone(),
+            queue: lanes.queue().clone(),
+            saved,
+            trouble,
+            current: reloader.current(),
+            configuration: reloader.configuration(),
         };
+        let history = History::start(status.sources(), &tasks);
         let stop = CancellationToken::new();
         let mode = registry.mode();
         let health = admin::Health::new(status.checks());
-        let view = view(config, registry, status, health.clone(), stop.clone());
+        let view = view(config, registry, (status, history), health.clone(), stop.clone());
         let admin = AdminThread::start(settings::admin_listener(config), admin::Admin::new(view))?;
         Ok(Self {
             data,
             admin,
-            parts: built.parts,
-            lanes: built.lanes,
+            parts,
+            upkeep,
+            reloader,
+            next,
+            lanes,
             health,
             mode,
             tasks,
             stop,
-            exporter: built.exporter,
+            exporter,
             linger: config.server.linger,
             drain: config.server.drain,
         })
@@ -111,6 +127,19 @@ impl Gateway {
         self.stop.clone()
     }
 
+    /// Changes the configuration of the running gateway.
+    #[must_use]
+    pub fn reloader(&self) -> &Reloader {
+        &self.reloader
+    }
+
+    /// Takes over what changes at `place`, which looked like `document` when the gateway started, until the gateway ends; at once whenever
+    /// `asked` is notified.
+    pub fn follow(&self, place: Place, document: Document, asked: Arc<Notify>) {
+        let watch = self.reloader.clone().follow(place, document, asked);
+        self.tasks.spawn_upkeep("configuration", watch);
+    }
+
     /// Answers callers until the stop, then drains: what can be answered in time is, what cannot is told at once.
     ///
     /// # Cancel safety
@@ -120,6 +149,10 @@ impl Gateway {
             data,
             admin,
             parts,
+            upkeep,
+            // What may still ask for a change holds a clone.
+            reloader: _,
+            mut next,
             lanes,
             health,
             mode,
@@ -142,8 +175,20 @@ impl Gateway {
             // The last call must leave early enough for its answer to arrive.
             lanes.close(Instant::now() + linger + drain.saturating_sub(ANSWER));
         };
-        let serving = data.serve(stack::build(parts), &tasks, stop.clone());
-        let (drained, ()) = tokio::join!(serving, draining);
+        let path = Swap::new(stack::build(parts), upkeep);
+        let exchanging = async {
+            while let Some(Next { parts, upkeep, done }) = next.recv().await {
+                path.exchange(stack::build(parts), upkeep);
+                // Whoever asked may have gone.
+                let _ = done.send(());
+            }
+            std::future::pending::<()>().await;
+        };
+        let ending = async { tokio::join!(data.serve(path.clone(), &tasks, stop.clone()), draining) };
+        let (drained, ()) = tokio::select! {
+            ended = ending => ended,
+            () = exchanging => return Ended { cut: 0, left: 0 },
+        };
         let left = tasks.finish(Duration::from_secs(1)).await;
         // Last: what the drain itself did is traced too.
         exporter.finish(Duration::from_secs(1)).await;
@@ -156,10 +201,33 @@ impl Gateway {
 /// Time kept at the end of the drain for answers to arrive.
 const ANSWER: Duration = Duration::from_secs(3);
 
+/// What was found and chosen, for whoever looks for the reason of a size later.
+fn announce(made: &Made, machine: Machine) {
+    let cache_bytes = made.cache.config().max_size;
+    let workers = tokio::runtime::Handle::current().metrics().num_workers();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        config = made.config.settings.digest(),
+        workers,
+        cores = machine.cores,
+        cpu_limit = machine.cpu_limit,
+        memory_limit_bytes = machine.memory_limit,
+        cache_bytes,
+        "starting"
+    );
+    if machine.memory_limit.is_some_and(|limit| cache_bytes > limit / 2) {
+        tracing::warn!(
+            cache_bytes,
+            memory_limit_bytes = machine.memory_limit,
+            "cache.max_size is more than half of the memory limit: the kernel may end this process when the cache fills"
+        );
+    }
+}
+
 fn view(
     config: &Resolved,
     registry: Registry,
-    status: Status,
+    (status, history): (Status, History),
     health: admin::Health,
     stop: CancellationToken,
 ) -> admin::View {
@@ -170,6 +238,7 @@ fn view(
             let health = health.clone();
             Arc::new(move || status.show(mode(&health, &status.quota)))
         },
+        history: Arc::new(move || history.show()),
         metrics: {
             let health = health.clone();
             let gauge = registry.mode();
@@ -181,7 +250,7 @@ fn view(
             })
         },
         health,
-        openapi: server::OPENAPI.into(),
+        openapi: server::openapi().into(),
         quit: config.admin.quit.then_some(quit),
     }
 }

@@ -1,201 +1,423 @@
-//! The parts, made and joined.
+//! The parts, made and joined, as one configuration wants them.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
+use tokio::time::Instant;
 
+use super::changes::Changes;
 use super::lane::{self, Lanes};
+use super::replicas::keep;
 use super::saved::Saved;
 use super::surroundings::Surroundings;
+use super::tended::{Tended, Upkeep};
 use super::{Error, settings, token_proxy};
 use crate::clock::Wall;
 use crate::config::Resolved;
 use crate::task::Tasks;
 use crate::telemetry::trace::{self, Exporter, Tracer};
-use crate::{cache, coalesce, net, queue, quota, region, scan, server, stack, token, upstream};
+use crate::{cache, coalesce, fleet, net, queue, quota, region, scan, server, stack, token, upstream};
 
-/// All parts of a gateway: the layers, and what is shown and stopped from outside of them.
-#[derive(Debug)]
+/// How long new credentials may take to bring a token before the old ones are kept.
+const SIGN_IN_PATIENCE: Duration = Duration::from_secs(15);
+
+/// All parts of a gateway. Clones share them.
+#[derive(Clone, Debug)]
 pub(super) struct Made {
-    pub(super) parts: stack::Parts,
-    pub(super) net: net::Client,
-    pub(super) regions: region::Table,
-    pub(super) keeper: token::Keeper,
-    pub(super) lanes: Lanes,
+    pub(super) config: Resolved,
+    pub(super) ground: Ground,
+    net: net::Client,
+    pub(super) regions: Tended<region::Table>,
+    pub(super) keeper: Tended<token::Keeper>,
+    fair_use: Option<Tended<queue::FairUse>>,
+    lore: Arc<scan::Lore>,
     pub(super) cache: Arc<cache::Cache>,
-    pub(super) saved: Saved,
-    pub(super) exporter: Exporter,
+    pub(super) fleet: Option<Tended<fleet::Member>>,
+    coalesce: coalesce::Layer,
+    hedge: upstream::HedgeLayer<quota::Permit>,
+    calls: upstream::Metrics,
+    read: server::read::Layer,
+    guard: server::guard::Layer,
+    lane: lane::Config,
 }
 
-/// What many parts are made with.
-struct Making<'a> {
-    config: &'a Resolved,
-    tasks: &'a Tasks,
+/// What outlives every configuration.
+#[derive(Clone, Debug)]
+pub(super) struct Ground {
+    pub(super) tasks: Tasks,
     wall: Wall,
-    root: &'a mut Registry,
+    surroundings: Surroundings,
+    tracer: Tracer,
+    pub(super) lanes: Lanes,
+    pub(super) saved: Saved,
+    pub(super) meters: Meters,
 }
 
-impl Made {
-    /// Makes every part; signing in begins, and the tasks of the queue.
-    ///
-    /// # Errors
-    /// A file cannot be used, or a part refuses its settings.
-    pub(super) fn new(
-        config: &Resolved,
-        surroundings: Surroundings,
-        tasks: &Tasks,
-        root: &mut Registry,
-    ) -> Result<Self, Error> {
-        let mut making = Making {
-            config,
-            tasks,
-            wall: Wall::system(),
-            root,
-        };
-        let net_config = settings::net(config, &surroundings.net)?;
-        let net = net::Client::with_resolver(&net_config, surroundings.resolver)
-            .map_err(Error::of("connections to the outside"))?;
-        let mut region_config = settings::regions(config)?;
-        (surroundings.regions)(&mut region_config);
-        let attempt = settings::attempt(config, &net_config, &region_config);
-        let regions = region::Table::new(region_config, region::Metrics::register(making.root));
-        let (tracer, exporter) = making.traces(&net)?;
-        let keeper = making.keeper(&net, &tracer)?;
-        let (lanes, queue_metrics) = making.lanes(attempt)?;
-        let fair_use = making.fair_use(queue_metrics);
-        // What answers teach about pages and order is learnt by the flights and used by both.
-        let lore = Arc::new(scan::Lore::new(config.merge.known_rows));
-        let cache_metrics = cache::Metrics::register(making.root);
-        let cache_config = settings::cache(config);
-        let cache = Arc::new(cache::Cache::new(cache_config, Some(Arc::clone(&lore)), cache_metrics));
-        let coalesce = making.coalesce(attempt, &cache, lore, &lanes);
-        let count = server::count::Metrics::register(making.root);
-        let saved = Saved::default();
-        let calls = upstream::Metrics::register(making.root, regions.labels());
-        let parts = stack::Parts {
-            trace: server::trace::Layer::new(tracer),
-            panic: server::panic::Layer::new(count.panics()),
-            count: server::count::Layer::new(count),
-            respond: settings::respond(config, lanes.quota()),
-            guard: server::guard::Layer::new(settings::hosts(config)?),
-            read: server::read::Layer::new(settings::read(config)),
-            saved: super::SavedLayer::new(saved.clone()),
-            fair_use,
-            cache: making.cache(&cache, &lanes),
-            coalesce,
-            lanes: lane::Layer::new(lanes.clone()),
-            hedge: making.hedge(&lanes, &calls),
-            quota: quota::Layer::new(making.wall),
-            region: region::RegionLayer::new(regions.clone()),
-            token: token::Layer::new(keeper.clone()),
-            client: upstream::Client::new(net.clone(), settings::upstream(config), calls),
-        };
+/// Where parts report that may be made anew.
+#[derive(Clone, Debug)]
+pub(super) struct Meters {
+    queue: queue::Metrics,
+    count: server::count::Metrics,
+    token: token::Metrics,
+    /// Registered if there was a store at the start; whether there is one does not change.
+    pub(super) fleet: Option<fleet::Metrics>,
+}
+
+/// The settings that parts are made with: all of them are right before any part is touched.
+struct Plan {
+    net: net::Config,
+    regions: region::Config,
+    token: token::Config,
+    lane: lane::Config,
+    hosts: server::guard::Hosts,
+    attempt: Duration,
+}
+
+impl Plan {
+    fn of(config: &Resolved, surroundings: &Surroundings) -> Result<Self, Error> {
+        let net = settings::net(config, &surroundings.net)?;
+        let mut regions = settings::regions(config)?;
+        (surroundings.regions)(&mut regions);
+        let attempt = settings::attempt(config, &net, &regions);
         Ok(Self {
-            parts,
+            hosts: settings::hosts(config)?,
+            lane: lane::Config {
+                quota: settings::quota(config, attempt)?,
+                queue: settings::queue(config),
+            },
+            token: settings::token(&config.credentials)?,
             net,
             regions,
-            keeper,
-            lanes,
-            cache,
-            saved,
-            exporter,
+            attempt,
         })
     }
 }
 
-impl Making<'_> {
-    /// Where spans are started, and the task that sends them.
-    fn traces(&mut self, net: &net::Client) -> Result<(Tracer, Exporter), Error> {
-        let Some(traces) = &self.config.telemetry.traces else {
-            return Ok((Tracer::off(), Exporter::none()));
+impl Made {
+    /// Makes every part; signing in begins, and measuring the regions.
+    ///
+    /// # Errors
+    /// A file cannot be used, or a part refuses its settings.
+    pub(super) fn first(
+        config: &Resolved,
+        surroundings: Surroundings,
+        tasks: &Tasks,
+        root: &mut Registry,
+    ) -> Result<(Self, Exporter), Error> {
+        let plan = Plan::of(config, &surroundings)?;
+        let net = connections(&plan.net, &surroundings)?;
+        let lane_meters = lane::Meters {
+            quota: quota::Metrics::register(root),
+            queue: queue::Metrics::register(root),
         };
-        let collector = settings::collector(traces)?;
-        let metrics = trace::Metrics::register(self.root);
-        Ok(Exporter::start(collector, net.clone(), self.wall.clone(), metrics))
+        let meters = Meters {
+            queue: lane_meters.queue.clone(),
+            count: server::count::Metrics::register(root),
+            token: token::Metrics::register(root),
+            fleet: settings::store(config).map(|_| fleet::Metrics::register(root)),
+        };
+        let wall = Wall::system();
+        let quota_metrics = lane_meters.quota.clone();
+        let own = open_quota(config, plan.attempt, wall.clone(), tasks, (root, quota_metrics))?;
+        let (tracer, exporter) = traces(config, &net, &wall, root)?;
+        let ground = Ground {
+            tracer,
+            lanes: Lanes::open(plan.lane.clone(), own, wall.clone(), tasks, lane_meters),
+            tasks: tasks.clone(),
+            saved: Saved::default(),
+            wall,
+            surroundings,
+            meters,
+        };
+        let keeper = ground.keeper(config, plan.token, &net)?;
+        let regions = ground.regions(plan.regions, region::Metrics::register(root), &net);
+        // What answers teach about pages and order is learnt by the flights and used by both.
+        let lore = Arc::new(scan::Lore::new(config.merge.known_rows));
+        let cache_config = settings::cache(config, ground.surroundings.machine);
+        let cache = cache::Cache::new(cache_config, Some(Arc::clone(&lore)), cache::Metrics::register(root));
+        let cache = Arc::new(cache);
+        let coalesce_metrics = coalesce::Metrics::register(root);
+        let fleet = ground.fleet(config, &cache);
+        let coalesce = ground.coalesce(
+            config,
+            plan.attempt,
+            keep(&cache, fleet.as_ref()),
+            &lore,
+            coalesce_metrics,
+        );
+        let calls = upstream::Metrics::register(root, regions.part.labels());
+        let made = Self {
+            fair_use: ground.fair_use(config),
+            hedge: ground.hedge(config, &calls),
+            read: server::read::Layer::new(settings::read(config)),
+            guard: server::guard::Layer::new(plan.hosts),
+            lane: plan.lane,
+            config: config.clone(),
+            ground,
+            net,
+            regions,
+            keeper,
+            lore,
+            cache,
+            fleet,
+            coalesce,
+            calls,
+        };
+        Ok((made, exporter))
     }
 
-    fn keeper(&mut self, net: &net::Client, tracer: &Tracer) -> Result<token::Keeper, Error> {
-        let credentials = &self.config.credentials;
-        let exchange = match settings::token_proxy(credentials) {
+    /// The parts as `config` wants them: those whose settings are the same are kept, with all they know. Nothing changes for those who use
+    /// the present parts; [`Made::take_over`] is the moment of change.
+    ///
+    /// Other credentials are taken only once they have brought a token, while the present token is good.
+    ///
+    /// # Errors
+    /// A file cannot be used, a part refuses its settings, or the new credentials bring no token.
+    pub(super) async fn next(&self, config: &Resolved) -> Result<Self, Error> {
+        let changes = Changes::between(&self.config, config);
+        let ground = &self.ground;
+        let plan = Plan::of(config, &ground.surroundings)?;
+        let other_net = changes.any(&["defender.via_proxy", "defender.ca_file"]);
+        let net = if other_net {
+            connections(&plan.net, &ground.surroundings)?
+        } else {
+            self.net.clone()
+        };
+        let keeper = if other_net || changes.sign_in() {
+            let keeper = ground.keeper(config, plan.token, &net)?;
+            if self.keeper.part.current().is_some() {
+                let token = keeper.part.bearer(Instant::now() + SIGN_IN_PATIENCE).await;
+                token.map_err(Error::of("the new credentials"))?;
+            }
+            keeper
+        } else {
+            self.keeper.clone()
+        };
+        let other_regions = other_net || changes.any(&["defender.cloud", "defender.region", "defender.regions"]);
+        let (regions, calls) = if other_regions {
+            let metrics = self.regions.part.metrics().succeed();
+            let regions = ground.regions(plan.regions, metrics, &net);
+            // The first callers need not wait for what can be known before.
+            regions.part.measured().await;
+            let calls = self.calls.of_regions(regions.part.labels());
+            (regions, calls)
+        } else {
+            (self.regions.clone(), self.calls.clone())
+        };
+        let keeps_lore = !changes.any(&["merge.known_rows"]);
+        let lore = if keeps_lore {
+            Arc::clone(&self.lore)
+        } else {
+            Arc::new(scan::Lore::new(config.merge.known_rows))
+        };
+        let (cache, fleet, coalesce) = self.sharing(config, plan.attempt, &lore);
+        Ok(Self {
+            fair_use: if changes.any(&["callers.limit"]) {
+                ground.fair_use(config)
+            } else {
+                self.fair_use.clone()
+            },
+            hedge: if other_regions || changes.any(&["defender.hedge"]) {
+                ground.hedge(config, &calls)
+            } else {
+                self.hedge.clone()
+            },
+            read: if changes.reading() {
+                server::read::Layer::new(settings::read(config))
+            } else {
+                self.read.clone()
+            },
+            guard: server::guard::Layer::new(plan.hosts),
+            lane: plan.lane,
+            config: config.clone(),
+            ground: ground.clone(),
+            net,
+            regions,
+            keeper,
+            lore,
+            cache,
+            fleet,
+            coalesce,
+            calls,
+        })
+    }
+
+    /// The cache and the flights. What was answered to one application is not for another.
+    fn sharing(
+        &self,
+        config: &Resolved,
+        attempt: Duration,
+        lore: &Arc<scan::Lore>,
+    ) -> (Arc<cache::Cache>, Option<Tended<fleet::Member>>, coalesce::Layer) {
+        let cache_config = settings::cache(config, self.ground.surroundings.machine);
+        let lore = Arc::clone(lore);
+        if settings::identity(config) != settings::identity(&self.config) {
+            let cache = Arc::new(self.cache.emptied(cache_config, Some(Arc::clone(&lore))));
+            let metrics = self.coalesce.metrics();
+            let fleet = self.ground.fleet(config, &cache);
+            let keep = keep(&cache, fleet.as_ref());
+            let coalesce = self.ground.coalesce(config, attempt, keep, &lore, metrics);
+            return (cache, fleet, coalesce);
+        }
+        let cache = Arc::new(self.cache.reconfigured(cache_config, Some(Arc::clone(&lore))));
+        let flights = settings::coalesce(config, attempt);
+        let fleet = self.ground.fleet(config, &cache);
+        let coalesce = self.coalesce.reconfigured(flights, keep(&cache, fleet.as_ref()), lore);
+        (cache, fleet, coalesce)
+    }
+
+    /// Where merged calls are counted; `None` when nothing is merged.
+    pub(super) fn merging(&self) -> Option<coalesce::Metrics> {
+        self.config.merge.enabled.then(|| self.coalesce.metrics())
+    }
+
+    /// Queue and quota, which all configurations share, go on as this one says.
+    pub(super) fn take_over(&self) {
+        self.ground.lanes.reconfigure(self.lane.clone());
+    }
+
+    /// The layers of the request path.
+    pub(super) fn parts(&self) -> stack::Parts {
+        let (config, ground) = (&self.config, &self.ground);
+        let (lanes, count) = (&ground.lanes, ground.meters.count.clone());
+        let cache_lanes = lanes.clone();
+        let fair_use = self.fair_use.as_ref().map(|tended| tended.part.clone());
+        stack::Parts {
+            trace: server::trace::Layer::new(ground.tracer.clone()),
+            panic: server::panic::Layer::new(count.panics()),
+            count: server::count::Layer::new(count),
+            respond: settings::respond(config, lanes.quota()),
+            guard: self.guard.clone(),
+            read: self.read.clone(),
+            saved: super::SavedLayer::new(ground.saved.clone()),
+            fair_use: queue::FairUseLayer::new(fair_use, ground.meters.queue.clone()),
+            cache: cache::Layer::new(
+                Arc::clone(&self.cache),
+                ground.tasks.clone(),
+                Arc::new(move |holder| cache_lanes.has_surplus(holder)),
+            ),
+            fleet: self
+                .fleet
+                .as_ref()
+                .map_or_else(fleet::Layer::off, |tended| fleet::Layer::new(tended.part.clone())),
+            coalesce: self.coalesce.clone(),
+            lanes: lane::Layer::new(lanes.clone()),
+            hedge: self.hedge.clone(),
+            quota: quota::Layer::new(ground.wall.clone()),
+            region: region::RegionLayer::new(self.regions.part.clone()),
+            token: token::Layer::new(self.keeper.part.clone()),
+            client: upstream::Client::new(self.net.clone(), settings::upstream(config), self.calls.clone()),
+        }
+    }
+
+    /// What these parts need in the background.
+    pub(super) fn upkeep(&self) -> Upkeep {
+        let upkeep = Upkeep::default().and(&self.keeper.upkeep).and(&self.regions.upkeep);
+        let upkeep = match &self.fleet {
+            Some(fleet) => upkeep.and(&fleet.upkeep),
+            None => upkeep,
+        };
+        match &self.fair_use {
+            Some(fair_use) => upkeep.and(&fair_use.upkeep),
+            None => upkeep,
+        }
+    }
+}
+
+fn connections(config: &net::Config, surroundings: &Surroundings) -> Result<net::Client, Error> {
+    net::Client::with_resolver(config, surroundings.resolver.clone()).map_err(Error::of("connections to the outside"))
+}
+
+/// Where spans are started, and the task that sends them.
+fn traces(config: &Resolved, net: &net::Client, wall: &Wall, root: &mut Registry) -> Result<(Tracer, Exporter), Error> {
+    let Some(traces) = &config.telemetry.traces else {
+        return Ok((Tracer::off(), Exporter::none()));
+    };
+    let collector = settings::collector(traces)?;
+    let metrics = trace::Metrics::register(root);
+    Ok(Exporter::start(collector, net.clone(), wall.clone(), metrics))
+}
+
+impl Ground {
+    /// The latest questions that did not get a good answer.
+    pub(super) fn trouble(&self) -> server::Trouble {
+        self.meters.count.trouble()
+    }
+
+    fn keeper(
+        &self,
+        config: &Resolved,
+        token: token::Config,
+        net: &net::Client,
+    ) -> Result<Tended<token::Keeper>, Error> {
+        let exchange = match settings::token_proxy(&config.credentials) {
             Some(proxy) => token_proxy::exchange(net, proxy),
             None => net.exchange(settings::SIGN_IN_BYTES, settings::SIGN_IN_TIMEOUT),
         };
         let imds = net
             .direct()
             .exchange(settings::SIGN_IN_BYTES, settings::SIGN_IN_TIMEOUT);
-        let in_spans = |exchange| trace::traced(exchange, tracer, "sign in");
-        Ok(token::Keeper::start(
-            settings::token(credentials)?,
-            in_spans(exchange),
-            in_spans(imds),
-            self.wall.clone(),
-            self.tasks,
-            token::Metrics::register(self.root),
-        ))
+        let in_spans = |exchange| trace::traced(exchange, &self.tracer, "sign in");
+        let (exchange, imds) = (in_spans(exchange), in_spans(imds));
+        Tended::make(&self.tasks, |tasks| {
+            let metrics = self.meters.token.clone();
+            Ok(token::Keeper::start(
+                token,
+                exchange,
+                imds,
+                self.wall.clone(),
+                tasks,
+                metrics,
+            ))
+        })
     }
 
-    /// The lanes, and where queues report.
-    fn lanes(&mut self, attempt: Duration) -> Result<(Lanes, queue::Metrics), Error> {
-        let config = lane::Config {
-            quota: settings::quota(self.config, attempt)?,
-            queue: settings::queue(self.config),
-        };
-        let meters = lane::Meters {
-            quota: quota::Metrics::register(self.root),
-            queue: queue::Metrics::register(self.root),
-        };
-        let metrics = meters.quota.clone();
-        let own = open_quota(
-            self.config,
-            attempt,
-            self.wall.clone(),
-            self.tasks,
-            (self.root, metrics),
-        )?;
-        let queue = meters.queue.clone();
-        Ok((Lanes::open(config, own, self.wall.clone(), self.tasks, meters), queue))
+    fn regions(&self, config: region::Config, metrics: region::Metrics, net: &net::Client) -> Tended<region::Table> {
+        let Ok(tended) = Tended::make(&self.tasks, |tasks| {
+            let table = region::Table::new(config, metrics);
+            table.watch(tasks, net.connector().clone());
+            Ok::<_, Infallible>(table)
+        });
+        tended
     }
 
-    fn fair_use(&self, metrics: queue::Metrics) -> queue::FairUseLayer {
-        let limit = self.config.callers.limit.as_ref();
-        let fair_use = limit.and_then(|limit| queue::FairUse::new(limit.calls, limit.window));
-        if let Some(fair_use) = &fair_use {
-            fair_use.spawn_upkeep(self.tasks);
-        }
-        queue::FairUseLayer::new(fair_use, metrics)
-    }
-
-    fn cache(&self, cache: &Arc<cache::Cache>, lanes: &Lanes) -> cache::Layer {
-        let lanes = lanes.clone();
-        let surplus = Arc::new(move |holder| lanes.has_surplus(holder));
-        cache::Layer::new(Arc::clone(cache), self.tasks.clone(), surplus)
+    fn fair_use(&self, config: &Resolved) -> Option<Tended<queue::FairUse>> {
+        let limit = config.callers.limit.as_ref()?;
+        let fair_use = queue::FairUse::new(limit.calls, limit.window)?;
+        let Ok(tended) = Tended::make(&self.tasks, |tasks| {
+            fair_use.spawn_upkeep(tasks);
+            Ok::<_, Infallible>(fair_use)
+        });
+        Some(tended)
     }
 
     fn coalesce(
-        &mut self,
+        &self,
+        config: &Resolved,
         attempt: Duration,
-        cache: &Arc<cache::Cache>,
-        lore: Arc<scan::Lore>,
-        lanes: &Lanes,
+        keep: Arc<dyn scan::Keep>,
+        lore: &Arc<scan::Lore>,
+        metrics: coalesce::Metrics,
     ) -> coalesce::Layer {
-        let lanes = lanes.clone();
+        let lanes = self.lanes.clone();
         coalesce::Layer::new(
-            settings::coalesce(self.config, attempt),
+            settings::coalesce(config, attempt),
             self.tasks.clone(),
-            Arc::clone(cache) as _,
-            lore,
+            keep,
+            Arc::clone(lore),
             Arc::new(move |holder| lanes.predicted_wait(holder)),
-            coalesce::Metrics::register(self.root),
+            metrics,
         )
     }
 
     /// Second attempts are made only with calls that nobody will miss.
-    fn hedge(&self, lanes: &Lanes, metrics: &upstream::Metrics) -> upstream::HedgeLayer<quota::Permit> {
-        if !self.config.defender.hedge {
+    fn hedge(&self, config: &Resolved, metrics: &upstream::Metrics) -> upstream::HedgeLayer<quota::Permit> {
+        if !config.defender.hedge {
             return upstream::HedgeLayer::off();
         }
-        let lanes = lanes.clone();
+        let lanes = self.lanes.clone();
         upstream::HedgeLayer::new(Arc::new(move |holder| lanes.spare(holder)), metrics.clone())
     }
 }

@@ -3,21 +3,28 @@
 //! This is the only place that knows the configuration and the parts at the same time.
 
 mod admin_thread;
+mod changes;
 mod error;
 mod gateway;
+mod history;
 mod lane;
 mod made;
 mod outlet;
 mod rate_limit;
+mod reload;
+mod replicas;
 mod saved;
 mod settings;
 mod status;
 mod surroundings;
+mod swap;
+mod tended;
 mod token_proxy;
 
 pub use error::Error;
 pub use gateway::{Ended, Gateway};
 pub use lane::{Lanes, Layer as LaneLayer};
 pub use outlet::{NoAnswer, Outlet};
+pub use reload::{Applied, Place, Refused, Reloader};
 pub use saved::{Layer as SavedLayer, Saved};
 pub use surroundings::Surroundings;

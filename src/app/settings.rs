@@ -7,8 +7,9 @@ use http::header::AUTHORIZATION;
 use super::{Error, rate_limit};
 use crate::caller::Name;
 use crate::config::{self, Credential, ManagedEndpoint, OnUnknownPast, Resolved};
+use crate::machine::Machine;
 use crate::telemetry::trace::{self, Sampler};
-use crate::{admin, cache, coalesce, net, queue, quota, region, respond, server, store, token, upstream};
+use crate::{admin, cache, coalesce, fleet, net, queue, quota, region, respond, server, store, token, upstream};
 
 /// Longest token exchange. Sign-in answers in well under a second; ten cover a bad day and keep callers from waiting in vain.
 pub(super) const SIGN_IN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -104,8 +105,33 @@ pub(super) fn store(config: &Resolved) -> Option<store::Config> {
 /// How replicas share the quota, if they do.
 pub(super) fn sharing(config: &Resolved) -> Option<quota::shared::Config> {
     let store = store(config)?;
-    // Without a word about the tenant there is one identity, and the platform knows which.
-    let (tenant, application) = match &config.credentials.credential {
+    let (tenant, application) = registration(config);
+    let timing = quota::shared::Timing::new(store.timeout);
+    Some(quota::shared::Config::new(
+        store,
+        timing,
+        &config.store.prefix,
+        tenant,
+        application,
+    ))
+}
+
+/// How replicas share answers, if they do.
+pub(super) fn fleet(config: &Resolved) -> Option<fleet::Config> {
+    let settings = &config.store;
+    let store = store(config).filter(|_| settings.answers && !config.cache.ttl.is_zero())?;
+    Some(fleet::Config::new(
+        store,
+        &settings.prefix,
+        registration(config),
+        settings.answer_timeout,
+        config.cache.ttl,
+    ))
+}
+
+/// The tenant and the application that the quota and the answers belong to.
+fn registration(config: &Resolved) -> (&str, &str) {
+    match &config.credentials.credential {
         Credential::ClientSecret {
             tenant_id, client_id, ..
         }
@@ -115,16 +141,9 @@ pub(super) fn sharing(config: &Resolved) -> Option<quota::shared::Config> {
         | Credential::WorkloadIdentity {
             tenant_id, client_id, ..
         } => (tenant_id.as_str(), client_id.as_str()),
+        // Without a word about the tenant there is one identity, and the platform knows which.
         Credential::ManagedIdentity { client_id, .. } => ("managed", client_id.as_deref().unwrap_or("system")),
-    };
-    let timing = quota::shared::Timing::new(store.timeout);
-    Some(quota::shared::Config::new(
-        store,
-        timing,
-        &config.store.prefix,
-        tenant,
-        application,
-    ))
+    }
 }
 
 pub(super) fn queue(config: &Resolved) -> queue::Config {
@@ -159,12 +178,20 @@ pub(super) fn read(config: &Resolved) -> server::read::Config {
     }
 }
 
-pub(super) fn cache(config: &Resolved) -> cache::Config {
+/// The part of a memory limit that the cache takes when nobody says how much: a gateway needs some 15 MiB for itself, and each request in
+/// flight its body.
+const CACHE_SHARE: u64 = 4;
+
+pub(super) fn cache(config: &Resolved, machine: Machine) -> cache::Config {
+    let share = machine
+        .memory_limit
+        .map(|limit| limit / CACHE_SHARE)
+        .filter(|_| !config.settings.is_said("cache.max_size"));
     cache::Config {
         ttl: config.cache.ttl,
         stale_while_revalidate: config.cache.stale_while_revalidate,
         stale_if_error: config.cache.stale_if_error,
-        max_size: config.cache.max_size,
+        max_size: share.map_or(config.cache.max_size, |share| share.min(config.cache.max_size)),
     }
 }
 
@@ -227,6 +254,17 @@ pub(super) fn token(config: &config::Credentials) -> Result<token::Config, Error
         credential: credential(config)?,
         scope,
     })
+}
+
+/// Whose token the gateway has: what it is answered is meant for that application alone.
+pub(super) fn identity(config: &Resolved) -> (&str, Option<&str>, Option<&str>) {
+    let credentials = &config.credentials;
+    let credential = &credentials.credential;
+    (
+        credentials.authority.as_str(),
+        credential.tenant_id(),
+        credential.client_id(),
+    )
 }
 
 /// Where token requests go instead of the authority, if anywhere.

@@ -3,13 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
+use super::history::Sources;
+use super::reload::Configuration;
 use super::saved::Saved;
 use crate::admin::Check;
+use crate::server::{Incident, Trouble};
 use crate::telemetry::metrics::Mode;
-use crate::{cache, queue, quota, region, token};
+use crate::{cache, coalesce, fleet, queue, quota, region, token};
 
 /// The parts that have something to show. Clones look at the same gateway.
 #[derive(Clone, Debug)]
@@ -17,10 +21,21 @@ pub(super) struct Status {
     pub(super) started: Instant,
     pub(super) quota: quota::Quota,
     pub(super) queue: queue::Queue<quota::Quota>,
+    pub(super) saved: Saved,
+    pub(super) trouble: Trouble,
+    pub(super) current: Arc<ArcSwap<Current>>,
+    pub(super) configuration: Configuration,
+}
+
+/// The parts that a new configuration may exchange.
+#[derive(Debug)]
+pub(super) struct Current {
     pub(super) regions: region::Table,
     pub(super) keeper: token::Keeper,
     pub(super) cache: Arc<cache::Cache>,
-    pub(super) saved: Saved,
+    pub(super) fleet: Option<fleet::Member>,
+    /// `None` when nothing is merged.
+    pub(super) merging: Option<coalesce::Metrics>,
 }
 
 impl Status {
@@ -31,7 +46,7 @@ impl Status {
     }
 
     fn check_sign_in(&self) -> Check {
-        let snapshot = self.keeper.snapshot();
+        let snapshot = self.current.load().keeper.snapshot();
         let (ok, mut text) = match (&snapshot.last_error, snapshot.expires_in) {
             (None, Some(left)) => (true, format!("token for another {} s", left.as_secs())),
             (None, None) => (false, "no token yet".to_owned()),
@@ -60,7 +75,7 @@ impl Status {
     }
 
     fn check_regions(&self) -> Check {
-        let rows = self.regions.snapshot();
+        let rows = self.current.load().regions.snapshot();
         let healthy = rows.iter().filter(|row| row.healthy).count();
         let selected = rows
             .iter()
@@ -95,10 +110,14 @@ impl Status {
             "mode": mode.as_str(),
             "quota": self.quota(),
             "queue": self.queue(),
-            "regions": self.regions.snapshot().iter().map(region).collect::<Vec<_>>(),
-            "token": token(&self.keeper.snapshot()),
+            "regions": self.current.load().regions.snapshot().iter().map(region).collect::<Vec<_>>(),
+            "token": token(&self.current.load().keeper.snapshot()),
             "cache": self.cache(),
+            "shared_answers": self.current.load().fleet.as_ref().map(|member| shared(&member.snapshot())),
+            "merge": merge(self.current.load().merging.as_ref()),
             "saved": self.saved.show(self.quota.snapshot().calls),
+            "trouble": self.trouble(),
+            "config": self.configuration.show(),
         })
     }
 
@@ -144,8 +163,26 @@ impl Status {
         })
     }
 
+    /// What the history samples.
+    pub(super) fn sources(&self) -> Sources {
+        Sources {
+            saved: self.saved.clone(),
+            trouble: self.trouble.clone(),
+            quota: self.quota.clone(),
+            queue: self.queue.clone(),
+        }
+    }
+
+    fn trouble(&self) -> Value {
+        json!({
+            "refused": self.trouble.refused(),
+            "failed": self.trouble.failed(),
+            "latest": self.trouble.latest().iter().map(incident).collect::<Vec<_>>(),
+        })
+    }
+
     fn cache(&self) -> Value {
-        let snapshot = self.cache.snapshot();
+        let snapshot = self.current.load().cache.snapshot();
         json!({
             "entries": snapshot.entries,
             "bytes": snapshot.bytes,
@@ -154,6 +191,29 @@ impl Status {
             "stale": snapshot.stale,
         })
     }
+}
+
+fn shared(snapshot: &fleet::Snapshot) -> Value {
+    json!({
+        "up": snapshot.up,
+        "hits": snapshot.hits,
+        "followed": snapshot.followed,
+        "led": snapshot.led,
+        "alone": snapshot.alone,
+        "written": snapshot.written,
+        "unreadable": snapshot.unreadable,
+    })
+}
+
+fn merge(metrics: Option<&coalesce::Metrics>) -> Value {
+    let resting = metrics.and_then(coalesce::Metrics::resting);
+    json!({
+        "enabled": metrics.is_some(),
+        "calls": metrics.map_or(0, coalesce::Metrics::merged_calls),
+        "requests": metrics.map_or(0, coalesce::Metrics::merged_requests),
+        "rests_for_s": resting.map(|(left, _)| seconds(left)),
+        "rests_because": resting.map(|(_, doubt)| doubt.to_string()),
+    })
 }
 
 fn region(row: &region::Row) -> Value {
@@ -165,6 +225,16 @@ fn region(row: &region::Row) -> Value {
         "left_for": row.left_for,
         "rtt_ms": row.rtt.map(|rtt| (rtt.as_secs_f64() * 100_000.0).round() / 100.0),
         "selected": row.selected,
+    })
+}
+
+fn incident(incident: &Incident) -> Value {
+    json!({
+        "ago_s": seconds(incident.at.elapsed()),
+        "status": incident.status,
+        "outcome": incident.outcome.as_str(),
+        "reason": incident.reason.as_deref(),
+        "request_id": &*incident.request_id,
     })
 }
 

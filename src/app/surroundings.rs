@@ -1,5 +1,6 @@
 //! What the configuration does not say, because one choice suits every real network.
 
+use crate::machine::Machine;
 use crate::{net, region};
 
 /// How names are looked up, and the times of connections and probes. Tests of faults shorten the times and make names fail.
@@ -11,6 +12,8 @@ pub struct Surroundings {
     pub net: net::Config,
     /// Changes the times of probes and backoffs.
     pub regions: fn(&mut region::Config),
+    /// What the machine lets this process use.
+    pub machine: Machine,
 }
 
 impl Default for Surroundings {
@@ -19,6 +22,7 @@ impl Default for Surroundings {
             resolver: net::Resolver::system(),
             net: net::Config::default(),
             regions: |_| {},
+            machine: Machine::detect(),
         }
     }
 }

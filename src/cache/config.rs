@@ -21,6 +21,13 @@ impl Config {
     /// short enough that a definition just created is found soon.
     pub const NEGATIVE_TTL: Duration = Duration::from_secs(10);
 
+    /// After this long nothing that was stored is of use to anybody.
+    pub(super) fn kept(&self) -> Duration {
+        self.ttl
+            .saturating_add(self.longest_staleness())
+            .min(Duration::from_hours(24 * 365))
+    }
+
     /// After this long past its freshness an entry is of no use to anybody.
     pub(super) fn longest_staleness(&self) -> Duration {
         self.stale_while_revalidate.max(self.stale_if_error)

@@ -74,6 +74,11 @@ impl Entry {
         self.answer.status != StatusCode::OK
     }
 
+    /// When it becomes stale.
+    pub(super) fn fresh_until(&self) -> Instant {
+        self.stored + self.ttl
+    }
+
     pub(super) fn age(&self, now: Instant) -> Age {
         Age {
             age: now.saturating_duration_since(self.stored),
@@ -139,6 +144,12 @@ impl Renewal {
     /// Whether the last attempt failed: then a stale answer is as good as it gets, and nobody has to wait for the next attempt.
     pub(super) fn is_failing(&self) -> bool {
         self.failures.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether an attempt may be made: nobody makes one, and the pause after the last is over.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        let at = self.not_before_ms.load(Ordering::Relaxed);
+        at != Self::UNDER_WAY && at <= self.millis(now)
     }
 
     /// Takes the right to try; `false` when somebody else has it, or the pause is not over.

@@ -18,6 +18,7 @@ use crate::cache::judge::{Health, Reason, Verdict, judge};
 use crate::cache::metrics::Handling;
 use crate::cache::parts::Parts;
 use crate::cache::shelf::is_unavailable;
+use crate::cache::wanted::Wanted;
 use crate::cache::{Cache, NotCached};
 use crate::caller::{Caller, Freshness, Urgency};
 use crate::scan::{Call, Forward, Holder, Outcome, Request, Served, Status};
@@ -40,6 +41,7 @@ struct Shared {
     cache: Arc<Cache>,
     tasks: Tasks,
     surplus: Surplus,
+    wanted: Wanted,
 }
 
 impl Layer {
@@ -49,7 +51,12 @@ impl Layer {
     #[must_use]
     pub fn new(cache: Arc<Cache>, tasks: Tasks, surplus: Surplus) -> Self {
         Self {
-            shared: Arc::new(Shared { cache, tasks, surplus }),
+            shared: Arc::new(Shared {
+                cache,
+                tasks,
+                surplus,
+                wanted: Wanted::default(),
+            }),
         }
     }
 }
@@ -208,14 +215,29 @@ where
         }
     }
 
-    /// Fetches a new answer in the background, if there is quota to spare and nobody else does it.
+    /// If there is quota to spare, fetches a new answer in the background: to this question, or to one that has waited for longer.
     fn renew(&self, call: &Call, entry: &Arc<Entry>, now: Instant) {
-        if !(self.shared.surplus)(call.request.holder()) {
+        let Shared { wanted, surplus, .. } = &*self.shared;
+        if entry.renewal().is_due(now) {
+            wanted.note(call, entry.fresh_until());
+        }
+        let holder = call.request.holder();
+        if !surplus(holder) {
             return;
         }
-        let Some(attempt) = Attempt::begin(entry, now) else {
-            return;
-        };
+        while let Some(call) = wanted.next(holder) {
+            // It may have been renewed, or dropped, since it was wanted.
+            let stale = |entry: &Arc<Entry>| entry.age(now).remaining().is_none();
+            if let Some(entry) = self.shared.cache.find(call.request.key(), now).filter(stale)
+                && let Some(attempt) = Attempt::begin(&entry, now)
+            {
+                self.fetch(&call, attempt, now);
+                return;
+            }
+        }
+    }
+
+    fn fetch(&self, call: &Call, attempt: Attempt, now: Instant) {
         let call = Call {
             request: Arc::clone(&call.request),
             caller: Arc::new(Caller {
@@ -280,7 +302,10 @@ where
     S: Service<Call, Response = Served, Error = BoxError>,
 {
     let mut served = inner.oneshot(call).await?;
-    served.status.forward = Some(forward);
+    // What was found below us was a hit all the same.
+    if served.outcome != Outcome::Hit {
+        served.status.forward = Some(forward);
+    }
     Ok(served)
 }
 
@@ -306,7 +331,7 @@ where
         // It would not be better for more ids.
         return Ok(rest);
     }
-    match parts.with(&missing, &rest.answer, &cache) {
+    match parts.with(&missing, &rest, &cache) {
         Ok(assembly) => {
             let now = Instant::now();
             let whole = assembled(assembly, now);

@@ -1,8 +1,9 @@
 //! What the cache counts.
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric, LabelValueEncoder,
@@ -48,10 +49,9 @@ impl Metrics {
         self.counters[handling as usize].get()
     }
 
-    /// Lets scrapes see how big the cache is. Of several caches the first is seen.
+    /// Lets scrapes see how big the cache is. Of several caches the latest is seen.
     pub(super) fn watch(&self, entries: &Entries) {
-        // A second cache on the same metrics exists in tests only.
-        let _ = self.size.0.set(entries.clone());
+        self.size.0.store(Some(Arc::new(entries.clone())));
     }
 }
 
@@ -116,12 +116,12 @@ struct Labels {
 
 /// Reads the cache's size when it is scraped, so that nothing is done for it in between.
 #[derive(Clone, Default)]
-struct Size(Arc<OnceLock<Entries>>);
+struct Size(Arc<ArcSwapOption<Entries>>);
 
 impl Collector for Size {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let (mut bytes, mut count) = (0, 0);
-        if let Some(entries) = self.0.get() {
+        if let Some(entries) = self.0.load_full() {
             entries.run_pending_tasks();
             (bytes, count) = (entries.weighted_size(), entries.entry_count());
         }

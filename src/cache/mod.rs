@@ -21,6 +21,7 @@ mod piece;
 mod shelf;
 #[cfg(test)]
 mod tests;
+mod wanted;
 
 pub use config::Config;
 pub use error::NotCached;

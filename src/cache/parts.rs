@@ -10,7 +10,7 @@ use crate::cache::judge::{Health, Verdict, judge};
 use crate::cache::piece::Piece;
 use crate::cache::shelf::Cache;
 use crate::caller::Freshness;
-use crate::scan::{Answer, Doubt, Lore, Request, Rows};
+use crate::scan::{Doubt, Lore, Request, Rows, Served};
 
 /// The pieces for a request, one place for each of its ids. At least one is there.
 #[derive(Debug)]
@@ -56,7 +56,8 @@ impl Parts {
     }
 
     /// The whole answer, with the answer to the question for what was missing.
-    pub(super) fn with(mut self, missing: &Request, answer: &Answer, cache: &Cache) -> Result<Assembly, Doubt> {
+    pub(super) fn with(mut self, missing: &Request, rest: &Served, cache: &Cache) -> Result<Assembly, Doubt> {
+        let answer = &rest.answer;
         if answer.status != StatusCode::OK {
             return Err(Doubt::Refused);
         }
@@ -64,8 +65,10 @@ impl Parts {
         if !self.lore.holds(missing.version(), rows.len()) {
             return Err(Doubt::Longest);
         }
+        // What another replica got has an age already.
         let now = Instant::now();
-        let new = Piece::cut(missing, answer, &rows, now, cache.config().ttl);
+        let stored = rest.age.and_then(|age| now.checked_sub(age)).unwrap_or(now);
+        let new = Piece::cut(missing, answer, &rows, (stored, stored), cache.config().ttl);
         let gaps = self.pieces.iter_mut().filter(|piece| piece.is_none());
         for (gap, piece) in gaps.zip(new) {
             *gap = Some(piece);

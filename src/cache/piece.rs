@@ -55,7 +55,7 @@ impl Piece {
         request: &Request,
         answer: &Answer,
         rows: &Rows,
-        asked: Instant,
+        (asked, stored): (Instant, Instant),
         ttl: Duration,
     ) -> Vec<Arc<Self>> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -63,7 +63,7 @@ impl Piece {
         let source = Arc::new(Source {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             asked,
-            stored: Instant::now(),
+            stored,
             ttl,
             headers: Arc::clone(&answer.headers),
             before: Bytes::copy_from_slice(before),

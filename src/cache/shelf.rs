@@ -39,20 +39,7 @@ impl Cache {
     /// An empty cache. With `lore`, which those who make the calls must teach, it also keeps rows by id.
     #[must_use]
     pub fn new(config: Config, lore: Option<Arc<Lore>>, metrics: Metrics) -> Self {
-        let entries = moka::sync::Cache::builder()
-            .max_capacity(config.max_size)
-            .weigher(|_, stored: &Stored| match stored {
-                Stored::Answer(entry) => entry.weight(),
-                Stored::Piece(piece) => piece.weight(),
-            })
-            // Only to give memory back: whether an entry may be served is decided on the entry.
-            .time_to_live(
-                config
-                    .ttl
-                    .saturating_add(config.longest_staleness())
-                    .min(Duration::from_hours(24 * 365)),
-            )
-            .build_with_hasher(RandomState::default());
+        let entries = entries(&config);
         metrics.watch(&entries);
         Self {
             config,
@@ -60,6 +47,35 @@ impl Cache {
             lore,
             metrics,
         }
+    }
+
+    /// This cache with other settings. What is stored stays, as fresh as it was made; times past freshness are those of `config`.
+    #[must_use]
+    pub fn reconfigured(&self, config: Config, lore: Option<Arc<Lore>>) -> Self {
+        let has_room = config.max_size == self.config.max_size && config.kept() == self.config.kept();
+        let entries = if has_room {
+            self.entries.clone()
+        } else {
+            // moka's bounds are fixed. What is stored in the old one from now on is not seen here: it would have been a hit, and is a miss.
+            let new = entries(&config);
+            for (key, stored) in &self.entries {
+                new.insert(Key::clone(&key), stored);
+            }
+            new
+        };
+        self.metrics.watch(&entries);
+        Self {
+            config,
+            entries,
+            lore,
+            metrics: self.metrics.clone(),
+        }
+    }
+
+    /// An empty cache in the place of this one.
+    #[must_use]
+    pub fn emptied(&self, config: Config, lore: Option<Arc<Lore>>) -> Self {
+        Self::new(config, lore, self.metrics.clone())
     }
 
     /// The settings.
@@ -122,6 +138,25 @@ impl Cache {
         }
     }
 
+    /// Takes in an answer that this process did not ask for itself: it was asked for and came at these times, and is fresh for so long from
+    /// then on. One that was asked for later stays.
+    pub fn adopt(&self, request: &Request, answer: &Answer, (asked, stored): (Instant, Instant), ttl: Duration) {
+        let key = request.key();
+        if self.is_off() || self.entry(key).is_some_and(|entry| entry.asked() >= asked) {
+            return;
+        }
+        if let Some(lore) = self.lore()
+            && request.is_plain()
+            && answer.status == StatusCode::OK
+            && let Ok(rows) = Rows::split(request, &answer.body)
+        {
+            // Nobody else in this process has seen it; without lessons a replica that mostly follows could put nothing together.
+            lore.learn(request.version(), &rows);
+        }
+        self.keep_pieces(request, answer, (asked, stored), ttl);
+        self.insert(key, Entry::at(key, answer.clone(), asked, stored, ttl));
+    }
+
     /// Keeps an answer that was put together, as if it had come when its oldest piece did.
     pub(super) fn keep_assembled(&self, request: &Request, assembly: &Assembly) {
         let Assembly {
@@ -155,7 +190,7 @@ impl Cache {
     }
 
     /// Keeps an answer by id as well, if it is certain whose row is whose and that none is missing.
-    fn keep_pieces(&self, request: &Request, answer: &Answer, asked: Instant, ttl: Duration) {
+    fn keep_pieces(&self, request: &Request, answer: &Answer, (asked, stored): (Instant, Instant), ttl: Duration) {
         let Some(lore) = self
             .lore()
             .filter(|_| request.is_plain() && answer.status == StatusCode::OK)
@@ -168,7 +203,7 @@ impl Cache {
         if !lore.holds(request.version(), rows.len()) {
             return;
         }
-        let pieces = Piece::cut(request, answer, &rows, asked, ttl);
+        let pieces = Piece::cut(request, answer, &rows, (asked, stored), ttl);
         for (id, piece) in request.ids().zip(pieces) {
             let newer = self
                 .piece(request.version(), id)
@@ -201,6 +236,19 @@ impl Cache {
     }
 }
 
+/// Memory for entries, bounded as `config` says.
+fn entries(config: &Config) -> Entries {
+    moka::sync::Cache::builder()
+        .max_capacity(config.max_size)
+        .weigher(|_, stored: &Stored| match stored {
+            Stored::Answer(entry) => entry.weight(),
+            Stored::Piece(piece) => piece.weight(),
+        })
+        // Only to give memory back: whether an entry may be served is decided on the entry.
+        .time_to_live(config.kept())
+        .build_with_hasher(RandomState::default())
+}
+
 impl Keep for Cache {
     fn keep(&self, request: &Request, answer: &Answer, asked: Instant) -> Option<Duration> {
         if self.is_off() {
@@ -221,7 +269,7 @@ impl Keep for Cache {
         if answer.status != StatusCode::OK {
             self.forget(request);
         }
-        self.keep_pieces(request, answer, asked, ttl);
+        self.keep_pieces(request, answer, (asked, Instant::now()), ttl);
         self.insert(key, Entry::new(key, answer, asked, ttl)).then_some(ttl)
     }
 }

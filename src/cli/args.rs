@@ -33,7 +33,7 @@ pub enum Command {
     /// Serve callers until told to stop
     Run(ConfigFile),
     /// Report every mistake in the configuration, or say what would run; starts nothing
-    Check(ConfigFile),
+    Check(Check),
     /// Try the real thing: get a token, time the regions, make a small call, recommend settings
     Probe(Probe),
     /// Show the gateway at work on this machine: no configuration and no account needed
@@ -67,6 +67,20 @@ pub struct ConfigFile {
     pub config: Option<PathBuf>,
 }
 
+/// `check`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Check {
+    /// The configuration.
+    #[command(flatten)]
+    pub config: ConfigFile,
+    /// Print every value in force and where it comes from (file and line, variable, default); no secrets
+    #[arg(long)]
+    pub show: bool,
+    /// Print the JSON Schema of the configuration file instead of reading one
+    #[arg(long, conflicts_with_all = ["show", "config"])]
+    pub schema: bool,
+}
+
 /// `probe`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Probe {
@@ -87,6 +101,9 @@ pub struct Demo {
     /// End after the calls instead of serving on
     #[arg(long)]
     pub once: bool,
+    /// Show so many gateways that share quota and answers through a redis-server, which must be installed
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=32))]
+    pub replicas: Option<u32>,
 }
 
 /// `simulate`.

@@ -1,21 +1,33 @@
 //! `check`: every mistake in the configuration, or a summary of what would run.
 
 use std::fmt::Write as _;
-use std::path::Path;
 use std::time::Duration;
 
-use super::{Error, print};
+use super::{Check, Error, print};
 use crate::config::{self, Disk, Environment, Loaded, Pin, Resolved, Source, duration, size};
 
-/// Reads the configuration, prints a summary to stdout. Starts nothing.
+/// Reads the configuration, prints a summary or all of it to stdout. Starts nothing.
 ///
 /// # Errors
 /// Every mistake, one per line.
-pub fn check(file: Option<&Path>) -> Result<(), Error> {
-    match config::load(file, &Environment::real(), &Disk) {
+pub fn check(asked: &Check) -> Result<(), Error> {
+    if asked.schema {
+        return print(&config::schema());
+    }
+    match config::load(asked.config.config.as_deref(), &Environment::real(), &Disk) {
+        Ok(loaded) if asked.show => print(&whole(&loaded)),
         Ok(loaded) => print(&summary(&loaded)),
         Err(mistakes) => Err(Error::Mistakes(mistakes)),
     }
+}
+
+/// Every value with its origin.
+fn whole(loaded: &Loaded) -> String {
+    let file = match &loaded.source {
+        Source::File(path) => Some(path.as_path()),
+        Source::Environment => None,
+    };
+    loaded.resolved.settings.show(file)
 }
 
 /// What would run, a line per subject. Holds no secret.
@@ -184,10 +196,15 @@ fn store(resolved: &Resolved) -> String {
         || "none: this process alone".into(),
         |address| {
             format!(
-                "{}, prefix {}, timeout {}",
+                "{}, prefix {}, timeout {}; {}",
                 address.shown(),
                 store.prefix,
-                duration::show(store.timeout)
+                duration::show(store.timeout),
+                if store.answers {
+                    "quota and answers"
+                } else {
+                    "the quota only"
+                }
             )
         },
     )

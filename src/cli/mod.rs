@@ -19,7 +19,7 @@ mod status;
 mod testing;
 mod wait;
 
-pub use args::{Args, Command, ConfigFile, Demo, Healthcheck, Probe, Simulate, Status, Wait};
+pub use args::{Args, Check, Command, ConfigFile, Demo, Healthcheck, Probe, Simulate, Status, Wait};
 pub use ask::AdminAddress;
 pub use check::check;
 pub use demo::demo;

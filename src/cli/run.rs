@@ -1,13 +1,15 @@
 //! `run`: serves until it is told to stop.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::runtime::{block_on, watch_signals};
+use super::runtime::{block_on, watch_configuration_signals, watch_signals};
 use super::{Error, note};
-use crate::app::Gateway;
-use crate::config::{self, Disk, Environment, Format, Loaded};
+use crate::app::{Gateway, Place};
+use crate::config::{Document, Environment, Format, Loaded};
 use crate::task::Tasks;
 use crate::telemetry::log;
 
@@ -17,21 +19,29 @@ use crate::telemetry::log;
 /// Mistakes in the configuration, an address that is taken, requests that were cut off at the end of the drain.
 pub fn run(file: Option<&Path>) -> Result<(), Error> {
     let env = Environment::real();
-    let loaded = config::load(file, &env, &Disk)?;
-    start_log(&loaded)?;
+    let workers = env.workers();
+    let place = Place::new(file.map(Path::to_owned), env);
+    let document = place.find()?;
+    let loaded = place.resolve(&document)?;
+    let log = start_log(&loaded)?;
     for note in &loaded.notes {
         tracing::warn!("{note}");
     }
-    block_on(env.workers(), serve(&loaded))
+    block_on(workers, serve(&loaded, place, document, log))
 }
 
-async fn serve(loaded: &Loaded) -> Result<(), Error> {
+async fn serve(loaded: &Loaded, place: Place, document: Document, log: log::Handle) -> Result<(), Error> {
+    let signals = Tasks::new();
+    let asked = Arc::new(Notify::new());
+    // Before anything else: without a handler these signals end the process.
+    watch_configuration_signals(&signals, Arc::clone(&asked), log.clone())?;
     let gateway = Gateway::start(&loaded.resolved).await.map_err(|error| {
         // The configuration was right; what the machine refuses, such as a taken port, the user can mend.
         Error::user(chain(&error))
     })?;
     let abort = CancellationToken::new();
-    let signals = Tasks::new();
+    gateway.reloader().set_log(log);
+    gateway.follow(place, document, asked);
     watch_signals(&signals, gateway.stop_token(), abort.clone())?;
     for address in gateway.addresses() {
         note(&format!("listening on {address}"));
@@ -50,15 +60,14 @@ async fn serve(loaded: &Loaded) -> Result<(), Error> {
 }
 
 /// Logs to stderr as the configuration says.
-pub(super) fn start_log(loaded: &Loaded) -> Result<(), Error> {
+pub(super) fn start_log(loaded: &Loaded) -> Result<log::Handle, Error> {
     let telemetry = &loaded.resolved.telemetry;
     let format = match telemetry.format {
         Format::Auto => log::Format::Auto,
         Format::Json => log::Format::Json,
         Format::Text => log::Format::Text,
     };
-    log::init(&telemetry.log, format).map_err(|error| Error::failed("cannot start logging", error))?;
-    Ok(())
+    log::init(&telemetry.log, format).map_err(|error| Error::failed("cannot start logging", error))
 }
 
 /// An error and its causes in one line.

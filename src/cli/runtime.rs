@@ -1,13 +1,16 @@
 //! The tokio runtime of a command, and the signals that end it.
 
 use std::future::Future;
-use std::thread;
+use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
+use crate::machine::Machine;
 use crate::task::Tasks;
+use crate::telemetry::log;
 
 /// A gateway is a neighbour of somebody's application: without a word from the operator it takes two threads, not a thread per core of
 /// a large node.
@@ -18,7 +21,7 @@ const WORKERS: usize = 2;
 /// # Errors
 /// When the runtime cannot be made, and what `work` returns.
 pub(super) fn block_on<T>(workers: Option<usize>, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let cores = Machine::detect().cores;
     let runtime = match workers.unwrap_or(cores.min(WORKERS)) {
         // On one thread nobody has to agree with anybody: a hit costs a tenth less.
         0 | 1 => tokio::runtime::Builder::new_current_thread().enable_all().build(),
@@ -40,6 +43,33 @@ pub(super) fn block_on<T>(workers: Option<usize>, work: impl Future<Output = Res
 /// When the runtime cannot be made, and what `work` returns.
 pub(super) fn block_on_one<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     block_on(Some(1), work)
+}
+
+/// SIGHUP has the configuration read again; SIGUSR1 has one level more logged, up to everything, and SIGUSR2 what is configured.
+///
+/// # Errors
+/// When the handlers cannot be installed.
+pub(super) fn watch_configuration_signals(tasks: &Tasks, asked: Arc<Notify>, log: log::Handle) -> Result<(), Error> {
+    let make = |kind| signal(kind).map_err(|error| Error::failed("cannot handle signals", error));
+    let mut hangup = make(SignalKind::hangup())?;
+    let (mut louder, mut usual) = (make(SignalKind::user_defined1())?, make(SignalKind::user_defined2())?);
+    tasks.spawn_upkeep("configuration signals", async move {
+        loop {
+            let told = tokio::select! {
+                _ = hangup.recv() => {
+                    asked.notify_one();
+                    continue;
+                }
+                _ = louder.recv() => log.louder(),
+                _ = usual.recv() => log.as_configured(),
+            };
+            match told {
+                Ok(filter) => tracing::warn!(filter, "the log filter was changed by a signal"),
+                Err(error) => tracing::warn!(%error, "the log filter could not be changed"),
+            }
+        }
+    });
+    Ok(())
 }
 
 /// Cancels `stop` at the first SIGTERM or SIGINT, and `abort` at the second.

@@ -158,6 +158,11 @@ impl Flight {
         participants
     }
 
+    /// Whether it asks for itself after a united call in doubt.
+    pub(super) fn was_sent_off(&self) -> bool {
+        matches!(self.state().trip, Trip::Alone)
+    }
+
     /// How many wait for it.
     pub(super) fn waiting(&self) -> usize {
         self.state().waiters.len()

@@ -195,6 +195,11 @@ impl Journey {
             pool.suspect(request);
         }
         if answer.status == StatusCode::OK
+            && let Some(pool) = self.flight.pool().filter(|_| self.flight.was_sent_off())
+        {
+            pool.succeeded_alone();
+        }
+        if answer.status == StatusCode::OK
             && request.is_plain()
             && let Ok(rows) = Rows::split(request, &answer.body)
         {

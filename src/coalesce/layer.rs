@@ -37,6 +37,7 @@ pub struct Config {
 #[derive(Clone)]
 pub struct Layer {
     ground: Arc<Ground>,
+    board: Arc<Board>,
 }
 
 /// What all flights have in common.
@@ -47,6 +48,13 @@ struct Ground {
     lore: Arc<Lore>,
     outlook: Outlook,
     metrics: Metrics,
+}
+
+impl Ground {
+    fn board(&self) -> Board {
+        let pool = |merge| Arc::new(Pool::new(merge, Arc::clone(&self.lore), self.metrics.clone()));
+        Board::new(self.config.merge.map(pool))
+    }
 }
 
 impl Layer {
@@ -61,15 +69,49 @@ impl Layer {
         outlook: Outlook,
         metrics: Metrics,
     ) -> Self {
+        let ground = Ground {
+            config,
+            tasks,
+            keep,
+            lore,
+            outlook,
+            metrics,
+        };
         Self {
-            ground: Arc::new(Ground {
-                config,
-                tasks,
-                keep,
-                lore,
-                outlook,
-                metrics,
-            }),
+            board: Arc::new(ground.board()),
+            ground: Arc::new(ground),
+        }
+    }
+
+    /// Where the flights are counted.
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        self.ground.metrics.clone()
+    }
+
+    /// A layer with other settings that gives its answers to `keep` and learns for `lore`. Calls under way can still be joined, unless it is
+    /// now another matter who may share one.
+    #[must_use]
+    pub fn reconfigured(&self, config: Config, keep: Arc<dyn Keep>, lore: Arc<Lore>) -> Self {
+        let old = &self.ground;
+        let ground = Ground {
+            config,
+            tasks: old.tasks.clone(),
+            outlook: Arc::clone(&old.outlook),
+            metrics: old.metrics.clone(),
+            keep,
+            lore,
+        };
+        let is_same = config.merge == old.config.merge && Arc::ptr_eq(&ground.lore, &old.lore);
+        Self {
+            board: if is_same {
+                Arc::clone(&self.board)
+            } else {
+                // Whoever meets anew has nothing to rest from.
+                ground.metrics.go_on();
+                Arc::new(ground.board())
+            },
+            ground: Arc::new(ground),
         }
     }
 }
@@ -86,14 +128,9 @@ impl<S> tower::Layer<S> for Layer {
     type Service = Flights<S>;
 
     fn layer(&self, inner: S) -> Flights<S> {
-        let ground = &self.ground;
-        let pool = ground
-            .config
-            .merge
-            .map(|merge| Arc::new(Pool::new(merge, Arc::clone(&ground.lore), ground.metrics.clone())));
         Flights {
-            ground: Arc::clone(ground),
-            board: Arc::new(Board::new(pool)),
+            ground: Arc::clone(&self.ground),
+            board: Arc::clone(&self.board),
             inner,
         }
     }

@@ -59,6 +59,8 @@ struct State {
     growth: [Growth; Version::ALL.len()],
     suspects: Suspects,
     doubts: u32,
+    /// A united call has failed since anybody succeeded alone.
+    failed: bool,
     resting_until: Option<Instant>,
 }
 
@@ -206,31 +208,53 @@ impl Pool {
         match &rows {
             Ok(_) => {
                 state.doubts = 0;
-                state.resting_until = None;
+                state.failed = false;
+                if state.resting_until.take().is_some() {
+                    tracing::info!("merging goes on: an answer could be taken apart again");
+                    self.metrics.go_on();
+                }
             }
             Err(doubt) => {
                 self.metrics.doubt(*doubt);
-                if *doubt == Doubt::Longest {
+                match doubt {
                     // A record says nothing against merging, and that answers so far ended where they did meant nothing either.
-                    state.doubts = 0;
-                } else {
-                    state.doubts += 1;
-                }
-                if state.doubts >= DOUBTS {
-                    tracing::warn!(reason = doubt.as_str(), rest = ?REST, "merging rests: answers could not be taken apart with certainty");
-                    state.resting_until = Some(Instant::now() + REST);
-                    // One more doubt after the rest is enough for the next.
-                    state.doubts = DOUBTS - 1;
+                    Doubt::Longest => state.doubts = 0,
+                    // Perhaps each of them fails alone as well.
+                    Doubt::Failed => state.failed = true,
+                    _ => self.rest_if_repeated(&mut state, *doubt),
                 }
             }
         }
         rows
     }
 
+    /// A flight that was sent off alone has been answered well: if what failed was the united call, that was against merging.
+    pub(super) fn succeeded_alone(&self) {
+        let mut state = self.state();
+        if std::mem::take(&mut state.failed) {
+            self.rest_if_repeated(&mut state, Doubt::Failed);
+        }
+    }
+
+    fn rest_if_repeated(&self, state: &mut State, doubt: Doubt) {
+        state.doubts += 1;
+        if state.doubts >= DOUBTS {
+            tracing::warn!(reason = doubt.as_str(), rest = ?REST, "merging rests: answers could not be taken apart with certainty");
+            let until = Instant::now() + REST;
+            state.resting_until = Some(until);
+            self.metrics.rest(until, doubt);
+            // One more doubt after the rest is enough for the next.
+            state.doubts = DOUBTS - 1;
+        }
+    }
+
     fn examine(&self, request: &Request, result: &Result<Answer, BoxError>) -> Result<Rows, Doubt> {
         let answer = result.as_ref().map_err(|_| Doubt::Failed)?;
-        if answer.status != StatusCode::OK {
-            return Err(Doubt::Refused);
+        match answer.status {
+            StatusCode::OK => {}
+            StatusCode::TOO_MANY_REQUESTS => return Err(Doubt::Failed),
+            status if status.is_server_error() => return Err(Doubt::Failed),
+            _ => return Err(Doubt::Refused),
         }
         let rows = Rows::split(request, &answer.body)?;
         let complete = self.lore.complete(request.version(), &rows);

@@ -1,11 +1,15 @@
 //! What sharing counts.
 
 use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use tokio::time::Instant;
 
 use crate::scan::Doubt;
 
@@ -15,10 +19,12 @@ pub struct Metrics {
     merged_calls: Counter,
     merged_requests: Counter,
     doubts: Family<Labels, Counter>,
+    resting: Gauge,
+    rest: Arc<Mutex<Option<(Instant, Doubt)>>>,
 }
 
 impl Metrics {
-    /// Names the metrics `merged_calls_total`, `merged_requests_total` and `merge_doubts_total{reason}` in `registry`.
+    /// Names the metrics `merged_calls_total`, `merged_requests_total`, `merge_doubts_total{reason}` and `merge_resting` in `registry`.
     #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
@@ -41,6 +47,11 @@ impl Metrics {
             "Such calls whose answer could not be taken apart with certainty",
             metrics.doubts.clone(),
         );
+        registry.register(
+            "merge_resting",
+            "1 from the doubt that switched merging off until a merged call goes well again",
+            metrics.resting.clone(),
+        );
         metrics
     }
 
@@ -54,6 +65,24 @@ impl Metrics {
     #[must_use]
     pub fn merged_requests(&self) -> u64 {
         self.merged_requests.get()
+    }
+
+    /// How much longer merging rests, and the doubt that switched it off; `None` when it does not rest.
+    #[must_use]
+    pub fn resting(&self) -> Option<(Duration, Doubt)> {
+        let (until, doubt) = (*self.rest.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let left = until.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some((left, doubt))
+    }
+
+    pub(super) fn rest(&self, until: Instant, doubt: Doubt) {
+        self.resting.set(1);
+        *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = Some((until, doubt));
+    }
+
+    pub(super) fn go_on(&self) {
+        self.resting.set(0);
+        *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     pub(super) fn merged(&self, requests: usize) {

@@ -23,6 +23,30 @@ pub struct Key {
     pub borrowed: &'static [&'static str],
     pub(super) place: Place,
     pub(super) echo: Echo,
+    pub(super) reload: Reload,
+}
+
+/// What it takes for a changed value to be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// Nothing: the running gateway takes it over.
+    Live,
+    /// Nothing for a gateway that counts alone. One that shares its quota has agreed on it with the others, and needs a restart.
+    LiveAlone,
+    /// A restart.
+    Restart,
+}
+
+impl Reload {
+    /// In the words of the reference.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::LiveAlone => "live; with a store restart",
+            Self::Restart => "restart",
+        }
+    }
 }
 
 /// What a key may hold, with its range.
@@ -99,6 +123,8 @@ impl Key {
             borrowed: &[],
             place: Place::FileAndEnvironment,
             echo: Echo::Plain,
+            // A key that nobody thought about is at least not promised.
+            reload: Reload::Restart,
         }
     }
 
@@ -115,6 +141,22 @@ impl Key {
     pub(super) const fn environment_only(mut self) -> Self {
         self.place = Place::EnvironmentOnly;
         self
+    }
+
+    pub(super) const fn live(mut self) -> Self {
+        self.reload = Reload::Live;
+        self
+    }
+
+    pub(super) const fn live_alone(mut self) -> Self {
+        self.reload = Reload::LiveAlone;
+        self
+    }
+
+    /// What it takes for a changed value to be used.
+    #[must_use]
+    pub fn reload(&self) -> Reload {
+        self.reload
     }
 
     /// `section.name`, as in messages.

@@ -1,15 +1,18 @@
 //! From file and environment to resolved values, or to every mistake at once.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::env::{Environment, variable};
 use super::files::Files;
+use super::key::Key;
 use super::mistake::{Mistake, Mistakes, Origin};
 use super::reader::{Reader, unreadable};
 use super::section::{
     Admin, Cache, Callers, Credentials, Defender, Merge, Queue, Quota, Server, Store, Telemetry, cloud,
 };
+use super::settings::Settings;
 
 /// Read when neither `--config` nor the environment names a file, and it exists.
 const USUAL_PLACE: &str = "/etc/defender-gateway/gateway.toml";
@@ -42,6 +45,8 @@ pub struct Resolved {
     pub store: Store,
     /// Logs and traces.
     pub telemetry: Telemetry,
+    /// The same key by key, for comparing and for people.
+    pub settings: Settings,
 }
 
 /// A configuration, and what is worth saying about it.
@@ -64,35 +69,108 @@ pub enum Source {
     Environment,
 }
 
-/// Reads the file named by `--config` (`named`), or else by `DEFENDER_GATEWAY_CONFIG`, or else the usual one if it exists,
-/// and then the environment.
+/// The text of a configuration, before anybody has looked at what it says. Two that are equal say the same.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Document {
+    path: Option<PathBuf>,
+    text: Option<String>,
+}
+
+impl Document {
+    /// Reads the file named by `--config` (`named`), or else by `DEFENDER_GATEWAY_CONFIG`, or else the usual one if it exists. Without any,
+    /// the environment is all there is.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn find(named: Option<&Path>, env: &Environment, files: &dyn Files) -> Result<Self, Mistakes> {
+        let by_variable = env.value(variable::CONFIG).map(|path| PathBuf::from(path.expose()));
+        let (path, origin) = match (named, by_variable) {
+            (Some(path), _) => (path.to_owned(), Origin::Default),
+            (None, Some(path)) => (path, Origin::Variable(variable::CONFIG.into())),
+            (None, None) => {
+                let usual = Path::new(USUAL_PLACE);
+                if matches!(files.look(usual), Err(error) if error.kind() == io::ErrorKind::NotFound) {
+                    return Ok(Self { path: None, text: None });
+                }
+                (usual.to_owned(), Origin::Default)
+            }
+        };
+        let content = files.read(&path, MAX_FILE_BYTES).map_err(|error| unreadable(&error));
+        let text = content.and_then(|bytes| String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".into()));
+        match text {
+            Ok(text) => Ok(Self::new(&path, text)),
+            Err(problem) => {
+                let problem = format!("{}: {problem}", path.display());
+                let key = None;
+                Err(Mistakes::new(None, vec![Mistake { origin, key, problem }]))
+            }
+        }
+    }
+
+    /// What was read from `path`.
+    #[must_use]
+    pub fn new(path: &Path, text: String) -> Self {
+        Self {
+            path: Some(path.to_owned()),
+            text: Some(text),
+        }
+    }
+
+    /// What it says, together with the environment.
+    ///
+    /// # Errors
+    /// Every mistake, in reading order.
+    pub fn resolve(&self, env: &Environment, files: &dyn Files) -> Result<Loaded, Mistakes> {
+        self.read(Reader::new(self.text.as_deref(), env, files))
+    }
+
+    /// The same, but `held` keys as they are in `running`: for a running gateway, which cannot change them.
+    ///
+    /// # Errors
+    /// Every mistake, in reading order; what was right may contradict what is held.
+    pub fn resolve_holding(
+        &self,
+        held: &[&'static Key],
+        running: &Settings,
+        env: &Environment,
+        files: &dyn Files,
+    ) -> Result<Loaded, Mistakes> {
+        self.read(Reader::new(self.text.as_deref(), env, files).holding(held, running))
+    }
+
+    fn read(&self, mut reader: Reader<'_>) -> Result<Loaded, Mistakes> {
+        let resolved = sections(&mut reader);
+        let (mut mistakes, notes) = reader.finish();
+        // A file that is not TOML said nothing at all: that something is missing would only be an echo.
+        if mistakes.iter().any(is_syntax) {
+            mistakes.retain(|mistake| mistake.origin != Origin::Default);
+        }
+        match resolved {
+            Some(resolved) if mistakes.is_empty() => Ok(Loaded {
+                resolved,
+                notes,
+                source: self.path.clone().map_or(Source::Environment, Source::File),
+            }),
+            _ => Err(Mistakes::new(self.path.clone(), mistakes)),
+        }
+    }
+}
+
+/// Where it was read only: the text may hold a password.
+impl fmt::Debug for Document {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Document")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+/// [`Document::find`] and [`Document::resolve`].
 ///
 /// # Errors
 /// Every mistake, in reading order.
 pub fn load(named: Option<&Path>, env: &Environment, files: &dyn Files) -> Result<Loaded, Mistakes> {
-    let by_variable = env.value(variable::CONFIG).map(|path| PathBuf::from(path.expose()));
-    let (path, origin) = match (named, by_variable) {
-        (Some(path), _) => (path.to_owned(), Origin::Default),
-        (None, Some(path)) => (path, Origin::Variable(variable::CONFIG.into())),
-        (None, None) => {
-            let usual = Path::new(USUAL_PLACE);
-            if matches!(files.look(usual), Err(error) if error.kind() == io::ErrorKind::NotFound) {
-                return resolve(None, None, env, files);
-            }
-            (usual.to_owned(), Origin::Default)
-        }
-    };
-    let content = files.read(&path, MAX_FILE_BYTES).map_err(|error| unreadable(&error));
-    let text = content.and_then(|bytes| String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".into()));
-    let text = text.map_err(|problem| {
-        let mistake = Mistake {
-            origin,
-            key: None,
-            problem: format!("{}: {problem}", path.display()),
-        };
-        Mistakes::new(None, vec![mistake])
-    })?;
-    parse(&path, &text, env, files)
+    Document::find(named, env, files)?.resolve(env, files)
 }
 
 /// Resolves `text`, which was read from `path`, and the environment.
@@ -100,25 +178,7 @@ pub fn load(named: Option<&Path>, env: &Environment, files: &dyn Files) -> Resul
 /// # Errors
 /// Every mistake, in reading order.
 pub fn parse(path: &Path, text: &str, env: &Environment, files: &dyn Files) -> Result<Loaded, Mistakes> {
-    resolve(Some(path), Some(text), env, files)
-}
-
-fn resolve(path: Option<&Path>, text: Option<&str>, env: &Environment, files: &dyn Files) -> Result<Loaded, Mistakes> {
-    let mut reader = Reader::new(text, env, files);
-    let resolved = sections(&mut reader);
-    let (mut mistakes, notes) = reader.finish();
-    // A file that is not TOML said nothing at all: that something is missing would only be an echo.
-    if mistakes.iter().any(is_syntax) {
-        mistakes.retain(|mistake| mistake.origin != Origin::Default);
-    }
-    match resolved {
-        Some(resolved) if mistakes.is_empty() => Ok(Loaded {
-            resolved,
-            notes,
-            source: path.map_or(Source::Environment, |path| Source::File(path.to_owned())),
-        }),
-        _ => Err(Mistakes::new(path.map(Path::to_owned), mistakes)),
-    }
+    Document::new(path, text.into()).resolve(env, files)
 }
 
 fn is_syntax(mistake: &Mistake) -> bool {
@@ -139,6 +199,7 @@ fn sections(reader: &mut Reader<'_>) -> Option<Resolved> {
     let merge = Merge::read(reader);
     let store = Store::read(reader);
     let telemetry = Telemetry::read(reader);
+    let settings = reader.settings();
     Some(Resolved {
         server: server?,
         admin: admin?,
@@ -151,5 +212,6 @@ fn sections(reader: &mut Reader<'_>) -> Option<Resolved> {
         merge: merge?,
         store: store?,
         telemetry: telemetry?,
+        settings,
     })
 }

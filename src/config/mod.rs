@@ -10,7 +10,7 @@
 //!
 //! Each section's file holds all there is to know about it: its keys (name, default, range, meaning), the resolved values, and
 //! the rules between keys. The keys are the one source of the environment's names, of suggestions for misspelt ones and of the
-//! [`reference()`] in the README.
+//! [`reference()`] in the README and of the [`schema()`]. They also say what a running gateway can take over ([`Reload`]).
 //!
 //! Not here: what the values are used for. Past this module nobody sees a string that still has to be understood.
 //!
@@ -24,7 +24,9 @@ mod load;
 mod mistake;
 mod reader;
 mod reference;
+mod schema;
 mod section;
+mod settings;
 mod suggestion;
 mod value;
 mod written;
@@ -32,12 +34,14 @@ mod written;
 pub use cloud::Cloud;
 pub use env::{Environment, variable};
 pub use files::{Disk, Files, Found};
-pub use key::{Fallback, Key, Kind, keys};
-pub use load::{Loaded, Resolved, Source, load, parse};
+pub use key::{Fallback, Key, Kind, Reload, keys};
+pub use load::{Document, Loaded, Resolved, Source, load, parse};
 pub use mistake::{Mistake, Mistakes, Origin};
 pub use reference::reference;
+pub use schema::schema;
 pub use section::{
     Admin, Cache, Callers, Credential, Credentials, Defender, Format, ManagedEndpoint, Merge, OnUnknownPast, Pin,
     Proxy, Queue, Quota, Region, Sampling, SecretSource, Server, Store, Telemetry, TokenProxy, Traces, TrustedRoots,
 };
+pub use settings::{Setting, Settings};
 pub use value::{Limit, Listen, duration, size};

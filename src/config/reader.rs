@@ -9,8 +9,9 @@ use secrecy::zeroize::Zeroizing;
 
 use super::env::Environment;
 use super::files::{Files, Found};
-use super::key::{Echo, Key, Kind};
+use super::key::{Echo, Key, Kind, keys};
 use super::mistake::{Mistake, Origin};
+use super::settings::Settings;
 use super::value::{duration, size};
 use super::written::{Entry, Node, Raw, Written};
 use crate::secret::Secret;
@@ -45,6 +46,21 @@ impl<'a> Reader<'a> {
             mistakes,
             notes: Vec::new(),
         }
+    }
+
+    /// With `held` keys as they are in `running`, whatever is written now.
+    pub(super) fn holding(mut self, held: &[&'static Key], running: &Settings) -> Self {
+        for key in held {
+            self.written.set(key, running.node(key));
+        }
+        self
+    }
+
+    /// What was written, key by key.
+    pub(super) fn settings(&self) -> Settings {
+        let secrets = keys().filter(|key| !key.in_file());
+        let secrets = secrets.filter_map(|key| Some((key, self.secret(key)?.origin)));
+        Settings::new(self.written.clone(), secrets.collect())
     }
 
     /// The mistakes and notes.

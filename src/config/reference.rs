@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::env::variable;
 use super::section::SECTIONS;
 
-/// A Markdown table per section: key, default, what is allowed, what it means; and the variables that are read besides.
+/// A Markdown table per section: key, default, what is allowed, what it means, what a change takes; and the variables that are read besides.
 ///
 /// The README holds it between `<!-- config:begin -->` and `<!-- config:end -->`; a test compares the two.
 #[must_use]
@@ -21,12 +21,16 @@ fn write(out: &mut String) -> std::fmt::Result {
         out,
         "Every key can also be set by an environment variable, which wins over the file: `DEFENDER_GATEWAY_<SECTION>_<KEY>` in capitals, \
          lists separated by commas. Durations are a whole number with `ms`, `s`, `m`, `h` or `d`; sizes with `B`, `KiB`, `MiB`, `GiB`, \
-         `KB`, `MB` or `GB`. `{}` names the file when `--config` does not.",
+         `KB`, `MB` or `GB`. `{}` names the file when `--config` does not. A changed file is taken over by the running gateway where the last \
+         column says *live*; for the rest it asks for a restart.",
         variable::CONFIG
     )?;
     for section in &SECTIONS {
         writeln!(out, "\n**`[{}]`**: {}\n", section.name, section.doc)?;
-        writeln!(out, "| key | default | allowed | meaning |\n|---|---|---|---|")?;
+        writeln!(
+            out,
+            "| key | default | allowed | meaning | change |\n|---|---|---|---|---|"
+        )?;
         for key in section.keys {
             let default = if key.in_file() {
                 format!("`{}`", key.fallback)
@@ -42,7 +46,12 @@ fn write(out: &mut String) -> std::fmt::Result {
             } else {
                 key.variable()
             };
-            writeln!(out, "| `{name}` | {default} | {} | {}{also} |", key.kind, key.doc)?;
+            let change = key.reload().as_str();
+            writeln!(
+                out,
+                "| `{name}` | {default} | {} | {}{also} | {change} |",
+                key.kind, key.doc
+            )?;
         }
     }
     Ok(())
@@ -54,7 +63,7 @@ mod tests {
     use crate::config::key::keys;
 
     #[test]
-    fn every_key_has_a_row_of_four_cells() {
+    fn every_key_has_a_row_of_five_cells() {
         let text = reference();
         for key in keys() {
             let name = if key.in_file() {
@@ -66,7 +75,7 @@ mod tests {
                 .lines()
                 .find(|line| line.starts_with(&format!("| `{name}` |")))
                 .unwrap();
-            assert_eq!(row.matches('|').count(), 5, "{row}");
+            assert_eq!(row.matches('|').count(), 6, "{row}");
         }
     }
 }

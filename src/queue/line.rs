@@ -116,6 +116,11 @@ impl<S: Slots> Queue<S> {
             .inspect_err(|refused| self.0.metrics.refused(refused.reason))
     }
 
+    /// Goes on with other bounds and weights. Who waits stays, even above a new bound.
+    pub fn reconfigure(&self, config: Config) {
+        self.0.lock().reconfigure(config);
+    }
+
     /// How many requests wait.
     #[must_use]
     pub fn waiting(&self) -> usize {

@@ -79,6 +79,14 @@ impl Order {
         }
     }
 
+    /// Other weights from now on; what was paid stays paid.
+    pub fn reweigh(&mut self, weights: Weights) {
+        for (name, lane) in self.classes.iter_mut().flat_map(|class| &mut class.lanes) {
+            lane.stride = STRIDE / u64::from(weights.of(name));
+        }
+        self.weights = weights;
+    }
+
     /// Adds a ticket.
     pub fn add(&mut self, ticket: Ticket) {
         let weight = self.weights.of(&ticket.caller);

@@ -73,6 +73,11 @@ impl<P> State<P> {
         }
     }
 
+    pub(super) fn reconfigure(&mut self, config: Config) {
+        self.order.reweigh(config.weights.clone());
+        self.config = config;
+    }
+
     /// Takes a ticket, or refuses at once.
     pub(super) fn enter<S>(&mut self, now: Instant, attempt: &Try, slots: &S) -> Result<Entered<P>, Refused>
     where

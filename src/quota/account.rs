@@ -91,6 +91,7 @@ impl Account {
                 let most = config.limits.iter().map(Limit::calls).max().unwrap_or(0);
                 // An earlier process's last call may still be on its way for as long as an attempt takes.
                 (0..most).for_each(|_| ledger.record(now + config.attempt));
+                ledger.forget_until(now + config.attempt);
                 0
             }
         };
@@ -116,6 +117,14 @@ impl Account {
             foreign: 0,
             calls: 0,
         }
+    }
+
+    /// Goes on with other limits, burst and attempt; see [`Ledger::retune`]. What a cold start assumes is no question any more.
+    pub fn retune(&mut self, config: &Config, now: Instant) {
+        self.make_up(now);
+        self.ledger
+            .retune(config.limits.clone(), config.attempt + Self::LANDING, now);
+        self.pace.resize(config.burst, now);
     }
 
     /// Takes the slot that is free now.

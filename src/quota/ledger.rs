@@ -23,7 +23,7 @@ pub enum Opening {
 /// Every call of the longest window, and the rule that lets another go.
 ///
 /// A call in flight counts in every window. Once it is answered it counts as made at that moment, which is never before it reached the
-/// upstream. Memory is bounded by the largest limit: the rule for a limit of L looks at the L latest calls only.
+/// upstream. Memory is bounded by the largest limit there ever was: the rule for a limit of L looks at the L latest calls only.
 ///
 /// A decision costs a look-up per window; ending a charge a binary search and a shift among calls answered about the same time.
 #[derive(Clone, Debug)]
@@ -36,7 +36,16 @@ pub struct Ledger {
     /// When each call in flight was issued, in order of issue.
     flying: BTreeMap<Charge, Instant>,
     issued: u64,
+    /// So far back every call is remembered: the longest window there ever was.
+    horizon: Duration,
+    /// A call as late as this may have been forgotten.
+    forgotten: Option<Instant>,
+    /// The longest windows of limits that held before these.
+    earlier: Vec<Limit>,
 }
+
+/// Limits are changed by hand; after more changes than that, a forgotten past is taken to have been full.
+const MOST_EARLIER: usize = 16;
 
 impl Ledger {
     /// An empty ledger for `limits`; an unanswered call counts as arrived `attempt` after its issue.
@@ -44,6 +53,9 @@ impl Ledger {
     pub fn new(limits: Vec<Limit>, attempt: Duration) -> Self {
         let most = limits.iter().map(Limit::calls).max().unwrap_or(0);
         Self {
+            horizon: limits.last().map_or(Duration::ZERO, Limit::hold),
+            forgotten: None,
+            earlier: Vec::new(),
             limits,
             most,
             attempt,
@@ -94,7 +106,61 @@ impl Ledger {
         let index = self.past.partition_point(|&other| other <= at);
         self.past.insert(index, at);
         if self.past.len() > self.most {
-            self.past.pop_front();
+            self.forget_first();
+        }
+    }
+
+    /// Calls as late as `at` may have been made that nobody recorded.
+    pub(super) fn forget_until(&mut self, at: Instant) {
+        self.forgotten = self.forgotten.max(Some(at));
+    }
+
+    /// Goes on with other limits. Nothing that is remembered is forgotten, so tighter limits hold at once, and wider ones give no more
+    /// than they allow.
+    ///
+    /// A window that reaches further back than memory is taken to hold the most that the limits before can have let go. Calls in flight
+    /// may have been promised the earlier `attempt`, so a shorter one is not taken over.
+    pub fn retune(&mut self, limits: Vec<Limit>, attempt: Duration, now: Instant) {
+        self.sweep(now);
+        let most = limits.iter().map(Limit::calls).max().unwrap_or(0);
+        let Some(longest) = limits.last().cloned() else {
+            return;
+        };
+        if let Some(before) = self.limits.last()
+            && !self.earlier.contains(before)
+        {
+            self.earlier.push(before.clone());
+        }
+        let reaches_further = longest.hold() > self.horizon || most > self.most;
+        self.horizon = self.horizon.max(longest.hold());
+        self.most = self.most.max(most);
+        self.attempt = self.attempt.max(attempt);
+        self.limits = limits;
+        if let Some(at) = self.forgotten.filter(|_| reaches_further) {
+            let unknown = self.unknown(&longest, at, now);
+            (0..unknown).for_each(|_| self.record(at));
+        }
+    }
+
+    /// How many calls up to `forgotten` may lie in the window of `limit` now.
+    fn unknown(&self, limit: &Limit, forgotten: Instant, now: Instant) -> usize {
+        let span = (forgotten + limit.hold()).saturating_duration_since(now);
+        if self.earlier.len() > MOST_EARLIER {
+            return if span.is_zero() { 0 } else { limit.calls() };
+        }
+        let under = |before: &Limit| {
+            let windows = span.as_nanos().div_ceil(before.window().as_nanos().max(1));
+            before
+                .calls()
+                .saturating_mul(usize::try_from(windows).unwrap_or(usize::MAX))
+        };
+        let all = self.earlier.iter().map(under).fold(0_usize, usize::saturating_add);
+        all.min(limit.calls())
+    }
+
+    fn forget_first(&mut self) {
+        if let Some(at) = self.past.pop_front() {
+            self.forget_until(at);
         }
     }
 
@@ -107,9 +173,8 @@ impl Ledger {
             }
             self.settle(charge, latest);
         }
-        let longest = self.limits.last().map_or(Duration::ZERO, Limit::hold);
-        while self.past.front().is_some_and(|&at| at + longest <= now) {
-            self.past.pop_front();
+        while self.past.front().is_some_and(|&at| at + self.horizon <= now) {
+            self.forget_first();
         }
     }
 

@@ -33,11 +33,12 @@ struct Shared {
     changed: Notify,
     wall: Wall,
     metrics: Metrics,
-    attempt: Duration,
 }
 
 #[derive(Debug)]
 struct State {
+    /// The longest that a call can take.
+    attempt: Duration,
     account: Account,
     memory: Option<Memory>,
 }
@@ -65,20 +66,35 @@ impl Quota {
                     past.sort();
                     account = Account::resume(config, &past, bucket, now);
                 }
+                if let Some(at) = now.checked_sub(window) {
+                    // Those processes may have made calls before the ones that were worth remembering.
+                    account.ledger.forget_until(at);
+                }
                 Some(memory)
             }
         };
-        Ok(Self::with(State { account, memory }, config.attempt, wall, metrics))
+        let attempt = config.attempt;
+        let state = State {
+            attempt,
+            account,
+            memory,
+        };
+        Ok(Self::with(state, wall, metrics))
     }
 
     /// A quota of its own that is forgotten with it: a state file in `config` is left alone.
     #[must_use]
     pub fn forgetful(config: &Config, wall: Wall, metrics: Metrics) -> Self {
         let account = Account::new(config, Instant::now());
-        Self::with(State { account, memory: None }, config.attempt, wall, metrics)
+        let state = State {
+            attempt: config.attempt,
+            account,
+            memory: None,
+        };
+        Self::with(state, wall, metrics)
     }
 
-    fn with(state: State, attempt: Duration, wall: Wall, metrics: Metrics) -> Self {
+    fn with(state: State, wall: Wall, metrics: Metrics) -> Self {
         Self(Arc::new(Shared {
             state: Mutex::new(state),
             version: AtomicU64::new(0),
@@ -86,8 +102,23 @@ impl Quota {
             changed: Notify::new(),
             wall,
             metrics,
-            attempt,
         }))
+    }
+
+    /// Goes on with other limits, burst and attempt, without forgetting a call: see [`Account::retune`]. The state file stays the one it is.
+    pub fn reconfigure(&self, config: &Config) {
+        let mut state = self.0.lock();
+        state.account.retune(config, Instant::now());
+        // Calls that were promised more time still have it.
+        state.attempt = state.attempt.max(config.attempt);
+        let attempt = state.attempt;
+        if let Some(memory) = state.memory.as_mut() {
+            let most = config.limits.iter().map(Limit::calls).max().unwrap_or(0);
+            memory.extend(most, config.limits.last().map_or(Duration::ZERO, Limit::hold), attempt);
+        }
+        drop(state);
+        self.0.metrics.forget_windows();
+        self.0.changed();
     }
 
     /// Takes the slot that is free now. That is no change of [`Quota::version`]: the rest of a forecast counts on it.
@@ -97,6 +128,7 @@ impl Quota {
     pub fn take(&self, now: Instant) -> Result<Permit, Option<Instant>> {
         let mut state = self.0.lock();
         let charge = state.account.take(now)?;
+        let latest = now + state.attempt;
         let wall = self.0.wall.now();
         let filling = state.account.pace.filling(now);
         let note = state.memory.as_mut().map(|memory| memory.issued(wall, filling));
@@ -107,7 +139,7 @@ impl Quota {
             charge,
             note,
             stage: Stage::Held,
-            latest: now + self.0.attempt,
+            latest,
         })
     }
 

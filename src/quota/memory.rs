@@ -139,6 +139,13 @@ impl Memory {
         Ok((memory, past))
     }
 
+    /// Remembers further back from now on, never less far: limits may be widened again. See [`Memory::open`] for what the values mean.
+    pub fn extend(&mut self, most: usize, window: Duration, attempt: Duration) {
+        self.compact_after = self.compact_after.max(most.saturating_mul(10));
+        self.window = self.window.max(window);
+        self.attempt = self.attempt.max(attempt);
+    }
+
     /// Remembers that a call is about to leave, and what it leaves in the bucket; returns its name for the later facts.
     ///
     /// # Errors

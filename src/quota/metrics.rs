@@ -71,6 +71,12 @@ impl Metrics {
         self.paused.set(paused_s);
     }
 
+    /// The limits have changed: windows that are gone are not shown any more.
+    pub(super) fn forget_windows(&self) {
+        self.limit.clear();
+        self.remaining.clear();
+    }
+
     pub(super) fn throttled(&self, foreign: usize) {
         self.throttled.inc();
         self.found_foreign(foreign as u64);

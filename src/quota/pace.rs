@@ -122,6 +122,14 @@ impl Pace {
         self.plan = Plan::Due;
     }
 
+    /// Holds at most `burst` calls from now on, and plans anew.
+    pub fn resize(&mut self, burst: NonZeroU32, now: Instant) {
+        self.fill(now);
+        self.burst = f64::from(burst.get());
+        self.level = self.level.min(self.burst);
+        self.upset();
+    }
+
     /// When the bucket holds a call, if nothing else happens; may lie past the plan's end, see [`Pace::plan_end`].
     #[must_use]
     pub fn opens_at(&self, now: Instant) -> Option<Instant> {

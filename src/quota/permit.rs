@@ -63,6 +63,14 @@ impl Quota {
         Self::Shared(shared::Quota::join(config, sharing, tasks, metrics))
     }
 
+    /// Goes on with other limits, burst and attempt, without forgetting a call. What replicas share, they have agreed on: a shared quota stays
+    /// as it is.
+    pub fn reconfigure(&self, config: &Config) {
+        if let Self::Local(quota) = self {
+            quota.reconfigure(config);
+        }
+    }
+
     /// Takes the slot that is free now.
     ///
     /// # Errors

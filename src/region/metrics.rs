@@ -1,7 +1,7 @@
 //! What is shown about regions.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
@@ -15,6 +15,9 @@ pub struct Metrics {
     rtt: Family<Label, Gauge<f64, AtomicU64>>,
     healthy: Family<Label, Gauge>,
     selected: Family<Label, Gauge>,
+    /// Whose table is shown: the latest one's.
+    shown: Arc<AtomicU64>,
+    own: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -46,7 +49,20 @@ impl Metrics {
         metrics
     }
 
+    /// The same gauges for a table that takes this one's place: what they showed is gone, and the old table shows nothing any more.
+    #[must_use]
+    pub fn succeed(&self) -> Self {
+        let own = self.shown.fetch_add(1, Ordering::Relaxed) + 1;
+        self.rtt.clear();
+        self.healthy.clear();
+        self.selected.clear();
+        Self { own, ..self.clone() }
+    }
+
     pub(super) fn show(&self, row: &crate::region::Row) {
+        if self.shown.load(Ordering::Relaxed) != self.own {
+            return;
+        }
         let label = Label {
             region: Arc::clone(&row.label),
         };

@@ -136,6 +136,12 @@ impl Table {
         let _ = timeout_at(deadline, measured.wait_for(|measured| *measured)).await;
     }
 
+    /// Where the hosts are shown.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
     pub(super) fn config(&self) -> &Config {
         &self.shared.config
     }

@@ -175,11 +175,16 @@ pub(super) fn failed(config: &Config, error: &BoxError, id: &RequestId, origin: 
         };
     }
     let problem = table::problem(error);
+    let outcome = outcome(&problem);
     Answered {
         response: own(config, &problem, id),
         ended: Some(Ended {
-            outcome: outcome(&problem),
-            cause: Some(chain(error)),
+            outcome,
+            cause: Some(match outcome {
+                // Nothing is broken: what the caller was told is all there is to say, however many parts it came through.
+                Outcome::Refused => format!("{}: {}", problem.code, problem.detail),
+                Outcome::Served(_) | Outcome::Failed => chain(error),
+            }),
         }),
     }
 }

@@ -7,7 +7,9 @@
 //! upstream keeps its status, body and content type, except for the host of an `@odata.nextLink`.
 
 mod answer;
+mod describe;
 mod field;
+mod kind;
 mod layer;
 mod link;
 mod problem;
@@ -16,6 +18,8 @@ mod request_id;
 mod table;
 
 pub use answer::{Answered, Body, Config, Ended, Outcome, RateLimit, Window, Windows};
+pub use describe::{answers, body, options};
+pub use kind::Kind;
 pub use layer::{Layer, Reply, Respond};
 pub use problem::{Fault, Policies, Problem};
 pub use refusal::{Panicked, Refusal};

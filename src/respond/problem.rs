@@ -6,8 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use serde::Serialize;
+use serde_json::{Value, json};
 
-use super::{RequestId, Window};
+use super::{Kind, RequestId, Window};
 
 /// An error answer before it is written: RFC 9457's members, Defender's, and the fields that go with them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,12 +43,13 @@ impl Problem {
     /// The gateway can do less than usual for a while.
     pub const REDUCED_CAPACITY: &str = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity";
 
-    /// A problem whose title and `Proxy-Status` follow from its status. `code` is Defender's `error.code`.
+    /// A problem whose title and `Proxy-Status` follow from its status.
     #[must_use]
-    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+    pub fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
+        let status = kind.status();
         Self {
             status,
-            code,
+            code: kind.code(),
             type_uri: Self::BLANK,
             title: status.canonical_reason().unwrap_or("Error"),
             detail: detail.into(),
@@ -71,7 +73,7 @@ impl Problem {
             title: "Quota exceeded",
             retry_after: Some(retry_after),
             policies,
-            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", detail)
+            ..Self::new(Kind::TooManyRequests, detail)
         }
     }
 
@@ -176,6 +178,40 @@ impl Fault {
             Self::Internal => "proxy_internal_error",
         }
     }
+}
+
+/// The JSON Schema of [`Document`], for the description; a test holds them together.
+pub(super) fn schema() -> Value {
+    let text = |description: &str| json!({"type": "string", "description": description});
+    json!({
+        "type": "object",
+        "additionalProperties": false,
+        "required": ["type", "title", "status", "detail", "instance", "error"],
+        "properties": {
+            "type": {"type": "string", "enum": [Problem::BLANK, Problem::QUOTA_EXCEEDED, Problem::REDUCED_CAPACITY]},
+            "title": text("The same for all problems of this kind."),
+            "status": {"type": "integer", "minimum": 400, "maximum": 599},
+            "detail": text("This case, for people."),
+            "instance": text("`/requests/` and the request's id."),
+            "violated-policies": {
+                "type": "array",
+                "minItems": 1,
+                "items": {"type": "string"},
+                "description": "The quota windows with no call left, by their names in RateLimit-Policy.",
+            },
+            "error": {
+                "type": "object",
+                "additionalProperties": false,
+                "required": ["code", "message", "target"],
+                "properties": {
+                    "code": {"type": "string"},
+                    "message": text("The same as `detail`."),
+                    "target": text("The part of the request that is wrong, or the request's id."),
+                },
+                "description": "Defender's form, for clients that were written for it.",
+            },
+        },
+    })
 }
 
 #[derive(Serialize)]

@@ -3,9 +3,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use http::StatusCode;
-
-use super::{Fault, Panicked, Policies, Problem, Refusal};
+use super::{Fault, Kind, Panicked, Policies, Problem, Refusal};
 use crate::BoxError;
 use crate::scan::Invalid;
 use crate::{cache, coalesce, queue, quota, token, upstream};
@@ -15,8 +13,7 @@ use crate::{cache, coalesce, queue, quota, token, upstream};
 pub fn problem(error: &BoxError) -> Problem {
     causes(error).find_map(known).unwrap_or_else(|| {
         Problem::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "InternalServerError",
+            Kind::InternalServerError,
             "the gateway failed to handle the request; its log says more under the request's id",
         )
     })
@@ -53,24 +50,20 @@ fn queue(refused: &queue::Refused) -> Problem {
     match refused.reason {
         queue::Reason::ShuttingDown => Problem {
             type_uri: Problem::REDUCED_CAPACITY,
-            ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, "ShuttingDown", refused.reason.as_str())
+            ..Problem::new(Kind::ShuttingDown, refused.reason.as_str())
                 .with_fault(Fault::Local)
                 .with_retry_after(MOMENT)
         },
         queue::Reason::StoreLost => Problem {
             type_uri: Problem::REDUCED_CAPACITY,
-            ..Problem::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "QuotaUnavailable",
-                refused.reason.as_str(),
-            )
-            .with_fault(Fault::Local)
-            .with_retry_after(wait)
+            ..Problem::new(Kind::QuotaUnavailable, refused.reason.as_str())
+                .with_fault(Fault::Local)
+                .with_retry_after(wait)
         },
         // The quota of the caller's own token may be untouched.
         queue::Reason::Tokens => Problem {
             type_uri: Problem::REDUCED_CAPACITY,
-            ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", detail)
+            ..Problem::new(Kind::ServiceUnavailable, detail)
                 .with_fault(Fault::Local)
                 .with_retry_after(wait)
         },
@@ -86,16 +79,16 @@ fn joined(overdue: &coalesce::Overdue) -> Problem {
 }
 
 fn not_cached(error: cache::NotCached) -> Problem {
-    Problem::new(StatusCode::GATEWAY_TIMEOUT, "NotCached", error.to_string()).with_fault(Fault::Local)
+    Problem::new(Kind::NotCached, error.to_string()).with_fault(Fault::Local)
 }
 
 fn token(error: &token::Error) -> Problem {
-    let (status, code, fault) = match error {
-        token::Error::Refused { .. } => (StatusCode::BAD_GATEWAY, "SignInRefused", Fault::Configuration),
-        token::Error::Unavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "SignInUnavailable", Fault::Unavailable),
+    let (kind, fault) = match error {
+        token::Error::Refused { .. } => (Kind::SignInRefused, Fault::Configuration),
+        token::Error::Unavailable { .. } => (Kind::SignInUnavailable, Fault::Unavailable),
     };
     let wait = error.retry_after().unwrap_or(MOMENT);
-    Problem::new(status, code, error.to_string())
+    Problem::new(kind, error.to_string())
         .with_fault(fault)
         .with_retry_after(wait)
 }
@@ -105,11 +98,11 @@ fn upstream(error: &upstream::Error) -> Problem {
         return timeout(detail(error));
     }
     let fault = Fault::Exchange(error.proxy_status());
-    Problem::new(StatusCode::BAD_GATEWAY, "UpstreamUnreachable", detail(error)).with_fault(fault)
+    Problem::new(Kind::UpstreamUnreachable, detail(error)).with_fault(fault)
 }
 
 fn timeout(detail: String) -> Problem {
-    Problem::new(StatusCode::GATEWAY_TIMEOUT, "UpstreamTimeout", detail).with_fault(Fault::ResponseTimeout)
+    Problem::new(Kind::UpstreamTimeout, detail).with_fault(Fault::ResponseTimeout)
 }
 
 /// The error and its causes in one sentence: callers of an internal gateway may know why.
@@ -124,16 +117,20 @@ fn detail(error: &(dyn Error + 'static)) -> String {
 }
 
 fn invalid(invalid: &Invalid) -> Problem {
+    let kind = if invalid.is_about_options() {
+        Kind::ODataError
+    } else {
+        Kind::InvalidRequestBody
+    };
     Problem {
         target: invalid.target().map(|target| target.to_owned().into()),
-        ..Problem::new(StatusCode::BAD_REQUEST, invalid.code(), invalid.to_string())
+        ..Problem::new(kind, invalid.to_string())
     }
 }
 
 fn panicked() -> Problem {
     Problem::new(
-        StatusCode::INTERNAL_SERVER_ERROR,
-        "InternalServerError",
+        Kind::InternalServerError,
         "the gateway failed to handle the request; its log says more under the request's id",
     )
 }
@@ -161,31 +158,24 @@ pub(super) const OPTIONS: [Fields; 2] = [ALLOW, ACCEPT_QUERY];
 const MOMENT: Duration = Duration::from_secs(1);
 
 fn refusal(refusal: &Refusal) -> Problem {
-    let make = |status, code| Problem::new(status, code, refusal.to_string());
+    let make = |kind| Problem::new(kind, refusal.to_string());
     match refusal {
-        Refusal::Host | Refusal::BodyBroken | Refusal::Authorization => make(StatusCode::BAD_REQUEST, "BadRequest"),
-        Refusal::ForeignHost { .. } => make(StatusCode::MISDIRECTED_REQUEST, "Forbidden").with_fault(Fault::Denied),
-        Refusal::CrossSite => make(StatusCode::FORBIDDEN, "Forbidden").with_fault(Fault::Denied),
-        Refusal::Path => make(StatusCode::NOT_FOUND, "NotFound"),
-        Refusal::Method => make(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed").with_fields(ALLOW),
-        Refusal::ContentType => {
-            make(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType").with_fields(ACCEPT_QUERY)
-        }
+        Refusal::Host | Refusal::BodyBroken | Refusal::Authorization => make(Kind::BadRequest),
+        Refusal::ForeignHost { .. } => make(Kind::Misdirected).with_fault(Fault::Denied),
+        Refusal::CrossSite => make(Kind::CrossSite).with_fault(Fault::Denied),
+        Refusal::Path => make(Kind::NotFound),
+        Refusal::Method => make(Kind::MethodNotAllowed).with_fields(ALLOW),
+        Refusal::ContentType => make(Kind::UnsupportedMediaType).with_fields(ACCEPT_QUERY),
         // RFC 9110 §12.5.3: what would have been accepted.
-        Refusal::ContentEncoding => {
-            make(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType").with_fields(ACCEPT_ENCODING)
-        }
-        Refusal::BodySize { .. } => make(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge"),
-        Refusal::BodyTimeout { .. } => make(StatusCode::REQUEST_TIMEOUT, "RequestTimeout"),
+        Refusal::ContentEncoding => make(Kind::UnsupportedMediaType).with_fields(ACCEPT_ENCODING),
+        Refusal::BodySize { .. } => make(Kind::RequestEntityTooLarge),
+        Refusal::BodyTimeout { .. } => make(Kind::RequestTimeout),
         Refusal::Busy => Problem {
             type_uri: Problem::REDUCED_CAPACITY,
-            ..make(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable")
+            ..make(Kind::ServiceUnavailable)
                 .with_fault(Fault::Local)
                 .with_retry_after(MOMENT)
         },
-        Refusal::Fields => make(
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            "RequestHeaderFieldsTooLarge",
-        ),
+        Refusal::Fields => make(Kind::RequestHeaderFieldsTooLarge),
     }
 }

@@ -3,10 +3,10 @@
 /// Why an answer cannot be taken apart with certainty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Doubt {
-    /// The status is not 200.
+    /// The status says that the question was not accepted.
     #[error("the call was refused")]
     Refused,
-    /// The call brought no answer.
+    /// The call brought no answer, or one that says that the upstream could not answer now (429, 5xx).
     #[error("the call failed")]
     Failed,
     /// The body is not the documented object with `value` and at most `@odata.context`: another member may be about the rows.

@@ -73,13 +73,13 @@ pub enum Invalid {
 }
 
 impl Invalid {
-    /// Defender's `error.code` for this mistake.
+    /// Whether the query is wrong, and not the body: Defender names the two differently.
     #[must_use]
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Top | Self::Skip | Self::DoubleOption(_) | Self::UnknownOption(_) => "ODataError",
-            _ => "InvalidRequestBody",
-        }
+    pub fn is_about_options(&self) -> bool {
+        matches!(
+            self,
+            Self::Top | Self::Skip | Self::DoubleOption(_) | Self::UnknownOption(_)
+        )
     }
 
     /// Defender's `error.target`: the part of the request that is wrong; `None` when it is the body as a whole.
@@ -151,12 +151,12 @@ mod tests {
     #[test]
     fn messages_name_the_limits() {
         assert_eq!(Invalid::Top.to_string(), "$top must be a whole number from 1 to 10000");
-        assert_eq!(Invalid::Top.code(), "ODataError");
+        assert!(Invalid::Top.is_about_options());
         assert_eq!(
             Invalid::TooManyIds.to_string(),
             "ScanDefinitionIds names more than 10000 ids"
         );
-        assert_eq!(Invalid::TooManyIds.code(), "InvalidRequestBody");
+        assert!(!Invalid::TooManyIds.is_about_options());
         assert_eq!(
             Invalid::UnknownMember(Excerpt::new("scanDefinitionIds")).target(),
             Some("scanDefinitionIds")

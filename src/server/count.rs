@@ -18,6 +18,7 @@ use tower::Service;
 use tracing::Span;
 use tracing::level_filters::LevelFilter;
 
+use super::Trouble;
 use crate::respond::{Answered, Ended, Outcome, RequestId};
 use crate::scan;
 use crate::telemetry::trace::Trace;
@@ -31,6 +32,7 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     duration: Family<OutcomeLabel, Histogram>,
     panics: Counter,
+    trouble: Trouble,
     /// The counters of good answers, looked up once: a hit must not pay for finding them.
     good: Arc<[OnceLock<(Counter, Histogram)>; scan::Outcome::ALL.len()]>,
 }
@@ -59,6 +61,7 @@ impl Metrics {
             requests: Family::default(),
             duration: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             panics: Counter::default(),
+            trouble: Trouble::default(),
             good: Arc::default(),
         };
         registry.register(
@@ -83,6 +86,12 @@ impl Metrics {
     #[must_use]
     pub fn panics(&self) -> Counter {
         self.panics.clone()
+    }
+
+    /// The latest questions that did not get a good answer.
+    #[must_use]
+    pub fn trouble(&self) -> Trouble {
+        self.trouble.clone()
     }
 
     fn count(&self, outcome: Outcome, status: u16, seconds: f64) {
@@ -234,6 +243,10 @@ impl Started {
         // `OPTIONS` is no question.
         let Some(ended) = ended else { return };
         self.metrics.count(ended.outcome, status.as_u16(), seconds);
+        if status.as_u16() >= 400 {
+            let id = self.named.id.as_ref().map_or("", RequestId::as_str);
+            self.metrics.trouble.note(ended, status.as_u16(), id);
+        }
         if self.span.is_none() && status.as_u16() >= 400 {
             self.span = self.named.span();
         }

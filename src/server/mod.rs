@@ -30,12 +30,14 @@ mod peer;
 mod rarely;
 mod serve;
 mod socket;
+mod trouble;
 
 pub use bind::{BindError, Bound};
 pub use config::{Address, Config};
-pub use openapi::OPENAPI;
+pub use openapi::openapi;
 pub use peer::Peer;
 pub use serve::Drained;
+pub use trouble::{Incident, Trouble};
 
 #[cfg(test)]
 mod tests;

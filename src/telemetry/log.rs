@@ -1,6 +1,7 @@
 //! Log lines on stderr: JSON for machines, text for people.
 
 use std::io::IsTerminal as _;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -38,14 +39,71 @@ pub enum Error {
     Gone,
 }
 
-/// Changes the filter of the running process.
+/// Changes the filter of the running process. Clones change the same one.
 #[derive(Clone, Debug)]
-pub struct Handle(reload::Handle<EnvFilter, Registry>);
+pub struct Handle {
+    filter: reload::Handle<EnvFilter, Registry>,
+    wish: Arc<Mutex<Wish>>,
+}
+
+/// What is to be logged.
+#[derive(Debug)]
+struct Wish {
+    configured: String,
+    volume: Volume,
+}
+
+/// What an operator wants to hear of this program for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Volume {
+    AsConfigured,
+    Debug,
+    Trace,
+}
+
+impl Wish {
+    fn filter(&self) -> String {
+        match self.volume {
+            Volume::AsConfigured => self.configured.clone(),
+            Volume::Debug => format!("{},{PROGRAM}=debug", self.configured),
+            Volume::Trace => format!("{},{PROGRAM}=trace", self.configured),
+        }
+    }
+}
+
+/// The target that all events of this program begin with.
+const PROGRAM: &str = "defender_gateway";
 
 impl Handle {
-    /// Replaces the filter, from the next event on. On an error the old filter stays.
+    /// Replaces the configured filter, from the next event on. On an error the old one stays.
     pub fn set_filter(&self, filter: &str) -> Result<(), Error> {
-        self.0.reload(parse(filter)?).map_err(|_| Error::Gone)
+        // What is not well-formed by itself must not become so with something added.
+        parse(filter)?;
+        self.change(|wish| filter.clone_into(&mut wish.configured)).map(drop)
+    }
+
+    /// Logs this program one level louder than now: first `debug`, then `trace`. Returns the filter in force.
+    pub fn louder(&self) -> Result<String, Error> {
+        self.change(|wish| {
+            wish.volume = match wish.volume {
+                Volume::AsConfigured => Volume::Debug,
+                Volume::Debug | Volume::Trace => Volume::Trace,
+            };
+        })
+    }
+
+    /// Logs what is configured, after [`Handle::louder`]. Returns the filter in force.
+    pub fn as_configured(&self) -> Result<String, Error> {
+        self.change(|wish| wish.volume = Volume::AsConfigured)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Wish)) -> Result<String, Error> {
+        // Every change is complete before anything can panic.
+        let mut wish = self.wish.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut wish);
+        let filter = wish.filter();
+        self.filter.reload(parse(&filter)?).map_err(|_| Error::Gone)?;
+        Ok(filter)
     }
 }
 
@@ -55,6 +113,7 @@ impl Handle {
 /// [`Error::Installed`] and changes nothing.
 pub fn init(filter: &str, format: Format) -> Result<Handle, Error> {
     let terminal = std::io::stderr().is_terminal();
+    let configured = filter.to_owned();
     let (filter, handle) = reload::Layer::new(parse(filter)?);
     let lines = lines(BoxMakeWriter::new(std::io::stderr), Shape::choose(format, terminal));
     tracing_subscriber::registry()
@@ -62,7 +121,14 @@ pub fn init(filter: &str, format: Format) -> Result<Handle, Error> {
         .with(lines)
         .try_init()
         .map_err(|_| Error::Installed)?;
-    Ok(Handle(handle))
+    let wish = Wish {
+        configured,
+        volume: Volume::AsConfigured,
+    };
+    Ok(Handle {
+        filter: handle,
+        wish: Arc::new(Mutex::new(wish)),
+    })
 }
 
 fn parse(filter: &str) -> Result<EnvFilter, Error> {
@@ -107,7 +173,6 @@ impl Shape {
 mod tests {
     use super::*;
     use std::io::Write;
-    use std::sync::{Arc, Mutex};
 
     #[derive(Clone, Default)]
     struct Memory(Arc<Mutex<Vec<u8>>>);
@@ -171,6 +236,13 @@ mod tests {
         if let Ok(handle) = first {
             assert!(matches!(handle.set_filter("a=b=c"), Err(Error::Filter { .. })));
             handle.set_filter("off").unwrap();
+            assert_eq!(handle.louder().unwrap(), "off,defender_gateway=debug");
+            assert_eq!(handle.louder().unwrap(), "off,defender_gateway=trace");
+            assert!(handle.set_filter("a=b=c").is_err());
+            handle.set_filter("warn").unwrap();
+            assert_eq!(handle.louder().unwrap(), "warn,defender_gateway=trace");
+            handle.set_filter("off").unwrap();
+            assert_eq!(handle.as_configured().unwrap(), "off");
         }
     }
 }

@@ -42,7 +42,9 @@ pub enum Reason {
 }
 
 impl Error {
-    pub(super) fn new(host: impl Into<String>, reason: Reason) -> Self {
+    /// `reason`, in a call of `host`.
+    #[must_use]
+    pub fn new(host: impl Into<String>, reason: Reason) -> Self {
         Self {
             host: host.into(),
             reason,

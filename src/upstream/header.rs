@@ -11,7 +11,8 @@ fn is_kept(name: &HeaderName) -> bool {
         || name.as_str().starts_with("x-ms-")
 }
 
-/// The fields on the allow-list, in order.
+/// The fields on the allow-list, in order. Their values are copied: as they came they are slices of the connection's read buffer, and
+/// would keep all of its kilobytes in memory for as long as the answer is stored.
 pub(super) fn allowed(headers: HeaderMap) -> HeaderMap {
     let mut kept = HeaderMap::new();
     let mut current = None;
@@ -21,6 +22,10 @@ pub(super) fn allowed(headers: HeaderMap) -> HeaderMap {
             current = name;
         }
         if let Some(name) = current.as_ref().filter(|name| is_kept(name)) {
+            // A value that was read is one that can be made.
+            let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) else {
+                continue;
+            };
             kept.append(name.clone(), value);
         }
     }

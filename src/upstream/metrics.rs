@@ -125,6 +125,15 @@ impl Metrics {
         metrics
     }
 
+    /// The same counts, for calls to these regions.
+    #[must_use]
+    pub fn of_regions(&self, regions: impl IntoIterator<Item = Region>) -> Self {
+        Self {
+            names: Arc::new(regions.into_iter().collect()),
+            ..self.clone()
+        }
+    }
+
     pub(super) fn hedged(&self, result: Hedge) {
         self.hedges.get_or_create(&HedgeLabel { result }).inc();
     }

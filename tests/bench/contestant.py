@@ -206,7 +206,9 @@ def bare(name, folder, program, rows=3):
     return server.start([program, f"127.0.0.1:{server.port}", file])
 
 
-def gateway(name, folder, stub, program, workers=1, ttl="1h", cache_size="1GiB", log="info"):
+def gateway(name, folder, stub, program, workers=1, ttl="1h", cache_size="1GiB", quota=("1000000/1s", 1_000_000), max_wait="30s"):
+    """The gateway, with its quota out of the way unless another is given."""
+    limit, burst = quota
     server = Process(name, folder, SERVER_CORE)
     server.admin_port = free_port()
     conf = server.folder / "gateway.toml"
@@ -223,16 +225,15 @@ tenant_id = "11111111-1111-4111-8111-111111111111"
 client_id = "22222222-2222-4222-8222-222222222222"
 authority = "{stub.url}"
 [quota]
-# Out of the way.
-limits = ["1000000/1s"]
-burst = 1000000
+limits = ["{limit}"]
+burst = {burst}
 [queue]
+max_wait = "{max_wait}"
+max_wait_limit = "1h"
 max_requests_per_caller = 10000
 [cache]
 ttl = "{ttl}"
 max_size = "{cache_size}"
-[telemetry]
-log = "{log}"
 """)
     server.start(
         [program, "run", "--config", conf],

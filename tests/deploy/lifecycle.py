@@ -124,6 +124,57 @@ def impatient(binary, env):
     gateway.process.wait(5)
 
 
+def state():
+    return json.loads(chroot.get(chroot.ADMIN, "/status")[1])
+
+
+def mounted(binary, env, folder, regions):
+    """A ConfigMap changes by the swap of a link, the way the kubelet does it; a wrong one is refused, and the one before runs on."""
+    root, version = folder / "config", 0
+    root.mkdir()
+
+    def swap(text):
+        nonlocal version
+        old, version = root / f"..{version}", version + 1
+        (root / f"..{version}").mkdir()
+        (root / f"..{version}/gateway.toml").write_text(regions + text)
+        (root / "..data_tmp").symlink_to(f"..{version}")
+        (root / "..data_tmp").rename(root / "..data")
+        if old.exists():
+            (old / "gateway.toml").unlink()
+            old.rmdir()
+
+    swap("")
+    (root / "gateway.toml").symlink_to("..data/gateway.toml")
+    gateway = Gateway(binary, env, DEFENDER_GATEWAY_CONFIG=str(root / "gateway.toml"))
+    first = state()["config"]["hash"]
+    swap('[quota]\nlimits = ["50/1m"]\n')
+    until("the change is taken over", lambda: state()["quota"]["windows"][0]["limit"] == 50)
+    second = state()["config"]["hash"]
+    assert first != second, "the hash tells configurations apart"
+    swap('[quota]\nlimits = ["fifty"]\n')
+    until("the mistake is told", lambda: "quota.limits" in (state()["config"]["last_error"] or ""))
+    assert state()["config"]["hash"] == second and ask() == 200, "the last good one runs on"
+    swap('[quota]\nlimits = ["50/1m"]\n[admin]\nquit = true\n')
+    until("what needs a restart is named", lambda: state()["config"]["restart_required"] == ["admin.quit"])
+    # The restarted container reads the same file, and nothing is pending.
+    gateway.process.send_signal(signal.SIGTERM)
+    gateway.end()
+    gateway = Gateway(binary, gateway.env)
+    assert state()["config"]["restart_required"] == []
+    gateway.process.send_signal(signal.SIGTERM)
+    gateway.end()
+
+
+def job(binary, env):
+    """A Job on a cluster without native sidecars: the application's last act ends the gateway, and the pod completes."""
+    gateway = Gateway(binary, env, DEFENDER_GATEWAY_ADMIN_QUIT="true")
+    assert ask() == 200
+    assert chroot.get(chroot.ADMIN, "/quitquitquit")[0] == 405, "a link that is followed must not end it"
+    assert chroot.get(chroot.ADMIN, "/quitquitquit", "POST", "")[0] in (200, 202)
+    gateway.end()
+
+
 def main(binary):
     simulator, settings, env, _ = chroot.simulate(binary)
     try:
@@ -139,6 +190,10 @@ def main(binary):
             print("SIGKILL          the next start takes the sockets over")
             impatient(binary, env)
             print("second signal    leaves at once")
+            mounted(binary, env, folder, regions)
+            print("ConfigMap        taken over, a wrong one refused, what needs a restart named")
+            job(binary, env)
+            print("Job              completes")
     finally:
         # After a failure gateways may be left, and calls to them would go on.
         for gateway in Gateway.started:

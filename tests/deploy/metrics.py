@@ -34,6 +34,7 @@ OPEN = {
     "window": ("a window of `quota.limits`", 4),
     "caller": ("a caller's name; at any time those with the most requests waiting, then the most served", 20),
     "version": ("the program's", 1),
+    "hash": ("16 hexadecimal digits, of the running configuration", 1),
 }
 wrong, notes = [], []
 

@@ -1,5 +1,5 @@
-"use strict";
 const POLL_MS = 2000;
+const HISTORY_EVERY = 5;
 const at = (id) => document.getElementById(id);
 
 function make(name, text, kind) {
@@ -17,7 +17,8 @@ function time(seconds) {
   if (seconds < 1) return Math.round(seconds * 1000) + " ms";
   if (seconds < 120) return Math.round(seconds) + " s";
   if (seconds < 7200) return Math.round(seconds / 60) + " min";
-  return Math.round(seconds / 3600) + " h";
+  if (seconds < 172800) return Math.round(seconds / 3600) + " h";
+  return Math.round(seconds / 86400) + " d";
 }
 
 function size(bytes) {
@@ -28,68 +29,180 @@ function size(bytes) {
   return (unit ? bytes.toFixed(1) : bytes) + " " + units[unit];
 }
 
+// A row: name, text, class of the text, class of the colour key before the name.
 function facts(id, rows) {
-  at(id).replaceChildren(...rows.flatMap(([name, text, kind]) => [make("dt", name), make("dd", text, kind)]));
-}
-
-function quota(state) {
-  const rows = (state.windows || []).map((one) => {
-    const row = make("div", undefined, "window");
-    const line = make("p");
-    line.append(make("span", one.remaining + " of " + one.limit + " left per " + one.name), make("span", "more in " + time(one.reset_s)));
-    const bar = make("progress");
-    bar.max = one.limit;
-    bar.value = one.remaining;
-    bar.setAttribute("aria-label", "calls left per " + one.name);
-    row.append(line, bar);
-    return row;
-  });
-  if (typeof state.paused_until_s === "number") rows.push(make("p", "Paused by the upstream for " + time(state.paused_until_s), "warn"));
-  rows.push(make("p", state.shared ? "Shared with other gateways" : "Counted by this process alone"));
-  at("quota").replaceChildren(...rows);
-}
-
-function regions(list) {
-  at("regions").replaceChildren(...(list || []).map((one) => {
-    const row = make("tr");
-    const word = one.selected ? "in use" : one.healthy ? "healthy" : "failing";
-    const rtt = typeof one.rtt_ms === "number" ? one.rtt_ms.toFixed(1) + " ms" : "–";
-    row.append(make("td", one.name), make("td", word, one.healthy ? "good" : "bad"), make("td", rtt, "number"));
-    row.title = one.url || "";
+  at(id).replaceChildren(...rows.map(([name, text, kind, key]) => {
+    const row = make("div");
+    const term = make("dt");
+    if (key) term.append(make("span", undefined, "key " + key));
+    term.append(name);
+    row.append(term, make("dd", text, kind));
     return row;
   }));
 }
 
+function rows(id, list, none, cells) {
+  const body = at(id).tBodies[0];
+  const columns = at(id).tHead.rows[0].cells.length;
+  if (!list.length) {
+    const cell = make("td", none, "soft");
+    cell.colSpan = columns;
+    const row = make("tr");
+    row.append(cell);
+    body.replaceChildren(row);
+    return;
+  }
+  body.replaceChildren(...list.map((one) => {
+    const row = make("tr");
+    row.append(...cells(one));
+    return row;
+  }));
+}
+
+function bar(value, top, label, low) {
+  const node = make("progress", undefined, low ? "low" : "");
+  node.max = top;
+  node.value = value;
+  node.setAttribute("aria-label", label);
+  return node;
+}
+
+function quota(state) {
+  at("windows").replaceChildren(...(state.windows || []).map((one) => {
+    const row = make("div", undefined, "window");
+    const line = make("p");
+    const name = one.name === "1m" ? "minute" : one.name === "1h" ? "hour" : one.name;
+    line.append(make("span", `${number(one.remaining)} of ${number(one.limit)} calls left this ${name}`),
+      make("span", one.used ? "more in " + time(one.reset_s) : "all of it"));
+    row.append(line, bar(one.remaining, one.limit, "calls left per " + name, one.remaining * 5 < one.limit));
+    return row;
+  }));
+  const notes = [state.shared ? `Shared by ${number(state.replicas)} gateways` : "Counted by this process alone", `${number(state.in_flight)} in flight`];
+  if (state.foreign_calls) notes.push(`${number(state.foreign_calls)} calls by others on the same app registration`);
+  if (typeof state.paused_until_s === "number") notes.unshift("Paused by the upstream for another " + time(state.paused_until_s));
+  at("quota-notes").textContent = notes.join(" · ");
+  at("quota-notes").classList.toggle("warn", typeof state.paused_until_s === "number" || state.foreign_calls > 0);
+}
+
+function regions(list) {
+  const slowest = Math.max(1, ...list.map((one) => one.rtt_ms ?? 0));
+  const order = [...list].sort((a, b) => b.selected - a.selected || (a.rtt_ms ?? Infinity) - (b.rtt_ms ?? Infinity));
+  rows("regions", order, "No region is known.", (one) => {
+    const word = !one.healthy ? "avoided" : one.selected ? "in use" : "healthy";
+    const known = typeof one.rtt_ms === "number";
+    const distance = make("td", undefined, "bar");
+    if (known) distance.append(bar(one.rtt_ms, slowest, `round trip to ${one.name}`));
+    return [make("td", one.name), make("td", word, one.healthy ? "good" : "bad"),
+      make("td", known ? one.rtt_ms.toFixed(1) + " ms" : "–", "number"), distance, make("td", (one.url || "").replace(/^https?:\/\//, ""), "id")];
+  });
+}
+
+function queue(state) {
+  facts("queue", [["Waiting", number(state.waiting)], ["Callers", number(state.callers)],
+    ["A newcomer would wait", time(state.predicted_wait_s)]]);
+  rows("callers", (state.shares || []).slice(0, 12), "Nobody has had to wait.", (one) => [make("td", one.caller, "id"),
+    make("td", number(one.waiting), "number"), make("td", time(one.next_turn_s), "number"),
+    make("td", time(one.last_turn_s), "number"), make("td", number(one.served), "number")]);
+}
+
+function saved(state) {
+  const by = state.by || {};
+  at("saved-share").textContent = share(state.requests - (by.forwarded || 0) - (by.partial || 0), state.requests);
+  facts("saved", [["From memory", number(by.hit), "", "memory"], ["From memory, stale", number(by.stale), "", "memory"],
+    ["Joined a call", number(by.collapsed), "", "shared"], ["Merged into a call", number(by.merged), "", "shared"],
+    ["Asked for a part only", number(by.partial), "", "own"], ["A call of its own", number(by.forwarded), "", "own"],
+    ["Questions", number(state.requests)], ["Upstream calls", number(state.upstream_calls)]]);
+}
+
+function token(state) {
+  const valid = typeof state.expires_in_s === "number" && state.expires_in_s > 0;
+  facts("token", [["Credential", (state.kind || "–").replaceAll("_", " ")],
+    ["Token", valid ? "good for " + time(state.expires_in_s) : "none", valid ? "good" : "bad"],
+    ["Renewal", state.refreshing ? "under way" : "not due"]]);
+  const error = state.last_error;
+  const notes = [...(error ? [`${error.code}: ${error.advice || error.message}`] : []), ...(state.warnings || [])];
+  at("token-notes").textContent = notes.join(" ");
+  at("token-notes").className = error ? "bad" : "warn";
+}
+
+// The same thing over and over is one row, as of the latest.
+function alike(list) {
+  const seen = new Map();
+  for (const one of list) {
+    const what = one.status + " " + one.reason;
+    if (seen.has(what)) seen.get(what).times += 1;
+    else seen.set(what, { ...one, times: 1 });
+  }
+  return [...seen.values()];
+}
+
 function show(state) {
-  const { queue = {}, cache = {}, token = {}, saved = {} } = state;
-  at("summary").textContent = "Version " + state.version + " · " + state.mode + " · up " + time(state.uptime_s);
-  at("summary").className = state.mode === "normal" ? "" : "warn";
+  const { cache = {}, trouble = {} } = state;
+  at("mode").textContent = state.mode;
+  at("mode").className = "badge " + (state.mode === "normal" ? "good" : "warn");
+  at("summary").textContent = `version ${state.version}, up ${time(state.uptime_s)}`;
   quota(state.quota || {});
-  regions(state.regions);
-  facts("queue", [["Waiting", number(queue.waiting)], ["Callers", number(queue.callers)], ["Wait for a new request", time(queue.predicted_wait_s)]]);
-  facts("cache", [["Entries", number(cache.entries)], ["Size", size(cache.bytes)], ["Hits", number(cache.hits)],
-    ["Misses", number(cache.misses)], ["Stale", number(cache.stale)]]);
-  const valid = typeof token.expires_in_s === "number" && token.expires_in_s > 0;
-  facts("token", [["Kind", token.kind || "–"], ["Valid for", valid ? time(token.expires_in_s) : "none", valid ? "good" : "bad"],
-    ["Refresh", token.refreshing ? "running" : "–"], ["Last error", token.last_error || "none", token.last_error ? "bad" : ""]]);
-  facts("saved", [["Requests", number(saved.requests)], ["Upstream calls", number(saved.upstream_calls)],
-    ["Answered without a call", share(saved.requests - saved.upstream_calls, saved.requests)]]);
+  queue(state.queue || {});
+  regions(state.regions || []);
+  saved(state.saved || {});
+  token(state.token || {});
+  facts("cache", [["Hits", number(cache.hits)], ["Misses", number(cache.misses)], ["Stale", number(cache.stale)],
+    ["Entries", number(cache.entries)], ["Memory", size(cache.bytes)]]);
+  rows("trouble", alike(trouble.latest || []).slice(0, 12), "None since the start.", (one) => [make("td", time(one.ago_s), "number"),
+    make("td", number(one.times), "number"), make("td", String(one.status), "number " + (one.status >= 500 ? "bad" : "warn")),
+    make("td", one.reason || one.outcome, "text"), make("td", one.request_id, "id")]);
+}
+
+function history(past, windows) {
+  const total = (name) => minutes(past[name] || [], past.step_s, sum);
+  const peak = (list) => number(Math.max(0, ...list.map((value) => value ?? 0)));
+  const key = (kind, text) => { const part = make("span", undefined, "part"); part.append(make("span", undefined, "key " + kind), text + " "); return part; };
+  const put = (id, svg, ...text) => { at(id).replaceChildren(svg); at(id + "-text").replaceChildren(...text); };
+  const series = [["memory", total("from_memory")], ["shared", total("shared_call")], ["own", total("own_call")],
+    ["refused", total("refused")], ["failed", total("failed")]];
+  const count = ([, list]) => number(sum(list.map((value) => value ?? 0)));
+  put("answered", bars(series, "questions by minute"),
+    ...["from memory", "with a shared call", "with a call of their own", "refused", "failed"].map((what, which) => key(series[which][0], `${count(series[which])} ${what}`)));
+  const calls = total("upstream_calls");
+  put("calls", bars([["one", calls]], "upstream calls by minute"), `${count(["", calls])} calls, ${peak(calls)} in the busiest minute`);
+  const waiting = minutes(past.waiting || [], past.step_s, (list) => Math.max(...list));
+  put("waiting", bars([["one", waiting]], "most waiting by minute"), `${peak(waiting)} at the most, looked at every ${past.step_s} s`);
+  const left = windows.map((one, which) => [which ? "second" : "first", minutes((past.remaining || []).map((row) => row[which] ?? 0), past.step_s, last), one.limit]);
+  const lowest = windows.map((one, which) => {
+    const known = left[which][1].filter((value) => value !== null);
+    return key(left[which][0], `${one.name}: ${known.length ? number(Math.min(...known)) : "–"} of ${number(one.limit)} at the lowest`);
+  });
+  put("left", lines(left, "quota left, in percent"), "In percent. ", ...lowest);
+}
+
+let round = 0;
+let timer;
+
+async function ask(path) {
+  const answer = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(5000) });
+  if (!answer.ok) throw new Error("status " + answer.status);
+  return answer.json();
 }
 
 async function poll() {
+  clearTimeout(timer);
   try {
     if (!document.hidden) {
-      const answer = await fetch("/status", { cache: "no-store", signal: AbortSignal.timeout(5000) });
-      if (!answer.ok) throw new Error("status " + answer.status);
-      show(await answer.json());
+      const state = await ask("/status");
+      show(state);
+      if (round % HISTORY_EVERY === 0) history(await ask("/history"), state.quota?.windows || []);
+      round += 1;
       document.body.classList.remove("stale");
     }
   } catch (error) {
     document.body.classList.add("stale");
-    at("summary").textContent = "The gateway does not answer (" + error.message + "); these figures are old.";
-    at("summary").className = "bad";
+    at("mode").textContent = "no answer";
+    at("mode").className = "badge bad";
+    at("summary").textContent = `The gateway does not answer (${error.message}); these figures are old.`;
+    round = 0;
   }
-  setTimeout(poll, POLL_MS);
+  timer = setTimeout(poll, POLL_MS);
 }
 
+document.addEventListener("visibilitychange", () => { if (!document.hidden) poll(); });
 poll();

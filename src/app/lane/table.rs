@@ -35,14 +35,15 @@ pub struct Lanes(Arc<Shared>);
 struct Shared {
     own: Arc<Lane>,
     delegated: Mutex<Delegated>,
-    config: Config,
     meters: Meters,
     wall: Wall,
     tasks: Tasks,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Delegated {
+    /// What a new lane is made with.
+    config: Config,
     lanes: HashMap<Holder, Arc<Lane>>,
     closes: Option<Instant>,
 }
@@ -70,12 +71,25 @@ impl Lanes {
         };
         Self(Arc::new(Shared {
             own: Arc::new(own),
-            delegated: Mutex::default(),
-            config,
+            delegated: Mutex::new(Delegated {
+                config,
+                lanes: HashMap::new(),
+                closes: None,
+            }),
             meters,
             wall,
             tasks: tasks.clone(),
         }))
+    }
+
+    /// All lanes go on with other settings. Nothing that was counted is forgotten, and nobody who waits loses the place.
+    pub(in crate::app) fn reconfigure(&self, config: Config) {
+        let mut delegated = self.delegated();
+        for lane in delegated.lanes.values().chain([&self.0.own]) {
+            lane.quota.reconfigure(&config.quota);
+            lane.queue.reconfigure(config.queue.clone());
+        }
+        delegated.config = config;
     }
 
     /// The gateway's own quota.
@@ -152,7 +166,7 @@ impl Lanes {
                 retry_after: delegated.next_end(now).saturating_duration_since(now),
             });
         }
-        let lane = Arc::new(self.0.new_lane());
+        let lane = Arc::new(self.0.new_lane(&delegated.config));
         if let Some(closes) = delegated.closes {
             lane.queue.close(closes);
         }
@@ -176,9 +190,9 @@ impl Lanes {
 }
 
 impl Shared {
-    fn new_lane(&self) -> Lane {
-        let quota = quota::Quota::forgetful(&self.config.quota, self.wall.clone(), self.meters.quota.clone());
-        let queue = queue::Queue::new(self.config.queue.clone(), quota.clone(), self.meters.queue.clone());
+    fn new_lane(&self, config: &Config) -> Lane {
+        let quota = quota::Quota::forgetful(&config.quota, self.wall.clone(), self.meters.quota.clone());
+        let queue = queue::Queue::new(config.queue.clone(), quota.clone(), self.meters.queue.clone());
         let ended = CancellationToken::new();
         let clock = ended.clone().run_until_cancelled_owned(queue.clone().run_clock());
         self.tasks.spawn_upkeep("lane clock", async move {

@@ -104,7 +104,7 @@ impl Bench {
     }
 }
 
-pub(super) fn call(id: &str, freshness: Freshness) -> Call {
+pub(in crate::cache) fn call(id: &str, freshness: Freshness) -> Call {
     Call {
         request: Arc::new(Request::plain(Version::Latest, [id]).unwrap()),
         caller: Arc::new(Caller {

@@ -1,4 +1,4 @@
-mod bench;
+pub(super) mod bench;
 mod by_id;
 mod differential;
 mod whole;

@@ -194,6 +194,36 @@ async fn without_surplus_a_stale_answer_is_served_and_not_renewed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn surplus_goes_to_the_answer_that_has_been_stale_for_longest() {
+    let mut bench = Bench::new(Config::default());
+    for id in ["old", "older", "new"] {
+        bench.fill(id, "rows").await;
+    }
+    // Only `older` was renewed last a while ago.
+    pass(31).await;
+    for id in ["new", "old"] {
+        let asked = bench.ask(id, Freshness::default());
+        bench.answer(200, "rows").await;
+        assert_eq!(asked.await.unwrap().unwrap().outcome, Outcome::Stale);
+    }
+    pass(31).await;
+    bench.surplus.store(false, Ordering::Relaxed);
+    for id in ["old", "older", "new"] {
+        let served = bench.ask(id, Freshness::default()).await.unwrap().unwrap();
+        assert_eq!(served.outcome, Outcome::Stale);
+    }
+    bench.nothing_is_asked().await;
+    bench.surplus.store(true, Ordering::Relaxed);
+    bench.ask("new", Freshness::default()).await.unwrap().unwrap();
+    let renewed = bench.answer(200, "rows").await;
+    assert_eq!(renewed.request.ids().collect::<Vec<_>>(), ["older"]);
+    // One call for one question; a renewed answer needs no more.
+    bench.nothing_is_asked().await;
+    bench.ask("older", Freshness::default()).await.unwrap().unwrap();
+    bench.nothing_is_asked().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stale_answer_stands_in_for_errors_of_every_kind() {
     for failure in [Some(429), Some(500), Some(502), Some(503), Some(504), None] {
         let mut bench = Bench::new(Config::default());

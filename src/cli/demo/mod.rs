@@ -2,14 +2,19 @@
 //!
 //! Everything printed is measured while it happens. A step whose claim does not hold ends the demo with an error: it is a test as well.
 
+mod node;
+mod replicas;
 mod script;
 mod stage;
+mod store;
+mod tell;
 
 use tokio_util::sync::CancellationToken;
 
 use super::runtime::{block_on, watch_signals};
 use super::{Demo, Error, print};
 use crate::task::Tasks;
+use replicas::Replicas;
 use stage::Stage;
 
 /// Shows the gateway at work on loopback, then serves until Ctrl-C, or ends with `--once`.
@@ -17,21 +22,42 @@ use stage::Stage;
 /// # Errors
 /// When an address cannot be taken, or something did not work as it should.
 pub fn demo(asked: &Demo) -> Result<(), Error> {
-    let once = asked.once;
+    let (once, replicas) = (asked.once, asked.replicas);
     block_on(None, async move {
         let stop = CancellationToken::new();
         let signals = Tasks::new();
         watch_signals(&signals, stop.clone(), CancellationToken::new())?;
-        let stage = Stage::set().await?;
-        let played = tokio::select! {
-            played = script::play(&stage) => played,
-            () = stop.cancelled() => Ok(()),
-        };
-        if played.is_ok() && !once && !stop.is_cancelled() {
-            print(&script::invitation(&stage))?;
-            stop.cancelled().await;
+        match replicas {
+            None => alone(once, &stop).await,
+            Some(count) => together(count, once, &stop).await,
         }
-        stage.strike().await;
-        played
     })
+}
+
+async fn alone(once: bool, stop: &CancellationToken) -> Result<(), Error> {
+    let stage = Stage::set().await?;
+    let played = tokio::select! {
+        played = script::play(&stage) => played,
+        () = stop.cancelled() => Ok(()),
+    };
+    if played.is_ok() && !once && !stop.is_cancelled() {
+        print(&script::invitation(&stage))?;
+        stop.cancelled().await;
+    }
+    stage.strike().await;
+    played
+}
+
+async fn together(count: u32, once: bool, stop: &CancellationToken) -> Result<(), Error> {
+    let mut replicas = Replicas::set(count).await?;
+    let played = tokio::select! {
+        played = replicas.play() => played,
+        () = stop.cancelled() => Ok(()),
+    };
+    if played.is_ok() && !once && !stop.is_cancelled() {
+        print(&replicas.invitation())?;
+        stop.cancelled().await;
+    }
+    replicas.strike().await;
+    played
 }

@@ -1,11 +1,10 @@
 //! The steps, each with its claim.
 
-use std::fmt::Write as _;
-use std::time::Duration;
-
 use futures_util::future::{join_all, try_join_all};
 
-use super::stage::{PATH, Stage, Told};
+use super::node::{PATH, Told};
+use super::stage::Stage;
+use super::tell::{causes, claim, definition, ms, step, window};
 use crate::cli::{Error, print};
 
 /// Plays all steps and sums up.
@@ -30,47 +29,20 @@ pub(super) fn invitation(stage: &Stage) -> String {
     format!(
         "\nTry it:\n  curl -s {}{PATH} -H 'content-type: application/json' -d '{{\"ScanDefinitionIds\":[\"{}\"]}}'\n\
          Watch it: {}/ in a browser, or defender-gateway status --watch --admin {}\nCtrl-C ends.\n",
-        stage.data,
+        stage.gateway.data,
         definition(1),
-        stage.admin,
-        stage.admin.trim_start_matches("http://"),
+        stage.gateway.admin,
+        stage.gateway.admin.trim_start_matches("http://"),
     )
-}
-
-/// The id of the demo's n-th scan definition.
-fn definition(n: u32) -> String {
-    format!("60c4aa2d-7f35-4b8f-9e0a-{n:012x}")
-}
-
-fn step(title: &str, lines: &[String]) -> Result<(), Error> {
-    let mut text = format!("\n{title}\n");
-    for line in lines {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "  {line}");
-    }
-    print(&text)
-}
-
-/// Ends the demo when what it shows is not what it promises.
-fn claim(holds: bool, what: impl FnOnce() -> String) -> Result<(), Error> {
-    if holds {
-        Ok(())
-    } else {
-        Err(Error::failed("the demo did not go as promised", what()))
-    }
-}
-
-fn ms(span: Duration) -> String {
-    format!("{:.1} ms", span.as_secs_f64() * 1000.0)
 }
 
 async fn start(stage: &Stage) -> Result<(), Error> {
     // The token comes and the regions answer within the first moments; the first question would wait for both.
     let question = [definition(0)];
-    claim(stage.ask(&question, &[]).await?.status() == 200, || {
+    claim(stage.gateway.ask(&question, &[]).await?.status() == 200, || {
         "the first question got no answer".into()
     })?;
-    let told = stage.measured().await?;
+    let told = stage.gateway.measured().await?;
     let life = told["token"]["expires_in_s"].as_f64().unwrap_or(0.0) / 60.0;
     let regions = told["regions"].as_array().cloned().unwrap_or_default();
     let regions = regions.iter().map(|region| {
@@ -91,7 +63,7 @@ async fn start(stage: &Stage) -> Result<(), Error> {
 }
 
 async fn first(stage: &Stage, question: &[String]) -> Result<(), Error> {
-    let told = stage.ask(question, &[]).await?;
+    let told = stage.gateway.ask(question, &[]).await?;
     claim(told.status() == 200 && told.rows() > 0, || {
         format!("the answer was {}", told.status())
     })?;
@@ -104,7 +76,7 @@ async fn first(stage: &Stage, question: &[String]) -> Result<(), Error> {
 async fn again(stage: &Stage, question: &[String]) -> Result<(), Error> {
     let upper = question[0].to_uppercase();
     let shuffled = [question[2].clone(), upper.clone(), question[1].clone(), upper];
-    let told = stage.ask(&shuffled, &[]).await?;
+    let told = stage.gateway.ask(&shuffled, &[]).await?;
     claim(told.field("cache-status").contains("hit"), || {
         format!("no hit: {}", told.field("cache-status"))
     })?;
@@ -126,7 +98,7 @@ fn summary(told: &Told) -> String {
 async fn together(stage: &Stage) -> Result<(), Error> {
     let before = stage.simulator.calls().len();
     let question = [10, 11].map(definition);
-    let told = try_join_all((0..200).map(|_| stage.ask(&question, &[]))).await?;
+    let told = try_join_all((0..200).map(|_| stage.gateway.ask(&question, &[]))).await?;
     let good = told.iter().filter(|told| told.status() == 200).count();
     let calls = stage.simulator.calls().len() - before;
     claim(good == 200 && calls == 1, || {
@@ -142,7 +114,7 @@ async fn overlapping(stage: &Stage) -> Result<(), Error> {
     let before = stage.simulator.calls().len();
     // Each of the forty definitions is wanted by four or five tools.
     let questions = (0..60_u32).map(|n| [n, n * 7 + 1, n * 11 + 2].map(|n| definition(100 + n % 40)));
-    let told = try_join_all(questions.map(|question| async move { stage.ask(&question, &[]).await })).await?;
+    let told = try_join_all(questions.map(|question| async move { stage.gateway.ask(&question, &[]).await })).await?;
     let good = told
         .iter()
         .filter(|told| told.status() == 200 && told.rows() > 0)
@@ -162,7 +134,7 @@ async fn overlapping(stage: &Stage) -> Result<(), Error> {
 async fn region_lost(stage: &Stage) -> Result<(), Error> {
     let failed = |error| Error::failed("cannot shut the region", error);
     stage.simulator.shut("eu").await.map_err(failed)?;
-    let told = stage.ask(&[definition(20)], &[]).await?;
+    let told = stage.gateway.ask(&[definition(20)], &[]).await?;
     let region = stage
         .simulator
         .calls()
@@ -188,7 +160,7 @@ async fn quota_spent(stage: &Stage) -> Result<(), Error> {
         let caller = format!("tool-{}", n % 5);
         // A page of one's own is never merged.
         let (target, fields) = (format!("{PATH}?$top=5"), [("prefer", "wait=2"), ("x-caller", &*caller)]);
-        stage.ask_at(&target, &[definition(1000 + n)], &fields).await
+        stage.gateway.ask_at(&target, &[definition(1000 + n)], &fields).await
     });
     let told = join_all(asked).await.into_iter().collect::<Result<Vec<_>, _>>()?;
     let (good, refused): (Vec<_>, Vec<_>) = told.iter().partition(|told| told.status() == 200);
@@ -214,7 +186,7 @@ async fn quota_spent(stage: &Stage) -> Result<(), Error> {
 }
 
 async fn sum_up(stage: &Stage) -> Result<(), Error> {
-    let told = stage.status().await?;
+    let told = stage.gateway.status().await?;
     let saved = &told["saved"];
     let judge = stage.simulator.judge();
     let throttled = stage
@@ -245,25 +217,4 @@ async fn sum_up(stage: &Stage) -> Result<(), Error> {
             ),
         ],
     )
-}
-
-/// What `/status` says about how requests were answered, the most frequent first.
-fn causes(by: &serde_json::Value) -> String {
-    let mut causes: Vec<(u64, &str)> = by
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter_map(|(cause, count)| Some((count.as_u64().filter(|count| *count > 0)?, cause.as_str())))
-        .collect();
-    causes.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
-    let causes: Vec<_> = causes.iter().map(|(count, cause)| format!("{count} {cause}")).collect();
-    causes.join(", ")
-}
-
-fn window(length: Duration) -> String {
-    match length.as_secs() {
-        60 => "minute".into(),
-        3600 => "hour".into(),
-        seconds => format!("{seconds} s"),
-    }
 }

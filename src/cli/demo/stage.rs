@@ -1,161 +1,49 @@
-//! The simulator, the gateway and a caller.
+//! The simulator and the gateway.
 
 use std::net::TcpListener;
-use std::path::Path;
-use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response, header};
-use serde_json::Value;
-use tokio::task::JoinHandle;
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
-use tower::ServiceExt as _;
-
-use crate::app::{Ended, Gateway};
+use super::node::Node;
 use crate::cli::Error;
-use crate::config::{self, Disk, Environment, variable};
-use crate::net;
 use crate::sim::{self, Simulator};
-use crate::task::Tasks;
-
-/// The path that callers of Defender use.
-pub(super) const PATH: &str = "/api/DeviceAuthenticatedScanDefinitions/GetScanHistoryByScanDefinitionId";
 
 /// Everything that the demo plays with.
 pub(super) struct Stage {
     pub(super) simulator: Simulator,
-    pub(super) data: String,
-    pub(super) admin: String,
-    exchange: net::Exchange,
-    stop: CancellationToken,
-    serving: JoinHandle<Ended>,
-}
-
-/// An answer, and how long it took.
-pub(super) struct Told {
-    pub(super) answer: Response<Bytes>,
-    pub(super) took: Duration,
+    pub(super) gateway: Node,
 }
 
 impl Stage {
     /// Starts the simulator and a gateway for it, on their usual ports if these are free.
     pub(super) async fn set() -> Result<Self, Error> {
-        let simulator = Simulator::start(sim::Config::default())
-            .map_err(|error| Error::failed("cannot start the simulated upstream", error))?;
+        let simulator = simulator()?;
         let text = format!(
-            "[server]\nlisten = [\"127.0.0.1:{}\"]\n[admin]\nlisten = \"127.0.0.1:{}\"\n\
-             [merge]\nenabled = true\ngather = \"20ms\"\nknown_rows = 10000\n{}",
-            free_or_any(8080),
-            free_or_any(9901),
+            "{}[merge]\nenabled = true\ngather = \"20ms\"\nknown_rows = 10000\n{}",
+            listeners(free_or_any(8080), free_or_any(9901)),
             simulator.config_toml()
         );
-        let env: Environment = [(variable::CLIENT_SECRET, sim::CLIENT_SECRET)].into_iter().collect();
-        let loaded = config::parse(Path::new("the demo's configuration"), &text, &env, &Disk)?;
-        let gateway = Gateway::start(&loaded.resolved)
-            .await
-            .map_err(|error| Error::failed("the gateway", error))?;
-        let data = gateway.addresses().first().map(ToString::to_string).unwrap_or_default();
-        let admin = gateway.admin_address().to_string();
-        let client = net::Client::new(&net::Config::default()).map_err(|error| Error::failed("the caller", error))?;
-        let stop = gateway.stop_token();
-        let serving = Tasks::new().spawn("gateway", gateway.serve());
-        Ok(Self {
-            simulator,
-            data,
-            admin,
-            exchange: client.exchange(LARGEST, PATIENCE),
-            stop,
-            serving,
-        })
-    }
-
-    /// Asks the gateway for the history of `ids`.
-    pub(super) async fn ask(&self, ids: &[String], fields: &[(&'static str, &str)]) -> Result<Told, Error> {
-        self.ask_at(PATH, ids, fields).await
-    }
-
-    /// The same at `target`, which is the path with query options.
-    pub(super) async fn ask_at(
-        &self,
-        target: &str,
-        ids: &[String],
-        fields: &[(&'static str, &str)],
-    ) -> Result<Told, Error> {
-        let body = serde_json::json!({ "ScanDefinitionIds": ids }).to_string();
-        let mut request =
-            Request::post(format!("{}{target}", self.data)).header(header::CONTENT_TYPE, "application/json");
-        for (name, value) in fields {
-            request = request.header(*name, *value);
-        }
-        let request = request
-            .body(Bytes::from(body))
-            .map_err(|error| Error::failed("a request", error))?;
-        let begun = Instant::now();
-        let answer = self.exchange.clone().oneshot(request).await;
-        let answer = answer.map_err(|error| Error::failed("the gateway did not answer", error))?;
-        Ok(Told {
-            answer,
-            took: begun.elapsed(),
-        })
-    }
-
-    /// The gateway's `/status`.
-    pub(super) async fn status(&self) -> Result<Value, Error> {
-        let request = Request::get(format!("{}/status", self.admin)).body(Bytes::new());
-        let request = request.map_err(|error| Error::failed("a request", error))?;
-        let answer = self.exchange.clone().oneshot(request).await;
-        let answer = answer.map_err(|error| Error::failed("the admin listener did not answer", error))?;
-        serde_json::from_slice(answer.body()).map_err(|error| Error::failed("the status is no JSON", error))
-    }
-
-    /// The status once every region has been measured, or after two seconds.
-    pub(super) async fn measured(&self) -> Result<Value, Error> {
-        let deadline = Instant::now() + Duration::from_secs(2);
-        loop {
-            let state = self.status().await?;
-            let regions = state["regions"].as_array().map_or(&[][..], Vec::as_slice);
-            if regions.iter().all(|region| region["rtt_ms"].is_number()) || Instant::now() > deadline {
-                return Ok(state);
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let gateway = Node::start(&text).await?;
+        Ok(Self { simulator, gateway })
     }
 
     /// Ends everything.
     pub(super) async fn strike(self) {
-        self.stop.cancel();
-        // A gateway that panicked has said so itself.
-        let _ = self.serving.await;
+        self.gateway.stop().await;
         self.simulator.stop().await;
     }
 }
 
-const LARGEST: usize = 16 << 20;
-const PATIENCE: Duration = Duration::from_mins(1);
-
-/// The usual port, or 0 for any when somebody else has it.
-fn free_or_any(port: u16) -> u16 {
-    TcpListener::bind(("127.0.0.1", port)).map_or(0, |_| port)
+/// The simulated upstream, as all demos have it.
+pub(super) fn simulator() -> Result<Simulator, Error> {
+    Simulator::start(sim::Config::default())
+        .map_err(|error| Error::failed("cannot start the simulated upstream", error))
 }
 
-impl Told {
-    pub(super) fn status(&self) -> u16 {
-        self.answer.status().as_u16()
-    }
+/// The sections that say where a gateway listens.
+pub(super) fn listeners(data: u16, admin: u16) -> String {
+    format!("[server]\nlisten = [\"127.0.0.1:{data}\"]\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n")
+}
 
-    /// A field's value, or `-`.
-    pub(super) fn field(&self, name: &str) -> &str {
-        self.answer
-            .headers()
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or("-")
-    }
-
-    /// How many rows the answer has.
-    pub(super) fn rows(&self) -> usize {
-        let body: Value = serde_json::from_slice(self.answer.body()).unwrap_or_default();
-        body["value"].as_array().map_or(0, Vec::len)
-    }
+/// The usual port, or 0 for any when somebody else has it.
+pub(super) fn free_or_any(port: u16) -> u16 {
+    TcpListener::bind(("127.0.0.1", port)).map_or(0, |_| port)
 }

@@ -8,7 +8,7 @@ use super::bench::{Bench, answer, caller, pass, question};
 use crate::attempt::Place;
 use crate::caller::Name;
 use crate::coalesce::Merge;
-use crate::scan::{Answer, Lore, Outcome, Request, Version};
+use crate::scan::{Answer, Doubt, Lore, Outcome, Request, Version};
 
 const MERGE: Merge = Merge {
     max_ids: NonZeroUsize::new(4).unwrap(),
@@ -206,6 +206,8 @@ async fn repeated_doubts_switch_merging_off_for_a_while() {
         in_doubt(&mut bench, Some(answer("not json"))).await;
     }
     assert_eq!(calls(&mut bench).await, 2, "merging rests");
+    let resting = bench.metrics.resting();
+    assert!(resting.is_some_and(|(left, doubt)| left <= Duration::from_mins(10) && doubt == Doubt::Shape));
     pass(599).await;
     assert_eq!(calls(&mut bench).await, 2);
     pass(2).await;
@@ -213,6 +215,41 @@ async fn repeated_doubts_switch_merging_off_for_a_while() {
     assert_eq!(calls(&mut bench).await, 2, "one more doubt is enough");
     pass(601).await;
     assert_eq!(calls(&mut bench).await, 1);
+    assert_eq!(bench.metrics.resting(), None);
+    bench.nothing_is_left().await;
+}
+
+/// Unites `a` and `b` in a call that fails, and lets both fail alone too.
+async fn outage(bench: &mut Bench) {
+    let asked = ["a", "b"].map(|id| bench.ask_for(question(&[id]), caller(id, 300)));
+    for _ in 0..4 {
+        let (attempt, reply) = bench.waiting().await;
+        if !reply.is_closed() {
+            attempt.load.request();
+            bench.settled().await;
+            let mut down = answer("");
+            down.status = http::StatusCode::SERVICE_UNAVAILABLE;
+            reply.send(Ok(down)).unwrap();
+        }
+        bench.settled().await;
+    }
+    for asked in asked {
+        asked.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_says_nothing_against_merging_but_what_fails_only_in_company_does() {
+    let mut bench = bench();
+    for _ in 0..9 {
+        outage(&mut bench).await;
+    }
+    assert_eq!(bench.metrics.resting(), None);
+    assert_eq!(calls(&mut bench).await, 1);
+    for _ in 0..3 {
+        in_doubt(&mut bench, None).await;
+    }
+    assert!(bench.metrics.resting().is_some_and(|(_, doubt)| doubt == Doubt::Failed));
     bench.nothing_is_left().await;
 }
 

@@ -1,4 +1,5 @@
 mod bench;
+mod cancel;
 mod differential;
 mod lift;
 mod merge;

@@ -15,28 +15,33 @@ static TTL: Key = Key::new(
     Fallback::Text("30s"),
     "How long an answer is fresh; `0s` turns the cache off. History changes when a scan session ends, every few hours, so minutes \
      lose little.",
-);
+)
+.live();
 static STALE_WHILE_REVALIDATE: Key = Key::new(
     "cache",
     "stale_while_revalidate",
     Kind::Duration(Duration::ZERO, WEEK),
     Fallback::Text("60s"),
     "How long past its freshness an answer is still given while a new one is fetched in the background.",
-);
+)
+.live();
 static STALE_IF_ERROR: Key = Key::new(
     "cache",
     "stale_if_error",
     Kind::Duration(Duration::ZERO, WEEK),
     Fallback::Text("10m"),
     "How long past its freshness an answer is given when no new one can be had: upstream down, quota spent.",
-);
+)
+.live();
 static MAX_SIZE: Key = Key::new(
     "cache",
     "max_size",
     Kind::Size(64 << 10, 1 << 40),
     Fallback::Text("64MiB"),
-    "The memory that answers may take; the least used leave first.",
-);
+    "The memory that answers may take; the least used leave first. Unless it is written, no more than a quarter of the container's memory \
+     limit.",
+)
+.live();
 
 pub(super) static KEYS: &[&Key] = &[&TTL, &STALE_WHILE_REVALIDATE, &STALE_IF_ERROR, &MAX_SIZE];
 

@@ -14,7 +14,8 @@ static LIMIT: Key = Key::new(
     Fallback::Text(""),
     "How many requests one caller may make, cache hits included; more are answered 429. A bucket: up to twice as many can fall into \
      one window.",
-);
+)
+.live();
 static WEIGHTS: Key = Key::new(
     "callers",
     "weights",
@@ -23,7 +24,8 @@ static WEIGHTS: Key = Key::new(
     Fallback::EmptyTable,
     "How much of the quota a caller gets beside others who wait: twice the weight, twice the share. 1 for callers without an entry. \
      In the environment `NAME=WEIGHT,NAME=WEIGHT`.",
-);
+)
+.live();
 
 pub(super) static KEYS: &[&Key] = &[&LIMIT, &WEIGHTS];
 

@@ -13,7 +13,8 @@ static ENABLED: Key = Key::new(
     Fallback::Flag(false),
     "Whether waiting requests for different ids share one upstream call. Off until `defender-gateway probe` has confirmed how your \
      tenant answers.",
-);
+)
+.live();
 static MAX_IDS: Key = Key::new(
     "merge",
     "max_ids",
@@ -21,14 +22,16 @@ static MAX_IDS: Key = Key::new(
     Kind::Count(2, 10_000),
     Fallback::Count(100),
     "The most ids in one shared call. The upstream's own limit is not documented.",
-);
+)
+.live();
 static GATHER: Key = Key::new(
     "merge",
     "gather",
     Kind::Duration(Duration::ZERO, Duration::from_secs(1)),
     Fallback::Text("5ms"),
     "How long a call may wait for company when it could leave at once; in the queue it always gathers.",
-);
+)
+.live();
 static KNOWN_ROWS: Key = Key::new(
     "merge",
     "known_rows",
@@ -36,7 +39,8 @@ static KNOWN_ROWS: Key = Key::new(
     Fallback::Count(0),
     "How many rows one answer is known to hold, as `defender-gateway probe` reports it; 0: nothing is known. Until a longer answer has \
      been seen, a shared one may have been cut off, and its requests are asked again one by one.",
-);
+)
+.live();
 
 pub(super) static KEYS: &[&Key] = &[&ENABLED, &MAX_IDS, &GATHER, &KNOWN_ROWS];
 

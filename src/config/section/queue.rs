@@ -17,14 +17,16 @@ static MAX_WAIT: Key = Key::new(
     Kind::Duration(Duration::ZERO, Duration::from_hours(24)),
     Fallback::Text("30s"),
     "The longest wait for a turn when the caller does not say. `Prefer: wait=N` shortens or lengthens it.",
-);
+)
+.live();
 static MAX_WAIT_LIMIT: Key = Key::new(
     "queue",
     "max_wait_limit",
     Kind::Duration(Duration::ZERO, Duration::from_hours(24)),
     Fallback::Text("10m"),
     "The longest wait that a caller can ask for. At least `max_wait`.",
-);
+)
+.live();
 static MAX_REQUESTS: Key = Key::new(
     "queue",
     "max_requests",
@@ -32,21 +34,24 @@ static MAX_REQUESTS: Key = Key::new(
     Kind::Count(1, 1_000_000),
     Fallback::Count(10_000),
     "How many requests may wait at once; more are answered 429.",
-);
+)
+.live();
 static MAX_REQUESTS_PER_CALLER: Key = Key::new(
     "queue",
     "max_requests_per_caller",
     Kind::Count(1, 1_000_000),
     Fallback::Count(1000),
     "How many of them one caller may have. More than `max_requests` has no effect.",
-);
+)
+.live();
 static CALLER_HEADER: Key = Key::new(
     "queue",
     "caller_header",
     Kind::Text("the name of a request header that carries no credential, or \"\" for none"),
     Fallback::Text("x-caller"),
     "The request header that says who is asking, for fairness only. Without it the peer address counts.",
-);
+)
+.live();
 
 pub(super) static KEYS: &[&Key] = &[
     &MAX_WAIT,

@@ -14,14 +14,16 @@ static LIMITS: Key = Key::new(
     Kind::List("1 to 4 of CALLS/WINDOW, such as \"100/1m\", with 1 to 1000000 calls and windows of 1s to 24h"),
     Fallback::List(&["100/1m", "1500/1h"]),
     "Calls per window, as the upstream counts them for one tenant and application. The defaults are what Microsoft documents.",
-);
+)
+.live_alone();
 static BURST: Key = Key::new(
     "quota",
     "burst",
     Kind::Count(1, Limit::MAX_CALLS as u64),
     Fallback::Count(100),
     "How many calls may leave back to back after a quiet time. More than the tightest limit has no effect.",
-);
+)
+.live_alone();
 static STATE_FILE: Key = Key::new(
     "quota",
     "state_file",

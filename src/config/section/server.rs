@@ -30,7 +30,8 @@ static HOSTS: Key = Key::new(
     Fallback::List(&[]),
     "Further names that callers may use in `Host`, besides loopback ones and the listen address. Others are answered 421, which \
      keeps web pages from reaching the gateway through DNS rebinding.",
-);
+)
+.live();
 static MAX_BODY: Key = Key::new(
     "server",
     "max_body",
@@ -38,7 +39,8 @@ static MAX_BODY: Key = Key::new(
     Kind::Size(1 << 10, 64 << 20),
     Fallback::Text("1MiB"),
     "The largest request body; more is answered 413.",
-);
+)
+.live();
 static DRAIN: Key = Key::new(
     "server",
     "drain",

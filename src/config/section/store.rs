@@ -34,6 +34,23 @@ static TIMEOUT: Key = Key::new(
     "The longest wait for one answer of the store.",
 );
 
+static ANSWERS: Key = Key::new(
+    "store",
+    "answers",
+    Kind::Flag,
+    Fallback::Flag(true),
+    "Whether replicas share answers through the store too: an answer that one of them has is not asked for again, and a question that \
+     several have at once is asked once. Whoever may read the store can then read scan history.",
+);
+static ANSWER_TIMEOUT: Key = Key::new(
+    "store",
+    "answer_timeout",
+    Kind::Duration(Duration::from_millis(1), Duration::from_secs(10)),
+    Fallback::Text("100ms"),
+    "The longest that a request which memory cannot answer waits for the store to say what it has; then it is asked upstream, and the \
+     store is left alone for a while.",
+);
+
 static PASSWORD_FILE: Key = Key::new(
     "store",
     "password_file",
@@ -56,7 +73,16 @@ static CERTIFICATE_FILE: Key = Key::new(
     "A PEM file with a certificate and its private key, for a store that lets in only who shows one. Read at every connection.",
 );
 
-pub(super) static KEYS: &[&Key] = &[&URL, &PASSWORD_FILE, &CA_FILE, &CERTIFICATE_FILE, &PREFIX, &TIMEOUT];
+pub(super) static KEYS: &[&Key] = &[
+    &URL,
+    &PASSWORD_FILE,
+    &CA_FILE,
+    &CERTIFICATE_FILE,
+    &PREFIX,
+    &TIMEOUT,
+    &ANSWERS,
+    &ANSWER_TIMEOUT,
+];
 
 /// What replicas share.
 #[derive(Clone, Debug)]
@@ -73,6 +99,10 @@ pub struct Store {
     pub prefix: String,
     /// The longest wait for one answer.
     pub timeout: Duration,
+    /// Whether answers are shared too.
+    pub answers: bool,
+    /// The longest that a request waits for a shared answer.
+    pub answer_timeout: Duration,
 }
 
 impl Store {
@@ -84,6 +114,8 @@ impl Store {
         let certificate_file = reader.file(&CERTIFICATE_FILE);
         let prefix = reader.parsed(&PREFIX, prefix);
         let timeout = reader.duration(&TIMEOUT);
+        let answers = reader.flag(&ANSWERS);
+        let answer_timeout = reader.duration(&ANSWER_TIMEOUT);
         Some(Self {
             address: address.ok()?,
             password_file: password_file.ok()?,
@@ -91,6 +123,8 @@ impl Store {
             certificate_file: certificate_file.ok()?,
             prefix: prefix?,
             timeout: timeout?,
+            answers: answers?,
+            answer_timeout: answer_timeout?,
         })
     }
 }

@@ -19,7 +19,8 @@ static LOG: Key = Key::new(
     ),
     Fallback::Text("info"),
     "What is logged, as tracing filter directives.",
-);
+)
+.live();
 static FORMAT: Key = Key::new(
     "telemetry",
     "format",

@@ -8,7 +8,8 @@ use crate::config::env::Environment;
 use crate::config::key::{Key, keys};
 use crate::config::mistake::Mistake;
 
-/// The winning value of every key.
+/// The winning value of every key. No `Debug`: it may hold a password.
+#[derive(Clone)]
 pub(in crate::config) struct Written {
     nodes: BTreeMap<(&'static str, &'static str), Node>,
 }
@@ -29,7 +30,7 @@ impl Written {
         written
     }
 
-    pub(super) fn set(&mut self, key: &'static Key, node: Node) {
+    pub(in crate::config) fn set(&mut self, key: &'static Key, node: Node) {
         self.nodes.insert((key.section, key.name), node);
     }
 

@@ -30,6 +30,25 @@ pub(in crate::config) struct Entry {
 }
 
 impl Raw {
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Text(one), Self::Text(other)) | (Self::Number(one), Self::Number(other)) => one == other,
+            (Self::Flag(one), Self::Flag(other)) => one == other,
+            (Self::Date, Self::Date) => true,
+            (Self::List(one), Self::List(other)) => {
+                one.len() == other.len() && one.iter().zip(other).all(|(one, other)| one.says_as(other))
+            }
+            (Self::Table(one), Self::Table(other)) => {
+                let is_in = |entry: &Entry| {
+                    let mut same = other.iter().filter(|other| other.name == entry.name);
+                    same.any(|other| entry.value.says_as(&other.value))
+                };
+                one.len() == other.len() && one.iter().all(is_in)
+            }
+            _ => false,
+        }
+    }
+
     /// The shape, with its article, for messages.
     pub(in crate::config) fn shape(&self) -> &'static str {
         match self {
@@ -44,6 +63,11 @@ impl Raw {
 }
 
 impl Node {
+    /// Whether both say the same, wherever they stand.
+    pub(in crate::config) fn says_as(&self, other: &Self) -> bool {
+        self.raw.is_same(&other.raw)
+    }
+
     pub(super) fn new(raw: Raw, origin: Origin) -> Self {
         Self { raw, origin }
     }

@@ -11,6 +11,8 @@ enum Step {
     Enter,
     /// The first request in line leaves, perhaps with a slot just put into its hand.
     Leave,
+    /// Time passes until the next slot is due.
+    Pass,
     /// A slot comes free earlier than last said.
     Free,
     /// The first slot held goes back unused.
@@ -23,15 +25,19 @@ enum Step {
     Run,
 }
 
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 8] = [
     Step::Enter,
     Step::Leave,
+    Step::Pass,
     Step::Free,
     Step::Return,
     Step::Use,
     Step::Look,
     Step::Run,
 ];
+
+/// Between two slots.
+const EVERY: Duration = Duration::from_secs(1000);
 
 type Turn = Pin<Box<dyn Future<Output = Result<Slot, Refused>>>>;
 
@@ -48,11 +54,12 @@ impl World {
             Step::Enter => {
                 let queue = self.queue.clone();
                 let name = ["a", "b"][self.line.len() % 2];
-                let turn = async move { queue.turn(&attempt(name, 3, 1000 * SECOND)).await };
+                let turn = async move { queue.turn(&attempt(name, 3, 100 * EVERY)).await };
                 self.line.push(Box::pin(turn));
                 self.look_from(self.line.len() - 1).await;
             }
             Step::Leave if !self.line.is_empty() => drop(self.line.remove(0)),
+            Step::Pass => tokio::time::advance(EVERY).await,
             Step::Free => self.clockwork.pause_until(Instant::now()),
             Step::Return if !self.held.is_empty() => drop(self.held.remove(0)),
             Step::Use if !self.held.is_empty() => self.held.remove(0).used(),
@@ -79,13 +86,13 @@ impl World {
 #[tokio::test(start_paused = true)]
 async fn no_wake_up_is_lost_in_any_interleaving() {
     const LENGTH: u32 = 5;
-    for number in 0..7_usize.pow(LENGTH) {
+    for number in 0..STEPS.len().pow(LENGTH) {
         let steps: Vec<Step> = (0..LENGTH)
-            .map(|place| STEPS[number / 7_usize.pow(place) % 7])
+            .map(|place| STEPS[number / STEPS.len().pow(place) % STEPS.len()])
             .collect();
         // Fresh tasks: the clocks of finished worlds must not pile up.
         let own = Tasks::new();
-        let (queue, clockwork) = queue(1000 * SECOND, &own);
+        let (queue, clockwork) = queue(EVERY, &own);
         let mut world = World {
             queue,
             clockwork,

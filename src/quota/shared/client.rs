@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Config;
+use super::config::FORMAT;
 use super::permit::Shared;
 use super::step::Reply;
 use crate::BoxError;
@@ -29,11 +30,19 @@ pub(super) fn start(shared: &Arc<Shared>, config: &Config, tasks: &Tasks) {
     tasks.spawn("store steps", async move { client.run(&stopping).await });
 }
 
+/// A rolling upgrade to or from a version that stores something else.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "gateways of another version share this quota in the format {0}, ours is {FORMAT}: no call leaves until the calls of one side are out \
+     of every window"
+)]
+struct OtherFormat(String);
+
 struct Client {
     shared: Arc<Shared>,
     link: Link,
     script: Script,
-    keys: [String; 4],
+    keys: [String; 5],
 }
 
 impl Client {
@@ -61,7 +70,11 @@ impl Client {
     async fn try_step(&mut self, asked: Instant, leave: bool) -> Result<Reply, BoxError> {
         let step = self.shared.step(asked, leave)?;
         let text = self.link.run(&self.script, &self.keys, &step).await?;
-        Ok(serde_json::from_str(&text)?)
+        let reply: Reply = serde_json::from_str(&text)?;
+        match reply.other {
+            Some(other) => Err(OtherFormat(other).into()),
+            None => Ok(reply),
+        }
     }
 }
 

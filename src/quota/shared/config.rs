@@ -13,21 +13,25 @@ pub struct Config {
     pub(super) timing: Timing,
 }
 
-/// The version of what is stored. Gateways of different versions share only if they agree on it.
-const FORMAT: &str = "v1";
+/// The version of what is stored and said. Fields may be added without a new one, because nobody minds those it does not know. While
+/// replicas with another one have calls in a window, nothing is granted to those with this one.
+pub(super) const FORMAT: &str = "v1";
 
 impl Config {
     /// `prefix` as configured; the quota counts per tenant and application, so their names are part of the keys.
     #[must_use]
     pub fn new(store: store::Config, timing: Timing, prefix: &str, tenant: &str, application: &str) -> Self {
         // The braces put all keys into one slot of a cluster, where one script may touch them.
-        let key = format!("{{{prefix}:{}:{}}}:{FORMAT}", plain(tenant), plain(application));
+        let key = format!("{{{prefix}:{}:{}}}", plain(tenant), plain(application));
         Self { store, key, timing }
     }
 
     /// The keys, in the order in which the script expects them.
-    pub(super) fn keys(&self) -> [String; 4] {
-        ["state", "past", "flying", "log"].map(|part| format!("{}:{part}", self.key))
+    pub(super) fn keys(&self) -> [String; 5] {
+        let [state, past, flying, log] =
+            ["state", "past", "flying", "log"].map(|part| format!("{}:{FORMAT}:{part}", self.key));
+        // The one that all versions look at.
+        [state, past, flying, log, format!("{}:format", self.key)]
     }
 }
 

@@ -1,13 +1,17 @@
 -- The shared ledger: one atomic step of one replica, decided with the server's clock.
 --
--- KEYS  state (packed), past (charge -> counted at), flying (charge -> latest arrival), log (charge -> number of its last change)
+-- KEYS  state (packed), past (charge -> counted at), flying (charge -> latest arrival), log (charge -> number of its last change),
+--       format (the version of these, while anything of it counts)
 -- ARGV  the step, JSON. Times in it are microseconds before or after now: no replica's clock is believed, only its stopwatch.
 --
 -- The guarantee is `room`: a call goes only while fewer than L charges are inside W, for every limit. Everything else is courtesy.
-local STATE, PAST, FLYING, LOG = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local STATE, PAST, FLYING, LOG, FORMAT = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local STRIDE = 2 ^ 20
 local AHEAD = 64 -- how many coming slots are looked at to tell a replica when its turn comes
 local step = cjson.decode(ARGV[1])
+-- Calls of replicas that store something else are known to them alone: nothing is granted until those have left every window.
+local format = redis.call('GET', FORMAT)
+if format and format ~= step.format then return cjson.encode({ other = format }) end
 local raw = redis.call('GET', STATE)
 local state = raw and cmsgpack.unpack(raw)
 local wakes = {}
@@ -379,7 +383,8 @@ local function finish(reply)
   state.last = now
   state.past, state.flying, state.log = count(PAST), count(FLYING), count(LOG)
   redis.call('SET', STATE, cmsgpack.pack(state))
-  for _, key in ipairs(KEYS) do redis.call('PEXPIRE', key, step.ttl) end
+  for _, key in ipairs({ STATE, PAST, FLYING, LOG }) do redis.call('PEXPIRE', key, step.ttl) end
+  redis.call('SET', FORMAT, step.format, 'PX', step.quiet)
   for name in pairs(wakes) do redis.call('PUBLISH', STATE, name) end
   reply.epoch, reply.now = state.epoch, string.format('%.0f', now)
   return cjson.encode(reply)

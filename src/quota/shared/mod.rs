@@ -34,6 +34,7 @@
 //! when it comes earlier.
 
 mod client;
+mod clock;
 mod config;
 mod copy;
 mod metrics;

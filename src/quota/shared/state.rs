@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::clock::Clock;
 use super::copy::Copy;
 use super::step::{self, Reply, Step, Terms};
 use super::{Config, Timing};
@@ -23,14 +24,8 @@ const COLLECT: Duration = Duration::from_millis(5);
 /// A first retry comes after this, each further one after twice the time, up to the heartbeat.
 const FIRST_RETRY: Duration = Duration::from_millis(25);
 
-/// How much faster than our stopwatch the store's clock may run: a clock that is being corrected runs off by 500 ppm at most.
-const DRIFT_PPM: u32 = 1000;
-
 /// No timer for a turn is shorter: what the store says is rounded.
 const SHORTEST: Duration = Duration::from_millis(1);
-
-/// Scheduling and rounding, on top of the drift.
-const CLOCK_SLACK: Duration = Duration::from_millis(5);
 
 /// A replica's side of the protocol. It has no I/O: [`State::step`] writes what to say, [`State::heard`] and [`State::failed`] take in
 /// what came of it.
@@ -70,7 +65,7 @@ pub(super) struct State {
     pub(super) share: f64,
     pub(super) foreign: u64,
     pub(super) calls: u64,
-    clock: Option<Clock>,
+    clock: Clock,
     doubt: Option<String>,
 }
 
@@ -81,13 +76,6 @@ struct Saying {
     refunded: usize,
     throttled: usize,
     asked: usize,
-}
-
-/// The store's time at a moment of ours: it was no earlier than that there.
-#[derive(Clone, Copy, Debug)]
-struct Clock {
-    ours: Instant,
-    theirs: i64,
 }
 
 /// What a step changed.
@@ -134,7 +122,7 @@ impl State {
             share: 1.0,
             foreign: 0,
             calls: 0,
-            clock: None,
+            clock: Clock::default(),
             doubt: None,
         }
     }
@@ -274,6 +262,8 @@ impl State {
             return self.begin_epoch(reply);
         }
         if reply.stale {
+            // Overtaken, or taken twice: then the first time may have granted something, and its answer is lost.
+            self.give_back(first);
             self.woken = true;
             return Change::default();
         }
@@ -281,8 +271,11 @@ impl State {
         self.refunded.drain(..self.saying.refunded);
         self.throttled.drain(..self.saying.throttled);
         self.foreign += reply.foreign;
-        if !self.check_clock(reply, asked, now) {
+        let theirs = reply.now.parse().ok();
+        if !theirs.is_none_or(|theirs| self.clock.is_right(theirs, asked, now)) {
             // Whatever it says of times and members is wrong, and must not get into our copy.
+            self.doubt = Some(self.epoch.clone());
+            self.woken = true;
             self.give_back(first);
             return Change::default();
         }
@@ -341,7 +334,7 @@ impl State {
         self.epoch.clone_from(&reply.epoch);
         (self.seq, self.r#gen) = (0, 0);
         self.owes_copy = self.copy.asked.is_some();
-        (self.told, self.due, self.clock, self.doubt) = (0, None, None, None);
+        (self.told, self.due, self.clock, self.doubt) = (0, None, Clock::default(), None);
         self.merging = true;
         self.woken = true;
         Change {
@@ -349,31 +342,6 @@ impl State {
             forecast: true,
             epoch,
             foreign: 0,
-        }
-    }
-
-    /// Whether the store's clock has run no faster than ours; if not, it may have forgotten calls too early.
-    fn check_clock(&mut self, reply: &Reply, asked: Instant, now: Instant) -> bool {
-        let Ok(theirs) = reply.now.parse::<i64>() else {
-            return true;
-        };
-        let latest = |clock: Clock| {
-            let passed = now.saturating_duration_since(clock.ours);
-            let drift = passed / (1_000_000 / DRIFT_PPM) + CLOCK_SLACK;
-            clock.theirs.saturating_add(step::micros(passed + drift))
-        };
-        let this = Clock { ours: asked, theirs };
-        match self.clock {
-            Some(clock) if theirs > latest(clock) => {
-                self.doubt = Some(self.epoch.clone());
-                self.woken = true;
-                false
-            }
-            Some(clock) if latest(clock) <= latest(this) => true,
-            _ => {
-                self.clock = Some(this);
-                true
-            }
         }
     }
 

@@ -50,6 +50,9 @@ pub(super) struct Step<'a> {
 /// What stays the same from step to step.
 #[derive(Debug, Serialize)]
 pub(super) struct Terms {
+    format: &'static str,
+    /// After so long, milliseconds, no call of a replica that was never heard of again is in any window.
+    quiet: i64,
     pub(super) me: String,
     limits: Vec<Limit>,
     burst: u32,
@@ -82,6 +85,8 @@ impl Terms {
         };
         let longest = config.limits().last().map_or(Duration::ZERO, quota::Limit::hold);
         Self {
+            format: super::config::FORMAT,
+            quiet: micros(longest + kept) / 1000 + 1,
             me,
             limits: config.limits().iter().map(limit).collect(),
             burst: config.burst.get(),
@@ -129,8 +134,12 @@ pub(super) struct CopyOut {
 /// What the script answers.
 #[derive(Debug, Deserialize)]
 pub(super) struct Reply {
+    /// Nothing was done: replicas of this other format have calls in a window.
+    pub(super) other: Option<String>,
+    #[serde(default)]
     pub(super) epoch: String,
     /// The server's time. Text, because it has more digits than the script's numbers are written with.
+    #[serde(default)]
     pub(super) now: String,
     /// Nothing was done: the epoch is another one, or the step was overtaken.
     #[serde(default)]

@@ -4,6 +4,7 @@ mod day;
 mod forecast;
 mod idle;
 mod ledger;
+mod retune;
 mod throttled;
 
 use std::num::NonZeroU32;

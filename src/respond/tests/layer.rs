@@ -134,7 +134,7 @@ async fn a_problem_speaks_both_languages() {
     assert_eq!(body, expected);
     let ended = ended.unwrap();
     assert_eq!(ended.outcome, Outcome::Refused);
-    assert_eq!(ended.cause.as_deref(), Some("there is nothing at this path"));
+    assert_eq!(ended.cause.as_deref(), Some("NotFound: there is nothing at this path"));
 }
 
 #[tokio::test]

@@ -1,12 +1,14 @@
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use http::StatusCode;
+use serde_json::Value;
 
 use crate::BoxError;
 use crate::attempt::{Again, Failure, Fate};
-use crate::respond::{Panicked, Refusal, problem};
+use crate::respond::{Kind, Panicked, Refusal, RequestId, Window, answers, body as described_body, problem};
 use crate::scan::Invalid;
-use crate::{cache, coalesce, queue, quota, token};
+use crate::{cache, coalesce, queue, quota, token, upstream};
 
 /// Error, status, `error.code`, `Proxy-Status` error, seconds of `Retry-After`.
 type Row = (BoxError, u16, &'static str, &'static str, Option<u64>);
@@ -136,6 +138,20 @@ fn rows() -> Vec<Row> {
             Some(7),
         ),
         (
+            refused(queue::Reason::StoreLost),
+            503,
+            "QuotaUnavailable",
+            "proxy_internal_response",
+            Some(7),
+        ),
+        (
+            upstream::Error::new("eu.example", upstream::Reason::Unbuildable).into(),
+            502,
+            "UpstreamUnreachable",
+            "proxy_internal_error",
+            None,
+        ),
+        (
             refused(queue::Reason::ShuttingDown),
             503,
             "ShuttingDown",
@@ -209,6 +225,51 @@ fn every_error_has_its_answer() {
         assert_eq!(problem.code, code, "{error}");
         assert_eq!(problem.fault.as_str(), fault, "{error}");
         assert_eq!(problem.retry_after, retry_after.map(Duration::from_secs), "{error}");
+    }
+}
+
+#[test]
+fn every_kind_of_error_has_a_cause() {
+    let caused: BTreeSet<_> = rows().into_iter().map(|(_, status, code, ..)| (status, code)).collect();
+    let kinds = Kind::ALL.map(|kind| (kind.status().as_u16(), kind.code()));
+    assert_eq!(caused, BTreeSet::from(kinds));
+}
+
+#[test]
+fn what_is_described_is_what_is_sent() {
+    for (error, status, code, ..) in rows() {
+        let (_, responses) = answers(&Value::Bool(true));
+        let of_status = &responses[format!("Problem{status}")]["content"]["application/problem+json"]["schema"];
+        let described = described_body();
+        let codes = of_status["properties"]["error"]["properties"]["code"]["enum"]
+            .as_array()
+            .unwrap();
+        assert!(codes.iter().any(|one| one == code), "{code} in {codes:?}");
+        let window = Window {
+            name: "1m".into(),
+            quota: 100,
+            window_s: 60,
+            remaining: 0,
+            reset_s: 7,
+        };
+        let body = problem(&error).body(&RequestId::random(), &[window]);
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        for (sent, described) in [(&body, &described), (&body["error"], &described["properties"]["error"])] {
+            let sent: BTreeSet<_> = sent.as_object().unwrap().keys().cloned().collect();
+            let known: BTreeSet<_> = described["properties"].as_object().unwrap().keys().cloned().collect();
+            assert!(sent.is_subset(&known), "{sent:?} in {known:?}");
+            let required = described["required"].as_array().unwrap();
+            assert!(
+                required.iter().all(|name| sent.contains(name.as_str().unwrap())),
+                "{sent:?}"
+            );
+        }
+        assert!(
+            described["properties"]["type"]["enum"]
+                .as_array()
+                .unwrap()
+                .contains(&body["type"])
+        );
     }
 }
 

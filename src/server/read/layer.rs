@@ -16,6 +16,7 @@ use tower::{Service, ServiceExt as _};
 
 use super::body::Receiving;
 use super::budget::Budget;
+use super::memo::{Memo, Wording};
 use super::{Config, cache_control, prefer, priority};
 use crate::BoxError;
 use crate::caller::{Caller, Name};
@@ -23,6 +24,9 @@ use crate::respond::{Refusal, Reply, RequestId};
 use crate::scan::{self, Call, Delegated, Invalid, Served, Version};
 use crate::server::Peer;
 use crate::telemetry::trace::Trace;
+
+/// Enough for the questions of some ten thousand callers who poll.
+const REMEMBERED_BYTES: usize = 4 * 1024 * 1024;
 
 /// Reads requests for the typed stack below.
 #[derive(Clone, Debug)]
@@ -34,6 +38,8 @@ pub struct Layer {
 struct Shared {
     config: Config,
     budget: Arc<Budget>,
+    /// What the memos of all connections may hold together.
+    remembered: Arc<Budget>,
 }
 
 impl Layer {
@@ -43,7 +49,11 @@ impl Layer {
         // At least one body of the largest size must fit.
         let budget = Budget::new(config.body_budget.max(config.max_body));
         Self {
-            shared: Arc::new(Shared { config, budget }),
+            shared: Arc::new(Shared {
+                config,
+                budget,
+                remembered: Budget::new(REMEMBERED_BYTES),
+            }),
         }
     }
 }
@@ -54,16 +64,28 @@ impl<S> tower::Layer<S> for Layer {
     fn layer(&self, inner: S) -> Self::Service {
         Read {
             inner,
+            memo: self.shared.memo(),
             shared: Arc::clone(&self.shared),
         }
     }
 }
 
-/// The service of [`Layer`].
-#[derive(Clone, Debug)]
+/// The service of [`Layer`]. Each clone, of which every connection has one, remembers its own last question.
+#[derive(Debug)]
 pub struct Read<S> {
     inner: S,
     shared: Arc<Shared>,
+    memo: Arc<Memo>,
+}
+
+impl<S: Clone> Clone for Read<S> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            shared: Arc::clone(&self.shared),
+            memo: self.shared.memo(),
+        }
+    }
 }
 
 impl<S, B> Service<Request<B>> for Read<S>
@@ -96,6 +118,7 @@ where
         };
         Reading {
             inner: Some(self.inner.clone()),
+            memo: Arc::clone(&self.memo),
             stage,
         }
     }
@@ -111,14 +134,15 @@ struct Asked {
 }
 
 impl Asked {
-    fn with(self, body: &[u8]) -> Result<Call, Invalid> {
-        let question = scan::Request::parse(self.version, self.query.as_deref(), body)?;
-        let question = match self.delegated {
-            Some(delegated) => question.with_token(delegated),
-            None => question,
+    fn with(self, body: &[u8], memo: &Memo) -> Result<Call, Invalid> {
+        let (version, query) = (self.version, self.query.as_deref());
+        let read = || scan::Request::parse(version, query, body);
+        let request = match self.delegated {
+            Some(delegated) => Arc::new(read()?.with_token(delegated)),
+            None => memo.question(Wording { version, query, body }, read)?,
         };
         Ok(Call {
-            request: Arc::new(question),
+            request,
             caller: self.caller,
         })
     }
@@ -133,6 +157,7 @@ pin_project! {
     {
         // `None` once the question is complete: then it is in the answer.
         inner: Option<S>,
+        memo: Arc<Memo>,
         #[pin]
         stage: Stage<Oneshot<S, Call>, B>,
     }
@@ -171,7 +196,7 @@ where
                     let received = ready!(body.poll(context))?;
                     // Both are taken once, when the body is complete.
                     let (asked, inner) = asked.take().zip(this.inner.take()).ok_or(Refusal::BodyBroken)?;
-                    let call = asked.with(&received.bytes)?;
+                    let call = asked.with(&received.bytes, this.memo)?;
                     Stage::Answer {
                         wait: call.caller.wait,
                         answer: inner.oneshot(call),
@@ -184,6 +209,10 @@ where
 }
 
 impl Shared {
+    fn memo(&self) -> Arc<Memo> {
+        Arc::new(Memo::new(Arc::clone(&self.remembered)))
+    }
+
     /// Reads the head; what can be refused without the body, is.
     fn ask(&self, head: &request::Parts) -> Result<Asked, Refusal> {
         check_content(&head.headers)?;

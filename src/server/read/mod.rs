@@ -9,6 +9,7 @@ mod budget;
 mod cache_control;
 mod config;
 mod layer;
+mod memo;
 mod prefer;
 mod priority;
 

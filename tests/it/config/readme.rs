@@ -1,4 +1,4 @@
-//! The README's reference of keys is the generated one.
+//! The README's reference of keys and the stored schema are the generated ones.
 
 use std::fs;
 use std::path::Path;
@@ -16,5 +16,14 @@ fn the_readme_holds_the_generated_reference() {
     assert!(
         block.trim() == defender_gateway::config::reference().trim(),
         "the README's reference is out of date; `defender-gateway reference` prints the new one"
+    );
+}
+
+#[test]
+fn the_stored_schema_is_the_generated_one() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/gateway.schema.json");
+    assert!(
+        fs::read_to_string(path).unwrap() == defender_gateway::config::schema(),
+        "config/gateway.schema.json is out of date; `defender-gateway check --schema` prints the new one"
     );
 }

@@ -105,6 +105,7 @@ impl Bench {
                 ..net::Config::default()
             },
             regions: hurry,
+            ..Surroundings::default()
         };
         let gateway = Gateway::start_in(&config, surroundings).await.unwrap();
         let limits = config.quota.limits.iter();

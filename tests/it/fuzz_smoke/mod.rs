@@ -33,6 +33,28 @@ const WORDS: [&[u8]; 14] = [
     b"\xff",
 ];
 
+/// A name, and what must hold for any bytes.
+type Target = (&'static str, fn(&[u8]));
+
+/// All of them: what each checks stands in `check.rs`.
+const TARGETS: [Target; 3] = [
+    ("key", check::key),
+    ("request", check::request),
+    ("split", check::split),
+];
+
+/// The names in a folder of `tests/fuzz`, without extension.
+fn names(folder: &str) -> Vec<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz").join(folder);
+    let stem = |entry: fs::DirEntry| entry.path().file_stem().unwrap().to_str().unwrap().to_owned();
+    let mut names: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| stem(entry.unwrap()))
+        .collect();
+    names.sort();
+    names
+}
+
 fn corpus(target: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fuzz/corpus")
@@ -67,7 +89,8 @@ fn changed(rng: &mut StdRng, corpus: &[Vec<u8>]) -> Vec<u8> {
     data
 }
 
-fn smoke(target: &str, check: fn(&[u8])) {
+fn smoke(target: &str) {
+    let check = TARGETS.iter().find(|(name, _)| *name == target).unwrap().1;
     let corpus = corpus(target);
     assert!(corpus.len() >= 3, "the corpus of {target} is gone");
     for data in &corpus {
@@ -89,16 +112,27 @@ fn smoke(target: &str, check: fn(&[u8])) {
 }
 
 #[test]
+fn every_target_has_a_corpus_a_program_and_a_place_here() {
+    let here: Vec<_> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
+    assert_eq!(names("fuzz_targets"), here);
+    assert_eq!(names("corpus"), here);
+    let manifest = include_str!("../../fuzz/Cargo.toml");
+    for name in here {
+        assert!(manifest.contains(&format!("name = \"{name}\"\npath")), "{name}");
+    }
+}
+
+#[test]
 fn no_bytes_confuse_the_request_parser() {
-    smoke("request", check::request);
+    smoke("request");
 }
 
 #[test]
 fn no_ids_confuse_the_key() {
-    smoke("key", check::key);
+    smoke("key");
 }
 
 #[test]
 fn no_bytes_confuse_the_splitter() {
-    smoke("split", check::split);
+    smoke("split");
 }

@@ -2,7 +2,7 @@
 //!
 //! The forms that `tests/run` runs have windows of 1 s and 10 s, so a hundredth of the long one is 0.1 s, which a busy machine loses in
 //! waking processes; their thresholds say what holds there. The long forms have the documented limits sixty times as fast and the full
-//! thresholds: `cargo test --release --test it -- --ignored --nocapture --test-threads 1 replicas`.
+//! thresholds: `cargo test --test it -- --ignored --nocapture --test-threads 1 replicas`.
 
 mod chaos;
 mod fleet;

@@ -20,6 +20,15 @@ struct Form {
     unfair: (f64, usize),
 }
 
+/// Scripts that the store was asked to run.
+async fn steps(server: &Redis) -> u64 {
+    let text: String = server.ask(&["INFO", "commandstats"]).await.unwrap();
+    let calls = text
+        .lines()
+        .find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+    calls.unwrap().split(',').next().unwrap().parse().unwrap()
+}
+
 async fn share(form: Form) {
     let _alone = ALONE.lock().await;
     let server = Redis::start().await;
@@ -30,6 +39,7 @@ async fn share(form: Form) {
     // The first burst comes out of turn.
     tokio::time::sleep(form.window + SECOND).await;
     let from = fleet.now();
+    let steps_before = steps(&server).await;
     let before: Vec<_> = fleet.gateways.iter().map(super::fleet::Gateway::served).collect();
     tokio::time::sleep(form.window * form.windows).await;
     let to = fleet.now();
@@ -40,6 +50,7 @@ async fn share(form: Form) {
         .map(|(gateway, before)| gateway.served() - before);
     let counts: Vec<_> = counts.collect();
     let used = fleet.used(from, to);
+    let steps = steps(&server).await - steps_before;
 
     for gateway in &mut fleet.gateways[1..] {
         gateway.rest();
@@ -48,6 +59,11 @@ async fn share(form: Form) {
     let alone_from = fleet.now();
     tokio::time::sleep(form.window).await;
     let alone = fleet.used(alone_from, fleet.now());
+    let total: usize = counts.iter().sum();
+    println!(
+        "{:.2} commands to the store per served request",
+        steps as f64 / total as f64
+    );
     println!(
         "used by eight {:.2} %, by one alone {:.2} %, served {counts:?}",
         used * 100.0,
@@ -56,7 +72,7 @@ async fn share(form: Form) {
     fleet.assert_well();
     assert!(used >= form.used, "eight used {used}");
     assert!(alone >= form.used, "one alone used {alone}");
-    let fair = counts.iter().sum::<usize>() as f64 / counts.len() as f64;
+    let fair = total as f64 / counts.len() as f64;
     let (part, calls) = form.unfair;
     let off = |count: &usize| (*count as f64 - fair).abs() <= fair * part + calls as f64;
     assert!(counts.iter().all(off), "{counts:?}");

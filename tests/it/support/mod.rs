@@ -15,5 +15,5 @@ mod wait;
 
 pub(crate) use caller::{Answer, Caller, PATH, ask_at_socket, body, id, ids};
 pub(crate) use program::Program;
-pub(crate) use setup::{Running, Setup, Spawned};
+pub(crate) use setup::{Running, Setup, Spawned, with};
 pub(crate) use wait::{until, within};

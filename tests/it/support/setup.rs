@@ -7,8 +7,8 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use defender_gateway::app::{Ended, Gateway};
-use defender_gateway::config::{self, Disk, Environment, Key};
+use defender_gateway::app::{Applied, Ended, Gateway, Place, Refused, Reloader};
+use defender_gateway::config::{Document, Environment, Key};
 use defender_gateway::sim::{self, Shape, Simulator};
 use defender_gateway::task::Tasks;
 
@@ -20,6 +20,7 @@ use super::{Caller, until, within};
 pub(crate) struct Setup {
     simulator: sim::Config,
     variables: Vec<(String, String)>,
+    written: Vec<(String, String)>,
     secret: String,
 }
 
@@ -31,6 +32,7 @@ impl Setup {
                 ..sim::Config::instant()
             },
             variables: Vec::new(),
+            written: Vec::new(),
             secret: sim::CLIENT_SECRET.into(),
         }
         .set("server.listen", "127.0.0.1:0")
@@ -70,6 +72,12 @@ impl Setup {
         self
     }
 
+    /// The same, written into the file, where it can change while the gateway runs. `value` is TOML.
+    pub(crate) fn write(mut self, path: &str, value: &str) -> Self {
+        self.written.push((path.into(), value.into()));
+        self
+    }
+
     /// Another environment variable of the gateway.
     pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
         self.variables.push((name.into(), value.into()));
@@ -84,14 +92,20 @@ impl Setup {
 
     /// Starts both, the gateway in this process, and waits until the nearest region is known and a sign-in has ended.
     pub(crate) async fn start(self) -> Running {
+        // A gateway under construction is big, and tests hold many futures.
+        Box::pin(self.start_both()).await
+    }
+
+    async fn start_both(self) -> Running {
         let (simulator, toml, variables) = self.simulate();
-        let environment = Environment::from_iter(variables);
-        let loaded = config::parse(Path::new("gateway.toml"), &toml, &environment, &Disk);
+        let place = Place::new(None, Environment::from_iter(variables));
+        let loaded = place.resolve(&Document::new(Path::new("gateway.toml"), toml.clone()));
         let loaded = loaded.unwrap_or_else(|mistakes| panic!("{mistakes}"));
         let gateway = Gateway::start(&loaded.resolved).await.unwrap();
         let caller = Caller::http1(&gateway.addresses()[0].to_string());
         let admin = Caller::http1(&gateway.admin_address().to_string());
         let stop = gateway.stop_token();
+        let reloader = gateway.reloader().clone();
         let serving = Tasks::new().spawn("gateway", gateway.serve());
         let running = Running {
             simulator,
@@ -99,9 +113,32 @@ impl Setup {
             admin,
             stop,
             serving,
+            reloader,
+            place,
+            toml,
         };
         running.settled().await;
         running
+    }
+
+    /// Starts one more gateway, in this process, for the simulator that `toml` names.
+    pub(crate) async fn start_at(mut self, toml: &str) -> Replica {
+        self.variables.push(("AZURE_CLIENT_SECRET".into(), self.secret));
+        let place = Place::new(None, Environment::from_iter(self.variables));
+        let loaded = place.resolve(&Document::new(Path::new("gateway.toml"), toml.to_owned()));
+        let loaded = loaded.unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let gateway = Box::pin(Gateway::start(&loaded.resolved)).await.unwrap();
+        let caller = Caller::http1(&gateway.addresses()[0].to_string());
+        let admin = Caller::http1(&gateway.admin_address().to_string());
+        let stop = gateway.stop_token();
+        let serving = Tasks::new().spawn("gateway", gateway.serve());
+        settled(&admin).await;
+        Replica {
+            caller,
+            admin,
+            stop,
+            serving,
+        }
     }
 
     /// Starts both, the gateway as a program of its own.
@@ -122,10 +159,38 @@ impl Setup {
             self = self.region("eu", 0);
         }
         let simulator = Simulator::start(self.simulator).unwrap();
-        let toml = simulator.config_toml();
+        let mut toml = simulator.config_toml();
+        for (path, value) in &self.written {
+            toml = with(&toml, path, value);
+        }
         let mut variables = self.variables;
         variables.push(("AZURE_CLIENT_SECRET".into(), self.secret));
         (simulator, toml, variables)
+    }
+}
+
+/// A gateway in this process, for a simulator that others use as well. End it with [`Replica::leave`].
+#[derive(Debug)]
+pub(crate) struct Replica {
+    pub(crate) caller: Caller,
+    pub(crate) admin: Caller,
+    stop: CancellationToken,
+    serving: JoinHandle<Ended>,
+}
+
+impl Replica {
+    /// Waits until `/status` is as wanted.
+    pub(crate) async fn until_status(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let look = async || Some(self.admin.fetch("/status").await.json()).filter(&wanted);
+        until(what, look).await
+    }
+
+    /// Stops it and asserts that nothing is left.
+    pub(crate) async fn leave(self) {
+        self.stop.cancel();
+        drop((self.caller, self.admin));
+        let ended = within("the gateway's end", self.serving).await.unwrap();
+        assert_eq!(ended, Ended { cut: 0, left: 0 });
     }
 }
 
@@ -137,12 +202,24 @@ pub(crate) struct Running {
     pub(crate) admin: Caller,
     pub(crate) stop: CancellationToken,
     serving: JoinHandle<Ended>,
+    reloader: Reloader,
+    place: Place,
+    toml: String,
 }
 
 impl Running {
     /// A caller by HTTP/1.1 with connections of its own.
     pub(crate) fn caller(&self) -> &Caller {
         &self.caller
+    }
+
+    /// Has the gateway take over its file with these keys changed, each a path and TOML.
+    pub(crate) async fn reload(&self, changes: &[(&str, &str)]) -> Result<Applied, Refused> {
+        let toml = changes
+            .iter()
+            .fold(self.toml.clone(), |toml, (path, value)| with(&toml, path, value));
+        let document = Document::new(Path::new("gateway.toml"), toml);
+        within("the reload", self.reloader.reload(&self.place, &document)).await
     }
 
     pub(crate) async fn status(&self) -> Value {
@@ -166,7 +243,7 @@ impl Running {
 
     /// Waits for the end of a gateway that was stopped.
     pub(crate) async fn ended(self) -> (Ended, Simulator) {
-        drop((self.caller, self.admin));
+        drop((self.caller, self.admin, self.reloader));
         let ended = within("the gateway's end", self.serving).await.unwrap();
         (ended, self.simulator)
     }
@@ -198,6 +275,31 @@ impl Spawned {
         self.gateway.admin()
     }
 
+    /// Writes the gateway's file anew with these keys changed, each a path and TOML, as an editor does: beside it, then in its place.
+    pub(crate) fn rewrite(&self, changes: &[(&str, &str)]) {
+        let toml = changes
+            .iter()
+            .fold(self.toml.clone(), |toml, (path, value)| with(&toml, path, value));
+        self.write(&toml);
+    }
+
+    /// The gateway's file, as it was at the start.
+    pub(crate) fn toml(&self) -> &str {
+        &self.toml
+    }
+
+    /// Its variables.
+    pub(crate) fn variables(&self) -> &[(String, String)] {
+        &self.variables
+    }
+
+    /// Writes the gateway's file.
+    pub(crate) fn write(&self, toml: &str) {
+        let file = self.gateway.folder().join("gateway.toml");
+        std::fs::write(file.with_extension("new"), toml).unwrap();
+        std::fs::rename(file.with_extension("new"), file).unwrap();
+    }
+
     /// Kills the gateway without a warning and starts another one with the same settings.
     pub(crate) async fn kill_and_restart(&mut self) {
         self.kill_and_restart_after(|| {}).await;
@@ -220,6 +322,20 @@ impl Spawned {
         satisfied(&self.simulator).await;
         ended.output
     }
+}
+
+/// `toml` with the key `path` set to `value`, which is TOML.
+pub(crate) fn with(toml: &str, path: &str, value: &str) -> String {
+    let mut document: toml::Table = toml.parse().unwrap();
+    let (section, key) = path.split_once('.').unwrap();
+    let value: toml::Table = format!("value = {value}").parse().unwrap();
+    let section = document
+        .entry(section)
+        .or_insert_with(|| toml::Table::new().into())
+        .as_table_mut()
+        .unwrap();
+    section.insert(key.into(), value["value"].clone());
+    document.to_string()
 }
 
 /// Waits until the first sign-in has ended, one way or the other, and a region is chosen.

@@ -19,7 +19,8 @@ pub(super) static KIND: Key = Key::new(
     Fallback::Text("auto"),
     "How to prove who the gateway is. `auto` takes what is present: our own settings before Azure's variables, then in the order \
      listed. The metadata service of a virtual machine has to be chosen by name.",
-);
+)
+.live_alone();
 pub(super) static TENANT_ID: Key = Key::new(
     "credentials",
     "tenant_id",
@@ -28,7 +29,8 @@ pub(super) static TENANT_ID: Key = Key::new(
     "The Entra tenant. Needed by all kinds but `managed_identity`.",
 )
 .borrows(&[variable::TENANT_ID])
-.hidden();
+.hidden()
+.live_alone();
 pub(super) static CLIENT_ID: Key = Key::new(
     "credentials",
     "client_id",
@@ -37,7 +39,8 @@ pub(super) static CLIENT_ID: Key = Key::new(
     "The application (client) id; for `managed_identity` the user-assigned identity, or empty for the system-assigned one.",
 )
 .borrows(&[variable::CLIENT_ID])
-.hidden();
+.hidden()
+.live_alone();
 pub(super) static CLIENT_SECRET: Key = Key::new(
     "credentials",
     "client_secret",
@@ -54,7 +57,8 @@ pub(super) static CLIENT_SECRET_FILE: Key = Key::new(
     PATH,
     NONE,
     "A file that holds only the secret. Read again when it changes.",
-);
+)
+.live();
 pub(super) static CERTIFICATE_FILE: Key = Key::new(
     "credentials",
     "certificate_file",
@@ -63,14 +67,16 @@ pub(super) static CERTIFICATE_FILE: Key = Key::new(
     "A PEM file with the application's certificate, and its private key unless that has a file of its own. Read again when it \
      changes.",
 )
-.borrows(&[variable::CLIENT_CERTIFICATE_PATH]);
+.borrows(&[variable::CLIENT_CERTIFICATE_PATH])
+.live();
 pub(super) static PRIVATE_KEY_FILE: Key = Key::new(
     "credentials",
     "private_key_file",
     PATH,
     NONE,
     "A PEM file with the certificate's private key (RSA), when `certificate_file` does not hold it.",
-);
+)
+.live();
 pub(super) static FEDERATED_TOKEN_FILE: Key = Key::new(
     "credentials",
     "federated_token_file",
@@ -78,7 +84,8 @@ pub(super) static FEDERATED_TOKEN_FILE: Key = Key::new(
     NONE,
     "The projected Kubernetes token of `workload_identity`. Read at every sign-in. The Azure webhook sets it.",
 )
-.borrows(&[variable::FEDERATED_TOKEN_FILE]);
+.borrows(&[variable::FEDERATED_TOKEN_FILE])
+.live();
 pub(super) static AUTHORITY: Key = Key::new(
     "credentials",
     "authority",
@@ -87,7 +94,8 @@ pub(super) static AUTHORITY: Key = Key::new(
     "Where to sign in; empty: where `defender.cloud` does, `https://login.microsoftonline.com` for the public cloud.",
 )
 .borrows(&[variable::AUTHORITY_HOST])
-.hidden();
+.hidden()
+.live();
 pub(super) static SCOPE: Key = Key::new(
     "credentials",
     "scope",
@@ -96,7 +104,8 @@ pub(super) static SCOPE: Key = Key::new(
     "What to ask a token for; empty: what `defender.cloud` needs, `https://api.securitycenter.microsoft.com/.default` for the \
      public cloud. Another audience is answered 403.",
 )
-.hidden();
+.hidden()
+.live();
 
 pub(super) static PASSTHROUGH: Key = Key::new(
     "credentials",
@@ -105,7 +114,8 @@ pub(super) static PASSTHROUGH: Key = Key::new(
     Fallback::Flag(false),
     "Whether a caller's own bearer token goes upstream in place of the gateway's, with cache, calls and quota of its own. Otherwise \
      what callers send in `Authorization` is dropped.",
-);
+)
+.live();
 
 pub(in crate::config::section) static KEYS: &[&Key] = &[
     &KIND,

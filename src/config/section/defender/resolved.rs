@@ -15,7 +15,8 @@ static CLOUD: Key = Key::new(
     Kind::Choice(&["public", "gcc", "gcc-high", "dod"]),
     Fallback::Text("public"),
     "Which of Microsoft's clouds your tenant is in. Sets the regions, `credentials.authority` and `credentials.scope` together.",
-);
+)
+.live();
 pub(super) static REGION: Key = Key::new(
     "defender",
     "region",
@@ -23,14 +24,16 @@ pub(super) static REGION: Key = Key::new(
     Fallback::Text("auto"),
     "`auto` uses the nearest host, measured; a name pins the gateway to the hosts of that geography: us, eu, uk, au, swa \
      (Switzerland), ina (India), aea (United Arab Emirates), global (the base host).",
-);
+)
+.live();
 static TIMEOUT: Key = Key::new(
     "defender",
     "timeout",
     Kind::Duration(Duration::from_secs(1), Duration::from_mins(10)),
     Fallback::Text("60s"),
     "The longest wait for the answer to one upstream call. A call that timed out still counts against the quota.",
-);
+)
+.live_alone();
 pub(super) static REGIONS: Key = Key::new(
     "defender",
     "regions",
@@ -38,7 +41,8 @@ pub(super) static REGIONS: Key = Key::new(
     Fallback::List(&[]),
     "Replaces the cloud's table of hosts: up to 32 tables `[[defender.regions]]` with `name` and `url`; several hosts may share a \
      name. In the environment `NAME=URL,NAME=URL`. Empty: the cloud's own.",
-);
+)
+.live();
 pub(super) static VIA_PROXY: Key = Key::new(
     "defender",
     "via_proxy",
@@ -47,7 +51,8 @@ pub(super) static VIA_PROXY: Key = Key::new(
     "The proxy for Defender and sign-in: empty takes `HTTPS_PROXY` and `NO_PROXY` from the environment, `none` never uses one. \
      Metadata services and loopback are never reached through it.",
 )
-.hidden();
+.hidden()
+.live();
 static HEDGE: Key = Key::new(
     "defender",
     "hedge",
@@ -55,14 +60,16 @@ static HEDGE: Key = Key::new(
     Fallback::Flag(false),
     "Asks the next region as well when an answer is later than 95 % of that host's answers, as long as at least half of the quota is \
      unused. The first answer wins; both calls count.",
-);
+)
+.live();
 static CA_FILE: Key = Key::new(
     "defender",
     "ca_file",
     Kind::Text("the path of a PEM file, or \"\" for the built-in roots"),
     Fallback::Text(""),
     "Certificate authorities to trust besides the built-in ones, for a proxy that opens TLS.",
-);
+)
+.live();
 
 pub(in crate::config::section) static KEYS: &[&Key] =
     &[&CLOUD, &REGION, &TIMEOUT, &HEDGE, &REGIONS, &VIA_PROXY, &CA_FILE];

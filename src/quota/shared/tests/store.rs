@@ -14,7 +14,7 @@ pub(super) struct Store {
     connection: Connection,
     /// The script's digest.
     script: String,
-    keys: [String; 4],
+    keys: [String; 5],
     child: Child,
     _folder: TempDir,
 }
@@ -31,7 +31,7 @@ impl Drop for Store {
 const START: i64 = 1_790_000_000_000_000;
 
 impl Store {
-    pub(super) fn start(keys: [String; 4], mistake: Option<(&str, &str)>) -> Self {
+    pub(super) fn start(keys: [String; 5], mistake: Option<(&str, &str)>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("redis.sock");
         let mut child = Command::new("redis-server")
@@ -70,10 +70,15 @@ impl Store {
         }
     }
 
-    fn command(&mut self, words: &[&str]) {
+    /// Runs a command of which only success is of interest.
+    pub(super) fn command(&mut self, words: &[&str]) {
+        self.ask::<redis::Value>(words);
+    }
+
+    pub(super) fn ask<T: redis::FromRedisValue>(&mut self, words: &[&str]) -> T {
         let mut command = redis::cmd(words[0]);
         command.arg(&words[1..]);
-        command.exec(&mut self.connection).unwrap();
+        command.query(&mut self.connection).unwrap()
     }
 
     /// The time and identity of the server from now on.

@@ -1,0 +1,203 @@
+//! What happened in the last hour, in steps, for the charts of the status page.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::saved::Saved;
+use crate::quota;
+use crate::scan::Outcome;
+use crate::server::Trouble;
+use crate::task::Tasks;
+
+/// The time between two samples. Long enough to cost nothing, short enough to show a burst of a minute as a burst.
+const STEP: Duration = Duration::from_secs(20);
+
+/// One hour of steps. Each sample has less than 100 bytes.
+const KEPT: usize = 180;
+
+/// Samples of the last hour. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct History(Arc<Mutex<Ring>>);
+
+#[derive(Debug, Default)]
+struct Ring {
+    samples: VecDeque<Sample>,
+    last: Option<(Instant, Counts)>,
+}
+
+/// Where the figures come from.
+#[derive(Clone, Debug)]
+pub(super) struct Sources {
+    pub(super) saved: Saved,
+    pub(super) trouble: Trouble,
+    pub(super) quota: quota::Quota,
+    pub(super) queue: crate::queue::Queue<quota::Quota>,
+}
+
+/// Counters since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    /// Answered from memory.
+    memory: u64,
+    /// Answered by a call that others share.
+    shared: u64,
+    /// Answered by a call of their own.
+    alone: u64,
+    refused: u64,
+    failed: u64,
+    calls: u64,
+}
+
+/// What happened in one step, and how things stood at its end.
+#[derive(Clone, Debug)]
+struct Sample {
+    counts: Counts,
+    waiting: usize,
+    /// Calls left per window, shortest first.
+    remaining: Vec<usize>,
+}
+
+impl History {
+    /// Takes a sample every 20 s until `tasks` stop.
+    pub(super) fn start(sources: Sources, tasks: &Tasks) -> Self {
+        let history = Self::default();
+        let kept = history.clone();
+        tasks.spawn_upkeep("history", async move {
+            let mut clock = interval(STEP);
+            // A machine that was asleep has no samples to make up for.
+            clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                kept.record(clock.tick().await, &sources);
+            }
+        });
+        history
+    }
+
+    fn record(&self, now: Instant, sources: &Sources) {
+        let counts = Counts::of(sources);
+        let sample = Sample {
+            counts,
+            waiting: sources.queue.snapshot().waiting,
+            remaining: sources
+                .quota
+                .snapshot()
+                .windows
+                .iter()
+                .map(|window| window.remaining)
+                .collect(),
+        };
+        self.ring().add(now, sample);
+    }
+
+    /// What `/history` answers: columns, the oldest step first.
+    pub(super) fn show(&self) -> Value {
+        let ring = self.ring();
+        let column = |of: fn(&Sample) -> u64| ring.samples.iter().map(of).collect::<Vec<_>>();
+        json!({
+            "step_s": STEP.as_secs(),
+            "steps": KEPT,
+            "last_s": ring.last.map(|(at, _)| at.elapsed().as_secs_f64()),
+            "from_memory": column(|sample| sample.counts.memory),
+            "shared_call": column(|sample| sample.counts.shared),
+            "own_call": column(|sample| sample.counts.alone),
+            "refused": column(|sample| sample.counts.refused),
+            "failed": column(|sample| sample.counts.failed),
+            "upstream_calls": column(|sample| sample.counts.calls),
+            "waiting": column(|sample| sample.waiting as u64),
+            "remaining": ring.samples.iter().map(|sample| &sample.remaining).collect::<Vec<_>>(),
+        })
+    }
+
+    fn ring(&self) -> std::sync::MutexGuard<'_, Ring> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ring {
+    /// `sample` brings counters since the start; what is kept is the difference to the last one.
+    fn add(&mut self, now: Instant, sample: Sample) {
+        let before = self.last.replace((now, sample.counts));
+        // The first look is the beginning of the first step.
+        let Some((_, before)) = before else { return };
+        if self.samples.len() >= KEPT {
+            self.samples.pop_front();
+        }
+        self.samples.push_back(Sample {
+            counts: sample.counts.since(before),
+            ..sample
+        });
+    }
+}
+
+impl Counts {
+    fn of(sources: &Sources) -> Self {
+        let answered = |outcome| sources.saved.answered(outcome);
+        Self {
+            memory: answered(Outcome::Hit) + answered(Outcome::Stale),
+            shared: answered(Outcome::Collapsed) + answered(Outcome::Merged),
+            alone: answered(Outcome::Forwarded),
+            refused: sources.trouble.refused(),
+            failed: sources.trouble.failed(),
+            calls: sources.quota.snapshot().calls,
+        }
+    }
+
+    fn since(self, before: Self) -> Self {
+        Self {
+            memory: self.memory.saturating_sub(before.memory),
+            shared: self.shared.saturating_sub(before.shared),
+            alone: self.alone.saturating_sub(before.alone),
+            refused: self.refused.saturating_sub(before.refused),
+            failed: self.failed.saturating_sub(before.failed),
+            // A call of which no byte was written is taken back.
+            calls: self.calls.saturating_sub(before.calls),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(memory: u64, calls: u64) -> Sample {
+        Sample {
+            counts: Counts {
+                memory,
+                calls,
+                ..Counts::default()
+            },
+            waiting: 3,
+            remaining: vec![90, 1400],
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_step_shows_what_happened_in_it() {
+        let history = History::default();
+        for (memory, calls) in [(5, 1), (12, 1), (12, 4)] {
+            history.ring().add(Instant::now(), sample(memory, calls));
+            tokio::time::advance(STEP).await;
+        }
+        let shown = history.show();
+        assert_eq!(shown["from_memory"], json!([7, 0]));
+        assert_eq!(shown["upstream_calls"], json!([0, 3]));
+        assert_eq!(shown["waiting"], json!([3, 3]));
+        assert_eq!(shown["remaining"], json!([[90, 1400], [90, 1400]]));
+        assert_eq!(shown["last_s"], json!(20.0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_last_hour_is_kept_and_a_count_that_falls_does_no_harm() {
+        let history = History::default();
+        for step in 0..10_000_u64 {
+            history.ring().add(Instant::now(), sample(step, 10_000 - step));
+        }
+        let shown = history.show();
+        assert_eq!(shown["from_memory"].as_array().map(Vec::len), Some(KEPT));
+        assert_eq!(shown["upstream_calls"][0], json!(0));
+    }
+}

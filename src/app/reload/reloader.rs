@@ -1,0 +1,237 @@
+//! Takes a new configuration over.
+
+use std::sync::{Arc, OnceLock};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Mutex, mpsc, oneshot};
+
+use super::{Configuration, Metrics, Place};
+use crate::app::Error;
+use crate::app::made::Made;
+use crate::app::status::Current;
+use crate::app::tended::Upkeep;
+use crate::clock::Wall;
+use crate::config::{Document, Key, Mistakes, Resolved};
+use crate::stack;
+use crate::telemetry::log;
+
+/// The request path of a new configuration, on its way to whoever serves.
+#[derive(Debug)]
+pub(in crate::app) struct Next {
+    pub(in crate::app) parts: stack::Parts,
+    pub(in crate::app) upkeep: Upkeep,
+    /// Told when requests meet it.
+    pub(in crate::app) done: oneshot::Sender<()>,
+}
+
+/// Changes the configuration of a running gateway. Clones change the same one.
+#[derive(Clone, Debug)]
+pub struct Reloader(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    /// Locked while a configuration is taken over: one at a time.
+    made: Mutex<Made>,
+    path: mpsc::Sender<Next>,
+    current: Arc<ArcSwap<Current>>,
+    configuration: Configuration,
+    metrics: Metrics,
+    wall: Wall,
+    log: OnceLock<log::Handle>,
+}
+
+/// What a new configuration has changed.
+#[derive(Clone, Debug, Default)]
+pub struct Applied {
+    /// Keys that have other values from now on.
+    pub changed: Vec<&'static Key>,
+    /// Keys whose written values wait for a restart.
+    pub pending: Vec<&'static Key>,
+    /// What is no mistake, but probably not meant.
+    pub notes: Vec<String>,
+}
+
+/// Why the running configuration stays as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// The operator's mistakes.
+    #[error("{0}")]
+    Mistakes(#[from] Mistakes),
+    /// A part could not be made: a file that cannot be used, credentials that bring no token.
+    #[error("{}", _0.part)]
+    Part(#[source] Error),
+    /// The gateway has ended.
+    #[error("the gateway has ended")]
+    Ended,
+}
+
+impl Reloader {
+    /// A reloader of what runs as `made`, and where the request paths come out that it makes.
+    pub(in crate::app) fn new(made: Made, metrics: Metrics) -> (Self, mpsc::Receiver<Next>) {
+        let (path, next) = mpsc::channel(1);
+        let hash = made.config.settings.digest();
+        let wall = Wall::system();
+        metrics.runs(&hash, wall.now(), 0);
+        let shared = Shared {
+            current: Arc::new(ArcSwap::from_pointee(shown(&made))),
+            configuration: Configuration::new(hash),
+            made: Mutex::new(made),
+            path,
+            metrics,
+            wall,
+            log: OnceLock::new(),
+        };
+        (Self(Arc::new(shared)), next)
+    }
+
+    /// `telemetry.log` changes this filter from now on. Of several the first counts.
+    pub fn set_log(&self, log: log::Handle) {
+        // The process has one log.
+        let _ = self.0.log.set(log);
+    }
+
+    /// Takes over what `document` says, and logs what that changes or why it does not.
+    ///
+    /// # Errors
+    /// [`Refused`]; nothing has changed then.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the old configuration or the new one, never a part of each.
+    pub async fn reload(&self, place: &Place, document: &Document) -> Result<Applied, Refused> {
+        let result = self.take_over(place, document).await;
+        match &result {
+            Ok(applied) => self.tell(applied),
+            Err(refused) => self.fail(refused),
+        }
+        result
+    }
+
+    /// The file cannot be read.
+    pub(super) fn unreadable(&self, mistakes: Mistakes) -> Refused {
+        let refused = Refused::Mistakes(mistakes);
+        self.fail(&refused);
+        refused
+    }
+
+    pub(in crate::app) fn current(&self) -> Arc<ArcSwap<Current>> {
+        Arc::clone(&self.0.current)
+    }
+
+    pub(in crate::app) fn configuration(&self) -> Configuration {
+        self.0.configuration.clone()
+    }
+
+    async fn take_over(&self, place: &Place, document: &Document) -> Result<Applied, Refused> {
+        let mut made = self.0.made.lock().await;
+        let running = &made.config.settings;
+        let written = place.resolve(document)?;
+        let differing = running.changed(&written.resolved.settings);
+        let is_fixed = |key: &&'static Key| running.is_fixed(key);
+        let (pending, changed): (Vec<_>, Vec<_>) = differing.into_iter().partition(is_fixed);
+        let notes = written.notes;
+        let resolved = if pending.is_empty() {
+            written.resolved
+        } else {
+            place.resolve_holding(document, &pending, running)?.resolved
+        };
+        if !changed.is_empty() {
+            let next = made.next(&resolved).await.map_err(Refused::Part)?;
+            self.exchange(&next).await?;
+            self.set_filter(&made.config, &resolved);
+            *made = next;
+        }
+        let hash = made.config.settings.digest();
+        self.0.metrics.runs(&hash, self.0.wall.now(), pending.len());
+        self.0.configuration.runs(hash, &pending);
+        Ok(Applied {
+            changed,
+            pending,
+            notes,
+        })
+    }
+
+    /// From here on nothing can fail but the end of the gateway.
+    async fn exchange(&self, next: &Made) -> Result<(), Refused> {
+        let (done, exchanged) = oneshot::channel();
+        let path = Next {
+            parts: next.parts(),
+            upkeep: next.upkeep(),
+            done,
+        };
+        let room = self.0.path.reserve().await.map_err(|_| Refused::Ended)?;
+        // Without an await until the path is under way: all of it, or nothing.
+        next.take_over();
+        self.0.current.store(Arc::new(shown(next)));
+        room.send(path);
+        exchanged.await.map_err(|_| Refused::Ended)
+    }
+
+    fn set_filter(&self, old: &Resolved, new: &Resolved) {
+        let filter = &new.telemetry.log;
+        if *filter == old.telemetry.log {
+            return;
+        }
+        if let Some(Err(error)) = self.0.log.get().map(|log| log.set_filter(filter)) {
+            tracing::warn!(%error, "the log filter could not be changed");
+        }
+    }
+
+    fn tell(&self, applied: &Applied) {
+        self.0.metrics.count("ok");
+        for note in &applied.notes {
+            tracing::warn!("{note}");
+        }
+        let (changed, restart) = (paths(&applied.changed), paths(&applied.pending));
+        match (applied.changed.is_empty(), applied.pending.is_empty()) {
+            (true, true) => tracing::info!("the configuration was read again: nothing has changed"),
+            (false, true) => tracing::info!(changed, "the configuration has changed"),
+            (_, false) => tracing::warn!(
+                changed,
+                restart,
+                "the configuration has changed; some of it needs a restart"
+            ),
+        }
+    }
+
+    fn fail(&self, refused: &Refused) {
+        self.0.metrics.failed();
+        let error = match refused {
+            Refused::Mistakes(mistakes) => {
+                for mistake in mistakes.to_string().lines() {
+                    tracing::error!(mistake, "a mistake in the configuration");
+                }
+                mistakes.to_string()
+            }
+            Refused::Part(error) => format!("{}: {}", error.part, causes(&*error.source)),
+            Refused::Ended => refused.to_string(),
+        };
+        tracing::error!(error, "the new configuration is not taken over; the running one stays");
+        self.0.configuration.failed(error);
+    }
+}
+
+fn shown(made: &Made) -> Current {
+    Current {
+        regions: made.regions.part.clone(),
+        keeper: made.keeper.part.clone(),
+        cache: Arc::clone(&made.cache),
+        fleet: made.fleet.as_ref().map(|tended| tended.part.clone()),
+        merging: made.merging(),
+    }
+}
+
+fn paths(keys: &[&'static Key]) -> String {
+    let paths: Vec<_> = keys.iter().map(|key| key.path()).collect();
+    paths.join(", ")
+}
+
+/// An error and its causes.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

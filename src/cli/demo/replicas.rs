@@ -1,0 +1,270 @@
+//! The demo of several replicas: steps, each with its claim.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use futures_util::future::{join_all, try_join_all};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::node::{Node, PATH, Told};
+use super::stage::{free_or_any, listeners, simulator};
+use super::store::Store;
+use super::tell::{claim, definition, ms, step, window};
+use crate::cli::{Error, print};
+use crate::sim::Simulator;
+
+/// Several gateways, the store between them, and the simulated upstream.
+pub(super) struct Replicas {
+    simulator: Simulator,
+    store: Store,
+    nodes: Vec<Node>,
+}
+
+/// How many questions all replicas are asked.
+const QUESTIONS: u32 = 20;
+
+impl Replicas {
+    /// Starts all, the first gateway on the usual ports if these are free.
+    pub(super) async fn set(count: u32) -> Result<Self, Error> {
+        let store = Store::start().await?;
+        let simulator = simulator()?;
+        let mut nodes = Vec::new();
+        for n in 0..count {
+            let (data, admin) = if n == 0 {
+                (free_or_any(8080), free_or_any(9901))
+            } else {
+                (0, 0)
+            };
+            // On a busy machine the store may be slower than it would be elsewhere; here it is not what is shown.
+            let text = format!(
+                "{}[store]\nurl = \"{}\"\ntimeout = \"1s\"\nanswer_timeout = \"1s\"\n[queue]\nmax_wait = \"10m\"\n{}",
+                listeners(data, admin),
+                store.url(),
+                simulator.config_toml()
+            );
+            nodes.push(Node::start(&text).await?);
+        }
+        Ok(Self {
+            simulator,
+            store,
+            nodes,
+        })
+    }
+
+    /// Plays all steps and sums up.
+    ///
+    /// # Errors
+    /// When a claim does not hold.
+    pub(super) async fn play(&mut self) -> Result<(), Error> {
+        print(&format!(
+            "defender-gateway demo: a simulated tenant, {} gateways for one app registration and the store between them, on loopback.\n",
+            self.nodes.len()
+        ))?;
+        self.begin().await?;
+        self.same_questions().await?;
+        self.later().await?;
+        self.quota().await?;
+        self.store_lost().await?;
+        self.sum_up().await
+    }
+
+    /// What to do next, as shown when the steps are over.
+    pub(super) fn invitation(&self) -> String {
+        let mut text = format!(
+            "\nTry it, at one and then at another:\n  curl -si ADDRESS{PATH} -H 'content-type: application/json' -d \
+             '{{\"ScanDefinitionIds\":[\"{}\"]}}'\n",
+            definition(1)
+        );
+        for node in &self.nodes {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "  {}   (status: {}/)", node.data, node.admin);
+        }
+        text.push_str("Ctrl-C ends.\n");
+        text
+    }
+
+    /// Ends everything.
+    pub(super) async fn strike(self) {
+        join_all(self.nodes.into_iter().map(Node::stop)).await;
+        self.simulator.stop().await;
+    }
+
+    async fn begin(&self) -> Result<(), Error> {
+        // Signed in and a region chosen: the questions below are to meet at once.
+        let asked = self
+            .nodes
+            .iter()
+            .map(|node| async { node.ask(&[definition(0)], &[]).await });
+        let told = try_join_all(asked).await?;
+        claim(told.iter().all(|told| told.status() == 200), || {
+            "a first question got no answer".into()
+        })?;
+        for node in &self.nodes {
+            node.measured().await?;
+        }
+        let seen = self
+            .until(|status| status["quota"]["replicas"] == self.nodes.len())
+            .await?;
+        step(
+            "They have found each other through the store",
+            &[format!("replicas that share the quota: {}", seen["quota"]["replicas"])],
+        )
+    }
+
+    /// The first gateway's status, once it is as wanted, or after ten seconds.
+    async fn until(&self, wanted: impl Fn(&Value) -> bool) -> Result<Value, Error> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let status = self.nodes[0].status().await?;
+            if wanted(&status) || Instant::now() > deadline {
+                return Ok(status);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn same_questions(&self) -> Result<(), Error> {
+        let before = self.simulator.calls().len();
+        let asked = self
+            .nodes
+            .iter()
+            .flat_map(|node| (0..QUESTIONS).map(move |n| async move { node.ask(&[definition(100 + n)], &[]).await }));
+        let told = try_join_all(asked).await?;
+        let good = told
+            .iter()
+            .filter(|told| told.status() == 200 && told.rows() > 0)
+            .count();
+        let calls = self.simulator.calls().len() - before;
+        claim(good == told.len() && calls == QUESTIONS as usize, || {
+            format!("{good} answers from {calls} calls")
+        })?;
+        step(
+            &format!(
+                "The same {QUESTIONS} questions, asked of all {} replicas at once",
+                self.nodes.len()
+            ),
+            &[format!(
+                "{good} answers, {calls} upstream calls: one replica asked, the others waited for its answer"
+            )],
+        )
+    }
+
+    async fn later(&self) -> Result<(), Error> {
+        let question = [definition(200), definition(201)];
+        let first = self.nodes[0].ask(&question, &[]).await?;
+        let before = self.simulator.calls().len();
+        // It is on its way to the store when the caller has it.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let mut lines = vec![line("first replica", &first)];
+        for node in &self.nodes[1..] {
+            let told = node.ask(&question, &[]).await?;
+            claim(told.field("cache-status").contains("hit"), || {
+                format!("no hit: {}", told.field("cache-status"))
+            })?;
+            lines.push(line("another", &told));
+        }
+        let calls = self.simulator.calls().len() - before;
+        claim(calls == 0, || format!("{calls} more calls"))?;
+        step("A question asked of one, and then of the others", &lines)
+    }
+
+    async fn quota(&self) -> Result<(), Error> {
+        let total = 150;
+        let nodes = &self.nodes;
+        let asked = (0..total).map(|n| async move {
+            let node = &nodes[n as usize % nodes.len()];
+            node.ask(&[definition(1000 + n)], &[("prefer", "wait=2")]).await
+        });
+        let told = try_join_all(asked).await?;
+        let (good, refused): (Vec<_>, Vec<_>) = told.iter().partition(|told| told.status() == 200);
+        let honest = refused
+            .iter()
+            .all(|told| told.status() == 429 && told.field("retry-after") != "-");
+        claim(honest && !good.is_empty(), || {
+            let statuses: Vec<_> = refused.iter().map(|told| told.status()).collect();
+            format!("{} good, {statuses:?}", good.len())
+        })?;
+        step(
+            &format!("{total} different questions at once, spread over all, whose callers wait 2 s at most"),
+            &[format!(
+                "{} answered, {} told when to come back (429): all replicas together keep to one quota",
+                good.len(),
+                refused.len()
+            )],
+        )
+    }
+
+    async fn store_lost(&mut self) -> Result<(), Error> {
+        self.store.kill();
+        let (first, last) = (&self.nodes[0], &self.nodes[self.nodes.len() - 1]);
+        let known = first.ask(&[definition(100)], &[]).await?;
+        let unknown = last.ask(&[definition(9000)], &[("prefer", "wait=1")]).await?;
+        claim(known.status() == 200 && unknown.status() == 503, || {
+            format!("{} and {}", known.status(), unknown.status())
+        })?;
+        self.store.restart().await?;
+        let back = self.until(|status| status["mode"] == "normal").await?;
+        claim(back["mode"] == "normal", || format!("mode {}", back["mode"]))?;
+        step(
+            "The store is killed, and comes back empty",
+            &[
+                line("what is in memory is answered as before", &known),
+                format!(
+                    "what is not is refused after {}: {}, retry-after: {}; no replica spends what it cannot count",
+                    ms(unknown.took),
+                    unknown.status(),
+                    unknown.field("retry-after")
+                ),
+                "back again: the replicas have put together what they know of the quota".into(),
+            ],
+        )
+    }
+
+    async fn sum_up(&self) -> Result<(), Error> {
+        let statuses = try_join_all(self.nodes.iter().map(Node::status)).await?;
+        let sum =
+            |part: &str, what: &str| -> u64 { statuses.iter().filter_map(|status| status[part][what].as_u64()).sum() };
+        let judge = self.simulator.judge();
+        let calls = self.simulator.calls();
+        let throttled = calls.iter().filter(|call| call.status == Some(429)).count();
+        let violations = self.simulator.violations();
+        claim(judge.is_satisfied() && throttled == 0 && violations.is_empty(), || {
+            format!("{throttled} answers of 429, {violations:?}, {:?}", judge.findings())
+        })?;
+        let findings = judge.findings();
+        let counted = findings
+            .iter()
+            .map(|finding| format!("{} in any {}", finding.most, window(finding.limit.window())));
+        step(
+            "In all",
+            &[
+                format!(
+                    "{} requests answered with {} upstream calls",
+                    sum("saved", "requests"),
+                    calls.len()
+                ),
+                format!(
+                    "of those not in a replica's own memory, {} were answered from the store, {} by waiting for another replica's call",
+                    sum("shared_answers", "hits"),
+                    sum("shared_answers", "followed")
+                ),
+                format!(
+                    "as the upstream counted: at most {}, never over its limits, no 429",
+                    counted.collect::<Vec<_>>().join(", ")
+                ),
+            ],
+        )
+    }
+}
+
+fn line(who: &str, told: &Told) -> String {
+    format!(
+        "{who}: {}, {} rows in {}; cache-status: {}; age: {}",
+        told.status(),
+        told.rows(),
+        ms(told.took),
+        told.field("cache-status"),
+        told.field("age")
+    )
+}

@@ -1,0 +1,57 @@
+//! What all demos say, and how.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use crate::cli::{Error, print};
+
+/// The id of the demo's n-th scan definition.
+pub(super) fn definition(n: u32) -> String {
+    format!("60c4aa2d-7f35-4b8f-9e0a-{n:012x}")
+}
+
+/// Prints a step.
+pub(super) fn step(title: &str, lines: &[String]) -> Result<(), Error> {
+    let mut text = format!("\n{title}\n");
+    for line in lines {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "  {line}");
+    }
+    print(&text)
+}
+
+/// Ends the demo when what it shows is not what it promises.
+pub(super) fn claim(holds: bool, what: impl FnOnce() -> String) -> Result<(), Error> {
+    if holds {
+        Ok(())
+    } else {
+        Err(Error::failed("the demo did not go as promised", what()))
+    }
+}
+
+/// A time, for people.
+pub(super) fn ms(span: Duration) -> String {
+    format!("{:.1} ms", span.as_secs_f64() * 1000.0)
+}
+
+/// What `/status` says about how requests were answered, the most frequent first.
+pub(super) fn causes(by: &serde_json::Value) -> String {
+    let mut causes: Vec<(u64, &str)> = by
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(cause, count)| Some((count.as_u64().filter(|count| *count > 0)?, cause.as_str())))
+        .collect();
+    causes.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
+    let causes: Vec<_> = causes.iter().map(|(count, cause)| format!("{count} {cause}")).collect();
+    causes.join(", ")
+}
+
+/// A window, for people.
+pub(super) fn window(length: Duration) -> String {
+    match length.as_secs() {
+        60 => "minute".into(),
+        3600 => "hour".into(),
+        seconds => format!("{seconds} s"),
+    }
+}

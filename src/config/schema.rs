@@ -1,0 +1,125 @@
+//! The JSON Schema of a configuration file, generated from the key table: for editors and for those who generate files.
+
+use serde_json::{Map, Value, json};
+
+use super::key::{Fallback, Key, Kind};
+use super::section::SECTIONS;
+
+/// Durations and sizes, as the reader splits them.
+const DURATION: &str = "^[0-9]+(ms|s|m|h|d)$";
+const SIZE: &str = "^[0-9]+(B|KiB|MiB|GiB|KB|MB|GB)$";
+
+/// JSON Schema 2020-12 of the file, with a line break at the end. What it cannot say (rules between keys, files that must exist), `check` does.
+///
+/// `config/gateway.schema.json` holds it; a test compares the two.
+#[must_use]
+pub fn schema() -> String {
+    let sections = SECTIONS.iter().map(|section| {
+        let keys = section.keys.iter().filter(|key| key.in_file());
+        let properties: Map<_, _> = keys.map(|key| (key.name.to_owned(), property(key))).collect();
+        let schema = json!({
+            "type": "object",
+            "description": section.doc,
+            "additionalProperties": false,
+            "properties": properties,
+        });
+        (section.name.to_owned(), schema)
+    });
+    let schema = json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "defender-gateway",
+        "description": "The configuration file of defender-gateway.",
+        "type": "object",
+        "additionalProperties": false,
+        "properties": sections.collect::<Map<_, _>>(),
+    });
+    format!("{schema:#}\n")
+}
+
+fn property(key: &Key) -> Value {
+    let mut schema = kind(key.kind);
+    if let Value::Object(members) = &mut schema {
+        members.insert(
+            "description".into(),
+            format!("{} Allowed: {}.", key.doc, key.kind).into(),
+        );
+        members.insert("default".into(), fallback(key.fallback));
+        members.insert("x-environment".into(), key.variable().into());
+        members.insert("x-reload".into(), key.reload().as_str().into());
+    }
+    schema
+}
+
+fn kind(kind: Kind) -> Value {
+    match kind {
+        Kind::Flag => json!({"type": "boolean"}),
+        Kind::Count(least, most) => json!({"type": "integer", "minimum": least, "maximum": most}),
+        Kind::Duration(..) => json!({"type": "string", "pattern": DURATION}),
+        Kind::Size(..) => json!({"type": "string", "pattern": SIZE}),
+        Kind::Choice(words) => json!({"type": "string", "enum": words}),
+        Kind::Text(_) => json!({"type": "string"}),
+        Kind::List(_) => json!({"type": "array", "items": {"type": "string"}}),
+        Kind::Regions => json!({
+            "type": "array",
+            "items": {
+                "type": "object",
+                "additionalProperties": false,
+                "required": ["name", "url"],
+                "properties": {"name": {"type": "string"}, "url": {"type": "string"}},
+            },
+        }),
+        Kind::Shares(least, most) => json!({
+            "type": "object",
+            "additionalProperties": {"type": "integer", "minimum": least, "maximum": most},
+        }),
+    }
+}
+
+fn fallback(fallback: Fallback) -> Value {
+    match fallback {
+        Fallback::Flag(value) => value.into(),
+        Fallback::Count(value) => value.into(),
+        Fallback::Text(value) => value.into(),
+        Fallback::List(values) => values.to_vec().into(),
+        Fallback::EmptyTable => json!({}),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{duration, keys, size};
+
+    #[test]
+    fn every_key_of_the_file_is_described_and_no_secret() {
+        let schema: Value = serde_json::from_str(&schema()).unwrap();
+        for key in keys() {
+            let property = &schema["properties"][key.section]["properties"][key.name];
+            assert_eq!(property.is_object(), key.in_file(), "{}", key.path());
+        }
+    }
+
+    /// What the patterns allow beyond digits is spelled out in them.
+    #[test]
+    fn the_patterns_know_every_unit() {
+        let units = |pattern: &str| {
+            let inside = pattern.split_once('(').unwrap().1.trim_end_matches(")$").to_owned();
+            inside.split('|').map(str::to_owned).collect::<Vec<_>>()
+        };
+        for unit in [
+            "ms", "s", "m", "h", "d", "B", "KiB", "MiB", "GiB", "KB", "MB", "GB", "w", "TiB", "k",
+        ] {
+            let text = format!("1{unit}");
+            assert_eq!(
+                duration::parse(&text).is_ok(),
+                units(DURATION).iter().any(|known| known == unit),
+                "{unit}"
+            );
+            assert_eq!(
+                size::parse(&text).is_ok(),
+                units(SIZE).iter().any(|known| known == unit),
+                "{unit}"
+            );
+        }
+    }
+}

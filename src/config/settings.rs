@@ -1,0 +1,232 @@
+//! A configuration key by key: to compare two, to hold what only a restart changes, and for people.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+
+use url::Url;
+
+use super::key::{Echo, Key, Reload, keys};
+use super::mistake::Origin;
+use super::section::SECTIONS;
+use super::written::{Node, Raw, Written};
+
+/// The value of every key and where it was written, of a configuration without a mistake. Clones share it.
+#[derive(Clone)]
+pub struct Settings {
+    written: Arc<Written>,
+    /// Secrets are not kept; where they come from is.
+    secrets: Arc<BTreeMap<&'static str, Origin>>,
+}
+
+/// The value of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// As in TOML, without passwords; `None` for a secret.
+    pub value: Option<String>,
+    /// Where it was written.
+    pub origin: Origin,
+}
+
+impl Settings {
+    pub(super) fn new(written: Written, secrets: Vec<(&'static Key, Origin)>) -> Self {
+        Self {
+            written: Arc::new(written),
+            secrets: Arc::new(secrets.into_iter().map(|(key, origin)| (key.name, origin)).collect()),
+        }
+    }
+
+    pub(super) fn node(&self, key: &'static Key) -> Node {
+        self.written.node(key)
+    }
+
+    /// The value of `key`.
+    #[must_use]
+    pub fn get(&self, key: &'static Key) -> Setting {
+        if !key.in_file() {
+            let origin = self.secrets.get(key.name).cloned().unwrap_or(Origin::Default);
+            return Setting { value: None, origin };
+        }
+        let node = self.node(key);
+        Setting {
+            value: Some(value(key, &node.raw).to_string()),
+            origin: node.origin,
+        }
+    }
+
+    /// Whether somebody wrote the key of this path, rather than leaving it at its default.
+    #[must_use]
+    pub fn is_said(&self, path: &str) -> bool {
+        let mut key = keys().filter(|key| key.path() == path);
+        key.any(|key| self.get(key).origin != Origin::Default)
+    }
+
+    /// The keys whose values differ in `other`, wherever they are written.
+    #[must_use]
+    pub fn changed(&self, other: &Self) -> Vec<&'static Key> {
+        let differs = |key: &&'static Key| !self.node(key).says_as(&other.node(key));
+        keys().filter(|key| key.in_file()).filter(differs).collect()
+    }
+
+    /// Whether a gateway that runs with these settings needs a restart to take over another value of `key`.
+    #[must_use]
+    pub fn is_fixed(&self, key: &Key) -> bool {
+        match key.reload() {
+            Reload::Live => false,
+            Reload::Restart => true,
+            Reload::LiveAlone => keys()
+                .filter(|key| key.path() == "store.url")
+                .any(|store| !self.node(store).is_empty()),
+        }
+    }
+
+    /// Tells one configuration from another: 16 hexadecimal digits of a hash over all values. Passwords do not enter, so that it can be shown.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+        for key in keys() {
+            let line = format!("{} = {}\n", key.path(), self.get(key).value.unwrap_or_default());
+            context.update(line.as_bytes());
+        }
+        let digest = context.finish();
+        digest.as_ref().iter().take(8).fold(String::new(), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+    }
+
+    /// A configuration file with every value and where it comes from. `file` is the name shown before line numbers.
+    #[must_use]
+    pub fn show(&self, file: Option<&Path>) -> String {
+        let mut text = String::new();
+        for section in &SECTIONS {
+            let _ = write!(text, "{}[{}]", if text.is_empty() { "" } else { "\n" }, section.name);
+            text.push('\n');
+            for key in section.keys {
+                let Setting { value, origin } = self.get(key);
+                let origin = match (origin, file) {
+                    (Origin::File { line, .. }, Some(file)) => format!("{}:{line}", file.display()),
+                    (Origin::File { line, .. }, None) => format!("line {line}"),
+                    (Origin::Variable(name), _) => name,
+                    (Origin::Default, _) => "default".into(),
+                };
+                let line = match value {
+                    Some(value) => format!("{} = {value}", key.name),
+                    None if origin == "default" => continue,
+                    None => format!("# {} is secret", key.name),
+                };
+                let _ = writeln!(text, "{line:<40} # {origin}");
+            }
+        }
+        text
+    }
+}
+
+impl PartialEq for Settings {
+    fn eq(&self, other: &Self) -> bool {
+        self.changed(other).is_empty()
+    }
+}
+
+/// Nothing: it may hold a password.
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings").finish_non_exhaustive()
+    }
+}
+
+/// As TOML, with passwords out.
+fn value(key: &Key, raw: &Raw) -> toml::Value {
+    match raw {
+        Raw::Text(text) if key.echo == Echo::Hidden => toml::Value::String(without_password(text)),
+        Raw::Text(text) => toml::Value::String(text.clone()),
+        // What is no whole number has been refused.
+        Raw::Number(text) => text
+            .parse()
+            .map_or(toml::Value::String(text.clone()), toml::Value::Integer),
+        Raw::Flag(flag) => toml::Value::Boolean(*flag),
+        // No key holds one.
+        Raw::Date => toml::Value::String(String::new()),
+        Raw::List(items) => toml::Value::Array(items.iter().map(|item| value(key, &item.raw)).collect()),
+        Raw::Table(entries) => {
+            let entries = entries
+                .iter()
+                .map(|entry| (entry.name.clone(), value(key, &entry.value.raw)));
+            toml::Value::Table(entries.collect())
+        }
+    }
+}
+
+/// An address without its user, password and query; anything else as it is: ids and names have been checked.
+fn without_password(text: &str) -> String {
+    let Ok(mut url) = Url::parse(text) else {
+        return text.to_owned();
+    };
+    url.set_query(None);
+    if !url.username().is_empty() || url.password().is_some() {
+        // An address that cannot hold a user has none.
+        let _ = url.set_username("redacted");
+        let _ = url.set_password(None);
+    }
+    url.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Disk, Environment, parse};
+    use super::*;
+
+    fn settings(text: &str) -> Settings {
+        let env = Environment::from_iter([
+            ("AZURE_TENANT_ID", "contoso.example"),
+            ("AZURE_CLIENT_ID", "11111111-2222-3333-4444-555555555555"),
+            ("AZURE_CLIENT_SECRET", "hunter2hunter2"),
+        ]);
+        parse(Path::new("g.toml"), text, &env, &Disk).unwrap().resolved.settings
+    }
+
+    fn paths(keys: &[&Key]) -> Vec<String> {
+        keys.iter().map(|key| key.path()).collect()
+    }
+
+    #[test]
+    fn only_other_values_are_changes() {
+        let one = settings("[callers]\nweights = { a = 2, b = 3 }\n[cache]\nttl = \"30s\"\n");
+        let moved = settings("\n\n[callers]\nweights = { b = 3, a = 2 }\n");
+        assert_eq!(paths(&one.changed(&moved)), [""; 0]);
+        assert_eq!(one.digest(), moved.digest());
+        let other = settings("[callers]\nweights = { a = 2, b = 4 }\n[admin]\nquit = true\n");
+        assert_eq!(paths(&one.changed(&other)), ["admin.quit", "callers.weights"]);
+        assert_ne!(one.digest(), other.digest());
+    }
+
+    #[test]
+    fn what_replicas_have_agreed_on_is_fixed() {
+        let limits = keys().find(|key| key.path() == "quota.limits").unwrap();
+        assert!(!settings("").is_fixed(limits));
+        assert!(settings("[store]\nurl = \"redis://h\"\n").is_fixed(limits));
+    }
+
+    #[test]
+    fn what_is_shown_is_a_file_that_says_the_same_and_no_secret() {
+        let one = settings(
+            "[callers]\nweights = { \"a b\" = 2 }\n[[defender.regions]]\nname = \"eu\"\nurl = \"https://eu.example\"\n",
+        );
+        let shown = one.show(Some(Path::new("g.toml")));
+        assert_eq!(settings(&shown), one, "{shown}");
+        assert!(
+            shown.contains("# g.toml:2\n") && shown.contains("# AZURE_TENANT_ID\n"),
+            "{shown}"
+        );
+        assert!(
+            shown.contains("# client_secret is secret") && !shown.contains("hunter2"),
+            "{shown}"
+        );
+
+        let shown = settings("[store]\nurl = \"rediss://me:hunter2@h:1/2?password=hunter2\"\n").show(None);
+        assert!(shown.contains("url = \"rediss://redacted@h:1/2\""), "{shown}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}

@@ -1,0 +1,141 @@
+//! Where and how answers are shared.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::scan::{Key, Namespace};
+use crate::store;
+
+/// Where and how answers are shared.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The store.
+    pub(super) store: store::Config,
+    /// What all names begin with.
+    pub(super) prefix: Arc<str>,
+    pub(super) namespace: Namespace,
+    /// The longest that a request waits for the store to say what it has.
+    pub look: Duration,
+    /// For how long an answer counts as fresh here, at most, whatever its writer said. Zero: nothing is shared.
+    pub ttl: Duration,
+    /// How long a lease lasts that is not renewed: as long a dead leader holds its followers up.
+    pub lease: Duration,
+}
+
+impl Config {
+    /// For how long a dead leader may hold its followers up: short against the 30 s that callers wait, long against a pause of a process.
+    pub const LEASE: Duration = Duration::from_secs(3);
+
+    /// Answers are kept apart by `prefix`, tenant and application, as the quota is. Work in the background waits for the store as
+    /// long as `store` says; `look` and `ttl` as in the fields.
+    #[must_use]
+    pub fn new(
+        store: store::Config,
+        prefix: &str,
+        (tenant, application): (&str, &str),
+        look: Duration,
+        ttl: Duration,
+    ) -> Self {
+        Self {
+            store,
+            prefix: format!("{prefix}:{}:{}", plain(tenant), plain(application)).into(),
+            // As the quota does: names in which case does not matter.
+            namespace: Namespace::new(&tenant.to_ascii_lowercase(), &application.to_ascii_lowercase()),
+            look,
+            ttl,
+            lease: Self::LEASE,
+        }
+    }
+
+    pub(super) fn name(&self, key: &Key) -> Name {
+        let digest = key.digest(&self.namespace);
+        let hex = digest.iter().fold(String::with_capacity(64), |mut text, byte| {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        });
+        Name(hex.into())
+    }
+
+    /// Where the answer to a question lies, and the lease on it. The braces put both into one slot of a cluster, and different
+    /// questions into different ones.
+    pub(super) fn keys(&self, name: &Name) -> [String; 2] {
+        ["answer", "lease"].map(|what| format!("{}:{VERSION}:{{{}}}:{what}", self.prefix, name.0))
+    }
+
+    /// Where it is said what has become of leases.
+    pub(super) fn channel(&self) -> String {
+        format!("{}:{VERSION}:landed", self.prefix)
+    }
+}
+
+/// The version of names, values and messages.
+const VERSION: &str = "answers-v1";
+
+/// A question, as the store knows it: SHA-256 in hexadecimal digits. Ids of scan definitions are not shown by the names of keys.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Name(Arc<str>);
+
+impl Name {
+    pub(super) fn new(text: &str) -> Self {
+        Self(text.into())
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Nothing in a tenant's or an application's name may look like a part of the key.
+fn plain(name: &str) -> String {
+    let allowed = |c: char| {
+        if c.is_ascii_alphanumeric() || "._-".contains(c) {
+            c.to_ascii_lowercase()
+        } else {
+            '_'
+        }
+    };
+    name.chars().map(allowed).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scan::{Request, Version};
+
+    fn config(prefix: &str, tenant: &str, app: &str) -> Config {
+        let second = Duration::from_secs(1);
+        let store = store::Config::new(store::Address::parse("redis://h").unwrap(), second);
+        Config::new(store, prefix, (tenant, app), second, second)
+    }
+
+    #[test]
+    fn gateways_for_one_app_share_names_and_others_do_not() {
+        let key = Request::plain(Version::Latest, ["a"]).unwrap().key().clone();
+        let keys = |config: Config| config.keys(&config.name(&key));
+        let one = keys(config("p", "T", "App"));
+        assert_eq!(one, keys(config("p", "t", "app")));
+        for other in [
+            config("q", "T", "App"),
+            config("p", "U", "App"),
+            config("p", "T", "Bpp"),
+        ] {
+            assert_ne!(one, keys(other));
+        }
+        // What `plain` makes the same is still told apart by the digest.
+        assert_ne!(keys(config("p", "a/b", "c")), keys(config("p", "a?b", "c")));
+    }
+
+    #[test]
+    fn both_keys_of_a_question_lie_in_one_slot_of_a_cluster() {
+        let config = config("p", "t}", "{a");
+        let key = Request::plain(Version::Latest, ["a"]).unwrap().key().clone();
+        let tags = config.keys(&config.name(&key)).map(|key| {
+            let (_, rest) = key.split_once('{').unwrap();
+            rest.split_once('}').unwrap().0.to_owned()
+        });
+        assert_eq!(tags[0], tags[1]);
+        assert_eq!(tags[0].len(), 64);
+    }
+}

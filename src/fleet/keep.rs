@@ -1,0 +1,61 @@
+//! Writing answers for the other replicas.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::layer::Member;
+use super::outbox::Parcel;
+use super::value::Value;
+use crate::scan::{Answer, Keep, Request};
+
+/// Keeps what another keeps, and writes it to the store as well.
+#[derive(Debug)]
+pub struct Publisher {
+    member: Member,
+    memory: Arc<dyn Keep>,
+}
+
+impl Publisher {
+    /// What `memory` keeps is written by `member`.
+    #[must_use]
+    pub fn new(member: Member, memory: Arc<dyn Keep>) -> Self {
+        Self { member, memory }
+    }
+}
+
+impl Keep for Publisher {
+    fn keep(&self, request: &Request, answer: &Answer, asked: Instant) -> Option<Duration> {
+        // What must not be kept in memory must not be kept anywhere.
+        let ttl = self.memory.keep(request, answer, asked)?;
+        self.member.publish(request, answer, asked, ttl);
+        Some(ttl)
+    }
+}
+
+impl Member {
+    fn publish(&self, request: &Request, answer: &Answer, asked: Instant, ttl: Duration) {
+        // Whoever holds the token may see what others may not.
+        if request.holder().is_some() {
+            return;
+        }
+        let inner = &self.0;
+        let now = Instant::now();
+        let (Some(asked), Some(stored)) = (inner.depot.time(asked), inner.depot.time(now)) else {
+            // The store has never answered; a lease, if there is one, ends with its last holder.
+            return;
+        };
+        let token = inner.board.lease(request.key()).and_then(|lease| lease.land());
+        inner.outbox.send(Parcel::Answer {
+            name: inner.config.name(request.key()),
+            token,
+            value: Value {
+                answer: answer.clone(),
+                asked,
+                stored,
+                ttl,
+            },
+        });
+    }
+}

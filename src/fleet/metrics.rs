@@ -1,0 +1,152 @@
+//! What sharing answers reports.
+
+use std::fmt;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// The counters of shared answers. Clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    pub(super) up: Gauge,
+    lookups: Family<LookupLabels, Counter>,
+    unreadable: Counter,
+    writes: Family<WriteLabels, Counter>,
+}
+
+impl Metrics {
+    /// Names the metrics `shared_answers_up`, `shared_answers_lookups_total{result}`, `shared_answers_unreadable_total` and
+    /// `shared_answers_writes_total{result}` in `registry`.
+    #[must_use]
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        registry.register(
+            "shared_answers_up",
+            "Whether answers are being shared: 0 while the store is left alone after a failure",
+            metrics.up.clone(),
+        );
+        registry.register(
+            "shared_answers_lookups",
+            "Requests that memory could not answer, by what the shared store had for them",
+            metrics.lookups.clone(),
+        );
+        registry.register(
+            "shared_answers_unreadable",
+            "Answers in the shared store that could not be used: another version, damaged, too large",
+            metrics.unreadable.clone(),
+        );
+        registry.register(
+            "shared_answers_writes",
+            "Answers for the shared store, by what became of them",
+            metrics.writes.clone(),
+        );
+        for result in Lookup::ALL {
+            drop(metrics.lookups.get_or_create(&LookupLabels { result }));
+        }
+        for result in Write::ALL {
+            drop(metrics.writes.get_or_create(&WriteLabels { result }));
+        }
+        metrics
+    }
+
+    pub(super) fn looked(&self, result: Lookup) {
+        self.lookups.get_or_create(&LookupLabels { result }).inc();
+    }
+
+    pub(super) fn looked_up(&self, result: Lookup) -> u64 {
+        self.lookups.get_or_create(&LookupLabels { result }).get()
+    }
+
+    pub(super) fn not_read(&self) {
+        self.unreadable.inc();
+    }
+
+    pub(super) fn unreadable(&self) -> u64 {
+        self.unreadable.get()
+    }
+
+    pub(super) fn wrote(&self, result: Write) {
+        self.writes.get_or_create(&WriteLabels { result }).inc();
+    }
+
+    pub(super) fn written(&self) -> u64 {
+        self.writes.get_or_create(&WriteLabels { result: Write::Written }).get()
+    }
+}
+
+/// What a look brought a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Lookup {
+    /// An answer that was there.
+    Hit,
+    /// An answer that another replica was getting.
+    Followed,
+    /// Nothing; this replica asks for all.
+    Led,
+    /// Nothing that could be used or waited for; this replica asks for itself.
+    Alone,
+}
+
+impl Lookup {
+    const ALL: [Self; 4] = [Self::Hit, Self::Followed, Self::Led, Self::Alone];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Followed => "followed",
+            Self::Led => "led",
+            Self::Alone => "alone",
+        }
+    }
+}
+
+/// What became of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Write {
+    /// It is in the store.
+    Written,
+    /// It is too large to be shared.
+    TooLarge,
+    /// Too many were waiting to be written, or the store is left alone.
+    Dropped,
+    /// The store failed.
+    Failed,
+}
+
+impl Write {
+    const ALL: [Self; 4] = [Self::Written, Self::TooLarge, Self::Dropped, Self::Failed];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Written => "written",
+            Self::TooLarge => "too_large",
+            Self::Dropped => "dropped",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LookupLabels {
+    result: Lookup,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WriteLabels {
+    result: Write,
+}
+
+impl EncodeLabelValue for Lookup {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        self.as_str().encode(encoder)
+    }
+}
+
+impl EncodeLabelValue for Write {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        self.as_str().encode(encoder)
+    }
+}

@@ -1,0 +1,146 @@
+//! What this process may use of the machine: processors and memory, as a container's limits say.
+//!
+//! Read once, at the start. Control groups of version 2 and 1 are understood; without any, nothing is limited.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+/// Processors and memory.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Machine {
+    /// Threads that can run at a time, at least 1: the processors, or the whole part of a CPU limit.
+    pub cores: usize,
+    /// The CPU limit in processors, if there is one.
+    pub cpu_limit: Option<f64>,
+    /// The memory limit in bytes, if there is one.
+    pub memory_limit: Option<u64>,
+}
+
+/// A limit this large is how version 1 says that there is none.
+const NONE: u64 = 1 << 60;
+
+impl Machine {
+    /// This machine.
+    #[must_use]
+    pub fn detect() -> Self {
+        let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let (cpu_limit, memory_limit) = limits(Path::new("/sys/fs/cgroup"), &groups);
+        Self {
+            // The standard library honours a CPU limit as well.
+            cores: thread::available_parallelism().map_or(1, usize::from),
+            cpu_limit,
+            memory_limit,
+        }
+    }
+}
+
+/// The tightest limits of the groups that `groups` (the text of `/proc/self/cgroup`) names and of those around them.
+fn limits(root: &Path, groups: &str) -> (Option<f64>, Option<u64>) {
+    let (mut cpu, mut memory) = (Vec::new(), Vec::new());
+    for line in groups.lines() {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else {
+            continue;
+        };
+        for folder in around(root, controllers, path) {
+            cpu.extend(version_2_cpu(&folder).or_else(|| version_1_cpu(&folder)));
+            let files = ["memory.max", "memory.limit_in_bytes"];
+            memory.extend(files.iter().filter_map(|file| number(&folder.join(file))));
+        }
+    }
+    let cpu = cpu.into_iter().reduce(f64::min);
+    (cpu, memory.into_iter().min().filter(|bytes| *bytes < NONE))
+}
+
+/// The group's folder and those above it, in which limits hold too. In a container the group is often seen as `/`.
+fn around(root: &Path, controllers: &str, path: &str) -> Vec<PathBuf> {
+    // Version 2 names no controllers, version 1 has a tree for each.
+    let tree = root.join(controllers);
+    let relative = Path::new(path.trim_start_matches('/'));
+    relative.ancestors().map(|part| tree.join(part)).collect()
+}
+
+/// `QUOTA PERIOD` in microseconds, or `max PERIOD`.
+fn version_2_cpu(folder: &Path) -> Option<f64> {
+    let text = fs::read_to_string(folder.join("cpu.max")).ok()?;
+    let (quota, period) = text.trim().split_once(' ')?;
+    ratio(quota.parse().ok()?, period.parse().ok()?)
+}
+
+/// A quota of -1 is none.
+fn version_1_cpu(folder: &Path) -> Option<f64> {
+    let quota = number(&folder.join("cpu.cfs_quota_us"))?;
+    ratio(quota, number(&folder.join("cpu.cfs_period_us"))?)
+}
+
+fn ratio(quota: u64, period: u64) -> Option<f64> {
+    (period > 0).then(|| quota as f64 / period as f64)
+}
+
+fn number(file: &Path) -> Option<u64> {
+    fs::read_to_string(file).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(root: &Path, files: &[(&str, &str)]) {
+        for (file, text) in files {
+            let file = root.join(file);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_tightest_limit_on_the_way_up_holds() {
+        let root = tempfile::tempdir().unwrap();
+        write(
+            root.path(),
+            &[
+                ("pod/cpu.max", "150000 100000\n"),
+                ("pod/memory.max", "134217728\n"),
+                ("pod/gateway/cpu.max", "max 100000\n"),
+                ("pod/gateway/memory.max", "max\n"),
+            ],
+        );
+        let found = limits(root.path(), "0::/pod/gateway\n");
+        assert_eq!(found, (Some(1.5), Some(128 << 20)));
+    }
+
+    #[test]
+    fn a_container_sees_its_own_group_as_the_root() {
+        let root = tempfile::tempdir().unwrap();
+        write(
+            root.path(),
+            &[("cpu.max", "50000 100000\n"), ("memory.max", "67108864\n")],
+        );
+        assert_eq!(limits(root.path(), "0::/\n"), (Some(0.5), Some(64 << 20)));
+    }
+
+    #[test]
+    fn version_1_has_a_tree_for_each_controller_and_huge_numbers_for_none() {
+        let root = tempfile::tempdir().unwrap();
+        write(
+            root.path(),
+            &[
+                ("cpu,cpuacct/cpu.cfs_quota_us", "-1\n"),
+                ("cpu,cpuacct/cpu.cfs_period_us", "100000\n"),
+                ("memory/memory.limit_in_bytes", "9223372036854771712\n"),
+                ("memory/job/memory.limit_in_bytes", "33554432\n"),
+            ],
+        );
+        let groups = "4:memory:/job\n3:cpu,cpuacct:/\n";
+        assert_eq!(limits(root.path(), groups), (None, Some(32 << 20)));
+        assert_eq!(limits(root.path(), "4:memory:/\n"), (None, None));
+    }
+
+    #[test]
+    fn without_groups_nothing_is_limited() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(limits(root.path(), "nonsense\n0::/gone\n"), (None, None));
+        assert!(Machine::detect().cores >= 1);
+    }
+}

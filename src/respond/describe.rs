@@ -1,0 +1,207 @@
+//! The answers in the words of `OpenAPI`: from the same kinds and the same body that are sent.
+
+use std::collections::BTreeMap;
+
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+
+use super::kind::Kind;
+use super::{problem, table};
+
+/// A response field: name, what it says, an example.
+type Field = (&'static str, &'static str, &'static str);
+
+const REQUEST_ID: Field = (
+    "x-request-id",
+    "Names the request in the gateway's logs.",
+    "9f2d6c0e4b7a4c1d8e3f5a6b7c8d9e0f",
+);
+const CACHE_STATUS: Field = (
+    "Cache-Status",
+    "RFC 9211: how the gateway's cache took part.",
+    "defender-gateway; hit; ttl=21",
+);
+const AGE: Field = (
+    "Age",
+    "Seconds since Defender gave this answer; only on answers from the cache.",
+    "9",
+);
+const POLICY: Field = (
+    "RateLimit-Policy",
+    "The quota's windows (draft-ietf-httpapi-ratelimit-headers-11).",
+    "\"1m\";q=100;w=60, \"1h\";q=1500;w=3600",
+);
+const RATE_LIMIT: Field = (
+    "RateLimit",
+    "What is left of them now. Absent where a caller's own token is used.",
+    "\"1m\";r=37;t=12, \"1h\";r=410;t=1630",
+);
+const PREFERENCE: Field = ("Preference-Applied", "RFC 7240: the wait that was granted.", "wait=20");
+const PROXY_STATUS: Field = (
+    "Proxy-Status",
+    "RFC 9209: why the gateway answered by itself, or what the upstream answered.",
+    "defender-gateway; error=http_request_error",
+);
+const RETRY_AFTER: Field = ("Retry-After", "When to come back, in seconds.", "12");
+const CACHE_CONTROL: Field = (
+    "Cache-Control",
+    "`no-store` on the gateway's own errors; otherwise Defender's.",
+    "no-store",
+);
+const ALLOW: Field = ("Allow", "The methods of this path.", "OPTIONS, POST, QUERY");
+const ACCEPT_QUERY: Field = (
+    "Accept-Query",
+    "RFC 10008: the content type of questions.",
+    "\"application/json\"",
+);
+const ACCEPT_ENCODING: Field = ("Accept-Encoding", "The content coding that is accepted.", "identity");
+
+/// Fields of Defender's that pass. There may be others whose names begin with `x-ms-`.
+const DEFENDERS: [Field; 4] = [
+    ("OData-Version", "Defender's.", "4.0"),
+    (
+        "request-id",
+        "Defender's, for Microsoft's support.",
+        "6ad9d2a7-0c55-4b8e-9c1f-4a8cf2b4c3b1",
+    ),
+    (
+        "mise-correlation-id",
+        "Defender's, for Microsoft's support.",
+        "0b4e7a5e-3c0e-4d1f-8a43-3c6d8f1d2b10",
+    ),
+    RETRY_AFTER,
+];
+
+/// Every answer to the operation: what Defender said, and each error of the gateway's own, by status.
+///
+/// The first value is for the operation, the second for `components.responses`, which it refers to.
+#[must_use]
+pub fn answers(good: &Value) -> (Value, Value) {
+    let mut operation = Map::new();
+    let mut shared = Map::new();
+    operation.insert(
+        "200".into(),
+        served(
+            "Defender's answer, unchanged.",
+            &json!({"application/json": {"schema": good}}),
+        ),
+    );
+    for (status, kinds) in by_status() {
+        let name = format!("Problem{}", status.as_u16());
+        if kinds.iter().any(|kind| kind.is_of_operation()) {
+            operation.insert(
+                status.as_str().into(),
+                json!({"$ref": format!("#/components/responses/{name}")}),
+            );
+        }
+        shared.insert(name, own(status, &kinds));
+    }
+    // Defender's errors may have a status that the gateway uses too; their body then is Defender's.
+    operation.insert(
+        "default".into(),
+        served("Defender's own error, unchanged.", &json!({"*/*": {"schema": true}})),
+    );
+    (operation.into(), shared.into())
+}
+
+/// The body of every error of the gateway's own: `#/components/schemas/Problem`.
+#[must_use]
+pub fn body() -> Value {
+    problem::schema()
+}
+
+/// The answers to `OPTIONS`.
+#[must_use]
+pub fn options() -> Value {
+    let fields = table::OPTIONS.into_iter().flatten().map(|(name, _)| *name);
+    let known = [ALLOW, ACCEPT_QUERY];
+    let fields = fields.filter_map(|name| known.into_iter().find(|field| field.0.eq_ignore_ascii_case(name)));
+    let mut answers = Map::new();
+    let what = json!({"description": "What may be asked.", "headers": headers(fields.chain([REQUEST_ID]))});
+    answers.insert("204".into(), what);
+    // Kept out before anybody looks at the method.
+    for kind in [
+        Kind::BadRequest,
+        Kind::CrossSite,
+        Kind::Misdirected,
+        Kind::RequestHeaderFieldsTooLarge,
+        Kind::InternalServerError,
+    ] {
+        let status = kind.status();
+        let shared = format!("#/components/responses/Problem{}", status.as_u16());
+        answers.insert(status.as_str().into(), json!({ "$ref": shared }));
+    }
+    answers.into()
+}
+
+fn by_status() -> BTreeMap<StatusCode, Vec<Kind>> {
+    let mut kinds = BTreeMap::<_, Vec<_>>::new();
+    for kind in Kind::ALL {
+        kinds.entry(kind.status()).or_default().push(kind);
+    }
+    kinds
+}
+
+fn served(description: &str, content: &Value) -> Value {
+    let fields = [
+        CACHE_STATUS,
+        AGE,
+        POLICY,
+        RATE_LIMIT,
+        PREFERENCE,
+        PROXY_STATUS,
+        CACHE_CONTROL,
+        REQUEST_ID,
+    ];
+    json!({
+        "description": description,
+        "headers": headers(fields.into_iter().chain(DEFENDERS)),
+        "content": content,
+    })
+}
+
+/// The errors with this status.
+fn own(status: StatusCode, kinds: &[Kind]) -> Value {
+    let description: Vec<_> = kinds
+        .iter()
+        .map(|kind| format!("`{}`: {}", kind.code(), kind.meaning()))
+        .collect();
+    let mut codes: Vec<_> = kinds.iter().map(|kind| kind.code()).collect();
+    codes.dedup();
+    let mut fields = vec![PROXY_STATUS, CACHE_CONTROL, REQUEST_ID];
+    if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
+        fields.extend([POLICY, RATE_LIMIT]);
+    }
+    match status {
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY => {
+            fields.push(RETRY_AFTER);
+        }
+        StatusCode::METHOD_NOT_ALLOWED => fields.push(ALLOW),
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => fields.extend([ACCEPT_QUERY, ACCEPT_ENCODING]),
+        _ => {}
+    }
+    json!({
+        "description": description.join("\n\n"),
+        "headers": headers(fields),
+        "content": {"application/problem+json": {"schema": {
+            "allOf": [{"$ref": "#/components/schemas/Problem"}],
+            "properties": {
+                "status": {"const": status.as_u16()},
+                "error": {"properties": {"code": {"enum": codes}}},
+            },
+        }}},
+    })
+}
+
+fn headers(fields: impl IntoIterator<Item = Field>) -> Value {
+    let described = fields.into_iter().map(|(name, description, example)| {
+        let is_number = example.bytes().all(|byte| byte.is_ascii_digit());
+        let (kind, example) = match example.parse::<u64>() {
+            Ok(number) if is_number => ("integer", json!(number)),
+            _ => ("string", json!(example)),
+        };
+        let header = json!({"description": description, "schema": {"type": kind}, "example": example});
+        (name.to_owned(), header)
+    });
+    Value::Object(described.collect())
+}

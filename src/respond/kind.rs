@@ -1,0 +1,180 @@
+//! Every kind of error answer that the gateway makes itself. There is no way to make another one, so what is described is what is sent.
+
+use http::StatusCode;
+
+/// A status with Defender's `error.code`: what a client can tell errors apart by. Stable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// Not HTTP as it should be.
+    BadRequest,
+    /// The body is not a question.
+    InvalidRequestBody,
+    /// A query option is wrong.
+    ODataError,
+    /// A browser's call from another site.
+    CrossSite,
+    /// No such path.
+    NotFound,
+    /// The path exists, the method does not.
+    MethodNotAllowed,
+    /// The body was too slow.
+    RequestTimeout,
+    /// The body is too large.
+    RequestEntityTooLarge,
+    /// Not JSON, or compressed.
+    UnsupportedMediaType,
+    /// Another host was meant.
+    Misdirected,
+    /// No call in time, or too many requests.
+    TooManyRequests,
+    /// Too many or too large fields.
+    RequestHeaderFieldsTooLarge,
+    /// A defect of ours.
+    InternalServerError,
+    /// The gateway's credentials are refused.
+    SignInRefused,
+    /// The exchange with the upstream failed.
+    UpstreamUnreachable,
+    /// Sign-in cannot be reached.
+    SignInUnavailable,
+    /// The gateway ends.
+    ShuttingDown,
+    /// The shared quota is out of reach.
+    QuotaUnavailable,
+    /// Busy for a moment.
+    ServiceUnavailable,
+    /// The upstream did not answer in time.
+    UpstreamTimeout,
+    /// `only-if-cached`, and nothing stored.
+    NotCached,
+}
+
+impl Kind {
+    /// All of them, by status.
+    pub const ALL: [Self; 21] = [
+        Self::BadRequest,
+        Self::InvalidRequestBody,
+        Self::ODataError,
+        Self::CrossSite,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::RequestTimeout,
+        Self::RequestEntityTooLarge,
+        Self::UnsupportedMediaType,
+        Self::Misdirected,
+        Self::TooManyRequests,
+        Self::RequestHeaderFieldsTooLarge,
+        Self::InternalServerError,
+        Self::SignInRefused,
+        Self::UpstreamUnreachable,
+        Self::SignInUnavailable,
+        Self::ShuttingDown,
+        Self::QuotaUnavailable,
+        Self::ServiceUnavailable,
+        Self::UpstreamTimeout,
+        Self::NotCached,
+    ];
+
+    /// The HTTP status.
+    #[must_use]
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::BadRequest | Self::InvalidRequestBody | Self::ODataError => StatusCode::BAD_REQUEST,
+            Self::CrossSite => StatusCode::FORBIDDEN,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::RequestEntityTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
+            Self::RequestHeaderFieldsTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::InternalServerError => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::SignInRefused | Self::UpstreamUnreachable => StatusCode::BAD_GATEWAY,
+            Self::SignInUnavailable | Self::ShuttingDown | Self::QuotaUnavailable | Self::ServiceUnavailable => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::UpstreamTimeout | Self::NotCached => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    /// `error.code`.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::BadRequest => "BadRequest",
+            Self::InvalidRequestBody => "InvalidRequestBody",
+            Self::ODataError => "ODataError",
+            Self::CrossSite | Self::Misdirected => "Forbidden",
+            Self::NotFound => "NotFound",
+            Self::MethodNotAllowed => "MethodNotAllowed",
+            Self::RequestTimeout => "RequestTimeout",
+            Self::RequestEntityTooLarge => "RequestEntityTooLarge",
+            Self::UnsupportedMediaType => "UnsupportedMediaType",
+            Self::TooManyRequests => "TooManyRequests",
+            Self::RequestHeaderFieldsTooLarge => "RequestHeaderFieldsTooLarge",
+            Self::InternalServerError => "InternalServerError",
+            Self::SignInRefused => "SignInRefused",
+            Self::UpstreamUnreachable => "UpstreamUnreachable",
+            Self::SignInUnavailable => "SignInUnavailable",
+            Self::ShuttingDown => "ShuttingDown",
+            Self::QuotaUnavailable => "QuotaUnavailable",
+            Self::ServiceUnavailable => "ServiceUnavailable",
+            Self::UpstreamTimeout => "UpstreamTimeout",
+            Self::NotCached => "NotCached",
+        }
+    }
+
+    /// What it means, in a sentence, for the description.
+    #[must_use]
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::BadRequest => {
+                "The request needs exactly one valid Host and a whole body, or its Authorization cannot be used."
+            }
+            Self::InvalidRequestBody => "The body does not name scan definitions as described.",
+            Self::ODataError => "$top or $skip is out of range or there twice, or there is another query option.",
+            Self::CrossSite => "A browser sent it on behalf of another site.",
+            Self::NotFound => "There is nothing at this path.",
+            Self::MethodNotAllowed => "The method is not allowed at this path; Allow names those that are.",
+            Self::RequestTimeout => "The body did not arrive in time.",
+            Self::RequestEntityTooLarge => "The body is larger than `server.max_body`.",
+            Self::UnsupportedMediaType => "The body must be application/json, in UTF-8 and not compressed.",
+            Self::Misdirected => "The gateway does not answer under this Host; see `server.hosts`.",
+            Self::TooManyRequests => {
+                "The turn cannot come before the deadline (which is known at once), the queue is full, or the caller is over its \
+                 fair-use limit. Retry-After says when to come back."
+            }
+            Self::RequestHeaderFieldsTooLarge => "The header fields are too many or too large.",
+            Self::InternalServerError => "A defect of the gateway; its log says more under the request's id.",
+            Self::SignInRefused => "The gateway's credentials are refused.",
+            Self::UpstreamUnreachable => "No region could be reached, or its answer was unusable.",
+            Self::SignInUnavailable => "There is no token, and sign-in cannot be reached.",
+            Self::ShuttingDown => "The gateway is about to end.",
+            Self::QuotaUnavailable => {
+                "The store through which replicas share the quota is lost, and nothing is cached."
+            }
+            Self::ServiceUnavailable => "The gateway is busy for a moment.",
+            Self::UpstreamTimeout => "Defender did not answer in time.",
+            Self::NotCached => "Nothing is stored, and `only-if-cached` allows no call.",
+        }
+    }
+
+    /// Whether a call of the operation itself can end so; the others concern what is no operation.
+    #[must_use]
+    pub fn is_of_operation(self) -> bool {
+        !matches!(self, Self::NotFound | Self::MethodNotAllowed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_are_listed_once_and_in_order() {
+        assert!(Kind::ALL.is_sorted_by(|a, b| a < b));
+        assert_eq!(Kind::ALL.len(), Kind::NotCached as usize + 1);
+        assert!(Kind::ALL.is_sorted_by_key(|kind| kind.status()));
+    }
+}

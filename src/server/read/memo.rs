@@ -1,0 +1,169 @@
+//! The question asked last on a connection: who polls sends the same bytes again, and they need not be read again.
+
+use std::hash::BuildHasher as _;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use foldhash::quality::FixedState;
+
+use super::budget::{Budget, Share};
+use crate::scan::{Request, Version};
+
+/// What a question is read from, besides a caller's own token.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wording<'a> {
+    pub(super) version: Version,
+    pub(super) query: Option<&'a str>,
+    pub(super) body: &'a [u8],
+}
+
+/// Remembers one question, once it has been asked twice in a row: others are not worth a copy of their bodies.
+#[derive(Debug)]
+pub(super) struct Memo {
+    last: Mutex<Last>,
+    budget: Arc<Budget>,
+}
+
+#[derive(Debug, Default)]
+struct Last {
+    hash: u64,
+    known: Option<Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    version: Version,
+    query: Option<Box<str>>,
+    body: Bytes,
+    question: Arc<Request>,
+    _share: Share,
+}
+
+impl Memo {
+    /// All memos on one `budget` remember bodies of no more bytes together.
+    pub(super) fn new(budget: Arc<Budget>) -> Self {
+        Self {
+            last: Mutex::default(),
+            budget,
+        }
+    }
+
+    /// The question in these very words, from memory or read by `read`.
+    pub(super) fn question<E>(
+        &self,
+        wording: Wording<'_>,
+        read: impl FnOnce() -> Result<Request, E>,
+    ) -> Result<Arc<Request>, E> {
+        {
+            let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(known) = &last.known
+                && known.is(wording)
+            {
+                return Ok(Arc::clone(&known.question));
+            }
+        }
+        let question = Arc::new(read()?);
+        // Only good questions are remembered: what is refused is refused again.
+        let hash = FixedState::default().hash_one((wording.version, wording.query, wording.body));
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.known = (last.hash == hash)
+            .then(|| Known::new(wording, &question, &self.budget))
+            .flatten();
+        last.hash = hash;
+        Ok(question)
+    }
+}
+
+impl Known {
+    /// `None` when all memos together would remember too much.
+    fn new(wording: Wording<'_>, question: &Arc<Request>, budget: &Arc<Budget>) -> Option<Self> {
+        let mut share = Share::of(Arc::clone(budget));
+        // The body, and about as much again in the question.
+        share.grow(2 * wording.body.len()).then(|| Self {
+            version: wording.version,
+            query: wording.query.map(Box::from),
+            body: Bytes::copy_from_slice(wording.body),
+            question: Arc::clone(question),
+            _share: share,
+        })
+    }
+
+    fn is(&self, wording: Wording<'_>) -> bool {
+        self.body == wording.body && self.version == wording.version && self.query.as_deref() == wording.query
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scan::Invalid;
+
+    fn ask(memo: &Memo, version: Version, query: Option<&str>, body: &str) -> (Result<Arc<Request>, Invalid>, bool) {
+        let mut was_read = false;
+        let wording = Wording {
+            version,
+            query,
+            body: body.as_bytes(),
+        };
+        let question = memo.question(wording, || {
+            was_read = true;
+            Request::parse(version, query, body.as_bytes())
+        });
+        (question, was_read)
+    }
+
+    #[test]
+    fn the_same_words_are_read_twice_and_then_known() {
+        let memo = Memo::new(Budget::new(1000));
+        let body = r#"{"ScanDefinitionIds":["b","a"]}"#;
+        let asked = || ask(&memo, Version::Latest, None, body);
+        let (first, second, third) = (asked(), asked(), asked());
+        assert_eq!((first.1, second.1, third.1), (true, true, false));
+        assert_eq!(first.0, third.0);
+        // A fault is never known.
+        assert!(ask(&memo, Version::Latest, None, "{}").0.is_err());
+        assert!(ask(&memo, Version::Latest, None, "{}").0.is_err());
+    }
+
+    #[test]
+    fn other_words_are_another_question() {
+        let memo = Memo::new(Budget::new(1000));
+        let body = |id| format!(r#"{{"ScanDefinitionIds":["{id}"]}}"#);
+        let cases = [
+            (Version::Latest, None, body("a")),
+            (Version::V1, None, body("a")),
+            (Version::Latest, Some("$top=1"), body("a")),
+            (Version::Latest, Some("$skip=1"), body("a")),
+            (Version::Latest, None, body("b")),
+        ];
+        for (version, query, body) in &cases {
+            for _ in 0..3 {
+                let (question, _) = ask(&memo, *version, *query, body);
+                assert_eq!(
+                    *question.unwrap(),
+                    Request::parse(*version, *query, body.as_bytes()).unwrap()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn memory_is_bounded_and_given_back() {
+        let budget = Budget::new(100);
+        let memo = Memo::new(Arc::clone(&budget));
+        let small = r#"{"ScanDefinitionIds":["a"]}"#;
+        let large = format!(r#"{{"ScanDefinitionIds":["{}"]}}"#, "x".repeat(50));
+        for (body, left) in [
+            (small, 100 - 2 * small.len()),
+            (&*large, 100),
+            (small, 100 - 2 * small.len()),
+        ] {
+            for _ in 0..3 {
+                ask(&memo, Version::Latest, None, body).0.unwrap();
+            }
+            assert_eq!(budget.left(), left);
+        }
+        drop(memo);
+        assert_eq!(budget.left(), 100);
+    }
+}

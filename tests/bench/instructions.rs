@@ -1,0 +1,109 @@
+//! Repeats one hot function so that its instructions can be counted: `instructions CASE TIMES`. `tests/bench/count` does it.
+
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on stops")]
+
+mod support;
+
+use std::hint::black_box;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use http::Request;
+use tokio::time::Instant;
+use tower::{Layer as _, Service as _, service_fn};
+
+use defender_gateway::BoxError;
+use defender_gateway::quota::{Account, Config, Limit};
+use defender_gateway::respond::{Reply, RequestId};
+use defender_gateway::scan::{Outcome, Served, Status};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// From the bytes of a body to its canonical key.
+fn key(ids: usize, times: usize) {
+    let body = support::body(1, ids);
+    (0..times).for_each(|_| drop(black_box(support::question(black_box(&body)))));
+}
+
+/// A request through all layers, answered from the cache.
+fn hit(times: usize) {
+    let cache = support::cache(1 << 26);
+    let body = support::body(1, 3);
+    support::keep(&cache, &body, &support::answer(1000));
+    let mut path = support::path(&cache);
+    let peer = support::peer();
+    for _ in 0..times {
+        let answer = support::now(path.call(support::request(&peer, body.clone())));
+        assert!(answer.unwrap().status().is_success());
+    }
+}
+
+/// Making the request that `hit` sends, which is no part of a hit.
+fn request(times: usize) {
+    let (body, peer) = (support::body(1, 3), support::peer());
+    (0..times).for_each(|_| drop(black_box(support::request(&peer, body.clone()))));
+}
+
+/// The status and the fields of a hit.
+fn fields(times: usize) {
+    let answer = support::answer(1000);
+    let served = move |_| {
+        let served = Served {
+            answer: answer.clone(),
+            outcome: Outcome::Hit,
+            status: Status {
+                ttl: Some(21),
+                ..Status::default()
+            },
+            age: Some(9 * SECOND),
+        };
+        std::future::ready(Ok::<_, BoxError>(Reply::Served(Box::new(served), None)))
+    };
+    let mut layer = support::respond().layer(service_fn(served));
+    for _ in 0..times {
+        let mut request = Request::new(());
+        request.extensions_mut().insert(RequestId::from_caller("r").unwrap());
+        drop(support::now(layer.call(request)));
+    }
+}
+
+/// A call of a saturated account: taken when it may go, and settled.
+fn decision(times: usize) {
+    let limit = |calls, secs| Limit::try_new(NonZeroU32::new(calls).unwrap(), Duration::from_secs(secs)).unwrap();
+    let limits = vec![limit(100, 60), limit(1500, 3600)];
+    let config = Config::try_new(limits, NonZeroU32::new(100).unwrap(), 60 * SECOND).unwrap();
+    let mut now = Instant::now();
+    let mut account = Account::new(&config, now);
+    for _ in 0..times {
+        let charge = loop {
+            match account.take(now) {
+                Ok(charge) => break charge,
+                Err(at) => now = at.unwrap(),
+            }
+        };
+        now += SECOND / 5;
+        account.settle(charge, now);
+    }
+}
+
+fn main() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let _guard = runtime.enter();
+    let mut arguments = std::env::args().skip(1);
+    // Run by `cargo bench` itself there are none, and nothing to count.
+    let (Some(case), Some(times)) = (arguments.next(), arguments.next().and_then(|times| times.parse().ok())) else {
+        return;
+    };
+    match case.as_str() {
+        "key" => key(3, times),
+        "key_500" => key(500, times),
+        "hit" => hit(times),
+        "request" => request(times),
+        "fields" => fields(times),
+        "decision" => decision(times),
+        _ => unreachable!("an unknown case"),
+    }
+}

@@ -1,0 +1,124 @@
+//! What the benchmarks measure: the path of a hit, without sockets.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::hint::black_box;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use prometheus_client::registry::Registry;
+use tokio::time::Instant;
+use tower::{Service, ServiceBuilder, service_fn};
+
+use defender_gateway::cache::{self, Cache};
+use defender_gateway::respond::{self, Body, Windows};
+use defender_gateway::scan::{self, Answer, Call, Keep as _, Served, Version};
+use defender_gateway::task::Tasks;
+use defender_gateway::{BoxError, server};
+
+/// A body that asks for `count` ids of the `key`-th question, as a caller would write it.
+pub(crate) fn body(key: usize, count: usize) -> Bytes {
+    let ids: Vec<_> = (0..count)
+        .map(|nth| {
+            let mixed = (key * 2_654_435_761 + nth * 40_503) % (1 << 32);
+            format!("\"{mixed:08X}-{nth:04x}-4001-a001-{key:012x}\"")
+        })
+        .collect();
+    format!("{{\"ScanDefinitionIds\": [{}]}}", ids.join(", ")).into()
+}
+
+pub(crate) fn question(body: &[u8]) -> scan::Request {
+    scan::Request::parse(Version::Latest, None, body).unwrap()
+}
+
+/// An answer of this many bytes.
+pub(crate) fn answer(bytes: usize) -> Answer {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Answer {
+        status: StatusCode::OK,
+        headers: headers.into(),
+        body: vec![b'x'; bytes].into(),
+    }
+}
+
+pub(crate) fn cache(max_size: u64) -> Arc<Cache> {
+    let config = cache::Config {
+        ttl: Duration::from_hours(24),
+        max_size,
+        ..cache::Config::default()
+    };
+    Arc::new(Cache::new(
+        config,
+        None,
+        cache::Metrics::register(&mut Registry::default()),
+    ))
+}
+
+pub(crate) fn keep(cache: &Cache, body: &[u8], answer: &Answer) {
+    let kept = cache.keep(&question(body), answer, Instant::now());
+    assert!(kept.is_some(), "the answer is kept");
+}
+
+/// All layers of a hit, over a cache.
+pub(crate) fn path(
+    cache: &Arc<Cache>,
+) -> impl Service<Request<Full<Bytes>>, Response = Response<Body>, Error = Infallible> + use<> {
+    let count = server::count::Metrics::register(&mut Registry::default());
+    let below = service_fn(|_: Call| async { Err::<Served, BoxError>("nothing is forwarded".into()) });
+    ServiceBuilder::new()
+        .layer(server::request_id::Layer)
+        .layer(server::count::Layer::new(count.clone()))
+        .layer(respond())
+        .layer(server::panic::Layer::new(count.panics()))
+        .layer(server::guard::Layer::new(server::guard::Hosts::default()))
+        .layer(server::route::Layer)
+        .layer(server::read::Layer::new(server::read::Config::default()))
+        .layer(cache::Layer::new(Arc::clone(cache), Tasks::new(), Arc::new(|_| false)))
+        .service(below)
+}
+
+/// The layer that writes answers.
+pub(crate) fn respond() -> respond::Layer {
+    let window = |name: &str, quota, window_s| respond::Window {
+        name: name.into(),
+        quota,
+        window_s,
+        remaining: 37,
+        reset_s: 12,
+    };
+    let windows = Arc::new(Windows::new(vec![window("1m", 100, 60), window("1h", 1500, 3600)]));
+    respond::Layer::new(respond::Config {
+        upstream_hosts: vec!["api.security.microsoft.com".into()],
+        rate_limit: Arc::new(move || Arc::clone(&windows)),
+    })
+}
+
+/// A request as it comes from a socket.
+pub(crate) fn request(peer: &server::Peer, body: Bytes) -> Request<Full<Bytes>> {
+    let mut request = Request::post(Version::Latest.path())
+        .header(header::HOST, "localhost:8080")
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::CONTENT_LENGTH, body.len())
+        .body(Full::new(body))
+        .unwrap();
+    request.extensions_mut().insert(peer.clone());
+    request
+}
+
+pub(crate) fn peer() -> server::Peer {
+    server::Peer::tcp("127.0.0.1:4711".parse().unwrap(), "127.0.0.1:8080".parse().unwrap())
+}
+
+/// The result of a future that does not wait.
+pub(crate) fn now<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(result) => black_box(result),
+        Poll::Pending => unreachable!("a hit does not wait"),
+    }
+}

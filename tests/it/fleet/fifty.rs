@@ -1,0 +1,40 @@
+//! Fifty whole gateways in one process: sign-in, shared quota, real sockets.
+
+use futures_util::future::join_all;
+
+use crate::support::redis::Redis;
+use crate::support::{Setup, id, within};
+
+const REPLICAS: usize = 50;
+const QUESTIONS: usize = 20;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_replicas_that_ask_the_same_twenty_questions_at_once_make_twenty_calls() {
+    let redis = Redis::start().await;
+    let setup = || {
+        Setup::new()
+            .set("store.url", &redis.url())
+            // So many on so few cores are slow.
+            .set("store.timeout", "5s")
+            .set("store.answer_timeout", "10s")
+            // Each of so many has to reckon with the others' wanting as much.
+            .set("queue.max_wait", "10m")
+            .set("cache.ttl", "10m")
+    };
+    let first = setup().start().await;
+    let toml = first.simulator.config_toml();
+    let others = join_all((1..REPLICAS).map(|_| setup().start_at(&toml))).await;
+    let callers = std::iter::once(&first.caller).chain(others.iter().map(|other| &other.caller));
+    let asked = callers.flat_map(|caller| (0..QUESTIONS).map(move |n| async move { (n, caller.ask(&[id(n)]).await) }));
+    let answers = within("all answers", join_all(asked)).await;
+    assert_eq!(answers.len(), REPLICAS * QUESTIONS);
+    for (n, answer) in &answers {
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(answer.row_ids(), [id(*n)]);
+    }
+    assert_eq!(first.simulator.calls().len(), QUESTIONS);
+    for other in others {
+        other.leave().await;
+    }
+    first.finish().await;
+}

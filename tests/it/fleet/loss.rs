@@ -1,0 +1,167 @@
+//! A store or a replica that is lost, at any moment.
+
+use std::time::Duration;
+
+use defender_gateway::scan::Outcome;
+use defender_gateway::sim::{Fault, Often, Plan};
+
+use super::pod::{Options, Pod, Upstream, good};
+use super::proxy::Proxy;
+use crate::support::redis::Redis;
+use crate::support::{Setup, id, until, within};
+
+fn hasty() -> Options {
+    Options {
+        look: Duration::from_millis(100),
+        ..Options::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_stalls_delays_no_hit_and_holds_no_miss() {
+    let (redis, upstream) = (Redis::start().await, Upstream::new());
+    let proxy = Proxy::start(&redis.url()).await;
+    let pod = Pod::start_with(&proxy.url(), &upstream, &hasty());
+    pod.served(&["a"]).await;
+    proxy.block();
+    assert_eq!(pod.served(&["a"]).await.outcome, Outcome::Hit);
+    // The first finds out, and the others profit from that.
+    for ids in [["b"], ["c"], ["d"]] {
+        assert_eq!(pod.served(&ids).await.outcome, Outcome::Forwarded);
+    }
+    assert!(proxy.is_blocked(), "none of them waited for the end of that");
+    assert!(!pod.member.snapshot().up);
+    proxy.unblock();
+    // It is tried again by itself.
+    let shared = async || {
+        let asked = pod.served(&[&format!("{}", rand::random::<u64>())]).await;
+        assert_eq!(asked.outcome, Outcome::Forwarded);
+        pod.member.snapshot().up.then_some(())
+    };
+    until("sharing to begin again", shared).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_sleeps_delays_nobody() {
+    let (redis, upstream) = (Redis::start().await, Upstream::new());
+    let pod = Pod::start_with(&redis.url(), &upstream, &hasty());
+    pod.served(&["a"]).await;
+    let asleep = redis.command(&["DEBUG", "SLEEP", "3"]);
+    let answered = async {
+        // It sleeps once a look fails.
+        let sleeps = async || {
+            pod.served(&[&format!("{}", rand::random::<u64>())]).await;
+            (!pod.member.snapshot().up).then_some(())
+        };
+        until("the store to sleep", sleeps).await;
+        assert_eq!(pod.served(&["a"]).await.outcome, Outcome::Hit);
+        assert_eq!(pod.served(&["b"]).await.outcome, Outcome::Forwarded);
+    };
+    tokio::select! {
+        biased;
+        () = asleep => panic!("it was awake before they were answered"),
+        () = answered => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_the_store_dies_followers_ask_for_themselves() {
+    let (mut redis, upstream) = (Redis::start().await, Upstream::new());
+    let pods: Vec<_> = (0..4).map(|_| Pod::start(&redis.url(), &upstream)).collect();
+    upstream.close_gate();
+    let lead = pods[0].ask(&["a"]);
+    upstream.arrived(1).await;
+    let follow: Vec<_> = pods[1..].iter().map(|pod| pod.ask(&["a"])).collect();
+    redis.kill().await;
+    upstream.arrived(4).await;
+    upstream.open_gate();
+    good(lead).await;
+    for follow in follow {
+        good(follow).await;
+    }
+    assert_eq!(upstream.calls(), 4);
+    // And those who come now.
+    for pod in &pods {
+        pod.served(&["b"]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_a_leader_dies_one_follower_asks_for_all() {
+    let (redis, upstream) = (Redis::start().await, Upstream::new());
+    let mut pods: Vec<_> = (0..4).map(|_| Pod::start(&redis.url(), &upstream)).collect();
+    upstream.close_gate();
+    let lead = pods[0].ask(&["a"]);
+    upstream.arrived(1).await;
+    let follow: Vec<_> = pods[1..].iter().map(|pod| pod.ask(&["a"])).collect();
+    pods.remove(0).kill();
+    assert!(lead.await.is_err());
+    upstream.arrived(2).await;
+    upstream.open_gate();
+    for follow in follow {
+        good(follow).await;
+    }
+    assert_eq!(upstream.calls(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_a_leader_stops_or_its_callers_leave_the_lease_is_given_back() {
+    let (redis, upstream) = (Redis::start().await, Upstream::new());
+    let options = Options {
+        // Nobody is saved by a lease that runs out.
+        lease: Duration::from_mins(1),
+        ..Options::default()
+    };
+    let [leader, follower] = std::array::from_fn(|_| Pod::start_with(&redis.url(), &upstream, &options));
+    upstream.close_gate();
+    let lead = leader.ask(&["a"]);
+    upstream.arrived(1).await;
+    let follow = follower.ask(&["a"]);
+    lead.abort();
+    upstream.arrived(2).await;
+    upstream.open_gate();
+    good(follow).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_a_whole_gateway_is_killed_that_asked_for_all_another_asks() {
+    let redis = Redis::start().await;
+    let setup = || {
+        Setup::new()
+            .set("store.url", &redis.url())
+            .set("store.timeout", "2s")
+            .set("store.answer_timeout", "10s")
+    };
+    let leader = setup().spawn().await;
+    let toml = leader.simulator.config_toml();
+    let followers = [setup().start_at(&toml).await, setup().start_at(&toml).await];
+    let slow = Plan::of(Fault::SlowHead(Duration::from_secs(3)), Often::Always);
+    leader.simulator.set_faults_everywhere(&slow);
+    let (caller, question) = (leader.caller(), [id(1)]);
+    let request = caller.question().body(crate::support::body(&question)).unwrap();
+    let lead = caller.try_send(request);
+    let others = async {
+        leader.simulator.wait_for_calls(1).await.unwrap();
+        let follow = followers.iter().map(|follower| follower.caller.ask(&question));
+        let killed = async {
+            for follower in &followers {
+                follower
+                    .until_status("it to look", |status| status["cache"]["misses"] == 1)
+                    .await;
+            }
+            leader.gateway.signal("KILL").await;
+        };
+        let (answers, ()) = tokio::join!(futures_util::future::join_all(follow), killed);
+        answers
+    };
+    let (lead, answers) = within("all answers", async { tokio::join!(lead, others) }).await;
+    assert!(lead.is_err(), "it was killed too late: {lead:?}");
+    for answer in &answers {
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.row_ids(), question);
+    }
+    assert_eq!(leader.simulator.calls().len(), 2);
+    for follower in followers {
+        follower.leave().await;
+    }
+}

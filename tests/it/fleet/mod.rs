@@ -1,0 +1,8 @@
+//! Several replicas, one real redis-server: what they share besides the quota.
+
+mod damage;
+mod fifty;
+mod loss;
+mod pod;
+mod proxy;
+mod share;

@@ -1,0 +1,272 @@
+//! Answers, and calls under way.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+use defender_gateway::caller::Freshness;
+use defender_gateway::scan::{Delegated, Outcome};
+
+use super::pod::{Bad, Options, Pod, Upstream, good, question};
+use crate::support::redis::Redis;
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+/// Several pods that hear each other: what they are told is not missed.
+async fn pods<const N: usize>(redis: &Redis, upstream: &Upstream, options: &Options) -> [Pod; N] {
+    let pods = std::array::from_fn(|_| Pod::start_with(&redis.url(), upstream, options));
+    let all_listen = async || {
+        let channels: Vec<String> = redis.ask(&["PUBSUB", "CHANNELS"]).await.unwrap();
+        let [channel] = &channels[..] else { return None };
+        let (_, listeners): (String, usize) = redis.ask(&["PUBSUB", "NUMSUB", channel]).await.unwrap();
+        (listeners == N).then_some(())
+    };
+    crate::support::until("all pods to listen", all_listen).await;
+    pods
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_replica_was_told_another_need_not_ask() {
+    let (redis, upstream) = (Redis::start().await, Upstream::new());
+    let [one, other] = pods(&redis, &upstream, &Options::default()).await;
+    let asked = one.served(&["a", "b"]).await;
+    assert_eq!(asked.outcome, Outcome::Forwarded);
+    one.until("the answer to be written", |seen| seen.written == 1).await;
+
+    let found = other.served(&["b", "a"]).await;
+    assert_eq!(found.outcome, Outcome::Hit);
+    assert_eq!(found.answer.body, asked.answer.body);
+    assert_eq!(found.answer.headers, asked.answer.headers);
+    assert_eq!((found.status.detail, found.status.forward), (Some("shared"), None));
+    let (age, ttl) = (found.age.unwrap(), found.status.ttl.unwrap());
+    assert!((50..60).contains(&ttl), "{ttl}");
+
+    // From now on it is in memory, with the same age.
+    let hit = other.served(&["a", "b"]).await;
+    assert_eq!((hit.outcome, hit.status.detail), (Outcome::Hit, None));
+    assert!(hit.age.unwrap() >= age && hit.status.ttl.unwrap() <= ttl, "{hit:?}");
+    // And by id: it has learned from the answer what it needs to know for that.
+    assert_eq!(other.served(&["a"]).await.status.detail, Some("assembled"));
+    assert_eq!(upstream.calls(), 1);
+    assert_eq!((other.member.snapshot().hits, one.member.snapshot().led), (1, 1));
+    one.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_what_another_replica_is_asking_waits_for_its_answer() {
+    let (redis, upstream) = (Redis::start().await, Upstream::new());
+    let [leader, one, other] = pods(&redis, &upstream, &Options::default()).await;
+    upstream.close_gate();
+    let lead = leader.ask(&["a"]);
+    upstream.arrived(1).await;
+    let follow: Vec<_> = [&one, &other]
+        .iter()
+        .flat_map(|pod| [pod.ask(&["a"]), pod.ask(&["a"])])
+        .collect();
+    // Longer than a lease, which has to be renewed.
+    tokio::time::sleep(Options::default().lease * 3 / 2).await;
+    assert_eq!(upstream.calls(), 1);
+    upstream.open_gate();
+    assert_eq!(good(lead).await.outcome, Outcome::Forwarded);
+    for follow in follow {
+        let served = good(follow).await;
+        assert_eq!((served.outcome, served.status.collapsed), (Outcome::Collapsed, true));
+    }
+    assert_eq!(upstream.calls(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_waits_for_another_replica_no_longer_than_for_a_slot_and_joins_nobody_if_it_insists() {
+    let (redis, upstream) = (Redis::start().await, Upstream::new());
+    let [leader, follower] = pods(&redis, &upstream, &Options::default()).await;
+    upstream.close_gate();
+    let lead = leader.ask(&["a"]);
+    upstream.arrived(1).await;
+    let insists = Freshness {
+        no_cache: true,
+        ..Freshness::default()
+    };
+    let insisted = leader.ask_with(&["a"], insists, MINUTE);
+    upstream.arrived(2).await;
+    let options = Options {
+        look: Duration::from_millis(100),
+        ..Options::default()
+    };
+    let hasty = Pod::start_with(&redis.url(), &upstream, &options);
+    let hastened = hasty.ask_with(&["a"], Freshness::default(), Duration::ZERO);
+    upstream.arrived(3).await;
+    let follow = follower.ask(&["a"]);
+    upstream.open_gate();
+    for asked in [lead, insisted, hastened, follow] {
+        good(asked).await;
+    }
+    assert_eq!(upstream.calls(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_a_call_fails_one_follower_asks_and_after_two_each_for_itself() {
+    let (redis, upstream) = (Redis::start().await, Upstream::new());
+    let pods: [Pod; 4] = pods(&redis, &upstream, &Options::default()).await;
+    upstream.misbehave(&[Bad::Status(503)]);
+    upstream.close_gate();
+    let lead = pods[0].ask(&["a"]);
+    upstream.arrived(1).await;
+    let follow: Vec<_> = pods[1..].iter().map(|pod| pod.ask(&["a"])).collect();
+    settle(&redis, 4).await;
+    upstream.open_gate();
+    assert_eq!(
+        lead.await.unwrap().unwrap().answer.status,
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+    for follow in follow {
+        good(follow).await;
+    }
+    assert_eq!(upstream.calls(), 2, "one of them took over");
+
+    upstream.misbehave(&[Bad::Status(503); 9]);
+    upstream.close_gate();
+    let asked: Vec<_> = pods.iter().map(|pod| pod.ask(&["b"])).collect();
+    settle(&redis, 8).await;
+    upstream.open_gate();
+    for asked in asked {
+        assert_eq!(
+            asked.await.unwrap().unwrap().answer.status,
+            StatusCode::SERVICE_UNAVAILABLE
+        );
+    }
+    assert_eq!(upstream.calls(), 6, "everybody has tried");
+}
+
+/// Waits until the store has been looked into so many times more than it has leases.
+async fn settle(redis: &Redis, looks: u64) {
+    let looked = async || {
+        let stats: String = redis.ask(&["INFO", "commandstats"]).await.unwrap();
+        let count = |name: &str| {
+            let line = stats
+                .lines()
+                .find_map(|line| line.strip_prefix(&format!("cmdstat_{name}:calls=")))?;
+            line.split(',').next()?.parse::<u64>().ok()
+        };
+        // Each look for a question tries for the lease.
+        (count("set")? >= looks).then_some(())
+    };
+    crate::support::until("everybody to have looked", looked).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn followers_of_an_answer_that_cannot_be_shared_ask_at_once() {
+    for bad in [Bad::NoStore, Bad::Large] {
+        let (redis, upstream) = (Redis::start().await, Upstream::new());
+        let options = Options {
+            // Nobody is saved by a lease that runs out.
+            lease: MINUTE,
+            ..Options::default()
+        };
+        let [leader, one, other] = pods(&redis, &upstream, &options).await;
+        upstream.misbehave(&[bad; 3]);
+        upstream.close_gate();
+        let lead = leader.ask(&["a"]);
+        upstream.arrived(1).await;
+        let follow = [one.ask(&["a"]), other.ask(&["a"])];
+        settle(&redis, 3).await;
+        upstream.open_gate();
+        good(lead).await;
+        for follow in follow {
+            good(follow).await;
+        }
+        assert_eq!(upstream.calls(), 3, "{bad:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_callers_wishes_are_obeyed() {
+    let (redis, upstream) = (Redis::start().await, Upstream::new());
+    let [one, other] = pods(&redis, &upstream, &Options::default()).await;
+    let no_store = Freshness {
+        no_store: true,
+        ..Freshness::default()
+    };
+    good(one.ask_with(&["a"], no_store, MINUTE)).await;
+    other.served(&["a"]).await;
+    assert_eq!(upstream.calls(), 2, "the first answer was not kept");
+    other.until("the second was", |seen| seen.written == 1).await;
+    // What is there may be had by who wants nothing stored.
+    assert_eq!(good(one.ask_with(&["a"], no_store, MINUTE)).await.outcome, Outcome::Hit);
+    assert_eq!(upstream.calls(), 2);
+
+    let renewed = Freshness {
+        no_cache: true,
+        ..Freshness::default()
+    };
+    good(other.ask_with(&["a"], renewed, MINUTE)).await;
+    assert_eq!(upstream.calls(), 3);
+    other.until("the third, too", |seen| seen.written == 2).await;
+
+    let young = Freshness {
+        max_age: Some(Duration::ZERO),
+        ..Freshness::default()
+    };
+    good(one.ask_with(&["a"], young, MINUTE)).await;
+    let long = Freshness {
+        min_fresh: Some(MINUTE),
+        ..Freshness::default()
+    };
+    good(one.ask_with(&["a"], long, MINUTE)).await;
+    assert_eq!(upstream.calls(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_to_callers_own_tokens_are_shared_with_nobody() {
+    let (redis, upstream) = (Redis::start().await, Upstream::new());
+    let [one, other] = pods(&redis, &upstream, &Options::default()).await;
+    for pod in [&one, &other] {
+        let request = question(&["a"]).with_token(Delegated::new("token").unwrap());
+        good(pod.ask_for(request, Freshness::default(), MINUTE)).await;
+    }
+    assert_eq!(upstream.calls(), 2);
+    one.stop().await;
+    other.stop().await;
+    let keys: Vec<String> = redis.ask(&["KEYS", "*"]).await.unwrap();
+    assert!(keys.is_empty(), "{keys:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn questions_that_became_one_call_are_shared_one_by_one() {
+    let (redis, upstream) = (Redis::start().await, Upstream::new());
+    let options = Options {
+        merge: true,
+        ..Options::default()
+    };
+    let [one, other] = pods(&redis, &upstream, &options).await;
+    upstream.close_gate();
+    let lead = [one.ask(&["a", "b"]), one.ask(&["b", "c"])];
+    upstream.arrived(1).await;
+    let follow = [other.ask(&["a", "b"]), other.ask(&["b", "c"])];
+    settle(&redis, 4).await;
+    upstream.open_gate();
+    for (lead, follow) in lead.into_iter().zip(follow) {
+        let (lead, follow) = (good(lead).await, good(follow).await);
+        assert_eq!(lead.outcome, Outcome::Merged);
+        assert_eq!(lead.answer.body, follow.answer.body);
+    }
+    assert_eq!(upstream.calls(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_store_forgets_an_answer_when_it_is_stale() {
+    let (redis, upstream) = (Redis::start().await, Upstream::new());
+    let options = Options {
+        ttl: Duration::from_secs(1),
+        ..Options::default()
+    };
+    let [one, other] = pods(&redis, &upstream, &options).await;
+    one.served(&["a"]).await;
+    one.until("the answer to be written", |seen| seen.written == 1).await;
+    let gone = async || {
+        let keys: Vec<String> = redis.ask(&["KEYS", "*"]).await.unwrap();
+        keys.is_empty().then_some(())
+    };
+    crate::support::until("the store to be empty", gone).await;
+    assert_eq!(other.served(&["a"]).await.outcome, Outcome::Forwarded);
+}

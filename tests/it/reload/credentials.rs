@@ -1,0 +1,70 @@
+//! Other credentials in the file.
+
+use defender_gateway::sim::CLIENT_SECRET;
+use http::StatusCode;
+
+use super::paths;
+use crate::support::{Setup, id};
+
+fn secret_file(secret: &str) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("secret");
+    std::fs::write(&path, secret).unwrap();
+    let quoted = format!("{:?}", path.to_str().unwrap());
+    (folder, quoted)
+}
+
+#[tokio::test]
+async fn other_credentials_are_taken_only_when_they_work() {
+    let running = Setup::new().start().await;
+    assert_eq!(running.caller().ask(&[id(1)]).await.status, StatusCode::OK);
+    let (_bad, bad) = secret_file("not the secret of this application");
+    let refused = running.reload(&[("credentials.client_secret_file", &bad)]).await;
+    assert!(refused.unwrap_err().to_string().contains("the new credentials"));
+    let status = running.status().await;
+    assert!(
+        status["config"]["last_error"].as_str().unwrap().contains("AADSTS"),
+        "{status}"
+    );
+    assert_eq!(
+        running.caller().ask(&[id(2)]).await.status,
+        StatusCode::OK,
+        "the old token serves"
+    );
+
+    let (_good, good) = secret_file(CLIENT_SECRET);
+    let before = running.simulator.token_requests().len();
+    let applied = running
+        .reload(&[("credentials.client_secret_file", &good)])
+        .await
+        .unwrap();
+    assert_eq!(paths(&applied.changed), ["credentials.client_secret_file"]);
+    assert_eq!(running.simulator.token_requests().len(), before + 1);
+    assert_eq!(
+        running
+            .caller()
+            .ask(&[id(1)])
+            .await
+            .field("cache-status")
+            .split(';')
+            .nth(1),
+        Some(" hit")
+    );
+    let metrics = running.admin.fetch("/metrics").await;
+    assert!(metrics.text().contains("credential_loaded_timestamp_seconds"));
+    running.finish().await;
+}
+
+#[tokio::test]
+async fn credentials_that_serve_nobody_are_replaced_at_once() {
+    let (_bad, bad) = secret_file("not the secret of this application");
+    let running = Setup::new().write("credentials.client_secret_file", &bad).start().await;
+    assert_eq!(running.caller().ask(&[id(1)]).await.status, StatusCode::BAD_GATEWAY);
+    let (_good, good) = secret_file(CLIENT_SECRET);
+    running
+        .reload(&[("credentials.client_secret_file", &good)])
+        .await
+        .unwrap();
+    assert_eq!(running.caller().ask(&[id(1)]).await.status, StatusCode::OK);
+    running.finish().await;
+}

@@ -1,0 +1,153 @@
+// The status page in a real browser: a running gateway in front of the simulator, some traffic, and the eyes of a person.
+//
+//   tests/page/run        CHROMIUM: path of the browser, SHOTS: folder for the screenshots
+
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { mkdir, readFile } from 'node:fs/promises';
+import { once } from 'node:events';
+import { createInterface } from 'node:readline';
+import { createRequire } from 'node:module';
+import { after, before, test } from 'node:test';
+import { chromium } from 'playwright-core';
+
+const program = process.env.PROGRAM ?? '../../target/debug/defender-gateway';
+const browserPath = process.env.CHROMIUM ?? '/usr/bin/chromium';
+const shots = process.env.SHOTS ?? '../../target/page';
+const axe = createRequire(import.meta.url).resolve('axe-core/axe.min.js');
+const path = '/api/DeviceAuthenticatedScanDefinitions/GetScanHistoryByScanDefinitionId';
+
+let demo;
+let browser;
+let data;
+let admin;
+
+before(async () => {
+  await mkdir(shots, { recursive: true });
+  demo = spawn(program, ['demo'], { stdio: ['ignore', 'pipe', 'inherit'] });
+  for await (const line of createInterface({ input: demo.stdout })) {
+    data ??= line.match(/curl -s (http:\/\/[^/]+)/)?.[1];
+    admin ??= line.match(/Watch it: (http:\/\/[^/]+)/)?.[1];
+    if (data && admin) break;
+  }
+  assert.ok(data && admin, 'the demo says where it listens');
+  demo.stdout.resume();
+  browser = await chromium.launch({
+    executablePath: browserPath,
+    args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
+  });
+});
+
+after(async () => {
+  await browser?.close();
+  if (demo && demo.exitCode === null) {
+    demo.kill('SIGTERM');
+    await once(demo, 'exit');
+  }
+});
+
+// A page that fails the test for whatever a person would not forgive: script errors, and requests to elsewhere.
+async function open(options = {}) {
+  const context = await browser.newContext(options);
+  const page = await context.newPage();
+  const trouble = [];
+  page.on('pageerror', (error) => trouble.push(`script error: ${error}`));
+  page.on('console', (message) => message.type() === 'error' && trouble.push(`console: ${message.text()}`));
+  page.on('request', (request) => request.url().startsWith(admin) || trouble.push(`asked elsewhere: ${request.url()}`));
+  // Until a person hears otherwise, there is an hour of samples to draw.
+  if (options.past) await page.route('**/history', (route) => route.fulfill({ json: options.past }));
+  await page.goto(admin);
+  await page.waitForFunction(() => document.querySelector('#regions tbody td.good') && document.querySelector('#answered svg'));
+  return { page, trouble, close: () => context.close() };
+}
+
+// An hour that has seen something: a burst, a quiet time, a spent quota.
+function hour() {
+  const steps = [...Array(180).keys()];
+  const wave = (most, every) => steps.map((step) => Math.round(most * Math.abs(Math.sin(step / every))));
+  return {
+    step_s: 20, steps: 180, last_s: 3, from_memory: wave(120, 23), shared_call: wave(40, 17), own_call: wave(9, 31),
+    refused: steps.map((step) => (step > 100 && step < 130 ? 12 : 0)), failed: steps.map((step) => (step === 60 ? 4 : 0)),
+    upstream_calls: wave(9, 31), waiting: steps.map((step) => (step > 90 && step < 130 ? step - 90 : 0)),
+    remaining: steps.map((step) => [100 - (step % 90), 1500 - 8 * step]),
+  };
+}
+
+test('the figures are those of /status', async () => {
+  const { page, trouble, close } = await open();
+  const status = await (await fetch(`${admin}/status`)).json();
+  assert.equal(await page.textContent('#mode'), status.mode);
+  const shown = await page.locator('#regions tbody tr').count();
+  assert.equal(shown, status.regions.length);
+  assert.ok((await page.textContent('#regions tbody tr')).includes('in use'), 'the region in use is listed first');
+  assert.match(await page.textContent('#windows'), /of 100 calls left this minute/);
+  assert.match(await page.textContent('#windows'), /of 1,500 calls left this hour/);
+  assert.ok((await page.textContent('#saved')).includes(`Questions${status.saved.requests.toLocaleString('en')}Upstream calls${status.saved.upstream_calls}`));
+  assert.match(await page.textContent('#token'), /client secret.*good for/);
+  // The demo ends with 56 refusals; the latest are listed with the reason.
+  assert.match(await page.textContent('#trouble tbody'), /32\s*429.*TooManyRequests/, 'the latest 32, as one row');
+  assert.ok(!(await page.textContent('main')).match(/undefined|NaN|\[object/), 'no figure is a mistake');
+  assert.deepEqual(trouble, []);
+  await close();
+});
+
+test('a new question is seen without a reload', async () => {
+  const { page, trouble, close } = await open();
+  const hits = () => page.locator('#cache dd').first().textContent();
+  const first = await hits();
+  const ask = () => fetch(data + path, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{"ScanDefinitionIds":["60c4aa2d-7f35-4b8f-9e0a-000000000001"]}' });
+  await Promise.all([ask(), ask(), ask()]);
+  await page.waitForFunction((before) => document.querySelector('#cache dd').textContent !== before, first);
+  assert.deepEqual(trouble, []);
+  await close();
+});
+
+for (const [name, options] of [
+  ['desk', { viewport: { width: 1280, height: 900 } }],
+  ['desk-dark', { viewport: { width: 1280, height: 900 }, colorScheme: 'dark' }],
+  ['phone', { viewport: { width: 360, height: 740 }, deviceScaleFactor: 2, isMobile: true, hasTouch: true }],
+  ['phone-dark', { viewport: { width: 360, height: 740 }, deviceScaleFactor: 2, isMobile: true, hasTouch: true, colorScheme: 'dark' }],
+]) {
+  test(`it can be read and used: ${name}`, async () => {
+    const { page, trouble, close } = await open({ ...options, past: hour() });
+    await page.screenshot({ path: `${shots}/${name}.png`, fullPage: true });
+    const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+    assert.equal(wide, 0, 'nothing sticks out to the side');
+    // The page's policy lets no script in; the test's own comes by the debugger.
+    const found = await page.evaluate(`${await readFile(axe, 'utf8')}; axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa'] })`);
+    assert.deepEqual(found.violations.map((one) => `${one.id}: ${one.nodes.map((node) => node.target).join(' ')}`), []);
+    assert.deepEqual(trouble, []);
+    await close();
+  });
+}
+
+test('the keyboard reaches every link and every table, visibly', async () => {
+  const { page, close } = await open();
+  const reached = new Set();
+  for (let press = 0; press < 12; press += 1) {
+    await page.keyboard.press('Tab');
+    const focus = await page.evaluate(() => {
+      const node = document.activeElement;
+      return { name: node.getAttribute('href') ?? node.getAttribute('aria-labelledby'), outline: getComputedStyle(node).outlineStyle };
+    });
+    if (focus.name) {
+      assert.notEqual(focus.outline, 'none', `${focus.name} shows that it has the focus`);
+      reached.add(focus.name);
+    }
+  }
+  for (const name of ['queue-title', 'regions-title', 'trouble-title', '/status', '/history', '/metrics', '/openapi.json', '/readyz?verbose']) {
+    assert.ok(reached.has(name), `${name} is reached`);
+  }
+  await close();
+});
+
+test('a gateway that is gone is said to be gone', async () => {
+  const { page, close } = await open();
+  await page.route('**/status', (route) => route.abort());
+  await page.waitForFunction(() => document.querySelector('#summary').textContent.includes('these figures are old'));
+  assert.equal(await page.textContent('#mode'), 'no answer');
+  // It comes back by itself.
+  await page.unroute('**/status');
+  await page.waitForFunction(() => document.querySelector('#mode').textContent === 'normal');
+  await close();
+});
