@@ -57,5 +57,9 @@ async fn by_default_nothing_is_asked_twice() {
         begun.elapsed() >= Duration::from_millis(1500),
         "only after the attempt's timeout"
     );
-    assert!(!bench.metrics().await.contains("upstream_hedges_total{"));
+    let metrics = bench.metrics().await;
+    for result in ["won", "lost"] {
+        let none = format!("defender_gateway_upstream_hedges_total{{result=\"{result}\"}} 0");
+        assert!(metrics.contains(&none), "{none}: {metrics}");
+    }
 }

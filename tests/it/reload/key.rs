@@ -17,6 +17,8 @@ fn other(path: &str) -> Option<&'static str> {
             "true"
         }
         "server.drain" | "server.linger" | "queue.max_wait" | "store.timeout" => "\"9s\"",
+        "store.answers" => "false",
+        "store.answer_timeout" => "\"200ms\"",
         "admin.listen" => "\"127.0.0.1:2\"",
         "defender.cloud" => "\"gcc\"",
         "defender.region" => "\"eu\"",

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -185,10 +186,17 @@ fn spawn(arguments: &[String], folder: &Path) -> Child {
         .expect("these tests need redis-server: apt-get install redis-server")
 }
 
-/// A port that nobody listens on now.
+/// A port that nobody listens on now, and that no other test will be given: below those that the system hands out for port 0, or a server
+/// of another test could take it before the store does.
 pub(crate) async fn free_port() -> u16 {
-    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    socket.local_addr().unwrap().port()
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
+    let first = u16::try_from(std::process::id() % 10_000).unwrap();
+    loop {
+        let port = 10_000 + (first + GIVEN.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        if TcpListener::bind(("127.0.0.1", port)).await.is_ok() {
+            return port;
+        }
+    }
 }
 
 /// How long a store of these tests may take to answer: a busy machine is slow.
