@@ -1,6 +1,5 @@
 //! The parts, made and joined, as one configuration wants them.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,12 +7,13 @@ use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
 use super::changes::Changes;
+use super::ground::{Ground, Meters};
 use super::lane::{self, Lanes};
 use super::replicas::keep;
 use super::saved::Saved;
 use super::surroundings::Surroundings;
 use super::tended::{Tended, Upkeep};
-use super::{Error, settings, token_proxy};
+use super::{Error, settings};
 use crate::clock::Wall;
 use crate::config::Resolved;
 use crate::task::Tasks;
@@ -41,28 +41,6 @@ pub(super) struct Made {
     read: server::read::Layer,
     guard: server::guard::Layer,
     lane: lane::Config,
-}
-
-/// What outlives every configuration.
-#[derive(Clone, Debug)]
-pub(super) struct Ground {
-    pub(super) tasks: Tasks,
-    wall: Wall,
-    surroundings: Surroundings,
-    tracer: Tracer,
-    pub(super) lanes: Lanes,
-    pub(super) saved: Saved,
-    pub(super) meters: Meters,
-}
-
-/// Where parts report that may be made anew.
-#[derive(Clone, Debug)]
-pub(super) struct Meters {
-    queue: queue::Metrics,
-    count: server::count::Metrics,
-    token: token::Metrics,
-    /// Registered if there was a store at the start; whether there is one does not change.
-    pub(super) fleet: Option<fleet::Metrics>,
 }
 
 /// The settings that parts are made with: all of them are right before any part is touched.
@@ -338,88 +316,6 @@ fn traces(config: &Resolved, net: &net::Client, wall: &Wall, root: &mut Registry
     let collector = settings::collector(traces)?;
     let metrics = trace::Metrics::register(root);
     Ok(Exporter::start(collector, net.clone(), wall.clone(), metrics))
-}
-
-impl Ground {
-    /// The latest questions that did not get a good answer.
-    pub(super) fn trouble(&self) -> server::Trouble {
-        self.meters.count.trouble()
-    }
-
-    fn keeper(
-        &self,
-        config: &Resolved,
-        token: token::Config,
-        net: &net::Client,
-    ) -> Result<Tended<token::Keeper>, Error> {
-        let exchange = match settings::token_proxy(&config.credentials) {
-            Some(proxy) => token_proxy::exchange(net, proxy),
-            None => net.exchange(settings::SIGN_IN_BYTES, settings::SIGN_IN_TIMEOUT),
-        };
-        let imds = net
-            .direct()
-            .exchange(settings::SIGN_IN_BYTES, settings::SIGN_IN_TIMEOUT);
-        let in_spans = |exchange| trace::traced(exchange, &self.tracer, "sign in");
-        let (exchange, imds) = (in_spans(exchange), in_spans(imds));
-        Tended::make(&self.tasks, |tasks| {
-            let metrics = self.meters.token.clone();
-            Ok(token::Keeper::start(
-                token,
-                exchange,
-                imds,
-                self.wall.clone(),
-                tasks,
-                metrics,
-            ))
-        })
-    }
-
-    fn regions(&self, config: region::Config, metrics: region::Metrics, net: &net::Client) -> Tended<region::Table> {
-        let Ok(tended) = Tended::make(&self.tasks, |tasks| {
-            let table = region::Table::new(config, metrics);
-            table.watch(tasks, net.connector().clone());
-            Ok::<_, Infallible>(table)
-        });
-        tended
-    }
-
-    fn fair_use(&self, config: &Resolved) -> Option<Tended<queue::FairUse>> {
-        let limit = config.callers.limit.as_ref()?;
-        let fair_use = queue::FairUse::new(limit.calls, limit.window)?;
-        let Ok(tended) = Tended::make(&self.tasks, |tasks| {
-            fair_use.spawn_upkeep(tasks);
-            Ok::<_, Infallible>(fair_use)
-        });
-        Some(tended)
-    }
-
-    fn coalesce(
-        &self,
-        config: &Resolved,
-        attempt: Duration,
-        keep: Arc<dyn scan::Keep>,
-        lore: &Arc<scan::Lore>,
-        metrics: coalesce::Metrics,
-    ) -> coalesce::Layer {
-        let lanes = self.lanes.clone();
-        coalesce::Layer::new(
-            settings::coalesce(config, attempt),
-            self.tasks.clone(),
-            keep,
-            Arc::clone(lore),
-            Arc::new(move |holder| lanes.predicted_wait(holder)),
-            metrics,
-        )
-    }
-
-    /// Second attempts are made only with calls that nobody will miss.
-    fn hedge(&self, config: &Resolved, metrics: &upstream::Metrics) -> upstream::HedgeLayer<quota::Permit> {
-        if !config.defender.hedge {
-            return upstream::HedgeLayer::off();
-        }
-        let lanes = self.lanes.clone();
-        upstream::HedgeLayer::new(Arc::new(move |holder| lanes.spare(holder)), metrics.clone())
-    }
 }
 
 /// The quota of this process, or the one that replicas share.

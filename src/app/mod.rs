@@ -6,6 +6,7 @@ mod admin_thread;
 mod changes;
 mod error;
 mod gateway;
+mod ground;
 mod history;
 mod lane;
 mod made;

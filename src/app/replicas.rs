@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use super::made::Ground;
+use super::ground::Ground;
 use super::settings;
 use super::tended::Tended;
 use crate::config::Resolved;

@@ -1,12 +1,12 @@
 //! Ledger, bucket and pause as one state: may a call go now, and if not, when?
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::config::{Config, Limit, UnknownPast};
 use super::feedback::Throttled;
+use super::latency::Latency;
 use super::ledger::{Charge, Ledger, Opening};
 use super::pace::{Filling, Pace, Supply};
 
@@ -31,46 +31,6 @@ pub(super) enum Gate {
     Paused { until: Instant },
     /// The pause is over; one call finds out whether the upstream agrees, the others wait for its answer.
     Probing { probe: Charge },
-}
-
-/// How long calls take, as a bound that most keep: a smoothed mean and four mean deviations, as TCP estimates its round trip.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Latency {
-    mean: f64,
-    deviation: f64,
-}
-
-impl Latency {
-    pub(super) const START: Self = Self {
-        mean: 0.2,
-        deviation: 0.05,
-    };
-
-    pub(super) fn observe(&mut self, seconds: f64) {
-        self.deviation += 0.25 * ((seconds - self.mean).abs() - self.deviation);
-        self.mean += 0.125 * (seconds - self.mean);
-    }
-
-    pub(super) fn bound(self) -> Duration {
-        Duration::from_secs_f64((self.mean + 4.0 * self.deviation).max(0.0))
-    }
-}
-
-/// One window as people see it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Window {
-    /// `1m`, `1h`.
-    pub name: Arc<str>,
-    /// Calls per window.
-    pub limit: usize,
-    /// The window's length.
-    pub length: Duration,
-    /// Calls that count now.
-    pub used: usize,
-    /// Calls that may still go now.
-    pub remaining: usize,
-    /// Until `remaining` next grows; the window's length when nothing is used.
-    pub reset: Duration,
 }
 
 /// Most plans that are made up for at one look. A plan mostly lasts for many returns; the bound keeps the look short.
@@ -290,53 +250,6 @@ impl Account {
     #[must_use]
     pub fn calls(&self) -> u64 {
         self.calls
-    }
-
-    /// The windows, shortest first.
-    #[must_use]
-    pub fn windows(&self, now: Instant) -> Vec<Window> {
-        let paused = self.paused_until().map(|until| until.saturating_duration_since(now));
-        let windows = self.ledger.limits().iter().map(|limit| {
-            let used = self.ledger.used(limit, now).min(limit.calls());
-            let back = self
-                .ledger
-                .next_return(limit, now)
-                .map(|at| at.saturating_duration_since(now));
-            let (remaining, reset) = match paused {
-                Some(pause) => (0, pause),
-                None => (limit.calls() - used, back.unwrap_or_else(|| limit.window())),
-            };
-            Window {
-                name: Arc::clone(limit.name()),
-                limit: limit.calls(),
-                length: limit.window(),
-                used,
-                remaining,
-                reset,
-            }
-        });
-        windows.collect()
-    }
-
-    /// Until when these windows, told in whole seconds, stay as they are if nothing happens but that time passes.
-    #[must_use]
-    pub fn steady_until(&self, windows: &[Window], now: Instant) -> Instant {
-        /// Nothing is said about more than this: when nothing counts down there is nothing to look at.
-        const LONGEST: Duration = Duration::from_hours(1);
-        let paused = self.paused_until().is_some();
-        let counting = self
-            .ledger
-            .limits()
-            .iter()
-            .zip(windows)
-            .filter(|(limit, _)| paused || self.ledger.next_return(limit, now).is_some())
-            .map(|(_, window)| match window.reset.subsec_nanos() {
-                0 => Duration::from_secs(u64::from(!window.reset.is_zero())),
-                part => Duration::from_nanos(part.into()),
-            });
-        let next_second = now + counting.min().unwrap_or(LONGEST);
-        self.next_timeout()
-            .map_or(next_second, |timeout| timeout.min(next_second))
     }
 
     /// Whether calls that nobody waits for may be made: at least half of the bucket is there, and half of every window.

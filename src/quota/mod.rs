@@ -16,6 +16,7 @@ mod account;
 mod config;
 mod feedback;
 mod forecast;
+mod latency;
 mod layer;
 mod ledger;
 pub mod local;
@@ -26,8 +27,9 @@ mod permit;
 pub mod shared;
 #[cfg(test)]
 mod tests;
+mod window;
 
-pub use account::{Account, Window};
+pub use account::Account;
 pub use config::{Config, Invalid, Limit, UnknownPast};
 pub use feedback::Throttled;
 pub use forecast::Forecast;
@@ -37,3 +39,4 @@ pub use memory::{Memory, Past};
 pub use metrics::Metrics;
 pub use pace::{Filling, Pace};
 pub use permit::{Permit, Quota, Snapshot};
+pub use window::Window;

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::account::Window;
 use super::config::Config;
 use super::feedback::Throttled;
 use super::metrics::Metrics;
+use super::window::Window;
 use super::{local, shared};
 use crate::clock::Wall;
 use crate::task::Tasks;

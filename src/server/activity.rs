@@ -22,6 +22,10 @@ const CLOSING: Duration = Duration::from_secs(5);
 /// How long a connection without a request may still bring its first after the drain began: it may have been on its way.
 const FIRST_REQUEST: Duration = Duration::from_millis(500);
 
+/// How long after its last request a connection may take to fetch its answers. However it keeps busy meanwhile (pings on HTTP/2, a byte
+/// now and then), it holds them no longer; 64 MiB need 110 kB/s.
+const TAKING: Duration = Duration::from_mins(10);
+
 /// Never the value of a moment.
 const NEVER: u64 = u64::MAX;
 
@@ -32,12 +36,15 @@ pub(super) struct Activity {
     requests: AtomicU64,
     in_flight: AtomicUsize,
     last_ms: AtomicU64,
+    ended_ms: AtomicU64,
     head_since_ms: AtomicU64,
     http2: AtomicBool,
     unread_body: AtomicBool,
     taking_leave: AtomicBool,
     /// Something was taken by the peer, or a request ended, since the last stamp.
     stirred: AtomicBool,
+    /// A request ended since the last stamp.
+    ended: AtomicBool,
     /// Bytes came in between requests since the last stamp.
     begun: AtomicBool,
 }
@@ -60,11 +67,13 @@ impl Activity {
             requests: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
             last_ms: AtomicU64::new(0),
+            ended_ms: AtomicU64::new(0),
             head_since_ms: AtomicU64::new(0),
             http2: AtomicBool::new(false),
             unread_body: AtomicBool::new(false),
             taking_leave: AtomicBool::new(false),
             stirred: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             begun: AtomicBool::new(false),
         })
     }
@@ -92,6 +101,10 @@ impl Activity {
         if stirred {
             self.stirred.store(false, Ordering::Relaxed);
             self.last_ms.store(now, Ordering::Relaxed);
+            if self.ended.load(Ordering::Relaxed) {
+                self.ended.store(false, Ordering::Relaxed);
+                self.ended_ms.store(now, Ordering::Relaxed);
+            }
         }
         if begun {
             self.begun.store(false, Ordering::Relaxed);
@@ -143,8 +156,10 @@ impl Activity {
         }
         let last = self.moment(self.last_ms.load(Ordering::Relaxed));
         let unless = |due: Instant, verdict| if due <= now { verdict } else { Verdict::Wait(due) };
+        let taking = self.moment(self.ended_ms.load(Ordering::Relaxed)) + TAKING;
         if let Some(since) = closing {
-            return unless(last.max(since) + CLOSING, Verdict::Cut);
+            let due = last.max(since) + CLOSING;
+            return unless(due.min(taking.max(since) + CLOSING), Verdict::Cut);
         }
         let head = self.head_since_ms.load(Ordering::Relaxed);
         let fresh = self.requests.load(Ordering::Relaxed) == 0;
@@ -155,7 +170,7 @@ impl Activity {
             // On HTTP/2 bytes between requests may be pings: only the idle timeout applies there.
             return unless(self.moment(head) + limits.header, Verdict::Cut);
         }
-        unless(last + limits.idle, Verdict::Close)
+        unless((last + limits.idle).min(taking), Verdict::Close)
     }
 
     fn now_ms(&self) -> u64 {
@@ -187,6 +202,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        self.0.ended.store(true, Ordering::Relaxed);
         self.0.wrote();
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
@@ -268,6 +284,36 @@ mod tests {
         assert!(matches!(serving(&activity), Verdict::Wait(_)));
         pass(10).await;
         assert_eq!(serving(&activity), Verdict::Close);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_that_are_not_taken_are_not_held_for_ever_however_busy_the_peer_keeps() {
+        let activity = Activity::new();
+        drop(activity.request(Version::HTTP_2));
+        activity.stamp();
+        for _ in 0..29 {
+            pass(20).await;
+            activity.wrote();
+            activity.stamp();
+            assert!(matches!(serving(&activity), Verdict::Wait(_)));
+        }
+        let closing = pass(20).await;
+        assert_eq!(serving(&activity), Verdict::Close);
+        pass(5).await;
+        activity.wrote();
+        activity.stamp();
+        assert_eq!(activity.verdict(LIMITS, Some(closing), Draining::No), Verdict::Cut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_request_gives_its_connection_time_to_take_the_answer() {
+        let activity = Activity::new();
+        for _ in 0..100 {
+            drop(activity.request(Version::HTTP_11));
+            activity.stamp();
+            pass(59).await;
+            assert!(matches!(serving(&activity), Verdict::Wait(_)));
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::step::{self, CopyOut, Reply};
-use crate::quota::account::{Account, Latency};
+use crate::quota::account::Account;
+use crate::quota::latency::Latency;
 use crate::quota::{self, Ledger, Pace};
 
 /// The copy, in this process's own time. What it does not know exactly it takes to be later, which is the careful side.

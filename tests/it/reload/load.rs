@@ -113,8 +113,7 @@ async fn call(service: Arc<Service>, number: u32, rate: u32, tasks: Tasks) -> Re
                 .unwrap();
             let response = match connection.send(request).await {
                 Ok(response) => response,
-                // The request never left.
-                Err(error) if error.is_canceled() => {
+                Err(error) if never_taken(&error) => {
                     service.again.fetch_add(1, Ordering::Relaxed);
                     connection = Connection::open(&service.address.load(), is_http2, &tasks).await;
                     continue;
@@ -145,6 +144,16 @@ async fn call(service: Arc<Service>, number: u32, rate: u32, tasks: Tasks) -> Re
         }
     }
     Ok(())
+}
+
+/// Whether the request never left, or the server has said that it will not look at it: then any client asks again elsewhere. An orderly
+/// GOAWAY ends only requests that came after the last one it promises to answer (RFC 9113 §6.8).
+fn never_taken(error: &hyper::Error) -> bool {
+    let told = || {
+        let cause = std::error::Error::source(error)?.downcast_ref::<h2::Error>()?;
+        Some(cause.is_go_away() && cause.is_remote() && cause.reason() == Some(h2::Reason::NO_ERROR))
+    };
+    error.is_canceled() || told() == Some(true)
 }
 
 /// Starts a gateway whose file is `mount`.

@@ -1,0 +1,125 @@
+//! What outlives every configuration, and how parts are made on it.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::lane::Lanes;
+use super::saved::Saved;
+use super::surroundings::Surroundings;
+use super::tended::Tended;
+use super::{Error, settings, token_proxy};
+use crate::clock::Wall;
+use crate::config::Resolved;
+use crate::task::Tasks;
+use crate::telemetry::trace::{self, Tracer};
+use crate::{coalesce, fleet, net, queue, quota, region, scan, server, token, upstream};
+
+/// What outlives every configuration.
+#[derive(Clone, Debug)]
+pub(super) struct Ground {
+    pub(super) tasks: Tasks,
+    pub(super) wall: Wall,
+    pub(super) surroundings: Surroundings,
+    pub(super) tracer: Tracer,
+    pub(super) lanes: Lanes,
+    pub(super) saved: Saved,
+    pub(super) meters: Meters,
+}
+
+/// Where parts report that may be made anew.
+#[derive(Clone, Debug)]
+pub(super) struct Meters {
+    pub(super) queue: queue::Metrics,
+    pub(super) count: server::count::Metrics,
+    pub(super) token: token::Metrics,
+    /// Registered if there was a store at the start; whether there is one does not change.
+    pub(super) fleet: Option<fleet::Metrics>,
+}
+
+impl Ground {
+    /// The latest questions that did not get a good answer.
+    pub(super) fn trouble(&self) -> server::Trouble {
+        self.meters.count.trouble()
+    }
+
+    pub(super) fn keeper(
+        &self,
+        config: &Resolved,
+        token: token::Config,
+        net: &net::Client,
+    ) -> Result<Tended<token::Keeper>, Error> {
+        let exchange = match settings::token_proxy(&config.credentials) {
+            Some(proxy) => token_proxy::exchange(net, proxy),
+            None => net.exchange(settings::SIGN_IN_BYTES, settings::SIGN_IN_TIMEOUT),
+        };
+        let imds = net
+            .direct()
+            .exchange(settings::SIGN_IN_BYTES, settings::SIGN_IN_TIMEOUT);
+        let in_spans = |exchange| trace::traced(exchange, &self.tracer, "sign in");
+        let (exchange, imds) = (in_spans(exchange), in_spans(imds));
+        Tended::make(&self.tasks, |tasks| {
+            let metrics = self.meters.token.clone();
+            Ok(token::Keeper::start(
+                token,
+                exchange,
+                imds,
+                self.wall.clone(),
+                tasks,
+                metrics,
+            ))
+        })
+    }
+
+    pub(super) fn regions(
+        &self,
+        config: region::Config,
+        metrics: region::Metrics,
+        net: &net::Client,
+    ) -> Tended<region::Table> {
+        let Ok(tended) = Tended::make(&self.tasks, |tasks| {
+            let table = region::Table::new(config, metrics);
+            table.watch(tasks, net.connector().clone());
+            Ok::<_, Infallible>(table)
+        });
+        tended
+    }
+
+    pub(super) fn fair_use(&self, config: &Resolved) -> Option<Tended<queue::FairUse>> {
+        let limit = config.callers.limit.as_ref()?;
+        let fair_use = queue::FairUse::new(limit.calls, limit.window)?;
+        let Ok(tended) = Tended::make(&self.tasks, |tasks| {
+            fair_use.spawn_upkeep(tasks);
+            Ok::<_, Infallible>(fair_use)
+        });
+        Some(tended)
+    }
+
+    pub(super) fn coalesce(
+        &self,
+        config: &Resolved,
+        attempt: Duration,
+        keep: Arc<dyn scan::Keep>,
+        lore: &Arc<scan::Lore>,
+        metrics: coalesce::Metrics,
+    ) -> coalesce::Layer {
+        let lanes = self.lanes.clone();
+        coalesce::Layer::new(
+            settings::coalesce(config, attempt),
+            self.tasks.clone(),
+            keep,
+            Arc::clone(lore),
+            Arc::new(move |holder| lanes.predicted_wait(holder)),
+            metrics,
+        )
+    }
+
+    /// Second attempts are made only with calls that nobody will miss.
+    pub(super) fn hedge(&self, config: &Resolved, metrics: &upstream::Metrics) -> upstream::HedgeLayer<quota::Permit> {
+        if !config.defender.hedge {
+            return upstream::HedgeLayer::off();
+        }
+        let lanes = self.lanes.clone();
+        upstream::HedgeLayer::new(Arc::new(move |holder| lanes.spare(holder)), metrics.clone())
+    }
+}

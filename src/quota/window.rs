@@ -1,0 +1,74 @@
+//! The quota as people see it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Account;
+
+/// One window as people see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// `1m`, `1h`.
+    pub name: Arc<str>,
+    /// Calls per window.
+    pub limit: usize,
+    /// The window's length.
+    pub length: Duration,
+    /// Calls that count now.
+    pub used: usize,
+    /// Calls that may still go now.
+    pub remaining: usize,
+    /// Until `remaining` next grows; the window's length when nothing is used.
+    pub reset: Duration,
+}
+
+impl Account {
+    /// The windows, shortest first.
+    #[must_use]
+    pub fn windows(&self, now: Instant) -> Vec<Window> {
+        let paused = self.paused_until().map(|until| until.saturating_duration_since(now));
+        let windows = self.ledger.limits().iter().map(|limit| {
+            let used = self.ledger.used(limit, now).min(limit.calls());
+            let back = self
+                .ledger
+                .next_return(limit, now)
+                .map(|at| at.saturating_duration_since(now));
+            let (remaining, reset) = match paused {
+                Some(pause) => (0, pause),
+                None => (limit.calls() - used, back.unwrap_or_else(|| limit.window())),
+            };
+            Window {
+                name: Arc::clone(limit.name()),
+                limit: limit.calls(),
+                length: limit.window(),
+                used,
+                remaining,
+                reset,
+            }
+        });
+        windows.collect()
+    }
+
+    /// Until when these windows, told in whole seconds, stay as they are if nothing happens but that time passes.
+    #[must_use]
+    pub fn steady_until(&self, windows: &[Window], now: Instant) -> Instant {
+        /// Nothing is said about more than this: when nothing counts down there is nothing to look at.
+        const LONGEST: Duration = Duration::from_hours(1);
+        let paused = self.paused_until().is_some();
+        let counting = self
+            .ledger
+            .limits()
+            .iter()
+            .zip(windows)
+            .filter(|(limit, _)| paused || self.ledger.next_return(limit, now).is_some())
+            .map(|(_, window)| match window.reset.subsec_nanos() {
+                0 => Duration::from_secs(u64::from(!window.reset.is_zero())),
+                part => Duration::from_nanos(part.into()),
+            });
+        let next_second = now + counting.min().unwrap_or(LONGEST);
+        self.next_timeout()
+            .map_or(next_second, |timeout| timeout.min(next_second))
+    }
+}
