@@ -31,5 +31,6 @@ mod sign_in;
 mod sign_in_kinds;
 mod store;
 mod support;
+mod threat;
 mod traces;
 mod upstream;
