@@ -23,8 +23,8 @@ import lint
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("deploy/**/*.md"), *ROOT.glob("config/**/*.md")])
-# Versions in deploy/ that are not this program's: the example applications', curl's, and the oldest Kubernetes.
-OTHERS = {"1.2.3", "1.2.4", "1.29.0", "8.10.1"}
+# Versions in deploy/ that are not this program's: the example applications', curl's, cargo-auditable's, and the oldest Kubernetes.
+OTHERS = {"0.7.7", "1.2.3", "1.2.4", "1.29.0", "8.10.1"}
 KUBECTL = {"annotate", "apply", "create", "debug", "delete", "describe", "exec", "get", "kustomize", "label", "logs", "port-forward",
            "rollout", "scale"}
 wrong = []
