@@ -2,11 +2,10 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
-use futures_util::task::AtomicWaker;
 use pin_project_lite::pin_project;
 
 pin_project! {
@@ -23,13 +22,17 @@ pin_project! {
 
 struct Bell {
     rung: AtomicBool,
-    task: AtomicWaker,
+    /// Kept when it is woken: a task that was woken for something else does not come by to put it back.
+    task: Mutex<Option<Waker>>,
 }
 
 impl Wake for Bell {
     fn wake(self: Arc<Self>) {
         self.rung.store(true, Ordering::Release);
-        self.task.wake();
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(task) = task {
+            task.wake();
+        }
     }
 }
 
@@ -38,7 +41,7 @@ impl<F> Rarely<F> {
         let bell = Arc::new(Bell {
             // The first poll finds out what to wait for.
             rung: AtomicBool::new(true),
-            task: AtomicWaker::new(),
+            task: Mutex::new(None),
         });
         Self {
             future,
@@ -57,7 +60,7 @@ impl<F: Future> Future for Rarely<F> {
         let waker = context.waker();
         if !this.outer.as_ref().is_some_and(|outer| outer.will_wake(waker)) {
             *this.outer = Some(waker.clone());
-            this.bell.task.register(waker);
+            *this.bell.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
         }
         // Most polls end here.
         if !this.bell.rung.load(Ordering::Acquire) {
@@ -93,5 +96,38 @@ mod tests {
         assert_eq!(polls.load(Ordering::Relaxed), 1);
         rarely.await;
         assert_eq!(polls.load(Ordering::Relaxed), 2);
+    }
+
+    #[derive(Default)]
+    struct Woken(std::sync::atomic::AtomicU32);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn it_is_woken_every_time() {
+        let (send, mut receive) = tokio::sync::mpsc::unbounded_channel::<u32>();
+        let seen = std::future::poll_fn(move |context| {
+            // Not yet ready after the first message, as a future may be that was woken for nothing.
+            while let Poll::Ready(message) = receive.poll_recv(context) {
+                if message == Some(3) {
+                    return Poll::Ready(());
+                }
+            }
+            Poll::Pending
+        });
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut context = Context::from_waker(&waker);
+        let mut rarely = std::pin::pin!(Rarely::new(seen));
+        assert!(rarely.as_mut().poll(&mut context).is_pending());
+        for message in 1..=3 {
+            send.send(message).unwrap();
+            assert_eq!(woken.0.load(Ordering::Relaxed), message, "each message is heard of");
+            assert_eq!(rarely.as_mut().poll(&mut context).is_ready(), message == 3);
+        }
     }
 }
