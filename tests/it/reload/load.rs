@@ -31,7 +31,7 @@ struct Load {
     act: Duration,
 }
 
-const CONNECTIONS: u32 = 20;
+const CONNECTIONS: u32 = 40;
 
 /// How long connections still go to a program that was told to stop.
 const ENDPOINTS: Duration = Duration::from_millis(700);
