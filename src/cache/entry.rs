@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::StatusCode;
 use tokio::time::Instant;
 
 use crate::scan::{Answer, Key};
@@ -42,7 +42,7 @@ impl Entry {
 
     /// An answer that came at `stored` and whose body has a buffer of its own.
     pub(super) fn at(key: &Key, answer: Answer, asked: Instant, stored: Instant, ttl: Duration) -> Self {
-        let weight = BOOKKEEPING_BYTES + key.len() + header_bytes(&answer.headers) + answer.body.len();
+        let weight = BOOKKEEPING_BYTES + key.len() + answer.headers.bytes() + answer.body.len();
         Self {
             answer,
             asked,
@@ -85,12 +85,6 @@ impl Entry {
             ttl: self.ttl,
         }
     }
-}
-
-/// What header fields take: their texts, and the map's records of them.
-pub(super) fn header_bytes(headers: &HeaderMap) -> usize {
-    let field = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 64;
-    headers.iter().map(field).sum()
 }
 
 /// How old an entry is, against how long it is fresh.

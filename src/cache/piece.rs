@@ -5,11 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
 use tokio::time::Instant;
 
-use crate::cache::entry::{Age, BOOKKEEPING_BYTES, header_bytes};
-use crate::scan::{Answer, Request, Rows};
+use crate::cache::entry::{Age, BOOKKEEPING_BYTES};
+use crate::scan::{Answer, Fields, Request, Rows};
 
 /// The rows of one id in one answer. An id without rows has a piece too: that there are none is what the upstream said.
 #[derive(Debug)]
@@ -27,7 +26,7 @@ pub(super) struct Source {
     pub(super) asked: Instant,
     pub(super) stored: Instant,
     pub(super) ttl: Duration,
-    pub(super) headers: Arc<HeaderMap>,
+    pub(super) headers: Fields,
     pub(super) before: Bytes,
     pub(super) after: Bytes,
 }
@@ -65,7 +64,7 @@ impl Piece {
             asked,
             stored,
             ttl,
-            headers: Arc::clone(&answer.headers),
+            headers: answer.headers.clone(),
             before: Bytes::copy_from_slice(before),
             after: Bytes::copy_from_slice(after),
         });
@@ -121,7 +120,7 @@ impl Piece {
     pub(super) fn weight(&self) -> u32 {
         /// A row's own record and its time, each with an allocation's rounding.
         const ROW_BYTES: usize = 128;
-        let source = header_bytes(&self.source.headers) + self.source.before.len() + self.source.after.len();
+        let source = self.source.headers.bytes() + self.source.before.len() + self.source.after.len();
         let weight = BOOKKEEPING_BYTES + source + self.text.len() + self.rows.len() * ROW_BYTES;
         u32::try_from(weight).unwrap_or(u32::MAX)
     }

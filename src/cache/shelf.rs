@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::quality::RandomState;
-use http::{HeaderMap, StatusCode, header};
+use http::{StatusCode, header};
 use tokio::time::Instant;
 
 use crate::cache::assembly::Assembly;
@@ -13,7 +13,7 @@ use crate::cache::entry::Entry;
 use crate::cache::metrics::Handling;
 use crate::cache::piece::Piece;
 use crate::cache::{Config, Metrics};
-use crate::scan::{Answer, Keep, Key, Lore, Request, Rows, Version};
+use crate::scan::{Answer, Fields, Keep, Key, Lore, Request, Rows, Version};
 
 /// moka bounds memory for both kinds together.
 pub(super) type Entries = moka::sync::Cache<Key, Stored, RandomState>;
@@ -304,10 +304,9 @@ pub(super) fn is_unavailable(status: StatusCode) -> bool {
 
 /// Only `no-store` is obeyed. Web frameworks send `no-cache` or `private` with every answer by default, which is about browsers and shared
 /// proxies; this cache serves one app's own questions, and its freshness is the operator's decision.
-fn forbids_storing(headers: &HeaderMap) -> bool {
+fn forbids_storing(headers: &Fields) -> bool {
     headers
         .get_all(header::CACHE_CONTROL)
-        .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .any(|directive| directive.trim().eq_ignore_ascii_case("no-store"))
