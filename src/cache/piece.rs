@@ -124,7 +124,8 @@ impl Piece {
 
     /// What it takes in memory under its key. The source is counted with each of its pieces, as each may be the last one left.
     pub(super) fn weight(&self, key: &Key) -> u32 {
-        let source = size_of::<Source>() + self.source.headers.bytes() + self.source.before.len() + self.source.after.len();
+        let source =
+            size_of::<Source>() + self.source.headers.bytes() + self.source.before.len() + self.source.after.len();
         let own = size_of::<Self>() + self.text.len() + size_of_val(&*self.rows);
         // Piece, text and rows; source, its fields and their texts, and what is before and after.
         let rounding = 3 * ALLOCATION_BYTES + 5 * BUFFER_BYTES;

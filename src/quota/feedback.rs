@@ -87,7 +87,11 @@ mod tests {
 
     fn read(header: Option<&str>, message: &str) -> Throttled {
         let field = header.map(|value| value.parse().unwrap());
-        Throttled::read(field.as_ref(), message.as_bytes(), Timestamp::from_second(WALL).unwrap())
+        Throttled::read(
+            field.as_ref(),
+            message.as_bytes(),
+            Timestamp::from_second(WALL).unwrap(),
+        )
     }
 
     #[test]

@@ -76,7 +76,11 @@ where
             permit.leave();
             match inner.call(outgoing).await {
                 Ok(answer) if answer.status == StatusCode::TOO_MANY_REQUESTS => {
-                    permit.throttled(Throttled::read(answer.headers.get(RETRY_AFTER), &answer.body, wall.now()));
+                    permit.throttled(Throttled::read(
+                        answer.headers.get(RETRY_AFTER),
+                        &answer.body,
+                        wall.now(),
+                    ));
                     let source = Box::new(Refused);
                     Err(Failure {
                         fate: Fate::Answered,

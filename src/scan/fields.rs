@@ -101,7 +101,10 @@ mod tests {
     fn values_stay_what_and_where_they_were() {
         let of = [("date", "now"), ("x-ms-a", "1"), ("odata-version", ""), ("x-ms-a", "2")];
         let fields = fields(&of);
-        let read: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        let read: Vec<_> = fields
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
+            .collect();
         assert_eq!(read, of);
         assert_eq!(fields.get("X-MS-A").unwrap(), "1");
         assert_eq!(fields.get_all("x-ms-a").collect::<Vec<_>>(), ["1", "2"]);
