@@ -35,6 +35,7 @@ impl Fields {
     }
 
     /// All fields.
+    #[must_use]
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&HeaderName, &HeaderValue)> {
         self.0.iter().map(|(name, value)| (name, value))
     }
