@@ -9,8 +9,8 @@ use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
 use redis::{
-    AsyncConnectionConfig, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, Pipeline, RedisConnectionInfo, RedisFuture,
-    TlsCertificates, Value,
+    AsyncConnectionConfig, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, Pipeline, RedisConnectionInfo,
+    RedisFuture, TlsCertificates, Value,
 };
 use rustls::ClientConfig;
 use tokio_util::sync::DropGuard;
@@ -115,7 +115,9 @@ pub(super) struct Server {
 impl Server {
     /// Opens a connection for questions. The time limits are ours, around each question; the library's own would only add a second set.
     pub(super) async fn connect(&self) -> Result<One, Error> {
-        let wire = Wire::for_questions(&self.info, self.tls.as_ref()).await.map_err(broken)?;
+        let wire = Wire::for_questions(&self.info, self.tls.as_ref())
+            .await
+            .map_err(broken)?;
         let limits = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(None);

@@ -139,7 +139,9 @@ impl Meter {
         // Attributes stand before the value that they are about, which the library counts to them.
         let about = usize::from(line.kind == b'|');
         let Some(entries) = line.number()? else { return Ok(true) };
-        let values = entries.checked_mul(per_entry).and_then(|values| values.checked_add(about));
+        let values = entries
+            .checked_mul(per_entry)
+            .and_then(|values| values.checked_add(about));
         let values = values.ok_or(Excess::Values)?;
         self.values = self.values.saturating_add(values);
         if self.values > MOST_VALUES {

@@ -76,11 +76,7 @@ impl Wire {
         Self::open(server, tls, Allowance::Messages(unheard)).await
     }
 
-    async fn open(
-        server: &ConnectionInfo,
-        tls: Option<&Arc<ClientConfig>>,
-        allowance: Allowance,
-    ) -> io::Result<Self> {
+    async fn open(server: &ConnectionInfo, tls: Option<&Arc<ClientConfig>>, allowance: Allowance) -> io::Result<Self> {
         let stream: Box<dyn Stream> = match (server.addr(), tls) {
             (ConnectionAddr::Unix(path), _) => Box::new(UnixStream::connect(path).await?),
             (ConnectionAddr::Tcp(host, port), _) => Box::new(dial(host, *port).await?),
