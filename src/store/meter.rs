@@ -246,7 +246,6 @@ mod tests {
         for (text, excess) in [
             ("$999999999999\r\n", Excess::Large),
             ("$9223372036854775807\r\n", Excess::Large),
-            ("*2\r\n$8000000\r\n", Excess::Strange),
             ("*999999999\r\n", Excess::Values),
             ("%4611686018427387904\r\n", Excess::Values),
             ("%9223372036854775807\r\n", Excess::Values),
@@ -257,15 +256,13 @@ mod tests {
             ("$99999999999999999999999999\r\n", Excess::Strange),
             ("HTTP/1.1 400 Bad Request\r\n", Excess::Strange),
         ] {
-            let text = if excess == Excess::Strange && text.starts_with("*2") {
-                format!("{text}{}\r\nx", "y".repeat(8_000_000))
-            } else {
-                text.to_owned()
-            };
-            assert_eq!(count(&text), Err(excess), "{:.40}", text);
+            assert_eq!(count(text), Err(excess), "{text:.40}");
         }
         assert_eq!(count(&format!("+{}", "x".repeat(LONGEST_LINE + 1))), Err(Excess::Line));
-        let large = format!("*3\r\n{}", "$4000000\r\n".to_owned() + &"x".repeat(4_000_000) + "\r\n").repeat(3);
+        let large = format!(
+            "*3\r\n{}",
+            format!("$4000000\r\n{}\r\n", "x".repeat(4_000_000)).repeat(3)
+        );
         assert_eq!(count(&large), Err(Excess::Large), "several that are too large together");
         let many = format!("*2\r\n*40000\r\n{}*40000\r\n", ":1\r\n".repeat(40_000));
         assert_eq!(count(&many), Err(Excess::Values));

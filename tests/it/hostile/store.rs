@@ -79,14 +79,14 @@ impl Impostor {
     }
 }
 
-async fn play(mut stream: TcpStream, mood: Mood, behind: u16, said: &AtomicUsize) -> std::io::Result<()> {
+async fn play(mut stream: TcpStream, mood: Mood, port: u16, said: &AtomicUsize) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut bytes = vec![0; 64 << 10];
     match mood {
         Mood::Good => {
-            let mut real = TcpStream::connect(("127.0.0.1", behind)).await?;
-            real.set_nodelay(true)?;
-            copy_bidirectional(&mut stream, &mut real).await?;
+            let mut behind = TcpStream::connect(("127.0.0.1", port)).await?;
+            behind.set_nodelay(true)?;
+            copy_bidirectional(&mut stream, &mut behind).await?;
         }
         Mood::Says(all) => {
             while stream.read(&mut bytes).await? > 0 {
@@ -95,7 +95,7 @@ async fn play(mut stream: TcpStream, mood: Mood, behind: u16, said: &AtomicUsize
             }
         }
         Mood::Streams(first, then) => {
-            stream.read(&mut bytes).await?;
+            let _asked = stream.read(&mut bytes).await?;
             endless(&mut stream, &first, &then).await?;
         }
         Mood::Drips(what) => {
@@ -105,15 +105,15 @@ async fn play(mut stream: TcpStream, mood: Mood, behind: u16, said: &AtomicUsize
             }
         }
         Mood::Leaves(all) => {
-            stream.read(&mut bytes).await?;
+            let _asked = stream.read(&mut bytes).await?;
             stream
                 .write_all(&all[said.fetch_add(1, Ordering::Relaxed) % all.len()])
                 .await?;
         }
         Mood::Shouts(what) => endless(&mut stream, &what, &what).await?,
         Mood::Murmurs(first, then) => {
-            let mut real = TcpStream::connect(("127.0.0.1", behind)).await?;
-            real.set_nodelay(true)?;
+            let mut behind = TcpStream::connect(("127.0.0.1", port)).await?;
+            behind.set_nodelay(true)?;
             let mut answer = vec![0; 64 << 10];
             loop {
                 tokio::select! {
@@ -122,14 +122,14 @@ async fn play(mut stream: TcpStream, mood: Mood, behind: u16, said: &AtomicUsize
                         if asked.is_empty() {
                             break;
                         }
-                        real.write_all(asked).await?;
+                        behind.write_all(asked).await?;
                         if asked.windows(9).any(|word| word.eq_ignore_ascii_case(b"SUBSCRIBE")) {
-                            let read = real.read(&mut answer).await?;
+                            let read = behind.read(&mut answer).await?;
                             stream.write_all(&answer[..read]).await?;
                             endless(&mut stream, &first, &then).await?;
                         }
                     }
-                    read = real.read(&mut answer) => {
+                    read = behind.read(&mut answer) => {
                         let read = read?;
                         if read == 0 {
                             break;

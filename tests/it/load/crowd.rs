@@ -51,7 +51,9 @@ async fn connect(from: u8, to: SocketAddr) -> std::io::Result<TcpStream> {
 }
 
 fn head(length: usize) -> String {
-    format!("POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n")
+    format!(
+        "POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+    )
 }
 
 /// What one of a crowd says, if anything, before it does nothing more.
@@ -71,7 +73,11 @@ fn opening(n: usize) -> Vec<u8> {
 async fn honest(caller: Caller, over: Arc<AtomicBool>, kept: bool) -> (usize, usize, Duration) {
     let (mut served, mut missed, mut slowest) = (0, 0, Duration::ZERO);
     while !over.load(Ordering::Relaxed) {
-        let caller = if kept { caller.clone() } else { Caller::http1(caller.base()) };
+        let caller = if kept {
+            caller.clone()
+        } else {
+            Caller::http1(caller.base())
+        };
         let from = Instant::now();
         let asking = [id(0)];
         match timeout(SOON, caller.try_send(caller.question().body(body(&asking)).unwrap())).await {
@@ -84,8 +90,8 @@ async fn honest(caller: Caller, over: Arc<AtomicBool>, kept: bool) -> (usize, us
     (served, missed, slowest)
 }
 
-/// Lets a crowd make so many attempts to connect, each of which is held for as long as it lasts, or `hold` are.
-async fn push(to: SocketAddr, attempts: usize, hold: usize) -> (usize, usize) {
+/// Lets a crowd make so many attempts to connect, each of which is held until `most` are held.
+async fn push(to: SocketAddr, attempts: usize, most: usize) -> (usize, usize) {
     let (next, connected) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let tasks = Tasks::new();
     for _ in 0..PUSHERS {
@@ -105,7 +111,7 @@ async fn push(to: SocketAddr, attempts: usize, hold: usize) -> (usize, usize) {
                 // It may have been closed already.
                 let _ = stream.write_all(&opening(n)).await;
                 held.push_back(stream);
-                if held.len() > hold / PUSHERS {
+                if held.len() > most / PUSHERS {
                     held.pop_front();
                 }
             }
@@ -223,7 +229,10 @@ async fn hundreds_of_slow_heads_bodies_and_readers_cost_little_and_delay_nobody(
     };
     let ((served, missed, slowest), ()) = tokio::join!(honest, ending);
     let seen = watch.finish();
-    println!("{served} answers on new connections, {missed} missed, the slowest {slowest:?}; {}", seen.report(0.5));
+    println!(
+        "{served} answers on new connections, {missed} missed, the slowest {slowest:?}; {}",
+        seen.report(0.5)
+    );
     assert_eq!(missed, 0);
     seen.assert_alive(SOON);
     let most = seen.held.iter().map(|held| held.memory_kib).max().unwrap();

@@ -42,7 +42,13 @@ async fn overload(run: Run) {
         .await;
     let base = spawned.caller().base().to_owned();
     let callers: Vec<_> = (0..20)
-        .map(|n| if n % 2 == 0 { Caller::http1(&base) } else { Caller::http2(&base) })
+        .map(|n| {
+            if n % 2 == 0 {
+                Caller::http1(&base)
+            } else {
+                Caller::http2(&base)
+            }
+        })
         .collect();
     let before = Held::of(spawned.gateway.pid());
     let tally = Arc::new(Tally::new(run.late, &[200, 429]));
@@ -69,7 +75,11 @@ async fn overload(run: Run) {
     let seen = watch.finish();
     let served = f64::from(u32::try_from(tally.answers(200)).unwrap()) / run.time.as_secs_f64();
     println!("{asked} questions in {:?}: {}", run.time, tally.report());
-    println!("{served:.1} served a second of {} allowed; {}", run.capacity, seen.report(BEGINNING));
+    println!(
+        "{served:.1} served a second of {} allowed; {}",
+        run.capacity,
+        seen.report(BEGINNING)
+    );
     tally.assert_well();
     seen.assert_alive(run.lives);
     seen.assert_flat(BEGINNING, 8 * 1024);
@@ -96,7 +106,12 @@ async fn come_back(spawned: &Spawned, refused: &[(Duration, Instant)]) {
         let wait = format!("wait={}", wait.as_secs());
         let fields = [("prefer", wait.as_str()), ("x-caller", "who comes back")];
         let answer = spawned.caller().ask_with(&[id(0x0100_0000 + n)], &fields).await;
-        assert_eq!(answer.status, 200, "{wait}, {late:?} after it was told to come back: {}", answer.text());
+        assert_eq!(
+            answer.status,
+            200,
+            "{wait}, {late:?} after it was told to come back: {}",
+            answer.text()
+        );
         sleep(Duration::from_millis(50)).await;
     }
 }

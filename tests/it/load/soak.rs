@@ -77,7 +77,10 @@ impl Stage {
             .limits(Shape::SlidingLog, &["50/1s", "400/10s"])
             .write("cache.ttl", "\"1s\"")
             .write("defender.timeout", "\"1s\"")
-            .write("credentials.client_secret_file", &format!("{:?}", secret_file.to_str().unwrap()))
+            .write(
+                "credentials.client_secret_file",
+                &format!("{:?}", secret_file.to_str().unwrap()),
+            )
             .set("store.url", &url)
             .set("telemetry.log", "debug")
             .spawn()
@@ -109,8 +112,16 @@ impl Stage {
                 let fault = self.fault();
                 match self.random.random_range(0..3) {
                     0 => self.spawned.simulator.set_faults_everywhere(&Plan::of(fault, often)),
-                    1 => self.spawned.simulator.set_faults("eu", &Plan::of(fault, Often::Always)).unwrap(),
-                    _ => self.spawned.simulator.set_faults("us", &Plan::of(fault, often)).unwrap(),
+                    1 => self
+                        .spawned
+                        .simulator
+                        .set_faults("eu", &Plan::of(fault, Often::Always))
+                        .unwrap(),
+                    _ => self
+                        .spawned
+                        .simulator
+                        .set_faults("us", &Plan::of(fault, often))
+                        .unwrap(),
                 }
             }
             4 => self.spawned.simulator.set_faults_everywhere(&Plan::none()),
@@ -198,7 +209,7 @@ impl Stage {
     }
 
     /// No more faults.
-    async fn mend(&mut self) {
+    fn mend(&self) {
         self.spawned.simulator.set_faults_everywhere(&Plan::none());
         self.spawned.simulator.set_sign_in_faults(Plan::none());
         self.line.lead_to(self.server.port);
@@ -254,7 +265,7 @@ async fn soak(run: Run) {
     let folder = tempfile::tempdir().unwrap();
     let mut stage = Stage::new(run.seed, folder.path()).await;
     let before = Held::of(stage.spawned.gateway.pid());
-    let tally = Arc::new(Tally::new(ATTEMPT + run.late, RIGHT));
+    let tally = Arc::new(Tally::new(ATTEMPT + run.late, RIGHT).behind_rubbish());
     let over = Arc::new(AtomicBool::new(false));
     let (tasks, watch) = (Tasks::new(), Watch::over(&stage.spawned.gateway));
     for n in 0..CALLERS * 2 {
@@ -272,7 +283,7 @@ async fn soak(run: Run) {
         let pause = stage.random.random_range(100..1200);
         sleep(Duration::from_millis(pause)).await;
     }
-    stage.mend().await;
+    stage.mend();
     over.store(true, Ordering::Relaxed);
     until("all questions to be answered", async || tasks.is_empty().then_some(())).await;
     let seen = watch.finish();
@@ -295,7 +306,11 @@ async fn soak(run: Run) {
 /// Once nothing is wrong any more, everything is as it was.
 async fn recovers(mut stage: Stage, before: Held) {
     let well = async || {
-        let answer = stage.spawned.caller().ask(&[id(rand::random_range(0x7000_0000..0x7fff_ffff))]).await;
+        let answer = stage
+            .spawned
+            .caller()
+            .ask(&[id(rand::random_range(0x7000_0000..0x7fff_ffff))])
+            .await;
         let status = stage.spawned.admin().fetch("/status").await.json();
         (answer.status == StatusCode::OK && status["mode"] == "normal").then_some(())
     };
@@ -305,7 +320,10 @@ async fn recovers(mut stage: Stage, before: Held) {
         (held.files <= before.files + 12 && held.threads <= before.threads + 2).then_some(held)
     };
     let after = until("files and threads to be given back", returned).await;
-    println!("held before {before:?}, after {after:?} with the store at {}", stage.url);
+    println!(
+        "held before {before:?}, after {after:?} with the store at {}",
+        stage.url
+    );
     let forbidden = stage.forbidden();
     let mut second = stage.second.program.write().await;
     second.signal("TERM").await;

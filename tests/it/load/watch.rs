@@ -87,12 +87,19 @@ impl Seen {
     /// Fails when memory in the later part was more than half above what it was in the first `share` of the time, and more than `slack`.
     pub(super) fn assert_flat(&self, share: f64, slack_kib: usize) {
         let (steady, most) = self.memory(share);
-        assert!(most <= (steady + steady / 2).max(steady + slack_kib), "{steady} KiB, then {most} KiB");
+        assert!(
+            most <= (steady + steady / 2).max(steady + slack_kib),
+            "{steady} KiB, then {most} KiB"
+        );
     }
 
     /// The most memory in the first `share` of the time, and in the rest.
     fn memory(&self, share: f64) -> (usize, usize) {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a position in a list")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a position in a list"
+        )]
         let (first, rest) = self.held.split_at((self.held.len() as f64 * share) as usize);
         let most = |part: &[Held]| part.iter().map(|held| held.memory_kib).max().unwrap_or(0);
         (most(first), most(rest))
