@@ -357,3 +357,25 @@ fn credential(config: &config::Credentials) -> Result<token::Credential, Error> 
         }),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_never_take_the_last_open_files() {
+        let with = |open_files| Machine {
+            open_files,
+            ..Machine::detect()
+        };
+        for (files, expected) in [
+            (None, 2048),
+            (Some(1 << 20), 2048),
+            (Some(2560), 2048),
+            (Some(1024), 512),
+            (Some(300), 150),
+        ] {
+            assert_eq!(connections(2048, with(files)), expected, "{files:?}");
+        }
+    }
+}

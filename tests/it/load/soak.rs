@@ -30,6 +30,13 @@ const SECOND: Duration = Duration::from_secs(1);
 /// One attempt's time; a call may be under way that long after its turn, and once more in another region.
 const ATTEMPT: Duration = SECOND;
 
+/// After a 401 that a new token did not help, further ones force no renewal for a minute: whoever revokes a token then is noticed late, as
+/// is meant.
+const DOUBT: Duration = Duration::from_secs(75);
+
+/// Connections to two regions, sign-in and the store that may be idle in the end, each for a minute.
+const POOLED: usize = 2 * 16 + 8;
+
 /// Callers of each gateway.
 const CALLERS: usize = 8;
 
@@ -60,6 +67,8 @@ struct Stage {
     secret_file: std::path::PathBuf,
     secrets: Vec<String>,
     random: StdRng,
+    /// When the upstream last answered with 401.
+    doubted: Option<Instant>,
     output: Vec<String>,
     events: usize,
 }
@@ -98,6 +107,7 @@ impl Stage {
             secret_file,
             secrets: vec![CLIENT_SECRET.to_owned()],
             random: StdRng::seed_from_u64(seed),
+            doubted: None,
             output: Vec::new(),
             events: 0,
         }
@@ -128,7 +138,10 @@ impl Stage {
             5 => {
                 let fault = self.sign_in_fault();
                 self.spawned.simulator.set_sign_in_faults(Plan::of(fault, often));
-                self.spawned.simulator.revoke_tokens();
+                if self.doubted.is_none_or(|at| at.elapsed() > DOUBT) {
+                    self.doubted = Some(Instant::now());
+                    self.spawned.simulator.revoke_tokens();
+                }
             }
             6 => {
                 self.spawned.simulator.set_sign_in_faults(Plan::none());
@@ -169,7 +182,11 @@ impl Stage {
             Fault::Rubbish,
             Fault::Redirect,
         ];
-        all[self.random.random_range(0..all.len())]
+        let fault = all[self.random.random_range(0..all.len())];
+        if fault == Fault::NoLicence {
+            self.doubted = Some(Instant::now());
+        }
+        fault
     }
 
     fn sign_in_fault(&mut self) -> SignInFault {
@@ -317,7 +334,7 @@ async fn recovers(mut stage: Stage, before: Held) {
     until("the gateway to be well again", well).await;
     let returned = async || {
         let held = Held::of(stage.spawned.gateway.pid());
-        (held.files <= before.files + 12 && held.threads <= before.threads + 2).then_some(held)
+        (held.files <= before.files + POOLED && held.threads <= before.threads + 2).then_some(held)
     };
     let after = until("files and threads to be given back", returned).await;
     println!(
