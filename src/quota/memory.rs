@@ -112,20 +112,20 @@ impl Memory {
     ) -> io::Result<(Self, Past)> {
         let text = read(path)?;
         let (live, bucket) = replay(&text, attempt);
+        let latest = now.as_microsecond().saturating_add(micros(LANDING));
+        // Named anew: whatever numbers the file holds, there are some left.
+        let live: BTreeMap<_, _> = (0..).zip(live.into_values().map(|at| at.min(latest))).collect();
         let mut memory = Self {
             path: path.to_owned(),
             file: OpenOptions::new().create(true).append(true).open(path)?,
             facts: 0,
             compact_after: most.saturating_mul(10).max(1000),
-            next: 0,
+            next: live.len() as u64,
             live,
             bucket,
             window,
             attempt,
         };
-        let latest = now.as_microsecond().saturating_add(micros(LANDING));
-        memory.live.values_mut().for_each(|at| *at = (*at).min(latest));
-        memory.next = memory.live.last_key_value().map_or(0, |(id, _)| id + 1);
         memory.compact(now)?;
         let counted = memory
             .live
