@@ -13,6 +13,16 @@ const SECRET: [&str; 3] = [
     variable::OTLP_HEADERS,
 ];
 
+/// Variables that may hold a password in an address.
+const ADDRESS: [&str; 6] = [
+    "DEFENDER_GATEWAY_STORE_URL",
+    variable::HTTPS_PROXY,
+    variable::HTTPS_PROXY_LOWER,
+    variable::OTLP_ENDPOINT,
+    variable::OTLP_TRACES_ENDPOINT,
+    variable::IDENTITY_ENDPOINT,
+];
+
 /// Variables that are no keys: nothing that is shown says what they hold.
 fn is_key(name: &str) -> bool {
     name.starts_with(Key::PREFIX) || keys().any(|key| key.in_file() && key.borrowed.contains(&name))
@@ -49,12 +59,23 @@ pub(crate) fn config(data: &[u8]) {
     let variables: Vec<(&str, String)> = lines
         .lines()
         .filter_map(|line| line.split_once('='))
-        .map(|(name, value)| match SECRET.contains(&name) {
-            true => (name, format!("{value}{MARK}")),
-            false => (name, value.replace(":secret@", &format!(":{MARK}@"))),
+        .map(|(name, value)| {
+            if SECRET.contains(&name) {
+                (name, format!("{value}{MARK}"))
+            } else if ADDRESS.contains(&name) {
+                (name, with_password(value))
+            } else {
+                (name, value.to_owned())
+            }
         })
         .collect();
-    let text = text.replace(":secret@", &format!(":{MARK}@"));
+    let text: String = text
+        .split_inclusive('\n')
+        .map(|line| match line.strip_prefix("url = ") {
+            Some(address) => format!("url = {}", with_password(address)),
+            None => line.to_owned(),
+        })
+        .collect();
     let environment: Environment = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let path = Path::new("gateway.toml");
     let loaded = match config::parse(path, &text, &environment, &Everywhere) {
@@ -74,8 +95,16 @@ pub(crate) fn config(data: &[u8]) {
     if !shown.contains("redacted") {
         let again = config::parse(path, &shown, &environment, &Everywhere);
         let again = again.unwrap_or_else(|mistakes| panic!("{mistakes}\n{shown}"));
-        assert_eq!(again.resolved.settings, loaded.resolved.settings, "{shown}");
+        assert_eq!(
+            again.resolved.settings.digest(),
+            loaded.resolved.settings.digest(),
+            "{shown}"
+        );
     }
+}
+
+fn with_password(address: &str) -> String {
+    address.replace(":secret@", &format!(":{MARK}@"))
 }
 
 fn silent(said: &str) {

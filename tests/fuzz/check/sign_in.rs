@@ -66,7 +66,8 @@ pub(crate) fn sign_in(data: &[u8]) {
             }
             Err(error) => {
                 let said = format!("{error} {error:?} {snapshot:?} {:?}", error.advice());
-                assert!(!said.contains(SECRET), "{said}");
+                // A managed identity has none to tell.
+                assert!(*which == b'i' || !said.contains(SECRET), "{said}");
                 assert!(said.len() < 10_000);
                 let longest = Duration::from_hours(1);
                 assert!(snapshot.last_error.is_none_or(|error| error.retry_in <= longest));
