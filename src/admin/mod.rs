@@ -8,6 +8,7 @@
 mod accept;
 mod health;
 mod page;
+mod rebinding;
 mod route;
 mod service;
 mod view;

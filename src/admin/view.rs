@@ -6,6 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Health;
+use crate::server::Peer;
+use crate::server::guard::Host;
 use crate::telemetry::metrics::Exposition;
 
 /// Everything that is shown. The functions are called for every request to the admin listener; they must be quick.
@@ -21,6 +23,8 @@ pub struct View {
     pub metrics: Arc<dyn Fn(Exposition) -> String + Send + Sync>,
     /// For `/openapi.json`.
     pub openapi: Bytes,
+    /// Whether a name in `Host` is one that the gateway was given, loopback ones aside.
+    pub named: Arc<dyn Fn(&Host, Option<&Peer>) -> bool + Send + Sync>,
     /// For `POST /quitquitquit`: begins the drain. `None` switches it off.
     pub quit: Option<Arc<dyn Fn() + Send + Sync>>,
 }
