@@ -1,4 +1,4 @@
-//! What this process may use of the machine: processors and memory, as a container's limits say.
+//! What this process may use of the machine: processors and memory, as a container's limits say, and open files.
 //!
 //! Read once, at the start. Control groups of version 2 and 1 are understood; without any, nothing is limited.
 
@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-/// Processors and memory.
+/// Processors, memory and open files.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Machine {
     /// Threads that can run at a time, at least 1: the processors, or the whole part of a CPU limit.
@@ -15,6 +15,8 @@ pub struct Machine {
     pub cpu_limit: Option<f64>,
     /// The memory limit in bytes, if there is one.
     pub memory_limit: Option<u64>,
+    /// Files and connections that may be open at a time, if there is a limit.
+    pub open_files: Option<u64>,
 }
 
 /// A limit this large is how version 1 says that there is none.
@@ -31,6 +33,7 @@ impl Machine {
             cores: thread::available_parallelism().map_or(1, usize::from),
             cpu_limit,
             memory_limit,
+            open_files: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
         }
     }
 }

@@ -228,17 +228,35 @@ pub(super) fn hosts(config: &Resolved) -> Result<server::guard::Hosts, Error> {
     hosts.map_err(Error::of("the accepted hosts"))
 }
 
-pub(super) fn data_listener(config: &Resolved) -> server::Config {
+/// Files that are open besides callers' connections: those of the admin address, to the upstream, to the store, and a few of the system.
+const OTHER_FILES: u64 = 256;
+
+/// At most `most` connections, so that there are files left for what an answer needs. Of few files, half are left.
+fn connections(most: u32, machine: Machine) -> u32 {
+    let free = machine
+        .open_files
+        .map_or(u64::MAX, |files| files.saturating_sub(OTHER_FILES).max(files / 2));
+    u32::try_from(free).map_or(most, |free| most.min(free))
+}
+
+pub(super) fn data_listener(config: &Resolved, machine: Machine) -> server::Config {
+    let defaults = server::Config::default();
     server::Config {
+        max_connections: connections(defaults.max_connections, machine),
         listen: config.server.listen.iter().map(address).collect(),
         drain: config.server.drain,
         linger: config.server.linger,
-        ..server::Config::default()
+        ..defaults
     }
 }
 
-pub(super) fn admin_listener(config: &Resolved) -> server::Config {
-    admin::listener(address(&config.admin.listen))
+pub(super) fn admin_listener(config: &Resolved, machine: Machine) -> server::Config {
+    let listener = admin::listener(address(&config.admin.listen));
+    let few = machine.open_files.map_or(u64::MAX, |files| files / 8);
+    server::Config {
+        max_connections: u32::try_from(few).map_or(listener.max_connections, |few| listener.max_connections.min(few)),
+        ..listener
+    }
 }
 
 fn address(listen: &config::Listen) -> server::Address {
