@@ -15,7 +15,7 @@ mod view;
 
 pub use health::{Check, Health, State};
 pub use service::{Admin, listener};
-pub use view::View;
+pub use view::{Named, View};
 
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,9 @@ use crate::server::Peer;
 use crate::server::guard::Host;
 use crate::telemetry::metrics::Exposition;
 
+/// Whether a host is named so over a connection with this peer.
+pub type Named = dyn Fn(&Host, Option<&Peer>) -> bool + Send + Sync;
+
 /// Everything that is shown. The functions are called for every request to the admin listener; they must be quick.
 #[derive(Clone)]
 pub struct View {
@@ -24,7 +27,7 @@ pub struct View {
     /// For `/openapi.json`.
     pub openapi: Bytes,
     /// Whether a name in `Host` is one that the gateway was given, loopback ones aside.
-    pub named: Arc<dyn Fn(&Host, Option<&Peer>) -> bool + Send + Sync>,
+    pub named: Arc<Named>,
     /// For `POST /quitquitquit`: begins the drain. `None` switches it off.
     pub quit: Option<Arc<dyn Fn() + Send + Sync>>,
 }

@@ -1,5 +1,6 @@
 //! What is said of a panic: where, and why, but nothing of what the program was working on.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::panic::{self, PanicHookInfo};
 
 /// Has panics logged, in the log's own format, in place of the standard library's words. Those repeat what could not be cut, parsed or
@@ -8,14 +9,17 @@ pub(super) fn say_little() {
     panic::set_hook(Box::new(|info| {
         let place = info.location().map(ToString::to_string).unwrap_or_default();
         let thread = std::thread::current();
-        let backtrace = std::backtrace::Backtrace::capture();
+        let backtrace = Backtrace::capture();
         let message = message(info);
-        match backtrace.status() {
-            std::backtrace::BacktraceStatus::Captured => {
-                tracing::error!(place, thread = thread.name(), message, %backtrace, "the program panicked");
-            }
-            _ => tracing::error!(place, thread = thread.name(), message, "the program panicked"),
-        }
+        // Only when asked for (`RUST_BACKTRACE`).
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+        tracing::error!(
+            place,
+            thread = thread.name(),
+            message,
+            backtrace,
+            "the program panicked"
+        );
     }));
 }
 
@@ -45,12 +49,16 @@ mod tests {
         without_quotations(text.or(payload.downcast_ref::<&str>().copied()).unwrap())
     }
 
+    fn refuse(what: &str) -> Result<(), &str> {
+        Err(what)
+    }
+
     #[test]
     fn what_the_program_was_working_on_is_not_repeated() {
         let secret = "hunter2ü\"'`x";
         let cut = said(|| drop(secret[..8].to_owned()));
-        let parsed = said(|| Err::<(), _>(secret).unwrap());
-        let expected = said(|| Err::<(), _>(secret).expect("a number"));
+        let parsed = said(|| refuse(secret).unwrap());
+        let expected = said(|| refuse(secret).expect("a number"));
         let compared = said(|| assert_eq!(secret, "x", "they differ"));
         for text in [&cut, &parsed, &expected, &compared] {
             assert!(!text.contains("hunter2") && text.contains('…'), "{text}");
