@@ -90,7 +90,7 @@ impl Gateway {
         let mode = registry.mode();
         let health = admin::Health::new(status.checks());
         let view = view(config, registry, (status, history), health.clone(), stop.clone());
-        let admin = AdminThread::start(settings::admin_listener(config), admin::Admin::new(view))?;
+        let admin = AdminThread::start(settings::admin_listener(config, machine), admin::Admin::new(view))?;
         Ok(Self {
             data,
             admin,
@@ -216,6 +216,18 @@ fn announce(made: &Made, machine: Machine) {
         cache_bytes,
         "starting"
     );
+    let (connections, usual) = (
+        settings::data_listener(&made.config, machine).max_connections,
+        server::Config::default().max_connections,
+    );
+    if connections < usual {
+        tracing::warn!(
+            open_files = machine.open_files,
+            connections,
+            usual,
+            "few files may be open: callers get fewer connections at a time than usual; raise the limit (ulimit -n, LimitNOFILE=)"
+        );
+    }
     if machine.memory_limit.is_some_and(|limit| cache_bytes > limit / 2) {
         tracing::warn!(
             cache_bytes,
@@ -233,6 +245,7 @@ fn view(
     stop: CancellationToken,
 ) -> admin::View {
     let (quota, queue) = (status.quota.clone(), status.queue.clone());
+    let current = Arc::clone(&status.current);
     let quit: Arc<dyn Fn() + Send + Sync> = Arc::new(move || stop.cancel());
     admin::View {
         status: {
@@ -252,6 +265,7 @@ fn view(
         },
         health,
         openapi: server::openapi().into(),
+        named: Arc::new(move |host, peer| current.load().hosts.accept(host, peer)),
         quit: config.admin.quit.then_some(quit),
     }
 }

@@ -242,16 +242,8 @@ fn connections(wanted: u32, machine: Machine) -> u32 {
 
 pub(super) fn data_listener(config: &Resolved, machine: Machine) -> server::Config {
     let usual = server::Config::default();
-    let max_connections = connections(usual.max_connections, machine);
-    if max_connections < usual.max_connections {
-        tracing::warn!(
-            open_files = machine.open_files,
-            max_connections,
-            "few files may be open, so fewer callers' connections are taken than usual: raise the limit of open files (ulimit -n)"
-        );
-    }
     server::Config {
-        max_connections,
+        max_connections: connections(usual.max_connections, machine),
         listen: config.server.listen.iter().map(address).collect(),
         drain: config.server.drain,
         linger: config.server.linger,
@@ -259,8 +251,13 @@ pub(super) fn data_listener(config: &Resolved, machine: Machine) -> server::Conf
     }
 }
 
-pub(super) fn admin_listener(config: &Resolved) -> server::Config {
-    admin::listener(address(&config.admin.listen))
+pub(super) fn admin_listener(config: &Resolved, machine: Machine) -> server::Config {
+    let listener = admin::listener(address(&config.admin.listen));
+    let few = machine.open_files.map_or(u64::MAX, |files| files / 8);
+    server::Config {
+        max_connections: u32::try_from(few).map_or(listener.max_connections, |few| listener.max_connections.min(few)),
+        ..listener
+    }
 }
 
 fn address(listen: &config::Listen) -> server::Address {

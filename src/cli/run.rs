@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::runtime::{block_on, watch_configuration_signals, watch_signals};
-use super::{Error, note};
+use super::{Error, note, panic, process};
 use crate::app::{Gateway, Place};
 use crate::config::{Document, Environment, Format, Loaded};
 use crate::machine::Machine;
@@ -19,12 +19,17 @@ use crate::telemetry::log;
 /// # Errors
 /// Mistakes in the configuration, an address that is taken, requests that were cut off at the end of the drain.
 pub fn run(file: Option<&Path>) -> Result<(), Error> {
+    let sealed = process::seal();
     let env = Environment::real();
     let workers = env.workers();
     let place = Place::new(file.map(Path::to_owned), env);
     let document = place.find()?;
     let loaded = place.resolve(&document)?;
     let log = start_log(&loaded)?;
+    panic::say_little();
+    if let Err(error) = sealed {
+        tracing::warn!(%error, "the system does not let this process keep its memory to itself");
+    }
     for note in &loaded.notes {
         tracing::warn!("{note}");
     }

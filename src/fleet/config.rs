@@ -75,14 +75,18 @@ const VERSION: &str = "answers-v1";
 
 /// A question, as the store knows it: SHA-256 in hexadecimal digits. Ids of scan definitions are not shown by the names of keys.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Name(Arc<str>);
+pub struct Name(Arc<str>);
 
 impl Name {
-    pub(super) fn new(text: &str) -> Self {
+    /// A name as it was told.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
         Self(text.into())
     }
 
-    pub(super) fn as_str(&self) -> &str {
+    /// The digits.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
         &self.0
     }
 }

@@ -199,7 +199,7 @@ async fn answer(
             .headers_mut()
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(response)
+    Ok(response.map(|body| activity.answer(body)))
 }
 
 /// Runs the streams of HTTP/2 connections as tasks that the drain knows of.

@@ -32,6 +32,7 @@ mod rarely;
 mod serve;
 mod socket;
 mod trouble;
+mod untaken;
 
 pub use bind::{BindError, Bound};
 pub use config::{Address, Config};

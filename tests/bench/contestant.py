@@ -99,9 +99,12 @@ class Process:
         """Resident memory that is nobody else's, in kB. Shared memory counts once."""
         total = 0
         for pid in self.processes():
-            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
-                    total += int(line.split()[1])
+            try:
+                text, name = Path(f"/proc/{pid}/smaps_rollup").read_text(), "Pss:"
+            except PermissionError:
+                # Without the right to look into it: its own and the shared.
+                text, name = Path(f"/proc/{pid}/status").read_text(), "VmRSS:"
+            total += next(int(line.split()[1]) for line in text.splitlines() if line.startswith(name))
         return total
 
 

@@ -212,6 +212,7 @@ impl Reloader {
 
 fn shown(made: &Made) -> Current {
     Current {
+        hosts: made.guard.hosts(),
         regions: made.regions.part.clone(),
         keeper: made.keeper.part.clone(),
         cache: Arc::clone(&made.cache),

@@ -47,3 +47,5 @@ mod tests;
 pub use config::{Config, Timing};
 pub use metrics::Metrics;
 pub use permit::{Permit, Quota};
+pub use state::{Change, State};
+pub use step::Reply;

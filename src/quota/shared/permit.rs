@@ -94,7 +94,7 @@ impl Quota {
     pub fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>) {
         let (account, share) = {
             let state = self.0.look();
-            (state.copy.account(now), state.share)
+            (state.account(now), state.share)
         };
         let mut forecast = Forecast::new(&account, now);
         let (mut slot, mut due, mut looked) = (now, 0.0, 0);
@@ -136,7 +136,7 @@ impl Quota {
     pub fn has_surplus(&self) -> bool {
         let now = Instant::now();
         let state = self.0.look();
-        state.is_granting() && state.copy.account(now).has_surplus(now)
+        state.is_granting() && state.account(now).has_surplus(now)
     }
 
     /// Changes whenever a snapshot may have become another one, except by the passing of time.
@@ -150,7 +150,7 @@ impl Quota {
     pub fn snapshot(&self) -> Snapshot {
         let now = Instant::now();
         let state = self.0.look();
-        let mut account = state.copy.account(now);
+        let mut account = state.account(now);
         account.ledger.sweep(now);
         let windows = account.windows(now);
         Snapshot {

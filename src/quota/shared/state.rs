@@ -31,7 +31,7 @@ const SHORTEST: Duration = Duration::from_millis(1);
 /// what came of it.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
-pub(super) struct State {
+pub struct State {
     terms: Arc<Terms>,
     timing: Timing,
     pub(super) copy: Copy,
@@ -80,19 +80,21 @@ struct Saying {
 
 /// What a step changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Change {
+pub struct Change {
     /// Slots are in hand, or may come earlier.
-    pub(super) slots: bool,
+    pub slots: bool,
     /// Earlier forecasts are wrong.
-    pub(super) forecast: bool,
+    pub forecast: bool,
     /// The store had lost what it knew.
-    pub(super) epoch: bool,
+    pub epoch: bool,
     /// Calls of others that a 429 revealed.
-    pub(super) foreign: u64,
+    pub foreign: u64,
 }
 
 impl State {
-    pub(super) fn new(me: String, config: &quota::Config, sharing: &Config, now: Instant) -> Self {
+    /// A replica that has not heard from the store yet. `me` tells it from the others.
+    #[must_use]
+    pub fn new(me: String, config: &quota::Config, sharing: &Config, now: Instant) -> Self {
         let kept = config.attempt + Account::LANDING + IN_HAND;
         Self {
             terms: Arc::new(Terms::new(me, config, sharing.timing, kept)),
@@ -127,8 +129,8 @@ impl State {
         }
     }
 
-    /// The slot in hand.
-    pub(super) fn take(&mut self, now: Instant) -> Option<String> {
+    /// The slot in hand: the name of its charge.
+    pub fn take(&mut self, now: Instant) -> Option<String> {
         self.drop_old(now);
         let (id, _) = self.hand.pop_front()?;
         self.calls += 1;
@@ -136,7 +138,7 @@ impl State {
     }
 
     /// So many requests wait, of so many callers.
-    pub(super) fn demand(&mut self, waiting: usize, callers: usize, now: Instant) {
+    pub fn demand(&mut self, waiting: usize, callers: usize, now: Instant) {
         self.want = waiting;
         self.weight = callers.clamp(1, 1000);
         if waiting == 0 {
@@ -146,19 +148,22 @@ impl State {
         }
     }
 
-    pub(super) fn settle(&mut self, id: String, now: Instant) {
+    /// The call of this charge counts as made now.
+    pub fn settle(&mut self, id: String, now: Instant) {
         self.copy.settle(&id, now);
         self.settled.push((id, now));
         self.collect(now);
     }
 
-    pub(super) fn refund(&mut self, id: String, now: Instant) {
+    /// The call of this charge was not made.
+    pub fn refund(&mut self, id: String, now: Instant) {
         self.copy.refund(&id);
         self.refunded.push(id);
         self.collect(now);
     }
 
-    pub(super) fn throttle(&mut self, id: String, answer: quota::Throttled, now: Instant) {
+    /// The call of this charge was refused with 429.
+    pub fn throttle(&mut self, id: String, answer: quota::Throttled, now: Instant) {
         self.copy.settle(&id, now);
         let said = step::Throttled {
             id,
@@ -174,13 +179,20 @@ impl State {
         self.lost.is_some() || self.last.is_none()
     }
 
+    /// The quota as this replica knows it.
+    #[must_use]
+    pub fn account(&self, now: Instant) -> Account {
+        self.copy.account(now)
+    }
+
     /// Whether the store has answered, and grants slots.
     pub(super) fn is_granting(&self) -> bool {
         !self.is_lost() && !self.merging
     }
 
     /// When the next step has to be taken.
-    pub(super) fn next_look(&self, now: Instant) -> Instant {
+    #[must_use]
+    pub fn next_look(&self, now: Instant) -> Instant {
         if let Some((since, failures)) = self.lost {
             let pause = FIRST_RETRY * 2_u32.saturating_pow(failures.min(8));
             return since + pause.min(self.timing.heartbeat);
@@ -204,7 +216,10 @@ impl State {
     }
 
     /// What to say now. Call [`State::heard`] or [`State::failed`] afterwards.
-    pub(super) fn step(&mut self, nonce: String, leave: bool, now: Instant) -> serde_json::Result<String> {
+    ///
+    /// # Errors
+    /// When it cannot be written as JSON, which nothing in it should cause.
+    pub fn step(&mut self, nonce: String, leave: bool, now: Instant) -> serde_json::Result<String> {
         self.drop_old(now);
         self.woken = false;
         self.collecting = None;
@@ -253,7 +268,7 @@ impl State {
     }
 
     /// The step was taken, or refused because the epoch is another one. It was asked for at `asked`.
-    pub(super) fn heard(&mut self, reply: &Reply, asked: Instant, now: Instant) -> Change {
+    pub fn heard(&mut self, reply: &Reply, asked: Instant, now: Instant) -> Change {
         let first = self.next;
         self.next += self.saying.asked as u64;
         let was_lost = self.lost.take().is_some() || self.last.is_none();
@@ -270,7 +285,7 @@ impl State {
         self.settled.drain(..self.saying.settled);
         self.refunded.drain(..self.saying.refunded);
         self.throttled.drain(..self.saying.throttled);
-        self.foreign += reply.foreign;
+        self.foreign = self.foreign.saturating_add(reply.foreign);
         let theirs = reply.now.parse().ok();
         if !theirs.is_none_or(|theirs| self.clock.is_right(theirs, asked, now)) {
             // Whatever it says of times and members is wrong, and must not get into our copy.
@@ -285,12 +300,14 @@ impl State {
         (self.seq, self.r#gen) = (number(reply.seq), number(reply.r#gen));
         let paused = self.copy.paused_until;
         self.copy.hear(reply, asked, now);
-        for n in (first..).take(reply.granted) {
+        // Whatever the store says, no more than was asked for: the names of further ones would be given twice.
+        let granted = reply.granted.min(self.saying.asked);
+        for n in (first..).take(granted) {
             let id = format!("{}:{n}", self.terms.me);
             self.copy.grant(id.clone(), now);
             self.hand.push_back((id, asked + IN_HAND));
         }
-        self.told = self.saying.asked - reply.granted.min(self.saying.asked);
+        self.told = self.saying.asked - granted;
         let merging = reply.merging.map(|left| now + step::span(left));
         self.due = reply.due.map(|due| now + step::span(due).max(SHORTEST)).or(merging);
         let merged = std::mem::replace(&mut self.merging, merging.is_some()) && merging.is_none();
@@ -304,7 +321,7 @@ impl State {
             self.share = share;
         }
         Change {
-            slots: is_other || reply.granted > 0,
+            slots: is_other || granted > 0,
             forecast: is_other,
             epoch: false,
             foreign: reply.foreign,
@@ -312,7 +329,7 @@ impl State {
     }
 
     /// No answer: the step may have been taken, or may still be. Says whether this is news.
-    pub(super) fn failed(&mut self, now: Instant) -> bool {
+    pub fn failed(&mut self, now: Instant) -> bool {
         let failures = self.lost.map_or(0, |(_, failures)| failures);
         self.lost = Some((now, failures + 1));
         let first = self.next;

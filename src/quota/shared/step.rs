@@ -131,9 +131,9 @@ pub(super) struct CopyOut {
     pub(super) pause: Option<i64>,
 }
 
-/// What the script answers.
+/// What the script answers, as JSON.
 #[derive(Debug, Deserialize)]
-pub(super) struct Reply {
+pub struct Reply {
     /// Nothing was done: replicas of this other format have calls in a window.
     pub(super) other: Option<String>,
     #[serde(default)]

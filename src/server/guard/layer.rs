@@ -27,6 +27,12 @@ impl Layer {
     pub fn new(hosts: Hosts) -> Self {
         Self { hosts: Arc::new(hosts) }
     }
+
+    /// What it answers to.
+    #[must_use]
+    pub fn hosts(&self) -> Arc<Hosts> {
+        Arc::clone(&self.hosts)
+    }
 }
 
 impl<S> tower::Layer<S> for Layer {
