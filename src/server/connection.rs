@@ -1,9 +1,10 @@
 //! Drives one connection to its end.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -61,7 +62,7 @@ impl Shared {
             .timer(TokioTimer::new())
             // `Activity` does this better: hyper's timeout would also close idle connections of a client's pool.
             .header_read_timeout(None)
-            .max_headers(Config::MAX_HEADERS)
+            // `Config::MAX_HEADERS` is hyper's own limit. To set it would have hyper clear its tables for each request.
             .max_buf_size(Config::MAX_HEADER_BYTES as usize);
         http.http2()
             .timer(TokioTimer::new())
@@ -95,7 +96,7 @@ impl Shared {
         let activity = Activity::new();
         let socket = Socket::new(stream, Arc::clone(&activity));
         // One for all requests: copying the stack for each would cost as much as the rest of what it does for a hit.
-        let service = Mutex::new(service);
+        let service = RefCell::new(service);
         let answer = {
             let activity = Arc::clone(&activity);
             service_fn(move |mut request: Request<Incoming>| {
@@ -171,12 +172,12 @@ async fn news(phase: &mut watch::Receiver<Phase>, until: Instant) -> News {
 const MIN_PING: Duration = Duration::from_secs(20);
 
 /// Hands a request to a service that is always ready, as the whole stack is: where a request has to wait, it can be refused.
-fn call<S>(service: &Mutex<S>, request: Request<Incoming>) -> S::Future
+fn call<S>(service: &RefCell<S>, request: Request<Incoming>) -> S::Future
 where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
 {
-    // A panic in here is the end of the connection, not of what the service shares with others.
-    let mut service = service.lock().unwrap_or_else(PoisonError::into_inner);
+    // Nothing below comes back here: this is borrowed once at a time.
+    let mut service = service.borrow_mut();
     let ready = service.poll_ready(&mut Context::from_waker(Waker::noop()));
     debug_assert!(ready.is_ready(), "nobody would wake the request");
     service.call(request)
