@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
-use http::{Request, Response};
+use http::Response;
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use tower::Service;
 
 use super::tended::Upkeep;
 use crate::respond::Body;
+use crate::server::Arrival;
 
 /// Answers each request with the service that was the latest when the request came. Clones share it.
 ///
@@ -67,9 +68,9 @@ impl<S: Clone> Clone for Swap<S> {
     }
 }
 
-impl<S> Service<Request<Incoming>> for Swap<S>
+impl<S> Service<Arrival<Incoming>> for Swap<S>
 where
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone,
+    S: Service<Arrival<Incoming>, Response = Response<Body>, Error = Infallible> + Clone,
 {
     type Response = Response<Body>;
     type Error = Infallible;
@@ -83,7 +84,7 @@ where
         self.own.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+    fn call(&mut self, request: Arrival<Incoming>) -> Self::Future {
         let generation = self.latest.load_full();
         if generation.number != self.number {
             // Exchanged since it was ready. All of these services always are.
@@ -100,7 +101,7 @@ pin_project! {
     /// An answer under way, and what it needs until it is there.
     pub(super) struct Answering<S>
     where
-        S: Service<Request<Incoming>>,
+        S: Service<Arrival<Incoming>>,
     {
         #[pin]
         answer: S::Future,
@@ -108,7 +109,7 @@ pin_project! {
     }
 }
 
-impl<S: Service<Request<Incoming>>> Future for Answering<S> {
+impl<S: Service<Arrival<Incoming>>> Future for Answering<S> {
     type Output = Result<S::Response, S::Error>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tower::Service;
 
+use super::Arrival;
 use super::Config;
 use super::accept::Accepted;
 use super::activity::{Activity, Draining, InFlight, Limits, Verdict};
@@ -87,7 +88,7 @@ impl Shared {
     /// Serves `accepted` until it ends; its permit goes back after everything else is gone. Cancel safe: dropping it cuts the connection.
     pub(super) async fn drive<S>(&self, accepted: Accepted, service: S, mut phase: watch::Receiver<Phase>) -> End
     where
-        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+        S: Service<Arrival<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
     {
         let Accepted { stream, peer, permit } = accepted;
@@ -99,11 +100,10 @@ impl Shared {
         let service = RefCell::new(service);
         let answer = {
             let activity = Arc::clone(&activity);
-            service_fn(move |mut request: Request<Incoming>| {
-                request.extensions_mut().insert(peer.clone());
+            service_fn(move |request: Request<Incoming>| {
                 let (version, has_body) = (request.version(), !request.body().is_end_stream());
                 let in_flight = activity.request(version);
-                let response = call(&service, request);
+                let response = call(&service, Arrival::new(request, peer.clone()));
                 answer(response, version, has_body, in_flight)
             })
         };
@@ -172,9 +172,9 @@ async fn news(phase: &mut watch::Receiver<Phase>, until: Instant) -> News {
 const MIN_PING: Duration = Duration::from_secs(20);
 
 /// Hands a request to a service that is always ready, as the whole stack is: where a request has to wait, it can be refused.
-fn call<S>(service: &RefCell<S>, request: Request<Incoming>) -> S::Future
+fn call<S>(service: &RefCell<S>, request: Arrival<Incoming>) -> S::Future
 where
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
+    S: Service<Arrival<Incoming>, Response = Response<Body>, Error = Infallible>,
 {
     // Nothing below comes back here: this is borrowed once at a time.
     let mut service = service.borrow_mut();
