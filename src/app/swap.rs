@@ -77,17 +77,13 @@ where
     type Future = Answering<S>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        let latest = self.latest.load();
-        if latest.number != self.number {
-            (self.own, self.number) = (latest.service.clone(), latest.number);
-        }
+        // Which service it will be is found out when the request is there. All of them are always ready.
         self.own.poll_ready(context)
     }
 
     fn call(&mut self, request: Arrival<Incoming>) -> Self::Future {
         let generation = self.latest.load_full();
         if generation.number != self.number {
-            // Exchanged since it was ready. All of these services always are.
             (self.own, self.number) = (generation.service.clone(), generation.number);
         }
         Answering {

@@ -134,7 +134,11 @@ impl Guid {
         });
         let good = others == 4 && [8, 13, 18, 23].iter().all(|&at| text[at] == b'-');
         // Of the characters of a GUID this bit is missing in the upper-case letters only.
-        good.then(|| Self(text.map(|byte| byte | 0x20)))
+        let mut lower = *text;
+        for byte in &mut lower {
+            *byte |= 0x20;
+        }
+        good.then_some(Self(lower))
     }
 
     pub(super) fn as_str(&self) -> &str {

@@ -38,7 +38,10 @@ impl<'a> Rest<'a> {
         if self.0.first() != Some(&mark) {
             self.skip_space();
         }
-        self.0 = self.0.strip_prefix(&[mark])?;
+        match self.0 {
+            [first, rest @ ..] if *first == mark => self.0 = rest,
+            _ => return None,
+        }
         Some(())
     }
 
@@ -50,7 +53,9 @@ impl<'a> Rest<'a> {
     /// A string that is a GUID, as nearly all are, behind its opening quote; passes the closing one. Otherwise passes nothing.
     fn guid(&mut self) -> Option<Guid> {
         let (text, rest) = self.0.split_at_checked(Guid::BYTES)?;
-        let rest = rest.strip_prefix(b"\"")?;
+        let [b'"', rest @ ..] = rest else {
+            return None;
+        };
         let guid = Guid::read(text)?;
         self.0 = rest;
         Some(guid)

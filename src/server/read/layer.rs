@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderName, header};
 use hyper::body::Body;
 use pin_project_lite::pin_project;
 use tower::util::Oneshot;
@@ -18,7 +18,7 @@ use super::budget::Budget;
 use super::memo::{Memo, Wording};
 use super::{Config, cache_control, prefer, priority};
 use crate::BoxError;
-use crate::caller::{Caller, Name};
+use crate::caller::{Caller, Freshness, Name, Urgency};
 use crate::respond::{Refusal, Reply};
 use crate::scan::{self, Call, Delegated, Invalid, Served, Version};
 use crate::server::{Arrival, Known};
@@ -223,22 +223,61 @@ impl Shared {
         })
     }
 
-    fn caller(&self, known: &Known) -> Caller {
-        let fields = known.head.headers();
-        let wait = prefer::wait(fields).map(|wait| wait.min(self.config.max_wait_limit));
+    fn wishes(&self, fields: &HeaderMap) -> Wishes {
+        // One look at each name is cheaper than a search for each wish. A configured name of the caller's field may be a usual one.
         let header = self.config.caller_header.as_ref();
+        if !asks_for_more(fields) && header.is_none_or(|header| !fields.contains_key(header)) {
+            return Wishes::default();
+        }
         let given = header.and_then(|header| fields.get(header)?.to_str().ok());
-        let name = given.map(Name::new).filter(|name| !name.as_str().is_empty());
+        Wishes {
+            name: given.map(Name::new).filter(|name| !name.as_str().is_empty()),
+            wait: prefer::wait(fields).map(|wait| wait.min(self.config.max_wait_limit)),
+            urgency: priority::urgency(fields),
+            freshness: cache_control::freshness(fields),
+        }
+    }
+
+    fn caller(&self, known: &Known) -> Caller {
+        let Wishes {
+            name,
+            wait,
+            urgency,
+            freshness,
+        } = self.wishes(known.head.headers());
         Caller {
             name: name.unwrap_or_else(|| known.peer.name()),
-            urgency: priority::urgency(fields),
+            urgency,
             deadline: known.at + wait.unwrap_or(self.config.max_wait),
             wait,
-            freshness: cache_control::freshness(fields),
+            freshness,
             request_id: known.id.share(),
             trace: known.trace.clone(),
         }
     }
+}
+
+/// What a caller can ask for in its fields.
+#[derive(Default)]
+struct Wishes {
+    name: Option<Name>,
+    wait: Option<Duration>,
+    urgency: Urgency,
+    freshness: Freshness,
+}
+
+/// Whether there is a field besides those that nearly every request has, and that ask for nothing.
+fn asks_for_more(fields: &HeaderMap) -> bool {
+    const USUAL: [HeaderName; 7] = [
+        header::HOST,
+        header::CONTENT_TYPE,
+        header::CONTENT_LENGTH,
+        header::ACCEPT,
+        header::USER_AGENT,
+        header::ACCEPT_ENCODING,
+        header::CONNECTION,
+    ];
+    fields.keys().any(|name| !USUAL.contains(name))
 }
 
 /// JSON, said so, in UTF-8, as it is.
