@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::Response;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tower::util::{BoxCloneSyncService, Oneshot};
@@ -64,7 +64,7 @@ type Forwarding = BoxCloneSyncService<scan::Call, scan::Served, BoxError>;
 #[must_use]
 pub fn build(
     parts: Parts,
-) -> impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send>
+) -> impl Service<server::Arrival<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send>
 + Clone
 + Send
 + Sync

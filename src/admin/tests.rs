@@ -12,7 +12,7 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::server::guard::Hosts;
-use crate::server::{Address, Bound, Peer};
+use crate::server::{Address, Arrival, Bound, Peer};
 use crate::task::Tasks;
 use crate::telemetry::metrics::Registry;
 
@@ -277,7 +277,11 @@ async fn one_server_listens_on_tcp_and_a_unix_socket() {
     let (tasks, stop) = (Tasks::new(), CancellationToken::new());
     let serving = {
         let (admin, tasks, stop) = (fixture().admin, tasks.clone(), stop.clone());
-        async move { bound.serve(admin, &tasks, stop).await }
+        async move {
+            bound
+                .serve(admin.map_request(Arrival::into_request), &tasks, stop)
+                .await
+        }
     };
     let serving = tasks.spawn("admin", serving);
     let head = "HEAD /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";

@@ -245,7 +245,7 @@ mod tests {
             let mut other: Vec<String> = ids.iter().rev().map(|id| format!("\t{id} ")).collect();
             other.push(other[again.index(other.len())].clone());
             for id in &mut other {
-                if crate::scan::ids::is_guid(id.trim().as_bytes()) {
+                if crate::scan::ids::Guid::read(id.trim().as_bytes()).is_some() {
                     *id = id.to_uppercase();
                 }
             }
