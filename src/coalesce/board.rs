@@ -12,11 +12,14 @@ use crate::coalesce::merge::Pool;
 use crate::coalesce::news::Inbox;
 use crate::scan::{Key, Request};
 
+/// By key. Keys are long, and looked for three times a call.
+type Flights = HashMap<Key, Arc<Flight>, foldhash::quality::RandomState>;
+
 /// At most one flight for each key. There are never more than there are requests waiting, each of which holds a connection of the server.
 #[derive(Debug)]
 pub(super) struct Board {
     pool: Option<Arc<Pool>>,
-    flights: Mutex<HashMap<Key, Arc<Flight>>>,
+    flights: Mutex<Flights>,
 }
 
 impl Board {
@@ -76,7 +79,7 @@ impl Board {
         }
     }
 
-    fn flights(&self) -> MutexGuard<'_, HashMap<Key, Arc<Flight>>> {
+    fn flights(&self) -> MutexGuard<'_, Flights> {
         // Nothing in here panics halfway through a change.
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -14,7 +14,7 @@ fn is_kept(name: &HeaderName) -> bool {
 /// The fields on the allow-list, in order. Their values are copied: as they came they are slices of the connection's read buffer, and
 /// would keep all of its kilobytes in memory for as long as the answer is stored.
 pub(super) fn allowed(headers: HeaderMap) -> HeaderMap {
-    let mut kept = HeaderMap::new();
+    let mut kept = HeaderMap::with_capacity(headers.len());
     let mut current = None;
     for (name, value) in headers {
         // `HeaderMap` names a field once and leaves the name out for its further values.
