@@ -8,8 +8,8 @@
 //! error becomes. Invariants: connections, streams, bytes in memory and every wait are bounded; what is in flight when the drain
 //! begins is finished, or cut at its limit; a malformed request never reaches a layer below [`guard`].
 //!
-//! hyper answers by itself, with an empty body, what is not HTTP: 400 for a request line or field that cannot be parsed, 414 and
-//! 431 for heads that are too long. A request with both `Content-Length` and `Transfer-Encoding` is read by the latter, and its
+//! hyper answers by itself, with an empty body, what is not HTTP: 400 for a request line or field that cannot be parsed,
+//! 431 for heads that are too long, also when it is the target that is (its own limit, with 414, is above that of the whole head). A request with both `Content-Length` and `Transfer-Encoding` is read by the latter, and its
 //! connection closed after the answer (RFC 9112 §6.1).
 
 pub mod count;
