@@ -149,7 +149,18 @@ fn agree(steps: Vec<(u8, u8, u8, u64)>) -> Result<(), TestCaseError> {
     for (id, (what, caller, level, deadline)) in (0..).zip(steps) {
         let picked = (!live.is_empty()).then(|| usize::from(caller * 3 + level) % live.len().max(1));
         match (what, picked) {
-            (0..=3, _) | (_, None) => {
+            // Nobody waits: served on the spot, which is the same as coming and being served.
+            (4.., None) => {
+                let urgency = Urgency::new(level * 2).unwrap();
+                let ticket = Ticket {
+                    urgency,
+                    ..ticket(id, caller, deadline, base)
+                };
+                order.pass(&ticket.caller, urgency);
+                reference.add(&ticket);
+                reference.serve(&ticket);
+            }
+            (0..=3, _) => {
                 let urgency = Urgency::new(level * 2).unwrap();
                 let ticket = Ticket {
                     urgency,
@@ -238,67 +249,7 @@ proptest! {
     /// forecast rank is the real one.
     #[test]
     fn every_choice_is_the_references(steps in prop::collection::vec((0_u8..8, 0_u8..6, 0_u8..3, 0_u64..50), 1..200)) {
-<<<<<<< HEAD
-        let base = Instant::now();
-        let mut order = Order::new(weights());
-        let mut reference = Reference::default();
-        let mut live: Vec<Ticket> = Vec::new();
-        for (id, (what, caller, level, deadline)) in (0..).zip(steps) {
-            let picked = (!live.is_empty()).then(|| usize::from(caller * 3 + level) % live.len().max(1));
-            match (what, picked) {
-                // Nobody waits: served on the spot, which is the same as coming and being served.
-                (4.., None) => {
-                    let urgency = Urgency::new(level * 2).unwrap();
-                    let ticket = Ticket { urgency, ..ticket(id, caller, deadline, base) };
-                    order.pass(&ticket.caller, urgency);
-                    reference.add(&ticket);
-                    reference.serve(&ticket);
-                }
-                (0..=3, _) => {
-                    let urgency = Urgency::new(level * 2).unwrap();
-                    let ticket = Ticket { urgency, ..ticket(id, caller, deadline, base) };
-                    order.add(ticket.clone());
-                    reference.add(&ticket);
-                    live.push(ticket);
-                }
-                (4, Some(index)) => {
-                    let gone = live.swap_remove(index);
-                    prop_assert_eq!(order.remove(gone.id), Some(gone.clone()));
-                    reference.remove(&gone);
-                }
-                (5, Some(index)) => {
-                    let early = live.swap_remove(index);
-                    order.serve(early.id);
-                    reference.serve(&early);
-                }
-                (_, Some(_)) => {
-                    let next = order.next().unwrap().clone();
-                    prop_assert_eq!(next.id, reference.next().unwrap());
-                    order.serve(next.id);
-                    reference.serve(&next);
-                    live.retain(|ticket| ticket.id != next.id);
-                    if what == 7 {
-                        let other = Name::new(&format!("caller {caller}"));
-                        let both = [next.caller.clone(), other];
-                        order.spread(next.urgency, &next.caller, &both);
-                        reference.spread(next.urgency, &next.caller, &both);
-                    }
-                }
-            }
-            prop_assert_eq!(order.len(), live.len());
-            prop_assert_eq!(order.next().map(|ticket| ticket.id), reference.next());
-        }
-        let ranks: HashMap<u64, usize> =
-            live.iter().map(|ticket| (ticket.id, order.ahead_of(ticket.id).unwrap())).collect();
-        for position in 0..live.len() {
-            let next = order.next().unwrap().id;
-            prop_assert_eq!(ranks[&next], position);
-            order.serve(next);
-        }
-        prop_assert!(order.next().is_none());
-=======
         agree(steps)?;
->>>>>>> main
     }
 
     /// Over any interval in which two callers of equal weight both have something waiting, they are served equally often, or one of them once more:
