@@ -8,8 +8,8 @@
 //! upstream can have counted the call ([`Fate`]), and whether trying again is worth a second call ([`Again`]).
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use tokio::time::Instant;

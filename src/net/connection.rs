@@ -147,7 +147,10 @@ impl Connection {
             Sender::Http1(sender) => {
                 let address = request.uri().clone();
                 put_in_place(host, &mut request);
-                sender.try_send_request(request).await.map_err(|error| (error, Some(address)))
+                sender
+                    .try_send_request(request)
+                    .await
+                    .map_err(|error| (error, Some(address)))
             }
             Sender::Http2(sender) => sender.try_send_request(request).await.map_err(|error| (error, None)),
         };

@@ -294,7 +294,10 @@ impl<S: Slots> Waiting<S> {
         let latest = self.deadline.max(self.entered) + TOLERANCE;
         let turn = match self.place {
             Place::Served(permit) => Ok(permit),
-            Place::Behind(turn, _ticket) => shared.turn(turn, latest).await.map_err(|refused| shared.honest(refused)),
+            Place::Behind(turn, _ticket) => shared
+                .turn(turn, latest)
+                .await
+                .map_err(|refused| shared.honest(refused)),
         };
         match &turn {
             Ok(_) => shared.metrics.waited(self.entered.elapsed()),

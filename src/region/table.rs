@@ -322,9 +322,7 @@ impl State {
 
     fn rows(&self, now: Instant) -> Vec<Row> {
         let best = self.best(now, &[]);
-        (0..self.hosts.len())
-            .map(|index| self.row(index, best, now))
-            .collect()
+        (0..self.hosts.len()).map(|index| self.row(index, best, now)).collect()
     }
 
     fn row(&self, index: usize, best: Option<usize>, now: Instant) -> Row {

@@ -64,7 +64,10 @@ impl Rows {
         }
         // Nor is there anything between the brackets and the rows.
         let inside = begin..at - 1;
-        let brackets = (text.as_bytes().get(begin.wrapping_sub(1)), text.as_bytes().get(inside.end));
+        let brackets = (
+            text.as_bytes().get(begin.wrapping_sub(1)),
+            text.as_bytes().get(inside.end),
+        );
         if brackets != (Some(&b'['), Some(&b']')) {
             return Err(Doubt::Layout);
         }

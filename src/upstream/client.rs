@@ -141,12 +141,7 @@ impl Service<Signed> for Client {
             let door = client.door(&base);
             let region = door.region();
             let mut span = call.child("POST", SpanKind::Client);
-            describe(
-                &mut span,
-                &base,
-                region,
-                signed.routed.outgoing.request.upstream_path(),
-            );
+            describe(&mut span, &base, region, signed.routed.outgoing.request.upstream_path());
             let result = client.attempt(signed, &door, &span).await;
             let status = match &result {
                 Ok(answer) => Status::Answer(answer.status),
