@@ -161,6 +161,17 @@ impl<S: Slots> Queue<S> {
 
     fn take_ticket(&self, now: Instant, attempt: &Try) -> Result<Waiting<S>, Refused> {
         let mut state = self.0.lock();
+        let waiting = |start, place| Waiting {
+            place,
+            queue: self.clone(),
+            entered: now,
+            deadline: attempt.caller.deadline,
+            start,
+        };
+        if let Some(permit) = state.pass(now, &attempt.caller, &self.0.slots) {
+            self.0.tell(&state);
+            return Ok(waiting(now, Place::Served(permit)));
+        }
         let Entered { id, start, turn } = state.enter(now, attempt, &self.0.slots)?;
         let next = state.hand_out(now, &self.0.slots);
         self.0.tell(&state);
@@ -173,13 +184,7 @@ impl<S: Slots> Queue<S> {
             queue: self.clone(),
             id,
         };
-        Ok(Waiting {
-            turn,
-            ticket,
-            entered: now,
-            deadline: attempt.caller.deadline,
-            start,
-        })
+        Ok(waiting(start, Place::Behind(turn, ticket)))
     }
 
     /// Hands slots out when they come, for as long as it is polled. Once for each queue.
@@ -225,6 +230,20 @@ impl<S: Slots> Shared<S> {
         self.slots.demand(waiting, state.order.callers());
     }
 
+    /// Waits to be told.
+    async fn turn(&self, told: oneshot::Receiver<Turn<S::Permit>>, latest: Instant) -> Turn<S::Permit> {
+        let refused = |reason, retry_after| Err(Refused { reason, retry_after });
+        tokio::select! {
+            biased;
+            // Only a panic in the queue loses a ticket.
+            turn = told => turn.unwrap_or(refused(Reason::Late, Duration::ZERO)),
+            () = tokio::time::sleep_until(latest) => {
+                let wait = self.lock().predicted_wait(Instant::now(), &self.slots);
+                refused(Reason::Overtaken, wait)
+            }
+        }
+    }
+
     /// A refusal for want of slots, when it is not known whether there are any.
     fn honest(&self, refused: Refused) -> Refused {
         let is_want = matches!(refused.reason, Reason::Late | Reason::Promised | Reason::Overtaken);
@@ -241,11 +260,19 @@ impl<S: Slots> Shared<S> {
 /// A place in the queue; dropped, it is given up at once, and a slot just handed to it passes on.
 #[derive(Debug)]
 pub struct Waiting<S: Slots> {
-    turn: oneshot::Receiver<Turn<S::Permit>>,
-    ticket: Held<S>,
+    place: Place<S>,
+    queue: Queue<S>,
     entered: Instant,
     deadline: Instant,
     start: Instant,
+}
+
+#[derive(Debug)]
+enum Place<S: Slots> {
+    /// A slot was free, and nobody waited.
+    Served(S::Permit),
+    /// Its turn will be told.
+    Behind(oneshot::Receiver<Turn<S::Permit>>, Held<S>),
 }
 
 impl<S: Slots> Waiting<S> {
@@ -263,20 +290,18 @@ impl<S: Slots> Waiting<S> {
     /// # Cancel safety
     /// Safe, see [`Queue::turn`].
     pub async fn turn(self) -> Result<S::Permit, Refused> {
-        let metrics = &self.ticket.queue.0.metrics;
-        let refused = |reason, retry_after| Err(Refused { reason, retry_after });
-        let turn = tokio::select! {
-            biased;
-            // Only a panic in the queue loses a ticket.
-            turn = self.turn => turn.unwrap_or(refused(Reason::Late, Duration::ZERO)),
-            () = tokio::time::sleep_until(self.deadline.max(self.entered) + TOLERANCE) => {
-                refused(Reason::Overtaken, self.ticket.queue.predicted_wait())
-            }
+        let shared = &self.queue.0;
+        let latest = self.deadline.max(self.entered) + TOLERANCE;
+        let turn = match self.place {
+            Place::Served(permit) => Ok(permit),
+            Place::Behind(turn, _ticket) => shared
+                .turn(turn, latest)
+                .await
+                .map_err(|refused| shared.honest(refused)),
         };
-        let turn = turn.map_err(|refused| self.ticket.queue.0.honest(refused));
         match &turn {
-            Ok(_) => metrics.waited(self.entered.elapsed()),
-            Err(refused) => metrics.refused(refused.reason),
+            Ok(_) => shared.metrics.waited(self.entered.elapsed()),
+            Err(refused) => shared.metrics.refused(refused.reason),
         }
         turn
     }

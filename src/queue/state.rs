@@ -78,6 +78,22 @@ impl<P> State<P> {
         self.config = config;
     }
 
+    /// A slot that is free now, when nobody waits for it: what [`State::enter`] and [`State::hand_out`] would come to, without a forecast.
+    pub(super) fn pass<S>(&mut self, now: Instant, caller: &Caller, slots: &S) -> Option<P>
+    where
+        S: Slots<Permit = P>,
+    {
+        let takes_nobody = self.config.max_requests == 0 || self.config.max_requests_per_caller == 0;
+        if !self.order.is_empty() || takes_nobody || self.closes.is_some() {
+            return None;
+        }
+        let permit = slots.take(now).ok()?;
+        self.visitors.visit(&caller.name, now);
+        self.order.pass(&caller.name, caller.urgency);
+        self.handed_out(&caller.name, now);
+        Some(permit)
+    }
+
     /// Takes a ticket, or refuses at once.
     pub(super) fn enter<S>(&mut self, now: Instant, attempt: &Try, slots: &S) -> Result<Entered<P>, Refused>
     where
@@ -166,18 +182,21 @@ impl<P> State<P> {
             };
             self.promises.remove(ticket.deadline, id);
             match turn.send(Ok(permit)) {
-                Ok(()) => {
-                    self.visitors.served(&ticket.caller);
-                    if self.slots.pop_front().is_none_or(|first| first > now) {
-                        // The slot came before its time: so may the next ones.
-                        self.forecast_of = None;
-                    }
-                }
+                Ok(()) => self.handed_out(&ticket.caller, now),
                 // The caller has just left: the slot passes on.
                 Err(returned) => in_hand = returned.ok(),
             }
         }
         None
+    }
+
+    /// A slot has gone to this caller.
+    fn handed_out(&mut self, caller: &Name, now: Instant) {
+        self.visitors.served(caller);
+        if self.slots.pop_front().is_none_or(|first| first > now) {
+            // The slot came before its time: so may the next ones.
+            self.forecast_of = None;
+        }
     }
 
     /// No slot is of use after `closes`: whoever would have to wait longer is told now.

@@ -180,6 +180,11 @@ fn push_string(json: &mut String, text: &str) {
         '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f',
     ];
     json.push('"');
+    if !text.bytes().any(|byte| matches!(byte, b'"' | b'\\' | ..0x20)) {
+        json.push_str(text);
+        json.push('"');
+        return;
+    }
     for c in text.chars() {
         match c {
             '"' | '\\' => json.extend(['\\', c]),

@@ -212,6 +212,11 @@ def bare(name, folder, program, rows=3):
     return server.start([program, f"127.0.0.1:{server.port}", file])
 
 
+def bare_proxy(name, folder, program, stub):
+    server = Process(name, folder, SERVER_CORE)
+    return server.start([program, f"127.0.0.1:{server.port}", f"127.0.0.1:{stub.port}"])
+
+
 def gateway(name, folder, stub, program, workers=1, ttl="1h", cache_size="1GiB", quota=("1000000/1s", 1_000_000), max_wait="30s"):
     """The gateway, with its quota out of the way unless another is given."""
     limit, burst = quota
