@@ -2,4 +2,5 @@
 
 mod explore;
 mod mixed;
+mod promise;
 mod store;
