@@ -152,7 +152,8 @@ impl Outlet {
         match self.net.send(request, limits).await {
             Ok(answer) => {
                 if answer.status() == http::StatusCode::TOO_MANY_REQUESTS {
-                    let throttled = quota::Throttled::read(answer.headers(), answer.body(), self.wall.now());
+                    let wanted = answer.headers().get(header::RETRY_AFTER);
+                    let throttled = quota::Throttled::read(wanted, answer.body(), self.wall.now());
                     permit.throttled(throttled);
                 } else {
                     permit.settle();

@@ -49,7 +49,7 @@ impl Assembly {
         Ok(Self {
             answer: Answer {
                 status: StatusCode::OK,
-                headers: Arc::clone(&newest.headers),
+                headers: newest.headers.clone(),
                 body: body(newest, &rows),
             },
             asked: sources().map(|source| source.asked).min().unwrap_or(newest.asked),

@@ -4,14 +4,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::StatusCode;
 use tokio::time::Instant;
 
+use crate::cache::weight::{ALLOCATION_BYTES, BUFFER_BYTES, slot_bytes};
 use crate::scan::{Answer, Key};
-
-/// What an entry takes besides its key, headers and body: our struct, moka's nodes and queues, the allocator's rounding. Growth of
-/// resident memory with 100,000 entries of one short body: 750 bytes each.
-pub(super) const BOOKKEEPING_BYTES: usize = 768;
 
 /// The first pause before the next background fetch after one that failed; it doubles with each failure up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
@@ -42,7 +39,10 @@ impl Entry {
 
     /// An answer that came at `stored` and whose body has a buffer of its own.
     pub(super) fn at(key: &Key, answer: Answer, asked: Instant, stored: Instant, ttl: Duration) -> Self {
-        let weight = BOOKKEEPING_BYTES + key.len() + header_bytes(&answer.headers) + answer.body.len();
+        // The entry itself, its fields with their texts, and its body.
+        let rounding = 2 * ALLOCATION_BYTES + 2 * BUFFER_BYTES;
+        let own = size_of::<Self>() + answer.headers.bytes() + answer.body.len();
+        let weight = slot_bytes(key) + own + rounding;
         Self {
             answer,
             asked,
@@ -85,12 +85,6 @@ impl Entry {
             ttl: self.ttl,
         }
     }
-}
-
-/// What header fields take: their texts, and the map's records of them.
-pub(super) fn header_bytes(headers: &HeaderMap) -> usize {
-    let field = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 64;
-    headers.iter().map(field).sum()
 }
 
 /// How old an entry is, against how long it is fresh.

@@ -22,6 +22,7 @@ mod shelf;
 #[cfg(test)]
 mod tests;
 mod wanted;
+mod weight;
 
 pub use config::Config;
 pub use error::NotCached;

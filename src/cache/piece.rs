@@ -5,19 +5,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
 use tokio::time::Instant;
 
-use crate::cache::entry::{Age, BOOKKEEPING_BYTES, header_bytes};
-use crate::scan::{Answer, Request, Rows};
+use crate::cache::entry::Age;
+use crate::cache::weight::{ALLOCATION_BYTES, BUFFER_BYTES, slot_bytes};
+use crate::scan::{Answer, Fields, Key, Request, Rows};
 
 /// The rows of one id in one answer. An id without rows has a piece too: that there are none is what the upstream said.
 #[derive(Debug)]
 pub(super) struct Piece {
     source: Arc<Source>,
     /// The rows, one after the other.
-    text: Bytes,
-    rows: Vec<Row>,
+    text: Box<[u8]>,
+    rows: Box<[Row]>,
 }
 
 /// An answer that was cut into pieces.
@@ -27,17 +27,19 @@ pub(super) struct Source {
     pub(super) asked: Instant,
     pub(super) stored: Instant,
     pub(super) ttl: Duration,
-    pub(super) headers: Arc<HeaderMap>,
+    pub(super) headers: Fields,
     pub(super) before: Bytes,
     pub(super) after: Bytes,
 }
 
-/// A row's bytes in its piece, and where it stood in its answer.
+/// A row's place in its piece, and in its answer. Small, because there is one for every row in the cache: answers are far shorter than
+/// 4 GiB.
 #[derive(Debug)]
 struct Row {
-    position: usize,
-    end: usize,
-    time: Option<Bytes>,
+    position: u32,
+    end: u32,
+    /// Where its time begins and ends, from the row's beginning; the same twice when it has none.
+    time: (u32, u32),
 }
 
 /// A row, as it is put together with others.
@@ -65,25 +67,26 @@ impl Piece {
             asked,
             stored,
             ttl,
-            headers: Arc::clone(&answer.headers),
+            headers: answer.headers.clone(),
             before: Bytes::copy_from_slice(before),
             after: Bytes::copy_from_slice(after),
         });
+        let small = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let mut parts: Vec<(Vec<u8>, Vec<Row>)> = request.ids().map(|_| <_>::default()).collect();
         for (position, (id, text, time)) in rows.iter().enumerate() {
             let Some((all, rows)) = parts.get_mut(id) else { continue };
             all.extend_from_slice(text);
             rows.push(Row {
-                position,
-                end: all.len(),
-                time: time.map(Bytes::copy_from_slice),
+                position: small(position),
+                end: small(all.len()),
+                time: time.map_or((0, 0), |time| (small(time.start), small(time.end))),
             });
         }
         let piece = |(text, rows): (Vec<u8>, Vec<Row>)| {
             Arc::new(Self {
                 source: Arc::clone(&source),
-                text: text.into_boxed_slice().into(),
-                rows,
+                text: text.into(),
+                rows: rows.into(),
             })
         };
         parts.into_iter().map(piece).collect()
@@ -107,22 +110,25 @@ impl Piece {
     pub(super) fn rows(&self) -> impl Iterator<Item = Slice<'_>> {
         let mut start = 0;
         self.rows.iter().map(move |row| {
-            let text = &self.text[start..row.end];
-            start = row.end;
+            let end = row.end as usize;
+            let text = &self.text[start..end];
+            start = end;
+            let time = row.time.0 as usize..row.time.1 as usize;
             Slice {
-                at: (self.source.number, row.position),
-                time: row.time.as_deref(),
+                at: (self.source.number, row.position as usize),
+                time: (!time.is_empty()).then(|| &text[time]),
                 text,
             }
         })
     }
 
-    /// What it takes in memory. The source is counted with each of its pieces, as each may be the last one left.
-    pub(super) fn weight(&self) -> u32 {
-        /// A row's own record and its time, each with an allocation's rounding.
-        const ROW_BYTES: usize = 128;
-        let source = header_bytes(&self.source.headers) + self.source.before.len() + self.source.after.len();
-        let weight = BOOKKEEPING_BYTES + source + self.text.len() + self.rows.len() * ROW_BYTES;
-        u32::try_from(weight).unwrap_or(u32::MAX)
+    /// What it takes in memory under its key. The source is counted with each of its pieces, as each may be the last one left.
+    pub(super) fn weight(&self, key: &Key) -> u32 {
+        let source =
+            size_of::<Source>() + self.source.headers.bytes() + self.source.before.len() + self.source.after.len();
+        let own = size_of::<Self>() + self.text.len() + size_of_val(&*self.rows);
+        // Piece, text and rows; source, its fields and their texts, and what is before and after.
+        let rounding = 3 * ALLOCATION_BYTES + 5 * BUFFER_BYTES;
+        u32::try_from(slot_bytes(key) + source + own + rounding).unwrap_or(u32::MAX)
     }
 }

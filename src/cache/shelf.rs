@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use foldhash::quality::RandomState;
-use http::{HeaderMap, StatusCode, header};
+use http::{StatusCode, header};
 use tokio::time::Instant;
 
 use crate::cache::assembly::Assembly;
@@ -13,7 +14,7 @@ use crate::cache::entry::Entry;
 use crate::cache::metrics::Handling;
 use crate::cache::piece::Piece;
 use crate::cache::{Config, Metrics};
-use crate::scan::{Answer, Keep, Key, Lore, Request, Rows, Version};
+use crate::scan::{Answer, Fields, Keep, Key, Lore, Request, Rows, Version};
 
 /// moka bounds memory for both kinds together.
 pub(super) type Entries = moka::sync::Cache<Key, Stored, RandomState>;
@@ -33,6 +34,8 @@ pub struct Cache {
     entries: Entries,
     lore: Option<Arc<Lore>>,
     metrics: Metrics,
+    /// Bytes taken in since moka was last told to make room.
+    unsettled: AtomicU64,
 }
 
 impl Cache {
@@ -46,6 +49,7 @@ impl Cache {
             entries,
             lore,
             metrics,
+            unsettled: AtomicU64::new(0),
         }
     }
 
@@ -69,6 +73,7 @@ impl Cache {
             entries,
             lore,
             metrics: self.metrics.clone(),
+            unsettled: AtomicU64::new(0),
         }
     }
 
@@ -182,11 +187,22 @@ impl Cache {
     fn insert(&self, key: &Key, entry: Entry) -> bool {
         let fits = u64::from(entry.weight()) <= self.config.max_size;
         if fits {
-            self.entries.insert(key.clone(), Stored::Answer(Arc::new(entry)));
+            let weight = entry.weight();
+            self.put(key.clone(), Stored::Answer(Arc::new(entry)), weight);
         } else {
             self.entries.invalidate(key);
         }
         fits
+    }
+
+    /// moka makes room some time after it took in; before too much has come in, it is told to do it at once.
+    fn put(&self, key: Key, stored: Stored, weight: u32) {
+        self.entries.insert(key, stored);
+        let weight = u64::from(weight);
+        if self.unsettled.fetch_add(weight, Ordering::Relaxed) + weight > self.config.max_size / 64 {
+            self.unsettled.store(0, Ordering::Relaxed);
+            self.entries.run_pending_tasks();
+        }
     }
 
     /// Keeps an answer by id as well, if it is certain whose row is whose and that none is missing.
@@ -208,9 +224,10 @@ impl Cache {
             let newer = self
                 .piece(request.version(), id)
                 .is_some_and(|other| other.source().asked > asked);
-            if !newer && u64::from(piece.weight()) <= self.config.max_size {
-                let key = Key::of_rows(request.version(), id);
-                self.entries.insert(key, Stored::Piece(piece));
+            let key = Key::of_rows(request.version(), id);
+            let weight = piece.weight(&key);
+            if !newer && u64::from(weight) <= self.config.max_size {
+                self.put(key, Stored::Piece(piece), weight);
             }
         }
     }
@@ -240,9 +257,9 @@ impl Cache {
 fn entries(config: &Config) -> Entries {
     moka::sync::Cache::builder()
         .max_capacity(config.max_size)
-        .weigher(|_, stored: &Stored| match stored {
+        .weigher(|key, stored: &Stored| match stored {
             Stored::Answer(entry) => entry.weight(),
-            Stored::Piece(piece) => piece.weight(),
+            Stored::Piece(piece) => piece.weight(key),
         })
         // Only to give memory back: whether an entry may be served is decided on the entry.
         .time_to_live(config.kept())
@@ -304,10 +321,9 @@ pub(super) fn is_unavailable(status: StatusCode) -> bool {
 
 /// Only `no-store` is obeyed. Web frameworks send `no-cache` or `private` with every answer by default, which is about browsers and shared
 /// proxies; this cache serves one app's own questions, and its freshness is the operator's decision.
-fn forbids_storing(headers: &HeaderMap) -> bool {
+fn forbids_storing(headers: &Fields) -> bool {
     headers
         .get_all(header::CACHE_CONTROL)
-        .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .any(|directive| directive.trim().eq_ignore_ascii_case("no-store"))

@@ -299,7 +299,7 @@ pub(super) fn share(whole: &Request, part: &Request, rows: &Rows, answer: &Answe
     let wanted: Vec<bool> = whole.ids().map(|id| part.contains(id)).collect();
     Answer {
         status: answer.status,
-        headers: Arc::clone(&answer.headers),
+        headers: answer.headers.clone(),
         body: rows.only(|id| wanted.get(id).copied().unwrap_or(false)),
     }
 }

@@ -8,13 +8,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use ring::digest;
 use serde::{Deserialize, Serialize};
 
 use super::clock::StoreTime;
 use super::config::Name;
-use crate::scan::Answer;
+use crate::scan::{Answer, Fields};
 
 /// An answer, and when it was asked for and came, by the store's clock.
 #[derive(Clone, Debug)]
@@ -115,7 +115,7 @@ impl Value {
         Ok(Self {
             answer: Answer {
                 status: StatusCode::from_u16(meta.status).map_err(|_| Unreadable::Shape)?,
-                headers: fields(&meta.fields).ok_or(Unreadable::Shape)?.into(),
+                headers: fields(&meta.fields).ok_or(Unreadable::Shape)?,
                 body: Bytes::from(open).slice(end + 1..),
             },
             asked: StoreTime(u64::from_be_bytes(asked)),
@@ -125,19 +125,14 @@ impl Value {
     }
 }
 
-fn fields(fields: &[(String, String)]) -> Option<HeaderMap> {
+fn fields(fields: &[(String, String)]) -> Option<Fields> {
     let field = |(name, value): &(String, String)| {
         Some((
             HeaderName::from_bytes(name.as_bytes()).ok()?,
             HeaderValue::from_str(value).ok()?,
         ))
     };
-    let mut map = HeaderMap::new();
-    for pair in fields {
-        let (name, value) = field(pair)?;
-        map.append(name, value);
-    }
-    Some(map)
+    fields.iter().map(field).collect()
 }
 
 /// Finds out what has been cut, mixed up or put under another name. It does not keep anybody from writing a false answer: whoever may
@@ -159,14 +154,16 @@ mod tests {
     const NOW: StoreTime = StoreTime(1_700_000_030_000);
 
     fn value(body: Vec<u8>) -> Value {
-        let mut headers = HeaderMap::new();
-        headers.append("content-type", HeaderValue::from_static("application/json"));
-        headers.append("x-twice", HeaderValue::from_static("1"));
-        headers.append("x-twice", HeaderValue::from_static("2"));
+        let field = |name, value| (HeaderName::from_static(name), HeaderValue::from_static(value));
+        let headers = [
+            field("content-type", "application/json"),
+            field("x-twice", "1"),
+            field("x-twice", "2"),
+        ];
         Value {
             answer: Answer {
                 status: StatusCode::OK,
-                headers: headers.into(),
+                headers: headers.into_iter().collect(),
                 body: body.into(),
             },
             asked: StoreTime(1_700_000_000_000),

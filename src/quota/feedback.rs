@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, header::RETRY_AFTER};
+use http::HeaderValue;
 use jiff::Timestamp;
 
 /// A 429 answer, read.
@@ -24,14 +24,13 @@ impl Throttled {
     /// Reads `Retry-After` (seconds or date, RFC 9110 §10.2.3) and the message, which says "Maximum allowed 30 per 00:01:00" and "again
     /// in 8 seconds" (seen 2021 and 2022). A whole second is added to the message's wait, because it may have been rounded down.
     #[must_use]
-    pub fn read(headers: &HeaderMap, body: &[u8], wall: Timestamp) -> Self {
+    pub fn read(retry_after: Option<&HeaderValue>, body: &[u8], wall: Timestamp) -> Self {
         let message = String::from_utf8_lossy(&body[..body.len().min(Self::MESSAGE_BYTES)]).to_ascii_lowercase();
-        let header = headers
-            .get(RETRY_AFTER)
+        let field = retry_after
             .and_then(|value| value.to_str().ok())
-            .and_then(|text| retry_after(text, wall));
+            .and_then(|text| wait(text, wall));
         let said = seconds_in(&message).map(|wait| wait + Duration::from_secs(1));
-        let wait = header.max(said).map(|wait| wait.min(Self::LONGEST_WAIT));
+        let wait = field.max(said).map(|wait| wait.min(Self::LONGEST_WAIT));
         Self {
             window: window_in(&message),
             wait,
@@ -40,7 +39,7 @@ impl Throttled {
 }
 
 /// `Retry-After`, as seconds or as a date.
-fn retry_after(text: &str, wall: Timestamp) -> Option<Duration> {
+fn wait(text: &str, wall: Timestamp) -> Option<Duration> {
     let text = text.trim();
     if let Ok(seconds) = text.parse::<u64>() {
         return Some(Duration::from_secs(seconds));
@@ -87,11 +86,12 @@ mod tests {
     const WALL: i64 = 1_790_000_000;
 
     fn read(header: Option<&str>, message: &str) -> Throttled {
-        let mut headers = HeaderMap::new();
-        if let Some(value) = header {
-            headers.insert(RETRY_AFTER, value.parse().unwrap());
-        }
-        Throttled::read(&headers, message.as_bytes(), Timestamp::from_second(WALL).unwrap())
+        let field = header.map(|value| value.parse().unwrap());
+        Throttled::read(
+            field.as_ref(),
+            message.as_bytes(),
+            Timestamp::from_second(WALL).unwrap(),
+        )
     }
 
     #[test]

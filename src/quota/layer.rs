@@ -4,6 +4,7 @@ use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
 use http::StatusCode;
+use http::header::RETRY_AFTER;
 
 use super::feedback::Throttled;
 use super::permit::Permit;
@@ -75,7 +76,11 @@ where
             permit.leave();
             match inner.call(outgoing).await {
                 Ok(answer) if answer.status == StatusCode::TOO_MANY_REQUESTS => {
-                    permit.throttled(Throttled::read(&answer.headers, &answer.body, wall.now()));
+                    permit.throttled(Throttled::read(
+                        answer.headers.get(RETRY_AFTER),
+                        &answer.body,
+                        wall.now(),
+                    ));
                     let source = Box::new(Refused);
                     Err(Failure {
                         fate: Fate::Answered,

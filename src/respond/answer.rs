@@ -213,7 +213,7 @@ fn upstream(config: &Config, answer: Answer, status: &Status, origin: impl Fn() 
     let fields = response.headers_mut();
     // At once: a map that grows is copied.
     fields.reserve(answer.headers.len() + MOST_FIELDS);
-    for (name, value) in &*answer.headers {
+    for (name, value) in answer.headers.iter() {
         // hyper counts the body itself; a length from elsewhere could contradict a rewritten link.
         if name != header::CONTENT_LENGTH {
             fields.append(name, value.clone());

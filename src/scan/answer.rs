@@ -1,9 +1,9 @@
 //! An answer of the upstream.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
+
+use crate::scan::Fields;
 
 /// An answer of the upstream, read whole. Cloning shares all of it.
 #[derive(Clone, Debug)]
@@ -11,7 +11,7 @@ pub struct Answer {
     /// The upstream's status.
     pub status: StatusCode,
     /// `Content-Type` and the few other fields that callers may see; nothing hop-by-hop.
-    pub headers: Arc<HeaderMap>,
+    pub headers: Fields,
     /// The body, byte for byte.
     pub body: Bytes,
 }

@@ -169,8 +169,8 @@ impl Learned {
     fn order(&mut self, rows: &Rows) {
         for ordering in Ordering::ALL {
             let mut before: Option<(usize, Option<&[u8]>)> = None;
-            for (id, _, time) in rows.iter() {
-                let row = (id, time);
+            for (id, text, time) in rows.iter() {
+                let row = (id, time.map(|time| &text[time]));
                 if let Some(before) = before.replace(row) {
                     let evidence = &mut self.evidence[ordering as usize];
                     *evidence = match ordering.compare(before, row) {

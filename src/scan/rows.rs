@@ -105,10 +105,11 @@ impl Rows {
         body.into()
     }
 
-    /// The rows in order: the number of each one's id, its bytes, and its time if it has one.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (usize, &[u8], Option<&[u8]>)> {
+    /// The rows in order: the number of each one's id, its bytes, and where in them its time is, if it has one.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (usize, &[u8], Option<Range<usize>>)> {
         self.list.iter().map(|row| {
-            let time = row.time.clone().map(|time| &self.body[time]);
+            let start = row.text.start;
+            let time = row.time.as_ref().map(|time| time.start - start..time.end - start);
             (row.id, &self.body[row.text.clone()], time)
         })
     }
@@ -264,8 +265,8 @@ mod tests {
         let time = |text: &str| {
             let body = format!(r#"{{"value":[{{"scanDefinitionId":"a",{text}}}]}}"#);
             let rows = split(&["a"], &body).unwrap();
-            let time = rows.iter().next().unwrap().2.map(<[u8]>::to_vec);
-            time.map(|time| String::from_utf8(time).unwrap())
+            let (_, row, time) = rows.iter().next().unwrap();
+            time.map(|time| String::from_utf8(row[time].to_vec()).unwrap())
         };
         let good = "2026-03-01T04:05:06.1234567Z";
         assert_eq!(time(&format!(r#""LastScanned":"{good}""#)).as_deref(), Some(good));

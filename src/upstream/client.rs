@@ -101,7 +101,7 @@ fn checked(response: Response<Bytes>) -> Result<Answer, Reason> {
     }
     Ok(Answer {
         status: head.status,
-        headers: header::allowed(head.headers).into(),
+        headers: header::allowed(&head.headers),
         body,
     })
 }

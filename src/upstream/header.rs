@@ -3,33 +3,32 @@
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, DATE, HeaderName, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue};
 
+use crate::scan::Fields;
+
 /// Kept, besides all `x-ms-*`: what callers can use (content, caching, the ids that Microsoft's support asks for) and `Retry-After`,
 /// which the quota reads. Everything else, hop-by-hop fields and cookies above all, ends here.
-fn is_kept(name: &HeaderName) -> bool {
-    [CONTENT_TYPE, CACHE_CONTROL, DATE, RETRY_AFTER].contains(name)
-        || ["odata-version", "request-id", "mise-correlation-id"].contains(&name.as_str())
-        || name.as_str().starts_with("x-ms-")
+static KEPT: [HeaderName; 7] = [
+    CONTENT_TYPE,
+    CACHE_CONTROL,
+    DATE,
+    RETRY_AFTER,
+    HeaderName::from_static("odata-version"),
+    HeaderName::from_static("request-id"),
+    HeaderName::from_static("mise-correlation-id"),
+];
+
+/// The name under which a field is kept: our own copy of it where we have one, which takes no memory.
+fn kept(name: &HeaderName) -> Option<HeaderName> {
+    let known = KEPT.iter().find(|known| *known == name);
+    known
+        .or_else(|| Some(name).filter(|name| name.as_str().starts_with("x-ms-")))
+        .cloned()
 }
 
-/// The fields on the allow-list, in order. Their values are copied: as they came they are slices of the connection's read buffer, and
-/// would keep all of its kilobytes in memory for as long as the answer is stored.
-pub(super) fn allowed(headers: HeaderMap) -> HeaderMap {
-    let mut kept = HeaderMap::new();
-    let mut current = None;
-    for (name, value) in headers {
-        // `HeaderMap` names a field once and leaves the name out for its further values.
-        if name.is_some() {
-            current = name;
-        }
-        if let Some(name) = current.as_ref().filter(|name| is_kept(name)) {
-            // A value that was read is one that can be made.
-            let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) else {
-                continue;
-            };
-            kept.append(name.clone(), value);
-        }
-    }
-    kept
+/// The fields on the allow-list, in order.
+pub(super) fn allowed(headers: &HeaderMap) -> Fields {
+    let field = |(name, value): (&HeaderName, &HeaderValue)| Some((kept(name)?, value.clone()));
+    headers.iter().filter_map(field).collect()
 }
 
 /// Whether a `Content-Encoding` value means that the body is as it was written.
@@ -60,7 +59,7 @@ mod tests {
         ] {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        let kept: Vec<_> = allowed(headers)
+        let kept: Vec<_> = allowed(&headers)
             .iter()
             .map(|(name, value)| format!("{name}={}", value.to_str().unwrap()))
             .collect();

@@ -16,7 +16,7 @@ use crate::caller::{Caller, Freshness, Name, Urgency};
 use crate::clock::Wall;
 use crate::coalesce::Alone;
 use crate::queue::{Reason, Refused};
-use crate::scan::{Answer, Delegated, Holder, Request, Version};
+use crate::scan::{Answer, Delegated, Fields, Holder, Request, Version};
 use crate::task::Tasks;
 use crate::{queue, quota};
 
@@ -80,7 +80,7 @@ async fn ask(lanes: &Lanes, token: Option<&str>, wait: Duration) -> Result<Answe
         permit.settle();
         Ok(Answer {
             status: StatusCode::OK,
-            headers: Arc::default(),
+            headers: Fields::default(),
             body: Bytes::new(),
         })
     });

@@ -16,7 +16,7 @@ use super::bench::call;
 use crate::BoxError;
 use crate::cache::{Cache, Config, Layer, Metrics};
 use crate::caller::Freshness;
-use crate::scan::{Answer, Call, Forward, Keep as _, Lore, Outcome, Request, Rows, Served, Status, Version};
+use crate::scan::{Answer, Call, Fields, Forward, Keep as _, Lore, Outcome, Request, Rows, Served, Status, Version};
 use crate::task::Tasks;
 
 /// How rows are listed.
@@ -107,7 +107,7 @@ impl World {
 fn answer(status: u16, body: String) -> Answer {
     Answer {
         status: StatusCode::from_u16(status).unwrap(),
-        headers: Arc::default(),
+        headers: Fields::default(),
         body: body.into(),
     }
 }

@@ -296,7 +296,10 @@ async fn oddities(
 
 /// Which orders the rows do not contradict.
 fn order(rows: &Rows) -> String {
-    let rows: Vec<_> = rows.iter().map(|(id, _, time)| (id, time)).collect();
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|(id, text, time)| (id, time.map(|time| &text[time])))
+        .collect();
     let fits = |ordering: &Ordering| {
         rows.windows(2).all(|pair| {
             ordering

@@ -15,7 +15,7 @@ use crate::BoxError;
 use crate::attempt::{Again, Failure, Fate, Try};
 use crate::caller::{Caller, Freshness, Name, Urgency};
 use crate::coalesce::{Config, Flights, Layer, Merge, Metrics};
-use crate::scan::{Answer, Call, Keep, Lore, Request, Served, Version};
+use crate::scan::{Answer, Call, Fields, Keep, Lore, Request, Served, Version};
 use crate::task::Tasks;
 
 pub(super) type Below = BoxCloneService<Try, Answer, BoxError>;
@@ -158,7 +158,7 @@ pub(super) fn no_store(mut caller: Caller) -> Caller {
 pub(super) fn answer(body: &'static str) -> Answer {
     Answer {
         status: StatusCode::OK,
-        headers: Arc::default(),
+        headers: Fields::default(),
         body: Bytes::from_static(body.as_bytes()),
     }
 }

@@ -19,7 +19,7 @@ use super::bench::{Shelf, caller};
 use crate::BoxError;
 use crate::attempt::Try;
 use crate::coalesce::{Config, Layer, Merge, Metrics};
-use crate::scan::{Answer, Call, Keep, Lore, Outcome, Request, Version};
+use crate::scan::{Answer, Call, Fields, Keep, Lore, Outcome, Request, Version};
 use crate::task::Tasks;
 
 /// How an upstream may behave.
@@ -94,7 +94,7 @@ impl World {
 fn answer(status: u16, body: String) -> Answer {
     Answer {
         status: StatusCode::from_u16(status).unwrap(),
-        headers: Arc::default(),
+        headers: Fields::default(),
         body: body.into(),
     }
 }

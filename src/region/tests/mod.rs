@@ -18,7 +18,7 @@ use crate::BoxError;
 use crate::attempt::{Again, Failure, Fate, Outgoing, Route, Routed};
 use crate::caller::{Caller, Freshness, Name, Urgency};
 use crate::region::{Candidate, Config, ConfigError, Fault, Metrics, Probe, RegionLayer, Table};
-use crate::scan::{Answer, Request, Version};
+use crate::scan::{Answer, Fields, Request, Version};
 use crate::task::Tasks;
 
 /// What happens at a host.
@@ -99,7 +99,7 @@ impl World {
             } else {
                 StatusCode::OK
             },
-            headers: Arc::default(),
+            headers: Fields::default(),
             body: bytes::Bytes::new(),
         })
     }

@@ -16,7 +16,7 @@ use tower::{Layer as _, service_fn};
 
 use crate::BoxError;
 use crate::respond::{self, Body};
-use crate::scan::{Answer, Call, Outcome, Served, Status, Version};
+use crate::scan::{Answer, Call, Fields, Outcome, Served, Status, Version};
 use crate::server::{Address, Bound, Config, Drained, count, guard, panic, read, request_id, route};
 use crate::task::Tasks;
 
@@ -150,7 +150,7 @@ async fn answer(backend: Arc<Backend>, call: Call) -> Result<Served, BoxError> {
     Ok(Served {
         answer: Answer {
             status: http::StatusCode::OK,
-            headers: Arc::default(),
+            headers: Fields::default(),
             body: Bytes::from(vec![b'x'; size]),
         },
         outcome: Outcome::Hit,

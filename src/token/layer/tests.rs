@@ -14,7 +14,7 @@ use super::Layer;
 use crate::attempt::{Again, Failure, Fate, Outgoing, Routed, Signed};
 use crate::caller::{Caller, Freshness, Name, Urgency};
 use crate::clock::Wall;
-use crate::scan::{self, Answer};
+use crate::scan::{self, Answer, Fields};
 use crate::task::Tasks;
 use crate::token::fake::{self, Reply, Service};
 use crate::token::{Error, Keeper, Metrics};
@@ -72,7 +72,7 @@ impl Defender {
         };
         Ok(Answer {
             status,
-            headers: Arc::default(),
+            headers: Fields::default(),
             body: Bytes::from_static(NO_LICENCE.as_bytes()),
         })
     }

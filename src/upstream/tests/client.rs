@@ -156,7 +156,7 @@ async fn every_status_but_a_redirect_is_an_answer_with_its_body_and_the_allowed_
         let answer = answer.unwrap();
         assert_eq!((answer.status.as_u16(), &answer.body), (status, &Bytes::from("{}")));
         assert_eq!(answer.headers.get("retry-after").unwrap(), "7");
-        assert!(!answer.headers.contains_key("set-cookie"));
+        assert!(answer.headers.get("set-cookie").is_none());
         let line = format!("upstream_calls_total{{region=\"eu\",status=\"{status}\"}} 1\n");
         assert!(shown.contains(&line), "{shown}");
         assert!(

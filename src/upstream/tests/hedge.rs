@@ -14,7 +14,7 @@ use url::Url;
 use super::caller;
 use crate::attempt::{Again, Failure, Fate, Granted, Load, Place, Route, Try};
 use crate::caller::Name;
-use crate::scan::{Answer, Holder, Request, Version};
+use crate::scan::{Answer, Fields, Holder, Request, Version};
 use crate::upstream::{HedgeLayer, Metrics};
 
 /// What the permits saw: how many were taken, and how many ended with their call or were dropped with it.
@@ -215,7 +215,7 @@ async fn answer(is: Is) -> Result<Answer, Failure> {
     })?;
     Ok(Answer {
         status,
-        headers: Arc::default(),
+        headers: Fields::default(),
         body: Bytes::new(),
     })
 }

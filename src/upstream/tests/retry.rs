@@ -12,7 +12,7 @@ use super::caller;
 use crate::BoxError;
 use crate::attempt::{Again, Failure, Fate, Load, Place, Try};
 use crate::caller::Name;
-use crate::scan::{Answer, Holder, Request};
+use crate::scan::{Answer, Fields, Holder, Request};
 use crate::upstream::RetryLayer;
 
 #[derive(Debug)]
@@ -35,15 +35,17 @@ impl Load for NoLoad {
 fn answer(status: u16) -> Answer {
     Answer {
         status: StatusCode::from_u16(status).unwrap(),
-        headers: Arc::default(),
+        headers: Fields::default(),
         body: Bytes::new(),
     }
 }
 
 fn retry_after(status: u16, seconds: &'static str) -> Answer {
-    let mut answer = answer(status);
-    Arc::make_mut(&mut answer.headers).insert("retry-after", http::HeaderValue::from_static(seconds));
-    answer
+    let field = (http::header::RETRY_AFTER, http::HeaderValue::from_static(seconds));
+    Answer {
+        headers: [field].into_iter().collect(),
+        ..answer(status)
+    }
 }
 
 fn failure(again: Again, answer: Option<Answer>) -> Failure {
