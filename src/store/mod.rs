@@ -16,7 +16,7 @@ mod wakes;
 
 pub use address::Address;
 pub use client::Client;
-pub use config::Config;
+pub use config::{Config, scope};
 pub use error::{Error, Invalid};
 pub use link::Link;
 pub use script::Script;

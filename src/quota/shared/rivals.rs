@@ -47,6 +47,15 @@ impl Promise {
     }
 }
 
+/// What callers here were promised.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Own {
+    /// By when they are due, ascending.
+    pub(super) promised: Vec<Promise>,
+    /// Callers are refused for want of slots.
+    pub(super) turns_away: bool,
+}
+
 /// What the other replicas want.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rivals {
@@ -67,7 +76,7 @@ pub(super) struct Wish {
 impl Rivals {
     pub(super) fn read(reply: &Reply, now: Instant) -> Self {
         let wish = |&(calls, weight): &(f64, f64)| Wish {
-            calls: (calls >= 0.0).then(|| step::number(calls) as usize),
+            calls: (calls >= 0.0).then(|| usize::try_from(step::number(calls)).unwrap_or(usize::MAX)),
             weight: weight.max(1.0),
         };
         let promise = |&(calls, first, last): &(usize, f64, f64)| Promise {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::clock::Clock;
 use super::copy::Copy;
 use super::outlook::{self, Coming};
-use super::rivals::{Promise, Rivals};
+use super::rivals::{Own, Promise, Rivals};
 use super::step::{self, Reply, Step, Terms};
 use super::{Config, Timing};
 use crate::attempt::Demand;
@@ -65,8 +65,7 @@ pub(super) struct State {
     lost: Option<(Instant, u32)>,
     merging: bool,
     last: Option<Instant>,
-    promised: Vec<Promise>,
-    turns_away: bool,
+    own: Own,
     rivals: Rivals,
     /// What earlier forecasts were made with.
     foreseen: Rivals,
@@ -126,8 +125,7 @@ impl State {
             lost: None,
             merging: false,
             last: None,
-            promised: Vec::new(),
-            turns_away: false,
+            own: Own::default(),
             rivals: Rivals::default(),
             foreseen: Rivals::default(),
             foreign: 0,
@@ -142,7 +140,7 @@ impl State {
         self.drop_old(now);
         let (id, _) = self.hand.pop_front()?;
         self.calls += 1;
-        Promise::redeem(&mut self.promised);
+        Promise::redeem(&mut self.own.promised);
         Some(id)
     }
 
@@ -154,8 +152,10 @@ impl State {
         }
         self.want = demand.waiting;
         self.weight = demand.callers.clamp(1, 1000);
-        self.promised = Promise::outline(demand.promised);
-        self.turns_away = demand.turns_away;
+        self.own = Own {
+            promised: Promise::outline(demand.promised),
+            turns_away: demand.turns_away,
+        };
         if demand.waiting == 0 {
             while let Some((id, _)) = self.hand.pop_front() {
                 self.refund(id, now);
@@ -190,7 +190,7 @@ impl State {
     /// Appends when the next `count` slots of this replica come.
     pub(super) fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>) {
         let mut coming = Coming::of(&self.copy.account(now), now);
-        let (mut promised, in_hand) = (self.promised.clone(), self.hand.len().min(count));
+        let (mut promised, in_hand) = (self.own.promised.clone(), self.hand.len().min(count));
         for _ in 0..in_hand {
             Promise::redeem(&mut promised);
             slots.push_back(now);
@@ -269,8 +269,8 @@ impl State {
             next: self.next,
             want: self.saying.asked,
             weight: self.weight,
-            promised: self.promised.iter().map(|promise| promise.say(now)).collect(),
-            turns_away: self.turns_away,
+            promised: self.own.promised.iter().map(|promise| promise.say(now)).collect(),
+            turns_away: self.own.turns_away,
             r#gen: self.r#gen,
             seq: self.seq,
             landing: step::micros(self.copy.latency.bound()),
