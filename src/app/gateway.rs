@@ -69,7 +69,7 @@ impl Gateway {
         let (tasks, machine) = (Tasks::new(), surroundings.machine);
         let mut registry = Registry::new(env!("CARGO_PKG_VERSION"));
         let (built, exporter) = Made::first(config, surroundings, &tasks, registry.root())?;
-        let data = server::Bound::bind(settings::data_listener(config))
+        let data = server::Bound::bind(settings::data_listener(config, machine))
             .await
             .map_err(Error::of("the data listener"))?;
         let (parts, upkeep, lanes) = (built.parts(), built.upkeep(), built.ground.lanes.clone());
@@ -212,6 +212,7 @@ fn announce(made: &Made, machine: Machine) {
         cores = machine.cores,
         cpu_limit = machine.cpu_limit,
         memory_limit_bytes = machine.memory_limit,
+        open_files = machine.open_files,
         cache_bytes,
         "starting"
     );

@@ -18,6 +18,7 @@ mod fleet;
 mod flights;
 mod fuzz_smoke;
 mod hostile;
+mod load;
 mod openapi;
 mod path;
 mod quota;
