@@ -43,6 +43,19 @@ pub trait Load: Send + Sync + fmt::Debug {
     }
 }
 
+/// What those who wait want of the quota.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Demand<'a> {
+    /// How many requests wait.
+    pub waiting: usize,
+    /// How many callers they are of.
+    pub callers: usize,
+    /// By when each was promised its slot, ascending; which ticket it is does not matter here.
+    pub promised: &'a [(Instant, u64)],
+    /// Whether more would wait if there were more slots: somebody was refused for want of them.
+    pub turns_away: bool,
+}
+
 /// One attempt that wants a slot.
 #[derive(Clone, Debug)]
 pub struct Try {

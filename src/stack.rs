@@ -17,7 +17,9 @@ use tower::util::{BoxCloneSyncService, Oneshot};
 use tower::{Service, ServiceBuilder, ServiceExt as _};
 
 use crate::respond::Body;
-use crate::{BoxError, app, cache, coalesce, fleet, queue, quota, region, respond, scan, server, token, upstream};
+use crate::{
+    BoxError, app, attempt, cache, coalesce, fleet, queue, quota, region, respond, scan, server, token, upstream,
+};
 
 /// The layers, made and waiting to be put in order. Each part is built by `app`; nothing is configured here.
 #[derive(Debug)]
@@ -175,8 +177,12 @@ impl queue::Slots for quota::Quota {
         quota::Quota::changed(self)
     }
 
-    fn demand(&self, waiting: usize, callers: usize) {
-        quota::Quota::demand(self, waiting, callers);
+    fn demand(&self, demand: attempt::Demand<'_>) {
+        quota::Quota::demand(self, demand);
+    }
+
+    fn rivals(&self) -> usize {
+        quota::Quota::rivals(self)
     }
 
     fn lost(&self) -> Option<Duration> {

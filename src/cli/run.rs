@@ -46,7 +46,7 @@ async fn serve(loaded: &Loaded, place: Place, document: Document, log: log::Hand
     watch_configuration_signals(&signals, Arc::clone(&asked), log.clone())?;
     let gateway = Gateway::start(&loaded.resolved).await.map_err(|error| {
         // The configuration was right; what the machine refuses, such as a taken port, the user can mend.
-        Error::user(chain(&error))
+        Error::user(log::chain(&error))
     })?;
     let abort = CancellationToken::new();
     gateway.reloader().set_log(log);
@@ -77,15 +77,4 @@ pub(super) fn start_log(loaded: &Loaded) -> Result<log::Handle, Error> {
         Format::Text => log::Format::Text,
     };
     log::init(&telemetry.log, format).map_err(|error| Error::failed("cannot start logging", error))
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

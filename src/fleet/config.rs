@@ -39,7 +39,7 @@ impl Config {
     ) -> Self {
         Self {
             store,
-            prefix: format!("{prefix}:{}:{}", plain(tenant), plain(application)).into(),
+            prefix: store::scope(prefix, tenant, application).into(),
             // As the quota does: names in which case does not matter.
             namespace: Namespace::new(&tenant.to_ascii_lowercase(), &application.to_ascii_lowercase()),
             look,
@@ -91,18 +91,6 @@ impl Name {
     }
 }
 
-/// Nothing in a tenant's or an application's name may look like a part of the key.
-fn plain(name: &str) -> String {
-    let allowed = |c: char| {
-        if c.is_ascii_alphanumeric() || "._-".contains(c) {
-            c.to_ascii_lowercase()
-        } else {
-            '_'
-        }
-    };
-    name.chars().map(allowed).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,7 +115,7 @@ mod tests {
         ] {
             assert_ne!(one, keys(other));
         }
-        // What `plain` makes the same is still told apart by the digest.
+        // What `scope` makes the same is still told apart by the digest.
         assert_ne!(keys(config("p", "a/b", "c")), keys(config("p", "a?b", "c")));
     }
 

@@ -15,7 +15,7 @@ use super::metrics::Metrics;
 use super::refused::{Reason, Refused};
 use super::snapshot::Snapshot;
 use super::state::{Entered, State, TOLERANCE, Turn};
-use crate::attempt::Try;
+use crate::attempt::{Demand, Try};
 use crate::task::Tasks;
 
 /// Where slots come from.
@@ -38,9 +38,14 @@ pub trait Slots: fmt::Debug + Send + Sync + 'static {
     /// Resolves when a slot may be free earlier than last said; a change while nobody waits is not lost.
     fn changed(&self) -> impl Future<Output = ()> + Send;
 
-    /// Says how many requests wait, and of how many callers, whenever that may have changed.
-    fn demand(&self, waiting: usize, callers: usize) {
-        let _ = (waiting, callers);
+    /// Says what is wanted, whenever that may have changed.
+    fn demand(&self, demand: Demand<'_>) {
+        let _ = demand;
+    }
+
+    /// How many others, who are not in this queue, may want slots too.
+    fn rivals(&self) -> usize {
+        0
     }
 
     /// When nobody can tell whether there are slots: how long callers should stay away.
@@ -227,7 +232,7 @@ impl<S: Slots> Shared<S> {
         let shown = i64::try_from(waiting).unwrap_or(i64::MAX);
         let before = self.shown.swap(shown, Ordering::Relaxed);
         self.metrics.waiting.inc_by(shown - before);
-        self.slots.demand(waiting, state.order.callers());
+        self.slots.demand(state.demand());
     }
 
     /// Waits to be told.

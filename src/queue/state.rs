@@ -12,7 +12,7 @@ use super::order::{Order, Ticket};
 use super::promise::Promises;
 use super::refused::{Reason, Refused};
 use super::visitor::{LATELY, Visitors};
-use crate::attempt::Try;
+use crate::attempt::{Demand, Try};
 use crate::caller::{Caller, Name, Urgency};
 
 /// What a waiting request receives.
@@ -41,6 +41,8 @@ pub(super) struct State<P> {
     checked: bool,
     pub(super) visitors: Visitors,
     tickets: u64,
+    /// Whether somebody was refused for want of slots since nobody waited last.
+    turns_away: bool,
     /// When the clock task will next look by itself.
     pub(super) armed: Option<Instant>,
     /// No slot is of use from then on.
@@ -68,6 +70,7 @@ impl<P> State<P> {
             checked: true,
             visitors: Visitors::default(),
             tickets: 0,
+            turns_away: false,
             armed: None,
             closes: None,
         }
@@ -105,7 +108,15 @@ impl<P> State<P> {
         let own = self.order.waiting_of(&caller.name);
         let others = self.visitors.visit(&caller.name, now);
         self.look_ahead(now, self.order.len() + 1 + MOST_RESERVED, slots);
-        let reserve = self.reserve(deadline, if own == 0 { 0 } else { others.max(1) });
+        let reserve = self.reserve(
+            deadline,
+            if own == 0 {
+                0
+            } else {
+                others.max(1).saturating_add(slots.rivals())
+            },
+        );
+        self.turns_away &= !self.order.is_empty();
         if self.order.len() >= self.config.max_requests {
             return Err(self.refuse(Reason::Full, caller, reserve, now));
         }
@@ -132,6 +143,7 @@ impl<P> State<P> {
         }
         if let Err(reason) = self.admit(rank, deadline, reserve) {
             self.order.remove(id);
+            self.turns_away = !self.order.is_empty();
             return Err(self.refuse(reason, caller, reserve, now));
         }
         // The fair turn, or the end of those who cannot be passed over.
@@ -217,6 +229,16 @@ impl<P> State<P> {
                 }));
             }
             self.leave(id);
+        }
+    }
+
+    /// What is wanted now.
+    pub(super) fn demand(&self) -> Demand<'_> {
+        Demand {
+            waiting: self.order.len(),
+            callers: self.order.callers(),
+            promised: self.promises.deadlines(),
+            turns_away: self.turns_away && !self.order.is_empty(),
         }
     }
 

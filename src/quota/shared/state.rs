@@ -8,8 +8,11 @@ use tokio::time::Instant;
 
 use super::clock::Clock;
 use super::copy::Copy;
+use super::outlook::{self, Coming};
+use super::rivals::{Own, Promise, Rivals};
 use super::step::{self, Reply, Step, Terms};
 use super::{Config, Timing};
+use crate::attempt::Demand;
 use crate::quota::{self, Account};
 
 /// Most slots that one step may ask for.
@@ -62,7 +65,10 @@ pub struct State {
     lost: Option<(Instant, u32)>,
     merging: bool,
     last: Option<Instant>,
-    pub(super) share: f64,
+    own: Own,
+    rivals: Rivals,
+    /// What earlier forecasts were made with.
+    foreseen: Rivals,
     pub(super) foreign: u64,
     pub(super) calls: u64,
     clock: Clock,
@@ -121,7 +127,9 @@ impl State {
             lost: None,
             merging: false,
             last: None,
-            share: 1.0,
+            own: Own::default(),
+            rivals: Rivals::default(),
+            foreseen: Rivals::default(),
             foreign: 0,
             calls: 0,
             clock: Clock::default(),
@@ -134,14 +142,23 @@ impl State {
         self.drop_old(now);
         let (id, _) = self.hand.pop_front()?;
         self.calls += 1;
+        Promise::redeem(&mut self.own.promised);
         Some(id)
     }
 
-    /// So many requests wait, of so many callers.
-    pub fn demand(&mut self, waiting: usize, callers: usize, now: Instant) {
-        self.want = waiting;
-        self.weight = callers.clamp(1, 1000);
-        if waiting == 0 {
+    /// What is wanted now.
+    pub fn demand(&mut self, demand: Demand<'_>, now: Instant) {
+        if demand.waiting > self.want && self.told > 0 {
+            // The others are told soon, before they promise the same slots.
+            self.collect(now);
+        }
+        self.want = demand.waiting;
+        self.weight = demand.callers.clamp(1, 1000);
+        self.own = Own {
+            promised: Promise::outline(demand.promised),
+            turns_away: demand.turns_away,
+        };
+        if demand.waiting == 0 {
             while let Some((id, _)) = self.hand.pop_front() {
                 self.refund(id, now);
             }
@@ -173,6 +190,18 @@ impl State {
         };
         self.throttled.push((said, now));
         self.woken = true;
+    }
+
+    /// Appends when the next `count` slots of this replica come.
+    pub(super) fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>) {
+        let mut coming = Coming::of(&self.copy.account(now), now);
+        let (mut promised, in_hand) = (self.own.promised.clone(), self.hand.len().min(count));
+        for _ in 0..in_hand {
+            Promise::redeem(&mut promised);
+            slots.push_back(now);
+        }
+        let own = (&*promised, self.weight as f64);
+        outlook::share(&mut coming, own, &self.rivals, count - in_hand, slots);
     }
 
     pub(super) fn is_lost(&self) -> bool {
@@ -255,6 +284,8 @@ impl State {
             next: self.next,
             want: self.saying.asked,
             weight: self.weight,
+            promised: self.own.promised.iter().map(|promise| promise.say(now)).collect(),
+            turns_away: self.own.turns_away,
             r#gen: self.r#gen,
             seq: self.seq,
             landing: step::micros(self.copy.latency.bound()),
@@ -296,8 +327,8 @@ impl State {
         }
         self.owes_copy = false;
         // What this step brings is told with the next one: newcomers wait for that.
-        self.woken |= number(reply.r#gen) != self.r#gen;
-        (self.seq, self.r#gen) = (number(reply.seq), number(reply.r#gen));
+        self.woken |= step::number(reply.r#gen) != self.r#gen;
+        (self.seq, self.r#gen) = (step::number(reply.seq), step::number(reply.r#gen));
         let paused = self.copy.paused_until;
         self.copy.hear(reply, asked, now);
         // Whatever the store says, no more than was asked for: the names of further ones would be given twice.
@@ -312,13 +343,16 @@ impl State {
         self.due = reply.due.map(|due| now + step::span(due).max(SHORTEST)).or(merging);
         let merged = std::mem::replace(&mut self.merging, merging.is_some()) && merging.is_none();
         // What others use as foreseen changes no forecast; each one costs as much as many steps.
-        let share = reply.share.clamp(0.001, 1.0);
+        let rivals = Rivals::read(reply, now);
+        let have_promised = rivals.promised_calls() > self.rivals.promised_calls();
+        self.rivals = rivals;
         let is_other = was_lost
             || merged
             || paused.is_some() != self.copy.paused_until.is_some()
-            || !(0.8..1.25).contains(&(share / self.share));
+            || have_promised
+            || self.rivals.upset(&self.foreseen);
         if is_other {
-            self.share = share;
+            self.foreseen = self.rivals.clone();
         }
         Change {
             slots: is_other || granted > 0,
@@ -373,14 +407,4 @@ impl State {
     fn collect(&mut self, now: Instant) {
         self.collecting = self.collecting.or(Some(now));
     }
-}
-
-/// A counter, as the script writes numbers.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "counters of the script start at 0 and stay far below 2^53"
-)]
-fn number(value: f64) -> u64 {
-    value as u64
 }

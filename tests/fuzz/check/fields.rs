@@ -4,7 +4,7 @@ use bytes::Bytes;
 use defender_gateway::caller::{Name, Urgency};
 use defender_gateway::respond::{self, RequestId};
 use defender_gateway::scan::{Answer, Call, Delegated, Outcome, Served, Status};
-use defender_gateway::server::{Peer, guard, read, request_id, route};
+use defender_gateway::server::{Arrival, Peer, guard, read, request_id, route};
 use defender_gateway::telemetry::trace;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -64,7 +64,8 @@ async fn answer(request: Request<Full<Bytes>>, fields: HeaderMap) -> http::Respo
         .layer(route::Layer)
         .layer(read::Layer::new(config.clone()))
         .service(answer);
-    stack.oneshot(request).await.expect("there is always an answer")
+    let arrival = Arrival::new(request, Peer::unix());
+    stack.oneshot(arrival).await.expect("there is always an answer")
 }
 
 /// The target, the fields, an empty line, the body of a request: it is refused, or becomes a question within all bounds; there is an answer

@@ -1,6 +1,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use defender_gateway::attempt::Demand;
 use defender_gateway::fleet::{Name, StoreTime, Unreadable, Value};
 use defender_gateway::quota::shared::{self, Reply, State, Timing};
 use defender_gateway::quota::{self, Limit, Throttled, UnknownPast};
@@ -27,7 +28,12 @@ pub(crate) fn ledger(data: &[u8]) {
         let mut state = replica(now);
         let mut names = std::collections::HashSet::new();
         for (nonce, line) in data.split(|byte| *byte == b'\n').enumerate() {
-            state.demand(WANTED, 1, now);
+            let demand = Demand {
+                waiting: WANTED,
+                callers: 1,
+                ..Demand::default()
+            };
+            state.demand(demand, now);
             let step = state
                 .step(nonce.to_string(), false, now)
                 .expect("a step can be written");

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use defender_gateway::quota::Throttled;
 use defender_gateway::respond::{self, Reply};
 use defender_gateway::scan::{Answer, Outcome, Served, Status};
+use defender_gateway::server::{Arrival, Peer};
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use jiff::Timestamp;
@@ -54,7 +55,7 @@ pub(crate) fn link(data: &[u8]) {
         status: Status::default(),
         age: None,
     };
-    let inner = service_fn(|_: Request<()>| {
+    let inner = service_fn(|_: Arrival<()>| {
         std::future::ready(Ok::<_, BoxError>(Reply::Served(Box::new(served.clone()), None)))
     });
     let request = Request::post("/")
@@ -62,7 +63,7 @@ pub(crate) fn link(data: &[u8]) {
         .body(())
         .expect("a request");
     let stack = ServiceBuilder::new().layer(respond()).service(inner);
-    let answer = super::at_once(stack.oneshot(request)).expect("there is always an answer");
+    let answer = super::at_once(stack.oneshot(Arrival::new(request, Peer::unix()))).expect("there is always an answer");
     let sent = super::at_once(answer.response.into_body().collect())
         .expect("bodies do not fail")
         .to_bytes();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::attempt::Demand;
 use crate::quota::shared::{self, Reply, State, Timing};
 use crate::quota::{self, Limit};
 use crate::store;
@@ -19,7 +20,12 @@ async fn no_more_slots_are_taken_than_were_asked_for_whatever_the_store_grants()
     let now = Instant::now();
     let mut state = State::new("me".into(), &config, &sharing, now);
     let hear = |state: &mut State, reply: &str| {
-        state.demand(3, 1, now);
+        let demand = Demand {
+            waiting: 3,
+            callers: 1,
+            ..Demand::default()
+        };
+        state.demand(demand, now);
         state.step("n".into(), false, now).unwrap();
         let reply: Reply = serde_json::from_str(reply).unwrap();
         let _ = state.heard(&reply, now, now);

@@ -3,4 +3,5 @@
 mod explore;
 mod lies;
 mod mixed;
+mod promise;
 mod store;
