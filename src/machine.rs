@@ -3,8 +3,11 @@
 //! Read once, at the start. Control groups of version 2 and 1 are understood; without any, nothing is limited.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Processors, memory and open files.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -15,7 +18,7 @@ pub struct Machine {
     pub cpu_limit: Option<f64>,
     /// The memory limit in bytes, if there is one.
     pub memory_limit: Option<u64>,
-    /// Files and connections that may be open at a time, if there is a limit.
+    /// How many files, connections among them, this process may have open, if that is limited.
     pub open_files: Option<u64>,
 }
 
@@ -33,8 +36,22 @@ impl Machine {
             cores: thread::available_parallelism().map_or(1, usize::from),
             cpu_limit,
             memory_limit,
-            open_files: rustix::process::getrlimit(rustix::process::Resource::Nofile).current,
+            open_files: getrlimit(Resource::Nofile).current,
         }
+    }
+
+    /// Lets this process have as many files open as it may allow itself. The usual 1,024 are a precaution for programs that wait with
+    /// `select`, which this one does not.
+    ///
+    /// # Errors
+    /// The system's, when it refuses; then the limit stays what it is.
+    pub fn raise_open_files() -> io::Result<()> {
+        let limit = getrlimit(Resource::Nofile);
+        let raised = Rlimit {
+            current: limit.maximum,
+            ..limit
+        };
+        Ok(setrlimit(Resource::Nofile, raised)?)
     }
 }
 
@@ -145,5 +162,11 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         assert_eq!(limits(root.path(), "nonsense\n0::/gone\n"), (None, None));
         assert!(Machine::detect().cores >= 1);
+    }
+
+    #[test]
+    fn as_many_files_may_be_open_as_the_process_may_allow_itself() {
+        Machine::raise_open_files().unwrap();
+        assert_eq!(Machine::detect().open_files, getrlimit(Resource::Nofile).maximum);
     }
 }

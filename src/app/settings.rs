@@ -228,25 +228,34 @@ pub(super) fn hosts(config: &Resolved) -> Result<server::guard::Hosts, Error> {
     hosts.map_err(Error::of("the accepted hosts"))
 }
 
-/// Files that are open besides callers' connections: those of the admin address, to the upstream, to the store, and a few of the system.
-const OTHER_FILES: u64 = 256;
+/// Files that are kept for everything but callers: connections to the upstream, the store and the admin address, and files.
+const OTHER_FILES: u64 = 512;
 
-/// At most `most` connections, so that there are files left for what an answer needs. Of few files, half are left.
-fn connections(most: u32, machine: Machine) -> u32 {
-    let free = machine
+/// Callers must not take the last open files: without any left, no call could leave.
+fn connections(wanted: u32, machine: Machine) -> u32 {
+    let left = machine
         .open_files
-        .map_or(u64::MAX, |files| files.saturating_sub(OTHER_FILES).max(files / 2));
-    u32::try_from(free).map_or(most, |free| most.min(free))
+        .map(|files| files - OTHER_FILES.min(files / 2))
+        .and_then(|left| u32::try_from(left).ok());
+    left.map_or(wanted, |left| wanted.min(left))
 }
 
 pub(super) fn data_listener(config: &Resolved, machine: Machine) -> server::Config {
-    let defaults = server::Config::default();
+    let usual = server::Config::default();
+    let max_connections = connections(usual.max_connections, machine);
+    if max_connections < usual.max_connections {
+        tracing::warn!(
+            open_files = machine.open_files,
+            max_connections,
+            "few files may be open, so fewer callers' connections are taken than usual: raise the limit of open files (ulimit -n)"
+        );
+    }
     server::Config {
-        max_connections: connections(defaults.max_connections, machine),
+        max_connections,
         listen: config.server.listen.iter().map(address).collect(),
         drain: config.server.drain,
         linger: config.server.linger,
-        ..defaults
+        ..usual
     }
 }
 
@@ -352,4 +361,26 @@ fn credential(config: &config::Credentials) -> Result<token::Credential, Error> 
             },
         }),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_never_take_the_last_open_files() {
+        let with = |open_files| Machine {
+            open_files,
+            ..Machine::detect()
+        };
+        for (files, expected) in [
+            (None, 2048),
+            (Some(1 << 20), 2048),
+            (Some(2560), 2048),
+            (Some(1024), 512),
+            (Some(300), 150),
+        ] {
+            assert_eq!(connections(2048, with(files)), expected, "{files:?}");
+        }
+    }
 }

@@ -10,6 +10,7 @@ use super::runtime::{block_on, watch_configuration_signals, watch_signals};
 use super::{Error, note, panic, process};
 use crate::app::{Gateway, Place};
 use crate::config::{Document, Environment, Format, Loaded};
+use crate::machine::Machine;
 use crate::task::Tasks;
 use crate::telemetry::log;
 
@@ -27,10 +28,13 @@ pub fn run(file: Option<&Path>) -> Result<(), Error> {
     let log = start_log(&loaded)?;
     panic::say_little();
     if let Err(error) = sealed {
-        tracing::warn!(%error, "the system does not let this process keep its memory to itself or open more files");
+        tracing::warn!(%error, "the system does not let this process keep its memory to itself");
     }
     for note in &loaded.notes {
         tracing::warn!("{note}");
+    }
+    if let Err(error) = Machine::raise_open_files() {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
     }
     block_on(workers, serve(&loaded, place, document, log))
 }

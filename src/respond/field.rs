@@ -69,11 +69,13 @@ pub(super) fn rate_limit(windows: &[Window]) -> Option<HeaderValue> {
     })
 }
 
-/// Whole seconds, rounded up: a caller that comes back a moment early would be refused again.
+/// Whole seconds, rounded up: a caller that comes back a moment early would be refused again. At least one: who is told to come back at
+/// once, and comes, is a storm.
 pub(super) fn seconds_up(duration: Duration) -> u64 {
     duration
         .as_secs()
         .saturating_add(u64::from(duration.subsec_nanos() > 0))
+        .max(1)
 }
 
 fn list(windows: &[Window], mut parameters: impl FnMut(&mut String, &Window)) -> Option<HeaderValue> {
@@ -237,6 +239,7 @@ mod tests {
 
     #[test]
     fn seconds_are_rounded_up() {
+        assert_eq!(seconds_up(Duration::ZERO), 1);
         assert_eq!(seconds_up(Duration::from_millis(1)), 1);
         assert_eq!(seconds_up(Duration::from_secs(42)), 42);
         assert_eq!(seconds_up(Duration::from_millis(41_001)), 42);

@@ -1,54 +1,56 @@
-//! Accepts connections, as many as there are permits, whatever the kernel says.
+//! Accepts connections, as many as there are places, whatever the kernel says.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::Peer;
 use super::bind::Listener;
+use super::places::{Place, Places};
 use super::socket::Stream;
 
 /// The first pause after the system could not give us a connection (no file descriptor, no memory); it doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// A connection with its permit.
+/// A connection with its place.
 pub(super) struct Accepted {
     pub(super) stream: Stream,
     pub(super) peer: Peer,
-    pub(super) permit: OwnedSemaphorePermit,
+    pub(super) place: Place,
 }
 
 /// Hands every connection of `listener` to `take` until `stop`; then also those that the kernel has accepted already, as closing
 /// the listener would reset them.
 pub(super) async fn run(
     listener: Listener,
-    permits: Arc<Semaphore>,
+    places: Arc<Places>,
     stop: CancellationToken,
     mut take: impl FnMut(Accepted),
 ) {
     let mut pause = FIRST_PAUSE;
     loop {
-        let next = async {
-            let permit = permit(&permits).await;
-            (permit, accept(&listener).await)
-        };
-        let (permit, result) = tokio::select! {
+        let accepted = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            next = next => next,
+            accepted = accept(&listener) => accepted,
         };
-        match (permit, result) {
-            (Some(permit), Ok((stream, peer))) => {
+        match accepted {
+            Ok((stream, peer)) => {
                 pause = FIRST_PAUSE;
-                take(Accepted { stream, peer, permit });
+                // Who it is decides who may have to make way.
+                let place = tokio::select! {
+                    biased;
+                    place = places.take(&peer) => place,
+                    () = stop.cancelled() => break,
+                };
+                take_place(stream, peer, place, &mut take);
             }
-            (_, Err(error)) if is_the_peers(&error) => {}
-            (_, Err(error)) => {
+            Err(error) if is_the_peers(&error) => {}
+            Err(error) => {
                 tracing::warn!(%error, pause_ms = pause.as_millis(), "cannot accept a connection");
                 tokio::select! {
                     () = stop.cancelled() => break,
@@ -56,25 +58,21 @@ pub(super) async fn run(
                 }
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
-            // The semaphore is never closed.
-            (None, Ok(_)) => break,
         }
     }
-    while let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
+    while places.has_free() {
         let Some(Ok((stream, peer))) = accept(&listener).now_or_never() else {
             break;
         };
-        take(Accepted { stream, peer, permit });
+        let place = places.try_take(&peer);
+        take_place(stream, peer, place, &mut take);
     }
 }
 
-/// A permit, however long it takes; the operator hears of it once per wait.
-async fn permit(permits: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
-    if let Ok(permit) = Arc::clone(permits).try_acquire_owned() {
-        return Some(permit);
+fn take_place(stream: Stream, peer: Peer, place: Option<Place>, take: &mut impl FnMut(Accepted)) {
+    if let Some(place) = place {
+        take(Accepted { stream, peer, place });
     }
-    tracing::warn!("as many connections are open as allowed; further ones wait");
-    Arc::clone(permits).acquire_owned().await.ok()
 }
 
 async fn accept(listener: &Listener) -> io::Result<(Stream, Peer)> {

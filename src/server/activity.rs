@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::untaken::Untaken;
@@ -51,6 +52,9 @@ pub(super) struct Activity {
     /// Bytes came in between requests since the last stamp.
     begun: AtomicBool,
     untaken: Arc<Untaken>,
+    /// Somebody else needs the place.
+    makes_way: AtomicBool,
+    way: Notify,
 }
 
 /// What to do with a connection.
@@ -80,6 +84,8 @@ impl Activity {
             ended: AtomicBool::new(false),
             begun: AtomicBool::new(false),
             untaken: Arc::default(),
+            makes_way: AtomicBool::new(false),
+            way: Notify::new(),
         })
     }
 
@@ -127,6 +133,25 @@ impl Activity {
     /// Whether answers ask for the connection to be closed.
     pub(super) fn takes_leave(&self) -> bool {
         self.taking_leave.load(Ordering::Relaxed)
+    }
+
+    /// Since when the connection has had neither a request in flight nor a byte of an answer taken; `None` while a request is in flight.
+    /// The beginning of a head changes nothing: it may never end.
+    pub(super) fn quiet_since(&self) -> Option<Instant> {
+        let is_quiet = self.in_flight.load(Ordering::Relaxed) == 0;
+        is_quiet.then(|| self.moment(self.last_ms.load(Ordering::Relaxed)))
+    }
+
+    /// Somebody else needs the place: the connection closes as soon as it can, and what it still answers says so.
+    pub(super) fn make_way(&self) {
+        self.makes_way.store(true, Ordering::Relaxed);
+        self.take_leave();
+        self.way.notify_one();
+    }
+
+    /// Waits until the connection has to make way; once only. Cancel safe.
+    pub(super) async fn asked_to_make_way(&self) {
+        self.way.notified().await;
     }
 
     /// A request has its head; it is in flight until the guard is dropped.
@@ -180,6 +205,10 @@ impl Activity {
         }
         let head = self.head_since_ms.load(Ordering::Relaxed);
         let fresh = self.requests.load(Ordering::Relaxed) == 0;
+        if self.makes_way.load(Ordering::Relaxed) {
+            // Without a request so far there is no answer that could still be on its way.
+            return if fresh { Verdict::Cut } else { Verdict::Close };
+        }
         if let Draining::Since(since) = draining {
             return unless(if fresh { since + FIRST_REQUEST } else { now }, Verdict::Close);
         }

@@ -28,7 +28,8 @@ impl fmt::Display for Address {
 pub struct Config {
     /// Where to listen; all share the limits below.
     pub listen: Vec<Address>,
-    /// Most connections at a time, at least 1. Above it none is accepted: the kernel keeps them waiting, in its own bounded list.
+    /// Most connections at a time, at least 1. When all are taken, one that does nothing makes way for the next; while none can, the next
+    /// waits, and those after it in the kernel's own bounded list.
     pub max_connections: u32,
     /// Most requests at a time on one HTTP/2 connection.
     pub max_streams: u32,

@@ -83,16 +83,15 @@ impl Shared {
         }
     }
 
-    /// Serves `accepted` until it ends; its permit goes back after everything else is gone. Cancel safe: dropping it cuts the connection.
+    /// Serves `accepted` until it ends; its place goes back after everything else is gone. Cancel safe: dropping it cuts the connection.
     pub(super) async fn drive<S>(&self, accepted: Accepted, service: S, mut phase: watch::Receiver<Phase>) -> End
     where
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
     {
-        let Accepted { stream, peer, permit } = accepted;
-        // Dropped last: a connection counts until its socket is closed.
-        let _permit = permit;
-        let activity = Activity::new();
+        // The place is dropped last: a connection counts until its socket is closed.
+        let Accepted { stream, peer, place } = accepted;
+        let activity = Arc::clone(place.activity());
         let socket = Socket::new(stream, Arc::clone(&activity));
         // One for all requests: copying the stack for each would cost as much as the rest of what it does for a hit.
         let service = Mutex::new(service);
@@ -127,7 +126,7 @@ impl Shared {
                     continue;
                 }
             };
-            let mut news = pin!(Rarely::new(news(&mut phase, until)));
+            let mut news = pin!(Rarely::new(news(&mut phase, &activity, until)));
             let happened = poll_fn(|context| {
                 // First: what the listener has said counts for the next answer already.
                 if let Poll::Ready(news) = news.as_mut().poll(context) {
@@ -160,8 +159,9 @@ enum News {
     Gone,
 }
 
-async fn news(phase: &mut watch::Receiver<Phase>, until: Instant) -> News {
+async fn news(phase: &mut watch::Receiver<Phase>, activity: &Activity, until: Instant) -> News {
     tokio::select! {
+        () = activity.asked_to_make_way() => News::Look,
         () = tokio::time::sleep_until(until) => News::Look,
         changed = phase.changed() => changed.map_or(News::Gone, |()| News::Look),
     }

@@ -27,6 +27,7 @@ mod config;
 mod connection;
 mod openapi;
 mod peer;
+mod places;
 mod rarely;
 mod serve;
 mod socket;

@@ -70,6 +70,12 @@ impl Peer {
         tcp.is_none_or(|ends| ends.remote.ip().to_canonical().is_loopback())
     }
 
+    /// The peer's address without the port; `None` over a Unix socket.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        self.0.tcp.as_ref().map(|ends| ends.remote.ip().to_canonical())
+    }
+
     /// Our own address, if the connection has one.
     #[must_use]
     pub fn local_ip(&self) -> Option<IpAddr> {

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use super::Bound;
 use super::accept;
 use super::connection::{End, Phase, Shared};
+use super::places::Places;
 use crate::respond::Body;
 use crate::task::Tasks;
 
@@ -41,8 +42,7 @@ impl Bound {
         S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
         S::Future: Send,
     {
-        let max = self.config.max_connections.max(1);
-        let permits = Arc::new(Semaphore::new(max as usize));
+        let places = Places::new(self.config.max_connections);
         let shared = Arc::new(Shared::new(&self.config, tasks));
         let cut = Arc::new(AtomicUsize::new(0));
         let (phase, watching) = watch::channel(Phase::Serving);
@@ -57,7 +57,7 @@ impl Bound {
                     }
                 });
             };
-            accept::run(listener, Arc::clone(&permits), close.clone(), take)
+            accept::run(listener, Arc::clone(&places), close.clone(), take)
         });
         let down = async {
             stop.cancelled().await;
@@ -68,12 +68,9 @@ impl Bound {
         tokio::join!(futures_util::future::join_all(loops), down);
 
         phase.send_replace(Phase::Draining(tokio::time::Instant::now()));
-        if tokio::time::timeout(self.config.drain, permits.acquire_many(max))
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(self.config.drain, places.emptied()).await.is_err() {
             phase.send_replace(Phase::Cut);
-            let _ = tokio::time::timeout(AFTER_CUT, permits.acquire_many(max)).await;
+            let _ = tokio::time::timeout(AFTER_CUT, places.emptied()).await;
         }
         Drained {
             cut: cut.load(Ordering::Relaxed),

@@ -1,20 +1,27 @@
 //! Opening a connection, whatever kind of store it is.
 
+use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
 use redis::{
-    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, Pipeline, RedisConnectionInfo,
+    AsyncConnectionConfig, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, Pipeline, RedisConnectionInfo,
     RedisFuture, TlsCertificates, Value,
 };
+use rustls::ClientConfig;
+use tokio_util::sync::DropGuard;
 
 use super::address::Kind;
 use super::config::Config;
 use super::error::Error;
 use super::sentinel;
+use super::tls::{self, Pem};
+use super::wire::{Unheard, Wire};
+use crate::task::Tasks;
 
 /// Opening a connection takes several answers: TCP, TLS, AUTH, and who is the master.
 const ANSWERS_TO_CONNECT: u32 = 4;
@@ -22,11 +29,19 @@ const ANSWERS_TO_CONNECT: u32 = 4;
 /// How often a cluster may send one question elsewhere, because a slot has just moved.
 const REDIRECTS: u32 = 2;
 
-/// An open connection. Clones share it, and ask over it at the same time.
+/// An open connection. Clones share it, and ask over it at the same time; it is closed with the last of them.
 #[derive(Clone)]
 pub(super) enum Connection {
-    One(MultiplexedConnection),
+    One(One),
     Cluster(ClusterConnection),
+}
+
+/// A connection to one server.
+#[derive(Clone)]
+pub(super) struct One {
+    connection: MultiplexedConnection,
+    /// Its task goes on for as long as an answer is outstanding, so that it has to be ended.
+    _driver: Arc<DropGuard>,
 }
 
 impl Connection {
@@ -36,7 +51,7 @@ impl Connection {
             let access = Access::read(config).await?;
             if config.address.kind != Kind::Cluster {
                 let master = access.master(config).await?;
-                return Ok(Self::One(connect(&master).await?));
+                return Ok(Self::One(master.connect().await?));
             }
             let servers = config.address.servers.iter();
             let servers = servers.map(|server| server.clone().set_redis_settings(access.settings.clone()));
@@ -46,8 +61,14 @@ impl Connection {
                 .max_retry_wait(10)
                 .connection_timeout(config.timeout)
                 .response_timeout(config.timeout);
-            if let Some(tls) = access.tls {
-                cluster = cluster.certs(tls);
+            if let Some(pem) = access.pem {
+                cluster = cluster.certs(TlsCertificates {
+                    client_tls: pem.own.map(|own| ClientTlsConfig {
+                        client_cert: own.clone(),
+                        client_key: own,
+                    }),
+                    root_cert: pem.authorities,
+                });
             }
             Ok(Self::Cluster(cluster.build()?.get_async_connection().await?))
         })
@@ -55,17 +76,17 @@ impl Connection {
     }
 }
 
-/// A client for one server that hears what is published: the master, or any server of a cluster.
-pub(super) async fn listener(config: &Config) -> Result<Client, Error> {
+/// A server that hears what is published: the master, or any server of a cluster.
+pub(super) async fn listener(config: &Config) -> Result<Server, Error> {
     let access = Access::read(config).await?;
     if config.address.kind != Kind::Cluster {
         return access.master(config).await;
     }
     let mut last = None;
     for server in &config.address.servers {
-        let client = access.client(server.clone().set_redis_settings(access.settings.clone()))?;
-        match within(config.timeout, async { Ok(connect(&client).await?) }).await {
-            Ok(_) => return Ok(client),
+        let server = access.server(server.clone().set_redis_settings(access.settings.clone()))?;
+        match within(config.timeout, server.connect()).await {
+            Ok(_) => return Ok(server),
             Err(error) => last = Some(error),
         }
     }
@@ -84,18 +105,48 @@ pub(super) fn longest(config: &Config) -> Duration {
     config.timeout * ANSWERS_TO_CONNECT
 }
 
-pub(super) async fn connect(client: &Client) -> Result<MultiplexedConnection, redis::RedisError> {
-    // The time limits are ours, around each question; the crate's own would only add a second set.
-    let limits = AsyncConnectionConfig::new()
-        .set_connection_timeout(None)
-        .set_response_timeout(None);
-    client.get_multiplexed_async_connection_with_config(&limits).await
+/// One server, and how to be let in there.
+#[derive(Clone)]
+pub(super) struct Server {
+    info: ConnectionInfo,
+    tls: Option<Arc<ClientConfig>>,
+}
+
+impl Server {
+    /// Opens a connection for questions. The time limits are ours, around each question; the library's own would only add a second set.
+    pub(super) async fn connect(&self) -> Result<One, Error> {
+        let wire = Wire::for_questions(&self.info, self.tls.as_ref())
+            .await
+            .map_err(broken)?;
+        let limits = AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            .set_response_timeout(None);
+        let opened = MultiplexedConnection::new_with_config(self.info.redis_settings(), wire, limits).await;
+        let (connection, driver) = opened?;
+        let (tasks, guard) = Tasks::new().branch();
+        tasks.spawn_upkeep("store connection", driver);
+        Ok(One {
+            connection,
+            _driver: Arc::new(guard),
+        })
+    }
+
+    /// Opens a connection for messages.
+    pub(super) async fn subscribe(&self, unheard: Unheard) -> Result<PubSub, Error> {
+        let wire = Wire::for_messages(&self.info, self.tls.as_ref(), unheard).await;
+        Ok(PubSub::new(self.info.redis_settings(), wire.map_err(broken)?).await?)
+    }
+}
+
+/// A connection that could not be opened, as the library says it of its own.
+fn broken(error: io::Error) -> Error {
+    Error::Failed(error.into())
 }
 
 /// What lets us in, as the files say now.
 pub(super) struct Access {
     settings: RedisConnectionInfo,
-    tls: Option<TlsCertificates>,
+    pem: Option<Pem>,
 }
 
 impl Access {
@@ -109,8 +160,8 @@ impl Access {
         }
         Ok(Self {
             settings,
-            tls: if config.address.is_tls {
-                Some(tls(config).await?)
+            pem: if config.address.is_tls {
+                Some(pem(config).await?)
             } else {
                 None
             },
@@ -118,15 +169,15 @@ impl Access {
     }
 
     /// The server that is the master now.
-    async fn master(&self, config: &Config) -> Result<Client, Error> {
+    async fn master(&self, config: &Config) -> Result<Server, Error> {
         let Kind::Sentinel(group) = &config.address.kind else {
-            return self.client(
+            return self.server(
                 config.address.servers[0]
                     .clone()
                     .set_redis_settings(self.settings.clone()),
             );
         };
-        let sentinels = config.address.servers.iter().map(|server| self.client(server.clone()));
+        let sentinels = config.address.servers.iter().map(|server| self.server(server.clone()));
         let sentinels = sentinels.collect::<Result<Vec<_>, _>>()?;
         let (host, port) = sentinel::master(sentinels, group, config.timeout).await?;
         let address = if config.address.is_tls {
@@ -140,33 +191,25 @@ impl Access {
             ConnectionAddr::Tcp(host, port)
         };
         let server = config.address.servers[0].clone().set_addr(address);
-        self.client(server.set_redis_settings(self.settings.clone()))
+        self.server(server.set_redis_settings(self.settings.clone()))
     }
 
-    fn client(&self, server: ConnectionInfo) -> Result<Client, Error> {
-        Ok(match &self.tls {
-            Some(tls) => Client::build_with_tls(server, tls.clone())?,
-            None => Client::open(server)?,
-        })
+    fn server(&self, info: ConnectionInfo) -> Result<Server, Error> {
+        let tls = self.pem.as_ref().map(tls::config).transpose()?;
+        Ok(Server { info, tls })
     }
 }
 
-async fn tls(config: &Config) -> Result<TlsCertificates, Error> {
-    let root_cert = match &config.ca_file {
+async fn pem(config: &Config) -> Result<Pem, Error> {
+    let authorities = match &config.ca_file {
         Some(path) => Some(read("store.ca_file", path).await?),
         None => None,
     };
-    let client_tls = match &config.certificate_file {
-        Some(path) => {
-            let pem = read("store.certificate_file", path).await?;
-            Some(ClientTlsConfig {
-                client_cert: pem.clone(),
-                client_key: pem,
-            })
-        }
+    let own = match &config.certificate_file {
+        Some(path) => Some(read("store.certificate_file", path).await?),
         None => None,
     };
-    Ok(TlsCertificates { client_tls, root_cert })
+    Ok(Pem { authorities, own })
 }
 
 async fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
@@ -178,7 +221,7 @@ async fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
 impl ConnectionLike for Connection {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         match self {
-            Self::One(connection) => connection.req_packed_command(command),
+            Self::One(one) => one.req_packed_command(command),
             Self::Cluster(connection) => connection.req_packed_command(command),
         }
     }
@@ -190,15 +233,34 @@ impl ConnectionLike for Connection {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         match self {
-            Self::One(connection) => connection.req_packed_commands(pipeline, offset, count),
+            Self::One(one) => one.req_packed_commands(pipeline, offset, count),
             Self::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
         }
     }
 
     fn get_db(&self) -> i64 {
         match self {
-            Self::One(connection) => connection.get_db(),
+            Self::One(one) => one.get_db(),
             Self::Cluster(connection) => connection.get_db(),
         }
+    }
+}
+
+impl ConnectionLike for One {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        self.connection.req_packed_command(command)
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        self.connection.req_packed_commands(pipeline, offset, count)
+    }
+
+    fn get_db(&self) -> i64 {
+        self.connection.get_db()
     }
 }

@@ -20,6 +20,15 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A file holds no certificate or key that can be read.
+    #[error("{key} holds no PEM that can be read")]
+    Pem {
+        /// Which key names the file.
+        key: &'static str,
+    },
+    /// A certificate or key cannot be used.
+    #[error("a certificate or key for the store cannot be used")]
+    Tls(#[from] rustls::Error),
     /// No majority of the Sentinels named one server.
     #[error("{named} of {asked} Sentinels agree on a master for the group, and more than half must")]
     NoMaster {

@@ -10,9 +10,12 @@ mod config;
 mod connection;
 mod error;
 mod link;
+mod meter;
 mod script;
 mod sentinel;
+mod tls;
 mod wakes;
+mod wire;
 
 pub use address::Address;
 pub use client::Client;

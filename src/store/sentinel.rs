@@ -9,21 +9,20 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use redis::Client;
 
-use super::connection::{connect, within};
+use super::connection::{Server, within};
 use super::error::Error;
 
-type Server = (String, u16);
+type Master = (String, u16);
 
 /// The master of `group`. Whether it really is one shows when it is asked: a replica refuses to write.
-pub(super) async fn master(sentinels: Vec<Client>, group: &str, timeout: Duration) -> Result<Server, Error> {
+pub(super) async fn master(sentinels: Vec<Server>, group: &str, timeout: Duration) -> Result<Master, Error> {
     let asked = sentinels.len();
     let mut answers: FuturesUnordered<_> = sentinels
         .into_iter()
         .map(|sentinel| within(timeout * 2, ask(sentinel, group)))
         .collect();
-    let mut votes: HashMap<Server, usize> = HashMap::new();
+    let mut votes: HashMap<Master, usize> = HashMap::new();
     let mut failure = None;
     while let Some(answer) = answers.next().await {
         match answer {
@@ -46,8 +45,8 @@ pub(super) async fn master(sentinels: Vec<Client>, group: &str, timeout: Duratio
     }
 }
 
-async fn ask(sentinel: Client, group: &str) -> Result<Option<Server>, Error> {
-    let mut connection = connect(&sentinel).await?;
+async fn ask(sentinel: Server, group: &str) -> Result<Option<Master>, Error> {
+    let mut connection = sentinel.connect().await?;
     let mut question = redis::cmd("SENTINEL");
     question.arg("GET-MASTER-ADDR-BY-NAME").arg(group);
     Ok(question.query_async(&mut connection).await?)

@@ -8,13 +8,17 @@ use redis::aio::PubSubStream;
 use super::config::Config;
 use super::connection::{listener, longest, within};
 use super::error::Error;
+use super::wire::Unheard;
 
 /// Messages on a channel. Some may be lost; whoever listens must also look from time to time.
-pub struct Wakes(PubSubStream);
+pub struct Wakes {
+    messages: PubSubStream,
+    unheard: Unheard,
+}
 
 impl fmt::Debug for Wakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Wakes").finish_non_exhaustive()
+        f.debug_struct("Wakes").finish_non_exhaustive()
     }
 }
 
@@ -25,9 +29,11 @@ impl Wakes {
     /// [`Error`] when the store cannot be reached in time.
     pub async fn listen(config: &Config, channel: &str) -> Result<Self, Error> {
         within(longest(config), async {
-            let mut subscription = listener(config).await?.get_async_pubsub().await?;
+            let unheard = Unheard::default();
+            let mut subscription = listener(config).await?.subscribe(unheard.clone()).await?;
             subscription.subscribe(channel).await?;
-            Ok(Self(subscription.into_on_message()))
+            let messages = subscription.into_on_message();
+            Ok(Self { messages, unheard })
         })
         .await
     }
@@ -37,6 +43,8 @@ impl Wakes {
     /// # Cancel safety
     /// Safe: no message is lost.
     pub async fn next(&mut self) -> Option<Vec<u8>> {
-        self.0.next().await.map(|message| message.get_payload_bytes().to_vec())
+        let message = self.messages.next().await?;
+        self.unheard.heard();
+        Some(message.get_payload_bytes().to_vec())
     }
 }

@@ -75,8 +75,11 @@ class Process:
             try:
                 self.process.wait(5)
             except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+                self.kill()
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
 
     def processes(self):
         """This process and its children; nginx works in children."""
@@ -130,25 +133,25 @@ http {{
     return server.start(["nginx", "-c", conf, "-e", server.folder / "error.log"])
 
 
-def stub(folder):
+def stub(folder, rows=3, name="stub"):
     """The upstream: signs in, and answers each version of the operation with one recorded answer."""
-    files = Path(folder) / "files"
-    for path, rows in ((PATH, 3), (LARGE_PATH, 3300)):
+    files = Path(folder) / f"{name} files"
+    for path, of in ((PATH, rows), (LARGE_PATH, 3300)):
         file = files / path.lstrip("/")
         file.parent.mkdir(parents=True)
-        file.write_bytes(answer(rows))
+        file.write_bytes(answer(of))
     token = json.dumps({"token_type": "Bearer", "expires_in": 86399, "access_token": "stub"})
 
     def http(server):
         return f"""
   server {{
     listen 127.0.0.1:{server.port} backlog=4096;
-    root {files};
+    root "{files}";
     location / {{ error_page 405 =200 $uri; }}
     location ~ /oauth2/v2.0/token$ {{ return 200 '{token}'; }}
   }}"""
 
-    return nginx("stub", folder, LOAD_CORE, 1, http)
+    return nginx(name, folder, LOAD_CORE, 1, http)
 
 
 def nginx_proxy(name, folder, stub, workers=1, cached=True):

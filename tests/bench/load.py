@@ -1,12 +1,10 @@
 """Loads: what callers do, by wrk and h2load, and what it cost the server."""
 
-import contextlib
 import itertools
 import re
 import statistics
 import subprocess
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,19 +90,6 @@ def h2load(server, options, body, path):
     times = sorted(int(line[2]) for line in lines if line[1] == "200")
     at = lambda share: times[min(len(times) - 1, int(len(times) * share))]
     return len(times), seconds, [at(0.5), at(0.99), at(0.999)]
-
-
-@contextlib.contextmanager
-def background(server, connections):
-    """As many requests as connections, each for something new, on their way while the block runs."""
-    command = ["wrk", "-t1", f"-c{connections}", "-d60s", "--timeout", "60s", "-s", HERE / "load.lua", server.url, "--", PATH, 3, "new", "-", next(runs)]
-    wrk = subprocess.Popen(["taskset", "-c", str(LOAD_CORE), *map(str, command)], stdout=subprocess.DEVNULL)
-    try:
-        time.sleep(5)
-        yield
-    finally:
-        wrk.kill()
-        wrk.wait()
 
 
 def on_load_core(command):

@@ -19,6 +19,7 @@ mod fleet;
 mod flights;
 mod fuzz_smoke;
 mod hostile;
+mod load;
 mod openapi;
 mod path;
 mod process;

@@ -8,7 +8,7 @@ use defender_gateway::sim::{self, Fault, Often, Plan, SignInFault};
 use crate::support::{Caller, Setup, id};
 
 /// What nobody may see: the secret, each token, and the parts of a token that make it one.
-fn forbidden(simulator: &sim::Simulator) -> Vec<String> {
+pub(crate) fn forbidden(simulator: &sim::Simulator) -> Vec<String> {
     // As it is, and as it stands in a form.
     let encoded = url::form_urlencoded::byte_serialize(sim::CLIENT_SECRET.as_bytes()).collect();
     let mut texts = vec![sim::CLIENT_SECRET.to_owned(), encoded];
@@ -27,7 +27,8 @@ fn tokens(simulator: &sim::Simulator) -> Vec<Secret> {
         .collect()
 }
 
-fn assert_clean(what: &str, text: &str, forbidden: &[String]) {
+/// Fails when `text` holds what nobody may see.
+pub(crate) fn assert_clean(what: &str, text: &str, forbidden: &[String]) {
     for secret in forbidden {
         assert!(
             !text.contains(secret.as_str()),

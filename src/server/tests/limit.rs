@@ -122,20 +122,65 @@ async fn a_caller_that_takes_no_answer_is_cut() {
     drop(caller);
 }
 
-#[tokio::test]
-async fn when_all_connections_are_taken_the_next_one_waits_for_a_place() {
-    let config = Config {
-        max_connections: 1,
+fn places(count: u32) -> Config {
+    Config {
+        max_connections: count,
         ..Config::default()
-    };
-    let server = Server::with(config, read::Config::default()).await;
+    }
+}
+
+#[tokio::test]
+async fn when_all_connections_are_taken_and_busy_the_next_one_waits_for_a_place() {
+    let server = Server::with(places(1), read::Config::default()).await;
     let mut first = server.connect().await;
-    first.send(&request("POST", "", GOOD)).await;
-    assert_eq!(first.answer().await.status, 200);
+    first.send(&request("POST", "", &question("slow"))).await;
+    server.wait_for_calls(1).await;
     let mut second = server.connect().await;
     second.send(&request("POST", "", GOOD)).await;
     tokio::time::sleep(SHORT).await;
     assert_eq!(server.calls(), 1);
+    server.backend.gate.add_permits(1);
+    let answer = first.answer().await;
+    assert_eq!(answer.status, 200);
     drop(first);
     assert_eq!(second.answer().await.status, 200);
+}
+
+#[tokio::test]
+async fn a_connection_that_does_nothing_makes_way_for_the_next_one() {
+    let server = Server::with(places(3), read::Config::default()).await;
+    let mut silent = server.connect().await;
+    let mut slow = server.connect().await;
+    slow.send("POST /api").await;
+    let mut idle = server.connect().await;
+    idle.send(&request("POST", "", GOOD)).await;
+    assert_eq!(idle.answer().await.status, 200);
+    // They stay busy, and never make way.
+    let mut busy = Vec::new();
+    for (makes_way, what) in [(&mut silent, "silent"), (&mut slow, "slow"), (&mut idle, "idle")] {
+        let mut next = server.connect().await;
+        next.send(&request("POST", "", &question("slow"))).await;
+        assert!(makes_way.closed().await.is_empty(), "{what}");
+        busy.push(next);
+    }
+    server.wait_for_calls(4).await;
+    server.backend.gate.add_permits(3);
+    for mut busy in busy {
+        assert_eq!(busy.answer().await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_busy_connection_that_was_idle_for_long_finishes_its_answer() {
+    let server = Server::with(places(2), read::Config::default()).await;
+    let mut busy = server.connect().await;
+    busy.send(&request("POST", "", &question("slow"))).await;
+    server.wait_for_calls(1).await;
+    let mut idle = server.connect().await;
+    let mut next = server.connect().await;
+    next.send(&request("POST", "", GOOD)).await;
+    assert_eq!(next.answer().await.status, 200);
+    assert!(idle.closed().await.is_empty());
+    server.backend.gate.add_permits(1);
+    assert_eq!(busy.answer().await.status, 200);
 }

@@ -1,12 +1,11 @@
 //! The program under attack, and what must be true of it afterwards.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use defender_gateway::sim::Shape;
 
 use super::wire::Wire;
-use crate::support::{PATH, Setup, Spawned, id, until};
+use crate::support::{Held, PATH, Setup, Spawned, id, until};
 
 /// What attackers ask for. It must never arrive.
 pub(super) const FORBIDDEN: &str = "smuggled";
@@ -16,14 +15,6 @@ pub(super) struct Bench {
     spawned: Spawned,
     address: String,
     asked: AtomicUsize,
-}
-
-/// What the program holds of the machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Held {
-    pub(super) files: usize,
-    pub(super) threads: usize,
-    pub(super) memory_kib: usize,
 }
 
 impl Bench {
@@ -88,21 +79,7 @@ impl Bench {
     }
 
     pub(super) fn held(&self) -> Held {
-        let process = PathBuf::from(format!("/proc/{}", self.spawned.gateway.pid()));
-        let count = |folder: &str| std::fs::read_dir(process.join(folder)).unwrap().count();
-        // The program's files are nobody else's business, but since Linux 6.2 their number is told.
-        let files = std::fs::metadata(process.join("fd")).unwrap().len();
-        let status = std::fs::read_to_string(process.join("status")).unwrap();
-        let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        let memory_kib = memory.trim().trim_end_matches(" kB").parse().unwrap();
-        Held {
-            files: usize::try_from(files)
-                .ok()
-                .filter(|files| *files > 0)
-                .unwrap_or_else(|| count("fd")),
-            threads: count("task"),
-            memory_kib,
-        }
+        Held::of(self.spawned.gateway.pid())
     }
 
     /// Waits until no more files and threads are held than before, and asserts that memory is near what it was.

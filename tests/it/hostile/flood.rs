@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::bench::{Bench, Held, question};
+use super::bench::{Bench, question};
 use super::frame::{
     ACK, CONTINUATION, DATA, END_STREAM, Frames, HEADERS, PING, PRIORITY, RST_STREAM, SETTINGS, Said, WINDOW_UPDATE,
     block, frame, head, setting,
 };
-use crate::support::within;
+use crate::support::{Held, within};
 
 /// A flooded gateway may stop to read. Then the flood is over.
 const PRESSURE: Duration = Duration::from_secs(2);

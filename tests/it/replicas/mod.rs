@@ -6,7 +6,7 @@
 
 mod chaos;
 mod fleet;
-mod line;
+pub(crate) mod line;
 mod share;
 mod stored;
 
