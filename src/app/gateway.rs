@@ -216,18 +216,6 @@ fn announce(made: &Made, machine: Machine) {
         cache_bytes,
         "starting"
     );
-    let (connections, usual) = (
-        settings::data_listener(&made.config, machine).max_connections,
-        server::Config::default().max_connections,
-    );
-    if connections < usual {
-        tracing::warn!(
-            open_files = machine.open_files,
-            connections,
-            usual,
-            "few files may be open: callers get fewer connections at a time than usual; raise the limit (ulimit -n, LimitNOFILE=)"
-        );
-    }
     if machine.memory_limit.is_some_and(|limit| cache_bytes > limit / 2) {
         tracing::warn!(
             cache_bytes,

@@ -242,8 +242,16 @@ fn connections(wanted: u32, machine: Machine) -> u32 {
 
 pub(super) fn data_listener(config: &Resolved, machine: Machine) -> server::Config {
     let usual = server::Config::default();
+    let max_connections = connections(usual.max_connections, machine);
+    if max_connections < usual.max_connections {
+        tracing::warn!(
+            open_files = machine.open_files,
+            max_connections,
+            "few files may be open, so fewer callers' connections are taken than usual: raise the limit of open files (ulimit -n)"
+        );
+    }
     server::Config {
-        max_connections: connections(usual.max_connections, machine),
+        max_connections,
         listen: config.server.listen.iter().map(address).collect(),
         drain: config.server.drain,
         linger: config.server.linger,

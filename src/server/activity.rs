@@ -51,10 +51,10 @@ pub(super) struct Activity {
     ended: AtomicBool,
     /// Bytes came in between requests since the last stamp.
     begun: AtomicBool,
+    untaken: Arc<Untaken>,
     /// Somebody else needs the place.
     makes_way: AtomicBool,
     way: Notify,
-    untaken: Arc<Untaken>,
 }
 
 /// What to do with a connection.
@@ -83,9 +83,9 @@ impl Activity {
             stirred: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             begun: AtomicBool::new(false),
+            untaken: Arc::default(),
             makes_way: AtomicBool::new(false),
             way: Notify::new(),
-            untaken: Arc::default(),
         })
     }
 

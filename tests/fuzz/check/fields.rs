@@ -37,7 +37,7 @@ fn judge(call: &Call, arrived: Instant, fields: &HeaderMap, config: &read::Confi
 }
 
 /// What a caller gets; every question is judged on its way.
-async fn answer(request: Request<Full<Bytes>>, fields: HeaderMap) -> http::Response<respond::Body> {
+async fn answer(request: Request<Full<Bytes>>, peer: Peer, fields: HeaderMap) -> http::Response<respond::Body> {
     let config = read::Config {
         authorization: read::Authorization::Delegated,
         ..read::Config::default()
@@ -64,7 +64,7 @@ async fn answer(request: Request<Full<Bytes>>, fields: HeaderMap) -> http::Respo
         .layer(route::Layer)
         .layer(read::Layer::new(config.clone()))
         .service(answer);
-    let arrival = Arrival::new(request, Peer::unix());
+    let arrival = Arrival::new(request, peer);
     stack.oneshot(arrival).await.expect("there is always an answer")
 }
 
@@ -81,9 +81,9 @@ pub(crate) fn fields(data: &[u8]) {
     *request.headers_mut() = fields.clone();
     let (near, far) = ("127.0.0.1:8080", "127.0.0.1:4711");
     let address = |text: &str| text.parse().expect("an address");
-    request.extensions_mut().insert(Peer::tcp(address(far), address(near)));
+    let peer = Peer::tcp(address(far), address(near));
 
-    let answer = super::at_once(answer(request, fields));
+    let answer = super::at_once(answer(request, peer, fields));
     let status = answer.status().as_u16();
     let expected = [200, 400, 403, 404, 413, 415, 421, 431];
     assert!(expected.contains(&status), "{status}");
