@@ -240,7 +240,7 @@ limits = ["{limit}"]
 burst = {burst}
 [queue]
 max_wait = "{max_wait}"
-max_wait_limit = "1h"
+max_wait_limit = "24h"
 max_requests_per_caller = 10000
 [cache]
 ttl = "{ttl}"
