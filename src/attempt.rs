@@ -8,10 +8,10 @@
 //! upstream can have counted the call ([`Fate`]), and whether trying again is worth a second call ([`Again`]).
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use url::Url;
 
@@ -41,6 +41,19 @@ pub trait Load: Send + Sync + fmt::Debug {
     fn trace(&self) -> trace::Call {
         trace::Call::None
     }
+}
+
+/// What those who wait want of the quota.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Demand<'a> {
+    /// How many requests wait.
+    pub waiting: usize,
+    /// How many callers they are of.
+    pub callers: usize,
+    /// By when each was promised its slot, ascending; which ticket it is does not matter here.
+    pub promised: &'a [(Instant, u64)],
+    /// Whether more would wait if there were more slots: somebody was refused for want of them.
+    pub turns_away: bool,
 }
 
 /// One attempt that wants a slot.
@@ -102,7 +115,13 @@ pub struct Granted<P> {
 #[derive(Clone, Debug, Default)]
 pub struct Route {
     avoided: Option<Arc<Url>>,
-    legs: Arc<watch::Sender<Option<Leg>>>,
+    way: Arc<Way>,
+}
+
+#[derive(Debug, Default)]
+struct Way {
+    leg: Mutex<Option<Leg>>,
+    turned: Notify,
 }
 
 /// One host on the way. There are several only when the earlier ones provably got nothing.
@@ -132,19 +151,29 @@ impl Route {
 
     /// The attempt turns to the host at `base`.
     pub fn turn(&self, base: Arc<Url>, now: Instant) {
-        self.legs.send_replace(Some(Leg { base, since: now }));
+        *self.way.lock() = Some(Leg { base, since: now });
+        self.way.turned.notify_one();
     }
 
     /// Where it is; `None` before it has a host.
     #[must_use]
     pub fn leg(&self) -> Option<Leg> {
-        self.legs.borrow().clone()
+        self.way.lock().clone()
     }
 
-    /// Follows it from here on.
-    #[must_use]
-    pub fn follow(&self) -> watch::Receiver<Option<Leg>> {
-        self.legs.subscribe()
+    /// Resolves when it has turned to a host since this was last asked. For one who asks.
+    ///
+    /// # Cancel safety
+    /// Safe: no turn is lost.
+    pub async fn turned(&self) {
+        self.way.turned.notified().await;
+    }
+}
+
+impl Way {
+    fn lock(&self) -> MutexGuard<'_, Option<Leg>> {
+        // A change is one assignment.
+        self.leg.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

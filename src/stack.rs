@@ -9,14 +9,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::Response;
 use hyper::body::Incoming;
 use tokio::time::Instant;
+use tower::layer::layer_fn;
 use tower::util::{BoxCloneSyncService, Oneshot};
 use tower::{Service, ServiceBuilder, ServiceExt as _};
 
 use crate::respond::Body;
-use crate::{BoxError, app, cache, coalesce, fleet, queue, quota, region, respond, scan, server, token, upstream};
+use crate::{
+    BoxError, app, attempt, cache, coalesce, fleet, queue, quota, region, respond, scan, server, token, upstream,
+};
 
 /// The layers, made and waiting to be put in order. Each part is built by `app`; nothing is configured here.
 #[derive(Debug)]
@@ -64,12 +67,13 @@ type Forwarding = BoxCloneSyncService<scan::Call, scan::Served, BoxError>;
 #[must_use]
 pub fn build(
     parts: Parts,
-) -> impl Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send>
+) -> impl Service<server::Arrival<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send>
 + Clone
 + Send
 + Sync
 + 'static {
     let paid = ServiceBuilder::new()
+        .layer(layer_fn(Seldom::new))
         // Above the queue, so that a second attempt waits for its own slot, in its old place.
         .layer(upstream::RetryLayer)
         // Above the quota: a slot is bound to whoever's turn it is when it is there, not before. A caller's own token has its own queue.
@@ -78,6 +82,8 @@ pub fn build(
         .layer(parts.hedge)
         // Above everything that can fail on the way: the charge ends here whatever happened, and a 429 pauses all.
         .layer(parts.quota)
+        // The layers above copy what is below them at every step.
+        .layer(layer_fn(Seldom::new))
         // Below the quota: a host that refuses the connection got nothing, so the next one is tried with the same slot.
         .layer(parts.region)
         // Below the region: a token is attached to the very attempt it is checked by, and a 401 is blamed on the right token.
@@ -123,7 +129,7 @@ pub fn build(
         .service(questions)
 }
 
-/// A service that most requests pass by. Copying it copies one pointer; it is really copied for those that go through.
+/// A service that is copied more often than it is called. Copying it copies one pointer; it is really copied for those that go through.
 #[derive(Clone, Debug)]
 struct Seldom<S>(Arc<S>);
 
@@ -171,8 +177,12 @@ impl queue::Slots for quota::Quota {
         quota::Quota::changed(self)
     }
 
-    fn demand(&self, waiting: usize, callers: usize) {
-        quota::Quota::demand(self, waiting, callers);
+    fn demand(&self, demand: attempt::Demand<'_>) {
+        quota::Quota::demand(self, demand);
+    }
+
+    fn rivals(&self) -> usize {
+        quota::Quota::rivals(self)
     }
 
     fn lost(&self) -> Option<Duration> {

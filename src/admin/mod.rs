@@ -8,13 +8,14 @@
 mod accept;
 mod health;
 mod page;
+mod rebinding;
 mod route;
 mod service;
 mod view;
 
 pub use health::{Check, Health, State};
 pub use service::{Admin, listener};
-pub use view::View;
+pub use view::{Named, View};
 
 #[cfg(test)]
 mod tests;

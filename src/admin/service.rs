@@ -11,6 +11,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use tower::Service;
 
 use super::page::Page;
+use super::rebinding::is_suspect;
 use super::route::{Astray, Probe, Target, target};
 use super::{State, View, accept};
 use crate::respond::Body;
@@ -50,8 +51,15 @@ impl Admin {
     }
 
     fn answer<B>(&self, request: &Request<B>) -> Response<Body> {
-        if Host::of(request).is_err() {
+        let Ok(host) = Host::of(request) else {
             return text(StatusCode::BAD_REQUEST, "the request needs exactly one valid Host");
+        };
+        let peer = request.extensions().get::<Peer>();
+        if is_suspect(&host, request.headers(), peer) && !(self.view.named)(&host, peer) {
+            return text(
+                StatusCode::MISDIRECTED_REQUEST,
+                "this Host is not one of the gateway's names: use an address or localhost, or add it to server.hosts",
+            );
         }
         match target(request.method(), request.uri().path()) {
             Ok(Target::Page) => self.page.answer(),

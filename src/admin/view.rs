@@ -6,7 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Health;
+use crate::server::Peer;
+use crate::server::guard::Host;
 use crate::telemetry::metrics::Exposition;
+
+/// Whether a host is named so over a connection with this peer.
+pub type Named = dyn Fn(&Host, Option<&Peer>) -> bool + Send + Sync;
 
 /// Everything that is shown. The functions are called for every request to the admin listener; they must be quick.
 #[derive(Clone)]
@@ -21,6 +26,8 @@ pub struct View {
     pub metrics: Arc<dyn Fn(Exposition) -> String + Send + Sync>,
     /// For `/openapi.json`.
     pub openapi: Bytes,
+    /// Whether a name in `Host` is one that the gateway was given, loopback ones aside.
+    pub named: Arc<Named>,
     /// For `POST /quitquitquit`: begins the drain. `None` switches it off.
     pub quit: Option<Arc<dyn Fn() + Send + Sync>>,
 }

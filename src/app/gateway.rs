@@ -90,7 +90,7 @@ impl Gateway {
         let mode = registry.mode();
         let health = admin::Health::new(status.checks());
         let view = view(config, registry, (status, history), health.clone(), stop.clone());
-        let admin = AdminThread::start(settings::admin_listener(config), admin::Admin::new(view))?;
+        let admin = AdminThread::start(settings::admin_listener(config, machine), admin::Admin::new(view))?;
         Ok(Self {
             data,
             admin,
@@ -233,6 +233,7 @@ fn view(
     stop: CancellationToken,
 ) -> admin::View {
     let (quota, queue) = (status.quota.clone(), status.queue.clone());
+    let current = Arc::clone(&status.current);
     let quit: Arc<dyn Fn() + Send + Sync> = Arc::new(move || stop.cancel());
     admin::View {
         status: {
@@ -252,6 +253,7 @@ fn view(
         },
         health,
         openapi: server::openapi().into(),
+        named: Arc::new(move |host, peer| current.load().hosts.accept(host, peer)),
         quit: config.admin.quit.then_some(quit),
     }
 }

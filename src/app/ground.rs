@@ -49,15 +49,8 @@ impl Ground {
         token: token::Config,
         net: &net::Client,
     ) -> Result<Tended<token::Keeper>, Error> {
-        let exchange = match settings::token_proxy(&config.credentials) {
-            Some(proxy) => token_proxy::exchange(net, proxy),
-            None => net.exchange(settings::SIGN_IN_BYTES, settings::SIGN_IN_TIMEOUT),
-        };
-        let imds = net
-            .direct()
-            .exchange(settings::SIGN_IN_BYTES, settings::SIGN_IN_TIMEOUT);
-        let in_spans = |exchange| trace::traced(exchange, &self.tracer, "sign in");
-        let (exchange, imds) = (in_spans(exchange), in_spans(imds));
+        let exchanges = token_proxy::exchanges(net, &config.credentials);
+        let [exchange, imds] = exchanges.map(|exchange| trace::traced(exchange, &self.tracer, "sign in"));
         Tended::make(&self.tasks, |tasks| {
             let metrics = self.meters.token.clone();
             Ok(token::Keeper::start(

@@ -39,7 +39,7 @@ pub(super) struct Made {
     hedge: upstream::HedgeLayer<quota::Permit>,
     calls: upstream::Metrics,
     read: server::read::Layer,
-    guard: server::guard::Layer,
+    pub(super) guard: server::guard::Layer,
     lane: lane::Config,
 }
 

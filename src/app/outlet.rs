@@ -61,15 +61,11 @@ impl Outlet {
         let regions = region::Table::new(region_config, region::Metrics::register(&mut registry));
         let quota_metrics = quota::Metrics::register(&mut registry);
         let quota = open_quota(config, attempt, wall.clone(), &tasks, (&mut registry, quota_metrics))?;
-        let direct = |net: &net::Client| net.exchange(settings::SIGN_IN_BYTES, settings::SIGN_IN_TIMEOUT);
-        let exchange = match settings::token_proxy(&config.credentials) {
-            Some(proxy) => token_proxy::exchange(&net, proxy),
-            None => direct(&net),
-        };
+        let [exchange, imds] = token_proxy::exchanges(&net, &config.credentials);
         let keeper = token::Keeper::start(
             settings::token(&config.credentials)?,
             exchange,
-            direct(&net.direct()),
+            imds,
             wall.clone(),
             &tasks,
             token::Metrics::register(&mut registry),

@@ -259,8 +259,13 @@ pub(super) fn data_listener(config: &Resolved, machine: Machine) -> server::Conf
     }
 }
 
-pub(super) fn admin_listener(config: &Resolved) -> server::Config {
-    admin::listener(address(&config.admin.listen))
+pub(super) fn admin_listener(config: &Resolved, machine: Machine) -> server::Config {
+    let listener = admin::listener(address(&config.admin.listen));
+    let few = machine.open_files.map_or(u64::MAX, |files| files / 8);
+    server::Config {
+        max_connections: u32::try_from(few).map_or(listener.max_connections, |few| listener.max_connections.min(few)),
+        ..listener
+    }
 }
 
 fn address(listen: &config::Listen) -> server::Address {

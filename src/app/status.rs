@@ -13,7 +13,7 @@ use super::saved::Saved;
 use crate::admin::Check;
 use crate::server::{Incident, Trouble};
 use crate::telemetry::metrics::Mode;
-use crate::{cache, coalesce, fleet, queue, quota, region, token};
+use crate::{cache, coalesce, fleet, queue, quota, region, server, token};
 
 /// The parts that have something to show. Clones look at the same gateway.
 #[derive(Clone, Debug)]
@@ -30,6 +30,7 @@ pub(super) struct Status {
 /// The parts that a new configuration may exchange.
 #[derive(Debug)]
 pub(super) struct Current {
+    pub(super) hosts: Arc<server::guard::Hosts>,
     pub(super) regions: region::Table,
     pub(super) keeper: token::Keeper,
     pub(super) cache: Arc<cache::Cache>,

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
-use http::{Request, Response};
+use http::Response;
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use tower::Service;
 
 use super::tended::Upkeep;
 use crate::respond::Body;
+use crate::server::Arrival;
 
 /// Answers each request with the service that was the latest when the request came. Clones share it.
 ///
@@ -67,26 +68,22 @@ impl<S: Clone> Clone for Swap<S> {
     }
 }
 
-impl<S> Service<Request<Incoming>> for Swap<S>
+impl<S> Service<Arrival<Incoming>> for Swap<S>
 where
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone,
+    S: Service<Arrival<Incoming>, Response = Response<Body>, Error = Infallible> + Clone,
 {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Answering<S>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        let latest = self.latest.load();
-        if latest.number != self.number {
-            (self.own, self.number) = (latest.service.clone(), latest.number);
-        }
+        // Which service it will be is found out when the request is there. All of them are always ready.
         self.own.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+    fn call(&mut self, request: Arrival<Incoming>) -> Self::Future {
         let generation = self.latest.load_full();
         if generation.number != self.number {
-            // Exchanged since it was ready. All of these services always are.
             (self.own, self.number) = (generation.service.clone(), generation.number);
         }
         Answering {
@@ -100,7 +97,7 @@ pin_project! {
     /// An answer under way, and what it needs until it is there.
     pub(super) struct Answering<S>
     where
-        S: Service<Request<Incoming>>,
+        S: Service<Arrival<Incoming>>,
     {
         #[pin]
         answer: S::Future,
@@ -108,7 +105,7 @@ pin_project! {
     }
 }
 
-impl<S: Service<Request<Incoming>>> Future for Answering<S> {
+impl<S: Service<Arrival<Incoming>>> Future for Answering<S> {
     type Output = Result<S::Response, S::Error>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {

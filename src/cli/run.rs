@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::runtime::{block_on, watch_configuration_signals, watch_signals};
-use super::{Error, note};
+use super::{Error, note, panic, process};
 use crate::app::{Gateway, Place};
 use crate::config::{Document, Environment, Format, Loaded};
 use crate::machine::Machine;
@@ -19,12 +19,17 @@ use crate::telemetry::log;
 /// # Errors
 /// Mistakes in the configuration, an address that is taken, requests that were cut off at the end of the drain.
 pub fn run(file: Option<&Path>) -> Result<(), Error> {
+    let sealed = process::seal();
     let env = Environment::real();
     let workers = env.workers();
     let place = Place::new(file.map(Path::to_owned), env);
     let document = place.find()?;
     let loaded = place.resolve(&document)?;
     let log = start_log(&loaded)?;
+    panic::say_little();
+    if let Err(error) = sealed {
+        tracing::warn!(%error, "the system does not let this process keep its memory to itself");
+    }
     for note in &loaded.notes {
         tracing::warn!("{note}");
     }
@@ -41,7 +46,7 @@ async fn serve(loaded: &Loaded, place: Place, document: Document, log: log::Hand
     watch_configuration_signals(&signals, Arc::clone(&asked), log.clone())?;
     let gateway = Gateway::start(&loaded.resolved).await.map_err(|error| {
         // The configuration was right; what the machine refuses, such as a taken port, the user can mend.
-        Error::user(chain(&error))
+        Error::user(log::chain(&error))
     })?;
     let abort = CancellationToken::new();
     gateway.reloader().set_log(log);
@@ -72,15 +77,4 @@ pub(super) fn start_log(loaded: &Loaded) -> Result<log::Handle, Error> {
         Format::Text => log::Format::Text,
     };
     log::init(&telemetry.log, format).map_err(|error| Error::failed("cannot start logging", error))
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -1,6 +1,7 @@
 //! The flights that may still be joined.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
@@ -11,11 +12,14 @@ use crate::coalesce::merge::Pool;
 use crate::coalesce::news::Inbox;
 use crate::scan::{Key, Request};
 
+/// By key. Keys are long, and looked for three times a call.
+type Flights = HashMap<Key, Arc<Flight>, foldhash::quality::RandomState>;
+
 /// At most one flight for each key. There are never more than there are requests waiting, each of which holds a connection of the server.
 #[derive(Debug)]
 pub(super) struct Board {
     pool: Option<Arc<Pool>>,
-    flights: Mutex<HashMap<Key, Arc<Flight>>>,
+    flights: Mutex<Flights>,
 }
 
 impl Board {
@@ -31,11 +35,12 @@ impl Board {
     pub(super) fn board(self: &Arc<Self>, request: &Arc<Request>, caller: &Arc<Caller>) -> Boarding {
         let now = Instant::now();
         let mut flights = self.flights();
-        if let Some(flight) = flights.get(request.key())
-            && let Some((id, inbox)) = flight.join(caller, now)
+        let berth = flights.entry(request.key().clone());
+        if let Entry::Occupied(flight) = &berth
+            && let Some((id, inbox)) = flight.get().join(caller, now)
         {
             return Boarding {
-                seat: self.seat(Arc::clone(flight), id),
+                seat: self.seat(Arc::clone(flight.get()), id),
                 inbox,
                 start: None,
             };
@@ -43,7 +48,7 @@ impl Board {
         let pool = self.pool.clone().filter(|pool| pool.suits(request));
         let (flight, id, inbox) = Flight::new(Arc::clone(request), pool, caller, now);
         let flight = Arc::new(flight);
-        flights.insert(request.key().clone(), Arc::clone(&flight));
+        berth.insert_entry(Arc::clone(&flight));
         Boarding {
             seat: self.seat(Arc::clone(&flight), id),
             inbox,
@@ -54,9 +59,10 @@ impl Board {
     /// Takes a flight off, unless a later one has taken its place already.
     pub(super) fn remove(&self, flight: &Arc<Flight>) {
         let mut flights = self.flights();
-        let key = flight.request().key();
-        if flights.get(key).is_some_and(|other| Arc::ptr_eq(other, flight)) {
-            flights.remove(key);
+        if let Entry::Occupied(other) = flights.entry(flight.request().key().clone())
+            && Arc::ptr_eq(other.get(), flight)
+        {
+            other.remove();
         }
     }
 
@@ -73,7 +79,7 @@ impl Board {
         }
     }
 
-    fn flights(&self) -> MutexGuard<'_, HashMap<Key, Arc<Flight>>> {
+    fn flights(&self) -> MutexGuard<'_, Flights> {
         // Nothing in here panics halfway through a change.
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }

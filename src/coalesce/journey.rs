@@ -176,6 +176,8 @@ impl Journey {
                     Stage::Departed(asked) => Some(asked),
                     Stage::Waiting | Stage::Over => None,
                 };
+                self.note(answer.status);
+                // Before anybody has the answer: who puts its rows together with others must know what it says about their order.
                 self.learn(&answer);
                 self.land(answer, asked, Company::None);
                 None
@@ -187,18 +189,19 @@ impl Journey {
         }
     }
 
+    /// Tells the pool how a question fared that was asked alone.
+    fn note(&self, status: StatusCode) {
+        let Some(pool) = self.flight.pool() else { return };
+        match status {
+            StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => pool.suspect(self.flight.request()),
+            StatusCode::OK if self.flight.was_sent_off() => pool.succeeded_alone(),
+            _ => {}
+        }
+    }
+
+    /// Learns from the answer to a question that was asked alone.
     fn learn(&self, answer: &Answer) {
         let request = self.flight.request();
-        if let Some(pool) = self.flight.pool()
-            && matches!(answer.status, StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND)
-        {
-            pool.suspect(request);
-        }
-        if answer.status == StatusCode::OK
-            && let Some(pool) = self.flight.pool().filter(|_| self.flight.was_sent_off())
-        {
-            pool.succeeded_alone();
-        }
         if answer.status == StatusCode::OK
             && request.is_plain()
             && let Ok(rows) = Rows::split(request, &answer.body)

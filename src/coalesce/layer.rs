@@ -191,7 +191,10 @@ where
                 Arc::clone(&self.ground.keep),
                 Arc::clone(&self.ground.lore),
             );
-            self.ground.tasks.spawn("flight", journey.run(self.inner.clone()));
+            // In a box: a task is moved several times before it runs, and this one is large.
+            self.ground
+                .tasks
+                .spawn("flight", Box::pin(journey.run(self.inner.clone())));
         }
         Box::pin(wait(seat, inbox, call.caller, Arc::clone(&self.ground)))
     }

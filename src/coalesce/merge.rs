@@ -168,20 +168,21 @@ impl Pool {
     }
 
     fn load_up(&self, carrier: &Flight, passengers: Vec<Passenger>, growth: &mut Growth, now: Instant) {
+        if passengers.is_empty() {
+            return;
+        }
         let own = carrier.request();
         let ids = passengers.iter().flat_map(|passenger| passenger.flight.request().ids());
-        match Request::plain(own.version(), own.ids().chain(ids)) {
-            Ok(request) if !passengers.is_empty() => {
-                let expected = self.lore.rows_for(own.version(), request.ids().len());
-                growth.leaves(expected.unwrap_or(0), self.lore.longest(own.version()), now);
-                carrier.load_up(Cargo {
-                    request: Arc::new(request),
-                    passengers,
-                });
-            }
-            // Passengers who are let go here ask alone.
-            _ => {}
-        }
+        // Passengers who are let go here ask alone.
+        let Ok(request) = Request::plain(own.version(), own.ids().chain(ids)) else {
+            return;
+        };
+        let expected = self.lore.rows_for(own.version(), request.ids().len());
+        growth.leaves(expected.unwrap_or(0), self.lore.longest(own.version()), now);
+        carrier.load_up(Cargo {
+            request: Arc::new(request),
+            passengers,
+        });
     }
 
     /// How many ids a call may name that leaves now.

@@ -7,11 +7,12 @@ use tokio::time::Instant;
 
 /// A moment by the store's clock: milliseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct StoreTime(pub(super) u64);
+pub struct StoreTime(pub u64);
 
 impl StoreTime {
     /// `None` when `earlier` is later.
-    pub(super) fn since(self, earlier: Self) -> Option<Duration> {
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Option<Duration> {
         self.0.checked_sub(earlier.0).map(Duration::from_millis)
     }
 }

@@ -39,7 +39,7 @@ impl Config {
     ) -> Self {
         Self {
             store,
-            prefix: format!("{prefix}:{}:{}", plain(tenant), plain(application)).into(),
+            prefix: store::scope(prefix, tenant, application).into(),
             // As the quota does: names in which case does not matter.
             namespace: Namespace::new(&tenant.to_ascii_lowercase(), &application.to_ascii_lowercase()),
             look,
@@ -75,28 +75,20 @@ const VERSION: &str = "answers-v1";
 
 /// A question, as the store knows it: SHA-256 in hexadecimal digits. Ids of scan definitions are not shown by the names of keys.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Name(Arc<str>);
+pub struct Name(Arc<str>);
 
 impl Name {
-    pub(super) fn new(text: &str) -> Self {
+    /// A name as it was told.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
         Self(text.into())
     }
 
-    pub(super) fn as_str(&self) -> &str {
+    /// The digits.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
         &self.0
     }
-}
-
-/// Nothing in a tenant's or an application's name may look like a part of the key.
-fn plain(name: &str) -> String {
-    let allowed = |c: char| {
-        if c.is_ascii_alphanumeric() || "._-".contains(c) {
-            c.to_ascii_lowercase()
-        } else {
-            '_'
-        }
-    };
-    name.chars().map(allowed).collect()
 }
 
 #[cfg(test)]
@@ -123,7 +115,7 @@ mod tests {
         ] {
             assert_ne!(one, keys(other));
         }
-        // What `plain` makes the same is still told apart by the digest.
+        // What `scope` makes the same is still told apart by the digest.
         assert_ne!(keys(config("p", "a/b", "c")), keys(config("p", "a?b", "c")));
     }
 

@@ -48,7 +48,9 @@ mod outbox;
 mod upkeep;
 mod value;
 
-pub use config::Config;
+pub use clock::StoreTime;
+pub use config::{Config, Name};
 pub use keep::Publisher;
 pub use layer::{Adopt, Fleet, Layer, Life, Member, Snapshot};
 pub use metrics::Metrics;
+pub use value::{Unreadable, Value};

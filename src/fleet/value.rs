@@ -18,12 +18,15 @@ use crate::scan::{Answer, Fields};
 
 /// An answer, and when it was asked for and came, by the store's clock.
 #[derive(Clone, Debug)]
-pub(super) struct Value {
-    pub(super) answer: Answer,
-    pub(super) asked: StoreTime,
-    pub(super) stored: StoreTime,
+pub struct Value {
+    /// The upstream's answer.
+    pub answer: Answer,
+    /// When the upstream was asked.
+    pub asked: StoreTime,
+    /// When the answer came.
+    pub stored: StoreTime,
     /// How long it is fresh.
-    pub(super) ttl: Duration,
+    pub ttl: Duration,
 }
 
 /// What stands before the body.
@@ -37,15 +40,20 @@ struct Meta {
 
 /// Why a value is not used. All are the same to the request; the names are for people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Unreadable {
+pub enum Unreadable {
+    /// This program did not write it, or a later one did.
     #[error("it is of another version")]
     Version,
+    /// Shorter than what stands before the block, or longer than [`Value::LARGEST_OPEN`] unpacked.
     #[error("it is too short or too long")]
     Size,
+    /// It was cut, changed, or lies under another name.
     #[error("its check does not hold")]
     Check,
+    /// The check holds, but what was packed is no answer.
     #[error("it cannot be taken apart")]
     Shape,
+    /// It says that it came more than a second from now.
     #[error("it is from the future")]
     Future,
 }
@@ -55,12 +63,13 @@ const HEAD: usize = 1 + 8 + 8 + 4;
 
 impl Value {
     /// The most bytes of a value in the store.
-    pub(super) const LARGEST: usize = 1 << 20;
+    pub const LARGEST: usize = 1 << 20;
     /// The most bytes of what it stands for: whatever a value claims, no more memory is taken for it.
-    pub(super) const LARGEST_OPEN: usize = 8 << 20;
+    pub const LARGEST_OPEN: usize = 8 << 20;
 
     /// The bytes for the store; `None` when it is too large, or has fields that are no text.
-    pub(super) fn write(&self, name: &Name) -> Option<Vec<u8>> {
+    #[must_use]
+    pub fn write(&self, name: &Name) -> Option<Vec<u8>> {
         let field = |(name, value): (&HeaderName, &HeaderValue)| {
             Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
         };
@@ -77,15 +86,23 @@ impl Value {
         }
         open.extend_from_slice(&self.answer.body);
         let packed = lz4_flex::block::compress(&open);
-        let length = u32::try_from(open.len()).ok()?.to_be_bytes();
-        let asked = self.asked.0.to_be_bytes();
-        let check = check(name, asked, length, &packed);
-        let value = [&[VERSION][..], &asked, &check, &length, &packed].concat();
+        let value = Self::framed(name, self.asked, u32::try_from(open.len()).ok()?, &packed);
         (value.len() <= Self::LARGEST).then_some(value)
     }
 
+    /// The bytes around an LZ4 block of `length` bytes unpacked. Their check is right whatever the block holds.
+    #[must_use]
+    pub fn framed(name: &Name, asked: StoreTime, length: u32, packed: &[u8]) -> Vec<u8> {
+        let (asked, length) = (asked.0.to_be_bytes(), length.to_be_bytes());
+        let check = check(name, asked, length, packed);
+        [&[VERSION][..], &asked, &check, &length, packed].concat()
+    }
+
     /// Reads what the store gave at `now` by its clock.
-    pub(super) fn read(name: &Name, bytes: &[u8], now: StoreTime) -> Result<Self, Unreadable> {
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub fn read(name: &Name, bytes: &[u8], now: StoreTime) -> Result<Self, Unreadable> {
         if bytes.first() != Some(&VERSION) {
             return Err(Unreadable::Version);
         }
@@ -129,7 +146,8 @@ fn fields(fields: &[(String, String)]) -> Option<Fields> {
     let field = |(name, value): &(String, String)| {
         Some((
             HeaderName::from_bytes(name.as_bytes()).ok()?,
-            HeaderValue::from_str(value).ok()?,
+            // ASCII, as it was written: what is beyond it could be read, and not be written again.
+            HeaderValue::from_str(value).ok().filter(|_| value.is_ascii())?,
         ))
     };
     fields.iter().map(field).collect()
@@ -204,6 +222,19 @@ mod tests {
             Value::read(&name(), &changed, NOW).unwrap_err();
         }
         Value::read(&Name::new("m"), &bytes, NOW).unwrap_err();
+    }
+
+    #[test]
+    fn fields_that_could_not_be_written_again_are_not_read() {
+        let read = |field: &str| {
+            let open =
+                format!(r#"{{"stored":1700000010000,"ttl_ms":1,"status":200,"fields":[["a","{field}"]]}}"#) + "\n";
+            let packed = lz4_flex::block::compress(open.as_bytes());
+            let length = u32::try_from(open.len()).unwrap();
+            Value::read(&name(), &Value::framed(&name(), StoreTime(1), length, &packed), NOW).err()
+        };
+        assert_eq!(read("b"), None);
+        assert_eq!(read("é"), Some(Unreadable::Shape));
     }
 
     #[test]

@@ -3,10 +3,8 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use http::Uri;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
@@ -14,7 +12,6 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
-use tower::Service;
 use url::Url;
 
 use crate::net::dial::dial;
@@ -129,6 +126,11 @@ impl Connector {
         Ok(total)
     }
 
+    /// Sets a connection to `target` up.
+    pub(super) async fn reach(&self, target: &Target) -> Result<Stream, ConnectError> {
+        self.connect(target, &self.shared.tls).await
+    }
+
     async fn connect(&self, target: &Target, tls: &Arc<ClientConfig>) -> Result<Stream, ConnectError> {
         let deadline = Instant::now() + self.shared.timeout;
         let proxy = self.shared.proxy.as_ref().filter(|proxy| proxy.covers(&target.uri));
@@ -224,6 +226,7 @@ async fn bounded<T>(
 }
 
 /// Where a connection is to lead.
+#[derive(Debug)]
 pub(super) struct Target {
     uri: Uri,
     host: String,
@@ -255,21 +258,6 @@ impl Target {
 
     pub(super) fn authority(&self) -> &Arc<str> {
         &self.authority
-    }
-}
-
-impl Service<Uri> for Connector {
-    type Response = Stream;
-    type Error = ConnectError;
-    type Future = BoxFuture<'static, Result<Stream, ConnectError>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let connector = self.clone();
-        Box::pin(async move { connector.connect(&Target::new(uri), &connector.shared.tls).await })
     }
 }
 

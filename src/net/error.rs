@@ -5,8 +5,6 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use hyper_util::client::legacy;
-
 /// A client cannot be built from its configuration. The operator's fault.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
@@ -165,15 +163,15 @@ pub enum Kind {
     /// No connection. Nothing was written.
     #[error("no connection")]
     Connect(#[source] ConnectError),
-    /// A pooled connection closed before it took the request, and no other took it. Nothing was written.
+    /// A connection closed, or turned out not to speak HTTP, before it took the request, and no other took it. Nothing was written.
     #[error("the connection closed before the request was written")]
-    NotSent(#[source] legacy::Error),
-    /// The request is not one that can be sent at all; a mistake in this program.
+    NotSent(#[source] hyper::Error),
+    /// The request's address is not absolute; a mistake in this program.
     #[error("the request cannot be sent")]
-    Unsendable(#[source] legacy::Error),
+    Unsendable,
     /// The connection broke between the request and the head of the answer.
     #[error("the connection was lost before an answer came")]
-    Lost(#[source] legacy::Error),
+    Lost(#[source] hyper::Error),
     /// No head of an answer in time.
     #[error("no answer in time")]
     HeadTimeout,
@@ -199,25 +197,6 @@ impl Error {
         }
     }
 
-    /// Sorts out what the pooled client reports.
-    pub(super) fn from_client(authority: &Arc<str>, error: legacy::Error) -> Self {
-        let kind = if let Some(connect) = find::<ConnectError>(&error) {
-            Kind::Connect(connect.clone())
-        } else if find::<hyper::Error>(&error).is_some_and(hyper::Error::is_canceled) {
-            // hyper reports `canceled` only together with the unsent request handed back.
-            Kind::NotSent(error)
-        } else if error.is_connect() {
-            // The pool's own trouble, such as a protocol handshake that failed: still before any request.
-            Kind::NotSent(error)
-        } else if find::<hyper::Error>(&error).is_none() {
-            // Wrong version or a relative address: refused by the client before it looked for a connection.
-            Kind::Unsendable(error)
-        } else {
-            Kind::Lost(error)
-        };
-        Self::new(authority, kind)
-    }
-
     /// `host:port` of the destination.
     #[must_use]
     pub fn authority(&self) -> &str {
@@ -233,7 +212,7 @@ impl Error {
     /// Whether provably no byte of the request was written.
     #[must_use]
     pub fn is_unsent(&self) -> bool {
-        matches!(self.kind, Kind::Connect(_) | Kind::NotSent(_) | Kind::Unsendable(_))
+        matches!(self.kind, Kind::Connect(_) | Kind::NotSent(_) | Kind::Unsendable)
     }
 
     /// Whether the head of an answer had arrived, so that the request certainly had, too.
@@ -261,15 +240,10 @@ impl Error {
         match &self.kind {
             Kind::Connect(error) => error.proxy_status(),
             Kind::NotSent(_) | Kind::Lost(_) => "connection_terminated",
-            Kind::Unsendable(_) => "proxy_internal_error",
+            Kind::Unsendable => "proxy_internal_error",
             Kind::HeadTimeout | Kind::BodyTimeout => "http_response_timeout",
             Kind::BodyLost(_) => "http_response_incomplete",
             Kind::BodyTooLarge { .. } => "http_response_body_size",
         }
     }
-}
-
-/// The first error of type `E` in the chain that starts at `error`.
-fn find<'a, E: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a E> {
-    std::iter::successors(Some(error), |error| error.source()).find_map(|error| error.downcast_ref())
 }

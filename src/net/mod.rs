@@ -9,11 +9,12 @@
 
 mod client;
 mod config;
+mod connection;
 mod connector;
 mod dial;
 mod dns;
 mod error;
-mod gate;
+mod pool;
 mod proxy;
 mod stream;
 mod tls;

@@ -7,10 +7,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
 
 /// Bytes in both directions: TCP, TLS over TCP, or TLS over a tunnel.
 pub(super) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -24,17 +22,10 @@ pub(super) enum Protocol {
     Http2,
 }
 
-/// When a connection was made; travels with every answer that came over it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Born {
-    pub(super) at: Instant,
-    pub(super) protocol: Protocol,
-}
-
 /// A connection that is ready for HTTP.
-pub struct Stream {
+pub(super) struct Stream {
     io: TokioIo<Box<dyn Duplex>>,
-    born: Born,
+    protocol: Protocol,
     setup: Duration,
 }
 
@@ -42,12 +33,13 @@ impl Stream {
     pub(super) fn new(io: Box<dyn Duplex>, protocol: Protocol, setup: Duration) -> Self {
         Self {
             io: TokioIo::new(io),
-            born: Born {
-                at: Instant::now(),
-                protocol,
-            },
+            protocol,
             setup,
         }
+    }
+
+    pub(super) fn protocol(&self) -> Protocol {
+        self.protocol
     }
 
     /// How long it took from the known address to a connection ready for HTTP.
@@ -63,18 +55,8 @@ impl Stream {
 impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stream")
-            .field("born", &self.born)
+            .field("protocol", &self.protocol)
             .finish_non_exhaustive()
-    }
-}
-
-impl Connection for Stream {
-    fn connected(&self) -> Connected {
-        let connected = Connected::new().extra(self.born);
-        match self.born.protocol {
-            Protocol::Http1 => connected,
-            Protocol::Http2 => connected.negotiated_h2(),
-        }
     }
 }
 

@@ -15,7 +15,7 @@ use super::metrics::Metrics;
 use super::refused::{Reason, Refused};
 use super::snapshot::Snapshot;
 use super::state::{Entered, State, TOLERANCE, Turn};
-use crate::attempt::Try;
+use crate::attempt::{Demand, Try};
 use crate::task::Tasks;
 
 /// Where slots come from.
@@ -38,9 +38,14 @@ pub trait Slots: fmt::Debug + Send + Sync + 'static {
     /// Resolves when a slot may be free earlier than last said; a change while nobody waits is not lost.
     fn changed(&self) -> impl Future<Output = ()> + Send;
 
-    /// Says how many requests wait, and of how many callers, whenever that may have changed.
-    fn demand(&self, waiting: usize, callers: usize) {
-        let _ = (waiting, callers);
+    /// Says what is wanted, whenever that may have changed.
+    fn demand(&self, demand: Demand<'_>) {
+        let _ = demand;
+    }
+
+    /// How many others, who are not in this queue, may want slots too.
+    fn rivals(&self) -> usize {
+        0
     }
 
     /// When nobody can tell whether there are slots: how long callers should stay away.
@@ -161,6 +166,17 @@ impl<S: Slots> Queue<S> {
 
     fn take_ticket(&self, now: Instant, attempt: &Try) -> Result<Waiting<S>, Refused> {
         let mut state = self.0.lock();
+        let waiting = |start, place| Waiting {
+            place,
+            queue: self.clone(),
+            entered: now,
+            deadline: attempt.caller.deadline,
+            start,
+        };
+        if let Some(permit) = state.pass(now, &attempt.caller, &self.0.slots) {
+            self.0.tell(&state);
+            return Ok(waiting(now, Place::Served(permit)));
+        }
         let Entered { id, start, turn } = state.enter(now, attempt, &self.0.slots)?;
         let next = state.hand_out(now, &self.0.slots);
         self.0.tell(&state);
@@ -173,13 +189,7 @@ impl<S: Slots> Queue<S> {
             queue: self.clone(),
             id,
         };
-        Ok(Waiting {
-            turn,
-            ticket,
-            entered: now,
-            deadline: attempt.caller.deadline,
-            start,
-        })
+        Ok(waiting(start, Place::Behind(turn, ticket)))
     }
 
     /// Hands slots out when they come, for as long as it is polled. Once for each queue.
@@ -222,7 +232,21 @@ impl<S: Slots> Shared<S> {
         let shown = i64::try_from(waiting).unwrap_or(i64::MAX);
         let before = self.shown.swap(shown, Ordering::Relaxed);
         self.metrics.waiting.inc_by(shown - before);
-        self.slots.demand(waiting, state.order.callers());
+        self.slots.demand(state.demand());
+    }
+
+    /// Waits to be told.
+    async fn turn(&self, told: oneshot::Receiver<Turn<S::Permit>>, latest: Instant) -> Turn<S::Permit> {
+        let refused = |reason, retry_after| Err(Refused { reason, retry_after });
+        tokio::select! {
+            biased;
+            // Only a panic in the queue loses a ticket.
+            turn = told => turn.unwrap_or(refused(Reason::Late, Duration::ZERO)),
+            () = tokio::time::sleep_until(latest) => {
+                let wait = self.lock().predicted_wait(Instant::now(), &self.slots);
+                refused(Reason::Overtaken, wait)
+            }
+        }
     }
 
     /// A refusal for want of slots, when it is not known whether there are any.
@@ -241,11 +265,19 @@ impl<S: Slots> Shared<S> {
 /// A place in the queue; dropped, it is given up at once, and a slot just handed to it passes on.
 #[derive(Debug)]
 pub struct Waiting<S: Slots> {
-    turn: oneshot::Receiver<Turn<S::Permit>>,
-    ticket: Held<S>,
+    place: Place<S>,
+    queue: Queue<S>,
     entered: Instant,
     deadline: Instant,
     start: Instant,
+}
+
+#[derive(Debug)]
+enum Place<S: Slots> {
+    /// A slot was free, and nobody waited.
+    Served(S::Permit),
+    /// Its turn will be told.
+    Behind(oneshot::Receiver<Turn<S::Permit>>, Held<S>),
 }
 
 impl<S: Slots> Waiting<S> {
@@ -263,20 +295,18 @@ impl<S: Slots> Waiting<S> {
     /// # Cancel safety
     /// Safe, see [`Queue::turn`].
     pub async fn turn(self) -> Result<S::Permit, Refused> {
-        let metrics = &self.ticket.queue.0.metrics;
-        let refused = |reason, retry_after| Err(Refused { reason, retry_after });
-        let turn = tokio::select! {
-            biased;
-            // Only a panic in the queue loses a ticket.
-            turn = self.turn => turn.unwrap_or(refused(Reason::Late, Duration::ZERO)),
-            () = tokio::time::sleep_until(self.deadline.max(self.entered) + TOLERANCE) => {
-                refused(Reason::Overtaken, self.ticket.queue.predicted_wait())
-            }
+        let shared = &self.queue.0;
+        let latest = self.deadline.max(self.entered) + TOLERANCE;
+        let turn = match self.place {
+            Place::Served(permit) => Ok(permit),
+            Place::Behind(turn, _ticket) => shared
+                .turn(turn, latest)
+                .await
+                .map_err(|refused| shared.honest(refused)),
         };
-        let turn = turn.map_err(|refused| self.ticket.queue.0.honest(refused));
         match &turn {
-            Ok(_) => metrics.waited(self.entered.elapsed()),
-            Err(refused) => metrics.refused(refused.reason),
+            Ok(_) => shared.metrics.waited(self.entered.elapsed()),
+            Err(refused) => shared.metrics.refused(refused.reason),
         }
         turn
     }

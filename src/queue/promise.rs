@@ -78,6 +78,12 @@ impl Promises {
         given_up
     }
 
+    /// All deadlines, ascending, and whose they are.
+    #[must_use]
+    pub fn deadlines(&self) -> &[(Instant, u64)] {
+        &self.deadlines
+    }
+
     fn index(&self, deadline: Instant, id: u64) -> usize {
         self.deadlines.partition_point(|entry| *entry < (deadline, id))
     }

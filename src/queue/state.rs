@@ -12,7 +12,7 @@ use super::order::{Order, Ticket};
 use super::promise::Promises;
 use super::refused::{Reason, Refused};
 use super::visitor::{LATELY, Visitors};
-use crate::attempt::Try;
+use crate::attempt::{Demand, Try};
 use crate::caller::{Caller, Name, Urgency};
 
 /// What a waiting request receives.
@@ -41,6 +41,8 @@ pub(super) struct State<P> {
     checked: bool,
     pub(super) visitors: Visitors,
     tickets: u64,
+    /// Whether somebody was refused for want of slots since nobody waited last.
+    turns_away: bool,
     /// When the clock task will next look by itself.
     pub(super) armed: Option<Instant>,
     /// No slot is of use from then on.
@@ -68,6 +70,7 @@ impl<P> State<P> {
             checked: true,
             visitors: Visitors::default(),
             tickets: 0,
+            turns_away: false,
             armed: None,
             closes: None,
         }
@@ -76,6 +79,22 @@ impl<P> State<P> {
     pub(super) fn reconfigure(&mut self, config: Config) {
         self.order.reweigh(config.weights.clone());
         self.config = config;
+    }
+
+    /// A slot that is free now, when nobody waits for it: what [`State::enter`] and [`State::hand_out`] would come to, without a forecast.
+    pub(super) fn pass<S>(&mut self, now: Instant, caller: &Caller, slots: &S) -> Option<P>
+    where
+        S: Slots<Permit = P>,
+    {
+        let takes_nobody = self.config.max_requests == 0 || self.config.max_requests_per_caller == 0;
+        if !self.order.is_empty() || takes_nobody || self.closes.is_some() {
+            return None;
+        }
+        let permit = slots.take(now).ok()?;
+        self.visitors.visit(&caller.name, now);
+        self.order.pass(&caller.name, caller.urgency);
+        self.handed_out(&caller.name, now);
+        Some(permit)
     }
 
     /// Takes a ticket, or refuses at once.
@@ -89,7 +108,15 @@ impl<P> State<P> {
         let own = self.order.waiting_of(&caller.name);
         let others = self.visitors.visit(&caller.name, now);
         self.look_ahead(now, self.order.len() + 1 + MOST_RESERVED, slots);
-        let reserve = self.reserve(deadline, if own == 0 { 0 } else { others.max(1) });
+        let reserve = self.reserve(
+            deadline,
+            if own == 0 {
+                0
+            } else {
+                others.max(1).saturating_add(slots.rivals())
+            },
+        );
+        self.turns_away &= !self.order.is_empty();
         if self.order.len() >= self.config.max_requests {
             return Err(self.refuse(Reason::Full, caller, reserve, now));
         }
@@ -116,6 +143,7 @@ impl<P> State<P> {
         }
         if let Err(reason) = self.admit(rank, deadline, reserve) {
             self.order.remove(id);
+            self.turns_away = !self.order.is_empty();
             return Err(self.refuse(reason, caller, reserve, now));
         }
         // The fair turn, or the end of those who cannot be passed over.
@@ -166,18 +194,21 @@ impl<P> State<P> {
             };
             self.promises.remove(ticket.deadline, id);
             match turn.send(Ok(permit)) {
-                Ok(()) => {
-                    self.visitors.served(&ticket.caller);
-                    if self.slots.pop_front().is_none_or(|first| first > now) {
-                        // The slot came before its time: so may the next ones.
-                        self.forecast_of = None;
-                    }
-                }
+                Ok(()) => self.handed_out(&ticket.caller, now),
                 // The caller has just left: the slot passes on.
                 Err(returned) => in_hand = returned.ok(),
             }
         }
         None
+    }
+
+    /// A slot has gone to this caller.
+    fn handed_out(&mut self, caller: &Name, now: Instant) {
+        self.visitors.served(caller);
+        if self.slots.pop_front().is_none_or(|first| first > now) {
+            // The slot came before its time: so may the next ones.
+            self.forecast_of = None;
+        }
     }
 
     /// No slot is of use after `closes`: whoever would have to wait longer is told now.
@@ -198,6 +229,16 @@ impl<P> State<P> {
                 }));
             }
             self.leave(id);
+        }
+    }
+
+    /// What is wanted now.
+    pub(super) fn demand(&self) -> Demand<'_> {
+        Demand {
+            waiting: self.order.len(),
+            callers: self.order.callers(),
+            promised: self.promises.deadlines(),
+            turns_away: self.turns_away && !self.order.is_empty(),
         }
     }
 

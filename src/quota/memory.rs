@@ -20,6 +20,8 @@ use super::pace::Filling;
 pub struct Memory {
     path: PathBuf,
     file: File,
+    /// The last line may lack its end: writing it failed.
+    torn: bool,
     /// Facts written since the file was last made compact.
     facts: usize,
     /// After so many facts the file is made compact: about ten lines a charge of the longest window, so it stays below a few hundred kB.
@@ -112,20 +114,21 @@ impl Memory {
     ) -> io::Result<(Self, Past)> {
         let text = read(path)?;
         let (live, bucket) = replay(&text, attempt);
+        let latest = now.as_microsecond().saturating_add(micros(LANDING));
+        // Named anew: whatever numbers the file holds, there are some left.
+        let live: BTreeMap<_, _> = (0..).zip(live.into_values().map(|at| at.min(latest))).collect();
         let mut memory = Self {
             path: path.to_owned(),
             file: OpenOptions::new().create(true).append(true).open(path)?,
+            torn: false,
             facts: 0,
             compact_after: most.saturating_mul(10).max(1000),
-            next: 0,
+            next: live.len() as u64,
             live,
             bucket,
             window,
             attempt,
         };
-        let latest = now.as_microsecond().saturating_add(micros(LANDING));
-        memory.live.values_mut().for_each(|at| *at = (*at).min(latest));
-        memory.next = memory.live.last_key_value().map_or(0, |(id, _)| id + 1);
         memory.compact(now)?;
         let counted = memory
             .live
@@ -181,7 +184,13 @@ impl Memory {
     }
 
     fn append(&mut self, facts: &str, now: Timestamp) -> io::Result<()> {
+        if self.torn {
+            // A full disk took a part of the line; what follows must not become a part of it.
+            self.file.write_all(b"\n")?;
+        }
+        self.torn = true;
         self.file.write_all(facts.as_bytes())?;
+        self.torn = false;
         self.facts += 1;
         if self.facts > self.compact_after {
             self.compact(now)
@@ -203,7 +212,7 @@ impl Memory {
         fs::write(&new, text)?;
         fs::rename(&new, &self.path)?;
         self.file = OpenOptions::new().append(true).open(&self.path)?;
-        self.facts = 0;
+        (self.torn, self.facts) = (false, 0);
         Ok(())
     }
 }
@@ -331,6 +340,73 @@ mod tests {
         .unwrap();
         let (mut memory, counted) = open(&path, at(2));
         assert_eq!(counted, [at(1)]);
+        let id = memory.issued(at(3), FILLING).unwrap();
+        memory.settled(id, at(3)).unwrap();
+        drop(memory);
+        assert_eq!(open(&path, at(4)).1, [at(1), at(3)]);
+    }
+
+    #[test]
+    fn a_file_cut_at_any_byte_loses_the_torn_line_only_and_counts_no_call_less() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, cut) = (dir.path().join("state"), dir.path().join("cut"));
+        let (mut memory, _) = open(&path, at(0));
+        for second in 1..=12 {
+            let id = memory.issued(at(second), FILLING).unwrap();
+            match second % 3 {
+                0 => memory.settled(id, at(second + 1)).unwrap(),
+                1 => memory.refunded(id, at(second + 1)).unwrap(),
+                _ => {}
+            }
+        }
+        let whole = fs::read(&path).unwrap();
+        let counted = |text: &[u8]| {
+            fs::write(&cut, text).unwrap();
+            let (mut memory, counted) = open(&cut, at(20));
+            // What is remembered from then on is remembered behind whatever was there.
+            memory.issued(at(20), FILLING).unwrap();
+            drop(memory);
+            assert_eq!(open(&cut, at(20)).1.len(), counted.len() + 1);
+            counted
+        };
+        for end in 0..=whole.len() {
+            let lines = whole[..end]
+                .iter()
+                .rposition(|byte| *byte == b'\n')
+                .map_or(0, |at| at + 1);
+            let left = counted(&whole[..end]);
+            assert_eq!(left, counted(&whole[..lines]), "cut at {end}");
+            let text = String::from_utf8_lossy(&whole[..lines]).into_owned();
+            let facts = |kind: &str| text.lines().filter(|line| line.starts_with(kind)).count();
+            assert_eq!(
+                left.len(),
+                facts("i ") - facts("r "),
+                "cut at {end}: every call that may have left"
+            );
+        }
+    }
+
+    #[test]
+    fn a_line_that_a_full_disk_cut_off_spoils_no_later_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        let (mut memory, _) = open(&path, at(0));
+        let working = std::mem::replace(&mut memory.file, File::open(&path).unwrap());
+        memory.issued(at(1), FILLING).unwrap_err();
+        fs::write(&path, "i 0 17900").unwrap();
+        memory.file = working;
+        memory.issued(at(2), FILLING).unwrap();
+        drop(memory);
+        assert_eq!(open(&path, at(1000)).1, [at(62)]);
+    }
+
+    #[test]
+    fn the_highest_number_of_all_is_followed_by_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state");
+        fs::write(&path, format!("s {} {}\n", u64::MAX, at(1).as_microsecond())).unwrap();
+        let (mut memory, before) = open(&path, at(2));
+        assert_eq!(before, [at(1)]);
         let id = memory.issued(at(3), FILLING).unwrap();
         memory.settled(id, at(3)).unwrap();
         drop(memory);

@@ -11,6 +11,7 @@ use super::feedback::Throttled;
 use super::metrics::Metrics;
 use super::window::Window;
 use super::{local, shared};
+use crate::attempt::Demand;
 use crate::clock::Wall;
 use crate::task::Tasks;
 
@@ -91,10 +92,19 @@ impl Quota {
         }
     }
 
-    /// Says how many requests wait, of how many callers: a shared quota hands out slots only to those who wait.
-    pub fn demand(&self, waiting: usize, callers: usize) {
+    /// Says what is wanted: a shared quota hands out slots only to those who wait.
+    pub fn demand(&self, demand: Demand<'_>) {
         if let Self::Shared(quota) = self {
-            quota.demand(waiting, callers);
+            quota.demand(demand);
+        }
+    }
+
+    /// How many other processes may want slots of the same quota.
+    #[must_use]
+    pub fn rivals(&self) -> usize {
+        match self {
+            Self::Local(_) => 0,
+            Self::Shared(quota) => quota.rivals(),
         }
     }
 

@@ -34,6 +34,16 @@ struct Shared {
 struct State {
     hosts: Vec<Host>,
     current: Option<usize>,
+    /// What people were last told, host by host.
+    told: Vec<Option<Told>>,
+}
+
+/// What people are told of a host.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Told {
+    healthy: bool,
+    rtt: Option<Duration>,
+    selected: bool,
 }
 
 /// A host picked for a call.
@@ -73,7 +83,11 @@ impl Table {
         let table = Self {
             shared: Arc::new(Shared {
                 wake: hosts.iter().map(|_| Notify::new()).collect(),
-                state: Mutex::new(State { hosts, current: None }),
+                state: Mutex::new(State {
+                    told: hosts.iter().map(|_| None).collect(),
+                    hosts,
+                    current: None,
+                }),
                 measured: watch::Sender::new(false),
                 begun: Instant::now(),
                 config,
@@ -130,6 +144,9 @@ impl Table {
     /// # Cancel safety
     /// Safe.
     pub async fn measured(&self) {
+        if *self.shared.measured.borrow() {
+            return;
+        }
         let mut measured = self.shared.measured.subscribe();
         let deadline = self.shared.begun + self.shared.config.first_wait;
         // Without a measurement the candidates' order decides.
@@ -201,19 +218,20 @@ impl Table {
         self.lock().hosts[index].health.until().filter(|until| *until > now)
     }
 
-    /// Applies what was learned, elects anew, and shows and logs what is different.
+    /// Applies what was learned, elects anew, and shows and logs what is different. Every answer comes through here, and hardly any is news.
     fn change(&self, learn: impl FnOnce(&mut State, Instant)) {
         let now = Instant::now();
-        let (before, after) = {
+        let news = {
             let mut state = self.lock();
-            let before = state.rows(now);
             learn(&mut state, now);
             state.elect(now);
-            (before, state.rows(now))
+            state.news(now)
         };
-        for (before, after) in before.iter().zip(&after) {
+        for (before, after) in &news {
             self.shared.metrics.show(after);
-            tell(before, after);
+            if let Some(before) = before {
+                tell(before, after);
+            }
         }
     }
 
@@ -224,7 +242,7 @@ impl Table {
 }
 
 /// Logs what is different.
-fn tell(before: &Row, after: &Row) {
+fn tell(before: &Told, after: &Row) {
     let (region, url) = (&*after.label, shown(&after.url));
     match (before.healthy, after.healthy) {
         (true, false) => tracing::warn!(region, url, reason = after.left_for, "region left"),
@@ -285,9 +303,31 @@ impl State {
             .min_by_key(|index| self.hosts[*index].rank(self.current == Some(*index), now))
     }
 
+    /// The hosts of which something else is to be told than before, with what was.
+    fn news(&mut self, now: Instant) -> Vec<(Option<Told>, Row)> {
+        let best = self.best(now, &[]);
+        let mut news = Vec::new();
+        for (index, host) in self.hosts.iter().enumerate() {
+            let told = Told {
+                healthy: host.health.standing(now).is_usable(),
+                rtt: host.nearness.estimate(),
+                selected: best == Some(index),
+            };
+            if self.told[index] != Some(told) {
+                news.push((self.told[index].replace(told), self.row(index, best, now)));
+            }
+        }
+        news
+    }
+
     fn rows(&self, now: Instant) -> Vec<Row> {
         let best = self.best(now, &[]);
-        let row = |(index, host): (usize, &Host)| Row {
+        (0..self.hosts.len()).map(|index| self.row(index, best, now)).collect()
+    }
+
+    fn row(&self, index: usize, best: Option<usize>, now: Instant) -> Row {
+        let host = &self.hosts[index];
+        Row {
             name: Arc::clone(&host.name),
             label: Arc::clone(&host.label),
             url: Arc::clone(&host.url),
@@ -295,7 +335,6 @@ impl State {
             left_for: host.health.standing(now).left_for(),
             rtt: host.nearness.estimate(),
             selected: best == Some(index),
-        };
-        self.hosts.iter().enumerate().map(row).collect()
+        }
     }
 }

@@ -140,7 +140,7 @@ pub(super) fn served(config: &Config, served: Served, wait: Option<Duration>, or
     let mut response = upstream(config, served.answer, &served.status, origin);
     let fields = response.headers_mut();
     if let Some(age) = served.age {
-        fields.insert(header::AGE, age.as_secs().into());
+        put(fields, header::AGE, field::age(age));
     }
     if let Some(wait) = wait {
         put(

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::uri::Scheme;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, header, uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header, uri};
 use pin_project_lite::pin_project;
 use tower::Service;
 
@@ -26,9 +26,21 @@ pub enum Reply {
     Options,
 }
 
+/// What writing an answer needs of its request.
+pub trait Addressed {
+    /// The request's name.
+    fn id(&self) -> RequestId;
+
+    /// Its target.
+    fn uri(&self) -> &Uri;
+
+    /// Its fields.
+    fn headers(&self) -> &HeaderMap;
+}
+
 /// Answers every request: neither an error nor a missing answer leaves it.
 ///
-/// Reads the [`RequestId`] extension of the request and says how every question [`Ended`](super::Ended) (`OPTIONS` is none).
+/// Says how every question [`Ended`](super::Ended) (`OPTIONS` is none).
 #[derive(Clone, Debug)]
 pub struct Layer {
     config: Arc<Config>,
@@ -95,9 +107,10 @@ pub struct Respond<S> {
     layer: Layer,
 }
 
-impl<S, B> Service<Request<B>> for Respond<S>
+impl<S, R> Service<R> for Respond<S>
 where
-    S: Service<Request<B>, Response = Reply, Error = BoxError>,
+    S: Service<R, Response = Reply, Error = BoxError>,
+    R: Addressed,
 {
     type Response = Answered;
     type Error = Infallible;
@@ -108,10 +121,10 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, request: R) -> Self::Future {
         Responding {
             config: Arc::clone(self.layer.config_for(request.headers())),
-            id: request.extensions().get().cloned().unwrap_or_else(RequestId::random),
+            id: request.id(),
             origin: Origin::of(&request),
             reply: self.inner.call(request),
         }
@@ -157,7 +170,7 @@ struct Origin {
 }
 
 impl Origin {
-    fn of<B>(request: &Request<B>) -> Self {
+    fn of(request: &impl Addressed) -> Self {
         Self {
             // The gateway speaks cleartext; a front that terminates TLS says so in HTTP/2's `:scheme` or an absolute target.
             scheme: request.uri().scheme().cloned().unwrap_or(Scheme::HTTP),

@@ -20,7 +20,7 @@ mod table;
 pub use answer::{Answered, Body, Config, Ended, Outcome, RateLimit, Window, Windows};
 pub use describe::{answers, body, options};
 pub use kind::Kind;
-pub use layer::{Layer, Reply, Respond};
+pub use layer::{Addressed, Layer, Reply, Respond};
 pub use problem::{Fault, Policies, Problem};
 pub use refusal::{Panicked, Refusal};
 pub use request_id::RequestId;

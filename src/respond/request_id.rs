@@ -2,9 +2,24 @@
 
 use std::sync::Arc;
 
-/// Travels with the request as an extension. It is 1 to 128 visible ASCII characters, without quotes or backslashes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestId(Arc<str>);
+/// 1 to 128 visible ASCII characters, without quotes or backslashes.
+#[derive(Clone, Debug)]
+pub struct RequestId(Text);
+
+/// Most callers give none: a new one has its place here, and needs no allocation.
+#[derive(Clone, Debug)]
+enum Text {
+    New([u8; 32]),
+    Given(Arc<str>),
+}
+
+impl PartialEq for RequestId {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for RequestId {}
 
 impl RequestId {
     /// Longest id taken over from a caller, in bytes: ids are logged with every line.
@@ -14,7 +29,7 @@ impl RequestId {
     #[must_use]
     pub fn from_caller(text: &str) -> Option<Self> {
         let sane = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\');
-        ((1..=Self::MAX_BYTES).contains(&text.len()) && text.bytes().all(sane)).then(|| Self(text.into()))
+        ((1..=Self::MAX_BYTES).contains(&text.len()) && text.bytes().all(sane)).then(|| Self(Text::Given(text.into())))
     }
 
     /// A new id: 128 random bits in hexadecimal.
@@ -26,19 +41,25 @@ impl RequestId {
             pair[0] = HEX[usize::from(byte >> 4)];
             pair[1] = HEX[usize::from(byte & 15)];
         }
-        Self(std::str::from_utf8(&text).unwrap_or_default().into())
+        Self(Text::New(text))
     }
 
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        match &self.0 {
+            Text::New(text) => std::str::from_utf8(text).unwrap_or_default(),
+            Text::Given(text) => text,
+        }
     }
 
     /// The id, shared.
     #[must_use]
     pub fn share(&self) -> Arc<str> {
-        Arc::clone(&self.0)
+        match &self.0 {
+            Text::New(_) => self.as_str().into(),
+            Text::Given(text) => Arc::clone(text),
+        }
     }
 }
 

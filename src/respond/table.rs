@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{Fault, Kind, Panicked, Policies, Problem, Refusal};
 use crate::BoxError;
 use crate::scan::Invalid;
+use crate::telemetry::log;
 use crate::{cache, coalesce, queue, quota, token, upstream};
 
 /// What to answer to `error`: the first cause in its chain that the table knows decides. What nobody knows is our own failure.
@@ -95,25 +96,15 @@ fn token(error: &token::Error) -> Problem {
 
 fn upstream(error: &upstream::Error) -> Problem {
     if error.is_timeout() {
-        return timeout(detail(error));
+        return timeout(log::chain(error));
     }
     let fault = Fault::Exchange(error.proxy_status());
-    Problem::new(Kind::UpstreamUnreachable, detail(error)).with_fault(fault)
+    // Callers of an internal gateway may know why.
+    Problem::new(Kind::UpstreamUnreachable, log::chain(error)).with_fault(fault)
 }
 
 fn timeout(detail: String) -> Problem {
     Problem::new(Kind::UpstreamTimeout, detail).with_fault(Fault::ResponseTimeout)
-}
-
-/// The error and its causes in one sentence: callers of an internal gateway may know why.
-fn detail(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 fn invalid(invalid: &Invalid) -> Problem {

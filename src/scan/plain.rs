@@ -3,11 +3,11 @@
 //! Not here: any judgement. A body that is not exactly of this form is left to [`body`](super::body), so that there is one place that
 //! decides what is wrong with it. Invariant: what is read here is read in the same way there.
 
-use crate::scan::ids::IdSet;
+use crate::scan::ids::{Guid, IdSet};
 
 /// The ids of `{"ScanDefinitionIds":["…", …]}`, if none needs an escape; `None` for every other body.
 pub(super) fn read_ids(body: &[u8]) -> Option<IdSet> {
-    let mut rest = Rest(std::str::from_utf8(body).ok()?);
+    let mut rest = Rest(body);
     rest.mark(b'{')?;
     rest.mark(b'"')?;
     rest.pass("ScanDefinitionIds\"")?;
@@ -16,7 +16,10 @@ pub(super) fn read_ids(body: &[u8]) -> Option<IdSet> {
     let mut ids = IdSet::with_room(body.len());
     loop {
         rest.mark(b'"')?;
-        ids.push(rest.string()?).ok()?;
+        match rest.guid() {
+            Some(guid) => ids.push_guid(&guid).ok()?,
+            None => ids.push(rest.string()?).ok()?,
+        }
         if rest.mark(b',').is_none() {
             break;
         }
@@ -27,31 +30,46 @@ pub(super) fn read_ids(body: &[u8]) -> Option<IdSet> {
 }
 
 /// What has not been read yet.
-struct Rest<'a>(&'a str);
+struct Rest<'a>(&'a [u8]);
 
 impl<'a> Rest<'a> {
     /// Passes one ASCII character and the white space in front of it (RFC 8259 §2).
     fn mark(&mut self, mark: u8) -> Option<()> {
-        if self.0.as_bytes().first() != Some(&mark) {
+        if self.0.first() != Some(&mark) {
             self.skip_space();
         }
-        (self.0.as_bytes().first() == Some(&mark)).then(|| self.0 = &self.0[1..])
+        match self.0 {
+            [first, rest @ ..] if *first == mark => self.0 = rest,
+            _ => return None,
+        }
+        Some(())
     }
 
     fn pass(&mut self, text: &str) -> Option<()> {
-        self.0 = self.0.strip_prefix(text)?;
+        self.0 = self.0.strip_prefix(text.as_bytes())?;
         Some(())
+    }
+
+    /// A string that is a GUID, as nearly all are, behind its opening quote; passes the closing one. Otherwise passes nothing.
+    fn guid(&mut self) -> Option<Guid> {
+        let (text, rest) = self.0.split_at_checked(Guid::BYTES)?;
+        let [b'"', rest @ ..] = rest else {
+            return None;
+        };
+        let guid = Guid::read(text)?;
+        self.0 = rest;
+        Some(guid)
     }
 
     /// What is left of a string behind its opening quote; passes the closing one.
     fn string(&mut self) -> Option<&'a str> {
-        let end = memchr::memchr(b'"', self.0.as_bytes())?;
+        let end = memchr::memchr(b'"', self.0)?;
         let (string, rest) = self.0.split_at(end);
         // Without branches, so that many bytes are looked at at once.
         let odd = |byte: u8| u8::from(byte == b'\\') | u8::from(byte < b' ');
-        let odd = string.bytes().fold(0, |any, byte| any | odd(byte));
+        let odd = string.iter().fold(0, |any, byte| any | odd(*byte));
         self.0 = &rest[1..];
-        (odd == 0).then_some(string)
+        (odd == 0).then(|| std::str::from_utf8(string).ok()).flatten()
     }
 
     fn is_empty(&mut self) -> bool {
@@ -60,6 +78,8 @@ impl<'a> Rest<'a> {
     }
 
     fn skip_space(&mut self) {
-        self.0 = self.0.trim_start_matches([' ', '\t', '\n', '\r']);
+        while let [b' ' | b'\t' | b'\n' | b'\r', rest @ ..] = self.0 {
+            self.0 = rest;
+        }
     }
 }

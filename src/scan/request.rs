@@ -180,6 +180,11 @@ fn push_string(json: &mut String, text: &str) {
         '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f',
     ];
     json.push('"');
+    if !text.bytes().any(|byte| matches!(byte, b'"' | b'\\' | ..0x20)) {
+        json.push_str(text);
+        json.push('"');
+        return;
+    }
     for c in text.chars() {
         match c {
             '"' | '\\' => json.extend(['\\', c]),
@@ -245,7 +250,7 @@ mod tests {
             let mut other: Vec<String> = ids.iter().rev().map(|id| format!("\t{id} ")).collect();
             other.push(other[again.index(other.len())].clone());
             for id in &mut other {
-                if crate::scan::ids::is_guid(id.trim().as_bytes()) {
+                if crate::scan::ids::Guid::read(id.trim().as_bytes()).is_some() {
                     *id = id.to_uppercase();
                 }
             }

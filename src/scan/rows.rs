@@ -1,9 +1,11 @@
 //! Taking an answer apart by id, without touching a byte of any row.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use bytes::Bytes;
+use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -40,13 +42,15 @@ impl Rows {
     /// [`Doubt`] when that is not certain to be right. Whether the answer may be cut off is not decided here.
     pub fn split(request: &Request, body: &Bytes) -> Result<Self, Doubt> {
         let text = std::str::from_utf8(body).map_err(|_| Doubt::Shape)?;
-        let list = envelope(text)?;
-        let inside = within(text, list.get()).ok_or(Doubt::Shape)?;
-        let raw: Vec<&RawValue> = serde_json::from_str(list.get()).map_err(|_| Doubt::Shape)?;
+        let raw: Vec<&RawValue> = envelope(text)?;
+        let Some(first) = raw.first() else {
+            return Self::none(request, body, text);
+        };
+        let begin = within(text, first.get()).ok_or(Doubt::Shape)?.start;
         let asked: Vec<&str> = request.ids().collect();
         let mut rows = Vec::with_capacity(raw.len());
         // Rows follow each other after exactly one comma; then what was cut out can be put together again.
-        let mut at = inside.start + 1;
+        let mut at = begin;
         for row in raw {
             let range = within(text, row.get()).ok_or(Doubt::Shape)?;
             if range.start != at {
@@ -58,15 +62,35 @@ impl Rows {
             let time = facts.time.and_then(|time| within(text, time));
             rows.push(Row { id, text: range, time });
         }
-        let end = if rows.is_empty() { inside.start + 2 } else { at };
-        if end != inside.end {
+        // Nor is there anything between the brackets and the rows.
+        let inside = begin..at - 1;
+        let brackets = (
+            text.as_bytes().get(begin.wrapping_sub(1)),
+            text.as_bytes().get(inside.end),
+        );
+        if brackets != (Some(&b'['), Some(&b']')) {
             return Err(Doubt::Layout);
         }
         Ok(Self {
             body: body.clone(),
-            inside: inside.start + 1..inside.end - 1,
+            inside,
             list: rows,
             asked: asked.len(),
+        })
+    }
+
+    /// An answer without rows.
+    fn none(request: &Request, body: &Bytes, text: &str) -> Result<Self, Doubt> {
+        let list: &RawValue = envelope(text)?;
+        let list = within(text, list.get()).ok_or(Doubt::Shape)?;
+        if list.len() != "[]".len() {
+            return Err(Doubt::Layout);
+        }
+        Ok(Self {
+            body: body.clone(),
+            inside: list.start + 1..list.end - 1,
+            list: Vec::new(),
+            asked: request.ids().len(),
         })
     }
 
@@ -128,30 +152,35 @@ fn within(whole: &str, part: &str) -> Option<Range<usize>> {
     (whole.get(range.clone())? == part).then_some(range)
 }
 
-/// The raw `value` of the answer, if the answer is nothing but the documented envelope around it.
-fn envelope(text: &str) -> Result<&RawValue, Doubt> {
+/// The `value` of the answer, if the answer is nothing but the documented envelope around it.
+fn envelope<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, Doubt> {
     let mut json = serde_json::Deserializer::from_str(text);
     let mut doubt = Doubt::Shape;
-    let list = Envelope { doubt: &mut doubt }
+    let envelope = Envelope {
+        doubt: &mut doubt,
+        list: PhantomData,
+    };
+    let list = envelope
         .deserialize(&mut json)
         .and_then(|list| json.end().map(|()| list));
     list.map_err(|_| doubt)
 }
 
-struct Envelope<'d> {
+struct Envelope<'d, T> {
     doubt: &'d mut Doubt,
+    list: PhantomData<T>,
 }
 
-impl<'de> DeserializeSeed<'de> for Envelope<'_> {
-    type Value = &'de RawValue;
+impl<'de, T: Deserialize<'de>> DeserializeSeed<'de> for Envelope<'_, T> {
+    type Value = T;
 
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
         json.deserialize_map(self)
     }
 }
 
-impl<'de> Visitor<'de> for Envelope<'_> {
-    type Value = &'de RawValue;
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Envelope<'_, T> {
+    type Value = T;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an answer")
@@ -162,7 +191,7 @@ impl<'de> Visitor<'de> for Envelope<'_> {
         let (mut list, mut context) = (None, false);
         while let Some(name) = map.next_key::<Text<'de>>()? {
             match &*name.0 {
-                "value" if list.is_none() => list = Some(map.next_value::<&RawValue>()?),
+                "value" if list.is_none() => list = Some(map.next_value()?),
                 "@odata.context" if !context => {
                     context = true;
                     map.next_value::<Text<'de>>()?;

@@ -10,6 +10,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::untaken::Untaken;
+use crate::respond::Body;
+
 /// How long a connection may take for each thing.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -23,8 +26,8 @@ const CLOSING: Duration = Duration::from_secs(5);
 /// How long a connection without a request may still bring its first after the drain began: it may have been on its way.
 const FIRST_REQUEST: Duration = Duration::from_millis(500);
 
-/// How long after its last request a connection may take to fetch its answers. However it keeps busy meanwhile (pings on HTTP/2, a byte
-/// now and then), it holds them no longer; 64 MiB need 110 kB/s.
+/// How long a connection may take to fetch its answers: all of them after its last request, and a large one whatever it asks meanwhile.
+/// However it keeps busy (pings on HTTP/2, a byte now and then), it holds them no longer; 64 MiB need 110 kB/s.
 const TAKING: Duration = Duration::from_mins(10);
 
 /// Never the value of a moment.
@@ -48,6 +51,7 @@ pub(super) struct Activity {
     ended: AtomicBool,
     /// Bytes came in between requests since the last stamp.
     begun: AtomicBool,
+    untaken: Arc<Untaken>,
     /// Somebody else needs the place.
     makes_way: AtomicBool,
     way: Notify,
@@ -79,6 +83,7 @@ impl Activity {
             stirred: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             begun: AtomicBool::new(false),
+            untaken: Arc::default(),
             makes_way: AtomicBool::new(false),
             way: Notify::new(),
         })
@@ -169,19 +174,31 @@ impl Activity {
         self.unread_body.load(Ordering::Relaxed)
     }
 
+    /// An answer goes out: it is held against the peer until it is taken.
+    pub(super) fn answer(&self, body: Body) -> Body {
+        self.untaken.watch(body)
+    }
+
     /// What to do now. `closing` is since when the connection is asked to close; `draining` whether the gateway stops.
     pub(super) fn verdict(&self, limits: Limits, closing: Option<Instant>, draining: Draining) -> Verdict {
         let now = Instant::now();
+        let untaken = self.untaken.oldest().map(|since| since + TAKING);
         if self.in_flight.load(Ordering::Relaxed) > 0 {
-            // The request has its own deadlines. Look again later for the sake of the drain.
+            // The request has its own deadlines. Look again later for the sake of the drain, and of earlier answers.
             return match (closing, draining) {
                 (None, Draining::Since(_)) => Verdict::Close,
+                (None, Draining::No) if untaken.is_some_and(|due| due <= now) => Verdict::Close,
+                // A peer that does not confirm the farewell can go on asking.
+                (Some(since), Draining::No) if untaken.is_some_and(|due| due.max(since) + TAKING <= now) => {
+                    Verdict::Cut
+                }
                 _ => Verdict::Wait(now + CLOSING),
             };
         }
         let last = self.moment(self.last_ms.load(Ordering::Relaxed));
         let unless = |due: Instant, verdict| if due <= now { verdict } else { Verdict::Wait(due) };
         let taking = self.moment(self.ended_ms.load(Ordering::Relaxed)) + TAKING;
+        let taking = untaken.map_or(taking, |due| due.min(taking));
         if let Some(since) = closing {
             let due = last.max(since) + CLOSING;
             return unless(due.min(taking.max(since) + CLOSING), Verdict::Cut);
@@ -343,6 +360,48 @@ mod tests {
             pass(59).await;
             assert!(matches!(serving(&activity), Verdict::Wait(_)));
         }
+    }
+
+    /// A caller that takes nothing and goes on asking, in time for every rule but one.
+    #[tokio::test(start_paused = true)]
+    async fn a_large_answer_is_held_no_longer_for_what_is_asked_meanwhile() {
+        let activity = Activity::new();
+        let begun = Instant::now();
+        let answer = activity.answer(Body::new(vec![7; 1 << 20].into()));
+        for _ in 0..10 {
+            drop(activity.request(Version::HTTP_2));
+            activity.stamp();
+            pass(59).await;
+            assert!(matches!(serving(&activity), Verdict::Wait(_)));
+        }
+        drop(activity.request(Version::HTTP_2));
+        activity.stamp();
+        assert_eq!(serving(&activity), Verdict::Wait(begun + TAKING));
+        pass(10).await;
+        assert_eq!(serving(&activity), Verdict::Close);
+        drop(answer);
+        assert!(matches!(serving(&activity), Verdict::Wait(_)), "it was taken after all");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nor_for_a_request_that_is_always_in_flight() {
+        let activity = Activity::new();
+        let answer = activity.answer(Body::new(vec![7; 1 << 20].into()));
+        let _request = activity.request(Version::HTTP_2);
+        pass(599).await;
+        assert!(matches!(serving(&activity), Verdict::Wait(_)));
+        let closing = Some(pass(1).await);
+        assert_eq!(serving(&activity), Verdict::Close);
+        pass(599).await;
+        let verdict = || activity.verdict(LIMITS, closing, Draining::No);
+        assert!(
+            matches!(verdict(), Verdict::Wait(_)),
+            "the request has its own deadline"
+        );
+        pass(1).await;
+        assert_eq!(verdict(), Verdict::Cut);
+        drop(answer);
+        assert!(matches!(verdict(), Verdict::Wait(_)));
     }
 
     #[tokio::test(start_paused = true)]

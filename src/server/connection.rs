@@ -1,9 +1,10 @@
 //! Drives one connection to its end.
 
+use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tower::Service;
 
+use super::Arrival;
 use super::Config;
 use super::accept::Accepted;
 use super::activity::{Activity, Draining, InFlight, Limits, Verdict};
@@ -61,7 +63,7 @@ impl Shared {
             .timer(TokioTimer::new())
             // `Activity` does this better: hyper's timeout would also close idle connections of a client's pool.
             .header_read_timeout(None)
-            .max_headers(Config::MAX_HEADERS)
+            // `Config::MAX_HEADERS` is hyper's own limit. To set it would have hyper clear its tables for each request.
             .max_buf_size(Config::MAX_HEADER_BYTES as usize);
         http.http2()
             .timer(TokioTimer::new())
@@ -86,7 +88,7 @@ impl Shared {
     /// Serves `accepted` until it ends; its place goes back after everything else is gone. Cancel safe: dropping it cuts the connection.
     pub(super) async fn drive<S>(&self, accepted: Accepted, service: S, mut phase: watch::Receiver<Phase>) -> End
     where
-        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+        S: Service<Arrival<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
     {
         // The place is dropped last: a connection counts until its socket is closed.
@@ -94,14 +96,13 @@ impl Shared {
         let activity = Arc::clone(place.activity());
         let socket = Socket::new(stream, Arc::clone(&activity));
         // One for all requests: copying the stack for each would cost as much as the rest of what it does for a hit.
-        let service = Mutex::new(service);
+        let service = RefCell::new(service);
         let answer = {
             let activity = Arc::clone(&activity);
-            service_fn(move |mut request: Request<Incoming>| {
-                request.extensions_mut().insert(peer.clone());
+            service_fn(move |request: Request<Incoming>| {
                 let (version, has_body) = (request.version(), !request.body().is_end_stream());
                 let in_flight = activity.request(version);
-                let response = call(&service, request);
+                let response = call(&service, Arrival::new(request, peer.clone()));
                 answer(response, version, has_body, in_flight)
             })
         };
@@ -171,12 +172,12 @@ async fn news(phase: &mut watch::Receiver<Phase>, activity: &Activity, until: In
 const MIN_PING: Duration = Duration::from_secs(20);
 
 /// Hands a request to a service that is always ready, as the whole stack is: where a request has to wait, it can be refused.
-fn call<S>(service: &Mutex<S>, request: Request<Incoming>) -> S::Future
+fn call<S>(service: &RefCell<S>, request: Arrival<Incoming>) -> S::Future
 where
-    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
+    S: Service<Arrival<Incoming>, Response = Response<Body>, Error = Infallible>,
 {
-    // A panic in here is the end of the connection, not of what the service shares with others.
-    let mut service = service.lock().unwrap_or_else(PoisonError::into_inner);
+    // Nothing below comes back here: this is borrowed once at a time.
+    let mut service = service.borrow_mut();
     let ready = service.poll_ready(&mut Context::from_waker(Waker::noop()));
     debug_assert!(ready.is_ready(), "nobody would wake the request");
     service.call(request)
@@ -199,7 +200,7 @@ async fn answer(
             .headers_mut()
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(response)
+    Ok(response.map(|body| activity.answer(body)))
 }
 
 /// Runs the streams of HTTP/2 connections as tasks that the drain knows of.

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
-use http::{Request, Response, StatusCode};
+use http::{Response, StatusCode};
 use pin_project_lite::pin_project;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -18,7 +18,7 @@ use tower::Service;
 use tracing::Span;
 use tracing::level_filters::LevelFilter;
 
-use super::Trouble;
+use super::{Arrival, Trouble};
 use crate::respond::{Answered, Ended, Outcome, RequestId};
 use crate::scan;
 use crate::telemetry::trace::Trace;
@@ -146,9 +146,9 @@ pub struct Count<S> {
     metrics: Arc<Metrics>,
 }
 
-impl<S, B, T> Service<Request<B>> for Count<S>
+impl<S, B, T> Service<Arrival<B>> for Count<S>
 where
-    S: Service<Request<B>, Response = Answered<T>, Error = Infallible>,
+    S: Service<Arrival<B>, Response = Answered<T>, Error = Infallible>,
 {
     type Response = Response<T>;
     type Error = Infallible;
@@ -158,10 +158,11 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, request: Arrival<B>) -> Self::Future {
+        let known = request.known();
         let named = Named {
-            id: request.extensions().get().cloned(),
-            trace: request.extensions().get().cloned().unwrap_or_default(),
+            id: known.id.clone(),
+            trace: known.trace.clone(),
         };
         // At the usual level only the last line is written, and it gets its span when it is.
         let span = if LevelFilter::current() > LevelFilter::INFO {
@@ -171,7 +172,7 @@ where
         };
         let started = Started {
             metrics: Arc::clone(&self.metrics),
-            at: Instant::now(),
+            at: known.at,
             named,
             span,
             answered: false,
@@ -184,7 +185,7 @@ where
 /// What a request is called in logs.
 #[derive(Debug)]
 struct Named {
-    id: Option<RequestId>,
+    id: RequestId,
     trace: Trace,
 }
 
@@ -192,7 +193,7 @@ impl Named {
     fn span(&self) -> Span {
         tracing::info_span!(
             "request",
-            request_id = self.id.as_ref().map_or("", RequestId::as_str),
+            request_id = self.id.as_str(),
             trace_id = self.trace.id().map(tracing::field::display)
         )
     }
@@ -244,8 +245,9 @@ impl Started {
         let Some(ended) = ended else { return };
         self.metrics.count(ended.outcome, status.as_u16(), seconds);
         if status.as_u16() >= 400 {
-            let id = self.named.id.as_ref().map_or("", RequestId::as_str);
-            self.metrics.trouble.note(ended, status.as_u16(), id);
+            self.metrics
+                .trouble
+                .note(ended, status.as_u16(), self.named.id.as_str());
         }
         if self.span.is_none() && status.as_u16() >= 400 {
             self.span = self.named.span();
@@ -281,6 +283,7 @@ fn log(ended: &Ended, status: StatusCode, seconds: f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::Peer;
     use tower::{Layer as _, ServiceExt as _, service_fn};
 
     fn exposition(registry: &Registry) -> String {
@@ -294,10 +297,14 @@ mod tests {
         (Layer::new(Metrics::register(&mut registry)), registry)
     }
 
+    fn arrival() -> Arrival<()> {
+        Arrival::new(http::Request::new(()), Peer::unix())
+    }
+
     #[tokio::test]
     async fn an_answer_is_counted_by_outcome_and_status() {
         let (layer, registry) = layer();
-        let service = layer.layer(service_fn(|_: Request<()>| async {
+        let service = layer.layer(service_fn(|_: Arrival<()>| async {
             Ok(Answered {
                 response: Response::new(()),
                 ended: Some(Ended {
@@ -306,7 +313,7 @@ mod tests {
                 }),
             })
         }));
-        service.oneshot(Request::new(())).await.unwrap();
+        service.oneshot(arrival()).await.unwrap();
         let text = exposition(&registry);
         assert!(
             text.contains("requests_total{outcome=\"hit\",status=\"200\"} 1"),
@@ -321,10 +328,10 @@ mod tests {
     #[tokio::test]
     async fn a_caller_that_goes_away_is_counted_too() {
         let (layer, registry) = layer();
-        let mut service = layer.layer(service_fn(|_: Request<()>| {
+        let mut service = layer.layer(service_fn(|_: Arrival<()>| {
             std::future::pending::<Result<Answered<()>, Infallible>>()
         }));
-        drop(service.call(Request::new(())));
+        drop(service.call(arrival()));
         let text = exposition(&registry);
         assert!(
             text.contains("requests_total{outcome=\"failed\",status=\"499\"} 1"),
@@ -335,13 +342,13 @@ mod tests {
     #[tokio::test]
     async fn options_are_no_questions() {
         let (layer, registry) = layer();
-        let service = layer.layer(service_fn(|_: Request<()>| async {
+        let service = layer.layer(service_fn(|_: Arrival<()>| async {
             Ok(Answered {
                 response: Response::new(()),
                 ended: None,
             })
         }));
-        service.oneshot(Request::new(())).await.unwrap();
+        service.oneshot(arrival()).await.unwrap();
         assert!(!exposition(&registry).contains("requests_total{"));
     }
 }

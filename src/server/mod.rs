@@ -22,6 +22,7 @@ pub mod trace;
 
 mod accept;
 mod activity;
+mod arrival;
 mod bind;
 mod config;
 mod connection;
@@ -32,7 +33,9 @@ mod rarely;
 mod serve;
 mod socket;
 mod trouble;
+mod untaken;
 
+pub use arrival::{Arrival, Known};
 pub use bind::{BindError, Bound};
 pub use config::{Address, Config};
 pub use openapi::openapi;

@@ -1,18 +1,19 @@
-//! Names every request, before anything can go wrong with it.
+//! Tells every caller the name of its request, whatever becomes of it.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use pin_project_lite::pin_project;
 use tower::Service;
 
+use super::Arrival;
 use crate::respond::RequestId;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Puts a [`RequestId`] on the request, the caller's if it is sane, and the same on the answer.
+/// Puts the request's [`RequestId`] on the answer.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Layer;
 
@@ -28,9 +29,9 @@ impl<S> tower::Layer<S> for Layer {
 #[derive(Clone, Debug)]
 pub struct Named<S>(S);
 
-impl<S, B, T, E> Service<Request<B>> for Named<S>
+impl<S, B, T, E> Service<Arrival<B>> for Named<S>
 where
-    S: Service<Request<B>, Response = Response<T>, Error = E>,
+    S: Service<Arrival<B>, Response = Response<T>, Error = E>,
 {
     type Response = Response<T>;
     type Error = E;
@@ -40,12 +41,10 @@ where
         self.0.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let id = from_caller(&request).unwrap_or_else(RequestId::random);
-        request.extensions_mut().insert(id.clone());
+    fn call(&mut self, request: Arrival<B>) -> Self::Future {
         Naming {
+            id: request.known().id.clone(),
             answer: self.0.call(request),
-            id,
         }
     }
 }
@@ -76,6 +75,7 @@ where
     }
 }
 
-fn from_caller<B>(request: &Request<B>) -> Option<RequestId> {
-    RequestId::from_caller(request.headers().get(X_REQUEST_ID)?.to_str().ok()?)
+/// The name that the caller gave its request, if it is sane.
+pub(super) fn from_caller(fields: &HeaderMap) -> Option<RequestId> {
+    RequestId::from_caller(fields.get(X_REQUEST_ID)?.to_str().ok()?)
 }

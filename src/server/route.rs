@@ -4,12 +4,13 @@ use std::future::{Ready, ready};
 use std::task::{Context, Poll};
 
 use futures_util::future::Either;
-use http::{Method, Request};
+use http::Method;
 use tower::Service;
 
 use crate::BoxError;
 use crate::respond::{Refusal, Reply};
 use crate::scan::Version;
+use crate::server::Arrival;
 
 /// Lets `POST` and `QUERY` on the operation's paths through, answers `OPTIONS`, refuses the rest.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,9 +28,9 @@ impl<S> tower::Layer<S> for Layer {
 #[derive(Clone, Debug)]
 pub struct Route<S>(S);
 
-impl<S, B> Service<Request<B>> for Route<S>
+impl<S, B> Service<Arrival<B>> for Route<S>
 where
-    S: Service<Request<B>, Response = Reply, Error = BoxError>,
+    S: Service<Arrival<B>, Response = Reply, Error = BoxError>,
 {
     type Response = Reply;
     type Error = BoxError;
@@ -39,8 +40,9 @@ where
         self.0.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        match decide(request.method(), request.uri().path()) {
+    fn call(&mut self, request: Arrival<B>) -> Self::Future {
+        let head = &request.known().head;
+        match decide(head.method(), head.uri().path()) {
             Ok(Way::Through) => Either::Left(self.0.call(request)),
             Ok(Way::Options) => Either::Right(ready(Ok(Reply::Options))),
             Err(refusal) => Either::Right(ready(Err(refusal.into()))),

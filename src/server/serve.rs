@@ -5,16 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::Response;
 use hyper::body::Incoming;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-use super::Bound;
 use super::accept;
 use super::connection::{End, Phase, Shared};
 use super::places::Places;
+use super::{Arrival, Bound};
 use crate::respond::Body;
 use crate::task::Tasks;
 
@@ -32,14 +32,14 @@ impl Bound {
     /// Accepts and answers until `stop` is cancelled, then drains.
     ///
     /// After the stop: for `linger`, go on and ask connections to close; then accept nothing more and finish what is in flight; after
-    /// `drain`, cut what is left. Connections run as `tasks`. Every request carries a [`Peer`](super::Peer) extension.
+    /// `drain`, cut what is left. Connections run as `tasks`.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future closes the listeners and cuts all connections.
     pub async fn serve<S>(self, service: S, tasks: &Tasks, stop: CancellationToken) -> Drained
     where
-        S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+        S: Service<Arrival<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
         S::Future: Send,
     {
         let places = Places::new(self.config.max_connections);

@@ -7,10 +7,10 @@ use futures_util::future::{BoxFuture, Either, FutureExt as _};
 use http::{HeaderMap, Method, Request, Response, Version as Protocol};
 use tower::Service;
 
-use crate::respond::{Ended, RequestId};
+use crate::respond::Ended;
 use crate::scan::Version;
-use crate::server::Peer;
 use crate::server::count::GONE;
+use crate::server::{Arrival, Known};
 use crate::telemetry::trace::{self, Span, SpanKind, Trace, Tracer};
 
 /// Reads `traceparent`, and gives every request a span while tracing is on. While it is off, a caller's trace is only passed on.
@@ -45,9 +45,9 @@ pub struct Traced<S> {
     tracer: Tracer,
 }
 
-impl<S, B, T> Service<Request<B>> for Traced<S>
+impl<S, B, T> Service<Arrival<B>> for Traced<S>
 where
-    S: Service<Request<B>, Response = Response<T>>,
+    S: Service<Arrival<B>, Response = Response<T>>,
     S::Future: Send + 'static,
     S::Error: Send,
     T: Send,
@@ -60,17 +60,17 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let parent = trace::read(request.headers());
+    fn call(&mut self, mut request: Arrival<B>) -> Self::Future {
+        let parent = trace::read(request.known().head.headers());
         if !self.tracer.is_on() {
             if let Some(parent) = parent {
-                request.extensions_mut().insert(Trace::Passing(parent));
+                request.set_trace(Trace::Passing(parent));
             }
             return Either::Left(self.inner.call(request));
         }
-        let span = self.tracer.start(parent, name(&request), SpanKind::Server);
+        let span = self.tracer.start(parent, name(&request.known().head), SpanKind::Server);
         let trace = Trace::of(&span, &self.tracer);
-        request.extensions_mut().insert(trace.clone());
+        request.set_trace(trace.clone());
         if !span.is_recorded() {
             return Either::Left(self.inner.call(request));
         }
@@ -79,7 +79,7 @@ where
             trace,
             answered: false,
         };
-        describe(&mut open.span, &request);
+        describe(&mut open.span, request.known());
         let answer = self.inner.call(request);
         let traced = async move {
             let answer = answer.await?;
@@ -91,7 +91,7 @@ where
 }
 
 /// Method and route. Nothing that the caller chose freely, so that names are few.
-fn name<B>(request: &Request<B>) -> Cow<'static, str> {
+fn name(request: &Request<()>) -> Cow<'static, str> {
     let method = method(request.method());
     match Version::from_path(request.uri().path()) {
         Some(version) => format!("{method} {}", version.path()).into(),
@@ -114,7 +114,8 @@ fn method(method: &Method) -> &'static str {
 }
 
 /// What is known before the answer. A path that is not ours, and every query, may hold anything, and are left out.
-fn describe<B>(span: &mut Span, request: &Request<B>) {
+fn describe(span: &mut Span, known: &Known) {
+    let request = &known.head;
     span.set("http.request.method", method(request.method()));
     span.set("url.scheme", "http");
     if let Some(version) = Version::from_path(request.uri().path()) {
@@ -129,13 +130,8 @@ fn describe<B>(span: &mut Span, request: &Request<B>) {
             "1.1"
         },
     );
-    let extensions = request.extensions();
-    if let Some(peer) = extensions.get::<Peer>() {
-        span.set("client.address", peer.name().as_str().to_owned());
-    }
-    if let Some(id) = extensions.get::<RequestId>() {
-        span.set("defender_gateway.request_id", id.as_str().to_owned());
-    }
+    span.set("client.address", known.peer.name().as_str().to_owned());
+    span.set("defender_gateway.request_id", known.id.as_str().to_owned());
 }
 
 /// A request on its way. Dropped without an answer, its caller went away.

@@ -33,3 +33,20 @@ impl Config {
         }
     }
 }
+
+/// What the names of all keys of one application begin with, as `prefix:tenant:application`. Case does not matter in the names of the two, and
+/// nothing in them looks like another part of a key.
+#[must_use]
+pub fn scope(prefix: &str, tenant: &str, application: &str) -> String {
+    let plain = |name: &str| -> String {
+        let allowed = |c: char| {
+            if c.is_ascii_alphanumeric() || "._-".contains(c) {
+                c.to_ascii_lowercase()
+            } else {
+                '_'
+            }
+        };
+        name.chars().map(allowed).collect()
+    };
+    format!("{prefix}:{}:{}", plain(tenant), plain(application))
+}

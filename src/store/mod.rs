@@ -19,7 +19,7 @@ mod wire;
 
 pub use address::Address;
 pub use client::Client;
-pub use config::Config;
+pub use config::{Config, scope};
 pub use error::{Error, Invalid};
 pub use link::Link;
 pub use script::Script;

@@ -20,6 +20,18 @@ pub enum Format {
     Text,
 }
 
+/// An error and its causes in one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
 /// Why logging could not be set up or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

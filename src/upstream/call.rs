@@ -2,27 +2,25 @@
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderName, USER_AGENT};
-use http::{HeaderValue, Method, Request};
-use url::Url;
+use http::{HeaderValue, Method, Request, Uri};
 
 use crate::attempt::Signed;
-use crate::scan;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// As many as are set here, with room for what a trace and the client add.
+const FIELDS: usize = 10;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// The request for `signed`; `None` when base address or token cannot be put into one, which neither configuration nor sign-in lets by.
-pub(super) fn request(signed: &Signed, user_agent: &HeaderValue) -> Option<Request<Bytes>> {
+/// The request for `signed` at this address; `None` when the token cannot be put into one, which sign-in does not let by.
+pub(super) fn request(signed: &Signed, address: Uri, user_agent: &HeaderValue) -> Option<Request<Bytes>> {
     let outgoing = &signed.routed.outgoing;
-    let uri = address(&signed.routed.base, &outgoing.request);
-    let mut bearer = HeaderValue::try_from(format!("Bearer {}", signed.bearer.expose())).ok()?;
+    let mut bearer = HeaderValue::try_from(["Bearer ", signed.bearer.expose()].concat()).ok()?;
     bearer.set_sensitive(true);
-    let mut request = Request::builder()
-        .method(Method::POST)
-        .uri(uri.as_str())
-        .body(outgoing.request.body())
-        .ok()?;
+    let mut request = Request::new(outgoing.request.body());
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = address;
     let headers = request.headers_mut();
+    headers.reserve(FIELDS);
     headers.insert(AUTHORIZATION, bearer);
     headers.insert(CONTENT_TYPE, JSON);
     headers.insert(ACCEPT, JSON);
@@ -33,13 +31,4 @@ pub(super) fn request(signed: &Signed, user_agent: &HeaderValue) -> Option<Reque
         headers.insert(REQUEST_ID, id);
     }
     Some(request)
-}
-
-/// The operation's fixed path on `base`, with the paging options and nothing else: no other path can be built here.
-fn address(base: &Url, question: &scan::Request) -> Url {
-    let mut url = base.clone();
-    url.set_path(question.upstream_path());
-    url.set_fragment(None);
-    url.set_query(question.query().as_deref());
-    url
 }

@@ -1,5 +1,6 @@
 //! The call itself.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,6 +18,7 @@ use crate::attempt::{Failure, Signed};
 use crate::net;
 use crate::scan::Answer;
 use crate::telemetry::trace::{self, Span, SpanKind};
+use crate::upstream::door::Door;
 use crate::upstream::metrics::Status;
 use crate::upstream::{Error, Metrics, Reason, call, header};
 
@@ -46,35 +48,50 @@ impl Config {
 
 /// Makes one call. Any status but a redirect is an answer. Clones share the connections.
 #[derive(Clone)]
-pub struct Client {
+pub struct Client(Arc<Inner>);
+
+struct Inner {
     net: net::Client,
     limits: net::Limits,
-    user_agent: Arc<HeaderValue>,
+    user_agent: HeaderValue,
     metrics: Metrics,
+    doors: HashMap<Arc<Url>, Arc<Door>>,
 }
 
 impl Client {
     /// A client over `net`'s connections.
     #[must_use]
     pub fn new(net: net::Client, config: Config, metrics: Metrics) -> Self {
-        Self {
+        let door = |(base, region)| (Arc::clone(&base), Arc::new(Door::new(base, region)));
+        Self(Arc::new(Inner {
             net,
             limits: net::Limits {
                 head: config.head_timeout.min(config.timeout),
                 whole: config.timeout,
                 body_bytes: config.max_answer_bytes,
             },
-            user_agent: Arc::new(HeaderValue::from_static(concat!(
-                "defender-gateway/",
-                env!("CARGO_PKG_VERSION")
-            ))),
+            user_agent: HeaderValue::from_static(concat!("defender-gateway/", env!("CARGO_PKG_VERSION"))),
+            doors: metrics.regions().map(door).collect(),
             metrics,
+        }))
+    }
+}
+
+impl Inner {
+    /// The host at `base`. One that no region is at, which cannot occur, would be counted as `other`.
+    fn door(&self, base: &Arc<Url>) -> Arc<Door> {
+        match self.doors.get(base) {
+            Some(door) => Arc::clone(door),
+            None => Arc::new(Door::new(Arc::clone(base), "other".into())),
         }
     }
 
-    async fn attempt(&self, signed: Signed, span: &Span) -> Result<Answer, Error> {
+    async fn attempt(&self, signed: Signed, door: &Door, span: &Span) -> Result<Answer, Error> {
         let host = || signed.routed.base.host_str().unwrap_or_default().to_owned();
-        let Some(mut request) = call::request(&signed, &self.user_agent) else {
+        let request = door
+            .address(&signed.routed.outgoing.request)
+            .and_then(|address| call::request(&signed, address, &self.user_agent));
+        let Some(mut request) = request else {
             return Err(Error::new(host(), Reason::Unbuildable));
         };
         if let Some(context) = span.context() {
@@ -116,28 +133,24 @@ impl Service<Signed> for Client {
     }
 
     fn call(&mut self, signed: Signed) -> Self::Future {
-        let client = self.clone();
+        let client = Arc::clone(&self.0);
         Box::pin(async move {
             let begun = Instant::now();
             let base = Arc::clone(&signed.routed.base);
             let call = signed.routed.outgoing.trace.clone();
-            let region = client.metrics.region(&base);
+            let door = client.door(&base);
+            let region = door.region();
             let mut span = call.child("POST", SpanKind::Client);
-            describe(
-                &mut span,
-                &base,
-                &region,
-                signed.routed.outgoing.request.upstream_path(),
-            );
-            let result = client.attempt(signed, &span).await;
+            describe(&mut span, &base, region, signed.routed.outgoing.request.upstream_path());
+            let result = client.attempt(signed, &door, &span).await;
             let status = match &result {
                 Ok(answer) => Status::Answer(answer.status),
                 Err(error) => Status::Error(error.proxy_status()),
             };
             conclude(&mut span, status);
             drop(span);
-            call.attempted(&region, status.code());
-            client.metrics.record(region, status, begun.elapsed());
+            call.attempted(region, status.code());
+            door.count(&client.metrics, status, begun.elapsed());
             result.map_err(Failure::from)
         })
     }
@@ -173,7 +186,7 @@ fn conclude(span: &mut Span, status: Status) {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("limits", &self.limits)
+            .field("limits", &self.0.limits)
             .finish_non_exhaustive()
     }
 }

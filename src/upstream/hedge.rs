@@ -165,9 +165,8 @@ impl<P> On<P> {
 
     /// Resolves when the attempt has been at its host for longer than usual.
     async fn overdue(&self, route: &Route) -> Leg {
-        let mut legs = route.follow();
         loop {
-            let leg = legs.borrow_and_update().clone();
+            let leg = route.leg();
             let overdue = async {
                 let at = leg.as_ref().and_then(|leg| self.usual().overdue(leg));
                 match (leg.clone(), at) {
@@ -180,8 +179,7 @@ impl<P> On<P> {
             };
             tokio::select! {
                 leg = overdue => return leg,
-                // It cannot fail: the sender is in `route`.
-                _ = legs.changed() => {}
+                () = route.turned() => {}
             }
         }
     }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::StatusCode;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
@@ -138,19 +137,18 @@ impl Metrics {
         self.hedges.get_or_create(&HedgeLabel { result }).inc();
     }
 
-    /// The name of the region at `base`.
-    pub(super) fn region(&self, base: &Arc<Url>) -> Arc<str> {
-        self.names.get(base).map_or_else(|| Arc::from("other"), Arc::clone)
+    /// The regions that calls go to.
+    pub(super) fn regions(&self) -> impl Iterator<Item = Region> + '_ {
+        let region = |(base, name): (&Arc<Url>, &Arc<str>)| (Arc::clone(base), Arc::clone(name));
+        self.names.iter().map(region)
     }
 
-    pub(super) fn record(&self, region: Arc<str>, status: Status, took: Duration) {
-        let labels = CallLabels {
+    /// What counts the calls of a region that end so, and what their times go to.
+    pub(super) fn look_up(&self, region: &Arc<str>, status: Status) -> (Counter, Histogram) {
+        let region = Arc::clone(region);
+        let duration = self.duration.get_or_create_owned(&RegionLabel {
             region: Arc::clone(&region),
-            status,
-        };
-        self.calls.get_or_create(&labels).inc();
-        self.duration
-            .get_or_create(&RegionLabel { region })
-            .observe(took.as_secs_f64());
+        });
+        (self.calls.get_or_create_owned(&CallLabels { region, status }), duration)
     }
 }

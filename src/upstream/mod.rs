@@ -9,6 +9,7 @@
 
 mod call;
 mod client;
+mod door;
 mod error;
 mod header;
 mod hedge;

@@ -99,9 +99,12 @@ class Process:
         """Resident memory that is nobody else's, in kB. Shared memory counts once."""
         total = 0
         for pid in self.processes():
-            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
-                    total += int(line.split()[1])
+            try:
+                text, name = Path(f"/proc/{pid}/smaps_rollup").read_text(), "Pss:"
+            except PermissionError:
+                # Without the right to look into it: its own and the shared.
+                text, name = Path(f"/proc/{pid}/status").read_text(), "VmRSS:"
+            total += next(int(line.split()[1]) for line in text.splitlines() if line.startswith(name))
         return total
 
 
@@ -209,6 +212,11 @@ def bare(name, folder, program, rows=3):
     return server.start([program, f"127.0.0.1:{server.port}", file])
 
 
+def bare_proxy(name, folder, program, stub):
+    server = Process(name, folder, SERVER_CORE)
+    return server.start([program, f"127.0.0.1:{server.port}", f"127.0.0.1:{stub.port}"])
+
+
 def gateway(name, folder, stub, program, workers=1, ttl="1h", cache_size="1GiB", quota=("1000000/1s", 1_000_000), max_wait="30s"):
     """The gateway, with its quota out of the way unless another is given."""
     limit, burst = quota
@@ -232,7 +240,7 @@ limits = ["{limit}"]
 burst = {burst}
 [queue]
 max_wait = "{max_wait}"
-max_wait_limit = "1h"
+max_wait_limit = "24h"
 max_requests_per_caller = 10000
 [cache]
 ttl = "{ttl}"

@@ -14,8 +14,9 @@ use tower::{Layer as _, Service as _, service_fn};
 
 use defender_gateway::BoxError;
 use defender_gateway::quota::{Account, Config, Limit};
-use defender_gateway::respond::{Reply, RequestId};
+use defender_gateway::respond::Reply;
 use defender_gateway::scan::{Outcome, Served, Status};
+use defender_gateway::server::Arrival;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -59,10 +60,10 @@ fn fields(times: usize) {
         };
         std::future::ready(Ok::<_, BoxError>(Reply::Served(Box::new(served), None)))
     };
+    let peer = support::peer();
     let mut layer = support::respond().layer(service_fn(served));
     for _ in 0..times {
-        let mut request = Request::new(());
-        request.extensions_mut().insert(RequestId::from_caller("r").unwrap());
+        let request = Arrival::new(Request::new(()), peer.clone());
         drop(support::now(layer.call(request)));
     }
 }

@@ -19,6 +19,7 @@ use futures_util::future::join_all;
 use redis::aio::MultiplexedConnection;
 use tokio::time::Instant;
 
+use defender_gateway::attempt::Demand;
 use defender_gateway::clock::Wall;
 use defender_gateway::quota::{self, Config, Limit, Quota, shared};
 use defender_gateway::store;
@@ -88,16 +89,24 @@ async fn incr(connection: &MultiplexedConnection) {
         .unwrap();
 }
 
+fn wanted(waiting: usize) -> Demand<'static> {
+    Demand {
+        waiting,
+        callers: 8,
+        ..Demand::default()
+    }
+}
+
 /// `batch` slots from whoever gives them, used and answered at once.
 async fn decide(quota: &Quota, batch: usize) {
-    quota.demand(batch, 8);
+    quota.demand(wanted(batch));
     let mut permits = Vec::with_capacity(batch);
     while permits.len() < batch {
         match quota.take(Instant::now()) {
             Ok(mut permit) => {
                 permit.leave();
                 permits.push(permit);
-                quota.demand(batch - permits.len(), 8);
+                quota.demand(wanted(batch - permits.len()));
             }
             Err(_) => quota.changed().await,
         }

@@ -18,6 +18,7 @@ use tower::{Service, ServiceBuilder, service_fn};
 use defender_gateway::cache::{self, Cache};
 use defender_gateway::respond::{self, Body, Windows};
 use defender_gateway::scan::{self, Answer, Call, Keep as _, Served, Version};
+use defender_gateway::server::Arrival;
 use defender_gateway::task::Tasks;
 use defender_gateway::{BoxError, server};
 
@@ -68,7 +69,7 @@ pub(crate) fn keep(cache: &Cache, body: &[u8], answer: &Answer) {
 /// All layers of a hit, over a cache.
 pub(crate) fn path(
     cache: &Arc<Cache>,
-) -> impl Service<Request<Full<Bytes>>, Response = Response<Body>, Error = Infallible> + use<> {
+) -> impl Service<Arrival<Full<Bytes>>, Response = Response<Body>, Error = Infallible> + use<> {
     let count = server::count::Metrics::register(&mut Registry::default());
     let below = service_fn(|_: Call| async { Err::<Served, BoxError>("nothing is forwarded".into()) });
     ServiceBuilder::new()
@@ -100,15 +101,14 @@ pub(crate) fn respond() -> respond::Layer {
 }
 
 /// A request as it comes from a socket.
-pub(crate) fn request(peer: &server::Peer, body: Bytes) -> Request<Full<Bytes>> {
-    let mut request = Request::post(Version::Latest.path())
+pub(crate) fn request(peer: &server::Peer, body: Bytes) -> Arrival<Full<Bytes>> {
+    let request = Request::post(Version::Latest.path())
         .header(header::HOST, "localhost:8080")
         .header(header::CONTENT_TYPE, "application/json")
         .header(header::CONTENT_LENGTH, body.len())
         .body(Full::new(body))
         .unwrap();
-    request.extensions_mut().insert(peer.clone());
-    request
+    Arrival::new(request, peer.clone())
 }
 
 pub(crate) fn peer() -> server::Peer {

@@ -1,12 +1,22 @@
 //! Answers that are kept.
 
-use std::time::Duration;
-
 use http::StatusCode;
 
 use defender_gateway::sim::{Fault, Often, Plan, Shape};
 
-use crate::support::{Setup, id, until};
+use crate::support::{Running, Setup, id, until};
+
+/// Waits until the answer in memory is too old to be given for itself.
+async fn stale(running: &Running, question: &[String]) {
+    until("the answer to be stale", async || {
+        let asked = running
+            .caller
+            .ask_with(question, &[("cache-control", "only-if-cached")])
+            .await;
+        (asked.status == StatusCode::GATEWAY_TIMEOUT).then_some(())
+    })
+    .await;
+}
 
 #[tokio::test]
 async fn an_answer_is_fresh_for_its_time_and_then_renewed_in_the_background() {
@@ -70,7 +80,7 @@ async fn when_the_upstream_fails_an_old_answer_is_better_than_none() {
         .start()
         .await;
     let first = running.caller.ask(&[id(1)]).await;
-    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    stale(&running, &[id(1)]).await;
     let broken = Fault::Status(StatusCode::INTERNAL_SERVER_ERROR);
     running
         .simulator
@@ -96,7 +106,7 @@ async fn when_the_quota_is_spent_an_old_answer_is_better_than_a_refusal() {
         .start()
         .await;
     let first = running.caller.ask(&[id(1)]).await;
-    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    stale(&running, &[id(1)]).await;
     let stale = running.caller.ask(&[id(1)]).await;
     assert_eq!((stale.status, &stale.body), (StatusCode::OK, &first.body));
     assert_eq!(running.caller.ask(&[id(2)]).await.status, StatusCode::TOO_MANY_REQUESTS);

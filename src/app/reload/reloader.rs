@@ -202,7 +202,7 @@ impl Reloader {
                 }
                 mistakes.to_string()
             }
-            Refused::Part(error) => format!("{}: {}", error.part, causes(&*error.source)),
+            Refused::Part(error) => format!("{}: {}", error.part, log::chain(&*error.source)),
             Refused::Ended => refused.to_string(),
         };
         tracing::error!(error, "the new configuration is not taken over; the running one stays");
@@ -212,6 +212,7 @@ impl Reloader {
 
 fn shown(made: &Made) -> Current {
     Current {
+        hosts: made.guard.hosts(),
         regions: made.regions.part.clone(),
         keeper: made.keeper.part.clone(),
         cache: Arc::clone(&made.cache),
@@ -223,15 +224,4 @@ fn shown(made: &Made) -> Current {
 fn paths(keys: &[&'static Key]) -> String {
     let paths: Vec<_> = keys.iter().map(|key| key.path()).collect();
     paths.join(", ")
-}
-
-/// An error and its causes.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

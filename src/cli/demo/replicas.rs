@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::node::{Node, PATH, Told};
 use super::stage::{free_or_any, listeners, simulator};
 use super::store::Store;
-use super::tell::{claim, definition, ms, step, window};
+use super::tell::{claim, counted, definition, ms, step};
 use crate::cli::{Error, print};
 use crate::sim::Simulator;
 
@@ -227,34 +227,21 @@ impl Replicas {
         let statuses = try_join_all(self.nodes.iter().map(Node::status)).await?;
         let sum =
             |part: &str, what: &str| -> u64 { statuses.iter().filter_map(|status| status[part][what].as_u64()).sum() };
-        let judge = self.simulator.judge();
-        let calls = self.simulator.calls();
-        let throttled = calls.iter().filter(|call| call.status == Some(429)).count();
-        let violations = self.simulator.violations();
-        claim(judge.is_satisfied() && throttled == 0 && violations.is_empty(), || {
-            format!("{throttled} answers of 429, {violations:?}, {:?}", judge.findings())
-        })?;
-        let findings = judge.findings();
-        let counted = findings
-            .iter()
-            .map(|finding| format!("{} in any {}", finding.most, window(finding.limit.window())));
+        let counted = counted(&self.simulator)?;
         step(
             "In all",
             &[
                 format!(
                     "{} requests answered with {} upstream calls",
                     sum("saved", "requests"),
-                    calls.len()
+                    self.simulator.calls().len()
                 ),
                 format!(
                     "of those not in a replica's own memory, {} were answered from the store, {} by waiting for another replica's call",
                     sum("shared_answers", "hits"),
                     sum("shared_answers", "followed")
                 ),
-                format!(
-                    "as the upstream counted: at most {}, never over its limits, no 429",
-                    counted.collect::<Vec<_>>().join(", ")
-                ),
+                counted,
             ],
         )
     }

@@ -4,7 +4,7 @@ use futures_util::future::{join_all, try_join_all};
 
 use super::node::{PATH, Told};
 use super::stage::Stage;
-use super::tell::{causes, claim, definition, ms, step, window};
+use super::tell::{causes, claim, counted, definition, ms, step};
 use crate::cli::{Error, print};
 
 /// Plays all steps and sums up.
@@ -188,21 +188,7 @@ async fn quota_spent(stage: &Stage) -> Result<(), Error> {
 async fn sum_up(stage: &Stage) -> Result<(), Error> {
     let told = stage.gateway.status().await?;
     let saved = &told["saved"];
-    let judge = stage.simulator.judge();
-    let throttled = stage
-        .simulator
-        .calls()
-        .iter()
-        .filter(|call| call.status == Some(429))
-        .count();
-    let violations = stage.simulator.violations();
-    claim(judge.is_satisfied() && throttled == 0 && violations.is_empty(), || {
-        format!("{throttled} answers of 429, {violations:?}, {:?}", judge.findings())
-    })?;
-    let findings = judge.findings();
-    let counted = findings
-        .iter()
-        .map(|finding| format!("{} in any {}", finding.most, window(finding.limit.window())));
+    let counted = counted(&stage.simulator)?;
     step(
         "In all",
         &[
@@ -211,10 +197,7 @@ async fn sum_up(stage: &Stage) -> Result<(), Error> {
                 saved["requests"], saved["upstream_calls"]
             ),
             format!("how: {}", causes(&saved["by"])),
-            format!(
-                "as the upstream counted: at most {}, never over its limits, no 429",
-                counted.collect::<Vec<_>>().join(", ")
-            ),
+            counted,
         ],
     )
 }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::cli::{Error, print};
+use crate::sim::Simulator;
 
 /// The id of the demo's n-th scan definition.
 pub(super) fn definition(n: u32) -> String {
@@ -47,8 +48,29 @@ pub(super) fn causes(by: &serde_json::Value) -> String {
     causes.join(", ")
 }
 
+/// The verdict of the simulated upstream.
+///
+/// # Errors
+/// When a limit was passed, a call refused, or anything came that the upstream does not know.
+pub(super) fn counted(simulator: &Simulator) -> Result<String, Error> {
+    let (judge, violations) = (simulator.judge(), simulator.violations());
+    let calls = simulator.calls();
+    let throttled = calls.iter().filter(|call| call.status == Some(429)).count();
+    claim(judge.is_satisfied() && throttled == 0 && violations.is_empty(), || {
+        format!("{throttled} answers of 429, {violations:?}, {:?}", judge.findings())
+    })?;
+    let findings = judge.findings();
+    let most = findings
+        .iter()
+        .map(|finding| format!("{} in any {}", finding.most, window(finding.limit.window())));
+    Ok(format!(
+        "as the upstream counted: at most {}, never over its limits, no 429",
+        most.collect::<Vec<_>>().join(", ")
+    ))
+}
+
 /// A window, for people.
-pub(super) fn window(length: Duration) -> String {
+fn window(length: Duration) -> String {
     match length.as_secs() {
         60 => "minute".into(),
         3600 => "hour".into(),

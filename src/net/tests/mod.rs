@@ -3,6 +3,7 @@
 mod connect;
 mod exchange;
 mod hostile;
+mod pool;
 mod proxy;
 
 use std::time::Duration;

@@ -149,7 +149,18 @@ fn agree(steps: Vec<(u8, u8, u8, u64)>) -> Result<(), TestCaseError> {
     for (id, (what, caller, level, deadline)) in (0..).zip(steps) {
         let picked = (!live.is_empty()).then(|| usize::from(caller * 3 + level) % live.len().max(1));
         match (what, picked) {
-            (0..=3, _) | (_, None) => {
+            // Nobody waits: served on the spot, which is the same as coming and being served.
+            (4.., None) => {
+                let urgency = Urgency::new(level * 2).unwrap();
+                let ticket = Ticket {
+                    urgency,
+                    ..ticket(id, caller, deadline, base)
+                };
+                order.pass(&ticket.caller, urgency);
+                reference.add(&ticket);
+                reference.serve(&ticket);
+            }
+            (0..=3, _) => {
                 let urgency = Urgency::new(level * 2).unwrap();
                 let ticket = Ticket {
                     urgency,

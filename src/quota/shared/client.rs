@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::Config;
 use super::config::FORMAT;
 use super::permit::Shared;
-use super::step::Reply;
+use super::step::{self, Reply};
 use crate::BoxError;
 use crate::store::{Link, Script, Wakes};
 use crate::task::Tasks;
@@ -23,7 +23,7 @@ pub(super) fn start(shared: &Arc<Shared>, config: &Config, tasks: &Tasks) {
     let client = Client {
         shared: Arc::clone(shared),
         link,
-        script: Script::new(include_str!("ledger.lua")),
+        script: Script::new(step::SCRIPT),
         keys: config.keys(),
     };
     let stopping = tasks.clone();

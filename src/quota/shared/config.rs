@@ -22,7 +22,7 @@ impl Config {
     #[must_use]
     pub fn new(store: store::Config, timing: Timing, prefix: &str, tenant: &str, application: &str) -> Self {
         // The braces put all keys into one slot of a cluster, where one script may touch them.
-        let key = format!("{{{prefix}:{}:{}}}", plain(tenant), plain(application));
+        let key = format!("{{{}}}", store::scope(prefix, tenant, application));
         Self { store, key, timing }
     }
 
@@ -33,18 +33,6 @@ impl Config {
         // The one that all versions look at.
         [state, past, flying, log, format!("{}:format", self.key)]
     }
-}
-
-/// Tenant and application are names in which case does not matter; nothing in them may end the braces.
-fn plain(name: &str) -> String {
-    let allowed = |c: char| {
-        if c.is_ascii_alphanumeric() || "._-".contains(c) {
-            c.to_ascii_lowercase()
-        } else {
-            '_'
-        }
-    };
-    name.chars().map(allowed).collect()
 }
 
 /// How long things take.

@@ -1,6 +1,6 @@
 //! One quota for many replicas, through a store.
 //!
-//! The ledger lives in the store, and one script there (`ledger.lua`) decides, atomically and with the server's clock. A replica takes
+//! The ledger lives in the store, and one script there (`script/`) decides, atomically and with the server's clock. A replica takes
 //! *steps*, one at a time: each says what has become of its calls and how many requests wait, and brings back the slots it is granted and
 //! what is new in the ledger. So every replica has a copy of the ledger, and the store may lose it.
 //!
@@ -32,13 +32,25 @@
 //! Replicas take turns as callers do within one (stride scheduling), in proportion to the callers who wait at each. A free slot is kept for the
 //! replica whose turn it is for [`Timing::claim`], and passes on when it does not come. Replicas are told when their turn comes, and woken
 //! when it comes earlier.
+//!
+//! # What callers are promised
+//!
+//! Each step says by when callers here were promised their slots, and brings back what the others want and have promised. A forecast (`outlook`)
+//! takes turns as the script does, with each of the others only for as many slots as it wants, or for ever if it turns callers away; and leaves
+//! out the slots that the others' promises need. The script in turn yields a slot out of turn when a promise would be late without it. So
+//! who was told to wait is served in time although others come to want more later.
+//!
+//! A promise is made on what the last step told, which is at most a heartbeat old. Of what several replicas promise within that time more than
+//! there is, the promises due last are taken back at once, by the same rule everywhere.
 
 mod client;
 mod clock;
 mod config;
 mod copy;
 mod metrics;
+mod outlook;
 mod permit;
+mod rivals;
 mod state;
 mod step;
 #[cfg(test)]
@@ -47,3 +59,5 @@ mod tests;
 pub use config::{Config, Timing};
 pub use metrics::Metrics;
 pub use permit::{Permit, Quota};
+pub use state::{Change, State};
+pub use step::Reply;

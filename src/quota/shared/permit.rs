@@ -12,7 +12,8 @@ use super::state::State;
 use super::step::Reply;
 use super::{Config, Metrics, client};
 use crate::BoxError;
-use crate::quota::{self, Forecast, Snapshot, Throttled};
+use crate::attempt::Demand;
+use crate::quota::{self, Snapshot, Throttled};
 use crate::task::Tasks;
 
 /// A replica's part in the shared quota. Clones are the same replica.
@@ -33,9 +34,6 @@ pub(super) struct Shared {
     kick: Notify,
     metrics: Metrics,
 }
-
-/// Most slots of all replicas that one forecast looks at.
-const LOOK_AHEAD: usize = 2000;
 
 /// How long callers should stay away while the store is lost.
 const COME_BACK: Duration = Duration::from_secs(2);
@@ -73,15 +71,21 @@ impl Quota {
         })
     }
 
-    /// Says how many requests wait, of how many callers.
-    pub fn demand(&self, waiting: usize, callers: usize) {
+    /// Says what is wanted.
+    pub fn demand(&self, demand: Demand<'_>) {
         let now = Instant::now();
         let mut state = self.0.lock();
         let before = state.next_look(now);
-        state.demand(waiting, callers, now);
+        state.demand(demand, now);
         if state.next_look(now) < before {
             self.0.kick.notify_one();
         }
+    }
+
+    /// How many other replicas there are.
+    #[must_use]
+    pub fn rivals(&self) -> usize {
+        self.0.look().copy.members.len().saturating_sub(1)
     }
 
     /// When the store is lost, or has never answered: how long to stay away.
@@ -90,31 +94,9 @@ impl Quota {
         self.0.look().is_lost().then_some(COME_BACK)
     }
 
-    /// Appends when the next `count` slots of this replica should come: an estimate, because others share them.
+    /// Appends when the next `count` slots of this replica come: see [`super`] for what that is worth when others want more later.
     pub fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>) {
-        let (account, share) = {
-            let state = self.0.look();
-            (state.copy.account(now), state.share)
-        };
-        let mut forecast = Forecast::new(&account, now);
-        let (mut slot, mut due, mut looked) = (now, 0.0, 0);
-        for _ in 0..count {
-            // Of the slots to come, every n-th is ours.
-            due += 1.0 / share;
-            while due >= 1.0 && looked < LOOK_AHEAD {
-                slot = forecast.next_slot();
-                looked += 1;
-                due -= 1.0;
-            }
-            if looked == LOOK_AHEAD {
-                // Further on, slots come as the longest window gives them.
-                slot += account.ledger.limits().last().map_or(Duration::ZERO, |limit| {
-                    limit.hold().div_f64(limit.calls().max(1) as f64).mul_f64(due)
-                });
-                due = 0.0;
-            }
-            slots.push_back(slot);
-        }
+        self.0.look().forecast(now, count, slots);
     }
 
     /// Changes whenever an earlier forecast may no longer hold.
@@ -136,7 +118,7 @@ impl Quota {
     pub fn has_surplus(&self) -> bool {
         let now = Instant::now();
         let state = self.0.look();
-        state.is_granting() && state.copy.account(now).has_surplus(now)
+        state.is_granting() && state.account(now).has_surplus(now)
     }
 
     /// Changes whenever a snapshot may have become another one, except by the passing of time.
@@ -150,7 +132,7 @@ impl Quota {
     pub fn snapshot(&self) -> Snapshot {
         let now = Instant::now();
         let state = self.0.look();
-        let mut account = state.copy.account(now);
+        let mut account = state.account(now);
         account.ledger.sweep(now);
         let windows = account.windows(now);
         Snapshot {

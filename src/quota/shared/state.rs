@@ -8,8 +8,11 @@ use tokio::time::Instant;
 
 use super::clock::Clock;
 use super::copy::Copy;
+use super::outlook::{self, Coming};
+use super::rivals::{Own, Promise, Rivals};
 use super::step::{self, Reply, Step, Terms};
 use super::{Config, Timing};
+use crate::attempt::Demand;
 use crate::quota::{self, Account};
 
 /// Most slots that one step may ask for.
@@ -31,7 +34,7 @@ const SHORTEST: Duration = Duration::from_millis(1);
 /// what came of it.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
-pub(super) struct State {
+pub struct State {
     terms: Arc<Terms>,
     timing: Timing,
     pub(super) copy: Copy,
@@ -62,7 +65,10 @@ pub(super) struct State {
     lost: Option<(Instant, u32)>,
     merging: bool,
     last: Option<Instant>,
-    pub(super) share: f64,
+    own: Own,
+    rivals: Rivals,
+    /// What earlier forecasts were made with.
+    foreseen: Rivals,
     pub(super) foreign: u64,
     pub(super) calls: u64,
     clock: Clock,
@@ -80,19 +86,21 @@ struct Saying {
 
 /// What a step changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Change {
+pub struct Change {
     /// Slots are in hand, or may come earlier.
-    pub(super) slots: bool,
+    pub slots: bool,
     /// Earlier forecasts are wrong.
-    pub(super) forecast: bool,
+    pub forecast: bool,
     /// The store had lost what it knew.
-    pub(super) epoch: bool,
+    pub epoch: bool,
     /// Calls of others that a 429 revealed.
-    pub(super) foreign: u64,
+    pub foreign: u64,
 }
 
 impl State {
-    pub(super) fn new(me: String, config: &quota::Config, sharing: &Config, now: Instant) -> Self {
+    /// A replica that has not heard from the store yet. `me` tells it from the others.
+    #[must_use]
+    pub fn new(me: String, config: &quota::Config, sharing: &Config, now: Instant) -> Self {
         let kept = config.attempt + Account::LANDING + IN_HAND;
         Self {
             terms: Arc::new(Terms::new(me, config, sharing.timing, kept)),
@@ -119,7 +127,9 @@ impl State {
             lost: None,
             merging: false,
             last: None,
-            share: 1.0,
+            own: Own::default(),
+            rivals: Rivals::default(),
+            foreseen: Rivals::default(),
             foreign: 0,
             calls: 0,
             clock: Clock::default(),
@@ -127,38 +137,50 @@ impl State {
         }
     }
 
-    /// The slot in hand.
-    pub(super) fn take(&mut self, now: Instant) -> Option<String> {
+    /// The slot in hand: the name of its charge.
+    pub fn take(&mut self, now: Instant) -> Option<String> {
         self.drop_old(now);
         let (id, _) = self.hand.pop_front()?;
         self.calls += 1;
+        Promise::redeem(&mut self.own.promised);
         Some(id)
     }
 
-    /// So many requests wait, of so many callers.
-    pub(super) fn demand(&mut self, waiting: usize, callers: usize, now: Instant) {
-        self.want = waiting;
-        self.weight = callers.clamp(1, 1000);
-        if waiting == 0 {
+    /// What is wanted now.
+    pub fn demand(&mut self, demand: Demand<'_>, now: Instant) {
+        if demand.waiting > self.want && self.told > 0 {
+            // The others are told soon, before they promise the same slots.
+            self.collect(now);
+        }
+        self.want = demand.waiting;
+        self.weight = demand.callers.clamp(1, 1000);
+        self.own = Own {
+            promised: Promise::outline(demand.promised),
+            turns_away: demand.turns_away,
+        };
+        if demand.waiting == 0 {
             while let Some((id, _)) = self.hand.pop_front() {
                 self.refund(id, now);
             }
         }
     }
 
-    pub(super) fn settle(&mut self, id: String, now: Instant) {
+    /// The call of this charge counts as made now.
+    pub fn settle(&mut self, id: String, now: Instant) {
         self.copy.settle(&id, now);
         self.settled.push((id, now));
         self.collect(now);
     }
 
-    pub(super) fn refund(&mut self, id: String, now: Instant) {
+    /// The call of this charge was not made.
+    pub fn refund(&mut self, id: String, now: Instant) {
         self.copy.refund(&id);
         self.refunded.push(id);
         self.collect(now);
     }
 
-    pub(super) fn throttle(&mut self, id: String, answer: quota::Throttled, now: Instant) {
+    /// The call of this charge was refused with 429.
+    pub fn throttle(&mut self, id: String, answer: quota::Throttled, now: Instant) {
         self.copy.settle(&id, now);
         let said = step::Throttled {
             id,
@@ -170,8 +192,26 @@ impl State {
         self.woken = true;
     }
 
+    /// Appends when the next `count` slots of this replica come.
+    pub(super) fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>) {
+        let mut coming = Coming::of(&self.copy.account(now), now);
+        let (mut promised, in_hand) = (self.own.promised.clone(), self.hand.len().min(count));
+        for _ in 0..in_hand {
+            Promise::redeem(&mut promised);
+            slots.push_back(now);
+        }
+        let own = (&*promised, self.weight as f64);
+        outlook::share(&mut coming, own, &self.rivals, count - in_hand, slots);
+    }
+
     pub(super) fn is_lost(&self) -> bool {
         self.lost.is_some() || self.last.is_none()
+    }
+
+    /// The quota as this replica knows it.
+    #[must_use]
+    pub fn account(&self, now: Instant) -> Account {
+        self.copy.account(now)
     }
 
     /// Whether the store has answered, and grants slots.
@@ -180,7 +220,8 @@ impl State {
     }
 
     /// When the next step has to be taken.
-    pub(super) fn next_look(&self, now: Instant) -> Instant {
+    #[must_use]
+    pub fn next_look(&self, now: Instant) -> Instant {
         if let Some((since, failures)) = self.lost {
             let pause = FIRST_RETRY * 2_u32.saturating_pow(failures.min(8));
             return since + pause.min(self.timing.heartbeat);
@@ -204,7 +245,10 @@ impl State {
     }
 
     /// What to say now. Call [`State::heard`] or [`State::failed`] afterwards.
-    pub(super) fn step(&mut self, nonce: String, leave: bool, now: Instant) -> serde_json::Result<String> {
+    ///
+    /// # Errors
+    /// When it cannot be written as JSON, which nothing in it should cause.
+    pub fn step(&mut self, nonce: String, leave: bool, now: Instant) -> serde_json::Result<String> {
         self.drop_old(now);
         self.woken = false;
         self.collecting = None;
@@ -240,6 +284,8 @@ impl State {
             next: self.next,
             want: self.saying.asked,
             weight: self.weight,
+            promised: self.own.promised.iter().map(|promise| promise.say(now)).collect(),
+            turns_away: self.own.turns_away,
             r#gen: self.r#gen,
             seq: self.seq,
             landing: step::micros(self.copy.latency.bound()),
@@ -253,7 +299,7 @@ impl State {
     }
 
     /// The step was taken, or refused because the epoch is another one. It was asked for at `asked`.
-    pub(super) fn heard(&mut self, reply: &Reply, asked: Instant, now: Instant) -> Change {
+    pub fn heard(&mut self, reply: &Reply, asked: Instant, now: Instant) -> Change {
         let first = self.next;
         self.next += self.saying.asked as u64;
         let was_lost = self.lost.take().is_some() || self.last.is_none();
@@ -270,7 +316,7 @@ impl State {
         self.settled.drain(..self.saying.settled);
         self.refunded.drain(..self.saying.refunded);
         self.throttled.drain(..self.saying.throttled);
-        self.foreign += reply.foreign;
+        self.foreign = self.foreign.saturating_add(reply.foreign);
         let theirs = reply.now.parse().ok();
         if !theirs.is_none_or(|theirs| self.clock.is_right(theirs, asked, now)) {
             // Whatever it says of times and members is wrong, and must not get into our copy.
@@ -281,30 +327,35 @@ impl State {
         }
         self.owes_copy = false;
         // What this step brings is told with the next one: newcomers wait for that.
-        self.woken |= number(reply.r#gen) != self.r#gen;
-        (self.seq, self.r#gen) = (number(reply.seq), number(reply.r#gen));
+        self.woken |= step::number(reply.r#gen) != self.r#gen;
+        (self.seq, self.r#gen) = (step::number(reply.seq), step::number(reply.r#gen));
         let paused = self.copy.paused_until;
         self.copy.hear(reply, asked, now);
-        for n in (first..).take(reply.granted) {
+        // Whatever the store says, no more than was asked for: the names of further ones would be given twice.
+        let granted = reply.granted.min(self.saying.asked);
+        for n in (first..).take(granted) {
             let id = format!("{}:{n}", self.terms.me);
             self.copy.grant(id.clone(), now);
             self.hand.push_back((id, asked + IN_HAND));
         }
-        self.told = self.saying.asked - reply.granted.min(self.saying.asked);
+        self.told = self.saying.asked - granted;
         let merging = reply.merging.map(|left| now + step::span(left));
         self.due = reply.due.map(|due| now + step::span(due).max(SHORTEST)).or(merging);
         let merged = std::mem::replace(&mut self.merging, merging.is_some()) && merging.is_none();
         // What others use as foreseen changes no forecast; each one costs as much as many steps.
-        let share = reply.share.clamp(0.001, 1.0);
+        let rivals = Rivals::read(reply, now);
+        let have_promised = rivals.promised_calls() > self.rivals.promised_calls();
+        self.rivals = rivals;
         let is_other = was_lost
             || merged
             || paused.is_some() != self.copy.paused_until.is_some()
-            || !(0.8..1.25).contains(&(share / self.share));
+            || have_promised
+            || self.rivals.upset(&self.foreseen);
         if is_other {
-            self.share = share;
+            self.foreseen = self.rivals.clone();
         }
         Change {
-            slots: is_other || reply.granted > 0,
+            slots: is_other || granted > 0,
             forecast: is_other,
             epoch: false,
             foreign: reply.foreign,
@@ -312,7 +363,7 @@ impl State {
     }
 
     /// No answer: the step may have been taken, or may still be. Says whether this is news.
-    pub(super) fn failed(&mut self, now: Instant) -> bool {
+    pub fn failed(&mut self, now: Instant) -> bool {
         let failures = self.lost.map_or(0, |(_, failures)| failures);
         self.lost = Some((now, failures + 1));
         let first = self.next;
@@ -356,14 +407,4 @@ impl State {
     fn collect(&mut self, now: Instant) {
         self.collecting = self.collecting.or(Some(now));
     }
-}
-
-/// A counter, as the script writes numbers.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "counters of the script start at 0 and stay far below 2^53"
-)]
-fn number(value: f64) -> u64 {
-    value as u64
 }

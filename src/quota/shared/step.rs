@@ -7,8 +7,18 @@ use tokio::time::Instant;
 
 use crate::quota::{self, UnknownPast};
 
+/// What the store runs: one script, in three parts.
+pub(super) const SCRIPT: &str = concat!(
+    include_str!("script/ledger.lua"),
+    include_str!("script/turns.lua"),
+    include_str!("script/step.lua"),
+);
+
 /// A charge: its name, [`GONE`], [`FLYING`] or [`PAST`], and until when or since when.
 pub(super) type Charge = (String, u8, f64);
+
+/// So many calls were promised; when the first and the last of them are due.
+pub(super) type Promised = (usize, i64, i64);
 
 /// It was taken back.
 pub(super) const GONE: u8 = 0;
@@ -29,6 +39,11 @@ pub(super) struct Step<'a> {
     pub(super) next: u64,
     pub(super) want: usize,
     pub(super) weight: usize,
+    /// What callers were promised, ascending.
+    pub(super) promised: Vec<Promised>,
+    /// More would be wanted if there were more slots.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) turns_away: bool,
     pub(super) r#gen: u64,
     pub(super) seq: u64,
     pub(super) landing: i64,
@@ -131,9 +146,9 @@ pub(super) struct CopyOut {
     pub(super) pause: Option<i64>,
 }
 
-/// What the script answers.
+/// What the script answers, as JSON.
 #[derive(Debug, Deserialize)]
-pub(super) struct Reply {
+pub struct Reply {
     /// Nothing was done: replicas of this other format have calls in a window.
     pub(super) other: Option<String>,
     #[serde(default)]
@@ -165,8 +180,12 @@ pub(super) struct Reply {
     #[serde(default)]
     pub(super) plan: f64,
     pub(super) pause: Option<f64>,
+    /// Of each other replica that waits: how many slots it wants, negative for all it can get, and its weight.
     #[serde(default)]
-    pub(super) share: f64,
+    pub(super) wants: Vec<(f64, f64)>,
+    /// What all of them have promised, ascending.
+    #[serde(default)]
+    pub(super) promised: Vec<(usize, f64, f64)>,
 }
 
 /// Whole microseconds.
@@ -182,4 +201,14 @@ pub(super) fn age(at: Instant, now: Instant) -> i64 {
 /// A time that the script said; nothing it says can be negative or longer than a few days.
 pub(super) fn span(micros: f64) -> Duration {
     Duration::from_secs_f64((micros / 1e6).clamp(0.0, 1e6))
+}
+
+/// A counter, as the script writes numbers.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counters of the script start at 0 and stay far below 2^53"
+)]
+pub(super) fn number(value: f64) -> u64 {
+    value as u64
 }

@@ -2,14 +2,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::BodyExt as _;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use crate::BoxError;
 use crate::attempt::{Again, Failure, Fate};
 use crate::queue;
-use crate::respond::{Config, Ended, Layer, Outcome, Policies, Problem, Refusal, Reply, RequestId, Window, Windows};
+use crate::respond::{
+    Addressed, Config, Ended, Layer, Outcome, Policies, Problem, Refusal, Reply, RequestId, Window, Windows,
+};
 use crate::scan::{self, Answer, Served, Status};
 
 const ID: &str = "test-1";
@@ -55,6 +57,22 @@ fn hit(body: &'static str) -> Served {
     }
 }
 
+struct Asked(Request<()>);
+
+impl Addressed for Asked {
+    fn id(&self) -> RequestId {
+        RequestId::from_caller(ID).unwrap()
+    }
+
+    fn uri(&self) -> &Uri {
+        self.0.uri()
+    }
+
+    fn headers(&self) -> &HeaderMap {
+        self.0.headers()
+    }
+}
+
 async fn answer(make: impl Fn() -> Result<Reply, BoxError> + Clone + Send + 'static) -> (Response<()>, Bytes) {
     let (answer, body, _) = ending(make).await;
     (answer, body)
@@ -63,12 +81,12 @@ async fn answer(make: impl Fn() -> Result<Reply, BoxError> + Clone + Send + 'sta
 async fn ending(
     make: impl Fn() -> Result<Reply, BoxError> + Clone + Send + 'static,
 ) -> (Response<()>, Bytes, Option<Ended>) {
-    let inner = service_fn(move |_: Request<()>| std::future::ready(make()));
-    let mut request = Request::post("/api/x")
+    let inner = service_fn(move |_: Asked| std::future::ready(make()));
+    let request = Request::post("/api/x")
         .header("host", "gw.local:8080")
         .body(())
         .unwrap();
-    request.extensions_mut().insert(RequestId::from_caller(ID).unwrap());
+    let request = Asked(request);
     let answer = Layer::new(config()).layer(inner).oneshot(request).await.unwrap();
     let (head, body) = answer.response.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
@@ -231,7 +249,7 @@ async fn an_answer_paid_for_elsewhere_says_nothing_of_this_quota() {
     let layer = Layer::new(config()).without_rate_limit_for(header::AUTHORIZATION);
     for (carries, limited) in [(true, false), (false, true)] {
         for fails in [false, true] {
-            let inner = service_fn(move |_: Request<()>| {
+            let inner = service_fn(move |_: Asked| {
                 std::future::ready(if fails {
                     Err(BoxError::from(Refusal::Busy))
                 } else {
@@ -243,7 +261,7 @@ async fn an_answer_paid_for_elsewhere_says_nothing_of_this_quota() {
                 let value = HeaderValue::from_static("Bearer abc");
                 request.headers_mut().insert(header::AUTHORIZATION, value);
             }
-            let answer = layer.layer(inner).oneshot(request).await.unwrap().response;
+            let answer = layer.layer(inner).oneshot(Asked(request)).await.unwrap().response;
             for name in ["ratelimit", "ratelimit-policy"] {
                 assert_eq!(answer.headers().contains_key(name), limited, "{name}, fails: {fails}");
             }

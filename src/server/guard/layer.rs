@@ -12,7 +12,7 @@ use super::origin::may_be_cross_site;
 use super::{Host, Hosts, refuse_cross_site};
 use crate::BoxError;
 use crate::respond::Refusal;
-use crate::server::{Config, Peer};
+use crate::server::{Arrival, Config, Known};
 
 /// Refuses requests without exactly one valid host (400), for other hosts (421), of other sites (403), and with too many fields
 /// (431), which HTTP/2 would let through.
@@ -26,6 +26,12 @@ impl Layer {
     #[must_use]
     pub fn new(hosts: Hosts) -> Self {
         Self { hosts: Arc::new(hosts) }
+    }
+
+    /// What it answers to.
+    #[must_use]
+    pub fn hosts(&self) -> Arc<Hosts> {
+        Arc::clone(&self.hosts)
     }
 }
 
@@ -47,9 +53,9 @@ pub struct Guard<S> {
     hosts: Arc<Hosts>,
 }
 
-impl<S, B> Service<Request<B>> for Guard<S>
+impl<S, B> Service<Arrival<B>> for Guard<S>
 where
-    S: Service<Request<B>, Error = BoxError>,
+    S: Service<Arrival<B>, Error = BoxError>,
 {
     type Response = S::Response;
     type Error = BoxError;
@@ -59,28 +65,28 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        match check(&request, &self.hosts) {
+    fn call(&mut self, request: Arrival<B>) -> Self::Future {
+        match check(request.known(), &self.hosts) {
             Ok(()) => Either::Left(self.inner.call(request)),
             Err(refusal) => Either::Right(ready(Err(refusal.into()))),
         }
     }
 }
 
-fn check<B>(request: &Request<B>, hosts: &Arc<Hosts>) -> Result<(), Refusal> {
+fn check(known: &Known, hosts: &Arc<Hosts>) -> Result<(), Refusal> {
+    let (request, peer) = (&known.head, &known.peer);
     if request.headers().len() > Config::MAX_HEADERS {
         return Err(Refusal::Fields);
     }
-    let peer = request.extensions().get::<Peer>();
     let field = only_host(request);
-    if let (Some(peer), Some(field)) = (peer, field)
+    if let Some(field) = field
         && peer.is_accepted(field, hosts)
         && !may_be_cross_site(request.headers())
     {
         return Ok(());
     }
     let host = Host::of(request)?;
-    if !hosts.accept(&host, peer) {
+    if !hosts.accept(&host, Some(peer)) {
         let host = match host {
             Host::Name(name) => name,
             Host::Ip(address) => address.to_string(),
@@ -88,14 +94,14 @@ fn check<B>(request: &Request<B>, hosts: &Arc<Hosts>) -> Result<(), Refusal> {
         return Err(Refusal::ForeignHost { host });
     }
     refuse_cross_site(request.headers(), &host)?;
-    if let (Some(peer), Some(field)) = (peer, field) {
+    if let Some(field) = field {
         peer.accept(field, hosts);
     }
     Ok(())
 }
 
 /// The `Host` field, if nothing else says what host is meant.
-fn only_host<B>(request: &Request<B>) -> Option<&HeaderValue> {
+fn only_host(request: &Request<()>) -> Option<&HeaderValue> {
     if request.uri().authority().is_some() {
         return None;
     }

@@ -7,10 +7,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, header, request};
+use http::{HeaderMap, HeaderName, header};
 use hyper::body::Body;
 use pin_project_lite::pin_project;
-use tokio::time::Instant;
 use tower::util::Oneshot;
 use tower::{Service, ServiceExt as _};
 
@@ -19,11 +18,10 @@ use super::budget::Budget;
 use super::memo::{Memo, Wording};
 use super::{Config, cache_control, prefer, priority};
 use crate::BoxError;
-use crate::caller::{Caller, Name};
-use crate::respond::{Refusal, Reply, RequestId};
+use crate::caller::{Caller, Freshness, Name, Urgency};
+use crate::respond::{Refusal, Reply};
 use crate::scan::{self, Call, Delegated, Invalid, Served, Version};
-use crate::server::Peer;
-use crate::telemetry::trace::Trace;
+use crate::server::{Arrival, Known};
 
 /// Enough for the questions of some ten thousand callers who poll.
 const REMEMBERED_BYTES: usize = 4 * 1024 * 1024;
@@ -88,7 +86,7 @@ impl<S: Clone> Clone for Read<S> {
     }
 }
 
-impl<S, B> Service<Request<B>> for Read<S>
+impl<S, B> Service<Arrival<B>> for Read<S>
 where
     S: Service<Call, Response = Served, Error = BoxError> + Clone,
     B: Body<Data = Bytes>,
@@ -102,12 +100,12 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (head, body) = request.into_parts();
-        let stage = match self.shared.ask(&head) {
+    fn call(&mut self, request: Arrival<B>) -> Self::Future {
+        let (known, body) = request.into_pieces();
+        let stage = match self.shared.ask(&known) {
             Ok(asked) => Stage::Body {
                 body: Receiving::new(
-                    &head.headers,
+                    known.head.headers(),
                     body,
                     &self.shared.config,
                     Arc::clone(&self.shared.budget),
@@ -214,40 +212,72 @@ impl Shared {
     }
 
     /// Reads the head; what can be refused without the body, is.
-    fn ask(&self, head: &request::Parts) -> Result<Asked, Refusal> {
-        check_content(&head.headers)?;
+    fn ask(&self, known: &Known) -> Result<Asked, Refusal> {
+        let (target, fields) = (known.head.uri(), known.head.headers());
+        check_content(fields)?;
         Ok(Asked {
-            version: Version::from_path(head.uri.path()).ok_or(Refusal::Path)?,
-            query: head.uri.query().map(Box::from),
-            delegated: self.config.authorization.read(&head.headers)?,
-            caller: Arc::new(self.caller(head, Instant::now())),
+            version: Version::from_path(target.path()).ok_or(Refusal::Path)?,
+            query: target.query().map(Box::from),
+            delegated: self.config.authorization.read(fields)?,
+            caller: Arc::new(self.caller(known)),
         })
     }
 
-    fn caller(&self, head: &request::Parts, arrived: Instant) -> Caller {
-        let fields = &head.headers;
-        let wait = prefer::wait(fields).map(|wait| wait.min(self.config.max_wait_limit));
+    fn wishes(&self, fields: &HeaderMap) -> Wishes {
+        // One look at each name is cheaper than a search for each wish. A configured name of the caller's field may be a usual one.
         let header = self.config.caller_header.as_ref();
+        if !asks_for_more(fields) && header.is_none_or(|header| !fields.contains_key(header)) {
+            return Wishes::default();
+        }
         let given = header.and_then(|header| fields.get(header)?.to_str().ok());
-        let name = given.map(Name::new).filter(|name| !name.as_str().is_empty());
-        let peer = || {
-            head.extensions
-                .get::<Peer>()
-                .map_or_else(|| Name::new("local"), Peer::name)
-        };
-        Caller {
-            name: name.unwrap_or_else(peer),
+        Wishes {
+            name: given.map(Name::new).filter(|name| !name.as_str().is_empty()),
+            wait: prefer::wait(fields).map(|wait| wait.min(self.config.max_wait_limit)),
             urgency: priority::urgency(fields),
-            deadline: arrived + wait.unwrap_or(self.config.max_wait),
-            wait,
             freshness: cache_control::freshness(fields),
-            request_id: head
-                .extensions
-                .get::<RequestId>()
-                .map_or_else(|| "".into(), RequestId::share),
-            trace: head.extensions.get::<Trace>().cloned().unwrap_or_default(),
         }
     }
+
+    fn caller(&self, known: &Known) -> Caller {
+        let Wishes {
+            name,
+            wait,
+            urgency,
+            freshness,
+        } = self.wishes(known.head.headers());
+        Caller {
+            name: name.unwrap_or_else(|| known.peer.name()),
+            urgency,
+            deadline: known.at + wait.unwrap_or(self.config.max_wait),
+            wait,
+            freshness,
+            request_id: known.id.share(),
+            trace: known.trace.clone(),
+        }
+    }
+}
+
+/// What a caller can ask for in its fields.
+#[derive(Default)]
+struct Wishes {
+    name: Option<Name>,
+    wait: Option<Duration>,
+    urgency: Urgency,
+    freshness: Freshness,
+}
+
+/// Whether there is a field besides those that nearly every request has, and that ask for nothing.
+fn asks_for_more(fields: &HeaderMap) -> bool {
+    const USUAL: [HeaderName; 7] = [
+        header::HOST,
+        header::CONTENT_TYPE,
+        header::CONTENT_LENGTH,
+        header::ACCEPT,
+        header::USER_AGENT,
+        header::ACCEPT_ENCODING,
+        header::CONNECTION,
+    ];
+    fields.keys().any(|name| !USUAL.contains(name))
 }
 
 /// JSON, said so, in UTF-8, as it is.
@@ -282,6 +312,9 @@ fn is_json(media: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::Peer;
+    use http::Request;
+    use tokio::time::Instant;
 
     fn content(fields: &[(&'static str, &'static str)]) -> Result<(), Refusal> {
         let mut map = HeaderMap::new();
@@ -326,23 +359,14 @@ mod tests {
     }
 
     fn caller(fields: &[(&'static str, &'static str)]) -> (Caller, Instant) {
-        let mut request = Request::post("/");
+        let mut request = Request::post("/").header("x-request-id", "id-1");
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
-        let mut request = request.body(()).unwrap();
-        request.extensions_mut().insert(RequestId::from_caller("id-1").unwrap());
-        request.extensions_mut().insert(Peer::tcp(
-            "10.0.0.7:4711".parse().unwrap(),
-            "10.0.0.1:80".parse().unwrap(),
-        ));
-        let arrived = Instant::now();
-        (
-            Layer::new(Config::default())
-                .shared
-                .caller(&request.into_parts().0, arrived),
-            arrived,
-        )
+        let peer = Peer::tcp("10.0.0.7:4711".parse().unwrap(), "10.0.0.1:80".parse().unwrap());
+        let arrival = Arrival::new(request.body(()).unwrap(), peer);
+        let known = arrival.known();
+        (Layer::new(Config::default()).shared.caller(known), known.at)
     }
 
     #[tokio::test(start_paused = true)]

@@ -117,7 +117,7 @@ fn stack(
     read: read::Config,
     backend: Arc<Backend>,
 ) -> impl tower::Service<
-    http::Request<hyper::body::Incoming>,
+    crate::server::Arrival<hyper::body::Incoming>,
     Response = http::Response<Body>,
     Error = std::convert::Infallible,
     Future: Send,

@@ -21,6 +21,7 @@ use defender_gateway::sim::{self, Judge, Simulator};
 use defender_gateway::task::Tasks;
 
 use super::host::{self, Host};
+use crate::support::until;
 
 const PATH: &str = "/api/DeviceAuthenticatedScanDefinitions/GetScanHistoryByScanDefinitionId";
 const DISTANCE: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(40)];
@@ -179,11 +180,10 @@ impl Bench {
     /// Waits until both regions have been measured and the near one is selected.
     pub(crate) async fn until_measured(&self) {
         let measured = |status: &Value| (0..2).all(|n| status["regions"][n]["rtt_ms"].is_f64());
-        let begun = Instant::now();
-        while !measured(&self.status().await) {
-            assert!(begun.elapsed() < Duration::from_secs(20), "no probe was answered");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        until("probes to be answered", async || {
+            measured(&self.status().await).then_some(())
+        })
+        .await;
         self.until_near_is(true).await;
     }
 
@@ -194,14 +194,12 @@ impl Bench {
     /// Waits until the near region is selected or not, as wanted.
     pub(crate) async fn until_near_is(&self, selected: bool) -> Duration {
         let begun = Instant::now();
-        while self.near_is_selected().await != selected {
-            assert!(
-                begun.elapsed() < Duration::from_secs(20),
-                "the region is not {}",
-                if selected { "back" } else { "left" }
-            );
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let what = if selected {
+            "the region to be back"
+        } else {
+            "the region to be left"
+        };
+        until(what, async || (self.near_is_selected().await == selected).then_some(())).await;
         begun.elapsed()
     }
 

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::time::Instant;
 use url::Url;
 
 use defender_gateway::BoxError;
@@ -13,6 +12,8 @@ use defender_gateway::net;
 use defender_gateway::region::{Candidate, Config, Metrics, Probe, Table};
 use defender_gateway::sim::{self, Simulator};
 use defender_gateway::task::Tasks;
+
+use crate::support::until;
 
 /// The gateway's way to measure, counted.
 #[derive(Clone)]
@@ -92,11 +93,7 @@ impl World {
     }
 
     async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
-        let begun = Instant::now();
-        while !condition(self) {
-            assert!(begun.elapsed() < Duration::from_secs(30), "{what} did not come about");
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        until(what, async || condition(self).then_some(())).await;
     }
 
     fn assert_nothing_spent(&self) {
@@ -133,13 +130,14 @@ async fn equal_regions_do_not_flap_in_as_many_rounds_as_an_hour_has() {
     let world = world([("us", 40), ("eu", 40)], Duration::from_millis(10));
     world.until("a few probes", |world| world.probe.least() >= 5).await;
     let (mut selected, mut changes) = (world.selected(), 0);
-    while world.probe.least() < 125 {
-        tokio::time::sleep(Duration::from_millis(2)).await;
+    until("an hour's rounds", async || {
         if world.selected() != selected {
             selected = world.selected();
             changes += 1;
         }
-    }
+        (world.probe.least() >= 125).then_some(())
+    })
+    .await;
     // One may be due to the noise of a busy machine; the paused tests allow none, with more noise and for a day.
     println!("{changes} changes in 120 rounds");
     assert!(changes <= 2, "{changes} changes");

@@ -109,11 +109,15 @@ async fn requests_meet_what_was_taken_over() {
         ask(&[("host", "gateway.example")]).await.status,
         StatusCode::MISDIRECTED_REQUEST
     );
+    let shown = running.admin.fetch_as("/livez", "gateway.example").await.status;
+    assert_eq!(shown, StatusCode::MISDIRECTED_REQUEST);
     running
         .reload(&[("server.hosts", "[\"gateway.example\"]")])
         .await
         .unwrap();
     assert_eq!(ask(&[("host", "gateway.example")]).await.status, StatusCode::OK);
+    let shown = running.admin.fetch_as("/livez", "gateway.example").await.status;
+    assert_eq!(shown, StatusCode::OK, "the admin address goes by the same names");
 
     // What was stored is kept, whatever changes around it.
     running.reload(&[("cache.max_size", "\"2MiB\"")]).await.unwrap();

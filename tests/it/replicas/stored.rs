@@ -58,11 +58,7 @@ async fn no_secret_is_in_the_store_and_applications_are_apart() {
     assert_eq!(fleet.gateways[0].status().await["quota"]["replicas"], 2);
 
     let mut written = everything(&server).await;
-    let log = server.folder().join("appendonlydir");
-    for entry in std::fs::read_dir(log).unwrap() {
-        let path = entry.unwrap().path();
-        written.push((path.display().to_string(), std::fs::read(path).unwrap()));
-    }
+    written.extend(server.written());
     assert!(
         written.iter().any(|(_, value)| holds(value, "ZADD")),
         "the log of writes is there"

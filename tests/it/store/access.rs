@@ -15,7 +15,16 @@ async fn a_user_may_be_allowed_no_more_than_the_readme_says() {
     let server = Redis::start().await;
     server
         .command(&[
-            "ACL", "SETUSER", "gateway", "on", ">first", "~{t}*", "&{t}*", "+@read", "+@write",
+            "ACL",
+            "SETUSER",
+            "gateway",
+            "on",
+            ">first",
+            "~{t}*",
+            "resetchannels",
+            "&{t}*",
+            "+@read",
+            "+@write",
         ])
         .await;
     server

@@ -171,6 +171,15 @@ impl Caller {
         self.send(self.request(Method::GET, target).body(Bytes::new()).unwrap())
             .await
     }
+
+    /// The same, by another name of the listener.
+    pub(crate) async fn fetch_as(&self, target: &str, host: &'static str) -> Answer {
+        let mut request = self.request(Method::GET, target).body(Bytes::new()).unwrap();
+        request
+            .headers_mut()
+            .insert(http::header::HOST, http::HeaderValue::from_static(host));
+        self.send(request).await
+    }
 }
 
 /// One question over a Unix socket.

@@ -1,5 +1,6 @@
 //! The real program as a child process.
 
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
@@ -25,6 +26,8 @@ pub(crate) struct Program {
 pub(crate) struct Ended {
     /// `None`: by a signal.
     pub(crate) code: Option<i32>,
+    /// The system wrote its memory down.
+    pub(crate) dumped: bool,
     /// All that it wrote, to stdout and stderr.
     pub(crate) output: String,
 }
@@ -46,9 +49,26 @@ impl Program {
         program
     }
 
+    /// The same behind a few words of the shell, which set its limits. Does not wait.
+    pub(crate) fn limited_gateway(limits: &str, toml: &str, variables: &[(String, String)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("gateway.toml");
+        std::fs::write(&file, toml).unwrap();
+        let mut command = Command::new("sh");
+        let script = format!("{limits}; exec \"$0\" \"$@\"");
+        let program = env!("CARGO_BIN_EXE_defender-gateway");
+        command.args(["-c", &script, program, "run", "--config", file.to_str().unwrap()]);
+        Self::run(command, folder, variables)
+    }
+
     fn start_in<T: AsRef<str>>(folder: tempfile::TempDir, arguments: &[T], variables: &[(String, String)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_defender-gateway"))
-            .args(arguments.iter().map(AsRef::as_ref))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_defender-gateway"));
+        command.args(arguments.iter().map(AsRef::as_ref));
+        Self::run(command, folder, variables)
+    }
+
+    fn run(mut command: Command, folder: tempfile::TempDir, variables: &[(String, String)]) -> Self {
+        let mut child = command
             .env_clear()
             .envs(variables.iter().cloned())
             .current_dir(folder.path())
@@ -151,6 +171,7 @@ impl Program {
         }
         Ended {
             code: status.code(),
+            dumped: status.core_dumped(),
             output: self.output(),
         }
     }

@@ -1,7 +1,9 @@
-//! Real redis-servers of a test's own, on free ports, without anything on disk.
+//! Real redis-servers of a test's own, on free ports, without anything on disk. `STORE_SERVER` names another one to test against.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
@@ -37,9 +39,11 @@ impl Redis {
         if !settings.contains(&"--port") {
             arguments.extend(["--port".into(), port.to_string()]);
         }
-        let usual =
-            "--bind 127.0.0.1 --save '' --appendonly no --enable-debug-command yes --repl-diskless-sync-delay 0";
+        let usual = "--bind 127.0.0.1 --save '' --appendonly no --repl-diskless-sync-delay 0";
         arguments.extend(usual.split(' ').map(|word| word.trim_matches('\'').to_owned()));
+        if !*IS_6 {
+            arguments.extend(["--enable-debug-command".into(), "yes".into()]);
+        }
         arguments.extend(settings.iter().map(ToString::to_string));
         let child = spawn(&arguments, folder.path());
         let started = Self {
@@ -102,19 +106,13 @@ impl Redis {
     pub(crate) async fn cluster() -> Vec<Self> {
         let mut nodes = Vec::new();
         for _ in 0..3 {
-            // By default the bus has the port 10,000 further up, which need not exist.
+            let mut settings = vec!["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
+            // By default the bus has the port 10,000 further up, which need not be free.
             let bus = free_port().await.to_string();
-            nodes.push(
-                Self::start_with(&[
-                    "--cluster-enabled",
-                    "yes",
-                    "--cluster-port",
-                    &bus,
-                    "--cluster-node-timeout",
-                    "2000",
-                ])
-                .await,
-            );
+            if !*IS_6 {
+                settings.extend(["--cluster-port", &bus]);
+            }
+            nodes.push(Self::start_with(&settings).await);
         }
         let addresses = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port));
         let mut create = Command::new("redis-cli");
@@ -153,6 +151,16 @@ impl Redis {
         self.listens().await;
     }
 
+    /// Everything that was written, with `--appendonly yes`: by file.
+    pub(crate) fn written(&self) -> Vec<(String, Vec<u8>)> {
+        // Redis 6 has one file instead of the folder.
+        let [folder, file] = ["appendonlydir", "appendonly.aof"].map(|name| self.folder().join(name));
+        let files = std::fs::read_dir(folder).map(|entries| entries.map(|entry| entry.unwrap().path()).collect());
+        let files: Vec<_> = files.unwrap_or_else(|_| vec![file]);
+        let read = |path: std::path::PathBuf| (path.display().to_string(), std::fs::read(path).unwrap());
+        files.into_iter().map(read).collect()
+    }
+
     /// Runs a command of which only success is of interest.
     pub(crate) async fn command(&self, words: &[&str]) {
         let _value: redis::Value = self.ask(words).await.unwrap();
@@ -175,8 +183,18 @@ impl Redis {
     }
 }
 
+/// Whether the server is Redis 6, which lacks switches of later ones for what it does or allows by itself.
+static IS_6: LazyLock<bool> = LazyLock::new(|| {
+    let said = std::process::Command::new(program()).arg("--version").output();
+    said.is_ok_and(|said| String::from_utf8_lossy(&said.stdout).contains(" v=6."))
+});
+
+fn program() -> OsString {
+    std::env::var_os("STORE_SERVER").unwrap_or_else(|| "redis-server".into())
+}
+
 fn spawn(arguments: &[String], folder: &Path) -> Child {
-    Command::new("redis-server")
+    Command::new(program())
         .args(arguments)
         .arg("--dir")
         .arg(folder)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::store::Store;
+use super::store::{Store, waiting};
 use crate::quota::shared::state::State;
 use crate::quota::shared::{Config, Timing};
 use crate::quota::{self, Limit, UnknownPast};
@@ -123,7 +123,7 @@ impl Explorer {
             &self.sharing,
             self.base + world.now,
         );
-        state.demand(2, 1, self.base + world.now);
+        state.demand(waiting(2), self.base + world.now);
         state
     }
 
@@ -146,13 +146,13 @@ impl Explorer {
         // Until the assumption of a full past has run out, and the bucket is full.
         for _ in 0..24 {
             for n in [0, 1, 0, 1] {
-                world.replicas[n].demand(0, 1, self.base + world.now);
+                world.replicas[n].demand(waiting(0), self.base + world.now);
                 self.steps(&mut world, n);
             }
             Self::pass(&mut world, MS * 600);
         }
         for state in &mut world.replicas {
-            state.demand(2, 1, self.base + world.now);
+            state.demand(waiting(2), self.base + world.now);
         }
         world
     }

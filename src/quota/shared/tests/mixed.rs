@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::store::Store;
+use super::store::{Store, waiting};
 use crate::quota::shared::state::State;
 use crate::quota::shared::step::Reply;
 use crate::quota::shared::{Config, Timing};
@@ -29,7 +29,7 @@ impl Bench {
         let sharing = Config::new(store, Timing::new(SECOND), "test", "t", "a");
         let now = Instant::now();
         let mut member = State::new("r1".into(), &config, &sharing, now);
-        member.demand(1, 1, now);
+        member.demand(waiting(1), now);
         let mut store = Store::start(sharing.keys(), None);
         store.set(Duration::ZERO, 1);
         Self {
@@ -91,4 +91,22 @@ fn members_of_one_format_share_whatever_more_they_know() {
     );
     let read = "return cmsgpack.unpack(redis.call('GET', KEYS[1])).novel";
     assert_eq!(bench.store.ask::<String>(&["EVAL", read, "1", &key]), "kept");
+}
+
+#[test]
+fn a_member_that_does_not_tell_what_it_promises_is_taken_to_want_all_it_can_get() {
+    let mut bench = Bench::new();
+    let now = bench.now;
+    for _ in 0..3 {
+        let reply = bench.step(|_| {});
+        bench.member.heard(&reply, now, now);
+    }
+    let key = bench.sharing.keys()[0].clone();
+    let older = "local state = cmsgpack.unpack(redis.call('GET', KEYS[1])) state.members.r0 = { joined = 0, call = 1, pass = 0, \
+                 want = 1, weight = 3, seen = 99, lease = state.last + 9000000 } \
+                 redis.call('SET', KEYS[1], cmsgpack.pack(state)) return 1";
+    bench.store.command(&["EVAL", older, "1", &key]);
+    let reply = bench.step(|_| {});
+    assert_eq!(reply.wants, [(-1.0, 3.0)]);
+    assert!(reply.promised.is_empty());
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use redis::Connection;
 use tempfile::TempDir;
 
-use crate::quota::shared::step::Reply;
+use crate::attempt::Demand;
+use crate::quota::shared::step::{self, Reply};
 
 /// A server that can be saved and loaded as a whole. Killed on drop.
 pub(super) struct Store {
@@ -27,6 +28,15 @@ impl Drop for Store {
     }
 }
 
+/// So many requests of one caller wait, for as long as it takes.
+pub(super) fn waiting(requests: usize) -> Demand<'static> {
+    Demand {
+        waiting: requests,
+        callers: 1,
+        ..Demand::default()
+    }
+}
+
 /// The server's time at the start.
 const START: i64 = 1_790_000_000_000_000;
 
@@ -34,7 +44,7 @@ impl Store {
     pub(super) fn start(keys: [String; 5], mistake: Option<(&str, &str)>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("redis.sock");
-        let mut child = Command::new("redis-server")
+        let mut child = Command::new(std::env::var_os("STORE_SERVER").unwrap_or_else(|| "redis-server".into()))
             .args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocket"])
             .arg(&socket)
             .stdout(Stdio::piped())
@@ -44,12 +54,15 @@ impl Store {
         assert!(log.any(|line| line.unwrap().contains("eady to accept connections")));
         let client = redis::Client::open(format!("redis+unix://{}", socket.display())).unwrap();
         let mut connection = client.get_connection().unwrap();
-        let source = include_str!("../ledger.lua");
+        let source = step::SCRIPT;
         let clock = "(function() local at = tonumber(redis.call('GET', 'clock')) return { math.floor(at / 1000000), at % 1000000 } end)()";
-        let moved = source.replace("redis.call('TIME')", clock).replace(
-            "redis.call('INFO', 'server')",
-            "('run_id:' .. redis.call('GET', 'run'))",
-        );
+        let moved = source
+            .replace("redis.call('TIME')", clock)
+            .replace(
+                "redis.call('INFO', 'server')",
+                "('run_id:' .. redis.call('GET', 'run'))",
+            )
+            .replace("'PUBLISH', STATE", "'SADD', 'wakes'");
         assert_eq!(
             moved.matches("redis.call('GET', '").count(),
             2,
@@ -92,6 +105,11 @@ impl Store {
         run.arg(&self.script).arg(self.keys.len()).arg(&self.keys).arg(step);
         let text: String = run.query(&mut self.connection).unwrap();
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    /// Whom the script has woken since this was asked last; `*` is everybody.
+    pub(super) fn wakes(&mut self) -> Vec<String> {
+        self.ask(&["SPOP", "wakes", "100"])
     }
 
     pub(super) fn flush(&mut self) {

@@ -1,5 +1,3 @@
-//! What must hold for any bytes. Used by the fuzz targets, and by a short run in the integration tests.
-
 use bytes::Bytes;
 use defender_gateway::scan::{Request, Rows, Version};
 

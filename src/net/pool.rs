@@ -1,0 +1,250 @@
+//! Connections that are kept, host by host.
+//!
+//! Over HTTP/1.1 a connection serves one request at a time, so each request takes one that is idle or makes one. Over HTTP/2 one
+//! connection serves all requests, and is made once: without a gate a burst of a hundred requests would make a hundred TLS handshakes to
+//! keep one connection. Behind the gate the first request connects and the others find its connection.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use http::uri::{Authority, Scheme};
+use http::{HeaderValue, Uri};
+use hyper::rt::Executor as _;
+use hyper_util::rt::TokioExecutor;
+use tokio::sync::Mutex as Gate;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use crate::net::connection::Connection;
+use crate::net::connector::Target;
+use crate::net::stream::Protocol;
+use crate::net::{Config, ConnectError, Connector, Error, Kind, Step};
+
+/// Shorter than the idle limits of common front ends, so that it is us who hang up.
+const IDLE: Duration = Duration::from_mins(1);
+
+/// The connector ends by its own timeout first, because its error says more; this is the net below it.
+const SLACK: Duration = Duration::from_millis(500);
+
+/// Idle HTTP/1.1 connections kept per host; a burst of 100 calls leaves this many.
+const MAX_IDLE_PER_HOST: usize = 16;
+
+/// Most hosts whose connections are kept; a further one gets a connection for each request.
+const MAX_HOSTS: usize = 64;
+
+/// The connections of one client. Clones share them.
+#[derive(Clone, Debug)]
+pub(super) struct Pool {
+    hosts: Arc<Mutex<Vec<Arc<Host>>>>,
+    config: Arc<Config>,
+}
+
+/// One scheme, host and port.
+#[derive(Debug)]
+pub(super) struct Host {
+    scheme: Scheme,
+    authority: Authority,
+    target: Target,
+    field: HeaderValue,
+    gate: Gate<()>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// HTTP/1.1 is spoken here, so requests must not wait for each other at the gate.
+    open: bool,
+    /// The connection that all requests share over HTTP/2.
+    shared: Option<Connection>,
+    /// Those over HTTP/1.1 that nobody uses, and since when; the latest last.
+    idle: Vec<(Instant, Connection)>,
+    /// Somebody looks after those that are idle for too long.
+    tended: bool,
+}
+
+impl Pool {
+    pub(super) fn new(config: Arc<Config>) -> Self {
+        Self {
+            hosts: Arc::default(),
+            config,
+        }
+    }
+
+    /// The host that an absolute address names; `None` when it is not absolute.
+    pub(super) fn host(&self, uri: &Uri) -> Option<Arc<Host>> {
+        let (scheme, authority) = (uri.scheme()?, uri.authority()?);
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(host) = hosts
+            .iter()
+            .find(|host| host.authority == *authority && host.scheme == *scheme)
+        {
+            return Some(Arc::clone(host));
+        }
+        let host = Arc::new(Host {
+            scheme: scheme.clone(),
+            authority: authority.clone(),
+            target: Target::new(uri.clone()),
+            field: field(scheme, authority)?,
+            gate: Gate::default(),
+            kept: Mutex::default(),
+        });
+        if hosts.len() < MAX_HOSTS {
+            hosts.push(Arc::clone(&host));
+        }
+        Some(host)
+    }
+
+    /// A connection to `host` that can take a request, and whether it has served others before.
+    ///
+    /// # Errors
+    /// Nothing was written: no connection by `deadline`, or one that does not speak HTTP.
+    ///
+    /// # Cancel safety
+    /// Safe; a connection that is being made is given up.
+    pub(super) async fn take(
+        &self,
+        host: &Host,
+        connector: &Connector,
+        deadline: Instant,
+    ) -> Result<(Connection, bool), Error> {
+        timeout_at(deadline + SLACK, self.look(host, connector, deadline))
+            .await
+            .unwrap_or_else(|_| Err(host.late()))
+            .map_err(|kind| Error::new(host.authority(), kind))
+    }
+
+    async fn look(&self, host: &Host, connector: &Connector, deadline: Instant) -> Result<(Connection, bool), Kind> {
+        if let Some(kept) = self.kept(host).await {
+            return Ok((kept, true));
+        }
+        let is_open = host.kept().open;
+        let _pass = if is_open {
+            None
+        } else {
+            let pass = timeout_at(deadline, host.gate.lock()).await;
+            let pass = pass.map_err(|_| host.late())?;
+            // Whoever was in front may have made one.
+            if let Some(kept) = self.kept(host).await {
+                return Ok((kept, true));
+            }
+            Some(pass)
+        };
+        let stream = connector.reach(&host.target).await.map_err(Kind::Connect)?;
+        let connection = Connection::begin(stream, &self.config).await.map_err(Kind::NotSent)?;
+        let mut kept = host.kept();
+        kept.open = connection.protocol() == Protocol::Http1;
+        kept.shared = connection.shared();
+        Ok((connection, false))
+    }
+
+    /// Keeps a connection that has served a request well.
+    pub(super) fn give_back(&self, host: &Arc<Host>, connection: Connection) {
+        if !connection.is_usable(self.config.max_age) {
+            host.retire(&connection);
+            return;
+        }
+        if connection.protocol() == Protocol::Http2 {
+            return;
+        }
+        let mut kept = host.kept();
+        if kept.idle.len() >= MAX_IDLE_PER_HOST {
+            return;
+        }
+        kept.idle.push((Instant::now(), connection));
+        if !std::mem::replace(&mut kept.tended, true) {
+            // As the connections themselves, outside of `task::Tasks`.
+            TokioExecutor::new().execute(tend(Arc::downgrade(host)));
+        }
+    }
+
+    /// One that is there and can take a request.
+    async fn kept(&self, host: &Host) -> Option<Connection> {
+        loop {
+            let mut connection = host.kept().next(self.config.max_age)?;
+            // What it served before is behind it within this very turn of its task, or it has closed.
+            if connection.ready().await.is_ok() {
+                return Some(connection);
+            }
+            host.retire(&connection);
+        }
+    }
+}
+
+impl Kept {
+    fn next(&mut self, max_age: Duration) -> Option<Connection> {
+        if self.shared.as_ref().is_some_and(|shared| !shared.is_usable(max_age)) {
+            self.shared = None;
+        }
+        if let Some(shared) = &self.shared {
+            return shared.shared();
+        }
+        while let Some((since, connection)) = self.idle.pop() {
+            if since.elapsed() < IDLE && connection.is_usable(max_age) {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// Hangs up what has been idle for too long, or has closed; says when to look again.
+    fn tidy(&mut self, now: Instant) -> Option<Instant> {
+        self.idle
+            .retain(|(since, connection)| *since + IDLE > now && connection.is_usable(Duration::MAX));
+        self.tended = !self.idle.is_empty();
+        self.idle.first().map(|(since, _)| *since + IDLE)
+    }
+}
+
+/// Hangs up the host's idle connections in time, until there are none.
+async fn tend(host: Weak<Host>) {
+    let mut next = Instant::now() + IDLE;
+    loop {
+        sleep_until(next).await;
+        let Some(host) = host.upgrade() else { return };
+        let Some(at) = host.kept().tidy(Instant::now()) else {
+            return;
+        };
+        next = at;
+    }
+}
+
+/// The host, with its port if that is not the usual one.
+fn field(scheme: &Scheme, authority: &Authority) -> Option<HeaderValue> {
+    let usual = if *scheme == Scheme::HTTP { 80 } else { 443 };
+    let host = authority.host();
+    match authority.port_u16().filter(|port| *port != usual) {
+        Some(port) => HeaderValue::try_from(format!("{host}:{port}")).ok(),
+        None => HeaderValue::from_str(host).ok(),
+    }
+}
+
+impl Host {
+    pub(super) fn authority(&self) -> &Arc<str> {
+        self.target.authority()
+    }
+
+    /// The field of this name.
+    pub(super) fn field(&self) -> &HeaderValue {
+        &self.field
+    }
+
+    /// Keeps a connection from further use; requests under way go on.
+    pub(super) fn retire(&self, connection: &Connection) {
+        let mut kept = self.kept();
+        if kept
+            .shared
+            .as_ref()
+            .is_some_and(|shared| shared.born() == connection.born())
+        {
+            kept.shared = None;
+        }
+    }
+
+    fn late(&self) -> Kind {
+        Kind::Connect(ConnectError::timed_out(self.authority(), Step::Dial))
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        // Every change is complete before anything can panic.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

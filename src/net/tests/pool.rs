@@ -1,0 +1,54 @@
+//! How many connections are kept, and for how long.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use http::Uri;
+use tokio::io::AsyncReadExt as _;
+use tokio::time::Instant;
+
+use super::post;
+use crate::net::connection::Connection;
+use crate::net::pool::Pool;
+use crate::net::stream::{Protocol, Stream};
+use crate::net::testing::{Http, Names, client, quick};
+
+#[tokio::test]
+async fn one_after_the_other_needs_one_connection_and_a_burst_leaves_sixteen() {
+    let host = Http::saying("here");
+    let names = Names::new([("eu.test", host.start().await)]);
+    let client = client(&quick(), &names);
+    for _ in 0..10 {
+        post(&client, "http://eu.test/").await.unwrap();
+    }
+    assert_eq!((host.connections(), host.requests()), (1, 10));
+    // The host is known to speak HTTP/1.1: they do not wait for each other.
+    for made in [40, 64] {
+        for result in join_all((0..40).map(|_| post(&client, "http://eu.test/"))).await {
+            result.unwrap();
+        }
+        assert_eq!(host.connections(), made);
+    }
+}
+
+/// In memory, so that a minute can pass at once.
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_is_closed_after_a_minute() {
+    let pool = Pool::new(Arc::new(quick()));
+    let host = pool.host(&Uri::from_static("http://eu.test/")).unwrap();
+    let begun = Instant::now();
+    let mut far_ends = Vec::new();
+    for age in [0, 20] {
+        tokio::time::sleep_until(begun + Duration::from_secs(age)).await;
+        let (near, far) = tokio::io::duplex(1024);
+        let stream = Stream::new(Box::new(near), Protocol::Http1, Duration::ZERO);
+        let connection = Connection::begin(stream, &quick()).await.unwrap();
+        pool.give_back(&host, connection);
+        far_ends.push((age, far));
+    }
+    for (age, mut far) in far_ends {
+        assert_eq!(far.read(&mut [0; 16]).await.unwrap(), 0, "closed");
+        assert_eq!(begun.elapsed().as_secs(), age + 60);
+    }
+}

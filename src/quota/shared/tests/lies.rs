@@ -1,0 +1,43 @@
+//! A store that says what the script never would.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::attempt::Demand;
+use crate::quota::shared::{self, Reply, State, Timing};
+use crate::quota::{self, Limit};
+use crate::store;
+
+#[tokio::test(start_paused = true)]
+async fn no_more_slots_are_taken_than_were_asked_for_whatever_the_store_grants() {
+    let minute = Duration::from_mins(1);
+    let limit = Limit::try_new(NonZeroU32::new(100).unwrap(), minute).unwrap();
+    let config = quota::Config::try_new(vec![limit], NonZeroU32::MIN, minute).unwrap();
+    let store = store::Config::new(store::Address::parse("redis://h").unwrap(), minute);
+    let sharing = shared::Config::new(store, Timing::new(minute), "p", "t", "a");
+    let now = Instant::now();
+    let mut state = State::new("me".into(), &config, &sharing, now);
+    let hear = |state: &mut State, reply: &str| {
+        let demand = Demand {
+            waiting: 3,
+            callers: 1,
+            ..Demand::default()
+        };
+        state.demand(demand, now);
+        state.step("n".into(), false, now).unwrap();
+        let reply: Reply = serde_json::from_str(reply).unwrap();
+        let _ = state.heard(&reply, now, now);
+        std::iter::from_fn(|| state.take(now)).collect::<Vec<_>>()
+    };
+    hear(&mut state, r#"{"epoch":"e","stale":true}"#);
+    let lie = r#"{"epoch":"e","granted":18446744073709551615,"foreign":18446744073709551615}"#;
+    let mut names = hear(&mut state, lie);
+    assert_eq!(names.len(), 3);
+    names.extend(hear(&mut state, lie));
+    assert_eq!(names.len(), 6);
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), 6, "each has a name of its own");
+}

@@ -1,0 +1,92 @@
+//! A request on its way through the layers.
+
+use http::{HeaderMap, Request, Uri};
+use tokio::time::Instant;
+
+use super::Peer;
+use super::request_id;
+use crate::respond::{Addressed, RequestId};
+use crate::telemetry::trace::Trace;
+
+/// A request, and what is known about it besides what HTTP says.
+///
+/// In one box: it is handed from layer to layer, and to move all of it each time, or to look it up by type in a map, costs more than
+/// most of them do.
+#[derive(Debug)]
+pub struct Arrival<B> {
+    known: Box<Known>,
+    body: B,
+}
+
+/// All of an [`Arrival`] but its body.
+#[derive(Debug)]
+pub struct Known {
+    /// The request without its body.
+    pub head: Request<()>,
+    /// Who sent it.
+    pub peer: Peer,
+    /// Its name in logs and answers.
+    pub id: RequestId,
+    /// Its place in a trace.
+    pub trace: Trace,
+    /// When its last header field was there.
+    pub at: Instant,
+}
+
+impl<B> Arrival<B> {
+    /// A request that has just come from `peer`. It is named: by its caller, if the name is sane.
+    #[must_use]
+    pub fn new(request: Request<B>, peer: Peer) -> Self {
+        let (head, body) = request.into_parts();
+        let id = request_id::from_caller(&head.headers).unwrap_or_else(RequestId::random);
+        Self {
+            known: Box::new(Known {
+                head: Request::from_parts(head, ()),
+                peer,
+                id,
+                trace: Trace::None,
+                at: Instant::now(),
+            }),
+            body,
+        }
+    }
+
+    /// What is known about it.
+    #[must_use]
+    pub fn known(&self) -> &Known {
+        &self.known
+    }
+
+    /// Puts it in a trace.
+    pub fn set_trace(&mut self, trace: Trace) {
+        self.known.trace = trace;
+    }
+
+    /// What is known about it, and its body.
+    #[must_use]
+    pub fn into_pieces(self) -> (Box<Known>, B) {
+        (self.known, self.body)
+    }
+
+    /// As a plain request, with the [`Peer`] as an extension.
+    #[must_use]
+    pub fn into_request(self) -> Request<B> {
+        let (mut head, ()) = self.known.head.into_parts();
+        head.extensions.insert(self.known.peer);
+        Request::from_parts(head, self.body)
+    }
+}
+
+impl<B> Addressed for Arrival<B> {
+    fn id(&self) -> RequestId {
+        self.known.id.clone()
+    }
+
+    fn uri(&self) -> &Uri {
+        self.known.head.uri()
+    }
+
+    fn headers(&self) -> &HeaderMap {
+        self.known.head.headers()
+    }
+}

@@ -1,0 +1,111 @@
+use std::time::Duration;
+
+use bytes::Bytes;
+use defender_gateway::caller::{Name, Urgency};
+use defender_gateway::respond::{self, RequestId};
+use defender_gateway::scan::{Answer, Call, Delegated, Outcome, Served, Status};
+use defender_gateway::server::{Arrival, Peer, guard, read, request_id, route};
+use defender_gateway::telemetry::trace;
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use tokio::time::Instant;
+use tower::{BoxError, ServiceBuilder, ServiceExt as _, service_fn};
+
+/// What every question must be, whatever the fields said.
+fn judge(call: &Call, arrived: Instant, fields: &HeaderMap, config: &read::Config) {
+    let caller = &call.caller;
+    let name = caller.name.as_str();
+    assert!((1..=Name::MAX_BYTES).contains(&name.len()) && !name.chars().any(char::is_control));
+    assert!(usize::from(caller.urgency.level()) < Urgency::LEVELS);
+    let patience = caller.deadline.saturating_duration_since(arrived);
+    assert!(patience <= config.max_wait_limit, "{patience:?}");
+    assert!(caller.wait.is_none_or(|wait| wait == patience));
+    // RFC 9111 §1.2.2.
+    let most = Duration::from_secs(1 << 31);
+    let ages = [caller.freshness.max_age, caller.freshness.min_fresh];
+    assert!(ages.iter().flatten().all(|age| *age <= most));
+    assert!(RequestId::from_caller(&caller.request_id).is_some());
+    let brought = fields.contains_key(http::header::AUTHORIZATION);
+    let token = call.request.delegated().map(Delegated::secret);
+    assert_eq!(
+        token.is_some(),
+        brought,
+        "a caller's token is used, or the request refused"
+    );
+    let value = token.map(|token| http::HeaderValue::from_str(&format!("Bearer {}", token.expose())));
+    assert!(value.is_none_or(|value| value.is_ok()));
+}
+
+/// What a caller gets; every question is judged on its way.
+async fn answer(request: Request<Full<Bytes>>, peer: Peer, fields: HeaderMap) -> http::Response<respond::Body> {
+    let config = read::Config {
+        authorization: read::Authorization::Delegated,
+        ..read::Config::default()
+    };
+    let arrived = Instant::now();
+    let answer = service_fn(|call: Call| {
+        judge(&call, arrived, &fields, &config);
+        std::future::ready(Ok::<_, BoxError>(Served {
+            answer: Answer {
+                status: StatusCode::OK,
+                headers: HeaderMap::new().into(),
+                body: Bytes::from_static(b"{\"value\":[]}"),
+            },
+            outcome: Outcome::Forwarded,
+            status: Status::default(),
+            age: None,
+        }))
+    });
+    let stack = ServiceBuilder::new()
+        .layer(request_id::Layer)
+        .map_response(|answered: respond::Answered| answered.response)
+        .layer(super::upstream::respond())
+        .layer(guard::Layer::new(guard::Hosts::default()))
+        .layer(route::Layer)
+        .layer(read::Layer::new(config.clone()))
+        .service(answer);
+    let arrival = Arrival::new(request, peer);
+    stack.oneshot(arrival).await.expect("there is always an answer")
+}
+
+/// The target, the fields, an empty line, the body of a request: it is refused, or becomes a question within all bounds; there is an answer
+/// either way, with one id that the request may have brought.
+pub(crate) fn fields(data: &[u8]) {
+    let (head, body) = super::parts(data);
+    let end = head.iter().position(|byte| *byte == b'\n').unwrap_or(head.len());
+    let fields = super::headers(&head[end..]);
+    let builder = Request::post(&head[..end]);
+    let Ok(mut request) = builder.body(Full::new(Bytes::copy_from_slice(body))) else {
+        return;
+    };
+    *request.headers_mut() = fields.clone();
+    let (near, far) = ("127.0.0.1:8080", "127.0.0.1:4711");
+    let address = |text: &str| text.parse().expect("an address");
+    let peer = Peer::tcp(address(far), address(near));
+
+    let answer = super::at_once(answer(request, peer, fields));
+    let status = answer.status().as_u16();
+    let expected = [200, 400, 403, 404, 413, 415, 421, 431];
+    assert!(expected.contains(&status), "{status}");
+    let ids: Vec<_> = answer.headers().get_all("x-request-id").iter().collect();
+    assert_eq!(ids.len(), 1);
+    assert!(RequestId::from_caller(ids[0].to_str().expect("visible ASCII")).is_some());
+    let body = super::at_once(answer.into_body().collect())
+        .expect("bodies do not fail")
+        .to_bytes();
+    assert!(serde_json::from_slice::<serde_json::Value>(&body).is_ok());
+}
+
+/// Fields: what is read of a trace's context is well-formed, bounded, and read back as it is written.
+pub(crate) fn trace(data: &[u8]) {
+    let Some(context) = trace::read(&super::headers(data)) else {
+        return;
+    };
+    assert!(context.is_valid() && context.is_remote());
+    let mut sent = HeaderMap::new();
+    trace::write(&context, &mut sent);
+    let length = |name| sent.get(name).map_or(0, http::HeaderValue::len);
+    assert_eq!(length(trace::TRACEPARENT), 55);
+    assert!(length(trace::TRACESTATE) <= 1024);
+    assert_eq!(trace::read(&sent), Some(context));
+}

@@ -1,0 +1,59 @@
+use std::cell::LazyCell;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use defender_gateway::clock::Wall;
+use defender_gateway::quota::{self, Config, Limit, Memory, local};
+use jiff::Timestamp;
+use prometheus_client::registry::Registry;
+use tokio::time::Instant;
+
+const HOUR: Duration = Duration::from_hours(1);
+const ATTEMPT: Duration = Duration::from_mins(1);
+
+fn now() -> Timestamp {
+    Timestamp::from_second(1_790_000_000).expect("a moment of our time")
+}
+
+thread_local! {
+    static FOLDER: LazyCell<tempfile::TempDir> = LazyCell::new(|| tempfile::tempdir().expect("a folder"));
+}
+
+fn file() -> PathBuf {
+    FOLDER.with(|folder| folder.path().join("state"))
+}
+
+/// The charges that still count, as [`Memory::open`] sees them.
+fn charges() -> Vec<Timestamp> {
+    let (_, past) = Memory::open(&file(), 1500, HOUR, ATTEMPT, now()).expect("a file of our own");
+    past.charges
+}
+
+/// The content of a state file. It can be opened whatever it holds, and says the same once it is made compact; no charge is older than the
+/// window or later than a second from now; calls go on, and are remembered too.
+pub(crate) fn state(data: &[u8]) {
+    std::fs::write(file(), data).expect("a file of our own");
+    let mut first = charges();
+    first.sort();
+    let second = Duration::from_secs(1);
+    let (oldest, latest) = (now() - HOUR, now() + second);
+    assert!(first.iter().all(|at| (oldest..=latest).contains(at)), "{first:?}");
+    let mut again = charges();
+    again.sort();
+    assert_eq!(first, again);
+
+    super::at_once(async {
+        let limit = Limit::try_new(NonZeroU32::MIN.saturating_add(99), HOUR).expect("a limit");
+        let config = Config::try_new(vec![limit.clone()], NonZeroU32::MIN, ATTEMPT).expect("a quota");
+        let config = config.state_file(Some(file()));
+        let metrics = quota::Metrics::register(&mut Registry::default());
+        let quota = local::Quota::open(&config, Wall::anchored(now()), metrics).expect("a file of our own");
+        let used = quota.snapshot().windows[0].used;
+        assert_eq!(used, first.len(), "every charge of the file counts");
+        if let Ok(permit) = quota.take(Instant::now()) {
+            permit.settle();
+            assert_eq!(charges().len(), first.len() + 1);
+        }
+    });
+}

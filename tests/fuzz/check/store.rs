@@ -1,0 +1,102 @@
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use defender_gateway::attempt::Demand;
+use defender_gateway::fleet::{Name, StoreTime, Unreadable, Value};
+use defender_gateway::quota::shared::{self, Reply, State, Timing};
+use defender_gateway::quota::{self, Limit, Throttled, UnknownPast};
+use defender_gateway::store;
+use tokio::time::Instant;
+
+/// So many slots are wanted at a time.
+const WANTED: usize = 5;
+
+fn replica(now: Instant) -> State {
+    let limit = Limit::try_new(NonZeroU32::MIN.saturating_add(99), Duration::from_mins(1)).expect("a limit");
+    let second = Duration::from_secs(1);
+    let config = quota::Config::try_new(vec![limit], NonZeroU32::MIN, second).expect("a quota");
+    let store = store::Config::new(store::Address::parse("redis://h").expect("an address"), second);
+    let sharing = shared::Config::new(store, Timing::new(second), "p", "t", "a");
+    State::new("me".into(), &config.unknown_past(UnknownPast::Empty), &sharing, now)
+}
+
+/// What the store answers to one step after the other, a line each; what is no answer is a failure. Whatever it says, no more slots are
+/// taken than were asked for, each has a name of its own, and the next step can be written.
+pub(crate) fn ledger(data: &[u8]) {
+    super::at_once(async {
+        let mut now = Instant::now();
+        let mut state = replica(now);
+        let mut names = std::collections::HashSet::new();
+        for (nonce, line) in data.split(|byte| *byte == b'\n').enumerate() {
+            let demand = Demand {
+                waiting: WANTED,
+                callers: 1,
+                ..Demand::default()
+            };
+            state.demand(demand, now);
+            let step = state
+                .step(nonce.to_string(), false, now)
+                .expect("a step can be written");
+            let step: serde_json::Value = serde_json::from_str(&step).expect("JSON");
+            assert!(
+                step["want"].as_u64().is_some_and(|want| want <= WANTED as u64),
+                "{step}"
+            );
+            let asked = now;
+            now += Duration::from_millis(20);
+            match serde_json::from_slice::<Reply>(line) {
+                Ok(reply) => drop(state.heard(&reply, asked, now)),
+                Err(_) => drop(state.failed(now)),
+            }
+            let mut taken = 0;
+            while let Some(name) = state.take(now) {
+                taken += 1;
+                assert!(names.insert(name.clone()), "{name} was given twice");
+                match taken % 3 {
+                    0 => state.settle(name, now),
+                    1 => state.refund(name, now),
+                    _ => state.throttle(name, Throttled::default(), now),
+                }
+            }
+            assert!(taken <= WANTED, "{taken} slots");
+            assert!(state.next_look(now) <= now + Duration::from_hours(1));
+            let _ = state.account(now);
+        }
+    });
+}
+
+/// A byte, then what the store holds under a name: as it is, or an LZ4 block, or what is packed into one, behind a check that is right. It
+/// is an answer or unreadable, takes no more memory than allowed, and an answer is read back as it is written.
+pub(crate) fn value(data: &[u8]) {
+    let Some((how, data)) = data.split_first() else {
+        return;
+    };
+    let name = Name::new("0123456789abcdef");
+    let (asked, now) = (StoreTime(1_790_000_000_000), StoreTime(1_790_000_001_000));
+    let framed = |length: usize, block: &[u8]| {
+        let length = u32::try_from(length).expect("a short input");
+        Value::framed(&name, asked, length, block)
+    };
+    let bytes = match (how, data) {
+        (b'v', value) => value.to_vec(),
+        (b'b', [high, middle, low, block @ ..]) => framed(
+            usize::from(*high) << 16 | usize::from(*middle) << 8 | usize::from(*low),
+            block,
+        ),
+        (_, open) => framed(open.len(), &lz4_flex::block::compress(open)),
+    };
+    let value = match Value::read(&name, &bytes, now) {
+        Ok(value) => value,
+        Err(why) => return assert!(*how == b'v' || why != Unreadable::Check),
+    };
+    let again = value.write(&name).expect("what was read can be written");
+    let again = Value::read(&name, &again, now).expect("what was written can be read");
+    assert_eq!(value.answer.status, again.answer.status);
+    assert_eq!(value.answer.headers, again.answer.headers);
+    assert_eq!(value.answer.body, again.answer.body);
+    assert_eq!(
+        (value.asked, value.stored, value.ttl),
+        (again.asked, again.stored, again.ttl)
+    );
+    assert_ne!(Value::read(&Name::new("another"), &bytes, now).err(), None);
+}

@@ -1,0 +1,112 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use defender_gateway::quota::Throttled;
+use defender_gateway::respond::{self, Reply};
+use defender_gateway::scan::{Answer, Outcome, Served, Status};
+use defender_gateway::server::{Arrival, Peer};
+use http::{HeaderMap, Request, StatusCode, header};
+use http_body_util::BodyExt as _;
+use jiff::Timestamp;
+use serde_json::Value;
+use tower::{BoxError, ServiceBuilder, ServiceExt as _, service_fn};
+
+/// The fields, an empty line, the message of a 429: a wait is no longer than an hour, a window no longer than what can be written, whatever
+/// the clock says.
+pub(crate) fn throttled(data: &[u8]) {
+    let (fields, message) = super::parts(data);
+    let fields = super::headers(fields);
+    for wall in [Timestamp::MIN, Timestamp::UNIX_EPOCH, Timestamp::MAX] {
+        let read = Throttled::read(fields.get(header::RETRY_AFTER), message, wall);
+        assert!(read.wait.is_none_or(|wait| wait <= Throttled::LONGEST_WAIT));
+        let longest = Duration::from_hours(100);
+        assert!(read.window.is_none_or(|window| !window.is_zero() && window < longest));
+        let said = fields
+            .get(header::RETRY_AFTER)
+            .and_then(|value| value.to_str().ok()?.parse().ok());
+        if let Some(seconds) = said {
+            let least = Duration::from_secs(seconds).min(Throttled::LONGEST_WAIT);
+            assert!(read.wait.is_some_and(|wait| wait >= least), "{read:?}");
+        }
+    }
+}
+
+/// A layer that answers for an upstream of one name.
+pub(super) fn respond() -> respond::Layer {
+    respond::Layer::new(respond::Config {
+        upstream_hosts: vec![HOST.into()],
+        rate_limit: Arc::new(Arc::default),
+    })
+}
+
+const HOST: &str = "api.security.microsoft.com";
+
+/// The body of an answer: only its link changes, and only one that leads to the upstream; then it leads here, to the same path.
+pub(crate) fn link(data: &[u8]) {
+    let body = Bytes::copy_from_slice(data);
+    let served = Served {
+        answer: Answer {
+            status: StatusCode::OK,
+            headers: HeaderMap::new().into(),
+            body: body.clone(),
+        },
+        outcome: Outcome::Hit,
+        status: Status::default(),
+        age: None,
+    };
+    let inner = service_fn(|_: Arrival<()>| {
+        std::future::ready(Ok::<_, BoxError>(Reply::Served(Box::new(served.clone()), None)))
+    });
+    let request = Request::post("/")
+        .header(header::HOST, "here:1")
+        .body(())
+        .expect("a request");
+    let stack = ServiceBuilder::new().layer(respond()).service(inner);
+    let answer = super::at_once(stack.oneshot(Arrival::new(request, Peer::unix()))).expect("there is always an answer");
+    let sent = super::at_once(answer.response.into_body().collect())
+        .expect("bodies do not fail")
+        .to_bytes();
+    if sent == body {
+        return;
+    }
+    let [before, after] = [&body, &sent].map(|body| serde_json::from_slice::<Value>(body).ok());
+    let Some(before) = before else {
+        // What is no JSON does not become any.
+        return assert!(after.is_none());
+    };
+    compare(&before, &after.expect("still JSON"));
+}
+
+/// Everything is as it was, but for the links.
+fn compare(before: &Value, after: &Value) {
+    match (before, after) {
+        (Value::Object(before), Value::Object(after)) => {
+            assert!(before.keys().eq(after.keys()));
+            for ((name, before), after) in before.iter().zip(after.values()) {
+                match (before, after) {
+                    (Value::String(before), Value::String(after)) if before != after => led_here(name, before, after),
+                    _ => compare(before, after),
+                }
+            }
+        }
+        (Value::Array(before), Value::Array(after)) => {
+            assert_eq!(before.len(), after.len());
+            before
+                .iter()
+                .zip(after)
+                .for_each(|(before, after)| compare(before, after));
+        }
+        _ => assert_eq!(before, after),
+    }
+}
+
+fn led_here(name: &str, before: &str, after: &str) {
+    // OData names the link of a nested list after the list.
+    assert!(name.ends_with("@odata.nextLink"), "{name}");
+    let path = after.strip_prefix("http://here:1").expect("leads here");
+    let upstream = before.strip_suffix(path).expect("the same path").to_ascii_lowercase();
+    let host = upstream.split_once("://").expect("an address").1;
+    let host = host.split_once(':').map_or(host, |(host, _)| host);
+    assert_eq!(host, HOST, "{before}");
+}

@@ -1,0 +1,125 @@
+//! What the program keeps to itself, and what it does when the system gives it little.
+
+use std::process::Stdio;
+
+use defender_gateway::sim::Shape;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::process::Command;
+
+use crate::support::{Program, Setup, id, until, within};
+
+/// A setup whose gateway is started by hand.
+async fn spawned() -> crate::support::Spawned {
+    let setup = Setup::new().limits(Shape::SlidingLog, &["1000/1m"]);
+    setup.spawn().await
+}
+
+async fn of_process(pid: u32, file: &str, line: &str) -> String {
+    let path = format!("/proc/{pid}/{file}");
+    let text = tokio::fs::read_to_string(&path).await.unwrap();
+    let found = text.lines().find_map(|text| text.strip_prefix(line));
+    let found = found.unwrap_or_else(|| panic!("no {line:?} in {path}: {text}"));
+    found.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Sends the signal again and again: of a SIGSEGV that is no fault of the program's, the standard library lets the first pass by.
+async fn kill(pid: u32, signal: &str) {
+    loop {
+        let sent = Command::new("kill")
+            .args([format!("-{signal}"), pid.to_string()])
+            .status();
+        sent.await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+/// Whether a process that dies of SIGSEGV here leaves a core where it may.
+async fn system_dumps() -> bool {
+    use std::os::unix::process::ExitStatusExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -c unlimited && kill -SEGV $$"]);
+    let ended = shell.current_dir(folder.path()).stderr(Stdio::null()).status();
+    within("the shell's end", ended).await.unwrap().core_dumped()
+}
+
+#[tokio::test]
+async fn a_program_that_dies_leaves_no_core_and_shows_nobody_its_memory() {
+    let spawned = spawned().await;
+    for signal in ["SEGV", "ABRT"] {
+        let limits = "ulimit -c unlimited 2>/dev/null";
+        let mut program = Program::limited_gateway(limits, spawned.toml(), spawned.variables());
+        program.line("listening on ").await;
+        let pid = program.pid();
+        assert_eq!(of_process(pid, "limits", "Max core file size").await, "0 0 bytes");
+        assert_eq!(of_process(pid, "status", "NoNewPrivs:").await, "1");
+        // What only the process itself may look at belongs to root, whoever started it.
+        let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(format!("/proc/{pid}/environ")).unwrap());
+        assert_eq!(owner, 0);
+        let ended = tokio::select! {
+            ended = program.ended() => ended,
+            () = kill(pid, signal) => unreachable!("it never ends"),
+        };
+        assert_eq!(ended.code, None, "{}", ended.output);
+        assert!(!ended.dumped, "SIG{signal} left a core");
+        let left: Vec<_> = std::fs::read_dir(program.folder())
+            .unwrap()
+            .map(|file| file.unwrap().file_name())
+            .collect();
+        assert_eq!(left, ["gateway.toml"]);
+    }
+    println!("without that a core is left on this machine: {}", system_dumps().await);
+    spawned.finish().await;
+}
+
+#[tokio::test]
+async fn all_files_that_the_system_allows_are_used() {
+    let spawned = spawned().await;
+    let limits = "ulimit -Sn 100";
+    let program = Program::limited_gateway(limits, spawned.toml(), spawned.variables());
+    program.line("listening on ").await;
+    let limit = of_process(program.pid(), "limits", "Max open files").await;
+    let (soft, hard) = limit.split_once(' ').unwrap();
+    assert_eq!(hard.split_once(' ').unwrap().0, soft);
+    drop(program);
+    spawned.finish().await;
+}
+
+#[tokio::test]
+async fn with_few_files_there_are_fewer_connections_a_word_about_it_and_always_an_answer() {
+    let spawned = spawned().await;
+    let mut program = Program::limited_gateway("ulimit -n 64", spawned.toml(), spawned.variables());
+    program.line_with("few files may be open").await;
+    program.line("listening on ").await;
+    program.line("admin on ").await;
+    let address = program.caller().base().trim_start_matches("http://").to_owned();
+    let caller = program.caller();
+    assert_eq!(caller.ask(&[id(1)]).await.status, 200);
+    // More than it takes; each has begun a request. Those that were idle make way.
+    let mut held = Vec::new();
+    for _ in 0..100 {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        stream.write_all(b"POST / HTTP/1.1\r\n").await.unwrap();
+        held.push(stream);
+    }
+    // An answer needs further files: a call upstream, and the admin address beside it.
+    let looked = async || {
+        let caller = program.caller();
+        let question = caller.question().body(crate::support::body(&[id(20)])).unwrap();
+        let answer = caller.try_send(question).await;
+        answer.ok().filter(|answer| answer.status == 200)
+    };
+    until("an answer amid the crowd", looked).await;
+    assert_eq!(program.admin().fetch("/readyz").await.status, 200);
+    drop(held);
+    let output = program.output();
+    let complaints = output
+        .lines()
+        .filter(|line| line.contains("cannot accept a connection"))
+        .count();
+    assert_eq!(complaints, 0, "{output}");
+    program.signal("TERM").await;
+    assert_eq!(program.ended().await.code, Some(0));
+    spawned.finish().await;
+}
