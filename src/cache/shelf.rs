@@ -253,6 +253,12 @@ impl Cache {
     }
 }
 
+/// Whether `body` is one whole JSON object, as every history is; not what a captive portal, a maintenance page or a cut line makes of it.
+fn is_object(body: &[u8]) -> bool {
+    let is_json = || serde_json::from_slice::<&serde_json::value::RawValue>(body).is_ok();
+    body.trim_ascii_start().starts_with(b"{") && is_json()
+}
+
 /// Memory for entries, bounded as `config` says.
 fn entries(config: &Config) -> Entries {
     moka::sync::Cache::builder()
@@ -269,6 +275,10 @@ fn entries(config: &Config) -> Entries {
 impl Keep for Cache {
     fn keep(&self, request: &Request, answer: &Answer, asked: Instant) -> Option<Duration> {
         if self.is_off() {
+            return None;
+        }
+        if answer.status == StatusCode::OK && !is_object(&answer.body) {
+            // Whoever asked gets it as it is. It is no history, and nothing that others should get, or that takes the place of some.
             return None;
         }
         let key = request.key();

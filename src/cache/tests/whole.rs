@@ -1,6 +1,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header;
 use tokio::time::Instant;
 
@@ -9,11 +10,20 @@ use crate::cache::{Config, NotCached};
 use crate::caller::{Freshness, Urgency};
 use crate::scan::{Answer, Forward, Keep as _, Outcome, Request, Version};
 
+const ROWS: &str = r#"{"value":"rows"}"#;
+const OLD: &str = r#"{"value":"old"}"#;
+const NEW: &str = r#"{"value":"new"}"#;
+
+/// An object of so many bytes.
+fn long(bytes: usize) -> Bytes {
+    format!(r#"{{"x":"{}"}}"#, "x".repeat(bytes - 8)).into()
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_second_question_is_a_hit_with_age_and_ttl() {
     let mut bench = Bench::new(Config::default());
     let asked = bench.ask("a", Freshness::default());
-    bench.answer(200, "rows").await;
+    bench.answer(200, ROWS).await;
     let first = asked.await.unwrap().unwrap();
     assert_eq!((first.status.forward, first.status.stored), (Some(Forward::Miss), true));
     assert!((27..=30).contains(&first.status.ttl.unwrap()));
@@ -24,7 +34,7 @@ async fn a_second_question_is_a_hit_with_age_and_ttl() {
     assert_eq!((second.outcome, second.status.forward), (Outcome::Hit, None));
     assert_eq!(second.age, Some(Duration::from_secs(10)));
     assert!((17..=20).contains(&second.status.ttl.unwrap()));
-    assert_eq!(second.answer.body, "rows");
+    assert_eq!(second.answer.body, ROWS);
     assert_eq!(
         second.answer.headers.get(header::CONTENT_TYPE).unwrap(),
         "application/json"
@@ -37,7 +47,7 @@ async fn a_second_question_is_a_hit_with_age_and_ttl() {
 #[tokio::test(start_paused = true)]
 async fn hits_share_one_body() {
     let mut bench = Bench::new(Config::default());
-    bench.fill("a", "rows").await;
+    bench.fill("a", ROWS).await;
     let (one, other) = (bench.stored("a").await, bench.stored("a").await);
     assert_eq!(one.answer.body.as_ptr(), other.answer.body.as_ptr());
 }
@@ -50,7 +60,7 @@ async fn a_ttl_of_zero_switches_the_cache_off() {
     });
     for _ in 0..2 {
         let asked = bench.ask("a", Freshness::default());
-        bench.answer(200, "rows").await;
+        bench.answer(200, ROWS).await;
         let served = asked.await.unwrap().unwrap();
         assert_eq!(served.status.forward, Some(Forward::Bypass));
         assert!(!served.status.stored);
@@ -63,7 +73,7 @@ async fn only_if_cached_never_asks() {
     let mut bench = Bench::new(Config::default());
     let refused = bench.ask("a", only_if_cached()).await.unwrap().unwrap_err();
     assert!(refused.is::<NotCached>());
-    bench.fill("a", "rows").await;
+    bench.fill("a", ROWS).await;
     assert_eq!(bench.stored("a").await.outcome, Outcome::Hit);
     let picky = Freshness {
         max_age: Some(Duration::ZERO),
@@ -77,12 +87,12 @@ async fn only_if_cached_never_asks() {
 #[tokio::test(start_paused = true)]
 async fn no_cache_asks_again_and_the_new_answer_is_stored() {
     let mut bench = Bench::new(Config::default());
-    bench.fill("a", "old").await;
+    bench.fill("a", OLD).await;
     pass(1).await;
     let asked = bench.ask("a", no_cache());
-    bench.answer(200, "new").await;
+    bench.answer(200, NEW).await;
     assert_eq!(asked.await.unwrap().unwrap().status.forward, Some(Forward::Request));
-    assert_eq!(bench.stored("a").await.answer.body, "new");
+    assert_eq!(bench.stored("a").await.answer.body, NEW);
 }
 
 #[tokio::test(start_paused = true)]
@@ -91,15 +101,10 @@ async fn an_older_question_does_not_replace_a_newer_answer() {
     let request = Request::plain(Version::Latest, ["a"]).unwrap();
     let early = Instant::now();
     pass(1).await;
-    assert!(
-        bench
-            .cache
-            .keep(&request, &answer(200, "new"), Instant::now())
-            .is_some()
-    );
-    assert_eq!(bench.cache.keep(&request, &answer(200, "old"), early), None);
+    assert!(bench.cache.keep(&request, &answer(200, NEW), Instant::now()).is_some());
+    assert_eq!(bench.cache.keep(&request, &answer(200, OLD), early), None);
     let entry = bench.cache.find(request.key(), Instant::now()).unwrap();
-    assert_eq!(entry.answer().body, "new");
+    assert_eq!(entry.answer().body, NEW);
 }
 
 #[tokio::test(start_paused = true)]
@@ -118,19 +123,39 @@ async fn what_must_not_be_stored_is_not() {
         ("private, no-cache", true),
         ("x-no-store", true),
     ] {
-        let mut answer = answer(200, "x");
+        let mut answer = answer(200, ROWS);
         answer.headers = [(header::CACHE_CONTROL, directives.parse().unwrap())]
             .into_iter()
             .collect();
         assert_eq!(keep(&answer).is_some(), stored, "{directives}");
     }
     let mut big = answer(200, "");
-    big.body = vec![b'x'; 10_000].into();
+    big.body = long(10_000);
     assert_eq!(keep(&big), None);
     assert!(
         bench.cache.find(request.key(), Instant::now()).is_none(),
         "the old answer is gone too"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_json_object_reaches_who_asked_and_nobody_else() {
+    let mut bench = Bench::new(Config::default());
+    bench.fill("a", OLD).await;
+    for page in [
+        "",
+        "<html>maintenance</html>",
+        r#"{"value":[{"a":1},"#,
+        "[]",
+        "{}x",
+        "{\"a\":\u{1}}",
+    ] {
+        let asked = bench.ask("a", no_cache());
+        bench.answer(200, page).await;
+        let served = asked.await.unwrap().unwrap();
+        assert_eq!((&*served.answer.body, served.status.stored), (page.as_bytes(), false));
+        assert_eq!(bench.stored("a").await.answer.body, OLD, "{page}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -140,7 +165,7 @@ async fn memory_is_bounded_by_bytes() {
         ..Config::default()
     });
     let mut answer = answer(200, "");
-    answer.body = vec![b'x'; 1000].into();
+    answer.body = long(1000);
     for n in 0..1000 {
         let request = Request::plain(Version::Latest, [&*n.to_string()]).unwrap();
         bench.cache.keep(&request, &answer, Instant::now());
@@ -161,7 +186,7 @@ async fn refusals_are_remembered_briefly_and_never_served_stale() {
         assert_eq!(bench.stored("a").await.answer.status, status);
         pass(3).await;
         let asked = bench.ask("a", Freshness::default());
-        bench.answer(200, "rows").await;
+        bench.answer(200, ROWS).await;
         assert_eq!(asked.await.unwrap().unwrap().status.forward, Some(Forward::Miss));
     }
 }
@@ -169,7 +194,7 @@ async fn refusals_are_remembered_briefly_and_never_served_stale() {
 #[tokio::test(start_paused = true)]
 async fn a_stale_answer_is_served_at_once_and_renewed_once_from_surplus() {
     let mut bench = Bench::new(Config::default());
-    bench.fill("a", "old").await;
+    bench.fill("a", OLD).await;
     pass(40).await;
     for _ in 0..3 {
         let served = bench.ask("a", Freshness::default()).await.unwrap().unwrap();
@@ -177,37 +202,37 @@ async fn a_stale_answer_is_served_at_once_and_renewed_once_from_surplus() {
         assert!(served.status.ttl.unwrap() < 0);
         assert_eq!(served.status.forward, None);
     }
-    let renewal = bench.answer(200, "new").await;
+    let renewal = bench.answer(200, NEW).await;
     assert_eq!(renewal.caller.urgency, Urgency::LAST);
     bench.nothing_is_asked().await;
-    assert_eq!(bench.stored("a").await.answer.body, "new");
+    assert_eq!(bench.stored("a").await.answer.body, NEW);
     assert_eq!(bench.cache.snapshot().stale, 3);
 }
 
 #[tokio::test(start_paused = true)]
 async fn without_surplus_a_stale_answer_is_served_and_not_renewed() {
     let mut bench = Bench::new(Config::default());
-    bench.fill("a", "old").await;
+    bench.fill("a", OLD).await;
     bench.surplus.store(false, Ordering::Relaxed);
     pass(40).await;
     assert_eq!(bench.stored("a").await.outcome, Outcome::Stale);
     bench.nothing_is_asked().await;
     pass(60).await;
     let _asked = bench.ask("a", Freshness::default());
-    bench.answer(200, "new").await;
+    bench.answer(200, NEW).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn surplus_goes_to_the_answer_that_has_been_stale_for_longest() {
     let mut bench = Bench::new(Config::default());
     for id in ["old", "older", "new"] {
-        bench.fill(id, "rows").await;
+        bench.fill(id, ROWS).await;
     }
     // Only `older` was renewed last a while ago.
     pass(31).await;
     for id in ["new", "old"] {
         let asked = bench.ask(id, Freshness::default());
-        bench.answer(200, "rows").await;
+        bench.answer(200, ROWS).await;
         assert_eq!(asked.await.unwrap().unwrap().outcome, Outcome::Stale);
     }
     pass(31).await;
@@ -219,7 +244,7 @@ async fn surplus_goes_to_the_answer_that_has_been_stale_for_longest() {
     bench.nothing_is_asked().await;
     bench.surplus.store(true, Ordering::Relaxed);
     bench.ask("new", Freshness::default()).await.unwrap().unwrap();
-    let renewed = bench.answer(200, "rows").await;
+    let renewed = bench.answer(200, ROWS).await;
     assert_eq!(renewed.request.ids().collect::<Vec<_>>(), ["older"]);
     // One call for one question; a renewed answer needs no more.
     bench.nothing_is_asked().await;
@@ -231,7 +256,7 @@ async fn surplus_goes_to_the_answer_that_has_been_stale_for_longest() {
 async fn a_stale_answer_stands_in_for_errors_of_every_kind() {
     for failure in [Some(429), Some(500), Some(502), Some(503), Some(504), None] {
         let mut bench = Bench::new(Config::default());
-        bench.fill("a", "old").await;
+        bench.fill("a", OLD).await;
         pass(100).await;
         let asked = bench.ask("a", Freshness::default());
         let (call, respond) = bench.next().await;
@@ -240,7 +265,7 @@ async fn a_stale_answer_stands_in_for_errors_of_every_kind() {
             None => respond.send_error("unreachable"),
         }
         let served = asked.await.unwrap().unwrap();
-        assert_eq!(served.answer.body, "old");
+        assert_eq!(served.answer.body, OLD);
         assert_eq!(
             (served.outcome, served.status.detail),
             (Outcome::Stale, Some("stale-if-error"))
@@ -253,13 +278,13 @@ async fn a_stale_answer_stands_in_for_errors_of_every_kind() {
 #[tokio::test(start_paused = true)]
 async fn the_callers_own_refusals_are_not_papered_over() {
     let mut bench = Bench::new(Config::default());
-    bench.fill("a", "old").await;
+    bench.fill("a", OLD).await;
     pass(100).await;
     let asked = bench.ask("a", Freshness::default());
     bench.answer(403, "forbidden").await;
     assert_eq!(asked.await.unwrap().unwrap().answer.status, 403);
     let asked = bench.ask("a", Freshness::default());
-    bench.answer(200, "new").await;
+    bench.answer(200, NEW).await;
     assert_eq!(asked.await.unwrap().unwrap().status.forward, Some(Forward::Miss));
 
     pass(100).await;
@@ -272,14 +297,14 @@ async fn the_callers_own_refusals_are_not_papered_over() {
 #[tokio::test(start_paused = true)]
 async fn an_answer_past_every_limit_does_not_stand_in() {
     let mut bench = Bench::new(Config::default());
-    bench.fill("a", "old").await;
+    bench.fill("a", OLD).await;
     pass(640).await;
     let asked = bench.ask("a", Freshness::default());
     let (_, respond) = bench.next().await;
     respond.send_error("unreachable");
     assert!(asked.await.unwrap().is_err());
 
-    bench.fill("b", "old").await;
+    bench.fill("b", OLD).await;
     pass(620).await;
     let asked = bench.ask("b", Freshness::default());
     let (_, respond) = bench.next().await;
@@ -292,7 +317,7 @@ async fn an_answer_past_every_limit_does_not_stand_in() {
 #[tokio::test(start_paused = true)]
 async fn an_outage_costs_few_calls_and_recovery_one() {
     let mut bench = Bench::new(Config::default());
-    bench.fill("a", "old").await;
+    bench.fill("a", OLD).await;
     pass(100).await;
     let asked = bench.ask("a", Freshness::default());
     let (_, respond) = bench.next().await;
@@ -315,15 +340,15 @@ async fn an_outage_costs_few_calls_and_recovery_one() {
     for _ in 0..10 {
         bench.ask("a", Freshness::default()).await.unwrap().unwrap();
     }
-    bench.answer(200, "new").await;
+    bench.answer(200, NEW).await;
     bench.nothing_is_asked().await;
-    assert_eq!(bench.stored("a").await.answer.body, "new");
+    assert_eq!(bench.stored("a").await.answer.body, NEW);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_caller_who_hangs_up_while_renewing_gives_the_right_back() {
     let mut bench = Bench::new(Config::default());
-    bench.fill("a", "old").await;
+    bench.fill("a", OLD).await;
     pass(100).await;
     let asked = bench.ask("a", Freshness::default());
     let (_, _respond) = bench.next().await;
