@@ -25,8 +25,8 @@ const IDLE: Duration = Duration::from_mins(1);
 /// The connector ends by its own timeout first, because its error says more; this is the net below it.
 const SLACK: Duration = Duration::from_millis(500);
 
-/// Idle HTTP/1.1 connections kept per host; a burst of 100 calls leaves this many.
-const MAX_IDLE_PER_HOST: usize = 16;
+/// Idle HTTP/1.1 connections kept per host: a burst of all the calls that a minute allows leaves all of its connections to the next one.
+const MAX_IDLE_PER_HOST: usize = 100;
 
 /// Most hosts whose connections are kept; a further one gets a connection for each request.
 const MAX_HOSTS: usize = 64;

@@ -15,7 +15,7 @@ use crate::net::stream::{Protocol, Stream};
 use crate::net::testing::{Http, Names, client, quick};
 
 #[tokio::test]
-async fn one_after_the_other_needs_one_connection_and_a_burst_leaves_sixteen() {
+async fn one_after_the_other_needs_one_connection_and_a_burst_leaves_a_hundred() {
     let host = Http::saying("here");
     let names = Names::new([("eu.test", host.start().await)]);
     let client = client(&quick(), &names);
@@ -24,8 +24,8 @@ async fn one_after_the_other_needs_one_connection_and_a_burst_leaves_sixteen() {
     }
     assert_eq!((host.connections(), host.requests()), (1, 10));
     // The host is known to speak HTTP/1.1: they do not wait for each other.
-    for made in [40, 64] {
-        for result in join_all((0..40).map(|_| post(&client, "http://eu.test/"))).await {
+    for made in [140, 180] {
+        for result in join_all((0..140).map(|_| post(&client, "http://eu.test/"))).await {
             result.unwrap();
         }
         assert_eq!(host.connections(), made);
