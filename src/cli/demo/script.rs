@@ -126,7 +126,8 @@ async fn overlapping(stage: &Stage) -> Result<(), Error> {
     step(
         "60 tools ask for three definitions each, of forty in all, with merging switched on",
         &[format!(
-            "{good} answers, {calls} upstream call(s): waiting questions became one, each got its own rows back"
+            "{good} answers, {calls} upstream {}: waiting questions became one, each got its own rows back",
+            if calls == 1 { "call" } else { "calls" }
         )],
     )
 }
