@@ -299,6 +299,34 @@ async fn one_server_listens_on_tcp_and_a_unix_socket() {
     assert!(!path.exists());
 }
 
+#[tokio::test]
+async fn connections_that_do_nothing_keep_no_probe_out() {
+    let bound = Bound::bind(listener(Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)))));
+    let bound = bound.await.unwrap();
+    let Address::Tcp(address) = bound.addresses()[0].clone() else {
+        panic!("not TCP")
+    };
+    let (tasks, stop) = (Tasks::new(), CancellationToken::new());
+    let admin = fixture().admin.map_request(Arrival::into_request);
+    let serving = {
+        let (tasks, stop) = (tasks.clone(), stop.clone());
+        async move { bound.serve(admin, &tasks, stop).await }
+    };
+    let serving = tasks.spawn("admin", serving);
+    let mut idle = Vec::new();
+    for _ in 0..100 {
+        idle.push(TcpStream::connect(address).await.unwrap());
+    }
+    for _ in 0..3 {
+        let probe = TcpStream::connect(address).await.unwrap();
+        let get = "GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        assert!(exchange(probe, get).await.starts_with("HTTP/1.1 200 OK\r\n"));
+    }
+    drop(idle);
+    stop.cancel();
+    serving.await.unwrap();
+}
+
 async fn exchange(mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin, request: &str) -> String {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();

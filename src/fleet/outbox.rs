@@ -113,3 +113,22 @@ impl Value {
         StoreTime(self.stored.0.saturating_add(millis(self.ttl)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_finds_no_room_is_dropped_and_nobody_waits() {
+        let (outbox, mut parcels) = Outbox::new(Metrics::default());
+        for n in 0..1000 {
+            outbox.send(Parcel::Word {
+                name: Name::new(&n.to_string()),
+                token: "t".into(),
+                word: Word::Alone,
+            });
+        }
+        let kept = std::iter::from_fn(|| parcels.try_recv().ok()).count();
+        assert_eq!(kept, 256);
+    }
+}

@@ -24,7 +24,7 @@ use crate::caller::Name;
 use crate::scan::{Call, Served};
 use crate::task::Tasks;
 
-/// Buckets kept at once. Beyond it idle ones are forgotten early, and if that is not enough, new callers are not limited.
+/// Buckets kept at once. Beyond it idle ones are forgotten early, and as long as that is not enough, nobody is limited.
 const BUCKETS: usize = 10_000;
 
 /// One bucket per caller.
@@ -195,5 +195,18 @@ mod tests {
         }
         tokio::time::sleep(Duration::from_secs(200)).await;
         assert_eq!(limit.buckets.len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn made_up_names_take_no_more_than_so_many_buckets() {
+        let limit = FairUse::new(NonZeroU32::MIN, Duration::from_hours(1)).unwrap();
+        for n in 0..10_100 {
+            limit.check(&Name::new(&n.to_string())).unwrap();
+        }
+        assert_eq!(limit.buckets.len(), 10_000);
+        assert!(
+            limit.check(&Name::new("0")).is_ok(),
+            "while all are taken nobody is limited"
+        );
     }
 }

@@ -148,3 +148,39 @@ impl Metrics {
             .inc();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::caller::Name;
+    use crate::queue::snapshot::CallerShare;
+
+    #[test]
+    fn so_many_callers_have_series_of_their_own_and_those_who_left_have_none() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let series = |prefix: &str| {
+            let share = |n: usize| CallerShare {
+                name: Name::new(&format!("{prefix}{n:02}")),
+                waiting: 1,
+                served: 0,
+                outlook: None,
+            };
+            metrics.show(&Snapshot {
+                waiting: 50,
+                callers: 50,
+                predicted_wait: Duration::ZERO,
+                shares: (0..50).map(share).collect(),
+            });
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+            let of = |prefix: &str| {
+                text.matches(&format!("queue_caller_waiting{{caller=\"{prefix}"))
+                    .count()
+            };
+            [of("old"), of("new")]
+        };
+        assert_eq!(series("old"), [20, 0]);
+        assert_eq!(series("new"), [0, 20]);
+    }
+}

@@ -1,5 +1,5 @@
 //! What `deploy/threat-model.md` claims: every test it names exists, every bound it states is the code's, and no row goes without either
-//! a test or an open "not covered".
+//! a test or an open "not covered" or "accepted".
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -66,8 +66,11 @@ fn quoted(cell: &str) -> Vec<&str> {
 
 fn tests_of(cell: &str) -> (Vec<String>, usize) {
     let named = quoted(cell);
-    if named.is_empty() && !cell.contains("not covered") {
-        return (vec![format!("neither a test nor \"not covered\": {cell:?}")], 0);
+    if named.is_empty() && !cell.contains("not covered") && cell != "accepted" {
+        return (
+            vec![format!("neither a test nor \"not covered\" nor \"accepted\": {cell:?}")],
+            0,
+        );
     }
     let missing = named.iter().filter(|name| !exists(name));
     (

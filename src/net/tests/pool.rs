@@ -52,3 +52,15 @@ async fn an_idle_connection_is_closed_after_a_minute() {
         assert_eq!(begun.elapsed().as_secs(), age + 60);
     }
 }
+
+#[test]
+fn the_connections_of_so_many_hosts_are_kept() {
+    let pool = Pool::new(Arc::new(quick()));
+    let host = |n: u32| pool.host(&format!("http://h{n}.test/").parse().unwrap()).unwrap();
+    for n in 0..64 {
+        host(n);
+    }
+    for (n, kept) in [(0, true), (63, true), (64, false), (1000, false)] {
+        assert_eq!(Arc::ptr_eq(&host(n), &host(n)), kept, "{n}");
+    }
+}

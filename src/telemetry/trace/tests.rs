@@ -116,3 +116,15 @@ async fn while_tracing_is_off_a_callers_span_stays_the_parent() {
     let (_, nobody) = participant(&off, None);
     assert!(matches!(Call::depart(&[nobody], Instant::now()), Call::None));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_span_has_so_many_links_and_counts_the_rest() {
+    let (tracer, mut spans, _) = tracer(Sampler::AlwaysOn, 9);
+    let mut span = tracer.start(None, "call", SpanKind::Internal);
+    for _ in 0..200 {
+        span.link(&parent(1));
+    }
+    drop(span);
+    let links = spans.try_recv().unwrap().links;
+    assert_eq!((links.links.len(), links.dropped_count), (128, 72));
+}
