@@ -17,7 +17,7 @@ use super::config::Name;
 use crate::scan::{Answer, Fields};
 
 /// An answer, and when it was asked for and came, by the store's clock.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Value {
     /// The upstream's answer.
     pub answer: Answer,
@@ -200,13 +200,7 @@ mod tests {
             let value = value(body);
             let bytes = value.write(&name()).unwrap();
             let read = Value::read(&name(), &bytes, NOW).unwrap();
-            assert_eq!(read.answer.status, value.answer.status);
-            assert_eq!(read.answer.headers, value.answer.headers);
-            assert_eq!(read.answer.body, value.answer.body);
-            assert_eq!(
-                (read.asked, read.stored, read.ttl),
-                (value.asked, value.stored, value.ttl)
-            );
+            assert_eq!(read, value);
         }
     }
 

@@ -6,7 +6,7 @@ use http::StatusCode;
 use crate::scan::Fields;
 
 /// An answer of the upstream, read whole. Cloning shares all of it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// The upstream's status.
     pub status: StatusCode,

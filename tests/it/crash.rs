@@ -26,13 +26,15 @@ async fn start(file: &Path) -> Spawned {
         .await
 }
 
-/// Kills it at some moment within a fifth of a second of asking, and starts it again.
+/// Kills it when some call of the twenty that may leave at once has arrived upstream, others being under way, and starts it again.
 async fn kill(spawned: &mut Spawned, rng: &mut StdRng, life: usize, file: &Path) -> Times {
     let caller = spawned.caller();
-    let pause = Duration::from_micros(rng.random_range(0..200_000));
     let first = life * 1000;
+    let arrived = spawned.simulator.calls().len() + rng.random_range(0..20);
+    let simulator = &spawned.simulator;
+    let killed = until("calls", async || (simulator.calls().len() >= arrived).then_some(()));
     tokio::select! {
-        () = tokio::time::sleep(pause) => {}
+        () = killed => {}
         _ = caller.ask_each(first..first + 100) => {}
     }
     spawned.gateway.signal("KILL").await;

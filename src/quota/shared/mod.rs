@@ -55,6 +55,7 @@ mod state;
 mod step;
 #[cfg(test)]
 mod tests;
+mod unsaid;
 
 pub use config::{Config, Timing};
 pub use metrics::Metrics;

@@ -11,6 +11,7 @@ use super::copy::Copy;
 use super::outlook::{self, Coming};
 use super::rivals::{Own, Promise, Rivals};
 use super::step::{self, Reply, Step, Terms};
+use super::unsaid::Unsaid;
 use super::{Config, Timing};
 use crate::attempt::Demand;
 use crate::quota::{self, Account};
@@ -47,11 +48,9 @@ pub struct State {
     owes_copy: bool,
     /// Granted, and not yet given to anybody: the charge, and when it must be given back.
     hand: VecDeque<(String, Instant)>,
-    /// Said with the next step, or with the one that is under way.
-    settled: Vec<(String, Instant)>,
-    refunded: Vec<String>,
-    throttled: Vec<(step::Throttled, Instant)>,
-    saying: Saying,
+    unsaid: Unsaid,
+    /// How many slots the step under way asks for.
+    asked: usize,
     want: usize,
     weight: usize,
     /// What the store believes that we still want.
@@ -75,15 +74,6 @@ pub struct State {
     doubt: Option<String>,
 }
 
-/// How much of the lists the step under way says, and what it asked for.
-#[derive(Clone, Copy, Debug, Default)]
-struct Saying {
-    settled: usize,
-    refunded: usize,
-    throttled: usize,
-    asked: usize,
-}
-
 /// What a step changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Change {
@@ -105,7 +95,6 @@ impl State {
         Self {
             terms: Arc::new(Terms::new(me, config, sharing.timing, kept)),
             timing: sharing.timing,
-
             copy: Copy::new(config.clone(), kept, now),
             epoch: String::new(),
             call: 0,
@@ -114,10 +103,8 @@ impl State {
             r#gen: 0,
             owes_copy: false,
             hand: VecDeque::new(),
-            settled: Vec::new(),
-            refunded: Vec::new(),
-            throttled: Vec::new(),
-            saying: Saying::default(),
+            unsaid: Unsaid::default(),
+            asked: 0,
             want: 0,
             weight: 1,
             told: 0,
@@ -168,27 +155,21 @@ impl State {
     /// The call of this charge counts as made now.
     pub fn settle(&mut self, id: String, now: Instant) {
         self.copy.settle(&id, now);
-        self.settled.push((id, now));
+        self.unsaid.settle(id, now);
         self.collect(now);
     }
 
     /// The call of this charge was not made.
     pub fn refund(&mut self, id: String, now: Instant) {
         self.copy.refund(&id);
-        self.refunded.push(id);
+        self.unsaid.refund([id]);
         self.collect(now);
     }
 
     /// The call of this charge was refused with 429.
     pub fn throttle(&mut self, id: String, answer: quota::Throttled, now: Instant) {
         self.copy.settle(&id, now);
-        let said = step::Throttled {
-            id,
-            age: 0,
-            wait: answer.wait.map(step::micros),
-            window: answer.window.map(step::micros),
-        };
-        self.throttled.push((said, now));
+        self.unsaid.throttle(id, answer, now);
         self.woken = true;
     }
 
@@ -258,23 +239,13 @@ impl State {
         } else {
             self.want.saturating_sub(self.hand.len())
         };
-        self.saying = Saying {
-            settled: self.settled.len(),
-            refunded: self.refunded.len(),
-            throttled: self.throttled.len(),
-            // A store that has just failed is not asked for slots whose grant might not be heard of.
-            asked: if self.lost.is_some() {
-                0
-            } else {
-                want.min(MOST_PER_STEP)
-            },
+        // A store that has just failed is not asked for slots whose grant might not be heard of.
+        self.asked = if self.lost.is_some() {
+            0
+        } else {
+            want.min(MOST_PER_STEP)
         };
-        let said = |(id, at): &(String, Instant)| (id.clone(), step::age(*at, now));
-        let settled: Vec<_> = self.settled.iter().map(said).collect();
-        for (said, at) in &mut self.throttled {
-            said.age = step::age(*at, now);
-        }
-        let throttled: Vec<_> = self.throttled.iter().map(|(said, _)| said.clone()).collect();
+        let said = self.unsaid.say(now);
         let copy = if self.owes_copy { self.copy.show(now) } else { None };
         serde_json::to_string(&Step {
             terms: &self.terms,
@@ -282,16 +253,16 @@ impl State {
             nonce,
             call: self.call,
             next: self.next,
-            want: self.saying.asked,
+            want: self.asked,
             weight: self.weight,
             promised: self.own.promised.iter().map(|promise| promise.say(now)).collect(),
             turns_away: self.own.turns_away,
             r#gen: self.r#gen,
             seq: self.seq,
             landing: step::micros(self.copy.latency.bound()),
-            settled: &settled,
-            refunded: &self.refunded,
-            throttled: &throttled,
+            settled: &said.settled,
+            refunded: said.refunded,
+            throttled: &said.throttled,
             copy,
             leave,
             doubt: self.doubt.as_deref(),
@@ -301,7 +272,7 @@ impl State {
     /// The step was taken, or refused because the epoch is another one. It was asked for at `asked`.
     pub fn heard(&mut self, reply: &Reply, asked: Instant, now: Instant) -> Change {
         let first = self.next;
-        self.next += self.saying.asked as u64;
+        self.next += self.asked as u64;
         let was_lost = self.lost.take().is_some() || self.last.is_none();
         self.last = Some(asked);
         if reply.epoch != self.epoch {
@@ -313,9 +284,7 @@ impl State {
             self.woken = true;
             return Change::default();
         }
-        self.settled.drain(..self.saying.settled);
-        self.refunded.drain(..self.saying.refunded);
-        self.throttled.drain(..self.saying.throttled);
+        self.unsaid.heard();
         self.foreign = self.foreign.saturating_add(reply.foreign);
         let theirs = reply.now.parse().ok();
         if !theirs.is_none_or(|theirs| self.clock.is_right(theirs, asked, now)) {
@@ -332,13 +301,13 @@ impl State {
         let paused = self.copy.paused_until;
         self.copy.hear(reply, asked, now);
         // Whatever the store says, no more than was asked for: the names of further ones would be given twice.
-        let granted = reply.granted.min(self.saying.asked);
+        let granted = reply.granted.min(self.asked);
         for n in (first..).take(granted) {
             let id = format!("{}:{n}", self.terms.me);
             self.copy.grant(id.clone(), now);
             self.hand.push_back((id, asked + IN_HAND));
         }
-        self.told = self.saying.asked - granted;
+        self.told = self.asked - granted;
         let merging = reply.merging.map(|left| now + step::span(left));
         self.due = reply.due.map(|due| now + step::span(due).max(SHORTEST)).or(merging);
         let merged = std::mem::replace(&mut self.merging, merging.is_some()) && merging.is_none();
@@ -367,15 +336,15 @@ impl State {
         let failures = self.lost.map_or(0, |(_, failures)| failures);
         self.lost = Some((now, failures + 1));
         let first = self.next;
-        self.next += self.saying.asked as u64;
+        self.next += self.asked as u64;
         self.give_back(first);
         failures == 0
     }
 
     /// The slots that the step may have been granted are never used: it would not be known when they were granted.
     fn give_back(&mut self, first: u64) {
-        let doubtful = (first..).take(std::mem::take(&mut self.saying.asked));
-        self.refunded.extend(doubtful.map(|n| format!("{}:{n}", self.terms.me)));
+        let doubtful = (first..).take(std::mem::take(&mut self.asked));
+        self.unsaid.refund(doubtful.map(|n| format!("{}:{n}", self.terms.me)));
         (self.told, self.due) = (0, None);
     }
 

@@ -4,6 +4,7 @@ mod day;
 mod forecast;
 mod idle;
 mod ledger;
+mod memory;
 mod retune;
 mod throttled;
 

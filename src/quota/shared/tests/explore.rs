@@ -316,7 +316,6 @@ fn no_order_of_three_events_exceeds_a_window() {
 }
 
 #[test]
-#[ignore = "22 309 orders take half a minute"]
 fn no_order_of_four_events_exceeds_a_window() {
     assert_safe(4);
 }

@@ -48,6 +48,16 @@ impl Bench {
         self.store.run(&json.to_string())
     }
 
+    /// Takes steps until it is a member: the first two begin an epoch and join it. The name of the ledger's key.
+    fn joined(&mut self) -> String {
+        let now = self.now;
+        for _ in 0..3 {
+            let reply = self.step(|_| {});
+            self.member.heard(&reply, now, now);
+        }
+        self.sharing.keys()[0].clone()
+    }
+
     fn format(&self) -> String {
         self.sharing.keys()[4].clone()
     }
@@ -73,13 +83,7 @@ fn a_member_of_another_format_is_granted_nothing_and_changes_nothing() {
 #[test]
 fn members_of_one_format_share_whatever_more_they_know() {
     let mut bench = Bench::new();
-    let now = bench.now;
-    // The first two steps begin an epoch and join it.
-    for _ in 0..3 {
-        let reply = bench.step(|_| {});
-        bench.member.heard(&reply, now, now);
-    }
-    let key = bench.sharing.keys()[0].clone();
+    let key = bench.joined();
     let newer = "local state = cmsgpack.unpack(redis.call('GET', KEYS[1])) state.novel = 'kept' \
                  redis.call('SET', KEYS[1], cmsgpack.pack(state)) return state.epoch";
     let epoch: String = bench.store.ask(&["EVAL", newer, "1", &key]);
@@ -96,12 +100,7 @@ fn members_of_one_format_share_whatever_more_they_know() {
 #[test]
 fn a_member_that_does_not_tell_what_it_promises_is_taken_to_want_all_it_can_get() {
     let mut bench = Bench::new();
-    let now = bench.now;
-    for _ in 0..3 {
-        let reply = bench.step(|_| {});
-        bench.member.heard(&reply, now, now);
-    }
-    let key = bench.sharing.keys()[0].clone();
+    let key = bench.joined();
     let older = "local state = cmsgpack.unpack(redis.call('GET', KEYS[1])) state.members.r0 = { joined = 0, call = 1, pass = 0, \
                  want = 1, weight = 3, seen = 99, lease = state.last + 9000000 } \
                  redis.call('SET', KEYS[1], cmsgpack.pack(state)) return 1";

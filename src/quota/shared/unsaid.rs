@@ -1,0 +1,74 @@
+//! What has become of calls, until the store has heard of it.
+
+use tokio::time::Instant;
+
+use super::step::{self, Throttled};
+use crate::quota;
+
+/// Calls whose end the store does not know of yet. They are kept until a step that names them was taken.
+#[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
+pub(super) struct Unsaid {
+    settled: Vec<(String, Instant)>,
+    refunded: Vec<String>,
+    throttled: Vec<(Throttled, Instant)>,
+    /// How many of each the step under way names.
+    saying: [usize; 3],
+}
+
+/// The same as a step says it.
+#[derive(Debug)]
+pub(super) struct Said<'a> {
+    /// Charges that count as made, and for how long in microseconds.
+    pub settled: Vec<(String, i64)>,
+    /// Charges of calls that were not made.
+    pub refunded: &'a [String],
+    /// What 429s said.
+    pub throttled: Vec<Throttled>,
+}
+
+impl Unsaid {
+    pub(super) fn settle(&mut self, id: String, now: Instant) {
+        self.settled.push((id, now));
+    }
+
+    pub(super) fn refund(&mut self, ids: impl IntoIterator<Item = String>) {
+        self.refunded.extend(ids);
+    }
+
+    pub(super) fn throttle(&mut self, id: String, answer: quota::Throttled, now: Instant) {
+        let said = Throttled {
+            id,
+            age: 0,
+            wait: answer.wait.map(step::micros),
+            window: answer.window.map(step::micros),
+        };
+        self.throttled.push((said, now));
+    }
+
+    /// All of it, for the next step.
+    pub(super) fn say(&mut self, now: Instant) -> Said<'_> {
+        self.saying = [self.settled.len(), self.refunded.len(), self.throttled.len()];
+        let throttled = |(said, at): &(Throttled, Instant)| Throttled {
+            age: step::age(*at, now),
+            ..said.clone()
+        };
+        Said {
+            settled: self
+                .settled
+                .iter()
+                .map(|(id, at)| (id.clone(), step::age(*at, now)))
+                .collect(),
+            refunded: &self.refunded,
+            throttled: self.throttled.iter().map(throttled).collect(),
+        }
+    }
+
+    /// The store has heard the latest step.
+    pub(super) fn heard(&mut self) {
+        let [settled, refunded, throttled] = std::mem::take(&mut self.saying);
+        self.settled.drain(..settled);
+        self.refunded.drain(..refunded);
+        self.throttled.drain(..throttled);
+    }
+}
