@@ -9,11 +9,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::rivals::{Promise, Rivals};
+use super::rivals::{LOOK_AHEAD, Promise, Rivals};
 use crate::quota::{Account, Forecast};
-
-/// Most slots of all replicas that one forecast looks at.
-const LOOK_AHEAD: usize = 2000;
 
 /// A call that is late by less is still made.
 const TOLERANCE: Duration = Duration::from_secs(1);

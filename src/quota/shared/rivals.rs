@@ -7,6 +7,15 @@ use super::step::{self, Promised, Reply};
 /// Most entries by which a replica says what it has promised; with fewer promises each one is said.
 const TOLD: usize = 16;
 
+/// Most slots of all replicas that one forecast looks at. More calls than these need not be known of.
+pub(super) const LOOK_AHEAD: usize = 2000;
+
+/// Most other replicas whose wishes are known.
+const WISHES: usize = 1000;
+
+/// Most callers that count at one of them; the script has the same limit.
+const HEAVIEST: f64 = 1000.0;
+
 /// Calls that callers were promised.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Promise {
@@ -74,19 +83,21 @@ pub(super) struct Wish {
 }
 
 impl Rivals {
+    /// Whatever the store says, a forecast is bounded by what is read here.
     pub(super) fn read(reply: &Reply, now: Instant) -> Self {
+        let few = |calls: f64| usize::try_from(step::number(calls)).map_or(LOOK_AHEAD, |calls| calls.min(LOOK_AHEAD));
         let wish = |&(calls, weight): &(f64, f64)| Wish {
-            calls: (calls >= 0.0).then(|| usize::try_from(step::number(calls)).unwrap_or(usize::MAX)),
-            weight: weight.max(1.0),
+            calls: (calls >= 0.0).then(|| few(calls)),
+            weight: weight.clamp(1.0, HEAVIEST),
         };
         let promise = |&(calls, first, last): &(usize, f64, f64)| Promise {
-            calls,
+            calls: calls.min(LOOK_AHEAD),
             first: now + step::span(first),
             last: now + step::span(last),
         };
         Self {
-            wishes: reply.wants.iter().map(wish).collect(),
-            promised: reply.promised.iter().map(promise).collect(),
+            wishes: reply.wants.iter().take(WISHES).map(wish).collect(),
+            promised: reply.promised.iter().take(TOLD).map(promise).collect(),
         }
     }
 

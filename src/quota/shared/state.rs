@@ -174,7 +174,7 @@ impl State {
     }
 
     /// Appends when the next `count` slots of this replica come.
-    pub(super) fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>) {
+    pub fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>) {
         let mut coming = Coming::of(&self.copy.account(now), now);
         let (mut promised, in_hand) = (self.own.promised.clone(), self.hand.len().min(count));
         for _ in 0..in_hand {

@@ -1,3 +1,4 @@
+use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ fn replica(now: Instant) -> State {
 }
 
 /// What the store answers to one step after the other, a line each; what is no answer is a failure. Whatever it says, no more slots are
-/// taken than were asked for, each has a name of its own, and the next step can be written.
+/// taken than were asked for, each has a name of its own, the next step can be written, and a forecast comes to an end.
 pub(crate) fn ledger(data: &[u8]) {
     super::at_once(async {
         let mut now = Instant::now();
@@ -61,6 +62,9 @@ pub(crate) fn ledger(data: &[u8]) {
             assert!(taken <= WANTED, "{taken} slots");
             assert!(state.next_look(now) <= now + Duration::from_hours(1));
             let _ = state.account(now);
+            let mut slots = VecDeque::new();
+            state.forecast(now, WANTED, &mut slots);
+            assert!(slots.len() == WANTED && slots.iter().is_sorted(), "{slots:?}");
         }
     });
 }

@@ -10,15 +10,19 @@ use crate::quota::shared::{self, Reply, State, Timing};
 use crate::quota::{self, Limit};
 use crate::store;
 
-#[tokio::test(start_paused = true)]
-async fn no_more_slots_are_taken_than_were_asked_for_whatever_the_store_grants() {
+fn replica(now: Instant) -> State {
     let minute = Duration::from_mins(1);
     let limit = Limit::try_new(NonZeroU32::new(100).unwrap(), minute).unwrap();
     let config = quota::Config::try_new(vec![limit], NonZeroU32::MIN, minute).unwrap();
     let store = store::Config::new(store::Address::parse("redis://h").unwrap(), minute);
     let sharing = shared::Config::new(store, Timing::new(minute), "p", "t", "a");
+    State::new("me".into(), &config, &sharing, now)
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_slots_are_taken_than_were_asked_for_whatever_the_store_grants() {
     let now = Instant::now();
-    let mut state = State::new("me".into(), &config, &sharing, now);
+    let mut state = replica(now);
     let hear = |state: &mut State, reply: &str| {
         let demand = Demand {
             waiting: 3,
@@ -40,4 +44,27 @@ async fn no_more_slots_are_taken_than_were_asked_for_whatever_the_store_grants()
     names.sort();
     names.dedup();
     assert_eq!(names.len(), 6, "each has a name of its own");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forecast_ends_whatever_the_store_says_of_others() {
+    let now = Instant::now();
+    let mut state = replica(now);
+    let hear = |state: &mut State, reply: &str| {
+        state.step("n".into(), false, now).unwrap();
+        let reply: Reply = serde_json::from_str(reply).unwrap();
+        let _ = state.heard(&reply, now, now);
+    };
+    hear(&mut state, r#"{"epoch":"e","stale":true}"#);
+    let most = u64::MAX;
+    let wants = vec!["[-1,1e300],[1e300,1e300],[-1e300,-1e300]"; 1000].join(",");
+    let promised = vec![format!("[{most},0,0],[{most},1e300,-1e300]"); 1000].join(",");
+    hear(
+        &mut state,
+        &format!(r#"{{"epoch":"e","wants":[{wants}],"promised":[{promised}]}}"#),
+    );
+    let mut slots = std::collections::VecDeque::new();
+    state.forecast(now, 1000, &mut slots);
+    assert_eq!(slots.len(), 1000);
+    assert!(slots.iter().is_sorted());
 }
