@@ -8,7 +8,7 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use crate::cache::weight::{ALLOCATION_BYTES, BUFFER_BYTES, slot_bytes};
-use crate::scan::{Answer, Key};
+use crate::scan::{self, Answer, Key};
 
 /// The first pause before the next background fetch after one that failed; it doubles with each failure up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
@@ -24,6 +24,8 @@ pub(super) struct Entry {
     stored: Instant,
     ttl: Duration,
     weight: u32,
+    /// Found out once, not for every hit.
+    may_link: bool,
     renewal: Renewal,
 }
 
@@ -39,11 +41,13 @@ impl Entry {
 
     /// An answer that came at `stored` and whose body has a buffer of its own.
     pub(super) fn at(key: &Key, answer: Answer, asked: Instant, stored: Instant, ttl: Duration) -> Self {
+        let may_link = scan::next_links(&answer.body).next().is_some();
         // The entry itself, its fields with their texts, and its body.
         let rounding = 2 * ALLOCATION_BYTES + 2 * BUFFER_BYTES;
         let own = size_of::<Self>() + answer.headers.bytes() + answer.body.len();
         let weight = slot_bytes(key) + own + rounding;
         Self {
+            may_link,
             answer,
             asked,
             stored,
@@ -55,6 +59,11 @@ impl Entry {
 
     pub(super) fn answer(&self) -> &Answer {
         &self.answer
+    }
+
+    /// Whether the body may hold a link to a further page.
+    pub(super) fn may_link(&self) -> bool {
+        self.may_link
     }
 
     pub(super) fn asked(&self) -> Instant {

@@ -336,6 +336,7 @@ where
             let now = Instant::now();
             let whole = assembled(assembly, now);
             Ok(Served {
+                may_link: whole.may_link,
                 answer: whole.answer,
                 age: whole.age,
                 outcome: rest.outcome,
@@ -358,6 +359,7 @@ fn assembled(assembly: Assembly, now: Instant) -> Served {
         ttl: assembly.ttl,
     };
     Served {
+        may_link: true,
         answer: assembly.answer,
         outcome: Outcome::Hit,
         status: Status {
@@ -372,6 +374,7 @@ fn assembled(assembly: Assembly, now: Instant) -> Served {
 fn serve(entry: &Entry, now: Instant, outcome: Outcome, detail: Option<&'static str>) -> Served {
     let age = entry.age(now);
     Served {
+        may_link: entry.may_link(),
         answer: entry.answer().clone(),
         outcome,
         status: Status {

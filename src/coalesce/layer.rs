@@ -230,6 +230,7 @@ fn served(arrival: &Arrival) -> Served {
     let landing = &arrival.landing;
     let joined = arrival.role == Role::Joined;
     Served {
+        may_link: true,
         answer: landing.answer.clone(),
         outcome: match arrival.role {
             _ if landing.company != Company::None => Outcome::Merged,

@@ -232,6 +232,7 @@ fn served(found: &Found, means: Means, now: Instant) -> Served {
     let age = found.age(now);
     let left = found.ttl.saturating_sub(age).as_secs();
     Served {
+        may_link: true,
         answer: found.answer.clone(),
         outcome: match means {
             Means::Look => scan::Outcome::Hit,

@@ -92,7 +92,7 @@ where
             Next::OtherHost => {
                 tracing::debug!(
                     region = &*choice.label,
-                    request_id = &*outgoing.caller.request_id,
+                    request_id = outgoing.caller.request_id.as_str(),
                     "not sent; trying the next region"
                 );
                 failed = Some(result);

@@ -7,18 +7,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
+use tokio::time::Instant;
 
 use super::table::{self, causes};
-use super::{Problem, RequestId, field, link};
+use super::{Problem, field, link};
 use crate::BoxError;
 use crate::attempt::Failure;
+use crate::caller::RequestId;
 use crate::scan::{self, Answer, Forward, Served, Status};
 
 /// The body of every answer: whole, and shared with the cache.
 pub type Body = Full<Bytes>;
 
-/// Tells the quota windows as they are at this moment. Called once per answer, so it must be cheap and must not block.
-pub type RateLimit = Arc<dyn Fn() -> Arc<Windows> + Send + Sync>;
+/// Tells the quota windows as they are at this moment, which is now. Called once per answer, so it must be cheap and must not block.
+pub type RateLimit = Arc<dyn Fn(Instant) -> Arc<Windows> + Send + Sync>;
 
 /// The quota windows as they are at one moment, with their fields already written: between two calls many answers share them.
 #[derive(Clone, Debug, Default)]
@@ -90,6 +92,8 @@ pub struct Answered<B = Body> {
     pub response: Response<B>,
     /// How the request ended; `None` when it was no question.
     pub ended: Option<Ended>,
+    /// When it was known. One look at the clock for whoever needs it: on the path of a hit each costs as much as a look-up.
+    pub at: Instant,
 }
 
 /// How a request ended, for metrics and logs.
@@ -136,8 +140,18 @@ const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// An answer of the upstream, however it came about. `origin` is the address that the caller used.
-pub(super) fn served(config: &Config, served: Served, wait: Option<Duration>, origin: impl Fn() -> String) -> Answered {
-    let mut response = upstream(config, served.answer, &served.status, origin);
+pub(super) fn served(
+    config: &Config,
+    served: Served,
+    wait: Option<Duration>,
+    at: Instant,
+    origin: impl Fn() -> String,
+) -> Answered {
+    let answer = match served.may_link {
+        true => with_own_links(config, served.answer, origin),
+        false => served.answer,
+    };
+    let mut response = upstream(config, answer, &served.status, at);
     let fields = response.headers_mut();
     if let Some(age) = served.age {
         put(fields, header::AGE, field::age(age));
@@ -155,11 +169,18 @@ pub(super) fn served(config: &Config, served: Served, wait: Option<Duration>, or
             outcome: Outcome::Served(served.outcome),
             cause: None,
         }),
+        at,
     }
 }
 
 /// An error: the upstream's own answer if the error carries one, otherwise a problem.
-pub(super) fn failed(config: &Config, error: &BoxError, id: &RequestId, origin: impl Fn() -> String) -> Answered {
+pub(super) fn failed(
+    config: &Config,
+    error: &BoxError,
+    id: &RequestId,
+    at: Instant,
+    origin: impl Fn() -> String,
+) -> Answered {
     if let Some(answer) = passed_through(error) {
         let status = Status {
             forward: Some(Forward::Miss),
@@ -167,17 +188,18 @@ pub(super) fn failed(config: &Config, error: &BoxError, id: &RequestId, origin: 
             ..Status::default()
         };
         return Answered {
-            response: upstream(config, answer.clone(), &status, origin),
+            response: upstream(config, with_own_links(config, answer.clone(), origin), &status, at),
             ended: Some(Ended {
                 outcome: Outcome::Served(scan::Outcome::Forwarded),
                 cause: Some(chain(error)),
             }),
+            at,
         };
     }
     let problem = table::problem(error);
     let outcome = outcome(&problem);
     Answered {
-        response: own(config, &problem, id),
+        response: own(config, &problem, id, at),
         ended: Some(Ended {
             outcome,
             cause: Some(match outcome {
@@ -186,17 +208,22 @@ pub(super) fn failed(config: &Config, error: &BoxError, id: &RequestId, origin: 
                 Outcome::Served(_) | Outcome::Failed => chain(error),
             }),
         }),
+        at,
     }
 }
 
 /// The answer to `OPTIONS`.
-pub(super) fn options() -> Answered {
+pub(super) fn options(at: Instant) -> Answered {
     let mut response = Response::new(Body::default());
     *response.status_mut() = StatusCode::NO_CONTENT;
     for (name, value) in table::OPTIONS.into_iter().flatten() {
         response.headers_mut().insert(*name, HeaderValue::from_static(value));
     }
-    Answered { response, ended: None }
+    Answered {
+        response,
+        ended: None,
+        at,
+    }
 }
 
 /// The upstream's answer, if it comes before anything that the table knows.
@@ -206,9 +233,14 @@ fn passed_through(error: &BoxError) -> Option<&Answer> {
         .find_map(|cause| cause.downcast_ref::<Failure>()?.answer.as_ref())
 }
 
-fn upstream(config: &Config, answer: Answer, status: &Status, origin: impl Fn() -> String) -> Response<Body> {
+/// The answer with its links leading back here.
+fn with_own_links(config: &Config, answer: Answer, origin: impl Fn() -> String) -> Answer {
     let body = link::rewrite(&answer.body, &config.upstream_hosts, origin).unwrap_or(answer.body);
-    let mut response = Response::new(Body::new(body));
+    Answer { body, ..answer }
+}
+
+fn upstream(config: &Config, answer: Answer, status: &Status, at: Instant) -> Response<Body> {
+    let mut response = Response::new(Body::new(answer.body));
     *response.status_mut() = answer.status;
     let fields = response.headers_mut();
     // At once: a map that grows is copied.
@@ -223,14 +255,18 @@ fn upstream(config: &Config, answer: Answer, status: &Status, origin: impl Fn() 
     if answer.status.is_client_error() || answer.status.is_server_error() {
         put(fields, PROXY_STATUS, field::received_status(answer.status));
     }
-    (config.rate_limit)().put(fields);
+    (config.rate_limit)(at).put(fields);
     response
 }
 
 /// An answer that the gateway makes itself.
-fn own(config: &Config, problem: &Problem, id: &RequestId) -> Response<Body> {
+fn own(config: &Config, problem: &Problem, id: &RequestId, at: Instant) -> Response<Body> {
     let limited = problem.status == StatusCode::TOO_MANY_REQUESTS || problem.status.is_server_error();
-    let windows = if limited { (config.rate_limit)() } else { Arc::default() };
+    let windows = if limited {
+        (config.rate_limit)(at)
+    } else {
+        Arc::default()
+    };
     let mut response = Response::new(Body::new(problem.body(id, &windows.list)));
     *response.status_mut() = problem.status;
     let fields = response.headers_mut();

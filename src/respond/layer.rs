@@ -10,11 +10,12 @@ use std::time::Duration;
 use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header, uri};
 use pin_project_lite::pin_project;
+use tokio::time::Instant;
 use tower::Service;
 
-use super::RequestId;
 use super::answer::{self, Answered, Config};
 use crate::BoxError;
+use crate::caller::RequestId;
 use crate::scan::Served;
 
 /// What the layers below answer when nothing went wrong.
@@ -69,7 +70,7 @@ impl Layer {
     #[must_use]
     pub fn without_rate_limit_for(self, field: HeaderName) -> Self {
         let config = Config {
-            rate_limit: Arc::new(Arc::default),
+            rate_limit: Arc::new(|_| Arc::default()),
             ..Config::clone(&self.config)
         };
         Self {
@@ -153,10 +154,11 @@ where
         let this = self.project();
         let reply = ready!(this.reply.poll(context));
         let origin = || this.origin.to_string();
+        let now = Instant::now();
         Poll::Ready(Ok(match reply {
-            Ok(Reply::Served(served, wait)) => answer::served(this.config, *served, wait, origin),
-            Ok(Reply::Options) => answer::options(),
-            Err(error) => answer::failed(this.config, &error, this.id, origin),
+            Ok(Reply::Served(served, wait)) => answer::served(this.config, *served, wait, now, origin),
+            Ok(Reply::Options) => answer::options(now),
+            Err(error) => answer::failed(this.config, &error, this.id, now, origin),
         }))
     }
 }

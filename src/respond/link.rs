@@ -2,12 +2,9 @@
 //!
 //! Left as it is, the link would lead callers around the gateway, without a token. Nothing else of the body changes by a byte.
 
-use std::sync::LazyLock;
-
 use bytes::Bytes;
-use memchr::memmem::Finder;
 
-static NEXT_LINK: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("@odata.nextLink\""));
+use crate::scan;
 
 /// `body` with its links rewritten to `origin` (`http://host:port`, made only when needed), or `None` when there is nothing to do.
 ///
@@ -16,8 +13,8 @@ static NEXT_LINK: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("@oda
 pub(super) fn rewrite(body: &[u8], upstream: &[String], origin: impl Fn() -> String) -> Option<Bytes> {
     let mut rewritten = Vec::new();
     let mut copied = 0;
-    for at in NEXT_LINK.find_iter(body) {
-        let Some((start, end)) = value(body, at + NEXT_LINK.needle().len()) else {
+    for after_key in scan::next_links(body) {
+        let Some((start, end)) = value(body, after_key) else {
             continue;
         };
         let Some(new) = replace(&body[start..end], upstream, &origin()) else {

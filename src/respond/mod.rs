@@ -14,7 +14,6 @@ mod layer;
 mod link;
 mod problem;
 mod refusal;
-mod request_id;
 mod table;
 
 pub use answer::{Answered, Body, Config, Ended, Outcome, RateLimit, Window, Windows};
@@ -23,7 +22,6 @@ pub use kind::Kind;
 pub use layer::{Addressed, Layer, Reply, Respond};
 pub use problem::{Fault, Policies, Problem};
 pub use refusal::{Panicked, Refusal};
-pub use request_id::RequestId;
 pub use table::problem;
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use http::StatusCode;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Kind, RequestId, Window};
+use super::{Kind, Window};
+use crate::caller::RequestId;
 
 /// An error answer before it is written: RFC 9457's members, Defender's, and the fields that go with them.
 #[derive(Clone, Debug, PartialEq, Eq)]

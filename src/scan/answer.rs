@@ -1,7 +1,10 @@
 //! An answer of the upstream.
 
+use std::sync::LazyLock;
+
 use bytes::Bytes;
 use http::StatusCode;
+use memchr::memmem::Finder;
 
 use crate::scan::Fields;
 
@@ -14,4 +17,12 @@ pub struct Answer {
     pub headers: Fields,
     /// The body, byte for byte.
     pub body: Bytes,
+}
+
+static NEXT_LINK: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("@odata.nextLink\""));
+
+/// Where in `body` the name of a link to a further page ends, its quote included. The value is another matter.
+pub fn next_links(body: &[u8]) -> impl Iterator<Item = usize> {
+    let finder = &*NEXT_LINK;
+    finder.find_iter(body).map(|at| at + finder.needle().len())
 }

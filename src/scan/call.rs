@@ -20,6 +20,8 @@ pub struct Call {
 pub struct Served {
     /// The answer.
     pub answer: Answer,
+    /// Whether its body may hold a link to a further page. `false` spares whoever rewrites links the search.
+    pub may_link: bool,
     /// In one word, for metrics and logs.
     pub outcome: Outcome,
     /// For `Cache-Status`.

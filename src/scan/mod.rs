@@ -21,7 +21,7 @@ mod row;
 mod rows;
 mod version;
 
-pub use answer::Answer;
+pub use answer::{Answer, next_links};
 pub use call::{Call, Forward, Outcome, Served, Status};
 pub use delegated::{Delegated, Holder};
 pub use doubt::Doubt;

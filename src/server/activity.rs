@@ -156,11 +156,19 @@ impl Activity {
 
     /// A request has its head; it is in flight until the guard is dropped.
     pub(super) fn request(self: &Arc<Self>, version: http::Version) -> InFlight {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let is_http2 = version == http::Version::HTTP_2;
+        if is_http2 {
+            self.requests.fetch_add(1, Ordering::Relaxed);
+            self.in_flight.fetch_add(1, Ordering::Relaxed);
+        } else {
+            // One after the other, and nobody else writes: this needs no agreement between cores.
+            let before = self.requests.load(Ordering::Relaxed);
+            self.requests.store(before + 1, Ordering::Relaxed);
+            self.in_flight.store(1, Ordering::Relaxed);
+        }
         self.head_since_ms.store(NEVER, Ordering::Relaxed);
         self.begun.store(false, Ordering::Relaxed);
-        self.http2.store(version == http::Version::HTTP_2, Ordering::Relaxed);
+        self.http2.store(is_http2, Ordering::Relaxed);
         InFlight(Arc::clone(self))
     }
 
@@ -250,6 +258,10 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.ended.store(true, Ordering::Relaxed);
         self.0.wrote();
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if self.0.http2.load(Ordering::Relaxed) {
+            self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        } else {
+            self.0.in_flight.store(0, Ordering::Relaxed);
+        }
     }
 }

@@ -1,11 +1,12 @@
 //! A request on its way through the layers.
 
-use http::{HeaderMap, Request, Uri};
+use http::{HeaderMap, HeaderName, Request, Uri, header};
 use tokio::time::Instant;
 
 use super::Peer;
 use super::request_id;
-use crate::respond::{Addressed, RequestId};
+use crate::caller::RequestId;
+use crate::respond::Addressed;
 use crate::telemetry::trace::Trace;
 
 /// A request, and what is known about it besides what HTTP says.
@@ -31,6 +32,23 @@ pub struct Known {
     pub trace: Trace,
     /// When its last header field was there.
     pub at: Instant,
+    /// Whether it has only [usual](is_usual) fields: then nobody needs to search for any other.
+    pub plain: bool,
+}
+
+/// Whether nearly every request has this field, and asks for nothing with it.
+#[must_use]
+pub fn is_usual(name: &HeaderName) -> bool {
+    static USUAL: [HeaderName; 7] = [
+        header::HOST,
+        header::CONTENT_TYPE,
+        header::CONTENT_LENGTH,
+        header::ACCEPT,
+        header::USER_AGENT,
+        header::ACCEPT_ENCODING,
+        header::CONNECTION,
+    ];
+    USUAL.contains(name)
 }
 
 impl<B> Arrival<B> {
@@ -38,14 +56,20 @@ impl<B> Arrival<B> {
     #[must_use]
     pub fn new(request: Request<B>, peer: Peer) -> Self {
         let (head, body) = request.into_parts();
-        let id = request_id::from_caller(&head.headers).unwrap_or_else(RequestId::random);
+        let plain = head.headers.keys().all(is_usual);
+        let given = if plain {
+            None
+        } else {
+            request_id::from_caller(&head.headers)
+        };
         Self {
             known: Box::new(Known {
                 head: Request::from_parts(head, ()),
                 peer,
-                id,
+                id: given.unwrap_or_else(RequestId::random),
                 trace: Trace::None,
                 at: Instant::now(),
+                plain,
             }),
             body,
         }

@@ -19,7 +19,8 @@ use tracing::Span;
 use tracing::level_filters::LevelFilter;
 
 use super::{Arrival, Trouble};
-use crate::respond::{Answered, Ended, Outcome, RequestId};
+use crate::caller::RequestId;
+use crate::respond::{Answered, Ended, Outcome};
 use crate::scan;
 use crate::telemetry::trace::Trace;
 
@@ -217,8 +218,13 @@ where
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let Answered { mut response, ended } = ready!(this.started.span.in_scope(|| this.answer.poll(context)))?;
-        this.started.finish(response.status(), ended.as_ref());
+        let answered = ready!(this.started.span.in_scope(|| this.answer.poll(context)))?;
+        let Answered {
+            mut response,
+            ended,
+            at,
+        } = answered;
+        this.started.finish(response.status(), ended.as_ref(), at);
         if let (Some(ended), Trace::Traced(_)) = (ended, &this.started.named.trace) {
             // For the span of the request, which is ended further out.
             response.extensions_mut().insert(ended);
@@ -238,9 +244,9 @@ struct Started {
 }
 
 impl Started {
-    fn finish(&mut self, status: StatusCode, ended: Option<&Ended>) {
+    fn finish(&mut self, status: StatusCode, ended: Option<&Ended>, at: Instant) {
         self.answered = true;
-        let seconds = self.at.elapsed().as_secs_f64();
+        let seconds = at.saturating_duration_since(self.at).as_secs_f64();
         // `OPTIONS` is no question.
         let Some(ended) = ended else { return };
         self.metrics.count(ended.outcome, status.as_u16(), seconds);
@@ -311,6 +317,7 @@ mod tests {
                     outcome: Outcome::Served(scan::Outcome::Hit),
                     cause: None,
                 }),
+                at: Instant::now(),
             })
         }));
         service.oneshot(arrival()).await.unwrap();
@@ -346,6 +353,7 @@ mod tests {
             Ok(Answered {
                 response: Response::new(()),
                 ended: None,
+                at: Instant::now(),
             })
         }));
         service.oneshot(arrival()).await.unwrap();

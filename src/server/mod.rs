@@ -35,7 +35,7 @@ mod socket;
 mod trouble;
 mod untaken;
 
-pub use arrival::{Arrival, Known};
+pub use arrival::{Arrival, Known, is_usual};
 pub use bind::{BindError, Bound};
 pub use config::{Address, Config};
 pub use openapi::openapi;

@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::read;
-use crate::respond::{self, RequestId};
+use crate::caller::RequestId;
+use crate::respond;
 use crate::scan::{Options, Request, Version};
 use crate::telemetry::trace::{TRACEPARENT, TRACESTATE};
 

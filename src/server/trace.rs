@@ -61,7 +61,12 @@ where
     }
 
     fn call(&mut self, mut request: Arrival<B>) -> Self::Future {
-        let parent = trace::read(request.known().head.headers());
+        let known = request.known();
+        let parent = if known.plain {
+            None
+        } else {
+            trace::read(known.head.headers())
+        };
         if !self.tracer.is_on() {
             if let Some(parent) = parent {
                 request.set_trace(Trace::Passing(parent));

@@ -27,7 +27,7 @@ pub(super) fn request(signed: &Signed, address: Uri, user_agent: &HeaderValue) -
     // Bodies pass through byte for byte, and not every caller can decompress.
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers.insert(USER_AGENT, user_agent.clone());
-    if let Ok(id) = HeaderValue::from_str(&outgoing.caller.request_id) {
+    if let Ok(id) = HeaderValue::from_str(outgoing.caller.request_id.as_str()) {
         headers.insert(REQUEST_ID, id);
     }
     Some(request)

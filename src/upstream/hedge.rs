@@ -125,7 +125,7 @@ impl<P> On<P> {
             self.learn(&route, &result);
             return result;
         };
-        let request_id = &*attempt.caller.request_id;
+        let request_id = attempt.caller.request_id.as_str();
         tracing::debug!(request_id, late_at = late.base.host_str(), "a second attempt elsewhere");
         let second_route = Route::avoiding(late.base);
         let second = pin!(inner.oneshot(Granted {

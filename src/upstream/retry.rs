@@ -80,7 +80,11 @@ where
             return settled(result);
         }
         let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-        tracing::debug!(request_id = &*attempt.caller.request_id, pause_ms, "another attempt");
+        tracing::debug!(
+            request_id = attempt.caller.request_id.as_str(),
+            pause_ms,
+            "another attempt"
+        );
         tokio::time::sleep(pause).await;
     }
 }

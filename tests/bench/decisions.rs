@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use defender_gateway::attempt::{Load, Place, Try};
-use defender_gateway::caller::{Caller, Freshness, Name, Urgency};
+use defender_gateway::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use defender_gateway::queue::{self, FairUse, Order, Queue, Slots, Ticket, Weights};
 use defender_gateway::quota::{Account, Config, Forecast, Ledger, Limit, Opening};
 use defender_gateway::scan::{Holder, Request};
@@ -187,7 +187,7 @@ fn attempt(name: &Name, wait: Duration) -> Try {
             deadline: now + wait,
             wait: None,
             freshness: Freshness::default(),
-            request_id: "1".into(),
+            request_id: RequestId::random(),
             trace: defender_gateway::telemetry::trace::Trace::None,
         }),
         place: Place::new(now),

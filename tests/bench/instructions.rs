@@ -50,6 +50,7 @@ fn fields(times: usize) {
     let answer = support::answer(1000);
     let served = move |_| {
         let served = Served {
+            may_link: false,
             answer: answer.clone(),
             outcome: Outcome::Hit,
             status: Status {

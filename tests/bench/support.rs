@@ -96,7 +96,7 @@ pub(crate) fn respond() -> respond::Layer {
     let windows = Arc::new(Windows::new(vec![window("1m", 100, 60), window("1h", 1500, 3600)]));
     respond::Layer::new(respond::Config {
         upstream_hosts: vec!["api.security.microsoft.com".into()],
-        rate_limit: Arc::new(move || Arc::clone(&windows)),
+        rate_limit: Arc::new(move |_| Arc::clone(&windows)),
     })
 }
 

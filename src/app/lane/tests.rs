@@ -12,7 +12,7 @@ use tower::{Layer as _, ServiceExt as _};
 
 use super::{Config, Lanes, Layer, Meters};
 use crate::attempt::{Failure, Fate, Granted, Place, Try};
-use crate::caller::{Caller, Freshness, Name, Urgency};
+use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use crate::clock::Wall;
 use crate::coalesce::Alone;
 use crate::queue::{Reason, Refused};
@@ -65,7 +65,7 @@ async fn ask(lanes: &Lanes, token: Option<&str>, wait: Duration) -> Result<Answe
         deadline: now + wait,
         wait: None,
         freshness: Freshness::default(),
-        request_id: "r".into(),
+        request_id: RequestId::random(),
         trace: crate::telemetry::trace::Trace::None,
     };
     let attempt = Try {

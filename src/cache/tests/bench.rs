@@ -13,7 +13,7 @@ use tower_test::mock::{self, SendResponse};
 
 use crate::BoxError;
 use crate::cache::{Cache, Config, Layer, Metrics};
-use crate::caller::{Caller, Freshness, Name, Urgency};
+use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use crate::scan::{Answer, Call, Keep as _, Lore, Outcome, Request, Served, Status, Version};
 use crate::task::Tasks;
 
@@ -74,6 +74,7 @@ impl Bench {
     pub(super) fn respond(&self, call: &Call, respond: SendResponse<Served>, answer: Answer) {
         let ttl = self.cache.keep(&call.request, &answer, Instant::now());
         respond.send_response(Served {
+            may_link: true,
             answer,
             outcome: Outcome::Forwarded,
             status: Status {
@@ -113,7 +114,7 @@ pub(in crate::cache) fn call(id: &str, freshness: Freshness) -> Call {
             deadline: Instant::now() + Duration::from_secs(30),
             wait: None,
             freshness,
-            request_id: "r".into(),
+            request_id: RequestId::random(),
             trace: crate::telemetry::trace::Trace::None,
         }),
     }

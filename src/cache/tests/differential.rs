@@ -137,6 +137,7 @@ async fn run(seed: u64, tally: &mut Tally) {
         }
         let kept = keep.keep(&call.request, &answer, Instant::now());
         let served = Served {
+            may_link: true,
             answer,
             outcome: Outcome::Forwarded,
             status: Status {

@@ -13,7 +13,7 @@ use tower::{Layer as _, Service as _, service_fn};
 
 use crate::BoxError;
 use crate::attempt::{Again, Failure, Fate, Try};
-use crate::caller::{Caller, Freshness, Name, Urgency};
+use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use crate::coalesce::{Config, Flights, Layer, Merge, Metrics};
 use crate::scan::{Answer, Call, Fields, Keep, Lore, Request, Served, Version};
 use crate::task::Tasks;
@@ -140,7 +140,7 @@ pub(super) fn caller(name: &str, seconds: u64) -> Caller {
         deadline: Instant::now() + Duration::from_secs(seconds),
         wait: None,
         freshness: Freshness::default(),
-        request_id: "r".into(),
+        request_id: RequestId::random(),
         trace: crate::telemetry::trace::Trace::None,
     }
 }

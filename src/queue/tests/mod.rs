@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::{Config, Metrics, Queue, Slots, Weights};
 use crate::attempt::{Load, Place, Try};
-use crate::caller::{Caller, Freshness, Name, Urgency};
+use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use crate::scan::{Holder, Request};
 use crate::task::Tasks;
 
@@ -135,7 +135,7 @@ pub(super) fn attempt(name: &str, urgency: u8, wait: Duration) -> Try {
         deadline: now + wait,
         wait: None,
         freshness: Freshness::default(),
-        request_id: "test".into(),
+        request_id: RequestId::random(),
         trace: crate::telemetry::trace::Trace::None,
     };
     Try {

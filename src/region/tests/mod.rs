@@ -16,7 +16,7 @@ use url::Url;
 
 use crate::BoxError;
 use crate::attempt::{Again, Failure, Fate, Outgoing, Route, Routed};
-use crate::caller::{Caller, Freshness, Name, Urgency};
+use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use crate::region::{Candidate, Config, ConfigError, Fault, Metrics, Probe, RegionLayer, Table};
 use crate::scan::{Answer, Fields, Request, Version};
 use crate::task::Tasks;
@@ -208,7 +208,7 @@ fn outgoing() -> Outgoing {
             deadline: Instant::now() + Duration::from_secs(30),
             wait: None,
             freshness: Freshness::default(),
-            request_id: "1".into(),
+            request_id: RequestId::random(),
             trace: crate::telemetry::trace::Trace::None,
         }),
         route: Route::default(),

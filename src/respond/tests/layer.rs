@@ -8,10 +8,9 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use crate::BoxError;
 use crate::attempt::{Again, Failure, Fate};
+use crate::caller::RequestId;
 use crate::queue;
-use crate::respond::{
-    Addressed, Config, Ended, Layer, Outcome, Policies, Problem, Refusal, Reply, RequestId, Window, Windows,
-};
+use crate::respond::{Addressed, Config, Ended, Layer, Outcome, Policies, Problem, Refusal, Reply, Window, Windows};
 use crate::scan::{self, Answer, Served, Status};
 
 const ID: &str = "test-1";
@@ -19,7 +18,7 @@ const ID: &str = "test-1";
 fn config() -> Config {
     Config {
         upstream_hosts: vec!["api-eu.example".into()],
-        rate_limit: Arc::new(|| {
+        rate_limit: Arc::new(|_| {
             Arc::new(Windows::new(vec![Window {
                 name: "1m".into(),
                 quota: 100,
@@ -47,6 +46,7 @@ fn upstream_answer(status: u16, body: &'static str) -> Answer {
 
 fn hit(body: &'static str) -> Served {
     Served {
+        may_link: true,
         answer: upstream_answer(200, body),
         outcome: scan::Outcome::Hit,
         status: Status {

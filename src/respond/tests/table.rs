@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use crate::BoxError;
 use crate::attempt::{Again, Failure, Fate};
-use crate::respond::{Kind, Panicked, Refusal, RequestId, Window, answers, body as described_body, problem};
+use crate::caller::RequestId;
+use crate::respond::{Kind, Panicked, Refusal, Window, answers, body as described_body, problem};
 use crate::scan::Invalid;
 use crate::{cache, coalesce, queue, quota, token, upstream};
 

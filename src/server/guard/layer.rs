@@ -81,7 +81,7 @@ fn check(known: &Known, hosts: &Arc<Hosts>) -> Result<(), Refusal> {
     let field = only_host(request);
     if let Some(field) = field
         && peer.is_accepted(field, hosts)
-        && !may_be_cross_site(request.headers())
+        && (known.plain || !may_be_cross_site(request.headers()))
     {
         return Ok(());
     }

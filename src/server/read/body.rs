@@ -1,10 +1,8 @@
 //! Reads a body whole, within its limits.
 
-use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
@@ -20,7 +18,7 @@ use crate::respond::Refusal;
 #[derive(Debug)]
 pub(super) struct Received {
     pub(super) bytes: Bytes,
-    _share: Share,
+    _share: Option<Share>,
 }
 
 pin_project! {
@@ -30,14 +28,38 @@ pin_project! {
         #[pin]
         body: B,
         received: Bytes,
-        // In front of it stands nothing: the pieces of a body that came in more than one.
-        joined: BytesMut,
-        share: Option<Share>,
-        limit: usize,
         too_large: bool,
-        timeout: Duration,
-        // Most bodies are there at once and need no timer.
-        timer: Option<Pin<Box<Sleep>>>,
+        // Most bodies are there at once, in one piece.
+        late: Option<Box<Late>>,
+    }
+}
+
+/// What a body needs that is not there at once.
+#[derive(Debug)]
+struct Late {
+    // In front of it stands nothing: the pieces of a body that came in more than one.
+    joined: BytesMut,
+    share: Share,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Late {
+    fn new(config: &Config, budget: &Arc<Budget>) -> Self {
+        Self {
+            joined: BytesMut::new(),
+            share: Share::of(Arc::clone(budget)),
+            timer: Box::pin(tokio::time::sleep(config.body_timeout)),
+        }
+    }
+
+    /// Takes a piece over; `false` when the budget is spent.
+    fn add(&mut self, piece: &mut Bytes) -> bool {
+        let piece = std::mem::take(piece);
+        let is_paid = self.share.grow(piece.len());
+        if is_paid {
+            self.joined.extend_from_slice(&piece);
+        }
+        is_paid
     }
 }
 
@@ -45,30 +67,52 @@ impl<B> Receiving<B>
 where
     B: Body<Data = Bytes>,
 {
-    pub(super) fn new(fields: &HeaderMap, body: B, config: &Config, budget: Arc<Budget>) -> Self {
-        let limit = config.max_body;
+    pub(super) fn new(fields: &HeaderMap, body: B, config: &Config) -> Self {
+        let limit = config.max_body as u64;
         let announced = fields
             .get(header::CONTENT_LENGTH)
             .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         Self {
-            too_large: announced.is_some_and(|length| length > limit as u64) || body.size_hint().lower() > limit as u64,
+            too_large: announced.is_some_and(|length| length > limit) || body.size_hint().lower() > limit,
             body,
             received: Bytes::new(),
-            joined: BytesMut::new(),
-            share: Some(Share::of(budget)),
-            limit,
-            timeout: config.body_timeout,
-            timer: None,
+            late: None,
         }
     }
 
-    fn poll_body(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<Received, Refusal>> {
+    /// The whole body. `budget` pays for bodies whose rest has yet to come; one that is complete at once waits for nothing, and is held no
+    /// longer than it takes to read it.
+    pub(super) fn poll(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        config: &Config,
+        budget: &Arc<Budget>,
+    ) -> Poll<Result<Received, Refusal>> {
         let mut this = self.project();
-        let too_large = Refusal::BodySize { limit: *this.limit };
+        let too_large = Refusal::BodySize { limit: config.max_body };
         if *this.too_large {
             return Poll::Ready(Err(too_large));
         }
-        while let Some(frame) = ready!(this.body.as_mut().poll_frame(context)) {
+        let begin = || Box::new(Late::new(config, budget));
+        loop {
+            // Asked before each piece: an end that was announced need not be waited for.
+            let frame = if this.body.is_end_stream() {
+                None
+            } else {
+                match this.body.as_mut().poll_frame(context) {
+                    Poll::Ready(frame) => frame,
+                    Poll::Pending => {
+                        let late = this.late.get_or_insert_with(begin);
+                        if !late.add(this.received) {
+                            return Poll::Ready(Err(Refusal::Busy));
+                        }
+                        ready!(late.timer.as_mut().poll(context));
+                        let limit = config.body_timeout;
+                        return Poll::Ready(Err(Refusal::BodyTimeout { limit }));
+                    }
+                }
+            };
+            let Some(frame) = frame else { break };
             // Trailers say nothing that we need.
             let Ok(data) = frame.map_err(|_| Refusal::BodyBroken)?.into_data() else {
                 continue;
@@ -76,47 +120,27 @@ where
             if data.is_empty() {
                 continue;
             }
-            if this.received.len() + this.joined.len() + data.len() > *this.limit {
+            let joined = this.late.as_ref().map_or(0, |late| late.joined.len());
+            if this.received.len() + joined + data.len() > config.max_body {
                 return Poll::Ready(Err(too_large));
             }
-            if !this.share.as_mut().is_some_and(|share| share.grow(data.len())) {
+            // Nearly every body is one piece, and is not copied.
+            if joined == 0 && this.received.is_empty() {
+                *this.received = data;
+                continue;
+            }
+            let late = this.late.get_or_insert_with(begin);
+            if !late.add(this.received) || !late.add(&mut { data }) {
                 return Poll::Ready(Err(Refusal::Busy));
             }
-            // Nearly every body is one piece, and is not copied.
-            if this.received.is_empty() && this.joined.is_empty() {
-                *this.received = data;
-            } else {
-                this.joined.extend_from_slice(&std::mem::take(this.received));
-                this.joined.extend_from_slice(&data);
-            }
         }
-        let joined = std::mem::take(this.joined);
-        let bytes = if joined.is_empty() {
-            std::mem::take(this.received)
-        } else {
-            joined.freeze()
+        let bytes = std::mem::take(this.received);
+        let (bytes, share) = match this.late.take().map(|late| *late) {
+            // All of it came after a wait, or most of it.
+            Some(Late { joined, share, .. }) if !joined.is_empty() => (joined.freeze(), Some(share)),
+            _ => (bytes, None),
         };
-        // It is there until the body is complete, and a complete body is not polled again.
-        let share = this.share.take().ok_or(Refusal::Busy)?;
         Poll::Ready(Ok(Received { bytes, _share: share }))
-    }
-}
-
-impl<B> Future for Receiving<B>
-where
-    B: Body<Data = Bytes>,
-{
-    type Output = Result<Received, Refusal>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Poll::Ready(received) = self.as_mut().poll_body(context) {
-            return Poll::Ready(received);
-        }
-        let this = self.project();
-        let limit = *this.timeout;
-        let timer = this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-        ready!(timer.as_mut().poll(context));
-        Poll::Ready(Err(Refusal::BodyTimeout { limit }))
     }
 }
 
@@ -136,7 +160,8 @@ mod tests {
         config: &Config,
         budget: &Arc<Budget>,
     ) -> Result<Received, Refusal> {
-        Receiving::new(fields, body, config, Arc::clone(budget)).await
+        let mut body = std::pin::pin!(Receiving::new(fields, body, config));
+        std::future::poll_fn(|context| body.as_mut().poll(context, config, budget)).await
     }
 
     fn config() -> Config {
@@ -187,11 +212,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_spent_budget_refuses_at_once() {
-        let error = read(&HeaderMap::new(), pieces(&["abc"]), &config(), &Budget::new(2))
+    async fn a_spent_budget_refuses_whoever_is_not_done_at_once() {
+        let budget = Budget::new(2);
+        let error = read(&HeaderMap::new(), pieces(&["a", "bc"]), &config(), &budget)
             .await
             .unwrap_err();
         assert_eq!(error, Refusal::Busy);
+        let open =
+            stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"abc")))]).chain(stream::pending());
+        let error = read(&HeaderMap::new(), StreamBody::new(open), &config(), &budget)
+            .await
+            .unwrap_err();
+        assert_eq!(error, Refusal::Busy);
+        assert_eq!(budget.left(), 2);
+        let at_once = read(&HeaderMap::new(), pieces(&["abc"]), &config(), &budget).await;
+        assert_eq!(at_once.unwrap().bytes, "abc");
     }
 
     #[tokio::test(start_paused = true)]

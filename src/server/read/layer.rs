@@ -2,16 +2,15 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, header};
 use hyper::body::Body;
 use pin_project_lite::pin_project;
-use tower::util::Oneshot;
-use tower::{Service, ServiceExt as _};
+use tower::Service;
 
 use super::body::Receiving;
 use super::budget::Budget;
@@ -21,7 +20,7 @@ use crate::BoxError;
 use crate::caller::{Caller, Freshness, Name, Urgency};
 use crate::respond::{Refusal, Reply};
 use crate::scan::{self, Call, Delegated, Invalid, Served, Version};
-use crate::server::{Arrival, Known};
+use crate::server::{Arrival, Known, is_usual};
 
 /// Enough for the questions of some ten thousand callers who poll.
 const REMEMBERED_BYTES: usize = 4 * 1024 * 1024;
@@ -60,35 +59,82 @@ impl<S> tower::Layer<S> for Layer {
     type Service = Read<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Read {
-            inner,
-            memo: self.shared.memo(),
-            shared: Arc::clone(&self.shared),
-        }
+        Read(Line::new(Arc::clone(&self.shared), inner))
     }
 }
 
 /// The service of [`Layer`]. Each clone, of which every connection has one, remembers its own last question.
 #[derive(Debug)]
-pub struct Read<S> {
-    inner: S,
+pub struct Read<S>(Arc<Line<S>>);
+
+/// What the requests of one connection share: a request takes one copy of a pointer along, not one of each thing.
+#[derive(Debug)]
+struct Line<S> {
     shared: Arc<Shared>,
-    memo: Arc<Memo>,
+    seat: Mutex<Seat<S>>,
+}
+
+#[derive(Debug)]
+struct Seat<S> {
+    memo: Memo,
+    inner: S,
+}
+
+impl<S> Line<S> {
+    fn new(shared: Arc<Shared>, inner: S) -> Arc<Self> {
+        let memo = Memo::new(Arc::clone(&shared.remembered));
+        Arc::new(Self {
+            shared,
+            seat: Mutex::new(Seat { memo, inner }),
+        })
+    }
+
+    fn seat(&self) -> MutexGuard<'_, Seat<S>> {
+        self.seat.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S> Line<S>
+where
+    S: Service<Call, Response = Served, Error = BoxError>,
+{
+    /// Asks the service below.
+    fn ask(&self, asked: Asked, body: &[u8]) -> Result<S::Future, Invalid> {
+        let (version, query) = (asked.version, asked.query.as_deref());
+        let read = || scan::Request::parse(version, query, body);
+        let caller = asked.caller;
+        let (request, mut seat) = if let Some(delegated) = asked.delegated {
+            (Arc::new(read()?.with_token(delegated)), self.seat())
+        } else {
+            let wording = Wording { version, query, body };
+            let seat = self.seat();
+            if let Some(known) = seat.memo.recall(wording) {
+                (known, seat)
+            } else {
+                // Others of this connection go on meanwhile.
+                drop(seat);
+                let request = Arc::new(read()?);
+                let mut seat = self.seat();
+                seat.memo.note(wording, &request);
+                (request, seat)
+            }
+        };
+        let ready = seat.inner.poll_ready(&mut Context::from_waker(Waker::noop()));
+        debug_assert!(ready.is_ready(), "nobody would wake the request");
+        Ok(seat.inner.call(Call { request, caller }))
+    }
 }
 
 impl<S: Clone> Clone for Read<S> {
     fn clone(&self) -> Self {
-        Self {
-            inner: self.inner.clone(),
-            shared: Arc::clone(&self.shared),
-            memo: self.shared.memo(),
-        }
+        let inner = self.0.seat().inner.clone();
+        Self(Line::new(Arc::clone(&self.0.shared), inner))
     }
 }
 
 impl<S, B> Service<Arrival<B>> for Read<S>
 where
-    S: Service<Call, Response = Served, Error = BoxError> + Clone,
+    S: Service<Call, Response = Served, Error = BoxError>,
     B: Body<Data = Bytes>,
 {
     type Response = Reply;
@@ -96,27 +142,22 @@ where
     type Future = Reading<S, B>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        // The service below is asked when the question is complete, in the clone that will be called.
+        // The services below are always ready: where a question has to wait, it can be refused.
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Arrival<B>) -> Self::Future {
         let (known, body) = request.into_pieces();
-        let stage = match self.shared.ask(&known) {
+        let shared = &self.0.shared;
+        let stage = match shared.ask(&known) {
             Ok(asked) => Stage::Body {
-                body: Receiving::new(
-                    known.head.headers(),
-                    body,
-                    &self.shared.config,
-                    Arc::clone(&self.shared.budget),
-                ),
+                body: Receiving::new(known.head.headers(), body, &shared.config),
                 asked: Some(asked),
             },
             Err(refusal) => Stage::Refused { refusal: Some(refusal) },
         };
         Reading {
-            inner: Some(self.inner.clone()),
-            memo: Arc::clone(&self.memo),
+            line: Arc::clone(&self.0),
             stage,
         }
     }
@@ -131,21 +172,6 @@ struct Asked {
     caller: Arc<Caller>,
 }
 
-impl Asked {
-    fn with(self, body: &[u8], memo: &Memo) -> Result<Call, Invalid> {
-        let (version, query) = (self.version, self.query.as_deref());
-        let read = || scan::Request::parse(version, query, body);
-        let request = match self.delegated {
-            Some(delegated) => Arc::new(read()?.with_token(delegated)),
-            None => memo.question(Wording { version, query, body }, read)?,
-        };
-        Ok(Call {
-            request,
-            caller: self.caller,
-        })
-    }
-}
-
 pin_project! {
     /// A request that is being read, and then answered.
     #[derive(Debug)]
@@ -153,11 +179,9 @@ pin_project! {
     where
         S: Service<Call>,
     {
-        // `None` once the question is complete: then it is in the answer.
-        inner: Option<S>,
-        memo: Arc<Memo>,
+        line: Arc<Line<S>>,
         #[pin]
-        stage: Stage<Oneshot<S, Call>, B>,
+        stage: Stage<S::Future, B>,
     }
 }
 
@@ -180,6 +204,7 @@ where
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
+        let Shared { config, budget, .. } = &*this.line.shared;
         loop {
             let answer = match this.stage.as_mut().project() {
                 StageProjection::Refused { refusal } => {
@@ -191,13 +216,12 @@ where
                     return Poll::Ready(Ok(Reply::Served(Box::new(served), *wait)));
                 }
                 StageProjection::Body { body, asked } => {
-                    let received = ready!(body.poll(context))?;
-                    // Both are taken once, when the body is complete.
-                    let (asked, inner) = asked.take().zip(this.inner.take()).ok_or(Refusal::BodyBroken)?;
-                    let call = asked.with(&received.bytes, this.memo)?;
+                    let received = ready!(body.poll(context, config, budget))?;
+                    // Taken once, when the body is complete.
+                    let asked = asked.take().ok_or(Refusal::BodyBroken)?;
                     Stage::Answer {
-                        wait: call.caller.wait,
-                        answer: inner.oneshot(call),
+                        wait: asked.caller.wait,
+                        answer: this.line.ask(asked, &received.bytes)?,
                     }
                 }
             };
@@ -207,14 +231,10 @@ where
 }
 
 impl Shared {
-    fn memo(&self) -> Arc<Memo> {
-        Arc::new(Memo::new(Arc::clone(&self.remembered)))
-    }
-
     /// Reads the head; what can be refused without the body, is.
     fn ask(&self, known: &Known) -> Result<Asked, Refusal> {
         let (target, fields) = (known.head.uri(), known.head.headers());
-        check_content(fields)?;
+        check_content(fields, known.plain)?;
         Ok(Asked {
             version: Version::from_path(target.path()).ok_or(Refusal::Path)?,
             query: target.query().map(Box::from),
@@ -223,12 +243,13 @@ impl Shared {
         })
     }
 
-    fn wishes(&self, fields: &HeaderMap) -> Wishes {
-        // One look at each name is cheaper than a search for each wish. A configured name of the caller's field may be a usual one.
+    fn wishes(&self, known: &Known) -> Wishes {
+        // A configured name of the caller's field may be a usual one.
         let header = self.config.caller_header.as_ref();
-        if !asks_for_more(fields) && header.is_none_or(|header| !fields.contains_key(header)) {
+        if known.plain && !header.is_some_and(is_usual) {
             return Wishes::default();
         }
+        let fields = known.head.headers();
         let given = header.and_then(|header| fields.get(header)?.to_str().ok());
         Wishes {
             name: given.map(Name::new).filter(|name| !name.as_str().is_empty()),
@@ -244,14 +265,14 @@ impl Shared {
             wait,
             urgency,
             freshness,
-        } = self.wishes(known.head.headers());
+        } = self.wishes(known);
         Caller {
             name: name.unwrap_or_else(|| known.peer.name()),
             urgency,
             deadline: known.at + wait.unwrap_or(self.config.max_wait),
             wait,
             freshness,
-            request_id: known.id.share(),
+            request_id: known.id.clone(),
             trace: known.trace.clone(),
         }
     }
@@ -266,33 +287,19 @@ struct Wishes {
     freshness: Freshness,
 }
 
-/// Whether there is a field besides those that nearly every request has, and that ask for nothing.
-fn asks_for_more(fields: &HeaderMap) -> bool {
-    const USUAL: [HeaderName; 7] = [
-        header::HOST,
-        header::CONTENT_TYPE,
-        header::CONTENT_LENGTH,
-        header::ACCEPT,
-        header::USER_AGENT,
-        header::ACCEPT_ENCODING,
-        header::CONNECTION,
-    ];
-    fields.keys().any(|name| !USUAL.contains(name))
-}
-
 /// JSON, said so, in UTF-8, as it is.
 ///
 /// A missing type is refused as well (415): it is what a page on another site can make a browser send without asking first.
-fn check_content(fields: &HeaderMap) -> Result<(), Refusal> {
+///
+/// `plain`: there is no field for another coding.
+fn check_content(fields: &HeaderMap, plain: bool) -> Result<(), Refusal> {
     let mut types = fields.get_all(header::CONTENT_TYPE).iter();
     match (types.next().and_then(|media| media.to_str().ok()), types.next()) {
         (Some(media), None) if is_json(media) => {}
         _ => return Err(Refusal::ContentType),
     }
-    let encoded = fields
-        .get_all(header::CONTENT_ENCODING)
-        .iter()
-        .any(|coding| coding != "identity");
+    let mut codings = fields.get_all(header::CONTENT_ENCODING).iter();
+    let encoded = !plain && codings.any(|coding| coding != "identity");
     if encoded { Err(Refusal::ContentEncoding) } else { Ok(()) }
 }
 
@@ -321,7 +328,7 @@ mod tests {
         for (name, value) in fields {
             map.append(*name, value.parse().unwrap());
         }
-        check_content(&map)
+        check_content(&map, false)
     }
 
     #[test]
@@ -375,7 +382,7 @@ mod tests {
         assert_eq!(caller.name.as_str(), "10.0.0.7");
         assert_eq!(caller.deadline, arrived + Config::default().max_wait);
         assert_eq!((caller.wait, caller.urgency.level()), (None, 3));
-        assert_eq!(&*caller.request_id, "id-1");
+        assert_eq!(caller.request_id.as_str(), "id-1");
     }
 
     #[tokio::test(start_paused = true)]

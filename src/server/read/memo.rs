@@ -1,7 +1,7 @@
 //! The question asked last on a connection: who polls sends the same bytes again, and they need not be read again.
 
 use std::hash::{BuildHasher as _, Hash};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use foldhash::quality::FixedState;
@@ -31,14 +31,9 @@ impl Wording<'_> {
 /// Remembers one question, once it has been asked twice in a row: others are not worth a copy of their bodies.
 #[derive(Debug)]
 pub(super) struct Memo {
-    last: Mutex<Last>,
-    budget: Arc<Budget>,
-}
-
-#[derive(Debug, Default)]
-struct Last {
     hash: u64,
     known: Option<Known>,
+    budget: Arc<Budget>,
 }
 
 #[derive(Debug)]
@@ -54,34 +49,25 @@ impl Memo {
     /// All memos on one `budget` remember bodies of no more bytes together.
     pub(super) fn new(budget: Arc<Budget>) -> Self {
         Self {
-            last: Mutex::default(),
+            hash: 0,
+            known: None,
             budget,
         }
     }
 
-    /// The question in these very words, from memory or read by `read`.
-    pub(super) fn question<E>(
-        &self,
-        wording: Wording<'_>,
-        read: impl FnOnce() -> Result<Request, E>,
-    ) -> Result<Arc<Request>, E> {
-        {
-            let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(known) = &last.known
-                && known.is(wording)
-            {
-                return Ok(Arc::clone(&known.question));
-            }
-        }
-        let question = Arc::new(read()?);
-        // Only good questions are remembered: what is refused is refused again.
+    /// The question in these very words, if it is known.
+    pub(super) fn recall(&self, wording: Wording<'_>) -> Option<Arc<Request>> {
+        let known = self.known.as_ref().filter(|known| known.is(wording))?;
+        Some(Arc::clone(&known.question))
+    }
+
+    /// Takes note of a question that was read. Only good ones come here: what is refused is refused again.
+    pub(super) fn note(&mut self, wording: Wording<'_>, question: &Arc<Request>) {
         let hash = FixedState::default().hash_one(wording.gist());
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.known = (last.hash == hash)
-            .then(|| Known::new(wording, &question, &self.budget))
+        self.known = (self.hash == hash)
+            .then(|| Known::new(wording, question, &self.budget))
             .flatten();
-        last.hash = hash;
-        Ok(question)
+        self.hash = hash;
     }
 }
 
@@ -109,36 +95,41 @@ mod tests {
     use super::*;
     use crate::scan::Invalid;
 
-    fn ask(memo: &Memo, version: Version, query: Option<&str>, body: &str) -> (Result<Arc<Request>, Invalid>, bool) {
-        let mut was_read = false;
-        let wording = Wording {
-            version,
-            query,
-            body: body.as_bytes(),
-        };
-        let question = memo.question(wording, || {
-            was_read = true;
-            Request::parse(version, query, body.as_bytes())
-        });
-        (question, was_read)
+    /// The question, and whether it had to be read.
+    fn ask(
+        memo: &mut Memo,
+        version: Version,
+        query: Option<&str>,
+        body: &str,
+    ) -> (Result<Arc<Request>, Invalid>, bool) {
+        let body = body.as_bytes();
+        let wording = Wording { version, query, body };
+        if let Some(question) = memo.recall(wording) {
+            return (Ok(question), false);
+        }
+        let question = Request::parse(version, query, body).map(Arc::new);
+        if let Ok(question) = &question {
+            memo.note(wording, question);
+        }
+        (question, true)
     }
 
     #[test]
     fn the_same_words_are_read_twice_and_then_known() {
-        let memo = Memo::new(Budget::new(1000));
+        let mut memo = Memo::new(Budget::new(1000));
         let body = r#"{"ScanDefinitionIds":["b","a"]}"#;
-        let asked = || ask(&memo, Version::Latest, None, body);
+        let mut asked = || ask(&mut memo, Version::Latest, None, body);
         let (first, second, third) = (asked(), asked(), asked());
         assert_eq!((first.1, second.1, third.1), (true, true, false));
         assert_eq!(first.0, third.0);
         // A fault is never known.
-        assert!(ask(&memo, Version::Latest, None, "{}").0.is_err());
-        assert!(ask(&memo, Version::Latest, None, "{}").0.is_err());
+        assert!(ask(&mut memo, Version::Latest, None, "{}").0.is_err());
+        assert!(ask(&mut memo, Version::Latest, None, "{}").0.is_err());
     }
 
     #[test]
     fn other_words_are_another_question() {
-        let memo = Memo::new(Budget::new(1000));
+        let mut memo = Memo::new(Budget::new(1000));
         let body = |id| format!(r#"{{"ScanDefinitionIds":["{id}"]}}"#);
         let cases = [
             (Version::Latest, None, body("a")),
@@ -149,7 +140,7 @@ mod tests {
         ];
         for (version, query, body) in &cases {
             for _ in 0..3 {
-                let (question, _) = ask(&memo, *version, *query, body);
+                let (question, _) = ask(&mut memo, *version, *query, body);
                 assert_eq!(
                     *question.unwrap(),
                     Request::parse(*version, *query, body.as_bytes()).unwrap()
@@ -160,13 +151,13 @@ mod tests {
 
     #[test]
     fn large_questions_that_differ_in_the_middle_only_are_told_apart() {
-        let memo = Memo::new(Budget::new(1 << 20));
+        let mut memo = Memo::new(Budget::new(1 << 20));
         let body = |middle| {
             let long = "x".repeat(200);
             format!(r#"{{"ScanDefinitionIds":["a{long}","b{long}","{middle}","y{long}","z{long}"]}}"#)
         };
         for middle in ["m", "n", "m", "m", "n"] {
-            let (question, _) = ask(&memo, Version::Latest, None, &body(middle));
+            let (question, _) = ask(&mut memo, Version::Latest, None, &body(middle));
             assert!(question.unwrap().ids().any(|id| id == middle));
         }
     }
@@ -174,7 +165,7 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_given_back() {
         let budget = Budget::new(100);
-        let memo = Memo::new(Arc::clone(&budget));
+        let mut memo = Memo::new(Arc::clone(&budget));
         let small = r#"{"ScanDefinitionIds":["a"]}"#;
         let large = format!(r#"{{"ScanDefinitionIds":["{}"]}}"#, "x".repeat(50));
         for (body, left) in [
@@ -183,7 +174,7 @@ mod tests {
             (small, 100 - 2 * small.len()),
         ] {
             for _ in 0..3 {
-                ask(&memo, Version::Latest, None, body).0.unwrap();
+                ask(&mut memo, Version::Latest, None, body).0.unwrap();
             }
             assert_eq!(budget.left(), left);
         }

@@ -132,7 +132,7 @@ fn stack(
     let panic = panic::Layer::new(metrics.panics()).layer(guard);
     let respond = respond::Layer::new(respond::Config {
         upstream_hosts: Vec::new(),
-        rate_limit: Arc::new(Arc::default),
+        rate_limit: Arc::new(|_| Arc::default()),
     });
     let count = count::Layer::new(metrics.clone()).layer(respond.layer(panic));
     request_id::Layer.layer(count)
@@ -148,6 +148,7 @@ async fn answer(backend: Arc<Backend>, call: Call) -> Result<Served, BoxError> {
     }
     let size = call.request.top().map_or(2, |top| top.get() as usize * 10_000);
     Ok(Served {
+        may_link: true,
         answer: Answer {
             status: http::StatusCode::OK,
             headers: Fields::default(),

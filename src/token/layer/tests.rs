@@ -12,7 +12,7 @@ use url::Url;
 
 use super::Layer;
 use crate::attempt::{Again, Failure, Fate, Outgoing, Routed, Signed};
-use crate::caller::{Caller, Freshness, Name, Urgency};
+use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use crate::clock::Wall;
 use crate::scan::{self, Answer, Fields};
 use crate::task::Tasks;
@@ -33,7 +33,7 @@ fn routed_with(request: scan::Request, deadline: Duration) -> Routed {
         deadline: Instant::now() + deadline,
         wait: None,
         freshness: Freshness::default(),
-        request_id: "r-1".into(),
+        request_id: RequestId::random(),
         trace: crate::telemetry::trace::Trace::None,
     };
     Routed {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::caller::{Caller, Freshness, Name, Urgency};
+use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
 
 fn caller(deadline: Duration) -> Arc<Caller> {
     Arc::new(Caller {
@@ -18,7 +18,7 @@ fn caller(deadline: Duration) -> Arc<Caller> {
         deadline: Instant::now() + deadline,
         wait: None,
         freshness: Freshness::default(),
-        request_id: "id-1".into(),
+        request_id: RequestId::from_caller("id-1").unwrap(),
         trace: crate::telemetry::trace::Trace::None,
     })
 }

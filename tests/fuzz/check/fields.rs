@@ -1,8 +1,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use defender_gateway::caller::RequestId;
 use defender_gateway::caller::{Name, Urgency};
-use defender_gateway::respond::{self, RequestId};
+use defender_gateway::respond;
 use defender_gateway::scan::{Answer, Call, Delegated, Outcome, Served, Status};
 use defender_gateway::server::{Arrival, Peer, guard, read, request_id, route};
 use defender_gateway::telemetry::trace;
@@ -24,7 +25,7 @@ fn judge(call: &Call, arrived: Instant, fields: &HeaderMap, config: &read::Confi
     let most = Duration::from_secs(1 << 31);
     let ages = [caller.freshness.max_age, caller.freshness.min_fresh];
     assert!(ages.iter().flatten().all(|age| *age <= most));
-    assert!(RequestId::from_caller(&caller.request_id).is_some());
+    assert!(RequestId::from_caller(caller.request_id.as_str()).is_some());
     let brought = fields.contains_key(http::header::AUTHORIZATION);
     let token = call.request.delegated().map(Delegated::secret);
     assert_eq!(
@@ -46,6 +47,7 @@ async fn answer(request: Request<Full<Bytes>>, peer: Peer, fields: HeaderMap) ->
     let answer = service_fn(|call: Call| {
         judge(&call, arrived, &fields, &config);
         std::future::ready(Ok::<_, BoxError>(Served {
+            may_link: true,
             answer: Answer {
                 status: StatusCode::OK,
                 headers: HeaderMap::new().into(),

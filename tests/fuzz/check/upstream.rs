@@ -36,7 +36,7 @@ pub(crate) fn throttled(data: &[u8]) {
 pub(super) fn respond() -> respond::Layer {
     respond::Layer::new(respond::Config {
         upstream_hosts: vec![HOST.into()],
-        rate_limit: Arc::new(Arc::default),
+        rate_limit: Arc::new(|_| Arc::default()),
     })
 }
 
@@ -46,6 +46,7 @@ const HOST: &str = "api.security.microsoft.com";
 pub(crate) fn link(data: &[u8]) {
     let body = Bytes::copy_from_slice(data);
     let served = Served {
+        may_link: true,
         answer: Answer {
             status: StatusCode::OK,
             headers: HeaderMap::new().into(),

@@ -13,7 +13,7 @@ use tower::util::BoxCloneSyncService;
 use tower::{ServiceBuilder, ServiceExt as _, service_fn};
 
 use defender_gateway::attempt::Try;
-use defender_gateway::caller::{Caller, Freshness, Name, Urgency};
+use defender_gateway::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use defender_gateway::scan::{Answer, Call, Lore, Request, Served, Version};
 use defender_gateway::task::Tasks;
 use defender_gateway::{BoxError, cache, coalesce, fleet, store};
@@ -217,7 +217,7 @@ impl Pod {
             deadline: Instant::now() + wait,
             wait: None,
             freshness,
-            request_id: "test".into(),
+            request_id: RequestId::random(),
             trace: defender_gateway::telemetry::trace::Trace::None,
         };
         let call = Call {

@@ -14,7 +14,7 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use defender_gateway::BoxError;
 use defender_gateway::attempt::{Load, Outgoing, Place, Try};
-use defender_gateway::caller::{Caller, Freshness, Name, Urgency};
+use defender_gateway::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use defender_gateway::clock::Wall;
 use defender_gateway::queue::{self, Queue, Refused};
 use defender_gateway::quota::{self, Quota, UnknownPast};
@@ -153,7 +153,7 @@ impl Gateway {
                 deadline: now + wait,
                 wait: None,
                 freshness: Freshness::default(),
-                request_id: "1".into(),
+                request_id: RequestId::random(),
                 trace: defender_gateway::telemetry::trace::Trace::None,
             }),
             place: Place::new(now),

@@ -12,7 +12,7 @@ use tower::util::BoxCloneService;
 use tower::{BoxError, Layer as _, ServiceExt as _, service_fn};
 
 use defender_gateway::attempt::{Failure, Outgoing, Place, Try};
-use defender_gateway::caller::{Caller, Freshness, Name, Urgency};
+use defender_gateway::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use defender_gateway::clock::Wall;
 use defender_gateway::scan::{Answer, Call, Keep, Lore, Outcome, Request, Served, Status, Version};
 use defender_gateway::task::Tasks;
@@ -110,7 +110,7 @@ impl Plant {
             deadline: Instant::now() + Duration::from_secs(30),
             wait: None,
             freshness: Freshness::default(),
-            request_id: "r".into(),
+            request_id: RequestId::random(),
             trace: defender_gateway::telemetry::trace::Trace::None,
         };
         let (request, caller) = (Arc::new(request), Arc::new(caller));
@@ -148,6 +148,7 @@ fn each_for_itself(
             let answer = paid.oneshot(attempt).await?;
             cache.keep(&call.request, &answer, asked);
             Ok(Served {
+                may_link: true,
                 answer,
                 outcome: Outcome::Forwarded,
                 status: Status::default(),

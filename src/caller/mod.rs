@@ -1,10 +1,14 @@
 //! Who is asking, and what they are willing to accept. Plain values: no I/O, no clock.
 
+mod request_id;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+pub use request_id::RequestId;
 
 use crate::telemetry::trace::Trace;
 
@@ -22,7 +26,7 @@ pub struct Caller {
     /// What the caller's `Cache-Control` asked for.
     pub freshness: Freshness,
     /// Names this request in logs and answers.
-    pub request_id: Arc<str>,
+    pub request_id: RequestId,
     /// The request's place in a trace.
     pub trace: Trace,
 }

@@ -1,17 +1,23 @@
 //! The name of one request, in logs and answers.
 
+use std::fmt;
 use std::sync::Arc;
 
 /// 1 to 128 visible ASCII characters, without quotes or backslashes.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RequestId(Text);
 
 /// Most callers give none: a new one has its place here, and needs no allocation.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 enum Text {
-    New([u8; 32]),
+    New(Hex),
     Given(Arc<str>),
 }
+
+/// Aligned: to see that it is ASCII then takes a fifth of the time.
+#[derive(Clone, Copy)]
+#[repr(align(8))]
+struct Hex([u8; 32]);
 
 impl PartialEq for RequestId {
     fn eq(&self, other: &Self) -> bool {
@@ -20,6 +26,18 @@ impl PartialEq for RequestId {
 }
 
 impl Eq for RequestId {}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
 
 impl RequestId {
     /// Longest id taken over from a caller, in bytes: ids are logged with every line.
@@ -41,24 +59,15 @@ impl RequestId {
             pair[0] = HEX[usize::from(byte >> 4)];
             pair[1] = HEX[usize::from(byte & 15)];
         }
-        Self(Text::New(text))
+        Self(Text::New(Hex(text)))
     }
 
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         match &self.0 {
-            Text::New(text) => std::str::from_utf8(text).unwrap_or_default(),
+            Text::New(Hex(text)) => std::str::from_utf8(text).unwrap_or_default(),
             Text::Given(text) => text,
-        }
-    }
-
-    /// The id, shared.
-    #[must_use]
-    pub fn share(&self) -> Arc<str> {
-        match &self.0 {
-            Text::New(_) => self.as_str().into(),
-            Text::Given(text) => Arc::clone(text),
         }
     }
 }
