@@ -110,8 +110,6 @@ pub fn build(
         .service(Seldom::new(forwarding));
 
     ServiceBuilder::new()
-        // First: every answer carries the id, and every log line below it.
-        .layer(server::request_id::Layer)
         // Outside of all that takes time; before `count`, whose log lines name the trace.
         .layer(parts.trace)
         // Outside of `respond`: counts what callers really got.

@@ -10,7 +10,7 @@ use http_body_util::Full;
 use tokio::time::Instant;
 
 use super::table::{self, causes};
-use super::{Problem, field, link};
+use super::{Problem, field, link, mould};
 use crate::BoxError;
 use crate::attempt::Failure;
 use crate::caller::RequestId;
@@ -128,11 +128,9 @@ impl Outcome {
     }
 }
 
-/// How many fields an answer of the upstream usually gets, its request's id included.
-const MOST_FIELDS: usize = 5;
-
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -144,25 +142,20 @@ pub(super) fn served(
     config: &Config,
     served: Served,
     wait: Option<Duration>,
-    at: Instant,
+    (id, at): (&RequestId, Instant),
     origin: impl Fn() -> String,
 ) -> Answered {
-    let answer = match served.may_link {
-        true => with_own_links(config, served.answer, origin),
-        false => served.answer,
+    let answer = if served.may_link {
+        with_own_links(config, served.answer, origin)
+    } else {
+        served.answer
     };
-    let mut response = upstream(config, answer, &served.status, at);
-    let fields = response.headers_mut();
-    if let Some(age) = served.age {
-        put(fields, header::AGE, field::age(age));
-    }
-    if let Some(wait) = wait {
-        put(
-            fields,
-            PREFERENCE_APPLIED,
-            HeaderValue::try_from(format!("wait={}", wait.as_secs())).ok(),
-        );
-    }
+    let said = Said {
+        status: &served.status,
+        age: served.age,
+        wait,
+    };
+    let response = upstream(config, answer, &said, id, at);
     Answered {
         response,
         ended: Some(Ended {
@@ -177,8 +170,7 @@ pub(super) fn served(
 pub(super) fn failed(
     config: &Config,
     error: &BoxError,
-    id: &RequestId,
-    at: Instant,
+    (id, at): (&RequestId, Instant),
     origin: impl Fn() -> String,
 ) -> Answered {
     if let Some(answer) = passed_through(error) {
@@ -187,8 +179,13 @@ pub(super) fn failed(
             forward_status: Some(answer.status.as_u16()),
             ..Status::default()
         };
+        let said = Said {
+            status: &status,
+            age: None,
+            wait: None,
+        };
         return Answered {
-            response: upstream(config, with_own_links(config, answer.clone(), origin), &status, at),
+            response: upstream(config, with_own_links(config, answer.clone(), origin), &said, id, at),
             ended: Some(Ended {
                 outcome: Outcome::Served(scan::Outcome::Forwarded),
                 cause: Some(chain(error)),
@@ -213,12 +210,13 @@ pub(super) fn failed(
 }
 
 /// The answer to `OPTIONS`.
-pub(super) fn options(at: Instant) -> Answered {
+pub(super) fn options(id: &RequestId, at: Instant) -> Answered {
     let mut response = Response::new(Body::default());
     *response.status_mut() = StatusCode::NO_CONTENT;
     for (name, value) in table::OPTIONS.into_iter().flatten() {
         response.headers_mut().insert(*name, HeaderValue::from_static(value));
     }
+    put(response.headers_mut(), X_REQUEST_ID, field::request_id(id));
     Answered {
         response,
         ended: None,
@@ -239,23 +237,42 @@ fn with_own_links(config: &Config, answer: Answer, origin: impl Fn() -> String) 
     Answer { body, ..answer }
 }
 
-fn upstream(config: &Config, answer: Answer, status: &Status, at: Instant) -> Response<Body> {
+/// What an answer of the upstream may get besides its own.
+static FIELDS: [HeaderName; 7] = [
+    CACHE_STATUS,
+    PROXY_STATUS,
+    RATE_LIMIT_POLICY,
+    RATE_LIMIT,
+    header::AGE,
+    PREFERENCE_APPLIED,
+    X_REQUEST_ID,
+];
+
+/// What is said of an answer of the upstream, besides what it says itself.
+struct Said<'a> {
+    status: &'a Status,
+    age: Option<Duration>,
+    wait: Option<Duration>,
+}
+
+fn upstream(config: &Config, answer: Answer, said: &Said<'_>, id: &RequestId, at: Instant) -> Response<Body> {
+    let failed = answer.status.is_client_error() || answer.status.is_server_error();
+    let windows = (config.rate_limit)(at);
+    let applied = |wait: Duration| HeaderValue::try_from(format!("wait={}", wait.as_secs())).ok();
+    let received = failed.then(|| field::received_status(answer.status)).flatten();
+    // In the order of `FIELDS`.
+    let values = [
+        field::cache_status(said.status),
+        received,
+        windows.policy.clone(),
+        windows.left.clone(),
+        said.age.and_then(field::age),
+        said.wait.and_then(applied),
+        field::request_id(id),
+    ];
     let mut response = Response::new(Body::new(answer.body));
     *response.status_mut() = answer.status;
-    let fields = response.headers_mut();
-    // At once: a map that grows is copied.
-    fields.reserve(answer.headers.len() + MOST_FIELDS);
-    for (name, value) in answer.headers.iter() {
-        // hyper counts the body itself; a length from elsewhere could contradict a rewritten link.
-        if name != header::CONTENT_LENGTH {
-            fields.append(name, value.clone());
-        }
-    }
-    put(fields, CACHE_STATUS, field::cache_status(status));
-    if answer.status.is_client_error() || answer.status.is_server_error() {
-        put(fields, PROXY_STATUS, field::received_status(answer.status));
-    }
-    (config.rate_limit)(at).put(fields);
+    *response.headers_mut() = mould::cast(&answer.headers, &FIELDS, values);
     response
 }
 
@@ -281,6 +298,7 @@ fn own(config: &Config, problem: &Problem, id: &RequestId, at: Instant) -> Respo
         fields.insert(*name, HeaderValue::from_static(value));
     }
     windows.put(fields);
+    put(fields, X_REQUEST_ID, field::request_id(id));
     response
 }
 

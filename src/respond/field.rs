@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::HeaderValue;
 
 use super::{Fault, Window};
+use crate::caller::RequestId;
 use crate::scan::Status;
 
 /// How the gateway calls itself in `Cache-Status` and `Proxy-Status`.
@@ -52,6 +53,11 @@ pub(super) fn cache_status(status: &Status) -> Option<HeaderValue> {
 pub(super) fn age(age: Duration) -> Option<HeaderValue> {
     // As text: the conversion from a number allocates twice.
     HeaderValue::from_str(itoa::Buffer::new().format(age.as_secs())).ok()
+}
+
+/// `X-Request-Id`.
+pub(super) fn request_id(id: &RequestId) -> Option<HeaderValue> {
+    HeaderValue::from_str(id.as_str()).ok()
 }
 
 /// `Proxy-Status` (RFC 9209 §2.3) of an answer that the gateway made itself.

@@ -156,9 +156,9 @@ where
         let origin = || this.origin.to_string();
         let now = Instant::now();
         Poll::Ready(Ok(match reply {
-            Ok(Reply::Served(served, wait)) => answer::served(this.config, *served, wait, now, origin),
-            Ok(Reply::Options) => answer::options(now),
-            Err(error) => answer::failed(this.config, &error, this.id, now, origin),
+            Ok(Reply::Served(served, wait)) => answer::served(this.config, *served, wait, (this.id, now), origin),
+            Ok(Reply::Options) => answer::options(this.id, now),
+            Err(error) => answer::failed(this.config, &error, (this.id, now), origin),
         }))
     }
 }

@@ -1,7 +1,7 @@
 //! Any outcome becomes an HTTP answer here, and only here: this is the one place that picks a status.
 //!
 //! - [`problem`] is the table from errors to [`Problem`]s; [`Refusal`] and [`Panicked`] are the errors of the HTTP layer itself.
-//! - [`Layer`] turns a [`Reply`] or an error into an answer with its fields (`Cache-Status`, `RateLimit`, `Proxy-Status`, …).
+//! - [`Layer`] turns a [`Reply`] or an error into an answer with its fields (`Cache-Status`, `RateLimit`, `Proxy-Status`, `X-Request-Id`, …).
 //!
 //! Not here: what is stored, who waits, what is logged. Invariant: every request gets exactly one answer, and an answer of the
 //! upstream keeps its status, body and content type, except for the host of an `@odata.nextLink`.
@@ -12,6 +12,7 @@ mod field;
 mod kind;
 mod layer;
 mod link;
+mod mould;
 mod problem;
 mod refusal;
 mod table;

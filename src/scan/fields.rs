@@ -60,15 +60,21 @@ impl Fields {
     }
 }
 
+/// What nearly every answer is: kept once for all, and copied without counting who has it.
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
 impl FromIterator<(HeaderName, HeaderValue)> for Fields {
     fn from_iter<T: IntoIterator<Item = (HeaderName, HeaderValue)>>(fields: T) -> Self {
         let fields: Vec<_> = fields.into_iter().collect();
         let mut texts = Vec::with_capacity(fields.iter().map(|(_, value)| value.len()).sum());
-        for (_, value) in &fields {
+        for (_, value) in fields.iter().filter(|(_, value)| value != JSON) {
             texts.extend_from_slice(value.as_bytes());
         }
         let mut texts = Bytes::from(texts);
         let packed = |(name, value): (HeaderName, HeaderValue)| {
+            if value == JSON {
+                return (name, JSON);
+            }
             // What was a value is one.
             let copy = HeaderValue::from_maybe_shared(texts.split_to(value.len())).unwrap_or(value);
             (name, copy)

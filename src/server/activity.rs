@@ -183,8 +183,8 @@ impl Activity {
     }
 
     /// An answer goes out: it is held against the peer until it is taken.
-    pub(super) fn answer(&self, body: Body) -> Body {
-        self.untaken.watch(body)
+    pub(super) fn watch(&self, answer: &mut Body) {
+        self.untaken.watch(answer);
     }
 
     /// What to do now. `closing` is since when the connection is asked to close; `draining` whether the gateway stops.

@@ -4,7 +4,6 @@ use http::{HeaderMap, HeaderName, Request, Uri, header};
 use tokio::time::Instant;
 
 use super::Peer;
-use super::request_id;
 use crate::caller::RequestId;
 use crate::respond::Addressed;
 use crate::telemetry::trace::Trace;
@@ -57,11 +56,7 @@ impl<B> Arrival<B> {
     pub fn new(request: Request<B>, peer: Peer) -> Self {
         let (head, body) = request.into_parts();
         let plain = head.headers.keys().all(is_usual);
-        let given = if plain {
-            None
-        } else {
-            request_id::from_caller(&head.headers)
-        };
+        let given = if plain { None } else { name_from_caller(&head.headers) };
         Self {
             known: Box::new(Known {
                 head: Request::from_parts(head, ()),
@@ -99,6 +94,11 @@ impl<B> Arrival<B> {
         head.extensions.insert(self.known.peer);
         Request::from_parts(head, self.body)
     }
+}
+
+/// The name that the caller gave its request, if it is sane.
+fn name_from_caller(fields: &HeaderMap) -> Option<RequestId> {
+    RequestId::from_caller(fields.get("x-request-id")?.to_str().ok()?)
 }
 
 impl<B> Addressed for Arrival<B> {

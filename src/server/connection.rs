@@ -3,9 +3,9 @@
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use http::{HeaderValue, Request, Response, Version, header};
@@ -14,6 +14,7 @@ use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use pin_project_lite::pin_project;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tower::Service;
@@ -102,8 +103,12 @@ impl Shared {
             service_fn(move |request: Request<Incoming>| {
                 let (version, has_body) = (request.version(), !request.body().is_end_stream());
                 let in_flight = activity.request(version);
-                let response = call(&service, Arrival::new(request, peer.clone()));
-                answer(response, version, has_body, in_flight)
+                Answer {
+                    response: call(&service, Arrival::new(request, peer.clone())),
+                    version,
+                    has_body,
+                    in_flight,
+                }
             })
         };
         let mut connection = pin!(self.http.serve_connection(TokioIo::new(socket), answer));
@@ -183,24 +188,37 @@ where
     service.call(request)
 }
 
-/// Completes the answer to one request.
-async fn answer(
-    response: impl Future<Output = Result<Response<Body>, Infallible>>,
-    version: Version,
-    has_body: bool,
-    in_flight: InFlight,
-) -> Result<Response<Body>, Infallible> {
-    let mut response = response.await?;
-    let activity = in_flight.activity();
-    if has_body && response.status().is_client_error() {
-        activity.leave_body_unread();
+pin_project! {
+    /// The answer to one request, completed. An `async` function would move it once more.
+    struct Answer<F> {
+        #[pin]
+        response: F,
+        version: Version,
+        has_body: bool,
+        in_flight: InFlight,
     }
-    if version < Version::HTTP_2 && activity.takes_leave() {
-        response
-            .headers_mut()
-            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+}
+
+impl<F> Future for Answer<F>
+where
+    F: Future<Output = Result<Response<Body>, Infallible>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = ready!(this.response.poll(context))?;
+        let activity = this.in_flight.activity();
+        if *this.has_body && response.status().is_client_error() {
+            activity.leave_body_unread();
+        }
+        if *this.version < Version::HTTP_2 && activity.takes_leave() {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
+        activity.watch(response.body_mut());
+        Poll::Ready(Ok(response))
     }
-    Ok(response.map(|body| activity.answer(body)))
 }
 
 /// Runs the streams of HTTP/2 connections as tasks that the drain knows of.

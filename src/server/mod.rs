@@ -1,7 +1,7 @@
 //! The data listener's HTTP: connections, and the layers between a connection and the typed stack.
 //!
 //! ```text
-//! Bound::serve ─► request_id ─► trace ─► count ─► respond ─► panic ─► guard ─► route ─► read ─► (scan::Call)
+//! Bound::serve ─► trace ─► count ─► respond ─► panic ─► guard ─► route ─► read ─► (scan::Call)
 //! ```
 //!
 //! [`Bound`] knows HTTP and nothing else; it serves the admin listener as well. Not here: what a request means, and which status an
@@ -16,7 +16,6 @@ pub mod count;
 pub mod guard;
 pub mod panic;
 pub mod read;
-pub mod request_id;
 pub mod route;
 pub mod trace;
 

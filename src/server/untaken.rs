@@ -30,15 +30,15 @@ struct Waiting {
 }
 
 impl Untaken {
-    /// The same body, watched from now on if it is large.
-    pub(super) fn watch(self: &Arc<Self>, mut body: Body) -> Body {
+    /// Watches a body from now on, if it is large.
+    pub(super) fn watch(self: &Arc<Self>, body: &mut Body) {
         if body.size_hint().lower() < WATCHED {
-            return body;
+            return;
         }
         // It is in memory, and there at once.
-        let frame = Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop()));
+        let frame = Pin::new(&mut *body).poll_frame(&mut Context::from_waker(Waker::noop()));
         let Poll::Ready(Some(Ok(frame))) = frame else {
-            return body;
+            return;
         };
         let bytes = frame.into_data().unwrap_or_default();
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -46,11 +46,11 @@ impl Untaken {
         waiting.answers += 1;
         waiting.since.insert(number, Instant::now());
         drop(waiting);
-        Body::new(Bytes::from_owner(Watched {
+        *body = Body::new(Bytes::from_owner(Watched {
             bytes,
             number,
             of: Arc::clone(self),
-        }))
+        }));
     }
 
     /// Since when the oldest one waits.
@@ -92,15 +92,14 @@ mod tests {
     async fn the_oldest_answer_whose_memory_is_held_counts() {
         let (untaken, begun) = (Arc::new(Untaken::default()), Instant::now());
         let text = Bytes::from(vec![7; 5000]);
-        let first = untaken
-            .watch(Body::new(text.clone()))
-            .collect()
-            .await
-            .unwrap()
-            .to_bytes();
+        let watched = |mut body| {
+            untaken.watch(&mut body);
+            body
+        };
+        let first = watched(Body::new(text.clone())).collect().await.unwrap().to_bytes();
         assert_eq!(first, text);
         tokio::time::advance(Duration::from_secs(1)).await;
-        let second = untaken.watch(Body::new(text.clone()));
+        let second = watched(Body::new(text.clone()));
         assert_eq!(untaken.oldest(), Some(begun));
         let rest = first.slice(4000..);
         drop(first);
@@ -115,7 +114,8 @@ mod tests {
     async fn small_answers_are_passed_on_as_they_are() {
         let untaken = Arc::new(Untaken::default());
         let text = Bytes::from_static(b"{}");
-        let body = untaken.watch(Body::new(text.clone()));
+        let mut body = Body::new(text.clone());
+        untaken.watch(&mut body);
         assert_eq!(untaken.oldest(), None);
         assert_eq!(body.collect().await.unwrap().to_bytes().as_ptr(), text.as_ptr());
     }

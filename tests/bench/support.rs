@@ -73,7 +73,6 @@ pub(crate) fn path(
     let count = server::count::Metrics::register(&mut Registry::default());
     let below = service_fn(|_: Call| async { Err::<Served, BoxError>("nothing is forwarded".into()) });
     ServiceBuilder::new()
-        .layer(server::request_id::Layer)
         .layer(server::count::Layer::new(count.clone()))
         .layer(respond())
         .layer(server::panic::Layer::new(count.panics()))

@@ -298,13 +298,19 @@ fn check_content(fields: &HeaderMap, plain: bool) -> Result<(), Refusal> {
         (Some(media), None) if is_json(media) => {}
         _ => return Err(Refusal::ContentType),
     }
-    let mut codings = fields.get_all(header::CONTENT_ENCODING).iter();
-    let encoded = !plain && codings.any(|coding| coding != "identity");
+    let is_coded = |fields: &HeaderMap| {
+        let mut codings = fields.get_all(header::CONTENT_ENCODING).iter();
+        codings.any(|coding| coding != "identity")
+    };
+    let encoded = !plain && is_coded(fields);
     if encoded { Err(Refusal::ContentEncoding) } else { Ok(()) }
 }
 
 /// `application/json`, with any parameters, except for another character set than JSON's only one.
 fn is_json(media: &str) -> bool {
+    if media == "application/json" {
+        return true;
+    }
     let mut parts = media.split(';').map(str::trim);
     let json = parts
         .next()

@@ -116,7 +116,8 @@ async fn every_request_gives_its_connection_time_to_take_the_answer() {
 async fn a_large_answer_is_held_no_longer_for_what_is_asked_meanwhile() {
     let activity = Activity::new();
     let begun = Instant::now();
-    let answer = activity.answer(Body::new(vec![7; 1 << 20].into()));
+    let mut answer = Body::new(vec![7; 1 << 20].into());
+    activity.watch(&mut answer);
     for _ in 0..10 {
         drop(activity.request(Version::HTTP_2));
         activity.stamp();
@@ -135,7 +136,8 @@ async fn a_large_answer_is_held_no_longer_for_what_is_asked_meanwhile() {
 #[tokio::test(start_paused = true)]
 async fn nor_for_a_request_that_is_always_in_flight() {
     let activity = Activity::new();
-    let answer = activity.answer(Body::new(vec![7; 1 << 20].into()));
+    let mut answer = Body::new(vec![7; 1 << 20].into());
+    activity.watch(&mut answer);
     let _request = activity.request(Version::HTTP_2);
     pass(599).await;
     assert!(matches!(serving(&activity), Verdict::Wait(_)));

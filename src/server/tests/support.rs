@@ -17,7 +17,7 @@ use tower::{Layer as _, service_fn};
 use crate::BoxError;
 use crate::respond::{self, Body};
 use crate::scan::{Answer, Call, Fields, Outcome, Served, Status, Version};
-use crate::server::{Address, Bound, Config, Drained, count, guard, panic, read, request_id, route};
+use crate::server::{Address, Bound, Config, Drained, count, guard, panic, read, route};
 use crate::task::Tasks;
 
 /// Longer than anything in these tests takes; a test that waits this long has failed.
@@ -134,8 +134,7 @@ fn stack(
         upstream_hosts: Vec::new(),
         rate_limit: Arc::new(|_| Arc::default()),
     });
-    let count = count::Layer::new(metrics.clone()).layer(respond.layer(panic));
-    request_id::Layer.layer(count)
+    count::Layer::new(metrics.clone()).layer(respond.layer(panic))
 }
 
 async fn answer(backend: Arc<Backend>, call: Call) -> Result<Served, BoxError> {

@@ -5,7 +5,7 @@ use defender_gateway::caller::RequestId;
 use defender_gateway::caller::{Name, Urgency};
 use defender_gateway::respond;
 use defender_gateway::scan::{Answer, Call, Delegated, Outcome, Served, Status};
-use defender_gateway::server::{Arrival, Peer, guard, read, request_id, route};
+use defender_gateway::server::{Arrival, Peer, guard, read, route};
 use defender_gateway::telemetry::trace;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -59,7 +59,6 @@ async fn answer(request: Request<Full<Bytes>>, peer: Peer, fields: HeaderMap) ->
         }))
     });
     let stack = ServiceBuilder::new()
-        .layer(request_id::Layer)
         .map_response(|answered: respond::Answered| answered.response)
         .layer(super::upstream::respond())
         .layer(guard::Layer::new(guard::Hosts::default()))
