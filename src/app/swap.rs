@@ -3,7 +3,8 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
@@ -21,10 +22,19 @@ use crate::server::Arrival;
 /// Invariant: a request sees one configuration from its first to its last byte; what it needs lives until it has ended.
 #[derive(Debug)]
 pub(super) struct Swap<S> {
-    latest: Arc<ArcSwap<Generation<S>>>,
-    /// This clone's own copy of the service, of the generation with this number: requests pay for a copy only after a change.
+    latest: Arc<Latest<S>>,
+    /// This clone's own copy of the service: requests pay for a copy only after a change.
     own: S,
-    number: u64,
+    /// The generation that it is of. Not held: what goes on in the background for it ends with the last request, not with the last idle
+    /// connection.
+    of: (u64, Weak<Generation<S>>),
+}
+
+#[derive(Debug)]
+struct Latest<S> {
+    generation: ArcSwap<Generation<S>>,
+    /// The generation's number, for a look that costs nothing.
+    number: AtomicU64,
 }
 
 /// A service and what has to go on in the background while it is used.
@@ -37,24 +47,47 @@ struct Generation<S> {
 
 impl<S: Clone> Swap<S> {
     pub(super) fn new(service: S, upkeep: Upkeep) -> Self {
-        Self {
-            own: service.clone(),
+        let own = service.clone();
+        let first = Arc::new(Generation {
             number: 0,
-            latest: Arc::new(ArcSwap::from_pointee(Generation {
-                number: 0,
-                service,
-                _upkeep: upkeep,
-            })),
+            service,
+            _upkeep: upkeep,
+        });
+        Self {
+            own,
+            of: (0, Arc::downgrade(&first)),
+            latest: Arc::new(Latest {
+                generation: ArcSwap::new(first),
+                number: AtomicU64::new(0),
+            }),
         }
     }
 
     /// The requests that come from now on are answered by `service`. For one at a time.
     pub(super) fn exchange(&self, service: S, upkeep: Upkeep) {
-        self.latest.store(Arc::new(Generation {
-            number: self.latest.load().number + 1,
+        let number = self.latest.generation.load().number + 1;
+        self.latest.generation.store(Arc::new(Generation {
+            number,
             service,
             _upkeep: upkeep,
         }));
+        self.latest.number.store(number, Ordering::Release);
+    }
+
+    /// The latest generation, which is then that of this clone's own copy.
+    fn current(&mut self) -> Arc<Generation<S>> {
+        let (number, generation) = &self.of;
+        if self.latest.number.load(Ordering::Acquire) == *number
+            && let Some(generation) = generation.upgrade()
+        {
+            return generation;
+        }
+        let generation = self.latest.generation.load_full();
+        if generation.number != *number {
+            self.own = generation.service.clone();
+            self.of = (generation.number, Arc::downgrade(&generation));
+        }
+        generation
     }
 }
 
@@ -63,7 +96,7 @@ impl<S: Clone> Clone for Swap<S> {
         Self {
             latest: Arc::clone(&self.latest),
             own: self.own.clone(),
-            number: self.number,
+            of: self.of.clone(),
         }
     }
 }
@@ -82,10 +115,7 @@ where
     }
 
     fn call(&mut self, request: Arrival<Incoming>) -> Self::Future {
-        let generation = self.latest.load_full();
-        if generation.number != self.number {
-            (self.own, self.number) = (generation.service.clone(), generation.number);
-        }
+        let generation = self.current();
         Answering {
             answer: self.own.call(request),
             _generation: generation,

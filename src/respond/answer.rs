@@ -19,8 +19,8 @@ use crate::scan::{self, Answer, Forward, Served, Status};
 /// The body of every answer: whole, and shared with the cache.
 pub type Body = Full<Bytes>;
 
-/// Tells the quota windows as they are at this moment, which is now. Called once per answer, so it must be cheap and must not block.
-pub type RateLimit = Arc<dyn Fn(Instant) -> Arc<Windows> + Send + Sync>;
+/// Shows somebody the quota windows as they are at this moment, which is now. Called once per answer, so it must be cheap and must not block.
+pub type RateLimit = Arc<dyn Fn(Instant, &mut dyn FnMut(&Windows)) + Send + Sync>;
 
 /// The quota windows as they are at one moment, with their fields already written: between two calls many answers share them.
 #[derive(Clone, Debug, Default)]
@@ -257,15 +257,18 @@ struct Said<'a> {
 
 fn upstream(config: &Config, answer: Answer, said: &Said<'_>, id: &RequestId, at: Instant) -> Response<Body> {
     let failed = answer.status.is_client_error() || answer.status.is_server_error();
-    let windows = (config.rate_limit)(at);
+    let (mut policy, mut left) = (None, None);
+    (config.rate_limit)(at, &mut |windows| {
+        (policy, left) = (windows.policy.clone(), windows.left.clone())
+    });
     let applied = |wait: Duration| HeaderValue::try_from(format!("wait={}", wait.as_secs())).ok();
     let received = failed.then(|| field::received_status(answer.status)).flatten();
     // In the order of `FIELDS`.
     let values = [
         field::cache_status(said.status),
         received,
-        windows.policy.clone(),
-        windows.left.clone(),
+        policy,
+        left,
         said.age.and_then(field::age),
         said.wait.and_then(applied),
         field::request_id(id),
@@ -279,11 +282,10 @@ fn upstream(config: &Config, answer: Answer, said: &Said<'_>, id: &RequestId, at
 /// An answer that the gateway makes itself.
 fn own(config: &Config, problem: &Problem, id: &RequestId, at: Instant) -> Response<Body> {
     let limited = problem.status == StatusCode::TOO_MANY_REQUESTS || problem.status.is_server_error();
-    let windows = if limited {
-        (config.rate_limit)(at)
-    } else {
-        Arc::default()
-    };
+    let mut windows = Windows::default();
+    if limited {
+        (config.rate_limit)(at, &mut |now| windows = now.clone());
+    }
     let mut response = Response::new(Body::new(problem.body(id, &windows.list)));
     *response.status_mut() = problem.status;
     let fields = response.headers_mut();

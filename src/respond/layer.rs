@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::uri::Scheme;
-use http::{HeaderMap, HeaderName, HeaderValue, Uri, header, uri};
+use http::{HeaderMap, HeaderName, Uri, header, uri};
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower::Service;
@@ -70,7 +71,7 @@ impl Layer {
     #[must_use]
     pub fn without_rate_limit_for(self, field: HeaderName) -> Self {
         let config = Config {
-            rate_limit: Arc::new(|_| Arc::default()),
+            rate_limit: Arc::new(|_, _| {}),
             ..Config::clone(&self.config)
         };
         Self {
@@ -168,23 +169,25 @@ where
 struct Origin {
     scheme: Scheme,
     target: Option<uri::Authority>,
-    host: Option<HeaderValue>,
+    /// Copied: a slice of the read buffer would keep all of that as long as the request waits.
+    host: Option<Bytes>,
 }
 
 impl Origin {
     fn of(request: &impl Addressed) -> Self {
+        let host = request.headers().get(header::HOST);
         Self {
             // The gateway speaks cleartext; a front that terminates TLS says so in HTTP/2's `:scheme` or an absolute target.
             scheme: request.uri().scheme().cloned().unwrap_or(Scheme::HTTP),
             target: request.uri().authority().cloned(),
-            host: request.headers().get(header::HOST).cloned(),
+            host: host.map(|host| Bytes::copy_from_slice(host.as_bytes())),
         }
     }
 }
 
 impl std::fmt::Display for Origin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let host = self.host.as_ref().and_then(|host| host.to_str().ok());
+        let host = self.host.as_ref().and_then(|host| str::from_utf8(host).ok());
         let authority = self
             .target
             .as_ref()

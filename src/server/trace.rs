@@ -1,6 +1,7 @@
 //! Puts every request into a trace: the caller's, or a new one.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::{BoxFuture, Either, FutureExt as _};
@@ -69,7 +70,7 @@ where
         };
         if !self.tracer.is_on() {
             if let Some(parent) = parent {
-                request.set_trace(Trace::Passing(parent));
+                request.set_trace(Trace::Passing(Arc::new(parent)));
             }
             return Either::Left(self.inner.call(request));
         }

@@ -92,10 +92,10 @@ pub(crate) fn respond() -> respond::Layer {
         remaining: 37,
         reset_s: 12,
     };
-    let windows = Arc::new(Windows::new(vec![window("1m", 100, 60), window("1h", 1500, 3600)]));
+    let windows = Windows::new(vec![window("1m", 100, 60), window("1h", 1500, 3600)]);
     respond::Layer::new(respond::Config {
         upstream_hosts: vec!["api.security.microsoft.com".into()],
-        rate_limit: Arc::new(move |_| Arc::clone(&windows)),
+        rate_limit: Arc::new(move |_, show| show(&windows)),
     })
 }
 

@@ -18,8 +18,8 @@ const ID: &str = "test-1";
 fn config() -> Config {
     Config {
         upstream_hosts: vec!["api-eu.example".into()],
-        rate_limit: Arc::new(|_| {
-            Arc::new(Windows::new(vec![Window {
+        rate_limit: Arc::new(|_, show| {
+            show(&Windows::new(vec![Window {
                 name: "1m".into(),
                 quota: 100,
                 window_s: 60,

@@ -132,7 +132,7 @@ fn stack(
     let panic = panic::Layer::new(metrics.panics()).layer(guard);
     let respond = respond::Layer::new(respond::Config {
         upstream_hosts: Vec::new(),
-        rate_limit: Arc::new(|_| Arc::default()),
+        rate_limit: Arc::new(|_, _| {}),
     });
     count::Layer::new(metrics.clone()).layer(respond.layer(panic))
 }

@@ -61,7 +61,7 @@ impl Call {
         };
         let traced = match &sponsor.trace {
             Trace::None => return Self::None,
-            Trace::Passing(context) => return Self::Passing(context.clone()),
+            Trace::Passing(context) => return Self::Passing(SpanContext::clone(context)),
             Trace::Traced(traced) => traced,
         };
         let started = sponsor.entered;

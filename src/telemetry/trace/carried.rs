@@ -13,8 +13,8 @@ pub enum Trace {
     /// The caller named no trace, and none is begun here.
     #[default]
     None,
-    /// The caller's, to be passed on as it is.
-    Passing(SpanContext),
+    /// The caller's, to be passed on as it is. Behind a pointer: most requests have none, and all of them move its place about.
+    Passing(Arc<SpanContext>),
     /// The span of the request.
     Traced(Arc<Traced>),
 }
@@ -54,7 +54,7 @@ impl Trace {
                 context: context.clone(),
                 facts: Mutex::default(),
             })),
-            Some(context) => Self::Passing(context.clone()),
+            Some(context) => Self::Passing(Arc::new(context.clone())),
         }
     }
 
