@@ -4,11 +4,13 @@ import itertools
 import re
 import statistics
 import subprocess
+import sys
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from contestant import LOAD_CORE, PATH
+from contestant import LOAD_CORE, PATH, SERVER_CORE
 
 HERE = Path(__file__).parent
 # Requests that ask for something new never repeat the ids of an earlier run.
@@ -73,6 +75,19 @@ def paced(server, rate, seconds):
     """HTTP/1.1, one connection, `rate` requests a second: what a request costs in time when nobody else is there."""
     options = ["--h1", "-c1", "-m1", f"--rps={rate}", f"-D{seconds}", "--warm-up-time=0"]
     return h2load(server, options, Load().body(), PATH)[2][0]
+
+
+@contextmanager
+def awake():
+    """Keeps both cores from sleeping, with work that gives way to any other at once."""
+    spin = ["chrt", "--idle", "0", sys.executable, "-c", "while True: pass"]
+    spinning = [subprocess.Popen(["taskset", "-c", str(core), *spin]) for core in (SERVER_CORE, LOAD_CORE)]
+    try:
+        yield
+    finally:
+        for process in spinning:
+            process.kill()
+            process.wait()
 
 
 def h2load(server, options, body, path):
