@@ -1,5 +1,6 @@
 //! The header fields of an answer.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -60,17 +61,18 @@ impl Fields {
     }
 }
 
-impl FromIterator<(HeaderName, HeaderValue)> for Fields {
-    fn from_iter<T: IntoIterator<Item = (HeaderName, HeaderValue)>>(fields: T) -> Self {
+impl<V: Borrow<HeaderValue>> FromIterator<(HeaderName, V)> for Fields {
+    fn from_iter<T: IntoIterator<Item = (HeaderName, V)>>(fields: T) -> Self {
         let fields: Vec<_> = fields.into_iter().collect();
-        let mut texts = Vec::with_capacity(fields.iter().map(|(_, value)| value.len()).sum());
+        let mut texts = Vec::with_capacity(fields.iter().map(|(_, value)| value.borrow().len()).sum());
         for (_, value) in &fields {
-            texts.extend_from_slice(value.as_bytes());
+            texts.extend_from_slice(value.borrow().as_bytes());
         }
         let mut texts = Bytes::from(texts);
-        let packed = |(name, value): (HeaderName, HeaderValue)| {
+        let packed = |(name, value): (HeaderName, V)| {
+            let value = value.borrow();
             // What was a value is one.
-            let copy = HeaderValue::from_maybe_shared(texts.split_to(value.len())).unwrap_or(value);
+            let copy = HeaderValue::from_maybe_shared(texts.split_to(value.len())).unwrap_or_else(|_| value.clone());
             (name, copy)
         };
         Self(fields.into_iter().map(packed).collect())
@@ -79,7 +81,7 @@ impl FromIterator<(HeaderName, HeaderValue)> for Fields {
 
 impl From<HeaderMap> for Fields {
     fn from(map: HeaderMap) -> Self {
-        map.iter().map(|(name, value)| (name.clone(), value.clone())).collect()
+        map.iter().map(|(name, value)| (name.clone(), value)).collect()
     }
 }
 
