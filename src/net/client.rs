@@ -109,65 +109,74 @@ impl Client {
     ///
     /// # Cancel safety
     /// Dropping it cancels the exchange; whether the request arrived is then unknown.
-    pub async fn send(&self, request: Request<Bytes>, limits: Limits) -> Result<Response<Bytes>, Error> {
-        let Some(host) = self.pool.host(request.uri()) else {
-            return Err(Error::new(&"no host".into(), Kind::Unsendable));
-        };
-        let mut sent = Instant::now();
-        let deadline = sent + self.config.connect_timeout;
+    // Not an `async fn`: that would hold what it is given twice, and a request is large.
+    pub fn send(
+        &self,
+        request: Request<Bytes>,
+        limits: Limits,
+    ) -> impl Future<Output = Result<Response<Bytes>, Error>> + Send + use<'_> {
+        let host = self.pool.host(request.uri());
         let mut request = request.map(Full::new);
-        loop {
-            let (mut connection, kept) = if let Some(connection) = self.pool.at_hand(&host, sent) {
-                (connection, true)
-            } else {
-                // In a box, because it is large and seldom needed.
-                let taken = Box::pin(self.pool.take(&host, &self.connector, deadline)).await?;
-                sent = Instant::now();
-                taken
+        async move {
+            let Some(host) = host else {
+                return Err(Error::new(&"no host".into(), Kind::Unsendable));
             };
-            let until = sent + limits.head.min(limits.whole);
-            let head = connection.send(&host, request, until).await;
-            let answer = match head {
-                Ok(head) => read(head, sent + limits.whole, limits.body_bytes).await,
-                // It had closed while nobody looked. There may be more of that kind, so there is an end to it.
-                Err(Failed::Unsent(unsent, error)) => {
+            let mut sent = Instant::now();
+            let deadline = sent + self.config.connect_timeout;
+            loop {
+                let (mut connection, kept) = if let Some(connection) = self.pool.at_hand(&host, sent) {
+                    (connection, true)
+                } else {
+                    // In a box, because it is large and seldom needed.
+                    let taken = Box::pin(self.pool.take(&host, &self.connector, deadline)).await?;
                     sent = Instant::now();
-                    if kept && sent < deadline {
-                        host.retire(&connection);
-                        request = *unsent;
-                        continue;
+                    taken
+                };
+                let until = sent + limits.head.min(limits.whole);
+                let answer = match connection.send(&host, request, until).await {
+                    Ok(answer) => {
+                        let (head, body) = answer.into_parts();
+                        let body = read(body, sent + limits.whole, limits.body_bytes).await;
+                        body.map(|body| Response::from_parts(head, body))
                     }
-                    Err(Kind::NotSent(error))
-                }
-                Err(Failed::Lost(error)) => Err(Kind::Lost(error)),
-                Err(Failed::Late) => Err(Kind::HeadTimeout),
-            };
-            // A body that is too large says nothing against the connection's health, but it is being cut off all the same.
-            match answer {
-                Ok(answer) => {
-                    self.pool.give_back(&host, connection);
-                    return Ok(answer);
-                }
-                Err(kind) => {
-                    host.retire(&connection);
-                    return Err(Error::new(host.authority(), kind));
+                    // It had closed while nobody looked. There may be more of that kind, so there is an end to it.
+                    Err(Failed::Unsent(unsent, error)) => {
+                        sent = Instant::now();
+                        if kept && sent < deadline {
+                            host.retire(&connection);
+                            request = *unsent;
+                            continue;
+                        }
+                        Err(Kind::NotSent(error))
+                    }
+                    Err(Failed::Lost(error)) => Err(Kind::Lost(error)),
+                    Err(Failed::Late) => Err(Kind::HeadTimeout),
+                };
+                // A body that is too large says nothing against the connection's health, but it is being cut off all the same.
+                match answer {
+                    Ok(answer) => {
+                        self.pool.give_back(&host, connection);
+                        return Ok(answer);
+                    }
+                    Err(kind) => {
+                        host.retire(&connection);
+                        return Err(Error::new(host.authority(), kind));
+                    }
                 }
             }
         }
     }
 }
 
-async fn read(answer: Response<Incoming>, deadline: Instant, limit_bytes: usize) -> Result<Response<Bytes>, Kind> {
-    let (head, body) = answer.into_parts();
+async fn read(body: Incoming, deadline: Instant, limit_bytes: usize) -> Result<Bytes, Kind> {
     let mut body = pin!(whole(body, limit_bytes));
     // Mostly it has come with the head: then no time is set.
-    let body = match poll_fn(|context| Poll::Ready(body.as_mut().poll(context))).await {
+    match poll_fn(|context| Poll::Ready(body.as_mut().poll(context))).await {
         Poll::Ready(body) => body,
         Poll::Pending => timeout_at(deadline, body)
             .await
             .unwrap_or_else(|_| Err(Kind::BodyTimeout)),
-    };
-    body.map(|body| Response::from_parts(head, body))
+    }
 }
 
 /// Most memory that is made ready because a head announces a long body.

@@ -1,6 +1,6 @@
 //! One connection that speaks HTTP.
 
-use std::future::{Future as _, poll_fn};
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -154,12 +154,12 @@ impl Connection {
     /// # Cancel safety
     /// Dropping it abandons the exchange; whether the request was written is then unknown, and the connection is of no more use over
     /// HTTP/1.1.
-    pub(super) async fn send(
-        &mut self,
-        host: &Host,
+    pub(super) fn send<'a>(
+        &'a mut self,
+        host: &'a Host,
         mut request: Request<Full<Bytes>>,
         until: Instant,
-    ) -> Result<Response<Incoming>, Failed> {
+    ) -> impl Future<Output = Result<Response<Incoming>, Failed>> + Send + use<'a> {
         let is_http1 = self.protocol() == Protocol::Http1;
         if is_http1 {
             host.put_in_place(&mut request);
@@ -168,24 +168,26 @@ impl Connection {
             Sender::Http1(sender) => Either::Left(sender.try_send_request(request)),
             Sender::Http2(sender) => Either::Right(sender.try_send_request(request)),
         };
-        let mut answer = pin!(answer);
         let alarm = &mut self.alarm;
-        let result = poll_fn(|context| match answer.as_mut().poll(context) {
-            Poll::Ready(answer) => Poll::Ready(Some(answer)),
-            Poll::Pending => alarm.poll(until, context).map(|()| None),
-        });
-        match result.await {
-            Some(Ok(answer)) => Ok(answer),
-            Some(Err(mut error)) => Err(match error.take_message() {
-                Some(mut request) => {
-                    if is_http1 {
-                        host.put_back(&mut request);
+        async move {
+            let mut answer = pin!(answer);
+            let result = poll_fn(|context| match answer.as_mut().poll(context) {
+                Poll::Ready(answer) => Poll::Ready(Some(answer)),
+                Poll::Pending => alarm.poll(until, context).map(|()| None),
+            });
+            match result.await {
+                Some(Ok(answer)) => Ok(answer),
+                Some(Err(mut error)) => Err(match error.take_message() {
+                    Some(mut request) => {
+                        if is_http1 {
+                            host.put_back(&mut request);
+                        }
+                        Failed::Unsent(Box::new(request), error.into_error())
                     }
-                    Failed::Unsent(Box::new(request), error.into_error())
-                }
-                None => Failed::Lost(error.into_error()),
-            }),
-            None => Err(Failed::Late),
+                    None => Failed::Lost(error.into_error()),
+                }),
+                None => Err(Failed::Late),
+            }
         }
     }
 }
