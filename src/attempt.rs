@@ -115,7 +115,8 @@ pub struct Granted<P> {
 #[derive(Clone, Debug, Default)]
 pub struct Route {
     avoided: Option<Arc<Url>>,
-    way: Arc<Way>,
+    /// Where it is; `None` when nobody watches.
+    way: Option<Arc<Way>>,
 }
 
 #[derive(Debug, Default)]
@@ -139,7 +140,16 @@ impl Route {
     pub fn avoiding(base: Arc<Url>) -> Self {
         Self {
             avoided: Some(base),
-            ..Self::default()
+            way: Some(Arc::default()),
+        }
+    }
+
+    /// The same for somebody who watches from above.
+    #[must_use]
+    pub fn watched(self) -> Self {
+        Self {
+            way: Some(Arc::default()),
+            ..self
         }
     }
 
@@ -150,15 +160,18 @@ impl Route {
     }
 
     /// The attempt turns to the host at `base`.
-    pub fn turn(&self, base: Arc<Url>, now: Instant) {
-        *self.way.lock() = Some(Leg { base, since: now });
-        self.way.turned.notify_one();
+    pub fn turn(&self, base: &Arc<Url>, now: Instant) {
+        if let Some(way) = &self.way {
+            let base = Arc::clone(base);
+            *way.lock() = Some(Leg { base, since: now });
+            way.turned.notify_one();
+        }
     }
 
-    /// Where it is; `None` before it has a host.
+    /// Where it is; `None` before it has a host, or when nobody watches.
     #[must_use]
     pub fn leg(&self) -> Option<Leg> {
-        self.way.lock().clone()
+        self.way.as_ref()?.lock().clone()
     }
 
     /// Resolves when it has turned to a host since this was last asked. For one who asks.
@@ -166,7 +179,10 @@ impl Route {
     /// # Cancel safety
     /// Safe: no turn is lost.
     pub async fn turned(&self) {
-        self.way.turned.notified().await;
+        match &self.way {
+            Some(way) => way.turned.notified().await,
+            None => std::future::pending().await,
+        }
     }
 }
 

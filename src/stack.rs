@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use http::Response;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 use tower::layer::layer_fn;
-use tower::util::{BoxCloneSyncService, Oneshot};
+use tower::util::Oneshot;
 use tower::{Service, ServiceBuilder, ServiceExt as _};
 
 use crate::respond::Body;
@@ -60,8 +61,37 @@ pub struct Parts {
     pub client: upstream::Client,
 }
 
-/// What a question goes through that was not answered from memory.
-type Forwarding = BoxCloneSyncService<scan::Call, scan::Served, BoxError>;
+/// What a question goes through that was not answered from memory. Copying it copies one pointer; it is really copied for those that go
+/// through.
+#[derive(Clone)]
+struct Forwarding(Arc<Forward>);
+
+type Forward = dyn Fn(scan::Call) -> BoxFuture<'static, Result<scan::Served, BoxError>> + Send + Sync;
+
+impl Forwarding {
+    fn new<S>(service: S) -> Self
+    where
+        S: Service<scan::Call, Response = scan::Served, Error = BoxError> + Clone + Send + Sync + 'static,
+        S::Future: Send,
+    {
+        Self(Arc::new(move |call| Box::pin(service.clone().oneshot(call))))
+    }
+}
+
+impl Service<scan::Call> for Forwarding {
+    type Response = scan::Served;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<scan::Served, BoxError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        // The copy is asked.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, call: scan::Call) -> Self::Future {
+        (self.0)(call)
+    }
+}
 
 /// Puts the layers in order.
 #[must_use]
@@ -97,7 +127,7 @@ pub fn build(
         .layer(parts.coalesce)
         .service(paid);
     // The type of everything below would be named in every future above; one box keeps compile times and stack frames small.
-    let forwarding: Forwarding = BoxCloneSyncService::new(forwarding);
+    let forwarding = Forwarding::new(forwarding);
 
     let questions = ServiceBuilder::new()
         // On top of everything that answers without a call.
@@ -107,7 +137,7 @@ pub fn build(
         // In front of the flights: a hit costs neither a task nor a slot.
         .layer(parts.cache)
         // Below the cache: requests answered from memory do not pay for copies of what they do not pass through.
-        .service(Seldom::new(forwarding));
+        .service(forwarding);
 
     ServiceBuilder::new()
         // Outside of all that takes time; before `count`, whose log lines name the trace.

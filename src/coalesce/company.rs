@@ -128,12 +128,17 @@ impl Flight {
     }
 
     /// The call's place in a trace; the first attempt, which leaves now, gives it one.
-    pub(super) fn traced(&self, now: Instant) -> trace::Call {
-        let begun = self.state().trace.clone();
-        if !matches!(begun, trace::Call::None) {
-            return begun;
+    pub(super) fn traced(&self) -> trace::Call {
+        {
+            let state = self.state();
+            if !matches!(state.trace, trace::Call::None) {
+                return state.trace.clone();
+            }
+            if !state.waiters.are_traced() && matches!(state.trip, Trip::Own | Trip::Alone) {
+                return trace::Call::None;
+            }
         }
-        let call = trace::Call::depart(&self.participants(), now);
+        let call = trace::Call::depart(&self.participants(), Instant::now());
         self.state().trace = call.clone();
         call
     }

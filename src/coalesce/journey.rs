@@ -204,7 +204,7 @@ impl Journey {
         let request = self.flight.request();
         if answer.status == StatusCode::OK
             && request.is_plain()
-            && let Ok(rows) = Rows::split(request, &answer.body)
+            && let Some(rows) = Rows::certain(request, &answer.body)
         {
             self.lore.learn(request.version(), &rows);
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either};
 use tokio::time::sleep_until;
 use tower::Service;
 
@@ -15,6 +15,7 @@ use crate::caller::Caller;
 use crate::coalesce::board::{Board, Boarding, Seat};
 use crate::coalesce::flight::Stage;
 use crate::coalesce::journey::Journey;
+use crate::coalesce::lead::Lead;
 use crate::coalesce::merge::Pool;
 use crate::coalesce::news::{Arrival, Company, Inbox, Role};
 use crate::coalesce::{Lost, Merge, Metrics, Overdue};
@@ -58,7 +59,7 @@ impl Ground {
 }
 
 impl Layer {
-    /// Flights run as `tasks`, give their answers to `keep` and learn from them for `lore`; `outlook` tells those who leave early when to
+    /// Flights that their first waiter leaves run as `tasks`. They give their answers to `keep` and learn from them for `lore`; `outlook` tells those who leave early when to
     /// come back.
     #[must_use]
     pub fn new(
@@ -173,7 +174,7 @@ where
 {
     type Response = Served;
     type Error = BoxError;
-    type Future = BoxFuture<'static, Result<Served, BoxError>>;
+    type Future = Either<Lead, BoxFuture<'static, Result<Served, BoxError>>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
@@ -191,12 +192,10 @@ where
                 Arc::clone(&self.ground.keep),
                 Arc::clone(&self.ground.lore),
             );
-            // In a box: a task is moved several times before it runs, and this one is large.
-            self.ground
-                .tasks
-                .spawn("flight", Box::pin(journey.run(self.inner.clone())));
+            let journey = journey.run(self.inner.clone());
+            return Either::Left(Lead::new(seat, inbox, journey, self.ground.tasks.clone()));
         }
-        Box::pin(wait(seat, inbox, call.caller, Arc::clone(&self.ground)))
+        Either::Right(Box::pin(wait(seat, inbox, call.caller, Arc::clone(&self.ground))))
     }
 }
 
@@ -226,7 +225,7 @@ async fn wait(seat: Seat, mut inbox: Inbox, caller: Arc<Caller>, ground: Arc<Gro
     Ok(served(&news?))
 }
 
-fn served(arrival: &Arrival) -> Served {
+pub(super) fn served(arrival: &Arrival) -> Served {
     let landing = &arrival.landing;
     let joined = arrival.role == Role::Joined;
     Served {

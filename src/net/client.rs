@@ -1,13 +1,16 @@
 //! The pooled client.
 
 use std::fmt;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Request, Response};
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, timeout_at};
 use tower::util::BoxCloneSyncService;
 
@@ -106,55 +109,102 @@ impl Client {
     ///
     /// # Cancel safety
     /// Dropping it cancels the exchange; whether the request arrived is then unknown.
-    pub async fn send(&self, request: Request<Bytes>, limits: Limits) -> Result<Response<Bytes>, Error> {
-        let Some(host) = self.pool.host(request.uri()) else {
-            return Err(Error::new(&"no host".into(), Kind::Unsendable));
-        };
-        let deadline = Instant::now() + self.config.connect_timeout;
+    // Not an `async fn`: that would hold what it is given twice, and a request is large.
+    pub fn send(
+        &self,
+        request: Request<Bytes>,
+        limits: Limits,
+    ) -> impl Future<Output = Result<Response<Bytes>, Error>> + Send + use<'_> {
+        let host = self.pool.host(request.uri());
         let mut request = request.map(Full::new);
-        loop {
-            let (mut connection, kept) = self.pool.take(&host, &self.connector, deadline).await?;
-            let sent = Instant::now();
-            let head = timeout_at(
-                sent + limits.head.min(limits.whole),
-                connection.send(host.field(), request),
-            )
-            .await;
-            let answer = match head {
-                Ok(Ok(head)) => read(head, sent + limits.whole, limits.body_bytes).await,
-                // It had closed while nobody looked. There may be more of that kind, so there is an end to it.
-                Ok(Err(Failed::Unsent(unsent, _))) if kept && Instant::now() < deadline => {
-                    host.retire(&connection);
-                    request = *unsent;
-                    continue;
-                }
-                Ok(Err(Failed::Unsent(_, error))) => Err(Kind::NotSent(error)),
-                Ok(Err(Failed::Lost(error))) => Err(Kind::Lost(error)),
-                Err(_) => Err(Kind::HeadTimeout),
+        async move {
+            let Some(host) = host else {
+                return Err(Error::new(&"no host".into(), Kind::Unsendable));
             };
-            // A body that is too large says nothing against the connection's health, but it is being cut off all the same.
-            match answer {
-                Ok(answer) => {
-                    self.pool.give_back(&host, connection);
-                    return Ok(answer);
-                }
-                Err(kind) => {
-                    host.retire(&connection);
-                    return Err(Error::new(host.authority(), kind));
+            let mut sent = Instant::now();
+            let deadline = sent + self.config.connect_timeout;
+            loop {
+                let (mut connection, kept) = if let Some(connection) = self.pool.at_hand(&host, sent) {
+                    (connection, true)
+                } else {
+                    // In a box, because it is large and seldom needed.
+                    let taken = Box::pin(self.pool.take(&host, &self.connector, deadline)).await?;
+                    sent = Instant::now();
+                    taken
+                };
+                let until = sent + limits.head.min(limits.whole);
+                let answer = match connection.send(&host, request, until).await {
+                    Ok(answer) => {
+                        let (head, body) = answer.into_parts();
+                        let body = read(body, sent + limits.whole, limits.body_bytes).await;
+                        body.map(|body| Response::from_parts(head, body))
+                    }
+                    // It had closed while nobody looked. There may be more of that kind, so there is an end to it.
+                    Err(Failed::Unsent(unsent, error)) => {
+                        sent = Instant::now();
+                        if kept && sent < deadline {
+                            host.retire(&connection);
+                            request = *unsent;
+                            continue;
+                        }
+                        Err(Kind::NotSent(error))
+                    }
+                    Err(Failed::Lost(error)) => Err(Kind::Lost(error)),
+                    Err(Failed::Late) => Err(Kind::HeadTimeout),
+                };
+                // A body that is too large says nothing against the connection's health, but it is being cut off all the same.
+                match answer {
+                    Ok(answer) => {
+                        self.pool.give_back(&host, connection);
+                        return Ok(answer);
+                    }
+                    Err(kind) => {
+                        host.retire(&connection);
+                        return Err(Error::new(host.authority(), kind));
+                    }
                 }
             }
         }
     }
 }
 
-async fn read(answer: Response<Incoming>, deadline: Instant, limit_bytes: usize) -> Result<Response<Bytes>, Kind> {
-    let (head, body) = answer.into_parts();
-    match timeout_at(deadline, Limited::new(body, limit_bytes).collect()).await {
-        Ok(Ok(body)) => Ok(Response::from_parts(head, body.to_bytes())),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Kind::BodyTooLarge { limit_bytes }),
-        Ok(Err(error)) => Err(Kind::BodyLost(error)),
-        Err(_) => Err(Kind::BodyTimeout),
+async fn read(body: Incoming, deadline: Instant, limit_bytes: usize) -> Result<Bytes, Kind> {
+    let mut body = pin!(whole(body, limit_bytes));
+    // Mostly it has come with the head: then no time is set.
+    match poll_fn(|context| Poll::Ready(body.as_mut().poll(context))).await {
+        Poll::Ready(body) => body,
+        Poll::Pending => timeout_at(deadline, body)
+            .await
+            .unwrap_or_else(|_| Err(Kind::BodyTimeout)),
     }
+}
+
+/// Most memory that is made ready because a head announces a long body.
+const MOST_AHEAD: usize = 4 * 1024 * 1024;
+
+/// All of a body. One that comes in one piece, as short ones do, is not copied.
+async fn whole(mut body: Incoming, limit_bytes: usize) -> Result<Bytes, Kind> {
+    let (mut first, mut all) = (Bytes::new(), BytesMut::new());
+    while !body.is_end_stream()
+        && let Some(frame) = body.frame().await
+    {
+        let frame = frame.map_err(|error| Kind::BodyLost(error.into()))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if first.len().max(all.len()) + data.len() > limit_bytes {
+            return Err(Kind::BodyTooLarge { limit_bytes });
+        }
+        if first.is_empty() && all.is_empty() {
+            first = data;
+            continue;
+        }
+        if all.is_empty() {
+            let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+            all.reserve(first.len() + data.len() + expected.min(MOST_AHEAD));
+            all.extend_from_slice(&std::mem::take(&mut first));
+        }
+        all.extend_from_slice(&data);
+    }
+    Ok(if all.is_empty() { first } else { all.freeze() })
 }
 
 impl fmt::Debug for Client {

@@ -1,19 +1,22 @@
 //! One connection that speaks HTTP.
 
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::HOST;
-use http::uri::PathAndQuery;
-use http::{HeaderValue, Request, Response, Uri};
+use futures_util::future::Either;
+use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper::rt::Executor as _;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::net::Config;
+use crate::net::pool::Host;
 use crate::net::stream::{Protocol, Stream};
 
 /// Longest head of an answer over HTTP/1.1; over HTTP/2, longest list of fields.
@@ -28,6 +31,7 @@ const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
 pub(super) struct Connection {
     sender: Sender,
     born: Instant,
+    alarm: Alarm,
 }
 
 #[derive(Debug)]
@@ -45,6 +49,8 @@ pub(super) enum Failed {
     Unsent(Box<Request<Full<Bytes>>>, hyper::Error),
     /// It may have been written.
     Lost(hyper::Error),
+    /// It may have been written, and no head came in time.
+    Late,
 }
 
 impl Connection {
@@ -84,6 +90,7 @@ impl Connection {
         Ok(Self {
             sender,
             born: Instant::now(),
+            alarm: Alarm::default(),
         })
     }
 
@@ -94,6 +101,7 @@ impl Connection {
             Sender::Http2(sender) => Some(Self {
                 sender: Sender::Http2(sender.clone()),
                 born: self.born,
+                alarm: Alarm::default(),
             }),
         }
     }
@@ -111,12 +119,20 @@ impl Connection {
     }
 
     /// Whether it may take a further request: it is open and not older than `max_age`.
-    pub(super) fn is_usable(&self, max_age: Duration) -> bool {
+    pub(super) fn is_usable(&self, max_age: Duration, now: Instant) -> bool {
         let closed = match &self.sender {
             Sender::Http1(sender) => sender.is_closed(),
             Sender::Http2(sender) => sender.is_closed(),
         };
-        !closed && self.born.elapsed() <= max_age
+        !closed && now.saturating_duration_since(self.born) <= max_age
+    }
+
+    /// Whether it can take a request now.
+    pub(super) fn is_ready(&self) -> bool {
+        match &self.sender {
+            Sender::Http1(sender) => sender.is_ready(),
+            Sender::Http2(sender) => sender.is_ready(),
+        }
     }
 
     /// Waits until it can take a request: until what came before is behind it.
@@ -130,7 +146,7 @@ impl Connection {
         }
     }
 
-    /// Sends a request, whose address is absolute, and waits for the head of its answer. `host` is the field of that name.
+    /// Sends a request, whose address is absolute, to `host`, and waits for the head of its answer, at most until then.
     ///
     /// # Errors
     /// [`Failed`].
@@ -138,39 +154,65 @@ impl Connection {
     /// # Cancel safety
     /// Dropping it abandons the exchange; whether the request was written is then unknown, and the connection is of no more use over
     /// HTTP/1.1.
-    pub(super) async fn send(
-        &mut self,
-        host: &HeaderValue,
+    pub(super) fn send<'a>(
+        &'a mut self,
+        host: &'a Host,
         mut request: Request<Full<Bytes>>,
-    ) -> Result<Response<Incoming>, Failed> {
-        let result = match &mut self.sender {
-            Sender::Http1(sender) => {
-                let address = request.uri().clone();
-                put_in_place(host, &mut request);
-                sender
-                    .try_send_request(request)
-                    .await
-                    .map_err(|error| (error, Some(address)))
-            }
-            Sender::Http2(sender) => sender.try_send_request(request).await.map_err(|error| (error, None)),
+        until: Instant,
+    ) -> impl Future<Output = Result<Response<Incoming>, Failed>> + Send + use<'a> {
+        let is_http1 = self.protocol() == Protocol::Http1;
+        if is_http1 {
+            host.put_in_place(&mut request);
+        }
+        let answer = match &mut self.sender {
+            Sender::Http1(sender) => Either::Left(sender.try_send_request(request)),
+            Sender::Http2(sender) => Either::Right(sender.try_send_request(request)),
         };
-        result.map_err(|(mut error, address)| match error.take_message() {
-            Some(mut request) => {
-                if let Some(address) = address {
-                    // As it was: the next connection may speak HTTP/2.
-                    request.headers_mut().remove(HOST);
-                    *request.uri_mut() = address;
-                }
-                Failed::Unsent(Box::new(request), error.into_error())
+        let alarm = &mut self.alarm;
+        async move {
+            let mut answer = pin!(answer);
+            let result = poll_fn(|context| match answer.as_mut().poll(context) {
+                Poll::Ready(answer) => Poll::Ready(Some(answer)),
+                Poll::Pending => alarm.poll(until, context).map(|()| None),
+            });
+            match result.await {
+                Some(Ok(answer)) => Ok(answer),
+                Some(Err(mut error)) => Err(match error.take_message() {
+                    Some(mut request) => {
+                        if is_http1 {
+                            host.put_back(&mut request);
+                        }
+                        Failed::Unsent(Box::new(request), error.into_error())
+                    }
+                    None => Failed::Lost(error.into_error()),
+                }),
+                None => Err(Failed::Late),
             }
-            None => Failed::Lost(error.into_error()),
-        })
+        }
     }
 }
 
-/// Over HTTP/1.1 the host is a field, and the address what follows it (RFC 9112 §3.2.1).
-fn put_in_place(host: &HeaderValue, request: &mut Request<Full<Bytes>>) {
-    request.headers_mut().insert(HOST, host.clone());
-    let path = request.uri().path_and_query().cloned();
-    *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+/// A timer for one request after the other.
+///
+/// Nearly all requests are answered in time. A timer that is set for each of them is set and taken back in vain; this one stays set, to
+/// the time of an earlier request, and is looked at when it rings.
+#[derive(Debug, Default)]
+struct Alarm(Option<Pin<Box<Sleep>>>);
+
+impl Alarm {
+    /// Ready from `at` on.
+    fn poll(&mut self, at: Instant, context: &mut Context<'_>) -> Poll<()> {
+        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        // What is to ring later rings in between, and is set anew then.
+        if sleep.deadline() > at {
+            sleep.as_mut().reset(at);
+        }
+        while sleep.as_mut().poll(context).is_ready() {
+            if sleep.deadline() >= at {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(at);
+        }
+        Poll::Pending
+    }
 }

@@ -7,8 +7,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use http::uri::{Authority, Scheme};
-use http::{HeaderValue, Uri};
+use http::header::HOST;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderValue, Request, Uri};
 use hyper::rt::Executor as _;
 use hyper_util::rt::TokioExecutor;
 use tokio::sync::Mutex as Gate;
@@ -112,6 +113,20 @@ impl Pool {
             .map_err(|kind| Error::new(host.authority(), kind))
     }
 
+    /// The same at once, if there is one; it has served others before.
+    pub(super) fn at_hand(&self, host: &Host, now: Instant) -> Option<Connection> {
+        let mut kept = host.kept();
+        let connection = kept.next(self.config.max_age, now)?;
+        if connection.is_ready() {
+            return Some(connection);
+        }
+        // It is a moment early, or has closed: for those who can wait to find out.
+        if connection.protocol() == Protocol::Http1 {
+            kept.idle.push((now, connection));
+        }
+        None
+    }
+
     async fn look(&self, host: &Host, connector: &Connector, deadline: Instant) -> Result<(Connection, bool), Kind> {
         if let Some(kept) = self.kept(host).await {
             return Ok((kept, true));
@@ -138,7 +153,8 @@ impl Pool {
 
     /// Keeps a connection that has served a request well.
     pub(super) fn give_back(&self, host: &Arc<Host>, connection: Connection) {
-        if !connection.is_usable(self.config.max_age) {
+        let now = Instant::now();
+        if !connection.is_usable(self.config.max_age, now) {
             host.retire(&connection);
             return;
         }
@@ -149,7 +165,7 @@ impl Pool {
         if kept.idle.len() >= MAX_IDLE_PER_HOST {
             return;
         }
-        kept.idle.push((Instant::now(), connection));
+        kept.idle.push((now, connection));
         if !std::mem::replace(&mut kept.tended, true) {
             // As the connections themselves, outside of `task::Tasks`.
             TokioExecutor::new().execute(tend(Arc::downgrade(host)));
@@ -159,7 +175,7 @@ impl Pool {
     /// One that is there and can take a request.
     async fn kept(&self, host: &Host) -> Option<Connection> {
         loop {
-            let mut connection = host.kept().next(self.config.max_age)?;
+            let mut connection = host.kept().next(self.config.max_age, Instant::now())?;
             // What it served before is behind it within this very turn of its task, or it has closed.
             if connection.ready().await.is_ok() {
                 return Some(connection);
@@ -170,15 +186,19 @@ impl Pool {
 }
 
 impl Kept {
-    fn next(&mut self, max_age: Duration) -> Option<Connection> {
-        if self.shared.as_ref().is_some_and(|shared| !shared.is_usable(max_age)) {
+    fn next(&mut self, max_age: Duration, now: Instant) -> Option<Connection> {
+        if self
+            .shared
+            .as_ref()
+            .is_some_and(|shared| !shared.is_usable(max_age, now))
+        {
             self.shared = None;
         }
         if let Some(shared) = &self.shared {
             return shared.shared();
         }
         while let Some((since, connection)) = self.idle.pop() {
-            if since.elapsed() < IDLE && connection.is_usable(max_age) {
+            if now.saturating_duration_since(since) < IDLE && connection.is_usable(max_age, now) {
                 return Some(connection);
             }
         }
@@ -188,7 +208,7 @@ impl Kept {
     /// Hangs up what has been idle for too long, or has closed; says when to look again.
     fn tidy(&mut self, now: Instant) -> Option<Instant> {
         self.idle
-            .retain(|(since, connection)| *since + IDLE > now && connection.is_usable(Duration::MAX));
+            .retain(|(since, connection)| *since + IDLE > now && connection.is_usable(Duration::MAX, now));
         self.tended = !self.idle.is_empty();
         self.idle.first().map(|(since, _)| *since + IDLE)
     }
@@ -222,9 +242,21 @@ impl Host {
         self.target.authority()
     }
 
-    /// The field of this name.
-    pub(super) fn field(&self) -> &HeaderValue {
-        &self.field
+    /// Over HTTP/1.1 the host is a field, and the address what follows it (RFC 9112 §3.2.1).
+    pub(super) fn put_in_place<B>(&self, request: &mut Request<B>) {
+        request.headers_mut().insert(HOST, self.field.clone());
+        let path = std::mem::take(request.uri_mut()).into_parts().path_and_query;
+        *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
+    }
+
+    /// Takes that back: the next connection may speak HTTP/2.
+    pub(super) fn put_back<B>(&self, request: &mut Request<B>) {
+        request.headers_mut().remove(HOST);
+        let mut parts = std::mem::take(request.uri_mut()).into_parts();
+        parts.scheme = Some(self.scheme.clone());
+        parts.authority = Some(self.authority.clone());
+        // Its parts were those of an address before.
+        *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
     }
 
     /// Keeps a connection from further use; requests under way go on.

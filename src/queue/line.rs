@@ -297,6 +297,7 @@ impl<S: Slots> Waiting<S> {
     pub async fn turn(self) -> Result<S::Permit, Refused> {
         let shared = &self.queue.0;
         let latest = self.deadline.max(self.entered) + TOLERANCE;
+        let at_once = matches!(self.place, Place::Served(_));
         let turn = match self.place {
             Place::Served(permit) => Ok(permit),
             Place::Behind(turn, _ticket) => shared
@@ -305,6 +306,7 @@ impl<S: Slots> Waiting<S> {
                 .map_err(|refused| shared.honest(refused)),
         };
         match &turn {
+            Ok(_) if at_once => shared.metrics.waited(Duration::ZERO),
             Ok(_) => shared.metrics.waited(self.entered.elapsed()),
             Err(refused) => shared.metrics.refused(refused.reason),
         }

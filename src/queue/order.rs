@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use foldhash::quality::RandomState;
 use tokio::time::Instant;
 
 use super::config::Weights;
@@ -47,11 +48,11 @@ pub struct Order {
 #[derive(Debug, Default)]
 struct Class {
     tag: u64,
-    lanes: HashMap<Name, Lane>,
+    lanes: HashMap<Name, Lane, RandomState>,
     /// Lanes by who is next: tag, then who was served or came longest ago.
     next: BTreeSet<(u64, u64, Name)>,
     /// Callers who do not wait, and where their last service ended, if that is past the clock.
-    debtors: HashMap<Name, u64>,
+    debtors: HashMap<Name, u64, RandomState>,
     waiting: usize,
     /// The tag of the lane served last.
     now: u64,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use foldhash::quality::RandomState;
 use tokio::time::Instant;
 
 use crate::caller::Name;
@@ -16,7 +17,7 @@ const MOST: usize = 1024;
 /// The callers seen, in order of their last visit. Every step takes logarithmic time, whatever names a flood makes up.
 #[derive(Debug, Default)]
 pub(super) struct Visitors {
-    seen: HashMap<Name, Visitor>,
+    seen: HashMap<Name, Visitor, RandomState>,
     /// By number of the last visit.
     order: BTreeMap<u64, (Instant, Name)>,
     visits: u64,
@@ -35,9 +36,19 @@ impl Visitors {
     /// Notes a visit; returns how many others have been here lately.
     pub(super) fn visit(&mut self, name: &Name, now: Instant) -> usize {
         self.forget_old(now);
+        let latest = self.visits;
         self.visits += 1;
         let visit = self.visits;
         if let Some(visitor) = self.seen.get_mut(name) {
+            // The same as last time: nobody is passed.
+            if visitor.visit == latest
+                && latest >= self.lately_from
+                && let Some(mut last) = self.order.last_entry()
+            {
+                last.get_mut().0 = now;
+                self.visits = latest;
+                return self.lately - 1;
+            }
             self.order.remove(&visitor.visit);
             self.lately -= usize::from(visitor.visit >= self.lately_from);
             visitor.visit = visit;

@@ -1,10 +1,12 @@
 //! The layer that pays: every attempt's charge ends here, whatever becomes of the attempt.
 
-use std::task::{Context, Poll};
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
-use futures_util::future::BoxFuture;
 use http::StatusCode;
 use http::header::RETRY_AFTER;
+use pin_project_lite::pin_project;
 
 use super::feedback::Throttled;
 use super::permit::Permit;
@@ -46,64 +48,93 @@ pub struct Service<S> {
 
 impl<S> tower::Service<Granted<Permit>> for Service<S>
 where
-    S: tower::Service<Outgoing, Response = Answer, Error = Failure> + Clone + Send + 'static,
-    S::Future: Send,
+    S: tower::Service<Outgoing, Response = Answer, Error = Failure>,
 {
     type Response = Answer;
     type Error = Failure;
-    type Future = BoxFuture<'static, Result<Answer, Failure>>;
+    type Future = Paying<S::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, granted: Granted<Permit>) -> Self::Future {
-        let Granted {
-            attempt,
-            mut permit,
+        let Granted { attempt, permit, route } = granted;
+        let outgoing = Outgoing {
+            request: attempt.load.request(),
+            trace: attempt.load.trace(),
+            caller: attempt.caller,
             route,
-        } = granted;
-        let clone = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, clone);
-        let wall = self.wall.clone();
-        Box::pin(async move {
-            let outgoing = Outgoing {
-                request: attempt.load.request(),
-                trace: attempt.load.trace(),
-                caller: attempt.caller,
-                route,
-            };
+        };
+        Paying {
+            answer: self.inner.call(outgoing),
+            permit: Some(permit),
+            wall: self.wall.clone(),
+        }
+    }
+}
+
+pin_project! {
+    /// A call under way, with what it costs. Dropped before it was polled, it costs nothing.
+    #[derive(Debug)]
+    #[must_use = "futures do nothing unless polled"]
+    pub struct Paying<F> {
+        #[pin]
+        answer: F,
+        permit: Option<Permit>,
+        wall: Wall,
+    }
+}
+
+impl<F> Future for Paying<F>
+where
+    F: Future<Output = Result<Answer, Failure>>,
+{
+    type Output = Result<Answer, Failure>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Some(permit) = this.permit {
             permit.leave();
-            match inner.call(outgoing).await {
-                Ok(answer) if answer.status == StatusCode::TOO_MANY_REQUESTS => {
-                    permit.throttled(Throttled::read(
-                        answer.headers.get(RETRY_AFTER),
-                        &answer.body,
-                        wall.now(),
-                    ));
-                    let source = Box::new(Refused);
-                    Err(Failure {
-                        fate: Fate::Answered,
-                        again: Again::WhenAllowed,
-                        answer: Some(answer),
-                        source,
-                    })
-                }
-                Ok(answer) => {
-                    permit.settle();
-                    Ok(answer)
-                }
-                Err(failure) => {
-                    match failure.fate {
-                        Fate::Unsent => permit.refund(),
-                        // Dropping a permit whose call has left keeps the charge until the call's timeout.
-                        Fate::Unknown => drop(permit),
-                        Fate::Answered => permit.settle(),
-                    }
-                    Err(failure)
-                }
-            }
+        }
+        let result = ready!(this.answer.poll(context));
+        Poll::Ready(match this.permit.take() {
+            Some(permit) => end(permit, result, this.wall),
+            None => result,
         })
+    }
+}
+
+/// Ends the charge of a call that has ended.
+fn end(permit: Permit, result: Result<Answer, Failure>, wall: &Wall) -> Result<Answer, Failure> {
+    match result {
+        Ok(answer) if answer.status == StatusCode::TOO_MANY_REQUESTS => {
+            permit.throttled(Throttled::read(
+                answer.headers.get(RETRY_AFTER),
+                &answer.body,
+                wall.now(),
+            ));
+            let source = Box::new(Refused);
+            Err(Failure {
+                fate: Fate::Answered,
+                again: Again::WhenAllowed,
+                answer: Some(answer),
+                source,
+            })
+        }
+        Ok(answer) => {
+            permit.settle();
+            Ok(answer)
+        }
+        Err(failure) => {
+            match failure.fate {
+                Fate::Unsent => permit.refund(),
+                // Dropping a permit whose call has left keeps the charge until the call's timeout.
+                Fate::Unknown => drop(permit),
+                Fate::Answered => permit.settle(),
+            }
+            Err(failure)
+        }
     }
 }
 

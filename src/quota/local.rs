@@ -129,9 +129,14 @@ impl Quota {
         let mut state = self.0.lock();
         let charge = state.account.take(now)?;
         let latest = now + state.attempt;
-        let wall = self.0.wall.now();
-        let filling = state.account.pace.filling(now);
-        let note = state.memory.as_mut().map(|memory| memory.issued(wall, filling));
+        let note = match &mut *state {
+            State { memory: None, .. } => None,
+            State {
+                memory: Some(memory),
+                account,
+                ..
+            } => Some(memory.issued(self.0.wall.now(), account.pace.filling(now))),
+        };
         drop(state);
         let note = note.and_then(|note| report(note, "write"));
         Ok(Permit {
@@ -317,11 +322,10 @@ impl Permit {
         on_memory: impl FnOnce(&mut Memory, u64, jiff::Timestamp) -> io::Result<()>,
     ) -> R {
         self.stage = Stage::Ended;
-        let wall = self.shared.wall.now();
         let mut state = self.shared.lock();
         let result = on_account(&mut state, self.charge, Instant::now());
         let noted = match (self.note, state.memory.as_mut()) {
-            (Some(note), Some(memory)) => on_memory(memory, note, wall),
+            (Some(note), Some(memory)) => on_memory(memory, note, self.shared.wall.now()),
             _ => Ok(()),
         };
         drop(state);

@@ -79,8 +79,9 @@ where
     let begun = Instant::now();
     let mut path = Path::new(table, outgoing.route.avoided());
     let mut failed = None;
-    while let Some(choice) = path.next(table) {
-        outgoing.route.turn(choice.base.clone(), Instant::now());
+    let mut now = begun;
+    while let Some(choice) = path.next(table, now) {
+        outgoing.route.turn(&choice.base, now);
         let routed = Routed {
             outgoing: outgoing.clone(),
             base: choice.base.clone(),
@@ -90,6 +91,7 @@ where
             Next::Return => return result,
             Next::OtherHost if begun.elapsed() >= table.config().failover_limit => return result,
             Next::OtherHost => {
+                now = Instant::now();
                 tracing::debug!(
                     region = &*choice.label,
                     request_id = outgoing.caller.request_id.as_str(),
@@ -120,6 +122,8 @@ struct NoHost;
 /// The hosts that one call goes to, in turn.
 struct Path {
     tried: Vec<usize>,
+    /// The latest one, of those that are not in the list yet: mostly the only one.
+    last: Option<usize>,
     avoids: bool,
 }
 
@@ -127,17 +131,19 @@ impl Path {
     fn new(table: &Table, avoided: Option<&Url>) -> Self {
         Self {
             tried: avoided.and_then(|base| table.index_of(base)).into_iter().collect(),
+            last: None,
             avoids: avoided.is_some(),
         }
     }
 
-    fn next(&mut self, table: &Table) -> Option<Choice> {
+    fn next(&mut self, table: &Table, now: Instant) -> Option<Choice> {
+        self.tried.extend(self.last.take());
         let choice = if self.avoids {
-            table.pick_good(&self.tried)
+            table.pick_good(&self.tried, now)
         } else {
-            table.pick(&self.tried)
+            table.pick(&self.tried, now)
         }?;
-        self.tried.push(choice.index);
+        self.last = Some(choice.index);
         Some(choice)
     }
 }

@@ -118,8 +118,7 @@ impl Table {
     /// The best host that is not in `tried` (indices of this call's earlier choices); `None` when no other is worth a try. A host that has
     /// just been found dead is tried only when there is no better one to begin with, so that an outage of all costs a caller one attempt.
     #[must_use]
-    pub fn pick(&self, tried: &[usize]) -> Option<Choice> {
-        let now = Instant::now();
+    pub fn pick(&self, tried: &[usize], now: Instant) -> Option<Choice> {
         let mut state = self.lock();
         state.elect(now);
         let index = state.best(now, tried)?;
@@ -127,8 +126,7 @@ impl Table {
     }
 
     /// The nearest host that nothing is known against and that is not in `tried`.
-    pub(super) fn pick_good(&self, tried: &[usize]) -> Option<Choice> {
-        let now = Instant::now();
+    pub(super) fn pick_good(&self, tried: &[usize], now: Instant) -> Option<Choice> {
         let state = self.lock();
         let index = state.best(now, tried)?;
         (state.hosts[index].health.standing(now) == Standing::Good).then(|| state.choice(index))

@@ -1,5 +1,6 @@
 //! The header fields of an answer.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -63,20 +64,25 @@ impl Fields {
 /// What nearly every answer is: kept once for all, and copied without counting who has it.
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-impl FromIterator<(HeaderName, HeaderValue)> for Fields {
-    fn from_iter<T: IntoIterator<Item = (HeaderName, HeaderValue)>>(fields: T) -> Self {
+impl<V: Borrow<HeaderValue>> FromIterator<(HeaderName, V)> for Fields {
+    fn from_iter<T: IntoIterator<Item = (HeaderName, V)>>(fields: T) -> Self {
         let fields: Vec<_> = fields.into_iter().collect();
-        let mut texts = Vec::with_capacity(fields.iter().map(|(_, value)| value.len()).sum());
-        for (_, value) in fields.iter().filter(|(_, value)| value != JSON) {
-            texts.extend_from_slice(value.as_bytes());
-        }
+        let own = || {
+            fields
+                .iter()
+                .map(|(_, value)| value.borrow())
+                .filter(|value| *value != JSON)
+        };
+        let mut texts = Vec::with_capacity(own().map(HeaderValue::len).sum());
+        own().for_each(|value| texts.extend_from_slice(value.as_bytes()));
         let mut texts = Bytes::from(texts);
-        let packed = |(name, value): (HeaderName, HeaderValue)| {
+        let packed = |(name, value): (HeaderName, V)| {
+            let value = value.borrow();
             if value == JSON {
                 return (name, JSON);
             }
             // What was a value is one.
-            let copy = HeaderValue::from_maybe_shared(texts.split_to(value.len())).unwrap_or(value);
+            let copy = HeaderValue::from_maybe_shared(texts.split_to(value.len())).unwrap_or_else(|_| value.clone());
             (name, copy)
         };
         Self(fields.into_iter().map(packed).collect())
@@ -85,7 +91,7 @@ impl FromIterator<(HeaderName, HeaderValue)> for Fields {
 
 impl From<HeaderMap> for Fields {
     fn from(map: HeaderMap) -> Self {
-        map.iter().map(|(name, value)| (name.clone(), value.clone())).collect()
+        map.iter().map(|(name, value)| (name.clone(), value)).collect()
     }
 }
 

@@ -20,6 +20,7 @@ mod request;
 mod row;
 mod rows;
 mod version;
+mod walk;
 
 pub use answer::{Answer, next_links};
 pub use call::{Call, Forward, Outcome, Served, Status};

@@ -56,17 +56,27 @@ pub(super) fn facts(row: &str) -> Result<Facts<'_>, Doubt> {
     json.deserialize_map(Reader).ok().flatten().ok_or(Doubt::Unattributed)
 }
 
-/// The text of a JSON string that is a timestamp in the one documented form, `2026-03-01T04:05:06.1234567Z`: in this form, and in no mix of
-/// forms, times compare as texts do.
+/// The text of a JSON string that is a timestamp.
 fn timestamp(raw: &str) -> Option<&str> {
     let text = raw.strip_prefix('"')?.strip_suffix('"')?;
-    let form = "0000-00-00T00:00:00.0000000Z";
-    let fits = text.len() == form.len()
-        && text.bytes().zip(form.bytes()).all(|(byte, form)| match form {
-            b'0' => byte.is_ascii_digit(),
-            _ => byte == form,
-        });
-    fits.then_some(text)
+    is_timestamp(text.as_bytes()).then_some(text)
+}
+
+/// Whether it is a timestamp in the one documented form, `2026-03-01T04:05:06.1234567Z`: in this form, and in no mix of forms, times
+/// compare as texts do.
+pub(super) fn is_timestamp(text: &[u8]) -> bool {
+    const FORM: &[u8; 28] = b"0000-00-00T00:00:00.0000000Z";
+    let Ok(text) = <&[u8; 28]>::try_from(text) else {
+        return false;
+    };
+    // Without an early end, so that all bytes are compared at once.
+    text.iter().zip(FORM).fold(true, |fits, (byte, form)| {
+        fits & if *form == b'0' {
+            byte.is_ascii_digit()
+        } else {
+            byte == form
+        }
+    })
 }
 
 /// A string, borrowed if it has no escapes.

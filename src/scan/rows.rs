@@ -10,6 +10,7 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::scan::row::{Text, facts};
+use crate::scan::walk::{Found, Stop, walk};
 use crate::scan::{Doubt, Request};
 
 /// The rows of an answer to a plain request, each with the id it is about.
@@ -25,13 +26,13 @@ pub struct Rows {
 }
 
 /// One row.
-#[derive(Clone, Debug)]
-struct Row {
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Row {
     /// The number of its id among the ids asked for.
-    id: usize,
-    text: Range<usize>,
+    pub(super) id: usize,
+    pub(super) text: Range<usize>,
     /// Its `LastScanned`, where it has one that can be compared as text.
-    time: Option<Range<usize>>,
+    pub(super) time: Option<Range<usize>>,
 }
 
 impl Rows {
@@ -41,57 +42,30 @@ impl Rows {
     ///
     /// [`Doubt`] when that is not certain to be right. Whether the answer may be cut off is not decided here.
     pub fn split(request: &Request, body: &Bytes) -> Result<Self, Doubt> {
-        let text = std::str::from_utf8(body).map_err(|_| Doubt::Shape)?;
-        let raw: Vec<&RawValue> = envelope(text)?;
-        let Some(first) = raw.first() else {
-            return Self::none(request, body, text);
-        };
-        let begin = within(text, first.get()).ok_or(Doubt::Shape)?.start;
         let asked: Vec<&str> = request.ids().collect();
-        let mut rows = Vec::with_capacity(raw.len());
-        // Rows follow each other after exactly one comma; then what was cut out can be put together again.
-        let mut at = begin;
-        for row in raw {
-            let range = within(text, row.get()).ok_or(Doubt::Shape)?;
-            if range.start != at {
-                return Err(Doubt::Layout);
-            }
-            at = range.end + 1;
-            let facts = facts(row.get())?;
-            let id = asked.binary_search(&&*facts.id).map_err(|_| Doubt::Unattributed)?;
-            let time = facts.time.and_then(|time| within(text, time));
-            rows.push(Row { id, text: range, time });
-        }
-        // Nor is there anything between the brackets and the rows.
-        let inside = begin..at - 1;
-        let brackets = (
-            text.as_bytes().get(begin.wrapping_sub(1)),
-            text.as_bytes().get(inside.end),
-        );
-        if brackets != (Some(&b'['), Some(&b']')) {
-            return Err(Doubt::Layout);
-        }
-        Ok(Self {
-            body: body.clone(),
-            inside,
-            list: rows,
-            asked: asked.len(),
-        })
+        let found = walk(&asked, body).or_else(|_| read(&asked, body))?;
+        Ok(Self::new(found, &asked, body))
     }
 
-    /// An answer without rows.
-    fn none(request: &Request, body: &Bytes, text: &str) -> Result<Self, Doubt> {
-        let list: &RawValue = envelope(text)?;
-        let list = within(text, list.get()).ok_or(Doubt::Shape)?;
-        if list.len() != "[]".len() {
-            return Err(Doubt::Layout);
-        }
-        Ok(Self {
+    /// The same for those who do not mind why it is not certain, which often is seen at the first row.
+    #[must_use]
+    pub fn certain(request: &Request, body: &Bytes) -> Option<Self> {
+        let asked: Vec<&str> = request.ids().collect();
+        let found = match walk(&asked, body) {
+            Ok(found) => found,
+            Err(Stop::Never) => return None,
+            Err(Stop::Unsure) => read(&asked, body).ok()?,
+        };
+        Some(Self::new(found, &asked, body))
+    }
+
+    fn new((inside, list): Found, asked: &[&str], body: &Bytes) -> Self {
+        Self {
             body: body.clone(),
-            inside: list.start + 1..list.end - 1,
-            list: Vec::new(),
-            asked: request.ids().len(),
-        })
+            inside,
+            list,
+            asked: asked.len(),
+        }
     }
 
     /// How many ids were asked for.
@@ -143,6 +117,50 @@ impl Rows {
     pub fn envelope(&self) -> (&[u8], &[u8]) {
         (&self.body[..self.inside.start], &self.body[self.inside.end..])
     }
+}
+
+/// Takes an answer apart, however it is written.
+fn read(asked: &[&str], body: &[u8]) -> Result<Found, Doubt> {
+    let text = std::str::from_utf8(body).map_err(|_| Doubt::Shape)?;
+    let raw: Vec<&RawValue> = envelope(text)?;
+    let Some(first) = raw.first() else {
+        return none(text);
+    };
+    let begin = within(text, first.get()).ok_or(Doubt::Shape)?.start;
+    let mut rows = Vec::with_capacity(raw.len());
+    // Rows follow each other after exactly one comma; then what was cut out can be put together again.
+    let mut at = begin;
+    for row in raw {
+        let range = within(text, row.get()).ok_or(Doubt::Shape)?;
+        if range.start != at {
+            return Err(Doubt::Layout);
+        }
+        at = range.end + 1;
+        let facts = facts(row.get())?;
+        let id = asked.binary_search(&&*facts.id).map_err(|_| Doubt::Unattributed)?;
+        let time = facts.time.and_then(|time| within(text, time));
+        rows.push(Row { id, text: range, time });
+    }
+    // Nor is there anything between the brackets and the rows.
+    let inside = begin..at - 1;
+    let brackets = (
+        text.as_bytes().get(begin.wrapping_sub(1)),
+        text.as_bytes().get(inside.end),
+    );
+    if brackets != (Some(&b'['), Some(&b']')) {
+        return Err(Doubt::Layout);
+    }
+    Ok((inside, rows))
+}
+
+/// An answer without rows.
+fn none(text: &str) -> Result<Found, Doubt> {
+    let list: &RawValue = envelope(text)?;
+    let list = within(text, list.get()).ok_or(Doubt::Shape)?;
+    if list.len() != "[]".len() {
+        return Err(Doubt::Layout);
+    }
+    Ok((list.start + 1..list.end - 1, Vec::new()))
 }
 
 /// Where `part`, a slice of `whole`, lies in it.
@@ -221,6 +239,37 @@ mod tests {
         Rows::split(&request(ids), &Bytes::copy_from_slice(body.as_bytes()))
     }
 
+    /// The walk and the reader agree: what the one finds, the other finds, and what the one never finds, the other does not.
+    fn agree(ids: &[&str], body: &[u8]) -> Result<(), TestCaseError> {
+        let asked = request(ids);
+        let asked: Vec<_> = asked.ids().collect();
+        match walk(&asked, body) {
+            Ok(found) => prop_assert_eq!(Ok(found), read(&asked, body)),
+            Err(Stop::Never) => prop_assert!(read(&asked, body).is_err()),
+            Err(Stop::Unsure) => {}
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn answers_as_the_upstream_writes_them_are_read_in_one_pass() {
+        let row = |id: &str| {
+            format!(
+                r#"{{"orgId":"{id}","scanDefinitionId":"{id}","n":[1.5e-3, -0 ,{{ "x" : null}}],"ok":true,"LastScanned":"2026-03-01T04:05:06.1234567Z"}}"#
+            )
+        };
+        for rows in [vec![], vec!["a"], vec!["b", "a", "a", " A "]] {
+            let rows: Vec<_> = rows.into_iter().map(row).collect();
+            let body = format!(r#"{{"@odata.context": "https://x/é","value":[{}]}}"#, rows.join(","));
+            let found = walk(&["A", "a", "b"], body.as_bytes());
+            assert_eq!(found.as_ref().map(|(_, list)| list.len()), Ok(rows.len()), "{body}");
+            assert_eq!(found.map_err(|_| Doubt::Shape), read(&["A", "a", "b"], body.as_bytes()));
+        }
+        let body = format!(r#"{{"value":[{}]}}"#, row("c"));
+        assert_eq!(walk(&["a", "b"], body.as_bytes()), Err(Stop::Never));
+        assert!(Rows::certain(&request(&["a"]), &body.into()).is_none());
+    }
+
     fn only(ids: &[&str], body: &str, wanted: &[&str]) -> String {
         let asked = request(ids);
         let numbers: Vec<_> = asked.ids().map(|id| wanted.contains(&id)).collect();
@@ -285,6 +334,7 @@ mod tests {
             ),
         ] {
             assert_eq!(split(&["a", "b"], body).unwrap_err(), doubt, "{body}");
+            assert!(walk(&["a", "b"], body.as_bytes()).is_err(), "{body}");
         }
         assert!(Rows::split(&request(&["a"]), &Bytes::from_static(b"{\"value\":[\xff]}")).is_err());
     }
@@ -349,11 +399,32 @@ mod tests {
             let split = split(&ids, &body(&all)).unwrap();
             prop_assert_eq!(split.only(|_| true), body(&all));
             prop_assert_eq!(split.only(|id| chosen[id]), body(&some));
+            agree(&ids, body(&all).as_bytes())?;
+            agree(&ids[..2], body(&all).as_bytes())?;
+        }
+
+        #[test]
+        fn an_answer_with_a_mistake_is_read_in_the_same_way(
+            values in proptest::collection::vec(value(), 1..4), at in any::<proptest::sample::Index>(),
+            byte in prop_oneof![any::<u8>(), proptest::sample::select(&b"{}[],:\"\\ \n0e.-tz"[..])], cut in any::<bool>(),
+        ) {
+            let rows: Vec<_> = values.iter().map(|value| {
+                format!(r#"{{"x":{value},"scanDefinitionId":"a","LastScanned":"2026-03-01T04:05:06.1234567Z"}}"#)
+            }).collect();
+            let mut body = format!(r#"{{"@odata.context":"c","value":[{}]}}"#, rows.join(",")).into_bytes();
+            agree(&["a"], &body)?;
+            let at = at.index(body.len());
+            if cut {
+                body.remove(at);
+            } else {
+                body[at] = byte;
+            }
+            agree(&["a"], &body)?;
         }
 
         #[test]
         fn no_body_makes_the_splitter_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Rows::split(&request(&["a"]), &body.into());
+            agree(&["a"], &body)?;
         }
     }
 }

@@ -14,8 +14,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// The request for `signed` at this address; `None` when the token cannot be put into one, which sign-in does not let by.
 pub(super) fn request(signed: &Signed, address: Uri, user_agent: &HeaderValue) -> Option<Request<Bytes>> {
     let outgoing = &signed.routed.outgoing;
-    let mut bearer = HeaderValue::try_from(["Bearer ", signed.bearer.expose()].concat()).ok()?;
-    bearer.set_sensitive(true);
+    let bearer = signed.bearer.bearer()?;
     let mut request = Request::new(outgoing.request.body());
     *request.method_mut() = Method::POST;
     *request.uri_mut() = address;

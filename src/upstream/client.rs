@@ -1,6 +1,5 @@
 //! The call itself.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -9,12 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::CONTENT_ENCODING;
-use http::{HeaderValue, Response};
+use http::{HeaderValue, Request, Response};
 use tokio::time::Instant;
 use tower::Service;
 use url::Url;
 
-use crate::attempt::{Failure, Signed};
+use crate::attempt::{Failure, Routed, Signed};
 use crate::net;
 use crate::scan::Answer;
 use crate::telemetry::trace::{self, Span, SpanKind};
@@ -55,7 +54,7 @@ struct Inner {
     limits: net::Limits,
     user_agent: HeaderValue,
     metrics: Metrics,
-    doors: HashMap<Arc<Url>, Arc<Door>>,
+    doors: Vec<(Arc<Url>, Arc<Door>)>,
 }
 
 impl Client {
@@ -80,27 +79,24 @@ impl Client {
 impl Inner {
     /// The host at `base`. One that no region is at, which cannot occur, would be counted as `other`.
     fn door(&self, base: &Arc<Url>) -> Arc<Door> {
-        match self.doors.get(base) {
-            Some(door) => Arc::clone(door),
+        // Nearly always it is the very address, and there are few.
+        let same = |(other, _): &&(Arc<Url>, Arc<Door>)| Arc::ptr_eq(other, base);
+        let equal = |(other, _): &&(Arc<Url>, Arc<Door>)| other == base;
+        let found = self.doors.iter().find(same).or_else(|| self.doors.iter().find(equal));
+        match found {
+            Some((_, door)) => Arc::clone(door),
             None => Arc::new(Door::new(Arc::clone(base), "other".into())),
         }
     }
 
-    async fn attempt(&self, signed: Signed, door: &Door, span: &Span) -> Result<Answer, Error> {
-        let host = || signed.routed.base.host_str().unwrap_or_default().to_owned();
-        let request = door
-            .address(&signed.routed.outgoing.request)
-            .and_then(|address| call::request(&signed, address, &self.user_agent));
-        let Some(mut request) = request else {
-            return Err(Error::new(host(), Reason::Unbuildable));
-        };
+    /// What is sent; `None` when that cannot be built.
+    fn request(&self, signed: &Signed, door: &Door, span: &Span) -> Option<Request<Bytes>> {
+        let address = door.address(&signed.routed.outgoing.request)?;
+        let mut request = call::request(signed, address, &self.user_agent)?;
         if let Some(context) = span.context() {
             trace::write(context, request.headers_mut());
         }
-        match self.net.send(request, self.limits).await {
-            Ok(response) => checked(response).map_err(|reason| Error::new(host(), reason)),
-            Err(error) => Err(Error::new(host(), Reason::Exchange(error))),
-        }
+        Some(request)
     }
 }
 
@@ -136,13 +132,21 @@ impl Service<Signed> for Client {
         let client = Arc::clone(&self.0);
         Box::pin(async move {
             let begun = Instant::now();
-            let base = Arc::clone(&signed.routed.base);
-            let call = signed.routed.outgoing.trace.clone();
-            let door = client.door(&base);
+            let Routed { outgoing, base } = &signed.routed;
+            let call = &outgoing.trace;
+            let door = client.door(base);
             let region = door.region();
             let mut span = call.child("POST", SpanKind::Client);
-            describe(&mut span, &base, region, signed.routed.outgoing.request.upstream_path());
-            let result = client.attempt(signed, &door, &span).await;
+            describe(&mut span, base, region, outgoing.request.upstream_path());
+            // Awaited here, where the request is at once out of the way.
+            let answer = match client.request(&signed, &door, &span) {
+                Some(request) => client.net.send(request, client.limits).await.map_err(Reason::Exchange),
+                None => Err(Reason::Unbuildable),
+            };
+            let result = answer.and_then(checked).map_err(|reason| {
+                let host = base.host_str().unwrap_or_default().to_owned();
+                Error::new(host, reason)
+            });
             let status = match &result {
                 Ok(answer) => Status::Answer(answer.status),
                 Err(error) => Status::Error(error.proxy_status()),

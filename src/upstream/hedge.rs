@@ -80,7 +80,7 @@ where
 {
     type Response = Answer;
     type Error = Failure;
-    type Future = BoxFuture<'static, Result<Answer, Failure>>;
+    type Future = Either<S::Future, BoxFuture<'static, Result<Answer, Failure>>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         self.inner.poll_ready(context)
@@ -88,7 +88,7 @@ where
 
     fn call(&mut self, granted: Granted<P>) -> Self::Future {
         let Some(on) = self.layer.on.clone() else {
-            return self.inner.call(granted).boxed();
+            return Either::Left(self.inner.call(granted));
         };
         let attempt = Try {
             load: Arc::new(Bound {
@@ -97,12 +97,13 @@ where
             }),
             ..granted.attempt
         };
-        let route = granted.route.clone();
+        let route = granted.route.watched();
         let first = self.inner.call(Granted {
             attempt: attempt.clone(),
-            ..granted
+            permit: granted.permit,
+            route: route.clone(),
         });
-        on.run(first, route, attempt, self.inner.clone()).boxed()
+        Either::Right(on.run(first, route, attempt, self.inner.clone()).boxed())
     }
 }
 

@@ -1,13 +1,17 @@
 //! The layer that puts each try on its lane.
 
+use std::fmt;
+use std::future::{Future, Ready, ready};
+use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
-use tokio::time::Instant;
+use futures_util::future::{BoxFuture, Either};
+use pin_project_lite::pin_project;
 use tower::Layer as _;
 
 use super::Lanes;
+use super::table::Lane;
 use crate::attempt::{Again, Failure, Fate, Granted, Try};
 use crate::scan::Answer;
 use crate::{queue, quota};
@@ -49,7 +53,7 @@ where
 {
     type Response = Answer;
     type Error = Failure;
-    type Future = BoxFuture<'static, Result<Answer, Failure>>;
+    type Future = Either<OnLane, Ready<Result<Answer, Failure>>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         // As in the queue: readiness below is awaited after the turn has come.
@@ -57,7 +61,7 @@ where
     }
 
     fn call(&mut self, attempt: Try) -> Self::Future {
-        let lane = match self.lanes.enter(attempt.load.holder(), Instant::now()) {
+        let lane = match self.lanes.enter(attempt.load.holder()) {
             Ok(lane) => lane,
             Err(refused) => {
                 let failure = Failure {
@@ -66,16 +70,38 @@ where
                     answer: None,
                     source: refused.into(),
                 };
-                return std::future::ready(Err(failure)).boxed();
+                return Either::Right(ready(Err(failure)));
             }
         };
         let mut queued = queue::Layer::new(lane.queue.clone()).layer(self.inner.clone());
         let answer = queued.call(attempt);
-        Box::pin(async move {
-            let answer = answer.await;
-            // Held until here: a lane that somebody is on is not forgotten.
-            drop(lane);
-            answer
-        })
+        Either::Left(OnLane { answer, lane })
+    }
+}
+
+pin_project! {
+    /// An answer under way.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct OnLane {
+        #[pin]
+        answer: BoxFuture<'static, Result<Answer, Failure>>,
+        // Held until the answer is there: a lane that somebody is on is not forgotten.
+        lane: Arc<Lane>,
+    }
+}
+
+impl Future for OnLane {
+    type Output = Result<Answer, Failure>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.project().answer.poll(context)
+    }
+}
+
+impl fmt::Debug for OnLane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OnLane")
+            .field("lane", &self.lane)
+            .finish_non_exhaustive()
     }
 }

@@ -150,10 +150,11 @@ impl Lanes {
     ///
     /// # Errors
     /// There are as many as may be, and none that may be forgotten.
-    pub(super) fn enter(&self, holder: Option<Holder>, now: Instant) -> Result<Arc<Lane>, Refused> {
+    pub(super) fn enter(&self, holder: Option<Holder>) -> Result<Arc<Lane>, Refused> {
         let Some(holder) = holder else {
             return Ok(Arc::clone(&self.0.own));
         };
+        let now = Instant::now();
         let mut delegated = self.delegated();
         if let Some(lane) = delegated.lanes.get(&holder) {
             return Ok(Arc::clone(lane));

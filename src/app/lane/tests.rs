@@ -158,7 +158,7 @@ async fn a_lane_is_forgotten_when_its_calls_count_no_more_and_not_before() {
 async fn a_lane_that_somebody_is_on_stays() {
     let tasks = Tasks::new();
     let lanes = lanes(&tasks);
-    let on = lanes.enter(holder("a"), Instant::now()).unwrap();
+    let on = lanes.enter(holder("a")).unwrap();
     ask(&lanes, Some("b"), Duration::ZERO).await.unwrap();
     assert!(lanes.lane_exists(holder("a")));
     drop(on);

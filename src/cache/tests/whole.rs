@@ -124,7 +124,7 @@ async fn what_must_not_be_stored_is_not() {
         ("x-no-store", true),
     ] {
         let mut answer = answer(200, ROWS);
-        answer.headers = [(header::CACHE_CONTROL, directives.parse().unwrap())]
+        answer.headers = [(header::CACHE_CONTROL, directives.parse::<http::HeaderValue>().unwrap())]
             .into_iter()
             .collect();
         assert_eq!(keep(&answer).is_some(), stored, "{directives}");

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, poll_fn};
 use tokio::task::yield_now;
 use tower::util::BoxCloneService;
@@ -85,7 +86,7 @@ fn call(id: &str, name: &str) -> (Request, Call) {
 async fn hang_up(case: Case, moments: usize) -> bool {
     let (tasks, calls) = (Tasks::new(), Arc::new(AtomicUsize::new(0)));
     let mut flights = flights(case, &tasks, &calls);
-    let mut leader: Option<BoxFuture<'_, Result<Served, BoxError>>> = Some(flights.call(call("a", "leader").1));
+    let mut leader: Option<BoxFuture<'_, Result<Served, BoxError>>> = Some(flights.call(call("a", "leader").1).boxed());
     let mut asked = Vec::new();
     for id in ["a", "a", "b"] {
         let (request, call) = call(id, "follower");
@@ -167,9 +168,9 @@ async fn work(joiners: usize) -> (usize, usize) {
     let (tasks, calls) = (Tasks::new(), Arc::new(AtomicUsize::new(0)));
     let mut flights = flights(case, &tasks, &calls);
     let polls = Arc::new(AtomicUsize::new(0));
-    let mut asked = Vec::new();
+    let mut asked = vec![tasks.spawn("test", flights.call(call("a", "leader").1))];
     for n in 0..joiners {
-        let (polls, mut joined) = (Arc::clone(&polls), flights.call(call("a", &n.to_string()).1));
+        let (polls, mut joined) = (Arc::clone(&polls), flights.call(call("a", &n.to_string()).1).boxed());
         let counted = poll_fn(move |context| {
             polls.fetch_add(1, Ordering::Relaxed);
             joined.as_mut().poll(context)

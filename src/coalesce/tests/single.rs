@@ -70,7 +70,7 @@ async fn followers_are_answered_wherever_the_leader_hangs_up() {
         Point::Landed,
     ] {
         let mut bench = Bench::new();
-        let mut leader: Option<BoxFuture<'static, _>> = Some(bench.flights.call(call(caller("leader", 30))));
+        let mut leader: Option<BoxFuture<'static, _>> = Some(bench.flights.call(call(caller("leader", 30))).boxed());
         // Polled or not makes no difference.
         if point != Point::BeforeItsTask {
             assert!(leader.as_mut().unwrap().now_or_never().is_none());

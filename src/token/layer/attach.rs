@@ -2,11 +2,14 @@
 
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Either};
 use http::StatusCode;
+use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower::Service;
 
@@ -21,14 +24,16 @@ const GRACE: Duration = Duration::from_secs(3);
 /// Puts [`Attach`] around a service.
 #[derive(Clone, Debug)]
 pub struct Layer {
-    keeper: Keeper,
+    keeper: Arc<Keeper>,
 }
 
 impl Layer {
     /// A layer that takes tokens from `keeper`.
     #[must_use]
     pub fn new(keeper: Keeper) -> Self {
-        Self { keeper }
+        Self {
+            keeper: Arc::new(keeper),
+        }
     }
 }
 
@@ -37,7 +42,7 @@ impl<S> tower::Layer<S> for Layer {
 
     fn layer(&self, inner: S) -> Attach<S> {
         Attach {
-            keeper: self.keeper.clone(),
+            keeper: Arc::clone(&self.keeper),
             inner,
         }
     }
@@ -51,7 +56,7 @@ impl<S> tower::Layer<S> for Layer {
 /// A call with its caller's own token keeps that one: the keeper is not asked, and a 401 is the caller's affair.
 #[derive(Clone, Debug)]
 pub struct Attach<S> {
-    keeper: Keeper,
+    keeper: Arc<Keeper>,
     inner: S,
 }
 
@@ -62,51 +67,88 @@ where
 {
     type Response = Answer;
     type Error = Failure;
-    type Future = Pin<Box<dyn Future<Output = Result<Answer, Failure>> + Send>>;
+    type Future = Either<Checked<S::Future>, BoxFuture<'static, Result<Answer, Failure>>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, routed: Routed) -> Self::Future {
+        if let Some(delegated) = routed.outgoing.request.delegated() {
+            let bearer = delegated.secret().clone();
+            let answer = self.inner.call(Signed { routed, bearer });
+            return Either::Left(Checked { answer, token: None });
+        }
+        if let Some(bearer) = self.keeper.current() {
+            return Either::Left(checked(&mut self.inner, &self.keeper, routed, bearer));
+        }
         let spare = self.inner.clone();
         // The one that was made ready is the one to call.
-        let inner = std::mem::replace(&mut self.inner, spare);
-        Box::pin(attached(self.keeper.clone(), inner, routed))
+        let mut inner = std::mem::replace(&mut self.inner, spare);
+        let keeper = Arc::clone(&self.keeper);
+        Either::Right(Box::pin(async move {
+            let until = routed.outgoing.caller.deadline + GRACE;
+            let bearer = bearer(&keeper, until, &routed.outgoing.trace)
+                .await
+                .map_err(|error| Failure {
+                    fate: Fate::Unsent,
+                    again: Again::Never,
+                    answer: None,
+                    source: error.into(),
+                })?;
+            checked(&mut inner, &keeper, routed, bearer).await
+        }))
     }
 }
 
-async fn attached<S>(keeper: Keeper, mut inner: S, routed: Routed) -> Result<Answer, Failure>
+/// The call with this token.
+fn checked<S>(inner: &mut S, keeper: &Arc<Keeper>, routed: Routed, bearer: Bearer) -> Checked<S::Future>
 where
-    S: Service<Signed, Response = Answer, Error = Failure>,
+    S: Service<Signed>,
 {
-    if let Some(delegated) = routed.outgoing.request.delegated() {
-        let bearer = delegated.secret().clone();
-        return inner.call(Signed { routed, bearer }).await;
-    }
-    let until = routed.outgoing.caller.deadline + GRACE;
-    let bearer = bearer(&keeper, until, &routed.outgoing.trace)
-        .await
-        .map_err(|error| Failure {
-            fate: Fate::Unsent,
-            again: Again::Never,
-            answer: None,
-            source: error.into(),
-        })?;
     let signed = Signed {
         routed,
         bearer: bearer.secret().clone(),
     };
-    let answer = inner.call(signed).await?;
-    if answer.status == StatusCode::UNAUTHORIZED && keeper.rejected(&bearer) == Verdict::TryAgain {
-        return Err(Failure {
-            fate: Fate::Answered,
-            again: Again::Once,
-            answer: Some(answer),
-            source: Rejected.into(),
-        });
+    Checked {
+        answer: inner.call(signed),
+        token: Some((Arc::clone(keeper), bearer)),
     }
-    Ok(answer)
+}
+
+pin_project! {
+    /// A call under way, and the keeper's token that it is made with.
+    #[derive(Debug)]
+    #[must_use = "futures do nothing unless polled"]
+    pub struct Checked<F> {
+        #[pin]
+        answer: F,
+        token: Option<(Arc<Keeper>, Bearer)>,
+    }
+}
+
+impl<F> Future for Checked<F>
+where
+    F: Future<Output = Result<Answer, Failure>>,
+{
+    type Output = Result<Answer, Failure>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let answer = ready!(this.answer.poll(context))?;
+        if let Some((keeper, bearer)) = this.token
+            && answer.status == StatusCode::UNAUTHORIZED
+            && keeper.rejected(bearer) == Verdict::TryAgain
+        {
+            return Poll::Ready(Err(Failure {
+                fate: Fate::Answered,
+                again: Again::Once,
+                answer: Some(answer),
+                source: Rejected.into(),
+            }));
+        }
+        Poll::Ready(Ok(answer))
+    }
 }
 
 /// The token, with a span if it has to be waited for.

@@ -169,7 +169,7 @@ impl Bench {
                 };
                 let asked = String::from_utf8(attempt.load.request().body().to_vec()).unwrap();
                 attempts.lock().unwrap().push((name, asked));
-                route.turn(host(name), Instant::now());
+                route.turn(&host(name), Instant::now());
                 let result = answer(is).await;
                 permit.ended = true;
                 result

@@ -1,0 +1,112 @@
+//! A waiter who started a flight, and makes its calls.
+//!
+//! While the one who came first waits, the flight needs no task of its own: its steps are taken whenever the waiter is polled, which saves
+//! two changes of task for each call. When that waiter has left, or has been told something that does not end the flight, the flight goes on
+//! as a task.
+//!
+//! A waiter who is not polled would hold up those who joined: the server polls a request whenever anything happens to it, until it is
+//! answered or dropped.
+
+use std::fmt;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_util::future::BoxFuture;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot::error::TryRecvError;
+use tracing::Instrument as _;
+
+use crate::BoxError;
+use crate::coalesce::Lost;
+use crate::coalesce::board::Seat;
+use crate::coalesce::layer::served;
+use crate::coalesce::news::Inbox;
+use crate::scan::Served;
+use crate::task::Tasks;
+
+/// The answer to a waiter who started a flight. Dropped, it strikes the waiter off; the flight goes on for the others.
+///
+/// It knows no time: who leads is refused by the queue itself, which says exactly when to come back.
+#[must_use = "futures do nothing unless polled"]
+pub struct Lead {
+    // Before the pilot: a flight that nobody wants any more is recalled.
+    _seat: Seat,
+    inbox: Inbox,
+    pilot: Pilot,
+}
+
+impl Lead {
+    /// `journey` is the flight's, to its end.
+    pub(super) fn new(
+        seat: Seat,
+        inbox: Inbox,
+        journey: impl Future<Output = ()> + Send + 'static,
+        tasks: Tasks,
+    ) -> Self {
+        // As the tasks are called.
+        let journey = journey.instrument(tracing::debug_span!(parent: None, "task", name = "flight"));
+        Self {
+            _seat: seat,
+            inbox,
+            pilot: Pilot {
+                journey: Some(Box::pin(journey)),
+                tasks,
+            },
+        }
+    }
+}
+
+impl Future for Lead {
+    type Output = Result<Served, BoxError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.pilot.fly(context);
+        // All news come from the journey: there is none to be woken for.
+        let news = match self.inbox.try_recv() {
+            Ok(news) => news,
+            Err(TryRecvError::Empty) if self.pilot.journey.is_some() => return Poll::Pending,
+            Err(_) => return Poll::Ready(Err(Lost.into())),
+        };
+        self.pilot.hand_over();
+        Poll::Ready(news.map(|arrival| served(&arrival)).map_err(Into::into))
+    }
+}
+
+impl fmt::Debug for Lead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lead").finish_non_exhaustive()
+    }
+}
+
+/// Brings a flight to its end, whoever leaves.
+struct Pilot {
+    journey: Option<BoxFuture<'static, ()>>,
+    tasks: Tasks,
+}
+
+impl Pilot {
+    fn fly(&mut self, context: &mut Context<'_>) {
+        let Some(journey) = &mut self.journey else { return };
+        // As in a task, a panic ends the flight and nothing else. What it has changed is behind locks that are not held meanwhile.
+        let flown = catch_unwind(AssertUnwindSafe(|| journey.as_mut().poll(context)));
+        if !matches!(flown, Ok(Poll::Pending)) {
+            self.journey = None;
+        }
+    }
+
+    /// What is left goes on as a task.
+    fn hand_over(&mut self) {
+        // While the runtime goes down there is no way to go on.
+        if let Some(journey) = self.journey.take().filter(|_| Handle::try_current().is_ok()) {
+            self.tasks.spawn("flight", journey);
+        }
+    }
+}
+
+impl Drop for Pilot {
+    fn drop(&mut self) {
+        self.hand_over();
+    }
+}

@@ -1,0 +1,268 @@
+//! Reads answers as the upstream writes them, in one pass.
+//!
+//! Not here: any judgement. An answer that is not exactly of this form is left to [`rows`](super::rows), so that there is one place that
+//! decides what is doubtful about it. Invariant: what is read here is read in the same way there, and what is never certain here is not
+//! certain there.
+
+use std::ops::Range;
+
+use memchr::memchr2;
+
+use crate::scan::ids::canonical;
+use crate::scan::row::is_timestamp;
+use crate::scan::rows::Row;
+
+/// What lies between the brackets of `value`, and the rows in it.
+pub(super) type Found = (Range<usize>, Vec<Row>);
+
+/// Why the walk has ended early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// Whatever comes, the answer cannot be taken apart: a row is about something else.
+    Never,
+    /// It is written in another way than usual.
+    Unsure,
+}
+
+/// How deep a member of a row may be nested here.
+const DEPTH: u8 = 8;
+
+/// Walks over the body of an answer to a question for these ids, which are sorted.
+pub(super) fn walk(asked: &[&str], body: &[u8]) -> Result<Found, Stop> {
+    let mut walker = Walker { asked, body, at: 0 };
+    let found = walker.envelope()?;
+    // The walk has looked at nothing within strings.
+    if is_text(body) { Ok(found) } else { Err(Stop::Unsure) }
+}
+
+/// Whether it is UTF-8 without control characters. In nearly all answers there is nothing but ASCII, which is looked for by many bytes at
+/// a time.
+fn is_text(body: &[u8]) -> bool {
+    let is_odd = |odd, byte: &u8| odd | (byte.cast_signed() < 0x20);
+    !body.iter().fold(false, is_odd) || !body.iter().any(|byte| *byte < 0x20) && std::str::from_utf8(body).is_ok()
+}
+
+struct Walker<'a> {
+    asked: &'a [&'a str],
+    body: &'a [u8],
+    at: usize,
+}
+
+impl Walker<'_> {
+    fn envelope(&mut self) -> Result<Found, Stop> {
+        let (mut found, mut context) = (None, false);
+        self.mark(b'{')?;
+        loop {
+            self.skip_space();
+            let name = self.string()?;
+            self.mark(b':')?;
+            self.skip_space();
+            match &self.body[name] {
+                b"value" if found.is_none() => found = Some(self.rows()?),
+                b"@odata.context" if !context => {
+                    context = true;
+                    self.string()?;
+                }
+                _ => return Err(Stop::Unsure),
+            }
+            if !self.goes_on(b'}')? {
+                break;
+            }
+        }
+        self.skip_space();
+        match found {
+            Some(found) if self.at == self.body.len() => Ok(found),
+            _ => Err(Stop::Unsure),
+        }
+    }
+
+    /// The rows, with nothing around and between them but the brackets and a comma each.
+    fn rows(&mut self) -> Result<Found, Stop> {
+        self.pass(b'[')?;
+        let begin = self.at;
+        if self.pass(b']').is_ok() {
+            return Ok((begin..begin, Vec::new()));
+        }
+        let mut rows = Vec::with_capacity(4);
+        loop {
+            let before = rows.last().map(|row: &Row| row.id);
+            rows.push(self.row(before)?);
+            if self.pass(b',').is_err() {
+                break;
+            }
+        }
+        let inside = begin..self.at;
+        self.pass(b']')?;
+        Ok((inside, rows))
+    }
+
+    /// A row; perhaps one more about the same id as the row before.
+    fn row(&mut self, before: Option<usize>) -> Result<Row, Stop> {
+        let start = self.at;
+        let (mut id, mut time, mut times) = (None, None, 0);
+        self.pass(b'{')?;
+        loop {
+            self.skip_space();
+            let name = self.string()?;
+            self.mark(b':')?;
+            self.skip_space();
+            match &self.body[name] {
+                b"ScanDefinitionIds" | b"ScanDefinitionId" | b"scanDefinitionId" => {
+                    let named = self.string()?;
+                    let number = self.number_of(&self.body[named], id.or(before)).ok_or(Stop::Never)?;
+                    if id.is_some_and(|id| id != number) {
+                        return Err(Stop::Never);
+                    }
+                    id = Some(number);
+                }
+                b"LastScanned" => {
+                    times += 1;
+                    let text = self.at + 1;
+                    self.value(DEPTH)?;
+                    let text = text..(self.at - 1).max(text);
+                    time = is_timestamp(&self.body[text.clone()]).then_some(text);
+                }
+                _ => self.value(DEPTH)?,
+            }
+            if !self.goes_on(b'}')? {
+                break;
+            }
+        }
+        Ok(Row {
+            id: id.ok_or(Stop::Unsure)?,
+            text: start..self.at,
+            time: time.filter(|_| times == 1),
+        })
+    }
+
+    /// The number among the ids asked for of the one that is written so; `guess` is likely.
+    fn number_of(&self, raw: &[u8], guess: Option<usize>) -> Option<usize> {
+        if let Some(guess) = guess
+            && self.asked[guess].as_bytes() == raw
+        {
+            return Some(guess);
+        }
+        let find = |id: &[u8]| self.asked.binary_search_by(|asked| asked.as_bytes().cmp(id)).ok();
+        // What is asked for is canonical; what equals it is, too.
+        find(raw).or_else(|| find(canonical(std::str::from_utf8(raw).ok()?).as_bytes()))
+    }
+
+    fn value(&mut self, depth: u8) -> Result<(), Stop> {
+        match self.peek() {
+            b'"' => self.string().map(drop),
+            b'-' | b'0'..=b'9' => self.number(),
+            b't' => self.word(b"true"),
+            b'f' => self.word(b"false"),
+            b'n' => self.word(b"null"),
+            b'[' if depth > 0 => self.list(b']', |walker| walker.value(depth - 1)),
+            b'{' if depth > 0 => self.list(b'}', |walker| {
+                walker.string()?;
+                walker.mark(b':')?;
+                walker.skip_space();
+                walker.value(depth - 1)
+            }),
+            _ => Err(Stop::Unsure),
+        }
+    }
+
+    fn list(&mut self, end: u8, mut item: impl FnMut(&mut Self) -> Result<(), Stop>) -> Result<(), Stop> {
+        self.at += 1;
+        self.skip_space();
+        if self.pass(end).is_ok() {
+            return Ok(());
+        }
+        loop {
+            self.skip_space();
+            item(self)?;
+            if !self.goes_on(end)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// What lies between the quotes of a string without escapes.
+    fn string(&mut self) -> Result<Range<usize>, Stop> {
+        self.pass(b'"')?;
+        let start = self.at;
+        let bytes = memchr2(b'"', b'\\', &self.body[start..]).ok_or(Stop::Unsure)?;
+        self.at = start + bytes;
+        self.pass(b'"')?;
+        Ok(start..start + bytes)
+    }
+
+    fn number(&mut self) -> Result<(), Stop> {
+        let _ = self.pass(b'-');
+        // After a zero comes no other digit.
+        if self.pass(b'0').is_err() {
+            self.digits()?;
+        }
+        if self.pass(b'.').is_ok() {
+            self.digits()?;
+        }
+        if matches!(self.peek(), b'e' | b'E') {
+            self.at += 1;
+            if matches!(self.peek(), b'+' | b'-') {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        Ok(())
+    }
+
+    fn digits(&mut self) -> Result<(), Stop> {
+        let start = self.at;
+        while self.peek().is_ascii_digit() {
+            self.at += 1;
+        }
+        if self.at > start { Ok(()) } else { Err(Stop::Unsure) }
+    }
+
+    fn word(&mut self, word: &[u8]) -> Result<(), Stop> {
+        if !self.body[self.at..].starts_with(word) {
+            return Err(Stop::Unsure);
+        }
+        self.at += word.len();
+        Ok(())
+    }
+
+    /// Whether a comma comes, and not the end.
+    fn goes_on(&mut self, end: u8) -> Result<bool, Stop> {
+        self.skip_space();
+        match self.peek() {
+            b',' => {
+                self.at += 1;
+                Ok(true)
+            }
+            other if other == end => {
+                self.at += 1;
+                Ok(false)
+            }
+            _ => Err(Stop::Unsure),
+        }
+    }
+
+    /// Passes this character and the white space in front of it.
+    fn mark(&mut self, mark: u8) -> Result<(), Stop> {
+        self.skip_space();
+        self.pass(mark)
+    }
+
+    fn pass(&mut self, mark: u8) -> Result<(), Stop> {
+        if self.peek() != mark {
+            return Err(Stop::Unsure);
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    fn skip_space(&mut self) {
+        while matches!(self.peek(), b' ' | b'\n' | b'\r' | b'\t') {
+            self.at += 1;
+        }
+    }
+
+    /// The next byte; 0, which is nothing here, at the end.
+    fn peek(&self) -> u8 {
+        self.body.get(self.at).copied().unwrap_or(0)
+    }
+}
