@@ -9,17 +9,18 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::error::Category;
 
 use crate::scan::ids::IdSet;
+use crate::scan::key::Head;
 use crate::scan::plain;
 use crate::scan::{Excerpt, Invalid};
 
 const MEMBER: &str = "ScanDefinitionIds";
 
-/// Reads `{"ScanDefinitionIds": [string, …]}`, or one string in place of the array.
-pub(super) fn read_ids(body: &[u8]) -> Result<IdSet, Invalid> {
+/// Reads `{"ScanDefinitionIds": [string, …]}`, or one string in place of the array, for a key that begins with `head`.
+pub(super) fn read_ids(head: Head, body: &[u8]) -> Result<IdSet, Invalid> {
     if body.is_empty() {
         return Err(Invalid::Empty);
     }
-    if let Some(ids) = plain::read_ids(body) {
+    if let Some(ids) = plain::read_ids(head, body) {
         return ids.canonical();
     }
     if body.starts_with(b"\xEF\xBB\xBF") {
@@ -28,7 +29,7 @@ pub(super) fn read_ids(body: &[u8]) -> Result<IdSet, Invalid> {
     let text = std::str::from_utf8(body).map_err(|error| Invalid::NotUtf8 {
         valid_bytes: error.valid_up_to(),
     })?;
-    let mut reading = Reading::new(text.len());
+    let mut reading = Reading::new(head, text.len());
     let mut json = serde_json::Deserializer::from_str(text);
     match reading.deserialize(&mut json).and_then(|()| json.end()) {
         Ok(()) => reading.ids.canonical(),
@@ -51,9 +52,9 @@ struct Reading {
 }
 
 impl Reading {
-    fn new(body_bytes: usize) -> Self {
+    fn new(head: Head, body_bytes: usize) -> Self {
         Self {
-            ids: IdSet::with_room(body_bytes),
+            ids: IdSet::with_room(head, body_bytes),
             wrong_type: Invalid::NotObject,
             fault: None,
         }
@@ -180,10 +181,15 @@ impl Visitor<'_> for Element<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scan::Request;
+    use crate::scan::{Request, Version};
+
+    fn read_bytes(body: &[u8]) -> Result<Vec<String>, Invalid> {
+        let request = Request::parse(Version::Latest, None, body)?;
+        Ok(request.ids().map(str::to_owned).collect())
+    }
 
     fn read(body: &str) -> Result<Vec<String>, Invalid> {
-        read_ids(body.as_bytes()).map(|set| set.iter().map(str::to_owned).collect())
+        read_bytes(body.as_bytes())
     }
 
     #[test]
@@ -278,7 +284,7 @@ mod tests {
             );
         }
         assert_eq!(
-            read_ids(b"{\"ScanDefinitionIds\":\"\xff\"}").unwrap_err(),
+            read_bytes(b"{\"ScanDefinitionIds\":\"\xff\"}").unwrap_err(),
             Invalid::NotUtf8 { valid_bytes: 22 }
         );
     }

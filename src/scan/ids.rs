@@ -1,62 +1,69 @@
 //! Ids in canonical form.
 
 use std::borrow::Cow;
-use std::ops::Range;
 
+use crate::scan::key::{Delimited, Head};
 use crate::scan::{Invalid, Request};
 
-/// Canonical ids: trimmed, GUIDs in lower case, sorted, without duplicates.
-#[derive(Debug, Default)]
+/// Canonical ids, as a key holds them: trimmed, GUIDs in lower case, sorted, without duplicates, each behind its length.
+///
+/// The key's text is written as the ids are read. If they come in order there is nothing left to be done.
+#[derive(Debug)]
 pub(super) struct IdSet {
-    /// All ids, one after the other, in the order of arrival.
-    text: String,
-    pieces: Vec<Piece>,
-}
-
-/// Where an id stands in the text.
-#[derive(Clone, Copy, Debug)]
-struct Piece {
-    /// The first bytes as a number, which sorts several times faster than a text and almost always in the same way.
-    head: u64,
-    start: u32,
-    bytes: u32,
-}
-
-impl Piece {
-    fn range(self) -> Range<usize> {
-        self.start as usize..self.start as usize + self.bytes as usize
-    }
+    /// The head of a key, and the ids behind it.
+    text: Vec<u8>,
+    ids_at: usize,
+    count: usize,
+    /// Where the last id begins, behind its length, and its first bytes.
+    last_at: usize,
+    last_head: u64,
+    /// Whether each id is greater than the one in front of it.
+    ascending: bool,
+    /// The bits of their heads in which ids differ.
+    varying: u64,
 }
 
 impl IdSet {
-    /// An empty set, with room for the ids of a body of this many bytes.
-    pub(super) fn with_room(body_bytes: usize) -> Self {
+    /// An empty set for a key that begins so, with room for the ids of a body of this many bytes.
+    pub(super) fn with_room(head: Head, body_bytes: usize) -> Self {
+        let text = head.text(body_bytes).into_bytes();
         Self {
-            text: String::with_capacity(body_bytes),
-            // A GUID takes 39 bytes in a body. With other ids the vector grows.
-            pieces: Vec::with_capacity(body_bytes / 39 + 1),
+            ids_at: text.len(),
+            count: 0,
+            last_at: text.len(),
+            last_head: 0,
+            ascending: true,
+            varying: 0,
+            text,
         }
     }
 
     /// The set of `ids`, each checked.
-    pub(super) fn from_ids<'a>(ids: impl IntoIterator<Item = &'a str>) -> Result<Self, Invalid> {
-        let mut set = Self::default();
+    pub(super) fn from_ids<'a>(head: Head, ids: impl IntoIterator<Item = &'a str>) -> Result<Self, Invalid> {
+        let mut set = Self::with_room(head, 0);
         for id in ids {
             set.push(id)?;
         }
         set.canonical()
     }
 
+    pub(super) fn ids_at(&self) -> usize {
+        self.ids_at
+    }
+
     pub(super) fn len(&self) -> usize {
-        self.pieces.len()
+        self.count
     }
 
-    pub(super) fn bytes(&self) -> usize {
-        self.text.len() + self.pieces.len()
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = &str> {
-        self.pieces.iter().map(|piece| &self.text[piece.range()])
+    /// The text of the key.
+    ///
+    /// # Errors
+    ///
+    /// Never: only text was put in. One look at the end costs less than one for each id.
+    pub(super) fn into_text(self) -> Result<String, Invalid> {
+        String::from_utf8(self.text).map_err(|error| Invalid::NotUtf8 {
+            valid_bytes: error.utf8_error().valid_up_to(),
+        })
     }
 
     /// Checks one more id and takes it in, in canonical form.
@@ -70,48 +77,116 @@ impl IdSet {
         }
         match Guid::read(id.as_bytes()) {
             Some(guid) => self.push_guid(&guid),
-            None => self.add(id),
+            None => self.add(id.as_bytes(), |text| Delimited::push(text, id.as_bytes())),
         }
     }
 
     /// Takes in one more id that is known to be a GUID.
+    #[inline]
     pub(super) fn push_guid(&mut self, guid: &Guid) -> Result<(), Invalid> {
-        self.add(guid.as_str())
+        self.add(&guid.0, |text| Delimited::push_guid(text, &guid.0))
     }
 
-    fn add(&mut self, canonical: &str) -> Result<(), Invalid> {
-        if self.pieces.len() == Request::MAX_IDS {
+    #[inline]
+    fn add(&mut self, canonical: &[u8], push: impl FnOnce(&mut Vec<u8>)) -> Result<(), Invalid> {
+        if self.count == Request::MAX_IDS {
             return Err(Invalid::TooManyIds);
         }
-        // As many ids as are allowed, of the greatest length, take a thousandth of what 32 bits can tell.
-        let (Ok(start), Ok(bytes)) = (self.text.len().try_into(), canonical.len().try_into()) else {
-            return Err(Invalid::TooManyIds);
-        };
-        let mut head = [0; 8];
-        let known = canonical.len().min(head.len());
-        head[..known].copy_from_slice(&canonical.as_bytes()[..known]);
-        let head = u64::from_be_bytes(head);
-        self.pieces.push(Piece { head, start, bytes });
-        self.text.push_str(canonical);
+        let head = head(canonical);
+        if self.count > 0 {
+            self.varying |= head ^ self.last_head;
+            // Once it is not, it is not asked again: the processor could not guess the answers.
+            self.ascending = self.ascending
+                && (self.last_head < head || self.last_head == head && self.text[self.last_at..] < *canonical);
+        }
+        push(&mut self.text);
+        self.count += 1;
+        self.last_at = self.text.len() - canonical.len();
+        self.last_head = head;
         Ok(())
     }
 
     /// Sorts the ids and drops duplicates.
     pub(super) fn canonical(mut self) -> Result<Self, Invalid> {
-        if self.pieces.is_empty() {
+        if self.count == 0 {
             return Err(Invalid::NoIds);
         }
-        let text = &self.text;
-        let id = |piece: &Piece| &text[piece.range()];
-        self.pieces.sort_unstable_by_key(|piece| piece.head);
-        // Those that begin alike have not been sorted yet.
-        for alike in self.pieces.chunk_by_mut(|a, b| a.head == b.head) {
-            if alike.len() > 1 {
-                alike.sort_unstable_by(|a, b| id(a).cmp(id(b)));
+        if !self.ascending {
+            self.sort();
+        }
+        Ok(self)
+    }
+
+    fn sort(&mut self) {
+        let ids = &self.text[self.ids_at..];
+        let (guids, rest) = ids.as_chunks::<{ Guid::BYTES + 1 }>();
+        // Where each begins with the length of a GUID, all are GUIDs, or as long.
+        let sorted = if rest.is_empty() && guids.iter().all(|[length, ..]| *length == Delimited::GUID) {
+            self.sorted(0..guids.len(), |nth| Delimited::guid(&guids[nth]))
+        } else {
+            let starts = std::iter::successors(Some(0), |start| Some(start + Delimited::at(ids, *start).whole.len()));
+            self.sorted(starts.take(self.count), |start| Delimited::at(ids, start))
+        };
+        (self.text, self.count) = sorted;
+    }
+
+    /// The text with its ids sorted and without duplicates, and their number. `at` tells what is at each of the `places`.
+    #[inline]
+    fn sorted<'a>(&self, places: impl Iterator<Item = usize>, at: impl Fn(usize) -> Delimited<'a>) -> (Vec<u8>, usize) {
+        // What all begin with tells nothing.
+        let known = self.varying.leading_zeros().min(Piece::PLACE_BITS);
+        let mut pieces: Vec<_> = Vec::with_capacity(self.count);
+        pieces.extend(places.map(|place| Piece::new(head(at(place).id) << known, place)));
+        pieces.sort_unstable();
+        let mut sorted = Vec::with_capacity(self.text.len());
+        sorted.extend_from_slice(&self.text[..self.ids_at]);
+        let mut count = 0;
+        for alike in pieces.chunk_by_mut(|a, b| a.head() == b.head()) {
+            if let [piece] = alike {
+                sorted.extend_from_slice(at(piece.place()).whole);
+                count += 1;
+                continue;
+            }
+            // They have not been sorted yet.
+            alike.sort_unstable_by(|a, b| at(a.place()).id.cmp(at(b.place()).id));
+            for same in alike.chunk_by(|a, b| at(a.place()).id == at(b.place()).id) {
+                sorted.extend_from_slice(at(same[0].place()).whole);
+                count += 1;
             }
         }
-        self.pieces.dedup_by(|a, b| a.head == b.head && id(a) == id(b));
-        Ok(self)
+        (sorted, count)
+    }
+}
+
+/// The first bytes as a number, which compares several times faster than a text and almost always in the same way.
+#[inline]
+fn head(id: &[u8]) -> u64 {
+    let mut head = [0; 8];
+    match id.first_chunk() {
+        Some(first) => head = *first,
+        None => head[..id.len()].copy_from_slice(id),
+    }
+    u64::from_be_bytes(head)
+}
+
+/// An id to be sorted: the first of what distinguishes it, and its place. One number, because numbers are sorted fastest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Piece(u64);
+
+impl Piece {
+    /// As many ids as are allowed, of the greatest length, take a thousandth of what these can tell.
+    const PLACE_BITS: u32 = 32;
+
+    fn new(head: u64, place: usize) -> Self {
+        Self(head >> Self::PLACE_BITS << Self::PLACE_BITS | place as u64)
+    }
+
+    fn head(self) -> u64 {
+        self.0 >> Self::PLACE_BITS
+    }
+
+    fn place(self) -> usize {
+        usize::try_from(self.0 & u64::from(u32::MAX)).unwrap_or(usize::MAX)
     }
 }
 
@@ -124,21 +199,26 @@ impl Guid {
     pub(super) const BYTES: usize = 36;
 
     /// `None` when `text` is not exactly a GUID, in either case.
+    #[inline]
     pub(super) fn read(text: &[u8]) -> Option<Self> {
         let text: &[u8; Self::BYTES] = text.try_into().ok()?;
-        // Without branches, so that many bytes are looked at at once.
-        let others = text.iter().fold(0_u8, |others, byte| {
-            let digit = byte.wrapping_sub(b'0') < 10;
-            let letter = (byte | 0x20).wrapping_sub(b'a') < 6;
-            others + u8::from(!(digit | letter))
-        });
-        let good = others == 4 && [8, 13, 18, 23].iter().all(|&at| text[at] == b'-');
+        // Without branches and in whole registers. The last two overlap.
+        let mut wrong = [0; REGISTER];
+        for at in [0, REGISTER, Self::BYTES - REGISTER] {
+            for (nth, wrong) in wrong.iter_mut().enumerate() {
+                let (byte, dash) = (text[at + nth], DASHES[at + nth]);
+                let digit = byte.wrapping_sub(b'0') < 10;
+                let letter = (byte | 0x20).wrapping_sub(b'a') < 6;
+                let is_digit = if digit | letter { 0xFF } else { 0 };
+                *wrong |= if dash == 0 { !is_digit } else { byte ^ dash };
+            }
+        }
         // Of the characters of a GUID this bit is missing in the upper-case letters only.
         let mut lower = *text;
         for byte in &mut lower {
             *byte |= 0x20;
         }
-        good.then_some(Self(lower))
+        (u128::from_ne_bytes(wrong) == 0).then_some(Self(lower))
     }
 
     pub(super) fn as_str(&self) -> &str {
@@ -146,11 +226,105 @@ impl Guid {
     }
 }
 
+/// As many bytes as every processor of 64 bits looks at at once.
+const REGISTER: usize = 16;
+
+/// The dashes of a GUID, and zeros for its digits.
+const DASHES: [u8; Guid::BYTES] = {
+    let mut dashes = [0; Guid::BYTES];
+    dashes[8] = b'-';
+    dashes[13] = b'-';
+    dashes[18] = b'-';
+    dashes[23] = b'-';
+    dashes
+};
+
 /// The canonical form of one id: trimmed, and in lower case if it is a GUID.
 pub(super) fn canonical(raw: &str) -> Cow<'_, str> {
     let id = raw.trim();
     match Guid::read(id.as_bytes()) {
         Some(guid) if guid.as_str() != id => Cow::Owned(guid.as_str().to_owned()),
         _ => Cow::Borrowed(id),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scan::{Options, Version};
+    use proptest::prelude::*;
+
+    fn head() -> Head {
+        Head {
+            version: Version::Latest,
+            options: Options::default(),
+        }
+    }
+
+    fn canonical_ids(ids: &[String]) -> Vec<String> {
+        let set = IdSet::from_ids(head(), ids.iter().map(String::as_str)).unwrap();
+        let (mut at, count) = (set.ids_at, set.count);
+        let mut found = Vec::new();
+        while at < set.text.len() {
+            let one = Delimited::at(&set.text, at);
+            found.push(String::from_utf8(one.id.to_vec()).unwrap());
+            at += one.whole.len();
+        }
+        assert_eq!(found.len(), count);
+        assert!(set.into_text().unwrap().starts_with("history/latest///"));
+        found
+    }
+
+    /// Of every length that has a form of its own, many that begin alike, and many duplicates.
+    fn ids() -> impl Strategy<Value = Vec<String>> {
+        let id = prop_oneof![
+            "[0-9a-b]{2}0000[01]{2}-0000-0000-0000-[01]{12}",
+            "[ab]{36}",
+            "[ab]{1,9}",
+            "a{6,8}\u{0}?b?",
+            "a{126,130}[bc]?",
+            "[\u{80}\u{800}]{1,3}",
+        ];
+        let alike = proptest::collection::vec("[0-9a-f]{8}-0000-0000-0000-000000000000", 0..300);
+        prop_oneof![proptest::collection::vec(id, 1..40), alike]
+    }
+
+    proptest! {
+        #[test]
+        fn ids_are_sorted_as_texts_and_told_apart(ids in ids(), ordered in any::<bool>()) {
+            prop_assume!(!ids.is_empty());
+            let mut ids = ids;
+            let mut expected = ids.clone();
+            expected.sort_unstable();
+            expected.dedup();
+            if ordered {
+                ids.clone_from(&expected);
+            }
+            prop_assert_eq!(canonical_ids(&ids), expected);
+        }
+
+        #[test]
+        fn a_guid_is_what_its_definition_says(text in prop_oneof![
+            "[0-9a-gA-G@`:/]{8}-[0-9a-f]{4}-[0-9A-F]{4}-[0-9a-f]{4}-[0-9a-fA-F]{12}",
+            "[0-9a-f-]{36}",
+            "[0-9A-F]{8}[,-.][0-9a-f]{4}-[0-9A-F]{4}-[0-9a-f]{4}[-\r][0-9a-fA-F]{12}",
+            any::<[u8; 36]>().prop_map(|bytes| bytes.map(|byte| char::from(byte & 0x7F)).iter().collect::<String>()),
+            "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{11,13}",
+        ]) {
+            let digits = |text: &str, count| text.len() == count && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+            let parts: Vec<_> = text.split('-').collect();
+            let is_guid = parts.len() == 5 && parts.iter().zip([8, 4, 4, 4, 12]).all(|(part, count)| digits(part, count));
+            let read = Guid::read(text.as_bytes());
+            prop_assert_eq!(read.map(|guid| guid.as_str().to_owned()), is_guid.then(|| text.to_lowercase()));
+        }
+    }
+
+    #[test]
+    fn a_guid_is_put_in_a_key_as_any_id_of_its_length() {
+        let guid = Guid([b'a'; Guid::BYTES]);
+        let (mut at_once, mut in_general) = (Vec::new(), Vec::new());
+        Delimited::push_guid(&mut at_once, &guid.0);
+        Delimited::push(&mut in_general, &guid.0);
+        assert_eq!(at_once, in_general);
     }
 }

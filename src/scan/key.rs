@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ring::digest;
 
+use crate::scan::ids::Guid;
 use crate::scan::{Holder, Options, Version};
 
 /// What makes two questions the same: operation, version, `$top`, `$skip` and the canonical ids, and whose token they are asked with if
@@ -18,25 +19,9 @@ use crate::scan::{Holder, Options, Version};
 pub struct Key(Arc<str>);
 
 impl Key {
-    /// The key of `ids`, which must be canonical, and where they begin in it. `bytes` is their total length, for one allocation.
-    pub(super) fn new<'a>(
-        version: Version,
-        options: Options,
-        ids: impl Iterator<Item = &'a str>,
-        bytes: usize,
-    ) -> (Self, usize) {
-        let mut text = String::with_capacity(48 + bytes);
-        text.push_str("history/");
-        text.push_str(version.as_str());
-        push_number(&mut text, options.top.map(|top| top.get().into()));
-        push_number(&mut text, options.skip);
-        text.push('/');
-        let ids_at = text.len();
-        for id in ids {
-            text.push(delimiter(id));
-            text.push_str(id);
-        }
-        (Self(text.into()), ids_at)
+    /// The key with this text: a [`Head`], and canonical ids, each [`Delimited`].
+    pub(super) fn new(text: String) -> Self {
+        Self(text.into())
     }
 
     /// The key of the rows of one id, which must be canonical. It is the key of no question.
@@ -147,10 +132,24 @@ impl<'a> Iterator for Ids<'a> {
 
 impl ExactSizeIterator for Ids<'_> {}
 
-/// An id's length as one character: U+0000 for one byte to U+00FF for 256.
-fn delimiter(id: &str) -> char {
-    debug_assert!((1..=256).contains(&id.len()), "ids are checked before they get here");
-    u8::try_from(id.len() - 1).unwrap_or(u8::MAX).into()
+/// What a key begins with, in front of its ids.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Head {
+    pub(super) version: Version,
+    pub(super) options: Options,
+}
+
+impl Head {
+    /// Its text, with room for so many bytes behind it.
+    pub(super) fn text(self, room: usize) -> String {
+        let mut text = String::with_capacity(48 + room);
+        text.push_str("history/");
+        text.push_str(self.version.as_str());
+        push_number(&mut text, self.options.top.map(|top| top.get().into()));
+        push_number(&mut text, self.options.skip);
+        text.push('/');
+        text
+    }
 }
 
 /// `/` and the number; nothing after the slash when there is none.
@@ -159,5 +158,57 @@ fn push_number(text: &mut String, number: Option<u64>) {
     if let Some(number) = number {
         // Writing to a string cannot fail.
         let _ = write!(text, "{number}");
+    }
+}
+
+/// An id in a key, behind its length as one character: U+0000 for one byte to U+00FF for 256.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Delimited<'a> {
+    /// With its length.
+    pub(super) whole: &'a [u8],
+    pub(super) id: &'a [u8],
+}
+
+impl<'a> Delimited<'a> {
+    /// The length of a GUID, as it stands in a key.
+    pub(super) const GUID: u8 = 35;
+
+    /// Puts an id of 1 to 256 bytes at the end of a key.
+    pub(super) fn push(text: &mut Vec<u8>, id: &[u8]) {
+        debug_assert!((1..=256).contains(&id.len()), "ids are checked before they get here");
+        let length = char::from(u8::try_from(id.len() - 1).unwrap_or(u8::MAX));
+        text.extend_from_slice(length.encode_utf8(&mut [0; 2]).as_bytes());
+        text.extend_from_slice(id);
+    }
+
+    /// The same for a GUID, at once.
+    #[inline]
+    pub(super) fn push_guid(text: &mut Vec<u8>, id: &[u8; Guid::BYTES]) {
+        let mut whole = [Self::GUID; Guid::BYTES + 1];
+        whole[1..].copy_from_slice(id);
+        text.extend_from_slice(&whole);
+    }
+
+    /// A GUID, or another id of the same length.
+    #[inline]
+    pub(super) fn guid(whole: &'a [u8; Guid::BYTES + 1]) -> Self {
+        Self { whole, id: &whole[1..] }
+    }
+
+    /// The one that begins at `start`.
+    #[inline]
+    pub(super) fn at(text: &'a [u8], start: usize) -> Self {
+        let text = &text[start..];
+        // The first bits of a character of two bytes are in the first one (RFC 3629 §3).
+        let (length, ahead) = match *text {
+            [first, second, ..] if !first.is_ascii() => (first << 6 | second & 0x3F, 2),
+            [first, ..] => (first, 1),
+            [] => (0, 0),
+        };
+        let whole = &text[..=ahead + usize::from(length)];
+        Self {
+            whole,
+            id: &whole[ahead..],
+        }
     }
 }

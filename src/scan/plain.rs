@@ -4,16 +4,17 @@
 //! decides what is wrong with it. Invariant: what is read here is read in the same way there.
 
 use crate::scan::ids::{Guid, IdSet};
+use crate::scan::key::Head;
 
 /// The ids of `{"ScanDefinitionIds":["…", …]}`, if none needs an escape; `None` for every other body.
-pub(super) fn read_ids(body: &[u8]) -> Option<IdSet> {
+pub(super) fn read_ids(head: Head, body: &[u8]) -> Option<IdSet> {
     let mut rest = Rest(body);
     rest.mark(b'{')?;
     rest.mark(b'"')?;
     rest.pass("ScanDefinitionIds\"")?;
     rest.mark(b':')?;
     rest.mark(b'[')?;
-    let mut ids = IdSet::with_room(body.len());
+    let mut ids = IdSet::with_room(head, body.len());
     loop {
         rest.mark(b'"')?;
         match rest.guid() {
@@ -34,14 +35,16 @@ struct Rest<'a>(&'a [u8]);
 
 impl<'a> Rest<'a> {
     /// Passes one ASCII character and the white space in front of it (RFC 8259 §2).
+    #[inline]
     fn mark(&mut self, mark: u8) -> Option<()> {
-        if self.0.first() != Some(&mark) {
-            self.skip_space();
-        }
-        match self.0 {
-            [first, rest @ ..] if *first == mark => self.0 = rest,
-            _ => return None,
-        }
+        self.0 = match self.0 {
+            [first, rest @ ..] if *first == mark => rest,
+            [b' ', first, rest @ ..] if *first == mark => rest,
+            _ => {
+                self.skip_space();
+                self.0.strip_prefix(&[mark])?
+            }
+        };
         Some(())
     }
 

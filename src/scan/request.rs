@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::scan::body::read_ids;
 use crate::scan::ids::IdSet;
+use crate::scan::key::Head;
 use crate::scan::{Delegated, Holder, Ids, Invalid, Key, Options, Version};
 
 /// A question about scan history: checked, and canonical, so that equal questions are equal values.
@@ -47,7 +48,8 @@ impl Request {
     /// [`Invalid`] says what is wrong, for the caller to read.
     pub fn parse(version: Version, query: Option<&str>, body: &[u8]) -> Result<Self, Invalid> {
         let options = Options::parse(query)?;
-        Ok(Self::new(version, options, &read_ids(body)?))
+        let head = Head { version, options };
+        Self::new(head, read_ids(head, body)?)
     }
 
     /// A question without `$top` and `$skip`, from ids of other requests.
@@ -56,19 +58,22 @@ impl Request {
     ///
     /// As for the ids of a body.
     pub fn plain<'a>(version: Version, ids: impl IntoIterator<Item = &'a str>) -> Result<Self, Invalid> {
-        Ok(Self::new(version, Options::default(), &IdSet::from_ids(ids)?))
+        let head = Head {
+            version,
+            options: Options::default(),
+        };
+        Self::new(head, IdSet::from_ids(head, ids)?)
     }
 
-    fn new(version: Version, options: Options, ids: &IdSet) -> Self {
-        let (key, ids_at) = Key::new(version, options, ids.iter(), ids.bytes());
-        Self {
-            key,
-            ids_at,
+    fn new(head: Head, ids: IdSet) -> Result<Self, Invalid> {
+        Ok(Self {
+            ids_at: ids.ids_at(),
             count: ids.len(),
-            version,
-            options,
+            key: Key::new(ids.into_text()?),
+            version: head.version,
+            options: head.options,
             delegated: None,
-        }
+        })
     }
 
     /// The same question asked with a caller's own token: another question to everybody without it, because the answer may be another.

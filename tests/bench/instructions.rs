@@ -8,6 +8,7 @@ use std::hint::black_box;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::Request;
 use tokio::time::Instant;
 use tower::{Layer as _, Service as _, service_fn};
@@ -20,10 +21,25 @@ use defender_gateway::server::Arrival;
 
 const SECOND: Duration = Duration::from_secs(1);
 
+/// A body that asks for `count` ids in no order.
+fn mixed_body(count: usize) -> Bytes {
+    let ids: Vec<_> = (0..count as u128)
+        .map(|nth| {
+            let mixed = (nth + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
+            let part = |from: u32, digits: u32| (mixed >> from) & ((1 << (4 * digits)) - 1);
+            let [first, second, third, fourth] = [part(96, 8), part(80, 4), part(64, 4), part(48, 4)];
+            format!(
+                "\"{first:08x}-{second:04x}-{third:04x}-{fourth:04x}-{:012x}\"",
+                part(0, 12)
+            )
+        })
+        .collect();
+    format!("{{\"ScanDefinitionIds\":[{}]}}", ids.join(",")).into()
+}
+
 /// From the bytes of a body to its canonical key.
-fn key(ids: usize, times: usize) {
-    let body = support::body(1, ids);
-    (0..times).for_each(|_| drop(black_box(support::question(black_box(&body)))));
+fn key(body: &[u8], times: usize) {
+    (0..times).for_each(|_| drop(black_box(support::question(black_box(body)))));
 }
 
 /// A request through all layers, answered from the cache.
@@ -100,8 +116,9 @@ fn main() {
         return;
     };
     match case.as_str() {
-        "key" => key(3, times),
-        "key_500" => key(500, times),
+        "key" => key(&support::body(1, 3), times),
+        "key_500" => key(&support::body(1, 500), times),
+        "key_500_mixed" => key(&mixed_body(500), times),
         "hit" => hit(times),
         "request" => request(times),
         "fields" => fields(times),
