@@ -1,8 +1,7 @@
 //! The quota windows as answers tell them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwapOption;
 use tokio::time::Instant;
 
 use crate::respond::{self, RateLimit, Windows};
@@ -19,30 +18,36 @@ struct Told {
 /// Tells the windows of `quota`. They are read and written anew only when they have changed: answers from memory are many more than
 /// calls and seconds.
 pub(super) fn of(quota: Quota) -> RateLimit {
-    let last = ArcSwapOption::<Told>::empty();
+    let last = Mutex::new(None::<Told>);
     Arc::new(move |now, show| {
+        // Nothing in here panics half way; and who finds it taken waits for what it would have to find out itself.
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
         // Read first: what changes from here on makes the next answer look again.
         let stamp = quota.stamp();
-        if let Some(told) = &*last.load()
+        if let Some(told) = &*last
             && told.stamp == stamp
             && now < told.until
         {
             return show(&told.windows);
         }
         let snapshot = quota.snapshot();
-        let told = Arc::new(Told {
+        let windows = snapshot.windows.into_iter().map(window).collect();
+        let windows = match last.take() {
+            Some(told) => told.windows.now(windows),
+            None => Windows::new(windows),
+        };
+        show(&windows);
+        *last = Some(Told {
             stamp,
             until: snapshot.steady_until,
-            windows: Windows::new(snapshot.windows.iter().map(window).collect()),
+            windows,
         });
-        show(&told.windows);
-        last.store(Some(told));
     })
 }
 
-fn window(window: &quota::Window) -> respond::Window {
+fn window(window: quota::Window) -> respond::Window {
     respond::Window {
-        name: Arc::clone(&window.name),
+        name: window.name,
         quota: window.limit as u64,
         window_s: window.length.as_secs().max(1),
         remaining: window.remaining as u64,
@@ -68,7 +73,7 @@ mod tests {
     }
 
     fn fresh(quota: &Quota) -> Vec<respond::Window> {
-        quota.snapshot().windows.iter().map(window).collect()
+        quota.snapshot().windows.into_iter().map(window).collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -105,7 +110,7 @@ mod tests {
         let tell = of(quota.clone());
         let place = || {
             let mut place = std::ptr::null();
-            tell(Instant::now(), &mut |told| place = std::ptr::from_ref(told));
+            tell(Instant::now(), &mut |told| place = told.list().as_ptr());
             place
         };
         let first = place();

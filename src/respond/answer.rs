@@ -23,7 +23,7 @@ pub type Body = Full<Bytes>;
 pub type RateLimit = Arc<dyn Fn(Instant, &mut dyn FnMut(&Windows)) + Send + Sync>;
 
 /// The quota windows as they are at one moment, with their fields already written: between two calls many answers share them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Windows {
     list: Vec<Window>,
     policy: Option<HeaderValue>,
@@ -38,6 +38,21 @@ impl Windows {
             policy: field::rate_limit_policy(&list),
             left: field::rate_limit(&list),
             list,
+        }
+    }
+
+    /// The same later: `list` is how they are now. What is allowed seldom changes, and is not written again when it has not.
+    #[must_use]
+    pub fn now(self, list: Vec<Window>) -> Self {
+        let is_same =
+            |old: &Window, new: &Window| (&old.name, old.quota, old.window_s) == (&new.name, new.quota, new.window_s);
+        if self.list.len() != list.len() || !self.list.iter().zip(&list).all(|(old, new)| is_same(old, new)) {
+            return Self::new(list);
+        }
+        Self {
+            left: field::rate_limit(&list),
+            list,
+            ..self
         }
     }
 

@@ -73,17 +73,23 @@ pub(super) fn received_status(status: http::StatusCode) -> Option<HeaderValue> {
 /// `RateLimit-Policy`: what is allowed. `None` without windows: an empty list is not a field (RFC 9651 §4.1).
 pub(super) fn rate_limit_policy(windows: &[Window]) -> Option<HeaderValue> {
     list(windows, |text, window| {
-        let (quota, seconds) = (window.quota.min(MAX_INTEGER), window.window_s.min(MAX_INTEGER));
-        let _ = write!(text, ";q={quota};w={seconds}");
+        parameter(text, ";q=", window.quota);
+        parameter(text, ";w=", window.window_s);
     })
 }
 
 /// `RateLimit`: what is left.
 pub(super) fn rate_limit(windows: &[Window]) -> Option<HeaderValue> {
     list(windows, |text, window| {
-        let (remaining, seconds) = (window.remaining.min(MAX_INTEGER), window.reset_s.min(MAX_INTEGER));
-        let _ = write!(text, ";r={remaining};t={seconds}");
+        parameter(text, ";r=", window.remaining);
+        parameter(text, ";t=", window.reset_s);
     })
+}
+
+/// An Integer (RFC 9651 §3.3.1). `name` as it is written.
+fn parameter(text: &mut String, name: &str, value: u64) {
+    text.push_str(name);
+    text.push_str(itoa::Buffer::new().format(value.min(MAX_INTEGER)));
 }
 
 /// Whole seconds, rounded up: a caller that comes back a moment early would be refused again. At least one: who is told to come back at
