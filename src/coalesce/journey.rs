@@ -1,4 +1,4 @@
-//! The task of a flight: it makes the call, again where that helps those who still wait, until it lands or nobody is left.
+//! What a flight does: it makes the call, again where that helps those who still wait, until it lands or nobody is left.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ use crate::coalesce::news::{Company, Landing};
 use crate::coalesce::waiter::Lead;
 use crate::scan::{Answer, Keep, Lore, Rows};
 
-/// One flight's task. However it ends, the flight is off the board afterwards, and nobody waits for it.
+/// One flight under way. However it ends, the flight is off the board afterwards, and nobody waits for it.
 pub(super) struct Journey {
     board: Arc<Board>,
     flight: Arc<Flight>,
