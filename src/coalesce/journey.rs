@@ -1,6 +1,7 @@
-//! The task of a flight: it makes the call, again where that helps those who still wait, until it lands or nobody is left.
+//! What a flight does: it makes the call, again where that helps those who still wait, until it lands or nobody is left.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::StatusCode;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -16,12 +17,14 @@ use crate::coalesce::news::{Company, Landing};
 use crate::coalesce::waiter::Lead;
 use crate::scan::{Answer, Keep, Lore, Rows};
 
-/// One flight's task. However it ends, the flight is off the board afterwards, and nobody waits for it.
+/// One flight under way. However it ends, the flight is off the board afterwards, and nobody waits for it.
 pub(super) struct Journey {
     board: Arc<Board>,
     flight: Arc<Flight>,
     keep: Arc<dyn Keep>,
     lore: Arc<Lore>,
+    /// Everybody has the answer, and nobody can join any more.
+    landed: AtomicBool,
 }
 
 /// How far a try has brought the flight.
@@ -41,6 +44,7 @@ impl Journey {
             flight,
             keep,
             lore,
+            landed: AtomicBool::new(false),
         }
     }
 
@@ -216,12 +220,15 @@ impl Journey {
             .and_then(|asked| self.keep.keep(self.flight.request(), &answer, asked));
         self.board.remove(&self.flight);
         self.flight.land(Landing { answer, kept, company });
+        self.landed.store(true, Ordering::Relaxed);
     }
 }
 
 impl Drop for Journey {
     fn drop(&mut self) {
-        self.board.remove(&self.flight);
-        self.flight.close();
+        if !*self.landed.get_mut() {
+            self.board.remove(&self.flight);
+            self.flight.close();
+        }
     }
 }

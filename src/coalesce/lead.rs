@@ -11,9 +11,12 @@ use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 
 use futures_util::future::BoxFuture;
+use futures_util::task::AtomicWaker;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot::error::TryRecvError;
 use tracing::Instrument as _;
@@ -52,6 +55,10 @@ impl Lead {
             inbox,
             pilot: Pilot {
                 journey: Some(Box::pin(journey)),
+                bell: Arc::new(Bell {
+                    rung: AtomicBool::new(true),
+                    waiter: AtomicWaker::new(),
+                }),
                 tasks,
             },
         }
@@ -62,7 +69,9 @@ impl Future for Lead {
     type Output = Result<Served, BoxError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.pilot.fly(context);
+        if !self.pilot.fly(context) {
+            return Poll::Pending;
+        }
         // All news come from the journey: there is none to be woken for.
         let news = match self.inbox.try_recv() {
             Ok(news) => news,
@@ -83,17 +92,47 @@ impl fmt::Debug for Lead {
 /// Brings a flight to its end, whoever leaves.
 struct Pilot {
     journey: Option<BoxFuture<'static, ()>>,
+    bell: Arc<Bell>,
     tasks: Tasks,
 }
 
+/// Tells whether the flight has something to do. The waiter is polled for other reasons too, at least once for each request, and to poll a
+/// flight means to go through all that is below.
+struct Bell {
+    rung: AtomicBool,
+    waiter: AtomicWaker,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.rung.store(true, Ordering::Release);
+        self.waiter.wake();
+    }
+}
+
 impl Pilot {
-    fn fly(&mut self, context: &mut Context<'_>) {
-        let Some(journey) = &mut self.journey else { return };
+    /// Flies on; `false` when there was nothing to do.
+    fn fly(&mut self, context: &mut Context<'_>) -> bool {
+        let Some(journey) = &mut self.journey else {
+            return true;
+        };
+        // Before the look: a ring in between is not lost.
+        self.bell.waiter.register(context.waker());
+        if !self.bell.rung.swap(false, Ordering::Acquire) {
+            return false;
+        }
+        let waker = Waker::from(Arc::clone(&self.bell));
+        let mut context = Context::from_waker(&waker);
         // As in a task, a panic ends the flight and nothing else. What it has changed is behind locks that are not held meanwhile.
-        let flown = catch_unwind(AssertUnwindSafe(|| journey.as_mut().poll(context)));
+        let flown = catch_unwind(AssertUnwindSafe(|| journey.as_mut().poll(&mut context)));
         if !matches!(flown, Ok(Poll::Pending)) {
             self.journey = None;
         }
+        true
     }
 
     /// What is left goes on as a task.

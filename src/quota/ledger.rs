@@ -202,6 +202,20 @@ impl Ledger {
         self.flying.len() + self.past.len() - self.first_inside(limit, now)
     }
 
+    /// How many calls count in `limit`'s window now, and when their number next falls; `None` when no ended call is inside.
+    #[must_use]
+    pub fn usage(&self, limit: &Limit, now: Instant) -> (usize, Option<Instant>) {
+        let first = self.first_inside(limit, now);
+        let back = self.past.get(first).map(|&at| at + limit.hold());
+        (self.flying.len() + self.past.len() - first, back)
+    }
+
+    /// Whether an ended call is inside `limit`'s window now.
+    #[must_use]
+    pub fn remembers(&self, limit: &Limit, now: Instant) -> bool {
+        self.past.back().is_some_and(|&at| at + limit.hold() > now)
+    }
+
     /// When the count in `limit`'s window next falls; `None` when no ended call is inside.
     #[must_use]
     pub fn next_return(&self, limit: &Limit, now: Instant) -> Option<Instant> {

@@ -30,11 +30,9 @@ impl Account {
     pub fn windows(&self, now: Instant) -> Vec<Window> {
         let paused = self.paused_until().map(|until| until.saturating_duration_since(now));
         let windows = self.ledger.limits().iter().map(|limit| {
-            let used = self.ledger.used(limit, now).min(limit.calls());
-            let back = self
-                .ledger
-                .next_return(limit, now)
-                .map(|at| at.saturating_duration_since(now));
+            let (used, back) = self.ledger.usage(limit, now);
+            let used = used.min(limit.calls());
+            let back = back.map(|at| at.saturating_duration_since(now));
             let (remaining, reset) = match paused {
                 Some(pause) => (0, pause),
                 None => (limit.calls() - used, back.unwrap_or_else(|| limit.window())),
@@ -62,7 +60,7 @@ impl Account {
             .limits()
             .iter()
             .zip(windows)
-            .filter(|(limit, _)| paused || self.ledger.next_return(limit, now).is_some())
+            .filter(|(limit, _)| paused || self.ledger.remembers(limit, now))
             .map(|(_, window)| match window.reset.subsec_nanos() {
                 0 => Duration::from_secs(u64::from(!window.reset.is_zero())),
                 part => Duration::from_nanos(part.into()),

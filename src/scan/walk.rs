@@ -266,3 +266,84 @@ impl Walker<'_> {
         self.body.get(self.at).copied().unwrap_or(0)
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::scan::rows::read;
+    use crate::scan::{Doubt, Request, Rows, Version};
+    use proptest::prelude::*;
+
+    /// The walk and the reader agree: what the one finds, the other finds, and what the one never finds, the other does not.
+    pub(in crate::scan) fn agree(ids: &[&str], body: &[u8]) -> Result<(), TestCaseError> {
+        let asked = Request::plain(Version::Latest, ids.iter().copied()).unwrap();
+        let asked: Vec<_> = asked.ids().collect();
+        match walk(&asked, body) {
+            Ok(found) => prop_assert_eq!(Ok(found), read(&asked, body)),
+            Err(Stop::Never) => prop_assert!(read(&asked, body).is_err()),
+            Err(Stop::Unsure) => {}
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn answers_as_the_upstream_writes_them_are_read_in_one_pass() {
+        let row = |id: &str| {
+            format!(
+                r#"{{"orgId":"{id}","scanDefinitionId":"{id}","n":[1.5e-3, -0 ,{{ "x" : null}}],"ok":true,"LastScanned":"2026-03-01T04:05:06.1234567Z"}}"#
+            )
+        };
+        for rows in [vec![], vec!["a"], vec!["b", "a", "a", " A "]] {
+            let rows: Vec<_> = rows.into_iter().map(row).collect();
+            let body = format!(r#"{{"@odata.context": "https://x/é","value":[{}]}}"#, rows.join(","));
+            let found = walk(&["A", "a", "b"], body.as_bytes());
+            assert_eq!(found.as_ref().map(|(_, list)| list.len()), Ok(rows.len()), "{body}");
+            assert_eq!(found.map_err(|_| Doubt::Shape), read(&["A", "a", "b"], body.as_bytes()));
+        }
+        let body = format!(r#"{{"value":[{}]}}"#, row("c"));
+        assert_eq!(walk(&["a", "b"], body.as_bytes()), Err(Stop::Never));
+        assert!(Rows::certain(&Request::plain(Version::Latest, ["a"]).unwrap(), &body.into()).is_none());
+    }
+
+    /// A JSON value as some upstream might write it.
+    pub(in crate::scan) fn value() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            Just("null".to_owned()),
+            Just("1e400".to_owned()),
+            Just("-0.10".to_owned()),
+            Just("12345678901234567890123".to_owned()),
+            Just(r#""\u00e9\ud83d\ude00 ]},[{""#.to_owned()),
+            any::<String>().prop_map(|text| serde_json::Value::from(text).to_string()),
+        ];
+        leaf.prop_recursive(4, 16, 4, |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(|list| format!("[{}]", list.join(" , "))),
+                proptest::collection::vec(inner, 0..4).prop_map(|list| {
+                    let members: Vec<_> = list.iter().map(|value| format!("\"k\" :{value}")).collect();
+                    format!("{{{}}}", members.join(","))
+                }),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn an_answer_with_a_mistake_is_read_in_the_same_way(
+            values in proptest::collection::vec(value(), 1..4), at in any::<proptest::sample::Index>(),
+            byte in prop_oneof![any::<u8>(), proptest::sample::select(&b"{}[],:\"\\ \n0e.-tz"[..])], cut in any::<bool>(),
+        ) {
+            let rows: Vec<_> = values.iter().map(|value| {
+                format!(r#"{{"x":{value},"scanDefinitionId":"a","LastScanned":"2026-03-01T04:05:06.1234567Z"}}"#)
+            }).collect();
+            let mut body = format!(r#"{{"@odata.context":"c","value":[{}]}}"#, rows.join(",")).into_bytes();
+            agree(&["a"], &body)?;
+            let at = at.index(body.len());
+            if cut {
+                body.remove(at);
+            } else {
+                body[at] = byte;
+            }
+            agree(&["a"], &body)?;
+        }
+    }
+}

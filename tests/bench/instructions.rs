@@ -2,10 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on stops")]
 
+mod forwarded;
 mod support;
 
 use std::hint::black_box;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +18,7 @@ use tower::{Layer as _, Service as _, service_fn};
 use defender_gateway::BoxError;
 use defender_gateway::quota::{Account, Config, Limit};
 use defender_gateway::respond::Reply;
-use defender_gateway::scan::{Outcome, Served, Status};
+use defender_gateway::scan::{Call, Outcome, Rows, Served, Status};
 use defender_gateway::server::Arrival;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -85,6 +87,32 @@ fn fields(times: usize) {
     }
 }
 
+/// A question that is asked upstream: flight, retry, queue, hedge (off) and quota, over an upstream that answers at once; no socket, no
+/// HTTP.
+fn forwarded(times: usize) {
+    let question = support::question(&support::body(1, 3));
+    let answer = forwarded::rows(&question);
+    let mut path = forwarded::paid(answer);
+    let caller = forwarded::caller();
+    for _ in 0..times {
+        let call = Call {
+            request: Arc::new(question.clone()),
+            caller: Arc::new(caller.clone()),
+        };
+        let served = support::now(path.call(call)).unwrap();
+        assert_eq!(served.outcome, Outcome::Forwarded);
+    }
+}
+
+/// Taking an answer of three rows apart.
+fn rows(times: usize) {
+    let question = support::question(&support::body(1, 3));
+    let answer = forwarded::rows(&question);
+    for _ in 0..times {
+        assert_eq!(Rows::split(&question, black_box(&answer.body)).unwrap().len(), 3);
+    }
+}
+
 /// A call of a saturated account: taken when it may go, and settled.
 fn decision(times: usize) {
     let limit = |calls, secs| Limit::try_new(NonZeroU32::new(calls).unwrap(), Duration::from_secs(secs)).unwrap();
@@ -123,6 +151,8 @@ fn main() {
         "request" => request(times),
         "fields" => fields(times),
         "decision" => decision(times),
+        "forwarded" => forwarded(times),
+        "rows" => rows(times),
         _ => unreachable!("an unknown case"),
     }
 }

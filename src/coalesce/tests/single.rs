@@ -1,17 +1,25 @@
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, poll_fn};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tower::Service as _;
 
 use super::bench::{Bench, answer, call, caller, failure, no_cache, no_store, pass, root};
 use crate::attempt::{Again, Failure};
 use crate::caller::Name;
+use crate::coalesce::board::{Board, Boarding};
+use crate::coalesce::lead::Lead;
+use crate::coalesce::news::{Company, Landing};
 use crate::coalesce::{Lost, Overdue, Shared};
 use crate::scan::Outcome;
+use crate::task::Tasks;
 
 #[tokio::test(start_paused = true)]
 async fn equal_questions_share_one_call() {
@@ -48,6 +56,39 @@ async fn ten_thousand_joiners_share_one_call() {
     }
     assert_eq!(bodies.len(), 1, "the body is shared");
     bench.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn a_flight_is_polled_only_when_it_has_something_to_do() {
+    let (board, asked) = (Arc::new(Board::new(None)), call(caller("x", 30)));
+    let Boarding { seat, inbox, start } = board.board(&asked.request, &asked.caller);
+    let (tell, mut told) = oneshot::channel::<()>();
+    let polls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&polls);
+    let journey = async move {
+        let step = poll_fn(|context| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            told.poll_unpin(context)
+        });
+        step.await.unwrap();
+        start.unwrap().land(Landing {
+            answer: answer("rows"),
+            kept: None,
+            company: Company::None,
+        });
+    };
+    let mut lead = Lead::new(seat, inbox, journey, Tasks::new());
+    for _ in 0..10 {
+        assert!(
+            poll_fn(|context| Poll::Ready(lead.poll_unpin(context)))
+                .await
+                .is_pending()
+        );
+    }
+    assert_eq!(polls.load(Ordering::Relaxed), 1);
+    tell.send(()).unwrap();
+    assert_eq!(lead.await.unwrap().answer.body, "rows");
+    assert_eq!(polls.load(Ordering::Relaxed), 2);
 }
 
 /// How far a call has come when its leader hangs up.

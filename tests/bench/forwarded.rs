@@ -1,0 +1,83 @@
+//! The path of a call that goes upstream, without sockets.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tower::{Service, ServiceBuilder, service_fn};
+
+use crate::support;
+use defender_gateway::attempt::{Failure, Outgoing};
+use defender_gateway::caller::{Caller, Freshness, Name, Urgency};
+use defender_gateway::clock::Wall;
+use defender_gateway::scan::{self, Answer, Call, Served};
+use defender_gateway::task::Tasks;
+use defender_gateway::telemetry::trace::Trace;
+use defender_gateway::{BoxError, coalesce, queue, quota, upstream};
+
+/// An answer of one row for each id, as the upstream writes it.
+pub(crate) fn rows(question: &scan::Request) -> Answer {
+    let row = |id| {
+        format!(
+            r#"{{"orgId":"{id}","scanDefinitionId":"{id}","ipRange":"10.0.0.0/24","scanStatus":"Finished","lastScanTime":"2026-03-01T04:05:06Z","LastScanned":"2026-03-01T04:05:06.1234567Z","numberOfSuccessfullyScannedTargets":12,"numberOfTargets":256}}"#
+        )
+    };
+    let rows: Vec<_> = question.ids().map(row).collect();
+    let body = format!(
+        r#"{{"@odata.context":"https://api.security.microsoft.com/api/$metadata#Scans","value":[{}]}}"#,
+        rows.join(",")
+    );
+    Answer {
+        body: body.into(),
+        ..support::answer(8)
+    }
+}
+
+/// Who asks.
+pub(crate) fn caller() -> Caller {
+    Caller {
+        name: Name::new("bench"),
+        urgency: Urgency::default(),
+        deadline: Instant::now() + Duration::from_hours(24),
+        wait: None,
+        freshness: Freshness::default(),
+        request_id: "bench".into(),
+        trace: Trace::None,
+    }
+}
+
+/// What a question goes through that is asked upstream, over an upstream that gives this answer at once. The quota is out of the way.
+pub(crate) fn paid(answer: Answer) -> impl Service<Call, Response = Served, Error = BoxError> {
+    let limit = quota::Limit::try_new(1_000_000.try_into().unwrap(), Duration::from_secs(1)).unwrap();
+    let config = quota::Config::try_new(vec![limit], 1_000_000.try_into().unwrap(), Duration::from_mins(1)).unwrap();
+    let quota = quota::Quota::forgetful(&config, Wall::system(), quota::Metrics::default());
+    let queue = queue::Queue::new(
+        queue::Config {
+            max_requests: 1000,
+            max_requests_per_caller: 1000,
+            weights: queue::Weights::default(),
+        },
+        quota,
+        queue::Metrics::default(),
+    );
+    let flights = coalesce::Layer::new(
+        coalesce::Config {
+            merge: None,
+            attempt: Duration::from_mins(1),
+        },
+        Tasks::new(),
+        support::cache(0),
+        Arc::new(scan::Lore::new(0)),
+        Arc::new(|_| Duration::ZERO),
+        coalesce::Metrics::default(),
+    );
+    ServiceBuilder::new()
+        .layer(flights)
+        .layer(upstream::RetryLayer)
+        .layer(queue::Layer::new(queue))
+        .layer(upstream::HedgeLayer::off())
+        .layer(quota::Layer::new(Wall::system()))
+        .service(service_fn(move |_: Outgoing| {
+            std::future::ready(Ok::<_, Failure>(answer.clone()))
+        }))
+}
