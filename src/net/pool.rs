@@ -22,15 +22,15 @@ use crate::net::{Config, ConnectError, Connector, Error, Kind, Step};
 /// Shorter than the idle limits of common front ends, so that it is us who hang up.
 const IDLE: Duration = Duration::from_mins(1);
 
-/// Idle HTTP/1.1 connections that are kept for that long. What more of them a crowd has left goes sooner: each holds some 40 kB, and the
-/// buffers that are in use in between keep the allocator from giving back as much again.
+/// Idle HTTP/1.1 connections that are kept for that long. What more of them a crowd has left goes sooner: each holds some 40 kB, and lies
+/// among what was freed, so that the allocator cannot give back as much again.
 const FEW: usize = 4;
 const CROWD_IDLE: Duration = Duration::from_secs(10);
 
 /// The connector ends by its own timeout first, because its error says more; this is the net below it.
 const SLACK: Duration = Duration::from_millis(500);
 
-/// Idle HTTP/1.1 connections kept per host: a burst of all the calls that a minute allows leaves all of its connections to the next one.
+/// Idle HTTP/1.1 connections kept per host: a burst of all the calls that a minute allows leaves all of its connections to one that follows.
 const MAX_IDLE_PER_HOST: usize = 100;
 
 /// Most hosts whose connections are kept; a further one gets a connection for each request.
