@@ -55,7 +55,9 @@ def fills(bench):
         try:
             idle = server.memory_kb() * 1000
             requests = filled(server, fill)
-            # The allocator gives back what the crowd needed a second after it has gone, when somebody calls.
+            # The gateway hangs up the crowd's connections to the upstream within 20 s of its leaving, and the allocator gives back what
+            # they took a second later, when somebody calls.
+            time.sleep(22)
             Load(connections=1).run(server, 3)
             entries = metric(server, "cache_entries")
             end = server.memory_kb() * 1000
