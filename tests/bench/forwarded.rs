@@ -8,7 +8,7 @@ use tower::{Service, ServiceBuilder, service_fn};
 
 use crate::support;
 use defender_gateway::attempt::{Failure, Outgoing};
-use defender_gateway::caller::{Caller, Freshness, Name, Urgency};
+use defender_gateway::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use defender_gateway::clock::Wall;
 use defender_gateway::scan::{self, Answer, Call, Served};
 use defender_gateway::task::Tasks;
@@ -41,7 +41,7 @@ pub(crate) fn caller() -> Caller {
         deadline: Instant::now() + Duration::from_hours(24),
         wait: None,
         freshness: Freshness::default(),
-        request_id: "bench".into(),
+        request_id: RequestId::random(),
         trace: Trace::None,
     }
 }
