@@ -274,7 +274,7 @@ fn upstream(config: &Config, answer: Answer, said: &Said<'_>, id: &RequestId, at
     let failed = answer.status.is_client_error() || answer.status.is_server_error();
     let (mut policy, mut left) = (None, None);
     (config.rate_limit)(at, &mut |windows| {
-        (policy, left) = (windows.policy.clone(), windows.left.clone())
+        (policy, left) = (windows.policy.clone(), windows.left.clone());
     });
     let applied = |wait: Duration| HeaderValue::try_from(format!("wait={}", wait.as_secs())).ok();
     let received = failed.then(|| field::received_status(answer.status)).flatten();

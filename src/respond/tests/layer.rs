@@ -25,7 +25,7 @@ fn config() -> Config {
                 window_s: 60,
                 remaining: 37,
                 reset_s: 12,
-            }]))
+            }]));
         }),
     }
 }
