@@ -202,32 +202,28 @@ impl Guid {
     #[inline]
     pub(super) fn read(text: &[u8]) -> Option<Self> {
         let text: &[u8; Self::BYTES] = text.try_into().ok()?;
-        // Without branches and in whole registers. The last two overlap.
-        let mut wrong = [0; REGISTER];
-        for at in [0, REGISTER, Self::BYTES - REGISTER] {
-            for (nth, wrong) in wrong.iter_mut().enumerate() {
-                let (byte, dash) = (text[at + nth], DASHES[at + nth]);
-                let digit = byte.wrapping_sub(b'0') < 10;
-                let letter = (byte | 0x20).wrapping_sub(b'a') < 6;
-                let is_digit = if digit | letter { 0xFF } else { 0 };
-                *wrong |= if dash == 0 { !is_digit } else { byte ^ dash };
-            }
+        // Without branches, so that many bytes are looked at at once, and one thing after the other, so that every build of this does.
+        let mut wrong = [0; Self::BYTES];
+        for nth in 0..Self::BYTES {
+            let (byte, dash) = (text[nth], DASHES[nth]);
+            let digit = byte.wrapping_sub(b'0') < 10;
+            let letter = (byte | 0x20).wrapping_sub(b'a') < 6;
+            let no_digit = u8::from(digit | letter).wrapping_sub(1);
+            wrong[nth] = (no_digit & IS_DIGIT[nth]) | ((byte ^ dash) & !IS_DIGIT[nth]);
         }
+        let wrong = wrong.iter().fold(0, |any, byte| any | byte);
         // Of the characters of a GUID this bit is missing in the upper-case letters only.
         let mut lower = *text;
         for byte in &mut lower {
             *byte |= 0x20;
         }
-        (u128::from_ne_bytes(wrong) == 0).then_some(Self(lower))
+        (wrong == 0).then_some(Self(lower))
     }
 
     pub(super) fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }
-
-/// As many bytes as every processor of 64 bits looks at at once.
-const REGISTER: usize = 16;
 
 /// The dashes of a GUID, and zeros for its digits.
 const DASHES: [u8; Guid::BYTES] = {
@@ -237,6 +233,16 @@ const DASHES: [u8; Guid::BYTES] = {
     dashes[18] = b'-';
     dashes[23] = b'-';
     dashes
+};
+
+/// The opposite: no bit for a dash, all for a digit.
+const IS_DIGIT: [u8; Guid::BYTES] = {
+    let mut digits = [0xFF; Guid::BYTES];
+    digits[8] = 0;
+    digits[13] = 0;
+    digits[18] = 0;
+    digits[23] = 0;
+    digits
 };
 
 /// The canonical form of one id: trimmed, and in lower case if it is a GUID.
