@@ -59,8 +59,8 @@ impl Ground {
 }
 
 impl Layer {
-    /// Flights that their first waiter leaves run as `tasks`. They give their answers to `keep` and learn from them for `lore`; `outlook` tells those who leave early when to
-    /// come back.
+    /// Flights that their first waiter leaves run as `tasks`. They give their answers to `keep` and learn from them for `lore`; `outlook`
+    /// tells those who leave early when to come back.
     #[must_use]
     pub fn new(
         config: Config,

@@ -9,7 +9,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -127,10 +127,15 @@ impl Pilot {
         }
         let waker = Waker::from(Arc::clone(&self.bell));
         let mut context = Context::from_waker(&waker);
-        // As in a task, a panic ends the flight and nothing else. What it has changed is behind locks that are not held meanwhile.
-        let flown = catch_unwind(AssertUnwindSafe(|| journey.as_mut().poll(&mut context)));
-        if !matches!(flown, Ok(Poll::Pending)) {
-            self.journey = None;
+        // What it has changed is behind locks that are not held meanwhile.
+        match catch_unwind(AssertUnwindSafe(|| journey.as_mut().poll(&mut context))) {
+            Ok(Poll::Pending) => {}
+            Ok(Poll::Ready(())) => self.journey = None,
+            Err(panic) => {
+                // It ends the flight, for those who joined as well. The request itself is to be counted as one that panicked.
+                self.journey = None;
+                resume_unwind(panic);
+            }
         }
         true
     }

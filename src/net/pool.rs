@@ -13,7 +13,7 @@ use http::{HeaderValue, Request, Uri};
 use hyper::rt::Executor as _;
 use hyper_util::rt::TokioExecutor;
 use tokio::sync::Mutex as Gate;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::net::connection::Connection;
 use crate::net::connector::Target;
@@ -23,15 +23,10 @@ use crate::net::{Config, ConnectError, Connector, Error, Kind, Step};
 /// Shorter than the idle limits of common front ends, so that it is us who hang up.
 const IDLE: Duration = Duration::from_mins(1);
 
-/// Idle HTTP/1.1 connections that are kept for that long. What more of them a crowd has left goes sooner: each holds some 40 kB, and lies
-/// among what was freed, so that the allocator cannot give back as much again.
-const FEW: usize = 4;
-const CROWD_IDLE: Duration = Duration::from_secs(10);
-
 /// The connector ends by its own timeout first, because its error says more; this is the net below it.
 const SLACK: Duration = Duration::from_millis(500);
 
-/// Idle HTTP/1.1 connections kept per host: a burst of all the calls that a minute allows leaves all of its connections to one that follows.
+/// Idle HTTP/1.1 connections kept per host: a burst of all the calls that a minute allows leaves all of its connections to the next one.
 const MAX_IDLE_PER_HOST: usize = 100;
 
 /// Most hosts whose connections are kept; a further one gets a connection for each request.
@@ -210,27 +205,25 @@ impl Kept {
         None
     }
 
-    /// Hangs up what has been idle for too long, or has closed; says whether to look again.
-    fn tidy(&mut self, now: Instant) -> bool {
-        let mut crowd = self.idle.len().saturating_sub(FEW);
-        self.idle.retain(|(since, connection)| {
-            let limit = if crowd > 0 { CROWD_IDLE } else { IDLE };
-            crowd = crowd.saturating_sub(1);
-            *since + limit > now && connection.is_usable(Duration::MAX, now)
-        });
+    /// Hangs up what has been idle for too long, or has closed; says when to look again.
+    fn tidy(&mut self, now: Instant) -> Option<Instant> {
+        self.idle
+            .retain(|(since, connection)| *since + IDLE > now && connection.is_usable(Duration::MAX, now));
         self.tended = !self.idle.is_empty();
-        self.tended
+        self.idle.first().map(|(since, _)| *since + IDLE)
     }
 }
 
 /// Hangs up the host's idle connections in time, until there are none.
 async fn tend(host: Weak<Host>) {
+    let mut next = Instant::now() + IDLE;
     loop {
-        sleep(CROWD_IDLE).await;
+        sleep_until(next).await;
         let Some(host) = host.upgrade() else { return };
-        if !host.kept().tidy(Instant::now()) {
+        let Some(at) = host.kept().tidy(Instant::now()) else {
             return;
-        }
+        };
+        next = at;
     }
 }
 

@@ -58,7 +58,8 @@ where
 
     fn call(&mut self, request: R) -> Self::Future {
         // The state behind the stack is shared, and may have been left half changed. It is kept behind locks that are never held
-        // while foreign code runs, and the panicking service itself is a clone made for this request, so going on is sound.
+        // while foreign code runs. The panicking service itself is its connection's own, and keeps nothing from one call to the next. So
+        // going on is sound.
         let answer = catch_unwind(AssertUnwindSafe(|| self.inner.call(request)));
         Caught {
             answer: answer.ok(),

@@ -287,7 +287,7 @@ async fn passengers_of_a_carrier_that_dies_ask_alone() {
     assert!(recalled.is_closed());
     // The service below panics when its reply is dropped.
     drop((carrier, reply));
-    assert!(one.await.unwrap().is_err());
+    assert!(one.await.unwrap_err().is_panic());
     let (alone, reply) = bench.departed().await;
     reply.send(Ok(rows(&alone.load.request()))).unwrap();
     assert_eq!(other.await.unwrap().unwrap().outcome, Outcome::Forwarded);

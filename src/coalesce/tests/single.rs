@@ -346,9 +346,13 @@ async fn nobody_waits_for_a_call_that_died() {
     let mut bench = Bench::new();
     let asked = bench.ask(caller("x", 30));
     let (_, reply) = bench.departed().await;
+    let joined = bench.ask(caller("y", 30));
+    bench.settled().await;
     // The service below panics when its reply is dropped.
     drop(reply);
-    assert!(asked.await.unwrap().unwrap_err().is::<Lost>());
+    // Whose request made the call panics itself, where that is counted.
+    assert!(asked.await.unwrap_err().is_panic());
+    assert!(joined.await.unwrap().unwrap_err().is::<Lost>());
     let again = bench.ask(caller("x", 30));
     let (_, reply) = bench.departed().await;
     reply.send(Ok(answer("rows"))).unwrap();

@@ -53,26 +53,6 @@ async fn an_idle_connection_is_closed_after_a_minute() {
     }
 }
 
-/// In memory, as above.
-#[tokio::test(start_paused = true)]
-async fn of_a_crowd_of_idle_connections_a_few_are_kept_for_a_minute() {
-    let pool = Pool::new(Arc::new(quick()));
-    let host = pool.host(&Uri::from_static("http://eu.test/")).unwrap();
-    let begun = Instant::now();
-    let mut far_ends = Vec::new();
-    for _ in 0..7 {
-        let (near, far) = tokio::io::duplex(1024);
-        let stream = Stream::new(Box::new(near), Protocol::Http1, Duration::ZERO);
-        pool.give_back(&host, Connection::begin(stream, &quick()).await.unwrap());
-        far_ends.push(far);
-    }
-    // Those that were used last are kept.
-    for (mut far, idle_s) in far_ends.into_iter().zip([10, 10, 10, 60, 60, 60, 60]) {
-        assert_eq!(far.read(&mut [0; 16]).await.unwrap(), 0, "closed");
-        assert_eq!(begun.elapsed().as_secs(), idle_s);
-    }
-}
-
 #[test]
 fn the_connections_of_so_many_hosts_are_kept() {
     let pool = Pool::new(Arc::new(quick()));

@@ -2,8 +2,8 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,12 +14,12 @@ use tower::Service;
 
 use super::body::Receiving;
 use super::budget::Budget;
-use super::memo::{Memo, Wording};
+use super::line::{Asked, Line};
 use super::{Config, cache_control, prefer, priority};
 use crate::BoxError;
 use crate::caller::{Caller, Freshness, Name, Urgency};
 use crate::respond::{Refusal, Reply};
-use crate::scan::{self, Call, Delegated, Invalid, Served, Version};
+use crate::scan::{Call, Served, Version};
 use crate::server::{Arrival, Known, is_usual};
 
 /// Enough for the questions of some ten thousand callers who poll.
@@ -31,12 +31,13 @@ pub struct Layer {
     shared: Arc<Shared>,
 }
 
+/// What all connections share.
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Shared {
     config: Config,
     budget: Arc<Budget>,
     /// What the memos of all connections may hold together.
-    remembered: Arc<Budget>,
+    pub(super) remembered: Arc<Budget>,
 }
 
 impl Layer {
@@ -67,74 +68,15 @@ impl<S> tower::Layer<S> for Layer {
 #[derive(Debug)]
 pub struct Read<S>(Arc<Line<S>>);
 
-/// What the requests of one connection share: a request takes one copy of a pointer along, not one of each thing.
-#[derive(Debug)]
-struct Line<S> {
-    shared: Arc<Shared>,
-    seat: Mutex<Seat<S>>,
-}
-
-#[derive(Debug)]
-struct Seat<S> {
-    memo: Memo,
-    inner: S,
-}
-
-impl<S> Line<S> {
-    fn new(shared: Arc<Shared>, inner: S) -> Arc<Self> {
-        let memo = Memo::new(Arc::clone(&shared.remembered));
-        Arc::new(Self {
-            shared,
-            seat: Mutex::new(Seat { memo, inner }),
-        })
-    }
-
-    fn seat(&self) -> MutexGuard<'_, Seat<S>> {
-        self.seat.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<S> Line<S>
-where
-    S: Service<Call, Response = Served, Error = BoxError>,
-{
-    /// Asks the service below.
-    fn ask(&self, asked: Asked, body: &[u8]) -> Result<S::Future, Invalid> {
-        let (version, query) = (asked.version, asked.query.as_deref());
-        let read = || scan::Request::parse(version, query, body);
-        let caller = asked.caller;
-        let (request, mut seat) = if let Some(delegated) = asked.delegated {
-            (Arc::new(read()?.with_token(delegated)), self.seat())
-        } else {
-            let wording = Wording { version, query, body };
-            let seat = self.seat();
-            if let Some(known) = seat.memo.recall(wording) {
-                (known, seat)
-            } else {
-                // Others of this connection go on meanwhile.
-                drop(seat);
-                let request = Arc::new(read()?);
-                let mut seat = self.seat();
-                seat.memo.note(wording, &request);
-                (request, seat)
-            }
-        };
-        let ready = seat.inner.poll_ready(&mut Context::from_waker(Waker::noop()));
-        debug_assert!(ready.is_ready(), "nobody would wake the request");
-        Ok(seat.inner.call(Call { request, caller }))
-    }
-}
-
 impl<S: Clone> Clone for Read<S> {
     fn clone(&self) -> Self {
-        let inner = self.0.seat().inner.clone();
-        Self(Line::new(Arc::clone(&self.0.shared), inner))
+        Self(self.0.another())
     }
 }
 
 impl<S, B> Service<Arrival<B>> for Read<S>
 where
-    S: Service<Call, Response = Served, Error = BoxError>,
+    S: Service<Call, Response = Served, Error = BoxError> + Clone,
     B: Body<Data = Bytes>,
 {
     type Response = Reply;
@@ -163,15 +105,6 @@ where
     }
 }
 
-/// A question without its ids: what is known before the body. Small, because it is moved about, and the head can go.
-#[derive(Debug)]
-struct Asked {
-    version: Version,
-    query: Option<Box<str>>,
-    delegated: Option<Delegated>,
-    caller: Arc<Caller>,
-}
-
 pin_project! {
     /// A request that is being read, and then answered.
     #[derive(Debug)]
@@ -197,7 +130,7 @@ pin_project! {
 
 impl<S, B> Future for Reading<S, B>
 where
-    S: Service<Call, Response = Served, Error = BoxError>,
+    S: Service<Call, Response = Served, Error = BoxError> + Clone,
     B: Body<Data = Bytes>,
 {
     type Output = Result<Reply, BoxError>;
@@ -240,6 +173,7 @@ impl Shared {
             query: target.query().map(Box::from),
             delegated: self.config.authorization.read(fields)?,
             caller: Arc::new(self.caller(known)),
+            in_company: known.head.version() >= http::Version::HTTP_2,
         })
     }
 

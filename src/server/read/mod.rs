@@ -1,7 +1,7 @@
 //! From an HTTP request to a [`Call`](crate::scan::Call): the body, within its limits, and what the fields ask for.
 //!
-//! Not here: what a question looks like (`scan`). Invariants: no body is read beyond its limit or its deadline; all bodies being
-//! read share one budget of memory; a field that cannot be understood is as good as absent.
+//! Not here: what a question looks like (`scan`). Invariants: no body is read beyond its limit or its deadline; bodies whose
+//! rest has yet to come share one budget of memory; a field that cannot be understood is as good as absent.
 
 mod authorization;
 mod body;
@@ -9,6 +9,7 @@ mod budget;
 mod cache_control;
 mod config;
 mod layer;
+mod line;
 mod memo;
 mod prefer;
 mod priority;
