@@ -70,9 +70,9 @@ where
     }
 }
 
-async fn run<S>(inner: S, layer: RegionLayer, outgoing: Outgoing) -> Result<Answer, Failure>
+async fn run<S>(mut inner: S, layer: RegionLayer, outgoing: Outgoing) -> Result<Answer, Failure>
 where
-    S: Service<Routed, Response = Answer, Error = Failure> + Clone,
+    S: Service<Routed, Response = Answer, Error = Failure>,
 {
     let table = &layer.table;
     table.measured().await;
@@ -86,7 +86,10 @@ where
             outgoing: outgoing.clone(),
             base: choice.base.clone(),
         };
-        let result = inner.clone().oneshot(routed).await;
+        let result = match inner.ready().await {
+            Ok(inner) => inner.call(routed).await,
+            Err(failure) => Err(failure),
+        };
         match report(&layer, &choice, &result) {
             Next::Return => return result,
             Next::OtherHost if begun.elapsed() >= table.config().failover_limit => return result,

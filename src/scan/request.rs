@@ -185,7 +185,9 @@ fn push_string(json: &mut String, text: &str) {
         '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f',
     ];
     json.push('"');
-    if !text.bytes().any(|byte| matches!(byte, b'"' | b'\\' | ..0x20)) {
+    // All of it, without an early end: so many bytes are looked at together.
+    let is_special = |byte: u8| matches!(byte, b'"' | b'\\' | ..0x20);
+    if !text.bytes().fold(false, |found, byte| found | is_special(byte)) {
         json.push_str(text);
         json.push('"');
         return;

@@ -65,13 +65,16 @@ where
     }
 }
 
-async fn run<S>(inner: S, attempt: Try) -> Result<Answer, BoxError>
+async fn run<S>(mut inner: S, attempt: Try) -> Result<Answer, BoxError>
 where
-    S: Service<Try, Response = Answer, Error = Failure> + Clone,
+    S: Service<Try, Response = Answer, Error = Failure>,
 {
     let mut spent = Spent::default();
     loop {
-        let result = inner.clone().oneshot(attempt.clone()).await;
+        let result = match inner.ready().await {
+            Ok(inner) => inner.call(attempt.clone()).await,
+            Err(failure) => Err(failure),
+        };
         let Some(pause) = spent.pause(&result) else {
             return settled(result);
         };
