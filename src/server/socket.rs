@@ -1,5 +1,6 @@
 //! A connection's stream, which tells its [`Activity`] what passes.
 
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,6 +17,14 @@ use super::activity::Activity;
 /// the kernel reset the connection, and the caller would lose the answer that says why.
 const DISCARD: Duration = Duration::from_secs(1);
 const DISCARD_BYTES: usize = 16 * 1024 * 1024;
+
+/// A head and a body of no more bytes together are copied into one piece: the kernel takes longer to look at two.
+const GATHERED: usize = 4 * 1024;
+
+thread_local! {
+    /// Holds nothing from one write to the next.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// A stream of either kind: one type, so that HTTP is compiled once.
 #[derive(Debug)]
@@ -106,7 +115,18 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(self.stream.writer().poll_write_vectored(cx, slices))?;
+        let written = if slices.iter().map(|slice| slice.len()).sum::<usize>() <= GATHERED {
+            BUFFER.with_borrow_mut(|buffer| {
+                buffer.clear();
+                for slice in slices {
+                    buffer.extend_from_slice(slice);
+                }
+                self.stream.writer().poll_write(cx, buffer)
+            })
+        } else {
+            self.stream.writer().poll_write_vectored(cx, slices)
+        };
+        let written = ready!(written)?;
         self.activity.wrote();
         Poll::Ready(Ok(written))
     }
