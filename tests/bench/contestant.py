@@ -48,13 +48,14 @@ class Process:
         self.name, self.port, self.core = name, free_port(), core
         self.folder = Path(folder) / name.replace(" ", "-")
         self.folder.mkdir()
-        self.process = None
+        self.process = self.admin_port = None
 
     @property
     def url(self):
         return f"http://127.0.0.1:{self.port}"
 
     def start(self, command, **environment):
+        self.started = command, environment
         log = open(self.folder / "log", "wb")
         self.process = subprocess.Popen(
             ["taskset", "-c", str(self.core), *map(str, command)],
@@ -68,6 +69,14 @@ class Process:
                 break
             time.sleep(0.05)
         raise SystemExit(f"{self.name} does not start: {(self.folder / 'log').read_text()}")
+
+    def restart(self):
+        """The same anew, in other pages of memory."""
+        command, environment = self.started
+        self.stop()
+        self.start(command, **environment)
+        if self.admin_port:
+            wait_until_ready(self)
 
     def stop(self):
         if self.process and self.process.poll() is None:

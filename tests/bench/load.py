@@ -114,11 +114,18 @@ def on_load_core(command):
     return done.stdout
 
 
-def alternate(load, servers, rounds, seconds):
-    """Runs the load on each server in turn, `rounds` times, so that a disturbance meets all of them. Medians by server."""
+def alternate(load, servers, rounds, seconds, warm=0, fresh=False):
+    """Runs the load on each server in turn, `rounds` times, so that a disturbance meets all of them. Medians by server.
+
+    `warm`: seconds of load before it is measured for the first time. `fresh`: each round is run by new processes; where the pages of one
+    happen to lie makes some percent."""
     samples = {server: [] for server in servers}
     for round in range(rounds):
         order = servers if round % 2 == 0 else servers[::-1]
         for server in order:
+            if fresh and round:
+                server.restart()
+            if warm and (fresh or not round):
+                load.run(server, warm)
             samples[server].append(load.run(server, seconds))
     return {server: Sample.median(of) for server, of in samples.items()}
