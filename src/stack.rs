@@ -31,8 +31,6 @@ pub struct Parts {
     pub count: server::count::Layer,
     /// Writes answers.
     pub respond: respond::Layer,
-    /// Contains panics.
-    pub panic: server::panic::Layer,
     /// Keeps out what is not addressed to us.
     pub guard: server::guard::Layer,
     /// Reads bodies and fields.
@@ -144,10 +142,8 @@ pub fn build(
         .layer(parts.trace)
         // Outside of `respond`: counts what callers really got.
         .layer(parts.count)
-        // The one place that turns an error into an answer.
+        // The one place that turns an error into an answer, and a panic too.
         .layer(parts.respond)
-        // Below `respond`: a panic becomes an answer too.
-        .layer(parts.panic)
         // Before anything is read: who is not meant for us gets nothing for free.
         .layer(parts.guard)
         // Before the body: a wrong path or method costs no memory.

@@ -264,9 +264,8 @@ impl Made {
         let fair_use = self.fair_use.as_ref().map(|tended| tended.part.clone());
         stack::Parts {
             trace: server::trace::Layer::new(ground.tracer.clone()),
-            panic: server::panic::Layer::new(count.panics()),
+            respond: settings::respond(config, lanes.quota(), count.panics()),
             count: server::count::Layer::new(count),
-            respond: settings::respond(config, lanes.quota()),
             guard: self.guard.clone(),
             read: self.read.clone(),
             saved: super::SavedLayer::new(ground.saved.clone()),

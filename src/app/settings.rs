@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::header::AUTHORIZATION;
+use prometheus_client::metrics::counter::Counter;
 
 use super::{Error, rate_limit};
 use crate::caller::Name;
@@ -206,7 +207,7 @@ pub(super) fn coalesce(config: &Resolved, attempt: Duration) -> coalesce::Config
     }
 }
 
-pub(super) fn respond(config: &Resolved, quota: &quota::Quota) -> respond::Layer {
+pub(super) fn respond(config: &Resolved, quota: &quota::Quota, panics: Counter) -> respond::Layer {
     let hosts = config
         .defender
         .regions
@@ -215,6 +216,7 @@ pub(super) fn respond(config: &Resolved, quota: &quota::Quota) -> respond::Layer
     let layer = respond::Layer::new(respond::Config {
         upstream_hosts: hosts.map(str::to_ascii_lowercase).collect(),
         rate_limit: rate_limit::of(quota.clone()),
+        panics,
     });
     if config.credentials.passthrough {
         layer.without_rate_limit_for(AUTHORIZATION)

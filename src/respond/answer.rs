@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
+use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 
 use super::table::{self, causes};
@@ -90,6 +91,8 @@ pub struct Config {
     pub upstream_hosts: Vec<String>,
     /// For the `RateLimit` fields.
     pub rate_limit: RateLimit,
+    /// Counts requests that were lost to a panic.
+    pub panics: Counter,
 }
 
 impl fmt::Debug for Config {
@@ -107,6 +110,8 @@ pub struct Answered<B = Body> {
     pub response: Response<B>,
     /// How the request ended; `None` when it was no question.
     pub ended: Option<Ended>,
+    /// The request's name.
+    pub id: RequestId,
     /// When it was known. One look at the clock for whoever needs it: on the path of a hit each costs as much as a look-up.
     pub at: Instant,
 }
@@ -177,6 +182,7 @@ pub(super) fn served(
             outcome: Outcome::Served(served.outcome),
             cause: None,
         }),
+        id: id.clone(),
         at,
     }
 }
@@ -205,6 +211,7 @@ pub(super) fn failed(
                 outcome: Outcome::Served(scan::Outcome::Forwarded),
                 cause: Some(chain(error)),
             }),
+            id: id.clone(),
             at,
         };
     }
@@ -220,6 +227,7 @@ pub(super) fn failed(
                 Outcome::Served(_) | Outcome::Failed => chain(error),
             }),
         }),
+        id: id.clone(),
         at,
     }
 }
@@ -235,6 +243,7 @@ pub(super) fn options(id: &RequestId, at: Instant) -> Answered {
     Answered {
         response,
         ended: None,
+        id: id.clone(),
         at,
     }
 }

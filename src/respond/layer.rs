@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -14,6 +15,7 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower::Service;
 
+use super::Panicked;
 use super::answer::{self, Answered, Config};
 use crate::BoxError;
 use crate::caller::RequestId;
@@ -40,7 +42,7 @@ pub trait Addressed {
     fn headers(&self) -> &HeaderMap;
 }
 
-/// Answers every request: neither an error nor a missing answer leaves it.
+/// Answers every request: neither an error nor a panic nor a missing answer leaves it.
 ///
 /// Says how every question [`Ended`](super::Ended) (`OPTIONS` is none).
 #[derive(Clone, Debug)]
@@ -124,11 +126,17 @@ where
     }
 
     fn call(&mut self, request: R) -> Self::Future {
+        let (config, id) = (Arc::clone(self.layer.config_for(request.headers())), request.id());
+        let origin = Origin::of(&request);
+        // A panic costs one request, not the connection with the others on it. The state behind the stack is shared, and may have been left
+        // half changed: it is kept behind locks that are never held while foreign code runs. The panicking service itself is its
+        // connection's own, and keeps nothing from one call to the next. So going on is sound.
+        let reply = catch_unwind(AssertUnwindSafe(|| self.inner.call(request))).ok();
         Responding {
-            config: Arc::clone(self.layer.config_for(request.headers())),
-            id: request.id(),
-            origin: Origin::of(&request),
-            reply: self.inner.call(request),
+            reply,
+            config,
+            id,
+            origin,
         }
     }
 }
@@ -137,8 +145,9 @@ pin_project! {
     /// A reply that will be written as an answer.
     #[derive(Debug)]
     pub struct Responding<F> {
+        // `None` once it has panicked: it must not be polled again.
         #[pin]
-        reply: F,
+        reply: Option<F>,
         config: Arc<Config>,
         id: RequestId,
         origin: Origin,
@@ -152,8 +161,16 @@ where
     type Output = Result<Answered, Infallible>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let reply = ready!(this.reply.poll(context));
+        let mut this = self.project();
+        let reply = this.reply.as_mut().as_pin_mut();
+        let polled = reply.and_then(|reply| catch_unwind(AssertUnwindSafe(|| reply.poll(context))).ok());
+        let reply = if let Some(polled) = polled {
+            ready!(polled)
+        } else {
+            this.reply.set(None);
+            this.config.panics.inc();
+            Err(Panicked.into())
+        };
         let origin = || this.origin.to_string();
         let now = Instant::now();
         Poll::Ready(Ok(match reply {

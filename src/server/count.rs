@@ -83,7 +83,7 @@ impl Metrics {
         metrics
     }
 
-    /// For [`panic::Layer`](super::panic::Layer).
+    /// For [`respond::Config`](crate::respond::Config).
     #[must_use]
     pub fn panics(&self) -> Counter {
         self.panics.clone()
@@ -161,43 +161,27 @@ where
 
     fn call(&mut self, request: Arrival<B>) -> Self::Future {
         let known = request.known();
-        let named = Named {
-            id: known.id.clone(),
-            trace: known.trace.clone(),
-        };
         // At the usual level only the last line is written, and it gets its span when it is.
-        let span = if LevelFilter::current() > LevelFilter::INFO {
-            named.span()
-        } else {
-            Span::none()
-        };
+        let is_heard = LevelFilter::current() > LevelFilter::INFO;
         let started = Started {
             metrics: Arc::clone(&self.metrics),
             at: known.at,
-            named,
-            span,
+            span: is_heard.then(|| Box::new(span(&known.id, &known.trace))),
+            trace: known.trace.clone(),
             answered: false,
         };
-        let answer = started.span.in_scope(|| self.inner.call(request));
+        let answer = started.within(|| self.inner.call(request));
         Counting { answer, started }
     }
 }
 
 /// What a request is called in logs.
-#[derive(Debug)]
-struct Named {
-    id: RequestId,
-    trace: Trace,
-}
-
-impl Named {
-    fn span(&self) -> Span {
-        tracing::info_span!(
-            "request",
-            request_id = self.id.as_str(),
-            trace_id = self.trace.id().map(tracing::field::display)
-        )
-    }
+fn span(id: &RequestId, trace: &Trace) -> Span {
+    tracing::info_span!(
+        "request",
+        request_id = id.as_str(),
+        trace_id = trace.id().map(tracing::field::display)
+    )
 }
 
 pin_project! {
@@ -218,14 +202,11 @@ where
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let answered = ready!(this.started.span.in_scope(|| this.answer.poll(context)))?;
-        let Answered {
-            mut response,
-            ended,
-            at,
-        } = answered;
-        this.started.finish(response.status(), ended.as_ref(), at);
-        if let (Some(ended), Trace::Traced(_)) = (ended, &this.started.named.trace) {
+        let answer = this.answer;
+        let mut answered = ready!(this.started.within(|| answer.poll(context)))?;
+        this.started.finish(&answered);
+        let mut response = answered.response;
+        if let (Some(ended), Trace::Traced(_)) = (answered.ended.take(), &this.started.trace) {
             // For the span of the request, which is ended further out.
             response.extensions_mut().insert(ended);
         }
@@ -238,27 +219,36 @@ where
 struct Started {
     metrics: Arc<Metrics>,
     at: Instant,
-    named: Named,
-    span: Span,
+    trace: Trace,
+    /// Boxed: it seldom is there, and the request is moved about.
+    span: Option<Box<Span>>,
     answered: bool,
 }
 
 impl Started {
-    fn finish(&mut self, status: StatusCode, ended: Option<&Ended>, at: Instant) {
+    /// Does something in the request's span.
+    fn within<T>(&self, work: impl FnOnce() -> T) -> T {
+        match &self.span {
+            Some(span) => span.in_scope(work),
+            None => work(),
+        }
+    }
+
+    fn finish<T>(&mut self, answered: &Answered<T>) {
         self.answered = true;
-        let seconds = at.saturating_duration_since(self.at).as_secs_f64();
+        let (status, seconds) = (
+            answered.response.status(),
+            answered.at.saturating_duration_since(self.at).as_secs_f64(),
+        );
         // `OPTIONS` is no question.
-        let Some(ended) = ended else { return };
+        let Some(ended) = &answered.ended else { return };
         self.metrics.count(ended.outcome, status.as_u16(), seconds);
         if status.as_u16() >= 400 {
-            self.metrics
-                .trouble
-                .note(ended, status.as_u16(), self.named.id.as_str());
+            self.metrics.trouble.note(ended, status.as_u16(), answered.id.as_str());
+            self.span
+                .get_or_insert_with(|| Box::new(span(&answered.id, &self.trace)));
         }
-        if self.span.is_none() && status.as_u16() >= 400 {
-            self.span = self.named.span();
-        }
-        self.span.in_scope(|| log(ended, status, seconds));
+        self.within(|| log(ended, status, seconds));
     }
 }
 
@@ -267,8 +257,9 @@ impl Drop for Started {
         if !self.answered {
             let seconds = self.at.elapsed().as_secs_f64();
             self.metrics.count(Outcome::Failed, GONE, seconds);
-            let _span = self.span.enter();
-            tracing::debug!(outcome = "failed", status = GONE, seconds, "the caller went away");
+            self.within(|| {
+                tracing::debug!(outcome = "failed", status = GONE, seconds, "the caller went away");
+            });
         }
     }
 }
@@ -317,6 +308,7 @@ mod tests {
                     outcome: Outcome::Served(scan::Outcome::Hit),
                     cause: None,
                 }),
+                id: RequestId::random(),
                 at: Instant::now(),
             })
         }));
@@ -353,6 +345,7 @@ mod tests {
             Ok(Answered {
                 response: Response::new(()),
                 ended: None,
+                id: RequestId::random(),
                 at: Instant::now(),
             })
         }));

@@ -1,7 +1,7 @@
 //! The data listener's HTTP: connections, and the layers between a connection and the typed stack.
 //!
 //! ```text
-//! Bound::serve ─► trace ─► count ─► respond ─► panic ─► guard ─► route ─► read ─► (scan::Call)
+//! Bound::serve ─► trace ─► count ─► respond ─► guard ─► route ─► read ─► (scan::Call)
 //! ```
 //!
 //! [`Bound`] knows HTTP and nothing else; it serves the admin listener as well. Not here: what a request means, and which status an
@@ -14,7 +14,6 @@
 
 pub mod count;
 pub mod guard;
-pub mod panic;
 pub mod read;
 pub mod route;
 pub mod trace;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 use tower::{Service, ServiceBuilder, service_fn};
@@ -75,7 +76,6 @@ pub(crate) fn path(
     ServiceBuilder::new()
         .layer(server::count::Layer::new(count.clone()))
         .layer(respond())
-        .layer(server::panic::Layer::new(count.panics()))
         .layer(server::guard::Layer::new(server::guard::Hosts::default()))
         .layer(server::route::Layer)
         .layer(server::read::Layer::new(server::read::Config::default()))
@@ -96,6 +96,7 @@ pub(crate) fn respond() -> respond::Layer {
     respond::Layer::new(respond::Config {
         upstream_hosts: vec!["api.security.microsoft.com".into()],
         rate_limit: Arc::new(move |_, show| show(&windows)),
+        panics: Counter::default(),
     })
 }
 

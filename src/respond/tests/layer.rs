@@ -4,6 +4,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::BodyExt as _;
+use prometheus_client::metrics::counter::Counter;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use crate::BoxError;
@@ -27,6 +28,7 @@ fn config() -> Config {
                 reset_s: 12,
             }]));
         }),
+        panics: Counter::default(),
     }
 }
 

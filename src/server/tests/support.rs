@@ -17,7 +17,7 @@ use tower::{Layer as _, service_fn};
 use crate::BoxError;
 use crate::respond::{self, Body};
 use crate::scan::{Answer, Call, Fields, Outcome, Served, Status, Version};
-use crate::server::{Address, Bound, Config, Drained, count, guard, panic, read, route};
+use crate::server::{Address, Bound, Config, Drained, count, guard, read, route};
 use crate::task::Tasks;
 
 /// Longer than anything in these tests takes; a test that waits this long has failed.
@@ -129,12 +129,12 @@ fn stack(
     let read = read::Layer::new(read).layer(backend);
     let route = route::Layer.layer(read);
     let guard = guard::Layer::new(guard::Hosts::default()).layer(route);
-    let panic = panic::Layer::new(metrics.panics()).layer(guard);
     let respond = respond::Layer::new(respond::Config {
         upstream_hosts: Vec::new(),
         rate_limit: Arc::new(|_, _| {}),
+        panics: metrics.panics(),
     });
-    count::Layer::new(metrics.clone()).layer(respond.layer(panic))
+    count::Layer::new(metrics.clone()).layer(respond.layer(guard))
 }
 
 async fn answer(backend: Arc<Backend>, call: Call) -> Result<Served, BoxError> {

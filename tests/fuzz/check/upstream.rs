@@ -9,6 +9,7 @@ use defender_gateway::server::{Arrival, Peer};
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use jiff::Timestamp;
+use prometheus_client::metrics::counter::Counter;
 use serde_json::Value;
 use tower::{BoxError, ServiceBuilder, ServiceExt as _, service_fn};
 
@@ -37,6 +38,7 @@ pub(super) fn respond() -> respond::Layer {
     respond::Layer::new(respond::Config {
         upstream_hosts: vec![HOST.into()],
         rate_limit: Arc::new(|_, _| {}),
+        panics: Counter::default(),
     })
 }
 
