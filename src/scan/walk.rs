@@ -54,9 +54,7 @@ impl Walker<'_> {
         self.mark(b'{')?;
         loop {
             self.skip_space();
-            let name = self.string()?;
-            self.mark(b':')?;
-            self.skip_space();
+            let name = self.name()?;
             match &self.body[name] {
                 b"value" if found.is_none() => found = Some(self.rows()?),
                 b"@odata.context" if !context => {
@@ -103,9 +101,7 @@ impl Walker<'_> {
         self.pass(b'{')?;
         loop {
             self.skip_space();
-            let name = self.string()?;
-            self.mark(b':')?;
-            self.skip_space();
+            let name = self.name()?;
             match &self.body[name] {
                 b"ScanDefinitionIds" | b"ScanDefinitionId" | b"scanDefinitionId" => {
                     let named = self.string()?;
@@ -156,9 +152,7 @@ impl Walker<'_> {
             b'n' => self.word(b"null"),
             b'[' if depth > 0 => self.list(b']', |walker| walker.value(depth - 1)),
             b'{' if depth > 0 => self.list(b'}', |walker| {
-                walker.string()?;
-                walker.mark(b':')?;
-                walker.skip_space();
+                walker.name()?;
                 walker.value(depth - 1)
             }),
             _ => Err(Stop::Unsure),
@@ -178,6 +172,14 @@ impl Walker<'_> {
                 return Ok(());
             }
         }
+    }
+
+    /// The name of a member, up to its value.
+    fn name(&mut self) -> Result<Range<usize>, Stop> {
+        let name = self.string()?;
+        self.mark(b':')?;
+        self.skip_space();
+        Ok(name)
     }
 
     /// What lies between the quotes of a string without escapes.
