@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::cache::entry::Age;
 use crate::cache::weight::{ALLOCATION_BYTES, BUFFER_BYTES, slot_bytes};
-use crate::scan::{Answer, Fields, Key, Request, Rows};
+use crate::scan::{Answer, Fields, Key, Layout, Request, Rows};
 
 /// The rows of one id in one answer. An id without rows has a piece too: that there are none is what the upstream said.
 #[derive(Debug)]
@@ -28,8 +28,39 @@ pub(super) struct Source {
     pub(super) stored: Instant,
     pub(super) ttl: Duration,
     pub(super) headers: Fields,
+    /// What stands around the rows, brackets included.
     pub(super) before: Bytes,
     pub(super) after: Bytes,
+    /// What stands between them; `None` when that is nothing but commas, or is not known because there are no rows.
+    pub(super) spacing: Option<Box<Spacing>>,
+}
+
+/// How the rows of an answer are set apart.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Spacing {
+    pub(super) before: Box<[u8]>,
+    pub(super) between: Box<[u8]>,
+    pub(super) after: Box<[u8]>,
+}
+
+impl Spacing {
+    /// `None` for nothing but commas.
+    fn of(layout: Layout<'_>) -> Option<Box<Self>> {
+        // A single row does not show what is between two; writers that begin a new line for a row do so for each.
+        let between = layout.between.map_or_else(|| [b",", layout.before].concat(), <[u8]>::to_vec);
+        let is_compact = layout.before.is_empty() && between == b"," && layout.after.is_empty();
+        (!is_compact).then(|| {
+            Box::new(Self {
+                before: layout.before.into(),
+                between: between.into(),
+                after: layout.after.into(),
+            })
+        })
+    }
+
+    fn len(&self) -> usize {
+        self.before.len() + self.between.len() + self.after.len()
+    }
 }
 
 /// A row's place in its piece, and in its answer. Small, because there is one for every row in the cache: answers are far shorter than
@@ -67,9 +98,10 @@ impl Piece {
             asked,
             stored,
             ttl,
-            headers: answer.headers.clone(),
+            headers: answer.without_passing_fields().headers,
             before: Bytes::copy_from_slice(before),
             after: Bytes::copy_from_slice(after),
+            spacing: rows.layout().and_then(Spacing::of),
         });
         let small = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let mut parts: Vec<(Vec<u8>, Vec<Row>)> = request.ids().map(|_| <_>::default()).collect();
@@ -124,8 +156,10 @@ impl Piece {
 
     /// What it takes in memory under its key. The source is counted with each of its pieces, as each may be the last one left.
     pub(super) fn weight(&self, key: &Key) -> u32 {
-        let source =
-            size_of::<Source>() + self.source.headers.bytes() + self.source.before.len() + self.source.after.len();
+        let spacing = self.source.spacing.as_ref();
+        let spacing = spacing.map_or(0, |spacing| size_of::<Spacing>() + spacing.len() + 4 * ALLOCATION_BYTES);
+        let around = self.source.before.len() + self.source.after.len() + spacing;
+        let source = size_of::<Source>() + self.source.headers.bytes() + around;
         let own = size_of::<Self>() + self.text.len() + size_of_val(&*self.rows);
         // Piece, text and rows; source, its fields and their texts, and what is before and after.
         let rounding = 3 * ALLOCATION_BYTES + 5 * BUFFER_BYTES;
