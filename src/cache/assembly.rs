@@ -48,13 +48,16 @@ impl Assembly {
         let spaced = sources().filter(|source| source.spacing.is_some());
         let spacing = spaced.max_by_key(|source| source.asked);
         let spacing = spacing.and_then(|source| source.spacing.as_deref());
+        // Where none of them shows what is between two rows, an answer before has: their order could not be known otherwise.
+        let shown = spacing.and_then(|spacing| spacing.between.clone());
+        let between = shown.or_else(|| lore.between(version)).unwrap_or_else(|| b",".as_slice().into());
         let stored = sources().map(|source| source.stored).min().unwrap_or(newest.stored);
         let fresh_until = sources().map(|source| source.stored + source.ttl).min();
         Ok(Self {
             answer: Answer {
                 status: StatusCode::OK,
                 headers: newest.headers.clone(),
-                body: body(newest, spacing, &rows),
+                body: body(newest, spacing, &between, &rows),
             },
             asked: sources().map(|source| source.asked).min().unwrap_or(newest.asked),
             stored,
@@ -70,12 +73,11 @@ fn alike(one: &Source, other: &Source) -> bool {
         && one.headers.get(header::CONTENT_TYPE) == other.headers.get(header::CONTENT_TYPE)
 }
 
-fn body(envelope: &Source, spacing: Option<&Spacing>, rows: &[(usize, Slice<'_>)]) -> Bytes {
+fn body(envelope: &Source, spacing: Option<&Spacing>, between: &[u8], rows: &[(usize, Slice<'_>)]) -> Bytes {
     // Without rows there is no space between the brackets either.
     let spacing = spacing.filter(|_| !rows.is_empty());
-    let (before, between, after): (&[u8], &[u8], &[u8]) = spacing.map_or((b"", b",", b""), |spacing| {
-        (&spacing.before, &spacing.between, &spacing.after)
-    });
+    let (before, after): (&[u8], &[u8]) =
+        spacing.map_or((b"", b""), |spacing| (&spacing.before, &spacing.after));
     let text: usize = rows.iter().map(|(_, row)| row.text.len() + between.len()).sum();
     let around = envelope.before.len() + before.len() + after.len() + envelope.after.len();
     let mut body = Vec::with_capacity(around + text);

@@ -31,7 +31,8 @@ pub(super) struct Source {
     /// What stands around the rows, brackets included.
     pub(super) before: Bytes,
     pub(super) after: Bytes,
-    /// What stands between them; `None` when that is nothing but commas, or is not known because there are no rows.
+    /// What stands between them; `None` when that is nothing but a comma, or is not known because there are no rows, or one without space
+    /// around it.
     pub(super) spacing: Option<Box<Spacing>>,
 }
 
@@ -39,27 +40,28 @@ pub(super) struct Source {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Spacing {
     pub(super) before: Box<[u8]>,
-    pub(super) between: Box<[u8]>,
+    /// `None` when there is one row only.
+    pub(super) between: Option<Box<[u8]>>,
     pub(super) after: Box<[u8]>,
 }
 
 impl Spacing {
     /// `None` for nothing but commas.
     fn of(layout: Layout<'_>) -> Option<Box<Self>> {
-        // A single row does not show what is between two; writers that begin a new line for a row do so for each.
-        let between = layout.between.map_or_else(|| [b",", layout.before].concat(), <[u8]>::to_vec);
-        let is_compact = layout.before.is_empty() && between == b"," && layout.after.is_empty();
+        let is_compact = layout.before.is_empty()
+            && layout.after.is_empty()
+            && layout.between.is_none_or(|between| between == b",");
         (!is_compact).then(|| {
             Box::new(Self {
                 before: layout.before.into(),
-                between: between.into(),
+                between: layout.between.map(Into::into),
                 after: layout.after.into(),
             })
         })
     }
 
     fn len(&self) -> usize {
-        self.before.len() + self.between.len() + self.after.len()
+        self.before.len() + self.between.as_ref().map_or(0, |between| between.len()) + self.after.len()
     }
 }
 

@@ -215,11 +215,7 @@ where
             if let Ok(served) = &result {
                 let is_rows = served.answer.status == StatusCode::OK
                     && (served.status.stored || ResponseKind::of(&served.answer).is_answer());
-                lease.end(if is_rows {
-                    Word::Alone
-                } else {
-                    Word::Failed
-                });
+                lease.end(if is_rows { Word::Alone } else { Word::Failed });
             }
             result
         }

@@ -12,7 +12,9 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 /// `X-Forwarded-Proto`. `None` when neither says one that can be.
 pub(super) fn scheme(fields: &HeaderMap) -> Option<Scheme> {
     let text = |name| fields.get(name).and_then(|value| value.to_str().ok());
-    let named = text(header::FORWARDED).and_then(proto).or_else(|| text(X_FORWARDED_PROTO));
+    let named = text(header::FORWARDED)
+        .and_then(proto)
+        .or_else(|| text(X_FORWARDED_PROTO));
     let first = named?.split(',').next().unwrap_or_default().trim();
     [Scheme::HTTP, Scheme::HTTPS]
         .into_iter()
@@ -69,7 +71,9 @@ impl FromStr for Network {
         let address: IpAddr = address.parse().map_err(|_| ParseNetworkError)?;
         let most = if address.is_ipv4() { 32 } else { 128 };
         let bits = match bits {
-            Some(bits) if bits.bytes().all(|byte| byte.is_ascii_digit()) => bits.parse().map_err(|_| ParseNetworkError)?,
+            Some(bits) if bits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                bits.parse().map_err(|_| ParseNetworkError)?
+            }
             Some(_) => return Err(ParseNetworkError),
             None => most,
         };
@@ -86,12 +90,22 @@ mod tests {
 
     #[test]
     fn a_network_holds_what_begins_alike() {
-        let holds = |network: &str, address: &str| network.parse::<Network>().unwrap().contains(address.parse().unwrap());
+        let holds =
+            |network: &str, address: &str| network.parse::<Network>().unwrap().contains(address.parse().unwrap());
         assert!(holds("10.0.0.0/8", "10.255.1.2") && holds("10.0.0.7", "10.0.0.7") && holds("0.0.0.0/0", "1.2.3.4"));
         assert!(holds("10.0.0.0/8", "::ffff:10.1.1.1") && holds("fd00::/8", "fd12::1") && holds("::1", "::1"));
         assert!(!holds("10.0.0.0/8", "11.0.0.1") && !holds("10.0.0.7", "10.0.0.6"));
         assert!(!holds("0.0.0.0/0", "::1") && !holds("fd00::/8", "fe80::1"));
-        for wrong in ["", "10.0.0.0/33", "::/129", "10.0.0.0/", "10.0.0.0/+8", "x", "10.0.0", "10.0.0.0/8/8"] {
+        for wrong in [
+            "",
+            "10.0.0.0/33",
+            "::/129",
+            "10.0.0.0/",
+            "10.0.0.0/+8",
+            "x",
+            "10.0.0",
+            "10.0.0.0/8/8",
+        ] {
             assert_eq!(wrong.parse::<Network>(), Err(ParseNetworkError), "{wrong}");
         }
     }
@@ -111,11 +125,18 @@ mod tests {
             "for=192.0.2.60;proto=https;by=203.0.113.43",
             "For=\"[2001:db8::1]\"; Proto=\"HTTPS\", for=10.0.0.1;proto=http",
         ] {
-            assert_eq!(of(&[("forwarded", value), ("x-forwarded-proto", "http")]), https, "{value}");
+            assert_eq!(
+                of(&[("forwarded", value), ("x-forwarded-proto", "http")]),
+                https,
+                "{value}"
+            );
         }
         assert_eq!(of(&[("x-forwarded-proto", "https")]), https);
         assert_eq!(of(&[("x-forwarded-proto", "HTTPS, http")]), https);
-        assert_eq!(of(&[("forwarded", "for=10.0.0.1"), ("x-forwarded-proto", "https")]), https);
+        assert_eq!(
+            of(&[("forwarded", "for=10.0.0.1"), ("x-forwarded-proto", "https")]),
+            https
+        );
         for fields in [
             &[("forwarded", "proto=javascript")][..],
             &[("x-forwarded-proto", "wss")],

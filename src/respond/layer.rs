@@ -16,9 +16,9 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower::Service;
 
+use super::Panicked;
 use super::answer::{self, Answered, Config};
 use super::forwarded::{self, Network};
-use super::Panicked;
 use crate::BoxError;
 use crate::caller::RequestId;
 use crate::scan::Served;
@@ -216,9 +216,7 @@ impl Origin {
         let said = is_trusted.then(|| forwarded::scheme(request.headers())).flatten();
         Self {
             // The gateway speaks cleartext; a front that terminates TLS says so in a field, in HTTP/2's `:scheme` or an absolute target.
-            scheme: said
-                .or_else(|| request.uri().scheme().cloned())
-                .unwrap_or(Scheme::HTTP),
+            scheme: said.or_else(|| request.uri().scheme().cloned()).unwrap_or(Scheme::HTTP),
             target: request.uri().authority().cloned(),
             host: host.map(|host| Bytes::copy_from_slice(host.as_bytes())),
         }

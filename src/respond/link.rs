@@ -98,7 +98,9 @@ fn replace(raw: &[u8], upstream: &[String], origin: &str) -> Option<Vec<u8>> {
 /// The authority of a link and what is behind it; `None` when the link has none, and so is relative.
 fn authority(link: &str) -> Option<(&str, &str)> {
     let scheme = link.find("//").map_or("", |at| &link[..at]);
-    let is_http = ["", "http:", "https:"].iter().any(|http| scheme.eq_ignore_ascii_case(http));
+    let is_http = ["", "http:", "https:"]
+        .iter()
+        .any(|http| scheme.eq_ignore_ascii_case(http));
     let rest = link.get(scheme.len()..)?.strip_prefix("//").filter(|_| is_http)?;
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     Some(rest.split_at(end))
@@ -106,7 +108,9 @@ fn authority(link: &str) -> Option<(&str, &str)> {
 
 fn is_upstream(authority: &str, upstream: &[String]) -> bool {
     // The colons between brackets are an address's own.
-    let port = authority.rfind(':').filter(|at| authority.rfind(']').is_none_or(|end| end < *at));
+    let port = authority
+        .rfind(':')
+        .filter(|at| authority.rfind(']').is_none_or(|end| end < *at));
     let host = &authority[..port.unwrap_or(authority.len())];
     let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
     let is_of = |parent: &&str| host.strip_suffix(*parent).is_some_and(|start| start.ends_with('.'));
@@ -126,7 +130,11 @@ fn target(link: &str) -> Cow<'_, str> {
     }
     let mark = if is_taken { "" } else { Options::LINK_MARK };
     let parts: Vec<_> = [query, mark].into_iter().filter(|part| !part.is_empty()).collect();
-    let query = if parts.is_empty() { String::new() } else { format!("?{}", parts.join("&")) };
+    let query = if parts.is_empty() {
+        String::new()
+    } else {
+        format!("?{}", parts.join("&"))
+    };
     Cow::Owned(format!("{path}{query}{fragment}"))
 }
 
@@ -217,7 +225,10 @@ mod tests {
             "api.security.microsoft.com.",
         ] {
             for scheme in ["https:", "http:", "HTTPS:", ""] {
-                assert_eq!(link(&format!("{scheme}//{host}/api/X?a=b")), "http://127.0.0.1:8080/api/X?a=b");
+                assert_eq!(
+                    link(&format!("{scheme}//{host}/api/X?a=b")),
+                    "http://127.0.0.1:8080/api/X?a=b"
+                );
             }
         }
     }
@@ -230,16 +241,27 @@ mod tests {
             ("?$top=5&$skip=10", "?$top=5&$skip=10"),
             ("", ""),
             ("?pagesize=2&page=3", "?pagesize=2&page=3&defender-gateway-link"),
-            ("??=1&=10000&$skip=10000", "??=1&=10000&$skip=10000&defender-gateway-link"),
+            (
+                "??=1&=10000&$skip=10000",
+                "??=1&=10000&$skip=10000&defender-gateway-link",
+            ),
             ("?$top=0#x", "?$top=0&defender-gateway-link#x"),
         ] {
             let handed_out = link(&format!("https://api.securitycenter.windows.com{path}{query}"));
             assert_eq!(handed_out, format!("http://127.0.0.1:8080{path}{expected}"));
-            let query = handed_out.split('#').next().unwrap().split_once('?').map(|(_, query)| query);
+            let query = handed_out
+                .split('#')
+                .next()
+                .unwrap()
+                .split_once('?')
+                .map(|(_, query)| query);
             assert!(Options::parse(query).is_ok(), "{handed_out}");
         }
         let v1 = Version::V1.path();
-        let other = format!("https://api.securitycenter.windows.com{}/?$skiptoken=x", v1.to_lowercase());
+        let other = format!(
+            "https://api.securitycenter.windows.com{}/?$skiptoken=x",
+            v1.to_lowercase()
+        );
         assert_eq!(link(&other), format!("http://127.0.0.1:8080{v1}?$skiptoken=x"));
         assert_eq!(link("?page=2"), "?page=2&defender-gateway-link");
         let relative = "GetScanHistoryByScanDefinitionId?page=2";

@@ -29,7 +29,9 @@ impl Answer {
         let seconds = age.map(str::trim).filter(|age| !age.is_empty());
         let digits = seconds.filter(|age| age.bytes().all(|byte| byte.is_ascii_digit()));
         // What does not fit is as good as endless (RFC 9111 §1.2.2).
-        digits.map_or(Duration::ZERO, |age| Duration::from_secs(age.parse().unwrap_or(OLDEST_S).min(OLDEST_S)))
+        digits.map_or(Duration::ZERO, |age| {
+            Duration::from_secs(age.parse().unwrap_or(OLDEST_S).min(OLDEST_S))
+        })
     }
 
     /// The answer as it is kept: without the fields that are about the moment in which it came, and would be wrong later.
@@ -70,7 +72,13 @@ fn is_passing(name: &str) -> bool {
         "upgrade",
         "alt-svc",
     ];
-    const BEGINNINGS: [&str; 5] = ["ratelimit", "x-ratelimit", "x-rate-limit", "x-ms-ratelimit", "x-ms-throttle"];
+    const BEGINNINGS: [&str; 5] = [
+        "ratelimit",
+        "x-ratelimit",
+        "x-rate-limit",
+        "x-ms-ratelimit",
+        "x-ms-throttle",
+    ];
     NAMES.contains(&name) || BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
 }
 
@@ -151,7 +159,14 @@ mod tests {
     #[test]
     fn links_are_found_in_every_casing_and_by_name_only() {
         let found = |text: &str| next_links(text.as_bytes()).count();
-        for name in ["@odata.nextLink", "@odata.nextlink", "odata.nextLink", "@nextLink", "nextLink", "value@odata.nextLink"] {
+        for name in [
+            "@odata.nextLink",
+            "@odata.nextlink",
+            "odata.nextLink",
+            "@nextLink",
+            "nextLink",
+            "value@odata.nextLink",
+        ] {
             assert_eq!(found(&format!(r#"{{"{name}":"x"}}"#)), 1, "{name}");
         }
         for name in ["@odata.deltaLink", "link", "mynextLink", "ink", "nextLinks"] {

@@ -40,9 +40,7 @@ impl<'a> Envelope<'a> {
             doubt: &mut doubt,
             list: PhantomData,
         };
-        let read = reader
-            .deserialize(&mut json)
-            .and_then(|read| json.end().map(|()| read));
+        let read = reader.deserialize(&mut json).and_then(|read| json.end().map(|()| read));
         read.map_err(|_| doubt)
     }
 
@@ -165,8 +163,19 @@ mod tests {
 
     #[test]
     fn a_link_to_more_is_one_in_every_casing() {
-        for name in ["@odata.nextLink", "@odata.nextlink", "odata.nextLink", "@nextLink", "NEXTLINK", "nextLin\\u006b"] {
-            assert_eq!(check(&format!(r#","{name}":"https://x""#)), Err(Doubt::NextLink), "{name}");
+        for name in [
+            "@odata.nextLink",
+            "@odata.nextlink",
+            "odata.nextLink",
+            "@nextLink",
+            "NEXTLINK",
+            "nextLin\\u006b",
+        ] {
+            assert_eq!(
+                check(&format!(r#","{name}":"https://x""#)),
+                Err(Doubt::NextLink),
+                "{name}"
+            );
         }
     }
 }

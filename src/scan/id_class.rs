@@ -65,7 +65,9 @@ fn from_dashed(id: &str) -> Option<String> {
     let is_dashed = [8, 13, 18, 23].iter().all(|at| bare.as_bytes()[*at] == b'-');
     // The last group is read in two pieces.
     let groups = [0..8, 9..13, 14..18, 19..23, 24..28, 28..36];
-    let digits = groups.into_iter().map(|group| padded(&bare[group.clone()], group.len()));
+    let digits = groups
+        .into_iter()
+        .map(|group| padded(&bare[group.clone()], group.len()));
     is_dashed.then(|| digits.collect()).flatten()
 }
 
@@ -91,7 +93,8 @@ pub(super) fn are_distinct<'a>(ids: impl ExactSizeIterator<Item = &'a str> + Clo
         return true;
     }
     let mut classes = HashSet::with_capacity(ids.len());
-    ids.into_iter().all(|id| IdClass::of(id).is_some_and(|class| classes.insert(class)))
+    ids.into_iter()
+        .all(|id| IdClass::of(id).is_some_and(|class| classes.insert(class)))
 }
 
 /// The ids of one call that several questions share.
@@ -232,7 +235,11 @@ pub(crate) mod tests {
 
     #[test]
     fn all_spellings_of_a_guid_are_of_one_class() {
-        for guid in [GUID, "00000000-0000-0000-0000-000000000000", "0f0e0d0c-0b0a-0908-0706-050403020100"] {
+        for guid in [
+            GUID,
+            "00000000-0000-0000-0000-000000000000",
+            "0f0e0d0c-0b0a-0908-0706-050403020100",
+        ] {
             let class = IdClass::of(guid);
             assert!(class.is_some());
             for spelling in spellings(guid) {
@@ -292,7 +299,11 @@ pub(crate) mod tests {
         let asked = request(&ids);
         let asked = Asked::new(asked.ids());
         for spelling in spellings(GUID) {
-            assert_eq!(asked.find(&spelling).map(|nth| asked.ids[nth]), Some(GUID), "{spelling}");
+            assert_eq!(
+                asked.find(&spelling).map(|nth| asked.ids[nth]),
+                Some(GUID),
+                "{spelling}"
+            );
         }
         assert_eq!(asked.find("NAME").map(|nth| asked.ids[nth]), Some("name"));
         assert_eq!(asked.find("é").map(|nth| asked.ids[nth]), Some("é"));

@@ -330,8 +330,16 @@ mod tests {
 
     #[test]
     fn the_query_of_a_link_is_passed_on_as_it_is_and_makes_another_question() {
-        let request = |query: &str| Request::parse(Version::V1, Some(query), br#"{"ScanDefinitionIds":["b","a"]}"#).unwrap();
-        let queries = ["$skiptoken=a", "$skiptoken=b", "%24skipToken=a&x=%2F'", "$top=2&$skiptoken=a", "$top=2", ""];
+        let request =
+            |query: &str| Request::parse(Version::V1, Some(query), br#"{"ScanDefinitionIds":["b","a"]}"#).unwrap();
+        let queries = [
+            "$skiptoken=a",
+            "$skiptoken=b",
+            "%24skipToken=a&x=%2F'",
+            "$top=2&$skiptoken=a",
+            "$top=2",
+            "",
+        ];
         for (nth, query) in queries.iter().enumerate() {
             let one = request(query);
             assert_eq!(one.query().as_deref(), Some(*query).filter(|query| !query.is_empty()));

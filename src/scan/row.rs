@@ -54,7 +54,10 @@ pub(super) fn facts<'a>(asked: &Asked<'_>, row: &'a str) -> Result<Facts<'a>, Do
         }
     }
     let mut json = serde_json::Deserializer::from_str(row);
-    json.deserialize_map(Reader(asked)).ok().flatten().ok_or(Doubt::Unattributed)
+    json.deserialize_map(Reader(asked))
+        .ok()
+        .flatten()
+        .ok_or(Doubt::Unattributed)
 }
 
 /// The text of a JSON string that is a timestamp.

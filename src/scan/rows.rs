@@ -315,7 +315,10 @@ mod tests {
             ),
         ] {
             assert_eq!(split(&["a", "b"], body).unwrap_err(), doubt, "{body}");
-            assert!(walk(&Asked::new(["a", "b"].into_iter()), body.as_bytes()).is_err(), "{body}");
+            assert!(
+                walk(&Asked::new(["a", "b"].into_iter()), body.as_bytes()).is_err(),
+                "{body}"
+            );
         }
         assert!(Rows::split(&request(&["a"]), &Bytes::from_static(b"{\"value\":[\xff]}")).is_err());
     }

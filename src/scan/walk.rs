@@ -320,7 +320,10 @@ pub(super) mod tests {
             assert_eq!(found.map_err(|_| Doubt::Shape), read(&asked, body.as_bytes()));
         }
         let body = format!(r#"{{"value":[{}]}}"#, row("c"));
-        assert_eq!(walk(&Asked::new(["a", "b"].into_iter()), body.as_bytes()), Err(Stop::Never));
+        assert_eq!(
+            walk(&Asked::new(["a", "b"].into_iter()), body.as_bytes()),
+            Err(Stop::Never)
+        );
         assert!(Rows::certain(&Request::plain(Version::Latest, ["a"]).unwrap(), &body.into()).is_none());
     }
 

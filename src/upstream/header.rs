@@ -36,7 +36,11 @@ pub(super) fn allowed(headers: &HeaderMap) -> Fields {
 
 fn is_of_connection(headers: &HeaderMap, name: &HeaderName) -> bool {
     // A message without its type could not be read; nobody means that.
-    let is_named = |options: &str| options.split(',').any(|option| option.trim().eq_ignore_ascii_case(name.as_str()));
+    let is_named = |options: &str| {
+        options
+            .split(',')
+            .any(|option| option.trim().eq_ignore_ascii_case(name.as_str()))
+    };
     *name != CONTENT_TYPE
         && headers
             .get_all(CONNECTION)
