@@ -4,8 +4,8 @@ mod day;
 mod forecast;
 mod idle;
 mod ledger;
-mod memory;
 mod retune;
+mod state_file;
 mod throttled;
 
 use std::num::NonZeroU32;
