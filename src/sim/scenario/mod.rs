@@ -17,10 +17,13 @@
 //! casing = "documented"             # documented | metadata
 //! order = "newest-first"            # newest-first | as-requested | by-id
 //! unknown = "no-rows"               # no-rows | not-found
-//! matching = "ignore-case"          # ignore-case | exact
+//! matching = "ignore-case"          # ignore-case | exact | dotnet: GUIDs in every form that .NET reads
 //! duplicates = "once"               # once | each
 //! page_size = 10000                 # most rows in one answer
-//! next_link = "present"             # present | absent: whether an answer that is cut off says so
+//! next_link = "present"             # present | absent | skip-token | custom: whether and how an answer that is cut off says so
+//! layout = "compact"                # compact | spaced | pretty | crlf: how answers are written
+//! envelope = "documented"           # documented | reversed | extended: the members around the rows
+//! age = "20s"                       # absent: no cache in front of the service says how old its answers are
 //! max_ids = 1000                    # absent: any number
 //!
 //! [sign_in]
@@ -57,6 +60,10 @@
 //! | `slow-body` | `over` | | `redirect` | |
 //! | `rubbish` | | | `slow` | `over` |
 //! | `redirect` | | | | |
+//! | `portal` | | | | |
+//! | `empty` | | | | |
+//! | `error-in-ok` | | | | |
+//! | `wrong-type` | | | | |
 //!
 //! **An event**'s `action` is one of
 //!
