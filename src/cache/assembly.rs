@@ -50,7 +50,9 @@ impl Assembly {
         let spacing = spacing.and_then(|source| source.spacing.as_deref());
         // Where none of them shows what is between two rows, an answer before has: their order could not be known otherwise.
         let shown = spacing.and_then(|spacing| spacing.between.clone());
-        let between = shown.or_else(|| lore.between(version)).unwrap_or_else(|| b",".as_slice().into());
+        let between = shown
+            .or_else(|| lore.between(version))
+            .unwrap_or_else(|| b",".as_slice().into());
         let stored = sources().map(|source| source.stored).min().unwrap_or(newest.stored);
         let fresh_until = sources().map(|source| source.stored + source.ttl).min();
         Ok(Self {
@@ -76,8 +78,7 @@ fn alike(one: &Source, other: &Source) -> bool {
 fn body(envelope: &Source, spacing: Option<&Spacing>, between: &[u8], rows: &[(usize, Slice<'_>)]) -> Bytes {
     // Without rows there is no space between the brackets either.
     let spacing = spacing.filter(|_| !rows.is_empty());
-    let (before, after): (&[u8], &[u8]) =
-        spacing.map_or((b"", b""), |spacing| (&spacing.before, &spacing.after));
+    let (before, after): (&[u8], &[u8]) = spacing.map_or((b"", b""), |spacing| (&spacing.before, &spacing.after));
     let text: usize = rows.iter().map(|(_, row)| row.text.len() + between.len()).sum();
     let around = envelope.before.len() + before.len() + after.len() + envelope.after.len();
     let mut body = Vec::with_capacity(around + text);

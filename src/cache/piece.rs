@@ -48,9 +48,8 @@ pub(super) struct Spacing {
 impl Spacing {
     /// `None` for nothing but commas.
     fn of(layout: Layout<'_>) -> Option<Box<Self>> {
-        let is_compact = layout.before.is_empty()
-            && layout.after.is_empty()
-            && layout.between.is_none_or(|between| between == b",");
+        let is_compact =
+            layout.before.is_empty() && layout.after.is_empty() && layout.between.is_none_or(|between| between == b",");
         (!is_compact).then(|| {
             Box::new(Self {
                 before: layout.before.into(),

@@ -2,7 +2,7 @@
 //!
 //! Left as it is, the link would lead callers around the gateway, without a token. Nothing else of the body changes by a byte.
 //!
-//! Links are opaque (OData 4.01 §11.2.6.7): whatever stands in the query goes back to the upstream as it came. What the gateway would refuse in
+//! Links are opaque (`OData` 4.01 §11.2.6.7): whatever stands in the query goes back to the upstream as it came. What the gateway would refuse in
 //! a query that a caller has written is marked, so that what is handed out works. The path of an operation is written as the gateway knows it.
 
 use std::borrow::Cow;

@@ -42,7 +42,7 @@ fn is_text(body: &[u8]) -> bool {
     if !body.iter().fold(false, is_odd) {
         return true;
     }
-    let has_control = |text: &[u8]| text.iter().fold(false, |found, byte| found | (*byte < 0x20));
+    let has_control = |text: &[u8]| text.iter().any(|byte| *byte < 0x20);
     std::str::from_utf8(body).is_ok() && (!has_control(body) || !strings(body).any(has_control))
 }
 

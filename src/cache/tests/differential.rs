@@ -31,6 +31,7 @@ enum Listing {
 }
 
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is drawn by itself")]
 struct World {
     listing: Listing,
     page: usize,

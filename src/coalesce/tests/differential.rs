@@ -25,6 +25,7 @@ use crate::task::Tasks;
 
 /// How an upstream may behave.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is drawn by itself")]
 struct World {
     /// Rows by time, or grouped by id.
     mixed: bool,

@@ -1,8 +1,8 @@
 //! An answer as text, in the manner that was chosen.
 
+use serde::Serialize as _;
 use serde_json::ser::{PrettyFormatter, Serializer};
 use serde_json::{Value, json};
-use serde::Serialize as _;
 
 use super::question::Options;
 use crate::sim::history::{Envelope, History, Layout, NextLink};
@@ -13,12 +13,18 @@ const CONTEXT: &str = "https://api.securitycenter.microsoft.com\
 
 /// The body of an answer with these rows, and a link to the next ones.
 pub(super) fn write(history: &History, rows: &[Value], next: Option<(&str, String)>) -> String {
-    let (context, list) = (("@odata.context", json!(CONTEXT)), ("value", Value::from(rows.to_vec())));
+    let (context, list) = (
+        ("@odata.context", json!(CONTEXT)),
+        ("value", Value::from(rows.to_vec())),
+    );
     let mut members = match history.envelope {
         Envelope::Documented => vec![context, list],
         Envelope::Reversed => vec![list, context],
         Envelope::Extended => vec![
-            ("@odata.type", json!("#Collection(microsoft.windowsDefenderATP.api.scan)")),
+            (
+                "@odata.type",
+                json!("#Collection(microsoft.windowsDefenderATP.api.scan)"),
+            ),
             list,
             context,
             ("diagnostics", json!({"cached": false, "notes": [null, "-"]})),
@@ -44,16 +50,17 @@ pub(super) fn write(history: &History, rows: &[Value], next: Option<(&str, Strin
 
 fn written(value: &Value, layout: Layout) -> String {
     match (layout, value) {
-        (Layout::Compact, _) => value.to_string(),
         (Layout::Spaced, Value::Array(list)) => {
             let items: Vec<_> = list.iter().map(|item| written(item, layout)).collect();
             format!("[{}]", items.join(", "))
         }
         (Layout::Spaced, Value::Object(members)) => {
-            let members = members.iter().map(|(name, value)| format!("{}: {}", json!(name), written(value, layout)));
+            let members = members
+                .iter()
+                .map(|(name, value)| format!("{}: {}", json!(name), written(value, layout)));
             format!("{{{}}}", members.collect::<Vec<_>>().join(", "))
         }
-        (Layout::Spaced, _) => value.to_string(),
+        (Layout::Compact | Layout::Spaced, _) => value.to_string(),
         (Layout::Pretty | Layout::Crlf, _) => {
             let mut text = Vec::new();
             let mut writer = Serializer::with_formatter(&mut text, PrettyFormatter::with_indent(b"  "));
@@ -65,12 +72,20 @@ fn written(value: &Value, layout: Layout) -> String {
 }
 
 /// The link to the rows behind the first `skip`, with the name that it has.
-pub(super) fn link(history: &History, (host, path): (&str, &str), left: Option<usize>, skip: usize) -> (&'static str, String) {
+pub(super) fn link(
+    history: &History,
+    (host, path): (&str, &str),
+    left: Option<usize>,
+    skip: usize,
+) -> (&'static str, String) {
     let top = left.map_or(String::new(), |left| format!("$top={left}&"));
     match history.next_link {
         NextLink::Present | NextLink::Absent => ("@odata.nextLink", format!("http://{host}{path}?{top}$skip={skip}")),
         NextLink::SkipToken => {
-            let link = format!("https://api.securitycenter.microsoft.com{path}?{top}$skiptoken={}", Options::token(skip));
+            let link = format!(
+                "https://api.securitycenter.microsoft.com{path}?{top}$skiptoken={}",
+                Options::token(skip)
+            );
             ("@odata.nextLink", link)
         }
         NextLink::Custom => {

@@ -59,7 +59,14 @@ mod tests {
         ] {
             assert_eq!(read(text).as_deref(), Some(guid), "{text}");
         }
-        for text in ["", "x", "{}", "60c4aa2d-7f35-4b8f-9e0a-00000000000", "{0x1}", "60c4aa2d-7f354b8f-9e0a-00000000000b-"] {
+        for text in [
+            "",
+            "x",
+            "{}",
+            "60c4aa2d-7f35-4b8f-9e0a-00000000000",
+            "{0x1}",
+            "60c4aa2d-7f354b8f-9e0a-00000000000b-",
+        ] {
             assert_eq!(read(text), None, "{text}");
         }
     }
