@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::config::{Config, Limit, UnknownPast};
+use super::config::{Config, Limit, Pacing, UnknownPast};
 use super::feedback::Throttled;
 use super::latency::Latency;
 use super::ledger::{Charge, Ledger, Opening};
@@ -17,6 +17,8 @@ pub struct Account {
     pub(super) pace: Pace,
     pub(super) gate: Gate,
     pub(super) latency: Latency,
+    /// From when on the bucket does not hold calls back; `None`: never.
+    unpaced_from: Option<Instant>,
     returns: Vec<Instant>,
     foreign: u64,
     calls: u64,
@@ -60,6 +62,7 @@ impl Account {
             pace: Pace::new(config.burst, level, now),
             gate: Gate::Open,
             latency: Latency::START,
+            unpaced_from: unpaced_from(config, now),
             returns: Vec::new(),
             foreign: 0,
             calls: 0,
@@ -73,6 +76,7 @@ impl Account {
             pace,
             gate: paused_until.map_or(Gate::Open, |until| Gate::Paused { until }),
             latency,
+            unpaced_from: None,
             returns: Vec::new(),
             foreign: 0,
             calls: 0,
@@ -82,6 +86,11 @@ impl Account {
     /// Goes on with other limits, burst and attempt; see [`Ledger::retune`]. What a cold start assumes is no question any more.
     pub fn retune(&mut self, config: &Config, now: Instant) {
         self.make_up(now);
+        self.unpaced_from = match config.pacing {
+            Pacing::Spread => None,
+            // A slow start goes on to its end.
+            Pacing::None => self.unpaced_from.or(Some(now)),
+        };
         self.ledger
             .retune(config.limits.clone(), config.attempt + Self::LANDING, now);
         self.pace.resize(config.burst, now);
@@ -125,6 +134,9 @@ impl Account {
         let Opening::At(at) = self.ledger.opening(now) else {
             return None;
         };
+        if self.is_unpaced(now) {
+            return Some(at.max(gate));
+        }
         if self.pace.is_due(now) {
             self.replan(now);
         }
@@ -269,6 +281,12 @@ impl Account {
         self.ledger.next_timeout()
     }
 
+    /// Whether calls leave as long as the windows have room, however little the bucket holds.
+    #[must_use]
+    pub fn is_unpaced(&self, now: Instant) -> bool {
+        self.unpaced_from.is_some_and(|from| from <= now)
+    }
+
     /// The end of the present plan, when the bucket would otherwise stay empty past it.
     fn next_plan(&self, now: Instant) -> Option<Instant> {
         self.pace.plan_end().filter(|end| *end > now)
@@ -341,5 +359,16 @@ impl Account {
     fn tightest(&self, now: Instant) -> Option<Limit> {
         let room = |limit: &&Limit| limit.calls().saturating_sub(self.ledger.used(limit, now));
         self.ledger.limits().iter().min_by_key(room).cloned()
+    }
+}
+
+/// From when on the bucket does not hold calls back. A slow start, whose bucket stands in for calls that nobody remembers, lasts for
+/// as long as one of them may count.
+fn unpaced_from(config: &Config, now: Instant) -> Option<Instant> {
+    let longest = config.limits.last().map_or(Duration::ZERO, Limit::hold);
+    match (config.pacing, config.unknown_past) {
+        (Pacing::Spread, _) => None,
+        (Pacing::None, UnknownPast::Paced) => Some(now + config.attempt + longest),
+        (Pacing::None, UnknownPast::Empty | UnknownPast::Full) => Some(now),
     }
 }

@@ -194,11 +194,13 @@ impl Quota {
         let now = Instant::now();
         let mut state = self.0.look();
         state.account.ledger.sweep(now);
-        let account = &state.account;
+        let account = &mut state.account;
         let windows = account.windows(now);
+        let pace = account.pace_state(now);
         Snapshot {
-            steady_until: account.steady_until(&windows, now),
+            steady_until: account.steady_until(&windows, pace.as_ref(), now),
             windows,
+            pace,
             paused: account
                 .paused_until()
                 .map(|until| until.saturating_duration_since(now))
@@ -213,9 +215,7 @@ impl Quota {
     /// Brings the gauges up to date; called when somebody scrapes.
     pub fn show(&self) {
         let snapshot = self.snapshot();
-        self.0
-            .metrics
-            .show(&snapshot.windows, snapshot.paused.unwrap_or_default().as_secs_f64());
+        self.0.metrics.show(&snapshot);
     }
 }
 
