@@ -22,7 +22,7 @@ pub struct Metrics {
     limit: Family<WindowLabel, Gauge>,
     remaining: Family<WindowLabel, Gauge>,
     paused: Gauge<f64, AtomicU64>,
-    foreign: Counter,
+    foreign: Family<WindowLabel, Gauge>,
     throttled: Counter,
 }
 
@@ -48,7 +48,7 @@ impl Metrics {
         );
         registry.register(
             "quota_foreign_calls",
-            "Calls by others on the same app registration that answers of 429 revealed",
+            "Calls by others on the same app registration in a window, as estimated from answers of 429",
             metrics.foreign.clone(),
         );
         registry.register(
@@ -60,7 +60,13 @@ impl Metrics {
     }
 
     /// Shows the windows as they are at this moment; called when somebody scrapes.
-    pub(super) fn show(&self, windows: &[Window], paused_s: f64) {
+    pub(super) fn show(&self, windows: &[Window], paused_s: f64, foreign: u64) {
+        if let Some(longest) = windows.last() {
+            let label = WindowLabel {
+                window: longest.name.clone(),
+            };
+            self.foreign.get_or_create(&label).set(i64::try_from(foreign).unwrap_or(i64::MAX));
+        }
         for window in windows {
             let label = WindowLabel {
                 window: window.name.clone(),
@@ -75,16 +81,11 @@ impl Metrics {
     pub(super) fn forget_windows(&self) {
         self.limit.clear();
         self.remaining.clear();
+        self.foreign.clear();
     }
 
-    pub(super) fn throttled(&self, foreign: usize) {
+    pub(super) fn throttled(&self) {
         self.throttled.inc();
-        self.found_foreign(foreign as u64);
-    }
-
-    /// A 429 revealed calls of others.
-    pub(super) fn found_foreign(&self, calls: u64) {
-        self.foreign.inc_by(calls);
     }
 }
 
