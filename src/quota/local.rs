@@ -293,29 +293,31 @@ impl Permit {
         shared.changed();
     }
 
-    /// The call was answered with a 429: everybody pauses.
-    pub fn throttled(self, answer: Throttled) {
+    /// The call was answered with a 429: everybody pauses. Returns for how long.
+    pub fn throttled(self, answer: Throttled) -> Duration {
         let shared = Arc::clone(&self.shared);
-        let foreign = self.end(
-            |state, charge, now| state.account.throttled(charge, answer, now),
+        let (until, foreign) = self.end(
+            |state, charge, now| {
+                let until = state.account.throttled(charge, answer, now);
+                (until, state.account.foreign())
+            },
             StateFile::settled,
         );
         shared.changed();
-        shared.metrics.throttled(foreign);
-        let paused_s = shared
-            .lock()
-            .account
-            .paused_until()
-            .map(|until| until.saturating_duration_since(Instant::now()).as_secs());
+        shared.metrics.throttled();
+        let pause = until.saturating_duration_since(Instant::now());
+        let paused_s = pause.as_secs();
         if foreign > 0 {
             tracing::warn!(
                 foreign,
                 paused_s,
-                "the upstream answered 429 while the ledger had room: somebody else uses the same app registration"
+                "the upstream answered 429 while the ledger had room: others on the same app registration are estimated to make that many \
+                 calls in the longest window"
             );
         } else {
             tracing::warn!(paused_s, "the upstream answered 429: all calls pause");
         }
+        pause
     }
 
     fn end<R>(

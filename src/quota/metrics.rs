@@ -23,7 +23,7 @@ pub struct Metrics {
     remaining: Family<WindowLabel, Gauge>,
     paused: Gauge<f64, AtomicU64>,
     pace_tokens: Gauge<f64, AtomicU64>,
-    foreign: Counter,
+    foreign: Family<WindowLabel, Gauge>,
     throttled: Counter,
 }
 
@@ -54,7 +54,7 @@ impl Metrics {
         );
         registry.register(
             "quota_foreign_calls",
-            "Calls by others on the same app registration that answers of 429 revealed",
+            "Calls by others on the same app registration in a window, as estimated from answers of 429",
             metrics.foreign.clone(),
         );
         registry.register(
@@ -67,6 +67,13 @@ impl Metrics {
 
     /// Shows the quota as it is at this moment; called when somebody scrapes.
     pub(super) fn show(&self, snapshot: &Snapshot) {
+        if let Some(longest) = snapshot.windows.last() {
+            let label = WindowLabel {
+                window: longest.name.clone(),
+            };
+            let foreign = i64::try_from(snapshot.foreign).unwrap_or(i64::MAX);
+            self.foreign.get_or_create(&label).set(foreign);
+        }
         for window in &snapshot.windows {
             let label = WindowLabel {
                 window: window.name.clone(),
@@ -84,16 +91,11 @@ impl Metrics {
     pub(super) fn forget_windows(&self) {
         self.limit.clear();
         self.remaining.clear();
+        self.foreign.clear();
     }
 
-    pub(super) fn throttled(&self, foreign: usize) {
+    pub(super) fn throttled(&self) {
         self.throttled.inc();
-        self.found_foreign(foreign as u64);
-    }
-
-    /// A 429 revealed calls of others.
-    pub(super) fn found_foreign(&self, calls: u64) {
-        self.foreign.inc_by(calls);
     }
 }
 

@@ -16,6 +16,7 @@ mod account;
 mod config;
 mod feedback;
 mod forecast;
+mod foreign;
 mod latency;
 mod layer;
 mod ledger;

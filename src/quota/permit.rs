@@ -36,7 +36,7 @@ pub struct Snapshot {
     pub steady_until: Instant,
     /// How long everybody still waits because the upstream said 429.
     pub paused: Option<Duration>,
-    /// Calls of others on the same app registration, as far as 429s revealed them.
+    /// Calls of others on the same app registration in a longest window, as estimated from 429s.
     pub foreign: u64,
     /// Calls that have left and are not answered yet.
     pub in_flight: usize,
@@ -239,8 +239,8 @@ impl Permit {
         }
     }
 
-    /// The call was answered with a 429: everybody pauses.
-    pub fn throttled(self, answer: Throttled) {
+    /// The call was answered with a 429: everybody pauses. Returns for how long, as far as this process knows.
+    pub fn throttled(self, answer: Throttled) -> Duration {
         match self {
             Self::Local(permit) => permit.throttled(answer),
             Self::Shared(permit) => permit.throttled(answer),

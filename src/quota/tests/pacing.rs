@@ -83,6 +83,6 @@ fn a_pause_shows_no_room_in_any_window() {
         window: None,
         wait: Some(Duration::from_secs(8)),
     };
-    account.throttled(refused, said, start);
+    let _ = account.throttled(refused, said, start);
     assert!(account.windows(start).iter().all(|window| window.remaining == 0));
 }
