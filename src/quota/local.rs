@@ -194,11 +194,13 @@ impl Quota {
         let now = Instant::now();
         let mut state = self.0.look();
         state.account.ledger.sweep(now);
-        let account = &state.account;
+        let account = &mut state.account;
         let windows = account.windows(now);
+        let pace = account.pace_state(now);
         Snapshot {
-            steady_until: account.steady_until(&windows, now),
+            steady_until: account.steady_until(&windows, pace.as_ref(), now),
             windows,
+            pace,
             paused: account
                 .paused_until()
                 .map(|until| until.saturating_duration_since(now))
@@ -213,9 +215,7 @@ impl Quota {
     /// Brings the gauges up to date; called when somebody scrapes.
     pub fn show(&self) {
         let snapshot = self.snapshot();
-        self.0
-            .metrics
-            .show(&snapshot.windows, snapshot.paused.unwrap_or_default().as_secs_f64());
+        self.0.metrics.show(&snapshot);
     }
 }
 
@@ -293,29 +293,31 @@ impl Permit {
         shared.changed();
     }
 
-    /// The call was answered with a 429: everybody pauses.
-    pub fn throttled(self, answer: Throttled) {
+    /// The call was answered with a 429: everybody pauses. Returns for how long.
+    pub fn throttled(self, answer: Throttled) -> Duration {
         let shared = Arc::clone(&self.shared);
-        let foreign = self.end(
-            |state, charge, now| state.account.throttled(charge, answer, now),
+        let (until, foreign) = self.end(
+            |state, charge, now| {
+                let until = state.account.throttled(charge, answer, now);
+                (until, state.account.foreign())
+            },
             StateFile::settled,
         );
         shared.changed();
-        shared.metrics.throttled(foreign);
-        let paused_s = shared
-            .lock()
-            .account
-            .paused_until()
-            .map(|until| until.saturating_duration_since(Instant::now()).as_secs());
+        shared.metrics.throttled();
+        let pause = until.saturating_duration_since(Instant::now());
+        let paused_s = pause.as_secs();
         if foreign > 0 {
             tracing::warn!(
                 foreign,
                 paused_s,
-                "the upstream answered 429 while the ledger had room: somebody else uses the same app registration"
+                "the upstream answered 429 while the ledger had room: others on the same app registration are estimated to make that many \
+                 calls in the longest window"
             );
         } else {
             tracing::warn!(paused_s, "the upstream answered 429: all calls pause");
         }
+        pause
     }
 
     fn end<R>(

@@ -4,6 +4,7 @@ mod day;
 mod forecast;
 mod idle;
 mod ledger;
+mod pacing;
 mod retune;
 mod state_file;
 mod throttled;
