@@ -118,13 +118,13 @@ impl Rows {
         let mut end_before = first.text.start;
         for row in &self.list {
             if wanted(row.id) {
-                let space = if has_rows {
-                    end_before..row.text.start
+                let start = if has_rows {
+                    end_before
                 } else {
-                    self.inside.start..first.text.start
+                    body.extend_from_slice(&self.body[self.inside.start..first.text.start]);
+                    row.text.start
                 };
-                body.extend_from_slice(&self.body[space]);
-                body.extend_from_slice(&self.body[row.text.clone()]);
+                body.extend_from_slice(&self.body[start..row.text.end]);
                 has_rows = true;
             }
             end_before = row.text.end;
