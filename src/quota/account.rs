@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::config::{Config, Limit, UnknownPast};
+use super::config::{Config, Limit, Pacing, UnknownPast};
 use super::feedback::Throttled;
 use super::foreign::{Change, Foreign, Named, Own, Span};
 use super::latency::Latency;
@@ -19,6 +19,8 @@ pub struct Account {
     pub(super) gate: Gate,
     pub(super) latency: Latency,
     pub(super) foreign: Foreign,
+    /// From when on the bucket does not hold calls back; `None`: never.
+    unpaced_from: Option<Instant>,
     returns: Vec<Instant>,
     calls: u64,
 }
@@ -62,6 +64,7 @@ impl Account {
             gate: Gate::Open,
             latency: Latency::START,
             foreign: Foreign::default(),
+            unpaced_from: unpaced_from(config, now),
             returns: Vec::new(),
             calls: 0,
         }
@@ -75,6 +78,7 @@ impl Account {
             gate: paused_until.map_or(Gate::Open, |until| Gate::Paused { until }),
             latency,
             foreign: Foreign::default(),
+            unpaced_from: None,
             returns: Vec::new(),
             calls: 0,
         }
@@ -87,6 +91,11 @@ impl Account {
             // What fitted beside others was found out about another window.
             self.foreign = Foreign::default();
         }
+        self.unpaced_from = match config.pacing {
+            Pacing::Spread => None,
+            // A slow start goes on to its end.
+            Pacing::None => self.unpaced_from.or(Some(now)),
+        };
         self.ledger
             .retune(config.limits.clone(), config.attempt + Self::LANDING, now);
         self.pace.resize(config.burst, now);
@@ -130,6 +139,9 @@ impl Account {
         let Opening::At(at) = self.ledger.opening(now) else {
             return None;
         };
+        if self.is_unpaced(now) {
+            return Some(at.max(gate));
+        }
         if self.pace.is_due(now) {
             self.replan(now);
         }
@@ -296,6 +308,12 @@ impl Account {
         self.ledger.next_timeout()
     }
 
+    /// Whether calls leave as long as the windows have room, however little the bucket holds.
+    #[must_use]
+    pub fn is_unpaced(&self, now: Instant) -> bool {
+        self.unpaced_from.is_some_and(|from| from <= now)
+    }
+
     /// The end of the present plan, when the bucket would otherwise stay empty past it.
     fn next_plan(&self, now: Instant) -> Option<Instant> {
         self.pace.plan_end().filter(|end| *end > now)
@@ -385,5 +403,16 @@ impl Own for OwnCalls<'_> {
 
     fn next_return(&self) -> Option<Instant> {
         self.ledger.next_return(self.longest, self.now)
+    }
+}
+
+/// From when on the bucket does not hold calls back. A slow start, whose bucket stands in for calls that nobody remembers, lasts for
+/// as long as one of them may count.
+fn unpaced_from(config: &Config, now: Instant) -> Option<Instant> {
+    let longest = config.limits.last().map_or(Duration::ZERO, Limit::hold);
+    match (config.pacing, config.unknown_past) {
+        (Pacing::Spread, _) => None,
+        (Pacing::None, UnknownPast::Paced) => Some(now + config.attempt + longest),
+        (Pacing::None, UnknownPast::Empty | UnknownPast::Full) => Some(now),
     }
 }

@@ -226,7 +226,7 @@ impl Foreign {
         let count = own.count();
         match answer.window {
             Which::Other => return false,
-            Which::Long if answer.wait.is_some() => return true,
+            Which::Long if answer.wait.is_some_and(|wait| wait > span.short) => return true,
             Which::Long | Which::Unnamed => {}
         }
         let coincides = || {

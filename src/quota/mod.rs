@@ -21,23 +21,25 @@ mod latency;
 mod layer;
 mod ledger;
 pub mod local;
-mod memory;
 mod metrics;
 mod pace;
+mod pace_state;
 mod permit;
 pub mod shared;
+mod state_file;
 #[cfg(test)]
 mod tests;
 mod window;
 
 pub use account::Account;
-pub use config::{Config, Invalid, Limit, UnknownPast};
+pub use config::{Config, Invalid, Limit, Pacing, UnknownPast};
 pub use feedback::Throttled;
 pub use forecast::Forecast;
 pub use layer::{Layer, Overdue, Refused, Service};
 pub use ledger::{Charge, Ledger, Opening};
-pub use memory::{Memory, Past};
 pub use metrics::Metrics;
 pub use pace::{Filling, Pace};
+pub use pace_state::PaceState;
 pub use permit::{Permit, Quota, Snapshot};
+pub use state_file::{RestoredState, StateFile};
 pub use window::Window;

@@ -79,12 +79,12 @@ enum Plan {
     Until(Instant),
 }
 
-/// Rounding of the level must not cost a wait.
-const EPSILON: f64 = 1e-6;
-
 impl Pace {
     /// Of the rate that an estimate of others leaves, at least this share is used, however full it takes the window to be.
     const LEAST: f64 = 0.25;
+
+    /// Rounding of the level must not cost a wait.
+    pub(super) const EPSILON: f64 = 1e-6;
 
     /// A bucket that holds `level` of `burst` calls.
     #[must_use]
@@ -183,7 +183,7 @@ impl Pace {
     /// When the bucket holds a call, if nothing else happens; may lie past the plan's end, see [`Pace::plan_end`].
     #[must_use]
     pub fn opens_at(&self, now: Instant) -> Option<Instant> {
-        let missing = 1.0 - EPSILON - self.level_at(now);
+        let missing = 1.0 - Self::EPSILON - self.level_at(now);
         if missing <= 0.0 {
             return Some(now);
         }
@@ -238,6 +238,30 @@ impl Pace {
     pub fn level_at(&self, now: Instant) -> f64 {
         let grown = self.rate * now.saturating_duration_since(self.at).as_secs_f64();
         (self.level + grown).min(self.burst)
+    }
+
+    /// How many calls a full bucket holds.
+    #[must_use]
+    pub fn burst(&self) -> usize {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "made from a u32")]
+        let burst = self.burst as usize;
+        burst
+    }
+
+    /// Until the bucket holds one whole call more, or a new plan is made; zero when it is full.
+    #[must_use]
+    pub fn next_token(&self, now: Instant) -> Duration {
+        let level = self.level_at(now) + Self::EPSILON;
+        if level >= self.burst {
+            return Duration::ZERO;
+        }
+        let wait = (level.floor() + 1.0 - level) / self.rate;
+        let grown = (wait < 1e6).then(|| Duration::from_secs_f64(wait));
+        let planned = self
+            .plan_end()
+            .map(|end| end.saturating_duration_since(now))
+            .filter(|left| !left.is_zero());
+        grown.into_iter().chain(planned).min().unwrap_or(Duration::from_secs(1))
     }
 
     /// Whether at least half of the burst is there.

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::config::Config;
 use super::feedback::Throttled;
 use super::metrics::Metrics;
+use super::pace_state::PaceState;
 use super::window::Window;
 use super::{local, shared};
 use crate::attempt::Demand;
@@ -29,7 +30,9 @@ pub enum Quota {
 pub struct Snapshot {
     /// The windows, shortest first.
     pub windows: Vec<Window>,
-    /// Until when the windows, told in whole seconds, stay as they are unless [`Quota::stamp`] changes.
+    /// The bucket that spreads the longest window; `None` when calls are not spread.
+    pub pace: Option<PaceState>,
+    /// Until when the windows and the bucket, told in whole seconds and calls, stay as they are unless [`Quota::stamp`] changes.
     pub steady_until: Instant,
     /// How long everybody still waits because the upstream said 429.
     pub paused: Option<Duration>,

@@ -135,9 +135,11 @@ impl Quota {
         let mut account = state.account(now);
         account.ledger.sweep(now);
         let windows = account.windows(now);
+        let pace = account.pace_state(now);
         Snapshot {
-            steady_until: account.steady_until(&windows, now),
+            steady_until: account.steady_until(&windows, pace.as_ref(), now),
             windows,
+            pace,
             paused: account
                 .paused_until()
                 .map(|until| until.saturating_duration_since(now))
@@ -152,8 +154,7 @@ impl Quota {
     /// Brings the gauges up to date; called when somebody scrapes.
     pub fn show(&self) {
         let snapshot = self.snapshot();
-        let paused_s = snapshot.paused.unwrap_or_default().as_secs_f64();
-        self.0.metrics.quota.show(&snapshot.windows, paused_s, snapshot.foreign);
+        self.0.metrics.quota.show(&snapshot);
         self.0.metrics.up.set(i64::from(self.lost().is_none()));
     }
 }
