@@ -280,7 +280,11 @@ impl Account {
     #[must_use]
     pub fn foreign(&self) -> u64 {
         let calls = self.span().map_or(0.0, |(_, span)| self.foreign.calls(&span));
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to a limit, which is a u32")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "from 0 to a limit, which is a u32"
+        )]
         let calls = calls.round() as u64;
         calls
     }

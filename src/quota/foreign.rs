@@ -138,12 +138,23 @@ struct Run {
 }
 
 impl Foreign {
+    /// An estimate kept elsewhere.
+    pub(super) fn told(calls: u64, holes: VecDeque<(Instant, Instant)>) -> Self {
+        // More than any limit there is says nothing.
+        let measured = f64::from(u32::try_from(calls).unwrap_or(u32::MAX));
+        Self {
+            measured,
+            holes,
+            ..Self::default()
+        }
+    }
+
     /// Calls of others in a long window, as estimated now.
     pub(super) fn calls(&self, span: &Span) -> f64 {
         if self.measured <= 0.0 {
             return 0.0;
         }
-        (self.measured - self.decay(span)).max(0.0)
+        (self.measured - self.decay(span)).clamp(0.0, span.calls * share::MOST)
     }
 
     fn decay(&self, span: &Span) -> f64 {
@@ -186,7 +197,9 @@ impl Foreign {
         };
         match answer.wait {
             Some(wait) => {
-                let since = run.probed.map_or(Duration::ZERO, |probed| now.saturating_duration_since(probed));
+                let since = run
+                    .probed
+                    .map_or(Duration::ZERO, |probed| now.saturating_duration_since(probed));
                 wait.max(SHORTEST_WAIT).max((since / STRETCH).min(LAST_PROBE))
             }
             None => {
@@ -240,7 +253,11 @@ impl Foreign {
 
     /// Whether calls were refused before at about so many of our own, and never accepted at more since.
     fn is_known(&self, span: &Span, count: usize, now: Instant) -> bool {
-        let asked = if count as f64 >= share::NEARLY_FULL * span.calls { 1 } else { 2 };
+        let asked = if count as f64 >= share::NEARLY_FULL * span.calls {
+            1
+        } else {
+            2
+        };
         let near = |&&(at, n): &&(Instant, usize)| {
             now.saturating_duration_since(at) < span.window && count.abs_diff(n) as f64 <= share::NEAR * span.calls
         };

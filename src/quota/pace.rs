@@ -45,10 +45,11 @@ pub(super) fn overlap(holes: &VecDeque<(Instant, Instant)>, now: Instant, until:
 
 /// A bucket of at most `burst` calls, filled at the largest constant rate that can never run dry.
 ///
-/// With `spare` calls free beyond what the bucket already promises, and the k-th counted call leaving the window at `x_k`, the rate is
-/// the least of `(spare + k) / (x_k - now)` over all k, and `(spare + n) / window` when all n have left. Spent at that rate, the window
-/// is just used up at the `x_k` that gave the minimum; until then the plan stays right, so it is made again only at that moment, or
-/// when calls were left unused.
+/// With `spare` calls free beyond what the bucket already promises, and the k-th counted call (k = 1, 2, ...) leaving the window at `x_k`,
+/// the rate is the least of `(spare + k) / (x_k - now)` over all k, and `(spare + n) / window` when all n have left. The call that a return
+/// makes room for may be in the bucket when it comes, not only after: with a limit of L, that is one call in L + 1. Spent at that rate, the
+/// window is just used up at the `x_k` that gave the minimum; until then the plan stays right, so it is made again only at that moment,
+/// or when calls were left unused.
 #[derive(Clone, Debug)]
 pub struct Pace {
     burst: f64,
@@ -150,14 +151,15 @@ impl Pace {
     fn bound(&self, now: Instant, supply: &Supply<'_>, spare: f64, rate: &mut f64, end: &mut Instant) {
         let window = supply.window.as_secs_f64();
         for (k, &back) in supply.returns.iter().enumerate() {
-            let left = spare + k as f64;
+            // The call that this return makes room for may be ready when it comes: the ledger lets none go before.
+            let left = spare + (k + 1) as f64;
             // Every return comes within the window: no later one can ask for less.
             if supply.others.is_none() && left / window >= *rate {
                 break;
             }
-            let taken = supply
-                .others
-                .map_or(0.0, |others| others.calls / window * others.hole(now, back).as_secs_f64());
+            let taken = supply.others.map_or(0.0, |others| {
+                others.calls / window * others.hole(now, back).as_secs_f64()
+            });
             let wait = back.saturating_duration_since(now).as_secs_f64();
             let sustainable = (left - taken) / wait;
             if wait > 0.0 && sustainable < *rate {

@@ -179,7 +179,10 @@ async fn an_upstream_429_pauses_everybody_and_nobody_sees_it() {
     assert!(pause >= wait, "only {pause:?}");
     assert_eq!(calls.len(), 7, "each is retried in place, once");
     let status = running.status().await;
-    assert_eq!(status["quota"]["foreign_calls"], 0, "one refusal says nothing of others: {status}");
+    assert_eq!(
+        status["quota"]["foreign_calls"], 0,
+        "one refusal says nothing of others: {status}"
+    );
     assert!(status["quota"]["paused_until_s"].is_null(), "{status}");
     running.finish().await;
 }
@@ -197,7 +200,10 @@ async fn calls_of_others_with_the_same_app_are_waited_out_and_estimated() {
     // The window was named, and a wait that only it can need.
     assert!(status["quota"]["foreign_calls"].as_u64().unwrap() > 0, "{status}");
     assert!(status["quota"]["windows"][1]["used"].as_u64().unwrap() <= 5, "{status}");
-    let metrics = running.metrics().await;
-    assert!(metrics.contains("defender_gateway_quota_foreign_calls{window=\"4s\"} "), "{metrics}");
+    let metrics = running.admin.fetch("/metrics").await.text();
+    assert!(
+        metrics.contains("defender_gateway_quota_foreign_calls{window=\"4s\"} "),
+        "{metrics}"
+    );
     running.finish().await;
 }

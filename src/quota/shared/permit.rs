@@ -283,7 +283,10 @@ impl Permit {
         self.shared.metrics.quota.throttled();
         self.end(|state, id, now| state.throttle(id, answer, now));
         tracing::warn!("the upstream answered 429: all calls pause");
-        answer.wait.unwrap_or(quota::foreign::FIRST_PROBE).min(Throttled::LONGEST_WAIT)
+        answer
+            .wait
+            .unwrap_or(quota::foreign::FIRST_PROBE)
+            .min(Throttled::LONGEST_WAIT)
     }
 
     fn end(&mut self, say: impl FnOnce(&mut State, String, Instant)) {

@@ -136,7 +136,10 @@ fn without_a_word_probes_come_ever_later_up_to_a_minute() {
     let probe = account.take(now).unwrap();
     account.settle(probe, now);
     let next = account.take(now).unwrap();
-    assert_eq!(account.throttled(next, Throttled::default(), now), now + Duration::from_secs(5));
+    assert_eq!(
+        account.throttled(next, Throttled::default(), now),
+        now + Duration::from_secs(5)
+    );
 }
 
 #[test]

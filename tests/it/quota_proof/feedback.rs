@@ -145,10 +145,7 @@ impl Outcome {
     /// The first accepted call from that second on, and how much later it came.
     fn first_after(&self, second: u64) -> Duration {
         let since = self.at(second);
-        self.ours
-            .iter()
-            .find(|at| **at >= since)
-            .map_or(HOUR, |at| *at - since)
+        self.ours.iter().find(|at| **at >= since).map_or(HOUR, |at| *at - since)
     }
 
     fn line(&self, case: &Case) -> String {
@@ -163,7 +160,11 @@ impl Outcome {
                 self.gap(hour).as_secs_f64()
             );
         }
-        let _ = write!(line, " estimate {}", self.believed.last().map_or(0, |(.., foreign)| *foreign));
+        let _ = write!(
+            line,
+            " estimate {}",
+            self.believed.last().map_or(0, |(.., foreign)| *foreign)
+        );
         line
     }
 }
@@ -191,12 +192,27 @@ const HOUR_NAMED: Told = Told {
 
 /// After these, five minutes of full pace have at least 110 calls of 117: from how many fives after the end on.
 const STORMS: &[(Case, usize)] = &[
-    (storm("30 s of Retry-After: 1", 2, &[(900, 930, retry_after(1), 9999)]), 1),
-    (storm("60 s of Retry-After: 0", 2, &[(900, 960, retry_after(0), 9999)]), 1),
+    (
+        storm("30 s of Retry-After: 1", 2, &[(900, 930, retry_after(1), 9999)]),
+        1,
+    ),
+    (
+        storm("60 s of Retry-After: 0", 2, &[(900, 960, retry_after(0), 9999)]),
+        1,
+    ),
     (storm("one bare 429 at 900 s", 2, &[(900, 960, Told::BARE, 1)]), 1),
-    (storm("one 429 that names the hour, at 900 s", 2, &[(900, 960, HOUR_NAMED, 1)]), 1),
-    (storm("120 s of Retry-After: 120", 2, &[(900, 1020, retry_after(120), 9999)]), 1),
-    (storm("300 s of Retry-After: 5", 2, &[(900, 1200, retry_after(5), 9999)]), 2),
+    (
+        storm("one 429 that names the hour, at 900 s", 2, &[(900, 960, HOUR_NAMED, 1)]),
+        1,
+    ),
+    (
+        storm("120 s of Retry-After: 120", 2, &[(900, 1020, retry_after(120), 9999)]),
+        1,
+    ),
+    (
+        storm("300 s of Retry-After: 5", 2, &[(900, 1200, retry_after(5), 9999)]),
+        2,
+    ),
     (
         storm(
             "300 s of Retry-After: 5, and 30 s later",
@@ -206,12 +222,19 @@ const STORMS: &[(Case, usize)] = &[
         2,
     ),
     (storm("600 s bare at 900 s", 2, &[(900, 1500, Told::BARE, 9999)]), 2),
-    (storm("600 s bare in saturation", 3, &[(5000, 5600, Told::BARE, 9999)]), 2),
+    (
+        storm("600 s bare in saturation", 3, &[(5000, 5600, Told::BARE, 9999)]),
+        2,
+    ),
     (
         storm(
             "three bare 429s, a minute apart",
             2,
-            &[(900, 950, Told::BARE, 1), (960, 1010, Told::BARE, 1), (1020, 1070, Told::BARE, 1)],
+            &[
+                (900, 950, Told::BARE, 1),
+                (960, 1010, Told::BARE, 1),
+                (1020, 1070, Told::BARE, 1),
+            ],
         ),
         1,
     ),
@@ -240,7 +263,11 @@ fn after_a_storm_the_pace_is_back_in_minutes() {
 
 const SINGLES: &[Case] = &[
     storm("one bare 429 in saturation", 4, &[(5000, 5060, Told::BARE, 1)]),
-    storm("one that names the hour, and no time", 4, &[(5000, 5060, HOUR_NAMED, 1)]),
+    storm(
+        "one that names the hour, and no time",
+        4,
+        &[(5000, 5060, HOUR_NAMED, 1)],
+    ),
 ];
 
 #[test]
@@ -250,7 +277,11 @@ fn one_refusal_in_saturation_costs_seconds() {
         let _ = writeln!(table, "{}", outcome.line(&case));
         assert_eq!(outcome.refused.len(), 1, "{}", case.name);
         let probe = outcome.first_after(5001);
-        assert!(probe <= Duration::from_secs(10), "{}: a probe after {probe:?}", case.name);
+        assert!(
+            probe <= Duration::from_secs(10),
+            "{}: a probe after {probe:?}",
+            case.name
+        );
         let fives = outcome.fives(5300, 6);
         assert!(fives.iter().all(|calls| *calls >= 119), "{}: {fives:?}", case.name);
         for hour in 1..4 {
@@ -269,7 +300,10 @@ fn unnamed_waits_are_probed_ever_later_up_to_a_minute() {
     tell(&outcome.line(&case));
     let gaps: Vec<Duration> = outcome.refused.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert!(gaps[0] <= Duration::from_secs(7), "{gaps:?}");
-    assert!(gaps.iter().all(|gap| *gap <= MINUTE + Duration::from_secs(2)), "{gaps:?}");
+    assert!(
+        gaps.iter().all(|gap| *gap <= MINUTE + Duration::from_secs(2)),
+        "{gaps:?}"
+    );
     assert!(outcome.refused.len() <= 70, "{}", outcome.refused.len());
     assert!(outcome.first_after(5600) <= MINUTE + Duration::from_secs(2));
 }
@@ -287,7 +321,12 @@ fn a_short_storm_leaves_no_phantoms() {
     let back = outcome.first_after(30);
     assert!(back <= Duration::from_secs(5), "back after {back:?}");
     for (at, used, foreign) in &outcome.believed {
-        let real = outcome.ours.iter().chain(&outcome.refused).filter(|sent| *sent <= at).count();
+        let real = outcome
+            .ours
+            .iter()
+            .chain(&outcome.refused)
+            .filter(|sent| *sent <= at)
+            .count();
         let most = real as f64 * 1.1 + 5.0;
         assert!((*used as f64 + *foreign as f64) <= most, "{used} + {foreign} of {real}");
     }
