@@ -45,10 +45,11 @@ pub(super) fn overlap(holes: &VecDeque<(Instant, Instant)>, now: Instant, until:
 
 /// A bucket of at most `burst` calls, filled at the largest constant rate that can never run dry.
 ///
-/// With `spare` calls free beyond what the bucket already promises, and the k-th counted call leaving the window at `x_k`, the rate is
-/// the least of `(spare + k) / (x_k - now)` over all k, and `(spare + n) / window` when all n have left. Spent at that rate, the window
-/// is just used up at the `x_k` that gave the minimum; until then the plan stays right, so it is made again only at that moment, or
-/// when calls were left unused.
+/// With `spare` calls free beyond what the bucket already promises, and the k-th counted call (k = 1, 2, ...) leaving the window at `x_k`,
+/// the rate is the least of `(spare + k) / (x_k - now)` over all k, and `(spare + n) / window` when all n have left. The call that a return
+/// makes room for may be in the bucket when it comes, not only after: with a limit of L, that is one call in L + 1. Spent at that rate, the
+/// window is just used up at the `x_k` that gave the minimum; until then the plan stays right, so it is made again only at that moment,
+/// or when calls were left unused.
 #[derive(Clone, Debug)]
 pub struct Pace {
     burst: f64,
@@ -80,10 +81,11 @@ enum Plan {
 }
 
 impl Pace {
-    /// Rounding of the level must not cost a wait.
-    pub(super) const EPSILON: f64 = 1e-6;
     /// Of the rate that an estimate of others leaves, at least this share is used, however full it takes the window to be.
     const LEAST: f64 = 0.25;
+
+    /// Rounding of the level must not cost a wait.
+    pub(super) const EPSILON: f64 = 1e-6;
 
     /// A bucket that holds `level` of `burst` calls.
     #[must_use]
@@ -149,7 +151,8 @@ impl Pace {
     fn bound(&self, now: Instant, supply: &Supply<'_>, spare: f64, rate: &mut f64, end: &mut Instant) {
         let window = supply.window.as_secs_f64();
         for (k, &back) in supply.returns.iter().enumerate() {
-            let left = spare + k as f64;
+            // The call that this return makes room for may be ready when it comes: the ledger lets none go before.
+            let left = spare + (k + 1) as f64;
             // Every return comes within the window: no later one can ask for less.
             if supply.others.is_none() && left / window >= *rate {
                 break;

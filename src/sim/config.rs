@@ -255,4 +255,6 @@ pub enum Message {
     WithSeconds,
     /// As seen in 2021: names the limit only.
     WithoutSeconds,
+    /// Nothing.
+    Absent,
 }

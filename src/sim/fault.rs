@@ -11,6 +11,8 @@ pub enum Fault {
     Status(StatusCode),
     /// 429 although the limits have room: somebody else uses the same app registration. The wait named is this long.
     Throttle(Duration),
+    /// 429 because the upstream is short of CPU: no limit is named, and none is used up. With `Retry-After`, in whole seconds, or without.
+    Busy(Option<Duration>),
     /// 401 for a good token: the tenant has no licence for vulnerability management.
     NoLicence,
     /// The call is accepted and never answered; the connection stays open.
@@ -36,6 +38,7 @@ impl Fault {
         match self {
             Self::Status(_) => "status",
             Self::Throttle(_) => "throttle",
+            Self::Busy(_) => "busy",
             Self::NoLicence => "no-licence",
             Self::BlackHole => "black-hole",
             Self::Cut => "cut",

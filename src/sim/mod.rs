@@ -47,6 +47,7 @@ mod fault;
 pub mod history;
 mod hosts;
 pub mod limit;
+mod neighbour;
 mod record;
 mod run;
 pub mod scenario;

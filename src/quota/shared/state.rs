@@ -83,7 +83,7 @@ pub struct Change {
     pub forecast: bool,
     /// The store had lost what it knew.
     pub epoch: bool,
-    /// Calls of others that a 429 revealed.
+    /// Calls of others, as estimated, when there were none before.
     pub foreign: u64,
 }
 
@@ -285,7 +285,8 @@ impl State {
             return Change::default();
         }
         self.unsaid.heard();
-        self.foreign = self.foreign.saturating_add(reply.foreign);
+        let found = if self.foreign == 0 { reply.foreign } else { 0 };
+        self.foreign = reply.foreign;
         let theirs = reply.now.parse().ok();
         if !theirs.is_none_or(|theirs| self.clock.is_right(theirs, asked, now)) {
             // Whatever it says of times and members is wrong, and must not get into our copy.
@@ -327,7 +328,7 @@ impl State {
             slots: is_other || granted > 0,
             forecast: is_other,
             epoch: false,
-            foreign: reply.foreign,
+            foreign: found,
         }
     }
 

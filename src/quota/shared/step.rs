@@ -7,9 +7,10 @@ use tokio::time::Instant;
 
 use crate::quota::{self, UnknownPast};
 
-/// What the store runs: one script, in three parts.
+/// What the store runs: one script, in parts.
 pub(super) const SCRIPT: &str = concat!(
     include_str!("script/ledger.lua"),
+    include_str!("script/feedback.lua"),
     include_str!("script/turns.lua"),
     include_str!("script/step.lua"),
 );
@@ -171,8 +172,11 @@ pub struct Reply {
     pub(super) r#gen: f64,
     #[serde(default)]
     pub(super) members: Vec<String>,
+    /// Calls of others in a longest window, as estimated; and from when to when none of those leave it.
     #[serde(default)]
     pub(super) foreign: u64,
+    #[serde(default)]
+    pub(super) holes: Vec<(f64, f64)>,
     #[serde(default)]
     pub(super) level: f64,
     #[serde(default)]

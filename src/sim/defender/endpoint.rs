@@ -110,7 +110,7 @@ impl Region {
             read.map_err(|bad| Refusal::unauthorized(&bad.to_string()))
         });
         let counted = is_operation && verdict.is_ok();
-        let over = if counted { state.limiter.arrive(at).err() } else { None };
+        let over = if counted { state.arrive(at).err() } else { None };
         let fault = state.draw_fault(&self.name, is_operation);
         let number = self.world.journal.arrived(CallRecord {
             at,
@@ -233,6 +233,13 @@ impl Region {
                 // Without limits nobody can have used them up.
                 None => proper(state),
             },
+            Fault::Busy(wait) => {
+                let reply = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", BUSY).reply(&mut state.dice);
+                match wait {
+                    Some(wait) => reply.with(header::RETRY_AFTER, &wait.as_secs().to_string()),
+                    None => reply,
+                }
+            }
             Fault::NoLicence => Refusal::unauthorized("No Tvm license").reply(&mut state.dice),
             Fault::BlackHole => proper(state).delivered(Manner::Never),
             Fault::Cut => proper(state).delivered(Manner::Cut),
@@ -244,6 +251,9 @@ impl Region {
         }
     }
 }
+
+/// What a 429 says that has nothing to do with the number of calls.
+const BUSY: &str = "The service is short of CPU for this tenant.";
 
 impl State {
     fn draw_fault(&mut self, region: &str, is_operation: bool) -> Option<Fault> {

@@ -11,7 +11,7 @@
 //! shape = "sliding-log"             # anchored | aligned | sliding-log | token-bucket
 //! rejected = "count"                # count | ignore: whether refused calls use up quota
 //! retry_after = "seconds"           # seconds | date | absent: the header of a 429
-//! message = "with-seconds"          # with-seconds | without-seconds: its text
+//! message = "with-seconds"          # with-seconds | without-seconds | absent: its text
 //!
 //! [history]
 //! casing = "documented"             # documented | metadata
@@ -49,14 +49,18 @@
 //! |---|---|---|---|---|
 //! | `status` | `status` | | `refuse` | `code`, a documented AADSTS number |
 //! | `throttle` | `wait` | | `throttle` | |
-//! | `no-licence` | | | `status` | `status` |
-//! | `black-hole` | | | `hang` | |
-//! | `cut` | | | `cut` | |
-//! | `cut-mid-body` | | | `rubbish` | |
-//! | `slow-head` | `over` | | `no-token` | |
-//! | `slow-body` | `over` | | `redirect` | |
-//! | `rubbish` | | | `slow` | `over` |
+//! | `busy` | `wait` (not named if absent) | | `status` | `status` |
+//! | `no-licence` | | | `hang` | |
+//! | `black-hole` | | | `cut` | |
+//! | `cut` | | | `rubbish` | |
+//! | `cut-mid-body` | | | `no-token` | |
+//! | `slow-head` | `over` | | `redirect` | |
+//! | `slow-body` | `over` | | `slow` | `over` |
+//! | `rubbish` | | | | |
 //! | `redirect` | | | | |
+//!
+//! `throttle` is the 429 of the quota, in the form that `[quota]` says; `busy` is one that names no limit. A storm is either of them, put
+//! there by one event and taken away by another.
 //!
 //! **An event**'s `action` is one of
 //!
@@ -70,6 +74,7 @@
 //! | `sign-in` | `faults` (an empty list mends) |
 //! | `revoke-tokens`, `scan` | |
 //! | `other-calls` | `calls`: so many of somebody else with the same app registration |
+//! | `neighbour` | `per_hour`: so many of somebody else, from then on at random moments |
 
 mod resolve;
 mod written;

@@ -76,22 +76,22 @@ local function run_step()
   end
   sweep()
   if step.copy then merge(step.copy) end
-  for _, done in ipairs(step.settled or {}) do settle(done[1], done[2]) end
+  for _, done in ipairs(step.settled or {}) do accept(done[1], done[2]) end
   for _, id in ipairs(step.refunded or {}) do refund(id) end
-  local foreign = 0
-  for _, said in ipairs(step.throttled or {}) do foreign = foreign + throttle(said) end
+  for _, said in ipairs(step.throttled or {}) do throttle(said) end
   if state.merging then end_merge() end
   local granted, due = {}, nil
   if me and not state.merging then granted, due = grant(me) end
   local gate = state.gate or {}
   local wants, promised = rivals()
+  local calls, holes = foreseen()
   local names = {}
   for name in pairs(state.members) do names[#names + 1] = name end
   return finish({
     granted = #granted > 0 and #granted or nil,
     due = due and due < math.huge and math.max(0, math.ceil(due - now)) or nil,
     merging = state.merging and math.max(0, state.merging - now) or nil,
-    news = news(), seq = state.seq, gen = state.gen, members = #names > 0 and names or nil, foreign = foreign,
+    news = news(), seq = state.seq, gen = state.gen, members = #names > 0 and names or nil, foreign = calls > 0 and calls or nil, holes = holes,
     level = state.level, rate = state.rate * 1000000, plan = math.max(0, state.plan - now),
     pause = gate.till and math.max(0, gate.till - now) or nil, probe = gate.probe,
     wants = wants, promised = promised,
