@@ -13,6 +13,7 @@ use super::window::Window;
 use super::{local, shared};
 use crate::attempt::Demand;
 use crate::clock::Wall;
+use crate::store::Eviction;
 use crate::task::Tasks;
 
 /// The quota of one app registration. Clones share it.
@@ -41,6 +42,8 @@ pub struct Snapshot {
     pub calls: u64,
     /// The replicas that share the quota, this one included; `None` when it is not shared.
     pub replicas: Option<usize>,
+    /// What the store does when its memory is full; `None` without a store, and while it has not said.
+    pub eviction: Option<Eviction>,
 }
 
 impl Quota {

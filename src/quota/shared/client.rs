@@ -10,7 +10,7 @@ use super::config::FORMAT;
 use super::permit::Shared;
 use super::step::{self, Reply};
 use crate::BoxError;
-use crate::store::{Link, Script, Wakes};
+use crate::store::{Eviction, Link, Script, Wakes};
 use crate::task::Tasks;
 
 /// How long to wait before listening again after the store was lost.
@@ -25,6 +25,7 @@ pub(super) fn start(shared: &Arc<Shared>, config: &Config, tasks: &Tasks) {
         link,
         script: Script::new(step::SCRIPT),
         keys: config.keys(),
+        has_asked: false,
     };
     let stopping = tasks.clone();
     tasks.spawn("store steps", async move { client.run(&stopping).await });
@@ -43,13 +44,18 @@ struct Client {
     link: Link,
     script: Script,
     keys: [String; 5],
+    /// Whether this store was asked what it evicts.
+    has_asked: bool,
 }
 
 impl Client {
     async fn run(mut self, tasks: &Tasks) {
         loop {
             // Not interrupted: the answer to a step that was asked for is awaited.
-            self.take_step(false).await;
+            let has_answered = self.take_step(false).await;
+            if has_answered && !self.has_asked {
+                self.ask_eviction().await;
+            }
             tokio::select! {
                 () = self.shared.is_time() => {}
                 () = tasks.stopping() => break,
@@ -59,12 +65,27 @@ impl Client {
         self.take_step(true).await;
     }
 
-    async fn take_step(&mut self, leave: bool) {
+    /// Says whether the store answered.
+    async fn take_step(&mut self, leave: bool) -> bool {
         let asked = Instant::now();
-        match self.try_step(asked, leave).await {
-            Ok(reply) => self.shared.heard(&reply, asked),
-            Err(error) => self.shared.failed(&error),
+        let answer = self.try_step(asked, leave).await;
+        match &answer {
+            Ok(reply) => self.shared.heard(reply, asked),
+            Err(error) => self.shared.failed(error),
         }
+        self.has_asked &= answer.is_ok();
+        answer.is_ok()
+    }
+
+    /// Asked once after the start and after each outage, since another server may answer then.
+    async fn ask_eviction(&mut self) {
+        let [state, ..] = &self.keys;
+        match Eviction::ask(&mut self.link, state).await {
+            Ok(eviction) => self.shared.evicts(eviction),
+            // It may be forbidden to us, and nothing depends on it.
+            Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "cannot ask what the store evicts"),
+        }
+        self.has_asked = true;
     }
 
     async fn try_step(&mut self, asked: Instant, leave: bool) -> Result<Reply, BoxError> {

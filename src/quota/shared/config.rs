@@ -26,6 +26,13 @@ impl Config {
         Self { store, key, timing }
     }
 
+    /// The name of one key of the ledger; all are on the same server.
+    #[must_use]
+    pub fn ledger_key(&self) -> String {
+        let [state, ..] = self.keys();
+        state
+    }
+
     /// The keys, in the order in which the script expects them.
     pub(super) fn keys(&self) -> [String; 5] {
         let [state, past, flying, log] =

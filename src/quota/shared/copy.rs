@@ -125,6 +125,7 @@ impl Copy {
                 .paused_until
                 .filter(|until| *until > now)
                 .map(|until| -step::age(until, now)),
+            level: self.pace.level_at(now),
         })
     }
 

@@ -14,6 +14,7 @@ use super::{Config, Metrics, client};
 use crate::BoxError;
 use crate::attempt::Demand;
 use crate::quota::{self, Snapshot, Throttled};
+use crate::store::Eviction;
 use crate::task::Tasks;
 
 /// A replica's part in the shared quota. Clones are the same replica.
@@ -146,6 +147,7 @@ impl Quota {
             in_flight: account.ledger.in_flight(),
             calls: state.calls,
             replicas: Some(state.copy.members.len().max(1)),
+            eviction: state.eviction.clone(),
         }
     }
 
@@ -189,14 +191,15 @@ impl Shared {
 
     pub(super) fn heard(&self, reply: &Reply, asked: Instant) {
         let mut state = self.lock();
-        let was_lost = state.is_lost();
+        let is_first = state.is_new();
         let change = state.heard(reply, asked, Instant::now());
+        let is_back = state.outage.answered() || is_first;
         drop(state);
         self.metrics.steps.inc();
         if change.epoch {
             self.metrics.epochs.inc();
             tracing::warn!("the shared store had lost what it knew; bringing our copy of the ledger back");
-        } else if was_lost {
+        } else if is_back {
             tracing::info!("the shared store answers");
         }
         if change.foreign > 0 {
@@ -216,13 +219,34 @@ impl Shared {
 
     pub(super) fn failed(&self, error: &BoxError) {
         self.metrics.failures.inc();
-        if self.lock().failed(Instant::now()) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let (is_lost, is_news) = (state.failed(now), state.outage.failed(now));
+        drop(state);
+        if is_news {
             tracing::warn!(
                 error = error.as_ref() as &dyn std::error::Error,
                 "the shared store is lost: no calls leave until it is back"
             );
+        }
+        if is_lost {
             self.version.fetch_add(1, Ordering::Relaxed);
             self.changed.notify_one();
+        }
+    }
+
+    /// Takes in what the store does when its memory is full.
+    pub(super) fn evicts(&self, eviction: Eviction) {
+        let mut state = self.lock();
+        let is_news = state.eviction.as_ref() != Some(&eviction);
+        state.eviction = Some(eviction.clone());
+        drop(state);
+        if is_news && eviction.takes_any_key() {
+            tracing::warn!(
+                maxmemory_policy = eviction.policy,
+                "the shared store may evict the ledger of the quota when its memory is full: calls then stop until the replicas have \
+                 brought it back; set maxmemory-policy to noeviction or volatile-lru"
+            );
         }
     }
 

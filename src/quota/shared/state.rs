@@ -15,6 +15,7 @@ use super::unsaid::Unsaid;
 use super::{Config, Timing};
 use crate::attempt::Demand;
 use crate::quota::{self, Account};
+use crate::store::{Eviction, Outage};
 
 /// Most slots that one step may ask for.
 const MOST_PER_STEP: usize = 256;
@@ -60,6 +61,7 @@ pub struct State {
     /// Look at once.
     pub(super) woken: bool,
     collecting: Option<Instant>,
+    pub(super) outage: Outage,
     /// Since when the store has not answered, and how often.
     lost: Option<(Instant, u32)>,
     merging: bool,
@@ -70,6 +72,8 @@ pub struct State {
     foreseen: Rivals,
     pub(super) foreign: u64,
     pub(super) calls: u64,
+    /// What the store does when its memory is full; `None` while it has not said.
+    pub(super) eviction: Option<Eviction>,
     clock: Clock,
     doubt: Option<String>,
 }
@@ -111,6 +115,7 @@ impl State {
             due: None,
             woken: true,
             collecting: None,
+            outage: Outage::default(),
             lost: None,
             merging: false,
             last: None,
@@ -119,6 +124,7 @@ impl State {
             foreseen: Rivals::default(),
             foreign: 0,
             calls: 0,
+            eviction: None,
             clock: Clock::default(),
             doubt: None,
         }
@@ -183,6 +189,11 @@ impl State {
         }
         let own = (&*promised, self.weight as f64);
         outlook::share(&mut coming, own, &self.rivals, count - in_hand, slots);
+    }
+
+    /// Whether the store has never answered.
+    pub(super) fn is_new(&self) -> bool {
+        self.last.is_none()
     }
 
     pub(super) fn is_lost(&self) -> bool {
@@ -331,7 +342,7 @@ impl State {
         }
     }
 
-    /// No answer: the step may have been taken, or may still be. Says whether this is news.
+    /// No answer: the step may have been taken, or may still be. Says whether the store had answered before.
     pub fn failed(&mut self, now: Instant) -> bool {
         let failures = self.lost.map_or(0, |(_, failures)| failures);
         self.lost = Some((now, failures + 1));

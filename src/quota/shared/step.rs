@@ -75,7 +75,7 @@ pub(super) struct Terms {
     attempt: i64,
     keep: i64,
     most: usize,
-    /// The keys' own lifetime, milliseconds.
+    /// The keys' own lifetime once the last replica has left, milliseconds.
     ttl: i64,
     lease: i64,
     window: i64,
@@ -144,6 +144,8 @@ pub(super) struct CopyOut {
     pub(super) charges: Vec<(String, u8, i64)>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) pause: Option<i64>,
+    /// What the bucket held by now, if nothing was granted since.
+    pub(super) level: f64,
 }
 
 /// What the script answers, as JSON.

@@ -200,7 +200,7 @@ local function merge(copy)
   state.merged[step.me] = true
   state.copies = state.copies + 1
   if not state.best or now - copy.age > state.best.at then
-    state.best = { at = now - copy.age, members = copy.members or {} }
+    state.best = { at = now - copy.age, members = copy.members or {}, level = copy.level }
   end
 end
 
@@ -231,9 +231,19 @@ local function assume()
   for i = 1, math.min(unknown, state.most) do count_at(state.epoch .. '~' .. i, now) end
 end
 
+-- The bucket goes on from what the freshest copy saw in it, less the calls that were granted since.
+local function restore_level()
+  local best = state.best
+  if not (best and best.level) then return end
+  local since = redis.call('ZCOUNT', FLYING, '(' .. string.format('%.0f', best.at + step.attempt), '+inf')
+    + redis.call('ZCOUNT', PAST, '(' .. string.format('%.0f', best.at), now)
+  state.level, state.at = math.max(0, math.min(best.level - since, step.burst)), now
+end
+
 local function end_merge()
   local complete = is_complete()
   if not complete and now < state.merging then return end
+  restore_level()
   if not complete then assume() end
   state.merging, state.merged, state.best = nil, nil, nil
   upset()

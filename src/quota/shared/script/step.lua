@@ -47,7 +47,13 @@ local function finish(reply)
   state.last = now
   state.past, state.flying, state.log = count(PAST), count(FLYING), count(LOG)
   redis.call('SET', STATE, cmsgpack.pack(state))
-  for _, key in ipairs({ STATE, PAST, FLYING, LOG }) do redis.call('PEXPIRE', key, step.ttl) end
+  -- A key with a lifetime is what a store that is short of memory evicts first (`volatile-*`), so the ledger has none while it is in
+  -- use. When the last replica leaves it gets one, or that of an application which is gone would stay for ever.
+  local in_use = next(state.members) or not step.leave
+  for _, key in ipairs({ PAST, FLYING, LOG }) do
+    if in_use then redis.call('PERSIST', key) else redis.call('PEXPIRE', key, step.ttl) end
+  end
+  if not in_use then redis.call('PEXPIRE', STATE, step.ttl) end
   redis.call('SET', FORMAT, step.format, 'PX', step.quiet)
   for name in pairs(wakes) do redis.call('PUBLISH', STATE, name) end
   reply.epoch, reply.now = state.epoch, string.format('%.0f', now)

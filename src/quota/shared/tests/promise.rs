@@ -286,3 +286,28 @@ fn a_replica_that_turns_callers_away_is_given_as_much_as_others_that_do() {
     // All three want the slots that come next, and hear of each other twice a second: some are promised twice.
     fleet.assert_kept(4);
 }
+
+/// How many of fifty callers on four replicas are served within three seconds after the store was emptied.
+fn served_after_a_flush(before: usize) -> usize {
+    let mut fleet = Fleet::new(4);
+    for n in 0..4 {
+        fleet.come(n, before / 4);
+    }
+    fleet.pass(SECOND * 3);
+    let served = fleet.total(|replica| replica.served);
+    fleet.store.flush();
+    for n in 0..4 {
+        fleet.come(n, if n < 2 { 13 } else { 12 });
+    }
+    fleet.pass(SECOND * 3);
+    fleet.total(|replica| replica.served) - served
+}
+
+#[test]
+fn after_the_store_was_emptied_who_waits_is_served_at_once_where_the_windows_have_room() {
+    assert_eq!(served_after_a_flush(0), 50);
+    assert_eq!(served_after_a_flush(40), 50);
+    // What the copies say is used up stays used up: five come in each second.
+    let served = served_after_a_flush(100);
+    assert!((10..=20).contains(&served), "{served}");
+}
