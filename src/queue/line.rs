@@ -15,7 +15,8 @@ use super::metrics::Metrics;
 use super::refused::{Reason, Refused};
 use super::snapshot::Snapshot;
 use super::state::{Entered, State, TOLERANCE, Turn};
-use crate::attempt::{Demand, Try};
+use crate::attempt::{Demand, FlowDemand, Try};
+use crate::caller::{Name, Urgency};
 use crate::task::Tasks;
 
 /// Where slots come from.
@@ -29,7 +30,7 @@ pub trait Slots: fmt::Debug + Send + Sync + 'static {
     /// When there is none: the moment to ask again, or `None` when only [`Slots::changed`] can tell.
     fn take(&self, now: Instant) -> Result<Self::Permit, Option<Instant>>;
 
-    /// Appends the starts of the next `count` slots, ascending.
+    /// Appends the starts of the next `count` slots, ascending; with [`Slots::others`], the slots of all.
     fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>);
 
     /// Changes when an earlier forecast may no longer hold.
@@ -41,6 +42,17 @@ pub trait Slots: fmt::Debug + Send + Sync + 'static {
     /// Says what is wanted, whenever that may have changed.
     fn demand(&self, demand: Demand<'_>) {
         let _ = demand;
+    }
+
+    /// What callers of other queues want of the same slots: a forecast plays the order forward over them too.
+    fn others(&self) -> Arc<[FlowDemand]> {
+        Arc::default()
+    }
+
+    /// For whom this slot is, when that was decided elsewhere. If that caller has left, the next one in the queue's own order gets it.
+    fn granted_to(&self, permit: &Self::Permit) -> Option<(Urgency, Name)> {
+        let _ = permit;
+        None
     }
 
     /// How many others, who are not in this queue, may want slots too.

@@ -239,6 +239,7 @@ impl<P> State<P> {
             callers: self.order.callers(),
             promised: self.promises.deadlines(),
             turns_away: self.turns_away && !self.order.is_empty(),
+            flows: None,
         }
     }
 

@@ -148,6 +148,7 @@ impl Replica {
             callers: usize::from(!self.line.is_empty()),
             promised: self.line.make_contiguous(),
             turns_away: self.turns_away,
+            flows: None,
         };
         self.state.demand(demand, now);
     }
