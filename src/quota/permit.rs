@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -11,7 +12,8 @@ use super::feedback::Throttled;
 use super::metrics::Metrics;
 use super::window::Window;
 use super::{local, shared};
-use crate::attempt::Demand;
+use crate::attempt::{Demand, FlowDemand};
+use crate::caller::{Name, Urgency};
 use crate::clock::Wall;
 use crate::store::Eviction;
 use crate::task::Tasks;
@@ -111,6 +113,15 @@ impl Quota {
         }
     }
 
+    /// What callers of other processes want of the same slots.
+    #[must_use]
+    pub fn others(&self) -> Arc<[FlowDemand]> {
+        match self {
+            Self::Local(_) => Arc::default(),
+            Self::Shared(quota) => quota.others(),
+        }
+    }
+
     /// When the store is lost: how long to stay away.
     #[must_use]
     pub fn lost(&self) -> Option<Duration> {
@@ -205,6 +216,15 @@ pub enum Permit {
 }
 
 impl Permit {
+    /// For whom the slot is, when a store decided it.
+    #[must_use]
+    pub fn granted_to(&self) -> Option<(Urgency, Name)> {
+        match self {
+            Self::Local(_) => None,
+            Self::Shared(permit) => permit.granted_to(),
+        }
+    }
+
     /// When the call must have ended: the ledger keeps the charge a little longer, and no longer.
     #[must_use]
     pub fn latest(&self) -> Instant {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Config;
-use super::config::FORMAT;
+use super::config::{FORMAT, KEYS};
 use super::permit::Shared;
 use super::step::{self, Reply};
 use crate::BoxError;
@@ -43,7 +43,7 @@ struct Client {
     shared: Arc<Shared>,
     link: Link,
     script: Script,
-    keys: [String; 5],
+    keys: [String; KEYS],
     /// Whether this store was asked what it evicts.
     has_asked: bool,
 }
@@ -101,17 +101,18 @@ impl Client {
 
 /// Wakes the steps when the store says that this replica's turn is earlier than it was told.
 async fn listen(shared: Arc<Shared>, config: Config) {
-    let [channel, ..] = config.keys();
+    let channels = config.channels(shared.name());
+    let channels = channels.each_ref().map(String::as_str);
     loop {
-        match Wakes::listen(&config.store, &channel).await {
+        match Wakes::listen(&config.store, &channels).await {
             Ok(mut wakes) => {
                 // Something may have been said before we listened.
-                shared.wake();
-                while let Some(name) = wakes.next().await {
-                    if name == shared.name().as_bytes() || name == b"*" {
-                        shared.wake();
-                    }
+                shared.wake(None);
+                while let Some((_, message)) = wakes.next().await {
+                    shared.wake(std::str::from_utf8(&message).ok().and_then(|text| text.parse().ok()));
                 }
+                // Another server may know less than the one before.
+                shared.wake(None);
             }
             Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "cannot listen to the store"),
         }

@@ -45,20 +45,20 @@
 
 mod client;
 mod clock;
+mod coming;
 mod config;
 mod copy;
 mod metrics;
-mod outlook;
 mod permit;
-mod rivals;
 mod state;
 mod step;
 #[cfg(test)]
 mod tests;
 mod unsaid;
+mod wants;
 
 pub use config::{Config, Timing};
 pub use metrics::Metrics;
 pub use permit::{Permit, Quota};
-pub use state::{Change, State};
+pub use state::{Change, Slot, State};
 pub use step::Reply;

@@ -12,7 +12,8 @@ use super::state::State;
 use super::step::Reply;
 use super::{Config, Metrics, client};
 use crate::BoxError;
-use crate::attempt::Demand;
+use crate::attempt::{Demand, FlowDemand};
+use crate::caller::{Name, Urgency};
 use crate::quota::{self, Snapshot, Throttled};
 use crate::store::Eviction;
 use crate::task::Tasks;
@@ -61,11 +62,12 @@ impl Quota {
     /// Takes a slot that the store has granted; `None` when there is none in hand.
     #[must_use]
     pub fn take(&self, now: Instant) -> Option<Permit> {
-        let id = self.0.lock().take(now)?;
+        let slot = self.0.lock().take(now)?;
         self.0.version.fetch_add(1, Ordering::Relaxed);
         Some(Permit {
             shared: Arc::clone(&self.0),
-            id: Some(id),
+            id: Some(slot.id),
+            flow: slot.flow,
             left: false,
             issued: now,
             latest: now + self.0.attempt,
@@ -89,13 +91,19 @@ impl Quota {
         self.0.look().copy.members.len().saturating_sub(1)
     }
 
+    /// What callers of the other replicas want of the same slots, as the store said last.
+    #[must_use]
+    pub fn others(&self) -> Arc<[FlowDemand]> {
+        Arc::clone(&self.0.look().others)
+    }
+
     /// When the store is lost, or has never answered: how long to stay away.
     #[must_use]
     pub fn lost(&self) -> Option<Duration> {
         self.0.look().is_lost().then_some(COME_BACK)
     }
 
-    /// Appends when the next `count` slots of this replica come: see [`super`] for what that is worth when others want more later.
+    /// Appends when the next `count` slots of all replicas come.
     pub fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>) {
         self.0.look().forecast(now, count, slots);
     }
@@ -180,8 +188,9 @@ impl Shared {
         }
     }
 
-    pub(super) fn wake(&self) {
-        self.lock().woken = true;
+    /// The store says that this replica's turn comes in so many microseconds, or that it has to look at once.
+    pub(super) fn wake(&self, in_micros: Option<u64>) {
+        self.lock().wake(in_micros, Instant::now());
         self.kick.notify_one();
     }
 
@@ -271,12 +280,19 @@ pub struct Permit {
     shared: Arc<Shared>,
     /// `None` when the charge's end has been said.
     id: Option<String>,
+    flow: Option<(Urgency, Name)>,
     left: bool,
     issued: Instant,
     latest: Instant,
 }
 
 impl Permit {
+    /// For whom the slot is, as the store decided.
+    #[must_use]
+    pub fn granted_to(&self) -> Option<(Urgency, Name)> {
+        self.flow.clone()
+    }
+
     /// When the call must have ended: the store keeps the charge a little longer, and no longer.
     #[must_use]
     pub fn latest(&self) -> Instant {
