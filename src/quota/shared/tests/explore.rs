@@ -305,7 +305,12 @@ fn explore(depth: usize, prologues: &[&[Event]], mistake: Option<(&str, &str)>) 
 
 /// From an unused quota, and from one that the one or the other has used.
 fn assert_safe(depth: usize) {
-    let prologues: [&[Event]; 3] = [&[], &[Event::Step(0)], &[Event::Step(1), Event::Time, Event::Step(0)]];
+    let prologues: [&[Event]; 4] = [
+        &[],
+        &[Event::Step(0)],
+        &[Event::Step(1), Event::Time, Event::Step(0)],
+        &[Event::Step(1), Event::Answer(1), Event::Answer(1), Event::Time, Event::Time],
+    ];
     let explorer = explore(depth, &prologues, None);
     assert_eq!(explorer.over, None);
     assert!(explorer.calls > 50, "hardly any calls: nothing was tested");

@@ -20,7 +20,7 @@ pub(super) const SECOND: Duration = Duration::from_secs(1);
 /// How long a call takes.
 const TOOK: Duration = Duration::from_millis(350);
 
-/// One caller at one replica. It always has `waiting` requests there; each that is answered is followed by another.
+/// One caller at one replica, with so many requests that wait there.
 #[derive(Clone, Debug)]
 pub(super) struct Asking {
     pub(super) replica: usize,
@@ -30,6 +30,8 @@ pub(super) struct Asking {
     pub(super) waiting: usize,
     /// How long each of its requests can wait, which decides between those of one caller.
     pub(super) patience: Duration,
+    /// Whether each request that is answered is followed by another.
+    pub(super) goes_on: bool,
 }
 
 impl Asking {
@@ -41,6 +43,7 @@ impl Asking {
             weight: 1,
             waiting: 1,
             patience: SECOND * 30,
+            goes_on: true,
         }
     }
 }
@@ -98,17 +101,6 @@ impl Fleet {
         self.callers.push(caller);
         self.served.push(0);
         self.tell(n);
-        self.settle_down();
-    }
-
-    /// All callers leave.
-    pub(super) fn rest(&mut self) {
-        for caller in &mut self.callers {
-            caller.waiting = 0;
-        }
-        for n in 0..self.replicas.len() {
-            self.tell(n);
-        }
         self.settle_down();
     }
 
@@ -181,6 +173,7 @@ impl Fleet {
             };
             is_used = true;
             self.served[caller] += 1;
+            self.callers[caller].waiting -= usize::from(!self.callers[caller].goes_on);
             self.made.push(self.now - self.start);
             self.replicas[n].flying.push_back((self.now + TOOK, slot.id));
         }
