@@ -158,6 +158,7 @@ pub(super) fn queue(config: &Resolved) -> queue::Config {
     queue::Config {
         max_requests: config.queue.max_requests.get(),
         max_requests_per_caller: config.queue.max_requests_per_caller.get(),
+        longest_wait: config.queue.max_wait_limit,
         weights: config
             .callers
             .weights

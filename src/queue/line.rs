@@ -114,7 +114,8 @@ impl<S: Slots> Queue<S> {
     /// Waits for a slot, at most until the caller's deadline.
     ///
     /// # Errors
-    /// [`Refused`] at once when the turn cannot come in time; later only when the upstream ordered a pause meanwhile.
+    /// [`Refused`] at once when the turn cannot come in time; later when a request with a better right to the slot came meanwhile, or the
+    /// upstream ordered a pause.
     ///
     /// # Cancel safety
     /// Safe: a caller that leaves gives its place up at once, and a slot just handed to it passes on.
@@ -163,6 +164,12 @@ impl<S: Slots> Queue<S> {
                 .lock()
                 .spread(attempt.caller.urgency, &attempt.caller.name, &beneficiaries);
         }
+    }
+
+    /// The call that `attempt` was granted a slot for has been answered: its caller may ask again.
+    pub fn answered(&self, attempt: &Try) {
+        let (name, urgency) = (&attempt.caller.name, attempt.caller.urgency);
+        self.0.lock().answered(name, urgency, Instant::now());
     }
 
     /// The state for people.
@@ -248,27 +255,27 @@ impl<S: Slots> Shared<S> {
     }
 
     /// Waits to be told.
-    async fn turn(&self, told: oneshot::Receiver<Turn<S::Permit>>, latest: Instant) -> Turn<S::Permit> {
-        let refused = |reason, retry_after| Err(Refused { reason, retry_after });
+    async fn turn(&self, mut told: oneshot::Receiver<Turn<S::Permit>>, id: u64, latest: Instant) -> Turn<S::Permit> {
+        // Only a panic in the queue loses a ticket.
+        let lost = || Err(Refused::new(Reason::Late, Duration::ZERO));
         tokio::select! {
             biased;
-            // Only a panic in the queue loses a ticket.
-            turn = told => turn.unwrap_or(refused(Reason::Late, Duration::ZERO)),
+            turn = &mut told => turn.unwrap_or_else(|_| lost()),
             () = tokio::time::sleep_until(latest) => {
-                let wait = self.lock().predicted_wait(Instant::now(), &self.slots);
-                refused(Reason::Overtaken, wait)
+                self.lock().lapse(id, Instant::now());
+                told.await.unwrap_or_else(|_| lost())
             }
         }
     }
 
     /// A refusal for want of slots, when it is not known whether there are any.
     fn honest(&self, refused: Refused) -> Refused {
-        let is_want = matches!(refused.reason, Reason::Late | Reason::Promised | Reason::Overtaken);
+        let is_want = matches!(
+            refused.reason,
+            Reason::Late | Reason::Promised | Reason::Displaced | Reason::Overtaken
+        );
         match self.slots.lost().filter(|_| is_want) {
-            Some(retry_after) => Refused {
-                reason: Reason::StoreLost,
-                retry_after,
-            },
+            Some(retry_after) => Refused::new(Reason::StoreLost, retry_after),
             None => refused,
         }
     }
@@ -302,7 +309,8 @@ impl<S: Slots> Waiting<S> {
     /// Waits for the slot, at most until a second after the caller's deadline.
     ///
     /// # Errors
-    /// [`Refused`] only when slots came later than predicted: the upstream ordered a pause, or was much slower than before.
+    /// [`Refused`] when a request came whose class or share gives it a better right to the slot, or when slots came later than predicted: the
+    /// upstream ordered a pause, or was much slower than before.
     ///
     /// # Cancel safety
     /// Safe, see [`Queue::turn`].
@@ -312,8 +320,8 @@ impl<S: Slots> Waiting<S> {
         let at_once = matches!(self.place, Place::Served(_));
         let turn = match self.place {
             Place::Served(permit) => Ok(permit),
-            Place::Behind(turn, _ticket) => shared
-                .turn(turn, latest)
+            Place::Behind(turn, ticket) => shared
+                .turn(turn, ticket.id, latest)
                 .await
                 .map_err(|refused| shared.honest(refused)),
         };

@@ -237,7 +237,7 @@ async fn only_the_upstreams_quota_is_blamed_on_its_windows() {
         (queue::Reason::FairUse, serde_json::Value::Null),
     ] {
         let retry_after = Duration::from_secs(3);
-        let (answer, body) = answer(move || Err(queue::Refused { reason, retry_after }.into())).await;
+        let (answer, body) = answer(move || Err(queue::Refused::new(reason, retry_after).into())).await;
         assert_eq!(answer.status(), StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(field(&answer, "retry-after"), "3");
         assert_eq!(field(&answer, "ratelimit"), "\"1m\";r=37;t=12");

@@ -5,6 +5,7 @@
 
 mod day;
 mod fairness;
+mod overload;
 mod prediction;
 mod upstream;
 mod world;
