@@ -189,7 +189,7 @@ impl Shared {
     }
 
     /// The store says that this replica's turn comes in so many microseconds, or that it has to look at once.
-    pub(super) fn wake(&self, in_micros: Option<u64>) {
+    pub(super) fn wake(&self, in_micros: Option<f64>) {
         self.lock().wake(in_micros, Instant::now());
         self.kick.notify_one();
     }

@@ -21,8 +21,11 @@ use crate::store::{Eviction, Outage};
 /// Most slots that one step may ask for.
 const MOST_PER_STEP: usize = 256;
 
-/// A slot that was granted is used at once or given back: so long may it take to reach its caller.
-const IN_HAND: Duration = Duration::from_millis(250);
+/// A slot that was granted is used at once or given back: so long may it take to reach its caller, a slow store included.
+const IN_HAND: Duration = Duration::from_secs(1);
+
+/// The longest time for which a slot is kept for the replica whose turn it is, however slow the store.
+const LONGEST_CLAIM: Duration = Duration::from_secs(1);
 
 /// What has become of calls is collected for so long before it is said.
 const COLLECT: Duration = Duration::from_millis(5);
@@ -86,6 +89,8 @@ pub struct State {
     pub(super) calls: u64,
     /// What the store does when its memory is full; `None` while it has not said.
     pub(super) eviction: Option<Eviction>,
+    /// How long the store takes to answer, smoothed.
+    took: Duration,
     clock: Clock,
     doubt: Option<String>,
 }
@@ -147,6 +152,7 @@ impl State {
             foreign: 0,
             calls: 0,
             eviction: None,
+            took: Duration::ZERO,
             clock: Clock::default(),
             doubt: None,
         }
@@ -260,9 +266,9 @@ impl State {
     }
 
     /// The store says when this replica's turn comes, or that it has to look at once.
-    pub(super) fn wake(&mut self, in_micros: Option<u64>, now: Instant) {
+    pub(super) fn wake(&mut self, in_micros: Option<f64>, now: Instant) {
         match in_micros {
-            Some(micros) => self.due = Some(now + Duration::from_micros(micros).max(SHORTEST)),
+            Some(micros) => self.due = Some(now + step::span(micros).max(SHORTEST)),
             None => self.woken = true,
         }
     }
@@ -310,6 +316,7 @@ impl State {
             r#gen: self.r#gen,
             seq: self.seq,
             landing: step::micros(self.copy.latency.bound()),
+            claim: step::micros((self.took * 4).max(self.timing.claim).min(LONGEST_CLAIM)),
             settled: &said.settled,
             refunded: said.refunded,
             throttled: &said.throttled,
@@ -325,6 +332,7 @@ impl State {
         self.next += self.asked as u64;
         let was_lost = self.lost.take().is_some() || self.last.is_none();
         self.last = Some(asked);
+        self.took = self.took / 8 * 7 + now.saturating_duration_since(asked) / 8;
         if reply.epoch != self.epoch {
             return self.begin_epoch(reply);
         }

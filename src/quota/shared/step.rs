@@ -50,6 +50,8 @@ pub(super) struct Step<'a> {
     pub(super) r#gen: u64,
     pub(super) seq: u64,
     pub(super) landing: i64,
+    /// How long a slot is kept for a replica that is called for it.
+    pub(super) claim: i64,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub(super) settled: &'a [(String, i64)],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
@@ -84,7 +86,6 @@ pub(super) struct Terms {
     ttl: i64,
     lease: i64,
     window: i64,
-    claim: i64,
     past: &'static str,
     longest_pause: i64,
 }
@@ -117,7 +118,6 @@ impl Terms {
             ttl: micros((longest + kept) * 2 + timing.lease) / 1000,
             lease: micros(timing.lease),
             window: micros(timing.merge),
-            claim: micros(timing.claim),
             past: match config.unknown_past {
                 UnknownPast::Empty => "empty",
                 UnknownPast::Paced => "paced",

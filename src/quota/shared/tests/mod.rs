@@ -5,4 +5,5 @@ mod fleet;
 mod lies;
 mod mixed;
 mod order;
+mod queued;
 mod store;

@@ -116,7 +116,7 @@ impl Store {
     }
 
     /// Whom the script has woken since this was asked last, and when they are to look if that is not at once; `*` is everybody.
-    pub(super) fn wakes(&mut self) -> Vec<(String, Option<u64>)> {
+    pub(super) fn wakes(&mut self) -> Vec<(String, Option<f64>)> {
         let wakes = self.ask::<Vec<String>>(&["SPOP", "wakes", "1000"]);
         let wake = |wake: &String| {
             let (name, message) = wake.split_once(' ').unwrap();
