@@ -124,6 +124,13 @@ pub(super) fn sharing(config: &Resolved) -> Option<quota::shared::Config> {
     ))
 }
 
+/// Where the shared ledger is, and the name of one of its keys, if replicas share the quota.
+#[must_use]
+pub fn ledger(config: &Resolved) -> Option<(store::Config, String)> {
+    let sharing = sharing(config)?;
+    Some((store(config)?, sharing.ledger_key()))
+}
+
 /// How replicas share answers, if they do.
 pub(super) fn fleet(config: &Resolved) -> Option<fleet::Config> {
     let settings = &config.store;

@@ -3,8 +3,11 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use super::runtime::block_on_one;
 use super::{Check, Error, print};
+use crate::app;
 use crate::config::{self, Disk, Environment, Loaded, Pin, Resolved, Source, duration, size};
+use crate::store::Eviction;
 
 /// Reads the configuration, prints a summary or all of it to stdout. Starts nothing.
 ///
@@ -62,7 +65,7 @@ fn subjects(resolved: &Resolved) -> [(&'static str, String); 12] {
         ("queue", queue(resolved)),
         ("cache", cache(resolved)),
         ("merging", merging(resolved)),
-        ("store", store(resolved)),
+        ("store", format!("{}{}", store(resolved), eviction(resolved))),
         ("telemetry", telemetry(resolved)),
     ]
 }
@@ -209,4 +212,19 @@ fn store(resolved: &Resolved) -> String {
             )
         },
     )
+}
+
+/// A warning when the store answers and says that it may evict the ledger. What else there is to say of the store does not need it.
+fn eviction(resolved: &Resolved) -> String {
+    let Some((store, key)) = app::ledger(resolved) else {
+        return String::new();
+    };
+    let asked = block_on_one(async { Eviction::of(&store, &key).await.map_err(|error| Error::failed("cannot ask the store", error)) });
+    match asked {
+        Ok(eviction) if eviction.takes_any_key() => format!(
+            "; its maxmemory-policy {} may evict the ledger of the quota: set noeviction or volatile-lru",
+            eviction.policy
+        ),
+        _ => String::new(),
+    }
 }

@@ -136,19 +136,22 @@ impl World {
         let step = self.replicas[n].step(format!("{n}"), false, now).unwrap();
         let reply = self.store.run(&step);
         self.replicas[n].heard(&reply, now, now);
-        while let Some(id) = self.replicas[n].take(now) {
+        while let Some(slot) = self.replicas[n].take(now) {
             let answer = self.upstream.ours(now);
             if answer.is_ok() {
                 self.ours.push(now);
             } else {
                 self.refused.push(now);
             }
-            self.flying.push_back((now + TOOK, n, id, answer));
+            self.flying.push_back((now + TOOK, n, slot.id, answer));
         }
         self.replicas[n].demand(waiting(4), now);
-        let woken = self.store.wakes();
-        for (n, replica) in self.replicas.iter_mut().enumerate() {
-            replica.woken |= woken.iter().any(|name| name == "*" || *name == format!("r{n}"));
+        for (name, at) in self.store.wakes() {
+            for (n, replica) in self.replicas.iter_mut().enumerate() {
+                if name == "*" || name == format!("r{n}") {
+                    replica.wake(at, now);
+                }
+            }
         }
     }
 

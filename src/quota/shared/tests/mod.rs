@@ -2,7 +2,9 @@
 
 mod explore;
 mod feedback;
+mod fleet;
 mod lies;
 mod mixed;
-mod promise;
+mod order;
+mod queued;
 mod store;
