@@ -195,19 +195,16 @@ impl Foreign {
             }
             None => self.first_refused(span, answer, own, now),
         };
-        match answer.wait {
-            Some(wait) => {
-                let since = run
-                    .probed
-                    .map_or(Duration::ZERO, |probed| now.saturating_duration_since(probed));
-                wait.max(SHORTEST_WAIT).max((since / STRETCH).min(LAST_PROBE))
-            }
-            None => {
-                let first = FIRST_PROBE.min(span.short);
-                now.saturating_duration_since(run.since).clamp(first, LAST_PROBE)
-            }
-        }
-        .min(Throttled::LONGEST_WAIT)
+        let wait = if let Some(wait) = answer.wait {
+            let probing = run
+                .probed
+                .map_or(Duration::ZERO, |probed| now.saturating_duration_since(probed));
+            wait.max(SHORTEST_WAIT).max((probing / STRETCH).min(LAST_PROBE))
+        } else {
+            let first = FIRST_PROBE.min(span.short);
+            now.saturating_duration_since(run.since).clamp(first, LAST_PROBE)
+        };
+        wait.min(Throttled::LONGEST_WAIT)
     }
 
     fn first_refused(&mut self, span: &Span, answer: Named, own: &impl Own, now: Instant) -> Run {

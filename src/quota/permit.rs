@@ -263,6 +263,10 @@ impl Permit {
     }
 
     /// The call was answered with a 429: everybody pauses. Returns for how long, as far as this process knows.
+    #[expect(
+        clippy::must_use_candidate,
+        reason = "the pause holds whether or not anybody is told of it"
+    )]
     pub fn throttled(self, answer: Throttled) -> Duration {
         match self {
             Self::Local(permit) => permit.throttled(answer),

@@ -22,14 +22,16 @@ impl Neighbour {
             mean,
             next: now,
         };
-        neighbour.next += neighbour.gap();
+        let gap = neighbour.gap();
+        neighbour.next += gap;
         Some(neighbour)
     }
 
     /// The next call up to `now`, if there is one.
     pub(super) fn call(&mut self, now: Duration) -> Option<Duration> {
         let at = (self.next <= now).then_some(self.next)?;
-        self.next += self.gap();
+        let gap = self.gap();
+        self.next += gap;
         Some(at)
     }
 

@@ -125,12 +125,10 @@ async fn a_neighbour_uses_up_what_comes_between_ours() {
     sim.apply(Action::Neighbour(3_600_000)).await.unwrap();
     let refused = async {
         while client.ask(&sim, "us", &token).await.unwrap().status == StatusCode::OK {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(30), refused)
-        .await
-        .unwrap();
+    tokio::time::timeout(Duration::from_secs(30), refused).await.unwrap();
     assert!(sim.calls().len() < 50, "{} calls of ours", sim.calls().len());
 }
 

