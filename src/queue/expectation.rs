@@ -13,8 +13,13 @@ use tokio::time::Instant;
 use super::order::{Expected, Order};
 use crate::caller::{Name, Urgency};
 
-/// A caller that asks again within this time of being answered may be about to ask once more; nothing is expected of one that does not.
+/// Nothing is expected of a caller that has not asked for so long.
 const RECENT: Duration = Duration::from_secs(10);
+
+/// A caller that asks again so soon after its slot, so often in a row, asks again whenever it is answered. Callers that come at random do
+/// that rarely.
+const LONGEST_CYCLE: Duration = Duration::from_secs(5);
+const CYCLES: usize = 3;
 
 /// A return this much too early is on time.
 const EARLY: Duration = Duration::from_secs(1);
@@ -72,10 +77,8 @@ struct History {
     granted: Option<Instant>,
     /// Whether the call has been answered since.
     is_answered: bool,
-    /// From the last slot but one to the next request.
-    gap: Option<Duration>,
-    /// From a slot to the next request, as observed twice at least.
-    cycle: Option<Duration>,
+    /// From a slot to the next request, the last few times.
+    gaps: [Option<Duration>; CYCLES],
     /// Until then it is expected to ask again, if it ever did.
     until: Instant,
     /// When one of its requests was refused last.
@@ -102,8 +105,7 @@ impl History {
             returns: VecDeque::new(),
             granted: None,
             is_answered: false,
-            gap: None,
-            cycle: None,
+            gaps: [None; CYCLES],
             until: now + RECENT,
             refused: None,
             look: now + RECENT,
@@ -117,13 +119,18 @@ impl History {
             return;
         }
         let gap = self.granted.map(|granted| now.saturating_duration_since(granted));
-        let gap = gap.filter(|gap| *gap <= RECENT);
-        self.cycle = self.gap.zip(gap).map(|(before, gap)| before.max(gap));
-        self.gap = gap;
+        self.gaps.rotate_right(1);
+        self.gaps[0] = gap.filter(|gap| *gap <= LONGEST_CYCLE);
+    }
+
+    /// From a slot to the next request, if it asks again whenever it is answered.
+    fn cycle(&self) -> Option<Duration> {
+        let longest = self.gaps.iter().copied().max().flatten();
+        longest.filter(|_| self.gaps.iter().all(Option::is_some))
     }
 
     fn expected(&self, now: Instant) -> Expected {
-        let cycle = self.cycle.filter(|_| now < self.until);
+        let cycle = self.cycle().filter(|_| now < self.until);
         let rate = |cycle: Duration| 1_000_000 / cycle.max(SHORTEST_CYCLE).as_millis();
         Expected {
             returning: self.returns.len(),
@@ -315,4 +322,94 @@ impl Expectations {
 fn disobeys(history: &History, now: Instant) -> bool {
     let last = history.refused.filter(|_| !history.returns.is_empty());
     last.is_some_and(|refused| now.saturating_duration_since(refused) >= AT_ONCE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::Weights;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn expected(expectations: &Expectations, caller: &Name) -> Option<Expected> {
+        let urgency = usize::from(Urgency::default().level());
+        expectations.callers[urgency].get(caller).map(|history| history.told)
+    }
+
+    #[test]
+    fn a_caller_that_asks_again_whenever_it_is_answered_is_expected_until_it_stops() {
+        let (mut order, mut expectations) = (Order::new(Weights::default()), Expectations::default());
+        let (caller, urgency) = (Name::new("a"), Urgency::default());
+        let mut now = Instant::now();
+        for round in 0..6 {
+            let arrival = expectations.arrive(&caller, urgency, now, &mut order);
+            assert_eq!(order.loops(), usize::from(round > 2), "round {round}");
+            expectations.let_in((&caller, urgency), arrival, now, now, &mut order);
+            expectations.granted(&caller, urgency, now, &mut order);
+            now += SECOND;
+            expectations.answered(&caller, urgency, now, &mut order);
+            now += SECOND;
+        }
+        assert_eq!(expected(&expectations, &caller).unwrap().rate, 500, "one every two seconds");
+        expectations.expire(now + RECENT, &mut order);
+        assert_eq!((order.loops(), expected(&expectations, &caller)), (0, None));
+    }
+
+    #[test]
+    fn requests_that_come_at_once_are_no_loop() {
+        let (mut order, mut expectations) = (Order::new(Weights::default()), Expectations::default());
+        let (caller, urgency, now) = (Name::new("a"), Urgency::default(), Instant::now());
+        for _ in 0..20 {
+            let arrival = expectations.arrive(&caller, urgency, now, &mut order);
+            expectations.let_in((&caller, urgency), arrival, now, now, &mut order);
+            expectations.granted(&caller, urgency, now, &mut order);
+        }
+        assert_eq!(order.loops(), 0);
+    }
+
+    #[test]
+    fn a_refused_request_is_expected_back_when_it_was_told_to_come_and_a_little_longer() {
+        let (mut order, mut expectations) = (Order::new(Weights::default()), Expectations::default());
+        let (caller, urgency, now) = (Name::new("a"), Urgency::default(), Instant::now());
+        for wait in [10, 20, 30] {
+            let arrival = expectations.arrive(&caller, urgency, now, &mut order);
+            assert!(matches!(arrival, Arrival::New { .. }));
+            expectations.refuse((&caller, urgency), arrival, now + wait * SECOND, now, &mut order);
+        }
+        assert_eq!(order.returning(), 3);
+        // It comes when it was told to.
+        let at = now + 10 * SECOND;
+        let arrival = expectations.arrive(&caller, urgency, at, &mut order);
+        assert_eq!(arrival, Arrival::Return);
+        expectations.let_in((&caller, urgency), arrival, at, at, &mut order);
+        assert_eq!(order.returning(), 2);
+        // One that does not obey is one of them, not a further one.
+        let arrival = expectations.arrive(&caller, urgency, at, &mut order);
+        assert_eq!(arrival, Arrival::New { behind: 1 });
+        expectations.refuse((&caller, urgency), arrival, now + 25 * SECOND, at, &mut order);
+        assert_eq!(order.returning(), 2);
+        expectations.expire(now + 60 * SECOND, &mut order);
+        assert_eq!((order.returning(), expectations.returns), (0, 0));
+    }
+
+    #[test]
+    fn what_is_expected_is_bounded_whatever_names_are_made_up() {
+        let (mut order, mut expectations) = (Order::new(Weights::default()), Expectations::default());
+        let (urgency, now) = (Urgency::default(), Instant::now());
+        for n in 0..MOST_RETURNS * 2 {
+            let caller = Name::new(&(n / 4).to_string());
+            let arrival = expectations.arrive(&caller, urgency, now, &mut order);
+            expectations.refuse((&caller, urgency), arrival, now + 60 * SECOND, now, &mut order);
+            assert!(expectations.looks.len() <= MOST_CALLERS && expectations.returns <= MOST_RETURNS);
+            assert_eq!(order.returning(), expectations.returns);
+        }
+        let one = Name::new("one");
+        for _ in 0..MOST_RETURNS * 2 {
+            let arrival = expectations.arrive(&one, urgency, now, &mut order);
+            expectations.refuse((&one, urgency), arrival, now + 60 * SECOND, now, &mut order);
+        }
+        assert!(expectations.returns <= MOST_RETURNS);
+        expectations.expire(now + 120 * SECOND, &mut order);
+        assert_eq!((expectations.looks.len(), order.returning()), (0, 0));
+    }
 }

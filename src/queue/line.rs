@@ -162,7 +162,7 @@ impl<S: Slots> Queue<S> {
         if beneficiaries.len() > 1 {
             self.0
                 .lock()
-                .spread(attempt.caller.urgency, &attempt.caller.name, &beneficiaries);
+                .spread(attempt.caller.urgency, &attempt.caller.name, &beneficiaries, Instant::now());
         }
     }
 

@@ -34,6 +34,6 @@ pub use fair_use::{FairUse, Layer as FairUseLayer, Service as FairUseService};
 pub use layer::{Layer, Service};
 pub use line::{Queue, Slots, Waiting};
 pub use metrics::Metrics;
-pub use order::{Ahead, Expected, Late, Look, Order, Place, Ticket};
+pub use order::{Ahead, Expected, Late, Look, Order, Place, Played, Ticket};
 pub use refused::{Reason, Refused, Wait};
 pub use snapshot::{CallerShare, Outlook, Snapshot};

@@ -26,13 +26,13 @@ pub struct Wait {
 impl Wait {
     /// The wait to ask for, in whole seconds: rounded up, so that it is enough.
     #[must_use]
-    pub fn needed_s(&self) -> u64 {
+    pub fn needed_s(self) -> u64 {
         whole_seconds(self.needed)
     }
 
     /// What the request allowed, in whole seconds. A moment of it had passed when it was refused.
     #[must_use]
-    pub fn allowed_s(&self) -> u64 {
+    pub fn allowed_s(self) -> u64 {
         self.allowed.saturating_add(Duration::from_millis(500)).as_secs()
     }
 }

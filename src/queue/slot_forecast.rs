@@ -68,6 +68,11 @@ impl SlotForecast {
         last + apart
     }
 
+    /// How long until the slot with this number comes, from 0.
+    pub(super) fn after(&self, rank: usize, now: Instant) -> Duration {
+        self.start(rank, now).saturating_duration_since(now)
+    }
+
     /// How many slots come until that moment.
     pub(super) fn until(&self, at: Instant) -> usize {
         let known = self.starts.partition_point(|start| *start <= at);

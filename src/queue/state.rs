@@ -31,7 +31,7 @@ pub(super) const TOLERANCE: Duration = Duration::from_secs(1);
 const SLIGHTLY: Duration = Duration::from_millis(50);
 
 /// Callers that ask again and again are expected to go on for so long.
-const LOOPS_LAST: Duration = Duration::from_mins(5);
+const LOOPS_LAST: Duration = Duration::from_mins(2);
 
 /// Whose turns come too late is found out at once as long as that costs no more than this for each request that came, and otherwise after this
 /// time: a flood must not look at the whole queue at every arrival.
@@ -74,14 +74,52 @@ struct Waiter<P> {
 }
 
 /// Whether everybody who waits is known to be served in time.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Check {
-    /// Somebody came since who goes before others; since when.
+    /// So many may still come who go before others.
+    spare: usize,
+    /// Callers that ask again whenever they are answered, when this was found out.
+    loops: usize,
+    /// Since when it is not known any more, because more came.
     overtaken: Option<Instant>,
     /// Slots may come later than they were said to.
     drifted: bool,
     /// Steps that may be spent at once.
     budget: usize,
+}
+
+/// By how many slots a request delays those who waited before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Delay {
+    None,
+    One,
+    Unknown,
+}
+
+impl Check {
+    /// Nobody waits.
+    const IDLE: Self = Self {
+        spare: usize::MAX,
+        loops: 0,
+        overtaken: None,
+        drifted: false,
+        budget: 0,
+    };
+
+    /// Somebody came, with so many slots to spare.
+    fn came(&mut self, delay: Delay, spare: usize, loops: usize, now: Instant) {
+        match delay {
+            Delay::None => self.spare = self.spare.min(spare),
+            Delay::One if self.spare > 0 && loops <= self.loops => self.spare = (self.spare - 1).min(spare),
+            Delay::One | Delay::Unknown => self.doubt(now),
+        }
+    }
+
+    /// The order has changed.
+    fn doubt(&mut self, now: Instant) {
+        self.spare = 0;
+        self.overtaken.get_or_insert(now);
+    }
 }
 
 /// A ticket just taken.
@@ -115,7 +153,7 @@ impl<P> State<P> {
             expectations: Expectations::default(),
             tickets: 0,
             turns_away: false,
-            check: Check::default(),
+            check: Check::IDLE,
             armed: None,
             closes: None,
         }
@@ -179,7 +217,13 @@ impl<P> State<P> {
             };
             return Err(self.refuse(reason, request, arrival, now));
         }
-        let is_last = ahead.waiting >= self.order.len();
+        let delay = if ahead.waiting >= self.order.len() {
+            Delay::None
+        } else if self.order.delays_by_one(&place) {
+            Delay::One
+        } else {
+            Delay::Unknown
+        };
         if self.order.len() >= self.config.max_requests
             && let Some(last) = self.order.last()
         {
@@ -195,9 +239,8 @@ impl<P> State<P> {
             .let_in((name, urgency), arrival, deadline, now, &mut self.order);
         let index = self.deadlines.partition_point(|entry| *entry < (deadline, id));
         self.deadlines.insert(index, (deadline, id));
-        if !is_last {
-            self.check.overtaken.get_or_insert(now);
-        }
+        let in_time = self.slots.until(deadline).saturating_sub(ahead.rank() + 1);
+        self.check.came(delay, in_time, self.order.loops(), now);
         self.check.budget = (self.check.budget + STEPS_PER_ARRIVAL).min(2 * self.order.len() + STEPS_PER_ARRIVAL);
         let (sender, turn) = oneshot::channel();
         let allowed = allowed(caller, now);
@@ -305,7 +348,7 @@ impl<P> State<P> {
                 Err(returned) => in_hand = returned.ok(),
             }
         }
-        self.check = Check::default();
+        self.check = Check::IDLE;
         None
     }
 
@@ -325,10 +368,9 @@ impl<P> State<P> {
     pub(super) fn close<S: Slots<Permit = P>>(&mut self, now: Instant, closes: Instant, slots: &S) {
         self.closes = Some(closes);
         self.look_ahead(now, self.order.len() + 1, slots);
-        let late = self
-            .order
-            .late(now, |rank| self.slots.start(rank, now), |start, _| start > closes);
-        for Late { id, .. } in late {
+        let in_time = self.slots.until(closes);
+        let played = self.order.play(|rank| self.slots.after(rank, now), |_| in_time);
+        for Late { id, .. } in played.late {
             self.tell(id, Refused::new(Reason::ShuttingDown, Duration::from_secs(1)));
         }
     }
@@ -369,7 +411,8 @@ impl<P> State<P> {
     }
 
     /// The slot cost is shared by all who benefit from the call.
-    pub(super) fn spread(&mut self, urgency: Urgency, payer: &Name, beneficiaries: &[Name]) {
+    pub(super) fn spread(&mut self, urgency: Urgency, payer: &Name, beneficiaries: &[Name], now: Instant) {
+        self.check.doubt(now);
         self.order.spread(urgency, payer, beneficiaries);
     }
 
@@ -460,8 +503,8 @@ impl<P> State<P> {
             // Nobody may wait then, or the slot is theirs.
             whole(until(start.max(self.slots.start(self.order.len(), now))))
         } else {
-            let middle = until(start).saturating_sub(wait / 2).as_secs();
-            middle.max(whole(until(start).saturating_sub(wait)))
+            let middle = until(start).saturating_sub(wait / 2) + INSTANT / 2;
+            middle.as_secs().max(whole(until(start).saturating_sub(wait)))
         };
         let room = room.map_or(0, |room| whole(until(room)));
         Duration::from_secs(seconds.max(room).max(1))
@@ -489,17 +532,16 @@ impl<P> State<P> {
         if cost > self.check.budget.max(STEPS_PER_ARRIVAL) && put_off > now {
             return Some(put_off);
         }
-        let budget = self.check.budget.saturating_sub(cost);
-        self.check = Check {
-            budget,
-            ..Check::default()
-        };
         let tolerance = if overtaken.is_some() { SLIGHTLY } else { TOLERANCE };
-        let start = |rank| self.slots.start(rank, now);
-        let late = self
-            .order
-            .late(now, start, |start, deadline| start > deadline + tolerance);
-        for (index, Late { id, rank }) in late.into_iter().enumerate() {
+        let in_time = |deadline| self.slots.until(deadline + tolerance);
+        let played = self.order.play(|rank| self.slots.after(rank, now), in_time);
+        self.check = Check {
+            spare: played.spare,
+            loops: self.order.loops(),
+            budget: self.check.budget.saturating_sub(cost),
+            ..Check::IDLE
+        };
+        for (index, Late { id, rank }) in played.late.into_iter().enumerate() {
             let deadline = self.order.ticket(id).map_or(now, |ticket| ticket.deadline);
             let is_paused = overtaken.is_none() || self.slots.start(0, now) > deadline;
             let reason = if is_paused { Reason::Overtaken } else { Reason::Displaced };

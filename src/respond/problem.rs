@@ -26,6 +26,8 @@ pub struct Problem {
     pub detail: Cow<'static, str>,
     /// `Retry-After`, rounded up to whole seconds.
     pub retry_after: Option<Duration>,
+    /// `wait_needed`: how long a wait would have been let in, in seconds.
+    pub wait_needed: Option<u64>,
     /// `Proxy-Status`.
     pub fault: Fault,
     /// `error.target`; the request id when there is nothing better.
@@ -55,6 +57,7 @@ impl Problem {
             title: status.canonical_reason().unwrap_or("Error"),
             detail: detail.into(),
             retry_after: None,
+            wait_needed: None,
             fault: if status.is_client_error() {
                 Fault::Request
             } else {
@@ -108,6 +111,7 @@ impl Problem {
             detail: &self.detail,
             instance: format!("/requests/{}", id.as_str()),
             violated_policies: self.policies.violated(windows),
+            wait_needed: self.wait_needed,
             error: DefenderError {
                 code: self.code,
                 message: &self.detail,
@@ -200,6 +204,11 @@ pub(super) fn schema() -> Value {
                 "items": {"type": "string"},
                 "description": "The quota windows with no call left, by their names in RateLimit-Policy.",
             },
+            "wait_needed": {
+                "type": "integer",
+                "minimum": 1,
+                "description": "How many seconds of `Prefer: wait` would have been let in, where a longer wait would have helped.",
+            },
             "error": {
                 "type": "object",
                 "additionalProperties": false,
@@ -224,6 +233,8 @@ struct Document<'a> {
     instance: String,
     #[serde(rename = "violated-policies", skip_serializing_if = "Vec::is_empty")]
     violated_policies: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wait_needed: Option<u64>,
     error: DefenderError<'a>,
 }
 

@@ -9,7 +9,7 @@
 //! * **Callers** are tagged with where it *ends* (self-clocked fair queueing, Golestani, 1994): among equals a newcomer goes behind everybody
 //!   who waits for a turn. It delays nobody's next turn, only later ones, and no number of made-up names starves who waits.
 //!
-//! Besides those who wait, the order knows who is [`Expected`] to ask. They claim slots in a forecast ([`Order::ahead`], [`Order::late`]), but
+//! Besides those who wait, the order knows who is [`Expected`] to ask. They claim slots in a forecast ([`Order::ahead`], [`Order::play`]), but
 //! no slot waits for them. The tag of a refused request is kept until it returns, so that it stands where it would have stood.
 
 mod class;
@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, HashMap};
 use tokio::time::Instant;
 
 pub use class::Expected;
-pub use play::Late;
+pub use play::{Late, Played};
 pub use rank::{Ahead, Look, Place};
 
 use self::class::{Class, STRIDE};
@@ -229,6 +229,12 @@ impl Order {
     #[must_use]
     pub fn returning(&self) -> usize {
         self.classes.iter().map(|class| class.expected.returning).sum()
+    }
+
+    /// How many callers ask again whenever they are answered.
+    #[must_use]
+    pub fn loops(&self) -> usize {
+        self.classes.iter().map(|class| class.expected.loops).sum()
     }
 
     fn class(&self, urgency: Urgency) -> &Class {

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, btree_set};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -12,6 +13,15 @@ use crate::caller::Urgency;
 /// Most slots that are played, for each request that waits and besides: further on everything will be another way.
 const STEPS_EACH: usize = 4;
 const STEPS: usize = 1024;
+
+/// What a play comes to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Played {
+    /// The tickets whose turn comes too late.
+    pub late: Vec<Late>,
+    /// So many more requests may go before everybody else without making anybody late.
+    pub spare: usize,
+}
 
 /// A ticket whose turn comes too late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +54,8 @@ struct Stage<'a> {
 
 /// What a turn comes to.
 enum Turn {
-    Served,
+    /// With so many slots to spare.
+    Served(usize),
     Asked,
     Late(u64),
     Gone,
@@ -83,24 +94,22 @@ impl<'a> Stage<'a> {
         });
     }
 
-    /// The next turn, with a slot that starts at `start`; `elapsed` from now.
-    fn turn(&mut self, start: Instant, now: Instant, is_late: impl Fn(Instant, Instant) -> bool) -> Turn {
+    /// The next turn, with a slot that comes in so long; `spare` says how many slots a deadline has to spare, if it is met.
+    fn turn(&mut self, elapsed: Duration, spare: impl Fn(Instant) -> Option<usize>) -> Turn {
         let Some(Reverse((tag, turn, index))) = self.next.pop() else {
             return Turn::Gone;
         };
         let player = &mut self.players[index];
         let outcome = match player.next {
-            Some((deadline, id)) if is_late(start, deadline) => {
+            Some((deadline, id)) => {
                 player.next = player.tickets.next().copied();
-                self.next.push(Reverse((tag, turn, index)));
-                return Turn::Late(id);
-            }
-            Some(_) => {
-                player.next = player.tickets.next().copied();
-                Turn::Served
+                let Some(spare) = spare(deadline) else {
+                    self.next.push(Reverse((tag, turn, index)));
+                    return Turn::Late(id);
+                };
+                Turn::Served(spare)
             }
             None => {
-                let elapsed = start.saturating_duration_since(now);
                 let can_ask = player.expected.loops > 0 && player.asked < player.expected.asks_within(elapsed);
                 if !can_ask {
                     return Turn::Gone;
@@ -117,27 +126,24 @@ impl<'a> Stage<'a> {
 }
 
 impl Order {
-    /// The tickets whose turn comes too late by `is_late`, given a slot's start and a deadline, when those take their turns who wait now and those
-    /// who ask again whenever they are answered. Who is late does not use up a slot.
-    pub fn late(
-        &self,
-        now: Instant,
-        start: impl Fn(usize) -> Instant,
-        is_late: impl Fn(Instant, Instant) -> bool,
-    ) -> Vec<Late> {
+    /// Lets those take their turns who wait now and those who ask again whenever they are answered. `after` says how long from now a slot comes,
+    /// by its number, and `in_time` how many come in time for a deadline. Who is late does not use up a slot.
+    pub fn play(&self, after: impl Fn(usize) -> Duration, in_time: impl Fn(Instant) -> usize) -> Played {
         let mut stages: Vec<_> = (0_u8..)
             .zip(&self.classes)
             .map(|(level, class)| Stage::of(class, level, self.now))
             .collect();
-        let (mut left, mut late) = (self.len(), Vec::new());
+        let (mut left, mut late, mut least) = (self.len(), Vec::new(), usize::MAX);
         let (mut rank, last) = (0, self.len().saturating_mul(STEPS_EACH) + STEPS);
         while left > 0 && rank < last {
             let playing = stages.iter_mut().filter(|stage| !stage.next.is_empty());
             let Some(stage) = playing.min_by_key(|stage| (stage.tag, stage.stride)) else {
                 break;
             };
-            match stage.turn(start(rank), now, &is_late) {
-                Turn::Served => {
+            let spare = |deadline| (in_time(deadline)).checked_sub(rank + 1);
+            match stage.turn(after(rank), spare) {
+                Turn::Served(spare) => {
+                    least = least.min(spare);
                     left -= 1;
                     rank += 1;
                 }
@@ -149,7 +155,9 @@ impl Order {
                 Turn::Gone => {}
             }
         }
-        late
+        // Nothing is known of those who were not come to.
+        let spare = if left > 0 { 0 } else { least };
+        Played { late, spare }
     }
 
     /// The ticket that is served last if nobody else comes, or nearly so: the last of the class whose last turn is furthest.

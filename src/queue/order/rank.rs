@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::class::{Class, Expected, Standing};
-use super::{Order, class_stride};
+use super::{ALL_RETURN, Order, class_stride};
 use crate::attempt::FlowDemand;
 use crate::caller::{Name, Urgency};
 
@@ -79,10 +79,8 @@ impl Turns {
         }
     }
 
-    /// Not all come back who are told to.
-    fn claimed(&self, return_rate: u32) -> usize {
-        let returning = self.returning.saturating_mul(usize::try_from(return_rate).unwrap_or(0));
-        self.looping + (returning >> 16)
+    fn claimed(&self, order: &Order) -> usize {
+        self.looping + order.of_returning(self.returning)
     }
 }
 
@@ -129,9 +127,24 @@ impl Order {
             caller: caller.clone(),
             level: urgency.level(),
             standing: class.standing(caller, self.stride(caller)),
-            own: before + returning,
+            own: before + self.of_returning(returning),
             own_waiting: before,
         }
+    }
+
+    /// Whether a request at this place delays nobody who waits by more than one slot. If it goes before others of its class, these lose a turn
+    /// of the class, which may be many slots where other classes wait; before others of its caller, a turn of the caller.
+    #[must_use]
+    pub fn delays_by_one(&self, place: &Place) -> bool {
+        let class = &self.classes[usize::from(place.level)];
+        let own = class.flows.get(&place.caller).map_or(0, |flow| flow.tickets.len());
+        place.own_waiting == own && (class.waiting == 0 || class.waiting == self.len())
+    }
+
+    /// How many of so many who are told to come back do.
+    fn of_returning(&self, returning: usize) -> usize {
+        let rate = usize::try_from(self.return_rate).unwrap_or(0);
+        returning.saturating_mul(rate) >> ALL_RETURN.trailing_zeros()
     }
 
     /// The places of the tickets of the same caller that are served after this request, with their deadlines: the first `most`.
@@ -167,7 +180,7 @@ impl Order {
             let standing = class.standing_of_stranger(other.weight);
             turns.add(before(standing), other.waiting, Expected::of(other), look);
         }
-        let in_class = place.own + turns.waiting + turns.claimed(self.return_rate);
+        let in_class = place.own + turns.waiting + turns.claimed(self);
         let tag = class.start(self.now) + class_stride(place.level).saturating_mul(in_class as u64);
         for (level, class) in (0_u8..).zip(&self.classes).filter(|(level, _)| *level != place.level) {
             let (others, expected) = theirs(look.others, level, class.expected);
@@ -178,7 +191,7 @@ impl Order {
         }
         Ahead {
             waiting: place.own_waiting + turns.waiting,
-            claimed: place.own - place.own_waiting + turns.claimed(self.return_rate),
+            claimed: place.own - place.own_waiting + turns.claimed(self),
         }
     }
 

@@ -121,7 +121,7 @@ async fn the_queue_is_bounded_in_all_and_per_caller() {
     // Its first turn comes before the second of "a", which has to make room.
     let first = wait("c");
     tokio::task::yield_now().await;
-    assert_eq!(waiting.remove(1).await.unwrap_err(), Reason::Displaced);
+    assert_eq!(waiting.remove(1).await.unwrap().unwrap_err(), Reason::Displaced);
     waiting.push(first);
     assert_eq!(reason("d").await, Reason::Full);
     for done in waiting {

@@ -3,6 +3,7 @@
 mod fairness;
 mod handover;
 mod line;
+mod overload;
 mod reference;
 mod retry;
 

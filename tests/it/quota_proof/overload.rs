@@ -1,4 +1,5 @@
-//! Too little for all: what each caller gets then, with the real limits, from a quiet start until 583 calls have been made.
+//! Too little for all: what each caller gets then, with the real limits, of 583 calls. Somebody else has spent the burst of a quiet start before,
+//! and what came back in the minute after it.
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
@@ -14,8 +15,11 @@ use super::world::{Gateway, SLOT, Settings, each, tell, wall};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Calls in each run: the burst of a quiet start, and what the hour allows in twenty minutes.
+/// Calls that are counted in each run.
 const CALLS: usize = 583;
+
+/// The burst is spent then, and the minute's window is no longer full.
+const BEGINNING: Duration = Duration::from_secs(66);
 
 /// The one that is looked at.
 const A: &str = "A";
@@ -53,14 +57,14 @@ struct Book {
     displaced: usize,
     /// Served later than allowed.
     late: usize,
-    /// Was told to come back, did, and was refused again, how often in a row at most.
-    refused_in_a_row: usize,
 }
 
 #[derive(Debug)]
 struct Ended {
     books: Vec<(Asking, Book)>,
     sent: Vec<Sent>,
+    /// When the status was looked at, and when which caller's next turn should come.
+    foretold: Vec<(Instant, Name, Instant)>,
 }
 
 impl Ended {
@@ -73,6 +77,18 @@ impl Ended {
         self.sent.iter().filter(|sent| sent.caller.as_str() == name).count()
     }
 
+    /// How many slots after the foretold one each turn came, ascending; for those that came.
+    fn behind_status(&self) -> Vec<f64> {
+        let real = |at: Instant, name: &Name| self.sent.iter().find(|sent| sent.at > at && sent.caller == *name);
+        let turns = self.foretold.iter().filter_map(|(at, name, next)| {
+            let late = real(*at, name)?.at.saturating_duration_since(*next);
+            Some(late.as_secs_f64() / SLOT.as_secs_f64())
+        });
+        let mut behind: Vec<_> = turns.collect();
+        behind.sort_by(f64::total_cmp);
+        behind
+    }
+
     fn others(&self) -> impl Iterator<Item = usize> {
         let others = self.books.iter().filter(|(asking, _)| asking.name != A);
         others.map(|(asking, _)| self.calls(&asking.name))
@@ -81,13 +97,11 @@ impl Ended {
 
 async fn ask_on(gateway: Gateway, upstream: Upstream, asking: Asking, book: Arc<Mutex<Book>>) {
     let name = Name::new(&asking.name);
-    let mut in_a_row = 0;
     loop {
         let begun = Instant::now();
         let answer = gateway.request(&name, asking.urgency, asking.wait).await;
         let refused = match answer {
             Ok(_) => {
-                in_a_row = 0;
                 if asking.in_flight == 1 {
                     let left = upstream.last_of(&name).unwrap();
                     let mut book = book.lock().unwrap();
@@ -98,12 +112,10 @@ async fn ask_on(gateway: Gateway, upstream: Upstream, asking: Asking, book: Arc<
             }
             Err(refused) => refused.unwrap(),
         };
-        in_a_row += 1;
         {
             let mut book = book.lock().unwrap();
             book.refused += 1;
             book.displaced += usize::from(refused.reason == Reason::Displaced);
-            book.refused_in_a_row = book.refused_in_a_row.max(in_a_row);
         }
         tokio::time::sleep(SECOND * u32::try_from(refused.retry_after_s()).unwrap()).await;
     }
@@ -119,8 +131,12 @@ async fn run(callers: Vec<Asking>) -> Ended {
         ..Settings::default()
     };
     let gateway = Gateway::start(&upstream, &wall(), &settings);
-    let mut dice = Dice::new(3);
-    let mut books = Vec::new();
+    let begin = Instant::now() + BEGINNING;
+    while Instant::now() < begin {
+        let _ = gateway.ask(&Name::new("who spent it"), 3, Duration::ZERO).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let (mut dice, mut books) = (Dice::new(3), Vec::new());
     for asking in callers {
         let book = Arc::<Mutex<Book>>::default();
         for _ in 0..asking.in_flight {
@@ -133,12 +149,18 @@ async fn run(callers: Vec<Asking>) -> Ended {
         }
         books.push((asking, book));
     }
-    while upstream.sent().len() < CALLS {
-        tokio::time::sleep(SECOND).await;
+    let counted = || upstream.sent().into_iter().filter(|sent| sent.at >= begin).take(CALLS);
+    let mut foretold = Vec::new();
+    while counted().count() < CALLS {
+        tokio::time::sleep(SLOT).await;
+        let now = Instant::now();
+        let shares = gateway.queue.snapshot().shares.into_iter();
+        foretold.extend(shares.filter_map(|share| Some((now, share.name, now + share.outlook?.next))));
     }
     let books = books.into_iter();
     Ended {
-        sent: upstream.sent().into_iter().take(CALLS).collect(),
+        sent: counted().collect(),
+        foretold,
         books: books
             .map(|(asking, book)| (asking, std::mem::take(&mut *book.lock().unwrap())))
             .collect(),
@@ -230,8 +252,7 @@ async fn who_asks_one_by_one_is_never_behind_its_equal_share() {
     let ended = run(vec![asking(A, 3, 60), many]).await;
     tell(&row("i1", &ended));
     let (mut ahead, mut worst) = (0_i32, 0);
-    // The burst is whoever's comes for it; from then on both always want something.
-    for sent in ended.sent.iter().filter(|sent| sent.at > ended.sent[0].at + 60 * SECOND) {
+    for sent in &ended.sent {
         ahead += if sent.caller.as_str() == A { 1 } else { -1 };
         worst = worst.min(ahead);
     }
@@ -266,17 +287,24 @@ async fn in_a_crowd_of_all_urgencies_everybody_has_a_part_and_each_class_its_sha
             book.displaced
         );
     }
-    // After the burst, which is for everybody.
-    let begin = ended.sent[0].at + 60 * SECOND;
-    let sent: Vec<_> = ended.sent.iter().filter(|sent| sent.at > begin).collect();
     let mut wrong = Vec::new();
     for urgency in 0..8_u8 {
-        let calls = sent.iter().filter(|sent| sent.urgency == urgency).count();
-        let share = sent.len() as f64 * f64::from(128_u8 >> urgency) / 255.0;
+        let calls = ended.sent.iter().filter(|sent| sent.urgency == urgency).count();
+        let share = ended.sent.len() as f64 * f64::from(128_u8 >> urgency) / 255.0;
         let _ = writeln!(table, "class {urgency}: {calls} calls, its share is {share:.1}");
         if (calls as f64) < share * 0.8 - 2.0 {
             wrong.push(format!("class {urgency}: {calls} of {share}"));
         }
+    }
+    let behind = ended.behind_status();
+    let [p90, p99, worst] = [90, 99, 100].map(|share| behind[(behind.len() * share / 100).min(behind.len() - 1)]);
+    let _ = writeln!(
+        table,
+        "{} turns foretold by the status; they came so many slots later: p90 {p90:.1}, p99 {p99:.1}, worst {worst:.1}",
+        behind.len()
+    );
+    if p90 > 1.0 || p99 > 5.0 {
+        wrong.push(format!("the status foretold turns that came later: p90 {p90}, p99 {p99} slots"));
     }
     tell(&table);
     wrong.extend(late(&ended));
