@@ -232,7 +232,8 @@ pub(super) fn respond(config: &Resolved, quota: &quota::Quota, panics: Counter) 
         upstream_hosts: hosts.map(str::to_ascii_lowercase).collect(),
         rate_limit: rate_limit::of(quota.clone()),
         panics,
-    });
+    })
+    .trusting(config.server.trusted_proxies.iter().copied());
     if config.credentials.passthrough {
         layer.without_rate_limit_for(AUTHORIZATION)
     } else {

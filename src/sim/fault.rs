@@ -25,8 +25,16 @@ pub enum Fault {
     SlowHead(Duration),
     /// The body takes this long, in small pieces.
     SlowBody(Duration),
-    /// 200 with a body that is no JSON.
+    /// 200 with a body that is no JSON: an answer that was cut.
     Rubbish,
+    /// 200 with an HTML page, as portals and maintenance pages come.
+    Portal,
+    /// 200 with an empty body.
+    Empty,
+    /// 200 with an error in Defender's shape.
+    ErrorInOk,
+    /// A proper answer that says it were HTML.
+    WrongType,
     /// 302 to another host. A client with a token must not follow it.
     Redirect,
 }
@@ -46,6 +54,10 @@ impl Fault {
             Self::SlowHead(_) => "slow-head",
             Self::SlowBody(_) => "slow-body",
             Self::Rubbish => "rubbish",
+            Self::Portal => "portal",
+            Self::Empty => "empty",
+            Self::ErrorInOk => "error-in-ok",
+            Self::WrongType => "wrong-type",
             Self::Redirect => "redirect",
         }
     }

@@ -1,3 +1,4 @@
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,6 +74,10 @@ impl Addressed for Asked {
 
     fn headers(&self) -> &HeaderMap {
         self.0.headers()
+    }
+
+    fn peer(&self) -> Option<IpAddr> {
+        Some(IpAddr::from([10, 0, 0, 7]))
     }
 }
 
@@ -332,4 +337,39 @@ fn windows_that_moved_on_read_like_new_ones() {
             assert_eq!(Windows::new(old.clone()).now(new.clone()), Windows::new(new.clone()));
         }
     }
+}
+
+/// The link in an answer to a request with these fields, with these trusted proxies.
+async fn link_for(fields: &[(&str, &str)], trusted: &[&str]) -> String {
+    let body = r#"{"@odata.nextLink":"https://api.securitycenter.windows.com/api/x?$skip=1"}"#;
+    let inner =
+        service_fn(move |_: Asked| std::future::ready(Ok::<_, BoxError>(Reply::Served(Box::new(hit(body)), None))));
+    let mut request = Request::post("/api/x").header("host", "gw.example");
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    let layer = Layer::new(config()).trusting(trusted.iter().map(|network| network.parse().unwrap()));
+    let asked = Asked(request.body(()).unwrap());
+    let answer = layer.layer(inner).oneshot(asked).await.unwrap();
+    let body = answer.response.into_body().collect().await.unwrap().to_bytes();
+    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    body["@odata.nextLink"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn links_begin_as_a_trusted_proxy_says_that_the_caller_came() {
+    let (http, https) = ("http://gw.example/api/x?$skip=1", "https://gw.example/api/x?$skip=1");
+    let said = [("x-forwarded-proto", "https")];
+    let standard = [
+        ("forwarded", "for=192.0.2.1;proto=https"),
+        ("x-forwarded-proto", "http"),
+    ];
+    for trusted in ["10.0.0.7", "10.0.0.0/8"] {
+        assert_eq!(link_for(&said, &[trusted]).await, https);
+        assert_eq!(link_for(&standard, &[trusted]).await, https);
+        assert_eq!(link_for(&[("x-forwarded-proto", "gopher")], &[trusted]).await, http);
+        assert_eq!(link_for(&[], &[trusted]).await, http);
+    }
+    assert_eq!(link_for(&said, &[]).await, http, "anybody can say that");
+    assert_eq!(link_for(&said, &["192.0.2.0/24"]).await, http);
 }

@@ -9,9 +9,9 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Method, Request, StatusCode, header};
 use hyper::body::Incoming;
-use serde_json::json;
 use tokio::time::Instant;
 
+use super::document;
 use super::question::{self, Options};
 use super::refusal::{self, Refusal};
 use crate::sim::config::ROLE;
@@ -27,10 +27,6 @@ const PATHS: [&str; 2] = [
     "/api/DeviceAuthenticatedScanDefinitions/GetScanHistoryByScanDefinitionId",
     "/api/v1.0/DeviceAuthenticatedScanDefinitions/GetScanHistoryByScanDefinitionId",
 ];
-
-/// Where the real service says that answers come from, whatever region gave them.
-const CONTEXT: &str = "https://api.securitycenter.microsoft.com\
-    /api/DeviceAuthenticatedScanDefinitions/GetScanHistoryByScanDefinitionId";
 
 /// The role that includes the one needed.
 const WIDER_ROLE: &str = "Machine.ReadWrite.All";
@@ -204,18 +200,18 @@ impl Region {
                 let message = format!("Scan definition {unknown} was not found.");
                 Refusal::new(StatusCode::NOT_FOUND, "ResourceNotFound", message)
             })?;
-        let mut document = json!({"@odata.context": CONTEXT, "value": page.rows});
-        if let Some(next) = page.next {
-            let host = host(head);
-            let rest = options
-                .top
-                .map(|top| top as usize - (next - skip))
-                .map_or(String::new(), |top| format!("$top={top}&"));
-            document["@odata.nextLink"] = format!("http://{host}{}?{rest}$skip={next}", head.uri.path()).into();
-        }
+        let next = page.next.map(|next| {
+            let left = options.top.map(|top| top as usize - (next - skip));
+            document::link(&state.history, (&host(head), head.uri.path()), left, next)
+        });
+        let body = document::write(&state.history, &page.rows, next);
         let content_type = "application/json; odata.metadata=minimal; odata.streaming=true; charset=utf-8";
         let odata_version = http::HeaderName::from_static("odata-version");
-        Ok(Reply::new(StatusCode::OK, content_type, document.to_string()).with(odata_version, "4.0"))
+        let reply = Reply::new(StatusCode::OK, content_type, body).with(odata_version, "4.0");
+        Ok(match state.history.age {
+            Some(age) => reply.with(header::AGE, &age.as_secs().to_string()),
+            None => reply,
+        })
     }
 
     fn faulty(&self, fault: Fault, state: &mut State, proper: impl Fn(&mut State) -> Reply) -> Reply {
@@ -248,6 +244,13 @@ impl Region {
             Fault::SlowBody(over) => proper(state).delivered(Manner::SlowBody(over)),
             Fault::Rubbish => Reply::new(StatusCode::OK, "application/json", "{\"@odata.context\":\"https://api"),
             Fault::Redirect => Reply::redirect(),
+            Fault::Portal => Reply::front_end_page(StatusCode::OK),
+            Fault::Empty => Reply::new(StatusCode::OK, "application/json", ""),
+            Fault::ErrorInOk => {
+                let error = Refusal::new(StatusCode::OK, "InternalServerError", "Something went wrong.");
+                error.reply(&mut state.dice)
+            }
+            Fault::WrongType => proper(state).with(header::CONTENT_TYPE, "text/html"),
         }
     }
 }

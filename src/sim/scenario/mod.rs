@@ -17,10 +17,13 @@
 //! casing = "documented"             # documented | metadata
 //! order = "newest-first"            # newest-first | as-requested | by-id
 //! unknown = "no-rows"               # no-rows | not-found
-//! matching = "ignore-case"          # ignore-case | exact
+//! matching = "ignore-case"          # ignore-case | exact | dotnet: GUIDs in every form that .NET reads
 //! duplicates = "once"               # once | each
 //! page_size = 10000                 # most rows in one answer
-//! next_link = "present"             # present | absent: whether an answer that is cut off says so
+//! next_link = "present"             # present | absent | skip-token | custom: whether and how an answer that is cut off says so
+//! layout = "compact"                # compact | spaced | pretty | crlf: how answers are written
+//! envelope = "documented"           # documented | reversed | extended: the members around the rows
+//! age = "20s"                       # absent: no cache in front of the service says how old its answers are
 //! max_ids = 1000                    # absent: any number
 //!
 //! [sign_in]
@@ -58,6 +61,10 @@
 //! | `slow-body` | `over` | | `slow` | `over` |
 //! | `rubbish` | | | | |
 //! | `redirect` | | | | |
+//! | `portal` | | | | |
+//! | `empty` | | | | |
+//! | `error-in-ok` | | | | |
+//! | `wrong-type` | | | | |
 //!
 //! `throttle` is the 429 of the quota, in the form that `[quota]` says; `busy` is one that names no limit. A storm is either of them, put
 //! there by one event and taken away by another.

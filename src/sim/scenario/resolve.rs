@@ -93,6 +93,9 @@ impl Config {
         put(&mut history.duplicates, written.duplicates);
         put(&mut history.page_size, written.page_size);
         put(&mut history.next_link, written.next_link);
+        put(&mut history.layout, written.layout);
+        put(&mut history.envelope, written.envelope);
+        history.age = written.age.map(|span| span.0).or(history.age);
         history.max_ids = written.max_ids.or(history.max_ids);
         if history.page_size == 0 || history.max_ids == Some(0) {
             return Err(wrong("history", "page_size and max_ids must be at least 1"));
@@ -212,6 +215,10 @@ fn region_plan(place: &str, written: &[written::Fault]) -> Result<Plan<Fault>, S
             "cut-mid-body" => (&[], Some(Fault::CutMidBody)),
             "rubbish" => (&[], Some(Fault::Rubbish)),
             "redirect" => (&[], Some(Fault::Redirect)),
+            "portal" => (&[], Some(Fault::Portal)),
+            "empty" => (&[], Some(Fault::Empty)),
+            "error-in-ok" => (&[], Some(Fault::ErrorInOk)),
+            "wrong-type" => (&[], Some(Fault::WrongType)),
             _ => return Err(wrong(place, format!("a region has no fault {:?}", fault.kind))),
         };
         Ok((takes, made))
