@@ -66,13 +66,13 @@ impl Error {
     /// Whether it failed by running out of time: 504 rather than 502.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
-        matches!(&self.reason, Reason::Exchange(error) if error.is_timeout() && !error.is_unsent())
+        matches!(&self.reason, Reason::Exchange(error) if error.is_timeout() && !error.is_unprocessed())
     }
 
     /// Whether no connection could be made, so that nothing was sent.
     #[must_use]
     pub fn is_connect(&self) -> bool {
-        matches!(&self.reason, Reason::Exchange(error) if error.is_unsent())
+        matches!(&self.reason, Reason::Exchange(error) if error.is_unprocessed())
     }
 
     /// The error token of RFC 9209 §2.3.
@@ -88,7 +88,7 @@ impl Error {
 
     fn fate(&self) -> Fate {
         match &self.reason {
-            Reason::Exchange(error) if error.is_unsent() => Fate::Unsent,
+            Reason::Exchange(error) if error.is_unprocessed() => Fate::Unsent,
             Reason::Exchange(error) if !error.is_answered() => Fate::Unknown,
             Reason::Exchange(_) | Reason::Redirect { .. } | Reason::Status { .. } | Reason::Encoded => Fate::Answered,
             Reason::Unbuildable => Fate::Unsent,
