@@ -19,6 +19,7 @@ mod plain;
 mod request;
 mod row;
 mod rows;
+mod upstream_response;
 mod version;
 mod walk;
 
@@ -34,4 +35,5 @@ pub use lore::{Lore, Ordering};
 pub use options::Options;
 pub use request::Request;
 pub use rows::Rows;
+pub use upstream_response::{ResponseFault, ResponseKind, is_unavailable};
 pub use version::Version;
