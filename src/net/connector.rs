@@ -132,7 +132,9 @@ impl Connector {
     /// Safe: the connection is dropped.
     pub async fn measure(&self, base: &Url) -> Result<Duration, ConnectError> {
         let target = Target::of_url(base);
-        let stream = self.connect(&target, &self.shared.probe_tls, self.shared.cleartext).await?;
+        let stream = self
+            .connect(&target, &self.shared.probe_tls, self.shared.cleartext)
+            .await?;
         let setup = stream.setup();
         let mut io = stream.into_inner();
         let mut total = setup;

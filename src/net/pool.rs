@@ -16,8 +16,8 @@ use tokio::sync::Mutex as Gate;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::net::connection::Connection;
-use crate::net::connector::Target;
 use crate::net::connector::Offer;
+use crate::net::connector::Target;
 use crate::net::stream::Protocol;
 use crate::net::{Config, ConnectError, Connector, Error, Kind, Step};
 

@@ -69,7 +69,7 @@ impl Error {
         matches!(&self.reason, Reason::Exchange(error) if error.is_timeout() && !error.is_unprocessed())
     }
 
-    /// Whether no connection could be made, so that nothing was sent.
+    /// Whether provably nothing was processed, mostly because no connection could be made.
     #[must_use]
     pub fn is_connect(&self) -> bool {
         matches!(&self.reason, Reason::Exchange(error) if error.is_unprocessed())
@@ -98,10 +98,9 @@ impl Error {
     fn again(&self) -> Again {
         match &self.reason {
             Reason::Exchange(error) => match error.kind() {
-                // Another host may do better. After a long wait the caller's deadline forbids it, and the retry layer sees to that.
-                net::Kind::Lost(_) | net::Kind::BodyLost(_) | net::Kind::HeadTimeout | net::Kind::BodyTimeout => {
-                    Again::Once
-                }
+                net::Kind::Lost(_) | net::Kind::BodyLost(_) => Again::Once,
+                // Given up, mostly early. After a long wait the caller's deadline forbids it, and the retry layer sees to that.
+                net::Kind::HeadTimeout | net::Kind::BodyTimeout => Again::Elsewhere,
                 // Not sent: the region layer has already tried the other hosts, at no cost. Too large: it will be so again.
                 _ => Again::Never,
             },

@@ -57,7 +57,9 @@ async fn serve(mut stream: TcpStream, act: Act, acts: usize, requests: Arc<Atomi
     if stream.read_exact(&mut preface).await.is_err() || !preface.starts_with(b"PRI * HTTP/2.0") {
         // HTTP/1.1: the answer is one for whatever was asked.
         requests.fetch_add(1, Ordering::SeqCst);
-        let _ = stream.write_all(b"HTTP/1.1 203 Plain\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+        let _ = stream
+            .write_all(b"HTTP/1.1 203 Plain\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            .await;
         return;
     }
     stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();

@@ -63,7 +63,10 @@ async fn a_host_that_says_nothing_is_given_up() {
 #[tokio::test]
 async fn a_body_that_stops_or_trickles_is_given_up() {
     // A byte every tenth of a second for as long as anybody listens, and half a body.
-    for pieces in [&[(0, 0), (0, 8192)][..], &[(0, 0), (100, 1), (100, 1), (100, 1), (100, 1), (100, 1)]] {
+    for pieces in [
+        &[(0, 0), (0, 8192)][..],
+        &[(0, 0), (100, 1), (100, 1), (100, 1), (100, 1), (100, 1)],
+    ] {
         let (result, _) = meets(pieces).await;
         let error = result.unwrap_err();
         assert!(matches!(error.kind(), Kind::BodyTimeout), "{error:?}");

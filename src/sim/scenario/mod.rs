@@ -57,6 +57,9 @@
 //! | `slow-body` | `over` | | `redirect` | |
 //! | `rubbish` | | | `slow` | `over` |
 //! | `redirect` | | | | |
+//! | `page` | `status` | | | |
+//! | `refused-stream` | | | | |
+//! | `http1-required` | | | | |
 //!
 //! **An event**'s `action` is one of
 //!

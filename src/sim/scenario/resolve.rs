@@ -208,6 +208,9 @@ fn region_plan(place: &str, written: &[written::Fault]) -> Result<Plan<Fault>, S
             "cut-mid-body" => (&[], Some(Fault::CutMidBody)),
             "rubbish" => (&[], Some(Fault::Rubbish)),
             "redirect" => (&[], Some(Fault::Redirect)),
+            "page" => (&["status"], status(place, fault)?.map(Fault::Page)),
+            "refused-stream" => (&[], Some(Fault::RefusedStream)),
+            "http1-required" => (&[], Some(Fault::Http1Required)),
             _ => return Err(wrong(place, format!("a region has no fault {:?}", fault.kind))),
         };
         Ok((takes, made))

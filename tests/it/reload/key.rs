@@ -13,7 +13,7 @@ fn other(path: &str) -> Option<&'static str> {
         "server.listen" => "[\"127.0.0.1:1\"]",
         "server.hosts" => "[\"gateway.example\"]",
         "server.max_body" | "cache.max_size" => "\"2MiB\"",
-        "server.allow_non_loopback" | "admin.quit" | "defender.hedge" | "credentials.passthrough" | "merge.enabled" => {
+        "server.allow_non_loopback" | "admin.quit" | "defender.h2c" | "credentials.passthrough" | "merge.enabled" => {
             "true"
         }
         "server.drain" | "server.linger" | "queue.max_wait" | "store.timeout" => "\"9s\"",
