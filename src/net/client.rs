@@ -14,8 +14,8 @@ use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, sleep, timeout_at};
 use tower::util::BoxCloneSyncService;
 
-use crate::net::connection::{Failed, Refusal};
-use crate::net::pool::Pool;
+use crate::net::connection::{Connection, Failed, Refusal};
+use crate::net::pool::{Host, Pool};
 use crate::net::{Config, Connector, Error, Exchange, Kind, Resolver, SetupError};
 
 /// A body that has moved by so much since it was last looked at is not one that stands still. A host that sends a byte now and then
@@ -171,50 +171,58 @@ impl Client {
                     taken
                 };
                 let until = sent + limits.head.min(limits.whole);
-                let answer = match connection.send(&host, request, until, watch()).await {
+                let failed = match connection.send(&host, request, until, watch()).await {
                     Ok(answer) => {
                         let (head, body) = answer.into_parts();
                         let body = read(body, sent + limits.whole, limits.body_bytes, &watch).await;
-                        body.map(|body| Response::from_parts(head, body))
+                        return self.end(&host, connection, body.map(|body| Response::from_parts(head, body)));
                     }
+                    Err(failed) => failed,
+                };
+                sent = Instant::now();
+                let (again, pause, kind) = match failed {
                     // It had closed while nobody looked. There may be more of that kind, so there is an end to it.
-                    Err(Failed::Unsent(unsent, error)) => {
-                        sent = Instant::now();
-                        if kept && sent < deadline {
-                            host.retire(&connection);
-                            request = *unsent;
-                            continue;
-                        }
-                        Err(Kind::NotSent(error))
+                    Failed::Unsent(unsent, error) => {
+                        let pause = (kept && sent < deadline).then_some(Duration::ZERO);
+                        (Some(unsent), pause, Kind::NotSent(error))
                     }
                     // The host has not touched it. Another connection may meet another machine, or one that has come up.
-                    Err(Failed::Unprocessed(untouched, refusal, error)) => {
-                        sent = Instant::now();
+                    Failed::Unprocessed(untouched, refusal, error) => {
                         if refusal == Refusal::Http1Required {
                             host.require_http1(sent);
                         }
-                        if let Some(pause) = repeats.next().filter(|pause| sent + *pause < deadline) {
-                            host.retire(&connection);
-                            request = *untouched;
-                            sleep(pause).await;
-                            continue;
-                        }
-                        Err(Kind::NotProcessed(error))
+                        let pause = repeats.next().filter(|pause| sent + *pause < deadline);
+                        (Some(untouched), pause, Kind::NotProcessed(error))
                     }
-                    Err(Failed::Lost(error)) => Err(Kind::Lost(error)),
-                    Err(Failed::Late) => Err(Kind::HeadTimeout),
+                    Failed::Lost(error) => (None, None, Kind::Lost(error)),
+                    Failed::Late => (None, None, Kind::HeadTimeout),
                 };
-                // A body that is too large says nothing against the connection's health, but it is being cut off all the same.
-                match answer {
-                    Ok(answer) => {
-                        self.pool.give_back(&host, connection);
-                        return Ok(answer);
-                    }
-                    Err(kind) => {
-                        host.retire(&connection);
-                        return Err(Error::new(host.authority(), kind));
-                    }
-                }
+                let Some((untouched, pause)) = again.zip(pause) else {
+                    return self.end(&host, connection, Err(kind));
+                };
+                host.retire(&connection);
+                request = *untouched;
+                sleep(pause).await;
+            }
+        }
+    }
+
+    /// Keeps the connection of an exchange that went well, and no other.
+    fn end(
+        &self,
+        host: &Arc<Host>,
+        connection: Connection,
+        answer: Result<Response<Bytes>, Kind>,
+    ) -> Result<Response<Bytes>, Error> {
+        match answer {
+            Ok(answer) => {
+                self.pool.give_back(host, connection);
+                Ok(answer)
+            }
+            // A body that is too large says nothing against the connection's health, but it is being cut off all the same.
+            Err(kind) => {
+                host.retire(&connection);
+                Err(Error::new(host.authority(), kind))
             }
         }
     }

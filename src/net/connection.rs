@@ -220,19 +220,16 @@ impl Connection {
             });
             match result.await {
                 Some(Ok(answer)) => Ok(answer),
-                Some(Err(mut error)) => Err(match error.take_message() {
-                    Some(mut request) => {
-                        if is_http1 {
-                            host.put_back(&mut request);
-                        }
-                        Failed::Unsent(Box::new(request), error.into_error())
+                Some(Err(mut error)) => Err(if let Some(mut request) = error.take_message() {
+                    if is_http1 {
+                        host.put_back(&mut request);
                     }
-                    None => {
-                        let error = error.into_error();
-                        match copy.zip(Refusal::of(&error)) {
-                            Some((request, refusal)) => Failed::Unprocessed(request, refusal, error),
-                            None => Failed::Lost(error),
-                        }
+                    Failed::Unsent(Box::new(request), error.into_error())
+                } else {
+                    let error = error.into_error();
+                    match copy.zip(Refusal::of(&error)) {
+                        Some((request, refusal)) => Failed::Unprocessed(request, refusal, error),
+                        None => Failed::Lost(error),
                     }
                 }),
                 None => Err(Failed::Late),

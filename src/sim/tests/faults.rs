@@ -248,8 +248,8 @@ async fn a_stream_that_is_refused_does_not_count_and_over_http1_there_is_none() 
     ] {
         sim.set_faults("us", &Plan::of(fault, Often::Always)).unwrap();
         let error = Client::http2().ask(&sim, "us", &token).await.unwrap_err();
-        let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |cause| cause.source());
-        let reset = causes.filter_map(|cause| cause.downcast_ref::<h2::Error>()).next();
+        let mut causes = std::iter::successors(Some(error.as_ref() as &dyn std::error::Error), |cause| cause.source());
+        let reset = causes.find_map(|cause| cause.downcast_ref::<h2::Error>());
         assert_eq!(reset.and_then(h2::Error::reason), Some(reason), "{error:?}");
         let answer = http1.ask(&sim, "us", &token).await.unwrap();
         assert_eq!(answer.status, StatusCode::OK, "{fault:?}");
