@@ -4,7 +4,7 @@
 //! caller ─► server ─► request id ─► trace ─► count ─► respond ─► panic ─► guard ─► route ─► read ─► fair use ─► cache ─► fleet ─► coalesce
 //!                                   (error → answer)                  bytes → scan::Request                     │
 //!                                                                                                               ▼
-//!        Defender ◄─ client ◄─ token ◄─ region ◄─ quota ◄─ hedge ◄─ fair queue (a lane per token) ◄─ retry ◄────┘
+//!        Defender ◄─ client ◄─ token ◄─ region ◄─ quota ◄─ fair queue (a lane per token) ◄─ retry ◄─────────────┘
 //! ```
 //!
 //! `stack.rs` is that drawing in code; `app` makes the parts and joins them.

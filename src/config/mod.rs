@@ -19,6 +19,7 @@
 mod cloud;
 mod env;
 mod files;
+mod former;
 mod key;
 mod load;
 mod mistake;

@@ -45,6 +45,13 @@ pub(super) fn client_config_of(ca_text: &[u8]) -> Result<ClientConfig, SetupErro
     with_roots(roots)
 }
 
+/// The same without HTTP/2.
+pub(super) fn http1_only(config: &ClientConfig) -> ClientConfig {
+    let mut config = config.clone();
+    config.alpn_protocols.retain(|protocol| protocol != b"h2");
+    config
+}
+
 fn with_roots(roots: RootCertStore) -> Result<ClientConfig, SetupError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)

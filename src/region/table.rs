@@ -3,13 +3,12 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::StatusCode;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use crate::region::health::Standing;
 use crate::region::host::Host;
+use crate::region::suspicion::{Lately, Seen, Verdict};
 use crate::region::{Config, Fault, Metrics};
 
 /// The candidates with what is known about them. Clones share it.
@@ -27,12 +26,15 @@ struct Shared {
     wake: Vec<Notify>,
     /// Whether any probe has been answered.
     measured: watch::Sender<bool>,
+    /// Told after every change, for calls that wait for one.
+    news: watch::Sender<()>,
     begun: Instant,
 }
 
 #[derive(Debug)]
-struct State {
-    hosts: Vec<Host>,
+pub(super) struct State {
+    pub(super) hosts: Vec<Host>,
+    pub(super) lately: Lately,
     current: Option<usize>,
     /// What people were last told, host by host.
     told: Vec<Option<Told>>,
@@ -86,9 +88,11 @@ impl Table {
                 state: Mutex::new(State {
                     told: hosts.iter().map(|_| None).collect(),
                     hosts,
+                    lately: Lately::default(),
                     current: None,
                 }),
                 measured: watch::Sender::new(false),
+                news: watch::Sender::new(()),
                 begun: Instant::now(),
                 config,
                 metrics,
@@ -122,19 +126,23 @@ impl Table {
         let mut state = self.lock();
         state.elect(now);
         let index = state.best(now, tried)?;
+        state.hosts[index].health.called(now);
         Some(state.choice(index))
     }
 
-    /// The nearest host that nothing is known against and that is not in `tried`.
-    pub(super) fn pick_good(&self, tried: &[usize], now: Instant) -> Option<Choice> {
-        let state = self.lock();
-        let index = state.best(now, tried)?;
-        (state.hosts[index].health.standing(now) == Standing::Good).then(|| state.choice(index))
+    /// Tells when there is something to [`judge`](Self::judge) anew.
+    pub(super) fn news(&self) -> watch::Receiver<()> {
+        self.shared.news.subscribe()
     }
 
-    /// The candidate with this address.
-    pub(super) fn index_of(&self, base: &Url) -> Option<usize> {
-        self.lock().hosts.iter().position(|host| *host.url == *base)
+    /// What is to become of a call to a host that has not moved on since `begun` and may start anew until `deadline`.
+    pub(super) fn judge(&self, index: usize, begun: Instant, deadline: Instant) -> Verdict {
+        self.lock().judge(index, begun, deadline, Instant::now())
+    }
+
+    /// Whether another host than `choice` is there that nothing is known against.
+    pub(super) fn has_other_good(&self, choice: &Choice) -> bool {
+        self.lock().has_other_good(choice.index, Instant::now())
     }
 
     /// Waits until a probe has been answered, at most until [`Config::first_wait`] after the table was made.
@@ -161,14 +169,27 @@ impl Table {
         &self.shared.config
     }
 
-    /// A call to `choice` was answered.
-    pub(super) fn answered(&self, choice: &Choice, status: StatusCode) {
+    /// A call to `choice` has brought a response.
+    pub(super) fn answered(&self, choice: &Choice, seen: Seen) {
         self.change(|state, now| {
             let health = &mut state.hosts[choice.index].health;
-            if matches!(status.as_u16(), 500 | 502 | 503 | 504) {
-                health.trouble(now);
-            } else {
-                health.answered(now);
+            match seen {
+                Seen::Rows(pause) => {
+                    health.answered(now);
+                    // Judged by what was known before.
+                    state.believe(choice.index, pause, now);
+                    state.learn(choice.index, pause, now);
+                }
+                Seen::Refusal(pause) => {
+                    health.answered(now);
+                    state.believe(choice.index, pause, now);
+                }
+                Seen::Life => health.answered(now),
+                Seen::Unavailable => health.trouble(now),
+                Seen::Nonsense => {
+                    health.trouble(now);
+                    state.doubt(choice.index, now);
+                }
             }
         });
     }
@@ -231,6 +252,7 @@ impl Table {
                 tell(before, after);
             }
         }
+        self.shared.news.send_replace(());
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

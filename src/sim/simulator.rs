@@ -205,6 +205,13 @@ impl Simulator {
             self.config.client_id,
             base(&self.authority()),
         );
+        let is_at_a_distance = {
+            let state = self.world.state();
+            state.regions.values().any(|behaviour| !behaviour.latency.is_zero())
+        };
+        if is_at_a_distance {
+            text += "\n[defender]\n# Without it, the distance of a host at an http address cannot be measured.\nh2c = true\n";
+        }
         for (name, url) in self.regions() {
             // Writing to a string cannot fail.
             let _ = write!(

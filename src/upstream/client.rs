@@ -132,7 +132,7 @@ impl Service<Signed> for Client {
         let client = Arc::clone(&self.0);
         Box::pin(async move {
             let begun = Instant::now();
-            let Routed { outgoing, base } = &signed.routed;
+            let Routed { outgoing, base, .. } = &signed.routed;
             let call = &outgoing.trace;
             let door = client.door(base);
             let region = door.region();
@@ -140,7 +140,11 @@ impl Service<Signed> for Client {
             describe(&mut span, base, region, outgoing.request.upstream_path());
             // Awaited here, where the request is at once out of the way.
             let answer = match client.request(&signed, &door, &span) {
-                Some(request) => client.net.send(request, client.limits).await.map_err(Reason::Exchange),
+                Some(request) => {
+                    let patience = || signed.routed.patience.over();
+                    let sent = client.net.send_with(request, client.limits, patience).await;
+                    sent.map_err(Reason::Exchange)
+                }
                 None => Err(Reason::Unbuildable),
             };
             let result = answer.and_then(checked).map_err(|reason| {

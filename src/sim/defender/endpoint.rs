@@ -105,9 +105,14 @@ impl Region {
             let read = state.desk.mint.read(token, now);
             read.map_err(|bad| Refusal::unauthorized(&bad.to_string()))
         });
+        let over_http2 = head.version == http::Version::HTTP_2;
+        let fault = state.draw_fault(&self.name, is_operation);
+        // Over HTTP/1.1 there are no streams to refuse.
+        let fault = fault.filter(|fault| over_http2 || !fault.refuses_streams());
+        // What is not processed is no call.
+        let is_operation = is_operation && !fault.is_some_and(Fault::refuses_streams);
         let counted = is_operation && verdict.is_ok();
         let over = if counted { state.arrive(at).err() } else { None };
-        let fault = state.draw_fault(&self.name, is_operation);
         let number = self.world.journal.arrived(CallRecord {
             at,
             region: self.name.clone(),
@@ -251,6 +256,9 @@ impl Region {
                 error.reply(&mut state.dice)
             }
             Fault::WrongType => proper(state).with(header::CONTENT_TYPE, "text/html"),
+            Fault::Page(status) => Reply::front_end_page(status),
+            Fault::RefusedStream => proper(state).delivered(Manner::Reset(h2::Reason::REFUSED_STREAM)),
+            Fault::Http1Required => proper(state).delivered(Manner::Reset(h2::Reason::HTTP_1_1_REQUIRED)),
         }
     }
 }

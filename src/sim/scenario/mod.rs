@@ -65,6 +65,9 @@
 //! | `empty` | | | | |
 //! | `error-in-ok` | | | | |
 //! | `wrong-type` | | | | |
+//! | `page` | `status` | | | |
+//! | `refused-stream` | | | | |
+//! | `http1-required` | | | | |
 //!
 //! `throttle` is the 429 of the quota, in the form that `[quota]` says; `busy` is one that names no limit. A storm is either of them, put
 //! there by one event and taken away by another.

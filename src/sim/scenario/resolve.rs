@@ -219,6 +219,9 @@ fn region_plan(place: &str, written: &[written::Fault]) -> Result<Plan<Fault>, S
             "empty" => (&[], Some(Fault::Empty)),
             "error-in-ok" => (&[], Some(Fault::ErrorInOk)),
             "wrong-type" => (&[], Some(Fault::WrongType)),
+            "page" => (&["status"], status(place, fault)?.map(Fault::Page)),
+            "refused-stream" => (&[], Some(Fault::RefusedStream)),
+            "http1-required" => (&[], Some(Fault::Http1Required)),
             _ => return Err(wrong(place, format!("a region has no fault {:?}", fault.kind))),
         };
         Ok((takes, made))

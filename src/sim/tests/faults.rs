@@ -233,3 +233,44 @@ async fn a_body_that_breaks_off_was_counted() {
     let call = sim.wait_for_settled(1).await.unwrap().remove(0);
     assert_eq!((call.status, call.is_operation), (None, true));
 }
+
+#[tokio::test]
+async fn a_page_comes_from_no_service_whatever_its_status() {
+    let (sim, client, token) = start().await;
+    for status in [403, 404, 421, 502, 520] {
+        sim.set_faults("us", &once(Fault::Page(StatusCode::from_u16(status).unwrap())))
+            .unwrap();
+        let answer = client.ask(&sim, "us", &token).await.unwrap();
+        assert_eq!(answer.status.as_u16(), status);
+        assert_eq!(answer.headers["content-type"], "text/html");
+        assert!(answer.body.starts_with(b"<html"), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_refused_does_not_count_and_over_http1_there_is_none() {
+    let (sim, http1, token) = start().await;
+    for (fault, reason) in [
+        (Fault::RefusedStream, h2::Reason::REFUSED_STREAM),
+        (Fault::Http1Required, h2::Reason::HTTP_1_1_REQUIRED),
+    ] {
+        sim.set_faults("us", &Plan::of(fault, Often::Always)).unwrap();
+        let error = Client::http2().ask(&sim, "us", &token).await.unwrap_err();
+        let mut causes = std::iter::successors(Some(error.as_ref() as &dyn std::error::Error), |cause| cause.source());
+        let reset = causes.find_map(|cause| cause.downcast_ref::<h2::Error>());
+        assert_eq!(reset.and_then(h2::Error::reason), Some(reason), "{error:?}");
+        let answer = http1.ask(&sim, "us", &token).await.unwrap();
+        assert_eq!(answer.status, StatusCode::OK, "{fault:?}");
+    }
+    let calls = sim.calls();
+    let counted: Vec<_> = calls.iter().map(|call| (call.is_operation, call.fault)).collect();
+    assert_eq!(
+        counted,
+        [
+            (false, Some("refused-stream")),
+            (true, None),
+            (false, Some("http1-required")),
+            (true, None)
+        ]
+    );
+}

@@ -91,6 +91,9 @@ fn every_kind_of_fault_and_action_can_be_written() {
         "kind='slow-body', over='1s'",
         "kind='rubbish'",
         "kind='redirect'",
+        "kind='page', status=404",
+        "kind='refused-stream'",
+        "kind='http1-required'",
     ] {
         let config = read(&format!("[[regions]]\nname='us'\nfaults=[{{{fault}}}]")).unwrap();
         let kind = fault.split('\'').nth(1).unwrap();
