@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
+use http::uri::Scheme;
 use http::{Method, Request, StatusCode, header};
 use hyper::body::Incoming;
 use serde_json::json;
@@ -206,12 +207,13 @@ impl Region {
             })?;
         let mut document = json!({"@odata.context": CONTEXT, "value": page.rows});
         if let Some(next) = page.next {
+            let scheme = head.extensions.get::<Scheme>().map_or("http", Scheme::as_str);
             let host = host(head);
             let rest = options
                 .top
                 .map(|top| top as usize - (next - skip))
                 .map_or(String::new(), |top| format!("$top={top}&"));
-            document["@odata.nextLink"] = format!("http://{host}{}?{rest}$skip={next}", head.uri.path()).into();
+            document["@odata.nextLink"] = format!("{scheme}://{host}{}?{rest}$skip={next}", head.uri.path()).into();
         }
         let content_type = "application/json; odata.metadata=minimal; odata.streaming=true; charset=utf-8";
         let odata_version = http::HeaderName::from_static("odata-version");
