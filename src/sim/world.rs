@@ -62,7 +62,7 @@ impl World {
             client_id: config.client_id.clone(),
             secret: config.client_secret.clone(),
             old_secret: None,
-            federation: Federation::default(),
+            federation: Federation::of(config.certificates.clone()),
             rules: config.sign_in.clone(),
             lifetime: config.token_lifetime,
             mint: Mint::new(config.seed),

@@ -149,18 +149,20 @@ async fn a_problem_speaks_both_languages() {
     );
     assert!(!answer.headers().contains_key("ratelimit"));
     let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    let detail = Refusal::Path.to_string();
+    assert!(detail.contains("/api/") && detail.contains("/readyz"), "{detail}");
     let expected = serde_json::json!({
         "type": "about:blank",
         "title": "Not Found",
         "status": 404,
-        "detail": "there is nothing at this path",
+        "detail": detail,
         "instance": "/requests/test-1",
-        "error": {"code": "NotFound", "message": "there is nothing at this path", "target": "test-1"},
+        "error": {"code": "NotFound", "message": detail, "target": "test-1"},
     });
     assert_eq!(body, expected);
     let ended = ended.unwrap();
     assert_eq!(ended.outcome, Outcome::Refused);
-    assert_eq!(ended.cause.as_deref(), Some("NotFound: there is nothing at this path"));
+    assert_eq!(ended.cause.as_deref(), Some(&*format!("NotFound: {detail}")));
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
+use http::uri::Scheme;
 use http::{Method, Request, StatusCode, header};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -205,9 +206,10 @@ impl Region {
                 let message = format!("Scan definition {unknown} was not found.");
                 Refusal::new(StatusCode::NOT_FOUND, "ResourceNotFound", message)
             })?;
+        let scheme = head.extensions.get::<Scheme>().map_or("http", Scheme::as_str);
         let next = page.next.map(|next| {
             let left = options.top.map(|top| top as usize - (next - skip));
-            document::link(&state.history, (&host(head), head.uri.path()), left, next)
+            document::link(&state.history, (scheme, &host(head), head.uri.path()), left, next)
         });
         let body = document::write(&state.history, &page.rows, next);
         let content_type = "application/json; odata.metadata=minimal; odata.streaming=true; charset=utf-8";

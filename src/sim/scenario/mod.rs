@@ -14,7 +14,7 @@
 //! message = "with-seconds"          # with-seconds | without-seconds | absent: its text
 //!
 //! [history]
-//! casing = "documented"             # documented | metadata
+//! casing = "metadata"               # metadata (camelCase, as the service) | documented
 //! order = "newest-first"            # newest-first | as-requested | by-id
 //! unknown = "no-rows"               # no-rows | not-found
 //! matching = "ignore-case"          # ignore-case | exact | dotnet: GUIDs in every form that .NET reads
