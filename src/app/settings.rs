@@ -73,7 +73,7 @@ pub(super) fn upstream(config: &Resolved) -> upstream::Config {
 
 /// The longest that a paid call can take, all told: finding a host, connecting, signing in, and the attempt.
 pub(super) fn attempt(config: &Resolved, net: &net::Config, regions: &region::Config) -> Duration {
-    regions.first_wait + regions.failover_limit + net.connect_timeout + SIGN_IN_TIMEOUT + config.defender.timeout
+    regions.first_wait + regions.failover_limit + net.connect_timeout + token::LONGEST_HOLD + config.defender.timeout
 }
 
 pub(super) fn quota(config: &Resolved, attempt: Duration) -> Result<quota::Config, Error> {
@@ -124,6 +124,13 @@ pub(super) fn sharing(config: &Resolved) -> Option<quota::shared::Config> {
     ))
 }
 
+/// Where the shared ledger is, and the name of one of its keys, if replicas share the quota.
+#[must_use]
+pub fn ledger(config: &Resolved) -> Option<(store::Config, String)> {
+    let sharing = sharing(config)?;
+    Some((store(config)?, sharing.ledger_key()))
+}
+
 /// How replicas share answers, if they do.
 pub(super) fn fleet(config: &Resolved) -> Option<fleet::Config> {
     let settings = &config.store;
@@ -158,6 +165,7 @@ pub(super) fn queue(config: &Resolved) -> queue::Config {
     queue::Config {
         max_requests: config.queue.max_requests.get(),
         max_requests_per_caller: config.queue.max_requests_per_caller.get(),
+        longest_wait: config.queue.max_wait_limit,
         weights: config
             .callers
             .weights

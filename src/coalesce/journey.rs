@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tower::{Service, ServiceExt as _};
 
 use crate::BoxError;
-use crate::attempt::{Again, Failure, Load, Try};
+use crate::attempt::{Again, Failure, Load, Retries, Try};
 use crate::coalesce::Shared;
 use crate::coalesce::board::Board;
 use crate::coalesce::flight::{Flight, Next, Stage};
@@ -87,6 +87,7 @@ impl Journey {
             load: Arc::clone(&self.flight) as Arc<dyn Load>,
             caller: Arc::clone(&led.caller),
             place: led.place,
+            retries: Retries::default(),
         };
         let flown = {
             let _berth = pool.map(|pool| pool.enter(&self.flight, led.place));

@@ -19,12 +19,14 @@
 mod cloud;
 mod env;
 mod files;
+mod former;
 mod key;
 mod load;
 mod mistake;
 mod reader;
 mod reference;
 mod schema;
+mod secret_file;
 mod section;
 mod settings;
 mod suggestion;

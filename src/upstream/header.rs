@@ -1,9 +1,9 @@
 //! Which fields of an answer go further.
 
-use http::header::{AGE, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, DATE, HeaderName, RETRY_AFTER};
+use http::header::{AGE, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, DATE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue};
 
-use crate::scan::Fields;
+use crate::scan::{Fields, Request};
 
 /// The name under which a field is kept: our own copy of it where we have one, which takes no memory.
 ///
@@ -25,12 +25,31 @@ fn kept(name: &HeaderName) -> Option<HeaderName> {
     })
 }
 
-/// The fields on the allow-list, in order. Those that `Connection` names were for this connection only (RFC 9110 §7.6.1).
-pub(super) fn allowed(headers: &HeaderMap) -> Fields {
+/// Whose token a call was made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TokenOwner {
+    Gateway,
+    Caller,
+}
+
+impl TokenOwner {
+    pub(super) fn of(request: &Request) -> Self {
+        match request.delegated() {
+            Some(_) => Self::Caller,
+            None => Self::Gateway,
+        }
+    }
+}
+
+/// The fields on the allow-list, in order. A challenge (RFC 9110 §11.6.1) is for the owner of the token that it refuses: a caller cannot
+/// do anything about the gateway's. Fields that `Connection` names were for this connection only (RFC 9110 §7.6.1).
+pub(super) fn allowed(headers: &HeaderMap, owner: TokenOwner) -> Fields {
+    let challenge =
+        |name: &HeaderName| (owner == TokenOwner::Caller && *name == WWW_AUTHENTICATE).then_some(WWW_AUTHENTICATE);
     headers
         .iter()
         .filter(|(name, _)| !is_of_connection(headers, name))
-        .filter_map(|(name, value)| Some((kept(name)?, value)))
+        .filter_map(|(name, value)| Some((kept(name).or_else(|| challenge(name))?, value)))
         .collect()
 }
 
@@ -78,22 +97,26 @@ mod tests {
         ] {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        let kept: Vec<_> = allowed(&headers)
-            .iter()
-            .map(|(name, value)| format!("{name}={}", value.to_str().unwrap()))
-            .collect();
-        let mut sorted = kept.clone();
-        sorted.sort();
-        assert_eq!(
-            sorted,
-            [
-                "age=25",
-                "content-type=application/json",
-                "odata-version=4.0",
-                "retry-after=8",
-                "x-ms-request-id=1",
-                "x-ms-request-id=2"
-            ]
-        );
+        let sorted = |owner| {
+            let kept = allowed(&headers, owner);
+            let mut sorted: Vec<_> = kept
+                .iter()
+                .map(|(name, value)| format!("{name}={}", value.to_str().unwrap()))
+                .collect();
+            sorted.sort();
+            sorted
+        };
+        let mut expected = vec![
+            "age=25",
+            "content-type=application/json",
+            "odata-version=4.0",
+            "retry-after=8",
+            "x-ms-request-id=1",
+            "x-ms-request-id=2",
+        ];
+        assert_eq!(sorted(TokenOwner::Gateway), expected);
+        expected.push("www-authenticate=Bearer");
+        expected.sort_unstable();
+        assert_eq!(sorted(TokenOwner::Caller), expected);
     }
 }

@@ -149,18 +149,20 @@ async fn a_problem_speaks_both_languages() {
     );
     assert!(!answer.headers().contains_key("ratelimit"));
     let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    let detail = Refusal::Path.to_string();
+    assert!(detail.contains("/api/") && detail.contains("/readyz"), "{detail}");
     let expected = serde_json::json!({
         "type": "about:blank",
         "title": "Not Found",
         "status": 404,
-        "detail": "there is nothing at this path",
+        "detail": detail,
         "instance": "/requests/test-1",
-        "error": {"code": "NotFound", "message": "there is nothing at this path", "target": "test-1"},
+        "error": {"code": "NotFound", "message": detail, "target": "test-1"},
     });
     assert_eq!(body, expected);
     let ended = ended.unwrap();
     assert_eq!(ended.outcome, Outcome::Refused);
-    assert_eq!(ended.cause.as_deref(), Some("NotFound: there is nothing at this path"));
+    assert_eq!(ended.cause.as_deref(), Some(&*format!("NotFound: {detail}")));
 }
 
 #[tokio::test]
@@ -279,7 +281,7 @@ async fn only_the_upstreams_quota_is_blamed_on_its_windows() {
         (queue::Reason::FairUse, serde_json::Value::Null),
     ] {
         let retry_after = Duration::from_secs(3);
-        let (answer, body) = answer(move || Err(queue::Refused { reason, retry_after }.into())).await;
+        let (answer, body) = answer(move || Err(queue::Refused::new(reason, retry_after).into())).await;
         assert_eq!(answer.status(), StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(field(&answer, "retry-after"), "3");
         assert_eq!(field(&answer, "ratelimit"), "\"1m\";r=37;t=12");

@@ -74,13 +74,13 @@ fn written(value: &Value, layout: Layout) -> String {
 /// The link to the rows behind the first `skip`, with the name that it has.
 pub(super) fn link(
     history: &History,
-    (host, path): (&str, &str),
+    (scheme, host, path): (&str, &str, &str),
     left: Option<usize>,
     skip: usize,
 ) -> (&'static str, String) {
     let top = left.map_or(String::new(), |left| format!("$top={left}&"));
     match history.next_link {
-        NextLink::Present | NextLink::Absent => ("@odata.nextLink", format!("http://{host}{path}?{top}$skip={skip}")),
+        NextLink::Present | NextLink::Absent => ("@odata.nextLink", format!("{scheme}://{host}{path}?{top}$skip={skip}")),
         NextLink::SkipToken => {
             let link = format!(
                 "https://api.securitycenter.microsoft.com{path}?{top}$skiptoken={}",

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
+use http::uri::Scheme;
 use http::{Method, Request, StatusCode, header};
 use hyper::body::Incoming;
 use tokio::time::Instant;
@@ -105,9 +106,14 @@ impl Region {
             let read = state.desk.mint.read(token, now);
             read.map_err(|bad| Refusal::unauthorized(&bad.to_string()))
         });
-        let counted = is_operation && verdict.is_ok();
-        let over = if counted { state.limiter.arrive(at).err() } else { None };
+        let over_http2 = head.version == http::Version::HTTP_2;
         let fault = state.draw_fault(&self.name, is_operation);
+        // Over HTTP/1.1 there are no streams to refuse.
+        let fault = fault.filter(|fault| over_http2 || !fault.refuses_streams());
+        // What is not processed is no call.
+        let is_operation = is_operation && !fault.is_some_and(Fault::refuses_streams);
+        let counted = is_operation && verdict.is_ok();
+        let over = if counted { state.arrive(at).err() } else { None };
         let number = self.world.journal.arrived(CallRecord {
             at,
             region: self.name.clone(),
@@ -200,9 +206,10 @@ impl Region {
                 let message = format!("Scan definition {unknown} was not found.");
                 Refusal::new(StatusCode::NOT_FOUND, "ResourceNotFound", message)
             })?;
+        let scheme = head.extensions.get::<Scheme>().map_or("http", Scheme::as_str);
         let next = page.next.map(|next| {
             let left = options.top.map(|top| top as usize - (next - skip));
-            document::link(&state.history, (&host(head), head.uri.path()), left, next)
+            document::link(&state.history, (scheme, &host(head), head.uri.path()), left, next)
         });
         let body = document::write(&state.history, &page.rows, next);
         let content_type = "application/json; odata.metadata=minimal; odata.streaming=true; charset=utf-8";
@@ -229,6 +236,13 @@ impl Region {
                 // Without limits nobody can have used them up.
                 None => proper(state),
             },
+            Fault::Busy(wait) => {
+                let reply = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", BUSY).reply(&mut state.dice);
+                match wait {
+                    Some(wait) => reply.with(header::RETRY_AFTER, &wait.as_secs().to_string()),
+                    None => reply,
+                }
+            }
             Fault::NoLicence => Refusal::unauthorized("No Tvm license").reply(&mut state.dice),
             Fault::BlackHole => proper(state).delivered(Manner::Never),
             Fault::Cut => proper(state).delivered(Manner::Cut),
@@ -244,9 +258,15 @@ impl Region {
                 error.reply(&mut state.dice)
             }
             Fault::WrongType => proper(state).with(header::CONTENT_TYPE, "text/html"),
+            Fault::Page(status) => Reply::front_end_page(status),
+            Fault::RefusedStream => proper(state).delivered(Manner::Reset(h2::Reason::REFUSED_STREAM)),
+            Fault::Http1Required => proper(state).delivered(Manner::Reset(h2::Reason::HTTP_1_1_REQUIRED)),
         }
     }
 }
+
+/// What a 429 says that has nothing to do with the number of calls.
+const BUSY: &str = "The service is short of CPU for this tenant.";
 
 impl State {
     fn draw_fault(&mut self, region: &str, is_operation: bool) -> Option<Fault> {

@@ -52,13 +52,14 @@ impl Default for History {
 }
 
 /// The documentation and the service's own `$metadata` disagree about field names.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Casing {
     /// As in the documentation: `ScanDefinitionIds`, `ScannerId`, `LastScanned`, `ScanStatus`.
-    #[default]
     Documented,
-    /// As in `$metadata`: `scanDefinitionId`, `sessionId`, … with the scanned targets, and without `LastScanned`.
+    /// As in `$metadata`: `scanDefinitionId`, `sessionId`, … with the scanned targets, and without `LastScanned`. The default: what was
+    /// seen of the live service is camelCase.
+    #[default]
     Metadata,
 }
 

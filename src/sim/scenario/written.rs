@@ -92,6 +92,7 @@ pub(super) struct Event {
     pub(super) limits: Option<Vec<String>>,
     pub(super) shape: Option<Shape>,
     pub(super) calls: Option<u32>,
+    pub(super) per_hour: Option<u32>,
 }
 
 /// A duration with its unit.
