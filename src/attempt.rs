@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::BoxError;
-use crate::caller::{Caller, Name};
+use crate::caller::{Caller, Name, Urgency};
 use crate::scan::{Answer, Holder, Request};
 use crate::secret::Secret;
 use crate::telemetry::trace;
@@ -51,10 +51,43 @@ pub struct Demand<'a> {
     pub waiting: usize,
     /// How many callers they are of.
     pub callers: usize,
-    /// By when each was promised its slot, ascending; which ticket it is does not matter here.
+    /// By when each can use its slot, ascending; which ticket it is does not matter here.
     pub promised: &'a [(Instant, u64)],
     /// Whether more would wait if there were more slots: somebody was refused for want of them.
     pub turns_away: bool,
+    /// Whose requests these are, for a quota that others draw on too.
+    pub flows: Option<&'a dyn FlowOrder>,
+}
+
+/// What one caller wants in one urgency class: a flow of the fair order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowDemand {
+    /// The class.
+    pub urgency: Urgency,
+    /// Who asks.
+    pub caller: Name,
+    /// Its share beside others of the class.
+    pub weight: u32,
+    /// Its requests that wait.
+    pub waiting: usize,
+    /// By when they can use a slot, ascending; only the first few.
+    pub deadlines: Vec<Instant>,
+    /// Its requests that were refused and told when to come back, and are not here now.
+    pub returning: usize,
+    /// Whether it asks again whenever it is answered: a forecast counts it as always waiting.
+    pub asks_again: bool,
+}
+
+/// Those who want slots, by whose turn is next.
+pub trait FlowOrder: fmt::Debug {
+    /// The first `most`: those who wait, then those who are only expected to ask.
+    fn flows(&self, most: usize) -> Vec<FlowDemand>;
+}
+
+impl FlowOrder for Vec<FlowDemand> {
+    fn flows(&self, most: usize) -> Vec<FlowDemand> {
+        self.iter().take(most).cloned().collect()
+    }
 }
 
 /// One attempt that wants a slot.

@@ -17,6 +17,7 @@ use tower::layer::layer_fn;
 use tower::util::Oneshot;
 use tower::{Service, ServiceBuilder, ServiceExt as _};
 
+use crate::caller::{Name, Urgency};
 use crate::respond::Body;
 use crate::{
     BoxError, app, attempt, cache, coalesce, fleet, queue, quota, region, respond, scan, server, token, upstream,
@@ -199,6 +200,14 @@ impl queue::Slots for quota::Quota {
 
     fn demand(&self, demand: attempt::Demand<'_>) {
         quota::Quota::demand(self, demand);
+    }
+
+    fn others(&self) -> Arc<[attempt::FlowDemand]> {
+        quota::Quota::others(self)
+    }
+
+    fn granted_to(&self, permit: &quota::Permit) -> Option<(Urgency, Name)> {
+        permit.granted_to()
     }
 
     fn rivals(&self) -> usize {

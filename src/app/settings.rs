@@ -124,6 +124,13 @@ pub(super) fn sharing(config: &Resolved) -> Option<quota::shared::Config> {
     ))
 }
 
+/// Where the shared ledger is, and the name of one of its keys, if replicas share the quota.
+#[must_use]
+pub fn ledger(config: &Resolved) -> Option<(store::Config, String)> {
+    let sharing = sharing(config)?;
+    Some((store(config)?, sharing.ledger_key()))
+}
+
 /// How replicas share answers, if they do.
 pub(super) fn fleet(config: &Resolved) -> Option<fleet::Config> {
     let settings = &config.store;
@@ -158,6 +165,7 @@ pub(super) fn queue(config: &Resolved) -> queue::Config {
     queue::Config {
         max_requests: config.queue.max_requests.get(),
         max_requests_per_caller: config.queue.max_requests_per_caller.get(),
+        longest_wait: config.queue.max_wait_limit,
         weights: config
             .callers
             .weights
@@ -224,7 +232,8 @@ pub(super) fn respond(config: &Resolved, quota: &quota::Quota, panics: Counter) 
         upstream_hosts: hosts.map(str::to_ascii_lowercase).collect(),
         rate_limit: rate_limit::of(quota.clone()),
         panics,
-    });
+    })
+    .trusting(config.server.trusted_proxies.iter().copied());
     if config.credentials.passthrough {
         layer.without_rate_limit_for(AUTHORIZATION)
     } else {

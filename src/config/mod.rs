@@ -26,6 +26,7 @@ mod mistake;
 mod reader;
 mod reference;
 mod schema;
+mod secret_file;
 mod section;
 mod settings;
 mod suggestion;

@@ -54,7 +54,7 @@ fn failure(refused: Refused) -> Failure {
         fate: Fate::Unsent,
         again: match refused.reason {
             // Only a slot is missing.
-            Reason::Late | Reason::Promised => Again::InCompany,
+            Reason::Late | Reason::Promised | Reason::Displaced => Again::InCompany,
             _ => Again::Never,
         },
         answer: None,
@@ -91,6 +91,7 @@ where
             let answer = inner.ready().await?.call(granted).await;
             // The call has bound what is asked; only now is it known who benefits.
             queue.spread(&attempt);
+            queue.answered(&attempt);
             answer
         })
     }

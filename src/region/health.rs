@@ -99,6 +99,14 @@ impl Health {
         }
     }
 
+    /// Whether a host that was left has shown since that it works: by a good answer, or, if it could not be connected to, by a connection;
+    /// in any case when its faults are forgotten.
+    pub(super) fn is_proved(&self, now: Instant) -> bool {
+        let on_trial = self.left.is_some_and(|left| left.why == Standing::Ejected);
+        let answered = self.outcomes.iter().any(|(_, bad)| !bad);
+        self.standing(now).is_usable() && (!on_trial || answered || self.is_forgiven(now))
+    }
+
     /// Whether it could not be connected to a moment ago.
     pub(super) fn is_resting(&self, now: Instant) -> bool {
         self.standing(now) == Standing::Down && self.until().is_some_and(|until| now < until)

@@ -44,8 +44,24 @@ pub(super) struct State {
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Told {
     healthy: bool,
+    /// Whether the log says that it has been left: until it has proved itself, however often it is tried.
+    left: bool,
     rtt: Option<Duration>,
     selected: bool,
+}
+
+impl Told {
+    /// Whether calls go there because it is the best, not because it is the least bad.
+    fn is_chosen(&self) -> bool {
+        self.selected && !self.left
+    }
+}
+
+/// Something else is to be told of a host than before.
+struct News {
+    before: Option<Told>,
+    after: Told,
+    row: Row,
 }
 
 /// A host picked for a call.
@@ -246,10 +262,10 @@ impl Table {
             state.elect(now);
             state.news(now)
         };
-        for (before, after) in &news {
-            self.shared.metrics.show(after);
+        for News { before, after, row } in &news {
+            self.shared.metrics.show(row);
             if let Some(before) = before {
-                tell(before, after);
+                tell(before, after, row);
             }
         }
         self.shared.news.send_replace(());
@@ -262,16 +278,17 @@ impl Table {
 }
 
 /// Logs what is different.
-fn tell(before: &Told, after: &Row) {
-    let (region, url) = (&*after.label, shown(&after.url));
-    match (before.healthy, after.healthy) {
-        (true, false) => tracing::warn!(region, url, reason = after.left_for, "region left"),
-        (false, true) => tracing::info!(region, url, "region back"),
+fn tell(before: &Told, after: &Told, row: &Row) {
+    let (region, url) = (&*row.label, shown(&row.url));
+    match (before.left, after.left) {
+        (false, true) => tracing::warn!(region, url, reason = row.left_for, "region left"),
+        (true, false) => tracing::info!(region, url, "region back"),
         (true, true) | (false, false) => {}
     }
-    // Before anything was measured, the choice is only the order of the configuration.
-    if after.selected && !before.selected && after.rtt.is_some() {
-        tracing::info!(region, url, rtt_ms = after.rtt.map(millis), "region selected");
+    // Before anything was measured, the choice is only the order of the configuration; while all hosts have been left, it is the least bad
+    // one, another with every call.
+    if after.is_chosen() && !before.is_chosen() && row.rtt.is_some() {
+        tracing::info!(region, url, rtt_ms = row.rtt.map(millis), "region selected");
     }
 }
 
@@ -323,18 +340,25 @@ impl State {
             .min_by_key(|index| self.hosts[*index].rank(self.current == Some(*index), now))
     }
 
-    /// The hosts of which something else is to be told than before, with what was.
-    fn news(&mut self, now: Instant) -> Vec<(Option<Told>, Row)> {
+    /// The hosts of which something else is to be told than before.
+    fn news(&mut self, now: Instant) -> Vec<News> {
         let best = self.best(now, &[]);
         let mut news = Vec::new();
         for (index, host) in self.hosts.iter().enumerate() {
-            let told = Told {
-                healthy: host.health.standing(now).is_usable(),
+            let healthy = host.health.standing(now).is_usable();
+            let was_left = self.told[index].is_some_and(|told| told.left);
+            let after = Told {
+                healthy,
+                left: !healthy || (was_left && !host.health.is_proved(now)),
                 rtt: host.nearness.estimate(),
                 selected: best == Some(index),
             };
-            if self.told[index] != Some(told) {
-                news.push((self.told[index].replace(told), self.row(index, best, now)));
+            if self.told[index] != Some(after) {
+                news.push(News {
+                    before: self.told[index].replace(after),
+                    after,
+                    row: self.row(index, best, now),
+                });
             }
         }
         news

@@ -48,7 +48,11 @@ fn queue(refused: &queue::Refused) -> Problem {
     // Whole seconds: the sentence and the field say the same.
     let wait_s = refused.retry_after_s();
     let wait = Duration::from_secs(wait_s);
-    let detail = format!("{}; come back in {wait_s} s", refused.reason.as_str());
+    let advice = refused.wait.map_or_else(String::new, |wait| {
+        let (needed_s, allowed_s) = (wait.needed_s(), wait.allowed_s());
+        format!("your turn would come in {needed_s} s, this request allows {allowed_s} s: send `Prefer: wait={needed_s}`, or ")
+    });
+    let detail = format!("{}; {advice}come back in {wait_s} s", refused.reason.as_str());
     match refused.reason {
         queue::Reason::ShuttingDown => Problem {
             type_uri: Problem::REDUCED_CAPACITY,
@@ -71,7 +75,10 @@ fn queue(refused: &queue::Refused) -> Problem {
         },
         // The caller's own limit, whatever the upstream's quota has left.
         queue::Reason::FairUse => Problem::quota_exceeded(detail, wait, Policies::None),
-        _ => Problem::quota_exceeded(detail, wait, Policies::Spent),
+        _ => Problem {
+            wait_needed: refused.wait.map(queue::Wait::needed_s),
+            ..Problem::quota_exceeded(detail, wait, Policies::Spent)
+        },
     }
 }
 

@@ -104,6 +104,15 @@ impl ResponseKind {
     }
 }
 
+impl Answer {
+    /// Whether its content type is JSON's, or not said.
+    #[must_use]
+    pub fn may_be_json(&self) -> bool {
+        let mut types = self.headers.get_all(header::CONTENT_TYPE);
+        types.all(|value| value.to_str().is_ok_and(is_json))
+    }
+}
+
 /// Whether a status says that the upstream could not answer now, however it says so.
 #[must_use]
 pub fn is_unavailable(status: StatusCode) -> bool {
@@ -120,11 +129,7 @@ enum Expected {
 }
 
 fn check(response: &Answer, expected: Expected) -> Result<(), ResponseFault> {
-    if response
-        .headers
-        .get_all(header::CONTENT_TYPE)
-        .any(|value| !value.to_str().is_ok_and(is_json))
-    {
+    if !response.may_be_json() {
         return Err(ResponseFault::ContentType);
     }
     let body = without_mark(&response.body);

@@ -55,6 +55,7 @@ pub(crate) fn paid(answer: Answer) -> impl Service<Call, Response = Served, Erro
         queue::Config {
             max_requests: 1000,
             max_requests_per_caller: 1000,
+            longest_wait: Duration::from_mins(10),
             weights: queue::Weights::default(),
         },
         quota,

@@ -155,10 +155,8 @@ impl Lanes {
         delegated.forget(now);
         if delegated.lanes.len() >= Self::MAX {
             self.0.meters.queue.refused(Reason::Tokens);
-            return Err(Refused {
-                reason: Reason::Tokens,
-                retry_after: delegated.next_end(now).saturating_duration_since(now),
-            });
+            let retry_after = delegated.next_end(now).saturating_duration_since(now);
+            return Err(Refused::new(Reason::Tokens, retry_after));
         }
         let lane = Arc::new(self.0.new_lane(&delegated.config));
         if let Some(closes) = delegated.closes {

@@ -32,6 +32,7 @@ fn lanes(tasks: &Tasks) -> Lanes {
         queue: queue::Config {
             max_requests: 100,
             max_requests_per_caller: 100,
+            longest_wait: Duration::from_mins(10),
             weights: [].into_iter().collect(),
         },
     };

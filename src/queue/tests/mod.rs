@@ -3,6 +3,7 @@
 mod fairness;
 mod handover;
 mod line;
+mod overload;
 mod reference;
 mod retry;
 
@@ -150,6 +151,7 @@ pub(super) fn queue(every: Duration, tasks: &Tasks) -> (Queue<Clockwork>, Clockw
     let config = Config {
         max_requests: 10_000,
         max_requests_per_caller: 1000,
+        longest_wait: Duration::from_hours(10),
         weights: Weights::default(),
     };
     let clockwork = Clockwork::new(every);

@@ -75,6 +75,14 @@ async fn statuses_come_in_the_shape_that_their_sender_uses() {
         .unwrap();
     let answer = client.ask(&sim, "us", &token).await.unwrap();
     assert_eq!((answer.status.as_u16(), answer.field("retry-after")), (429, Some("8")));
+    for wait in [None, Some(5)] {
+        sim.set_faults("us", &once(Fault::Busy(wait.map(Duration::from_secs))))
+            .unwrap();
+        let answer = client.ask(&sim, "us", &token).await.unwrap();
+        let named = answer.field("retry-after").map(|seconds| seconds.parse().unwrap());
+        assert_eq!((answer.status.as_u16(), named), (429, wait));
+        assert!(!answer.json()["error"]["message"].as_str().unwrap().contains("per 0"));
+    }
     sim.set_faults("us", &once(Fault::Redirect)).unwrap();
     assert_eq!(client.ask(&sim, "us", &token).await.unwrap().status, StatusCode::FOUND);
     sim.set_faults("us", &once(Fault::Rubbish)).unwrap();

@@ -133,6 +133,9 @@ fn every_kind_of_fault_and_action_can_be_written() {
         "'revoke-tokens'",
         "'scan'",
         "'other-calls'\ncalls=3",
+        "'neighbour'\nper_hour=750",
+        "'faults'\nfaults=[{kind='busy'}]",
+        "'faults'\nfaults=[{kind='busy',wait='5s'}]",
     ] {
         assert_eq!(
             read(&format!("[[events]]\nat='1s'\naction={action}"))

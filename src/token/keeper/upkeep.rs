@@ -112,7 +112,7 @@ impl Upkeep {
         let Some(bearer) = left else {
             tracing::error!(
                 code,
-                message,
+                reason = message,
                 advice,
                 retry_in_s,
                 "signing in failed; there is no valid token"
@@ -122,7 +122,7 @@ impl Upkeep {
         let valid_s = bearer.expires().saturating_duration_since(now).as_secs();
         tracing::warn!(
             code,
-            message,
+            reason = message,
             advice,
             retry_in_s,
             valid_s,

@@ -57,6 +57,7 @@ impl Plant {
             queue::Config {
                 max_requests: 10_000,
                 max_requests_per_caller: 1000,
+                longest_wait: Duration::from_mins(10),
                 weights: [].into_iter().collect(),
             },
             quota.clone(),

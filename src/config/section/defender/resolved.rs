@@ -105,7 +105,7 @@ impl Defender {
         let timeout = reader.duration(&TIMEOUT);
         let h2c = reader.flag(&H2C);
         let proxy = proxy::read(reader);
-        let ca_file = reader.file(&CA_FILE);
+        let ca_file = reader.authorities_file(&CA_FILE);
         Some(Self {
             cloud: cloud?,
             regions: regions?,
