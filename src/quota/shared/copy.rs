@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::step::{self, CopyOut, Reply};
 use crate::quota::account::Account;
+use crate::quota::foreign::Foreign;
 use crate::quota::latency::Latency;
 use crate::quota::{self, Ledger, Pace};
 
@@ -23,8 +24,12 @@ pub(super) struct Copy {
     pub(super) asked: Option<Instant>,
     pub(super) paused_until: Option<Instant>,
     pace: Pace,
+    foreign: Foreign,
     pub(super) latency: Latency,
 }
+
+/// The store keeps no more.
+const MOST_HOLES: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Known {
@@ -45,6 +50,7 @@ impl Copy {
             asked: None,
             paused_until: None,
             pace,
+            foreign: Foreign::default(),
             latency: Latency::START,
         }
     }
@@ -82,6 +88,9 @@ impl Copy {
         self.paused_until = reply.pause.map(|pause| now + step::span(pause));
         let end = now + step::span(reply.plan);
         self.pace = Pace::kept(self.config.burst, reply.level, reply.rate, end, now);
+        let holes = reply.holes.iter().take(MOST_HOLES);
+        let hole = |&(from, to): &(f64, f64)| (now + step::span(from), now + step::span(to));
+        self.foreign = Foreign::told(reply.foreign, holes.map(hole).collect());
         self.sweep(now);
     }
 
@@ -160,7 +169,9 @@ impl Copy {
             ledger.issue(issued);
         }
         let paused = self.paused_until.filter(|until| *until > now);
-        Account::picture(ledger, self.pace.clone(), paused, self.latency)
+        let mut account = Account::picture(ledger, self.pace.clone(), paused, self.latency);
+        account.foreign = self.foreign.clone();
+        account
     }
 }
 

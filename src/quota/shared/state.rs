@@ -113,7 +113,7 @@ pub struct Change {
     pub forecast: bool,
     /// The store had lost what it knew.
     pub epoch: bool,
-    /// Calls of others that a 429 revealed.
+    /// Calls of others, as estimated, when there were none before.
     pub foreign: u64,
 }
 
@@ -344,7 +344,8 @@ impl State {
             return Change::default();
         }
         self.unsaid.heard();
-        self.foreign = self.foreign.saturating_add(reply.foreign);
+        let found = if self.foreign == 0 { reply.foreign } else { 0 };
+        self.foreign = reply.foreign;
         let theirs = reply.now.parse().ok();
         if !theirs.is_none_or(|theirs| self.clock.is_right(theirs, asked, now)) {
             // Whatever it says of times and members is wrong, and must not get into our copy.
@@ -391,7 +392,7 @@ impl State {
             slots: is_other || granted > 0,
             forecast: is_other,
             epoch: false,
-            foreign: reply.foreign,
+            foreign: found,
         }
     }
 

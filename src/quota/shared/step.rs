@@ -7,9 +7,10 @@ use tokio::time::Instant;
 
 use crate::quota::{self, UnknownPast};
 
-/// What the store runs: one script, in four parts.
+/// What the store runs: one script, in parts.
 pub(super) const SCRIPT: &str = concat!(
     include_str!("script/ledger.lua"),
+    include_str!("script/feedback.lua"),
     include_str!("script/order.lua"),
     include_str!("script/members.lua"),
     include_str!("script/step.lua"),
@@ -192,8 +193,11 @@ pub struct Reply {
     /// What waits has to be told again.
     #[serde(default)]
     pub(super) again: bool,
+    /// Calls of others in a longest window, as estimated; and from when to when none of those leave it.
     #[serde(default)]
     pub(super) foreign: u64,
+    #[serde(default)]
+    pub(super) holes: Vec<(f64, f64)>,
     #[serde(default)]
     pub(super) level: f64,
     #[serde(default)]

@@ -2,7 +2,7 @@
 
 mod attach;
 
-pub use attach::{Attach, Layer, Rejected};
+pub use attach::{Attach, LONGEST_HOLD, Layer, Rejected};
 
 #[cfg(test)]
 mod tests;

@@ -52,7 +52,7 @@ local function begin_epoch(before)
   state = {
     epoch = step.nonce, run = run, shift = before.shift, seq = before.seq, keep = before.keep, most = before.most,
     merging = now + step.window, copies = 0, gen = 0, known = 0, offered = 0,
-    level = 0, rate = 0, at = now, plan = 0, gate = gate, trimmed = before.seq + 1,
+    level = 0, rate = 0, at = now, plan = 0, gate = gate, foreign = before.foreign, trimmed = before.seq + 1,
     clock = 0, keys = {}, clocks = {}, flows = {}, sums = {},
   }
   for class = 1, 8 do
@@ -125,25 +125,6 @@ local function fill()
   state.at = now
 end
 
-local function replan()
-  local longest = step.limits[#step.limits]
-  local returns = {}
-  local past = redis.call('ZRANGEBYSCORE', PAST, '(' .. string.format('%.0f', now - longest.hold), '+inf', 'WITHSCORES')
-  for i = 2, #past, 2 do returns[#returns + 1] = tonumber(past[i]) + longest.hold end
-  local flying = redis.call('ZRANGE', FLYING, 0, -1, 'WITHSCORES')
-  for i = 2, #flying, 2 do
-    returns[#returns + 1] = math.max(tonumber(flying[i]) - step.attempt + step.landing, now) + longest.hold
-  end
-  local free = longest.calls - #returns
-  state.level = math.min(state.level, math.max(free, 0))
-  local spare = free - state.level
-  state.rate, state.plan = (spare + #returns) / longest.hold, now + longest.hold
-  for k, back in ipairs(returns) do
-    local sustainable = (spare + k - 1) / (back - now)
-    if back > now and sustainable < state.rate then state.rate, state.plan = sustainable, back end
-  end
-end
-
 local function upset() state.plan = 0 end
 
 -- When the bucket holds n calls.
@@ -172,30 +153,6 @@ local function refund(id)
     upset()
     if state.gate and state.gate.probe == id then state.gate = nil end
   end
-end
-
--- The upstream said 429: everybody pauses, and calls of others that the ledger did not know are charged.
-local function throttle(said)
-  settle(said.id, said.age)
-  local named
-  for _, limit in ipairs(step.limits) do
-    if limit.window == said.window then named = limit end
-  end
-  for _, limit in ipairs(named and {} or step.limits) do
-    if not named or limit.calls - used(limit) < named.calls - used(named) then named = limit end
-  end
-  local missing = math.max(0, named.calls - used(named))
-  local wait = said.wait
-  if not wait and missing == 0 then
-    local first = redis.call('ZRANGEBYSCORE', PAST, '(' .. string.format('%.0f', now - named.hold), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-    wait = first[2] and tonumber(first[2]) + named.hold - now
-  end
-  local till = now + math.min(wait or named.window, step.longest_pause)
-  for i = 1, missing do count_at(said.id .. '~' .. i, till - named.hold) end
-  if state.gate and state.gate.till then till = math.max(till, state.gate.till) end
-  state.gate = { till = till }
-  upset()
-  return missing
 end
 
 -- A replica's copy: the latest that anybody knows of a charge counts.

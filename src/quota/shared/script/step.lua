@@ -153,7 +153,7 @@ end
 local function leave()
   if record(step.me) then drop(step.me) end
   sweep()
-  for _, done in ipairs(step.settled or {}) do settle(done[1], done[2]) end
+  for _, done in ipairs(step.settled or {}) do accept(done[1], done[2]) end
   for _, id in ipairs(step.refunded or {}) do refund(id) end
   for _, said in ipairs(step.throttled or {}) do throttle(said) end
   local reply = finish({ seq = step.seq, gen = step.gen })
@@ -194,10 +194,9 @@ local function run_step()
     if state.merging then me.had = now - step.copy.age end
     reply.bring = merge(step.copy) or nil
   end
-  for _, done in ipairs(step.settled or {}) do settle(done[1], done[2]) end
+  for _, done in ipairs(step.settled or {}) do accept(done[1], done[2]) end
   for _, id in ipairs(step.refunded or {}) do refund(id) end
-  reply.foreign = 0
-  for _, said in ipairs(step.throttled or {}) do reply.foreign = reply.foreign + throttle(said) end
+  for _, said in ipairs(step.throttled or {}) do throttle(said) end
   if state.merging then end_merge() end
   if state.merging then
     reply.merging, reply.seq, reply.gen = math.max(0, state.merging - now), step.seq, step.gen
@@ -213,6 +212,8 @@ local function run_step()
   if due < math.huge then reply.due = math.max(0, math.ceil(due - now)) end
   if step.wants then reply.others = others(me) end
   reply.again = me.again
+  local calls, holes = foreseen()
+  reply.foreign, reply.holes = calls > 0 and calls or nil, holes
   local gate = state.gate or {}
   reply.level, reply.rate, reply.plan = state.level, state.rate * 1000000, math.max(0, state.plan - now)
   reply.pause, reply.probe = gate.till and math.max(0, gate.till - now) or nil, gate.probe

@@ -1,6 +1,7 @@
 //! The protocol, with the real script in a real redis-server, but under a clock and a server identity that the tests move.
 
 mod explore;
+mod feedback;
 mod fleet;
 mod lies;
 mod mixed;
