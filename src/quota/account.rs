@@ -20,7 +20,7 @@ pub struct Account {
     pub(super) latency: Latency,
     pub(super) foreign: Foreign,
     /// From when on the bucket does not hold calls back; `None`: never.
-    unpaced_from: Option<Instant>,
+    pub(super) unpaced_from: Option<Instant>,
     returns: Vec<Instant>,
     calls: u64,
 }
