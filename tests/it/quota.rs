@@ -200,10 +200,25 @@ async fn calls_of_others_with_the_same_app_are_waited_out_and_estimated() {
     // The window was named, and a wait that only it can need.
     assert!(status["quota"]["foreign_calls"].as_u64().unwrap() > 0, "{status}");
     assert!(status["quota"]["windows"][1]["used"].as_u64().unwrap() <= 5, "{status}");
-    let metrics = running.admin.fetch("/metrics").await.text();
+    let scraped = running.admin.fetch("/metrics").await;
+    let metrics = scraped.text();
     assert!(
         metrics.contains("defender_gateway_quota_foreign_calls{window=\"4s\"} "),
         "{metrics}"
     );
+    running.finish().await;
+}
+
+#[tokio::test]
+async fn a_429_that_passes_through_says_when_to_come_back() {
+    let running = Setup::new().start().await;
+    // No field and no message tells the wait: the gateway knows when it tries again.
+    running
+        .simulator
+        .set_faults("eu", &Plan::of(Fault::Busy(None), Often::Times(1)))
+        .unwrap();
+    let answer = running.caller.ask_with(&[id(0)], &[("prefer", "wait=0")]).await;
+    assert_eq!(answer.status.as_u16(), 429, "{answer:?}");
+    assert!((1..=5).contains(&answer.retry_after().unwrap()), "{answer:?}");
     running.finish().await;
 }
