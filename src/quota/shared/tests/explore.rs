@@ -309,7 +309,13 @@ fn assert_safe(depth: usize) {
         &[],
         &[Event::Step(0)],
         &[Event::Step(1), Event::Time, Event::Step(0)],
-        &[Event::Step(1), Event::Answer(1), Event::Answer(1), Event::Time, Event::Time],
+        &[
+            Event::Step(1),
+            Event::Answer(1),
+            Event::Answer(1),
+            Event::Time,
+            Event::Time,
+        ],
     ];
     let explorer = explore(depth, &prologues, None);
     assert_eq!(explorer.over, None);
@@ -341,7 +347,17 @@ const MISTAKES: [Mistake; 4] = [
     (
         "count_at(id, now - age)",
         "count_at(id, now - age - 2900000)",
-        &[Event::Step(0), Event::Answer(0), Event::Answer(0)],
+        &[
+            Event::Step(0),
+            Event::Answer(0),
+            Event::Answer(0),
+            Event::Step(0),
+            Event::Time,
+            Event::Time,
+            Event::Step(0),
+            Event::Time,
+            Event::Time,
+        ],
         3,
     ),
     // What nobody alive can know of would be free.
