@@ -1,17 +1,18 @@
 //! One try at the upstream: what goes down the lower half of the stack, and what comes back up.
 //!
 //! ```text
-//! retry ─ Try ─► queue ─ Granted ─► hedge ─ Granted ─► quota ─ Outgoing ─► region ─ Routed ─► token ─ Signed ─► client
+//! retry ─ Try ─► queue ─ Granted ─► quota ─ Outgoing ─► region ─ Routed ─► token ─ Signed ─► client
 //! ```
 //!
 //! Every service below `retry` fails with [`Failure`], which says two facts that only the place of failure knows: whether the
 //! upstream can have counted the call ([`Fate`]), and whether trying again is worth a second call ([`Again`]).
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::Notify;
+use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use url::Url;
 
@@ -98,6 +99,13 @@ pub struct Try {
     pub caller: Arc<Caller>,
     /// Where in the queue; the same for all attempts of one request.
     pub place: Place,
+    /// Whether another attempt may follow.
+    pub retries: Retries,
+}
+
+impl Try {
+    /// How long after its deadline a request may still start anew whose host was given up: it did start in time.
+    pub const GRACE: Duration = Duration::from_secs(5);
 }
 
 /// A place in the queue. A request that has to queue again (after a 429, after a merge in doubt) comes back with its old place.
@@ -138,91 +146,46 @@ pub struct Granted<P> {
     pub attempt: Try,
     /// The slot. Dropped unused, it goes back.
     pub permit: P,
-    /// Where it is on its way.
-    pub route: Route,
 }
 
-/// Which way an attempt goes: the region layer says where it is, and who watches from above can say where it must not go.
-///
-/// Clones are the same way.
-#[derive(Clone, Debug, Default)]
-pub struct Route {
-    avoided: Option<Arc<Url>>,
-    /// Where it is; `None` when nobody watches.
-    way: Option<Arc<Way>>,
+/// Whether an attempt that brings no answer may be followed by another one, at another host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Retries {
+    /// It may: a host that says nothing can be given up.
+    #[default]
+    Left,
+    /// It is the last one: it may take all the time there is.
+    Exhausted,
 }
 
-#[derive(Debug, Default)]
-struct Way {
-    leg: Mutex<Option<Leg>>,
-    turned: Notify,
-}
+/// How long an exchange may stand still. Whoever chose the host decides, and whoever makes the call asks.
+#[derive(Clone, Default)]
+pub struct StallTimeout(Option<Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>>);
 
-/// One host on the way. There are several only when the earlier ones provably got nothing.
-#[derive(Clone, Debug)]
-pub struct Leg {
-    /// The region's base address.
-    pub base: Arc<Url>,
-    /// When the attempt turned to this host; a connection may have had to be set up first.
-    pub since: Instant,
-}
-
-impl Route {
-    /// A way that leads past the host at `base`, to hosts that nothing is known against, or else nowhere.
+impl StallTimeout {
+    /// The patience that `watch` has. It is called, and its future awaited, from each sign of progress on, the sending of the request
+    /// included; when the future resolves, the exchange is to be given up, and when it is dropped, there was progress.
     #[must_use]
-    pub fn avoiding(base: Arc<Url>) -> Self {
-        Self {
-            avoided: Some(base),
-            way: Some(Arc::default()),
-        }
+    pub fn new(watch: impl Fn() -> BoxFuture<'static, ()> + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(watch)))
     }
 
-    /// The same for somebody who watches from above.
-    #[must_use]
-    pub fn watched(self) -> Self {
-        Self {
-            way: Some(Arc::default()),
-            ..self
-        }
-    }
-
-    /// The host that it must not go to.
-    #[must_use]
-    pub fn avoided(&self) -> Option<&Url> {
-        self.avoided.as_deref()
-    }
-
-    /// The attempt turns to the host at `base`.
-    pub fn turn(&self, base: &Arc<Url>, now: Instant) {
-        if let Some(way) = &self.way {
-            let base = Arc::clone(base);
-            *way.lock() = Some(Leg { base, since: now });
-            way.turned.notify_one();
-        }
-    }
-
-    /// Where it is; `None` before it has a host, or when nobody watches.
-    #[must_use]
-    pub fn leg(&self) -> Option<Leg> {
-        self.way.as_ref()?.lock().clone()
-    }
-
-    /// Resolves when it has turned to a host since this was last asked. For one who asks.
+    /// Resolves when it is over. The default has no end.
     ///
     /// # Cancel safety
-    /// Safe: no turn is lost.
-    pub async fn turned(&self) {
-        match &self.way {
-            Some(way) => way.turned.notified().await,
-            None => std::future::pending().await,
+    /// Safe: dropping it says that there was progress.
+    #[must_use]
+    pub fn elapsed(&self) -> BoxFuture<'static, ()> {
+        match &self.0 {
+            Some(watch) => watch(),
+            None => Box::pin(std::future::pending()),
         }
     }
 }
 
-impl Way {
-    fn lock(&self) -> MutexGuard<'_, Option<Leg>> {
-        // A change is one assignment.
-        self.leg.lock().unwrap_or_else(PoisonError::into_inner)
+impl fmt::Debug for StallTimeout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StallTimeout").field(&self.0.is_some()).finish()
     }
 }
 
@@ -233,8 +196,8 @@ pub struct Outgoing {
     pub request: Arc<Request>,
     /// For the request id and the deadline.
     pub caller: Arc<Caller>,
-    /// Where it has to go, and is.
-    pub route: Route,
+    /// Whether another attempt may follow.
+    pub retries: Retries,
     /// Its place in a trace.
     pub trace: trace::Call,
 }
@@ -246,6 +209,8 @@ pub struct Routed {
     pub outgoing: Outgoing,
     /// The region's base address, without a path.
     pub base: Arc<Url>,
+    /// How long the host may say nothing.
+    pub stall_timeout: StallTimeout,
 }
 
 /// A call with its host and token: all that the client needs.
@@ -260,7 +225,7 @@ pub struct Signed {
 /// Whether the upstream can have counted a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// Provably no byte of it was written: the slot can be used again.
+    /// Provably the upstream has processed nothing of it, mostly because no byte was written: the slot can be used again.
     Unsent,
     /// It may have arrived, and may still arrive until its timeout.
     Unknown,
@@ -277,7 +242,9 @@ pub enum Again {
     InCompany,
     /// Once more may help: a connection lost, a token just renewed, a 5xx.
     Once,
-    /// As soon as the quota allows it, for as long as the deadline allows it: the upstream said 429.
+    /// At another host, which may bring the answer that this one keeps to itself.
+    OtherHost,
+    /// As soon as the quota allows it, for as long as the deadline allows it: the upstream said 429, or there was no token yet.
     WhenAllowed,
 }
 

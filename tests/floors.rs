@@ -24,7 +24,16 @@ const FLOORS: &[(&[&str], bool)] = &[
     ),
     (&["attempt", "scan", "caller"], true),
     (
-        &["net", "store", "telemetry", "task", "clock", "secret", "machine"],
+        &[
+            "net",
+            "store",
+            "telemetry",
+            "task",
+            "clock",
+            "secret",
+            "plain_text",
+            "machine",
+        ],
         true,
     ),
 ];

@@ -28,4 +28,5 @@ pub use lane::{Lanes, Layer as LaneLayer};
 pub use outlet::{NoAnswer, Outlet};
 pub use reload::{Applied, Place, Refused, Reloader};
 pub use saved::{Layer as SavedLayer, Saved};
+pub use settings::ledger;
 pub use surroundings::Surroundings;

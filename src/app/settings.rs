@@ -7,7 +7,7 @@ use prometheus_client::metrics::counter::Counter;
 
 use super::{Error, rate_limit};
 use crate::caller::Name;
-use crate::config::{self, Credential, ManagedEndpoint, OnUnknownPast, Resolved};
+use crate::config::{self, Credential, ManagedEndpoint, OnUnknownPast, Pacing, Resolved};
 use crate::machine::Machine;
 use crate::telemetry::trace::{self, Sampler};
 use crate::{admin, cache, coalesce, fleet, net, queue, quota, region, respond, server, store, token, upstream};
@@ -73,7 +73,7 @@ pub(super) fn upstream(config: &Resolved) -> upstream::Config {
 
 /// The longest that a paid call can take, all told: finding a host, connecting, signing in, and the attempt.
 pub(super) fn attempt(config: &Resolved, net: &net::Config, regions: &region::Config) -> Duration {
-    regions.first_wait + regions.failover_limit + net.connect_timeout + SIGN_IN_TIMEOUT + config.defender.timeout
+    regions.first_wait + regions.failover_limit + net.connect_timeout + token::MAX_PERMIT_HOLD + config.defender.timeout
 }
 
 pub(super) fn quota(config: &Resolved, attempt: Duration) -> Result<quota::Config, Error> {
@@ -89,7 +89,14 @@ pub(super) fn quota(config: &Resolved, attempt: Duration) -> Result<quota::Confi
         OnUnknownPast::Full => quota::UnknownPast::Full,
     };
     let quota = quota::Config::try_new(limits, config.quota.burst, attempt).map_err(Error::of("the quota"))?;
-    Ok(quota.unknown_past(past).state_file(config.quota.state_file.clone()))
+    let pacing = match config.quota.pacing {
+        Pacing::Spread => quota::Pacing::Spread,
+        Pacing::None => quota::Pacing::None,
+    };
+    Ok(quota
+        .unknown_past(past)
+        .pacing(pacing)
+        .state_file(config.quota.state_file.clone()))
 }
 
 /// Where the store is, if there is one.
@@ -115,6 +122,13 @@ pub(super) fn sharing(config: &Resolved) -> Option<quota::shared::Config> {
         tenant,
         application,
     ))
+}
+
+/// Where the shared ledger is, and the name of one of its keys, if replicas share the quota.
+#[must_use]
+pub fn ledger(config: &Resolved) -> Option<(store::Config, String)> {
+    let sharing = sharing(config)?;
+    Some((store(config)?, sharing.ledger_key()))
 }
 
 /// How replicas share answers, if they do.
@@ -218,7 +232,8 @@ pub(super) fn respond(config: &Resolved, quota: &quota::Quota, panics: Counter) 
         upstream_hosts: hosts.map(str::to_ascii_lowercase).collect(),
         rate_limit: rate_limit::of(quota.clone()),
         panics,
-    });
+    })
+    .trusting(config.server.trusted_proxies.iter().copied());
     if config.credentials.passthrough {
         layer.without_rate_limit_for(AUTHORIZATION)
     } else {

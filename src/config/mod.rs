@@ -17,6 +17,7 @@
 //! Invariant: a [`Resolved`] exists only when there is no mistake at all.
 
 mod cloud;
+mod deprecated;
 mod env;
 mod files;
 mod key;
@@ -25,6 +26,7 @@ mod mistake;
 mod reader;
 mod reference;
 mod schema;
+mod secret_file;
 mod section;
 mod settings;
 mod suggestion;
@@ -40,8 +42,9 @@ pub use mistake::{Mistake, Mistakes, Origin};
 pub use reference::reference;
 pub use schema::schema;
 pub use section::{
-    Admin, Cache, Callers, Credential, Credentials, Defender, Format, ManagedEndpoint, Merge, OnUnknownPast, Pin,
-    Proxy, Queue, Quota, Region, Sampling, SecretSource, Server, Store, Telemetry, TokenProxy, Traces, TrustedRoots,
+    Admin, Cache, Callers, Credential, Credentials, Defender, Format, ManagedEndpoint, Merge, OnUnknownPast, Pacing,
+    Pin, Proxy, Queue, Quota, Region, Sampling, SecretSource, Server, Store, Telemetry, TokenProxy, Traces,
+    TrustedRoots,
 };
 pub use settings::{Setting, Settings};
 pub use value::{Limit, Listen, duration, size};

@@ -7,7 +7,7 @@ use tower::ServiceExt as _;
 
 use super::line::{Queue, Slots};
 use super::refused::{Reason, Refused};
-use crate::attempt::{Again, Failure, Fate, Granted, Route, Try};
+use crate::attempt::{Again, Failure, Fate, Granted, Try};
 use crate::scan::Answer;
 
 /// Wraps a service that needs a slot into one that waits for it.
@@ -87,7 +87,6 @@ where
             let granted = Granted {
                 attempt: attempt.clone(),
                 permit,
-                route: Route::default(),
             };
             let answer = inner.ready().await?.call(granted).await;
             // The call has bound what is asked; only now is it known who benefits.

@@ -1,5 +1,6 @@
 //! The bucket that callers feel: a burst at once, then what is left of the longest window, evenly.
 
+use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -9,19 +10,46 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, Debug)]
 pub struct Supply<'a> {
     /// Calls that the longest window has room for now.
-    pub free: usize,
+    pub free: f64,
     /// When each counted call leaves the window, ascending.
     pub returns: &'a [Instant],
     /// The window's length, with its margin.
     pub window: Duration,
+    /// What others are estimated to use of it.
+    pub others: Option<Others<'a>>,
+}
+
+/// Others who use the same window. Their calls come and leave evenly, but for holes from times without calls.
+#[derive(Clone, Copy, Debug)]
+pub struct Others<'a> {
+    /// Their calls in a window.
+    pub calls: f64,
+    /// Everybody's calls in a window.
+    pub most: f64,
+    /// From when to when none of their calls leave, while they make new ones.
+    pub holes: &'a VecDeque<(Instant, Instant)>,
+}
+
+impl Others<'_> {
+    /// For how long of `(now, until]` none of their calls leave.
+    pub(super) fn hole(&self, now: Instant, until: Instant) -> Duration {
+        overlap(self.holes, now, until)
+    }
+}
+
+/// How much of `(now, until]` lies in one of the holes.
+pub(super) fn overlap(holes: &VecDeque<(Instant, Instant)>, now: Instant, until: Instant) -> Duration {
+    let inside = |&(from, to): &(Instant, Instant)| to.min(until).saturating_duration_since(from.max(now));
+    holes.iter().map(inside).sum()
 }
 
 /// A bucket of at most `burst` calls, filled at the largest constant rate that can never run dry.
 ///
-/// With `spare` calls free beyond what the bucket already promises, and the k-th counted call leaving the window at `x_k`, the rate is
-/// the least of `(spare + k) / (x_k - now)` over all k, and `(spare + n) / window` when all n have left. Spent at that rate, the window
-/// is just used up at the `x_k` that gave the minimum; until then the plan stays right, so it is made again only at that moment, or
-/// when calls were left unused.
+/// With `spare` calls free beyond what the bucket already promises, and the k-th counted call (k = 1, 2, ...) leaving the window at `x_k`,
+/// the rate is the least of `(spare + k) / (x_k - now)` over all k, and `(spare + n) / window` when all n have left. The call that a return
+/// makes room for may be in the bucket when it comes, not only after: with a limit of L, that is one call in L + 1. Spent at that rate, the
+/// window is just used up at the `x_k` that gave the minimum; until then the plan stays right, so it is made again only at that moment,
+/// or when calls were left unused.
 #[derive(Clone, Debug)]
 pub struct Pace {
     burst: f64,
@@ -31,6 +59,30 @@ pub struct Pace {
     /// When `level` was right.
     at: Instant,
     plan: Plan,
+}
+
+/// The largest constant rate up to `rate` that the returns sustain, and until when.
+fn sustainable(now: Instant, supply: &Supply<'_>, spare: f64, mut rate: f64) -> (f64, Instant) {
+    let window = supply.window.as_secs_f64();
+    let mut end = now + supply.window;
+    for (k, &back) in supply.returns.iter().enumerate() {
+        // The call that this return makes room for may be ready when it comes: the ledger lets none go before.
+        let left = spare + (k + 1) as f64;
+        // Every return comes within the window: no later one can ask for less.
+        if supply.others.is_none() && left / window >= rate {
+            break;
+        }
+        let taken = supply.others.map_or(0.0, |others| {
+            others.calls / window * others.hole(now, back).as_secs_f64()
+        });
+        let wait = back.saturating_duration_since(now).as_secs_f64();
+        let sustained = (left - taken) / wait;
+        if wait > 0.0 && sustained < rate {
+            rate = sustained;
+            end = back;
+        }
+    }
+    (rate, end)
 }
 
 /// A bucket as it is written down.
@@ -52,10 +104,13 @@ enum Plan {
     Until(Instant),
 }
 
-/// Rounding of the level must not cost a wait.
-const EPSILON: f64 = 1e-6;
-
 impl Pace {
+    /// Of the rate that an estimate of others leaves, at least this share is used, however full it takes the window to be.
+    const LEAST: f64 = 0.25;
+
+    /// Rounding of the level must not cost a wait.
+    pub(super) const EPSILON: f64 = 1e-6;
+
     /// A bucket that holds `level` of `burst` calls.
     #[must_use]
     pub fn new(burst: NonZeroU32, level: u32, now: Instant) -> Self {
@@ -94,27 +149,24 @@ impl Pace {
     /// Fills the bucket up to `now` and computes the rate anew. Costs a pass over the supply's returns.
     pub fn plan(&mut self, now: Instant, supply: Supply<'_>) {
         self.fill(now);
-        let free = supply.free as f64;
+        let free = supply.free;
         // What the ledger cannot give, the bucket cannot promise; but a call that is nearly due stays nearly due, or slots would shift
         // with the moment at which a plan is made.
         self.level = self.level.min(free.max(1.0));
         let spare = free - self.level;
-        let mut rate = (spare + supply.returns.len() as f64) / supply.window.as_secs_f64();
-        let mut end = now + supply.window;
-        for (k, &back) in supply.returns.iter().enumerate() {
-            // Every return comes within the window: no later one can ask for less.
-            if (spare + k as f64) / supply.window.as_secs_f64() >= rate {
-                break;
-            }
-            let wait = back.saturating_duration_since(now).as_secs_f64();
-            let sustainable = (spare + k as f64) / wait;
-            if wait > 0.0 && sustainable < rate {
-                rate = sustainable;
-                end = back;
-            }
-        }
-        self.rate = rate.max(0.0);
-        self.plan = Plan::Until(end);
+        let window = supply.window.as_secs_f64();
+        let even = (spare + supply.returns.len() as f64) / window;
+        let Some(others) = supply.others else {
+            let (rate, end) = sustainable(now, &supply, spare, even);
+            self.rate = rate.max(0.0);
+            self.plan = Plan::Until(end);
+            return;
+        };
+        let fair = even.min((others.most - others.calls) / window);
+        let (rate, end) = sustainable(now, &supply, spare, fair);
+        // An estimate slows down, it does not stop: calls find out whether it is right. It is soon another one.
+        self.rate = rate.max(fair * Self::LEAST);
+        self.plan = Plan::Until(end.min(now + supply.window / 60));
     }
 
     /// Makes the next look compute the rate anew: the ledger changed in a way that the plan did not foresee.
@@ -133,7 +185,7 @@ impl Pace {
     /// When the bucket holds a call, if nothing else happens; may lie past the plan's end, see [`Pace::plan_end`].
     #[must_use]
     pub fn opens_at(&self, now: Instant) -> Option<Instant> {
-        let missing = 1.0 - EPSILON - self.level_at(now);
+        let missing = 1.0 - Self::EPSILON - self.level_at(now);
         if missing <= 0.0 {
             return Some(now);
         }
@@ -171,6 +223,12 @@ impl Pace {
         }
     }
 
+    /// Lets at most a tenth of the burst go at once: the upstream has been refusing for long.
+    pub(super) fn keep_a_tenth(&mut self, now: Instant) {
+        self.fill(now);
+        self.level = self.level.min((self.burst / 10.0).max(1.0));
+    }
+
     /// Puts a call back that was not made.
     pub fn put_back(&mut self, now: Instant) {
         self.fill(now);
@@ -182,6 +240,30 @@ impl Pace {
     pub fn level_at(&self, now: Instant) -> f64 {
         let grown = self.rate * now.saturating_duration_since(self.at).as_secs_f64();
         (self.level + grown).min(self.burst)
+    }
+
+    /// How many calls a full bucket holds.
+    #[must_use]
+    pub fn burst(&self) -> usize {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "made from a u32")]
+        let burst = self.burst as usize;
+        burst
+    }
+
+    /// Until the bucket holds one whole call more, or a new plan is made; zero when it is full.
+    #[must_use]
+    pub fn next_token(&self, now: Instant) -> Duration {
+        let level = self.level_at(now) + Self::EPSILON;
+        if level >= self.burst {
+            return Duration::ZERO;
+        }
+        let wait = (level.floor() + 1.0 - level) / self.rate;
+        let grown = (wait < 1e6).then(|| Duration::from_secs_f64(wait));
+        let planned = self
+            .plan_end()
+            .map(|end| end.saturating_duration_since(now))
+            .filter(|left| !left.is_zero());
+        grown.into_iter().chain(planned).min().unwrap_or(Duration::from_secs(1))
     }
 
     /// Whether at least half of the burst is there.

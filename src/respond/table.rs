@@ -7,7 +7,7 @@ use super::{Fault, Kind, Panicked, Policies, Problem, Refusal};
 use crate::BoxError;
 use crate::scan::Invalid;
 use crate::telemetry::log;
-use crate::{cache, coalesce, queue, quota, token, upstream};
+use crate::{cache, coalesce, queue, quota, region, token, upstream};
 
 /// What to answer to `error`: the first cause in its chain that the table knows decides. What nobody knows is our own failure.
 #[must_use]
@@ -36,6 +36,7 @@ fn known(cause: &(dyn Error + 'static)) -> Option<Problem> {
         .or_else(|| cause.downcast_ref().copied().map(not_cached))
         .or_else(|| cause.downcast_ref().map(token))
         .or_else(|| cause.downcast_ref().map(upstream))
+        .or_else(|| cause.downcast_ref().map(no_answer))
         .or_else(|| {
             cause
                 .downcast_ref::<quota::Overdue>()
@@ -107,6 +108,11 @@ fn upstream(error: &upstream::Error) -> Problem {
     }
     let fault = Fault::Exchange(error.proxy_status());
     // Callers of an internal gateway may know why.
+    Problem::new(Kind::UpstreamUnreachable, log::chain(error)).with_fault(fault)
+}
+
+fn no_answer(error: &region::Error) -> Problem {
+    let fault = Fault::Exchange("http_protocol_error");
     Problem::new(Kind::UpstreamUnreachable, log::chain(error)).with_fault(fault)
 }
 

@@ -18,6 +18,7 @@ use crate::net;
 use crate::scan::Answer;
 use crate::telemetry::trace::{self, Span, SpanKind};
 use crate::upstream::door::Door;
+use crate::upstream::header::TokenOwner;
 use crate::upstream::metrics::Status;
 use crate::upstream::{Error, Metrics, Reason, call, header};
 
@@ -101,7 +102,7 @@ impl Inner {
 }
 
 /// The answer that may be passed on.
-fn checked(response: Response<Bytes>) -> Result<Answer, Reason> {
+fn checked(response: Response<Bytes>, owner: TokenOwner) -> Result<Answer, Reason> {
     let (head, body) = response.into_parts();
     if head.status.is_redirection() {
         return Err(Reason::Redirect { status: head.status });
@@ -114,7 +115,7 @@ fn checked(response: Response<Bytes>) -> Result<Answer, Reason> {
     }
     Ok(Answer {
         status: head.status,
-        headers: header::allowed(&head.headers),
+        headers: header::allowed(&head.headers, owner),
         body,
     })
 }
@@ -132,7 +133,7 @@ impl Service<Signed> for Client {
         let client = Arc::clone(&self.0);
         Box::pin(async move {
             let begun = Instant::now();
-            let Routed { outgoing, base } = &signed.routed;
+            let Routed { outgoing, base, .. } = &signed.routed;
             let call = &outgoing.trace;
             let door = client.door(base);
             let region = door.region();
@@ -140,10 +141,15 @@ impl Service<Signed> for Client {
             describe(&mut span, base, region, outgoing.request.upstream_path());
             // Awaited here, where the request is at once out of the way.
             let answer = match client.request(&signed, &door, &span) {
-                Some(request) => client.net.send(request, client.limits).await.map_err(Reason::Exchange),
+                Some(request) => {
+                    let stall_timeout = || signed.routed.stall_timeout.elapsed();
+                    let sent = client.net.send_with(request, client.limits, stall_timeout).await;
+                    sent.map_err(Reason::Exchange)
+                }
                 None => Err(Reason::Unbuildable),
             };
-            let result = answer.and_then(checked).map_err(|reason| {
+            let owner = TokenOwner::of(&outgoing.request);
+            let result = answer.and_then(|response| checked(response, owner)).map_err(|reason| {
                 let host = base.host_str().unwrap_or_default().to_owned();
                 Error::new(host, reason)
             });

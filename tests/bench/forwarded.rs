@@ -76,7 +76,6 @@ pub(crate) fn paid(answer: Answer) -> impl Service<Call, Response = Served, Erro
         .layer(flights)
         .layer(upstream::RetryLayer)
         .layer(queue::Layer::new(queue))
-        .layer(upstream::HedgeLayer::off())
         .layer(quota::Layer::new(Wall::system()))
         .service(service_fn(move |_: Outgoing| {
             std::future::ready(Ok::<_, Failure>(answer.clone()))

@@ -110,13 +110,6 @@ impl Lanes {
         self.lane(holder).is_some_and(|lane| lane.quota.has_surplus())
     }
 
-    /// A slot that nobody will miss, for a call with the token of `holder`.
-    #[must_use]
-    pub fn spare(&self, holder: Option<Holder>) -> Option<quota::Permit> {
-        let quota = &self.lane(holder)?.quota;
-        quota.has_surplus().then(|| quota.take(Instant::now()).ok()).flatten()
-    }
-
     /// How long a caller who is new on the lane of `holder` would wait for its slot.
     #[must_use]
     pub fn predicted_wait(&self, holder: Option<Holder>) -> Duration {

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{Config, Metrics, Queue, Slots, Weights};
-use crate::attempt::{Load, Place, Try};
+use crate::attempt::{Load, Place, Retries, Try};
 use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use crate::scan::{Holder, Request};
 use crate::task::Tasks;
@@ -143,6 +143,7 @@ pub(super) fn attempt(name: &str, urgency: u8, wait: Duration) -> Try {
         load: Arc::new(Nothing),
         caller: Arc::new(caller),
         place: Place::new(now),
+        retries: Retries::default(),
     }
 }
 

@@ -4,8 +4,10 @@ mod day;
 mod forecast;
 mod idle;
 mod ledger;
-mod memory;
+mod pacing;
 mod retune;
+mod small;
+mod state_file;
 mod throttled;
 
 use std::num::NonZeroU32;

@@ -1,3 +1,4 @@
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ fn config() -> Config {
                 window_s: 60,
                 remaining: 37,
                 reset_s: 12,
+                spread: None,
             }]));
         }),
         panics: Counter::default(),
@@ -72,6 +74,10 @@ impl Addressed for Asked {
 
     fn headers(&self) -> &HeaderMap {
         self.0.headers()
+    }
+
+    fn peer(&self) -> Option<IpAddr> {
+        Some(IpAddr::from([10, 0, 0, 7]))
     }
 }
 
@@ -143,18 +149,20 @@ async fn a_problem_speaks_both_languages() {
     );
     assert!(!answer.headers().contains_key("ratelimit"));
     let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    let detail = Refusal::Path.to_string();
+    assert!(detail.contains("/api/") && detail.contains("/readyz"), "{detail}");
     let expected = serde_json::json!({
         "type": "about:blank",
         "title": "Not Found",
         "status": 404,
-        "detail": "there is nothing at this path",
+        "detail": detail,
         "instance": "/requests/test-1",
-        "error": {"code": "NotFound", "message": "there is nothing at this path", "target": "test-1"},
+        "error": {"code": "NotFound", "message": detail, "target": "test-1"},
     });
     assert_eq!(body, expected);
     let ended = ended.unwrap();
     assert_eq!(ended.outcome, Outcome::Refused);
-    assert_eq!(ended.cause.as_deref(), Some("NotFound: there is nothing at this path"));
+    assert_eq!(ended.cause.as_deref(), Some(&*format!("NotFound: {detail}")));
 }
 
 #[tokio::test]
@@ -209,6 +217,7 @@ fn a_quota_refusal_names_the_windows_that_are_spent() {
         window_s,
         remaining,
         reset_s: 12,
+        spread: None,
     };
     let body = |policies, remaining: [u64; 2]| -> serde_json::Value {
         let problem = Problem::quota_exceeded("later", Duration::from_millis(41_500), policies);
@@ -227,6 +236,41 @@ fn a_quota_refusal_names_the_windows_that_are_spent() {
     // What is left of the hour is spread over those who wait.
     assert_eq!(named(Policies::Spent, [30, 5]), serde_json::json!(["1h"]));
     assert_eq!(named(Policies::None, [0, 0]), serde_json::Value::Null);
+}
+
+#[test]
+fn a_refusal_while_the_windows_have_room_says_that_the_hour_is_being_spread() {
+    let window = |name: &str, window_s, remaining, spread: Option<&str>| Window {
+        name: name.into(),
+        quota: 100,
+        window_s,
+        remaining,
+        reset_s: 2,
+        spread: spread.map(str::to_owned),
+    };
+    let body = |minute, tokens| -> serde_json::Value {
+        let problem = Problem::quota_exceeded("later", Duration::from_secs(2), Policies::Spent);
+        let pace = window(
+            "pace",
+            240,
+            tokens,
+            Some("the 1h window is being spread: 25 calls a minute"),
+        );
+        let windows = [window("1m", 60, minute, None), window("1h", 3600, 900, None), pace];
+        serde_json::from_slice(&problem.body(&RequestId::from_caller(ID).unwrap(), &windows)).unwrap()
+    };
+    for tokens in [0, 3] {
+        let spread = body(75, tokens);
+        assert_eq!(spread["violated-policies"], serde_json::json!(["pace"]));
+        assert_eq!(
+            spread["detail"],
+            "later; the 1h window is being spread: 25 calls a minute"
+        );
+        assert_eq!(spread["error"]["message"], spread["detail"]);
+    }
+    // A window that is full says it all.
+    assert_eq!(body(0, 3)["violated-policies"], serde_json::json!(["1m"]));
+    assert_eq!(body(0, 3)["detail"], "later");
 }
 
 #[tokio::test]
@@ -279,6 +323,7 @@ fn windows_that_moved_on_read_like_new_ones() {
         window_s,
         remaining,
         reset_s: remaining + 1,
+        spread: None,
     };
     let lists = [
         vec![],
@@ -294,4 +339,39 @@ fn windows_that_moved_on_read_like_new_ones() {
             assert_eq!(Windows::new(old.clone()).now(new.clone()), Windows::new(new.clone()));
         }
     }
+}
+
+/// The link in an answer to a request with these fields, with these trusted proxies.
+async fn link_for(fields: &[(&str, &str)], trusted: &[&str]) -> String {
+    let body = r#"{"@odata.nextLink":"https://api.securitycenter.windows.com/api/x?$skip=1"}"#;
+    let inner =
+        service_fn(move |_: Asked| std::future::ready(Ok::<_, BoxError>(Reply::Served(Box::new(hit(body)), None))));
+    let mut request = Request::post("/api/x").header("host", "gw.example");
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    let layer = Layer::new(config()).trusting(trusted.iter().map(|network| network.parse().unwrap()));
+    let asked = Asked(request.body(()).unwrap());
+    let answer = layer.layer(inner).oneshot(asked).await.unwrap();
+    let body = answer.response.into_body().collect().await.unwrap().to_bytes();
+    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    body["@odata.nextLink"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn links_begin_as_a_trusted_proxy_says_that_the_caller_came() {
+    let (http, https) = ("http://gw.example/api/x?$skip=1", "https://gw.example/api/x?$skip=1");
+    let said = [("x-forwarded-proto", "https")];
+    let standard = [
+        ("forwarded", "for=192.0.2.1;proto=https"),
+        ("x-forwarded-proto", "http"),
+    ];
+    for trusted in ["10.0.0.7", "10.0.0.0/8"] {
+        assert_eq!(link_for(&said, &[trusted]).await, https);
+        assert_eq!(link_for(&standard, &[trusted]).await, https);
+        assert_eq!(link_for(&[("x-forwarded-proto", "gopher")], &[trusted]).await, http);
+        assert_eq!(link_for(&[], &[trusted]).await, http);
+    }
+    assert_eq!(link_for(&said, &[]).await, http, "anybody can say that");
+    assert_eq!(link_for(&said, &["192.0.2.0/24"]).await, http);
 }

@@ -13,7 +13,7 @@ use tower::util::BoxCloneSyncService;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use defender_gateway::BoxError;
-use defender_gateway::attempt::{Load, Outgoing, Place, Try};
+use defender_gateway::attempt::{Load, Outgoing, Place, Retries, Try};
 use defender_gateway::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use defender_gateway::clock::Wall;
 use defender_gateway::queue::{self, Queue, Refused};
@@ -158,6 +158,7 @@ impl Gateway {
                 trace: defender_gateway::telemetry::trace::Trace::None,
             }),
             place: Place::new(now),
+            retries: Retries::default(),
         }
     }
 

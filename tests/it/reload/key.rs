@@ -12,8 +12,9 @@ fn other(path: &str) -> Option<&'static str> {
     Some(match path {
         "server.listen" => "[\"127.0.0.1:1\"]",
         "server.hosts" => "[\"gateway.example\"]",
+        "server.trusted_proxies" => "[\"10.0.0.0/8\"]",
         "server.max_body" | "cache.max_size" => "\"2MiB\"",
-        "server.allow_non_loopback" | "admin.quit" | "defender.hedge" | "credentials.passthrough" | "merge.enabled" => {
+        "server.allow_non_loopback" | "admin.quit" | "defender.h2c" | "credentials.passthrough" | "merge.enabled" => {
             "true"
         }
         "server.drain" | "server.linger" | "queue.max_wait" | "store.timeout" => "\"9s\"",
@@ -36,6 +37,7 @@ fn other(path: &str) -> Option<&'static str> {
         | "queue.max_requests_per_caller"
         | "merge.max_ids"
         | "merge.known_rows" => "50",
+        "quota.pacing" => "\"none\"",
         "quota.state_file" => "\"/tmp/state\"",
         "quota.on_unknown_past" => "\"paced\"",
         "queue.caller_header" => "\"x-team\"",

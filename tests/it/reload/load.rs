@@ -211,7 +211,6 @@ async fn no_request_fails(load: Load) {
         ("cache.max_size", "\"32MiB\""),
         ("queue.max_wait", "\"30s\""),
         ("merge.enabled", "true"),
-        ("defender.hedge", "true"),
         ("defender.region", "\"eu\""),
         ("quota.limits", "[\"900000/1m\"]"),
     ];

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use tower::util::BoxCloneService;
 use tower::{BoxError, Layer as _, ServiceExt as _, service_fn};
 
-use defender_gateway::attempt::{Failure, Outgoing, Place, Try};
+use defender_gateway::attempt::{Failure, Outgoing, Place, Retries, Try};
 use defender_gateway::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use defender_gateway::clock::Wall;
 use defender_gateway::scan::{Answer, Call, Keep, Lore, Outcome, Request, Served, Status, Version};
@@ -145,6 +145,7 @@ fn each_for_itself(
                 load: Arc::new(load),
                 caller: call.caller,
                 place: Place::new(asked),
+                retries: Retries::default(),
             };
             let answer = paid.oneshot(attempt).await?;
             cache.keep(&call.request, &answer, asked);
