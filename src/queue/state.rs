@@ -152,9 +152,32 @@ impl<P> State<P> {
             let known = (ahead.claimed == 0).then_some((place.own_ahead(), start));
             return Err(self.refuse(reason, request, arrival, known, now));
         }
+        let ticket = Ticket {
+            id,
+            caller: name.clone(),
+            urgency,
+            deadline,
+        };
+        let turn = self.add(ticket, &place, ahead, allowed(caller, now), now);
+        // Only now: the turn that was kept for it is kept as long as it is expected.
+        self.expectations
+            .let_in((name, urgency), arrival, deadline, now, &mut self.order);
+        Ok(Entered { id, start, turn })
+    }
+
+    /// Adds a ticket that has these ahead of it.
+    fn add(
+        &mut self,
+        ticket: Ticket,
+        place: &Place,
+        ahead: Ahead,
+        allowed: Duration,
+        now: Instant,
+    ) -> oneshot::Receiver<Turn<P>> {
+        let (id, deadline) = (ticket.id, ticket.deadline);
         let delay = if ahead.waiting >= self.order.len() {
             Delay::None
-        } else if self.order.delays_by_one(&place) {
+        } else if self.order.delays_by_one(place) {
             Delay::One
         } else {
             Delay::Unknown
@@ -164,23 +187,15 @@ impl<P> State<P> {
         {
             self.take_back(last, Reason::Displaced, None, now);
         }
-        self.order.add(Ticket {
-            id,
-            caller: name.clone(),
-            urgency,
-            deadline,
-        });
-        self.expectations
-            .let_in((name, urgency), arrival, deadline, now, &mut self.order);
+        self.order.add(ticket);
         let index = self.deadlines.partition_point(|entry| *entry < (deadline, id));
         self.deadlines.insert(index, (deadline, id));
         let in_time = self.slots.until(deadline).saturating_sub(ahead.rank() + 1);
         self.check.came(delay, in_time, self.order.loops(), now);
         self.check.budget = (self.check.budget + STEPS_PER_ARRIVAL).min(2 * self.order.len() + STEPS_PER_ARRIVAL);
         let (sender, turn) = oneshot::channel();
-        let allowed = allowed(caller, now);
         self.waiters.insert(id, Waiter { turn: sender, allowed });
-        Ok(Entered { id, start, turn })
+        turn
     }
 
     /// Whether a request may wait that has these ahead of it.

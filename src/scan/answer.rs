@@ -173,7 +173,15 @@ mod tests {
         ] {
             assert_eq!(found(&format!(r#"{{"{name}":"x"}}"#)), 1, "{name}");
         }
-        for name in ["@odata.deltaLink", "link", "mynextLink", "ink", "nextLinks", "@data.nextLink", "x.odata.nextLink"] {
+        for name in [
+            "@odata.deltaLink",
+            "link",
+            "mynextLink",
+            "ink",
+            "nextLinks",
+            "@data.nextLink",
+            "x.odata.nextLink",
+        ] {
             assert_eq!(found(&format!(r#"{{"{name}":"x"}}"#)), 0, "{name}");
         }
     }

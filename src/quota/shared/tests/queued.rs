@@ -50,7 +50,8 @@ struct Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if !self.is_used {
-            self.part.change(|state| state.refund(self.slot.id.clone(), Instant::now()));
+            self.part
+                .change(|state| state.refund(self.slot.id.clone(), Instant::now()));
         }
     }
 }
@@ -341,7 +342,11 @@ async fn an_urgent_caller_of_one_replica_goes_before_those_of_all() {
         let books = row(name, &callers).await;
         let calls = books.calls(0);
         assert!(calls >= 450 && books.median(0) <= SECOND * 3, "{name}: {calls}");
-        assert!(books.of[0].refused <= calls / one_in, "{name}: {} refused", books.of[0].refused);
+        assert!(
+            books.of[0].refused <= calls / one_in,
+            "{name}: {} refused",
+            books.of[0].refused
+        );
     }
 }
 
@@ -353,7 +358,11 @@ async fn an_urgent_caller_goes_before_one_that_has_many_in_flight_at_all_replica
             ..asking("B", 7, 30, &[0, 1, 2, 3])
         };
         let books = row(name, &[asking("A", 0, wait, &[0]), many]).await;
-        assert!(books.calls(0) >= 450 && books.median(0) <= SECOND * 3, "{name}: {}", books.calls(0));
+        assert!(
+            books.calls(0) >= 450 && books.median(0) <= SECOND * 3,
+            "{name}: {}",
+            books.calls(0)
+        );
         assert_eq!(books.of[0].refused, 0, "{name}");
     }
 }
@@ -392,7 +401,12 @@ async fn in_a_crowd_of_all_urgencies_over_replicas_each_class_has_its_share_and_
     let crowd: Vec<_> = (0..20_u8)
         .map(|n| {
             let n = usize::from(n);
-            asking(format!("c{n}"), u8::try_from(n % 8).unwrap(), waits[n * 5 % 6], &[n % REPLICAS])
+            asking(
+                format!("c{n}"),
+                u8::try_from(n % 8).unwrap(),
+                waits[n * 5 % 6],
+                &[n % REPLICAS],
+            )
         })
         .collect();
     let books = row("mixed", &crowd).await;
@@ -405,7 +419,10 @@ async fn in_a_crowd_of_all_urgencies_over_replicas_each_class_has_its_share_and_
     let total: usize = classes.iter().sum();
     for (urgency, calls) in (0_u32..).zip(classes) {
         let share = total as f64 * f64::from(128_u32 >> urgency) / 255.0;
-        assert!(calls as f64 >= share * 0.8 - 2.0, "class {urgency}: {calls} of {share:.1}");
+        assert!(
+            calls as f64 >= share * 0.8 - 2.0,
+            "class {urgency}: {calls} of {share:.1}"
+        );
     }
     let starved: Vec<_> = (0..crowd.len()).filter(|who| books.calls(*who) == 0).collect();
     assert!(starved.is_empty(), "{starved:?} had nothing");
