@@ -141,7 +141,11 @@ impl History {
 
     fn next_look(&self, now: Instant) -> Option<Instant> {
         let lapses = self.returns.front().map(|first| first.lapses());
-        Some(self.until).filter(|until| *until > now).into_iter().chain(lapses).min()
+        Some(self.until)
+            .filter(|until| *until > now)
+            .into_iter()
+            .chain(lapses)
+            .min()
     }
 }
 
@@ -350,7 +354,11 @@ mod tests {
             expectations.answered(&caller, urgency, now, &mut order);
             now += SECOND;
         }
-        assert_eq!(expected(&expectations, &caller).unwrap().rate, 500, "one every two seconds");
+        assert_eq!(
+            expected(&expectations, &caller).unwrap().rate,
+            500,
+            "one every two seconds"
+        );
         expectations.expire(now + RECENT, &mut order);
         assert_eq!((order.loops(), expected(&expectations, &caller)), (0, None));
     }

@@ -160,9 +160,12 @@ impl<S: Slots> Queue<S> {
     pub fn spread(&self, attempt: &Try) {
         let beneficiaries = attempt.load.beneficiaries();
         if beneficiaries.len() > 1 {
-            self.0
-                .lock()
-                .spread(attempt.caller.urgency, &attempt.caller.name, &beneficiaries, Instant::now());
+            self.0.lock().spread(
+                attempt.caller.urgency,
+                &attempt.caller.name,
+                &beneficiaries,
+                Instant::now(),
+            );
         }
     }
 

@@ -249,14 +249,7 @@ impl<P> State<P> {
     }
 
     /// Whether a request may wait that has these ahead of it.
-    fn admit(
-        &self,
-        name: &Name,
-        ahead: Ahead,
-        start: Instant,
-        deadline: Instant,
-        now: Instant,
-    ) -> Result<(), Reason> {
+    fn admit(&self, name: &Name, ahead: Ahead, start: Instant, deadline: Instant, now: Instant) -> Result<(), Reason> {
         let (waiting, config) = (self.order.len(), &self.config);
         // Who goes before somebody who waits takes the place of the last.
         if config.max_requests == 0 || (waiting >= config.max_requests && ahead.waiting >= waiting) {
@@ -340,7 +333,11 @@ impl<P> State<P> {
             let id = granted.as_ref().map_or(next.1, |ticket| ticket.id);
             // Where the turn was decided elsewhere, its cost is counted there: a caller must not seem to be ahead because it is served here
             // while others are served elsewhere.
-            let taken = if granted.is_some() { self.order.remove(id) } else { self.order.serve(id) };
+            let taken = if granted.is_some() {
+                self.order.remove(id)
+            } else {
+                self.order.serve(id)
+            };
             let (Some(ticket), Some(waiter)) = (taken, self.waiters.remove(&id)) else {
                 continue;
             };
@@ -524,9 +521,7 @@ impl<P> State<P> {
     /// Takes places back whose turn has come to lie after the deadline: because somebody with a better right came, or because slots come later
     /// than forecast (the upstream ordered a pause). Says when to look again, if that was put off.
     fn take_back_late(&mut self, now: Instant) -> Option<Instant> {
-        let Check {
-            overtaken, drifted, ..
-        } = self.check;
+        let Check { overtaken, drifted, .. } = self.check;
         if overtaken.is_none() && !drifted {
             return None;
         }
@@ -547,7 +542,11 @@ impl<P> State<P> {
         for (index, Late { id, rank }) in played.late.into_iter().enumerate() {
             let deadline = self.order.ticket(id).map_or(now, |ticket| ticket.deadline);
             let is_paused = overtaken.is_none() || self.slots.start(0, now) > deadline;
-            let reason = if is_paused { Reason::Overtaken } else { Reason::Displaced };
+            let reason = if is_paused {
+                Reason::Overtaken
+            } else {
+                Reason::Displaced
+            };
             self.take_back(id, reason, Some(rank + index), now);
         }
         None
@@ -569,11 +568,7 @@ impl<P> State<P> {
             }
         };
         let allowed = self.waiters.get(&id).map_or(Duration::ZERO, |waiter| waiter.allowed);
-        let request = Request {
-            name,
-            urgency,
-            allowed,
-        };
+        let request = Request { name, urgency, allowed };
         let refused = self.send_away(reason, request, arrival, (start, None), now);
         self.tell(id, refused);
     }
@@ -581,7 +576,11 @@ impl<P> State<P> {
     /// The time of a ticket is up, and no slot has come.
     pub(super) fn lapse(&mut self, id: u64, now: Instant) {
         let is_paused = self.slots.start(0, now) > now + SLIGHTLY && self.order.ahead_of(id) == Some(0);
-        let reason = if is_paused { Reason::Overtaken } else { Reason::Displaced };
+        let reason = if is_paused {
+            Reason::Overtaken
+        } else {
+            Reason::Displaced
+        };
         self.take_back(id, reason, None, now);
     }
 

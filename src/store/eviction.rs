@@ -53,7 +53,9 @@ mod tests {
 
     #[test]
     fn only_policies_for_all_keys_take_keys_without_a_lifetime() {
-        let takes = |policy: &str| Eviction::read(&format!("# Memory\r\nmaxmemory:0\r\nmaxmemory_policy:{policy}\r\n")).takes_any_key();
+        let takes = |policy: &str| {
+            Eviction::read(&format!("# Memory\r\nmaxmemory:0\r\nmaxmemory_policy:{policy}\r\n")).takes_any_key()
+        };
         assert!(takes("allkeys-lru") && takes("allkeys-lfu") && takes("allkeys-random"));
         assert!(!takes("noeviction") && !takes("volatile-lru") && !takes("volatile-ttl"));
         assert_eq!(Eviction::read("").policy, "unknown");

@@ -45,6 +45,9 @@ impl Wakes {
     pub async fn next(&mut self) -> Option<(String, Vec<u8>)> {
         let message = self.messages.next().await?;
         self.unheard.heard();
-        Some((message.get_channel_name().to_owned(), message.get_payload_bytes().to_vec()))
+        Some((
+            message.get_channel_name().to_owned(),
+            message.get_payload_bytes().to_vec(),
+        ))
     }
 }

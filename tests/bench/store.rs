@@ -166,10 +166,15 @@ struct Work {
 
 impl Work {
     async fn of(connection: &mut MultiplexedConnection) -> Self {
-        let text: String = redis::cmd("INFO").arg("commandstats").query_async(connection).await.unwrap();
+        let text: String = redis::cmd("INFO")
+            .arg("commandstats")
+            .query_async(connection)
+            .await
+            .unwrap();
         let field = |name: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:"))?;
-            line.split(',').find_map(|field| field.strip_prefix(name)?.parse::<f64>().ok())
+            line.split(',')
+                .find_map(|field| field.strip_prefix(name)?.parse::<f64>().ok())
         };
         Self {
             at: Instant::now(),
@@ -219,10 +224,21 @@ impl Replicas {
         let server = Server::start();
         let mut connection = server.connect().await;
         let limit = |(calls, window)| Limit::try_new(NonZeroU32::new(calls).unwrap(), window).unwrap();
-        let config = Config::try_new(limits.map(limit).to_vec(), NonZeroU32::new(100).unwrap(), Duration::from_secs(1)).unwrap();
+        let config = Config::try_new(
+            limits.map(limit).to_vec(),
+            NonZeroU32::new(100).unwrap(),
+            Duration::from_secs(1),
+        )
+        .unwrap();
         let timeout = Duration::from_millis(250);
         let address = store::Address::parse(&server.url()).unwrap();
-        let sharing = shared::Config::new(store::Config::new(address, timeout), shared::Timing::new(timeout), "b", "t", "a");
+        let sharing = shared::Config::new(
+            store::Config::new(address, timeout),
+            shared::Timing::new(timeout),
+            "b",
+            "t",
+            "a",
+        );
         let (tasks, mut registry) = (Tasks::new(), Registry::default());
         let metrics = shared::Metrics::register(&mut registry, quota::Metrics::default());
         let mut quotas = Vec::new();
@@ -277,7 +293,10 @@ impl Replicas {
     }
 
     fn counts(&self) -> Vec<f64> {
-        self.served.iter().map(|count| count.load(Ordering::Relaxed) as f64).collect()
+        self.served
+            .iter()
+            .map(|count| count.load(Ordering::Relaxed) as f64)
+            .collect()
     }
 
     fn failures(&self) -> String {
@@ -298,7 +317,10 @@ const FAST: [(u32, Duration); 2] = [(100, Duration::from_secs(1)), (1500, Durati
 
 /// How unevenly calls leave, in milliseconds: the median distance of their gaps from the median gap.
 fn unevenness(calls: &[Instant]) -> f64 {
-    let mut gaps: Vec<_> = calls.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64() * 1e3).collect();
+    let mut gaps: Vec<_> = calls
+        .windows(2)
+        .map(|pair| (pair[1] - pair[0]).as_secs_f64() * 1e3)
+        .collect();
     gaps.sort_by(f64::total_cmp);
     let median = gaps.get(gaps.len() / 2).copied().unwrap_or(0.0);
     let mut off: Vec<_> = gaps.iter().map(|gap| (gap - median).abs()).collect();
@@ -328,7 +350,12 @@ async fn row(count: usize, time: Duration) {
     tokio::time::sleep(FAST[1].1).await;
     let before = replicas.counts();
     let (cpu, steps, ms, sent) = replicas.watch(time).await;
-    let served: Vec<_> = replicas.counts().iter().zip(&before).map(|(now, before)| now - before).collect();
+    let served: Vec<_> = replicas
+        .counts()
+        .iter()
+        .zip(&before)
+        .map(|(now, before)| now - before)
+        .collect();
     let used = served.iter().sum::<f64>() / (25.0 * time.as_secs_f64()) * 100.0;
     println!(
         "|   sixty times as fast | | | | {cpu:.1} % | {steps:.0}, {ms:.3} | {sent:.0} kB/s | used {used:.1} %, Jain {:.4} | {} |",
@@ -346,9 +373,15 @@ async fn main() {
     }
     let seconds = std::env::args().find_map(|word| word.strip_suffix('s')?.parse().ok());
     let time = Duration::from_secs(seconds.unwrap_or(60));
-    println!("| replicas | connections | memory | idle CPU | CPU, all asking | steps/s, ms each | sent | uneven by | failures |");
+    println!(
+        "| replicas | connections | memory | idle CPU | CPU, all asking | steps/s, ms each | sent | uneven by | failures |"
+    );
     println!("|---|---|---|---|---|---|---|---|---|");
-    for count in if counts.is_empty() { vec![8, 64, 256, 500] } else { counts } {
+    for count in if counts.is_empty() {
+        vec![8, 64, 256, 500]
+    } else {
+        counts
+    } {
         row(count, time).await;
     }
 }

@@ -83,7 +83,10 @@ impl Client {
         match Eviction::ask(&mut self.link, state).await {
             Ok(eviction) => self.shared.evicts(eviction),
             // It may be forbidden to us, and nothing depends on it.
-            Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "cannot ask what the store evicts"),
+            Err(error) => tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "cannot ask what the store evicts"
+            ),
         }
         self.has_asked = true;
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::clock::Clock;
-use super::copy::Copy;
 use super::coming::Coming;
+use super::copy::Copy;
 use super::step::{self, Reply, Step, Terms};
 use super::unsaid::Unsaid;
 use super::wants::{self, Flow, Wants};
@@ -240,13 +240,21 @@ impl State {
         if self.woken || untold {
             return now;
         }
-        let beat = if self.want > 0 { self.busy_beat() } else { self.timing.idle };
+        let beat = if self.want > 0 {
+            self.busy_beat()
+        } else {
+            self.timing.idle
+        };
         let mut next = self.last.map_or(now, |last| last + beat);
         let mut at_latest = |at: Option<Instant>| next = at.map_or(next, |at| next.min(at));
         at_latest(self.collecting.map(|since| since + COLLECT));
         at_latest(self.hand.front().map(|(_, until)| *until));
         at_latest(self.due.filter(|_| self.want > 0 || self.merging));
-        at_latest(self.unsettled.filter(|_| !self.merging).map(|since| since + self.tell_within()));
+        at_latest(
+            self.unsettled
+                .filter(|_| !self.merging)
+                .map(|since| since + self.tell_within()),
+        );
         next
     }
 

@@ -133,7 +133,11 @@ impl Wants {
             }
         }
         let is_known = wants.len() == self.told.len()
-            && self.told.iter().zip(&wants).all(|(told, want)| told.is_as_good_as(want));
+            && self
+                .told
+                .iter()
+                .zip(&wants)
+                .all(|(told, want)| told.is_as_good_as(want));
         if is_known && !self.must_tell {
             return None;
         }
@@ -169,7 +173,9 @@ impl Wants {
             Some(FlowDemand {
                 urgency,
                 // A caller who is not here has a name that nobody here has.
-                caller: own.get(&**name).map_or_else(|| Name::new(&format!("\u{2026}{name}")), |flow| flow.1.clone()),
+                caller: own
+                    .get(&**name)
+                    .map_or_else(|| Name::new(&format!("\u{2026}{name}")), |flow| flow.1.clone()),
                 weight: u32::try_from(count(*weight)).unwrap_or(1).max(1),
                 waiting: count(*waiting),
                 deadlines: Vec::new(),
@@ -197,7 +203,10 @@ pub(super) fn has_changed(before: &[FlowDemand], now: &[FlowDemand]) -> bool {
     let class = |flows: &[FlowDemand], urgency: u8| {
         let of = flows.iter().filter(|flow| flow.urgency.level() == urgency);
         of.fold((0, 0), |(waiting, weight), flow| {
-            (waiting + flow.waiting + usize::from(flow.asks_again), weight + flow.weight as usize)
+            (
+                waiting + flow.waiting + usize::from(flow.asks_again),
+                weight + flow.weight as usize,
+            )
         })
     };
     let is_off = |a: usize, b: usize| a * 4 > (b + 1) * 5 || b * 4 > (a + 1) * 5;
@@ -259,9 +268,13 @@ mod tests {
         let mut wants = Wants::default();
         demand(&mut wants, vec![flow("alice", 1)]);
         let told = wants.tell(std::iter::empty(), Instant::now()).unwrap();
-        let reply = |name: &str| -> Reply { serde_json::from_str(&format!(r#"{{"others":[["{name}",1,2,0,1]]}}"#)).unwrap() };
+        let reply =
+            |name: &str| -> Reply { serde_json::from_str(&format!(r#"{{"others":[["{name}",1,2,0,1]]}}"#)).unwrap() };
         let same = wants.others(&reply(&told[0].0));
-        assert_eq!((same[0].caller.as_str(), same[0].waiting, same[0].asks_again), ("alice", 2, true));
+        assert_eq!(
+            (same[0].caller.as_str(), same[0].waiting, same[0].asks_again),
+            ("alice", 2, true)
+        );
         let other = wants.others(&reply("30123456789abcdef"));
         assert_ne!(other[0].caller.as_str(), "alice");
         assert!(wants.others(&reply("9")).is_empty() && wants.others(&reply("")).is_empty());

@@ -80,7 +80,9 @@ pub(super) fn link(
 ) -> (&'static str, String) {
     let top = left.map_or(String::new(), |left| format!("$top={left}&"));
     match history.next_link {
-        NextLink::Present | NextLink::Absent => ("@odata.nextLink", format!("{scheme}://{host}{path}?{top}$skip={skip}")),
+        NextLink::Present | NextLink::Absent => {
+            ("@odata.nextLink", format!("{scheme}://{host}{path}?{top}$skip={skip}"))
+        }
         NextLink::SkipToken => {
             let link = format!(
                 "https://api.securitycenter.microsoft.com{path}?{top}$skiptoken={}",

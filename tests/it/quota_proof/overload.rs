@@ -179,9 +179,7 @@ fn row(name: &str, ended: &Ended) -> String {
         .books
         .iter()
         .filter(|(asking, _)| asking.name != A)
-        .fold((0, 0), |sum, (_, book)| {
-            (sum.0 + book.refused, sum.1 + book.displaced)
-        });
+        .fold((0, 0), |sum, (_, book)| (sum.0 + book.refused, sum.1 + book.displaced));
     format!(
         "{name:<6} {calls:>6} {:>8.1} {:>8} {:>4} to {:<4} {refused:>8} {displaced:>9}\n",
         median(&a.waits).as_secs_f64(),
@@ -203,8 +201,16 @@ fn rows() -> Vec<(&'static str, Vec<Asking>, bool)> {
         ..asking(A, 3, 30)
     };
     vec![
-        ("v1", std::iter::once(one_at_a_time(30)).chain(crowd(7, 30)).collect(), false),
-        ("v6", std::iter::once(one_at_a_time(3)).chain(crowd(7, 30)).collect(), true),
+        (
+            "v1",
+            std::iter::once(one_at_a_time(30)).chain(crowd(7, 30)).collect(),
+            false,
+        ),
+        (
+            "v6",
+            std::iter::once(one_at_a_time(3)).chain(crowd(7, 30)).collect(),
+            true,
+        ),
         ("v2", vec![one_at_a_time(30), twenty_in_flight()], false),
         ("v4", vec![one_at_a_time(60), twenty_in_flight()], false),
         ("v5", std::iter::once(heavy).chain(crowd(3, 30)).collect(), true),
@@ -304,7 +310,9 @@ async fn in_a_crowd_of_all_urgencies_everybody_has_a_part_and_each_class_its_sha
         behind.len()
     );
     if p90 > 1.0 || p99 > 5.0 {
-        wrong.push(format!("the status foretold turns that came later: p90 {p90}, p99 {p99} slots"));
+        wrong.push(format!(
+            "the status foretold turns that came later: p90 {p90}, p99 {p99} slots"
+        ));
     }
     tell(&table);
     wrong.extend(late(&ended));
@@ -342,7 +350,9 @@ async fn an_urgent_tool_that_waits_two_seconds_has_its_turn_beside_an_exporter_w
         most = most.max(at + 1);
         slowest = slowest.max(sent[before + at].at - begun);
     }
-    tell(&format!("trial: {asked} questions of the tool, within {most} slots and {slowest:?}"));
+    tell(&format!(
+        "trial: {asked} questions of the tool, within {most} slots and {slowest:?}"
+    ));
     assert!(asked > 50 && most <= 2, "{asked} questions, {most} slots");
     assert!(slowest <= 2 * SLOT + SECOND, "{slowest:?}");
 }

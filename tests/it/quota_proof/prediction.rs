@@ -238,7 +238,17 @@ fn percentile(sorted: &[f64], share: usize) -> f64 {
 fn predictions_come_true_and_promises_are_kept() {
     let mut table = format!(
         "{:<24} {:>6} {:>7} {:>7} {:>9} {:>6} {:>6} {:>5} {:>5} {:>5}  {}\n",
-        "demand", "waited", "at once", "refused", "displaced", "left", "median", "p90", "p99", "worst", "latest after deadline"
+        "demand",
+        "waited",
+        "at once",
+        "refused",
+        "displaced",
+        "left",
+        "median",
+        "p90",
+        "p99",
+        "worst",
+        "latest after deadline"
     );
     let mut wrong = Vec::new();
     for (demand, book) in each(&demands(), |demand| crowd(demand, 12)) {

@@ -309,7 +309,13 @@ fn assert_safe(depth: usize) {
         &[],
         &[Event::Step(0)],
         &[Event::Step(1), Event::Time, Event::Step(0)],
-        &[Event::Step(1), Event::Answer(1), Event::Answer(1), Event::Time, Event::Time],
+        &[
+            Event::Step(1),
+            Event::Answer(1),
+            Event::Answer(1),
+            Event::Time,
+            Event::Time,
+        ],
     ];
     let explorer = explore(depth, &prologues, None);
     assert_eq!(explorer.over, None);

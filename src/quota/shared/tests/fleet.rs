@@ -70,7 +70,8 @@ pub(super) struct Fleet {
 impl Fleet {
     /// Replicas that know each other, and an unused quota.
     pub(super) fn new(count: usize, limits: &[(u32, Duration)]) -> Self {
-        let limit = |&(calls, window): &(u32, Duration)| Limit::try_new(NonZeroU32::new(calls).unwrap(), window).unwrap();
+        let limit =
+            |&(calls, window): &(u32, Duration)| Limit::try_new(NonZeroU32::new(calls).unwrap(), window).unwrap();
         let burst = NonZeroU32::new(limits[0].0).unwrap();
         let config = quota::Config::try_new(limits.iter().map(limit).collect(), burst, SECOND * 10).unwrap();
         let address = crate::store::Config::new(Address::parse("redis://h").unwrap(), SECOND);
@@ -165,7 +166,10 @@ impl Fleet {
         while let Some(slot) = self.replicas[n].state.take(self.now) {
             let (urgency, name) = slot.flow.expect("the store says for whom it is");
             let caller = self.callers.iter().position(|caller| {
-                caller.replica == n && caller.urgency == urgency.level() && caller.name == name.as_str() && caller.waiting > 0
+                caller.replica == n
+                    && caller.urgency == urgency.level()
+                    && caller.name == name.as_str()
+                    && caller.waiting > 0
             });
             let Some(caller) = caller else {
                 self.replicas[n].state.refund(slot.id, self.now);
@@ -183,7 +187,10 @@ impl Fleet {
     }
 
     fn tell(&mut self, n: usize) {
-        let here = self.callers.iter().filter(|caller| caller.replica == n && caller.waiting > 0);
+        let here = self
+            .callers
+            .iter()
+            .filter(|caller| caller.replica == n && caller.waiting > 0);
         let flows: Vec<_> = here
             .map(|caller| FlowDemand {
                 urgency: Urgency::new(caller.urgency).unwrap(),
@@ -209,7 +216,11 @@ impl Fleet {
     }
 
     pub(super) fn of(&self, name: &str) -> usize {
-        let of = self.callers.iter().zip(&self.served).filter(|(caller, _)| caller.name == name);
+        let of = self
+            .callers
+            .iter()
+            .zip(&self.served)
+            .filter(|(caller, _)| caller.name == name);
         of.map(|(_, served)| served).sum()
     }
 
@@ -221,7 +232,11 @@ impl Fleet {
     pub(super) fn assert_never_over(&self, limits: &[(u32, Duration)]) {
         for (calls, window) in limits {
             for pair in self.made.windows(*calls as usize + 1) {
-                assert!(pair[*calls as usize].saturating_sub(pair[0]) >= *window, "over at {:?}", pair[0]);
+                assert!(
+                    pair[*calls as usize].saturating_sub(pair[0]) >= *window,
+                    "over at {:?}",
+                    pair[0]
+                );
             }
         }
     }

@@ -139,7 +139,11 @@ fn the_ledger_of_the_format_before_is_taken_over_and_its_replicas_grant_nothing_
     }
     assert_eq!(granted, 1, "of the two calls one was made before");
     let reply = old_step(&mut bench, 4, 1, "");
-    assert_eq!((reply["other"].as_str(), reply["granted"].as_u64()), (Some("v2"), None), "{reply}");
+    assert_eq!(
+        (reply["other"].as_str(), reply["granted"].as_u64()),
+        (Some("v2"), None),
+        "{reply}"
+    );
     let before = bench.sharing.keys()[17].clone();
     assert_eq!(bench.store.ask::<i64>(&["EXISTS", &before]), 0);
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 const LIMITS: [(u32, Duration); 2] = [(100, Duration::from_mins(1)), (1500, Duration::from_hours(1))];
 
 const NAMES: [&str; 20] = [
-    "B0", "B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B9", "B10", "B11", "B12", "B13", "B14", "B15", "B16", "B17", "B18", "B19",
+    "B0", "B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B9", "B10", "B11", "B12", "B13", "B14", "B15", "B16", "B17",
+    "B18", "B19",
 ];
 
 /// Four replicas and half an hour: the burst, then a slot every 2.4 s. A is on the first replica, the others on all.
@@ -18,7 +19,13 @@ fn half_an_hour(a: Asking, others: impl Iterator<Item = Asking>) -> Fleet {
     fleet.ask(a);
     fleet.pass(SECOND * 1800);
     fleet.assert_never_over(&LIMITS);
-    println!("A {}, of {}: {:?}; {} steps", fleet.of("A"), fleet.total(), fleet.served, fleet.steps);
+    println!(
+        "A {}, of {}: {:?}; {} steps",
+        fleet.of("A"),
+        fleet.total(),
+        fleet.served,
+        fleet.steps
+    );
     fleet
 }
 
