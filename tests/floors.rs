@@ -24,7 +24,9 @@ const FLOORS: &[(&[&str], bool)] = &[
     ),
     (&["attempt", "scan", "caller"], true),
     (
-        &["net", "store", "telemetry", "task", "clock", "secret", "machine"],
+        &[
+            "net", "store", "telemetry", "task", "clock", "secret", "machine", "memory",
+        ],
         true,
     ),
 ];

@@ -7,7 +7,7 @@ use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
 use super::changes::Changes;
-use super::ground::{Ground, Meters};
+use super::ground::{Ground, Memory, Meters};
 use super::lane::{self, Lanes};
 use super::replicas::keep;
 use super::saved::Saved;
@@ -106,6 +106,7 @@ impl Made {
             tasks: tasks.clone(),
             saved: Saved::default(),
             wall,
+            memory: Memory::new(settings::shares(config, surroundings.machine)),
             surroundings,
             meters,
         };
@@ -113,7 +114,7 @@ impl Made {
         let regions = ground.regions(plan.regions, region::Metrics::register(root), &net);
         // What answers teach about pages and order is learnt by the flights and used by both.
         let lore = Arc::new(scan::Lore::new(config.merge.known_rows));
-        let cache_config = settings::cache(config, ground.surroundings.machine);
+        let cache_config = settings::cache(config, &ground.memory.shares);
         let cache = cache::Cache::new(cache_config, Some(Arc::clone(&lore)), cache::Metrics::register(root));
         let cache = Arc::new(cache);
         let coalesce_metrics = coalesce::Metrics::register(root);
@@ -129,7 +130,7 @@ impl Made {
         let made = Self {
             fair_use: ground.fair_use(config),
             hedge: ground.hedge(config, &calls),
-            read: server::read::Layer::new(settings::read(config)),
+            read: server::read::Layer::new(settings::read(config, &ground.memory.shares)),
             guard: server::guard::Layer::new(plan.hosts),
             lane: plan.lane,
             config: config.clone(),
@@ -203,7 +204,7 @@ impl Made {
                 self.hedge.clone()
             },
             read: if changes.reading() {
-                server::read::Layer::new(settings::read(config))
+                server::read::Layer::new(settings::read(config, &ground.memory.shares))
             } else {
                 self.read.clone()
             },
@@ -229,7 +230,7 @@ impl Made {
         attempt: Duration,
         lore: &Arc<scan::Lore>,
     ) -> (Arc<cache::Cache>, Option<Tended<fleet::Member>>, coalesce::Layer) {
-        let cache_config = settings::cache(config, self.ground.surroundings.machine);
+        let cache_config = settings::cache(config, &self.ground.memory.shares);
         let lore = Arc::clone(lore);
         if settings::identity(config) != settings::identity(&self.config) {
             let cache = Arc::new(self.cache.emptied(cache_config, Some(Arc::clone(&lore))));
@@ -275,6 +276,7 @@ impl Made {
                 ground.tasks.clone(),
                 Arc::new(move |holder| cache_lanes.has_surplus(holder)),
             ),
+            request_memory: super::RequestMemoryLayer::new(Arc::clone(&ground.memory.waiting)),
             fleet: self
                 .fleet
                 .as_ref()
@@ -285,7 +287,12 @@ impl Made {
             quota: quota::Layer::new(ground.wall.clone()),
             region: region::RegionLayer::new(self.regions.part.clone()),
             token: token::Layer::new(self.keeper.part.clone()),
-            client: upstream::Client::new(self.net.clone(), settings::upstream(config), self.calls.clone()),
+            client: upstream::Client::new(
+                self.net.clone(),
+                settings::upstream(config),
+                ground.memory.answers.clone(),
+                self.calls.clone(),
+            ),
         }
     }
 

@@ -1,14 +1,17 @@
 //! From the resolved configuration to each part's own settings.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 use prometheus_client::metrics::counter::Counter;
 
+use super::ground::Memory;
 use super::{Error, rate_limit};
 use crate::caller::Name;
 use crate::config::{self, Credential, ManagedEndpoint, OnUnknownPast, Resolved};
 use crate::machine::Machine;
+use crate::memory::{DEFAULT_TOTAL, LEAST_TOTAL, Shares};
 use crate::telemetry::trace::{self, Sampler};
 use crate::{admin, cache, coalesce, fleet, net, queue, quota, region, respond, server, store, token, upstream};
 
@@ -71,9 +74,10 @@ pub(super) fn upstream(config: &Resolved) -> upstream::Config {
     upstream::Config::new(config.defender.timeout)
 }
 
-/// The longest that a paid call can take, all told: finding a host, connecting, signing in, and the attempt.
+/// The longest that a paid call can take, all told: finding a host, connecting, signing in, waiting for memory, and the attempt.
 pub(super) fn attempt(config: &Resolved, net: &net::Config, regions: &region::Config) -> Duration {
-    regions.first_wait + regions.failover_limit + net.connect_timeout + SIGN_IN_TIMEOUT + config.defender.timeout
+    let connecting = regions.first_wait + regions.failover_limit + net.connect_timeout;
+    connecting + SIGN_IN_TIMEOUT + net::MEMORY_WAIT + config.defender.timeout
 }
 
 pub(super) fn quota(config: &Resolved, attempt: Duration) -> Result<quota::Config, Error> {
@@ -160,13 +164,20 @@ pub(super) fn queue(config: &Resolved) -> queue::Config {
     }
 }
 
-pub(super) fn read(config: &Resolved) -> server::read::Config {
-    let max_body = usize::try_from(config.server.max_body).unwrap_or(usize::MAX);
+pub(super) fn read(config: &Resolved, shares: &Shares) -> server::read::Config {
+    let wanted = usize::try_from(config.server.max_body).unwrap_or(usize::MAX);
+    let max_body = wanted.min(shares.max_body());
+    if max_body < wanted {
+        tracing::warn!(
+            max_body = wanted,
+            accepted_bytes = max_body,
+            "server.max_body is more than the memory leaves for bodies: raise the memory limit, or server.memory"
+        );
+    }
     let defaults = server::read::Config::default();
     server::read::Config {
         max_body,
-        // At least one body of the largest size must fit.
-        body_budget: defaults.body_budget.max(max_body),
+        body_budget: shares.bodies,
         max_wait: config.queue.max_wait,
         max_wait_limit: config.queue.max_wait_limit,
         caller_header: config.queue.caller_header.clone(),
@@ -179,21 +190,46 @@ pub(super) fn read(config: &Resolved) -> server::read::Config {
     }
 }
 
-/// The part of a memory limit that the cache takes when nobody says how much: a gateway needs some 15 MiB for itself, and each request in
-/// flight its body.
-const CACHE_SHARE: u64 = 4;
-
-pub(super) fn cache(config: &Resolved, machine: Machine) -> cache::Config {
-    let share = machine
-        .memory_limit
-        .map(|limit| limit / CACHE_SHARE)
-        .filter(|_| !config.settings.is_said("cache.max_size"));
+pub(super) fn cache(config: &Resolved, shares: &Shares) -> cache::Config {
+    let most = shares.cache as u64;
+    if config.cache.max_size > most && config.settings.is_said("cache.max_size") {
+        tracing::warn!(
+            max_size = config.cache.max_size,
+            cache_bytes = most,
+            "cache.max_size is more than the memory leaves for the cache: raise the memory limit, or server.memory"
+        );
+    }
     cache::Config {
         ttl: config.cache.ttl,
         stale_while_revalidate: config.cache.stale_while_revalidate,
         stale_if_error: config.cache.stale_if_error,
-        max_size: share.map_or(config.cache.max_size, |share| share.min(config.cache.max_size)),
+        max_size: config.cache.max_size.min(most),
     }
+}
+
+/// The memory that the process may take, divided. What does not fit into the container does not exist, whatever the configuration says.
+pub(super) fn shares(config: &Resolved, machine: Machine) -> Shares {
+    let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let usual = machine.physical_memory.map_or(DEFAULT_TOTAL, |all| DEFAULT_TOTAL.min(bytes(all) / 2));
+    let limit = machine.memory_limit.map(bytes);
+    let wanted = config.server.memory.map(bytes).or(limit).unwrap_or(usual);
+    let total = limit.map_or(wanted, |limit| wanted.min(limit));
+    if total < wanted {
+        tracing::warn!(
+            memory = wanted,
+            memory_limit_bytes = machine.memory_limit,
+            "server.memory is more than the container's limit, which holds"
+        );
+    }
+    if total < LEAST_TOTAL {
+        tracing::warn!(
+            memory_limit_bytes = total,
+            least_bytes = LEAST_TOTAL,
+            "the memory limit is too low: the kernel may end this process"
+        );
+    }
+    let cache = config.settings.is_said("cache.max_size").then(|| bytes(config.cache.max_size));
+    Shares::of(total, cache)
 }
 
 pub(super) fn coalesce(config: &Resolved, attempt: Duration) -> coalesce::Config {
@@ -242,10 +278,11 @@ fn connections(wanted: u32, machine: Machine) -> u32 {
     left.map_or(wanted, |left| wanted.min(left))
 }
 
-pub(super) fn data_listener(config: &Resolved, machine: Machine) -> server::Config {
+pub(super) fn data_listener(config: &Resolved, machine: Machine, memory: &Memory) -> server::Config {
     let usual = server::Config::default();
-    let max_connections = connections(usual.max_connections, machine);
-    if max_connections < usual.max_connections {
+    let wanted = usual.max_connections.min(memory.shares.max_connections());
+    let max_connections = connections(wanted, machine);
+    if max_connections < wanted {
         tracing::warn!(
             open_files = machine.open_files,
             max_connections,
@@ -254,6 +291,8 @@ pub(super) fn data_listener(config: &Resolved, machine: Machine) -> server::Conf
     }
     server::Config {
         max_connections,
+        head_bytes: memory.shares.heads,
+        large_answers: Some(Arc::clone(&memory.answers.large)),
         listen: config.server.listen.iter().map(address).collect(),
         drain: config.server.drain,
         linger: config.server.linger,
@@ -368,6 +407,37 @@ fn credential(config: &config::Credentials) -> Result<token::Credential, Error> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Document, Environment};
+    use std::path::Path;
+
+    fn total(memory: &str, limit: Option<u64>, physical: Option<u64>) -> usize {
+        let text = format!("[server]\nmemory = \"{memory}\"\n[credentials]\nkind = \"managed_identity\"\n");
+        let document = Document::new(Path::new("gateway.toml"), text);
+        let loaded = super::super::Place::new(None, Environment::from_iter::<[(String, String); 0]>([]));
+        let resolved = loaded.resolve(&document).unwrap().resolved;
+        let machine = Machine {
+            memory_limit: limit,
+            physical_memory: physical,
+            ..Machine::detect()
+        };
+        shares(&resolved, machine).total
+    }
+
+    #[test]
+    fn the_memory_is_what_is_written_within_what_the_container_has() {
+        let mib = |mib: u64| Some(mib << 20);
+        for (memory, limit, physical, expected_mib) in [
+            ("auto", None, mib(1 << 20), 1024),
+            ("auto", None, mib(512), 256),
+            ("auto", mib(128), mib(1 << 20), 128),
+            ("64MiB", mib(128), mib(1 << 20), 64),
+            ("256MiB", mib(128), mib(1 << 20), 128),
+            ("4GiB", None, mib(512), 4096),
+            ("auto", mib(16), None, 48),
+        ] {
+            assert_eq!(total(memory, limit, physical), expected_mib << 20, "{memory} {limit:?} {physical:?}");
+        }
+    }
 
     #[test]
     fn callers_never_take_the_last_open_files() {

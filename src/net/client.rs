@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, timeout_at};
 use tower::util::BoxCloneSyncService;
 
+use crate::memory::MemoryBudget;
+use crate::net::collect::Collector;
 use crate::net::connection::Failed;
 use crate::net::pool::Pool;
 use crate::net::{Config, Connector, Error, Exchange, Kind, Resolver, SetupError};
@@ -27,6 +29,7 @@ pub struct Client {
     pool: Pool,
     connector: Connector,
     config: Arc<Config>,
+    large_bodies: Option<Arc<MemoryBudget>>,
 }
 
 /// What one exchange may take. Connecting has its own limit, [`Config::connect_timeout`], and comes on top.
@@ -78,6 +81,16 @@ impl Client {
             pool: Pool::new(Arc::clone(&config)),
             connector,
             config,
+            large_bodies: None,
+        }
+    }
+
+    /// The same with its pool; what bodies are above [`LARGE_ANSWER`](crate::memory::LARGE_ANSWER) they reserve from `memory`.
+    #[must_use]
+    pub fn with_large_bodies(self, memory: Arc<MemoryBudget>) -> Self {
+        Self {
+            large_bodies: Some(memory),
+            ..self
         }
     }
 
@@ -136,7 +149,8 @@ impl Client {
                 let answer = match connection.send(&host, request, until).await {
                     Ok(answer) => {
                         let (head, body) = answer.into_parts();
-                        let body = read(body, sent + limits.whole, limits.body_bytes).await;
+                        let collector = Collector::new(limits.body_bytes, self.large_bodies.clone());
+                        let body = read(body, sent + limits.whole, collector).await;
                         body.map(|body| Response::from_parts(head, body))
                     }
                     // It had closed while nobody looked. There may be more of that kind, so there is an end to it.
@@ -168,8 +182,8 @@ impl Client {
     }
 }
 
-async fn read(body: Incoming, deadline: Instant, limit_bytes: usize) -> Result<Bytes, Kind> {
-    let mut body = pin!(whole(body, limit_bytes));
+async fn read(body: Incoming, deadline: Instant, collector: Collector) -> Result<Bytes, Kind> {
+    let mut body = pin!(whole(body, collector));
     // Mostly it has come with the head: then no time is set.
     match poll_fn(|context| Poll::Ready(body.as_mut().poll(context))).await {
         Poll::Ready(body) => body,
@@ -179,32 +193,17 @@ async fn read(body: Incoming, deadline: Instant, limit_bytes: usize) -> Result<B
     }
 }
 
-/// Most memory that is made ready because a head announces a long body.
-const MOST_AHEAD: usize = 4 * 1024 * 1024;
-
-/// All of a body. One that comes in one piece, as short ones do, is not copied.
-async fn whole(mut body: Incoming, limit_bytes: usize) -> Result<Bytes, Kind> {
-    let (mut first, mut all) = (Bytes::new(), BytesMut::new());
+/// All of a body.
+async fn whole(mut body: Incoming, mut collector: Collector) -> Result<Bytes, Kind> {
     while !body.is_end_stream()
         && let Some(frame) = body.frame().await
     {
         let frame = frame.map_err(|error| Kind::BodyLost(error.into()))?;
         let Ok(data) = frame.into_data() else { continue };
-        if first.len().max(all.len()) + data.len() > limit_bytes {
-            return Err(Kind::BodyTooLarge { limit_bytes });
-        }
-        if first.is_empty() && all.is_empty() {
-            first = data;
-            continue;
-        }
-        if all.is_empty() {
-            let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-            all.reserve(first.len() + data.len() + expected.min(MOST_AHEAD));
-            all.extend_from_slice(&std::mem::take(&mut first));
-        }
-        all.extend_from_slice(&data);
+        let rest = body.size_hint();
+        collector.add(data, (rest.lower(), rest.exact().is_some())).await?;
     }
-    Ok(if all.is_empty() { first } else { all.freeze() })
+    Ok(collector.finish())
 }
 
 impl fmt::Debug for Client {

@@ -8,6 +8,7 @@
 //! byte of the request can have been written ([`Error::is_unsent`]), because the quota is refunded on that word.
 
 mod client;
+mod collect;
 mod config;
 mod connection;
 mod connector;
@@ -29,6 +30,7 @@ use bytes::Bytes;
 use tower::util::BoxCloneSyncService;
 
 pub use client::{Client, Limits};
+pub use collect::MEMORY_WAIT;
 pub use config::Config;
 pub use connector::Connector;
 pub use dns::{Lookup, Resolver};

@@ -13,6 +13,10 @@ use super::{Address, Config};
 /// Longest list of connections that the kernel keeps for us to accept.
 const BACKLOG: u32 = 1024;
 
+/// What the kernel may keep for each direction of a connection, before it doubles that for its own needs. Left to itself it would let a
+/// caller that reads nothing grow to megabytes.
+const SOCKET_BUFFER: u32 = 64 * 1024;
+
 /// How long another process may take to show that it still serves a socket.
 const PROBE: Duration = Duration::from_secs(1);
 
@@ -135,6 +139,9 @@ fn tcp(address: SocketAddr) -> io::Result<Listener> {
     };
     // A restart must not wait for the connections of the process before it to time out.
     socket.set_reuseaddr(true)?;
+    // Connections have the buffers of their listener.
+    socket.set_send_buffer_size(SOCKET_BUFFER)?;
+    socket.set_recv_buffer_size(SOCKET_BUFFER)?;
     socket.bind(address)?;
     Ok(Listener::Tcp(socket.listen(BACKLOG)?))
 }

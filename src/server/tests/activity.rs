@@ -11,6 +11,7 @@ use crate::server::activity::{Activity, Draining, FIRST_REQUEST, Limits, TAKING,
 const LIMITS: Limits = Limits {
     header: Duration::from_secs(10),
     idle: Duration::from_mins(1),
+    memory_is_wanted: false,
 };
 
 fn serving(activity: &Activity) -> Verdict {

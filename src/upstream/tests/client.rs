@@ -13,6 +13,7 @@ use url::Url;
 
 use super::caller;
 use crate::attempt::{Again, Failure, Fate, Outgoing, Route, Routed, Signed};
+use crate::memory::Shares;
 use crate::net::testing::{Http, Names, client, listen, quick, refused};
 use crate::scan::{Answer, Request, Version};
 use crate::secret::Secret;
@@ -45,7 +46,7 @@ async fn call(address: std::net::SocketAddr, signed: Signed) -> (Result<Answer, 
         head_timeout: Duration::from_millis(400),
         max_answer_bytes: 1000,
     };
-    let result = Client::new(client(&quick(), &names), config, metrics)
+    let result = Client::new(client(&quick(), &names), config, Shares::of(64 << 20, None).answers(), metrics)
         .oneshot(signed)
         .await;
     let mut shown = String::new();
