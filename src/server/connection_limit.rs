@@ -35,6 +35,8 @@ pub(super) struct ConnectionLimiter {
     /// how fast a flood of connections can drive out itself and those behind the same address: all of them once in this time.
     idle_min: Duration,
     heads: Arc<MemoryBudget>,
+    /// Held by the one who has others make way for its head.
+    asking: tokio::sync::Mutex<()>,
     taken: Mutex<Taken>,
 }
 
@@ -75,6 +77,7 @@ impl ConnectionLimiter {
             count,
             idle_min: config.idle_min,
             heads: MemoryBudget::new(config.head_bytes),
+            asking: tokio::sync::Mutex::default(),
             taken: Mutex::default(),
         })
     }
@@ -88,13 +91,19 @@ impl ConnectionLimiter {
     pub(super) async fn reserve_head(&self, bytes: usize, peer: Address) -> Reservation {
         let reserved = self.heads.reserve(bytes);
         tokio::pin!(reserved);
+        // One at a time: the others stand behind it anyway.
+        let _turn = tokio::select! {
+            biased;
+            reservation = &mut reserved => return reservation,
+            turn = self.asking.lock() => turn,
+        };
         loop {
+            self.taken().ask(peer, self.idle_min, Activity::holds_head_memory);
             tokio::select! {
                 biased;
                 reservation = &mut reserved => return reservation,
                 () = tokio::time::sleep(POLL) => {}
             }
-            self.taken().ask(peer, self.idle_min, Activity::holds_head_memory);
         }
     }
 

@@ -6,6 +6,7 @@ mod idle;
 mod ledger;
 mod memory;
 mod retune;
+mod surplus;
 mod throttled;
 
 use std::num::NonZeroU32;

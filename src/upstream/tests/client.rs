@@ -59,6 +59,35 @@ fn answering(answer: impl Fn() -> http::response::Builder + Send + Sync + 'stati
 }
 
 #[tokio::test]
+async fn a_call_waits_for_memory_and_is_not_made_without_any() {
+    let host = Http::new(|_| Response::new(Full::from("{}")));
+    let names = Names::new([("eu.test", host.start().await)]);
+    let mut registry = Registry::default();
+    let regions = [(Arc::new("http://eu.test".parse::<Url>().unwrap()), Arc::from("eu"))];
+    let metrics = Metrics::register(&mut registry, regions);
+    let memory = Shares::of(64 << 20, None).answers();
+    let config = Config::new(Duration::from_secs(5));
+    let client = Client::new(client(&quick(), &names), config, memory.clone(), metrics);
+    let ask = || client.clone().oneshot(signed("http://eu.test", Version::Latest, None));
+    let held = memory.small.try_reserve(memory.small.bytes()).unwrap();
+    let (answer, ()) = tokio::join!(ask(), async {
+        tokio::task::yield_now().await;
+        assert!(memory.small.is_wanted());
+        drop(held);
+    });
+    // The answer keeps what it takes, and no more.
+    let answer = answer.unwrap();
+    assert_eq!(memory.small.left(), memory.small.bytes() - 2 * answer.body.len());
+    drop(answer);
+    let _held = memory.small.try_reserve(memory.small.bytes()).unwrap();
+    tokio::time::pause();
+    let failure = ask().await.unwrap_err();
+    assert_eq!((failure.fate, failure.again), (Fate::Unsent, Again::Never));
+    let error = failure.source.downcast_ref::<Error>().unwrap();
+    assert!(error.is_exhausted() && !error.is_timeout(), "{error:?}");
+}
+
+#[tokio::test]
 async fn the_fixed_path_the_canonical_body_and_only_our_fields_are_sent() {
     type Seen = (Method, String, HeaderMap);
     let seen: Arc<Mutex<Vec<Seen>>> = Arc::default();
