@@ -191,7 +191,7 @@ pub(super) fn read(config: &Resolved, shares: &Shares) -> server::read::Config {
 }
 
 pub(super) fn cache(config: &Resolved, shares: &Shares) -> cache::Config {
-    let most = shares.cache as u64;
+    let most = shares.max_cached() as u64;
     if config.cache.max_size > most && config.settings.is_said("cache.max_size") {
         tracing::warn!(
             max_size = config.cache.max_size,
@@ -204,6 +204,7 @@ pub(super) fn cache(config: &Resolved, shares: &Shares) -> cache::Config {
         stale_while_revalidate: config.cache.stale_while_revalidate,
         stale_if_error: config.cache.stale_if_error,
         max_size: config.cache.max_size.min(most),
+        max_held: shares.cache,
     }
 }
 

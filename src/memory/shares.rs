@@ -35,7 +35,7 @@ pub struct Shares {
     pub total: usize,
     /// Not given to anybody: what the allocator keeps, and the kernel's part.
     pub spare: usize,
-    /// Answers in the cache. `cache.max_size` is no more.
+    /// Answers in the cache, and those that it has let go of but callers have yet to take.
     pub cache: usize,
     /// Connections of callers, at [`CONNECTION`] each.
     pub connections: usize,
@@ -65,7 +65,8 @@ impl Shares {
         let total = total.max(LEAST_TOTAL);
         let spare = total / 8;
         let divided = total - spare - BASE;
-        let cache = cache.unwrap_or(0).clamp(divided / 4, divided / 2);
+        // A fifth is for answers that the cache has let go of.
+        let cache = cache.unwrap_or(0).saturating_add(cache.unwrap_or(0) / 4).clamp(divided / 4, divided / 2);
         let part = |of_twenty: usize| (divided - cache) / 20 * of_twenty;
         Self {
             total,
@@ -91,6 +92,12 @@ impl Shares {
             + self.waiting
             + self.small_answers
             + self.large_answers
+    }
+
+    /// The most that the cache may hold.
+    #[must_use]
+    pub fn max_cached(&self) -> usize {
+        self.cache / 5 * 4
     }
 
     /// How many connections of callers there may be.
@@ -154,6 +161,6 @@ mod tests {
     #[test]
     fn without_a_limit_nothing_is_tighter_than_it_was() {
         let shares = Shares::of(DEFAULT_TOTAL, None);
-        assert!(shares.max_connections() >= 2048 && shares.cache >= 64 << 20, "{shares:?}");
+        assert!(shares.max_connections() >= 2048 && shares.max_cached() >= 64 << 20, "{shares:?}");
     }
 }

@@ -77,7 +77,8 @@ impl Collector {
         let Some(mut reservation) = self.reservation else {
             return body;
         };
-        reservation.shrink_to(body.len() * ALLOCATED_PER_BYTE);
+        // What it grew in is given back.
+        reservation.shrink_to(body.len());
         reservation.hold(body)
     }
 }
@@ -102,7 +103,7 @@ mod tests {
         body.add(piece(10), UNKNOWN).await.unwrap();
         assert_eq!(memory.left(), 0, "as long as the longest may be");
         let body = body.finish();
-        assert_eq!((body.len(), memory.left()), (LARGE_ANSWER + 10, (2 << 20) - 2 * (LARGE_ANSWER + 10)));
+        assert_eq!((body.len(), memory.left()), (LARGE_ANSWER + 10, (2 << 20) - (LARGE_ANSWER + 10)));
         drop(body);
         assert_eq!(memory.left(), 2 << 20);
     }

@@ -1,6 +1,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt as _;
+
 use super::support::{GOOD, Server, question, request};
 use crate::scan::Version;
 

@@ -52,7 +52,10 @@ impl Outcome {
             None => &self.0.cut,
             Some((200, _)) => &self.0.served,
             Some((429 | 503, true)) => &self.0.refused,
-            Some(_) => &self.0.wrong,
+            Some((status, _)) => {
+                println!("neither good nor an honest refusal: {status}");
+                &self.0.wrong
+            }
         };
         count.fetch_add(1, Ordering::Relaxed);
     }
