@@ -169,7 +169,10 @@ mod tests {
 
     #[test]
     fn the_machines_own_memory_is_known() {
-        assert_eq!(physical("MemTotal:       24684084 kB\nMemFree: 1 kB\n"), Some(24_684_084 << 10));
+        assert_eq!(
+            physical("MemTotal:       24684084 kB\nMemFree: 1 kB\n"),
+            Some(24_684_084 << 10)
+        );
         assert_eq!((physical(""), physical("MemTotal: many")), (None, None));
     }
 

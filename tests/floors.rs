@@ -25,7 +25,14 @@ const FLOORS: &[(&[&str], bool)] = &[
     (&["attempt", "scan", "caller"], true),
     (
         &[
-            "net", "store", "telemetry", "task", "clock", "secret", "machine", "memory",
+            "net",
+            "store",
+            "telemetry",
+            "task",
+            "clock",
+            "secret",
+            "machine",
+            "memory",
         ],
         true,
     ),

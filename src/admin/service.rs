@@ -28,6 +28,7 @@ pub fn listener(address: Address) -> Config {
         // What it has to say, the kubelet says at once.
         idle_min: Duration::from_millis(100),
         head_bytes: 1 << 20,
+        socket_buffer: 16 << 10,
         large_answers: None,
         max_streams: 16,
         header_timeout: Duration::from_secs(5),

@@ -340,7 +340,10 @@ async fn connections_that_do_nothing_keep_no_probe_out() {
         slowest
     };
     let (idle, slowest) = tokio::join!(crowd, probes);
-    println!("25 probes amid {} idle connections, the slowest {slowest:?}", idle.len());
+    println!(
+        "25 probes amid {} idle connections, the slowest {slowest:?}",
+        idle.len()
+    );
     // Behind the crowd, in the kernel's list, it would wait for ten seconds and more.
     assert!(slowest < Duration::from_secs(5), "{slowest:?}");
     drop(idle);

@@ -211,7 +211,9 @@ pub(super) fn cache(config: &Resolved, shares: &Shares) -> cache::Config {
 /// The memory that the process may take, divided. What does not fit into the container does not exist, whatever the configuration says.
 pub(super) fn shares(config: &Resolved, machine: Machine) -> Shares {
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-    let usual = machine.physical_memory.map_or(DEFAULT_TOTAL, |all| DEFAULT_TOTAL.min(bytes(all) / 2));
+    let usual = machine
+        .physical_memory
+        .map_or(DEFAULT_TOTAL, |all| DEFAULT_TOTAL.min(bytes(all) / 2));
     let limit = machine.memory_limit.map(bytes);
     let wanted = config.server.memory.map(bytes).or(limit).unwrap_or(usual);
     let total = limit.map_or(wanted, |limit| wanted.min(limit));
@@ -229,7 +231,10 @@ pub(super) fn shares(config: &Resolved, machine: Machine) -> Shares {
             "the memory limit is too low: the kernel may end this process"
         );
     }
-    let cache = config.settings.is_said("cache.max_size").then(|| bytes(config.cache.max_size));
+    let cache = config
+        .settings
+        .is_said("cache.max_size")
+        .then(|| bytes(config.cache.max_size));
     Shares::of(total, cache)
 }
 
@@ -293,6 +298,7 @@ pub(super) fn data_listener(config: &Resolved, machine: Machine, memory: &Memory
     server::Config {
         max_connections,
         head_bytes: memory.shares.heads,
+        socket_buffer: memory.shares.socket_buffer(),
         large_answers: Some(Arc::clone(&memory.answers.large)),
         listen: config.server.listen.iter().map(address).collect(),
         drain: config.server.drain,
@@ -436,7 +442,11 @@ mod tests {
             ("4GiB", None, mib(512), 4096),
             ("auto", mib(16), None, 48),
         ] {
-            assert_eq!(total(memory, limit, physical), expected_mib << 20, "{memory} {limit:?} {physical:?}");
+            assert_eq!(
+                total(memory, limit, physical),
+                expected_mib << 20,
+                "{memory} {limit:?} {physical:?}"
+            );
         }
     }
 

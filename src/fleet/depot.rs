@@ -161,10 +161,18 @@ impl Depot {
     }
 
     fn open(&self, name: &Name, bytes: &[u8], now: StoreTime, (asked, heard): (Instant, Instant)) -> Sight {
-        let value = match Value::read(name, bytes, now) {
+        let claimed = Value::claimed(bytes).min(Value::LARGEST_OPEN);
+        let memory = self.config.memory.as_ref().map(|memory| memory.try_reserve(claimed));
+        if matches!(memory, Some(None)) {
+            return Sight::LeftAlone;
+        }
+        let mut value = match Value::read(name, bytes, now) {
             Ok(value) => value,
             Err(unreadable) => return self.unreadable(name, &unreadable),
         };
+        if let Some(memory) = memory.flatten() {
+            value.answer.body = memory.hold(value.answer.body);
+        }
         // The time of the answer's way is counted to its age (RFC 9111 §4.2.3).
         let way = heard - asked;
         let before = |then: StoreTime| heard.checked_sub(now.since(then).unwrap_or_default() + way);

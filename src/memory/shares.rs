@@ -13,8 +13,11 @@ pub const DEFAULT_TOTAL: usize = 1 << 30;
 /// With less, a gateway cannot work well; it works as if it had as much.
 pub const LEAST_TOTAL: usize = 48 << 20;
 
-/// A connection of a caller: its task, HTTP's buffers, and what the kernel keeps for a socket.
-pub const CONNECTION: usize = 24 << 10;
+/// Below this memory is tight.
+const TIGHT: usize = 512 << 20;
+
+/// A connection of a caller: its task, HTTP's buffers, and what the kernel needs for a socket without its buffers.
+pub const CONNECTION: usize = 32 << 10;
 
 /// A request at the same time as others of its connection, until its answer is taken: the stream, its task and its fields.
 pub const STREAM: usize = 8 << 10;
@@ -66,7 +69,10 @@ impl Shares {
         let spare = total / 8;
         let divided = total - spare - BASE;
         // A fifth is for answers that the cache has let go of.
-        let cache = cache.unwrap_or(0).saturating_add(cache.unwrap_or(0) / 4).clamp(divided / 4, divided / 2);
+        let cache = cache
+            .unwrap_or(0)
+            .saturating_add(cache.unwrap_or(0) / 4)
+            .clamp(divided / 4, divided / 2);
         let part = |of_twenty: usize| (divided - cache) / 20 * of_twenty;
         Self {
             total,
@@ -104,6 +110,13 @@ impl Shares {
     #[must_use]
     pub fn max_connections(&self) -> u32 {
         u32::try_from(self.connections / CONNECTION).unwrap_or(u32::MAX)
+    }
+
+    /// What the kernel may keep for each direction of a caller's connection, in bytes. Where memory is tight, so are the buffers of all who
+    /// neither read nor are read; a round trip of a millisecond still lets 16 MB a second pass.
+    #[must_use]
+    pub fn socket_buffer(&self) -> u32 {
+        if self.total < TIGHT { 16 << 10 } else { 64 << 10 }
     }
 
     /// The longest body of a request: all of it must fit into the share, with what it takes while it grows.
@@ -152,7 +165,7 @@ mod tests {
         fn the_shares_never_add_up_to_more_than_the_total(total in 0_usize..8 << 30, cache in proptest::option::of(0_usize..8 << 30)) {
             let shares = Shares::of(total, cache);
             prop_assert!(shares.sum() <= total.max(LEAST_TOTAL), "{shares:?}");
-            prop_assert!(shares.max_connections() >= 64 && shares.max_body() >= 128 << 10, "{shares:?}");
+            prop_assert!(shares.max_connections() >= 48 && shares.max_body() >= 128 << 10, "{shares:?}");
             // At least two calls at a time, and an answer of a thousand rows.
             prop_assert!(shares.small_answers >= 4 * LARGE_ANSWER && shares.answers().max_answer() >= 512 << 10, "{shares:?}");
         }
@@ -161,6 +174,9 @@ mod tests {
     #[test]
     fn without_a_limit_nothing_is_tighter_than_it_was() {
         let shares = Shares::of(DEFAULT_TOTAL, None);
-        assert!(shares.max_connections() >= 2048 && shares.max_cached() >= 64 << 20, "{shares:?}");
+        assert!(
+            shares.max_connections() >= 2048 && shares.max_cached() >= 64 << 20,
+            "{shares:?}"
+        );
     }
 }

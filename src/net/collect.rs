@@ -49,7 +49,8 @@ impl Collector {
             return Err(Kind::BodyTooLarge { limit_bytes });
         }
         if known + expected > LARGE_ANSWER && self.reservation.is_none() {
-            self.reserve(if is_exact { known + expected } else { limit_bytes }).await?;
+            self.reserve(if is_exact { known + expected } else { limit_bytes })
+                .await?;
         }
         if self.first.is_empty() && self.all.is_empty() {
             self.first = piece;
@@ -73,7 +74,11 @@ impl Collector {
 
     /// The whole body. What was reserved for it is given back with its last copy.
     pub(super) fn finish(self) -> Bytes {
-        let body = if self.all.is_empty() { self.first } else { self.all.freeze() };
+        let body = if self.all.is_empty() {
+            self.first
+        } else {
+            self.all.freeze()
+        };
         let Some(mut reservation) = self.reservation else {
             return body;
         };
@@ -103,7 +108,10 @@ mod tests {
         body.add(piece(10), UNKNOWN).await.unwrap();
         assert_eq!(memory.left(), 0, "as long as the longest may be");
         let body = body.finish();
-        assert_eq!((body.len(), memory.left()), (LARGE_ANSWER + 10, (2 << 20) - (LARGE_ANSWER + 10)));
+        assert_eq!(
+            (body.len(), memory.left()),
+            (LARGE_ANSWER + 10, (2 << 20) - (LARGE_ANSWER + 10))
+        );
         drop(body);
         assert_eq!(memory.left(), 2 << 20);
     }
@@ -114,7 +122,10 @@ mod tests {
         let mut body = Collector::new(1 << 20, Some(Arc::clone(&memory)));
         body.add(piece(10), (100_000, true)).await.unwrap();
         assert_eq!(memory.left(), (2 << 20) - 2 * 100_010);
-        let error = Collector::new(1000, None).add(piece(1), (1000, true)).await.unwrap_err();
+        let error = Collector::new(1000, None)
+            .add(piece(1), (1000, true))
+            .await
+            .unwrap_err();
         assert!(matches!(error, Kind::BodyTooLarge { limit_bytes: 1000 }));
     }
 

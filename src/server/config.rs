@@ -38,6 +38,9 @@ pub struct Config {
     pub idle_min: Duration,
     /// Memory for heads of requests that are long, and for requests that share a connection, over all connections.
     pub head_bytes: usize,
+    /// What the kernel may keep for each direction of a connection, in bytes, before it doubles that for its own needs. Left to itself it
+    /// would let a caller that reads nothing grow to megabytes.
+    pub socket_buffer: u32,
     /// The memory of large answers: while somebody waits for some, callers that do not take theirs are cut early.
     pub large_answers: Option<Arc<MemoryBudget>>,
     /// Most requests at a time on one HTTP/2 connection.
@@ -68,6 +71,7 @@ impl Default for Config {
             // A second is enough for what is on its way.
             idle_min: Duration::from_secs(1),
             head_bytes: 64 << 20,
+            socket_buffer: 64 << 10,
             large_answers: None,
             // What RFC 9113 §6.5.2 recommends at least.
             max_streams: 100,

@@ -15,8 +15,8 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::{Config, Peer};
 use super::activity::Activity;
+use super::{Config, Peer};
 use crate::memory::{MemoryBudget, Reservation};
 
 /// How often a newcomer that waits looks for somebody who can make way. Whoever was asked may need a while: a peer that takes the rest of

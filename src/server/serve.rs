@@ -68,7 +68,10 @@ impl Bound {
         tokio::join!(futures_util::future::join_all(loops), down);
 
         phase.send_replace(Phase::Draining(tokio::time::Instant::now()));
-        if tokio::time::timeout(self.config.drain, limiter.emptied()).await.is_err() {
+        if tokio::time::timeout(self.config.drain, limiter.emptied())
+            .await
+            .is_err()
+        {
             phase.send_replace(Phase::Cut);
             let _ = tokio::time::timeout(AFTER_CUT, limiter.emptied()).await;
         }

@@ -25,9 +25,7 @@ pub(super) struct StreamMemory {
 /// The memory of one stream; it goes back on drop.
 #[derive(Debug)]
 pub(super) enum Taken {
-    Reserved {
-        _reservation: Reservation,
-    },
+    Reserved { _reservation: Reservation },
     Overdrawn(Arc<AtomicUsize>),
 }
 
@@ -75,8 +73,8 @@ mod tests {
     use http::Request;
     use tokio::time::Instant;
 
-    use super::super::activity::{Draining, Limits, Verdict};
     use super::super::Peer;
+    use super::super::activity::{Draining, Limits, Verdict};
     use super::*;
     use std::time::Duration;
 
@@ -105,6 +103,9 @@ mod tests {
         assert!(ask());
         assert_eq!(verdict(), Verdict::Cut);
         drop(taken);
-        assert_eq!((streams.budget.left(), streams.overdrawn.load(Ordering::Relaxed)), (16 * STREAM, 0));
+        assert_eq!(
+            (streams.budget.left(), streams.overdrawn.load(Ordering::Relaxed)),
+            (16 * STREAM, 0)
+        );
     }
 }

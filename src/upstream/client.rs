@@ -170,7 +170,10 @@ impl Service<Signed> for Client {
             let mut span = call.child("POST", SpanKind::Client);
             describe(&mut span, base, region, outgoing.request.upstream_path());
             let answer = match client.reserve().await {
-                Ok(memory) => client.exchange(&signed, &door, &span).await.map(|answer| kept(answer, memory)),
+                Ok(memory) => client
+                    .exchange(&signed, &door, &span)
+                    .await
+                    .map(|answer| kept(answer, memory)),
                 Err(exhausted) => Err(exhausted),
             };
             let result = answer.and_then(checked).map_err(|reason| {

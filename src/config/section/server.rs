@@ -172,7 +172,9 @@ fn memory(text: &str) -> Result<Option<u64>, String> {
     }
     let bytes = size::parse(text)?;
     let is_allowed = (48 << 20..=1 << 40).contains(&bytes);
-    is_allowed.then_some(Some(bytes)).ok_or_else(|| "is out of range".into())
+    is_allowed
+        .then_some(Some(bytes))
+        .ok_or_else(|| "is out of range".into())
 }
 
 fn host(text: &str) -> Result<String, String> {

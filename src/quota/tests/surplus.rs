@@ -42,10 +42,13 @@ async fn renewals_leave_callers_their_part_of_a_low_bucket() {
             call(&mut account, now);
             renewed += 1;
         }
-        assert!(account.take(now).is_ok_and(|charge| {
-            account.refund(charge, now);
-            true
-        }), "a caller who comes now waits for nothing");
+        assert!(
+            account.take(now).is_ok_and(|charge| {
+                account.refund(charge, now);
+                true
+            }),
+            "a caller who comes now waits for nothing"
+        );
         now += SECOND;
     }
     assert!((20..=60).contains(&renewed), "{renewed} were renewed in a minute");

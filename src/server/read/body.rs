@@ -207,7 +207,9 @@ mod tests {
         let mut fields = HeaderMap::new();
         fields.insert(header::CONTENT_LENGTH, "11".parse().unwrap());
         let never = StreamBody::new(stream::pending::<Result<Frame<Bytes>, Infallible>>());
-        let error = read(&fields, never, &config(), &MemoryBudget::new(9)).await.unwrap_err();
+        let error = read(&fields, never, &config(), &MemoryBudget::new(9))
+            .await
+            .unwrap_err();
         assert_eq!(error, Refusal::BodySize { limit: 10 });
     }
 

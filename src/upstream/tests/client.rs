@@ -46,9 +46,14 @@ async fn call(address: std::net::SocketAddr, signed: Signed) -> (Result<Answer, 
         head_timeout: Duration::from_millis(400),
         max_answer_bytes: 1000,
     };
-    let result = Client::new(client(&quick(), &names), config, Shares::of(64 << 20, None).answers(), metrics)
-        .oneshot(signed)
-        .await;
+    let result = Client::new(
+        client(&quick(), &names),
+        config,
+        Shares::of(64 << 20, None).answers(),
+        metrics,
+    )
+    .oneshot(signed)
+    .await;
     let mut shown = String::new();
     prometheus_client::encoding::text::encode(&mut shown, &registry).unwrap();
     (result, shown)

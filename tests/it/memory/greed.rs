@@ -96,7 +96,9 @@ async fn hold_each(to: SocketAddr, count: usize, hold: Duration, text: impl Fn(u
         let (text, made) = (text(n), Arc::clone(&made));
         tasks.spawn("holder", async move {
             let holding = async {
-                let Ok(mut stream) = TcpStream::connect(to).await else { return };
+                let Ok(mut stream) = TcpStream::connect(to).await else {
+                    return;
+                };
                 made.fetch_add(1, Ordering::Relaxed);
                 // It may be hung up at any time.
                 let _ = stream.write_all(text.as_bytes()).await;
@@ -111,7 +113,12 @@ async fn hold_each(to: SocketAddr, count: usize, hold: Duration, text: impl Fn(u
 
 /// So many questions at once, each with an answer of so many thousand bytes that nobody else wants; the readers pause for so long
 /// when an answer begins.
-pub(super) async fn large_answers(to: SocketAddr, (first, count): (usize, usize), kilobytes: usize, pause: Duration) -> Outcome {
+pub(super) async fn large_answers(
+    to: SocketAddr,
+    (first, count): (usize, usize),
+    kilobytes: usize,
+    pause: Duration,
+) -> Outcome {
     let (outcome, tasks) = (Outcome::default(), Tasks::new());
     for n in first..first + count {
         let outcome = outcome.clone();
@@ -140,7 +147,11 @@ pub(super) async fn ask(to: SocketAddr, n: usize, kilobytes: usize, pause: Durat
     };
     let head = String::from_utf8_lossy(&read[..end]).to_lowercase();
     let status: u16 = head.get(9..12)?.parse().ok()?;
-    let length: usize = head.lines().find_map(|line| line.strip_prefix("content-length: "))?.parse().ok()?;
+    let length: usize = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "))?
+        .parse()
+        .ok()?;
     if status == 200 {
         sleep(pause).await;
     }

@@ -57,6 +57,8 @@ impl Group {
         }
         let is_limited = fs::write(self.memory.join("memory.limit_in_bytes"), &bytes).is_ok();
         let _ = fs::write(self.memory.join("memory.memsw.limit_in_bytes"), &bytes);
+        // Version 1 counts what sockets hold apart, and only if asked to.
+        let _ = fs::write(self.memory.join("memory.kmem.tcp.limit_in_bytes"), &bytes);
         is_limited
     }
 
@@ -79,14 +81,29 @@ impl Group {
 
     /// The most that was ever in use, in KiB, with the kernel's part and what it could take back at any time.
     pub(super) fn peak_kib(&self) -> Option<usize> {
-        let file = if self.is_version_2 { "memory.peak" } else { "memory.max_usage_in_bytes" };
+        let file = if self.is_version_2 {
+            "memory.peak"
+        } else {
+            "memory.max_usage_in_bytes"
+        };
         let bytes: usize = fs::read_to_string(self.memory.join(file)).ok()?.trim().parse().ok()?;
         Some(bytes / 1024)
     }
 
+    /// The most that sockets held, in KiB, where that is not part of the other.
+    pub(super) fn sockets_peak_kib(&self) -> usize {
+        let text = fs::read_to_string(self.memory.join("memory.kmem.tcp.max_usage_in_bytes"));
+        let bytes: usize = text.map_or(0, |text| text.trim().parse().unwrap());
+        bytes / 1024
+    }
+
     /// How often the kernel has killed in it.
     pub(super) fn kills(&self) -> u32 {
-        let file = if self.is_version_2 { "memory.events" } else { "memory.oom_control" };
+        let file = if self.is_version_2 {
+            "memory.events"
+        } else {
+            "memory.oom_control"
+        };
         let text = fs::read_to_string(self.memory.join(file)).unwrap_or_default();
         let kills = text.lines().find_map(|line| line.strip_prefix("oom_kill "));
         kills.map_or(0, |kills| kills.trim().parse().unwrap())

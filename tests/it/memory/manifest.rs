@@ -35,7 +35,9 @@ fn limits(text: &str) -> Vec<(usize, usize)> {
         Some(digits.parse::<usize>().ok()? * scale)
     };
     let limit_of = |line: &str| {
-        let after = ["MemoryMax=", "mem_limit:"].iter().find_map(|word| Some(line.split_once(word)?.1));
+        let after = ["MemoryMax=", "mem_limit:"]
+            .iter()
+            .find_map(|word| Some(line.split_once(word)?.1));
         let in_limits = || line.split_once("limits")?.1.split_once("memory").map(|(_, rest)| rest);
         number(after.or_else(in_limits)?)
     };
@@ -60,8 +62,14 @@ fn every_limit_in_the_manifests_is_enough_for_what_the_program_takes_under_it() 
             assert!(shares.sum() <= limit, "{what}: {shares:?}");
         }
     }
-    assert!(looked_at >= 8, "only {looked_at} limits were found: are they written differently?");
+    assert!(
+        looked_at >= 8,
+        "only {looked_at} limits were found: are they written differently?"
+    );
 }
+
+/// A row of the table, and what stands in it.
+type Part = (&'static str, fn(&Shares) -> usize);
 
 /// The table of the threat model: each row a share, each column a total.
 #[test]
@@ -69,7 +77,6 @@ fn the_threat_model_has_the_sum_as_the_program_reckons_it() {
     let text = fs::read_to_string(root().join("threat-model.md")).unwrap();
     let mib = |bytes: usize| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
     let totals = [64, 128, 256, 1024].map(|total: usize| Shares::of(total << 20, None));
-    type Part = (&'static str, fn(&Shares) -> usize);
     let parts: [Part; 9] = [
         ("the program itself", |_| BASE),
         ("spare", |shares| shares.spare),
@@ -89,7 +96,9 @@ fn the_threat_model_has_the_sum_as_the_program_reckons_it() {
             missing.push(row);
         }
     }
-    let most = totals.map(|shares| shares.max_connections().min(2048).to_string()).join(" | ");
+    let most = totals
+        .map(|shares| shares.max_connections().min(2048).to_string())
+        .join(" | ");
     let row = format!("| (connections at a time, {} KiB each) | {most} |", CONNECTION >> 10);
     if !text.contains(&row) {
         missing.push(row);
@@ -99,7 +108,11 @@ fn the_threat_model_has_the_sum_as_the_program_reckons_it() {
     if !text.contains(&row) {
         missing.push(row);
     }
-    assert!(missing.is_empty(), "deploy/threat-model.md lacks these rows:\n{}", missing.join("\n"));
+    assert!(
+        missing.is_empty(),
+        "deploy/threat-model.md lacks these rows:\n{}",
+        missing.join("\n")
+    );
 }
 
 #[test]

@@ -161,8 +161,8 @@ impl Setup {
         gateway.line("listening on ").await;
         gateway.line("admin on ").await;
         let spawned = Spawned {
-            gateway,
             simulator,
+            gateway,
             toml,
             variables,
         };
