@@ -187,6 +187,11 @@ impl Activity {
         self.in_flight.load(Ordering::Relaxed) == 0 && !self.http2.load(Ordering::Relaxed)
     }
 
+    /// Whether HTTP/2 is spoken, as far as is known.
+    pub(super) fn is_http2(&self) -> bool {
+        self.http2.load(Ordering::Relaxed)
+    }
+
     /// Whether a request over HTTP/1.1 is in flight.
     pub(super) fn awaits_answer(&self) -> bool {
         self.in_flight.load(Ordering::Relaxed) > 0 && !self.http2.load(Ordering::Relaxed)

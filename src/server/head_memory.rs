@@ -42,6 +42,10 @@ impl HeadMemory {
 
     /// Ready when there is memory for a buffer that has `offered` bytes free behind what is read.
     pub(super) fn poll_room(&mut self, context: &mut Context<'_>, activity: &Activity, offered: usize) -> Poll<()> {
+        if activity.is_http2() {
+            // It collects frames, which are short, and the heads in them are bounded by themselves.
+            return Poll::Ready(());
+        }
         if !activity.expects_head() {
             self.read = 0;
         }

@@ -126,8 +126,9 @@ fn kept(response: Response<Bytes>, mut memory: Reservation) -> Response<Bytes> {
         if body.len() > LARGE_ANSWER {
             return body;
         }
-        memory.shrink_to(body.len() * ALLOCATED_PER_BYTE);
-        memory.hold(body)
+        // Copied: a slice of a read buffer would keep the whole buffer alive.
+        memory.shrink_to(body.len());
+        memory.hold(Bytes::copy_from_slice(&body))
     })
 }
 

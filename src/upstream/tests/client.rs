@@ -82,7 +82,7 @@ async fn a_call_waits_for_memory_and_is_not_made_without_any() {
     });
     // The answer keeps what it takes, and no more.
     let answer = answer.unwrap();
-    assert_eq!(memory.small.left(), memory.small.bytes() - 2 * answer.body.len());
+    assert_eq!(memory.small.left(), memory.small.bytes() - answer.body.len());
     drop(answer);
     let _held = memory.small.try_reserve(memory.small.bytes()).unwrap();
     tokio::time::pause();
