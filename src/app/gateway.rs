@@ -217,6 +217,7 @@ fn announce(made: &Made, machine: Machine) {
         cache_bytes,
         "starting"
     );
+    settings::warn_about_memory(&made.config, machine, &made.ground.memory.shares);
 }
 
 fn view(

@@ -55,7 +55,11 @@ struct Plan {
 
 impl Plan {
     fn of(config: &Resolved, surroundings: &Surroundings) -> Result<Self, Error> {
-        let net = settings::net(config, &surroundings.net)?;
+        let shares = settings::shares(config, surroundings.machine);
+        let net = net::Config {
+            receive_buffer: shares.receive_buffer(),
+            ..settings::net(config, &surroundings.net)?
+        };
         let mut regions = settings::regions(config)?;
         (surroundings.regions)(&mut regions);
         let attempt = settings::attempt(config, &net, &regions);

@@ -165,18 +165,10 @@ pub(super) fn queue(config: &Resolved) -> queue::Config {
 }
 
 pub(super) fn read(config: &Resolved, shares: &Shares) -> server::read::Config {
-    let wanted = usize::try_from(config.server.max_body).unwrap_or(usize::MAX);
-    let max_body = wanted.min(shares.max_body());
-    if max_body < wanted {
-        tracing::warn!(
-            max_body = wanted,
-            accepted_bytes = max_body,
-            "server.max_body is more than the memory leaves for bodies: raise the memory limit, or server.memory"
-        );
-    }
+    let max_body = usize::try_from(config.server.max_body).unwrap_or(usize::MAX);
     let defaults = server::read::Config::default();
     server::read::Config {
-        max_body,
+        max_body: max_body.min(shares.max_body()),
         body_budget: shares.bodies,
         max_wait: config.queue.max_wait,
         max_wait_limit: config.queue.max_wait_limit,
@@ -191,19 +183,11 @@ pub(super) fn read(config: &Resolved, shares: &Shares) -> server::read::Config {
 }
 
 pub(super) fn cache(config: &Resolved, shares: &Shares) -> cache::Config {
-    let most = shares.max_cached() as u64;
-    if config.cache.max_size > most && config.settings.is_said("cache.max_size") {
-        tracing::warn!(
-            max_size = config.cache.max_size,
-            cache_bytes = most,
-            "cache.max_size is more than the memory leaves for the cache: raise the memory limit, or server.memory"
-        );
-    }
     cache::Config {
         ttl: config.cache.ttl,
         stale_while_revalidate: config.cache.stale_while_revalidate,
         stale_if_error: config.cache.stale_if_error,
-        max_size: config.cache.max_size.min(most),
+        max_size: config.cache.max_size.min(shares.max_cached() as u64),
         max_held: shares.cache,
     }
 }
@@ -217,25 +201,45 @@ pub(super) fn shares(config: &Resolved, machine: Machine) -> Shares {
     let limit = machine.memory_limit.map(bytes);
     let wanted = config.server.memory.map(bytes).or(limit).unwrap_or(usual);
     let total = limit.map_or(wanted, |limit| wanted.min(limit));
-    if total < wanted {
+    let is_said = config.settings.is_said("cache.max_size");
+    Shares::of(total, is_said.then(|| bytes(config.cache.max_size)))
+}
+
+/// Says what of the configuration does not fit into the memory.
+pub(super) fn warn_about_memory(config: &Resolved, machine: Machine, shares: &Shares) {
+    let limit = machine.memory_limit;
+    if config
+        .server
+        .memory
+        .is_some_and(|wanted| limit.is_some_and(|limit| limit < wanted))
+    {
         tracing::warn!(
-            memory = wanted,
-            memory_limit_bytes = machine.memory_limit,
+            memory = config.server.memory,
+            memory_limit_bytes = limit,
             "server.memory is more than the container's limit, which holds"
         );
     }
-    if total < LEAST_TOTAL {
+    if limit.is_some_and(|limit| limit < LEAST_TOTAL as u64) {
         tracing::warn!(
-            memory_limit_bytes = total,
+            memory_limit_bytes = limit,
             least_bytes = LEAST_TOTAL,
             "the memory limit is too low: the kernel may end this process"
         );
     }
-    let cache = config
-        .settings
-        .is_said("cache.max_size")
-        .then(|| bytes(config.cache.max_size));
-    Shares::of(total, cache)
+    if config.settings.is_said("cache.max_size") && config.cache.max_size > shares.max_cached() as u64 {
+        tracing::warn!(
+            max_size = config.cache.max_size,
+            cache_bytes = shares.max_cached(),
+            "cache.max_size is more than the memory leaves for the cache: raise the memory limit, or server.memory"
+        );
+    }
+    if config.server.max_body > shares.max_body() as u64 {
+        tracing::warn!(
+            max_body = config.server.max_body,
+            accepted_bytes = shares.max_body(),
+            "server.max_body is more than the memory leaves for bodies: raise the memory limit, or server.memory"
+        );
+    }
 }
 
 pub(super) fn coalesce(config: &Resolved, attempt: Duration) -> coalesce::Config {

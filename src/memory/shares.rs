@@ -119,6 +119,13 @@ impl Shares {
         if self.total < TIGHT { 16 << 10 } else { 64 << 10 }
     }
 
+    /// The same for a connection to the upstream; `None`: the kernel's own choice. Where memory is tight, a host at a hundred milliseconds
+    /// sends some 600 kB a second for each of its connections.
+    #[must_use]
+    pub fn receive_buffer(&self) -> Option<u32> {
+        (self.total < TIGHT).then_some(64 << 10)
+    }
+
     /// The longest body of a request: all of it must fit into the share, with what it takes while it grows.
     #[must_use]
     pub fn max_body(&self) -> usize {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::Uri;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -42,6 +43,7 @@ struct Shared {
     /// Asked for, and checked, in place of the address's host.
     server_name: Option<ServerName<'static>>,
     timeout: Duration,
+    receive_buffer: Option<u32>,
 }
 
 impl Connector {
@@ -64,6 +66,7 @@ impl Connector {
                 proxy: config.proxy.clone(),
                 server_name: None,
                 timeout: config.connect_timeout,
+                receive_buffer: config.receive_buffer,
             }),
         })
     }
@@ -170,6 +173,10 @@ impl Connector {
         .await?;
         let begun = Instant::now();
         let tcp = bounded(target, Step::Dial, deadline, dial(addresses)).await?;
+        if let Some(bytes) = self.shared.receive_buffer {
+            // A system that does not allow it keeps its own.
+            let _ = SockRef::from(&tcp).set_recv_buffer_size(bytes as usize);
+        }
         if let Ok(address) = tcp.peer_addr() {
             self.shared.resolver.worked(host, port, address);
         }

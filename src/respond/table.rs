@@ -178,7 +178,7 @@ fn refusal(refusal: &Refusal) -> Problem {
         Refusal::ContentType => make(Kind::UnsupportedMediaType).with_fields(ACCEPT_QUERY),
         // RFC 9110 §12.5.3: what would have been accepted.
         Refusal::ContentEncoding => make(Kind::UnsupportedMediaType).with_fields(ACCEPT_ENCODING),
-        Refusal::TransferEncoding => make(Kind::NotImplemented),
+        Refusal::TransferEncoding => make(Kind::NotImplemented).with_fault(Fault::Request),
         Refusal::BodySize { .. } => make(Kind::RequestEntityTooLarge),
         Refusal::BodyTimeout { .. } => make(Kind::RequestTimeout),
         Refusal::Busy => exhausted(refusal.to_string()),

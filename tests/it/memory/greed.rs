@@ -218,7 +218,9 @@ pub(super) async fn large_questions(to: SocketAddr, count: usize, hold: Duration
                 let text = [head(PATH, question.len()).as_bytes(), &question].concat();
                 stream.write_all(&text).await.ok()?;
                 let mut read = Vec::new();
-                more(&mut stream, &mut read).await?;
+                while !read.windows(4).any(|four| four == b"\r\n\r\n") {
+                    more(&mut stream, &mut read).await?;
+                }
                 let head = String::from_utf8_lossy(&read).to_lowercase();
                 Some((head.get(9..12)?.parse().ok()?, head.contains("\r\nretry-after: ")))
             };
