@@ -1,9 +1,15 @@
-//! Wall time, and nothing else: monotonic time is `tokio::time::Instant`, which tests can pause.
+//! Time that is shared with the world outside the process: the wall clock, and the time since the machine booted.
 //!
-//! Wall time is needed only where the outside world speaks in dates: `Retry-After` dates, a token's `expires_on`, assertion
-//! lifetimes, the state file. Never measure a duration with it.
+//! Within the process, time is `tokio::time::Instant`, which tests can pause. Wall time is needed only where the outside world
+//! speaks in dates: `Retry-After` dates, a token's `expires_on`, assertion lifetimes. It may be stepped at any moment, so a
+//! duration is never measured with it. What has to be measured from one process to the next (the age of a charge in the state
+//! file) is measured with the time since boot, which no step of the wall clock changes.
 
-use jiff::Timestamp;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 /// Tells the wall-clock time. Cloning is cheap; clones tell the same time.
@@ -13,7 +19,29 @@ pub struct Wall(Source);
 #[derive(Clone, Debug)]
 enum Source {
     System,
-    Anchored { at: Timestamp, since: Instant },
+    Anchored {
+        at: Timestamp,
+        since: Instant,
+        boot: Arc<str>,
+    },
+}
+
+/// How long ago this machine booted, and which of its boots that was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BootTime {
+    /// Names the boot. Times of boots that differ cannot be compared.
+    pub boot_id: Arc<str>,
+    /// The time since then, including the time in which the machine was suspended.
+    pub elapsed: Duration,
+}
+
+/// Both clocks, read at the same moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// The wall clock.
+    pub wall: Timestamp,
+    /// The time since boot; `None` where the operating system does not tell it.
+    pub boot: Option<BootTime>,
 }
 
 impl Wall {
@@ -23,13 +51,30 @@ impl Wall {
         Self(Source::System)
     }
 
-    /// A clock that shows `at` now and moves with tokio's monotonic clock, so that paused tests move it too.
+    /// A clock that shows `at` now and moves with tokio's monotonic clock, so that paused tests move it too. It belongs to a
+    /// machine that boots at this moment.
     #[must_use]
     pub fn anchored(at: Timestamp) -> Self {
+        static BOOTS: AtomicU64 = AtomicU64::new(0);
+        let boot = format!("anchored-{}", BOOTS.fetch_add(1, Ordering::Relaxed));
         Self(Source::Anchored {
             at,
             since: Instant::now(),
+            boot: boot.into(),
         })
+    }
+
+    /// The same machine's clock after somebody stepped it by that much. The operating system's clock stays as it is.
+    #[must_use]
+    pub fn stepped(&self, by: SignedDuration) -> Self {
+        match &self.0 {
+            Source::System => Self::system(),
+            Source::Anchored { at, since, boot } => Self(Source::Anchored {
+                at: at.saturating_add(by).unwrap_or(*at),
+                since: *since,
+                boot: Arc::clone(boot),
+            }),
+        }
     }
 
     /// The current wall-clock time.
@@ -37,9 +82,55 @@ impl Wall {
     pub fn now(&self) -> Timestamp {
         match &self.0 {
             Source::System => Timestamp::now(),
-            Source::Anchored { at, since } => at.checked_add(since.elapsed()).unwrap_or(Timestamp::MAX),
+            Source::Anchored { at, since, .. } => at.checked_add(since.elapsed()).unwrap_or(Timestamp::MAX),
         }
     }
+
+    /// The current wall-clock time and the time since boot.
+    #[must_use]
+    pub fn read(&self) -> Reading {
+        let boot = match &self.0 {
+            Source::System => boot_time(),
+            Source::Anchored { since, boot, .. } => Some(BootTime {
+                boot_id: Arc::clone(boot),
+                elapsed: since.elapsed(),
+            }),
+        };
+        Reading { wall: self.now(), boot }
+    }
+}
+
+/// The time since boot as Linux tells it: `CLOCK_BOOTTIME`, and the boot id of `/proc` (`proc_sys_kernel(5)`).
+///
+/// A time namespace shifts that clock for those inside (`time_namespaces(7)`), so its offsets are a part of the id.
+#[cfg(target_os = "linux")]
+fn boot_time() -> Option<BootTime> {
+    use std::sync::OnceLock;
+
+    use rustix::time::{ClockId, clock_gettime};
+
+    static BOOT_ID: OnceLock<Option<Arc<str>>> = OnceLock::new();
+    let boot_id = BOOT_ID.get_or_init(|| {
+        let read = |path| std::fs::read_to_string(path).ok();
+        let boot_id = read("/proc/sys/kernel/random/boot_id").filter(|id| !id.trim().is_empty())?;
+        let offsets = read("/proc/self/timens_offsets").unwrap_or_default();
+        let words: Vec<_> = [boot_id.as_str(), offsets.as_str()]
+            .into_iter()
+            .flat_map(str::split_whitespace)
+            .collect();
+        Some(words.join("/").into())
+    });
+    let now = clock_gettime(ClockId::Boottime);
+    let elapsed = Duration::new(u64::try_from(now.tv_sec).ok()?, u32::try_from(now.tv_nsec).ok()?);
+    Some(BootTime {
+        boot_id: Arc::clone(boot_id.as_ref()?),
+        elapsed,
+    })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn boot_time() -> Option<BootTime> {
+    None
 }
 
 #[cfg(test)]
@@ -53,5 +144,29 @@ mod tests {
         let wall = Wall::anchored(start);
         tokio::time::advance(Duration::from_secs(90)).await;
         assert_eq!(wall.now().as_second(), 1_700_000_090);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_step_of_the_wall_clock_does_not_touch_the_time_since_boot() {
+        let wall = Wall::anchored(Timestamp::from_second(1_700_000_000).unwrap());
+        tokio::time::advance(Duration::from_secs(5)).await;
+        let stepped = wall.stepped(SignedDuration::from_hours(2));
+        assert_eq!(stepped.now().duration_since(wall.now()), SignedDuration::from_hours(2));
+        assert_eq!(stepped.read().boot, wall.read().boot);
+        assert_eq!(wall.read().boot.unwrap().elapsed, Duration::from_secs(5));
+        assert_ne!(
+            Wall::anchored(wall.now()).read().boot,
+            wall.read().boot,
+            "another machine"
+        );
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_system_tells_the_time_since_boot_and_its_id_in_one_word() {
+        let (first, second) = (boot_time().unwrap(), boot_time().unwrap());
+        assert_eq!(first.boot_id, second.boot_id);
+        assert!(first.boot_id.len() >= 36 && !first.boot_id.contains(char::is_whitespace));
+        assert!(Duration::ZERO < first.elapsed && first.elapsed <= second.elapsed);
     }
 }

@@ -1,6 +1,7 @@
 //! The quota windows as answers tell them.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -31,7 +32,7 @@ pub(super) fn of(quota: Quota) -> RateLimit {
             return show(&told.windows);
         }
         let snapshot = quota.snapshot();
-        let windows = snapshot.windows.into_iter().map(window).collect();
+        let windows = policies(&snapshot);
         let windows = match last.take() {
             Some(told) => told.windows.now(windows),
             None => Windows::new(windows),
@@ -45,15 +46,56 @@ pub(super) fn of(quota: Quota) -> RateLimit {
     })
 }
 
-fn window(window: quota::Window) -> respond::Window {
+/// The name of the bucket's policy.
+const PACE: &str = "pace";
+
+/// The windows, and the bucket as a policy of its own.
+fn policies(snapshot: &quota::Snapshot) -> Vec<respond::Window> {
+    let pace = snapshot.pace.as_ref().map(|state| pace(state, snapshot.paused));
+    snapshot.windows.iter().map(window).chain(pace).collect()
+}
+
+/// While everybody waits because of a 429, what is in the bucket cannot be used.
+fn pace(state: &quota::PaceState, paused: Option<Duration>) -> respond::Window {
+    let capacity_s = state.refill.as_secs().max(1);
+    let (remaining, reset) = match paused {
+        Some(pause) => (0, pause),
+        None if state.next_token.is_zero() => (state.capacity, state.refill),
+        None => (state.whole_tokens(), state.next_token),
+    };
     respond::Window {
-        name: window.name,
+        name: PACE.into(),
+        quota: state.capacity as u64,
+        window_s: capacity_s,
+        remaining: remaining as u64,
+        reset_s: whole_seconds(reset),
+        spread: Some(spread(state)),
+    }
+}
+
+/// What the bucket does, in a sentence.
+fn spread(state: &quota::PaceState) -> String {
+    let pace = match state.per_minute {
+        rate if rate >= 0.95 => format!("{rate:.0} calls a minute"),
+        rate if rate > 0.0 => format!("a call every {:.0} seconds", 60.0 / rate),
+        _ => "no call until earlier ones leave it".to_owned(),
+    };
+    format!("the {} window is being spread: {pace}", state.window)
+}
+
+fn whole_seconds(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+}
+
+fn window(window: &quota::Window) -> respond::Window {
+    respond::Window {
+        name: Arc::clone(&window.name),
         quota: window.limit as u64,
         window_s: window.length.as_secs().max(1),
         remaining: window.remaining as u64,
         // The margin for clocks that drift is ours; callers are told of the window that the upstream documents.
-        reset_s: (window.reset.as_secs() + u64::from(window.reset.subsec_nanos() > 0))
-            .min(window.length.as_secs().max(1)),
+        reset_s: whole_seconds(window.reset).min(window.length.as_secs().max(1)),
+        spread: None,
     }
 }
 
@@ -61,7 +103,6 @@ fn window(window: quota::Window) -> respond::Window {
 mod tests {
     use super::*;
     use std::num::NonZeroU32;
-    use std::time::Duration;
 
     use crate::clock::Wall;
 
@@ -73,7 +114,7 @@ mod tests {
     }
 
     fn fresh(quota: &Quota) -> Vec<respond::Window> {
-        quota.snapshot().windows.into_iter().map(window).collect()
+        policies(&quota.snapshot())
     }
 
     #[tokio::test(start_paused = true)]
@@ -102,6 +143,31 @@ mod tests {
                 tokio::time::advance(Duration::from_millis(u64::from(step * 37 % 450))).await;
             }
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_bucket_is_a_policy_of_its_own_and_empty_during_a_pause() {
+        let quota = quota();
+        let pace = || policies(&quota.snapshot()).pop().unwrap();
+        let full = pace();
+        assert_eq!((&*full.name, full.quota, full.window_s), ("pace", 10, 60));
+        assert_eq!((full.remaining, full.reset_s), (10, 60));
+        for left in (0..10).rev() {
+            quota.take(Instant::now()).unwrap().settle();
+            assert_eq!(pace().remaining, left);
+        }
+        let seconds = pace().reset_s;
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        assert!(pace().remaining > 0 || pace().reset_s > 0, "{:?}", pace());
+        tokio::time::advance(Duration::from_mins(2)).await;
+        let wait = Duration::from_millis(7500);
+        let said = quota::Throttled {
+            window: None,
+            wait: Some(wait),
+        };
+        quota.take(Instant::now()).unwrap().throttled(said);
+        assert_eq!((pace().remaining, pace().reset_s), (0, 8));
+        assert!(pace().spread.unwrap().starts_with("the 1m window is being spread: "));
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use prometheus_client::metrics::counter::Counter;
 use super::ground::Memory;
 use super::{Error, rate_limit};
 use crate::caller::Name;
-use crate::config::{self, Credential, ManagedEndpoint, OnUnknownPast, Resolved};
+use crate::config::{self, Credential, ManagedEndpoint, OnUnknownPast, Pacing, Resolved};
 use crate::machine::Machine;
 use crate::memory::{DEFAULT_TOTAL, LEAST_TOTAL, Shares};
 use crate::telemetry::trace::{self, Sampler};
@@ -93,7 +93,14 @@ pub(super) fn quota(config: &Resolved, attempt: Duration) -> Result<quota::Confi
         OnUnknownPast::Full => quota::UnknownPast::Full,
     };
     let quota = quota::Config::try_new(limits, config.quota.burst, attempt).map_err(Error::of("the quota"))?;
-    Ok(quota.unknown_past(past).state_file(config.quota.state_file.clone()))
+    let pacing = match config.quota.pacing {
+        Pacing::Spread => quota::Pacing::Spread,
+        Pacing::None => quota::Pacing::None,
+    };
+    Ok(quota
+        .unknown_past(past)
+        .pacing(pacing)
+        .state_file(config.quota.state_file.clone()))
 }
 
 /// Where the store is, if there is one.

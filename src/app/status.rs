@@ -136,6 +136,7 @@ impl Status {
         });
         json!({
             "windows": windows.collect::<Vec<_>>(),
+            "pace": snapshot.pace.as_ref().map(pace),
             "paused_until_s": snapshot.paused.map(seconds),
             "in_flight": snapshot.in_flight,
             "foreign_calls": snapshot.foreign,
@@ -192,6 +193,17 @@ impl Status {
             "stale": snapshot.stale,
         })
     }
+}
+
+fn pace(state: &quota::PaceState) -> Value {
+    json!({
+        "tokens": state.tokens,
+        "capacity": state.capacity,
+        "per_minute": state.per_minute,
+        "next_token_s": seconds(state.next_token),
+        "refill_s": seconds(state.refill),
+        "window": &*state.window,
+    })
 }
 
 fn shared(snapshot: &fleet::Snapshot) -> Value {

@@ -142,9 +142,10 @@ fn quota(resolved: &Resolved) -> String {
     };
     let past = quota.on_unknown_past.as_str();
     format!(
-        "{}, burst {}, {memory}, unknown past: {past}",
+        "{}, burst {}, pacing {}, {memory}, unknown past: {past}",
         limits.join(" "),
-        quota.burst
+        quota.burst,
+        quota.pacing.as_str()
     )
 }
 

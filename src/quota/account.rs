@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::config::{Config, Limit, UnknownPast};
+use super::config::{Config, Limit, Pacing, UnknownPast};
 use super::feedback::Throttled;
+use super::foreign::{Change, Foreign, Named, Own, Span};
 use super::latency::Latency;
 use super::ledger::{Charge, Ledger, Opening};
-use super::pace::{Filling, Pace, Supply};
+use super::pace::{Filling, Others, Pace, Supply};
 
 /// The state of the quota. Driven by explicit moments, never by a clock of its own; moments must not go backwards.
 #[derive(Clone, Debug)]
@@ -17,8 +18,10 @@ pub struct Account {
     pub(super) pace: Pace,
     pub(super) gate: Gate,
     pub(super) latency: Latency,
+    /// From when on the bucket does not hold calls back; `None`: never.
+    unpaced_from: Option<Instant>,
+    pub(super) foreign: Foreign,
     returns: Vec<Instant>,
-    foreign: u64,
     calls: u64,
 }
 
@@ -63,8 +66,9 @@ impl Account {
             pace: Pace::new(config.burst, level, now),
             gate: Gate::Open,
             latency: Latency::START,
+            unpaced_from: unpaced_from(config, now),
+            foreign: Foreign::default(),
             returns: Vec::new(),
-            foreign: 0,
             calls: 0,
         }
     }
@@ -76,8 +80,9 @@ impl Account {
             pace,
             gate: paused_until.map_or(Gate::Open, |until| Gate::Paused { until }),
             latency,
+            unpaced_from: None,
+            foreign: Foreign::default(),
             returns: Vec::new(),
-            foreign: 0,
             calls: 0,
         }
     }
@@ -85,6 +90,15 @@ impl Account {
     /// Goes on with other limits, burst and attempt; see [`Ledger::retune`]. What a cold start assumes is no question any more.
     pub fn retune(&mut self, config: &Config, now: Instant) {
         self.make_up(now);
+        self.unpaced_from = match config.pacing {
+            Pacing::Spread => None,
+            // A slow start goes on to its end.
+            Pacing::None => self.unpaced_from.or(Some(now)),
+        };
+        if self.ledger.limits().last() != config.limits.last() {
+            // What fitted beside others was found out about another window.
+            self.foreign = Foreign::default();
+        }
         self.ledger
             .retune(config.limits.clone(), config.attempt + Self::LANDING, now);
         self.pace.resize(config.burst, now);
@@ -128,6 +142,9 @@ impl Account {
         let Opening::At(at) = self.ledger.opening(now) else {
             return None;
         };
+        if self.is_unpaced(now) {
+            return Some(at.max(gate));
+        }
         if self.pace.is_due(now) {
             self.replan(now);
         }
@@ -136,7 +153,8 @@ impl Account {
     }
 
     /// The call was answered at `now`, and not with a 429. Returns whether slots may come later or sooner than forecast: the answer
-    /// took longer than the forecast allows for, or a pause is over. An early answer changes nothing until its window is over.
+    /// took longer than the forecast allows for, a pause is over, or others use less than was thought. An early answer changes nothing until
+    /// its window is over.
     pub fn settle(&mut self, charge: Charge, now: Instant) -> bool {
         let mut upsets = self.gate != Gate::Open;
         if let Some(issued) = self.ledger.issued_at(charge) {
@@ -146,7 +164,32 @@ impl Account {
         }
         self.ledger.settle(charge, now);
         self.after_probe(charge);
+        if self.gate == Gate::Open {
+            upsets |= self.accepted(now);
+        }
         upsets
+    }
+
+    /// The upstream accepts calls. Returns whether the pace has to be planned anew.
+    pub(super) fn accepted(&mut self, now: Instant) -> bool {
+        if self.foreign.is_quiet() {
+            return false;
+        }
+        let Some((longest, span)) = self.span() else {
+            return false;
+        };
+        let own = OwnCalls {
+            ledger: &self.ledger,
+            longest: &longest,
+            now,
+        };
+        match self.foreign.accepted(&span, &own, now) {
+            Change::None => return false,
+            Change::Estimate | Change::Resumed { gently: false } => {}
+            Change::Resumed { gently: true } => self.pace.keep_a_tenth(now),
+        }
+        self.pace.upset();
+        true
     }
 
     /// No byte of the call was written: the slot is free again.
@@ -165,45 +208,38 @@ impl Account {
         self.again_probe(charge, now)
     }
 
-    /// The upstream answered 429: everybody pauses. Returns how many calls of others the ledger did not know of.
+    /// The upstream answered 429: everybody pauses, for as long as it says; when it does not say, until a probe, the next ones ever later.
+    /// Returns until when. The ledger holds our own calls only: what others use is an estimate that slows the pace.
     ///
-    /// The pause is only ever extended. While the ledger has room in the window that is over, somebody else uses the same app
-    /// registration, or used it before we started: the missing calls are charged so that they return when the upstream said.
-    pub fn throttled(&mut self, charge: Charge, answer: Throttled, now: Instant) -> usize {
+    /// A call that had left before the pause was ordered tells nothing new, but a wait that it names is kept.
+    pub fn throttled(&mut self, charge: Charge, answer: Throttled, now: Instant) -> Instant {
+        let is_news = self.gate == Gate::Open || self.gate == (Gate::Probing { probe: charge });
         self.ledger.settle(charge, now);
-        let Some(limit) = answer
-            .window
-            .and_then(|window| self.limit_of(window))
-            .or_else(|| self.tightest(now))
-        else {
-            return 0;
+        let named = Named::read(answer, self.ledger.limits());
+        let until = match self.span() {
+            Some((longest, span)) if is_news => {
+                let own = OwnCalls {
+                    ledger: &self.ledger,
+                    longest: &longest,
+                    now,
+                };
+                now + self.foreign.refused(&span, named, &own, now)
+            }
+            _ => now + answer.wait.unwrap_or_default().min(Throttled::LONGEST_WAIT),
         };
-        let missing = limit.calls().saturating_sub(self.ledger.used(&limit, now));
-        // Without a word from the upstream: a window that we filled empties as we know, one that others filled may take its length.
-        let rest = self
-            .ledger
-            .next_return(&limit, now)
-            .filter(|_| missing == 0)
-            .map(|at| at.saturating_duration_since(now));
-        let wait = answer
-            .wait
-            .or(rest)
-            .unwrap_or_else(|| limit.window())
-            .min(Throttled::LONGEST_WAIT);
-        let until = now + wait;
-        if let Some(counted_at) = until.checked_sub(limit.hold()) {
-            (0..missing).for_each(|_| self.ledger.record(counted_at));
-        }
-        self.foreign += missing as u64;
         self.pace.upset();
-        let until = match self.gate {
+        match self.gate {
+            // The probe that is under way finds out.
+            Gate::Probing { .. } if !is_news && answer.wait.is_none() => return now,
             // A later 429 may extend the pause, never shorten it.
-            Gate::Paused { until: before } => before.max(until),
-            // The probe, or a call issued before the pause, was refused as well.
-            Gate::Probing { .. } | Gate::Open => until,
-        };
-        self.gate = Gate::Paused { until };
-        missing
+            Gate::Paused { until: before } => {
+                self.gate = Gate::Paused {
+                    until: before.max(until),
+                };
+            }
+            Gate::Probing { .. } | Gate::Open => self.gate = Gate::Paused { until },
+        }
+        self.paused_until().unwrap_or(until)
     }
 
     /// An account that knows the calls of earlier processes, `past` in ascending order, and goes on as they would have: with the bucket as it
@@ -243,10 +279,17 @@ impl Account {
             .max(self.ledger.empty_at(now))
     }
 
-    /// Calls of others that 429s have revealed.
+    /// Calls of others in a longest window, as estimated from 429s.
     #[must_use]
     pub fn foreign(&self) -> u64 {
-        self.foreign
+        let calls = self.span().map_or(0.0, |(_, span)| self.foreign.calls(&span));
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "from 0 to a limit, which is a u32"
+        )]
+        let calls = calls.round() as u64;
+        calls
     }
 
     /// Calls of this process that were not refunded.
@@ -271,6 +314,12 @@ impl Account {
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
         self.ledger.next_timeout()
+    }
+
+    /// Whether calls leave as long as the windows have room, however little the bucket holds.
+    #[must_use]
+    pub fn is_unpaced(&self, now: Instant) -> bool {
+        self.unpaced_from.is_some_and(|from| from <= now)
     }
 
     /// The end of the present plan, when the bucket would otherwise stay empty past it.
@@ -306,15 +355,24 @@ impl Account {
                 .flying()
                 .map(|issued| (issued + landing).max(now) + longest.hold()),
         );
-        let free = longest.calls().saturating_sub(self.returns.len());
-        self.pace.plan(
-            now,
-            Supply {
-                free,
-                returns: &self.returns,
-                window: longest.hold(),
-            },
-        );
+        let free = longest.calls().saturating_sub(self.returns.len()) as f64;
+        let span = Span::of(self.ledger.limits());
+        let others = span.filter(|span| self.foreign.calls(span) > 0.0);
+        if let Some(span) = &others {
+            self.foreign.planned(span);
+        }
+        let room = others.map_or(free, |span| self.foreign.room(&span, self.returns.len(), now));
+        let supply = Supply {
+            free: room.clamp(0.0, free),
+            returns: &self.returns,
+            window: longest.hold(),
+            others: others.map(|span| Others {
+                calls: self.foreign.calls(&span),
+                most: longest.calls() as f64,
+                holes: self.foreign.holes(),
+            }),
+        };
+        self.pace.plan(now, supply);
     }
 
     /// Probing → Paused, but for no longer: the probe brought no answer, so another call has to find out.
@@ -333,17 +391,36 @@ impl Account {
         }
     }
 
-    fn limit_of(&self, window: Duration) -> Option<Limit> {
-        self.ledger
-            .limits()
-            .iter()
-            .find(|limit| limit.window() == window)
-            .cloned()
+    fn span(&self) -> Option<(Limit, Span)> {
+        let limits = self.ledger.limits();
+        Some((limits.last()?.clone(), Span::of(limits)?))
+    }
+}
+
+/// Our own calls in the longest window, for the estimate of the others'.
+struct OwnCalls<'a> {
+    ledger: &'a Ledger,
+    longest: &'a Limit,
+    now: Instant,
+}
+
+impl Own for OwnCalls<'_> {
+    fn count(&self) -> usize {
+        self.ledger.used(self.longest, self.now).saturating_sub(1)
     }
 
-    /// The window with the least room, for a 429 that names none.
-    fn tightest(&self, now: Instant) -> Option<Limit> {
-        let room = |limit: &&Limit| limit.calls().saturating_sub(self.ledger.used(limit, now));
-        self.ledger.limits().iter().min_by_key(room).cloned()
+    fn next_return(&self) -> Option<Instant> {
+        self.ledger.next_return(self.longest, self.now)
+    }
+}
+
+/// From when on the bucket does not hold calls back. A slow start, whose bucket stands in for calls that nobody remembers, lasts for
+/// as long as one of them may count.
+fn unpaced_from(config: &Config, now: Instant) -> Option<Instant> {
+    let longest = config.limits.last().map_or(Duration::ZERO, Limit::hold);
+    match (config.pacing, config.unknown_past) {
+        (Pacing::Spread, _) => None,
+        (Pacing::None, UnknownPast::Paced) => Some(now + config.attempt + longest),
+        (Pacing::None, UnknownPast::Empty | UnknownPast::Full) => Some(now),
     }
 }

@@ -87,6 +87,16 @@ pub enum UnknownPast {
     Full,
 }
 
+/// Whether what is left of the longest window is spread out under pressure.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pacing {
+    /// A token bucket spreads it evenly, so that an hour is not gone after 15 minutes.
+    #[default]
+    Spread,
+    /// Calls leave as long as the windows have room.
+    None,
+}
+
 /// The quota's settings.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -95,6 +105,7 @@ pub struct Config {
     pub(super) burst: NonZeroU32,
     pub(super) attempt: Duration,
     pub(super) unknown_past: UnknownPast,
+    pub(super) pacing: Pacing,
     pub(super) state_file: Option<PathBuf>,
 }
 
@@ -118,6 +129,7 @@ impl Config {
             burst,
             attempt,
             unknown_past: UnknownPast::Empty,
+            pacing: Pacing::Spread,
             state_file: None,
         })
     }
@@ -126,6 +138,13 @@ impl Config {
     #[must_use]
     pub fn unknown_past(mut self, past: UnknownPast) -> Self {
         self.unknown_past = past;
+        self
+    }
+
+    /// Sets whether the longest window is spread out.
+    #[must_use]
+    pub fn pacing(mut self, pacing: Pacing) -> Self {
+        self.pacing = pacing;
         self
     }
 

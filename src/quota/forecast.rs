@@ -34,11 +34,12 @@ impl Forecast {
         };
         account.gate = Gate::Open;
         account.ledger.land_all(landing, now);
-        Self {
-            account,
-            at: probe_lands.unwrap_or(now).max(now),
-            landing,
+        let at = probe_lands.unwrap_or(now).max(now);
+        if probe_lands.is_some() {
+            // The best that can be said: the probe is accepted.
+            account.accepted(at);
         }
+        Self { account, at, landing }
     }
 
     /// The start of the next slot. Starts never go backwards, and end at [`Forecast::HORIZON`].

@@ -3,16 +3,17 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use http::StatusCode;
 use http::header::RETRY_AFTER;
+use http::{HeaderValue, StatusCode};
 use pin_project_lite::pin_project;
 
 use super::feedback::Throttled;
 use super::permit::Permit;
 use crate::attempt::{Again, Failure, Fate, Granted, Outgoing};
 use crate::clock::Wall;
-use crate::scan::Answer;
+use crate::scan::{Answer, Fields};
 
 /// Wraps a service that makes calls into one that makes paid calls.
 #[derive(Clone, Debug)]
@@ -108,12 +109,13 @@ where
 /// Ends the charge of a call that has ended.
 fn end(permit: Permit, result: Result<Answer, Failure>, wall: &Wall) -> Result<Answer, Failure> {
     match result {
-        Ok(answer) if answer.status == StatusCode::TOO_MANY_REQUESTS => {
-            permit.throttled(Throttled::read(
+        Ok(mut answer) if answer.status == StatusCode::TOO_MANY_REQUESTS => {
+            let pause = permit.throttled(Throttled::read(
                 answer.headers.get(RETRY_AFTER),
                 &answer.body,
                 wall.now(),
             ));
+            answer.headers = with_retry_after(&answer.headers, pause);
             let source = Box::new(Refused);
             Err(Failure {
                 fate: Fate::Answered,
@@ -136,6 +138,16 @@ fn end(permit: Permit, result: Result<Answer, Failure>, wall: &Wall) -> Result<A
             Err(failure)
         }
     }
+}
+
+/// Should the answer pass through to the caller, it says how long everybody waits, in whole seconds.
+fn with_retry_after(fields: &Fields, pause: Duration) -> Fields {
+    let seconds = pause.as_secs() + u64::from(pause.subsec_nanos() > 0);
+    let others = fields.iter().filter(|(name, _)| **name != RETRY_AFTER);
+    others
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .chain([(RETRY_AFTER, HeaderValue::from(seconds.max(1)))])
+        .collect()
 }
 
 /// A call took longer than the ledger allows for; the attempt timeout below should have ended it.

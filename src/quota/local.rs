@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::SignedDuration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -14,10 +15,10 @@ use super::config::{Config, Limit};
 use super::feedback::Throttled;
 use super::forecast::Forecast;
 use super::ledger::Charge;
-use super::memory::Memory;
 use super::metrics::Metrics;
 use super::permit::Snapshot;
-use crate::clock::Wall;
+use super::state_file::StateFile;
+use crate::clock::{Reading, Wall};
 
 /// The quota, kept in this process. Clones share it.
 #[derive(Clone, Debug)]
@@ -40,7 +41,7 @@ struct State {
     /// The longest that a call can take.
     attempt: Duration,
     account: Account,
-    memory: Option<Memory>,
+    file: Option<StateFile>,
 }
 
 impl Quota {
@@ -51,18 +52,17 @@ impl Quota {
     pub fn open(config: &Config, wall: Wall, metrics: Metrics) -> io::Result<Self> {
         let now = Instant::now();
         let mut account = Account::new(config, now);
-        let memory = match &config.state_file {
+        let file = match &config.state_file {
             None => None,
             Some(path) => {
                 let most = config.limits.iter().map(Limit::calls).max().unwrap_or(0);
                 let window = config.limits.last().map_or(Duration::ZERO, Limit::hold);
-                let wall_now = wall.now();
-                let (memory, past) = Memory::open(path, most, window, config.attempt, wall_now)?;
+                let (state_file, past) = StateFile::open(path, most, window, config.attempt, &wall.read())?;
                 tracing::info!(calls = past.charges.len(), path = %path.display(), "remembered the calls of the last window");
                 if !past.charges.is_empty() {
                     // Calls are remembered: the past is known, whatever an unknown one would have meant.
-                    let bucket = past.bucket.map(|(at, filling)| (moment(at, wall_now, now), filling));
-                    let mut past: Vec<Instant> = past.charges.into_iter().map(|at| moment(at, wall_now, now)).collect();
+                    let bucket = past.bucket.map(|(ago, filling)| (moment(ago, now), filling));
+                    let mut past: Vec<Instant> = past.charges.into_iter().map(|ago| moment(ago, now)).collect();
                     past.sort();
                     account = Account::resume(config, &past, bucket, now);
                 }
@@ -70,15 +70,11 @@ impl Quota {
                     // Those processes may have made calls before the ones that were worth remembering.
                     account.ledger.forget_until(at);
                 }
-                Some(memory)
+                Some(state_file)
             }
         };
         let attempt = config.attempt;
-        let state = State {
-            attempt,
-            account,
-            memory,
-        };
+        let state = State { attempt, account, file };
         Ok(Self::with(state, wall, metrics))
     }
 
@@ -89,7 +85,7 @@ impl Quota {
         let state = State {
             attempt: config.attempt,
             account,
-            memory: None,
+            file: None,
         };
         Self::with(state, wall, metrics)
     }
@@ -112,9 +108,9 @@ impl Quota {
         // Calls that were promised more time still have it.
         state.attempt = state.attempt.max(config.attempt);
         let attempt = state.attempt;
-        if let Some(memory) = state.memory.as_mut() {
+        if let Some(state_file) = state.file.as_mut() {
             let most = config.limits.iter().map(Limit::calls).max().unwrap_or(0);
-            memory.extend(most, config.limits.last().map_or(Duration::ZERO, Limit::hold), attempt);
+            state_file.extend(most, config.limits.last().map_or(Duration::ZERO, Limit::hold), attempt);
         }
         drop(state);
         self.0.metrics.forget_windows();
@@ -130,12 +126,12 @@ impl Quota {
         let charge = state.account.take(now)?;
         let latest = now + state.attempt;
         let note = match &mut *state {
-            State { memory: None, .. } => None,
+            State { file: None, .. } => None,
             State {
-                memory: Some(memory),
+                file: Some(state_file),
                 account,
                 ..
-            } => Some(memory.issued(self.0.wall.now(), account.pace.filling(now))),
+            } => Some(state_file.issued(&self.0.wall.read(), account.pace.filling(now))),
         };
         drop(state);
         let note = note.and_then(|note| report(note, "write"));
@@ -198,11 +194,13 @@ impl Quota {
         let now = Instant::now();
         let mut state = self.0.look();
         state.account.ledger.sweep(now);
-        let account = &state.account;
+        let account = &mut state.account;
         let windows = account.windows(now);
+        let pace = account.pace_state(now);
         Snapshot {
-            steady_until: account.steady_until(&windows, now),
+            steady_until: account.steady_until(&windows, pace.as_ref(), now),
             windows,
+            pace,
             paused: account
                 .paused_until()
                 .map(|until| until.saturating_duration_since(now))
@@ -217,9 +215,7 @@ impl Quota {
     /// Brings the gauges up to date; called when somebody scrapes.
     pub fn show(&self) {
         let snapshot = self.snapshot();
-        self.0
-            .metrics
-            .show(&snapshot.windows, snapshot.paused.unwrap_or_default().as_secs_f64());
+        self.0.metrics.show(&snapshot);
     }
 }
 
@@ -276,7 +272,10 @@ impl Permit {
     /// The call was answered, and not with a 429.
     pub fn settle(self) {
         let shared = Arc::clone(&self.shared);
-        if self.end(|state, charge, now| state.account.settle(charge, now), Memory::settled) {
+        if self.end(
+            |state, charge, now| state.account.settle(charge, now),
+            StateFile::settled,
+        ) {
             shared.changed();
         } else {
             // A slot may be free a moment earlier than last said.
@@ -287,45 +286,50 @@ impl Permit {
     /// Provably no byte of the call was written.
     pub fn refund(self) {
         let shared = Arc::clone(&self.shared);
-        self.end(|state, charge, now| state.account.refund(charge, now), Memory::refunded);
+        self.end(
+            |state, charge, now| state.account.refund(charge, now),
+            StateFile::refunded,
+        );
         shared.changed();
     }
 
-    /// The call was answered with a 429: everybody pauses.
-    pub fn throttled(self, answer: Throttled) {
+    /// The call was answered with a 429: everybody pauses. Returns for how long.
+    pub fn throttled(self, answer: Throttled) -> Duration {
         let shared = Arc::clone(&self.shared);
-        let foreign = self.end(
-            |state, charge, now| state.account.throttled(charge, answer, now),
-            Memory::settled,
+        let (until, foreign) = self.end(
+            |state, charge, now| {
+                let until = state.account.throttled(charge, answer, now);
+                (until, state.account.foreign())
+            },
+            StateFile::settled,
         );
         shared.changed();
-        shared.metrics.throttled(foreign);
-        let paused_s = shared
-            .lock()
-            .account
-            .paused_until()
-            .map(|until| until.saturating_duration_since(Instant::now()).as_secs());
+        shared.metrics.throttled();
+        let pause = until.saturating_duration_since(Instant::now());
+        let paused_s = pause.as_secs();
         if foreign > 0 {
             tracing::warn!(
                 foreign,
                 paused_s,
-                "the upstream answered 429 while the ledger had room: somebody else uses the same app registration"
+                "the upstream answered 429 while the ledger had room: others on the same app registration are estimated to make that many \
+                 calls in the longest window"
             );
         } else {
             tracing::warn!(paused_s, "the upstream answered 429: all calls pause");
         }
+        pause
     }
 
     fn end<R>(
         mut self,
         on_account: impl FnOnce(&mut State, Charge, Instant) -> R,
-        on_memory: impl FnOnce(&mut Memory, u64, jiff::Timestamp) -> io::Result<()>,
+        on_file: impl FnOnce(&mut StateFile, u64, &Reading) -> io::Result<()>,
     ) -> R {
         self.stage = Stage::Ended;
         let mut state = self.shared.lock();
         let result = on_account(&mut state, self.charge, Instant::now());
-        let noted = match (self.note, state.memory.as_mut()) {
-            (Some(note), Some(memory)) => on_memory(memory, note, self.shared.wall.now()),
+        let noted = match (self.note, state.file.as_mut()) {
+            (Some(note), Some(state_file)) => on_file(state_file, note, &self.shared.wall.read()),
             _ => Ok(()),
         };
         drop(state);
@@ -356,11 +360,11 @@ impl Drop for Permit {
     }
 }
 
-/// The monotonic moment of a wall-clock time. A machine that has just booted has no moment that long ago; now is the careful choice.
-fn moment(at: jiff::Timestamp, wall_now: jiff::Timestamp, now: Instant) -> Instant {
-    match Duration::try_from(wall_now.duration_since(at)) {
+/// The moment that long ago. A machine that has just booted has no moment that long ago; now is the careful choice.
+fn moment(ago: SignedDuration, now: Instant) -> Instant {
+    match Duration::try_from(ago) {
         Ok(ago) => now.checked_sub(ago).unwrap_or(now),
-        Err(_) => now + Duration::try_from(at.duration_since(wall_now)).unwrap_or_default(),
+        Err(_) => now + ago.unsigned_abs(),
     }
 }
 

@@ -9,7 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::window::Window;
+use super::permit::Snapshot;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct WindowLabel {
@@ -22,7 +22,8 @@ pub struct Metrics {
     limit: Family<WindowLabel, Gauge>,
     remaining: Family<WindowLabel, Gauge>,
     paused: Gauge<f64, AtomicU64>,
-    foreign: Counter,
+    pace_tokens: Gauge<f64, AtomicU64>,
+    foreign: Family<WindowLabel, Gauge>,
     throttled: Counter,
 }
 
@@ -47,8 +48,13 @@ impl Metrics {
             metrics.paused.clone(),
         );
         registry.register(
+            "quota_pace_tokens",
+            "Calls that may leave now as far as the bucket goes that spreads the longest window",
+            metrics.pace_tokens.clone(),
+        );
+        registry.register(
             "quota_foreign_calls",
-            "Calls by others on the same app registration that answers of 429 revealed",
+            "Calls by others on the same app registration in a window, as estimated from answers of 429",
             metrics.foreign.clone(),
         );
         registry.register(
@@ -59,32 +65,37 @@ impl Metrics {
         metrics
     }
 
-    /// Shows the windows as they are at this moment; called when somebody scrapes.
-    pub(super) fn show(&self, windows: &[Window], paused_s: f64) {
-        for window in windows {
+    /// Shows the quota as it is at this moment; called when somebody scrapes.
+    pub(super) fn show(&self, snapshot: &Snapshot) {
+        if let Some(longest) = snapshot.windows.last() {
+            let label = WindowLabel {
+                window: longest.name.clone(),
+            };
+            let foreign = i64::try_from(snapshot.foreign).unwrap_or(i64::MAX);
+            self.foreign.get_or_create(&label).set(foreign);
+        }
+        for window in &snapshot.windows {
             let label = WindowLabel {
                 window: window.name.clone(),
             };
             self.limit.get_or_create(&label).set(count(window.limit));
             self.remaining.get_or_create(&label).set(count(window.remaining));
         }
-        self.paused.set(paused_s);
+        self.paused.set(snapshot.paused.unwrap_or_default().as_secs_f64());
+        // Without a bucket only the windows hold calls back.
+        let tokens = snapshot.pace.as_ref().map_or(f64::INFINITY, |pace| pace.tokens);
+        self.pace_tokens.set(tokens);
     }
 
     /// The limits have changed: windows that are gone are not shown any more.
     pub(super) fn forget_windows(&self) {
         self.limit.clear();
         self.remaining.clear();
+        self.foreign.clear();
     }
 
-    pub(super) fn throttled(&self, foreign: usize) {
+    pub(super) fn throttled(&self) {
         self.throttled.inc();
-        self.found_foreign(foreign as u64);
-    }
-
-    /// A 429 revealed calls of others.
-    pub(super) fn found_foreign(&self, calls: u64) {
-        self.foreign.inc_by(calls);
     }
 }
 

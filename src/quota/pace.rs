@@ -1,5 +1,6 @@
 //! The bucket that callers feel: a burst at once, then what is left of the longest window, evenly.
 
+use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -9,11 +10,37 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, Debug)]
 pub struct Supply<'a> {
     /// Calls that the longest window has room for now.
-    pub free: usize,
+    pub free: f64,
     /// When each counted call leaves the window, ascending.
     pub returns: &'a [Instant],
     /// The window's length, with its margin.
     pub window: Duration,
+    /// What others are estimated to use of it.
+    pub others: Option<Others<'a>>,
+}
+
+/// Others who use the same window. Their calls come and leave evenly, but for holes from times without calls.
+#[derive(Clone, Copy, Debug)]
+pub struct Others<'a> {
+    /// Their calls in a window.
+    pub calls: f64,
+    /// Everybody's calls in a window.
+    pub most: f64,
+    /// From when to when none of their calls leave, while they make new ones.
+    pub holes: &'a VecDeque<(Instant, Instant)>,
+}
+
+impl Others<'_> {
+    /// For how long of `(now, until]` none of their calls leave.
+    pub(super) fn hole(&self, now: Instant, until: Instant) -> Duration {
+        overlap(self.holes, now, until)
+    }
+}
+
+/// How much of `(now, until]` lies in one of the holes.
+pub(super) fn overlap(holes: &VecDeque<(Instant, Instant)>, now: Instant, until: Instant) -> Duration {
+    let inside = |&(from, to): &(Instant, Instant)| to.min(until).saturating_duration_since(from.max(now));
+    holes.iter().map(inside).sum()
 }
 
 /// A bucket of at most `burst` calls, filled at the largest constant rate that can never run dry.
@@ -52,10 +79,12 @@ enum Plan {
     Until(Instant),
 }
 
-/// Rounding of the level must not cost a wait.
-const EPSILON: f64 = 1e-6;
-
 impl Pace {
+    /// Rounding of the level must not cost a wait.
+    pub(super) const EPSILON: f64 = 1e-6;
+    /// Of the rate that an estimate of others leaves, at least this share is used, however full it takes the window to be.
+    const LEAST: f64 = 0.25;
+
     /// A bucket that holds `level` of `burst` calls.
     #[must_use]
     pub fn new(burst: NonZeroU32, level: u32, now: Instant) -> Self {
@@ -94,27 +123,47 @@ impl Pace {
     /// Fills the bucket up to `now` and computes the rate anew. Costs a pass over the supply's returns.
     pub fn plan(&mut self, now: Instant, supply: Supply<'_>) {
         self.fill(now);
-        let free = supply.free as f64;
+        let free = supply.free;
         // What the ledger cannot give, the bucket cannot promise; but a call that is nearly due stays nearly due, or slots would shift
         // with the moment at which a plan is made.
         self.level = self.level.min(free.max(1.0));
         let spare = free - self.level;
-        let mut rate = (spare + supply.returns.len() as f64) / supply.window.as_secs_f64();
+        let window = supply.window.as_secs_f64();
+        let mut rate = (spare + supply.returns.len() as f64) / window;
         let mut end = now + supply.window;
+        let Some(others) = supply.others else {
+            self.bound(now, &supply, spare, &mut rate, &mut end);
+            self.rate = rate.max(0.0);
+            self.plan = Plan::Until(end);
+            return;
+        };
+        let fair = rate.min((others.most - others.calls) / window);
+        rate = fair;
+        self.bound(now, &supply, spare, &mut rate, &mut end);
+        // An estimate slows down, it does not stop: calls find out whether it is right. It is soon another one.
+        self.rate = rate.max(fair * Self::LEAST);
+        self.plan = Plan::Until(end.min(now + supply.window / 60));
+    }
+
+    /// Lowers `rate` to what the windows sustain until `end`.
+    fn bound(&self, now: Instant, supply: &Supply<'_>, spare: f64, rate: &mut f64, end: &mut Instant) {
+        let window = supply.window.as_secs_f64();
         for (k, &back) in supply.returns.iter().enumerate() {
+            let left = spare + k as f64;
             // Every return comes within the window: no later one can ask for less.
-            if (spare + k as f64) / supply.window.as_secs_f64() >= rate {
+            if supply.others.is_none() && left / window >= *rate {
                 break;
             }
+            let taken = supply.others.map_or(0.0, |others| {
+                others.calls / window * others.hole(now, back).as_secs_f64()
+            });
             let wait = back.saturating_duration_since(now).as_secs_f64();
-            let sustainable = (spare + k as f64) / wait;
-            if wait > 0.0 && sustainable < rate {
-                rate = sustainable;
-                end = back;
+            let sustainable = (left - taken) / wait;
+            if wait > 0.0 && sustainable < *rate {
+                *rate = sustainable;
+                *end = back;
             }
         }
-        self.rate = rate.max(0.0);
-        self.plan = Plan::Until(end);
     }
 
     /// Makes the next look compute the rate anew: the ledger changed in a way that the plan did not foresee.
@@ -133,7 +182,7 @@ impl Pace {
     /// When the bucket holds a call, if nothing else happens; may lie past the plan's end, see [`Pace::plan_end`].
     #[must_use]
     pub fn opens_at(&self, now: Instant) -> Option<Instant> {
-        let missing = 1.0 - EPSILON - self.level_at(now);
+        let missing = 1.0 - Self::EPSILON - self.level_at(now);
         if missing <= 0.0 {
             return Some(now);
         }
@@ -171,6 +220,12 @@ impl Pace {
         }
     }
 
+    /// Lets at most a tenth of the burst go at once: the upstream has been refusing for long.
+    pub(super) fn keep_a_tenth(&mut self, now: Instant) {
+        self.fill(now);
+        self.level = self.level.min((self.burst / 10.0).max(1.0));
+    }
+
     /// Puts a call back that was not made.
     pub fn put_back(&mut self, now: Instant) {
         self.fill(now);
@@ -182,6 +237,30 @@ impl Pace {
     pub fn level_at(&self, now: Instant) -> f64 {
         let grown = self.rate * now.saturating_duration_since(self.at).as_secs_f64();
         (self.level + grown).min(self.burst)
+    }
+
+    /// How many calls a full bucket holds.
+    #[must_use]
+    pub fn burst(&self) -> usize {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "made from a u32")]
+        let burst = self.burst as usize;
+        burst
+    }
+
+    /// Until the bucket holds one whole call more, or a new plan is made; zero when it is full.
+    #[must_use]
+    pub fn next_token(&self, now: Instant) -> Duration {
+        let level = self.level_at(now) + Self::EPSILON;
+        if level >= self.burst {
+            return Duration::ZERO;
+        }
+        let wait = (level.floor() + 1.0 - level) / self.rate;
+        let grown = (wait < 1e6).then(|| Duration::from_secs_f64(wait));
+        let planned = self
+            .plan_end()
+            .map(|end| end.saturating_duration_since(now))
+            .filter(|left| !left.is_zero());
+        grown.into_iter().chain(planned).min().unwrap_or(Duration::from_secs(1))
     }
 
     /// Whether at least half of the burst is there.

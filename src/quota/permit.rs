@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::config::Config;
 use super::feedback::Throttled;
 use super::metrics::Metrics;
+use super::pace_state::PaceState;
 use super::window::Window;
 use super::{local, shared};
 use crate::attempt::Demand;
@@ -29,11 +30,13 @@ pub enum Quota {
 pub struct Snapshot {
     /// The windows, shortest first.
     pub windows: Vec<Window>,
-    /// Until when the windows, told in whole seconds, stay as they are unless [`Quota::stamp`] changes.
+    /// The bucket that spreads the longest window; `None` when calls are not spread.
+    pub pace: Option<PaceState>,
+    /// Until when the windows and the bucket, told in whole seconds and calls, stay as they are unless [`Quota::stamp`] changes.
     pub steady_until: Instant,
     /// How long everybody still waits because the upstream said 429.
     pub paused: Option<Duration>,
-    /// Calls of others on the same app registration, as far as 429s revealed them.
+    /// Calls of others on the same app registration in a longest window, as estimated from 429s.
     pub foreign: u64,
     /// Calls that have left and are not answered yet.
     pub in_flight: usize,
@@ -236,8 +239,8 @@ impl Permit {
         }
     }
 
-    /// The call was answered with a 429: everybody pauses.
-    pub fn throttled(self, answer: Throttled) {
+    /// The call was answered with a 429: everybody pauses. Returns for how long, as far as this process knows.
+    pub fn throttled(self, answer: Throttled) -> Duration {
         match self {
             Self::Local(permit) => permit.throttled(answer),
             Self::Shared(permit) => permit.throttled(answer),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Account;
+use super::{Account, PaceState};
 
 /// One window as people see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,9 +49,10 @@ impl Account {
         windows.collect()
     }
 
-    /// Until when these windows, told in whole seconds, stay as they are if nothing happens but that time passes.
+    /// Until when these windows and this bucket, told in whole seconds and calls, stay as they are if nothing happens but that time
+    /// passes.
     #[must_use]
-    pub fn steady_until(&self, windows: &[Window], now: Instant) -> Instant {
+    pub fn steady_until(&self, windows: &[Window], pace: Option<&PaceState>, now: Instant) -> Instant {
         /// Nothing is said about more than this: when nothing counts down there is nothing to look at.
         const LONGEST: Duration = Duration::from_hours(1);
         let paused = self.paused_until().is_some();
@@ -61,10 +62,14 @@ impl Account {
             .iter()
             .zip(windows)
             .filter(|(limit, _)| paused || self.ledger.remembers(limit, now))
-            .map(|(_, window)| match window.reset.subsec_nanos() {
-                0 => Duration::from_secs(u64::from(!window.reset.is_zero())),
+            .map(|(_, window)| window.reset)
+            .chain(pace.map(|pace| pace.next_token))
+            .map(|left| match left.subsec_nanos() {
+                0 => Duration::from_secs(u64::from(!left.is_zero())),
                 part => Duration::from_nanos(part.into()),
-            });
+            })
+            // Nothing counts down in a bucket that is full.
+            .filter(|left| !left.is_zero());
         let next_second = now + counting.min().unwrap_or(LONGEST);
         self.next_timeout()
             .map_or(next_second, |timeout| timeout.min(next_second))

@@ -82,6 +82,8 @@ pub struct Window {
     pub remaining: u64,
     /// Seconds in which no more than `remaining` calls may be made.
     pub reset_s: u64,
+    /// For a policy that spreads another one's calls: what it does at present, in a sentence for people.
+    pub spread: Option<String>,
 }
 
 /// What answers need to know besides the outcome.

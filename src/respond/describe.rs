@@ -28,7 +28,7 @@ const AGE: Field = (
 );
 const POLICY: Field = (
     "RateLimit-Policy",
-    "The quota's windows (draft-ietf-httpapi-ratelimit-headers-11).",
+    "The quota's windows, and `pace`, the bucket that spreads the longest one (draft-ietf-httpapi-ratelimit-headers-11).",
     "\"1m\";q=100;w=60, \"1h\";q=1500;w=3600",
 );
 const RATE_LIMIT: Field = (

@@ -223,6 +223,7 @@ mod tests {
             window_s,
             remaining,
             reset_s,
+            spread: None,
         };
         vec![window("1m", 100, 60, 37, 12), window("1h", 1500, 3600, 410, 1630)]
     }

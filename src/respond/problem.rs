@@ -101,16 +101,25 @@ impl Problem {
 
     /// The body, `application/problem+json`. `windows` are the quota's as they are now.
     pub(super) fn body(&self, id: &RequestId, windows: &[Window]) -> Bytes {
+        let violated = self.policies.violated(windows);
+        let detail = match violated.as_slice() {
+            [
+                Window {
+                    spread: Some(spread), ..
+                },
+            ] => Cow::Owned(format!("{}; {spread}", self.detail)),
+            _ => Cow::Borrowed(&*self.detail),
+        };
         let body = Document {
             r#type: self.type_uri,
             title: self.title,
             status: self.status.as_u16(),
-            detail: &self.detail,
+            detail: &detail,
             instance: format!("/requests/{}", id.as_str()),
-            violated_policies: self.policies.violated(windows),
+            violated_policies: violated.iter().map(|window| &*window.name).collect(),
             error: DefenderError {
                 code: self.code,
-                message: &self.detail,
+                message: &detail,
                 target: self.target.as_deref().unwrap_or(id.as_str()),
             },
         };
@@ -124,22 +133,24 @@ impl Problem {
 pub enum Policies {
     /// None: the upstream's quota has nothing to do with it.
     None,
-    /// Those with no call left. Where each has one, the longest: its last calls are spread evenly over those who wait.
+    /// Those with no call left. Where each has one, the one that spreads the longest window over those who wait, or that window.
     Spent,
 }
 
 impl Policies {
-    fn violated(self, windows: &[Window]) -> Vec<&str> {
+    fn violated(self, windows: &[Window]) -> Vec<&Window> {
         let spent = windows.iter().filter(|window| window.remaining == 0);
-        let longest = windows.iter().max_by_key(|window| window.window_s);
-        let mut names: Vec<&str> = match self {
+        let scarcest = windows
+            .iter()
+            .max_by_key(|window| (window.spread.is_some(), window.window_s));
+        let mut violated: Vec<&Window> = match self {
             Self::None => return Vec::new(),
-            Self::Spent => spent.map(|window| &*window.name).collect(),
+            Self::Spent => spent.collect(),
         };
-        if names.is_empty() {
-            names.extend(longest.map(|window| &*window.name));
+        if violated.is_empty() {
+            violated.extend(scarcest);
         }
-        names
+        violated
     }
 }
 
@@ -198,7 +209,7 @@ pub(super) fn schema() -> Value {
                 "type": "array",
                 "minItems": 1,
                 "items": {"type": "string"},
-                "description": "The quota windows with no call left, by their names in RateLimit-Policy.",
+                "description": "The quota policies with no call left, by their names in RateLimit-Policy: windows, or `pace` while the longest one is being spread.",
             },
             "error": {
                 "type": "object",

@@ -77,6 +77,15 @@ function quota(state) {
     row.append(line, bar(one.remaining, one.limit, "calls left per " + name, one.remaining * 5 < one.limit));
     return row;
   }));
+  if (state.pace) {
+    const row = make("div", undefined, "window");
+    const line = make("p");
+    const tokens = Math.floor(state.pace.tokens);
+    line.append(make("span", `${number(tokens)} of ${number(state.pace.capacity)} calls may leave at once`),
+      make("span", `${number(Math.round(state.pace.per_minute))} more a minute`));
+    row.append(line, bar(tokens, state.pace.capacity, "calls that may leave at once", tokens * 5 < state.pace.capacity));
+    at("windows").append(row);
+  }
   const notes = [state.shared ? `Shared by ${number(state.replicas)} gateways` : "Counted by this process alone", `${number(state.in_flight)} in flight`];
   if (state.foreign_calls) notes.push(`${number(state.foreign_calls)} calls by others on the same app registration`);
   if (typeof state.paused_until_s === "number") notes.unshift("Paused by the upstream for another " + time(state.paused_until_s));

@@ -53,6 +53,18 @@ impl Lines {
                 &format!("{name:<3} {} {left} of {limit} left, next in {next}", bar(used, limit)),
             );
         }
+        let pace = &quota["pace"];
+        if pace.is_object() {
+            let tokens = number(&pace["tokens"]).floor();
+            let (capacity, rate) = (number(&pace["capacity"]), number(&pace["per_minute"]));
+            let window = word(&pace["window"]);
+            self.put(
+                "pace",
+                &format!(
+                    "{tokens} of {capacity} calls may leave at once; the {window} window allows {rate:.0} more a minute"
+                ),
+            );
+        }
         if quota["paused_until_s"].is_number() {
             let pause = span(&quota["paused_until_s"]);
             self.put("paused", &format!("for another {pause}: the upstream answered 429"));

@@ -22,7 +22,7 @@ pub(super) use defender::cloud;
 pub use defender::{Defender, Pin, Proxy, Region};
 pub use merge::Merge;
 pub use queue::Queue;
-pub use quota::{OnUnknownPast, Quota};
+pub use quota::{OnUnknownPast, Pacing, Quota};
 pub use server::Server;
 pub use store::Store;
 pub(super) use table::SECTIONS;

@@ -24,6 +24,15 @@ static BURST: Key = Key::new(
     "How many calls may leave back to back after a quiet time. More than the tightest limit has no effect.",
 )
 .live_alone();
+static PACING: Key = Key::new(
+    "quota",
+    "pacing",
+    Kind::Choice(&["spread", "none"]),
+    Fallback::Text("spread"),
+    "`spread`: under pressure the longest window is spread out evenly, so that an hour is not gone after 15 minutes. `none`: all \
+     that the windows allow leaves at once, for a nightly export that has the app registration to itself.",
+)
+.live_alone();
 static STATE_FILE: Key = Key::new(
     "quota",
     "state_file",
@@ -41,7 +50,7 @@ static ON_UNKNOWN_PAST: Key = Key::new(
      watched, `full` wait until calls are provably free.",
 );
 
-pub(super) static KEYS: &[&Key] = &[&LIMITS, &BURST, &STATE_FILE, &ON_UNKNOWN_PAST];
+pub(super) static KEYS: &[&Key] = &[&LIMITS, &BURST, &PACING, &STATE_FILE, &ON_UNKNOWN_PAST];
 
 /// The ledger checks all limits for each call, and every answer's `RateLimit` field lists them.
 const MAX_LIMITS: usize = 4;
@@ -53,10 +62,34 @@ pub struct Quota {
     pub limits: Vec<Limit>,
     /// How many calls may leave back to back: 1 to the calls of the tightest limit.
     pub burst: NonZeroU32,
+    /// Whether the longest window is spread out under pressure.
+    pub pacing: Pacing,
     /// Where calls are remembered across restarts; its directory exists.
     pub state_file: Option<PathBuf>,
     /// What to assume when nothing is remembered.
     pub on_unknown_past: OnUnknownPast,
+}
+
+/// Whether the longest window is spread out under pressure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pacing {
+    /// It is.
+    Spread,
+    /// All that the windows allow leaves at once.
+    None,
+}
+
+impl Pacing {
+    const WORDS: [(&'static str, Self); 2] = [("spread", Self::Spread), ("none", Self::None)];
+
+    /// The name in a configuration.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Spread => "spread",
+            Self::None => "none",
+        }
+    }
 }
 
 /// What to assume about calls made before the start, when nothing is remembered.
@@ -90,6 +123,7 @@ impl Quota {
             .each(&LIMITS, str::parse::<Limit>)
             .and_then(|said| limits(reader, said));
         let burst = reader.count(&BURST);
+        let pacing = reader.choice(&PACING, &Pacing::WORDS);
         let state_file = reader.optional(&STATE_FILE, |text| Ok(PathBuf::from(text)));
         let on_unknown_past = reader.choice(&ON_UNKNOWN_PAST, &OnUnknownPast::WORDS);
 
@@ -100,6 +134,7 @@ impl Quota {
         Some(Self {
             burst: clamped(reader, burst?, &limits)?,
             limits,
+            pacing: pacing?,
             state_file: state_file.ok()?,
             on_unknown_past: on_unknown_past?,
         })

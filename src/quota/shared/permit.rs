@@ -135,9 +135,11 @@ impl Quota {
         let mut account = state.account(now);
         account.ledger.sweep(now);
         let windows = account.windows(now);
+        let pace = account.pace_state(now);
         Snapshot {
-            steady_until: account.steady_until(&windows, now),
+            steady_until: account.steady_until(&windows, pace.as_ref(), now),
             windows,
+            pace,
             paused: account
                 .paused_until()
                 .map(|until| until.saturating_duration_since(now))
@@ -152,8 +154,7 @@ impl Quota {
     /// Brings the gauges up to date; called when somebody scrapes.
     pub fn show(&self) {
         let snapshot = self.snapshot();
-        let paused_s = snapshot.paused.unwrap_or_default().as_secs_f64();
-        self.0.metrics.quota.show(&snapshot.windows, paused_s);
+        self.0.metrics.quota.show(&snapshot);
         self.0.metrics.up.set(i64::from(self.lost().is_none()));
     }
 }
@@ -200,10 +201,9 @@ impl Shared {
             tracing::info!("the shared store answers");
         }
         if change.foreign > 0 {
-            self.metrics.quota.found_foreign(change.foreign);
             tracing::warn!(
                 foreign = change.foreign,
-                "the upstream answered 429 while the ledger had room: somebody else uses the same app registration"
+                "the upstream answered 429 while the ledger had room: others use the same app registration"
             );
         }
         if change.forecast {
@@ -278,11 +278,15 @@ impl Permit {
         self.end(State::refund);
     }
 
-    /// The call was answered with a 429: everybody pauses, as soon as the store knows.
-    pub fn throttled(mut self, answer: Throttled) {
-        self.shared.metrics.quota.throttled(0);
+    /// The call was answered with a 429: everybody pauses, as soon as the store knows. Returns for how long at least.
+    pub fn throttled(mut self, answer: Throttled) -> Duration {
+        self.shared.metrics.quota.throttled();
         self.end(|state, id, now| state.throttle(id, answer, now));
         tracing::warn!("the upstream answered 429: all calls pause");
+        answer
+            .wait
+            .unwrap_or(quota::foreign::FIRST_PROBE)
+            .min(Throttled::LONGEST_WAIT)
     }
 
     fn end(&mut self, say: impl FnOnce(&mut State, String, Instant)) {

@@ -4,8 +4,9 @@ mod day;
 mod forecast;
 mod idle;
 mod ledger;
-mod memory;
+mod pacing;
 mod retune;
+mod state_file;
 mod surplus;
 mod throttled;
 

@@ -83,29 +83,85 @@ fn a_probe_that_brings_no_answer_is_followed_by_another_at_once() {
 }
 
 #[test]
-fn calls_of_others_are_charged_and_return_when_the_upstream_said() {
+fn calls_of_others_are_not_charged() {
     let start = Instant::now();
     let mut account = Account::new(&documented(), start);
     let refused = account.take(start).unwrap();
-    assert_eq!(account.throttled(refused, said(MINUTE, 8), start), 99);
-    assert_eq!(account.foreign(), 99);
-    let windows = account.windows(start);
-    assert_eq!((windows[0].used, windows[0].remaining), (100, 0));
-    assert_eq!(windows[1].used, 100, "they count in the hour as well");
-    assert_eq!(account.windows(after(start, 9))[0].used, 1);
+    account.throttled(refused, said(MINUTE, 8), start);
+    let used: Vec<usize> = account.windows(start).iter().map(|window| window.used).collect();
+    assert_eq!(used, [1, 1], "our own call, and nothing else");
+    assert_eq!(account.foreign(), 0, "the minute says nothing about the hour");
 }
 
 #[test]
-fn without_a_word_the_window_that_is_full_decides() {
+fn a_full_hour_is_an_estimate_of_others_that_success_refutes() {
     let start = Instant::now();
     let mut account = Account::new(&documented(), start);
-    let charges: Vec<_> = (0..100).map(|_| account.take(start).unwrap()).collect();
-    for charge in &charges[1..] {
-        account.settle(*charge, start);
+    let first = account.take(start).unwrap();
+    account.settle(first, start);
+    let refused = account.take(after(start, 900)).unwrap();
+    let until = account.throttled(refused, said(HOUR, 1800), after(start, 900));
+    assert_eq!(until, after(start, 2700));
+    // 1,499 calls of others in 1,800 s are more than an hour has, so it is the most that is estimated.
+    assert_eq!(account.foreign(), 1350);
+    assert_eq!(account.windows(start)[1].used, 2);
+    // Nobody else calls any more: each call that is accepted says so.
+    let (mut now, mut calls) = (after(start, 2700), 0);
+    while now < after(start, 2700 + 3600) {
+        match account.take(now) {
+            Ok(charge) => {
+                account.settle(charge, now);
+                calls += 1;
+            }
+            Err(at) => now = at.unwrap().max(now + Duration::from_millis(1)),
+        }
     }
-    assert_eq!(account.throttled(charges[0], Throttled::default(), start), 0);
-    let pause = account.paused_until().unwrap() - start;
-    assert!(pause >= MINUTE && pause < MINUTE + Duration::from_secs(1), "{pause:?}");
+    assert_eq!(account.foreign(), 0, "after {calls} calls");
+    assert!(calls > 600, "{calls} calls in an hour");
+}
+
+#[test]
+fn without_a_word_probes_come_ever_later_up_to_a_minute() {
+    let start = Instant::now();
+    let mut account = Account::new(&documented(), start);
+    let (mut now, mut waits) = (start, Vec::new());
+    for _ in 0..8 {
+        let probe = account.take(now).unwrap();
+        assert_eq!(account.take(now).is_ok(), waits.is_empty(), "one at a time");
+        let until = account.throttled(probe, Throttled::default(), now);
+        waits.push((until - now).as_secs());
+        now = until;
+    }
+    assert_eq!(waits, [5, 5, 10, 20, 40, 60, 60, 60]);
+    let probe = account.take(now).unwrap();
+    account.settle(probe, now);
+    let next = account.take(now).unwrap();
+    assert_eq!(
+        account.throttled(next, Throttled::default(), now),
+        now + Duration::from_secs(5)
+    );
+}
+
+#[test]
+fn named_waits_that_are_too_short_are_stretched_and_never_shortened() {
+    let start = Instant::now();
+    let mut account = Account::new(&documented(), start);
+    let zero = Throttled {
+        window: None,
+        wait: Some(Duration::ZERO),
+    };
+    let (mut now, mut probes) = (start, 0);
+    while now < after(start, 600) {
+        let probe = account.take(now).unwrap();
+        let until = account.throttled(probe, zero, now);
+        assert!(until >= now + Duration::from_secs(1), "no call without end");
+        assert!(until <= now + MINUTE);
+        (now, probes) = (until, probes + 1);
+    }
+    assert!(probes < 60, "{probes} probes in ten minutes");
+    let probe = account.take(now).unwrap();
+    let until = account.throttled(probe, said(MINUTE, 300), now);
+    assert_eq!(until, now + Duration::from_secs(300));
 }
 
 #[test]

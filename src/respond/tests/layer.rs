@@ -26,6 +26,7 @@ fn config() -> Config {
                 window_s: 60,
                 remaining: 37,
                 reset_s: 12,
+                spread: None,
             }]));
         }),
         panics: Counter::default(),
@@ -209,6 +210,7 @@ fn a_quota_refusal_names_the_windows_that_are_spent() {
         window_s,
         remaining,
         reset_s: 12,
+        spread: None,
     };
     let body = |policies, remaining: [u64; 2]| -> serde_json::Value {
         let problem = Problem::quota_exceeded("later", Duration::from_millis(41_500), policies);
@@ -227,6 +229,41 @@ fn a_quota_refusal_names_the_windows_that_are_spent() {
     // What is left of the hour is spread over those who wait.
     assert_eq!(named(Policies::Spent, [30, 5]), serde_json::json!(["1h"]));
     assert_eq!(named(Policies::None, [0, 0]), serde_json::Value::Null);
+}
+
+#[test]
+fn a_refusal_while_the_windows_have_room_says_that_the_hour_is_being_spread() {
+    let window = |name: &str, window_s, remaining, spread: Option<&str>| Window {
+        name: name.into(),
+        quota: 100,
+        window_s,
+        remaining,
+        reset_s: 2,
+        spread: spread.map(str::to_owned),
+    };
+    let body = |minute, tokens| -> serde_json::Value {
+        let problem = Problem::quota_exceeded("later", Duration::from_secs(2), Policies::Spent);
+        let pace = window(
+            "pace",
+            240,
+            tokens,
+            Some("the 1h window is being spread: 25 calls a minute"),
+        );
+        let windows = [window("1m", 60, minute, None), window("1h", 3600, 900, None), pace];
+        serde_json::from_slice(&problem.body(&RequestId::from_caller(ID).unwrap(), &windows)).unwrap()
+    };
+    for tokens in [0, 3] {
+        let spread = body(75, tokens);
+        assert_eq!(spread["violated-policies"], serde_json::json!(["pace"]));
+        assert_eq!(
+            spread["detail"],
+            "later; the 1h window is being spread: 25 calls a minute"
+        );
+        assert_eq!(spread["error"]["message"], spread["detail"]);
+    }
+    // A window that is full says it all.
+    assert_eq!(body(0, 3)["violated-policies"], serde_json::json!(["1m"]));
+    assert_eq!(body(0, 3)["detail"], "later");
 }
 
 #[tokio::test]
@@ -279,6 +316,7 @@ fn windows_that_moved_on_read_like_new_ones() {
         window_s,
         remaining,
         reset_s: remaining + 1,
+        spread: None,
     };
     let lists = [
         vec![],

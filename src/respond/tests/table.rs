@@ -266,6 +266,7 @@ fn what_is_described_is_what_is_sent() {
             window_s: 60,
             remaining: 0,
             reset_s: 7,
+            spread: None,
         };
         let body = problem(&error).body(&RequestId::random(), &[window]);
         let body: Value = serde_json::from_slice(&body).unwrap();

@@ -3,17 +3,24 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use defender_gateway::clock::Wall;
-use defender_gateway::quota::{self, Config, Limit, Memory, local};
-use jiff::Timestamp;
+use defender_gateway::clock::{BootTime, Reading, Wall};
+use defender_gateway::quota::{self, Config, Limit, StateFile, local};
+use jiff::{SignedDuration, Timestamp};
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
 const HOUR: Duration = Duration::from_hours(1);
 const ATTEMPT: Duration = Duration::from_mins(1);
 
-fn now() -> Timestamp {
-    Timestamp::from_second(1_790_000_000).expect("a moment of our time")
+/// The clocks of the machine; a corpus may name its boot.
+fn now() -> Reading {
+    Reading {
+        wall: Timestamp::from_second(1_790_000_000).expect("a moment of our time"),
+        boot: Some(BootTime {
+            boot_id: "boot".into(),
+            elapsed: HOUR * 2,
+        }),
+    }
 }
 
 thread_local! {
@@ -24,10 +31,10 @@ fn file() -> PathBuf {
     FOLDER.with(|folder| folder.path().join("state"))
 }
 
-/// The charges that still count, as [`Memory::open`] sees them.
-fn charges() -> Vec<Timestamp> {
-    let (_, past) = Memory::open(&file(), 1500, HOUR, ATTEMPT, now()).expect("a file of our own");
-    past.charges
+/// How long ago the charges that still count were made, as [`StateFile::open`] sees them.
+fn charges() -> Vec<SignedDuration> {
+    let (_, restored) = StateFile::open(&file(), 1500, HOUR, ATTEMPT, &now()).expect("a file of our own");
+    restored.charges
 }
 
 /// The content of a state file. It can be opened whatever it holds, and says the same once it is made compact; no charge is older than the
@@ -36,9 +43,8 @@ pub(crate) fn state(data: &[u8]) {
     std::fs::write(file(), data).expect("a file of our own");
     let mut first = charges();
     first.sort();
-    let second = Duration::from_secs(1);
-    let (oldest, latest) = (now() - HOUR, now() + second);
-    assert!(first.iter().all(|at| (oldest..=latest).contains(at)), "{first:?}");
+    let (latest, oldest) = (SignedDuration::from_secs(-1), SignedDuration::from_hours(1));
+    assert!(first.iter().all(|ago| (latest..=oldest).contains(ago)), "{first:?}");
     let mut again = charges();
     again.sort();
     assert_eq!(first, again);
@@ -48,7 +54,7 @@ pub(crate) fn state(data: &[u8]) {
         let config = Config::try_new(vec![limit.clone()], NonZeroU32::MIN, ATTEMPT).expect("a quota");
         let config = config.state_file(Some(file()));
         let metrics = quota::Metrics::register(&mut Registry::default());
-        let quota = local::Quota::open(&config, Wall::anchored(now()), metrics).expect("a file of our own");
+        let quota = local::Quota::open(&config, Wall::anchored(now().wall), metrics).expect("a file of our own");
         let used = quota.snapshot().windows[0].used;
         assert_eq!(used, first.len(), "every charge of the file counts");
         if let Ok(permit) = quota.take(Instant::now()) {

@@ -11,6 +11,8 @@ use defender_gateway::attempt::{Again, Failure, Fate, Outgoing};
 use defender_gateway::caller::Name;
 use defender_gateway::scan::Answer;
 
+use super::counting::{Counting, Told};
+
 /// The longest that the client waits for an answer.
 pub(super) const TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -59,6 +61,8 @@ struct Diary {
     dice: Dice,
     sent: Vec<Sent>,
     life: usize,
+    /// Real limits, storms and a neighbour; `None`: whatever comes is accepted.
+    counting: Option<Counting>,
 }
 
 impl Upstream {
@@ -68,7 +72,20 @@ impl Upstream {
             dice: Dice::new(seed),
             sent: Vec::new(),
             life: 0,
+            counting: None,
         })))
+    }
+
+    /// One that counts calls and refuses some of them.
+    pub(super) fn counting(manners: Manners, seed: u64, counting: Counting) -> Self {
+        let upstream = Self::new(manners, seed);
+        upstream.0.lock().unwrap().counting = Some(counting);
+        upstream
+    }
+
+    /// What was counted.
+    pub(super) fn counted<R>(&self, look: impl FnOnce(&mut Counting) -> R) -> R {
+        look(self.0.lock().unwrap().counting.as_mut().unwrap())
     }
 
     /// The process that sends is killed: what was already on its way arrives within a second or never.
@@ -93,6 +110,10 @@ impl Upstream {
                 tokio::time::sleep(TIMEOUT).await;
                 Err(failure(Fate::Unknown))
             }
+            Received::Told(told, took) => {
+                tokio::time::sleep(took).await;
+                Ok(told.answer())
+            }
             Received::Answered(status, took) => {
                 tokio::time::sleep(took).await;
                 let mut headers = HeaderMap::new();
@@ -114,6 +135,7 @@ enum Received {
     Unsent,
     Lost,
     Answered(StatusCode, Duration),
+    Told(Told, Duration),
 }
 
 impl Diary {
@@ -134,6 +156,9 @@ impl Diary {
         });
         if lost {
             return Received::Lost;
+        }
+        if let Some(told) = self.counting.as_mut().and_then(|counting| counting.ours(now)) {
+            return Received::Told(told, took);
         }
         let status = if self.dice.chance(manners.throttled) {
             StatusCode::TOO_MANY_REQUESTS

@@ -36,6 +36,7 @@ fn other(path: &str) -> Option<&'static str> {
         | "queue.max_requests_per_caller"
         | "merge.max_ids"
         | "merge.known_rows" => "50",
+        "quota.pacing" => "\"none\"",
         "quota.state_file" => "\"/tmp/state\"",
         "quota.on_unknown_past" => "\"paced\"",
         "queue.caller_header" => "\"x-team\"",

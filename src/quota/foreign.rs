@@ -1,0 +1,367 @@
+//! What others use of the same quota, estimated from answers of 429, and how long to wait after one.
+//!
+//! The ledger knows our own calls only. A 429 while it has room says that others use the same app registration, or that the upstream is
+//! short of something else. When it was the long window that was full, n of our own calls in it mean that the others have L - n: that is
+//! the estimate. It slows the pace and never closes the gate, and it is adjusted as congestion control does (AIMD, RFC 5681): each
+//! refusal at the estimate raises it a little, each stretch without one lowers it, slowly at first and then twice as fast every twelfth of
+//! the window. An accepted call while it says that the window is full refutes it, and it shrinks at once.
+//!
+//! A refusal is taken for the long window's when it says so itself, when the estimate foresaw it, when its end coincides with our own
+//! earliest call leaving the window, or when it comes again at about the same n. Anything else only pauses: two refusals at random must not
+//! leave a trace.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::config::Limit;
+use super::feedback::Throttled;
+use super::pace::overlap;
+
+/// Shares of the long window's limit.
+mod share {
+    /// How far below what fitted the pace aims after a refusal.
+    pub(super) const MARGIN: f64 = 0.01;
+    /// A refusal with at most this much room by the estimate was foreseen by it.
+    pub(super) const FORESEEN: f64 = 0.05;
+    /// Two refusals this near to each other are at about the same number of calls.
+    pub(super) const NEAR: f64 = 0.03;
+    /// So near to the limit one earlier refusal is enough; further away two are asked for.
+    pub(super) const NEARLY_FULL: f64 = 0.8;
+    /// The estimate is never larger: some calls always find out.
+    pub(super) const MOST: f64 = 0.9;
+    /// How much less is estimated after the first twelfth of a window without a refusal.
+    pub(super) const DECAY: f64 = 1.0 / 300.0;
+}
+
+/// A refusal that names no window and is foreseen moves the estimate by this share of the difference: it may have another cause.
+const GAIN: f64 = 0.5;
+
+/// Without a refusal, the estimate falls twice as fast after every such part of the long window.
+const DOUBLING: u32 = 12;
+
+/// A wait that is not named begins with this, and is never longer than a minute.
+pub(super) const FIRST_PROBE: Duration = Duration::from_secs(5);
+const LAST_PROBE: Duration = Duration::from_mins(1);
+/// A named wait is not shorter than this: `Retry-After: 0` must not make us call without end.
+const SHORTEST_WAIT: Duration = Duration::from_secs(1);
+/// While named waits turn out to be too short, this part of the time since then is waited.
+const STRETCH: u32 = 8;
+
+/// Most pauses and refusals that are remembered.
+const MOST_KEPT: usize = 8;
+
+/// The long window as the estimate needs to know it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Span {
+    /// Calls per window.
+    calls: f64,
+    /// The window's length, with its margin.
+    window: Duration,
+    /// As long as the shortest window at most: longer refusals have another cause than that one.
+    short: Duration,
+}
+
+impl Span {
+    /// The longest of `limits`, which are in order.
+    pub(super) fn of(limits: &[Limit]) -> Option<Self> {
+        let (first, last) = (limits.first()?, limits.last()?);
+        let short = if limits.len() > 1 {
+            first.window()
+        } else {
+            last.window() / 60
+        };
+        Some(Self {
+            calls: last.calls() as f64,
+            window: last.hold(),
+            short,
+        })
+    }
+}
+
+/// Our own calls in the long window.
+pub(super) trait Own {
+    /// How many there are, without the one that was just answered.
+    fn count(&self) -> usize;
+    /// When the first of them leaves.
+    fn next_return(&self) -> Option<Instant>;
+}
+
+/// What an accepted call changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Nothing.
+    None,
+    /// The pace has to be planned anew.
+    Estimate,
+    /// The refusals are over.
+    Resumed {
+        /// They took longer than the shortest window: what waits must not go at once.
+        gently: bool,
+    },
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Foreign {
+    /// Calls of others in a long window, as of the latest refusal; zero when none are known.
+    measured: f64,
+    /// For how long the window has been as good as full since, and nothing was refused.
+    calm: Duration,
+    /// The rate that was last planned with.
+    planned: f64,
+    /// Times in which others made no calls, or none are known of, by when those calls would leave the window: ascending.
+    holes: VecDeque<(Instant, Instant)>,
+    /// Refusals that may have been the long window's: when, and at how many calls.
+    claims: VecDeque<(Instant, usize)>,
+    run: Option<Run>,
+    seen: Option<Instant>,
+}
+
+/// Refusals one after the other.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    since: Instant,
+    /// Our own calls that were in the window.
+    own: usize,
+    refusals: usize,
+    /// How many of our own calls had left the window at the latest refusal, and when the next one was to leave.
+    left: usize,
+    next: Option<Instant>,
+    /// When a probe was first refused.
+    probed: Option<Instant>,
+    /// The estimate accounts for it.
+    believed: bool,
+    /// Another window than the long one was named.
+    elsewhere: bool,
+}
+
+impl Foreign {
+    /// Calls of others in a long window, as estimated now.
+    pub(super) fn calls(&self, span: &Span) -> f64 {
+        if self.measured <= 0.0 {
+            return 0.0;
+        }
+        (self.measured - self.decay(span)).max(0.0)
+    }
+
+    fn decay(&self, span: &Span) -> f64 {
+        let doublings = self.calm.as_secs_f64() * f64::from(DOUBLING) / span.window.as_secs_f64();
+        span.calls * share::DECAY * (doublings.min(20.0).exp2() - 1.0)
+    }
+
+    /// How many calls the window has room for by the estimate; negative when it should be over.
+    pub(super) fn room(&self, span: &Span, own: usize, now: Instant) -> f64 {
+        span.calls - own as f64 - self.calls(span) * self.presence(span, now)
+    }
+
+    /// The share of the present window in which others made calls.
+    fn presence(&self, span: &Span, now: Instant) -> f64 {
+        1.0 - overlap(&self.holes, now, now + span.window).as_secs_f64() / span.window.as_secs_f64()
+    }
+
+    /// From when to when no calls of others leave the window.
+    pub(super) fn holes(&self) -> &VecDeque<(Instant, Instant)> {
+        &self.holes
+    }
+
+    /// The plan was made with the present estimate.
+    pub(super) fn planned(&mut self, span: &Span) {
+        self.planned = self.calls(span);
+    }
+
+    /// A call was refused; returns how long to wait.
+    pub(super) fn refused(&mut self, span: &Span, answer: Named, own: &impl Own, now: Instant) -> Duration {
+        let run = match self.run.as_mut() {
+            Some(run) => {
+                // The calls refused before are in it.
+                run.left = (run.own + run.refusals).saturating_sub(own.count());
+                run.next = own.next_return();
+                run.refusals += 1;
+                run.probed.get_or_insert(now);
+                *run
+            }
+            None => self.first_refused(span, answer, own, now),
+        };
+        match answer.wait {
+            Some(wait) => {
+                let since = run
+                    .probed
+                    .map_or(Duration::ZERO, |probed| now.saturating_duration_since(probed));
+                wait.max(SHORTEST_WAIT).max((since / STRETCH).min(LAST_PROBE))
+            }
+            None => {
+                let first = FIRST_PROBE.min(span.short);
+                now.saturating_duration_since(run.since).clamp(first, LAST_PROBE)
+            }
+        }
+        .min(Throttled::LONGEST_WAIT)
+    }
+
+    fn first_refused(&mut self, span: &Span, answer: Named, own: &impl Own, now: Instant) -> Run {
+        let count = own.count();
+        let believed = self.is_believable(span, answer, own, now);
+        let run = Run {
+            since: now,
+            own: count,
+            refusals: 1,
+            left: 0,
+            next: own.next_return(),
+            probed: None,
+            believed,
+            elsewhere: answer.window == Which::Other,
+        };
+        self.run = Some(run);
+        if believed {
+            let long = answer.wait.filter(|wait| *wait > span.short);
+            let is_sure = answer.window == Which::Long || long.is_some();
+            self.measure(span, count, long, is_sure, now);
+        }
+        run
+    }
+
+    /// Whether it is the long window that is full.
+    fn is_believable(&self, span: &Span, answer: Named, own: &impl Own, now: Instant) -> bool {
+        /// Named waits are whole seconds, and may be a second too long; answers take their time.
+        const ROUNDING: Duration = Duration::from_secs(3);
+        let count = own.count();
+        match answer.window {
+            Which::Other => return false,
+            Which::Long if answer.wait.is_some() => return true,
+            Which::Long | Which::Unnamed => {}
+        }
+        let coincides = || {
+            let wait = answer.wait.filter(|wait| *wait > span.short)?;
+            let back = own.next_return()?;
+            Some(back.max(now + wait).duration_since(back.min(now + wait)) <= ROUNDING)
+        };
+        let foreseen = self.calls(span) > 0.0 && self.room(span, count, now) <= share::FORESEEN * span.calls;
+        foreseen || coincides().unwrap_or(false) || self.is_known(span, count, now)
+    }
+
+    /// Whether calls were refused before at about so many of our own, and never accepted at more since.
+    fn is_known(&self, span: &Span, count: usize, now: Instant) -> bool {
+        let asked = if count as f64 >= share::NEARLY_FULL * span.calls {
+            1
+        } else {
+            2
+        };
+        let near = |&&(at, n): &&(Instant, usize)| {
+            now.saturating_duration_since(at) < span.window && count.abs_diff(n) as f64 <= share::NEAR * span.calls
+        };
+        self.claims.iter().filter(near).count() >= asked
+    }
+
+    /// `own` of our calls fit beside those of the others. With a long wait until room is made, the earliest call in the window was made
+    /// one window before its end, and nothing is known of others before that.
+    fn measure(&mut self, span: &Span, own: usize, wait: Option<Duration>, is_sure: bool, now: Instant) {
+        if let Some(wait) = wait {
+            self.holes.clear();
+            self.holes.push_back((now, now + wait));
+        }
+        let presence = self.presence(span, now).max(0.25);
+        let target = (span.calls - own as f64) / presence + share::MARGIN * span.calls;
+        let target = target.min(share::MOST * span.calls);
+        let before = self.calls(span);
+        let gain = if is_sure || before <= 0.0 { 1.0 } else { GAIN };
+        self.measured = before + (target - before).max(0.0) * gain;
+        self.calm = Duration::ZERO;
+    }
+
+    /// No refusal has left a trace.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.run.is_none() && self.measured <= 0.0 && self.claims.is_empty()
+    }
+
+    /// A call was accepted while nobody waits for a probe, or as the probe.
+    pub(super) fn accepted(&mut self, span: &Span, own: &impl Own, now: Instant) -> Change {
+        let count = own.count();
+        let margin = share::MARGIN * span.calls;
+        self.claims.retain(|&(_, n)| (count as f64) < n as f64 + margin);
+        while self.holes.front().is_some_and(|&(_, to)| to <= now) {
+            self.holes.pop_front();
+        }
+        let seen = self.seen.replace(now);
+        let Some(run) = self.run.take() else {
+            self.go_on(span, count, seen, now);
+            let changed = (self.calls(span) - self.planned).abs() >= (span.calls / 500.0).max(0.05);
+            return if changed { Change::Estimate } else { Change::None };
+        };
+        let gently = now.saturating_duration_since(run.since) >= span.short;
+        if gently {
+            if !run.believed {
+                self.explain(span, run, now);
+            }
+            self.holes.push_back((run.since + span.window, now + span.window));
+            self.holes.truncate(MOST_KEPT);
+        } else if !run.believed && !run.elsewhere && run.refusals <= 3 {
+            self.claims.push_back((now, run.own));
+            if self.claims.len() > MOST_KEPT {
+                self.claims.pop_front();
+            }
+        }
+        Change::Resumed { gently }
+    }
+
+    /// Nothing is refused: the estimate shrinks while the window is as good as full, and at once when it should be over.
+    fn go_on(&mut self, span: &Span, count: usize, seen: Option<Instant>, now: Instant) {
+        let margin = share::MARGIN * span.calls;
+        let room = self.room(span, count, now);
+        if room < -margin {
+            let aim = span.calls - self.calls(span);
+            self.measured = self.calls(span) - (aim / 16.0).max(1.0);
+            self.calm = Duration::ZERO;
+        } else if room < 2.0 * margin + self.decay(span) {
+            let most = span.window / 60;
+            self.calm += seen.map_or(Duration::ZERO, |seen| now.saturating_duration_since(seen).min(most));
+        }
+        if self.calls(span) <= 0.0 {
+            (self.measured, self.calm) = (0.0, Duration::ZERO);
+        }
+    }
+
+    /// A long refusal that named no window, and ended just when our own earliest call left: then the window was full.
+    fn explain(&mut self, span: &Span, run: Run, now: Instant) {
+        let few = share::MARGIN * span.calls;
+        if run.elsewhere || run.left as f64 > few || run.own as f64 >= span.calls - 2.0 * few {
+            return;
+        }
+        if let Some(back) = run.next.filter(|back| *back <= now) {
+            self.measure(span, run.own, Some(back - run.since), true, run.since);
+        }
+    }
+}
+
+/// Which window a 429 names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    /// The longest.
+    Long,
+    /// Another one of ours.
+    Other,
+    /// None, or one that we do not know.
+    Unnamed,
+}
+
+/// What a 429 says, seen from the limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Named {
+    pub(super) window: Which,
+    pub(super) wait: Option<Duration>,
+}
+
+impl Named {
+    pub(super) fn read(answer: Throttled, limits: &[Limit]) -> Self {
+        let is = |limit: &Limit| Some(limit.window()) == answer.window;
+        let window = match (limits.last().is_some_and(is), limits.iter().any(is)) {
+            (true, _) => Which::Long,
+            (false, true) => Which::Other,
+            (false, false) => Which::Unnamed,
+        };
+        Self {
+            window,
+            wait: answer.wait,
+        }
+    }
+}

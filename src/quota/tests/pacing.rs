@@ -1,0 +1,88 @@
+//! The bucket that is shown, and its absence.
+
+use tokio::time::Instant;
+
+use super::*;
+use crate::quota::feedback::Throttled;
+use crate::quota::{Account, Pacing, UnknownPast};
+
+fn take_all(account: &mut Account, now: Instant) -> usize {
+    let charges: Vec<_> = std::iter::from_fn(|| account.take(now).ok()).collect();
+    for charge in &charges {
+        account.settle(*charge, now);
+    }
+    charges.len()
+}
+
+#[test]
+fn the_bucket_is_shown_as_it_is_felt() {
+    let start = Instant::now();
+    let mut account = Account::new(&documented(), start);
+    let full = account.pace_state(start).unwrap();
+    assert_eq!((full.capacity, full.whole_tokens()), (100, 100));
+    assert_eq!((full.next_token, full.refill), (Duration::ZERO, Duration::from_mins(4)));
+    assert_eq!(take_all(&mut account, start), 100);
+    let empty = account.pace_state(start).unwrap();
+    assert_eq!(empty.whole_tokens(), 0);
+    // 1,400 calls are left for an hour in which the hundred return at its end.
+    assert!((23.0..24.0).contains(&empty.per_minute), "{empty:?}");
+    // It promises no more than it keeps: the next token is there when it says, and it is one.
+    let later = start + MINUTE + Duration::from_secs(1);
+    let before = account.pace_state(later).unwrap();
+    let next = account.pace_state(later + before.next_token).unwrap();
+    assert_eq!(next.whole_tokens(), before.whole_tokens() + 1, "{before:?} {next:?}");
+    assert_eq!(take_all(&mut account, later), before.whole_tokens());
+}
+
+#[test]
+fn without_pacing_all_that_the_windows_allow_leaves_at_once_and_no_more() {
+    let start = Instant::now();
+    let mut account = Account::new(&documented().pacing(Pacing::None), start);
+    assert_eq!(account.pace_state(start), None);
+    let step = MINUTE + Duration::from_secs(1);
+    let taken: Vec<_> = (0..61).map(|n| take_all(&mut account, start + step * n)).collect();
+    assert_eq!(taken[..15], [100; 15], "the hour is gone after a quarter of it");
+    assert_eq!(
+        taken[15..].iter().sum::<usize>(),
+        100,
+        "until the first calls leave the window"
+    );
+}
+
+#[test]
+fn without_pacing_a_slow_start_is_still_slow_until_nothing_unknown_counts_any_more() {
+    let start = Instant::now();
+    let config = documented().pacing(Pacing::None).unknown_past(UnknownPast::Paced);
+    let mut account = Account::new(&config, start);
+    assert_eq!(take_all(&mut account, start), 10);
+    assert!(account.pace_state(start).is_some());
+    let watched = start + HOUR + TIMEOUT + Duration::from_secs(10);
+    assert_eq!(account.pace_state(watched), None);
+    assert_eq!(take_all(&mut account, watched), 100);
+}
+
+#[test]
+fn pacing_can_be_changed_while_calls_are_made() {
+    let start = Instant::now();
+    let mut account = Account::new(&documented(), start);
+    let step = MINUTE + Duration::from_secs(1);
+    assert_eq!(take_all(&mut account, start), 100);
+    assert!(take_all(&mut account, start + step) < 40);
+    account.retune(&documented().pacing(Pacing::None), start + step);
+    assert_eq!(take_all(&mut account, start + step * 2), 100);
+    account.retune(&documented(), start + step * 2);
+    assert!(take_all(&mut account, start + step * 3) < 40);
+}
+
+#[test]
+fn a_pause_shows_no_room_in_any_window() {
+    let start = Instant::now();
+    let mut account = Account::new(&documented(), start);
+    let refused = account.take(start).unwrap();
+    let said = Throttled {
+        window: None,
+        wait: Some(Duration::from_secs(8)),
+    };
+    let _ = account.throttled(refused, said, start);
+    assert!(account.windows(start).iter().all(|window| window.remaining == 0));
+}
