@@ -260,7 +260,7 @@ pub(super) fn coalesce(config: &Resolved, attempt: Duration) -> coalesce::Config
     }
 }
 
-pub(super) fn respond(config: &Resolved, quota: &quota::Quota, panics: Counter) -> respond::Layer {
+pub(super) fn respond(config: &Resolved, quota: &quota::Quota, panics: Counter, memory: &Memory) -> respond::Layer {
     let hosts = config
         .defender
         .regions
@@ -270,6 +270,7 @@ pub(super) fn respond(config: &Resolved, quota: &quota::Quota, panics: Counter) 
         upstream_hosts: hosts.map(str::to_ascii_lowercase).collect(),
         rate_limit: rate_limit::of(quota.clone()),
         panics,
+        large_answers: Some(Arc::clone(&memory.answers.large)),
     });
     if config.credentials.passthrough {
         layer.without_rate_limit_for(AUTHORIZATION)

@@ -1,11 +1,14 @@
 //! Bytes that many take from and give back to.
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::LARGE_ANSWER;
 
 /// A share of the memory is used up. Nobody's fault; it passes when others are done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +29,8 @@ pub struct MemoryBudget {
     left: Arc<Semaphore>,
     bytes: usize,
     waiting: AtomicUsize,
+    /// Where the large bodies begin that something is reserved for.
+    held: Mutex<HashSet<usize>>,
 }
 
 impl MemoryBudget {
@@ -37,6 +42,7 @@ impl MemoryBudget {
             left: Arc::new(Semaphore::new(bytes)),
             bytes,
             waiting: AtomicUsize::new(0),
+            held: Mutex::default(),
         })
     }
 
@@ -50,6 +56,16 @@ impl MemoryBudget {
     #[must_use]
     pub fn left(&self) -> usize {
         self.left.available_permits()
+    }
+
+    /// Whether memory was reserved here for exactly these bytes, which are more than [`LARGE_ANSWER`].
+    #[must_use]
+    pub fn holds(&self, bytes: &Bytes) -> bool {
+        self.held().contains(&(bytes.as_ptr() as usize))
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashSet<usize>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether somebody waits for what others hold.
@@ -146,9 +162,12 @@ impl Reservation {
     /// `bytes`, which keep this reservation until their last copy is gone.
     #[must_use]
     pub fn hold(self, bytes: Bytes) -> Bytes {
+        if bytes.len() > LARGE_ANSWER {
+            self.budget.held().insert(bytes.as_ptr() as usize);
+        }
         Bytes::from_owner(Held {
             bytes,
-            _reservation: self,
+            reservation: self,
         })
     }
 }
@@ -156,7 +175,15 @@ impl Reservation {
 /// Bytes with what was reserved for them.
 struct Held {
     bytes: Bytes,
-    _reservation: Reservation,
+    reservation: Reservation,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.bytes.len() > LARGE_ANSWER {
+            self.reservation.budget.held().remove(&(self.bytes.as_ptr() as usize));
+        }
+    }
 }
 
 impl AsRef<[u8]> for Held {
@@ -204,5 +231,16 @@ mod tests {
         assert_eq!((budget.left(), &part[..]), (6, &b"d"[..]));
         drop(part);
         assert_eq!(budget.left(), 10);
+    }
+
+    #[test]
+    fn large_bytes_that_are_paid_for_are_known() {
+        let budget = MemoryBudget::new(1 << 20);
+        let bytes = Bytes::from(vec![7; LARGE_ANSWER + 1]);
+        assert!(!budget.holds(&bytes));
+        let held = budget.try_reserve(bytes.len()).unwrap().hold(bytes.clone());
+        assert!(budget.holds(&held.clone()) && !budget.holds(&held.slice(1..)));
+        drop(held);
+        assert!(!budget.holds(&bytes));
     }
 }
