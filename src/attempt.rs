@@ -1,22 +1,23 @@
 //! One try at the upstream: what goes down the lower half of the stack, and what comes back up.
 //!
 //! ```text
-//! retry ─ Try ─► queue ─ Granted ─► hedge ─ Granted ─► quota ─ Outgoing ─► region ─ Routed ─► token ─ Signed ─► client
+//! retry ─ Try ─► queue ─ Granted ─► quota ─ Outgoing ─► region ─ Routed ─► token ─ Signed ─► client
 //! ```
 //!
 //! Every service below `retry` fails with [`Failure`], which says two facts that only the place of failure knows: whether the
 //! upstream can have counted the call ([`Fate`]), and whether trying again is worth a second call ([`Again`]).
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::Notify;
+use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use url::Url;
 
 use crate::BoxError;
-use crate::caller::{Caller, Name};
+use crate::caller::{Caller, Name, Urgency};
 use crate::scan::{Answer, Holder, Request};
 use crate::secret::Secret;
 use crate::telemetry::trace;
@@ -50,10 +51,43 @@ pub struct Demand<'a> {
     pub waiting: usize,
     /// How many callers they are of.
     pub callers: usize,
-    /// By when each was promised its slot, ascending; which ticket it is does not matter here.
+    /// By when each can use its slot, ascending; which ticket it is does not matter here.
     pub promised: &'a [(Instant, u64)],
     /// Whether more would wait if there were more slots: somebody was refused for want of them.
     pub turns_away: bool,
+    /// Whose requests these are, for a quota that others draw on too.
+    pub flows: Option<&'a dyn FlowOrder>,
+}
+
+/// What one caller wants in one urgency class: a flow of the fair order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowDemand {
+    /// The class.
+    pub urgency: Urgency,
+    /// Who asks.
+    pub caller: Name,
+    /// Its share beside others of the class.
+    pub weight: u32,
+    /// Its requests that wait.
+    pub waiting: usize,
+    /// By when they can use a slot, ascending; only the first few.
+    pub deadlines: Vec<Instant>,
+    /// Its requests that were refused and told when to come back, and are not here now.
+    pub returning: usize,
+    /// Whether it asks again whenever it is answered: a forecast counts it as always waiting.
+    pub asks_again: bool,
+}
+
+/// Those who want slots, by whose turn is next.
+pub trait FlowOrder: fmt::Debug {
+    /// The first `most`: those who wait, then those who are only expected to ask.
+    fn flows(&self, most: usize) -> Vec<FlowDemand>;
+}
+
+impl FlowOrder for Vec<FlowDemand> {
+    fn flows(&self, most: usize) -> Vec<FlowDemand> {
+        self.iter().take(most).cloned().collect()
+    }
 }
 
 /// One attempt that wants a slot.
@@ -65,6 +99,13 @@ pub struct Try {
     pub caller: Arc<Caller>,
     /// Where in the queue; the same for all attempts of one request.
     pub place: Place,
+    /// Whether another attempt may follow.
+    pub retries: Retries,
+}
+
+impl Try {
+    /// How long after its deadline a request may still start anew whose host was given up: it did start in time.
+    pub const GRACE: Duration = Duration::from_secs(5);
 }
 
 /// A place in the queue. A request that has to queue again (after a 429, after a merge in doubt) comes back with its old place.
@@ -105,91 +146,46 @@ pub struct Granted<P> {
     pub attempt: Try,
     /// The slot. Dropped unused, it goes back.
     pub permit: P,
-    /// Where it is on its way.
-    pub route: Route,
 }
 
-/// Which way an attempt goes: the region layer says where it is, and who watches from above can say where it must not go.
-///
-/// Clones are the same way.
-#[derive(Clone, Debug, Default)]
-pub struct Route {
-    avoided: Option<Arc<Url>>,
-    /// Where it is; `None` when nobody watches.
-    way: Option<Arc<Way>>,
+/// Whether an attempt that brings no answer may be followed by another one, at another host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Retries {
+    /// It may: a host that says nothing can be given up.
+    #[default]
+    Left,
+    /// It is the last one: it may take all the time there is.
+    Exhausted,
 }
 
-#[derive(Debug, Default)]
-struct Way {
-    leg: Mutex<Option<Leg>>,
-    turned: Notify,
-}
+/// How long an exchange may stand still. Whoever chose the host decides, and whoever makes the call asks.
+#[derive(Clone, Default)]
+pub struct StallTimeout(Option<Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>>);
 
-/// One host on the way. There are several only when the earlier ones provably got nothing.
-#[derive(Clone, Debug)]
-pub struct Leg {
-    /// The region's base address.
-    pub base: Arc<Url>,
-    /// When the attempt turned to this host; a connection may have had to be set up first.
-    pub since: Instant,
-}
-
-impl Route {
-    /// A way that leads past the host at `base`, to hosts that nothing is known against, or else nowhere.
+impl StallTimeout {
+    /// The patience that `watch` has. It is called, and its future awaited, from each sign of progress on, the sending of the request
+    /// included; when the future resolves, the exchange is to be given up, and when it is dropped, there was progress.
     #[must_use]
-    pub fn avoiding(base: Arc<Url>) -> Self {
-        Self {
-            avoided: Some(base),
-            way: Some(Arc::default()),
-        }
+    pub fn new(watch: impl Fn() -> BoxFuture<'static, ()> + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(watch)))
     }
 
-    /// The same for somebody who watches from above.
-    #[must_use]
-    pub fn watched(self) -> Self {
-        Self {
-            way: Some(Arc::default()),
-            ..self
-        }
-    }
-
-    /// The host that it must not go to.
-    #[must_use]
-    pub fn avoided(&self) -> Option<&Url> {
-        self.avoided.as_deref()
-    }
-
-    /// The attempt turns to the host at `base`.
-    pub fn turn(&self, base: &Arc<Url>, now: Instant) {
-        if let Some(way) = &self.way {
-            let base = Arc::clone(base);
-            *way.lock() = Some(Leg { base, since: now });
-            way.turned.notify_one();
-        }
-    }
-
-    /// Where it is; `None` before it has a host, or when nobody watches.
-    #[must_use]
-    pub fn leg(&self) -> Option<Leg> {
-        self.way.as_ref()?.lock().clone()
-    }
-
-    /// Resolves when it has turned to a host since this was last asked. For one who asks.
+    /// Resolves when it is over. The default has no end.
     ///
     /// # Cancel safety
-    /// Safe: no turn is lost.
-    pub async fn turned(&self) {
-        match &self.way {
-            Some(way) => way.turned.notified().await,
-            None => std::future::pending().await,
+    /// Safe: dropping it says that there was progress.
+    #[must_use]
+    pub fn elapsed(&self) -> BoxFuture<'static, ()> {
+        match &self.0 {
+            Some(watch) => watch(),
+            None => Box::pin(std::future::pending()),
         }
     }
 }
 
-impl Way {
-    fn lock(&self) -> MutexGuard<'_, Option<Leg>> {
-        // A change is one assignment.
-        self.leg.lock().unwrap_or_else(PoisonError::into_inner)
+impl fmt::Debug for StallTimeout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StallTimeout").field(&self.0.is_some()).finish()
     }
 }
 
@@ -200,8 +196,8 @@ pub struct Outgoing {
     pub request: Arc<Request>,
     /// For the request id and the deadline.
     pub caller: Arc<Caller>,
-    /// Where it has to go, and is.
-    pub route: Route,
+    /// Whether another attempt may follow.
+    pub retries: Retries,
     /// Its place in a trace.
     pub trace: trace::Call,
 }
@@ -213,6 +209,8 @@ pub struct Routed {
     pub outgoing: Outgoing,
     /// The region's base address, without a path.
     pub base: Arc<Url>,
+    /// How long the host may say nothing.
+    pub stall_timeout: StallTimeout,
 }
 
 /// A call with its host and token: all that the client needs.
@@ -227,7 +225,7 @@ pub struct Signed {
 /// Whether the upstream can have counted a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// Provably no byte of it was written: the slot can be used again.
+    /// Provably the upstream has processed nothing of it, mostly because no byte was written: the slot can be used again.
     Unsent,
     /// It may have arrived, and may still arrive until its timeout.
     Unknown,
@@ -244,7 +242,9 @@ pub enum Again {
     InCompany,
     /// Once more may help: a connection lost, a token just renewed, a 5xx.
     Once,
-    /// As soon as the quota allows it, for as long as the deadline allows it: the upstream said 429.
+    /// At another host, which may bring the answer that this one keeps to itself.
+    OtherHost,
+    /// As soon as the quota allows it, for as long as the deadline allows it: the upstream said 429, or there was no token yet.
     WhenAllowed,
 }
 

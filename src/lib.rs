@@ -4,7 +4,7 @@
 //! caller ─► server ─► request id ─► trace ─► count ─► respond ─► panic ─► guard ─► route ─► read ─► fair use ─► cache ─► fleet ─► coalesce
 //!                                   (error → answer)                  bytes → scan::Request                     │
 //!                                                                                                               ▼
-//!        Defender ◄─ client ◄─ token ◄─ region ◄─ quota ◄─ hedge ◄─ fair queue (a lane per token) ◄─ retry ◄────┘
+//!        Defender ◄─ client ◄─ token ◄─ region ◄─ quota ◄─ fair queue (a lane per token) ◄─ retry ◄─────────────┘
 //! ```
 //!
 //! `stack.rs` is that drawing in code; `app` makes the parts and joins them.
@@ -22,7 +22,7 @@
 //! | 3 | `respond` |
 //! | 2 | `cache` `fleet` `coalesce` `queue` `quota` `token` `region` `upstream` |
 //! | 1 | `scan` `caller` `attempt` |
-//! | 0 | `clock` `secret` `task` `machine` `memory` `net` `store` `telemetry` |
+//! | 0 | `clock` `secret` `plain_text` `task` `machine` `memory` `net` `store` `telemetry` |
 //! | aside | `sim`: the simulated upstream, imported by `cli` and tests only |
 
 pub mod admin;
@@ -38,6 +38,7 @@ pub mod fleet;
 pub mod machine;
 pub mod memory;
 pub mod net;
+pub mod plain_text;
 pub mod queue;
 pub mod quota;
 pub mod region;

@@ -20,8 +20,11 @@ fn main() -> ExitCode {
     let Err(error) = dispatch(args.command) else {
         return ExitCode::SUCCESS;
     };
-    // Nobody is left to be told when stderr is closed.
-    let _ = writeln!(std::io::stderr(), "{}", error.explain());
+    let explained = error.explain();
+    if !explained.is_empty() {
+        // Nobody is left to be told when stderr is closed.
+        let _ = writeln!(std::io::stderr(), "{explained}");
+    }
     error.exit_code()
 }
 

@@ -17,6 +17,7 @@ use tower::layer::layer_fn;
 use tower::util::Oneshot;
 use tower::{Service, ServiceBuilder, ServiceExt as _};
 
+use crate::caller::{Name, Urgency};
 use crate::respond::Body;
 use crate::{
     BoxError, app, attempt, cache, coalesce, fleet, queue, quota, region, respond, scan, server, token, upstream,
@@ -49,8 +50,6 @@ pub struct Parts {
     pub coalesce: coalesce::Layer,
     /// Whose turn it is, with which token.
     pub lanes: app::LaneLayer,
-    /// Asks a second region when the first one is late.
-    pub hedge: upstream::HedgeLayer<quota::Permit>,
     /// Pays for each attempt.
     pub quota: quota::Layer,
     /// The nearest host that works.
@@ -108,13 +107,11 @@ pub fn build(
         .layer(upstream::RetryLayer)
         // Above the quota: a slot is bound to whoever's turn it is when it is there, not before. A caller's own token has its own queue.
         .layer(parts.lanes)
-        // Below the queue, which a second attempt does not wait in; above the quota, so that each of the two is charged and ends by itself.
-        .layer(parts.hedge)
         // Above everything that can fail on the way: the charge ends here whatever happened, and a 429 pauses all.
         .layer(parts.quota)
         // The layers above copy what is below them at every step.
         .layer(layer_fn(Seldom::new))
-        // Below the quota: a host that refuses the connection got nothing, so the next one is tried with the same slot.
+        // Below the quota: a host that has provably processed nothing is followed by the next one, with the same slot.
         .layer(parts.region)
         // Below the region: a token is attached to the very attempt it is checked by, and a 401 is blamed on the right token.
         .layer(parts.token)
@@ -207,6 +204,14 @@ impl queue::Slots for quota::Quota {
 
     fn demand(&self, demand: attempt::Demand<'_>) {
         quota::Quota::demand(self, demand);
+    }
+
+    fn others(&self) -> Arc<[attempt::FlowDemand]> {
+        quota::Quota::others(self)
+    }
+
+    fn granted_to(&self, permit: &quota::Permit) -> Option<(Urgency, Name)> {
+        permit.granted_to()
     }
 
     fn rivals(&self) -> usize {

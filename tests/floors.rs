@@ -31,6 +31,7 @@ const FLOORS: &[(&[&str], bool)] = &[
             "task",
             "clock",
             "secret",
+            "plain_text",
             "machine",
             "memory",
         ],

@@ -16,6 +16,13 @@ pub(super) fn is_suspect(host: &Host, fields: &HeaderMap, peer: Option<&Peer>) -
     }
 }
 
+/// Whether a request for a bare probe's word may be answered whatever host it names: the word is of no use to a page, and load balancers
+/// name what they please. On this machine they have to look like one, because there a page's browser is the likelier guest.
+pub(super) fn may_probe(fields: &HeaderMap, peer: Option<&Peer>) -> bool {
+    let far = peer.is_some_and(|peer| !peer.is_local());
+    far || (fields.contains_key(header::USER_AGENT) && !is_browser(fields))
+}
+
 /// Browsers say so in at least one of these. `Sec-Fetch-Site` and its kin are sent to trustworthy addresses only, which a rebound name is not.
 fn is_browser(fields: &HeaderMap) -> bool {
     const UPGRADE: HeaderName = HeaderName::from_static("upgrade-insecure-requests");

@@ -28,14 +28,20 @@ pub(super) enum Astray {
     Path,
     /// The methods that the path does have.
     Method(&'static str),
+    /// `OPTIONS` asks for them.
+    Options(&'static str),
 }
 
 pub(super) fn target(method: &Method, path: &str) -> Result<Target, Astray> {
+    // RFC 9110 §9.3.7: about the server as a whole.
+    if path == "*" && method == Method::OPTIONS {
+        return Err(Astray::Options("GET, HEAD"));
+    }
     let target = match path {
         "/" => Target::Page,
-        "/livez" => Target::Probe(Probe::Live),
-        "/readyz" => Target::Probe(Probe::Ready),
-        "/startupz" => Target::Probe(Probe::Startup),
+        "/livez" | "/livez/" => Target::Probe(Probe::Live),
+        "/readyz" | "/readyz/" => Target::Probe(Probe::Ready),
+        "/startupz" | "/startupz/" => Target::Probe(Probe::Startup),
         "/metrics" => Target::Metrics,
         "/status" => Target::Status,
         "/history" => Target::History,
@@ -47,7 +53,9 @@ pub(super) fn target(method: &Method, path: &str) -> Result<Target, Astray> {
         // A prefetched link or an image's address must not stop anything.
         (Target::Quit, &Method::POST) => Ok(target),
         (Target::Quit, _) => Err(Astray::Method("POST")),
-        (_, &Method::GET | &Method::HEAD) => Ok(target),
+        // `OPTIONS` is what HAProxy asks probes with by default.
+        (Target::Probe(_), &Method::OPTIONS) | (_, &Method::GET | &Method::HEAD) => Ok(target),
+        (_, &Method::OPTIONS) => Err(Astray::Options("GET, HEAD")),
         _ => Err(Astray::Method("GET, HEAD")),
     }
 }

@@ -7,11 +7,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use tower::Service;
 
 use super::page::Page;
-use super::rebinding::is_suspect;
+use super::rebinding::{is_suspect, may_probe};
 use super::route::{Astray, Probe, Target, target};
 use super::{State, View, accept};
 use crate::respond::Body;
@@ -57,17 +57,20 @@ impl Admin {
     }
 
     fn answer<B>(&self, request: &Request<B>) -> Response<Body> {
-        let Ok(host) = Host::of(request) else {
-            return text(StatusCode::BAD_REQUEST, "the request needs exactly one valid Host");
-        };
-        let peer = request.extensions().get::<Peer>();
-        if is_suspect(&host, request.headers(), peer) && !(self.view.named)(&host, peer) {
-            return text(
-                StatusCode::MISDIRECTED_REQUEST,
-                "this Host is not one of the gateway's names: use an address or localhost, or add it to server.hosts",
-            );
+        let target = target(request.method(), request.uri().path());
+        match Host::of(request) {
+            Ok(host) if self.is_foreign(&host, request, target) => {
+                return text(
+                    StatusCode::MISDIRECTED_REQUEST,
+                    "this Host is not one of the gateway's names: use an address or localhost, or add it to server.hosts",
+                );
+            }
+            Ok(_) => {}
+            // HTTP/1.0 has no Host, and no browser speaks it.
+            Err(_) if request.version() == Version::HTTP_10 && !request.headers().contains_key(header::HOST) => {}
+            Err(_) => return text(StatusCode::BAD_REQUEST, "the request needs exactly one valid Host"),
         }
-        match target(request.method(), request.uri().path()) {
+        match target {
             Ok(Target::Page) => self.page.answer(),
             Ok(Target::Probe(probe)) => self.probe(probe, request.uri().query()),
             Ok(Target::Metrics) => {
@@ -78,15 +81,26 @@ impl Admin {
             Ok(Target::History) => content("application/json", (self.view.history)().to_string().into()),
             Ok(Target::OpenApi) => content("application/json", self.view.openapi.clone()),
             Ok(Target::Quit) => self.quit(request),
-            Err(Astray::Path) => text(StatusCode::NOT_FOUND, "there is nothing at this path"),
+            Err(Astray::Path) => text(StatusCode::NOT_FOUND, NOTHING_HERE),
             Err(Astray::Method(allowed)) => {
-                let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "the method is not allowed here");
-                answer
-                    .headers_mut()
-                    .insert(header::ALLOW, HeaderValue::from_static(allowed));
-                answer
+                let line = format!("the method is not allowed here; use one of {allowed}");
+                allowing(text(StatusCode::METHOD_NOT_ALLOWED, &line), allowed)
+            }
+            Err(Astray::Options(allowed)) => {
+                let mut answer = Response::new(Body::default());
+                *answer.status_mut() = StatusCode::NO_CONTENT;
+                allowing(answer, allowed)
             }
         }
+    }
+
+    /// Whether the host is a name that a web page may have had pointed here.
+    fn is_foreign<B>(&self, host: &Host, request: &Request<B>, target: Result<Target, Astray>) -> bool {
+        let peer = request.extensions().get::<Peer>();
+        let bare_probe = matches!(target, Ok(Target::Probe(_))) && !is_verbose(request.uri().query());
+        is_suspect(host, request.headers(), peer)
+            && !(bare_probe && may_probe(request.headers(), peer))
+            && !(self.view.named)(host, peer)
     }
 
     fn probe(&self, probe: Probe, query: Option<&str>) -> Response<Body> {
@@ -102,11 +116,7 @@ impl Admin {
         } else {
             StatusCode::SERVICE_UNAVAILABLE
         };
-        let verbose = query
-            .unwrap_or("")
-            .split('&')
-            .any(|option| option == "verbose" || option.starts_with("verbose="));
-        if !verbose {
+        if !is_verbose(query) {
             return text(status, state.as_str());
         }
         let lines = self.view.health.checks().into_iter().map(|check| {
@@ -152,6 +162,22 @@ impl<B> Service<Request<B>> for Admin {
             answer
         }))
     }
+}
+
+/// What to do instead.
+const NOTHING_HERE: &str = "there is nothing at this path; here are /livez, /readyz and /startupz for probes, /metrics, /status, /history, \
+                            /openapi.json and, for people, /; callers ask at the addresses of server.listen";
+
+fn is_verbose(query: Option<&str>) -> bool {
+    let mut options = query.unwrap_or("").split('&');
+    options.any(|option| option == "verbose" || option.starts_with("verbose="))
+}
+
+fn allowing(mut answer: Response<Body>, methods: &'static str) -> Response<Body> {
+    answer
+        .headers_mut()
+        .insert(header::ALLOW, HeaderValue::from_static(methods));
+    answer
 }
 
 /// The answer without its body, but with its length.

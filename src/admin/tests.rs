@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
@@ -128,6 +128,74 @@ async fn a_name_that_a_page_may_have_pointed_here_is_none_of_ours() {
             "{host}"
         );
     }
+}
+
+#[tokio::test]
+async fn probes_answer_what_load_balancers_and_kubelets_send_by_default() {
+    let Fixture { admin, health, .. } = fixture();
+    health.set_ready();
+    let (near, far) = ("127.0.0.1:1", "10.0.0.9:1");
+    let get = |path: &str, host: &str, agent: &str| Request::get(path).header("host", host).header("user-agent", agent);
+    let old = |request: http::request::Builder| request.version(http::Version::HTTP_10);
+    for path in ["/livez", "/readyz", "/startupz", "/readyz/", "/readyz?x=1"] {
+        for (request, peer) in [
+            (get(path, "10.0.0.1:9901", "kube-probe/1.34"), far),
+            (get(path, "10.0.0.1", "ELB-HealthChecker/2.0"), far),
+            (get(path, "10.0.0.1", "GoogleHC/1.0"), far),
+            (get(path, "10.0.0.1", "Load Balancer Agent"), far),
+            (get(path, "gateway_cluster", "Envoy/HC"), far),
+            (get(path, "gateway_cluster", "Envoy/HC"), near),
+            (
+                get(path, "status.example", "Mozilla/5.0 (compatible; UptimeRobot/2.0)"),
+                far,
+            ),
+            (get(path, "backend", "Consul Health Check"), near),
+            (Request::head(path).header("host", "gateway.example"), far),
+            (Request::options(path).header("host", "haproxy"), far),
+            (old(Request::get(path)), near),
+            (old(Request::options(path)), far),
+            (old(Request::head(path)), far),
+        ] {
+            let described = format!("{request:?}");
+            let (answer, _) = send(&admin, request, peer).await;
+            assert_eq!(answer.status(), StatusCode::OK, "{described}");
+        }
+    }
+    // A browser of this machine, a list of details, other things than probes.
+    for request in [
+        get("/livez", "evil.example", "Mozilla/5.0"),
+        get("/readyz?verbose", "evil.example", "Mozilla/5.0"),
+        get("/status", "gateway_cluster", "Envoy/HC"),
+    ] {
+        assert_eq!(
+            send(&admin, request, near).await.0.status(),
+            StatusCode::MISDIRECTED_REQUEST
+        );
+    }
+    let bare = send(&admin, Request::get("/livez"), far).await.0;
+    assert_eq!(bare.status(), StatusCode::BAD_REQUEST, "HTTP/1.1 needs a Host");
+    health.set_draining();
+    let (answer, _) = send(&admin, old(Request::options("/readyz")), far).await;
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let (answer, _) = send(&admin, Request::options("/metrics").header("host", "x"), far).await;
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["allow"]),
+        (204, &"GET, HEAD".parse().unwrap())
+    );
+}
+
+#[tokio::test]
+async fn what_is_not_there_says_what_is() {
+    let admin = fixture().admin;
+    let (status, body) = get(&admin, "/healthz").await;
+    assert_eq!(status, 404);
+    for path in ["/livez", "/readyz", "/startupz", "/metrics", "/status", "server.listen"] {
+        assert!(body.contains(path), "{body}");
+    }
+    let foreign = Request::get("/status").header("host", "evil.example");
+    let (answer, body) = send(&admin, foreign, "127.0.0.1:1").await;
+    assert_eq!(answer.status(), StatusCode::MISDIRECTED_REQUEST);
+    assert!(body.contains("localhost") && body.contains("server.hosts"), "{body}");
 }
 
 #[tokio::test]

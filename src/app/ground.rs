@@ -14,7 +14,7 @@ use crate::config::Resolved;
 use crate::memory::{AnswerMemory, MemoryBudget, Shares};
 use crate::task::Tasks;
 use crate::telemetry::trace::{self, Tracer};
-use crate::{coalesce, fleet, net, queue, quota, region, scan, server, token, upstream};
+use crate::{coalesce, fleet, net, queue, region, scan, server, token};
 
 /// What outlives every configuration.
 #[derive(Clone, Debug)]
@@ -125,14 +125,5 @@ impl Ground {
             Arc::new(move |holder| lanes.predicted_wait(holder)),
             metrics,
         )
-    }
-
-    /// Second attempts are made only with calls that nobody will miss.
-    pub(super) fn hedge(&self, config: &Resolved, metrics: &upstream::Metrics) -> upstream::HedgeLayer<quota::Permit> {
-        if !config.defender.hedge {
-            return upstream::HedgeLayer::off();
-        }
-        let lanes = self.lanes.clone();
-        upstream::HedgeLayer::new(Arc::new(move |holder| lanes.spare(holder)), metrics.clone())
     }
 }

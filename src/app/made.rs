@@ -29,6 +29,8 @@ pub(super) struct Made {
     pub(super) config: Resolved,
     pub(super) ground: Ground,
     net: net::Client,
+    /// The way to the regions.
+    region_client: net::Client,
     pub(super) regions: Tended<region::Table>,
     pub(super) keeper: Tended<token::Keeper>,
     fair_use: Option<Tended<queue::FairUse>>,
@@ -36,7 +38,6 @@ pub(super) struct Made {
     pub(super) cache: Arc<cache::Cache>,
     pub(super) fleet: Option<Tended<fleet::Member>>,
     coalesce: coalesce::Layer,
-    hedge: upstream::HedgeLayer<quota::Permit>,
     calls: upstream::Metrics,
     read: server::read::Layer,
     pub(super) guard: server::guard::Layer,
@@ -115,7 +116,8 @@ impl Made {
             meters,
         };
         let keeper = ground.keeper(config, plan.token, &net)?;
-        let regions = ground.regions(plan.regions, region::Metrics::register(root), &net);
+        let region_client = region_client(&net, config);
+        let regions = ground.regions(plan.regions, region::Metrics::register(root), &region_client);
         // What answers teach about pages and order is learnt by the flights and used by both.
         let lore = Arc::new(scan::Lore::new(config.merge.known_rows));
         let cache_config = settings::cache(config, &ground.memory.shares);
@@ -133,13 +135,13 @@ impl Made {
         let calls = upstream::Metrics::register(root, regions.part.labels());
         let made = Self {
             fair_use: ground.fair_use(config),
-            hedge: ground.hedge(config, &calls),
             read: server::read::Layer::new(settings::read(config, &ground.memory.shares)),
             guard: server::guard::Layer::new(plan.hosts),
             lane: plan.lane,
             config: config.clone(),
             ground,
             net,
+            region_client,
             regions,
             keeper,
             lore,
@@ -178,10 +180,16 @@ impl Made {
         } else {
             self.keeper.clone()
         };
-        let other_regions = other_net || changes.any(&["defender.cloud", "defender.region", "defender.regions"]);
+        let other_way = other_net || changes.any(&["defender.h2c"]);
+        let region_client = if other_way {
+            region_client(&net, config)
+        } else {
+            self.region_client.clone()
+        };
+        let other_regions = other_way || changes.any(&["defender.cloud", "defender.region", "defender.regions"]);
         let (regions, calls) = if other_regions {
             let metrics = self.regions.part.metrics().succeed();
-            let regions = ground.regions(plan.regions, metrics, &net);
+            let regions = ground.regions(plan.regions, metrics, &region_client);
             // The first callers need not wait for what can be known before.
             regions.part.measured().await;
             let calls = self.calls.of_regions(regions.part.labels());
@@ -202,11 +210,6 @@ impl Made {
             } else {
                 self.fair_use.clone()
             },
-            hedge: if other_regions || changes.any(&["defender.hedge"]) {
-                ground.hedge(config, &calls)
-            } else {
-                self.hedge.clone()
-            },
             read: if changes.reading() {
                 server::read::Layer::new(settings::read(config, &ground.memory.shares))
             } else {
@@ -217,6 +220,7 @@ impl Made {
             config: config.clone(),
             ground: ground.clone(),
             net,
+            region_client,
             regions,
             keeper,
             lore,
@@ -287,12 +291,11 @@ impl Made {
                 .map_or_else(fleet::Layer::off, |tended| fleet::Layer::new(tended.part.clone())),
             coalesce: self.coalesce.clone(),
             lanes: lane::Layer::new(lanes.clone()),
-            hedge: self.hedge.clone(),
             quota: quota::Layer::new(ground.wall.clone()),
             region: region::RegionLayer::new(self.regions.part.clone()),
             token: token::Layer::new(self.keeper.part.clone()),
             client: upstream::Client::new(
-                self.net.clone(),
+                self.region_client.clone(),
                 settings::upstream(config),
                 ground.memory.answers.clone(),
                 self.calls.clone(),
@@ -311,6 +314,15 @@ impl Made {
             Some(fair_use) => upkeep.and(&fair_use.upkeep),
             None => upkeep,
         }
+    }
+}
+
+/// The way to the regions over `net`.
+pub(super) fn region_client(net: &net::Client, config: &Resolved) -> net::Client {
+    if config.defender.h2c {
+        net.cleartext_http2()
+    } else {
+        net.clone()
     }
 }
 

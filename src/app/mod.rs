@@ -30,4 +30,5 @@ pub use outlet::{NoAnswer, Outlet};
 pub use reload::{Applied, Place, Refused, Reloader};
 pub use request_memory::Layer as RequestMemoryLayer;
 pub use saved::{Layer as SavedLayer, Saved};
+pub use settings::ledger;
 pub use surroundings::Surroundings;

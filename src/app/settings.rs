@@ -77,7 +77,7 @@ pub(super) fn upstream(config: &Resolved) -> upstream::Config {
 /// The longest that a paid call can take, all told: finding a host, connecting, signing in, waiting for memory, and the attempt.
 pub(super) fn attempt(config: &Resolved, net: &net::Config, regions: &region::Config) -> Duration {
     let connecting = regions.first_wait + regions.failover_limit + net.connect_timeout;
-    connecting + SIGN_IN_TIMEOUT + net::MEMORY_WAIT + config.defender.timeout
+    connecting + token::MAX_PERMIT_HOLD + net::MEMORY_WAIT + config.defender.timeout
 }
 
 pub(super) fn quota(config: &Resolved, attempt: Duration) -> Result<quota::Config, Error> {
@@ -128,6 +128,13 @@ pub(super) fn sharing(config: &Resolved) -> Option<quota::shared::Config> {
     ))
 }
 
+/// Where the shared ledger is, and the name of one of its keys, if replicas share the quota.
+#[must_use]
+pub fn ledger(config: &Resolved) -> Option<(store::Config, String)> {
+    let sharing = sharing(config)?;
+    Some((store(config)?, sharing.ledger_key()))
+}
+
 /// How replicas share answers, if they do.
 pub(super) fn fleet(config: &Resolved) -> Option<fleet::Config> {
     let settings = &config.store;
@@ -162,6 +169,7 @@ pub(super) fn queue(config: &Resolved) -> queue::Config {
     queue::Config {
         max_requests: config.queue.max_requests.get(),
         max_requests_per_caller: config.queue.max_requests_per_caller.get(),
+        longest_wait: config.queue.max_wait_limit,
         weights: config
             .callers
             .weights
@@ -271,7 +279,8 @@ pub(super) fn respond(config: &Resolved, quota: &quota::Quota, panics: Counter, 
         rate_limit: rate_limit::of(quota.clone()),
         panics,
         large_answers: Some(Arc::clone(&memory.answers.large)),
-    });
+    })
+    .trusting(config.server.trusted_proxies.iter().copied());
     if config.credentials.passthrough {
         layer.without_rate_limit_for(AUTHORIZATION)
     } else {

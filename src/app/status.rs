@@ -142,6 +142,10 @@ impl Status {
             "foreign_calls": snapshot.foreign,
             "shared": snapshot.replicas.is_some(),
             "replicas": snapshot.replicas,
+            "store_eviction": snapshot.eviction.map(|eviction| json!({
+                "policy": eviction.policy,
+                "may_evict_ledger": eviction.takes_any_key(),
+            })),
         })
     }
 

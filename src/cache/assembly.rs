@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{StatusCode, header};
 use tokio::time::Instant;
 
-use crate::cache::piece::{Piece, Slice, Source};
+use crate::cache::piece::{Piece, Slice, Source, Spacing};
 use crate::scan::{Answer, Doubt, Lore, Ordering, Version};
 
 /// An answer put together, and how old it is: as old as its oldest piece, and fresh until the first of them is stale.
@@ -44,13 +44,22 @@ impl Assembly {
         }
         sort(&mut rows, || lore.ordering(version))?;
         let sources = || pieces.iter().map(|piece| piece.source());
+        // As the newest answer writes it that shows it.
+        let spaced = sources().filter(|source| source.spacing.is_some());
+        let spacing = spaced.max_by_key(|source| source.asked);
+        let spacing = spacing.and_then(|source| source.spacing.as_deref());
+        // Where none of them shows what is between two rows, an answer before has: their order could not be known otherwise.
+        let shown = spacing.and_then(|spacing| spacing.between.clone());
+        let between = shown
+            .or_else(|| lore.between(version))
+            .unwrap_or_else(|| b",".as_slice().into());
         let stored = sources().map(|source| source.stored).min().unwrap_or(newest.stored);
         let fresh_until = sources().map(|source| source.stored + source.ttl).min();
         Ok(Self {
             answer: Answer {
                 status: StatusCode::OK,
                 headers: newest.headers.clone(),
-                body: body(newest, &rows),
+                body: body(newest, spacing, &between, &rows),
             },
             asked: sources().map(|source| source.asked).min().unwrap_or(newest.asked),
             stored,
@@ -66,16 +75,22 @@ fn alike(one: &Source, other: &Source) -> bool {
         && one.headers.get(header::CONTENT_TYPE) == other.headers.get(header::CONTENT_TYPE)
 }
 
-fn body(envelope: &Source, rows: &[(usize, Slice<'_>)]) -> Bytes {
-    let text: usize = rows.iter().map(|(_, row)| row.text.len() + 1).sum();
-    let mut body = Vec::with_capacity(envelope.before.len() + text + envelope.after.len());
+fn body(envelope: &Source, spacing: Option<&Spacing>, between: &[u8], rows: &[(usize, Slice<'_>)]) -> Bytes {
+    // Without rows there is no space between the brackets either.
+    let spacing = spacing.filter(|_| !rows.is_empty());
+    let (before, after): (&[u8], &[u8]) = spacing.map_or((b"", b""), |spacing| (&spacing.before, &spacing.after));
+    let text: usize = rows.iter().map(|(_, row)| row.text.len() + between.len()).sum();
+    let around = envelope.before.len() + before.len() + after.len() + envelope.after.len();
+    let mut body = Vec::with_capacity(around + text);
     body.extend_from_slice(&envelope.before);
+    body.extend_from_slice(before);
     for (nth, (_, row)) in rows.iter().enumerate() {
         if nth > 0 {
-            body.push(b',');
+            body.extend_from_slice(between);
         }
         body.extend_from_slice(row.text);
     }
+    body.extend_from_slice(after);
     body.extend_from_slice(&envelope.after);
     body.into()
 }

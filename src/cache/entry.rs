@@ -3,7 +3,6 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::StatusCode;
 use tokio::time::Instant;
 
@@ -21,7 +20,7 @@ pub(super) struct Entry {
     answer: Answer,
     /// When the call left.
     asked: Instant,
-    /// When the answer came.
+    /// When the answer was given.
     stored: Instant,
     ttl: Duration,
     weight: u32,
@@ -31,17 +30,10 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    /// The body is copied: a slice of a read buffer would keep the whole buffer alive, unseen by the memory bound.
-    pub(super) fn new(key: &Key, answer: &Answer, asked: Instant, ttl: Duration) -> Self {
-        let answer = Answer {
-            body: Bytes::copy_from_slice(&answer.body),
-            ..answer.clone()
-        };
-        Self::at(key, answer, asked, Instant::now(), ttl)
-    }
-
-    /// An answer that came at `stored` and whose body has a buffer of its own.
-    pub(super) fn at(key: &Key, answer: Answer, asked: Instant, stored: Instant, ttl: Duration) -> Self {
+    /// An answer that was given at `stored`, by the host or by a cache in front of it, and whose body has a buffer of its own: a slice of a
+    /// read buffer would keep the whole buffer alive, unseen by the memory bound.
+    pub(super) fn at(key: &Key, answer: &Answer, (asked, stored): (Instant, Instant), ttl: Duration) -> Self {
+        let answer = answer.without_passing_fields();
         let may_link = scan::next_links(&answer.body).next().is_some();
         // The entry itself, its fields with their texts, and its body.
         let rounding = 2 * ALLOCATION_BYTES + 2 * BUFFER_BYTES;

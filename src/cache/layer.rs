@@ -17,11 +17,10 @@ use crate::cache::entry::{Age, Entry};
 use crate::cache::judge::{Health, Reason, Verdict, judge};
 use crate::cache::metrics::Handling;
 use crate::cache::parts::Parts;
-use crate::cache::shelf::is_unavailable;
 use crate::cache::wanted::Wanted;
 use crate::cache::{Cache, NotCached};
 use crate::caller::{Caller, Freshness, Urgency};
-use crate::scan::{Call, Forward, Holder, Outcome, Request, Served, Status};
+use crate::scan::{Call, Forward, Holder, Outcome, Request, ResponseKind, Served, Status};
 use crate::task::Tasks;
 
 /// Whether there is quota that nobody will miss, for calls with the token of that holder: only then is a stale entry renewed in the
@@ -292,9 +291,14 @@ impl Drop for Attempt {
 
 fn has_failed(result: &Result<Served, BoxError>) -> bool {
     match result {
-        Ok(served) => is_unavailable(served.answer.status),
+        Ok(served) => !is_answer(served),
         Err(_) => true,
     }
+}
+
+/// Whether what came is an answer of Defender's to the question. Only answers are stored: of those it is known already.
+fn is_answer(served: &Served) -> bool {
+    served.status.stored || served.outcome == Outcome::Hit || ResponseKind::of(&served.answer).is_answer()
 }
 
 async fn ask<S>(inner: S, call: Call, forward: Forward) -> Result<Served, BoxError>
@@ -327,7 +331,7 @@ where
         caller: Arc::clone(&call.caller),
     };
     let rest = ask(inner.clone(), part, Forward::Partial).await?;
-    if is_unavailable(rest.answer.status) {
+    if !is_answer(&rest) {
         // It would not be better for more ids.
         return Ok(rest);
     }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::cache::entry::Age;
 use crate::cache::weight::{ALLOCATION_BYTES, BUFFER_BYTES, slot_bytes};
-use crate::scan::{Answer, Fields, Key, Request, Rows};
+use crate::scan::{Answer, Fields, Key, Layout, Request, Rows};
 
 /// The rows of one id in one answer. An id without rows has a piece too: that there are none is what the upstream said.
 #[derive(Debug)]
@@ -28,8 +28,40 @@ pub(super) struct Source {
     pub(super) stored: Instant,
     pub(super) ttl: Duration,
     pub(super) headers: Fields,
+    /// What stands around the rows, brackets included.
     pub(super) before: Bytes,
     pub(super) after: Bytes,
+    /// What stands between them; `None` when that is nothing but a comma, or is not known because there are no rows, or one without space
+    /// around it.
+    pub(super) spacing: Option<Box<Spacing>>,
+}
+
+/// How the rows of an answer are set apart.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Spacing {
+    pub(super) before: Box<[u8]>,
+    /// `None` when there is one row only.
+    pub(super) between: Option<Box<[u8]>>,
+    pub(super) after: Box<[u8]>,
+}
+
+impl Spacing {
+    /// `None` for nothing but commas.
+    fn of(layout: Layout<'_>) -> Option<Box<Self>> {
+        let is_compact =
+            layout.before.is_empty() && layout.after.is_empty() && layout.between.is_none_or(|between| between == b",");
+        (!is_compact).then(|| {
+            Box::new(Self {
+                before: layout.before.into(),
+                between: layout.between.map(Into::into),
+                after: layout.after.into(),
+            })
+        })
+    }
+
+    fn len(&self) -> usize {
+        self.before.len() + self.between.as_ref().map_or(0, |between| between.len()) + self.after.len()
+    }
 }
 
 /// A row's place in its piece, and in its answer. Small, because there is one for every row in the cache: answers are far shorter than
@@ -67,9 +99,10 @@ impl Piece {
             asked,
             stored,
             ttl,
-            headers: answer.headers.clone(),
+            headers: answer.without_passing_fields().headers,
             before: Bytes::copy_from_slice(before),
             after: Bytes::copy_from_slice(after),
+            spacing: rows.layout().and_then(Spacing::of),
         });
         let small = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let mut parts: Vec<(Vec<u8>, Vec<Row>)> = request.ids().map(|_| <_>::default()).collect();
@@ -124,8 +157,10 @@ impl Piece {
 
     /// What it takes in memory under its key. The source is counted with each of its pieces, as each may be the last one left.
     pub(super) fn weight(&self, key: &Key) -> u32 {
-        let source =
-            size_of::<Source>() + self.source.headers.bytes() + self.source.before.len() + self.source.after.len();
+        let spacing = self.source.spacing.as_ref();
+        let spacing = spacing.map_or(0, |spacing| size_of::<Spacing>() + spacing.len() + 4 * ALLOCATION_BYTES);
+        let around = self.source.before.len() + self.source.after.len() + spacing;
+        let source = size_of::<Source>() + self.source.headers.bytes() + around;
         let own = size_of::<Self>() + self.text.len() + size_of_val(&*self.rows);
         // Piece, text and rows; source, its fields and their texts, and what is before and after.
         let rounding = 3 * ALLOCATION_BYTES + 5 * BUFFER_BYTES;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use foldhash::quality::RandomState;
 use http::{StatusCode, header};
 use tokio::time::Instant;
@@ -15,7 +16,7 @@ use crate::cache::metrics::Handling;
 use crate::cache::piece::Piece;
 use crate::cache::{Config, Metrics};
 use crate::memory::{MemoryBudget, Reservation};
-use crate::scan::{Answer, Fields, Keep, Key, Lore, Request, Rows, Version};
+use crate::scan::{Answer, Fields, Keep, Key, Lore, Request, ResponseKind, Rows, Version};
 
 /// What callers hold of smaller bodies is not counted.
 const SMALL: usize = 4 * 1024;
@@ -158,16 +159,13 @@ impl Cache {
         if self.is_off() || self.entry(key).is_some_and(|entry| entry.asked() >= asked) {
             return;
         }
-        if let Some(lore) = self.lore()
-            && request.is_plain()
-            && answer.status == StatusCode::OK
-            && let Ok(rows) = Rows::split(request, &answer.body)
-        {
+        let rows = self.rows(request, answer);
+        if let (Some(lore), Some(rows)) = (self.lore(), &rows) {
             // Nobody else in this process has seen it; without lessons a replica that mostly follows could put nothing together.
-            lore.learn(request.version(), &rows);
+            lore.learn(request.version(), rows);
         }
-        self.keep_pieces(request, answer, (asked, stored), ttl);
-        self.insert(key, Entry::at(key, answer.clone(), asked, stored, ttl));
+        self.keep_pieces(request, answer, rows.as_ref(), (asked, stored), ttl);
+        self.insert(key, Entry::at(key, answer, (asked, stored), ttl));
     }
 
     /// Keeps an answer that was put together, as if it had come when its oldest piece did.
@@ -178,10 +176,8 @@ impl Cache {
             stored,
             ttl,
         } = assembly;
-        self.insert(
-            request.key(),
-            Entry::at(request.key(), answer.clone(), *asked, *stored, *ttl),
-        );
+        let key = request.key();
+        self.insert(key, Entry::at(key, answer, (*asked, *stored), *ttl));
     }
 
     fn entry(&self, key: &Key) -> Option<Arc<Entry>> {
@@ -230,21 +226,28 @@ impl Cache {
         }
     }
 
-    /// Keeps an answer by id as well, if it is certain whose row is whose and that none is missing.
-    fn keep_pieces(&self, request: &Request, answer: &Answer, (asked, stored): (Instant, Instant), ttl: Duration) {
-        let Some(lore) = self
-            .lore()
-            .filter(|_| request.is_plain() && answer.status == StatusCode::OK)
-        else {
-            return;
-        };
-        let Ok(rows) = Rows::split(request, &answer.body) else {
+    /// The rows of an answer, if answers are kept by id and it is certain whose row is whose.
+    fn rows(&self, request: &Request, answer: &Answer) -> Option<Rows> {
+        let may_be_cut = self.lore.is_some() && request.is_plain() && answer.status == StatusCode::OK;
+        may_be_cut.then(|| Rows::split(request, &answer.body).ok()).flatten()
+    }
+
+    /// Keeps an answer by id as well, if it is certain that no row is missing.
+    fn keep_pieces(
+        &self,
+        request: &Request,
+        answer: &Answer,
+        rows: Option<&Rows>,
+        (asked, stored): (Instant, Instant),
+        ttl: Duration,
+    ) {
+        let (Some(lore), Some(rows)) = (&self.lore, rows) else {
             return;
         };
         if !lore.holds(request.version(), rows.len()) {
             return;
         }
-        let pieces = Piece::cut(request, answer, &rows, (asked, stored), ttl);
+        let pieces = Piece::cut(request, answer, rows, (asked, stored), ttl);
         for (id, piece) in request.ids().zip(pieces) {
             let newer = self
                 .piece(request.version(), id)
@@ -278,12 +281,6 @@ impl Cache {
     }
 }
 
-/// Whether `body` is one whole JSON object, as every history is; not what a captive portal, a maintenance page or a cut line makes of it.
-fn is_object(body: &[u8]) -> bool {
-    let is_json = || serde_json::from_slice::<&serde_json::value::RawValue>(body).is_ok();
-    body.trim_ascii_start().starts_with(b"{") && is_json()
-}
-
 /// Memory for entries, bounded as `config` says.
 fn entries(config: &Config) -> Entries {
     moka::sync::Cache::builder()
@@ -302,8 +299,14 @@ impl Keep for Cache {
         if self.is_off() {
             return None;
         }
-        if answer.status == StatusCode::OK && !is_object(&answer.body) {
-            // Whoever asked gets it as it is. It is no history, and nothing that others should get, or that takes the place of some.
+        let rows = self.rows(request, answer);
+        let is_answer = match &rows {
+            // Its shape has been seen already.
+            Some(_) => answer.may_be_json(),
+            None => ResponseKind::of(answer).is_answer(),
+        };
+        if !is_answer {
+            // It says nothing about the question: neither does anybody else get it, nor does it take the place of an answer.
             return None;
         }
         let key = request.key();
@@ -311,18 +314,22 @@ impl Keep for Cache {
         if self.entry(key).is_some_and(|entry| entry.asked() > asked) {
             return None;
         }
-        let Some(ttl) = self.ttl(answer) else {
-            // An upstream that is out of order says nothing about the answer we have; any other answer takes its place.
-            if !is_unavailable(answer.status) {
-                self.forget(request);
-            }
+        let age = answer.age();
+        // One that is older than this machine runs is as stale as any.
+        let (Some(ttl), Some(stored)) = (self.ttl(answer), Instant::now().checked_sub(age)) else {
+            self.forget(request);
             return None;
         };
         if answer.status != StatusCode::OK {
             self.forget(request);
         }
-        self.keep_pieces(request, answer, (asked, Instant::now()), ttl);
-        self.insert(key, Entry::new(key, answer, asked, ttl)).then_some(ttl)
+        self.keep_pieces(request, answer, rows.as_ref(), (asked, stored), ttl);
+        let own = Answer {
+            body: Bytes::copy_from_slice(&answer.body),
+            ..answer.clone()
+        };
+        let fits = self.insert(key, Entry::at(key, &own, (asked, stored), ttl));
+        fits.then(|| ttl.saturating_sub(age))
     }
 }
 
@@ -347,11 +354,6 @@ pub struct Snapshot {
     pub misses: u64,
     /// Requests answered from a stale entry.
     pub stale: u64,
-}
-
-/// Whether an upstream status means that it could not answer now: the cases of RFC 5861 §4, and 429.
-pub(super) fn is_unavailable(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 429 | 500 | 502 | 503 | 504)
 }
 
 /// Only `no-store` is obeyed. Web frameworks send `no-cache` or `private` with every answer by default, which is about browsers and shared

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use super::AdminAddress;
 use crate::config::duration;
 use crate::sim::Limit;
+use crate::sim::history::Casing;
 
 /// A gateway in front of Microsoft Defender for Endpoint's scan history: it signs in, keeps to the quota, shares and caches
 /// answers.
@@ -115,6 +116,15 @@ pub struct Simulate {
     /// The limits to enforce: calls per window, separated by commas [default: the scenario's, else 100/1m,1500/1h]
     #[arg(long, value_name = "LIMITS", value_delimiter = ',')]
     pub limit: Option<Vec<Limit>>,
+    /// The field names of scan history [default: the scenario's, else the service's own, which is camelCase]
+    #[arg(long, value_name = "CASING", hide_possible_values = true, help = CASING_HELP)]
+    pub casing: Option<Casing>,
+    /// A certificate of the application (PEM or DER): what client assertions have to match; may be given again
+    #[arg(long = "certificate", value_name = "FILE")]
+    pub certificates: Vec<PathBuf>,
+    /// Answer https as well, and write the certificate authority to trust to this file; it is a new one at each start
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
     /// What to play: latency, errors and cuts per region
     #[arg(long, value_name = "FILE")]
     pub scenario: Option<PathBuf>,
@@ -158,6 +168,9 @@ pub struct Healthcheck {
 
 const ADMIN_HELP: &str = "The gateway's admin address, HOST:PORT or unix:/PATH [default: $DEFENDER_GATEWAY_ADMIN_LISTEN, else \
                           127.0.0.1:9901]";
+
+const CASING_HELP: &str = "The field names of scan history: metadata (camelCase, the service's own) or documented [default: the \
+                           scenario's, else metadata]";
 
 /// A day is more than any start script should be held up.
 fn max(text: &str) -> Result<Duration, String> {

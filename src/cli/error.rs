@@ -14,6 +14,9 @@ pub enum Error {
     /// Mistakes in the configuration. Exit status 1.
     #[error(transparent)]
     Mistakes(#[from] Mistakes),
+    /// Another error, which the user has been told in full.
+    #[error(transparent)]
+    Told(Box<Self>),
     /// The user cannot mend it by changing what was typed. Exit status 2.
     #[error("{what}")]
     Failed {
@@ -45,13 +48,17 @@ impl Error {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::User(_) | Self::Mistakes(_) => ExitCode::from(1),
+            Self::Told(error) => error.exit_code(),
             Self::Failed { .. } => ExitCode::from(2),
         }
     }
 
-    /// The error and its causes, each on its line, as printed to stderr.
+    /// The error and its causes, each on its line, as printed to stderr; empty when that has been done.
     #[must_use]
     pub fn explain(&self) -> String {
+        if matches!(self, Self::Told(_)) {
+            return String::new();
+        }
         // Each mistake begins with its file and line, as editors and continuous integration like it.
         if let Self::Mistakes(mistakes) = self {
             let count = mistakes.list().len();

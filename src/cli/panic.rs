@@ -16,7 +16,7 @@ pub(super) fn say_little() {
         tracing::error!(
             place,
             thread = thread.name(),
-            message,
+            reason = message,
             backtrace,
             "the program panicked"
         );

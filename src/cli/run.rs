@@ -1,10 +1,12 @@
 //! `run`: serves until it is told to stop.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tracing::Level;
 
 use super::runtime::{block_on, watch_configuration_signals, watch_signals};
 use super::{Error, note, panic, process};
@@ -19,11 +21,24 @@ use crate::telemetry::log;
 /// # Errors
 /// Mistakes in the configuration, an address that is taken, requests that were cut off at the end of the drain.
 pub fn run(file: Option<&Path>) -> Result<(), Error> {
+    // Before any secret is read.
     let sealed = process::seal();
     let env = Environment::real();
-    let workers = env.workers();
-    let place = Place::new(file.map(Path::to_owned), env);
-    let document = place.find()?;
+    let place = Place::new(file.map(Path::to_owned), env.clone());
+    let document = match place.find() {
+        Ok(document) => document,
+        Err(mistakes) => return Voice::of(None, &env).told(Err(mistakes.into())),
+    };
+    let voice = Voice::of(Some(&document), &env);
+    voice.told(run_from(place, document, (sealed, env.workers()), voice))
+}
+
+fn run_from(
+    place: Place,
+    document: Document,
+    (sealed, workers): (io::Result<()>, Option<usize>),
+    voice: Voice,
+) -> Result<(), Error> {
     let loaded = place.resolve(&document)?;
     let log = start_log(&loaded)?;
     panic::say_little();
@@ -36,10 +51,15 @@ pub fn run(file: Option<&Path>) -> Result<(), Error> {
     if let Err(error) = Machine::raise_open_files() {
         tracing::warn!(%error, "the limit of open files cannot be raised");
     }
-    block_on(workers, serve(&loaded, place, document, log))
+    block_on(workers, serve(&loaded, (place, document), log, voice))
 }
 
-async fn serve(loaded: &Loaded, place: Place, document: Document, log: log::Handle) -> Result<(), Error> {
+async fn serve(
+    loaded: &Loaded,
+    (place, document): (Place, Document),
+    log: log::Handle,
+    voice: Voice,
+) -> Result<(), Error> {
     let signals = Tasks::new();
     let asked = Arc::new(Notify::new());
     // Before anything else: without a handler these signals end the process.
@@ -53,17 +73,57 @@ async fn serve(loaded: &Loaded, place: Place, document: Document, log: log::Hand
     gateway.follow(place, document, asked);
     watch_signals(&signals, gateway.stop_token(), abort.clone())?;
     for address in gateway.addresses() {
-        note(&format!("listening on {address}"));
+        voice.say(Level::INFO, &format!("listening on {address}"));
     }
-    note(&format!("admin on {}", gateway.admin_address()));
+    voice.say(Level::INFO, &format!("admin on {}", gateway.admin_address()));
     tokio::select! {
         ended = gateway.serve() => match ended.cut {
             0 => Ok(()),
             cut => Err(Error::failed("the drain ended too early", format!("{cut} connections were cut with requests in flight"))),
         },
         () = abort.cancelled() => {
-            note("told to stop twice: leaving at once");
+            voice.say(Level::INFO, "told to stop twice: leaving at once");
             Ok(())
+        }
+    }
+}
+
+/// How the few things are said that are no log lines: on stderr, whatever is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Voice {
+    /// As they are. Where the format is left to be chosen, too: scripts wait for `listening on`.
+    Text,
+    /// Where `telemetry.format` is `json`: each line is an object, so that nothing else is among the log's lines.
+    Json,
+}
+
+impl Voice {
+    fn of(document: Option<&Document>, env: &Environment) -> Self {
+        let nothing = Document::default();
+        if document.unwrap_or(&nothing).asks_for_json(env) {
+            Self::Json
+        } else {
+            Self::Text
+        }
+    }
+
+    fn say(self, level: Level, text: &str) {
+        match self {
+            Self::Text => note(text),
+            Self::Json => note(&log::json_line(level, text)),
+        }
+    }
+
+    /// Says in JSON why `result` is none; in text, the program's end does.
+    fn told(self, result: Result<(), Error>) -> Result<(), Error> {
+        match (self, result) {
+            (Self::Json, Err(error)) => {
+                for line in error.explain().lines() {
+                    self.say(Level::ERROR, line);
+                }
+                Err(Error::Told(Box::new(error)))
+            }
+            (_, result) => result,
         }
     }
 }

@@ -8,14 +8,14 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tower::{Service, ServiceExt as _};
 
 use crate::BoxError;
-use crate::attempt::{Again, Failure, Load, Try};
+use crate::attempt::{Again, Failure, Load, Retries, Try};
 use crate::coalesce::Shared;
 use crate::coalesce::board::Board;
 use crate::coalesce::flight::{Flight, Next, Stage};
 use crate::coalesce::merge::{Cargo, Pool, Share, share};
 use crate::coalesce::news::{Company, Landing};
 use crate::coalesce::waiter::Lead;
-use crate::scan::{Answer, Keep, Lore, Rows};
+use crate::scan::{Answer, Keep, Lore, ResponseKind, Rows};
 
 /// One flight under way. However it ends, the flight is off the board afterwards, and nobody waits for it.
 pub(super) struct Journey {
@@ -87,6 +87,7 @@ impl Journey {
             load: Arc::clone(&self.flight) as Arc<dyn Load>,
             caller: Arc::clone(&led.caller),
             place: led.place,
+            retries: Retries::default(),
         };
         let flown = {
             let _berth = pool.map(|pool| pool.enter(&self.flight, led.place));
@@ -180,7 +181,7 @@ impl Journey {
                     Stage::Departed(asked) => Some(asked),
                     Stage::Waiting | Stage::Over => None,
                 };
-                self.note(answer.status);
+                self.note(&answer);
                 // Before anybody has the answer: who puts its rows together with others must know what it says about their order.
                 self.learn(&answer);
                 self.land(answer, asked, Company::None);
@@ -194,10 +195,13 @@ impl Journey {
     }
 
     /// Tells the pool how a question fared that was asked alone.
-    fn note(&self, status: StatusCode) {
+    fn note(&self, answer: &Answer) {
         let Some(pool) = self.flight.pool() else { return };
-        match status {
-            StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => pool.suspect(self.flight.request()),
+        match answer.status {
+            // In Defender's words only: a front end that knows no such page says nothing about an id.
+            StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND if ResponseKind::of(answer).is_answer() => {
+                pool.suspect(self.flight.request());
+            }
             StatusCode::OK if self.flight.was_sent_off() => pool.succeeded_alone(),
             _ => {}
         }
@@ -207,6 +211,7 @@ impl Journey {
     fn learn(&self, answer: &Answer) {
         let request = self.flight.request();
         if answer.status == StatusCode::OK
+            && answer.may_be_json()
             && request.is_plain()
             && let Some(rows) = Rows::certain(request, &answer.body)
         {

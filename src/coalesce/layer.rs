@@ -243,6 +243,6 @@ pub(super) fn served(arrival: &Arrival) -> Served {
             detail: (landing.company != Company::None).then_some("merged"),
             ..Status::default()
         },
-        age: None,
+        age: Some(landing.answer.age()).filter(|age| !age.is_zero()),
     }
 }

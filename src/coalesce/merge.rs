@@ -24,7 +24,7 @@ use crate::coalesce::flight::Flight;
 use crate::coalesce::growth::Growth;
 use crate::coalesce::room::Room;
 use crate::coalesce::suspect::Suspects;
-use crate::scan::{Answer, Doubt, Lore, Request, Rows, Version};
+use crate::scan::{Answer, Doubt, Lore, Request, ResponseKind, Rows, SharedIds, Version};
 
 /// How questions are united.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,7 +174,8 @@ impl Pool {
         let own = carrier.request();
         let ids = passengers.iter().flat_map(|passenger| passenger.flight.request().ids());
         // Passengers who are let go here ask alone.
-        let Ok(request) = Request::plain(own.version(), own.ids().chain(ids)) else {
+        let united = Request::plain(own.version(), own.ids().chain(ids));
+        let Some(request) = united.ok().filter(Request::is_plain) else {
             return;
         };
         let expected = self.lore.rows_for(own.version(), request.ids().len());
@@ -251,13 +252,15 @@ impl Pool {
 
     fn examine(&self, request: &Request, result: &Result<Answer, BoxError>) -> Result<Rows, Doubt> {
         let answer = result.as_ref().map_err(|_| Doubt::Failed)?;
-        match answer.status {
-            StatusCode::OK => {}
-            StatusCode::TOO_MANY_REQUESTS => return Err(Doubt::Failed),
-            status if status.is_server_error() => return Err(Doubt::Failed),
-            _ => return Err(Doubt::Refused),
+        // What is no answer at all is nothing against merging.
+        let unless_rubbish = |doubt| match ResponseKind::of(answer) {
+            ResponseKind::Answer => doubt,
+            ResponseKind::Throttled | ResponseKind::Fault(_) => Doubt::Failed,
+        };
+        if answer.status != StatusCode::OK || !answer.may_be_json() {
+            return Err(unless_rubbish(Doubt::Refused));
         }
-        let rows = Rows::split(request, &answer.body)?;
+        let rows = Rows::split(request, &answer.body).map_err(unless_rubbish)?;
         let complete = self.lore.complete(request.version(), &rows);
         self.lore.learn(request.version(), &rows);
         complete.map(|()| rows)
@@ -274,17 +277,18 @@ impl Pool {
     }
 }
 
-/// Takes flights aboard, first come first, as long as there is room for so many ids.
+/// Takes flights aboard, first come first, as long as there is room for so many ids. None comes along with an id that could be one of
+/// those aboard in another spelling: the upstream might give rows to one of the two only.
 fn pick(own: &Request, room: &Room, most_ids: usize, now: Instant) -> Vec<Passenger> {
-    let mut ids: HashSet<&str> = own.ids().collect();
+    let mut ids = SharedIds::new(own);
     let mut passengers = Vec::new();
     for flight in room.flights() {
-        let more = flight.request().ids().filter(|id| !ids.contains(id)).count();
-        if ids.len() + more > most_ids {
+        let more = ids.more_with(flight.request());
+        if ids.len() + more > most_ids || more > 0 && !ids.admit(flight.request()) {
             continue;
         }
         if let Some(tell) = flight.take_aboard(now) {
-            ids.extend(flight.request().ids());
+            ids.add(flight.request());
             passengers.push(Passenger {
                 flight: Arc::clone(flight),
                 tell,

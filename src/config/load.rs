@@ -13,6 +13,7 @@ use super::section::{
     Admin, Cache, Callers, Credentials, Defender, Merge, Queue, Quota, Server, Store, Telemetry, cloud,
 };
 use super::settings::Settings;
+use crate::plain_text;
 
 /// Read when neither `--config` nor the environment names a file, and it exists.
 const USUAL_PLACE: &str = "/etc/defender-gateway/gateway.toml";
@@ -70,7 +71,7 @@ pub enum Source {
 }
 
 /// The text of a configuration, before anybody has looked at what it says. Two that are equal say the same.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Document {
     path: Option<PathBuf>,
     text: Option<String>,
@@ -96,7 +97,11 @@ impl Document {
             }
         };
         let content = files.read(&path, MAX_FILE_BYTES).map_err(|error| unreadable(&error));
-        let text = content.and_then(|bytes| String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".into()));
+        let text = content.and_then(|bytes| {
+            // Says more about UTF-16; TOML itself takes a byte order mark.
+            plain_text::pem(&bytes).map_err(|malformed| malformed.to_string())?;
+            String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".into())
+        });
         match text {
             Ok(text) => Ok(Self::new(&path, text)),
             Err(problem) => {
@@ -113,6 +118,20 @@ impl Document {
         Self {
             path: Some(path.to_owned()),
             text: Some(text),
+        }
+    }
+
+    /// Whether it asks for a log in JSON, as far as that can be seen before its mistakes are known: they are to be logged like that, too.
+    #[must_use]
+    pub fn asks_for_json(&self, env: &Environment) -> bool {
+        let variable = format!("{}TELEMETRY_FORMAT", Key::PREFIX);
+        let in_file = || {
+            let table: toml::Table = self.text.as_deref()?.parse().ok()?;
+            Some(table.get("telemetry")?.get("format")?.as_str()? == "json")
+        };
+        match env.value(&variable) {
+            Some(said) => said.expose() == "json",
+            None => in_file().unwrap_or(false),
         }
     }
 

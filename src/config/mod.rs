@@ -17,6 +17,7 @@
 //! Invariant: a [`Resolved`] exists only when there is no mistake at all.
 
 mod cloud;
+mod deprecated;
 mod env;
 mod files;
 mod key;
@@ -25,6 +26,7 @@ mod mistake;
 mod reader;
 mod reference;
 mod schema;
+mod secret_file;
 mod section;
 mod settings;
 mod suggestion;

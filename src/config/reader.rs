@@ -38,13 +38,13 @@ pub(super) struct Said<T> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(text: Option<&str>, env: &'a Environment, files: &'a dyn Files) -> Self {
-        let mut mistakes = Vec::new();
+        let (mut mistakes, mut notes) = (Vec::new(), Vec::new());
         Self {
-            written: Written::read(text, env, &mut mistakes),
+            written: Written::read(text, env, &mut mistakes, &mut notes),
             env,
             files,
             mistakes,
-            notes: Vec::new(),
+            notes,
         }
     }
 

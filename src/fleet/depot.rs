@@ -11,7 +11,7 @@ use super::config::{Config, Name};
 use super::metrics::Metrics;
 use super::value::Value;
 use crate::BoxError;
-use crate::scan::Answer;
+use crate::scan::{Answer, ResponseFault, ResponseKind};
 use crate::store::{Client, Script};
 use crate::task::Tasks;
 
@@ -172,6 +172,12 @@ impl Depot {
         };
         if let Some(memory) = memory.flatten() {
             value.answer.body = memory.hold(value.answer.body);
+        }
+        // An older version of the program may have written what is none.
+        match ResponseKind::of(&value.answer) {
+            ResponseKind::Answer => {}
+            ResponseKind::Throttled => return self.unreadable(name, &ResponseFault::Unavailable),
+            ResponseKind::Fault(fault) => return self.unreadable(name, &fault),
         }
         // The time of the answer's way is counted to its age (RFC 9111 §4.2.3).
         let way = heard - asked;

@@ -28,21 +28,26 @@ impl Publisher {
 impl Keep for Publisher {
     fn keep(&self, request: &Request, answer: &Answer, asked: Instant) -> Option<Duration> {
         // What must not be kept in memory must not be kept anywhere.
-        let ttl = self.memory.keep(request, answer, asked)?;
-        self.member.publish(request, answer, asked, ttl);
-        Some(ttl)
+        let left = self.memory.keep(request, answer, asked)?;
+        if !left.is_zero() {
+            self.member.publish(request, answer, asked, left);
+        }
+        Some(left)
     }
 }
 
 impl Member {
-    fn publish(&self, request: &Request, answer: &Answer, asked: Instant, ttl: Duration) {
+    /// Writes an answer that has just come, and is fresh for as long as is `left`.
+    fn publish(&self, request: &Request, answer: &Answer, asked: Instant, left: Duration) {
         // Whoever holds the token may see what others may not.
         if request.holder().is_some() {
             return;
         }
         let inner = &self.0;
-        let now = Instant::now();
-        let (Some(asked), Some(stored)) = (inner.depot.time(asked), inner.depot.time(now)) else {
+        // What another cache had kept before counts.
+        let age = answer.age();
+        let stored = Instant::now().checked_sub(age).and_then(|at| inner.depot.time(at));
+        let (Some(asked), Some(stored)) = (inner.depot.time(asked), stored) else {
             // The store has never answered; a lease, if there is one, ends with its last holder.
             return;
         };
@@ -51,10 +56,10 @@ impl Member {
             name: inner.config.name(request.key()),
             token,
             value: Value {
-                answer: answer.clone(),
+                answer: answer.without_passing_fields(),
                 asked,
                 stored,
-                ttl,
+                ttl: left + age,
             },
         });
     }

@@ -19,7 +19,7 @@ use super::outbox::{Outbox, deliver};
 use super::upkeep::listen;
 use super::{Config, Metrics};
 use crate::BoxError;
-use crate::scan::{self, Answer, Call, Request, Served, Status};
+use crate::scan::{self, Answer, Call, Request, ResponseKind, Served, Status};
 use crate::task::Tasks;
 
 /// When an answer was asked for and came, in this process's time, and for how long from then on it is fresh.
@@ -213,11 +213,9 @@ where
             let result = below.oneshot(call).await;
             // What was kept has ended the lease when it was written. An error may be this caller's only: the call goes on for others.
             if let Ok(served) = &result {
-                lease.end(if served.answer.status == StatusCode::OK {
-                    Word::Alone
-                } else {
-                    Word::Failed
-                });
+                let is_rows = served.answer.status == StatusCode::OK
+                    && (served.status.stored || ResponseKind::of(&served.answer).is_answer());
+                lease.end(if is_rows { Word::Alone } else { Word::Failed });
             }
             result
         }

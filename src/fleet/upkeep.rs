@@ -13,12 +13,12 @@ const AGAIN: Duration = Duration::from_millis(200);
 pub(super) async fn listen(inner: Arc<Inner>) {
     let channel = inner.config.channel();
     loop {
-        match Wakes::listen(&inner.config.store, &channel).await {
+        match Wakes::listen(&inner.config.store, &[&channel]).await {
             Ok(mut wakes) => {
                 inner.depot.greet().await;
                 // Something may have been said before we listened, and is being said when the connection is lost.
                 inner.bells.ring_all();
-                while let Some(message) = wakes.next().await {
+                while let Some((_, message)) = wakes.next().await {
                     inner.bells.ring(&String::from_utf8_lossy(&message));
                 }
                 inner.bells.ring_all();

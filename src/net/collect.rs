@@ -37,31 +37,33 @@ impl Collector {
         }
     }
 
-    /// Takes the next piece. Behind it come `expected` bytes at least, and no others if `is_exact`.
+    /// Takes the next piece, behind which come `expected` bytes at least, and no others if `is_exact`. Whether it took memory first, for
+    /// which it may have waited.
     ///
     /// # Errors
     /// The body is too large, or there is no memory for it.
-    pub(super) async fn add(&mut self, piece: Bytes, (expected, is_exact): (u64, bool)) -> Result<(), Kind> {
+    pub(super) async fn add(&mut self, piece: Bytes, (expected, is_exact): (u64, bool)) -> Result<bool, Kind> {
         let limit_bytes = self.limit_bytes;
         let expected = usize::try_from(expected).unwrap_or(usize::MAX);
         let known = self.first.len().max(self.all.len()) + piece.len();
         if known.saturating_add(expected) > limit_bytes {
             return Err(Kind::BodyTooLarge { limit_bytes });
         }
-        if known + expected > LARGE_ANSWER && self.reservation.is_none() {
+        let takes_memory = known + expected > LARGE_ANSWER && self.reservation.is_none();
+        if takes_memory {
             self.reserve(if is_exact { known + expected } else { limit_bytes })
                 .await?;
         }
         if self.first.is_empty() && self.all.is_empty() {
             self.first = piece;
-            return Ok(());
+            return Ok(takes_memory);
         }
         if self.all.is_empty() {
             self.all.reserve(known + expected.min(MOST_AHEAD));
             self.all.extend_from_slice(&std::mem::take(&mut self.first));
         }
         self.all.extend_from_slice(&piece);
-        Ok(())
+        Ok(takes_memory)
     }
 
     /// All at once: with a part of it a body could wait for others that wait for it.

@@ -47,10 +47,45 @@ enum Sender {
 pub(super) enum Failed {
     /// Nothing of it was written; here it is.
     Unsent(Box<Request<Full<Bytes>>>, hyper::Error),
+    /// It was written over HTTP/2, and the peer said that it has processed nothing of it; here it is.
+    Unprocessed(Box<Request<Full<Bytes>>>, Refusal, hyper::Error),
     /// It may have been written.
     Lost(hyper::Error),
     /// It may have been written, and no head came in time.
     Late,
+}
+
+/// How a peer says over HTTP/2 that it has processed nothing of a request (RFC 9113 §8.7, and §7 on `HTTP_1_1_REQUIRED`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// `REFUSED_STREAM`, or a `GOAWAY` whose last stream comes before the request's.
+    TryAgain,
+    /// The same request is answered over HTTP/1.1 only.
+    Http1Required,
+}
+
+impl Refusal {
+    /// What `error` says about a request that brought no head; `None`: nothing of this kind.
+    fn of(error: &hyper::Error) -> Option<Self> {
+        let mut cause = std::error::Error::source(error);
+        let found = loop {
+            match cause?.downcast_ref::<h2::Error>() {
+                Some(found) => break found,
+                None => cause = cause?.source(),
+            }
+        };
+        // What this side decides says nothing about what the peer has done.
+        if !found.is_remote() {
+            return None;
+        }
+        match found.reason() {
+            Some(h2::Reason::HTTP_1_1_REQUIRED) => Some(Self::Http1Required),
+            Some(h2::Reason::REFUSED_STREAM) if found.is_reset() => Some(Self::TryAgain),
+            // Streams up to the last one that a GOAWAY names end in other ways: with their answer, a reset, or the connection.
+            _ if found.is_go_away() => Some(Self::TryAgain),
+            _ => None,
+        }
+    }
 }
 
 impl Connection {
@@ -146,7 +181,8 @@ impl Connection {
         }
     }
 
-    /// Sends a request, whose address is absolute, to `host`, and waits for the head of its answer, at most until then.
+    /// Sends a request, whose address is absolute, to `host`, and waits for the head of its answer, at most until then and at most
+    /// until `given_up` resolves.
     ///
     /// # Errors
     /// [`Failed`].
@@ -154,13 +190,19 @@ impl Connection {
     /// # Cancel safety
     /// Dropping it abandons the exchange; whether the request was written is then unknown, and the connection is of no more use over
     /// HTTP/1.1.
-    pub(super) fn send<'a>(
+    pub(super) fn send<'a, F>(
         &'a mut self,
         host: &'a Host,
         mut request: Request<Full<Bytes>>,
         until: Instant,
-    ) -> impl Future<Output = Result<Response<Incoming>, Failed>> + Send + use<'a> {
+        given_up: F,
+    ) -> impl Future<Output = Result<Response<Incoming>, Failed>> + Send + use<'a, F>
+    where
+        F: Future<Output = ()> + Send,
+    {
         let is_http1 = self.protocol() == Protocol::Http1;
+        // Over HTTP/2 the request is written by another task, which does not give it back; the body is shared, not copied.
+        let copy = (!is_http1).then(|| Box::new(request.clone()));
         if is_http1 {
             host.put_in_place(&mut request);
         }
@@ -170,21 +212,25 @@ impl Connection {
         };
         let alarm = &mut self.alarm;
         async move {
-            let mut answer = pin!(answer);
+            let (mut answer, mut given_up) = (pin!(answer), pin!(given_up));
             let result = poll_fn(|context| match answer.as_mut().poll(context) {
                 Poll::Ready(answer) => Poll::Ready(Some(answer)),
+                Poll::Pending if given_up.as_mut().poll(context).is_ready() => Poll::Ready(None),
                 Poll::Pending => alarm.poll(until, context).map(|()| None),
             });
             match result.await {
                 Some(Ok(answer)) => Ok(answer),
-                Some(Err(mut error)) => Err(match error.take_message() {
-                    Some(mut request) => {
-                        if is_http1 {
-                            host.put_back(&mut request);
-                        }
-                        Failed::Unsent(Box::new(request), error.into_error())
+                Some(Err(mut error)) => Err(if let Some(mut request) = error.take_message() {
+                    if is_http1 {
+                        host.put_back(&mut request);
                     }
-                    None => Failed::Lost(error.into_error()),
+                    Failed::Unsent(Box::new(request), error.into_error())
+                } else {
+                    let error = error.into_error();
+                    match copy.zip(Refusal::of(&error)) {
+                        Some((request, refusal)) => Failed::Unprocessed(request, refusal, error),
+                        None => Failed::Lost(error),
+                    }
                 }),
                 None => Err(Failed::Late),
             }

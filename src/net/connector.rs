@@ -19,7 +19,7 @@ use crate::net::dial::dial;
 use crate::net::stream::{Duplex, Protocol, Stream};
 use crate::net::{Config, ConnectError, Proxy, Resolver, SetupError, Step, tls, tunnel};
 
-/// What a client says first in cleartext HTTP/2 with prior knowledge (RFC 9113 §3.4): the preface and an empty SETTINGS frame.
+/// What a client says first in cleartext HTTP/2 with prior knowledge (RFC 9113 §3.3): the preface and an empty SETTINGS frame.
 const HTTP2_GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
 
 /// How long a probe's connection may take to say goodbye.
@@ -35,6 +35,8 @@ pub struct Connector {
 struct Shared {
     resolver: Resolver,
     tls: Arc<ClientConfig>,
+    /// Without HTTP/2, for hosts that asked for that.
+    http1_tls: Arc<ClientConfig>,
     /// To the proxy, where HTTP/2 has no meaning.
     proxy_tls: Arc<ClientConfig>,
     /// Without session resumption, so that every probe measures the same work.
@@ -42,8 +44,19 @@ struct Shared {
     proxy: Option<Proxy>,
     /// Asked for, and checked, in place of the address's host.
     server_name: Option<ServerName<'static>>,
+    /// What `http` addresses are spoken to in.
+    cleartext: Protocol,
     timeout: Duration,
     receive_buffer: Option<u32>,
+}
+
+/// Which versions of HTTP a host may choose from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Offer {
+    /// HTTP/2 and HTTP/1.1.
+    All,
+    /// HTTP/1.1 alone.
+    Http1,
 }
 
 impl Connector {
@@ -60,11 +73,13 @@ impl Connector {
         Ok(Self {
             shared: Arc::new(Shared {
                 resolver,
+                http1_tls: Arc::new(tls::http1_only(&tls)),
                 tls: Arc::new(tls),
                 proxy_tls: Arc::new(proxy_tls),
                 probe_tls: Arc::new(probe_tls),
                 proxy: config.proxy.clone(),
                 server_name: None,
+                cleartext: Protocol::Http1,
                 timeout: config.connect_timeout,
                 receive_buffer: config.receive_buffer,
             }),
@@ -81,12 +96,24 @@ impl Connector {
         }
     }
 
+    /// The same speaking HTTP/2 to `http` addresses.
+    pub(super) fn cleartext_http2(&self) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                cleartext: Protocol::Http2,
+                ..Shared::clone(&self.shared)
+            }),
+        }
+    }
+
     /// The same for one particular server: `ca_text` (PEM), when given, replaces all that is trusted, and `server_name` is asked for and
     /// checked in place of the address's host.
     pub(super) fn for_peer(&self, ca_text: Option<&[u8]>, server_name: Option<&str>) -> Result<Self, SetupError> {
         let mut shared = Shared::clone(&self.shared);
         if let Some(text) = ca_text {
-            shared.tls = Arc::new(tls::client_config_of(text)?);
+            let tls = tls::client_config_of(text)?;
+            shared.http1_tls = Arc::new(tls::http1_only(&tls));
+            shared.tls = Arc::new(tls);
         }
         if let Some(name) = server_name {
             let parsed = ServerName::try_from(name.to_owned());
@@ -98,8 +125,8 @@ impl Connector {
     }
 
     /// Sets a connection to `base` up, measures it, and closes it: TCP and TLS, without the name lookup (its cost depends on the local
-    /// resolver), and without any request. A cleartext host (the simulator on loopback) has no handshake to measure beyond TCP's, which
-    /// the kernel answers by itself, so there the exchange of HTTP/2 connection prefaces stands for it.
+    /// resolver), and without any request. A cleartext host (on loopback) is sent nothing at all, because a server may take anything for a
+    /// request; only one that is known to speak HTTP/2 (the simulator) exchanges connection prefaces, which then count as well.
     ///
     /// # Errors
     /// [`ConnectError`], after at most the connect timeout.
@@ -108,11 +135,13 @@ impl Connector {
     /// Safe: the connection is dropped.
     pub async fn measure(&self, base: &Url) -> Result<Duration, ConnectError> {
         let target = Target::of_url(base);
-        let stream = self.connect(&target, &self.shared.probe_tls).await?;
+        let stream = self
+            .connect(&target, &self.shared.probe_tls, self.shared.cleartext)
+            .await?;
         let setup = stream.setup();
         let mut io = stream.into_inner();
         let mut total = setup;
-        if !target.tls {
+        if !target.tls && self.shared.cleartext == Protocol::Http2 {
             let begun = Instant::now();
             let greeting = async {
                 io.write_all(HTTP2_GREETING).await?;
@@ -130,11 +159,19 @@ impl Connector {
     }
 
     /// Sets a connection to `target` up.
-    pub(super) async fn reach(&self, target: &Target) -> Result<Stream, ConnectError> {
-        self.connect(target, &self.shared.tls).await
+    pub(super) async fn reach(&self, target: &Target, offer: Offer) -> Result<Stream, ConnectError> {
+        match offer {
+            Offer::All => self.connect(target, &self.shared.tls, self.shared.cleartext).await,
+            Offer::Http1 => self.connect(target, &self.shared.http1_tls, Protocol::Http1).await,
+        }
     }
 
-    async fn connect(&self, target: &Target, tls: &Arc<ClientConfig>) -> Result<Stream, ConnectError> {
+    async fn connect(
+        &self,
+        target: &Target,
+        tls: &Arc<ClientConfig>,
+        cleartext: Protocol,
+    ) -> Result<Stream, ConnectError> {
         let deadline = Instant::now() + self.shared.timeout;
         let proxy = self.shared.proxy.as_ref().filter(|proxy| proxy.covers(&target.uri));
         let (begun, mut io) = if let Some(proxy) = proxy {
@@ -143,8 +180,9 @@ impl Connector {
             let (begun, tcp) = self.dial(target, &target.host, target.port, deadline).await?;
             (begun, Box::new(tcp) as Box<dyn Duplex>)
         };
-        let mut protocol = Protocol::Http1;
+        let mut protocol = cleartext;
         if target.tls {
+            protocol = Protocol::Http1;
             let name = self.shared.server_name.clone();
             let name = name.map_or_else(|| server_name(&target.host), Ok);
             let secured = handshake(target, name, io, Arc::clone(tls), deadline).await?;

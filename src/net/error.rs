@@ -1,4 +1,4 @@
-//! Why a connection or an exchange failed, and whether the request can have left.
+//! Why a connection or an exchange failed, and whether the request can have been processed.
 
 use std::fmt;
 use std::io;
@@ -166,6 +166,9 @@ pub enum Kind {
     /// A connection closed, or turned out not to speak HTTP, before it took the request, and no other took it. Nothing was written.
     #[error("the connection closed before the request was written")]
     NotSent(#[source] hyper::Error),
+    /// The host said over HTTP/2, time after time, that it has processed nothing of the request. It counts as not sent.
+    #[error("the host refuses to process the request")]
+    NotProcessed(#[source] hyper::Error),
     /// The request's address is not absolute; a mistake in this program.
     #[error("the request cannot be sent")]
     Unsendable,
@@ -212,10 +215,13 @@ impl Error {
         &self.kind
     }
 
-    /// Whether provably no byte of the request was written.
+    /// Whether the host has provably processed nothing of the request: no byte was written, or the host itself said so.
     #[must_use]
-    pub fn is_unsent(&self) -> bool {
-        matches!(self.kind, Kind::Connect(_) | Kind::NotSent(_) | Kind::Unsendable)
+    pub fn is_unprocessed(&self) -> bool {
+        matches!(
+            self.kind,
+            Kind::Connect(_) | Kind::NotSent(_) | Kind::NotProcessed(_) | Kind::Unsendable
+        )
     }
 
     /// Whether the head of an answer had arrived, so that the request certainly had, too.
@@ -242,7 +248,7 @@ impl Error {
     pub fn proxy_status(&self) -> &'static str {
         match &self.kind {
             Kind::Connect(error) => error.proxy_status(),
-            Kind::NotSent(_) | Kind::Lost(_) => "connection_terminated",
+            Kind::NotSent(_) | Kind::NotProcessed(_) | Kind::Lost(_) => "connection_terminated",
             Kind::Unsendable | Kind::NoMemory(_) => "proxy_internal_error",
             Kind::HeadTimeout | Kind::BodyTimeout => "http_response_timeout",
             Kind::BodyLost(_) => "http_response_incomplete",

@@ -4,8 +4,9 @@
 //! Client ─► pool ─► Connector: Resolver (last good answer kept) ─► dial (all addresses) ─► [CONNECT] ─► TLS
 //! ```
 //!
-//! Nothing here retries a request, follows a redirect or knows a token. The one invariant: an error says truly whether any
-//! byte of the request can have been written ([`Error::is_unsent`]), because the quota is refunded on that word.
+//! Nothing here makes a request twice, follows a redirect or knows a token. The one invariant: an error says truly whether the
+//! host can have processed any of the request ([`Error::is_unprocessed`]), because the quota is refunded on that word. What provably was
+//! not processed is sent again here, and nothing else.
 
 mod client;
 mod collect;

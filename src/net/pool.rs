@@ -16,6 +16,7 @@ use tokio::sync::Mutex as Gate;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::net::connection::Connection;
+use crate::net::connector::Offer;
 use crate::net::connector::Target;
 use crate::net::stream::Protocol;
 use crate::net::{Config, ConnectError, Connector, Error, Kind, Step};
@@ -28,6 +29,9 @@ const SLACK: Duration = Duration::from_millis(500);
 
 /// Idle HTTP/1.1 connections kept per host: a burst of all the calls that a minute allows leaves all of its connections to the next one.
 const MAX_IDLE_PER_HOST: usize = 100;
+
+/// How long a host that asked for HTTP/1.1 is spoken to in nothing else.
+const HTTP1_FOR: Duration = Duration::from_hours(1);
 
 /// Most hosts whose connections are kept; a further one gets a connection for each request.
 const MAX_HOSTS: usize = 64;
@@ -60,6 +64,8 @@ struct Kept {
     idle: Vec<(Instant, Connection)>,
     /// Somebody looks after those that are idle for too long.
     tended: bool,
+    /// HTTP/2 is not offered until then.
+    http1_until: Option<Instant>,
 }
 
 impl Pool {
@@ -143,11 +149,15 @@ impl Pool {
             }
             Some(pass)
         };
-        let stream = connector.reach(&host.target).await.map_err(Kind::Connect)?;
+        let offer = host.kept().offer(Instant::now());
+        let stream = connector.reach(&host.target, offer).await.map_err(Kind::Connect)?;
         let connection = Connection::begin(stream, &self.config).await.map_err(Kind::NotSent)?;
         let mut kept = host.kept();
         kept.open = connection.protocol() == Protocol::Http1;
-        kept.shared = connection.shared();
+        // One that was begun before the host asked for HTTP/1.1 serves the request that it was made for, and no other.
+        if kept.offer(connection.born()) == offer {
+            kept.shared = connection.shared();
+        }
         Ok((connection, false))
     }
 
@@ -186,6 +196,13 @@ impl Pool {
 }
 
 impl Kept {
+    fn offer(&self, now: Instant) -> Offer {
+        match self.http1_until {
+            Some(until) if now < until => Offer::Http1,
+            _ => Offer::All,
+        }
+    }
+
     fn next(&mut self, max_age: Duration, now: Instant) -> Option<Connection> {
         if self
             .shared
@@ -269,6 +286,15 @@ impl Host {
         {
             kept.shared = None;
         }
+    }
+
+    /// The host has asked for HTTP/1.1: for a while nothing else is offered.
+    pub(super) fn require_http1(&self, now: Instant) {
+        let mut kept = self.kept();
+        kept.http1_until = Some(now + HTTP1_FOR);
+        kept.shared = None;
+        // From now on, each request may have a connection of its own.
+        kept.open = true;
     }
 
     fn late(&self) -> Kind {

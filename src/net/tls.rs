@@ -1,5 +1,6 @@
 //! Whom to trust.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::{self, PemObject as _};
 
 use crate::net::SetupError;
+use crate::plain_text;
 
 /// HTTP/2 first, HTTP/1.1 as the alternative.
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
@@ -33,7 +35,9 @@ pub(super) fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, Setu
 /// # Errors
 /// When the text holds no certificate, or one that is none.
 pub(super) fn client_config_of(ca_text: &[u8]) -> Result<ClientConfig, SetupError> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(ca_text).collect();
+    let text = plain_text::pem(ca_text)
+        .map_err(|malformed| SetupError::CaText(pem::Error::Io(io::Error::other(malformed))))?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     let found = found.map_err(SetupError::CaText)?;
     if found.is_empty() {
         return Err(SetupError::CaTextEmpty);
@@ -43,6 +47,13 @@ pub(super) fn client_config_of(ca_text: &[u8]) -> Result<ClientConfig, SetupErro
         roots.add(certificate).map_err(SetupError::Tls)?;
     }
     with_roots(roots)
+}
+
+/// The same without HTTP/2.
+pub(super) fn http1_only(config: &ClientConfig) -> ClientConfig {
+    let mut config = config.clone();
+    config.alpn_protocols.retain(|protocol| protocol != b"h2");
+    config
 }
 
 fn with_roots(roots: RootCertStore) -> Result<ClientConfig, SetupError> {
@@ -57,7 +68,11 @@ fn with_roots(roots: RootCertStore) -> Result<ClientConfig, SetupError> {
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, SetupError> {
-    let read = || -> Result<Vec<_>, pem::Error> { CertificateDer::pem_file_iter(path)?.collect() };
+    let read = || -> Result<Vec<_>, pem::Error> {
+        let bytes = std::fs::read(path).map_err(pem::Error::Io)?;
+        let text = plain_text::pem(&bytes).map_err(|malformed| pem::Error::Io(io::Error::other(malformed)))?;
+        CertificateDer::pem_slice_iter(&text).collect()
+    };
     let found = read().map_err(|cause| SetupError::CaFile {
         path: path.to_owned(),
         cause,

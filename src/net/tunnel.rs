@@ -5,8 +5,11 @@ use std::io;
 use http::HeaderValue;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-/// Longest head of a proxy's answer.
+/// Longest answer of a proxy: its head, with the interim ones before it.
 const MAX_HEAD_BYTES: usize = 8 * 1024;
+
+/// Who asks. Some proxies refuse whoever does not say.
+const AGENT: &str = concat!("defender-gateway/", env!("CARGO_PKG_VERSION"));
 
 /// Turns a connection to a proxy into one to `authority` (`host:port`). The caller bounds the time.
 ///
@@ -16,7 +19,7 @@ pub(super) async fn open<S>(stream: &mut S, authority: &str, authorization: Opti
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n").into_bytes();
+    let mut head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: {AGENT}\r\n").into_bytes();
     if let Some(authorization) = authorization {
         head.extend_from_slice(b"Proxy-Authorization: ");
         head.extend_from_slice(authorization.as_bytes());
@@ -25,8 +28,7 @@ where
     head.extend_from_slice(b"\r\n");
     stream.write_all(&head).await?;
     stream.flush().await?;
-    let answer = read_head(stream).await?;
-    match status(&answer) {
+    match final_status(stream).await? {
         Some(200..=299) => Ok(()),
         Some(407) => Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
@@ -42,11 +44,26 @@ where
     }
 }
 
+/// The status of the final answer, behind any interim ones (RFC 9110 §15.2); `None` when it is not HTTP/1.
+async fn final_status<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Option<u16>> {
+    let mut room = MAX_HEAD_BYTES;
+    loop {
+        let head = read_head(stream, room).await?;
+        room -= head.len();
+        match status(&head) {
+            // 101 would end HTTP, and nobody asked for that.
+            Some(100 | 102..=199) => {}
+            other => return Ok(other),
+        }
+    }
+}
+
 /// Reads up to the empty line and not a byte further: what follows belongs to the tunnel.
-async fn read_head<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Vec<u8>> {
+async fn read_head<S: AsyncRead + Unpin>(stream: &mut S, room: usize) -> io::Result<Vec<u8>> {
     let mut head = Vec::with_capacity(256);
-    while !head.ends_with(b"\r\n\r\n") {
-        if head.len() == MAX_HEAD_BYTES {
+    // A line may end without a carriage return (RFC 9112 §2.2).
+    while !(head.ends_with(b"\n\r\n") || head.ends_with(b"\n\n")) {
+        if head.len() == room {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "the proxy's answer is too long",
@@ -62,7 +79,7 @@ fn status(head: &[u8]) -> Option<u16> {
         .strip_prefix(b"HTTP/1.1 ")
         .or_else(|| head.strip_prefix(b"HTTP/1.0 "))?;
     let (code, rest) = line.split_at_checked(3)?;
-    let ends = matches!(rest.first(), Some(b' ' | b'\r'));
+    let ends = matches!(rest.first(), Some(b' ' | b'\r' | b'\n'));
     let code = std::str::from_utf8(code)
         .ok()
         .filter(|code| code.bytes().all(|b| b.is_ascii_digit()))?;
@@ -90,11 +107,44 @@ mod tests {
     async fn a_tunnel_is_asked_for_and_nothing_behind_the_answer_is_lost() {
         let (result, sent, rest) = asked(b"HTTP/1.1 200 Connection established\r\nVia: x\r\n\r\nhello").await;
         result.unwrap();
+        let agent = concat!("User-Agent: defender-gateway/", env!("CARGO_PKG_VERSION"));
         assert_eq!(
             sent,
-            "CONNECT eu.test:443 HTTP/1.1\r\nHost: eu.test:443\r\nProxy-Authorization: Basic eA==\r\n\r\n"
+            format!(
+                "CONNECT eu.test:443 HTTP/1.1\r\nHost: eu.test:443\r\n{agent}\r\nProxy-Authorization: Basic eA==\r\n\r\n"
+            )
         );
         assert_eq!(rest, b"hello");
+    }
+
+    #[tokio::test]
+    async fn plain_line_feeds_end_lines_too() {
+        for answer in [
+            "HTTP/1.0 200 OK\n\nhello",
+            "HTTP/1.1 200\nVia: x\n\nhello",
+            "HTTP/1.1 200 OK\nVia: x\n\r\nhello",
+        ] {
+            let (result, _, rest) = asked(answer.as_bytes()).await;
+            result.unwrap();
+            assert_eq!(rest, b"hello");
+        }
+    }
+
+    #[tokio::test]
+    async fn interim_answers_before_the_final_one_are_skipped() {
+        let interim =
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.0 199 x\r\n\r\n";
+        let (result, _, rest) = asked(format!("{interim}HTTP/1.1 200 OK\r\n\r\nhello").as_bytes()).await;
+        result.unwrap();
+        assert_eq!(rest, b"hello");
+        let (result, ..) = asked(format!("{interim}HTTP/1.1 403 Forbidden\r\n\r\n").as_bytes()).await;
+        assert!(result.unwrap_err().to_string().contains("status 403"));
+        // Not for ever.
+        let endless = "HTTP/1.1 102 Processing\r\n\r\n".repeat(2 * MAX_HEAD_BYTES / 27);
+        assert_eq!(
+            asked(endless.as_bytes()).await.0.unwrap_err().kind(),
+            io::ErrorKind::InvalidData
+        );
     }
 
     #[tokio::test]
@@ -103,6 +153,7 @@ mod tests {
         assert_eq!(result.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
         for bad in [
             &b"HTTP/1.1 503 Busy\r\n\r\n"[..],
+            b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
             b"HTTP/1.1 2000 OK\r\n\r\n",
             b"SSH-2.0-OpenSSH\r\n\r\n",
             b"HTTP/1.1 200 OK\r\n",

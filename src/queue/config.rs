@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use crate::caller::Name;
 
@@ -33,6 +34,8 @@ pub struct Config {
     pub max_requests: usize,
     /// Most tickets of one caller.
     pub max_requests_per_caller: usize,
+    /// The longest that a request may ask to wait; no refusal advises a longer one.
+    pub longest_wait: Duration,
     /// Shares of named callers.
     pub weights: Weights,
 }

@@ -66,10 +66,7 @@ impl FairUse {
         }
         self.buckets.check_key(caller).map_err(|not_until| {
             let now = self.buckets.clock().now();
-            Refused {
-                reason: Reason::FairUse,
-                retry_after: not_until.wait_time_from(now),
-            }
+            Refused::new(Reason::FairUse, not_until.wait_time_from(now))
         })
     }
 

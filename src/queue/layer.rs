@@ -7,7 +7,7 @@ use tower::ServiceExt as _;
 
 use super::line::{Queue, Slots};
 use super::refused::{Reason, Refused};
-use crate::attempt::{Again, Failure, Fate, Granted, Route, Try};
+use crate::attempt::{Again, Failure, Fate, Granted, Try};
 use crate::scan::Answer;
 
 /// Wraps a service that needs a slot into one that waits for it.
@@ -54,7 +54,7 @@ fn failure(refused: Refused) -> Failure {
         fate: Fate::Unsent,
         again: match refused.reason {
             // Only a slot is missing.
-            Reason::Late | Reason::Promised => Again::InCompany,
+            Reason::Late | Reason::Promised | Reason::Displaced => Again::InCompany,
             _ => Again::Never,
         },
         answer: None,
@@ -87,11 +87,11 @@ where
             let granted = Granted {
                 attempt: attempt.clone(),
                 permit,
-                route: Route::default(),
             };
             let answer = inner.ready().await?.call(granted).await;
             // The call has bound what is asked; only now is it known who benefits.
             queue.spread(&attempt);
+            queue.answered(&attempt);
             answer
         })
     }

@@ -15,7 +15,8 @@ use super::metrics::Metrics;
 use super::refused::{Reason, Refused};
 use super::snapshot::Snapshot;
 use super::state::{Entered, State, TOLERANCE, Turn};
-use crate::attempt::{Demand, Try};
+use crate::attempt::{Demand, FlowDemand, Try};
+use crate::caller::{Name, Urgency};
 use crate::task::Tasks;
 
 /// Where slots come from.
@@ -29,7 +30,7 @@ pub trait Slots: fmt::Debug + Send + Sync + 'static {
     /// When there is none: the moment to ask again, or `None` when only [`Slots::changed`] can tell.
     fn take(&self, now: Instant) -> Result<Self::Permit, Option<Instant>>;
 
-    /// Appends the starts of the next `count` slots, ascending.
+    /// Appends the starts of the next `count` slots, ascending; with [`Slots::others`], the slots of all.
     fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>);
 
     /// Changes when an earlier forecast may no longer hold.
@@ -41,6 +42,17 @@ pub trait Slots: fmt::Debug + Send + Sync + 'static {
     /// Says what is wanted, whenever that may have changed.
     fn demand(&self, demand: Demand<'_>) {
         let _ = demand;
+    }
+
+    /// What callers of other queues want of the same slots: a forecast plays the order forward over them too.
+    fn others(&self) -> Arc<[FlowDemand]> {
+        Arc::default()
+    }
+
+    /// For whom this slot is, when that was decided elsewhere. If that caller has left, the next one in the queue's own order gets it.
+    fn granted_to(&self, permit: &Self::Permit) -> Option<(Urgency, Name)> {
+        let _ = permit;
+        None
     }
 
     /// How many others, who are not in this queue, may want slots too.
@@ -102,7 +114,8 @@ impl<S: Slots> Queue<S> {
     /// Waits for a slot, at most until the caller's deadline.
     ///
     /// # Errors
-    /// [`Refused`] at once when the turn cannot come in time; later only when the upstream ordered a pause meanwhile.
+    /// [`Refused`] at once when the turn cannot come in time; later when a request with a better right to the slot came meanwhile, or the
+    /// upstream ordered a pause.
     ///
     /// # Cancel safety
     /// Safe: a caller that leaves gives its place up at once, and a slot just handed to it passes on.
@@ -147,10 +160,19 @@ impl<S: Slots> Queue<S> {
     pub fn spread(&self, attempt: &Try) {
         let beneficiaries = attempt.load.beneficiaries();
         if beneficiaries.len() > 1 {
-            self.0
-                .lock()
-                .spread(attempt.caller.urgency, &attempt.caller.name, &beneficiaries);
+            self.0.lock().spread(
+                attempt.caller.urgency,
+                &attempt.caller.name,
+                &beneficiaries,
+                Instant::now(),
+            );
         }
+    }
+
+    /// The call that `attempt` was granted a slot for has been answered: its caller may ask again.
+    pub fn answered(&self, attempt: &Try) {
+        let (name, urgency) = (&attempt.caller.name, attempt.caller.urgency);
+        self.0.lock().answered(name, urgency, Instant::now());
     }
 
     /// The state for people.
@@ -236,27 +258,27 @@ impl<S: Slots> Shared<S> {
     }
 
     /// Waits to be told.
-    async fn turn(&self, told: oneshot::Receiver<Turn<S::Permit>>, latest: Instant) -> Turn<S::Permit> {
-        let refused = |reason, retry_after| Err(Refused { reason, retry_after });
+    async fn turn(&self, mut told: oneshot::Receiver<Turn<S::Permit>>, id: u64, latest: Instant) -> Turn<S::Permit> {
+        // Only a panic in the queue loses a ticket.
+        let lost = || Err(Refused::new(Reason::Late, Duration::ZERO));
         tokio::select! {
             biased;
-            // Only a panic in the queue loses a ticket.
-            turn = told => turn.unwrap_or(refused(Reason::Late, Duration::ZERO)),
+            turn = &mut told => turn.unwrap_or_else(|_| lost()),
             () = tokio::time::sleep_until(latest) => {
-                let wait = self.lock().predicted_wait(Instant::now(), &self.slots);
-                refused(Reason::Overtaken, wait)
+                self.lock().lapse(id, Instant::now());
+                told.await.unwrap_or_else(|_| lost())
             }
         }
     }
 
     /// A refusal for want of slots, when it is not known whether there are any.
     fn honest(&self, refused: Refused) -> Refused {
-        let is_want = matches!(refused.reason, Reason::Late | Reason::Promised | Reason::Overtaken);
+        let is_want = matches!(
+            refused.reason,
+            Reason::Late | Reason::Promised | Reason::Displaced | Reason::Overtaken
+        );
         match self.slots.lost().filter(|_| is_want) {
-            Some(retry_after) => Refused {
-                reason: Reason::StoreLost,
-                retry_after,
-            },
+            Some(retry_after) => Refused::new(Reason::StoreLost, retry_after),
             None => refused,
         }
     }
@@ -290,7 +312,8 @@ impl<S: Slots> Waiting<S> {
     /// Waits for the slot, at most until a second after the caller's deadline.
     ///
     /// # Errors
-    /// [`Refused`] only when slots came later than predicted: the upstream ordered a pause, or was much slower than before.
+    /// [`Refused`] when a request came whose class or share gives it a better right to the slot, or when slots came later than predicted: the
+    /// upstream ordered a pause, or was much slower than before.
     ///
     /// # Cancel safety
     /// Safe, see [`Queue::turn`].
@@ -300,8 +323,8 @@ impl<S: Slots> Waiting<S> {
         let at_once = matches!(self.place, Place::Served(_));
         let turn = match self.place {
             Place::Served(permit) => Ok(permit),
-            Place::Behind(turn, _ticket) => shared
-                .turn(turn, latest)
+            Place::Behind(turn, ticket) => shared
+                .turn(turn, ticket.id, latest)
                 .await
                 .map_err(|refused| shared.honest(refused)),
         };

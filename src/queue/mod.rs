@@ -2,37 +2,38 @@
 //!
 //! A waiting request holds a ticket, not a slot; a slot is bound to a ticket when it is there. Three rules decide:
 //!
-//! 1. **Order** ([`Order`]): urgency classes with a guaranteed share each, callers taking turns inside a class, and within one
-//!    caller the earliest deadline first.
-//! 2. **Promise** ([`Promises`]): a ticket is taken only if its slot comes in time in that order, and if everybody already waiting is still
-//!    served in time. Otherwise the caller is refused at once and told when to come back. Where the fair order would break a
-//!    promise, the earliest deadline goes first.
-//! 3. **Room for others**: a caller who already waits must leave a slot free for each other caller seen lately (at least one, at most half of
-//!    the slots before its deadline). So a greedy caller cannot fill the queue against modest ones, and nobody is refused who would have been
-//!    served if the deadline had been so many slots later: that is the bound on wrong refusals.
+//! 1. **Order** ([`Order`]): urgency classes with a share each, callers by weight inside a class, and a caller's own requests by deadline.
+//!    Deadlines do not bend it: what a request may wait decides whether it is let in, not when it is served.
+//! 2. **Admission**: a request is let in when its slot comes before its deadline, with that order played forward over those who wait now and
+//!    those who are about to ask (`expectation`): callers that ask again whenever they are answered, and requests that were refused and
+//!    told when to come back. Otherwise it is refused at once, and told how long a wait would have been enough and when to come back; until
+//!    then its place in the order is kept.
+//! 3. **Taking back**: a place on slots that somebody comes to claim with a better right was borrowed. The order is played forward again when
+//!    somebody came who goes before others; whose turn then comes after the deadline is told at once. So nobody is served late, and within its
+//!    own class and share nobody is taken back. This is load shedding by priority.
 //!
 //! Not here: when slots come; the queue asks its [`Slots`].
 
 mod config;
+mod expectation;
 mod fair_use;
 mod layer;
 mod line;
 mod metrics;
 mod order;
-mod promise;
+mod recent_callers;
 mod refused;
+mod slot_forecast;
 mod snapshot;
 mod state;
 #[cfg(test)]
 mod tests;
-mod visitor;
 
 pub use config::{Config, Weights};
 pub use fair_use::{FairUse, Layer as FairUseLayer, Service as FairUseService};
 pub use layer::{Layer, Service};
 pub use line::{Queue, Slots, Waiting};
 pub use metrics::Metrics;
-pub use order::{Order, Ticket};
-pub use promise::Promises;
-pub use refused::{Reason, Refused};
+pub use order::{Ahead, Expected, Late, Look, Order, Place, Played, Ticket};
+pub use refused::{Reason, Refused, Wait};
 pub use snapshot::{CallerShare, Outlook, Snapshot};

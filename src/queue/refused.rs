@@ -8,22 +8,61 @@ use std::time::Duration;
 pub struct Refused {
     /// Why.
     pub reason: Reason,
-    /// When a request would be served, counted from the refusal.
+    /// When to come back, counted from the refusal.
     pub retry_after: Duration,
+    /// How long a wait would have been let in; `None` when none would.
+    pub wait: Option<Wait>,
+}
+
+/// What a request would have had to wait, and what it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// Until its turn would come.
+    pub needed: Duration,
+    /// What it allowed.
+    pub allowed: Duration,
+}
+
+impl Wait {
+    /// The wait to ask for, in whole seconds: rounded up, so that it is enough.
+    #[must_use]
+    pub fn needed_s(self) -> u64 {
+        whole_seconds(self.needed)
+    }
+
+    /// What the request allowed, in whole seconds. A moment of it had passed when it was refused.
+    #[must_use]
+    pub fn allowed_s(self) -> u64 {
+        self.allowed.saturating_add(Duration::from_millis(500)).as_secs()
+    }
+}
+
+/// Rounded up, and at least 1.
+fn whole_seconds(duration: Duration) -> u64 {
+    (duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).max(1)
 }
 
 impl Refused {
+    /// A refusal that no longer wait would have changed.
+    #[must_use]
+    pub fn new(reason: Reason, retry_after: Duration) -> Self {
+        Self {
+            reason,
+            retry_after,
+            wait: None,
+        }
+    }
+
     /// `Retry-After` in whole seconds, rounded up and at least 1, so that who obeys it is not too early.
     ///
     /// ```
     /// use defender_gateway::queue::{Reason, Refused};
-    /// let refused = Refused { reason: Reason::Late, retry_after: std::time::Duration::from_millis(2_001) };
+    /// let refused = Refused::new(Reason::Late, std::time::Duration::from_millis(2_001));
     /// assert_eq!(refused.retry_after_s(), 3);
     /// ```
     #[must_use]
     pub fn retry_after_s(&self) -> u64 {
-        let whole = self.retry_after.as_secs();
-        (whole + u64::from(self.retry_after.subsec_nanos() > 0)).max(1)
+        whole_seconds(self.retry_after)
     }
 }
 
@@ -32,7 +71,7 @@ impl Refused {
 pub enum Reason {
     /// The turn cannot come before the caller's deadline.
     Late,
-    /// Every slot before the caller's deadline is promised or kept for others.
+    /// Every slot before the caller's deadline is claimed by others who are about to ask and go first.
     Promised,
     /// The queue holds as many requests as it may.
     Full,
@@ -40,6 +79,8 @@ pub enum Reason {
     CallerFull,
     /// The caller is over its fair-use limit.
     FairUse,
+    /// The place was on slots that somebody claimed since whose class or share gives a better right to them.
+    Displaced,
     /// The ticket was taken, but a pause ordered by the upstream made it impossible to serve in time.
     Overtaken,
     /// The gateway is about to stop, and the turn would come too late.
@@ -52,12 +93,13 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, for tables and tests.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Late,
         Self::Promised,
         Self::Full,
         Self::CallerFull,
         Self::FairUse,
+        Self::Displaced,
         Self::Overtaken,
         Self::ShuttingDown,
         Self::StoreLost,
@@ -73,6 +115,7 @@ impl Reason {
             Self::Full => "full",
             Self::CallerFull => "caller_full",
             Self::FairUse => "fair_use",
+            Self::Displaced => "displaced",
             Self::Overtaken => "overtaken",
             Self::ShuttingDown => "shutting_down",
             Self::StoreLost => "store_lost",
@@ -86,7 +129,7 @@ impl Reason {
         match self {
             Self::Late => "the next free slot of the upstream's quota comes after the time the request may wait",
             Self::Promised => {
-                "every slot of the upstream's quota within the time the request may wait is promised to others"
+                "every slot of the upstream's quota within the time the request may wait is claimed by others that go first"
             }
             Self::Full => "as many requests wait for the upstream's quota as may wait",
             Self::CallerFull => "as many requests of this caller wait for the upstream's quota as may wait",
@@ -95,6 +138,9 @@ impl Reason {
             Self::StoreLost => "the store that replicas share the upstream's quota through does not answer",
             Self::Tokens => {
                 "calls with as many other callers' own tokens still count as the gateway can count at a time"
+            }
+            Self::Displaced => {
+                "more urgent requests, or other callers' fair shares, now take every slot within the time the request may wait"
             }
             Self::Overtaken => "the upstream ordered a pause that is longer than the time the request may wait",
         }

@@ -35,10 +35,10 @@ pub struct CallerShare {
     pub outlook: Option<Outlook>,
 }
 
-/// When a caller's turns come, if nobody comes or leaves before.
+/// When a caller's turns come, if those come who are expected to ask and go first, and nobody else comes or leaves before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outlook {
-    /// Requests of others that are served before its next one.
+    /// Requests of others that are served before its next one; some of them may yet have to come.
     pub position: usize,
     /// Until its next turn.
     pub next: Duration,
@@ -52,11 +52,10 @@ const SHOWN: usize = 50;
 impl<P> State<P> {
     pub(super) fn snapshot<S: Slots<Permit = P>>(&mut self, now: Instant, slots: &S) -> Snapshot {
         let predicted_wait = self.predicted_wait(now, slots);
-        self.look_ahead(now, self.order.len(), slots);
         let waiting = self.order.waiting_by_caller();
         let callers = waiting.len();
         let mut shares: Vec<_> = self
-            .visitors
+            .recent
             .iter()
             .map(|(name, served)| (waiting.get(name).copied().unwrap_or(0), served, name.clone()))
             .collect();
@@ -77,16 +76,18 @@ impl<P> State<P> {
     }
 
     fn outlook(&self, caller: &Name, now: Instant) -> Option<Outlook> {
-        let (first, last) = self.order.turns_of(caller)?;
-        let wait = |rank: usize| {
-            // Every ticket has a slot in the forecast; the last one known is the nearest to the truth.
-            let start = self.slots.get(rank).or(self.slots.back());
-            start.map_or(Duration::ZERO, |start| start.saturating_duration_since(now))
-        };
-        Some(Outlook {
-            position: first,
-            next: wait(first),
-            last: wait(last),
+        let turns = self.order.tickets_of(caller).filter_map(|(first, last)| {
+            let ((ahead, first), (_, last)) = (self.turn_of(first, now)?, self.turn_of(last, now)?);
+            Some(Outlook {
+                position: ahead.rank(),
+                next: first.saturating_duration_since(now),
+                last: last.saturating_duration_since(now),
+            })
+        });
+        turns.reduce(|one, other| Outlook {
+            position: one.position.min(other.position),
+            next: one.next.min(other.next),
+            last: one.last.max(other.last),
         })
     }
 }

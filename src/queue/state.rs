@@ -1,52 +1,125 @@
 //! The queue's state, behind one lock: tickets in, permits out.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::config::Config;
+use super::expectation::{Arrival, Expectations};
 use super::line::Slots;
-use super::order::{Order, Ticket};
-use super::promise::Promises;
-use super::refused::{Reason, Refused};
-use super::visitor::{LATELY, Visitors};
-use crate::attempt::{Demand, Try};
+use super::order::{Ahead, Late, Look, Order, Place, Ticket};
+use super::recent_callers::RecentCallers;
+use super::refused::{Reason, Refused, Wait};
+use super::slot_forecast::SlotForecast;
+use crate::attempt::{Demand, FlowDemand, Try};
 use crate::caller::{Caller, Name, Urgency};
 
 /// What a waiting request receives.
 pub(super) type Turn<P> = Result<P, Refused>;
 
-/// Most slots kept free for others: enough for the busiest share, and a bound on how far a forecast looks.
-const MOST_RESERVED: usize = 64;
+/// Slots that are forecast besides one for everybody who waits.
+const BESIDES: usize = 128;
 
 /// A slot that comes this much after the deadline is still used: answers are never as punctual as a forecast, and who has waited half a
 /// minute is better served with a moment of delay than with a refusal.
 pub(super) const TOLERANCE: Duration = Duration::from_secs(1);
 
-/// A slot handed out this much later than forecast came on time.
-const PUNCTUAL: Duration = Duration::from_millis(5);
+/// A place is not taken back for the sake of less than this.
+const SLIGHTLY: Duration = Duration::from_millis(50);
+
+/// Callers that ask again and again are expected to go on for so long.
+const LOOPS_LAST: Duration = Duration::from_mins(2);
+
+/// Whose turns come too late is found out at once as long as that costs no more than this for each request that came, and otherwise after this
+/// time: a flood must not look at the whole queue at every arrival.
+const STEPS_PER_ARRIVAL: usize = 64;
+const AFTER: Duration = Duration::from_millis(50);
+
+/// Requests of the same caller that a newcomer must not delay past their deadlines: so many are looked at.
+const OWN_LOOKED_AT: usize = 32;
+
+/// Who may wait less than this has to come just when a slot is free.
+const INSTANT: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct State<P> {
     pub(super) config: Config,
     pub(super) order: Order,
-    promises: Promises,
-    waiters: HashMap<u64, oneshot::Sender<Turn<P>>>,
-    /// When the next slots come, as of `forecast_of`.
-    pub(super) slots: VecDeque<Instant>,
-    forecast_of: Option<u64>,
-    /// Whether every ticket is known to be in time by `slots`.
-    checked: bool,
-    pub(super) visitors: Visitors,
+    /// By when everybody can use a slot, ascending.
+    deadlines: Vec<(Instant, u64)>,
+    waiters: HashMap<u64, Waiter<P>>,
+    slots: SlotForecast,
+    others: Arc<[FlowDemand]>,
+    pub(super) recent: RecentCallers,
+    expectations: Expectations,
     tickets: u64,
     /// Whether somebody was refused for want of slots since nobody waited last.
     turns_away: bool,
+    check: Check,
     /// When the clock task will next look by itself.
     pub(super) armed: Option<Instant>,
     /// No slot is of use from then on.
     closes: Option<Instant>,
+}
+
+/// Who waits with a ticket.
+#[derive(Debug)]
+struct Waiter<P> {
+    turn: oneshot::Sender<Turn<P>>,
+    /// How long it said that it may wait.
+    allowed: Duration,
+}
+
+/// Whether everybody who waits is known to be served in time.
+#[derive(Debug)]
+struct Check {
+    /// So many may still come who go before others.
+    spare: usize,
+    /// Callers that ask again whenever they are answered, when this was found out.
+    loops: usize,
+    /// Since when it is not known any more, because more came.
+    overtaken: Option<Instant>,
+    /// Slots may come later than they were said to.
+    drifted: bool,
+    /// Steps that may be spent at once.
+    budget: usize,
+}
+
+/// By how many slots a request delays those who waited before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Delay {
+    None,
+    One,
+    Unknown,
+}
+
+impl Check {
+    /// Nobody waits.
+    const IDLE: Self = Self {
+        spare: usize::MAX,
+        loops: 0,
+        overtaken: None,
+        drifted: false,
+        budget: 0,
+    };
+
+    /// Somebody came, with so many slots to spare.
+    fn came(&mut self, delay: Delay, spare: usize, loops: usize, now: Instant) {
+        match delay {
+            Delay::None => self.spare = self.spare.min(spare),
+            Delay::One if self.spare > 0 && loops <= self.loops => self.spare = (self.spare - 1).min(spare),
+            Delay::One | Delay::Unknown => self.doubt(now),
+        }
+    }
+
+    /// The order has changed.
+    fn doubt(&mut self, now: Instant) {
+        self.spare = 0;
+        self.overtaken.get_or_insert(now);
+    }
 }
 
 /// A ticket just taken.
@@ -58,19 +131,29 @@ pub(super) struct Entered<P> {
     pub(super) turn: oneshot::Receiver<Turn<P>>,
 }
 
+/// A request that is refused or taken back.
+#[derive(Clone, Copy, Debug)]
+struct Request<'a> {
+    name: &'a Name,
+    urgency: Urgency,
+    /// How long it said that it may wait.
+    allowed: Duration,
+}
+
 impl<P> State<P> {
     pub(super) fn new(config: Config) -> Self {
         Self {
             order: Order::new(config.weights.clone()),
             config,
-            promises: Promises::default(),
+            deadlines: Vec::new(),
             waiters: HashMap::new(),
-            slots: VecDeque::new(),
-            forecast_of: None,
-            checked: true,
-            visitors: Visitors::default(),
+            slots: SlotForecast::default(),
+            others: Arc::default(),
+            recent: RecentCallers::default(),
+            expectations: Expectations::default(),
             tickets: 0,
             turns_away: false,
+            check: Check::IDLE,
             armed: None,
             closes: None,
         }
@@ -91,9 +174,13 @@ impl<P> State<P> {
             return None;
         }
         let permit = slots.take(now).ok()?;
-        self.visitors.visit(&caller.name, now);
-        self.order.pass(&caller.name, caller.urgency);
-        self.handed_out(&caller.name, now);
+        let (name, urgency) = (&caller.name, caller.urgency);
+        self.recent.visit(name);
+        let arrival = self.expectations.arrive(name, urgency, now, &mut self.order);
+        self.order.pass(name, urgency);
+        self.expectations
+            .let_in((name, urgency), arrival, now, now, &mut self.order);
+        self.handed_out(name, urgency, now);
         Some(permit)
     }
 
@@ -103,74 +190,123 @@ impl<P> State<P> {
         S: Slots<Permit = P>,
     {
         let caller = &attempt.caller;
+        let (name, urgency) = (&caller.name, caller.urgency);
         // Reading the request took a moment: a slot that is free now is in time even for who will not wait at all.
         let deadline = caller.deadline.max(now);
-        let own = self.order.waiting_of(&caller.name);
-        let others = self.visitors.visit(&caller.name, now);
-        self.look_ahead(now, self.order.len() + 1 + MOST_RESERVED, slots);
-        let reserve = self.reserve(
-            deadline,
-            if own == 0 {
-                0
-            } else {
-                others.max(1).saturating_add(slots.rivals())
-            },
-        );
+        self.recent.visit(name);
+        let arrival = self.expectations.arrive(name, urgency, now, &mut self.order);
+        self.look_ahead(now, self.order.len() + 1 + BESIDES, slots);
         self.turns_away &= !self.order.is_empty();
-        if self.order.len() >= self.config.max_requests {
-            return Err(self.refuse(Reason::Full, caller, reserve, now));
-        }
-        if own >= self.config.max_requests_per_caller {
-            return Err(self.refuse(Reason::CallerFull, caller, reserve, now));
-        }
         // A place below 2^48 and a count of tickets: unique, and in order of first arrival even when a request queues again.
         let id = (attempt.place.order() << 16) | (self.tickets & 0xffff);
         self.tickets += 1;
-        let ticket = Ticket {
-            id,
-            caller: caller.name.clone(),
-            urgency: caller.urgency,
-            deadline,
+        let place = self
+            .order
+            .place_for(name, urgency, Some((deadline, id)), arrival.behind());
+        let ahead = self.order.ahead(&place, self.look(deadline, now));
+        let start = self.slots.start(ahead.rank(), now);
+        let delays_own = start <= deadline && self.delays_own(&place, now);
+        let admitted = self.admit(name, ahead, start, deadline, now);
+        let admitted = admitted.and(if delays_own { Err(Reason::Late) } else { Ok(()) });
+        if let Err(reason) = admitted {
+            self.turns_away |= matches!(reason, Reason::Late | Reason::Promised) && !self.order.is_empty();
+            let request = Request {
+                name,
+                urgency,
+                allowed: allowed(caller, now),
+            };
+            return Err(self.refuse(reason, request, arrival, now));
+        }
+        let delay = if ahead.waiting >= self.order.len() {
+            Delay::None
+        } else if self.order.delays_by_one(&place) {
+            Delay::One
+        } else {
+            Delay::Unknown
         };
-        self.order.add(ticket);
-        let rank = self.order.ahead_of(id).unwrap_or(0);
-        if self
-            .closes
-            .is_some_and(|closes| self.slots.get(rank).is_none_or(|start| *start > closes))
+        if self.order.len() >= self.config.max_requests
+            && let Some(last) = self.order.last()
         {
-            self.order.remove(id);
-            return Err(self.refuse(Reason::ShuttingDown, caller, reserve, now));
+            self.take_back(last, Reason::Displaced, None, now);
         }
-        if let Err(reason) = self.admit(rank, deadline, reserve) {
-            self.order.remove(id);
-            self.turns_away = !self.order.is_empty();
-            return Err(self.refuse(reason, caller, reserve, now));
-        }
-        // The fair turn, or the end of those who cannot be passed over.
-        let rank = rank.max(self.promises.served_first(deadline, &self.slots));
-        self.promises.add(deadline, id);
-        let start = self.slots.get(rank).copied().unwrap_or(deadline);
+        self.order.add(Ticket {
+            id,
+            caller: name.clone(),
+            urgency,
+            deadline,
+        });
+        self.expectations
+            .let_in((name, urgency), arrival, deadline, now, &mut self.order);
+        let index = self.deadlines.partition_point(|entry| *entry < (deadline, id));
+        self.deadlines.insert(index, (deadline, id));
+        let in_time = self.slots.until(deadline).saturating_sub(ahead.rank() + 1);
+        self.check.came(delay, in_time, self.order.loops(), now);
+        self.check.budget = (self.check.budget + STEPS_PER_ARRIVAL).min(2 * self.order.len() + STEPS_PER_ARRIVAL);
         let (sender, turn) = oneshot::channel();
-        self.waiters.insert(id, sender);
+        let allowed = allowed(caller, now);
+        self.waiters.insert(id, Waiter { turn: sender, allowed });
         Ok(Entered { id, start, turn })
     }
 
-    /// How many slots are left for `others`: at most half of those before the deadline.
-    fn reserve(&self, deadline: Instant, others: usize) -> usize {
-        let in_time = self.slots.partition_point(|slot| *slot <= deadline);
-        others.min(in_time / 2).min(MOST_RESERVED)
-    }
-
-    /// Whether the ticket at `rank` can be promised its deadline, leaving `reserve` slots for others.
-    fn admit(&self, rank: usize, deadline: Instant, reserve: usize) -> Result<(), Reason> {
-        if self.slots.get(rank).is_none_or(|start| *start > deadline) {
+    /// Whether a request may wait that has these ahead of it.
+    fn admit(&self, name: &Name, ahead: Ahead, start: Instant, deadline: Instant, now: Instant) -> Result<(), Reason> {
+        let (waiting, config) = (self.order.len(), &self.config);
+        // Who goes before somebody who waits takes the place of the last.
+        if config.max_requests == 0 || (waiting >= config.max_requests && ahead.waiting >= waiting) {
+            return Err(Reason::Full);
+        }
+        if self.order.waiting_of(name) >= config.max_requests_per_caller {
+            return Err(Reason::CallerFull);
+        }
+        if self.closes.is_some_and(|closes| start > closes) {
+            return Err(Reason::ShuttingDown);
+        }
+        if start <= deadline {
+            return Ok(());
+        }
+        if self.slots.start(ahead.waiting, now) > deadline {
             return Err(Reason::Late);
         }
-        if self.promises.can_add(deadline, reserve, &self.slots) {
-            Ok(())
-        } else {
-            Err(Reason::Promised)
+        Err(Reason::Promised)
+    }
+
+    /// Whether a request at this place would make others of the same caller late, which have the same right and came before.
+    fn delays_own(&self, place: &Place, now: Instant) -> bool {
+        self.order.own_after(place, OWN_LOOKED_AT).any(|(after, deadline)| {
+            let ahead = self.order.ahead(&after, self.look(deadline, now));
+            self.slots.start(ahead.rank(), now) > deadline + SLIGHTLY
+        })
+    }
+
+    /// How far to look at those who are about to ask, for a slot that comes until that moment.
+    fn look(&self, until: Instant, now: Instant) -> Look<'_> {
+        let time = until.saturating_duration_since(now).min(LOOPS_LAST);
+        Look {
+            time,
+            slots: self.slots.until(now + time),
+            others: &self.others,
         }
+    }
+
+    /// The slot that is left for a request at this place, and when it comes.
+    fn turn_at(&self, place: &Place, now: Instant) -> (Ahead, Instant) {
+        let mut look = self.look(now + LOOPS_LAST, now);
+        let mut rounds = 0;
+        loop {
+            let ahead = self.order.ahead(place, look);
+            let start = self.slots.start(ahead.rank(), now);
+            rounds += 1;
+            // Fewer are asked for within less time.
+            if ahead.claimed == 0 || start.saturating_duration_since(now) >= look.time || rounds == 4 {
+                return (ahead, start);
+            }
+            look = self.look(start, now);
+        }
+    }
+
+    /// When the slot of a ticket comes, and what is served before.
+    pub(super) fn turn_of(&self, id: u64, now: Instant) -> Option<(Ahead, Instant)> {
+        Some(self.turn_at(&self.order.place_of(id)?, now))
     }
 
     /// Hands free slots to whoever's turn it is; says when to look again.
@@ -179,56 +315,56 @@ impl<P> State<P> {
         S: Slots<Permit = P>,
     {
         let mut in_hand = None;
-        while let Some(fair) = self.order.next().map(|ticket| (ticket.deadline, ticket.id)) {
-            self.look_ahead(now, self.order.len(), slots);
+        while let Some(next) = self.order.next().map(|ticket| (ticket.deadline, ticket.id)) {
+            self.look_ahead(now, self.order.len() + 1, slots);
+            if next.0 + TOLERANCE < now {
+                self.take_back(next.1, Reason::Displaced, None, now);
+                continue;
+            }
             let permit = match in_hand.take().map_or_else(|| slots.take(now), Ok) {
                 Ok(permit) => permit,
                 Err(at) => {
-                    self.give_up_the_impossible(now);
-                    return at.into_iter().chain(slots.next_timeout()).min();
+                    let again = self.take_back_late(now);
+                    return at.into_iter().chain(slots.next_timeout()).chain(again).min();
                 }
             };
-            let id = self.promises.choose(fair, &self.slots);
-            let (Some(ticket), Some(turn)) = (self.order.serve(id), self.waiters.remove(&id)) else {
+            let granted = slots.granted_to(&permit);
+            let granted = granted.and_then(|(urgency, name)| self.order.next_of(&name, urgency));
+            let id = granted.map_or(next.1, |ticket| ticket.id);
+            let (Some(ticket), Some(waiter)) = (self.order.serve(id), self.waiters.remove(&id)) else {
                 continue;
             };
-            self.promises.remove(ticket.deadline, id);
-            match turn.send(Ok(permit)) {
-                Ok(()) => self.handed_out(&ticket.caller, now),
+            self.forget_deadline(ticket.deadline, id);
+            match waiter.turn.send(Ok(permit)) {
+                Ok(()) => self.handed_out(&ticket.caller, ticket.urgency, now),
                 // The caller has just left: the slot passes on.
                 Err(returned) => in_hand = returned.ok(),
             }
         }
+        self.check = Check::IDLE;
         None
     }
 
     /// A slot has gone to this caller.
-    fn handed_out(&mut self, caller: &Name, now: Instant) {
-        self.visitors.served(caller);
-        if self.slots.pop_front().is_none_or(|first| first > now) {
-            // The slot came before its time: so may the next ones.
-            self.forecast_of = None;
-        }
+    fn handed_out(&mut self, caller: &Name, urgency: Urgency, now: Instant) {
+        self.recent.served(caller);
+        self.expectations.granted(caller, urgency, now, &mut self.order);
+        self.slots.handed_out(now);
+    }
+
+    /// The call of this caller has been answered: it may ask again.
+    pub(super) fn answered(&mut self, caller: &Name, urgency: Urgency, now: Instant) {
+        self.expectations.answered(caller, urgency, now, &mut self.order);
     }
 
     /// No slot is of use after `closes`: whoever would have to wait longer is told now.
     pub(super) fn close<S: Slots<Permit = P>>(&mut self, now: Instant, closes: Instant, slots: &S) {
         self.closes = Some(closes);
         self.look_ahead(now, self.order.len() + 1, slots);
-        let late = |id: &u64| {
-            let start = self.order.ahead_of(*id).and_then(|rank| self.slots.get(rank));
-            start.is_none_or(|start| *start > closes)
-        };
-        let gone: Vec<u64> = self.waiters.keys().copied().filter(late).collect();
-        for id in gone {
-            if let Some(turn) = self.waiters.remove(&id) {
-                // Nobody listens any more: then nobody needs to know.
-                let _ = turn.send(Err(Refused {
-                    reason: Reason::ShuttingDown,
-                    retry_after: Duration::from_secs(1),
-                }));
-            }
-            self.leave(id);
+        let in_time = self.slots.until(closes);
+        let played = self.order.play(|rank| self.slots.after(rank, now), |_| in_time);
+        for Late { id, .. } in played.late {
+            self.tell(id, Refused::new(Reason::ShuttingDown, Duration::from_secs(1)));
         }
     }
 
@@ -237,8 +373,9 @@ impl<P> State<P> {
         Demand {
             waiting: self.order.len(),
             callers: self.order.callers(),
-            promised: self.promises.deadlines(),
+            promised: &self.deadlines,
             turns_away: self.turns_away && !self.order.is_empty(),
+            flows: Some(&self.order),
         }
     }
 
@@ -246,98 +383,211 @@ impl<P> State<P> {
     pub(super) fn leave(&mut self, id: u64) {
         self.waiters.remove(&id);
         if let Some(ticket) = self.order.remove(id) {
-            self.promises.remove(ticket.deadline, id);
+            self.forget_deadline(ticket.deadline, id);
         }
     }
 
-    /// How long a caller who is new here would wait: everybody who waits is served once before.
+    fn forget_deadline(&mut self, deadline: Instant, id: u64) {
+        let index = self.deadlines.partition_point(|entry| *entry < (deadline, id));
+        if self.deadlines.get(index) == Some(&(deadline, id)) {
+            self.deadlines.remove(index);
+        }
+    }
+
+    /// How long a caller who is new here would wait.
     pub(super) fn predicted_wait<S: Slots<Permit = P>>(&mut self, now: Instant, slots: &S) -> Duration {
-        let rank = self.order.callers();
-        self.look_ahead(now, rank + 1, slots);
-        self.slots
-            .get(rank)
-            .map_or(Duration::ZERO, |start| start.saturating_duration_since(now))
+        self.expectations.expire(now, &mut self.order);
+        self.look_ahead(now, self.order.len() + 1 + BESIDES, slots);
+        let place = self.order.place_for(&Name::new(""), Urgency::default(), None, 0);
+        let (_, start) = self.turn_at(&place, now);
+        start.saturating_duration_since(now)
     }
 
     /// The slot cost is shared by all who benefit from the call.
-    pub(super) fn spread(&mut self, urgency: Urgency, payer: &Name, beneficiaries: &[Name]) {
+    pub(super) fn spread(&mut self, urgency: Urgency, payer: &Name, beneficiaries: &[Name], now: Instant) {
+        self.check.doubt(now);
         self.order.spread(urgency, payer, beneficiaries);
     }
 
-    /// Who comes back when told, with the same wait, and finds nobody new, is let in.
-    fn refuse(&mut self, reason: Reason, caller: &Caller, reserve: usize, now: Instant) -> Refused {
-        // The wait may hold one slot more then, and half of it is kept.
-        let reserve = if reserve == 0 {
-            0
-        } else {
-            (reserve + 1).min(MOST_RESERVED)
-        };
-        let at = self.come_back_at(caller, reserve, now).or(self.slots.back().copied());
-        Refused {
-            reason,
-            retry_after: at.map_or(LATELY, |at| at.saturating_duration_since(now)),
+    /// Refuses a request that just came.
+    fn refuse(&mut self, reason: Reason, request: Request<'_>, arrival: Arrival, now: Instant) -> Refused {
+        let (name, urgency) = (request.name, request.urgency);
+        let own = self.expectations.ahead_of_refused(name, urgency, arrival, now);
+        let place = self.order.place_for(name, urgency, None, own);
+        let (_, start) = self.turn_at(&place, now);
+        let room = self.room_for(reason, request, now);
+        let enough = self.enough(request, arrival, start, now);
+        let mut refused = self.send_away(reason, request, arrival, (start, room), now);
+        if let Some(wait) = &mut refused.wait {
+            wait.needed = enough.saturating_duration_since(now);
+        }
+        refused
+    }
+
+    /// The deadline with which a request would have been let in: at the latest `after_own`, when all its caller's others go first.
+    fn enough(&self, request: Request<'_>, arrival: Arrival, after_own: Instant, now: Instant) -> Instant {
+        let (name, urgency) = (request.name, request.urgency);
+        let mut deadline = now + request.allowed;
+        for _ in 0..4 {
+            let place = self
+                .order
+                .place_for(name, urgency, Some((deadline, u64::MAX)), arrival.behind());
+            let (_, start) = self.turn_at(&place, now);
+            if start > deadline {
+                deadline = start;
+            } else if !self.delays_own(&place, now) {
+                return deadline.min(after_own);
+            } else {
+                break;
+            }
+        }
+        after_own
+    }
+
+    /// When the queue has room for a request that it has none for now.
+    fn room_for(&self, reason: Reason, request: Request<'_>, now: Instant) -> Option<Instant> {
+        match reason {
+            Reason::Full => Some(
+                self.slots
+                    .start(self.order.len().saturating_sub(self.config.max_requests), now),
+            ),
+            Reason::CallerFull => {
+                let first = self.order.next_of(request.name, request.urgency)?;
+                self.turn_of(first.id, now).map(|(_, start)| start)
+            }
+            _ => None,
         }
     }
 
-    /// Not before the turn of a request that lets its caller's others go first; and when everybody who waits now may go first, with
-    /// `reserve` slots to spare, and there is room. For who does not wait at all that is the moment at which nobody waits any more.
-    fn come_back_at(&mut self, caller: &Caller, reserve: usize, now: Instant) -> Option<Instant> {
-        let last = now + LATELY * 1000;
-        let ahead = self.order.ahead_of_newcomer(&caller.name, caller.urgency, last);
-        let turn = *self.slots.get(ahead)?;
-        let wait = caller.deadline.saturating_duration_since(now);
-        let after_all = self
-            .slots
-            .get(self.order.len() + reserve)?
-            .checked_sub(wait)
-            .unwrap_or(now);
-        let in_all = self.order.len().checked_sub(self.config.max_requests);
-        let own = self.order.waiting_of(&caller.name) >= self.config.max_requests_per_caller;
-        let own = own
-            .then(|| self.order.turns_of(&caller.name))
-            .flatten()
-            .map(|(first, _)| first);
-        let room = in_all
-            .max(own)
-            .map_or(Some(now), |served| self.slots.get(served).copied())?;
-        Some(turn.max(after_all).max(room))
+    /// Says when to come back, and expects it then. The request's turn would come at `start`, if there is room for it.
+    fn send_away(
+        &mut self,
+        reason: Reason,
+        request: Request<'_>,
+        arrival: Arrival,
+        (start, room): (Instant, Option<Instant>),
+        now: Instant,
+    ) -> Refused {
+        let needed = start.saturating_duration_since(now);
+        let retry_after = self.retry_after(start.max(room.unwrap_or(now)), request.allowed, room, now);
+        let due = now + retry_after;
+        self.expectations
+            .refuse((request.name, request.urgency), arrival, due, now, &mut self.order);
+        let is_short = matches!(
+            reason,
+            Reason::Late | Reason::Promised | Reason::Displaced | Reason::Overtaken
+        );
+        let is_enough = is_short && needed <= self.config.longest_wait;
+        Refused {
+            reason,
+            retry_after,
+            wait: is_enough.then_some(Wait {
+                needed,
+                allowed: request.allowed,
+            }),
+        }
+    }
+
+    /// In whole seconds, so that its turn comes in the middle of the time that the request then waits; not before there is room.
+    fn retry_after(&self, start: Instant, wait: Duration, room: Option<Instant>, now: Instant) -> Duration {
+        let whole = |duration: Duration| duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
+        let until = |at: Instant| at.saturating_duration_since(now);
+        let seconds = if wait < INSTANT {
+            // Nobody may wait then, or the slot is theirs.
+            whole(until(start.max(self.slots.start(self.order.len(), now))))
+        } else {
+            let middle = until(start).saturating_sub(wait / 2) + INSTANT / 2;
+            middle.as_secs().max(whole(until(start).saturating_sub(wait)))
+        };
+        let room = room.map_or(0, |room| whole(until(room)));
+        Duration::from_secs(seconds.max(room).max(1))
     }
 
     /// Forecasts at least `count` slots, unless the last forecast still holds.
     pub(super) fn look_ahead<S: Slots<Permit = P>>(&mut self, now: Instant, count: usize, slots: &S) {
-        let version = slots.version();
-        // A first slot in the past was not used: the bucket has grown since. Timers are late by a moment.
-        let holds = self.forecast_of == Some(version)
-            && self
-                .slots
-                .front()
-                .is_some_and(|first| now.saturating_duration_since(*first) <= PUNCTUAL);
-        if !holds || self.slots.len() < count {
-            self.slots.clear();
-            // Some more, so that not every slot handed out asks for another forecast.
-            slots.forecast(now, count + count / 4, &mut self.slots);
-            self.forecast_of = Some(version);
-            self.checked = false;
+        if self.slots.look_ahead(now, count, slots) {
+            self.check.drifted = true;
+            self.others = slots.others();
         }
     }
 
-    /// Slots that come later than forecast (the upstream ordered a pause) break promises: say so at once, to as few as possible.
-    fn give_up_the_impossible(&mut self, now: Instant) {
-        // Who was let in was in time by the same forecast, and serving keeps it so.
-        if std::mem::replace(&mut self.checked, true) {
-            return;
+    /// Takes places back whose turn has come to lie after the deadline: because somebody with a better right came, or because slots come later
+    /// than forecast (the upstream ordered a pause). Says when to look again, if that was put off.
+    fn take_back_late(&mut self, now: Instant) -> Option<Instant> {
+        let Check { overtaken, drifted, .. } = self.check;
+        if overtaken.is_none() && !drifted {
+            return None;
         }
-        for id in self.promises.impossible(&self.slots, TOLERANCE) {
-            let after_all = self.slots.get(self.order.len()).or(self.slots.back());
-            let retry_after = after_all.map_or(LATELY, |slot| slot.saturating_duration_since(now));
-            if let Some(turn) = self.waiters.remove(&id) {
-                // Nobody listens any more: then nobody needs to know.
-                let _ = turn.send(Err(Refused {
-                    reason: Reason::Overtaken,
-                    retry_after,
-                }));
-            }
-            self.leave(id);
+        let cost = self.order.len();
+        let put_off = overtaken.map_or(now, |since| since + AFTER);
+        if cost > self.check.budget.max(STEPS_PER_ARRIVAL) && put_off > now {
+            return Some(put_off);
         }
+        let tolerance = if overtaken.is_some() { SLIGHTLY } else { TOLERANCE };
+        let in_time = |deadline| self.slots.until(deadline + tolerance);
+        let played = self.order.play(|rank| self.slots.after(rank, now), in_time);
+        self.check = Check {
+            spare: played.spare,
+            loops: self.order.loops(),
+            budget: self.check.budget.saturating_sub(cost),
+            ..Check::IDLE
+        };
+        for (index, Late { id, rank }) in played.late.into_iter().enumerate() {
+            let deadline = self.order.ticket(id).map_or(now, |ticket| ticket.deadline);
+            let is_paused = overtaken.is_none() || self.slots.start(0, now) > deadline;
+            let reason = if is_paused {
+                Reason::Overtaken
+            } else {
+                Reason::Displaced
+            };
+            self.take_back(id, reason, Some(rank + index), now);
+        }
+        None
     }
+
+    /// Takes the place of a ticket back. Its turn would come with the slot of this number.
+    fn take_back(&mut self, id: u64, reason: Reason, rank: Option<usize>, now: Instant) {
+        let Some(ticket) = self.order.ticket(id).cloned() else {
+            return;
+        };
+        let (name, urgency) = (&ticket.caller, ticket.urgency);
+        let arrival = Arrival::Displaced;
+        let start = match rank {
+            Some(rank) => self.slots.start(rank, now),
+            None => {
+                let own = self.expectations.ahead_of_refused(name, urgency, arrival, now);
+                let place = self.order.place_for(name, urgency, None, own);
+                self.turn_at(&place, now).1
+            }
+        };
+        let allowed = self.waiters.get(&id).map_or(Duration::ZERO, |waiter| waiter.allowed);
+        let request = Request { name, urgency, allowed };
+        let refused = self.send_away(reason, request, arrival, (start, None), now);
+        self.tell(id, refused);
+    }
+
+    /// The time of a ticket is up, and no slot has come.
+    pub(super) fn lapse(&mut self, id: u64, now: Instant) {
+        let is_paused = self.slots.start(0, now) > now + SLIGHTLY && self.order.ahead_of(id) == Some(0);
+        let reason = if is_paused {
+            Reason::Overtaken
+        } else {
+            Reason::Displaced
+        };
+        self.take_back(id, reason, None, now);
+    }
+
+    fn tell(&mut self, id: u64, refused: Refused) {
+        if let Some(waiter) = self.waiters.remove(&id) {
+            // Nobody listens any more: then nobody needs to know.
+            let _ = waiter.turn.send(Err(refused));
+        }
+        self.leave(id);
+    }
+}
+
+/// How long a request says that it may wait.
+fn allowed(caller: &Caller, now: Instant) -> Duration {
+    let left = caller.deadline.saturating_duration_since(now);
+    caller.wait.unwrap_or(left)
 }

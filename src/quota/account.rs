@@ -18,9 +18,9 @@ pub struct Account {
     pub(super) pace: Pace,
     pub(super) gate: Gate,
     pub(super) latency: Latency,
+    pub(super) foreign: Foreign,
     /// From when on the bucket does not hold calls back; `None`: never.
     unpaced_from: Option<Instant>,
-    pub(super) foreign: Foreign,
     returns: Vec<Instant>,
     calls: u64,
 }
@@ -66,8 +66,8 @@ impl Account {
             pace: Pace::new(config.burst, level, now),
             gate: Gate::Open,
             latency: Latency::START,
-            unpaced_from: unpaced_from(config, now),
             foreign: Foreign::default(),
+            unpaced_from: unpaced_from(config, now),
             returns: Vec::new(),
             calls: 0,
         }
@@ -80,8 +80,8 @@ impl Account {
             pace,
             gate: paused_until.map_or(Gate::Open, |until| Gate::Paused { until }),
             latency,
-            unpaced_from: None,
             foreign: Foreign::default(),
+            unpaced_from: None,
             returns: Vec::new(),
             calls: 0,
         }
@@ -90,15 +90,15 @@ impl Account {
     /// Goes on with other limits, burst and attempt; see [`Ledger::retune`]. What a cold start assumes is no question any more.
     pub fn retune(&mut self, config: &Config, now: Instant) {
         self.make_up(now);
+        if self.ledger.limits().last() != config.limits.last() {
+            // What fitted beside others was found out about another window.
+            self.foreign = Foreign::default();
+        }
         self.unpaced_from = match config.pacing {
             Pacing::Spread => None,
             // A slow start goes on to its end.
             Pacing::None => self.unpaced_from.or(Some(now)),
         };
-        if self.ledger.limits().last() != config.limits.last() {
-            // What fitted beside others was found out about another window.
-            self.foreign = Foreign::default();
-        }
         self.ledger
             .retune(config.limits.clone(), config.attempt + Self::LANDING, now);
         self.pace.resize(config.burst, now);

@@ -138,12 +138,23 @@ struct Run {
 }
 
 impl Foreign {
+    /// An estimate kept elsewhere.
+    pub(super) fn told(calls: u64, holes: VecDeque<(Instant, Instant)>) -> Self {
+        // More than any limit there is says nothing.
+        let measured = f64::from(u32::try_from(calls).unwrap_or(u32::MAX));
+        Self {
+            measured,
+            holes,
+            ..Self::default()
+        }
+    }
+
     /// Calls of others in a long window, as estimated now.
     pub(super) fn calls(&self, span: &Span) -> f64 {
         if self.measured <= 0.0 {
             return 0.0;
         }
-        (self.measured - self.decay(span)).max(0.0)
+        (self.measured - self.decay(span)).clamp(0.0, span.calls * share::MOST)
     }
 
     fn decay(&self, span: &Span) -> f64 {
@@ -184,19 +195,16 @@ impl Foreign {
             }
             None => self.first_refused(span, answer, own, now),
         };
-        match answer.wait {
-            Some(wait) => {
-                let since = run
-                    .probed
-                    .map_or(Duration::ZERO, |probed| now.saturating_duration_since(probed));
-                wait.max(SHORTEST_WAIT).max((since / STRETCH).min(LAST_PROBE))
-            }
-            None => {
-                let first = FIRST_PROBE.min(span.short);
-                now.saturating_duration_since(run.since).clamp(first, LAST_PROBE)
-            }
-        }
-        .min(Throttled::LONGEST_WAIT)
+        let wait = if let Some(wait) = answer.wait {
+            let probing = run
+                .probed
+                .map_or(Duration::ZERO, |probed| now.saturating_duration_since(probed));
+            wait.max(SHORTEST_WAIT).max((probing / STRETCH).min(LAST_PROBE))
+        } else {
+            let first = FIRST_PROBE.min(span.short);
+            now.saturating_duration_since(run.since).clamp(first, LAST_PROBE)
+        };
+        wait.min(Throttled::LONGEST_WAIT)
     }
 
     fn first_refused(&mut self, span: &Span, answer: Named, own: &impl Own, now: Instant) -> Run {
@@ -228,7 +236,7 @@ impl Foreign {
         let count = own.count();
         match answer.window {
             Which::Other => return false,
-            Which::Long if answer.wait.is_some() => return true,
+            Which::Long if answer.wait.is_some_and(|wait| wait > span.short) => return true,
             Which::Long | Which::Unnamed => {}
         }
         let coincides = || {

@@ -60,12 +60,12 @@ where
     }
 
     fn call(&mut self, granted: Granted<Permit>) -> Self::Future {
-        let Granted { attempt, permit, route } = granted;
+        let Granted { attempt, permit } = granted;
         let outgoing = Outgoing {
             request: attempt.load.request(),
             trace: attempt.load.trace(),
             caller: attempt.caller,
-            route,
+            retries: attempt.retries,
         };
         Paying {
             answer: self.inner.call(outgoing),

@@ -209,6 +209,7 @@ impl Quota {
             in_flight: account.ledger.in_flight(),
             calls: account.calls(),
             replicas: None,
+            eviction: None,
         }
     }
 

@@ -45,10 +45,11 @@ pub(super) fn overlap(holes: &VecDeque<(Instant, Instant)>, now: Instant, until:
 
 /// A bucket of at most `burst` calls, filled at the largest constant rate that can never run dry.
 ///
-/// With `spare` calls free beyond what the bucket already promises, and the k-th counted call leaving the window at `x_k`, the rate is
-/// the least of `(spare + k) / (x_k - now)` over all k, and `(spare + n) / window` when all n have left. Spent at that rate, the window
-/// is just used up at the `x_k` that gave the minimum; until then the plan stays right, so it is made again only at that moment, or
-/// when calls were left unused.
+/// With `spare` calls free beyond what the bucket already promises, and the k-th counted call (k = 1, 2, ...) leaving the window at `x_k`,
+/// the rate is the least of `(spare + k) / (x_k - now)` over all k, and `(spare + n) / window` when all n have left. The call that a return
+/// makes room for may be in the bucket when it comes, not only after: with a limit of L, that is one call in L + 1. Spent at that rate, the
+/// window is just used up at the `x_k` that gave the minimum; until then the plan stays right, so it is made again only at that moment,
+/// or when calls were left unused.
 #[derive(Clone, Debug)]
 pub struct Pace {
     burst: f64,
@@ -58,6 +59,30 @@ pub struct Pace {
     /// When `level` was right.
     at: Instant,
     plan: Plan,
+}
+
+/// The largest constant rate up to `rate` that the returns sustain, and until when.
+fn sustainable(now: Instant, supply: &Supply<'_>, spare: f64, mut rate: f64) -> (f64, Instant) {
+    let window = supply.window.as_secs_f64();
+    let mut end = now + supply.window;
+    for (k, &back) in supply.returns.iter().enumerate() {
+        // The call that this return makes room for may be ready when it comes: the ledger lets none go before.
+        let left = spare + (k + 1) as f64;
+        // Every return comes within the window: no later one can ask for less.
+        if supply.others.is_none() && left / window >= rate {
+            break;
+        }
+        let taken = supply.others.map_or(0.0, |others| {
+            others.calls / window * others.hole(now, back).as_secs_f64()
+        });
+        let wait = back.saturating_duration_since(now).as_secs_f64();
+        let sustained = (left - taken) / wait;
+        if wait > 0.0 && sustained < rate {
+            rate = sustained;
+            end = back;
+        }
+    }
+    (rate, end)
 }
 
 /// A bucket as it is written down.
@@ -80,10 +105,11 @@ enum Plan {
 }
 
 impl Pace {
-    /// Rounding of the level must not cost a wait.
-    pub(super) const EPSILON: f64 = 1e-6;
     /// Of the rate that an estimate of others leaves, at least this share is used, however full it takes the window to be.
     const LEAST: f64 = 0.25;
+
+    /// Rounding of the level must not cost a wait.
+    pub(super) const EPSILON: f64 = 1e-6;
 
     /// A bucket that holds `level` of `burst` calls.
     #[must_use]
@@ -129,41 +155,18 @@ impl Pace {
         self.level = self.level.min(free.max(1.0));
         let spare = free - self.level;
         let window = supply.window.as_secs_f64();
-        let mut rate = (spare + supply.returns.len() as f64) / window;
-        let mut end = now + supply.window;
+        let even = (spare + supply.returns.len() as f64) / window;
         let Some(others) = supply.others else {
-            self.bound(now, &supply, spare, &mut rate, &mut end);
+            let (rate, end) = sustainable(now, &supply, spare, even);
             self.rate = rate.max(0.0);
             self.plan = Plan::Until(end);
             return;
         };
-        let fair = rate.min((others.most - others.calls) / window);
-        rate = fair;
-        self.bound(now, &supply, spare, &mut rate, &mut end);
+        let fair = even.min((others.most - others.calls) / window);
+        let (rate, end) = sustainable(now, &supply, spare, fair);
         // An estimate slows down, it does not stop: calls find out whether it is right. It is soon another one.
         self.rate = rate.max(fair * Self::LEAST);
         self.plan = Plan::Until(end.min(now + supply.window / 60));
-    }
-
-    /// Lowers `rate` to what the windows sustain until `end`.
-    fn bound(&self, now: Instant, supply: &Supply<'_>, spare: f64, rate: &mut f64, end: &mut Instant) {
-        let window = supply.window.as_secs_f64();
-        for (k, &back) in supply.returns.iter().enumerate() {
-            let left = spare + k as f64;
-            // Every return comes within the window: no later one can ask for less.
-            if supply.others.is_none() && left / window >= *rate {
-                break;
-            }
-            let taken = supply.others.map_or(0.0, |others| {
-                others.calls / window * others.hole(now, back).as_secs_f64()
-            });
-            let wait = back.saturating_duration_since(now).as_secs_f64();
-            let sustainable = (left - taken) / wait;
-            if wait > 0.0 && sustainable < *rate {
-                *rate = sustainable;
-                *end = back;
-            }
-        }
     }
 
     /// Makes the next look compute the rate anew: the ledger changed in a way that the plan did not foresee.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -12,8 +13,10 @@ use super::metrics::Metrics;
 use super::pace_state::PaceState;
 use super::window::Window;
 use super::{local, shared};
-use crate::attempt::Demand;
+use crate::attempt::{Demand, FlowDemand};
+use crate::caller::{Name, Urgency};
 use crate::clock::Wall;
+use crate::store::Eviction;
 use crate::task::Tasks;
 
 /// The quota of one app registration. Clones share it.
@@ -44,6 +47,8 @@ pub struct Snapshot {
     pub calls: u64,
     /// The replicas that share the quota, this one included; `None` when it is not shared.
     pub replicas: Option<usize>,
+    /// What the store does when its memory is full; `None` without a store, and while it has not said.
+    pub eviction: Option<Eviction>,
 }
 
 impl Quota {
@@ -108,6 +113,15 @@ impl Quota {
         match self {
             Self::Local(_) => 0,
             Self::Shared(quota) => quota.rivals(),
+        }
+    }
+
+    /// What callers of other processes want of the same slots.
+    #[must_use]
+    pub fn others(&self) -> Arc<[FlowDemand]> {
+        match self {
+            Self::Local(_) => Arc::default(),
+            Self::Shared(quota) => quota.others(),
         }
     }
 
@@ -205,6 +219,15 @@ pub enum Permit {
 }
 
 impl Permit {
+    /// For whom the slot is, when a store decided it.
+    #[must_use]
+    pub fn granted_to(&self) -> Option<(Urgency, Name)> {
+        match self {
+            Self::Local(_) => None,
+            Self::Shared(permit) => permit.granted_to(),
+        }
+    }
+
     /// When the call must have ended: the ledger keeps the charge a little longer, and no longer.
     #[must_use]
     pub fn latest(&self) -> Instant {
@@ -240,6 +263,10 @@ impl Permit {
     }
 
     /// The call was answered with a 429: everybody pauses. Returns for how long, as far as this process knows.
+    #[expect(
+        clippy::must_use_candidate,
+        reason = "the pause holds whether or not anybody is told of it"
+    )]
     pub fn throttled(self, answer: Throttled) -> Duration {
         match self {
             Self::Local(permit) => permit.throttled(answer),

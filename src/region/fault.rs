@@ -1,9 +1,24 @@
 //! What a failed call says about its host.
 
+use http::StatusCode;
 use url::{Position, Url};
 
 use crate::attempt::{Failure, Fate};
 use crate::net;
+use crate::scan::ResponseFault;
+
+/// A host's response was no answer of Defender's. The upstream's fault, or a wrong region address.
+#[derive(Debug, thiserror::Error)]
+#[error("the response of {host} with the status {status} is no answer of Defender's")]
+pub struct Error {
+    /// The host.
+    pub host: String,
+    /// The response's status.
+    pub status: StatusCode,
+    /// What is wrong with it.
+    #[source]
+    pub fault: ResponseFault,
+}
 
 /// A failure that is the host's, or the way's to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

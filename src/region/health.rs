@@ -10,6 +10,9 @@ use crate::region::Backoff;
 /// After one bad answer others are preferred this long: long enough that a retry goes elsewhere, short enough to mean nothing else.
 const AVOIDED: Duration = Duration::from_secs(2);
 
+/// A call to a host that was left is answered in this time, or another one may try.
+const HALF_OPEN: Duration = Duration::from_secs(5);
+
 /// Outcomes younger than this, and at most this many, are judged.
 const MEMORY: Duration = Duration::from_mins(2);
 const MAX_OUTCOMES: usize = 32;
@@ -28,7 +31,7 @@ pub(super) enum Standing {
     Good,
     /// It has just answered badly once.
     Avoided,
-    /// It connects, but answers badly too often.
+    /// It connects, but answers badly too often, or not at all.
     Ejected,
     /// It cannot be connected to.
     Down,
@@ -44,7 +47,7 @@ impl Standing {
     pub(super) fn left_for(self) -> Option<&'static str> {
         match self {
             Self::Good | Self::Avoided => None,
-            Self::Ejected => Some("answers badly"),
+            Self::Ejected => Some("answers badly or not at all"),
             Self::Down => Some("cannot be connected to"),
         }
     }
@@ -57,6 +60,8 @@ pub(super) struct Health {
     ejected: Backoff,
     left: Option<Left>,
     avoided_until: Option<Instant>,
+    /// Until then one call finds out whether a host that was left answers well again.
+    half_open_until: Option<Instant>,
     strikes: u32,
     last_fault: Option<Instant>,
     /// When, and whether it was bad.
@@ -66,6 +71,7 @@ pub(super) struct Health {
 #[derive(Clone, Copy, Debug)]
 struct Left {
     why: Standing,
+    at: Instant,
     until: Instant,
 }
 
@@ -76,6 +82,7 @@ impl Health {
             ejected,
             left: None,
             avoided_until: None,
+            half_open_until: None,
             strikes: 0,
             last_fault: None,
             outcomes: VecDeque::new(),
@@ -86,9 +93,18 @@ impl Health {
         match self.left {
             // Time alone does not bring an unreachable host back; a probe or an answer does.
             Some(left) if left.why == Standing::Down || now < left.until => left.why,
+            Some(_) if self.half_open_until.is_some_and(|until| now < until) => Standing::Avoided,
             _ if self.avoided_until.is_some_and(|until| now < until) => Standing::Avoided,
             _ => Standing::Good,
         }
+    }
+
+    /// Whether a host that was left has shown since that it works: by a good answer, or, if it could not be connected to, by a connection;
+    /// in any case when its faults are forgotten.
+    pub(super) fn is_proved(&self, now: Instant) -> bool {
+        let on_trial = self.left.is_some_and(|left| left.why == Standing::Ejected);
+        let answered = self.outcomes.iter().any(|(_, bad)| !bad);
+        self.standing(now).is_usable() && (!on_trial || answered || self.is_forgiven(now))
     }
 
     /// Whether it could not be connected to a moment ago.
@@ -99,6 +115,41 @@ impl Health {
     /// When a host that has been left is worth another try.
     pub(super) fn until(&self) -> Option<Instant> {
         self.left.map(|left| left.until)
+    }
+
+    /// Whether nothing is known against it.
+    pub(super) fn is_good(&self, now: Instant) -> bool {
+        self.standing(now) == Standing::Good
+    }
+
+    /// Whether it was left at `since` or later, and still is.
+    pub(super) fn was_left_since(&self, since: Instant, now: Instant) -> bool {
+        !self.standing(now).is_usable() && self.left.is_some_and(|left| left.at >= since)
+    }
+
+    /// A call goes there. If it has been left before, no other one does until that has been answered, or has had its time.
+    pub(super) fn start_half_open(&mut self, now: Instant) {
+        if self.left.is_some_and(|left| left.why == Standing::Ejected) && self.standing(now) == Standing::Good {
+            self.half_open_until = Some(now + HALF_OPEN);
+        }
+    }
+
+    /// Others are preferred until then.
+    pub(super) fn avoid_until(&mut self, until: Instant) {
+        self.avoided_until = self.avoided_until.max(Some(until));
+    }
+
+    /// There was no reason to avoid it.
+    pub(super) fn stop_avoiding(&mut self) {
+        self.avoided_until = None;
+    }
+
+    /// Another host does what this one does not: left at once.
+    pub(super) fn eject(&mut self, now: Instant) {
+        self.avoided_until = None;
+        if self.standing(now).is_usable() {
+            self.leave(Standing::Ejected, self.ejected, now);
+        }
     }
 
     /// No connection: left at once.
@@ -116,13 +167,13 @@ impl Health {
     /// A bad answer or none: avoided for a moment, left when it happens too often, or again soon after it came back.
     pub(super) fn trouble(&mut self, now: Instant) {
         self.record(now, true);
-        self.avoided_until = Some(now + AVOIDED);
+        self.avoid_until(now + AVOIDED);
         if !self.standing(now).is_usable() {
             return;
         }
         let bad = self.outcomes.iter().filter(|(_, bad)| *bad).count();
         let often = bad >= OUTLIER_LEAST && bad as f64 >= OUTLIER_SHARE * self.outcomes.len() as f64;
-        let on_trial = self.strikes > 0 && !self.is_forgiven(now);
+        let on_trial = self.left.is_some() || (self.strikes > 0 && !self.is_forgiven(now));
         if often || on_trial {
             self.leave(Standing::Ejected, self.ejected, now);
         }
@@ -131,8 +182,12 @@ impl Health {
     /// A good answer. It is better evidence than any probe.
     pub(super) fn answered(&mut self, now: Instant) {
         self.record(now, false);
-        if self.left.is_some_and(|left| left.why == Standing::Down) {
+        if self
+            .left
+            .is_some_and(|left| left.why == Standing::Down || now >= left.until)
+        {
             self.left = None;
+            self.half_open_until = None;
         }
     }
 
@@ -154,7 +209,12 @@ impl Health {
             .first
             .saturating_mul(1 << self.strikes.min(16))
             .min(backoff.longest);
-        self.left = Some(Left { why, until: now + time });
+        self.left = Some(Left {
+            why,
+            at: now,
+            until: now + time,
+        });
+        self.half_open_until = None;
         self.strikes += 1;
         self.last_fault = Some(now);
         // It comes back on trial, not on its old record.

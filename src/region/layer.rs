@@ -1,15 +1,15 @@
-//! Sends a call to the best host, and on to the next one as long as nothing was sent.
+//! Sends a call to the best host, and on to the next one as long as nothing was processed.
 
 use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt as _};
-use url::Url;
 
 use crate::attempt::{Again, Failure, Fate, Outgoing, Routed};
-use crate::region::{Choice, Classify, Table, classify};
-use crate::scan::Answer;
+use crate::region::outlier::{CallOutcome, ProgressMonitor};
+use crate::region::{Choice, Classify, Error, Table, classify};
+use crate::scan::{Answer, ResponseFault, ResponseKind};
 
 /// Puts [`Region`] in front of a service.
 #[derive(Clone, Debug)]
@@ -77,108 +77,109 @@ where
     let table = &layer.table;
     table.measured().await;
     let begun = Instant::now();
-    let mut path = Path::new(table, outgoing.route.avoided());
+    let mut tried = Vec::new();
     let mut failed = None;
-    let mut now = begun;
-    while let Some(choice) = path.next(table, now) {
-        outgoing.route.turn(&choice.base, now);
+    while let Some(choice) = table.pick(&tried, Instant::now()) {
+        let deadline = outgoing.caller.deadline;
+        let monitor = ProgressMonitor::new(table.clone(), &choice, deadline, outgoing.retries);
         let routed = Routed {
             outgoing: outgoing.clone(),
             base: choice.base.clone(),
+            stall_timeout: monitor.stall_timeout(),
         };
         let result = match inner.ready().await {
             Ok(inner) => inner.call(routed).await,
             Err(failure) => Err(failure),
         };
-        match report(&layer, &choice, &result) {
-            Next::Return => return result,
-            Next::OtherHost if begun.elapsed() >= table.config().failover_limit => return result,
-            Next::OtherHost => {
-                now = Instant::now();
+        match report(&layer, &choice, &monitor, result) {
+            Next::Return(result) => return result,
+            Next::OtherHost(failure) if begun.elapsed() >= table.config().failover_limit => return Err(failure),
+            Next::OtherHost(failure) => {
                 tracing::debug!(
                     region = &*choice.label,
                     request_id = outgoing.caller.request_id.as_str(),
-                    "not sent; trying the next region"
+                    "not processed; trying the next region"
                 );
-                failed = Some(result);
+                failed = Some(failure);
+                tried.push(choice.index);
             }
         }
     }
-    match failed {
-        // All hosts that are worth it were tried; the last failure speaks for them.
-        Some(result) => result,
-        None => Err(Failure {
-            fate: Fate::Unsent,
-            again: Again::Never,
-            answer: None,
-            source: Box::new(NoHost),
-        }),
-    }
+    // All hosts that are worth it were tried; the last failure speaks for them.
+    Err(failed.unwrap_or_else(|| Failure {
+        fate: Fate::Unsent,
+        again: Again::Never,
+        answer: None,
+        source: Box::new(NoHost),
+    }))
 }
 
-/// No host that nothing is known against besides the one to avoid: for a second attempt that is only worth it there. Without one to
-/// avoid there always is a host, because a table is never made without one.
+/// There is no host at all, which cannot be: a table is never made without one.
 #[derive(Debug, thiserror::Error)]
-#[error("there is no other region to call")]
+#[error("there is no region to call")]
 struct NoHost;
 
-/// The hosts that one call goes to, in turn.
-struct Path {
-    tried: Vec<usize>,
-    /// The latest one, of those that are not in the list yet: mostly the only one.
-    last: Option<usize>,
-    avoids: bool,
-}
-
-impl Path {
-    fn new(table: &Table, avoided: Option<&Url>) -> Self {
-        Self {
-            tried: avoided.and_then(|base| table.index_of(base)).into_iter().collect(),
-            last: None,
-            avoids: avoided.is_some(),
-        }
-    }
-
-    fn next(&mut self, table: &Table, now: Instant) -> Option<Choice> {
-        self.tried.extend(self.last.take());
-        let choice = if self.avoids {
-            table.pick_good(&self.tried, now)
-        } else {
-            table.pick(&self.tried, now)
-        }?;
-        self.last = Some(choice.index);
-        Some(choice)
-    }
-}
-
 enum Next {
-    Return,
-    OtherHost,
+    Return(Result<Answer, Failure>),
+    OtherHost(Failure),
 }
 
 /// Tells the table how the call went, and whether it may go elsewhere for free.
-fn report(layer: &RegionLayer, choice: &Choice, result: &Result<Answer, Failure>) -> Next {
+fn report(layer: &RegionLayer, choice: &Choice, monitor: &ProgressMonitor, result: Result<Answer, Failure>) -> Next {
     let failure = match result {
         Ok(answer) => {
-            layer.table.answered(choice, answer.status);
-            return Next::Return;
+            let kind = ResponseKind::of(&answer);
+            let pause = monitor.longest_pause();
+            let seen = match kind {
+                ResponseKind::Answer if answer.status.is_success() => CallOutcome::Success(pause),
+                ResponseKind::Answer => CallOutcome::ClientError(pause),
+                ResponseKind::Throttled => CallOutcome::Alive,
+                ResponseKind::Fault(ResponseFault::Unavailable) => CallOutcome::Unavailable,
+                ResponseKind::Fault(_) => CallOutcome::InvalidResponse,
+            };
+            layer.table.answered(choice, seen);
+            return Next::Return(match kind {
+                ResponseKind::Fault(fault) if !fault.may_pass() => Err(invalid_response(layer, choice, &answer, fault)),
+                _ => Ok(answer),
+            });
         }
         Err(failure) => failure,
     };
-    if let Some(answer) = &failure.answer {
-        layer.table.answered(choice, answer.status);
-        return Next::Return;
+    if failure.answer.is_some() {
+        // A token was rejected, in whatever words.
+        layer.table.answered(choice, CallOutcome::Alive);
+        return Next::Return(Err(failure));
     }
-    match (layer.classify)(failure, &choice.base) {
+    match (layer.classify)(&failure, &choice.base) {
         Some(fault) => {
             layer.table.failed(choice, fault);
             if failure.fate == Fate::Unsent {
-                Next::OtherHost
+                Next::OtherHost(failure)
             } else {
-                Next::Return
+                Next::Return(Err(failure))
             }
         }
         // Not the host's fault, such as a missing token: another host would not help.
-        None => Next::Return,
+        None => Next::Return(Err(failure)),
+    }
+}
+
+/// The failure of a call whose response is no answer: another host, if there is one, may know better.
+fn invalid_response(layer: &RegionLayer, choice: &Choice, answer: &Answer, fault: ResponseFault) -> Failure {
+    let again = if layer.table.has_other_good(choice) {
+        Again::Once
+    } else {
+        Again::Never
+    };
+    let error = Error {
+        host: choice.base.host_str().unwrap_or_default().to_owned(),
+        status: answer.status,
+        fault,
+    };
+    Failure {
+        fate: Fate::Answered,
+        again,
+        answer: None,
+        source: Box::new(error),
     }
 }

@@ -3,13 +3,12 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http::StatusCode;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use crate::region::health::Standing;
 use crate::region::host::Host;
+use crate::region::outlier::{CallOutcome, ProgressCheck, RecentMax};
 use crate::region::{Config, Fault, Metrics};
 
 /// The candidates with what is known about them. Clones share it.
@@ -27,12 +26,15 @@ struct Shared {
     wake: Vec<Notify>,
     /// Whether any probe has been answered.
     measured: watch::Sender<bool>,
+    /// Told after every change, for calls that wait for one.
+    news: watch::Sender<()>,
     begun: Instant,
 }
 
 #[derive(Debug)]
-struct State {
-    hosts: Vec<Host>,
+pub(super) struct State {
+    pub(super) hosts: Vec<Host>,
+    pub(super) recent: RecentMax,
     current: Option<usize>,
     /// What people were last told, host by host.
     told: Vec<Option<Told>>,
@@ -42,8 +44,24 @@ struct State {
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Told {
     healthy: bool,
+    /// Whether the log says that it has been left: until it has proved itself, however often it is tried.
+    left: bool,
     rtt: Option<Duration>,
     selected: bool,
+}
+
+impl Told {
+    /// Whether calls go there because it is the best, not because it is the least bad.
+    fn is_chosen(&self) -> bool {
+        self.selected && !self.left
+    }
+}
+
+/// Something else is to be told of a host than before.
+struct News {
+    before: Option<Told>,
+    after: Told,
+    row: Row,
 }
 
 /// A host picked for a call.
@@ -86,9 +104,11 @@ impl Table {
                 state: Mutex::new(State {
                     told: hosts.iter().map(|_| None).collect(),
                     hosts,
+                    recent: RecentMax::default(),
                     current: None,
                 }),
                 measured: watch::Sender::new(false),
+                news: watch::Sender::new(()),
                 begun: Instant::now(),
                 config,
                 metrics,
@@ -122,19 +142,23 @@ impl Table {
         let mut state = self.lock();
         state.elect(now);
         let index = state.best(now, tried)?;
+        state.hosts[index].health.start_half_open(now);
         Some(state.choice(index))
     }
 
-    /// The nearest host that nothing is known against and that is not in `tried`.
-    pub(super) fn pick_good(&self, tried: &[usize], now: Instant) -> Option<Choice> {
-        let state = self.lock();
-        let index = state.best(now, tried)?;
-        (state.hosts[index].health.standing(now) == Standing::Good).then(|| state.choice(index))
+    /// Tells when there is something to [`judge`](Self::check_progress) anew.
+    pub(super) fn news(&self) -> watch::Receiver<()> {
+        self.shared.news.subscribe()
     }
 
-    /// The candidate with this address.
-    pub(super) fn index_of(&self, base: &Url) -> Option<usize> {
-        self.lock().hosts.iter().position(|host| *host.url == *base)
+    /// What is to become of a call to a host that has not moved on since `begun` and may start anew until `deadline`.
+    pub(super) fn check_progress(&self, index: usize, begun: Instant, deadline: Instant) -> ProgressCheck {
+        self.lock().check_progress(index, begun, deadline, Instant::now())
+    }
+
+    /// Whether another host than `choice` is there that nothing is known against.
+    pub(super) fn has_other_good(&self, choice: &Choice) -> bool {
+        self.lock().has_other_good(choice.index, Instant::now())
     }
 
     /// Waits until a probe has been answered, at most until [`Config::first_wait`] after the table was made.
@@ -161,14 +185,27 @@ impl Table {
         &self.shared.config
     }
 
-    /// A call to `choice` was answered.
-    pub(super) fn answered(&self, choice: &Choice, status: StatusCode) {
+    /// A call to `choice` has brought a response.
+    pub(super) fn answered(&self, choice: &Choice, outcome: CallOutcome) {
         self.change(|state, now| {
             let health = &mut state.hosts[choice.index].health;
-            if matches!(status.as_u16(), 500 | 502 | 503 | 504) {
-                health.trouble(now);
-            } else {
-                health.answered(now);
+            match outcome {
+                CallOutcome::Success(pause) => {
+                    health.answered(now);
+                    // Judged by what was known before.
+                    state.on_answer(choice.index, pause, now);
+                    state.learn(choice.index, pause, now);
+                }
+                CallOutcome::ClientError(pause) => {
+                    health.answered(now);
+                    state.on_answer(choice.index, pause, now);
+                }
+                CallOutcome::Alive => health.answered(now),
+                CallOutcome::Unavailable => health.trouble(now),
+                CallOutcome::InvalidResponse => {
+                    health.trouble(now);
+                    state.on_invalid_response(choice.index, now);
+                }
             }
         });
     }
@@ -225,12 +262,13 @@ impl Table {
             state.elect(now);
             state.news(now)
         };
-        for (before, after) in &news {
-            self.shared.metrics.show(after);
+        for News { before, after, row } in &news {
+            self.shared.metrics.show(row);
             if let Some(before) = before {
-                tell(before, after);
+                tell(before, after, row);
             }
         }
+        self.shared.news.send_replace(());
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -240,16 +278,17 @@ impl Table {
 }
 
 /// Logs what is different.
-fn tell(before: &Told, after: &Row) {
-    let (region, url) = (&*after.label, shown(&after.url));
-    match (before.healthy, after.healthy) {
-        (true, false) => tracing::warn!(region, url, reason = after.left_for, "region left"),
-        (false, true) => tracing::info!(region, url, "region back"),
+fn tell(before: &Told, after: &Told, row: &Row) {
+    let (region, url) = (&*row.label, shown(&row.url));
+    match (before.left, after.left) {
+        (false, true) => tracing::warn!(region, url, reason = row.left_for, "region left"),
+        (true, false) => tracing::info!(region, url, "region back"),
         (true, true) | (false, false) => {}
     }
-    // Before anything was measured, the choice is only the order of the configuration.
-    if after.selected && !before.selected && after.rtt.is_some() {
-        tracing::info!(region, url, rtt_ms = after.rtt.map(millis), "region selected");
+    // Before anything was measured, the choice is only the order of the configuration; while all hosts have been left, it is the least bad
+    // one, another with every call.
+    if after.is_chosen() && !before.is_chosen() && row.rtt.is_some() {
+        tracing::info!(region, url, rtt_ms = row.rtt.map(millis), "region selected");
     }
 }
 
@@ -301,18 +340,25 @@ impl State {
             .min_by_key(|index| self.hosts[*index].rank(self.current == Some(*index), now))
     }
 
-    /// The hosts of which something else is to be told than before, with what was.
-    fn news(&mut self, now: Instant) -> Vec<(Option<Told>, Row)> {
+    /// The hosts of which something else is to be told than before.
+    fn news(&mut self, now: Instant) -> Vec<News> {
         let best = self.best(now, &[]);
         let mut news = Vec::new();
         for (index, host) in self.hosts.iter().enumerate() {
-            let told = Told {
-                healthy: host.health.standing(now).is_usable(),
+            let healthy = host.health.standing(now).is_usable();
+            let was_left = self.told[index].is_some_and(|told| told.left);
+            let after = Told {
+                healthy,
+                left: !healthy || (was_left && !host.health.is_proved(now)),
                 rtt: host.nearness.estimate(),
                 selected: best == Some(index),
             };
-            if self.told[index] != Some(told) {
-                news.push((self.told[index].replace(told), self.row(index, best, now)));
+            if self.told[index] != Some(after) {
+                news.push(News {
+                    before: self.told[index].replace(after),
+                    after,
+                    row: self.row(index, best, now),
+                });
             }
         }
         news

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use tower::Service;
 
 use super::Panicked;
 use super::answer::{self, Answered, Config};
+use super::forwarded::{self, Network};
 use crate::BoxError;
 use crate::caller::RequestId;
 use crate::scan::Served;
@@ -40,6 +42,9 @@ pub trait Addressed {
 
     /// Its fields.
     fn headers(&self) -> &HeaderMap;
+
+    /// The address that it came from; `None` when it came over a Unix socket.
+    fn peer(&self) -> Option<IpAddr>;
 }
 
 /// Answers every request: neither an error nor a panic nor a missing answer leaves it.
@@ -49,6 +54,7 @@ pub trait Addressed {
 pub struct Layer {
     config: Arc<Config>,
     elsewhere: Option<Elsewhere>,
+    trusted: Arc<[Network]>,
 }
 
 /// Requests with this field are paid for elsewhere.
@@ -65,6 +71,7 @@ impl Layer {
         Self {
             config: Arc::new(config),
             elsewhere: None,
+            trusted: Arc::default(),
         }
     }
 
@@ -81,6 +88,15 @@ impl Layer {
                 field,
                 config: Arc::new(config),
             }),
+            ..self
+        }
+    }
+
+    /// Believes requests from these addresses, or over a Unix socket if there are any, when they say over which scheme the caller came.
+    #[must_use]
+    pub fn trusting(self, proxies: impl IntoIterator<Item = Network>) -> Self {
+        Self {
+            trusted: proxies.into_iter().collect(),
             ..self
         }
     }
@@ -127,7 +143,7 @@ where
 
     fn call(&mut self, request: R) -> Self::Future {
         let (config, id) = (Arc::clone(self.layer.config_for(request.headers())), request.id());
-        let origin = Origin::of(&request);
+        let origin = Origin::of(&request, &self.layer.trusted);
         // A panic costs one request, not the connection with the others on it. The state behind the stack is shared, and may have been left
         // half changed: it is kept behind locks that are never held while foreign code runs. The panicking service itself is its
         // connection's own, and keeps nothing from one call to the next. So going on is sound.
@@ -191,11 +207,16 @@ struct Origin {
 }
 
 impl Origin {
-    fn of(request: &impl Addressed) -> Self {
+    fn of(request: &impl Addressed, trusted: &[Network]) -> Self {
         let host = request.headers().get(header::HOST);
+        let is_trusted = !trusted.is_empty()
+            && request
+                .peer()
+                .is_none_or(|peer| trusted.iter().any(|network| network.contains(peer)));
+        let said = is_trusted.then(|| forwarded::scheme(request.headers())).flatten();
         Self {
-            // The gateway speaks cleartext; a front that terminates TLS says so in HTTP/2's `:scheme` or an absolute target.
-            scheme: request.uri().scheme().cloned().unwrap_or(Scheme::HTTP),
+            // The gateway speaks cleartext; a front that terminates TLS says so in a field, in HTTP/2's `:scheme` or an absolute target.
+            scheme: said.or_else(|| request.uri().scheme().cloned()).unwrap_or(Scheme::HTTP),
             target: request.uri().authority().cloned(),
             host: host.map(|host| Bytes::copy_from_slice(host.as_bytes())),
         }

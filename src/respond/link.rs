@@ -1,10 +1,24 @@
 //! Turns an `@odata.nextLink` on an upstream host into one on the address that the caller used.
 //!
 //! Left as it is, the link would lead callers around the gateway, without a token. Nothing else of the body changes by a byte.
+//!
+//! Links are opaque (`OData` 4.01 §11.2.6.7): whatever stands in the query goes back to the upstream as it came. What the gateway would refuse in
+//! a query that a caller has written is marked, so that what is handed out works. The path of an operation is written as the gateway knows it.
+
+use std::borrow::Cow;
 
 use bytes::Bytes;
 
-use crate::scan;
+use crate::scan::{self, Options, Version};
+
+/// The names under which Defender's hosts are: answers of one of them link to others.
+const FAMILY: [&str; 5] = [
+    "securitycenter.microsoft.com",
+    "securitycenter.windows.com",
+    "security.microsoft.com",
+    "securitycenter.microsoft.us",
+    "security.microsoft.us",
+];
 
 /// `body` with its links rewritten to `origin` (`http://host:port`, made only when needed), or `None` when there is nothing to do.
 ///
@@ -58,22 +72,80 @@ fn skip_space(body: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// The JSON string `raw` with its origin replaced, if that is an upstream's.
+/// The JSON string `raw` with its origin replaced, if that is an upstream's, and its query marked where that is needed.
 fn replace(raw: &[u8], upstream: &[String], origin: &str) -> Option<Vec<u8>> {
     let link: String = serde_json::from_slice(raw).ok()?;
-    let rest = link.strip_prefix("https://").or_else(|| link.strip_prefix("http://"))?;
+    let (before, rest) = match authority(&link) {
+        Some((authority, rest)) if is_upstream(authority, upstream) => (origin, rest),
+        Some(_) => return None,
+        // Relative to the address that the caller used.
+        None => ("", &*link),
+    };
+    let target = target(rest);
+    if let Cow::Borrowed(same) = target {
+        if before.is_empty() {
+            return None;
+        }
+        // An escaped path stays as the upstream escaped it, if the part before it was written plainly.
+        let plain = link.len() - same.len() + 1;
+        if raw.get(1..plain) == Some(&link.as_bytes()[..plain - 1]) {
+            return Some([b"\"", before.as_bytes(), &raw[plain..]].concat());
+        }
+    }
+    serde_json::to_vec(&format!("{before}{target}")).ok()
+}
+
+/// The authority of a link and what is behind it; `None` when the link has none, and so is relative.
+fn authority(link: &str) -> Option<(&str, &str)> {
+    let scheme = link.find("//").map_or("", |at| &link[..at]);
+    let is_http = ["", "http:", "https:"]
+        .iter()
+        .any(|http| scheme.eq_ignore_ascii_case(http));
+    let rest = link.get(scheme.len()..)?.strip_prefix("//").filter(|_| is_http)?;
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
-    let host = authority.split_once(':').map_or(authority, |(host, _)| host);
-    if authority.contains('@') || !upstream.iter().any(|name| name.eq_ignore_ascii_case(host)) {
-        return None;
+    Some(rest.split_at(end))
+}
+
+fn is_upstream(authority: &str, upstream: &[String]) -> bool {
+    // The colons between brackets are an address's own.
+    let port = authority
+        .rfind(':')
+        .filter(|at| authority.rfind(']').is_none_or(|end| end < *at));
+    let host = &authority[..port.unwrap_or(authority.len())];
+    let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    let is_of = |parent: &&str| host.strip_suffix(*parent).is_some_and(|start| start.ends_with('.'));
+    !authority.contains('@') && (upstream.contains(&host) || FAMILY.iter().any(is_of))
+}
+
+/// Path and query as the gateway takes them. Those of something that is no operation stay as they are.
+fn target(link: &str) -> Cow<'_, str> {
+    let (link_path, query) = link.split_once('?').unwrap_or((link, ""));
+    let Some(path) = operation(link_path) else {
+        return Cow::Borrowed(link);
+    };
+    let (query, fragment) = query.find('#').map_or((query, ""), |at| query.split_at(at));
+    let is_taken = Options::parse(Some(query)).is_ok();
+    if is_taken && path == link_path {
+        return Cow::Borrowed(link);
     }
-    // An escaped path stays as the upstream escaped it, if the part before it was written plainly.
-    let plain = link.len() - path.len() + 1;
-    if raw.get(1..plain) == Some(&link.as_bytes()[..plain - 1]) {
-        return Some([b"\"", origin.as_bytes(), &raw[plain..]].concat());
-    }
-    serde_json::to_vec(&format!("{origin}{path}")).ok()
+    let mark = if is_taken { "" } else { Options::LINK_MARK };
+    let parts: Vec<_> = [query, mark].into_iter().filter(|part| !part.is_empty()).collect();
+    let query = if parts.is_empty() {
+        String::new()
+    } else {
+        format!("?{}", parts.join("&"))
+    };
+    Cow::Owned(format!("{path}{query}{fragment}"))
+}
+
+/// The path of the operation that a link means. One that is relative, or empty, leads to where the question was asked.
+fn operation(path: &str) -> Option<&str> {
+    let trimmed = path.trim_end_matches('/');
+    let known = Version::ALL.into_iter().map(Version::path);
+    let known = known.into_iter().find(|known| known.eq_ignore_ascii_case(trimmed));
+    let name = Version::Latest.path().rsplit('/').next().unwrap_or_default();
+    let is_relative = || path.is_empty() || !path.contains('/') && path.eq_ignore_ascii_case(name);
+    known.or_else(|| is_relative().then_some(path))
 }
 
 #[cfg(test)]
@@ -114,6 +186,13 @@ mod tests {
         for body in [
             r#"{"value":[]}"#,
             r#"{"@odata.nextLink":"https://elsewhere.example/api"}"#,
+            r#"{"@odata.nextLink":"https://evilsecuritycenter.microsoft.com/api"}"#,
+            r#"{"@odata.nextLink":"https://api.securitycenter.microsoft.com@evil.example/api"}"#,
+            r#"{"@odata.nextLink":"https://evil.example/https://api.securitycenter.microsoft.com/api"}"#,
+            r#"{"@odata.nextLink":"ftp://api.securitycenter.microsoft.com/api"}"#,
+            r#"{"@odata.nextLink":"/api/X?page=2"}"#,
+            r#"{"@odata.nextLink":"GetScanHistoryByScanDefinitionId?$skiptoken=x"}"#,
+            r#"{"mynextLink":"https://api-eu.securitycenter.microsoft.com/"}"#,
             r#"{"@odata.nextLink":"https://api-eu.securitycenter.microsoft.com.evil.example/"}"#,
             r#"{"@odata.nextLink":"https://api-eu.securitycenter.microsoft.com@evil.example/"}"#,
             r#"{"@odata.nextLink":"https://api-eu.securitycenter.microsoft.com:x@evil.example/"}"#,
@@ -125,6 +204,76 @@ mod tests {
             r#""@odata.nextLink""#,
         ] {
             assert_eq!(rewritten(body), None, "{body}");
+        }
+    }
+
+    fn link(link: &str) -> String {
+        let body = rewritten(&serde_json::json!({ "@odata.nextLink": link }).to_string()).unwrap();
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        body["@odata.nextLink"].as_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn links_to_every_host_of_the_family_lead_back() {
+        for host in [
+            "api.securitycenter.microsoft.com",
+            "api.securitycenter.windows.com",
+            "API-US.security.microsoft.com",
+            "eu.api.security.microsoft.com:443",
+            "api-gov.securitycenter.microsoft.us",
+            "api-gcc.security.microsoft.us",
+            "api.security.microsoft.com.",
+        ] {
+            for scheme in ["https:", "http:", "HTTPS:", ""] {
+                assert_eq!(
+                    link(&format!("{scheme}//{host}/api/X?a=b")),
+                    "http://127.0.0.1:8080/api/X?a=b"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_handed_out_is_taken() {
+        let path = Version::Latest.path();
+        for (query, expected) in [
+            ("?$skiptoken=a%2Fb&x=1", "?$skiptoken=a%2Fb&x=1"),
+            ("?$top=5&$skip=10", "?$top=5&$skip=10"),
+            ("", ""),
+            ("?pagesize=2&page=3", "?pagesize=2&page=3&defender-gateway-link"),
+            (
+                "??=1&=10000&$skip=10000",
+                "??=1&=10000&$skip=10000&defender-gateway-link",
+            ),
+            ("?$top=0#x", "?$top=0&defender-gateway-link#x"),
+        ] {
+            let handed_out = link(&format!("https://api.securitycenter.windows.com{path}{query}"));
+            assert_eq!(handed_out, format!("http://127.0.0.1:8080{path}{expected}"));
+            let query = handed_out
+                .split('#')
+                .next()
+                .unwrap()
+                .split_once('?')
+                .map(|(_, query)| query);
+            assert!(Options::parse(query).is_ok(), "{handed_out}");
+        }
+        let v1 = Version::V1.path();
+        let other = format!(
+            "https://api.securitycenter.windows.com{}/?$skiptoken=x",
+            v1.to_lowercase()
+        );
+        assert_eq!(link(&other), format!("http://127.0.0.1:8080{v1}?$skiptoken=x"));
+        assert_eq!(link("?page=2"), "?page=2&defender-gateway-link");
+        let relative = "GetScanHistoryByScanDefinitionId?page=2";
+        assert_eq!(link(relative), format!("{relative}&defender-gateway-link"));
+    }
+
+    #[test]
+    fn every_casing_of_the_name_is_found() {
+        for name in ["@odata.nextlink", "odata.nextLink", "@nextLink", "nextLink"] {
+            let body = format!(r#"{{"value":[],"{name}" : "https://api.security.microsoft.com/x"}}"#);
+            let expected = format!(r#"{{"value":[],"{name}" : "http://127.0.0.1:8080/x"}}"#);
+            assert_eq!(rewritten(&body), Some(expected));
         }
     }
 }

@@ -4,11 +4,13 @@
 //! - [`Layer`] turns a [`Reply`] or an error into an answer with its fields (`Cache-Status`, `RateLimit`, `Proxy-Status`, `X-Request-Id`, …).
 //!
 //! Not here: what is stored, who waits, what is logged. Invariant: every request gets exactly one answer, and an answer of the
-//! upstream keeps its status, body and content type, except for the host of an `@odata.nextLink`.
+//! upstream keeps its status, body and content type, except for an `@odata.nextLink`, which leads back to
+//! the gateway.
 
 mod answer;
 mod describe;
 mod field;
+mod forwarded;
 mod kind;
 mod layer;
 mod link;
@@ -19,6 +21,7 @@ mod table;
 
 pub use answer::{Answered, Body, Config, Ended, Outcome, RateLimit, Window, Windows};
 pub use describe::{answers, body, options};
+pub use forwarded::{Network, ParseNetworkError};
 pub use kind::Kind;
 pub use layer::{Addressed, Layer, Reply, Respond};
 pub use problem::{Fault, Policies, Problem};

@@ -26,6 +26,8 @@ pub struct Problem {
     pub detail: Cow<'static, str>,
     /// `Retry-After`, rounded up to whole seconds.
     pub retry_after: Option<Duration>,
+    /// `wait_needed`: how long a wait would have been let in, in seconds.
+    pub wait_needed: Option<u64>,
     /// `Proxy-Status`.
     pub fault: Fault,
     /// `error.target`; the request id when there is nothing better.
@@ -55,6 +57,7 @@ impl Problem {
             title: status.canonical_reason().unwrap_or("Error"),
             detail: detail.into(),
             retry_after: None,
+            wait_needed: None,
             fault: if status.is_client_error() {
                 Fault::Request
             } else {
@@ -117,6 +120,7 @@ impl Problem {
             detail: &detail,
             instance: format!("/requests/{}", id.as_str()),
             violated_policies: violated.iter().map(|window| &*window.name).collect(),
+            wait_needed: self.wait_needed,
             error: DefenderError {
                 code: self.code,
                 message: &detail,
@@ -211,6 +215,11 @@ pub(super) fn schema() -> Value {
                 "items": {"type": "string"},
                 "description": "The quota policies with no call left, by their names in RateLimit-Policy: windows, or `pace` while the longest one is being spread.",
             },
+            "wait_needed": {
+                "type": "integer",
+                "minimum": 1,
+                "description": "How many seconds of `Prefer: wait` would have been let in, where a longer wait would have helped.",
+            },
             "error": {
                 "type": "object",
                 "additionalProperties": false,
@@ -235,6 +244,8 @@ struct Document<'a> {
     instance: String,
     #[serde(rename = "violated-policies", skip_serializing_if = "Vec::is_empty")]
     violated_policies: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wait_needed: Option<u64>,
     error: DefenderError<'a>,
 }
 

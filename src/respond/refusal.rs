@@ -11,7 +11,10 @@ pub enum Refusal {
     #[error("the request needs exactly one valid Host")]
     Host,
     /// The name is valid but not one of this gateway's: a misrouted request, or DNS rebinding.
-    #[error("this gateway is not reachable under the name {host:?}")]
+    #[error(
+        "this gateway is not reachable under the name {host:?}: use the address that you connect to, or have the name added to \
+         server.hosts"
+    )]
     ForeignHost {
         /// The name that was asked for.
         host: String,
@@ -20,7 +23,9 @@ pub enum Refusal {
     #[error("requests from other sites are not accepted")]
     CrossSite,
     /// No such path.
-    #[error("there is nothing at this path")]
+    #[error(
+        "there is nothing at this path: the operations are under /api/, and /livez, /readyz, /metrics and /status are at the admin address"
+    )]
     Path,
     /// The path exists, the method does not.
     #[error("the method is not allowed here")]

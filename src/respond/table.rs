@@ -8,7 +8,7 @@ use crate::BoxError;
 use crate::memory::Exhausted;
 use crate::scan::Invalid;
 use crate::telemetry::log;
-use crate::{cache, coalesce, queue, quota, token, upstream};
+use crate::{cache, coalesce, queue, quota, region, token, upstream};
 
 /// What to answer to `error`: the first cause in its chain that the table knows decides. What nobody knows is our own failure.
 #[must_use]
@@ -37,6 +37,7 @@ fn known(cause: &(dyn Error + 'static)) -> Option<Problem> {
         .or_else(|| cause.downcast_ref().copied().map(not_cached))
         .or_else(|| cause.downcast_ref().map(token))
         .or_else(|| cause.downcast_ref().map(upstream))
+        .or_else(|| cause.downcast_ref().map(no_answer))
         .or_else(|| {
             cause
                 .downcast_ref::<Exhausted>()
@@ -53,7 +54,11 @@ fn queue(refused: &queue::Refused) -> Problem {
     // Whole seconds: the sentence and the field say the same.
     let wait_s = refused.retry_after_s();
     let wait = Duration::from_secs(wait_s);
-    let detail = format!("{}; come back in {wait_s} s", refused.reason.as_str());
+    let advice = refused.wait.map_or_else(String::new, |wait| {
+        let (needed_s, allowed_s) = (wait.needed_s(), wait.allowed_s());
+        format!("your turn would come in {needed_s} s, this request allows {allowed_s} s: send `Prefer: wait={needed_s}`, or ")
+    });
+    let detail = format!("{}; {advice}come back in {wait_s} s", refused.reason.as_str());
     match refused.reason {
         queue::Reason::ShuttingDown => Problem {
             type_uri: Problem::REDUCED_CAPACITY,
@@ -76,7 +81,10 @@ fn queue(refused: &queue::Refused) -> Problem {
         },
         // The caller's own limit, whatever the upstream's quota has left.
         queue::Reason::FairUse => Problem::quota_exceeded(detail, wait, Policies::None),
-        _ => Problem::quota_exceeded(detail, wait, Policies::Spent),
+        _ => Problem {
+            wait_needed: refused.wait.map(queue::Wait::needed_s),
+            ..Problem::quota_exceeded(detail, wait, Policies::Spent)
+        },
     }
 }
 
@@ -120,6 +128,11 @@ fn exhausted(detail: String) -> Problem {
             .with_fault(Fault::Local)
             .with_retry_after(Exhausted::RETRY_AFTER)
     }
+}
+
+fn no_answer(error: &region::Error) -> Problem {
+    let fault = Fault::Exchange("http_protocol_error");
+    Problem::new(Kind::UpstreamUnreachable, log::chain(error)).with_fault(fault)
 }
 
 fn timeout(detail: String) -> Problem {

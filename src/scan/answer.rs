@@ -1,9 +1,10 @@
 //! An answer of the upstream.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{StatusCode, header};
 use memchr::memmem::Finder;
 
 use crate::scan::Fields;
@@ -19,10 +20,169 @@ pub struct Answer {
     pub body: Bytes,
 }
 
-static NEXT_LINK: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("@odata.nextLink\""));
+impl Answer {
+    /// How old it was when it came (RFC 9111 §5.1): another cache, between Defender and the gateway, may have kept it. Zero when it does not
+    /// say, or says nothing that can be understood.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        let age = self.headers.get(header::AGE).and_then(|age| age.to_str().ok());
+        let seconds = age.map(str::trim).filter(|age| !age.is_empty());
+        let digits = seconds.filter(|age| age.bytes().all(|byte| byte.is_ascii_digit()));
+        // What does not fit is as good as endless (RFC 9111 §1.2.2).
+        digits.map_or(Duration::ZERO, |age| {
+            Duration::from_secs(age.parse().unwrap_or(OLDEST_S).min(OLDEST_S))
+        })
+    }
 
-/// Where in `body` the name of a link to a further page ends, its quote included. The value is another matter.
+    /// The answer as it is kept: without the fields that are about the moment in which it came, and would be wrong later.
+    #[must_use]
+    pub fn without_passing_fields(&self) -> Self {
+        if !self.headers.iter().any(|(name, _)| is_passing(name.as_str())) {
+            return self.clone();
+        }
+        let lasting = self.headers.iter().filter(|(name, _)| !is_passing(name.as_str()));
+        Self {
+            headers: lasting.map(|(name, value)| (name.clone(), value)).collect(),
+            ..self.clone()
+        }
+    }
+}
+
+/// The oldest age that is told apart from older ones (RFC 9111 §1.2.2).
+const OLDEST_S: u64 = 1 << 31;
+
+/// Whether a field says something about a moment (when to come back, how much of a limit is left then, how old the answer was), about one
+/// exchange or about one connection, and not about the answer.
+fn is_passing(name: &str) -> bool {
+    const NAMES: [&str; 16] = [
+        "age",
+        "retry-after",
+        "retry-after-ms",
+        "x-ms-retry-after-ms",
+        "warning",
+        "set-cookie",
+        "www-authenticate",
+        "content-length",
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "alt-svc",
+    ];
+    const BEGINNINGS: [&str; 5] = [
+        "ratelimit",
+        "x-ratelimit",
+        "x-rate-limit",
+        "x-ms-ratelimit",
+        "x-ms-throttle",
+    ];
+    NAMES.contains(&name) || BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
+}
+
+static NEXT_LINK: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("ink\""));
+
+/// Where in `body` the name of a link to a further page ends, its quote included: `@odata.nextLink` and its relatives, in every casing. The
+/// value is another matter.
 pub fn next_links(body: &[u8]) -> impl Iterator<Item = usize> {
     let finder = &*NEXT_LINK;
-    finder.find_iter(body).map(|at| at + finder.needle().len())
+    let ends = finder.find_iter(body).map(|at| at + finder.needle().len());
+    ends.filter(|end| is_next_link(&body[..end - 1]))
+}
+
+/// Whether the text ends with the name of a link, up to its last letter: `nextLink` or `odata.nextLink`, by itself or behind the name of what it
+/// is about and an at sign.
+fn is_next_link(text: &[u8]) -> bool {
+    let without = |text: &[u8], end: &[u8]| {
+        let (start, found) = text.split_at_checked(text.len().checked_sub(end.len())?)?;
+        found.eq_ignore_ascii_case(end).then_some(start.len())
+    };
+    let Some(start) = without(text, b"nextlink") else {
+        return false;
+    };
+    let start = without(&text[..start], b"odata.").unwrap_or(start);
+    matches!(text[..start].last(), Some(b'"' | b'@'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{HeaderName, HeaderValue};
+
+    fn answer(fields: &[(&'static str, &'static str)]) -> Answer {
+        let field = |&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value));
+        Answer {
+            status: StatusCode::OK,
+            headers: fields.iter().map(field).collect(),
+            body: Bytes::new(),
+        }
+    }
+
+    #[test]
+    fn an_age_is_a_number_of_seconds_and_anything_else_is_none() {
+        for (text, seconds) in [
+            ("0", 0),
+            ("25", 25),
+            (" 7 ", 7),
+            ("2147483648", 1 << 31),
+            ("99999999999999999999999", 1 << 31),
+            ("", 0),
+            ("-5", 0),
+            ("+5", 0),
+            ("1.5", 0),
+            ("5, 6", 0),
+            ("old", 0),
+        ] {
+            assert_eq!(answer(&[("age", text)]).age(), Duration::from_secs(seconds), "{text:?}");
+        }
+        assert_eq!(answer(&[]).age(), Duration::ZERO);
+    }
+
+    #[test]
+    fn what_is_about_a_moment_is_not_kept() {
+        let kept = answer(&[
+            ("content-type", "application/json"),
+            ("age", "7"),
+            ("retry-after", "8"),
+            ("x-ms-retry-after-ms", "8000"),
+            ("x-ms-ratelimit-remaining-tenant-reads", "3"),
+            ("x-ms-request-id", "a"),
+            ("date", "Sat, 28 Nov 2026 22:00:00 GMT"),
+            ("ratelimit", "x"),
+            ("set-cookie", "a=b"),
+            ("connection", "close"),
+            ("odata-version", "4.0"),
+        ]);
+        let kept = kept.without_passing_fields();
+        let names: Vec<_> = kept.headers.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["content-type", "x-ms-request-id", "date", "odata-version"]);
+    }
+
+    #[test]
+    fn links_are_found_in_every_casing_and_by_name_only() {
+        let found = |text: &str| next_links(text.as_bytes()).count();
+        for name in [
+            "@odata.nextLink",
+            "@odata.nextlink",
+            "odata.nextLink",
+            "@nextLink",
+            "nextLink",
+            "value@odata.nextLink",
+        ] {
+            assert_eq!(found(&format!(r#"{{"{name}":"x"}}"#)), 1, "{name}");
+        }
+        for name in [
+            "@odata.deltaLink",
+            "link",
+            "mynextLink",
+            "ink",
+            "nextLinks",
+            "@data.nextLink",
+            "x.odata.nextLink",
+        ] {
+            assert_eq!(found(&format!(r#"{{"{name}":"x"}}"#)), 0, "{name}");
+        }
+    }
 }

@@ -16,7 +16,7 @@ use crate::scan::{Excerpt, Invalid};
 const MEMBER: &str = "ScanDefinitionIds";
 
 /// Reads `{"ScanDefinitionIds": [string, …]}`, or one string in place of the array, for a key that begins with `head`.
-pub(super) fn read_ids(head: Head, body: &[u8]) -> Result<IdSet, Invalid> {
+pub(super) fn read_ids(head: &Head, body: &[u8]) -> Result<IdSet, Invalid> {
     if body.is_empty() {
         return Err(Invalid::Empty);
     }
@@ -52,7 +52,7 @@ struct Reading {
 }
 
 impl Reading {
-    fn new(head: Head, body_bytes: usize) -> Self {
+    fn new(head: &Head, body_bytes: usize) -> Self {
         Self {
             ids: IdSet::with_room(head, body_bytes),
             wrong_type: Invalid::NotObject,

@@ -9,12 +9,9 @@ pub enum Doubt {
     /// The call brought no answer, or one that says that the upstream could not answer now (429, 5xx).
     #[error("the call failed")]
     Failed,
-    /// The body is not the documented object with `value` and at most `@odata.context`: another member may be about the rows.
+    /// The body is not one object with `value`, or another member may be about certain rows, or their number.
     #[error("the answer has an unknown shape")]
     Shape,
-    /// There is space between rows, which would have to be guessed for other rows.
-    #[error("the answer's rows are not written without space between them")]
-    Layout,
     /// There is a link to more rows.
     #[error("the answer is one page of several")]
     NextLink,
@@ -34,11 +31,10 @@ pub enum Doubt {
 
 impl Doubt {
     /// Each of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 8] = [
         Self::Refused,
         Self::Failed,
         Self::Shape,
-        Self::Layout,
         Self::NextLink,
         Self::Unattributed,
         Self::Longest,
@@ -53,7 +49,6 @@ impl Doubt {
             Self::Refused => "refused",
             Self::Failed => "failed",
             Self::Shape => "shape",
-            Self::Layout => "layout",
             Self::NextLink => "next_link",
             Self::Unattributed => "unattributed",
             Self::Longest => "longest",

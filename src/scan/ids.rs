@@ -25,7 +25,7 @@ pub(super) struct IdSet {
 
 impl IdSet {
     /// An empty set for a key that begins so, with room for the ids of a body of this many bytes.
-    pub(super) fn with_room(head: Head, body_bytes: usize) -> Self {
+    pub(super) fn with_room(head: &Head, body_bytes: usize) -> Self {
         let text = head.text(body_bytes).into_bytes();
         Self {
             ids_at: text.len(),
@@ -39,7 +39,7 @@ impl IdSet {
     }
 
     /// The set of `ids`, each checked.
-    pub(super) fn from_ids<'a>(head: Head, ids: impl IntoIterator<Item = &'a str>) -> Result<Self, Invalid> {
+    pub(super) fn from_ids<'a>(head: &Head, ids: impl IntoIterator<Item = &'a str>) -> Result<Self, Invalid> {
         let mut set = Self::with_room(head, 0);
         for id in ids {
             set.push(id)?;
@@ -268,7 +268,7 @@ mod tests {
     }
 
     fn canonical_ids(ids: &[String]) -> Vec<String> {
-        let set = IdSet::from_ids(head(), ids.iter().map(String::as_str)).unwrap();
+        let set = IdSet::from_ids(&head(), ids.iter().map(String::as_str)).unwrap();
         let (mut at, count) = (set.ids_at, set.count);
         let mut found = Vec::new();
         while at < set.text.len() {

@@ -133,7 +133,7 @@ impl<'a> Iterator for Ids<'a> {
 impl ExactSizeIterator for Ids<'_> {}
 
 /// What a key begins with, in front of its ids.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Head {
     pub(super) version: Version,
     pub(super) options: Options,
@@ -141,12 +141,17 @@ pub(super) struct Head {
 
 impl Head {
     /// Its text, with room for so many bytes behind it.
-    pub(super) fn text(self, room: usize) -> String {
-        let mut text = String::with_capacity(48 + room);
+    pub(super) fn text(&self, room: usize) -> String {
+        let link = self.options.link.as_deref();
+        let mut text = String::with_capacity(48 + link.map_or(0, str::len) + room);
         text.push_str("history/");
         text.push_str(self.version.as_str());
         push_number(&mut text, self.options.top.map(|top| top.get().into()));
         push_number(&mut text, self.options.skip);
+        if let Some(link) = link {
+            // Nothing else begins so in this place, and the length tells where it ends. Writing to a string cannot fail.
+            let _ = write!(text, "?{}?{link}", link.len());
+        }
         text.push('/');
         text
     }

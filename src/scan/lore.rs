@@ -12,6 +12,8 @@ use crate::scan::{Doubt, Rows, Version};
 #[derive(Debug)]
 pub struct Lore {
     versions: [Mutex<Learned>; Version::ALL.len()],
+    /// What was between two rows in the latest answer that had two.
+    between: [Mutex<Option<Box<[u8]>>>; Version::ALL.len()],
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +72,7 @@ impl Lore {
         };
         Self {
             versions: std::array::from_fn(|_| Mutex::new(learned)),
+            between: <_>::default(),
         }
     }
 
@@ -80,6 +83,26 @@ impl Lore {
         learned.longest = learned.longest.max(rows.len());
         learned.widest = learned.widest.max(rows.asked());
         learned.count(rows);
+        drop(learned);
+        if let Some(between) = rows.layout().and_then(|layout| layout.between) {
+            let mut known = self.known_between(version);
+            if known.as_deref() != Some(between) {
+                *known = Some(between.into());
+            }
+        }
+    }
+
+    /// What is written between two rows; `None` when no answer has had two yet.
+    #[must_use]
+    pub fn between(&self, version: Version) -> Option<Box<[u8]>> {
+        self.known_between(version).clone()
+    }
+
+    fn known_between(&self, version: Version) -> MutexGuard<'_, Option<Box<[u8]>>> {
+        // A change is one assignment.
+        self.between[version as usize]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many rows an answer is known to hold at least.

@@ -1,18 +1,21 @@
 //! The `OData` query options of the operation.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use url::form_urlencoded;
 
 use crate::scan::{Excerpt, Invalid};
 
-/// `$top` and `$skip`, checked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+/// `$top` and `$skip`, checked; or the query of a link to a further page, which only the upstream understands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Options {
     /// At most this many rows.
     pub top: Option<NonZeroU32>,
     /// Leave out this many rows. `Some(0)` is kept apart from `None`: what the caller wrote is what is asked.
     pub skip: Option<u64>,
+    /// The whole query of a link, as it is written there; then the other two are `None`, whatever it says.
+    pub link: Option<Arc<str>>,
 }
 
 impl Options {
@@ -21,16 +24,28 @@ impl Options {
     /// The largest `$skip`: `OData` numbers are signed.
     pub const MAX_SKIP: u64 = i64::MAX as u64;
 
+    /// What the gateway adds to the query of a link that it would not take for one otherwise.
+    pub const LINK_MARK: &str = "defender-gateway-link";
+
     /// Reads a query, without its question mark. Names and values may be percent-encoded.
+    ///
+    /// A query with `$skiptoken` is that of a link (`OData` 4.01 §11.2.6.7), and so is one with [`LINK_MARK`](Self::LINK_MARK), which is left out.
     ///
     /// # Errors
     ///
-    /// Anything but one `$top` in 1 to 10,000 and one `$skip` from 0 on is refused, so that a misspelt option is not silently ignored.
+    /// In any other, anything but one `$top` in 1 to 10,000 and one `$skip` from 0 on is refused, so that a misspelt option is not silently
+    /// ignored.
     pub fn parse(query: Option<&str>) -> Result<Self, Invalid> {
         let mut options = Self::default();
         let Some(query) = query.filter(|query| !query.is_empty()) else {
             return Ok(options);
         };
+        if let Some(link) = link(query) {
+            return Ok(Self {
+                link: Some(link),
+                ..options
+            });
+        }
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             match &*name {
                 "$top" if options.top.is_some() => return Err(Invalid::DoubleOption("$top")),
@@ -45,7 +60,10 @@ impl Options {
 
     /// The query to send upstream, without its question mark; `None` when there is nothing to say.
     #[must_use]
-    pub fn query(self) -> Option<String> {
+    pub fn query(&self) -> Option<String> {
+        if let Some(link) = &self.link {
+            return Some(link.as_ref().to_owned()).filter(|link| !link.is_empty());
+        }
         match (self.top, self.skip) {
             (None, None) => None,
             (Some(top), None) => Some(format!("$top={top}")),
@@ -53,6 +71,19 @@ impl Options {
             (Some(top), Some(skip)) => Some(format!("$top={top}&$skip={skip}")),
         }
     }
+}
+
+/// The query of a link, without the mark; `None` when it is none.
+fn link(query: &str) -> Option<Arc<str>> {
+    let is_marked = query.split('&').any(|pair| pair == Options::LINK_MARK);
+    if is_marked {
+        let pairs: Vec<_> = query.split('&').filter(|pair| *pair != Options::LINK_MARK).collect();
+        return Some(pairs.join("&").into());
+    }
+    let mut names = form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name);
+    names
+        .any(|name| name.trim_start_matches('$').eq_ignore_ascii_case("skiptoken"))
+        .then(|| query.into())
 }
 
 fn top(text: &str) -> Option<NonZeroU32> {
@@ -124,6 +155,32 @@ mod tests {
                 Err(Invalid::UnknownOption(Excerpt::new(name)))
             );
         }
+    }
+
+    #[test]
+    fn the_query_of_a_link_is_opaque() {
+        for query in [
+            "$skiptoken=abc",
+            "%24skiptoken=a%2Fb%3D%3D",
+            "$skipToken=x&$top=0",
+            "skiptoken=x",
+            "?=1&=10000&$skip=10000&$skiptoken=",
+            "pagesize=5&$filter=a eq 'b'&$SKIPTOKEN=1",
+        ] {
+            let options = Options::parse(Some(query)).unwrap();
+            assert_eq!((options.top, options.skip), (None, None));
+            assert_eq!(options.query().as_deref(), Some(query));
+        }
+        for (query, sent) in [
+            ("page=2&defender-gateway-link", "page=2"),
+            ("defender-gateway-link&?=&=10000&$skip=1", "?=&=10000&$skip=1"),
+            ("defender-gateway-link", ""),
+        ] {
+            let options = Options::parse(Some(query)).unwrap();
+            assert_eq!(options.query().unwrap_or_default(), sent);
+            assert_ne!(options, Options::default(), "it is no plain question");
+        }
+        assert!(parsed("page=2&x=defender-gateway-link").is_err());
     }
 
     #[test]

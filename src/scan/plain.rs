@@ -7,7 +7,7 @@ use crate::scan::ids::{Guid, IdSet};
 use crate::scan::key::Head;
 
 /// The ids of `{"ScanDefinitionIds":["…", …]}`, if none needs an escape; `None` for every other body.
-pub(super) fn read_ids(head: Head, body: &[u8]) -> Option<IdSet> {
+pub(super) fn read_ids(head: &Head, body: &[u8]) -> Option<IdSet> {
     let mut rest = Rest(body);
     rest.mark(b'{')?;
     rest.mark(b'"')?;

@@ -1,11 +1,12 @@
 //! A checked question, in canonical form.
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
 use crate::scan::body::read_ids;
+use crate::scan::id_class::are_distinct;
 use crate::scan::ids::IdSet;
 use crate::scan::key::Head;
 use crate::scan::{Delegated, Holder, Ids, Invalid, Key, Options, Version};
@@ -30,6 +31,8 @@ pub struct Request {
     version: Version,
     options: Options,
     delegated: Option<Arc<Delegated>>,
+    /// Found out when it first matters: a hit does not ask.
+    distinct: OnceLock<bool>,
 }
 
 impl Request {
@@ -40,7 +43,7 @@ impl Request {
 
     /// Reads a question. [`Version::from_path`] tells the version.
     ///
-    /// `query` comes without its question mark. `body` is `{"ScanDefinitionIds": [string, …]}`, or one string in place of the array; what
+    /// `query` comes without its question mark: `$top` and `$skip`, or that of a link to a further page, which is passed on as it is. `body` is `{"ScanDefinitionIds": [string, …]}`, or one string in place of the array; what
     /// else Defender might ignore or refuse is refused here, so that a mistake costs no call.
     ///
     /// # Errors
@@ -49,7 +52,8 @@ impl Request {
     pub fn parse(version: Version, query: Option<&str>, body: &[u8]) -> Result<Self, Invalid> {
         let options = Options::parse(query)?;
         let head = Head { version, options };
-        Self::new(head, read_ids(head, body)?)
+        let ids = read_ids(&head, body)?;
+        Self::new(head, ids)
     }
 
     /// A question without `$top` and `$skip`, from ids of other requests.
@@ -62,7 +66,8 @@ impl Request {
             version,
             options: Options::default(),
         };
-        Self::new(head, IdSet::from_ids(head, ids)?)
+        let ids = IdSet::from_ids(&head, ids)?;
+        Self::new(head, ids)
     }
 
     fn new(head: Head, ids: IdSet) -> Result<Self, Invalid> {
@@ -73,6 +78,7 @@ impl Request {
             version: head.version,
             options: head.options,
             delegated: None,
+            distinct: OnceLock::new(),
         })
     }
 
@@ -130,11 +136,17 @@ impl Request {
         self.version
     }
 
-    /// Whether the request has neither `$top` nor `$skip` nor a token of its own: only such questions can be united, and their answers
-    /// taken apart by id.
+    /// Whether the request has neither query options nor a token of its own, and no two of its ids could be one id to the upstream: only
+    /// such questions can be united, and their answers taken apart by id.
     #[must_use]
     pub fn is_plain(&self) -> bool {
-        self.options == Options::default() && self.delegated.is_none()
+        self.options == Options::default() && self.delegated.is_none() && self.has_distinct_ids()
+    }
+
+    /// Whether no two of its ids could be one id to the upstream, in two spellings.
+    #[must_use]
+    pub fn has_distinct_ids(&self) -> bool {
+        *self.distinct.get_or_init(|| are_distinct(self.ids()))
     }
 
     /// The path to ask upstream.
@@ -314,6 +326,31 @@ mod tests {
         assert_ne!(key(&["ab", "c"]), key(&["a", "bc"]));
         assert_ne!(key(&["a\0b"]), key(&["a", "b"]));
         assert_ne!(key(&["a"]), key(&["a", "\u{1}"]));
+    }
+
+    #[test]
+    fn the_query_of_a_link_is_passed_on_as_it_is_and_makes_another_question() {
+        let request =
+            |query: &str| Request::parse(Version::V1, Some(query), br#"{"ScanDefinitionIds":["b","a"]}"#).unwrap();
+        let queries = [
+            "$skiptoken=a",
+            "$skiptoken=b",
+            "%24skipToken=a&x=%2F'",
+            "$top=2&$skiptoken=a",
+            "$top=2",
+            "",
+        ];
+        for (nth, query) in queries.iter().enumerate() {
+            let one = request(query);
+            assert_eq!(one.query().as_deref(), Some(*query).filter(|query| !query.is_empty()));
+            assert_eq!(one.ids().collect::<Vec<_>>(), ["a", "b"], "{query}");
+            assert_eq!(one.is_plain(), query.is_empty(), "{query}");
+            for other in &queries[..nth] {
+                assert_ne!(one.key(), request(other).key(), "{query} {other}");
+            }
+        }
+        let held = request("$skiptoken=a").with_token(Delegated::new("t").unwrap());
+        assert_eq!(held.ids().collect::<Vec<_>>(), ["a", "b"]);
     }
 
     #[test]

@@ -8,17 +8,18 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::scan::Doubt;
-use crate::scan::ids::canonical;
+use crate::scan::id_class::Asked;
 
 /// What a row says that matters here.
 pub(super) struct Facts<'a> {
-    pub(super) id: String,
+    /// The number of the id asked for that it is about.
+    pub(super) id: usize,
     pub(super) time: Option<&'a str>,
 }
 
-pub(super) fn facts(row: &str) -> Result<Facts<'_>, Doubt> {
-    struct Reader;
-    impl<'de> Visitor<'de> for Reader {
+pub(super) fn facts<'a>(asked: &Asked<'_>, row: &'a str) -> Result<Facts<'a>, Doubt> {
+    struct Reader<'r, 'a>(&'r Asked<'a>);
+    impl<'de> Visitor<'de> for Reader<'_, '_> {
         type Value = Option<Facts<'de>>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -31,11 +32,11 @@ pub(super) fn facts(row: &str) -> Result<Facts<'_>, Doubt> {
                 match &*name.0 {
                     // The documentation, its plain reading, and the service's own metadata disagree about the name.
                     "ScanDefinitionIds" | "ScanDefinitionId" | "scanDefinitionId" => {
-                        let named = canonical(&map.next_value::<Text<'de>>()?.0).into_owned();
-                        if id.as_ref().is_some_and(|id| *id != named) {
+                        let named = self.0.find(&map.next_value::<Text<'de>>()?.0);
+                        if named.is_none() || id.is_some_and(|id| Some(id) != named) {
                             return Ok(None);
                         }
-                        id = Some(named);
+                        id = named;
                     }
                     "LastScanned" => {
                         times += 1;
@@ -53,7 +54,10 @@ pub(super) fn facts(row: &str) -> Result<Facts<'_>, Doubt> {
         }
     }
     let mut json = serde_json::Deserializer::from_str(row);
-    json.deserialize_map(Reader).ok().flatten().ok_or(Doubt::Unattributed)
+    json.deserialize_map(Reader(asked))
+        .ok()
+        .flatten()
+        .ok_or(Doubt::Unattributed)
 }
 
 /// The text of a JSON string that is a timestamp.

@@ -1,15 +1,17 @@
 //! Taking an answer apart by id, without touching a byte of any row.
+//!
+//! However the upstream sets its rows apart, on one line or on many, what is put together again is written in the same manner: each row
+//! keeps its bytes, and what stands in front of it.
 
-use std::fmt;
-use std::marker::PhantomData;
 use std::ops::Range;
 
 use bytes::Bytes;
-use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::scan::row::{Text, facts};
+use crate::scan::envelope::Envelope;
+use crate::scan::id_class::Asked;
+use crate::scan::row::facts;
+use crate::scan::upstream_response::without_mark;
 use crate::scan::walk::{Found, Stop, walk};
 use crate::scan::{Doubt, Request};
 
@@ -35,6 +37,17 @@ pub(super) struct Row {
     pub(super) time: Option<Range<usize>>,
 }
 
+/// What an answer has between the brackets of `value` besides its rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout<'a> {
+    /// The space in front of the first row.
+    pub before: &'a [u8],
+    /// What is between the first row and the second, a comma and perhaps space; `None` when there is one row only.
+    pub between: Option<&'a [u8]>,
+    /// The space behind the last row.
+    pub after: &'a [u8],
+}
+
 impl Rows {
     /// Takes apart the body of an answer to `request`.
     ///
@@ -42,7 +55,10 @@ impl Rows {
     ///
     /// [`Doubt`] when that is not certain to be right. Whether the answer may be cut off is not decided here.
     pub fn split(request: &Request, body: &Bytes) -> Result<Self, Doubt> {
-        let asked: Vec<&str> = request.ids().collect();
+        if !request.has_distinct_ids() {
+            return Err(Doubt::Unattributed);
+        }
+        let asked = Asked::new(request.ids());
         let found = walk(&asked, body).or_else(|_| read(&asked, body))?;
         Ok(Self::new(found, &asked, body))
     }
@@ -50,7 +66,10 @@ impl Rows {
     /// The same for those who do not mind why it is not certain, which often is seen at the first row.
     #[must_use]
     pub fn certain(request: &Request, body: &Bytes) -> Option<Self> {
-        let asked: Vec<&str> = request.ids().collect();
+        if !request.has_distinct_ids() {
+            return None;
+        }
+        let asked = Asked::new(request.ids());
         let found = match walk(&asked, body) {
             Ok(found) => found,
             Err(Stop::Never) => return None,
@@ -59,12 +78,12 @@ impl Rows {
         Some(Self::new(found, &asked, body))
     }
 
-    fn new((inside, list): Found, asked: &[&str], body: &Bytes) -> Self {
+    fn new((inside, list): Found, asked: &Asked<'_>, body: &Bytes) -> Self {
         Self {
             body: body.clone(),
             inside,
             list,
-            asked: asked.len(),
+            asked: asked.ids.len(),
         }
     }
 
@@ -89,17 +108,29 @@ impl Rows {
     /// The body of the answer that a request for some of the ids would have got. `wanted` is asked with the number of each row's id among
     /// the ids asked for.
     pub fn only(&self, wanted: impl Fn(usize) -> bool) -> Bytes {
+        let (Some(first), Some(last)) = (self.list.first(), self.list.last()) else {
+            return self.body.clone();
+        };
         let mut body = Vec::with_capacity(self.body.len());
+        // Up to the first row, if there will be one: else no space is left between the brackets, as writers of JSON have it.
         body.extend_from_slice(&self.body[..self.inside.start]);
-        let mut first = true;
-        for row in self.list.iter().filter(|row| wanted(row.id)) {
-            if !first {
-                body.push(b',');
+        let mut has_rows = false;
+        let mut end_before = first.text.start;
+        for row in &self.list {
+            if wanted(row.id) {
+                let start = if has_rows {
+                    end_before
+                } else {
+                    body.extend_from_slice(&self.body[self.inside.start..first.text.start]);
+                    row.text.start
+                };
+                body.extend_from_slice(&self.body[start..row.text.end]);
+                has_rows = true;
             }
-            first = false;
-            body.extend_from_slice(&self.body[row.text.clone()]);
+            end_before = row.text.end;
         }
-        body.extend_from_slice(&self.body[self.inside.end..]);
+        let rest = if has_rows { last.text.end } else { self.inside.end };
+        body.extend_from_slice(&self.body[rest..]);
         body.into()
     }
 
@@ -112,56 +143,58 @@ impl Rows {
         })
     }
 
-    /// What comes before the first row and after the last.
+    /// What comes before the rows and after them, brackets included.
     #[must_use]
     pub fn envelope(&self) -> (&[u8], &[u8]) {
         (&self.body[..self.inside.start], &self.body[self.inside.end..])
     }
+
+    /// How the rows are set apart; `None` when there are none.
+    #[must_use]
+    pub fn layout(&self) -> Option<Layout<'_>> {
+        let (first, last) = (self.list.first()?, self.list.last()?);
+        let between = self
+            .list
+            .get(1)
+            .map(|second| &self.body[first.text.end..second.text.start]);
+        Some(Layout {
+            before: &self.body[self.inside.start..first.text.start],
+            between,
+            after: &self.body[last.text.end..self.inside.end],
+        })
+    }
 }
 
 /// Takes an answer apart, however it is written.
-pub(super) fn read(asked: &[&str], body: &[u8]) -> Result<Found, Doubt> {
+pub(super) fn read(asked: &Asked<'_>, body: &[u8]) -> Result<Found, Doubt> {
     let text = std::str::from_utf8(body).map_err(|_| Doubt::Shape)?;
-    let raw: Vec<&RawValue> = envelope(text)?;
-    let Some(first) = raw.first() else {
-        return none(text);
+    let json = std::str::from_utf8(without_mark(body)).map_err(|_| Doubt::Shape)?;
+    let (raw, envelope) = Envelope::read::<Vec<&RawValue>>(json)?;
+    envelope.check(asked, raw.len())?;
+    let Some((first, last)) = raw.first().zip(raw.last()) else {
+        let (list, _) = Envelope::read::<&RawValue>(json)?;
+        let list = within(text, list.get()).ok_or(Doubt::Shape)?;
+        return Ok((list.start + 1..list.end - 1, Vec::new()));
     };
     let begin = within(text, first.get()).ok_or(Doubt::Shape)?.start;
+    let end = within(text, last.get()).ok_or(Doubt::Shape)?.end;
     let mut rows = Vec::with_capacity(raw.len());
-    // Rows follow each other after exactly one comma; then what was cut out can be put together again.
-    let mut at = begin;
     for row in raw {
-        let range = within(text, row.get()).ok_or(Doubt::Shape)?;
-        if range.start != at {
-            return Err(Doubt::Layout);
-        }
-        at = range.end + 1;
-        let facts = facts(row.get())?;
-        let id = asked.binary_search(&&*facts.id).map_err(|_| Doubt::Unattributed)?;
-        let time = facts.time.and_then(|time| within(text, time));
-        rows.push(Row { id, text: range, time });
+        let facts = facts(asked, row.get())?;
+        rows.push(Row {
+            id: facts.id,
+            text: within(text, row.get()).ok_or(Doubt::Shape)?,
+            time: facts.time.and_then(|time| within(text, time)),
+        });
     }
-    // Nor is there anything between the brackets and the rows.
-    let inside = begin..at - 1;
-    let brackets = (
-        text.as_bytes().get(begin.wrapping_sub(1)),
-        text.as_bytes().get(inside.end),
-    );
-    if brackets != (Some(&b'['), Some(&b']')) {
-        return Err(Doubt::Layout);
-    }
-    Ok((inside, rows))
+    // Between brackets and rows there is nothing but space.
+    let start = text[..begin].trim_end_matches(SPACE).len();
+    let end = text.len() - text[end..].trim_start_matches(SPACE).len();
+    Ok((start..end, rows))
 }
 
-/// An answer without rows.
-fn none(text: &str) -> Result<Found, Doubt> {
-    let list: &RawValue = envelope(text)?;
-    let list = within(text, list.get()).ok_or(Doubt::Shape)?;
-    if list.len() != "[]".len() {
-        return Err(Doubt::Layout);
-    }
-    Ok((list.start + 1..list.end - 1, Vec::new()))
-}
+/// White space in JSON (RFC 8259 §2).
+const SPACE: [char; 4] = [' ', '\n', '\r', '\t'];
 
 /// Where `part`, a slice of `whole`, lies in it.
 fn within(whole: &str, part: &str) -> Option<Range<usize>> {
@@ -170,65 +203,11 @@ fn within(whole: &str, part: &str) -> Option<Range<usize>> {
     (whole.get(range.clone())? == part).then_some(range)
 }
 
-/// The `value` of the answer, if the answer is nothing but the documented envelope around it.
-fn envelope<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, Doubt> {
-    let mut json = serde_json::Deserializer::from_str(text);
-    let mut doubt = Doubt::Shape;
-    let envelope = Envelope {
-        doubt: &mut doubt,
-        list: PhantomData,
-    };
-    let list = envelope
-        .deserialize(&mut json)
-        .and_then(|list| json.end().map(|()| list));
-    list.map_err(|_| doubt)
-}
-
-struct Envelope<'d, T> {
-    doubt: &'d mut Doubt,
-    list: PhantomData<T>,
-}
-
-impl<'de, T: Deserialize<'de>> DeserializeSeed<'de> for Envelope<'_, T> {
-    type Value = T;
-
-    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<Self::Value, D::Error> {
-        json.deserialize_map(self)
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Visitor<'de> for Envelope<'_, T> {
-    type Value = T;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an answer")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        use serde::de::Error as _;
-        let (mut list, mut context) = (None, false);
-        while let Some(name) = map.next_key::<Text<'de>>()? {
-            match &*name.0 {
-                "value" if list.is_none() => list = Some(map.next_value()?),
-                "@odata.context" if !context => {
-                    context = true;
-                    map.next_value::<Text<'de>>()?;
-                }
-                "@odata.nextLink" | "odata.nextLink" | "@nextLink" => {
-                    *self.doubt = Doubt::NextLink;
-                    return Err(A::Error::custom("next link"));
-                }
-                _ => return Err(A::Error::custom("unknown member")),
-            }
-        }
-        list.ok_or_else(|| A::Error::custom("no value"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::scan::Version;
+    use crate::scan::id_class::tests::spellings;
     use crate::scan::walk::tests::{agree, value};
     use proptest::prelude::*;
 
@@ -273,8 +252,46 @@ mod tests {
     }
 
     #[test]
+    fn a_row_is_attributed_however_it_or_the_question_spells_the_id() {
+        let guid = "7e8da3a5-90e9-4e22-ac1a-9b3d9a3b1d0f";
+        let spellings = spellings(guid);
+        for asked in &spellings {
+            for named in &spellings {
+                let named = serde_json::Value::from(&**named);
+                let row = format!(r#"{{"ScanDefinitionIds":{named}}}"#);
+                let body = format!(r#"{{"value":[{row},{{"scanDefinitionId":"b"}}]}}"#);
+                let expected = format!(r#"{{"value":[{row}]}}"#);
+                assert_eq!(only(&[asked, "b"], &body, &[asked.trim(), guid]), expected, "{asked}");
+            }
+            let twice = split(&[guid, asked], r#"{"value":[]}"#).map(|rows| rows.len());
+            let is_one = request(&[guid, asked]).ids().len() == 1;
+            assert_eq!(twice.is_ok(), is_one, "{asked}: whose rows they would be is not known");
+        }
+    }
+
+    #[test]
+    fn rows_are_written_in_the_manner_of_the_answer() {
+        let body = "{\r\n  \"value\": [\r\n    {\"ScanDefinitionIds\":\"a\"},\r\n    {\n\"ScanDefinitionIds\" :\"b\"} ,\t{\"ScanDefinitionIds\":\"a\",\"n\":2}\r\n  ],\r\n  \"@odata.context\": \"c\", \"x\": {\"y\": [1]}\r\n}\r\n";
+        assert_eq!(only(&["a", "b"], body, &["a", "b"]), body);
+        assert_eq!(
+            only(&["a", "b"], body, &["a"]),
+            "{\r\n  \"value\": [\r\n    {\"ScanDefinitionIds\":\"a\"} ,\t{\"ScanDefinitionIds\":\"a\",\"n\":2}\r\n  ],\r\n  \"@odata.context\": \"c\", \"x\": {\"y\": [1]}\r\n}\r\n"
+        );
+        assert_eq!(
+            only(&["a", "b"], body, &["b"]),
+            "{\r\n  \"value\": [\r\n    {\n\"ScanDefinitionIds\" :\"b\"}\r\n  ],\r\n  \"@odata.context\": \"c\", \"x\": {\"y\": [1]}\r\n}\r\n"
+        );
+        assert_eq!(
+            only(&["a", "b"], body, &[]),
+            "{\r\n  \"value\": [],\r\n  \"@odata.context\": \"c\", \"x\": {\"y\": [1]}\r\n}\r\n"
+        );
+        let marked = "\u{feff}{\"value\":[ {\"ScanDefinitionIds\":\"a\"} ]}";
+        assert_eq!(only(&["a", "b"], marked, &["b"]), "\u{feff}{\"value\":[]}");
+        assert_eq!(only(&["a", "b"], "{\"value\":[ \n ]}", &["b"]), "{\"value\":[ \n ]}");
+    }
+
+    #[test]
     fn whatever_is_not_certain_is_a_doubt() {
-        let row = r#"{"ScanDefinitionIds":"a"}"#;
         for (body, doubt) in [
             ("", Doubt::Shape),
             ("[]", Doubt::Shape),
@@ -283,15 +300,9 @@ mod tests {
             (r#"{"value":{}}"#, Doubt::Shape),
             (r#"{"value":[]}{}"#, Doubt::Shape),
             (r#"{"value":[],"value":[]}"#, Doubt::Shape),
-            (r#"{"value":[],"@odata.count":0}"#, Doubt::Shape),
-            (r#"{"value":[],"extra":"x"}"#, Doubt::Shape),
             (r#"{"@odata.context":1,"value":[]}"#, Doubt::Shape),
             (r#"{"value":[],"@odata.nextLink":"https://x"}"#, Doubt::NextLink),
             (r#"{"@odata.nextLin\u006b":"https://x","value":[]}"#, Doubt::NextLink),
-            (r#"{"value":[ ]}"#, Doubt::Layout),
-            (&format!(r#"{{"value":[{row}, {row}]}}"#), Doubt::Layout),
-            (&format!("{{\"value\":[{row}\n]}}"), Doubt::Layout),
-            (&format!(r#"{{"value":[ {row}]}}"#), Doubt::Layout),
             (r#"{"value":[{}]}"#, Doubt::Unattributed),
             (r#"{"value":[1]}"#, Doubt::Unattributed),
             (r#"{"value":[{"ScanDefinitionIds":1}]}"#, Doubt::Unattributed),
@@ -304,7 +315,10 @@ mod tests {
             ),
         ] {
             assert_eq!(split(&["a", "b"], body).unwrap_err(), doubt, "{body}");
-            assert!(walk(&["a", "b"], body.as_bytes()).is_err(), "{body}");
+            assert!(
+                walk(&Asked::new(["a", "b"].into_iter()), body.as_bytes()).is_err(),
+                "{body}"
+            );
         }
         assert!(Rows::split(&request(&["a"]), &Bytes::from_static(b"{\"value\":[\xff]}")).is_err());
     }
@@ -330,19 +344,38 @@ mod tests {
         }
     }
 
+    /// Members of an envelope, in front of `value` and behind it.
+    fn members() -> impl Strategy<Value = String> {
+        prop_oneof![
+            Just(String::new()),
+            Just("\"@odata.context\" :\"c\"".to_owned()),
+            Just("\"took\": \"0.5\" ,\r\n\"flags\": {\"x\": [null, true]}".to_owned()),
+        ]
+    }
+
     proptest! {
         #[test]
         fn any_choice_of_ids_gets_exactly_its_rows(
             rows in proptest::collection::vec((0..4_usize, 0..3_usize, value(), value()), 0..12),
             chosen in proptest::array::uniform4(any::<bool>()),
+            space in proptest::array::uniform4("[ \r\n\t]{0,3}"),
+            others in (members(), members()),
         ) {
+            let others = (
+                if others.0.is_empty() { String::new() } else { format!("{},", others.0) },
+                if others.1.is_empty() || others.0.contains("context") { String::new() } else { format!(" ,{}", others.1) },
+            );
             let ids = ["a", "b", "c\"\\", "d"];
+            let between = format!("{},{}", space[0], space[1]);
             let names = ["ScanDefinitionIds", "ScanDefinitionId", "scanDefinitionId"];
             let text: Vec<_> = rows.iter().map(|(id, name, before, after)| {
                 let id = serde_json::Value::from(ids[*id]);
                 format!("{{ \"x\":{before},\"{}\": {id},\"x\":{after}}}", names[*name])
             }).collect();
-            let body = |rows: &[&str]| format!("{{\"@odata.context\":\"c\",\"value\":[{}]}}", rows.join(","));
+            let body = |list: &[&str]| {
+                let (before, after) = if list.is_empty() && !rows.is_empty() { ("", "") } else { (&*space[2], &*space[3]) };
+                format!("{{{}\"value\": [{before}{}{after}]{}}}", others.0, list.join(&between), others.1)
+            };
             let all: Vec<_> = text.iter().map(String::as_str).collect();
             let some: Vec<_> = rows.iter().zip(&all).filter(|((id, ..), _)| chosen[*id]).map(|(_, text)| *text).collect();
             let split = split(&ids, &body(&all)).unwrap();

@@ -6,9 +6,9 @@
 
 use std::ops::Range;
 
-use memchr::memchr2;
+use memchr::{memchr, memchr2};
 
-use crate::scan::ids::canonical;
+use crate::scan::id_class::Asked;
 use crate::scan::row::is_timestamp;
 use crate::scan::rows::Row;
 
@@ -27,23 +27,38 @@ pub(super) enum Stop {
 /// How deep a member of a row may be nested here.
 const DEPTH: u8 = 8;
 
-/// Walks over the body of an answer to a question for these ids, which are sorted.
-pub(super) fn walk(asked: &[&str], body: &[u8]) -> Result<Found, Stop> {
+/// Walks over the body of an answer to a question for these ids.
+pub(super) fn walk(asked: &Asked<'_>, body: &[u8]) -> Result<Found, Stop> {
     let mut walker = Walker { asked, body, at: 0 };
     let found = walker.envelope()?;
     // The walk has looked at nothing within strings.
     if is_text(body) { Ok(found) } else { Err(Stop::Unsure) }
 }
 
-/// Whether it is UTF-8 without control characters. In nearly all answers there is nothing but ASCII, which is looked for by many bytes at
-/// a time.
+/// Whether it is UTF-8, with control characters between strings only, where the walk has taken them for white space. In nearly all answers
+/// there is nothing but ASCII and no line break, which is looked for by many bytes at a time.
 fn is_text(body: &[u8]) -> bool {
     let is_odd = |odd, byte: &u8| odd | (byte.cast_signed() < 0x20);
-    !body.iter().fold(false, is_odd) || !body.iter().any(|byte| *byte < 0x20) && std::str::from_utf8(body).is_ok()
+    if !body.iter().fold(false, is_odd) {
+        return true;
+    }
+    let has_control = |text: &[u8]| text.iter().any(|byte| *byte < 0x20);
+    std::str::from_utf8(body).is_ok() && (!has_control(body) || !strings(body).any(has_control))
+}
+
+/// What lies within strings without escapes: between each odd quote and the next.
+fn strings(mut body: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let start = memchr(b'"', body)? + 1;
+        let end = start + memchr(b'"', &body[start..])?;
+        let string = &body[start..end];
+        body = &body[end + 1..];
+        Some(string)
+    })
 }
 
 struct Walker<'a> {
-    asked: &'a [&'a str],
+    asked: &'a Asked<'a>,
     body: &'a [u8],
     at: usize,
 }
@@ -74,24 +89,23 @@ impl Walker<'_> {
         }
     }
 
-    /// The rows, with nothing around and between them but the brackets and a comma each.
+    /// The rows, and where the brackets around them are.
     fn rows(&mut self) -> Result<Found, Stop> {
         self.pass(b'[')?;
         let begin = self.at;
-        if self.pass(b']').is_ok() {
-            return Ok((begin..begin, Vec::new()));
-        }
+        self.skip_space();
         let mut rows = Vec::with_capacity(4);
-        loop {
-            let before = rows.last().map(|row: &Row| row.id);
-            rows.push(self.row(before)?);
-            if self.pass(b',').is_err() {
-                break;
+        if self.pass(b']').is_err() {
+            loop {
+                let before = rows.last().map(|row: &Row| row.id);
+                rows.push(self.row(before)?);
+                if !self.goes_on(b']')? {
+                    break;
+                }
+                self.skip_space();
             }
         }
-        let inside = begin..self.at;
-        self.pass(b']')?;
-        Ok((inside, rows))
+        Ok((begin..self.at - 1, rows))
     }
 
     /// A row; perhaps one more about the same id as the row before.
@@ -134,13 +148,15 @@ impl Walker<'_> {
     /// The number among the ids asked for of the one that is written so; `guess` is likely.
     fn number_of(&self, raw: &[u8], guess: Option<usize>) -> Option<usize> {
         if let Some(guess) = guess
-            && self.asked[guess].as_bytes() == raw
+            && self.asked.ids[guess].as_bytes() == raw
         {
             return Some(guess);
         }
-        let find = |id: &[u8]| self.asked.binary_search_by(|asked| asked.as_bytes().cmp(id)).ok();
+        let find = |id: &[u8]| self.asked.ids.binary_search_by(|asked| asked.as_bytes().cmp(id));
         // What is asked for is canonical; what equals it is, too.
-        find(raw).or_else(|| find(canonical(std::str::from_utf8(raw).ok()?).as_bytes()))
+        find(raw)
+            .ok()
+            .or_else(|| self.asked.find(std::str::from_utf8(raw).ok()?))
     }
 
     fn value(&mut self, depth: u8) -> Result<(), Stop> {
@@ -279,7 +295,7 @@ pub(super) mod tests {
     /// The walk and the reader agree: what the one finds, the other finds, and what the one never finds, the other does not.
     pub(in crate::scan) fn agree(ids: &[&str], body: &[u8]) -> Result<(), TestCaseError> {
         let asked = Request::plain(Version::Latest, ids.iter().copied()).unwrap();
-        let asked: Vec<_> = asked.ids().collect();
+        let asked = Asked::new(asked.ids());
         match walk(&asked, body) {
             Ok(found) => prop_assert_eq!(Ok(found), read(&asked, body)),
             Err(Stop::Never) => prop_assert!(read(&asked, body).is_err()),
@@ -298,12 +314,16 @@ pub(super) mod tests {
         for rows in [vec![], vec!["a"], vec!["b", "a", "a", " A "]] {
             let rows: Vec<_> = rows.into_iter().map(row).collect();
             let body = format!(r#"{{"@odata.context": "https://x/é","value":[{}]}}"#, rows.join(","));
-            let found = walk(&["A", "a", "b"], body.as_bytes());
+            let asked = Asked::new(["a", "b"].into_iter());
+            let found = walk(&asked, body.as_bytes());
             assert_eq!(found.as_ref().map(|(_, list)| list.len()), Ok(rows.len()), "{body}");
-            assert_eq!(found.map_err(|_| Doubt::Shape), read(&["A", "a", "b"], body.as_bytes()));
+            assert_eq!(found.map_err(|_| Doubt::Shape), read(&asked, body.as_bytes()));
         }
         let body = format!(r#"{{"value":[{}]}}"#, row("c"));
-        assert_eq!(walk(&["a", "b"], body.as_bytes()), Err(Stop::Never));
+        assert_eq!(
+            walk(&Asked::new(["a", "b"].into_iter()), body.as_bytes()),
+            Err(Stop::Never)
+        );
         assert!(Rows::certain(&Request::plain(Version::Latest, ["a"]).unwrap(), &body.into()).is_none());
     }
 

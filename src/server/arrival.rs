@@ -1,5 +1,7 @@
 //! A request on its way through the layers.
 
+use std::net::IpAddr;
+
 use http::{HeaderMap, HeaderName, Request, Uri, header};
 use tokio::time::Instant;
 
@@ -120,5 +122,9 @@ impl<B> Addressed for Arrival<B> {
 
     fn headers(&self) -> &HeaderMap {
         self.known.head.headers()
+    }
+
+    fn peer(&self) -> Option<IpAddr> {
+        self.known.peer.address()
     }
 }

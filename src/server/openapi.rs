@@ -116,6 +116,12 @@ fn parameters() -> Value {
             "description": "Leave out this many rows.",
             "schema": {"type": "integer", "minimum": 0, "maximum": Options::MAX_SKIP},
         },
+        "SkipToken": {
+            "name": "$skiptoken",
+            "in": "query",
+            "description": "Part of a link to a further page. The link's whole query goes upstream as it is; the body is the one of the first page.",
+            "schema": {"type": "string"},
+        },
         "Prefer": header(
             "Prefer",
             "`wait=N` (RFC 7240): wait at most N seconds for a slot of the quota; 0 answers now or refuses.",

@@ -56,6 +56,9 @@ pub enum Action {
     Secret(Secret),
     /// So many calls of somebody else who uses the same app registration arrive at once.
     OtherCalls(u32),
+    /// Somebody else who uses the same app registration makes so many calls an hour from now on, at random moments, and does not come again
+    /// when refused; zero for nobody.
+    Neighbour(u32),
     /// Every definition is scanned once more: one newer row each.
     Scan,
 }

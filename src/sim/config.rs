@@ -9,10 +9,12 @@ use crate::clock::Wall;
 use crate::secret::Secret;
 
 use super::action::Event;
+use super::entra::Certificate;
 use super::fault::{Fault, Plan, SignInFault};
 use super::history::History;
 use super::limit::{Limit, Rejected, Shape};
 use super::record::Log;
+use super::wire::Tls;
 
 /// The tenant of the demo.
 pub const TENANT_ID: &str = "5f0e2a1c-3d4b-4c6d-8e9f-0a1b2c3d4e5f";
@@ -53,6 +55,10 @@ pub struct Config {
     pub client_id: String,
     /// Its secret. Default [`CLIENT_SECRET`].
     pub client_secret: Secret,
+    /// The certificates registered with it: what client assertions have to match. Default: none.
+    pub certificates: Vec<Certificate>,
+    /// With it every host serves TLS as well as clear text, on the same port. Default: clear text only.
+    pub tls: Option<Tls>,
     /// How long a token lives, a whole number of seconds. Default 3599 s, as documented.
     pub token_lifetime: Duration,
     /// What happens when. Default: nothing.
@@ -83,6 +89,8 @@ impl Default for Config {
             tenant_id: TENANT_ID.into(),
             client_id: CLIENT_ID.into(),
             client_secret: Secret::new(CLIENT_SECRET.into()),
+            certificates: Vec::new(),
+            tls: None,
             token_lifetime: Duration::from_secs(3_599),
             schedule: Vec::new(),
             log: None,
@@ -203,6 +211,8 @@ pub struct SignIn {
     pub roles: Vec<String>,
     /// An audience other than the scope's: Defender answers such a token with 403. Default: none.
     pub audience: Option<String>,
+    /// Whether an assertion may be used again. Default: once.
+    pub assertions: Assertions,
     /// When the token should be renewed, after issue. Default: not said, as is usual.
     pub refresh_in: Option<Duration>,
     /// How long an answer takes. Default 20 ms.
@@ -217,11 +227,22 @@ impl Default for SignIn {
             scope: SCOPE.into(),
             roles: vec![ROLE.into()],
             audience: None,
+            assertions: Assertions::default(),
             refresh_in: None,
             latency: Duration::from_millis(20),
             faults: Plan::none(),
         }
     }
+}
+
+/// How often a signed assertion may be used (RFC 7523 §3 leaves it to the server).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Assertions {
+    /// Once: the strictest, which a gateway has to satisfy.
+    #[default]
+    Once,
+    /// Until it expires, as the service does: Microsoft's own libraries keep theirs for minutes.
+    UntilExpiry,
 }
 
 /// How a 429 tells the wait.
@@ -255,4 +276,6 @@ pub enum Message {
     WithSeconds,
     /// As seen in 2021: names the limit only.
     WithoutSeconds,
+    /// Nothing.
+    Absent,
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use super::action::Action;
-use super::config::Behaviour;
+use super::config::{Assertions, Behaviour};
 use super::entra::Certificate;
 use super::fault::{Fault, Plan, SignInFault};
 use super::simulator::Simulator;
@@ -72,6 +72,11 @@ impl Simulator {
     /// The app's secret is another from now on; the old one is refused as expired. Tokens stay good.
     pub fn set_secret(&self, secret: Secret) {
         self.world.state().desk.change_secret(secret);
+    }
+
+    /// How often a signed assertion may be used from now on.
+    pub fn set_assertions(&self, uses: Assertions) {
+        self.world.state().desk.rules.assertions = uses;
     }
 
     /// The app can sign in with this certificate's key, too.

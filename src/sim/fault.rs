@@ -11,6 +11,8 @@ pub enum Fault {
     Status(StatusCode),
     /// 429 although the limits have room: somebody else uses the same app registration. The wait named is this long.
     Throttle(Duration),
+    /// 429 because the upstream is short of CPU: no limit is named, and none is used up. With `Retry-After`, in whole seconds, or without.
+    Busy(Option<Duration>),
     /// 401 for a good token: the tenant has no licence for vulnerability management.
     NoLicence,
     /// The call is accepted and never answered; the connection stays open.
@@ -23,19 +25,40 @@ pub enum Fault {
     SlowHead(Duration),
     /// The body takes this long, in small pieces.
     SlowBody(Duration),
-    /// 200 with a body that is no JSON.
+    /// 200 with a body that is no JSON: an answer that was cut.
     Rubbish,
+    /// 200 with an HTML page, as portals and maintenance pages come.
+    Portal,
+    /// 200 with an empty body.
+    Empty,
+    /// 200 with an error in Defender's shape.
+    ErrorInOk,
+    /// A proper answer that says it were HTML.
+    WrongType,
     /// 302 to another host. A client with a token must not follow it.
     Redirect,
+    /// This status with a front end's HTML page, whatever Defender itself would say with it: the host is not the service.
+    Page(StatusCode),
+    /// Over HTTP/2 the stream is refused before anything is processed (`REFUSED_STREAM`): the call does not count. Over HTTP/1.1 nothing is
+    /// wrong.
+    RefusedStream,
+    /// Over HTTP/2 the host asks for HTTP/1.1 before anything is processed: the call does not count. Over HTTP/1.1 nothing is wrong.
+    Http1Required,
 }
 
 impl Fault {
+    /// Whether a request that meets it over HTTP/2 is not processed at all.
+    pub(super) fn refuses_streams(self) -> bool {
+        matches!(self, Self::RefusedStream | Self::Http1Required)
+    }
+
     /// The name in scenario files and logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Status(_) => "status",
             Self::Throttle(_) => "throttle",
+            Self::Busy(_) => "busy",
             Self::NoLicence => "no-licence",
             Self::BlackHole => "black-hole",
             Self::Cut => "cut",
@@ -43,7 +66,14 @@ impl Fault {
             Self::SlowHead(_) => "slow-head",
             Self::SlowBody(_) => "slow-body",
             Self::Rubbish => "rubbish",
+            Self::Portal => "portal",
+            Self::Empty => "empty",
+            Self::ErrorInOk => "error-in-ok",
+            Self::WrongType => "wrong-type",
             Self::Redirect => "redirect",
+            Self::Page(_) => "page",
+            Self::RefusedStream => "refused-stream",
+            Self::Http1Required => "http1-required",
         }
     }
 }

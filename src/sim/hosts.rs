@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::action::Action;
 use super::config::Behaviour;
 use super::limit::Limiter;
+use super::neighbour::Neighbour;
 use super::wire::Host;
 use super::world::{World, unknown_region};
 
@@ -62,6 +63,10 @@ impl Hosts {
             Action::Secret(secret) => world.state().desk.change_secret(secret),
             Action::OtherCalls(n) => {
                 world.other_calls(n);
+            }
+            Action::Neighbour(per_hour) => {
+                let now = world.elapsed();
+                world.state().neighbour = Neighbour::new(per_hour, world.seed, now);
             }
             Action::Scan => world.state().scans += 1,
         }

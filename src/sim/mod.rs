@@ -47,6 +47,7 @@ mod fault;
 pub mod history;
 mod hosts;
 pub mod limit;
+mod neighbour;
 mod record;
 mod run;
 pub mod scenario;
@@ -59,8 +60,8 @@ mod world;
 
 pub use action::{Action, Event};
 pub use config::{
-    Behaviour, CLIENT_ID, CLIENT_SECRET, Config, IDENTITY_HEADER, Message, ROLE, Region, RetryAfter, SCOPE, SignIn,
-    TENANT_ID, Throttle,
+    Assertions, Behaviour, CLIENT_ID, CLIENT_SECRET, Config, IDENTITY_HEADER, Message, ROLE, Region, RetryAfter, SCOPE,
+    SignIn, TENANT_ID, Throttle,
 };
 pub use entra::{AadstsCode, Certificate, NotACertificate};
 pub use fault::{Fault, Often, Plan, SignInFault};
@@ -70,3 +71,4 @@ pub use record::{CallRecord, Credential, Log, TimedOut, TokenRecord, Violation};
 pub use run::run;
 pub use scenario::ScenarioError;
 pub use simulator::Simulator;
+pub use wire::Tls;

@@ -13,8 +13,12 @@ use super::simulator::Simulator;
 /// It could not be started.
 pub async fn run(config: Config, mut print: impl FnMut(&str), until: impl Future<Output = ()>) -> io::Result<()> {
     let shows_secret = config.client_secret.expose() == CLIENT_SECRET;
+    let serves_tls = config.tls.is_some();
     let simulator = Simulator::start(config)?;
     print(&format!("# sign-in on {}", simulator.authority()));
+    if serves_tls {
+        print("# every address answers https, too");
+    }
     for (name, url) in simulator.regions() {
         print(&format!("# region {name} on {url}"));
     }

@@ -48,7 +48,7 @@ impl Simulator {
             world: Arc::clone(&world),
             addr: OnceLock::new(),
         });
-        let sign_in = Host::open(config.listen, Arc::clone(&endpoint) as _, &tasks)?;
+        let sign_in = Host::open(config.listen, Arc::clone(&endpoint) as _, config.tls.clone(), &tasks)?;
         // It cannot be set already: this is its only place.
         let _ = endpoint.addr.set(sign_in.addr());
         let mut hosts = Hosts {
@@ -62,7 +62,8 @@ impl Simulator {
                 name: region.name.clone(),
                 world: Arc::clone(&world),
             };
-            let opened = Host::open(addr, Arc::new(handler), &tasks).inspect_err(|_| hosts.abandon())?;
+            let opened = Host::open(addr, Arc::new(handler), config.tls.clone(), &tasks);
+            let opened = opened.inspect_err(|_| hosts.abandon())?;
             hosts.regions.insert(region.name.clone(), opened);
         }
         let simulator = Self {
@@ -205,6 +206,13 @@ impl Simulator {
             self.config.client_id,
             base(&self.authority()),
         );
+        let is_at_a_distance = {
+            let state = self.world.state();
+            state.regions.values().any(|behaviour| !behaviour.latency.is_zero())
+        };
+        if is_at_a_distance {
+            text += "\n[defender]\n# Without it, the distance of a host at an http address cannot be measured.\nh2c = true\n";
+        }
         for (name, url) in self.regions() {
             // Writing to a string cannot fail.
             let _ = write!(

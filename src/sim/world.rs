@@ -12,7 +12,8 @@ use super::config::{Behaviour, Config, Throttle};
 use super::dice::Dice;
 use super::entra::{Desk, Federation, Mint};
 use super::history::History;
-use super::limit::{Limit, Limiter, Rejected};
+use super::limit::{Limit, Limiter, Rejected, Rejection};
+use super::neighbour::Neighbour;
 use super::record::Journal;
 use crate::clock::Wall;
 use crate::task::Tasks;
@@ -36,6 +37,7 @@ pub(super) struct State {
     pub(super) desk: Desk,
     /// One app in one tenant: one allowance, over all regions.
     pub(super) limiter: Limiter,
+    pub(super) neighbour: Option<Neighbour>,
     pub(super) limits: Vec<Limit>,
     pub(super) rejected: Rejected,
     pub(super) throttle: Throttle,
@@ -60,7 +62,7 @@ impl World {
             client_id: config.client_id.clone(),
             secret: config.client_secret.clone(),
             old_secret: None,
-            federation: Federation::default(),
+            federation: Federation::of(config.certificates.clone()),
             rules: config.sign_in.clone(),
             lifetime: config.token_lifetime,
             mint: Mint::new(config.seed),
@@ -79,6 +81,7 @@ impl World {
             state: Mutex::new(State {
                 desk,
                 limiter: Limiter::new(config.shape, &config.limits).counting(config.rejected),
+                neighbour: None,
                 limits: config.limits.clone(),
                 rejected: config.rejected,
                 throttle: config.throttle,
@@ -109,7 +112,7 @@ impl World {
     pub(super) fn other_calls(&self, n: u32) -> u32 {
         let mut state = self.state();
         let at = self.elapsed();
-        (0..n).fold(0, |admitted, _| admitted + u32::from(state.limiter.arrive(at).is_ok()))
+        (0..n).fold(0, |admitted, _| admitted + u32::from(state.arrive(at).is_ok()))
     }
 
     /// Lets time pass, unless the simulator is stopping.
@@ -123,6 +126,15 @@ impl World {
 }
 
 impl State {
+    /// A call arrives at the limits, after those of the neighbour that came before it.
+    pub(super) fn arrive(&mut self, at: Duration) -> Result<(), Rejection> {
+        while let Some(earlier) = self.neighbour.as_mut().and_then(|neighbour| neighbour.call(at)) {
+            // One that is refused does not come again.
+            let _ = self.limiter.arrive(earlier);
+        }
+        self.limiter.arrive(at)
+    }
+
     /// How long the way to `region` and back takes this time.
     pub(super) fn trip(&mut self, region: &str) -> Trip {
         let Some(behaviour) = self.regions.get(region) else {

@@ -21,6 +21,7 @@ use super::error::Error;
 use super::sentinel;
 use super::tls::{self, Pem};
 use super::wire::{Unheard, Wire};
+use crate::plain_text;
 use crate::task::Tasks;
 
 /// Opening a connection takes several answers: TCP, TLS, AUTH, and who is the master.
@@ -154,7 +155,7 @@ impl Access {
         let mut settings = (*config.address.settings).clone();
         if let Some(path) = &config.password_file {
             let content = read("store.password_file", path).await?;
-            let text = String::from_utf8_lossy(&content);
+            let text = String::from_utf8_lossy(plain_text::without_mark(&content));
             // Editors and `echo` end files with a newline, which is no part of a password.
             settings = settings.set_password(text.trim_end_matches(['\r', '\n']));
         }
@@ -202,14 +203,20 @@ impl Access {
 
 async fn pem(config: &Config) -> Result<Pem, Error> {
     let authorities = match &config.ca_file {
-        Some(path) => Some(read("store.ca_file", path).await?),
+        Some(path) => Some(read_pem("store.ca_file", path).await?),
         None => None,
     };
     let own = match &config.certificate_file {
-        Some(path) => Some(read("store.certificate_file", path).await?),
+        Some(path) => Some(read_pem("store.certificate_file", path).await?),
         None => None,
     };
     Ok(Pem { authorities, own })
+}
+
+async fn read_pem(key: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
+    let content = read(key, path).await?;
+    let text = plain_text::pem(&content).map_err(|_| Error::Pem { key })?;
+    Ok(text.into_owned())
 }
 
 async fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, Error> {

@@ -1,13 +1,21 @@
 //! One connection, one question at a time.
 
+use std::time::Duration;
+
 use super::config::Config;
 use super::connection::{Connection, within};
 use super::error::Error;
 use super::script::Script;
 
+/// How many times the configured timeout a slow store may take in the end.
+const MOST_PATIENT: u32 = 4;
+
 /// A link to the store. Connects when first asked, and again after every failure.
 pub struct Link {
     config: Config,
+    /// How long an answer may take now: longer after one that did not come in time, and less again with each that does. A store that many
+    /// ask at once answers late, and who gives up then asks again and makes it later still.
+    patience: Duration,
     connection: Option<Connection>,
 }
 
@@ -25,6 +33,7 @@ impl Link {
     pub fn new(config: &Config) -> Self {
         Self {
             config: config.clone(),
+            patience: config.timeout,
             connection: None,
         }
     }
@@ -43,7 +52,14 @@ impl Link {
             None => Connection::open(&self.config).await?,
         };
         let arguments = [argument.as_bytes()];
-        let answer = within(self.config.timeout, script.run(&mut connection, keys, &arguments)).await?;
+        let answer = within(self.patience, script.run(&mut connection, keys, &arguments)).await;
+        let timeout = self.config.timeout;
+        self.patience = match &answer {
+            Ok(_) => (self.patience / 8 * 7).max(timeout),
+            Err(Error::Timeout(_)) => (self.patience * 2).min(timeout * MOST_PATIENT),
+            Err(_) => self.patience,
+        };
+        let answer = answer?;
         // Only a connection that answered is used again.
         self.connection = Some(connection);
         Ok(answer)

@@ -1,4 +1,4 @@
-//! What others say on a channel.
+//! What others say on channels.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use super::connection::{listener, longest, within};
 use super::error::Error;
 use super::wire::Unheard;
 
-/// Messages on a channel. Some may be lost; whoever listens must also look from time to time.
+/// Messages on channels. Some may be lost; whoever listens must also look from time to time.
 pub struct Wakes {
     messages: PubSubStream,
     unheard: Unheard,
@@ -23,28 +23,31 @@ impl fmt::Debug for Wakes {
 }
 
 impl Wakes {
-    /// Opens a connection of its own that hears what is said on `channel`.
+    /// Opens a connection of its own that hears what is said on these channels.
     ///
     /// # Errors
     /// [`Error`] when the store cannot be reached in time.
-    pub async fn listen(config: &Config, channel: &str) -> Result<Self, Error> {
+    pub async fn listen(config: &Config, channels: &[&str]) -> Result<Self, Error> {
         within(longest(config), async {
             let unheard = Unheard::default();
             let mut subscription = listener(config).await?.subscribe(unheard.clone()).await?;
-            subscription.subscribe(channel).await?;
+            subscription.subscribe(channels).await?;
             let messages = subscription.into_on_message();
             Ok(Self { messages, unheard })
         })
         .await
     }
 
-    /// The next message; `None` when the connection is gone.
+    /// The next message, and on which channel; `None` when the connection is gone.
     ///
     /// # Cancel safety
     /// Safe: no message is lost.
-    pub async fn next(&mut self) -> Option<Vec<u8>> {
+    pub async fn next(&mut self) -> Option<(String, Vec<u8>)> {
         let message = self.messages.next().await?;
         self.unheard.heard();
-        Some(message.get_payload_bytes().to_vec())
+        Some((
+            message.get_channel_name().to_owned(),
+            message.get_payload_bytes().to_vec(),
+        ))
     }
 }

@@ -3,10 +3,13 @@
 use std::io::IsTerminal as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
+
+use super::json_line::{self, JsonLine};
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,6 +21,12 @@ pub enum Format {
     Json,
     /// One readable line.
     Text,
+}
+
+/// `message` as a line of the log in JSON format, for what is said whatever the filter lets through.
+#[must_use]
+pub fn json_line(level: tracing::Level, message: &str) -> String {
+    json_line::written(level.as_str(), message)
 }
 
 /// An error and its causes in one line.
@@ -157,7 +166,7 @@ where
 {
     let layer = tracing_subscriber::fmt::layer().with_writer(writer);
     match shape {
-        Shape::Json => layer.json().flatten_event(true).with_span_list(false).boxed(),
+        Shape::Json => layer.fmt_fields(JsonFields::new()).event_format(JsonLine).boxed(),
         Shape::Colourful => layer.with_ansi(true).boxed(),
         Shape::Plain => layer.with_ansi(false).boxed(),
     }
@@ -208,6 +217,14 @@ mod tests {
         tracing::subscriber::with_default(subscriber, || {
             let _span = tracing::info_span!("request", request_id = "abc").entered();
             tracing::warn!(status = 502, "no region answered");
+            tracing::error!(
+                message = "why",
+                level = 7,
+                target = "where",
+                timestamp = "when",
+                span = true,
+                "twice"
+            );
             tracing::debug!("not shown");
         });
         let bytes = memory.0.lock().unwrap().clone();
@@ -217,10 +234,24 @@ mod tests {
     #[test]
     fn a_json_line_names_its_request() {
         let text = written(Shape::Json);
-        let line: serde_json::Value = serde_json::from_str(text.trim()).unwrap();
+        let line: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
         assert_eq!(line["message"], "no region answered");
         assert_eq!(line["status"], 502);
         assert_eq!(line["span"]["request_id"], "abc");
+    }
+
+    #[test]
+    fn no_key_of_a_json_line_occurs_twice() {
+        let text = written(Shape::Json);
+        let line = text.lines().nth(1).unwrap();
+        let value: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).unwrap();
+        assert_eq!(value["message"], "twice");
+        assert_eq!(value["message_2"], "why");
+        assert_eq!((&value["level"], &value["level_2"]), (&"ERROR".into(), &7.into()));
+        assert_eq!(value["span_2"]["request_id"], "abc", "{line}");
+        for name in value.keys() {
+            assert_eq!(line.matches(&format!("\"{name}\":")).count(), 1, "{name} in {line}");
+        }
     }
 
     #[test]

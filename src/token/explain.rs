@@ -47,6 +47,7 @@ fn aadsts(number: u32) -> &'static str {
         900_382 | 900_432 | 90_038 => {
             "the app or tenant belongs to another cloud: check defender.cloud and credentials.authority"
         }
+        50_049 => "the authority is none of Microsoft's: check credentials.authority",
         50_194 => "the app belongs to one tenant: set tenant_id to that tenant, not to \"common\"",
         500_011 | 50_001 | 650_057 => {
             "the tenant does not know Defender for Endpoint under this scope: check credentials.scope and that the tenant has Defender"

@@ -21,6 +21,9 @@ pub(super) struct Reply {
 }
 
 impl Reply {
+    /// The body of a refusal.
+    pub(super) const REFUSAL: &str = r#"{"error":"invalid_client","error_description":"AADSTS7000222: The secret has expired.","error_codes":[7000222]}"#;
+
     pub(super) fn new(status: u16, fields: &[(&str, &str)], body: impl Into<Bytes>) -> Self {
         let mut answer = Response::builder().status(status);
         for (name, value) in fields {

@@ -19,6 +19,7 @@ use crate::net;
 use crate::scan::Answer;
 use crate::telemetry::trace::{self, Span, SpanKind};
 use crate::upstream::door::Door;
+use crate::upstream::header::TokenOwner;
 use crate::upstream::metrics::Status;
 use crate::upstream::{Error, Metrics, Reason, call, header};
 
@@ -81,11 +82,13 @@ impl Client {
 
 impl Inner {
     async fn exchange(&self, signed: &Signed, door: &Door, span: &Span) -> Result<Response<Bytes>, Reason> {
+        let Some(request) = self.request(signed, door, span) else {
+            return Err(Reason::Unbuildable);
+        };
+        let stall_timeout = || signed.routed.stall_timeout.elapsed();
         // Awaited here, where the request is at once out of the way.
-        match self.request(signed, door, span) {
-            Some(request) => self.net.send(request, self.limits).await.map_err(Reason::Exchange),
-            None => Err(Reason::Unbuildable),
-        }
+        let sent = self.net.send_with(request, self.limits, stall_timeout).await;
+        sent.map_err(Reason::Exchange)
     }
 
     /// The host at `base`. One that no region is at, which cannot occur, would be counted as `other`.
@@ -133,7 +136,7 @@ fn kept(response: Response<Bytes>, mut memory: Reservation) -> Response<Bytes> {
 }
 
 /// The answer that may be passed on.
-fn checked(response: Response<Bytes>) -> Result<Answer, Reason> {
+fn checked(response: Response<Bytes>, owner: TokenOwner) -> Result<Answer, Reason> {
     let (head, body) = response.into_parts();
     if head.status.is_redirection() {
         return Err(Reason::Redirect { status: head.status });
@@ -146,7 +149,7 @@ fn checked(response: Response<Bytes>) -> Result<Answer, Reason> {
     }
     Ok(Answer {
         status: head.status,
-        headers: header::allowed(&head.headers),
+        headers: header::allowed(&head.headers, owner),
         body,
     })
 }
@@ -164,7 +167,7 @@ impl Service<Signed> for Client {
         let client = Arc::clone(&self.0);
         Box::pin(async move {
             let begun = Instant::now();
-            let Routed { outgoing, base } = &signed.routed;
+            let Routed { outgoing, base, .. } = &signed.routed;
             let call = &outgoing.trace;
             let door = client.door(base);
             let region = door.region();
@@ -177,7 +180,8 @@ impl Service<Signed> for Client {
                     .map(|answer| kept(answer, memory)),
                 Err(exhausted) => Err(exhausted),
             };
-            let result = answer.and_then(checked).map_err(|reason| {
+            let owner = TokenOwner::of(&outgoing.request);
+            let result = answer.and_then(|response| checked(response, owner)).map_err(|reason| {
                 let host = base.host_str().unwrap_or_default().to_owned();
                 Error::new(host, reason)
             });

@@ -79,13 +79,13 @@ impl Error {
     /// Whether it failed by running out of time: 504 rather than 502.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
-        matches!(&self.reason, Reason::Exchange(error) if error.is_timeout() && !error.is_unsent())
+        matches!(&self.reason, Reason::Exchange(error) if error.is_timeout() && !error.is_unprocessed())
     }
 
-    /// Whether no connection could be made, so that nothing was sent.
+    /// Whether provably nothing was processed, mostly because no connection could be made.
     #[must_use]
     pub fn is_connect(&self) -> bool {
-        matches!(&self.reason, Reason::Exchange(error) if error.is_unsent())
+        matches!(&self.reason, Reason::Exchange(error) if error.is_unprocessed())
     }
 
     /// The error token of RFC 9209 §2.3.
@@ -101,7 +101,7 @@ impl Error {
 
     fn fate(&self) -> Fate {
         match &self.reason {
-            Reason::Exchange(error) if error.is_unsent() => Fate::Unsent,
+            Reason::Exchange(error) if error.is_unprocessed() => Fate::Unsent,
             Reason::Exchange(error) if !error.is_answered() => Fate::Unknown,
             Reason::Exchange(_) | Reason::Redirect { .. } | Reason::Status { .. } | Reason::Encoded => Fate::Answered,
             Reason::Unbuildable | Reason::NoMemory(_) => Fate::Unsent,
@@ -111,10 +111,9 @@ impl Error {
     fn again(&self) -> Again {
         match &self.reason {
             Reason::Exchange(error) => match error.kind() {
-                // Another host may do better. After a long wait the caller's deadline forbids it, and the retry layer sees to that.
-                net::Kind::Lost(_) | net::Kind::BodyLost(_) | net::Kind::HeadTimeout | net::Kind::BodyTimeout => {
-                    Again::Once
-                }
+                net::Kind::Lost(_) | net::Kind::BodyLost(_) => Again::Once,
+                // Given up, mostly early. After a long wait the caller's deadline forbids it, and the retry layer sees to that.
+                net::Kind::HeadTimeout | net::Kind::BodyTimeout => Again::OtherHost,
                 // Not sent: the region layer has already tried the other hosts, at no cost. Too large: it will be so again.
                 _ => Again::Never,
             },

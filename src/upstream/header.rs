@@ -1,20 +1,21 @@
 //! Which fields of an answer go further.
 
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, DATE, HeaderName, RETRY_AFTER};
+use http::header::{AGE, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, DATE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue};
 
-use crate::scan::Fields;
+use crate::scan::{Fields, Request};
 
 /// The name under which a field is kept: our own copy of it where we have one, which takes no memory.
 ///
-/// Kept, besides all `x-ms-*`: what callers can use (content, caching, the ids that Microsoft's support asks for) and `Retry-After`,
-/// which the quota reads. Everything else, hop-by-hop fields and cookies above all, ends here.
+/// Kept, besides all `x-ms-*`: what callers can use (content, caching, the ids that Microsoft's support asks for), `Age`, which the cache
+/// adds to its own, and `Retry-After`, which the quota reads. Everything else, hop-by-hop fields and cookies above all, ends here.
 fn kept(name: &HeaderName) -> Option<HeaderName> {
     // By text: a comparison of lengths decides nearly all.
     Some(match name.as_str() {
         "content-type" => CONTENT_TYPE,
         "cache-control" => CACHE_CONTROL,
         "date" => DATE,
+        "age" => AGE,
         "retry-after" => RETRY_AFTER,
         "odata-version" => HeaderName::from_static("odata-version"),
         "request-id" => HeaderName::from_static("request-id"),
@@ -24,12 +25,46 @@ fn kept(name: &HeaderName) -> Option<HeaderName> {
     })
 }
 
-/// The fields on the allow-list, in order.
-pub(super) fn allowed(headers: &HeaderMap) -> Fields {
+/// Whose token a call was made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TokenOwner {
+    Gateway,
+    Caller,
+}
+
+impl TokenOwner {
+    pub(super) fn of(request: &Request) -> Self {
+        match request.delegated() {
+            Some(_) => Self::Caller,
+            None => Self::Gateway,
+        }
+    }
+}
+
+/// The fields on the allow-list, in order. A challenge (RFC 9110 §11.6.1) is for the owner of the token that it refuses: a caller cannot
+/// do anything about the gateway's. Fields that `Connection` names were for this connection only (RFC 9110 §7.6.1).
+pub(super) fn allowed(headers: &HeaderMap, owner: TokenOwner) -> Fields {
+    let challenge =
+        |name: &HeaderName| (owner == TokenOwner::Caller && *name == WWW_AUTHENTICATE).then_some(WWW_AUTHENTICATE);
     headers
         .iter()
-        .filter_map(|(name, value)| Some((kept(name)?, value)))
+        .filter(|(name, _)| !is_of_connection(headers, name))
+        .filter_map(|(name, value)| Some((kept(name).or_else(|| challenge(name))?, value)))
         .collect()
+}
+
+fn is_of_connection(headers: &HeaderMap, name: &HeaderName) -> bool {
+    // A message without its type could not be read; nobody means that.
+    let is_named = |options: &str| {
+        options
+            .split(',')
+            .any(|option| option.trim().eq_ignore_ascii_case(name.as_str()))
+    };
+    *name != CONTENT_TYPE
+        && headers
+            .get_all(CONNECTION)
+            .iter()
+            .any(|options| options.to_str().is_ok_and(is_named))
 }
 
 /// Whether a `Content-Encoding` value means that the body is as it was written.
@@ -50,7 +85,9 @@ mod tests {
             ("x-ms-request-id", "2"),
             ("set-cookie", "a=b"),
             ("set-cookie", "c=d"),
-            ("connection", "close"),
+            ("connection", "close, X-MS-Hop"),
+            ("x-ms-hop", "here"),
+            ("age", "25"),
             ("transfer-encoding", "chunked"),
             ("content-length", "7"),
             ("server", "x"),
@@ -60,21 +97,26 @@ mod tests {
         ] {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        let kept: Vec<_> = allowed(&headers)
-            .iter()
-            .map(|(name, value)| format!("{name}={}", value.to_str().unwrap()))
-            .collect();
-        let mut sorted = kept.clone();
-        sorted.sort();
-        assert_eq!(
-            sorted,
-            [
-                "content-type=application/json",
-                "odata-version=4.0",
-                "retry-after=8",
-                "x-ms-request-id=1",
-                "x-ms-request-id=2"
-            ]
-        );
+        let sorted = |owner| {
+            let kept = allowed(&headers, owner);
+            let mut sorted: Vec<_> = kept
+                .iter()
+                .map(|(name, value)| format!("{name}={}", value.to_str().unwrap()))
+                .collect();
+            sorted.sort();
+            sorted
+        };
+        let mut expected = vec![
+            "age=25",
+            "content-type=application/json",
+            "odata-version=4.0",
+            "retry-after=8",
+            "x-ms-request-id=1",
+            "x-ms-request-id=2",
+        ];
+        assert_eq!(sorted(TokenOwner::Gateway), expected);
+        expected.push("www-authenticate=Bearer");
+        expected.sort_unstable();
+        assert_eq!(sorted(TokenOwner::Caller), expected);
     }
 }

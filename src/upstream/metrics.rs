@@ -23,23 +23,6 @@ pub struct Metrics {
     names: Arc<HashMap<Arc<Url>, Arc<str>>>,
     calls: Family<CallLabels, Counter>,
     duration: Family<RegionLabel, Histogram, fn() -> Histogram>,
-    hedges: Family<HedgeLabel, Counter>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct HedgeLabel {
-    result: Hedge,
-}
-
-/// What became of a second attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Hedge {
-    /// It brought the answer.
-    Won,
-    /// The first attempt brought the answer after all.
-    Lost,
-    /// Neither brought a good one.
-    Failed,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -70,17 +53,6 @@ impl Status {
     }
 }
 
-impl EncodeLabelValue for Hedge {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let word = match self {
-            Self::Won => "won",
-            Self::Lost => "lost",
-            Self::Failed => "failed",
-        };
-        word.encode(encoder)
-    }
-}
-
 impl EncodeLabelValue for Status {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
         match self {
@@ -91,7 +63,7 @@ impl EncodeLabelValue for Status {
 }
 
 impl Metrics {
-    /// Registers `upstream_calls_total{region,status}`, `upstream_duration_seconds{region}` and `upstream_hedges_total{result}`. `regions` names every address that calls
+    /// Registers `upstream_calls_total{region,status}` and `upstream_duration_seconds{region}`. `regions` names every address that calls
     /// will go to; another one, which cannot occur, would be counted as `other`, so that the number of series is bounded.
     #[must_use]
     pub fn register(registry: &mut Registry, regions: impl IntoIterator<Item = Region>) -> Self {
@@ -99,12 +71,7 @@ impl Metrics {
             names: Arc::new(regions.into_iter().collect()),
             calls: Family::default(),
             duration: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
-            hedges: Family::default(),
         };
-        for result in [Hedge::Won, Hedge::Lost, Hedge::Failed] {
-            // A counter that appears with its first event hides that event from `increase()`.
-            drop(metrics.hedges.get_or_create(&HedgeLabel { result }));
-        }
         registry.register(
             "upstream_calls",
             "Calls to Defender, by region and by the answer's status or the error's name (RFC 9209)",
@@ -116,11 +83,6 @@ impl Metrics {
             Unit::Seconds,
             metrics.duration.clone(),
         );
-        registry.register(
-            "upstream_hedges",
-            "Second attempts at another region because an answer was late, by what became of them",
-            metrics.hedges.clone(),
-        );
         metrics
     }
 
@@ -131,10 +93,6 @@ impl Metrics {
             names: Arc::new(regions.into_iter().collect()),
             ..self.clone()
         }
-    }
-
-    pub(super) fn hedged(&self, result: Hedge) {
-        self.hedges.get_or_create(&HedgeLabel { result }).inc();
     }
 
     /// The regions that calls go to.

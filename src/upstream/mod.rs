@@ -1,7 +1,7 @@
-//! The call to Defender itself, and the decisions to make it again and to make it twice.
+//! The call to Defender itself, and the decision to make it again.
 //!
 //! ```text
-//! Retry ─ Try ─► (queue) ─ Granted ─► Hedge ─ Granted ─► (quota, region, token) ─ Signed ─► Client ─► Defender
+//! Retry ─ Try ─► (queue, quota, region, token) ─ Signed ─► Client ─► Defender
 //! ```
 //!
 //! The path is fixed here and never taken from a caller: a sibling of the operation, `BatchDelete`, takes the same body.
@@ -12,16 +12,13 @@ mod client;
 mod door;
 mod error;
 mod header;
-mod hedge;
 mod metrics;
 mod retry;
-mod usual;
 
 #[cfg(test)]
 mod tests;
 
 pub use client::{Client, Config};
 pub use error::{Error, Reason};
-pub use hedge::{Hedge, HedgeLayer, Spare};
 pub use metrics::{Metrics, Region};
 pub use retry::{Retry, RetryLayer};

@@ -1,5 +1,6 @@
 //! Whether a failed attempt is made again. Every attempt goes through the queue and is paid for.
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -10,11 +11,16 @@ use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt as _};
 
 use crate::BoxError;
-use crate::attempt::{Again, Failure, Try};
-use crate::scan::Answer;
+use crate::attempt::{Again, Failure, Fate, Retries, Try};
+use crate::caller::Caller;
+use crate::scan::{Answer, is_unavailable};
 
 /// Most attempts for one request, whatever happens: the net below the deadline, should a 429 ever fail to pause the quota.
 const MAX_ATTEMPTS: u32 = 16;
+
+/// How often a request is taken to another host because its host was given up: two silent hosts are not unheard of, as several may
+/// stand in one place.
+const MOST_MOVES: u32 = 2;
 
 /// The pause before another attempt after a 5xx or a lost connection is this long, up to twice as long by chance, so that many callers
 /// who failed together do not come back together.
@@ -37,8 +43,9 @@ impl<S> Layer<S> for RetryLayer {
 
 /// Makes an attempt again when that is safe (reading scan history always is), worth it and inside the deadline.
 ///
-/// One further attempt each after a 5xx answer and after what [`Again::Once`] marks; after [`Again::WhenAllowed`] (429) as often as the
-/// deadline allows, the queue below refusing when the turn cannot come in time. Each attempt is the same [`Try`] with the same place.
+/// One further attempt each after an answer that says that none can be given (5xx and the like) and after what [`Again::Once`] marks; two
+/// after [`Again::OtherHost`], also a moment past the deadline, because the host took the time; after [`Again::WhenAllowed`] (429) as often
+/// as the deadline allows, the queue below refusing when the turn cannot come in time. Each attempt is the same [`Try`] with the same place.
 /// When there is no further attempt, an answer at hand passes through, whatever its status; otherwise the failure is the error.
 #[derive(Clone, Debug)]
 pub struct Retry<S> {
@@ -65,12 +72,14 @@ where
     }
 }
 
-async fn run<S>(mut inner: S, attempt: Try) -> Result<Answer, BoxError>
+async fn run<S>(mut inner: S, mut attempt: Try) -> Result<Answer, BoxError>
 where
     S: Service<Try, Response = Answer, Error = Failure>,
 {
+    let deadline = attempt.caller.deadline;
     let mut spent = Spent::default();
     loop {
+        attempt.retries = spent.retries();
         let result = match inner.ready().await {
             Ok(inner) => inner.call(attempt.clone()).await,
             Err(failure) => Err(failure),
@@ -79,8 +88,15 @@ where
             return settled(result);
         };
         // The deadline is the latest start of the call, so it is checked after the pause.
-        if Instant::now() + pause > attempt.caller.deadline {
-            return settled(result);
+        let next = Instant::now() + pause;
+        if next > deadline {
+            if !is_for_other_host(&result) || next > deadline + Try::GRACE {
+                return settled(result);
+            }
+            attempt.caller = Arc::new(Caller {
+                deadline: deadline + Try::GRACE,
+                ..Caller::clone(&attempt.caller)
+            });
         }
         let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
         tracing::debug!(
@@ -98,17 +114,35 @@ struct Spent {
     attempts: u32,
     server_error: bool,
     once: bool,
+    moves: u32,
 }
 
 impl Spent {
+    /// Whether an attempt that is given up would be followed by another one.
+    fn retries(&self) -> Retries {
+        if self.moves < MOST_MOVES && self.attempts + 1 < MAX_ATTEMPTS {
+            Retries::Left
+        } else {
+            Retries::Exhausted
+        }
+    }
+
     /// How long to wait before another attempt; `None` when there is to be none.
     fn pause(&mut self, result: &Result<Answer, Failure>) -> Option<Duration> {
-        self.attempts += 1;
+        // What was not sent has only waited, which the deadline bounds.
+        let is_unsent = matches!(result, Err(failure) if failure.fate == Fate::Unsent);
+        self.attempts += u32::from(!is_unsent);
         if self.attempts >= MAX_ATTEMPTS {
             return None;
         }
         match result {
-            Ok(answer) if is_server_trouble(answer.status) && !self.server_error => {
+            // A 429 that comes as an answer is not for this layer: the quota has dealt with it.
+            Ok(answer)
+                if is_unavailable(answer.status)
+                    && answer.status != StatusCode::TOO_MANY_REQUESTS
+                    && answer.status != StatusCode::NOT_IMPLEMENTED
+                    && !self.server_error =>
+            {
                 self.server_error = true;
                 match answer.headers.get(RETRY_AFTER) {
                     Some(wanted) => wanted.to_str().ok()?.trim().parse().ok().map(Duration::from_secs),
@@ -124,16 +158,21 @@ impl Spent {
                     self.once = true;
                     Some(jittered())
                 }
-                // The quota has been paused; the queue below knows when the next turn is.
+                Again::OtherHost if self.moves >= MOST_MOVES => None,
+                Again::OtherHost => {
+                    self.moves += 1;
+                    Some(Duration::ZERO)
+                }
+                // The quota has been paused, and the queue below knows when the next turn is; or the wait for a token goes on.
                 Again::WhenAllowed => Some(Duration::ZERO),
             },
         }
     }
 }
 
-/// Statuses that the same question may not meet again.
-pub(super) fn is_server_trouble(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 500 | 502 | 503 | 504)
+/// Whether the attempt's host was given up.
+fn is_for_other_host(result: &Result<Answer, Failure>) -> bool {
+    matches!(result, Err(failure) if failure.again == Again::OtherHost)
 }
 
 fn jittered() -> Duration {

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use defender_gateway::attempt::{Load, Place, Try};
+use defender_gateway::attempt::{Load, Place, Retries, Try};
 use defender_gateway::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use defender_gateway::queue::{self, FairUse, Order, Queue, Slots, Ticket, Weights};
 use defender_gateway::quota::{Account, Config, Forecast, Ledger, Limit, Opening};
@@ -191,6 +191,7 @@ fn attempt(name: &Name, wait: Duration) -> Try {
             trace: defender_gateway::telemetry::trace::Trace::None,
         }),
         place: Place::new(now),
+        retries: Retries::default(),
     }
 }
 
@@ -200,6 +201,7 @@ fn queue(waiting: u32, callers: u32) -> [f64; 2] {
     let config = queue::Config {
         max_requests: 100_000,
         max_requests_per_caller: 100_000,
+        longest_wait: Duration::from_mins(10),
         weights: Weights::default(),
     };
     let first = Instant::now() + Duration::from_hours(1);

@@ -55,6 +55,7 @@ pub(crate) fn paid(answer: Answer) -> impl Service<Call, Response = Served, Erro
         queue::Config {
             max_requests: 1000,
             max_requests_per_caller: 1000,
+            longest_wait: Duration::from_mins(10),
             weights: queue::Weights::default(),
         },
         quota,
@@ -75,7 +76,6 @@ pub(crate) fn paid(answer: Answer) -> impl Service<Call, Response = Served, Erro
         .layer(flights)
         .layer(upstream::RetryLayer)
         .layer(queue::Layer::new(queue))
-        .layer(upstream::HedgeLayer::off())
         .layer(quota::Layer::new(Wall::system()))
         .service(service_fn(move |_: Outgoing| {
             std::future::ready(Ok::<_, Failure>(answer.clone()))

@@ -87,7 +87,7 @@ fn fields(times: usize) {
     }
 }
 
-/// A question that is asked upstream: flight, retry, queue, hedge (off) and quota, over an upstream that answers at once; no socket, no
+/// A question that is asked upstream: flight, retry, queue and quota, over an upstream that answers at once; no socket, no
 /// HTTP.
 fn forwarded(times: usize) {
     let question = support::question(&support::body(1, 3));

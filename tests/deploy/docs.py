@@ -69,11 +69,12 @@ def check_yaml(place, text):
 
 
 def check_toml(place, text, binary):
-    """A configuration, with its files made up."""
+    """A configuration, with its files made up, and ids in place of the examples' zeros, which `check` refuses."""
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         (folder / "file").write_text("value")
         named = lambda match: f'{match[1]} = "{folder / ("state" if match[1] == "state_file" else "file")}"'
+        text = text.replace("00000000-0000-0000-0000-000000000000", "11111111-2222-3333-4444-555555555555")
         (folder / "gateway.toml").write_text(re.sub(r'^(\w+_file) = ".+?"', named, text, flags=re.M))
         env = {"AZURE_TENANT_ID": "t.example", "AZURE_CLIENT_ID": "c"} | ({} if "client_secret_file" in text else {"AZURE_CLIENT_SECRET": "s"})
         run(place, [binary, "check", "--config", str(folder / "gateway.toml")], env=env)

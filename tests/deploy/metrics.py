@@ -75,7 +75,7 @@ def scrape(binary, certificate=False):
         file.write_text(regions)
         env |= {"DEFENDER_GATEWAY_CONFIG": str(file), "DEFENDER_GATEWAY_SERVER_LISTEN": f"127.0.0.1:{chroot.DATA}",
                 "DEFENDER_GATEWAY_ADMIN_LISTEN": f"127.0.0.1:{chroot.ADMIN}", "DEFENDER_GATEWAY_STORE_URL": store,
-                "DEFENDER_GATEWAY_MERGE_ENABLED": "true", "DEFENDER_GATEWAY_DEFENDER_HEDGE": "true",
+                "DEFENDER_GATEWAY_MERGE_ENABLED": "true",
                 # Nobody is there to take the traces.
                 "DEFENDER_GATEWAY_TELEMETRY_OTLP_ENDPOINT": f"http://127.0.0.1:{chroot.free_ports()[0]}"}
         if certificate:

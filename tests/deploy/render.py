@@ -34,9 +34,9 @@ UNWANTED = {
 }
 CREDENTIALS = ["client-secret", "certificate", "workload-identity", "workload-identity-projected", "managed-identity"]
 STORE = {"name": "defender-gateway-store", "literals": ["url=rediss://gateway@redis.example.com:6380/0"]}
-IDENTITY = {"name": "defender-gateway-identity", "literals": ["tenant-id=tenant.example", "client-id=" + "0" * 8 + "-0000-0000-0000-" + "0" * 12]}
+IDENTITY = {"name": "defender-gateway-identity", "literals": ["tenant-id=tenant.example", "client-id=11111111-2222-3333-4444-555555555555"]}
 # What the webhook puts into the container of a pod that it has mutated.
-WEBHOOK = {"AZURE_CLIENT_ID": "00000000-0000-0000-0000-000000000000", "AZURE_TENANT_ID": "tenant.example",
+WEBHOOK = {"AZURE_CLIENT_ID": "11111111-2222-3333-4444-555555555555", "AZURE_TENANT_ID": "tenant.example",
            "AZURE_AUTHORITY_HOST": "https://login.microsoftonline.com/", "AZURE_FEDERATED_TOKEN_FILE": "federated-token"}
 
 wrong = []
@@ -120,6 +120,8 @@ def check_config(name, pod, binary):
         env.update({**WEBHOOK, "AZURE_FEDERATED_TOKEN_FILE": str(folder / "federated-token")})
     elif not any(n.startswith("DEFENDER_GATEWAY_CREDENTIALS") for n in env):
         env.update({"AZURE_TENANT_ID": "t.example", "AZURE_CLIENT_ID": "c", "AZURE_CLIENT_SECRET": "s"})
+    # What the examples hold in place of ids, which `check` refuses.
+    env = {k: v.replace("00000000-0000-0000-0000-000000000000", "11111111-2222-3333-4444-555555555555") for k, v in env.items()}
     done = subprocess.run([binary, "check"], env=env, capture_output=True, text=True, timeout=20)
     if done.returncode:
         wrong.append(f"{name}: {pod.owner['kind']}: the gateway refuses its configuration:\n{done.stderr.strip()}")

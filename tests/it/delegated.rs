@@ -148,6 +148,7 @@ async fn a_rubbish_tokens_401_passes_through_and_touches_nobody_elses() {
             answer.field("proxy-status").contains("received-status=401"),
             "{answer:?}"
         );
+        assert_eq!(answer.field("www-authenticate"), "Bearer error=\"invalid_token\"");
     }
     assert_eq!(running.upstream_statuses(), [Some(401); 3], "one attempt each");
     assert_eq!(running.caller.ask(&[id(0)]).await.status, StatusCode::OK);

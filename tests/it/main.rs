@@ -8,6 +8,7 @@
 )]
 
 mod admin;
+mod answers;
 mod cache;
 mod command_line;
 mod config;

@@ -123,3 +123,58 @@ async fn with_few_files_there_are_fewer_connections_a_word_about_it_and_always_a
     assert_eq!(program.ended().await.code, Some(0));
     spawned.finish().await;
 }
+
+/// The members of a line of the log; no name occurs twice.
+fn members(line: &str) -> serde_json::Map<String, serde_json::Value> {
+    let object: serde_json::Map<_, _> = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    let written: usize = object
+        .keys()
+        .map(|name| line.matches(&format!("\"{name}\":")).count())
+        .sum();
+    assert_eq!(written, object.len(), "{line}");
+    object
+}
+
+#[tokio::test]
+async fn with_json_everything_is_json_from_the_first_line_to_the_last() {
+    let spawned = Setup::new().secret("wrong~secret").spawn().await;
+    let json = [("FORMAT", "json"), ("LOG", "warn")];
+    let json = json.map(|(key, value)| (format!("DEFENDER_GATEWAY_TELEMETRY_{key}"), value.to_owned()));
+    let variables = [spawned.variables(), &json].concat();
+    let mut program = Program::limited_gateway("true", spawned.toml(), &variables);
+    let line = program.line_with("admin on http://").await;
+    assert_eq!(members(&line)["level"], "INFO");
+    program.line_with("listening on http://").await;
+    // It has the headline and what sign-in said, each under a name of its own.
+    let failed = members(&program.line_with("signing in failed").await);
+    assert_eq!(failed["code"], "AADSTS7000215");
+    assert!(
+        failed["reason"].as_str().unwrap().contains("AADSTS7000215"),
+        "{failed:?}"
+    );
+    program.signal("TERM").await;
+    let ended = program.ended().await;
+    assert_eq!(ended.code, Some(0), "{}", ended.output);
+    assert!(ended.output.lines().all(|line| !members(line).is_empty()));
+    spawned.finish().await;
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.toml");
+    for (toml, variable) in [
+        ("[telemetry]\nformat = \"json\"\n[cache]\nttl = 7\n", None),
+        ("[cache]\nttl = 7\n", Some("json")),
+    ] {
+        std::fs::write(&file, toml).unwrap();
+        let variables = variable.map(|value| ("DEFENDER_GATEWAY_TELEMETRY_FORMAT".to_owned(), value.to_owned()));
+        let arguments = ["run", "--config", file.to_str().unwrap()];
+        let refused = Program::start(&arguments, &Vec::from_iter(variables)).ended().await;
+        assert_eq!(refused.code, Some(1));
+        let lines: Vec<_> = refused.output.lines().map(members).collect();
+        assert!(
+            lines
+                .iter()
+                .any(|line| line["message"].as_str().unwrap().contains("cache.ttl")),
+            "{lines:?}"
+        );
+    }
+}

@@ -179,21 +179,31 @@ async fn an_upstream_429_pauses_everybody_and_nobody_sees_it() {
     assert!(pause >= wait, "only {pause:?}");
     assert_eq!(calls.len(), 7, "each is retried in place, once");
     let status = running.status().await;
-    assert!(status["quota"]["foreign_calls"].as_u64().unwrap() > 0, "{status}");
+    assert_eq!(
+        status["quota"]["foreign_calls"], 0,
+        "one refusal says nothing of others: {status}"
+    );
     assert!(status["quota"]["paused_until_s"].is_null(), "{status}");
     running.finish().await;
 }
 
 #[tokio::test]
-async fn calls_of_others_with_the_same_app_are_seen_and_counted() {
+async fn calls_of_others_with_the_same_app_are_waited_out_and_estimated() {
     let running = Setup::new()
-        .limits(Shape::SlidingLog, &["10/2s", "1500/1h"])
+        .limits(Shape::SlidingLog, &["100/100ms", "20/4s"])
         .start()
         .await;
-    assert_eq!(running.simulator.other_calls(10), 10);
+    assert_eq!(running.simulator.other_calls(20), 20);
     let answers = running.caller.ask_each(0..3).await;
     assert_eq!(statuses(&answers), [200; 3], "they wait and are answered");
     let status = running.status().await;
+    // The window was named, and a wait that only it can need.
     assert!(status["quota"]["foreign_calls"].as_u64().unwrap() > 0, "{status}");
+    assert!(status["quota"]["windows"][1]["used"].as_u64().unwrap() <= 5, "{status}");
+    let metrics = running.admin.fetch("/metrics").await.text();
+    assert!(
+        metrics.contains("defender_gateway_quota_foreign_calls{window=\"4s\"} "),
+        "{metrics}"
+    );
     running.finish().await;
 }

@@ -75,6 +75,25 @@ async fn an_unreachable_sign_in_is_told_and_is_over_when_it_is_back() {
 }
 
 #[tokio::test]
+async fn the_first_callers_after_a_start_wait_for_a_sign_in_that_comes_late() {
+    let running = Setup::new()
+        .simulator(|config| config.sign_in.faults = Plan::of(SignInFault::Cut, Often::Times(3)))
+        .start()
+        .await;
+    // The first tries have failed or will: nobody with patience hears of it.
+    let asked = (0..10).map(|n| {
+        let caller = &running.caller;
+        async move { caller.ask_with(&[id(n)], &[("prefer", "wait=30")]).await }
+    });
+    for answer in futures_util::future::join_all(asked).await {
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+    }
+    assert_eq!(running.simulator.token_requests().len(), 4);
+    assert_eq!(running.simulator.calls().len(), 10);
+    running.finish().await;
+}
+
+#[tokio::test]
 async fn a_throttled_sign_in_is_left_alone_for_as_long_as_it_says() {
     let running = Setup::new()
         .simulator(|config| config.sign_in.faults = Plan::of(SignInFault::Throttle, Often::Always))

@@ -87,7 +87,7 @@ function quota(state) {
     at("windows").append(row);
   }
   const notes = [state.shared ? `Shared by ${number(state.replicas)} gateways` : "Counted by this process alone", `${number(state.in_flight)} in flight`];
-  if (state.foreign_calls) notes.push(`${number(state.foreign_calls)} calls by others on the same app registration`);
+  if (state.foreign_calls) notes.push(`${number(state.foreign_calls)} calls by others on the same app registration, as estimated`);
   if (typeof state.paused_until_s === "number") notes.unshift("Paused by the upstream for another " + time(state.paused_until_s));
   at("quota-notes").textContent = notes.join(" · ");
   at("quota-notes").classList.toggle("warn", typeof state.paused_until_s === "number" || state.foreign_calls > 0);

@@ -110,13 +110,6 @@ impl Lanes {
         self.lane(holder).is_some_and(|lane| lane.quota.has_surplus())
     }
 
-    /// A slot that nobody will miss, for a call with the token of `holder`.
-    #[must_use]
-    pub fn spare(&self, holder: Option<Holder>) -> Option<quota::Permit> {
-        let quota = &self.lane(holder)?.quota;
-        quota.has_surplus().then(|| quota.take(Instant::now()).ok()).flatten()
-    }
-
     /// How long a caller who is new on the lane of `holder` would wait for its slot.
     #[must_use]
     pub fn predicted_wait(&self, holder: Option<Holder>) -> Duration {
@@ -162,10 +155,8 @@ impl Lanes {
         delegated.forget(now);
         if delegated.lanes.len() >= Self::MAX {
             self.0.meters.queue.refused(Reason::Tokens);
-            return Err(Refused {
-                reason: Reason::Tokens,
-                retry_after: delegated.next_end(now).saturating_duration_since(now),
-            });
+            let retry_after = delegated.next_end(now).saturating_duration_since(now);
+            return Err(Refused::new(Reason::Tokens, retry_after));
         }
         let lane = Arc::new(self.0.new_lane(&delegated.config));
         if let Some(closes) = delegated.closes {

@@ -73,6 +73,10 @@ impl ById {
     }
 }
 
+fn refusal(status: u16) -> Answer {
+    answer(status, r#"{"error":{"code":"c"}}"#)
+}
+
 fn question(ids: &[&str]) -> Request {
     Request::plain(Version::Latest, ids.iter().copied()).unwrap()
 }
@@ -197,7 +201,7 @@ async fn a_rest_that_does_not_fit_is_not_used() {
     );
     let undated = answer(200, r#"{"@odata.context":"c","value":[{"ScanDefinitionIds":"b"}]}"#);
     let linked = answer(200, r#"{"@odata.context":"c","value":[],"@odata.nextLink":"x"}"#);
-    for rest in [envelope, tie, undated, linked, answer(404, "{}"), answer(400, "{}")] {
+    for rest in [envelope, tie, undated, linked, refusal(404), refusal(400)] {
         let mut cache = ById::taught();
         cache.keep(&["a"]);
         let asked = cache.ask(&["a", "b"], Freshness::default());
@@ -248,6 +252,91 @@ async fn an_answer_that_is_taken_back_leaves_no_parts() {
     let mut cache = ById::taught();
     cache.keep(&["a", "b"]);
     let both = question(&["a", "b"]);
-    cache.bench.cache.keep(&both, &answer(403, "no"), Instant::now());
+    cache.bench.cache.keep(&both, &refusal(403), Instant::now());
     assert!(cache.ask(&["a"], only_if_cached()).await.unwrap().is_err());
+}
+
+const GUID: &str = "60c4aa2d-7f35-4b8f-9e0a-000000000a01";
+
+/// Rows of one definition, by whatever spelling of its id it was asked for, as an upstream in .NET gives them.
+fn guid_rows(others: &str) -> Answer {
+    let row = format!(r#"{{"ScanDefinitionIds":"{GUID}","LastScanned":"2026-03-01T00:59:00.0000000Z"}}"#);
+    Answer {
+        body: format!(r#"{{"@odata.context":"c","value":[{row}{others}]}}"#).into(),
+        ..answer(200, "")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_spellings_of_one_id_leave_no_parts_and_are_put_together_of_none() {
+    for other in [
+        GUID.replace('-', ""),
+        format!("{{{GUID}}}"),
+        format!("({})", GUID.to_uppercase()),
+        format!("urn:uuid:{GUID}"),
+        "{0x60c4aa2d,0x7f35,0x4b8f,{0x9e,0x0a,0x00,0x00,0x00,0x00,0x0a,0x01}}".into(),
+    ] {
+        let mut cache = ById::taught();
+        let both = question(&[GUID, &other]);
+        assert_eq!(both.ids().len(), 2);
+        cache.bench.cache.keep(&both, &guid_rows(""), Instant::now());
+        // Only the question itself is known now: whose rows they were is not.
+        for ids in [&[GUID][..], &[&other], &["a", GUID], &["a", &other]] {
+            let refused = cache.ask(ids, only_if_cached()).await.unwrap();
+            assert!(refused.is_err(), "{ids:?}");
+        }
+        cache.ask(&[GUID, &other], only_if_cached()).await.unwrap().unwrap();
+
+        // Each of them alone has its rows; together they are asked for.
+        let mut cache = ById::taught();
+        for id in [GUID, &other] {
+            cache.bench.cache.keep(&question(&[id]), &guid_rows(""), Instant::now());
+            let served = cache.ask(&[id], only_if_cached()).await.unwrap().unwrap();
+            assert_eq!(served.answer.body, guid_rows("").body);
+        }
+        assert!(cache.ask(&[GUID, &other], only_if_cached()).await.unwrap().is_err());
+
+        // A row under another spelling is not taken for none.
+        let mut cache = ById::taught();
+        let rest = r#",{"ScanDefinitionIds":"a","LastScanned":"2026-03-01T00:01:00.0000000Z"}"#;
+        cache
+            .bench
+            .cache
+            .keep(&question(&["a", &other]), &guid_rows(rest), Instant::now());
+        let served = cache.ask(&[&other], only_if_cached()).await.unwrap().unwrap();
+        assert_eq!(served.answer.body, guid_rows("").body, "{other}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn parts_are_put_together_in_the_manner_of_the_answers() {
+    let style = |answer: &Answer, ids: usize| {
+        let text = String::from_utf8(answer.body.to_vec()).unwrap();
+        let text = text
+            .replace("},{", "},\r\n    {")
+            .replace("[{", "[\r\n    {")
+            .replace("}]", "}\r\n  ]");
+        assert!(ids == 0 || text.contains("\r\n"));
+        Answer {
+            body: text.into(),
+            ..answer.clone()
+        }
+    };
+    for kept in [&[&["a", "b"][..], &["c"], &["z1"]][..], &[&["a"], &["b", "z1"], &["c"]]] {
+        let mut cache = ById::taught();
+        for ids in kept {
+            let question = question(ids);
+            let rows = ids.iter().filter(|id| !id.starts_with('z')).count();
+            cache
+                .bench
+                .cache
+                .keep(&question, &style(&upstream(&question), rows), Instant::now());
+        }
+        for ids in [&["a", "c"][..], &["b"], &["z1"], &["a", "b", "c", "z1"]] {
+            let served = cache.ask(ids, only_if_cached()).await.unwrap().unwrap();
+            let whole = upstream(&question(ids));
+            let rows = ids.iter().filter(|id| !id.starts_with('z')).count();
+            assert_eq!(served.answer.body, style(&whole, rows).body, "{kept:?} {ids:?}");
+        }
+    }
 }

@@ -10,13 +10,14 @@ use crate::cache::{Config, NotCached};
 use crate::caller::{Freshness, Urgency};
 use crate::scan::{Answer, Forward, Keep as _, Outcome, Request, Version};
 
-const ROWS: &str = r#"{"value":"rows"}"#;
-const OLD: &str = r#"{"value":"old"}"#;
-const NEW: &str = r#"{"value":"new"}"#;
+const ROWS: &str = r#"{"value":["rows"]}"#;
+const OLD: &str = r#"{"value":["old"]}"#;
+const REFUSED: &str = r#"{"error":{"code":"c","message":"m"}}"#;
+const NEW: &str = r#"{"value":["new"]}"#;
 
 /// An object of so many bytes.
 fn long(bytes: usize) -> Bytes {
-    format!(r#"{{"x":"{}"}}"#, "x".repeat(bytes - 8)).into()
+    format!(r#"{{"value":["{}"]}}"#, "x".repeat(bytes - 14)).into()
 }
 
 #[tokio::test(start_paused = true)]
@@ -116,7 +117,9 @@ async fn what_must_not_be_stored_is_not() {
     let request = Request::plain(Version::Latest, ["a"]).unwrap();
     let keep = |answer: &Answer| bench.cache.keep(&request, answer, Instant::now());
     for status in [201, 204, 301, 401, 403, 429, 500, 503] {
-        assert_eq!(keep(&answer(status, "x")), None, "{status}");
+        for body in ["x", REFUSED, ROWS] {
+            assert_eq!(keep(&answer(status, body)), None, "{status} {body}");
+        }
     }
     for (directives, stored) in [
         ("no-cache, No-Store", false),
@@ -139,23 +142,160 @@ async fn what_must_not_be_stored_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_no_json_object_reaches_who_asked_and_nobody_else() {
+async fn what_is_no_answer_reaches_who_asked_and_nobody_else() {
     let mut bench = Bench::new(Config::default());
     bench.fill("a", OLD).await;
-    for page in [
-        "",
-        "<html>maintenance</html>",
-        r#"{"value":[{"a":1},"#,
-        "[]",
-        "{}x",
-        "{\"a\":\u{1}}",
-    ] {
+    for (status, page) in RUBBISH {
         let asked = bench.ask("a", no_cache());
-        bench.answer(200, page).await;
+        bench.answer(status, page).await;
         let served = asked.await.unwrap().unwrap();
         assert_eq!((&*served.answer.body, served.status.stored), (page.as_bytes(), false));
-        assert_eq!(bench.stored("a").await.answer.body, OLD, "{page}");
+        assert_eq!(bench.stored("a").await.answer.body, OLD, "{status} {page}");
     }
+}
+
+/// What may come instead of an answer.
+const RUBBISH: [(u16, &str); 17] = [
+    (200, ""),
+    (200, "<html>maintenance</html>"),
+    (200, r#"{"value":[{"a":1},"#),
+    (200, "[]"),
+    (200, "{\"value\":[]}x"),
+    (200, "{\"value\":[\"\u{1}\"]}"),
+    (200, REFUSED),
+    (200, r#"{"value":null}"#),
+    (203, NEW),
+    (204, ""),
+    (400, "<html>bad request</html>"),
+    (403, "<html>web app is stopped</html>"),
+    (404, "<html>no such site</html>"),
+    (404, ""),
+    (408, REFUSED),
+    (421, REFUSED),
+    (520, "<html>origin error</html>"),
+];
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_answer_stands_in_for_rubbish_of_every_kind_and_stays() {
+    let page = |status, body| {
+        let mut page = answer(status, body);
+        page.headers = [(header::CONTENT_TYPE, http::HeaderValue::from_static("text/html"))]
+            .into_iter()
+            .collect();
+        page
+    };
+    let kinds = RUBBISH.map(|(status, body)| answer(status, body)).into_iter();
+    for rubbish in kinds.chain([page(200, NEW), page(404, REFUSED), page(401, "")]) {
+        let mut bench = Bench::new(Config::default());
+        bench.fill("a", OLD).await;
+        pass(100).await;
+        let asked = bench.ask("a", Freshness::default());
+        let (call, respond) = bench.next().await;
+        bench.respond(&call, respond, rubbish.clone());
+        let served = asked.await.unwrap().unwrap();
+        assert_eq!(
+            (&*served.answer.body, served.status.detail),
+            (OLD.as_bytes(), Some("stale-if-error")),
+            "{rubbish:?}"
+        );
+        // It is not asked for again at once, and what is there stays.
+        for _ in 0..3 {
+            bench.surplus.store(false, Ordering::Relaxed);
+            let served = bench.ask("a", Freshness::default()).await.unwrap().unwrap();
+            assert_eq!(
+                (&*served.answer.body, served.status.detail),
+                (OLD.as_bytes(), Some("stale-if-error"))
+            );
+        }
+        bench.nothing_is_asked().await;
+    }
+}
+
+fn aged(body: &'static str, fields: &[(&'static str, &'static str)]) -> Answer {
+    let json = ("content-type", "application/json");
+    let field = |&(name, value)| {
+        (
+            http::HeaderName::from_static(name),
+            http::HeaderValue::from_static(value),
+        )
+    };
+    let headers = [json].iter().chain(fields).map(field).collect();
+    Answer {
+        headers,
+        ..answer(200, body)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_cache_had_kept_before_is_as_old_as_it_says() {
+    tokio::time::advance(Duration::from_hours(1)).await;
+    let mut bench = Bench::new(Config::default());
+    let request = Request::plain(Version::Latest, ["a"]).unwrap();
+    let left = bench
+        .cache
+        .keep(&request, &aged(OLD, &[("age", "20")]), Instant::now())
+        .unwrap();
+    assert!(
+        left <= Duration::from_secs(10),
+        "fresh for as long as it would be there: {left:?}"
+    );
+    pass(3).await;
+    let served = bench.stored("a").await;
+    assert_eq!(served.age, Some(Duration::from_secs(23)));
+    assert!((4..=7).contains(&served.status.ttl.unwrap()), "{served:?}");
+    assert!(served.answer.headers.get("age").is_none(), "the gateway says it");
+    let max_age = |seconds| Freshness {
+        max_age: Some(Duration::from_secs(seconds)),
+        ..only_if_cached()
+    };
+    bench.ask("a", max_age(23)).await.unwrap().unwrap();
+    assert!(
+        bench
+            .ask("a", max_age(22))
+            .await
+            .unwrap()
+            .unwrap_err()
+            .is::<NotCached>()
+    );
+    pass(8).await;
+    assert_eq!(bench.stored("a").await.outcome, Outcome::Stale);
+
+    // One that is stale when it comes is still better than none.
+    let left = bench.cache.keep(&request, &aged(NEW, &[("age", "45")]), Instant::now());
+    assert_eq!(left, Some(Duration::ZERO));
+    assert_eq!(bench.stored("a").await.outcome, Outcome::Stale);
+    let endless = aged(NEW, &[("age", "99999999999999999999")]);
+    assert_eq!(
+        bench.cache.keep(&request, &endless, Instant::now()).unwrap_or_default(),
+        Duration::ZERO
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_about_a_moment_is_not_said_again() {
+    let mut bench = Bench::new(Config::default());
+    let passing = [
+        ("retry-after", "30"),
+        ("x-ms-ratelimit-remaining", "3"),
+        ("x-ms-request-id", "r"),
+    ];
+    let asked = bench.ask("a", Freshness::default());
+    let (call, respond) = bench.next().await;
+    bench.respond(&call, respond, aged(ROWS, &passing));
+    assert_eq!(
+        asked.await.unwrap().unwrap().answer.headers.len(),
+        4,
+        "who asked is told"
+    );
+    let names: Vec<_> = bench
+        .stored("a")
+        .await
+        .answer
+        .headers
+        .iter()
+        .map(|(name, _)| name.to_string())
+        .collect();
+    assert_eq!(names, ["content-type", "x-ms-request-id"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -208,7 +348,7 @@ async fn refusals_are_remembered_briefly_and_never_served_stale() {
     for status in [400, 404] {
         let mut bench = Bench::new(Config::default());
         let asked = bench.ask("a", Freshness::default());
-        bench.answer(status, "no").await;
+        bench.answer(status, REFUSED).await;
         assert!(asked.await.unwrap().unwrap().status.stored);
         pass(8).await;
         assert_eq!(bench.stored("a").await.answer.status, status);
@@ -309,7 +449,7 @@ async fn the_callers_own_refusals_are_not_papered_over() {
     bench.fill("a", OLD).await;
     pass(100).await;
     let asked = bench.ask("a", Freshness::default());
-    bench.answer(403, "forbidden").await;
+    bench.answer(403, REFUSED).await;
     assert_eq!(asked.await.unwrap().unwrap().answer.status, 403);
     let asked = bench.ask("a", Freshness::default());
     bench.answer(200, NEW).await;

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::node::{Node, PATH, Told};
 use super::stage::{free_or_any, listeners, simulator};
 use super::store::Store;
-use super::tell::{claim, counted, definition, ms, step};
+use super::tell::{answered, claim, counted, definition, ms, step};
 use crate::cli::{Error, print};
 use crate::sim::Simulator;
 
@@ -231,10 +231,10 @@ impl Replicas {
         step(
             "In all",
             &[
-                format!(
-                    "{} requests answered with {} upstream calls",
+                answered(
                     sum("saved", "requests"),
-                    self.simulator.calls().len()
+                    &self.simulator,
+                    sum("saved", "upstream_calls"),
                 ),
                 format!(
                     "of those not in a replica's own memory, {} were answered from the store, {} by waiting for another replica's call",

@@ -4,7 +4,7 @@ use futures_util::future::{join_all, try_join_all};
 
 use super::node::{PATH, Told};
 use super::stage::Stage;
-use super::tell::{causes, claim, counted, definition, ms, step};
+use super::tell::{answered, causes, claim, counted, definition, ms, step};
 use crate::cli::{Error, print};
 
 /// Plays all steps and sums up.
@@ -189,14 +189,12 @@ async fn quota_spent(stage: &Stage) -> Result<(), Error> {
 async fn sum_up(stage: &Stage) -> Result<(), Error> {
     let told = stage.gateway.status().await?;
     let saved = &told["saved"];
+    let number = |name: &str| saved[name].as_u64().unwrap_or_default();
     let counted = counted(&stage.simulator)?;
     step(
         "In all",
         &[
-            format!(
-                "{} requests answered with {} upstream calls",
-                saved["requests"], saved["upstream_calls"]
-            ),
+            answered(number("requests"), &stage.simulator, number("upstream_calls")),
             format!("how: {}", causes(&saved["by"])),
             counted,
         ],

@@ -48,6 +48,24 @@ pub(super) fn causes(by: &serde_json::Value) -> String {
     causes.join(", ")
 }
 
+/// How many requests were answered, and with how many calls as the upstream counted them. `attempts` is how many the gateways have paid for:
+/// there are more of those when some got lost on the way.
+pub(super) fn answered(requests: u64, simulator: &Simulator, attempts: u64) -> String {
+    let calls = simulator.judge().seen();
+    let mut text = format!("{requests} requests answered with {calls} upstream calls");
+    let lost = attempts.saturating_sub(u64::try_from(calls).unwrap_or(u64::MAX));
+    if lost > 0 {
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            " ({attempts} attempts: {lost} got lost on the way to a region that went away, and {} paid for all the same, because only the \
+             upstream can know that)",
+            if lost == 1 { "is" } else { "are" }
+        );
+    }
+    text
+}
+
 /// The verdict of the simulated upstream.
 ///
 /// # Errors

@@ -73,7 +73,7 @@ impl Lines {
         if foreign > 0.0 {
             self.put(
                 "others",
-                &format!("{foreign} calls by others on the same app registration"),
+                &format!("{foreign} calls by others on the same app registration, as estimated"),
             );
         }
         if let Some(replicas) = quota["replicas"].as_u64() {

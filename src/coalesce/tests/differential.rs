@@ -1,6 +1,7 @@
 //! Random mixes of questions, many at once, against an upstream with a few slots: whatever is united, everybody gets byte for byte what
 //! the upstream says to the question alone.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::task::Tasks;
 
 /// How an upstream may behave.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is drawn by itself")]
 struct World {
     /// Rows by time, or grouped by id.
     mixed: bool,
@@ -35,7 +37,29 @@ struct World {
     linked: bool,
     /// Whether an unknown id fails the call.
     strict: bool,
+    /// Whether it reads a GUID in every form that .NET reads.
+    lenient: bool,
+    /// What stands in front of the first row, between rows, and behind the last.
+    space: [&'static str; 3],
+    /// The members before and after the rows.
+    around: [&'static str; 2],
 }
+
+const SPACES: [[&str; 3]; 4] = [
+    ["", ",", ""],
+    ["", ", ", ""],
+    ["\r\n    ", ",\r\n    ", "\r\n  "],
+    ["\n", "\n,", "\t"],
+];
+
+const AROUND: [[&str; 2]; 3] = [
+    ["\"@odata.context\":\"https://x/$metadata#y\",", ""],
+    ["", " ,\"@odata.context\": \"https://x/$metadata#y\"\r\n"],
+    ["\"took\":\"1\", ", ",\"x\":{\"y\":[null]}"],
+];
+
+/// What comes now and then instead of an answer.
+const RUBBISH: &str = "<html>maintenance</html>";
 
 impl World {
     fn random(rng: &mut StdRng) -> Self {
@@ -45,6 +69,9 @@ impl World {
             page: [1, 5, 12, 20, 1000, 1000][rng.random_range(0..6)],
             linked: rng.random(),
             strict: rng.random(),
+            lenient: rng.random(),
+            space: SPACES[rng.random_range(0..SPACES.len())],
+            around: AROUND[rng.random_range(0..AROUND.len())],
         }
     }
 
@@ -58,12 +85,18 @@ impl World {
             );
         }
         // Each id has its own number of rows at its own times.
-        let mut rows: Vec<(u64, &str)> = Vec::new();
+        let mut rows: Vec<(u64, String)> = Vec::new();
+        let mut taken = HashSet::new();
         for id in request.ids().filter(|id| !id.starts_with("unknown")) {
+            let guid = if self.lenient { plain(id) } else { id.to_owned() };
+            if guid.len() != 36 || !taken.insert(guid.clone()) {
+                continue;
+            }
+            let id = &*guid;
             let seed = id
                 .bytes()
                 .fold(7_u64, |seed, byte| seed.wrapping_mul(31) + u64::from(byte));
-            rows.extend((0..seed % 4).map(|n| (seed.wrapping_mul(n + 1) % 997, id)));
+            rows.extend((0..seed % 4).map(|n| (seed.wrapping_mul(n + 1) % 997, id.to_owned())));
         }
         if self.mixed {
             rows.sort_unstable();
@@ -72,9 +105,10 @@ impl World {
         let wanted = request.top().map_or(usize::MAX, |top| top.get() as usize);
         let rows: Vec<_> = rows.into_iter().skip(skip).take(wanted).collect();
         let cut = rows.len() > self.page;
-        let mut body = String::from("{\"@odata.context\":\"https://x/$metadata#y\",\"value\":[");
+        let [before, between, after] = self.space;
+        let mut body = format!("{{{}\"value\":[", self.around[0]);
         for (nth, (time, id)) in rows.iter().take(self.page).enumerate() {
-            let comma = if nth > 0 { "," } else { "" };
+            let comma = if nth > 0 { between } else { before };
             let (name, id) = (self.id_name, id.to_uppercase());
             write!(
                 body,
@@ -82,7 +116,11 @@ impl World {
             )
             .unwrap();
         }
+        if !rows.is_empty() {
+            body.push_str(after);
+        }
         body.push(']');
+        body.push_str(self.around[1]);
         if cut && self.linked {
             body.push_str(",\"@odata.nextLink\":\"https://x/next\"");
         }
@@ -103,8 +141,24 @@ fn answer(status: u16, body: String) -> Answer {
 fn id(rng: &mut StdRng) -> String {
     match rng.random_range(0..60_u32) {
         0 => format!("unknown{}", rng.random_range(0..3_u32)),
-        n => format!("0000000{}-90e9-4e22-ac1a-9b3d9a3b1d{:02x}", n % 10, n % 20),
+        n => {
+            let guid = format!("0000000{}-90e9-4e22-ac1a-9b3d9a3b1d{:02x}", n % 10, n % 20);
+            match rng.random_range(0..20) {
+                0 => format!("{{{guid}}}"),
+                1 => guid.replace('-', ""),
+                2 => format!("({})", guid.to_uppercase()),
+                _ => guid,
+            }
+        }
     }
+}
+
+/// A GUID in the usual form, whichever of those above it was in.
+fn plain(id: &str) -> String {
+    let digits: String = id.chars().filter(char::is_ascii_hexdigit).collect();
+    let digits = digits.to_lowercase();
+    let part = |range: std::ops::Range<usize>| digits.get(range).unwrap_or_default();
+    [part(0..8), part(8..12), part(12..16), part(16..20), part(20..32)].join("-")
 }
 
 fn question(rng: &mut StdRng) -> Request {
@@ -125,6 +179,7 @@ struct Tally {
     requests: u32,
     calls: u32,
     merged: u32,
+    rubbish: u32,
 }
 
 async fn run(seed: u64, tally: &mut Tally) {
@@ -143,6 +198,9 @@ async fn run(seed: u64, tally: &mut Tally) {
             calls.fetch_add(1, Ordering::Relaxed);
             if failing.lock().unwrap().random_ratio(1, 100) {
                 return Err::<_, BoxError>("connection lost".into());
+            }
+            if failing.lock().unwrap().random_ratio(1, 50) {
+                return Ok(answer(200, RUBBISH.into()));
             }
             Ok(world.answer(&request))
         }
@@ -181,6 +239,11 @@ async fn run(seed: u64, tally: &mut Tally) {
     }
     for (request, asked) in asked {
         let Ok(served) = asked.await.unwrap() else { continue };
+        if served.answer.body == RUBBISH {
+            assert_ne!(served.outcome, Outcome::Merged, "it is nobody's part");
+            tally.rubbish += 1;
+            continue;
+        }
         let alone = world.answer(&request);
         assert_eq!(
             served.answer.status, alone.status,
@@ -213,4 +276,5 @@ async fn everybody_gets_what_they_would_have_got_alone() {
     }
     assert!(tally.merged > tally.requests / 10, "{tally:?}: nothing was tested");
     assert!(tally.calls < tally.requests, "{tally:?}");
+    assert!(tally.rubbish > 0 && tally.rubbish < tally.requests / 10, "{tally:?}");
 }

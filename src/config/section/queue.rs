@@ -15,7 +15,7 @@ static MAX_WAIT: Key = Key::new(
     "queue",
     "max_wait",
     Kind::Duration(Duration::ZERO, Duration::from_hours(24)),
-    Fallback::Text("30s"),
+    Fallback::Text("20s"),
     "The longest wait for a turn when the caller does not say. `Prefer: wait=N` shortens or lengthens it.",
 )
 .live();

@@ -7,6 +7,7 @@ use url::Host;
 use crate::config::key::{Fallback, Key, Kind};
 use crate::config::reader::{Reader, Said};
 use crate::config::value::{Listen, size};
+use crate::respond::Network;
 
 static LISTEN: Key = Key::new(
     "server",
@@ -30,6 +31,15 @@ static HOSTS: Key = Key::new(
     Fallback::List(&[]),
     "Further names that callers may use in `Host`, besides loopback ones and the listen address. Others are answered 421, which \
      keeps web pages from reaching the gateway through DNS rebinding.",
+)
+.live();
+static TRUSTED_PROXIES: Key = Key::new(
+    "server",
+    "trusted_proxies",
+    Kind::List("up to 64 IP addresses or networks, such as \"10.0.0.0/8\""),
+    Fallback::List(&[]),
+    "Ingresses in front of the gateway. They are believed when they say in `Forwarded` or `X-Forwarded-Proto` whether the caller came \
+     over `https`: links to further pages then begin so. From anybody else these fields mean nothing.",
 )
 .live();
 static MAX_BODY: Key = Key::new(
@@ -72,6 +82,7 @@ pub(super) static KEYS: &[&Key] = &[
     &LISTEN,
     &ALLOW_NON_LOOPBACK,
     &HOSTS,
+    &TRUSTED_PROXIES,
     &MAX_BODY,
     &MEMORY,
     &DRAIN,
@@ -82,6 +93,8 @@ pub(super) static KEYS: &[&Key] = &[
 const MAX_LISTENERS: usize = 16;
 /// Every request's `Host` is compared with all of them.
 const MAX_HOSTS: usize = 64;
+/// So are the peers of requests with these networks.
+const MAX_PROXIES: usize = 64;
 
 /// Where and how callers are served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +103,8 @@ pub struct Server {
     pub listen: Vec<Listen>,
     /// Further accepted host names, lower-case, without a port; IPv6 addresses in brackets.
     pub hosts: Vec<String>,
+    /// Where requests come from whose word counts for the scheme that the caller used.
+    pub trusted_proxies: Vec<Network>,
     /// The largest request body in bytes, 1 KiB to 64 MiB.
     pub max_body: u64,
     /// The memory that the process may take, in bytes, at least 48 MiB; `None`: as much as the container or the machine allows.
@@ -105,6 +120,9 @@ impl Server {
         let listen = reader.each(&LISTEN, str::parse::<Listen>);
         let open = reader.flag(&ALLOW_NON_LOOPBACK);
         let hosts = reader.each(&HOSTS, host);
+        let proxies = reader.each(&TRUSTED_PROXIES, |text| {
+            text.parse::<Network>().map_err(|error| error.to_string())
+        });
         let max_body = reader.size(&MAX_BODY);
         let memory = reader.parsed(&MEMORY, memory);
         let drain = reader.duration(&DRAIN);
@@ -120,9 +138,13 @@ impl Server {
         if hosts.as_ref().is_some_and(|hosts| hosts.len() > MAX_HOSTS) {
             reader.wrong(&HOSTS, format!("holds more than {MAX_HOSTS} names"));
         }
+        if proxies.as_ref().is_some_and(|proxies| proxies.len() > MAX_PROXIES) {
+            reader.wrong(&TRUSTED_PROXIES, format!("holds more than {MAX_PROXIES} networks"));
+        }
         Some(Self {
             listen: listen?.into_iter().map(|said| said.value).collect(),
             hosts: hosts?.into_iter().map(|said| said.value).collect(),
+            trusted_proxies: proxies?.into_iter().map(|said| said.value).collect(),
             max_body: max_body?,
             memory: memory?,
             drain: drain?,

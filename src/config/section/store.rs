@@ -109,8 +109,8 @@ impl Store {
     pub(in crate::config) fn read(reader: &mut Reader<'_>) -> Option<Self> {
         // The error must not hold the value, which may contain a password.
         let address = reader.optional(&URL, |text| Address::parse(text).map_err(|error| error.to_string()));
-        let password_file = reader.file(&PASSWORD_FILE);
-        let ca_file = reader.file(&CA_FILE);
+        let password_file = reader.line_file(&PASSWORD_FILE);
+        let ca_file = reader.authorities_file(&CA_FILE);
         let certificate_file = reader.file(&CERTIFICATE_FILE);
         let prefix = reader.parsed(&PREFIX, prefix);
         let timeout = reader.duration(&TIMEOUT);

@@ -26,7 +26,8 @@ static FORMAT: Key = Key::new(
     "format",
     Kind::Choice(&["auto", "json", "text"]),
     Fallback::Text("auto"),
-    "How log lines look: `auto` is text on a terminal and JSON elsewhere.",
+    "How log lines look: `auto` is text on a terminal and JSON elsewhere. With `json`, everything that `run` says is JSON, what it says at the \
+     start and why it did not start included.",
 );
 static OTLP_ENDPOINT: Key = Key::new(
     "telemetry",
@@ -39,6 +40,25 @@ static OTLP_ENDPOINT: Key = Key::new(
 .hidden();
 
 pub(super) static KEYS: &[&Key] = &[&LOG, &FORMAT, &OTLP_ENDPOINT];
+
+/// What other programs call levels.
+const OTHER_WORDS: [(&str, &str); 15] = [
+    ("warning", "warn"),
+    ("warnings", "warn"),
+    ("err", "error"),
+    ("errors", "error"),
+    ("critical", "error"),
+    ("fatal", "error"),
+    ("information", "info"),
+    ("notice", "info"),
+    ("normal", "info"),
+    ("verbose", "debug"),
+    ("all", "trace"),
+    ("everything", "trace"),
+    ("none", "off"),
+    ("quiet", "off"),
+    ("silent", "off"),
+];
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
@@ -103,11 +123,13 @@ fn directives(text: &str) -> Result<String, String> {
     for word in text.split(',').map(str::trim) {
         let lone = word.bytes().all(|b| b.is_ascii_alphabetic());
         let level = LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
+        let meant = OTHER_WORDS.iter().find(|(other, _)| other.eq_ignore_ascii_case(word));
+        let meant = meant.map(|(_, level)| *level).or_else(|| nearest(word, LEVELS));
         if lone
             && !level
-            && let Some(near) = nearest(word, LEVELS)
+            && let Some(meant) = meant
         {
-            return Err(format!("holds {word:?}, which is no level; did you mean {near}?"));
+            return Err(format!("holds {word:?}, which is no level; did you mean {meant}?"));
         }
     }
     Ok(text.into())

@@ -3,6 +3,7 @@
 
 pub(super) mod address;
 pub mod duration;
+pub(super) mod guid;
 mod limit;
 mod listen;
 pub mod size;

@@ -5,13 +5,14 @@ use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::Written;
 use super::node::{Entry, Node, Raw};
+use crate::config::deprecated;
 use crate::config::key::{Key, keys};
 use crate::config::mistake::{Mistake, Origin};
 use crate::config::section::SECTIONS;
 use crate::config::suggestion::nearest;
 
 /// Puts what `text` says into `written`.
-pub(super) fn read(text: &str, written: &mut Written, mistakes: &mut Vec<Mistake>) {
+pub(super) fn read(text: &str, written: &mut Written, mistakes: &mut Vec<Mistake>, notes: &mut Vec<String>) {
     let (document, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         syntax(text, &errors, mistakes);
@@ -34,6 +35,10 @@ pub(super) fn read(text: &str, written: &mut Written, mistakes: &mut Vec<Mistake
             continue;
         };
         for (name, value) in table {
+            if let Some(note) = deprecated::key(section.name, name.get_ref()) {
+                notes.push(note);
+                continue;
+            }
             let origin = position(text, name.span().start);
             match known(section.name, section.keys, name.get_ref()) {
                 Ok(key) => written.set(key, node(text, value)),

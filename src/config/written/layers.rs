@@ -15,17 +15,23 @@ pub(in crate::config) struct Written {
 }
 
 impl Written {
-    /// Reads the file's text, if there is a file, and the environment. Unknown keys and syntax errors go to `mistakes`.
-    pub(in crate::config) fn read(text: Option<&str>, env: &Environment, mistakes: &mut Vec<Mistake>) -> Self {
+    /// Reads the file's text, if there is a file, and the environment. Unknown keys and syntax errors go to `mistakes`, deprecated keys to
+    /// `notes`.
+    pub(in crate::config) fn read(
+        text: Option<&str>,
+        env: &Environment,
+        mistakes: &mut Vec<Mistake>,
+        notes: &mut Vec<String>,
+    ) -> Self {
         let mut written = Self {
             nodes: keys()
                 .map(|key| ((key.section, key.name), Node::from(key.fallback)))
                 .collect(),
         };
         if let Some(text) = text {
-            file::read(text, &mut written, mistakes);
+            file::read(text, &mut written, mistakes, notes);
         }
-        variables::read(env, &mut written, mistakes);
+        variables::read(env, &mut written, mistakes, notes);
         variables::borrow(env, &mut written);
         written
     }

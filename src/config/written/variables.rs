@@ -2,6 +2,7 @@
 
 use super::Written;
 use super::node::{Entry, Node, Raw};
+use crate::config::deprecated;
 use crate::config::env::{Environment, variable};
 use crate::config::key::{Key, Kind, keys};
 use crate::config::mistake::{Mistake, Origin};
@@ -9,12 +10,16 @@ use crate::config::section::SECTIONS;
 use crate::config::suggestion::nearest;
 
 /// Puts every `DEFENDER_GATEWAY_<SECTION>_<KEY>` into `written`.
-pub(super) fn read(env: &Environment, written: &mut Written, mistakes: &mut Vec<Mistake>) {
+pub(super) fn read(env: &Environment, written: &mut Written, mistakes: &mut Vec<Mistake>, notes: &mut Vec<String>) {
     for (name, value) in env.iter() {
         let Some(rest) = name.strip_prefix(Key::PREFIX) else {
             continue;
         };
         if name == variable::CONFIG || is_service_link(rest, value.unwrap_or_default()) {
+            continue;
+        }
+        if let Some(note) = deprecated::variable(name) {
+            notes.push(note);
             continue;
         }
         let key = keys().find(|key| key.variable() == name);

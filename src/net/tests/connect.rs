@@ -13,7 +13,7 @@ use crate::net::{Client, Config, Connector, Kind, Resolver, Step};
 async fn refused_is_known_at_once_and_nothing_was_sent() {
     let names = Names::new([("eu.test", refused().await)]);
     let error = post(&client(&quick(), &names), "http://eu.test/").await.unwrap_err();
-    assert!(error.is_unsent() && !error.is_timeout());
+    assert!(error.is_unprocessed() && !error.is_timeout());
     assert_eq!(error.proxy_status(), "connection_refused");
     assert_eq!(error.authority(), "eu.test:80");
 }
@@ -24,7 +24,7 @@ async fn a_black_hole_is_left_after_the_connect_timeout_and_nothing_was_sent() {
     let names = Names::new([("eu.test", hole.address)]);
     let begun = Instant::now();
     let error = post(&client(&quick(), &names), "http://eu.test/").await.unwrap_err();
-    assert!(error.is_unsent() && error.is_timeout());
+    assert!(error.is_unprocessed() && error.is_timeout());
     assert_eq!(error.proxy_status(), "connection_timeout");
     assert!(begun.elapsed() < quick().connect_timeout + Duration::from_millis(600));
 }
@@ -34,7 +34,7 @@ async fn an_unknown_name_is_a_dns_error() {
     let error = post(&client(&quick(), &Names::default()), "http://eu.test/")
         .await
         .unwrap_err();
-    assert!(error.is_unsent());
+    assert!(error.is_unprocessed());
     assert_eq!(error.proxy_status(), "dns_error");
 }
 
@@ -124,7 +124,7 @@ async fn tls_is_verified() {
         ("plain", "tls_protocol_error"),
     ] {
         let error = post(&client, &format!("https://{host}.test/")).await.unwrap_err();
-        assert!(error.is_unsent(), "{host}");
+        assert!(error.is_unprocessed(), "{host}");
         assert_eq!(error.proxy_status(), status, "{host}: {error:?}");
     }
 }
@@ -144,12 +144,47 @@ async fn a_hanging_or_broken_handshake_ends_in_time() {
     let error = post(&client, "https://hanging.test/").await.unwrap_err();
     assert!(matches!(error.kind(), Kind::Connect(error) if error.step() == Step::Tls && error.is_timeout()));
     let error = post(&client, "https://broken.test/").await.unwrap_err();
-    assert!(error.is_unsent());
+    assert!(error.is_unprocessed());
     assert_eq!(error.proxy_status(), "connection_terminated");
 }
 
 #[tokio::test]
-async fn measuring_sends_no_request_and_sees_the_way_to_a_cleartext_host_too() {
+async fn measuring_a_cleartext_host_sends_it_nothing() {
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let silent = listen(move |mut stream| {
+        let tell = tell.clone();
+        async move {
+            let mut seen = Vec::new();
+            let end = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut seen).await;
+            tell.send((end.is_ok(), seen)).unwrap();
+        }
+    });
+    let hanging_up = listen(|stream| async move { drop(stream) });
+    let names = Names::new([("silent.test", silent.await), ("hanging-up.test", hanging_up.await)]);
+    let connector = Connector::new(&quick(), names.resolver()).unwrap();
+    for host in ["silent", "hanging-up"] {
+        let url = Url::parse(&format!("http://{host}.test")).unwrap();
+        let setup = connector.measure(&url).await.unwrap();
+        assert!(setup < quick().connect_timeout, "{setup:?}");
+    }
+    assert_eq!(told.recv().await.unwrap(), (true, Vec::new()));
+}
+
+#[tokio::test]
+async fn cleartext_is_http1_unless_it_is_said_to_be_http2() {
+    let host = Http::new(|request| {
+        let version = format!("{:?}", request.version());
+        http::Response::new(http_body_util::Full::from(version))
+    });
+    let names = Names::new([("eu.test", host.start().await)]);
+    let client = client(&quick(), &names);
+    assert_eq!(post(&client, "http://eu.test/").await.unwrap().body(), "HTTP/1.1");
+    let http2 = client.cleartext_http2();
+    assert_eq!(post(&http2, "http://eu.test/").await.unwrap().body(), "HTTP/2.0");
+}
+
+#[tokio::test]
+async fn measuring_sends_no_request_and_sees_the_way_to_a_cleartext_host_that_speaks_http2() {
     let host = Http::saying("x");
     let inner = host.clone();
     let slow = listen(move |stream| {
@@ -160,7 +195,7 @@ async fn measuring_sends_no_request_and_sees_the_way_to_a_cleartext_host_too() {
         }
     });
     let names = Names::new([("slow.test", slow.await), ("gone.test", refused().await)]);
-    let connector = Connector::new(&quick(), names.resolver()).unwrap();
+    let connector = Connector::new(&quick(), names.resolver()).unwrap().cleartext_http2();
     let setup = connector
         .measure(&Url::parse("http://slow.test").unwrap())
         .await

@@ -101,7 +101,7 @@ async fn what_breaks_after_the_request_was_written_is_not_called_unsent() {
         let names = Names::new([("eu.test", address.await)]);
         let begun = Instant::now();
         let error = post(&client(&quick(), &names), "http://eu.test/").await.unwrap_err();
-        assert!(!error.is_unsent(), "{what}");
+        assert!(!error.is_unprocessed(), "{what}");
         assert_eq!(error.proxy_status(), status, "{what}: {error:?}");
         assert_eq!(error.is_answered(), answered, "{what}");
         assert_eq!(error.is_timeout(), timeout, "{what}");
@@ -123,7 +123,7 @@ async fn a_pooled_connection_that_was_closed_is_replaced_without_an_error() {
         match post(&client, "http://eu.test/").await {
             Ok(answer) => assert_eq!(answer.body(), "hello"),
             // The close may cross with the request, which then was written: the one case that a client cannot mend.
-            Err(error) => assert!(!error.is_unsent(), "request {n}: {error:?}"),
+            Err(error) => assert!(!error.is_unprocessed(), "request {n}: {error:?}"),
         }
     }
 }

@@ -75,7 +75,7 @@ async fn bodies_without_end_are_cut_at_the_limit() {
             refused || matches!(error.kind(), Kind::BodyTooLarge { .. }),
             "{what}: {error:?}"
         );
-        assert!(!error.is_unsent());
+        assert!(!error.is_unprocessed());
     }
 }
 
@@ -118,7 +118,7 @@ async fn wrong_lengths_are_no_answers() {
     ];
     for (what, act) in hosts {
         let error = meets(act).await.expect_err(what);
-        assert!(!error.is_unsent(), "{what}");
+        assert!(!error.is_unprocessed(), "{what}");
         assert!(!error.is_timeout(), "{what}: {error:?}");
     }
 }
@@ -235,7 +235,7 @@ async fn over_http2_bodies_and_fields_are_bounded_and_resets_end_only_their_stre
         let begun = Instant::now();
         let error = post(&client, &format!("https://eu.test/{path}")).await.expect_err(path);
         assert!(
-            !error.is_unsent() && !error.is_timeout(),
+            !error.is_unprocessed() && !error.is_timeout(),
             "{path}: {error:?} after {:?}",
             begun.elapsed()
         );

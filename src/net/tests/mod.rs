@@ -5,6 +5,8 @@ mod exchange;
 mod hostile;
 mod pool;
 mod proxy;
+mod unprocessed;
+mod watch;
 
 use std::time::Duration;
 

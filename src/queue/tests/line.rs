@@ -30,10 +30,11 @@ async fn who_cannot_be_served_in_time_is_told_at_once_when_to_come_back() {
     tokio::task::yield_now().await;
     let refused = queue.turn(&attempt("a", 3, 5 * SECOND)).await.unwrap_err();
     assert_eq!(start.elapsed(), Duration::ZERO);
-    assert_eq!(refused.retry_after, 20 * SECOND);
-    // Who obeys is served.
+    // Its turn would come at 10, and then the other one's at 20; who obeys waits half of what it may.
+    assert_eq!(refused.wait.unwrap().needed_s(), 10);
+    assert_eq!(refused.retry_after, 17 * SECOND);
     tokio::time::sleep(refused.retry_after).await;
-    queue.turn(&attempt("a", 3, Duration::ZERO)).await.unwrap().used();
+    queue.turn(&attempt("a", 3, 5 * SECOND)).await.unwrap().used();
     waiting.await.unwrap();
 }
 
@@ -99,6 +100,7 @@ async fn the_queue_is_bounded_in_all_and_per_caller() {
     let config = Config {
         max_requests: 3,
         max_requests_per_caller: 2,
+        longest_wait: Duration::from_hours(10),
         weights: Weights::default(),
     };
     let queue = Queue::start(config, Clockwork::new(SECOND), &tasks, Metrics::default());
@@ -106,16 +108,24 @@ async fn the_queue_is_bounded_in_all_and_per_caller() {
     let reason = async |name| queue.turn(&attempt(name, 3, 60 * SECOND)).await.unwrap_err().reason;
     let wait = |name| {
         let (queue, attempt) = (queue.clone(), attempt(name, 3, 60 * SECOND));
-        tasks.spawn("caller", async move { queue.turn(&attempt).await.unwrap().used() })
+        tasks.spawn("caller", async move {
+            let turn = queue.turn(&attempt).await;
+            turn.map(Slot::used).map_err(|refused| refused.reason)
+        })
     };
     let mut waiting = vec![wait("a"), wait("a")];
     tokio::task::yield_now().await;
     assert_eq!(reason("a").await, Reason::CallerFull);
     waiting.push(wait("b"));
     tokio::task::yield_now().await;
-    assert_eq!(reason("c").await, Reason::Full);
+    // Its first turn comes before the second of "a", which has to make room.
+    let first = wait("c");
+    tokio::task::yield_now().await;
+    assert_eq!(waiting.remove(1).await.unwrap().unwrap_err(), Reason::Displaced);
+    waiting.push(first);
+    assert_eq!(reason("d").await, Reason::Full);
     for done in waiting {
-        done.await.unwrap();
+        done.await.unwrap().unwrap();
     }
 }
 
@@ -130,14 +140,13 @@ async fn a_greedy_caller_cannot_fill_the_queue_against_others() {
     };
     let flood: Vec<_> = (0..100).map(|_| greedy(30 * SECOND)).collect();
     tokio::task::yield_now().await;
-    assert_eq!(queue.snapshot().waiting, 29, "one of thirty slots is left free");
+    assert_eq!(queue.snapshot().waiting, 30, "every slot that nobody else asks for");
     let start = Instant::now();
     queue.turn(&attempt("modest", 3, 30 * SECOND)).await.unwrap().used();
     assert!(start.elapsed() <= 2 * SECOND, "{:?}", start.elapsed());
-    let served = futures_util::future::join_all(flood)
-        .await
-        .into_iter()
-        .filter(|turn| turn.as_ref().unwrap().is_ok())
-        .count();
-    assert_eq!(served, 29, "everybody who was let in is served");
+    let turns: Vec<_> = futures_util::future::join_all(flood).await;
+    let refused = turns.into_iter().filter_map(|turn| turn.unwrap().err());
+    let displaced: Vec<_> = refused.filter(|refused| refused.reason == Reason::Displaced).collect();
+    assert_eq!(displaced.len(), 1, "the last one makes room: {displaced:?}");
+    assert!(displaced[0].wait.is_some() && displaced[0].retry_after >= SECOND);
 }

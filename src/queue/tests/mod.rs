@@ -3,6 +3,7 @@
 mod fairness;
 mod handover;
 mod line;
+mod overload;
 mod reference;
 mod retry;
 
@@ -16,7 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{Config, Metrics, Queue, Slots, Weights};
-use crate::attempt::{Load, Place, Try};
+use crate::attempt::{Load, Place, Retries, Try};
 use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use crate::scan::{Holder, Request};
 use crate::task::Tasks;
@@ -142,6 +143,7 @@ pub(super) fn attempt(name: &str, urgency: u8, wait: Duration) -> Try {
         load: Arc::new(Nothing),
         caller: Arc::new(caller),
         place: Place::new(now),
+        retries: Retries::default(),
     }
 }
 
@@ -149,6 +151,7 @@ pub(super) fn queue(every: Duration, tasks: &Tasks) -> (Queue<Clockwork>, Clockw
     let config = Config {
         max_requests: 10_000,
         max_requests_per_caller: 1000,
+        longest_wait: Duration::from_hours(10),
         weights: Weights::default(),
     };
     let clockwork = Clockwork::new(every);

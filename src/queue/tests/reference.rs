@@ -1,11 +1,11 @@
-//! The order against a reference scheduler, and the promise against all orders.
+//! The order against a reference scheduler.
 
 use std::collections::HashMap;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::queue::{Order, Promises, Ticket};
+use crate::queue::{Order, Ticket};
 
 fn ticket(id: u64, caller: u8, deadline: u64, base: Instant) -> Ticket {
     Ticket {
@@ -75,7 +75,7 @@ impl Reference {
         let (level, caller) = (usize::from(ticket.urgency.level()), number(&ticket.caller));
         let class = &mut self.classes[level];
         if !class.waits() {
-            class.tag = class.tag.max(self.clock + class_stride(level));
+            class.tag = class.tag.max(self.clock);
         }
         let lane = &mut class.callers[caller];
         if lane.tickets.is_empty() {
@@ -299,41 +299,6 @@ proptest! {
                     }
                 }
             }
-        }
-    }
-
-    /// What the promise accepts can be served in time whatever fair order asks for; what it refuses could not have been added.
-    #[test]
-    fn promises_are_kept_under_any_fair_order(
-        wanted in prop::collection::vec(0_u64..40, 1..40),
-        gaps in prop::collection::vec(0_u64..4, 80),
-        fair in prop::collection::vec(any::<prop::sample::Index>(), 40),
-    ) {
-        let base = Instant::now();
-        let at = |second: u64| base + Duration::from_secs(second);
-        let mut second = 0;
-        let mut slots: VecDeque<Instant> = gaps.iter().map(|gap| { second += gap; at(second) }).collect();
-        let mut promises = Promises::default();
-        let mut live: Vec<(Instant, u64)> = Vec::new();
-        for (id, deadline) in (0..).zip(wanted) {
-            let mut with: Vec<Instant> = live.iter().map(|(deadline, _)| *deadline).chain([at(deadline)]).collect();
-            with.sort();
-            let possible = with.iter().zip(&slots).all(|(deadline, slot)| slot <= deadline);
-            prop_assert_eq!(promises.can_add(at(deadline), 0, &slots), possible);
-            if possible {
-                promises.add(at(deadline), id);
-                live.push((at(deadline), id));
-            }
-        }
-        for pick in fair {
-            if live.is_empty() {
-                break;
-            }
-            let chosen = promises.choose(live[pick.index(live.len())], &slots);
-            let index = live.iter().position(|(_, id)| *id == chosen).unwrap();
-            let (deadline, id) = live.swap_remove(index);
-            prop_assert!(slots.pop_front().unwrap() <= deadline, "a promise was broken");
-            promises.remove(deadline, id);
         }
     }
 }

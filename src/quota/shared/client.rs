@@ -6,11 +6,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Config;
-use super::config::FORMAT;
+use super::config::{FORMAT, KEYS};
 use super::permit::Shared;
 use super::step::{self, Reply};
 use crate::BoxError;
-use crate::store::{Link, Script, Wakes};
+use crate::store::{Eviction, Link, Script, Wakes};
 use crate::task::Tasks;
 
 /// How long to wait before listening again after the store was lost.
@@ -25,6 +25,7 @@ pub(super) fn start(shared: &Arc<Shared>, config: &Config, tasks: &Tasks) {
         link,
         script: Script::new(step::SCRIPT),
         keys: config.keys(),
+        has_asked: false,
     };
     let stopping = tasks.clone();
     tasks.spawn("store steps", async move { client.run(&stopping).await });
@@ -42,14 +43,19 @@ struct Client {
     shared: Arc<Shared>,
     link: Link,
     script: Script,
-    keys: [String; 5],
+    keys: [String; KEYS],
+    /// Whether this store was asked what it evicts.
+    has_asked: bool,
 }
 
 impl Client {
     async fn run(mut self, tasks: &Tasks) {
         loop {
             // Not interrupted: the answer to a step that was asked for is awaited.
-            self.take_step(false).await;
+            let has_answered = self.take_step(false).await;
+            if has_answered && !self.has_asked {
+                self.ask_eviction().await;
+            }
             tokio::select! {
                 () = self.shared.is_time() => {}
                 () = tasks.stopping() => break,
@@ -59,12 +65,30 @@ impl Client {
         self.take_step(true).await;
     }
 
-    async fn take_step(&mut self, leave: bool) {
+    /// Says whether the store answered.
+    async fn take_step(&mut self, leave: bool) -> bool {
         let asked = Instant::now();
-        match self.try_step(asked, leave).await {
-            Ok(reply) => self.shared.heard(&reply, asked),
-            Err(error) => self.shared.failed(&error),
+        let answer = self.try_step(asked, leave).await;
+        match &answer {
+            Ok(reply) => self.shared.heard(reply, asked),
+            Err(error) => self.shared.failed(error),
         }
+        self.has_asked &= answer.is_ok();
+        answer.is_ok()
+    }
+
+    /// Asked once after the start and after each outage, since another server may answer then.
+    async fn ask_eviction(&mut self) {
+        let [state, ..] = &self.keys;
+        match Eviction::ask(&mut self.link, state).await {
+            Ok(eviction) => self.shared.evicts(eviction),
+            // It may be forbidden to us, and nothing depends on it.
+            Err(error) => tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "cannot ask what the store evicts"
+            ),
+        }
+        self.has_asked = true;
     }
 
     async fn try_step(&mut self, asked: Instant, leave: bool) -> Result<Reply, BoxError> {
@@ -80,17 +104,18 @@ impl Client {
 
 /// Wakes the steps when the store says that this replica's turn is earlier than it was told.
 async fn listen(shared: Arc<Shared>, config: Config) {
-    let [channel, ..] = config.keys();
+    let channels = config.channels(shared.name());
+    let channels = channels.each_ref().map(String::as_str);
     loop {
-        match Wakes::listen(&config.store, &channel).await {
+        match Wakes::listen(&config.store, &channels).await {
             Ok(mut wakes) => {
                 // Something may have been said before we listened.
-                shared.wake();
-                while let Some(name) = wakes.next().await {
-                    if name == shared.name().as_bytes() || name == b"*" {
-                        shared.wake();
-                    }
+                shared.wake(None);
+                while let Some((_, message)) = wakes.next().await {
+                    shared.wake(std::str::from_utf8(&message).ok().and_then(|text| text.parse().ok()));
                 }
+                // Another server may know less than the one before.
+                shared.wake(None);
             }
             Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "cannot listen to the store"),
         }

@@ -1,12 +1,13 @@
 //! A replica's copy of the ledger: for forecasts, and for the day the store forgets.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::step::{self, CopyOut, Reply};
 use crate::quota::account::Account;
+use crate::quota::foreign::Foreign;
 use crate::quota::latency::Latency;
 use crate::quota::{self, Ledger, Pace};
 
@@ -18,13 +19,17 @@ pub(super) struct Copy {
     /// How long a charge is kept whose call is never heard of.
     kept: Duration,
     charges: HashMap<String, Known>,
-    pub(super) members: Vec<String>,
+    pub(super) members: BTreeSet<String>,
     /// When the step was asked for that brought the latest news; nothing that happened before it is missing.
     pub(super) asked: Option<Instant>,
     pub(super) paused_until: Option<Instant>,
     pace: Pace,
+    foreign: Foreign,
     pub(super) latency: Latency,
 }
+
+/// The store keeps no more.
+const MOST_HOLES: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Known {
@@ -41,10 +46,11 @@ impl Copy {
             config,
             kept,
             charges: HashMap::new(),
-            members: Vec::new(),
+            members: BTreeSet::new(),
             asked: None,
             paused_until: None,
             pace,
+            foreign: Foreign::default(),
             latency: Latency::START,
         }
     }
@@ -71,11 +77,20 @@ impl Copy {
         for (id, kind, time) in &reply.news {
             self.hear_of(id, *kind, *time, now);
         }
-        self.members.clone_from(&reply.members);
+        if let Some(members) = &reply.members {
+            self.members = members.iter().cloned().collect();
+        }
+        self.members.extend(reply.joined.iter().cloned());
+        for name in &reply.left {
+            self.members.remove(name);
+        }
         self.asked = Some(asked);
         self.paused_until = reply.pause.map(|pause| now + step::span(pause));
         let end = now + step::span(reply.plan);
         self.pace = Pace::kept(self.config.burst, reply.level, reply.rate, end, now);
+        let holes = reply.holes.iter().take(MOST_HOLES);
+        let hole = |&(from, to): &(f64, f64)| (now + step::span(from), now + step::span(to));
+        self.foreign = Foreign::told(reply.foreign, holes.map(hole).collect());
         self.sweep(now);
     }
 
@@ -109,8 +124,8 @@ impl Copy {
         });
     }
 
-    /// The copy as it goes back to the store. `None` when this replica has never heard from the store.
-    pub(super) fn show(&mut self, now: Instant) -> Option<CopyOut> {
+    /// The copy as it goes back to the store: the whole, or what begins with `own`. `None` when this replica has never heard from the store.
+    pub(super) fn show(&mut self, own: Option<&str>, now: Instant) -> Option<CopyOut> {
         let asked = self.asked?;
         self.sweep(now);
         let charge = |(id, known): (&String, &Known)| match *known {
@@ -119,12 +134,18 @@ impl Copy {
         };
         Some(CopyOut {
             age: step::age(asked, now),
-            members: self.members.clone(),
-            charges: self.charges.iter().map(charge).collect(),
+            members: own.is_none().then(|| self.members.iter().cloned().collect()),
+            charges: self
+                .charges
+                .iter()
+                .filter(|(id, _)| own.is_none_or(|own| id.starts_with(own)))
+                .map(charge)
+                .collect(),
             pause: self
                 .paused_until
                 .filter(|until| *until > now)
                 .map(|until| -step::age(until, now)),
+            level: self.pace.level_at(now),
         })
     }
 
@@ -148,7 +169,9 @@ impl Copy {
             ledger.issue(issued);
         }
         let paused = self.paused_until.filter(|until| *until > now);
-        Account::picture(ledger, self.pace.clone(), paused, self.latency)
+        let mut account = Account::picture(ledger, self.pace.clone(), paused, self.latency);
+        account.foreign = self.foreign.clone();
+        account
     }
 }
 
@@ -168,7 +191,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_copy_never_heard_of_the_store_is_none() {
         let now = Instant::now();
-        assert!(copy(now).show(now).is_none());
+        assert!(copy(now).show(None, now).is_none());
     }
 
     #[tokio::test(start_paused = true)]
@@ -177,7 +200,7 @@ mod tests {
         let mut copy = copy(now);
         copy.asked = Some(now);
         copy.grant("a".into(), now);
-        let charge = |copy: &mut Copy, later: u32| copy.show(now + SECOND * later).unwrap().charges;
+        let charge = |copy: &mut Copy, later: u32| copy.show(None, now + SECOND * later).unwrap().charges;
         assert_eq!(charge(&mut copy, 1), [("a".to_owned(), step::FLYING, 2_000_000)]);
         assert_eq!(charge(&mut copy, 5), [("a".to_owned(), step::PAST, 2_000_000)]);
         assert!(charge(&mut copy, 14).is_empty(), "outside of every window");

@@ -12,8 +12,10 @@ use super::state::State;
 use super::step::Reply;
 use super::{Config, Metrics, client};
 use crate::BoxError;
-use crate::attempt::Demand;
+use crate::attempt::{Demand, FlowDemand};
+use crate::caller::{Name, Urgency};
 use crate::quota::{self, Snapshot, Throttled};
+use crate::store::Eviction;
 use crate::task::Tasks;
 
 /// A replica's part in the shared quota. Clones are the same replica.
@@ -60,11 +62,12 @@ impl Quota {
     /// Takes a slot that the store has granted; `None` when there is none in hand.
     #[must_use]
     pub fn take(&self, now: Instant) -> Option<Permit> {
-        let id = self.0.lock().take(now)?;
+        let slot = self.0.lock().take(now)?;
         self.0.version.fetch_add(1, Ordering::Relaxed);
         Some(Permit {
             shared: Arc::clone(&self.0),
-            id: Some(id),
+            id: Some(slot.id),
+            flow: slot.flow,
             left: false,
             issued: now,
             latest: now + self.0.attempt,
@@ -88,13 +91,19 @@ impl Quota {
         self.0.look().copy.members.len().saturating_sub(1)
     }
 
+    /// What callers of the other replicas want of the same slots, as the store said last.
+    #[must_use]
+    pub fn others(&self) -> Arc<[FlowDemand]> {
+        Arc::clone(&self.0.look().others)
+    }
+
     /// When the store is lost, or has never answered: how long to stay away.
     #[must_use]
     pub fn lost(&self) -> Option<Duration> {
         self.0.look().is_lost().then_some(COME_BACK)
     }
 
-    /// Appends when the next `count` slots of this replica come: see [`super`] for what that is worth when others want more later.
+    /// Appends when the next `count` slots of all replicas come.
     pub fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>) {
         self.0.look().forecast(now, count, slots);
     }
@@ -148,6 +157,7 @@ impl Quota {
             in_flight: account.ledger.in_flight(),
             calls: state.calls,
             replicas: Some(state.copy.members.len().max(1)),
+            eviction: state.eviction.clone(),
         }
     }
 
@@ -179,8 +189,9 @@ impl Shared {
         }
     }
 
-    pub(super) fn wake(&self) {
-        self.lock().woken = true;
+    /// The store says that this replica's turn comes in so many microseconds, or that it has to look at once.
+    pub(super) fn wake(&self, in_micros: Option<f64>) {
+        self.lock().wake(in_micros, Instant::now());
         self.kick.notify_one();
     }
 
@@ -190,14 +201,15 @@ impl Shared {
 
     pub(super) fn heard(&self, reply: &Reply, asked: Instant) {
         let mut state = self.lock();
-        let was_lost = state.is_lost();
+        let is_first = state.is_new();
         let change = state.heard(reply, asked, Instant::now());
+        let is_back = state.outage.answered() || is_first;
         drop(state);
         self.metrics.steps.inc();
         if change.epoch {
             self.metrics.epochs.inc();
             tracing::warn!("the shared store had lost what it knew; bringing our copy of the ledger back");
-        } else if was_lost {
+        } else if is_back {
             tracing::info!("the shared store answers");
         }
         if change.foreign > 0 {
@@ -216,13 +228,34 @@ impl Shared {
 
     pub(super) fn failed(&self, error: &BoxError) {
         self.metrics.failures.inc();
-        if self.lock().failed(Instant::now()) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let (is_lost, is_news) = (state.failed(now), state.outage.failed(now));
+        drop(state);
+        if is_news {
             tracing::warn!(
                 error = error.as_ref() as &dyn std::error::Error,
                 "the shared store is lost: no calls leave until it is back"
             );
+        }
+        if is_lost {
             self.version.fetch_add(1, Ordering::Relaxed);
             self.changed.notify_one();
+        }
+    }
+
+    /// Takes in what the store does when its memory is full.
+    pub(super) fn evicts(&self, eviction: Eviction) {
+        let mut state = self.lock();
+        let is_news = state.eviction.as_ref() != Some(&eviction);
+        state.eviction = Some(eviction.clone());
+        drop(state);
+        if is_news && eviction.takes_any_key() {
+            tracing::warn!(
+                maxmemory_policy = eviction.policy,
+                "the shared store may evict the ledger of the quota when its memory is full: calls then stop until the replicas have \
+                 brought it back; set maxmemory-policy to noeviction or volatile-lru"
+            );
         }
     }
 
@@ -247,12 +280,19 @@ pub struct Permit {
     shared: Arc<Shared>,
     /// `None` when the charge's end has been said.
     id: Option<String>,
+    flow: Option<(Urgency, Name)>,
     left: bool,
     issued: Instant,
     latest: Instant,
 }
 
 impl Permit {
+    /// For whom the slot is, as the store decided.
+    #[must_use]
+    pub fn granted_to(&self) -> Option<(Urgency, Name)> {
+        self.flow.clone()
+    }
+
     /// When the call must have ended: the store keeps the charge a little longer, and no longer.
     #[must_use]
     pub fn latest(&self) -> Instant {

@@ -7,23 +7,35 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::clock::Clock;
+use super::coming::Coming;
 use super::copy::Copy;
-use super::outlook::{self, Coming};
-use super::rivals::{Own, Promise, Rivals};
 use super::step::{self, Reply, Step, Terms};
 use super::unsaid::Unsaid;
+use super::wants::{self, Flow, Wants};
 use super::{Config, Timing};
-use crate::attempt::Demand;
+use crate::attempt::{Demand, FlowDemand};
+use crate::caller::{Name, Urgency};
 use crate::quota::{self, Account};
+use crate::store::{Eviction, Outage};
 
 /// Most slots that one step may ask for.
 const MOST_PER_STEP: usize = 256;
 
-/// A slot that was granted is used at once or given back: so long may it take to reach its caller.
-const IN_HAND: Duration = Duration::from_millis(250);
+/// A slot that was granted is used at once or given back: so long may it take to reach its caller, a slow store included.
+const IN_HAND: Duration = Duration::from_secs(1);
+
+/// The longest time for which a slot is kept for the replica whose turn it is, however slow the store.
+const LONGEST_CLAIM: Duration = Duration::from_secs(1);
 
 /// What has become of calls is collected for so long before it is said.
 const COLLECT: Duration = Duration::from_millis(5);
+
+/// How often one of many replicas looks while somebody waits there, and tells what waits, for each of them.
+const BEAT_OF_EACH: Duration = Duration::from_millis(4);
+const TELL_OF_EACH: Duration = Duration::from_millis(1);
+
+/// So many replicas bring their whole copies without being asked.
+const FEW: usize = 16;
 
 /// A first retry comes after this, each further one after twice the time, up to the heartbeat.
 const FIRST_RETRY: Duration = Duration::from_millis(25);
@@ -46,32 +58,50 @@ pub struct State {
     r#gen: u64,
     /// Our copy has yet to be brought into this epoch.
     owes_copy: bool,
-    /// Granted, and not yet given to anybody: the charge, and when it must be given back.
-    hand: VecDeque<(String, Instant)>,
+    /// The whole copy, not only the charges of this replica.
+    owes_all: bool,
+    /// Granted, and not yet given to anybody, and when each must be given back.
+    hand: VecDeque<(Slot, Instant)>,
     unsaid: Unsaid,
     /// How many slots the step under way asks for.
     asked: usize,
     want: usize,
-    weight: usize,
-    /// What the store believes that we still want.
-    told: usize,
+    wants: Wants,
+    /// Whether the step under way tells what waits.
+    tells: bool,
     /// When our turn comes, as the store said.
     due: Option<Instant>,
     /// Look at once.
     pub(super) woken: bool,
     collecting: Option<Instant>,
+    /// Since when something waits that the store need not hear of at once.
+    unsettled: Option<Instant>,
+    pub(super) outage: Outage,
     /// Since when the store has not answered, and how often.
     lost: Option<(Instant, u32)>,
     merging: bool,
     last: Option<Instant>,
-    own: Own,
-    rivals: Rivals,
+    /// What callers of the other replicas want.
+    pub(super) others: Arc<[FlowDemand]>,
     /// What earlier forecasts were made with.
-    foreseen: Rivals,
+    foreseen: Arc<[FlowDemand]>,
     pub(super) foreign: u64,
     pub(super) calls: u64,
+    /// What the store does when its memory is full; `None` while it has not said.
+    pub(super) eviction: Option<Eviction>,
+    /// How long the store takes to answer, smoothed.
+    took: Duration,
     clock: Clock,
     doubt: Option<String>,
+}
+
+/// The right to make one call.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    /// The name of its charge.
+    pub id: String,
+    /// For whom it is, as the store decided.
+    pub flow: Option<(Urgency, Name)>,
 }
 
 /// What a step changed.
@@ -83,7 +113,7 @@ pub struct Change {
     pub forecast: bool,
     /// The store had lost what it knew.
     pub epoch: bool,
-    /// Calls of others that a 429 revealed.
+    /// Calls of others, as estimated, when there were none before.
     pub foreign: u64,
 }
 
@@ -102,52 +132,49 @@ impl State {
             seq: 0,
             r#gen: 0,
             owes_copy: false,
+            owes_all: false,
             hand: VecDeque::new(),
             unsaid: Unsaid::default(),
             asked: 0,
             want: 0,
-            weight: 1,
-            told: 0,
+            wants: Wants::default(),
+            tells: false,
             due: None,
             woken: true,
             collecting: None,
+            unsettled: None,
+            outage: Outage::default(),
             lost: None,
             merging: false,
             last: None,
-            own: Own::default(),
-            rivals: Rivals::default(),
-            foreseen: Rivals::default(),
+            others: Arc::default(),
+            foreseen: Arc::default(),
             foreign: 0,
             calls: 0,
+            eviction: None,
+            took: Duration::ZERO,
             clock: Clock::default(),
             doubt: None,
         }
     }
 
-    /// The slot in hand: the name of its charge.
-    pub fn take(&mut self, now: Instant) -> Option<String> {
+    /// The slot in hand.
+    pub fn take(&mut self, now: Instant) -> Option<Slot> {
         self.drop_old(now);
-        let (id, _) = self.hand.pop_front()?;
+        let (slot, _) = self.hand.pop_front()?;
         self.calls += 1;
-        Promise::redeem(&mut self.own.promised);
-        Some(id)
+        Some(slot)
     }
 
     /// What is wanted now.
     pub fn demand(&mut self, demand: Demand<'_>, now: Instant) {
-        if demand.waiting > self.want && self.told > 0 {
-            // The others are told soon, before they promise the same slots.
-            self.collect(now);
-        }
         self.want = demand.waiting;
-        self.weight = demand.callers.clamp(1, 1000);
-        self.own = Own {
-            promised: Promise::outline(demand.promised),
-            turns_away: demand.turns_away,
-        };
+        if self.wants.demand(&demand, &self.terms.me) {
+            self.unsettled = self.unsettled.or(Some(now));
+        }
         if demand.waiting == 0 {
-            while let Some((id, _)) = self.hand.pop_front() {
-                self.refund(id, now);
+            while let Some((slot, _)) = self.hand.pop_front() {
+                self.refund(slot.id, now);
             }
         }
     }
@@ -173,16 +200,17 @@ impl State {
         self.woken = true;
     }
 
-    /// Appends when the next `count` slots of this replica come.
+    /// Appends when the next `count` slots of all replicas come, those in hand first.
     pub fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>) {
         let mut coming = Coming::of(&self.copy.account(now), now);
-        let (mut promised, in_hand) = (self.own.promised.clone(), self.hand.len().min(count));
-        for _ in 0..in_hand {
-            Promise::redeem(&mut promised);
-            slots.push_back(now);
-        }
-        let own = (&*promised, self.weight as f64);
-        outlook::share(&mut coming, own, &self.rivals, count - in_hand, slots);
+        let in_hand = self.hand.len().min(count);
+        slots.extend(std::iter::repeat_n(now, in_hand));
+        slots.extend(std::iter::repeat_with(|| coming.next_slot()).take(count - in_hand));
+    }
+
+    /// Whether the store has never answered.
+    pub(super) fn is_new(&self) -> bool {
+        self.last.is_none()
     }
 
     pub(super) fn is_lost(&self) -> bool {
@@ -208,21 +236,49 @@ impl State {
             return since + pause.min(self.timing.heartbeat);
         }
         // While the store merges copies it grants nothing; it knows by then what we want.
-        let untold = self.want > self.hand.len() && self.told == 0 && !self.merging;
+        let untold = self.want > self.hand.len() && self.wants.told() == 0 && !self.merging;
         if self.woken || untold {
             return now;
         }
-        let beat = self.last.map_or(now, |last| last + self.timing.heartbeat);
-        let mut next = beat;
+        let beat = if self.want > 0 {
+            self.busy_beat()
+        } else {
+            self.timing.idle
+        };
+        let mut next = self.last.map_or(now, |last| last + beat);
         let mut at_latest = |at: Option<Instant>| next = at.map_or(next, |at| next.min(at));
         at_latest(self.collecting.map(|since| since + COLLECT));
         at_latest(self.hand.front().map(|(_, until)| *until));
         at_latest(self.due.filter(|_| self.want > 0 || self.merging));
-        // Nobody waits here any more: the turn is somebody else's.
-        if self.want == 0 && self.told > 0 {
-            return now;
-        }
+        at_latest(
+            self.unsettled
+                .filter(|_| !self.merging)
+                .map(|since| since + self.tell_within()),
+        );
         next
+    }
+
+    fn members(&self) -> u32 {
+        u32::try_from(self.copy.members.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The longest time between two steps while somebody waits here: many replicas look often enough together.
+    fn busy_beat(&self) -> Duration {
+        let (least, most) = (self.timing.heartbeat, self.timing.idle.max(self.timing.heartbeat));
+        (BEAT_OF_EACH * self.members()).clamp(least, most)
+    }
+
+    /// How soon the store hears that something else waits here than it was told: many replicas must not tell it more often than it can hear.
+    fn tell_within(&self) -> Duration {
+        (TELL_OF_EACH * self.members()).clamp(COLLECT, self.timing.heartbeat)
+    }
+
+    /// The store says when this replica's turn comes, or that it has to look at once.
+    pub(super) fn wake(&mut self, in_micros: Option<f64>, now: Instant) {
+        match in_micros {
+            Some(micros) => self.due = Some(now + step::span(micros).max(SHORTEST)),
+            None => self.woken = true,
+        }
     }
 
     /// What to say now. Call [`State::heard`] or [`State::failed`] afterwards.
@@ -233,6 +289,7 @@ impl State {
         self.drop_old(now);
         self.woken = false;
         self.collecting = None;
+        self.unsettled = None;
         self.call += 1;
         let want = if leave {
             0
@@ -246,7 +303,15 @@ impl State {
             want.min(MOST_PER_STEP)
         };
         let said = self.unsaid.say(now);
-        let copy = if self.owes_copy { self.copy.show(now) } else { None };
+        let own = format!("{}:", self.terms.me);
+        let own = (!self.owes_all).then_some(&*own);
+        let copy = if self.owes_copy { self.copy.show(own, now) } else { None };
+        if leave {
+            self.wants = Wants::default();
+        }
+        let in_hand = self.hand.iter().filter_map(|(slot, _)| slot.flow.as_ref());
+        let flows = self.wants.tell(in_hand, now);
+        self.tells = flows.is_some();
         serde_json::to_string(&Step {
             terms: &self.terms,
             epoch: &self.epoch,
@@ -254,12 +319,12 @@ impl State {
             call: self.call,
             next: self.next,
             want: self.asked,
-            weight: self.weight,
-            promised: self.own.promised.iter().map(|promise| promise.say(now)).collect(),
-            turns_away: self.own.turns_away,
+            wants: self.wants.any(),
+            flows: flows.as_deref(),
             r#gen: self.r#gen,
             seq: self.seq,
             landing: step::micros(self.copy.latency.bound()),
+            claim: step::micros((self.took * 4).max(self.timing.claim).min(LONGEST_CLAIM)),
             settled: &said.settled,
             refunded: said.refunded,
             throttled: &said.throttled,
@@ -275,17 +340,20 @@ impl State {
         self.next += self.asked as u64;
         let was_lost = self.lost.take().is_some() || self.last.is_none();
         self.last = Some(asked);
+        self.took = self.took / 8 * 7 + now.saturating_duration_since(asked) / 8;
         if reply.epoch != self.epoch {
             return self.begin_epoch(reply);
         }
         if reply.stale {
             // Overtaken, or taken twice: then the first time may have granted something, and its answer is lost.
+            self.wants.forget_told();
             self.give_back(first);
             self.woken = true;
             return Change::default();
         }
         self.unsaid.heard();
-        self.foreign = self.foreign.saturating_add(reply.foreign);
+        let found = if self.foreign == 0 { reply.foreign } else { 0 };
+        self.foreign = reply.foreign;
         let theirs = reply.now.parse().ok();
         if !theirs.is_none_or(|theirs| self.clock.is_right(theirs, asked, now)) {
             // Whatever it says of times and members is wrong, and must not get into our copy.
@@ -294,50 +362,71 @@ impl State {
             self.give_back(first);
             return Change::default();
         }
-        self.owes_copy = false;
+        (self.owes_copy, self.owes_all) = (reply.bring, reply.bring);
+        self.woken |= reply.bring;
+        if let Some(left) = reply.merging {
+            // Nothing of what it says is whole yet.
+            self.due = Some(now + step::span(left));
+            self.merging = true;
+            self.wants.forget_told();
+            return Change {
+                foreign: reply.foreign,
+                ..Change::default()
+            };
+        }
         // What this step brings is told with the next one: newcomers wait for that.
-        self.woken |= step::number(reply.r#gen) != self.r#gen;
+        self.woken |= reply.members.is_some() || !reply.joined.is_empty();
         (self.seq, self.r#gen) = (step::number(reply.seq), step::number(reply.r#gen));
         let paused = self.copy.paused_until;
         self.copy.hear(reply, asked, now);
-        // Whatever the store says, no more than was asked for: the names of further ones would be given twice.
-        let granted = reply.granted.min(self.asked);
-        for n in (first..).take(granted) {
-            let id = format!("{}:{n}", self.terms.me);
-            self.copy.grant(id.clone(), now);
-            self.hand.push_back((id, asked + IN_HAND));
+        let granted = self.grant(reply, first, (asked, now));
+        if reply.again {
+            self.wants.tell_again();
+            // A newcomer that has told it waits until it is called.
+            self.woken |= !self.tells;
         }
-        self.told = self.asked - granted;
-        let merging = reply.merging.map(|left| now + step::span(left));
-        self.due = reply.due.map(|due| now + step::span(due).max(SHORTEST)).or(merging);
-        let merged = std::mem::replace(&mut self.merging, merging.is_some()) && merging.is_none();
+        self.due = reply.due.map(|due| now + step::span(due).max(SHORTEST));
+        let merged = std::mem::take(&mut self.merging);
         // What others use as foreseen changes no forecast; each one costs as much as many steps.
-        let rivals = Rivals::read(reply, now);
-        let have_promised = rivals.promised_calls() > self.rivals.promised_calls();
-        self.rivals = rivals;
+        self.others = self.wants.others(reply);
         let is_other = was_lost
             || merged
             || paused.is_some() != self.copy.paused_until.is_some()
-            || have_promised
-            || self.rivals.upset(&self.foreseen);
+            || wants::has_changed(&self.foreseen, &self.others);
         if is_other {
-            self.foreseen = self.rivals.clone();
+            self.foreseen = Arc::clone(&self.others);
         }
         Change {
             slots: is_other || granted > 0,
             forecast: is_other,
             epoch: false,
-            foreign: reply.foreign,
+            foreign: found,
         }
     }
 
-    /// No answer: the step may have been taken, or may still be. Says whether this is news.
+    /// Takes what was granted in hand.
+    fn grant(&mut self, reply: &Reply, first: u64, (asked, now): (Instant, Instant)) -> usize {
+        // Whatever the store says, no more than was asked for: the names of further ones would be given twice.
+        let granted = reply.granted.len().min(self.asked);
+        for (n, flow) in (first..).zip(&reply.granted).take(granted) {
+            let id = format!("{}:{n}", self.terms.me);
+            self.copy.grant(id.clone(), now);
+            let flow: Option<Flow> = self.wants.grant(flow);
+            self.hand.push_back((Slot { id, flow }, asked + IN_HAND));
+        }
+        granted
+    }
+
+    /// No answer: the step may have been taken, or may still be. Says whether the store had answered before.
     pub fn failed(&mut self, now: Instant) -> bool {
         let failures = self.lost.map_or(0, |(_, failures)| failures);
         self.lost = Some((now, failures + 1));
         let first = self.next;
         self.next += self.asked as u64;
         self.give_back(first);
+        self.wants.forget_told();
+        // Whether it was asked for the whole copy is not known.
+        self.owes_all |= self.owes_copy;
         failures == 0
     }
 
@@ -345,7 +434,7 @@ impl State {
     fn give_back(&mut self, first: u64) {
         let doubtful = (first..).take(std::mem::take(&mut self.asked));
         self.unsaid.refund(doubtful.map(|n| format!("{}:{n}", self.terms.me)));
-        (self.told, self.due) = (0, None);
+        self.due = None;
     }
 
     /// The store knows less than we do: our copy goes back to it.
@@ -354,7 +443,10 @@ impl State {
         self.epoch.clone_from(&reply.epoch);
         (self.seq, self.r#gen) = (0, 0);
         self.owes_copy = self.copy.asked.is_some();
-        (self.told, self.due, self.clock, self.doubt) = (0, None, Clock::default(), None);
+        // Of few, each brings all at once; of many, those who are asked.
+        self.owes_all = self.copy.members.len() <= FEW;
+        self.wants.forget_told();
+        (self.due, self.clock, self.doubt) = (None, Clock::default(), None);
         self.merging = true;
         self.woken = true;
         Change {
@@ -367,8 +459,8 @@ impl State {
 
     fn drop_old(&mut self, now: Instant) {
         while self.hand.front().is_some_and(|(_, until)| *until <= now) {
-            if let Some((id, _)) = self.hand.pop_front() {
-                self.refund(id, now);
+            if let Some((slot, _)) = self.hand.pop_front() {
+                self.refund(slot.id, now);
             }
         }
     }

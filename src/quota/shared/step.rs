@@ -7,18 +7,21 @@ use tokio::time::Instant;
 
 use crate::quota::{self, UnknownPast};
 
-/// What the store runs: one script, in three parts.
+/// What the store runs: one script, in parts.
 pub(super) const SCRIPT: &str = concat!(
     include_str!("script/ledger.lua"),
-    include_str!("script/turns.lua"),
+    include_str!("script/feedback.lua"),
+    include_str!("script/order.lua"),
+    include_str!("script/members.lua"),
     include_str!("script/step.lua"),
 );
 
 /// A charge: its name, [`GONE`], [`FLYING`] or [`PAST`], and until when or since when.
 pub(super) type Charge = (String, u8, f64);
 
-/// So many calls were promised; when the first and the last of them are due.
-pub(super) type Promised = (usize, i64, i64);
+/// What waits of a flow, is expected back, and asks again, as the script knows it: the flow's name, its weight, the three counts, and by when the
+/// first of those that wait can use a slot.
+pub(super) type Want = (String, u32, usize, usize, usize, Vec<i64>);
 
 /// It was taken back.
 pub(super) const GONE: u8 = 0;
@@ -37,16 +40,19 @@ pub(super) struct Step<'a> {
     pub(super) call: u64,
     /// The number of the first charge, if one is granted.
     pub(super) next: u64,
+    /// How many slots may be granted at most.
     pub(super) want: usize,
-    pub(super) weight: usize,
-    /// What callers were promised, ascending.
-    pub(super) promised: Vec<Promised>,
-    /// More would be wanted if there were more slots.
+    /// Whether anything is wanted, now or soon.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub(super) turns_away: bool,
+    pub(super) wants: bool,
+    /// What waits, when that is not what the store knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) flows: Option<&'a [Want]>,
     pub(super) r#gen: u64,
     pub(super) seq: u64,
     pub(super) landing: i64,
+    /// How long a slot is kept for a replica that is called for it.
+    pub(super) claim: i64,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub(super) settled: &'a [(String, i64)],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
@@ -66,6 +72,8 @@ pub(super) struct Step<'a> {
 #[derive(Debug, Serialize)]
 pub(super) struct Terms {
     format: &'static str,
+    /// The format whose ledger is taken over.
+    before: &'static str,
     /// After so long, milliseconds, no call of a replica that was never heard of again is in any window.
     quiet: i64,
     pub(super) me: String,
@@ -75,11 +83,10 @@ pub(super) struct Terms {
     attempt: i64,
     keep: i64,
     most: usize,
-    /// The keys' own lifetime, milliseconds.
+    /// The keys' own lifetime once the last replica has left, milliseconds.
     ttl: i64,
     lease: i64,
     window: i64,
-    claim: i64,
     past: &'static str,
     longest_pause: i64,
 }
@@ -101,6 +108,7 @@ impl Terms {
         let longest = config.limits().last().map_or(Duration::ZERO, quota::Limit::hold);
         Self {
             format: super::config::FORMAT,
+            before: super::config::BEFORE,
             quiet: micros(longest + kept) / 1000 + 1,
             me,
             limits: config.limits().iter().map(limit).collect(),
@@ -111,7 +119,6 @@ impl Terms {
             ttl: micros((longest + kept) * 2 + timing.lease) / 1000,
             lease: micros(timing.lease),
             window: micros(timing.merge),
-            claim: micros(timing.claim),
             past: match config.unknown_past {
                 UnknownPast::Empty => "empty",
                 UnknownPast::Paced => "paced",
@@ -138,12 +145,15 @@ pub(super) struct Throttled {
 pub(super) struct CopyOut {
     /// How old it is.
     pub(super) age: i64,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) members: Vec<String>,
+    /// Who the members were; `None`: this is not the whole copy, but the charges of this replica only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) members: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) charges: Vec<(String, u8, i64)>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) pause: Option<i64>,
+    /// What the bucket held by now, if nothing was granted since.
+    pub(super) level: f64,
 }
 
 /// What the script answers, as JSON.
@@ -159,8 +169,9 @@ pub struct Reply {
     /// Nothing was done: the epoch is another one, or the step was overtaken.
     #[serde(default)]
     pub(super) stale: bool,
+    /// The flows to whose requests slots are granted.
     #[serde(default)]
-    pub(super) granted: usize,
+    pub(super) granted: Vec<String>,
     pub(super) due: Option<f64>,
     pub(super) merging: Option<f64>,
     #[serde(default)]
@@ -169,10 +180,24 @@ pub struct Reply {
     pub(super) seq: f64,
     #[serde(default)]
     pub(super) r#gen: f64,
+    /// All members.
+    pub(super) members: Option<Vec<String>>,
+    /// New ones, otherwise, and those that are gone.
     #[serde(default)]
-    pub(super) members: Vec<String>,
+    pub(super) joined: Vec<String>,
+    #[serde(default)]
+    pub(super) left: Vec<String>,
+    /// The whole copy of the ledger is wanted.
+    #[serde(default)]
+    pub(super) bring: bool,
+    /// What waits has to be told again.
+    #[serde(default)]
+    pub(super) again: bool,
+    /// Calls of others in a longest window, as estimated; and from when to when none of those leave it.
     #[serde(default)]
     pub(super) foreign: u64,
+    #[serde(default)]
+    pub(super) holes: Vec<(f64, f64)>,
     #[serde(default)]
     pub(super) level: f64,
     #[serde(default)]
@@ -180,12 +205,9 @@ pub struct Reply {
     #[serde(default)]
     pub(super) plan: f64,
     pub(super) pause: Option<f64>,
-    /// Of each other replica that waits: how many slots it wants, negative for all it can get, and its weight.
+    /// What the others want: flows, or classes, with their weight and how many requests wait, are expected back, and ask again.
     #[serde(default)]
-    pub(super) wants: Vec<(f64, f64)>,
-    /// What all of them have promised, ascending.
-    #[serde(default)]
-    pub(super) promised: Vec<(usize, f64, f64)>,
+    pub(super) others: Vec<(String, f64, f64, f64, f64)>,
 }
 
 /// Whole microseconds.

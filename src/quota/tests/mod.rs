@@ -6,6 +6,7 @@ mod idle;
 mod ledger;
 mod pacing;
 mod retune;
+mod small;
 mod state_file;
 mod surplus;
 mod throttled;

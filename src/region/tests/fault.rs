@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use super::{Bench, Is, ROUND, outgoing, pass};
-use crate::attempt::{Again, Failure, Fate, Route, Routed};
+use crate::attempt::{Again, Failure, Fate, Routed};
 use crate::region::RegionLayer;
 use crate::scan::Answer;
 
@@ -124,27 +124,5 @@ async fn failures_that_are_not_the_hosts_leave_it_alone() {
         assert!(layer.layer(no_token).oneshot(outgoing()).await.is_err());
     }
     assert!(bench.healthy("eu"));
-    assert_eq!(bench.selected(), "eu");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_call_that_avoids_a_host_goes_to_the_next_good_one_or_nowhere() {
-    let bench = Bench::new([("us", Is::Up(80)), ("eu", Is::Up(10)), ("uk", Is::Up(20))]);
-    pass(ROUND).await;
-    let eu = bench.table.snapshot()[1].url.clone();
-    let avoiding = || Route::avoiding(eu.clone());
-    bench.call_on(avoiding()).await.unwrap();
-    assert_eq!(bench.world.called(), ["uk"]);
-    bench.world.set("uk", Is::Refused);
-    let route = avoiding();
-    bench.call_on(route.clone()).await.unwrap();
-    assert_eq!(bench.world.called(), ["uk", "us"], "nothing was sent to the first");
-    assert_eq!(route.leg().unwrap().base.as_str(), "https://us.test/");
-    bench.world.set("us", Is::Busy(80));
-    bench.call_on(avoiding()).await.unwrap();
-    bench.world.called();
-    let failure = bench.call_on(avoiding()).await.unwrap_err();
-    assert_eq!((failure.fate, failure.again), (Fate::Unsent, Again::Never));
-    assert!(bench.world.called().is_empty(), "neither was worth a second attempt");
     assert_eq!(bench.selected(), "eu");
 }

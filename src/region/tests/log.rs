@@ -33,15 +33,63 @@ impl Lines {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_line_per_change_with_numbers_and_addresses_as_people_write_them() {
+/// Collects what is logged on this thread while the guard lives.
+fn collected() -> (Lines, tracing::subscriber::DefaultGuard) {
     let lines = Lines::default();
     let writer = lines.clone();
     let subscriber = tracing_subscriber::fmt()
         .json()
         .with_writer(move || writer.clone())
         .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    (lines, tracing::subscriber::set_default(subscriber))
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_all_is_said_once_for_each_host_however_long_it_lasts() {
+    for outage in [Is::Refused, Is::BlackHole, Is::Busy(10), Is::Losing(10)] {
+        let (lines, _guard) = collected();
+        let hosts = ["us", "eu", "uk"];
+        let bench = Bench::new([("us", Is::Up(80)), ("eu", Is::Up(10)), ("uk", Is::Up(30))]);
+        pass(ROUND).await;
+        for host in hosts {
+            bench.world.set(host, outage);
+        }
+        for _ in 0..3_600 {
+            drop(bench.call().await);
+            pass(Duration::from_secs(1)).await;
+        }
+        let said = |message: &str| {
+            let mut regions: Vec<_> = lines
+                .saying(message)
+                .iter()
+                .map(|line| line["region"].to_string())
+                .collect();
+            regions.sort();
+            regions
+        };
+        let each = ["\"eu\"", "\"uk\"", "\"us\""];
+        assert_eq!(said("region left"), each);
+        assert!(said("region back").is_empty());
+        assert!(
+            said("region selected").len() <= hosts.len(),
+            "{:?}",
+            said("region selected")
+        );
+        for (host, ms) in hosts.into_iter().zip([80, 10, 30]) {
+            bench.world.set(host, Is::Up(ms));
+        }
+        for _ in 0..1_200 {
+            drop(bench.call().await);
+            pass(Duration::from_secs(1)).await;
+        }
+        assert_eq!(said("region left"), each);
+        assert_eq!(said("region back"), each);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_per_change_with_numbers_and_addresses_as_people_write_them() {
+    let (lines, _guard) = collected();
     let bench = Bench::new([("us", Is::Up(80)), ("eu", Is::Up(10))]);
     pass(ROUND).await;
     bench.world.set("eu", Is::Refused);

@@ -3,6 +3,7 @@
 mod distance;
 mod fault;
 mod log;
+mod outlier;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -15,11 +16,12 @@ use tower::{Layer as _, Service as _, ServiceExt as _, service_fn};
 use url::Url;
 
 use crate::BoxError;
-use crate::attempt::{Again, Failure, Fate, Outgoing, Route, Routed};
+use crate::attempt::{Again, Failure, Fate, Load, Outgoing, Place, Retries, Routed, Try};
 use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use crate::region::{Candidate, Config, ConfigError, Fault, Metrics, Probe, RegionLayer, Table};
-use crate::scan::{Answer, Fields, Request, Version};
+use crate::scan::{Answer, Fields, Holder, Request, Version};
 use crate::task::Tasks;
+use crate::upstream::RetryLayer;
 
 /// What happens at a host.
 #[derive(Clone, Copy, PartialEq)]
@@ -36,7 +38,18 @@ enum Is {
     Busy(u64),
     /// Connects, and loses the connection after the request was written.
     Losing(u64),
+    /// Connects at once, and answers after this many milliseconds.
+    Slow(u64),
+    /// Connects at once, and answers nothing. The client waits for so long, unless it is told to give up.
+    Silent,
+    /// Connects at once, and answers nothing to one call in five, the others at once.
+    Patchy,
+    /// Connects at once, and answers with a page.
+    Page(u16),
 }
+
+/// The longest that the client waits by itself.
+const HEAD: Duration = Duration::from_secs(45);
 
 /// The world as probes and calls see it: `eu`, `us` and so on.
 #[derive(Clone, Default)]
@@ -66,6 +79,7 @@ impl World {
                 reason = "small and positive"
             )]
             Is::Noisy(ms) => (ms as f64 * (0.7 + 0.6 * self.noise(base))) as u64,
+            Is::Slow(_) | Is::Silent | Is::Patchy | Is::Page(_) => 1,
             Is::Refused => return Err(NoConnection.into()),
             Is::BlackHole => {
                 tokio::time::sleep(Duration::from_secs(3)).await;
@@ -79,7 +93,11 @@ impl World {
 
     async fn call(&self, routed: Routed) -> Result<Answer, Failure> {
         let host = routed.base.host_str().unwrap().trim_end_matches(".test").to_owned();
-        self.calls.lock().unwrap().push(host);
+        let nth = {
+            let mut calls = self.calls.lock().unwrap();
+            calls.push(host);
+            calls.len()
+        };
         let failure = |fate, source: BoxError| Failure {
             fate,
             again: Again::Once,
@@ -93,14 +111,32 @@ impl World {
         if matches!(is, Is::Losing(_)) {
             return Err(failure(Fate::Unknown, "lost".into()));
         }
+        let takes = match is {
+            Is::Slow(ms) => Duration::from_millis(ms),
+            Is::Silent => HEAD,
+            Is::Patchy if nth % 5 == 0 => HEAD,
+            _ => Duration::ZERO,
+        };
+        let given_up = tokio::select! {
+            biased;
+            () = tokio::time::sleep(takes) => takes == HEAD,
+            () = routed.stall_timeout.elapsed() => true,
+        };
+        if given_up {
+            return Err(Failure {
+                again: Again::OtherHost,
+                ..failure(Fate::Unknown, "given up".into())
+            });
+        }
+        let (status, body) = match is {
+            Is::Busy(_) => (503, "busy"),
+            Is::Page(status) => (status, "<html>web app is stopped</html>"),
+            _ => (200, r#"{"value":[]}"#),
+        };
         Ok(Answer {
-            status: if matches!(is, Is::Busy(_)) {
-                StatusCode::SERVICE_UNAVAILABLE
-            } else {
-                StatusCode::OK
-            },
+            status: StatusCode::from_u16(status).unwrap(),
             headers: Fields::default(),
-            body: bytes::Bytes::new(),
+            body: bytes::Bytes::from_static(body.as_bytes()),
         })
     }
 
@@ -118,6 +154,22 @@ impl World {
 
     fn called(&self) -> Vec<String> {
         std::mem::take(&mut self.calls.lock().unwrap())
+    }
+
+    /// How many calls each of these hosts has had.
+    fn counted<const N: usize>(&self, hosts: [&str; N]) -> [usize; N] {
+        let calls = self.called();
+        hosts.map(|host| calls.iter().filter(|called| *called == host).count())
+    }
+
+    fn service(
+        &self,
+    ) -> impl tower::Service<Routed, Response = Answer, Error = Failure, Future: Send> + Clone + Send + use<> {
+        let world = self.clone();
+        service_fn(move |routed| {
+            let world = world.clone();
+            async move { world.call(routed).await }
+        })
     }
 }
 
@@ -169,18 +221,42 @@ impl Bench {
     }
 
     async fn call(&self) -> Result<Answer, Failure> {
-        self.call_on(Route::default()).await
+        let layer = RegionLayer::new(self.table.clone()).with_classify(classify);
+        layer.layer(self.world.service()).ready().await?.call(outgoing()).await
     }
 
-    async fn call_on(&self, route: Route) -> Result<Answer, Failure> {
-        let world = self.world.clone();
-        let inner = service_fn(move |routed| {
-            let world = world.clone();
-            async move { world.call(routed).await }
+    /// A request with its further attempts, which may start within `deadline`; and how long it took.
+    async fn ask(&self, deadline: Duration) -> (Result<Answer, BoxError>, Duration) {
+        let region = RegionLayer::new(self.table.clone())
+            .with_classify(classify)
+            .layer(self.world.service());
+        let attempts = service_fn(move |attempt: Try| {
+            let outgoing = Outgoing {
+                retries: attempt.retries,
+                caller: attempt.caller,
+                ..outgoing()
+            };
+            region.clone().oneshot(outgoing)
         });
-        let layer = RegionLayer::new(self.table.clone()).with_classify(classify);
-        let outgoing = Outgoing { route, ..outgoing() };
-        layer.layer(inner).ready().await?.call(outgoing).await
+        let attempt = Try {
+            load: Arc::new(NoLoad),
+            caller: caller(deadline),
+            place: Place::new(Instant::now()),
+            retries: Retries::default(),
+        };
+        let begun = Instant::now();
+        let result = RetryLayer.layer(attempts).oneshot(attempt).await;
+        (result, begun.elapsed())
+    }
+
+    /// The same many times at once, all of which are answered well; how long the slowest took.
+    async fn ask_all(&self, count: usize) -> Duration {
+        let all = futures_util::future::join_all((0..count).map(|_| self.ask(WAIT))).await;
+        let answered = all.into_iter().map(|(result, took)| {
+            assert_eq!(result.unwrap().status, StatusCode::OK);
+            took
+        });
+        answered.max().unwrap_or_default()
     }
 
     fn selected(&self) -> String {
@@ -199,19 +275,43 @@ impl Bench {
     }
 }
 
+/// How long callers wait for their turn.
+const WAIT: Duration = Duration::from_secs(20);
+
+#[derive(Debug)]
+struct NoLoad;
+
+impl Load for NoLoad {
+    fn request(&self) -> Arc<Request> {
+        unreachable!("the retry layer does not look")
+    }
+
+    fn holder(&self) -> Option<Holder> {
+        None
+    }
+
+    fn beneficiaries(&self) -> Vec<Name> {
+        Vec::new()
+    }
+}
+
+fn caller(deadline: Duration) -> Arc<Caller> {
+    Arc::new(Caller {
+        name: Name::new("test"),
+        urgency: Urgency::default(),
+        deadline: Instant::now() + deadline,
+        wait: None,
+        freshness: Freshness::default(),
+        request_id: RequestId::random(),
+        trace: crate::telemetry::trace::Trace::None,
+    })
+}
+
 fn outgoing() -> Outgoing {
     Outgoing {
         request: Arc::new(Request::plain(Version::Latest, ["a"]).unwrap()),
-        caller: Arc::new(Caller {
-            name: Name::new("test"),
-            urgency: Urgency::default(),
-            deadline: Instant::now() + Duration::from_secs(30),
-            wait: None,
-            freshness: Freshness::default(),
-            request_id: RequestId::random(),
-            trace: crate::telemetry::trace::Trace::None,
-        }),
-        route: Route::default(),
+        caller: caller(Duration::from_secs(30)),
+        retries: Retries::default(),
         trace: crate::telemetry::trace::Call::None,
     }
 }

@@ -1,3 +1,4 @@
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,6 +77,10 @@ impl Addressed for Asked {
     fn headers(&self) -> &HeaderMap {
         self.0.headers()
     }
+
+    fn peer(&self) -> Option<IpAddr> {
+        Some(IpAddr::from([10, 0, 0, 7]))
+    }
 }
 
 async fn answer(make: impl Fn() -> Result<Reply, BoxError> + Clone + Send + 'static) -> (Response<()>, Bytes) {
@@ -146,18 +151,20 @@ async fn a_problem_speaks_both_languages() {
     );
     assert!(!answer.headers().contains_key("ratelimit"));
     let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    let detail = Refusal::Path.to_string();
+    assert!(detail.contains("/api/") && detail.contains("/readyz"), "{detail}");
     let expected = serde_json::json!({
         "type": "about:blank",
         "title": "Not Found",
         "status": 404,
-        "detail": "there is nothing at this path",
+        "detail": detail,
         "instance": "/requests/test-1",
-        "error": {"code": "NotFound", "message": "there is nothing at this path", "target": "test-1"},
+        "error": {"code": "NotFound", "message": detail, "target": "test-1"},
     });
     assert_eq!(body, expected);
     let ended = ended.unwrap();
     assert_eq!(ended.outcome, Outcome::Refused);
-    assert_eq!(ended.cause.as_deref(), Some("NotFound: there is nothing at this path"));
+    assert_eq!(ended.cause.as_deref(), Some(&*format!("NotFound: {detail}")));
 }
 
 #[tokio::test]
@@ -276,7 +283,7 @@ async fn only_the_upstreams_quota_is_blamed_on_its_windows() {
         (queue::Reason::FairUse, serde_json::Value::Null),
     ] {
         let retry_after = Duration::from_secs(3);
-        let (answer, body) = answer(move || Err(queue::Refused { reason, retry_after }.into())).await;
+        let (answer, body) = answer(move || Err(queue::Refused::new(reason, retry_after).into())).await;
         assert_eq!(answer.status(), StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(field(&answer, "retry-after"), "3");
         assert_eq!(field(&answer, "ratelimit"), "\"1m\";r=37;t=12");
@@ -378,4 +385,39 @@ async fn a_large_answer_made_for_one_caller_takes_memory_until_it_is_taken() {
     assert_eq!(second.headers()["retry-after"], "1");
     drop(first);
     assert_eq!(ask(private()).await.status(), StatusCode::OK);
+}
+
+/// The link in an answer to a request with these fields, with these trusted proxies.
+async fn link_for(fields: &[(&str, &str)], trusted: &[&str]) -> String {
+    let body = r#"{"@odata.nextLink":"https://api.securitycenter.windows.com/api/x?$skip=1"}"#;
+    let inner =
+        service_fn(move |_: Asked| std::future::ready(Ok::<_, BoxError>(Reply::Served(Box::new(hit(body)), None))));
+    let mut request = Request::post("/api/x").header("host", "gw.example");
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    let layer = Layer::new(config()).trusting(trusted.iter().map(|network| network.parse().unwrap()));
+    let asked = Asked(request.body(()).unwrap());
+    let answer = layer.layer(inner).oneshot(asked).await.unwrap();
+    let body = answer.response.into_body().collect().await.unwrap().to_bytes();
+    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    body["@odata.nextLink"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn links_begin_as_a_trusted_proxy_says_that_the_caller_came() {
+    let (http, https) = ("http://gw.example/api/x?$skip=1", "https://gw.example/api/x?$skip=1");
+    let said = [("x-forwarded-proto", "https")];
+    let standard = [
+        ("forwarded", "for=192.0.2.1;proto=https"),
+        ("x-forwarded-proto", "http"),
+    ];
+    for trusted in ["10.0.0.7", "10.0.0.0/8"] {
+        assert_eq!(link_for(&said, &[trusted]).await, https);
+        assert_eq!(link_for(&standard, &[trusted]).await, https);
+        assert_eq!(link_for(&[("x-forwarded-proto", "gopher")], &[trusted]).await, http);
+        assert_eq!(link_for(&[], &[trusted]).await, http);
+    }
+    assert_eq!(link_for(&said, &[]).await, http, "anybody can say that");
+    assert_eq!(link_for(&said, &["192.0.2.0/24"]).await, http);
 }

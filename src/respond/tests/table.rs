@@ -17,11 +17,7 @@ type Row = (BoxError, u16, &'static str, &'static str, Option<u64>);
 const SECOND: Duration = Duration::from_secs(1);
 
 fn refused(reason: queue::Reason) -> BoxError {
-    queue::Refused {
-        reason,
-        retry_after: 7 * SECOND,
-    }
-    .into()
+    queue::Refused::new(reason, 7 * SECOND).into()
 }
 
 #[expect(clippy::too_many_lines, reason = "a table, one row per error")]

@@ -33,7 +33,7 @@ impl Default for Config {
             body_timeout: Duration::from_secs(30),
             // 64 of the largest bodies, or a hundred thousand ordinary ones.
             body_budget: 64 * 1024 * 1024,
-            max_wait: Duration::from_secs(30),
+            max_wait: Duration::from_secs(20),
             max_wait_limit: Duration::from_mins(10),
             caller_header: Some(HeaderName::from_static("x-caller")),
             authorization: Authorization::default(),

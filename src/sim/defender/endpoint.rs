@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
+use http::uri::Scheme;
 use http::{Method, Request, StatusCode, header};
 use hyper::body::Incoming;
-use serde_json::json;
 use tokio::time::Instant;
 
+use super::document;
 use super::question::{self, Options};
 use super::refusal::{self, Refusal};
 use crate::sim::config::ROLE;
@@ -27,10 +28,6 @@ const PATHS: [&str; 2] = [
     "/api/DeviceAuthenticatedScanDefinitions/GetScanHistoryByScanDefinitionId",
     "/api/v1.0/DeviceAuthenticatedScanDefinitions/GetScanHistoryByScanDefinitionId",
 ];
-
-/// Where the real service says that answers come from, whatever region gave them.
-const CONTEXT: &str = "https://api.securitycenter.microsoft.com\
-    /api/DeviceAuthenticatedScanDefinitions/GetScanHistoryByScanDefinitionId";
 
 /// The role that includes the one needed.
 const WIDER_ROLE: &str = "Machine.ReadWrite.All";
@@ -109,9 +106,14 @@ impl Region {
             let read = state.desk.mint.read(token, now);
             read.map_err(|bad| Refusal::unauthorized(&bad.to_string()))
         });
-        let counted = is_operation && verdict.is_ok();
-        let over = if counted { state.limiter.arrive(at).err() } else { None };
+        let over_http2 = head.version == http::Version::HTTP_2;
         let fault = state.draw_fault(&self.name, is_operation);
+        // Over HTTP/1.1 there are no streams to refuse.
+        let fault = fault.filter(|fault| over_http2 || !fault.refuses_streams());
+        // What is not processed is no call.
+        let is_operation = is_operation && !fault.is_some_and(Fault::refuses_streams);
+        let counted = is_operation && verdict.is_ok();
+        let over = if counted { state.arrive(at).err() } else { None };
         let number = self.world.journal.arrived(CallRecord {
             at,
             region: self.name.clone(),
@@ -204,18 +206,19 @@ impl Region {
                 let message = format!("Scan definition {unknown} was not found.");
                 Refusal::new(StatusCode::NOT_FOUND, "ResourceNotFound", message)
             })?;
-        let mut document = json!({"@odata.context": CONTEXT, "value": page.rows});
-        if let Some(next) = page.next {
-            let host = host(head);
-            let rest = options
-                .top
-                .map(|top| top as usize - (next - skip))
-                .map_or(String::new(), |top| format!("$top={top}&"));
-            document["@odata.nextLink"] = format!("http://{host}{}?{rest}$skip={next}", head.uri.path()).into();
-        }
+        let scheme = head.extensions.get::<Scheme>().map_or("http", Scheme::as_str);
+        let next = page.next.map(|next| {
+            let left = options.top.map(|top| top as usize - (next - skip));
+            document::link(&state.history, (scheme, &host(head), head.uri.path()), left, next)
+        });
+        let body = document::write(&state.history, &page.rows, next);
         let content_type = "application/json; odata.metadata=minimal; odata.streaming=true; charset=utf-8";
         let odata_version = http::HeaderName::from_static("odata-version");
-        Ok(Reply::new(StatusCode::OK, content_type, document.to_string()).with(odata_version, "4.0"))
+        let reply = Reply::new(StatusCode::OK, content_type, body).with(odata_version, "4.0");
+        Ok(match state.history.age {
+            Some(age) => reply.with(header::AGE, &age.as_secs().to_string()),
+            None => reply,
+        })
     }
 
     fn faulty(&self, fault: Fault, state: &mut State, proper: impl Fn(&mut State) -> Reply) -> Reply {
@@ -233,6 +236,13 @@ impl Region {
                 // Without limits nobody can have used them up.
                 None => proper(state),
             },
+            Fault::Busy(wait) => {
+                let reply = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", BUSY).reply(&mut state.dice);
+                match wait {
+                    Some(wait) => reply.with(header::RETRY_AFTER, &wait.as_secs().to_string()),
+                    None => reply,
+                }
+            }
             Fault::NoLicence => Refusal::unauthorized("No Tvm license").reply(&mut state.dice),
             Fault::BlackHole => proper(state).delivered(Manner::Never),
             Fault::Cut => proper(state).delivered(Manner::Cut),
@@ -241,9 +251,22 @@ impl Region {
             Fault::SlowBody(over) => proper(state).delivered(Manner::SlowBody(over)),
             Fault::Rubbish => Reply::new(StatusCode::OK, "application/json", "{\"@odata.context\":\"https://api"),
             Fault::Redirect => Reply::redirect(),
+            Fault::Portal => Reply::front_end_page(StatusCode::OK),
+            Fault::Empty => Reply::new(StatusCode::OK, "application/json", ""),
+            Fault::ErrorInOk => {
+                let error = Refusal::new(StatusCode::OK, "InternalServerError", "Something went wrong.");
+                error.reply(&mut state.dice)
+            }
+            Fault::WrongType => proper(state).with(header::CONTENT_TYPE, "text/html"),
+            Fault::Page(status) => Reply::front_end_page(status),
+            Fault::RefusedStream => proper(state).delivered(Manner::Reset(h2::Reason::REFUSED_STREAM)),
+            Fault::Http1Required => proper(state).delivered(Manner::Reset(h2::Reason::HTTP_1_1_REQUIRED)),
         }
     }
 }
+
+/// What a 429 says that has nothing to do with the number of calls.
+const BUSY: &str = "The service is short of CPU for this tenant.";
 
 impl State {
     fn draw_fault(&mut self, region: &str, is_operation: bool) -> Option<Fault> {

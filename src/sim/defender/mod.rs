@@ -1,5 +1,6 @@
 //! A region's host: the one operation, as strict as its documentation.
 
+mod document;
 mod endpoint;
 mod question;
 mod refusal;

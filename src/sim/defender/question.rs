@@ -22,10 +22,24 @@ pub(super) struct Options {
 }
 
 impl Options {
-    /// Reads `$top` and `$skip`; nothing else may be there.
+    /// Reads `$top` and `$skip`; nothing else may be there, but what stands in links of the simulator's own.
     pub(super) fn read(query: Option<&str>) -> Result<Self, Refusal> {
         let mut options = Self::default();
-        for (name, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+        let pairs: Vec<_> = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()).collect();
+        let is_custom = pairs.iter().any(|(name, _)| name == "position");
+        for (name, value) in pairs {
+            match name.as_ref() {
+                "" if is_custom => continue,
+                "position" => {
+                    options.skip = Some(number(&name, &value, 0, MOST_SKIPPED)?);
+                    continue;
+                }
+                "$skiptoken" => {
+                    options.skip = Some(Self::skipped(&value)?);
+                    continue;
+                }
+                _ => {}
+            }
             let (place, least, most) = match name.as_ref() {
                 "$top" => (&mut options.top, 1, MOST_ROWS),
                 "$skip" => (&mut options.skip, 0, MOST_SKIPPED),
@@ -43,6 +57,19 @@ impl Options {
             *place = Some(number(&name, &value, least, most)?);
         }
         Ok(options)
+    }
+
+    /// What stands for so many rows in a link. Nobody but the simulator can read it, and it needs escapes in a query.
+    pub(super) fn token(skip: usize) -> String {
+        format!("{:08x}%2Fpage%3D%3D", skip ^ 0x5A5A_5A5A)
+    }
+
+    fn skipped(token: &str) -> Result<u32, Refusal> {
+        let digits = token.strip_suffix("/page==");
+        let skip = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok());
+        skip.map(|skip| skip ^ 0x5A5A_5A5A)
+            .filter(|skip| *skip <= MOST_SKIPPED)
+            .ok_or_else(|| Refusal::odata("Skip token is malformed."))
     }
 }
 

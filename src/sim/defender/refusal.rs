@@ -60,6 +60,7 @@ pub(super) fn throttled(rejection: &Rejection, throttle: Throttle, wall: &Wall, 
             "API calls quota exceeded! Maximum allowed {calls} per {clock} for the key Destination+TenantID+AppID. \
              You can send requests again in {seconds} seconds."
         ),
+        Message::Absent => String::new(),
         Message::WithoutSeconds => format!("API calls quota exceeded! maximum allowed {calls} per {clock}"),
     };
     let reply = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "429", message).reply(dice);

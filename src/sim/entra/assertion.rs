@@ -6,13 +6,17 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jiff::Timestamp;
-use ring::signature::{RSA_PSS_2048_8192_SHA256, UnparsedPublicKey};
+use ring::signature::{RSA_PKCS1_2048_8192_SHA256, RSA_PSS_2048_8192_SHA256, UnparsedPublicKey, VerificationAlgorithm};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use serde_json::Value;
 use x509_cert::der::Decode as _;
 
 use super::code::AadstsCode;
 use super::refusal::Refusal;
+use crate::plain_text;
 use crate::secret::Secret;
+use crate::sim::config::Assertions;
 
 /// How many used `jti` are remembered; an assertion lives ten minutes at most, and nobody asks that often.
 const REMEMBERED: usize = 10_000;
@@ -26,7 +30,10 @@ const SKEW: i64 = 300;
 /// A certificate registered with the app.
 #[derive(Clone)]
 pub struct Certificate {
+    /// SHA-256, as `x5t#S256` names it.
     thumbprint: String,
+    /// SHA-1, as `x5t` names it.
+    old_thumbprint: String,
     public_key: Vec<u8>,
 }
 
@@ -38,18 +45,36 @@ impl fmt::Debug for Certificate {
     }
 }
 
-/// The bytes are no X.509 certificate in DER.
+/// The bytes are no X.509 certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not an X.509 certificate in DER")]
+#[error("not an X.509 certificate")]
 pub struct NotACertificate;
 
 impl Certificate {
+    /// The certificates of a file: PEM, whatever else stands beside them, or a single one in DER.
+    pub fn from_file(bytes: &[u8]) -> Result<Vec<Self>, NotACertificate> {
+        // ASN.1 begins with a sequence.
+        if bytes.first() == Some(&0x30) {
+            return Ok(vec![Self::from_der(bytes)?]);
+        }
+        let text = plain_text::pem(bytes).map_err(|_| NotACertificate)?;
+        let found = CertificateDer::pem_slice_iter(&text).map(|der| Self::from_der(&der.map_err(|_| NotACertificate)?));
+        let found: Vec<_> = found.collect::<Result<_, _>>()?;
+        if found.is_empty() {
+            Err(NotACertificate)
+        } else {
+            Ok(found)
+        }
+    }
+
     /// A certificate from its DER bytes.
     pub fn from_der(der: &[u8]) -> Result<Self, NotACertificate> {
         let parsed = x509_cert::Certificate::from_der(der).map_err(|_| NotACertificate)?;
         let key = parsed.tbs_certificate().subject_public_key_info();
+        let thumbprint = |algorithm| URL_SAFE_NO_PAD.encode(ring::digest::digest(algorithm, der));
         Ok(Self {
-            thumbprint: URL_SAFE_NO_PAD.encode(ring::digest::digest(&ring::digest::SHA256, der)),
+            thumbprint: thumbprint(&ring::digest::SHA256),
+            old_thumbprint: thumbprint(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY),
             public_key: key.subject_public_key.as_bytes().ok_or(NotACertificate)?.to_vec(),
         })
     }
@@ -68,6 +93,7 @@ pub(in crate::sim) struct Federation {
 pub(super) struct Expected<'a> {
     pub(super) endpoint: &'a str,
     pub(super) client_id: &'a str,
+    pub(super) uses: Assertions,
     pub(super) now: Timestamp,
 }
 
@@ -81,6 +107,13 @@ pub(super) fn is_self_signed(assertion: &str) -> bool {
 }
 
 impl Federation {
+    pub(in crate::sim) fn of(certificates: Vec<Certificate>) -> Self {
+        Self {
+            certificates,
+            ..Self::default()
+        }
+    }
+
     pub(in crate::sim) fn register_certificate(&mut self, certificate: Certificate) {
         self.certificates.push(certificate);
     }
@@ -106,28 +139,36 @@ impl Federation {
         let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| malformed("signature"))?;
         self.check_signature(&header, signed.as_bytes(), &signature)?;
         check_claims(&claims, expected)?;
-        self.use_once(claims["jti"].as_str().unwrap_or_default())
+        match expected.uses {
+            Assertions::Once => self.use_once(claims["jti"].as_str().unwrap_or_default()),
+            Assertions::UntilExpiry => Ok(()),
+        }
     }
 
     fn check_signature(&self, header: &Value, signed: &[u8], signature: &[u8]) -> Result<(), Refusal> {
-        if header["alg"] != "PS256" {
-            return Err(Refusal::about(AadstsCode::BAD_ASSERTION, "alg"));
-        }
+        let algorithm: &'static dyn VerificationAlgorithm = match header["alg"].as_str() {
+            Some("PS256") => &RSA_PSS_2048_8192_SHA256,
+            Some("RS256") => &RSA_PKCS1_2048_8192_SHA256,
+            _ => return Err(Refusal::about(AadstsCode::BAD_ASSERTION, "alg")),
+        };
         if header.get("typ").is_some_and(|typ| typ != "JWT") {
             return Err(Refusal::about(AadstsCode::BAD_ASSERTION, "typ"));
         }
-        let unknown = || Refusal::about(AadstsCode::BAD_SIGNATURE, "x5t#S256");
-        let thumbprint = header["x5t#S256"].as_str().ok_or_else(unknown)?;
-        // One of Microsoft's own libraries sends the standard alphabet, so both are taken.
-        let thumbprint = STANDARD
-            .decode(thumbprint)
-            .map_or_else(|_| thumbprint.to_owned(), |bytes| URL_SAFE_NO_PAD.encode(bytes));
-        let certificate = self
-            .certificates
-            .iter()
-            .find(|certificate| certificate.thumbprint == thumbprint)
-            .ok_or_else(unknown)?;
-        UnparsedPublicKey::new(&RSA_PSS_2048_8192_SHA256, &certificate.public_key)
+        let named = |certificate: &&Certificate| {
+            let thumbprints = [
+                ("x5t#S256", &certificate.thumbprint),
+                ("x5t", &certificate.old_thumbprint),
+            ];
+            // Every one that is there has to be the certificate's.
+            thumbprints.iter().any(|(name, _)| header.get(*name).is_some())
+                && thumbprints.iter().all(|(name, own)| match header.get(*name) {
+                    None => true,
+                    Some(value) => thumbprint(value).as_ref() == Some(*own),
+                })
+        };
+        let unknown = || Refusal::about(AadstsCode::BAD_SIGNATURE, "x5t#S256, x5t");
+        let certificate = self.certificates.iter().find(named).ok_or_else(unknown)?;
+        UnparsedPublicKey::new(algorithm, &certificate.public_key)
             .verify(signed, signature)
             .map_err(|_| AadstsCode::BAD_SIGNATURE.into())
     }
@@ -156,12 +197,15 @@ fn check_claims(claims: &Value, expected: &Expected<'_>) -> Result<(), Refusal> 
     if claims["jti"].as_str().is_none_or(str::is_empty) {
         return Err(Refusal::about(AadstsCode::BAD_ASSERTION, "jti"));
     }
+    // RFC 7519 §2 allows fractions, and MSAL for Python sends them.
     let second = |name: &str| {
-        claims[name]
-            .as_i64()
-            .ok_or_else(|| Refusal::about(AadstsCode::BAD_TIME, name))
+        #[expect(clippy::cast_possible_truncation, reason = "a cast of a float saturates")]
+        let whole = claims[name].as_f64().map(|second| second.floor() as i64);
+        whole.ok_or_else(|| Refusal::about(AadstsCode::BAD_TIME, name))
     };
-    let (from, until, now) = (second("nbf")?, second("exp")?, expected.now.as_second());
+    // One of Microsoft's own libraries tells the time of issue only.
+    let from = if claims.get("nbf").is_some() { "nbf" } else { "iat" };
+    let (from, until, now) = (second(from)?, second("exp")?, expected.now.as_second());
     if from > now.saturating_add(SKEW) {
         return Err(Refusal::about(AadstsCode::BAD_TIME, "nbf"));
     }
@@ -169,6 +213,15 @@ fn check_claims(claims: &Value, expected: &Expected<'_>) -> Result<(), Refusal> 
         return Err(Refusal::about(AadstsCode::BAD_TIME, "exp"));
     }
     Ok(())
+}
+
+/// A thumbprint in the alphabet of URLs. One of Microsoft's own libraries sends the standard one, so both are taken.
+fn thumbprint(value: &Value) -> Option<String> {
+    let text = value.as_str()?;
+    let bytes = STANDARD
+        .decode(text)
+        .or_else(|_| URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')));
+    bytes.ok().map(|bytes| URL_SAFE_NO_PAD.encode(bytes))
 }
 
 fn json(segment: &str) -> Option<Value> {

@@ -35,6 +35,8 @@ impl AadstsCode {
     pub const TWO_RESOURCES: Self = Self(700_022);
     /// The scope's resource has no service principal in the tenant.
     pub const UNKNOWN_RESOURCE: Self = Self(500_011);
+    /// No such host of the service.
+    pub const UNKNOWN_INSTANCE: Self = Self(50_049);
     /// `common` or `organizations` in place of a tenant.
     pub const NOT_MULTI_TENANT: Self = Self(50_194);
     /// The assertion's signature or certificate is unknown.
@@ -120,6 +122,7 @@ const TABLE: &[(u32, u16, &str, &str)] = &[
     (900_382, 400, "invalid_request", "Confidential clients cannot sign in to another cloud."),
     (900_432, 400, "invalid_request", "Confidential clients are not supported across clouds."),
     (90_038, 400, "invalid_request", "The tenant belongs to another national cloud."),
+    (50_049, 400, "invalid_instance", "The instance is unknown or invalid."),
     (50_194, 400, "invalid_request", "The application is not configured for several tenants; use an endpoint of its tenant."),
     (900_144, 400, "invalid_request", "The request body must contain a parameter that is missing."),
     (9_000_411, 400, "invalid_request", "The request is not properly formatted: a parameter is duplicated."),
@@ -167,6 +170,7 @@ mod tests {
             C::EXPIRED_SECRET,
             C::UNKNOWN_APP,
             C::UNKNOWN_TENANT,
+            C::UNKNOWN_INSTANCE,
             C::RESOURCE_NOT_SUPPORTED,
             C::NO_CREDENTIAL,
             C::MISSING_FIELD,

@@ -118,6 +118,7 @@ impl Desk {
                 let expected = assertion::Expected {
                     endpoint,
                     client_id: &self.client_id,
+                    uses: self.rules.assertions,
                     now,
                 };
                 self.federation.check(form.require("client_assertion")?, &expected)

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::code::AadstsCode;
 use super::desk::{self, Issued};
+use super::discovery;
 use super::form::Form;
 use super::managed;
 use super::refusal::Refusal;
@@ -89,6 +90,11 @@ impl Endpoint {
         };
         let credential = presented(&head, &form);
         self.world.rest(latency).await;
+        if fault.is_none()
+            && let Some(reply) = self.discovered(&head)
+        {
+            return reply;
+        }
         let mut outcome = match fault {
             Some(fault) => self.faulty(fault, &head, form),
             None => self.route(&head, form),
@@ -141,14 +147,35 @@ impl Endpoint {
         }
     }
 
+    /// The answer to a question that is not for a token; `None` when it is.
+    fn discovered(&self, head: &Parts) -> Option<Reply> {
+        if !matches!(head.method, Method::GET | Method::HEAD) {
+            return None;
+        }
+        let mut state = self.world.state();
+        let state = &mut *state;
+        Some(
+            match discovery::answer(head, &self.base(head), &state.desk.tenant_id)? {
+                Ok(document) => discovery::reply(&document, StatusCode::OK),
+                Err(refusal) => {
+                    let document = refusal.document(self.world.wall.now(), &mut state.dice);
+                    discovery::reply(&document, refusal.code.status())
+                }
+            },
+        )
+    }
+
+    /// The address by which the client reached this host.
+    fn base(&self, head: &Parts) -> String {
+        let own = self.addr.get().map_or_else(String::new, ToString::to_string);
+        discovery::base(head, &own)
+    }
+
     fn token(&self, tenant: &str, head: &Parts, form: Read) -> Outcome {
         if head.method != Method::POST {
             return self.refuse(&AadstsCode::ONLY_POST.into());
         }
-        let endpoint = self
-            .addr
-            .get()
-            .map_or_else(String::new, |addr| format!("http://{addr}{}", head.uri.path()));
+        let endpoint = format!("{}{}", self.base(head), head.uri.path());
         let verdict = form.and_then(|form| {
             let mut state = self.world.state();
             let state = &mut *state;

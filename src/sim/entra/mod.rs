@@ -3,6 +3,7 @@
 mod assertion;
 mod code;
 mod desk;
+mod discovery;
 mod endpoint;
 mod form;
 mod managed;

@@ -42,7 +42,7 @@ impl History {
         let left = sessions.len().saturating_sub(skip);
         let wanted = top.unwrap_or(usize::MAX).min(left);
         let given = wanted.min(self.page_size);
-        let cut_off = given < wanted && self.next_link == NextLink::Present;
+        let cut_off = given < wanted && self.next_link != NextLink::Absent;
         Ok(Page {
             rows: sessions
                 .iter()
@@ -61,6 +61,7 @@ impl History {
             let definition = match self.matching {
                 Matching::IgnoreCase => asked.to_ascii_lowercase(),
                 Matching::Exact => asked.clone(),
+                Matching::Dotnet => super::spelling::read(asked).unwrap_or_else(|| asked.clone()),
             };
             if !is_definition(&definition) {
                 if self.unknown == Unknown::NotFound {

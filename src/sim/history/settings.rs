@@ -1,5 +1,7 @@
 //! What is open about the real service's answers, to be chosen.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
 /// Every id that looks like a GUID is a definition with two to five scan sessions.
@@ -21,6 +23,12 @@ pub struct History {
     pub page_size: usize,
     /// Whether an answer that is cut off says so.
     pub next_link: NextLink,
+    /// How answers are written.
+    pub layout: Layout,
+    /// What is around the rows.
+    pub envelope: Envelope,
+    /// How old an answer is when it is given, as `Age`: a cache stands in front of the service. Default: none does.
+    pub age: Option<Duration>,
     /// The most ids in one call; above it, 400 `MaximumBatchSizeExceeded`. Default: not limited, none is documented.
     pub max_ids: Option<usize>,
 }
@@ -35,19 +43,23 @@ impl Default for History {
             duplicates: Duplicates::default(),
             page_size: 10_000,
             next_link: NextLink::default(),
+            layout: Layout::default(),
+            envelope: Envelope::default(),
+            age: None,
             max_ids: None,
         }
     }
 }
 
 /// The documentation and the service's own `$metadata` disagree about field names.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Casing {
     /// As in the documentation: `ScanDefinitionIds`, `ScannerId`, `LastScanned`, `ScanStatus`.
-    #[default]
     Documented,
-    /// As in `$metadata`: `scanDefinitionId`, `sessionId`, … with the scanned targets, and without `LastScanned`.
+    /// As in `$metadata`: `scanDefinitionId`, `sessionId`, … with the scanned targets, and without `LastScanned`. The default: what was
+    /// seen of the live service is camelCase.
+    #[default]
     Metadata,
 }
 
@@ -84,6 +96,8 @@ pub enum Matching {
     IgnoreCase,
     /// As strings; definitions have lower-case ids.
     Exact,
+    /// As GUIDs in every form that .NET reads, with the prefix of a URN too; rows name them in lower case with dashes.
+    Dotnet,
 }
 
 /// What happens to an id that is named twice.
@@ -106,4 +120,36 @@ pub enum NextLink {
     Present,
     /// Not at all.
     Absent,
+    /// By `@odata.nextLink` to the base host of the service, with `$skiptoken` and what else was asked for.
+    SkipToken,
+    /// By `@odata.nextlink` to an older name of the host, with options that nobody documents.
+    Custom,
+}
+
+/// How answers are written. All are the same JSON.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Layout {
+    /// On one line, without space.
+    #[default]
+    Compact,
+    /// On one line, with a space after each comma and colon.
+    Spaced,
+    /// On many lines, indented.
+    Pretty,
+    /// The same with carriage returns.
+    Crlf,
+}
+
+/// What is around the rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Envelope {
+    /// `@odata.context`, then the rows.
+    #[default]
+    Documented,
+    /// The rows, then `@odata.context`.
+    Reversed,
+    /// Members around the rows that nobody documents.
+    Extended,
 }

@@ -6,6 +6,13 @@ use super::*;
 const A: &str = "aaaaaaaa-0000-4000-8000-000000000001";
 const B: &str = "bbbbbbbb-0000-4000-8000-000000000002";
 
+fn documented() -> History {
+    History {
+        casing: Casing::Documented,
+        ..History::default()
+    }
+}
+
 fn rows(history: &History, ids: &[&str]) -> Vec<Value> {
     page(history, ids, None, 0).rows
 }
@@ -25,13 +32,13 @@ fn the_same_id_has_the_same_rows_and_others_have_others() {
     let a = rows(&history, &[A]);
     assert!((2..=5).contains(&a.len()));
     assert_eq!(a, rows(&history, &[A]));
-    assert_ne!(a[0]["ScannerId"], rows(&history, &[B])[0]["ScannerId"]);
+    assert_ne!(a[0]["scannerId"], rows(&history, &[B])[0]["scannerId"]);
     assert_ne!(a, history.page((2, 0), &[A.into()], None, 0).unwrap().rows);
 }
 
 #[test]
 fn documented_rows_have_the_documented_form() {
-    for row in rows(&History::default(), &[A]) {
+    for row in rows(&documented(), &[A]) {
         let keys: Vec<&String> = row.as_object().unwrap().keys().collect();
         assert_eq!(keys, ["LastScanned", "ScanDefinitionIds", "ScanStatus", "ScannerId"]);
         assert_eq!(row["ScanDefinitionIds"], A);
@@ -43,12 +50,8 @@ fn documented_rows_have_the_documented_form() {
 }
 
 #[test]
-fn metadata_rows_have_camel_case_and_no_last_scanned() {
-    let history = History {
-        casing: Casing::Metadata,
-        ..History::default()
-    };
-    for row in rows(&history, &[A]) {
+fn rows_have_the_services_own_camel_case_and_no_last_scanned() {
+    for row in rows(&History::default(), &[A]) {
         assert_eq!(row["scanDefinitionId"], A);
         assert!(row.get("lastScanned").is_none());
         let targets = row["scannedTargets"].as_array().unwrap();
@@ -63,7 +66,7 @@ fn metadata_rows_have_camel_case_and_no_last_scanned() {
 
 #[test]
 fn rows_come_in_the_order_chosen() {
-    let newest = rows(&History::default(), &[B, A]);
+    let newest = rows(&documented(), &[B, A]);
     let mut times = names(&newest, "LastScanned");
     times.reverse();
     assert!(times.is_sorted());
@@ -74,10 +77,7 @@ fn rows_come_in_the_order_chosen() {
     );
 
     let order = |order| {
-        let history = History {
-            order,
-            ..History::default()
-        };
+        let history = History { order, ..documented() };
         let mut ids: Vec<String> = names(&rows(&history, &[B, A]), "ScanDefinitionIds")
             .iter()
             .map(ToString::to_string)

@@ -11,16 +11,19 @@
 //! shape = "sliding-log"             # anchored | aligned | sliding-log | token-bucket
 //! rejected = "count"                # count | ignore: whether refused calls use up quota
 //! retry_after = "seconds"           # seconds | date | absent: the header of a 429
-//! message = "with-seconds"          # with-seconds | without-seconds: its text
+//! message = "with-seconds"          # with-seconds | without-seconds | absent: its text
 //!
 //! [history]
-//! casing = "documented"             # documented | metadata
+//! casing = "metadata"               # metadata (camelCase, as the service) | documented
 //! order = "newest-first"            # newest-first | as-requested | by-id
 //! unknown = "no-rows"               # no-rows | not-found
-//! matching = "ignore-case"          # ignore-case | exact
+//! matching = "ignore-case"          # ignore-case | exact | dotnet: GUIDs in every form that .NET reads
 //! duplicates = "once"               # once | each
 //! page_size = 10000                 # most rows in one answer
-//! next_link = "present"             # present | absent: whether an answer that is cut off says so
+//! next_link = "present"             # present | absent | skip-token | custom: whether and how an answer that is cut off says so
+//! layout = "compact"                # compact | spaced | pretty | crlf: how answers are written
+//! envelope = "documented"           # documented | reversed | extended: the members around the rows
+//! age = "20s"                       # absent: no cache in front of the service says how old its answers are
 //! max_ids = 1000                    # absent: any number
 //!
 //! [sign_in]
@@ -49,14 +52,25 @@
 //! |---|---|---|---|---|
 //! | `status` | `status` | | `refuse` | `code`, a documented AADSTS number |
 //! | `throttle` | `wait` | | `throttle` | |
-//! | `no-licence` | | | `status` | `status` |
-//! | `black-hole` | | | `hang` | |
-//! | `cut` | | | `cut` | |
-//! | `cut-mid-body` | | | `rubbish` | |
-//! | `slow-head` | `over` | | `no-token` | |
-//! | `slow-body` | `over` | | `redirect` | |
-//! | `rubbish` | | | `slow` | `over` |
+//! | `busy` | `wait` (not named if absent) | | `status` | `status` |
+//! | `no-licence` | | | `hang` | |
+//! | `black-hole` | | | `cut` | |
+//! | `cut` | | | `rubbish` | |
+//! | `cut-mid-body` | | | `no-token` | |
+//! | `slow-head` | `over` | | `redirect` | |
+//! | `slow-body` | `over` | | `slow` | `over` |
+//! | `rubbish` | | | | |
 //! | `redirect` | | | | |
+//! | `portal` | | | | |
+//! | `empty` | | | | |
+//! | `error-in-ok` | | | | |
+//! | `wrong-type` | | | | |
+//! | `page` | `status` | | | |
+//! | `refused-stream` | | | | |
+//! | `http1-required` | | | | |
+//!
+//! `throttle` is the 429 of the quota, in the form that `[quota]` says; `busy` is one that names no limit. A storm is either of them, put
+//! there by one event and taken away by another.
 //!
 //! **An event**'s `action` is one of
 //!
@@ -70,6 +84,7 @@
 //! | `sign-in` | `faults` (an empty list mends) |
 //! | `revoke-tokens`, `scan` | |
 //! | `other-calls` | `calls`: so many of somebody else with the same app registration |
+//! | `neighbour` | `per_hour`: so many of somebody else, from then on at random moments |
 
 mod resolve;
 mod written;

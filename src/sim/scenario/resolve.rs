@@ -93,6 +93,9 @@ impl Config {
         put(&mut history.duplicates, written.duplicates);
         put(&mut history.page_size, written.page_size);
         put(&mut history.next_link, written.next_link);
+        put(&mut history.layout, written.layout);
+        put(&mut history.envelope, written.envelope);
+        history.age = written.age.map(|span| span.0).or(history.age);
         history.max_ids = written.max_ids.or(history.max_ids);
         if history.page_size == 0 || history.max_ids == Some(0) {
             return Err(wrong("history", "page_size and max_ids must be at least 1"));
@@ -152,6 +155,7 @@ fn event((number, event): (usize, written::Event)) -> Result<Event, ScenarioErro
         ("limits", event.limits.is_some()),
         ("shape", event.shape.is_some()),
         ("calls", event.calls.is_some()),
+        ("per_hour", event.per_hour.is_some()),
     ];
     let takes: &[&str] = match event.action.as_str() {
         "latency" => &["region", "latency", "jitter"],
@@ -160,6 +164,7 @@ fn event((number, event): (usize, written::Event)) -> Result<Event, ScenarioErro
         "limits" => &["limits", "shape"],
         "sign-in" => &["faults"],
         "other-calls" => &["calls"],
+        "neighbour" => &["per_hour"],
         "revoke-tokens" | "scan" => &[],
         _ => return Err(wrong(place, "no such action")),
     };
@@ -189,6 +194,7 @@ fn event((number, event): (usize, written::Event)) -> Result<Event, ScenarioErro
         },
         "sign-in" => Action::SignIn(sign_in_plan(&place, &event.faults.ok_or_else(|| need("faults"))?)?),
         "other-calls" => Action::OtherCalls(event.calls.ok_or_else(|| need("calls"))?),
+        "neighbour" => Action::Neighbour(event.per_hour.ok_or_else(|| need("per_hour"))?),
         "revoke-tokens" => Action::RevokeTokens,
         _ => Action::Scan,
     };
@@ -200,6 +206,7 @@ fn region_plan(place: &str, written: &[written::Fault]) -> Result<Plan<Fault>, S
         let (takes, made): (&[&str], Option<Fault>) = match fault.kind.as_str() {
             "status" => (&["status"], status(place, fault)?.map(Fault::Status)),
             "throttle" => (&["wait"], fault.wait.map(|wait| Fault::Throttle(wait.0))),
+            "busy" => (&["wait"], Some(Fault::Busy(fault.wait.map(|wait| wait.0)))),
             "slow-head" => (&["over"], fault.over.map(|over| Fault::SlowHead(over.0))),
             "slow-body" => (&["over"], fault.over.map(|over| Fault::SlowBody(over.0))),
             "no-licence" => (&[], Some(Fault::NoLicence)),
@@ -208,6 +215,13 @@ fn region_plan(place: &str, written: &[written::Fault]) -> Result<Plan<Fault>, S
             "cut-mid-body" => (&[], Some(Fault::CutMidBody)),
             "rubbish" => (&[], Some(Fault::Rubbish)),
             "redirect" => (&[], Some(Fault::Redirect)),
+            "portal" => (&[], Some(Fault::Portal)),
+            "empty" => (&[], Some(Fault::Empty)),
+            "error-in-ok" => (&[], Some(Fault::ErrorInOk)),
+            "wrong-type" => (&[], Some(Fault::WrongType)),
+            "page" => (&["status"], status(place, fault)?.map(Fault::Page)),
+            "refused-stream" => (&[], Some(Fault::RefusedStream)),
+            "http1-required" => (&[], Some(Fault::Http1Required)),
             _ => return Err(wrong(place, format!("a region has no fault {:?}", fault.kind))),
         };
         Ok((takes, made))

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::sim::history::{Casing, Duplicates, Matching, NextLink, Order, Unknown};
+use crate::sim::history::{Casing, Duplicates, Envelope, Layout, Matching, NextLink, Order, Unknown};
 use crate::sim::limit::{Rejected, Shape};
 use crate::sim::{Message, RetryAfter, span};
 
@@ -39,6 +39,9 @@ pub(super) struct History {
     pub(super) duplicates: Option<Duplicates>,
     pub(super) page_size: Option<usize>,
     pub(super) next_link: Option<NextLink>,
+    pub(super) layout: Option<Layout>,
+    pub(super) envelope: Option<Envelope>,
+    pub(super) age: Option<Span>,
     pub(super) max_ids: Option<usize>,
 }
 
@@ -89,6 +92,7 @@ pub(super) struct Event {
     pub(super) limits: Option<Vec<String>>,
     pub(super) shape: Option<Shape>,
     pub(super) calls: Option<u32>,
+    pub(super) per_hour: Option<u32>,
 }
 
 /// A duration with its unit.

@@ -5,13 +5,13 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::StatusCode;
 use ring::digest;
 use ring::rand::SystemRandom;
-use ring::signature::{RSA_PSS_SHA256, RsaKeyPair};
+use ring::signature::{RSA_PKCS1_SHA256, RSA_PSS_SHA256, RsaEncoding, RsaKeyPair};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
 
 use super::client::{Answer, Client};
-use crate::sim::{CLIENT_ID, Certificate, Config, Credential, NotACertificate, Simulator, TENANT_ID};
+use crate::sim::{Assertions, CLIENT_ID, Certificate, Config, Credential, NotACertificate, Simulator, TENANT_ID};
 
 const CERTIFICATE: &[u8] = include_bytes!("../../../tests/data/sim/app-cert.pem");
 const KEY: &[u8] = include_bytes!("../../../tests/data/sim/app-key.pem");
@@ -46,7 +46,11 @@ fn assertion(header: &Value, claims: &Value) -> String {
     let segment = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     let signed = format!("{}.{}", segment(header), segment(claims));
     let mut signature = vec![0; key.public().modulus_len()];
-    key.sign(&RSA_PSS_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature)
+    let padding: &'static dyn RsaEncoding = match header["alg"].as_str() {
+        Some("RS256") => &RSA_PKCS1_SHA256,
+        _ => &RSA_PSS_SHA256,
+    };
+    key.sign(padding, &SystemRandom::new(), signed.as_bytes(), &mut signature)
         .unwrap();
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
@@ -80,6 +84,10 @@ async fn a_signed_assertion_gets_a_token_once() {
         "jti must be new"
     );
     assert_eq!(sim.token_requests()[0].credential, Credential::Certificate);
+    sim.set_assertions(Assertions::UntilExpiry);
+    for _ in 0..2 {
+        assert_eq!(present(&client, &sim, &good).await.status, StatusCode::OK);
+    }
     let mut standard = header();
     standard["x5t#S256"] = STANDARD.encode(thumbprint()).into();
     assert_eq!(
@@ -120,8 +128,9 @@ async fn every_part_of_an_assertion_is_checked() {
         assert_eq!(answer.aadsts(), (401, code), "{member}: {value}");
     }
     for (member, value, code) in [
-        ("alg", json!("RS256"), 50_027),
         ("alg", json!("none"), 50_027),
+        ("alg", json!("HS256"), 50_027),
+        ("x5t", json!("AAAA"), 700_027),
         ("typ", json!("JOSE"), 50_027),
         ("x5t#S256", json!("AAAA"), 700_027),
     ] {
@@ -152,4 +161,62 @@ async fn only_the_registered_key_signs() {
     let unknown = assertion(&header(), &claims(&stranger, "1"));
     assert_eq!(present(&client, &stranger, &unknown).await.aadsts(), (401, 700_027));
     assert_eq!(Certificate::from_der(b"x").unwrap_err(), NotACertificate);
+}
+
+#[tokio::test]
+async fn either_algorithm_and_either_thumbprint_is_taken_but_no_contradiction() {
+    let (sim, client) = start();
+    let own = |algorithm| URL_SAFE_NO_PAD.encode(digest::digest(algorithm, &der()));
+    let (sha1, sha256) = (own(&digest::SHA1_FOR_LEGACY_USE_ONLY), own(&digest::SHA256));
+    let mut number = 0;
+    for alg in ["PS256", "RS256"] {
+        for (header, good) in [
+            (json!({"x5t": sha1}), true),
+            (json!({"x5t#S256": sha256}), true),
+            (json!({"x5t": sha1, "x5t#S256": sha256, "x5c": ["AAAA"]}), true),
+            (
+                json!({"x5t": STANDARD.encode(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, &der()))}),
+                true,
+            ),
+            (json!({"x5t": sha256}), false),
+            (json!({"x5t": sha1, "x5t#S256": sha1}), false),
+            (json!({"x5t": 7}), false),
+        ] {
+            number += 1;
+            let mut header = header;
+            header["alg"] = alg.into();
+            let answer = present(&client, &sim, &assertion(&header, &claims(&sim, &number.to_string()))).await;
+            let expected = if good { StatusCode::OK } else { StatusCode::UNAUTHORIZED };
+            assert_eq!(answer.status, expected, "{header}");
+        }
+    }
+    // As MSAL for Python has it: no nbf, but the time of issue, with fractions.
+    let mut claims = claims(&sim, "iat");
+    let issued = claims.as_object_mut().unwrap().remove("nbf").unwrap().as_f64().unwrap() + 0.25;
+    (claims["iat"], claims["exp"]) = (json!(issued), json!(issued + 600.0));
+    assert_eq!(
+        present(&client, &sim, &assertion(&header(), &claims)).await.status,
+        StatusCode::OK
+    );
+}
+
+#[test]
+fn certificates_are_found_in_files_of_every_form() {
+    let marked = [b"\xef\xbb\xbf", CERTIFICATE, b"\xef\xbb\xbf", KEY].concat();
+    for (file, count) in [
+        (CERTIFICATE.to_vec(), 1),
+        (der().to_vec(), 1),
+        ([KEY, CERTIFICATE, CERTIFICATE].concat(), 2),
+        (marked, 1),
+    ] {
+        assert_eq!(Certificate::from_file(&file).unwrap().len(), count);
+    }
+    for file in [
+        KEY,
+        b"",
+        b"\x30\x03abc",
+        b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    ] {
+        assert_eq!(Certificate::from_file(file).unwrap_err(), NotACertificate);
+    }
 }

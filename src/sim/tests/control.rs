@@ -115,6 +115,24 @@ async fn limits_change_and_others_use_them_up() {
 }
 
 #[tokio::test]
+async fn a_neighbour_uses_up_what_comes_between_ours() {
+    let (sim, client) = start();
+    let token = client.token(&sim).await;
+    let limits = vec!["50/1h".parse().unwrap()];
+    let shape = Shape::Aligned;
+    sim.apply(Action::Limits { limits, shape }).await.unwrap();
+    // A thousand a second: the limit is reached in about 50 ms.
+    sim.apply(Action::Neighbour(3_600_000)).await.unwrap();
+    let refused = async {
+        while client.ask(&sim, "us", &token).await.unwrap().status == StatusCode::OK {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), refused).await.unwrap();
+    assert!(sim.calls().len() < 50, "{} calls of ours", sim.calls().len());
+}
+
+#[tokio::test]
 async fn a_scan_brings_a_newer_row() {
     let (sim, client) = start();
     let token = client.token(&sim).await;

@@ -36,7 +36,7 @@ async fn a_good_call_brings_the_rows_of_its_ids() {
     );
     let rows = json["value"].as_array().unwrap();
     for id in [ID, OTHER] {
-        assert!(rows.iter().filter(|row| row["ScanDefinitionIds"] == id).count() >= 2);
+        assert!(rows.iter().filter(|row| row["scanDefinitionId"] == id).count() >= 2);
     }
     assert!(json.get("@odata.nextLink").is_none());
 

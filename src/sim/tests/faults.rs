@@ -75,6 +75,14 @@ async fn statuses_come_in_the_shape_that_their_sender_uses() {
         .unwrap();
     let answer = client.ask(&sim, "us", &token).await.unwrap();
     assert_eq!((answer.status.as_u16(), answer.field("retry-after")), (429, Some("8")));
+    for wait in [None, Some(5)] {
+        sim.set_faults("us", &once(Fault::Busy(wait.map(Duration::from_secs))))
+            .unwrap();
+        let answer = client.ask(&sim, "us", &token).await.unwrap();
+        let named = answer.field("retry-after").map(|seconds| seconds.parse().unwrap());
+        assert_eq!((answer.status.as_u16(), named), (429, wait));
+        assert!(!answer.json()["error"]["message"].as_str().unwrap().contains("per 0"));
+    }
     sim.set_faults("us", &once(Fault::Redirect)).unwrap();
     assert_eq!(client.ask(&sim, "us", &token).await.unwrap().status, StatusCode::FOUND);
     sim.set_faults("us", &once(Fault::Rubbish)).unwrap();
@@ -224,4 +232,45 @@ async fn a_body_that_breaks_off_was_counted() {
     drop(stream);
     let call = sim.wait_for_settled(1).await.unwrap().remove(0);
     assert_eq!((call.status, call.is_operation), (None, true));
+}
+
+#[tokio::test]
+async fn a_page_comes_from_no_service_whatever_its_status() {
+    let (sim, client, token) = start().await;
+    for status in [403, 404, 421, 502, 520] {
+        sim.set_faults("us", &once(Fault::Page(StatusCode::from_u16(status).unwrap())))
+            .unwrap();
+        let answer = client.ask(&sim, "us", &token).await.unwrap();
+        assert_eq!(answer.status.as_u16(), status);
+        assert_eq!(answer.headers["content-type"], "text/html");
+        assert!(answer.body.starts_with(b"<html"), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_refused_does_not_count_and_over_http1_there_is_none() {
+    let (sim, http1, token) = start().await;
+    for (fault, reason) in [
+        (Fault::RefusedStream, h2::Reason::REFUSED_STREAM),
+        (Fault::Http1Required, h2::Reason::HTTP_1_1_REQUIRED),
+    ] {
+        sim.set_faults("us", &Plan::of(fault, Often::Always)).unwrap();
+        let error = Client::http2().ask(&sim, "us", &token).await.unwrap_err();
+        let mut causes = std::iter::successors(Some(error.as_ref() as &dyn std::error::Error), |cause| cause.source());
+        let reset = causes.find_map(|cause| cause.downcast_ref::<h2::Error>());
+        assert_eq!(reset.and_then(h2::Error::reason), Some(reason), "{error:?}");
+        let answer = http1.ask(&sim, "us", &token).await.unwrap();
+        assert_eq!(answer.status, StatusCode::OK, "{fault:?}");
+    }
+    let calls = sim.calls();
+    let counted: Vec<_> = calls.iter().map(|call| (call.is_operation, call.fault)).collect();
+    assert_eq!(
+        counted,
+        [
+            (false, Some("refused-stream")),
+            (true, None),
+            (false, Some("http1-required")),
+            (true, None)
+        ]
+    );
 }

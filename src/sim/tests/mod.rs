@@ -4,6 +4,7 @@ mod certificate;
 mod client;
 mod control;
 mod defender;
+mod discovery;
 mod entra;
 mod faults;
 mod quota;

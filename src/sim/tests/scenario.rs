@@ -91,6 +91,9 @@ fn every_kind_of_fault_and_action_can_be_written() {
         "kind='slow-body', over='1s'",
         "kind='rubbish'",
         "kind='redirect'",
+        "kind='page', status=404",
+        "kind='refused-stream'",
+        "kind='http1-required'",
     ] {
         let config = read(&format!("[[regions]]\nname='us'\nfaults=[{{{fault}}}]")).unwrap();
         let kind = fault.split('\'').nth(1).unwrap();
@@ -130,6 +133,9 @@ fn every_kind_of_fault_and_action_can_be_written() {
         "'revoke-tokens'",
         "'scan'",
         "'other-calls'\ncalls=3",
+        "'neighbour'\nper_hour=750",
+        "'faults'\nfaults=[{kind='busy'}]",
+        "'faults'\nfaults=[{kind='busy',wait='5s'}]",
     ] {
         assert_eq!(
             read(&format!("[[events]]\nat='1s'\naction={action}"))

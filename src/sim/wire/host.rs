@@ -8,17 +8,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::Request;
+use http::uri::Scheme;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::line::{Line, Socket};
 use super::reply::Reply;
+use super::tls::Tls;
 use crate::task::Tasks;
 
 /// How many connections a host serves at once; more wait in the backlog.
@@ -26,6 +29,9 @@ const MOST_CONNECTIONS: usize = 4_096;
 
 /// How many wait to be accepted.
 const BACKLOG: i32 = 1_024;
+
+/// The first byte of a TLS connection: a handshake record (RFC 8446 §5.1). No HTTP method begins with it.
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// How long a client may take to send a request's head.
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
@@ -43,6 +49,8 @@ pub(in crate::sim) trait Handler: Send + Sync + 'static {
 pub(in crate::sim) struct Host {
     addr: SocketAddr,
     handler: Arc<dyn Handler>,
+    /// Serves TLS beside clear text on the same port.
+    tls: Option<Tls>,
     tasks: Tasks,
     door: tokio::sync::Mutex<Door>,
     /// Ends all connections there are; replaced for the ones to come.
@@ -63,12 +71,18 @@ enum Door {
 
 impl Host {
     /// Listens at `addr` and serves.
-    pub(in crate::sim) fn open(addr: SocketAddr, handler: Arc<dyn Handler>, tasks: &Tasks) -> io::Result<Arc<Self>> {
+    pub(in crate::sim) fn open(
+        addr: SocketAddr,
+        handler: Arc<dyn Handler>,
+        tls: Option<Tls>,
+        tasks: &Tasks,
+    ) -> io::Result<Arc<Self>> {
         let held = hold(addr)?;
         let addr = held.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
         let host = Arc::new(Self {
             addr,
             handler,
+            tls,
             tasks: tasks.clone(),
             door: tokio::sync::Mutex::new(Door::Gone),
             lines: Mutex::default(),
@@ -176,7 +190,39 @@ impl Host {
             () = line.until_cut() => return,
             () = tokio::time::sleep(self.handler.setup()) => {}
         }
-        let service = service_fn(|request| {
+        let Some(tls) = &self.tls else {
+            return self.exchange(socket, Scheme::HTTP, line).await;
+        };
+        let mut first = [0];
+        let peeked = tokio::select! {
+            () = line.until_cut() => return,
+            () = self.drain.cancelled() => return,
+            peeked = tokio::time::timeout(HEAD_DEADLINE, socket.peek(&mut first)) => peeked,
+        };
+        match peeked {
+            Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => {}
+            Ok(Ok(1)) => return self.exchange(socket, Scheme::HTTP, line).await,
+            _ => return,
+        }
+        let secured = tokio::select! {
+            () = line.until_cut() => return,
+            () = self.drain.cancelled() => return,
+            secured = tokio::time::timeout(HEAD_DEADLINE, tls.acceptor().accept(socket)) => secured,
+        };
+        match secured {
+            Ok(Ok(stream)) => self.exchange(stream, Scheme::HTTPS, line).await,
+            Ok(Err(error)) => tracing::debug!(%error, "a client did not finish the TLS handshake"),
+            Err(_) => {}
+        }
+    }
+
+    /// Answers the requests of one connection; they are told the scheme.
+    async fn exchange<S>(&self, stream: S, scheme: Scheme, line: Arc<Line>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let service = service_fn(|mut request: Request<Incoming>| {
+            request.extensions_mut().insert(scheme.clone());
             let answer = self.tasks.spawn("answer", Arc::clone(&self.handler).answer(request));
             let line = Arc::clone(&line);
             async move {
@@ -197,7 +243,7 @@ impl Host {
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_DEADLINE);
         builder.http2().timer(TokioTimer::new());
-        let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         tokio::select! {
             () = line.until_cut() => return,
             _ = connection.as_mut() => return,

@@ -78,6 +78,11 @@ impl Socket {
         }
     }
 
+    /// Waits for bytes and leaves them there.
+    pub(super) async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.stream.peek(buf).await
+    }
+
     /// How many bytes may be written now.
     fn poll_allowance(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
         if let Some(over) = self.line.take_trickle() {

@@ -1,6 +1,5 @@
 //! An answer, and how it is delivered.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +26,8 @@ pub(in crate::sim) enum Manner {
     CutMidBody,
     SlowHead(Duration),
     SlowBody(Duration),
+    /// Over HTTP/2, the stream is reset for this reason in place of an answer.
+    Reset(h2::Reason),
 }
 
 impl Reply {
@@ -60,7 +61,7 @@ impl Reply {
     /// What the client will see as status; `None` when it will see no answer.
     pub(in crate::sim) fn status(&self) -> Option<u16> {
         match self.manner {
-            Manner::Never | Manner::Cut => None,
+            Manner::Never | Manner::Cut | Manner::Reset(_) => None,
             _ => Some(self.response.status().as_u16()),
         }
     }
@@ -79,7 +80,7 @@ impl Reply {
     }
 
     /// Hands it to the connection.
-    pub(super) async fn deliver(self, line: Arc<Line>) -> Result<Response<Body>, Infallible> {
+    pub(super) async fn deliver(self, line: Arc<Line>) -> Result<Response<Body>, h2::Error> {
         let (mut head, bytes) = self.response.into_parts();
         head.headers.insert(CONTENT_LENGTH, bytes.len().into());
         let body = match self.manner {
@@ -95,6 +96,7 @@ impl Reply {
                 body::whole(bytes)
             }
             Manner::SlowBody(over) => body::slow(bytes, over),
+            Manner::Reset(reason) => return Err(reason.into()),
         };
         Ok(Response::from_parts(head, body))
     }

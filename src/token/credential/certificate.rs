@@ -8,7 +8,7 @@ use x509_cert::Certificate as X509;
 use x509_cert::der::Decode as _;
 
 use super::file::Content;
-use crate::token::{Error, Problem};
+use crate::token::{CertificateFiles, Error, Problem};
 
 /// An RSA certificate that can sign.
 pub(super) struct Certificate {
@@ -25,7 +25,7 @@ impl Certificate {
         let mut certificates = Vec::new();
         let mut key = None;
         for file in files {
-            for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(file.bytes()?) {
+            for section in <(SectionKind, Vec<u8>)>::pem_slice_iter(&file.pem()?) {
                 let (kind, der) = section
                     .map_err(|_| Error::unusable(Problem::FileUnusable, file.note("its PEM form is damaged")))?;
                 match kind {
@@ -85,6 +85,20 @@ impl Certificate {
             thumbprint,
             expires: Timestamp::from_second(expires).unwrap_or(Timestamp::MAX),
         })
+    }
+}
+
+impl CertificateFiles {
+    /// Reads certificate and key as sign-in will, and says until when the certificate is valid.
+    ///
+    /// # Errors
+    /// What sign-in would say about them.
+    pub async fn expiry(&self) -> Result<Timestamp, Error> {
+        let mut files = vec![Content::of(&self.certificate).await];
+        if let Some(key) = &self.private_key {
+            files.push(Content::of(key).await);
+        }
+        Ok(Certificate::from_pem(&files)?.expires)
     }
 }
 

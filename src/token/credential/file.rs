@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use secrecy::zeroize::Zeroizing;
 use tokio::io::AsyncReadExt as _;
 
+use crate::plain_text;
 use crate::token::{Error, Problem};
 
 /// Far above any chain of certificates or token.
-const MAX_BYTES: u64 = 256 * 1024;
+pub(in crate::token) const MAX_BYTES: u64 = 256 * 1024;
 
 /// A file's content, or why it could not be read.
 #[derive(Debug)]
@@ -46,17 +47,19 @@ impl Content {
         }
     }
 
-    /// The text without the line break that editors and `echo` leave at its end.
+    /// The text without a byte order mark and the line break that editors and `echo` leave at its end.
     pub(super) fn line(&self) -> Result<&str, Error> {
-        let text = std::str::from_utf8(self.bytes()?).unwrap_or_default();
-        let line = text.trim_end_matches(['\r', '\n']);
-        if line.is_empty() || line.contains(|c: char| c.is_control()) {
-            return Err(Error::unusable(
-                Problem::FileUnusable,
-                self.note("it should hold one line of text"),
-            ));
-        }
-        Ok(line)
+        plain_text::line(self.bytes()?).map_err(|malformed| self.unusable(malformed))
+    }
+
+    /// The PEM text, without byte order marks. Wiped from memory when dropped.
+    pub(super) fn pem(&self) -> Result<Zeroizing<Vec<u8>>, Error> {
+        let text = plain_text::pem(self.bytes()?).map_err(|malformed| self.unusable(malformed))?;
+        Ok(Zeroizing::new(text.into_owned()))
+    }
+
+    fn unusable(&self, malformed: plain_text::Malformed) -> Error {
+        Error::unusable(Problem::FileUnusable, self.note(malformed))
     }
 
     /// What tells one content from another.
@@ -150,6 +153,7 @@ mod tests {
     async fn only_the_line_break_at_the_end_is_dropped() {
         assert_eq!(line_of(b"abc~.Q\n").await.unwrap(), "abc~.Q");
         assert_eq!(line_of(b"abc \r\n").await.unwrap(), "abc ");
+        assert_eq!(line_of(b"\xef\xbb\xbfabc\r\n").await.unwrap(), "abc");
         for bad in [&b""[..], b"\n", b"a\nb", b"\xff\xfe"] {
             assert_eq!(
                 line_of(bad).await.unwrap_err().code(),

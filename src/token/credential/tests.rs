@@ -128,6 +128,40 @@ async fn keys_come_in_one_file_or_two_in_either_form_beside_a_chain() {
 }
 
 #[tokio::test]
+async fn byte_order_marks_are_dropped_from_certificates_and_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let own = certificate(RSA_1);
+    let mark = '\u{feff}';
+    for (certificate_file, key_file) in [
+        (format!("{mark}{own}"), Some(format!("{mark}{RSA_1}"))),
+        (format!("{mark}{own}{mark}{}", pkcs1(RSA_1)), None),
+        (
+            format!("{mark}{}", own.replace('\n', "\r\n")),
+            Some(RSA_1.replace('\n', " \r\n")),
+        ),
+    ] {
+        let proof = proof_of(folder.path(), &certificate_file, key_file.as_deref())
+            .await
+            .unwrap();
+        verified(proof.secret().expose(), &own);
+    }
+    let utf16: Vec<u8> = own.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let path = folder.path().join("utf16.pem");
+    std::fs::write(&path, utf16).unwrap();
+    let mut vault = Vault::of_certificate(CertificateFiles {
+        certificate: path,
+        private_key: None,
+    });
+    let error = vault.proof(&fake::app(), Timestamp::UNIX_EPOCH).await.unwrap_err();
+    assert_eq!(error.code(), "CredentialFileUnusable");
+    assert!(
+        error
+            .message()
+            .ends_with("it is not UTF-8 but UTF-16 text, as Windows PowerShell writes it; save it as UTF-8")
+    );
+}
+
+#[tokio::test]
 async fn what_cannot_work_is_named() {
     let own = certificate(RSA_1);
     let (elliptic_certificate, elliptic_key) = elliptic();

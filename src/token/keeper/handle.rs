@@ -58,23 +58,41 @@ impl Keeper {
         self.state.usable(Instant::now())
     }
 
-    /// The token: at once while there is a valid one, else when the request under way has brought one.
+    /// The token: at once while there is a valid one, else when a request has brought one.
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`] or [`Error::Unavailable`] at once while the latest failure is remembered, or when the request under way
-    /// fails; [`Reason::NotInTime`] when `until` comes first.
+    /// [`Error::Refused`] at once, until it is worth asking again; [`Error::Unavailable`] when `until` comes first, or at once when sign-in
+    /// is not to be asked again before.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future leaves the request under way to the others.
     pub async fn bearer(&self, until: Instant) -> Result<Bearer, Error> {
+        self.bearer_within(until, until).await
+    }
+
+    /// The same for somebody who comes back after `until` if there is no token by then, and for whom one is of use until `patience`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Keeper::bearer`], but at once only when sign-in is not to be asked again before `patience`.
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`Keeper::bearer`].
+    pub async fn bearer_within(&self, until: Instant, patience: Instant) -> Result<Bearer, Error> {
         if let Some(bearer) = self.current() {
             return Ok(bearer);
         }
-        timeout_at(until, self.renewed())
-            .await
-            .unwrap_or_else(|_| Err(Error::unavailable(Reason::NotInTime)))
+        match timeout_at(until, self.renewed(patience)).await {
+            Ok(result) => result,
+            // What went wrong before says more than that time is over.
+            Err(_) => Err(match &self.standing.borrow().failure {
+                Some(failure) => failure.told(Instant::now()),
+                None => Error::unavailable(Reason::NotInTime),
+            }),
+        }
     }
 
     /// Tells that Defender answered `bearer` with 401. One renewal is forced for all who tell it about the same token.
@@ -119,7 +137,7 @@ impl Keeper {
         self.state.end_quiet();
     }
 
-    async fn renewed(&self) -> Result<Bearer, Error> {
+    async fn renewed(&self, patience: Instant) -> Result<Bearer, Error> {
         let mut standing = self.standing.clone();
         let mut waited = false;
         loop {
@@ -130,7 +148,9 @@ impl Keeper {
                 // The renewal that Defender's 401 forced has failed. The old token would be rejected again.
                 (Some(failure), Some(_)) if waited => return Err(failure.told(now)),
                 (_, Some(bearer)) => return Ok(bearer),
-                (Some(failure), None) if failure.until > now + PATIENCE => return Err(failure.told(now)),
+                (Some(failure), None) if failure.until > now + PATIENCE && !failure.can_recover_by(patience) => {
+                    return Err(failure.told(now));
+                }
                 _ => {}
             }
             self.state.wanted.notify_one();

@@ -94,8 +94,12 @@ impl Upkeep {
         self.log(&error, wait, now);
         self.state.settle(None, now);
         let roles = self.standing.borrow().roles;
-        let until = self.due;
-        self.tell(Some(Failure { error, until }), roles);
+        let failure = Failure {
+            until: self.due,
+            earliest_retry: now + schedule::retry_delay_if_waited_for(&error, wait),
+            error,
+        };
+        self.tell(Some(failure), roles);
     }
 
     /// The one line about a failed request.
@@ -108,7 +112,7 @@ impl Upkeep {
         let Some(bearer) = left else {
             tracing::error!(
                 code,
-                message,
+                reason = message,
                 advice,
                 retry_in_s,
                 "signing in failed; there is no valid token"
@@ -118,7 +122,7 @@ impl Upkeep {
         let valid_s = bearer.expires().saturating_duration_since(now).as_secs();
         tracing::warn!(
             code,
-            message,
+            reason = message,
             advice,
             retry_in_s,
             valid_s,
@@ -156,6 +160,7 @@ impl Upkeep {
                     if self.is_wanted() {
                         return;
                     }
+                    self.retry_sooner();
                 }
                 () = sleep_until(look_at), if has_files => {
                     if self.has_new_credential().await {
@@ -172,6 +177,19 @@ impl Upkeep {
     fn is_wanted(&self) -> bool {
         let now = Instant::now();
         self.state.usable(now).is_none() && self.standing.borrow().failing(now).is_none()
+    }
+
+    /// Somebody waits for a token that is not there: the next request leaves as early as is decent.
+    fn retry_sooner(&mut self) {
+        let earliest_retry = self
+            .standing
+            .borrow()
+            .failure
+            .as_ref()
+            .map(|failure| failure.earliest_retry);
+        if let Some(earliest_retry) = earliest_retry.filter(|_| self.state.usable(Instant::now()).is_none()) {
+            self.due = self.due.min(earliest_retry);
+        }
     }
 
     async fn has_new_credential(&self) -> bool {

@@ -21,6 +21,10 @@ use crate::token::{Bearer, Error, Keeper, Verdict};
 /// How long past the caller's deadline a call that holds its slot may wait for a token: giving up would waste the wait so far.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// The longest that a call holds its slot while it waits for a token. Who can wait for longer gives it back and asks for another one: the
+/// ledger's charge of a call that has not left must not end before it leaves.
+pub const MAX_PERMIT_HOLD: Duration = Duration::from_secs(10);
+
 /// Puts [`Attach`] around a service.
 #[derive(Clone, Debug)]
 pub struct Layer {
@@ -87,17 +91,29 @@ where
         let mut inner = std::mem::replace(&mut self.inner, spare);
         let keeper = Arc::clone(&self.keeper);
         Either::Right(Box::pin(async move {
-            let until = routed.outgoing.caller.deadline + GRACE;
-            let bearer = bearer(&keeper, until, &routed.outgoing.trace)
-                .await
-                .map_err(|error| Failure {
-                    fate: Fate::Unsent,
-                    again: Again::Never,
-                    answer: None,
-                    source: error.into(),
-                })?;
+            let deadline = routed.outgoing.caller.deadline;
+            let until = (deadline + GRACE).min(Instant::now() + MAX_PERMIT_HOLD);
+            let waited = bearer(&keeper, (until, deadline), &routed.outgoing.trace).await;
+            let bearer = waited.map_err(|error| without_token(error, until, deadline))?;
             checked(&mut inner, &keeper, routed, bearer).await
         }))
+    }
+}
+
+/// There was no token by `until`: the call was not sent. It waits on, without its slot, while its deadline allows that.
+fn without_token(error: Error, until: Instant, deadline: Instant) -> Failure {
+    let now = Instant::now();
+    let passes = matches!(error, Error::Unavailable { .. });
+    Failure {
+        fate: Fate::Unsent,
+        // Who is told something earlier has nothing to wait for.
+        again: if passes && until <= now && now < deadline {
+            Again::WhenAllowed
+        } else {
+            Again::Never
+        },
+        answer: None,
+        source: error.into(),
     }
 }
 
@@ -152,8 +168,9 @@ where
 }
 
 /// The token, with a span if it has to be waited for.
-async fn bearer(keeper: &Keeper, until: Instant, call: &trace::Call) -> Result<Bearer, Error> {
-    let mut bearer = pin!(keeper.bearer(until));
+async fn bearer(keeper: &Keeper, times: (Instant, Instant), call: &trace::Call) -> Result<Bearer, Error> {
+    let (until, patience) = times;
+    let mut bearer = pin!(keeper.bearer_within(until, patience));
     if let Some(at_hand) = bearer.as_mut().now_or_never() {
         return at_hand;
     }

@@ -40,10 +40,11 @@ fn routed_with(request: scan::Request, deadline: Duration) -> Routed {
         outgoing: Outgoing {
             request: Arc::new(request),
             caller: Arc::new(caller),
-            route: crate::attempt::Route::default(),
+            retries: crate::attempt::Retries::default(),
             trace: crate::telemetry::trace::Call::None,
         },
         base: Arc::new(Url::parse("https://api.example").unwrap()),
+        stall_timeout: crate::attempt::StallTimeout::default(),
     }
 }
 
@@ -207,6 +208,38 @@ async fn without_a_token_nothing_is_sent_and_the_wait_is_bounded() {
     assert_eq!(before.elapsed(), Duration::from_secs(5));
     assert_eq!((failure.fate, failure.again), (Fate::Unsent, Again::Never));
     assert!(failure.source.downcast_ref::<Error>().is_some());
+    assert_eq!(defender.calls.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_can_wait_for_longer_gives_the_slot_back_and_comes_again() {
+    let set = setting(|_| Reply::outage());
+    let defender = Defender::accepting(&["t"]);
+    let begun = Instant::now();
+    let mut holds = 0;
+    let failure = loop {
+        let left = Duration::from_secs(34).saturating_sub(begun.elapsed());
+        let failure = call(&set.keeper, &defender, left).await.unwrap_err();
+        assert_eq!(failure.fate, Fate::Unsent);
+        if failure.again == Again::Never {
+            break failure;
+        }
+        assert_eq!(failure.again, Again::WhenAllowed);
+        holds += 1;
+        assert_eq!(
+            begun.elapsed(),
+            super::MAX_PERMIT_HOLD * holds,
+            "a slot is held for no longer"
+        );
+    };
+    // The last one ends early if the next try comes after the deadline.
+    assert!((2..=3).contains(&holds), "{holds}");
+    assert!(
+        failure.source.to_string().contains("cannot be reached"),
+        "{}",
+        failure.source
+    );
+    assert!(begun.elapsed() <= Duration::from_secs(37), "{:?}", begun.elapsed());
     assert_eq!(defender.calls.load(Ordering::Relaxed), 0);
 }
 

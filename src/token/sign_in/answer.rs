@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use jiff::Timestamp;
-use serde::Deserialize;
 
+use super::response::{ErrorMembers, TokenResponse, decoded};
+use super::unusable::Unusable;
 use super::wait;
 use crate::secret::Secret;
 use crate::token::{Code, Error, Reason, explain};
@@ -22,60 +23,85 @@ pub(super) enum Endpoint {
     Imds,
 }
 
-/// Entra's error object, and RFC 6749's, which is part of it.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Body {
-    error: String,
-    error_description: String,
-    error_codes: Vec<u32>,
-    trace_id: String,
+/// An answer that was taken apart: what came, without what may be secret.
+#[derive(Debug)]
+pub(super) struct Received<'a> {
+    pub(super) endpoint: Endpoint,
+    pub(super) status: StatusCode,
+    pub(super) headers: &'a HeaderMap,
+    /// The gateway's clock.
+    pub(super) now: Timestamp,
+    /// What must not be repeated, whatever the answer holds.
+    pub(super) proof: &'a Secret,
 }
 
-/// Turns an answer without a token into an error. `proof` is what must not be repeated, whatever the answer holds.
-pub(super) fn failure(endpoint: Endpoint, answer: &Response<Bytes>, now: Timestamp, proof: &Secret) -> Error {
-    let status = answer.status();
-    // Throttling is answered in plain text, and proxies answer in HTML.
-    let body: Body = serde_json::from_slice(answer.body()).unwrap_or_default();
-    let code = code(status, &body, proof);
-    let asked = wait::asked(answer.headers(), now);
-    let message = message(&body, proof);
-    if passes(endpoint, status, &code) {
-        let reason = match status {
-            // Entra's number, where it gives one, says more than the status.
-            StatusCode::TOO_MANY_REQUESTS if !matches!(code, Code::Aadsts(_)) => Reason::Throttled,
-            status if status.is_success() || status.is_redirection() => Reason::Unreadable,
-            _ => Reason::Failed { code },
-        };
-        return Error::Unavailable {
-            reason,
+impl Received<'_> {
+    /// The server's clock where it tells it, else ours: by it, moments in the answer are read.
+    pub(super) fn server_now(&self) -> Timestamp {
+        wait::date(self.headers).unwrap_or(self.now)
+    }
+
+    /// Turns an answer without success into an error.
+    pub(super) fn failure(&self, answer: &Response<Bytes>) -> Error {
+        // Throttling is answered in plain text, and proxies answer in HTML.
+        let members = TokenResponse::parse(&decoded(answer.body())).map(|response| response.error);
+        let redirects = self.status.is_redirection().then_some(Unusable::Redirect);
+        self.error(&members.unwrap_or_default(), redirects)
+    }
+
+    /// Turns an answer that claims success into an error. Proxies turn refusals into such answers, too.
+    pub(super) fn unusable(&self, members: &ErrorMembers, problem: Unusable) -> Error {
+        self.error(members, Some(problem))
+    }
+
+    fn error(&self, members: &ErrorMembers, problem: Option<Unusable>) -> Error {
+        let code = code(self.status, members, self.proof);
+        let asked = wait::asked(self.headers, self.now);
+        let mut message = message(members, self.proof);
+        if self.passes(&code) {
+            let unreadable = self.status.is_success() || self.status.is_redirection();
+            let reason = match self.status {
+                // Entra's number, where it gives one, says more than the status.
+                StatusCode::TOO_MANY_REQUESTS if !matches!(code, Code::Aadsts(_)) => Reason::Throttled,
+                _ if unreadable && matches!(code, Code::Http(_)) => Reason::Unreadable,
+                _ => Reason::Failed { code },
+            };
+            if let (Reason::Unreadable, Some(problem), true) = (&reason, problem, message.is_empty()) {
+                message = problem.explained(self.status, self.headers).into();
+            }
+            return Error::Unavailable {
+                reason,
+                message,
+                retry_after: asked,
+                source: None,
+            };
+        }
+        Error::Refused {
+            code,
             message,
-            retry_after: asked,
-            source: None,
-        };
+            retry_after: asked.unwrap_or(Duration::ZERO),
+        }
     }
-    Error::Refused {
-        code,
-        message,
-        retry_after: asked.unwrap_or(Duration::ZERO),
+
+    fn passes(&self, code: &Code) -> bool {
+        let busy = matches!(
+            self.status,
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS
+        );
+        // 404 and 410: the metadata service is starting or being updated.
+        let starting =
+            self.endpoint == Endpoint::Imds && matches!(self.status, StatusCode::NOT_FOUND | StatusCode::GONE);
+        // A success that names an error is that error.
+        let refused = self.status.is_client_error() || (self.status.is_success() && !matches!(code, Code::Http(_)));
+        busy || starting || !refused || explain::is_transient(code)
     }
 }
 
-fn passes(endpoint: Endpoint, status: StatusCode, code: &Code) -> bool {
-    let busy = matches!(
-        status,
-        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS
-    );
-    // 404 and 410: the metadata service is starting or being updated.
-    let starting = endpoint == Endpoint::Imds && matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE);
-    busy || starting || !status.is_client_error() || explain::is_transient(code)
-}
-
-fn code(status: StatusCode, body: &Body, proof: &Secret) -> Code {
-    if let Some(number) = body.error_codes.first() {
-        return Code::Aadsts(*number);
+fn code(status: StatusCode, members: &ErrorMembers, proof: &Secret) -> Code {
+    if let Some(number) = members.aadsts() {
+        return Code::Aadsts(number);
     }
-    let word = body.error.as_str();
+    let word = members.error.as_str();
     let plausible = !word.is_empty() && word.len() <= 64 && word.bytes().all(|b| b.is_ascii_graphic());
     let plausible = plausible && !repeats(word, proof);
     if plausible {
@@ -86,13 +112,18 @@ fn code(status: StatusCode, body: &Body, proof: &Secret) -> Code {
 }
 
 /// The description in one bounded line, with the number that Microsoft's support asks for.
-fn message(body: &Body, proof: &Secret) -> Arc<str> {
-    if repeats(&body.error_description, proof) {
+fn message(members: &ErrorMembers, proof: &Secret) -> Arc<str> {
+    if repeats(&members.description, proof) {
         return "its answer repeated the credential and is not shown".into();
     }
-    let first = body.error_description.lines().next().unwrap_or_default();
+    let first = members.description.lines().next().unwrap_or_default();
     let mut text: String = first.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect();
-    let trace: String = body.trace_id.chars().filter(char::is_ascii_graphic).take(64).collect();
+    let trace: String = members
+        .trace_id
+        .chars()
+        .filter(char::is_ascii_graphic)
+        .take(64)
+        .collect();
     if !trace.is_empty() && !text.contains(&trace) && !repeats(&trace, proof) {
         text.push_str(" (trace id ");
         text.push_str(&trace);

@@ -3,38 +3,29 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use jiff::Timestamp;
 use oauth2::basic::{BasicErrorResponse, BasicTokenType};
 use oauth2::{
-    AsyncHttpClient, AuthType, ClientId, ClientSecret, EndpointNotSet, EndpointSet, ExtraTokenFields, HttpRequest,
-    HttpResponse, StandardRevocableToken, StandardTokenResponse, TokenResponse as _, TokenUrl,
+    AsyncHttpClient, AuthType, ClientId, ClientSecret, EndpointNotSet, EndpointSet, HttpRequest, HttpResponse,
+    StandardRevocableToken, TokenUrl,
 };
 use secrecy::zeroize::Zeroizing;
-use serde::{Deserialize, Serialize};
 use tower::ServiceExt as _;
 
-use super::answer::{self, Endpoint};
+use super::answer::{Endpoint, Received};
 use super::issued::Issued;
+use super::response::{ErrorMembers, TokenResponse, decoded};
+use super::unusable::Unusable;
+use super::wait;
 use crate::net::Exchange;
-use crate::secret::Secret;
 use crate::token::credential::Proof;
 use crate::token::{App, Error, Reason, Scope};
 
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-/// The one field that Entra adds and the gateway reads.
-#[derive(Debug, Deserialize, Serialize)]
-struct Extra {
-    refresh_in: Option<u64>,
-}
-
-impl ExtraTokenFields for Extra {}
-
-type TokenResponse = StandardTokenResponse<Extra, BasicTokenType>;
 type Client = oauth2::Client<
     BasicErrorResponse,
     TokenResponse,
@@ -84,16 +75,31 @@ pub(super) async fn ask(
     };
     // What the crate says about a failure is not used: it hides the status and the headers, and it may quote the answer's body.
     let parsed = request.request_async(&wire).await;
-    let outcome = wire.outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
-    match (parsed, outcome) {
-        (Ok(response), _) => issued(&response).map_err(Failed::without_time),
-        (Err(_), Some(Ok(answer))) => Err(Failed {
-            error: answer::failure(Endpoint::Entra, &answer, now, proof.secret()),
-            server_time: super::wait::date(answer.headers()),
-        }),
-        (Err(_), Some(Err(error))) => Err(Failed::without_time(error)),
-        (Err(_), None) => Err(Failed::without_time(Error::unavailable(Reason::Unreachable))),
-    }
+    let kept = wire.outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let kept = match kept {
+        Some(Ok(kept)) => kept,
+        Some(Err(error)) => return Err(Failed::without_time(error)),
+        None => return Err(Failed::without_time(Error::unavailable(Reason::Unreachable))),
+    };
+    let received = Received {
+        endpoint: Endpoint::Entra,
+        status: kept.status,
+        headers: &kept.headers,
+        now,
+        proof: proof.secret(),
+    };
+    let error = match (parsed, kept.content) {
+        (Ok(response), _) => match response.issued(received.server_now()) {
+            Ok(issued) => return Ok(issued),
+            Err(problem) => received.unusable(&response.error, problem),
+        },
+        (Err(_), Content::Success(problem)) => received.unusable(&ErrorMembers::default(), problem),
+        (Err(_), Content::Failure(answer)) => received.failure(&answer),
+    };
+    Err(Failed {
+        error,
+        server_time: wait::date(&kept.headers),
+    })
 }
 
 impl Failed {
@@ -105,20 +111,24 @@ impl Failed {
     }
 }
 
-fn issued(response: &TokenResponse) -> Result<Issued, Error> {
-    let secret = Secret::new(response.access_token().secret().clone());
-    let refresh_in = response.extra_fields().refresh_in.map(Duration::from_secs);
-    Issued::try_new(secret, response.expires_in(), refresh_in)
+/// What is kept of an answer besides what the oauth2 crate makes of it.
+struct Kept {
+    status: StatusCode,
+    headers: HeaderMap,
+    content: Content,
 }
 
-/// What an exchange brought.
-type Outcome = Result<Response<Bytes>, Error>;
+enum Content {
+    /// The body is not kept: it holds the token. This is what is wrong with it, should it be no JSON object.
+    Success(Unusable),
+    /// The whole answer.
+    Failure(Response<Bytes>),
+}
 
 /// Lends the exchange to the oauth2 crate, and keeps what came back.
 struct Wire {
     exchange: Exchange,
-    /// The answer if it is not a 200, or why there is none.
-    outcome: Mutex<Option<Outcome>>,
+    outcome: Mutex<Option<Result<Kept, Error>>>,
 }
 
 impl<'c> AsyncHttpClient<'c> for Wire {
@@ -131,18 +141,46 @@ impl<'c> AsyncHttpClient<'c> for Wire {
         Box::pin(async move {
             let result = self.exchange.clone().oneshot(request).await;
             let (kept, returned) = match result {
-                Ok(answer) if answer.status() == StatusCode::OK => {
-                    // The body is not kept: it holds the token. If it cannot be read, that is all there is to say.
-                    let kept = answer.clone().map(|_| Bytes::new());
-                    (Ok(kept), Ok(answer.map(Vec::from)))
+                Ok(answer) => {
+                    let (kept, returned) = taken_apart(answer);
+                    (Ok(kept), returned)
                 }
-                Ok(answer) => (Ok(answer), Err(NoAnswer)),
                 Err(error) => (Err(unreachable_because(error)), Err(NoAnswer)),
             };
             *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
             returned
         })
     }
+}
+
+/// What is kept of an answer, and what the oauth2 crate gets to see of it: a successful one in the form that the crate insists on, status
+/// 200 with a body of JSON in UTF-8, whatever the fields and the byte order mark say.
+fn taken_apart(answer: Response<Bytes>) -> (Kept, Result<HttpResponse, NoAnswer>) {
+    let (status, headers) = (answer.status(), answer.headers().clone());
+    if !status.is_success() {
+        let content = Content::Failure(answer);
+        return (
+            Kept {
+                status,
+                headers,
+                content,
+            },
+            Err(NoAnswer),
+        );
+    }
+    let text = decoded(answer.body());
+    let content = Content::Success(Unusable::of_text(&text));
+    let mut plain = Response::new(text.into_owned().into_bytes());
+    let json = HeaderValue::from_static("application/json");
+    plain.headers_mut().insert(header::CONTENT_TYPE, json);
+    (
+        Kept {
+            status,
+            headers,
+            content,
+        },
+        Ok(plain),
+    )
 }
 
 /// The exchange's error as this part's.

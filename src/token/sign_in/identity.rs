@@ -1,32 +1,18 @@
 //! Tokens of a managed identity: a plain GET to a service that knows the machine.
 
-use std::time::Duration;
-
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::Request;
 use jiff::Timestamp;
-use serde::Deserialize;
-use serde::de::{Deserializer, Error as _};
 use tower::ServiceExt as _;
 use url::Url;
 
-use super::answer::{self, Endpoint};
+use super::answer::{Endpoint, Received};
 use super::entra::unreachable_because;
 use super::issued::Issued;
+use super::response::{ErrorMembers, TokenResponse, decoded};
 use crate::net::Exchange;
 use crate::secret::Secret;
 use crate::token::{Error, Identity, IdentityHost, Reason, Scope};
-
-#[derive(Deserialize)]
-struct Body {
-    access_token: String,
-    #[serde(default, deserialize_with = "number")]
-    expires_in: Option<u64>,
-    #[serde(default, deserialize_with = "number")]
-    expires_on: Option<u64>,
-    #[serde(default, deserialize_with = "number")]
-    refresh_in: Option<u64>,
-}
 
 /// Asks the host of `identity` for a token.
 pub(super) async fn ask(
@@ -45,24 +31,24 @@ pub(super) async fn ask(
         return Err(Error::unavailable(Reason::Unreachable));
     };
     let answer = exchange.oneshot(request).await.map_err(unreachable_because)?;
-    if answer.status() != StatusCode::OK {
-        let secret = match &identity.host {
-            IdentityHost::AppService { header, .. } => header.clone(),
-            IdentityHost::Imds { .. } => Secret::new(String::new()),
-        };
-        return Err(answer::failure(endpoint, &answer, now, &secret));
+    let none = Secret::new(String::new());
+    let received = Received {
+        endpoint,
+        status: answer.status(),
+        headers: answer.headers(),
+        now,
+        proof: match &identity.host {
+            IdentityHost::AppService { header, .. } => header,
+            IdentityHost::Imds { .. } => &none,
+        },
+    };
+    if !answer.status().is_success() {
+        return Err(received.failure(&answer));
     }
-    // The parser's error may quote the body, which holds the token.
-    let body: Body = serde_json::from_slice(answer.body()).map_err(|_| Error::unavailable(Reason::Unreadable))?;
-    let life = body
-        .expires_in
-        .map(Duration::from_secs)
-        .or_else(|| remaining(body.expires_on?, now));
-    Issued::try_new(
-        Secret::new(body.access_token),
-        life,
-        body.refresh_in.map(Duration::from_secs),
-    )
+    let response = TokenResponse::parse(&decoded(answer.body()))
+        .map_err(|problem| received.unusable(&ErrorMembers::default(), problem))?;
+    let issued = response.issued(received.server_now());
+    issued.map_err(|problem| received.unusable(&response.error, problem))
 }
 
 fn imds(address: &Url, identity: &Identity, scope: &Scope) -> Option<Request<Bytes>> {
@@ -96,25 +82,4 @@ fn with_query(mut url: Url, api_version: &str, identity: &Identity, scope: &Scop
     }
     drop(query);
     url
-}
-
-/// The time left until the Unix second `expires_on`.
-fn remaining(expires_on: u64, now: Timestamp) -> Option<Duration> {
-    let expires_on = Timestamp::from_second(i64::try_from(expires_on).ok()?).ok()?;
-    Duration::try_from(expires_on.duration_since(now)).ok()
-}
-
-/// The metadata services write numbers as strings.
-fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Number {
-        Plain(u64),
-        Text(String),
-    }
-    match Option::<Number>::deserialize(deserializer)? {
-        None => Ok(None),
-        Some(Number::Plain(number)) => Ok(Some(number)),
-        Some(Number::Text(text)) => text.trim().parse().map(Some).map_err(D::Error::custom),
-    }
 }

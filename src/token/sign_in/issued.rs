@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::unusable::Unusable;
 use crate::secret::Secret;
-use crate::token::{Error, Reason};
 
 /// A token fresh from sign-in.
 #[derive(Debug)]
@@ -25,17 +25,19 @@ impl Issued {
     /// Longer lives are cut; Entra's longest is 28 hours.
     const LONGEST: Duration = Duration::from_hours(7 * 24);
 
-    /// Checks what sign-in answered.
+    /// A token that can be sent, for as long as sign-in told.
     ///
     /// # Errors
     ///
-    /// When the token has no life left or could not be sent.
-    pub(super) fn try_new(secret: Secret, life: Option<Duration>, refresh_in: Option<Duration>) -> Result<Self, Error> {
+    /// When the token has no life left.
+    pub(super) fn try_new(
+        secret: Secret,
+        life: Option<Duration>,
+        refresh_in: Option<Duration>,
+    ) -> Result<Self, Unusable> {
         let life = life.unwrap_or(Self::UNTOLD).min(Self::LONGEST);
-        // It has to go into a header field.
-        let sendable = !secret.expose().is_empty() && secret.expose().bytes().all(|b| b.is_ascii_graphic());
-        if life.is_zero() || !sendable {
-            return Err(Error::unavailable(Reason::Unreadable));
+        if life.is_zero() {
+            return Err(Unusable::TokenExpired);
         }
         Ok(Self {
             secret,

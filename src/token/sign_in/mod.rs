@@ -4,11 +4,15 @@ mod answer;
 mod entra;
 mod identity;
 mod issued;
+mod response;
 mod service;
+mod unusable;
 mod wait;
 
 pub(super) use issued::Issued;
 pub(super) use service::SignIn;
 
+#[cfg(test)]
+mod grammar;
 #[cfg(test)]
 mod tests;

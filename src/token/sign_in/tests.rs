@@ -252,7 +252,6 @@ async fn answers_that_are_no_token_are_no_token() {
         json!({"token_type": "Bearer", "expires_in": 0, "access_token": "t"}),
         json!({"token_type": "Bearer", "expires_in": 3600, "access_token": ""}),
         json!({"token_type": "Bearer", "expires_in": 3600, "access_token": "a\r\nb"}),
-        json!({"token_type": "Bearer", "expires_in": "soon", "access_token": "t"}),
         json!({"expires_in": 3600}),
         json!([]),
     ] {
@@ -263,6 +262,102 @@ async fn answers_that_are_no_token_are_no_token() {
     assert_eq!(page.unwrap_err().code(), "UnreadableAnswer");
     let redirect = asked_with_secret(|| Reply::new(302, &[("location", "https://evil.example")], "")).await;
     assert_eq!(redirect.unwrap_err().code(), "UnreadableAnswer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_usable_token_is_used_whatever_stands_around_it() {
+    for (body, life) in [
+        (
+            r#"{"token_type":"Bearer","expires_in":"3599","access_token":"t"}"#,
+            3599,
+        ),
+        (
+            r#"{"token_type":"Bearer","expires_in":3599.0,"access_token":"t"}"#,
+            3599,
+        ),
+        (
+            r#"{"token_type":"Bearer","expires_in":3599,"refresh_in":"1800","access_token":"t"}"#,
+            3599,
+        ),
+        (
+            "\u{feff}{\"token_type\":\"Bearer\",\"expires_in\":3599,\"access_token\":\"t\"}",
+            3599,
+        ),
+        (r#"{"expires_in":3599,"access_token":"t"}"#, 3599),
+        (
+            r#"{"expires_in":3599,"expires_on":"9/14/2026 1:2:3 PM +00:00","access_token":"t"}"#,
+            3599,
+        ),
+        // Nobody knows how long: renewed soon.
+        (r#"{"expires_in":"soon","access_token":"t"}"#, 300),
+    ] {
+        for content_type in ["text/html", "application/json"] {
+            let reply = move || Reply::new(200, &[("content-type", content_type)], body);
+            let issued = asked_with_secret(reply).await.unwrap();
+            assert_eq!(issued.secret.expose(), "t");
+            assert_eq!(issued.life, Duration::from_secs(life), "{body}");
+            let service = Service::new(move |_, _| reply());
+            let mut machine = SignIn::new(imds(None), fake::unused(), service.exchange(), wall());
+            assert_eq!(machine.ask().await.unwrap().life, Duration::from_secs(life), "{body}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_date_of_expiry_is_read_by_the_clock_of_who_wrote_it() {
+    let body = json!({"access_token": "t", "expires_on": "2026-11-05T12:10:00Z"}).to_string();
+    let fields = [("date", "Thu, 05 Nov 2026 12:05:00 GMT")];
+    let issued = asked_with_secret(move || Reply::new(200, &fields, body.clone()))
+        .await
+        .unwrap();
+    assert_eq!(issued.life, Duration::from_mins(5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_in_the_form_of_a_success_is_a_refusal() {
+    let error = asked_with_secret(|| Reply::new(200, &[], Reply::REFUSAL))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }), "{error:?}");
+    assert_eq!(error.code(), "AADSTS7000222");
+    let error = asked_with_secret(|| Reply::json(200, &json!({"error": "temporarily_unavailable"}))).await;
+    assert!(matches!(error, Err(Error::Unavailable { .. })), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_token_is_explained() {
+    for (status, content_type, body, expected) in [
+        (
+            200,
+            "text/html; charset=utf-8",
+            "<html>log in</html>",
+            "HTTP 200, text/html: its body is a web page",
+        ),
+        (
+            200,
+            "application/json",
+            "",
+            "HTTP 200, application/json: its body is empty",
+        ),
+        (200, "text/plain", "hello", "HTTP 200, text/plain: its body is not JSON"),
+        (
+            200,
+            "application/json",
+            "[]",
+            "HTTP 200, application/json: its body is JSON, but not an object",
+        ),
+        (
+            200,
+            "application/json",
+            "{}",
+            "HTTP 200, application/json: its JSON has no access_token",
+        ),
+        (302, "text/html", "", "HTTP 302, text/html: it redirects"),
+    ] {
+        let error = asked_with_secret(move || Reply::new(status, &[("content-type", content_type)], body)).await;
+        let message = error.unwrap_err().message();
+        assert!(message.starts_with(expected), "{message}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

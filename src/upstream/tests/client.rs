@@ -12,7 +12,7 @@ use tower::ServiceExt as _;
 use url::Url;
 
 use super::caller;
-use crate::attempt::{Again, Failure, Fate, Outgoing, Route, Routed, Signed};
+use crate::attempt::{Again, Failure, Fate, Outgoing, Retries, Routed, Signed, StallTimeout};
 use crate::memory::Shares;
 use crate::net::testing::{Http, Names, client, listen, quick, refused};
 use crate::scan::{Answer, Request, Version};
@@ -26,10 +26,11 @@ fn signed(base: &str, version: Version, query: Option<&str>) -> Signed {
             outgoing: Outgoing {
                 request: Arc::new(Request::parse(version, query, body).unwrap()),
                 caller: caller(Duration::from_secs(30)),
-                route: Route::default(),
+                retries: Retries::default(),
                 trace: crate::telemetry::trace::Call::None,
             },
             base: Arc::new(base.parse().unwrap()),
+            stall_timeout: StallTimeout::default(),
         },
         bearer: Secret::new("t0ken".into()),
     }
@@ -280,7 +281,7 @@ async fn each_failure_says_its_fate_and_whether_another_attempt_is_worth_it() {
     let long = Http::new(|_| Response::new(Full::from(vec![b'x'; 2000])));
     let cases = [
         (refused().await, Fate::Unsent, Again::Never, false),
-        (silent.await, Fate::Unknown, Again::Once, true),
+        (silent.await, Fate::Unknown, Again::OtherHost, true),
         (closing.await, Fate::Unknown, Again::Once, false),
         (long.start().await, Fate::Answered, Again::Never, false),
     ];

@@ -1,7 +1,6 @@
 //! Calls over real sockets, and the retry policy in paused time.
 
 mod client;
-mod hedge;
 mod retry;
 
 use std::sync::Arc;

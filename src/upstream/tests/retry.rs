@@ -10,7 +10,7 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use super::caller;
 use crate::BoxError;
-use crate::attempt::{Again, Failure, Fate, Load, Place, Try};
+use crate::attempt::{Again, Failure, Fate, Load, Place, Retries, Try};
 use crate::caller::Name;
 use crate::scan::{Answer, Fields, Holder, Request};
 use crate::upstream::RetryLayer;
@@ -79,6 +79,7 @@ async fn run(deadline: Duration, script: Vec<Result<Answer, Failure>>) -> (Resul
         load: Arc::new(NoLoad),
         caller: caller(deadline),
         place: Place::new(Instant::now()),
+        retries: Retries::default(),
     };
     let begun = Instant::now();
     let result = RetryLayer.layer(inner).oneshot(attempt.clone()).await;
@@ -169,6 +170,38 @@ async fn a_429_is_repeated_as_long_as_the_deadline_allows() {
         ("Never", 2),
         "the queue's refusal"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_given_up_is_made_elsewhere_twice_and_a_moment_past_the_deadline() {
+    let given_up = || Err(failure(Again::OtherHost, None));
+    let (result, attempts, took) = run(LONG, vec![given_up(), given_up(), Ok(answer(200))]).await;
+    assert_eq!((result.unwrap(), attempts, took.as_secs()), (200, 3, 3));
+    let (result, attempts, _) = run(LONG, vec![given_up(), given_up(), given_up()]).await;
+    assert_eq!((reason(&result.unwrap_err()).as_str(), attempts), ("OtherHost", 3));
+    for (left_s, attempts) in [(0, 3), (60, 3)] {
+        let script = vec![given_up(), given_up(), Ok(answer(200))];
+        let (result, made, _) = run(Duration::from_secs(left_s), script).await;
+        assert_eq!((result.unwrap(), made), (200, attempts));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_sent_nothing_is_bounded_by_the_deadline_alone() {
+    let waited = || {
+        Err(Failure {
+            fate: Fate::Unsent,
+            ..failure(Again::WhenAllowed, None)
+        })
+    };
+    let script: Vec<_> = std::iter::repeat_with(waited)
+        .take(40)
+        .chain([Ok(answer(200))])
+        .collect();
+    let (result, attempts, _) = run(LONG, script).await;
+    assert_eq!((result.unwrap(), attempts), (200, 41));
+    let (result, attempts, _) = run(Duration::from_secs(5), std::iter::repeat_with(waited).take(6).collect()).await;
+    assert_eq!((reason(&result.unwrap_err()).as_str(), attempts), ("WhenAllowed", 6));
 }
 
 #[tokio::test(start_paused = true)]

@@ -50,7 +50,7 @@ pub(crate) fn ledger(data: &[u8]) {
                 Err(_) => drop(state.failed(now)),
             }
             let mut taken = 0;
-            while let Some(name) = state.take(now) {
+            while let Some(name) = state.take(now).map(|slot| slot.id) {
                 taken += 1;
                 assert!(names.insert(name.clone()), "{name} was given twice");
                 match taken % 3 {

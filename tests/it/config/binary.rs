@@ -14,15 +14,15 @@ fn gateway(args: &[&str], variables: &[(&str, &str)]) -> Output {
     command.output().unwrap()
 }
 
-fn stdout(output: &Output) -> String {
+pub(super) fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-fn stderr(output: &Output) -> String {
+pub(super) fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-fn check(path: &Path, variables: &[(&str, &str)]) -> Output {
+pub(super) fn check(path: &Path, variables: &[(&str, &str)]) -> Output {
     gateway(&["check", "--config", path.to_str().unwrap()], variables)
 }
 

@@ -4,6 +4,7 @@ mod binary;
 mod credentials;
 mod environment;
 mod example;
+mod files;
 mod mistake;
 mod place;
 mod proof;

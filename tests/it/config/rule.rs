@@ -39,6 +39,28 @@ fn a_burst_above_the_tightest_limit_is_lowered_and_noted() {
 }
 
 #[test]
+fn a_key_of_the_version_before_is_noted_and_means_nothing() {
+    let loaded = signed_in("[defender]\nhedge = true", &[]).unwrap();
+    assert_eq!(loaded.notes.len(), 1);
+    assert!(
+        loaded.notes[0].starts_with("defender.hedge is gone"),
+        "{:?}",
+        loaded.notes
+    );
+    let loaded = signed_in("", &[("DEFENDER_GATEWAY_DEFENDER_HEDGE", "maybe")]).unwrap();
+    assert!(
+        loaded
+            .notes
+            .concat()
+            .starts_with("DEFENDER_GATEWAY_DEFENDER_HEDGE is gone"),
+        "{:?}",
+        loaded.notes
+    );
+    let mistakes = signed_in("[defender]\nhedges = true", &[]).unwrap_err();
+    assert!(mistakes.to_string().contains("defender.hedges"), "{mistakes}");
+}
+
+#[test]
 fn a_limit_that_cannot_be_used_up_is_noted() {
     let loaded = signed_in("[quota]\nlimits = [\"100/1m\", \"50/1h\"]", &[]).unwrap();
     assert_eq!(

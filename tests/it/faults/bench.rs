@@ -27,10 +27,11 @@ const PATH: &str = "/api/DeviceAuthenticatedScanDefinitions/GetScanHistoryByScan
 const DISTANCE: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(40)];
 pub(crate) const CONNECT: Duration = Duration::from_millis(800);
 
-/// The settings of most tests: a quota that a caller in a loop can use up, and attempts as short as is allowed.
-pub(crate) const ROOMY: &str = "[quota]\nlimits = [\"80/1s\", \"4000/1m\"]\nburst = 80\n[defender]\ntimeout = \"2s\"\n";
-/// The longest that one attempt takes with them.
-pub(crate) const ATTEMPT: Duration = Duration::from_secs(2);
+/// The settings of most tests: a quota that a caller in a loop can use up, and attempts that may take as long as they usually may.
+pub(crate) const ROOMY: &str =
+    "[quota]\nlimits = [\"80/1s\", \"4000/1m\"]\nburst = 80\n[defender]\ntimeout = \"60s\"\n";
+/// The longest that a caller waits because of a host that says nothing, beyond another one's answer.
+pub(crate) const BEYOND: Duration = Duration::from_secs(5);
 
 /// A gateway with its regions `near` and `far`. Sign-in is the simulator's.
 pub(crate) struct Bench {

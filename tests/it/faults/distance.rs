@@ -72,7 +72,11 @@ fn world(distances: [(&str, u64); 2], interval: Duration) -> World {
     config.probe_interval = interval;
     let table = Table::new(config, Metrics::default());
     let probe = Counted {
-        connector: net::Client::new(&net::Config::default()).unwrap().connector().clone(),
+        connector: net::Client::new(&net::Config::default())
+            .unwrap()
+            .cleartext_http2()
+            .connector()
+            .clone(),
         begun: Arc::default(),
         ended: Arc::default(),
     };

@@ -40,10 +40,20 @@ pub(crate) enum Fault {
     GoAway,
     BrownOut,
     LatencyStep,
+    HtmlForbidden,
+    HtmlNotFound,
+    Misdirected,
+    BadGateway,
+    Unknown520,
+    HtmlOk,
+    EmptyOk,
+    CutJson,
+    RefusedStream,
+    Http1Required,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::Refused,
         Self::BlackHole,
         Self::HalfOpen,
@@ -58,8 +68,45 @@ impl Fault {
         Self::GoAway,
         Self::BrownOut,
         Self::LatencyStep,
+        Self::HtmlForbidden,
+        Self::HtmlNotFound,
+        Self::Misdirected,
+        Self::BadGateway,
+        Self::Unknown520,
+        Self::HtmlOk,
+        Self::EmptyOk,
+        Self::CutJson,
+        Self::RefusedStream,
+        Self::Http1Required,
     ];
+
+    /// Whether every answer is none.
+    pub(crate) fn is_rubbish(self) -> bool {
+        self.says().is_some()
+    }
+
+    /// Whether requests are not processed, and answers are not late.
+    pub(crate) fn is_unprocessed(self) -> bool {
+        matches!(self, Self::RefusedStream | Self::Http1Required)
+    }
+
+    /// The status and body of a host whose every answer is none.
+    fn says(self) -> Option<(u16, &'static str)> {
+        Some(match self {
+            Self::HtmlForbidden => (403, PAGE),
+            Self::HtmlNotFound => (404, PAGE),
+            Self::Misdirected => (421, PAGE),
+            Self::BadGateway => (502, PAGE),
+            Self::Unknown520 => (520, PAGE),
+            Self::HtmlOk => (200, PAGE),
+            Self::EmptyOk => (200, ""),
+            Self::CutJson => (200, r#"{"value":[{"id":"#),
+            _ => return None,
+        })
+    }
 }
+
+const PAGE: &str = "<!DOCTYPE html><html><body>This web app is stopped.</body></html>";
 
 /// Two certificate states besides the good one.
 pub(crate) struct Certificates {
@@ -121,6 +168,8 @@ struct Shared {
     /// How many connections the new address has had.
     moved: AtomicUsize,
     answered: AtomicUsize,
+    /// Requests that may have been refused.
+    refused: AtomicUsize,
     /// Resets every connection.
     cut: Notify,
     accepting: Mutex<Option<tokio::task::JoinHandle<()>>>,
@@ -143,6 +192,7 @@ impl Host {
                 arrivals: Mutex::default(),
                 moved: AtomicUsize::new(0),
                 answered: AtomicUsize::new(0),
+                refused: AtomicUsize::new(0),
                 cut: Notify::new(),
                 accepting: Mutex::default(),
                 tasks: Tasks::new(),
@@ -209,8 +259,10 @@ impl Host {
             Fault::BrownOut,
             Fault::GoAway,
             Fault::LatencyStep,
+            Fault::RefusedStream,
+            Fault::Http1Required,
         ];
-        if !keeps.contains(&fault) {
+        if !keeps.contains(&fault) && fault.says().is_none() {
             self.shared.cut.notify_waiters();
         }
     }
@@ -267,10 +319,15 @@ impl Host {
             return;
         };
         let answered = Arc::new(Notify::new());
-        let service = hyper::service::service_fn(|_| {
+        let service = hyper::service::service_fn(|request: http::Request<hyper::body::Incoming>| {
             let host = self.clone();
             let answered = Arc::clone(&answered);
-            async move { Ok::<_, std::convert::Infallible>(host.answer(&answered).await) }
+            async move {
+                match host.refusal(request.version()) {
+                    Some(reason) => Err(h2::Error::from(reason)),
+                    None => Ok(host.answer(&answered).await),
+                }
+            }
         });
         let builder = auto::Builder::new(TokioExecutor::new());
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
@@ -281,10 +338,29 @@ impl Host {
         let _ = connection.await;
     }
 
+    /// Why the stream of a request is reset before anything is processed.
+    fn refusal(&self, version: http::Version) -> Option<h2::Reason> {
+        if version != http::Version::HTTP_2 {
+            return None;
+        }
+        match *self.shared.fault.borrow() {
+            // Two of three, so that many are refused twice in a row.
+            Fault::RefusedStream => {
+                let nth = self.shared.refused.fetch_add(1, Ordering::SeqCst);
+                (nth % 3 < 2).then_some(h2::Reason::REFUSED_STREAM)
+            }
+            Fault::Http1Required => Some(h2::Reason::HTTP_1_1_REQUIRED),
+            _ => None,
+        }
+    }
+
     async fn answer(&self, goaway: &Notify) -> Response<UnsyncBoxBody<Bytes, std::io::Error>> {
         self.shared.arrivals.lock().unwrap().push(Instant::now());
         let nth = self.shared.answered.fetch_add(1, Ordering::SeqCst);
         let fault = *self.shared.fault.borrow();
+        if let Some((status, body)) = fault.says() {
+            return said(status, body);
+        }
         let mut status = StatusCode::OK;
         match fault {
             Fault::SlowHead => tokio::time::sleep(Duration::from_mins(1)).await,
@@ -316,6 +392,20 @@ impl Host {
         answer.headers_mut().insert(http::header::CONTENT_TYPE, json);
         answer
     }
+}
+
+fn said(status: u16, body: &'static str) -> Response<UnsyncBoxBody<Bytes, std::io::Error>> {
+    let frame = Ok(Frame::data(Bytes::from_static(body.as_bytes())));
+    let mut answer = Response::new(UnsyncBoxBody::new(StreamBody::new(stream::iter([frame]))));
+    *answer.status_mut() = StatusCode::from_u16(status).unwrap();
+    let content_type = if body.starts_with('<') {
+        "text/html"
+    } else {
+        "application/json"
+    };
+    let content_type = http::HeaderValue::from_static(content_type);
+    answer.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
+    answer
 }
 
 /// A port at which packets vanish, because its backlog is full.

@@ -209,7 +209,7 @@ impl Stage {
         let (path, value) = match self.random.random_range(0..4) {
             0 => ("cache.ttl", "\"2s\""),
             1 => ("merge.enabled", "true"),
-            2 => ("queue.max_wait", "\"20s\""),
+            2 => ("queue.max_wait", "\"30s\""),
             _ => ("cache.ttl", "\"no time\""),
         };
         self.spawned.write(&with(self.spawned.toml(), path, value));

@@ -72,7 +72,7 @@ async fn equal_callers_differ_by_one_at_most_over_any_interval() {
 #[tokio::test(start_paused = true)]
 async fn weights_divide_the_quota() {
     let settings = Settings {
-        weights: vec![("five", 5), ("two", 2)],
+        weights: vec![("five".to_owned(), 5), ("two".to_owned(), 2)],
         ..Settings::default()
     };
     let sent = served(&settings, 8, |gateway| {

@@ -7,6 +7,7 @@ mod counting;
 mod day;
 mod fairness;
 mod feedback;
+mod overload;
 mod prediction;
 mod upstream;
 mod world;

@@ -53,6 +53,13 @@ fn demands() -> Vec<Demand> {
         waited: 2_000,
         ..RUSH
     };
+    // What callers do who do not say how long they wait.
+    let loads = |name| Demand {
+        callers: 50,
+        mixed: true,
+        wait: Duration::from_secs(20),
+        ..named(name)
+    };
     vec![
         RUSH,
         Demand {
@@ -85,6 +92,18 @@ fn demands() -> Vec<Demand> {
             ..named("overload 1.11")
         },
         Demand {
+            load: (0.9, 0.9),
+            ..loads("load 0.9, 20 s, mixed")
+        },
+        Demand {
+            load: (1.1, 1.1),
+            ..loads("load 1.1, 20 s, mixed")
+        },
+        Demand {
+            load: (3.0, 3.0),
+            ..loads("load 3, 20 s, mixed")
+        },
+        Demand {
             load: (1.0, 1.0),
             backlog: 10_000,
             wait: Duration::from_hours(9),
@@ -98,10 +117,18 @@ fn demands() -> Vec<Demand> {
 struct Book {
     waited: Vec<Waited>,
     refused: Vec<(Instant, Reason)>,
+    displaced: Vec<Displaced>,
     /// When somebody who waited left.
     left: Vec<Instant>,
     /// When a slot was there for somebody who came: nobody waited then.
     idle: Vec<Instant>,
+}
+
+/// A place that was taken back.
+#[derive(Debug)]
+struct Displaced {
+    entered: Instant,
+    predicted: Instant,
 }
 
 #[derive(Debug)]
@@ -134,7 +161,14 @@ async fn one(gateway: Gateway, book: Arc<Mutex<Book>>, demand: Demand, mut dice:
         book.lock().unwrap().left.push(Instant::now());
         return;
     };
-    let mut permit = turn.unwrap_or_else(|refused| panic!("let in, then refused: {refused:?}"));
+    let mut permit = match turn {
+        Ok(permit) => permit,
+        Err(refused) => {
+            assert_eq!(refused.reason, Reason::Displaced, "let in, then refused: {refused:?}");
+            book.lock().unwrap().displaced.push(Displaced { entered, predicted });
+            return;
+        }
+    };
     let started = Instant::now();
     let deadline = attempt.caller.deadline;
     {
@@ -203,8 +237,18 @@ fn percentile(sorted: &[f64], share: usize) -> f64 {
 #[test]
 fn predictions_come_true_and_promises_are_kept() {
     let mut table = format!(
-        "{:<24} {:>6} {:>7} {:>7} {:>6} {:>6} {:>5} {:>5} {:>5}  {}\n",
-        "demand", "waited", "at once", "refused", "left", "median", "p90", "p99", "worst", "latest after deadline"
+        "{:<24} {:>6} {:>7} {:>7} {:>9} {:>6} {:>6} {:>5} {:>5} {:>5}  {}\n",
+        "demand",
+        "waited",
+        "at once",
+        "refused",
+        "displaced",
+        "left",
+        "median",
+        "p90",
+        "p99",
+        "worst",
+        "latest after deadline"
     );
     let mut wrong = Vec::new();
     for (demand, book) in each(&demands(), |demand| crowd(demand, 12)) {
@@ -217,14 +261,15 @@ fn predictions_come_true_and_promises_are_kept() {
         let latest = late.max().unwrap_or_default();
         let _ = writeln!(
             table,
-            "{:<24} {:>6} {:>7} {:>7} {:>6} {median:>6} {p90:>5} {p99:>5} {worst:>5}  {latest:?}",
+            "{:<24} {:>6} {:>7} {:>7} {:>9} {:>6} {median:>6} {p90:>5} {p99:>5} {worst:>5}  {latest:?}",
             demand.name,
             book.waited.len(),
             book.idle.len(),
             book.refused.len(),
+            book.displaced.len(),
             book.left.len(),
         );
-        // Whoever was let in was served (see `one`), and no later than timers are late.
+        // Whoever was let in was served or told that its place was taken back (see `one`), and no later than timers are late.
         if latest > Duration::from_millis(50) {
             wrong.push(format!("{}: {latest:?} past the deadline", demand.name));
         }

@@ -101,6 +101,13 @@ impl Upstream {
         self.0.lock().unwrap().sent.clone()
     }
 
+    /// When the last call of this caller left.
+    pub(super) fn last_of(&self, caller: &Name) -> Option<Instant> {
+        let diary = self.0.lock().unwrap();
+        let last = diary.sent.iter().rev().find(|sent| sent.caller == *caller);
+        last.map(|sent| sent.at)
+    }
+
     /// One call. The arrival is written down when the call leaves: a caller that hangs up cannot call it back.
     pub(super) async fn call(self, call: Outgoing) -> Result<Answer, Failure> {
         let fate = self.0.lock().unwrap().receive(&call);

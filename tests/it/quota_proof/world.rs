@@ -13,7 +13,7 @@ use tower::util::BoxCloneSyncService;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use defender_gateway::BoxError;
-use defender_gateway::attempt::{Load, Outgoing, Place, Try};
+use defender_gateway::attempt::{Load, Outgoing, Place, Retries, Try};
 use defender_gateway::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use defender_gateway::clock::Wall;
 use defender_gateway::queue::{self, Queue, Refused};
@@ -68,7 +68,7 @@ pub(super) fn each<C: Copy + Sync, R: Send, F: Future<Output = R>>(
 pub(super) struct Settings {
     pub(super) state_file: Option<PathBuf>,
     pub(super) past: UnknownPast,
-    pub(super) weights: Vec<(&'static str, u32)>,
+    pub(super) weights: Vec<(String, u32)>,
 }
 
 impl Default for Settings {
@@ -123,10 +123,11 @@ impl Gateway {
             .state_file(settings.state_file.clone());
         let quota = Quota::open(&config, wall.clone(), quota::Metrics::default()).unwrap();
         let tasks = Tasks::new();
-        let weight = |(name, weight): &(&str, u32)| (Name::new(name), NonZeroU32::new(*weight).unwrap());
+        let weight = |(name, weight): &(String, u32)| (Name::new(name), NonZeroU32::new(*weight).unwrap());
         let config = queue::Config {
             max_requests: 20_000,
             max_requests_per_caller: 2000,
+            longest_wait: 10 * HOUR,
             weights: settings.weights.iter().map(weight).collect(),
         };
         let queue = Queue::start(config, quota.clone(), &tasks, queue::Metrics::default());
@@ -157,18 +158,33 @@ impl Gateway {
                 trace: defender_gateway::telemetry::trace::Trace::None,
             }),
             place: Place::new(now),
+            retries: Retries::default(),
         }
     }
 
     /// One request; refused, it says when to come back.
     pub(super) async fn ask(&self, name: &Name, urgency: u8, wait: Duration) -> Result<Answer, Duration> {
+        let answer = self.request(name, urgency, wait).await;
+        answer.map_err(|refused| {
+            let after = refused.map(|refused| refused.retry_after_s());
+            Duration::from_secs(after.unwrap_or(1))
+        })
+    }
+
+    /// One request; refused by the queue, it says how.
+    pub(super) async fn request(&self, name: &Name, urgency: u8, wait: Duration) -> Result<Answer, Option<Refused>> {
         let attempt = self.attempt(name, urgency, wait);
         let answer = self.stack.clone().oneshot(attempt).await;
+        // Whoever shares a call gets the failure as it is; the refusal is its cause.
         answer.map_err(|error| {
-            let refused = error.downcast_ref::<Refused>();
-            refused.map_or(Duration::from_secs(1), |refused| {
-                Duration::from_secs(refused.retry_after_s())
-            })
+            let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error.as_ref());
+            while let Some(error) = cause {
+                if let Some(refused) = error.downcast_ref::<Refused>() {
+                    return Some(refused.clone());
+                }
+                cause = error.source();
+            }
+            None
         })
     }
 }

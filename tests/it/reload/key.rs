@@ -12,8 +12,10 @@ fn other(path: &str) -> Option<&'static str> {
     Some(match path {
         "server.listen" => "[\"127.0.0.1:1\"]",
         "server.hosts" => "[\"gateway.example\"]",
+        "server.trusted_proxies" => "[\"10.0.0.0/8\"]",
         "server.max_body" | "cache.max_size" => "\"2MiB\"",
-        "server.allow_non_loopback" | "admin.quit" | "defender.hedge" | "credentials.passthrough" | "merge.enabled" => {
+        "server.memory" => "\"64MiB\"",
+        "server.allow_non_loopback" | "admin.quit" | "defender.h2c" | "credentials.passthrough" | "merge.enabled" => {
             "true"
         }
         "server.drain" | "server.linger" | "queue.max_wait" | "store.timeout" => "\"9s\"",

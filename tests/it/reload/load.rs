@@ -209,9 +209,8 @@ async fn no_request_fails(load: Load) {
     let changed = [
         ("cache.ttl", "\"4s\""),
         ("cache.max_size", "\"32MiB\""),
-        ("queue.max_wait", "\"20s\""),
+        ("queue.max_wait", "\"30s\""),
         ("merge.enabled", "true"),
-        ("defender.hedge", "true"),
         ("defender.region", "\"eu\""),
         ("quota.limits", "[\"900000/1m\"]"),
     ];

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use futures_util::future::join_all;
 use http::StatusCode;
 
-use defender_gateway::sim::history::{Casing, Duplicates, Matching, NextLink, Order, Unknown};
+use defender_gateway::sim::history::{Casing, Duplicates, Envelope, Layout, Matching, NextLink, Order, Unknown};
 use defender_gateway::sim::{self, Fault, Often, Plan, Shape};
 
 use super::mix::{Mix, Question};
@@ -203,8 +203,60 @@ async fn rows_as_in_the_metadata() {
 }
 
 #[tokio::test]
+async fn upstreams_that_read_ids_as_dotnet_does() {
+    let tallies = compare_all(&[
+        |config| config.history.matching = Matching::Dotnet,
+        |config| {
+            config.history.matching = Matching::Dotnet;
+            config.history.duplicates = Duplicates::Each;
+            config.history.order = Order::AsRequested;
+        },
+        |config| {
+            config.history.matching = Matching::Dotnet;
+            config.history.unknown = Unknown::NotFound;
+            config.history.casing = Casing::Metadata;
+        },
+    ])
+    .await;
+    for tally in &tallies {
+        assert!(tally.hits > 0 && tally.merged > 0, "not tested: {tally:?}");
+    }
+}
+
+#[tokio::test]
+async fn answers_in_every_layout_and_envelope() {
+    let tallies = compare_all(&[
+        |config| config.history.layout = Layout::Spaced,
+        |config| {
+            config.history.layout = Layout::Pretty;
+            config.history.envelope = Envelope::Reversed;
+        },
+        |config| {
+            config.history.layout = Layout::Crlf;
+            config.history.envelope = Envelope::Extended;
+            config.history.order = Order::ById;
+        },
+    ])
+    .await;
+    for tally in &tallies {
+        assert!(
+            tally.merged > 0 && tally.assembled > 0 && tally.partial > 0,
+            "not tested: {tally:?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn pages_that_end_early() {
     let tallies = compare_all(&[
+        |config| {
+            config.history.page_size = 9;
+            config.history.next_link = NextLink::SkipToken;
+        },
+        |config| {
+            config.history.page_size = 9;
+            config.history.next_link = NextLink::Custom;
+        },
         |config| config.history.page_size = 9,
         |config| {
             config.history.page_size = 9;

@@ -118,6 +118,12 @@ impl Mix {
         match self.rng.random_range(0..6) {
             0 => id.to_uppercase(),
             1 => format!(" {id}\\t").replace("\\t", "\t"),
+            2 if self.rng.random_ratio(1, 4) => match self.rng.random_range(0..4) {
+                0 => format!("{{{id}}}"),
+                1 => id.replace('-', ""),
+                2 => format!("({})", id.to_uppercase()),
+                _ => format!("urn:uuid:{id}"),
+            },
             _ => id,
         }
     }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use tower::util::BoxCloneService;
 use tower::{BoxError, Layer as _, ServiceExt as _, service_fn};
 
-use defender_gateway::attempt::{Failure, Outgoing, Place, Try};
+use defender_gateway::attempt::{Failure, Outgoing, Place, Retries, Try};
 use defender_gateway::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use defender_gateway::clock::Wall;
 use defender_gateway::scan::{Answer, Call, Keep, Lore, Outcome, Request, Served, Status, Version};
@@ -57,6 +57,7 @@ impl Plant {
             queue::Config {
                 max_requests: 10_000,
                 max_requests_per_caller: 1000,
+                longest_wait: Duration::from_mins(10),
                 weights: [].into_iter().collect(),
             },
             quota.clone(),
@@ -144,6 +145,7 @@ fn each_for_itself(
                 load: Arc::new(load),
                 caller: call.caller,
                 place: Place::new(asked),
+                retries: Retries::default(),
             };
             let answer = paid.oneshot(attempt).await?;
             cache.keep(&call.request, &answer, asked);

@@ -59,7 +59,11 @@ impl Answer {
         let rows = self.json()["value"].as_array().unwrap().clone();
         let mut ids: Vec<_> = rows
             .iter()
-            .map(|row| row["ScanDefinitionIds"].as_str().unwrap().to_owned())
+            .map(|row| {
+                // The service's own name, or the documented one.
+                let id = row.get("scanDefinitionId").unwrap_or(&row["ScanDefinitionIds"]);
+                id.as_str().unwrap().to_owned()
+            })
             .collect();
         ids.sort();
         ids.dedup();

@@ -110,10 +110,10 @@ impl Program {
         self.lines.lock().unwrap().join("\n")
     }
 
-    /// What stands behind `start` in the first line that starts so; waits for it.
+    /// What stands behind `start` in the first line that starts so, or whose message does; waits for it.
     pub(crate) async fn line(&self, start: &str) -> String {
-        let found = self.wait_for_line(start, |line| line.starts_with(start)).await;
-        found[start.len()..].to_owned()
+        let found = self.wait_for_line(start, |line| said(line).starts_with(start)).await;
+        said(&found)[start.len()..].to_owned()
     }
 
     /// The first line that holds `part`; waits for it.
@@ -148,8 +148,10 @@ impl Program {
 
     fn address(&self, start: &str) -> String {
         let lines = self.lines.lock().unwrap();
-        let found = lines.iter().find_map(|line| line.strip_prefix(start));
-        found.unwrap_or_else(|| panic!("no {start:?} in {lines:?}")).to_owned()
+        let found = lines
+            .iter()
+            .find_map(|line| said(line).strip_prefix(start).map(str::to_owned));
+        found.unwrap_or_else(|| panic!("no {start:?} in {lines:?}"))
     }
 
     /// Sends a signal, such as `TERM`.
@@ -175,6 +177,13 @@ impl Program {
             output: self.output(),
         }
     }
+}
+
+/// What a line says to people: itself, or its message where it is JSON.
+fn said(line: &str) -> String {
+    let json = serde_json::from_str::<serde_json::Value>(line).ok();
+    let message = json.as_ref().and_then(|json| json["message"].as_str());
+    message.unwrap_or(line).to_owned()
 }
 
 async fn collect(stream: impl AsyncRead + Unpin, lines: Arc<Mutex<Vec<String>>>) {

@@ -10,6 +10,7 @@ use super::{managed, pem, token_proxy};
 use crate::config::key::Key;
 use crate::config::mistake::Origin;
 use crate::config::reader::Reader;
+use crate::config::value::guid;
 
 /// The kinds, in the order of preference among equals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -100,6 +101,15 @@ fn automatic(reader: &mut Reader<'_>, mut present: Vec<(Proof, Origin)>, ids: Id
         .cloned()
         .collect();
     if let Some((proof, origin)) = complete.first() {
+        let ours: Vec<_> = complete.iter().filter(|(_, origin)| !is_borrowed(origin)).collect();
+        if ours.len() > 1 {
+            let ours: Vec<_> = ours.iter().map(|(proof, _)| proof.as_str()).collect();
+            reader.note(format!(
+                "credentials.kind: {} are configured at once, and {} is used; name the one that you mean",
+                ours.join(" and "),
+                proof.as_str()
+            ));
+        }
         let others: Vec<_> = complete.iter().skip(1).map(|(proof, _)| proof.as_str()).collect();
         let mut why = format!("{}, found by credentials.kind = \"auto\"", place(origin, *proof));
         if !others.is_empty() {
@@ -186,7 +196,7 @@ fn build(reader: &mut Reader<'_>, proof: Proof, ids: Ids) -> Option<Credential> 
             }
         }
         Proof::Workload => {
-            let token_file = reader.file(&FEDERATED_TOKEN_FILE);
+            let token_file = reader.line_file(&FEDERATED_TOKEN_FILE);
             let proxy = token_proxy::read(reader);
             Credential::WorkloadIdentity {
                 tenant_id: tenant_id?,
@@ -222,6 +232,7 @@ fn place(origin: &Origin, proof: Proof) -> String {
 
 /// It becomes a path segment of the token address, so nothing that could leave the segment is let through.
 fn tenant_id(text: &str) -> Result<String, String> {
+    guid::check(text)?;
     if ["common", "organizations", "consumers"].contains(&text) {
         return Err("names no single tenant, and an application signs in to one (AADSTS50194)".into());
     }
@@ -234,6 +245,7 @@ fn tenant_id(text: &str) -> Result<String, String> {
 
 /// Entra's are GUIDs; other sign-in servers, used in tests, have words.
 fn client_id(text: &str) -> Result<String, String> {
+    guid::check(text)?;
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._:/".contains(&b);
     if text.len() > 128 || !text.bytes().all(allowed) {
         return Err("is no application id; it looks like 11111111-2222-3333-4444-555555555555".into());

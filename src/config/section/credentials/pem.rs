@@ -48,19 +48,15 @@ fn look(
     path: &Path,
     judge: impl FnOnce(&str) -> Result<(), &'static str>,
 ) -> Result<(), Recorded> {
-    let problem = match reader.content(path) {
-        Err(problem) => problem,
-        // ASN.1 begins with a sequence.
-        Ok(content) if content.first() == Some(&0x30) => {
-            "is binary (PKCS#12 or DER); convert it with: openssl pkcs12 -in FILE -nodes -out FILE.pem".into()
-        }
-        Ok(content) => match std::str::from_utf8(&content).map_or(Err("is no PEM text"), judge) {
-            Ok(()) => return Ok(()),
-            Err(problem) => problem.into(),
-        },
-    };
-    reader.wrong(key, format!("{}: {problem}", path.display()));
-    Err(Recorded)
+    // ASN.1 begins with a sequence.
+    let binary = reader.content(path).is_ok_and(|content| content.first() == Some(&0x30));
+    if binary {
+        let problem = "is binary (PKCS#12 or DER); convert it with: openssl pkcs12 -in FILE -nodes -out FILE.pem";
+        return reader.file_wrong(key, path, problem);
+    }
+    let text = reader.pem(key, path)?;
+    // What stands around the sections may be in any encoding.
+    judge(&String::from_utf8_lossy(&text)).or_else(|problem| reader.file_wrong(key, path, problem))
 }
 
 fn usable(text: &str) -> Result<(), &'static str> {

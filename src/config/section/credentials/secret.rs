@@ -6,6 +6,8 @@ use super::key::{CLIENT_SECRET, CLIENT_SECRET_FILE};
 use crate::config::key::Key;
 use crate::config::mistake::Origin;
 use crate::config::reader::Reader;
+use crate::config::value::guid::is_guid;
+use crate::plain_text;
 use crate::secret::Secret;
 
 /// A client secret, or where it is.
@@ -34,14 +36,21 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<SecretSource> {
     let said = reader.secret(&CLIENT_SECRET);
     let said = said.filter(|said| !(is_borrowed(&said.origin) && reader.is_said(&CLIENT_SECRET_FILE)));
     let Some(said) = said else {
-        return reader.file(&CLIENT_SECRET_FILE).ok()?.map(SecretSource::File);
+        let path = reader.line_file(&CLIENT_SECRET_FILE).ok()??;
+        let looks_like_an_id = reader
+            .content(&path)
+            .is_ok_and(|content| plain_text::line(&content).is_ok_and(is_guid));
+        if looks_like_an_id {
+            reader.note(format!("{}: {}: {AN_ID}", CLIENT_SECRET_FILE.path(), path.display()));
+        }
+        return Some(SecretSource::File(path));
     };
     let Origin::Variable(name) = said.origin else {
         return None;
     };
     let text = said.value.expose();
-    // Secrets have no white space; a line break at the end comes from how the variable was made.
-    let trimmed = text.trim();
+    // Secrets have no white space; a line break at the end comes from how the variable was made, as does a byte order mark.
+    let trimmed = text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
     if trimmed.is_empty() {
         reader.wrong_at(
             Origin::Variable(name),
@@ -51,12 +60,21 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<SecretSource> {
         return None;
     }
     if trimmed.len() < text.len() {
-        reader.note(format!("{name}: white space around the secret is left out"));
+        let what = if text.contains('\u{feff}') {
+            "a byte order mark"
+        } else {
+            "white space"
+        };
+        reader.note(format!("{name}: {what} around the secret is left out"));
     }
     if is_guid(trimmed) {
-        reader.note(format!(
-            "{name}: looks like the id of a secret; sign-in wants its value, which the portal shows only once (AADSTS7000215)"
-        ));
+        reader.note(format!("{name}: {AN_ID}"));
+    }
+    if let Err(malformed) = plain_text::line(trimmed.as_bytes()) {
+        reader.note(format!("{name}: {malformed}"));
+    }
+    for oddity in plain_text::oddities(trimmed.as_bytes()) {
+        reader.note(format!("{name}: {oddity}"));
     }
     Some(SecretSource::Value(Secret::new(trimmed.to_owned())))
 }
@@ -75,14 +93,10 @@ pub(super) fn check(reader: &mut Reader<'_>) {
     }
 }
 
+const AN_ID: &str =
+    "looks like the id of a secret; sign-in wants its value, which the portal shows only once (AADSTS7000215)";
+
 /// Whether a value comes from a variable that is not ours.
 pub(super) fn is_borrowed(origin: &Origin) -> bool {
     matches!(origin, Origin::Variable(name) if !name.starts_with(Key::PREFIX))
-}
-
-/// 8-4-4-4-12 hexadecimal digits.
-fn is_guid(text: &str) -> bool {
-    let groups: Vec<_> = text.split('-').collect();
-    groups.iter().map(|group| group.len()).eq([8, 4, 4, 4, 12])
-        && groups.iter().all(|group| group.bytes().all(|b| b.is_ascii_hexdigit()))
 }

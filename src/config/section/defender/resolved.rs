@@ -53,13 +53,13 @@ pub(super) static VIA_PROXY: Key = Key::new(
 )
 .hidden()
 .live();
-static HEDGE: Key = Key::new(
+static H2C: Key = Key::new(
     "defender",
-    "hedge",
+    "h2c",
     Kind::Flag,
     Fallback::Flag(false),
-    "Asks the next region as well when an answer is later than 95 % of that host's answers, as long as at least half of the quota is \
-     unused. The first answer wins; both calls count.",
+    "Speaks HTTP/2 to hosts at `http://` addresses, which then must speak it too; without, HTTP/1.1. The simulator asks for it when its \
+     regions are at a distance, which cannot be measured otherwise.",
 )
 .live();
 static CA_FILE: Key = Key::new(
@@ -72,7 +72,7 @@ static CA_FILE: Key = Key::new(
 .live();
 
 pub(in crate::config::section) static KEYS: &[&Key] =
-    &[&CLOUD, &REGION, &TIMEOUT, &HEDGE, &REGIONS, &VIA_PROXY, &CA_FILE];
+    &[&CLOUD, &REGION, &TIMEOUT, &REGIONS, &H2C, &VIA_PROXY, &CA_FILE];
 
 /// The upstream, and the way to it.
 #[derive(Clone, Debug)]
@@ -85,8 +85,8 @@ pub struct Defender {
     pub pin: Pin,
     /// The longest wait for one answer.
     pub timeout: Duration,
-    /// Whether a late answer is asked for once more, elsewhere.
-    pub hedge: bool,
+    /// Whether hosts at `http` addresses speak HTTP/2.
+    pub h2c: bool,
     /// The way out, if it is not direct.
     pub proxy: Option<Proxy>,
     /// Certificate authorities to trust besides the built-in ones.
@@ -103,15 +103,15 @@ impl Defender {
         let regions = region::read(reader, cloud);
         let pin = region::pin(reader, regions.as_deref());
         let timeout = reader.duration(&TIMEOUT);
-        let hedge = reader.flag(&HEDGE);
+        let h2c = reader.flag(&H2C);
         let proxy = proxy::read(reader);
-        let ca_file = reader.file(&CA_FILE);
+        let ca_file = reader.authorities_file(&CA_FILE);
         Some(Self {
             cloud: cloud?,
             regions: regions?,
             pin: pin?,
             timeout: timeout?,
-            hedge: hedge?,
+            h2c: h2c?,
             proxy: proxy.ok()?,
             ca_file: ca_file.ok()?,
         })

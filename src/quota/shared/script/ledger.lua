@@ -1,15 +1,18 @@
 -- The shared ledger: one atomic step of one replica, decided with the server's clock.
 --
--- KEYS  state (packed), past (charge -> counted at), flying (charge -> latest arrival), log (charge -> number of its last change),
---       format (the version of these, while anything of it counts)
+-- KEYS  state (packed, of fixed size), past (charge -> counted at), flying (charge -> latest arrival), log (charge -> number of its last
+--       change), format (the version of these, while anything of it counts);
+--       members (name -> packed), leases (-> until), seen (-> the last change of the membership that it told it knows), joined (-> number of
+--       that change), gone (the same), awaited (those whose charges are missing after the store forgot);
+--       waits (what waits, by flow and deadline), flows (-> tag), infos (-> packed), idle (-> tag of its last service), offers (member -> until);
+--       the ledger of the format before this one (state, past, flying)
 -- ARGV  the step, JSON. Times in it are microseconds before or after now: no replica's clock is believed, only its stopwatch.
 --
 -- The guarantee is `room`: a call goes only while fewer than L charges are inside W, for every limit. Everything else is courtesy.
 local STATE, PAST, FLYING, LOG, FORMAT = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local MEMBERS, LEASES, SEEN, JOINED, GONE, AWAITED = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
+local WAITS, FLOWS, INFOS, IDLE, OFFERS = KEYS[12], KEYS[13], KEYS[14], KEYS[15], KEYS[16]
 local step = cjson.decode(ARGV[1])
--- Calls of replicas that store something else are known to them alone: nothing is granted until those have left every window.
-local format = redis.call('GET', FORMAT)
-if format and format ~= step.format then return cjson.encode({ other = format }) end
 local raw = redis.call('GET', STATE)
 local state = raw and cmsgpack.unpack(raw)
 local wakes = {}
@@ -27,22 +30,37 @@ end
 local function count(key) return redis.call('ZCARD', key) end
 
 -- A key of ours was evicted or deleted, or this data was written by another server: calls may be missing.
+local function counts()
+  return {
+    count(PAST), count(FLYING), count(LOG), redis.call('HLEN', MEMBERS), count(LEASES), count(SEEN), count(JOINED),
+    count(WAITS), count(FLOWS), redis.call('HLEN', INFOS),
+  }
+end
+
 local function is_lost()
-  return not state or state.run ~= run or state.past ~= count(PAST) or state.flying ~= count(FLYING)
-    or state.log ~= count(LOG) or step.doubt == state.epoch
+  if not state or state.run ~= run or step.doubt == state.epoch then return true end
+  for n, size in ipairs(counts()) do
+    if state.counts[n] ~= size then return true end
+  end
+  return false
 end
 
 -- Nothing is granted until the replicas have brought their copies.
-local function begin_epoch()
-  local before = state or { shift = 0, seq = 0, keep = 0, most = 0 }
+local function begin_epoch(before)
   -- The answer to a probe may never be heard of here; without one, the next call finds out.
   local gate = before.gate and before.gate.till and before.gate or nil
   state = {
     epoch = step.nonce, run = run, shift = before.shift, seq = before.seq, keep = before.keep, most = before.most,
-    merging = now + step.window, merged = {}, copies = 0, gen = 0, members = {}, turn = 0,
-    level = 0, rate = 0, at = now, plan = 0, gate = gate, trimmed = before.seq + 1,
+    merging = now + step.window, copies = 0, gen = 0, known = 0, offered = 0,
+    level = 0, rate = 0, at = now, plan = 0, gate = gate, foreign = before.foreign, trimmed = before.seq + 1,
+    clock = 0, keys = {}, clocks = {}, flows = {}, sums = {},
   }
-  wakes['*'] = true
+  for class = 1, 8 do
+    state.keys[class], state.clocks[class], state.flows[class] = 0, 0, 0
+    state.sums[class] = { n = 0, w = 0, q = 0, r = 0, a = 0 }
+  end
+  redis.call('DEL', MEMBERS, LEASES, SEEN, JOINED, GONE, AWAITED, WAITS, FLOWS, INFOS, IDLE, OFFERS)
+  wakes['*'] = ''
 end
 
 local function note(id)
@@ -107,25 +125,6 @@ local function fill()
   state.at = now
 end
 
-local function replan()
-  local longest = step.limits[#step.limits]
-  local returns = {}
-  local past = redis.call('ZRANGEBYSCORE', PAST, '(' .. string.format('%.0f', now - longest.hold), '+inf', 'WITHSCORES')
-  for i = 2, #past, 2 do returns[#returns + 1] = tonumber(past[i]) + longest.hold end
-  local flying = redis.call('ZRANGE', FLYING, 0, -1, 'WITHSCORES')
-  for i = 2, #flying, 2 do
-    returns[#returns + 1] = math.max(tonumber(flying[i]) - step.attempt + step.landing, now) + longest.hold
-  end
-  local free = longest.calls - #returns
-  state.level = math.min(state.level, math.max(free, 0))
-  local spare = free - state.level
-  state.rate, state.plan = (spare + #returns) / longest.hold, now + longest.hold
-  for k, back in ipairs(returns) do
-    local sustainable = (spare + k - 1) / (back - now)
-    if back > now and sustainable < state.rate then state.rate, state.plan = sustainable, back end
-  end
-end
-
 local function upset() state.plan = 0 end
 
 -- When the bucket holds n calls.
@@ -156,30 +155,6 @@ local function refund(id)
   end
 end
 
--- The upstream said 429: everybody pauses, and calls of others that the ledger did not know are charged.
-local function throttle(said)
-  settle(said.id, said.age)
-  local named
-  for _, limit in ipairs(step.limits) do
-    if limit.window == said.window then named = limit end
-  end
-  for _, limit in ipairs(named and {} or step.limits) do
-    if not named or limit.calls - used(limit) < named.calls - used(named) then named = limit end
-  end
-  local missing = math.max(0, named.calls - used(named))
-  local wait = said.wait
-  if not wait and missing == 0 then
-    local first = redis.call('ZRANGEBYSCORE', PAST, '(' .. string.format('%.0f', now - named.hold), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
-    wait = first[2] and tonumber(first[2]) + named.hold - now
-  end
-  local till = now + math.min(wait or named.window, step.longest_pause)
-  for i = 1, missing do count_at(said.id .. '~' .. i, till - named.hold) end
-  if state.gate and state.gate.till then till = math.max(till, state.gate.till) end
-  state.gate = { till = till }
-  upset()
-  return missing
-end
-
 -- A replica's copy: the latest that anybody knows of a charge counts.
 local function merge(copy)
   for _, entry in ipairs(copy.charges or {}) do
@@ -196,21 +171,28 @@ local function merge(copy)
     if not (state.gate and state.gate.till and state.gate.till > till) then state.gate = { till = till } end
   end
   upset()
-  if not state.merging then return end
-  state.merged[step.me] = true
+  if not state.merging then return false end
   state.copies = state.copies + 1
-  if not state.best or now - copy.age > state.best.at then
-    state.best = { at = now - copy.age, members = copy.members or {} }
+  local at = now - copy.age
+  if not copy.members then
+    -- Its own charges are here. The whole copy is asked for when it is fresher than those that were asked for before.
+    local is_fresher = at > (state.asked_for or 0)
+    if is_fresher then state.asked_for = at end
+    return is_fresher
   end
+  if not state.best or at > state.best.at then
+    state.best = { at = at, level = copy.level }
+    redis.call('DEL', AWAITED)
+    for _, name in ipairs(copy.members) do
+      if not redis.call('ZSCORE', JOINED, name) then redis.call('SADD', AWAITED, name) end
+    end
+  end
+  return false
 end
 
 -- Every charge was granted before the freshest copy was taken, and is in it, or to a replica that this copy names: see shared/mod.rs.
 local function is_complete()
-  if not state.best or state.best.at < now - step.lease then return false end
-  for _, name in ipairs(state.best.members) do
-    if not state.merged[name] then return false end
-  end
-  return true
+  return state.best and state.best.at >= now - step.lease and redis.call('SCARD', AWAITED) == 0
 end
 
 -- Charges the most that can have been granted and is known to nobody.
@@ -223,6 +205,11 @@ local function assume()
     end
     return
   end
+  if not state.best then
+    -- Replicas that had copies came and went before they brought them.
+    for i = 1, state.most do count_at(state.epoch .. '~' .. i, now) end
+    return
+  end
   local longest, gap = step.limits[#step.limits], now - state.best.at
   local unknown = math.ceil(step.burst + longest.calls / longest.hold * gap) + 1
   for _, limit in ipairs(step.limits) do
@@ -231,11 +218,22 @@ local function assume()
   for i = 1, math.min(unknown, state.most) do count_at(state.epoch .. '~' .. i, now) end
 end
 
+-- The bucket goes on from what the freshest copy saw in it, less the calls that were granted since.
+local function restore_level()
+  local best = state.best
+  if not (best and best.level) then return end
+  local since = redis.call('ZCOUNT', FLYING, '(' .. string.format('%.0f', best.at + step.attempt), '+inf')
+    + redis.call('ZCOUNT', PAST, '(' .. string.format('%.0f', best.at), now)
+  state.level, state.at = math.max(0, math.min(best.level - since, step.burst)), now
+end
+
 local function end_merge()
   local complete = is_complete()
   if not complete and now < state.merging then return end
+  restore_level()
   if not complete then assume() end
-  state.merging, state.merged, state.best = nil, nil, nil
+  state.merging, state.best, state.asked_for = nil, nil, nil
+  redis.call('DEL', AWAITED)
   upset()
-  wakes['*'] = true
+  wakes['*'] = ''
 end

@@ -1,101 +1,249 @@
 
--- The step itself, and what is said of it.
+-- Slots to those whose turn it is, and the step itself.
 
-local TOLD = 16 -- how many entries a replica is told of what the others have promised
+local MOST = 320 -- most slots that one step hands out
+local CHUNK = 4000 -- most charges of which one reply tells
 
-local function news()
-  local ids
-  if step.seq < (state.trimmed or 0) then
-    ids = redis.call('ZRANGE', PAST, 0, -1)
-    for _, id in ipairs(redis.call('ZRANGE', FLYING, 0, -1)) do ids[#ids + 1] = id end
-  else
-    ids = redis.call('ZRANGEBYSCORE', LOG, '(' .. step.seq, '+inf')
-  end
-  local list = {}
-  for _, id in ipairs(ids) do
-    local at = redis.call('ZSCORE', PAST, id)
-    local latest = not at and redis.call('ZSCORE', FLYING, id)
-    if at then
-      list[#list + 1] = { id, 2, math.floor(now - tonumber(at)) }
-    elseif latest then
-      list[#list + 1] = { id, 1, math.ceil(tonumber(latest) - now) }
-    else
-      list[#list + 1] = { id, 0, 0 }
+local function free_now()
+  if state.gate and (state.gate.probe or state.gate.till > now) then return 0 end
+  local free = math.min(math.floor(state.level + 0.000001), room())
+  if state.gate then free = math.min(free, 1) end
+  return math.max(free, 0)
+end
+
+-- When the n-th coming slot comes, for a timer: nil when only news can tell.
+local function slot_at(n)
+  if state.gate and state.gate.probe then return nil end
+  local at = opening(n)
+  return at and math.max(at, bucket(n), state.gate and state.gate.till or 0)
+end
+
+-- A slot is kept for a member for a moment, and it is told so.
+local function offer(name, member, flow)
+  if #member.offers == 0 then redis.call('ZADD', OFFERS, string.format('%.0f', now + step.claim), name) end
+  member.offers[#member.offers + 1], member.changed = flow, true
+  state.offered = state.offered + 1
+  wakes[name] = ''
+end
+
+-- Who does not come for its slot in time is passed over until it is heard of again.
+local function end_offers()
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', OFFERS, '-inf', string.format('%.0f', now), 'LIMIT', 0, ENDED)) do
+    if name ~= step.me then
+      local member = record(name)
+      redis.call('ZREM', OFFERS, name)
+      if member then
+        state.offered = state.offered - #member.offers
+        declare(name, member, {})
+        member.offers, member.again = {}, true
+      end
     end
   end
+end
+
+-- The slots that were kept for this member. Its requests were counted off when they were offered; if it has told anew what waits, the one
+-- that is served now is among them.
+local function claim(me, open)
+  local granted = {}
+  if #me.offers == 0 then return granted end
+  redis.call('ZREM', OFFERS, step.me)
+  state.offered = state.offered - #me.offers
+  for _, flow in ipairs(me.offers) do
+    if #granted < math.min(open, step.want) then
+      granted[#granted + 1] = flow
+      if step.flows then uncount(step.me, me, flow) end
+    elseif not step.flows then
+      me.again = true
+    end
+  end
+  me.offers, me.changed = {}, true
+  return granted
+end
+
+-- Tells the one whose turn is next when its slot comes, and has this one look whether it came for it.
+local function tell_next(me, due)
+  local flow, name = next_turn()
+  local at = flow and slot_at(state.offered + 1)
+  if not at then return due end
+  local member = record(name)
+  if name == step.me then
+    me.due, me.changed = at, true
+    return math.min(due, at)
+  end
+  if not member.due or member.due > at + 2000 or member.due < now - step.claim then
+    member.due, member.changed = at, true
+    if wakes[name] == nil then wakes[name] = string.format('%.0f', math.max(at - now, 0)) end
+    if redis.call('ZCARD', JOINED) <= 16 then return math.min(due, math.max(at, now) + step.claim) end
+  end
+  return due
+end
+
+local function grant(me)
+  fill()
+  if state.plan <= now then replan() end
+  local open, due = free_now(), math.huge
+  local granted = claim(me, open)
+  local spare = open - #granted - state.offered
+  for _ = 1, math.min(spare, MOST) do
+    local flow, name = next_turn()
+    if not flow then break end
+    if name == step.me then
+      if #granted >= step.want then
+        -- It has not left names for further slots.
+        due = now
+        break
+      end
+      take_turn(flow, name)
+      granted[#granted + 1] = flow
+    else
+      take_turn(flow, name)
+      offer(name, record(name), flow)
+      due = now + step.claim
+    end
+  end
+  for n = 1, #granted do take(step.me .. ':' .. (step.next + n - 1)) end
+  return granted, tell_next(me, due)
+end
+
+local function told(id)
+  local at = redis.call('ZSCORE', PAST, id)
+  if at then return { id, 2, math.floor(now - tonumber(at)) } end
+  local latest = redis.call('ZSCORE', FLYING, id)
+  if latest then return { id, 1, math.ceil(tonumber(latest) - now) } end
+  return { id, 0, 0 }
+end
+
+-- What is new in the ledger since this member was told. One that brought a copy has all that was granted before, and takes what is in
+-- flight to count until later than it will.
+local function news(me)
+  local list = {}
+  if step.seq >= state.trimmed then
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', LOG, '(' .. step.seq, '+inf')) do list[#list + 1] = told(id) end
+    return #list > 0 and list or nil
+  end
+  local from = me.had and '(' .. string.format('%.0f', me.had - step.attempt - step.lease) or '-inf'
+  local past = redis.call('ZRANGEBYSCORE', PAST, from, '+inf', 'WITHSCORES', 'LIMIT', 0, CHUNK)
+  for i = 1, #past, 2 do list[#list + 1] = { past[i], 2, math.floor(now - tonumber(past[i + 1])) } end
+  local flying = redis.call('ZRANGE', FLYING, 0, -1, 'WITHSCORES')
+  for i = 1, #flying, 2 do list[#list + 1] = { flying[i], 1, math.ceil(tonumber(flying[i + 1]) - now) } end
   return #list > 0 and list or nil
 end
 
--- What the others want, for a forecast: of each how many calls, or -1 for all that it can get, and its weight; and what they have promised.
-local function rivals()
-  local others, wants, promised = {}, {}, {}
-  for name, member in pairs(state.members) do
-    if name ~= step.me and member.want > 0 then
-      others[name] = true
-      -- Versions that do not tell what they promise do not tell either whether they want more.
-      local want = (member.more or not member.promised) and -1 or member.want
-      wants[#wants + 1] = { want, member.weight }
-    end
-  end
-  for _, due in ipairs(promises(others, TOLD)) do
-    promised[#promised + 1] = { due.calls, math.floor(due.first - now), math.floor(due.last - now) }
-  end
-  return #wants > 0 and wants or nil, #promised > 0 and promised or nil
-end
-
 local function finish(reply)
+  write_order()
   state.last = now
-  state.past, state.flying, state.log = count(PAST), count(FLYING), count(LOG)
+  state.counts = counts()
   redis.call('SET', STATE, cmsgpack.pack(state))
-  for _, key in ipairs({ STATE, PAST, FLYING, LOG }) do redis.call('PEXPIRE', key, step.ttl) end
   redis.call('SET', FORMAT, step.format, 'PX', step.quiet)
-  for name in pairs(wakes) do redis.call('PUBLISH', STATE, name) end
+  for name, message in pairs(wakes) do redis.call('PUBLISH', STATE .. ':' .. name, message) end
   reply.epoch, reply.now = state.epoch, string.format('%.0f', now)
   return cjson.encode(reply)
 end
 
-local function run_step()
-  if is_lost() then begin_epoch() end
-  if step.epoch ~= state.epoch then return finish({ stale = true }) end
-  state.keep, state.most = math.max(state.keep, step.keep), math.max(state.most, step.most)
-  if step.leave then
-    if state.members[step.me] then state.gen = state.gen + 1 end
-    state.members[step.me] = nil
-  end
-  local me = not step.leave and admit()
-  if me then
-    -- A step that was overtaken by a later one of the same replica must not be taken: nobody reads its answer.
-    if step.call <= me.call then return finish({ stale = true }) end
-    if me.want == 0 then me.pass = math.max(me.pass, state.turn) end
-    me.call, me.lease, me.seen, me.want, me.weight = step.call, now + step.lease, step.gen, step.want, step.weight
-    me.claim, me.due = nil, nil
-    me.promised, me.more = {}, step.turns_away
-    for n, promise in ipairs(step.promised or {}) do
-      me.promised[n] = { promise[1], now + promise[2], now + promise[3] }
+-- A key with a lifetime is what a store that is short of memory evicts first (`volatile-*`), so the ledger has none while it is in use. When
+-- the last replica leaves it gets one, or that of an application which is gone would stay for ever.
+local function lifetimes(is_left)
+  for n = 1, 16 do
+    if n ~= 5 then
+      if is_left then redis.call('PEXPIRE', KEYS[n], step.ttl) else redis.call('PERSIST', KEYS[n]) end
     end
   end
-  sweep()
-  if step.copy then merge(step.copy) end
-  for _, done in ipairs(step.settled or {}) do settle(done[1], done[2]) end
-  for _, id in ipairs(step.refunded or {}) do refund(id) end
-  local foreign = 0
-  for _, said in ipairs(step.throttled or {}) do foreign = foreign + throttle(said) end
-  if state.merging then end_merge() end
-  local granted, due = {}, nil
-  if me and not state.merging then granted, due = grant(me) end
-  local gate = state.gate or {}
-  local wants, promised = rivals()
-  local names = {}
-  for name in pairs(state.members) do names[#names + 1] = name end
-  return finish({
-    granted = #granted > 0 and #granted or nil,
-    due = due and due < math.huge and math.max(0, math.ceil(due - now)) or nil,
-    merging = state.merging and math.max(0, state.merging - now) or nil,
-    news = news(), seq = state.seq, gen = state.gen, members = #names > 0 and names or nil, foreign = foreign,
-    level = state.level, rate = state.rate * 1000000, plan = math.max(0, state.plan - now),
-    pause = gate.till and math.max(0, gate.till - now) or nil, probe = gate.probe,
-    wants = wants, promised = promised,
-  })
 end
 
+local function leave()
+  if record(step.me) then drop(step.me) end
+  sweep()
+  for _, done in ipairs(step.settled or {}) do accept(done[1], done[2]) end
+  for _, id in ipairs(step.refunded or {}) do refund(id) end
+  for _, said in ipairs(step.throttled or {}) do throttle(said) end
+  local reply = finish({ seq = step.seq, gen = step.gen })
+  if redis.call('ZCARD', JOINED) == 0 then lifetimes(true) end
+  return reply
+end
+
+local function heard_of(me)
+  me.call, me.due, me.changed = step.call, nil, true
+  redis.call('ZADD', LEASES, string.format('%.0f', now + step.lease), step.me)
+  if not step.flows then return end
+  local wants = {}
+  for n, flow in ipairs(step.flows) do
+    local want = { f = flow[1], w = flow[2], q = flow[3], r = flow[4], a = flow[5], d = {} }
+    for i, left in ipairs(flow[6] or {}) do want.d[i] = now + left end
+    wants[n] = want
+  end
+  me.again = nil
+  -- Until everybody knows of it, it takes no turn.
+  if is_known(me) then declare(step.me, me, wants) else me.again = true end
+end
+
+local function run_step()
+  if is_lost() then begin_epoch(state or { shift = 0, seq = 0, keep = 0, most = 0 }) end
+  if step.epoch ~= state.epoch then return finish({ stale = true }) end
+  state.keep, state.most = math.max(state.keep, step.keep), math.max(state.most, step.most)
+  if step.leave then return leave() end
+  end_leases()
+  local me = admit()
+  if newcomer then lifetimes(false) end
+  -- A step that was overtaken by a later one of the same replica must not be taken: nobody reads its answer.
+  if step.call <= me.call then return finish({ stale = true }) end
+  local reply = {}
+  if not state.merging then acknowledge() end
+  heard_of(me)
+  sweep()
+  if step.copy then
+    if state.merging then me.had = now - step.copy.age end
+    reply.bring = merge(step.copy) or nil
+  end
+  for _, done in ipairs(step.settled or {}) do accept(done[1], done[2]) end
+  for _, id in ipairs(step.refunded or {}) do refund(id) end
+  for _, said in ipairs(step.throttled or {}) do throttle(said) end
+  if state.merging then end_merge() end
+  if state.merging then
+    reply.merging, reply.seq, reply.gen = math.max(0, state.merging - now), step.seq, step.gen
+    return finish(reply)
+  end
+  end_offers()
+  local granted, due = {}, math.huge
+  if is_known(me) then granted, due = grant(me) elseif step.wants then due = call_all() end
+  membership(reply)
+  reply.news, reply.seq = news(me), state.seq
+  if step.seq < state.trimmed then me.had = nil end
+  if #granted > 0 then reply.granted = granted end
+  if due < math.huge then reply.due = math.max(0, math.ceil(due - now)) end
+  if step.wants then reply.others = others(me) end
+  reply.again = me.again
+  local calls, holes = foreseen()
+  reply.foreign, reply.holes = calls > 0 and calls or nil, holes
+  local gate = state.gate or {}
+  reply.level, reply.rate, reply.plan = state.level, state.rate * 1000000, math.max(0, state.plan - now)
+  reply.pause, reply.probe = gate.till and math.max(0, gate.till - now) or nil, gate.probe
+  return finish(reply)
+end
+
+-- Calls of replicas that store something else are known to them alone, but for those of the format before this one: its ledger is taken
+-- over as it stands, and its replicas find ours in its place and grant nothing more.
+local function take_over()
+  local old_state, old_past, old_flying = KEYS[17], KEYS[18], KEYS[19]
+  local packed = redis.call('GET', old_state)
+  local old = packed and cmsgpack.unpack(packed)
+  if not old or old.merging or old.run ~= run or old.past ~= count(old_past) or old.flying ~= count(old_flying) then return false end
+  state = nil
+  redis.call('DEL', PAST, FLYING, LOG)
+  now = math.max(clock + old.shift, old.last)
+  begin_epoch({ shift = now - clock, seq = 0, keep = old.keep, most = old.most, gate = old.gate })
+  for from, to in pairs({ [old_past] = PAST, [old_flying] = FLYING }) do
+    redis.call('ZUNIONSTORE', to, 1, from)
+    for _, id in ipairs(redis.call('ZRANGE', from, 0, -1)) do note(id) end
+  end
+  state.merging, state.level, state.rate, state.at, state.plan = nil, old.level, old.rate, old.at, 0
+  redis.call('DEL', old_state, old_past, old_flying, KEYS[20])
+  return true
+end
+
+local format = redis.call('GET', FORMAT)
+if format and format ~= step.format and not (format == step.before and take_over()) then return cjson.encode({ other = format }) end
+-- What was taken over stands as it is until the first step with its epoch.
+if state and format and format ~= step.format then
+  state.counts, state.last = counts(), now
+end
 return run_step()

@@ -95,6 +95,7 @@ impl Explorer {
             .unknown_past(UnknownPast::Full);
         let store = crate::store::Config::new(Address::parse("redis://h").unwrap(), MS);
         let timing = Timing {
+            idle: MS * 400,
             heartbeat: MS * 200,
             lease: MS * 1300,
             merge: MS * 500,
@@ -170,12 +171,12 @@ impl Explorer {
             let reply = self.store.run(&step);
             world.replicas[n].heard(&reply, now, now);
         }
-        while let Some(id) = world.replicas[n].take(now) {
+        while let Some(slot) = world.replicas[n].take(now) {
             world.made += 1;
             self.calls += 1;
             let call = Call {
                 replica: n,
-                id,
+                id: slot.id,
                 left: world.now,
                 arrives_late: world.made.is_multiple_of(2),
             };
@@ -304,7 +305,18 @@ fn explore(depth: usize, prologues: &[&[Event]], mistake: Option<(&str, &str)>) 
 
 /// From an unused quota, and from one that the one or the other has used.
 fn assert_safe(depth: usize) {
-    let prologues: [&[Event]; 3] = [&[], &[Event::Step(0)], &[Event::Step(1), Event::Time, Event::Step(0)]];
+    let prologues: [&[Event]; 4] = [
+        &[],
+        &[Event::Step(0)],
+        &[Event::Step(1), Event::Time, Event::Step(0)],
+        &[
+            Event::Step(1),
+            Event::Answer(1),
+            Event::Answer(1),
+            Event::Time,
+            Event::Time,
+        ],
+    ];
     let explorer = explore(depth, &prologues, None);
     assert_eq!(explorer.over, None);
     assert!(explorer.calls > 50, "hardly any calls: nothing was tested");

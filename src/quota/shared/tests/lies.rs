@@ -33,10 +33,12 @@ async fn no_more_slots_are_taken_than_were_asked_for_whatever_the_store_grants()
         state.step("n".into(), false, now).unwrap();
         let reply: Reply = serde_json::from_str(reply).unwrap();
         let _ = state.heard(&reply, now, now);
-        std::iter::from_fn(|| state.take(now)).collect::<Vec<_>>()
+        std::iter::from_fn(|| state.take(now))
+            .map(|slot| slot.id)
+            .collect::<Vec<_>>()
     };
     hear(&mut state, r#"{"epoch":"e","stale":true}"#);
-    let lie = r#"{"epoch":"e","granted":18446744073709551615,"foreign":18446744073709551615}"#;
+    let lie = r#"{"epoch":"e","granted":["a","b","c","d","e"],"foreign":18446744073709551615}"#;
     let mut names = hear(&mut state, lie);
     assert_eq!(names.len(), 3);
     names.extend(hear(&mut state, lie));
@@ -56,12 +58,14 @@ async fn a_forecast_ends_whatever_the_store_says_of_others() {
         let _ = state.heard(&reply, now, now);
     };
     hear(&mut state, r#"{"epoch":"e","stale":true}"#);
-    let most = u64::MAX;
-    let wants = vec!["[-1,1e300],[1e300,1e300],[-1e300,-1e300]"; 1000].join(",");
-    let promised = vec![format!("[{most},0,0],[{most},1e300,-1e300]"); 1000].join(",");
-    hear(
-        &mut state,
-        &format!(r#"{{"epoch":"e","wants":[{wants}],"promised":[{promised}]}}"#),
+    let others = vec![r#"["3a",-1,1e300,1e300,1],["7",1e300,-1e300,1,0],["x",1,1,1,1],["",1,1,1,1]"#; 1000].join(",");
+    hear(&mut state, &format!(r#"{{"epoch":"e","others":[{others}]}}"#));
+    assert!(state.others.len() <= 128);
+    assert!(
+        state
+            .others
+            .iter()
+            .all(|flow| flow.waiting <= 1_000_000 && flow.weight >= 1)
     );
     let mut slots = std::collections::VecDeque::new();
     state.forecast(now, 1000, &mut slots);

@@ -69,7 +69,7 @@ fn a_member_of_another_format_is_granted_nothing_and_changes_nothing() {
     let format = bench.format();
     bench.store.command(&["SET", &format, "v0"]);
     let reply = bench.step(|_| {});
-    assert_eq!((reply.other.as_deref(), reply.granted), (Some("v0"), 0));
+    assert_eq!((reply.other.as_deref(), reply.granted.len()), (Some("v0"), 0));
     let state = bench.sharing.keys()[0].clone();
     assert_eq!(bench.store.ask::<i64>(&["EXISTS", &state]), 0);
 
@@ -97,15 +97,63 @@ fn members_of_one_format_share_whatever_more_they_know() {
     assert_eq!(bench.store.ask::<String>(&["EVAL", read, "1", &key]), "kept");
 }
 
+/// The script of the format before this one, for a replica named `old` that wants so many slots; how many it gets.
+fn old_step(bench: &mut Bench, call: u64, want: usize, epoch: &str) -> serde_json::Value {
+    let step = serde_json::json!({
+        "format": "v1", "quiet": 13_000, "me": "old", "limits": [{"calls": 2, "window": 10_000_000, "hold": 10_100_000}], "burst": 2,
+        "attempt": 2_000_000, "keep": 10_100_000, "most": 2, "ttl": 60_000, "lease": 3_000_000, "window": 1_500_000, "claim": 150_000,
+        "past": "empty", "longest_pause": 3_600_000_000_u64, "epoch": epoch, "nonce": format!("n{call}"), "call": call, "next": call * 10,
+        "want": want, "weight": 1, "promised": [], "gen": 1, "seq": 0, "landing": 100_000,
+    });
+    let keys = bench.sharing.keys();
+    let keys = [&keys[16], &keys[17], &keys[18], &keys[19], &keys[4]];
+    let script = Store::moved(include_str!("v1.lua")).replace("'PUBLISH', STATE", "'SADD', 'wakes'");
+    let step = step.to_string();
+    let mut words = vec!["EVAL", &script, "5"];
+    words.extend(keys.map(String::as_str));
+    words.push(&step);
+    serde_json::from_str(&bench.store.ask::<String>(&words)).unwrap()
+}
+
+/// A replica of the format before this one makes so many calls.
+fn old_calls(bench: &mut Bench, calls: usize) {
+    let epoch = old_step(bench, 1, 0, "")["epoch"].as_str().unwrap().to_owned();
+    bench.store.set(SECOND * 3, 1);
+    old_step(bench, 2, 0, &epoch);
+    let granted = old_step(bench, 3, calls, &epoch);
+    assert_eq!(granted["granted"].as_u64(), Some(calls as u64), "{granted}");
+}
+
 #[test]
-fn a_member_that_does_not_tell_what_it_promises_is_taken_to_want_all_it_can_get() {
+fn the_ledger_of_the_format_before_is_taken_over_and_its_replicas_grant_nothing_more() {
     let mut bench = Bench::new();
-    let key = bench.joined();
-    let older = "local state = cmsgpack.unpack(redis.call('GET', KEYS[1])) state.members.r0 = { joined = 0, call = 1, pass = 0, \
-                 want = 1, weight = 3, seen = 99, lease = state.last + 9000000 } \
-                 redis.call('SET', KEYS[1], cmsgpack.pack(state)) return 1";
-    bench.store.command(&["EVAL", older, "1", &key]);
+    old_calls(&mut bench, 1);
+    bench.now += SECOND * 3;
+    let now = bench.now;
+    let mut granted = 0;
+    bench.member.demand(waiting(2), now);
+    for _ in 0..6 {
+        let reply = bench.step(|_| {});
+        bench.member.heard(&reply, now, now);
+        granted += std::iter::from_fn(|| bench.member.take(now)).count();
+    }
+    assert_eq!(granted, 1, "of the two calls one was made before");
+    let reply = old_step(&mut bench, 4, 1, "");
+    assert_eq!(
+        (reply["other"].as_str(), reply["granted"].as_u64()),
+        (Some("v2"), None),
+        "{reply}"
+    );
+    let before = bench.sharing.keys()[17].clone();
+    assert_eq!(bench.store.ask::<i64>(&["EXISTS", &before]), 0);
+}
+
+#[test]
+fn a_ledger_of_the_format_before_that_may_have_lost_calls_is_not_taken_over() {
+    let mut bench = Bench::new();
+    old_calls(&mut bench, 2);
+    let flying = bench.sharing.keys()[18].clone();
+    bench.store.command(&["DEL", &flying]);
     let reply = bench.step(|_| {});
-    assert_eq!(reply.wants, [(-1.0, 3.0)]);
-    assert!(reply.promised.is_empty());
+    assert_eq!((reply.other.as_deref(), reply.granted.len()), (Some("v1"), 0));
 }

@@ -1,7 +1,10 @@
 //! The protocol, with the real script in a real redis-server, but under a clock and a server identity that the tests move.
 
 mod explore;
+mod feedback;
+mod fleet;
 mod lies;
 mod mixed;
-mod promise;
+mod order;
+mod queued;
 mod store;

@@ -8,6 +8,7 @@ use redis::Connection;
 use tempfile::TempDir;
 
 use crate::attempt::Demand;
+use crate::quota::shared::config::KEYS;
 use crate::quota::shared::step::{self, Reply};
 
 /// A server that can be saved and loaded as a whole. Killed on drop.
@@ -15,7 +16,7 @@ pub(super) struct Store {
     connection: Connection,
     /// The script's digest.
     script: String,
-    keys: [String; 5],
+    keys: [String; KEYS],
     child: Child,
     _folder: TempDir,
 }
@@ -40,8 +41,25 @@ pub(super) fn waiting(requests: usize) -> Demand<'static> {
 /// The server's time at the start.
 const START: i64 = 1_790_000_000_000_000;
 
+/// A script that asks keys for the time and the server's identity.
+fn moved(source: &str) -> String {
+    let clock = "(function() local at = tonumber(redis.call('GET', 'clock')) return { math.floor(at / 1000000), at % 1000000 } end)()";
+    let moved = source.replace("redis.call('TIME')", clock).replace(
+        "redis.call('INFO', 'server')",
+        "('run_id:' .. redis.call('GET', 'run'))",
+    );
+    let asked = moved.matches("redis.call('GET', '").count();
+    assert_eq!(asked, 2, "the script asks for time and server once");
+    moved
+}
+
 impl Store {
-    pub(super) fn start(keys: [String; 5], mistake: Option<(&str, &str)>) -> Self {
+    /// As [`moved`], for a script that is run by itself.
+    pub(super) fn moved(source: &str) -> String {
+        moved(source)
+    }
+
+    pub(super) fn start(keys: [String; KEYS], mistake: Option<(&str, &str)>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("redis.sock");
         let mut child = Command::new(std::env::var_os("STORE_SERVER").unwrap_or_else(|| "redis-server".into()))
@@ -54,19 +72,9 @@ impl Store {
         assert!(log.any(|line| line.unwrap().contains("eady to accept connections")));
         let client = redis::Client::open(format!("redis+unix://{}", socket.display())).unwrap();
         let mut connection = client.get_connection().unwrap();
-        let source = step::SCRIPT;
-        let clock = "(function() local at = tonumber(redis.call('GET', 'clock')) return { math.floor(at / 1000000), at % 1000000 } end)()";
-        let moved = source
-            .replace("redis.call('TIME')", clock)
-            .replace(
-                "redis.call('INFO', 'server')",
-                "('run_id:' .. redis.call('GET', 'run'))",
-            )
-            .replace("'PUBLISH', STATE", "'SADD', 'wakes'");
-        assert_eq!(
-            moved.matches("redis.call('GET', '").count(),
-            2,
-            "the script asks for time and server once"
+        let moved = moved(step::SCRIPT).replace(
+            "redis.call('PUBLISH', STATE .. ':' .. name, message)",
+            "redis.call('SADD', 'wakes', name .. ' ' .. message)",
         );
         let moved = mistake.map_or(moved.clone(), |(right, wrong)| {
             assert!(moved.contains(right), "{right}");
@@ -107,9 +115,14 @@ impl Store {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
 
-    /// Whom the script has woken since this was asked last; `*` is everybody.
-    pub(super) fn wakes(&mut self) -> Vec<String> {
-        self.ask(&["SPOP", "wakes", "100"])
+    /// Whom the script has woken since this was asked last, and when they are to look if that is not at once; `*` is everybody.
+    pub(super) fn wakes(&mut self) -> Vec<(String, Option<f64>)> {
+        let wakes = self.ask::<Vec<String>>(&["SPOP", "wakes", "1000"]);
+        let wake = |wake: &String| {
+            let (name, message) = wake.split_once(' ').unwrap();
+            (name.to_owned(), message.parse().ok())
+        };
+        wakes.iter().map(wake).collect()
     }
 
     pub(super) fn flush(&mut self) {
@@ -121,18 +134,18 @@ impl Store {
 
     /// Remembers everything under `name`.
     pub(super) fn save(&mut self, name: &str) {
-        for key in self.keys.clone() {
-            let copy = format!("{name} {key}");
-            self.command(&["DEL", &copy]);
-            self.command(&["COPY", &key, &copy]);
-        }
+        self.copy("", &format!("{name} "));
     }
 
     /// Makes everything as it was when saved under `name`.
     pub(super) fn load(&mut self, name: &str) {
-        self.flush();
-        for key in self.keys.clone() {
-            self.command(&["COPY", &format!("{name} {key}"), &key]);
-        }
+        self.copy(&format!("{name} "), "");
+    }
+
+    fn copy(&mut self, from: &str, to: &str) {
+        const ALL: &str = "for _, key in ipairs(KEYS) do redis.call('DEL', ARGV[2] .. key) redis.call('COPY', ARGV[1] .. key, ARGV[2] .. key) end";
+        let mut copy = redis::cmd("EVAL");
+        copy.arg(ALL).arg(self.keys.len()).arg(&self.keys).arg(from).arg(to);
+        copy.query::<redis::Value>(&mut self.connection).unwrap();
     }
 }

@@ -41,9 +41,23 @@ async fn an_outage_longer_than_the_life_ends_the_token_at_its_expiry_and_no_late
     assert!(keeper.current().is_none());
     let before = Instant::now();
     let error = token(&keeper).await.unwrap_err();
-    assert!(matches!(error, Error::Unavailable { .. }), "{error:?}");
-    assert!(before.elapsed() <= secs(2), "{:?}", before.elapsed());
-    assert!(error.retry_after().is_some());
+    assert!(
+        matches!(
+            error,
+            Error::Unavailable {
+                reason: Reason::Unreachable,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    // A caller's patience is used, unless the next try would come after it.
+    assert!(
+        (25..=30).contains(&before.elapsed().as_secs()),
+        "{:?}",
+        before.elapsed()
+    );
+    assert!(error.retry_after().unwrap() <= secs(5));
     sleep(secs(3600)).await;
     assert_eq!(keeper.snapshot().expires_in, None);
     service.now(|_, _| Reply::token("back"));
@@ -65,6 +79,89 @@ async fn a_connection_lost_once_costs_no_caller_an_error() {
     let before = Instant::now();
     assert_eq!(token(&keeper).await.unwrap(), "t");
     assert!(before.elapsed() < secs(2), "{:?}", before.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_callers_wait_for_a_network_that_opens_late() {
+    for open_s in [1, 8, 25] {
+        let (service, tasks, begin) = (Service::new(|_, _| Reply::outage()), Tasks::new(), Instant::now());
+        let keeper = keeper(&service, &tasks);
+        sleep_until(begin + Duration::from_millis(100)).await;
+        assert_eq!(keeper.snapshot().last_error.unwrap().code, "Unreachable");
+        let waiting = {
+            let keeper = keeper.clone();
+            tasks.spawn("caller", async move { token(&keeper).await })
+        };
+        sleep_until(begin + secs(open_s)).await;
+        service.now(|_, _| Reply::token("t"));
+        assert_eq!(waiting.await.unwrap().unwrap(), "t");
+        let late = begin.elapsed().saturating_sub(secs(open_s));
+        assert!(late <= secs(5) + Duration::from_millis(100), "{late:?} late");
+    }
+}
+
+/// However long the outage was, sign-in is asked again within five seconds for those who wait, and not more often than decent.
+#[tokio::test(start_paused = true)]
+async fn after_an_outage_of_any_length_callers_have_a_token_within_five_seconds() {
+    for outage_s in [3, 20, 56, 200, 3000] {
+        let (service, tasks, begin) = (Service::new(|_, _| Reply::outage()), Tasks::new(), Instant::now());
+        let keeper = keeper(&service, &tasks);
+        let callers = {
+            let keeper = keeper.clone();
+            tasks.spawn("callers", async move {
+                loop {
+                    if token(&keeper).await.is_ok() {
+                        return Instant::now();
+                    }
+                }
+            })
+        };
+        sleep_until(begin + secs(outage_s)).await;
+        let asked = service.count() as u64;
+        assert!(asked <= 4 + outage_s / 3, "{asked} requests in {outage_s} s");
+        assert!(asked >= outage_s / 5, "{asked} requests in {outage_s} s");
+        service.now(|_, _| Reply::token("t"));
+        let back = callers.await.unwrap() - begin;
+        assert!(
+            back <= secs(outage_s + 5) + Duration::from_millis(100),
+            "{outage_s}: {back:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_first_after_a_quiet_outage_waits_for_a_try_and_not_for_the_backoff() {
+    let (service, tasks, begin) = (Service::new(|_, _| Reply::outage()), Tasks::new(), Instant::now());
+    let keeper = keeper(&service, &tasks);
+    sleep_until(begin + secs(1000)).await;
+    // Nobody waited: a minute and more between two tries.
+    assert!(service.count() < 25, "{}", service.count());
+    service.now(|_, _| Reply::token("t"));
+    let before = Instant::now();
+    assert_eq!(token(&keeper).await.unwrap(), "t");
+    assert!(
+        before.elapsed() <= secs(5) + Duration::from_millis(100),
+        "{:?}",
+        before.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_cannot_wait_until_the_next_try_is_told_at_once() {
+    let service = Service::new(|_, _| Reply::new(503, &[("retry-after", "40")], "busy"));
+    let tasks = Tasks::new();
+    let keeper = keeper(&service, &tasks);
+    sleep(secs(1)).await;
+    let before = Instant::now();
+    let error = token(&keeper).await.unwrap_err();
+    assert_eq!(
+        (before.elapsed(), error.retry_after().unwrap().as_secs()),
+        (Duration::ZERO, 39)
+    );
+    // With a minute's patience the wish is obeyed, and waited for.
+    service.now(|_, _| Reply::token("t"));
+    keeper.bearer(before + secs(60)).await.unwrap();
+    assert_eq!((service.count(), before.elapsed().as_secs()), (2, 39));
 }
 
 #[tokio::test(start_paused = true)]

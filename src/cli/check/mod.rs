@@ -1,10 +1,16 @@
 //! `check`: every mistake in the configuration, or a summary of what would run.
 
+mod files;
+
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use super::runtime::block_on_one;
 use super::{Check, Error, print};
-use crate::config::{self, Disk, Environment, Loaded, Pin, Resolved, Source, duration, size};
+use crate::app;
+use crate::config::{self, Disk, Environment, Loaded, Mistakes, Pin, Resolved, Source, duration, size};
+use crate::store::Eviction;
 
 /// Reads the configuration, prints a summary or all of it to stdout. Starts nothing.
 ///
@@ -14,20 +20,27 @@ pub fn check(asked: &Check) -> Result<(), Error> {
     if asked.schema {
         return print(&config::schema());
     }
-    match config::load(asked.config.config.as_deref(), &Environment::real(), &Disk) {
-        Ok(loaded) if asked.show => print(&whole(&loaded)),
-        Ok(loaded) => print(&summary(&loaded)),
-        Err(mistakes) => Err(Error::Mistakes(mistakes)),
+    let loaded = config::load(asked.config.config.as_deref(), &Environment::real(), &Disk)?;
+    if asked.show {
+        return print(&whole(&loaded));
+    }
+    let mistakes = block_on_one(async { Ok(files::mistakes(&loaded).await) })?;
+    if !mistakes.is_empty() {
+        return Err(Mistakes::new(file(&loaded), mistakes).into());
+    }
+    print(&summary(&loaded))
+}
+
+fn file(loaded: &Loaded) -> Option<PathBuf> {
+    match &loaded.source {
+        Source::File(path) => Some(path.clone()),
+        Source::Environment => None,
     }
 }
 
 /// Every value with its origin.
 fn whole(loaded: &Loaded) -> String {
-    let file = match &loaded.source {
-        Source::File(path) => Some(path.as_path()),
-        Source::Environment => None,
-    };
-    loaded.resolved.settings.show(file)
+    loaded.resolved.settings.show(file(loaded).as_deref())
 }
 
 /// What would run, a line per subject. Holds no secret.
@@ -62,7 +75,7 @@ fn subjects(resolved: &Resolved) -> [(&'static str, String); 12] {
         ("queue", queue(resolved)),
         ("cache", cache(resolved)),
         ("merging", merging(resolved)),
-        ("store", store(resolved)),
+        ("store", format!("{}{}", store(resolved), eviction(resolved))),
         ("telemetry", telemetry(resolved)),
     ]
 }
@@ -209,4 +222,23 @@ fn store(resolved: &Resolved) -> String {
             )
         },
     )
+}
+
+/// A warning when the store answers and says that it may evict the ledger. What else there is to say of the store does not need it.
+fn eviction(resolved: &Resolved) -> String {
+    let Some((store, key)) = app::ledger(resolved) else {
+        return String::new();
+    };
+    let asked = block_on_one(async {
+        Eviction::of(&store, &key)
+            .await
+            .map_err(|error| Error::failed("cannot ask the store", error))
+    });
+    match asked {
+        Ok(eviction) if eviction.takes_any_key() => format!(
+            "; its maxmemory-policy {} may evict the ledger of the quota: set noeviction or volatile-lru",
+            eviction.policy
+        ),
+        _ => String::new(),
+    }
 }

@@ -1,0 +1,162 @@
+//! What only the machine can say: whether the files and folders that a configuration names can be used as `run` will use them.
+//!
+//! Nothing is created or changed.
+
+use std::io;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::clock::Wall;
+use crate::config::{self, Credential, Listen, Loaded, Mistake, Origin, Resolved};
+use crate::telemetry::log::chain;
+use crate::token::CertificateFiles;
+use crate::{net, plain_text};
+
+/// Every file that cannot be used.
+pub(super) async fn mistakes(loaded: &Loaded) -> Vec<Mistake> {
+    let resolved = &loaded.resolved;
+    let mut found = Vec::new();
+    found.extend(
+        certificate(resolved)
+            .await
+            .map(|problem| ("credentials.certificate_file", problem)),
+    );
+    let authorities = [
+        ("defender.ca_file", &resolved.defender.ca_file),
+        ("store.ca_file", &resolved.store.ca_file),
+    ];
+    for (key, path) in authorities {
+        let problem = path.as_ref().and_then(|path| unusable_authorities(path));
+        found.extend(problem.map(|problem| (key, problem)));
+    }
+    let shown = resolved.store.certificate_file.as_deref();
+    found.extend(
+        shown
+            .and_then(unusable_pair)
+            .map(|problem| ("store.certificate_file", problem)),
+    );
+    let state = resolved.quota.state_file.as_deref();
+    found.extend(
+        state
+            .and_then(unwritable_file)
+            .map(|problem| ("quota.state_file", problem)),
+    );
+    for listen in &resolved.server.listen {
+        found.extend(unusable_socket(listen).map(|problem| ("server.listen", problem)));
+    }
+    found.extend(unusable_socket(&resolved.admin.listen).map(|problem| ("admin.listen", problem)));
+    found
+        .into_iter()
+        .map(|(key, problem)| mistake(loaded, key, problem))
+        .collect()
+}
+
+fn mistake(loaded: &Loaded, path: &'static str, problem: String) -> Mistake {
+    let key = config::keys().find(|key| key.path() == path);
+    Mistake {
+        origin: key.map_or(Origin::Default, |key| loaded.resolved.settings.get(key).origin),
+        key: Some(path.into()),
+        problem,
+    }
+}
+
+/// What sign-in would say about certificate and key.
+async fn certificate(resolved: &Resolved) -> Option<String> {
+    let Credential::Certificate {
+        certificate_file,
+        private_key_file,
+        ..
+    } = &resolved.credentials.credential
+    else {
+        return None;
+    };
+    let files = CertificateFiles {
+        certificate: certificate_file.clone(),
+        private_key: private_key_file.clone(),
+    };
+    match files.expiry().await {
+        Ok(at) if at < Wall::system().now() => Some(format!(
+            "{}: the certificate has expired on {at}",
+            certificate_file.display()
+        )),
+        Ok(_) => None,
+        Err(error) => Some(format!("{}; {}", error.message(), error.advice())),
+    }
+}
+
+/// Why the certificates of a file cannot be trusted, if they cannot.
+fn unusable_authorities(path: &Path) -> Option<String> {
+    let config = net::Config {
+        ca_file: Some(path.to_owned()),
+        ..net::Config::default()
+    };
+    net::Client::new(&config).err().map(|error| chain(&error))
+}
+
+/// Why a file does not hold a certificate and its key, if it does not.
+fn unusable_pair(path: &Path) -> Option<String> {
+    let wrong = |problem: &dyn std::fmt::Display| Some(format!("{}: {problem}", path.display()));
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) => return wrong(&error),
+    };
+    let text = match plain_text::pem(&bytes) {
+        Ok(text) => text,
+        Err(malformed) => return wrong(&malformed),
+    };
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    if certificates.is_ok_and(|certificates| certificates.is_empty()) {
+        return wrong(&"holds no PEM certificate");
+    }
+    if PrivateKeyDer::from_pem_slice(&text).is_err() {
+        return wrong(&"holds no PEM private key");
+    }
+    None
+}
+
+/// Why a file cannot be replaced, if it cannot.
+fn unwritable_file(path: &Path) -> Option<String> {
+    if path.exists()
+        && let Err(error) = accessible(path, Access::READ_OK | Access::WRITE_OK)
+    {
+        return Some(format!("{}: cannot be read and written ({error})", path.display()));
+    }
+    unwritable_folder(path)
+}
+
+/// Why a Unix socket cannot be made, if it cannot.
+fn unusable_socket(listen: &Listen) -> Option<String> {
+    let Listen::Unix(path) = listen else { return None };
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            Some(format!("{}: there is something else than a socket", path.display()))
+        }
+        _ => unwritable_folder(path),
+    }
+}
+
+/// Why nothing can be made beside `path`, if so.
+fn unwritable_folder(path: &Path) -> Option<String> {
+    let folder = match path.parent() {
+        Some(folder) if folder.as_os_str().is_empty() => PathBuf::from("."),
+        Some(folder) => folder.to_owned(),
+        None => return Some(format!("{}: names no file", path.display())),
+    };
+    if !folder.is_dir() {
+        return Some(format!("{}: there is no such directory", folder.display()));
+    }
+    let error = accessible(&folder, Access::WRITE_OK | Access::EXEC_OK).err()?;
+    Some(format!(
+        "{}: this user cannot create files in it ({error})",
+        folder.display()
+    ))
+}
+
+/// Whether the process may do so, with the rights that it acts with.
+fn accessible(path: &Path, access: Access) -> io::Result<()> {
+    Ok(accessat(CWD, path, access, AtFlags::EACCESS)?)
+}

@@ -1,0 +1,193 @@
+//! What a host over HTTP/2 says that it has not processed is sent again at once; what it may have processed never is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::future::join_all;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::post;
+use crate::net::testing::{Ca, Http, Names, Validity, client, listen, quick};
+use crate::net::{Client, Kind};
+
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+const END: u8 = 0x5;
+
+const REFUSED_STREAM: u32 = 0x7;
+const CANCEL: u32 = 0x8;
+const INTERNAL_ERROR: u32 = 0x2;
+const ENHANCE_YOUR_CALM: u32 = 0xb;
+const HTTP_1_1_REQUIRED: u32 = 0xd;
+
+/// What a host does with a request instead of answering it.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    Reset(u32),
+    /// Says which stream is the last that counts, relative to the request's, and closes.
+    GoAway(i64, u32),
+    /// The connection ends without a word.
+    Close,
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
+    bytes.extend([kind, flags]);
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+async fn read_frame(stream: &mut TcpStream) -> Option<(u8, u8, u32)> {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).await.ok()?;
+    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+    let mut payload = vec![0; usize::try_from(length).unwrap()];
+    stream.read_exact(&mut payload).await.ok()?;
+    let id = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+    Some((head[3], head[4], id))
+}
+
+/// Speaks just enough HTTP/2: does `act` to the first requests, says 204 to the others.
+async fn serve(mut stream: TcpStream, act: Act, acts: usize, requests: Arc<AtomicUsize>) {
+    let mut preface = [0; 24];
+    if stream.read_exact(&mut preface).await.is_err() || !preface.starts_with(b"PRI * HTTP/2.0") {
+        // HTTP/1.1: the answer is one for whatever was asked.
+        requests.fetch_add(1, Ordering::SeqCst);
+        let _ = stream
+            .write_all(b"HTTP/1.1 203 Plain\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            .await;
+        return;
+    }
+    stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+    while let Some((kind, flags, id)) = read_frame(&mut stream).await {
+        match kind {
+            SETTINGS if flags & 1 == 0 => stream.write_all(&frame(SETTINGS, 1, 0, &[])).await.unwrap(),
+            HEADERS if requests.fetch_add(1, Ordering::SeqCst) < acts => match act {
+                Act::Reset(reason) => {
+                    let reset = frame(RST_STREAM, 0, id, &reason.to_be_bytes());
+                    stream.write_all(&reset).await.unwrap();
+                }
+                Act::GoAway(beside, reason) => {
+                    let last = u32::try_from((i64::from(id) + beside).max(0)).unwrap();
+                    let payload = [last.to_be_bytes(), reason.to_be_bytes()].concat();
+                    stream.write_all(&frame(GOAWAY, 0, 0, &payload)).await.unwrap();
+                    return;
+                }
+                Act::Close => return,
+            },
+            // `:status: 204` is entry 9 of HPACK's static table.
+            HEADERS => stream.write_all(&frame(HEADERS, END, id, &[0x89])).await.unwrap(),
+            _ => {}
+        }
+    }
+}
+
+/// A client that speaks HTTP/2, and a host that does `act` to so many requests; and how many requests it has had.
+async fn met(act: Act, acts: usize) -> (Client, Arc<AtomicUsize>) {
+    let requests = Arc::<AtomicUsize>::default();
+    let count = Arc::clone(&requests);
+    let address = listen(move |stream| serve(stream, act, acts, Arc::clone(&count))).await;
+    let names = Names::new([("eu.test", address)]);
+    (client(&quick(), &names).cleartext_http2(), requests)
+}
+
+#[tokio::test]
+async fn what_was_not_processed_is_sent_again_at_once() {
+    for act in [
+        Act::Reset(REFUSED_STREAM),
+        Act::GoAway(-1, 0),
+        Act::GoAway(-1, ENHANCE_YOUR_CALM),
+    ] {
+        for times in 1..=3 {
+            let (client, requests) = met(act, times).await;
+            let answer = post(&client, "http://eu.test/").await.unwrap();
+            assert_eq!(answer.status(), 204, "{act:?} {times} times");
+            assert_eq!(requests.load(Ordering::SeqCst), times + 1, "{act:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_processes_nothing_is_believed_after_four_times() {
+    for act in [Act::Reset(REFUSED_STREAM), Act::GoAway(-1, 0)] {
+        let (client, requests) = met(act, usize::MAX).await;
+        let error = post(&client, "http://eu.test/").await.unwrap_err();
+        assert!(matches!(error.kind(), Kind::NotProcessed(_)), "{act:?}: {error:?}");
+        assert!(error.is_unprocessed() && !error.is_answered() && !error.is_timeout());
+        assert_eq!(requests.load(Ordering::SeqCst), 4, "{act:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_may_have_been_processed_is_not_sent_again() {
+    for act in [
+        Act::Reset(CANCEL),
+        Act::Reset(INTERNAL_ERROR),
+        Act::GoAway(0, 0),
+        Act::GoAway(0, ENHANCE_YOUR_CALM),
+        Act::GoAway(2, INTERNAL_ERROR),
+        Act::Close,
+    ] {
+        let (client, requests) = met(act, 1).await;
+        let error = post(&client, "http://eu.test/").await.unwrap_err();
+        assert!(matches!(error.kind(), Kind::Lost(_)), "{act:?}: {error:?}");
+        assert!(!error.is_unprocessed(), "{act:?}");
+        assert_eq!(requests.load(Ordering::SeqCst), 1, "{act:?}");
+    }
+}
+
+#[tokio::test]
+async fn http1_is_used_where_it_is_asked_for_and_stays_in_use() {
+    for act in [Act::Reset(HTTP_1_1_REQUIRED), Act::GoAway(-1, HTTP_1_1_REQUIRED)] {
+        let (client, requests) = met(act, usize::MAX).await;
+        for answered in 1..=3 {
+            let answer = post(&client, "http://eu.test/").await.unwrap();
+            assert_eq!(answer.status(), 203, "{act:?}");
+            // One over HTTP/2, and never again.
+            assert_eq!(requests.load(Ordering::SeqCst), 1 + answered, "{act:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_tls_host_that_asks_for_http1_is_not_offered_http2_again() {
+    let ca = Ca::new();
+    let acceptor = tokio_rustls::TlsAcceptor::from(ca.server("eu.test", Validity::Now));
+    let http1 = Http::saying("plain");
+    let (counted, http2) = (http1.clone(), Arc::<AtomicUsize>::default());
+    let count = Arc::clone(&http2);
+    let address = listen(move |stream| {
+        let (acceptor, http1, count) = (acceptor.clone(), http1.clone(), Arc::clone(&count));
+        async move {
+            let stream = acceptor.accept(stream).await.unwrap();
+            if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+                http1.http(stream).await;
+                return;
+            }
+            count.fetch_add(1, Ordering::SeqCst);
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((_, mut respond))) = connection.accept().await {
+                respond.send_reset(h2::Reason::HTTP_1_1_REQUIRED);
+            }
+        }
+    });
+    let names = Names::new([("eu.test", address.await)]);
+    let client = client(&ca.config(), &names);
+    for result in join_all((0..20).map(|_| post(&client, "https://eu.test/"))).await {
+        assert_eq!(result.unwrap().body(), "plain");
+    }
+    assert_eq!((http2.load(Ordering::SeqCst), counted.requests()), (1, 20));
+}
+
+#[tokio::test]
+async fn a_burst_that_is_refused_arrives_all_the_same() {
+    let (client, requests) = met(Act::Reset(REFUSED_STREAM), 30).await;
+    for result in join_all((0..30).map(|_| post(&client, "http://eu.test/"))).await {
+        assert_eq!(result.unwrap().status(), 204);
+    }
+    assert_eq!(requests.load(Ordering::SeqCst), 60);
+}

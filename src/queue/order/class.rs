@@ -1,0 +1,329 @@
+//! One urgency class: its callers in fair order, those who wait and those who are expected to ask.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use foldhash::quality::RandomState;
+use tokio::time::Instant;
+
+use super::Ticket;
+use crate::caller::Name;
+use crate::queue::config::Weights;
+
+/// One service, in units of tags, for weight 1. Divisible by every weight up to 1000 to within a ten-thousandth, and 2^40 services of one
+/// caller fit: at a thousand a second, 35 years.
+pub(super) const STRIDE: u64 = 1 << 24;
+
+/// Idle callers that still owe are remembered up to this many; beyond it debts are forgiven, which harms nobody for longer than one turn.
+const DEBTORS: usize = 4096;
+
+/// Requests that do not wait but are expected. They claim slots in a forecast, and nothing else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// Requests that were refused and told when to come back.
+    pub returning: usize,
+    /// Callers that ask again whenever they are answered.
+    pub loops: usize,
+    /// How many requests these have answered in a thousand seconds, if there are slots.
+    pub rate: u64,
+}
+
+impl Expected {
+    pub(super) fn is_none(self) -> bool {
+        self.returning == 0 && self.loops == 0
+    }
+
+    /// How many more requests the loops can make within that time.
+    pub(super) fn asks_within(self, time: Duration) -> usize {
+        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let asks = millis.saturating_mul(self.rate) / 1_000_000;
+        usize::try_from(asks).unwrap_or(usize::MAX).saturating_add(self.loops)
+    }
+}
+
+/// A caller that waits.
+#[derive(Debug)]
+pub(super) struct Flow {
+    /// Where its next service ends.
+    pub(super) tag: u64,
+    /// Among equal tags the lower turn is served first: who was served or came longest ago.
+    pub(super) turn: u64,
+    pub(super) stride: u64,
+    /// Deadline and id.
+    pub(super) tickets: BTreeSet<(Instant, u64)>,
+    pub(super) expected: Expected,
+    /// Whether it came back to a tag that was kept for it.
+    is_reclaimed: bool,
+}
+
+/// A caller that does not wait, but is expected to ask.
+#[derive(Debug)]
+pub(super) struct Idle {
+    /// Where its last service ended.
+    last: u64,
+    /// The tag and turn of a request that was refused: they are kept until it returns.
+    kept: Option<(u64, u64)>,
+    stride: u64,
+    pub(super) expected: Expected,
+}
+
+/// Where a request stands in its class.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Standing {
+    pub(super) tag: u64,
+    pub(super) turn: u64,
+    pub(super) stride: u64,
+}
+
+impl Standing {
+    /// Whether this caller is served first if both come to stand at `tag`: whoever comes to it first, that is, was served longer ago.
+    pub(super) fn is_first(self, other: Self, tag: u64) -> bool {
+        let is_there = (self.tag == tag, other.tag == tag);
+        if is_there == (false, false) && self.stride != other.stride {
+            return self.stride > other.stride;
+        }
+        // With equal strides both come there from where they are, in the same order; the one on a higher tag is there for longer.
+        (other.tag, self.turn) < (self.tag, other.turn)
+    }
+}
+
+impl Flow {
+    pub(super) fn standing(&self) -> Standing {
+        Standing {
+            tag: self.tag,
+            turn: self.turn,
+            stride: self.stride,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Class {
+    /// Where its next service starts.
+    pub(super) tag: u64,
+    pub(super) flows: HashMap<Name, Flow, RandomState>,
+    pub(super) idle: HashMap<Name, Idle, RandomState>,
+    /// Flows by who is next: tag, then turn.
+    pub(super) next: BTreeSet<(u64, u64, Name)>,
+    /// Callers who do not wait, and where their last service ended, if that is past the clock.
+    debtors: HashMap<Name, u64, RandomState>,
+    pub(super) waiting: usize,
+    /// What is expected of all its callers.
+    pub(super) expected: Expected,
+    /// The tag of the flow served last.
+    now: u64,
+    turns: u64,
+}
+
+impl Class {
+    pub(super) fn add(&mut self, ticket: &Ticket, stride: u64) {
+        self.waiting += 1;
+        let key = (ticket.deadline, ticket.id);
+        if let Some(flow) = self.flows.get_mut(&ticket.caller) {
+            flow.tickets.insert(key);
+            return;
+        }
+        let standing = self.standing(&ticket.caller, stride);
+        self.turns = self.turns.max(standing.turn);
+        let idle = self.idle.remove(&ticket.caller);
+        self.debtors.remove(&ticket.caller);
+        let flow = Flow {
+            tag: standing.tag,
+            turn: standing.turn,
+            stride,
+            tickets: BTreeSet::from([key]),
+            expected: idle.as_ref().map(|idle| idle.expected).unwrap_or_default(),
+            is_reclaimed: idle.is_some_and(|idle| idle.kept.is_some()),
+        };
+        self.next.insert((flow.tag, flow.turn, ticket.caller.clone()));
+        self.flows.insert(ticket.caller.clone(), flow);
+    }
+
+    /// Where the next service of this caller ends: the one it waits for, or the one it would wait for if it asked now.
+    pub(super) fn standing(&self, caller: &Name, stride: u64) -> Standing {
+        if let Some(flow) = self.flows.get(caller) {
+            return flow.standing();
+        }
+        let last = match self.idle.get(caller) {
+            Some(Idle {
+                kept: Some((tag, turn)),
+                ..
+            }) => {
+                return Standing {
+                    tag: *tag,
+                    turn: *turn,
+                    stride,
+                };
+            }
+            Some(idle) => idle.last,
+            None => self.debtors.get(caller).copied().unwrap_or(0),
+        };
+        Standing {
+            tag: last.max(self.now) + stride,
+            turn: self.turns + 1,
+            stride,
+        }
+    }
+
+    /// Where a caller that does not wait stands, if it asks some time from now.
+    pub(super) fn standing_of_idle(&self, idle: &Idle) -> Standing {
+        let (tag, turn) = idle.kept.unwrap_or((idle.last.max(self.now) + idle.stride, u64::MAX));
+        Standing {
+            tag,
+            turn,
+            stride: idle.stride,
+        }
+    }
+
+    /// Where a caller of another queue stands: nothing is known of what it had.
+    pub(super) fn standing_of_stranger(&self, weight: u32) -> Standing {
+        let stride = STRIDE / u64::from(weight.clamp(1, Weights::MOST));
+        Standing {
+            tag: self.now + stride,
+            turn: u64::MAX,
+            stride,
+        }
+    }
+
+    /// A caller comes and is served while nobody waits: what it had on its tag is behind the clock at once.
+    pub(super) fn pass(&mut self, caller: &Name, stride: u64) {
+        let tag = self.standing(caller, stride).tag;
+        self.debtors.remove(caller);
+        // One turn to come, one to be served.
+        self.turns += 2;
+        self.now = self.now.max(tag);
+        if let Some(idle) = self.idle.get_mut(caller) {
+            idle.last = tag;
+            idle.kept = idle.kept.map(|_| (tag + stride, self.turns));
+        }
+    }
+
+    pub(super) fn remove(&mut self, ticket: &Ticket) {
+        let Some(flow) = self.flows.get_mut(&ticket.caller) else {
+            return;
+        };
+        if flow.tickets.remove(&(ticket.deadline, ticket.id)) {
+            self.waiting -= 1;
+        }
+        if !flow.tickets.is_empty() {
+            return;
+        }
+        self.next.remove(&(flow.tag, flow.turn, ticket.caller.clone()));
+        let last = flow.tag.saturating_sub(flow.stride);
+        let Some(flow) = self.flows.remove(&ticket.caller) else {
+            return;
+        };
+        if flow.expected.is_none() {
+            self.owe(&ticket.caller, last);
+        } else {
+            let idle = Idle {
+                last,
+                kept: (flow.expected.returning > 0).then_some((flow.tag, flow.turn)),
+                stride: flow.stride,
+                expected: flow.expected,
+            };
+            self.idle.insert(ticket.caller.clone(), idle);
+        }
+    }
+
+    /// Notes what is expected of a caller from now on. The tag of a refused request is kept as long as it is expected back.
+    pub(super) fn expect(&mut self, caller: &Name, stride: u64, expected: Expected) {
+        let standing = self.standing(caller, stride);
+        let before = if let Some(flow) = self.flows.get_mut(caller) {
+            std::mem::replace(&mut flow.expected, expected)
+        } else if let Some(idle) = self.idle.get_mut(caller) {
+            idle.last = idle.kept.map_or(idle.last, |(tag, _)| tag.saturating_sub(idle.stride));
+            idle.kept = (expected.returning > 0).then_some((standing.tag, standing.turn));
+            std::mem::replace(&mut idle.expected, expected)
+        } else {
+            Expected::default()
+        };
+        self.expected.returning = (self.expected.returning + expected.returning).saturating_sub(before.returning);
+        self.expected.loops = (self.expected.loops + expected.loops).saturating_sub(before.loops);
+        self.expected.rate = (self.expected.rate + expected.rate).saturating_sub(before.rate);
+        if self.flows.contains_key(caller) {
+            return;
+        }
+        match self.idle.get(caller) {
+            Some(idle) if expected.is_none() => {
+                let last = idle.last;
+                self.idle.remove(caller);
+                self.owe(caller, last);
+            }
+            Some(_) => self.turns = self.turns.max(standing.turn.min(self.turns + 1)),
+            None if expected.is_none() => {}
+            None => {
+                let last = self.debtors.remove(caller).unwrap_or(0);
+                self.turns = self.turns.max(standing.turn);
+                let idle = Idle {
+                    last,
+                    kept: (expected.returning > 0).then_some((standing.tag, standing.turn)),
+                    stride,
+                    expected,
+                };
+                self.idle.insert(caller.clone(), idle);
+            }
+        }
+    }
+
+    /// One service of a caller that waits.
+    pub(super) fn pay(&mut self, caller: &Name) {
+        let Some(flow) = self.flows.get_mut(caller) else {
+            return;
+        };
+        self.turns += 1;
+        self.next.remove(&(flow.tag, flow.turn, caller.clone()));
+        let served = flow.tag;
+        flow.tag += flow.stride;
+        flow.turn = self.turns;
+        // What was kept for requests that were refused is not credit for further ones.
+        if flow.is_reclaimed && flow.expected.returning == 0 {
+            flow.tag = flow.tag.max(self.now);
+            flow.is_reclaimed = false;
+        }
+        self.next.insert((flow.tag, flow.turn, caller.clone()));
+        // A flow served out of turn must not drag the clock ahead of the others.
+        let lowest = self.next.first().map_or(served, |(tag, _, _)| (*tag).min(served));
+        self.now = self.now.max(lowest);
+    }
+
+    /// Charges a caller `more`, and `less`, for services that it had already.
+    pub(super) fn adjust(&mut self, caller: &Name, more: u64, less: u64) {
+        let adjusted = |tag: u64| (tag + more).saturating_sub(less);
+        if let Some(flow) = self.flows.get_mut(caller) {
+            self.next.remove(&(flow.tag, flow.turn, caller.clone()));
+            flow.tag = adjusted(flow.tag);
+            self.next.insert((flow.tag, flow.turn, caller.clone()));
+        } else if let Some(idle) = self.idle.get_mut(caller) {
+            idle.last = adjusted(idle.last.max(self.now));
+            idle.kept = idle.kept.map(|(tag, turn)| (adjusted(tag), turn));
+        } else {
+            let last = self.debtors.remove(caller).unwrap_or(0).max(self.now);
+            self.owe(caller, adjusted(last));
+        }
+    }
+
+    pub(super) fn reweigh(&mut self, stride: impl Fn(&Name) -> u64) {
+        for (name, flow) in &mut self.flows {
+            flow.stride = stride(name);
+        }
+        for (name, idle) in &mut self.idle {
+            idle.stride = stride(name);
+        }
+    }
+
+    /// Remembers where the last service of a caller ended that does not wait.
+    fn owe(&mut self, caller: &Name, last: u64) {
+        if last <= self.now {
+            return;
+        }
+        if self.debtors.len() >= DEBTORS {
+            let now = self.now;
+            self.debtors.retain(|_, last| *last > now);
+            if self.debtors.len() >= DEBTORS {
+                self.debtors.clear();
+            }
+        }
+        self.debtors.insert(caller.clone(), last);
+    }
+}

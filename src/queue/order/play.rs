@@ -1,0 +1,174 @@
+//! The order played forward: who would be served too late?
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, btree_set};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::class::{Class, Expected};
+use super::{Order, class_stride};
+use crate::caller::Urgency;
+
+/// Most slots that are played, for each request that waits and besides: further on everything will be another way.
+const STEPS_EACH: usize = 4;
+const STEPS: usize = 1024;
+
+/// What a play comes to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Played {
+    /// The tickets whose turn comes too late.
+    pub late: Vec<Late>,
+    /// So many more requests may go before everybody else without making anybody late.
+    pub spare: usize,
+}
+
+/// A ticket whose turn comes too late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Late {
+    /// The ticket.
+    pub id: u64,
+    /// The number of the slot at which its turn would come, from 0.
+    pub rank: usize,
+}
+
+/// A caller in the play.
+struct Player<'a> {
+    stride: u64,
+    tickets: btree_set::Iter<'a, (Instant, u64)>,
+    next: Option<(Instant, u64)>,
+    expected: Expected,
+    /// Requests that it has made since its last that waits.
+    asked: usize,
+}
+
+/// A class in the play.
+struct Stage<'a> {
+    tag: u64,
+    stride: u64,
+    players: Vec<Player<'a>>,
+    /// By who is next: tag, turn, and which player it is.
+    next: BinaryHeap<Reverse<(u64, u64, usize)>>,
+    turns: u64,
+}
+
+/// What a turn comes to.
+enum Turn {
+    /// With so many slots to spare.
+    Served(usize),
+    Asked,
+    Late(u64),
+    Gone,
+}
+
+impl<'a> Stage<'a> {
+    fn of(class: &'a Class, level: u8, now: u64) -> Self {
+        let mut stage = Self {
+            tag: class.start(now),
+            stride: class_stride(level),
+            players: Vec::with_capacity(class.flows.len()),
+            next: BinaryHeap::with_capacity(class.flows.len()),
+            turns: u64::MAX / 2,
+        };
+        static NONE: BTreeSet<(Instant, u64)> = BTreeSet::new();
+        for flow in class.flows.values() {
+            stage.enter(flow.standing(), &flow.tickets, flow.expected);
+        }
+        for idle in class.idle.values().filter(|idle| idle.expected.loops > 0) {
+            stage.enter(class.standing_of_idle(idle), &NONE, idle.expected);
+        }
+        stage
+    }
+
+    fn enter(&mut self, standing: super::class::Standing, tickets: &'a BTreeSet<(Instant, u64)>, expected: Expected) {
+        let mut tickets = tickets.iter();
+        let next = tickets.next().copied();
+        self.next
+            .push(Reverse((standing.tag, standing.turn, self.players.len())));
+        self.players.push(Player {
+            stride: standing.stride,
+            tickets,
+            next,
+            expected,
+            asked: 0,
+        });
+    }
+
+    /// The next turn, with a slot that comes in so long; `spare` says how many slots a deadline has to spare, if it is met.
+    fn turn(&mut self, elapsed: Duration, spare: impl Fn(Instant) -> Option<usize>) -> Turn {
+        let Some(Reverse((tag, turn, index))) = self.next.pop() else {
+            return Turn::Gone;
+        };
+        let player = &mut self.players[index];
+        let outcome = match player.next {
+            Some((deadline, id)) => {
+                player.next = player.tickets.next().copied();
+                let Some(spare) = spare(deadline) else {
+                    self.next.push(Reverse((tag, turn, index)));
+                    return Turn::Late(id);
+                };
+                Turn::Served(spare)
+            }
+            None => {
+                let can_ask = player.expected.loops > 0 && player.asked < player.expected.asks_within(elapsed);
+                if !can_ask {
+                    return Turn::Gone;
+                }
+                player.asked += 1;
+                Turn::Asked
+            }
+        };
+        self.turns += 1;
+        self.next.push(Reverse((tag + player.stride, self.turns, index)));
+        self.tag += self.stride;
+        outcome
+    }
+}
+
+impl Order {
+    /// Lets those take their turns who wait now and those who ask again whenever they are answered. `after` says how long from now a slot comes,
+    /// by its number, and `in_time` how many come in time for a deadline. Who is late does not use up a slot.
+    pub fn play(&self, after: impl Fn(usize) -> Duration, in_time: impl Fn(Instant) -> usize) -> Played {
+        let mut stages: Vec<_> = (0_u8..)
+            .zip(&self.classes)
+            .map(|(level, class)| Stage::of(class, level, self.now))
+            .collect();
+        let (mut left, mut late, mut least) = (self.len(), Vec::new(), usize::MAX);
+        let (mut rank, last) = (0, self.len().saturating_mul(STEPS_EACH) + STEPS);
+        while left > 0 && rank < last {
+            let playing = stages.iter_mut().filter(|stage| !stage.next.is_empty());
+            let Some(stage) = playing.min_by_key(|stage| (stage.tag, stage.stride)) else {
+                break;
+            };
+            let spare = |deadline| (in_time(deadline)).checked_sub(rank + 1);
+            match stage.turn(after(rank), spare) {
+                Turn::Served(spare) => {
+                    least = least.min(spare);
+                    left -= 1;
+                    rank += 1;
+                }
+                Turn::Asked => rank += 1,
+                Turn::Late(id) => {
+                    left -= 1;
+                    late.push(Late { id, rank });
+                }
+                Turn::Gone => {}
+            }
+        }
+        // Nothing is known of those who were not come to.
+        let spare = if left > 0 { 0 } else { least };
+        Played { late, spare }
+    }
+
+    /// The ticket that is served last if nobody else comes, or nearly so: the last of the class whose last turn is furthest.
+    #[must_use]
+    pub fn last(&self) -> Option<u64> {
+        let waiting = (0_u8..).zip(&self.classes).filter(|(_, class)| class.waiting > 0);
+        let last_turn = |(level, class): &(u8, &Class)| class.tag + class_stride(*level) * (class.waiting as u64 - 1);
+        let (level, _) = waiting.max_by_key(|class| (last_turn(class), class.0))?;
+        let class = self.class(Urgency::new(level)?);
+        let flows = class.flows.values();
+        let last = flows.max_by_key(|flow| (flow.tag + flow.stride * (flow.tickets.len() as u64 - 1), flow.turn))?;
+        last.tickets.last().map(|(_, id)| *id)
+    }
+}

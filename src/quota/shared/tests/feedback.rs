@@ -1,0 +1,261 @@
+//! After a 429, and beside a neighbour, with two replicas: in virtual time, with the real script.
+
+use std::collections::VecDeque;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::store::{Store, waiting};
+use crate::quota::shared::state::State;
+use crate::quota::shared::{Config, Timing};
+use crate::quota::{self, Limit, Throttled};
+use crate::store::Address;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
+const TOOK: Duration = Duration::from_millis(200);
+
+/// True sliding windows over everybody's accepted calls; in storms ours are refused for no reason.
+#[derive(Default)]
+struct Upstream {
+    accepted: VecDeque<Instant>,
+    storms: Vec<(Instant, Instant, Option<u64>, usize)>,
+}
+
+impl Upstream {
+    fn ours(&mut self, now: Instant) -> Result<(), Throttled> {
+        for (from, to, wait, left) in &mut self.storms {
+            if *from <= now && now < *to && *left > 0 {
+                *left -= 1;
+                let wait = wait.map(Duration::from_secs);
+                return Err(Throttled { window: None, wait });
+            }
+        }
+        self.arrive(now)
+    }
+
+    fn arrive(&mut self, now: Instant) -> Result<(), Throttled> {
+        let mut refusal = Throttled::default();
+        for (calls, window) in [(100, MINUTE), (1500, HOUR)] {
+            let oldest = self.accepted.len().checked_sub(calls).map(|index| self.accepted[index]);
+            if let Some(at) = oldest.filter(|at| *at + window > now) {
+                let wait = Duration::from_secs((at + window - now).as_secs() + 1);
+                refusal = Throttled {
+                    window: Some(window),
+                    wait: Some(wait),
+                };
+            }
+        }
+        if refusal.wait.is_some() {
+            return Err(refusal);
+        }
+        self.accepted.push_back(now);
+        Ok(())
+    }
+}
+
+struct World {
+    store: Store,
+    replicas: Vec<State>,
+    flying: VecDeque<(Instant, usize, String, Result<(), Throttled>)>,
+    upstream: Upstream,
+    start: Instant,
+    now: Instant,
+    ours: Vec<Instant>,
+    refused: Vec<Instant>,
+}
+
+impl World {
+    /// Two replicas for whom callers always wait.
+    fn new() -> Self {
+        let limit = |calls, window| Limit::try_new(NonZeroU32::new(calls).unwrap(), window).unwrap();
+        let limits = vec![limit(100, MINUTE), limit(1500, HOUR)];
+        let config = quota::Config::try_new(limits, NonZeroU32::new(100).unwrap(), MINUTE).unwrap();
+        let address = crate::store::Config::new(Address::parse("redis://h").unwrap(), SECOND);
+        let sharing = Config::new(address, Timing::new(SECOND), "test", "t", "a");
+        let start = Instant::now() + HOUR * 2;
+        let replica = |n| State::new(format!("r{n}"), &config, &sharing, start);
+        let mut world = Self {
+            store: Store::start(sharing.keys(), None),
+            replicas: (0..2).map(replica).collect(),
+            flying: VecDeque::new(),
+            upstream: Upstream::default(),
+            start,
+            now: start,
+            ours: Vec::new(),
+            refused: Vec::new(),
+        };
+        for replica in &mut world.replicas {
+            replica.demand(waiting(4), start);
+        }
+        world
+    }
+
+    fn at(&self, seconds: u64) -> Instant {
+        self.start + Duration::from_secs(seconds)
+    }
+
+    fn pass_until(&mut self, end: Instant) {
+        loop {
+            self.settle_down();
+            let looks = self.replicas.iter().map(|replica| replica.next_look(self.now));
+            let answer = self.flying.front().map(|(at, ..)| *at);
+            let next = looks
+                .chain(answer)
+                .min()
+                .unwrap()
+                .max(self.now + Duration::from_millis(1));
+            if next > end {
+                self.now = end;
+                return;
+            }
+            self.now = next;
+        }
+    }
+
+    fn settle_down(&mut self) {
+        for _ in 0..100 {
+            while let Some((_, n, id, answer)) = self.flying.pop_front_if(|(at, ..)| *at <= self.now) {
+                match answer {
+                    Ok(()) => self.replicas[n].settle(id, self.now),
+                    Err(told) => self.replicas[n].throttle(id, told, self.now),
+                }
+            }
+            let due = (0..2).find(|n| self.replicas[*n].next_look(self.now) <= self.now);
+            let Some(n) = due else { return };
+            self.step(n);
+        }
+        panic!("the replicas take steps without an end");
+    }
+
+    fn step(&mut self, n: usize) {
+        self.store.set(self.now - self.start, 1);
+        let now = self.now;
+        let step = self.replicas[n].step(format!("{n}"), false, now).unwrap();
+        let reply = self.store.run(&step);
+        self.replicas[n].heard(&reply, now, now);
+        while let Some(slot) = self.replicas[n].take(now) {
+            let answer = self.upstream.ours(now);
+            if answer.is_ok() {
+                self.ours.push(now);
+            } else {
+                self.refused.push(now);
+            }
+            self.flying.push_back((now + TOOK, n, slot.id, answer));
+        }
+        self.replicas[n].demand(waiting(4), now);
+        for (name, at) in self.store.wakes() {
+            for (n, replica) in self.replicas.iter_mut().enumerate() {
+                if name == "*" || name == format!("r{n}") {
+                    replica.wake(at, now);
+                }
+            }
+        }
+    }
+
+    fn between(&self, from: Instant, to: Instant) -> usize {
+        self.ours.iter().filter(|at| from <= **at && **at < to).count()
+    }
+
+    fn fives(&self, from: u64, count: u32) -> Vec<usize> {
+        let five = MINUTE * 5;
+        let from = self.at(from);
+        (0..count)
+            .map(|n| self.between(from + five * n, from + five * (n + 1)))
+            .collect()
+    }
+
+    /// The longest time without an accepted call of ours that began in that hour.
+    fn gap(&self, hour: u32) -> Duration {
+        let hours = self.start + HOUR * hour..self.start + HOUR * (hour + 1);
+        let pairs = self.ours.windows(2).filter(|pair| hours.contains(&pair[0]));
+        pairs.map(|pair| pair[1] - pair[0]).max().unwrap_or(HOUR)
+    }
+
+    /// What both replicas are told of others.
+    fn estimate(&self) -> u64 {
+        let told: Vec<u64> = self
+            .replicas
+            .iter()
+            .map(|replica| replica.account(self.now).foreign())
+            .collect();
+        assert!(
+            told[0].abs_diff(told[1]) <= 30,
+            "one estimate, told in the last seconds: {told:?}"
+        );
+        told[0]
+    }
+}
+
+#[test]
+fn one_bare_refusal_in_saturation_costs_all_replicas_seconds() {
+    let mut world = World::new();
+    world.upstream.storms = vec![(world.at(5000), world.at(5060), None, 1)];
+    world.pass_until(world.at(7200));
+    assert_eq!(world.refused.len(), 1);
+    let probe = world.ours.iter().find(|at| **at > world.refused[0]).unwrap();
+    assert!(*probe - world.refused[0] <= SECOND * 10);
+    let fives = world.fives(5300, 6);
+    println!("{fives:?}");
+    assert!(fives.iter().all(|calls| *calls >= 119), "{fives:?}");
+    assert!(world.estimate() <= 30);
+}
+
+#[test]
+fn after_a_storm_all_replicas_are_back_in_minutes() {
+    let mut world = World::new();
+    world.upstream.storms = vec![
+        (world.at(900), world.at(1200), Some(5), 9999),
+        (world.at(1500), world.at(1530), Some(0), 9999),
+    ];
+    world.pass_until(world.at(3600));
+    let fives = world.fives(1200, 8);
+    println!("{fives:?}, {} refused", world.refused.len());
+    // One probe at a time, of all replicas.
+    assert!(world.refused.len() <= 60, "{}", world.refused.len());
+    assert!(fives[2..].iter().all(|calls| *calls >= 110), "{fives:?}");
+    assert_eq!(world.estimate(), 0);
+}
+
+#[test]
+fn replicas_beside_a_greedy_neighbour_share_one_estimate() {
+    let mut world = World::new();
+    let mut theirs = Vec::new();
+    let mut dice = quota::tests::Dice::new(5);
+    let mut next = world.start;
+    loop {
+        next += Duration::from_secs_f64(-4.8 * (1.0 - dice.roll()).max(1e-9).ln());
+        if next >= world.at(4 * 3600) {
+            break;
+        }
+        world.pass_until(next);
+        if world.upstream.arrive(next).is_ok() {
+            theirs.push(next);
+        }
+    }
+    let count = |of: &[Instant], hour: u32| {
+        let hours = world.start + HOUR * hour..world.start + HOUR * (hour + 1);
+        of.iter().filter(|at| hours.contains(at)).count()
+    };
+    for hour in 0..4 {
+        println!(
+            "{} + {}, {} refused, gap {:?}",
+            count(&world.ours, hour),
+            count(&theirs, hour),
+            count(&world.refused, hour),
+            world.gap(hour)
+        );
+    }
+    let estimate = world.estimate();
+    println!("estimate {estimate}");
+    // Since the latest refusal it has been shrinking, to find out.
+    assert!((350..=900).contains(&estimate), "{estimate}");
+    for hour in 1..4 {
+        let all = count(&world.ours, hour) + count(&theirs, hour);
+        assert!(all >= 1455, "{all} calls in hour {hour}");
+    }
+    assert!(world.gap(3) <= MINUTE * 2);
+    assert!(world.refused.len() * 100 <= world.ours.len(), "{}", world.refused.len());
+}

@@ -1,0 +1,256 @@
+//! Replicas of one quota in virtual time, with the real script and callers who never rest.
+
+use std::collections::{HashSet, VecDeque};
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::store::Store;
+use crate::attempt::{Demand, FlowDemand};
+use crate::caller::{Name, Urgency};
+use crate::quota::shared::state::State;
+use crate::quota::shared::{Config, Timing};
+use crate::quota::{self, Limit};
+use crate::store::Address;
+
+pub(super) const MS: Duration = Duration::from_millis(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+
+/// How long a call takes.
+const TOOK: Duration = Duration::from_millis(350);
+
+/// One caller at one replica, with so many requests that wait there.
+#[derive(Clone, Debug)]
+pub(super) struct Asking {
+    pub(super) replica: usize,
+    pub(super) urgency: u8,
+    pub(super) name: &'static str,
+    pub(super) weight: u32,
+    pub(super) waiting: usize,
+    /// How long each of its requests can wait, which decides between those of one caller.
+    pub(super) patience: Duration,
+    /// Whether each request that is answered is followed by another.
+    pub(super) goes_on: bool,
+}
+
+impl Asking {
+    pub(super) fn at(replica: usize, name: &'static str) -> Self {
+        Self {
+            replica,
+            urgency: 3,
+            name,
+            weight: 1,
+            waiting: 1,
+            patience: SECOND * 30,
+            goes_on: true,
+        }
+    }
+}
+
+struct Replica {
+    state: State,
+    flying: VecDeque<(Instant, String)>,
+}
+
+pub(super) struct Fleet {
+    pub(super) store: Store,
+    replicas: Vec<Replica>,
+    pub(super) callers: Vec<Asking>,
+    /// Calls made for each caller.
+    pub(super) served: Vec<usize>,
+    /// Those that are killed: they take no step.
+    pub(super) dead: HashSet<usize>,
+    pub(super) made: Vec<Duration>,
+    pub(super) steps: usize,
+    start: Instant,
+    now: Instant,
+}
+
+impl Fleet {
+    /// Replicas that know each other, and an unused quota.
+    pub(super) fn new(count: usize, limits: &[(u32, Duration)]) -> Self {
+        let limit =
+            |&(calls, window): &(u32, Duration)| Limit::try_new(NonZeroU32::new(calls).unwrap(), window).unwrap();
+        let burst = NonZeroU32::new(limits[0].0).unwrap();
+        let config = quota::Config::try_new(limits.iter().map(limit).collect(), burst, SECOND * 10).unwrap();
+        let address = crate::store::Config::new(Address::parse("redis://h").unwrap(), SECOND);
+        let sharing = Config::new(address, Timing::new(SECOND / 4), "test", "t", "a");
+        let start = Instant::now() + SECOND * 7200;
+        let replica = |n| Replica {
+            state: State::new(format!("r{n}"), &config, &sharing, start),
+            flying: VecDeque::new(),
+        };
+        let mut fleet = Self {
+            store: Store::start(sharing.keys(), None),
+            replicas: (0..count).map(replica).collect(),
+            callers: Vec::new(),
+            served: Vec::new(),
+            dead: HashSet::new(),
+            made: Vec::new(),
+            steps: 0,
+            start,
+            now: start,
+        };
+        fleet.pass(SECOND * 5);
+        fleet
+    }
+
+    /// A caller comes.
+    pub(super) fn ask(&mut self, caller: Asking) {
+        let n = caller.replica;
+        self.callers.push(caller);
+        self.served.push(0);
+        self.tell(n);
+        self.settle_down();
+    }
+
+    /// Time passes.
+    pub(super) fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        loop {
+            self.settle_down();
+            let living = (0..self.replicas.len()).filter(|n| !self.dead.contains(n));
+            let next = living.map(|n| self.replicas[n].next(self.now)).min().unwrap();
+            let next = next.max(self.now + MS);
+            if next > end {
+                break;
+            }
+            self.now = next;
+        }
+        self.now = end;
+        self.settle_down();
+    }
+
+    /// Everything that is due now.
+    fn settle_down(&mut self) {
+        for _ in 0..1000 {
+            let mut is_quiet = true;
+            for n in 0..self.replicas.len() {
+                if self.dead.contains(&n) {
+                    continue;
+                }
+                self.replicas[n].answers(self.now);
+                if self.replicas[n].state.next_look(self.now) <= self.now {
+                    is_quiet = false;
+                    self.step(n);
+                }
+            }
+            if is_quiet {
+                return;
+            }
+        }
+        panic!("the replicas take steps without an end");
+    }
+
+    fn step(&mut self, n: usize) {
+        self.steps += 1;
+        self.store.set(self.now - self.start, 1);
+        let now = self.now;
+        let nonce = format!("{n} {:?} {}", now - self.start, self.steps);
+        let step = self.replicas[n].state.step(nonce, false, now).unwrap();
+        let reply = self.store.run(&step);
+        self.replicas[n].state.heard(&reply, now, now);
+        self.use_slots(n);
+        for (name, at) in self.store.wakes() {
+            for (n, replica) in self.replicas.iter_mut().enumerate() {
+                if name == "*" || name == format!("r{n}") {
+                    replica.state.wake(at, now);
+                }
+            }
+        }
+    }
+
+    fn use_slots(&mut self, n: usize) {
+        let mut is_used = false;
+        while let Some(slot) = self.replicas[n].state.take(self.now) {
+            let (urgency, name) = slot.flow.expect("the store says for whom it is");
+            let caller = self.callers.iter().position(|caller| {
+                caller.replica == n
+                    && caller.urgency == urgency.level()
+                    && caller.name == name.as_str()
+                    && caller.waiting > 0
+            });
+            let Some(caller) = caller else {
+                self.replicas[n].state.refund(slot.id, self.now);
+                continue;
+            };
+            is_used = true;
+            self.served[caller] += 1;
+            self.callers[caller].waiting -= usize::from(!self.callers[caller].goes_on);
+            self.made.push(self.now - self.start);
+            self.replicas[n].flying.push_back((self.now + TOOK, slot.id));
+        }
+        if is_used {
+            self.tell(n);
+        }
+    }
+
+    fn tell(&mut self, n: usize) {
+        let here = self
+            .callers
+            .iter()
+            .filter(|caller| caller.replica == n && caller.waiting > 0);
+        let flows: Vec<_> = here
+            .map(|caller| FlowDemand {
+                urgency: Urgency::new(caller.urgency).unwrap(),
+                caller: Name::new(caller.name),
+                weight: caller.weight,
+                waiting: caller.waiting,
+                deadlines: vec![self.now + caller.patience; caller.waiting.min(16)],
+                returning: 0,
+                asks_again: true,
+            })
+            .collect();
+        let demand = Demand {
+            waiting: flows.iter().map(|flow| flow.waiting).sum(),
+            callers: flows.len(),
+            flows: Some(&flows),
+            ..Demand::default()
+        };
+        self.replicas[n].state.demand(demand, self.now);
+    }
+
+    pub(super) fn total(&self) -> usize {
+        self.served.iter().sum()
+    }
+
+    pub(super) fn of(&self, name: &str) -> usize {
+        let of = self
+            .callers
+            .iter()
+            .zip(&self.served)
+            .filter(|(caller, _)| caller.name == name);
+        of.map(|(_, served)| served).sum()
+    }
+
+    /// What a replica believes that others want.
+    pub(super) fn others(&self, n: usize) -> Vec<FlowDemand> {
+        self.replicas[n].state.others.to_vec()
+    }
+
+    pub(super) fn assert_never_over(&self, limits: &[(u32, Duration)]) {
+        for (calls, window) in limits {
+            for pair in self.made.windows(*calls as usize + 1) {
+                assert!(
+                    pair[*calls as usize].saturating_sub(pair[0]) >= *window,
+                    "over at {:?}",
+                    pair[0]
+                );
+            }
+        }
+    }
+}
+
+impl Replica {
+    fn answers(&mut self, now: Instant) {
+        while let Some((_, id)) = self.flying.pop_front_if(|(at, _)| *at <= now) {
+            self.state.settle(id, now);
+        }
+    }
+
+    fn next(&self, now: Instant) -> Instant {
+        let answer = self.flying.front().map(|(at, _)| *at);
+        answer.into_iter().chain([self.state.next_look(now)]).min().unwrap()
+    }
+}

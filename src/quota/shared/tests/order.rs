@@ -1,0 +1,222 @@
+//! The order over replicas is that of one queue: class, caller's share, deadline.
+
+use super::fleet::{Asking, Fleet, SECOND};
+use std::time::Duration;
+
+const LIMITS: [(u32, Duration); 2] = [(100, Duration::from_mins(1)), (1500, Duration::from_hours(1))];
+
+const NAMES: [&str; 20] = [
+    "B0", "B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B9", "B10", "B11", "B12", "B13", "B14", "B15", "B16", "B17",
+    "B18", "B19",
+];
+
+/// Four replicas and half an hour: the burst, then a slot every 2.4 s. A is on the first replica, the others on all.
+fn half_an_hour(a: Asking, others: impl Iterator<Item = Asking>) -> Fleet {
+    let mut fleet = Fleet::new(4, &LIMITS);
+    for other in others {
+        fleet.ask(other);
+    }
+    fleet.ask(a);
+    fleet.pass(SECOND * 1800);
+    fleet.assert_never_over(&LIMITS);
+    println!(
+        "A {}, of {}: {:?}; {} steps",
+        fleet.of("A"),
+        fleet.total(),
+        fleet.served,
+        fleet.steps
+    );
+    fleet
+}
+
+fn twenty(urgency: u8) -> impl Iterator<Item = Asking> {
+    NAMES.iter().enumerate().map(move |(n, name)| Asking {
+        urgency,
+        ..Asking::at(n % 4, name)
+    })
+}
+
+#[test]
+fn an_urgent_caller_gets_the_share_of_its_class_whoever_asks_elsewhere() {
+    let a = Asking {
+        urgency: 0,
+        ..Asking::at(0, "A")
+    };
+    let fleet = half_an_hour(a.clone(), twenty(7));
+    // 128 of 129 slots, after the burst that went to those who were there first.
+    assert!(fleet.of("A") * 129 >= (fleet.total() - 110) * 126, "{}", fleet.of("A"));
+    let greedy = Asking {
+        urgency: 7,
+        waiting: 20,
+        ..Asking::at(1, "B")
+    };
+    let fleet = half_an_hour(a, [greedy].into_iter());
+    assert!(fleet.of("A") * 129 >= (fleet.total() - 110) * 126, "{}", fleet.of("A"));
+}
+
+#[test]
+fn a_caller_gets_what_its_weight_is_worth_beside_callers_of_other_replicas() {
+    let heavy = Asking {
+        weight: 100,
+        ..Asking::at(0, "A")
+    };
+    let fleet = half_an_hour(heavy, twenty(3));
+    assert!(fleet.of("A") * 120 >= (fleet.total() - 110) * 98, "{}", fleet.of("A"));
+}
+
+#[test]
+fn one_caller_on_three_replicas_is_one_caller() {
+    let of_b = (1..4).map(|replica| Asking {
+        waiting: 10,
+        ..Asking::at(replica, "B")
+    });
+    let fleet = half_an_hour(Asking::at(0, "A"), of_b);
+    let (a, rest) = (fleet.of("A"), fleet.total() - 100);
+    assert!((rest * 45 / 100..=rest * 55 / 100 + 50).contains(&a), "{a} of {rest}");
+}
+
+#[test]
+fn the_requests_of_one_caller_are_served_by_deadline_wherever_they_wait() {
+    let patient = Asking {
+        patience: SECOND * 600,
+        waiting: 1,
+        ..Asking::at(1, "A")
+    };
+    let hasty = Asking {
+        patience: SECOND * 5,
+        ..Asking::at(0, "A")
+    };
+    let mut fleet = Fleet::new(4, &LIMITS);
+    fleet.ask(Asking {
+        waiting: 100,
+        goes_on: false,
+        ..Asking::at(2, "burst")
+    });
+    // From then on slots come one by one, and the bucket is empty.
+    fleet.pass(SECOND * 61);
+    fleet.ask(Asking {
+        waiting: 30,
+        goes_on: false,
+        ..Asking::at(3, "rest")
+    });
+    fleet.ask(patient);
+    fleet.ask(hasty);
+    fleet.pass(SECOND * 130);
+    let served = &fleet.served[2..];
+    assert!(served[1] >= 20 && served[0] <= 1, "{served:?}");
+}
+
+#[test]
+fn each_class_of_a_mixed_crowd_gets_its_share_and_none_gets_nothing() {
+    let crowd = NAMES.iter().enumerate().map(|(n, name)| Asking {
+        urgency: u8::try_from(n % 8).unwrap(),
+        ..Asking::at(n % 4, name)
+    });
+    let mut fleet = Fleet::new(4, &LIMITS);
+    for caller in crowd {
+        fleet.ask(caller);
+    }
+    fleet.pass(SECOND * 60);
+    let before = fleet.served.clone();
+    fleet.pass(SECOND * 3600);
+    fleet.assert_never_over(&LIMITS);
+    let mut classes = [0; 8];
+    for (n, caller) in fleet.callers.iter().enumerate() {
+        assert!(fleet.served[n] > before[n], "{caller:?}");
+        classes[usize::from(caller.urgency)] += fleet.served[n] - before[n];
+    }
+    let total: usize = classes.iter().sum();
+    println!("{classes:?} of {total}");
+    for (class, got) in (0_u32..).zip(classes) {
+        let due = total * 2_usize.pow(7 - class) / 255;
+        assert!(got.abs_diff(due) <= due / 20 + 2, "class {class}: {got}, due {due}");
+    }
+}
+
+#[test]
+fn all_of_the_quota_is_used_and_a_slot_costs_few_steps() {
+    let fleet = half_an_hour(Asking::at(0, "A"), twenty(3));
+    // The burst of 100, and then half of what the hour has left.
+    assert!(fleet.total() >= 100 + 1400 / 2 - 4, "{}", fleet.total());
+    // Two heartbeats a second at each of four replicas, and a few steps for each call.
+    let heartbeats = 1800 * 2 * 4;
+    assert!(fleet.steps <= heartbeats + fleet.total() * 6, "{} steps", fleet.steps);
+}
+
+#[test]
+fn a_slot_that_a_dead_replica_does_not_come_for_goes_to_the_next_in_turn() {
+    let mut fleet = Fleet::new(4, &LIMITS);
+    for n in 0..4 {
+        fleet.ask(Asking {
+            waiting: 50,
+            ..Asking::at(n, NAMES[n])
+        });
+    }
+    fleet.pass(SECOND * 60);
+    fleet.dead.extend([0, 1]);
+    let before = fleet.total();
+    fleet.pass(SECOND * 60);
+    // None of the minute's slots is lost.
+    assert!(fleet.total() - before >= 23, "{}", fleet.total() - before);
+    fleet.assert_never_over(&LIMITS);
+}
+
+#[test]
+fn a_replica_is_told_what_the_others_want() {
+    let mut fleet = Fleet::new(4, &LIMITS);
+    fleet.ask(Asking {
+        waiting: 100,
+        goes_on: false,
+        ..Asking::at(3, "burst")
+    });
+    fleet.pass(SECOND * 2);
+    for (n, name) in NAMES.iter().enumerate() {
+        fleet.ask(Asking {
+            waiting: 3,
+            ..Asking::at(1 + n % 3, name)
+        });
+    }
+    fleet.ask(Asking::at(0, NAMES[0]));
+    fleet.pass(SECOND);
+    let others = fleet.others(0);
+    let waiting: usize = others.iter().map(|flow| flow.waiting).sum();
+    assert!((56..=60).contains(&waiting), "{others:?}");
+    assert!(others.len() <= 9, "a class is told in few words: {others:?}");
+    assert!(others.iter().all(|flow| flow.asks_again && flow.urgency.level() == 3));
+    let weight: u32 = others.iter().map(|flow| flow.weight).sum();
+    assert!((19..=20).contains(&weight), "{weight}");
+}
+
+/// How many of fifty callers on four replicas are served within three seconds after the store was emptied.
+fn served_after_a_flush(before: usize) -> usize {
+    let mut fleet = Fleet::new(4, &LIMITS);
+    if before > 0 {
+        fleet.ask(Asking {
+            waiting: before,
+            goes_on: false,
+            ..Asking::at(1, "burst")
+        });
+    }
+    fleet.pass(SECOND * 3);
+    let served = fleet.total();
+    fleet.store.flush();
+    for n in 0..4 {
+        fleet.ask(Asking {
+            waiting: if n < 2 { 13 } else { 12 },
+            goes_on: false,
+            ..Asking::at(n, NAMES[n])
+        });
+    }
+    fleet.pass(SECOND * 3);
+    fleet.assert_never_over(&LIMITS);
+    fleet.total() - served
+}
+
+#[test]
+fn after_the_store_was_emptied_who_waits_is_served_at_once_where_the_windows_have_room() {
+    assert_eq!(served_after_a_flush(0), 50);
+    assert_eq!(served_after_a_flush(40), 50);
+    // What the copies say is used up stays used up.
+    let served = served_after_a_flush(100);
+    assert!(served <= 3, "{served}");
+}

@@ -1,0 +1,282 @@
+//! What waits here, as far as the store knows it, and what waits at other replicas.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use ring::digest::{SHA256, digest};
+use tokio::time::Instant;
+
+use super::step::{self, Reply, Want};
+use crate::attempt::{Demand, FlowDemand};
+use crate::caller::{Name, Urgency};
+
+/// Most flows that a replica tells of: those whose turn is next.
+const MOST_TOLD: usize = 64;
+
+/// Most deadlines of one flow that it tells of.
+const DEADLINES: usize = 16;
+
+/// Most flows of others that are heard of.
+const MOST_HEARD: usize = 128;
+
+/// More than ever wait at all replicas: a bound on what the store may say.
+const MOST_WAITING: f64 = 1e6;
+
+/// For whom a slot is.
+pub(super) type Flow = (Urgency, Name);
+
+/// What waits here, and what of it the store was told.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Wants {
+    /// As the queue said last.
+    wanted: Vec<FlowDemand>,
+    /// As the store knows it.
+    told: Vec<Told>,
+    /// What was said last has to be said again, whatever it is.
+    must_tell: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Told {
+    name: String,
+    flow: Flow,
+    weight: u32,
+    waiting: usize,
+    returning: usize,
+    asks_again: bool,
+    deadlines: Vec<Instant>,
+}
+
+impl Told {
+    fn of(demand: &FlowDemand) -> Self {
+        let flow = (demand.urgency, demand.caller.clone());
+        Self {
+            name: name_of(&flow),
+            flow,
+            weight: demand.weight.clamp(1, 1000),
+            waiting: demand.waiting,
+            returning: demand.returning,
+            asks_again: demand.asks_again,
+            deadlines: demand.deadlines.iter().take(DEADLINES).copied().collect(),
+        }
+    }
+
+    fn serve_one(&mut self) {
+        self.waiting = self.waiting.saturating_sub(1);
+        if self.deadlines.len() > 1 {
+            self.deadlines.remove(0);
+        }
+    }
+
+    /// Whether nothing is gained by telling `new` in place of this.
+    fn is_as_good_as(&self, new: &Self) -> bool {
+        let about = |a: usize, b: usize| (a == 0) == (b == 0) && a <= b * 2 && b <= a * 2;
+        self.name == new.name
+            && self.weight == new.weight
+            && self.waiting == new.waiting
+            && about(self.returning, new.returning)
+            && self.asks_again == new.asks_again
+            && (self.waiting == 0 || self.deadlines.first() == new.deadlines.first())
+    }
+
+    fn say(&self, now: Instant) -> Want {
+        let deadlines = self.deadlines.iter().map(|at| -step::age(*at, now));
+        (
+            self.name.clone(),
+            self.weight,
+            self.waiting,
+            self.returning,
+            usize::from(self.asks_again),
+            deadlines.collect(),
+        )
+    }
+}
+
+impl Wants {
+    /// Takes in what the queue wants now; says whether that is something else.
+    pub(super) fn demand(&mut self, demand: &Demand<'_>, me: &str) -> bool {
+        let wanted = match demand.flows {
+            Some(flows) => flows.flows(MOST_TOLD),
+            None if demand.waiting > 0 => vec![FlowDemand {
+                urgency: Urgency::default(),
+                caller: Name::new(me),
+                weight: u32::try_from(demand.callers.clamp(1, 1000)).unwrap_or(1),
+                waiting: demand.waiting,
+                deadlines: demand.promised.iter().take(DEADLINES).map(|(at, _)| *at).collect(),
+                returning: 0,
+                asks_again: false,
+            }],
+            None => Vec::new(),
+        };
+        let is_other = wanted != self.wanted;
+        self.wanted = wanted;
+        is_other
+    }
+
+    /// Whether anything is wanted, now or soon.
+    pub(super) fn any(&self) -> bool {
+        !self.wanted.is_empty()
+    }
+
+    /// How many requests the store believes to wait here.
+    pub(super) fn told(&self) -> usize {
+        self.told.iter().map(|told| told.waiting).sum()
+    }
+
+    /// What to tell: `None` when the store knows it. The slots `in_hand` serve some of what waits.
+    pub(super) fn tell<'a>(&mut self, in_hand: impl Iterator<Item = &'a Flow>, now: Instant) -> Option<Vec<Want>> {
+        let mut wants: Vec<_> = self.wanted.iter().map(Told::of).collect();
+        for flow in in_hand {
+            if let Some(served) = wants.iter_mut().find(|want| want.flow == *flow) {
+                served.serve_one();
+            }
+        }
+        let is_known = wants.len() == self.told.len()
+            && self
+                .told
+                .iter()
+                .zip(&wants)
+                .all(|(told, want)| told.is_as_good_as(want));
+        if is_known && !self.must_tell {
+            return None;
+        }
+        self.must_tell = false;
+        self.told = wants;
+        Some(self.told.iter().map(|told| told.say(now)).collect())
+    }
+
+    /// A slot was granted to a flow of this name: for whom it is.
+    pub(super) fn grant(&mut self, name: &str) -> Option<Flow> {
+        let told = self.told.iter_mut().find(|told| told.name == name)?;
+        told.serve_one();
+        Some(told.flow.clone())
+    }
+
+    /// The store may not know what it was told.
+    pub(super) fn forget_told(&mut self) {
+        self.told.clear();
+        self.must_tell = true;
+    }
+
+    /// What was told has to be told again.
+    pub(super) fn tell_again(&mut self) {
+        self.must_tell = true;
+    }
+
+    /// What the others want, as the store said.
+    pub(super) fn others(&self, reply: &Reply) -> Arc<[FlowDemand]> {
+        let own: HashMap<&str, &Flow> = self.told.iter().map(|told| (&*told.name, &told.flow)).collect();
+        let count = |value: f64| usize::try_from(step::number(value.clamp(0.0, MOST_WAITING))).unwrap_or(0);
+        let flow = |(name, weight, waiting, returning, again): &(String, f64, f64, f64, f64)| {
+            let urgency = Urgency::new(name.bytes().next()?.checked_sub(b'0')?)?;
+            Some(FlowDemand {
+                urgency,
+                // A caller who is not here has a name that nobody here has.
+                caller: own
+                    .get(&**name)
+                    .map_or_else(|| Name::new(&format!("\u{2026}{name}")), |flow| flow.1.clone()),
+                weight: u32::try_from(count(*weight)).unwrap_or(1).max(1),
+                waiting: count(*waiting),
+                deadlines: Vec::new(),
+                returning: count(*returning),
+                asks_again: *again > 0.0,
+            })
+        };
+        reply.others.iter().take(MOST_HEARD).filter_map(flow).collect()
+    }
+}
+
+/// A flow in the store: its class, and a digest, because nobody need know there who asks.
+fn name_of((urgency, caller): &Flow) -> String {
+    let digest = digest(&SHA256, caller.as_str().as_bytes());
+    let mut name = urgency.level().to_string();
+    for byte in &digest.as_ref()[..8] {
+        // Writing into a string cannot fail.
+        let _ = write!(name, "{byte:02x}");
+    }
+    name
+}
+
+/// Whether forecasts made with what others wanted `before` are wrong by now.
+pub(super) fn has_changed(before: &[FlowDemand], now: &[FlowDemand]) -> bool {
+    let class = |flows: &[FlowDemand], urgency: u8| {
+        let of = flows.iter().filter(|flow| flow.urgency.level() == urgency);
+        of.fold((0, 0), |(waiting, weight), flow| {
+            (
+                waiting + flow.waiting + usize::from(flow.asks_again),
+                weight + flow.weight as usize,
+            )
+        })
+    };
+    let is_off = |a: usize, b: usize| a * 4 > (b + 1) * 5 || b * 4 > (a + 1) * 5;
+    (0..8).any(|urgency| {
+        let (before, now) = (class(before, urgency), class(now, urgency));
+        is_off(before.0, now.0) || is_off(before.1, now.1)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow(caller: &str, waiting: usize) -> FlowDemand {
+        FlowDemand {
+            urgency: Urgency::default(),
+            caller: Name::new(caller),
+            weight: 1,
+            waiting,
+            deadlines: Vec::new(),
+            returning: 0,
+            asks_again: false,
+        }
+    }
+
+    fn demand(wants: &mut Wants, flows: Vec<FlowDemand>) {
+        let demand = Demand {
+            waiting: flows.iter().map(|flow| flow.waiting).sum(),
+            flows: Some(&flows),
+            ..Demand::default()
+        };
+        wants.demand(&demand, "me");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_store_is_told_only_what_it_does_not_know() {
+        let now = Instant::now();
+        let mut wants = Wants::default();
+        demand(&mut wants, vec![flow("a", 2), flow("b", 1)]);
+        let told = wants.tell(std::iter::empty(), now).unwrap();
+        assert_eq!((told.len(), told[0].2, wants.told()), (2, 2, 3));
+        assert!(wants.tell(std::iter::empty(), now).is_none());
+
+        // The script counts off what it grants.
+        let granted = wants.grant(&told[0].0).unwrap();
+        assert_eq!(granted.1, Name::new("a"));
+        assert!(wants.tell(std::iter::once(&granted), now).is_none(), "it is in hand");
+        demand(&mut wants, vec![flow("a", 1), flow("b", 1)]);
+        assert!(wants.tell(std::iter::empty(), now).is_none(), "and then served");
+
+        demand(&mut wants, vec![flow("a", 2), flow("b", 1)]);
+        assert!(wants.tell(std::iter::empty(), now).is_some());
+        wants.tell_again();
+        assert!(wants.tell(std::iter::empty(), now).is_some());
+    }
+
+    #[test]
+    fn whoever_is_known_to_two_replicas_is_one_caller_and_nobody_else_is_named() {
+        let mut wants = Wants::default();
+        demand(&mut wants, vec![flow("alice", 1)]);
+        let told = wants.tell(std::iter::empty(), Instant::now()).unwrap();
+        let reply =
+            |name: &str| -> Reply { serde_json::from_str(&format!(r#"{{"others":[["{name}",1,2,0,1]]}}"#)).unwrap() };
+        let same = wants.others(&reply(&told[0].0));
+        assert_eq!(
+            (same[0].caller.as_str(), same[0].waiting, same[0].asks_again),
+            ("alice", 2, true)
+        );
+        let other = wants.others(&reply("30123456789abcdef"));
+        assert_ne!(other[0].caller.as_str(), "alice");
+        assert!(wants.others(&reply("9")).is_empty() && wants.others(&reply("")).is_empty());
+    }
+}

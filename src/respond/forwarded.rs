@@ -1,0 +1,149 @@
+//! What a proxy in front of the gateway says about the caller's own connection.
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use http::uri::Scheme;
+use http::{HeaderMap, HeaderName, header};
+
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// The scheme that the caller used: that of the first proxy on the way, which is the first one named. `Forwarded` (RFC 7239) comes before
+/// `X-Forwarded-Proto`. `None` when neither says one that can be.
+pub(super) fn scheme(fields: &HeaderMap) -> Option<Scheme> {
+    let text = |name| fields.get(name).and_then(|value| value.to_str().ok());
+    let named = text(header::FORWARDED)
+        .and_then(proto)
+        .or_else(|| text(X_FORWARDED_PROTO));
+    let first = named?.split(',').next().unwrap_or_default().trim();
+    [Scheme::HTTP, Scheme::HTTPS]
+        .into_iter()
+        .find(|scheme| scheme.as_str().eq_ignore_ascii_case(first))
+}
+
+/// The `proto` of the first element. Quoted strings hold commas and semicolons in addresses' names only, and those come in no scheme.
+fn proto(forwarded: &str) -> Option<&str> {
+    let first = forwarded.split(',').next()?;
+    let pairs = first.split(';').filter_map(|pair| pair.split_once('='));
+    let mut protos = pairs.filter(|(name, _)| name.trim().eq_ignore_ascii_case("proto"));
+    protos.next().map(|(_, value)| value.trim().trim_matches('"'))
+}
+
+/// An address, or all that begin alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network {
+    address: IpAddr,
+    /// How many bits all begin with.
+    bits: u32,
+}
+
+impl Network {
+    /// Whether `address` is in it. An IPv4 address that IPv6 carries is that IPv4 address.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(network), IpAddr::V4(address)) => {
+                let differing = network.to_bits() ^ address.to_bits();
+                differing.leading_zeros() >= self.bits
+            }
+            (IpAddr::V6(network), IpAddr::V6(address)) => {
+                let differing = network.to_bits() ^ address.to_bits();
+                differing.leading_zeros() >= self.bits
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Why a text names no network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("is no IP address or network, such as \"10.0.0.7\" or \"10.0.0.0/8\"")]
+pub struct ParseNetworkError;
+
+impl FromStr for Network {
+    type Err = ParseNetworkError;
+
+    fn from_str(text: &str) -> Result<Self, ParseNetworkError> {
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address, Some(bits)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| ParseNetworkError)?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        let bits = match bits {
+            Some(bits) if bits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                bits.parse().map_err(|_| ParseNetworkError)?
+            }
+            Some(_) => return Err(ParseNetworkError),
+            None => most,
+        };
+        if bits > most {
+            return Err(ParseNetworkError);
+        }
+        Ok(Self { address, bits })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_holds_what_begins_alike() {
+        let holds =
+            |network: &str, address: &str| network.parse::<Network>().unwrap().contains(address.parse().unwrap());
+        assert!(holds("10.0.0.0/8", "10.255.1.2") && holds("10.0.0.7", "10.0.0.7") && holds("0.0.0.0/0", "1.2.3.4"));
+        assert!(holds("10.0.0.0/8", "::ffff:10.1.1.1") && holds("fd00::/8", "fd12::1") && holds("::1", "::1"));
+        assert!(!holds("10.0.0.0/8", "11.0.0.1") && !holds("10.0.0.7", "10.0.0.6"));
+        assert!(!holds("0.0.0.0/0", "::1") && !holds("fd00::/8", "fe80::1"));
+        for wrong in [
+            "",
+            "10.0.0.0/33",
+            "::/129",
+            "10.0.0.0/",
+            "10.0.0.0/+8",
+            "x",
+            "10.0.0",
+            "10.0.0.0/8/8",
+        ] {
+            assert_eq!(wrong.parse::<Network>(), Err(ParseNetworkError), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_first_proxy_on_the_way_tells_the_scheme() {
+        let of = |fields: &[(&'static str, &str)]| {
+            let mut map = HeaderMap::new();
+            for (name, value) in fields {
+                map.append(*name, value.parse().unwrap());
+            }
+            scheme(&map).map(|scheme| scheme.as_str().to_owned())
+        };
+        let https = Some("https".to_owned());
+        for value in [
+            "proto=https",
+            "for=192.0.2.60;proto=https;by=203.0.113.43",
+            "For=\"[2001:db8::1]\"; Proto=\"HTTPS\", for=10.0.0.1;proto=http",
+        ] {
+            assert_eq!(
+                of(&[("forwarded", value), ("x-forwarded-proto", "http")]),
+                https,
+                "{value}"
+            );
+        }
+        assert_eq!(of(&[("x-forwarded-proto", "https")]), https);
+        assert_eq!(of(&[("x-forwarded-proto", "HTTPS, http")]), https);
+        assert_eq!(
+            of(&[("forwarded", "for=10.0.0.1"), ("x-forwarded-proto", "https")]),
+            https
+        );
+        for fields in [
+            &[("forwarded", "proto=javascript")][..],
+            &[("x-forwarded-proto", "wss")],
+            &[("x-forwarded-proto", "")],
+            &[],
+        ] {
+            assert_eq!(of(fields), None, "{fields:?}");
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! Whether a response of an upstream host is Defender's answer.
+//!
+//! Between the gateway and Defender stand front ends, proxies and portals that answer in its place: with an HTML page and 200, with an
+//! empty body, with a status of their own. What they say is about the way, not about the question. A response counts as an answer only
+//! if it has the shape of Defender's.
+//!
+//! Pure: what follows from the verdict (another region, a stale answer, nothing stored) is decided where it is asked for.
+
+use std::fmt;
+
+use http::{StatusCode, header};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use crate::scan::Answer;
+
+/// What a response of an upstream host is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResponseKind {
+    /// Defender's answer: rows, or a refusal of the question in its own words (such as 400, 401, 403, 404).
+    Answer,
+    /// 429, in whatever words: the ledger must hear of it even if a front end says it.
+    Throttled,
+    /// No answer: the host, or what stands in front of it, could not give one.
+    Fault(ResponseFault),
+}
+
+/// Why a response is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum ResponseFault {
+    /// The status says so: 5xx, 408 (it did not get the request in time), 421 (not its request), 425. In whatever words.
+    #[error("the status says that the upstream could not answer")]
+    Unavailable,
+    /// A status that Defender does not answer with: 1xx, 2xx other than 200, 3xx, or above 599.
+    #[error("Defender does not answer with this status")]
+    Status,
+    /// The content type is not JSON's. A missing one says nothing, and the body decides.
+    #[error("the content type is not JSON")]
+    ContentType,
+    /// There is no body.
+    #[error("the body is empty")]
+    Empty,
+    /// The body is not one whole JSON object: cut off, or something else altogether.
+    #[error("the body is not a whole JSON object")]
+    NotJson,
+    /// 200 without an array `value`, or with an `error` besides; another status without an object `error`.
+    #[error("the body is not of the shape of Defender's answers")]
+    Shape,
+}
+
+impl ResponseFault {
+    /// Each of them.
+    pub const ALL: [Self; 6] = [
+        Self::Unavailable,
+        Self::Status,
+        Self::ContentType,
+        Self::Empty,
+        Self::NotJson,
+        Self::Shape,
+    ];
+
+    /// The name in logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::Status => "status",
+            Self::ContentType => "content_type",
+            Self::Empty => "empty",
+            Self::NotJson => "not_json",
+            Self::Shape => "shape",
+        }
+    }
+
+    /// Whether the response may be passed on when nothing better can be had: its status alone says that it is no answer. Of everything
+    /// else the status would mislead, as the 200 of a portal does, or the 404 of a front end that knows no such site.
+    #[must_use]
+    pub fn may_pass(self) -> bool {
+        self == Self::Unavailable
+    }
+}
+
+impl ResponseKind {
+    /// The kind of a response. For one with 200 the whole body is looked at.
+    #[must_use]
+    pub fn of(response: &Answer) -> Self {
+        let status = response.status;
+        let expected = match status.as_u16() {
+            429 => return Self::Throttled,
+            408 | 421 | 425 | 500..=599 => return Self::Fault(ResponseFault::Unavailable),
+            200 => Expected::Rows,
+            400..=499 => Expected::Error,
+            _ => return Self::Fault(ResponseFault::Status),
+        };
+        match check(response, expected) {
+            Ok(()) => Self::Answer,
+            Err(fault) => Self::Fault(fault),
+        }
+    }
+
+    /// Whether it is an answer to the question, rows or a refusal.
+    #[must_use]
+    pub fn is_answer(self) -> bool {
+        self == Self::Answer
+    }
+}
+
+impl Answer {
+    /// Whether its content type is JSON's, or not said.
+    #[must_use]
+    pub fn may_be_json(&self) -> bool {
+        let mut types = self.headers.get_all(header::CONTENT_TYPE);
+        types.all(|value| value.to_str().is_ok_and(is_json))
+    }
+}
+
+/// Whether a status says that the upstream could not answer now, however it says so.
+#[must_use]
+pub fn is_unavailable(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 408 | 421 | 425 | 429 | 500..=599)
+}
+
+/// Which member the body must have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expected {
+    /// An array `value`, and no `error`.
+    Rows,
+    /// An object `error`.
+    Error,
+}
+
+fn check(response: &Answer, expected: Expected) -> Result<(), ResponseFault> {
+    if !response.may_be_json() {
+        return Err(ResponseFault::ContentType);
+    }
+    let body = without_mark(&response.body);
+    if body.trim_ascii().is_empty() {
+        return Err(ResponseFault::Empty);
+    }
+    // The parser looks into strings only as far as it must.
+    if std::str::from_utf8(body).is_err() {
+        return Err(ResponseFault::NotJson);
+    }
+    let members: Members = serde_json::from_slice(body).map_err(|_| ResponseFault::NotJson)?;
+    let fits = match expected {
+        Expected::Rows => members.value == Some(Kind::Array) && matches!(members.error, None | Some(Kind::Null)),
+        Expected::Error => members.error == Some(Kind::Object),
+    };
+    if fits { Ok(()) } else { Err(ResponseFault::Shape) }
+}
+
+/// `body` without a byte order mark, which parsers may ignore (RFC 8259 §8.1).
+pub(super) fn without_mark(body: &[u8]) -> &[u8] {
+    body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body)
+}
+
+/// Whether a media type is JSON's, or a type made of it (RFC 6839 §3.1), with any parameters.
+fn is_json(media: &str) -> bool {
+    let essence = media.split(';').next().unwrap_or_default().trim();
+    let Some((kind, name)) = essence.split_once('/') else {
+        return false;
+    };
+    let ends_with = |suffix: &str| {
+        name.len()
+            .checked_sub(suffix.len())
+            .and_then(|start| name.get(start..))
+            .is_some_and(|end| end.eq_ignore_ascii_case(suffix))
+    };
+    (kind.eq_ignore_ascii_case("application") || kind.eq_ignore_ascii_case("text"))
+        && (name.eq_ignore_ascii_case("json") || ends_with("+json"))
+}
+
+/// The two members of an answer that tell what it is. Of a member that is there twice, the last one counts, as most readers have it.
+#[derive(Default)]
+struct Members {
+    value: Option<Kind>,
+    error: Option<Kind>,
+}
+
+/// What a JSON value is, as far as it matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Null,
+    Scalar,
+    Array,
+    Object,
+}
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Members;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                let mut members = Members::default();
+                while let Some(name) = map.next_key::<super::row::Text<'de>>()? {
+                    match &*name.0 {
+                        "value" => members.value = Some(map.next_value()?),
+                        "error" => members.error = Some(map.next_value()?),
+                        _ => {
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                    }
+                }
+                Ok(members)
+            }
+        }
+        json.deserialize_map(Reader)
+    }
+}
+
+impl<'de> Deserialize<'de> for Kind {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Kind;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON value")
+            }
+
+            fn visit_unit<E>(self) -> Result<Kind, E> {
+                Ok(Kind::Null)
+            }
+
+            fn visit_bool<E>(self, _: bool) -> Result<Kind, E> {
+                Ok(Kind::Scalar)
+            }
+
+            fn visit_i64<E>(self, _: i64) -> Result<Kind, E> {
+                Ok(Kind::Scalar)
+            }
+
+            fn visit_u64<E>(self, _: u64) -> Result<Kind, E> {
+                Ok(Kind::Scalar)
+            }
+
+            fn visit_f64<E>(self, _: f64) -> Result<Kind, E> {
+                Ok(Kind::Scalar)
+            }
+
+            fn visit_str<E>(self, _: &str) -> Result<Kind, E> {
+                Ok(Kind::Scalar)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Kind, A::Error> {
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Kind::Array)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Kind, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Kind::Object)
+            }
+        }
+        json.deserialize_any(Reader)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scan::Fields;
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    const ROWS: &str = r#"{"@odata.context":"c","value":[{"scanDefinitionId":"a"}]}"#;
+    const ERROR: &str = r#"{"error":{"code":"NotFound","message":"m","target":"t"}}"#;
+    const PAGE: &str = "<html><body>Web App - Unavailable</body></html>";
+
+    fn kind(status: u16, media: Option<&'static str>, body: impl AsRef<[u8]>) -> ResponseKind {
+        let media = media.map(|media| (header::CONTENT_TYPE, HeaderValue::from_static(media)));
+        ResponseKind::of(&Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: media.into_iter().collect::<Fields>(),
+            body: body.as_ref().to_vec().into(),
+        })
+    }
+
+    #[test]
+    fn defenders_own_shapes_are_answers() {
+        for media in [
+            None,
+            Some("application/json"),
+            Some("application/json; odata.metadata=minimal; odata.streaming=true; charset=utf-8"),
+            Some("Application/JSON;charset=UTF-8"),
+            Some("application/problem+json"),
+            Some("text/json"),
+        ] {
+            for body in [
+                ROWS,
+                r#"{"value":[]}"#,
+                " \r\n{ \"value\" : [ ] }\n",
+                r#"{"x":{"value":1},"value":[1],"error":null}"#,
+                "\u{feff}{\"value\":[]}",
+            ] {
+                assert_eq!(kind(200, media, body), ResponseKind::Answer, "{media:?} {body}");
+            }
+            for status in [400, 401, 403, 404, 405, 409, 415, 451] {
+                assert_eq!(kind(status, media, ERROR), ResponseKind::Answer, "{media:?} {status}");
+            }
+        }
+    }
+
+    #[test]
+    fn everything_else_is_a_fault_and_says_which() {
+        use ResponseFault::{ContentType, Empty, NotJson, Shape, Status, Unavailable};
+        let json = Some("application/json");
+        for (status, media, body, fault) in [
+            (200, Some("text/html"), PAGE, ContentType),
+            (200, Some("text/html; charset=utf-8"), ROWS, ContentType),
+            (200, Some("text/plain"), ROWS, ContentType),
+            (200, Some(""), ROWS, ContentType),
+            (200, Some("application/jsonp"), ROWS, ContentType),
+            (200, json, PAGE, NotJson),
+            (200, None, PAGE, NotJson),
+            (200, json, "", Empty),
+            (200, None, " \r\n\t", Empty),
+            (200, json, &ROWS[..ROWS.len() - 1], NotJson),
+            (200, json, "[]", NotJson),
+            (200, json, "null", NotJson),
+            (200, json, "\"value\"", NotJson),
+            (200, json, "{\"value\":[]}{}", NotJson),
+            (200, json, ERROR, Shape),
+            (200, json, "{}", Shape),
+            (200, json, r#"{"value":null}"#, Shape),
+            (200, json, r#"{"value":{}}"#, Shape),
+            (200, json, r#"{"Value":[]}"#, Shape),
+            (200, json, r#"{"value":[],"error":{"code":"x"}}"#, Shape),
+            (200, json, r#"{"value":[],"error":"x"}"#, Shape),
+            (201, json, ROWS, Status),
+            (203, json, ROWS, Status),
+            (204, None, "", Status),
+            (206, json, ROWS, Status),
+            (302, json, ROWS, Status),
+            (600, json, ERROR, Status),
+            (404, Some("text/html"), PAGE, ContentType),
+            (403, Some("text/html"), PAGE, ContentType),
+            (404, json, "", Empty),
+            (401, None, "", Empty),
+            (404, json, r#"{"message":"no such site"}"#, Shape),
+            (404, json, r#"{"error":"not found"}"#, Shape),
+            (404, json, ROWS, Shape),
+            (408, json, ERROR, Unavailable),
+            (421, Some("text/html"), PAGE, Unavailable),
+            (425, json, ERROR, Unavailable),
+            (500, json, ERROR, Unavailable),
+            (503, Some("text/html"), PAGE, Unavailable),
+            (520, Some("text/html"), PAGE, Unavailable),
+            (599, None, "", Unavailable),
+        ] {
+            assert_eq!(
+                kind(status, media, body),
+                ResponseKind::Fault(fault),
+                "{status} {media:?} {body}"
+            );
+            assert!(!kind(status, media, body).is_answer());
+        }
+        assert_eq!(kind(200, json, b"{\"value\":[\"\xff\"]}"), ResponseKind::Fault(NotJson));
+        assert_eq!(kind(429, Some("text/html"), PAGE), ResponseKind::Throttled);
+        assert_eq!(kind(429, json, ERROR), ResponseKind::Throttled);
+    }
+
+    #[test]
+    fn only_a_status_that_speaks_for_itself_may_pass() {
+        let passing: Vec<_> = ResponseFault::ALL
+            .into_iter()
+            .filter(|fault| fault.may_pass())
+            .collect();
+        assert_eq!(passing, [ResponseFault::Unavailable]);
+    }
+
+    proptest! {
+        #[test]
+        fn a_good_answer_that_was_cut_is_none(at in any::<proptest::sample::Index>()) {
+            let cut = &ROWS[..at.index(ROWS.len())];
+            prop_assert!(!kind(200, Some("application/json"), cut).is_answer());
+        }
+
+        #[test]
+        fn what_is_no_json_object_is_never_an_answer(
+            status in 100_u16..1000, body in proptest::collection::vec(any::<u8>(), 0..100),
+        ) {
+            let is_object = serde_json::from_slice::<serde_json::Value>(&body).is_ok_and(|value| value.is_object());
+            prop_assume!(!is_object);
+            prop_assert!(!kind(status, None, body).is_answer());
+        }
+    }
+}

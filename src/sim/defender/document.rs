@@ -1,0 +1,98 @@
+//! An answer as text, in the manner that was chosen.
+
+use serde::Serialize as _;
+use serde_json::ser::{PrettyFormatter, Serializer};
+use serde_json::{Value, json};
+
+use super::question::Options;
+use crate::sim::history::{Envelope, History, Layout, NextLink};
+
+/// Where the real service says that answers come from, whatever region gave them.
+const CONTEXT: &str = "https://api.securitycenter.microsoft.com\
+    /api/DeviceAuthenticatedScanDefinitions/GetScanHistoryByScanDefinitionId";
+
+/// The body of an answer with these rows, and a link to the next ones.
+pub(super) fn write(history: &History, rows: &[Value], next: Option<(&str, String)>) -> String {
+    let (context, list) = (
+        ("@odata.context", json!(CONTEXT)),
+        ("value", Value::from(rows.to_vec())),
+    );
+    let mut members = match history.envelope {
+        Envelope::Documented => vec![context, list],
+        Envelope::Reversed => vec![list, context],
+        Envelope::Extended => vec![
+            (
+                "@odata.type",
+                json!("#Collection(microsoft.windowsDefenderATP.api.scan)"),
+            ),
+            list,
+            context,
+            ("diagnostics", json!({"cached": false, "notes": [null, "-"]})),
+        ],
+    };
+    members.extend(next.map(|(name, link)| (name, json!(link))));
+    let text = members.into_iter().map(|(name, value)| {
+        let value = written(&value, history.layout);
+        match history.layout {
+            Layout::Compact => format!("\"{name}\":{value}"),
+            Layout::Spaced => format!("\"{name}\": {value}"),
+            Layout::Pretty | Layout::Crlf => format!("\n  \"{name}\": {}", value.replace('\n', "\n  ")),
+        }
+    });
+    let text: Vec<_> = text.collect();
+    match history.layout {
+        Layout::Compact => format!("{{{}}}", text.join(",")),
+        Layout::Spaced => format!("{{{}}}", text.join(", ")),
+        Layout::Pretty => format!("{{{}\n}}\n", text.join(",")),
+        Layout::Crlf => format!("{{{}\n}}\n", text.join(",")).replace('\n', "\r\n"),
+    }
+}
+
+fn written(value: &Value, layout: Layout) -> String {
+    match (layout, value) {
+        (Layout::Spaced, Value::Array(list)) => {
+            let items: Vec<_> = list.iter().map(|item| written(item, layout)).collect();
+            format!("[{}]", items.join(", "))
+        }
+        (Layout::Spaced, Value::Object(members)) => {
+            let members = members
+                .iter()
+                .map(|(name, value)| format!("{}: {}", json!(name), written(value, layout)));
+            format!("{{{}}}", members.collect::<Vec<_>>().join(", "))
+        }
+        (Layout::Compact | Layout::Spaced, _) => value.to_string(),
+        (Layout::Pretty | Layout::Crlf, _) => {
+            let mut text = Vec::new();
+            let mut writer = Serializer::with_formatter(&mut text, PrettyFormatter::with_indent(b"  "));
+            // Writing a value to memory cannot fail.
+            let _ = value.serialize(&mut writer);
+            String::from_utf8_lossy(&text).into_owned()
+        }
+    }
+}
+
+/// The link to the rows behind the first `skip`, with the name that it has.
+pub(super) fn link(
+    history: &History,
+    (scheme, host, path): (&str, &str, &str),
+    left: Option<usize>,
+    skip: usize,
+) -> (&'static str, String) {
+    let top = left.map_or(String::new(), |left| format!("$top={left}&"));
+    match history.next_link {
+        NextLink::Present | NextLink::Absent => {
+            ("@odata.nextLink", format!("{scheme}://{host}{path}?{top}$skip={skip}"))
+        }
+        NextLink::SkipToken => {
+            let link = format!(
+                "https://api.securitycenter.microsoft.com{path}?{top}$skiptoken={}",
+                Options::token(skip)
+            );
+            ("@odata.nextLink", link)
+        }
+        NextLink::Custom => {
+            let link = format!("https://api.securitycenter.windows.com{path}?=&=10000&{top}position={skip}");
+            ("@odata.nextlink", link)
+        }
+    }
+}

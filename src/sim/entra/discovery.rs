@@ -1,0 +1,120 @@
+//! What clients ask before they ask for a token: which addresses there are, and whether the host may be trusted.
+
+use http::StatusCode;
+use http::request::Parts;
+use http::uri::Scheme;
+use serde_json::{Value, json};
+use url::Url;
+
+use super::code::AadstsCode;
+use super::form::Form;
+use super::refusal::Refusal;
+use crate::sim::wire::Reply;
+
+/// Where clients ask whether a host is one of the service's.
+const INSTANCE_PATH: &str = "/common/discovery/instance";
+
+/// What a provider's configuration is called (`OpenID` Connect Discovery 1.0 §4), with the version of the endpoints that it names.
+const CONFIGURATIONS: [(&str, &str); 2] = [
+    ("v2.0/.well-known/openid-configuration", "oauth2/v2.0"),
+    (".well-known/openid-configuration", "oauth2"),
+];
+
+/// The public keys of tokens; our tokens are nobody's to verify, so there are none.
+const KEYS: [&str; 2] = ["discovery/v2.0/keys", "discovery/keys"];
+
+/// Tenants that stand for any.
+const ANY_TENANT: [&str; 3] = ["common", "organizations", "consumers"];
+
+/// The document that a GET asks for; `None` when it asks for something else.
+pub(super) fn answer(head: &Parts, base: &str, tenant_id: &str) -> Option<Result<Value, Refusal>> {
+    if head.uri.path() == INSTANCE_PATH {
+        return Some(instance(head, base));
+    }
+    let (tenant, rest) = head.uri.path().strip_prefix('/')?.split_once('/')?;
+    let known = tenant.eq_ignore_ascii_case(tenant_id) || ANY_TENANT.contains(&tenant);
+    let checked = |document| {
+        if known {
+            Ok(document)
+        } else {
+            Err(Refusal::about(AadstsCode::UNKNOWN_TENANT, tenant))
+        }
+    };
+    if KEYS.contains(&rest) {
+        return Some(checked(json!({"keys": []})));
+    }
+    let (_, endpoints) = CONFIGURATIONS.iter().find(|(name, _)| *name == rest)?;
+    Some(checked(configuration(base, tenant, endpoints)))
+}
+
+/// The provider's configuration: what there is of it here.
+fn configuration(base: &str, tenant: &str, endpoints: &str) -> Value {
+    // As the service writes it when the tenant is not known yet.
+    let issuer = if ANY_TENANT.contains(&tenant) {
+        "{tenantid}"
+    } else {
+        tenant
+    };
+    json!({
+        "issuer": format!("{base}/{issuer}/v2.0"),
+        "authorization_endpoint": format!("{base}/{tenant}/{endpoints}/authorize"),
+        "token_endpoint": format!("{base}/{tenant}/{endpoints}/token"),
+        "device_authorization_endpoint": format!("{base}/{tenant}/{endpoints}/devicecode"),
+        "end_session_endpoint": format!("{base}/{tenant}/{endpoints}/logout"),
+        "jwks_uri": format!("{base}/{tenant}/{}", KEYS[0]),
+        "token_endpoint_auth_methods_supported": ["client_secret_post", "private_key_jwt"],
+        "token_endpoint_auth_signing_alg_values_supported": ["PS256", "RS256"],
+        "response_types_supported": ["code"],
+        "response_modes_supported": ["query", "fragment", "form_post"],
+        "subject_types_supported": ["pairwise"],
+        "id_token_signing_alg_values_supported": ["RS256"],
+        "scopes_supported": ["openid"],
+        "request_uri_parameter_supported": false,
+        "tenant_region_scope": "EU",
+        "cloud_instance_name": "microsoftonline.com",
+    })
+}
+
+/// Which names the host has; asked for another, the service says that it is none of its own.
+fn instance(head: &Parts, base: &str) -> Result<Value, Refusal> {
+    let query = Form::parse(head.uri.query().unwrap_or_default().as_bytes())?;
+    let asked = query.require("authorization_endpoint")?;
+    let unknown = || Refusal::about(AadstsCode::UNKNOWN_INSTANCE, asked);
+    let (Ok(address), Ok(own)) = (Url::parse(asked), Url::parse(base)) else {
+        return Err(unknown());
+    };
+    let tenant = address.path_segments().and_then(|mut segments| segments.next());
+    let tenant = tenant.filter(|tenant| !tenant.is_empty()).ok_or_else(unknown)?;
+    // MSAL for Python names the host without its port.
+    if address.host() != own.host() {
+        return Err(unknown());
+    }
+    let host = base.split_once("://").map_or(base, |(_, host)| host);
+    Ok(json!({
+        "tenant_discovery_endpoint": format!("{base}/{tenant}/{}", CONFIGURATIONS[0].0),
+        "api-version": query.get("api-version").unwrap_or("1.1"),
+        "metadata": [{"preferred_network": host, "preferred_cache": host, "aliases": [host]}],
+    }))
+}
+
+/// The address by which a client reached the host, without a slash at its end: assertions name it, and documents are made of it. A name
+/// that is not loopback's is not repeated.
+pub(super) fn base(head: &Parts, own: &str) -> String {
+    let scheme = head.extensions.get::<Scheme>().map_or("http", Scheme::as_str);
+    let authority = head.uri.authority().map(ToString::to_string).or_else(|| {
+        let host = head.headers.get(http::header::HOST)?;
+        host.to_str().ok().map(str::to_owned)
+    });
+    let authority = authority.filter(|authority| is_loopback(authority));
+    format!("{scheme}://{}", authority.as_deref().unwrap_or(own))
+}
+
+fn is_loopback(authority: &str) -> bool {
+    let parsed = authority.parse::<http::uri::Authority>();
+    parsed.is_ok_and(|authority| matches!(authority.host(), "localhost" | "127.0.0.1" | "[::1]"))
+}
+
+/// A document, or the refusal's; both are JSON.
+pub(super) fn reply(document: &Value, status: StatusCode) -> Reply {
+    Reply::new(status, super::endpoint::JSON, document.to_string())
+}

@@ -1,0 +1,62 @@
+//! Somebody else with the same app registration, who calls at random moments at a steady rate and does not come again when refused.
+
+use std::time::Duration;
+
+use super::dice::Dice;
+
+/// The neighbour's calls to come.
+#[derive(Clone, Debug)]
+pub(super) struct Neighbour {
+    dice: Dice,
+    mean: Duration,
+    /// The next call, after the start of the simulator.
+    next: Duration,
+}
+
+impl Neighbour {
+    /// One who makes so many calls an hour on average from `now` on; `None` for none.
+    pub(super) fn new(per_hour: u32, seed: u64, now: Duration) -> Option<Self> {
+        let mean = Duration::from_hours(1).checked_div(per_hour)?;
+        let mut neighbour = Self {
+            dice: Dice::for_text(seed, "neighbour"),
+            mean,
+            next: now,
+        };
+        let gap = neighbour.gap();
+        neighbour.next += gap;
+        Some(neighbour)
+    }
+
+    /// The next call up to `now`, if there is one.
+    pub(super) fn call(&mut self, now: Duration) -> Option<Duration> {
+        let at = (self.next <= now).then_some(self.next)?;
+        let gap = self.gap();
+        self.next += gap;
+        Some(at)
+    }
+
+    /// The time to the next of events that come independently of each other.
+    fn gap(&mut self) -> Duration {
+        let share = (self.dice.below(1 << 53) as f64 + 1.0) / (1_u64 << 53) as f64;
+        self.mean.mul_f64(-share.ln())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_neighbour_calls_as_often_as_said_at_random_moments() {
+        let hours = Duration::from_hours(20);
+        let mut neighbour = Neighbour::new(750, 1, Duration::ZERO).unwrap();
+        let calls: Vec<_> = std::iter::from_fn(|| neighbour.call(hours)).collect();
+        assert!((14_500..15_500).contains(&calls.len()), "{}", calls.len());
+        assert!(calls.is_sorted());
+        let short = calls
+            .windows(2)
+            .filter(|pair| pair[1] - pair[0] < Duration::from_secs(1));
+        assert!(short.count() > 1_000, "not evenly spaced");
+        assert!(Neighbour::new(0, 1, Duration::ZERO).is_none());
+    }
+}

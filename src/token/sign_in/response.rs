@@ -1,0 +1,382 @@
+//! What a token endpoint answers: a token (RFC 6749 §5.1) or an error (§5.2).
+//!
+//! Entra's two versions, the metadata service, App Service and the proxies in between write the same members in different forms. Only
+//! the members that are used are read, each for itself: a number may be a text, and a value of another kind counts as not told. So
+//! nothing but a missing token makes an answer unusable.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use oauth2::basic::BasicTokenType;
+use oauth2::{AccessToken, RefreshToken, Scope};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use super::issued::Issued;
+use super::unusable::Unusable;
+use crate::secret::Secret;
+
+/// The members of an answer that are used. Everything else is skipped unread.
+#[derive(Debug)]
+pub(super) struct TokenResponse {
+    /// Empty when `token_problem` says why.
+    access_token: AccessToken,
+    token_problem: Option<Unusable>,
+    expires_in: Option<Duration>,
+    expires_on: Option<Timestamp>,
+    refresh_in: Option<Duration>,
+    pub(super) error: ErrorMembers,
+}
+
+/// The members of an error: those of RFC 6749, with Entra's additions, and what platforms send in their place.
+#[derive(Debug, Default)]
+pub(super) struct ErrorMembers {
+    pub(super) error: String,
+    pub(super) description: String,
+    /// Entra's number, the first if there are several.
+    pub(super) number: Option<u32>,
+    pub(super) trace_id: String,
+}
+
+impl Default for TokenResponse {
+    fn default() -> Self {
+        Self {
+            access_token: AccessToken::new(String::new()),
+            token_problem: Some(Unusable::NoToken),
+            expires_in: None,
+            expires_on: None,
+            refresh_in: None,
+            error: ErrorMembers::default(),
+        }
+    }
+}
+
+impl TokenResponse {
+    /// Reads a decoded body.
+    ///
+    /// # Errors
+    /// When it is no JSON object.
+    pub(super) fn parse(text: &str) -> Result<Self, Unusable> {
+        // What stands behind the object, as some proxies leave it, does no harm.
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        Self::deserialize(&mut deserializer).map_err(|_| Unusable::of_text(text))
+    }
+
+    /// The token, if there is one that can be sent and has time left at `now`.
+    pub(super) fn issued(&self, now: Timestamp) -> Result<Issued, Unusable> {
+        if let Some(problem) = self.token_problem {
+            return Err(problem);
+        }
+        let left = |at: Timestamp| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO);
+        let life = self.expires_in.or_else(|| self.expires_on.map(left));
+        Issued::try_new(Secret::new(self.access_token.secret().clone()), life, self.refresh_in)
+    }
+
+    fn set(&mut self, name: &str, value: &RawValue) {
+        match name {
+            "access_token" => self.set_token(value),
+            "expires_in" => self.expires_in = seconds(value),
+            "expires_on" => self.expires_on = moment(value),
+            "refresh_in" => self.refresh_in = seconds(value),
+            _ => self.error.set(name, value),
+        }
+    }
+
+    fn set_token(&mut self, value: &RawValue) {
+        let token = text(value).map(|token| token.trim().to_owned());
+        self.token_problem = match token.as_deref() {
+            _ if value.get() == "null" => Some(Unusable::NoToken),
+            None => Some(Unusable::TokenNotText),
+            Some("") => Some(Unusable::TokenEmpty),
+            // It has to go into a header field.
+            Some(token) if !token.bytes().all(|b| b.is_ascii_graphic()) => Some(Unusable::TokenNotSendable),
+            Some(_) => None,
+        };
+        self.access_token = AccessToken::new(token.filter(|_| self.token_problem.is_none()).unwrap_or_default());
+    }
+}
+
+impl ErrorMembers {
+    fn set(&mut self, name: &str, value: &RawValue) {
+        match name {
+            "error" => match text(value) {
+                Some(word) => self.error = word,
+                // Azure's other services answer with an object.
+                None => self.set_object(value),
+            },
+            "error_description" => self.description = text(value).unwrap_or_default(),
+            // App Service's only words.
+            "message" if self.description.is_empty() => self.description = text(value).unwrap_or_default(),
+            "error_codes" => self.number = numbers(value),
+            "trace_id" => self.trace_id = text(value).unwrap_or_default(),
+            _ => {}
+        }
+    }
+
+    fn set_object(&mut self, value: &RawValue) {
+        let Ok(object) = serde_json::from_str::<serde_json::Value>(value.get()) else {
+            return;
+        };
+        let member = |name: &str| object.get(name).and_then(|value| value.as_str()).unwrap_or_default();
+        member("code").clone_into(&mut self.error);
+        if self.description.is_empty() {
+            member("message").clone_into(&mut self.description);
+        }
+    }
+
+    /// Entra's number, which its description repeats.
+    pub(super) fn aadsts(&self) -> Option<u32> {
+        self.number.or_else(|| {
+            let (_, rest) = self.description.split_once("AADSTS")?;
+            let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+            rest[..end].parse().ok()
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for TokenResponse {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+
+        impl<'de> Visitor<'de> for Members {
+            type Value = TokenResponse;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<TokenResponse, A::Error> {
+                let mut response = TokenResponse::default();
+                while let Some(name) = members.next_key::<String>()? {
+                    response.set(&name, members.next_value::<&RawValue>()?);
+                }
+                Ok(response)
+            }
+        }
+
+        deserializer.deserialize_map(Members)
+    }
+}
+
+/// The oauth2 crate asks for it; a token is never written anywhere.
+impl Serialize for TokenResponse {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_unit()
+    }
+}
+
+impl oauth2::TokenResponse for TokenResponse {
+    type TokenType = BasicTokenType;
+
+    fn access_token(&self) -> &AccessToken {
+        &self.access_token
+    }
+
+    fn token_type(&self) -> &BasicTokenType {
+        // Not read: no other kind is asked for.
+        &BasicTokenType::Bearer
+    }
+
+    fn expires_in(&self) -> Option<Duration> {
+        self.expires_in
+    }
+
+    fn refresh_token(&self) -> Option<&RefreshToken> {
+        None
+    }
+
+    fn scopes(&self) -> Option<&Vec<Scope>> {
+        None
+    }
+}
+
+/// A body as text: UTF-8, or UTF-16 where its byte order mark says so, without the mark.
+pub(super) fn decoded(body: &[u8]) -> Cow<'_, str> {
+    let utf16 = |rest: &[u8], unit: fn([u8; 2]) -> u16| {
+        let units: Vec<u16> = rest.chunks_exact(2).map(|pair| unit([pair[0], pair[1]])).collect();
+        Cow::Owned(String::from_utf16_lossy(&units))
+    };
+    match body {
+        [0xef, 0xbb, 0xbf, rest @ ..] => String::from_utf8_lossy(rest),
+        [0xff, 0xfe, rest @ ..] => utf16(rest, u16::from_le_bytes),
+        [0xfe, 0xff, rest @ ..] => utf16(rest, u16::from_be_bytes),
+        _ => String::from_utf8_lossy(body),
+    }
+}
+
+/// The text of a string.
+fn text(value: &RawValue) -> Option<String> {
+    serde_json::from_str(value.get()).ok()
+}
+
+/// The text of a string or a number.
+fn scalar(value: &RawValue) -> Option<String> {
+    let is_number = value
+        .get()
+        .starts_with(|first: char| first == '-' || first.is_ascii_digit());
+    if is_number {
+        return Some(value.get().to_owned());
+    }
+    text(value).map(|text| text.trim().to_owned())
+}
+
+/// A finite number, written as a number or as a text.
+fn number(value: &RawValue) -> Option<f64> {
+    scalar(value)?.parse().ok().filter(|number: &f64| number.is_finite())
+}
+
+/// A span of time in seconds; what is below zero is over.
+fn seconds(value: &RawValue) -> Option<Duration> {
+    let seconds = number(value)?;
+    if seconds <= 0.0 {
+        return Some(Duration::ZERO);
+    }
+    Some(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
+}
+
+/// A moment: a Unix second, or a date in one of the forms that App Service and proxies use.
+fn moment(value: &RawValue) -> Option<Timestamp> {
+    /// As App Service wrote it before its version of 2019.
+    const DATES: [&str; 2] = ["%m/%d/%Y %I:%M:%S %p %:z", "%m/%d/%Y %H:%M:%S %:z"];
+    if let Some(seconds) = number(value) {
+        // Fractions do not matter, and what no calendar reaches is not told.
+        #[expect(clippy::cast_possible_truncation, reason = "a cast of a float saturates")]
+        return Timestamp::from_second(seconds as i64).ok();
+    }
+    let text = text(value)?;
+    let text = text.trim();
+    let parsed = text.parse::<Timestamp>().ok();
+    parsed.or_else(|| DATES.iter().find_map(|form| Timestamp::strptime(form, text).ok()))
+}
+
+/// The first of Entra's numbers.
+fn numbers(value: &RawValue) -> Option<u32> {
+    let first = |list: Vec<&RawValue>| list.first().and_then(|first| whole(first));
+    serde_json::from_str(value.get()).map_or_else(|_| whole(value), first)
+}
+
+fn whole(value: &RawValue) -> Option<u32> {
+    scalar(value)?.parse().ok()
+}
+
+/// Whether a text is one JSON value of any kind.
+pub(super) fn is_json(text: &str) -> bool {
+    serde_json::from_str::<IgnoredAny>(text).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn value(text: &str) -> &RawValue {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn spans_are_numbers_or_texts_of_numbers() {
+        for (text, expected) in [
+            ("3599", Some(3_599_000)),
+            ("3599.0", Some(3_599_000)),
+            ("3.599e3", Some(3_599_000)),
+            ("\"3599\"", Some(3_599_000)),
+            ("\" 3599.5 \"", Some(3_599_500)),
+            ("-1", Some(0)),
+            ("\"0\"", Some(0)),
+            ("1e400", None),
+            ("\"NaN\"", None),
+            ("\"soon\"", None),
+            ("\"\"", None),
+            ("null", None),
+            ("true", None),
+            ("[3599]", None),
+            ("{}", None),
+        ] {
+            assert_eq!(seconds(value(text)).map(|span| span.as_millis()), expected, "{text}");
+        }
+        assert_eq!(seconds(value("1e300")), Some(Duration::MAX));
+    }
+
+    #[test]
+    fn moments_are_unix_seconds_or_dates() {
+        let expected: Timestamp = "2026-11-05T13:05:09Z".parse().unwrap();
+        for text in [
+            "1793883909",
+            "1793883909.0",
+            "\"1793883909\"",
+            "\"2026-11-05T13:05:09Z\"",
+            "\"2026-11-05T14:05:09+01:00\"",
+            "\"11/5/2026 1:5:9 PM +00:00\"",
+            "\"11/05/2026 13:05:09 +00:00\"",
+        ] {
+            assert_eq!(moment(value(text)), Some(expected), "{text}");
+        }
+        for text in ["\"tomorrow\"", "1e18", "null", "[]", "true", "\"\""] {
+            assert_eq!(moment(value(text)), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn bodies_are_decoded_by_their_mark() {
+        let utf16 = |text: &str, bytes: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(bytes).collect::<Vec<u8>>();
+        for body in [
+            b"{\"a\":1}".to_vec(),
+            b"\xef\xbb\xbf{\"a\":1}".to_vec(),
+            utf16("\u{feff}{\"a\":1}", u16::to_le_bytes),
+            utf16("\u{feff}{\"a\":1}", u16::to_be_bytes),
+        ] {
+            assert_eq!(decoded(&body), "{\"a\":1}");
+        }
+        assert_eq!(decoded(b"caf\xe9"), "caf\u{fffd}");
+    }
+
+    #[test]
+    fn members_that_are_not_used_are_not_read_and_of_two_the_last_counts() {
+        let text = r#"{"expires_in": 1e400, "not_before": 1e999, "ext_expires_in": [[{}]], "access_token": 5,
+            "resource": "\ud800", "\u0061ccess_token": " t ", "expires_in": "60"} <!-- proxied -->"#;
+        let issued = TokenResponse::parse(text)
+            .unwrap()
+            .issued(Timestamp::UNIX_EPOCH)
+            .unwrap();
+        assert_eq!(issued.secret.expose(), "t");
+        assert_eq!(issued.life, Duration::from_mins(1));
+    }
+
+    #[test]
+    fn errors_are_read_in_every_form() {
+        let read = |text: &str| {
+            let error = TokenResponse::parse(text).unwrap().error;
+            (error.error.clone(), error.description.clone(), error.aadsts())
+        };
+        let said = |error: &str, description: &str, number| (error.to_owned(), description.to_owned(), number);
+        assert_eq!(
+            read(r#"{"error":"invalid_client","error_description":"AADSTS7000215: no.","error_codes":[7000215]}"#),
+            said("invalid_client", "AADSTS7000215: no.", Some(7_000_215))
+        );
+        for codes in [r#"["7000215", 1]"#, "7000215", r#""7000215""#] {
+            assert_eq!(
+                read(&format!(r#"{{"error_codes":{codes}}}"#)),
+                said("", "", Some(7_000_215)),
+                "{codes}"
+            );
+        }
+        assert_eq!(
+            read(r#"{"error":"x","error_codes":"odd","error_description":"AADSTS50194: no."}"#),
+            said("x", "AADSTS50194: no.", Some(50_194))
+        );
+        assert_eq!(
+            read(r#"{"error":{"code":"Forbidden","message":"not here"}}"#),
+            said("Forbidden", "not here", None)
+        );
+        assert_eq!(
+            read(r#"{"statusCode":400,"message":"no identity"}"#),
+            said("", "no identity", None)
+        );
+        assert_eq!(
+            read(r#"{"error":7,"error_codes":[],"trace_id":{}}"#),
+            said("", "", None)
+        );
+    }
+}
