@@ -20,7 +20,7 @@ const TIGHT: usize = 512 << 20;
 pub const CONNECTION: usize = 32 << 10;
 
 /// A request at the same time as others of its connection, until its answer is taken: the stream, its task and its fields.
-pub const STREAM: usize = 8 << 10;
+pub const STREAM: usize = 6 << 10;
 
 /// A request that memory could not answer, without its body.
 pub const REQUEST: usize = 8 << 10;
@@ -42,7 +42,7 @@ pub struct Shares {
     pub cache: usize,
     /// Connections of callers, at [`CONNECTION`] each.
     pub connections: usize,
-    /// Heads of requests as far as they are long, and requests that share a connection.
+    /// Half for heads of requests as far as they are long, half for requests that share a connection.
     pub heads: usize,
     /// Bodies of requests while they are read.
     pub bodies: usize,

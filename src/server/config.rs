@@ -36,7 +36,8 @@ pub struct Config {
     pub max_connections: u32,
     /// How long a connection must have done nothing before it makes way.
     pub idle_min: Duration,
-    /// Memory for heads of requests that are long, and for requests that share a connection, over all connections.
+    /// Memory for heads of requests that are long, and for requests that share a connection, over all connections:
+    /// half for each.
     pub head_bytes: usize,
     /// What the kernel may keep for each direction of a connection, in bytes, before it doubles that for its own needs. Left to itself it
     /// would let a caller that reads nothing grow to megabytes.

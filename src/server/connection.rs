@@ -70,7 +70,8 @@ const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
 
 impl Shared {
     pub(super) fn new(config: &Config, limiter: Arc<ConnectionLimiter>, tasks: &Tasks) -> Self {
-        let streams = StreamMemory::new(limiter.heads());
+        // Apart from heads: those that do not end would keep out whoever asks over HTTP/2.
+        let streams = StreamMemory::new(MemoryBudget::new(config.head_bytes / 2));
         let mut http = auto::Builder::new(Spawner {
             tasks: tasks.clone(),
             streams: streams.clone(),

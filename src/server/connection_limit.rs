@@ -76,13 +76,14 @@ impl ConnectionLimiter {
             free: Arc::new(Semaphore::new(count as usize)),
             count,
             idle_min: config.idle_min,
-            heads: MemoryBudget::new(config.head_bytes),
+            heads: MemoryBudget::new(config.head_bytes / 2),
             asking: tokio::sync::Mutex::default(),
             taken: Mutex::default(),
         })
     }
 
-    /// The memory for long heads, and for requests that share a connection.
+    /// The memory for long heads.
+    #[cfg(test)]
     pub(super) fn heads(&self) -> &Arc<MemoryBudget> {
         &self.heads
     }
@@ -234,7 +235,7 @@ mod tests {
         ConnectionLimiter::new(&Config {
             max_connections: count,
             idle_min: QUIET,
-            head_bytes: 1000,
+            head_bytes: 2000,
             ..Config::default()
         })
     }

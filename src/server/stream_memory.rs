@@ -30,9 +30,9 @@ pub(super) enum Taken {
 }
 
 impl StreamMemory {
-    pub(super) fn new(budget: &Arc<MemoryBudget>) -> Self {
+    pub(super) fn new(budget: Arc<MemoryBudget>) -> Self {
         Self {
-            budget: Arc::clone(budget),
+            budget,
             overdrawn: Arc::default(),
         }
     }
@@ -80,7 +80,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn without_memory_requests_are_refused_and_then_their_connection_is_cut() {
-        let streams = StreamMemory::new(&MemoryBudget::new(16 * STREAM));
+        let streams = StreamMemory::new(MemoryBudget::new(16 * STREAM));
         let activity = Activity::new();
         let verdict = || {
             let limits = Limits {
