@@ -96,8 +96,8 @@ pub fn next_links(body: &[u8]) -> impl Iterator<Item = usize> {
 /// is about and an at sign.
 fn is_next_link(text: &[u8]) -> bool {
     let without = |text: &[u8], end: &[u8]| {
-        let (start, found) = text.split_at_checked(text.len().checked_sub(end.len())?)?;
-        found.eq_ignore_ascii_case(end).then_some(start.len())
+        let start = text.len().checked_sub(end.len())?;
+        text[start..].eq_ignore_ascii_case(end).then_some(start)
     };
     let Some(start) = without(text, b"nextlink") else {
         return false;

@@ -95,13 +95,14 @@ impl Timing {
     #[must_use]
     pub fn new(timeout: Duration) -> Self {
         let (idle, heartbeat) = (Duration::from_secs(2), Duration::from_millis(500));
+        // A replica that hears no call listens again and looks, may lose one answer, and has to connect.
+        let merge = heartbeat * 2 + timeout * 2;
         Self {
             idle,
             heartbeat,
-            // A replica that hears no call listens again and looks, may lose one answer, and has to connect.
-            merge: heartbeat * 2 + timeout * 2,
-            // Two heartbeats, of which one may be lost.
-            lease: (idle + timeout * 2) * 2,
+            merge,
+            // Its heartbeat may be lost, too; then it tries again at once.
+            lease: idle + merge,
             claim: Duration::from_millis(150),
         }
     }

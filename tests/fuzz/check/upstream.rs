@@ -4,7 +4,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use defender_gateway::quota::Throttled;
 use defender_gateway::respond::{self, Reply};
-use defender_gateway::scan::{Answer, Outcome, Served, Status};
+use defender_gateway::scan::{Answer, Options, Outcome, Served, Status, Version};
 use defender_gateway::server::{Arrival, Peer};
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::BodyExt as _;

@@ -347,7 +347,17 @@ const MISTAKES: [Mistake; 4] = [
     (
         "count_at(id, now - age)",
         "count_at(id, now - age - 2900000)",
-        &[Event::Step(0), Event::Answer(0), Event::Answer(0)],
+        &[
+            Event::Step(0),
+            Event::Answer(0),
+            Event::Answer(0),
+            Event::Step(0),
+            Event::Time,
+            Event::Time,
+            Event::Step(0),
+            Event::Time,
+            Event::Time,
+        ],
         3,
     ),
     // What nobody alive can know of would be free.

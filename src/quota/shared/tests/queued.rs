@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::store::Store;
-use crate::attempt::{Demand, FlowDemand, Load, Place, Try};
+use crate::attempt::{Demand, FlowDemand, Load, Place, Retries, Try};
 use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use crate::queue::{self, Queue, Slots};
 use crate::quota::shared::state::{Slot, State};
@@ -228,6 +228,7 @@ fn attempt(asking: &Asking) -> Try {
             trace: trace::Trace::None,
         }),
         place: Place::new(now),
+        retries: Retries::default(),
     }
 }
 
