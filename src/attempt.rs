@@ -155,14 +155,14 @@ pub enum Retries {
     #[default]
     Left,
     /// It is the last one: it may take all the time there is.
-    Spent,
+    Exhausted,
 }
 
 /// How long an exchange may stand still. Whoever chose the host decides, and whoever makes the call asks.
 #[derive(Clone, Default)]
-pub struct Patience(Option<Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>>);
+pub struct StallTimeout(Option<Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>>);
 
-impl Patience {
+impl StallTimeout {
     /// The patience that `watch` has. It is called, and its future awaited, from each sign of progress on, the sending of the request
     /// included; when the future resolves, the exchange is to be given up, and when it is dropped, there was progress.
     #[must_use]
@@ -175,7 +175,7 @@ impl Patience {
     /// # Cancel safety
     /// Safe: dropping it says that there was progress.
     #[must_use]
-    pub fn over(&self) -> BoxFuture<'static, ()> {
+    pub fn elapsed(&self) -> BoxFuture<'static, ()> {
         match &self.0 {
             Some(watch) => watch(),
             None => Box::pin(std::future::pending()),
@@ -183,9 +183,9 @@ impl Patience {
     }
 }
 
-impl fmt::Debug for Patience {
+impl fmt::Debug for StallTimeout {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Patience").field(&self.0.is_some()).finish()
+        f.debug_tuple("StallTimeout").field(&self.0.is_some()).finish()
     }
 }
 
@@ -210,7 +210,7 @@ pub struct Routed {
     /// The region's base address, without a path.
     pub base: Arc<Url>,
     /// How long the host may say nothing.
-    pub patience: Patience,
+    pub stall_timeout: StallTimeout,
 }
 
 /// A call with its host and token: all that the client needs.
@@ -243,7 +243,7 @@ pub enum Again {
     /// Once more may help: a connection lost, a token just renewed, a 5xx.
     Once,
     /// At another host, which may bring the answer that this one keeps to itself.
-    Elsewhere,
+    OtherHost,
     /// As soon as the quota allows it, for as long as the deadline allows it: the upstream said 429, or there was no token yet.
     WhenAllowed,
 }

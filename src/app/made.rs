@@ -30,7 +30,7 @@ pub(super) struct Made {
     pub(super) ground: Ground,
     net: net::Client,
     /// The way to the regions.
-    outward: net::Client,
+    region_client: net::Client,
     pub(super) regions: Tended<region::Table>,
     pub(super) keeper: Tended<token::Keeper>,
     fair_use: Option<Tended<queue::FairUse>>,
@@ -111,8 +111,8 @@ impl Made {
             meters,
         };
         let keeper = ground.keeper(config, plan.token, &net)?;
-        let outward = outward(&net, config);
-        let regions = ground.regions(plan.regions, region::Metrics::register(root), &outward);
+        let region_client = region_client(&net, config);
+        let regions = ground.regions(plan.regions, region::Metrics::register(root), &region_client);
         // What answers teach about pages and order is learnt by the flights and used by both.
         let lore = Arc::new(scan::Lore::new(config.merge.known_rows));
         let cache_config = settings::cache(config, ground.surroundings.machine);
@@ -136,7 +136,7 @@ impl Made {
             config: config.clone(),
             ground,
             net,
-            outward,
+            region_client,
             regions,
             keeper,
             lore,
@@ -176,15 +176,15 @@ impl Made {
             self.keeper.clone()
         };
         let other_way = other_net || changes.any(&["defender.h2c"]);
-        let outward = if other_way {
-            outward(&net, config)
+        let region_client = if other_way {
+            region_client(&net, config)
         } else {
-            self.outward.clone()
+            self.region_client.clone()
         };
         let other_regions = other_way || changes.any(&["defender.cloud", "defender.region", "defender.regions"]);
         let (regions, calls) = if other_regions {
             let metrics = self.regions.part.metrics().succeed();
-            let regions = ground.regions(plan.regions, metrics, &outward);
+            let regions = ground.regions(plan.regions, metrics, &region_client);
             // The first callers need not wait for what can be known before.
             regions.part.measured().await;
             let calls = self.calls.of_regions(regions.part.labels());
@@ -215,7 +215,7 @@ impl Made {
             config: config.clone(),
             ground: ground.clone(),
             net,
-            outward,
+            region_client,
             regions,
             keeper,
             lore,
@@ -288,7 +288,11 @@ impl Made {
             quota: quota::Layer::new(ground.wall.clone()),
             region: region::RegionLayer::new(self.regions.part.clone()),
             token: token::Layer::new(self.keeper.part.clone()),
-            client: upstream::Client::new(self.outward.clone(), settings::upstream(config), self.calls.clone()),
+            client: upstream::Client::new(
+                self.region_client.clone(),
+                settings::upstream(config),
+                self.calls.clone(),
+            ),
         }
     }
 
@@ -307,7 +311,7 @@ impl Made {
 }
 
 /// The way to the regions over `net`.
-pub(super) fn outward(net: &net::Client, config: &Resolved) -> net::Client {
+pub(super) fn region_client(net: &net::Client, config: &Resolved) -> net::Client {
     if config.defender.h2c {
         net.cleartext_http2()
     } else {

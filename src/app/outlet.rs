@@ -7,7 +7,7 @@ use http::{Request, Response, header};
 use prometheus_client::registry::Registry;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::made::{open_quota, outward};
+use super::made::{open_quota, region_client};
 use super::{Error, Surroundings, settings, token_proxy};
 use crate::BoxError;
 use crate::clock::Wall;
@@ -70,7 +70,7 @@ impl Outlet {
             &tasks,
             token::Metrics::register(&mut registry),
         );
-        let net = outward(&net, config);
+        let net = region_client(&net, config);
         regions.watch(&tasks, net.connector().clone());
         Ok(Self {
             net,

@@ -73,7 +73,7 @@ pub(super) fn upstream(config: &Resolved) -> upstream::Config {
 
 /// The longest that a paid call can take, all told: finding a host, connecting, signing in, and the attempt.
 pub(super) fn attempt(config: &Resolved, net: &net::Config, regions: &region::Config) -> Duration {
-    regions.first_wait + regions.failover_limit + net.connect_timeout + token::LONGEST_HOLD + config.defender.timeout
+    regions.first_wait + regions.failover_limit + net.connect_timeout + token::MAX_PERMIT_HOLD + config.defender.timeout
 }
 
 pub(super) fn quota(config: &Resolved, attempt: Duration) -> Result<quota::Config, Error> {

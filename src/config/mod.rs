@@ -17,9 +17,9 @@
 //! Invariant: a [`Resolved`] exists only when there is no mistake at all.
 
 mod cloud;
+mod deprecated;
 mod env;
 mod files;
-mod former;
 mod key;
 mod load;
 mod mistake;

@@ -24,7 +24,7 @@ const PROGRESS_BYTES: usize = 4 * 1024;
 
 /// The pauses before a request is sent again that provably was not processed. A host that refuses it once more after them is taken at
 /// its word.
-const REPEATS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(50), Duration::from_millis(200)];
+const RETRY_DELAYS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(50), Duration::from_millis(200)];
 
 /// Sends requests over pooled connections: rustls, HTTP/2 where offered, redirects never followed. Clones share the pool.
 ///
@@ -160,7 +160,7 @@ impl Client {
             };
             let mut sent = Instant::now();
             let deadline = sent + self.config.connect_timeout;
-            let mut repeats = REPEATS.into_iter();
+            let mut retry_delays = RETRY_DELAYS.into_iter();
             loop {
                 let (mut connection, kept) = if let Some(connection) = self.pool.at_hand(&host, sent) {
                     (connection, true)
@@ -191,7 +191,7 @@ impl Client {
                         if refusal == Refusal::Http1Required {
                             host.require_http1(sent);
                         }
-                        let pause = repeats.next().filter(|pause| sent + *pause < deadline);
+                        let pause = retry_delays.next().filter(|pause| sent + *pause < deadline);
                         (Some(untouched), pause, Kind::NotProcessed(error))
                     }
                     Failed::Lost(error) => (None, None, Kind::Lost(error)),

@@ -11,7 +11,7 @@ use crate::region::Backoff;
 const AVOIDED: Duration = Duration::from_secs(2);
 
 /// A call to a host that was left is answered in this time, or another one may try.
-const TRIAL: Duration = Duration::from_secs(5);
+const HALF_OPEN: Duration = Duration::from_secs(5);
 
 /// Outcomes younger than this, and at most this many, are judged.
 const MEMORY: Duration = Duration::from_mins(2);
@@ -61,7 +61,7 @@ pub(super) struct Health {
     left: Option<Left>,
     avoided_until: Option<Instant>,
     /// Until then one call finds out whether a host that was left answers well again.
-    on_trial_until: Option<Instant>,
+    half_open_until: Option<Instant>,
     strikes: u32,
     last_fault: Option<Instant>,
     /// When, and whether it was bad.
@@ -82,7 +82,7 @@ impl Health {
             ejected,
             left: None,
             avoided_until: None,
-            on_trial_until: None,
+            half_open_until: None,
             strikes: 0,
             last_fault: None,
             outcomes: VecDeque::new(),
@@ -93,7 +93,7 @@ impl Health {
         match self.left {
             // Time alone does not bring an unreachable host back; a probe or an answer does.
             Some(left) if left.why == Standing::Down || now < left.until => left.why,
-            Some(_) if self.on_trial_until.is_some_and(|until| now < until) => Standing::Avoided,
+            Some(_) if self.half_open_until.is_some_and(|until| now < until) => Standing::Avoided,
             _ if self.avoided_until.is_some_and(|until| now < until) => Standing::Avoided,
             _ => Standing::Good,
         }
@@ -128,9 +128,9 @@ impl Health {
     }
 
     /// A call goes there. If it has been left before, no other one does until that has been answered, or has had its time.
-    pub(super) fn called(&mut self, now: Instant) {
+    pub(super) fn start_half_open(&mut self, now: Instant) {
         if self.left.is_some_and(|left| left.why == Standing::Ejected) && self.standing(now) == Standing::Good {
-            self.on_trial_until = Some(now + TRIAL);
+            self.half_open_until = Some(now + HALF_OPEN);
         }
     }
 
@@ -140,12 +140,12 @@ impl Health {
     }
 
     /// There was no reason to avoid it.
-    pub(super) fn acquit(&mut self) {
+    pub(super) fn stop_avoiding(&mut self) {
         self.avoided_until = None;
     }
 
     /// Another host does what this one does not: left at once.
-    pub(super) fn convict(&mut self, now: Instant) {
+    pub(super) fn eject(&mut self, now: Instant) {
         self.avoided_until = None;
         if self.standing(now).is_usable() {
             self.leave(Standing::Ejected, self.ejected, now);
@@ -187,7 +187,7 @@ impl Health {
             .is_some_and(|left| left.why == Standing::Down || now >= left.until)
         {
             self.left = None;
-            self.on_trial_until = None;
+            self.half_open_until = None;
         }
     }
 
@@ -214,7 +214,7 @@ impl Health {
             at: now,
             until: now + time,
         });
-        self.on_trial_until = None;
+        self.half_open_until = None;
         self.strikes += 1;
         self.last_fault = Some(now);
         // It comes back on trial, not on its old record.

@@ -8,9 +8,9 @@ use url::{Position, Url};
 
 use crate::region::Config;
 use crate::region::health::{Health, Standing};
+use crate::region::latency_percentile::LatencyPercentile;
 use crate::region::nearness::Nearness;
-use crate::region::suspicion::Suspicion;
-use crate::region::usual::Usual;
+use crate::region::outlier::Detection;
 
 #[derive(Debug)]
 pub(super) struct Host {
@@ -20,8 +20,8 @@ pub(super) struct Host {
     pub(super) url: Arc<Url>,
     pub(super) nearness: Nearness,
     pub(super) health: Health,
-    pub(super) usual: Usual,
-    pub(super) suspicion: Option<Suspicion>,
+    pub(super) usual: LatencyPercentile,
+    pub(super) detection: Option<Detection>,
 }
 
 /// How hosts are ordered, best first. Within the same standing: the current host, then by nearness; among unreachable ones the one that
@@ -45,8 +45,8 @@ impl Host {
                 url: Arc::new(candidate.url.clone()),
                 nearness: Nearness::default(),
                 health: Health::new(config.down, config.ejected),
-                usual: Usual::default(),
-                suspicion: None,
+                usual: LatencyPercentile::default(),
+                detection: None,
             }
         });
         labelled.collect()

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt as _};
 
 use crate::attempt::{Again, Failure, Fate, Outgoing, Routed};
-use crate::region::suspicion::{Seen, Watch};
+use crate::region::outlier::{CallOutcome, ProgressMonitor};
 use crate::region::{Choice, Classify, Error, Table, classify};
 use crate::scan::{Answer, ResponseFault, ResponseKind};
 
@@ -81,17 +81,17 @@ where
     let mut failed = None;
     while let Some(choice) = table.pick(&tried, Instant::now()) {
         let deadline = outgoing.caller.deadline;
-        let watch = Watch::new(table.clone(), &choice, deadline, outgoing.retries);
+        let monitor = ProgressMonitor::new(table.clone(), &choice, deadline, outgoing.retries);
         let routed = Routed {
             outgoing: outgoing.clone(),
             base: choice.base.clone(),
-            patience: watch.patience(),
+            stall_timeout: monitor.stall_timeout(),
         };
         let result = match inner.ready().await {
             Ok(inner) => inner.call(routed).await,
             Err(failure) => Err(failure),
         };
-        match report(&layer, &choice, &watch, result) {
+        match report(&layer, &choice, &monitor, result) {
             Next::Return(result) => return result,
             Next::OtherHost(failure) if begun.elapsed() >= table.config().failover_limit => return Err(failure),
             Next::OtherHost(failure) => {
@@ -125,21 +125,21 @@ enum Next {
 }
 
 /// Tells the table how the call went, and whether it may go elsewhere for free.
-fn report(layer: &RegionLayer, choice: &Choice, watch: &Watch, result: Result<Answer, Failure>) -> Next {
+fn report(layer: &RegionLayer, choice: &Choice, monitor: &ProgressMonitor, result: Result<Answer, Failure>) -> Next {
     let failure = match result {
         Ok(answer) => {
             let kind = ResponseKind::of(&answer);
-            let pause = watch.longest_pause();
+            let pause = monitor.longest_pause();
             let seen = match kind {
-                ResponseKind::Answer if answer.status.is_success() => Seen::Rows(pause),
-                ResponseKind::Answer => Seen::Refusal(pause),
-                ResponseKind::Throttled => Seen::Life,
-                ResponseKind::Fault(ResponseFault::Unavailable) => Seen::Unavailable,
-                ResponseKind::Fault(_) => Seen::Nonsense,
+                ResponseKind::Answer if answer.status.is_success() => CallOutcome::Success(pause),
+                ResponseKind::Answer => CallOutcome::ClientError(pause),
+                ResponseKind::Throttled => CallOutcome::Alive,
+                ResponseKind::Fault(ResponseFault::Unavailable) => CallOutcome::Unavailable,
+                ResponseKind::Fault(_) => CallOutcome::InvalidResponse,
             };
             layer.table.answered(choice, seen);
             return Next::Return(match kind {
-                ResponseKind::Fault(fault) if !fault.may_pass() => Err(nonsense(layer, choice, &answer, fault)),
+                ResponseKind::Fault(fault) if !fault.may_pass() => Err(invalid_response(layer, choice, &answer, fault)),
                 _ => Ok(answer),
             });
         }
@@ -147,7 +147,7 @@ fn report(layer: &RegionLayer, choice: &Choice, watch: &Watch, result: Result<An
     };
     if failure.answer.is_some() {
         // A token was rejected, in whatever words.
-        layer.table.answered(choice, Seen::Life);
+        layer.table.answered(choice, CallOutcome::Alive);
         return Next::Return(Err(failure));
     }
     match (layer.classify)(&failure, &choice.base) {
@@ -165,7 +165,7 @@ fn report(layer: &RegionLayer, choice: &Choice, watch: &Watch, result: Result<An
 }
 
 /// The failure of a call whose response is no answer: another host, if there is one, may know better.
-fn nonsense(layer: &RegionLayer, choice: &Choice, answer: &Answer, fault: ResponseFault) -> Failure {
+fn invalid_response(layer: &RegionLayer, choice: &Choice, answer: &Answer, fault: ResponseFault) -> Failure {
     let again = if layer.table.has_other_good(choice) {
         Again::Once
     } else {

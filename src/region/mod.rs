@@ -8,7 +8,7 @@
 //!
 //! Nearness is the time a connection takes to set up, measured in the background without any request, token or quota. How long answers
 //! take is no part of it: that depends on what was asked, and comparing hosts by it would cost calls at hosts that are not in use. A host
-//! that connects fast and answers slowly stays; one that answers nothing, or nonsense, is left (`suspicion`).
+//! that connects fast and answers slowly stays; one that makes no progress, or sends invalid responses, is ejected (`outlier`).
 //! Health comes from probes and from the calls themselves. Nothing here costs a second call: the layer tries another host only when
 //! provably nothing was processed; other repetitions are the retry layer's, paid for, and find the failed host avoided.
 
@@ -16,13 +16,13 @@ mod config;
 mod fault;
 mod health;
 mod host;
+mod latency_percentile;
 mod layer;
 mod metrics;
 mod nearness;
+mod outlier;
 mod probe;
-mod suspicion;
 mod table;
-mod usual;
 
 #[cfg(test)]
 mod tests;

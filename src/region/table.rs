@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use crate::region::host::Host;
-use crate::region::suspicion::{Lately, Seen, Verdict};
+use crate::region::outlier::{CallOutcome, ProgressCheck, RecentMax};
 use crate::region::{Config, Fault, Metrics};
 
 /// The candidates with what is known about them. Clones share it.
@@ -34,7 +34,7 @@ struct Shared {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) hosts: Vec<Host>,
-    pub(super) lately: Lately,
+    pub(super) recent: RecentMax,
     current: Option<usize>,
     /// What people were last told, host by host.
     told: Vec<Option<Told>>,
@@ -104,7 +104,7 @@ impl Table {
                 state: Mutex::new(State {
                     told: hosts.iter().map(|_| None).collect(),
                     hosts,
-                    lately: Lately::default(),
+                    recent: RecentMax::default(),
                     current: None,
                 }),
                 measured: watch::Sender::new(false),
@@ -142,18 +142,18 @@ impl Table {
         let mut state = self.lock();
         state.elect(now);
         let index = state.best(now, tried)?;
-        state.hosts[index].health.called(now);
+        state.hosts[index].health.start_half_open(now);
         Some(state.choice(index))
     }
 
-    /// Tells when there is something to [`judge`](Self::judge) anew.
+    /// Tells when there is something to [`judge`](Self::check_progress) anew.
     pub(super) fn news(&self) -> watch::Receiver<()> {
         self.shared.news.subscribe()
     }
 
     /// What is to become of a call to a host that has not moved on since `begun` and may start anew until `deadline`.
-    pub(super) fn judge(&self, index: usize, begun: Instant, deadline: Instant) -> Verdict {
-        self.lock().judge(index, begun, deadline, Instant::now())
+    pub(super) fn check_progress(&self, index: usize, begun: Instant, deadline: Instant) -> ProgressCheck {
+        self.lock().check_progress(index, begun, deadline, Instant::now())
     }
 
     /// Whether another host than `choice` is there that nothing is known against.
@@ -186,25 +186,25 @@ impl Table {
     }
 
     /// A call to `choice` has brought a response.
-    pub(super) fn answered(&self, choice: &Choice, seen: Seen) {
+    pub(super) fn answered(&self, choice: &Choice, outcome: CallOutcome) {
         self.change(|state, now| {
             let health = &mut state.hosts[choice.index].health;
-            match seen {
-                Seen::Rows(pause) => {
+            match outcome {
+                CallOutcome::Success(pause) => {
                     health.answered(now);
                     // Judged by what was known before.
-                    state.believe(choice.index, pause, now);
+                    state.on_answer(choice.index, pause, now);
                     state.learn(choice.index, pause, now);
                 }
-                Seen::Refusal(pause) => {
+                CallOutcome::ClientError(pause) => {
                     health.answered(now);
-                    state.believe(choice.index, pause, now);
+                    state.on_answer(choice.index, pause, now);
                 }
-                Seen::Life => health.answered(now),
-                Seen::Unavailable => health.trouble(now),
-                Seen::Nonsense => {
+                CallOutcome::Alive => health.answered(now),
+                CallOutcome::Unavailable => health.trouble(now),
+                CallOutcome::InvalidResponse => {
                     health.trouble(now);
-                    state.doubt(choice.index, now);
+                    state.on_invalid_response(choice.index, now);
                 }
             }
         });

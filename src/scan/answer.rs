@@ -92,14 +92,18 @@ pub fn next_links(body: &[u8]) -> impl Iterator<Item = usize> {
     ends.filter(|end| is_next_link(&body[..end - 1]))
 }
 
-/// Whether the text ends with the name of a link, and that name begins where a name can.
+/// Whether the text ends with the name of a link, up to its last letter: `nextLink` or `odata.nextLink`, by itself or behind the name of what it
+/// is about and an at sign.
 fn is_next_link(text: &[u8]) -> bool {
-    const NAME: &[u8] = b"nextlink";
-    let Some(start) = text.len().checked_sub(NAME.len()) else {
+    let without = |text: &[u8], end: &[u8]| {
+        let start = text.len().checked_sub(end.len())?;
+        text[start..].eq_ignore_ascii_case(end).then_some(start)
+    };
+    let Some(start) = without(text, b"nextlink") else {
         return false;
     };
-    let (before, name) = text.split_at(start);
-    name.eq_ignore_ascii_case(NAME) && matches!(before.last(), Some(b'"' | b'@' | b'.'))
+    let start = without(&text[..start], b"odata.").unwrap_or(start);
+    matches!(text[..start].last(), Some(b'"' | b'@'))
 }
 
 #[cfg(test)]
@@ -169,7 +173,15 @@ mod tests {
         ] {
             assert_eq!(found(&format!(r#"{{"{name}":"x"}}"#)), 1, "{name}");
         }
-        for name in ["@odata.deltaLink", "link", "mynextLink", "ink", "nextLinks"] {
+        for name in [
+            "@odata.deltaLink",
+            "link",
+            "mynextLink",
+            "ink",
+            "nextLinks",
+            "@data.nextLink",
+            "x.odata.nextLink",
+        ] {
             assert_eq!(found(&format!(r#"{{"{name}":"x"}}"#)), 0, "{name}");
         }
     }

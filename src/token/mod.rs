@@ -31,6 +31,6 @@ pub use config::{
 };
 pub use error::{Code, Error, Problem, Reason};
 pub use keeper::{Keeper, Verdict};
-pub use layer::{Attach, LONGEST_HOLD, Layer, Rejected};
+pub use layer::{Attach, Layer, MAX_PERMIT_HOLD, Rejected};
 pub use metrics::{Metrics, Outcome};
 pub use snapshot::{LastError, Snapshot, Warning};

@@ -142,8 +142,8 @@ impl Service<Signed> for Client {
             // Awaited here, where the request is at once out of the way.
             let answer = match client.request(&signed, &door, &span) {
                 Some(request) => {
-                    let patience = || signed.routed.patience.over();
-                    let sent = client.net.send_with(request, client.limits, patience).await;
+                    let stall_timeout = || signed.routed.stall_timeout.elapsed();
+                    let sent = client.net.send_with(request, client.limits, stall_timeout).await;
                     sent.map_err(Reason::Exchange)
                 }
                 None => Err(Reason::Unbuildable),

@@ -100,7 +100,7 @@ impl Error {
             Reason::Exchange(error) => match error.kind() {
                 net::Kind::Lost(_) | net::Kind::BodyLost(_) => Again::Once,
                 // Given up, mostly early. After a long wait the caller's deadline forbids it, and the retry layer sees to that.
-                net::Kind::HeadTimeout | net::Kind::BodyTimeout => Again::Elsewhere,
+                net::Kind::HeadTimeout | net::Kind::BodyTimeout => Again::OtherHost,
                 // Not sent: the region layer has already tried the other hosts, at no cost. Too large: it will be so again.
                 _ => Again::Never,
             },

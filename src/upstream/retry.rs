@@ -44,7 +44,7 @@ impl<S> Layer<S> for RetryLayer {
 /// Makes an attempt again when that is safe (reading scan history always is), worth it and inside the deadline.
 ///
 /// One further attempt each after an answer that says that none can be given (5xx and the like) and after what [`Again::Once`] marks; two
-/// after [`Again::Elsewhere`], also a moment past the deadline, because the host took the time; after [`Again::WhenAllowed`] (429) as often
+/// after [`Again::OtherHost`], also a moment past the deadline, because the host took the time; after [`Again::WhenAllowed`] (429) as often
 /// as the deadline allows, the queue below refusing when the turn cannot come in time. Each attempt is the same [`Try`] with the same place.
 /// When there is no further attempt, an answer at hand passes through, whatever its status; otherwise the failure is the error.
 #[derive(Clone, Debug)]
@@ -90,7 +90,7 @@ where
         // The deadline is the latest start of the call, so it is checked after the pause.
         let next = Instant::now() + pause;
         if next > deadline {
-            if !is_elsewhere(&result) || next > deadline + Try::GRACE {
+            if !is_for_other_host(&result) || next > deadline + Try::GRACE {
                 return settled(result);
             }
             attempt.caller = Arc::new(Caller {
@@ -123,7 +123,7 @@ impl Spent {
         if self.moves < MOST_MOVES && self.attempts + 1 < MAX_ATTEMPTS {
             Retries::Left
         } else {
-            Retries::Spent
+            Retries::Exhausted
         }
     }
 
@@ -158,8 +158,8 @@ impl Spent {
                     self.once = true;
                     Some(jittered())
                 }
-                Again::Elsewhere if self.moves >= MOST_MOVES => None,
-                Again::Elsewhere => {
+                Again::OtherHost if self.moves >= MOST_MOVES => None,
+                Again::OtherHost => {
                     self.moves += 1;
                     Some(Duration::ZERO)
                 }
@@ -171,8 +171,8 @@ impl Spent {
 }
 
 /// Whether the attempt's host was given up.
-fn is_elsewhere(result: &Result<Answer, Failure>) -> bool {
-    matches!(result, Err(failure) if failure.again == Again::Elsewhere)
+fn is_for_other_host(result: &Result<Answer, Failure>) -> bool {
+    matches!(result, Err(failure) if failure.again == Again::OtherHost)
 }
 
 fn jittered() -> Duration {

@@ -200,7 +200,8 @@ async fn calls_of_others_with_the_same_app_are_waited_out_and_estimated() {
     // The window was named, and a wait that only it can need.
     assert!(status["quota"]["foreign_calls"].as_u64().unwrap() > 0, "{status}");
     assert!(status["quota"]["windows"][1]["used"].as_u64().unwrap() <= 5, "{status}");
-    let metrics = running.admin.fetch("/metrics").await.text();
+    let scraped = running.admin.fetch("/metrics").await;
+    let metrics = scraped.text();
     assert!(
         metrics.contains("defender_gateway_quota_foreign_calls{window=\"4s\"} "),
         "{metrics}"

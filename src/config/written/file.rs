@@ -5,7 +5,7 @@ use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::Written;
 use super::node::{Entry, Node, Raw};
-use crate::config::former;
+use crate::config::deprecated;
 use crate::config::key::{Key, keys};
 use crate::config::mistake::{Mistake, Origin};
 use crate::config::section::SECTIONS;
@@ -35,7 +35,7 @@ pub(super) fn read(text: &str, written: &mut Written, mistakes: &mut Vec<Mistake
             continue;
         };
         for (name, value) in table {
-            if let Some(note) = former::key(section.name, name.get_ref()) {
+            if let Some(note) = deprecated::key(section.name, name.get_ref()) {
                 notes.push(note);
                 continue;
             }

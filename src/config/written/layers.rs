@@ -15,7 +15,7 @@ pub(in crate::config) struct Written {
 }
 
 impl Written {
-    /// Reads the file's text, if there is a file, and the environment. Unknown keys and syntax errors go to `mistakes`, former keys to
+    /// Reads the file's text, if there is a file, and the environment. Unknown keys and syntax errors go to `mistakes`, deprecated keys to
     /// `notes`.
     pub(in crate::config) fn read(
         text: Option<&str>,

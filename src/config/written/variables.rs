@@ -2,8 +2,8 @@
 
 use super::Written;
 use super::node::{Entry, Node, Raw};
+use crate::config::deprecated;
 use crate::config::env::{Environment, variable};
-use crate::config::former;
 use crate::config::key::{Key, Kind, keys};
 use crate::config::mistake::{Mistake, Origin};
 use crate::config::section::SECTIONS;
@@ -18,7 +18,7 @@ pub(super) fn read(env: &Environment, written: &mut Written, mistakes: &mut Vec<
         if name == variable::CONFIG || is_service_link(rest, value.unwrap_or_default()) {
             continue;
         }
-        if let Some(note) = former::variable(name) {
+        if let Some(note) = deprecated::variable(name) {
             notes.push(note);
             continue;
         }

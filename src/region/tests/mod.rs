@@ -3,7 +3,7 @@
 mod distance;
 mod fault;
 mod log;
-mod suspicion;
+mod outlier;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -120,11 +120,11 @@ impl World {
         let given_up = tokio::select! {
             biased;
             () = tokio::time::sleep(takes) => takes == HEAD,
-            () = routed.patience.over() => true,
+            () = routed.stall_timeout.elapsed() => true,
         };
         if given_up {
             return Err(Failure {
-                again: Again::Elsewhere,
+                again: Again::OtherHost,
                 ..failure(Fate::Unknown, "given up".into())
             });
         }

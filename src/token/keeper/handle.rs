@@ -69,7 +69,7 @@ impl Keeper {
     ///
     /// Dropping the future leaves the request under way to the others.
     pub async fn bearer(&self, until: Instant) -> Result<Bearer, Error> {
-        self.bearer_in_time(until, until).await
+        self.bearer_within(until, until).await
     }
 
     /// The same for somebody who comes back after `until` if there is no token by then, and for whom one is of use until `patience`.
@@ -81,7 +81,7 @@ impl Keeper {
     /// # Cancel safety
     ///
     /// As for [`Keeper::bearer`].
-    pub async fn bearer_in_time(&self, until: Instant, patience: Instant) -> Result<Bearer, Error> {
+    pub async fn bearer_within(&self, until: Instant, patience: Instant) -> Result<Bearer, Error> {
         if let Some(bearer) = self.current() {
             return Ok(bearer);
         }
@@ -148,7 +148,7 @@ impl Keeper {
                 // The renewal that Defender's 401 forced has failed. The old token would be rejected again.
                 (Some(failure), Some(_)) if waited => return Err(failure.told(now)),
                 (_, Some(bearer)) => return Ok(bearer),
-                (Some(failure), None) if failure.until > now + PATIENCE && !failure.passes_by(patience) => {
+                (Some(failure), None) if failure.until > now + PATIENCE && !failure.can_recover_by(patience) => {
                     return Err(failure.told(now));
                 }
                 _ => {}

@@ -29,15 +29,15 @@ const LONGEST_BACKOFF: Duration = Duration::from_mins(1);
 
 /// While somebody waits and there is no token, the next request leaves in this time after a failed one, or earlier. A range, so that
 /// gateways that lost sign-in together do not come back together.
-const PRESSED: Range<f64> = 3.0..5.0;
+const WAITED_FOR: Range<f64> = 3.0..5.0;
 
 /// How long after a failure sign-in may be asked again for somebody who waits, if it would be `wait` otherwise: not before the end of the
 /// time that it asked for itself, and what it refused is not asked for again because somebody waits.
-pub(super) fn pressed(error: &Error, wait: Duration) -> Duration {
+pub(super) fn retry_delay_if_waited_for(error: &Error, wait: Duration) -> Duration {
     match error {
         Error::Refused { .. } => wait,
         Error::Unavailable { .. } => {
-            let decent = Duration::from_secs_f64(rand::random_range(PRESSED));
+            let decent = Duration::from_secs_f64(rand::random_range(WAITED_FOR));
             decent.max(error.retry_after().unwrap_or_default()).min(wait)
         }
     }
@@ -140,19 +140,26 @@ mod tests {
     fn who_waits_hurries_what_passes_by_itself_and_nothing_else() {
         let (minute, outage) = (Duration::from_mins(1), Error::unavailable(Reason::Unreachable));
         for _ in 0..100 {
-            let pressed = pressed(&outage, minute);
-            assert!((3.0..=5.0).contains(&pressed.as_secs_f64()), "{pressed:?}");
+            let retry_delay_if_waited_for = retry_delay_if_waited_for(&outage, minute);
+            assert!(
+                (3.0..=5.0).contains(&retry_delay_if_waited_for.as_secs_f64()),
+                "{retry_delay_if_waited_for:?}"
+            );
         }
         let second = Duration::from_secs(1);
-        assert_eq!(pressed(&outage, second), second, "never later than without");
+        assert_eq!(
+            retry_delay_if_waited_for(&outage, second),
+            second,
+            "never later than without"
+        );
         let asked = Error::unavailable(Reason::Throttled).retried_in(Duration::from_secs(17));
-        assert_eq!(pressed(&asked, minute), Duration::from_secs(17));
+        assert_eq!(retry_delay_if_waited_for(&asked, minute), Duration::from_secs(17));
         let refused = Error::Refused {
             code: crate::token::Code::Aadsts(7_000_222),
             message: "".into(),
             retry_after: Duration::ZERO,
         };
-        assert_eq!(pressed(&refused, minute), minute);
+        assert_eq!(retry_delay_if_waited_for(&refused, minute), minute);
     }
 
     #[test]

@@ -52,20 +52,20 @@ pub(super) struct Failure {
     /// When the next request leaves, if nobody waits for it.
     pub(super) until: Instant,
     /// When it leaves if somebody waits; not before `until` where waiting does not help.
-    pub(super) soonest: Instant,
+    pub(super) earliest_retry: Instant,
 }
 
 impl Failure {
     /// The error, as told at `now`.
     pub(super) fn told(&self, now: Instant) -> Error {
-        let wait = self.soonest.saturating_duration_since(now);
+        let wait = self.earliest_retry.saturating_duration_since(now);
         // A request may be under way: what it brings takes a moment.
         self.error.clone().retried_in(wait.max(Duration::from_secs(1)))
     }
 
     /// Whether it can be over by `patience`: waiting helps with what passes by itself.
-    pub(super) fn passes_by(&self, patience: Instant) -> bool {
-        matches!(self.error, Error::Unavailable { .. }) && self.soonest <= patience
+    pub(super) fn can_recover_by(&self, patience: Instant) -> bool {
+        matches!(self.error, Error::Unavailable { .. }) && self.earliest_retry <= patience
     }
 }
 

@@ -96,7 +96,7 @@ impl Upkeep {
         let roles = self.standing.borrow().roles;
         let failure = Failure {
             until: self.due,
-            soonest: now + schedule::pressed(&error, wait),
+            earliest_retry: now + schedule::retry_delay_if_waited_for(&error, wait),
             error,
         };
         self.tell(Some(failure), roles);
@@ -160,7 +160,7 @@ impl Upkeep {
                     if self.is_wanted() {
                         return;
                     }
-                    self.hurry();
+                    self.retry_sooner();
                 }
                 () = sleep_until(look_at), if has_files => {
                     if self.has_new_credential().await {
@@ -180,10 +180,15 @@ impl Upkeep {
     }
 
     /// Somebody waits for a token that is not there: the next request leaves as early as is decent.
-    fn hurry(&mut self) {
-        let soonest = self.standing.borrow().failure.as_ref().map(|failure| failure.soonest);
-        if let Some(soonest) = soonest.filter(|_| self.state.usable(Instant::now()).is_none()) {
-            self.due = self.due.min(soonest);
+    fn retry_sooner(&mut self) {
+        let earliest_retry = self
+            .standing
+            .borrow()
+            .failure
+            .as_ref()
+            .map(|failure| failure.earliest_retry);
+        if let Some(earliest_retry) = earliest_retry.filter(|_| self.state.usable(Instant::now()).is_none()) {
+            self.due = self.due.min(earliest_retry);
         }
     }
 

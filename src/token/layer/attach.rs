@@ -23,7 +23,7 @@ const GRACE: Duration = Duration::from_secs(3);
 
 /// The longest that a call holds its slot while it waits for a token. Who can wait for longer gives it back and asks for another one: the
 /// ledger's charge of a call that has not left must not end before it leaves.
-pub const LONGEST_HOLD: Duration = Duration::from_secs(10);
+pub const MAX_PERMIT_HOLD: Duration = Duration::from_secs(10);
 
 /// Puts [`Attach`] around a service.
 #[derive(Clone, Debug)]
@@ -92,7 +92,7 @@ where
         let keeper = Arc::clone(&self.keeper);
         Either::Right(Box::pin(async move {
             let deadline = routed.outgoing.caller.deadline;
-            let until = (deadline + GRACE).min(Instant::now() + LONGEST_HOLD);
+            let until = (deadline + GRACE).min(Instant::now() + MAX_PERMIT_HOLD);
             let waited = bearer(&keeper, (until, deadline), &routed.outgoing.trace).await;
             let bearer = waited.map_err(|error| without_token(error, until, deadline))?;
             checked(&mut inner, &keeper, routed, bearer).await
@@ -170,7 +170,7 @@ where
 /// The token, with a span if it has to be waited for.
 async fn bearer(keeper: &Keeper, times: (Instant, Instant), call: &trace::Call) -> Result<Bearer, Error> {
     let (until, patience) = times;
-    let mut bearer = pin!(keeper.bearer_in_time(until, patience));
+    let mut bearer = pin!(keeper.bearer_within(until, patience));
     if let Some(at_hand) = bearer.as_mut().now_or_never() {
         return at_hand;
     }

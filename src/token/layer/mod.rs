@@ -2,7 +2,7 @@
 
 mod attach;
 
-pub use attach::{Attach, LONGEST_HOLD, Layer, Rejected};
+pub use attach::{Attach, Layer, MAX_PERMIT_HOLD, Rejected};
 
 #[cfg(test)]
 mod tests;

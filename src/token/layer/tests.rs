@@ -44,7 +44,7 @@ fn routed_with(request: scan::Request, deadline: Duration) -> Routed {
             trace: crate::telemetry::trace::Call::None,
         },
         base: Arc::new(Url::parse("https://api.example").unwrap()),
-        patience: crate::attempt::Patience::default(),
+        stall_timeout: crate::attempt::StallTimeout::default(),
     }
 }
 
@@ -228,7 +228,7 @@ async fn who_can_wait_for_longer_gives_the_slot_back_and_comes_again() {
         holds += 1;
         assert_eq!(
             begun.elapsed(),
-            super::LONGEST_HOLD * holds,
+            super::MAX_PERMIT_HOLD * holds,
             "a slot is held for no longer"
         );
     };

@@ -12,7 +12,7 @@ use tower::ServiceExt as _;
 use url::Url;
 
 use super::caller;
-use crate::attempt::{Again, Failure, Fate, Outgoing, Patience, Retries, Routed, Signed};
+use crate::attempt::{Again, Failure, Fate, Outgoing, Retries, Routed, Signed, StallTimeout};
 use crate::net::testing::{Http, Names, client, listen, quick, refused};
 use crate::scan::{Answer, Request, Version};
 use crate::secret::Secret;
@@ -29,7 +29,7 @@ fn signed(base: &str, version: Version, query: Option<&str>) -> Signed {
                 trace: crate::telemetry::trace::Call::None,
             },
             base: Arc::new(base.parse().unwrap()),
-            patience: Patience::default(),
+            stall_timeout: StallTimeout::default(),
         },
         bearer: Secret::new("t0ken".into()),
     }
@@ -246,7 +246,7 @@ async fn each_failure_says_its_fate_and_whether_another_attempt_is_worth_it() {
     let long = Http::new(|_| Response::new(Full::from(vec![b'x'; 2000])));
     let cases = [
         (refused().await, Fate::Unsent, Again::Never, false),
-        (silent.await, Fate::Unknown, Again::Elsewhere, true),
+        (silent.await, Fate::Unknown, Again::OtherHost, true),
         (closing.await, Fate::Unknown, Again::Once, false),
         (long.start().await, Fate::Answered, Again::Never, false),
     ];

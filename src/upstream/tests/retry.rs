@@ -174,11 +174,11 @@ async fn a_429_is_repeated_as_long_as_the_deadline_allows() {
 
 #[tokio::test(start_paused = true)]
 async fn what_was_given_up_is_made_elsewhere_twice_and_a_moment_past_the_deadline() {
-    let given_up = || Err(failure(Again::Elsewhere, None));
+    let given_up = || Err(failure(Again::OtherHost, None));
     let (result, attempts, took) = run(LONG, vec![given_up(), given_up(), Ok(answer(200))]).await;
     assert_eq!((result.unwrap(), attempts, took.as_secs()), (200, 3, 3));
     let (result, attempts, _) = run(LONG, vec![given_up(), given_up(), given_up()]).await;
-    assert_eq!((reason(&result.unwrap_err()).as_str(), attempts), ("Elsewhere", 3));
+    assert_eq!((reason(&result.unwrap_err()).as_str(), attempts), ("OtherHost", 3));
     for (left_s, attempts) in [(0, 3), (60, 3)] {
         let script = vec![given_up(), given_up(), Ok(answer(200))];
         let (result, made, _) = run(Duration::from_secs(left_s), script).await;

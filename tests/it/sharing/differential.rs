@@ -299,3 +299,24 @@ async fn upstreams_that_fail_now_and_then() {
     assert!(tally.failed * 4 < tally.asked, "{tally:?}");
     assert!(tally.merged > 0 && tally.hits > 0, "not tested: {tally:?}");
 }
+
+/// What a front end sends in the upstream's place is nobody's answer, and nobody's part of one.
+#[tokio::test]
+async fn upstreams_that_send_rubbish_now_and_then() {
+    let share = Often::Share(0.03);
+    let faults = [
+        Fault::Rubbish,
+        Fault::Portal,
+        Fault::Empty,
+        Fault::ErrorInOk,
+        Fault::WrongType,
+        Fault::Page(StatusCode::NOT_FOUND),
+        Fault::Page(StatusCode::FORBIDDEN),
+    ];
+    let faults = faults
+        .into_iter()
+        .fold(Plan::none(), |plan, fault| plan.and(fault, share));
+    let tally = Box::pin(compare(8, |_| {}, &faults)).await;
+    assert!(tally.failed * 4 < tally.asked, "{tally:?}");
+    assert!(tally.merged > 0 && tally.hits > 0, "not tested: {tally:?}");
+}

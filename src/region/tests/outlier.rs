@@ -1,4 +1,4 @@
-//! Hosts that say nothing, or nonsense: what callers notice, what it costs, and when they are left and taken back.
+//! Hosts that make no progress, or send invalid responses: what callers notice, what it costs, and when they are left and taken back.
 
 use std::time::Duration;
 

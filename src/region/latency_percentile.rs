@@ -9,9 +9,9 @@ const MEMORY: usize = 100;
 
 /// The longest pauses of a host's latest answers: until the head came, or until the body went on.
 #[derive(Debug, Default)]
-pub(super) struct Usual(VecDeque<Duration>);
+pub(super) struct LatencyPercentile(VecDeque<Duration>);
 
-impl Usual {
+impl LatencyPercentile {
     /// What 95 % of the latest answers have kept to: with few answers, the longest of all. `None` before the first one.
     pub(super) fn pause(&self) -> Option<Duration> {
         let mut sorted: Vec<_> = self.0.iter().copied().collect();
@@ -39,7 +39,7 @@ mod tests {
 
     #[test]
     fn the_95th_percentile_of_the_latest_answers_is_usual() {
-        let mut usual = Usual::default();
+        let mut usual = LatencyPercentile::default();
         assert_eq!(usual.pause(), None);
         for n in 1..=19 {
             usual.answered(ms(n));
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn a_slower_host_is_usual_after_six_late_answers() {
-        let mut usual = Usual::default();
+        let mut usual = LatencyPercentile::default();
         for _ in 0..100 {
             usual.answered(ms(10));
         }

@@ -1,0 +1,301 @@
+//! Outlier detection: when a host that makes no progress, or sends invalid responses, is ejected, and what becomes of the calls in flight
+//! to it.
+//!
+//! A call without progress for longer than its stall timeout is at a silent host, or at a slow one. To tell which, one such call at a time
+//! is abandoned and retried at another host, paid for, while the host is avoided and the other calls wait. The retry decides:
+//!
+//! * another host answers within the stall timeout: the host is ejected, and the calls in flight to it are abandoned and retried too;
+//! * another host is as slow: that is how long answers take now, and no other call is abandoned;
+//! * the host itself answers a call: it is not silent, and the next stalled call starts a new detection;
+//! * nothing is answered by anybody: no other call is abandoned, since a retry has not helped.
+//!
+//! An invalid response starts a detection in the same way (<https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/outlier>
+//! has the terms). The one invariant: no call is abandoned that could not be retried at another healthy host.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::attempt::{Retries, StallTimeout, Try};
+use crate::region::table::State;
+use crate::region::{Choice, Table};
+
+/// The shortest stall timeout, also while nothing is known: callers bear it, and few answers take longer.
+const LEAST: Duration = Duration::from_secs(3);
+
+/// The stall timeout as a multiple of the 95th percentile, and of the longest stall lately.
+const OF_USUAL: f64 = 2.0;
+const OF_RECENT: f64 = 1.5;
+
+/// "Lately" is this long.
+const RECENT: Duration = Duration::from_mins(1);
+
+/// Calls in flight to an ejected host have at least this long to be answered all the same.
+const LEAVING: Duration = Duration::from_secs(1);
+
+/// How long a detection avoids its host, and lets another host's answer eject it.
+const FRESH: Duration = Duration::from_secs(10);
+
+/// How long a detection without a result keeps other calls from being abandoned.
+const PENDING: Duration = Duration::from_mins(1);
+
+/// How often it is checked whether another host has become healthy.
+const RECHECK: Duration = Duration::from_secs(1);
+
+/// A detection that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Detection {
+    of: Signal,
+    since: Instant,
+}
+
+impl Detection {
+    /// Whether another host's answer still says something about this one.
+    fn is_fresh(self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) < FRESH
+    }
+}
+
+/// What started a detection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Signal {
+    /// A call made no progress within the stall timeout.
+    Stall,
+    /// A response was no answer of Defender's.
+    InvalidResponse,
+}
+
+/// The longest stall in an answer lately, of any host.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct RecentMax(Option<(Instant, Duration)>);
+
+impl RecentMax {
+    fn pause(self, now: Instant) -> Option<Duration> {
+        let young = |at: &Instant| now.saturating_duration_since(*at) < RECENT;
+        self.0.filter(|(at, _)| young(at)).map(|(_, pause)| pause)
+    }
+
+    fn saw(&mut self, pause: Duration, now: Instant) {
+        if self.pause(now).is_none_or(|longest| pause >= longest) {
+            self.0 = Some((now, pause));
+        }
+    }
+}
+
+/// The stall timeout of a host with this 95th percentile.
+fn stall_timeout(usual: Option<Duration>, recent: Option<Duration>) -> Duration {
+    let usual = usual.unwrap_or_default().mul_f64(OF_USUAL);
+    let recent = recent.unwrap_or_default().mul_f64(OF_RECENT);
+    LEAST.max(usual).max(recent)
+}
+
+/// Watches the progress of one call to a host.
+#[derive(Debug)]
+pub(super) struct ProgressMonitor {
+    table: Table,
+    index: usize,
+    /// Until when the call may be retried.
+    deadline: Instant,
+    retries: Retries,
+    longest: Mutex<Option<Duration>>,
+}
+
+impl ProgressMonitor {
+    pub(super) fn new(table: Table, choice: &Choice, deadline: Instant, retries: Retries) -> Arc<Self> {
+        Arc::new(Self {
+            table,
+            index: choice.index,
+            deadline,
+            retries,
+            longest: Mutex::default(),
+        })
+    }
+
+    /// For whoever makes the call.
+    pub(super) fn stall_timeout(self: &Arc<Self>) -> StallTimeout {
+        let monitor = Arc::clone(self);
+        StallTimeout::new(move || {
+            let stall = Stall {
+                monitor: Arc::clone(&monitor),
+                begun: Instant::now(),
+            };
+            Box::pin(stall.timed_out())
+        })
+    }
+
+    /// The longest time in which there was no progress; `None` when the call was not sent.
+    pub(super) fn longest_pause(&self) -> Option<Duration> {
+        // A change is one assignment.
+        *self.longest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A time without progress. Dropped, it is over.
+struct Stall {
+    monitor: Arc<ProgressMonitor>,
+    begun: Instant,
+}
+
+impl Stall {
+    async fn timed_out(self) {
+        let monitor = &self.monitor;
+        if monitor.retries == Retries::Exhausted {
+            return std::future::pending().await;
+        }
+        let mut news = monitor.table.news();
+        loop {
+            news.mark_unchanged();
+            let next = match monitor
+                .table
+                .check_progress(monitor.index, self.begun, monitor.deadline)
+            {
+                ProgressCheck::Abandon => return,
+                ProgressCheck::CheckAgain(at) => at,
+            };
+            tokio::select! {
+                () = sleep_until(next) => {}
+                // The sender is in the table, which is kept here.
+                _ = news.changed() => {}
+            }
+        }
+    }
+}
+
+impl Drop for Stall {
+    fn drop(&mut self) {
+        let mut longest = self.monitor.longest.lock().unwrap_or_else(PoisonError::into_inner);
+        *longest = (*longest).max(Some(self.begun.elapsed()));
+    }
+}
+
+/// What a call says about its host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CallOutcome {
+    /// It answered with rows; with the longest stall, if that is known.
+    Success(Option<Duration>),
+    /// It refused the question in Defender's words, which takes other times.
+    ClientError(Option<Duration>),
+    /// It is alive, which does not say that it can answer.
+    Alive,
+    /// It said that it cannot answer.
+    Unavailable,
+    /// Its response was no answer of Defender's.
+    InvalidResponse,
+}
+
+/// What is to become of a call without progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ProgressCheck {
+    /// It is abandoned, to be retried at another host.
+    Abandon,
+    /// It goes on until then at least, unless a host's state changes.
+    CheckAgain(Instant),
+}
+
+impl State {
+    /// What is to become of a call to a host without progress since `begun` that may be retried until `deadline`.
+    pub(super) fn check_progress(
+        &mut self,
+        index: usize,
+        begun: Instant,
+        deadline: Instant,
+        now: Instant,
+    ) -> ProgressCheck {
+        let usual = self.usual(index);
+        let is_left = self.hosts[index].health.was_left_since(begun, now);
+        let due = begun
+            + if is_left {
+                usual.map_or(LEAVING, |usual| usual.max(LEAVING))
+            } else {
+                let most = stall_timeout(usual, self.recent.pause(now));
+                // A caller who has little time left cannot wait for rare answers, but for usual ones.
+                let least = LEAST.max(usual.unwrap_or_default());
+                most.min(deadline.saturating_duration_since(begun).max(least))
+            };
+        if now < due {
+            return ProgressCheck::CheckAgain(due);
+        }
+        if now > deadline + Try::GRACE || !self.has_other_good(index, now) {
+            return ProgressCheck::CheckAgain(now + RECHECK);
+        }
+        if is_left {
+            return ProgressCheck::Abandon;
+        }
+        if let Some(detection) = self.pending_detection(index, now) {
+            return ProgressCheck::CheckAgain(detection.since + PENDING);
+        }
+        // No detection → pending: this call's retry decides.
+        self.start_detection(index, Signal::Stall, now);
+        ProgressCheck::Abandon
+    }
+
+    /// Takes the longest stall of an answer into account.
+    pub(super) fn learn(&mut self, index: usize, pause: Option<Duration>, now: Instant) {
+        if let Some(pause) = pause {
+            self.hosts[index].usual.answered(pause);
+            self.recent.saw(pause, now);
+        }
+    }
+
+    /// A host has answered: detections at other hosts are decided.
+    pub(super) fn on_answer(&mut self, index: usize, pause: Option<Duration>, now: Instant) {
+        if self.hosts[index].detection.take().is_some() {
+            self.hosts[index].health.stop_avoiding();
+        }
+        for other in 0..self.hosts.len() {
+            let Some(detection) = self.pending_detection(other, now) else {
+                continue;
+            };
+            let most = stall_timeout(self.usual(other), None);
+            let host = &mut self.hosts[other];
+            host.detection = None;
+            if detection.is_fresh(now) && pause.is_none_or(|pause| pause < most) {
+                // Pending → ejected: another host does in time what this one did not.
+                host.health.eject(now);
+            } else {
+                // Pending → no detection: the other host is as slow, or it is too long ago to compare.
+                host.health.stop_avoiding();
+            }
+        }
+    }
+
+    /// A host's response was no answer. When two hosts do so at a time, the cause is the question, or common to all: neither is ejected.
+    pub(super) fn on_invalid_response(&mut self, index: usize, now: Instant) {
+        let same = |other: &usize| {
+            let fresh = self
+                .pending_detection(*other, now)
+                .filter(|detection| detection.is_fresh(now));
+            *other != index && fresh.is_some_and(|detection| detection.of == Signal::InvalidResponse)
+        };
+        if let Some(other) = (0..self.hosts.len()).find(same) {
+            self.hosts[other].detection = None;
+            self.hosts[other].health.stop_avoiding();
+        } else if self.has_other_good(index, now) {
+            self.start_detection(index, Signal::InvalidResponse, now);
+        }
+    }
+
+    /// Whether another host is healthy, without a pending detection.
+    pub(super) fn has_other_good(&self, index: usize, now: Instant) -> bool {
+        let good = |other: usize| self.hosts[other].health.is_good(now) && self.pending_detection(other, now).is_none();
+        (0..self.hosts.len()).any(|other| other != index && good(other))
+    }
+
+    fn start_detection(&mut self, index: usize, of: Signal, now: Instant) {
+        self.hosts[index].detection = Some(Detection { of, since: now });
+        self.hosts[index].health.avoid_until(now + FRESH);
+    }
+
+    /// The detection at a host that has no result yet.
+    fn pending_detection(&self, index: usize, now: Instant) -> Option<Detection> {
+        let pending = |detection: &Detection| now.saturating_duration_since(detection.since) < PENDING;
+        self.hosts[index].detection.filter(pending)
+    }
+
+    /// The 95th percentile of a host's stalls, or of the slowest other host's while it has answered nothing.
+    fn usual(&self, index: usize) -> Option<Duration> {
+        let of_others = || self.hosts.iter().filter_map(|host| host.usual.pause()).max();
+        self.hosts[index].usual.pause().or_else(of_others)
+    }
+}
