@@ -248,7 +248,7 @@ impl Shared {
     pub(super) fn evicts(&self, eviction: Eviction) {
         let mut state = self.lock();
         let is_news = state.eviction.as_ref() != Some(&eviction);
-        state.eviction = Some(eviction.clone());
+        let eviction = state.eviction.insert(eviction).clone();
         drop(state);
         if is_news && eviction.takes_any_key() {
             tracing::warn!(

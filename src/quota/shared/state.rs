@@ -56,10 +56,7 @@ pub struct State {
     next: u64,
     seq: u64,
     r#gen: u64,
-    /// Our copy has yet to be brought into this epoch.
-    owes_copy: bool,
-    /// The whole copy, not only the charges of this replica.
-    owes_all: bool,
+    owes: Owes,
     /// Granted, and not yet given to anybody, and when each must be given back.
     hand: VecDeque<(Slot, Instant)>,
     unsaid: Unsaid,
@@ -93,6 +90,17 @@ pub struct State {
     took: Duration,
     clock: Clock,
     doubt: Option<String>,
+}
+
+/// What of our copy has yet to be brought into this epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owes {
+    /// All that is wanted is there.
+    Nothing,
+    /// The charges of our own calls.
+    Own,
+    /// The whole copy.
+    All,
 }
 
 /// The right to make one call.
@@ -131,8 +139,7 @@ impl State {
             next: 0,
             seq: 0,
             r#gen: 0,
-            owes_copy: false,
-            owes_all: false,
+            owes: Owes::Nothing,
             hand: VecDeque::new(),
             unsaid: Unsaid::default(),
             asked: 0,
@@ -304,8 +311,11 @@ impl State {
         };
         let said = self.unsaid.say(now);
         let own = format!("{}:", self.terms.me);
-        let own = (!self.owes_all).then_some(&*own);
-        let copy = if self.owes_copy { self.copy.show(own, now) } else { None };
+        let copy = match self.owes {
+            Owes::Nothing => None,
+            Owes::Own => self.copy.show(Some(&own), now),
+            Owes::All => self.copy.show(None, now),
+        };
         if leave {
             self.wants = Wants::default();
         }
@@ -362,7 +372,7 @@ impl State {
             self.give_back(first);
             return Change::default();
         }
-        (self.owes_copy, self.owes_all) = (reply.bring, reply.bring);
+        self.owes = if reply.bring { Owes::All } else { Owes::Nothing };
         self.woken |= reply.bring;
         if let Some(left) = reply.merging {
             // Nothing of what it says is whole yet.
@@ -426,7 +436,9 @@ impl State {
         self.give_back(first);
         self.wants.forget_told();
         // Whether it was asked for the whole copy is not known.
-        self.owes_all |= self.owes_copy;
+        if self.owes == Owes::Own {
+            self.owes = Owes::All;
+        }
         failures == 0
     }
 
@@ -442,9 +454,12 @@ impl State {
         let epoch = !self.epoch.is_empty();
         self.epoch.clone_from(&reply.epoch);
         (self.seq, self.r#gen) = (0, 0);
-        self.owes_copy = self.copy.asked.is_some();
         // Of few, each brings all at once; of many, those who are asked.
-        self.owes_all = self.copy.members.len() <= FEW;
+        self.owes = match self.copy.asked {
+            None => Owes::Nothing,
+            Some(_) if self.copy.members.len() <= FEW => Owes::All,
+            Some(_) => Owes::Own,
+        };
         self.wants.forget_told();
         (self.due, self.clock, self.doubt) = (None, Clock::default(), None);
         self.merging = true;
