@@ -333,7 +333,11 @@ impl<P> State<P> {
             let id = granted.as_ref().map_or(next.1, |ticket| ticket.id);
             // Where the turn was decided elsewhere, its cost is counted there: a caller must not seem to be ahead because it is served here
             // while others are served elsewhere.
-            let taken = if granted.is_some() { self.order.remove(id) } else { self.order.serve(id) };
+            let taken = if granted.is_some() {
+                self.order.remove(id)
+            } else {
+                self.order.serve(id)
+            };
             let (Some(ticket), Some(waiter)) = (taken, self.waiters.remove(&id)) else {
                 continue;
             };
