@@ -22,7 +22,7 @@
 //! | 3 | `respond` |
 //! | 2 | `cache` `fleet` `coalesce` `queue` `quota` `token` `region` `upstream` |
 //! | 1 | `scan` `caller` `attempt` |
-//! | 0 | `clock` `secret` `plain_text` `task` `machine` `net` `store` `telemetry` |
+//! | 0 | `clock` `secret` `plain_text` `task` `machine` `memory` `net` `store` `telemetry` |
 //! | aside | `sim`: the simulated upstream, imported by `cli` and tests only |
 
 pub mod admin;
@@ -36,6 +36,7 @@ pub mod coalesce;
 pub mod config;
 pub mod fleet;
 pub mod machine;
+pub mod memory;
 pub mod net;
 pub mod plain_text;
 pub mod queue;

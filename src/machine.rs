@@ -18,6 +18,8 @@ pub struct Machine {
     pub cpu_limit: Option<f64>,
     /// The memory limit in bytes, if there is one.
     pub memory_limit: Option<u64>,
+    /// What the machine has, in bytes, if it says so.
+    pub physical_memory: Option<u64>,
     /// How many files, connections among them, this process may have open, if that is limited.
     pub open_files: Option<u64>,
 }
@@ -36,6 +38,7 @@ impl Machine {
             cores: thread::available_parallelism().map_or(1, usize::from),
             cpu_limit,
             memory_limit,
+            physical_memory: physical(&fs::read_to_string("/proc/meminfo").unwrap_or_default()),
             open_files: getrlimit(Resource::Nofile).current,
         }
     }
@@ -98,6 +101,13 @@ fn ratio(quota: u64, period: u64) -> Option<f64> {
     (period > 0).then(|| quota as f64 / period as f64)
 }
 
+/// The total in the text of `/proc/meminfo`.
+fn physical(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
 fn number(file: &Path) -> Option<u64> {
     fs::read_to_string(file).ok()?.trim().parse().ok()
 }
@@ -155,6 +165,15 @@ mod tests {
         let groups = "4:memory:/job\n3:cpu,cpuacct:/\n";
         assert_eq!(limits(root.path(), groups), (None, Some(32 << 20)));
         assert_eq!(limits(root.path(), "4:memory:/\n"), (None, None));
+    }
+
+    #[test]
+    fn the_machines_own_memory_is_known() {
+        assert_eq!(
+            physical("MemTotal:       24684084 kB\nMemFree: 1 kB\n"),
+            Some(24_684_084 << 10)
+        );
+        assert_eq!((physical(""), physical("MemTotal: many")), (None, None));
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub struct Parts {
     pub fair_use: queue::FairUseLayer,
     /// Answers in memory.
     pub cache: cache::Layer,
+    /// Memory for those that were not answered from memory.
+    pub request_memory: app::RequestMemoryLayer,
     /// Answers and calls of other replicas.
     pub fleet: fleet::Layer,
     /// One call for many.
@@ -116,6 +118,8 @@ pub fn build(
         .service(parts.client);
 
     let forwarding = ServiceBuilder::new()
+        // Below the cache: a hit waits for nothing, so it takes none. In front of everything where a request may wait.
+        .layer(parts.request_memory)
         // Below memory, which the store must not slow down; above the flights: a lease is on a question, whatever calls it becomes part of.
         .layer(parts.fleet)
         // Above the attempts: whoever asks the same shares them all, retries included.

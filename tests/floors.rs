@@ -33,6 +33,7 @@ const FLOORS: &[(&[&str], bool)] = &[
             "secret",
             "plain_text",
             "machine",
+            "memory",
         ],
         true,
     ),

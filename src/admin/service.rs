@@ -23,7 +23,13 @@ use crate::server::{Address, Config, Peer};
 pub fn listener(address: Address) -> Config {
     Config {
         listen: vec![address],
-        max_connections: 64,
+        // With `idle_min`, 1,280 new ones a second find a place: the kubelet's among them.
+        max_connections: 128,
+        // What it has to say, the kubelet says at once.
+        idle_min: Duration::from_millis(100),
+        head_bytes: 1 << 20,
+        socket_buffer: 16 << 10,
+        large_answers: None,
         max_streams: 16,
         header_timeout: Duration::from_secs(5),
         // Longer than a scrape interval, so that scrapers keep their connection.

@@ -69,7 +69,7 @@ impl Gateway {
         let (tasks, machine) = (Tasks::new(), surroundings.machine);
         let mut registry = Registry::new(env!("CARGO_PKG_VERSION"));
         let (built, exporter) = Made::first(config, surroundings, &tasks, registry.root())?;
-        let data = server::Bound::bind(settings::data_listener(config, machine))
+        let data = server::Bound::bind(settings::data_listener(config, machine, &built.ground.memory))
             .await
             .map_err(Error::of("the data listener"))?;
         let (parts, upkeep, lanes) = (built.parts(), built.upkeep(), built.ground.lanes.clone());
@@ -212,17 +212,12 @@ fn announce(made: &Made, machine: Machine) {
         cores = machine.cores,
         cpu_limit = machine.cpu_limit,
         memory_limit_bytes = machine.memory_limit,
+        memory_bytes = made.ground.memory.shares.total,
         open_files = machine.open_files,
         cache_bytes,
         "starting"
     );
-    if machine.memory_limit.is_some_and(|limit| cache_bytes > limit / 2) {
-        tracing::warn!(
-            cache_bytes,
-            memory_limit_bytes = machine.memory_limit,
-            "cache.max_size is more than half of the memory limit: the kernel may end this process when the cache fills"
-        );
-    }
+    settings::warn_about_memory(&made.config, machine, &made.ground.memory.shares);
 }
 
 fn view(

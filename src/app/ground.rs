@@ -11,6 +11,7 @@ use super::tended::Tended;
 use super::{Error, settings, token_proxy};
 use crate::clock::Wall;
 use crate::config::Resolved;
+use crate::memory::{AnswerMemory, MemoryBudget, Shares};
 use crate::task::Tasks;
 use crate::telemetry::trace::{self, Tracer};
 use crate::{coalesce, fleet, net, queue, region, scan, server, token};
@@ -25,6 +26,25 @@ pub(super) struct Ground {
     pub(super) lanes: Lanes,
     pub(super) saved: Saved,
     pub(super) meters: Meters,
+    pub(super) memory: Memory,
+}
+
+/// What each purpose may take of the memory, and the budgets of those that are shared. Divided once: what is held outlives settings.
+#[derive(Clone, Debug)]
+pub(super) struct Memory {
+    pub(super) shares: Shares,
+    pub(super) answers: AnswerMemory,
+    pub(super) waiting: Arc<MemoryBudget>,
+}
+
+impl Memory {
+    pub(super) fn new(shares: Shares) -> Self {
+        Self {
+            shares,
+            answers: shares.answers(),
+            waiting: MemoryBudget::new(shares.waiting),
+        }
+    }
 }
 
 /// Where parts report that may be made anew.

@@ -7,7 +7,7 @@ use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
 use super::changes::Changes;
-use super::ground::{Ground, Meters};
+use super::ground::{Ground, Memory, Meters};
 use super::lane::{self, Lanes};
 use super::replicas::keep;
 use super::saved::Saved;
@@ -56,7 +56,11 @@ struct Plan {
 
 impl Plan {
     fn of(config: &Resolved, surroundings: &Surroundings) -> Result<Self, Error> {
-        let net = settings::net(config, &surroundings.net)?;
+        let shares = settings::shares(config, surroundings.machine);
+        let net = net::Config {
+            receive_buffer: shares.receive_buffer(),
+            ..settings::net(config, &surroundings.net)?
+        };
         let mut regions = settings::regions(config)?;
         (surroundings.regions)(&mut regions);
         let attempt = settings::attempt(config, &net, &regions);
@@ -107,6 +111,7 @@ impl Made {
             tasks: tasks.clone(),
             saved: Saved::default(),
             wall,
+            memory: Memory::new(settings::shares(config, surroundings.machine)),
             surroundings,
             meters,
         };
@@ -115,7 +120,7 @@ impl Made {
         let regions = ground.regions(plan.regions, region::Metrics::register(root), &region_client);
         // What answers teach about pages and order is learnt by the flights and used by both.
         let lore = Arc::new(scan::Lore::new(config.merge.known_rows));
-        let cache_config = settings::cache(config, ground.surroundings.machine);
+        let cache_config = settings::cache(config, &ground.memory.shares);
         let cache = cache::Cache::new(cache_config, Some(Arc::clone(&lore)), cache::Metrics::register(root));
         let cache = Arc::new(cache);
         let coalesce_metrics = coalesce::Metrics::register(root);
@@ -130,7 +135,7 @@ impl Made {
         let calls = upstream::Metrics::register(root, regions.part.labels());
         let made = Self {
             fair_use: ground.fair_use(config),
-            read: server::read::Layer::new(settings::read(config)),
+            read: server::read::Layer::new(settings::read(config, &ground.memory.shares)),
             guard: server::guard::Layer::new(plan.hosts),
             lane: plan.lane,
             config: config.clone(),
@@ -206,7 +211,7 @@ impl Made {
                 self.fair_use.clone()
             },
             read: if changes.reading() {
-                server::read::Layer::new(settings::read(config))
+                server::read::Layer::new(settings::read(config, &ground.memory.shares))
             } else {
                 self.read.clone()
             },
@@ -233,7 +238,7 @@ impl Made {
         attempt: Duration,
         lore: &Arc<scan::Lore>,
     ) -> (Arc<cache::Cache>, Option<Tended<fleet::Member>>, coalesce::Layer) {
-        let cache_config = settings::cache(config, self.ground.surroundings.machine);
+        let cache_config = settings::cache(config, &self.ground.memory.shares);
         let lore = Arc::clone(lore);
         if settings::identity(config) != settings::identity(&self.config) {
             let cache = Arc::new(self.cache.emptied(cache_config, Some(Arc::clone(&lore))));
@@ -268,7 +273,7 @@ impl Made {
         let fair_use = self.fair_use.as_ref().map(|tended| tended.part.clone());
         stack::Parts {
             trace: server::trace::Layer::new(ground.tracer.clone()),
-            respond: settings::respond(config, lanes.quota(), count.panics()),
+            respond: settings::respond(config, lanes.quota(), count.panics(), &ground.memory),
             count: server::count::Layer::new(count),
             guard: self.guard.clone(),
             read: self.read.clone(),
@@ -279,6 +284,7 @@ impl Made {
                 ground.tasks.clone(),
                 Arc::new(move |holder| cache_lanes.has_surplus(holder)),
             ),
+            request_memory: super::RequestMemoryLayer::new(Arc::clone(&ground.memory.waiting)),
             fleet: self
                 .fleet
                 .as_ref()
@@ -291,6 +297,7 @@ impl Made {
             client: upstream::Client::new(
                 self.region_client.clone(),
                 settings::upstream(config),
+                ground.memory.answers.clone(),
                 self.calls.clone(),
             ),
         }

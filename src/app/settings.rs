@@ -1,14 +1,17 @@
 //! From the resolved configuration to each part's own settings.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::AUTHORIZATION;
 use prometheus_client::metrics::counter::Counter;
 
+use super::ground::Memory;
 use super::{Error, rate_limit};
 use crate::caller::Name;
 use crate::config::{self, Credential, ManagedEndpoint, OnUnknownPast, Pacing, Resolved};
 use crate::machine::Machine;
+use crate::memory::{DEFAULT_TOTAL, LEAST_TOTAL, Shares};
 use crate::telemetry::trace::{self, Sampler};
 use crate::{admin, cache, coalesce, fleet, net, queue, quota, region, respond, server, store, token, upstream};
 
@@ -71,9 +74,10 @@ pub(super) fn upstream(config: &Resolved) -> upstream::Config {
     upstream::Config::new(config.defender.timeout)
 }
 
-/// The longest that a paid call can take, all told: finding a host, connecting, signing in, and the attempt.
+/// The longest that a paid call can take, all told: finding a host, connecting, signing in, waiting for memory, and the attempt.
 pub(super) fn attempt(config: &Resolved, net: &net::Config, regions: &region::Config) -> Duration {
-    regions.first_wait + regions.failover_limit + net.connect_timeout + token::MAX_PERMIT_HOLD + config.defender.timeout
+    let connecting = regions.first_wait + regions.failover_limit + net.connect_timeout;
+    connecting + token::MAX_PERMIT_HOLD + net::MEMORY_WAIT + config.defender.timeout
 }
 
 pub(super) fn quota(config: &Resolved, attempt: Duration) -> Result<quota::Config, Error> {
@@ -175,13 +179,12 @@ pub(super) fn queue(config: &Resolved) -> queue::Config {
     }
 }
 
-pub(super) fn read(config: &Resolved) -> server::read::Config {
+pub(super) fn read(config: &Resolved, shares: &Shares) -> server::read::Config {
     let max_body = usize::try_from(config.server.max_body).unwrap_or(usize::MAX);
     let defaults = server::read::Config::default();
     server::read::Config {
-        max_body,
-        // At least one body of the largest size must fit.
-        body_budget: defaults.body_budget.max(max_body),
+        max_body: max_body.min(shares.max_body()),
+        body_budget: shares.bodies,
         max_wait: config.queue.max_wait,
         max_wait_limit: config.queue.max_wait_limit,
         caller_header: config.queue.caller_header.clone(),
@@ -194,20 +197,63 @@ pub(super) fn read(config: &Resolved) -> server::read::Config {
     }
 }
 
-/// The part of a memory limit that the cache takes when nobody says how much: a gateway needs some 15 MiB for itself, and each request in
-/// flight its body.
-const CACHE_SHARE: u64 = 4;
-
-pub(super) fn cache(config: &Resolved, machine: Machine) -> cache::Config {
-    let share = machine
-        .memory_limit
-        .map(|limit| limit / CACHE_SHARE)
-        .filter(|_| !config.settings.is_said("cache.max_size"));
+pub(super) fn cache(config: &Resolved, shares: &Shares) -> cache::Config {
     cache::Config {
         ttl: config.cache.ttl,
         stale_while_revalidate: config.cache.stale_while_revalidate,
         stale_if_error: config.cache.stale_if_error,
-        max_size: share.map_or(config.cache.max_size, |share| share.min(config.cache.max_size)),
+        max_size: config.cache.max_size.min(shares.max_cached() as u64),
+        max_held: shares.cache,
+    }
+}
+
+/// The memory that the process may take, divided. What does not fit into the container does not exist, whatever the configuration says.
+pub(super) fn shares(config: &Resolved, machine: Machine) -> Shares {
+    let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let usual = machine
+        .physical_memory
+        .map_or(DEFAULT_TOTAL, |all| DEFAULT_TOTAL.min(bytes(all) / 2));
+    let limit = machine.memory_limit.map(bytes);
+    let wanted = config.server.memory.map(bytes).or(limit).unwrap_or(usual);
+    let total = limit.map_or(wanted, |limit| wanted.min(limit));
+    let is_said = config.settings.is_said("cache.max_size");
+    Shares::of(total, is_said.then(|| bytes(config.cache.max_size)))
+}
+
+/// Says what of the configuration does not fit into the memory.
+pub(super) fn warn_about_memory(config: &Resolved, machine: Machine, shares: &Shares) {
+    let limit = machine.memory_limit;
+    if config
+        .server
+        .memory
+        .is_some_and(|wanted| limit.is_some_and(|limit| limit < wanted))
+    {
+        tracing::warn!(
+            memory = config.server.memory,
+            memory_limit_bytes = limit,
+            "server.memory is more than the container's limit, which holds"
+        );
+    }
+    if limit.is_some_and(|limit| limit < LEAST_TOTAL as u64) {
+        tracing::warn!(
+            memory_limit_bytes = limit,
+            least_bytes = LEAST_TOTAL,
+            "the memory limit is too low: the kernel may end this process"
+        );
+    }
+    if config.settings.is_said("cache.max_size") && config.cache.max_size > shares.max_cached() as u64 {
+        tracing::warn!(
+            max_size = config.cache.max_size,
+            cache_bytes = shares.max_cached(),
+            "cache.max_size is more than the memory leaves for the cache: raise the memory limit, or server.memory"
+        );
+    }
+    if config.server.max_body > shares.max_body() as u64 {
+        tracing::warn!(
+            max_body = config.server.max_body,
+            accepted_bytes = shares.max_body(),
+            "server.max_body is more than the memory leaves for bodies: raise the memory limit, or server.memory"
+        );
     }
 }
 
@@ -222,7 +268,7 @@ pub(super) fn coalesce(config: &Resolved, attempt: Duration) -> coalesce::Config
     }
 }
 
-pub(super) fn respond(config: &Resolved, quota: &quota::Quota, panics: Counter) -> respond::Layer {
+pub(super) fn respond(config: &Resolved, quota: &quota::Quota, panics: Counter, memory: &Memory) -> respond::Layer {
     let hosts = config
         .defender
         .regions
@@ -232,6 +278,7 @@ pub(super) fn respond(config: &Resolved, quota: &quota::Quota, panics: Counter) 
         upstream_hosts: hosts.map(str::to_ascii_lowercase).collect(),
         rate_limit: rate_limit::of(quota.clone()),
         panics,
+        large_answers: Some(Arc::clone(&memory.answers.large)),
     })
     .trusting(config.server.trusted_proxies.iter().copied());
     if config.credentials.passthrough {
@@ -258,10 +305,11 @@ fn connections(wanted: u32, machine: Machine) -> u32 {
     left.map_or(wanted, |left| wanted.min(left))
 }
 
-pub(super) fn data_listener(config: &Resolved, machine: Machine) -> server::Config {
+pub(super) fn data_listener(config: &Resolved, machine: Machine, memory: &Memory) -> server::Config {
     let usual = server::Config::default();
-    let max_connections = connections(usual.max_connections, machine);
-    if max_connections < usual.max_connections {
+    let wanted = usual.max_connections.min(memory.shares.max_connections());
+    let max_connections = connections(wanted, machine);
+    if max_connections < wanted {
         tracing::warn!(
             open_files = machine.open_files,
             max_connections,
@@ -270,6 +318,9 @@ pub(super) fn data_listener(config: &Resolved, machine: Machine) -> server::Conf
     }
     server::Config {
         max_connections,
+        head_bytes: memory.shares.heads,
+        socket_buffer: memory.shares.socket_buffer(),
+        large_answers: Some(Arc::clone(&memory.answers.large)),
         listen: config.server.listen.iter().map(address).collect(),
         drain: config.server.drain,
         linger: config.server.linger,
@@ -384,6 +435,41 @@ fn credential(config: &config::Credentials) -> Result<token::Credential, Error> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Document, Environment};
+    use std::path::Path;
+
+    fn total(memory: &str, limit: Option<u64>, physical: Option<u64>) -> usize {
+        let text = format!("[server]\nmemory = \"{memory}\"\n[credentials]\nkind = \"managed_identity\"\n");
+        let document = Document::new(Path::new("gateway.toml"), text);
+        let loaded = super::super::Place::new(None, Environment::from_iter::<[(String, String); 0]>([]));
+        let resolved = loaded.resolve(&document).unwrap().resolved;
+        let machine = Machine {
+            memory_limit: limit,
+            physical_memory: physical,
+            ..Machine::detect()
+        };
+        shares(&resolved, machine).total
+    }
+
+    #[test]
+    fn the_memory_is_what_is_written_within_what_the_container_has() {
+        let mib = |mib: u64| Some(mib << 20);
+        for (memory, limit, physical, expected_mib) in [
+            ("auto", None, mib(1 << 20), 1024),
+            ("auto", None, mib(512), 256),
+            ("auto", mib(128), mib(1 << 20), 128),
+            ("64MiB", mib(128), mib(1 << 20), 64),
+            ("256MiB", mib(128), mib(1 << 20), 128),
+            ("4GiB", None, mib(512), 4096),
+            ("auto", mib(16), None, 48),
+        ] {
+            assert_eq!(
+                total(memory, limit, physical),
+                expected_mib << 20,
+                "{memory} {limit:?} {physical:?}"
+            );
+        }
+    }
 
     #[test]
     fn callers_never_take_the_last_open_files() {

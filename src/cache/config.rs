@@ -14,6 +14,9 @@ pub struct Config {
     pub stale_if_error: Duration,
     /// Memory for entries, in bytes, their keys and bookkeeping included.
     pub max_size: u64,
+    /// Memory for the bodies of entries and of those that were entries and are not yet taken by all callers, in bytes; more than
+    /// `max_size`.
+    pub max_held: usize,
 }
 
 impl Config {
@@ -41,6 +44,7 @@ impl Default for Config {
             stale_while_revalidate: Duration::from_mins(1),
             stale_if_error: Duration::from_mins(10),
             max_size: 64 << 20,
+            max_held: 80 << 20,
         }
     }
 }

@@ -7,6 +7,7 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use crate::cache::weight::{ALLOCATION_BYTES, BUFFER_BYTES, slot_bytes};
+use crate::memory::Reservation;
 use crate::scan::{self, Answer, Key};
 
 /// The first pause before the next background fetch after one that failed; it doubles with each failure up to [`LONGEST_PAUSE`].
@@ -46,6 +47,16 @@ impl Entry {
             ttl,
             weight: u32::try_from(weight).unwrap_or(u32::MAX),
             renewal: Renewal::new(stored),
+        }
+    }
+
+    /// With what was reserved for its body, until nobody holds that any more.
+    pub(super) fn with_memory(self, reservation: Reservation) -> Self {
+        let Answer { status, headers, body } = self.answer;
+        let body = reservation.hold(body);
+        Self {
+            answer: Answer { status, headers, body },
+            ..self
         }
     }
 

@@ -90,6 +90,7 @@ mod tests {
         stale_while_revalidate: Duration::from_mins(1),
         stale_if_error: Duration::from_mins(10),
         max_size: 1 << 20,
+        max_held: 2 << 20,
     };
 
     fn at(seconds: u64, wanted: Freshness) -> Verdict {

@@ -15,7 +15,11 @@ use crate::cache::entry::Entry;
 use crate::cache::metrics::Handling;
 use crate::cache::piece::Piece;
 use crate::cache::{Config, Metrics};
+use crate::memory::{MemoryBudget, Reservation};
 use crate::scan::{Answer, Fields, Keep, Key, Lore, Request, ResponseKind, Rows, Version};
+
+/// What callers hold of smaller bodies is not counted.
+const SMALL: usize = 4 * 1024;
 
 /// moka bounds memory for both kinds together.
 pub(super) type Entries = moka::sync::Cache<Key, Stored, RandomState>;
@@ -37,6 +41,8 @@ pub struct Cache {
     metrics: Metrics,
     /// Bytes taken in since moka was last told to make room.
     unsettled: AtomicU64,
+    /// Bodies of entries, and of those that callers have yet to take although they are no entries any more.
+    held: Arc<MemoryBudget>,
 }
 
 impl Cache {
@@ -46,6 +52,7 @@ impl Cache {
         let entries = entries(&config);
         metrics.watch(&entries);
         Self {
+            held: MemoryBudget::new(config.max_held),
             config,
             entries,
             lore,
@@ -75,6 +82,7 @@ impl Cache {
             lore,
             metrics: self.metrics.clone(),
             unsettled: AtomicU64::new(0),
+            held: Arc::clone(&self.held),
         }
     }
 
@@ -179,16 +187,33 @@ impl Cache {
         }
     }
 
-    /// `false` when the entry alone is too big.
+    /// `false` when the entry alone is too big, or callers hold too much of what were entries.
     fn insert(&self, key: &Key, entry: Entry) -> bool {
-        let fits = u64::from(entry.weight()) <= self.config.max_size;
-        if fits {
-            let weight = entry.weight();
-            self.put(key.clone(), Stored::Answer(Arc::new(entry)), weight);
-        } else {
+        let weight = entry.weight();
+        let entry = Some(entry).filter(|_| u64::from(weight) <= self.config.max_size);
+        let Some(entry) = entry.and_then(|entry| self.held(entry)) else {
             self.entries.invalidate(key);
+            return false;
+        };
+        self.put(key.clone(), Stored::Answer(Arc::new(entry)), weight);
+        true
+    }
+
+    /// The entry with the memory of its body, which callers may hold for longer than the cache does; `None` when there is none left. Small
+    /// ones are too many for that, and too small to matter.
+    fn held(&self, entry: Entry) -> Option<Entry> {
+        match entry.answer().body.len() {
+            ..SMALL => Some(entry),
+            bytes => self.reserve(bytes).map(|memory| entry.with_memory(memory)),
         }
-        fits
+    }
+
+    /// Memory for a body. What moka has yet to let go of is let go of first.
+    fn reserve(&self, bytes: usize) -> Option<Reservation> {
+        self.held.try_reserve(bytes).or_else(|| {
+            self.entries.run_pending_tasks();
+            self.held.try_reserve(bytes)
+        })
     }
 
     /// moka makes room some time after it took in; before too much has come in, it is told to do it at once.

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::memory::MemoryBudget;
 use crate::scan::{Key, Namespace};
 use crate::store;
 
@@ -21,6 +22,8 @@ pub struct Config {
     pub ttl: Duration,
     /// How long a lease lasts that is not renewed: as long a dead leader holds its followers up.
     pub lease: Duration,
+    /// What answers from the store take their memory from; `None`: theirs is not counted.
+    pub(super) memory: Option<Arc<MemoryBudget>>,
 }
 
 impl Config {
@@ -45,6 +48,16 @@ impl Config {
             look,
             ttl,
             lease: Self::LEASE,
+            memory: None,
+        }
+    }
+
+    /// Answers from the store take their memory from `memory`; for which there is none are left there.
+    #[must_use]
+    pub fn with_memory(self, memory: Arc<MemoryBudget>) -> Self {
+        Self {
+            memory: Some(memory),
+            ..self
         }
     }
 

@@ -161,10 +161,18 @@ impl Depot {
     }
 
     fn open(&self, name: &Name, bytes: &[u8], now: StoreTime, (asked, heard): (Instant, Instant)) -> Sight {
-        let value = match Value::read(name, bytes, now) {
+        let claimed = Value::claimed(bytes).min(Value::LARGEST_OPEN);
+        let memory = self.config.memory.as_ref().map(|memory| memory.try_reserve(claimed));
+        if matches!(memory, Some(None)) {
+            return Sight::LeftAlone;
+        }
+        let mut value = match Value::read(name, bytes, now) {
             Ok(value) => value,
             Err(unreadable) => return self.unreadable(name, &unreadable),
         };
+        if let Some(memory) = memory.flatten() {
+            value.answer.body = memory.hold(value.answer.body);
+        }
         // An older version of the program may have written what is none.
         match ResponseKind::of(&value.answer) {
             ResponseKind::Answer => {}

@@ -98,6 +98,13 @@ impl Value {
         [&[VERSION][..], &asked, &check, &length, packed].concat()
     }
 
+    /// How many bytes a value claims to stand for.
+    #[must_use]
+    pub fn claimed(bytes: &[u8]) -> usize {
+        let length = bytes.get(HEAD - 4..HEAD).and_then(|length| length.try_into().ok());
+        length.map_or(0, |length| u32::from_be_bytes(length) as usize)
+    }
+
     /// Reads what the store gave at `now` by its clock.
     ///
     /// # Errors

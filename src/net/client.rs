@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, sleep, timeout_at};
 use tower::util::BoxCloneSyncService;
 
+use crate::memory::MemoryBudget;
+use crate::net::collect::Collector;
 use crate::net::connection::{Connection, Failed, Refusal};
 use crate::net::pool::{Host, Pool};
 use crate::net::{Config, Connector, Error, Exchange, Kind, Resolver, SetupError};
@@ -35,6 +37,7 @@ pub struct Client {
     pool: Pool,
     connector: Connector,
     config: Arc<Config>,
+    large_bodies: Option<Arc<MemoryBudget>>,
 }
 
 /// What one exchange may take. Connecting has its own limit, [`Config::connect_timeout`], and comes on top.
@@ -93,6 +96,16 @@ impl Client {
             pool: Pool::new(Arc::clone(&config)),
             connector,
             config,
+            large_bodies: None,
+        }
+    }
+
+    /// The same with its pool; what bodies are above [`LARGE_ANSWER`](crate::memory::LARGE_ANSWER) they reserve from `memory`.
+    #[must_use]
+    pub fn with_large_bodies(self, memory: Arc<MemoryBudget>) -> Self {
+        Self {
+            large_bodies: Some(memory),
+            ..self
         }
     }
 
@@ -174,7 +187,8 @@ impl Client {
                 let failed = match connection.send(&host, request, until, watch()).await {
                     Ok(answer) => {
                         let (head, body) = answer.into_parts();
-                        let body = read(body, sent + limits.whole, limits.body_bytes, &watch).await;
+                        let collector = Collector::new(limits.body_bytes, self.large_bodies.clone());
+                        let body = read(body, sent + limits.whole, collector, &watch).await;
                         return self.end(&host, connection, body.map(|body| Response::from_parts(head, body)));
                     }
                     Err(failed) => failed,
@@ -228,12 +242,12 @@ impl Client {
     }
 }
 
-async fn read<W, F>(body: Incoming, deadline: Instant, limit_bytes: usize, watch: &W) -> Result<Bytes, Kind>
+async fn read<W, F>(body: Incoming, deadline: Instant, collector: Collector, watch: &W) -> Result<Bytes, Kind>
 where
     W: Fn() -> F,
     F: Future<Output = ()>,
 {
-    let mut body = pin!(whole(body, limit_bytes, watch));
+    let mut body = pin!(whole(body, collector, watch));
     // Mostly it has come with the head: then no time is set.
     match poll_fn(|context| Poll::Ready(body.as_mut().poll(context))).await {
         Poll::Ready(body) => body,
@@ -243,16 +257,12 @@ where
     }
 }
 
-/// Most memory that is made ready because a head announces a long body.
-const MOST_AHEAD: usize = 4 * 1024 * 1024;
-
-/// All of a body. One that comes in one piece, as short ones do, is not copied.
-async fn whole<W, F>(mut body: Incoming, limit_bytes: usize, watch: &W) -> Result<Bytes, Kind>
+/// All of a body.
+async fn whole<W, F>(mut body: Incoming, mut collector: Collector, watch: &W) -> Result<Bytes, Kind>
 where
     W: Fn() -> F,
     F: Future<Output = ()>,
 {
-    let (mut first, mut all) = (Bytes::new(), BytesMut::new());
     let (mut stands_still, mut moved) = (pin!(watch()), 0);
     while !body.is_end_stream() {
         let frame = tokio::select! {
@@ -264,25 +274,15 @@ where
         let frame = frame.map_err(|error| Kind::BodyLost(error.into()))?;
         let Ok(data) = frame.into_data() else { continue };
         moved += data.len();
-        if moved >= PROGRESS_BYTES {
+        let rest = body.size_hint();
+        let has_waited = collector.add(data, (rest.lower(), rest.exact().is_some())).await?;
+        // While it waited for memory, it was not the host that stood still.
+        if moved >= PROGRESS_BYTES || has_waited {
             moved = 0;
             stands_still.set(watch());
         }
-        if first.len().max(all.len()) + data.len() > limit_bytes {
-            return Err(Kind::BodyTooLarge { limit_bytes });
-        }
-        if first.is_empty() && all.is_empty() {
-            first = data;
-            continue;
-        }
-        if all.is_empty() {
-            let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-            all.reserve(first.len() + data.len() + expected.min(MOST_AHEAD));
-            all.extend_from_slice(&std::mem::take(&mut first));
-        }
-        all.extend_from_slice(&data);
     }
-    Ok(if all.is_empty() { first } else { all.freeze() })
+    Ok(collector.finish())
 }
 
 impl fmt::Debug for Client {

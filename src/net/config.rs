@@ -18,6 +18,9 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// A connection older than this takes no new request, so that a change in DNS is followed even while the old address answers.
     pub max_age: Duration,
+    /// What the kernel may keep for a connection of what was received and not yet read, in bytes, before it doubles that for its own
+    /// needs; `None`: as much as it likes, up to megabytes, which a distant host may need.
+    pub receive_buffer: Option<u32>,
     /// HTTP/2 connections are pinged when nothing has come for this long, also while idle ...
     pub ping_every: Duration,
     /// ... and are given up when the answer takes longer than this.
@@ -31,6 +34,7 @@ impl Default for Config {
             proxy: None,
             connect_timeout: Duration::from_secs(3),
             max_age: Duration::from_mins(10),
+            receive_buffer: None,
             ping_every: Duration::from_secs(15),
             ping_answer: Duration::from_secs(10),
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::Uri;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -46,6 +47,7 @@ struct Shared {
     /// What `http` addresses are spoken to in.
     cleartext: Protocol,
     timeout: Duration,
+    receive_buffer: Option<u32>,
 }
 
 /// Which versions of HTTP a host may choose from.
@@ -79,6 +81,7 @@ impl Connector {
                 server_name: None,
                 cleartext: Protocol::Http1,
                 timeout: config.connect_timeout,
+                receive_buffer: config.receive_buffer,
             }),
         })
     }
@@ -208,6 +211,10 @@ impl Connector {
         .await?;
         let begun = Instant::now();
         let tcp = bounded(target, Step::Dial, deadline, dial(addresses)).await?;
+        if let Some(bytes) = self.shared.receive_buffer {
+            // A system that does not allow it keeps its own.
+            let _ = SockRef::from(&tcp).set_recv_buffer_size(bytes as usize);
+        }
         if let Ok(address) = tcp.peer_addr() {
             self.shared.resolver.worked(host, port, address);
         }

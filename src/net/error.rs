@@ -190,6 +190,9 @@ pub enum Kind {
         /// The limit.
         limit_bytes: usize,
     },
+    /// There was no memory for the body, and none came free in time. Nobody's fault.
+    #[error("the answer could not be read")]
+    NoMemory(#[source] crate::memory::Exhausted),
 }
 
 impl Error {
@@ -226,7 +229,7 @@ impl Error {
     pub fn is_answered(&self) -> bool {
         matches!(
             self.kind,
-            Kind::BodyLost(_) | Kind::BodyTimeout | Kind::BodyTooLarge { .. }
+            Kind::BodyLost(_) | Kind::BodyTimeout | Kind::BodyTooLarge { .. } | Kind::NoMemory(_)
         )
     }
 
@@ -246,7 +249,7 @@ impl Error {
         match &self.kind {
             Kind::Connect(error) => error.proxy_status(),
             Kind::NotSent(_) | Kind::NotProcessed(_) | Kind::Lost(_) => "connection_terminated",
-            Kind::Unsendable => "proxy_internal_error",
+            Kind::Unsendable | Kind::NoMemory(_) => "proxy_internal_error",
             Kind::HeadTimeout | Kind::BodyTimeout => "http_response_timeout",
             Kind::BodyLost(_) => "http_response_incomplete",
             Kind::BodyTooLarge { .. } => "http_response_body_size",

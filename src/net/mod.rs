@@ -9,6 +9,7 @@
 //! not processed is sent again here, and nothing else.
 
 mod client;
+mod collect;
 mod config;
 mod connection;
 mod connector;
@@ -30,6 +31,7 @@ use bytes::Bytes;
 use tower::util::BoxCloneSyncService;
 
 pub use client::{Client, Limits};
+pub use collect::MEMORY_WAIT;
 pub use config::Config;
 pub use connector::Connector;
 pub use dns::{Lookup, Resolver};

@@ -81,8 +81,8 @@ struct History {
     gaps: [Option<Duration>; CYCLES],
     /// Until then it is expected to ask again, if it ever did.
     until: Instant,
-    /// When one of its requests was refused last.
-    refused: Option<Instant>,
+    /// When one of its requests was refused last, and the first of those that were refused one right after the other.
+    refused: Option<(Instant, Instant)>,
     look: Instant,
     told: Expected,
 }
@@ -231,7 +231,10 @@ impl Expectations {
                 let at = history.returns.partition_point(|other| other.due <= due);
                 history.returns.insert(at, Return { due, told: now });
             }
-            history.refused = Some(now);
+            let batch = history.refused.filter(|(last, _)| now < *last + AT_ONCE);
+            history.refused = Some((now, batch.map_or(now, |(_, first)| first)));
+            // One that asks again and again, and obeys, goes on when it is back.
+            history.until = history.until.max(due + GRACE);
             more = history.returns.len().cast_signed() - before.cast_signed();
         });
         self.returns = self.returns.saturating_add_signed(more);
@@ -266,7 +269,7 @@ impl Expectations {
             while history.returns.front().is_some_and(|first| first.lapses() <= now) {
                 history.returns.pop_front();
                 self.returns -= 1;
-                order.stayed_away();
+                order.stayed_away(&caller, urgency);
             }
             let expected = history.expected(now);
             if let Some(look) = history.next_look(now) {
@@ -322,10 +325,14 @@ impl Expectations {
     }
 }
 
-/// Whether a request that comes before its caller's are due is one of them, and not a further one.
+/// Whether a request that comes before its caller's are due is one of them, and not a further one. A caller that has had a slot since may ask
+/// further, and several may come at once.
 fn disobeys(history: &History, now: Instant) -> bool {
-    let last = history.refused.filter(|_| !history.returns.is_empty());
-    last.is_some_and(|refused| now.saturating_duration_since(refused) >= AT_ONCE)
+    let Some((last, first)) = history.refused.filter(|_| !history.returns.is_empty()) else {
+        return false;
+    };
+    let is_served = history.granted.is_some_and(|granted| granted > last);
+    !is_served && now >= first + AT_ONCE
 }
 
 #[cfg(test)]

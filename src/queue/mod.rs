@@ -22,10 +22,12 @@ mod line;
 mod metrics;
 mod order;
 mod recent_callers;
+mod refuse;
 mod refused;
 mod slot_forecast;
 mod snapshot;
 mod state;
+mod take_back;
 #[cfg(test)]
 mod tests;
 
@@ -34,6 +36,6 @@ pub use fair_use::{FairUse, Layer as FairUseLayer, Service as FairUseService};
 pub use layer::{Layer, Service};
 pub use line::{Queue, Slots, Waiting};
 pub use metrics::Metrics;
-pub use order::{Ahead, Expected, Late, Look, Order, Place, Played, Ticket};
+pub use order::{Ahead, Expected, InTime, Late, Look, Order, Place, Played, Ticket};
 pub use refused::{Reason, Refused, Wait};
 pub use snapshot::{CallerShare, Outlook, Snapshot};

@@ -8,12 +8,14 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::config::Config;
-use super::expectation::{Arrival, Expectations};
+use super::expectation::Expectations;
 use super::line::Slots;
-use super::order::{Ahead, Late, Look, Order, Place, Ticket};
+use super::order::{Ahead, InTime, Late, Look, Order, Place, Ticket};
 use super::recent_callers::RecentCallers;
-use super::refused::{Reason, Refused, Wait};
+use super::refuse::Request;
+use super::refused::{Reason, Refused};
 use super::slot_forecast::SlotForecast;
+use super::take_back::{Check, Delay, SLIGHTLY, STEPS_PER_ARRIVAL};
 use crate::attempt::{Demand, FlowDemand, Try};
 use crate::caller::{Caller, Name, Urgency};
 
@@ -27,22 +29,11 @@ const BESIDES: usize = 128;
 /// minute is better served with a moment of delay than with a refusal.
 pub(super) const TOLERANCE: Duration = Duration::from_secs(1);
 
-/// A place is not taken back for the sake of less than this.
-const SLIGHTLY: Duration = Duration::from_millis(50);
-
 /// Callers that ask again and again are expected to go on for so long.
 const LOOPS_LAST: Duration = Duration::from_mins(2);
 
-/// Whose turns come too late is found out at once as long as that costs no more than this for each request that came, and otherwise after this
-/// time: a flood must not look at the whole queue at every arrival.
-const STEPS_PER_ARRIVAL: usize = 64;
-const AFTER: Duration = Duration::from_millis(50);
-
 /// Requests of the same caller that a newcomer must not delay past their deadlines: so many are looked at.
 const OWN_LOOKED_AT: usize = 32;
-
-/// Who may wait less than this has to come just when a slot is free.
-const INSTANT: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct State<P> {
@@ -50,15 +41,15 @@ pub(super) struct State<P> {
     pub(super) order: Order,
     /// By when everybody can use a slot, ascending.
     deadlines: Vec<(Instant, u64)>,
-    waiters: HashMap<u64, Waiter<P>>,
-    slots: SlotForecast,
+    pub(super) waiters: HashMap<u64, Waiter<P>>,
+    pub(super) slots: SlotForecast,
     others: Arc<[FlowDemand]>,
     pub(super) recent: RecentCallers,
-    expectations: Expectations,
+    pub(super) expectations: Expectations,
     tickets: u64,
     /// Whether somebody was refused for want of slots since nobody waited last.
     turns_away: bool,
-    check: Check,
+    pub(super) check: Check,
     /// When the clock task will next look by itself.
     pub(super) armed: Option<Instant>,
     /// No slot is of use from then on.
@@ -67,59 +58,10 @@ pub(super) struct State<P> {
 
 /// Who waits with a ticket.
 #[derive(Debug)]
-struct Waiter<P> {
+pub(super) struct Waiter<P> {
     turn: oneshot::Sender<Turn<P>>,
     /// How long it said that it may wait.
-    allowed: Duration,
-}
-
-/// Whether everybody who waits is known to be served in time.
-#[derive(Debug)]
-struct Check {
-    /// So many may still come who go before others.
-    spare: usize,
-    /// Callers that ask again whenever they are answered, when this was found out.
-    loops: usize,
-    /// Since when it is not known any more, because more came.
-    overtaken: Option<Instant>,
-    /// Slots may come later than they were said to.
-    drifted: bool,
-    /// Steps that may be spent at once.
-    budget: usize,
-}
-
-/// By how many slots a request delays those who waited before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Delay {
-    None,
-    One,
-    Unknown,
-}
-
-impl Check {
-    /// Nobody waits.
-    const IDLE: Self = Self {
-        spare: usize::MAX,
-        loops: 0,
-        overtaken: None,
-        drifted: false,
-        budget: 0,
-    };
-
-    /// Somebody came, with so many slots to spare.
-    fn came(&mut self, delay: Delay, spare: usize, loops: usize, now: Instant) {
-        match delay {
-            Delay::None => self.spare = self.spare.min(spare),
-            Delay::One if self.spare > 0 && loops <= self.loops => self.spare = (self.spare - 1).min(spare),
-            Delay::One | Delay::Unknown => self.doubt(now),
-        }
-    }
-
-    /// The order has changed.
-    fn doubt(&mut self, now: Instant) {
-        self.spare = 0;
-        self.overtaken.get_or_insert(now);
-    }
+    pub(super) allowed: Duration,
 }
 
 /// A ticket just taken.
@@ -129,15 +71,6 @@ pub(super) struct Entered<P> {
     /// When its slot comes, if nobody comes or leaves before.
     pub(super) start: Instant,
     pub(super) turn: oneshot::Receiver<Turn<P>>,
-}
-
-/// A request that is refused or taken back.
-#[derive(Clone, Copy, Debug)]
-struct Request<'a> {
-    name: &'a Name,
-    urgency: Urgency,
-    /// How long it said that it may wait.
-    allowed: Duration,
 }
 
 impl<P> State<P> {
@@ -205,7 +138,7 @@ impl<P> State<P> {
             .place_for(name, urgency, Some((deadline, id)), arrival.behind());
         let ahead = self.order.ahead(&place, self.look(deadline, now));
         let start = self.slots.start(ahead.rank(), now);
-        let delays_own = start <= deadline && self.delays_own(&place, now);
+        let delays_own = start <= deadline && self.delays_own(&place, OWN_LOOKED_AT, now);
         let admitted = self.admit(name, ahead, start, deadline, now);
         let admitted = admitted.and(if delays_own { Err(Reason::Late) } else { Ok(()) });
         if let Err(reason) = admitted {
@@ -215,11 +148,36 @@ impl<P> State<P> {
                 urgency,
                 allowed: allowed(caller, now),
             };
-            return Err(self.refuse(reason, request, arrival, now));
+            // Nobody who is about to ask counts: then it is the same however far one looks.
+            let known = (ahead.claimed == 0).then_some((place.own_ahead(), start));
+            return Err(self.refuse(reason, request, arrival, known, now));
         }
+        let ticket = Ticket {
+            id,
+            caller: name.clone(),
+            urgency,
+            deadline,
+        };
+        let turn = self.add(ticket, &place, ahead, allowed(caller, now), now);
+        // Only now: the turn that was kept for it is kept as long as it is expected.
+        self.expectations
+            .let_in((name, urgency), arrival, deadline, now, &mut self.order);
+        Ok(Entered { id, start, turn })
+    }
+
+    /// Adds a ticket that has these ahead of it.
+    fn add(
+        &mut self,
+        ticket: Ticket,
+        place: &Place,
+        ahead: Ahead,
+        allowed: Duration,
+        now: Instant,
+    ) -> oneshot::Receiver<Turn<P>> {
+        let (id, deadline) = (ticket.id, ticket.deadline);
         let delay = if ahead.waiting >= self.order.len() {
             Delay::None
-        } else if self.order.delays_by_one(&place) {
+        } else if self.order.delays_by_one(place) {
             Delay::One
         } else {
             Delay::Unknown
@@ -229,23 +187,15 @@ impl<P> State<P> {
         {
             self.take_back(last, Reason::Displaced, None, now);
         }
-        self.order.add(Ticket {
-            id,
-            caller: name.clone(),
-            urgency,
-            deadline,
-        });
-        self.expectations
-            .let_in((name, urgency), arrival, deadline, now, &mut self.order);
+        self.order.add(ticket);
         let index = self.deadlines.partition_point(|entry| *entry < (deadline, id));
         self.deadlines.insert(index, (deadline, id));
         let in_time = self.slots.until(deadline).saturating_sub(ahead.rank() + 1);
         self.check.came(delay, in_time, self.order.loops(), now);
         self.check.budget = (self.check.budget + STEPS_PER_ARRIVAL).min(2 * self.order.len() + STEPS_PER_ARRIVAL);
         let (sender, turn) = oneshot::channel();
-        let allowed = allowed(caller, now);
         self.waiters.insert(id, Waiter { turn: sender, allowed });
-        Ok(Entered { id, start, turn })
+        turn
     }
 
     /// Whether a request may wait that has these ahead of it.
@@ -271,8 +221,9 @@ impl<P> State<P> {
     }
 
     /// Whether a request at this place would make others of the same caller late, which have the same right and came before.
-    fn delays_own(&self, place: &Place, now: Instant) -> bool {
-        self.order.own_after(place, OWN_LOOKED_AT).any(|(after, deadline)| {
+    /// `most` of them are looked at.
+    pub(super) fn delays_own(&self, place: &Place, most: usize, now: Instant) -> bool {
+        self.order.own_after(place, most).any(|(after, deadline)| {
             let ahead = self.order.ahead(&after, self.look(deadline, now));
             self.slots.start(ahead.rank(), now) > deadline + SLIGHTLY
         })
@@ -289,7 +240,7 @@ impl<P> State<P> {
     }
 
     /// The slot that is left for a request at this place, and when it comes.
-    fn turn_at(&self, place: &Place, now: Instant) -> (Ahead, Instant) {
+    pub(super) fn turn_at(&self, place: &Place, now: Instant) -> (Ahead, Instant) {
         let mut look = self.look(now + LOOPS_LAST, now);
         let mut rounds = 0;
         loop {
@@ -368,7 +319,11 @@ impl<P> State<P> {
     pub(super) fn close<S: Slots<Permit = P>>(&mut self, now: Instant, closes: Instant, slots: &S) {
         self.closes = Some(closes);
         self.look_ahead(now, self.order.len() + 1, slots);
-        let in_time = self.slots.until(closes);
+        let until = self.slots.until(closes);
+        let in_time = InTime {
+            wanted: until,
+            tolerated: until,
+        };
         let played = self.order.play(|rank| self.slots.after(rank, now), |_| in_time);
         for Late { id, .. } in played.late {
             self.tell(id, Refused::new(Reason::ShuttingDown, Duration::from_secs(1)));
@@ -416,100 +371,6 @@ impl<P> State<P> {
         self.order.spread(urgency, payer, beneficiaries);
     }
 
-    /// Refuses a request that just came.
-    fn refuse(&mut self, reason: Reason, request: Request<'_>, arrival: Arrival, now: Instant) -> Refused {
-        let (name, urgency) = (request.name, request.urgency);
-        let own = self.expectations.ahead_of_refused(name, urgency, arrival, now);
-        let place = self.order.place_for(name, urgency, None, own);
-        let (_, start) = self.turn_at(&place, now);
-        let room = self.room_for(reason, request, now);
-        let enough = self.enough(request, arrival, start, now);
-        let mut refused = self.send_away(reason, request, arrival, (start, room), now);
-        if let Some(wait) = &mut refused.wait {
-            wait.needed = enough.saturating_duration_since(now);
-        }
-        refused
-    }
-
-    /// The deadline with which a request would have been let in: at the latest `after_own`, when all its caller's others go first.
-    fn enough(&self, request: Request<'_>, arrival: Arrival, after_own: Instant, now: Instant) -> Instant {
-        let (name, urgency) = (request.name, request.urgency);
-        let mut deadline = now + request.allowed;
-        for _ in 0..4 {
-            let place = self
-                .order
-                .place_for(name, urgency, Some((deadline, u64::MAX)), arrival.behind());
-            let (_, start) = self.turn_at(&place, now);
-            if start > deadline {
-                deadline = start;
-            } else if !self.delays_own(&place, now) {
-                return deadline.min(after_own);
-            } else {
-                break;
-            }
-        }
-        after_own
-    }
-
-    /// When the queue has room for a request that it has none for now.
-    fn room_for(&self, reason: Reason, request: Request<'_>, now: Instant) -> Option<Instant> {
-        match reason {
-            Reason::Full => Some(
-                self.slots
-                    .start(self.order.len().saturating_sub(self.config.max_requests), now),
-            ),
-            Reason::CallerFull => {
-                let first = self.order.next_of(request.name, request.urgency)?;
-                self.turn_of(first.id, now).map(|(_, start)| start)
-            }
-            _ => None,
-        }
-    }
-
-    /// Says when to come back, and expects it then. The request's turn would come at `start`, if there is room for it.
-    fn send_away(
-        &mut self,
-        reason: Reason,
-        request: Request<'_>,
-        arrival: Arrival,
-        (start, room): (Instant, Option<Instant>),
-        now: Instant,
-    ) -> Refused {
-        let needed = start.saturating_duration_since(now);
-        let retry_after = self.retry_after(start.max(room.unwrap_or(now)), request.allowed, room, now);
-        let due = now + retry_after;
-        self.expectations
-            .refuse((request.name, request.urgency), arrival, due, now, &mut self.order);
-        let is_short = matches!(
-            reason,
-            Reason::Late | Reason::Promised | Reason::Displaced | Reason::Overtaken
-        );
-        let is_enough = is_short && needed <= self.config.longest_wait;
-        Refused {
-            reason,
-            retry_after,
-            wait: is_enough.then_some(Wait {
-                needed,
-                allowed: request.allowed,
-            }),
-        }
-    }
-
-    /// In whole seconds, so that its turn comes in the middle of the time that the request then waits; not before there is room.
-    fn retry_after(&self, start: Instant, wait: Duration, room: Option<Instant>, now: Instant) -> Duration {
-        let whole = |duration: Duration| duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
-        let until = |at: Instant| at.saturating_duration_since(now);
-        let seconds = if wait < INSTANT {
-            // Nobody may wait then, or the slot is theirs.
-            whole(until(start.max(self.slots.start(self.order.len(), now))))
-        } else {
-            let middle = until(start).saturating_sub(wait / 2) + INSTANT / 2;
-            middle.as_secs().max(whole(until(start).saturating_sub(wait)))
-        };
-        let room = room.map_or(0, |room| whole(until(room)));
-        Duration::from_secs(seconds.max(room).max(1))
-    }
-
     /// Forecasts at least `count` slots, unless the last forecast still holds.
     pub(super) fn look_ahead<S: Slots<Permit = P>>(&mut self, now: Instant, count: usize, slots: &S) {
         if self.slots.look_ahead(now, count, slots) {
@@ -518,73 +379,7 @@ impl<P> State<P> {
         }
     }
 
-    /// Takes places back whose turn has come to lie after the deadline: because somebody with a better right came, or because slots come later
-    /// than forecast (the upstream ordered a pause). Says when to look again, if that was put off.
-    fn take_back_late(&mut self, now: Instant) -> Option<Instant> {
-        let Check { overtaken, drifted, .. } = self.check;
-        if overtaken.is_none() && !drifted {
-            return None;
-        }
-        let cost = self.order.len();
-        let put_off = overtaken.map_or(now, |since| since + AFTER);
-        if cost > self.check.budget.max(STEPS_PER_ARRIVAL) && put_off > now {
-            return Some(put_off);
-        }
-        let tolerance = if overtaken.is_some() { SLIGHTLY } else { TOLERANCE };
-        let in_time = |deadline| self.slots.until(deadline + tolerance);
-        let played = self.order.play(|rank| self.slots.after(rank, now), in_time);
-        self.check = Check {
-            spare: played.spare,
-            loops: self.order.loops(),
-            budget: self.check.budget.saturating_sub(cost),
-            ..Check::IDLE
-        };
-        for (index, Late { id, rank }) in played.late.into_iter().enumerate() {
-            let deadline = self.order.ticket(id).map_or(now, |ticket| ticket.deadline);
-            let is_paused = overtaken.is_none() || self.slots.start(0, now) > deadline;
-            let reason = if is_paused {
-                Reason::Overtaken
-            } else {
-                Reason::Displaced
-            };
-            self.take_back(id, reason, Some(rank + index), now);
-        }
-        None
-    }
-
-    /// Takes the place of a ticket back. Its turn would come with the slot of this number.
-    fn take_back(&mut self, id: u64, reason: Reason, rank: Option<usize>, now: Instant) {
-        let Some(ticket) = self.order.ticket(id).cloned() else {
-            return;
-        };
-        let (name, urgency) = (&ticket.caller, ticket.urgency);
-        let arrival = Arrival::Displaced;
-        let start = match rank {
-            Some(rank) => self.slots.start(rank, now),
-            None => {
-                let own = self.expectations.ahead_of_refused(name, urgency, arrival, now);
-                let place = self.order.place_for(name, urgency, None, own);
-                self.turn_at(&place, now).1
-            }
-        };
-        let allowed = self.waiters.get(&id).map_or(Duration::ZERO, |waiter| waiter.allowed);
-        let request = Request { name, urgency, allowed };
-        let refused = self.send_away(reason, request, arrival, (start, None), now);
-        self.tell(id, refused);
-    }
-
-    /// The time of a ticket is up, and no slot has come.
-    pub(super) fn lapse(&mut self, id: u64, now: Instant) {
-        let is_paused = self.slots.start(0, now) > now + SLIGHTLY && self.order.ahead_of(id) == Some(0);
-        let reason = if is_paused {
-            Reason::Overtaken
-        } else {
-            Reason::Displaced
-        };
-        self.take_back(id, reason, None, now);
-    }
-
-    fn tell(&mut self, id: u64, refused: Refused) {
+    pub(super) fn tell(&mut self, id: u64, refused: Refused) {
         if let Some(waiter) = self.waiters.remove(&id) {
             // Nobody listens any more: then nobody needs to know.
             let _ = waiter.turn.send(Err(refused));

@@ -20,7 +20,7 @@ pub struct Account {
     pub(super) latency: Latency,
     pub(super) foreign: Foreign,
     /// From when on the bucket does not hold calls back; `None`: never.
-    unpaced_from: Option<Instant>,
+    pub(super) unpaced_from: Option<Instant>,
     returns: Vec<Instant>,
     calls: u64,
 }
@@ -35,6 +35,9 @@ pub(super) enum Gate {
     /// The pause is over; one call finds out whether the upstream agrees, the others wait for its answer.
     Probing { probe: Charge },
 }
+
+/// The calls of so long tell how many to expect: callers that poll come back at least that often, and those who wait show in them.
+const DEMAND: Duration = Duration::from_secs(10);
 
 /// Most plans that are made up for at one look. A plan mostly lasts for many returns; the bound keeps the look short.
 const MISSED_PLANS: usize = 64;
@@ -295,15 +298,16 @@ impl Account {
         self.calls
     }
 
-    /// Whether calls that nobody waits for may be made: at least half of the bucket is there, and half of every window.
+    /// Whether calls that nobody waits for may be made: half of every window is unused, and the bucket holds half of what it can hold, or
+    /// more than what was called for lately. A bucket that starts low after a restart fills slowly; as long as few callers come, that is
+    /// no reason to leave the windows unused.
     pub fn has_surplus(&mut self, now: Instant) -> bool {
-        self.opens_at(now).is_some_and(|at| at <= now)
-            && self.pace.is_half_full(now)
-            && self
-                .ledger
-                .limits()
-                .iter()
-                .all(|limit| self.ledger.used(limit, now) * 2 <= limit.calls())
+        let is_open = self.opens_at(now).is_some_and(|at| at <= now);
+        let limits = self.ledger.limits();
+        let unused = |limit: &Limit| self.ledger.used(limit, now) * 2 <= limit.calls();
+        let lately = now.checked_sub(DEMAND).map_or(0, |from| self.ledger.since(from)) as f64;
+        let has_more = self.pace.is_half_full(now) || self.pace.level_at(now) >= lately + 1.0;
+        is_open && has_more && limits.iter().all(unused)
     }
 
     /// Calls in flight end by themselves at that moment; whoever waits for a slot should look again then.

@@ -202,6 +202,11 @@ impl Ledger {
         self.flying.len() + self.past.len() - self.first_inside(limit, now)
     }
 
+    /// How many calls were made after `from`, or are in flight.
+    pub(super) fn since(&self, from: Instant) -> usize {
+        self.flying.len() + self.past.len() - self.past.partition_point(|&at| at <= from)
+    }
+
     /// How many calls count in `limit`'s window now, and when their number next falls; `None` when no ended call is inside.
     #[must_use]
     pub fn usage(&self, limit: &Limit, now: Instant) -> (usize, Option<Instant>) {

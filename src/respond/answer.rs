@@ -15,6 +15,7 @@ use super::{Problem, field, link, mould};
 use crate::BoxError;
 use crate::attempt::Failure;
 use crate::caller::RequestId;
+use crate::memory::{Exhausted, LARGE_ANSWER, MemoryBudget};
 use crate::scan::{self, Answer, Forward, Served, Status};
 
 /// The body of every answer: whole, and shared with the cache.
@@ -95,6 +96,8 @@ pub struct Config {
     pub rate_limit: RateLimit,
     /// Counts requests that were lost to a panic.
     pub panics: Counter,
+    /// The memory of large answers that were made for one caller alone; `None`: theirs is not counted.
+    pub large_answers: Option<Arc<MemoryBudget>>,
 }
 
 impl fmt::Debug for Config {
@@ -168,9 +171,13 @@ pub(super) fn served(
     origin: impl Fn() -> String,
 ) -> Answered {
     let answer = if served.may_link {
-        with_own_links(config, served.answer, origin)
+        with_own_links(config, served.answer, &origin)
     } else {
         served.answer
+    };
+    let answer = match paid_for(config, answer) {
+        Ok(answer) => answer,
+        Err(exhausted) => return failed(config, &exhausted.into(), (id, at), origin),
     };
     let said = Said {
         status: &served.status,
@@ -261,6 +268,25 @@ fn passed_through(error: &BoxError) -> Option<&Answer> {
 fn with_own_links(config: &Config, answer: Answer, origin: impl Fn() -> String) -> Answer {
     let body = link::rewrite(&answer.body, &config.upstream_hosts, origin).unwrap_or(answer.body);
     Answer { body, ..answer }
+}
+
+/// The answer with memory reserved for its body, if that is large, was made for this caller, and nothing is reserved for it so far: what
+/// the cache has, others hold as well.
+fn paid_for(config: &Config, answer: Answer) -> Result<Answer, Exhausted> {
+    let Some(memory) = config
+        .large_answers
+        .as_ref()
+        .filter(|_| answer.body.len() > LARGE_ANSWER)
+    else {
+        return Ok(answer);
+    };
+    if !answer.body.is_unique() || memory.holds(&answer.body) {
+        return Ok(answer);
+    }
+    let reservation = memory.try_reserve(answer.body.len());
+    let reservation = reservation.ok_or(Exhausted { of: "large answers" })?;
+    let body = reservation.hold(answer.body);
+    Ok(Answer { body, ..answer })
 }
 
 /// What an answer of the upstream may get besides its own.

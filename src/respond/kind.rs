@@ -31,6 +31,8 @@ pub enum Kind {
     RequestHeaderFieldsTooLarge,
     /// A defect of ours.
     InternalServerError,
+    /// Something of HTTP that the gateway does not know.
+    NotImplemented,
     /// The gateway's credentials are refused.
     SignInRefused,
     /// The exchange with the upstream failed.
@@ -51,7 +53,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, by status.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::BadRequest,
         Self::InvalidRequestBody,
         Self::ODataError,
@@ -65,6 +67,7 @@ impl Kind {
         Self::TooManyRequests,
         Self::RequestHeaderFieldsTooLarge,
         Self::InternalServerError,
+        Self::NotImplemented,
         Self::SignInRefused,
         Self::UpstreamUnreachable,
         Self::SignInUnavailable,
@@ -90,6 +93,7 @@ impl Kind {
             Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::RequestHeaderFieldsTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::InternalServerError => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::SignInRefused | Self::UpstreamUnreachable => StatusCode::BAD_GATEWAY,
             Self::SignInUnavailable | Self::ShuttingDown | Self::QuotaUnavailable | Self::ServiceUnavailable => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -114,6 +118,7 @@ impl Kind {
             Self::TooManyRequests => "TooManyRequests",
             Self::RequestHeaderFieldsTooLarge => "RequestHeaderFieldsTooLarge",
             Self::InternalServerError => "InternalServerError",
+            Self::NotImplemented => "NotImplemented",
             Self::SignInRefused => "SignInRefused",
             Self::UpstreamUnreachable => "UpstreamUnreachable",
             Self::SignInUnavailable => "SignInUnavailable",
@@ -147,6 +152,7 @@ impl Kind {
             }
             Self::RequestHeaderFieldsTooLarge => "The header fields are too many or too large.",
             Self::InternalServerError => "A defect of the gateway; its log says more under the request's id.",
+            Self::NotImplemented => "The body has another transfer coding than `chunked`.",
             Self::SignInRefused => "The gateway's credentials are refused.",
             Self::UpstreamUnreachable => "No region could be reached, or its answer was unusable.",
             Self::SignInUnavailable => "There is no token, and sign-in cannot be reached.",
@@ -154,7 +160,7 @@ impl Kind {
             Self::QuotaUnavailable => {
                 "The store through which replicas share the quota is lost, and nothing is cached."
             }
-            Self::ServiceUnavailable => "The gateway is busy for a moment.",
+            Self::ServiceUnavailable => "The gateway is busy for a moment, or has no memory left for more.",
             Self::UpstreamTimeout => "Defender did not answer in time.",
             Self::NotCached => "Nothing is stored, and `only-if-cached` allows no call.",
         }

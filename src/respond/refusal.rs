@@ -54,8 +54,11 @@ pub enum Refusal {
     /// The body ended early or broke the protocol.
     #[error("the body could not be read")]
     BodyBroken,
-    /// Too many bodies are being read at once.
-    #[error("too many bodies are being received at once")]
+    /// Another coding of the transfer than `chunked`.
+    #[error("the only transfer coding that is understood is chunked")]
+    TransferEncoding,
+    /// There is no memory left for the request, because others take it.
+    #[error("more is being received at once than there is memory for")]
     Busy,
     /// Too many or too large header fields.
     #[error("the header fields are too many or too large")]

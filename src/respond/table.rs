@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Fault, Kind, Panicked, Policies, Problem, Refusal};
 use crate::BoxError;
+use crate::memory::Exhausted;
 use crate::scan::Invalid;
 use crate::telemetry::log;
 use crate::{cache, coalesce, queue, quota, region, token, upstream};
@@ -37,6 +38,11 @@ fn known(cause: &(dyn Error + 'static)) -> Option<Problem> {
         .or_else(|| cause.downcast_ref().map(token))
         .or_else(|| cause.downcast_ref().map(upstream))
         .or_else(|| cause.downcast_ref().map(no_answer))
+        .or_else(|| {
+            cause
+                .downcast_ref::<Exhausted>()
+                .map(|error| exhausted(error.to_string()))
+        })
         .or_else(|| {
             cause
                 .downcast_ref::<quota::Overdue>()
@@ -103,12 +109,25 @@ fn token(error: &token::Error) -> Problem {
 }
 
 fn upstream(error: &upstream::Error) -> Problem {
+    if error.is_exhausted() {
+        return exhausted(log::chain(error));
+    }
     if error.is_timeout() {
         return timeout(log::chain(error));
     }
     let fault = Fault::Exchange(error.proxy_status());
     // Callers of an internal gateway may know why.
     Problem::new(Kind::UpstreamUnreachable, log::chain(error)).with_fault(fault)
+}
+
+/// There is no memory for it while others take it.
+fn exhausted(detail: String) -> Problem {
+    Problem {
+        type_uri: Problem::REDUCED_CAPACITY,
+        ..Problem::new(Kind::ServiceUnavailable, detail)
+            .with_fault(Fault::Local)
+            .with_retry_after(Exhausted::RETRY_AFTER)
+    }
 }
 
 fn no_answer(error: &region::Error) -> Problem {
@@ -172,14 +191,10 @@ fn refusal(refusal: &Refusal) -> Problem {
         Refusal::ContentType => make(Kind::UnsupportedMediaType).with_fields(ACCEPT_QUERY),
         // RFC 9110 §12.5.3: what would have been accepted.
         Refusal::ContentEncoding => make(Kind::UnsupportedMediaType).with_fields(ACCEPT_ENCODING),
+        Refusal::TransferEncoding => make(Kind::NotImplemented).with_fault(Fault::Request),
         Refusal::BodySize { .. } => make(Kind::RequestEntityTooLarge),
         Refusal::BodyTimeout { .. } => make(Kind::RequestTimeout),
-        Refusal::Busy => Problem {
-            type_uri: Problem::REDUCED_CAPACITY,
-            ..make(Kind::ServiceUnavailable)
-                .with_fault(Fault::Local)
-                .with_retry_after(MOMENT)
-        },
+        Refusal::Busy => exhausted(refusal.to_string()),
         Refusal::Fields => make(Kind::RequestHeaderFieldsTooLarge),
     }
 }

@@ -9,25 +9,25 @@ use tokio_util::sync::CancellationToken;
 
 use super::Peer;
 use super::bind::Listener;
-use super::places::{Place, Places};
+use super::connection_limit::{ConnectionLimiter, ConnectionSlot};
 use super::socket::Stream;
 
 /// The first pause after the system could not give us a connection (no file descriptor, no memory); it doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// A connection with its place.
+/// A connection with its slot.
 pub(super) struct Accepted {
     pub(super) stream: Stream,
     pub(super) peer: Peer,
-    pub(super) place: Place,
+    pub(super) slot: ConnectionSlot,
 }
 
 /// Hands every connection of `listener` to `take` until `stop`; then also those that the kernel has accepted already, as closing
 /// the listener would reset them.
 pub(super) async fn run(
     listener: Listener,
-    places: Arc<Places>,
+    limiter: Arc<ConnectionLimiter>,
     stop: CancellationToken,
     mut take: impl FnMut(Accepted),
 ) {
@@ -42,12 +42,12 @@ pub(super) async fn run(
             Ok((stream, peer)) => {
                 pause = FIRST_PAUSE;
                 // Who it is decides who may have to make way.
-                let place = tokio::select! {
+                let slot = tokio::select! {
                     biased;
-                    place = places.take(&peer) => place,
+                    slot = limiter.take(&peer) => slot,
                     () = stop.cancelled() => break,
                 };
-                take_place(stream, peer, place, &mut take);
+                take_slot(stream, peer, slot, &mut take);
             }
             Err(error) if is_the_peers(&error) => {}
             Err(error) => {
@@ -60,18 +60,18 @@ pub(super) async fn run(
             }
         }
     }
-    while places.has_free() {
+    while limiter.has_free() {
         let Some(Ok((stream, peer))) = accept(&listener).now_or_never() else {
             break;
         };
-        let place = places.try_take(&peer);
-        take_place(stream, peer, place, &mut take);
+        let slot = limiter.try_take(&peer);
+        take_slot(stream, peer, slot, &mut take);
     }
 }
 
-fn take_place(stream: Stream, peer: Peer, place: Option<Place>, take: &mut impl FnMut(Accepted)) {
-    if let Some(place) = place {
-        take(Accepted { stream, peer, place });
+fn take_slot(stream: Stream, peer: Peer, slot: Option<ConnectionSlot>, take: &mut impl FnMut(Accepted)) {
+    if let Some(slot) = slot {
+        take(Accepted { stream, peer, slot });
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::half_close::Interims;
 use super::untaken::Untaken;
 use crate::respond::Body;
 
@@ -18,6 +19,8 @@ use crate::respond::Body;
 pub(super) struct Limits {
     pub(super) header: Duration,
     pub(super) idle: Duration,
+    /// Others wait for the memory of large answers.
+    pub(super) memory_is_wanted: bool,
 }
 
 /// How long a connection that was asked to close may do nothing before it is closed. Long enough to ride out a lost packet.
@@ -29,6 +32,12 @@ pub(super) const FIRST_REQUEST: Duration = Duration::from_millis(500);
 /// How long a connection may take to fetch its answers: all of them after its last request, and a large one whatever it asks meanwhile.
 /// However it keeps busy (pings on HTTP/2, a byte now and then), it holds them no longer; 64 MiB need 110 kB/s.
 pub(super) const TAKING: Duration = Duration::from_mins(10);
+
+/// How long a connection may take nothing of a large answer while others wait for its memory.
+pub(super) const STALLED: Duration = Duration::from_secs(10);
+
+/// How often a connection whose answer is not taken looks whether its memory is wanted.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Never the value of a moment.
 const NEVER: u64 = u64::MAX;
@@ -43,6 +52,7 @@ pub(super) struct Activity {
     ended_ms: AtomicU64,
     head_since_ms: AtomicU64,
     http2: AtomicBool,
+    http10: AtomicBool,
     unread_body: AtomicBool,
     taking_leave: AtomicBool,
     /// Something was taken by the peer, or a request ended, since the last stamp.
@@ -52,6 +62,10 @@ pub(super) struct Activity {
     /// Bytes came in between requests since the last stamp.
     begun: AtomicBool,
     untaken: Arc<Untaken>,
+    /// What is reserved for long heads, in bytes.
+    head_memory: AtomicUsize,
+    /// It is closed whatever it does.
+    cut: AtomicBool,
     /// Somebody else needs the place.
     makes_way: AtomicBool,
     way: Notify,
@@ -78,12 +92,15 @@ impl Activity {
             ended_ms: AtomicU64::new(0),
             head_since_ms: AtomicU64::new(0),
             http2: AtomicBool::new(false),
+            http10: AtomicBool::new(false),
             unread_body: AtomicBool::new(false),
             taking_leave: AtomicBool::new(false),
             stirred: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             begun: AtomicBool::new(false),
             untaken: Arc::default(),
+            head_memory: AtomicUsize::new(0),
+            cut: AtomicBool::new(false),
             makes_way: AtomicBool::new(false),
             way: Notify::new(),
         })
@@ -149,7 +166,47 @@ impl Activity {
         self.way.notify_one();
     }
 
-    /// Waits until the connection has to make way; once only. Cancel safe.
+    /// Notes how much is reserved for this connection's heads.
+    pub(super) fn set_head_memory(&self, bytes: usize) {
+        self.head_memory.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether memory could be gained by closing it, besides what every connection takes.
+    pub(super) fn holds_head_memory(&self) -> bool {
+        self.head_memory.load(Ordering::Relaxed) > 0
+    }
+
+    /// There is no memory left even to refuse its requests: the connection is closed, with all that is in flight on it.
+    pub(super) fn cut(&self) {
+        self.cut.store(true, Ordering::Relaxed);
+        self.way.notify_one();
+    }
+
+    /// Whether the next bytes are those of a head: no request is in flight, nor can bytes be anything else.
+    pub(super) fn expects_head(&self) -> bool {
+        self.in_flight.load(Ordering::Relaxed) == 0 && !self.http2.load(Ordering::Relaxed)
+    }
+
+    /// Whether HTTP/2 is spoken, as far as is known.
+    pub(super) fn is_http2(&self) -> bool {
+        self.http2.load(Ordering::Relaxed)
+    }
+
+    /// Whether a request over HTTP/1.1 is in flight.
+    pub(super) fn awaits_answer(&self) -> bool {
+        self.in_flight.load(Ordering::Relaxed) > 0 && !self.http2.load(Ordering::Relaxed)
+    }
+
+    /// Whether the caller of the request in flight knows interim answers.
+    pub(super) fn interims(&self) -> Interims {
+        if self.http10.load(Ordering::Relaxed) {
+            Interims::Unknown
+        } else {
+            Interims::Understood
+        }
+    }
+
+    /// Waits until the connection has to make way; once for each time that it is asked. Cancel safe.
     pub(super) async fn asked_to_make_way(&self) {
         self.way.notified().await;
     }
@@ -169,6 +226,7 @@ impl Activity {
         self.head_since_ms.store(NEVER, Ordering::Relaxed);
         self.begun.store(false, Ordering::Relaxed);
         self.http2.store(is_http2, Ordering::Relaxed);
+        self.http10.store(version < http::Version::HTTP_11, Ordering::Relaxed);
         InFlight(Arc::clone(self))
     }
 
@@ -190,7 +248,34 @@ impl Activity {
     /// What to do now. `closing` is since when the connection is asked to close; `draining` whether the gateway stops.
     pub(super) fn verdict(&self, limits: Limits, closing: Option<Instant>, draining: Draining) -> Verdict {
         let now = Instant::now();
-        let untaken = self.untaken.oldest().map(|since| since + TAKING);
+        if self.cut.load(Ordering::Relaxed) {
+            return Verdict::Cut;
+        }
+        let oldest = self.untaken.oldest();
+        if let Some(since) = oldest {
+            let stalled = self.moment(self.last_ms.load(Ordering::Relaxed)).max(since) + STALLED;
+            if limits.memory_is_wanted && stalled <= now {
+                return Verdict::Cut;
+            }
+            // Whether memory is wanted is looked at then.
+            let look = stalled.max(now + LOOK);
+            return match self.verdict_by_time(now, limits, closing, draining, oldest) {
+                Verdict::Wait(until) => Verdict::Wait(until.min(look)),
+                other => other,
+            };
+        }
+        self.verdict_by_time(now, limits, closing, draining, None)
+    }
+
+    fn verdict_by_time(
+        &self,
+        now: Instant,
+        limits: Limits,
+        closing: Option<Instant>,
+        draining: Draining,
+        oldest: Option<Instant>,
+    ) -> Verdict {
+        let untaken = oldest.map(|since| since + TAKING);
         if self.in_flight.load(Ordering::Relaxed) > 0 {
             // The request has its own deadlines. Look again later for the sake of the drain, and of earlier answers.
             return match (closing, draining) {

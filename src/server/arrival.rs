@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::Peer;
 use crate::caller::RequestId;
-use crate::respond::Addressed;
+use crate::respond::{Addressed, Refusal};
 use crate::telemetry::trace::Trace;
 
 /// A request, and what is known about it besides what HTTP says.
@@ -35,6 +35,8 @@ pub struct Known {
     pub at: Instant,
     /// Whether it has only [usual](is_usual) fields: then nobody needs to search for any other.
     pub plain: bool,
+    /// Why it is refused whatever it asks for, if it is.
+    pub refused: Option<Refusal>,
 }
 
 /// Whether nearly every request has this field, and asks for nothing with it.
@@ -67,6 +69,7 @@ impl<B> Arrival<B> {
                 trace: Trace::None,
                 at: Instant::now(),
                 plain,
+                refused: None,
             }),
             body,
         }
@@ -76,6 +79,11 @@ impl<B> Arrival<B> {
     #[must_use]
     pub fn known(&self) -> &Known {
         &self.known
+    }
+
+    /// Has it refused as soon as it is counted.
+    pub fn refuse(&mut self, refusal: Refusal) {
+        self.known.refused = Some(refusal);
     }
 
     /// Puts it in a trace.

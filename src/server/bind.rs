@@ -63,7 +63,9 @@ impl Bound {
         let mut addresses = Vec::new();
         for address in &config.listen {
             let listener = match address {
-                Address::Tcp(socket) => tcp(*socket).map_err(|source| refused(address, source))?,
+                Address::Tcp(socket) => {
+                    tcp(*socket, config.socket_buffer).map_err(|source| refused(address, source))?
+                }
                 Address::Unix(path) => unix(address, path).await?,
             };
             addresses.push(listener.address().map_err(|source| refused(address, source))?);
@@ -127,7 +129,7 @@ fn refused(address: &Address, source: io::Error) -> BindError {
     }
 }
 
-fn tcp(address: SocketAddr) -> io::Result<Listener> {
+fn tcp(address: SocketAddr, buffer_bytes: u32) -> io::Result<Listener> {
     let socket = if address.is_ipv4() {
         TcpSocket::new_v4()?
     } else {
@@ -135,6 +137,9 @@ fn tcp(address: SocketAddr) -> io::Result<Listener> {
     };
     // A restart must not wait for the connections of the process before it to time out.
     socket.set_reuseaddr(true)?;
+    // Connections have the buffers of their listener.
+    socket.set_send_buffer_size(buffer_bytes)?;
+    socket.set_recv_buffer_size(buffer_bytes)?;
     socket.bind(address)?;
     Ok(Listener::Tcp(socket.listen(BACKLOG)?))
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response, Version, header};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body as _, Incoming};
 use hyper::rt::Executor;
 use hyper::service::service_fn;
@@ -23,8 +23,11 @@ use super::Arrival;
 use super::Config;
 use super::accept::Accepted;
 use super::activity::{Activity, Draining, InFlight, Limits, Verdict};
+use super::connection_limit::ConnectionLimiter;
 use super::rarely::Rarely;
 use super::socket::Socket;
+use super::stream_memory::StreamMemory;
+use crate::memory::MemoryBudget;
 use crate::respond::Body;
 use crate::task::Tasks;
 
@@ -54,21 +57,38 @@ pub(super) enum End {
 #[derive(Debug)]
 pub(super) struct Shared {
     http: auto::Builder<Spawner>,
-    limits: Limits,
+    header: Duration,
+    idle: Duration,
+    limiter: Arc<ConnectionLimiter>,
+    streams: StreamMemory,
+    large_answers: Option<Arc<MemoryBudget>>,
 }
 
+/// HTTP/2 flow-control windows: what a connection can make us hold of bodies that nobody has looked at yet.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
+
 impl Shared {
-    pub(super) fn new(config: &Config, tasks: &Tasks) -> Self {
-        let mut http = auto::Builder::new(Spawner(tasks.clone()));
+    pub(super) fn new(config: &Config, limiter: Arc<ConnectionLimiter>, tasks: &Tasks) -> Self {
+        // Apart from heads: those that do not end would keep out whoever asks over HTTP/2.
+        let streams = StreamMemory::new(MemoryBudget::new(config.head_bytes / 2));
+        let mut http = auto::Builder::new(Spawner {
+            tasks: tasks.clone(),
+            streams: streams.clone(),
+        });
         http.http1()
             .timer(TokioTimer::new())
             // `Activity` does this better: hyper's timeout would also close idle connections of a client's pool.
             .header_read_timeout(None)
+            // The end of what a caller sends is not the end of its interest; `PeerWatch` tells the two apart.
+            .half_close(true)
             // `Config::MAX_HEADERS` is hyper's own limit. To set it would have hyper clear its tables for each request.
             .max_buf_size(Config::MAX_HEADER_BYTES as usize);
         http.http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(config.max_streams)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(Config::MAX_HEADER_BYTES)
             // Against rapid resets (CVE-2023-44487): so many streams may be opened and reset before we have looked at them.
             .max_pending_accept_reset_streams(20)
@@ -79,32 +99,45 @@ impl Shared {
             .keep_alive_timeout(Duration::from_secs(20));
         Self {
             http,
-            limits: Limits {
-                header: config.header_timeout,
-                idle: config.idle_timeout,
-            },
+            header: config.header_timeout,
+            idle: config.idle_timeout,
+            limiter,
+            streams,
+            large_answers: config.large_answers.clone(),
         }
     }
 
-    /// Serves `accepted` until it ends; its place goes back after everything else is gone. Cancel safe: dropping it cuts the connection.
+    fn limits(&self) -> Limits {
+        Limits {
+            header: self.header,
+            idle: self.idle,
+            memory_is_wanted: self.large_answers.as_ref().is_some_and(|memory| memory.is_wanted()),
+        }
+    }
+
+    /// Serves `accepted` until it ends; its slot goes back after everything else is gone. Cancel safe: dropping it cuts the connection.
     pub(super) async fn drive<S>(&self, accepted: Accepted, service: S, mut phase: watch::Receiver<Phase>) -> End
     where
         S: Service<Arrival<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
     {
-        // The place is dropped last: a connection counts until its socket is closed.
-        let Accepted { stream, peer, place } = accepted;
-        let activity = Arc::clone(place.activity());
-        let socket = Socket::new(stream, Arc::clone(&activity));
+        // The slot is dropped last: a connection counts until its socket is closed.
+        let Accepted { stream, peer, slot } = accepted;
+        let activity = Arc::clone(slot.activity());
+        let socket = Socket::new(stream, peer.address(), Arc::clone(&activity), Arc::clone(&self.limiter));
         // One for all requests: copying the stack for each would cost as much as the rest of what it does for a hit.
         let service = RefCell::new(service);
         let answer = {
-            let activity = Arc::clone(&activity);
+            let (activity, streams) = (Arc::clone(&activity), self.streams.clone());
             service_fn(move |request: Request<Incoming>| {
                 let (version, has_body) = (request.version(), !request.body().is_end_stream());
                 let in_flight = activity.request(version);
+                let mut arrival = Arrival::new(request, peer.clone());
+                if version == Version::HTTP_2 {
+                    streams.admit(&mut arrival, &activity);
+                }
                 Answer {
-                    response: call(&service, Arrival::new(request, peer.clone())),
+                    response: call(&service, arrival),
                     version,
                     has_body,
                     in_flight,
@@ -123,7 +156,7 @@ impl Shared {
                 Phase::Draining(since) => Draining::Since(since),
                 Phase::Cut => return End::Cut,
             };
-            let until = match activity.verdict(self.limits, closing, draining) {
+            let until = match activity.verdict(self.limits(), closing, draining) {
                 Verdict::Wait(until) => until,
                 Verdict::Cut => return End::Finished,
                 Verdict::Close => {
@@ -209,7 +242,7 @@ where
         let this = self.project();
         let mut response = ready!(this.response.poll(context))?;
         let activity = this.in_flight.activity();
-        if *this.has_body && response.status().is_client_error() {
+        if *this.has_body && may_leave_body(response.status()) {
             activity.leave_body_unread();
         }
         if *this.version < Version::HTTP_2 && activity.takes_leave() {
@@ -221,15 +254,27 @@ where
     }
 }
 
-/// Runs the streams of HTTP/2 connections as tasks that the drain knows of.
+/// Whether an answer with this status may have been made before the body was read.
+fn may_leave_body(status: StatusCode) -> bool {
+    status.is_client_error() || matches!(status, StatusCode::NOT_IMPLEMENTED | StatusCode::SERVICE_UNAVAILABLE)
+}
+
+/// Runs the streams of HTTP/2 connections as tasks that the drain knows of, each with its memory.
 #[derive(Clone, Debug)]
-pub(super) struct Spawner(Tasks);
+pub(super) struct Spawner {
+    tasks: Tasks,
+    streams: StreamMemory,
+}
 
 impl<F> Executor<F> for Spawner
 where
     F: Future<Output: Send + 'static> + Send + 'static,
 {
     fn execute(&self, work: F) {
-        self.0.spawn("stream", work);
+        let memory = self.streams.take();
+        self.tasks.spawn("stream", async move {
+            work.await;
+            drop(memory);
+        });
     }
 }

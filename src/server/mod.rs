@@ -24,12 +24,15 @@ mod arrival;
 mod bind;
 mod config;
 mod connection;
+mod connection_limit;
+mod half_close;
+mod head_memory;
 mod openapi;
 mod peer;
-mod places;
 mod rarely;
 mod serve;
 mod socket;
+mod stream_memory;
 mod trouble;
 mod untaken;
 

@@ -13,7 +13,7 @@ use tower::Service;
 
 use super::accept;
 use super::connection::{End, Phase, Shared};
-use super::places::Places;
+use super::connection_limit::ConnectionLimiter;
 use super::{Arrival, Bound};
 use crate::respond::Body;
 use crate::task::Tasks;
@@ -42,8 +42,8 @@ impl Bound {
         S: Service<Arrival<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
         S::Future: Send,
     {
-        let places = Places::new(self.config.max_connections);
-        let shared = Arc::new(Shared::new(&self.config, tasks));
+        let limiter = ConnectionLimiter::new(&self.config);
+        let shared = Arc::new(Shared::new(&self.config, Arc::clone(&limiter), tasks));
         let cut = Arc::new(AtomicUsize::new(0));
         let (phase, watching) = watch::channel(Phase::Serving);
         let close = CancellationToken::new();
@@ -57,7 +57,7 @@ impl Bound {
                     }
                 });
             };
-            accept::run(listener, Arc::clone(&places), close.clone(), take)
+            accept::run(listener, Arc::clone(&limiter), close.clone(), take)
         });
         let down = async {
             stop.cancelled().await;
@@ -68,9 +68,12 @@ impl Bound {
         tokio::join!(futures_util::future::join_all(loops), down);
 
         phase.send_replace(Phase::Draining(tokio::time::Instant::now()));
-        if tokio::time::timeout(self.config.drain, places.emptied()).await.is_err() {
+        if tokio::time::timeout(self.config.drain, limiter.emptied())
+            .await
+            .is_err()
+        {
             phase.send_replace(Phase::Cut);
-            let _ = tokio::time::timeout(AFTER_CUT, places.emptied()).await;
+            let _ = tokio::time::timeout(AFTER_CUT, limiter.emptied()).await;
         }
         Drained {
             cut: cut.load(Ordering::Relaxed),

@@ -12,6 +12,9 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Sleep;
 
 use super::activity::Activity;
+use super::connection_limit::{Address, ConnectionLimiter};
+use super::half_close::PeerWatch;
+use super::head_memory::HeadMemory;
 
 /// How long, and how many bytes, an unwanted body is still read and thrown away after the answer. Closing with unread bytes makes
 /// the kernel reset the connection, and the caller would lose the answer that says why.
@@ -38,6 +41,8 @@ pub(super) enum Stream {
 pub(super) struct Socket {
     stream: Stream,
     activity: Arc<Activity>,
+    head: HeadMemory,
+    peer: PeerWatch,
     discard: Option<Discard>,
 }
 
@@ -48,9 +53,16 @@ struct Discard {
 }
 
 impl Socket {
-    pub(super) fn new(stream: Stream, activity: Arc<Activity>) -> Self {
+    pub(super) fn new(
+        stream: Stream,
+        address: Address,
+        activity: Arc<Activity>,
+        limiter: Arc<ConnectionLimiter>,
+    ) -> Self {
         Self {
             stream,
+            head: HeadMemory::new(limiter, address),
+            peer: PeerWatch::default(),
             activity,
             discard: None,
         }
@@ -94,10 +106,14 @@ impl Stream {
 
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        ready!(this.head.poll_room(cx, &this.activity, buffer.remaining()));
         let before = buffer.filled().len();
-        ready!(self.stream.reader().poll_read(cx, buffer))?;
-        if buffer.filled().len() > before {
-            self.activity.read();
+        ready!(this.stream.reader().poll_read(cx, buffer))?;
+        let read = buffer.filled().len() - before;
+        if read > 0 {
+            this.head.add(read);
+            this.activity.read();
         }
         Poll::Ready(Ok(()))
     }
@@ -106,6 +122,7 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = ready!(self.stream.writer().poll_write(cx, bytes))?;
+        self.peer.wrote(written < bytes.len());
         self.activity.wrote();
         Poll::Ready(Ok(written))
     }
@@ -115,7 +132,8 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = if slices.iter().map(|slice| slice.len()).sum::<usize>() <= GATHERED {
+        let length = slices.iter().map(|slice| slice.len()).sum::<usize>();
+        let written = if length <= GATHERED {
             BUFFER.with_borrow_mut(|buffer| {
                 buffer.clear();
                 for slice in slices {
@@ -127,6 +145,7 @@ impl AsyncWrite for Socket {
             self.stream.writer().poll_write_vectored(cx, slices)
         };
         let written = ready!(written)?;
+        self.peer.wrote(written < length);
         self.activity.wrote();
         Poll::Ready(Ok(written))
     }
@@ -136,6 +155,10 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.activity.awaits_answer() {
+            this.peer.poll(cx, &this.stream, this.activity.interims())?;
+        }
         self.stream.writer().poll_flush(cx)
     }
 

@@ -9,11 +9,12 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::CONTENT_ENCODING;
 use http::{HeaderValue, Request, Response};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tower::Service;
 use url::Url;
 
 use crate::attempt::{Failure, Routed, Signed};
+use crate::memory::{ALLOCATED_PER_BYTE, AnswerMemory, Exhausted, LARGE_ANSWER, Reservation};
 use crate::net;
 use crate::scan::Answer;
 use crate::telemetry::trace::{self, Span, SpanKind};
@@ -53,23 +54,25 @@ pub struct Client(Arc<Inner>);
 struct Inner {
     net: net::Client,
     limits: net::Limits,
+    memory: AnswerMemory,
     user_agent: HeaderValue,
     metrics: Metrics,
     doors: Vec<(Arc<Url>, Arc<Door>)>,
 }
 
 impl Client {
-    /// A client over `net`'s connections.
+    /// A client over `net`'s connections, whose answers take from `memory`.
     #[must_use]
-    pub fn new(net: net::Client, config: Config, metrics: Metrics) -> Self {
+    pub fn new(net: net::Client, config: Config, memory: AnswerMemory, metrics: Metrics) -> Self {
         let door = |(base, region)| (Arc::clone(&base), Arc::new(Door::new(base, region)));
         Self(Arc::new(Inner {
-            net,
+            net: net.with_large_bodies(Arc::clone(&memory.large)),
             limits: net::Limits {
                 head: config.head_timeout.min(config.timeout),
                 whole: config.timeout,
-                body_bytes: config.max_answer_bytes,
+                body_bytes: config.max_answer_bytes.min(memory.max_answer()),
             },
+            memory,
             user_agent: HeaderValue::from_static(concat!("defender-gateway/", env!("CARGO_PKG_VERSION"))),
             doors: metrics.regions().map(door).collect(),
             metrics,
@@ -78,6 +81,16 @@ impl Client {
 }
 
 impl Inner {
+    async fn exchange(&self, signed: &Signed, door: &Door, span: &Span) -> Result<Response<Bytes>, Reason> {
+        let Some(request) = self.request(signed, door, span) else {
+            return Err(Reason::Unbuildable);
+        };
+        let stall_timeout = || signed.routed.stall_timeout.elapsed();
+        // Awaited here, where the request is at once out of the way.
+        let sent = self.net.send_with(request, self.limits, stall_timeout).await;
+        sent.map_err(Reason::Exchange)
+    }
+
     /// The host at `base`. One that no region is at, which cannot occur, would be counted as `other`.
     fn door(&self, base: &Arc<Url>) -> Arc<Door> {
         // Nearly always it is the very address, and there are few.
@@ -90,6 +103,12 @@ impl Inner {
         }
     }
 
+    /// Memory for a call with a small answer.
+    async fn reserve(&self) -> Result<Reservation, Reason> {
+        let reserved = timeout(net::MEMORY_WAIT, self.memory.small.reserve(CALL)).await;
+        reserved.map_err(|_| Reason::NoMemory(Exhausted { of: "calls" }))
+    }
+
     /// What is sent; `None` when that cannot be built.
     fn request(&self, signed: &Signed, door: &Door, span: &Span) -> Option<Request<Bytes>> {
         let address = door.address(&signed.routed.outgoing.request)?;
@@ -99,6 +118,21 @@ impl Inner {
         }
         Some(request)
     }
+}
+
+/// What a call takes: its connection, and a small answer while it grows.
+const CALL: usize = LARGE_ANSWER * ALLOCATED_PER_BYTE;
+
+/// The answer with its part of `memory`. A large one has been paid for already.
+fn kept(response: Response<Bytes>, mut memory: Reservation) -> Response<Bytes> {
+    response.map(|body| {
+        if body.len() > LARGE_ANSWER {
+            return body;
+        }
+        // Copied: a slice of a read buffer would keep the whole buffer alive.
+        memory.shrink_to(body.len());
+        memory.hold(Bytes::copy_from_slice(&body))
+    })
 }
 
 /// The answer that may be passed on.
@@ -139,14 +173,12 @@ impl Service<Signed> for Client {
             let region = door.region();
             let mut span = call.child("POST", SpanKind::Client);
             describe(&mut span, base, region, outgoing.request.upstream_path());
-            // Awaited here, where the request is at once out of the way.
-            let answer = match client.request(&signed, &door, &span) {
-                Some(request) => {
-                    let stall_timeout = || signed.routed.stall_timeout.elapsed();
-                    let sent = client.net.send_with(request, client.limits, stall_timeout).await;
-                    sent.map_err(Reason::Exchange)
-                }
-                None => Err(Reason::Unbuildable),
+            let answer = match client.reserve().await {
+                Ok(memory) => client
+                    .exchange(&signed, &door, &span)
+                    .await
+                    .map(|answer| kept(answer, memory)),
+                Err(exhausted) => Err(exhausted),
             };
             let owner = TokenOwner::of(&outgoing.request);
             let result = answer.and_then(|response| checked(response, owner)).map_err(|reason| {

@@ -3,6 +3,7 @@
 use http::StatusCode;
 
 use crate::attempt::{Again, Failure, Fate};
+use crate::memory::Exhausted;
 use crate::net;
 
 /// A call that failed, with the host it failed at.
@@ -39,6 +40,9 @@ pub enum Reason {
     /// The region's address or the token cannot be put into a request. Our fault.
     #[error("the request cannot be built")]
     Unbuildable,
+    /// There is no memory for a further call. Nobody's fault.
+    #[error("the call did not leave")]
+    NoMemory(#[source] Exhausted),
 }
 
 impl Error {
@@ -63,6 +67,15 @@ impl Error {
         &self.reason
     }
 
+    /// Whether the gateway had no memory for the call or its answer.
+    #[must_use]
+    pub fn is_exhausted(&self) -> bool {
+        match &self.reason {
+            Reason::Exchange(error) => matches!(error.kind(), net::Kind::NoMemory(_)),
+            reason => matches!(reason, Reason::NoMemory(_)),
+        }
+    }
+
     /// Whether it failed by running out of time: 504 rather than 502.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
@@ -82,7 +95,7 @@ impl Error {
             Reason::Exchange(error) => error.proxy_status(),
             Reason::Redirect { .. } | Reason::Status { .. } => "http_protocol_error",
             Reason::Encoded => "http_response_content_coding",
-            Reason::Unbuildable => "proxy_internal_error",
+            Reason::Unbuildable | Reason::NoMemory(_) => "proxy_internal_error",
         }
     }
 
@@ -91,7 +104,7 @@ impl Error {
             Reason::Exchange(error) if error.is_unprocessed() => Fate::Unsent,
             Reason::Exchange(error) if !error.is_answered() => Fate::Unknown,
             Reason::Exchange(_) | Reason::Redirect { .. } | Reason::Status { .. } | Reason::Encoded => Fate::Answered,
-            Reason::Unbuildable => Fate::Unsent,
+            Reason::Unbuildable | Reason::NoMemory(_) => Fate::Unsent,
         }
     }
 
@@ -106,7 +119,7 @@ impl Error {
             },
             // The region is avoided from now on, so the next attempt meets another one.
             Reason::Redirect { .. } | Reason::Status { .. } | Reason::Encoded => Again::Once,
-            Reason::Unbuildable => Again::Never,
+            Reason::Unbuildable | Reason::NoMemory(_) => Again::Never,
         }
     }
 }

@@ -97,6 +97,7 @@ pub(crate) fn respond() -> respond::Layer {
         upstream_hosts: vec!["api.security.microsoft.com".into()],
         rate_limit: Arc::new(move |_, show| show(&windows)),
         panics: Counter::default(),
+        large_answers: None,
     })
 }
 

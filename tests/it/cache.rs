@@ -148,3 +148,28 @@ async fn versions_and_pages_are_entries_of_their_own() {
     assert_eq!(running.simulator.calls().len(), targets.len());
     running.finish().await;
 }
+
+#[tokio::test]
+async fn after_a_paced_start_a_stale_answer_is_renewed_as_soon_as_it_is_asked_for() {
+    let running = Setup::new()
+        .set("quota.on_unknown_past", "paced")
+        .set("cache.ttl", "1s")
+        .set("cache.stale_while_revalidate", "1h")
+        .start()
+        .await;
+    let question = [id(1)];
+    let first = running.caller.ask(&question).await;
+    running.simulator.scan();
+    // The bucket holds a tenth of what it can hold, and half of it would take minutes; 99 of 100 calls are left.
+    until("the newer row", async || {
+        let answer = running.caller.ask(&question).await;
+        assert!(
+            answer.field("cache-status").starts_with("defender-gateway; hit"),
+            "{:?}",
+            answer.headers
+        );
+        (answer.rows() == first.rows() + 1).then_some(())
+    })
+    .await;
+    running.finish().await;
+}

@@ -21,6 +21,7 @@ mod flights;
 mod fuzz_smoke;
 mod hostile;
 mod load;
+mod memory;
 mod openapi;
 mod path;
 mod process;

@@ -208,3 +208,17 @@ async fn calls_of_others_with_the_same_app_are_waited_out_and_estimated() {
     );
     running.finish().await;
 }
+
+#[tokio::test]
+async fn a_429_that_passes_through_says_when_to_come_back() {
+    let running = Setup::new().start().await;
+    // No field and no message tells the wait: the gateway knows when it tries again.
+    running
+        .simulator
+        .set_faults("eu", &Plan::of(Fault::Busy(None), Often::Times(1)))
+        .unwrap();
+    let answer = running.caller.ask_with(&[id(0)], &[("prefer", "wait=0")]).await;
+    assert_eq!(answer.status.as_u16(), 429, "{answer:?}");
+    assert!((1..=5).contains(&answer.retry_after().unwrap()), "{answer:?}");
+    running.finish().await;
+}

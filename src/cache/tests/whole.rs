@@ -299,6 +299,34 @@ async fn what_was_about_a_moment_is_not_said_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_callers_have_yet_to_take_counts_although_it_is_not_stored_any_more() {
+    let bench = Bench::new(Config {
+        max_size: 100_000,
+        max_held: 125_000,
+        ..Config::default()
+    });
+    let request = |id: &str| Request::plain(Version::Latest, [id]).unwrap();
+    let keep = |id: &str, answer: &Answer| bench.cache.keep(&request(id), answer, Instant::now()).is_some();
+    let large = |bytes| Answer {
+        body: long(bytes),
+        ..answer(200, "")
+    };
+    let ids = ["a", "b", "c", "d"];
+    let readers = ids.map(|id| {
+        assert!(keep(id, &large(20_000)));
+        let entry = bench.cache.find(request(id).key(), Instant::now()).unwrap();
+        // It leaves the cache; its reader keeps it.
+        keep(id, &answer(404, "{}"));
+        entry.answer().body.clone()
+    });
+    assert!(keep("e", &large(40_000)), "120,000 of 125,000");
+    assert!(!keep("f", &large(20_000)), "there is no memory for it");
+    assert!(keep("f", &answer(200, ROWS)), "small ones do not matter");
+    drop(readers);
+    assert!(keep("f", &large(20_000)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn memory_is_bounded_by_bytes() {
     let bench = Bench::new(Config {
         max_size: 100_000,

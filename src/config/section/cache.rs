@@ -38,8 +38,8 @@ static MAX_SIZE: Key = Key::new(
     "max_size",
     Kind::Size(64 << 10, 1 << 40),
     Fallback::Text("64MiB"),
-    "The memory that answers may take; the least used leave first. Unless it is written, no more than a quarter of the container's memory \
-     limit.",
+    "The memory that answers may take; the least used leave first. No more than the cache's share of the memory (`server.memory`): a \
+     quarter of what is divided, or up to half where this is written.",
 )
 .live();
 

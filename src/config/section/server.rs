@@ -6,7 +6,7 @@ use url::Host;
 
 use crate::config::key::{Fallback, Key, Kind};
 use crate::config::reader::{Reader, Said};
-use crate::config::value::Listen;
+use crate::config::value::{Listen, size};
 use crate::respond::Network;
 
 static LISTEN: Key = Key::new(
@@ -51,6 +51,15 @@ static MAX_BODY: Key = Key::new(
     "The largest request body; more is answered 413.",
 )
 .live();
+static MEMORY: Key = Key::new(
+    "server",
+    "memory",
+    Kind::Text("\"auto\", or a size of 48MiB to 1024GiB"),
+    Fallback::Text("auto"),
+    "The memory that the whole process may take. It is divided into shares for connections, requests, answers and the cache; when a \
+     share is used up, callers wait or are answered 503. `auto`: the container's limit, which is the most in any case; without one \
+     1GiB, or half of a smaller machine.",
+);
 static DRAIN: Key = Key::new(
     "server",
     "drain",
@@ -75,6 +84,7 @@ pub(super) static KEYS: &[&Key] = &[
     &HOSTS,
     &TRUSTED_PROXIES,
     &MAX_BODY,
+    &MEMORY,
     &DRAIN,
     &LINGER,
 ];
@@ -97,6 +107,8 @@ pub struct Server {
     pub trusted_proxies: Vec<Network>,
     /// The largest request body in bytes, 1 KiB to 64 MiB.
     pub max_body: u64,
+    /// The memory that the process may take, in bytes, at least 48 MiB; `None`: as much as the container or the machine allows.
+    pub memory: Option<u64>,
     /// The longest wait for work in flight when stopping; zero does not wait.
     pub drain: Duration,
     /// How long to go on accepting before that, at most five minutes.
@@ -112,6 +124,7 @@ impl Server {
             text.parse::<Network>().map_err(|error| error.to_string())
         });
         let max_body = reader.size(&MAX_BODY);
+        let memory = reader.parsed(&MEMORY, memory);
         let drain = reader.duration(&DRAIN);
         let linger = reader.duration(&LINGER);
 
@@ -133,6 +146,7 @@ impl Server {
             hosts: hosts?.into_iter().map(|said| said.value).collect(),
             trusted_proxies: proxies?.into_iter().map(|said| said.value).collect(),
             max_body: max_body?,
+            memory: memory?,
             drain: drain?,
             linger: linger?,
         })
@@ -171,6 +185,18 @@ fn check_loopback(reader: &mut Reader<'_>, listen: &[Said<Listen>]) {
             reader.wrong_at(said.origin.clone(), format!("{}[{index}]", LISTEN.path()), problem);
         }
     }
+}
+
+/// `auto`, or a size.
+fn memory(text: &str) -> Result<Option<u64>, String> {
+    if text == "auto" {
+        return Ok(None);
+    }
+    let bytes = size::parse(text)?;
+    let is_allowed = (48 << 20..=1 << 40).contains(&bytes);
+    is_allowed
+        .then_some(Some(bytes))
+        .ok_or_else(|| "is out of range".into())
 }
 
 fn host(text: &str) -> Result<String, String> {

@@ -266,6 +266,13 @@ impl Class {
         }
     }
 
+    /// A request did not return whose turn was kept: the turn of the caller's next one is a stride later.
+    pub(super) fn miss(&mut self, caller: &Name) {
+        if let Some(idle) = self.idle.get_mut(caller) {
+            idle.kept = idle.kept.map(|(tag, turn)| (tag + idle.stride, turn));
+        }
+    }
+
     /// One service of a caller that waits.
     pub(super) fn pay(&mut self, caller: &Name) {
         let Some(flow) = self.flows.get_mut(caller) else {

@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, HashMap};
 use tokio::time::Instant;
 
 pub use class::Expected;
-pub use play::{Late, Played};
+pub use play::{InTime, Late, Played};
 pub use rank::{Ahead, Look, Place};
 
 use self::class::{Class, STRIDE};
@@ -136,9 +136,10 @@ impl Order {
         self.return_rate += (ALL_RETURN - self.return_rate).div_ceil(1 << RETURN_SHIFT);
     }
 
-    /// Somebody did not come back who had been told to.
-    pub fn stayed_away(&mut self) {
+    /// A request of this caller did not come back that had been told to: its turn is over.
+    pub fn stayed_away(&mut self, caller: &Name, urgency: Urgency) {
         self.return_rate -= self.return_rate >> RETURN_SHIFT;
+        self.class_mut(urgency).miss(caller);
     }
 
     /// How many callers wait; one that waits in two classes counts twice.

@@ -23,6 +23,15 @@ pub struct Played {
     pub spare: usize,
 }
 
+/// How many slots come in time for a deadline.
+#[derive(Clone, Copy, Debug)]
+pub struct InTime {
+    /// Until the deadline.
+    pub wanted: usize,
+    /// Until it is too late.
+    pub tolerated: usize,
+}
+
 /// A ticket whose turn comes too late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Late {
@@ -31,6 +40,9 @@ pub struct Late {
     /// The number of the slot at which its turn would come, from 0.
     pub rank: usize,
 }
+
+/// The tickets of a caller that does not wait.
+static NONE: BTreeSet<(Instant, u64)> = BTreeSet::new();
 
 /// A caller in the play.
 struct Player<'a> {
@@ -70,7 +82,6 @@ impl<'a> Stage<'a> {
             next: BinaryHeap::with_capacity(class.flows.len()),
             turns: u64::MAX / 2,
         };
-        static NONE: BTreeSet<(Instant, u64)> = BTreeSet::new();
         for flow in class.flows.values() {
             stage.enter(flow.standing(), &flow.tickets, flow.expected);
         }
@@ -100,23 +111,20 @@ impl<'a> Stage<'a> {
             return Turn::Gone;
         };
         let player = &mut self.players[index];
-        let outcome = match player.next {
-            Some((deadline, id)) => {
-                player.next = player.tickets.next().copied();
-                let Some(spare) = spare(deadline) else {
-                    self.next.push(Reverse((tag, turn, index)));
-                    return Turn::Late(id);
-                };
-                Turn::Served(spare)
+        let outcome = if let Some((deadline, id)) = player.next {
+            player.next = player.tickets.next().copied();
+            let Some(spare) = spare(deadline) else {
+                self.next.push(Reverse((tag, turn, index)));
+                return Turn::Late(id);
+            };
+            Turn::Served(spare)
+        } else {
+            let can_ask = player.expected.loops > 0 && player.asked < player.expected.asks_within(elapsed);
+            if !can_ask {
+                return Turn::Gone;
             }
-            None => {
-                let can_ask = player.expected.loops > 0 && player.asked < player.expected.asks_within(elapsed);
-                if !can_ask {
-                    return Turn::Gone;
-                }
-                player.asked += 1;
-                Turn::Asked
-            }
+            player.asked += 1;
+            Turn::Asked
         };
         self.turns += 1;
         self.next.push(Reverse((tag + player.stride, self.turns, index)));
@@ -128,22 +136,25 @@ impl<'a> Stage<'a> {
 impl Order {
     /// Lets those take their turns who wait now and those who ask again whenever they are answered. `after` says how long from now a slot comes,
     /// by its number, and `in_time` how many come in time for a deadline. Who is late does not use up a slot.
-    pub fn play(&self, after: impl Fn(usize) -> Duration, in_time: impl Fn(Instant) -> usize) -> Played {
+    pub fn play(&self, after: impl Fn(usize) -> Duration, in_time: impl Fn(Instant) -> InTime) -> Played {
         let mut stages: Vec<_> = (0_u8..)
             .zip(&self.classes)
             .map(|(level, class)| Stage::of(class, level, self.now))
             .collect();
-        let (mut left, mut late, mut least) = (self.len(), Vec::new(), usize::MAX);
-        let (mut rank, last) = (0, self.len().saturating_mul(STEPS_EACH) + STEPS);
-        while left > 0 && rank < last {
+        let (mut left, mut late, mut smallest) = (self.len(), Vec::new(), usize::MAX);
+        let (mut rank, end) = (0, self.len().saturating_mul(STEPS_EACH) + STEPS);
+        while left > 0 && rank < end {
             let playing = stages.iter_mut().filter(|stage| !stage.next.is_empty());
             let Some(stage) = playing.min_by_key(|stage| (stage.tag, stage.stride)) else {
                 break;
             };
-            let spare = |deadline| (in_time(deadline)).checked_sub(rank + 1);
+            let spare = |deadline| {
+                let InTime { wanted, tolerated } = in_time(deadline);
+                (tolerated > rank).then(|| wanted.saturating_sub(rank + 1))
+            };
             match stage.turn(after(rank), spare) {
                 Turn::Served(spare) => {
-                    least = least.min(spare);
+                    smallest = smallest.min(spare);
                     left -= 1;
                     rank += 1;
                 }
@@ -156,7 +167,7 @@ impl Order {
             }
         }
         // Nothing is known of those who were not come to.
-        let spare = if left > 0 { 0 } else { least };
+        let spare = if left > 0 { 0 } else { smallest };
         Played { late, spare }
     }
 

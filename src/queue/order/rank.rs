@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::class::{Class, Expected, Standing};
+use super::class::{Class, Expected, Flow, Idle, Standing};
 use super::{ALL_RETURN, Order, class_stride};
 use crate::attempt::FlowDemand;
 use crate::caller::{Name, Urgency};
@@ -19,6 +19,14 @@ pub struct Place {
     own: usize,
     /// So many of these wait.
     own_waiting: usize,
+}
+
+impl Place {
+    /// How many requests of its own caller that wait go first.
+    #[must_use]
+    pub fn own_ahead(&self) -> usize {
+        self.own_waiting
+    }
 }
 
 /// How far a forecast looks at those who are about to ask.
@@ -68,6 +76,9 @@ struct Turns {
 
 impl Turns {
     fn add(&mut self, turns: usize, waiting: usize, expected: Expected, look: Look<'_>) {
+        if turns == 0 {
+            return;
+        }
         let of_waiting = turns.min(waiting);
         self.waiting += of_waiting;
         let rest = turns - of_waiting;
@@ -77,6 +88,12 @@ impl Turns {
             self.looping += of_loops;
             self.returning += (rest - of_loops).min(expected.returning);
         }
+    }
+
+    fn take_out(&mut self, own: &Self) {
+        self.waiting -= own.waiting;
+        self.looping -= own.looping;
+        self.returning -= own.returning;
     }
 
     fn claimed(&self, order: &Order) -> usize {
@@ -137,14 +154,20 @@ impl Order {
     #[must_use]
     pub fn delays_by_one(&self, place: &Place) -> bool {
         let class = &self.classes[usize::from(place.level)];
-        let own = class.flows.get(&place.caller).map_or(0, |flow| flow.tickets.len());
-        place.own_waiting == own && (class.waiting == 0 || class.waiting == self.len())
+        self.is_last_of_own(place) && (class.waiting == 0 || class.waiting == self.len())
     }
 
     /// How many of so many who are told to come back do.
     fn of_returning(&self, returning: usize) -> usize {
         let rate = usize::try_from(self.return_rate).unwrap_or(0);
         returning.saturating_mul(rate) >> ALL_RETURN.trailing_zeros()
+    }
+
+    /// Whether no other ticket of the same caller that waits is served after this request.
+    #[must_use]
+    pub fn is_last_of_own(&self, place: &Place) -> bool {
+        let flow = self.classes[usize::from(place.level)].flows.get(&place.caller);
+        place.own_waiting == flow.map_or(0, |flow| flow.tickets.len())
     }
 
     /// The places of the tickets of the same caller that are served after this request, with their deadlines: the first `most`.
@@ -168,14 +191,27 @@ impl Order {
         let class = &self.classes[usize::from(place.level)];
         let own = place.standing;
         let tag = own.tag + own.stride.saturating_mul(place.own as u64);
-        let mut turns = Turns::default();
         let before = |standing: Standing| turns_before(tag, standing.is_first(own, tag), standing.tag, standing.stride);
-        for (_, flow) in class.flows.iter().filter(|(name, _)| **name != place.caller) {
+        let of_flow = |turns: &mut Turns, flow: &Flow| {
             turns.add(before(flow.standing()), flow.tickets.len(), flow.expected, look);
-        }
-        for (_, idle) in class.idle.iter().filter(|(name, _)| **name != place.caller) {
+        };
+        let of_idle = |turns: &mut Turns, idle: &Idle| {
             turns.add(before(class.standing_of_idle(idle)), 0, idle.expected, look);
+        };
+        let (mut turns, mut of_own) = (Turns::default(), Turns::default());
+        for flow in class.flows.values() {
+            of_flow(&mut turns, flow);
         }
+        for idle in class.idle.values() {
+            of_idle(&mut turns, idle);
+        }
+        // Its own turns are counted by its place. Taking them out again is cheaper than comparing every name.
+        if let Some(flow) = class.flows.get(&place.caller) {
+            of_flow(&mut of_own, flow);
+        } else if let Some(idle) = class.idle.get(&place.caller) {
+            of_idle(&mut of_own, idle);
+        }
+        turns.take_out(&of_own);
         for other in look.others.iter().filter(|other| other.urgency.level() == place.level) {
             let standing = class.standing_of_stranger(other.weight);
             turns.add(before(standing), other.waiting, Expected::of(other), look);

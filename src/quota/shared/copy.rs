@@ -24,6 +24,7 @@ pub(super) struct Copy {
     pub(super) asked: Option<Instant>,
     pub(super) paused_until: Option<Instant>,
     pace: Pace,
+    is_unpaced: bool,
     foreign: Foreign,
     pub(super) latency: Latency,
 }
@@ -50,6 +51,7 @@ impl Copy {
             asked: None,
             paused_until: None,
             pace,
+            is_unpaced: false,
             foreign: Foreign::default(),
             latency: Latency::START,
         }
@@ -87,6 +89,7 @@ impl Copy {
         self.asked = Some(asked);
         self.paused_until = reply.pause.map(|pause| now + step::span(pause));
         let end = now + step::span(reply.plan);
+        self.is_unpaced = reply.unpaced;
         self.pace = Pace::kept(self.config.burst, reply.level, reply.rate, end, now);
         let holes = reply.holes.iter().take(MOST_HOLES);
         let hole = |&(from, to): &(f64, f64)| (now + step::span(from), now + step::span(to));
@@ -171,6 +174,7 @@ impl Copy {
         let paused = self.paused_until.filter(|until| *until > now);
         let mut account = Account::picture(ledger, self.pace.clone(), paused, self.latency);
         account.foreign = self.foreign.clone();
+        account.unpaced_from = self.is_unpaced.then_some(now);
         account
     }
 }

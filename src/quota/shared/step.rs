@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::quota::{self, UnknownPast};
+use crate::quota::{self, Pacing, UnknownPast};
 
 /// What the store runs: one script, in parts.
 pub(super) const SCRIPT: &str = concat!(
@@ -79,6 +79,8 @@ pub(super) struct Terms {
     pub(super) me: String,
     limits: Vec<Limit>,
     burst: u32,
+    /// Calls leave as long as the windows have room.
+    unpaced: bool,
     /// How long a charge is kept whose call is never heard of.
     attempt: i64,
     keep: i64,
@@ -113,6 +115,7 @@ impl Terms {
             me,
             limits: config.limits().iter().map(limit).collect(),
             burst: config.burst.get(),
+            unpaced: config.pacing == Pacing::None,
             attempt: micros(kept),
             keep: micros(longest),
             most: config.limits().iter().map(quota::Limit::calls).max().unwrap_or(0),
@@ -198,6 +201,9 @@ pub struct Reply {
     pub(super) foreign: u64,
     #[serde(default)]
     pub(super) holes: Vec<(f64, f64)>,
+    /// The bucket does not hold calls back.
+    #[serde(default)]
+    pub(super) unpaced: bool,
     #[serde(default)]
     pub(super) level: f64,
     #[serde(default)]

@@ -8,6 +8,7 @@ mod pacing;
 mod retune;
 mod small;
 mod state_file;
+mod surplus;
 mod throttled;
 
 use std::num::NonZeroU32;

@@ -11,6 +11,7 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 use crate::BoxError;
 use crate::attempt::{Again, Failure, Fate};
 use crate::caller::RequestId;
+use crate::memory::MemoryBudget;
 use crate::queue;
 use crate::respond::{Addressed, Config, Ended, Layer, Outcome, Policies, Problem, Refusal, Reply, Window, Windows};
 use crate::scan::{self, Answer, Served, Status};
@@ -31,6 +32,7 @@ fn config() -> Config {
             }]));
         }),
         panics: Counter::default(),
+        large_answers: None,
     }
 }
 
@@ -339,6 +341,50 @@ fn windows_that_moved_on_read_like_new_ones() {
             assert_eq!(Windows::new(old.clone()).now(new.clone()), Windows::new(new.clone()));
         }
     }
+}
+
+/// One whose links were rewritten, or that was put together: nobody else has its bytes.
+#[tokio::test]
+async fn a_large_answer_made_for_one_caller_takes_memory_until_it_is_taken() {
+    let memory = MemoryBudget::new(100_000);
+    let config = Config {
+        large_answers: Some(Arc::clone(&memory)),
+        ..config()
+    };
+    let ask = async |body: Bytes| {
+        let body = std::sync::Mutex::new(Some(body));
+        let reply = |_: Asked| {
+            let served = Served {
+                answer: Answer {
+                    body: body.lock().unwrap().take().unwrap(),
+                    ..upstream_answer(200, "")
+                },
+                ..hit("")
+            };
+            std::future::ready(Ok::<_, BoxError>(Reply::Served(Box::new(served), None)))
+        };
+        let request = Asked(Request::post("/api/x").header("host", "localhost").body(()).unwrap());
+        let answered = Layer::new(config.clone())
+            .layer(service_fn(reply))
+            .oneshot(request)
+            .await;
+        answered.unwrap().response
+    };
+    let private = || Bytes::from(vec![b' '; 70_000]);
+    // What others have as well is theirs to pay for, as is what was paid for before.
+    let shared = private();
+    let paid = memory.try_reserve(30_000).unwrap().hold(private());
+    for body in [shared.clone(), paid] {
+        let answer = ask(body).await;
+        assert_eq!((answer.status(), memory.left() >= 70_000), (StatusCode::OK, true));
+    }
+    let first = ask(private()).await;
+    assert_eq!((first.status(), memory.left()), (StatusCode::OK, 30_000));
+    let second = ask(private()).await;
+    assert_eq!(second.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(second.headers()["retry-after"], "1");
+    drop(first);
+    assert_eq!(ask(private()).await.status(), StatusCode::OK);
 }
 
 /// The link in an answer to a request with these fields, with these trusted proxies.

@@ -92,6 +92,20 @@ fn rows() -> Vec<Row> {
             Some(1),
         ),
         (
+            Refusal::TransferEncoding.into(),
+            501,
+            "NotImplemented",
+            "http_request_error",
+            None,
+        ),
+        (
+            crate::memory::Exhausted { of: "requests" }.into(),
+            503,
+            "ServiceUnavailable",
+            "proxy_internal_response",
+            Some(1),
+        ),
+        (
             Refusal::Fields.into(),
             431,
             "RequestHeaderFieldsTooLarge",

@@ -15,7 +15,7 @@ use crate::respond::Refusal;
 use crate::server::{Arrival, Config, Known};
 
 /// Refuses requests without exactly one valid host (400), for other hosts (421), of other sites (403), and with too many fields
-/// (431), which HTTP/2 would let through.
+/// (431), which HTTP/2 would let through; and those that the connection has refused already.
 #[derive(Clone, Debug)]
 pub struct Layer {
     hosts: Arc<Hosts>,
@@ -74,6 +74,9 @@ where
 }
 
 fn check(known: &Known, hosts: &Arc<Hosts>) -> Result<(), Refusal> {
+    if let Some(refusal) = &known.refused {
+        return Err(refusal.clone());
+    }
     let (request, peer) = (&known.head, &known.peer);
     if request.headers().len() > Config::MAX_HEADERS {
         return Err(Refusal::Fields);

@@ -11,14 +11,14 @@ use pin_project_lite::pin_project;
 use tokio::time::Sleep;
 
 use super::Config;
-use super::budget::{Budget, Share};
+use crate::memory::{ALLOCATED_PER_BYTE, MemoryBudget, Reservation};
 use crate::respond::Refusal;
 
 /// A body in memory; its part of the budget goes back on drop.
 #[derive(Debug)]
 pub(super) struct Received {
     pub(super) bytes: Bytes,
-    _share: Option<Share>,
+    _share: Option<Reservation>,
 }
 
 pin_project! {
@@ -39,15 +39,15 @@ pin_project! {
 struct Late {
     // In front of it stands nothing: the pieces of a body that came in more than one.
     joined: BytesMut,
-    share: Share,
+    share: Reservation,
     timer: Pin<Box<Sleep>>,
 }
 
 impl Late {
-    fn new(config: &Config, budget: &Arc<Budget>) -> Self {
+    fn new(config: &Config, budget: &Arc<MemoryBudget>) -> Self {
         Self {
             joined: BytesMut::new(),
-            share: Share::of(Arc::clone(budget)),
+            share: Reservation::none(Arc::clone(budget)),
             timer: Box::pin(tokio::time::sleep(config.body_timeout)),
         }
     }
@@ -55,7 +55,7 @@ impl Late {
     /// Takes a piece over; `false` when the budget is spent.
     fn add(&mut self, piece: &mut Bytes) -> bool {
         let piece = std::mem::take(piece);
-        let is_paid = self.share.grow(piece.len());
+        let is_paid = self.share.grow(piece.len() * ALLOCATED_PER_BYTE);
         if is_paid {
             self.joined.extend_from_slice(&piece);
         }
@@ -86,7 +86,7 @@ where
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
         config: &Config,
-        budget: &Arc<Budget>,
+        budget: &Arc<MemoryBudget>,
     ) -> Poll<Result<Received, Refusal>> {
         let mut this = self.project();
         let too_large = Refusal::BodySize { limit: config.max_body };
@@ -158,7 +158,7 @@ mod tests {
         fields: &HeaderMap,
         body: B,
         config: &Config,
-        budget: &Arc<Budget>,
+        budget: &Arc<MemoryBudget>,
     ) -> Result<Received, Refusal> {
         let mut body = std::pin::pin!(Receiving::new(fields, body, config));
         std::future::poll_fn(|context| body.as_mut().poll(context, config, budget)).await
@@ -178,19 +178,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_in_pieces_is_put_together_and_its_budget_returned() {
-        let budget = Budget::new(10);
+        let budget = MemoryBudget::new(20);
         let received = read(&HeaderMap::new(), pieces(&["ab", "", "cd", "ef"]), &config(), &budget)
             .await
             .unwrap();
         assert_eq!(received.bytes, "abcdef");
-        assert_eq!(budget.left(), 4);
+        assert_eq!(budget.left(), 20 - 2 * 6);
         drop(received);
-        assert_eq!(budget.left(), 10);
+        assert_eq!(budget.left(), 20);
     }
 
     #[tokio::test]
     async fn a_body_may_be_as_large_as_the_limit_and_no_larger() {
-        let budget = Budget::new(100);
+        let budget = MemoryBudget::new(100);
         let full = |size| Full::new(Bytes::from(vec![b'x'; size]));
         assert!(read(&HeaderMap::new(), full(10), &config(), &budget).await.is_ok());
         let error = read(&HeaderMap::new(), full(11), &config(), &budget).await.unwrap_err();
@@ -207,13 +207,15 @@ mod tests {
         let mut fields = HeaderMap::new();
         fields.insert(header::CONTENT_LENGTH, "11".parse().unwrap());
         let never = StreamBody::new(stream::pending::<Result<Frame<Bytes>, Infallible>>());
-        let error = read(&fields, never, &config(), &Budget::new(9)).await.unwrap_err();
+        let error = read(&fields, never, &config(), &MemoryBudget::new(9))
+            .await
+            .unwrap_err();
         assert_eq!(error, Refusal::BodySize { limit: 10 });
     }
 
     #[tokio::test]
     async fn a_spent_budget_refuses_whoever_is_not_done_at_once() {
-        let budget = Budget::new(2);
+        let budget = MemoryBudget::new(5);
         let error = read(&HeaderMap::new(), pieces(&["a", "bc"]), &config(), &budget)
             .await
             .unwrap_err();
@@ -224,7 +226,7 @@ mod tests {
             .await
             .unwrap_err();
         assert_eq!(error, Refusal::Busy);
-        assert_eq!(budget.left(), 2);
+        assert_eq!(budget.left(), 5);
         let at_once = read(&HeaderMap::new(), pieces(&["abc"]), &config(), &budget).await;
         assert_eq!(at_once.unwrap().bytes, "abc");
     }
@@ -232,7 +234,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_body_that_does_not_come_is_given_up() {
         let body = StreamBody::new(stream::pending::<Result<Frame<Bytes>, Infallible>>());
-        let error = read(&HeaderMap::new(), body, &config(), &Budget::new(9))
+        let error = read(&HeaderMap::new(), body, &config(), &MemoryBudget::new(9))
             .await
             .unwrap_err();
         assert_eq!(
@@ -246,7 +248,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_breaks_off_is_the_callers_fault() {
         let body = StreamBody::new(stream::iter([Err::<Frame<Bytes>, _>("reset")]));
-        let error = read(&HeaderMap::new(), body, &config(), &Budget::new(9))
+        let error = read(&HeaderMap::new(), body, &config(), &MemoryBudget::new(9))
             .await
             .unwrap_err();
         assert_eq!(error, Refusal::BodyBroken);

@@ -7,23 +7,26 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use hyper::body::Body;
 use pin_project_lite::pin_project;
 use tower::Service;
 
 use super::body::Receiving;
-use super::budget::Budget;
 use super::line::{Asked, Line};
 use super::{Config, cache_control, prefer, priority};
 use crate::BoxError;
 use crate::caller::{Caller, Freshness, Name, Urgency};
+use crate::memory::{ALLOCATED_PER_BYTE, MemoryBudget};
 use crate::respond::{Refusal, Reply};
 use crate::scan::{Call, Served, Version};
 use crate::server::{Arrival, Known, is_usual};
 
 /// Enough for the questions of some ten thousand callers who poll.
 const REMEMBERED_BYTES: usize = 4 * 1024 * 1024;
+
+/// Longest query. That of a link to a further page has some hundred bytes.
+const MAX_QUERY_BYTES: usize = 8 * 1024;
 
 /// Reads requests for the typed stack below.
 #[derive(Clone, Debug)]
@@ -35,9 +38,9 @@ pub struct Layer {
 #[derive(Debug)]
 pub(super) struct Shared {
     config: Config,
-    budget: Arc<Budget>,
+    budget: Arc<MemoryBudget>,
     /// What the memos of all connections may hold together.
-    pub(super) remembered: Arc<Budget>,
+    pub(super) remembered: Arc<MemoryBudget>,
 }
 
 impl Layer {
@@ -45,12 +48,12 @@ impl Layer {
     #[must_use]
     pub fn new(config: Config) -> Self {
         // At least one body of the largest size must fit.
-        let budget = Budget::new(config.body_budget.max(config.max_body));
+        let budget = MemoryBudget::new(config.body_budget.max(config.max_body * ALLOCATED_PER_BYTE));
         Self {
             shared: Arc::new(Shared {
                 config,
                 budget,
-                remembered: Budget::new(REMEMBERED_BYTES),
+                remembered: MemoryBudget::new(REMEMBERED_BYTES),
             }),
         }
     }
@@ -167,6 +170,10 @@ impl Shared {
     /// Reads the head; what can be refused without the body, is.
     fn ask(&self, known: &Known) -> Result<Asked, Refusal> {
         let (target, fields) = (known.head.uri(), known.head.headers());
+        // It is kept until the body is there.
+        if target.query().is_some_and(|query| query.len() > MAX_QUERY_BYTES) {
+            return Err(Refusal::Fields);
+        }
         check_content(fields, known.plain)?;
         Ok(Asked {
             version: Version::from_path(target.path()).ok_or(Refusal::Path)?,
@@ -236,8 +243,23 @@ fn check_content(fields: &HeaderMap, plain: bool) -> Result<(), Refusal> {
         let mut codings = fields.get_all(header::CONTENT_ENCODING).iter();
         codings.any(|coding| coding != "identity")
     };
-    let encoded = !plain && is_coded(fields);
-    if encoded { Err(Refusal::ContentEncoding) } else { Ok(()) }
+    if plain {
+        return Ok(());
+    }
+    if is_coded(fields) {
+        return Err(Refusal::ContentEncoding);
+    }
+    if is_transfer_coded(fields) {
+        return Err(Refusal::TransferEncoding);
+    }
+    Ok(())
+}
+
+/// Whether a body comes in another coding than `chunked`, or in several: that was taken off, and the others were not (RFC 9112 §6.1).
+fn is_transfer_coded(fields: &HeaderMap) -> bool {
+    let mut codings = fields.get_all(header::TRANSFER_ENCODING).iter();
+    let is_chunked = |coding: &HeaderValue| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
+    codings.next().is_some_and(|first| !is_chunked(first)) || codings.next().is_some()
 }
 
 /// `application/json`, with any parameters, except for another character set than JSON's only one.

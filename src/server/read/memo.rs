@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use foldhash::quality::FixedState;
 
-use super::budget::{Budget, Share};
+use crate::memory::{MemoryBudget, Reservation};
 use crate::scan::{Request, Version};
 
 /// What a question is read from, besides a caller's own token.
@@ -33,7 +33,7 @@ impl Wording<'_> {
 pub(super) struct Memo {
     hash: u64,
     known: Option<Known>,
-    budget: Arc<Budget>,
+    budget: Arc<MemoryBudget>,
 }
 
 #[derive(Debug)]
@@ -42,12 +42,12 @@ struct Known {
     query: Option<Box<str>>,
     body: Bytes,
     question: Arc<Request>,
-    _share: Share,
+    _share: Reservation,
 }
 
 impl Memo {
     /// All memos on one `budget` remember bodies of no more bytes together.
-    pub(super) fn new(budget: Arc<Budget>) -> Self {
+    pub(super) fn new(budget: Arc<MemoryBudget>) -> Self {
         Self {
             hash: 0,
             known: None,
@@ -73,10 +73,10 @@ impl Memo {
 
 impl Known {
     /// `None` when all memos together would remember too much.
-    fn new(wording: Wording<'_>, question: &Arc<Request>, budget: &Arc<Budget>) -> Option<Self> {
-        let mut share = Share::of(Arc::clone(budget));
+    fn new(wording: Wording<'_>, question: &Arc<Request>, budget: &Arc<MemoryBudget>) -> Option<Self> {
         // The body, and about as much again in the question.
-        share.grow(2 * wording.body.len()).then(|| Self {
+        let share = budget.try_reserve(2 * wording.body.len())?;
+        Some(Self {
             version: wording.version,
             query: wording.query.map(Box::from),
             body: Bytes::copy_from_slice(wording.body),
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn the_same_words_are_read_twice_and_then_known() {
-        let mut memo = Memo::new(Budget::new(1000));
+        let mut memo = Memo::new(MemoryBudget::new(1000));
         let body = r#"{"ScanDefinitionIds":["b","a"]}"#;
         let mut asked = || ask(&mut memo, Version::Latest, None, body);
         let (first, second, third) = (asked(), asked(), asked());
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn other_words_are_another_question() {
-        let mut memo = Memo::new(Budget::new(1000));
+        let mut memo = Memo::new(MemoryBudget::new(1000));
         let body = |id| format!(r#"{{"ScanDefinitionIds":["{id}"]}}"#);
         let cases = [
             (Version::Latest, None, body("a")),
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn large_questions_that_differ_in_the_middle_only_are_told_apart() {
-        let mut memo = Memo::new(Budget::new(1 << 20));
+        let mut memo = Memo::new(MemoryBudget::new(1 << 20));
         let body = |middle| {
             let long = "x".repeat(200);
             format!(r#"{{"ScanDefinitionIds":["a{long}","b{long}","{middle}","y{long}","z{long}"]}}"#)
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_given_back() {
-        let budget = Budget::new(100);
+        let budget = MemoryBudget::new(100);
         let mut memo = Memo::new(Arc::clone(&budget));
         let small = r#"{"ScanDefinitionIds":["a"]}"#;
         let large = format!(r#"{{"ScanDefinitionIds":["{}"]}}"#, "x".repeat(50));

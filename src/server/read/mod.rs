@@ -5,7 +5,6 @@
 
 mod authorization;
 mod body;
-mod budget;
 mod cache_control;
 mod config;
 mod layer;

@@ -11,6 +11,7 @@ use crate::server::activity::{Activity, Draining, FIRST_REQUEST, Limits, TAKING,
 const LIMITS: Limits = Limits {
     header: Duration::from_secs(10),
     idle: Duration::from_mins(1),
+    memory_is_wanted: false,
 };
 
 fn serving(activity: &Activity) -> Verdict {
@@ -183,4 +184,27 @@ async fn a_drain_leaves_a_new_connection_a_moment_and_an_idle_one_none() {
     );
     pass(1).await;
     assert_eq!(new.verdict(LIMITS, None, draining), Verdict::Close);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_takes_nothing_is_cut_while_others_want_its_memory() {
+    let activity = Activity::new();
+    let mut answer = Body::new(vec![7; 1 << 20].into());
+    activity.watch(&mut answer);
+    drop(activity.request(Version::HTTP_11));
+    activity.stamp();
+    let wanted = Limits {
+        memory_is_wanted: true,
+        ..LIMITS
+    };
+    pass(9).await;
+    assert!(matches!(activity.verdict(wanted, None, Draining::No), Verdict::Wait(_)));
+    activity.wrote();
+    activity.stamp();
+    pass(9).await;
+    assert!(matches!(activity.verdict(wanted, None, Draining::No), Verdict::Wait(_)));
+    let now = pass(1).await;
+    // As long as nobody wants it, it looks again soon.
+    assert_eq!(serving(&activity), Verdict::Wait(now + Duration::from_secs(1)));
+    assert_eq!(activity.verdict(wanted, None, Draining::No), Verdict::Cut);
 }

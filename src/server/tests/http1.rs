@@ -1,3 +1,8 @@
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt as _;
+
 use super::support::{GOOD, Server, question, request};
 use crate::scan::Version;
 
@@ -193,4 +198,84 @@ async fn a_panic_costs_one_request_and_is_counted() {
     caller.send(&request("POST", "", GOOD)).await;
     assert_eq!(caller.answer().await.status, 200);
     assert!(server.exposition().contains("panics_total 1"));
+}
+
+#[tokio::test]
+async fn a_transfer_coding_besides_chunked_is_not_implemented() {
+    let server = Server::start().await;
+    let path = Version::Latest.path();
+    let base = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n");
+    let body = format!("\r\n{:x}\r\n{GOOD}\r\n0\r\n\r\n", GOOD.len());
+    for (fields, status) in [
+        ("Transfer-Encoding: chunked\r\n", 200),
+        ("transfer-encoding: Chunked \r\n", 200),
+        ("Transfer-Encoding: gzip, chunked\r\n", 501),
+        ("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", 501),
+        ("Transfer-Encoding: identity, chunked\r\n", 501),
+        ("Transfer-Encoding: chunked, chunked\r\n", 501),
+    ] {
+        let mut caller = server.connect().await;
+        caller.send(&format!("{base}{fields}{body}")).await;
+        let answer = caller.answer().await;
+        assert_eq!(answer.status, status, "{fields:?}");
+        if status == 501 {
+            assert_eq!(answer.code(), "NotImplemented");
+        }
+    }
+    assert_eq!(server.calls(), 2);
+}
+
+#[tokio::test]
+async fn a_caller_that_has_sent_all_and_says_so_gets_its_answer() {
+    let server = Server::start().await;
+    for (version, interim) in [("HTTP/1.1", "HTTP/1.1 100 Continue\r\n\r\n"), ("HTTP/1.0", "")] {
+        let mut caller = server.connect().await;
+        let slow = request("POST", "", &question("slow")).replacen("HTTP/1.1", version, 1);
+        caller.send(&slow).await;
+        caller.0.shutdown().await.unwrap();
+        server.wait_for_calls(1).await;
+        // Longer than the first looks after it.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        server.backend.gate.add_permits(1);
+        let all = String::from_utf8(caller.closed().await).unwrap();
+        let answer = all.strip_prefix(interim).unwrap_or_else(|| panic!("{all:?}"));
+        assert!(answer.starts_with(&format!("{version} 200 OK\r\n")), "{all:?}");
+        assert!(answer.ends_with("xx"), "{all:?}");
+        server.backend.calls.store(0, Ordering::SeqCst);
+    }
+    // An answer that is there at once needs no look.
+    let mut caller = server.connect().await;
+    caller.send(&request("POST", "", GOOD)).await;
+    caller.0.shutdown().await.unwrap();
+    let all = String::from_utf8(caller.closed().await).unwrap();
+    assert!(all.contains("HTTP/1.1 200 OK\r\n") && all.ends_with("xx"), "{all:?}");
+}
+
+#[tokio::test]
+async fn half_a_request_and_then_the_end_is_none() {
+    let server = Server::start().await;
+    let whole = request("POST", "", GOOD);
+    for part in [1, 50, whole.len() - 1] {
+        let mut caller = server.connect().await;
+        caller.send(&whole[..part]).await;
+        caller.0.shutdown().await.unwrap();
+        let all = String::from_utf8(caller.closed().await).unwrap();
+        assert!(!all.contains(" 200 "), "{all:?}");
+    }
+    assert_eq!(server.calls(), 0);
+}
+
+#[tokio::test]
+async fn a_caller_that_has_gone_is_noticed_while_its_request_waits() {
+    let server = Server::start().await;
+    let mut caller = server.connect().await;
+    caller.send(&request("POST", "", &question("slow"))).await;
+    server.wait_for_calls(1).await;
+    drop(caller);
+    let gone = async {
+        while !server.exposition().contains("status=\"499\"} 1") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(super::support::PATIENCE, gone).await.unwrap();
 }

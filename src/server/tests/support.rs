@@ -133,6 +133,7 @@ fn stack(
         upstream_hosts: Vec::new(),
         rate_limit: Arc::new(|_, _| {}),
         panics: metrics.panics(),
+        large_answers: None,
     });
     count::Layer::new(metrics.clone()).layer(respond.layer(guard))
 }

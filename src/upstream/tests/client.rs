@@ -13,6 +13,7 @@ use url::Url;
 
 use super::caller;
 use crate::attempt::{Again, Failure, Fate, Outgoing, Retries, Routed, Signed, StallTimeout};
+use crate::memory::Shares;
 use crate::net::testing::{Http, Names, client, listen, quick, refused};
 use crate::scan::{Answer, Request, Version};
 use crate::secret::Secret;
@@ -46,9 +47,14 @@ async fn call(address: std::net::SocketAddr, signed: Signed) -> (Result<Answer, 
         head_timeout: Duration::from_millis(400),
         max_answer_bytes: 1000,
     };
-    let result = Client::new(client(&quick(), &names), config, metrics)
-        .oneshot(signed)
-        .await;
+    let result = Client::new(
+        client(&quick(), &names),
+        config,
+        Shares::of(64 << 20, None).answers(),
+        metrics,
+    )
+    .oneshot(signed)
+    .await;
     let mut shown = String::new();
     prometheus_client::encoding::text::encode(&mut shown, &registry).unwrap();
     (result, shown)
@@ -56,6 +62,35 @@ async fn call(address: std::net::SocketAddr, signed: Signed) -> (Result<Answer, 
 
 fn answering(answer: impl Fn() -> http::response::Builder + Send + Sync + 'static) -> Http {
     Http::new(move |_| answer().body(Full::from("{}")).unwrap())
+}
+
+#[tokio::test]
+async fn a_call_waits_for_memory_and_is_not_made_without_any() {
+    let host = Http::new(|_| Response::new(Full::from("{}")));
+    let names = Names::new([("eu.test", host.start().await)]);
+    let mut registry = Registry::default();
+    let regions = [(Arc::new("http://eu.test".parse::<Url>().unwrap()), Arc::from("eu"))];
+    let metrics = Metrics::register(&mut registry, regions);
+    let memory = Shares::of(64 << 20, None).answers();
+    let config = Config::new(Duration::from_secs(5));
+    let client = Client::new(client(&quick(), &names), config, memory.clone(), metrics);
+    let ask = || client.clone().oneshot(signed("http://eu.test", Version::Latest, None));
+    let held = memory.small.try_reserve(memory.small.bytes()).unwrap();
+    let (answer, ()) = tokio::join!(ask(), async {
+        tokio::task::yield_now().await;
+        assert!(memory.small.is_wanted());
+        drop(held);
+    });
+    // The answer keeps what it takes, and no more.
+    let answer = answer.unwrap();
+    assert_eq!(memory.small.left(), memory.small.bytes() - answer.body.len());
+    drop(answer);
+    let _held = memory.small.try_reserve(memory.small.bytes()).unwrap();
+    tokio::time::pause();
+    let failure = ask().await.unwrap_err();
+    assert_eq!((failure.fate, failure.again), (Fate::Unsent, Again::Never));
+    let error = failure.source.downcast_ref::<Error>().unwrap();
+    assert!(error.is_exhausted() && !error.is_timeout(), "{error:?}");
 }
 
 #[tokio::test]

@@ -35,7 +35,7 @@ fn unknown_keys_are_refused_with_the_nearest_one() {
     for (text, holds) in [
         (
             "[server]\ncolour = []",
-            "is unknown; [server] has listen, allow_non_loopback, hosts, trusted_proxies, max_body, drain, linger",
+            "is unknown; [server] has listen, allow_non_loopback, hosts, trusted_proxies, max_body, memory, drain, linger",
         ),
         ("[cache]\nmaxsize = \"1MiB\"", "did you mean max_size?"),
         ("[server]\nttl = \"1s\"", "it belongs into [cache]"),

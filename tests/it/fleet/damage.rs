@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
+
+use defender_gateway::fleet::{Name, StoreTime, Value};
 use defender_gateway::scan::Outcome;
 
 use super::pod::{Pod, Upstream};
@@ -29,8 +32,9 @@ async fn what_cannot_be_read_is_a_miss_is_counted_and_is_replaced() {
     let mut bomb = good.clone();
     bomb[17..21].copy_from_slice(&[0xff; 4]);
     let huge = vec![b'x'; 3 << 20];
+    let [page, error] = rubbish(key, &good);
     let mut calls = upstream.calls();
-    for value in [&later[..], &cut, b"garbage", &bomb, &huge] {
+    for value in [&later[..], &cut, b"garbage", &bomb, &huge, &page, &error] {
         let client = redis::Client::open(redis.url()).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await.unwrap();
         let () = redis::cmd("SET")
@@ -44,6 +48,23 @@ async fn what_cannot_be_read_is_a_miss_is_counted_and_is_replaced() {
     redis.command(&["DEL", key]).await;
     redis.command(&["LPUSH", key, "a", "list"]).await;
     missed(&redis, &upstream, calls).await;
+}
+
+/// What an older version may have written: a page under 404, and an error under 200. Both can be read, and neither is an answer.
+fn rubbish(key: &str, good: &[u8]) -> [Vec<u8>; 2] {
+    let digits = key.split(['{', '}']).nth(1).unwrap();
+    let name = Name::new(digits);
+    let value = Value::read(&name, good, StoreTime(u64::MAX)).unwrap();
+    [
+        (StatusCode::NOT_FOUND, "<html></html>"),
+        (StatusCode::OK, r#"{"error":{"code":"x"}}"#),
+    ]
+    .map(|(status, body)| {
+        let mut value = value.clone();
+        value.answer.status = status;
+        value.answer.body = body.into();
+        value.write(&name).unwrap()
+    })
 }
 
 /// Asserts that a new replica asks for itself what it cannot read, and that the next one can read it. Returns how many calls that took.

@@ -14,6 +14,7 @@ fn other(path: &str) -> Option<&'static str> {
         "server.hosts" => "[\"gateway.example\"]",
         "server.trusted_proxies" => "[\"10.0.0.0/8\"]",
         "server.max_body" | "cache.max_size" => "\"2MiB\"",
+        "server.memory" => "\"64MiB\"",
         "server.allow_non_loopback" | "admin.quit" | "defender.h2c" | "credentials.passthrough" | "merge.enabled" => {
             "true"
         }

@@ -154,6 +154,22 @@ impl Setup {
         spawned
     }
 
+    /// The same, with the program behind a few words of the shell, which set its limits.
+    pub(crate) async fn spawn_behind(self, limits: &str) -> Spawned {
+        let (simulator, toml, variables) = self.simulate();
+        let gateway = Program::limited_gateway(limits, &toml, &variables);
+        gateway.line("listening on ").await;
+        gateway.line("admin on ").await;
+        let spawned = Spawned {
+            simulator,
+            gateway,
+            toml,
+            variables,
+        };
+        settled(&spawned.gateway.admin()).await;
+        spawned
+    }
+
     fn simulate(mut self) -> (Simulator, String, Vec<(String, String)>) {
         if self.simulator.regions.is_empty() {
             self = self.region("eu", 0);

@@ -127,8 +127,12 @@ end
 
 local function upset() state.plan = 0 end
 
+-- Without pacing only the windows hold calls back; but a slow start goes on to its end.
+local function is_unpaced() return step.unpaced and now >= (state.paced_till or 0) end
+
 -- When the bucket holds n calls.
 local function bucket(n)
+  if is_unpaced() then return now end
   local missing = n - 0.000001 - state.level
   if missing <= 0 then return now end
   return math.min(state.rate > 0 and now + missing / state.rate or math.huge, state.plan)
@@ -199,7 +203,10 @@ end
 local function assume()
   if state.copies == 0 then
     if step.past == 'empty' then state.level = step.burst end
-    if step.past == 'paced' then state.level = math.floor(step.burst / 10) end
+    if step.past == 'paced' then
+      state.level = math.floor(step.burst / 10)
+      state.paced_till = now + step.attempt + step.limits[#step.limits].hold
+    end
     if step.past == 'full' then
       for i = 1, state.most do count_at(state.epoch .. '~' .. i, now + step.attempt) end
     end
@@ -211,7 +218,8 @@ local function assume()
     return
   end
   local longest, gap = step.limits[#step.limits], now - state.best.at
-  local unknown = math.ceil(step.burst + longest.calls / longest.hold * gap) + 1
+  -- Without pacing as many can have been granted as the windows had room for.
+  local unknown = step.unpaced and math.huge or math.ceil(step.burst + longest.calls / longest.hold * gap) + 1
   for _, limit in ipairs(step.limits) do
     if gap <= limit.hold then unknown = math.min(unknown, limit.calls - used(limit)) end
   end

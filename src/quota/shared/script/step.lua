@@ -6,7 +6,8 @@ local CHUNK = 4000 -- most charges of which one reply tells
 
 local function free_now()
   if state.gate and (state.gate.probe or state.gate.till > now) then return 0 end
-  local free = math.min(math.floor(state.level + 0.000001), room())
+  local tokens = is_unpaced() and math.huge or math.floor(state.level + 0.000001)
+  local free = math.min(tokens, room())
   if state.gate then free = math.min(free, 1) end
   return math.max(free, 0)
 end
@@ -215,6 +216,7 @@ local function run_step()
   local calls, holes = foreseen()
   reply.foreign, reply.holes = calls > 0 and calls or nil, holes
   local gate = state.gate or {}
+  reply.unpaced = is_unpaced() or nil
   reply.level, reply.rate, reply.plan = state.level, state.rate * 1000000, math.max(0, state.plan - now)
   reply.pause, reply.probe = gate.till and math.max(0, gate.till - now) or nil, gate.probe
   return finish(reply)

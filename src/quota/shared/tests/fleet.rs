@@ -11,7 +11,7 @@ use crate::attempt::{Demand, FlowDemand};
 use crate::caller::{Name, Urgency};
 use crate::quota::shared::state::State;
 use crate::quota::shared::{Config, Timing};
-use crate::quota::{self, Limit};
+use crate::quota::{self, Limit, Pacing};
 use crate::store::Address;
 
 pub(super) const MS: Duration = Duration::from_millis(1);
@@ -70,10 +70,16 @@ pub(super) struct Fleet {
 impl Fleet {
     /// Replicas that know each other, and an unused quota.
     pub(super) fn new(count: usize, limits: &[(u32, Duration)]) -> Self {
+        Self::paced(count, limits, Pacing::Spread)
+    }
+
+    /// The same, with the longest window spread out or not.
+    pub(super) fn paced(count: usize, limits: &[(u32, Duration)], pacing: Pacing) -> Self {
         let limit =
             |&(calls, window): &(u32, Duration)| Limit::try_new(NonZeroU32::new(calls).unwrap(), window).unwrap();
         let burst = NonZeroU32::new(limits[0].0).unwrap();
         let config = quota::Config::try_new(limits.iter().map(limit).collect(), burst, SECOND * 10).unwrap();
+        let config = config.pacing(pacing);
         let address = crate::store::Config::new(Address::parse("redis://h").unwrap(), SECOND);
         let sharing = Config::new(address, Timing::new(SECOND / 4), "test", "t", "a");
         let start = Instant::now() + SECOND * 7200;

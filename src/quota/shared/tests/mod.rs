@@ -6,5 +6,6 @@ mod fleet;
 mod lies;
 mod mixed;
 mod order;
+mod pacing;
 mod queued;
 mod store;

@@ -1,0 +1,246 @@
+//! Bytes that many take from and give back to.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::LARGE_ANSWER;
+
+/// A share of the memory is used up. Nobody's fault; it passes when others are done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the gateway has no memory left for {of}")]
+pub struct Exhausted {
+    /// What the share is for.
+    pub of: &'static str,
+}
+
+impl Exhausted {
+    /// How long a caller should stay away: about as long as it takes others to be done.
+    pub const RETRY_AFTER: Duration = Duration::from_secs(1);
+}
+
+/// A number of bytes, shared by all who need memory for the same purpose. Those who wait are served in the order in which they came.
+#[derive(Debug)]
+pub struct MemoryBudget {
+    left: Arc<Semaphore>,
+    bytes: usize,
+    waiting: AtomicUsize,
+    /// Where the large bodies begin that something is reserved for.
+    held: Mutex<HashSet<usize>>,
+}
+
+impl MemoryBudget {
+    /// So many bytes, at most 4 GiB.
+    #[must_use]
+    pub fn new(bytes: usize) -> Arc<Self> {
+        let bytes = bytes.min(u32::MAX as usize);
+        Arc::new(Self {
+            left: Arc::new(Semaphore::new(bytes)),
+            bytes,
+            waiting: AtomicUsize::new(0),
+            held: Mutex::default(),
+        })
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// What is not reserved.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.left.available_permits()
+    }
+
+    /// Whether memory was reserved here for exactly these bytes, which are more than [`LARGE_ANSWER`].
+    #[must_use]
+    pub fn holds(&self, bytes: &Bytes) -> bool {
+        self.held().contains(&(bytes.as_ptr() as usize))
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashSet<usize>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether somebody waits for what others hold.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Takes `bytes` if they are left.
+    pub fn try_reserve(self: &Arc<Self>, bytes: usize) -> Option<Reservation> {
+        let mut reservation = Reservation::none(Arc::clone(self));
+        reservation.grow(bytes).then_some(reservation)
+    }
+
+    /// Takes `bytes`, however long it takes; more than all there are, never.
+    ///
+    /// # Cancel safety
+    /// Safe; the place in the order is given up.
+    pub async fn reserve(self: &Arc<Self>, bytes: usize) -> Reservation {
+        if let Some(reservation) = self.try_reserve(bytes) {
+            return reservation;
+        }
+        let _wanted = Wanted::new(self);
+        let permits = Arc::clone(&self.left).acquire_many_owned(permits(bytes)).await;
+        Reservation {
+            // The semaphore is never closed.
+            permit: permits.ok(),
+            budget: Arc::clone(self),
+        }
+    }
+}
+
+/// Counted as waiting until dropped.
+struct Wanted<'a>(&'a AtomicUsize);
+
+impl<'a> Wanted<'a> {
+    fn new(budget: &'a MemoryBudget) -> Self {
+        budget.waiting.fetch_add(1, Ordering::Relaxed);
+        Self(&budget.waiting)
+    }
+}
+
+impl Drop for Wanted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn permits(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+/// A part of a budget; it goes back on drop.
+#[derive(Debug)]
+pub struct Reservation {
+    budget: Arc<MemoryBudget>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Reservation {
+    /// Nothing yet.
+    #[must_use]
+    pub fn none(budget: Arc<MemoryBudget>) -> Self {
+        Self { budget, permit: None }
+    }
+
+    /// How much it is.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
+    }
+
+    /// Takes `bytes` more; `false`, and nothing taken, when they are not left.
+    pub fn grow(&mut self, bytes: usize) -> bool {
+        if bytes > self.budget.bytes {
+            return false;
+        }
+        let Ok(more) = Arc::clone(&self.budget.left).try_acquire_many_owned(permits(bytes)) else {
+            return false;
+        };
+        match &mut self.permit {
+            Some(permit) => permit.merge(more),
+            None => self.permit = Some(more),
+        }
+        true
+    }
+
+    /// Gives back what is above `bytes`.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        let surplus = self.bytes().saturating_sub(bytes);
+        drop(self.permit.as_mut().and_then(|permit| permit.split(surplus)));
+    }
+
+    /// `bytes`, which keep this reservation until their last copy is gone.
+    #[must_use]
+    pub fn hold(self, bytes: Bytes) -> Bytes {
+        if bytes.len() > LARGE_ANSWER {
+            self.budget.held().insert(bytes.as_ptr() as usize);
+        }
+        Bytes::from_owner(Held {
+            bytes,
+            reservation: self,
+        })
+    }
+}
+
+/// Bytes with what was reserved for them.
+struct Held {
+    bytes: Bytes,
+    reservation: Reservation,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.bytes.len() > LARGE_ANSWER {
+            self.reservation.budget.held().remove(&(self.bytes.as_ptr() as usize));
+        }
+    }
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt as _;
+
+    #[test]
+    fn what_is_taken_is_given_back() {
+        let budget = MemoryBudget::new(10);
+        let mut one = budget.try_reserve(6).unwrap();
+        assert!(!one.grow(5) && one.grow(4));
+        assert!((one.bytes(), budget.left()) == (10, 0) && budget.try_reserve(1).is_none());
+        one.shrink_to(3);
+        assert_eq!((one.bytes(), budget.left()), (3, 7));
+        drop(one);
+        assert_eq!(budget.left(), 10);
+        assert!(budget.try_reserve(11).is_none(), "more than there are");
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_are_served_in_their_order_and_known() {
+        let budget = MemoryBudget::new(10);
+        let first = budget.reserve(8).await;
+        let mut second = Box::pin(budget.reserve(9));
+        assert!((&mut second).now_or_never().is_none() && budget.is_wanted());
+        assert!(budget.try_reserve(3).is_none(), "what is left is kept for who waits");
+        drop(first);
+        assert_eq!(second.await.bytes(), 9);
+        assert!(!budget.is_wanted());
+    }
+
+    #[test]
+    fn bytes_keep_their_reservation_until_the_last_copy_is_gone() {
+        let budget = MemoryBudget::new(10);
+        let bytes = budget.try_reserve(4).unwrap().hold(Bytes::from_static(b"abcd"));
+        let part = bytes.slice(3..);
+        drop(bytes);
+        assert_eq!((budget.left(), &part[..]), (6, &b"d"[..]));
+        drop(part);
+        assert_eq!(budget.left(), 10);
+    }
+
+    #[test]
+    fn large_bytes_that_are_paid_for_are_known() {
+        let budget = MemoryBudget::new(1 << 20);
+        let bytes = Bytes::from(vec![7; LARGE_ANSWER + 1]);
+        assert!(!budget.holds(&bytes));
+        let held = budget.try_reserve(bytes.len()).unwrap().hold(bytes.clone());
+        assert!(budget.holds(&held.clone()) && !budget.holds(&held.slice(1..)));
+        drop(held);
+        assert!(!budget.holds(&bytes));
+    }
+}

@@ -1,0 +1,138 @@
+//! Taking places back: who waits on slots that somebody with a better right has come to claim.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::expectation::Arrival;
+use super::order::{InTime, Late};
+use super::refuse::Request;
+use super::refused::Reason;
+use super::state::{State, TOLERANCE};
+
+/// A place is not taken back for the sake of less than this.
+pub(super) const SLIGHTLY: Duration = Duration::from_millis(50);
+
+/// Whose turns come too late is found out at once as long as that costs no more than this for each request that came, and otherwise after this
+/// time: a flood must not look at the whole queue at every arrival.
+pub(super) const STEPS_PER_ARRIVAL: usize = 64;
+const AFTER: Duration = Duration::from_millis(50);
+
+/// Whether everybody who waits is known to be served in time.
+#[derive(Debug)]
+pub(super) struct Check {
+    /// So many may still come who go before others.
+    spare: usize,
+    /// Callers that ask again whenever they are answered, when this was found out.
+    loops: usize,
+    /// Since when it is not known any more, because more came.
+    pub(super) overtaken: Option<Instant>,
+    /// Slots may come later than they were said to.
+    pub(super) drifted: bool,
+    /// Steps that may be spent at once.
+    pub(super) budget: usize,
+}
+
+/// By how many slots a request delays those who waited before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Delay {
+    None,
+    One,
+    Unknown,
+}
+
+impl Check {
+    /// Nobody waits.
+    pub(super) const IDLE: Self = Self {
+        spare: usize::MAX,
+        loops: 0,
+        overtaken: None,
+        drifted: false,
+        budget: 0,
+    };
+
+    /// Somebody came, with so many slots to spare.
+    pub(super) fn came(&mut self, delay: Delay, spare: usize, loops: usize, now: Instant) {
+        match delay {
+            Delay::None => self.spare = self.spare.min(spare),
+            Delay::One if self.spare > 0 && loops <= self.loops => self.spare = (self.spare - 1).min(spare),
+            Delay::One | Delay::Unknown => self.doubt(now),
+        }
+    }
+
+    /// The order has changed.
+    pub(super) fn doubt(&mut self, now: Instant) {
+        self.spare = 0;
+        self.overtaken.get_or_insert(now);
+    }
+}
+
+impl<P> State<P> {
+    /// Takes places back whose turn has come to lie after the deadline: because somebody with a better right came, or because slots come later
+    /// than forecast (the upstream ordered a pause). Says when to look again, if that was put off.
+    pub(super) fn take_back_late(&mut self, now: Instant) -> Option<Instant> {
+        let Check { overtaken, drifted, .. } = self.check;
+        if overtaken.is_none() && !drifted {
+            return None;
+        }
+        let cost = self.order.len();
+        let put_off = overtaken.map_or(now, |since| since + AFTER);
+        if cost > self.check.budget.max(STEPS_PER_ARRIVAL) && put_off > now {
+            return Some(put_off);
+        }
+        let tolerance = if overtaken.is_some() { SLIGHTLY } else { TOLERANCE };
+        let in_time = |deadline| InTime {
+            wanted: self.slots.until(deadline),
+            tolerated: self.slots.until(deadline + tolerance),
+        };
+        let played = self.order.play(|rank| self.slots.after(rank, now), in_time);
+        self.check = Check {
+            spare: played.spare,
+            loops: self.order.loops(),
+            budget: self.check.budget.saturating_sub(cost),
+            ..Check::IDLE
+        };
+        for (index, Late { id, rank }) in played.late.into_iter().enumerate() {
+            let deadline = self.order.ticket(id).map_or(now, |ticket| ticket.deadline);
+            let is_paused = overtaken.is_none() || self.slots.start(0, now) > deadline;
+            let reason = if is_paused {
+                Reason::Overtaken
+            } else {
+                Reason::Displaced
+            };
+            self.take_back(id, reason, Some(rank + index), now);
+        }
+        None
+    }
+
+    /// Takes the place of a ticket back. Its turn would come with the slot of this number.
+    pub(super) fn take_back(&mut self, id: u64, reason: Reason, rank: Option<usize>, now: Instant) {
+        let Some(ticket) = self.order.ticket(id).cloned() else {
+            return;
+        };
+        let (name, urgency) = (&ticket.caller, ticket.urgency);
+        let arrival = Arrival::Displaced;
+        let start = if let Some(rank) = rank {
+            self.slots.start(rank, now)
+        } else {
+            let own = self.expectations.ahead_of_refused(name, urgency, arrival, now);
+            let place = self.order.place_for(name, urgency, None, own);
+            self.turn_at(&place, now).1
+        };
+        let allowed = self.waiters.get(&id).map_or(Duration::ZERO, |waiter| waiter.allowed);
+        let request = Request { name, urgency, allowed };
+        let refused = self.send_away(reason, request, arrival, (start, None), now);
+        self.tell(id, refused);
+    }
+
+    /// The time of a ticket is up, and no slot has come.
+    pub(super) fn lapse(&mut self, id: u64, now: Instant) {
+        let is_paused = self.slots.start(0, now) > now + SLIGHTLY && self.order.ahead_of(id) == Some(0);
+        let reason = if is_paused {
+            Reason::Overtaken
+        } else {
+            Reason::Displaced
+        };
+        self.take_back(id, reason, None, now);
+    }
+}
