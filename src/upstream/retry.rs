@@ -79,7 +79,12 @@ where
     let deadline = attempt.caller.deadline;
     let mut spent = Spent::default();
     loop {
-        attempt.retries = spent.retries();
+        // Past its deadline it has been retried for the last time.
+        attempt.retries = if attempt.caller.deadline > deadline {
+            Retries::Exhausted
+        } else {
+            spent.retries()
+        };
         let result = match inner.ready().await {
             Ok(inner) => inner.call(attempt.clone()).await,
             Err(failure) => Err(failure),

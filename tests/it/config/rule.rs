@@ -101,7 +101,7 @@ fn nobody_waits_longer_than_the_limit() {
     assert_one(
         "[queue]\nmax_wait_limit = \"10s\"",
         &[],
-        "g.toml:2:18: queue.max_wait_limit: queue.max_wait (its default) is 30s, longer than",
+        "g.toml:2:18: queue.max_wait_limit: queue.max_wait (its default) is 20s, longer than",
         "",
     );
     let equal = resolved("[queue]\nmax_wait = \"1m\"\nmax_wait_limit = \"60s\"", &[]).queue;
