@@ -67,7 +67,9 @@ fn sustainable(now: Instant, supply: &Supply<'_>, spare: f64, mut rate: f64) -> 
     let mut end = now + supply.window;
     for (k, &back) in supply.returns.iter().enumerate() {
         // The call that this return makes room for may be ready when it comes: the ledger lets none go before.
-        let left = spare + (k + 1) as f64;
+        // Beside others it waits one return longer, which keeps the distance to what fits.
+        let ready = k + usize::from(supply.others.is_none());
+        let left = spare + ready as f64;
         // Every return comes within the window: no later one can ask for less.
         if supply.others.is_none() && left / window >= rate {
             break;
