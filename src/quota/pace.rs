@@ -61,6 +61,9 @@ pub struct Pace {
     plan: Plan,
 }
 
+/// Of so few calls in a window, one that waits for the return after its own would be a notable share.
+const FEW: usize = 10;
+
 /// The largest constant rate up to `rate` that the returns sustain, and until when.
 fn sustainable(now: Instant, supply: &Supply<'_>, spare: f64, mut rate: f64) -> (f64, Instant) {
     let window = supply.window.as_secs_f64();
@@ -68,7 +71,7 @@ fn sustainable(now: Instant, supply: &Supply<'_>, spare: f64, mut rate: f64) -> 
     for (k, &back) in supply.returns.iter().enumerate() {
         // The call that this return makes room for may be ready when it comes: the ledger lets none go before.
         // Beside others it waits one return longer, which keeps the distance to what fits.
-        let ready = k + usize::from(supply.others.is_none());
+        let ready = k + usize::from(supply.others.is_none() && supply.returns.len() <= FEW);
         let left = spare + ready as f64;
         // Every return comes within the window: no later one can ask for less.
         if supply.others.is_none() && left / window >= rate {

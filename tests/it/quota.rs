@@ -190,7 +190,7 @@ async fn an_upstream_429_pauses_everybody_and_nobody_sees_it() {
 #[tokio::test]
 async fn calls_of_others_with_the_same_app_are_waited_out_and_estimated() {
     let running = Setup::new()
-        .limits(Shape::SlidingLog, &["100/100ms", "20/4s"])
+        .limits(Shape::SlidingLog, &["100/1s", "20/4s"])
         .start()
         .await;
     assert_eq!(running.simulator.other_calls(20), 20);

@@ -179,7 +179,7 @@ local function replan()
   local fair = state.rate
   for k, back in ipairs(returns) do
     local taken = theirs > 0 and theirs / longest.hold * hole(back) or 0
-    local sustainable = (left + k - (theirs > 0 and 1 or 0) - taken) / (back - now)
+    local sustainable = (left + k - ((theirs > 0 or #returns > 10) and 1 or 0) - taken) / (back - now)
     if back > now and sustainable < state.rate then state.rate, state.plan = sustainable, back end
   end
   if theirs > 0 then
