@@ -161,6 +161,7 @@ pub(super) struct CopyOut {
 
 /// What the script answers, as JSON.
 #[derive(Debug, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a member of the script's answer")]
 pub struct Reply {
     /// Nothing was done: replicas of this other format have calls in a window.
     pub(super) other: Option<String>,

@@ -232,7 +232,8 @@ mod tests {
         }
     }
 
-    fn demand(wants: &mut Wants, flows: Vec<FlowDemand>) {
+    fn demand(wants: &mut Wants, flows: &[FlowDemand]) {
+        let flows = flows.to_vec();
         let demand = Demand {
             waiting: flows.iter().map(|flow| flow.waiting).sum(),
             flows: Some(&flows),
@@ -245,7 +246,7 @@ mod tests {
     async fn the_store_is_told_only_what_it_does_not_know() {
         let now = Instant::now();
         let mut wants = Wants::default();
-        demand(&mut wants, vec![flow("a", 2), flow("b", 1)]);
+        demand(&mut wants, &[flow("a", 2), flow("b", 1)]);
         let told = wants.tell(std::iter::empty(), now).unwrap();
         assert_eq!((told.len(), told[0].2, wants.told()), (2, 2, 3));
         assert!(wants.tell(std::iter::empty(), now).is_none());
@@ -254,10 +255,10 @@ mod tests {
         let granted = wants.grant(&told[0].0).unwrap();
         assert_eq!(granted.1, Name::new("a"));
         assert!(wants.tell(std::iter::once(&granted), now).is_none(), "it is in hand");
-        demand(&mut wants, vec![flow("a", 1), flow("b", 1)]);
+        demand(&mut wants, &[flow("a", 1), flow("b", 1)]);
         assert!(wants.tell(std::iter::empty(), now).is_none(), "and then served");
 
-        demand(&mut wants, vec![flow("a", 2), flow("b", 1)]);
+        demand(&mut wants, &[flow("a", 2), flow("b", 1)]);
         assert!(wants.tell(std::iter::empty(), now).is_some());
         wants.tell_again();
         assert!(wants.tell(std::iter::empty(), now).is_some());
@@ -266,7 +267,7 @@ mod tests {
     #[test]
     fn whoever_is_known_to_two_replicas_is_one_caller_and_nobody_else_is_named() {
         let mut wants = Wants::default();
-        demand(&mut wants, vec![flow("alice", 1)]);
+        demand(&mut wants, &[flow("alice", 1)]);
         let told = wants.tell(std::iter::empty(), Instant::now()).unwrap();
         let reply =
             |name: &str| -> Reply { serde_json::from_str(&format!(r#"{{"others":[["{name}",1,2,0,1]]}}"#)).unwrap() };

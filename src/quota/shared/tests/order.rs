@@ -146,10 +146,10 @@ fn all_of_the_quota_is_used_and_a_slot_costs_few_steps() {
 #[test]
 fn a_slot_that_a_dead_replica_does_not_come_for_goes_to_the_next_in_turn() {
     let mut fleet = Fleet::new(4, &LIMITS);
-    for n in 0..4 {
+    for (n, name) in NAMES.into_iter().take(4).enumerate() {
         fleet.ask(Asking {
             waiting: 50,
-            ..Asking::at(n, NAMES[n])
+            ..Asking::at(n, name)
         });
     }
     fleet.pass(SECOND * 60);
@@ -200,11 +200,11 @@ fn served_after_a_flush(before: usize) -> usize {
     fleet.pass(SECOND * 3);
     let served = fleet.total();
     fleet.store.flush();
-    for n in 0..4 {
+    for (n, name) in NAMES.into_iter().take(4).enumerate() {
         fleet.ask(Asking {
             waiting: if n < 2 { 13 } else { 12 },
             goes_on: false,
-            ..Asking::at(n, NAMES[n])
+            ..Asking::at(n, name)
         });
     }
     fleet.pass(SECOND * 3);
