@@ -99,11 +99,15 @@ async fn suffer(sign_in: &Simulator, fault: Fault, leaves: bool) -> Noticed {
 async fn no_caller_notices_when_a_region_fails() {
     // Whether the region has to be left, and the slowest call that is allowed, beyond the ordinary.
     let expected = |fault| match fault {
-        Fault::Refused | Fault::TlsExpired | Fault::TlsWrongName | Fault::LatencyStep => (true, CONNECT),
+        // The last two answer at once, if only badly.
+        Fault::Refused
+        | Fault::TlsExpired
+        | Fault::TlsWrongName
+        | Fault::LatencyStep
+        | Fault::ResetMidBody
+        | Fault::BrownOut => (true, CONNECT),
         Fault::BlackHole => (true, CONNECT + BEYOND),
         Fault::SlowHead | Fault::SlowBody => (true, BEYOND),
-        // These answer at once, if only badly.
-        Fault::ResetMidBody | Fault::BrownOut => (true, CONNECT),
         fault if fault.is_rubbish() => (true, CONNECT),
         // The pings of a connection that has gone silent take so long.
         Fault::HalfOpen => (false, Duration::from_secs(1)),

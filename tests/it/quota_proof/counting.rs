@@ -1,6 +1,7 @@
 //! An upstream that counts: true sliding windows over everybody's accepted calls, and storms in which it refuses ours for no reason.
 
 use std::collections::VecDeque;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,7 +46,7 @@ impl Told {
             );
         }
         if let Some(seconds) = self.seconds {
-            message += &format!(" You can send requests again in {seconds} seconds.");
+            let _ = write!(message, " You can send requests again in {seconds} seconds.");
         }
         Answer {
             status: StatusCode::TOO_MANY_REQUESTS,
