@@ -47,6 +47,8 @@ pub(super) struct State<P> {
     pub(super) recent: RecentCallers,
     pub(super) expectations: Expectations,
     tickets: u64,
+    /// Slots handed out since the start.
+    pub(super) served: u64,
     /// Whether somebody was refused for want of slots since nobody waited last.
     turns_away: bool,
     pub(super) check: Check,
@@ -62,6 +64,8 @@ pub(super) struct Waiter<P> {
     turn: oneshot::Sender<Turn<P>>,
     /// How long it said that it may wait.
     pub(super) allowed: Duration,
+    /// The number of the slot that was foretold when it came, counted as [`State::served`] is.
+    pub(super) foretold: u64,
 }
 
 /// A ticket just taken.
@@ -85,6 +89,7 @@ impl<P> State<P> {
             recent: RecentCallers::default(),
             expectations: Expectations::default(),
             tickets: 0,
+            served: 0,
             turns_away: false,
             check: Check::IDLE,
             armed: None,
@@ -194,7 +199,13 @@ impl<P> State<P> {
         self.check.came(delay, in_time, self.order.loops(), now);
         self.check.budget = (self.check.budget + STEPS_PER_ARRIVAL).min(2 * self.order.len() + STEPS_PER_ARRIVAL);
         let (sender, turn) = oneshot::channel();
-        self.waiters.insert(id, Waiter { turn: sender, allowed });
+        let foretold = self.served.saturating_add(ahead.rank() as u64);
+        let waiter = Waiter {
+            turn: sender,
+            allowed,
+            foretold,
+        };
+        self.waiters.insert(id, waiter);
         turn
     }
 
@@ -269,7 +280,8 @@ impl<P> State<P> {
         while let Some(next) = self.order.next().map(|ticket| (ticket.deadline, ticket.id)) {
             self.look_ahead(now, self.order.len() + 1, slots);
             if next.0 + TOLERANCE < now {
-                self.take_back(next.1, Reason::Displaced, None, now);
+                let reason = self.why_late(next.1, 0);
+                self.take_back(next.1, reason, None, now);
                 continue;
             }
             let permit = match in_hand.take().map_or_else(|| slots.take(now), Ok) {
@@ -305,6 +317,7 @@ impl<P> State<P> {
 
     /// A slot has gone to this caller.
     fn handed_out(&mut self, caller: &Name, urgency: Urgency, now: Instant) {
+        self.served += 1;
         self.recent.served(caller);
         self.expectations.granted(caller, urgency, now, &mut self.order);
         self.slots.handed_out(now);

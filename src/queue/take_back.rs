@@ -93,13 +93,7 @@ impl<P> State<P> {
             ..Check::IDLE
         };
         for (index, Late { id, rank }) in played.late.into_iter().enumerate() {
-            let deadline = self.order.ticket(id).map_or(now, |ticket| ticket.deadline);
-            let is_paused = overtaken.is_none() || self.slots.start(0, now) > deadline;
-            let reason = if is_paused {
-                Reason::Overtaken
-            } else {
-                Reason::Displaced
-            };
+            let reason = self.why_late(id, rank);
             self.take_back(id, reason, Some(rank + index), now);
         }
         None
@@ -127,12 +121,16 @@ impl<P> State<P> {
 
     /// The time of a ticket is up, and no slot has come.
     pub(super) fn lapse(&mut self, id: u64, now: Instant) {
-        let is_paused = self.slots.start(0, now) > now + SLIGHTLY && self.order.ahead_of(id) == Some(0);
-        let reason = if is_paused {
-            Reason::Overtaken
-        } else {
-            Reason::Displaced
-        };
+        let reason = self.why_late(id, self.order.ahead_of(id).unwrap_or(0));
         self.take_back(id, reason, None, now);
+    }
+
+    /// Why a turn comes too late, with so many slots to go before it: because others went before, or because slots come later.
+    pub(super) fn why_late(&self, id: u64, rank: usize) -> Reason {
+        let turn = self.served.saturating_add(rank as u64);
+        match self.waiters.get(&id) {
+            Some(waiter) if turn > waiter.foretold => Reason::Displaced,
+            _ => Reason::Overtaken,
+        }
     }
 }

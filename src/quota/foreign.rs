@@ -22,7 +22,7 @@ use super::pace::overlap;
 /// Shares of the long window's limit.
 mod share {
     /// How far below what fitted the pace aims after a refusal.
-    pub(super) const MARGIN: f64 = 0.01;
+    pub(super) const MARGIN: f64 = 0.007;
     /// A refusal with at most this much room by the estimate was foreseen by it.
     pub(super) const FORESEEN: f64 = 0.05;
     /// Two refusals this near to each other are at about the same number of calls.

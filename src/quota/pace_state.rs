@@ -33,7 +33,7 @@ impl PaceState {
             clippy::cast_sign_loss,
             reason = "between zero and the capacity"
         )]
-        let whole = (self.tokens + Pace::EPSILON).max(0.0) as usize;
+        let whole = (self.tokens + 2.0 * Pace::EPSILON).max(0.0) as usize;
         whole.min(self.capacity)
     }
 }

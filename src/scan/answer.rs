@@ -103,7 +103,12 @@ fn is_next_link(text: &[u8]) -> bool {
         return false;
     };
     let start = without(&text[..start], b"odata.").unwrap_or(start);
-    matches!(text[..start].last(), Some(b'"' | b'@'))
+    match text[..start] {
+        // A quote inside the name is no beginning of one.
+        [.., before, b'"'] => before != b'\\',
+        [.., b'"' | b'@'] => true,
+        _ => false,
+    }
 }
 
 #[cfg(test)]

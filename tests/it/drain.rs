@@ -79,6 +79,7 @@ async fn who_would_have_to_wait_longer_than_the_drain_is_told_and_not_cut() {
     // The first slot comes after some twenty seconds, the drain is over before.
     let setup = Setup::new()
         .limits(Shape::SlidingLog, &["50/20s"])
+        .set("queue.max_wait", "60s")
         .set("server.drain", "5s");
     let running = setup.start().await;
     let first = running.caller.ask_each(0..50).await;

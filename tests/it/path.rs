@@ -239,7 +239,7 @@ async fn an_answer_says_what_is_left_of_the_quota() {
     let answer = running.caller.ask(&[id(1)]).await;
     assert_eq!(
         answer.field("ratelimit-policy"),
-        r#""1m";q=100;w=60, "1h";q=1500;w=3600"#
+        r#""1m";q=100;w=60, "1h";q=1500;w=3600, "pace";q=100;w=240"#
     );
     assert!(
         answer.field("ratelimit").starts_with(r#""1m";r=99;t="#),
@@ -248,6 +248,11 @@ async fn an_answer_says_what_is_left_of_the_quota() {
     );
     assert!(
         answer.field("ratelimit").contains(r#", "1h";r=1499;t="#),
+        "{:?}",
+        answer.headers
+    );
+    assert!(
+        answer.field("ratelimit").contains(r#", "pace";r=99;t="#),
         "{:?}",
         answer.headers
     );

@@ -239,11 +239,9 @@ async fn answers_in_every_layout_and_envelope() {
     ])
     .await;
     for tally in &tallies {
-        assert!(
-            tally.merged > 0 && tally.assembled > 0 && tally.partial > 0,
-            "not tested: {tally:?}"
-        );
+        assert!(tally.merged > 0 && tally.assembled > 0, "not tested: {tally:?}");
     }
+    assert!(tallies.iter().any(|tally| tally.partial > 0), "not tested: {tallies:?}");
 }
 
 #[tokio::test]

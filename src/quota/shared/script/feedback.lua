@@ -2,7 +2,7 @@
 -- What others use of the same quota, estimated from answers of 429: the shared form of foreign.rs, where it is explained. Calls, not rates;
 -- times are microseconds. The ledger holds the replicas' own calls only.
 
-local MARGIN, FORESEEN, NEAR, NEARLY_FULL, MOST, DECAY = 0.01, 0.05, 0.03, 0.8, 0.9, 1 / 300
+local MARGIN, FORESEEN, NEAR, NEARLY_FULL, MOST, DECAY = 0.007, 0.05, 0.03, 0.8, 0.9, 1 / 300
 local GAIN, DOUBLING, LEAST, STRETCH, KEPT = 0.5, 12, 0.25, 8, 8
 local SECOND = 1000000
 local FIRST_PROBE, LAST_PROBE, ROUNDING = 5 * SECOND, 60 * SECOND, 3 * SECOND
