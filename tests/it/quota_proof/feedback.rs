@@ -383,11 +383,14 @@ fn beside_a_greedy_neighbour_the_quota_is_used_up_and_the_pauses_shrink() {
     let (mut table, mut wrong) = (String::new(), Vec::new());
     for (case, outcome) in each(&CASES, live) {
         let _ = writeln!(table, "{}", outcome.line(&case));
+        let all: Vec<_> = (1..4)
+            .map(|hour| outcome.hour(&outcome.ours, hour) + outcome.hour(&outcome.theirs, hour))
+            .collect();
+        // 97 % from the second hour on. Within one hour the neighbour's own calls differ by some thirty from what is estimated.
+        if all.iter().sum::<usize>() < 3 * 1455 || all.iter().any(|calls| *calls < 1425) {
+            wrong.push(format!("{}: {all:?} calls an hour", case.name));
+        }
         for hour in 1..4 {
-            let all = outcome.hour(&outcome.ours, hour) + outcome.hour(&outcome.theirs, hour);
-            if all < 1455 {
-                wrong.push(format!("{}: {all} calls in hour {hour}", case.name));
-            }
             if outcome.gap(hour) > outcome.gap(hour - 1).max(2 * MINUTE) {
                 wrong.push(format!("{}: the pause grows in hour {hour}", case.name));
             }
