@@ -312,8 +312,8 @@ impl Replicas {
     }
 }
 
-const REAL: [(u32, Duration); 2] = [(100, Duration::from_secs(60)), (1500, Duration::from_secs(3600))];
-const FAST: [(u32, Duration); 2] = [(100, Duration::from_secs(1)), (1500, Duration::from_secs(60))];
+const REAL: [(u32, Duration); 2] = [(100, Duration::from_mins(1)), (1500, Duration::from_hours(1))];
+const FAST: [(u32, Duration); 2] = [(100, Duration::from_secs(1)), (1500, Duration::from_mins(1))];
 
 /// How unevenly calls leave, in milliseconds: the median distance of their gaps from the median gap.
 fn unevenness(calls: &[Instant]) -> f64 {

@@ -91,6 +91,7 @@ pub(crate) fn respond() -> respond::Layer {
         window_s,
         remaining: 37,
         reset_s: 12,
+        spread: None,
     };
     let windows = Windows::new(vec![window("1m", 100, 60), window("1h", 1500, 3600)]);
     respond::Layer::new(respond::Config {
