@@ -323,7 +323,12 @@ async fn what_callers_have_yet_to_take_counts_although_it_is_not_stored_any_more
     assert!(!keep("f", &large(20_000)), "there is no memory for it");
     assert!(keep("f", &answer(200, ROWS)), "small ones do not matter");
     drop(readers);
-    assert!(keep("f", &large(20_000)));
+    // The cache's map lets go of replaced values when no thread of this process can be looking at them any more.
+    let is_kept = (0..100_000).any(|_| {
+        std::thread::yield_now();
+        keep("f", &large(20_000))
+    });
+    assert!(is_kept);
 }
 
 #[tokio::test(start_paused = true)]
