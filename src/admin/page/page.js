@@ -134,11 +134,11 @@ function token(state) {
   at("token-notes").className = error ? "bad" : "warn";
 }
 
-// The same thing over and over is one row, as of the latest.
+// The same thing over and over is one row, as of the latest. Seconds and counts in its reason do not make it another thing.
 function alike(list) {
   const seen = new Map();
   for (const one of list) {
-    const what = one.status + " " + one.reason;
+    const what = one.status + " " + (one.reason || "").replace(/\d+/g, "#");
     if (seen.has(what)) seen.get(what).times += 1;
     else seen.set(what, { ...one, times: 1 });
   }
