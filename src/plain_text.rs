@@ -125,7 +125,7 @@ pub fn line(bytes: &[u8]) -> Result<&str, Malformed> {
     }
 }
 
-/// What is odd about a file of one line that [`line`] takes: what people see as the same text is another one to a machine.
+/// What is odd about a file of one line that [`line()`] takes: what people see as the same text is another one to a machine.
 #[must_use]
 pub fn oddities(bytes: &[u8]) -> Vec<Oddity> {
     let Ok(line) = line(bytes) else {
