@@ -74,8 +74,8 @@ impl fmt::Display for AdminAddress {
     }
 }
 
-/// The largest answer that is read; a probe's is a word or a dozen lines.
-const LARGEST: usize = 64 * 1024;
+/// The largest answer that is read; a probe's is a word or a dozen lines, the whole state some 50 kB.
+const LARGEST: usize = 1 << 20;
 
 /// Asks for `path` and returns the answer's status and text, within `patience`.
 ///

@@ -4,10 +4,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
 
+use super::connection_limit::{ConnectionLimiter, Connections};
 use super::{Address, Config};
 
 /// Longest list of connections that the kernel keeps for us to accept.
@@ -46,6 +48,7 @@ pub enum BindError {
 pub struct Bound {
     pub(super) listeners: Vec<Listener>,
     pub(super) config: Config,
+    pub(super) limiter: Arc<ConnectionLimiter>,
     addresses: Vec<Address>,
 }
 
@@ -73,6 +76,7 @@ impl Bound {
         }
         Ok(Self {
             listeners,
+            limiter: ConnectionLimiter::new(&config),
             config,
             addresses,
         })
@@ -82,6 +86,12 @@ impl Bound {
     #[must_use]
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
+    }
+
+    /// How many connections there are.
+    #[must_use]
+    pub fn connections(&self) -> Connections {
+        Connections(Arc::clone(&self.limiter))
     }
 }
 

@@ -67,7 +67,7 @@ function hour() {
   const wave = (most, every) => steps.map((step) => Math.round(most * Math.abs(Math.sin(step / every))));
   return {
     step_s: 20, steps: 180, last_s: 3, from_memory: wave(120, 23), shared_call: wave(40, 17), own_call: wave(9, 31),
-    refused: steps.map((step) => (step > 100 && step < 130 ? 12 : 0)), failed: steps.map((step) => (step === 60 ? 4 : 0)),
+    refused: steps.map((step) => (step > 100 && step < 130 ? 12 : 0)), failed: steps.map((step) => (step === 60 ? 4 : 0)), invalid: wave(2, 11), gone: wave(1, 7),
     upstream_calls: wave(9, 31), waiting: steps.map((step) => (step > 90 && step < 130 ? step - 90 : 0)),
     remaining: steps.map((step) => [100 - (step % 90), 1500 - 8 * step]),
   };
@@ -85,7 +85,10 @@ test('the figures are those of /status', async () => {
   assert.ok((await page.textContent('#saved')).includes(`Questions${status.saved.requests.toLocaleString('en')}Upstream calls${status.saved.upstream_calls}`));
   assert.match(await page.textContent('#token'), /client secret.*good for/);
   // The demo ends with 56 refusals; the latest are listed with the reason.
-  assert.match(await page.textContent('#trouble tbody'), /32\s*429.*TooManyRequests/, 'the latest 32, as one row');
+  assert.match(await page.textContent('#trouble tbody'), /32\s*429.*GetScanHistoryByScanDefinitionId.*TooManyRequests/, 'the latest 32, as one row');
+  assert.equal(await page.title(), `${status.host} · tenant ${status.tenant} · cloud ${status.cloud} – defender-gateway`);
+  // Refusals are a problem for a minute, and the banner says why.
+  assert.deepEqual(await page.locator('#problems .what span').allTextContents(), status.problems.map((one) => one.code));
   assert.ok(!(await page.textContent('main')).match(/undefined|NaN|\[object/), 'no figure is a mistake');
   assert.deepEqual(trouble, []);
   await close();
@@ -148,6 +151,6 @@ test('a gateway that is gone is said to be gone', async () => {
   assert.equal(await page.textContent('#mode'), 'no answer');
   // It comes back by itself.
   await page.unroute('**/status');
-  await page.waitForFunction(() => document.querySelector('#mode').textContent === 'normal');
+  await page.waitForFunction(() => !['no answer', '…'].includes(document.querySelector('#mode').textContent));
   await close();
 });

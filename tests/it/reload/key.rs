@@ -48,6 +48,7 @@ fn other(path: &str) -> Option<&'static str> {
         "store.url" => "\"redis://127.0.0.1:9\"",
         "store.prefix" => "\"other\"",
         "telemetry.log" => "\"debug\"",
+        "telemetry.access_log" => "true",
         "telemetry.format" => "\"json\"",
         // Tests of their own: they need files, or another tenant's sign-in.
         "defender.ca_file"
