@@ -165,7 +165,7 @@ const TABLE: [(&str, &str, Break); 17] = [
     }),
     ("sign-in-failing", "WARN", || unrenewable().boxed_local()),
     ("paused", "WARN", || {
-        faulty(Fault::Throttle(Duration::from_secs(300))).boxed_local()
+        faulty(Fault::Throttle(Duration::from_mins(5))).boxed_local()
     }),
     ("quota-spent", "WARN", || {
         impatient(Setup::new().limits(Shape::SlidingLog, &["2/1h"])).boxed_local()
