@@ -17,7 +17,7 @@ variables, such as DEFENDER_GATEWAY_QUOTA_LIMITS), `resources`.
   args: [run]
   env:
     - name: DEFENDER_GATEWAY_ADMIN_LISTEN
-      value: 0.0.0.0:9901
+      value: "[::]:9901"
     - name: DEFENDER_GATEWAY_SERVER_DRAIN
       value: 10s
     - name: DEFENDER_GATEWAY_QUOTA_ON_UNKNOWN_PAST
