@@ -22,7 +22,7 @@ import yaml
 import lint
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-FOLDERS = ("*.md", ".github/*.md", "tests/*.md", "tests/bench/*.md", "deploy/**/*.md", "config/**/*.md")
+FOLDERS = ("*.md", ".github/*.md", "src/*.md", "tests/*.md", "tests/bench/*.md", "deploy/**/*.md", "config/**/*.md")
 DOCUMENTS = sorted(file for pattern in FOLDERS for file in ROOT.glob(pattern))
 # Versions in deploy/ that are not this program's: the example applications', curl's, cargo-auditable's, and the oldest Kubernetes.
 OTHERS = {"0.7.7", "1.2.3", "1.2.4", "1.29.0", "8.10.1"}
