@@ -20,6 +20,10 @@ impl Latency {
         self.mean += 0.125 * (seconds - self.mean);
     }
 
+    pub(super) fn mean(self) -> Duration {
+        Duration::from_secs_f64(self.mean.max(0.0))
+    }
+
     pub(super) fn bound(self) -> Duration {
         Duration::from_secs_f64((self.mean + 4.0 * self.deviation).max(0.0))
     }

@@ -27,3 +27,41 @@ fn replicas_use_the_long_window_up_as_fast_as_the_short_one_allows() {
         fleet.assert_never_over(&LIMITS);
     }
 }
+
+/// Small limits are used up over replicas as they are alone: but for one call, spread or not.
+#[test]
+fn replicas_use_small_limits_up() {
+    for limits in [
+        &[(1, SECOND * 10)][..],
+        &[(2, SECOND * 10)],
+        &[(5, SECOND * 10)],
+        &[(12, SECOND * 10)],
+        &[(20, SECOND * 60)],
+        &[(3, SECOND), (10, SECOND * 10)],
+    ] {
+        let used = |pacing| {
+            let mut fleet = Fleet::paced(2, limits, pacing);
+            for (replica, name) in [(0, "A"), (1, "B")] {
+                fleet.ask(Asking {
+                    waiting: 10,
+                    ..Asking::at(replica, name)
+                });
+            }
+            let (calls, window) = *limits.last().unwrap();
+            fleet.pass(SECOND * 600);
+            fleet.assert_never_over(limits);
+            let from = fleet.made[0];
+            let full = (0..).map(|n| fleet.made.iter().filter(|at| **at < from + window * n).count());
+            (calls as usize, full.take(9).collect::<Vec<_>>())
+        };
+        let ((calls, spread), (_, unpaced)) = (used(Pacing::Spread), used(Pacing::None));
+        println!("{limits:?}: {spread:?} of {unpaced:?}");
+        // Answers take their time, so each window comes a little later than the one before: its calls may have left in one case only.
+        for (n, (spread, unpaced)) in spread.iter().zip(&unpaced).enumerate().skip(1) {
+            assert!(
+                spread + calls >= *unpaced,
+                "{limits:?}, {n} windows: {spread} of {unpaced}"
+            );
+        }
+    }
+}
