@@ -280,7 +280,7 @@ impl Account {
         let Some(longest) = self.ledger.limits().last().cloned() else {
             return;
         };
-        let landing = self.latency.mean();
+        let landing = self.latency.landing(&longest);
         self.returns.clear();
         self.returns.extend(
             self.ledger

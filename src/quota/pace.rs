@@ -19,6 +19,16 @@ pub struct Supply<'a> {
     pub others: Option<Others<'a>>,
 }
 
+impl Supply<'_> {
+    /// Of so few calls in a window, one that waits for the return after its own would be a notable share. In a larger window that one is the
+    /// slack by which forecasts hold, and beside others it is part of the distance to what fits.
+    pub(super) const SMALL: usize = 100;
+
+    fn is_small(&self) -> bool {
+        self.others.is_none() && self.free + self.returns.len() as f64 <= Self::SMALL as f64
+    }
+}
+
 /// Others who use the same window. Their calls come and leave evenly, but for holes from times without calls.
 #[derive(Clone, Copy, Debug)]
 pub struct Others<'a> {
@@ -48,9 +58,9 @@ pub(super) fn overlap(holes: &VecDeque<(Instant, Instant)>, now: Instant, until:
 /// A bucket of at most `burst` calls, filled at the largest constant rate that can never run dry.
 ///
 /// With `spare` calls free beyond what the bucket already promises, and the k-th counted call (k = 1, 2, ...) leaving the window at `x_k`,
-/// the rate is the least of `(spare + k) / (x_k - now)` over all k. The call that a return makes room for is in the bucket when it comes,
-/// not only after: a limit of L would otherwise lose one call in L + 1. When all n have left, the next return is that of a call which leaves
-/// now: `(spare + n + 1) / window`. Spent at that rate, the window is just used up at the `x_k` that gave the minimum; until then the plan
+/// the rate is the least of `(spare + k - 1) / (x_k - now)` over all k, and `(spare + n) / window` when all n have left. A limit of L loses
+/// one call in L + 1 by that, so in a small window the call that a return makes room for is in the bucket when it comes, not only after:
+/// `(spare + k) / (x_k - now)`, and, since the next return is that of a call which leaves now, `(spare + n + 1) / window`. Spent at that rate, the window is just used up at the `x_k` that gave the minimum; until then the plan
 /// stays right, so it is made again only at that moment, or when calls were left unused.
 #[derive(Clone, Debug)]
 pub struct Pace {
@@ -70,7 +80,7 @@ fn sustainable(now: Instant, supply: &Supply<'_>, spare: f64, mut rate: f64) -> 
     for (k, &back) in supply.returns.iter().enumerate() {
         // The call that this return makes room for may be ready when it comes: the ledger lets none go before.
         // Beside others it waits one return longer, which keeps the distance to what fits.
-        let ready = k + usize::from(supply.others.is_none());
+        let ready = k + usize::from(supply.is_small());
         let left = spare + ready as f64;
         // Every return comes within the window: no later one can ask for less.
         if supply.others.is_none() && left / window >= rate {
@@ -159,8 +169,10 @@ impl Pace {
         self.level = self.level.min(free.max(1.0));
         let spare = free - self.level;
         let window = supply.window.as_secs_f64();
-        let promised = (self.level - 1.0).max(0.0);
-        let even = (free + supply.returns.len() as f64 - promised) / window;
+        let returning = supply.returns.len() as f64;
+        // The call that leaves now is the next to return.
+        let next = f64::from(u8::from(supply.is_small()));
+        let even = (spare + returning + next).min(free + returning) / window;
         let Some(others) = supply.others else {
             let (rate, end) = sustainable(now, &supply, spare, even);
             self.rate = rate.max(0.0);

@@ -40,7 +40,7 @@ fn within(limits: Vec<Limit>, calls: u32) -> Config {
 const LATENCY: Duration = Duration::from_millis(200);
 
 fn gaps(calls: &[Duration]) -> impl Iterator<Item = (Duration, Duration)> {
-    calls.windows(2).map(|pair| (pair[1], pair[1] - pair[0]))
+    calls.windows(2).map(|pair| (pair[1], pair[1].saturating_sub(pair[0])))
 }
 
 /// As many calls leave as without spreading, but for one, by the end of each longest window; and after the first ones they are spread.

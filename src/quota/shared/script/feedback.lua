@@ -4,7 +4,7 @@
 
 local MARGIN, FORESEEN, NEAR, NEARLY_FULL, MOST, DECAY = 0.007, 0.05, 0.03, 0.8, 0.9, 1 / 300
 local GAIN, DOUBLING, LEAST, STRETCH, KEPT = 0.5, 12, 0.25, 8, 8
-local SECOND = 1000000
+local SECOND, SMALL = 1000000, 100
 local FIRST_PROBE, LAST_PROBE, ROUNDING = 5 * SECOND, 60 * SECOND, 3 * SECOND
 local LONG, MOST_CONFIRMED, SURE, MOST_REFUTED, SOON = 5, 3, 2, 3, 4 -- the latter of trials: see trial.rs
 
@@ -240,12 +240,14 @@ local function replan()
   if theirs > 0 then free = math.min(free, math.max(0, spare(#returns))) end
   state.level = math.min(state.level, math.max(free, 1))
   local left = free - state.level
-  state.rate, state.plan = (free + #returns - math.max(state.level - 1, 0)) / longest.hold, now + longest.hold
+  -- Only in a small window the call that a return makes room for is ready when it comes.
+  local ready = theirs <= 0 and longest.calls <= SMALL and 1 or 0
+  state.rate, state.plan = math.min(left + #returns + ready, free + #returns) / longest.hold, now + longest.hold
   if theirs > 0 then state.rate = math.min(state.rate, (longest.calls - theirs) / longest.hold) end
   local fair = state.rate
   for k, back in ipairs(returns) do
     local taken = theirs > 0 and theirs / longest.hold * hole(back) or 0
-    local sustainable = (left + k - (theirs > 0 and 1 or 0) - taken) / (back - now)
+    local sustainable = (left + k - 1 + ready - taken) / (back - now)
     if back > now and sustainable < state.rate then state.rate, state.plan = sustainable, back end
   end
   if theirs > 0 then

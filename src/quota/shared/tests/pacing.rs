@@ -28,9 +28,11 @@ fn replicas_use_the_long_window_up_as_fast_as_the_short_one_allows() {
     }
 }
 
-/// Small limits are used up over replicas as they are alone: but for one call, spread or not.
+/// Small limits are used up over replicas as they are alone: but for one call, whenever the longest window would have let as many go as it
+/// holds, and once more, and so on.
 #[test]
 fn replicas_use_small_limits_up() {
+    let mut wrong = Vec::new();
     for limits in [
         &[(1, SECOND * 10)][..],
         &[(2, SECOND * 10)],
@@ -39,7 +41,7 @@ fn replicas_use_small_limits_up() {
         &[(20, SECOND * 60)],
         &[(3, SECOND), (10, SECOND * 10)],
     ] {
-        let used = |pacing| {
+        let made = |pacing| {
             let mut fleet = Fleet::paced(2, limits, pacing);
             for (replica, name) in [(0, "A"), (1, "B")] {
                 fleet.ask(Asking {
@@ -47,21 +49,21 @@ fn replicas_use_small_limits_up() {
                     ..Asking::at(replica, name)
                 });
             }
-            let (calls, window) = *limits.last().unwrap();
-            fleet.pass(SECOND * 600);
+            fleet.pass(limits.last().unwrap().1 * 10);
             fleet.assert_never_over(limits);
-            let from = fleet.made[0];
-            let full = (0..).map(|n| fleet.made.iter().filter(|at| **at < from + window * n).count());
-            (calls as usize, full.take(9).collect::<Vec<_>>())
+            fleet.made
         };
-        let ((calls, spread), (_, unpaced)) = (used(Pacing::Spread), used(Pacing::None));
-        println!("{limits:?}: {spread:?} of {unpaced:?}");
-        // Answers take their time, so each window comes a little later than the one before: its calls may have left in one case only.
-        for (n, (spread, unpaced)) in spread.iter().zip(&unpaced).enumerate().skip(1) {
-            assert!(
-                spread + calls >= *unpaced,
-                "{limits:?}, {n} windows: {spread} of {unpaced}"
-            );
+        let (spread, unpaced) = (made(Pacing::Spread), made(Pacing::None));
+        let calls = limits.last().unwrap().0 as usize;
+        for made in (calls..unpaced.len()).step_by(calls) {
+            let spread = spread.iter().filter(|at| **at < unpaced[made]).count();
+            if spread + 1 < made {
+                wrong.push(format!(
+                    "{limits:?}: {spread} of {made} calls until {:?}",
+                    unpaced[made]
+                ));
+            }
         }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
