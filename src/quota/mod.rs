@@ -29,6 +29,8 @@ pub mod shared;
 mod state_file;
 #[cfg(test)]
 mod tests;
+mod throttle;
+mod trial;
 mod window;
 
 pub use account::Account;

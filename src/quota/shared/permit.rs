@@ -149,10 +149,7 @@ impl Quota {
             steady_until: account.steady_until(&windows, pace.as_ref(), now),
             windows,
             pace,
-            paused: account
-                .paused_until()
-                .map(|until| until.saturating_duration_since(now))
-                .filter(|left| !left.is_zero()),
+            paused: account.pause(now),
             foreign: state.foreign,
             in_flight: account.ledger.in_flight(),
             calls: state.calls,
