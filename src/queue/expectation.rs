@@ -5,6 +5,7 @@
 //! expected of each caller, and how reliable it is.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::ops::Range;
 use std::time::Duration;
 
 use foldhash::quality::RandomState;
@@ -39,25 +40,25 @@ const MOST_RETURNS: usize = 10_000;
 /// A caller cannot be thought to ask more often than this.
 const SHORTEST_CYCLE: Duration = Duration::from_millis(1);
 
+/// A caller whose refused requests do not come back has no turns kept for so long, for each that did not come and was not made up for by
+/// one that did.
+const DISTRUST: Duration = Duration::from_mins(1);
+const MOST_MISSED: u32 = 10;
+
+/// When so many in a row have not come back, none of the caller's is expected any more.
+const MISSED_IN_A_ROW: u32 = 2;
+
 /// What a request is to those that are expected of its caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Arrival {
     /// One that was refused, and comes when it was told to.
     Return,
-    /// Another one, or one that comes early: so many are expected back that have a better right.
-    New { behind: usize },
+    /// One that was refused, and comes too early.
+    Early,
+    /// Another one.
+    Further,
     /// One that waited until its place was taken back.
     Displaced,
-}
-
-impl Arrival {
-    /// How many of its caller's that are expected back go first.
-    pub(super) fn behind(self) -> usize {
-        match self {
-            Self::Return | Self::Displaced => 0,
-            Self::New { behind } => behind,
-        }
-    }
 }
 
 /// What is expected of everybody.
@@ -77,6 +78,14 @@ struct History {
     granted: Option<Instant>,
     /// Whether the call has been answered since.
     is_answered: bool,
+    /// Requests that ended, served or not, and have not been followed by another one.
+    ended: usize,
+    /// These are, or nothing is expected to follow them.
+    follows_until: Instant,
+    /// Requests that did not come back, less those that did.
+    missed: u32,
+    /// No turns are kept for it until then.
+    distrusted: Option<Instant>,
     /// From a slot to the next request, the last few times.
     gaps: [Option<Duration>; CYCLES],
     /// Until then it is expected to ask again, if it ever did.
@@ -105,6 +114,10 @@ impl History {
             returns: VecDeque::new(),
             granted: None,
             is_answered: false,
+            ended: 0,
+            follows_until: now,
+            missed: 0,
+            distrusted: None,
             gaps: [None; CYCLES],
             until: now + RECENT,
             refused: None,
@@ -129,23 +142,84 @@ impl History {
         longest.filter(|_| self.gaps.iter().all(Option::is_some))
     }
 
-    fn expected(&self, now: Instant) -> Expected {
-        let cycle = self.cycle().filter(|_| now < self.until);
+    /// What a request is that comes now.
+    fn classify(&mut self, now: Instant) -> Arrival {
+        if self.returns.front().is_some_and(|first| first.due <= now + EARLY) {
+            return Arrival::Return;
+        }
+        if self.ended > 0 {
+            self.ended -= 1;
+            return Arrival::Further;
+        }
+        // Several may come at once.
+        let is_batch = self.refused.is_none_or(|(_, first)| now < first + AT_ONCE);
+        if self.returns.is_empty() || is_batch {
+            Arrival::Further
+        } else {
+            Arrival::Early
+        }
+    }
+
+    /// One of its requests has a slot, or left. Another one may follow.
+    fn end(&mut self, now: Instant) {
+        self.ended += 1;
+        self.follows_until = now + RECENT;
+    }
+
+    /// Takes out the one of those expected back that a request is.
+    fn take_out(&mut self, arrival: Arrival) -> Option<Return> {
+        match arrival {
+            Arrival::Return => {
+                self.missed = self.missed.saturating_sub(1);
+                self.returns.pop_front()
+            }
+            Arrival::Early => self.returns.pop_back(),
+            Arrival::Further | Arrival::Displaced => None,
+        }
+    }
+
+    /// Those that are expected back and come to lie before a request.
+    fn returns_before(&self, arrival: Arrival) -> Range<usize> {
+        let all = self.returns.len();
+        match arrival {
+            Arrival::Return => 1.min(all)..all,
+            Arrival::Early => 0..all.saturating_sub(1),
+            Arrival::Further | Arrival::Displaced => 0..all,
+        }
+    }
+
+    fn is_trusted(&self, now: Instant) -> bool {
+        self.missed == 0 || self.distrusted.is_none_or(|until| until <= now)
+    }
+
+    /// One did not come back. Returns how many more are not expected any more.
+    fn miss(&mut self, now: Instant) -> usize {
+        self.missed = (self.missed + 1).min(MOST_MISSED);
+        self.distrusted = Some(now + DISTRUST * self.missed);
+        if self.missed < MISSED_IN_A_ROW { 0 } else { self.returns.len() }
+    }
+
+    fn expected(&self, now: Instant, is_here: bool) -> Expected {
+        let cycle = self.cycle().filter(|_| now < self.until && self.is_trusted(now));
         let rate = |cycle: Duration| 1_000_000 / cycle.max(SHORTEST_CYCLE).as_millis();
         Expected {
             returning: self.returns.len(),
             loops: usize::from(cycle.is_some()),
             rate: cycle.map_or(0, |cycle| u64::try_from(rate(cycle)).unwrap_or(u64::MAX)),
+            away_until: cycle
+                .and(self.returns.front())
+                .map(|first| first.due)
+                .filter(|_| !is_here && self.ended == 0),
         }
     }
 
     fn next_look(&self, now: Instant) -> Option<Instant> {
         let lapses = self.returns.front().map(|first| first.lapses());
-        Some(self.until)
-            .filter(|until| *until > now)
-            .into_iter()
-            .chain(lapses)
-            .min()
+        let distrusted = self.distrusted.filter(|until| self.missed > 0 && *until > now);
+        let until = Some(self.until).filter(|until| *until > now);
+        // A caller that is not trusted is remembered for that long.
+        let follows = Some(self.follows_until).filter(|_| self.ended > 0);
+        until.or(distrusted).into_iter().chain(lapses).chain(follows).min()
     }
 }
 
@@ -154,17 +228,12 @@ impl Expectations {
     pub(super) fn arrive(&mut self, caller: &Name, urgency: Urgency, now: Instant, order: &mut Order) -> Arrival {
         self.expire(now, order);
         self.remember(caller, urgency, now, order);
-        let mut arrival = Arrival::New { behind: 0 };
+        let mut arrival = Arrival::Further;
         self.update(caller, urgency, now, order, |history| {
             history.observe(now);
             history.until = now + RECENT;
-            arrival = match history.returns.front() {
-                Some(first) if first.due <= now + EARLY => Arrival::Return,
-                // One of those that are expected may be this one.
-                _ => Arrival::New {
-                    behind: history.returns.len().saturating_sub(1),
-                },
-            };
+            arrival = history.classify(now);
+            Changed::default()
         });
         arrival
     }
@@ -181,29 +250,19 @@ impl Expectations {
         if arrival == Arrival::Return {
             order.returned();
         }
-        let mut came = 0;
         self.update(caller, urgency, now, order, |history| {
-            let one = match arrival {
-                Arrival::Return => history.returns.pop_front(),
-                Arrival::New { .. } => history.returns.pop_back(),
-                Arrival::Displaced => None,
-            };
-            came = usize::from(one.is_some());
             history.until = deadline + RECENT;
+            Changed {
+                gone: history.take_out(arrival),
+                new: None,
+            }
         });
-        self.returns -= came;
     }
 
-    /// How many of its caller's own a request goes behind that is refused.
-    pub(super) fn ahead_of_refused(&self, caller: &Name, urgency: Urgency, arrival: Arrival, now: Instant) -> usize {
+    /// Which of its caller's that are expected back go before a request, once they are due.
+    pub(super) fn returns_before(&self, caller: &Name, urgency: Urgency, arrival: Arrival) -> Range<usize> {
         let history = self.callers[usize::from(urgency.level())].get(caller);
-        let returns = history.map_or(0, |history| history.returns.len());
-        let is_one_of_them = match arrival {
-            Arrival::Return => true,
-            Arrival::New { .. } => history.is_some_and(|history| disobeys(history, now)),
-            Arrival::Displaced => false,
-        };
-        returns - usize::from(is_one_of_them && returns > 0)
+        history.map_or(0..0, |history| history.returns_before(arrival))
     }
 
     /// It is refused, or taken back, and told to come at `due`.
@@ -218,33 +277,37 @@ impl Expectations {
         if arrival == Arrival::Return {
             order.returned();
         }
-        let mut more = 0_isize;
         let has_room = self.returns < MOST_RETURNS;
         self.update(caller, urgency, now, order, |history| {
-            let before = history.returns.len();
-            match arrival {
-                Arrival::Return => history.returns.pop_front(),
-                Arrival::New { .. } if disobeys(history, now) => history.returns.pop_back(),
-                Arrival::New { .. } | Arrival::Displaced => None,
-            };
-            if has_room {
+            let gone = history.take_out(arrival);
+            let new = Some(Return { due, told: now }).filter(|_| has_room && history.is_trusted(now));
+            if let Some(new) = new {
                 let at = history.returns.partition_point(|other| other.due <= due);
-                history.returns.insert(at, Return { due, told: now });
+                history.returns.insert(at, new);
             }
             let batch = history.refused.filter(|(last, _)| now < *last + AT_ONCE);
             history.refused = Some((now, batch.map_or(now, |(_, first)| first)));
             // One that asks again and again, and obeys, goes on when it is back.
             history.until = history.until.max(due + GRACE);
-            more = history.returns.len().cast_signed() - before.cast_signed();
+            Changed { gone, new }
         });
-        self.returns = self.returns.saturating_add_signed(more);
+    }
+
+    /// A request left that waited: its caller may ask again.
+    pub(super) fn left(&mut self, caller: &Name, urgency: Urgency, now: Instant, order: &mut Order) {
+        self.update(caller, urgency, now, order, |history| {
+            history.end(now);
+            Changed::default()
+        });
     }
 
     /// A caller has a slot.
     pub(super) fn granted(&mut self, caller: &Name, urgency: Urgency, now: Instant, order: &mut Order) {
         self.update(caller, urgency, now, order, |history| {
             (history.granted, history.is_answered) = (Some(now), false);
+            history.end(now);
             history.until = now + RECENT;
+            Changed::default()
         });
     }
 
@@ -252,7 +315,8 @@ impl Expectations {
     pub(super) fn answered(&mut self, caller: &Name, urgency: Urgency, now: Instant, order: &mut Order) {
         self.update(caller, urgency, now, order, |history| {
             history.is_answered = history.granted.is_some();
-            history.until = now + RECENT;
+            (history.until, history.follows_until) = (now + RECENT, now + RECENT);
+            Changed::default()
         });
     }
 
@@ -266,12 +330,18 @@ impl Expectations {
             let Some(history) = histories.get_mut(&caller) else {
                 continue;
             };
-            while history.returns.front().is_some_and(|first| first.lapses() <= now) {
-                history.returns.pop_front();
-                self.returns -= 1;
+            while let Some(lapsed) = history.returns.pop_front_if(|first| first.lapses() <= now) {
+                let more = history.miss(now);
+                for gone in std::iter::once(lapsed).chain(history.returns.drain(..more)) {
+                    self.returns -= 1;
+                    order.end_return(&caller, urgency, gone.due);
+                }
                 order.stayed_away(&caller, urgency);
             }
-            let expected = history.expected(now);
+            if history.follows_until <= now {
+                history.ended = 0;
+            }
+            let expected = history.expected(now, order.next_of(&caller, urgency).is_some());
             if let Some(look) = history.next_look(now) {
                 history.look = look;
                 history.told = expected;
@@ -292,6 +362,9 @@ impl Expectations {
             && let Some(history) = self.callers[usize::from(urgency.level())].remove(&oldest)
         {
             self.returns -= history.returns.len();
+            for gone in history.returns {
+                order.end_return(&oldest, urgency, gone.due);
+            }
             order.expect(&oldest, urgency, Expected::default());
         }
         let history = History::new(now);
@@ -306,33 +379,37 @@ impl Expectations {
         urgency: Urgency,
         now: Instant,
         order: &mut Order,
-        change: impl FnOnce(&mut History),
+        change: impl FnOnce(&mut History) -> Changed,
     ) {
         let Some(history) = self.callers[usize::from(urgency.level())].get_mut(caller) else {
             return;
         };
-        change(history);
-        let expected = history.expected(now);
+        let Changed { gone, new } = change(history);
+        self.returns = self.returns + usize::from(new.is_some()) - usize::from(gone.is_some());
+        let expected = history.expected(now, order.next_of(caller, urgency).is_some());
         if let Some(look) = history.next_look(now).filter(|look| *look < history.look) {
             self.looks.remove(&(history.look, urgency, caller.clone()));
             history.look = look;
             self.looks.insert((look, urgency, caller.clone()));
         }
+        if let Some(gone) = gone {
+            order.end_return(caller, urgency, gone.due);
+        }
         if expected != history.told {
             history.told = expected;
             order.expect(caller, urgency, expected);
         }
+        if let Some(new) = new {
+            order.await_return(caller, urgency, new.due);
+        }
     }
 }
 
-/// Whether a request that comes before its caller's are due is one of them, and not a further one. A caller that has had a slot since may ask
-/// further, and several may come at once.
-fn disobeys(history: &History, now: Instant) -> bool {
-    let Some((last, first)) = history.refused.filter(|_| !history.returns.is_empty()) else {
-        return false;
-    };
-    let is_served = history.granted.is_some_and(|granted| granted > last);
-    !is_served && now >= first + AT_ONCE
+/// What has changed of those expected back.
+#[derive(Debug, Default)]
+struct Changed {
+    gone: Option<Return>,
+    new: Option<Return>,
 }
 
 #[cfg(test)]
@@ -388,7 +465,7 @@ mod tests {
         let (caller, urgency, now) = (Name::new("a"), Urgency::default(), Instant::now());
         for wait in [10, 20, 30] {
             let arrival = expectations.arrive(&caller, urgency, now, &mut order);
-            assert!(matches!(arrival, Arrival::New { .. }));
+            assert_eq!(arrival, Arrival::Further);
             expectations.refuse((&caller, urgency), arrival, now + wait * SECOND, now, &mut order);
         }
         assert_eq!(order.returning(), 3);
@@ -400,7 +477,7 @@ mod tests {
         assert_eq!(order.returning(), 2);
         // One that does not obey is one of them, not a further one.
         let arrival = expectations.arrive(&caller, urgency, at, &mut order);
-        assert_eq!(arrival, Arrival::New { behind: 1 });
+        assert_eq!(arrival, Arrival::Early);
         expectations.refuse((&caller, urgency), arrival, now + 25 * SECOND, at, &mut order);
         assert_eq!(order.returning(), 2);
         expectations.expire(now + 60 * SECOND, &mut order);
@@ -425,6 +502,9 @@ mod tests {
         }
         assert!(expectations.returns <= MOST_RETURNS);
         expectations.expire(now + 120 * SECOND, &mut order);
-        assert_eq!((expectations.looks.len(), order.returning()), (0, 0));
+        assert_eq!((expectations.returns, order.returning()), (0, 0));
+        // Who did not come back is remembered a little longer.
+        expectations.expire(now + 120 * SECOND + DISTRUST * MOST_MISSED, &mut order);
+        assert_eq!(expectations.looks.len(), 0);
     }
 }

@@ -1,6 +1,7 @@
 //! The queue's state, behind one lock: tickets in, permits out.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::config::Config;
-use super::expectation::Expectations;
+use super::expectation::{Arrival, Expectations};
 use super::line::Slots;
 use super::order::{Ahead, InTime, Late, Look, Order, Place, Ticket};
 use super::recent_callers::RecentCallers;
@@ -31,6 +32,9 @@ pub(super) const TOLERANCE: Duration = Duration::from_secs(1);
 
 /// Callers that ask again and again are expected to go on for so long.
 const LOOPS_LAST: Duration = Duration::from_mins(2);
+
+/// How often a forecast is refined.
+const ROUNDS: usize = 16;
 
 /// Requests of the same caller that a newcomer must not delay past their deadlines: so many are looked at.
 const OWN_LOOKED_AT: usize = 32;
@@ -140,9 +144,8 @@ impl<P> State<P> {
         self.tickets += 1;
         let place = self
             .order
-            .place_for(name, urgency, Some((deadline, id)), arrival.behind());
-        let ahead = self.order.ahead(&place, self.look(deadline, now));
-        let start = self.slots.start(ahead.rank(), now);
+            .place_for(name, urgency, Some((deadline, id)), self.own_before(name, urgency, arrival));
+        let (ahead, start) = self.turn_until(&place, deadline, now);
         let delays_own = start <= deadline && self.delays_own(&place, OWN_LOOKED_AT, now);
         let admitted = self.admit(name, ahead, start, deadline, now);
         let admitted = admitted.and(if delays_own { Err(Reason::Late) } else { Ok(()) });
@@ -235,35 +238,67 @@ impl<P> State<P> {
     /// `most` of them are looked at.
     pub(super) fn delays_own(&self, place: &Place, most: usize, now: Instant) -> bool {
         self.order.own_after(place, most).any(|(after, deadline)| {
-            let ahead = self.order.ahead(&after, self.look(deadline, now));
-            self.slots.start(ahead.rank(), now) > deadline + SLIGHTLY
+            self.turn_until(&after, deadline + SLIGHTLY, now).1 > deadline + SLIGHTLY
         })
     }
 
     /// How far to look at those who are about to ask, for a slot that comes until that moment.
     fn look(&self, until: Instant, now: Instant) -> Look<'_> {
-        let time = until.saturating_duration_since(now).min(LOOPS_LAST);
         Look {
-            time,
-            slots: self.slots.until(now + time),
+            period: Some((now, until)),
+            slots: self.slots.until(until.min(now + LOOPS_LAST)),
             others: &self.others,
         }
     }
 
+    /// Which of its own caller's that are expected back go before a request that comes.
+    pub(super) fn own_before(&self, name: &Name, urgency: Urgency, arrival: Arrival) -> Range<usize> {
+        match arrival {
+            Arrival::Return => 0..0,
+            _ => self.expectations.returns_before(name, urgency, arrival),
+        }
+    }
+
+    /// The slot that is left for a request at this place, and when it comes, if that is until then; otherwise some later one.
+    ///
+    /// Whoever goes before it and is not here yet takes only slots that come after it is due: so it is looked how many are due until the last
+    /// slot of use, and if these are too many, until the next slot, until that slot, and so on.
+    fn turn_until(&self, place: &Place, latest: Instant, now: Instant) -> (Ahead, Instant) {
+        let latest = latest.min(now + LOOPS_LAST);
+        let by_then = self.turn_among(place, latest, now);
+        if by_then.1 <= latest || by_then.0.claimed == 0 {
+            return by_then;
+        }
+        let turn = self.first_turn(place, latest, now);
+        turn.unwrap_or(by_then)
+    }
+
+    /// The slot that is left for a request at this place among those who ask until then.
+    fn turn_among(&self, place: &Place, until: Instant, now: Instant) -> (Ahead, Instant) {
+        let ahead = self.order.ahead(place, self.look(until, now));
+        (ahead, self.slots.start(ahead.rank(), now))
+    }
+
+    fn first_turn(&self, place: &Place, latest: Instant, now: Instant) -> Option<(Ahead, Instant)> {
+        let mut until = self.slots.start(0, now);
+        for _ in 0..ROUNDS {
+            let turn = self.turn_among(place, until, now);
+            if turn.1 <= until || turn.1 > latest {
+                return Some(turn);
+            }
+            until = turn.1;
+        }
+        None
+    }
+
     /// The slot that is left for a request at this place, and when it comes.
     pub(super) fn turn_at(&self, place: &Place, now: Instant) -> (Ahead, Instant) {
-        let mut look = self.look(now + LOOPS_LAST, now);
-        let mut rounds = 0;
-        loop {
-            let ahead = self.order.ahead(place, look);
-            let start = self.slots.start(ahead.rank(), now);
-            rounds += 1;
-            // Fewer are asked for within less time.
-            if ahead.claimed == 0 || start.saturating_duration_since(now) >= look.time || rounds == 4 {
-                return (ahead, start);
-            }
-            look = self.look(start, now);
+        let all = self.turn_among(place, now + LOOPS_LAST, now);
+        if all.0.claimed == 0 {
+            return all;
         }
+        let latest = now + self.config.longest_wait.max(LOOPS_LAST);
+        self.first_turn(place, latest, now).unwrap_or(all)
     }
 
     /// When the slot of a ticket comes, and what is served before.
@@ -355,10 +390,13 @@ impl<P> State<P> {
     }
 
     /// The request is gone, served or not.
-    pub(super) fn leave(&mut self, id: u64) {
-        self.waiters.remove(&id);
+    pub(super) fn leave(&mut self, id: u64, now: Instant) {
+        let left = self.waiters.remove(&id).is_some();
         if let Some(ticket) = self.order.remove(id) {
             self.forget_deadline(ticket.deadline, id);
+            if left {
+                self.expectations.left(&ticket.caller, ticket.urgency, now, &mut self.order);
+            }
         }
     }
 
@@ -373,7 +411,7 @@ impl<P> State<P> {
     pub(super) fn predicted_wait<S: Slots<Permit = P>>(&mut self, now: Instant, slots: &S) -> Duration {
         self.expectations.expire(now, &mut self.order);
         self.look_ahead(now, self.order.len() + 1 + BESIDES, slots);
-        let place = self.order.place_for(&Name::new(""), Urgency::default(), None, 0);
+        let place = self.order.place_for(&Name::new(""), Urgency::default(), None, 0..0);
         let (_, start) = self.turn_at(&place, now);
         start.saturating_duration_since(now)
     }
@@ -397,7 +435,7 @@ impl<P> State<P> {
             // Nobody listens any more: then nobody needs to know.
             let _ = waiter.turn.send(Err(refused));
         }
-        self.leave(id);
+        self.leave(id, Instant::now());
     }
 }
 

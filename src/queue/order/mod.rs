@@ -131,6 +131,16 @@ impl Order {
         self.class_mut(urgency).expect(caller, stride, expected);
     }
 
+    /// A refused request of this caller, of which something is expected, is due then.
+    pub fn await_return(&mut self, caller: &Name, urgency: Urgency, due: Instant) {
+        self.class_mut(urgency).await_return(caller, due);
+    }
+
+    /// A refused request of this caller that was due then has come, or comes no more.
+    pub fn end_return(&mut self, caller: &Name, urgency: Urgency, due: Instant) {
+        self.class_mut(urgency).end_return(caller, due);
+    }
+
     /// Somebody came back who had been told to.
     pub fn returned(&mut self) {
         self.return_rate += (ALL_RETURN - self.return_rate).div_ceil(1 << RETURN_SHIFT);
@@ -235,7 +245,7 @@ impl Order {
     /// How many callers ask again whenever they are answered.
     #[must_use]
     pub fn loops(&self) -> usize {
-        self.classes.iter().map(|class| class.expected.loops).sum()
+        self.classes.iter().map(Class::loops).sum()
     }
 
     fn class(&self, urgency: Urgency) -> &Class {
