@@ -57,9 +57,12 @@ impl<P> State<P> {
         let (name, urgency) = (request.name, request.urgency);
         let (mut deadline, mut known) = (now + request.allowed, known);
         for _ in 0..3 {
-            let place = self
-                .order
-                .place_for(name, urgency, Some((deadline, u64::MAX)), self.own_before(request.name, urgency, arrival));
+            let place = self.order.place_for(
+                name,
+                urgency,
+                Some((deadline, u64::MAX)),
+                self.own_before(request.name, urgency, arrival),
+            );
             if self.order.is_last_of_own(&place) {
                 return after_own;
             }

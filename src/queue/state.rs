@@ -1,7 +1,6 @@
 //! The queue's state, behind one lock: tickets in, permits out.
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,14 +8,14 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::config::Config;
-use super::expectation::{Arrival, Expectations};
+use super::expectation::Expectations;
 use super::line::Slots;
-use super::order::{Ahead, InTime, Late, Look, Order, Place, Ticket};
+use super::order::{Ahead, InTime, Late, Order, Place, Ticket};
 use super::recent_callers::RecentCallers;
 use super::refuse::Request;
 use super::refused::{Reason, Refused};
 use super::slot_forecast::SlotForecast;
-use super::take_back::{Check, Delay, SLIGHTLY, STEPS_PER_ARRIVAL};
+use super::take_back::{Check, Delay, STEPS_PER_ARRIVAL};
 use crate::attempt::{Demand, FlowDemand, Try};
 use crate::caller::{Caller, Name, Urgency};
 
@@ -24,17 +23,11 @@ use crate::caller::{Caller, Name, Urgency};
 pub(super) type Turn<P> = Result<P, Refused>;
 
 /// Slots that are forecast besides one for everybody who waits.
-const BESIDES: usize = 128;
+pub(super) const BESIDES: usize = 128;
 
 /// A slot that comes this much after the deadline is still used: answers are never as punctual as a forecast, and who has waited half a
 /// minute is better served with a moment of delay than with a refusal.
 pub(super) const TOLERANCE: Duration = Duration::from_secs(1);
-
-/// Callers that ask again and again are expected to go on for so long.
-const LOOPS_LAST: Duration = Duration::from_mins(2);
-
-/// How often a forecast is refined.
-const ROUNDS: usize = 16;
 
 /// Requests of the same caller that a newcomer must not delay past their deadlines: so many are looked at.
 const OWN_LOOKED_AT: usize = 32;
@@ -47,7 +40,7 @@ pub(super) struct State<P> {
     deadlines: Vec<(Instant, u64)>,
     pub(super) waiters: HashMap<u64, Waiter<P>>,
     pub(super) slots: SlotForecast,
-    others: Arc<[FlowDemand]>,
+    pub(super) others: Arc<[FlowDemand]>,
     pub(super) recent: RecentCallers,
     pub(super) expectations: Expectations,
     tickets: u64,
@@ -142,9 +135,12 @@ impl<P> State<P> {
         // A place below 2^48 and a count of tickets: unique, and in order of first arrival even when a request queues again.
         let id = (attempt.place.order() << 16) | (self.tickets & 0xffff);
         self.tickets += 1;
-        let place = self
-            .order
-            .place_for(name, urgency, Some((deadline, id)), self.own_before(name, urgency, arrival));
+        let place = self.order.place_for(
+            name,
+            urgency,
+            Some((deadline, id)),
+            self.own_before(name, urgency, arrival),
+        );
         let (ahead, start) = self.turn_until(&place, deadline, now);
         let delays_own = start <= deadline && self.delays_own(&place, OWN_LOOKED_AT, now);
         let admitted = self.admit(name, ahead, start, deadline, now);
@@ -232,78 +228,6 @@ impl<P> State<P> {
             return Err(Reason::Late);
         }
         Err(Reason::Promised)
-    }
-
-    /// Whether a request at this place would make others of the same caller late, which have the same right and came before.
-    /// `most` of them are looked at.
-    pub(super) fn delays_own(&self, place: &Place, most: usize, now: Instant) -> bool {
-        self.order.own_after(place, most).any(|(after, deadline)| {
-            self.turn_until(&after, deadline + SLIGHTLY, now).1 > deadline + SLIGHTLY
-        })
-    }
-
-    /// How far to look at those who are about to ask, for a slot that comes until that moment.
-    fn look(&self, until: Instant, now: Instant) -> Look<'_> {
-        Look {
-            period: Some((now, until)),
-            slots: self.slots.until(until.min(now + LOOPS_LAST)),
-            others: &self.others,
-        }
-    }
-
-    /// Which of its own caller's that are expected back go before a request that comes.
-    pub(super) fn own_before(&self, name: &Name, urgency: Urgency, arrival: Arrival) -> Range<usize> {
-        match arrival {
-            Arrival::Return => 0..0,
-            _ => self.expectations.returns_before(name, urgency, arrival),
-        }
-    }
-
-    /// The slot that is left for a request at this place, and when it comes, if that is until then; otherwise some later one.
-    ///
-    /// Whoever goes before it and is not here yet takes only slots that come after it is due: so it is looked how many are due until the last
-    /// slot of use, and if these are too many, until the next slot, until that slot, and so on.
-    fn turn_until(&self, place: &Place, latest: Instant, now: Instant) -> (Ahead, Instant) {
-        let latest = latest.min(now + LOOPS_LAST);
-        let by_then = self.turn_among(place, latest, now);
-        if by_then.1 <= latest || by_then.0.claimed == 0 {
-            return by_then;
-        }
-        let turn = self.first_turn(place, latest, now);
-        turn.unwrap_or(by_then)
-    }
-
-    /// The slot that is left for a request at this place among those who ask until then.
-    fn turn_among(&self, place: &Place, until: Instant, now: Instant) -> (Ahead, Instant) {
-        let ahead = self.order.ahead(place, self.look(until, now));
-        (ahead, self.slots.start(ahead.rank(), now))
-    }
-
-    fn first_turn(&self, place: &Place, latest: Instant, now: Instant) -> Option<(Ahead, Instant)> {
-        let mut until = self.slots.start(0, now);
-        for _ in 0..ROUNDS {
-            let turn = self.turn_among(place, until, now);
-            if turn.1 <= until || turn.1 > latest {
-                return Some(turn);
-            }
-            until = turn.1;
-        }
-        None
-    }
-
-    /// The slot that is left for a request at this place, and when it comes.
-    pub(super) fn turn_at(&self, place: &Place, now: Instant) -> (Ahead, Instant) {
-        let all = self.turn_among(place, now + LOOPS_LAST, now);
-        if all.0.claimed == 0 {
-            return all;
-        }
-        let latest = now + self.config.longest_wait.max(LOOPS_LAST);
-        self.first_turn(place, latest, now).unwrap_or(all)
-    }
-
-    /// When the slot of a ticket comes, and what is served before.
-    pub(super) fn turn_of(&self, id: u64, now: Instant) -> Option<(Ahead, Instant)> {
-        Some(self.turn_at(&self.order.place_of(id)?, now))
     }
 
     /// Hands free slots to whoever's turn it is; says when to look again.
@@ -395,7 +319,8 @@ impl<P> State<P> {
         if let Some(ticket) = self.order.remove(id) {
             self.forget_deadline(ticket.deadline, id);
             if left {
-                self.expectations.left(&ticket.caller, ticket.urgency, now, &mut self.order);
+                self.expectations
+                    .left(&ticket.caller, ticket.urgency, now, &mut self.order);
             }
         }
     }
@@ -405,15 +330,6 @@ impl<P> State<P> {
         if self.deadlines.get(index) == Some(&(deadline, id)) {
             self.deadlines.remove(index);
         }
-    }
-
-    /// How long a caller who is new here would wait.
-    pub(super) fn predicted_wait<S: Slots<Permit = P>>(&mut self, now: Instant, slots: &S) -> Duration {
-        self.expectations.expire(now, &mut self.order);
-        self.look_ahead(now, self.order.len() + 1 + BESIDES, slots);
-        let place = self.order.place_for(&Name::new(""), Urgency::default(), None, 0..0);
-        let (_, start) = self.turn_at(&place, now);
-        start.saturating_duration_since(now)
     }
 
     /// The slot cost is shared by all who benefit from the call.

@@ -12,6 +12,7 @@
 //! Besides those who wait, the order knows who is [`Expected`] to ask. They claim slots in a forecast ([`Order::ahead`], [`Order::play`]), but
 //! no slot waits for them. The tag of a refused request is kept until it returns, so that it stands where it would have stood.
 
+mod claims;
 mod class;
 mod play;
 mod rank;
@@ -20,7 +21,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use tokio::time::Instant;
 
-pub use class::Expected;
+pub use claims::Expected;
 pub use play::{InTime, Late, Played};
 pub use rank::{Ahead, Look, Place};
 

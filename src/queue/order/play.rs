@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::class::{Class, Expected};
+use super::claims::Expected;
+use super::class::Class;
 use super::{Order, class_stride};
 use crate::caller::Urgency;
 

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use tokio::time::Instant;
 
-use super::class::{Claims, Class, Expected, Flow, Idle, Standing, due_until};
+use super::claims::{Claims, due_until};
+use super::class::{Class, Flow, Idle, Standing};
 use super::{ALL_RETURN, Order, class_stride};
 use crate::attempt::FlowDemand;
 use crate::caller::{Name, Urgency};
@@ -230,7 +231,9 @@ impl Order {
             let others = look.others.iter().filter(|other| other.urgency.level() == level);
             let waiting: usize = others.clone().map(|other| other.waiting).sum();
             turns.add(before, class.waiting + waiting, || {
-                others.map(|other| Claims::of(other, look)).fold(class.claims(look), Claims::and)
+                others
+                    .map(|other| Claims::of(other, look))
+                    .fold(class.claims(look), Claims::and)
             });
         }
         Ahead {
@@ -256,27 +259,6 @@ impl Order {
     pub fn ahead_of(&self, id: u64) -> Option<usize> {
         let place = self.place_of(id)?;
         Some(self.ahead(&place, Look::WAITING).waiting)
-    }
-}
-
-impl Claims {
-    /// What a caller of another queue claims. Nothing says when its refused requests are due, nor how quickly it asks: for as much as it
-    /// can get.
-    fn of(other: &FlowDemand, look: Look<'_>) -> Self {
-        if look.period.is_none() {
-            return Self::default();
-        }
-        Self {
-            asks: if other.asks_again { look.slots } else { 0 },
-            returning: other.returning,
-        }
-    }
-
-    fn and(self, other: Self) -> Self {
-        Self {
-            asks: self.asks.saturating_add(other.asks),
-            returning: self.returning + other.returning,
-        }
     }
 }
 
