@@ -30,6 +30,7 @@ mod state;
 mod take_back;
 #[cfg(test)]
 mod tests;
+mod turn_forecast;
 
 pub use config::{Config, Weights};
 pub use fair_use::{FairUse, Layer as FairUseLayer, Service as FairUseService};

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::class::{Class, Expected};
+use super::claims::Expected;
+use super::class::Class;
 use super::{Order, class_stride};
 use crate::caller::Urgency;
 
@@ -85,7 +86,9 @@ impl<'a> Stage<'a> {
         for flow in class.flows.values() {
             stage.enter(flow.standing(), &flow.tickets, flow.expected);
         }
-        for idle in class.idle.values().filter(|idle| idle.expected.loops > 0) {
+        // Who is away takes nothing from those who wait before it is back.
+        let is_about_to_ask = |expected: Expected| expected.loops > 0 && expected.away_until.is_none();
+        for idle in class.idle.values().filter(|idle| is_about_to_ask(idle.expected)) {
             stage.enter(class.standing_of_idle(idle), &NONE, idle.expected);
         }
         stage
