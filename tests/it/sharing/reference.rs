@@ -3,7 +3,7 @@
 //! Callers, questions and pauses are those that the gateway meets, and a call leaves at each of the given moments.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet};
 use std::time::Duration;
 
 use rand::SeedableRng as _;
@@ -38,7 +38,7 @@ pub(super) struct Outcome {
 struct Waiting {
     caller: usize,
     asked: f64,
-    lacks: HashSet<usize>,
+    lacks: BTreeSet<usize>,
 }
 
 struct World<'a> {
@@ -77,7 +77,7 @@ impl World<'_> {
 
     fn ask(&mut self, caller: usize, at: f64) {
         let ids = std::mem::take(&mut self.questions[caller]);
-        let lacks: HashSet<usize> = ids.into_iter().filter(|id| self.fresh_until[*id] <= at).collect();
+        let lacks: BTreeSet<usize> = ids.into_iter().filter(|id| self.fresh_until[*id] <= at).collect();
         if lacks.is_empty() {
             self.served(caller, at, at);
         } else {
