@@ -109,13 +109,18 @@ impl Ground {
         lore: &Arc<scan::Lore>,
         metrics: coalesce::Metrics,
     ) -> coalesce::Layer {
-        let lanes = self.lanes.clone();
+        let (waits, scarcity, slots) = (self.lanes.clone(), self.lanes.clone(), self.lanes.clone());
+        let outlook = coalesce::Outlook {
+            wait: Arc::new(move |holder| waits.predicted_wait(holder)),
+            scarcity: Arc::new(move |holder| scarcity.scarcity(holder)),
+            slots: Arc::new(move |holder, until, most| slots.slots_until(holder, until, most)),
+        };
         coalesce::Layer::new(
             settings::coalesce(config, attempt),
             self.tasks.clone(),
             keep,
             Arc::clone(lore),
-            Arc::new(move |holder| lanes.predicted_wait(holder)),
+            outlook,
             metrics,
         )
     }

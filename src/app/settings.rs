@@ -214,6 +214,11 @@ pub(super) fn cache(config: &Resolved, shares: &Shares) -> cache::Config {
         ttl: config.cache.ttl,
         stale_while_revalidate: config.cache.stale_while_revalidate,
         stale_if_error: config.cache.stale_if_error,
+        prefetch: if config.merge.enabled {
+            cache::Prefetch::On
+        } else {
+            cache::Prefetch::Off
+        },
         max_size: config.cache.max_size.min(shares.max_cached() as u64),
         max_held: shares.cache,
     }

@@ -18,6 +18,7 @@ use super::ledger::Charge;
 use super::metrics::Metrics;
 use super::permit::Snapshot;
 use super::state_file::StateFile;
+use crate::attempt::Scarcity;
 use crate::clock::{Reading, Wall};
 
 /// The quota, kept in this process. Clones share it.
@@ -174,6 +175,12 @@ impl Quota {
     #[must_use]
     pub fn has_surplus(&self) -> bool {
         self.0.lock().account.has_surplus(Instant::now())
+    }
+
+    /// How scarce slots are.
+    #[must_use]
+    pub fn scarcity(&self) -> Scarcity {
+        self.0.lock().account.scarcity(Instant::now())
     }
 
     /// When the quota, if no further call is made, is as good as a fresh one; `now` when it is.

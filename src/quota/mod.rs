@@ -25,6 +25,7 @@ mod metrics;
 mod pace;
 mod pace_state;
 mod permit;
+mod scarcity;
 pub mod shared;
 mod state_file;
 #[cfg(test)]

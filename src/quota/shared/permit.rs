@@ -12,7 +12,7 @@ use super::state::State;
 use super::step::Reply;
 use super::{Config, Metrics, client};
 use crate::BoxError;
-use crate::attempt::{Demand, FlowDemand};
+use crate::attempt::{Demand, FlowDemand, Scarcity};
 use crate::caller::{Name, Urgency};
 use crate::quota::{self, Snapshot, Throttled};
 use crate::store::Eviction;
@@ -128,6 +128,13 @@ impl Quota {
         let now = Instant::now();
         let state = self.0.look();
         state.is_granting() && state.account(now).has_surplus(now)
+    }
+
+    /// How scarce slots are, as this replica knows it.
+    #[must_use]
+    pub fn scarcity(&self) -> Scarcity {
+        let now = Instant::now();
+        self.0.look().account(now).scarcity(now)
     }
 
     /// Changes whenever a snapshot may have become another one, except by the passing of time.
