@@ -134,6 +134,9 @@ fn directives(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Err("is empty; write \"off\" to log nothing".into());
     }
+    if let Some(word) = words().find(|word| !word.bytes().all(|b| b.is_ascii_graphic())) {
+        return Err(format!("cannot be read as directives ({word:?} holds more than letters and signs)"));
+    }
     text.parse::<Targets>()
         .map_err(|error| format!("cannot be read as directives ({error})"))?;
     // A lone word is the name of a module, logged at every level: hardly what "infoo" was meant to say.

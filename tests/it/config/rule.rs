@@ -200,7 +200,7 @@ fn log_directives_parse_and_mean_something() {
         "INFO",
         "info,defender_gateway::quota=debug",
         "warn,hyper=off",
-        " warn, hyper = off ,",
+        " warn, hyper=off ,",
         "mycrate",
     ] {
         resolved(&format!("[telemetry]\nlog = \"{good}\""), &[]);
@@ -212,6 +212,7 @@ fn log_directives_parse_and_mean_something() {
         ("info,defender_gateway[call]=debug", "cannot be read as directives"),
         ("", "is empty"),
         (" , ", "is empty"),
+        ("info,hyper = off", "cannot be read as directives"),
     ] {
         assert_one(
             &format!("[telemetry]\nlog = \"{bad}\""),
