@@ -44,6 +44,16 @@ pub trait Load: Send + Sync + fmt::Debug {
     }
 }
 
+/// How scarce slots are for calls that wait for nothing else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scarcity {
+    /// How long a call that could leave now should wait for others to share it, so that those who come after it find slots too; `None`
+    /// while there are plenty of them.
+    pub gather: Option<Duration>,
+    /// How far slots lie apart once those saved up are used.
+    pub interval: Duration,
+}
+
 /// What those who wait want of the quota.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Demand<'a> {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::lane::Lanes;
-use super::saved::Saved;
 use super::surroundings::Surroundings;
 use super::tended::Tended;
 use super::{Error, settings, token_proxy};
@@ -24,7 +23,6 @@ pub(super) struct Ground {
     pub(super) surroundings: Surroundings,
     pub(super) tracer: Tracer,
     pub(super) lanes: Lanes,
-    pub(super) saved: Saved,
     pub(super) meters: Meters,
     pub(super) memory: Memory,
 }
@@ -58,11 +56,6 @@ pub(super) struct Meters {
 }
 
 impl Ground {
-    /// The latest questions that did not get a good answer.
-    pub(super) fn trouble(&self) -> server::Trouble {
-        self.meters.count.trouble()
-    }
-
     pub(super) fn keeper(
         &self,
         config: &Resolved,
@@ -116,13 +109,18 @@ impl Ground {
         lore: &Arc<scan::Lore>,
         metrics: coalesce::Metrics,
     ) -> coalesce::Layer {
-        let lanes = self.lanes.clone();
+        let (waits, scarcity, slots) = (self.lanes.clone(), self.lanes.clone(), self.lanes.clone());
+        let outlook = coalesce::Outlook {
+            wait: Arc::new(move |holder| waits.predicted_wait(holder)),
+            scarcity: Arc::new(move |holder| scarcity.scarcity(holder)),
+            slots: Arc::new(move |holder, until, most| slots.slots_until(holder, until, most)),
+        };
         coalesce::Layer::new(
             settings::coalesce(config, attempt),
             self.tasks.clone(),
             keep,
             Arc::clone(lore),
-            Arc::new(move |holder| lanes.predicted_wait(holder)),
+            outlook,
             metrics,
         )
     }

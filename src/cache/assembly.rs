@@ -8,7 +8,7 @@ use http::{StatusCode, header};
 use tokio::time::Instant;
 
 use crate::cache::piece::{Piece, Slice, Source, Spacing};
-use crate::scan::{Answer, Doubt, Lore, Ordering, Version};
+use crate::scan::{Answer, Doubt, Lore, Ordering, Request};
 
 /// An answer put together, and how old it is: as old as its oldest piece, and fresh until the first of them is stale.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl Assembly {
     /// # Errors
     ///
     /// The reason why it is not certain that the upstream would give the same answer.
-    pub(super) fn new(version: Version, pieces: &[Arc<Piece>], lore: &Lore) -> Result<Self, Doubt> {
+    pub(super) fn new(request: &Request, pieces: &[Arc<Piece>], lore: &Lore) -> Result<Self, Doubt> {
         let newest = pieces
             .iter()
             .map(|piece| piece.source())
@@ -34,7 +34,8 @@ impl Assembly {
         if pieces.iter().any(|piece| !alike(piece.source(), newest)) {
             return Err(Doubt::Shape);
         }
-        if !lore.holds(version, pieces.iter().map(|piece| piece.len()).sum()) {
+        let version = request.version();
+        if !lore.fits(request, pieces.iter().map(|piece| piece.len()).sum()) {
             // Alone, the request might have been cut off.
             return Err(Doubt::Longest);
         }

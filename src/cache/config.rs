@@ -2,16 +2,28 @@
 
 use std::time::Duration;
 
+/// Whether ids that are asked for often are renewed by calls that have room for them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Prefetch {
+    /// They are, so what is asked for is counted.
+    On,
+    /// They are not.
+    #[default]
+    Off,
+}
+
 /// The cache's settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// For how long an answer is fresh. Each entry's own time is up to a tenth shorter, so that answers fetched together do not all
-    /// have to be renewed together. Zero switches the cache off.
+    /// For how long an answer is fresh. Without prefetching each entry's own time is up to a tenth shorter, so that answers fetched
+    /// together do not all have to be renewed together. Zero switches the cache off.
     pub ttl: Duration,
     /// For how long after that a stale answer is served at once, while a new one is fetched from surplus quota, if there is any.
     pub stale_while_revalidate: Duration,
     /// For how long after its freshness a stale answer is served when no new one can be had.
     pub stale_if_error: Duration,
+    /// Whether it notes what is asked for often, for calls with room to take along.
+    pub prefetch: Prefetch,
     /// Memory for entries, in bytes, their keys and bookkeeping included.
     pub max_size: u64,
     /// Memory for the bodies of entries and of those that were entries and are not yet taken by all callers, in bytes; more than
@@ -43,6 +55,7 @@ impl Default for Config {
             ttl: Duration::from_secs(30),
             stale_while_revalidate: Duration::from_mins(1),
             stale_if_error: Duration::from_mins(10),
+            prefetch: Prefetch::Off,
             max_size: 64 << 20,
             max_held: 80 << 20,
         }

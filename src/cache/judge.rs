@@ -89,6 +89,7 @@ mod tests {
         ttl: Duration::from_secs(30),
         stale_while_revalidate: Duration::from_mins(1),
         stale_if_error: Duration::from_mins(10),
+        prefetch: crate::cache::Prefetch::Off,
         max_size: 1 << 20,
         max_held: 2 << 20,
     };

@@ -116,6 +116,7 @@ where
         }
         let now = Instant::now();
         let wanted = &call.caller.freshness;
+        cache.note(&call.request, now);
         let found = cache.find(call.request.key(), now);
         let verdict = found.as_ref().map(|entry| {
             let health = if entry.renewal().is_failing() {

@@ -20,7 +20,15 @@ use crate::cache::shelf::Entries;
 pub struct Metrics {
     /// One per [`Handling`], looked up once: a hit must not pay for finding its counter.
     counters: [Counter; Handling::ALL.len()],
+    prefetched: Prefetched,
     size: Size,
+}
+
+/// Ids that calls took along for nobody, by what became of them.
+#[derive(Clone, Debug)]
+pub(super) struct Prefetched {
+    pub(super) used: Counter,
+    pub(super) unused: Counter,
 }
 
 impl Metrics {
@@ -28,17 +36,32 @@ impl Metrics {
     #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
         let requests = Family::<Labels, Counter>::default();
+        let prefetched = Family::<UsedLabel, Counter>::default();
         let size = Size::default();
         registry.register(
             "cache_requests",
             "Requests by how the cache dealt with them",
             requests.clone(),
         );
+        registry.register(
+            "prefetched_ids",
+            "Ids that calls with room asked for although nobody waited for them, by whether an answer used their rows while they were fresh",
+            prefetched.clone(),
+        );
         registry.register_collector(Box::new(size.clone()));
         Self {
             counters: Handling::ALL.map(|result| requests.get_or_create_owned(&Labels { result })),
+            prefetched: Prefetched {
+                used: prefetched.get_or_create_owned(&UsedLabel { used: Used::Yes }),
+                unused: prefetched.get_or_create_owned(&UsedLabel { used: Used::No }),
+            },
             size,
         }
+    }
+
+    /// How many ids were taken along whose rows an answer used, and how many for nothing.
+    pub(super) fn prefetched(&self) -> Prefetched {
+        self.prefetched.clone()
     }
 
     pub(super) fn count(&self, handling: Handling) {
@@ -112,6 +135,28 @@ impl EncodeLabelValue for Handling {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
     result: Handling,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UsedLabel {
+    used: Used,
+}
+
+/// Whether rows that were prefetched were of use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Used {
+    Yes,
+    No,
+}
+
+impl EncodeLabelValue for Used {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        match self {
+            Self::Yes => "true",
+            Self::No => "false",
+        }
+        .encode(encoder)
+    }
 }
 
 /// Reads the cache's size when it is scraped, so that nothing is done for it in between.

@@ -10,6 +10,7 @@
 //! [`Layer`] puts it in front of a service.
 
 mod assembly;
+mod by_id;
 mod config;
 mod entry;
 mod error;
@@ -18,13 +19,14 @@ mod layer;
 mod metrics;
 mod parts;
 mod piece;
+mod popularity;
 mod shelf;
 #[cfg(test)]
 mod tests;
 mod wanted;
 mod weight;
 
-pub use config::Config;
+pub use config::{Config, Prefetch};
 pub use error::NotCached;
 pub use layer::{Front, Layer, Surplus};
 pub use metrics::Metrics;

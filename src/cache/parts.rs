@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use tokio::time::Instant;
 
+use crate::cache::Prefetch;
 use crate::cache::assembly::Assembly;
 use crate::cache::judge::{Health, Verdict, judge};
 use crate::cache::piece::Piece;
@@ -18,6 +19,7 @@ pub(super) struct Parts {
     request: Arc<Request>,
     lore: Arc<Lore>,
     pieces: Vec<Option<Arc<Piece>>>,
+    prefetch: Prefetch,
 }
 
 impl Parts {
@@ -37,6 +39,7 @@ impl Parts {
             request: Arc::clone(request),
             lore: Arc::clone(lore),
             pieces,
+            prefetch: cache.config().prefetch,
         })
     }
 
@@ -52,7 +55,10 @@ impl Parts {
         let ids = self.request.ids().zip(&self.pieces);
         let missing = ids.filter(|(_, piece)| piece.is_none()).map(|(id, _)| id);
         // It fails when no id is missing.
-        Request::plain(self.request.version(), missing).ok()
+        match self.prefetch {
+            Prefetch::On => Request::all(self.request.version(), missing).ok(),
+            Prefetch::Off => Request::plain(self.request.version(), missing).ok(),
+        }
     }
 
     /// The whole answer, with the answer to the question for what was missing.
@@ -62,7 +68,7 @@ impl Parts {
             return Err(Doubt::Refused);
         }
         let rows = Rows::split(missing, &answer.body)?;
-        if !self.lore.holds(missing.version(), rows.len()) {
+        if !self.lore.is_complete(missing, rows.len()) {
             return Err(Doubt::Longest);
         }
         // What another replica got has an age already.
@@ -71,13 +77,17 @@ impl Parts {
         let new = Piece::cut(missing, answer, &rows, (stored, stored), cache.config().ttl);
         let gaps = self.pieces.iter_mut().filter(|piece| piece.is_none());
         for (gap, piece) in gaps.zip(new) {
-            *gap = Some(piece);
+            *gap = Some(Arc::new(piece));
         }
         self.assemble()
     }
 
     fn assemble(&self) -> Result<Assembly, Doubt> {
         let pieces: Vec<_> = self.pieces.iter().flatten().cloned().collect();
-        Assembly::new(self.request.version(), &pieces, &self.lore)
+        let assembly = Assembly::new(&self.request, &pieces, &self.lore)?;
+        for piece in &pieces {
+            piece.is_used();
+        }
+        Ok(assembly)
     }
 }

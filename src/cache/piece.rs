@@ -1,13 +1,14 @@
 //! The rows of one id, kept apart from the answer that they came with.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::cache::entry::Age;
+use crate::cache::metrics::Prefetched;
 use crate::cache::weight::{ALLOCATION_BYTES, BUFFER_BYTES, slot_bytes};
 use crate::scan::{Answer, Fields, Key, Layout, Request, Rows};
 
@@ -18,6 +19,22 @@ pub(super) struct Piece {
     /// The rows, one after the other.
     text: Box<[u8]>,
     rows: Box<[Row]>,
+    prefetched: Option<Box<Unused>>,
+}
+
+/// Counts, in the end, whether rows that nobody waited for were of use.
+#[derive(Debug)]
+struct Unused {
+    counters: Prefetched,
+    used: AtomicBool,
+}
+
+impl Drop for Unused {
+    fn drop(&mut self) {
+        if !*self.used.get_mut() {
+            self.counters.unused.inc();
+        }
+    }
 }
 
 /// An answer that was cut into pieces.
@@ -91,7 +108,7 @@ impl Piece {
         rows: &Rows,
         (asked, stored): (Instant, Instant),
         ttl: Duration,
-    ) -> Vec<Arc<Self>> {
+    ) -> Vec<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let (before, after) = rows.envelope();
         let source = Arc::new(Source {
@@ -115,14 +132,31 @@ impl Piece {
                 time: time.map_or((0, 0), |time| (small(time.start), small(time.end))),
             });
         }
-        let piece = |(text, rows): (Vec<u8>, Vec<Row>)| {
-            Arc::new(Self {
-                source: Arc::clone(&source),
-                text: text.into(),
-                rows: rows.into(),
-            })
+        let piece = |(text, rows): (Vec<u8>, Vec<Row>)| Self {
+            source: Arc::clone(&source),
+            text: text.into(),
+            rows: rows.into(),
+            prefetched: None,
         };
         parts.into_iter().map(piece).collect()
+    }
+
+    /// The same, counted as one that nobody waited for.
+    pub(super) fn prefetched(self, counters: Prefetched) -> Self {
+        let used = AtomicBool::new(false);
+        Self {
+            prefetched: Some(Box::new(Unused { counters, used })),
+            ..self
+        }
+    }
+
+    /// It is part of an answer.
+    pub(super) fn is_used(&self) {
+        if let Some(unused) = &self.prefetched
+            && !unused.used.swap(true, Ordering::Relaxed)
+        {
+            unused.counters.used.inc();
+        }
     }
 
     pub(super) fn source(&self) -> &Arc<Source> {

@@ -14,9 +14,10 @@ use crate::cache::assembly::Assembly;
 use crate::cache::entry::Entry;
 use crate::cache::metrics::Handling;
 use crate::cache::piece::Piece;
-use crate::cache::{Config, Metrics};
+use crate::cache::popularity::Popularity;
+use crate::cache::{Config, Metrics, Prefetch};
 use crate::memory::{MemoryBudget, Reservation};
-use crate::scan::{Answer, Fields, Keep, Key, Lore, Request, ResponseKind, Rows, Version};
+use crate::scan::{Answer, Fields, Keep, Key, Lore, Request, ResponseKind, Version};
 
 /// What callers hold of smaller bodies is not counted.
 const SMALL: usize = 4 * 1024;
@@ -35,10 +36,11 @@ pub(super) enum Stored {
 
 /// Answers by question, and rows by id.
 pub struct Cache {
-    config: Config,
+    pub(super) config: Config,
     entries: Entries,
-    lore: Option<Arc<Lore>>,
-    metrics: Metrics,
+    pub(super) lore: Option<Arc<Lore>>,
+    pub(super) metrics: Metrics,
+    pub(super) popularity: Arc<Popularity>,
     /// Bytes taken in since moka was last told to make room.
     unsettled: AtomicU64,
     /// Bodies of entries, and of those that callers have yet to take although they are no entries any more.
@@ -57,6 +59,7 @@ impl Cache {
             entries,
             lore,
             metrics,
+            popularity: Arc::default(),
             unsettled: AtomicU64::new(0),
         }
     }
@@ -81,6 +84,7 @@ impl Cache {
             entries,
             lore,
             metrics: self.metrics.clone(),
+            popularity: Arc::clone(&self.popularity),
             unsettled: AtomicU64::new(0),
             held: Arc::clone(&self.held),
         }
@@ -162,9 +166,13 @@ impl Cache {
         let rows = self.rows(request, answer);
         if let (Some(lore), Some(rows)) = (self.lore(), &rows) {
             // Nobody else in this process has seen it; without lessons a replica that mostly follows could put nothing together.
-            lore.learn(request.version(), rows);
+            if request.asks_for_all() {
+                lore.learn_all(request.version(), rows);
+            } else {
+                lore.learn(request.version(), rows);
+            }
         }
-        self.keep_pieces(request, answer, rows.as_ref(), (asked, stored), ttl);
+        self.keep_pieces(request, answer, rows.as_ref(), (asked, stored), ttl, None);
         self.insert(key, Entry::at(key, answer, (asked, stored), ttl));
     }
 
@@ -217,7 +225,7 @@ impl Cache {
     }
 
     /// moka makes room some time after it took in; before too much has come in, it is told to do it at once.
-    fn put(&self, key: Key, stored: Stored, weight: u32) {
+    pub(super) fn put(&self, key: Key, stored: Stored, weight: u32) {
         self.entries.insert(key, stored);
         let weight = u64::from(weight);
         if self.unsettled.fetch_add(weight, Ordering::Relaxed) + weight > self.config.max_size / 64 {
@@ -226,44 +234,10 @@ impl Cache {
         }
     }
 
-    /// The rows of an answer, if answers are kept by id and it is certain whose row is whose.
-    fn rows(&self, request: &Request, answer: &Answer) -> Option<Rows> {
-        let may_be_cut = self.lore.is_some() && request.is_plain() && answer.status == StatusCode::OK;
-        may_be_cut.then(|| Rows::split(request, &answer.body).ok()).flatten()
-    }
-
-    /// Keeps an answer by id as well, if it is certain that no row is missing.
-    fn keep_pieces(
-        &self,
-        request: &Request,
-        answer: &Answer,
-        rows: Option<&Rows>,
-        (asked, stored): (Instant, Instant),
-        ttl: Duration,
-    ) {
-        let (Some(lore), Some(rows)) = (&self.lore, rows) else {
-            return;
-        };
-        if !lore.holds(request.version(), rows.len()) {
-            return;
-        }
-        let pieces = Piece::cut(request, answer, rows, (asked, stored), ttl);
-        for (id, piece) in request.ids().zip(pieces) {
-            let newer = self
-                .piece(request.version(), id)
-                .is_some_and(|other| other.source().asked > asked);
-            let key = Key::of_rows(request.version(), id);
-            let weight = piece.weight(&key);
-            if !newer && u64::from(weight) <= self.config.max_size {
-                self.put(key, Stored::Piece(piece), weight);
-            }
-        }
-    }
-
     /// Forgets an answer that the upstream would not give any more, and what was cut from it.
     fn forget(&self, request: &Request) {
         self.entries.invalidate(request.key());
-        if self.lore.is_some() && request.is_plain() {
+        if self.lore.is_some() && request.is_whole() {
             for id in request.ids() {
                 self.entries.invalidate(&Key::of_rows(request.version(), id));
             }
@@ -271,13 +245,18 @@ impl Cache {
     }
 
     /// For how long an answer is fresh; `None` when it must not be stored.
-    fn ttl(&self, answer: &Answer) -> Option<Duration> {
+    pub(super) fn ttl(&self, answer: &Answer) -> Option<Duration> {
         let ttl = match answer.status {
             StatusCode::OK => self.config.ttl,
             StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => self.config.ttl.min(Config::NEGATIVE_TTL),
             _ => return None,
         };
-        (!ttl.is_zero() && !forbids_storing(&answer.headers)).then(|| ttl.mul_f64(1.0 - rand::random::<f64>() / 10.0))
+        let shorter = match self.config.prefetch {
+            Prefetch::Off => rand::random::<f64>() / 10.0,
+            // What is renewed together is renewed in one call.
+            Prefetch::On => 0.0,
+        };
+        (!ttl.is_zero() && !forbids_storing(&answer.headers)).then(|| ttl.mul_f64(1.0 - shorter))
     }
 }
 
@@ -323,13 +302,24 @@ impl Keep for Cache {
         if answer.status != StatusCode::OK {
             self.forget(request);
         }
-        self.keep_pieces(request, answer, rows.as_ref(), (asked, stored), ttl);
+        self.keep_pieces(request, answer, rows.as_ref(), (asked, stored), ttl, None);
         let own = Answer {
             body: Bytes::copy_from_slice(&answer.body),
             ..answer.clone()
         };
         let fits = self.insert(key, Entry::at(key, &own, (asked, stored), ttl));
         fits.then(|| ttl.saturating_sub(age))
+    }
+
+    fn worth_prefetching(&self, asked: &Request, most: usize, now: Instant, until: Instant) -> Vec<Box<str>> {
+        match self.config.prefetch {
+            Prefetch::On if !self.is_off() => self.popularity.worth_prefetching(asked, most, now, until),
+            _ => Vec::new(),
+        }
+    }
+
+    fn keep_rows(&self, request: &Request, prefetched: Option<&Request>, answer: &Answer, asked: Instant) {
+        self.keep_united(request, prefetched, answer, asked);
     }
 }
 

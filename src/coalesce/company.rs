@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::coalesce::flight::{Flight, Stage};
-use crate::coalesce::merge::{Cargo, Share};
+use crate::coalesce::merge::{Cargo, Told};
 use crate::scan::Request;
 use crate::telemetry::trace;
 
@@ -18,7 +18,7 @@ pub(super) enum Trip {
     /// It asks for others too.
     Carrying(Cargo),
     /// Another asks for it; here comes its share.
-    Aboard(Option<oneshot::Receiver<Share>>),
+    Aboard(Option<oneshot::Receiver<Told>>),
     /// Its own, after a united call in doubt; never again in company.
     Alone,
 }
@@ -69,15 +69,20 @@ impl Flight {
         }
     }
 
-    /// Takes a flight that is still waiting off the queue; its share is to be sent to where this returns.
-    pub(super) fn take_aboard(&self, now: Instant) -> Option<oneshot::Sender<Share>> {
+    /// Takes a flight that is still waiting off the queue, for a call that leaves, or has left, at `departed`; its share is to be sent to
+    /// where this returns.
+    pub(super) fn take_aboard(&self, departed: Instant) -> Option<oneshot::Sender<Told>> {
         let mut state = self.state();
-        if state.stage != Stage::Waiting || state.waiters.is_empty() || !matches!(state.trip, Trip::Own) {
+        if state.stage != Stage::Waiting
+            || state.waiters.is_empty()
+            || !matches!(state.trip, Trip::Own)
+            || !state.waiters.accept_answers_from(departed)
+        {
             return None;
         }
         let (tell, share) = oneshot::channel();
         // Waiting → Departed, in company.
-        state.stage = Stage::Departed(now);
+        state.stage = Stage::Departed(departed);
         state.trip = Trip::Aboard(Some(share));
         self.recalled.notify_one();
         Some(tell)
@@ -88,7 +93,7 @@ impl Flight {
     }
 
     /// Where the share arrives, for a flight that has been taken aboard.
-    pub(super) fn passage(&self) -> Option<oneshot::Receiver<Share>> {
+    pub(super) fn passage(&self) -> Option<oneshot::Receiver<Told>> {
         match &mut self.state().trip {
             Trip::Aboard(share) => share.take(),
             Trip::Own | Trip::Carrying(_) | Trip::Alone => None,
@@ -120,6 +125,30 @@ impl Flight {
             // Departed → Waiting, in the old place.
             state.stage = Stage::Waiting;
         }
+    }
+
+    /// It was part of a call that did not answer it, and may be part of another: it was found to have so many rows, if any were counted.
+    pub(super) fn rejoin(&self, rows: usize) {
+        {
+            let mut state = self.state();
+            if let Some(left) = state.rejoins.checked_sub(1) {
+                state.rejoins = left;
+                state.rows = rows;
+                state.trip = Trip::Own;
+                if state.stage != Stage::Over {
+                    // Departed → Waiting, in the old place.
+                    state.stage = Stage::Waiting;
+                }
+                return;
+            }
+        }
+        self.go_alone();
+    }
+
+    /// Whether it was part of a call that did not answer it, and how many rows it was found to have.
+    pub(super) fn rejoined(&self) -> Option<usize> {
+        let state = self.state();
+        (state.rejoins < Self::REJOINS).then_some(state.rows)
     }
 
     /// Whether it may share a call with other questions.

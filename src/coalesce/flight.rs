@@ -35,6 +35,10 @@ pub(super) struct State {
     restarts: u8,
     /// How many more waiters may take the lead after a refusal of the lead.
     successions: u8,
+    /// How many more shared calls it may be part of after one that did not answer it.
+    pub(super) rejoins: u8,
+    /// How many rows it was found to have, while it is not known whether an answer of its own could hold so many.
+    pub(super) rows: usize,
 }
 
 /// Where the call is.
@@ -63,6 +67,8 @@ impl Flight {
     /// The one with the latest deadline succeeds, so a second succession needs a still later joiner or another name. The limit is for
     /// reasons that nobody thought of.
     const SUCCESSIONS: u8 = 4;
+    /// Each shared call that answers nobody makes the next one smaller. Where that does not help, everybody asks alone.
+    pub(super) const REJOINS: u8 = 4;
 
     /// A flight with its first waiter, who leads it.
     pub(super) fn new(
@@ -80,6 +86,8 @@ impl Flight {
                 waiters: Waiters::new(caller),
                 restarts: Self::RESTARTS,
                 successions: Self::SUCCESSIONS,
+                rejoins: Self::REJOINS,
+                rows: 0,
                 trace: trace::Call::None,
             }),
             recalled: Notify::new(),

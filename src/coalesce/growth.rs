@@ -14,6 +14,9 @@ use crate::scan::Doubt;
 pub(super) struct Growth {
     not_before: Option<Instant>,
     pause: Duration,
+    /// How often the number of ids in a call is halved, because answers were cut off; and when to try more again.
+    halvings: u32,
+    grows_at: Option<Instant>,
 }
 
 impl Growth {
@@ -21,14 +24,21 @@ impl Growth {
     const FIRST_PAUSE: Duration = Duration::from_mins(1);
     /// Where answers end at the same length again and again, that is how long they get.
     const LONGEST_PAUSE: Duration = Duration::from_hours(1);
+    /// Then a call names one id in 128 of those that it might.
+    const MOST_HALVINGS: u32 = 7;
     /// How much further it goes: in few steps to anywhere, and each with few passengers.
     const STEP: usize = 2;
+
+    /// How many rows a call may be expected to bring that must not be cut off, when an answer can hold at least `longest`. The mean is
+    /// only a mean: a quarter is left for luck.
+    pub(super) fn safe(longest: usize) -> usize {
+        longest - longest / 4
+    }
 
     /// How many rows a call that leaves at `now` may be expected to bring, when those who wait want so many and an answer can hold at
     /// least `longest`.
     pub(super) fn rows(&self, wanted: usize, longest: usize, now: Instant) -> usize {
-        // The mean is only a mean: a quarter is left for luck.
-        let safe = longest - longest / 4;
+        let safe = Self::safe(longest);
         if wanted > safe && self.not_before.is_none_or(|at| at <= now) {
             longest.saturating_mul(Self::STEP)
         } else {
@@ -36,18 +46,35 @@ impl Growth {
         }
     }
 
+    /// How many ids a call may name that leaves at `now`, of `most` that it might.
+    pub(super) fn ids(&mut self, most: usize, now: Instant) -> usize {
+        if self.halvings > 0 && self.grows_at.is_none_or(|at| at <= now) {
+            self.halvings -= 1;
+            self.grows_at = Some(now + self.pause);
+        }
+        (most >> self.halvings).max(1)
+    }
+
     /// A call that was expected to bring so many rows leaves.
     pub(super) fn leaves(&mut self, expected: usize, longest: usize, now: Instant) {
-        if expected > longest - longest / 4 {
+        if expected > Self::safe(longest) {
             self.not_before = Some(now + self.pause);
         }
     }
 
     /// What came of a united call.
-    pub(super) fn learn(&mut self, doubt: Option<Doubt>) {
+    pub(super) fn learn(&mut self, doubt: Option<Doubt>, now: Instant) {
         match doubt {
-            Some(Doubt::Longest) => self.pause = Self::FIRST_PAUSE,
-            Some(Doubt::FullPage | Doubt::NextLink) => self.pause = (self.pause * 2).min(Self::LONGEST_PAUSE),
+            Some(Doubt::Longest) => {
+                self.pause = Self::FIRST_PAUSE;
+                // Those who got nothing from this call get it from one that is certain.
+                self.not_before = Some(now + self.pause);
+            }
+            Some(Doubt::FullPage | Doubt::NextLink) => {
+                self.pause = (self.pause * 2).min(Self::LONGEST_PAUSE);
+                self.halvings = (self.halvings + 1).min(Self::MOST_HALVINGS);
+                self.grows_at = Some(now + self.pause);
+            }
             _ => {}
         }
     }
@@ -58,6 +85,8 @@ impl Default for Growth {
         Self {
             not_before: None,
             pause: Self::FIRST_PAUSE,
+            halvings: 0,
+            grows_at: None,
         }
     }
 }
@@ -80,13 +109,26 @@ mod tests {
         assert_eq!(growth.rows(500, 100, minutes(1)), 200);
         // The page ends there: less and less often it is tried again.
         for _ in 0..20 {
-            growth.learn(Some(Doubt::FullPage));
+            growth.learn(Some(Doubt::FullPage), start);
         }
         growth.leaves(180, 100, start);
         assert_eq!(growth.rows(500, 100, minutes(59)), 75);
         assert_eq!(growth.rows(500, 100, minutes(60)), 200);
-        growth.learn(Some(Doubt::Longest));
+        growth.learn(Some(Doubt::Longest), start);
         growth.leaves(180, 100, start);
         assert_eq!(growth.rows(500, 100, minutes(1)), 200);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_whose_answers_are_cut_name_half_as_many_ids_for_a_while() {
+        let (mut growth, start) = (Growth::default(), Instant::now());
+        assert_eq!(growth.ids(100, start), 100);
+        growth.learn(Some(Doubt::NextLink), start);
+        growth.learn(Some(Doubt::FullPage), start);
+        assert_eq!(growth.ids(100, start), 25);
+        growth.learn(None, start);
+        assert_eq!(growth.ids(100, start + Duration::from_mins(3)), 25);
+        assert_eq!(growth.ids(100, start + Duration::from_mins(4)), 50);
+        assert_eq!(growth.ids(1, start), 1);
     }
 }

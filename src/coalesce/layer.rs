@@ -6,11 +6,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, Either};
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 use tower::Service;
 
 use crate::BoxError;
-use crate::attempt::Try;
+use crate::attempt::{Scarcity, Try};
 use crate::caller::Caller;
 use crate::coalesce::board::{Board, Boarding, Seat};
 use crate::coalesce::flight::Stage;
@@ -22,8 +22,22 @@ use crate::coalesce::{Lost, Merge, Metrics, Overdue};
 use crate::scan::{Answer, Call, Holder, Keep, Lore, Outcome, Served, Status};
 use crate::task::Tasks;
 
-/// How long a request that comes now, with the token of that holder, would wait for its slot.
-pub type Outlook = Arc<dyn Fn(Option<Holder>) -> Duration + Send + Sync>;
+/// What those who share calls need to know of slots, for calls with the token of that holder.
+#[derive(Clone)]
+pub struct Outlook {
+    /// How long a request that comes now would wait for its slot.
+    pub wait: Arc<dyn Fn(Option<Holder>) -> Duration + Send + Sync>,
+    /// How scarce slots are.
+    pub scarcity: Arc<dyn Fn(Option<Holder>) -> Scarcity + Send + Sync>,
+    /// How many slots come until a moment, whoever gets them, as far as the given number.
+    pub slots: Arc<dyn Fn(Option<Holder>, Instant, usize) -> usize + Send + Sync>,
+}
+
+impl fmt::Debug for Outlook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outlook").finish_non_exhaustive()
+    }
+}
 
 /// The settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +67,10 @@ struct Ground {
 
 impl Ground {
     fn board(&self) -> Board {
-        let pool = |merge| Arc::new(Pool::new(merge, Arc::clone(&self.lore), self.metrics.clone()));
+        let pool = |merge| {
+            let (keep, lore) = (Arc::clone(&self.keep), Arc::clone(&self.lore));
+            Arc::new(Pool::new(merge, keep, lore, self.outlook.clone(), self.metrics.clone()))
+        };
         Board::new(self.config.merge.map(pool))
     }
 }
@@ -98,7 +115,7 @@ impl Layer {
         let ground = Ground {
             config,
             tasks: old.tasks.clone(),
-            outlook: Arc::clone(&old.outlook),
+            outlook: old.outlook.clone(),
             metrics: old.metrics.clone(),
             keep,
             lore,
@@ -217,7 +234,7 @@ async fn wait(seat: Seat, mut inbox: Inbox, caller: Arc<Caller>, ground: Arc<Gro
             // The news is being handed out.
             Stage::Over => break inbox.await.map_err(|_| Lost)?,
             Stage::Waiting | Stage::Departed(_) => {
-                let retry_after = (ground.outlook)(seat.flight.request().holder());
+                let retry_after = (ground.outlook.wait)(seat.flight.request().holder());
                 return Err(Overdue { retry_after }.into());
             }
         }

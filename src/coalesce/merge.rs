@@ -13,18 +13,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::StatusCode;
-use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::BoxError;
 use crate::attempt::Place;
-use crate::coalesce::Metrics;
 use crate::coalesce::flight::Flight;
 use crate::coalesce::growth::Growth;
 use crate::coalesce::room::Room;
 use crate::coalesce::suspect::Suspects;
-use crate::scan::{Answer, Doubt, Lore, Request, ResponseKind, Rows, SharedIds, Version};
+use crate::coalesce::{Metrics, Outlook};
+use crate::scan::{Answer, Doubt, Keep, Lore, Request, ResponseKind, Rows, SharedIds, Version};
 
 /// How questions are united.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,27 +40,34 @@ const DOUBTS: u32 = 3;
 /// For how long. Then one more call is tried, and switches it off again if it is in doubt.
 const REST: Duration = Duration::from_mins(10);
 
+/// A call that leaves is answered within so long, as a rule.
+const ANSWERED: Duration = Duration::from_millis(500);
+
 /// The flights that may be taken aboard.
 #[derive(Debug)]
 pub(super) struct Pool {
-    merge: Merge,
-    lore: Arc<Lore>,
+    pub(super) merge: Merge,
+    keep: Arc<dyn Keep>,
+    pub(super) lore: Arc<Lore>,
+    pub(super) outlook: Outlook,
     metrics: Metrics,
     state: Mutex<State>,
     /// Tells those who wait for a lift that a slot is gone, used or not.
-    moved: Notify,
+    pub(super) moved: Notify,
+    /// Tells those who wait to know how much an answer holds.
+    pub(super) learned: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     /// By version.
-    rooms: [Room; Version::ALL.len()],
+    pub(super) rooms: [Room; Version::ALL.len()],
     growth: [Growth; Version::ALL.len()],
     suspects: Suspects,
     doubts: u32,
     /// A united call has failed since anybody succeeded alone.
     failed: bool,
-    resting_until: Option<Instant>,
+    pub(super) resting_until: Option<Instant>,
 }
 
 /// A united call: what is asked, and for whom.
@@ -69,6 +75,8 @@ struct State {
 pub(super) struct Cargo {
     pub(super) request: Arc<Request>,
     pub(super) passengers: Vec<Passenger>,
+    /// The ids that nobody waits for.
+    pub(super) prefetched: Option<Request>,
 }
 
 /// A flight that is aboard of another.
@@ -76,7 +84,16 @@ pub(super) struct Cargo {
 pub(super) struct Passenger {
     pub(super) flight: Arc<Flight>,
     /// Dropped without a word, it sends the passenger off alone.
-    pub(super) tell: oneshot::Sender<Share>,
+    pub(super) tell: oneshot::Sender<Told>,
+}
+
+/// What a passenger is told when the call is over.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// Its part of the answer.
+    Share(Share),
+    /// The call has not answered it; another one that is shared may. It was found to have so many rows, if any were counted.
+    Rejoin(usize),
 }
 
 /// A passenger's part of an answer.
@@ -88,23 +105,22 @@ pub(super) struct Share {
 }
 
 impl Pool {
-    pub(super) fn new(merge: Merge, lore: Arc<Lore>, metrics: Metrics) -> Self {
+    pub(super) fn new(merge: Merge, keep: Arc<dyn Keep>, lore: Arc<Lore>, outlook: Outlook, metrics: Metrics) -> Self {
         Self {
             merge,
+            keep,
             lore,
+            outlook,
             metrics,
             state: Mutex::default(),
             moved: Notify::new(),
+            learned: Notify::new(),
         }
-    }
-
-    pub(super) fn merge(&self) -> &Merge {
-        &self.merge
     }
 
     /// Whether a question may share a call at all.
     pub(super) fn suits(&self, request: &Request) -> bool {
-        request.is_plain()
+        request.is_whole()
             && request.ids().len() <= self.merge.max_ids.get()
             && !self.state().suspects.include(request, Instant::now())
     }
@@ -130,21 +146,6 @@ impl Pool {
         self.state().rooms[flight.request().version() as usize].queues(place.order(), start);
     }
 
-    /// Whether a flight that the queue has no slot for, before `until`, can count on a lift.
-    pub(super) fn offers_lift(&self, flight: &Flight, place: Place, until: Instant) -> bool {
-        let now = Instant::now();
-        let mut state = self.state();
-        let resting = state.resting_until.is_some_and(|until| until > now);
-        let version = flight.request().version();
-        state.rooms[version as usize].queues_not(place.order());
-        now < until && !resting && state.rooms[version as usize].takes_all(until, self.most_ids(version, &state, now))
-    }
-
-    /// Resolves when somebody who had a slot to come has left, with or without others.
-    pub(super) fn moved(&self) -> Notified<'_> {
-        self.moved.notified()
-    }
-
     /// What `carrier`, whose slot has just been granted, asks for: its own ids, and those of the flights that it takes aboard.
     pub(super) fn depart(&self, carrier: &Flight) -> Arc<Request> {
         let now = Instant::now();
@@ -157,38 +158,103 @@ impl Pool {
         let version = own.version();
         state.rooms[version as usize].clear(|flight| std::ptr::eq(flight, carrier));
         if state.resting_until.is_none_or(|until| until <= now) {
-            let most = self.most_ids(version, &state, now);
+            let most = self.most_ids(version, &mut state, now);
             let passengers = pick(own, &state.rooms[version as usize], most, now);
             state.rooms[version as usize].clear(Flight::is_aboard);
-            self.load_up(carrier, passengers, &mut state.growth[version as usize], now);
+            drop(state);
+            self.load_up(carrier, passengers, now);
+        } else {
+            drop(state);
         }
-        drop(state);
         self.moved.notify_waiters();
         carrier.question()
     }
 
-    fn load_up(&self, carrier: &Flight, passengers: Vec<Passenger>, growth: &mut Growth, now: Instant) {
-        if passengers.is_empty() {
-            return;
-        }
+    fn load_up(&self, carrier: &Flight, passengers: Vec<Passenger>, now: Instant) {
         let own = carrier.request();
+        let version = own.version();
         let ids = passengers.iter().flat_map(|passenger| passenger.flight.request().ids());
         // Passengers who are let go here ask alone.
-        let united = Request::plain(own.version(), own.ids().chain(ids));
-        let Some(request) = united.ok().filter(Request::is_plain) else {
+        let united = Request::all(version, own.ids().chain(ids));
+        let Some(united) = united.ok().filter(Request::is_whole) else {
             return;
         };
-        let expected = self.lore.rows_for(own.version(), request.ids().len());
-        growth.leaves(expected.unwrap_or(0), self.lore.longest(own.version()), now);
+        let (request, prefetched) = self.fill(united, now);
+        if passengers.is_empty() && prefetched.is_none() {
+            return;
+        }
+        let expected = self.lore.rows_for(version, request.ids().len()).unwrap_or(0);
+        self.state().growth[version as usize].leaves(expected, self.lore.longest(version), now);
         carrier.load_up(Cargo {
             request: Arc::new(request),
             passengers,
+            prefetched,
         });
     }
 
+    /// Fills what room is left with ids that will be wanted, up to what answers are known to hold: a cut answer would be of use to nobody.
+    fn fill(&self, united: Request, now: Instant) -> (Request, Option<Request>) {
+        let version = united.version();
+        let safe = self.lore.ids_for(version, Growth::safe(self.lore.longest(version)));
+        let allowed = self.state().growth[version as usize].ids(self.merge.max_ids.get(), now);
+        let most = safe.unwrap_or(0).min(allowed);
+        let left = most.saturating_sub(united.ids().len());
+        if left == 0 {
+            return (united, None);
+        }
+        let until = now + (self.outlook.scarcity)(united.holder()).interval + ANSWERED;
+        let wanted = self.keep.worth_prefetching(&united, left, now, until);
+        let wanted: Vec<Request> = wanted
+            .iter()
+            .filter_map(|id| Request::plain(version, [&**id]).ok())
+            .collect();
+        let mut ids = SharedIds::new(&united);
+        let mut more = Vec::new();
+        for one in &wanted {
+            if ids.more_with(one) > 0 && ids.admit(one) {
+                ids.add(one);
+                more.extend(one.ids());
+            }
+        }
+        let prefetched = Request::all(version, more.iter().copied()).ok();
+        let filled = Request::all(version, united.ids().chain(more))
+            .ok()
+            .filter(Request::is_whole);
+        match filled {
+            Some(filled) if prefetched.is_some() => (filled, prefetched),
+            _ => (united, None),
+        }
+    }
+
+    /// Takes in those who came while a call was under way that asks for all that they ask for: its answer is here.
+    pub(super) fn catch_up(&self, request: &Request, rows: &Rows, asked: Instant) -> Vec<Passenger> {
+        let ids: HashSet<&str> = request.ids().collect();
+        let mut state = self.state();
+        let room = &mut state.rooms[request.version() as usize];
+        let covered = |flight: &&Arc<Flight>| {
+            let part = flight.request();
+            part.ids().all(|id| ids.contains(id)) && self.lore.fits(part, count(request, part, rows))
+        };
+        let late: Vec<Passenger> = room
+            .flights()
+            .filter(covered)
+            .filter_map(|flight| {
+                let tell = flight.take_aboard(asked)?;
+                let flight = Arc::clone(flight);
+                Some(Passenger { flight, tell })
+            })
+            .collect();
+        room.clear(Flight::is_aboard);
+        drop(state);
+        if !late.is_empty() {
+            self.moved.notify_waiters();
+        }
+        late
+    }
+
     /// How many ids a call may name that leaves now.
-    fn most_ids(&self, version: Version, state: &State, now: Instant) -> usize {
-        let most = self.merge.max_ids.get();
+    pub(super) fn most_ids(&self, version: Version, state: &mut State, now: Instant) -> usize {
+        let most = state.growth[version as usize].ids(self.merge.max_ids.get(), now);
         let wanted = state.rooms[version as usize].ids().min(most);
         let Some(wanted) = self.lore.rows_for(version, wanted) else {
             return most;
@@ -206,7 +272,7 @@ impl Pool {
     pub(super) fn unload(&self, cargo: &Cargo, result: &Result<Answer, BoxError>) -> Result<Rows, Doubt> {
         let rows = self.examine(&cargo.request, result);
         let mut state = self.state();
-        state.growth[cargo.request.version() as usize].learn(rows.as_ref().err().copied());
+        state.growth[cargo.request.version() as usize].learn(rows.as_ref().err().copied(), Instant::now());
         match &rows {
             Ok(_) => {
                 state.doubts = 0;
@@ -262,7 +328,8 @@ impl Pool {
         }
         let rows = Rows::split(request, &answer.body).map_err(unless_rubbish)?;
         let complete = self.lore.complete(request.version(), &rows);
-        self.lore.learn(request.version(), &rows);
+        self.lore.learn_all(request.version(), &rows);
+        self.learned.notify_waiters();
         complete.map(|()| rows)
     }
 
@@ -271,7 +338,7 @@ impl Pool {
         self.metrics.merged(requests);
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         // Nothing in here panics halfway through a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -296,6 +363,13 @@ fn pick(own: &Request, room: &Room, most_ids: usize, now: Instant) -> Vec<Passen
         }
     }
     passengers
+}
+
+/// How many rows of the answer to `whole` are those of `part`.
+pub(super) fn count(whole: &Request, part: &Request, rows: &Rows) -> usize {
+    let part: HashSet<&str> = part.ids().collect();
+    let wanted: Vec<bool> = whole.ids().map(|id| part.contains(id)).collect();
+    rows.iter().filter(|(id, ..)| wanted.get(*id) == Some(&true)).count()
 }
 
 /// What the answer to `whole` means for `part`, whose ids are all among those of `whole`.

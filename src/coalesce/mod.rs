@@ -15,6 +15,7 @@ mod growth;
 mod journey;
 mod layer;
 mod lead;
+mod lift;
 mod load;
 mod merge;
 mod metrics;

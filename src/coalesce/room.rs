@@ -1,20 +1,25 @@
 //! The flights of one version that wait: most of them in the queue, some for a lift only.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::caller::Name;
 use crate::coalesce::flight::Flight;
 
 /// Those who may be taken aboard, by place. There are never more than there are flights.
 #[derive(Debug, Default)]
 pub(super) struct Room {
     waiting: BTreeMap<u64, Waiting>,
-    /// How many ids they ask for, those asked for twice counted twice.
-    ids: usize,
+    /// The ids they ask for, each with the number of those who do.
+    ids: HashMap<Box<str>, usize, foldhash::quality::RandomState>,
     /// When those of them that queue will get their slots, as predicted when they came.
     starts: BTreeSet<(Instant, u64)>,
+    /// Who came last, and when; and when the last of all others came.
+    latest: Option<(Name, Instant)>,
+    before: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -26,7 +31,9 @@ struct Waiting {
 impl Room {
     /// Takes in one more, at its place.
     pub(super) fn enter(&mut self, place: u64, flight: Arc<Flight>) {
-        self.ids += flight.request().ids().len();
+        for id in flight.request().ids() {
+            *self.ids.entry(id.into()).or_default() += 1;
+        }
         self.waiting.insert(place, Waiting { flight, start: None });
     }
 
@@ -53,7 +60,14 @@ impl Room {
         let Some(gone) = self.waiting.remove(&place) else {
             return false;
         };
-        self.ids -= gone.flight.request().ids().len();
+        for id in gone.flight.request().ids() {
+            if let Some(count) = self.ids.get_mut(id) {
+                *count -= 1;
+                if *count == 0 {
+                    self.ids.remove(id);
+                }
+            }
+        }
         gone.start.is_some_and(|start| self.starts.remove(&(start, place)))
     }
 
@@ -70,9 +84,18 @@ impl Room {
         }
     }
 
-    /// How many ids they ask for, those asked for twice counted twice.
+    /// How many different ids they ask for.
     pub(super) fn ids(&self) -> usize {
-        self.ids
+        self.ids.len()
+    }
+
+    /// Notes that a question of this caller came, and tells whether one of somebody else came shortly before.
+    pub(super) fn has_company(&mut self, caller: &Name, within: Duration, now: Instant) -> bool {
+        match &mut self.latest {
+            Some((name, at)) if name == caller => *at = now,
+            latest => self.before = latest.replace((caller.clone(), now)).map(|(_, at)| at),
+        }
+        self.before.is_some_and(|at| at + within >= now)
     }
 
     /// In the order of their places.
@@ -80,10 +103,8 @@ impl Room {
         self.waiting.values().map(|waiting| &waiting.flight)
     }
 
-    /// Whether the slots that come until then can take everybody along, with so many ids in each call.
-    pub(super) fn takes_all(&self, until: Instant, max_ids: usize) -> bool {
-        let slots = self.starts.range(..=(until, u64::MAX));
-        // No more slots are looked at than are needed.
-        slots.take(self.ids.div_ceil(max_ids)).count() * max_ids >= self.ids
+    /// How many of those who wait get a slot until then, as far as `most`.
+    pub(super) fn slots(&self, until: Instant, most: usize) -> usize {
+        self.starts.range(..=(until, u64::MAX)).take(most).count()
     }
 }

@@ -126,6 +126,12 @@ impl Waiters {
         self.storable
     }
 
+    /// Whether each of them can be answered by a call that left at that time: those who insist on a later answer came before.
+    pub(super) fn accept_answers_from(&self, departed: Instant) -> bool {
+        self.iter()
+            .all(|(_, waiter)| !waiter.caller.freshness.no_cache || waiter.place.entered() <= departed)
+    }
+
     pub(super) fn lead_id(&self) -> u64 {
         self.lead
     }

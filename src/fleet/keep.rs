@@ -34,6 +34,14 @@ impl Keep for Publisher {
         }
         Some(left)
     }
+
+    fn worth_prefetching(&self, asked: &Request, most: usize, now: Instant, until: Instant) -> Vec<Box<str>> {
+        self.memory.worth_prefetching(asked, most, now, until)
+    }
+
+    fn keep_rows(&self, request: &Request, prefetched: Option<&Request>, answer: &Answer, asked: Instant) {
+        self.memory.keep_rows(request, prefetched, answer, asked);
+    }
 }
 
 impl Member {

@@ -5,8 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::config::{Config, Limit, Pacing, UnknownPast};
-use super::feedback::Throttled;
-use super::foreign::{Change, Foreign, Named, Own, Span};
+use super::foreign::{Foreign, LAST_PROBE, Span};
 use super::latency::Latency;
 use super::ledger::{Charge, Ledger, Opening};
 use super::pace::{Filling, Others, Pace, Supply};
@@ -148,7 +147,8 @@ impl Account {
         if self.pace.is_due(now) {
             self.replan(now);
         }
-        let bucket = self.pace.opens_at(now).into_iter().chain(self.next_plan(now)).min()?;
+        let bucket = self.pace.opens_at(now).into_iter().chain(self.next_plan(now));
+        let bucket = bucket.chain(self.next_room(now)).min()?;
         Some(at.max(gate).max(bucket))
     }
 
@@ -170,28 +170,6 @@ impl Account {
         upsets
     }
 
-    /// The upstream accepts calls. Returns whether the pace has to be planned anew.
-    pub(super) fn accepted(&mut self, now: Instant) -> bool {
-        if self.foreign.is_quiet() {
-            return false;
-        }
-        let Some((longest, span)) = self.span() else {
-            return false;
-        };
-        let own = OwnCalls {
-            ledger: &self.ledger,
-            longest: &longest,
-            now,
-        };
-        match self.foreign.accepted(&span, &own, now) {
-            Change::None => return false,
-            Change::Estimate | Change::Resumed { gently: false } => {}
-            Change::Resumed { gently: true } => self.pace.keep_a_tenth(now),
-        }
-        self.pace.upset();
-        true
-    }
-
     /// No byte of the call was written: the slot is free again.
     pub fn refund(&mut self, charge: Charge, now: Instant) {
         if self.ledger.issued_at(charge).is_some() {
@@ -206,40 +184,6 @@ impl Account {
     /// Nobody will learn what became of the call; it counts until its timeout. Returns whether everybody waits for it.
     pub fn lose(&mut self, charge: Charge, now: Instant) -> bool {
         self.again_probe(charge, now)
-    }
-
-    /// The upstream answered 429: everybody pauses, for as long as it says; when it does not say, until a probe, the next ones ever later.
-    /// Returns until when. The ledger holds our own calls only: what others use is an estimate that slows the pace.
-    ///
-    /// A call that had left before the pause was ordered tells nothing new, but a wait that it names is kept.
-    pub fn throttled(&mut self, charge: Charge, answer: Throttled, now: Instant) -> Instant {
-        let is_news = self.gate == Gate::Open || self.gate == (Gate::Probing { probe: charge });
-        self.ledger.settle(charge, now);
-        let named = Named::read(answer, self.ledger.limits());
-        let until = match self.span() {
-            Some((longest, span)) if is_news => {
-                let own = OwnCalls {
-                    ledger: &self.ledger,
-                    longest: &longest,
-                    now,
-                };
-                now + self.foreign.refused(&span, named, &own, now)
-            }
-            _ => now + answer.wait.unwrap_or_default().min(Throttled::LONGEST_WAIT),
-        };
-        self.pace.upset();
-        match self.gate {
-            // The probe that is under way finds out.
-            Gate::Probing { .. } if !is_news && answer.wait.is_none() => return now,
-            // A later 429 may extend the pause, never shorten it.
-            Gate::Paused { until: before } => {
-                self.gate = Gate::Paused {
-                    until: before.max(until),
-                };
-            }
-            Gate::Probing { .. } | Gate::Open => self.gate = Gate::Paused { until },
-        }
-        self.paused_until().unwrap_or(until)
     }
 
     /// An account that knows the calls of earlier processes, `past` in ascending order, and goes on as they would have: with the bucket as it
@@ -279,19 +223,6 @@ impl Account {
             .max(self.ledger.empty_at(now))
     }
 
-    /// Calls of others in a longest window, as estimated from 429s.
-    #[must_use]
-    pub fn foreign(&self) -> u64 {
-        let calls = self.span().map_or(0.0, |(_, span)| self.foreign.calls(&span));
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "from 0 to a limit, which is a u32"
-        )]
-        let calls = calls.round() as u64;
-        calls
-    }
-
     /// Calls of this process that were not refunded.
     #[must_use]
     pub fn calls(&self) -> u64 {
@@ -316,10 +247,17 @@ impl Account {
         self.ledger.next_timeout()
     }
 
-    /// Whether calls leave as long as the windows have room, however little the bucket holds.
+    /// Whether calls leave as long as the windows have room, however little the bucket holds. What others are estimated to use is no room:
+    /// without what is left beside them, the bucket finds out whether they still do.
     #[must_use]
     pub fn is_unpaced(&self, now: Instant) -> bool {
-        self.unpaced_from.is_some_and(|from| from <= now)
+        self.unpaced_from.is_some_and(|from| from <= now) && self.is_room_beside_others(now)
+    }
+
+    /// Without pacing, the next moment at which there may be room beside others.
+    fn next_room(&self, now: Instant) -> Option<Instant> {
+        self.unpaced_from.filter(|from| *from <= now)?;
+        self.ledger.next_return(self.ledger.limits().last()?, now)
     }
 
     /// The end of the present plan, when the bucket would otherwise stay empty past it.
@@ -342,7 +280,7 @@ impl Account {
         let Some(longest) = self.ledger.limits().last().cloned() else {
             return;
         };
-        let landing = self.latency.bound();
+        let landing = self.latency.landing(&longest);
         self.returns.clear();
         self.returns.extend(
             self.ledger
@@ -357,7 +295,7 @@ impl Account {
         );
         let free = longest.calls().saturating_sub(self.returns.len()) as f64;
         let span = Span::of(self.ledger.limits());
-        let others = span.filter(|span| self.foreign.calls(span) > 0.0);
+        let others = span.filter(|span| self.foreign.respected(span) > 0.0);
         if let Some(span) = &others {
             self.foreign.planned(span);
         }
@@ -369,6 +307,10 @@ impl Account {
             others: others.map(|span| Others {
                 calls: self.foreign.calls(&span),
                 most: longest.calls() as f64,
+                // What is not spread leaves in bursts, and then nothing returns for long.
+                least: self
+                    .unpaced_from
+                    .map_or(f64::INFINITY, |_| 1.0 / LAST_PROBE.as_secs_f64()),
                 holes: self.foreign.holes(),
             }),
         };
@@ -389,28 +331,6 @@ impl Account {
         if self.gate == (Gate::Probing { probe: charge }) {
             self.gate = Gate::Open;
         }
-    }
-
-    fn span(&self) -> Option<(Limit, Span)> {
-        let limits = self.ledger.limits();
-        Some((limits.last()?.clone(), Span::of(limits)?))
-    }
-}
-
-/// Our own calls in the longest window, for the estimate of the others'.
-struct OwnCalls<'a> {
-    ledger: &'a Ledger,
-    longest: &'a Limit,
-    now: Instant,
-}
-
-impl Own for OwnCalls<'_> {
-    fn count(&self) -> usize {
-        self.ledger.used(self.longest, self.now).saturating_sub(1)
-    }
-
-    fn next_return(&self) -> Option<Instant> {
-        self.ledger.next_return(self.longest, self.now)
     }
 }
 

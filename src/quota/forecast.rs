@@ -39,6 +39,7 @@ impl Forecast {
             // The best that can be said: the probe is accepted.
             account.accepted(at);
         }
+        account.foreign.without_trial();
         Self { account, at, landing }
     }
 

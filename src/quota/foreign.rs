@@ -8,7 +8,7 @@
 //!
 //! A refusal is taken for the long window's when it says so itself, when the estimate foresaw it, when its end coincides with our own
 //! earliest call leaving the window, or when it comes again at about the same n. Anything else only pauses: two refusals at random must not
-//! leave a trace.
+//! leave a trace. What is believed without proof is tried, see [`super::trial`].
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -16,8 +16,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::config::Limit;
-use super::feedback::Throttled;
+use super::feedback::{Named, Throttled, Which};
 use super::pace::overlap;
+use super::trial::{Found, Trials};
 
 /// Shares of the long window's limit.
 mod share {
@@ -43,11 +44,14 @@ const DOUBLING: u32 = 12;
 
 /// A wait that is not named begins with this, and is never longer than a minute.
 pub(super) const FIRST_PROBE: Duration = Duration::from_secs(5);
-const LAST_PROBE: Duration = Duration::from_mins(1);
+pub(super) const LAST_PROBE: Duration = Duration::from_mins(1);
 /// A named wait is not shorter than this: `Retry-After: 0` must not make us call without end.
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
 /// While named waits turn out to be too short, this part of the time since then is waited.
 const STRETCH: u32 = 8;
+
+/// A wait of more than so many short windows that coincides with a return of ours is no coincidence.
+const LONG: u32 = 5;
 
 /// Most pauses and refusals that are remembered.
 const MOST_KEPT: usize = 8;
@@ -84,6 +88,8 @@ impl Span {
 pub(super) trait Own {
     /// How many there are, without the one that was just answered.
     fn count(&self) -> usize;
+    /// How many of them were answered.
+    fn answered(&self) -> usize;
     /// When the first of them leaves.
     fn next_return(&self) -> Option<Instant>;
 }
@@ -100,6 +106,8 @@ pub(super) enum Change {
         /// They took longer than the shortest window: what waits must not go at once.
         gently: bool,
     },
+    /// One more call finds out at once whether the window was full.
+    Trial,
 }
 
 /// See the module.
@@ -117,6 +125,7 @@ pub(super) struct Foreign {
     claims: VecDeque<(Instant, usize)>,
     run: Option<Run>,
     seen: Option<Instant>,
+    trials: Trials,
 }
 
 /// Refusals one after the other.
@@ -221,12 +230,49 @@ impl Foreign {
             elsewhere: answer.window == Which::Other,
         };
         self.run = Some(run);
+        self.trials.refused(believed);
         if believed {
             let long = answer.wait.filter(|wait| *wait > span.short);
-            let is_sure = answer.window == Which::Long || long.is_some();
+            let is_sure = answer.window == Which::Long || long.is_some_and(|wait| wait > LONG * span.short);
             self.measure(span, count, long, is_sure, now);
+            if !is_sure {
+                self.trials.believed(count);
+            }
         }
         run
+    }
+
+    /// A call was accepted during a trial.
+    fn try_on(&mut self, span: &Span, own: &impl Own, now: Instant) -> Option<Change> {
+        let is_all = own.count() as f64 + 1.0 >= span.calls;
+        let climb = (share::MARGIN * span.calls).max(1.0);
+        match self.trials.accepted(own.answered(), is_all, climb, span.short, now) {
+            Found::Nothing => None,
+            Found::NotYet => Some(Change::Trial),
+            Found::TooLate => Some(Change::Estimate),
+            Found::Room => {
+                let trials = self.trials;
+                *self = Self {
+                    trials,
+                    ..Self::default()
+                };
+                Some(Change::Estimate)
+            }
+        }
+    }
+
+    /// What a trial finds out cannot be foreseen: without one.
+    pub(super) fn without_trial(&mut self) {
+        self.trials.give_up();
+    }
+
+    /// Calls of others that the pace leaves room for: none in a trial.
+    pub(super) fn respected(&self, span: &Span) -> f64 {
+        if self.trials.is_under_way() {
+            0.0
+        } else {
+            self.calls(span)
+        }
     }
 
     /// Whether it is the long window that is full.
@@ -239,13 +285,15 @@ impl Foreign {
             Which::Long if answer.wait.is_some_and(|wait| wait > span.short) => return true,
             Which::Long | Which::Unnamed => {}
         }
-        let coincides = || {
-            let wait = answer.wait.filter(|wait| *wait > span.short)?;
-            let back = own.next_return()?;
-            Some(back.max(now + wait).duration_since(back.min(now + wait)) <= ROUNDING)
-        };
+        let back = own.next_return();
+        if answer.window == Which::Unnamed && answer.wait > back.map(|back| back + ROUNDING - now) {
+            // The call of ours that leaves earlier would make room earlier.
+            return false;
+        }
+        let coincides = |wait: Duration| back.is_some_and(|back| back <= now + wait + ROUNDING);
         let foreseen = self.calls(span) > 0.0 && self.room(span, count, now) <= share::FORESEEN * span.calls;
-        foreseen || coincides().unwrap_or(false) || self.is_known(span, count, now)
+        let is_long = |wait: &Duration| *wait > span.short;
+        foreseen || answer.wait.filter(is_long).is_some_and(coincides) || self.is_known(span, count, now)
     }
 
     /// Whether calls were refused before at about so many of our own, and never accepted at more since.
@@ -258,7 +306,7 @@ impl Foreign {
         let near = |&&(at, n): &&(Instant, usize)| {
             now.saturating_duration_since(at) < span.window && count.abs_diff(n) as f64 <= share::NEAR * span.calls
         };
-        self.claims.iter().filter(near).count() >= asked
+        self.claims.iter().filter(near).count() >= asked + self.trials.refuted()
     }
 
     /// `own` of our calls fit beside those of the others. With a long wait until room is made, the earliest call in the window was made
@@ -272,7 +320,8 @@ impl Foreign {
         let target = (span.calls - own as f64) / presence + share::MARGIN * span.calls;
         let target = target.min(share::MOST * span.calls);
         let before = self.calls(span);
-        let gain = if is_sure || before <= 0.0 { 1.0 } else { GAIN };
+        let is_believed = is_sure || before <= 0.0 || self.trials.are_sure();
+        let gain = if is_believed { 1.0 } else { GAIN };
         self.measured = before + (target - before).max(0.0) * gain;
         self.calm = Duration::ZERO;
     }
@@ -292,12 +341,15 @@ impl Foreign {
         }
         let seen = self.seen.replace(now);
         let Some(run) = self.run.take() else {
+            if let Some(change) = self.try_on(span, own, now) {
+                return change;
+            }
             self.go_on(span, count, seen, now);
             let changed = (self.calls(span) - self.planned).abs() >= (span.calls / 500.0).max(0.05);
             return if changed { Change::Estimate } else { Change::None };
         };
-        let gently = now.saturating_duration_since(run.since) >= span.short;
-        if gently {
+        let is_long = now.saturating_duration_since(run.since) >= span.short;
+        if is_long {
             if !run.believed {
                 self.explain(span, run, now);
             }
@@ -309,6 +361,13 @@ impl Foreign {
                 self.claims.pop_front();
             }
         }
+        if now.saturating_duration_since(run.since) < LONG * span.short {
+            self.trials.begin(now);
+        } else {
+            self.trials.give_up();
+        }
+        // A named wait that was right is no storm.
+        let gently = is_long && (run.believed || run.refusals > 1);
         Change::Resumed { gently }
     }
 
@@ -326,50 +385,19 @@ impl Foreign {
         }
         if self.calls(span) <= 0.0 {
             (self.measured, self.calm) = (0.0, Duration::ZERO);
+            self.trials.forget();
         }
     }
 
     /// A long refusal that named no window, and ended just when our own earliest call left: then the window was full.
     fn explain(&mut self, span: &Span, run: Run, now: Instant) {
         let few = share::MARGIN * span.calls;
-        if run.elsewhere || run.left as f64 > few || run.own as f64 >= span.calls - 2.0 * few {
+        if run.elsewhere || run.refusals == 1 || run.left as f64 > few || run.own as f64 >= span.calls - 2.0 * few {
             return;
         }
-        if let Some(back) = run.next.filter(|back| *back <= now) {
+        // A call of ours that left in the first minute ended nothing.
+        if let Some(back) = run.next.filter(|back| *back <= now && *back > run.since + span.short) {
             self.measure(span, run.own, Some(back - run.since), true, run.since);
-        }
-    }
-}
-
-/// Which window a 429 names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Which {
-    /// The longest.
-    Long,
-    /// Another one of ours.
-    Other,
-    /// None, or one that we do not know.
-    Unnamed,
-}
-
-/// What a 429 says, seen from the limits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Named {
-    pub(super) window: Which,
-    pub(super) wait: Option<Duration>,
-}
-
-impl Named {
-    pub(super) fn read(answer: Throttled, limits: &[Limit]) -> Self {
-        let is = |limit: &Limit| Some(limit.window()) == answer.window;
-        let window = match (limits.last().is_some_and(is), limits.iter().any(is)) {
-            (true, _) => Which::Long,
-            (false, true) => Which::Other,
-            (false, false) => Which::Unnamed,
-        };
-        Self {
-            window,
-            wait: answer.wait,
         }
     }
 }

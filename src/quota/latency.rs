@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use super::config::Limit;
+use super::pace::Supply;
+
 /// How long calls take, as a bound that most keep: a smoothed mean and four mean deviations, as TCP estimates its round trip.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Latency {
@@ -18,6 +21,15 @@ impl Latency {
     pub(super) fn observe(&mut self, seconds: f64) {
         self.deviation += 0.25 * ((seconds - self.mean).abs() - self.deviation);
         self.mean += 0.125 * (seconds - self.mean);
+    }
+
+    /// When a call in flight is planned to count, after it was issued. In a small window each moment by which most calls are faster would be
+    /// lost again and again.
+    pub(super) fn landing(self, longest: &Limit) -> Duration {
+        if longest.calls() > Supply::SMALL {
+            return self.bound();
+        }
+        Duration::from_secs_f64(self.mean.max(0.0))
     }
 
     pub(super) fn bound(self) -> Duration {

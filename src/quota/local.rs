@@ -18,6 +18,7 @@ use super::ledger::Charge;
 use super::metrics::Metrics;
 use super::permit::Snapshot;
 use super::state_file::StateFile;
+use crate::attempt::Scarcity;
 use crate::clock::{Reading, Wall};
 
 /// The quota, kept in this process. Clones share it.
@@ -176,6 +177,12 @@ impl Quota {
         self.0.lock().account.has_surplus(Instant::now())
     }
 
+    /// How scarce slots are.
+    #[must_use]
+    pub fn scarcity(&self) -> Scarcity {
+        self.0.lock().account.scarcity(Instant::now())
+    }
+
     /// When the quota, if no further call is made, is as good as a fresh one; `now` when it is.
     #[must_use]
     pub fn empty_at(&self, now: Instant) -> Instant {
@@ -201,10 +208,7 @@ impl Quota {
             steady_until: account.steady_until(&windows, pace.as_ref(), now),
             windows,
             pace,
-            paused: account
-                .paused_until()
-                .map(|until| until.saturating_duration_since(now))
-                .filter(|left| !left.is_zero()),
+            paused: account.pause(now),
             foreign: account.foreign(),
             in_flight: account.ledger.in_flight(),
             calls: account.calls(),

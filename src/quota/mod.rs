@@ -25,10 +25,13 @@ mod metrics;
 mod pace;
 mod pace_state;
 mod permit;
+mod scarcity;
 pub mod shared;
 mod state_file;
 #[cfg(test)]
 mod tests;
+mod throttle;
+mod trial;
 mod window;
 
 pub use account::Account;

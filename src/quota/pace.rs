@@ -19,6 +19,16 @@ pub struct Supply<'a> {
     pub others: Option<Others<'a>>,
 }
 
+impl Supply<'_> {
+    /// Of so few calls in a window, one that waits for the return after its own would be a notable share. In a larger window that one is the
+    /// slack by which forecasts hold, and beside others it is part of the distance to what fits.
+    pub(super) const SMALL: usize = 100;
+
+    fn is_small(&self) -> bool {
+        self.others.is_none() && self.free + self.returns.len() as f64 <= Self::SMALL as f64
+    }
+}
+
 /// Others who use the same window. Their calls come and leave evenly, but for holes from times without calls.
 #[derive(Clone, Copy, Debug)]
 pub struct Others<'a> {
@@ -26,6 +36,8 @@ pub struct Others<'a> {
     pub calls: f64,
     /// Everybody's calls in a window.
     pub most: f64,
+    /// However full the estimate takes the window to be, so many calls a second find out, unless a share of what is left is less.
+    pub least: f64,
     /// From when to when none of their calls leave, while they make new ones.
     pub holes: &'a VecDeque<(Instant, Instant)>,
 }
@@ -46,10 +58,10 @@ pub(super) fn overlap(holes: &VecDeque<(Instant, Instant)>, now: Instant, until:
 /// A bucket of at most `burst` calls, filled at the largest constant rate that can never run dry.
 ///
 /// With `spare` calls free beyond what the bucket already promises, and the k-th counted call (k = 1, 2, ...) leaving the window at `x_k`,
-/// the rate is the least of `(spare + k) / (x_k - now)` over all k, and `(spare + n) / window` when all n have left. The call that a return
-/// makes room for may be in the bucket when it comes, not only after: with a limit of L, that is one call in L + 1. Spent at that rate, the
-/// window is just used up at the `x_k` that gave the minimum; until then the plan stays right, so it is made again only at that moment,
-/// or when calls were left unused.
+/// the rate is the least of `(spare + k - 1) / (x_k - now)` over all k, and `(spare + n) / window` when all n have left. A limit of L loses
+/// one call in L + 1 by that, so in a small window the call that a return makes room for is in the bucket when it comes, not only after:
+/// `(spare + k) / (x_k - now)`, and, since the next return is that of a call which leaves now, `(spare + n + 1) / window`. Spent at that rate, the window is just used up at the `x_k` that gave the minimum; until then the plan
+/// stays right, so it is made again only at that moment, or when calls were left unused.
 #[derive(Clone, Debug)]
 pub struct Pace {
     burst: f64,
@@ -61,9 +73,6 @@ pub struct Pace {
     plan: Plan,
 }
 
-/// Of so few calls in a window, one that waits for the return after its own would be a notable share.
-const FEW: usize = 10;
-
 /// The largest constant rate up to `rate` that the returns sustain, and until when.
 fn sustainable(now: Instant, supply: &Supply<'_>, spare: f64, mut rate: f64) -> (f64, Instant) {
     let window = supply.window.as_secs_f64();
@@ -71,7 +80,7 @@ fn sustainable(now: Instant, supply: &Supply<'_>, spare: f64, mut rate: f64) -> 
     for (k, &back) in supply.returns.iter().enumerate() {
         // The call that this return makes room for may be ready when it comes: the ledger lets none go before.
         // Beside others it waits one return longer, which keeps the distance to what fits.
-        let ready = k + usize::from(supply.others.is_none() && supply.returns.len() <= FEW);
+        let ready = k + usize::from(supply.is_small());
         let left = spare + ready as f64;
         // Every return comes within the window: no later one can ask for less.
         if supply.others.is_none() && left / window >= rate {
@@ -160,7 +169,10 @@ impl Pace {
         self.level = self.level.min(free.max(1.0));
         let spare = free - self.level;
         let window = supply.window.as_secs_f64();
-        let even = (spare + supply.returns.len() as f64) / window;
+        let returning = supply.returns.len() as f64;
+        // The call that leaves now is the next to return.
+        let next = f64::from(u8::from(supply.is_small()));
+        let even = (spare + returning + next).min(free + returning) / window;
         let Some(others) = supply.others else {
             let (rate, end) = sustainable(now, &supply, spare, even);
             self.rate = rate.max(0.0);
@@ -170,7 +182,7 @@ impl Pace {
         let fair = even.min((others.most - others.calls) / window);
         let (rate, end) = sustainable(now, &supply, spare, fair);
         // An estimate slows down, it does not stop: calls find out whether it is right. It is soon another one.
-        self.rate = rate.max(fair * Self::LEAST);
+        self.rate = rate.max((fair * Self::LEAST).min(others.least));
         self.plan = Plan::Until(end.min(now + supply.window / 60));
     }
 
@@ -232,6 +244,12 @@ impl Pace {
     pub(super) fn keep_a_tenth(&mut self, now: Instant) {
         self.fill(now);
         self.level = self.level.min((self.burst / 10.0).max(1.0));
+    }
+
+    /// Lets a call go now.
+    pub(super) fn have_one(&mut self, now: Instant) {
+        self.fill(now);
+        self.level = self.level.max(1.0);
     }
 
     /// Puts a call back that was not made.

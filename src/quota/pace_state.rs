@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::throttle::Held;
 use super::{Account, Pace};
 
 /// The bucket that spreads the longest window, at one moment. Callers feel it long before a window is full, so it is shown.
@@ -52,7 +53,10 @@ impl Account {
         let per_second = longest.calls() as f64 / longest.window().as_secs_f64();
         Some(PaceState {
             capacity,
-            tokens: self.pace.level_at(now),
+            tokens: match self.held(now) {
+                Held::AllButOne => self.pace.level_at(now).min(1.0),
+                Held::Nothing | Held::For(_) => self.pace.level_at(now),
+            },
             per_minute: self.pace.filling(now).rate * 60.0,
             next_token: self.pace.next_token(now),
             refill: Duration::from_secs_f64(capacity as f64 / per_second),

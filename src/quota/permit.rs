@@ -13,7 +13,7 @@ use super::metrics::Metrics;
 use super::pace_state::PaceState;
 use super::window::Window;
 use super::{local, shared};
-use crate::attempt::{Demand, FlowDemand};
+use crate::attempt::{Demand, FlowDemand, Scarcity};
 use crate::caller::{Name, Urgency};
 use crate::clock::Wall;
 use crate::store::Eviction;
@@ -142,6 +142,16 @@ impl Quota {
         }
     }
 
+    /// How many slots this process can count on until that moment, as far as `most`.
+    #[must_use]
+    pub fn slots_until(&self, until: Instant, most: usize) -> usize {
+        // Each process gets its share of what others want too.
+        let sharers = self.rivals().saturating_add(1);
+        let mut slots = VecDeque::new();
+        self.forecast(Instant::now(), most.saturating_mul(sharers), &mut slots);
+        slots.partition_point(|start| *start <= until) / sharers
+    }
+
     /// Changes whenever an earlier forecast may no longer hold.
     #[must_use]
     pub fn version(&self) -> u64 {
@@ -178,6 +188,15 @@ impl Quota {
         match self {
             Self::Local(quota) => quota.has_surplus(),
             Self::Shared(quota) => quota.has_surplus(),
+        }
+    }
+
+    /// How scarce slots are.
+    #[must_use]
+    pub fn scarcity(&self) -> Scarcity {
+        match self {
+            Self::Local(quota) => quota.scarcity(),
+            Self::Shared(quota) => quota.scarcity(),
         }
     }
 

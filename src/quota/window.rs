@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::throttle::Held;
 use super::{Account, PaceState};
 
 /// One window as people see it.
@@ -28,14 +29,16 @@ impl Account {
     /// The windows, shortest first.
     #[must_use]
     pub fn windows(&self, now: Instant) -> Vec<Window> {
-        let paused = self.paused_until().map(|until| until.saturating_duration_since(now));
+        let held = self.held(now);
         let windows = self.ledger.limits().iter().map(|limit| {
             let (used, back) = self.ledger.usage(limit, now);
             let used = used.min(limit.calls());
             let back = back.map(|at| at.saturating_duration_since(now));
-            let (remaining, reset) = match paused {
-                Some(pause) => (0, pause),
-                None => (limit.calls() - used, back.unwrap_or_else(|| limit.window())),
+            let (room, reset) = (limit.calls() - used, back.unwrap_or_else(|| limit.window()));
+            let (remaining, reset) = match held {
+                Held::Nothing => (room, reset),
+                Held::AllButOne => (room.min(1), reset),
+                Held::For(pause) => (0, pause),
             };
             Window {
                 name: Arc::clone(limit.name()),
@@ -55,7 +58,7 @@ impl Account {
     pub fn steady_until(&self, windows: &[Window], pace: Option<&PaceState>, now: Instant) -> Instant {
         /// Nothing is said about more than this: when nothing counts down there is nothing to look at.
         const LONGEST: Duration = Duration::from_hours(1);
-        let paused = self.paused_until().is_some();
+        let paused = self.pause(now).is_some();
         let counting = self
             .ledger
             .limits()

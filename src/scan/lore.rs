@@ -1,12 +1,12 @@
 //! What the upstream's own answers have taught about its answers.
 //!
-//! Page size, order of rows and the number of ids that a call may name are not documented. Nothing is assumed about them: an answer counts
-//! as complete only if a longer one has been seen, rows of different answers are put together only in an order that every answer so far has
+//! Order of rows, the number of ids that a call may name and the page size without `$top` are not documented, and an answer may be cut off
+//! without a word. Nothing is assumed: an answer counts as complete only if a longer one has been seen, with `$top` or without, rows of different answers are put together only in an order that every answer so far has
 //! confirmed, and only for as many ids as a call was answered for.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::scan::{Doubt, Rows, Version};
+use crate::scan::{Doubt, Options, Request, Rows, Version};
 
 /// What has been learned. Shared by all who take answers apart.
 #[derive(Debug)]
@@ -18,8 +18,10 @@ pub struct Lore {
 
 #[derive(Clone, Copy, Debug)]
 struct Learned {
-    /// An answer can hold at least so many rows.
+    /// An answer to a question without `$top` can hold at least so many rows.
     longest: usize,
+    /// One to a question with the largest `$top` can hold at least so many, and no fewer than one without.
+    longest_of_all: usize,
     /// A call can name at least so many ids.
     widest: usize,
     /// Of late: for how many ids was asked, and how many rows came.
@@ -65,6 +67,7 @@ impl Lore {
     pub fn new(known_rows: usize) -> Self {
         let learned = Learned {
             longest: known_rows,
+            longest_of_all: known_rows,
             widest: 0,
             ids: 0,
             rows: 0,
@@ -78,9 +81,18 @@ impl Lore {
 
     /// Learns from an answer of the upstream to a plain request.
     pub fn learn(&self, version: Version, rows: &Rows) {
+        {
+            let mut learned = self.learned(version);
+            learned.longest = learned.longest.max(rows.len());
+        }
+        self.learn_all(version, rows);
+    }
+
+    /// Learns from an answer to a request that asks for all.
+    pub fn learn_all(&self, version: Version, rows: &Rows) {
         let mut learned = self.learned(version);
         learned.order(rows);
-        learned.longest = learned.longest.max(rows.len());
+        learned.longest_of_all = learned.longest_of_all.max(rows.len());
         learned.widest = learned.widest.max(rows.asked());
         learned.count(rows);
         drop(learned);
@@ -105,10 +117,10 @@ impl Lore {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many rows an answer is known to hold at least.
+    /// How many rows an answer to a request that asks for all is known to hold at least.
     #[must_use]
     pub fn longest(&self, version: Version) -> usize {
-        self.learned(version).longest
+        self.learned(version).longest_of_all
     }
 
     /// How many rows there were of late for so many ids, on average; `None` when none has come yet.
@@ -131,26 +143,41 @@ impl Lore {
         ids <= self.learned(version).widest
     }
 
-    /// Whether an answer is certain to hold all rows there are. To be asked before the answer is learned from.
+    /// Whether an answer to a request that asks for all is certain to hold all rows there are. To be asked before the answer is learned
+    /// from.
     ///
     /// # Errors
     ///
-    /// [`Doubt::FullPage`] when it is exactly as long as the longest seen, [`Doubt::Longest`] when it is longer.
+    /// [`Doubt::FullPage`] when it is exactly as long as the longest seen, or as `$top`; [`Doubt::Longest`] when it is longer.
     pub fn complete(&self, version: Version, rows: &Rows) -> Result<(), Doubt> {
-        let longest = self.learned(version).longest;
+        let longest = self.learned(version).longest_of_all;
         match rows.len().cmp(&longest) {
             // No page is smaller than one row.
             _ if rows.is_empty() => Ok(()),
+            _ if rows.len() >= Options::MAX_TOP as usize => Err(Doubt::FullPage),
             std::cmp::Ordering::Less => Ok(()),
             std::cmp::Ordering::Equal => Err(Doubt::FullPage),
             std::cmp::Ordering::Greater => Err(Doubt::Longest),
         }
     }
 
-    /// Whether an answer is certain to hold so many rows without being cut off.
+    /// Whether an answer with so many rows is certain not to be cut off.
     #[must_use]
-    pub fn holds(&self, version: Version, rows: usize) -> bool {
-        rows == 0 || rows < self.learned(version).longest
+    pub fn is_complete(&self, request: &Request, rows: usize) -> bool {
+        let learned = self.learned(request.version());
+        let longest = if request.asks_for_all() {
+            learned.longest_of_all.min(Options::MAX_TOP as usize)
+        } else {
+            learned.longest
+        };
+        rows == 0 || rows < longest
+    }
+
+    /// Whether a request whose rows are so many, all of them, would be answered with all of them.
+    #[must_use]
+    pub fn fits(&self, request: &Request, rows: usize) -> bool {
+        let is_all = request.asks_for_all() && rows < Options::MAX_TOP as usize;
+        rows == 0 || is_all || rows <= self.learned(request.version()).longest
     }
 
     /// The order that rows of different answers are to be put together in.
@@ -213,7 +240,6 @@ impl Learned {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scan::Request;
 
     /// An answer with these rows: id and hour.
     fn rows(rows: &[(&str, u8)]) -> Rows {

@@ -21,6 +21,13 @@ pub struct Options {
 impl Options {
     /// The largest `$top` that Defender documents.
     pub const MAX_TOP: u32 = 10_000;
+    /// With the largest `$top` that is documented: an answer with fewer rows and without a link is not cut off.
+    pub const ALL: Self = Self {
+        top: NonZeroU32::new(Self::MAX_TOP),
+        skip: None,
+        link: None,
+    };
+
     /// The largest `$skip`: `OData` numbers are signed.
     pub const MAX_SKIP: u64 = i64::MAX as u64;
 

@@ -70,6 +70,21 @@ impl Request {
         Self::new(head, ids)
     }
 
+    /// The same with the largest `$top`, for the gateway's own questions: what comes back then is not cut off where answers without `$top`
+    /// are.
+    ///
+    /// # Errors
+    ///
+    /// As for the ids of a body.
+    pub fn all<'a>(version: Version, ids: impl IntoIterator<Item = &'a str>) -> Result<Self, Invalid> {
+        let head = Head {
+            version,
+            options: Options::ALL,
+        };
+        let ids = IdSet::from_ids(&head, ids)?;
+        Self::new(head, ids)
+    }
+
     fn new(head: Head, ids: IdSet) -> Result<Self, Invalid> {
         Ok(Self {
             ids_at: ids.ids_at(),
@@ -141,6 +156,20 @@ impl Request {
     #[must_use]
     pub fn is_plain(&self) -> bool {
         self.options == Options::default() && self.delegated.is_none() && self.has_distinct_ids()
+    }
+
+    /// Whether it asks with the largest `$top`, and with nothing else.
+    #[must_use]
+    pub fn asks_for_all(&self) -> bool {
+        self.options == Options::ALL
+    }
+
+    /// Whether it is plain, or would be without the largest `$top`: whether it wants all rows of its ids.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        (self.options == Options::default() || self.asks_for_all())
+            && self.delegated.is_none()
+            && self.has_distinct_ids()
     }
 
     /// Whether no two of its ids could be one id to the upstream, in two spellings.

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tower::{Service, ServiceBuilder, service_fn};
 
 use crate::support;
-use defender_gateway::attempt::{Failure, Outgoing};
+use defender_gateway::attempt::{Failure, Outgoing, Scarcity};
 use defender_gateway::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use defender_gateway::clock::Wall;
 use defender_gateway::scan::{self, Answer, Call, Served};
@@ -69,7 +69,11 @@ pub(crate) fn paid(answer: Answer) -> impl Service<Call, Response = Served, Erro
         Tasks::new(),
         support::cache(0),
         Arc::new(scan::Lore::new(0)),
-        Arc::new(|_| Duration::ZERO),
+        coalesce::Outlook {
+            wait: Arc::new(|_| Duration::ZERO),
+            scarcity: Arc::new(|_| Scarcity::default()),
+            slots: Arc::new(|_, _, _| 0),
+        },
         coalesce::Metrics::default(),
     );
     ServiceBuilder::new()

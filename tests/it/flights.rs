@@ -73,6 +73,9 @@ async fn waiting_ends_with_the_callers_own_patience() {
         (refused.status.as_u16(), &*refused.error_code()),
         (429, "TooManyRequests")
     );
-    assert!(before.elapsed() < Duration::from_secs(10), "it is told at once");
+    assert!(
+        before.elapsed() < Duration::from_mins(1),
+        "bounded at all: a slot comes in an hour"
+    );
     running.finish().await;
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::attempt::Scarcity;
 use crate::clock::Wall;
 use crate::queue::{Reason, Refused};
 use crate::scan::Holder;
@@ -108,6 +109,18 @@ impl Lanes {
     #[must_use]
     pub fn has_surplus(&self, holder: Option<Holder>) -> bool {
         self.lane(holder).is_some_and(|lane| lane.quota.has_surplus())
+    }
+
+    /// How scarce slots are on the lane of `holder`.
+    #[must_use]
+    pub fn scarcity(&self, holder: Option<Holder>) -> Scarcity {
+        self.lane(holder).map(|lane| lane.quota.scarcity()).unwrap_or_default()
+    }
+
+    /// How many slots come on the lane of `holder` until that moment, as far as `most`.
+    #[must_use]
+    pub fn slots_until(&self, holder: Option<Holder>, until: Instant, most: usize) -> usize {
+        self.lane(holder).map_or(0, |lane| lane.quota.slots_until(until, most))
     }
 
     /// How long a caller who is new on the lane of `holder` would wait for its slot.

@@ -7,6 +7,8 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustls::crypto::ring;
+use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -109,13 +111,19 @@ fn unusable_pair(path: &Path) -> Option<String> {
         Err(malformed) => return wrong(&malformed),
     };
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-    if certificates.is_ok_and(|certificates| certificates.is_empty()) {
-        return wrong(&"holds no PEM certificate");
-    }
-    if PrivateKeyDer::from_pem_slice(&text).is_err() {
-        return wrong(&"holds no PEM private key");
-    }
-    None
+    let certificates = match certificates {
+        Ok(certificates) if certificates.is_empty() => return wrong(&"holds no PEM certificate"),
+        Ok(certificates) => certificates,
+        Err(error) => return wrong(&format_args!("holds a PEM section that is broken ({error})")),
+    };
+    let key = match PrivateKeyDer::from_pem_slice(&text) {
+        Ok(key) => key,
+        Err(rustls_pki_types::pem::Error::NoItemsFound) => return wrong(&"holds no PEM private key"),
+        Err(error) => return wrong(&format_args!("holds a PEM section that is broken ({error})")),
+    };
+    // As the connection will: the certificate can be read, and is the key's.
+    let pair = CertifiedKey::from_der(certificates, key, &ring::default_provider());
+    pair.err().and_then(|error| wrong(&error))
 }
 
 /// Why a file cannot be replaced, if it cannot.

@@ -12,9 +12,9 @@ use tower::util::BoxCloneService;
 use tower::{Layer as _, Service as _, service_fn};
 
 use crate::BoxError;
-use crate::attempt::{Again, Failure, Fate, Try};
+use crate::attempt::{Again, Failure, Fate, Scarcity, Try};
 use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
-use crate::coalesce::{Config, Flights, Layer, Merge, Metrics};
+use crate::coalesce::{Config, Flights, Layer, Merge, Metrics, Outlook};
 use crate::scan::{Answer, Call, Fields, Keep, Lore, Request, Served, Version};
 use crate::task::Tasks;
 
@@ -36,6 +36,10 @@ impl Bench {
     }
 
     pub(super) fn with(merge: Option<Merge>, lore: Lore) -> Self {
+        Self::with_slots(merge, lore, Scarcity::default())
+    }
+
+    pub(super) fn with_slots(merge: Option<Merge>, lore: Lore, scarcity: Scarcity) -> Self {
         let (send, calls) = mpsc::unbounded_channel();
         let below = service_fn(move |attempt: Try| {
             let (reply, answer) = oneshot::channel();
@@ -53,7 +57,10 @@ impl Bench {
             tasks.clone(),
             Arc::clone(&shelf) as Arc<dyn Keep>,
             Arc::new(lore),
-            Arc::new(|_| Duration::from_secs(77)),
+            Outlook {
+                scarcity: Arc::new(move |_| scarcity),
+                ..outlook(Duration::from_secs(77))
+            },
             metrics.clone(),
         );
         Self {
@@ -102,6 +109,15 @@ impl Bench {
         assert!(self.flights.is_empty(), "a flight is still on the board");
         assert!(self.calls.try_recv().is_err(), "another call was made");
         assert_eq!(self.tasks.len(), 0, "a task is alive");
+    }
+}
+
+/// Slots that nobody has to wait for company for, and a wait for those who come now.
+pub(super) fn outlook(wait: Duration) -> Outlook {
+    Outlook {
+        wait: Arc::new(move |_| wait),
+        scarcity: Arc::new(|_| Scarcity::default()),
+        slots: Arc::new(|_, _, _| 0),
     }
 }
 

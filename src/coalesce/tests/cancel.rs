@@ -11,7 +11,7 @@ use tokio::task::yield_now;
 use tower::util::BoxCloneService;
 use tower::{Layer as _, Service as _, service_fn};
 
-use super::bench::{Shelf, caller, failure, question};
+use super::bench::{Shelf, caller, failure, outlook, question};
 use super::merge::rows;
 use crate::BoxError;
 use crate::attempt::{Again, Try};
@@ -67,7 +67,7 @@ fn flights(case: Case, tasks: &Tasks, calls: &Arc<AtomicUsize>) -> Flights<BoxCl
         attempt: Duration::from_mins(1),
     };
     let keep = Arc::<Shelf>::default() as Arc<dyn Keep>;
-    let outlook = Arc::new(|_| Duration::from_secs(1));
+    let outlook = outlook(Duration::from_secs(1));
     let lore = Arc::new(Lore::new(1000));
     let layer = Layer::new(config, tasks.clone(), keep, lore, outlook, Metrics::default());
     layer.layer(below(case, calls))

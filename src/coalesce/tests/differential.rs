@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use tower::util::BoxCloneService;
 use tower::{Layer as _, Service as _, service_fn};
 
-use super::bench::{Shelf, caller};
+use super::bench::{Shelf, caller, outlook};
 use crate::BoxError;
 use crate::attempt::Try;
 use crate::coalesce::{Config, Layer, Merge, Metrics};
@@ -219,7 +219,7 @@ async fn run(seed: u64, tally: &mut Tally) {
         tasks.clone(),
         Arc::<Shelf>::default() as Arc<dyn Keep>,
         Arc::new(Lore::new(0)),
-        Arc::new(|_| Duration::from_secs(1)),
+        outlook(Duration::from_secs(1)),
         Metrics::default(),
     );
     let mut flights = layer.layer(BoxCloneService::new(upstream));

@@ -29,7 +29,9 @@ static GATHER: Key = Key::new(
     "gather",
     Kind::Duration(Duration::ZERO, Duration::from_secs(1)),
     Fallback::Text("5ms"),
-    "How long a call may wait for company when it could leave at once; in the queue it always gathers.",
+    "How long a call that could leave at once waits for company at least, while others ask and slots are scarce. The emptier the \
+     bucket, the longer it waits, up to the distance of two slots; while it is full, and for a lone caller, not at all. In the queue it \
+     always gathers.",
 )
 .live();
 static KNOWN_ROWS: Key = Key::new(
@@ -38,7 +40,7 @@ static KNOWN_ROWS: Key = Key::new(
     Kind::Count(0, 1_000_000),
     Fallback::Count(0),
     "How many rows one answer is known to hold, as `defender-gateway probe` reports it; 0: nothing is known. Until a longer answer has \
-     been seen, a shared one may have been cut off, and its requests are asked again one by one.",
+     been seen, a shared one may have been cut off, and its requests share another, smaller call.",
 )
 .live();
 

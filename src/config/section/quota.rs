@@ -30,7 +30,8 @@ static PACING: Key = Key::new(
     Kind::Choice(&["spread", "none"]),
     Fallback::Text("spread"),
     "`spread`: under pressure the longest window is spread out evenly, so that an hour is not gone after 15 minutes. `none`: all \
-     that the windows allow leaves at once, for a nightly export that has the app registration to itself.",
+     that the windows allow leaves at once, for a nightly export that owns the app registration; when others use it, what they are \
+     estimated to use is left to them either way.",
 )
 .live_alone();
 static STATE_FILE: Key = Key::new(

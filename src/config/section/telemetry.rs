@@ -39,7 +39,17 @@ static OTLP_ENDPOINT: Key = Key::new(
 .borrows(&[variable::OTLP_TRACES_ENDPOINT, variable::OTLP_ENDPOINT])
 .hidden();
 
-pub(super) static KEYS: &[&Key] = &[&LOG, &FORMAT, &OTLP_ENDPOINT];
+static ACCESS_LOG: Key = Key::new(
+    "telemetry",
+    "access_log",
+    Kind::Flag,
+    Fallback::Flag(false),
+    "Whether every request gets a line of its own, besides those for refusals and failures: who asked what, and how it ended, with the \
+     target `defender_gateway::access` at the level info.",
+)
+.live();
+
+pub(super) static KEYS: &[&Key] = &[&LOG, &FORMAT, &OTLP_ENDPOINT, &ACCESS_LOG];
 
 /// What other programs call levels.
 const OTHER_WORDS: [(&str, &str); 15] = [
@@ -71,6 +81,8 @@ pub struct Telemetry {
     pub format: Format,
     /// Where traces go; `None`: nowhere.
     pub traces: Option<Traces>,
+    /// Whether every request gets a line.
+    pub access_log: bool,
 }
 
 /// How log lines look.
@@ -102,6 +114,7 @@ impl Telemetry {
     pub(in crate::config) fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let log = reader.parsed(&LOG, directives);
         let format = reader.choice(&FORMAT, &Format::WORDS);
+        let access_log = reader.flag(&ACCESS_LOG);
         let endpoint = reader.optional(&OTLP_ENDPOINT, endpoint);
         let whole =
             matches!(reader.origin(&OTLP_ENDPOINT), Origin::Variable(name) if name == variable::OTLP_TRACES_ENDPOINT);
@@ -110,6 +123,7 @@ impl Telemetry {
             log: log?,
             format: format?,
             traces: traces.ok()?,
+            access_log: access_log?,
         })
     }
 }

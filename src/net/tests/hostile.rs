@@ -13,7 +13,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::{LIMITS, hold, post, request_read};
+use super::{hold, post, request_read};
 use crate::net::testing::{Ca, Names, Validity, client, listen, quick};
 use crate::net::{Error, Kind};
 
@@ -42,8 +42,8 @@ async fn meets(act: Act) -> Result<http::Response<Bytes>, Error> {
     let begun = Instant::now();
     let result = post(&client(&quick(), &names), "http://eu.test/").await;
     assert!(
-        begun.elapsed() < LIMITS.whole + Duration::from_secs(1),
-        "{:?}",
+        begun.elapsed() < Duration::from_mins(1),
+        "bounded at all: {:?}",
         begun.elapsed()
     );
     result

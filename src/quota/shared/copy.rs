@@ -57,6 +57,12 @@ impl Copy {
         }
     }
 
+    /// When a call in flight is planned to count, after it was issued.
+    pub(super) fn landing(&self) -> Duration {
+        let longest = self.config.limits().last();
+        longest.map_or(self.latency.bound(), |longest| self.latency.landing(longest))
+    }
+
     /// A slot was granted to this replica.
     pub(super) fn grant(&mut self, id: String, now: Instant) {
         self.charges.insert(id, Known::Flying(now + self.kept));

@@ -12,7 +12,7 @@ use super::state::State;
 use super::step::Reply;
 use super::{Config, Metrics, client};
 use crate::BoxError;
-use crate::attempt::{Demand, FlowDemand};
+use crate::attempt::{Demand, FlowDemand, Scarcity};
 use crate::caller::{Name, Urgency};
 use crate::quota::{self, Snapshot, Throttled};
 use crate::store::Eviction;
@@ -130,6 +130,13 @@ impl Quota {
         state.is_granting() && state.account(now).has_surplus(now)
     }
 
+    /// How scarce slots are, as this replica knows it.
+    #[must_use]
+    pub fn scarcity(&self) -> Scarcity {
+        let now = Instant::now();
+        self.0.look().account(now).scarcity(now)
+    }
+
     /// Changes whenever a snapshot may have become another one, except by the passing of time.
     #[must_use]
     pub fn stamp(&self) -> u64 {
@@ -149,10 +156,7 @@ impl Quota {
             steady_until: account.steady_until(&windows, pace.as_ref(), now),
             windows,
             pace,
-            paused: account
-                .paused_until()
-                .map(|until| until.saturating_duration_since(now))
-                .filter(|left| !left.is_zero()),
+            paused: account.pause(now),
             foreign: state.foreign,
             in_flight: account.ledger.in_flight(),
             calls: state.calls,

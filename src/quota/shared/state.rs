@@ -333,7 +333,7 @@ impl State {
             flows: flows.as_deref(),
             r#gen: self.r#gen,
             seq: self.seq,
-            landing: step::micros(self.copy.latency.bound()),
+            landing: step::micros(self.copy.landing()),
             claim: step::micros((self.took * 4).max(self.timing.claim).min(LONGEST_CLAIM)),
             settled: &said.settled,
             refunded: said.refunded,

@@ -84,5 +84,25 @@ fn a_pause_shows_no_room_in_any_window() {
         wait: Some(Duration::from_secs(8)),
     };
     let _ = account.throttled(refused, said, start);
-    assert!(account.windows(start).iter().all(|window| window.remaining == 0));
+    let room = |account: &mut Account, now| {
+        let windows = account.windows(now);
+        (
+            windows[0].remaining,
+            windows[1].remaining,
+            account.pace_state(now).unwrap().whole_tokens(),
+        )
+    };
+    assert_eq!(room(&mut account, start).0, 0);
+    assert_eq!(room(&mut account, start).1, 0);
+    assert_eq!(account.pause(start), Some(Duration::from_secs(8)));
+    // The pause is over: one call may find out.
+    let over = start + Duration::from_secs(9);
+    assert_eq!((account.pause(over), room(&mut account, over)), (None, (1, 1, 1)));
+    let probe = account.take(over).unwrap();
+    // Until it is answered nothing may go, and that is soon.
+    assert_eq!(room(&mut account, over).0, 0);
+    assert!(account.pause(over).is_some_and(|pause| pause <= Duration::from_secs(2)));
+    account.settle(probe, over + Duration::from_secs(1));
+    // Meanwhile the bucket has become full again.
+    assert_eq!(room(&mut account, over + Duration::from_secs(1)), (98, 1498, 99));
 }

@@ -120,6 +120,28 @@ fn a_full_hour_is_an_estimate_of_others_that_success_refutes() {
     assert!(calls > 1500, "{calls} calls in three hours");
 }
 
+/// A burst that the shortest window ends says nothing of the longest, however often it is refused without a word.
+#[test]
+fn a_refusal_without_a_word_is_that_of_the_window_which_is_fullest() {
+    let start = Instant::now();
+    let mut account = Account::new(&documented().pacing(crate::quota::Pacing::None), start);
+    let mut now = start;
+    for _ in 0..5 {
+        for _ in 0..80 {
+            let charge = account.take(now).unwrap();
+            account.settle(charge, now);
+        }
+        for _ in 0..4 {
+            let refused = account.take(now).unwrap();
+            now = account.throttled(refused, Throttled::default(), now);
+        }
+        let probe = account.take(now).unwrap();
+        account.settle(probe, now);
+        assert_eq!(account.foreign(), 0);
+        now += MINUTE;
+    }
+}
+
 #[test]
 fn without_a_word_probes_come_ever_later_up_to_a_minute() {
     let start = Instant::now();

@@ -49,9 +49,8 @@ async fn idle_connections_do_not_hold_up_the_drain() {
     idle.answer().await;
     let _silent = server.connect().await;
     server.stop.cancel();
-    let started = tokio::time::Instant::now();
+    // Were they waited for, they would be cut when the time for the drain is over.
     assert_eq!(ended(server).await, (Drained { cut: 0 }, 0));
-    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
     assert!(idle.closed().await.is_empty());
 }
 
@@ -70,7 +69,7 @@ async fn what_does_not_end_in_time_is_cut() {
     let text = server.exposition();
     assert_eq!(ended(server).await, (Drained { cut: 1 }, 0));
     assert!(
-        text.contains("requests_total{outcome=\"failed\",status=\"499\"} 1"),
+        text.contains("requests_total{outcome=\"gone\",status=\"499\"} 1"),
         "{text}"
     );
 }

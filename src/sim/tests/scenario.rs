@@ -55,6 +55,36 @@ fn the_rough_example_says_what_it_says() {
 }
 
 #[test]
+fn the_throttling_example_has_429s_of_every_cause() {
+    let config = example("throttling.toml");
+    let busy = |wait, often| Plan::of(Fault::Busy(wait), often);
+    assert_eq!(config.regions[0].behaviour.faults, busy(None, Often::Share(0.01)));
+    let actions: Vec<(u64, &Action)> = config
+        .schedule
+        .iter()
+        .map(|event| (event.at.as_secs(), &event.action))
+        .collect();
+    let plans = actions.iter().filter_map(|(at, action)| match action {
+        Action::Faults { region: None, plan } => Some((*at, plan.clone())),
+        _ => None,
+    });
+    let second = Duration::from_secs(1);
+    let expected = [
+        (300, busy(None, Often::Times(1))),
+        (900, Plan::of(Fault::Throttle(second), Often::Always)),
+        (930, Plan::default()),
+        (1500, busy(Some(10 * second), Often::Always)),
+        (1560, busy(None, Often::Share(0.01))),
+    ];
+    assert_eq!(plans.collect::<Vec<_>>(), expected);
+    let neighbours = actions.iter().filter_map(|(at, action)| match action {
+        Action::Neighbour(per_hour) => Some((*at, *per_hour)),
+        _ => None,
+    });
+    assert_eq!(neighbours.collect::<Vec<_>>(), [(0, 750), (3600, 0)]);
+}
+
+#[test]
 fn the_failover_example_shuts_and_opens_the_nearest() {
     let config = example("failover.toml");
     let times: Vec<u64> = config.schedule.iter().map(|event| event.at.as_secs()).collect();

@@ -170,6 +170,40 @@ fn authorities_that_no_connection_could_use_are_named() {
     }
 }
 
+#[test]
+fn a_pair_that_no_store_would_be_shown_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.pem");
+    let other = rcgen::generate_simple_self_signed(vec!["other.test".into()]).unwrap();
+    let cut = |pem: &str| pem[..pem.len() / 2].to_owned();
+    let broken = format!("-----BEGIN CERTIFICATE-----\n%%%%\n-----END CERTIFICATE-----\n{KEY}");
+    for (content, status, said) in [
+        (format!("{CERTIFICATE}{KEY}"), 0, "ok"),
+        (KEY.into(), 1, "holds no PEM certificate"),
+        (CERTIFICATE.into(), 1, "holds no PEM private key"),
+        (broken, 1, "holds a PEM section that is broken"),
+        (cut(CERTIFICATE), 1, "holds a PEM section that is broken"),
+        (
+            format!("{CERTIFICATE}{}", cut(KEY)),
+            1,
+            "holds a PEM section that is broken",
+        ),
+        (
+            format!("{CERTIFICATE}{}", other.signing_key.serialize_pem()),
+            1,
+            "store.pem: ",
+        ),
+    ] {
+        fs::write(&path, &content).unwrap();
+        let file = path.to_str().unwrap();
+        let text = format!("[store]\nurl = \"rediss://redis.test:6380\"\ncertificate_file = {file:?}\n");
+        let (code, output) = checked(&text, &[("AZURE_CLIENT_SECRET", "s")]);
+        assert_eq!(code, status, "{said}: {output}");
+        assert!(status == 0 || output.contains(said), "{said}: {output}");
+        assert!(status == 0 || output.contains("store.certificate_file: "), "{output}");
+    }
+}
+
 /// `check` as a user who owns nothing here; `None` where this user cannot become another, or that one cannot start the program.
 fn checked_as_nobody(file: &Path) -> Option<(i32, String)> {
     let program = env!("CARGO_BIN_EXE_defender-gateway");

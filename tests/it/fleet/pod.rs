@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tower::util::BoxCloneSyncService;
 use tower::{ServiceBuilder, ServiceExt as _, service_fn};
 
-use defender_gateway::attempt::Try;
+use defender_gateway::attempt::{Scarcity, Try};
 use defender_gateway::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use defender_gateway::scan::{Answer, Call, Lore, Request, Served, Version};
 use defender_gateway::task::Tasks;
@@ -168,7 +168,11 @@ impl Pod {
             merge: options.merge.then_some(merge),
             attempt: Duration::from_secs(30),
         };
-        let outlook = Arc::new(|_| Duration::ZERO);
+        let outlook = coalesce::Outlook {
+            wait: Arc::new(|_| Duration::ZERO),
+            scarcity: Arc::new(|_| Scarcity::default()),
+            slots: Arc::new(|_, _, _| 0),
+        };
         let metrics = coalesce::Metrics::default();
         let calls = upstream.clone();
         let service = ServiceBuilder::new()

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use defender_gateway::scan::Answer;
 
+use super::upstream::Dice;
 use super::world::{HOUR, MINUTE};
 
 /// What a 429 says.
@@ -29,6 +30,13 @@ impl Told {
         window: None,
         seconds: None,
     };
+
+    pub(super) const fn retry_after(seconds: u64) -> Self {
+        Self {
+            header: Some(seconds),
+            ..Self::BARE
+        }
+    }
 
     pub(super) fn answer(self) -> Answer {
         let mut headers = HeaderMap::new();
@@ -75,6 +83,8 @@ pub(super) struct Counting {
     form: Form,
     /// From when to when ours are refused, and what is said; at most so many.
     storms: Vec<(Instant, Instant, Told, usize)>,
+    /// What share of ours is refused for no reason, what is said, and until when.
+    random: Option<(f64, Told, Instant, Dice)>,
     accepted: VecDeque<Instant>,
     /// Ours that were accepted and refused, theirs that were accepted.
     pub(super) ours: Vec<Instant>,
@@ -89,6 +99,7 @@ impl Counting {
         Self {
             form,
             storms: Vec::new(),
+            random: None,
             accepted: VecDeque::new(),
             ours: Vec::new(),
             refused: Vec::new(),
@@ -102,6 +113,12 @@ impl Counting {
         self
     }
 
+    /// Refuses this share of our calls until that moment.
+    pub(super) fn at_random(mut self, share: f64, told: Told, until: Instant, seed: u64) -> Self {
+        self.random = Some((share, told, until, Dice::new(seed + 99)));
+        self
+    }
+
     /// One of our calls; `None` when it is accepted.
     pub(super) fn ours(&mut self, now: Instant) -> Option<Told> {
         for (from, to, told, left) in &mut self.storms {
@@ -111,7 +128,9 @@ impl Counting {
                 return Some(*told);
             }
         }
-        let told = self.arrive(now);
+        let random = self.random.as_mut().filter(|(_, _, until, _)| now < *until);
+        let random = random.and_then(|(share, told, _, dice)| dice.chance(*share).then_some(*told));
+        let told = random.or_else(|| self.arrive(now));
         if told.is_some() {
             self.refused.push(now);
         } else {

@@ -3,171 +3,12 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use super::case::{ALONE, Case, Storm, live};
+use super::counting::{Form, Told};
+use super::world::{HOUR, MINUTE, each, tell};
 
-use defender_gateway::caller::Name;
-
-use super::counting::{Counting, Form, Told};
-use super::upstream::{Dice, Manners, Upstream};
-use super::world::{Gateway, HOUR, MINUTE, Settings, each, tell, wall};
-
-const FIVE: Duration = Duration::from_mins(5);
 /// Calls in five minutes when the rest of the first hour is spread: (1,500 - 100) / 12.
 const SPREAD: usize = 117;
-
-/// What refuses calls besides the limits: at which seconds, what it says, and how many calls at most.
-type Storm = (u64, u64, Told, usize);
-
-#[derive(Clone, Copy, Debug)]
-struct Case {
-    name: &'static str,
-    hours: u32,
-    storms: &'static [Storm],
-    form: Form,
-    /// The neighbour's calls an hour, at random moments, from one second to another.
-    neighbour: (u32, u64, u64),
-    /// Four callers who always want more, or one who asks once a second.
-    saturated: bool,
-    seed: u64,
-}
-
-const ALONE: Case = Case {
-    name: "alone",
-    hours: 2,
-    storms: &[],
-    form: Form::Whole,
-    neighbour: (0, 0, 0),
-    saturated: true,
-    seed: 1,
-};
-
-/// What came of it.
-struct Outcome {
-    start: Instant,
-    ours: Vec<Instant>,
-    refused: Vec<Instant>,
-    theirs: Vec<Instant>,
-    /// At the end of each minute: what the ledger and the estimate say of the last hour.
-    believed: Vec<(Instant, usize, u64)>,
-}
-
-async fn live(case: Case) -> Outcome {
-    let start = Instant::now();
-    let at = move |seconds| start + Duration::from_secs(seconds);
-    let mut counting = Counting::new(case.form);
-    for &(from, to, told, most) in case.storms {
-        counting = counting.storm(at(from), at(to), told, most);
-    }
-    let upstream = Upstream::counting(Manners::GOOD, case.seed, counting);
-    let gateway = Gateway::start(&upstream, &wall(), &Settings::default());
-    let (calls, from, to) = case.neighbour;
-    if calls > 0 {
-        let (upstream, mut dice) = (upstream.clone(), Dice::new(case.seed + 7));
-        gateway.tasks.spawn("neighbour", async move {
-            tokio::time::sleep_until(at(from)).await;
-            while Instant::now() < at(to) {
-                tokio::time::sleep(dice.gap(HOUR / calls)).await;
-                upstream.counted(|counting| counting.theirs(Instant::now()));
-            }
-        });
-    }
-    let callers = if case.saturated { 4 } else { 1 };
-    for n in 0..callers {
-        let gateway = gateway.clone();
-        let every = Duration::from_secs(u64::from(!case.saturated));
-        gateway.tasks.clone().spawn("caller", async move {
-            let name = Name::new(&format!("caller {n}"));
-            let mut next = Instant::now();
-            loop {
-                next += every;
-                if let Err(again) = gateway.ask(&name, 3, 2 * MINUTE).await {
-                    tokio::time::sleep(again.min(Duration::from_secs(1))).await;
-                }
-                tokio::time::sleep_until(next).await;
-            }
-        });
-    }
-    let mut believed = Vec::new();
-    while start.elapsed() < HOUR * case.hours {
-        tokio::time::sleep(MINUTE).await;
-        let snapshot = gateway.quota.snapshot();
-        believed.push((Instant::now(), snapshot.windows[1].used, snapshot.foreign));
-    }
-    let outcome = upstream.counted(|counting| Outcome {
-        start,
-        ours: std::mem::take(&mut counting.ours),
-        refused: std::mem::take(&mut counting.refused),
-        theirs: std::mem::take(&mut counting.theirs),
-        believed,
-    });
-    gateway.tasks.finish(Duration::ZERO).await;
-    outcome
-}
-
-fn between(moments: &[Instant], from: Instant, to: Instant) -> usize {
-    moments.iter().filter(|at| from <= **at && **at < to).count()
-}
-
-impl Outcome {
-    fn at(&self, seconds: u64) -> Instant {
-        self.start + Duration::from_secs(seconds)
-    }
-
-    fn hour(&self, of: &[Instant], hour: u32) -> usize {
-        between(of, self.start + HOUR * hour, self.start + HOUR * (hour + 1))
-    }
-
-    /// Our accepted calls in the n-th five minutes from that second on, the first being 0.
-    fn fives(&self, from: u64, count: u32) -> Vec<usize> {
-        let from = self.at(from);
-        (0..count)
-            .map(|n| between(&self.ours, from + FIVE * n, from + FIVE * (n + 1)))
-            .collect()
-    }
-
-    /// The longest time without an accepted call of ours that began in that hour.
-    fn gap(&self, hour: u32) -> Duration {
-        let hours = self.start + HOUR * hour..self.start + HOUR * (hour + 1);
-        self.ours
-            .windows(2)
-            .filter(|pair| hours.contains(&pair[0]))
-            .map(|pair| pair[1] - pair[0])
-            .max()
-            .unwrap_or(HOUR)
-    }
-
-    fn longest_gap_since(&self, second: u64) -> Duration {
-        let since = self.at(second);
-        let pairs = self.ours.windows(2).filter(|pair| pair[0] >= since);
-        pairs.map(|pair| pair[1] - pair[0]).max().unwrap_or(HOUR)
-    }
-
-    /// The first accepted call from that second on, and how much later it came.
-    fn first_after(&self, second: u64) -> Duration {
-        let since = self.at(second);
-        self.ours.iter().find(|at| **at >= since).map_or(HOUR, |at| *at - since)
-    }
-
-    fn line(&self, case: &Case) -> String {
-        let hours = 0..case.hours;
-        let mut line = format!("{:<44}", case.name);
-        for hour in hours {
-            let (ours, theirs) = (self.hour(&self.ours, hour), self.hour(&self.theirs, hour));
-            let _ = write!(
-                line,
-                " {ours:>4} + {theirs:<4} {:>2} refused, gap {:>4.0} s |",
-                self.hour(&self.refused, hour),
-                self.gap(hour).as_secs_f64()
-            );
-        }
-        let _ = write!(
-            line,
-            " estimate {}",
-            self.believed.last().map_or(0, |(.., foreign)| *foreign)
-        );
-        line
-    }
-}
 
 const fn storm(name: &'static str, hours: u32, storms: &'static [Storm]) -> Case {
     Case {
@@ -175,13 +16,6 @@ const fn storm(name: &'static str, hours: u32, storms: &'static [Storm]) -> Case
         hours,
         storms,
         ..ALONE
-    }
-}
-
-const fn retry_after(seconds: u64) -> Told {
-    Told {
-        header: Some(seconds),
-        ..Told::BARE
     }
 }
 
@@ -193,11 +27,11 @@ const HOUR_NAMED: Told = Told {
 /// After these, five minutes of full pace have at least 110 calls of 117: from how many fives after the end on.
 const STORMS: &[(Case, usize)] = &[
     (
-        storm("30 s of Retry-After: 1", 2, &[(900, 930, retry_after(1), 9999)]),
+        storm("30 s of Retry-After: 1", 2, &[(900, 930, Told::retry_after(1), 9999)]),
         1,
     ),
     (
-        storm("60 s of Retry-After: 0", 2, &[(900, 960, retry_after(0), 9999)]),
+        storm("60 s of Retry-After: 0", 2, &[(900, 960, Told::retry_after(0), 9999)]),
         1,
     ),
     (storm("one bare 429 at 900 s", 2, &[(900, 960, Told::BARE, 1)]), 1),
@@ -206,18 +40,25 @@ const STORMS: &[(Case, usize)] = &[
         1,
     ),
     (
-        storm("120 s of Retry-After: 120", 2, &[(900, 1020, retry_after(120), 9999)]),
+        storm(
+            "120 s of Retry-After: 120",
+            2,
+            &[(900, 1020, Told::retry_after(120), 9999)],
+        ),
         1,
     ),
     (
-        storm("300 s of Retry-After: 5", 2, &[(900, 1200, retry_after(5), 9999)]),
+        storm("300 s of Retry-After: 5", 2, &[(900, 1200, Told::retry_after(5), 9999)]),
         2,
     ),
     (
         storm(
             "300 s of Retry-After: 5, and 30 s later",
             2,
-            &[(900, 1200, retry_after(5), 9999), (1500, 1530, retry_after(5), 9999)],
+            &[
+                (900, 1200, Told::retry_after(5), 9999),
+                (1500, 1530, Told::retry_after(5), 9999),
+            ],
         ),
         2,
     ),
@@ -311,7 +152,7 @@ fn unnamed_waits_are_probed_ever_later_up_to_a_minute() {
 /// One caller a second; 20 seconds of `Retry-After: 1`.
 #[test]
 fn a_short_storm_leaves_no_phantoms() {
-    const STORM: &[Storm] = &[(10, 30, retry_after(1), 9999)];
+    const STORM: &[Storm] = &[(10, 30, Told::retry_after(1), 9999)];
     let case = Case {
         saturated: false,
         ..storm("one caller a second, 20 s of Retry-After: 1", 1, STORM)
@@ -383,12 +224,20 @@ fn beside_a_greedy_neighbour_the_quota_is_used_up_and_the_pauses_shrink() {
     let (mut table, mut wrong) = (String::new(), Vec::new());
     for (case, outcome) in each(&CASES, live) {
         let _ = writeln!(table, "{}", outcome.line(&case));
-        let all: Vec<_> = (1..4)
-            .map(|hour| outcome.hour(&outcome.ours, hour) + outcome.hour(&outcome.theirs, hour))
-            .collect();
-        // 97 % from the second hour on. Within one hour the neighbour's own calls differ by some thirty from what is estimated.
-        if all.iter().sum::<usize>() < 3 * 1455 || all.iter().any(|calls| *calls < 1425) {
-            wrong.push(format!("{}: {all:?} calls an hour", case.name));
+        // 97 % of the quota over the hours, and in each from the second on 97 % of what was to be had: the neighbour's calls are random
+        // (27 more or less in an hour), and those that it does not make nobody can know of before the hour is over.
+        let mut total = 0;
+        for hour in 1..4 {
+            let theirs = outcome.hour(&outcome.theirs, hour);
+            let all = outcome.hour(&outcome.ours, hour) + theirs;
+            let had = 1500 - 750_usize.saturating_sub(theirs);
+            if all * 100 < had * 97 {
+                wrong.push(format!("{}: {all} calls of {had} in hour {hour}", case.name));
+            }
+            total += all;
+        }
+        if total < 3 * 1455 {
+            wrong.push(format!("{}: {total} calls in three hours", case.name));
         }
         for hour in 1..4 {
             if outcome.gap(hour) > outcome.gap(hour - 1).max(2 * MINUTE) {

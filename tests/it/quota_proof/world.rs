@@ -17,7 +17,7 @@ use defender_gateway::attempt::{Load, Outgoing, Place, Retries, Try};
 use defender_gateway::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use defender_gateway::clock::Wall;
 use defender_gateway::queue::{self, Queue, Refused};
-use defender_gateway::quota::{self, Quota, UnknownPast};
+use defender_gateway::quota::{self, Pacing, Quota, UnknownPast};
 use defender_gateway::scan::{Answer, Request, Version};
 use defender_gateway::task::Tasks;
 use defender_gateway::upstream::RetryLayer;
@@ -69,6 +69,7 @@ pub(super) struct Settings {
     pub(super) state_file: Option<PathBuf>,
     pub(super) past: UnknownPast,
     pub(super) weights: Vec<(String, u32)>,
+    pub(super) pacing: Pacing,
 }
 
 impl Default for Settings {
@@ -77,6 +78,7 @@ impl Default for Settings {
             state_file: None,
             past: UnknownPast::Empty,
             weights: Vec::new(),
+            pacing: Pacing::Spread,
         }
     }
 }
@@ -120,6 +122,7 @@ impl Gateway {
         let config = quota::Config::try_new(limits, NonZeroU32::new(100).unwrap(), TIMEOUT).unwrap();
         let config = config
             .unknown_past(settings.past)
+            .pacing(settings.pacing)
             .state_file(settings.state_file.clone());
         let quota = Quota::open(&config, wall.clone(), quota::Metrics::default()).unwrap();
         let tasks = Tasks::new();

@@ -1,7 +1,9 @@
 //! Sharing, through the whole gateway: what is cached, joined, merged or put together is what each caller would have got alone.
 
 mod differential;
+mod fewest;
 mod mix;
 mod outage;
 mod plant;
+mod reference;
 mod saturated;

@@ -80,13 +80,16 @@ fn assert_gentle(arrivals: &[super::plant::Arrival], recovered: Instant) {
     println!("the last of {KEYS} keys was renewed {last:?} after the recovery");
     assert!(last <= Duration::from_mins(2) + turns + 2 * ROUND, "{last:?}");
     let mut by_second: BTreeMap<u64, u32> = BTreeMap::new();
+    // One call renews many keys that are stale.
+    for call in arrivals.iter().filter(|call| call.at >= recovered) {
+        *by_second.entry((call.at - recovered).as_secs()).or_default() += 1;
+    }
     for (id, at) in &renewed {
-        *by_second.entry((at[0] - recovered).as_secs()).or_default() += 1;
         let soon = at[1..].iter().find(|again| **again - at[0] < Duration::from_secs(25));
         assert_eq!(soon, None, "{id} was renewed twice: {at:?}");
     }
     assert!(
-        by_second.values().all(|keys| *keys <= KEYS / 4),
+        by_second.values().all(|calls| *calls <= KEYS / 4),
         "not spread out: {by_second:?}"
     );
     // Half of what a minute allows is kept for those who wait.

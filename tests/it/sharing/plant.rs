@@ -48,8 +48,26 @@ pub(super) struct Plant {
     pub(super) arrivals: Arc<Mutex<Vec<Arrival>>>,
 }
 
+/// Whether a caller may get an answer that is past its freshness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StaleAnswers {
+    Allowed,
+    Off,
+}
+
+/// How the upstream sets its rows apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    Compact,
+    Pretty,
+}
+
 impl Plant {
     pub(super) fn new(sharing: Sharing, limits: &[(u32, u64)]) -> Self {
+        Self::with(sharing, limits, StaleAnswers::Allowed, Layout::Compact)
+    }
+
+    pub(super) fn with(sharing: Sharing, limits: &[(u32, u64)], stale: StaleAnswers, layout: Layout) -> Self {
         let (tasks, mut registry) = (Tasks::new(), Registry::default());
         let registry = &mut registry;
         let quota = quota(limits, registry);
@@ -65,14 +83,27 @@ impl Plant {
             queue::Metrics::register(registry),
         );
         let (down, arrivals) = (Arc::new(AtomicBool::new(false)), Arc::default());
-        let paid = quota::Layer::new(Wall::system()).layer(upstream(&down, &arrivals));
+        let paid = quota::Layer::new(Wall::system()).layer(upstream(layout, &down, &arrivals));
         let paid = upstream::RetryLayer.layer(queue::Layer::new(queue.clone()).layer(paid));
         let paid = BoxCloneService::new(paid);
 
         let lore = Arc::new(Lore::new(if sharing == Sharing::MergeBlind { 0 } else { 10_000 }));
+        let defaults = cache::Config::default();
         let config = cache::Config {
             ttl: Duration::from_secs(if sharing >= Sharing::Cache { 30 } else { 0 }),
-            ..cache::Config::default()
+            prefetch: if sharing >= Sharing::MergeBlind {
+                cache::Prefetch::On
+            } else {
+                cache::Prefetch::Off
+            },
+            ..match stale {
+                StaleAnswers::Allowed => defaults,
+                StaleAnswers::Off => cache::Config {
+                    stale_while_revalidate: Duration::ZERO,
+                    stale_if_error: Duration::ZERO,
+                    ..defaults
+                },
+            }
         };
         let by_id = (sharing >= Sharing::ById).then(|| Arc::clone(&lore));
         let cache = Arc::new(cache::Cache::new(config, by_id, cache::Metrics::register(registry)));
@@ -86,7 +117,12 @@ impl Plant {
                 merge: (sharing >= Sharing::MergeBlind).then_some(merge),
                 attempt: ATTEMPT,
             };
-            let outlook = Arc::new(move |_| queue.predicted_wait());
+            let (scarcity, slots) = (quota.clone(), quota.clone());
+            let outlook = coalesce::Outlook {
+                wait: Arc::new(move |_| queue.predicted_wait()),
+                scarcity: Arc::new(move |_| scarcity.scarcity()),
+                slots: Arc::new(move |_, until, most| slots.slots_until(until, most)),
+            };
             let keep = Arc::clone(&cache) as Arc<dyn Keep>;
             let metrics = coalesce::Metrics::register(registry);
             let layer = coalesce::Layer::new(config, tasks.clone(), keep, lore, outlook, metrics);
@@ -161,7 +197,11 @@ fn each_for_itself(
 }
 
 /// An upstream that takes 300 ms, with two rows for each id, newest first; or one that is out of order.
-fn upstream(down: &Arc<AtomicBool>, arrivals: &Arc<Mutex<Vec<Arrival>>>) -> BoxCloneService<Outgoing, Answer, Failure> {
+fn upstream(
+    layout: Layout,
+    down: &Arc<AtomicBool>,
+    arrivals: &Arc<Mutex<Vec<Arrival>>>,
+) -> BoxCloneService<Outgoing, Answer, Failure> {
     let (down, arrivals) = (Arc::clone(down), Arc::clone(arrivals));
     BoxCloneService::new(service_fn(move |call: Outgoing| {
         let good = !down.load(Ordering::Relaxed);
@@ -175,7 +215,7 @@ fn upstream(down: &Arc<AtomicBool>, arrivals: &Arc<Mutex<Vec<Arrival>>>) -> BoxC
             let mut headers = HeaderMap::new();
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             let (status, body) = if good {
-                (StatusCode::OK, rows(&call.request))
+                (StatusCode::OK, rows(&call.request, layout))
             } else {
                 (StatusCode::SERVICE_UNAVAILABLE, String::new())
             };
@@ -188,7 +228,7 @@ fn upstream(down: &Arc<AtomicBool>, arrivals: &Arc<Mutex<Vec<Arrival>>>) -> BoxC
     }))
 }
 
-fn rows(request: &Request) -> String {
+fn rows(request: &Request, layout: Layout) -> String {
     let mut rows: Vec<(u32, &str)> = Vec::new();
     for id in request.ids() {
         let n: u32 = id[2..].parse().unwrap();
@@ -205,5 +245,11 @@ fn rows(request: &Request) -> String {
             )
         })
         .collect();
-    format!("{{\"@odata.context\":\"c\",\"value\":[{}]}}", rows.join(","))
+    match layout {
+        Layout::Compact => format!("{{\"@odata.context\":\"c\",\"value\":[{}]}}", rows.join(",")),
+        Layout::Pretty => format!(
+            "{{\n  \"@odata.context\": \"c\",\n  \"value\": [\n    {}\n  ]\n}}",
+            rows.join(",\n    ")
+        ),
+    }
 }

@@ -12,10 +12,10 @@ use tokio::time::{Instant, sleep};
 use super::plant::{Plant, Sharing};
 
 const CALLERS: u64 = 200;
-const DEFINITIONS: u32 = 5_000;
+pub(super) const DEFINITIONS: u32 = 5_000;
 
 /// As documented.
-const LIMITS: [(u32, u64); 2] = [(100, 60), (1500, 3600)];
+pub(super) const LIMITS: [(u32, u64); 2] = [(100, 60), (1500, 3600)];
 
 /// How long is watched, after how long: three minutes once the burst is spent, or a whole hour by `SHARING_HOUR=1`.
 fn course() -> (Duration, Duration) {
@@ -26,7 +26,7 @@ fn course() -> (Duration, Duration) {
 }
 
 /// Zipf's law with exponent 1: the n-th definition is asked for 1/n as often as the first.
-fn zipf() -> Vec<f64> {
+pub(super) fn zipf() -> Vec<f64> {
     let mut sum = 0.0;
     let weights = (1..=DEFINITIONS).map(|n| {
         sum += 1.0 / f64::from(n);
@@ -37,25 +37,31 @@ fn zipf() -> Vec<f64> {
 
 /// What came of requests in the time watched.
 #[derive(Debug, Default)]
-struct Tally {
+pub(super) struct Tally {
     /// How long each answer took.
-    answered: Vec<Duration>,
-    refused: usize,
+    pub(super) answered: Vec<Duration>,
+    pub(super) refused: usize,
+}
+
+/// How long a caller reads the last answer, and which definitions it asks for then.
+pub(super) fn next_question(rng: &mut StdRng, zipf: &[f64]) -> (Duration, Vec<usize>) {
+    let pause = Duration::from_millis(rng.random_range(1_000..9_000));
+    let count = rng.random_range(1..=5);
+    let id = |_| {
+        let at = rng.random_range(0.0..*zipf.last().unwrap());
+        zipf.partition_point(|sum| *sum < at)
+    };
+    (pause, (0..count).map(id).collect())
 }
 
 /// A caller who asks for 1 to 5 definitions, reads the answer for some seconds, and asks again.
-async fn caller(plant: &Plant, zipf: &[f64], seed: u64, from: Instant, until: Instant) -> Tally {
+pub(super) async fn caller(plant: &Plant, zipf: &[f64], seed: u64, from: Instant, until: Instant) -> Tally {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut tally = Tally::default();
     while Instant::now() < until {
-        sleep(Duration::from_millis(rng.random_range(1_000..9_000))).await;
-        let count = rng.random_range(1..=5);
-        let ids: Vec<String> = (0..count)
-            .map(|_| {
-                let at = rng.random_range(0.0..*zipf.last().unwrap());
-                format!("id{}", zipf.partition_point(|sum| *sum < at))
-            })
-            .collect();
+        let (pause, ids) = next_question(&mut rng, zipf);
+        sleep(pause).await;
+        let ids: Vec<String> = ids.iter().map(|id| format!("id{id}")).collect();
         let asked = Instant::now();
         let served = plant.ask(&format!("caller-{seed}"), &ids).await;
         let now = Instant::now();

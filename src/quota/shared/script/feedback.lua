@@ -4,14 +4,19 @@
 
 local MARGIN, FORESEEN, NEAR, NEARLY_FULL, MOST, DECAY = 0.007, 0.05, 0.03, 0.8, 0.9, 1 / 300
 local GAIN, DOUBLING, LEAST, STRETCH, KEPT = 0.5, 12, 0.25, 8, 8
-local SECOND = 1000000
+local SECOND, SMALL = 1000000, 100
 local FIRST_PROBE, LAST_PROBE, ROUNDING = 5 * SECOND, 60 * SECOND, 3 * SECOND
+local LONG, MOST_CONFIRMED, SURE, MOST_REFUTED, SOON = 5, 3, 2, 3, 4 -- the latter of trials: see trial.rs
 
 local longest = step.limits[#step.limits]
 local short = #step.limits > 1 and step.limits[1].window or longest.window / 60
 
+local function nothing_foreign(refuted)
+  return { measured = 0, calm = 0, holes = {}, claims = {}, confirmed = 0, unproved = 0, refuted = refuted }
+end
+
 local function foreign()
-  state.foreign = state.foreign or { measured = 0, calm = 0, holes = {}, claims = {} }
+  if not state.foreign or not state.foreign.confirmed then state.foreign = nothing_foreign(0) end
   return state.foreign
 end
 
@@ -22,6 +27,12 @@ end
 local function others()
   local measured = state.foreign and state.foreign.measured or 0
   return measured > 0 and math.max(0, measured - decay()) or 0
+end
+
+-- What the pace leaves room for: nothing in a trial.
+local function respected()
+  local trial = state.foreign and state.foreign.trial
+  return trial and trial.since and 0 or others()
 end
 
 -- For how long, up to that moment, no calls of others leave the window.
@@ -53,30 +64,75 @@ local function measure(own, wait, sure, from)
   local target = (longest.calls - own) / math.max(0.25, part) + MARGIN * longest.calls
   target = math.min(target, MOST * longest.calls)
   local before = others()
-  local gain = (sure or before <= 0) and 1 or GAIN
+  local gain = (sure or before <= 0 or f.confirmed >= SURE) and 1 or GAIN
   f.measured, f.calm = before + math.max(0, target - before) * gain, 0
+end
+
+-- Which window is full, by what the refusal names. One that names neither a window nor a long wait is taken for that of the window which
+-- the replicas' own calls fill most.
+local function which_window(said)
+  local which, fill = 'unnamed', used(longest) / longest.calls
+  for _, limit in ipairs(step.limits) do
+    if limit.window == said.window then which = limit == longest and 'long' or 'other' end
+  end
+  if which ~= 'unnamed' then return which end
+  for _, limit in ipairs(step.limits) do
+    local fits = limit ~= longest and not (said.wait and said.wait > limit.window)
+    if fits and used(limit) / limit.calls > fill then return 'other' end
+  end
+  return which
 end
 
 local function is_believable(said, which, own)
   if which == 'other' then return false end
   local long = said.wait and said.wait > short
   if which == 'long' and long then return true end
+  local back = next_return()
+  -- Of calls that leave earlier than the wait says, ours would make room earlier.
+  if which == 'unnamed' and said.wait and not (back and said.wait <= back - now + ROUNDING) then return false end
   if others() > 0 and spare(own) <= FORESEEN * longest.calls then return true end
-  local back = long and next_return()
-  if back and math.abs(back - now - said.wait) <= ROUNDING then return true end
+  if long and back and back - now <= said.wait + ROUNDING then return true end
   local near = 0
   for _, claim in ipairs(foreign().claims) do
     if now - claim[1] < longest.hold and math.abs(own - claim[2]) <= NEAR * longest.calls then near = near + 1 end
   end
-  return near >= (own >= NEARLY_FULL * longest.calls and 1 or 2)
+  return near >= (own >= NEARLY_FULL * longest.calls and 1 or 2) + foreign().refuted
+end
+
+-- A call was refused, which ends a trial: soon, when the window is full.
+local function end_trial(f, believed)
+  local trial = f.trial
+  f.trial = nil
+  if not (trial and trial.since) then return end
+  if believed and trial.accepted <= SOON then
+    f.confirmed, f.unproved, f.refuted = math.min(f.confirmed + 1, MOST_CONFIRMED), 0, 0
+  else
+    f.confirmed = math.max(0, f.confirmed - 1)
+  end
+end
+
+-- A call was accepted in a trial. Returns whether that is all there is to it.
+local function try_on(f, own)
+  local trial = f.trial
+  if not (trial and trial.since) then return false end
+  trial.accepted = trial.accepted + 1
+  local climbed = used(longest) - count(FLYING) - trial.from
+  if climbed >= math.max(1, MARGIN * longest.calls) or (own + 1 >= longest.calls and climbed > 0) then
+    state.foreign = nothing_foreign(math.min(f.refuted + 1, MOST_REFUTED))
+    upset()
+  elseif now - trial.since < short then
+    fill()
+    state.level = math.max(state.level, 1)
+  else
+    f.trial = nil
+    upset()
+  end
+  return true
 end
 
 -- A call was refused, and that is news; returns how long to wait.
 local function refuse(said)
-  local f, own, which = foreign(), own_calls(), 'unnamed'
-  for _, limit in ipairs(step.limits) do
-    if limit.window == said.window then which = limit == longest and 'long' or 'other' end
-  end
+  local f, own, which = foreign(), own_calls(), which_window(said)
   local run = f.run
   if run then
     run.left, run.next = math.max(0, run.own + run.refusals - own), next_return()
@@ -85,8 +141,14 @@ local function refuse(said)
     run = { since = now, own = own, refusals = 1, left = 0, next = next_return(), elsewhere = which == 'other' }
     run.believed = is_believable(said, which, own)
     f.run = run
+    end_trial(f, run.believed)
     local long = said.wait and said.wait > short and said.wait or nil
-    if run.believed then measure(own, long, which == 'long' or long, now) end
+    local sure = which == 'long' or (long and long > LONG * short)
+    if run.believed then measure(own, long, sure, now) end
+    if run.believed and not sure then
+      f.unproved = f.unproved + 1
+      if f.unproved >= 2 ^ f.confirmed then f.trial = { from = own, accepted = 0 } end
+    end
   end
   if said.wait then
     return math.max(said.wait, SECOND, run.probed and math.min((now - run.probed) / STRETCH, LAST_PROBE) or 0)
@@ -99,18 +161,21 @@ local function resume(f, run)
   local few, long = MARGIN * longest.calls, now - run.since >= short
   f.run = nil
   if long then
-    local is_full = not run.elsewhere and run.left <= few and run.own < longest.calls - 2 * few
-    if not run.believed and is_full and run.next and run.next <= now then
+    local is_full = not run.elsewhere and run.refusals > 1 and run.left <= few and run.own < longest.calls - 2 * few
+    if not run.believed and is_full and run.next and run.next <= now and run.next > run.since + short then
       measure(run.own, run.next - run.since, true, run.since)
     end
     f.holes[#f.holes + 1] = { run.since + longest.hold, now + longest.hold }
     while #f.holes > KEPT do table.remove(f.holes, 1) end
-    fill()
-    state.level = math.min(state.level, math.max(step.burst / 10, 1))
+    if run.believed or run.refusals > 1 then
+      fill()
+      state.level = math.min(state.level, math.max(step.burst / 10, 1))
+    end
   elseif not run.believed and not run.elsewhere and run.refusals <= 3 then
     f.claims[#f.claims + 1] = { now, run.own }
     while #f.claims > KEPT do table.remove(f.claims, 1) end
   end
+  if now - run.since >= LONG * short then f.trial = nil elseif f.trial then f.trial.since = now end
   upset()
 end
 
@@ -122,13 +187,14 @@ local function go_on(f, own)
   elseif room < 2 * margin + decay() then
     f.calm = f.calm + (f.seen and math.min(now - f.seen, longest.hold / 60) or 0)
   end
-  if others() <= 0 then f.measured, f.calm = 0, 0 end
+  if others() <= 0 then f.measured, f.calm, f.confirmed, f.unproved, f.trial = 0, 0, 0, 0, nil end
   if math.abs(others() - (f.planned or 0)) >= math.max(0.05, longest.calls / 500) then upset() end
 end
 
 local function accepted()
-  local f = state.foreign
-  if not f or not (f.run or f.measured > 0 or #f.claims > 0) then return end
+  if not state.foreign then return end
+  local f = foreign()
+  if not (f.run or f.measured > 0 or #f.claims > 0) then return end
   local own = own_calls()
   local claims = {}
   for _, claim in ipairs(f.claims) do
@@ -136,7 +202,7 @@ local function accepted()
   end
   f.claims = claims
   while f.holes[1] and f.holes[1][2] <= now do table.remove(f.holes, 1) end
-  if f.run then resume(f, f.run) elseif f.measured > 0 then go_on(f, own) end
+  if f.run then resume(f, f.run) elseif not try_on(f, own) and f.measured > 0 then go_on(f, own) end
   f.seen = now
 end
 
@@ -170,23 +236,45 @@ local function replan()
   for i = 2, #flying, 2 do
     returns[#returns + 1] = math.max(tonumber(flying[i]) - step.attempt + step.landing, now) + longest.hold
   end
-  local theirs, free = others(), longest.calls - #returns
+  local theirs, free = respected(), longest.calls - #returns
   if theirs > 0 then free = math.min(free, math.max(0, spare(#returns))) end
-  state.level = math.min(state.level, math.max(free, theirs > 0 and 1 or 0))
+  state.level = math.min(state.level, math.max(free, 1))
   local left = free - state.level
-  state.rate, state.plan = (left + #returns) / longest.hold, now + longest.hold
+  -- Only in a small window the call that a return makes room for is ready when it comes.
+  local ready = theirs <= 0 and longest.calls <= SMALL and 1 or 0
+  state.rate, state.plan = math.min(left + #returns + ready, free + #returns) / longest.hold, now + longest.hold
   if theirs > 0 then state.rate = math.min(state.rate, (longest.calls - theirs) / longest.hold) end
   local fair = state.rate
   for k, back in ipairs(returns) do
     local taken = theirs > 0 and theirs / longest.hold * hole(back) or 0
-    local sustainable = (left + k - ((theirs > 0 or #returns > 10) and 1 or 0) - taken) / (back - now)
+    local sustainable = (left + k - 1 + ready - taken) / (back - now)
     if back > now and sustainable < state.rate then state.rate, state.plan = sustainable, back end
   end
   if theirs > 0 then
     -- An estimate slows down, it does not stop; and it is soon another one.
-    state.rate, state.plan = math.max(state.rate, fair * LEAST), math.min(state.plan, now + longest.hold / 60)
+    local least = math.min(fair * LEAST, step.unpaced and 1 / LAST_PROBE or math.huge)
+    state.rate, state.plan = math.max(state.rate, least), math.min(state.plan, now + longest.hold / 60)
     state.foreign.planned = theirs
   end
+end
+
+-- Without pacing only the windows hold calls back; but a slow start goes on to its end.
+local function is_unpaced() return step.unpaced and now >= (state.paced_till or 0) end
+
+-- Calls that may go however little the bucket holds: without pacing, all that others are not estimated to use.
+local function unpaced_calls()
+  if not is_unpaced() then return 0 end
+  if respected() <= 0 then return math.huge end
+  return math.max(0, math.floor(spare(used(longest))))
+end
+
+-- When n calls may go as far as the bucket goes.
+local function bucket(n)
+  if n <= unpaced_calls() then return now end
+  local missing = n - 0.000001 - state.level
+  if missing <= 0 then return now end
+  local at = math.min(state.rate > 0 and now + missing / state.rate or math.huge, state.plan)
+  return math.min(at, is_unpaced() and next_return() or math.huge)
 end
 
 local function foreseen()

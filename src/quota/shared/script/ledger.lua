@@ -127,17 +127,6 @@ end
 
 local function upset() state.plan = 0 end
 
--- Without pacing only the windows hold calls back; but a slow start goes on to its end.
-local function is_unpaced() return step.unpaced and now >= (state.paced_till or 0) end
-
--- When the bucket holds n calls.
-local function bucket(n)
-  if is_unpaced() then return now end
-  local missing = n - 0.000001 - state.level
-  if missing <= 0 then return now end
-  return math.min(state.rate > 0 and now + missing / state.rate or math.huge, state.plan)
-end
-
 local function take(id)
   if state.level >= step.burst then upset() end
   state.level = math.max(state.level - 1, 0)

@@ -6,7 +6,7 @@ local CHUNK = 4000 -- most charges of which one reply tells
 
 local function free_now()
   if state.gate and (state.gate.probe or state.gate.till > now) then return 0 end
-  local tokens = is_unpaced() and math.huge or math.floor(state.level + 0.000001)
+  local tokens = math.max(unpaced_calls(), math.floor(state.level + 0.000001))
   local free = math.min(tokens, room())
   if state.gate then free = math.min(free, 1) end
   return math.max(free, 0)
@@ -216,9 +216,12 @@ local function run_step()
   local calls, holes = foreseen()
   reply.foreign, reply.holes = calls > 0 and calls or nil, holes
   local gate = state.gate or {}
+  -- Nobody else may go before the probe is answered, which is soon.
+  local probe = gate.probe and redis.call('ZSCORE', FLYING, gate.probe)
+  local pause = gate.till or probe and math.max(now + SECOND, tonumber(probe) - step.attempt + step.landing)
   reply.unpaced = is_unpaced() or nil
   reply.level, reply.rate, reply.plan = state.level, state.rate * 1000000, math.max(0, state.plan - now)
-  reply.pause, reply.probe = gate.till and math.max(0, gate.till - now) or nil, gate.probe
+  reply.pause, reply.probe = pause and math.max(0, pause - now) or nil, gate.probe
   return finish(reply)
 end
 

@@ -9,7 +9,8 @@ use tokio::time::Instant;
 use super::store::{Store, waiting};
 use crate::quota::shared::state::State;
 use crate::quota::shared::{Config, Timing};
-use crate::quota::{self, Limit, Throttled};
+use crate::quota::tests::Dice;
+use crate::quota::{self, Limit, Pacing, Throttled};
 use crate::store::Address;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -22,6 +23,8 @@ const TOOK: Duration = Duration::from_millis(200);
 struct Upstream {
     accepted: VecDeque<Instant>,
     storms: Vec<(Instant, Instant, Option<u64>, usize)>,
+    /// What share of ours is refused for no reason, and until when.
+    random: Option<(f64, Instant, Dice)>,
 }
 
 impl Upstream {
@@ -32,6 +35,12 @@ impl Upstream {
                 let wait = wait.map(Duration::from_secs);
                 return Err(Throttled { window: None, wait });
             }
+        }
+        if let Some((share, until, dice)) = &mut self.random
+            && now < *until
+            && dice.chance(*share)
+        {
+            return Err(Throttled::default());
         }
         self.arrive(now)
     }
@@ -65,14 +74,21 @@ struct World {
     now: Instant,
     ours: Vec<Instant>,
     refused: Vec<Instant>,
+    /// Requests that wait at each replica.
+    waiting: usize,
 }
 
 impl World {
     /// Two replicas for whom callers always wait.
     fn new() -> Self {
+        Self::paced(Pacing::Spread)
+    }
+
+    fn paced(pacing: Pacing) -> Self {
         let limit = |calls, window| Limit::try_new(NonZeroU32::new(calls).unwrap(), window).unwrap();
         let limits = vec![limit(100, MINUTE), limit(1500, HOUR)];
         let config = quota::Config::try_new(limits, NonZeroU32::new(100).unwrap(), MINUTE).unwrap();
+        let config = config.pacing(pacing);
         let address = crate::store::Config::new(Address::parse("redis://h").unwrap(), SECOND);
         let sharing = Config::new(address, Timing::new(SECOND), "test", "t", "a");
         let start = Instant::now() + HOUR * 2;
@@ -86,11 +102,38 @@ impl World {
             now: start,
             ours: Vec::new(),
             refused: Vec::new(),
+            waiting: 4,
         };
-        for replica in &mut world.replicas {
-            replica.demand(waiting(4), start);
-        }
+        world.ask(4);
         world
+    }
+
+    /// So many requests wait at each replica from now on.
+    fn ask(&mut self, requests: usize) {
+        self.waiting = requests;
+        for replica in &mut self.replicas {
+            replica.demand(waiting(requests), self.now);
+        }
+    }
+
+    /// A neighbour of 750 calls an hour until then; returns when they were accepted.
+    fn pass_beside_neighbour(&mut self, end: Instant, dice: &mut Dice) -> Vec<Instant> {
+        let (mut theirs, mut next) = (Vec::new(), self.now);
+        loop {
+            next += Duration::from_secs_f64(-4.8 * (1.0 - dice.roll()).max(1e-9).ln());
+            if next >= end {
+                return theirs;
+            }
+            self.pass_until(next);
+            if self.upstream.arrive(next).is_ok() {
+                theirs.push(next);
+            }
+        }
+    }
+
+    fn hours<'a>(&self, of: &'a [Instant], hour: u32) -> impl Iterator<Item = &'a Instant> {
+        let hours = self.start + HOUR * hour..self.start + HOUR * (hour + 1);
+        of.iter().filter(move |at| hours.contains(at))
     }
 
     fn at(&self, seconds: u64) -> Instant {
@@ -145,7 +188,7 @@ impl World {
             }
             self.flying.push_back((now + TOOK, n, slot.id, answer));
         }
-        self.replicas[n].demand(waiting(4), now);
+        self.replicas[n].demand(waiting(self.waiting), now);
         for (name, at) in self.store.wakes() {
             for (n, replica) in self.replicas.iter_mut().enumerate() {
                 if name == "*" || name == format!("r{n}") {
@@ -222,23 +265,9 @@ fn after_a_storm_all_replicas_are_back_in_minutes() {
 #[test]
 fn replicas_beside_a_greedy_neighbour_share_one_estimate() {
     let mut world = World::new();
-    let mut theirs = Vec::new();
-    let mut dice = quota::tests::Dice::new(5);
-    let mut next = world.start;
-    loop {
-        next += Duration::from_secs_f64(-4.8 * (1.0 - dice.roll()).max(1e-9).ln());
-        if next >= world.at(4 * 3600) {
-            break;
-        }
-        world.pass_until(next);
-        if world.upstream.arrive(next).is_ok() {
-            theirs.push(next);
-        }
-    }
-    let count = |of: &[Instant], hour: u32| {
-        let hours = world.start + HOUR * hour..world.start + HOUR * (hour + 1);
-        of.iter().filter(|at| hours.contains(at)).count()
-    };
+    let end = world.at(4 * 3600);
+    let theirs = world.pass_beside_neighbour(end, &mut Dice::new(5));
+    let count = |of: &[Instant], hour| world.hours(of, hour).count();
     for hour in 0..4 {
         println!(
             "{} + {}, {} refused, gap {:?}",
@@ -253,9 +282,48 @@ fn replicas_beside_a_greedy_neighbour_share_one_estimate() {
     // Since the latest refusal it has been shrinking, to find out.
     assert!((350..=900).contains(&estimate), "{estimate}");
     for hour in 1..4 {
-        let all = count(&world.ours, hour) + count(&theirs, hour);
-        assert!(all >= 1455, "{all} calls in hour {hour}");
+        // Of what was to be had: see the test of one process.
+        let theirs = count(&theirs, hour);
+        let all = count(&world.ours, hour) + theirs;
+        let had = 1500 - 750_usize.saturating_sub(theirs);
+        assert!(all * 100 >= had * 97, "{all} calls of {had} in hour {hour}");
     }
     assert!(world.gap(3) <= MINUTE * 2);
     assert!(world.refused.len() * 100 <= world.ours.len(), "{}", world.refused.len());
+}
+
+#[test]
+fn refusals_at_random_do_not_lower_the_pace_of_replicas() {
+    let mut world = World::new();
+    world.upstream.random = Some((0.02, world.at(3 * 3600), Dice::new(11)));
+    world.pass_until(world.at(3 * 3600 + 1800));
+    let hours: Vec<_> = (0..3).map(|hour| world.hours(&world.ours, hour).count()).collect();
+    let fives = world.fives(3 * 3600, 6);
+    println!("{hours:?}, {fives:?}, {} refused", world.refused.len());
+    assert!(hours.iter().all(|calls| *calls >= 1410), "{hours:?}");
+    assert!(fives[1..].iter().all(|calls| *calls >= 115), "{fives:?}");
+    assert_eq!(world.estimate(), 0);
+}
+
+/// An export that comes an hour after a neighbour: see the test of one process.
+#[test]
+fn without_pacing_the_estimate_still_restrains_replicas() {
+    let mut world = World::paced(Pacing::None);
+    world.ask(0);
+    let mut dice = Dice::new(6);
+    let mut theirs = world.pass_beside_neighbour(world.at(3600), &mut dice);
+    assert!(world.ours.is_empty());
+    world.ask(4);
+    theirs.extend(world.pass_beside_neighbour(world.at(3 * 3600), &mut dice));
+    let first = world.fives(3600, 1)[0];
+    // The neighbour has its part of each minute; spread out it would be 190.
+    assert!(first >= 330, "{first} calls in the first five minutes");
+    for hour in 1..3 {
+        let count = |of: &[Instant]| world.hours(of, hour).count();
+        let (ours, theirs, refused) = (count(&world.ours), count(&theirs), count(&world.refused));
+        println!("{ours} + {theirs}, {refused} refused, gap {:?}", world.gap(hour));
+        assert!(ours + theirs >= 1425, "{ours} + {theirs} in hour {hour}");
+        assert!(refused <= 120, "{refused} refused in hour {hour}");
+        assert!(world.gap(hour) <= MINUTE * 5, "{:?}", world.gap(hour));
+    }
 }

@@ -27,3 +27,43 @@ fn replicas_use_the_long_window_up_as_fast_as_the_short_one_allows() {
         fleet.assert_never_over(&LIMITS);
     }
 }
+
+/// Small limits are used up over replicas as they are alone: but for one call, whenever the longest window would have let as many go as it
+/// holds, and once more, and so on.
+#[test]
+fn replicas_use_small_limits_up() {
+    let mut wrong = Vec::new();
+    for limits in [
+        &[(1, SECOND * 10)][..],
+        &[(2, SECOND * 10)],
+        &[(5, SECOND * 10)],
+        &[(12, SECOND * 10)],
+        &[(20, SECOND * 60)],
+        &[(3, SECOND), (10, SECOND * 10)],
+    ] {
+        let made = |pacing| {
+            let mut fleet = Fleet::paced(2, limits, pacing);
+            for (replica, name) in [(0, "A"), (1, "B")] {
+                fleet.ask(Asking {
+                    waiting: 10,
+                    ..Asking::at(replica, name)
+                });
+            }
+            fleet.pass(limits.last().unwrap().1 * 10);
+            fleet.assert_never_over(limits);
+            fleet.made
+        };
+        let (spread, unpaced) = (made(Pacing::Spread), made(Pacing::None));
+        let calls = limits.last().unwrap().0 as usize;
+        for made in (calls..unpaced.len()).step_by(calls) {
+            let spread = spread.iter().filter(|at| **at < unpaced[made]).count();
+            if spread + 1 < made {
+                wrong.push(format!(
+                    "{limits:?}: {spread} of {made} calls until {:?}",
+                    unpaced[made]
+                ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
