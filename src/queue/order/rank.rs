@@ -162,7 +162,8 @@ impl Order {
     fn of_returning(&self, returning: usize) -> usize {
         let rate = usize::try_from(self.return_rate).unwrap_or(0);
         // Rounded: of one that is likely to come, one comes.
-        (returning.saturating_mul(rate) + ALL_RETURN as usize / 2) >> ALL_RETURN.trailing_zeros()
+        let half = usize::try_from(ALL_RETURN / 2).unwrap_or(0);
+        returning.saturating_mul(rate).saturating_add(half) >> ALL_RETURN.trailing_zeros()
     }
 
     /// Whether no other ticket of the same caller that waits is served after this request.
