@@ -12,7 +12,7 @@ use super::{Error, Surroundings, settings, token_proxy};
 use crate::BoxError;
 use crate::clock::Wall;
 use crate::config::Resolved;
-use crate::scan::Version;
+use crate::scan::Endpoint;
 use crate::secret::Secret;
 use crate::task::Tasks;
 use crate::{net, quota, region, token};
@@ -126,7 +126,7 @@ impl Outlet {
             .into_iter()
             .find(|row| row.selected && row.healthy);
         let mut url = (*row.ok_or(NoAnswer::NoRegion)?.url).clone();
-        url.set_path(Version::Latest.path());
+        url.set_path(&Endpoint::HISTORY.template());
         url.set_query(Some(query).filter(|query| !query.is_empty()));
         let request = Request::post(url.as_str())
             .header(header::AUTHORIZATION, format!("Bearer {}", bearer.expose()))

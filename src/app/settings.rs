@@ -71,7 +71,15 @@ pub(super) fn regions(config: &Resolved) -> Result<region::Config, Error> {
 }
 
 pub(super) fn upstream(config: &Resolved) -> upstream::Config {
-    upstream::Config::new(config.defender.timeout)
+    let secrets = if config.definitions.pass_authentication_params {
+        upstream::Secrets::Passed
+    } else {
+        upstream::Secrets::Replaced
+    };
+    upstream::Config {
+        secrets,
+        ..upstream::Config::new(config.defender.timeout)
+    }
 }
 
 /// The longest that a paid call can take, all told: finding a host, connecting, signing in, waiting for memory, and the attempt.
@@ -146,6 +154,7 @@ pub(super) fn fleet(config: &Resolved) -> Option<fleet::Config> {
         settings.answer_timeout,
         config.cache.ttl,
     ))
+    .map(|fleet| fleet.with_finished_ttl(config.cache.finished_ttl))
 }
 
 /// The tenant and the application that the quota and the answers belong to.
@@ -200,6 +209,7 @@ pub(super) fn read(config: &Resolved, shares: &Shares) -> server::read::Config {
 pub(super) fn cache(config: &Resolved, shares: &Shares) -> cache::Config {
     cache::Config {
         ttl: config.cache.ttl,
+        finished_ttl: config.cache.finished_ttl.max(config.cache.ttl),
         stale_while_revalidate: config.cache.stale_while_revalidate,
         stale_if_error: config.cache.stale_if_error,
         max_size: config.cache.max_size.min(shares.max_cached() as u64),

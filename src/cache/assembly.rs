@@ -8,7 +8,7 @@ use http::{StatusCode, header};
 use tokio::time::Instant;
 
 use crate::cache::piece::{Piece, Slice, Source, Spacing};
-use crate::scan::{Answer, Doubt, Lore, Ordering, Version};
+use crate::scan::{Answer, Doubt, Endpoint, Lore, Ordering};
 
 /// An answer put together, and how old it is: as old as its oldest piece, and fresh until the first of them is stale.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl Assembly {
     /// # Errors
     ///
     /// The reason why it is not certain that the upstream would give the same answer.
-    pub(super) fn new(version: Version, pieces: &[Arc<Piece>], lore: &Lore) -> Result<Self, Doubt> {
+    pub(super) fn new(endpoint: Endpoint, pieces: &[Arc<Piece>], lore: &Lore) -> Result<Self, Doubt> {
         let newest = pieces
             .iter()
             .map(|piece| piece.source())
@@ -34,7 +34,7 @@ impl Assembly {
         if pieces.iter().any(|piece| !alike(piece.source(), newest)) {
             return Err(Doubt::Shape);
         }
-        if !lore.holds(version, pieces.iter().map(|piece| piece.len()).sum()) {
+        if !lore.holds(endpoint, pieces.iter().map(|piece| piece.len()).sum()) {
             // Alone, the request might have been cut off.
             return Err(Doubt::Longest);
         }
@@ -42,7 +42,7 @@ impl Assembly {
         for (id, piece) in pieces.iter().enumerate() {
             rows.extend(piece.rows().map(|row| (id, row)));
         }
-        sort(&mut rows, || lore.ordering(version))?;
+        sort(&mut rows, || lore.ordering(endpoint))?;
         let sources = || pieces.iter().map(|piece| piece.source());
         // As the newest answer writes it that shows it.
         let spaced = sources().filter(|source| source.spacing.is_some());
@@ -51,10 +51,10 @@ impl Assembly {
         // Where none of them shows what is between two rows, an answer before has: their order could not be known otherwise.
         let shown = spacing.and_then(|spacing| spacing.between.clone());
         let between = shown
-            .or_else(|| lore.between(version))
+            .or_else(|| lore.between(endpoint))
             .unwrap_or_else(|| b",".as_slice().into());
         let stored = sources().map(|source| source.stored).min().unwrap_or(newest.stored);
-        let fresh_until = sources().map(|source| source.stored + source.ttl).min();
+        let fresh_until = pieces.iter().map(|piece| piece.fresh_until()).min();
         Ok(Self {
             answer: Answer {
                 status: StatusCode::OK,
@@ -63,7 +63,7 @@ impl Assembly {
             },
             asked: sources().map(|source| source.asked).min().unwrap_or(newest.asked),
             stored,
-            ttl: fresh_until.map_or(newest.ttl, |until| until.saturating_duration_since(stored)),
+            ttl: fresh_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(stored)),
         })
     }
 }

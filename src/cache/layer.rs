@@ -20,7 +20,7 @@ use crate::cache::parts::Parts;
 use crate::cache::wanted::Wanted;
 use crate::cache::{Cache, NotCached};
 use crate::caller::{Caller, Freshness, Urgency};
-use crate::scan::{Call, Forward, Holder, Outcome, Request, ResponseKind, Served, Status};
+use crate::scan::{Call, Endpoint, Forward, Holder, Outcome, Request, ResponseKind, Served, Status};
 use crate::task::Tasks;
 
 /// Whether there is quota that nobody will miss, for calls with the token of that holder: only then is a stale entry renewed in the
@@ -129,6 +129,11 @@ where
             cache.count(Handling::Hit);
             return Either::Left(ready(Ok(serve(entry, now, Outcome::Hit, None))));
         }
+        if let Some((answer, list)) = cache.from_list(&call.request, wanted, now) {
+            cache.count(Handling::Hit);
+            let served = serve(&list, now, Outcome::Hit, Some("list"));
+            return Either::Left(ready(Ok(Served { answer, ..served })));
+        }
         let parts = Parts::find(cache, &call.request, wanted, now);
         if let Some(assembly) = parts.as_ref().and_then(Parts::whole) {
             cache.count(Handling::Hit);
@@ -177,13 +182,13 @@ where
             Forward::Partial => Handling::Partial,
             Forward::Bypass => Handling::Bypass,
         });
-        let inner = self.inner.clone();
+        let (inner, endpoint) = (self.inner.clone(), call.request.endpoint());
         let asked = match partial {
             Some((parts, missing)) => ask_for_missing(inner, call, forward, parts, missing, Arc::clone(cache)).boxed(),
             None => ask(inner, call, forward).boxed(),
         };
         Either::Right(match reserve {
-            Some(entry) => self.with_reserve(asked, entry).boxed(),
+            Some(entry) => self.with_reserve(endpoint, asked, entry).boxed(),
             None => asked,
         })
     }
@@ -191,6 +196,7 @@ where
     /// Falls back on a stale entry when no better answer can be had.
     fn with_reserve(
         &self,
+        endpoint: Endpoint,
         asked: BoxFuture<'static, Result<Served, BoxError>>,
         entry: Arc<Entry>,
     ) -> impl Future<Output = Result<Served, BoxError>> + Send + use<S> {
@@ -199,7 +205,7 @@ where
         async move {
             let result = asked.await;
             let now = Instant::now();
-            let failed = has_failed(&result);
+            let failed = has_failed(endpoint, &result);
             if let Some(attempt) = attempt {
                 attempt.finish(failed, now);
             }
@@ -247,13 +253,14 @@ where
                 ..Caller::clone(&call.caller)
             }),
         };
+        let endpoint = call.request.endpoint();
         let asked = self.inner.clone().oneshot(call);
         self.shared.tasks.spawn("cache renewal", async move {
             let result = asked.await;
             if let Err(error) = &result {
                 tracing::debug!(%error, "a stale entry could not be renewed");
             }
-            attempt.finish(has_failed(&result), Instant::now());
+            attempt.finish(has_failed(endpoint, &result), Instant::now());
         });
     }
 }
@@ -289,16 +296,16 @@ impl Drop for Attempt {
     }
 }
 
-fn has_failed(result: &Result<Served, BoxError>) -> bool {
+fn has_failed(endpoint: Endpoint, result: &Result<Served, BoxError>) -> bool {
     match result {
-        Ok(served) => !is_answer(served),
+        Ok(served) => !is_answer(endpoint, served),
         Err(_) => true,
     }
 }
 
 /// Whether what came is an answer of Defender's to the question. Only answers are stored: of those it is known already.
-fn is_answer(served: &Served) -> bool {
-    served.status.stored || served.outcome == Outcome::Hit || ResponseKind::of(&served.answer).is_answer()
+fn is_answer(endpoint: Endpoint, served: &Served) -> bool {
+    served.status.stored || served.outcome == Outcome::Hit || ResponseKind::of(endpoint, &served.answer).is_answer()
 }
 
 async fn ask<S>(inner: S, call: Call, forward: Forward) -> Result<Served, BoxError>
@@ -331,7 +338,7 @@ where
         caller: Arc::clone(&call.caller),
     };
     let rest = ask(inner.clone(), part, Forward::Partial).await?;
-    if !is_answer(&rest) {
+    if !is_answer(missing.endpoint(), &rest) {
         // It would not be better for more ids.
         return Ok(rest);
     }

@@ -27,11 +27,11 @@ impl Parts {
         // Whole, the upstream might refuse a question for more ids than any that it has answered.
         let lore = cache
             .lore()
-            .filter(|lore| plain && lore.takes(request.version(), request.ids().len()))?;
+            .filter(|lore| plain && lore.takes(request.endpoint(), request.ids().len()))?;
         let fresh = |piece: &Arc<Piece>| judge(cache.config(), wanted, piece.age(now), Health::Good) == Verdict::Fresh;
         let pieces: Vec<_> = request
             .ids()
-            .map(|id| cache.piece(request.version(), id).filter(fresh))
+            .map(|id| cache.piece(request.endpoint(), id).filter(fresh))
             .collect();
         pieces.iter().any(Option::is_some).then(|| Self {
             request: Arc::clone(request),
@@ -48,11 +48,11 @@ impl Parts {
 
     /// The question for what is missing; `None` when nothing is, or when the pieces could not be put together with what would come.
     pub(super) fn missing(&self) -> Option<Request> {
-        self.lore.ordering(self.request.version()).ok()?;
+        self.lore.ordering(self.request.endpoint()).ok()?;
         let ids = self.request.ids().zip(&self.pieces);
         let missing = ids.filter(|(_, piece)| piece.is_none()).map(|(id, _)| id);
         // It fails when no id is missing.
-        Request::plain(self.request.version(), missing).ok()
+        Request::plain(self.request.endpoint(), missing).ok()
     }
 
     /// The whole answer, with the answer to the question for what was missing.
@@ -62,13 +62,19 @@ impl Parts {
             return Err(Doubt::Refused);
         }
         let rows = Rows::split(missing, &answer.body)?;
-        if !self.lore.holds(missing.version(), rows.len()) {
+        if !self.lore.holds(missing.endpoint(), rows.len()) {
             return Err(Doubt::Longest);
         }
         // What another replica got has an age already.
         let now = Instant::now();
         let stored = rest.age.and_then(|age| now.checked_sub(age)).unwrap_or(now);
-        let new = Piece::cut(missing, answer, &rows, (stored, stored), cache.config().ttl);
+        let new = Piece::cut(
+            missing,
+            answer,
+            &rows,
+            (stored, stored),
+            &cache.lifetimes(missing, Some(&rows)).ids,
+        );
         let gaps = self.pieces.iter_mut().filter(|piece| piece.is_none());
         for (gap, piece) in gaps.zip(new) {
             *gap = Some(piece);
@@ -78,6 +84,6 @@ impl Parts {
 
     fn assemble(&self) -> Result<Assembly, Doubt> {
         let pieces: Vec<_> = self.pieces.iter().flatten().cloned().collect();
-        Assembly::new(self.request.version(), &pieces, &self.lore)
+        Assembly::new(self.request.endpoint(), &pieces, &self.lore)
     }
 }

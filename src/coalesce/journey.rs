@@ -199,7 +199,9 @@ impl Journey {
         let Some(pool) = self.flight.pool() else { return };
         match answer.status {
             // In Defender's words only: a front end that knows no such page says nothing about an id.
-            StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND if ResponseKind::of(answer).is_answer() => {
+            StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND
+                if ResponseKind::of(self.flight.request().endpoint(), answer).is_answer() =>
+            {
                 pool.suspect(self.flight.request());
             }
             StatusCode::OK if self.flight.was_sent_off() => pool.succeeded_alone(),
@@ -215,7 +217,7 @@ impl Journey {
             && request.is_plain()
             && let Some(rows) = Rows::certain(request, &answer.body)
         {
-            self.lore.learn(request.version(), &rows);
+            self.lore.learn(request.endpoint(), &rows);
         }
     }
 

@@ -24,7 +24,7 @@ use crate::coalesce::flight::Flight;
 use crate::coalesce::growth::Growth;
 use crate::coalesce::room::Room;
 use crate::coalesce::suspect::Suspects;
-use crate::scan::{Answer, Doubt, Lore, Request, ResponseKind, Rows, SharedIds, Version};
+use crate::scan::{Answer, Doubt, Endpoint, Lore, Request, ResponseKind, Rows, SharedIds};
 
 /// How questions are united.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,9 +54,9 @@ pub(super) struct Pool {
 
 #[derive(Debug, Default)]
 struct State {
-    /// By version.
-    rooms: [Room; Version::ALL.len()],
-    growth: [Growth; Version::ALL.len()],
+    /// By endpoint.
+    rooms: [Room; Endpoint::COUNT],
+    growth: [Growth; Endpoint::COUNT],
     suspects: Suspects,
     doubts: u32,
     /// A united call has failed since anybody succeeded alone.
@@ -116,18 +116,18 @@ impl Pool {
 
     /// Lets a waiting flight be taken aboard for as long as the berth is held.
     pub(super) fn enter(self: &Arc<Self>, flight: &Arc<Flight>, place: Place) -> Berth {
-        let version = flight.request().version();
-        self.state().rooms[version as usize].enter(place.order(), Arc::clone(flight));
+        let endpoint = flight.request().endpoint();
+        self.state().rooms[endpoint.index()].enter(place.order(), Arc::clone(flight));
         Berth {
             pool: Arc::clone(self),
-            version,
+            endpoint,
             order: place.order(),
         }
     }
 
     /// `flight` has a place in the queue now, and will get its slot at `start`.
     pub(super) fn queues(&self, flight: &Flight, place: Place, start: Instant) {
-        self.state().rooms[flight.request().version() as usize].queues(place.order(), start);
+        self.state().rooms[flight.request().endpoint().index()].queues(place.order(), start);
     }
 
     /// Whether a flight that the queue has no slot for, before `until`, can count on a lift.
@@ -135,9 +135,9 @@ impl Pool {
         let now = Instant::now();
         let mut state = self.state();
         let resting = state.resting_until.is_some_and(|until| until > now);
-        let version = flight.request().version();
-        state.rooms[version as usize].queues_not(place.order());
-        now < until && !resting && state.rooms[version as usize].takes_all(until, self.most_ids(version, &state, now))
+        let endpoint = flight.request().endpoint();
+        state.rooms[endpoint.index()].queues_not(place.order());
+        now < until && !resting && state.rooms[endpoint.index()].takes_all(until, self.most_ids(endpoint, &state, now))
     }
 
     /// Resolves when somebody who had a slot to come has left, with or without others.
@@ -154,13 +154,13 @@ impl Pool {
         if !carrier.depart(now) {
             return carrier.question();
         }
-        let version = own.version();
-        state.rooms[version as usize].clear(|flight| std::ptr::eq(flight, carrier));
+        let endpoint = own.endpoint();
+        state.rooms[endpoint.index()].clear(|flight| std::ptr::eq(flight, carrier));
         if state.resting_until.is_none_or(|until| until <= now) {
-            let most = self.most_ids(version, &state, now);
-            let passengers = pick(own, &state.rooms[version as usize], most, now);
-            state.rooms[version as usize].clear(Flight::is_aboard);
-            self.load_up(carrier, passengers, &mut state.growth[version as usize], now);
+            let most = self.most_ids(endpoint, &state, now);
+            let passengers = pick(own, &state.rooms[endpoint.index()], most, now);
+            state.rooms[endpoint.index()].clear(Flight::is_aboard);
+            self.load_up(carrier, passengers, &mut state.growth[endpoint.index()], now);
         }
         drop(state);
         self.moved.notify_waiters();
@@ -174,12 +174,12 @@ impl Pool {
         let own = carrier.request();
         let ids = passengers.iter().flat_map(|passenger| passenger.flight.request().ids());
         // Passengers who are let go here ask alone.
-        let united = Request::plain(own.version(), own.ids().chain(ids));
+        let united = Request::plain(own.endpoint(), own.ids().chain(ids));
         let Some(request) = united.ok().filter(Request::is_plain) else {
             return;
         };
-        let expected = self.lore.rows_for(own.version(), request.ids().len());
-        growth.leaves(expected.unwrap_or(0), self.lore.longest(own.version()), now);
+        let expected = self.lore.rows_for(own.endpoint(), request.ids().len());
+        growth.leaves(expected.unwrap_or(0), self.lore.longest(own.endpoint()), now);
         carrier.load_up(Cargo {
             request: Arc::new(request),
             passengers,
@@ -187,14 +187,14 @@ impl Pool {
     }
 
     /// How many ids a call may name that leaves now.
-    fn most_ids(&self, version: Version, state: &State, now: Instant) -> usize {
+    fn most_ids(&self, endpoint: Endpoint, state: &State, now: Instant) -> usize {
         let most = self.merge.max_ids.get();
-        let wanted = state.rooms[version as usize].ids().min(most);
-        let Some(wanted) = self.lore.rows_for(version, wanted) else {
+        let wanted = state.rooms[endpoint.index()].ids().min(most);
+        let Some(wanted) = self.lore.rows_for(endpoint, wanted) else {
             return most;
         };
-        let rows = state.growth[version as usize].rows(wanted, self.lore.longest(version), now);
-        let ids = self.lore.ids_for(version, rows);
+        let rows = state.growth[endpoint.index()].rows(wanted, self.lore.longest(endpoint), now);
+        let ids = self.lore.ids_for(endpoint, rows);
         ids.map_or(most, |ids| ids.clamp(1, most))
     }
 
@@ -206,7 +206,7 @@ impl Pool {
     pub(super) fn unload(&self, cargo: &Cargo, result: &Result<Answer, BoxError>) -> Result<Rows, Doubt> {
         let rows = self.examine(&cargo.request, result);
         let mut state = self.state();
-        state.growth[cargo.request.version() as usize].learn(rows.as_ref().err().copied());
+        state.growth[cargo.request.endpoint().index()].learn(rows.as_ref().err().copied());
         match &rows {
             Ok(_) => {
                 state.doubts = 0;
@@ -253,7 +253,7 @@ impl Pool {
     fn examine(&self, request: &Request, result: &Result<Answer, BoxError>) -> Result<Rows, Doubt> {
         let answer = result.as_ref().map_err(|_| Doubt::Failed)?;
         // What is no answer at all is nothing against merging.
-        let unless_rubbish = |doubt| match ResponseKind::of(answer) {
+        let unless_rubbish = |doubt| match ResponseKind::of(request.endpoint(), answer) {
             ResponseKind::Answer => doubt,
             ResponseKind::Throttled | ResponseKind::Fault(_) => Doubt::Failed,
         };
@@ -261,8 +261,8 @@ impl Pool {
             return Err(unless_rubbish(Doubt::Refused));
         }
         let rows = Rows::split(request, &answer.body).map_err(unless_rubbish)?;
-        let complete = self.lore.complete(request.version(), &rows);
-        self.lore.learn(request.version(), &rows);
+        let complete = self.lore.complete(request.endpoint(), &rows);
+        self.lore.learn(request.endpoint(), &rows);
         complete.map(|()| rows)
     }
 
@@ -312,13 +312,13 @@ pub(super) fn share(whole: &Request, part: &Request, rows: &Rows, answer: &Answe
 /// A flight's presence in the pool.
 pub(super) struct Berth {
     pool: Arc<Pool>,
-    version: Version,
+    endpoint: Endpoint,
     order: u64,
 }
 
 impl Drop for Berth {
     fn drop(&mut self) {
-        let missed = self.pool.state().rooms[self.version as usize].leave(self.order);
+        let missed = self.pool.state().rooms[self.endpoint.index()].leave(self.order);
         if missed {
             self.pool.moved.notify_waiters();
         }

@@ -21,15 +21,36 @@ use super::answer::{self, Answered, Config};
 use super::forwarded::{self, Network};
 use crate::BoxError;
 use crate::caller::RequestId;
-use crate::scan::Served;
+use crate::scan::{Operation, Served};
 
 /// What the layers below answer when nothing went wrong.
 #[derive(Clone, Debug)]
 pub enum Reply {
-    /// An answer of the upstream, and how long the caller would have waited for it, if it said so.
-    Served(Box<Served>, Option<Duration>),
-    /// The caller asked what it may do.
-    Options,
+    /// An answer of the upstream, for a caller who asked for it so.
+    Served(Box<Served>, Asked),
+    /// The caller asked what it may do with an operation, or at all.
+    Options(Option<Operation>),
+}
+
+/// What the caller asked of the answer, besides what it is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// How long it would have waited, if it said so.
+    pub wait: Option<Duration>,
+    /// Whether the answer gets a tag.
+    pub tag: Tag,
+}
+
+/// Whether an answer gets an entity tag (RFC 9110 §8.8.3), and what the caller has already.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Tag {
+    /// Answers to `POST` and `QUERY` have none.
+    #[default]
+    None,
+    /// The caller has nothing.
+    Given,
+    /// The caller's `If-None-Match`, its lines joined by commas.
+    Unless(Box<str>),
 }
 
 /// What writing an answer needs of its request.
@@ -190,8 +211,8 @@ where
         let origin = || this.origin.to_string();
         let now = Instant::now();
         Poll::Ready(Ok(match reply {
-            Ok(Reply::Served(served, wait)) => answer::served(this.config, *served, wait, (this.id, now), origin),
-            Ok(Reply::Options) => answer::options(this.id, now),
+            Ok(Reply::Served(served, asked)) => answer::served(this.config, *served, &asked, (this.id, now), origin),
+            Ok(Reply::Options(operation)) => answer::options(operation, this.id, now),
             Err(error) => answer::failed(this.config, &error, (this.id, now), origin),
         }))
     }

@@ -9,6 +9,7 @@
 
 mod answer;
 mod describe;
+mod etag;
 mod field;
 mod forwarded;
 mod kind;
@@ -20,10 +21,10 @@ mod refusal;
 mod table;
 
 pub use answer::{Answered, Body, Config, Ended, Outcome, RateLimit, Window, Windows};
-pub use describe::{answers, body, options};
+pub use describe::{answers, body, options, shared};
 pub use forwarded::{Network, ParseNetworkError};
 pub use kind::Kind;
-pub use layer::{Addressed, Layer, Reply, Respond};
+pub use layer::{Addressed, Asked, Layer, Reply, Respond, Tag};
 pub use problem::{Fault, Policies, Problem};
 pub use refusal::{Panicked, Refusal};
 pub use table::problem;

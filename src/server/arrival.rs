@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::Peer;
 use crate::caller::RequestId;
 use crate::respond::{Addressed, Refusal};
+use crate::scan::{Target, route};
 use crate::telemetry::trace::Trace;
 
 /// A request, and what is known about it besides what HTTP says.
@@ -35,6 +36,8 @@ pub struct Known {
     pub at: Instant,
     /// Whether it has only [usual](is_usual) fields: then nobody needs to search for any other.
     pub plain: bool,
+    /// What its path means; `None` when it is no path of ours.
+    pub target: Option<Target>,
     /// Why it is refused whatever it asks for, if it is.
     pub refused: Option<Refusal>,
 }
@@ -63,11 +66,12 @@ impl<B> Arrival<B> {
         let given = if plain { None } else { name_from_caller(&head.headers) };
         Self {
             known: Box::new(Known {
-                head: Request::from_parts(head, ()),
                 peer,
                 id: given.unwrap_or_else(RequestId::random),
                 trace: Trace::None,
                 at: Instant::now(),
+                target: route(head.uri.path()),
+                head: Request::from_parts(head, ()),
                 plain,
                 refused: None,
             }),

@@ -21,7 +21,7 @@ use tracing::level_filters::LevelFilter;
 use super::{Arrival, Trouble};
 use crate::caller::RequestId;
 use crate::respond::{Answered, Ended, Outcome};
-use crate::scan;
+use crate::scan::{self, Operation};
 use crate::telemetry::trace::Trace;
 
 /// The status that is counted when the caller went away before its answer. It is never sent.
@@ -35,11 +35,15 @@ pub struct Metrics {
     panics: Counter,
     trouble: Trouble,
     /// The counters of good answers, looked up once: a hit must not pay for finding them.
-    good: Arc<[OnceLock<(Counter, Histogram)>; scan::Outcome::ALL.len()]>,
+    good: Arc<[Good; Operation::ALL.len()]>,
 }
+
+/// By outcome.
+type Good = [OnceLock<(Counter, Histogram)>; scan::Outcome::ALL.len()];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
+    operation: &'static str,
     outcome: &'static str,
     status: u16,
 }
@@ -67,7 +71,7 @@ impl Metrics {
         };
         registry.register(
             "requests",
-            "Questions answered, by how and with which status (499: the caller went away)",
+            "Questions answered, by operation (`none`: the path is unknown), how, and with which status (499: the caller went away)",
             metrics.requests.clone(),
         );
         registry.register(
@@ -95,19 +99,26 @@ impl Metrics {
         self.trouble.clone()
     }
 
-    fn count(&self, outcome: Outcome, status: u16, seconds: f64) {
-        let look_up = || self.look_up(outcome, status);
-        let (requests, duration) = match outcome {
-            Outcome::Served(served) if status == 200 => self.good[served as usize].get_or_init(look_up),
+    fn count(&self, operation: Option<Operation>, outcome: Outcome, status: u16, seconds: f64) {
+        let look_up = || self.look_up(operation, outcome, status);
+        let (requests, duration) = match (operation, outcome) {
+            (Some(operation), Outcome::Served(served)) if status == 200 => {
+                self.good[operation as usize][served as usize].get_or_init(look_up)
+            }
             _ => &look_up(),
         };
         requests.inc();
         duration.observe(seconds);
     }
 
-    fn look_up(&self, outcome: Outcome, status: u16) -> (Counter, Histogram) {
+    fn look_up(&self, operation: Option<Operation>, outcome: Outcome, status: u16) -> (Counter, Histogram) {
         let outcome = outcome.as_str();
-        let requests = self.requests.get_or_create_owned(&RequestLabels { outcome, status });
+        let labels = RequestLabels {
+            operation: operation.map_or("none", |operation| operation.declaration().name),
+            outcome,
+            status,
+        };
+        let requests = self.requests.get_or_create_owned(&labels);
         let duration = self.duration.get_or_create_owned(&OutcomeLabel { outcome });
         (requests, duration)
     }
@@ -168,6 +179,7 @@ where
             at: known.at,
             span: is_heard.then(|| Box::new(span(&known.id, &known.trace))),
             trace: known.trace.clone(),
+            operation: known.target.as_ref().map(|target| target.endpoint.operation),
             answered: false,
         };
         let answer = started.within(|| self.inner.call(request));
@@ -220,6 +232,7 @@ struct Started {
     metrics: Arc<Metrics>,
     at: Instant,
     trace: Trace,
+    operation: Option<Operation>,
     /// Boxed: it seldom is there, and the request is moved about.
     span: Option<Box<Span>>,
     answered: bool,
@@ -242,7 +255,8 @@ impl Started {
         );
         // `OPTIONS` is no question.
         let Some(ended) = &answered.ended else { return };
-        self.metrics.count(ended.outcome, status.as_u16(), seconds);
+        self.metrics
+            .count(self.operation, ended.outcome, status.as_u16(), seconds);
         if status.as_u16() >= 400 {
             self.metrics.trouble.note(ended, status.as_u16(), answered.id.as_str());
             self.span
@@ -256,7 +270,7 @@ impl Drop for Started {
     fn drop(&mut self) {
         if !self.answered {
             let seconds = self.at.elapsed().as_secs_f64();
-            self.metrics.count(Outcome::Failed, GONE, seconds);
+            self.metrics.count(self.operation, Outcome::Failed, GONE, seconds);
             self.within(|| {
                 tracing::debug!(outcome = "failed", status = GONE, seconds, "the caller went away");
             });
@@ -315,7 +329,7 @@ mod tests {
         service.oneshot(arrival()).await.unwrap();
         let text = exposition(&registry);
         assert!(
-            text.contains("requests_total{outcome=\"hit\",status=\"200\"} 1"),
+            text.contains("requests_total{operation=\"none\",outcome=\"hit\",status=\"200\"} 1"),
             "{text}"
         );
         assert!(
@@ -333,7 +347,7 @@ mod tests {
         drop(service.call(arrival()));
         let text = exposition(&registry);
         assert!(
-            text.contains("requests_total{outcome=\"failed\",status=\"499\"} 1"),
+            text.contains("requests_total{operation=\"none\",outcome=\"failed\",status=\"499\"} 1"),
             "{text}"
         );
     }

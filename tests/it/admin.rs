@@ -47,7 +47,7 @@ async fn the_data_address_knows_nothing_of_the_admin_paths() {
 
 /// The contract's metrics, each with a label that it must have. Those of merging and of the shared store are not in this version.
 const METRICS: [&str; 20] = [
-    "requests_total{outcome=",
+    "requests_total{operation=",
     "request_duration_seconds_bucket{",
     "upstream_calls_total{region=",
     "upstream_duration_seconds_bucket{",
@@ -85,7 +85,7 @@ async fn every_metric_of_the_contract_is_there_and_counts() {
     for line in [
         r#"quota_remaining{window="1h"} 0"#,
         r#"quota_limit{window="1h"} 2"#,
-        r#"upstream_calls_total{region="eu",status="200"} 2"#,
+        r#"upstream_calls_total{region="eu",operation="history_by_definition",status="200"} 2"#,
         r#"mode{mode="normal"} 1"#,
     ] {
         assert!(text.contains(&format!("defender_gateway_{line}")), "{line} in\n{text}");

@@ -16,7 +16,7 @@ use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use crate::clock::Wall;
 use crate::coalesce::Alone;
 use crate::queue::{Reason, Refused};
-use crate::scan::{Answer, Delegated, Fields, Holder, Request, Version};
+use crate::scan::{Answer, Delegated, Endpoint, Fields, Holder, Request};
 use crate::task::Tasks;
 use crate::{queue, quota};
 
@@ -46,7 +46,7 @@ fn lanes(tasks: &Tasks) -> Lanes {
 }
 
 fn question(token: Option<&str>) -> Request {
-    let plain = Request::plain(Version::Latest, ["a"]).unwrap();
+    let plain = Request::plain(Endpoint::HISTORY, ["a"]).unwrap();
     match token {
         Some(token) => plain.with_token(Delegated::new(token).unwrap()),
         None => plain,

@@ -11,7 +11,7 @@ use super::report::Report;
 use crate::app::{NoAnswer, Outlet};
 use crate::cli::Error;
 use crate::config::Resolved;
-use crate::scan::{Doubt, Ordering, Request, Rows, Version};
+use crate::scan::{Doubt, Endpoint, Ordering, Request, Rows};
 use crate::secret::Secret;
 use crate::token::{self, Roles};
 
@@ -32,7 +32,7 @@ impl Ids {
         if ids.is_empty() {
             return Ok(Self(Vec::new()));
         }
-        let request = Request::plain(Version::Latest, ids.iter().map(String::as_str));
+        let request = Request::plain(Endpoint::HISTORY, ids.iter().map(String::as_str));
         let request = request.map_err(|invalid| Error::user(format!("--id: {invalid}")))?;
         Ok(Self(request.ids().map(Into::into).collect()))
     }
@@ -216,7 +216,7 @@ async fn sharing(lab: &mut Lab<'_>, ids: &Ids, first: &Bytes, report: &mut Repor
         recommend(report, None);
         return Ok(());
     }
-    let split = Request::plain(Version::Latest, all.iter().copied())
+    let split = Request::plain(Endpoint::HISTORY, all.iter().copied())
         .map_err(|_| Doubt::Shape)
         .and_then(|request| Rows::split(&request, together.body()));
     let rows = match split {

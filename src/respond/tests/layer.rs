@@ -13,8 +13,9 @@ use crate::attempt::{Again, Failure, Fate};
 use crate::caller::RequestId;
 use crate::memory::MemoryBudget;
 use crate::queue;
+use crate::respond;
 use crate::respond::{Addressed, Config, Ended, Layer, Outcome, Policies, Problem, Refusal, Reply, Window, Windows};
-use crate::scan::{self, Answer, Served, Status};
+use crate::scan::{self, Answer, Operation, Served, Status};
 
 const ID: &str = "test-1";
 
@@ -103,6 +104,13 @@ async fn ending(
     (Response::from_parts(head, ()), body, answer.ended)
 }
 
+fn asked_to_wait(wait: Duration) -> respond::Asked {
+    respond::Asked {
+        wait: Some(wait),
+        ..<_>::default()
+    }
+}
+
 fn field<'a>(answer: &'a Response<()>, name: &str) -> &'a str {
     answer.headers().get(name).map_or("", |value| value.to_str().unwrap())
 }
@@ -112,7 +120,7 @@ async fn a_hit_keeps_the_upstreams_answer_and_says_where_it_came_from() {
     let (answer, body, ended) = ending(|| {
         Ok(Reply::Served(
             Box::new(hit("{ \"value\" : [] }")),
-            Some(Duration::from_secs(20)),
+            asked_to_wait(Duration::from_secs(20)),
         ))
     })
     .await;
@@ -136,7 +144,7 @@ async fn a_hit_keeps_the_upstreams_answer_and_says_where_it_came_from() {
 #[tokio::test]
 async fn a_link_leads_back_to_the_address_the_caller_used() {
     let body = r#"{"@odata.nextLink":"https://api-eu.example/api/x?$skip=1"}"#;
-    let (_, body) = answer(move || Ok(Reply::Served(Box::new(hit(body)), None))).await;
+    let (_, body) = answer(move || Ok(Reply::Served(Box::new(hit(body)), respond::Asked::default()))).await;
     assert_eq!(body, r#"{"@odata.nextLink":"http://gw.local:8080/api/x?$skip=1"}"#);
 }
 
@@ -203,12 +211,27 @@ async fn the_upstreams_own_error_passes_through() {
 
 #[tokio::test]
 async fn options_names_methods_and_format() {
-    let (answer, body, ended) = ending(|| Ok(Reply::Options)).await;
-    assert_eq!(answer.status(), StatusCode::NO_CONTENT);
-    assert_eq!(field(&answer, "allow"), "OPTIONS, POST, QUERY");
-    assert_eq!(field(&answer, "accept-query"), "\"application/json\"");
-    assert!(body.is_empty());
-    assert_eq!(ended, None);
+    for (operation, allow, query) in [
+        (
+            Some(Operation::HistoryByDefinition),
+            "OPTIONS, POST, QUERY",
+            "\"application/json\"",
+        ),
+        (
+            Some(Operation::HistoryBySession),
+            "OPTIONS, POST, QUERY",
+            "\"application/json\"",
+        ),
+        (Some(Operation::Agent), "GET, OPTIONS", ""),
+        (None, "GET, OPTIONS, POST, QUERY", "\"application/json\""),
+    ] {
+        let (answer, body, ended) = ending(move || Ok(Reply::Options(operation))).await;
+        assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+        assert_eq!(field(&answer, "allow"), allow);
+        assert_eq!(field(&answer, "accept-query"), query);
+        assert!(body.is_empty());
+        assert_eq!(ended, None);
+    }
 }
 
 #[test]
@@ -301,7 +324,7 @@ async fn an_answer_paid_for_elsewhere_says_nothing_of_this_quota() {
                 std::future::ready(if fails {
                     Err(BoxError::from(Refusal::Busy))
                 } else {
-                    Ok(Reply::Served(Box::new(hit("{}")), None))
+                    Ok(Reply::Served(Box::new(hit("{}")), respond::Asked::default()))
                 })
             });
             let mut request = Request::new(());
@@ -361,7 +384,10 @@ async fn a_large_answer_made_for_one_caller_takes_memory_until_it_is_taken() {
                 },
                 ..hit("")
             };
-            std::future::ready(Ok::<_, BoxError>(Reply::Served(Box::new(served), None)))
+            std::future::ready(Ok::<_, BoxError>(Reply::Served(
+                Box::new(served),
+                respond::Asked::default(),
+            )))
         };
         let request = Asked(Request::post("/api/x").header("host", "localhost").body(()).unwrap());
         let answered = Layer::new(config.clone())
@@ -390,8 +416,12 @@ async fn a_large_answer_made_for_one_caller_takes_memory_until_it_is_taken() {
 /// The link in an answer to a request with these fields, with these trusted proxies.
 async fn link_for(fields: &[(&str, &str)], trusted: &[&str]) -> String {
     let body = r#"{"@odata.nextLink":"https://api.securitycenter.windows.com/api/x?$skip=1"}"#;
-    let inner =
-        service_fn(move |_: Asked| std::future::ready(Ok::<_, BoxError>(Reply::Served(Box::new(hit(body)), None))));
+    let inner = service_fn(move |_: Asked| {
+        std::future::ready(Ok::<_, BoxError>(Reply::Served(
+            Box::new(hit(body)),
+            respond::Asked::default(),
+        )))
+    });
     let mut request = Request::post("/api/x").header("host", "gw.example");
     for (name, value) in fields {
         request = request.header(*name, *value);

@@ -18,7 +18,7 @@ use defender_gateway::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use defender_gateway::clock::Wall;
 use defender_gateway::queue::{self, Queue, Refused};
 use defender_gateway::quota::{self, Quota, UnknownPast};
-use defender_gateway::scan::{Answer, Request, Version};
+use defender_gateway::scan::{Answer, Endpoint, Request};
 use defender_gateway::task::Tasks;
 use defender_gateway::upstream::RetryLayer;
 
@@ -140,7 +140,7 @@ impl Gateway {
             quota,
             tasks,
             stack: BoxCloneSyncService::new(stack),
-            request: Arc::new(Request::plain(Version::Latest, ["a"]).unwrap()),
+            request: Arc::new(Request::plain(Endpoint::HISTORY, ["a"]).unwrap()),
         }
     }
 
