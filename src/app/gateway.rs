@@ -22,7 +22,7 @@ use crate::machine::Machine;
 use crate::task::Tasks;
 use crate::telemetry::metrics::{Mode, ModeGauge, Registry};
 use crate::telemetry::trace::Exporter;
-use crate::{admin, quota, server, stack};
+use crate::{admin, queue, quota, server, stack};
 
 /// A gateway whose listeners are bound and whose upkeep runs; [`Gateway::serve`] lets callers in.
 #[derive(Debug)]
@@ -78,8 +78,8 @@ impl Gateway {
         let (reloader, next) = Reloader::new(built, reload::Metrics::register(registry.root()));
         let status = Status {
             started: Instant::now(),
-            quota: lanes.quota().clone(),
-            queue: lanes.queue().clone(),
+            quotas: lanes.quotas().cloned().collect(),
+            queues: lanes.queues().cloned().collect(),
             saved,
             trouble,
             current: reloader.current(),
@@ -227,22 +227,23 @@ fn view(
     health: admin::Health,
     stop: CancellationToken,
 ) -> admin::View {
-    let (quota, queue) = (status.quota.clone(), status.queue.clone());
+    let (quotas, queues) = (Arc::clone(&status.quotas), Arc::clone(&status.queues));
     let current = Arc::clone(&status.current);
     let quit: Arc<dyn Fn() + Send + Sync> = Arc::new(move || stop.cancel());
     admin::View {
         status: {
             let health = health.clone();
-            Arc::new(move || status.show(mode(&health, &status.quota)))
+            Arc::new(move || status.show(mode(&health, &status.quotas)))
         },
         history: Arc::new(move || history.show()),
         metrics: {
             let health = health.clone();
             let gauge = registry.mode();
             Arc::new(move |exposition| {
-                quota.show();
-                queue.show();
-                gauge.set(mode(&health, &quota));
+                quotas.iter().for_each(quota::Quota::show);
+                // What one queue shows takes the place of what another did: the one for history, which is asked most, comes last.
+                queues.iter().rev().for_each(queue::Queue::show);
+                gauge.set(mode(&health, &quotas));
                 registry.encode(exposition)
             })
         },
@@ -254,10 +255,10 @@ fn view(
 }
 
 /// What the gateway is doing now.
-fn mode(health: &admin::Health, quota: &quota::Quota) -> Mode {
+fn mode(health: &admin::Health, quotas: &[quota::Quota]) -> Mode {
     if health.state() == admin::State::Draining {
         Mode::Draining
-    } else if quota.lost().is_some() {
+    } else if quotas.iter().any(|quota| quota.lost().is_some()) {
         Mode::StoreLost
     } else {
         Mode::Normal

@@ -122,7 +122,7 @@ impl Ground {
             self.tasks.clone(),
             keep,
             Arc::clone(lore),
-            Arc::new(move |holder| lanes.predicted_wait(holder)),
+            Arc::new(move |payer| lanes.predicted_wait(payer)),
             metrics,
         )
     }

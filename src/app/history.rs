@@ -34,8 +34,8 @@ struct Ring {
 pub(super) struct Sources {
     pub(super) saved: Saved,
     pub(super) trouble: Trouble,
-    pub(super) quota: quota::Quota,
-    pub(super) queue: crate::queue::Queue<quota::Quota>,
+    pub(super) quotas: Arc<[quota::Quota]>,
+    pub(super) queues: Arc<[crate::queue::Queue<quota::Quota>]>,
 }
 
 /// Counters since the start.
@@ -81,9 +81,8 @@ impl History {
         let counts = Counts::of(sources);
         let sample = Sample {
             counts,
-            waiting: sources.queue.snapshot().waiting,
-            remaining: sources
-                .quota
+            waiting: sources.queues.iter().map(|queue| queue.snapshot().waiting).sum(),
+            remaining: sources.quotas[0]
                 .snapshot()
                 .windows
                 .iter()
@@ -142,7 +141,7 @@ impl Counts {
             alone: answered(Outcome::Forwarded),
             refused: sources.trouble.refused(),
             failed: sources.trouble.failed(),
-            calls: sources.quota.snapshot().calls,
+            calls: super::status::calls(&sources.quotas),
         }
     }
 

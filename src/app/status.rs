@@ -11,6 +11,7 @@ use super::history::Sources;
 use super::reload::Configuration;
 use super::saved::Saved;
 use crate::admin::Check;
+use crate::scan::Operation;
 use crate::server::{Incident, Trouble};
 use crate::telemetry::metrics::Mode;
 use crate::{cache, coalesce, fleet, queue, quota, region, server, token};
@@ -19,8 +20,10 @@ use crate::{cache, coalesce, fleet, queue, quota, region, server, token};
 #[derive(Clone, Debug)]
 pub(super) struct Status {
     pub(super) started: Instant,
-    pub(super) quota: quota::Quota,
-    pub(super) queue: queue::Queue<quota::Quota>,
+    /// One for all operations, or one for each in their order.
+    pub(super) quotas: Arc<[quota::Quota]>,
+    /// Likewise.
+    pub(super) queues: Arc<[queue::Queue<quota::Quota>]>,
     pub(super) saved: Saved,
     pub(super) trouble: Trouble,
     pub(super) current: Arc<ArcSwap<Current>>,
@@ -90,7 +93,15 @@ impl Status {
     }
 
     fn check_quota(&self) -> Check {
-        let snapshot = self.quota.snapshot();
+        let snapshots = self.quotas.iter().map(quota::Quota::snapshot);
+        // The one that orders the longest pause speaks for all.
+        let Some(snapshot) = snapshots.max_by_key(|snapshot| snapshot.paused) else {
+            return Check {
+                name: "quota",
+                ok: true,
+                text: String::new(),
+            };
+        };
         let left = |window: &quota::Window| format!("{} of {} left in {}", window.remaining, window.limit, window.name);
         let text = snapshot.paused.map_or_else(
             || snapshot.windows.iter().map(left).collect::<Vec<_>>().join(", "),
@@ -116,41 +127,38 @@ impl Status {
             "cache": self.cache(),
             "shared_answers": self.current.load().fleet.as_ref().map(|member| shared(&member.snapshot())),
             "merge": merge(self.current.load().merging.as_ref()),
-            "saved": self.saved.show(self.quota.snapshot().calls),
+            "saved": self.saved.show(calls(&self.quotas)),
             "trouble": self.trouble(),
             "config": self.configuration.show(),
         })
     }
 
+    /// That of scan history by definition, which is all there is if all operations count together; and each one's windows if they do not.
     fn quota(&self) -> Value {
-        let snapshot = self.quota.snapshot();
-        let windows = snapshot.windows.iter().map(|window| {
-            json!({
-                "name": &*window.name,
-                "limit": window.limit,
-                "window_s": seconds(window.length),
-                "used": window.used,
-                "remaining": window.remaining,
-                "reset_s": seconds(window.reset),
-            })
-        });
-        json!({
-            "windows": windows.collect::<Vec<_>>(),
-            "pace": snapshot.pace.as_ref().map(pace),
-            "paused_until_s": snapshot.paused.map(seconds),
-            "in_flight": snapshot.in_flight,
-            "foreign_calls": snapshot.foreign,
-            "shared": snapshot.replicas.is_some(),
-            "replicas": snapshot.replicas,
-            "store_eviction": snapshot.eviction.map(|eviction| json!({
-                "policy": eviction.policy,
-                "may_evict_ledger": eviction.takes_any_key(),
-            })),
-        })
+        let mut quotas = self.quotas.iter().map(quota::Quota::snapshot);
+        let mut shown = quotas.next().as_ref().map(quota).unwrap_or_default();
+        if self.quotas.len() > 1 {
+            let operations = Operation::ALL.into_iter().zip(self.quotas.iter());
+            let windows = operations.map(|(operation, quota)| {
+                let name = operation.declaration().name.to_owned();
+                (name, windows(&quota.snapshot()))
+            });
+            shown["operations"] = Value::Object(windows.collect());
+        }
+        shown
     }
 
     fn queue(&self) -> Value {
-        let snapshot = self.queue.snapshot();
+        let mut snapshots = self.queues.iter().map(queue::Queue::snapshot);
+        let Some(mut snapshot) = snapshots.next() else {
+            return Value::Null;
+        };
+        for other in snapshots {
+            snapshot.waiting += other.waiting;
+            snapshot.callers = snapshot.callers.max(other.callers);
+            snapshot.predicted_wait = snapshot.predicted_wait.max(other.predicted_wait);
+            snapshot.shares.extend(other.shares);
+        }
         let shares = snapshot.shares.iter().map(|share| {
             json!({
                 "caller": share.name.as_str(),
@@ -174,8 +182,8 @@ impl Status {
         Sources {
             saved: self.saved.clone(),
             trouble: self.trouble.clone(),
-            quota: self.quota.clone(),
-            queue: self.queue.clone(),
+            quotas: Arc::clone(&self.quotas),
+            queues: Arc::clone(&self.queues),
         }
     }
 
@@ -197,6 +205,41 @@ impl Status {
             "stale": snapshot.stale,
         })
     }
+}
+
+/// How many calls all of them have let leave.
+pub(super) fn calls(quotas: &[quota::Quota]) -> u64 {
+    quotas.iter().map(|quota| quota.snapshot().calls).sum()
+}
+
+fn windows(snapshot: &quota::Snapshot) -> Value {
+    let windows = snapshot.windows.iter().map(|window| {
+        json!({
+            "name": &*window.name,
+            "limit": window.limit,
+            "window_s": seconds(window.length),
+            "used": window.used,
+            "remaining": window.remaining,
+            "reset_s": seconds(window.reset),
+        })
+    });
+    windows.collect()
+}
+
+fn quota(snapshot: &quota::Snapshot) -> Value {
+    json!({
+        "windows": windows(snapshot),
+        "pace": snapshot.pace.as_ref().map(pace),
+        "paused_until_s": snapshot.paused.map(seconds),
+        "in_flight": snapshot.in_flight,
+        "foreign_calls": snapshot.foreign,
+        "shared": snapshot.replicas.is_some(),
+        "replicas": snapshot.replicas,
+        "store_eviction": snapshot.eviction.as_ref().map(|eviction| json!({
+            "policy": eviction.policy,
+            "may_evict_ledger": eviction.takes_any_key(),
+        })),
+    })
 }
 
 fn pace(state: &quota::PaceState) -> Value {

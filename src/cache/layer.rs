@@ -20,12 +20,12 @@ use crate::cache::parts::Parts;
 use crate::cache::wanted::Wanted;
 use crate::cache::{Cache, NotCached};
 use crate::caller::{Caller, Freshness, Urgency};
-use crate::scan::{Call, Endpoint, Forward, Holder, Outcome, Request, ResponseKind, Served, Status};
+use crate::scan::{Call, Endpoint, Forward, Outcome, Payer, Request, ResponseKind, Served, Status};
 use crate::task::Tasks;
 
-/// Whether there is quota that nobody will miss, for calls with the token of that holder: only then is a stale entry renewed in the
+/// Whether there is quota that nobody will miss, for calls that are paid for so: only then is a stale entry renewed in the
 /// background.
-pub type Surplus = Arc<dyn Fn(Option<Holder>) -> bool + Send + Sync>;
+pub type Surplus = Arc<dyn Fn(Payer) -> bool + Send + Sync>;
 
 /// How long a background fetch may wait for its slot. It is made from surplus, so it should not wait at all.
 const RENEWAL_WAIT: Duration = Duration::from_secs(1);
@@ -226,11 +226,11 @@ where
         if entry.renewal().is_due(now) {
             wanted.note(call, entry.fresh_until());
         }
-        let holder = call.request.holder();
-        if !surplus(holder) {
+        let payer = call.request.payer();
+        if !surplus(payer) {
             return;
         }
-        while let Some(call) = wanted.next(holder) {
+        while let Some(call) = wanted.next(payer) {
             // It may have been renewed, or dropped, since it was wanted.
             let stale = |entry: &Arc<Entry>| entry.age(now).remaining().is_none();
             if let Some(entry) = self.shared.cache.find(call.request.key(), now).filter(stale)

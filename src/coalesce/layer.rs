@@ -19,11 +19,11 @@ use crate::coalesce::lead::Lead;
 use crate::coalesce::merge::Pool;
 use crate::coalesce::news::{Arrival, Company, Inbox, Role};
 use crate::coalesce::{Lost, Merge, Metrics, Overdue};
-use crate::scan::{Answer, Call, Holder, Keep, Lore, Outcome, Served, Status};
+use crate::scan::{Answer, Call, Keep, Lore, Outcome, Payer, Served, Status};
 use crate::task::Tasks;
 
-/// How long a request that comes now, with the token of that holder, would wait for its slot.
-pub type Outlook = Arc<dyn Fn(Option<Holder>) -> Duration + Send + Sync>;
+/// How long a request that comes now, and is paid for so, would wait for its slot.
+pub type Outlook = Arc<dyn Fn(Payer) -> Duration + Send + Sync>;
 
 /// The settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,7 +217,7 @@ async fn wait(seat: Seat, mut inbox: Inbox, caller: Arc<Caller>, ground: Arc<Gro
             // The news is being handed out.
             Stage::Over => break inbox.await.map_err(|_| Lost)?,
             Stage::Waiting | Stage::Departed(_) => {
-                let retry_after = (ground.outlook)(seat.flight.request().holder());
+                let retry_after = (ground.outlook)(seat.flight.request().payer());
                 return Err(Overdue { retry_after }.into());
             }
         }

@@ -43,7 +43,7 @@ pub use reference::reference;
 pub use schema::schema;
 pub use section::{
     Admin, Cache, Callers, Credential, Credentials, Defender, Definitions, Format, ManagedEndpoint, Merge,
-    OnUnknownPast, Pacing, Pin, Proxy, Queue, Quota, Region, Sampling, SecretSource, Server, Store, Telemetry,
+    OnUnknownPast, Pacing, Pin, Proxy, Queue, Quota, Region, Sampling, Scope, SecretSource, Server, Store, Telemetry,
     TokenProxy, Traces, TrustedRoots,
 };
 pub use settings::{Setting, Settings};

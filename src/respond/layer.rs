@@ -61,6 +61,9 @@ pub trait Addressed {
     /// Its target.
     fn uri(&self) -> &Uri;
 
+    /// The operation that its path means, if it means one.
+    fn operation(&self) -> Option<Operation>;
+
     /// Its fields.
     fn headers(&self) -> &HeaderMap;
 
@@ -73,7 +76,8 @@ pub trait Addressed {
 /// Says how every question [`Ended`](super::Ended) (`OPTIONS` is none).
 #[derive(Clone, Debug)]
 pub struct Layer {
-    config: Arc<Config>,
+    /// One for all operations, or one for each: they differ in the quota that they tell of.
+    configs: Arc<[Arc<Config>]>,
     elsewhere: Option<Elsewhere>,
     trusted: Arc<[Network]>,
 }
@@ -89,8 +93,14 @@ impl Layer {
     /// A layer that answers as `config` says.
     #[must_use]
     pub fn new(config: Config) -> Self {
+        Self::by_quota([config])
+    }
+
+    /// A layer that answers as these say: one for all operations, or one for each in their order.
+    #[must_use]
+    pub fn by_quota(configs: impl IntoIterator<Item = Config>) -> Self {
         Self {
-            config: Arc::new(config),
+            configs: configs.into_iter().map(Arc::new).collect(),
             elsewhere: None,
             trusted: Arc::default(),
         }
@@ -102,7 +112,7 @@ impl Layer {
     pub fn without_rate_limit_for(self, field: HeaderName) -> Self {
         let config = Config {
             rate_limit: Arc::new(|_, _| {}),
-            ..Config::clone(&self.config)
+            ..Config::clone(&self.configs[0])
         };
         Self {
             elsewhere: Some(Elsewhere {
@@ -122,10 +132,13 @@ impl Layer {
         }
     }
 
-    fn config_for(&self, fields: &HeaderMap) -> &Arc<Config> {
+    fn config_for(&self, request: &impl Addressed) -> &Arc<Config> {
         match &self.elsewhere {
-            Some(elsewhere) if fields.contains_key(&elsewhere.field) => &elsewhere.config,
-            _ => &self.config,
+            Some(elsewhere) if request.headers().contains_key(&elsewhere.field) => &elsewhere.config,
+            _ => {
+                let operation = request.operation().map_or(0, |operation| operation as usize);
+                &self.configs[operation % self.configs.len()]
+            }
         }
     }
 }
@@ -163,7 +176,7 @@ where
     }
 
     fn call(&mut self, request: R) -> Self::Future {
-        let (config, id) = (Arc::clone(self.layer.config_for(request.headers())), request.id());
+        let (config, id) = (Arc::clone(self.layer.config_for(&request)), request.id());
         let origin = Origin::of(&request, &self.layer.trusted);
         // A panic costs one request, not the connection with the others on it. The state behind the stack is shared, and may have been left
         // half changed: it is kept behind locks that are never held while foreign code runs. The panicking service itself is its

@@ -30,7 +30,7 @@ mod walk;
 pub use crate::operation::{Endpoint, EntityId, Operation, Target, route};
 pub use answer::{Answer, next_links};
 pub use call::{Call, Forward, Outcome, Served, Status};
-pub use delegated::{Delegated, Holder};
+pub use delegated::{Delegated, Holder, Payer};
 pub use doubt::Doubt;
 pub use entity::EntityForm;
 pub use fields::Fields;

@@ -10,7 +10,7 @@ use crate::scan::body::read_ids;
 use crate::scan::id_class::are_distinct;
 use crate::scan::ids::IdSet;
 use crate::scan::key::Head;
-use crate::scan::{Delegated, Endpoint, EntityId, Holder, Ids, Invalid, Key, Options, Target};
+use crate::scan::{Delegated, Endpoint, EntityId, Holder, Ids, Invalid, Key, Options, Payer, Target};
 
 /// A question to one of the operations: checked, and canonical, so that equal questions are equal values.
 ///
@@ -126,6 +126,15 @@ impl Request {
     #[must_use]
     pub fn holder(&self) -> Option<Holder> {
         self.delegated().map(Delegated::holder)
+    }
+
+    /// Whose calls its call counts with.
+    #[must_use]
+    pub fn payer(&self) -> Payer {
+        Payer {
+            holder: self.holder(),
+            operation: self.endpoint.operation,
+        }
     }
 
     /// What makes this question the same as another.

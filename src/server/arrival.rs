@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::Peer;
 use crate::caller::RequestId;
 use crate::respond::{Addressed, Refusal};
-use crate::scan::{Target, route};
+use crate::scan::{Operation, Target, route};
 use crate::telemetry::trace::Trace;
 
 /// A request, and what is known about it besides what HTTP says.
@@ -122,6 +122,11 @@ impl<B> Addressed for Arrival<B> {
 
     fn uri(&self) -> &Uri {
         self.known.head.uri()
+    }
+
+    fn operation(&self) -> Option<Operation> {
+        let target = self.known.target.as_ref();
+        target.map(|target| target.endpoint.operation)
     }
 
     fn headers(&self) -> &HeaderMap {

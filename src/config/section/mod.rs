@@ -24,7 +24,7 @@ pub use defender::{Defender, Pin, Proxy, Region};
 pub use definitions::Definitions;
 pub use merge::Merge;
 pub use queue::Queue;
-pub use quota::{OnUnknownPast, Pacing, Quota};
+pub use quota::{OnUnknownPast, Pacing, Quota, Scope};
 pub use server::Server;
 pub use store::Store;
 pub(super) use table::SECTIONS;

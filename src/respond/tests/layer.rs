@@ -75,6 +75,10 @@ impl Addressed for Asked {
         self.0.uri()
     }
 
+    fn operation(&self) -> Option<Operation> {
+        None
+    }
+
     fn headers(&self) -> &HeaderMap {
         self.0.headers()
     }

@@ -46,6 +46,7 @@ async fn call(address: std::net::SocketAddr, signed: Signed) -> (Result<Answer, 
         timeout: Duration::from_millis(600),
         head_timeout: Duration::from_millis(400),
         max_answer_bytes: 1000,
+        secrets: crate::upstream::Secrets::Replaced,
     };
     let result = Client::new(
         client(&quick(), &names),

@@ -99,8 +99,8 @@ impl Load for Question {
         Arc::clone(&self.0)
     }
 
-    fn holder(&self) -> Option<defender_gateway::scan::Holder> {
-        None
+    fn payer(&self) -> defender_gateway::scan::Payer {
+        defender_gateway::scan::Payer::HISTORY
     }
 
     fn beneficiaries(&self) -> Vec<Name> {

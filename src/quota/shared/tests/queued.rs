@@ -16,7 +16,7 @@ use crate::queue::{self, Queue, Slots};
 use crate::quota::shared::state::{Slot, State};
 use crate::quota::shared::{Config, Timing};
 use crate::quota::{self, Limit};
-use crate::scan::{Endpoint, Holder, Request};
+use crate::scan::{Endpoint, Payer, Request};
 use crate::store::Address;
 use crate::task::Tasks;
 use crate::telemetry::trace;
@@ -153,8 +153,8 @@ impl Load for Question {
         Arc::clone(&self.0)
     }
 
-    fn holder(&self) -> Option<Holder> {
-        None
+    fn payer(&self) -> Payer {
+        Payer::HISTORY
     }
 
     fn beneficiaries(&self) -> Vec<Name> {
