@@ -37,7 +37,7 @@ impl Options {
         match endpoint.operation.declaration().query {
             Query::Paging => Self::parse(query),
             Query::Any => refuse_secrets(endpoint, query).map(|()| Self {
-                link: query.filter(|query| !query.is_empty()).map(unmarked),
+                link: query.map(unmarked).filter(|query| !query.is_empty()),
                 ..Self::default()
             }),
         }

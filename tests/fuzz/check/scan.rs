@@ -1,5 +1,5 @@
 use bytes::Bytes;
-use defender_gateway::scan::{Endpoint, Request, Rows};
+use defender_gateway::scan::{Answer, Endpoint, Operation, Request, Rows, route};
 
 /// `query`, a line feed, the body: what is accepted is sent upstream as the same question, and nothing panics.
 pub(crate) fn request(data: &[u8]) {
@@ -63,4 +63,66 @@ pub(crate) fn split(data: &[u8]) {
         total += alone.len();
     }
     assert_eq!(total, rows.len());
+}
+
+/// A path, a line feed, a query: what is routed is asked upstream at the path of an operation, with a method that changes nothing, and what
+/// is sent there is routed to the same question.
+pub(crate) fn path(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (path, query) = text.split_once('\n').unwrap_or((&text, ""));
+    let Some(target) = route(path) else { return };
+    assert!(!path.to_lowercase().contains("batchdelete") || target.id.is_some());
+    let Ok(request) = Request::get(&target, Some(query)) else {
+        return;
+    };
+    let sent = request.upstream_path();
+    let (fixed, _) = target.endpoint.operation.declaration().fixed_path();
+    let rest = sent.split_once(fixed).expect("the path of the operation").1;
+    let rest = rest.strip_prefix('/').unwrap_or(rest);
+    assert!(
+        !rest.contains(['/', '\\', ';', '?', '#']) && !["", ".", ".."].contains(&rest) || target.id.is_none(),
+        "{sent}"
+    );
+    let again = route(&sent).expect("what is sent is an operation");
+    assert_eq!(again.endpoint, target.endpoint);
+    assert_eq!(
+        Request::get(&again, request.query().as_deref()).expect("good").key(),
+        request.key()
+    );
+}
+
+/// The body of a list of definitions: nothing that may hold credentials is left, and JSON stays JSON with every other value as it was.
+pub(crate) fn secrets(data: &[u8]) {
+    let endpoint = Endpoint::latest(Operation::Definitions);
+    let answer = Answer {
+        status: http::StatusCode::OK,
+        headers: http::HeaderMap::new().into(),
+        body: Bytes::copy_from_slice(data),
+    };
+    let clean = answer.without_secrets(endpoint);
+    assert!(!clean.may_hold_secrets(endpoint));
+    let (Ok(before), Ok(after)) = (
+        serde_json::from_slice::<serde_json::Value>(data),
+        serde_json::from_slice::<serde_json::Value>(&clean.body),
+    ) else {
+        return;
+    };
+    assert_eq!(without(before), after);
+}
+
+/// The value with null for the members that may hold credentials.
+fn without(value: serde_json::Value) -> serde_json::Value {
+    use serde_json::Value;
+    match value {
+        Value::Array(list) => list.into_iter().map(without).collect(),
+        Value::Object(members) => {
+            let members = members.into_iter().map(|(name, value)| {
+                let is_secret = name.eq_ignore_ascii_case("scanAuthenticationParams");
+                let value = if is_secret { Value::Null } else { without(value) };
+                (name, value)
+            });
+            Value::Object(members.collect())
+        }
+        other => other,
+    }
 }

@@ -10,9 +10,9 @@ use tokio::process::Command;
 
 use crate::support::{Setup, within};
 
-fn readme() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    std::fs::read_to_string(path).expect("there is a README.md")
+fn page(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    std::fs::read_to_string(path).expect("the page is there")
 }
 
 /// The table of operations.
@@ -44,7 +44,7 @@ fn table() -> String {
 
 #[test]
 fn the_table_is_that_of_the_declarations() {
-    let readme = readme();
+    let readme = page("README.md");
     let table = table();
     assert!(
         readme.contains(&table),
@@ -52,9 +52,9 @@ fn the_table_is_that_of_the_declarations() {
     );
 }
 
-/// The block of this language behind the section's heading.
-fn block<'a>(readme: &'a str, language: &str) -> &'a str {
-    let section = &readme[readme.find("### What may be asked").expect("the section is there")..];
+/// The block of this language behind a heading.
+fn block<'a>(page: &'a str, heading: &str, language: &str) -> &'a str {
+    let section = &page[page.find(heading).expect("the section is there")..];
     let begin = section.find(&format!("```{language}\n")).expect("the block is there") + language.len() + 4;
     let end = section[begin..].find("\n```").expect("it ends");
     &section[begin..begin + end]
@@ -63,13 +63,14 @@ fn block<'a>(readme: &'a str, language: &str) -> &'a str {
 #[tokio::test]
 async fn the_examples_lead_from_nothing_to_a_scanner_without_a_token() {
     let running = Setup::new().start().await;
-    let readme = readme();
-    for (language, program) in [
-        ("sh", &["sh", "-eu", "-c"][..]),
-        ("python", &["python3", "-c"]),
-        ("javascript", &["node", "--input-type=module", "-e"]),
+    let (readme, api) = (page("README.md"), page("deploy/api.md"));
+    let authors = (&*api, "## From the list to a scanner");
+    for ((page, heading), language, program) in [
+        ((&*readme, "## Call it"), "sh", &["sh", "-eu", "-c"][..]),
+        (authors, "python", &["python3", "-c"]),
+        (authors, "javascript", &["node", "--input-type=module", "-e"]),
     ] {
-        let text = block(&readme, language);
+        let text = block(page, heading, language);
         assert!(!text.to_lowercase().contains("authorization"), "{language}");
         let text = text.replace("http://127.0.0.1:8080", running.caller.base());
         let folder = std::env::temp_dir().join(format!("defender-gateway-{}-{language}", std::process::id()));
