@@ -1,6 +1,6 @@
 //! `[telemetry]`: logs and traces.
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 use url::Url;
 
 use crate::config::env::variable;
@@ -115,12 +115,15 @@ impl Telemetry {
 }
 
 fn directives(text: &str) -> Result<String, String> {
-    if text.trim().is_empty() {
+    let words = || text.split(',').map(str::trim).filter(|word| !word.is_empty());
+    let text = words().collect::<Vec<_>>().join(",");
+    if text.is_empty() {
         return Err("is empty; write \"off\" to log nothing".into());
     }
-    EnvFilter::try_new(text).map_err(|error| format!("cannot be read as directives ({error})"))?;
+    text.parse::<Targets>()
+        .map_err(|error| format!("cannot be read as directives ({error})"))?;
     // A lone word is the name of a module, logged at every level: hardly what "infoo" was meant to say.
-    for word in text.split(',').map(str::trim) {
+    for word in words() {
         let lone = word.bytes().all(|b| b.is_ascii_alphabetic());
         let level = LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
         let meant = OTHER_WORDS.iter().find(|(other, _)| other.eq_ignore_ascii_case(word));
@@ -132,7 +135,7 @@ fn directives(text: &str) -> Result<String, String> {
             return Err(format!("holds {word:?}, which is no level; did you mean {meant}?"));
         }
     }
-    Ok(text.into())
+    Ok(text)
 }
 
 /// Collectors in a cluster commonly speak plain HTTP, and traces hold no secret.
