@@ -273,7 +273,7 @@ impl Made {
         let fair_use = self.fair_use.as_ref().map(|tended| tended.part.clone());
         stack::Parts {
             trace: server::trace::Layer::new(ground.tracer.clone()),
-            respond: settings::respond(config, lanes, count.panics(), &ground.memory),
+            respond: settings::respond(config, lanes, &count.panics(), &ground.memory),
             count: server::count::Layer::new(count),
             guard: self.guard.clone(),
             read: self.read.clone(),

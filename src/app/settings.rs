@@ -297,7 +297,7 @@ pub(super) fn coalesce(config: &Resolved, attempt: Duration) -> coalesce::Config
     }
 }
 
-pub(super) fn respond(config: &Resolved, lanes: &Lanes, panics: Counter, memory: &Memory) -> respond::Layer {
+pub(super) fn respond(config: &Resolved, lanes: &Lanes, panics: &Counter, memory: &Memory) -> respond::Layer {
     let hosts = config
         .defender
         .regions

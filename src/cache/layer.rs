@@ -129,7 +129,7 @@ where
             cache.count(Handling::Hit);
             return Either::Left(ready(Ok(serve(entry, now, Outcome::Hit, None))));
         }
-        if let Some((answer, list)) = cache.from_list(&call.request, wanted, now) {
+        if let Some((answer, list)) = cache.entity_in_list(&call.request, wanted, now) {
             cache.count(Handling::Hit);
             let served = serve(&list, now, Outcome::Hit, Some("list"));
             return Either::Left(ready(Ok(Served { answer, ..served })));

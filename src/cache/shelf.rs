@@ -319,7 +319,7 @@ impl Cache {
     }
 
     /// The answer to a question for one entity, out of a fresh list that holds it, and the list's entry.
-    pub(super) fn from_list(
+    pub(super) fn entity_in_list(
         &self,
         request: &Request,
         wanted: &Freshness,
@@ -342,7 +342,7 @@ impl Cache {
         }
         let form = self.form(request.endpoint()).load(Ordering::Relaxed);
         let form = if form { EntityForm::Wrapped } else { EntityForm::Bare };
-        let body = form.from_list(request, &entry.answer().body)?;
+        let body = form.entity_in(request, &entry.answer().body)?;
         let answer = Answer {
             body,
             ..entry.answer().clone()

@@ -49,7 +49,7 @@ impl EntityForm {
     /// The body of the answer that the upstream would give to `request` for one entity, out of the body of a `list`; `None` when that does
     /// not hold the entity exactly once, or is not certain.
     #[must_use]
-    pub fn from_list(self, request: &Request, list: &[u8]) -> Option<Bytes> {
+    pub fn entity_in(self, request: &Request, list: &[u8]) -> Option<Bytes> {
         let id = request.ids().next()?;
         if !list.starts_with(COMPACT) || list.contains(&b'\n') {
             return None;
@@ -85,12 +85,12 @@ mod tests {
     #[test]
     fn an_entity_keeps_its_bytes() {
         let list = br#"{"@odata.context":"https://x/$metadata#Agents","value":[{"a":1.50,"id":"a1"},{"id":"b2","n":"\u00e9"}]}"#;
-        let bare = EntityForm::Bare.from_list(&request("a1"), list).unwrap();
+        let bare = EntityForm::Bare.entity_in(&request("a1"), list).unwrap();
         assert_eq!(
             bare,
             r#"{"@odata.context":"https://x/$metadata#Agents/$entity","a":1.50,"id":"a1"}"#
         );
-        let wrapped = EntityForm::Wrapped.from_list(&request("b2"), list).unwrap();
+        let wrapped = EntityForm::Wrapped.entity_in(&request("b2"), list).unwrap();
         assert_eq!(
             wrapped,
             r#"{"@odata.context":"https://x/$metadata#Agents/$entity","value":[{"id":"b2","n":"\u00e9"}]}"#
@@ -112,7 +112,7 @@ mod tests {
             r#"{"@odata.context":"c","value":{}}"#,
         ] {
             assert_eq!(
-                EntityForm::Bare.from_list(&request("a1"), list.as_bytes()),
+                EntityForm::Bare.entity_in(&request("a1"), list.as_bytes()),
                 None,
                 "{list}"
             );

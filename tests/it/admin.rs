@@ -91,7 +91,9 @@ async fn every_metric_of_the_contract_is_there_and_counts() {
         assert!(text.contains(&format!("defender_gateway_{line}")), "{line} in\n{text}");
     }
     for (outcome, status, count) in [("hit", 200, 1), ("forwarded", 200, 2), ("refused", 429, 1)] {
-        let line = format!(r#"defender_gateway_requests_total{{outcome="{outcome}",status="{status}"}} {count}"#);
+        let line = format!(
+            r#"defender_gateway_requests_total{{operation="history_by_definition",outcome="{outcome}",status="{status}"}} {count}"#
+        );
         assert!(text.contains(&line), "{line} in\n{text}");
     }
     running.finish().await;

@@ -106,11 +106,13 @@ impl Lanes {
     }
 
     /// The gateway's own quotas: one for all operations, or one for each in their order.
+    #[must_use]
     pub fn quotas(&self) -> impl ExactSizeIterator<Item = &quota::Quota> {
         self.0.own.iter().map(|lane| &lane.quota)
     }
 
     /// The queues for the gateway's own token, likewise.
+    #[must_use]
     pub fn queues(&self) -> impl ExactSizeIterator<Item = &queue::Queue<quota::Quota>> {
         self.0.own.iter().map(|lane| &lane.queue)
     }

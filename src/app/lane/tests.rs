@@ -271,8 +271,8 @@ async fn mixed_hour(quotas: usize) -> Vec<Vec<Duration>> {
         }
     });
     futures_util::future::join_all(callers).await;
-    let arrived = arrived.lock().unwrap().clone();
-    arrived
+    let arrived = arrived.lock().unwrap();
+    arrived.clone()
 }
 
 #[expect(clippy::ptr_arg, reason = "it is given to `map` over lists")]

@@ -107,16 +107,16 @@ fn agent(seed: u64, scans: u32, n: usize) -> Value {
     let machine = dice.hex(40);
     let application = dice.guid();
     // With each scan it has been seen again.
-    let seen =
+    let last_seen =
         jiff::Timestamp::constant(1_793_491_200, 0) + Duration::from_secs(60 * u64::from(scans) + dice.below(60));
     json!({
         "id": format!("{}_{machine}", org(seed)),
         "machineId": machine,
-        "lastSeen": time(seen),
+        "lastSeen": time(last_seen),
         "computerDnsName": format!("scanner-{n}.example.com"),
         "assignedApplicationId": application,
         "scannerSoftwareVersion": "7.1.1",
-        "lastCommandExecutionTimestamp": time(seen),
+        "lastCommandExecutionTimestamp": time(last_seen),
         "mdeClientVersion": "10.8295.22621.1195",
     })
 }

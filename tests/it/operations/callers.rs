@@ -44,7 +44,7 @@ fn ids(rows: &[Value], name: &str) -> BTreeSet<String> {
 #[tokio::test]
 async fn lists_are_read_page_by_page_whatever_the_links_look_like() {
     for link in ["present", "skip-token", "custom"] {
-        let scenario = format!("[history]\nnext_link = {link:?}\npage_size = 20\n");
+        let scenario = format!("[history]\nnext_link = {link:?}\npage_size = 20\n[[regions]]\nname = \"eu\"\n");
         let setup = Setup::new().simulator(|simulator| {
             *simulator = std::mem::take(simulator).with_scenario(&scenario).unwrap();
         });
@@ -66,7 +66,7 @@ async fn lists_are_read_page_by_page_whatever_the_links_look_like() {
 #[tokio::test]
 async fn history_is_read_page_by_page_with_the_same_body() {
     for link in ["present", "skip-token", "custom"] {
-        let scenario = format!("[history]\nnext_link = {link:?}\npage_size = 20\n");
+        let scenario = format!("[history]\nnext_link = {link:?}\npage_size = 20\n[[regions]]\nname = \"eu\"\n");
         let setup = Setup::new().simulator(|simulator| {
             *simulator = std::mem::take(simulator).with_scenario(&scenario).unwrap();
         });

@@ -89,7 +89,9 @@ async fn shared_and_kept_answers_are_those_that_each_would_have_got_alone() {
     ] {
         let setup = |merge: &str| {
             let setup = Setup::new().simulator(|simulator| {
-                *simulator = std::mem::take(simulator).with_scenario(scenario).unwrap();
+                *simulator = std::mem::take(simulator)
+                    .with_scenario(&format!("{scenario}[[regions]]\nname = \"eu\"\n"))
+                    .unwrap();
                 simulator.limits = vec!["100000/1m".parse().unwrap()];
             });
             setup

@@ -13,7 +13,7 @@ fn path(operation: Operation) -> String {
 
 #[tokio::test]
 async fn they_are_replaced_by_null_and_logged_nowhere() {
-    let setup = Setup::new().set("telemetry.log", "trace,h2=info");
+    let setup = Setup::new().set("telemetry.log", "trace");
     let spawned = setup
         .simulator(|simulator| simulator.history.secrets = true)
         .spawn()
