@@ -58,11 +58,12 @@ async fn statuses(address: &str, target: &str, methods: &[&str]) -> Vec<u16> {
         } else {
             "keep-alive"
         };
-        sent += &format!(
+        let request = format!(
             "{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
              X-HTTP-Method-Override: DELETE\r\nX-HTTP-Method: PATCH\r\nConnection: {connection}\r\n\r\n{body}",
             body.len()
         );
+        sent.push_str(&request);
     }
     // It may be refused before it is read whole.
     let _ = stream.write_all(sent.as_bytes()).await;
