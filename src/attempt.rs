@@ -18,7 +18,7 @@ use url::Url;
 
 use crate::BoxError;
 use crate::caller::{Caller, Name, Urgency};
-use crate::scan::{Answer, Holder, Request};
+use crate::scan::{Answer, Payer, Request};
 use crate::secret::Secret;
 use crate::telemetry::trace;
 
@@ -32,8 +32,8 @@ pub trait Load: Send + Sync + fmt::Debug {
         let _ = (place, start);
     }
 
-    /// Who holds the token that it will be asked with; `None`: the gateway. Known from the start, whatever is bound later.
-    fn holder(&self) -> Option<Holder>;
+    /// Whose calls it counts with. Known from the start, whatever is bound later.
+    fn payer(&self) -> Payer;
 
     /// The callers who benefit from the request last returned; the slot's cost is shared equally among them.
     fn beneficiaries(&self) -> Vec<Name>;

@@ -1,4 +1,4 @@
-//! A gateway in front of Defender for Endpoint's scan history.
+//! A gateway in front of Defender for Endpoint's authenticated scans: their definitions, scanners and history.
 //!
 //! ```text
 //! caller ─► server ─► request id ─► trace ─► count ─► respond ─► panic ─► guard ─► route ─► read ─► fair use ─► cache ─► fleet ─► coalesce
@@ -22,7 +22,7 @@
 //! | 3 | `respond` |
 //! | 2 | `cache` `fleet` `coalesce` `queue` `quota` `token` `region` `upstream` |
 //! | 1 | `scan` `caller` `attempt` |
-//! | 0 | `clock` `secret` `plain_text` `task` `machine` `memory` `net` `store` `telemetry` |
+//! | 0 | `operation` `clock` `secret` `plain_text` `task` `machine` `memory` `net` `store` `telemetry` |
 //! | aside | `sim`: the simulated upstream, imported by `cli` and tests only |
 
 pub mod admin;
@@ -38,6 +38,7 @@ pub mod fleet;
 pub mod machine;
 pub mod memory;
 pub mod net;
+pub mod operation;
 pub mod plain_text;
 pub mod queue;
 pub mod quota;

@@ -34,6 +34,7 @@ const FLOORS: &[(&[&str], bool)] = &[
             "plain_text",
             "machine",
             "memory",
+            "operation",
         ],
         true,
     ),

@@ -24,7 +24,7 @@ use crate::machine::{self, Machine};
 use crate::task::Tasks;
 use crate::telemetry::metrics::{Mode, ModeGauge, Registry};
 use crate::telemetry::trace::Exporter;
-use crate::{admin, server, stack};
+use crate::{admin, queue, quota, server, stack};
 
 /// A gateway whose listeners are bound and whose upkeep runs; [`Gateway::serve`] lets callers in.
 #[derive(Debug)]
@@ -78,13 +78,14 @@ impl Gateway {
         let (count, queue_metrics) = (built.ground.meters.count.clone(), built.ground.meters.queue.clone());
         announce(&built, machine);
         let (reloader, next) = Reloader::new(built, reload::Metrics::register(registry.root()));
-        let (quota, queue) = (lanes.quota().clone(), lanes.queue().clone());
+        let quotas: Arc<[_]> = lanes.quotas().cloned().collect();
+        let queues: Arc<[_]> = lanes.queues().cloned().collect();
         let connections = data.connections();
         registry.root().register_collector(Box::new(connections.clone()));
         let sources = problems::Sources {
             started: Instant::now(),
-            quota: quota.clone(),
-            queue: queue.clone(),
+            quotas: Arc::clone(&quotas),
+            queues: Arc::clone(&queues),
             queue_metrics,
             current: reloader.current(),
             configuration: reloader.configuration(),
@@ -93,8 +94,8 @@ impl Gateway {
         };
         let status = Status {
             started: Instant::now(),
-            quota,
-            queue,
+            quotas,
+            queues,
             count,
             connections,
             problems: Problems::start(sources, registry.root(), &tasks),
@@ -257,8 +258,9 @@ fn view(
             let health = health.clone();
             let gauge = registry.mode();
             Arc::new(move |exposition| {
-                scraped.quota.show();
-                scraped.queue.show();
+                scraped.quotas.iter().for_each(quota::Quota::show);
+                // What one queue shows takes the place of what another did: the one for history, which is asked most, comes last.
+                scraped.queues.iter().rev().for_each(queue::Queue::show);
                 scraped.count.callers().rank();
                 gauge.set(scraped.mode(&health).0);
                 registry.encode(exposition)

@@ -111,9 +111,9 @@ impl Ground {
     ) -> coalesce::Layer {
         let (waits, scarcity, slots) = (self.lanes.clone(), self.lanes.clone(), self.lanes.clone());
         let outlook = coalesce::Outlook {
-            wait: Arc::new(move |holder| waits.predicted_wait(holder)),
-            scarcity: Arc::new(move |holder| scarcity.scarcity(holder)),
-            slots: Arc::new(move |holder, until, most| slots.slots_until(holder, until, most)),
+            wait: Arc::new(move |payer| waits.predicted_wait(payer)),
+            scarcity: Arc::new(move |payer| scarcity.scarcity(payer)),
+            slots: Arc::new(move |payer, until, most| slots.slots_until(payer, until, most)),
         };
         coalesce::Layer::new(
             settings::coalesce(config, attempt),

@@ -33,8 +33,8 @@ struct Ring {
 #[derive(Clone, Debug)]
 pub(super) struct Sources {
     pub(super) count: count::Metrics,
-    pub(super) quota: quota::Quota,
-    pub(super) queue: crate::queue::Queue<quota::Quota>,
+    pub(super) quotas: Arc<[quota::Quota]>,
+    pub(super) queues: Arc<[crate::queue::Queue<quota::Quota>]>,
 }
 
 /// Counters since the start.
@@ -82,9 +82,8 @@ impl History {
         let counts = Counts::of(sources);
         let sample = Sample {
             counts,
-            waiting: sources.queue.snapshot().waiting,
-            remaining: sources
-                .quota
+            waiting: sources.queues.iter().map(|queue| queue.snapshot().waiting).sum(),
+            remaining: sources.quotas[0]
                 .snapshot()
                 .windows
                 .iter()
@@ -149,7 +148,7 @@ impl Counts {
             failed: ended(Outcome::Failed),
             invalid: ended(Outcome::Invalid),
             gone: ended(Outcome::Gone),
-            calls: sources.quota.snapshot().calls,
+            calls: super::status::calls(&sources.quotas),
         }
     }
 

@@ -14,7 +14,8 @@ use super::surroundings::Surroundings;
 use super::tended::{Tended, Upkeep};
 use super::{Error, settings};
 use crate::clock::Wall;
-use crate::config::Resolved;
+use crate::config::{self, Resolved};
+use crate::scan::Operation;
 use crate::task::Tasks;
 use crate::telemetry::trace::{self, Exporter, Tracer};
 use crate::{cache, coalesce, fleet, net, queue, quota, region, scan, server, stack, token, upstream};
@@ -90,8 +91,10 @@ impl Made {
     ) -> Result<(Self, Exporter), Error> {
         let plan = Plan::of(config, &surroundings)?;
         let net = connections(&plan.net, &surroundings)?;
+        let wall = Wall::system();
+        let (own, quota_metrics) = open_quotas(config, plan.attempt, &wall, tasks, root)?;
         let lane_meters = lane::Meters {
-            quota: quota::Metrics::register(root),
+            quota: quota_metrics,
             queue: queue::Metrics::register(root),
         };
         let meters = Meters {
@@ -100,9 +103,6 @@ impl Made {
             token: token::Metrics::register(root),
             fleet: settings::store(config).map(|_| fleet::Metrics::register(root)),
         };
-        let wall = Wall::system();
-        let quota_metrics = lane_meters.quota.clone();
-        let own = open_quota(config, plan.attempt, wall.clone(), tasks, (root, quota_metrics))?;
         let (tracer, exporter) = traces(config, &net, &wall, root)?;
         let ground = Ground {
             tracer,
@@ -271,7 +271,7 @@ impl Made {
         let fair_use = self.fair_use.as_ref().map(|tended| tended.part.clone());
         stack::Parts {
             trace: server::trace::Layer::new(ground.tracer.clone()),
-            respond: settings::respond(config, lanes.quota(), count.panics(), &ground.memory),
+            respond: settings::respond(config, lanes, &count.panics(), &ground.memory),
             count: server::count::Layer::new(count, settings::count(config)),
             guard: self.guard.clone(),
             read: self.read.clone(),
@@ -279,7 +279,7 @@ impl Made {
             cache: cache::Layer::new(
                 Arc::clone(&self.cache),
                 ground.tasks.clone(),
-                Arc::new(move |holder| cache_lanes.has_surplus(holder)),
+                Arc::new(move |payer| cache_lanes.has_surplus(payer)),
             ),
             request_memory: super::RequestMemoryLayer::new(Arc::clone(&ground.memory.waiting)),
             fleet: self
@@ -337,16 +337,48 @@ fn traces(config: &Resolved, net: &net::Client, wall: &Wall, root: &mut Registry
     Ok(Exporter::start(collector, net.clone(), wall.clone(), metrics))
 }
 
-/// The quota of this process, or the one that replicas share.
-pub(super) fn open_quota(
+/// The gateway's quotas: one for all operations, or one for each, with an `operation` in their metrics. Delegated tokens' quotas report to
+/// the metrics returned.
+pub(super) fn open_quotas(
     config: &Resolved,
+    attempt: Duration,
+    wall: &Wall,
+    tasks: &Tasks,
+    root: &mut Registry,
+) -> Result<(Vec<quota::Quota>, quota::Metrics), Error> {
+    if config.quota.scope == config::Scope::All {
+        let metrics = quota::Metrics::register(root);
+        let quota = open_quota(config, None, attempt, wall.clone(), tasks, (root, metrics.clone()))?;
+        return Ok((vec![quota], metrics));
+    }
+    let open = |operation: Operation| {
+        let label = ("operation".into(), operation.declaration().name.into());
+        let registry = root.sub_registry_with_label(label);
+        let metrics = quota::Metrics::register(registry);
+        open_quota(
+            config,
+            Some(operation),
+            attempt,
+            wall.clone(),
+            tasks,
+            (registry, metrics),
+        )
+    };
+    let quotas = Operation::ALL.into_iter().map(open).collect::<Result<_, _>>()?;
+    Ok((quotas, quota::Metrics::default()))
+}
+
+/// The quota of this process, or the one that replicas share: that of one operation, or of all.
+fn open_quota(
+    config: &Resolved,
+    operation: Option<Operation>,
     attempt: Duration,
     wall: Wall,
     tasks: &Tasks,
     (root, metrics): (&mut Registry, quota::Metrics),
 ) -> Result<quota::Quota, Error> {
-    let quota_config = settings::quota(config, attempt)?;
-    let Some(sharing) = settings::sharing(config) else {
+    let quota_config = settings::quota_of(operation, config, attempt)?;
+    let Some(sharing) = settings::sharing_of(operation, config) else {
         return quota::Quota::open(&quota_config, wall, metrics).map_err(Error::of("the quota's state file"));
     };
     let metrics = quota::shared::Metrics::register(root, metrics);

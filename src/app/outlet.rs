@@ -7,12 +7,12 @@ use http::{Request, Response, header};
 use prometheus_client::registry::Registry;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::made::{open_quota, region_client};
+use super::made::{open_quotas, region_client};
 use super::{Error, Surroundings, settings, token_proxy};
 use crate::BoxError;
 use crate::clock::Wall;
 use crate::config::Resolved;
-use crate::scan::Version;
+use crate::scan::Endpoint;
 use crate::secret::Secret;
 use crate::task::Tasks;
 use crate::{net, quota, region, token};
@@ -26,7 +26,8 @@ pub struct Outlet {
     net: net::Client,
     regions: region::Table,
     keeper: token::Keeper,
-    quota: quota::Quota,
+    /// One for all operations, or one for each.
+    quotas: Vec<quota::Quota>,
     wall: Wall,
     timeout: Duration,
     tasks: Tasks,
@@ -59,8 +60,7 @@ impl Outlet {
         let region_config = settings::regions(config)?;
         let attempt = settings::attempt(config, &net_config, &region_config);
         let regions = region::Table::new(region_config, region::Metrics::register(&mut registry));
-        let quota_metrics = quota::Metrics::register(&mut registry);
-        let quota = open_quota(config, attempt, wall.clone(), &tasks, (&mut registry, quota_metrics))?;
+        let (quotas, _) = open_quotas(config, attempt, &wall, &tasks, &mut registry)?;
         let [exchange, imds] = token_proxy::exchanges(&net, &config.credentials);
         let keeper = token::Keeper::start(
             settings::token(&config.credentials)?,
@@ -76,7 +76,7 @@ impl Outlet {
             net,
             regions,
             keeper,
-            quota,
+            quotas,
             wall,
             timeout: config.defender.timeout,
             tasks,
@@ -105,7 +105,7 @@ impl Outlet {
     /// What is left of the quota.
     #[must_use]
     pub fn quota(&self) -> quota::Snapshot {
-        self.quota.snapshot()
+        self.quotas[0].snapshot()
     }
 
     /// Makes one call, paid for like any other, to the nearest region: `body` as it is, with `query` if that is not empty. Waits for its
@@ -126,7 +126,7 @@ impl Outlet {
             .into_iter()
             .find(|row| row.selected && row.healthy);
         let mut url = (*row.ok_or(NoAnswer::NoRegion)?.url).clone();
-        url.set_path(Version::Latest.path());
+        url.set_path(&Endpoint::HISTORY.template());
         url.set_query(Some(query).filter(|query| !query.is_empty()));
         let request = Request::post(url.as_str())
             .header(header::AUTHORIZATION, format!("Bearer {}", bearer.expose()))
@@ -164,7 +164,7 @@ impl Outlet {
 
     async fn slot(&self, until: Instant) -> Result<quota::Permit, NoAnswer> {
         loop {
-            match self.quota.take(Instant::now()) {
+            match self.quotas[0].take(Instant::now()) {
                 Ok(permit) => return Ok(permit),
                 Err(Some(at)) if at <= until => sleep_until(at).await,
                 Err(_) => return Err(NoAnswer::Quota),

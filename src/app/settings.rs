@@ -7,12 +7,14 @@ use http::header::AUTHORIZATION;
 use prometheus_client::metrics::counter::Counter;
 
 use super::ground::Memory;
+use super::lane::Lanes;
 use super::status::Identity;
 use super::{Error, rate_limit};
 use crate::caller::Name;
-use crate::config::{self, Credential, ManagedEndpoint, OnUnknownPast, Pacing, Resolved};
+use crate::config::{self, Credential, ManagedEndpoint, OnUnknownPast, Pacing, Resolved, Scope};
 use crate::machine::Machine;
 use crate::memory::{DEFAULT_TOTAL, LEAST_TOTAL, Shares};
+use crate::scan::Operation;
 use crate::server::count::AccessLog;
 use crate::telemetry::trace::{self, Sampler};
 use crate::{admin, cache, coalesce, fleet, net, queue, quota, region, respond, server, store, token, upstream};
@@ -73,7 +75,15 @@ pub(super) fn regions(config: &Resolved) -> Result<region::Config, Error> {
 }
 
 pub(super) fn upstream(config: &Resolved) -> upstream::Config {
-    upstream::Config::new(config.defender.timeout)
+    let secrets = if config.definitions.pass_authentication_params {
+        upstream::Secrets::Passed
+    } else {
+        upstream::Secrets::Replaced
+    };
+    upstream::Config {
+        secrets,
+        ..upstream::Config::new(config.defender.timeout)
+    }
 }
 
 /// The longest that a paid call can take, all told: finding a host, connecting, signing in, waiting for memory, and the attempt.
@@ -105,6 +115,22 @@ pub(super) fn quota(config: &Resolved, attempt: Duration) -> Result<quota::Confi
         .state_file(config.quota.state_file.clone()))
 }
 
+/// The quota of one operation, or of all: each remembers its calls in a file of its own.
+pub(super) fn quota_of(
+    operation: Option<Operation>,
+    config: &Resolved,
+    attempt: Duration,
+) -> Result<quota::Config, Error> {
+    let quota = quota(config, attempt)?;
+    let (Some(operation), Some(path)) = (operation, &config.quota.state_file) else {
+        return Ok(quota);
+    };
+    let mut file = path.clone().into_os_string();
+    file.push(".");
+    file.push(operation.declaration().name);
+    Ok(quota.state_file(Some(file.into())))
+}
+
 /// Where the store is, if there is one.
 pub(super) fn store(config: &Resolved) -> Option<store::Config> {
     let address = config.store.address.clone()?;
@@ -116,24 +142,25 @@ pub(super) fn store(config: &Resolved) -> Option<store::Config> {
     })
 }
 
-/// How replicas share the quota, if they do.
-pub(super) fn sharing(config: &Resolved) -> Option<quota::shared::Config> {
+/// How replicas share the quota of one operation, or of all, if they do.
+pub(super) fn sharing_of(operation: Option<Operation>, config: &Resolved) -> Option<quota::shared::Config> {
     let store = store(config)?;
+    let prefix = &config.store.prefix;
+    let prefix = operation.map_or_else(
+        || prefix.clone(),
+        |operation| format!("{prefix}:{}", operation.declaration().name),
+    );
     let (tenant, application) = registration(config);
     let timing = quota::shared::Timing::new(store.timeout);
-    Some(quota::shared::Config::new(
-        store,
-        timing,
-        &config.store.prefix,
-        tenant,
-        application,
-    ))
+    Some(quota::shared::Config::new(store, timing, &prefix, tenant, application))
 }
 
 /// Where the shared ledger is, and the name of one of its keys, if replicas share the quota.
 #[must_use]
 pub fn ledger(config: &Resolved) -> Option<(store::Config, String)> {
-    let sharing = sharing(config)?;
+    let one = Some(Operation::HistoryByDefinition);
+    let operation = one.filter(|_| config.quota.scope == Scope::Operation);
+    let sharing = sharing_of(operation, config)?;
     Some((store(config)?, sharing.ledger_key()))
 }
 
@@ -141,13 +168,14 @@ pub fn ledger(config: &Resolved) -> Option<(store::Config, String)> {
 pub(super) fn fleet(config: &Resolved) -> Option<fleet::Config> {
     let settings = &config.store;
     let store = store(config).filter(|_| settings.answers && !config.cache.ttl.is_zero())?;
-    Some(fleet::Config::new(
+    let fleet = fleet::Config::new(
         store,
         &settings.prefix,
         registration(config),
         settings.answer_timeout,
         config.cache.ttl,
-    ))
+    );
+    Some(fleet.with_finished_ttl(config.cache.finished_ttl))
 }
 
 /// The tenant and the application that the quota and the answers belong to.
@@ -212,6 +240,7 @@ pub(super) fn count(config: &Resolved) -> server::count::Config {
 pub(super) fn cache(config: &Resolved, shares: &Shares) -> cache::Config {
     cache::Config {
         ttl: config.cache.ttl,
+        finished_ttl: config.cache.finished_ttl.max(config.cache.ttl),
         stale_while_revalidate: config.cache.stale_while_revalidate,
         stale_if_error: config.cache.stale_if_error,
         prefetch: if config.merge.enabled {
@@ -285,19 +314,20 @@ pub(super) fn coalesce(config: &Resolved, attempt: Duration) -> coalesce::Config
     }
 }
 
-pub(super) fn respond(config: &Resolved, quota: &quota::Quota, panics: Counter, memory: &Memory) -> respond::Layer {
+pub(super) fn respond(config: &Resolved, lanes: &Lanes, panics: &Counter, memory: &Memory) -> respond::Layer {
     let hosts = config
         .defender
         .regions
         .iter()
         .filter_map(|region| region.url.host_str());
-    let layer = respond::Layer::new(respond::Config {
-        upstream_hosts: hosts.map(str::to_ascii_lowercase).collect(),
+    let hosts: Vec<_> = hosts.map(str::to_ascii_lowercase).collect();
+    let layer = respond::Layer::by_quota(lanes.quotas().map(|quota| respond::Config {
+        upstream_hosts: hosts.clone(),
         rate_limit: rate_limit::of(quota.clone()),
-        panics,
+        panics: panics.clone(),
         token_owner: respond::TokenOwner::Gateway,
         large_answers: Some(Arc::clone(&memory.answers.large)),
-    })
+    }))
     .trusting(config.server.trusted_proxies.iter().copied());
     if config.credentials.passthrough {
         layer.without_rate_limit_for(AUTHORIZATION)

@@ -12,7 +12,7 @@ use super::problems::{Problems, Standing};
 use super::reload::Configuration;
 use crate::admin::Check;
 use crate::respond::Outcome;
-use crate::scan::Outcome as Served;
+use crate::scan::{Operation, Outcome as Served};
 use crate::server::{Connections, Incident, count};
 use crate::telemetry::metrics::Mode;
 use crate::{admin, cache, coalesce, fleet, queue, quota, region, server, token, upstream};
@@ -21,8 +21,10 @@ use crate::{admin, cache, coalesce, fleet, queue, quota, region, server, token, 
 #[derive(Clone, Debug)]
 pub(super) struct Status {
     pub(super) started: Instant,
-    pub(super) quota: quota::Quota,
-    pub(super) queue: queue::Queue<quota::Quota>,
+    /// One for all operations, or one for each in their order.
+    pub(super) quotas: Arc<[quota::Quota]>,
+    /// Likewise.
+    pub(super) queues: Arc<[queue::Queue<quota::Quota>]>,
     pub(super) count: count::Metrics,
     pub(super) connections: Connections,
     pub(super) problems: Problems,
@@ -69,7 +71,7 @@ impl Status {
         let problems = self.problems.look();
         let mode = if health.state() == admin::State::Draining {
             Mode::Draining
-        } else if self.quota.lost().is_some() {
+        } else if self.quotas.iter().any(|quota| quota.lost().is_some()) {
             Mode::StoreLost
         } else if problems.is_empty() {
             Mode::Normal
@@ -123,7 +125,15 @@ impl Status {
     }
 
     fn check_quota(&self) -> Check {
-        let snapshot = self.quota.snapshot();
+        let snapshots = self.quotas.iter().map(quota::Quota::snapshot);
+        // The one that orders the longest pause speaks for all.
+        let Some(snapshot) = snapshots.max_by_key(|snapshot| snapshot.paused) else {
+            return Check {
+                name: "quota",
+                ok: true,
+                text: String::new(),
+            };
+        };
         let left = |window: &quota::Window| format!("{} of {} left in {}", window.remaining, window.limit, window.name);
         let text = snapshot.paused.map_or_else(
             || snapshot.windows.iter().map(left).collect::<Vec<_>>().join(", "),
@@ -162,35 +172,32 @@ impl Status {
         })
     }
 
+    /// That of scan history by definition, which is all there is if all operations count together; and each one's windows if they do not.
     fn quota(&self) -> Value {
-        let snapshot = self.quota.snapshot();
-        let windows = snapshot.windows.iter().map(|window| {
-            json!({
-                "name": &*window.name,
-                "limit": window.limit,
-                "window_s": seconds(window.length),
-                "used": window.used,
-                "remaining": window.remaining,
-                "reset_s": seconds(window.reset),
-            })
-        });
-        json!({
-            "windows": windows.collect::<Vec<_>>(),
-            "pace": snapshot.pace.as_ref().map(pace),
-            "paused_until_s": snapshot.paused.map(seconds),
-            "in_flight": snapshot.in_flight,
-            "foreign_calls": snapshot.foreign,
-            "shared": snapshot.replicas.is_some(),
-            "replicas": snapshot.replicas,
-            "store_eviction": snapshot.eviction.map(|eviction| json!({
-                "policy": eviction.policy,
-                "may_evict_ledger": eviction.takes_any_key(),
-            })),
-        })
+        let mut quotas = self.quotas.iter().map(quota::Quota::snapshot);
+        let mut shown = quotas.next().as_ref().map(quota).unwrap_or_default();
+        if self.quotas.len() > 1 {
+            let operations = Operation::ALL.into_iter().zip(self.quotas.iter());
+            let windows = operations.map(|(operation, quota)| {
+                let name = operation.declaration().name.to_owned();
+                (name, windows(&quota.snapshot()))
+            });
+            shown["operations"] = Value::Object(windows.collect());
+        }
+        shown
     }
 
     fn queue(&self) -> Value {
-        let snapshot = self.queue.snapshot();
+        let mut snapshots = self.queues.iter().map(queue::Queue::snapshot);
+        let Some(mut snapshot) = snapshots.next() else {
+            return Value::Null;
+        };
+        for other in snapshots {
+            snapshot.waiting += other.waiting;
+            snapshot.callers = snapshot.callers.max(other.callers);
+            snapshot.predicted_wait = snapshot.predicted_wait.max(other.predicted_wait);
+            snapshot.shares.extend(other.shares);
+        }
         let shares = snapshot.shares.iter().map(|share| {
             json!({
                 "caller": share.name.as_str(),
@@ -213,8 +220,8 @@ impl Status {
     pub(super) fn sources(&self) -> Sources {
         Sources {
             count: self.count.clone(),
-            quota: self.quota.clone(),
-            queue: self.queue.clone(),
+            quotas: Arc::clone(&self.quotas),
+            queues: Arc::clone(&self.queues),
         }
     }
 
@@ -234,7 +241,7 @@ impl Status {
         let by = by.chain([("partial".to_owned(), json!(partial))]);
         json!({
             "requests": requests,
-            "upstream_calls": self.quota.snapshot().calls,
+            "upstream_calls": calls(&self.quotas),
             "by": by.collect::<serde_json::Map<_, _>>(),
         })
     }
@@ -285,6 +292,41 @@ fn check(standing: &Standing) -> Check {
             problem.advice
         ),
     }
+}
+
+/// How many calls all of them have let leave.
+pub(super) fn calls(quotas: &[quota::Quota]) -> u64 {
+    quotas.iter().map(|quota| quota.snapshot().calls).sum()
+}
+
+fn windows(snapshot: &quota::Snapshot) -> Value {
+    let windows = snapshot.windows.iter().map(|window| {
+        json!({
+            "name": &*window.name,
+            "limit": window.limit,
+            "window_s": seconds(window.length),
+            "used": window.used,
+            "remaining": window.remaining,
+            "reset_s": seconds(window.reset),
+        })
+    });
+    windows.collect()
+}
+
+fn quota(snapshot: &quota::Snapshot) -> Value {
+    json!({
+        "windows": windows(snapshot),
+        "pace": snapshot.pace.as_ref().map(pace),
+        "paused_until_s": snapshot.paused.map(seconds),
+        "in_flight": snapshot.in_flight,
+        "foreign_calls": snapshot.foreign,
+        "shared": snapshot.replicas.is_some(),
+        "replicas": snapshot.replicas,
+        "store_eviction": snapshot.eviction.as_ref().map(|eviction| json!({
+            "policy": eviction.policy,
+            "may_evict_ledger": eviction.takes_any_key(),
+        })),
+    })
 }
 
 fn pace(state: &quota::PaceState) -> Value {

@@ -34,7 +34,7 @@ impl Assembly {
         if pieces.iter().any(|piece| !alike(piece.source(), newest)) {
             return Err(Doubt::Shape);
         }
-        let version = request.version();
+        let endpoint = request.endpoint();
         if !lore.fits(request, pieces.iter().map(|piece| piece.len()).sum()) {
             // Alone, the request might have been cut off.
             return Err(Doubt::Longest);
@@ -43,7 +43,7 @@ impl Assembly {
         for (id, piece) in pieces.iter().enumerate() {
             rows.extend(piece.rows().map(|row| (id, row)));
         }
-        sort(&mut rows, || lore.ordering(version))?;
+        sort(&mut rows, || lore.ordering(endpoint))?;
         let sources = || pieces.iter().map(|piece| piece.source());
         // As the newest answer writes it that shows it.
         let spaced = sources().filter(|source| source.spacing.is_some());
@@ -52,10 +52,10 @@ impl Assembly {
         // Where none of them shows what is between two rows, an answer before has: their order could not be known otherwise.
         let shown = spacing.and_then(|spacing| spacing.between.clone());
         let between = shown
-            .or_else(|| lore.between(version))
+            .or_else(|| lore.between(endpoint))
             .unwrap_or_else(|| b",".as_slice().into());
         let stored = sources().map(|source| source.stored).min().unwrap_or(newest.stored);
-        let fresh_until = sources().map(|source| source.stored + source.ttl).min();
+        let fresh_until = pieces.iter().map(|piece| piece.fresh_until()).min();
         Ok(Self {
             answer: Answer {
                 status: StatusCode::OK,
@@ -64,7 +64,7 @@ impl Assembly {
             },
             asked: sources().map(|source| source.asked).min().unwrap_or(newest.asked),
             stored,
-            ttl: fresh_until.map_or(newest.ttl, |until| until.saturating_duration_since(stored)),
+            ttl: fresh_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(stored)),
         })
     }
 }

@@ -33,7 +33,7 @@ impl Cache {
         answer: &Answer,
         rows: Option<&Rows>,
         (asked, stored): (Instant, Instant),
-        ttl: Duration,
+        ttls: &[Duration],
         prefetched: Option<&Request>,
     ) {
         let (Some(lore), Some(rows)) = (&self.lore, rows) else {
@@ -43,7 +43,7 @@ impl Cache {
             return;
         }
         let has_piece = |id| {
-            let piece = self.piece(request.version(), id);
+            let piece = self.piece(request.endpoint(), id);
             piece.is_some_and(|piece| piece.source().asked >= asked)
         };
         // Those of the same answer, or of a later one.
@@ -51,10 +51,10 @@ impl Cache {
             return;
         }
         if self.config.prefetch == Prefetch::On {
-            self.popularity.renewed(request, stored + ttl);
+            self.popularity.renewed(request, stored, ttls);
         }
         let unasked: HashSet<&str> = prefetched.into_iter().flat_map(Request::ids).collect();
-        let pieces = Piece::cut(request, answer, rows, (asked, stored), ttl);
+        let pieces = Piece::cut(request, answer, rows, (asked, stored), ttls);
         for (id, piece) in request.ids().zip(pieces) {
             let piece = if unasked.contains(id) {
                 piece.prefetched(self.metrics.prefetched())
@@ -62,9 +62,9 @@ impl Cache {
                 piece
             };
             let newer = self
-                .piece(request.version(), id)
+                .piece(request.endpoint(), id)
                 .is_some_and(|other| other.source().asked >= asked);
-            let key = Key::of_rows(request.version(), id);
+            let key = Key::of_rows(request.endpoint(), id);
             let weight = piece.weight(&key);
             if !newer && u64::from(weight) <= self.config.max_size {
                 self.put(key, Stored::Piece(Arc::new(piece)), weight);
@@ -74,10 +74,20 @@ impl Cache {
 
     /// Keeps the rows of an answer to a call that was made for several.
     pub(super) fn keep_united(&self, request: &Request, prefetched: Option<&Request>, answer: &Answer, asked: Instant) {
+        if self.is_off() {
+            return;
+        }
         let rows = self.rows(request, answer);
         let stored = Instant::now().checked_sub(answer.age());
-        if let (Some(ttl), Some(stored)) = (self.ttl(answer), stored) {
-            self.keep_pieces(request, answer, rows.as_ref(), (asked, stored), ttl, prefetched);
+        if let (Some(lifetimes), Some(stored)) = (self.freshness(request, answer, rows.as_ref()), stored) {
+            self.keep_pieces(
+                request,
+                answer,
+                rows.as_ref(),
+                (asked, stored),
+                &lifetimes.ids,
+                prefetched,
+            );
         }
     }
 }

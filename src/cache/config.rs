@@ -18,6 +18,8 @@ pub struct Config {
     /// For how long an answer is fresh. Without prefetching each entry's own time is up to a tenth shorter, so that answers fetched
     /// together do not all have to be renewed together. Zero switches the cache off.
     pub ttl: Duration,
+    /// For how long the history of a finished session is fresh; no shorter than `ttl`.
+    pub finished_ttl: Duration,
     /// For how long after that a stale answer is served at once, while a new one is fetched from surplus quota, if there is any.
     pub stale_while_revalidate: Duration,
     /// For how long after its freshness a stale answer is served when no new one can be had.
@@ -39,6 +41,7 @@ impl Config {
     /// After this long nothing that was stored is of use to anybody.
     pub(super) fn kept(&self) -> Duration {
         self.ttl
+            .max(self.finished_ttl)
             .saturating_add(self.longest_staleness())
             .min(Duration::from_hours(24 * 365))
     }
@@ -53,6 +56,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             ttl: Duration::from_secs(30),
+            finished_ttl: Duration::from_hours(6),
             stale_while_revalidate: Duration::from_mins(1),
             stale_if_error: Duration::from_mins(10),
             prefetch: Prefetch::Off,

@@ -87,6 +87,7 @@ mod tests {
 
     const CONFIG: Config = Config {
         ttl: Duration::from_secs(30),
+        finished_ttl: Duration::from_hours(6),
         stale_while_revalidate: Duration::from_mins(1),
         stale_if_error: Duration::from_mins(10),
         prefetch: crate::cache::Prefetch::Off,

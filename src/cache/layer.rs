@@ -20,12 +20,12 @@ use crate::cache::parts::Parts;
 use crate::cache::wanted::Wanted;
 use crate::cache::{Cache, NotCached};
 use crate::caller::{Caller, Freshness, Urgency};
-use crate::scan::{Call, Forward, Holder, Outcome, Request, ResponseKind, Served, Status};
+use crate::scan::{Call, Endpoint, Forward, Outcome, Payer, Request, ResponseKind, Served, Status};
 use crate::task::Tasks;
 
-/// Whether there is quota that nobody will miss, for calls with the token of that holder: only then is a stale entry renewed in the
+/// Whether there is quota that nobody will miss, for calls that are paid for so: only then is a stale entry renewed in the
 /// background.
-pub type Surplus = Arc<dyn Fn(Option<Holder>) -> bool + Send + Sync>;
+pub type Surplus = Arc<dyn Fn(Payer) -> bool + Send + Sync>;
 
 /// How long a background fetch may wait for its slot. It is made from surplus, so it should not wait at all.
 const RENEWAL_WAIT: Duration = Duration::from_secs(1);
@@ -130,6 +130,11 @@ where
             cache.count(Handling::Hit);
             return Either::Left(ready(Ok(serve(entry, now, Outcome::Hit, None))));
         }
+        if let Some((answer, list)) = cache.entity_in_list(&call.request, wanted, now) {
+            cache.count(Handling::Hit);
+            let served = serve(&list, now, Outcome::Hit, Some("list"));
+            return Either::Left(ready(Ok(Served { answer, ..served })));
+        }
         let parts = Parts::find(cache, &call.request, wanted, now);
         if let Some(assembly) = parts.as_ref().and_then(Parts::whole) {
             cache.count(Handling::Hit);
@@ -178,13 +183,13 @@ where
             Forward::Partial => Handling::Partial,
             Forward::Bypass => Handling::Bypass,
         });
-        let inner = self.inner.clone();
+        let (inner, endpoint) = (self.inner.clone(), call.request.endpoint());
         let asked = match partial {
             Some((parts, missing)) => ask_for_missing(inner, call, forward, parts, missing, Arc::clone(cache)).boxed(),
             None => ask(inner, call, forward).boxed(),
         };
         Either::Right(match reserve {
-            Some(entry) => self.with_reserve(asked, entry).boxed(),
+            Some(entry) => self.with_reserve(endpoint, asked, entry).boxed(),
             None => asked,
         })
     }
@@ -192,6 +197,7 @@ where
     /// Falls back on a stale entry when no better answer can be had.
     fn with_reserve(
         &self,
+        endpoint: Endpoint,
         asked: BoxFuture<'static, Result<Served, BoxError>>,
         entry: Arc<Entry>,
     ) -> impl Future<Output = Result<Served, BoxError>> + Send + use<S> {
@@ -200,7 +206,7 @@ where
         async move {
             let result = asked.await;
             let now = Instant::now();
-            let failed = has_failed(&result);
+            let failed = has_failed(endpoint, &result);
             if let Some(attempt) = attempt {
                 attempt.finish(failed, now);
             }
@@ -221,11 +227,11 @@ where
         if entry.renewal().is_due(now) {
             wanted.note(call, entry.fresh_until());
         }
-        let holder = call.request.holder();
-        if !surplus(holder) {
+        let payer = call.request.payer();
+        if !surplus(payer) {
             return;
         }
-        while let Some(call) = wanted.next(holder) {
+        while let Some(call) = wanted.next(payer) {
             // It may have been renewed, or dropped, since it was wanted.
             let stale = |entry: &Arc<Entry>| entry.age(now).remaining().is_none();
             if let Some(entry) = self.shared.cache.find(call.request.key(), now).filter(stale)
@@ -248,13 +254,14 @@ where
                 ..Caller::clone(&call.caller)
             }),
         };
+        let endpoint = call.request.endpoint();
         let asked = self.inner.clone().oneshot(call);
         self.shared.tasks.spawn("cache renewal", async move {
             let result = asked.await;
             if let Err(error) = &result {
                 tracing::debug!(%error, "a stale entry could not be renewed");
             }
-            attempt.finish(has_failed(&result), Instant::now());
+            attempt.finish(has_failed(endpoint, &result), Instant::now());
         });
     }
 }
@@ -290,16 +297,16 @@ impl Drop for Attempt {
     }
 }
 
-fn has_failed(result: &Result<Served, BoxError>) -> bool {
+fn has_failed(endpoint: Endpoint, result: &Result<Served, BoxError>) -> bool {
     match result {
-        Ok(served) => !is_answer(served),
+        Ok(served) => !is_answer(endpoint, served),
         Err(_) => true,
     }
 }
 
 /// Whether what came is an answer of Defender's to the question. Only answers are stored: of those it is known already.
-fn is_answer(served: &Served) -> bool {
-    served.status.stored || served.outcome == Outcome::Hit || ResponseKind::of(&served.answer).is_answer()
+fn is_answer(endpoint: Endpoint, served: &Served) -> bool {
+    served.status.stored || served.outcome == Outcome::Hit || ResponseKind::of(endpoint, &served.answer).is_answer()
 }
 
 async fn ask<S>(inner: S, call: Call, forward: Forward) -> Result<Served, BoxError>
@@ -332,7 +339,7 @@ where
         caller: Arc::clone(&call.caller),
     };
     let rest = ask(inner.clone(), part, Forward::Partial).await?;
-    if !is_answer(&rest) {
+    if !is_answer(missing.endpoint(), &rest) {
         // It would not be better for more ids.
         return Ok(rest);
     }

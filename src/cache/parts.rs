@@ -29,11 +29,11 @@ impl Parts {
         // Whole, the upstream might refuse a question for more ids than any that it has answered.
         let lore = cache
             .lore()
-            .filter(|lore| plain && lore.takes(request.version(), request.ids().len()))?;
+            .filter(|lore| plain && lore.takes(request.endpoint(), request.ids().len()))?;
         let fresh = |piece: &Arc<Piece>| judge(cache.config(), wanted, piece.age(now), Health::Good) == Verdict::Fresh;
         let pieces: Vec<_> = request
             .ids()
-            .map(|id| cache.piece(request.version(), id).filter(fresh))
+            .map(|id| cache.piece(request.endpoint(), id).filter(fresh))
             .collect();
         pieces.iter().any(Option::is_some).then(|| Self {
             request: Arc::clone(request),
@@ -51,13 +51,13 @@ impl Parts {
 
     /// The question for what is missing; `None` when nothing is, or when the pieces could not be put together with what would come.
     pub(super) fn missing(&self) -> Option<Request> {
-        self.lore.ordering(self.request.version()).ok()?;
+        self.lore.ordering(self.request.endpoint()).ok()?;
         let ids = self.request.ids().zip(&self.pieces);
         let missing = ids.filter(|(_, piece)| piece.is_none()).map(|(id, _)| id);
         // It fails when no id is missing.
         match self.prefetch {
-            Prefetch::On => Request::all(self.request.version(), missing).ok(),
-            Prefetch::Off => Request::plain(self.request.version(), missing).ok(),
+            Prefetch::On => Request::all(self.request.endpoint(), missing).ok(),
+            Prefetch::Off => Request::plain(self.request.endpoint(), missing).ok(),
         }
     }
 
@@ -74,7 +74,13 @@ impl Parts {
         // What another replica got has an age already.
         let now = Instant::now();
         let stored = rest.age.and_then(|age| now.checked_sub(age)).unwrap_or(now);
-        let new = Piece::cut(missing, answer, &rows, (stored, stored), cache.config().ttl);
+        let new = Piece::cut(
+            missing,
+            answer,
+            &rows,
+            (stored, stored),
+            &cache.lifetimes(missing, Some(&rows)).ids,
+        );
         let gaps = self.pieces.iter_mut().filter(|piece| piece.is_none());
         for (gap, piece) in gaps.zip(new) {
             *gap = Some(Arc::new(piece));

@@ -16,6 +16,8 @@ use crate::scan::{Answer, Fields, Key, Layout, Request, Rows};
 #[derive(Debug)]
 pub(super) struct Piece {
     source: Arc<Source>,
+    /// For how long it is fresh after its answer came.
+    ttl: Duration,
     /// The rows, one after the other.
     text: Box<[u8]>,
     rows: Box<[Row]>,
@@ -43,7 +45,6 @@ pub(super) struct Source {
     number: u64,
     pub(super) asked: Instant,
     pub(super) stored: Instant,
-    pub(super) ttl: Duration,
     pub(super) headers: Fields,
     /// What stands around the rows, brackets included.
     pub(super) before: Bytes,
@@ -101,13 +102,14 @@ pub(super) struct Slice<'a> {
 }
 
 impl Piece {
-    /// Cuts an answer to `request` into one piece for each id, in the order of the ids. Nothing of the answer's own buffer is kept.
+    /// Cuts an answer to `request` into one piece for each id, in the order of the ids, each fresh for as long as its place in `ttls` says.
+    /// Nothing of the answer's own buffer is kept.
     pub(super) fn cut(
         request: &Request,
         answer: &Answer,
         rows: &Rows,
         (asked, stored): (Instant, Instant),
-        ttl: Duration,
+        ttls: &[Duration],
     ) -> Vec<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let (before, after) = rows.envelope();
@@ -115,7 +117,6 @@ impl Piece {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             asked,
             stored,
-            ttl,
             headers: answer.without_passing_fields().headers,
             before: Bytes::copy_from_slice(before),
             after: Bytes::copy_from_slice(after),
@@ -132,13 +133,14 @@ impl Piece {
                 time: time.map_or((0, 0), |time| (small(time.start), small(time.end))),
             });
         }
-        let piece = |(text, rows): (Vec<u8>, Vec<Row>)| Self {
+        let piece = |((text, rows), ttl): ((Vec<u8>, Vec<Row>), &Duration)| Self {
             source: Arc::clone(&source),
+            ttl: *ttl,
             text: text.into(),
             rows: rows.into(),
             prefetched: None,
         };
-        parts.into_iter().map(piece).collect()
+        parts.into_iter().zip(ttls).map(piece).collect()
     }
 
     /// The same, counted as one that nobody waited for.
@@ -163,10 +165,15 @@ impl Piece {
         &self.source
     }
 
+    /// When it becomes stale.
+    pub(super) fn fresh_until(&self) -> Instant {
+        self.source.stored + self.ttl
+    }
+
     pub(super) fn age(&self, now: Instant) -> Age {
         Age {
             age: now.saturating_duration_since(self.source.stored),
-            ttl: self.source.ttl,
+            ttl: self.ttl,
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use foldhash::quality::RandomState;
 use tokio::time::Instant;
 
-use crate::scan::{Request, Version};
+use crate::scan::{Endpoint, Request};
 
 /// What was counted is worth a third of it after so long.
 const FADES: Duration = Duration::from_mins(2);
@@ -24,7 +24,7 @@ const OFTEN: f64 = 1.5;
 /// A call that asked for an id may take so long until another one asks for it without anybody who waits for it.
 const UNDER_WAY: Duration = Duration::from_secs(10);
 
-/// Most ids that are counted, for each version.
+/// Most ids that are counted, for each endpoint.
 const MOST: usize = 8192;
 
 /// A question for more ids than this fills calls by itself; to count it would only cost time.
@@ -33,7 +33,7 @@ const MOST_OF_ONE: usize = 256;
 /// How often each id is asked for.
 #[derive(Debug, Default)]
 pub(super) struct Popularity {
-    versions: [Mutex<Counted>; Version::ALL.len()],
+    endpoints: [Mutex<Counted>; Endpoint::COUNT],
 }
 
 #[derive(Debug, Default)]
@@ -77,7 +77,7 @@ impl Popularity {
         if request.ids().len() > MOST_OF_ONE {
             return;
         }
-        let mut counted = self.counted(request.version());
+        let mut counted = self.counted(request.endpoint());
         for id in request.ids() {
             if let Some(interest) = counted.ids.get_mut(id) {
                 interest.count = interest.count_at(now) + 1.0;
@@ -94,12 +94,12 @@ impl Popularity {
         }
     }
 
-    /// The rows of these ids are there, and fresh until then.
-    pub(super) fn renewed(&self, request: &Request, fresh_until: Instant) {
-        let mut counted = self.counted(request.version());
-        for id in request.ids() {
+    /// The rows of these ids have come, and each is fresh for as long as its place in `ttls` says.
+    pub(super) fn renewed(&self, request: &Request, stored: Instant, ttls: &[Duration]) {
+        let mut counted = self.counted(request.endpoint());
+        for (id, ttl) in request.ids().zip(ttls) {
             if let Some(interest) = counted.ids.get_mut(id) {
-                interest.fresh_until = Some(fresh_until);
+                interest.fresh_until = Some(stored + *ttl);
                 interest.under_way_until = None;
             }
         }
@@ -114,7 +114,7 @@ impl Popularity {
         now: Instant,
         until: Instant,
     ) -> Vec<Box<str>> {
-        let mut counted = self.counted(asked.version());
+        let mut counted = self.counted(asked.endpoint());
         let under_way = Some(now + UNDER_WAY);
         for id in asked.ids() {
             if let Some(interest) = counted.ids.get_mut(id) {
@@ -134,9 +134,9 @@ impl Popularity {
         wanted.into_iter().map(|(_, id)| id).collect()
     }
 
-    fn counted(&self, version: Version) -> MutexGuard<'_, Counted> {
+    fn counted(&self, endpoint: Endpoint) -> MutexGuard<'_, Counted> {
         // Nothing in here panics halfway through a change.
-        self.versions[version as usize]
+        self.endpoints[endpoint.index()]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
@@ -165,7 +165,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn request(ids: &[&str]) -> Request {
-        Request::plain(Version::Latest, ids.iter().copied()).unwrap()
+        Request::plain(Endpoint::HISTORY, ids.iter().copied()).unwrap()
     }
 
     #[tokio::test(start_paused = true)]
@@ -177,8 +177,8 @@ mod tests {
                 popularity.note(&request(&[id]), start);
             }
         }
-        popularity.renewed(&request(&["a", "b", "c", "asked", "fresh"]), start + 30 * SECOND);
-        popularity.renewed(&request(&["fresh"]), start + 60 * SECOND);
+        popularity.renewed(&request(&["a", "b", "c", "asked", "fresh"]), start, &[30 * SECOND; 5]);
+        popularity.renewed(&request(&["fresh"]), start, &[60 * SECOND]);
         let worth = |after: u32| {
             let now = start + after * SECOND;
             popularity.worth_prefetching(&request(&["asked"]), 10, now, now + 3 * SECOND)
@@ -202,8 +202,8 @@ mod tests {
         for n in 0..2 * MOST {
             popularity.note(&request(&[&n.to_string()]), now);
         }
-        assert_eq!(popularity.counted(Version::Latest).ids.len(), MOST);
+        assert_eq!(popularity.counted(Endpoint::HISTORY).ids.len(), MOST);
         popularity.note(&request(&["x"]), now + LATELY + SECOND);
-        assert_eq!(popularity.counted(Version::Latest).ids.len(), 1);
+        assert_eq!(popularity.counted(Endpoint::HISTORY).ids.len(), 1);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,12 +12,17 @@ use tokio::time::Instant;
 
 use crate::cache::assembly::Assembly;
 use crate::cache::entry::Entry;
+use crate::cache::judge::{Health, Verdict, judge};
 use crate::cache::metrics::Handling;
 use crate::cache::piece::Piece;
 use crate::cache::popularity::Popularity;
 use crate::cache::{Config, Metrics, Prefetch};
+use crate::caller::Freshness;
 use crate::memory::{MemoryBudget, Reservation};
-use crate::scan::{Answer, Fields, Keep, Key, Lore, Request, ResponseKind, Version};
+use crate::operation::{Kept, Lifetime};
+use crate::scan::{
+    Answer, Endpoint, EntityForm, Fields, Keep, Key, Lore, Request, ResponseKind, Rows, Target, finished,
+};
 
 /// What callers hold of smaller bodies is not counted.
 const SMALL: usize = 4 * 1024;
@@ -45,6 +50,8 @@ pub struct Cache {
     unsettled: AtomicU64,
     /// Bodies of entries, and of those that callers have yet to take although they are no entries any more.
     held: Arc<MemoryBudget>,
+    /// By endpoint, whether single entities were last answered in a `value`.
+    wrapped: Arc<[AtomicBool; Endpoint::COUNT]>,
 }
 
 impl Cache {
@@ -61,6 +68,7 @@ impl Cache {
             metrics,
             popularity: Arc::default(),
             unsettled: AtomicU64::new(0),
+            wrapped: Arc::default(),
         }
     }
 
@@ -87,6 +95,7 @@ impl Cache {
             popularity: Arc::clone(&self.popularity),
             unsettled: AtomicU64::new(0),
             held: Arc::clone(&self.held),
+            wrapped: Arc::clone(&self.wrapped),
         }
     }
 
@@ -149,8 +158,8 @@ impl Cache {
     }
 
     /// The rows of one id.
-    pub(super) fn piece(&self, version: Version, id: &str) -> Option<Arc<Piece>> {
-        match self.entries.get(&Key::of_rows(version, id))? {
+    pub(super) fn piece(&self, endpoint: Endpoint, id: &str) -> Option<Arc<Piece>> {
+        match self.entries.get(&Key::of_rows(endpoint, id))? {
             Stored::Piece(piece) => Some(piece),
             Stored::Answer(_) => None,
         }
@@ -163,16 +172,22 @@ impl Cache {
         if self.is_off() || self.entry(key).is_some_and(|entry| entry.asked() >= asked) {
             return;
         }
+        if answer.may_hold_secrets(request.endpoint()) {
+            return;
+        }
         let rows = self.rows(request, answer);
+        // Its writer may be configured otherwise.
+        let lifetimes = self.lifetimes(request, rows.as_ref()).at_most(ttl);
+        let ttl = lifetimes.whole;
         if let (Some(lore), Some(rows)) = (self.lore(), &rows) {
             // Nobody else in this process has seen it; without lessons a replica that mostly follows could put nothing together.
             if request.asks_for_all() {
-                lore.learn_all(request.version(), rows);
+                lore.learn_all(request.endpoint(), rows);
             } else {
-                lore.learn(request.version(), rows);
+                lore.learn(request.endpoint(), rows);
             }
         }
-        self.keep_pieces(request, answer, rows.as_ref(), (asked, stored), ttl, None);
+        self.keep_pieces(request, answer, rows.as_ref(), (asked, stored), &lifetimes.ids, None);
         self.insert(key, Entry::at(key, answer, (asked, stored), ttl));
     }
 
@@ -239,24 +254,116 @@ impl Cache {
         self.entries.invalidate(request.key());
         if self.lore.is_some() && request.is_whole() {
             for id in request.ids() {
-                self.entries.invalidate(&Key::of_rows(request.version(), id));
+                self.entries.invalidate(&Key::of_rows(request.endpoint(), id));
             }
         }
     }
 
     /// For how long an answer is fresh; `None` when it must not be stored.
-    pub(super) fn ttl(&self, answer: &Answer) -> Option<Duration> {
-        let ttl = match answer.status {
-            StatusCode::OK => self.config.ttl,
-            StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => self.config.ttl.min(Config::NEGATIVE_TTL),
+    pub(super) fn freshness(&self, request: &Request, answer: &Answer, rows: Option<&Rows>) -> Option<Lifetimes> {
+        let longest = match answer.status {
+            StatusCode::OK => Duration::MAX,
+            StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => Config::NEGATIVE_TTL,
             _ => return None,
         };
-        let shorter = match self.config.prefetch {
-            Prefetch::Off => rand::random::<f64>() / 10.0,
+        if forbids_storing(&answer.headers) || answer.may_hold_secrets(request.endpoint()) {
+            return None;
+        }
+        let factor = match self.config.prefetch {
+            Prefetch::Off => 1.0 - rand::random::<f64>() / 10.0,
             // What is renewed together is renewed in one call.
-            Prefetch::On => 0.0,
+            Prefetch::On => 1.0,
         };
-        (!ttl.is_zero() && !forbids_storing(&answer.headers)).then(|| ttl.mul_f64(1.0 - shorter))
+        Some(self.lifetimes(request, rows).at_most(longest).times(factor))
+    }
+
+    /// For how long an answer with these rows is fresh, and for how long what it says about each id.
+    pub(super) fn lifetimes(&self, request: &Request, rows: Option<&Rows>) -> Lifetimes {
+        let Config { ttl, finished_ttl, .. } = self.config;
+        let can_finish = request.endpoint().operation.declaration().lifetime == Lifetime::Finished;
+        let ids: Vec<_> = match rows {
+            Some(rows) if can_finish => {
+                let finished = finished(request, rows).into_iter();
+                finished
+                    .map(|finished| if finished { finished_ttl } else { ttl })
+                    .collect()
+            }
+            _ => vec![ttl; request.ids().len()],
+        };
+        Lifetimes {
+            whole: ids.iter().min().copied().unwrap_or(ttl),
+            ids,
+        }
+    }
+
+    /// The answer to a question for one entity, out of a fresh list that holds it, and the list's entry.
+    pub(super) fn entity_in_list(
+        &self,
+        request: &Request,
+        wanted: &Freshness,
+        now: Instant,
+    ) -> Option<(Answer, Arc<Entry>)> {
+        let Kept::InList(list) = request.endpoint().operation.declaration().kept else {
+            return None;
+        };
+        if !request.is_bare() {
+            return None;
+        }
+        let endpoint = Endpoint {
+            operation: list,
+            ..request.endpoint()
+        };
+        let list = Request::get(&Target { endpoint, id: None }, None).ok()?;
+        let entry = self.find(list.key(), now).filter(|entry| !entry.is_negative())?;
+        if judge(&self.config, wanted, entry.age(now), Health::Good) != Verdict::Fresh {
+            return None;
+        }
+        let form = self.form(request.endpoint()).load(Ordering::Relaxed);
+        let form = if form { EntityForm::Wrapped } else { EntityForm::Bare };
+        let body = form.entity_in(request, &entry.answer().body)?;
+        let answer = Answer {
+            body,
+            ..entry.answer().clone()
+        };
+        Some((answer, entry))
+    }
+
+    /// Learns from the upstream's own answer how it answers questions for one entity.
+    fn learn_form(&self, request: &Request, answer: &Answer) {
+        let declared = request.endpoint().operation.declaration();
+        if answer.status == StatusCode::OK && matches!(declared.kept, Kept::InList(_)) {
+            let is_wrapped = EntityForm::of(&answer.body) == EntityForm::Wrapped;
+            self.form(request.endpoint()).store(is_wrapped, Ordering::Relaxed);
+        }
+    }
+
+    fn form(&self, endpoint: Endpoint) -> &AtomicBool {
+        &self.wrapped[endpoint.index()]
+    }
+}
+
+/// For how long an answer is fresh.
+#[derive(Debug)]
+pub(super) struct Lifetimes {
+    /// As a whole: until the first of its parts is stale.
+    pub(super) whole: Duration,
+    /// By id.
+    pub(super) ids: Vec<Duration>,
+}
+
+impl Lifetimes {
+    fn at_most(self, longest: Duration) -> Self {
+        Self {
+            whole: self.whole.min(longest),
+            ids: self.ids.into_iter().map(|ttl| ttl.min(longest)).collect(),
+        }
+    }
+
+    fn times(self, factor: f64) -> Self {
+        Self {
+            whole: self.whole.mul_f64(factor),
+            ids: self.ids.into_iter().map(|ttl| ttl.mul_f64(factor)).collect(),
+        }
     }
 }
 
@@ -282,7 +389,7 @@ impl Keep for Cache {
         let is_answer = match &rows {
             // Its shape has been seen already.
             Some(_) => answer.may_be_json(),
-            None => ResponseKind::of(answer).is_answer(),
+            None => ResponseKind::of(request.endpoint(), answer).is_answer(),
         };
         if !is_answer {
             // It says nothing about the question: neither does anybody else get it, nor does it take the place of an answer.
@@ -293,16 +400,19 @@ impl Keep for Cache {
         if self.entry(key).is_some_and(|entry| entry.asked() > asked) {
             return None;
         }
+        self.learn_form(request, answer);
         let age = answer.age();
         // One that is older than this machine runs is as stale as any.
-        let (Some(ttl), Some(stored)) = (self.ttl(answer), Instant::now().checked_sub(age)) else {
+        let lifetimes = self.freshness(request, answer, rows.as_ref());
+        let (Some(lifetimes), Some(stored)) = (lifetimes, Instant::now().checked_sub(age)) else {
             self.forget(request);
             return None;
         };
+        let ttl = lifetimes.whole;
         if answer.status != StatusCode::OK {
             self.forget(request);
         }
-        self.keep_pieces(request, answer, rows.as_ref(), (asked, stored), ttl, None);
+        self.keep_pieces(request, answer, rows.as_ref(), (asked, stored), &lifetimes.ids, None);
         let own = Answer {
             body: Bytes::copy_from_slice(&answer.body),
             ..answer.clone()

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::time::Instant;
 
 use crate::caller::Caller;
-use crate::scan::{Call, Holder, Key, Request};
+use crate::scan::{Call, Key, Payer, Request};
 
 /// Questions to which somebody was given a stale answer.
 #[derive(Debug, Default)]
@@ -54,13 +54,13 @@ impl Wanted {
         }
     }
 
-    /// Takes out the one that has been stale for longest, of those that the token of `holder` is used for.
-    pub(super) fn next(&self, holder: Option<Holder>) -> Option<Call> {
+    /// Takes out the one that has been stale for longest, of those that are paid for so.
+    pub(super) fn next(&self, payer: Payer) -> Option<Call> {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = waiting
             .questions
             .iter()
-            .filter(|(_, question)| question.request.holder() == holder)
+            .filter(|(_, question)| question.request.payer() == payer)
             .min_by_key(|(_, question)| question.fresh_until)
             .map(|(key, _)| key.clone())?;
         waiting.bytes -= key.len();
@@ -86,7 +86,7 @@ mod tests {
             wanted.note(&ask(id), at(seconds));
         }
         let mut order = Vec::new();
-        while let Some(call) = wanted.next(None) {
+        while let Some(call) = wanted.next(Payer::HISTORY) {
             order.extend(call.request.ids().map(str::to_owned));
         }
         assert_eq!(order, ["b", "c", "a"]);
@@ -94,7 +94,7 @@ mod tests {
         for n in 0..20_000 {
             wanted.note(&ask(&format!("{n}{long}")), at(0));
         }
-        let count = std::iter::from_fn(|| wanted.next(None)).count();
+        let count = std::iter::from_fn(|| wanted.next(Payer::HISTORY)).count();
         assert_eq!(count, Wanted::MOST);
         assert_eq!(wanted.0.lock().unwrap().bytes, 0);
     }

@@ -13,7 +13,7 @@ use crate::coalesce::company::Trip;
 use crate::coalesce::merge::Pool;
 use crate::coalesce::news::{Arrival, Inbox, Landing, Role};
 use crate::coalesce::waiter::{Lead, Waiters};
-use crate::scan::{Holder, Request};
+use crate::scan::{Payer, Request};
 use crate::telemetry::trace;
 
 /// A call for one question. It is led by one of its waiters: the queue below knows it under the lead's name, deadline and place.
@@ -253,8 +253,8 @@ impl Load for Flight {
         }
     }
 
-    fn holder(&self) -> Option<Holder> {
-        self.request.holder()
+    fn payer(&self) -> Payer {
+        self.request.payer()
     }
 
     fn beneficiaries(&self) -> Vec<Name> {

@@ -242,7 +242,7 @@ impl Journey {
         }
         let ids = kept.iter().flat_map(|flight| flight.request().ids());
         let ids = ids.chain(cargo.prefetched.iter().flat_map(Request::ids));
-        if let Ok(part) = Request::all(whole.version(), ids) {
+        if let Ok(part) = Request::all(whole.endpoint(), ids) {
             let answer = share(whole, &part, rows, answer);
             self.keep.keep_rows(&part, cargo.prefetched.as_ref(), &answer, asked);
         }
@@ -279,7 +279,9 @@ impl Journey {
         let Some(pool) = self.flight.pool() else { return };
         match answer.status {
             // In Defender's words only: a front end that knows no such page says nothing about an id.
-            StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND if ResponseKind::of(answer).is_answer() => {
+            StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND
+                if ResponseKind::of(self.flight.request().endpoint(), answer).is_answer() =>
+            {
                 pool.suspect(self.flight.request());
             }
             StatusCode::OK if self.flight.was_sent_off() => pool.succeeded_alone(),
@@ -296,9 +298,9 @@ impl Journey {
             && let Some(rows) = Rows::certain(request, &answer.body)
         {
             if request.asks_for_all() {
-                self.lore.learn_all(request.version(), &rows);
+                self.lore.learn_all(request.endpoint(), &rows);
             } else {
-                self.lore.learn(request.version(), &rows);
+                self.lore.learn(request.endpoint(), &rows);
             }
             if let Some(pool) = self.flight.pool() {
                 pool.has_learned();

@@ -19,18 +19,18 @@ use crate::coalesce::lead::Lead;
 use crate::coalesce::merge::Pool;
 use crate::coalesce::news::{Arrival, Company, Inbox, Role};
 use crate::coalesce::{Lost, Merge, Metrics, Overdue};
-use crate::scan::{Answer, Call, Holder, Keep, Lore, Outcome, Served, Status};
+use crate::scan::{Answer, Call, Keep, Lore, Outcome, Payer, Served, Status};
 use crate::task::Tasks;
 
-/// What those who share calls need to know of slots, for calls with the token of that holder.
+/// What those who share calls need to know of slots, for calls that are paid for so.
 #[derive(Clone)]
 pub struct Outlook {
     /// How long a request that comes now would wait for its slot.
-    pub wait: Arc<dyn Fn(Option<Holder>) -> Duration + Send + Sync>,
+    pub wait: Arc<dyn Fn(Payer) -> Duration + Send + Sync>,
     /// How scarce slots are.
-    pub scarcity: Arc<dyn Fn(Option<Holder>) -> Scarcity + Send + Sync>,
+    pub scarcity: Arc<dyn Fn(Payer) -> Scarcity + Send + Sync>,
     /// How many slots come until a moment, whoever gets them, as far as the given number.
-    pub slots: Arc<dyn Fn(Option<Holder>, Instant, usize) -> usize + Send + Sync>,
+    pub slots: Arc<dyn Fn(Payer, Instant, usize) -> usize + Send + Sync>,
 }
 
 impl fmt::Debug for Outlook {
@@ -234,7 +234,7 @@ async fn wait(seat: Seat, mut inbox: Inbox, caller: Arc<Caller>, ground: Arc<Gro
             // The news is being handed out.
             Stage::Over => break inbox.await.map_err(|_| Lost)?,
             Stage::Waiting | Stage::Departed(_) => {
-                let retry_after = (ground.outlook.wait)(seat.flight.request().holder());
+                let retry_after = (ground.outlook.wait)(seat.flight.request().payer());
                 return Err(Overdue { retry_after }.into());
             }
         }

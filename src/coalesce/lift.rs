@@ -19,21 +19,21 @@ impl Pool {
     pub(super) fn gathers(&self, flight: &Flight, caller: &Name) -> Option<Duration> {
         let now = Instant::now();
         let request = flight.request();
-        let scarcity = (self.outlook.scarcity)(request.holder());
+        let scarcity = (self.outlook.scarcity)(request.payer());
         let wait = scarcity.gather.map(|wait| wait.max(self.merge.gather));
-        let room = &mut self.state().rooms[request.version() as usize];
+        let room = &mut self.state().rooms[request.endpoint().index()];
         let has_company = room.has_company(caller, wait.unwrap_or_default(), now);
         wait.filter(|wait| has_company && !wait.is_zero())
     }
 
     /// `flight` has no place in the queue, or no more.
     pub(super) fn queues_not(&self, flight: &Flight, place: Place) {
-        self.state().rooms[flight.request().version() as usize].queues_not(place.order());
+        self.state().rooms[flight.request().endpoint().index()].queues_not(place.order());
     }
 
     /// Whether somebody's call will leave until then, as predicted: who waits for a lift need not ask the queue.
     pub(super) fn expects_call(&self, flight: &Flight, until: Instant) -> bool {
-        self.state().rooms[flight.request().version() as usize].slots(until, 1) > 0
+        self.state().rooms[flight.request().endpoint().index()].slots(until, 1) > 0
     }
 
     /// Whether a flight that the queue has no slot for, before `until`, can count on a lift: the calls that leave until then, whoever they
@@ -43,8 +43,8 @@ impl Pool {
         let request = flight.request();
         let calls = {
             let mut state = self.state();
-            let most = self.most_ids(request.version(), &mut state, now);
-            let room = &state.rooms[request.version() as usize];
+            let most = self.most_ids(request.endpoint(), &mut state, now);
+            let room = &state.rooms[request.endpoint().index()];
             if now >= until || state.resting_until.is_some_and(|until| until > now) {
                 return None;
             }
@@ -55,8 +55,8 @@ impl Pool {
             }
             calls
         };
-        let interval = (self.outlook.scarcity)(request.holder()).interval;
-        let slots = (self.outlook.slots)(request.holder(), until, calls);
+        let interval = (self.outlook.scarcity)(request.payer()).interval;
+        let slots = (self.outlook.slots)(request.payer(), until, calls);
         (slots >= calls && !interval.is_zero()).then(|| until.min(now + interval))
     }
 

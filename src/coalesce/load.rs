@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::attempt::Load;
 use crate::caller::Name;
-use crate::scan::{Holder, Request};
+use crate::scan::{Payer, Request};
 
 /// One caller's own question, for calls outside of a flight.
 #[derive(Clone, Debug)]
@@ -26,8 +26,8 @@ impl Load for Alone {
         Arc::clone(&self.request)
     }
 
-    fn holder(&self) -> Option<Holder> {
-        self.request.holder()
+    fn payer(&self) -> Payer {
+        self.request.payer()
     }
 
     fn beneficiaries(&self) -> Vec<Name> {

@@ -23,7 +23,7 @@ use crate::coalesce::growth::Growth;
 use crate::coalesce::room::Room;
 use crate::coalesce::suspect::Suspects;
 use crate::coalesce::{Metrics, Outlook};
-use crate::scan::{Answer, Doubt, Keep, Lore, Request, ResponseKind, Rows, SharedIds, Version};
+use crate::scan::{Answer, Doubt, Endpoint, Keep, Lore, Request, ResponseKind, Rows, SharedIds};
 
 /// How questions are united.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,9 +60,9 @@ pub(super) struct Pool {
 
 #[derive(Debug, Default)]
 pub(super) struct State {
-    /// By version.
-    pub(super) rooms: [Room; Version::ALL.len()],
-    growth: [Growth; Version::ALL.len()],
+    /// By endpoint.
+    pub(super) rooms: [Room; Endpoint::COUNT],
+    growth: [Growth; Endpoint::COUNT],
     suspects: Suspects,
     doubts: u32,
     /// A united call has failed since anybody succeeded alone.
@@ -132,18 +132,18 @@ impl Pool {
 
     /// Lets a waiting flight be taken aboard for as long as the berth is held.
     pub(super) fn enter(self: &Arc<Self>, flight: &Arc<Flight>, place: Place) -> Berth {
-        let version = flight.request().version();
-        self.state().rooms[version as usize].enter(place.order(), Arc::clone(flight));
+        let endpoint = flight.request().endpoint();
+        self.state().rooms[endpoint.index()].enter(place.order(), Arc::clone(flight));
         Berth {
             pool: Arc::clone(self),
-            version,
+            endpoint,
             order: place.order(),
         }
     }
 
     /// `flight` has a place in the queue now, and will get its slot at `start`.
     pub(super) fn queues(&self, flight: &Flight, place: Place, start: Instant) {
-        self.state().rooms[flight.request().version() as usize].queues(place.order(), start);
+        self.state().rooms[flight.request().endpoint().index()].queues(place.order(), start);
     }
 
     /// What `carrier`, whose slot has just been granted, asks for: its own ids, and those of the flights that it takes aboard.
@@ -155,12 +155,12 @@ impl Pool {
         if !carrier.depart(now) {
             return carrier.question();
         }
-        let version = own.version();
-        state.rooms[version as usize].clear(|flight| std::ptr::eq(flight, carrier));
+        let endpoint = own.endpoint();
+        state.rooms[endpoint.index()].clear(|flight| std::ptr::eq(flight, carrier));
         if state.resting_until.is_none_or(|until| until <= now) {
-            let most = self.most_ids(version, &mut state, now);
-            let passengers = pick(own, &state.rooms[version as usize], most, now);
-            state.rooms[version as usize].clear(Flight::is_aboard);
+            let most = self.most_ids(endpoint, &mut state, now);
+            let passengers = pick(own, &state.rooms[endpoint.index()], most, now);
+            state.rooms[endpoint.index()].clear(Flight::is_aboard);
             drop(state);
             self.load_up(carrier, passengers, now);
         } else {
@@ -172,10 +172,10 @@ impl Pool {
 
     fn load_up(&self, carrier: &Flight, passengers: Vec<Passenger>, now: Instant) {
         let own = carrier.request();
-        let version = own.version();
+        let endpoint = own.endpoint();
         let ids = passengers.iter().flat_map(|passenger| passenger.flight.request().ids());
         // Passengers who are let go here ask alone.
-        let united = Request::all(version, own.ids().chain(ids));
+        let united = Request::all(endpoint, own.ids().chain(ids));
         let Some(united) = united.ok().filter(Request::is_whole) else {
             return;
         };
@@ -183,8 +183,8 @@ impl Pool {
         if passengers.is_empty() && prefetched.is_none() {
             return;
         }
-        let expected = self.lore.rows_for(version, request.ids().len()).unwrap_or(0);
-        self.state().growth[version as usize].leaves(expected, self.lore.longest(version), now);
+        let expected = self.lore.rows_for(endpoint, request.ids().len()).unwrap_or(0);
+        self.state().growth[endpoint.index()].leaves(expected, self.lore.longest(endpoint), now);
         carrier.load_up(Cargo {
             request: Arc::new(request),
             passengers,
@@ -194,19 +194,19 @@ impl Pool {
 
     /// Fills what room is left with ids that will be wanted, up to what answers are known to hold: a cut answer would be of use to nobody.
     fn fill(&self, united: Request, now: Instant) -> (Request, Option<Request>) {
-        let version = united.version();
-        let safe = self.lore.ids_for(version, Growth::safe(self.lore.longest(version)));
-        let allowed = self.state().growth[version as usize].ids(self.merge.max_ids.get(), now);
+        let endpoint = united.endpoint();
+        let safe = self.lore.ids_for(endpoint, Growth::safe(self.lore.longest(endpoint)));
+        let allowed = self.state().growth[endpoint.index()].ids(self.merge.max_ids.get(), now);
         let most = safe.unwrap_or(0).min(allowed);
         let left = most.saturating_sub(united.ids().len());
         if left == 0 {
             return (united, None);
         }
-        let until = now + (self.outlook.scarcity)(united.holder()).interval + ANSWERED;
+        let until = now + (self.outlook.scarcity)(united.payer()).interval + ANSWERED;
         let wanted = self.keep.worth_prefetching(&united, left, now, until);
         let wanted: Vec<Request> = wanted
             .iter()
-            .filter_map(|id| Request::plain(version, [&**id]).ok())
+            .filter_map(|id| Request::plain(endpoint, [&**id]).ok())
             .collect();
         let mut ids = SharedIds::new(&united);
         let mut more = Vec::new();
@@ -216,8 +216,8 @@ impl Pool {
                 more.extend(one.ids());
             }
         }
-        let prefetched = Request::all(version, more.iter().copied()).ok();
-        let filled = Request::all(version, united.ids().chain(more))
+        let prefetched = Request::all(endpoint, more.iter().copied()).ok();
+        let filled = Request::all(endpoint, united.ids().chain(more))
             .ok()
             .filter(Request::is_whole);
         match filled {
@@ -230,7 +230,7 @@ impl Pool {
     pub(super) fn catch_up(&self, request: &Request, rows: &Rows, asked: Instant) -> Vec<Passenger> {
         let ids: HashSet<&str> = request.ids().collect();
         let mut state = self.state();
-        let room = &mut state.rooms[request.version() as usize];
+        let room = &mut state.rooms[request.endpoint().index()];
         let covered = |flight: &&Arc<Flight>| {
             let part = flight.request();
             part.ids().all(|id| ids.contains(id)) && self.lore.fits(part, count(request, part, rows))
@@ -253,14 +253,14 @@ impl Pool {
     }
 
     /// How many ids a call may name that leaves now.
-    pub(super) fn most_ids(&self, version: Version, state: &mut State, now: Instant) -> usize {
-        let most = state.growth[version as usize].ids(self.merge.max_ids.get(), now);
-        let wanted = state.rooms[version as usize].ids().min(most);
-        let Some(wanted) = self.lore.rows_for(version, wanted) else {
+    pub(super) fn most_ids(&self, endpoint: Endpoint, state: &mut State, now: Instant) -> usize {
+        let most = state.growth[endpoint.index()].ids(self.merge.max_ids.get(), now);
+        let wanted = state.rooms[endpoint.index()].ids().min(most);
+        let Some(wanted) = self.lore.rows_for(endpoint, wanted) else {
             return most;
         };
-        let rows = state.growth[version as usize].rows(wanted, self.lore.longest(version), now);
-        let ids = self.lore.ids_for(version, rows);
+        let rows = state.growth[endpoint.index()].rows(wanted, self.lore.longest(endpoint), now);
+        let ids = self.lore.ids_for(endpoint, rows);
         ids.map_or(most, |ids| ids.clamp(1, most))
     }
 
@@ -272,7 +272,7 @@ impl Pool {
     pub(super) fn unload(&self, cargo: &Cargo, result: &Result<Answer, BoxError>) -> Result<Rows, Doubt> {
         let rows = self.examine(&cargo.request, result);
         let mut state = self.state();
-        state.growth[cargo.request.version() as usize].learn(rows.as_ref().err().copied(), Instant::now());
+        state.growth[cargo.request.endpoint().index()].learn(rows.as_ref().err().copied(), Instant::now());
         match &rows {
             Ok(_) => {
                 state.doubts = 0;
@@ -319,7 +319,7 @@ impl Pool {
     fn examine(&self, request: &Request, result: &Result<Answer, BoxError>) -> Result<Rows, Doubt> {
         let answer = result.as_ref().map_err(|_| Doubt::Failed)?;
         // What is no answer at all is nothing against merging.
-        let unless_rubbish = |doubt| match ResponseKind::of(answer) {
+        let unless_rubbish = |doubt| match ResponseKind::of(request.endpoint(), answer) {
             ResponseKind::Answer => doubt,
             ResponseKind::Throttled | ResponseKind::Fault(_) => Doubt::Failed,
         };
@@ -327,8 +327,8 @@ impl Pool {
             return Err(unless_rubbish(Doubt::Refused));
         }
         let rows = Rows::split(request, &answer.body).map_err(unless_rubbish)?;
-        let complete = self.lore.complete(request.version(), &rows);
-        self.lore.learn_all(request.version(), &rows);
+        let complete = self.lore.complete(request.endpoint(), &rows);
+        self.lore.learn_all(request.endpoint(), &rows);
         self.learned.notify_waiters();
         complete.map(|()| rows)
     }
@@ -386,13 +386,13 @@ pub(super) fn share(whole: &Request, part: &Request, rows: &Rows, answer: &Answe
 /// A flight's presence in the pool.
 pub(super) struct Berth {
     pool: Arc<Pool>,
-    version: Version,
+    endpoint: Endpoint,
     order: u64,
 }
 
 impl Drop for Berth {
     fn drop(&mut self) {
-        let missed = self.pool.state().rooms[self.version as usize].leave(self.order);
+        let missed = self.pool.state().rooms[self.endpoint.index()].leave(self.order);
         if missed {
             self.pool.moved.notify_waiters();
         }

@@ -1,4 +1,4 @@
-//! The flights of one version that wait: most of them in the queue, some for a lift only.
+//! The flights of one endpoint that wait: most of them in the queue, some for a lift only.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;

@@ -43,11 +43,11 @@ impl Suspects {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scan::Version;
+    use crate::scan::Endpoint;
 
     #[tokio::test(start_paused = true)]
     async fn suspicion_passes_and_is_bounded() {
-        let question = |id: &str| Request::plain(Version::Latest, [id]).unwrap();
+        let question = |id: &str| Request::plain(Endpoint::HISTORY, [id]).unwrap();
         let mut suspects = Suspects::default();
         let now = Instant::now();
         for n in 0..2000 {

@@ -10,7 +10,7 @@ use super::key::Key;
 use super::mistake::{Mistake, Mistakes, Origin};
 use super::reader::{Reader, unreadable};
 use super::section::{
-    Admin, Cache, Callers, Credentials, Defender, Merge, Queue, Quota, Server, Store, Telemetry, cloud,
+    Admin, Cache, Callers, Credentials, Defender, Definitions, Merge, Queue, Quota, Server, Store, Telemetry, cloud,
 };
 use super::settings::Settings;
 use crate::plain_text;
@@ -40,6 +40,8 @@ pub struct Resolved {
     pub callers: Callers,
     /// Answers kept in memory.
     pub cache: Cache,
+    /// What passes of scan definitions.
+    pub definitions: Definitions,
     /// Sharing of upstream calls.
     pub merge: Merge,
     /// What replicas share.
@@ -215,6 +217,7 @@ fn sections(reader: &mut Reader<'_>) -> Option<Resolved> {
     let queue = Queue::read(reader);
     let callers = Callers::read(reader);
     let cache = Cache::read(reader);
+    let definitions = Definitions::read(reader);
     let merge = Merge::read(reader);
     let store = Store::read(reader);
     let telemetry = Telemetry::read(reader);
@@ -228,6 +231,7 @@ fn sections(reader: &mut Reader<'_>) -> Option<Resolved> {
         queue: queue?,
         callers: callers?,
         cache: cache?,
+        definitions: definitions?,
         merge: merge?,
         store: store?,
         telemetry: telemetry?,

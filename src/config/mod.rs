@@ -42,9 +42,9 @@ pub use mistake::{Mistake, Mistakes, Origin};
 pub use reference::reference;
 pub use schema::schema;
 pub use section::{
-    Admin, Cache, Callers, Credential, Credentials, Defender, Format, ManagedEndpoint, Merge, OnUnknownPast, Pacing,
-    Pin, Proxy, Queue, Quota, Region, Sampling, SecretSource, Server, Store, Telemetry, TokenProxy, Traces,
-    TrustedRoots,
+    Admin, Cache, Callers, Credential, Credentials, Defender, Definitions, Format, ManagedEndpoint, Merge,
+    OnUnknownPast, Pacing, Pin, Proxy, Queue, Quota, Region, Sampling, Scope, SecretSource, Server, Store, Telemetry,
+    TokenProxy, Traces, TrustedRoots,
 };
 pub use settings::{Setting, Settings};
 pub use value::{Limit, Listen, duration, size};

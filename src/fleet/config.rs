@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::memory::MemoryBudget;
-use crate::scan::{Key, Namespace};
+use crate::operation::Lifetime;
+use crate::scan::{Endpoint, Key, Namespace};
 use crate::store;
 
 /// Where and how answers are shared.
@@ -20,6 +21,8 @@ pub struct Config {
     pub look: Duration,
     /// For how long an answer counts as fresh here, at most, whatever its writer said. Zero: nothing is shared.
     pub ttl: Duration,
+    /// The same for the history of sessions, which do not change once they are finished.
+    pub(super) finished_ttl: Duration,
     /// How long a lease lasts that is not renewed: as long a dead leader holds its followers up.
     pub lease: Duration,
     /// What answers from the store take their memory from; `None`: theirs is not counted.
@@ -47,6 +50,7 @@ impl Config {
             namespace: Namespace::new(&tenant.to_ascii_lowercase(), &application.to_ascii_lowercase()),
             look,
             ttl,
+            finished_ttl: ttl,
             lease: Self::LEASE,
             memory: None,
         }
@@ -58,6 +62,21 @@ impl Config {
         Self {
             memory: Some(memory),
             ..self
+        }
+    }
+
+    /// What its writer holds for finished counts as fresh for so long at most, or for the usual time if that is longer.
+    #[must_use]
+    pub fn with_finished_ttl(self, finished_ttl: Duration) -> Self {
+        Self { finished_ttl, ..self }
+    }
+
+    /// For how long an answer to a question to `endpoint` counts as fresh, at most.
+    pub(super) fn longest_ttl(&self, endpoint: Endpoint) -> Duration {
+        match endpoint.operation.declaration().lifetime {
+            _ if self.ttl.is_zero() => Duration::ZERO,
+            Lifetime::Ttl => self.ttl,
+            Lifetime::Finished => self.ttl.max(self.finished_ttl),
         }
     }
 
@@ -107,7 +126,7 @@ impl Name {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scan::{Request, Version};
+    use crate::scan::{Endpoint, Request};
 
     fn config(prefix: &str, tenant: &str, app: &str) -> Config {
         let second = Duration::from_secs(1);
@@ -117,7 +136,7 @@ mod tests {
 
     #[test]
     fn gateways_for_one_app_share_names_and_others_do_not() {
-        let key = Request::plain(Version::Latest, ["a"]).unwrap().key().clone();
+        let key = Request::plain(Endpoint::HISTORY, ["a"]).unwrap().key().clone();
         let keys = |config: Config| config.keys(&config.name(&key));
         let one = keys(config("p", "T", "App"));
         assert_eq!(one, keys(config("p", "t", "app")));
@@ -135,7 +154,7 @@ mod tests {
     #[test]
     fn both_keys_of_a_question_lie_in_one_slot_of_a_cluster() {
         let config = config("p", "t}", "{a");
-        let key = Request::plain(Version::Latest, ["a"]).unwrap().key().clone();
+        let key = Request::plain(Endpoint::HISTORY, ["a"]).unwrap().key().clone();
         let tags = config.keys(&config.name(&key)).map(|key| {
             let (_, rest) = key.split_once('{').unwrap();
             rest.split_once('}').unwrap().0.to_owned()

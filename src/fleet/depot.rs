@@ -11,7 +11,7 @@ use super::config::{Config, Name};
 use super::metrics::Metrics;
 use super::value::Value;
 use crate::BoxError;
-use crate::scan::{Answer, ResponseFault, ResponseKind};
+use crate::scan::{Answer, Endpoint, ResponseFault, ResponseKind};
 use crate::store::{Client, Script};
 use crate::task::Tasks;
 
@@ -114,22 +114,23 @@ impl Depot {
     pub(super) async fn greet(&self) {
         let name = Name::new("greeting");
         // Not asked first whether the store is to be left alone: somebody has just connected to it.
-        self.ask_for(&name, "", Regard::LeasesOnly, PATIENCE).await;
+        self.ask_for(Endpoint::HISTORY, &name, "", Regard::LeasesOnly, PATIENCE)
+            .await;
     }
 
-    /// Looks for an answer, and takes a lease under `token` if there is none; under no token no lease is taken.
+    /// Looks for an answer to a question to `endpoint`, and takes a lease under `token` if there is none; under no token no lease is taken.
     ///
     /// # Cancel safety
     /// The lease may have been taken.
-    pub(super) async fn look(&self, name: &Name, token: Option<&str>, regard: Regard) -> Sight {
+    pub(super) async fn look(&self, endpoint: Endpoint, name: &Name, token: Option<&str>, regard: Regard) -> Sight {
         if !self.circuit.admits(Instant::now()) {
             return Sight::LeftAlone;
         }
-        self.ask_for(name, token.unwrap_or_default(), regard, self.config.look)
+        self.ask_for(endpoint, name, token.unwrap_or_default(), regard, self.config.look)
             .await
     }
 
-    async fn ask_for(&self, name: &Name, token: &str, regard: Regard, limit: Duration) -> Sight {
+    async fn ask_for(&self, endpoint: Endpoint, name: &Name, token: &str, regard: Regard, limit: Duration) -> Sight {
         let asked = Instant::now();
         let lease = self.config.lease.as_millis().to_string();
         let most = Value::LARGEST.to_string();
@@ -149,7 +150,7 @@ impl Depot {
         };
         self.clock.set(now, heard);
         match word {
-            b"found" => self.open(name, extra, now, (asked, heard)),
+            b"found" => self.open(endpoint, (name, extra), now, (asked, heard)),
             b"led" => Sight::Led,
             b"held" => {
                 let left = number(extra).map(Duration::from_millis);
@@ -160,7 +161,13 @@ impl Depot {
         }
     }
 
-    fn open(&self, name: &Name, bytes: &[u8], now: StoreTime, (asked, heard): (Instant, Instant)) -> Sight {
+    fn open(
+        &self,
+        endpoint: Endpoint,
+        (name, bytes): (&Name, &[u8]),
+        now: StoreTime,
+        (asked, heard): (Instant, Instant),
+    ) -> Sight {
         let claimed = Value::claimed(bytes).min(Value::LARGEST_OPEN);
         let memory = self.config.memory.as_ref().map(|memory| memory.try_reserve(claimed));
         if matches!(memory, Some(None)) {
@@ -174,7 +181,7 @@ impl Depot {
             value.answer.body = memory.hold(value.answer.body);
         }
         // An older version of the program may have written what is none.
-        match ResponseKind::of(&value.answer) {
+        match ResponseKind::of(endpoint, &value.answer) {
             ResponseKind::Answer => {}
             ResponseKind::Throttled => return self.unreadable(name, &ResponseFault::Unavailable),
             ResponseKind::Fault(fault) => return self.unreadable(name, &fault),
@@ -189,7 +196,7 @@ impl Depot {
             answer: value.answer,
             asked,
             stored,
-            ttl: value.ttl.min(self.config.ttl),
+            ttl: value.ttl.min(self.config.longest_ttl(endpoint)),
         })
     }
 

@@ -56,7 +56,11 @@ async fn follow(inner: &Arc<Inner>, request: &Request, name: &Name) -> Outcome {
     let mut bell = inner.bells.hang(name);
     loop {
         let lease = Lease::propose(inner, request.key(), name);
-        match inner.depot.look(name, Some(lease.token()), regard).await {
+        match inner
+            .depot
+            .look(request.endpoint(), name, Some(lease.token()), regard)
+            .await
+        {
             Sight::Led => return Outcome::Led(lease.take()),
             Sight::Found(found) => {
                 lease.decline();

@@ -92,7 +92,11 @@ impl Member {
         let name = inner.config.name(call.request.key());
         if call.caller.freshness.no_store {
             // It may take what is there, but others would wait in vain for what it gets.
-            return match inner.depot.look(&name, None, Regard::Answers).await {
+            return match inner
+                .depot
+                .look(call.request.endpoint(), &name, None, Regard::Answers)
+                .await
+            {
                 Sight::Found(found) => Outcome::Found(Arc::new(found), Means::Look),
                 _ => Outcome::Alone,
             };
@@ -210,11 +214,12 @@ where
         }
         Outcome::Led(lease) => {
             metrics.looked(Lookup::Led);
+            let endpoint = call.request.endpoint();
             let result = below.oneshot(call).await;
             // What was kept has ended the lease when it was written. An error may be this caller's only: the call goes on for others.
             if let Ok(served) = &result {
                 let is_rows = served.answer.status == StatusCode::OK
-                    && (served.status.stored || ResponseKind::of(&served.answer).is_answer());
+                    && (served.status.stored || ResponseKind::of(endpoint, &served.answer).is_answer());
                 lease.end(if is_rows { Word::Alone } else { Word::Failed });
             }
             result

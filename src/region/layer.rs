@@ -9,7 +9,7 @@ use tower::{Layer, Service, ServiceExt as _};
 use crate::attempt::{Again, Failure, Fate, Outgoing, Routed};
 use crate::region::outlier::{CallOutcome, ProgressMonitor};
 use crate::region::{Choice, Classify, Error, Table, classify};
-use crate::scan::{Answer, ResponseFault, ResponseKind};
+use crate::scan::{Answer, Endpoint, ResponseFault, ResponseKind};
 
 /// Puts [`Region`] in front of a service.
 #[derive(Clone, Debug)]
@@ -91,7 +91,7 @@ where
             Ok(inner) => inner.call(routed).await,
             Err(failure) => Err(failure),
         };
-        match report(&layer, &choice, &monitor, result) {
+        match report(&layer, &choice, &monitor, outgoing.request.endpoint(), result) {
             Next::Return(result) => return result,
             Next::OtherHost(failure) if begun.elapsed() >= table.config().failover_limit => return Err(failure),
             Next::OtherHost(failure) => {
@@ -125,10 +125,16 @@ enum Next {
 }
 
 /// Tells the table how the call went, and whether it may go elsewhere for free.
-fn report(layer: &RegionLayer, choice: &Choice, monitor: &ProgressMonitor, result: Result<Answer, Failure>) -> Next {
+fn report(
+    layer: &RegionLayer,
+    choice: &Choice,
+    monitor: &ProgressMonitor,
+    endpoint: Endpoint,
+    result: Result<Answer, Failure>,
+) -> Next {
     let failure = match result {
         Ok(answer) => {
-            let kind = ResponseKind::of(&answer);
+            let kind = ResponseKind::of(endpoint, &answer);
             let pause = monitor.longest_pause();
             let seen = match kind {
                 ResponseKind::Answer if answer.status.is_success() => CallOutcome::Success(pause),

@@ -10,14 +10,15 @@ use http_body_util::Full;
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 
+use super::layer::Asked;
 use super::outcome::{Ended, Outcome, TokenOwner};
 use super::table::{self, causes};
-use super::{Problem, field, link, mould};
+use super::{Problem, etag, field, link, mould};
 use crate::BoxError;
 use crate::attempt::Failure;
 use crate::caller::RequestId;
 use crate::memory::{Exhausted, LARGE_ANSWER, MemoryBudget};
-use crate::scan::{self, Answer, Forward, Served, Status};
+use crate::scan::{self, Answer, Forward, Operation, Served, Status};
 
 /// The body of every answer: whole, and shared with the cache.
 pub type Body = Full<Bytes>;
@@ -137,7 +138,7 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 pub(super) fn served(
     config: &Config,
     served: Served,
-    wait: Option<Duration>,
+    asked: &Asked,
     (id, at): (&RequestId, Instant),
     origin: impl Fn() -> String,
 ) -> Answered {
@@ -150,13 +151,16 @@ pub(super) fn served(
         Ok(answer) => answer,
         Err(exhausted) => return failed(config, &exhausted.into(), (id, at), origin),
     };
+    // What Defender answered counts, not that the caller has it already (304).
+    let outcome = Outcome::of_answer(served.outcome, answer.status, config.token_owner);
+    let cause = refused_by_upstream(outcome, answer.status);
+    let (answer, tag) = etag::tagged(answer, &asked.tag);
     let said = Said {
         status: &served.status,
         age: served.age,
-        wait,
+        wait: asked.wait,
+        tag,
     };
-    let outcome = Outcome::of_answer(served.outcome, answer.status, config.token_owner);
-    let cause = refused_by_upstream(outcome, answer.status);
     let response = upstream(config, answer, &said, id, at);
     Answered {
         response,
@@ -187,6 +191,7 @@ pub(super) fn failed(
             status: &status,
             age: None,
             wait: None,
+            tag: None,
         };
         return Answered {
             response: upstream(config, with_own_links(config, answer.clone(), origin), &said, id, at),
@@ -218,10 +223,10 @@ pub(super) fn failed(
 }
 
 /// The answer to `OPTIONS`.
-pub(super) fn options(id: &RequestId, at: Instant) -> Answered {
+pub(super) fn options(operation: Option<Operation>, id: &RequestId, at: Instant) -> Answered {
     let mut response = Response::new(Body::default());
     *response.status_mut() = StatusCode::NO_CONTENT;
-    for (name, value) in table::OPTIONS.into_iter().flatten() {
+    for (name, value) in table::options(operation).into_iter().flatten() {
         response.headers_mut().insert(*name, HeaderValue::from_static(value));
     }
     put(response.headers_mut(), X_REQUEST_ID, field::request_id(id));
@@ -266,13 +271,14 @@ fn paid_for(config: &Config, answer: Answer) -> Result<Answer, Exhausted> {
 }
 
 /// What an answer of the upstream may get besides its own.
-static FIELDS: [HeaderName; 7] = [
+static FIELDS: [HeaderName; 8] = [
     CACHE_STATUS,
     PROXY_STATUS,
     RATE_LIMIT_POLICY,
     RATE_LIMIT,
     header::AGE,
     PREFERENCE_APPLIED,
+    header::ETAG,
     X_REQUEST_ID,
 ];
 
@@ -281,6 +287,7 @@ struct Said<'a> {
     status: &'a Status,
     age: Option<Duration>,
     wait: Option<Duration>,
+    tag: Option<HeaderValue>,
 }
 
 fn upstream(config: &Config, answer: Answer, said: &Said<'_>, id: &RequestId, at: Instant) -> Response<Body> {
@@ -299,6 +306,7 @@ fn upstream(config: &Config, answer: Answer, said: &Said<'_>, id: &RequestId, at
         left,
         said.age.and_then(field::age),
         said.wait.and_then(applied),
+        said.tag.clone(),
         field::request_id(id),
     ];
     let mut response = Response::new(Body::new(answer.body));

@@ -7,6 +7,8 @@ use serde_json::{Map, Value, json};
 
 use super::kind::Kind;
 use super::{problem, table};
+use crate::operation::Input;
+use crate::scan::Operation;
 
 /// A response field: name, what it says, an example.
 type Field = (&'static str, &'static str, &'static str);
@@ -48,6 +50,11 @@ const CACHE_CONTROL: Field = (
     "`no-store` on the gateway's own errors; otherwise Defender's.",
     "no-store",
 );
+const ETAG: Field = (
+    "ETag",
+    "Names this answer as it is (RFC 9110 §8.8.3), for `If-None-Match`.",
+    "\"9f2d6c0e4b7a4c1d8e3f5a6b7c8d9e0f\"",
+);
 const ALLOW: Field = ("Allow", "The methods of this path.", "OPTIONS, POST, QUERY");
 const ACCEPT_QUERY: Field = (
     "Accept-Query",
@@ -72,39 +79,45 @@ const DEFENDERS: [Field; 4] = [
     RETRY_AFTER,
 ];
 
-/// Every answer to the operation: what Defender said, and each error of the gateway's own, by status.
-///
-/// The first value is for the operation, the second for `components.responses`, which it refers to.
+/// Every answer to an operation: what Defender said, which is `good` if it is, and each error of the gateway's own, by status.
 #[must_use]
-pub fn answers(good: &Value) -> (Value, Value) {
-    let mut operation = Map::new();
-    let mut shared = Map::new();
-    operation.insert(
-        "200".into(),
-        served(
-            "Defender's answer, unchanged.",
-            &json!({"application/json": {"schema": good}}),
-        ),
-    );
+pub fn answers(operation: Operation, good: &Value) -> Value {
+    let mut answers = Map::new();
+    let content = json!({"application/json": {"schema": good}});
+    let description = "Defender's answer; only links in it lead to the gateway, and credentials are replaced by null.";
+    let is_tagged = operation.declaration().input == Input::Path;
+    let tag = is_tagged.then_some(ETAG);
+    answers.insert("200".into(), served(description, tag, &content));
+    if is_tagged {
+        let fields = [CACHE_STATUS, AGE, POLICY, RATE_LIMIT, PREFERENCE, REQUEST_ID, ETAG];
+        let unchanged = json!({"description": "The caller has the same answer already.", "headers": headers(fields)});
+        answers.insert("304".into(), unchanged);
+    }
     for (status, kinds) in by_status() {
-        let name = format!("Problem{}", status.as_u16());
         if kinds.iter().any(|kind| kind.is_of_operation()) {
-            operation.insert(
-                status.as_str().into(),
-                json!({"$ref": format!("#/components/responses/{name}")}),
-            );
+            answers.insert(status.as_str().into(), json!({"$ref": shared_name(status)}));
         }
-        shared.insert(name, own(status, &kinds));
     }
     // Defender's errors may have a status that the gateway uses too; their body then is Defender's.
-    operation.insert(
+    let content = json!({"application/json": {"schema": {"type": "object"}}});
+    answers.insert(
         "default".into(),
-        served(
-            "Defender's own error, unchanged.",
-            &json!({"application/json": {"schema": {"type": "object"}}}),
-        ),
+        served("Defender's own error, unchanged.", None, &content),
     );
-    (operation.into(), shared.into())
+    answers.into()
+}
+
+/// The errors of the gateway's own, which all operations share: `#/components/responses`.
+#[must_use]
+pub fn shared() -> Value {
+    let errors = by_status()
+        .into_iter()
+        .map(|(status, kinds)| (format!("Problem{}", status.as_u16()), own(status, &kinds)));
+    Value::Object(errors.collect())
+}
+
+fn shared_name(status: StatusCode) -> String {
+    format!("#/components/responses/Problem{}", status.as_u16())
 }
 
 /// The body of every error of the gateway's own: `#/components/schemas/Problem`.
@@ -113,10 +126,11 @@ pub fn body() -> Value {
     problem::schema()
 }
 
-/// The answers to `OPTIONS`.
+/// The answers to `OPTIONS` on the path of an operation.
 #[must_use]
-pub fn options() -> Value {
-    let fields = table::OPTIONS.into_iter().flatten().map(|(name, _)| *name);
+pub fn options(operation: Operation) -> Value {
+    let fields = table::options(Some(operation));
+    let fields = fields.into_iter().flatten().map(|(name, _)| *name);
     let known = [ALLOW, ACCEPT_QUERY];
     let fields = fields.filter_map(|name| known.into_iter().find(|field| field.0.eq_ignore_ascii_case(name)));
     let mut answers = Map::new();
@@ -131,8 +145,7 @@ pub fn options() -> Value {
         Kind::InternalServerError,
     ] {
         let status = kind.status();
-        let shared = format!("#/components/responses/Problem{}", status.as_u16());
-        answers.insert(status.as_str().into(), json!({ "$ref": shared }));
+        answers.insert(status.as_str().into(), json!({ "$ref": shared_name(status) }));
     }
     answers.into()
 }
@@ -145,7 +158,7 @@ fn by_status() -> BTreeMap<StatusCode, Vec<Kind>> {
     kinds
 }
 
-fn served(description: &str, content: &Value) -> Value {
+fn served(description: &str, tag: Option<Field>, content: &Value) -> Value {
     let fields = [
         CACHE_STATUS,
         AGE,
@@ -158,7 +171,7 @@ fn served(description: &str, content: &Value) -> Value {
     ];
     json!({
         "description": description,
-        "headers": headers(fields.into_iter().chain(DEFENDERS)),
+        "headers": headers(fields.into_iter().chain(tag).chain(DEFENDERS)),
         "content": content,
     })
 }

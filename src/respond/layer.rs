@@ -22,15 +22,36 @@ use super::forwarded::{self, Network};
 use super::outcome::TokenOwner;
 use crate::BoxError;
 use crate::caller::RequestId;
-use crate::scan::Served;
+use crate::scan::{Operation, Served};
 
 /// What the layers below answer when nothing went wrong.
 #[derive(Clone, Debug)]
 pub enum Reply {
-    /// An answer of the upstream, and how long the caller would have waited for it, if it said so.
-    Served(Box<Served>, Option<Duration>),
-    /// The caller asked what it may do.
-    Options,
+    /// An answer of the upstream, for a caller who asked for it so.
+    Served(Box<Served>, Asked),
+    /// The caller asked what it may do with an operation, or at all.
+    Options(Option<Operation>),
+}
+
+/// What the caller asked of the answer, besides what it is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// How long it would have waited, if it said so.
+    pub wait: Option<Duration>,
+    /// Whether the answer gets a tag.
+    pub tag: Tag,
+}
+
+/// Whether an answer gets an entity tag (RFC 9110 §8.8.3), and what the caller has already.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Tag {
+    /// Answers to `POST` and `QUERY` have none.
+    #[default]
+    None,
+    /// The caller has nothing.
+    Given,
+    /// The caller's `If-None-Match`, its lines joined by commas.
+    Unless(Box<str>),
 }
 
 /// What writing an answer needs of its request.
@@ -40,6 +61,9 @@ pub trait Addressed {
 
     /// Its target.
     fn uri(&self) -> &Uri;
+
+    /// The operation that its path means, if it means one.
+    fn operation(&self) -> Option<Operation>;
 
     /// Its fields.
     fn headers(&self) -> &HeaderMap;
@@ -53,7 +77,8 @@ pub trait Addressed {
 /// Says how every question [`Ended`](super::Ended) (`OPTIONS` is none).
 #[derive(Clone, Debug)]
 pub struct Layer {
-    config: Arc<Config>,
+    /// One for all operations, or one for each: they differ in the quota that they tell of.
+    configs: Arc<[Arc<Config>]>,
     elsewhere: Option<Elsewhere>,
     trusted: Arc<[Network]>,
 }
@@ -69,8 +94,14 @@ impl Layer {
     /// A layer that answers as `config` says.
     #[must_use]
     pub fn new(config: Config) -> Self {
+        Self::by_quota([config])
+    }
+
+    /// A layer that answers as these say: one for all operations, or one for each in their order.
+    #[must_use]
+    pub fn by_quota(configs: impl IntoIterator<Item = Config>) -> Self {
         Self {
-            config: Arc::new(config),
+            configs: configs.into_iter().map(Arc::new).collect(),
             elsewhere: None,
             trusted: Arc::default(),
         }
@@ -83,7 +114,7 @@ impl Layer {
         let config = Config {
             rate_limit: Arc::new(|_, _| {}),
             token_owner: TokenOwner::Caller,
-            ..Config::clone(&self.config)
+            ..Config::clone(&self.configs[0])
         };
         Self {
             elsewhere: Some(Elsewhere {
@@ -103,10 +134,13 @@ impl Layer {
         }
     }
 
-    fn config_for(&self, fields: &HeaderMap) -> &Arc<Config> {
+    fn config_for(&self, request: &impl Addressed) -> &Arc<Config> {
         match &self.elsewhere {
-            Some(elsewhere) if fields.contains_key(&elsewhere.field) => &elsewhere.config,
-            _ => &self.config,
+            Some(elsewhere) if request.headers().contains_key(&elsewhere.field) => &elsewhere.config,
+            _ => {
+                let operation = request.operation().map_or(0, |operation| operation as usize);
+                &self.configs[operation % self.configs.len()]
+            }
         }
     }
 }
@@ -144,7 +178,7 @@ where
     }
 
     fn call(&mut self, request: R) -> Self::Future {
-        let (config, id) = (Arc::clone(self.layer.config_for(request.headers())), request.id());
+        let (config, id) = (Arc::clone(self.layer.config_for(&request)), request.id());
         let origin = Origin::of(&request, &self.layer.trusted);
         // A panic costs one request, not the connection with the others on it. The state behind the stack is shared, and may have been left
         // half changed: it is kept behind locks that are never held while foreign code runs. The panicking service itself is its
@@ -192,8 +226,8 @@ where
         let origin = || this.origin.to_string();
         let now = Instant::now();
         Poll::Ready(Ok(match reply {
-            Ok(Reply::Served(served, wait)) => answer::served(this.config, *served, wait, (this.id, now), origin),
-            Ok(Reply::Options) => answer::options(this.id, now),
+            Ok(Reply::Served(served, asked)) => answer::served(this.config, *served, &asked, (this.id, now), origin),
+            Ok(Reply::Options(operation)) => answer::options(operation, this.id, now),
             Err(error) => answer::failed(this.config, &error, (this.id, now), origin),
         }))
     }

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 
-use crate::scan::{self, Options, Version};
+use crate::scan::{self, Endpoint, Options};
 
 /// The names under which Defender's hosts are: answers of one of them link to others.
 const FAMILY: [&str; 5] = [
@@ -120,11 +120,15 @@ fn is_upstream(authority: &str, upstream: &[String]) -> bool {
 /// Path and query as the gateway takes them. Those of something that is no operation stay as they are.
 fn target(link: &str) -> Cow<'_, str> {
     let (link_path, query) = link.split_once('?').unwrap_or((link, ""));
-    let Some(path) = operation(link_path) else {
+    let Some((path, endpoint)) = operation(link_path) else {
         return Cow::Borrowed(link);
     };
     let (query, fragment) = query.find('#').map_or((query, ""), |at| query.split_at(at));
-    let is_taken = Options::parse(Some(query)).is_ok();
+    let is_taken = match endpoint {
+        Some(endpoint) => Options::of(endpoint, Some(query)).is_ok(),
+        // Of wherever the question was asked: what the strictest takes, all take.
+        None => Options::parse(Some(query)).is_ok(),
+    };
     if is_taken && path == link_path {
         return Cow::Borrowed(link);
     }
@@ -138,14 +142,29 @@ fn target(link: &str) -> Cow<'_, str> {
     Cow::Owned(format!("{path}{query}{fragment}"))
 }
 
-/// The path of the operation that a link means. One that is relative, or empty, leads to where the question was asked.
-fn operation(path: &str) -> Option<&str> {
+/// The path of the operation that a link means, and which one that is, if it is known. One that is relative, or empty, leads to where the
+/// question was asked.
+fn operation(path: &str) -> Option<(Cow<'_, str>, Option<Endpoint>)> {
     let trimmed = path.trim_end_matches('/');
-    let known = Version::ALL.into_iter().map(Version::path);
-    let known = known.into_iter().find(|known| known.eq_ignore_ascii_case(trimmed));
-    let name = Version::Latest.path().rsplit('/').next().unwrap_or_default();
-    let is_relative = || path.is_empty() || !path.contains('/') && path.eq_ignore_ascii_case(name);
-    known.or_else(|| is_relative().then_some(path))
+    if path.is_empty() {
+        return Some((Cow::Borrowed(path), None));
+    }
+    let is_last = |known: &str| {
+        known
+            .rsplit('/')
+            .next()
+            .is_some_and(|name| name.eq_ignore_ascii_case(path))
+    };
+    for endpoint in Endpoint::all() {
+        let known = endpoint.template();
+        if known.eq_ignore_ascii_case(trimmed) {
+            return Some((Cow::Owned(known), Some(endpoint)));
+        }
+        if is_last(&known) {
+            return Some((Cow::Borrowed(path), Some(endpoint)));
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -235,7 +254,7 @@ mod tests {
 
     #[test]
     fn what_is_handed_out_is_taken() {
-        let path = Version::Latest.path();
+        let path = Endpoint::HISTORY.template();
         for (query, expected) in [
             ("?$skiptoken=a%2Fb&x=1", "?$skiptoken=a%2Fb&x=1"),
             ("?$top=5&$skip=10", "?$top=5&$skip=10"),
@@ -257,12 +276,21 @@ mod tests {
                 .map(|(_, query)| query);
             assert!(Options::parse(query).is_ok(), "{handed_out}");
         }
-        let v1 = Version::V1.path();
+        let v1 = Endpoint::HISTORY_V1.template();
         let other = format!(
             "https://api.securitycenter.windows.com{}/?$skiptoken=x",
             v1.to_lowercase()
         );
         assert_eq!(link(&other), format!("http://127.0.0.1:8080{v1}?$skiptoken=x"));
+        let list = "/api/v1.0/DeviceAuthenticatedScanAgents";
+        for query in ["?pagesize=2&page=3", "?=&=10000&$skip=10000", "?$top=0"] {
+            let handed_out = link(&format!("https://api.securitycenter.windows.com{list}{query}"));
+            assert_eq!(
+                handed_out,
+                format!("http://127.0.0.1:8080{list}{query}"),
+                "a list takes any query"
+            );
+        }
         assert_eq!(link("?page=2"), "?page=2&defender-gateway-link");
         let relative = "GetScanHistoryByScanDefinitionId?page=2";
         assert_eq!(link(relative), format!("{relative}&defender-gateway-link"));

@@ -9,6 +9,7 @@
 
 mod answer;
 mod describe;
+mod etag;
 mod field;
 mod forwarded;
 mod kind;
@@ -21,10 +22,10 @@ mod refusal;
 mod table;
 
 pub use answer::{Answered, Body, Config, RateLimit, Window, Windows};
-pub use describe::{answers, body, options};
+pub use describe::{answers, body, options, shared};
 pub use forwarded::{Network, ParseNetworkError};
 pub use kind::Kind;
-pub use layer::{Addressed, Layer, Reply, Respond};
+pub use layer::{Addressed, Asked, Layer, Reply, Respond, Tag};
 pub use outcome::{Ended, Outcome, TokenOwner};
 pub use problem::{Fault, Policies, Problem};
 pub use refusal::{Panicked, Refusal};

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use crate::scan::Operation;
+
 /// The caller's request cannot be taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -24,12 +26,12 @@ pub enum Refusal {
     CrossSite,
     /// No such path.
     #[error(
-        "there is nothing at this path: the operations are under /api/, and /livez, /readyz, /metrics and /status are at the admin address"
+        "there is nothing at this path: the operations are listed in the README, all of them under /api/, and /livez, /readyz, /metrics and /status are at the admin address"
     )]
     Path,
     /// The path exists, the method does not.
     #[error("the method is not allowed here")]
-    Method,
+    Method(Operation),
     /// Not `application/json`, or not saying so: a browser could send that without asking first.
     #[error("the content type must be application/json")]
     ContentType,

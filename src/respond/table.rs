@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::{Fault, Kind, Panicked, Policies, Problem, Refusal};
 use crate::BoxError;
 use crate::memory::Exhausted;
-use crate::scan::Invalid;
+use crate::operation::Input;
+use crate::scan::{Invalid, Operation};
 use crate::telemetry::log;
 use crate::{cache, coalesce, queue, quota, region, token, upstream};
 
@@ -170,12 +171,28 @@ pub(super) fn is_known(cause: &(dyn Error + 'static)) -> bool {
 
 type Fields = &'static [(&'static str, &'static str)];
 
-const ALLOW: Fields = &[("allow", "OPTIONS, POST, QUERY")];
+const ALLOW_ALL: Fields = &[("allow", "GET, OPTIONS, POST, QUERY")];
+const ALLOW_GET: Fields = &[("allow", "GET, OPTIONS")];
+const ALLOW_POST: Fields = &[("allow", "OPTIONS, POST, QUERY")];
 const ACCEPT_QUERY: Fields = &[("accept-query", "\"application/json\"")];
 const ACCEPT_ENCODING: Fields = &[("accept-encoding", "identity")];
 
-/// The fields of an answer to `OPTIONS`, which `server` answers with the same words.
-pub(super) const OPTIONS: [Fields; 2] = [ALLOW, ACCEPT_QUERY];
+/// The methods of an operation.
+fn allow(operation: Operation) -> Fields {
+    match operation.declaration().input {
+        Input::Path => ALLOW_GET,
+        Input::Ids { .. } => ALLOW_POST,
+    }
+}
+
+/// The fields of an answer to `OPTIONS` about an operation, or about the server as a whole.
+pub(super) fn options(operation: Option<Operation>) -> [Fields; 2] {
+    match operation {
+        Some(operation) if operation.declaration().input == Input::Path => [allow(operation), &[]],
+        Some(operation) => [allow(operation), ACCEPT_QUERY],
+        None => [ALLOW_ALL, ACCEPT_QUERY],
+    }
+}
 
 /// How long a caller should stay away when the gateway is busy for a moment.
 const MOMENT: Duration = Duration::from_secs(1);
@@ -187,7 +204,7 @@ fn refusal(refusal: &Refusal) -> Problem {
         Refusal::ForeignHost { .. } => make(Kind::Misdirected).with_fault(Fault::Denied),
         Refusal::CrossSite => make(Kind::CrossSite).with_fault(Fault::Denied),
         Refusal::Path => make(Kind::NotFound),
-        Refusal::Method => make(Kind::MethodNotAllowed).with_fields(ALLOW),
+        Refusal::Method(operation) => make(Kind::MethodNotAllowed).with_fields(allow(*operation)),
         Refusal::ContentType => make(Kind::UnsupportedMediaType).with_fields(ACCEPT_QUERY),
         // RFC 9110 §12.5.3: what would have been accepted.
         Refusal::ContentEncoding => make(Kind::UnsupportedMediaType).with_fields(ACCEPT_ENCODING),

@@ -13,12 +13,10 @@ use crate::scan::key::Head;
 use crate::scan::plain;
 use crate::scan::{Excerpt, Invalid};
 
-const MEMBER: &str = "ScanDefinitionIds";
-
-/// Reads `{"ScanDefinitionIds": [string, …]}`, or one string in place of the array, for a key that begins with `head`.
+/// Reads `{"<member>": [string, …]}`, or one string in place of the array, for a key that begins with `head`.
 pub(super) fn read_ids(head: &Head, body: &[u8]) -> Result<IdSet, Invalid> {
     if body.is_empty() {
-        return Err(Invalid::Empty);
+        return Err(Invalid::Empty(head.member()));
     }
     if let Some(ids) = plain::read_ids(head, body) {
         return ids.canonical();
@@ -45,6 +43,8 @@ pub(super) fn read_ids(head: &Head, body: &[u8]) -> Result<IdSet, Invalid> {
 /// The state while the parser walks through the body.
 struct Reading {
     ids: IdSet,
+    /// The one member of the body.
+    member: &'static str,
     /// What a value of the wrong type means at the present place.
     wrong_type: Invalid,
     /// A fault found by us. It is kept here because serde's errors are text.
@@ -55,7 +55,8 @@ impl Reading {
     fn new(head: &Head, body_bytes: usize) -> Self {
         Self {
             ids: IdSet::with_room(head, body_bytes),
-            wrong_type: Invalid::NotObject,
+            member: head.member(),
+            wrong_type: Invalid::NotObject(head.member()),
             fault: None,
         }
     }
@@ -81,20 +82,21 @@ impl<'de> Visitor<'de> for Object<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let member = self.0.member;
         let mut seen = false;
         while let Some(name) = map.next_key_seed(Name)? {
-            if name != MEMBER {
-                return Err(self.0.fail(Invalid::UnknownMember(Excerpt::new(&name))));
+            if name != member {
+                return Err(self.0.fail(Invalid::UnknownMember(Excerpt::new(&name), member)));
             }
             if seen {
-                return Err(self.0.fail(Invalid::DoubleMember));
+                return Err(self.0.fail(Invalid::DoubleMember(member)));
             }
             seen = true;
-            self.0.wrong_type = Invalid::NotStrings;
+            self.0.wrong_type = Invalid::NotStrings(member);
             map.next_value_seed(List(&mut *self.0))?;
         }
         if !seen {
-            return Err(self.0.fail(Invalid::NoMember));
+            return Err(self.0.fail(Invalid::NoMember(member)));
         }
         Ok(())
     }
@@ -181,10 +183,12 @@ impl Visitor<'_> for Element<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scan::{Request, Version};
+    use crate::scan::{Endpoint, Request};
+
+    const MEMBER: &str = "ScanDefinitionIds";
 
     fn read_bytes(body: &[u8]) -> Result<Vec<String>, Invalid> {
-        let request = Request::parse(Version::Latest, None, body)?;
+        let request = Request::parse(Endpoint::HISTORY, None, body)?;
         Ok(request.ids().map(str::to_owned).collect())
     }
 
@@ -228,35 +232,35 @@ mod tests {
     #[test]
     fn every_other_body_is_refused_with_its_own_reason() {
         let cases = [
-            ("", Invalid::Empty),
+            ("", Invalid::Empty(MEMBER)),
             ("\u{feff}{}", Invalid::ByteOrderMark),
-            ("[]", Invalid::NotObject),
-            ("null", Invalid::NotObject),
-            ("\"ScanDefinitionIds\"", Invalid::NotObject),
-            ("{}", Invalid::NoMember),
-            (r#"{"ScanDefinitionIds":[]}"#, Invalid::NoIds),
-            (r#"{"ScanDefinitionIds":[""]}"#, Invalid::EmptyId),
+            ("[]", Invalid::NotObject(MEMBER)),
+            ("null", Invalid::NotObject(MEMBER)),
+            ("\"ScanDefinitionIds\"", Invalid::NotObject(MEMBER)),
+            ("{}", Invalid::NoMember(MEMBER)),
+            (r#"{"ScanDefinitionIds":[]}"#, Invalid::NoIds(MEMBER)),
+            (r#"{"ScanDefinitionIds":[""]}"#, Invalid::EmptyId(MEMBER)),
             (
                 r#"{"ScanDefinitionIds":" \t "}"#.replace("\\t", "\\u2003").leak(),
-                Invalid::EmptyId,
+                Invalid::EmptyId(MEMBER),
             ),
-            (r#"{"ScanDefinitionIds":null}"#, Invalid::NotStrings),
-            (r#"{"ScanDefinitionIds":7}"#, Invalid::NotStrings),
-            (r#"{"ScanDefinitionIds":{"a":"b"}}"#, Invalid::NotStrings),
-            (r#"{"ScanDefinitionIds":["a",7]}"#, Invalid::NotStrings),
-            (r#"{"ScanDefinitionIds":["a",null]}"#, Invalid::NotStrings),
-            (r#"{"ScanDefinitionIds":[["a"]]}"#, Invalid::NotStrings),
+            (r#"{"ScanDefinitionIds":null}"#, Invalid::NotStrings(MEMBER)),
+            (r#"{"ScanDefinitionIds":7}"#, Invalid::NotStrings(MEMBER)),
+            (r#"{"ScanDefinitionIds":{"a":"b"}}"#, Invalid::NotStrings(MEMBER)),
+            (r#"{"ScanDefinitionIds":["a",7]}"#, Invalid::NotStrings(MEMBER)),
+            (r#"{"ScanDefinitionIds":["a",null]}"#, Invalid::NotStrings(MEMBER)),
+            (r#"{"ScanDefinitionIds":[["a"]]}"#, Invalid::NotStrings(MEMBER)),
             (
                 r#"{"ScanDefinitionIds":["a"],"ScanDefinitionIds":["a"]}"#,
-                Invalid::DoubleMember,
+                Invalid::DoubleMember(MEMBER),
             ),
             (
                 r#"{"scanDefinitionIds":["a"]}"#,
-                Invalid::UnknownMember(Excerpt::new("scanDefinitionIds")),
+                Invalid::UnknownMember(Excerpt::new("scanDefinitionIds"), MEMBER),
             ),
             (
                 r#"{"ScanDefinitionIds":["a"],"x":1}"#,
-                Invalid::UnknownMember(Excerpt::new("x")),
+                Invalid::UnknownMember(Excerpt::new("x"), MEMBER),
             ),
         ];
         for (body, fault) in cases {
@@ -318,10 +322,13 @@ mod tests {
     #[test]
     fn deep_nesting_is_refused_without_a_deep_stack() {
         let deep = format!("{{\"ScanDefinitionIds\":{}", "[".repeat(1 << 20));
-        assert_eq!(read(&deep).unwrap_err(), Invalid::NotStrings);
+        assert_eq!(read(&deep).unwrap_err(), Invalid::NotStrings(MEMBER));
         let deep = format!("{{\"x\":{}", "{\"x\":".repeat(1 << 18));
-        assert_eq!(read(&deep).unwrap_err(), Invalid::UnknownMember(Excerpt::new("x")));
-        assert_eq!(read(&"[".repeat(1 << 20)).unwrap_err(), Invalid::NotObject);
+        assert_eq!(
+            read(&deep).unwrap_err(),
+            Invalid::UnknownMember(Excerpt::new("x"), MEMBER)
+        );
+        assert_eq!(read(&"[".repeat(1 << 20)).unwrap_err(), Invalid::NotObject(MEMBER));
     }
 
     #[test]
@@ -331,12 +338,15 @@ mod tests {
             read(&format!("{{\"ScanDefinitionIds\":[{}]}}", ids.join(",")))
         };
         assert_eq!(list(Request::MAX_IDS).unwrap().len(), Request::MAX_IDS);
-        assert_eq!(list(Request::MAX_IDS + 1).unwrap_err(), Invalid::TooManyIds);
+        assert_eq!(list(Request::MAX_IDS + 1).unwrap_err(), Invalid::TooManyIds(MEMBER));
         let id = |bytes: usize| read(&format!("{{\"ScanDefinitionIds\":\" {} \"}}", "x".repeat(bytes)));
         assert_eq!(id(Request::MAX_ID_BYTES).unwrap()[0].len(), Request::MAX_ID_BYTES);
         assert_eq!(
             id(Request::MAX_ID_BYTES + 1).unwrap_err(),
-            Invalid::LongId { bytes: 257 }
+            Invalid::LongId {
+                member: MEMBER,
+                bytes: 257
+            }
         );
     }
 }

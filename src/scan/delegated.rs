@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use ring::digest;
 
+use crate::operation::Operation;
 use crate::secret::Secret;
 
 /// A bearer token that a caller brought along, to be used upstream in place of the gateway's.
@@ -71,6 +72,23 @@ impl fmt::Debug for Holder {
         // Enough to tell them apart in a log.
         write!(f, "Holder({})", hex(&self.0[..6]))
     }
+}
+
+/// What a call may be counted by: whose token it is made with, and which operation it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Payer {
+    /// Who holds the token; `None`: the gateway.
+    pub holder: Option<Holder>,
+    /// The operation.
+    pub operation: Operation,
+}
+
+impl Payer {
+    /// Scan history by definition, asked for with the gateway's token.
+    pub const HISTORY: Self = Self {
+        holder: None,
+        operation: Operation::HistoryByDefinition,
+    };
 }
 
 fn hex(bytes: &[u8]) -> String {

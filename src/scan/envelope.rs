@@ -120,12 +120,14 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for Reader<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scan::{Endpoint, Request};
 
     fn check(members: &str) -> Result<(), Doubt> {
         let text = format!(r#"{{"value":[1,2,3]{members}}}"#);
         let (list, envelope) = Envelope::read::<Vec<&RawValue>>(&text)?;
         let guid = "7e8da3a5-90e9-4e22-ac1a-9b3d9a3b1d0f";
-        envelope.check(&Asked::new([guid, "nightly"].into_iter()), list.len())
+        let asked = Request::plain(Endpoint::HISTORY, [guid, "nightly"]).unwrap();
+        envelope.check(&Asked::new(&asked), list.len())
     }
 
     #[test]

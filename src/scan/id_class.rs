@@ -162,17 +162,25 @@ impl<'a> SharedIds<'a> {
 pub(super) struct Asked<'a> {
     /// Canonical and sorted.
     pub(super) ids: Vec<&'a str>,
+    /// The members of a row that name its id.
+    names: &'static [&'static str],
     /// Made for the first id that is spelled otherwise.
     classes: std::cell::OnceCell<Vec<(IdClass, usize)>>,
 }
 
 impl<'a> Asked<'a> {
-    /// `ids` must be canonical, sorted and distinct.
-    pub(super) fn new(ids: impl Iterator<Item = &'a str>) -> Self {
+    /// Those of a question, which must be distinct.
+    pub(super) fn new(request: &'a Request) -> Self {
         Self {
-            ids: ids.collect(),
+            ids: request.ids().collect(),
+            names: request.endpoint().operation.declaration().id_names(),
             classes: std::cell::OnceCell::new(),
         }
+    }
+
+    /// Whether a row's member of this name says which id it is about.
+    pub(super) fn is_id_name(&self, name: &[u8]) -> bool {
+        self.names.iter().any(|known| known.as_bytes() == name)
     }
 
     /// The number of the one id that a row can mean which names it so.
@@ -200,7 +208,7 @@ impl<'a> Asked<'a> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::scan::Version;
+    use crate::scan::Endpoint;
     use proptest::prelude::*;
 
     const GUID: &str = "60c4aa2d-7f35-4b8f-9e0a-000000000a01";
@@ -260,7 +268,7 @@ pub(crate) mod tests {
     }
 
     fn request(ids: &[&str]) -> Request {
-        Request::plain(Version::Latest, ids.iter().copied()).unwrap()
+        Request::plain(Endpoint::HISTORY, ids.iter().copied()).unwrap()
     }
 
     #[test]
@@ -297,7 +305,7 @@ pub(crate) mod tests {
     fn a_row_is_of_the_one_id_that_it_can_mean() {
         let ids = [GUID, "name", "é"];
         let asked = request(&ids);
-        let asked = Asked::new(asked.ids());
+        let asked = Asked::new(&asked);
         for spelling in spellings(GUID) {
             assert_eq!(
                 asked.find(&spelling).map(|nth| asked.ids[nth]),

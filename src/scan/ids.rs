@@ -12,6 +12,8 @@ use crate::scan::{Invalid, Request};
 pub(super) struct IdSet {
     /// The head of a key, and the ids behind it.
     text: Vec<u8>,
+    /// The member of the body that they come from.
+    member: &'static str,
     ids_at: usize,
     count: usize,
     /// Where the last id begins, behind its length, and its first bytes.
@@ -28,6 +30,7 @@ impl IdSet {
     pub(super) fn with_room(head: &Head, body_bytes: usize) -> Self {
         let text = head.text(body_bytes).into_bytes();
         Self {
+            member: head.member(),
             ids_at: text.len(),
             count: 0,
             last_at: text.len(),
@@ -45,6 +48,15 @@ impl IdSet {
             set.push(id)?;
         }
         set.canonical()
+    }
+
+    /// The id that a path names, if it names one.
+    pub(super) fn from_path(head: &Head, id: Option<&str>) -> Result<Self, Invalid> {
+        let mut set = Self::with_room(head, 0);
+        if let Some(id) = id {
+            set.push(id)?;
+        }
+        Ok(set)
     }
 
     pub(super) fn ids_at(&self) -> usize {
@@ -70,10 +82,13 @@ impl IdSet {
     pub(super) fn push(&mut self, raw: &str) -> Result<(), Invalid> {
         let id = raw.trim();
         if id.is_empty() {
-            return Err(Invalid::EmptyId);
+            return Err(Invalid::EmptyId(self.member));
         }
         if id.len() > Request::MAX_ID_BYTES {
-            return Err(Invalid::LongId { bytes: id.len() });
+            return Err(Invalid::LongId {
+                member: self.member,
+                bytes: id.len(),
+            });
         }
         match Guid::read(id.as_bytes()) {
             Some(guid) => self.push_guid(&guid),
@@ -90,7 +105,7 @@ impl IdSet {
     #[inline]
     fn add(&mut self, canonical: &[u8], push: impl FnOnce(&mut Vec<u8>)) -> Result<(), Invalid> {
         if self.count == Request::MAX_IDS {
-            return Err(Invalid::TooManyIds);
+            return Err(Invalid::TooManyIds(self.member));
         }
         let head = head(canonical);
         if self.count > 0 {
@@ -109,7 +124,7 @@ impl IdSet {
     /// Sorts the ids and drops duplicates.
     pub(super) fn canonical(mut self) -> Result<Self, Invalid> {
         if self.count == 0 {
-            return Err(Invalid::NoIds);
+            return Err(Invalid::NoIds(self.member));
         }
         if !self.ascending {
             self.sort();
@@ -257,12 +272,12 @@ pub(super) fn canonical(raw: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scan::{Options, Version};
+    use crate::scan::{Endpoint, Options};
     use proptest::prelude::*;
 
     fn head() -> Head {
         Head {
-            version: Version::Latest,
+            endpoint: Endpoint::HISTORY,
             options: Options::default(),
         }
     }
@@ -277,7 +292,7 @@ mod tests {
             at += one.whole.len();
         }
         assert_eq!(found.len(), count);
-        assert!(set.into_text().unwrap().starts_with("history/latest///"));
+        assert!(set.into_text().unwrap().starts_with("history_by_definition/latest///"));
         found
     }
 

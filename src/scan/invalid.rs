@@ -4,12 +4,15 @@ use std::fmt;
 
 use crate::scan::{Options, Request};
 
-/// Why a request is not a question that can be asked. The text is for the caller.
+/// Why a request is not a question that can be asked. The text is for the caller; variants about a body hold the name of its one member.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
     /// The body has no bytes.
-    #[error("the body is empty; send {{\"ScanDefinitionIds\": [\"…\"]}}")]
-    Empty,
+    #[error("the body is empty; send {{\"{0}\": [\"…\"]}}")]
+    Empty(&'static str),
+    /// The operation takes no body.
+    #[error("this operation takes no body")]
+    Body,
     /// JSON text must not begin with U+FEFF (RFC 8259 §8.1).
     #[error("the body starts with a byte order mark, which JSON does not allow")]
     ByteOrderMark,
@@ -26,38 +29,37 @@ pub enum Invalid {
         reason: String,
     },
     /// The body is JSON, but no object.
-    #[error("the body must be a JSON object with the member ScanDefinitionIds")]
-    NotObject,
+    #[error("the body must be a JSON object with the member {0}")]
+    NotObject(&'static str),
     /// The object lacks the one member.
-    #[error("the body has no member ScanDefinitionIds (names are case-sensitive)")]
-    NoMember,
+    #[error("the body has no member {0} (names are case-sensitive)")]
+    NoMember(&'static str),
     /// The object has another member, most likely a misspelt one.
-    #[error("the body has an unknown member {0}; the only one is ScanDefinitionIds (names are case-sensitive)")]
-    UnknownMember(Excerpt),
+    #[error("the body has an unknown member {0}; the only one is {1} (names are case-sensitive)")]
+    UnknownMember(Excerpt, &'static str),
     /// The member is there twice, and nothing says which one is meant.
-    #[error("the member ScanDefinitionIds appears more than once")]
-    DoubleMember,
+    #[error("the member {0} appears more than once")]
+    DoubleMember(&'static str),
     /// The member is neither an array of strings nor a string.
-    #[error("ScanDefinitionIds must be an array of strings, or one string")]
-    NotStrings,
+    #[error("{0} must be an array of strings, or one string")]
+    NotStrings(&'static str),
     /// The array is empty.
-    #[error("ScanDefinitionIds names no scan definition")]
-    NoIds,
+    #[error("{0} names no id")]
+    NoIds(&'static str),
     /// An id is empty, or white space only.
-    #[error("ScanDefinitionIds contains an empty id")]
-    EmptyId,
+    #[error("{0} contains an empty id")]
+    EmptyId(&'static str),
     /// An id is longer than any real one.
-    #[error(
-        "ScanDefinitionIds contains an id of {bytes} bytes; the limit is {}",
-        Request::MAX_ID_BYTES
-    )]
+    #[error("{member} contains an id of {bytes} bytes; the limit is {}", Request::MAX_ID_BYTES)]
     LongId {
+        /// The member.
+        member: &'static str,
         /// Its length.
         bytes: usize,
     },
     /// More ids than one request may name.
-    #[error("ScanDefinitionIds names more than {} ids", Request::MAX_IDS)]
-    TooManyIds,
+    #[error("{0} names more than {max} ids", max = Request::MAX_IDS)]
+    TooManyIds(&'static str),
     /// `$top` is no number in its range.
     #[error("$top must be a whole number from 1 to {}", Options::MAX_TOP)]
     Top,
@@ -67,6 +69,9 @@ pub enum Invalid {
     /// An option is there twice, and nothing says which one is meant.
     #[error("the query option {0} appears more than once")]
     DoubleOption(&'static str),
+    /// A query option that is about credentials.
+    #[error("the query option {0} must not be about scanAuthenticationParams, which may hold credentials")]
+    SecretOption(Excerpt),
     /// A query option that the upstream does not document for this operation.
     #[error("the query option {0} is not supported; only $top and $skip are")]
     UnknownOption(Excerpt),
@@ -78,7 +83,7 @@ impl Invalid {
     pub fn is_about_options(&self) -> bool {
         matches!(
             self,
-            Self::Top | Self::Skip | Self::DoubleOption(_) | Self::UnknownOption(_)
+            Self::Top | Self::Skip | Self::DoubleOption(_) | Self::UnknownOption(_) | Self::SecretOption(_)
         )
     }
 
@@ -89,15 +94,20 @@ impl Invalid {
             Self::Top => Some("$top"),
             Self::Skip => Some("$skip"),
             Self::DoubleOption(name) => Some(name),
-            Self::UnknownOption(name) | Self::UnknownMember(name) => Some(name.as_str()),
-            Self::NoMember
-            | Self::DoubleMember
-            | Self::NotStrings
-            | Self::NoIds
-            | Self::EmptyId
-            | Self::LongId { .. }
-            | Self::TooManyIds => Some("ScanDefinitionIds"),
-            Self::Empty | Self::ByteOrderMark | Self::NotUtf8 { .. } | Self::NotJson { .. } | Self::NotObject => None,
+            Self::UnknownOption(name) | Self::SecretOption(name) | Self::UnknownMember(name, _) => Some(name.as_str()),
+            Self::NoMember(member)
+            | Self::DoubleMember(member)
+            | Self::NotStrings(member)
+            | Self::NoIds(member)
+            | Self::EmptyId(member)
+            | Self::LongId { member, .. }
+            | Self::TooManyIds(member) => Some(member),
+            Self::Empty(_)
+            | Self::Body
+            | Self::ByteOrderMark
+            | Self::NotUtf8 { .. }
+            | Self::NotJson { .. }
+            | Self::NotObject(_) => None,
         }
     }
 }
@@ -153,12 +163,12 @@ mod tests {
         assert_eq!(Invalid::Top.to_string(), "$top must be a whole number from 1 to 10000");
         assert!(Invalid::Top.is_about_options());
         assert_eq!(
-            Invalid::TooManyIds.to_string(),
+            Invalid::TooManyIds("ScanDefinitionIds").to_string(),
             "ScanDefinitionIds names more than 10000 ids"
         );
-        assert!(!Invalid::TooManyIds.is_about_options());
+        assert!(!Invalid::TooManyIds("ScanDefinitionIds").is_about_options());
         assert_eq!(
-            Invalid::UnknownMember(Excerpt::new("scanDefinitionIds")).target(),
+            Invalid::UnknownMember(Excerpt::new("scanDefinitionIds"), "ScanDefinitionIds").target(),
             Some("scanDefinitionIds")
         );
     }

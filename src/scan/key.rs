@@ -7,10 +7,10 @@ use std::sync::Arc;
 use ring::digest;
 
 use crate::scan::ids::Guid;
-use crate::scan::{Holder, Options, Version};
+use crate::scan::{Endpoint, Holder, Options};
 
-/// What makes two questions the same: operation, version, `$top`, `$skip` and the canonical ids, and whose token they are asked with if
-/// the caller brought one.
+/// What makes two questions the same: operation, version, query options and the canonical ids, and whose token they are asked with if the
+/// caller brought one.
 ///
 /// It is the question itself in a form in which every piece is delimited by its length, not a digest of it: two different questions
 /// cannot have the same key, however hostile their ids. Cloning shares the text. Tenant and app are the same for all requests of one
@@ -26,8 +26,8 @@ impl Key {
 
     /// The key of the rows of one id, which must be canonical. It is the key of no question.
     #[must_use]
-    pub fn of_rows(version: Version, id: &str) -> Self {
-        Self(format!("rows/{}/{id}", version.as_str()).into())
+    pub fn of_rows(endpoint: Endpoint, id: &str) -> Self {
+        Self(format!("rows/{}/{}/{id}", endpoint.name(), endpoint.version.as_str()).into())
     }
 
     /// The same key for those who hold one token of their own, and where the ids, which began at `ids_at`, begin in it. No key without
@@ -51,7 +51,7 @@ impl Key {
         self.0.len()
     }
 
-    /// Never: a key names at least one id. (Here because [`Key::len`] is.)
+    /// Never: a key names an operation. (Here because [`Key::len`] is.)
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -135,17 +135,23 @@ impl ExactSizeIterator for Ids<'_> {}
 /// What a key begins with, in front of its ids.
 #[derive(Clone, Debug)]
 pub(super) struct Head {
-    pub(super) version: Version,
+    pub(super) endpoint: Endpoint,
     pub(super) options: Options,
 }
 
 impl Head {
+    /// The member of the body that holds the ids.
+    pub(super) fn member(&self) -> &'static str {
+        self.endpoint.operation.declaration().member()
+    }
+
     /// Its text, with room for so many bytes behind it.
     pub(super) fn text(&self, room: usize) -> String {
         let link = self.options.link.as_deref();
-        let mut text = String::with_capacity(48 + link.map_or(0, str::len) + room);
-        text.push_str("history/");
-        text.push_str(self.version.as_str());
+        let mut text = String::with_capacity(64 + link.map_or(0, str::len) + room);
+        text.push_str(self.endpoint.name());
+        text.push('/');
+        text.push_str(self.endpoint.version.as_str());
         push_number(&mut text, self.options.top.map(|top| top.get().into()));
         push_number(&mut text, self.options.skip);
         if let Some(link) = link {

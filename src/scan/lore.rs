@@ -6,14 +6,14 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::scan::{Doubt, Options, Request, Rows, Version};
+use crate::scan::{Doubt, Endpoint, Options, Request, Rows};
 
 /// What has been learned. Shared by all who take answers apart.
 #[derive(Debug)]
 pub struct Lore {
-    versions: [Mutex<Learned>; Version::ALL.len()],
+    endpoints: [Mutex<Learned>; Endpoint::COUNT],
     /// What was between two rows in the latest answer that had two.
-    between: [Mutex<Option<Box<[u8]>>>; Version::ALL.len()],
+    between: [Mutex<Option<Box<[u8]>>>; Endpoint::COUNT],
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -74,30 +74,30 @@ impl Lore {
             evidence: [Some(0); Ordering::ALL.len()],
         };
         Self {
-            versions: std::array::from_fn(|_| Mutex::new(learned)),
+            endpoints: std::array::from_fn(|_| Mutex::new(learned)),
             between: <_>::default(),
         }
     }
 
     /// Learns from an answer of the upstream to a plain request.
-    pub fn learn(&self, version: Version, rows: &Rows) {
+    pub fn learn(&self, endpoint: Endpoint, rows: &Rows) {
         {
-            let mut learned = self.learned(version);
+            let mut learned = self.learned(endpoint);
             learned.longest = learned.longest.max(rows.len());
         }
-        self.learn_all(version, rows);
+        self.learn_all(endpoint, rows);
     }
 
     /// Learns from an answer to a request that asks for all.
-    pub fn learn_all(&self, version: Version, rows: &Rows) {
-        let mut learned = self.learned(version);
+    pub fn learn_all(&self, endpoint: Endpoint, rows: &Rows) {
+        let mut learned = self.learned(endpoint);
         learned.order(rows);
         learned.longest_of_all = learned.longest_of_all.max(rows.len());
         learned.widest = learned.widest.max(rows.asked());
         learned.count(rows);
         drop(learned);
         if let Some(between) = rows.layout().and_then(|layout| layout.between) {
-            let mut known = self.known_between(version);
+            let mut known = self.known_between(endpoint);
             if known.as_deref() != Some(between) {
                 *known = Some(between.into());
             }
@@ -106,41 +106,41 @@ impl Lore {
 
     /// What is written between two rows; `None` when no answer has had two yet.
     #[must_use]
-    pub fn between(&self, version: Version) -> Option<Box<[u8]>> {
-        self.known_between(version).clone()
+    pub fn between(&self, endpoint: Endpoint) -> Option<Box<[u8]>> {
+        self.known_between(endpoint).clone()
     }
 
-    fn known_between(&self, version: Version) -> MutexGuard<'_, Option<Box<[u8]>>> {
+    fn known_between(&self, endpoint: Endpoint) -> MutexGuard<'_, Option<Box<[u8]>>> {
         // A change is one assignment.
-        self.between[version as usize]
+        self.between[endpoint.index()]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many rows an answer to a request that asks for all is known to hold at least.
     #[must_use]
-    pub fn longest(&self, version: Version) -> usize {
-        self.learned(version).longest_of_all
+    pub fn longest(&self, endpoint: Endpoint) -> usize {
+        self.learned(endpoint).longest_of_all
     }
 
     /// How many rows there were of late for so many ids, on average; `None` when none has come yet.
     #[must_use]
-    pub fn rows_for(&self, version: Version, ids: usize) -> Option<usize> {
-        let Learned { ids: asked, rows, .. } = *self.learned(version);
+    pub fn rows_for(&self, endpoint: Endpoint, ids: usize) -> Option<usize> {
+        let Learned { ids: asked, rows, .. } = *self.learned(endpoint);
         (rows > 0).then(|| ids.saturating_mul(rows).div_ceil(asked))
     }
 
     /// For how many ids so many rows came of late, on average; `None` when no row has come yet.
     #[must_use]
-    pub fn ids_for(&self, version: Version, rows: usize) -> Option<usize> {
-        let learned = *self.learned(version);
+    pub fn ids_for(&self, endpoint: Endpoint, rows: usize) -> Option<usize> {
+        let learned = *self.learned(endpoint);
         rows.saturating_mul(learned.ids).checked_div(learned.rows)
     }
 
     /// Whether the upstream is certain to answer a question for so many ids, and not to refuse it as too long.
     #[must_use]
-    pub fn takes(&self, version: Version, ids: usize) -> bool {
-        ids <= self.learned(version).widest
+    pub fn takes(&self, endpoint: Endpoint, ids: usize) -> bool {
+        ids <= self.learned(endpoint).widest
     }
 
     /// Whether an answer to a request that asks for all is certain to hold all rows there are. To be asked before the answer is learned
@@ -149,8 +149,8 @@ impl Lore {
     /// # Errors
     ///
     /// [`Doubt::FullPage`] when it is exactly as long as the longest seen, or as `$top`; [`Doubt::Longest`] when it is longer.
-    pub fn complete(&self, version: Version, rows: &Rows) -> Result<(), Doubt> {
-        let longest = self.learned(version).longest_of_all;
+    pub fn complete(&self, endpoint: Endpoint, rows: &Rows) -> Result<(), Doubt> {
+        let longest = self.learned(endpoint).longest_of_all;
         match rows.len().cmp(&longest) {
             // No page is smaller than one row.
             _ if rows.is_empty() => Ok(()),
@@ -164,7 +164,7 @@ impl Lore {
     /// Whether an answer with so many rows is certain not to be cut off.
     #[must_use]
     pub fn is_complete(&self, request: &Request, rows: usize) -> bool {
-        let learned = self.learned(request.version());
+        let learned = self.learned(request.endpoint());
         let longest = if request.asks_for_all() {
             learned.longest_of_all.min(Options::MAX_TOP as usize)
         } else {
@@ -177,7 +177,7 @@ impl Lore {
     #[must_use]
     pub fn fits(&self, request: &Request, rows: usize) -> bool {
         let is_all = request.asks_for_all() && rows < Options::MAX_TOP as usize;
-        rows == 0 || is_all || rows <= self.learned(request.version()).longest
+        rows == 0 || is_all || rows <= self.learned(request.endpoint()).longest
     }
 
     /// The order that rows of different answers are to be put together in.
@@ -185,8 +185,8 @@ impl Lore {
     /// # Errors
     ///
     /// [`Doubt::Order`] while none is certain, or when two are, which would disagree sooner or later.
-    pub fn ordering(&self, version: Version) -> Result<Ordering, Doubt> {
-        let learned = self.learned(version);
+    pub fn ordering(&self, endpoint: Endpoint) -> Result<Ordering, Doubt> {
+        let learned = self.learned(endpoint);
         let mut certain = Ordering::ALL
             .into_iter()
             .filter(|ordering| learned.evidence[*ordering as usize].is_some_and(|pairs| pairs >= Self::ENOUGH));
@@ -196,9 +196,9 @@ impl Lore {
         }
     }
 
-    fn learned(&self, version: Version) -> MutexGuard<'_, Learned> {
+    fn learned(&self, endpoint: Endpoint) -> MutexGuard<'_, Learned> {
         // Nothing in here panics halfway through a change.
-        self.versions[version as usize]
+        self.endpoints[endpoint.index()]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
@@ -251,63 +251,67 @@ mod tests {
             })
             .collect();
         let body = format!(r#"{{"value":[{}]}}"#, rows.join(","));
-        Rows::split(&Request::plain(Version::Latest, ids).unwrap(), &body.into()).unwrap()
+        Rows::split(&Request::plain(Endpoint::HISTORY, ids).unwrap(), &body.into()).unwrap()
     }
 
     #[test]
     fn an_answer_is_complete_only_if_a_longer_one_was_seen() {
         let lore = Lore::new(0);
-        let answer = |lore: &Lore, version, n| {
+        let answer = |lore: &Lore, endpoint, n| {
             let rows = rows(&vec![("a", 1); n]);
-            let complete = lore.complete(version, &rows);
-            lore.learn(version, &rows);
+            let complete = lore.complete(endpoint, &rows);
+            lore.learn(endpoint, &rows);
             complete
         };
-        let learn = |n| answer(&lore, Version::Latest, n);
+        let learn = |n| answer(&lore, Endpoint::HISTORY, n);
         assert_eq!(learn(0), Ok(()), "no page is smaller than one row");
         assert_eq!(learn(3), Err(Doubt::Longest));
         assert_eq!(learn(3), Err(Doubt::FullPage), "three may be what a page holds");
         assert_eq!(learn(2), Ok(()));
         assert_eq!(learn(4), Err(Doubt::Longest));
         assert_eq!(learn(3), Ok(()));
-        assert_eq!(answer(&lore, Version::V1, 1), Err(Doubt::Longest), "versions are apart");
-        assert_eq!(answer(&Lore::new(4), Version::Latest, 3), Ok(()));
-        assert_eq!(answer(&Lore::new(4), Version::Latest, 4), Err(Doubt::FullPage));
+        assert_eq!(
+            answer(&lore, Endpoint::HISTORY_V1, 1),
+            Err(Doubt::Longest),
+            "versions are apart"
+        );
+        assert_eq!(answer(&Lore::new(4), Endpoint::HISTORY, 3), Ok(()));
+        assert_eq!(answer(&Lore::new(4), Endpoint::HISTORY, 4), Err(Doubt::FullPage));
     }
 
     #[test]
     fn so_many_ids_are_taken_as_were_answered_for() {
         let lore = Lore::new(0);
-        assert!(!lore.takes(Version::Latest, 1));
+        assert!(!lore.takes(Endpoint::HISTORY, 1));
         // For a, b and z.
-        lore.learn(Version::Latest, &rows(&[("a", 1), ("b", 1)]));
-        assert!(lore.takes(Version::Latest, 3));
-        assert!(!lore.takes(Version::Latest, 4));
-        assert!(!lore.takes(Version::V1, 1), "versions are apart");
+        lore.learn(Endpoint::HISTORY, &rows(&[("a", 1), ("b", 1)]));
+        assert!(lore.takes(Endpoint::HISTORY, 3));
+        assert!(!lore.takes(Endpoint::HISTORY, 4));
+        assert!(!lore.takes(Endpoint::HISTORY_V1, 1), "versions are apart");
     }
 
     #[test]
     fn rows_are_expected_as_they_came_of_late() {
         let lore = Lore::new(0);
-        assert_eq!(lore.rows_for(Version::Latest, 10), None);
-        assert_eq!(lore.ids_for(Version::Latest, 10), None);
+        assert_eq!(lore.rows_for(Endpoint::HISTORY, 10), None);
+        assert_eq!(lore.ids_for(Endpoint::HISTORY, 10), None);
         // Four rows for each two ids.
-        lore.learn(Version::Latest, &rows(&[("a", 1); 4]));
-        assert_eq!(lore.rows_for(Version::Latest, 10), Some(20));
-        assert_eq!(lore.ids_for(Version::Latest, 10), Some(5));
+        lore.learn(Endpoint::HISTORY, &rows(&[("a", 1); 4]));
+        assert_eq!(lore.rows_for(Endpoint::HISTORY, 10), Some(20));
+        assert_eq!(lore.ids_for(Endpoint::HISTORY, 10), Some(5));
         for _ in 0..100_000 {
-            lore.learn(Version::Latest, &rows(&[("a", 1)]));
+            lore.learn(Endpoint::HISTORY, &rows(&[("a", 1)]));
         }
-        assert_eq!(lore.rows_for(Version::Latest, 100), Some(50));
-        assert_eq!(lore.longest(Version::Latest), 4);
+        assert_eq!(lore.rows_for(Endpoint::HISTORY, 100), Some(50));
+        assert_eq!(lore.longest(Endpoint::HISTORY), 4);
     }
 
     fn taught(lesson: &[(&str, u8)], times: usize) -> Result<Ordering, Doubt> {
         let lore = Lore::new(0);
         for _ in 0..times {
-            lore.learn(Version::Latest, &rows(lesson));
+            lore.learn(Endpoint::HISTORY, &rows(lesson));
         }
-        lore.ordering(Version::Latest)
+        lore.ordering(Endpoint::HISTORY)
     }
 
     #[test]
@@ -337,10 +341,10 @@ mod tests {
     fn one_counterexample_is_enough() {
         let lore = Lore::new(0);
         for _ in 0..99 {
-            lore.learn(Version::Latest, &rows(&[("b", 2), ("a", 1)]));
+            lore.learn(Endpoint::HISTORY, &rows(&[("b", 2), ("a", 1)]));
         }
-        assert_eq!(lore.ordering(Version::Latest), Ok(Ordering::NewestFirst));
-        lore.learn(Version::Latest, &rows(&[("b", 1), ("a", 2)]));
-        assert_eq!(lore.ordering(Version::Latest), Err(Doubt::Order));
+        assert_eq!(lore.ordering(Endpoint::HISTORY), Ok(Ordering::NewestFirst));
+        lore.learn(Endpoint::HISTORY, &rows(&[("b", 1), ("a", 2)]));
+        assert_eq!(lore.ordering(Endpoint::HISTORY), Err(Doubt::Order));
     }
 }

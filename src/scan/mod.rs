@@ -1,4 +1,4 @@
-//! The domain: a question about scan history, its canonical key, and the answer. Pure: no I/O, no clock.
+//! The domain: a question to one of the operations, its canonical key, and the answer. Pure: no I/O, no clock.
 //!
 //! One invariant: a [`Request`] can only be built checked and canonical, so two questions that mean the same are the same value,
 //! with the same [`Key`], and are asked upstream with the same bytes.
@@ -8,8 +8,10 @@ mod body;
 mod call;
 mod delegated;
 mod doubt;
+mod entity;
 mod envelope;
 mod fields;
+mod finished;
 mod id_class;
 mod ids;
 mod invalid;
@@ -18,18 +20,21 @@ mod key;
 mod lore;
 mod options;
 mod plain;
+mod redact;
 mod request;
 mod row;
 mod rows;
 mod upstream_response;
-mod version;
 mod walk;
 
+pub use crate::operation::{Endpoint, EntityId, Operation, Target, route};
 pub use answer::{Answer, next_links};
 pub use call::{Call, Forward, Outcome, Served, Status};
-pub use delegated::{Delegated, Holder};
+pub use delegated::{Delegated, Holder, Payer};
 pub use doubt::Doubt;
+pub use entity::EntityForm;
 pub use fields::Fields;
+pub use finished::finished;
 pub use id_class::SharedIds;
 pub use invalid::{Excerpt, Invalid};
 pub use keep::Keep;
@@ -39,4 +44,3 @@ pub use options::Options;
 pub use request::Request;
 pub use rows::{Layout, Rows};
 pub use upstream_response::{ResponseFault, ResponseKind, is_unavailable};
-pub use version::Version;

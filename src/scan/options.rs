@@ -1,11 +1,12 @@
-//! The `OData` query options of the operation.
+//! The `OData` query options of the operations.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use url::form_urlencoded;
 
-use crate::scan::{Excerpt, Invalid};
+use crate::operation::Query;
+use crate::scan::{Endpoint, Excerpt, Invalid};
 
 /// `$top` and `$skip`, checked; or the query of a link to a further page, which only the upstream understands.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -14,7 +15,7 @@ pub struct Options {
     pub top: Option<NonZeroU32>,
     /// Leave out this many rows. `Some(0)` is kept apart from `None`: what the caller wrote is what is asked.
     pub skip: Option<u64>,
-    /// The whole query of a link, as it is written there; then the other two are `None`, whatever it says.
+    /// The whole query of a link, or of an operation that takes any, as it is written there; then the other two are `None`, whatever it says.
     pub link: Option<Arc<str>>,
 }
 
@@ -33,6 +34,21 @@ impl Options {
 
     /// What the gateway adds to the query of a link that it would not take for one otherwise.
     pub const LINK_MARK: &str = "defender-gateway-link";
+
+    /// Reads the query of a request to an operation.
+    ///
+    /// # Errors
+    ///
+    /// The operation does not take it.
+    pub fn of(endpoint: Endpoint, query: Option<&str>) -> Result<Self, Invalid> {
+        match endpoint.operation.declaration().query {
+            Query::Paging => Self::parse(query),
+            Query::Any => refuse_secrets(endpoint, query).map(|()| Self {
+                link: query.map(unmarked).filter(|query| !query.is_empty()),
+                ..Self::default()
+            }),
+        }
+    }
 
     /// Reads a query, without its question mark. Names and values may be percent-encoded.
     ///
@@ -82,15 +98,34 @@ impl Options {
 
 /// The query of a link, without the mark; `None` when it is none.
 fn link(query: &str) -> Option<Arc<str>> {
-    let is_marked = query.split('&').any(|pair| pair == Options::LINK_MARK);
-    if is_marked {
-        let pairs: Vec<_> = query.split('&').filter(|pair| *pair != Options::LINK_MARK).collect();
-        return Some(pairs.join("&").into());
+    if query.split('&').any(|pair| pair == Options::LINK_MARK) {
+        return Some(unmarked(query));
     }
     let mut names = form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name);
     names
         .any(|name| name.trim_start_matches('$').eq_ignore_ascii_case("skiptoken"))
         .then(|| query.into())
+}
+
+/// Refuses a query that could bring credentials under another name, or tell something about them. To select them is no harm: what they
+/// hold is replaced.
+fn refuse_secrets(endpoint: Endpoint, query: Option<&str>) -> Result<(), Invalid> {
+    let secrets = endpoint.operation.declaration().secrets;
+    let pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    for (name, value) in pairs {
+        let text = value.to_ascii_lowercase();
+        let mentions = |secret: &&str| text.contains(&secret.to_ascii_lowercase());
+        if name != "$select" && secrets.iter().any(mentions) {
+            return Err(Invalid::SecretOption(Excerpt::new(&name)));
+        }
+    }
+    Ok(())
+}
+
+/// A query without the mark, if it has one.
+fn unmarked(query: &str) -> Arc<str> {
+    let pairs: Vec<_> = query.split('&').filter(|pair| *pair != Options::LINK_MARK).collect();
+    pairs.join("&").into()
 }
 
 fn top(text: &str) -> Option<NonZeroU32> {
@@ -188,6 +223,39 @@ mod tests {
             assert_ne!(options, Options::default(), "it is no plain question");
         }
         assert!(parsed("page=2&x=defender-gateway-link").is_err());
+    }
+
+    #[test]
+    fn lists_take_any_query_that_says_nothing_about_credentials() {
+        use crate::scan::Operation;
+        let of =
+            |operation, query| Options::of(Endpoint::latest(operation), Some(query)).map(|options| options.query());
+        for query in [
+            "pagesize=100",
+            "pageSize=10000&x",
+            "$top=0",
+            "$filter=a%20eq%20'b'",
+            "$select=id,scanAuthenticationParams",
+        ] {
+            assert_eq!(of(Operation::Definitions, query).unwrap().unwrap(), query);
+        }
+        assert_eq!(
+            of(Operation::Definitions, "a=1&defender-gateway-link")
+                .unwrap()
+                .unwrap(),
+            "a=1"
+        );
+        for query in [
+            "$compute=scanAuthenticationParams%20as%20x",
+            "$apply=groupby((%53canAuthenticationParams/authPassword))",
+            "a=1&$filter=startswith(scanAuthenticationParams/username,'a')",
+        ] {
+            assert!(
+                matches!(of(Operation::Definition, query), Err(Invalid::SecretOption(_))),
+                "{query}"
+            );
+            assert!(of(Operation::Agents, query).is_ok(), "{query}");
+        }
     }
 
     #[test]

@@ -6,12 +6,13 @@
 use crate::scan::ids::{Guid, IdSet};
 use crate::scan::key::Head;
 
-/// The ids of `{"ScanDefinitionIds":["…", …]}`, if none needs an escape; `None` for every other body.
+/// The ids of `{"<member>":["…", …]}`, if none needs an escape; `None` for every other body.
 pub(super) fn read_ids(head: &Head, body: &[u8]) -> Option<IdSet> {
     let mut rest = Rest(body);
     rest.mark(b'{')?;
     rest.mark(b'"')?;
-    rest.pass("ScanDefinitionIds\"")?;
+    rest.pass(head.member())?;
+    rest.pass("\"")?;
     rest.mark(b':')?;
     rest.mark(b'[')?;
     let mut ids = IdSet::with_room(head, body.len());

@@ -5,19 +5,20 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
+use crate::operation::Input;
 use crate::scan::body::read_ids;
 use crate::scan::id_class::are_distinct;
 use crate::scan::ids::IdSet;
 use crate::scan::key::Head;
-use crate::scan::{Delegated, Holder, Ids, Invalid, Key, Options, Version};
+use crate::scan::{Delegated, Endpoint, EntityId, Holder, Ids, Invalid, Key, Options, Payer, Target};
 
-/// A question about scan history: checked, and canonical, so that equal questions are equal values.
+/// A question to one of the operations: checked, and canonical, so that equal questions are equal values.
 ///
 /// ```
-/// use defender_gateway::scan::{Request, Version};
+/// use defender_gateway::scan::{Request, Endpoint};
 ///
-/// let one = Request::parse(Version::Latest, None, br#"{"ScanDefinitionIds":["b", " a", "b"]}"#)?;
-/// let other = Request::parse(Version::Latest, Some(""), br#"{"ScanDefinitionIds":["a","b"]}"#)?;
+/// let one = Request::parse(Endpoint::HISTORY, None, br#"{"ScanDefinitionIds":["b", " a", "b"]}"#)?;
+/// let other = Request::parse(Endpoint::HISTORY, Some(""), br#"{"ScanDefinitionIds":["a","b"]}"#)?;
 /// assert_eq!(one, other);
 /// assert_eq!(one.ids().collect::<Vec<_>>(), ["a", "b"]);
 /// assert_eq!(&one.body()[..], br#"{"ScanDefinitionIds":["a","b"]}"#);
@@ -28,7 +29,7 @@ pub struct Request {
     key: Key,
     ids_at: usize,
     count: usize,
-    version: Version,
+    endpoint: Endpoint,
     options: Options,
     delegated: Option<Arc<Delegated>>,
     /// Found out when it first matters: a hit does not ask.
@@ -41,19 +42,40 @@ impl Request {
     /// Longest id, in bytes. Defender's are GUIDs, of 36.
     pub const MAX_ID_BYTES: usize = 256;
 
-    /// Reads a question. [`Version::from_path`] tells the version.
+    /// Reads a question to an operation that takes ids in a body.
     ///
-    /// `query` comes without its question mark: `$top` and `$skip`, or that of a link to a further page, which is passed on as it is. `body` is `{"ScanDefinitionIds": [string, …]}`, or one string in place of the array; what
-    /// else Defender might ignore or refuse is refused here, so that a mistake costs no call.
+    /// `query` comes without its question mark: `$top` and `$skip`, or that of a link to a further page, which is passed on as it is. `body`
+    /// is `{"ScanDefinitionIds": [string, …]}` or the like, or one string in place of the array; what else Defender might ignore or refuse
+    /// is refused here, so that a mistake costs no call.
     ///
     /// # Errors
     ///
     /// [`Invalid`] says what is wrong, for the caller to read.
-    pub fn parse(version: Version, query: Option<&str>, body: &[u8]) -> Result<Self, Invalid> {
-        let options = Options::parse(query)?;
-        let head = Head { version, options };
+    pub fn parse(endpoint: Endpoint, query: Option<&str>, body: &[u8]) -> Result<Self, Invalid> {
+        let options = Options::of(endpoint, query)?;
+        let head = Head { endpoint, options };
         let ids = read_ids(&head, body)?;
         Self::new(head, ids)
+    }
+
+    /// The question that a path and a query ask.
+    ///
+    /// # Errors
+    ///
+    /// The operation needs a body, or does not take this query.
+    pub fn get(target: &Target, query: Option<&str>) -> Result<Self, Invalid> {
+        let endpoint = target.endpoint;
+        let head = Head {
+            endpoint,
+            options: Options::of(endpoint, query)?,
+        };
+        match endpoint.operation.declaration().input {
+            Input::Ids { member, .. } => Err(Invalid::Empty(member)),
+            Input::Path => {
+                let ids = IdSet::from_path(&head, target.id.as_ref().map(EntityId::as_str))?;
+                Self::new(head, ids)
+            }
+        }
     }
 
     /// A question without `$top` and `$skip`, from ids of other requests.
@@ -61,9 +83,9 @@ impl Request {
     /// # Errors
     ///
     /// As for the ids of a body.
-    pub fn plain<'a>(version: Version, ids: impl IntoIterator<Item = &'a str>) -> Result<Self, Invalid> {
+    pub fn plain<'a>(endpoint: Endpoint, ids: impl IntoIterator<Item = &'a str>) -> Result<Self, Invalid> {
         let head = Head {
-            version,
+            endpoint,
             options: Options::default(),
         };
         let ids = IdSet::from_ids(&head, ids)?;
@@ -76,9 +98,9 @@ impl Request {
     /// # Errors
     ///
     /// As for the ids of a body.
-    pub fn all<'a>(version: Version, ids: impl IntoIterator<Item = &'a str>) -> Result<Self, Invalid> {
+    pub fn all<'a>(endpoint: Endpoint, ids: impl IntoIterator<Item = &'a str>) -> Result<Self, Invalid> {
         let head = Head {
-            version,
+            endpoint,
             options: Options::ALL,
         };
         let ids = IdSet::from_ids(&head, ids)?;
@@ -90,7 +112,7 @@ impl Request {
             ids_at: ids.ids_at(),
             count: ids.len(),
             key: Key::new(ids.into_text()?),
-            version: head.version,
+            endpoint: head.endpoint,
             options: head.options,
             delegated: None,
             distinct: OnceLock::new(),
@@ -121,13 +143,22 @@ impl Request {
         self.delegated().map(Delegated::holder)
     }
 
+    /// Whose calls its call counts with.
+    #[must_use]
+    pub fn payer(&self) -> Payer {
+        Payer {
+            holder: self.holder(),
+            operation: self.endpoint.operation,
+        }
+    }
+
     /// What makes this question the same as another.
     #[must_use]
     pub fn key(&self) -> &Key {
         &self.key
     }
 
-    /// The scan definition ids: trimmed, GUIDs in lower case, without duplicates, sorted; never empty.
+    /// The ids that it is about: trimmed, GUIDs in lower case, without duplicates, sorted. None where a list is asked for.
     #[must_use]
     pub fn ids(&self) -> Ids<'_> {
         self.key.ids(self.ids_at, self.count)
@@ -145,17 +176,23 @@ impl Request {
         self.options.skip
     }
 
-    /// The path version.
+    /// The operation, and under which path.
     #[must_use]
-    pub fn version(&self) -> Version {
-        self.version
+    pub fn endpoint(&self) -> Endpoint {
+        self.endpoint
     }
 
-    /// Whether the request has neither query options nor a token of its own, and no two of its ids could be one id to the upstream: only
-    /// such questions can be united, and their answers taken apart by id.
+    /// Whether the operation's answers have rows by id, the request has neither query options nor a token of its own, and no two of its ids
+    /// could be one id to the upstream: only such questions can be united, and their answers taken apart by id.
     #[must_use]
     pub fn is_plain(&self) -> bool {
-        self.options == Options::default() && self.delegated.is_none() && self.has_distinct_ids()
+        self.endpoint.operation.declaration().is_by_id() && self.is_bare() && self.has_distinct_ids()
+    }
+
+    /// Whether the request has neither query options nor a token of its own.
+    #[must_use]
+    pub fn is_bare(&self) -> bool {
+        self.options == Options::default() && self.delegated.is_none()
     }
 
     /// Whether it asks with the largest `$top`, and with nothing else.
@@ -167,7 +204,8 @@ impl Request {
     /// Whether it is plain, or would be without the largest `$top`: whether it wants all rows of its ids.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        (self.options == Options::default() || self.asks_for_all())
+        self.endpoint.operation.declaration().is_by_id()
+            && (self.options == Options::default() || self.asks_for_all())
             && self.delegated.is_none()
             && self.has_distinct_ids()
     }
@@ -180,8 +218,12 @@ impl Request {
 
     /// The path to ask upstream.
     #[must_use]
-    pub fn upstream_path(&self) -> &'static str {
-        self.version.path()
+    pub fn upstream_path(&self) -> String {
+        let id = self
+            .ids()
+            .next()
+            .filter(|_| self.endpoint.operation.declaration().input == Input::Path);
+        self.endpoint.path(id.map(EntityId::of_canonical).as_ref())
     }
 
     /// The query to ask upstream with, without its question mark.
@@ -190,11 +232,17 @@ impl Request {
         self.options.query()
     }
 
-    /// The canonical body to ask upstream with; always an array, because whether a bare string works upstream is not documented.
+    /// The canonical body to ask upstream with, empty where the operation takes none; always an array, because whether a bare string works
+    /// upstream is not documented.
     #[must_use]
     pub fn body(&self) -> Bytes {
+        let Input::Ids { member, .. } = self.endpoint.operation.declaration().input else {
+            return Bytes::new();
+        };
         let mut json = String::with_capacity(24 + self.key.len() + 2 * self.count);
-        json.push_str("{\"ScanDefinitionIds\":[");
+        json.push_str("{\"");
+        json.push_str(member);
+        json.push_str("\":[");
         for (nth, id) in self.ids().enumerate() {
             if nth > 0 {
                 json.push(',');
@@ -273,11 +321,11 @@ mod tests {
         )
     }
 
-    fn version() -> impl Strategy<Value = Version> {
-        prop_oneof![Just(Version::Latest), Just(Version::V1)]
+    fn endpoint() -> impl Strategy<Value = Endpoint> {
+        prop_oneof![Just(Endpoint::HISTORY), Just(Endpoint::HISTORY_V1)]
     }
 
-    fn request(version: Version, (top, skip): (Option<u32>, Option<u64>), ids: &[String]) -> Request {
+    fn request(endpoint: Endpoint, (top, skip): (Option<u32>, Option<u64>), ids: &[String]) -> Request {
         let mut query = String::new();
         if let Some(skip) = skip {
             query = format!("$skip={skip}&");
@@ -286,15 +334,15 @@ mod tests {
             query = format!("{query}%24top={top}");
         }
         let body = serde_json::json!({ "ScanDefinitionIds": ids }).to_string();
-        Request::parse(version, Some(&query), body.as_bytes()).unwrap()
+        Request::parse(endpoint, Some(&query), body.as_bytes()).unwrap()
     }
 
     proptest! {
         #[test]
         fn order_duplicates_space_and_guid_case_do_not_matter(
-            version in version(), options in options(), ids in ids(), again in any::<proptest::sample::Index>(),
+            endpoint in endpoint(), options in options(), ids in ids(), again in any::<proptest::sample::Index>(),
         ) {
-            let one = request(version, options, &ids);
+            let one = request(endpoint, options, &ids);
             let mut other: Vec<String> = ids.iter().rev().map(|id| format!("\t{id} ")).collect();
             other.push(other[again.index(other.len())].clone());
             for id in &mut other {
@@ -302,19 +350,19 @@ mod tests {
                     *id = id.to_uppercase();
                 }
             }
-            let other = request(version, options, &other);
+            let other = request(endpoint, options, &other);
             prop_assert_eq!(one.key(), other.key());
             prop_assert_eq!(one.body(), other.body());
         }
 
         #[test]
         fn different_questions_have_different_keys(
-            one in (version(), options(), ids()), other in (version(), options(), ids()),
+            one in (endpoint(), options(), ids()), other in (endpoint(), options(), ids()),
         ) {
-            let canonical = |(version, options, ids): &(Version, (Option<u32>, Option<u64>), Vec<String>)| {
-                let request = request(*version, *options, ids);
+            let canonical = |(endpoint, options, ids): &(Endpoint, (Option<u32>, Option<u64>), Vec<String>)| {
+                let request = request(*endpoint, *options, ids);
                 let ids: Vec<String> = request.ids().map(str::to_owned).collect();
-                (request, *version, *options, ids)
+                (request, *endpoint, *options, ids)
             };
             let (one, other) = (canonical(&one), canonical(&other));
             prop_assert_eq!(
@@ -324,9 +372,9 @@ mod tests {
         }
 
         #[test]
-        fn the_body_sent_is_read_back_as_the_same_question(version in version(), options in options(), ids in ids()) {
-            let one = request(version, options, &ids);
-            let other = Request::parse(version, one.query().as_deref(), &one.body()).unwrap();
+        fn the_body_sent_is_read_back_as_the_same_question(endpoint in endpoint(), options in options(), ids in ids()) {
+            let one = request(endpoint, options, &ids);
+            let other = Request::parse(endpoint, one.query().as_deref(), &one.body()).unwrap();
             prop_assert_eq!(&one, &other);
             prop_assert_eq!(other.ids().len(), other.ids().count());
             let mut sorted: Vec<_> = one.ids().collect();
@@ -334,20 +382,20 @@ mod tests {
             sorted.dedup();
             prop_assert_eq!(sorted, one.ids().collect::<Vec<_>>());
             if one.is_plain() {
-                prop_assert_eq!(Request::plain(version, one.ids()).unwrap(), other);
+                prop_assert_eq!(Request::plain(endpoint, one.ids()).unwrap(), other);
             }
         }
 
         #[test]
         fn no_body_makes_the_parser_panic(query in ".{0,40}", body in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Request::parse(Version::Latest, Some(&query), &body);
+            let _ = Request::parse(Endpoint::HISTORY, Some(&query), &body);
         }
     }
 
     #[test]
     fn pieces_cannot_flow_into_each_other() {
         let key = |ids: &[&str]| {
-            Request::plain(Version::Latest, ids.iter().copied())
+            Request::plain(Endpoint::HISTORY, ids.iter().copied())
                 .unwrap()
                 .key()
                 .clone()
@@ -359,8 +407,9 @@ mod tests {
 
     #[test]
     fn the_query_of_a_link_is_passed_on_as_it_is_and_makes_another_question() {
-        let request =
-            |query: &str| Request::parse(Version::V1, Some(query), br#"{"ScanDefinitionIds":["b","a"]}"#).unwrap();
+        let request = |query: &str| {
+            Request::parse(Endpoint::HISTORY_V1, Some(query), br#"{"ScanDefinitionIds":["b","a"]}"#).unwrap()
+        };
         let queries = [
             "$skiptoken=a",
             "$skiptoken=b",
@@ -384,7 +433,7 @@ mod tests {
 
     #[test]
     fn the_same_question_with_another_token_is_another_question() {
-        let plain = || Request::plain(Version::Latest, ["b", "a"]).unwrap();
+        let plain = || Request::plain(Endpoint::HISTORY, ["b", "a"]).unwrap();
         let with = |token| plain().with_token(Delegated::new(token).unwrap());
         assert_eq!(with("one"), with("one"));
         assert_ne!(with("one"), with("two"));
@@ -399,11 +448,65 @@ mod tests {
 
     #[test]
     fn tenant_and_app_are_part_of_the_shared_key() {
-        let request = Request::plain(Version::V1, ["a"]).unwrap();
+        let request = Request::plain(Endpoint::HISTORY_V1, ["a"]).unwrap();
         let digest = |tenant, app| request.key().digest(&Namespace::new(tenant, app));
         assert_eq!(digest("t", "a"), digest("t", "a"));
         assert_ne!(digest("t", "a"), digest("a", "t"));
         assert_ne!(digest("ta", ""), digest("t", "a"));
         assert_eq!(request.key().short().len(), 12);
+    }
+
+    #[test]
+    fn lists_and_entities_are_told_apart_by_path_and_query_and_have_no_body() {
+        use crate::scan::{Operation, route};
+        let get = |path: &str, query| Request::get(&route(path).unwrap(), query).unwrap();
+        let list = "/api/DeviceAuthenticatedScanDefinitions";
+        let entity = "/api/DeviceAuthenticatedScanDefinitions/7E8DA3A5-90E9-4E22-AC1A-9B3D9A3B1D0F";
+        let agent = "/api/DeviceAuthenticatedScanAgents/7e8da3a5-90e9-4e22-ac1a-9b3d9a3b1d0f";
+        let odd = "/api/v1.0/DeviceAuthenticatedScanAgents/a%20b%2B1";
+        let all = [
+            get(list, None),
+            get(list, Some("pagesize=100")),
+            get(list, Some("pageSize=100")),
+            get(list, Some("$filter=scanType%20eq%20'Network'&x=1&x=2")),
+            get("/api/v1.0/DeviceAuthenticatedScanDefinitions", None),
+            get("/api/DeviceAuthenticatedScanAgents", None),
+            get(entity, None),
+            get(entity, Some("$select=id")),
+            get(agent, None),
+            get(odd, None),
+        ];
+        for (nth, one) in all.iter().enumerate() {
+            assert!(all[..nth].iter().all(|other| other.key() != one.key()), "{one:?}");
+            assert!(one.body().is_empty() && !one.is_plain());
+        }
+        assert_eq!(all[0], get(list, Some("")));
+        assert_eq!(all[3].query().unwrap(), "$filter=scanType%20eq%20'Network'&x=1&x=2");
+        assert_eq!(
+            all[6],
+            get(
+                &entity
+                    .to_lowercase()
+                    .replace("/api/deviceauthenticatedscandefinitions", list),
+                None
+            )
+        );
+        assert_eq!(
+            all[6].upstream_path(),
+            entity.replace(
+                "7E8DA3A5-90E9-4E22-AC1A-9B3D9A3B1D0F",
+                "7e8da3a5-90e9-4e22-ac1a-9b3d9a3b1d0f"
+            )
+        );
+        assert_eq!(all[9].upstream_path(), odd);
+        assert_eq!(all[0].ids().len(), 0);
+        assert_eq!(all[6].ids().len(), 1);
+        let body = route("/api/DeviceAuthenticatedScanDefinitions/GetScanHistoryBySessionId").unwrap();
+        assert_eq!(body.endpoint.operation, Operation::HistoryBySession);
+        assert_eq!(Request::get(&body, None), Err(Invalid::Empty("SessionIds")));
+        let asked = Request::parse(body.endpoint, None, br#"{"SessionIds":"a"}"#).unwrap();
+        assert_eq!(asked.body(), r#"{"SessionIds":["a"]}"#);
+        let wrong = Request::parse(body.endpoint, None, br#"{"ScanDefinitionIds":["a"]}"#).unwrap_err();
+        assert_eq!(wrong.target(), Some("ScanDefinitionIds"));
     }
 }

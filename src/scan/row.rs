@@ -30,8 +30,7 @@ pub(super) fn facts<'a>(asked: &Asked<'_>, row: &'a str) -> Result<Facts<'a>, Do
             let (mut id, mut time, mut times) = (None, None, 0);
             while let Some(name) = map.next_key::<Text<'de>>()? {
                 match &*name.0 {
-                    // The documentation, its plain reading, and the service's own metadata disagree about the name.
-                    "ScanDefinitionIds" | "ScanDefinitionId" | "scanDefinitionId" => {
+                    name if self.0.is_id_name(name.as_bytes()) => {
                         let named = self.0.find(&map.next_value::<Text<'de>>()?.0);
                         if named.is_none() || id.is_some_and(|id| Some(id) != named) {
                             return Ok(None);

@@ -58,7 +58,7 @@ impl Rows {
         if !request.has_distinct_ids() {
             return Err(Doubt::Unattributed);
         }
-        let asked = Asked::new(request.ids());
+        let asked = Asked::new(request);
         let found = walk(&asked, body).or_else(|_| read(&asked, body))?;
         Ok(Self::new(found, &asked, body))
     }
@@ -69,7 +69,7 @@ impl Rows {
         if !request.has_distinct_ids() {
             return None;
         }
-        let asked = Asked::new(request.ids());
+        let asked = Asked::new(request);
         let found = match walk(&asked, body) {
             Ok(found) => found,
             Err(Stop::Never) => return None,
@@ -206,13 +206,13 @@ fn within(whole: &str, part: &str) -> Option<Range<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scan::Version;
+    use crate::scan::Endpoint;
     use crate::scan::id_class::tests::spellings;
     use crate::scan::walk::tests::{agree, value};
     use proptest::prelude::*;
 
     fn request(ids: &[&str]) -> Request {
-        Request::plain(Version::Latest, ids.iter().copied()).unwrap()
+        Request::plain(Endpoint::HISTORY, ids.iter().copied()).unwrap()
     }
 
     fn split(ids: &[&str], body: &str) -> Result<Rows, Doubt> {
@@ -316,7 +316,11 @@ mod tests {
         ] {
             assert_eq!(split(&["a", "b"], body).unwrap_err(), doubt, "{body}");
             assert!(
-                walk(&Asked::new(["a", "b"].into_iter()), body.as_bytes()).is_err(),
+                walk(
+                    &Asked::new(&Request::plain(Endpoint::HISTORY, ["a", "b"]).unwrap()),
+                    body.as_bytes()
+                )
+                .is_err(),
                 "{body}"
             );
         }

@@ -11,7 +11,8 @@ use std::fmt;
 use http::{StatusCode, header};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::scan::Answer;
+use crate::operation::Shape;
+use crate::scan::{Answer, Endpoint};
 
 /// What a response of an upstream host is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +43,7 @@ pub enum ResponseFault {
     /// The body is not one whole JSON object: cut off, or something else altogether.
     #[error("the body is not a whole JSON object")]
     NotJson,
-    /// 200 without an array `value`, or with an `error` besides; another status without an object `error`.
+    /// 200 without an array `value` (of an entity: or an `id`), or with an `error` besides; another status without an object `error`.
     #[error("the body is not of the shape of Defender's answers")]
     Shape,
 }
@@ -80,14 +81,17 @@ impl ResponseFault {
 }
 
 impl ResponseKind {
-    /// The kind of a response. For one with 200 the whole body is looked at.
+    /// The kind of a response to a question to `endpoint`. For one with 200 the whole body is looked at.
     #[must_use]
-    pub fn of(response: &Answer) -> Self {
+    pub fn of(endpoint: Endpoint, response: &Answer) -> Self {
         let status = response.status;
         let expected = match status.as_u16() {
             429 => return Self::Throttled,
             408 | 421 | 425 | 500..=599 => return Self::Fault(ResponseFault::Unavailable),
-            200 => Expected::Rows,
+            200 => match endpoint.operation.declaration().shape {
+                Shape::List => Expected::Rows,
+                Shape::Entity => Expected::Entity,
+            },
             400..=499 => Expected::Error,
             _ => return Self::Fault(ResponseFault::Status),
         };
@@ -124,6 +128,8 @@ pub fn is_unavailable(status: StatusCode) -> bool {
 enum Expected {
     /// An array `value`, and no `error`.
     Rows,
+    /// An `id` that is no object, or an array `value`; and no `error`.
+    Entity,
     /// An object `error`.
     Error,
 }
@@ -142,7 +148,10 @@ fn check(response: &Answer, expected: Expected) -> Result<(), ResponseFault> {
     }
     let members: Members = serde_json::from_slice(body).map_err(|_| ResponseFault::NotJson)?;
     let fits = match expected {
-        Expected::Rows => members.value == Some(Kind::Array) && matches!(members.error, None | Some(Kind::Null)),
+        Expected::Rows => members.value == Some(Kind::Array) && members.has_no_error(),
+        Expected::Entity => {
+            (members.value == Some(Kind::Array) || members.id == Some(Kind::Scalar)) && members.has_no_error()
+        }
         Expected::Error => members.error == Some(Kind::Object),
     };
     if fits { Ok(()) } else { Err(ResponseFault::Shape) }
@@ -169,11 +178,18 @@ fn is_json(media: &str) -> bool {
         && (name.eq_ignore_ascii_case("json") || ends_with("+json"))
 }
 
-/// The two members of an answer that tell what it is. Of a member that is there twice, the last one counts, as most readers have it.
+/// The members of an answer that tell what it is. Of a member that is there twice, the last one counts, as most readers have it.
 #[derive(Default)]
 struct Members {
     value: Option<Kind>,
     error: Option<Kind>,
+    id: Option<Kind>,
+}
+
+impl Members {
+    fn has_no_error(&self) -> bool {
+        matches!(self.error, None | Some(Kind::Null))
+    }
 }
 
 /// What a JSON value is, as far as it matters here.
@@ -201,6 +217,8 @@ impl<'de> Deserialize<'de> for Members {
                     match &*name.0 {
                         "value" => members.value = Some(map.next_value()?),
                         "error" => members.error = Some(map.next_value()?),
+                        // Some of the documentation's examples are in PascalCase.
+                        "id" | "Id" => members.id = Some(map.next_value()?),
                         _ => {
                             map.next_value::<IgnoredAny>()?;
                         }
@@ -273,12 +291,17 @@ mod tests {
     const PAGE: &str = "<html><body>Web App - Unavailable</body></html>";
 
     fn kind(status: u16, media: Option<&'static str>, body: impl AsRef<[u8]>) -> ResponseKind {
+        kind_at(Endpoint::HISTORY, status, media, body)
+    }
+
+    fn kind_at(endpoint: Endpoint, status: u16, media: Option<&'static str>, body: impl AsRef<[u8]>) -> ResponseKind {
         let media = media.map(|media| (header::CONTENT_TYPE, HeaderValue::from_static(media)));
-        ResponseKind::of(&Answer {
+        let response = Answer {
             status: StatusCode::from_u16(status).unwrap(),
             headers: media.into_iter().collect::<Fields>(),
             body: body.as_ref().to_vec().into(),
-        })
+        };
+        ResponseKind::of(endpoint, &response)
     }
 
     #[test]
@@ -363,6 +386,32 @@ mod tests {
         assert_eq!(kind(200, json, b"{\"value\":[\"\xff\"]}"), ResponseKind::Fault(NotJson));
         assert_eq!(kind(429, Some("text/html"), PAGE), ResponseKind::Throttled);
         assert_eq!(kind(429, json, ERROR), ResponseKind::Throttled);
+    }
+
+    #[test]
+    fn an_entity_may_be_bare_or_in_a_list() {
+        use crate::operation::Operation;
+        let of = |body| kind_at(Endpoint::latest(Operation::Agent), 200, None, body);
+        for body in [
+            r#"{"@odata.context":"c","id":"a"}"#,
+            r#"{"Id":"a"}"#,
+            r#"{"value":[{"id":"a"}]}"#,
+            ROWS,
+        ] {
+            assert_eq!(of(body), ResponseKind::Answer, "{body}");
+        }
+        for body in [
+            r#"{"message":"ok"}"#,
+            "{}",
+            r#"{"id":null}"#,
+            r#"{"id":{}}"#,
+            r#"{"id":"a","error":{}}"#,
+            ERROR,
+        ] {
+            assert_eq!(of(body), ResponseKind::Fault(ResponseFault::Shape), "{body}");
+        }
+        let in_a_list = kind(200, None, r#"{"id":"a"}"#);
+        assert_eq!(in_a_list, ResponseKind::Fault(ResponseFault::Shape));
     }
 
     #[test]

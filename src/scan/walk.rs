@@ -117,7 +117,7 @@ impl Walker<'_> {
             self.skip_space();
             let name = self.name()?;
             match &self.body[name] {
-                b"ScanDefinitionIds" | b"ScanDefinitionId" | b"scanDefinitionId" => {
+                name if self.asked.is_id_name(name) => {
                     let named = self.string()?;
                     let number = self.number_of(&self.body[named], id.or(before)).ok_or(Stop::Never)?;
                     if id.is_some_and(|id| id != number) {
@@ -289,13 +289,13 @@ impl Walker<'_> {
 pub(super) mod tests {
     use super::*;
     use crate::scan::rows::read;
-    use crate::scan::{Doubt, Request, Rows, Version};
+    use crate::scan::{Doubt, Endpoint, Request, Rows};
     use proptest::prelude::*;
 
     /// The walk and the reader agree: what the one finds, the other finds, and what the one never finds, the other does not.
     pub(in crate::scan) fn agree(ids: &[&str], body: &[u8]) -> Result<(), TestCaseError> {
-        let asked = Request::plain(Version::Latest, ids.iter().copied()).unwrap();
-        let asked = Asked::new(asked.ids());
+        let asked = Request::plain(Endpoint::HISTORY, ids.iter().copied()).unwrap();
+        let asked = Asked::new(&asked);
         match walk(&asked, body) {
             Ok(found) => prop_assert_eq!(Ok(found), read(&asked, body)),
             Err(Stop::Never) => prop_assert!(read(&asked, body).is_err()),
@@ -311,20 +311,18 @@ pub(super) mod tests {
                 r#"{{"orgId":"{id}","scanDefinitionId":"{id}","n":[1.5e-3, -0 ,{{ "x" : null}}],"ok":true,"LastScanned":"2026-03-01T04:05:06.1234567Z"}}"#
             )
         };
+        let question = Request::plain(Endpoint::HISTORY, ["a", "b"]).unwrap();
         for rows in [vec![], vec!["a"], vec!["b", "a", "a", " A "]] {
             let rows: Vec<_> = rows.into_iter().map(row).collect();
             let body = format!(r#"{{"@odata.context": "https://x/é","value":[{}]}}"#, rows.join(","));
-            let asked = Asked::new(["a", "b"].into_iter());
+            let asked = Asked::new(&question);
             let found = walk(&asked, body.as_bytes());
             assert_eq!(found.as_ref().map(|(_, list)| list.len()), Ok(rows.len()), "{body}");
             assert_eq!(found.map_err(|_| Doubt::Shape), read(&asked, body.as_bytes()));
         }
         let body = format!(r#"{{"value":[{}]}}"#, row("c"));
-        assert_eq!(
-            walk(&Asked::new(["a", "b"].into_iter()), body.as_bytes()),
-            Err(Stop::Never)
-        );
-        assert!(Rows::certain(&Request::plain(Version::Latest, ["a"]).unwrap(), &body.into()).is_none());
+        assert_eq!(walk(&Asked::new(&question), body.as_bytes()), Err(Stop::Never));
+        assert!(Rows::certain(&Request::plain(Endpoint::HISTORY, ["a"]).unwrap(), &body.into()).is_none());
     }
 
     /// A JSON value as some upstream might write it.

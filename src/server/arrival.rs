@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::Peer;
 use crate::caller::{Name, RequestId};
 use crate::respond::{Addressed, Refusal};
+use crate::scan::{Operation, Target, route};
 use crate::telemetry::trace::Trace;
 
 /// A request, and what is known about it besides what HTTP says.
@@ -37,6 +38,8 @@ pub struct Known {
     pub at: Instant,
     /// Whether it has only [usual](is_usual) fields: then nobody needs to search for any other.
     pub plain: bool,
+    /// What its path means; `None` when it is no path of ours.
+    pub target: Option<Target>,
     /// Why it is refused whatever it asks for, if it is.
     pub refused: Option<Refusal>,
 }
@@ -65,12 +68,13 @@ impl<B> Arrival<B> {
         let given = if plain { None } else { name_from_caller(&head.headers) };
         Self {
             known: Box::new(Known {
-                head: Request::from_parts(head, ()),
                 caller: peer.name(),
                 peer,
                 id: given.unwrap_or_else(RequestId::random),
                 trace: Trace::None,
                 at: Instant::now(),
+                target: route(head.uri.path()),
+                head: Request::from_parts(head, ()),
                 plain,
                 refused: None,
             }),
@@ -126,6 +130,11 @@ impl<B> Addressed for Arrival<B> {
 
     fn uri(&self) -> &Uri {
         self.known.head.uri()
+    }
+
+    fn operation(&self) -> Option<Operation> {
+        let target = self.known.target.as_ref();
+        target.map(|target| target.endpoint.operation)
     }
 
     fn headers(&self) -> &HeaderMap {

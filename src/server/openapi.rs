@@ -4,101 +4,163 @@ use serde_json::{Map, Value, json};
 
 use super::count;
 use crate::caller::RequestId;
+use crate::operation::{Declaration, Input, Query, Shape, Version};
 use crate::respond;
-use crate::scan::{Options, Request, Version};
+use crate::scan::{Endpoint, EntityId, Operation, Options, Request};
 use crate::telemetry::trace::{TRACEPARENT, TRACESTATE};
 
 /// `OpenAPI` 3.1, as `defender-gateway openapi` prints it and the admin listener serves it. The same for every configuration.
 #[must_use]
 pub fn openapi() -> String {
-    let (answers, responses) = respond::answers(&answer());
-    let paths: Map<String, Value> = Version::ALL
-        .into_iter()
-        .map(|version| (version.path().to_owned(), path(version, &answers)))
+    let paths: Map<String, Value> = Endpoint::all()
+        .map(|endpoint| (endpoint.template(), path(endpoint)))
         .collect();
+    let mut schemas = Map::from_iter([("Problem".to_owned(), respond::body())]);
+    for operation in Operation::ALL {
+        let declared = operation.declaration();
+        if let Input::Ids { member, .. } = declared.input {
+            schemas.insert(name(operation, "Question"), question(member));
+        }
+        schemas.insert(name(operation, "Answer"), answer(declared));
+    }
     let document = json!({
         "openapi": "3.1.0",
         "info": {
             "title": "defender-gateway",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Scan history of Microsoft Defender for Endpoint through one shared quota. Callers send no credentials. The method \
-                QUERY (RFC 10008) is accepted wherever POST is; OpenAPI 3.1 has no place for it.",
+            "description": "Authenticated scans of Microsoft Defender for Endpoint (definitions, scanners, history) through one shared quota. \
+                Callers send no credentials. The method QUERY (RFC 10008) is accepted wherever POST is; OpenAPI 3.1 has no place for it.",
         },
         // Wherever this document was got from.
         "servers": [{"url": "http://127.0.0.1:8080"}],
         "paths": paths,
         "components": {
-            "schemas": {"Question": question(), "Problem": respond::body()},
+            "schemas": schemas,
             "parameters": parameters(),
-            "responses": responses,
+            "responses": respond::shared(),
         },
     });
     format!("{document:#}\n")
 }
 
-fn path(version: Version, answers: &Value) -> Value {
+/// A name that begins with the operation's, in capitals: `ScanHistoryQuestion`.
+fn name(operation: Operation, what: &str) -> String {
+    let id = operation.declaration().operation_id;
+    let (first, rest) = id.split_at(1);
+    format!("{}{rest}{what}", first.to_ascii_uppercase())
+}
+
+fn reference(kind: &str, name: &str) -> Value {
+    json!({"$ref": format!("#/components/{kind}/{name}")})
+}
+
+fn path(endpoint: Endpoint) -> Value {
+    let Endpoint { operation, version } = endpoint;
+    let declared = operation.declaration();
     let (suffix, which) = match version {
         Version::Latest => ("", "the current version"),
         Version::V1 => ("V1", "version 1.0"),
     };
-    let named = parameters();
-    let parameters: Vec<_> = named
-        .as_object()
-        .into_iter()
-        .flat_map(Map::keys)
-        .map(|name| json!({"$ref": format!("#/components/parameters/{name}")}))
-        .collect();
-    json!({
-        "post": {
-            "operationId": format!("scanHistory{suffix}"),
-            "summary": format!("Scan history of a list of scan definitions, in {which}"),
-            "parameters": parameters,
-            "requestBody": {
+    let mut described = json!({
+        "operationId": format!("{}{suffix}", declared.operation_id),
+        "summary": format!("{}, in {which}", declared.summary),
+        "parameters": taken(declared).map(|name| reference("parameters", name)).collect::<Vec<_>>(),
+        "responses": respond::answers(operation, &reference("schemas", &name(operation, "Answer"))),
+    });
+    let method = match declared.input {
+        Input::Path => "get",
+        Input::Ids { member, example } => {
+            described["requestBody"] = json!({
                 "required": true,
                 "content": {"application/json": {
-                    "schema": {"$ref": "#/components/schemas/Question"},
-                    "example": {"ScanDefinitionIds": ["4ad8d463-6b3f-4894-b20b-ee9a0b5a4d6a"]},
+                    "schema": reference("schemas", &name(operation, "Question")),
+                    "example": {member: [example]},
                 }},
-            },
-            "responses": answers,
-        },
+            });
+            "post"
+        }
+    };
+    json!({
+        method: described,
         "options": {
-            "operationId": format!("whatMayBeAsked{suffix}"),
+            "operationId": format!("whatMayBeAskedOf{}{suffix}", name(operation, "")),
             "summary": "What may be asked here",
-            "responses": respond::options(),
+            "parameters": taken(declared).filter(|name| *name == ID).map(|name| reference("parameters", name)).collect::<Vec<_>>(),
+            "responses": respond::options(operation),
         },
     })
 }
 
-fn question() -> Value {
+/// The parameter that stands in a path.
+const ID: &str = "Id";
+
+/// The names of the parameters that an operation takes.
+fn taken(declared: &'static Declaration) -> impl Iterator<Item = &'static str> {
+    let (_, has_id) = declared.fixed_path();
+    let query: &[&str] = match declared.query {
+        Query::Paging => &["Top", "Skip", "SkipToken"],
+        Query::Any => &["PageSize", "Top", "Skip", "Filter", "SkipToken"],
+    };
+    let query = if has_id { &[] } else { query };
+    let tag: &[&str] = match declared.input {
+        Input::Path => &["IfNoneMatch"],
+        Input::Ids { .. } => &[],
+    };
+    let fields = [
+        "Prefer",
+        "Priority",
+        "CacheControl",
+        "TraceParent",
+        "TraceState",
+        "RequestId",
+    ];
+    let caller = count::Config::default().caller_header.map(|_| "Caller");
+    let id = has_id.then_some(ID);
+    id.into_iter()
+        .chain(query.iter().copied())
+        .chain(tag.iter().copied())
+        .chain(fields)
+        .chain(caller)
+}
+
+fn question(member: &str) -> Value {
     // White space around an id does not count, and is not all there may be.
     let id = json!({"type": "string", "minLength": 1, "maxLength": Request::MAX_ID_BYTES, "pattern": "\\S"});
     json!({
         "type": "object",
-        "required": ["ScanDefinitionIds"],
+        "required": [member],
         "additionalProperties": false,
-        "properties": {"ScanDefinitionIds": {
+        "properties": {member: {
             "oneOf": [
                 {"type": "array", "minItems": 1, "maxItems": Request::MAX_IDS, "items": id},
                 id,
             ],
             "description": format!(
-                "Scan definition ids, each of at most {} bytes; order, duplicates and the case of GUIDs do not matter.",
+                "Ids, each of at most {} bytes; order, duplicates and the case of GUIDs do not matter.",
                 Request::MAX_ID_BYTES
             ),
         }},
     })
 }
 
-fn answer() -> Value {
-    json!({
-        "type": "object",
-        "properties": {
-            "@odata.context": {"type": "string"},
-            "@odata.nextLink": {"type": "string", "description": "The address of the next page, at the gateway."},
-            "value": {"type": "array", "items": {"type": "object"}},
-        },
-    })
+fn answer(declared: &Declaration) -> Value {
+    // A declaration's example is JSON: a test parses each.
+    let row: Value = serde_json::from_str(declared.example).unwrap_or_default();
+    let (properties, example) = match declared.shape {
+        Shape::List => (
+            json!({
+                "@odata.context": {"type": "string"},
+                "@odata.nextLink": {"type": "string", "description": "The address of the next page, at the gateway."},
+                "value": {"type": "array", "items": {"type": "object"}},
+            }),
+            json!({"value": [row]}),
+        ),
+        Shape::Entity => (
+            json!({"@odata.context": {"type": "string"}, "id": {"type": "string"}}),
+            row,
+        ),
+    };
+    json!({"type": "object", "properties": properties, "examples": [example]})
 }
 
 fn parameters() -> Value {
@@ -116,10 +178,29 @@ fn parameters() -> Value {
             "description": "Leave out this many rows.",
             "schema": {"type": "integer", "minimum": 0, "maximum": Options::MAX_SKIP},
         },
+        "PageSize": {
+            "name": "pagesize",
+            "in": "query",
+            "description": "At most this many rows. Not documented; it goes upstream as it is, as every other option of a list does.",
+            "schema": {"type": "integer", "minimum": 1},
+        },
+        "Filter": {
+            "name": "$filter",
+            "in": "query",
+            "description": "Goes upstream as it is.",
+            "schema": {"type": "string"},
+        },
+        (ID): {
+            "name": "id",
+            "in": "path",
+            "required": true,
+            "description": "The id of an entity: it has a digit, and no separator of any kind.",
+            "schema": {"type": "string", "minLength": 1, "maxLength": EntityId::MAX_BYTES},
+        },
         "SkipToken": {
             "name": "$skiptoken",
             "in": "query",
-            "description": "Part of a link to a further page. The link's whole query goes upstream as it is; the body is the one of the first page.",
+            "description": "Part of a link to a further page. The link's whole query goes upstream as it is; a body is the one of the first page.",
             "schema": {"type": "string"},
         },
         "Prefer": header(
@@ -132,6 +213,11 @@ fn parameters() -> Value {
             "Cache-Control",
             "`no-cache`, `no-store`, `max-age`, `max-stale`, `min-fresh`, `only-if-cached` (RFC 9111).",
             "max-age=10",
+        ),
+        "IfNoneMatch": header(
+            "If-None-Match",
+            "The `ETag` of an answer that the caller has (RFC 9110 §13.1.2).",
+            "\"9f2d6c0e4b7a4c1d8e3f5a6b7c8d9e0f\"",
         ),
         "TraceParent": header(
             TRACEPARENT.as_str(),
@@ -167,10 +253,11 @@ mod tests {
         let text = openapi();
         assert_eq!(text, openapi(), "the same every time");
         let document: Value = serde_json::from_str(&text).unwrap();
-        for path in Version::ALL.map(Version::path) {
-            let post = &document["paths"][path]["post"];
-            let references = post["parameters"].as_array().unwrap().iter();
-            let references = references.chain(post["responses"].as_object().unwrap().values());
+        for endpoint in Endpoint::all() {
+            let described = &document["paths"][endpoint.template()];
+            let described = described.get("post").or(described.get("get")).unwrap();
+            let references = described["parameters"].as_array().unwrap().iter();
+            let references = references.chain(described["responses"].as_object().unwrap().values());
             for reference in references.filter_map(|value| value["$ref"].as_str()) {
                 let pointer = reference.strip_prefix('#').unwrap();
                 assert!(document.pointer(pointer).is_some(), "{reference}");

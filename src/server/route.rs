@@ -1,4 +1,4 @@
-//! Path and method: the one operation, and nothing else.
+//! Path and method: the operations, and nothing else.
 
 use std::future::{Ready, ready};
 use std::task::{Context, Poll};
@@ -9,10 +9,10 @@ use tower::Service;
 
 use crate::BoxError;
 use crate::respond::{Refusal, Reply};
-use crate::scan::Version;
+use crate::scan::{Operation, Target};
 use crate::server::Arrival;
 
-/// Lets `POST` and `QUERY` on the operation's paths through, answers `OPTIONS`, refuses the rest.
+/// Lets the methods of an operation on its paths through, answers `OPTIONS`, refuses the rest.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Layer;
 
@@ -41,10 +41,10 @@ where
     }
 
     fn call(&mut self, request: Arrival<B>) -> Self::Future {
-        let head = &request.known().head;
-        match decide(head.method(), head.uri().path()) {
+        let known = request.known();
+        match decide(known.head.method(), known.head.uri().path(), known.target.as_ref()) {
             Ok(Way::Through) => Either::Left(self.0.call(request)),
-            Ok(Way::Options) => Either::Right(ready(Ok(Reply::Options))),
+            Ok(Way::Options(operation)) => Either::Right(ready(Ok(Reply::Options(operation)))),
             Err(refusal) => Either::Right(ready(Err(refusal.into()))),
         }
     }
@@ -53,53 +53,66 @@ where
 #[derive(Debug, PartialEq, Eq)]
 enum Way {
     Through,
-    Options,
+    Options(Option<Operation>),
 }
 
-fn decide(method: &Method, path: &str) -> Result<Way, Refusal> {
-    // RFC 9110 §9.3.7: `OPTIONS *` asks about the server as a whole, which has this one operation.
-    if Version::from_path(path).is_none() && !(path == "*" && method == Method::OPTIONS) {
-        return Err(Refusal::Path);
-    }
-    match *method {
-        Method::POST | Method::QUERY => Ok(Way::Through),
-        Method::OPTIONS => Ok(Way::Options),
-        _ => Err(Refusal::Method),
+fn decide(method: &Method, path: &str, target: Option<&Target>) -> Result<Way, Refusal> {
+    let is_options = method == Method::OPTIONS;
+    let Some(target) = target else {
+        // RFC 9110 §9.3.7: `OPTIONS *` asks about the server as a whole.
+        return if is_options && path == "*" {
+            Ok(Way::Options(None))
+        } else {
+            Err(Refusal::Path)
+        };
+    };
+    let operation = target.endpoint.operation;
+    match method {
+        _ if is_options => Ok(Way::Options(Some(operation))),
+        method if operation.declaration().methods().contains(method) => Ok(Way::Through),
+        _ => Err(Refusal::Method(operation)),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scan::{Endpoint, route};
+
+    fn decided(method: &Method, path: &str) -> Result<Way, Refusal> {
+        decide(method, path, route(path).as_ref())
+    }
 
     #[test]
-    fn only_the_operation_passes() {
-        for version in Version::ALL {
-            assert_eq!(decide(&Method::POST, version.path()), Ok(Way::Through));
-            assert_eq!(decide(&Method::QUERY, version.path()), Ok(Way::Through));
-            assert_eq!(decide(&Method::OPTIONS, version.path()), Ok(Way::Options));
-            for method in [
-                Method::GET,
-                Method::HEAD,
-                Method::PUT,
-                Method::DELETE,
-                Method::TRACE,
-                Method::PATCH,
-            ] {
-                assert_eq!(decide(&method, version.path()), Err(Refusal::Method));
+    fn only_the_methods_of_an_operation_pass() {
+        let lower_case = Method::from_bytes(b"get").unwrap();
+        let others = [
+            Method::HEAD,
+            Method::PUT,
+            Method::DELETE,
+            Method::TRACE,
+            Method::PATCH,
+            Method::CONNECT,
+            lower_case,
+        ];
+        for endpoint in Endpoint::all() {
+            let path = endpoint.template().replace("{id}", "01decc");
+            let operation = endpoint.operation;
+            let allowed = operation.declaration().methods();
+            assert_eq!(decided(&Method::OPTIONS, &path), Ok(Way::Options(Some(operation))));
+            for method in others.iter().chain(&[Method::GET, Method::POST, Method::QUERY]) {
+                let expected = if allowed.contains(method) {
+                    Ok(Way::Through)
+                } else {
+                    Err(Refusal::Method(operation))
+                };
+                assert_eq!(decided(method, &path), expected, "{method} {path}");
             }
         }
-        assert_eq!(decide(&Method::OPTIONS, "*"), Ok(Way::Options));
+        assert_eq!(decided(&Method::OPTIONS, "*"), Ok(Way::Options(None)));
         let sibling = "/api/DeviceAuthenticatedScanDefinitions/BatchDelete";
-        for path in [
-            "/",
-            "",
-            "*",
-            sibling,
-            "/api/../api",
-            &format!("{}/", Version::Latest.path()),
-        ] {
-            assert_eq!(decide(&Method::POST, path), Err(Refusal::Path), "{path}");
+        for path in ["/", "", "*", sibling, "/api/../api"] {
+            assert_eq!(decided(&Method::POST, path), Err(Refusal::Path), "{path}");
         }
     }
 }

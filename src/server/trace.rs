@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::{BoxFuture, Either, FutureExt as _};
-use http::{HeaderMap, Method, Request, Response, Version as Protocol};
+use http::{HeaderMap, Method, Response, Version as Protocol};
 use tower::Service;
 
 use crate::respond::{Ended, Outcome};
-use crate::scan::Version;
+use crate::scan::Target;
 use crate::server::count::GONE;
 use crate::server::{Arrival, Known};
 use crate::telemetry::trace::{self, Span, SpanKind, Trace, Tracer};
@@ -74,7 +74,7 @@ where
             }
             return Either::Left(self.inner.call(request));
         }
-        let span = self.tracer.start(parent, name(&request.known().head), SpanKind::Server);
+        let span = self.tracer.start(parent, name(request.known()), SpanKind::Server);
         let trace = Trace::of(&span, &self.tracer);
         request.set_trace(trace.clone());
         if !span.is_recorded() {
@@ -97,10 +97,10 @@ where
 }
 
 /// Method and route. Nothing that the caller chose freely, so that names are few.
-fn name(request: &Request<()>) -> Cow<'static, str> {
-    let method = method(request.method());
-    match Version::from_path(request.uri().path()) {
-        Some(version) => format!("{method} {}", version.path()).into(),
+fn name(known: &Known) -> Cow<'static, str> {
+    let method = method(known.head.method());
+    match &known.target {
+        Some(target) => format!("{method} {}", target.endpoint.template()).into(),
         None if method == OTHER => "HTTP".into(),
         None => method.into(),
     }
@@ -124,9 +124,9 @@ fn describe(span: &mut Span, known: &Known) {
     let request = &known.head;
     span.set("http.request.method", method(request.method()));
     span.set("url.scheme", "http");
-    if let Some(version) = Version::from_path(request.uri().path()) {
-        span.set("url.path", version.path());
-        span.set("http.route", version.path());
+    if let Some(Target { endpoint, id }) = &known.target {
+        span.set("url.path", endpoint.path(id.as_ref()));
+        span.set("http.route", endpoint.template());
     }
     span.set(
         "network.protocol.version",

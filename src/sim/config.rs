@@ -12,7 +12,7 @@ use super::action::Event;
 use super::entra::Certificate;
 use super::fault::{Fault, Plan, SignInFault};
 use super::history::History;
-use super::limit::{Limit, Rejected, Shape};
+use super::limit::{Limit, Rejected, Scope, Shape};
 use super::record::Log;
 use super::wire::Tls;
 
@@ -39,6 +39,8 @@ pub struct Config {
     pub regions: Vec<Region>,
     /// The limits of one app in one tenant over all regions together. Default: the documented ones.
     pub limits: Vec<Limit>,
+    /// Which calls count together. Default: all.
+    pub scope: Scope,
     /// How calls are counted. Default: sliding log, the strictest.
     pub shape: Shape,
     /// Whether refused calls count. Default: they do.
@@ -81,6 +83,7 @@ impl Default for Config {
                 .map(|(name, ms)| Region::new(name, Duration::from_millis(ms)))
                 .into(),
             limits: Limit::documented(),
+            scope: Scope::default(),
             shape: Shape::default(),
             rejected: Rejected::default(),
             throttle: Throttle::default(),

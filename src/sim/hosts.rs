@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use super::action::Action;
 use super::config::Behaviour;
-use super::limit::Limiter;
+
 use super::neighbour::Neighbour;
 use super::wire::Host;
-use super::world::{World, unknown_region};
+use super::world::{World, limiters, unknown_region};
 
 /// Sign-in's host, and the regions' by name.
 pub(super) struct Hosts {
@@ -55,7 +55,7 @@ impl Hosts {
             Action::CutConnections { region: None } => self.all().for_each(|host| host.cut_connections()),
             Action::Limits { limits, shape } => {
                 let mut state = world.state();
-                state.limiter = Limiter::new(shape, &limits).counting(state.rejected);
+                state.limiters = limiters(state.scope, shape, &limits, state.rejected);
                 state.limits = limits;
             }
             Action::SignIn(plan) => world.state().desk.rules.faults = plan,

@@ -65,8 +65,8 @@ pub use config::{
 };
 pub use entra::{AadstsCode, Certificate, NotACertificate};
 pub use fault::{Fault, Often, Plan, SignInFault};
-pub use history::History;
-pub use limit::{Finding, Judge, Limit, Limiter, ParseLimitError, Rejected, Rejection, Shape};
+pub use history::{EntityForm, History};
+pub use limit::{Finding, Judge, Limit, Limiter, ParseLimitError, Rejected, Rejection, Scope, Shape};
 pub use record::{CallRecord, Credential, Log, TimedOut, TokenRecord, Violation};
 pub use run::run;
 pub use scenario::ScenarioError;

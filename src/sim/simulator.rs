@@ -13,10 +13,11 @@ use super::config::Config;
 use super::defender;
 use super::entra::Endpoint;
 use super::hosts::Hosts;
-use super::limit::Judge;
+use super::limit::{Judge, Scope};
 use super::record::{CallRecord, TimedOut, TokenRecord, Violation};
 use super::wire::Host;
 use super::world::World;
+use crate::operation::Operation;
 use crate::task::Tasks;
 
 /// How long the waiting helpers wait. Only a test that fails waits this long.
@@ -151,6 +152,26 @@ impl Simulator {
     #[must_use]
     pub fn violations(&self) -> Vec<Violation> {
         self.world.journal.violations()
+    }
+
+    /// Judges who have seen all arrivals that count together, for the limits in force: one, or one for each operation.
+    #[must_use]
+    pub fn judges(&self) -> Vec<Judge> {
+        if self.config.scope == Scope::All {
+            return vec![self.judge()];
+        }
+        let (limits, calls) = (self.world.state().limits.clone(), self.calls());
+        let of = |operation| {
+            let mut judge = Judge::new(&limits);
+            judge.extend(
+                calls
+                    .iter()
+                    .filter(|call| call.operation == Some(operation))
+                    .map(|call| call.at),
+            );
+            judge
+        };
+        Operation::ALL.map(of).into()
     }
 
     /// A judge who has seen all arrivals that count, for the limits in force.

@@ -12,10 +12,11 @@ use super::config::{Behaviour, Config, Throttle};
 use super::dice::Dice;
 use super::entra::{Desk, Federation, Mint};
 use super::history::History;
-use super::limit::{Limit, Limiter, Rejected, Rejection};
+use super::limit::{Limit, Limiter, Rejected, Rejection, Scope, Shape};
 use super::neighbour::Neighbour;
 use super::record::Journal;
 use crate::clock::Wall;
+use crate::operation::Operation;
 use crate::task::Tasks;
 
 /// The simulated world.
@@ -35,11 +36,12 @@ pub(super) struct World {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) desk: Desk,
-    /// One app in one tenant: one allowance, over all regions.
-    pub(super) limiter: Limiter,
+    /// One app in one tenant, over all regions: one allowance for all operations, or one for each.
+    pub(super) limiters: Vec<Limiter>,
     pub(super) neighbour: Option<Neighbour>,
     pub(super) limits: Vec<Limit>,
     pub(super) rejected: Rejected,
+    pub(super) scope: Scope,
     pub(super) throttle: Throttle,
     pub(super) history: History,
     /// How often [`super::Action::Scan`] happened.
@@ -80,7 +82,8 @@ impl World {
             seed: config.seed,
             state: Mutex::new(State {
                 desk,
-                limiter: Limiter::new(config.shape, &config.limits).counting(config.rejected),
+                limiters: limiters(config.scope, config.shape, &config.limits, config.rejected),
+                scope: config.scope,
                 neighbour: None,
                 limits: config.limits.clone(),
                 rejected: config.rejected,
@@ -112,7 +115,9 @@ impl World {
     pub(super) fn other_calls(&self, n: u32) -> u32 {
         let mut state = self.state();
         let at = self.elapsed();
-        (0..n).fold(0, |admitted, _| admitted + u32::from(state.arrive(at).is_ok()))
+        (0..n).fold(0, |admitted, _| {
+            admitted + u32::from(state.arrive(Operation::HistoryByDefinition, at).is_ok())
+        })
     }
 
     /// Lets time pass, unless the simulator is stopping.
@@ -127,12 +132,13 @@ impl World {
 
 impl State {
     /// A call arrives at the limits, after those of the neighbour that came before it.
-    pub(super) fn arrive(&mut self, at: Duration) -> Result<(), Rejection> {
+    pub(super) fn arrive(&mut self, operation: Operation, at: Duration) -> Result<(), Rejection> {
         while let Some(earlier) = self.neighbour.as_mut().and_then(|neighbour| neighbour.call(at)) {
             // One that is refused does not come again.
-            let _ = self.limiter.arrive(earlier);
+            let _ = self.limiters[0].arrive(earlier);
         }
-        self.limiter.arrive(at)
+        let limiters = self.limiters.len();
+        self.limiters[operation as usize % limiters].arrive(at)
     }
 
     /// How long the way to `region` and back takes this time.
@@ -165,6 +171,15 @@ impl State {
             Err(unknown_region(name.unwrap_or_default()))
         }
     }
+}
+
+/// The allowances, unused: one, or one for each operation.
+pub(super) fn limiters(scope: Scope, shape: Shape, limits: &[Limit], rejected: Rejected) -> Vec<Limiter> {
+    let count = match scope {
+        Scope::All => 1,
+        Scope::Operation => Operation::ALL.len(),
+    };
+    vec![Limiter::new(shape, limits).counting(rejected); count]
 }
 
 pub(super) fn unknown_region(name: &str) -> io::Error {

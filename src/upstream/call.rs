@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderName, USER_AGENT};
-use http::{HeaderValue, Method, Request, Uri};
+use http::{HeaderValue, Request, Uri};
 
 use crate::attempt::Signed;
+use crate::operation::Input;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// As many as are set here, with room for what a trace and the client add.
@@ -16,12 +17,15 @@ pub(super) fn request(signed: &Signed, address: Uri, user_agent: &HeaderValue) -
     let outgoing = &signed.routed.outgoing;
     let bearer = signed.bearer.bearer()?;
     let mut request = Request::new(outgoing.request.body());
-    *request.method_mut() = Method::POST;
+    let declared = outgoing.request.endpoint().operation.declaration();
+    *request.method_mut() = declared.upstream_method();
     *request.uri_mut() = address;
     let headers = request.headers_mut();
     headers.reserve(FIELDS);
     headers.insert(AUTHORIZATION, bearer);
-    headers.insert(CONTENT_TYPE, JSON);
+    if declared.input != Input::Path {
+        headers.insert(CONTENT_TYPE, JSON);
+    }
     headers.insert(ACCEPT, JSON);
     // Bodies pass through byte for byte, and not every caller can decompress.
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));

@@ -16,7 +16,8 @@ use url::Url;
 use crate::attempt::{Failure, Routed, Signed};
 use crate::memory::{ALLOCATED_PER_BYTE, AnswerMemory, Exhausted, LARGE_ANSWER, Reservation};
 use crate::net;
-use crate::scan::Answer;
+use crate::operation::Input;
+use crate::scan::{self, Answer, Operation};
 use crate::telemetry::trace::{self, Span, SpanKind};
 use crate::upstream::door::Door;
 use crate::upstream::header::TokenOwner;
@@ -32,6 +33,18 @@ pub struct Config {
     pub head_timeout: Duration,
     /// Longest answer, in bytes. A page of 10,000 rows of 300 bytes is 3 MB.
     pub max_answer_bytes: usize,
+    /// What becomes of credentials in answers.
+    pub secrets: Secrets,
+}
+
+/// What becomes of credentials in answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Secrets {
+    /// They are replaced by null before anybody sees them.
+    #[default]
+    Replaced,
+    /// They pass, and what holds some is kept nowhere.
+    Passed,
 }
 
 impl Config {
@@ -43,6 +56,7 @@ impl Config {
             timeout,
             head_timeout: timeout * 3 / 4,
             max_answer_bytes: 64 * 1024 * 1024,
+            secrets: Secrets::default(),
         }
     }
 }
@@ -55,6 +69,7 @@ struct Inner {
     net: net::Client,
     limits: net::Limits,
     memory: AnswerMemory,
+    secrets: Secrets,
     user_agent: HeaderValue,
     metrics: Metrics,
     doors: Vec<(Arc<Url>, Arc<Door>)>,
@@ -73,6 +88,7 @@ impl Client {
                 body_bytes: config.max_answer_bytes.min(memory.max_answer()),
             },
             memory,
+            secrets: config.secrets,
             user_agent: HeaderValue::from_static(concat!("defender-gateway/", env!("CARGO_PKG_VERSION"))),
             doors: metrics.regions().map(door).collect(),
             metrics,
@@ -171,8 +187,9 @@ impl Service<Signed> for Client {
             let call = &outgoing.trace;
             let door = client.door(base);
             let region = door.region();
-            let mut span = call.child("POST", SpanKind::Client);
-            describe(&mut span, base, region, outgoing.request.upstream_path());
+            let operation = outgoing.request.endpoint().operation;
+            let mut span = call.child(method_name(operation), SpanKind::Client);
+            describe(&mut span, base, region, &outgoing.request);
             let answer = match client.reserve().await {
                 Ok(memory) => client
                     .exchange(&signed, &door, &span)
@@ -181,7 +198,12 @@ impl Service<Signed> for Client {
                 Err(exhausted) => Err(exhausted),
             };
             let owner = TokenOwner::of(&outgoing.request);
-            let result = answer.and_then(|response| checked(response, owner)).map_err(|reason| {
+            let without_secrets = |answer: Answer| match client.secrets {
+                Secrets::Replaced => answer.without_secrets(outgoing.request.endpoint()),
+                Secrets::Passed => answer,
+            };
+            let result = answer.and_then(|response| checked(response, owner));
+            let result = result.map(without_secrets).map_err(|reason| {
                 let host = base.host_str().unwrap_or_default().to_owned();
                 Error::new(host, reason)
             });
@@ -195,18 +217,19 @@ impl Service<Signed> for Client {
             if owner == TokenOwner::Gateway {
                 client.metrics.recent().note(status);
             }
-            door.count(&client.metrics, status, begun.elapsed());
+            door.count(&client.metrics, operation, status, begun.elapsed());
             result.map_err(Failure::from)
         })
     }
 }
 
 /// What is known of an attempt before it is made, in the semantic conventions' words. The query is left out: its options are the caller's.
-fn describe(span: &mut Span, base: &Url, region: &Arc<str>, path: &'static str) {
+fn describe(span: &mut Span, base: &Url, region: &Arc<str>, request: &scan::Request) {
     if !span.is_recorded() {
         return;
     }
-    span.set("http.request.method", "POST");
+    let (path, operation) = (request.upstream_path(), request.endpoint().operation);
+    span.set("http.request.method", method_name(operation));
     span.set("server.address", base.host_str().unwrap_or_default().to_owned());
     span.set(
         "server.port",
@@ -214,6 +237,14 @@ fn describe(span: &mut Span, base: &Url, region: &Arc<str>, path: &'static str) 
     );
     span.set("url.full", format!("{}{path}", base.as_str().trim_end_matches('/')));
     span.set("defender_gateway.region", Arc::clone(region));
+}
+
+/// The method, as a name for spans.
+fn method_name(operation: Operation) -> &'static str {
+    match operation.declaration().input {
+        Input::Path => "GET",
+        Input::Ids { .. } => "POST",
+    }
 }
 
 /// What came of it.

@@ -8,7 +8,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::histogram::Histogram;
 use url::Url;
 
-use crate::scan::{Request, Version};
+use crate::operation::Input;
+use crate::scan::{Endpoint, Operation, Request};
 use crate::upstream::Metrics;
 use crate::upstream::metrics::Status;
 
@@ -17,19 +18,21 @@ use crate::upstream::metrics::Status;
 pub(super) struct Door {
     base: Arc<Url>,
     region: Arc<str>,
-    /// By version, without options; `None` when the base address cannot be put into a request.
-    addresses: [Option<Uri>; Version::ALL.len()],
-    /// Its calls that were answered with 200, and the times of all: looked up when the first such answer has come.
-    good: OnceLock<(Counter, Histogram)>,
+    /// By endpoint, without options and ids; `None` when the base address cannot be put into a request.
+    addresses: Vec<Option<Uri>>,
+    /// By operation, its calls that were answered with 200, and the times of all: looked up when the first such answer has come.
+    good: [OnceLock<(Counter, Histogram)>; Operation::ALL.len()],
 }
 
 impl Door {
     pub(super) fn new(base: Arc<Url>, region: Arc<str>) -> Self {
         Self {
-            addresses: Version::ALL.map(|version| address(&base, version.path(), None)),
+            addresses: Endpoint::all()
+                .map(|endpoint| address(&base, &endpoint.path(None), None))
+                .collect(),
             base,
             region,
-            good: OnceLock::new(),
+            good: <_>::default(),
         }
     }
 
@@ -38,26 +41,25 @@ impl Door {
         &self.region
     }
 
-    /// Where to ask `question`: the operation's fixed path on the host, with the paging options and nothing else. No other path can be
+    /// Where to ask `question`: the operation's own path on the host, with the query of the question and nothing else. No other path can be
     /// built here.
     pub(super) fn address(&self, question: &Request) -> Option<Uri> {
+        let is_usual = question.endpoint().operation.declaration().input != Input::Path;
         match question.query() {
-            None => self.addresses[question.version() as usize].clone(),
-            Some(query) => address(&self.base, question.upstream_path(), Some(&query)),
+            None if is_usual => self.addresses.get(question.endpoint().index())?.clone(),
+            query => address(&self.base, &question.upstream_path(), query.as_deref()),
         }
     }
 
     /// Counts a call.
-    pub(super) fn count(&self, metrics: &Metrics, status: Status, took: Duration) {
-        if let Status::Answer(StatusCode::OK) = status {
-            let (calls, duration) = self.good.get_or_init(|| metrics.look_up(&self.region, status));
-            calls.inc();
-            duration.observe(took.as_secs_f64());
-        } else {
-            let (calls, duration) = metrics.look_up(&self.region, status);
-            calls.inc();
-            duration.observe(took.as_secs_f64());
-        }
+    pub(super) fn count(&self, metrics: &Metrics, operation: Operation, status: Status, took: Duration) {
+        let look_up = || metrics.look_up(&self.region, operation, status);
+        let (calls, duration) = match status {
+            Status::Answer(StatusCode::OK) => self.good[operation as usize].get_or_init(look_up),
+            _ => &look_up(),
+        };
+        calls.inc();
+        duration.observe(took.as_secs_f64());
     }
 }
 
@@ -65,6 +67,10 @@ fn address(base: &Url, path: &str, query: Option<&str>) -> Option<Uri> {
     let mut url = base.clone();
     url.set_path(path);
     url.set_fragment(None);
-    url.set_query(query);
-    url.as_str().parse().ok()
+    url.set_query(None);
+    match query {
+        None => url.as_str().parse().ok(),
+        // As it was written: a URL's own notion of what needs an escape is not the caller's.
+        Some(query) => format!("{url}?{query}").parse().ok(),
+    }
 }

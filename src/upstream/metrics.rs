@@ -13,6 +13,7 @@ use prometheus_client::registry::{Registry, Unit};
 use url::Url;
 
 use super::RecentCalls;
+use crate::scan::Operation;
 
 /// Bounds in seconds: a near answer takes tens of milliseconds, the attempt's default timeout is 60 s.
 const BUCKETS: [f64; 12] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
@@ -32,6 +33,7 @@ pub struct Metrics {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CallLabels {
     region: Arc<str>,
+    operation: &'static str,
     status: Status,
 }
 
@@ -85,7 +87,7 @@ impl EncodeLabelValue for Status {
 }
 
 impl Metrics {
-    /// Registers `upstream_calls_total{region,status}` and `upstream_duration_seconds{region}`. `regions` names every address that calls
+    /// Registers `upstream_calls_total{region,operation,status}` and `upstream_duration_seconds{region}`. `regions` names every address that calls
     /// will go to; another one, which cannot occur, would be counted as `other`, so that the number of series is bounded.
     #[must_use]
     pub fn register(registry: &mut Registry, regions: impl IntoIterator<Item = Region>) -> Self {
@@ -97,7 +99,7 @@ impl Metrics {
         };
         registry.register(
             "upstream_calls",
-            "Calls to Defender, by region and by the answer's status or the error's name (RFC 9209)",
+            "Calls to Defender, by region, operation, and the answer's status or the error's name (RFC 9209)",
             metrics.calls.clone(),
         );
         registry.register_with_unit(
@@ -131,11 +133,16 @@ impl Metrics {
     }
 
     /// What counts the calls of a region that end so, and what their times go to.
-    pub(super) fn look_up(&self, region: &Arc<str>, status: Status) -> (Counter, Histogram) {
+    pub(super) fn look_up(&self, region: &Arc<str>, operation: Operation, status: Status) -> (Counter, Histogram) {
         let region = Arc::clone(region);
         let duration = self.duration.get_or_create_owned(&RegionLabel {
             region: Arc::clone(&region),
         });
-        (self.calls.get_or_create_owned(&CallLabels { region, status }), duration)
+        let labels = CallLabels {
+            region,
+            operation: operation.declaration().name,
+            status,
+        };
+        (self.calls.get_or_create_owned(&labels), duration)
     }
 }

@@ -19,7 +19,7 @@ mod retry;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Client, Config};
+pub use client::{Client, Config, Secrets};
 pub use error::{Error, Reason};
 pub use metrics::{Metrics, Region};
 pub use recent::{RecentCalls, RecentSnapshot};

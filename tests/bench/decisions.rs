@@ -22,7 +22,7 @@ use defender_gateway::attempt::{Load, Place, Retries, Try};
 use defender_gateway::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use defender_gateway::queue::{self, FairUse, Order, Queue, Slots, Ticket, Weights};
 use defender_gateway::quota::{Account, Config, Forecast, Ledger, Limit, Opening};
-use defender_gateway::scan::{Holder, Request};
+use defender_gateway::scan::{Payer, Request};
 use defender_gateway::task::Tasks;
 
 /// Runs of which the fastest counts: the others were disturbed.
@@ -168,8 +168,8 @@ impl Load for Nothing {
         unreachable!("the queue does not look at the question")
     }
 
-    fn holder(&self) -> Option<Holder> {
-        None
+    fn payer(&self) -> Payer {
+        Payer::HISTORY
     }
 
     fn beneficiaries(&self) -> Vec<Name> {

@@ -17,7 +17,7 @@ use tower::{Layer as _, Service as _, service_fn};
 
 use defender_gateway::BoxError;
 use defender_gateway::quota::{Account, Config, Limit};
-use defender_gateway::respond::Reply;
+use defender_gateway::respond::{Asked, Reply};
 use defender_gateway::scan::{Call, Outcome, Rows, Served, Status};
 use defender_gateway::server::Arrival;
 
@@ -77,7 +77,7 @@ fn fields(times: usize) {
             },
             age: Some(9 * SECOND),
         };
-        std::future::ready(Ok::<_, BoxError>(Reply::Served(Box::new(served), None)))
+        std::future::ready(Ok::<_, BoxError>(Reply::Served(Box::new(served), Asked::default())))
     };
     let peer = support::peer();
     let mut layer = support::respond().layer(service_fn(served));

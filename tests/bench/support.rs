@@ -18,7 +18,7 @@ use tower::{Service, ServiceBuilder, service_fn};
 
 use defender_gateway::cache::{self, Cache};
 use defender_gateway::respond::{self, Body, Windows};
-use defender_gateway::scan::{self, Answer, Call, Keep as _, Served, Version};
+use defender_gateway::scan::{self, Answer, Call, Endpoint, Keep as _, Served};
 use defender_gateway::server::Arrival;
 use defender_gateway::task::Tasks;
 use defender_gateway::{BoxError, server};
@@ -35,7 +35,7 @@ pub(crate) fn body(key: usize, count: usize) -> Bytes {
 }
 
 pub(crate) fn question(body: &[u8]) -> scan::Request {
-    scan::Request::parse(Version::Latest, None, body).unwrap()
+    scan::Request::parse(Endpoint::HISTORY, None, body).unwrap()
 }
 
 /// An answer of this many bytes, eight at least. An object, because nothing else is kept.
@@ -108,7 +108,7 @@ pub(crate) fn respond() -> respond::Layer {
 
 /// A request as it comes from a socket.
 pub(crate) fn request(peer: &server::Peer, body: Bytes) -> Arrival<Full<Bytes>> {
-    let request = Request::post(Version::Latest.path())
+    let request = Request::post(Endpoint::HISTORY.template())
         .header(header::HOST, "localhost:8080")
         .header(header::CONTENT_TYPE, "application/json")
         .header(header::CONTENT_LENGTH, body.len())

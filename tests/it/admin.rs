@@ -47,7 +47,7 @@ async fn the_data_address_knows_nothing_of_the_admin_paths() {
 
 /// The contract's metrics, each with a label that it must have. Those of merging and of the shared store are not in this version.
 const METRICS: [&str; 23] = [
-    "requests_total{outcome=",
+    "requests_total{operation=",
     "request_duration_seconds_bucket{",
     "upstream_calls_total{region=",
     "upstream_duration_seconds_bucket{",
@@ -88,7 +88,7 @@ async fn every_metric_of_the_contract_is_there_and_counts() {
     for line in [
         r#"quota_remaining{window="1h"} 0"#,
         r#"quota_limit{window="1h"} 2"#,
-        r#"upstream_calls_total{region="eu",status="200"} 2"#,
+        r#"upstream_calls_total{region="eu",operation="history_by_definition",status="200"} 2"#,
         r#"mode{mode="degraded"} 1"#,
         r#"problem{code="quota-spent"} 1"#,
         r#"caller_requests_total{caller="127.0.0.1",outcome="refused"} 1"#,
@@ -96,7 +96,9 @@ async fn every_metric_of_the_contract_is_there_and_counts() {
         assert!(text.contains(&format!("defender_gateway_{line}")), "{line} in\n{text}");
     }
     for (outcome, status, count) in [("hit", 200, 1), ("forwarded", 200, 2), ("refused", 429, 1)] {
-        let line = format!(r#"defender_gateway_requests_total{{outcome="{outcome}",status="{status}"}} {count}"#);
+        let line = format!(
+            r#"defender_gateway_requests_total{{operation="history_by_definition",outcome="{outcome}",status="{status}"}} {count}"#
+        );
         assert!(text.contains(&line), "{line} in\n{text}");
     }
     running.finish().await;

@@ -23,6 +23,7 @@ mod hostile;
 mod load;
 mod memory;
 mod openapi;
+mod operations;
 mod path;
 mod problems;
 mod process;

@@ -293,7 +293,7 @@ async fn failures_refusals_and_mistakes_name_who_asked_what() {
         .iter()
         .map(|one| ["outcome", "caller", "operation", "target"].map(|name| one[name].as_str().unwrap_or("-")))
         .collect();
-    let operation = "GetScanHistoryByScanDefinitionId";
+    let operation = "history_by_definition";
     let target = format!("POST {}", crate::support::PATH);
     assert_eq!(
         told,
@@ -307,8 +307,8 @@ async fn failures_refusals_and_mistakes_name_who_asked_what() {
     for line in [
         r#"caller_requests_total{caller="soar",outcome="failed"} 1"#,
         r#"caller_requests_total{caller="soar",outcome="forwarded"} 1"#,
-        r#"requests_total{outcome="failed",status="403"} 1"#,
-        r#"requests_total{outcome="invalid",status="404"} 1"#,
+        r#"requests_total{operation="history_by_definition",outcome="failed",status="403"} 1"#,
+        r#"requests_total{operation="none",outcome="invalid",status="404"} 1"#,
     ] {
         assert!(metrics.text().contains(line), "{line} in {}", metrics.text());
     }

@@ -61,7 +61,7 @@ where
     }
 
     fn call(&mut self, attempt: Try) -> Self::Future {
-        let lane = match self.lanes.enter(attempt.load.holder()) {
+        let lane = match self.lanes.enter(attempt.load.payer()) {
             Ok(lane) => lane,
             Err(refused) => {
                 let failure = Failure {

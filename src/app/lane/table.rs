@@ -10,7 +10,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::attempt::Scarcity;
 use crate::clock::Wall;
 use crate::queue::{Reason, Refused};
-use crate::scan::Holder;
+use crate::scan::{Holder, Operation, Payer};
 use crate::task::Tasks;
 use crate::{queue, quota};
 
@@ -34,7 +34,8 @@ pub struct Lanes(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    own: Arc<Lane>,
+    /// One for all operations, or one for each.
+    own: Vec<Arc<Lane>>,
     delegated: Mutex<Delegated>,
     meters: Meters,
     wall: Wall,
@@ -45,7 +46,7 @@ struct Shared {
 struct Delegated {
     /// What a new lane is made with.
     config: Config,
-    lanes: HashMap<Holder, Arc<Lane>>,
+    lanes: HashMap<(Holder, usize), Arc<Lane>>,
     closes: Option<Instant>,
 }
 
@@ -63,15 +64,27 @@ impl Lanes {
     /// the documented limits each takes some 50 kB at most.
     pub const MAX: usize = 64;
 
-    /// Opens the gateway's own lane, over its `quota`.
-    pub(in crate::app) fn open(config: Config, quota: quota::Quota, wall: Wall, tasks: &Tasks, meters: Meters) -> Self {
-        let own = Lane {
-            queue: queue::Queue::start(config.queue.clone(), quota.clone(), tasks, meters.queue.clone()),
-            quota,
-            _clock: None,
-        };
+    /// Opens the gateway's own lanes, over its `quotas`: one for all operations, or one for each.
+    pub(in crate::app) fn open(
+        config: Config,
+        quotas: Vec<quota::Quota>,
+        wall: Wall,
+        tasks: &Tasks,
+        meters: Meters,
+    ) -> Self {
+        debug_assert!(
+            [1, Operation::ALL.len()].contains(&quotas.len()),
+            "one, or one for each operation"
+        );
+        let own = quotas.into_iter().map(|quota| {
+            Arc::new(Lane {
+                queue: queue::Queue::start(config.queue.clone(), quota.clone(), tasks, meters.queue.clone()),
+                quota,
+                _clock: None,
+            })
+        });
         Self(Arc::new(Shared {
-            own: Arc::new(own),
+            own: own.collect(),
             delegated: Mutex::new(Delegated {
                 config,
                 lanes: HashMap::new(),
@@ -86,53 +99,53 @@ impl Lanes {
     /// All lanes go on with other settings. Nothing that was counted is forgotten, and nobody who waits loses the place.
     pub(in crate::app) fn reconfigure(&self, config: Config) {
         let mut delegated = self.delegated();
-        for lane in delegated.lanes.values().chain([&self.0.own]) {
+        for lane in delegated.lanes.values().chain(&self.0.own) {
             lane.quota.reconfigure(&config.quota);
             lane.queue.reconfigure(config.queue.clone());
         }
         delegated.config = config;
     }
 
-    /// The gateway's own quota.
+    /// The gateway's own quotas: one for all operations, or one for each in their order.
     #[must_use]
-    pub fn quota(&self) -> &quota::Quota {
-        &self.0.own.quota
+    pub fn quotas(&self) -> impl ExactSizeIterator<Item = &quota::Quota> {
+        self.0.own.iter().map(|lane| &lane.quota)
     }
 
-    /// The queue for the gateway's own token.
+    /// The queues for the gateway's own token, likewise.
     #[must_use]
-    pub fn queue(&self) -> &queue::Queue<quota::Quota> {
-        &self.0.own.queue
+    pub fn queues(&self) -> impl ExactSizeIterator<Item = &queue::Queue<quota::Quota>> {
+        self.0.own.iter().map(|lane| &lane.queue)
     }
 
-    /// Whether calls that nobody waits for may be made with the token of `holder`.
+    /// Whether calls that nobody waits for may be made at that cost.
     #[must_use]
-    pub fn has_surplus(&self, holder: Option<Holder>) -> bool {
-        self.lane(holder).is_some_and(|lane| lane.quota.has_surplus())
+    pub fn has_surplus(&self, payer: Payer) -> bool {
+        self.lane(payer).is_some_and(|lane| lane.quota.has_surplus())
     }
 
-    /// How scarce slots are on the lane of `holder`.
+    /// How scarce slots are on the lane of `payer`.
     #[must_use]
-    pub fn scarcity(&self, holder: Option<Holder>) -> Scarcity {
-        self.lane(holder).map(|lane| lane.quota.scarcity()).unwrap_or_default()
+    pub fn scarcity(&self, payer: Payer) -> Scarcity {
+        self.lane(payer).map(|lane| lane.quota.scarcity()).unwrap_or_default()
     }
 
-    /// How many slots come on the lane of `holder` until that moment, as far as `most`.
+    /// How many slots come on the lane of `payer` until that moment, as far as `most`.
     #[must_use]
-    pub fn slots_until(&self, holder: Option<Holder>, until: Instant, most: usize) -> usize {
-        self.lane(holder).map_or(0, |lane| lane.quota.slots_until(until, most))
+    pub fn slots_until(&self, payer: Payer, until: Instant, most: usize) -> usize {
+        self.lane(payer).map_or(0, |lane| lane.quota.slots_until(until, most))
     }
 
-    /// How long a caller who is new on the lane of `holder` would wait for its slot.
+    /// How long a caller who is new on the lane of `payer` would wait for its slot.
     #[must_use]
-    pub fn predicted_wait(&self, holder: Option<Holder>) -> Duration {
-        self.lane(holder)
+    pub fn predicted_wait(&self, payer: Payer) -> Duration {
+        self.lane(payer)
             .map_or(Duration::ZERO, |lane| lane.queue.predicted_wait())
     }
 
     /// The gateway stops at `closes`: see [`queue::Queue::close`].
     pub fn close(&self, closes: Instant) {
-        self.queue().close(closes);
+        self.queues().for_each(|queue| queue.close(closes));
         let mut delegated = self.delegated();
         delegated.closes = Some(closes);
         for lane in delegated.lanes.values() {
@@ -152,13 +165,14 @@ impl Lanes {
         self.len() == 0
     }
 
-    /// The lane for calls with the token of `holder`, opened if need be.
+    /// The lane for calls that are paid for so, opened if need be.
     ///
     /// # Errors
     /// There are as many as may be, and none that may be forgotten.
-    pub(super) fn enter(&self, holder: Option<Holder>) -> Result<Arc<Lane>, Refused> {
-        let Some(holder) = holder else {
-            return Ok(Arc::clone(&self.0.own));
+    pub(super) fn enter(&self, payer: Payer) -> Result<Arc<Lane>, Refused> {
+        let ledger = self.ledger(payer);
+        let Some(holder) = payer.holder.map(|holder| (holder, ledger)) else {
+            return Ok(Arc::clone(&self.0.own[ledger]));
         };
         let now = Instant::now();
         let mut delegated = self.delegated();
@@ -176,16 +190,22 @@ impl Lanes {
             lane.queue.close(closes);
         }
         delegated.lanes.insert(holder, Arc::clone(&lane));
-        tracing::debug!(?holder, lanes = delegated.lanes.len(), "a token that is new here");
+        tracing::debug!(holder = ?holder.0, lanes = delegated.lanes.len(), "a token that is new here");
         Ok(lane)
     }
 
-    /// The lane of `holder`, if there is one.
-    pub(super) fn lane(&self, holder: Option<Holder>) -> Option<Arc<Lane>> {
-        match holder {
-            None => Some(Arc::clone(&self.0.own)),
-            Some(holder) => self.delegated().lanes.get(&holder).cloned(),
+    /// The lane of `payer`, if there is one.
+    pub(super) fn lane(&self, payer: Payer) -> Option<Arc<Lane>> {
+        let ledger = self.ledger(payer);
+        match payer.holder {
+            None => Some(Arc::clone(&self.0.own[ledger])),
+            Some(holder) => self.delegated().lanes.get(&(holder, ledger)).cloned(),
         }
+    }
+
+    /// Which of a token's ledgers counts the calls of an operation.
+    fn ledger(&self, payer: Payer) -> usize {
+        payer.operation as usize % self.0.own.len()
     }
 
     fn delegated(&self) -> MutexGuard<'_, Delegated> {

@@ -15,8 +15,9 @@ use crate::attempt::{Failure, Fate, Granted, Place, Retries, Try};
 use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use crate::clock::Wall;
 use crate::coalesce::Alone;
+use crate::operation::Input;
 use crate::queue::{Reason, Refused};
-use crate::scan::{Answer, Delegated, Fields, Holder, Request, Version};
+use crate::scan::{Answer, Delegated, Endpoint, Fields, Operation, Payer, Request, route};
 use crate::task::Tasks;
 use crate::{queue, quota};
 
@@ -42,33 +43,37 @@ fn lanes(tasks: &Tasks) -> Lanes {
         queue: queue::Metrics::register(&mut registry),
     };
     let own = quota::Quota::open(&config.quota, Wall::system(), meters.quota.clone()).unwrap();
-    Lanes::open(config, own, Wall::system(), tasks, meters)
+    Lanes::open(config, vec![own], Wall::system(), tasks, meters)
 }
 
 fn question(token: Option<&str>) -> Request {
-    let plain = Request::plain(Version::Latest, ["a"]).unwrap();
+    let plain = Request::plain(Endpoint::HISTORY, ["a"]).unwrap();
     match token {
         Some(token) => plain.with_token(Delegated::new(token).unwrap()),
         None => plain,
     }
 }
 
-fn holder(token: &str) -> Option<Holder> {
-    question(Some(token)).holder()
+fn payer(token: &str) -> Payer {
+    question(Some(token)).payer()
+}
+
+fn caller_at(name: &str, deadline: Instant) -> Caller {
+    Caller {
+        name: Name::new(name),
+        urgency: Urgency::default(),
+        deadline,
+        wait: None,
+        freshness: Freshness::default(),
+        request_id: RequestId::random(),
+        trace: crate::telemetry::trace::Trace::None,
+    }
 }
 
 async fn ask(lanes: &Lanes, token: Option<&str>, wait: Duration) -> Result<Answer, Failure> {
     let name = Name::new("test");
     let now = Instant::now();
-    let caller = Caller {
-        name: name.clone(),
-        urgency: Urgency::default(),
-        deadline: now + wait,
-        wait: None,
-        freshness: Freshness::default(),
-        request_id: RequestId::random(),
-        trace: crate::telemetry::trace::Trace::None,
-    };
+    let caller = caller_at("test", now + wait);
     let attempt = Try {
         load: Arc::new(Alone::new(Arc::new(question(token)), name)),
         caller: Arc::new(caller),
@@ -104,12 +109,12 @@ async fn one_tokens_calls_are_no_other_tokens_affair() {
         }
         let refused = ask(&lanes, token, Duration::ZERO).await.unwrap_err();
         assert_eq!(reason(&refused), Reason::Late);
-        assert!(!lanes.has_surplus(holder("a")));
+        assert!(!lanes.has_surplus(payer("a")));
     }
     assert_eq!(lanes.len(), 2);
-    assert!(lanes.predicted_wait(holder("a")) > Duration::from_secs(50));
-    assert_eq!(lanes.predicted_wait(holder("c")), Duration::ZERO);
-    assert!(!lanes.has_surplus(holder("c")));
+    assert!(lanes.predicted_wait(payer("a")) > Duration::from_secs(50));
+    assert_eq!(lanes.predicted_wait(payer("c")), Duration::ZERO);
+    assert!(!lanes.has_surplus(payer("c")));
 }
 
 #[tokio::test(start_paused = true)]
@@ -145,8 +150,8 @@ async fn a_lane_is_forgotten_when_its_calls_count_no_more_and_not_before() {
     // It said when to come back; token-0's second call is younger, so its lane stays.
     advance(retry_after).await;
     ask(&lanes, Some("further"), Duration::ZERO).await.unwrap();
-    assert!(lanes.lane_exists(holder("token-0")));
-    assert!(!lanes.lane_exists(holder("token-1")));
+    assert!(lanes.lane_exists(payer("token-0")));
+    assert!(!lanes.lane_exists(payer("token-1")));
     advance(2 * WINDOW).await;
     ask(&lanes, Some("another"), Duration::ZERO).await.unwrap();
     assert_eq!(lanes.len(), 1);
@@ -160,12 +165,12 @@ async fn a_lane_is_forgotten_when_its_calls_count_no_more_and_not_before() {
 async fn a_lane_that_somebody_is_on_stays() {
     let tasks = Tasks::new();
     let lanes = lanes(&tasks);
-    let on = lanes.enter(holder("a")).unwrap();
+    let on = lanes.enter(payer("a")).unwrap();
     ask(&lanes, Some("b"), Duration::ZERO).await.unwrap();
-    assert!(lanes.lane_exists(holder("a")));
+    assert!(lanes.lane_exists(payer("a")));
     drop(on);
     ask(&lanes, Some("c"), Duration::ZERO).await.unwrap();
-    assert!(!lanes.lane_exists(holder("a")), "nothing was counted on it");
+    assert!(!lanes.lane_exists(payer("a")), "nothing was counted on it");
 }
 
 #[tokio::test(start_paused = true)]
@@ -190,7 +195,115 @@ async fn closing_closes_every_lane_and_those_that_come() {
 }
 
 impl Lanes {
-    fn lane_exists(&self, holder: Option<Holder>) -> bool {
-        self.lane(holder).is_some()
+    fn lane_exists(&self, payer: Payer) -> bool {
+        self.lane(payer).is_some()
     }
+}
+
+/// Two hundred callers, each of whom asks one operation after the other for an hour, and all that left, by operation.
+async fn mixed_hour(quotas: usize) -> Vec<Vec<Duration>> {
+    let tasks = Tasks::new();
+    let limit = |calls, window| quota::Limit::try_new(NonZeroU32::new(calls).unwrap(), window).unwrap();
+    let limits = vec![limit(100, Duration::from_mins(1)), limit(1500, Duration::from_hours(1))];
+    let burst = NonZeroU32::new(100).unwrap();
+    let config = Config {
+        quota: quota::Config::try_new(limits, burst, ATTEMPT).unwrap(),
+        queue: queue::Config {
+            max_requests: 1000,
+            max_requests_per_caller: 100,
+            longest_wait: Duration::from_mins(10),
+            weights: [].into_iter().collect(),
+        },
+    };
+    let quotas = (0..quotas).map(|_| quota::Quota::forgetful(&config.quota, Wall::system(), quota::Metrics::default()));
+    let (quotas, meters) = (
+        quotas.collect(),
+        Meters {
+            quota: quota::Metrics::default(),
+            queue: queue::Metrics::register(&mut Registry::default()),
+        },
+    );
+    let lanes = Lanes::open(config, quotas, Wall::system(), &tasks, meters);
+    let start = Instant::now();
+    let arrived = Arc::new(std::sync::Mutex::new(vec![Vec::new(); Operation::ALL.len()]));
+    let callers = (0..200_usize).map(|caller| {
+        let (lanes, arrived) = (lanes.clone(), Arc::clone(&arrived));
+        async move {
+            for turn in caller.. {
+                if start.elapsed() >= Duration::from_hours(1) {
+                    return;
+                }
+                let operation = Operation::ALL[turn % Operation::ALL.len()];
+                let path = Endpoint::latest(operation).template().replace("{id}", "a1");
+                let target = route(&path).unwrap();
+                let request = match operation.declaration().input {
+                    Input::Path => Request::get(&target, None),
+                    Input::Ids { .. } => Request::plain(target.endpoint, ["a1"]),
+                };
+                let now = Instant::now();
+                let attempt = Try {
+                    load: Arc::new(Alone::new(Arc::new(request.unwrap()), Name::new(&caller.to_string()))),
+                    caller: Arc::new(caller_at(&caller.to_string(), now + Duration::from_mins(10))),
+                    place: Place::new(now),
+                    retries: Retries::default(),
+                };
+                let arrived = Arc::clone(&arrived);
+                let inner = tower::service_fn(move |granted: Granted<quota::Permit>| {
+                    let arrived = Arc::clone(&arrived);
+                    async move {
+                        let mut permit = granted.permit;
+                        permit.leave();
+                        // The way takes longer for some than for others.
+                        sleep(Duration::from_millis(10 + (turn as u64 * 37) % 200)).await;
+                        arrived.lock().unwrap()[operation as usize].push(start.elapsed());
+                        permit.settle();
+                        Ok(Answer {
+                            status: StatusCode::OK,
+                            headers: Fields::default(),
+                            body: Bytes::new(),
+                        })
+                    }
+                });
+                if Layer::new(lanes.clone()).layer(inner).oneshot(attempt).await.is_err() {
+                    sleep(Duration::from_mins(1)).await;
+                }
+            }
+        }
+    });
+    futures_util::future::join_all(callers).await;
+    let arrived = arrived.lock().unwrap();
+    arrived.clone()
+}
+
+#[expect(clippy::ptr_arg, reason = "it is given to `map` over lists")]
+fn within_the_hour(calls: &Vec<Duration>) -> usize {
+    calls.iter().filter(|at| **at < Duration::from_hours(1)).count()
+}
+
+fn is_within(arrivals: impl IntoIterator<Item = Duration>) -> bool {
+    let mut judge = crate::sim::Judge::new(&["100/1m".parse().unwrap(), "1500/1h".parse().unwrap()]);
+    judge.extend(arrivals);
+    judge.is_satisfied()
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_window_is_over_when_all_operations_count_together() {
+    let arrived = mixed_hour(1).await;
+    let calls: usize = arrived.iter().map(within_the_hour).sum();
+    assert!(is_within(arrived.iter().flatten().copied()), "{calls}");
+    assert!((1400..=1500).contains(&calls), "{calls}");
+    assert!(arrived.iter().all(|calls| calls.len() > 100), "each has its turn");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_window_is_over_when_each_operation_counts_by_itself() {
+    let arrived = mixed_hour(Operation::ALL.len()).await;
+    for calls in &arrived {
+        assert!(is_within(calls.iter().copied()), "{}", calls.len());
+        assert!((1400..=1500).contains(&within_the_hour(calls)), "{}", calls.len());
+    }
+    assert!(
+        !is_within(arrived.iter().flatten().copied()),
+        "together they are more than one could make"
+    );
 }

@@ -22,14 +22,32 @@ const SHARE: usize = 10;
 #[derive(Debug)]
 pub(in crate::app) struct Sources {
     pub(in crate::app) started: Instant,
-    pub(in crate::app) quota: quota::Quota,
-    pub(in crate::app) queue: queue::Queue<quota::Quota>,
+    /// One for all operations, or one for each in their order.
+    pub(in crate::app) quotas: Arc<[quota::Quota]>,
+    /// Likewise.
+    pub(in crate::app) queues: Arc<[queue::Queue<quota::Quota>]>,
     pub(in crate::app) queue_metrics: queue::Metrics,
     pub(in crate::app) current: Arc<ArcSwap<Current>>,
     pub(in crate::app) configuration: Configuration,
     pub(in crate::app) connections: server::Connections,
     /// Requests that had been refused for want of slots when it was last looked.
     pub(in crate::app) refused: AtomicU64,
+}
+
+/// A ledger, and who waits for it.
+struct State {
+    quota: quota::Snapshot,
+    waiting: u64,
+}
+
+impl State {
+    fn is_spent(&self) -> bool {
+        self.quota.windows.iter().any(|window| window.remaining == 0)
+    }
+
+    fn is_paced(&self) -> bool {
+        self.quota.pace.as_ref().is_some_and(|pace| pace.whole_tokens() == 0)
+    }
 }
 
 impl Sources {
@@ -82,7 +100,7 @@ impl Sources {
 
     fn store(&self, current: &Current) -> Vec<Problem> {
         let mut found = Vec::new();
-        let is_lost = self.quota.lost().is_some();
+        let is_lost = self.quotas.iter().any(|quota| quota.lost().is_some());
         if is_lost || current.fleet.as_ref().is_some_and(|member| !member.snapshot().up) {
             let message = if is_lost {
                 "the store that replicas share does not answer: no call is made, and only what is cached is answered"
@@ -96,7 +114,7 @@ impl Sources {
                 "check that the store at store.url runs and can be reached from here",
             ));
         }
-        if let Some(eviction) = self.quota.snapshot().eviction
+        if let Some(eviction) = self.quotas.iter().find_map(|quota| quota.snapshot().eviction)
             && eviction.takes_any_key()
         {
             found.push(problem(
@@ -114,32 +132,38 @@ impl Sources {
 
     /// Whether callers have to wait or are refused, and why.
     fn slots(&self) -> Option<Problem> {
-        let snapshot = self.quota.snapshot();
-        if let Some(left) = snapshot.paused {
+        let states = self.states();
+        let waiting: u64 = states.iter().map(|state| state.waiting).sum();
+        if let Some(left) = states.iter().filter_map(|state| state.quota.paused).max() {
             return Some(problem(
                 Code::Paused,
-                self.queue.waiting() as u64,
+                waiting,
                 format!(
-                    "Defender answered 429 and ordered a pause: no call for another {} s, {} waiting",
+                    "Defender answered 429 and ordered a pause: no call for another {} s, {waiting} waiting",
                     left.as_secs().max(1),
-                    self.queue.waiting()
                 ),
                 "find out who else uses this app registration; the gateway goes on by itself after the pause",
             ));
         }
         let refused = self.queue_metrics.refused_for_slots();
         let lately = refused.saturating_sub(self.refused.swap(refused, Ordering::Relaxed));
-        let waiting = self.queue.waiting() as u64;
-        let spent = snapshot.windows.iter().find(|window| window.remaining == 0);
-        let paced = snapshot.pace.as_ref().filter(|pace| pace.whole_tokens() == 0);
-        if lately == 0 && (waiting == 0 || (spent.is_none() && paced.is_none())) {
-            return None;
-        }
+        // The first of those whose callers wait for want of slots; refusals are not counted by ledger, so otherwise any that is short.
+        let short = |state: &&State| state.is_spent() || state.is_paced();
+        let state = states
+            .iter()
+            .find(|state| state.waiting > 0 && short(state))
+            .or_else(|| {
+                if lately > 0 {
+                    states.iter().find(short).or(states.first())
+                } else {
+                    None
+                }
+            })?;
         let left = |window: &quota::Window| format!("{} of {} left in {}", window.remaining, window.limit, window.name);
-        let windows = snapshot.windows.iter().map(left).collect::<Vec<_>>().join(", ");
+        let windows = state.quota.windows.iter().map(left).collect::<Vec<_>>().join(", ");
         let count = lately + waiting;
-        Some(match (spent, &snapshot.pace) {
-            (None, Some(pace)) => problem(
+        Some(match &state.quota.pace {
+            Some(pace) if !state.is_spent() => problem(
                 Code::Paced,
                 count,
                 format!(
@@ -159,6 +183,15 @@ impl Sources {
                 "ask less often or for more at a time, or raise cache.ttl",
             ),
         })
+    }
+
+    fn states(&self) -> Vec<State> {
+        let lanes = self.quotas.iter().zip(self.queues.iter());
+        let state = |(quota, queue): (&quota::Quota, &queue::Queue<quota::Quota>)| State {
+            quota: quota.snapshot(),
+            waiting: queue.waiting() as u64,
+        };
+        lanes.map(state).collect()
     }
 
     fn connections(&self) -> Option<Problem> {

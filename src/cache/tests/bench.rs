@@ -14,7 +14,7 @@ use tower_test::mock::{self, SendResponse};
 use crate::BoxError;
 use crate::cache::{Cache, Config, Layer, Metrics};
 use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
-use crate::scan::{Answer, Call, Keep as _, Lore, Outcome, Request, Served, Status, Version};
+use crate::scan::{Answer, Call, Endpoint, Keep as _, Lore, Outcome, Request, Served, Status};
 use crate::task::Tasks;
 
 pub(super) type Below = mock::Handle<Call, Served>;
@@ -107,7 +107,7 @@ impl Bench {
 
 pub(in crate::cache) fn call(id: &str, freshness: Freshness) -> Call {
     Call {
-        request: Arc::new(Request::plain(Version::Latest, [id]).unwrap()),
+        request: Arc::new(Request::plain(Endpoint::HISTORY, [id]).unwrap()),
         caller: Arc::new(Caller {
             name: Name::new("test"),
             urgency: Urgency::default(),

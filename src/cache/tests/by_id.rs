@@ -9,7 +9,7 @@ use super::bench::{Bench, answer, call, no_cache, only_if_cached, pass};
 use crate::BoxError;
 use crate::cache::{Config, NotCached};
 use crate::caller::Freshness;
-use crate::scan::{Answer, Call, Forward, Keep as _, Lore, Outcome, Request, Rows, Served, Version};
+use crate::scan::{Answer, Call, Endpoint, Forward, Keep as _, Lore, Outcome, Request, Rows, Served};
 
 /// A cache that keeps rows by id, over an upstream that lists rows newest first.
 struct ById {
@@ -32,9 +32,9 @@ impl ById {
         let question = question(&["a", "b", "c", "d", "e", "f"]);
         for _ in 0..4 {
             let rows = Rows::split(&question, &upstream(&question).body).unwrap();
-            cache.lore.learn(Version::Latest, &rows);
+            cache.lore.learn(Endpoint::HISTORY, &rows);
         }
-        cache.lore.ordering(Version::Latest).unwrap();
+        cache.lore.ordering(Endpoint::HISTORY).unwrap();
         cache
     }
 
@@ -43,7 +43,7 @@ impl ById {
         let answer = upstream(&question);
         // As a flight does.
         let rows = Rows::split(&question, &answer.body).unwrap();
-        self.lore.learn(Version::Latest, &rows);
+        self.lore.learn(Endpoint::HISTORY, &rows);
         self.bench.cache.keep(&question, &answer, Instant::now());
         assert!(self.bench.cache.find(question.key(), Instant::now()).is_some());
     }
@@ -78,7 +78,7 @@ fn refusal(status: u16) -> Answer {
 }
 
 fn question(ids: &[&str]) -> Request {
-    Request::plain(Version::Latest, ids.iter().copied()).unwrap()
+    Request::plain(Endpoint::HISTORY, ids.iter().copied()).unwrap()
 }
 
 /// Three rows an id, none for those that begin with `z`; all at different times.
@@ -236,8 +236,8 @@ async fn an_answer_that_may_be_cut_off_is_not_cut_up() {
 async fn a_question_with_options_is_never_put_together() {
     let mut cache = ById::taught();
     cache.keep(&["a", "b"]);
-    let request = Request::parse(Version::Latest, Some("$top=1"), br#"{"ScanDefinitionIds":["a"]}"#).unwrap();
-    let other = Request::plain(Version::V1, ["a"]).unwrap();
+    let request = Request::parse(Endpoint::HISTORY, Some("$top=1"), br#"{"ScanDefinitionIds":["a"]}"#).unwrap();
+    let other = Request::plain(Endpoint::HISTORY_V1, ["a"]).unwrap();
     for request in [request, other] {
         let call = Call {
             request: Arc::new(request),

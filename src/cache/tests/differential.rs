@@ -17,7 +17,7 @@ use super::bench::call;
 use crate::BoxError;
 use crate::cache::{Cache, Config, Layer, Metrics};
 use crate::caller::Freshness;
-use crate::scan::{Answer, Call, Fields, Forward, Keep as _, Lore, Outcome, Request, Rows, Served, Status, Version};
+use crate::scan::{Answer, Call, Endpoint, Fields, Forward, Keep as _, Lore, Outcome, Request, Rows, Served, Status};
 use crate::task::Tasks;
 
 /// How rows are listed.
@@ -190,7 +190,7 @@ async fn run(seed: u64, tally: &mut Tally) {
         if answer.status == StatusCode::OK
             && let Ok(rows) = Rows::split(&call.request, &answer.body)
         {
-            lore.learn(call.request.version(), &rows);
+            lore.learn(call.request.endpoint(), &rows);
         }
         let kept = keep.keep(&call.request, &answer, Instant::now());
         let served = Served {
@@ -227,7 +227,7 @@ async fn run(seed: u64, tally: &mut Tally) {
         if rng.random_ratio(1, 40) {
             ids.push("unknown".into());
         }
-        let request = Request::plain(Version::Latest, ids.iter().map(String::as_str)).unwrap();
+        let request = Request::plain(Endpoint::HISTORY, ids.iter().map(String::as_str)).unwrap();
         let alone = world.answer(&request);
         let call = Call {
             request: Arc::new(request),

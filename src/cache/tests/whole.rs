@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::bench::{Bench, answer, call, no_cache, only_if_cached, pass};
 use crate::cache::{Config, NotCached};
 use crate::caller::{Freshness, Urgency};
-use crate::scan::{Answer, Forward, Keep as _, Outcome, Request, Version};
+use crate::scan::{Answer, Endpoint, Forward, Keep as _, Outcome, Request};
 
 const ROWS: &str = r#"{"value":["rows"]}"#;
 const OLD: &str = r#"{"value":["old"]}"#;
@@ -99,7 +99,7 @@ async fn no_cache_asks_again_and_the_new_answer_is_stored() {
 #[tokio::test(start_paused = true)]
 async fn an_older_question_does_not_replace_a_newer_answer() {
     let bench = Bench::new(Config::default());
-    let request = Request::plain(Version::Latest, ["a"]).unwrap();
+    let request = Request::plain(Endpoint::HISTORY, ["a"]).unwrap();
     let early = Instant::now();
     pass(1).await;
     assert!(bench.cache.keep(&request, &answer(200, NEW), Instant::now()).is_some());
@@ -114,7 +114,7 @@ async fn what_must_not_be_stored_is_not() {
         max_size: 10_000,
         ..Config::default()
     });
-    let request = Request::plain(Version::Latest, ["a"]).unwrap();
+    let request = Request::plain(Endpoint::HISTORY, ["a"]).unwrap();
     let keep = |answer: &Answer| bench.cache.keep(&request, answer, Instant::now());
     for status in [201, 204, 301, 401, 403, 429, 500, 503] {
         for body in ["x", REFUSED, ROWS] {
@@ -230,7 +230,7 @@ fn aged(body: &'static str, fields: &[(&'static str, &'static str)]) -> Answer {
 async fn what_another_cache_had_kept_before_is_as_old_as_it_says() {
     tokio::time::advance(Duration::from_hours(1)).await;
     let mut bench = Bench::new(Config::default());
-    let request = Request::plain(Version::Latest, ["a"]).unwrap();
+    let request = Request::plain(Endpoint::HISTORY, ["a"]).unwrap();
     let left = bench
         .cache
         .keep(&request, &aged(OLD, &[("age", "20")]), Instant::now())
@@ -305,7 +305,7 @@ async fn what_callers_have_yet_to_take_counts_although_it_is_not_stored_any_more
         max_held: 125_000,
         ..Config::default()
     });
-    let request = |id: &str| Request::plain(Version::Latest, [id]).unwrap();
+    let request = |id: &str| Request::plain(Endpoint::HISTORY, [id]).unwrap();
     let keep = |id: &str, answer: &Answer| bench.cache.keep(&request(id), answer, Instant::now()).is_some();
     let large = |bytes| Answer {
         body: long(bytes),
@@ -340,7 +340,7 @@ async fn memory_is_bounded_by_bytes() {
     let mut answer = answer(200, "");
     answer.body = long(1000);
     for n in 0..1000 {
-        let request = Request::plain(Version::Latest, [&*n.to_string()]).unwrap();
+        let request = Request::plain(Endpoint::HISTORY, [&*n.to_string()]).unwrap();
         bench.cache.keep(&request, &answer, Instant::now());
     }
     let snapshot = bench.cache.snapshot();

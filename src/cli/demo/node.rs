@@ -18,7 +18,9 @@ use crate::net;
 use crate::sim;
 use crate::task::Tasks;
 
-/// The path that callers of Defender use.
+/// The path of the list of scan definitions.
+pub(super) const LIST: &str = "/api/DeviceAuthenticatedScanDefinitions";
+/// The path of their history.
 pub(super) const PATH: &str = "/api/DeviceAuthenticatedScanDefinitions/GetScanHistoryByScanDefinitionId";
 
 /// A running gateway.
@@ -79,6 +81,17 @@ impl Node {
         let request = request
             .body(Bytes::from(body))
             .map_err(|error| Error::failed("a request", error))?;
+        self.send(request).await
+    }
+
+    /// Asks the gateway for the list of definitions.
+    pub(super) async fn list(&self) -> Result<Told, Error> {
+        let request = Request::get(format!("{}{LIST}", self.data)).body(Bytes::new());
+        self.send(request.map_err(|error| Error::failed("a request", error))?)
+            .await
+    }
+
+    async fn send(&self, request: Request<Bytes>) -> Result<Told, Error> {
         let begun = Instant::now();
         let answer = self.exchange.clone().oneshot(request).await;
         let answer = answer.map_err(|error| Error::failed("the gateway did not answer", error))?;
@@ -137,7 +150,12 @@ impl Told {
 
     /// How many rows the answer has.
     pub(super) fn rows(&self) -> usize {
-        let body: Value = serde_json::from_slice(self.answer.body()).unwrap_or_default();
-        body["value"].as_array().map_or(0, Vec::len)
+        self.value().as_array().map_or(0, Vec::len)
+    }
+
+    /// Its rows.
+    pub(super) fn value(&self) -> Value {
+        let mut body: Value = serde_json::from_slice(self.answer.body()).unwrap_or_default();
+        body["value"].take()
     }
 }

@@ -2,7 +2,7 @@
 
 use futures_util::future::{join_all, try_join_all};
 
-use super::node::{PATH, Told};
+use super::node::{LIST, PATH, Told};
 use super::stage::Stage;
 use super::tell::{answered, causes, claim, counted, definition, ms, step};
 use crate::cli::{Error, print};
@@ -14,7 +14,7 @@ use crate::cli::{Error, print};
 pub(super) async fn play(stage: &Stage) -> Result<(), Error> {
     print("defender-gateway demo: a simulated tenant and a gateway for it, both in this process, on loopback.\n")?;
     start(stage).await?;
-    let question = [1, 2, 3].map(definition);
+    let question = list(stage).await?;
     first(stage, &question).await?;
     again(stage, &question).await?;
     together(stage).await?;
@@ -27,8 +27,10 @@ pub(super) async fn play(stage: &Stage) -> Result<(), Error> {
 /// What to do next, as shown when the steps are over.
 pub(super) fn invitation(stage: &Stage) -> String {
     format!(
-        "\nTry it:\n  curl -s {}{PATH} -H 'content-type: application/json' -d '{{\"ScanDefinitionIds\":[\"{}\"]}}'\n\
+        "\nTry it:\n  curl -s {}{LIST}\n\
+         \x20 curl -s {}{PATH} -H 'content-type: application/json' -d '{{\"ScanDefinitionIds\":[\"{}\"]}}'\n\
          Watch it: {}/ in a browser, or defender-gateway status --watch --admin {}\nCtrl-C ends.\n",
+        stage.gateway.data,
         stage.gateway.data,
         definition(1),
         stage.gateway.admin,
@@ -62,13 +64,33 @@ async fn start(stage: &Stage) -> Result<(), Error> {
     )
 }
 
+/// The ids of the first three definitions.
+async fn list(stage: &Stage) -> Result<Vec<String>, Error> {
+    let told = stage.gateway.list().await?;
+    let rows = told.value();
+    let ids = rows
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|row| row["id"].as_str());
+    let ids: Vec<_> = ids.take(3).map(str::to_owned).collect();
+    claim(told.status() == 200 && ids.len() == 3, || {
+        format!("the list was {}", told.status())
+    })?;
+    step(
+        "The list of scan definitions, from which a tool learns their ids",
+        &[summary(&told)],
+    )?;
+    Ok(ids)
+}
+
 async fn first(stage: &Stage, question: &[String]) -> Result<(), Error> {
     let told = stage.gateway.ask(question, &[]).await?;
     claim(told.status() == 200 && told.rows() > 0, || {
         format!("the answer was {}", told.status())
     })?;
     step(
-        "A question about 3 scan definitions, as any Defender client asks it",
+        "The history of the first 3 of them, as any Defender client asks for it",
         &[summary(&told)],
     )
 }

@@ -11,7 +11,7 @@ use super::report::Report;
 use crate::app::{NoAnswer, Outlet};
 use crate::cli::Error;
 use crate::config::Resolved;
-use crate::scan::{Doubt, Ordering, Request, Rows, Version};
+use crate::scan::{Doubt, Endpoint, Operation, Ordering, Request, Rows};
 use crate::secret::Secret;
 use crate::token::{self, Roles};
 
@@ -32,7 +32,7 @@ impl Ids {
         if ids.is_empty() {
             return Ok(Self(Vec::new()));
         }
-        let request = Request::plain(Version::Latest, ids.iter().map(String::as_str));
+        let request = Request::plain(Endpoint::HISTORY, ids.iter().map(String::as_str));
         let request = request.map_err(|invalid| Error::user(format!("--id: {invalid}")))?;
         Ok(Self(request.ids().map(Into::into).collect()))
     }
@@ -41,7 +41,9 @@ impl Ids {
 /// Finds out what there is to find out with one call and `calls` more.
 pub(super) async fn run(config: &Resolved, ids: &Ids, calls: u32, report: &mut Report) -> Result<(), Error> {
     let outlet = Outlet::open(config).map_err(|error| Error::failed("cannot reach out", error))?;
-    let studied = study(&outlet, ids, calls, report).await;
+    let mut throttled = None;
+    let studied = study(&outlet, ids, calls, (report, &mut throttled)).await;
+    scope(throttled.as_deref(), report);
     let windows = outlet.quota().windows;
     let left = windows
         .iter()
@@ -51,13 +53,19 @@ pub(super) async fn run(config: &Resolved, ids: &Ids, calls: u32, report: &mut R
     studied
 }
 
-async fn study(outlet: &Outlet, ids: &Ids, calls: u32, report: &mut Report) -> Result<(), Error> {
+async fn study(
+    outlet: &Outlet,
+    ids: &Ids,
+    calls: u32,
+    (report, throttled): (&mut Report, &mut Option<String>),
+) -> Result<(), Error> {
     let bearer = sign_in(outlet, report).await?;
     regions(outlet, report).await?;
     let mut lab = Lab {
         outlet,
         bearer: bearer.secret(),
         left: calls.saturating_add(1),
+        throttled,
     };
     let Some(first) = ids.0.first() else {
         let answer = lab.ask(&[NOBODY], "").await?;
@@ -141,6 +149,8 @@ struct Lab<'a> {
     outlet: &'a Outlet,
     bearer: &'a Secret,
     left: u32,
+    /// What a 429 said.
+    throttled: &'a mut Option<String>,
 }
 
 impl Lab<'_> {
@@ -158,6 +168,7 @@ impl Lab<'_> {
         let answer = answer.map_err(|error| Error::failed("a call to Defender", error))?;
         if answer.status() == StatusCode::TOO_MANY_REQUESTS {
             let text = String::from_utf8_lossy(answer.body()).into_owned();
+            *self.throttled = Some(text.clone());
             return Err(Error::failed(
                 "Defender says that the quota is used up; others use the same app",
                 text,
@@ -165,6 +176,28 @@ impl Lab<'_> {
         }
         Ok(Some(answer))
     }
+}
+
+/// Says whether the operations count together, as far as the words of a 429 tell. To spend a window of one to see whether another is refused
+/// would tell more, and leave everybody without calls.
+fn scope(throttled: Option<&str>, report: &mut Report) {
+    let named = |text: &&str| {
+        let paths = Operation::ALL.map(|operation| operation.declaration().path);
+        let mut names = paths.into_iter().flat_map(|path| path.split('/'));
+        names.any(|name| !name.is_empty() && !name.starts_with('{') && text.contains(name))
+    };
+    let verdict = match throttled {
+        None => "not known whether operations count together: no call was refused; keep quota.scope = \"all\"".into(),
+        Some(text) if named(&text) => {
+            format!(
+                "a 429 names an operation, so each may count by itself, and quota.scope = \"operation\" may be right: {text}"
+            )
+        }
+        Some(text) => {
+            format!("not known whether operations count together: a 429 names none; keep quota.scope = \"all\": {text}")
+        }
+    };
+    report.say("scope", verdict);
 }
 
 /// Whether the first call shows that calls are answered.
@@ -216,7 +249,7 @@ async fn sharing(lab: &mut Lab<'_>, ids: &Ids, first: &Bytes, report: &mut Repor
         recommend(report, None);
         return Ok(());
     }
-    let split = Request::plain(Version::Latest, all.iter().copied())
+    let split = Request::plain(Endpoint::HISTORY, all.iter().copied())
         .map_err(|_| Doubt::Shape)
         .and_then(|request| Rows::split(&request, together.body()));
     let rows = match split {
@@ -328,4 +361,32 @@ fn recommend(report: &mut Report, rows: Option<usize>) {
         ],
         None => vec!["[merge]".into(), "enabled = false".into()],
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_429_says_about_its_counter_is_told() {
+        for (text, expected) in [
+            (None, "no call was refused; keep quota.scope = \"all\""),
+            (
+                Some("API calls quota exceeded! for the key Destination+TenantID+AppID"),
+                "keep quota.scope = \"all\"",
+            ),
+            (
+                Some("quota exceeded for GetScanHistoryBySessionId"),
+                "quota.scope = \"operation\" may be right",
+            ),
+        ] {
+            let mut report = Report::default();
+            scope(text, &mut report);
+            assert!(
+                report.about("scope").contains(expected),
+                "{text:?}: {}",
+                report.about("scope")
+            );
+        }
+    }
 }

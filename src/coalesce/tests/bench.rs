@@ -15,7 +15,7 @@ use crate::BoxError;
 use crate::attempt::{Again, Failure, Fate, Scarcity, Try};
 use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use crate::coalesce::{Config, Flights, Layer, Merge, Metrics, Outlook};
-use crate::scan::{Answer, Call, Fields, Keep, Lore, Request, Served, Version};
+use crate::scan::{Answer, Call, Endpoint, Fields, Keep, Lore, Request, Served};
 use crate::task::Tasks;
 
 pub(super) type Below = BoxCloneService<Try, Answer, BoxError>;
@@ -139,7 +139,7 @@ impl Keep for Shelf {
 }
 
 pub(super) fn question(ids: &[&str]) -> Request {
-    Request::plain(Version::Latest, ids.iter().copied()).unwrap()
+    Request::plain(Endpoint::HISTORY, ids.iter().copied()).unwrap()
 }
 
 pub(super) fn call(caller: Caller) -> Call {

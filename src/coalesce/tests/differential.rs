@@ -20,7 +20,7 @@ use super::bench::{Shelf, caller, outlook};
 use crate::BoxError;
 use crate::attempt::Try;
 use crate::coalesce::{Config, Layer, Merge, Metrics};
-use crate::scan::{Answer, Call, Fields, Keep, Lore, Outcome, Request, Version};
+use crate::scan::{Answer, Call, Endpoint, Fields, Keep, Lore, Outcome, Request};
 use crate::task::Tasks;
 
 /// How an upstream may behave.
@@ -169,7 +169,7 @@ fn question(rng: &mut StdRng) -> Request {
         1 => "$skip=1",
         _ => "",
     };
-    let version = Version::ALL[usize::from(rng.random_ratio(1, 5))];
+    let version = [Endpoint::HISTORY, Endpoint::HISTORY_V1][usize::from(rng.random_ratio(1, 5))];
     Request::parse(version, Some(query), body.as_bytes()).unwrap()
 }
 

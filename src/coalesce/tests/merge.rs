@@ -8,7 +8,7 @@ use super::bench::{Bench, answer, caller, pass, question};
 use crate::attempt::{Place, Scarcity};
 use crate::caller::Name;
 use crate::coalesce::Merge;
-use crate::scan::{Answer, Doubt, Lore, Outcome, Request, Version};
+use crate::scan::{Answer, Doubt, Endpoint, Lore, Outcome, Request};
 
 const MERGE: Merge = Merge {
     max_ids: NonZeroUsize::new(4).unwrap(),
@@ -85,9 +85,9 @@ async fn what_cannot_be_taken_apart_is_never_united() {
     let many: Vec<String> = (0..5).map(|n| n.to_string()).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     let others = [
-        with("$top=1", Version::Latest),
-        with("$skip=0", Version::Latest),
-        with("", Version::V1),
+        with("$top=1", Endpoint::HISTORY),
+        with("$skip=0", Endpoint::HISTORY),
+        with("", Endpoint::HISTORY_V1),
         question(&many),
     ];
     let mut asked: Vec<_> = others

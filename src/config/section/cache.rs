@@ -17,6 +17,15 @@ static TTL: Key = Key::new(
      lose little.",
 )
 .live();
+static FINISHED_TTL: Key = Key::new(
+    "cache",
+    "finished_ttl",
+    Kind::Duration(Duration::ZERO, WEEK),
+    Fallback::Text("6h"),
+    "How long the history of a finished session is fresh, which does not change any more; never shorter than `ttl`. A session that \
+     may still run is fresh for `ttl`.",
+)
+.live();
 static STALE_WHILE_REVALIDATE: Key = Key::new(
     "cache",
     "stale_while_revalidate",
@@ -43,13 +52,15 @@ static MAX_SIZE: Key = Key::new(
 )
 .live();
 
-pub(super) static KEYS: &[&Key] = &[&TTL, &STALE_WHILE_REVALIDATE, &STALE_IF_ERROR, &MAX_SIZE];
+pub(super) static KEYS: &[&Key] = &[&TTL, &FINISHED_TTL, &STALE_WHILE_REVALIDATE, &STALE_IF_ERROR, &MAX_SIZE];
 
 /// Answers kept in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cache {
     /// How long an answer is fresh; zero: nothing is kept.
     pub ttl: Duration,
+    /// How long the history of a finished session is fresh.
+    pub finished_ttl: Duration,
     /// How long past freshness it is given while a new one is fetched.
     pub stale_while_revalidate: Duration,
     /// How long past freshness it is given when no new one can be had.
@@ -61,11 +72,13 @@ pub struct Cache {
 impl Cache {
     pub(in crate::config) fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let ttl = reader.duration(&TTL);
+        let finished_ttl = reader.duration(&FINISHED_TTL);
         let stale_while_revalidate = reader.duration(&STALE_WHILE_REVALIDATE);
         let stale_if_error = reader.duration(&STALE_IF_ERROR);
         let max_size = reader.size(&MAX_SIZE);
         Some(Self {
             ttl: ttl?,
+            finished_ttl: finished_ttl?,
             stale_while_revalidate: stale_while_revalidate?,
             stale_if_error: stale_if_error?,
             max_size: max_size?,

@@ -34,6 +34,15 @@ static PACING: Key = Key::new(
      estimated to use is left to them either way.",
 )
 .live_alone();
+static SCOPE: Key = Key::new(
+    "quota",
+    "scope",
+    Kind::Choice(&["all", "operation"]),
+    Fallback::Text("all"),
+    "Which calls the upstream counts together, which is not documented. `all`: those of all operations, the strictest reading. \
+     `operation`: those of each by themselves; only where `defender-gateway probe` or Microsoft says so. A change begins with ledgers in \
+     which nothing is remembered: see `on_unknown_past`.",
+);
 static STATE_FILE: Key = Key::new(
     "quota",
     "state_file",
@@ -51,7 +60,7 @@ static ON_UNKNOWN_PAST: Key = Key::new(
      watched, `full` wait until calls are provably free.",
 );
 
-pub(super) static KEYS: &[&Key] = &[&LIMITS, &BURST, &PACING, &STATE_FILE, &ON_UNKNOWN_PAST];
+pub(super) static KEYS: &[&Key] = &[&LIMITS, &BURST, &PACING, &SCOPE, &STATE_FILE, &ON_UNKNOWN_PAST];
 
 /// The ledger checks all limits for each call, and every answer's `RateLimit` field lists them.
 const MAX_LIMITS: usize = 4;
@@ -65,6 +74,8 @@ pub struct Quota {
     pub burst: NonZeroU32,
     /// Whether the longest window is spread out under pressure.
     pub pacing: Pacing,
+    /// Which calls the upstream counts together.
+    pub scope: Scope,
     /// Where calls are remembered across restarts; its directory exists.
     pub state_file: Option<PathBuf>,
     /// What to assume when nothing is remembered.
@@ -91,6 +102,19 @@ impl Pacing {
             Self::None => "none",
         }
     }
+}
+
+/// Which calls the upstream counts together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Those of all operations.
+    All,
+    /// Those of each operation by themselves.
+    Operation,
+}
+
+impl Scope {
+    const WORDS: [(&'static str, Self); 2] = [("all", Self::All), ("operation", Self::Operation)];
 }
 
 /// What to assume about calls made before the start, when nothing is remembered.
@@ -125,6 +149,7 @@ impl Quota {
             .and_then(|said| limits(reader, said));
         let burst = reader.count(&BURST);
         let pacing = reader.choice(&PACING, &Pacing::WORDS);
+        let scope = reader.choice(&SCOPE, &Scope::WORDS);
         let state_file = reader.optional(&STATE_FILE, |text| Ok(PathBuf::from(text)));
         let on_unknown_past = reader.choice(&ON_UNKNOWN_PAST, &OnUnknownPast::WORDS);
 
@@ -136,6 +161,7 @@ impl Quota {
             burst: clamped(reader, burst?, &limits)?,
             limits,
             pacing: pacing?,
+            scope: scope?,
             state_file: state_file.ok()?,
             on_unknown_past: on_unknown_past?,
         })

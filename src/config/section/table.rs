@@ -1,6 +1,6 @@
 //! The list of sections, in the order of the reference.
 
-use super::{admin, cache, callers, credentials, defender, merge, queue, quota, server, store, telemetry};
+use super::{admin, cache, callers, credentials, defender, definitions, merge, queue, quota, server, store, telemetry};
 use crate::config::key::Key;
 
 /// A TOML table of the configuration.
@@ -14,7 +14,7 @@ pub(in crate::config) struct Section {
 }
 
 /// All sections.
-pub(in crate::config) static SECTIONS: [Section; 11] = [
+pub(in crate::config) static SECTIONS: [Section; 12] = [
     Section {
         name: "server",
         doc: "the listener that callers use",
@@ -54,6 +54,11 @@ pub(in crate::config) static SECTIONS: [Section; 11] = [
         name: "cache",
         doc: "answers kept in memory",
         keys: cache::KEYS,
+    },
+    Section {
+        name: "definitions",
+        doc: "what passes of scan definitions",
+        keys: definitions::KEYS,
     },
     Section {
         name: "merge",

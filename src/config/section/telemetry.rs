@@ -135,7 +135,9 @@ fn directives(text: &str) -> Result<String, String> {
         return Err("is empty; write \"off\" to log nothing".into());
     }
     if let Some(word) = words().find(|word| !word.bytes().all(|b| b.is_ascii_graphic())) {
-        return Err(format!("cannot be read as directives ({word:?} holds more than letters and signs)"));
+        return Err(format!(
+            "cannot be read as directives ({word:?} holds more than letters and signs)"
+        ));
     }
     text.parse::<Targets>()
         .map_err(|error| format!("cannot be read as directives ({error})"))?;

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::{Config, Metrics, Queue, Slots, Weights};
 use crate::attempt::{Load, Place, Retries, Try};
 use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
-use crate::scan::{Holder, Request};
+use crate::scan::{Payer, Request};
 use crate::task::Tasks;
 
 /// One slot every so often, none saved up.
@@ -118,8 +118,8 @@ impl Load for Nothing {
         unreachable!("the queue does not look at the question")
     }
 
-    fn holder(&self) -> Option<Holder> {
-        None
+    fn payer(&self) -> Payer {
+        Payer::HISTORY
     }
 
     fn beneficiaries(&self) -> Vec<Name> {

@@ -19,7 +19,7 @@ use crate::BoxError;
 use crate::attempt::{Again, Failure, Fate, Load, Outgoing, Place, Retries, Routed, Try};
 use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use crate::region::{Candidate, Config, ConfigError, Fault, Metrics, Probe, RegionLayer, Table};
-use crate::scan::{Answer, Fields, Holder, Request, Version};
+use crate::scan::{Answer, Endpoint, Fields, Payer, Request};
 use crate::task::Tasks;
 use crate::upstream::RetryLayer;
 
@@ -286,8 +286,8 @@ impl Load for NoLoad {
         unreachable!("the retry layer does not look")
     }
 
-    fn holder(&self) -> Option<Holder> {
-        None
+    fn payer(&self) -> Payer {
+        Payer::HISTORY
     }
 
     fn beneficiaries(&self) -> Vec<Name> {
@@ -309,7 +309,7 @@ fn caller(deadline: Duration) -> Arc<Caller> {
 
 fn outgoing() -> Outgoing {
     Outgoing {
-        request: Arc::new(Request::plain(Version::Latest, ["a"]).unwrap()),
+        request: Arc::new(Request::plain(Endpoint::HISTORY, ["a"]).unwrap()),
         caller: caller(Duration::from_secs(30)),
         retries: Retries::default(),
         trace: crate::telemetry::trace::Call::None,

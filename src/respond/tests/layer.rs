@@ -13,10 +13,11 @@ use crate::attempt::{Again, Failure, Fate};
 use crate::caller::RequestId;
 use crate::memory::MemoryBudget;
 use crate::queue;
+use crate::respond;
 use crate::respond::{
     Addressed, Config, Ended, Layer, Outcome, Policies, Problem, Refusal, Reply, TokenOwner, Window, Windows,
 };
-use crate::scan::{self, Answer, Served, Status};
+use crate::scan::{self, Answer, Operation, Served, Status};
 
 const ID: &str = "test-1";
 
@@ -77,6 +78,10 @@ impl Addressed for Asked {
         self.0.uri()
     }
 
+    fn operation(&self) -> Option<Operation> {
+        None
+    }
+
     fn headers(&self) -> &HeaderMap {
         self.0.headers()
     }
@@ -106,6 +111,28 @@ async fn ending(
     (Response::from_parts(head, ()), body, answer.ended)
 }
 
+fn asked_to_wait(wait: Duration) -> respond::Asked {
+    respond::Asked {
+        wait: Some(wait),
+        ..<_>::default()
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_the_caller_has_already_is_counted_as_what_it_came_from() {
+    let (answer, body, ended) = ending(|| {
+        let asked = respond::Asked {
+            tag: respond::Tag::Unless("*".into()),
+            ..<_>::default()
+        };
+        Ok(Reply::Served(Box::new(hit("{}")), asked))
+    })
+    .await;
+    assert_eq!((answer.status(), body.len()), (StatusCode::NOT_MODIFIED, 0));
+    let ended = ended.unwrap();
+    assert_eq!((ended.outcome, ended.cause), (Outcome::Served(scan::Outcome::Hit), None));
+}
+
 fn field<'a>(answer: &'a Response<()>, name: &str) -> &'a str {
     answer.headers().get(name).map_or("", |value| value.to_str().unwrap())
 }
@@ -115,7 +142,7 @@ async fn a_hit_keeps_the_upstreams_answer_and_says_where_it_came_from() {
     let (answer, body, ended) = ending(|| {
         Ok(Reply::Served(
             Box::new(hit("{ \"value\" : [] }")),
-            Some(Duration::from_secs(20)),
+            asked_to_wait(Duration::from_secs(20)),
         ))
     })
     .await;
@@ -139,7 +166,7 @@ async fn a_hit_keeps_the_upstreams_answer_and_says_where_it_came_from() {
 #[tokio::test]
 async fn a_link_leads_back_to_the_address_the_caller_used() {
     let body = r#"{"@odata.nextLink":"https://api-eu.example/api/x?$skip=1"}"#;
-    let (_, body) = answer(move || Ok(Reply::Served(Box::new(hit(body)), None))).await;
+    let (_, body) = answer(move || Ok(Reply::Served(Box::new(hit(body)), respond::Asked::default()))).await;
     assert_eq!(body, r#"{"@odata.nextLink":"http://gw.local:8080/api/x?$skip=1"}"#);
 }
 
@@ -206,12 +233,27 @@ async fn the_upstreams_own_error_passes_through() {
 
 #[tokio::test]
 async fn options_names_methods_and_format() {
-    let (answer, body, ended) = ending(|| Ok(Reply::Options)).await;
-    assert_eq!(answer.status(), StatusCode::NO_CONTENT);
-    assert_eq!(field(&answer, "allow"), "OPTIONS, POST, QUERY");
-    assert_eq!(field(&answer, "accept-query"), "\"application/json\"");
-    assert!(body.is_empty());
-    assert_eq!(ended, None);
+    for (operation, allow, query) in [
+        (
+            Some(Operation::HistoryByDefinition),
+            "OPTIONS, POST, QUERY",
+            "\"application/json\"",
+        ),
+        (
+            Some(Operation::HistoryBySession),
+            "OPTIONS, POST, QUERY",
+            "\"application/json\"",
+        ),
+        (Some(Operation::Agent), "GET, OPTIONS", ""),
+        (None, "GET, OPTIONS, POST, QUERY", "\"application/json\""),
+    ] {
+        let (answer, body, ended) = ending(move || Ok(Reply::Options(operation))).await;
+        assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+        assert_eq!(field(&answer, "allow"), allow);
+        assert_eq!(field(&answer, "accept-query"), query);
+        assert!(body.is_empty());
+        assert_eq!(ended, None);
+    }
 }
 
 #[test]
@@ -304,7 +346,7 @@ async fn an_answer_paid_for_elsewhere_says_nothing_of_this_quota() {
                 std::future::ready(if fails {
                     Err(BoxError::from(Refusal::Busy))
                 } else {
-                    Ok(Reply::Served(Box::new(hit("{}")), None))
+                    Ok(Reply::Served(Box::new(hit("{}")), respond::Asked::default()))
                 })
             });
             let mut request = Request::new(());
@@ -365,7 +407,10 @@ async fn a_large_answer_made_for_one_caller_takes_memory_until_it_is_taken() {
                 },
                 ..hit("")
             };
-            std::future::ready(Ok::<_, BoxError>(Reply::Served(Box::new(served), None)))
+            std::future::ready(Ok::<_, BoxError>(Reply::Served(
+                Box::new(served),
+                respond::Asked::default(),
+            )))
         };
         let request = Asked(Request::post("/api/x").header("host", "localhost").body(()).unwrap());
         let answered = Layer::new(config.clone())
@@ -394,8 +439,12 @@ async fn a_large_answer_made_for_one_caller_takes_memory_until_it_is_taken() {
 /// The link in an answer to a request with these fields, with these trusted proxies.
 async fn link_for(fields: &[(&str, &str)], trusted: &[&str]) -> String {
     let body = r#"{"@odata.nextLink":"https://api.securitycenter.windows.com/api/x?$skip=1"}"#;
-    let inner =
-        service_fn(move |_: Asked| std::future::ready(Ok::<_, BoxError>(Reply::Served(Box::new(hit(body)), None))));
+    let inner = service_fn(move |_: Asked| {
+        std::future::ready(Ok::<_, BoxError>(Reply::Served(
+            Box::new(hit(body)),
+            respond::Asked::default(),
+        )))
+    });
     let mut request = Request::post("/api/x").header("host", "gw.example");
     for (name, value) in fields {
         request = request.header(*name, *value);

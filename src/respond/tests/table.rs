@@ -7,8 +7,8 @@ use serde_json::Value;
 use crate::BoxError;
 use crate::attempt::{Again, Failure, Fate};
 use crate::caller::RequestId;
-use crate::respond::{Kind, Panicked, Refusal, Window, answers, body as described_body, problem};
-use crate::scan::Invalid;
+use crate::respond::{Kind, Panicked, Refusal, Window, body as described_body, problem, shared};
+use crate::scan::{Invalid, Operation};
 use crate::{cache, coalesce, queue, quota, token, upstream};
 
 /// Error, status, `error.code`, `Proxy-Status` error, seconds of `Retry-After`.
@@ -36,7 +36,7 @@ fn rows() -> Vec<Row> {
         (Refusal::CrossSite.into(), 403, "Forbidden", "http_request_denied", None),
         (Refusal::Path.into(), 404, "NotFound", "http_request_error", None),
         (
-            Refusal::Method.into(),
+            Refusal::Method(Operation::HistoryByDefinition).into(),
             405,
             "MethodNotAllowed",
             "http_request_error",
@@ -113,7 +113,7 @@ fn rows() -> Vec<Row> {
             None,
         ),
         (
-            Invalid::Empty.into(),
+            Invalid::Empty("ScanDefinitionIds").into(),
             400,
             "InvalidRequestBody",
             "http_request_error",
@@ -249,7 +249,7 @@ fn every_kind_of_error_has_a_cause() {
 #[test]
 fn what_is_described_is_what_is_sent() {
     for (error, status, code, ..) in rows() {
-        let (_, responses) = answers(&Value::Bool(true));
+        let responses = shared();
         let of_status = &responses[format!("Problem{status}")]["content"]["application/problem+json"]["schema"];
         let described = described_body();
         let codes = of_status["properties"]["error"]["properties"]["code"]["enum"]
@@ -305,7 +305,7 @@ fn an_unknown_error_is_not_shown_to_the_caller() {
 #[test]
 fn a_wrong_method_learns_the_right_ones() {
     assert_eq!(
-        problem(&Refusal::Method.into()).fields,
+        problem(&Refusal::Method(Operation::HistoryByDefinition).into()).fields,
         [("allow", "OPTIONS, POST, QUERY")]
     );
 }
@@ -313,7 +313,7 @@ fn a_wrong_method_learns_the_right_ones() {
 #[test]
 fn a_wrong_option_is_named_as_the_target() {
     assert_eq!(problem(&Invalid::Skip.into()).target.as_deref(), Some("$skip"));
-    assert_eq!(problem(&Invalid::Empty.into()).target, None);
+    assert_eq!(problem(&Invalid::Empty("ScanDefinitionIds").into()).target, None);
 }
 
 #[test]

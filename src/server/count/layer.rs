@@ -248,7 +248,7 @@ impl Started {
         // `OPTIONS` is no question.
         let Some(ended) = &answered.ended else { return };
         let metrics = &self.shared.metrics;
-        metrics.count(ended.outcome, status.as_u16(), seconds, &self.subject.origin.caller);
+        metrics.count(self.subject.asked(), ended.outcome, status.as_u16(), seconds);
         metrics.forwarded(ended.outcome, ended.forward);
         if !matches!(ended.outcome, Outcome::Served(_)) {
             let id = answered.id.as_str();
@@ -274,7 +274,7 @@ impl Started {
             caller = subject.origin.caller.name().as_str(),
             peer = subject.origin.peer.name().as_str(),
             method = subject.method.as_str(),
-            path = subject.path(),
+            path = &*subject.path(),
             operation = subject.operation(),
             protocol = access.protocol,
             status,
@@ -291,10 +291,10 @@ impl Drop for Started {
     fn drop(&mut self) {
         if !self.answered {
             let (seconds, subject) = (self.at.elapsed().as_secs_f64(), &self.subject);
-            let (caller, outcome) = (&subject.origin.caller, Outcome::Gone);
-            self.shared.metrics.count(outcome, GONE, seconds, caller);
+            let outcome = Outcome::Gone;
+            self.shared.metrics.count(subject.asked(), outcome, GONE, seconds);
             self.within(|| {
-                let (caller, outcome) = (caller.name().as_str(), outcome.as_str());
+                let (caller, outcome) = (subject.origin.caller.name().as_str(), outcome.as_str());
                 tracing::debug!(outcome, status = GONE, seconds, caller, "the caller went away");
             });
             self.log_access(outcome, GONE, seconds, None);
@@ -309,6 +309,7 @@ fn log(ended: &Ended, status: StatusCode, seconds: f64, subject: &Subject) {
     let (caller, peer) = (subject.origin.caller.name().as_str(), subject.origin.peer.name());
     let (peer, method) = (peer.as_str(), subject.method.as_str());
     let (operation, path) = (subject.operation(), subject.path());
+    let path = &*path;
     match ended.outcome {
         Outcome::Failed => tracing::warn!(
             outcome,
@@ -383,7 +384,7 @@ mod tests {
         service.oneshot(arrival()).await.unwrap();
         let text = exposition(&registry);
         assert!(
-            text.contains("requests_total{outcome=\"hit\",status=\"200\"} 1"),
+            text.contains("requests_total{operation=\"none\",outcome=\"hit\",status=\"200\"} 1"),
             "{text}"
         );
         assert!(
@@ -401,7 +402,7 @@ mod tests {
         drop(service.call(arrival()));
         let text = exposition(&registry);
         assert!(
-            text.contains("requests_total{outcome=\"gone\",status=\"499\"} 1"),
+            text.contains("requests_total{operation=\"none\",outcome=\"gone\",status=\"499\"} 1"),
             "{text}"
         );
     }

@@ -12,7 +12,7 @@ use prometheus_client::registry::Registry;
 use super::callers::{Caller, Callers};
 use super::trouble::Trouble;
 use crate::respond::Outcome;
-use crate::scan::{self, Forward};
+use crate::scan::{self, Forward, Operation};
 
 /// What callers were answered, and how fast. Clones count together.
 #[derive(Clone, Debug)]
@@ -31,11 +31,23 @@ struct Totals {
     /// Of those forwarded, how many asked for a part only.
     partial: AtomicU64,
     /// The counters of good answers, looked up once: a hit must not pay for finding them.
-    good: [OnceLock<(Counter, Histogram)>; scan::Outcome::ALL.len()],
+    good: [Good; Operation::ALL.len()],
+}
+
+/// By outcome.
+type Good = [OnceLock<(Counter, Histogram)>; scan::Outcome::ALL.len()];
+
+/// What a question was, as far as series tell questions apart.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked<'a> {
+    /// `None` when no operation is at the path.
+    pub(super) operation: Option<Operation>,
+    pub(super) caller: &'a Caller,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
+    operation: &'static str,
     outcome: &'static str,
     status: u16,
 }
@@ -64,7 +76,7 @@ impl Metrics {
         };
         registry.register(
             "requests",
-            "Questions answered, by how and with which status (499: the caller went away)",
+            "Questions answered, by operation (`none`: the path is unknown), how, and with which status (499: the caller went away)",
             metrics.requests.clone(),
         );
         registry.register(
@@ -110,16 +122,18 @@ impl Metrics {
         self.totals.partial.load(Ordering::Relaxed)
     }
 
-    pub(super) fn count(&self, outcome: Outcome, status: u16, seconds: f64, caller: &Caller) {
-        let look_up = || self.look_up(outcome, status);
-        let (requests, duration) = match outcome {
-            Outcome::Served(served) if status == 200 => self.totals.good[served as usize].get_or_init(look_up),
+    pub(super) fn count(&self, asked: Asked<'_>, outcome: Outcome, status: u16, seconds: f64) {
+        let look_up = || self.look_up(asked.operation, outcome, status);
+        let (requests, duration) = match (asked.operation, outcome) {
+            (Some(operation), Outcome::Served(served)) if status == 200 => {
+                self.totals.good[operation as usize][served as usize].get_or_init(look_up)
+            }
             _ => &look_up(),
         };
         requests.inc();
         duration.observe(seconds);
         self.totals.outcomes[outcome.index()].fetch_add(1, Ordering::Relaxed);
-        self.callers.count(caller, outcome);
+        self.callers.count(asked.caller, outcome);
     }
 
     /// Counted after its outcome, so that no moment shows more of these than were forwarded.
@@ -129,9 +143,14 @@ impl Metrics {
         }
     }
 
-    fn look_up(&self, outcome: Outcome, status: u16) -> (Counter, Histogram) {
+    fn look_up(&self, operation: Option<Operation>, outcome: Outcome, status: u16) -> (Counter, Histogram) {
         let outcome = outcome.as_str();
-        let requests = self.requests.get_or_create_owned(&RequestLabels { outcome, status });
+        let labels = RequestLabels {
+            operation: operation.map_or("none", |operation| operation.declaration().name),
+            outcome,
+            status,
+        };
+        let requests = self.requests.get_or_create_owned(&labels);
         let duration = self.duration.get_or_create_owned(&OutcomeLabel { outcome });
         (requests, duration)
     }

@@ -1,11 +1,13 @@
 //! Who asked what, for log lines and for people.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::{Method, Request, Version as Protocol, header};
 
 use super::callers::Caller;
-use crate::scan::Version;
+use super::metrics::Asked;
+use crate::scan;
 use crate::server::{Known, Peer};
 
 /// Longer paths and names of programs are cut.
@@ -29,7 +31,7 @@ pub(super) struct Subject {
 
 #[derive(Debug)]
 enum Target {
-    Operation(Version),
+    Operation(scan::Target),
     /// A path that is none of an operation's, without its query.
     Other(Box<str>),
 }
@@ -43,13 +45,12 @@ pub(super) struct Access {
 
 impl Subject {
     pub(super) fn new(origin: Arc<Origin>, known: &Known) -> Self {
-        let path = known.head.uri().path();
         Self {
             origin,
             method: known.head.method().clone(),
-            target: match Version::from_path(path) {
-                Some(version) => Target::Operation(version),
-                None => Target::Other(cut(path)),
+            target: match &known.target {
+                Some(target) => Target::Operation(target.clone()),
+                None => Target::Other(cut(known.head.uri().path())),
             },
             access: None,
         }
@@ -57,16 +58,27 @@ impl Subject {
 
     /// The operation; `None` when no operation is at the path.
     pub(super) fn operation(&self) -> Option<&'static str> {
-        match self.target {
-            Target::Operation(version) => version.path().rsplit('/').next(),
+        match &self.target {
+            Target::Operation(target) => Some(target.endpoint.name()),
             Target::Other(_) => None,
         }
     }
 
-    pub(super) fn path(&self) -> &str {
+    pub(super) fn path(&self) -> Cow<'_, str> {
         match &self.target {
-            Target::Operation(version) => version.path(),
-            Target::Other(path) => path,
+            Target::Operation(target) => target.endpoint.path(target.id.as_ref()).into(),
+            Target::Other(path) => Cow::Borrowed(path),
+        }
+    }
+
+    /// What it is counted by.
+    pub(super) fn asked(&self) -> Asked<'_> {
+        Asked {
+            operation: match &self.target {
+                Target::Operation(target) => Some(target.endpoint.operation),
+                Target::Other(_) => None,
+            },
+            caller: &self.origin.caller,
         }
     }
 }

@@ -18,8 +18,9 @@ use super::{Config, cache_control, prefer, priority};
 use crate::BoxError;
 use crate::caller::{Caller, Freshness, Urgency};
 use crate::memory::{ALLOCATED_PER_BYTE, MemoryBudget};
-use crate::respond::{Refusal, Reply};
-use crate::scan::{Call, Served, Version};
+use crate::operation::Input;
+use crate::respond::{self, Refusal, Reply, Tag};
+use crate::scan::{Call, Served};
 use crate::server::{Arrival, Known};
 
 /// Enough for the questions of some ten thousand callers who poll.
@@ -127,7 +128,7 @@ pin_project! {
     enum Stage<F, B> {
         Refused { refusal: Option<Refusal> },
         Body { #[pin] body: Receiving<B>, asked: Option<Asked> },
-        Answer { #[pin] answer: F, wait: Option<Duration> },
+        Answer { #[pin] answer: F, wishes: respond::Asked },
     }
 }
 
@@ -147,16 +148,20 @@ where
                     let refusal = refusal.take().unwrap_or(Refusal::BodyBroken);
                     return Poll::Ready(Err(refusal.into()));
                 }
-                StageProjection::Answer { answer, wait } => {
+                StageProjection::Answer { answer, wishes } => {
                     let served = ready!(answer.poll(context))?;
-                    return Poll::Ready(Ok(Reply::Served(Box::new(served), *wait)));
+                    return Poll::Ready(Ok(Reply::Served(Box::new(served), std::mem::take(wishes))));
                 }
                 StageProjection::Body { body, asked } => {
                     let received = ready!(body.poll(context, config, budget))?;
                     // Taken once, when the body is complete.
-                    let asked = asked.take().ok_or(Refusal::BodyBroken)?;
-                    Stage::Answer {
+                    let mut asked = asked.take().ok_or(Refusal::BodyBroken)?;
+                    let wishes = respond::Asked {
                         wait: asked.caller.wait,
+                        tag: std::mem::take(&mut asked.tag),
+                    };
+                    Stage::Answer {
+                        wishes,
                         answer: this.line.ask(asked, &received.bytes)?,
                     }
                 }
@@ -169,15 +174,27 @@ where
 impl Shared {
     /// Reads the head; what can be refused without the body, is.
     fn ask(&self, known: &Known) -> Result<Asked, Refusal> {
-        let (target, fields) = (known.head.uri(), known.head.headers());
+        let (uri, fields) = (known.head.uri(), known.head.headers());
         // It is kept until the body is there.
-        if target.query().is_some_and(|query| query.len() > MAX_QUERY_BYTES) {
+        if uri.query().is_some_and(|query| query.len() > MAX_QUERY_BYTES) {
             return Err(Refusal::Fields);
         }
-        check_content(fields, known.plain)?;
+        let target = known.target.clone().ok_or(Refusal::Path)?;
+        let has_body = target.endpoint.operation.declaration().input != Input::Path;
+        if has_body {
+            check_type(fields)?;
+        }
+        if !known.plain {
+            check_codings(fields)?;
+        }
         Ok(Asked {
-            version: Version::from_path(target.path()).ok_or(Refusal::Path)?,
-            query: target.query().map(Box::from),
+            tag: if has_body {
+                Tag::None
+            } else {
+                conditional(fields, known.plain)
+            },
+            target,
+            query: uri.query().map(Box::from),
             delegated: self.config.authorization.read(fields)?,
             caller: Arc::new(self.caller(known)),
             in_company: known.head.version() >= http::Version::HTTP_2,
@@ -226,20 +243,20 @@ struct Wishes {
 ///
 /// A missing type is refused as well (415): it is what a page on another site can make a browser send without asking first.
 ///
-/// `plain`: there is no field for another coding.
-fn check_content(fields: &HeaderMap, plain: bool) -> Result<(), Refusal> {
+fn check_type(fields: &HeaderMap) -> Result<(), Refusal> {
     let mut types = fields.get_all(header::CONTENT_TYPE).iter();
     match (types.next().and_then(|media| media.to_str().ok()), types.next()) {
-        (Some(media), None) if is_json(media) => {}
-        _ => return Err(Refusal::ContentType),
+        (Some(media), None) if is_json(media) => Ok(()),
+        _ => Err(Refusal::ContentType),
     }
+}
+
+/// The body as it is. Requests with [usual](crate::server::is_usual) fields only have none for another coding.
+fn check_codings(fields: &HeaderMap) -> Result<(), Refusal> {
     let is_coded = |fields: &HeaderMap| {
         let mut codings = fields.get_all(header::CONTENT_ENCODING).iter();
         codings.any(|coding| coding != "identity")
     };
-    if plain {
-        return Ok(());
-    }
     if is_coded(fields) {
         return Err(Refusal::ContentEncoding);
     }
@@ -247,6 +264,16 @@ fn check_content(fields: &HeaderMap, plain: bool) -> Result<(), Refusal> {
         return Err(Refusal::TransferEncoding);
     }
     Ok(())
+}
+
+/// Whether the answer gets a tag, and which one the caller has.
+fn conditional(fields: &HeaderMap, plain: bool) -> Tag {
+    if plain || !fields.contains_key(header::IF_NONE_MATCH) {
+        return Tag::Given;
+    }
+    let known = fields.get_all(header::IF_NONE_MATCH).iter();
+    let known: Vec<_> = known.filter_map(|line| line.to_str().ok()).collect();
+    Tag::Unless(known.join(",").into())
 }
 
 /// Whether a body comes in another coding than `chunked`, or in several: that was taken off, and the others were not (RFC 9112 §6.1).
@@ -284,7 +311,7 @@ mod tests {
         for (name, value) in fields {
             map.append(*name, value.parse().unwrap());
         }
-        check_content(&map, false)
+        check_type(&map).and_then(|()| check_codings(&map))
     }
 
     #[test]

@@ -9,7 +9,9 @@ use super::layer::Shared;
 use super::memo::{Memo, Wording};
 use crate::BoxError;
 use crate::caller::Caller;
-use crate::scan::{self, Call, Delegated, Invalid, Served, Version};
+use crate::operation::Input;
+use crate::respond::Tag;
+use crate::scan::{self, Call, Delegated, Invalid, Served, Target};
 
 /// What the requests of one connection share: a request takes one copy of a pointer along, not one of each thing.
 #[derive(Debug)]
@@ -53,13 +55,17 @@ where
 {
     /// Asks the service below.
     pub(super) fn ask(&self, asked: Asked, body: &[u8]) -> Result<S::Future, Invalid> {
-        let (version, query) = (asked.version, asked.query.as_deref());
-        let read = || scan::Request::parse(version, query, body);
+        let (target, query) = (&asked.target, asked.query.as_deref());
+        let read = || match target.endpoint.operation.declaration().input {
+            Input::Ids { .. } => scan::Request::parse(target.endpoint, query, body),
+            Input::Path if body.is_empty() => scan::Request::get(target, query),
+            Input::Path => Err(Invalid::Body),
+        };
         let caller = asked.caller;
         let (request, mut seat) = if let Some(delegated) = asked.delegated {
             (Arc::new(read()?.with_token(delegated)), self.seat())
         } else {
-            let wording = Wording { version, query, body };
+            let wording = Wording { target, query, body };
             let seat = self.seat();
             if let Some(known) = seat.memo.recall(wording) {
                 (known, seat)
@@ -95,7 +101,8 @@ where
 /// A question without its ids: what is known before the body. Small, because it is moved about, and the head can go.
 #[derive(Debug)]
 pub(super) struct Asked {
-    pub(super) version: Version,
+    pub(super) target: Target,
+    pub(super) tag: Tag,
     pub(super) query: Option<Box<str>>,
     pub(super) delegated: Option<Delegated>,
     pub(super) caller: Arc<Caller>,
@@ -120,7 +127,7 @@ mod tests {
 
     fn asked(version: Version) -> Arrival<Full<Bytes>> {
         let body = Full::from(r#"{"ScanDefinitionIds":["a"]}"#);
-        let request = Request::post(scan::Version::Latest.path())
+        let request = Request::post(scan::Endpoint::HISTORY.template())
             .version(version)
             .header(header::CONTENT_TYPE, "application/json");
         Arrival::new(request.body(body).unwrap(), Peer::unix())

@@ -7,12 +7,12 @@ use bytes::Bytes;
 use foldhash::quality::FixedState;
 
 use crate::memory::{MemoryBudget, Reservation};
-use crate::scan::{Request, Version};
+use crate::scan::{Request, Target};
 
 /// What a question is read from, besides a caller's own token.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wording<'a> {
-    pub(super) version: Version,
+    pub(super) target: &'a Target,
     pub(super) query: Option<&'a str>,
     pub(super) body: &'a [u8],
 }
@@ -24,7 +24,7 @@ impl Wording<'_> {
         const END: usize = 256;
         let body = self.body;
         let (head, tail) = (&body[..body.len().min(END)], &body[body.len().saturating_sub(END)..]);
-        (self.version, self.query, body.len(), head, tail)
+        (self.target, self.query, body.len(), head, tail)
     }
 }
 
@@ -38,7 +38,7 @@ pub(super) struct Memo {
 
 #[derive(Debug)]
 struct Known {
-    version: Version,
+    target: Target,
     query: Option<Box<str>>,
     body: Bytes,
     question: Arc<Request>,
@@ -77,7 +77,7 @@ impl Known {
         // The body, and about as much again in the question.
         let share = budget.try_reserve(2 * wording.body.len())?;
         Some(Self {
-            version: wording.version,
+            target: wording.target.clone(),
             query: wording.query.map(Box::from),
             body: Bytes::copy_from_slice(wording.body),
             question: Arc::clone(question),
@@ -86,28 +86,33 @@ impl Known {
     }
 
     fn is(&self, wording: Wording<'_>) -> bool {
-        self.body == wording.body && self.version == wording.version && self.query.as_deref() == wording.query
+        self.body == wording.body && self.target == *wording.target && self.query.as_deref() == wording.query
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scan::Invalid;
+    use crate::scan::{Endpoint, Invalid};
 
     /// The question, and whether it had to be read.
     fn ask(
         memo: &mut Memo,
-        version: Version,
+        endpoint: Endpoint,
         query: Option<&str>,
         body: &str,
     ) -> (Result<Arc<Request>, Invalid>, bool) {
         let body = body.as_bytes();
-        let wording = Wording { version, query, body };
+        let target = Target { endpoint, id: None };
+        let wording = Wording {
+            target: &target,
+            query,
+            body,
+        };
         if let Some(question) = memo.recall(wording) {
             return (Ok(question), false);
         }
-        let question = Request::parse(version, query, body).map(Arc::new);
+        let question = Request::parse(endpoint, query, body).map(Arc::new);
         if let Ok(question) = &question {
             memo.note(wording, question);
         }
@@ -118,13 +123,13 @@ mod tests {
     fn the_same_words_are_read_twice_and_then_known() {
         let mut memo = Memo::new(MemoryBudget::new(1000));
         let body = r#"{"ScanDefinitionIds":["b","a"]}"#;
-        let mut asked = || ask(&mut memo, Version::Latest, None, body);
+        let mut asked = || ask(&mut memo, Endpoint::HISTORY, None, body);
         let (first, second, third) = (asked(), asked(), asked());
         assert_eq!((first.1, second.1, third.1), (true, true, false));
         assert_eq!(first.0, third.0);
         // A fault is never known.
-        assert!(ask(&mut memo, Version::Latest, None, "{}").0.is_err());
-        assert!(ask(&mut memo, Version::Latest, None, "{}").0.is_err());
+        assert!(ask(&mut memo, Endpoint::HISTORY, None, "{}").0.is_err());
+        assert!(ask(&mut memo, Endpoint::HISTORY, None, "{}").0.is_err());
     }
 
     #[test]
@@ -132,11 +137,11 @@ mod tests {
         let mut memo = Memo::new(MemoryBudget::new(1000));
         let body = |id| format!(r#"{{"ScanDefinitionIds":["{id}"]}}"#);
         let cases = [
-            (Version::Latest, None, body("a")),
-            (Version::V1, None, body("a")),
-            (Version::Latest, Some("$top=1"), body("a")),
-            (Version::Latest, Some("$skip=1"), body("a")),
-            (Version::Latest, None, body("b")),
+            (Endpoint::HISTORY, None, body("a")),
+            (Endpoint::HISTORY_V1, None, body("a")),
+            (Endpoint::HISTORY, Some("$top=1"), body("a")),
+            (Endpoint::HISTORY, Some("$skip=1"), body("a")),
+            (Endpoint::HISTORY, None, body("b")),
         ];
         for (version, query, body) in &cases {
             for _ in 0..3 {
@@ -157,7 +162,7 @@ mod tests {
             format!(r#"{{"ScanDefinitionIds":["a{long}","b{long}","{middle}","y{long}","z{long}"]}}"#)
         };
         for middle in ["m", "n", "m", "m", "n"] {
-            let (question, _) = ask(&mut memo, Version::Latest, None, &body(middle));
+            let (question, _) = ask(&mut memo, Endpoint::HISTORY, None, &body(middle));
             assert!(question.unwrap().ids().any(|id| id == middle));
         }
     }
@@ -174,7 +179,7 @@ mod tests {
             (small, 100 - 2 * small.len()),
         ] {
             for _ in 0..3 {
-                ask(&mut memo, Version::Latest, None, body).0.unwrap();
+                ask(&mut memo, Endpoint::HISTORY, None, body).0.unwrap();
             }
             assert_eq!(budget.left(), left);
         }

@@ -69,7 +69,7 @@ async fn what_does_not_end_in_time_is_cut() {
     let text = server.exposition();
     assert_eq!(ended(server).await, (Drained { cut: 1 }, 0));
     assert!(
-        text.contains("requests_total{outcome=\"gone\",status=\"499\"} 1"),
+        text.contains("requests_total{operation=\"history_by_definition\",outcome=\"gone\",status=\"499\"} 1"),
         "{text}"
     );
 }

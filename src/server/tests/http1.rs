@@ -4,7 +4,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 
 use super::support::{GOOD, Server, question, request};
-use crate::scan::Version;
+use crate::scan::Endpoint;
 
 #[tokio::test]
 async fn a_question_is_answered_on_a_connection_that_stays_open() {
@@ -20,7 +20,7 @@ async fn a_question_is_answered_on_a_connection_that_stays_open() {
     assert!(
         server
             .exposition()
-            .contains("requests_total{outcome=\"hit\",status=\"200\"} 2")
+            .contains("requests_total{operation=\"history_by_definition\",outcome=\"hit\",status=\"200\"} 2")
     );
 }
 
@@ -41,7 +41,7 @@ async fn a_request_without_an_id_gets_one() {
 #[tokio::test]
 async fn wrong_requests_get_the_contracts_errors_and_reach_nobody() {
     let server = Server::start().await;
-    let path = Version::Latest.path();
+    let path = Endpoint::HISTORY.template();
     let rows = [
         ("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(), 404, "NotFound"),
         (
@@ -90,7 +90,7 @@ async fn wrong_requests_get_the_contracts_errors_and_reach_nobody() {
         (request("POST", "", ""), 400, "InvalidRequestBody"),
         (request("POST", "", "{}"), 400, "InvalidRequestBody"),
         (
-            request("POST", "", GOOD).replacen(path, &format!("{path}?$top=0"), 1),
+            request("POST", "", GOOD).replacen(&path, &format!("{path}?$top=0"), 1),
             400,
             "ODataError",
         ),
@@ -122,7 +122,7 @@ async fn an_absolute_target_names_the_host() {
 async fn options_are_answered_without_a_body() {
     let server = Server::start().await;
     let mut caller = server.connect().await;
-    let path = Version::V1.path();
+    let path = Endpoint::HISTORY_V1.template();
     caller
         .send(&format!("OPTIONS {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"))
         .await;
@@ -151,7 +151,7 @@ async fn requests_whose_length_is_in_doubt_are_refused_or_end_their_connection()
     let server = Server::start().await;
     let base = format!(
         "POST {} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n",
-        Version::Latest.path()
+        Endpoint::HISTORY.template()
     );
     for (fields, status) in [
         ("Content-Length: 5\r\nContent-Length: 6\r\n\r\n", 400),
@@ -203,7 +203,7 @@ async fn a_panic_costs_one_request_and_is_counted() {
 #[tokio::test]
 async fn a_transfer_coding_besides_chunked_is_not_implemented() {
     let server = Server::start().await;
-    let path = Version::Latest.path();
+    let path = Endpoint::HISTORY.template();
     let base = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n");
     let body = format!("\r\n{:x}\r\n{GOOD}\r\n0\r\n\r\n", GOOD.len());
     for (fields, status) in [

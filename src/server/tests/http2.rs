@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::support::{PATIENCE, Server, question};
-use crate::scan::Version;
+use crate::scan::Endpoint;
 use crate::server::{Config, Drained};
 
 async fn connect(server: &Server) -> SendRequest<Full<Bytes>> {
@@ -20,7 +20,7 @@ async fn connect(server: &Server) -> SendRequest<Full<Bytes>> {
 }
 
 fn request(authority: &str) -> http::request::Builder {
-    Request::post(format!("http://{authority}{}", Version::Latest.path()))
+    Request::post(format!("http://{authority}{}", Endpoint::HISTORY.template()))
         .version(HttpVersion::HTTP_2)
         .header("content-type", "application/json")
 }

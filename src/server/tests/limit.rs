@@ -3,7 +3,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 
 use super::support::{GOOD, Server, question, request};
-use crate::scan::Version;
+use crate::scan::Endpoint;
 use crate::server::{Config, read};
 
 const SHORT: Duration = Duration::from_millis(150);
@@ -108,9 +108,9 @@ async fn a_caller_that_takes_no_answer_is_cut() {
     let server = Server::with(impatient(), read::Config::default()).await;
     let mut caller = server.connect().await;
     // 100 MB: more than the sockets hold.
-    let path = Version::Latest.path();
+    let path = Endpoint::HISTORY.template();
     caller
-        .send(&request("POST", "", GOOD).replacen(path, &format!("{path}?$top=10000"), 1))
+        .send(&request("POST", "", GOOD).replacen(&path, &format!("{path}?$top=10000"), 1))
         .await;
     server.wait_for_calls(1).await;
     let gone = async {

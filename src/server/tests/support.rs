@@ -16,7 +16,7 @@ use tower::{Layer as _, service_fn};
 
 use crate::BoxError;
 use crate::respond::{self, Body};
-use crate::scan::{Answer, Call, Fields, Outcome, Served, Status, Version};
+use crate::scan::{Answer, Call, Endpoint, Fields, Outcome, Served, Status};
 use crate::server::{Address, Bound, Config, Drained, count, guard, read, route};
 use crate::task::Tasks;
 
@@ -168,7 +168,7 @@ pub(super) fn question(id: &str) -> String {
 
 /// A request with the operation's path.
 pub(super) fn request(method: &str, fields: &str, body: &str) -> String {
-    let (path, length) = (Version::Latest.path(), body.len());
+    let (path, length) = (Endpoint::HISTORY.template(), body.len());
     format!(
         "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{fields}\r\n{body}"
     )

@@ -5,18 +5,27 @@ use serde_json::ser::{PrettyFormatter, Serializer};
 use serde_json::{Value, json};
 
 use super::question::Options;
-use crate::sim::history::{Envelope, History, Layout, NextLink};
+use crate::sim::history::{EntityForm, Envelope, History, Layout, NextLink};
 
 /// Where the real service says that answers come from, whatever region gave them.
-const CONTEXT: &str = "https://api.securitycenter.microsoft.com\
-    /api/DeviceAuthenticatedScanDefinitions/GetScanHistoryByScanDefinitionId";
+fn context(what: &str) -> Value {
+    json!(format!("https://api.securitycenter.microsoft.com/api/{what}"))
+}
+
+/// The body of an answer with one entity.
+pub(super) fn entity(history: &History, what: &str, entity: &Value) -> String {
+    if history.entity == EntityForm::Wrapped {
+        return write(history, what, std::slice::from_ref(entity), None);
+    }
+    let context = ("@odata.context", context(what));
+    let members = entity.as_object().into_iter().flatten();
+    let members = members.map(|(name, value)| (&**name, value.clone()));
+    object(history, [context].into_iter().chain(members))
+}
 
 /// The body of an answer with these rows, and a link to the next ones.
-pub(super) fn write(history: &History, rows: &[Value], next: Option<(&str, String)>) -> String {
-    let (context, list) = (
-        ("@odata.context", json!(CONTEXT)),
-        ("value", Value::from(rows.to_vec())),
-    );
+pub(super) fn write(history: &History, what: &str, rows: &[Value], next: Option<(&str, String)>) -> String {
+    let (context, list) = (("@odata.context", context(what)), ("value", Value::from(rows.to_vec())));
     let mut members = match history.envelope {
         Envelope::Documented => vec![context, list],
         Envelope::Reversed => vec![list, context],
@@ -31,6 +40,10 @@ pub(super) fn write(history: &History, rows: &[Value], next: Option<(&str, Strin
         ],
     };
     members.extend(next.map(|(name, link)| (name, json!(link))));
+    object(history, members)
+}
+
+fn object<'a>(history: &History, members: impl IntoIterator<Item = (&'a str, Value)>) -> String {
     let text = members.into_iter().map(|(name, value)| {
         let value = written(&value, history.layout);
         match history.layout {
@@ -71,14 +84,14 @@ fn written(value: &Value, layout: Layout) -> String {
     }
 }
 
-/// The link to the rows behind the first `skip`, with the name that it has.
+/// The link to the rows behind the first `skip`, with the name that it has. `size` is the option that limits how many come, and its value.
 pub(super) fn link(
     history: &History,
     (scheme, host, path): (&str, &str, &str),
-    left: Option<usize>,
+    size: Option<(&str, usize)>,
     skip: usize,
 ) -> (&'static str, String) {
-    let top = left.map_or(String::new(), |left| format!("$top={left}&"));
+    let top = size.map_or(String::new(), |(name, size)| format!("{name}={size}&"));
     match history.next_link {
         NextLink::Present | NextLink::Absent => {
             ("@odata.nextLink", format!("{scheme}://{host}{path}?{top}$skip={skip}"))

@@ -15,19 +15,15 @@ use tokio::time::Instant;
 use super::document;
 use super::question::{self, Options};
 use super::refusal::{self, Refusal};
+use crate::operation::{EntityId, Operation, route};
 use crate::sim::config::ROLE;
 use crate::sim::entra::Claims;
 use crate::sim::fault::Fault;
+use crate::sim::history::{By, Kind, NextLink};
 use crate::sim::limit::Rejection;
 use crate::sim::record::{CallRecord, Violation};
 use crate::sim::wire::{Handler, Manner, Reply, Unread, read};
 use crate::sim::world::{State, World};
-
-/// The operation, with and without the version.
-const PATHS: [&str; 2] = [
-    "/api/DeviceAuthenticatedScanDefinitions/GetScanHistoryByScanDefinitionId",
-    "/api/v1.0/DeviceAuthenticatedScanDefinitions/GetScanHistoryByScanDefinitionId",
-];
 
 /// The role that includes the one needed.
 const WIDER_ROLE: &str = "Machine.ReadWrite.All";
@@ -96,8 +92,13 @@ impl Region {
 
     /// Counts and records the call.
     fn arrive(&self, head: &Parts) -> Arrival {
-        let is_operation = is_operation(head);
-        let options = Options::read(head.uri.query()).unwrap_or_default();
+        let operation = operation(head);
+        let is_operation = operation.is_some();
+        let options = match operation.map(asked) {
+            Some(Asked::List(_)) => Options::of_list(head.uri.query()).map(|(options, _)| options),
+            _ => Options::read(head.uri.query()),
+        };
+        let options = options.unwrap_or_default();
         let mut state = self.world.state();
         // Under the lock, so that arrivals are counted in the order of their times.
         let at = self.world.elapsed();
@@ -111,9 +112,9 @@ impl Region {
         // Over HTTP/1.1 there are no streams to refuse.
         let fault = fault.filter(|fault| over_http2 || !fault.refuses_streams());
         // What is not processed is no call.
-        let is_operation = is_operation && !fault.is_some_and(Fault::refuses_streams);
-        let counted = is_operation && verdict.is_ok();
-        let over = if counted { state.arrive(at).err() } else { None };
+        let operation = operation.filter(|_| !fault.is_some_and(Fault::refuses_streams));
+        let counted = operation.filter(|_| verdict.is_ok());
+        let over = counted.and_then(|operation| state.arrive(operation, at).err());
         let number = self.world.journal.arrived(CallRecord {
             at,
             region: self.name.clone(),
@@ -121,7 +122,8 @@ impl Region {
             path: head.uri.path().into(),
             query: head.uri.query().map(Into::into),
             version: format!("{:?}", head.version),
-            is_operation,
+            is_operation: operation.is_some(),
+            operation,
             ids: Vec::new(),
             top: options.top,
             skip: options.skip,
@@ -145,8 +147,12 @@ impl Region {
     }
 
     fn decide(&self, head: &Parts, body: &Bytes, arrival: &Arrival) -> Reply {
-        let asked = question::ids(&head.headers, body, None);
-        if let Ok(ids) = &asked {
+        let ids = match operation(head).map(asked) {
+            Some(Asked::Rows(by)) => question::ids(by, &head.headers, body, None).ok(),
+            Some(Asked::Entity(_)) => Some(vec![last_segment(head).to_owned()]),
+            Some(Asked::List(_)) | None => None,
+        };
+        if let Some(ids) = &ids {
             self.world
                 .journal
                 .amend(arrival.number, |call| call.ids.clone_from(ids));
@@ -165,16 +171,18 @@ impl Region {
 
     /// The answer of a host that works.
     fn proper(&self, head: &Parts, body: &[u8], arrival: &Arrival, state: &mut State) -> Result<Reply, Refusal> {
-        if !PATHS.contains(&head.uri.path()) {
+        let Some(target) = route(head.uri.path()) else {
             return Err(Refusal::new(StatusCode::NOT_FOUND, "NotFound", "No such resource."));
-        }
-        if head.method != Method::POST {
+        };
+        let operation = target.endpoint.operation;
+        let method = operation.declaration().upstream_method();
+        if head.method != method {
             let allowed = Refusal::new(
                 StatusCode::METHOD_NOT_ALLOWED,
                 "BadRequest",
                 "The method is not allowed.",
             );
-            return Ok(allowed.reply(&mut state.dice).with(header::ALLOW, "POST"));
+            return Ok(allowed.reply(&mut state.dice).with(header::ALLOW, method.as_str()));
         }
         let claims = match &arrival.verdict {
             Ok(claims) => claims,
@@ -192,33 +200,74 @@ impl Region {
             ));
         }
         check_claims(claims, state.desk.resource())?;
-        let options = Options::read(head.uri.query())?;
-        let ids = question::ids(&head.headers, body, state.history.max_ids)?;
-        self.rows(head, &ids, options, state)
+        match asked(operation) {
+            Asked::Rows(by) => {
+                let options = Options::read(head.uri.query())?;
+                let ids = question::ids(by, &head.headers, body, state.history.max_ids)?;
+                self.rows(head, (by, &ids), options, state)
+            }
+            Asked::List(kind) => self.list(head, kind, state),
+            Asked::Entity(kind) => {
+                let id = target.id.as_ref().map_or("", EntityId::as_str);
+                let scans = (self.world.seed, state.scans);
+                let entity = state.history.entity(kind, scans, id).ok_or_else(|| {
+                    let message = format!("{id} was not found.");
+                    Refusal::new(StatusCode::NOT_FOUND, "ResourceNotFound", message)
+                })?;
+                let context = format!("{}/$entity", collection(kind));
+                Ok(good(state, document::entity(&state.history, &context, &entity)))
+            }
+        }
     }
 
-    fn rows(&self, head: &Parts, ids: &[String], options: Options, state: &State) -> Result<Reply, Refusal> {
+    fn list(&self, head: &Parts, kind: Kind, state: &State) -> Result<Reply, Refusal> {
+        let (options, size_name) = Options::of_list(head.uri.query())?;
+        let all = state.history.entities(kind, (self.world.seed, state.scans));
+        let skip = options.skip.unwrap_or(0) as usize;
+        let most = state
+            .history
+            .page_size
+            .min(options.top.map_or(usize::MAX, |size| size as usize));
+        let page: Vec<_> = all.iter().skip(skip).take(most).cloned().collect();
+        let end = skip + page.len();
+        // Asked for by `$top`, a list says nothing of the rest.
+        let is_cut = end < all.len() && size_name != Some("$top") && state.history.next_link != NextLink::Absent;
+        let next = is_cut.then(|| {
+            let size = size_name.zip(options.top).map(|(name, size)| (name, size as usize));
+            document::link(&state.history, (scheme(head), &host(head), head.uri.path()), size, end)
+        });
+        Ok(good(
+            state,
+            document::write(&state.history, &collection(kind), &page, next),
+        ))
+    }
+
+    fn rows(
+        &self,
+        head: &Parts,
+        (by, ids): (By, &[String]),
+        options: Options,
+        state: &State,
+    ) -> Result<Reply, Refusal> {
         let (top, skip) = (options.top.map(|n| n as usize), options.skip.unwrap_or(0) as usize);
         let page = state
             .history
-            .page((self.world.seed, state.scans), ids, top, skip)
+            .page(by, (self.world.seed, state.scans), ids, top, skip)
             .map_err(|unknown| {
-                let message = format!("Scan definition {unknown} was not found.");
+                let message = match by {
+                    By::Definition => format!("Scan definition {unknown} was not found."),
+                    By::Session => format!("Scan session {unknown} was not found."),
+                };
                 Refusal::new(StatusCode::NOT_FOUND, "ResourceNotFound", message)
             })?;
-        let scheme = head.extensions.get::<Scheme>().map_or("http", Scheme::as_str);
         let next = page.next.map(|next| {
-            let left = options.top.map(|top| top as usize - (next - skip));
-            document::link(&state.history, (scheme, &host(head), head.uri.path()), left, next)
+            let left = options.top.map(|top| ("$top", top as usize - (next - skip)));
+            document::link(&state.history, (scheme(head), &host(head), head.uri.path()), left, next)
         });
-        let body = document::write(&state.history, &page.rows, next);
-        let content_type = "application/json; odata.metadata=minimal; odata.streaming=true; charset=utf-8";
-        let odata_version = http::HeaderName::from_static("odata-version");
-        let reply = Reply::new(StatusCode::OK, content_type, body).with(odata_version, "4.0");
-        Ok(match state.history.age {
-            Some(age) => reply.with(header::AGE, &age.as_secs().to_string()),
-            None => reply,
-        })
+        // As it was seen: the path itself, without its version.
+        let name = last_segment(head);
+        let context = format!("DeviceAuthenticatedScanDefinitions/{name}");
+        Ok(good(state, document::write(&state.history, &context, &page.rows, next)))
     }
 
     fn faulty(&self, fault: Fault, state: &mut State, proper: impl Fn(&mut State) -> Reply) -> Reply {
@@ -279,8 +328,56 @@ impl State {
     }
 }
 
-fn is_operation(head: &Parts) -> bool {
-    head.method == Method::POST && PATHS.contains(&head.uri.path())
+/// The operation that a call is for.
+fn operation(head: &Parts) -> Option<Operation> {
+    let operation = route(head.uri.path())?.endpoint.operation;
+    (head.method == operation.declaration().upstream_method()).then_some(operation)
+}
+
+/// What an operation asks the tenant for.
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    Rows(By),
+    List(Kind),
+    Entity(Kind),
+}
+
+fn asked(operation: Operation) -> Asked {
+    match operation {
+        Operation::HistoryByDefinition => Asked::Rows(By::Definition),
+        Operation::HistoryBySession => Asked::Rows(By::Session),
+        Operation::Definitions => Asked::List(Kind::Definition),
+        Operation::Definition => Asked::Entity(Kind::Definition),
+        Operation::Agents => Asked::List(Kind::Agent),
+        Operation::Agent => Asked::Entity(Kind::Agent),
+    }
+}
+
+/// The context of a list.
+fn collection(kind: Kind) -> String {
+    match kind {
+        Kind::Definition => "$metadata#DeviceAuthenticatedScanDefinitions".into(),
+        Kind::Agent => "$metadata#DeviceAuthenticatedScanAgents".into(),
+    }
+}
+
+/// A good answer with this body.
+fn good(state: &State, body: String) -> Reply {
+    let content_type = "application/json; odata.metadata=minimal; odata.streaming=true; charset=utf-8";
+    let odata_version = http::HeaderName::from_static("odata-version");
+    let reply = Reply::new(StatusCode::OK, content_type, body).with(odata_version, "4.0");
+    match state.history.age {
+        Some(age) => reply.with(header::AGE, &age.as_secs().to_string()),
+        None => reply,
+    }
+}
+
+fn scheme(head: &Parts) -> &str {
+    head.extensions.get::<Scheme>().map_or("http", Scheme::as_str)
+}
+
+fn last_segment(head: &Parts) -> &str {
+    head.uri.path().rsplit('/').next().unwrap_or_default()
 }
 
 /// A good token for something else gets 403, not 401.
@@ -303,6 +400,10 @@ fn violation(head: &Parts) -> Option<String> {
     let path = head.uri.path();
     if path.to_ascii_lowercase().contains("batchdelete") {
         return Some(format!("{} {path}: the sibling that deletes was called", head.method));
+    }
+    let is_read = matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS);
+    if !is_read && operation(head).is_none() && path.to_ascii_lowercase().starts_with("/api") {
+        return Some(format!("{} {path}: a call that is no read was made", head.method));
     }
     let private = ["cookie", "forwarded", "proxy-authorization", "proxy-connection"];
     head.headers

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::refusal::Refusal;
+use crate::sim::history::By;
 
 /// The largest `$top` documented.
 const MOST_ROWS: u32 = 10_000;
@@ -59,6 +60,26 @@ impl Options {
         Ok(options)
     }
 
+    /// Reads the options of a list, of which none is documented: what limits it is called in several ways, and what nobody knows is left
+    /// alone. Says which name was used as well.
+    pub(super) fn of_list(query: Option<&str>) -> Result<(Self, Option<&'static str>), Refusal> {
+        let mut options = Self::default();
+        let mut size = None;
+        for (name, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+            match &*name {
+                "$top" => size = Some("$top"),
+                "$skip" | "position" => options.skip = Some(number(&name, &value, 0, MOST_SKIPPED)?),
+                "$skiptoken" => options.skip = Some(Self::skipped(&value)?),
+                other if other.eq_ignore_ascii_case("pagesize") => size = Some("pagesize"),
+                _ => continue,
+            }
+            if name == "$top" || name.eq_ignore_ascii_case("pagesize") {
+                options.top = Some(number(&name, &value, 1, MOST_ROWS)?);
+            }
+        }
+        Ok((options, size))
+    }
+
     /// What stands for so many rows in a link. Nobody but the simulator can read it, and it needs escapes in a query.
     pub(super) fn token(skip: usize) -> String {
         format!("{:08x}%2Fpage%3D%3D", skip ^ 0x5A5A_5A5A)
@@ -90,13 +111,21 @@ fn number(name: &str, value: &str, least: u32, most: u32) -> Result<u32, Refusal
 /// The body: exactly one member, an array of strings.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Body {
+struct ByDefinition {
     #[serde(rename = "ScanDefinitionIds")]
     ids: Vec<String>,
 }
 
+/// The same for sessions.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BySession {
+    #[serde(rename = "SessionIds")]
+    ids: Vec<String>,
+}
+
 /// Reads the ids of a body.
-pub(super) fn ids(headers: &HeaderMap, body: &[u8], most: Option<usize>) -> Result<Vec<String>, Refusal> {
+pub(super) fn ids(by: By, headers: &HeaderMap, body: &[u8], most: Option<usize>) -> Result<Vec<String>, Refusal> {
     if !is_json(headers) {
         return Err(Refusal::bad(
             "InvalidRequestBody",
@@ -112,12 +141,16 @@ pub(super) fn ids(headers: &HeaderMap, body: &[u8], most: Option<usize>) -> Resu
         ));
     };
     if members.is_empty() {
-        return Err(missing());
+        return Err(missing(by));
     }
     // Read again from the bytes: only so are doubled members seen.
-    let Body { ids } = serde_json::from_slice(body).map_err(invalid)?;
+    let ids = match by {
+        By::Definition => serde_json::from_slice(body).map(|ByDefinition { ids }| ids),
+        By::Session => serde_json::from_slice(body).map(|BySession { ids }| ids),
+    };
+    let ids = ids.map_err(invalid)?;
     match most {
-        _ if ids.is_empty() => Err(missing()),
+        _ if ids.is_empty() => Err(missing(by)),
         Some(most) if ids.len() > most => Err(Refusal::bad(
             "MaximumBatchSizeExceeded",
             format!("Received {}, allowed {most}.", ids.len()),
@@ -126,8 +159,12 @@ pub(super) fn ids(headers: &HeaderMap, body: &[u8], most: Option<usize>) -> Resu
     }
 }
 
-fn missing() -> Refusal {
-    Refusal::bad("MissingRequiredParameter", "Parameter ScanDefinitionIds is missing.")
+fn missing(by: By) -> Refusal {
+    let member = match by {
+        By::Definition => "ScanDefinitionIds",
+        By::Session => "SessionIds",
+    };
+    Refusal::bad("MissingRequiredParameter", format!("Parameter {member} is missing."))
 }
 
 /// `application/json`, at most with `charset=utf-8`.

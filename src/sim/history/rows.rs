@@ -1,6 +1,6 @@
 //! Rows, generated.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -9,12 +9,27 @@ use serde_json::{Value, json};
 use super::{Casing, Duplicates, History, Matching, NextLink, Order, UNKNOWN_ID, Unknown};
 use crate::sim::dice::Dice;
 
+/// What rows are asked for by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::sim) enum By {
+    Definition,
+    Session,
+}
+
 /// One scan session of one definition.
-struct Session {
-    definition: String,
+#[derive(Clone)]
+pub(super) struct Session {
+    pub(super) definition: String,
     /// 0 is the newest.
     age: u32,
-    ended: Timestamp,
+    pub(super) ended: Timestamp,
+}
+
+impl Session {
+    /// Its id: 32 digits.
+    fn id(&self, seed: u64) -> String {
+        Dice::for_text(seed, &format!("{}/{}", self.definition, self.ended)).hex(32)
+    }
 }
 
 /// A page of rows.
@@ -28,12 +43,16 @@ impl History {
     /// The rows for `ids`; `Err` holds the unknown id that makes the call fail.
     pub(in crate::sim) fn page(
         &self,
+        by: By,
         (seed, scans): (u64, u32),
         ids: &[String],
         top: Option<usize>,
         skip: usize,
     ) -> Result<Page, String> {
-        let mut sessions = self.sessions(seed, scans, ids)?;
+        let mut sessions = match by {
+            By::Definition => self.sessions(seed, scans, ids)?,
+            By::Session => self.sessions_by_id(seed, scans, ids)?,
+        };
         match self.order {
             Order::NewestFirst => sessions.sort_by(|a, b| (b.ended, &a.definition).cmp(&(a.ended, &b.definition))),
             Order::ById => sessions.sort_by(|a, b| (&a.definition, a.age).cmp(&(&b.definition, b.age))),
@@ -48,7 +67,7 @@ impl History {
                 .iter()
                 .skip(skip)
                 .take(given)
-                .map(|session| self.row(seed, session))
+                .map(|session| self.row(by, seed, session))
                 .collect(),
             next: cut_off.then_some(skip + given),
         })
@@ -72,19 +91,41 @@ impl History {
             if !taken.insert(definition.clone()) && self.duplicates == Duplicates::Once {
                 continue;
             }
-            let mut dice = Dice::for_text(seed, &definition);
-            let newest = anchor() - TICK * u32::try_from(dice.below(TICKS)).unwrap_or(0) + INTERVAL * scans;
-            let count = 2 + u32::try_from(dice.below(4)).unwrap_or(0) + scans;
-            sessions.extend((0..count).map(|age| Session {
-                definition: definition.clone(),
-                age,
-                ended: newest - INTERVAL * age,
-            }));
+            sessions.extend(of_definition(seed, scans, &definition));
         }
         Ok(sessions)
     }
 
-    fn row(&self, seed: u64, session: &Session) -> Value {
+    fn sessions_by_id(&self, seed: u64, scans: u32, ids: &[String]) -> Result<Vec<Session>, String> {
+        let listed = self.definition_ids(seed);
+        let known = listed
+            .iter()
+            .flat_map(|definition| of_definition(seed, scans, definition));
+        let known: BTreeMap<_, _> = known.map(|session| (session.id(seed), session)).collect();
+        let mut taken = BTreeSet::new();
+        let mut sessions = Vec::new();
+        for asked in ids {
+            let id = match self.matching {
+                Matching::IgnoreCase => asked.to_ascii_lowercase(),
+                Matching::Exact => asked.clone(),
+                Matching::Dotnet => {
+                    super::spelling::read(asked).map_or_else(|| asked.clone(), |id| id.replace('-', ""))
+                }
+            };
+            let Some(session) = known.get(&id) else {
+                if self.unknown == Unknown::NotFound {
+                    return Err(asked.clone());
+                }
+                continue;
+            };
+            if taken.insert(id) || self.duplicates == Duplicates::Each {
+                sessions.push(session.clone());
+            }
+        }
+        Ok(sessions)
+    }
+
+    fn row(&self, by: By, seed: u64, session: &Session) -> Value {
         let mut dice = Dice::for_text(seed, &session.definition);
         let (scanner, org) = (dice.hex(40), dice.guid());
         // Dice of its own, by the time of the session: a row stays as it is when newer ones appear.
@@ -92,22 +133,36 @@ impl History {
         let targets = 1 + dice.below(3);
         let outcomes: Vec<bool> = (0..targets).map(|_| dice.hits(0.8)).collect();
         let good = outcomes.iter().filter(|ok| **ok).count();
+        let is_running = self.running && session.age == 0;
+        let status = |partial| {
+            if is_running {
+                "InProgress"
+            } else {
+                status(good, outcomes.len(), partial)
+            }
+        };
         match self.casing {
+            Casing::Documented if by == By::Session => json!({
+                "orgId": org,
+                "ScanDefinitionIds": session.definition,
+                "SessionIds": session.id(seed),
+                "NumberOfSuccessfullyScannedTargets": good,
+                "NumberOfTargets": outcomes.len(),
+                "ScanStatus": status("Partial Success"),
+                "LastScanned": time(session.ended),
+                "ListScannedTargets": outcomes.iter().map(|ok| documented(&target(&mut dice, *ok))).collect::<Vec<_>>(),
+            }),
             Casing::Documented => json!({
                 "ScanDefinitionIds": session.definition,
                 "ScannerId": scanner,
-                "LastScanned": format!(
-                    "{}.{:07}Z",
-                    session.ended.strftime("%Y-%m-%dT%H:%M:%S"),
-                    session.ended.subsec_nanosecond() / 100
-                ),
-                "ScanStatus": status(good, outcomes.len(), "Partial Success"),
+                "LastScanned": time(session.ended),
+                "ScanStatus": status("Partial Success"),
             }),
             Casing::Metadata => json!({
                 "scanDefinitionId": session.definition,
-                "sessionId": dice.guid(),
+                "sessionId": session.id(seed),
                 "scannerId": scanner,
-                "scanStatus": status(good, outcomes.len(), "PartialSuccess"),
+                "scanStatus": status("PartialSuccess"),
                 "orgId": org,
                 "numberOfSuccessfullyScannedTargets": good,
                 "numberOfTargets": outcomes.len(),
@@ -116,6 +171,35 @@ impl History {
             }),
         }
     }
+}
+
+/// The sessions of a definition, the newest first.
+pub(super) fn of_definition(seed: u64, scans: u32, definition: &str) -> impl Iterator<Item = Session> {
+    let mut dice = Dice::for_text(seed, definition);
+    let newest = anchor() - TICK * u32::try_from(dice.below(TICKS)).unwrap_or(0) + INTERVAL * scans;
+    let count = 2 + u32::try_from(dice.below(4)).unwrap_or(0) + scans;
+    let definition = definition.to_owned();
+    (0..count).map(move |age| Session {
+        definition: definition.clone(),
+        age,
+        ended: newest - INTERVAL * age,
+    })
+}
+
+/// A time as the service writes it.
+pub(super) fn time(at: Timestamp) -> String {
+    format!(
+        "{}.{:07}Z",
+        at.strftime("%Y-%m-%dT%H:%M:%S"),
+        at.subsec_nanosecond() / 100
+    )
+}
+
+/// The members of a target with the first letter in capitals.
+fn documented(target: &Value) -> Value {
+    let members = target.as_object().into_iter().flatten();
+    let renamed = members.map(|(name, value)| (format!("{}{}", name[..1].to_uppercase(), &name[1..]), value.clone()));
+    Value::Object(renamed.collect())
 }
 
 /// How far apart the sessions of a definition are: the documented default interval.
@@ -153,7 +237,7 @@ fn target(dice: &mut Dice, ok: bool) -> Value {
 }
 
 /// Whether `id` looks like a lower-case GUID and is not [`UNKNOWN_ID`].
-fn is_definition(id: &str) -> bool {
+pub(super) fn is_definition(id: &str) -> bool {
     let good = |(at, byte): (usize, u8)| match at {
         8 | 13 | 18 | 23 => byte == b'-',
         _ => byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-/// Every id that looks like a GUID is a definition with two to five scan sessions.
+/// Every id that looks like a GUID is a definition with two to five scan sessions, whether it is listed or not.
 ///
 /// The public documents leave much open; each such point can be chosen here, and a client has to cope with every choice.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,16 @@ pub struct History {
     pub age: Option<Duration>,
     /// The most ids in one call; above it, 400 `MaximumBatchSizeExceeded`. Default: not limited, none is documented.
     pub max_ids: Option<usize>,
+    /// How many definitions are listed. Default 55, as in the largest tenant that was described.
+    pub definitions: usize,
+    /// How many scanners. Default 7, as there.
+    pub agents: usize,
+    /// How a single entity is answered.
+    pub entity: EntityForm,
+    /// Whether the newest session of each definition is still running. Default: all have ended.
+    pub running: bool,
+    /// Whether `scanAuthenticationParams` of definitions is an object, as in the documented example. Default: it is null, as it was seen.
+    pub secrets: bool,
 }
 
 impl Default for History {
@@ -47,6 +57,11 @@ impl Default for History {
             envelope: Envelope::default(),
             age: None,
             max_ids: None,
+            definitions: 55,
+            agents: 7,
+            entity: EntityForm::default(),
+            running: false,
+            secrets: false,
         }
     }
 }
@@ -152,4 +167,15 @@ pub enum Envelope {
     Reversed,
     /// Members around the rows that nobody documents.
     Extended,
+}
+
+/// How a single entity is answered: nothing is documented about definitions, and an example about scanners contradicts `OData`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EntityForm {
+    /// As `OData` has it: its members beside the context.
+    #[default]
+    Bare,
+    /// As in the documented example: in a `value` of one.
+    Wrapped,
 }

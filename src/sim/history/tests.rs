@@ -19,7 +19,7 @@ fn rows(history: &History, ids: &[&str]) -> Vec<Value> {
 
 fn page(history: &History, ids: &[&str], top: Option<usize>, skip: usize) -> Page {
     let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
-    history.page((1, 0), &ids, top, skip).unwrap()
+    history.page(By::Definition, (1, 0), &ids, top, skip).unwrap()
 }
 
 fn names<'a>(rows: &'a [Value], key: &str) -> Vec<&'a str> {
@@ -33,7 +33,10 @@ fn the_same_id_has_the_same_rows_and_others_have_others() {
     assert!((2..=5).contains(&a.len()));
     assert_eq!(a, rows(&history, &[A]));
     assert_ne!(a[0]["scannerId"], rows(&history, &[B])[0]["scannerId"]);
-    assert_ne!(a, history.page((2, 0), &[A.into()], None, 0).unwrap().rows);
+    assert_ne!(
+        a,
+        history.page(By::Definition, (2, 0), &[A.into()], None, 0).unwrap().rows
+    );
 }
 
 #[test]
@@ -123,7 +126,7 @@ fn unknown_ids_have_no_rows_or_fail_the_call() {
         };
         assert_eq!(
             strict
-                .page((1, 0), &[A.into(), unknown.into()], None, 0)
+                .page(By::Definition, (1, 0), &[A.into(), unknown.into()], None, 0)
                 .err()
                 .as_deref(),
             Some(unknown)
@@ -173,7 +176,7 @@ fn pages_are_cut_and_linked() {
 fn a_scan_adds_one_newer_row_and_keeps_the_others() {
     let history = History::default();
     let before = rows(&history, &[A]);
-    let after = history.page((1, 1), &[A.into()], None, 0).unwrap().rows;
+    let after = history.page(By::Definition, (1, 1), &[A.into()], None, 0).unwrap().rows;
     assert_eq!(after.len(), before.len() + 1);
     assert_eq!(after[1..], before);
 }

@@ -18,6 +18,17 @@ pub enum Rejected {
     Ignore,
 }
 
+/// Which calls count together. Nobody outside Microsoft knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scope {
+    /// All of them.
+    #[default]
+    All,
+    /// Those of one operation.
+    Operation,
+}
+
 /// The upstream's bookkeeping for one app registration in one tenant.
 ///
 /// ```

@@ -15,5 +15,5 @@ mod window;
 
 pub use allowance::{Limit, ParseLimitError};
 pub use judge::{Finding, Judge};
-pub use limiter::{Limiter, Rejected, Rejection};
+pub use limiter::{Limiter, Rejected, Rejection, Scope};
 pub use window::Shape;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
+use crate::operation::Operation;
 use crate::secret::Secret;
 
 /// A request that reached a region's host.
@@ -21,9 +22,11 @@ pub struct CallRecord {
     pub query: Option<String>,
     /// 1.1 or 2, as `HTTP/1.1` and `HTTP/2.0`.
     pub version: String,
-    /// Whether it asked for scan history: only such calls are limited.
+    /// Whether it was for one of the operations: only such calls are limited.
     pub is_operation: bool,
-    /// The ids asked for, as they came; empty when the body was refused.
+    /// Which one.
+    pub operation: Option<Operation>,
+    /// The ids asked for, as they came; empty when the body was refused, or a list was asked for.
     pub ids: Vec<String>,
     /// `$top`, if it came and was valid.
     pub top: Option<u32>,

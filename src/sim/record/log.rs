@@ -56,7 +56,7 @@ struct Line<'a> {
     latency_us: Option<u64>,
     method: &'a str,
     path: &'a str,
-    /// Whether the call was for scan history, and so counts.
+    /// Whether the call was for one of the operations, and so counts.
     operation: bool,
     token_id: Option<&'a str>,
     fault: Option<&'a str>,

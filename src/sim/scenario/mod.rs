@@ -8,6 +8,7 @@
 //!
 //! [quota]
 //! limits = ["100/1m", "1500/1h"]    # over all regions together
+//! scope = "all"                     # all | operation: which calls count together
 //! shape = "sliding-log"             # anchored | aligned | sliding-log | token-bucket
 //! rejected = "count"                # count | ignore: whether refused calls use up quota
 //! retry_after = "seconds"           # seconds | date | absent: the header of a 429
@@ -25,6 +26,11 @@
 //! envelope = "documented"           # documented | reversed | extended: the members around the rows
 //! age = "20s"                       # absent: no cache in front of the service says how old its answers are
 //! max_ids = 1000                    # absent: any number
+//! definitions = 55                  # how many the tenant has
+//! agents = 7                        # and how many scanners
+//! entity = "bare"                   # bare | wrapped: how one of them is answered
+//! running = false                   # whether the newest session of each definition still runs
+//! secrets = false                   # whether definitions show how scanners sign in
 //!
 //! [sign_in]
 //! latency = "20ms"

@@ -77,6 +77,7 @@ impl Config {
         if let Some(texts) = &quota.limits {
             self.limits = limits(texts)?;
         }
+        put(&mut self.scope, quota.scope);
         put(&mut self.shape, quota.shape);
         put(&mut self.rejected, quota.rejected);
         put(&mut self.throttle.header, quota.retry_after);
@@ -95,6 +96,11 @@ impl Config {
         put(&mut history.next_link, written.next_link);
         put(&mut history.layout, written.layout);
         put(&mut history.envelope, written.envelope);
+        put(&mut history.definitions, written.definitions);
+        put(&mut history.agents, written.agents);
+        put(&mut history.entity, written.entity);
+        put(&mut history.running, written.running);
+        put(&mut history.secrets, written.secrets);
         history.age = written.age.map(|span| span.0).or(history.age);
         history.max_ids = written.max_ids.or(history.max_ids);
         if history.page_size == 0 || history.max_ids == Some(0) {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::sim::history::{Casing, Duplicates, Envelope, Layout, Matching, NextLink, Order, Unknown};
-use crate::sim::limit::{Rejected, Shape};
+use crate::sim::history::{Casing, Duplicates, EntityForm, Envelope, Layout, Matching, NextLink, Order, Unknown};
+use crate::sim::limit::{Rejected, Scope, Shape};
 use crate::sim::{Message, RetryAfter, span};
 
 #[derive(Debug, Default, Deserialize)]
@@ -23,6 +23,7 @@ pub(super) struct File {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Quota {
     pub(super) limits: Option<Vec<String>>,
+    pub(super) scope: Option<Scope>,
     pub(super) shape: Option<Shape>,
     pub(super) rejected: Option<Rejected>,
     pub(super) retry_after: Option<RetryAfter>,
@@ -43,6 +44,11 @@ pub(super) struct History {
     pub(super) envelope: Option<Envelope>,
     pub(super) age: Option<Span>,
     pub(super) max_ids: Option<usize>,
+    pub(super) definitions: Option<usize>,
+    pub(super) agents: Option<usize>,
+    pub(super) entity: Option<EntityForm>,
+    pub(super) running: Option<bool>,
+    pub(super) secrets: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

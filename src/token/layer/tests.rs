@@ -22,7 +22,7 @@ use crate::token::{Error, Keeper, Metrics};
 const NO_LICENCE: &str = "no-licence";
 
 fn routed(deadline: Duration) -> Routed {
-    let request = scan::Request::plain(scan::Version::Latest, ["id-1"]).unwrap();
+    let request = scan::Request::plain(scan::Endpoint::HISTORY, ["id-1"]).unwrap();
     routed_with(request, deadline)
 }
 
@@ -253,7 +253,7 @@ async fn a_callers_own_token_goes_out_as_it_is_and_its_401_is_the_callers_affair
         ("rubbish", StatusCode::UNAUTHORIZED),
         ("rubbish", StatusCode::UNAUTHORIZED),
     ] {
-        let request = scan::Request::plain(scan::Version::Latest, ["id-1"]).unwrap();
+        let request = scan::Request::plain(scan::Endpoint::HISTORY, ["id-1"]).unwrap();
         let request = request.with_token(scan::Delegated::new(token).unwrap());
         let defender = defender.clone();
         let inner = tower::service_fn(move |signed| defender.clone().answer(signed));

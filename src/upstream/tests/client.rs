@@ -15,16 +15,16 @@ use super::caller;
 use crate::attempt::{Again, Failure, Fate, Outgoing, Retries, Routed, Signed, StallTimeout};
 use crate::memory::Shares;
 use crate::net::testing::{Http, Names, client, listen, quick, refused};
-use crate::scan::{Answer, Request, Version};
+use crate::scan::{Answer, Endpoint, Request};
 use crate::secret::Secret;
 use crate::upstream::{Client, Config, Error, Metrics, Reason};
 
-fn signed(base: &str, version: Version, query: Option<&str>) -> Signed {
+fn signed(base: &str, endpoint: Endpoint, query: Option<&str>) -> Signed {
     let body = br#"{"ScanDefinitionIds":["B\"","a","a"]}"#;
     Signed {
         routed: Routed {
             outgoing: Outgoing {
-                request: Arc::new(Request::parse(version, query, body).unwrap()),
+                request: Arc::new(Request::parse(endpoint, query, body).unwrap()),
                 caller: caller(Duration::from_secs(30)),
                 retries: Retries::default(),
                 trace: crate::telemetry::trace::Call::None,
@@ -46,6 +46,7 @@ async fn call(address: std::net::SocketAddr, signed: Signed) -> (Result<Answer, 
         timeout: Duration::from_millis(600),
         head_timeout: Duration::from_millis(400),
         max_answer_bytes: 1000,
+        secrets: crate::upstream::Secrets::Replaced,
     };
     let result = Client::new(
         client(&quick(), &names),
@@ -74,7 +75,11 @@ async fn a_call_waits_for_memory_and_is_not_made_without_any() {
     let memory = Shares::of(64 << 20, None).answers();
     let config = Config::new(Duration::from_secs(5));
     let client = Client::new(client(&quick(), &names), config, memory.clone(), metrics);
-    let ask = || client.clone().oneshot(signed("http://eu.test", Version::Latest, None));
+    let ask = || {
+        client
+            .clone()
+            .oneshot(signed("http://eu.test", Endpoint::HISTORY, None))
+    };
     let held = memory.small.try_reserve(memory.small.bytes()).unwrap();
     let (answer, ()) = tokio::join!(ask(), async {
         tokio::task::yield_now().await;
@@ -108,13 +113,13 @@ async fn the_fixed_path_the_canonical_body_and_only_our_fields_are_sent() {
         Response::new(Full::default())
     });
     let address = host.start().await;
-    call(address, signed("http://eu.test", Version::Latest, None))
+    call(address, signed("http://eu.test", Endpoint::HISTORY, None))
         .await
         .0
         .unwrap();
     // A base address that brings a path and a query along cannot change the path.
     let base = "http://eu.test/api/DeviceAuthenticatedScanDefinitions/BatchDelete?x=1#y";
-    call(address, signed(base, Version::V1, Some("$skip=3&$top=2")))
+    call(address, signed(base, Endpoint::HISTORY_V1, Some("$skip=3&$top=2")))
         .await
         .0
         .unwrap();
@@ -168,7 +173,7 @@ async fn the_body_is_canonical_json() {
             tell.unwrap().send(String::from_utf8(text).unwrap()).unwrap();
         }
     });
-    call(address.await, signed("http://eu.test", Version::Latest, None))
+    call(address.await, signed("http://eu.test", Endpoint::HISTORY, None))
         .await
         .0
         .unwrap();
@@ -188,12 +193,14 @@ async fn every_status_but_a_redirect_is_an_answer_with_its_body_and_the_allowed_
                 .header("set-cookie", "a=b")
                 .header("retry-after", "7")
         });
-        let (answer, shown) = call(host.start().await, signed("http://eu.test", Version::Latest, None)).await;
+        let (answer, shown) = call(host.start().await, signed("http://eu.test", Endpoint::HISTORY, None)).await;
         let answer = answer.unwrap();
         assert_eq!((answer.status.as_u16(), &answer.body), (status, &Bytes::from("{}")));
         assert_eq!(answer.headers.get("retry-after").unwrap(), "7");
         assert!(answer.headers.get("set-cookie").is_none());
-        let line = format!("upstream_calls_total{{region=\"eu\",status=\"{status}\"}} 1\n");
+        let line = format!(
+            "upstream_calls_total{{region=\"eu\",operation=\"history_by_definition\",status=\"{status}\"}} 1\n"
+        );
         assert!(shown.contains(&line), "{shown}");
         assert!(
             shown.contains("upstream_duration_seconds_count{region=\"eu\"} 1\n"),
@@ -210,7 +217,7 @@ async fn redirects_and_encodings_are_errors_that_another_region_may_mend() {
         (redirect, "http_protocol_error"),
         (encoded, "http_response_content_coding"),
     ] {
-        let (result, shown) = call(host.start().await, signed("http://eu.test", Version::Latest, None)).await;
+        let (result, shown) = call(host.start().await, signed("http://eu.test", Endpoint::HISTORY, None)).await;
         let failure = result.unwrap_err();
         assert_eq!((failure.fate, failure.again), (Fate::Answered, Again::Once));
         let error = failure.source.downcast_ref::<Error>().unwrap();
@@ -223,7 +230,7 @@ async fn redirects_and_encodings_are_errors_that_another_region_may_mend() {
     }
     let fine = answering(|| Response::builder().header("content-encoding", "identity"));
     assert!(
-        call(fine.start().await, signed("http://eu.test", Version::Latest, None))
+        call(fine.start().await, signed("http://eu.test", Endpoint::HISTORY, None))
             .await
             .0
             .is_ok()
@@ -241,7 +248,7 @@ async fn a_status_that_means_nothing_here_is_no_answer() {
             stream.write_all(text.as_bytes()).await.unwrap();
             std::future::pending::<()>().await;
         });
-        let (result, _) = call(address.await, signed("http://eu.test", Version::Latest, None)).await;
+        let (result, _) = call(address.await, signed("http://eu.test", Endpoint::HISTORY, None)).await;
         let failure = result.expect_err(text);
         assert_eq!(failure.again, Again::Once, "{text}");
         assert_ne!(failure.fate, Fate::Unsent, "{text}");
@@ -262,7 +269,7 @@ async fn an_encoding_cannot_hide_behind_another() {
                 .iter()
                 .fold(answer, |answer, value| answer.header("content-encoding", *value))
         });
-        let (result, _) = call(host.start().await, signed("http://eu.test", Version::Latest, None)).await;
+        let (result, _) = call(host.start().await, signed("http://eu.test", Endpoint::HISTORY, None)).await;
         let failure = result.expect_err(values[0]);
         let error = failure.source.downcast_ref::<Error>().unwrap();
         assert!(matches!(error.reason(), Reason::Encoded), "{error:?}");
@@ -286,7 +293,7 @@ async fn each_failure_says_its_fate_and_whether_another_attempt_is_worth_it() {
         (long.start().await, Fate::Answered, Again::Never, false),
     ];
     for (address, fate, again, timeout) in cases {
-        let (result, _) = call(address, signed("http://eu.test", Version::Latest, None)).await;
+        let (result, _) = call(address, signed("http://eu.test", Endpoint::HISTORY, None)).await;
         let failure = result.unwrap_err();
         assert_eq!((failure.fate, failure.again), (fate, again), "{failure:?}");
         let error = failure.source.downcast_ref::<Error>().unwrap();
@@ -297,7 +304,7 @@ async fn each_failure_says_its_fate_and_whether_another_attempt_is_worth_it() {
 
 #[tokio::test]
 async fn a_token_that_cannot_be_sent_is_our_fault_and_not_shown() {
-    let mut signed = signed("http://eu.test", Version::Latest, None);
+    let mut signed = signed("http://eu.test", Endpoint::HISTORY, None);
     signed.bearer = Secret::new("bad\r\ntoken".into());
     let (result, _) = call(refused().await, signed).await;
     let failure = result.unwrap_err();

@@ -12,7 +12,7 @@ use super::caller;
 use crate::BoxError;
 use crate::attempt::{Again, Failure, Fate, Load, Place, Retries, Try};
 use crate::caller::Name;
-use crate::scan::{Answer, Fields, Holder, Request};
+use crate::scan::{Answer, Fields, Payer, Request};
 use crate::upstream::RetryLayer;
 
 #[derive(Debug)]
@@ -23,8 +23,8 @@ impl Load for NoLoad {
         unreachable!("the retry layer does not look")
     }
 
-    fn holder(&self) -> Option<Holder> {
-        None
+    fn payer(&self) -> Payer {
+        Payer::HISTORY
     }
 
     fn beneficiaries(&self) -> Vec<Name> {

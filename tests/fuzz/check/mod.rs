@@ -11,7 +11,7 @@ mod upstream;
 
 pub(crate) use config::config;
 pub(crate) use fields::{fields, trace};
-pub(crate) use scan::{key, request, split};
+pub(crate) use scan::{key, path, request, secrets, split};
 pub(crate) use sign_in::sign_in;
 pub(crate) use simulator::scenario;
 pub(crate) use state::state;

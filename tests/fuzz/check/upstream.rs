@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use defender_gateway::quota::Throttled;
-use defender_gateway::respond::{self, Reply};
-use defender_gateway::scan::{Answer, Options, Outcome, Served, Status, Version};
+use defender_gateway::respond::{self, Asked, Reply};
+use defender_gateway::scan::{Answer, Options, Outcome, Served, Status, route};
 use defender_gateway::server::{Arrival, Peer};
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
@@ -61,7 +61,10 @@ pub(crate) fn link(data: &[u8]) {
         age: None,
     };
     let inner = service_fn(|_: Arrival<()>| {
-        std::future::ready(Ok::<_, BoxError>(Reply::Served(Box::new(served.clone()), None)))
+        std::future::ready(Ok::<_, BoxError>(Reply::Served(
+            Box::new(served.clone()),
+            Asked::default(),
+        )))
     });
     let request = Request::post("/")
         .header(header::HOST, "here:1")
@@ -115,7 +118,10 @@ fn led_here(name: &str, before: &str, after: &str) {
     let is_taken = |target: &str| {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let query = query.split('#').next();
-        Version::from_path(path).is_none() && !path.is_empty() || Options::parse(query).is_ok()
+        match route(path) {
+            Some(target) => Options::of(target.endpoint, query).is_ok(),
+            None => !path.is_empty() || Options::parse(query).is_ok(),
+        }
     };
     let absolute = before.split_once("//").filter(|(scheme, _)| {
         ["", "http:", "https:"]

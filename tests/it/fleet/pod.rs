@@ -14,7 +14,7 @@ use tower::{ServiceBuilder, ServiceExt as _, service_fn};
 
 use defender_gateway::attempt::{Scarcity, Try};
 use defender_gateway::caller::{Caller, Freshness, Name, RequestId, Urgency};
-use defender_gateway::scan::{Answer, Call, Lore, Request, Served, Version};
+use defender_gateway::scan::{Answer, Call, Endpoint, Lore, Request, Served};
 use defender_gateway::task::Tasks;
 use defender_gateway::{BoxError, cache, coalesce, fleet, store};
 
@@ -275,7 +275,7 @@ fn join(url: &str, options: &Options, tasks: &Tasks, cache: &Arc<cache::Cache>) 
 }
 
 pub(crate) fn question(ids: &[&str]) -> Request {
-    Request::plain(Version::Latest, ids.iter().copied()).unwrap()
+    Request::plain(Endpoint::HISTORY, ids.iter().copied()).unwrap()
 }
 
 /// The answer, with both rows of each of its ids.

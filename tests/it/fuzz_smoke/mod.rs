@@ -49,14 +49,16 @@ const WORDS: [&[u8]; 26] = [
 type Target = (&'static str, fn(&[u8]));
 
 /// All of them: what each checks stands in `check`.
-const TARGETS: [Target; 13] = [
+const TARGETS: [Target; 15] = [
     ("config", check::config),
     ("fields", check::fields),
     ("key", check::key),
     ("ledger", check::ledger),
     ("link", check::link),
+    ("path", check::path),
     ("request", check::request),
     ("scenario", check::scenario),
+    ("secrets", check::secrets),
     ("sign_in", check::sign_in),
     ("split", check::split),
     ("state", check::state),
@@ -207,4 +209,14 @@ fn no_ids_confuse_the_key() {
 #[test]
 fn no_bytes_confuse_the_splitter() {
     smoke("split");
+}
+
+#[test]
+fn paths_lead_to_operations_or_nowhere() {
+    smoke("path");
+}
+
+#[test]
+fn credentials_never_pass() {
+    smoke("secrets");
 }

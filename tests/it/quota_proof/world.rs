@@ -18,7 +18,7 @@ use defender_gateway::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use defender_gateway::clock::Wall;
 use defender_gateway::queue::{self, Queue, Refused};
 use defender_gateway::quota::{self, Pacing, Quota, UnknownPast};
-use defender_gateway::scan::{Answer, Request, Version};
+use defender_gateway::scan::{Answer, Endpoint, Request};
 use defender_gateway::task::Tasks;
 use defender_gateway::upstream::RetryLayer;
 
@@ -101,8 +101,8 @@ impl Load for Question {
         Arc::clone(&self.0)
     }
 
-    fn holder(&self) -> Option<defender_gateway::scan::Holder> {
-        None
+    fn payer(&self) -> defender_gateway::scan::Payer {
+        defender_gateway::scan::Payer::HISTORY
     }
 
     fn beneficiaries(&self) -> Vec<Name> {
@@ -143,7 +143,7 @@ impl Gateway {
             quota,
             tasks,
             stack: BoxCloneSyncService::new(stack),
-            request: Arc::new(Request::plain(Version::Latest, ["a"]).unwrap()),
+            request: Arc::new(Request::plain(Endpoint::HISTORY, ["a"]).unwrap()),
         }
     }
 

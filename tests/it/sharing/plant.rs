@@ -14,7 +14,7 @@ use tower::{BoxError, Layer as _, ServiceExt as _, service_fn};
 use defender_gateway::attempt::{Failure, Outgoing, Place, Retries, Try};
 use defender_gateway::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use defender_gateway::clock::Wall;
-use defender_gateway::scan::{Answer, Call, Keep, Lore, Outcome, Request, Served, Status, Version};
+use defender_gateway::scan::{Answer, Call, Endpoint, Keep, Lore, Outcome, Request, Served, Status};
 use defender_gateway::task::Tasks;
 use defender_gateway::{cache, coalesce, queue, quota, upstream};
 
@@ -140,7 +140,7 @@ impl Plant {
 
     /// Asks, willing to wait for half a minute.
     pub(super) async fn ask(&self, name: &str, ids: &[String]) -> Result<Served, BoxError> {
-        let request = Request::plain(Version::Latest, ids.iter().map(String::as_str)).unwrap();
+        let request = Request::plain(Endpoint::HISTORY, ids.iter().map(String::as_str)).unwrap();
         let caller = Caller {
             name: Name::new(name),
             urgency: Urgency::default(),

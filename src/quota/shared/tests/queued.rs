@@ -16,7 +16,7 @@ use crate::queue::{self, Queue, Slots};
 use crate::quota::shared::state::{Slot, State};
 use crate::quota::shared::{Config, Timing};
 use crate::quota::{self, Limit};
-use crate::scan::{Holder, Request, Version};
+use crate::scan::{Endpoint, Payer, Request};
 use crate::store::Address;
 use crate::task::Tasks;
 use crate::telemetry::trace;
@@ -153,8 +153,8 @@ impl Load for Question {
         Arc::clone(&self.0)
     }
 
-    fn holder(&self) -> Option<Holder> {
-        None
+    fn payer(&self) -> Payer {
+        Payer::HISTORY
     }
 
     fn beneficiaries(&self) -> Vec<Name> {
@@ -217,7 +217,7 @@ impl Books {
 fn attempt(asking: &Asking) -> Try {
     let now = Instant::now();
     Try {
-        load: Arc::new(Question(Arc::new(Request::plain(Version::Latest, ["a"]).unwrap()))),
+        load: Arc::new(Question(Arc::new(Request::plain(Endpoint::HISTORY, ["a"]).unwrap()))),
         caller: Arc::new(Caller {
             name: Name::new(&asking.name),
             urgency: Urgency::new(asking.urgency).unwrap(),

@@ -1,0 +1,82 @@
+//! The gateway's own entity tags, and answers to those who have the same already.
+//!
+//! A tag is made from the body as the caller gets it, links included, so that it is strong (RFC 9110 §8.8.1) whatever the upstream says.
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
+use ring::digest;
+
+use super::layer::Tag;
+use crate::scan::{Answer, Fields};
+
+/// The answer with its tag; without its body, as 304, for a caller who has the same. Only good answers have a tag.
+pub(super) fn tagged(answer: Answer, wanted: &Tag) -> (Answer, Option<HeaderValue>) {
+    if *wanted == Tag::None || answer.status != StatusCode::OK {
+        return (answer, None);
+    }
+    let tag = tag(&answer.body);
+    let value = HeaderValue::try_from(&tag).ok();
+    let is_known = matches!(wanted, Tag::Unless(known) if matches(known, &tag));
+    if !is_known {
+        return (answer, value);
+    }
+    let unchanged = Answer {
+        status: StatusCode::NOT_MODIFIED,
+        headers: Fields::default(),
+        body: Bytes::new(),
+    };
+    (unchanged, value)
+}
+
+/// Half of the SHA-256: enough that two bodies never share a tag.
+fn tag(body: &[u8]) -> String {
+    let digest = digest::digest(&digest::SHA256, body);
+    let digits = digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}"));
+    format!("\"{}\"", digits.collect::<String>())
+}
+
+/// Whether `If-None-Match` names the tag (RFC 9110 §13.1.2): in weak comparison, `*` names all. Quotes cannot be within our tags, so the
+/// list can be parted at commas.
+fn matches(known: &str, tag: &str) -> bool {
+    let known = known.split(',').map(str::trim);
+    known
+        .map(|one| one.strip_prefix("W/").unwrap_or(one))
+        .any(|one| one == "*" || one == tag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, body: &'static str) -> Answer {
+        Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: Fields::default(),
+            body: Bytes::from_static(body.as_bytes()),
+        }
+    }
+
+    #[test]
+    fn who_has_the_same_gets_no_body() {
+        let (first, tag) = tagged(answer(200, "{}"), &Tag::Given);
+        let tag = tag.unwrap().to_str().unwrap().to_owned();
+        assert_eq!((first.status.as_u16(), &first.body[..]), (200, &b"{}"[..]));
+        for known in [tag.clone(), format!("W/{tag}"), format!("\"x\", {tag}"), "*".to_owned()] {
+            let (again, same) = tagged(answer(200, "{}"), &Tag::Unless(known.into()));
+            assert_eq!((again.status.as_u16(), again.body.len()), (304, 0));
+            assert_eq!(same.unwrap(), tag.as_str());
+        }
+        for other in ["", "\"x\"", "x", tag.trim_matches('"')] {
+            let (again, _) = tagged(answer(200, "{}"), &Tag::Unless(other.into()));
+            assert_eq!(again.status.as_u16(), 200, "{other}");
+        }
+        let (changed, _) = tagged(answer(200, "{ }"), &Tag::Unless(tag.clone().into()));
+        assert_eq!(changed.status.as_u16(), 200);
+    }
+
+    #[test]
+    fn refusals_and_answers_to_questions_with_a_body_have_none() {
+        assert_eq!(tagged(answer(404, "{}"), &Tag::Unless("*".into())).1, None);
+        assert_eq!(tagged(answer(200, "{}"), &Tag::None).1, None);
+    }
+}

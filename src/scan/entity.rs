@@ -1,0 +1,121 @@
+//! One entity out of an answer with all of them.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::scan::Request;
+use crate::scan::ids::canonical;
+
+/// How the upstream answers a question for one entity. Nothing is documented, so it is taken from the answers that come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EntityForm {
+    /// Its members beside the context, as `OData` has it (`OData` JSON Format 4.01 §6). Assumed until an answer shows another form.
+    #[default]
+    Bare,
+    /// In a `value` of one, as in some of the documentation's examples.
+    Wrapped,
+}
+
+#[derive(Deserialize)]
+struct List<'a> {
+    #[serde(borrow, rename = "@odata.context")]
+    context: &'a RawValue,
+    #[serde(borrow)]
+    value: Vec<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Entity<'a> {
+    #[serde(borrow, alias = "Id")]
+    id: Cow<'a, str>,
+}
+
+/// What a list must begin with: then it is written without space, and so is what is made from it.
+const COMPACT: &[u8] = b"{\"@odata.context\":\"";
+
+impl EntityForm {
+    /// The form of a good answer to a question for one entity.
+    #[must_use]
+    pub fn of(body: &[u8]) -> Self {
+        match serde_json::from_slice::<Entity<'_>>(body) {
+            Ok(_) => Self::Bare,
+            Err(_) => Self::Wrapped,
+        }
+    }
+
+    /// The body of the answer that the upstream would give to `request` for one entity, out of the body of a `list`; `None` when that does
+    /// not hold the entity exactly once, or is not certain.
+    #[must_use]
+    pub fn entity_in(self, request: &Request, list: &[u8]) -> Option<Bytes> {
+        let id = request.ids().next()?;
+        if !list.starts_with(COMPACT) || list.contains(&b'\n') {
+            return None;
+        }
+        let List { context, value } = serde_json::from_slice(list).ok()?;
+        let is_asked = |entity: &&&RawValue| {
+            let named = serde_json::from_str::<Entity<'_>>(entity.get());
+            named.is_ok_and(|named| canonical(&named.id) == id)
+        };
+        let mut found = value.iter().filter(is_asked);
+        let (entity, None) = (found.next()?.get(), found.next()) else {
+            return None;
+        };
+        let context = context.get().strip_suffix('"')?;
+        let body = match self {
+            Self::Bare => format!("{{\"@odata.context\":{context}/$entity\",{}", entity.strip_prefix('{')?),
+            Self::Wrapped => format!("{{\"@odata.context\":{context}/$entity\",\"value\":[{entity}]}}"),
+        };
+        Some(body.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scan::route;
+
+    fn request(id: &str) -> Request {
+        let path = format!("/api/DeviceAuthenticatedScanAgents/{id}");
+        Request::get(&route(&path).unwrap(), None).unwrap()
+    }
+
+    #[test]
+    fn an_entity_keeps_its_bytes() {
+        let list = br#"{"@odata.context":"https://x/$metadata#Agents","value":[{"a":1.50,"id":"a1"},{"id":"b2","n":"\u00e9"}]}"#;
+        let bare = EntityForm::Bare.entity_in(&request("a1"), list).unwrap();
+        assert_eq!(
+            bare,
+            r#"{"@odata.context":"https://x/$metadata#Agents/$entity","a":1.50,"id":"a1"}"#
+        );
+        let wrapped = EntityForm::Wrapped.entity_in(&request("b2"), list).unwrap();
+        assert_eq!(
+            wrapped,
+            r#"{"@odata.context":"https://x/$metadata#Agents/$entity","value":[{"id":"b2","n":"\u00e9"}]}"#
+        );
+        assert_eq!(EntityForm::of(&bare), EntityForm::Bare);
+        assert_eq!(EntityForm::of(&wrapped), EntityForm::Wrapped);
+    }
+
+    #[test]
+    fn nothing_is_guessed() {
+        for list in [
+            r#"{"@odata.context":"c","value":[{"id":"b2"}]}"#,
+            r#"{"@odata.context":"c","value":[{"id":"a1"},{"id":"a1"}]}"#,
+            r#"{"@odata.context":"c","value":[{"machineId":"a1"}]}"#,
+            r#"{"@odata.context": "c", "value": [{"id": "a1"}]}"#,
+            "{\"@odata.context\":\"c\",\"value\":[\n{\"id\":\"a1\"}]}",
+            r#"{"value":[{"id":"a1"}]}"#,
+            r#"{"@odata.context":"c","value":[{"id":"a1"}]"#,
+            r#"{"@odata.context":"c","value":{}}"#,
+        ] {
+            assert_eq!(
+                EntityForm::Bare.entity_in(&request("a1"), list.as_bytes()),
+                None,
+                "{list}"
+            );
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! Credentials in answers: found by the name of the member that holds them, and replaced.
+
+use std::fmt;
+use std::ops::Range;
+
+use bytes::Bytes;
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::scan::row::Text;
+use crate::scan::upstream_response::without_mark;
+use crate::scan::{Answer, Endpoint};
+
+/// What may hold credentials is replaced by this.
+const NOTHING: &[u8] = b"null";
+
+impl Answer {
+    /// The answer to a question to `endpoint` with null in place of everything that may hold credentials; not a byte else changes.
+    ///
+    /// One that cannot be read, and may hold some all the same, loses its body.
+    #[must_use]
+    pub fn without_secrets(self, endpoint: Endpoint) -> Self {
+        let names = endpoint.operation.declaration().secrets;
+        match secrets(names, &self.body) {
+            Some(found) if found.is_empty() => self,
+            Some(found) => Self {
+                body: replaced(&self.body, &found),
+                ..self
+            },
+            None if may_mention(names, &self.body) => Self {
+                body: Bytes::new(),
+                ..self
+            },
+            None => self,
+        }
+    }
+
+    /// Whether an answer to a question to `endpoint` may hold credentials, and must be kept nowhere.
+    #[must_use]
+    pub fn may_hold_secrets(&self, endpoint: Endpoint) -> bool {
+        let names = endpoint.operation.declaration().secrets;
+        match secrets(names, &self.body) {
+            Some(found) => !found.is_empty(),
+            None => may_mention(names, &self.body),
+        }
+    }
+}
+
+fn replaced(body: &Bytes, found: &[Range<usize>]) -> Bytes {
+    let mut text = Vec::with_capacity(body.len());
+    let mut copied = 0;
+    for secret in found {
+        text.extend_from_slice(&body[copied..secret.start]);
+        text.extend_from_slice(NOTHING);
+        copied = secret.end;
+    }
+    text.extend_from_slice(&body[copied..]);
+    text.into()
+}
+
+/// Where the values are that may hold credentials and are not null, in order; `None` when the body is no JSON.
+fn secrets(names: &'static [&'static str], body: &[u8]) -> Option<Vec<Range<usize>>> {
+    if names.is_empty() {
+        return Some(Vec::new());
+    }
+    let text = std::str::from_utf8(without_mark(body)).ok()?;
+    let mut finder = Finder {
+        names,
+        origin: body.as_ptr().addr(),
+        found: Vec::new(),
+    };
+    finder.look(text).ok()?;
+    Some(finder.found)
+}
+
+/// Whether one of the names stands in a text in any form. An escape may hide it.
+fn may_mention(names: &[&str], body: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(body).to_ascii_lowercase();
+    let is_there = |name: &&str| text.contains(&name.to_ascii_lowercase());
+    names.iter().any(is_there) || !names.is_empty() && text.contains("\\u")
+}
+
+struct Finder {
+    names: &'static [&'static str],
+    origin: usize,
+    found: Vec<Range<usize>>,
+}
+
+impl Finder {
+    /// Looks through one value. As deep as the parser goes, which is not far.
+    fn look(&mut self, text: &str) -> Result<(), serde_json::Error> {
+        let mut json = serde_json::Deserializer::from_str(text);
+        json.deserialize_any(Looking(self))?;
+        json.end()
+    }
+}
+
+struct Looking<'f>(&'f mut Finder);
+
+impl<'de> Visitor<'de> for Looking<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(Text(name)) = map.next_key::<Text<'de>>()? {
+            let raw = map.next_value::<&RawValue>()?.get();
+            // Names differ in case between the documentation and the service.
+            if !self.0.names.iter().any(|secret| secret.eq_ignore_ascii_case(&name)) {
+                if raw.starts_with(['{', '[']) {
+                    self.0.look(raw).map_err(serde::de::Error::custom)?;
+                }
+            } else if raw.as_bytes() != NOTHING {
+                let start = raw.as_ptr().addr() - self.0.origin;
+                self.0.found.push(start..start + raw.len());
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while let Some(raw) = list.next_element::<&RawValue>()? {
+            if raw.get().starts_with(['{', '[']) {
+                self.0.look(raw.get()).map_err(serde::de::Error::custom)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scan::{Fields, Operation};
+    use http::StatusCode;
+    use proptest::prelude::*;
+
+    const DEFINITIONS: Endpoint = Endpoint::latest(Operation::Definitions);
+
+    fn redacted(body: impl Into<Bytes>) -> String {
+        let answer = Answer {
+            status: StatusCode::OK,
+            headers: Fields::default(),
+            body: body.into(),
+        };
+        let answer = answer.without_secrets(DEFINITIONS);
+        assert!(!answer.may_hold_secrets(DEFINITIONS));
+        String::from_utf8(answer.body.to_vec()).unwrap()
+    }
+
+    /// As the documentation of "Add a new scan definition" has it.
+    const DOCUMENTED: &str = r#"{
+    "@odata.context": "https://api.securitycenter.microsoft.com/api/$metadata#DeviceAuthenticatedScanDefinitions/$entity",
+    "scanType": "Network",
+    "scanAuthenticationParams": {
+        "@odata.type": "\#microsoft.windowsDefenderATP.api.SnmpAuthParams",
+        "type": "AuthPriv",
+        "username": "username",
+        "authProtocol": "authProtocol",
+        "authPassword": "authPassword",
+        "privProtocol": "privProtocol",
+        "privPassword": "privPassword",
+        "communityString": "community-string"
+    },
+    "intervalInHours": 1e3
+}"#;
+
+    #[test]
+    fn the_documented_example_loses_its_credentials_and_nothing_else() {
+        // The documentation escapes the number sign, which is no JSON; the service does not.
+        let body = DOCUMENTED.replace("\\#", "#");
+        let start = body.find("{\n        \"@odata.type\"").unwrap();
+        let end = body.find("},\n    \"interval").unwrap() + 1;
+        assert_eq!(
+            redacted(body.clone()),
+            format!("{}null{}", &body[..start], &body[end..])
+        );
+        assert_eq!(
+            redacted(DOCUMENTED),
+            "",
+            "what is no JSON and mentions them is not passed on"
+        );
+    }
+
+    #[test]
+    fn they_are_found_at_every_depth_in_every_spelling_and_form() {
+        for (body, expected) in [
+            (
+                r#"{"value":[{"scanAuthenticationParams":{"a":1}},{"scanAuthenticationParams":null}]}"#,
+                r#"{"value":[{"scanAuthenticationParams":null},{"scanAuthenticationParams":null}]}"#,
+            ),
+            (
+                r#"{"ScanAuthenticationParams":"x"}"#,
+                r#"{"ScanAuthenticationParams":null}"#,
+            ),
+            (
+                r#"{"\u0073canAuthenticationParams" : [1, 2] }"#,
+                r#"{"\u0073canAuthenticationParams" : null }"#,
+            ),
+            (
+                r#"{"a":{"b":[[{"scanauthenticationparams":{"scanAuthenticationParams":1}}]]},"scanAuthenticationParams":0}"#,
+                r#"{"a":{"b":[[{"scanauthenticationparams":null}]]},"scanAuthenticationParams":null}"#,
+            ),
+            (
+                "\u{feff}{\"scanAuthenticationParams\":true}",
+                "\u{feff}{\"scanAuthenticationParams\":null}",
+            ),
+            (
+                r#"{"scanName":"scanAuthenticationParams","x":[]}"#,
+                r#"{"scanName":"scanAuthenticationParams","x":[]}"#,
+            ),
+            (
+                r#"[{"scanAuthenticationParams":{}}]"#,
+                r#"[{"scanAuthenticationParams":null}]"#,
+            ),
+            (r#"{"scanAuthenticationParams":{"authPassword":"p""#, ""),
+            ("<html>no such page</html>", "<html>no such page</html>"),
+        ] {
+            assert_eq!(redacted(body), expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn answers_of_other_operations_are_left_alone() {
+        let answer = Answer {
+            status: StatusCode::OK,
+            headers: Fields::default(),
+            body: Bytes::from_static(br#"{"scanAuthenticationParams":1}"#),
+        };
+        let agents = Endpoint::latest(Operation::Agents);
+        assert!(!answer.may_hold_secrets(agents));
+        assert_eq!(answer.clone().without_secrets(agents), answer);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_makes_it_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let answer = Answer { status: StatusCode::OK, headers: Fields::default(), body: body.into() };
+            prop_assert!(!answer.without_secrets(DEFINITIONS).may_hold_secrets(DEFINITIONS));
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What the README says about the operations: the table is that of the declarations, and its examples work from an empty folder.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use defender_gateway::operation::{Input, Kept, Lifetime};
+use defender_gateway::scan::Operation;
+use serde_json::Value;
+use tokio::process::Command;
+
+use crate::support::{Setup, within};
+
+fn page(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    std::fs::read_to_string(path).expect("the page is there")
+}
+
+/// The table of operations.
+fn table() -> String {
+    let mut text = String::from("| request | answers | kept | `operation` |\n|---|---|---|---|\n");
+    for operation in Operation::ALL {
+        let declared = operation.declaration();
+        let request = match declared.input {
+            Input::Path => format!("`GET /api{}`", declared.path),
+            Input::Ids { member, example } => {
+                format!("`POST /api{}` `{{\"{member}\":[\"{example}\"]}}`", declared.path)
+            }
+        };
+        let kept = match (declared.kept, declared.lifetime) {
+            (Kept::ById { .. }, Lifetime::Finished) => "by id, for `cache.finished_ttl` once finished; merges",
+            (Kept::ById { .. }, Lifetime::Ttl) => "by id; merges",
+            (Kept::Whole, _) => "whole",
+            (Kept::InList(_), _) => "whole, or answered from the list",
+        };
+        writeln!(
+            text,
+            "| {request} | {} | {kept} | `{}` |",
+            declared.summary, declared.name
+        )
+        .unwrap();
+    }
+    text
+}
+
+#[test]
+fn the_table_is_that_of_the_declarations() {
+    let readme = page("README.md");
+    let table = table();
+    assert!(
+        readme.contains(&table),
+        "the README's table of operations is out of date; it should be\n{table}"
+    );
+}
+
+/// The block of this language behind a heading.
+fn block<'a>(page: &'a str, heading: &str, language: &str) -> &'a str {
+    let section = &page[page.find(heading).expect("the section is there")..];
+    let begin = section.find(&format!("```{language}\n")).expect("the block is there") + language.len() + 4;
+    let end = section[begin..].find("\n```").expect("it ends");
+    &section[begin..begin + end]
+}
+
+#[tokio::test]
+async fn the_examples_lead_from_nothing_to_a_scanner_without_a_token() {
+    let running = Setup::new().start().await;
+    let (readme, api) = (page("README.md"), page("deploy/api.md"));
+    let authors = (&*api, "## From the list to a scanner");
+    for ((page, heading), language, program) in [
+        ((&*readme, "## Call it"), "sh", &["sh", "-eu", "-c"][..]),
+        (authors, "python", &["python3", "-c"]),
+        (authors, "javascript", &["node", "--input-type=module", "-e"]),
+    ] {
+        let text = block(page, heading, language);
+        assert!(!text.to_lowercase().contains("authorization"), "{language}");
+        let text = text.replace("http://127.0.0.1:8080", running.caller.base());
+        let folder = std::env::temp_dir().join(format!("defender-gateway-{}-{language}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut command = Command::new(program[0]);
+        command.args(&program[1..]).arg(text).current_dir(&folder);
+        let done = within("the example", command.output())
+            .await
+            .expect("its interpreter is installed");
+        std::fs::remove_dir_all(&folder).unwrap();
+        let output = String::from_utf8_lossy(&done.stdout).into_owned();
+        assert!(
+            done.status.success(),
+            "{language}: {}",
+            String::from_utf8_lossy(&done.stderr)
+        );
+        // The last line is the scanner.
+        let agent: Value = serde_json::from_str(output.lines().last().unwrap_or_default()).expect(&output);
+        assert!(
+            agent["computerDnsName"]
+                .as_str()
+                .is_some_and(|name| name.starts_with("scanner-")),
+            "{output}"
+        );
+    }
+    let seen: std::collections::BTreeSet<_> = running
+        .simulator
+        .calls()
+        .iter()
+        .filter_map(|call| call.operation)
+        .collect();
+    for operation in [
+        Operation::Definitions,
+        Operation::HistoryByDefinition,
+        Operation::HistoryBySession,
+        Operation::Agents,
+    ] {
+        assert!(
+            seen.contains(&operation) || operation == Operation::Agents && seen.contains(&Operation::Agent),
+            "{operation:?}"
+        );
+    }
+    running.finish().await;
+}
