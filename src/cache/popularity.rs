@@ -177,8 +177,8 @@ mod tests {
                 popularity.note(&request(&[id]), start);
             }
         }
-        popularity.renewed(&request(&["a", "b", "c", "asked", "fresh"]), start, &[30 * SECOND; 5]);
-        popularity.renewed(&request(&["fresh"]), start, &[60 * SECOND]);
+        let renewed = request(&["a", "asked", "b", "c", "fresh"]);
+        popularity.renewed(&renewed, start, &[30, 30, 30, 30, 60].map(Duration::from_secs));
         let worth = |after: u32| {
             let now = start + after * SECOND;
             popularity.worth_prefetching(&request(&["asked"]), 10, now, now + 3 * SECOND)

@@ -478,7 +478,7 @@ mod tests {
         ];
         for (nth, one) in all.iter().enumerate() {
             assert!(all[..nth].iter().all(|other| other.key() != one.key()), "{one:?}");
-            assert!(one.body().is_empty() && !one.is_plain());
+            assert!(one.body().is_empty() && !one.is_plain() && !one.is_whole());
         }
         assert_eq!(all[0], get(list, Some("")));
         assert_eq!(all[3].query().unwrap(), "$filter=scanType%20eq%20'Network'&x=1&x=2");

@@ -130,7 +130,10 @@ async fn an_answer_that_the_caller_has_already_is_counted_as_what_it_came_from()
     .await;
     assert_eq!((answer.status(), body.len()), (StatusCode::NOT_MODIFIED, 0));
     let ended = ended.unwrap();
-    assert_eq!((ended.outcome, ended.cause), (Outcome::Served(scan::Outcome::Hit), None));
+    assert_eq!(
+        (ended.outcome, ended.cause),
+        (Outcome::Served(scan::Outcome::Hit), None)
+    );
 }
 
 fn field<'a>(answer: &'a Response<()>, name: &str) -> &'a str {
