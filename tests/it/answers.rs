@@ -3,7 +3,7 @@
 use http::{Method, StatusCode};
 
 use defender_gateway::sim::history::{Layout, Matching, NextLink};
-use defender_gateway::sim::{Fault, Often, Plan};
+use defender_gateway::sim::{Fault, Often, Plan, Shape};
 
 use crate::support::{Answer, PATH, Running, Setup, body, id, until};
 
@@ -243,8 +243,9 @@ async fn merging_goes_on_whatever_the_layout() {
     let running = Setup::new()
         .simulator(|config| config.history.layout = Layout::Crlf)
         .region("eu", 10)
+        // While slots are plenty, each call leaves by itself.
+        .limits(Shape::SlidingLog, &["1/1s"])
         .set("merge.enabled", "true")
-        .set("merge.gather", "20ms")
         .set("merge.known_rows", "10000")
         .start()
         .await;

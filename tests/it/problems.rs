@@ -121,8 +121,9 @@ async fn doubtful() -> Broken {
     let spawned = Setup::new()
         .simulator(|config| config.history.page_size = 2)
         .region("eu", 10)
+        // While slots are plenty, each call leaves by itself.
+        .limits(Shape::SlidingLog, &["1/1s"])
         .set("merge.enabled", "true")
-        .set("merge.gather", "20ms")
         .spawn()
         .await;
     let mut next = 0;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use defender_gateway::scan::{Endpoint, Operation};
-use defender_gateway::sim::{CallRecord, EntityForm};
+use defender_gateway::sim::{CallRecord, EntityForm, Shape};
 use futures_util::future::join_all;
 use http::Method;
 use serde_json::{Value, json};
@@ -137,10 +137,11 @@ async fn finished_sessions_are_kept_for_hours_and_running_ones_are_not() {
 
 #[tokio::test]
 async fn sessions_that_wait_together_share_a_call() {
+    // While slots are plenty, each call leaves by itself.
     let setup = Setup::new()
+        .limits(Shape::SlidingLog, &["1/1s"])
         .set("merge.enabled", "true")
-        .set("merge.known_rows", "1000")
-        .set("merge.gather", "1s");
+        .set("merge.known_rows", "1000");
     let running = setup.start().await;
     let ids = session_ids(&running.caller).await;
     assert!(ids.len() >= 2, "{ids:?}");
