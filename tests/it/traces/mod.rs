@@ -9,7 +9,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 
 use collector::{Collector, Manner, attributes, hex, is_attempt, is_call, is_request};
 use defender_gateway::secret::Secret;
-use defender_gateway::sim::{self, Fault, Often, Plan};
+use defender_gateway::sim::{self, Fault, Often, Plan, Shape};
 
 use crate::support::{Running, Setup, id, until};
 
@@ -164,13 +164,16 @@ fn assert_secret(collector: &Collector, tokens: &[Secret], ids: &[String]) {
 async fn a_shared_call_is_linked_to_all_who_share_it() {
     let collector = Collector::start(Manner::Polite).await;
     let running = setup(&collector)
+        .limits(Shape::SlidingLog, &["1/3s"])
         .set("merge.enabled", "true")
-        .set("merge.gather", "1s")
         .set("merge.known_rows", "1000")
         .start()
         .await;
+    // Takes the slot, and is not recorded.
+    let first = [("traceparent", &*traceparent("00"))];
+    assert_eq!(running.caller.ask_with(&[id(9)], &first).await.status, StatusCode::OK);
     let parents: Vec<_> = (1..=3).map(|n| format!("00-{n:032x}-{PARENT}-01")).collect();
-    // Two ask the same, the third something else; within the time to gather, one call answers all.
+    // Two ask the same, the third something else; they wait for the next slot together, and one call answers all.
     let asked = [1, 1, 2].into_iter().zip(&parents);
     let asked = asked.map(|(n, parent)| {
         let caller = running.caller.clone();
@@ -179,7 +182,7 @@ async fn a_shared_call_is_linked_to_all_who_share_it() {
     for answer in futures_util::future::join_all(asked).await {
         assert_eq!(answer.status, StatusCode::OK);
     }
-    assert_eq!(running.simulator.calls().len(), 1);
+    assert_eq!(running.simulator.calls().len(), 2);
     running.finish().await;
 
     let spans = collector.spans();
