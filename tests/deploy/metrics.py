@@ -30,6 +30,7 @@ BEGIN, END = "<!-- metrics:begin -->\n", "<!-- metrics:end -->"
 OPEN = {
     "status": ("an HTTP status, or for upstream calls the name of an error (RFC 9209)", 80),
     "outcome": ("`hit`, `stale`, `collapsed`, `merged`, `forwarded`, `refused`, `failed`, `invalid`, `gone`", 9),
+    "operation": ("an operation's name, see the README; for requests also `none`: the path is unknown", 7),
     "region": ("a host's region; at most as many as hosts are configured", 32),
     "window": ("a window of `quota.limits`", 4),
     "caller": ("a caller's name; at any time the most active, of `queue_caller_…` the 20 with the most requests waiting, and `(others)`", 51),
