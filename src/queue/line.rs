@@ -347,7 +347,7 @@ struct Held<S: Slots> {
 impl<S: Slots> Drop for Held<S> {
     fn drop(&mut self) {
         let mut state = self.queue.0.lock();
-        state.leave(self.id, Instant::now());
+        state.leave(self.id);
         self.queue.0.tell(&state);
     }
 }

@@ -109,7 +109,7 @@ impl<P> State<P> {
         let start = if let Some(rank) = rank {
             self.slots.start(rank, now)
         } else {
-            let own = self.expectations.returns_before(name, urgency, arrival);
+            let own = self.expectations.ahead_of_refused(name, urgency, arrival, now);
             let place = self.order.place_for(name, urgency, None, own);
             self.turn_at(&place, now).1
         };

@@ -12,7 +12,6 @@
 //! Besides those who wait, the order knows who is [`Expected`] to ask. They claim slots in a forecast ([`Order::ahead`], [`Order::play`]), but
 //! no slot waits for them. The tag of a refused request is kept until it returns, so that it stands where it would have stood.
 
-mod claims;
 mod class;
 mod play;
 mod rank;
@@ -21,7 +20,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use tokio::time::Instant;
 
-pub use claims::Expected;
+pub use class::Expected;
 pub use play::{InTime, Late, Played};
 pub use rank::{Ahead, Look, Place};
 
@@ -132,16 +131,6 @@ impl Order {
         self.class_mut(urgency).expect(caller, stride, expected);
     }
 
-    /// A refused request of this caller, of which something is expected, is due then.
-    pub fn await_return(&mut self, caller: &Name, urgency: Urgency, due: Instant) {
-        self.class_mut(urgency).await_return(caller, due);
-    }
-
-    /// A refused request of this caller that was due then has come, or comes no more.
-    pub fn end_return(&mut self, caller: &Name, urgency: Urgency, due: Instant) {
-        self.class_mut(urgency).end_return(caller, due);
-    }
-
     /// Somebody came back who had been told to.
     pub fn returned(&mut self) {
         self.return_rate += (ALL_RETURN - self.return_rate).div_ceil(1 << RETURN_SHIFT);
@@ -246,7 +235,7 @@ impl Order {
     /// How many callers ask again whenever they are answered.
     #[must_use]
     pub fn loops(&self) -> usize {
-        self.classes.iter().map(Class::loops).sum()
+        self.classes.iter().map(|class| class.expected.loops).sum()
     }
 
     fn class(&self, urgency: Urgency) -> &Class {

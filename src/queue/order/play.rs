@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::claims::Expected;
-use super::class::Class;
+use super::class::{Class, Expected};
 use super::{Order, class_stride};
 use crate::caller::Urgency;
 
@@ -86,9 +85,7 @@ impl<'a> Stage<'a> {
         for flow in class.flows.values() {
             stage.enter(flow.standing(), &flow.tickets, flow.expected);
         }
-        // Who is away takes nothing from those who wait before it is back.
-        let is_about_to_ask = |expected: Expected| expected.loops > 0 && expected.away_until.is_none();
-        for idle in class.idle.values().filter(|idle| is_about_to_ask(idle.expected)) {
+        for idle in class.idle.values().filter(|idle| idle.expected.loops > 0) {
             stage.enter(class.standing_of_idle(idle), &NONE, idle.expected);
         }
         stage
