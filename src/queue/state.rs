@@ -16,7 +16,7 @@ use super::refuse::Request;
 use super::refused::{Reason, Refused};
 use super::slot_forecast::SlotForecast;
 use super::take_back::{Check, Delay, SLIGHTLY, STEPS_PER_ARRIVAL};
-use crate::attempt::{Demand, FlowDemand, Try};
+use crate::attempt::{Demand, FlowDemand, SharedOrder, Try};
 use crate::caller::{Caller, Name, Urgency};
 
 /// What a waiting request receives.
@@ -43,7 +43,8 @@ pub(super) struct State<P> {
     deadlines: Vec<(Instant, u64)>,
     pub(super) waiters: HashMap<u64, Waiter<P>>,
     pub(super) slots: SlotForecast,
-    others: Arc<[FlowDemand]>,
+    /// The order of all queues, as it was taken over last, if there is one.
+    shared: Option<Arc<SharedOrder>>,
     pub(super) recent: RecentCallers,
     pub(super) expectations: Expectations,
     tickets: u64,
@@ -85,7 +86,7 @@ impl<P> State<P> {
             deadlines: Vec::new(),
             waiters: HashMap::new(),
             slots: SlotForecast::default(),
-            others: Arc::default(),
+            shared: None,
             recent: RecentCallers::default(),
             expectations: Expectations::default(),
             tickets: 0,
@@ -246,7 +247,7 @@ impl<P> State<P> {
         Look {
             time,
             slots: self.slots.until(now + time),
-            others: &self.others,
+            others: self.others(),
         }
     }
 
@@ -337,7 +338,9 @@ impl<P> State<P> {
             wanted: until,
             tolerated: until,
         };
-        let played = self.order.play(|rank| self.slots.after(rank, now), |_| in_time);
+        let played = self
+            .order
+            .play(self.others(), |rank| self.slots.after(rank, now), |_| in_time);
         for Late { id, .. } in played.late {
             self.tell(id, Refused::new(Reason::ShuttingDown, Duration::from_secs(1)));
         }
@@ -386,10 +389,22 @@ impl<P> State<P> {
 
     /// Forecasts at least `count` slots, unless the last forecast still holds.
     pub(super) fn look_ahead<S: Slots<Permit = P>>(&mut self, now: Instant, count: usize, slots: &S) {
+        let shared = slots.shared_order();
+        if let Some(shared) = shared.filter(|new| self.shared.as_ref().is_none_or(|known| !Arc::ptr_eq(known, new))) {
+            self.order.adopt(&shared);
+            self.shared = Some(shared);
+            // Slots that were used elsewhere may have been forecast.
+            self.slots.invalidate();
+            self.check.doubt(now);
+        }
         if self.slots.look_ahead(now, count, slots) {
             self.check.drifted = true;
-            self.others = slots.others();
         }
+    }
+
+    /// What is wanted of the same slots at other queues.
+    pub(super) fn others(&self) -> &[FlowDemand] {
+        self.shared.as_ref().map_or(&[], |shared| &shared.others)
     }
 
     pub(super) fn tell(&mut self, id: u64, refused: Refused) {
