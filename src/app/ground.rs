@@ -14,7 +14,7 @@ use crate::config::Resolved;
 use crate::memory::{AnswerMemory, MemoryBudget, Shares};
 use crate::task::Tasks;
 use crate::telemetry::trace::{self, Tracer};
-use crate::{coalesce, fleet, net, queue, region, scan, server, token};
+use crate::{coalesce, fleet, net, queue, region, scan, server, store, token};
 
 /// What outlives every configuration.
 #[derive(Clone, Debug)]
@@ -23,6 +23,8 @@ pub(super) struct Ground {
     pub(super) wall: Wall,
     pub(super) surroundings: Surroundings,
     pub(super) tracer: Tracer,
+    /// What replicas share the quota and answers through, if there is one: as it was at the start.
+    pub(super) store: Option<store::Client>,
     pub(super) lanes: Lanes,
     pub(super) saved: Saved,
     pub(super) meters: Meters,

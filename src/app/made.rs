@@ -18,7 +18,7 @@ use crate::clock::Wall;
 use crate::config::Resolved;
 use crate::task::Tasks;
 use crate::telemetry::trace::{self, Exporter, Tracer};
-use crate::{cache, coalesce, fleet, net, queue, quota, region, scan, server, stack, token, upstream};
+use crate::{cache, coalesce, fleet, net, queue, quota, region, scan, server, stack, store, token, upstream};
 
 /// How long new credentials may take to bring a token before the old ones are kept.
 const SIGN_IN_PATIENCE: Duration = Duration::from_secs(15);
@@ -99,14 +99,17 @@ impl Made {
             queue: lane_meters.queue.clone(),
             count: server::count::Metrics::register(root),
             token: token::Metrics::register(root),
-            fleet: settings::store(config).map(|_| fleet::Metrics::register(root)),
+            fleet: config.store.address.as_ref().map(|_| fleet::Metrics::register(root)),
         };
         let wall = Wall::system();
         let quota_metrics = lane_meters.quota.clone();
-        let own = open_quota(config, plan.attempt, wall.clone(), tasks, (root, quota_metrics))?;
+        let store = settings::store(config).map(store::Client::from);
+        let reports = (&mut *root, quota_metrics);
+        let own = open_quota(config, plan.attempt, wall.clone(), tasks, store.as_ref(), reports)?;
         let (tracer, exporter) = traces(config, &net, &wall, root)?;
         let ground = Ground {
             tracer,
+            store,
             lanes: Lanes::open(plan.lane.clone(), own, wall.clone(), tasks, lane_meters),
             tasks: tasks.clone(),
             saved: Saved::default(),
@@ -346,10 +349,11 @@ pub(super) fn open_quota(
     attempt: Duration,
     wall: Wall,
     tasks: &Tasks,
+    store: Option<&store::Client>,
     (root, metrics): (&mut Registry, quota::Metrics),
 ) -> Result<quota::Quota, Error> {
     let quota_config = settings::quota(config, attempt)?;
-    let Some(sharing) = settings::sharing(config) else {
+    let Some(sharing) = store.map(|store| settings::sharing(config, store.clone())) else {
         return quota::Quota::open(&quota_config, wall, metrics).map_err(Error::of("the quota's state file"));
     };
     let metrics = quota::shared::Metrics::register(root, metrics);

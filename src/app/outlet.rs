@@ -15,7 +15,7 @@ use crate::config::Resolved;
 use crate::scan::Version;
 use crate::secret::Secret;
 use crate::task::Tasks;
-use crate::{net, quota, region, token};
+use crate::{net, quota, region, store, token};
 
 /// The largest answer that is read.
 const LARGEST: usize = 64 << 20;
@@ -60,7 +60,9 @@ impl Outlet {
         let attempt = settings::attempt(config, &net_config, &region_config);
         let regions = region::Table::new(region_config, region::Metrics::register(&mut registry));
         let quota_metrics = quota::Metrics::register(&mut registry);
-        let quota = open_quota(config, attempt, wall.clone(), &tasks, (&mut registry, quota_metrics))?;
+        let store = settings::store(config).map(store::Client::from);
+        let reports = (&mut registry, quota_metrics);
+        let quota = open_quota(config, attempt, wall.clone(), &tasks, store.as_ref(), reports)?;
         let [exchange, imds] = token_proxy::exchanges(&net, &config.credentials);
         let keeper = token::Keeper::start(
             settings::token(&config.credentials)?,

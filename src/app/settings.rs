@@ -115,37 +115,33 @@ pub(super) fn store(config: &Resolved) -> Option<store::Config> {
 }
 
 /// How replicas share the quota, if they do.
-pub(super) fn sharing(config: &Resolved) -> Option<quota::shared::Config> {
-    let store = store(config)?;
+pub(super) fn sharing(config: &Resolved, store: store::Client) -> quota::shared::Config {
     let (tenant, application) = registration(config);
-    let timing = quota::shared::Timing::new(store.timeout);
-    Some(quota::shared::Config::new(
-        store,
-        timing,
-        &config.store.prefix,
-        tenant,
-        application,
-    ))
+    let timing = quota::shared::Timing::new(config.store.timeout);
+    quota::shared::Config::new(store, timing, &config.store.prefix, tenant, application)
 }
 
 /// Where the shared ledger is, and the name of one of its keys, if replicas share the quota.
 #[must_use]
 pub fn ledger(config: &Resolved) -> Option<(store::Config, String)> {
-    let sharing = sharing(config)?;
-    Some((store(config)?, sharing.ledger_key()))
+    let store = store(config)?;
+    let sharing = sharing(config, store::Client::new(&store));
+    Some((store, sharing.ledger_key()))
 }
 
 /// How replicas share answers, if they do.
-pub(super) fn fleet(config: &Resolved) -> Option<fleet::Config> {
+pub(super) fn fleet(config: &Resolved, store: store::Client) -> Option<fleet::Config> {
     let settings = &config.store;
-    let store = store(config).filter(|_| settings.answers && !config.cache.ttl.is_zero())?;
-    Some(fleet::Config::new(
-        store,
-        &settings.prefix,
-        registration(config),
-        settings.answer_timeout,
-        config.cache.ttl,
-    ))
+    let is_shared = settings.answers && !config.cache.ttl.is_zero();
+    is_shared.then(|| {
+        fleet::Config::new(
+            store,
+            &settings.prefix,
+            registration(config),
+            settings.answer_timeout,
+            config.cache.ttl,
+        )
+    })
 }
 
 /// The tenant and the application that the quota and the answers belong to.

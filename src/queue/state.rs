@@ -154,8 +154,9 @@ impl<P> State<P> {
                 urgency,
                 allowed: allowed(caller, now),
             };
-            // Nobody who is about to ask counts: then it is the same however far one looks.
-            let known = (ahead.claimed == 0).then_some((place.own_ahead(), start));
+            // Callers that go on asking count the more, the further one looks.
+            let is_known = ahead.claimed == 0 || !self.has_loops();
+            let known = is_known.then_some((place.own_ahead(), start));
             return Err(self.refuse(reason, request, arrival, known, now));
         }
         let ticket = Ticket {
@@ -235,10 +236,25 @@ impl<P> State<P> {
     /// Whether a request at this place would make others of the same caller late, which have the same right and came before.
     /// `most` of them are looked at.
     pub(super) fn delays_own(&self, place: &Place, most: usize, now: Instant) -> bool {
+        let is_early = |deadline| self.latest_start(now).is_some_and(|latest| latest <= deadline);
         self.order.own_after(place, most).any(|(after, deadline)| {
+            if is_early(deadline) {
+                return false;
+            }
             let ahead = self.order.ahead(&after, self.look(deadline, now));
             self.slots.start(ahead.rank(), now) > deadline + SLIGHTLY
         })
+    }
+
+    /// Whether there are callers that ask again whenever they are answered, here or at another queue.
+    fn has_loops(&self) -> bool {
+        self.order.loops() > 0 || self.others().iter().any(|other| other.asks_again)
+    }
+
+    /// When the last of those who wait and who are expected back is served, if that is known without looking at each.
+    fn latest_start(&self, now: Instant) -> Option<Instant> {
+        let is_simple = self.others().is_empty() && !self.has_loops();
+        is_simple.then(|| self.slots.start(self.order.len() + self.order.returning(), now))
     }
 
     /// How far to look at those who are about to ask, for a slot that comes until that moment.
@@ -260,7 +276,7 @@ impl<P> State<P> {
             let start = self.slots.start(ahead.rank(), now);
             rounds += 1;
             // Fewer are asked for within less time.
-            if ahead.claimed == 0 || start.saturating_duration_since(now) >= look.time || rounds == 4 {
+            if ahead.claimed == 0 || !self.has_loops() || start.saturating_duration_since(now) >= look.time || rounds == 4 {
                 return (ahead, start);
             }
             look = self.look(start, now);

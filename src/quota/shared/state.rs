@@ -398,7 +398,11 @@ impl State {
         self.due = reply.due.map(|due| now + step::span(due).max(SHORTEST));
         let merged = std::mem::take(&mut self.merging);
         // What others use as foreseen changes no forecast; each one costs as much as many steps.
-        self.order = self.wants.order(reply);
+        let order = self.wants.order(reply);
+        let moved = order != *self.order;
+        if moved {
+            self.order = Arc::new(order);
+        }
         let is_other = was_lost
             || merged
             || paused.is_some() != self.copy.paused_until.is_some()
@@ -407,7 +411,7 @@ impl State {
             self.foreseen = Arc::clone(&self.order);
         }
         Change {
-            slots: is_other || granted > 0,
+            slots: is_other || moved || granted > 0,
             forecast: is_other,
             epoch: false,
             foreign: found,

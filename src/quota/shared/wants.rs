@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
 
 use ring::digest::{SHA256, digest};
 use tokio::time::Instant;
@@ -169,7 +168,7 @@ impl Wants {
     }
 
     /// The order of all replicas, as the store said.
-    pub(super) fn order(&self, reply: &Reply) -> Arc<SharedOrder> {
+    pub(super) fn order(&self, reply: &Reply) -> SharedOrder {
         let class = |(level, start, clock): &(f64, f64, f64)| {
             Some(ClassPosition {
                 urgency: Urgency::new(u8::try_from(step::number(*level)).ok()?)?,
@@ -180,11 +179,11 @@ impl Wants {
         let is_ours = reply.positions.len() == self.told.len();
         let told = self.told.iter().zip(&reply.positions).filter(|_| is_ours);
         let own = told.map(|(told, at)| (told.flow.0, told.flow.1.clone(), position(*at)));
-        Arc::new(SharedOrder {
+        SharedOrder {
             classes: reply.classes.iter().take(Urgency::LEVELS).filter_map(class).collect(),
             own: own.collect(),
             others: self.others(reply),
-        })
+        }
     }
 
     fn others(&self, reply: &Reply) -> Vec<FlowDemand> {
