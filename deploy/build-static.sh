@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # Builds the binary that goes into the image: one static file, the same wherever it is built. Prints its path, and nothing else, to
 # stdout. Needs Rust and a C compiler.
+#
+#   deploy/build-static.sh [PROFILE]     PROFILE is one of Cargo.toml's; without it, `release`, as the image has it
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+profile="${1:-release}"
 host="$(rustc -vV | sed -n 's/^host: //p')"
 flags=(
   # The C library inside: the image needs no other file.
@@ -20,5 +23,5 @@ unset RUSTFLAGS
 # otherwise, but not byte for byte.
 build=(build)
 command -v cargo-auditable >/dev/null && build=(auditable build)
-cargo "${build[@]}" --locked --release --quiet --bin defender-gateway --target "$host" --target-dir target/static >&2
-echo "$PWD/target/static/$host/release/defender-gateway"
+cargo "${build[@]}" --locked --profile "$profile" --quiet --bin defender-gateway --target "$host" --target-dir target/static >&2
+echo "$PWD/target/static/$host/$profile/defender-gateway"

@@ -24,6 +24,15 @@ pub struct Machine {
     pub open_files: Option<u64>,
 }
 
+/// What this machine, container or pod is called; empty when it does not say.
+#[must_use]
+pub fn host_name() -> String {
+    fs::read_to_string("/proc/sys/kernel/hostname")
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}
+
 /// A limit this large is how version 1 says that there is none.
 const NONE: u64 = 1 << 60;
 

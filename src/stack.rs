@@ -36,8 +36,6 @@ pub struct Parts {
     pub guard: server::guard::Layer,
     /// Reads bodies and fields.
     pub read: server::read::Layer,
-    /// Counts what sharing saved.
-    pub saved: app::SavedLayer,
     /// The fair-use limit per caller.
     pub fair_use: queue::FairUseLayer,
     /// Answers in memory.
@@ -129,8 +127,6 @@ pub fn build(
     let forwarding = Forwarding::new(forwarding);
 
     let questions = ServiceBuilder::new()
-        // On top of everything that answers without a call.
-        .layer(parts.saved)
         // In front of the cache: fair use counts requests, not calls.
         .layer(parts.fair_use)
         // In front of the flights: a hit costs neither a task nor a slot.

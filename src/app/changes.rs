@@ -32,7 +32,6 @@ impl Changes {
             "server.max_body",
             "queue.max_wait",
             "queue.max_wait_limit",
-            "queue.caller_header",
             "credentials.passthrough",
         ])
     }

@@ -1,6 +1,7 @@
 //! The running gateway.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
@@ -11,6 +12,7 @@ use super::admin_thread::AdminThread;
 use super::history::History;
 use super::lane::Lanes;
 use super::made::Made;
+use super::problems::{self, Problems};
 use super::reload::{self, Next, Place, Reloader};
 use super::status::Status;
 use super::surroundings::Surroundings;
@@ -18,11 +20,11 @@ use super::swap::Swap;
 use super::tended::Upkeep;
 use super::{Error, settings};
 use crate::config::{Document, Resolved};
-use crate::machine::Machine;
+use crate::machine::{self, Machine};
 use crate::task::Tasks;
 use crate::telemetry::metrics::{Mode, ModeGauge, Registry};
 use crate::telemetry::trace::Exporter;
-use crate::{admin, quota, server, stack};
+use crate::{admin, server, stack};
 
 /// A gateway whose listeners are bound and whose upkeep runs; [`Gateway::serve`] lets callers in.
 #[derive(Debug)]
@@ -73,15 +75,30 @@ impl Gateway {
             .await
             .map_err(Error::of("the data listener"))?;
         let (parts, upkeep, lanes) = (built.parts(), built.upkeep(), built.ground.lanes.clone());
-        let (saved, trouble) = (built.ground.saved.clone(), built.ground.trouble());
+        let (count, queue_metrics) = (built.ground.meters.count.clone(), built.ground.meters.queue.clone());
         announce(&built, machine);
         let (reloader, next) = Reloader::new(built, reload::Metrics::register(registry.root()));
+        let (quota, queue) = (lanes.quota().clone(), lanes.queue().clone());
+        let connections = data.connections();
+        registry.root().register_collector(Box::new(connections.clone()));
+        let sources = problems::Sources {
+            started: Instant::now(),
+            quota: quota.clone(),
+            queue: queue.clone(),
+            queue_metrics,
+            current: reloader.current(),
+            configuration: reloader.configuration(),
+            connections: connections.clone(),
+            refused: AtomicU64::new(0),
+        };
         let status = Status {
             started: Instant::now(),
-            quota: lanes.quota().clone(),
-            queue: lanes.queue().clone(),
-            saved,
-            trouble,
+            quota,
+            queue,
+            count,
+            connections,
+            problems: Problems::start(sources, registry.root(), &tasks),
+            host: machine::host_name().into(),
             current: reloader.current(),
             configuration: reloader.configuration(),
         };
@@ -227,22 +244,23 @@ fn view(
     health: admin::Health,
     stop: CancellationToken,
 ) -> admin::View {
-    let (quota, queue) = (status.quota.clone(), status.queue.clone());
     let current = Arc::clone(&status.current);
     let quit: Arc<dyn Fn() + Send + Sync> = Arc::new(move || stop.cancel());
+    let (shown, scraped) = (status.clone(), status);
     admin::View {
         status: {
             let health = health.clone();
-            Arc::new(move || status.show(mode(&health, &status.quota)))
+            Arc::new(move || shown.show(&health))
         },
         history: Arc::new(move || history.show()),
         metrics: {
             let health = health.clone();
             let gauge = registry.mode();
             Arc::new(move |exposition| {
-                quota.show();
-                queue.show();
-                gauge.set(mode(&health, &quota));
+                scraped.quota.show();
+                scraped.queue.show();
+                scraped.count.callers().rank();
+                gauge.set(scraped.mode(&health).0);
                 registry.encode(exposition)
             })
         },
@@ -250,16 +268,5 @@ fn view(
         openapi: server::openapi().into(),
         named: Arc::new(move |host, peer| current.load().hosts.accept(host, peer)),
         quit: config.admin.quit.then_some(quit),
-    }
-}
-
-/// What the gateway is doing now.
-fn mode(health: &admin::Health, quota: &quota::Quota) -> Mode {
-    if health.state() == admin::State::Draining {
-        Mode::Draining
-    } else if quota.lost().is_some() {
-        Mode::StoreLost
-    } else {
-        Mode::Normal
     }
 }

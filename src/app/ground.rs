@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::lane::Lanes;
-use super::saved::Saved;
 use super::surroundings::Surroundings;
 use super::tended::Tended;
 use super::{Error, settings, token_proxy};
@@ -26,7 +25,6 @@ pub(super) struct Ground {
     /// What replicas share the quota and answers through, if there is one: as it was at the start.
     pub(super) store: Option<store::Client>,
     pub(super) lanes: Lanes,
-    pub(super) saved: Saved,
     pub(super) meters: Meters,
     pub(super) memory: Memory,
 }
@@ -60,11 +58,6 @@ pub(super) struct Meters {
 }
 
 impl Ground {
-    /// The latest questions that did not get a good answer.
-    pub(super) fn trouble(&self) -> server::Trouble {
-        self.meters.count.trouble()
-    }
-
     pub(super) fn keeper(
         &self,
         config: &Resolved,

@@ -7,16 +7,16 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::saved::Saved;
 use crate::quota;
-use crate::scan::Outcome;
-use crate::server::Trouble;
+use crate::respond::Outcome;
+use crate::scan;
+use crate::server::count;
 use crate::task::Tasks;
 
 /// The time between two samples. Long enough to cost nothing, short enough to show a burst of a minute as a burst.
 const STEP: Duration = Duration::from_secs(20);
 
-/// One hour of steps. Each sample has less than 100 bytes.
+/// One hour of steps. Each sample has some 120 bytes.
 const KEPT: usize = 180;
 
 /// Samples of the last hour. Clones share them.
@@ -32,8 +32,7 @@ struct Ring {
 /// Where the figures come from.
 #[derive(Clone, Debug)]
 pub(super) struct Sources {
-    pub(super) saved: Saved,
-    pub(super) trouble: Trouble,
+    pub(super) count: count::Metrics,
     pub(super) quota: quota::Quota,
     pub(super) queue: crate::queue::Queue<quota::Quota>,
 }
@@ -49,6 +48,8 @@ struct Counts {
     alone: u64,
     refused: u64,
     failed: u64,
+    invalid: u64,
+    gone: u64,
     calls: u64,
 }
 
@@ -106,6 +107,8 @@ impl History {
             "own_call": column(|sample| sample.counts.alone),
             "refused": column(|sample| sample.counts.refused),
             "failed": column(|sample| sample.counts.failed),
+            "invalid": column(|sample| sample.counts.invalid),
+            "gone": column(|sample| sample.counts.gone),
             "upstream_calls": column(|sample| sample.counts.calls),
             "waiting": column(|sample| sample.waiting as u64),
             "remaining": ring.samples.iter().map(|sample| &sample.remaining).collect::<Vec<_>>(),
@@ -135,13 +138,17 @@ impl Ring {
 
 impl Counts {
     fn of(sources: &Sources) -> Self {
-        let answered = |outcome| sources.saved.answered(outcome);
+        use scan::Outcome::{Collapsed, Forwarded, Hit, Merged, Stale};
+        let ended = |outcome| sources.count.ended(outcome);
+        let served = |outcome| ended(Outcome::Served(outcome));
         Self {
-            memory: answered(Outcome::Hit) + answered(Outcome::Stale),
-            shared: answered(Outcome::Collapsed) + answered(Outcome::Merged),
-            alone: answered(Outcome::Forwarded),
-            refused: sources.trouble.refused(),
-            failed: sources.trouble.failed(),
+            memory: served(Hit) + served(Stale),
+            shared: served(Collapsed) + served(Merged),
+            alone: served(Forwarded),
+            refused: ended(Outcome::Refused),
+            failed: ended(Outcome::Failed),
+            invalid: ended(Outcome::Invalid),
+            gone: ended(Outcome::Gone),
             calls: sources.quota.snapshot().calls,
         }
     }
@@ -153,6 +160,8 @@ impl Counts {
             alone: self.alone.saturating_sub(before.alone),
             refused: self.refused.saturating_sub(before.refused),
             failed: self.failed.saturating_sub(before.failed),
+            invalid: self.invalid.saturating_sub(before.invalid),
+            gone: self.gone.saturating_sub(before.gone),
             // A call of which no byte was written is taken back.
             calls: self.calls.saturating_sub(before.calls),
         }

@@ -10,7 +10,6 @@ use super::changes::Changes;
 use super::ground::{Ground, Memory, Meters};
 use super::lane::{self, Lanes};
 use super::replicas::keep;
-use super::saved::Saved;
 use super::surroundings::Surroundings;
 use super::tended::{Tended, Upkeep};
 use super::{Error, settings};
@@ -38,7 +37,7 @@ pub(super) struct Made {
     pub(super) cache: Arc<cache::Cache>,
     pub(super) fleet: Option<Tended<fleet::Member>>,
     coalesce: coalesce::Layer,
-    calls: upstream::Metrics,
+    pub(super) calls: upstream::Metrics,
     read: server::read::Layer,
     pub(super) guard: server::guard::Layer,
     lane: lane::Config,
@@ -112,7 +111,6 @@ impl Made {
             store,
             lanes: Lanes::open(plan.lane.clone(), own, wall.clone(), tasks, lane_meters),
             tasks: tasks.clone(),
-            saved: Saved::default(),
             wall,
             memory: Memory::new(settings::shares(config, surroundings.machine)),
             surroundings,
@@ -277,10 +275,9 @@ impl Made {
         stack::Parts {
             trace: server::trace::Layer::new(ground.tracer.clone()),
             respond: settings::respond(config, lanes.quota(), count.panics(), &ground.memory),
-            count: server::count::Layer::new(count),
+            count: server::count::Layer::new(count, settings::count(config)),
             guard: self.guard.clone(),
             read: self.read.clone(),
-            saved: super::SavedLayer::new(ground.saved.clone()),
             fair_use: queue::FairUseLayer::new(fair_use, ground.meters.queue.clone()),
             cache: cache::Layer::new(
                 Arc::clone(&self.cache),

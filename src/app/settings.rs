@@ -7,11 +7,13 @@ use http::header::AUTHORIZATION;
 use prometheus_client::metrics::counter::Counter;
 
 use super::ground::Memory;
+use super::status::Identity;
 use super::{Error, rate_limit};
 use crate::caller::Name;
 use crate::config::{self, Credential, ManagedEndpoint, OnUnknownPast, Pacing, Resolved};
 use crate::machine::Machine;
 use crate::memory::{DEFAULT_TOTAL, LEAST_TOTAL, Shares};
+use crate::server::count::AccessLog;
 use crate::telemetry::trace::{self, Sampler};
 use crate::{admin, cache, coalesce, fleet, net, queue, quota, region, respond, server, store, token, upstream};
 
@@ -183,13 +185,23 @@ pub(super) fn read(config: &Resolved, shares: &Shares) -> server::read::Config {
         body_budget: shares.bodies,
         max_wait: config.queue.max_wait,
         max_wait_limit: config.queue.max_wait_limit,
-        caller_header: config.queue.caller_header.clone(),
         authorization: if config.credentials.passthrough {
             server::read::Authorization::Delegated
         } else {
             server::read::Authorization::Dropped
         },
         ..defaults
+    }
+}
+
+pub(super) fn count(config: &Resolved) -> server::count::Config {
+    server::count::Config {
+        caller_header: config.queue.caller_header.clone(),
+        access_log: if config.telemetry.access_log {
+            AccessLog::On
+        } else {
+            AccessLog::Off
+        },
     }
 }
 
@@ -274,6 +286,7 @@ pub(super) fn respond(config: &Resolved, quota: &quota::Quota, panics: Counter, 
         upstream_hosts: hosts.map(str::to_ascii_lowercase).collect(),
         rate_limit: rate_limit::of(quota.clone()),
         panics,
+        token_owner: respond::TokenOwner::Gateway,
         large_answers: Some(Arc::clone(&memory.answers.large)),
     })
     .trusting(config.server.trusted_proxies.iter().copied());
@@ -360,6 +373,14 @@ pub(super) fn identity(config: &Resolved) -> (&str, Option<&str>, Option<&str>) 
 }
 
 /// Where token requests go instead of the authority, if anywhere.
+/// The tenant and the cloud, for people.
+pub(super) fn shown_identity(config: &Resolved) -> Identity {
+    Identity {
+        tenant: config.credentials.credential.tenant_id().map(str::to_owned),
+        cloud: config.defender.cloud.as_str(),
+    }
+}
+
 pub(super) fn token_proxy(config: &config::Credentials) -> Option<&config::TokenProxy> {
     match &config.credential {
         Credential::WorkloadIdentity { proxy, .. } => proxy.as_ref(),

@@ -8,12 +8,14 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::history::Sources;
+use super::problems::{Problems, Standing};
 use super::reload::Configuration;
-use super::saved::Saved;
 use crate::admin::Check;
-use crate::server::{Incident, Trouble};
+use crate::respond::Outcome;
+use crate::scan::Outcome as Served;
+use crate::server::{Connections, Incident, count};
 use crate::telemetry::metrics::Mode;
-use crate::{cache, coalesce, fleet, queue, quota, region, server, token};
+use crate::{admin, cache, coalesce, fleet, queue, quota, region, server, token, upstream};
 
 /// The parts that have something to show. Clones look at the same gateway.
 #[derive(Clone, Debug)]
@@ -21,8 +23,10 @@ pub(super) struct Status {
     pub(super) started: Instant,
     pub(super) quota: quota::Quota,
     pub(super) queue: queue::Queue<quota::Quota>,
-    pub(super) saved: Saved,
-    pub(super) trouble: Trouble,
+    pub(super) count: count::Metrics,
+    pub(super) connections: Connections,
+    pub(super) problems: Problems,
+    pub(super) host: Arc<str>,
     pub(super) current: Arc<ArcSwap<Current>>,
     pub(super) configuration: Configuration,
 }
@@ -37,13 +41,42 @@ pub(super) struct Current {
     pub(super) fleet: Option<fleet::Member>,
     /// `None` when nothing is merged.
     pub(super) merging: Option<coalesce::Metrics>,
+    pub(super) calls: upstream::Metrics,
+    pub(super) identity: Identity,
+}
+
+/// Whose gateway it is, for people.
+#[derive(Debug)]
+pub(super) struct Identity {
+    /// `None` where the sign-in knows and does not say.
+    pub(super) tenant: Option<String>,
+    pub(super) cloud: &'static str,
 }
 
 impl Status {
     /// What `/readyz?verbose` lists: for people, it does not decide anything.
     pub(super) fn checks(&self) -> impl Fn() -> Vec<Check> + Send + Sync + 'static {
         let status = self.clone();
-        move || vec![status.check_sign_in(), status.check_regions(), status.check_quota()]
+        move || {
+            let checks = [status.check_sign_in(), status.check_regions(), status.check_quota()];
+            let problems = status.problems.look();
+            checks.into_iter().chain(problems.iter().map(check)).collect()
+        }
+    }
+
+    /// What the gateway is doing now, and what is wrong.
+    pub(super) fn mode(&self, health: &admin::Health) -> (Mode, Vec<Standing>) {
+        let problems = self.problems.look();
+        let mode = if health.state() == admin::State::Draining {
+            Mode::Draining
+        } else if self.quota.lost().is_some() {
+            Mode::StoreLost
+        } else if problems.is_empty() {
+            Mode::Normal
+        } else {
+            Mode::Degraded
+        };
+        (mode, problems)
     }
 
     fn check_sign_in(&self) -> Check {
@@ -104,11 +137,17 @@ impl Status {
     }
 
     /// The whole state at this moment.
-    pub(super) fn show(&self, mode: Mode) -> Value {
+    pub(super) fn show(&self, health: &admin::Health) -> Value {
+        let (mode, problems) = self.mode(health);
+        let current = self.current.load();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_s": seconds(self.started.elapsed()),
             "mode": mode.as_str(),
+            "problems": problems.iter().map(problem).collect::<Vec<_>>(),
+            "host": &*self.host,
+            "tenant": current.identity.tenant,
+            "cloud": current.identity.cloud,
             "quota": self.quota(),
             "queue": self.queue(),
             "regions": self.current.load().regions.snapshot().iter().map(region).collect::<Vec<_>>(),
@@ -116,8 +155,9 @@ impl Status {
             "cache": self.cache(),
             "shared_answers": self.current.load().fleet.as_ref().map(|member| shared(&member.snapshot())),
             "merge": merge(self.current.load().merging.as_ref()),
-            "saved": self.saved.show(self.quota.snapshot().calls),
+            "saved": self.saved(),
             "trouble": self.trouble(),
+            "connections": {"open": self.connections.open(), "most": self.connections.most()},
             "config": self.configuration.show(),
         })
     }
@@ -172,18 +212,40 @@ impl Status {
     /// What the history samples.
     pub(super) fn sources(&self) -> Sources {
         Sources {
-            saved: self.saved.clone(),
-            trouble: self.trouble.clone(),
+            count: self.count.clone(),
             quota: self.quota.clone(),
             queue: self.queue.clone(),
         }
     }
 
+    /// How many requests were answered, and by what, beside the calls that were made.
+    fn saved(&self) -> Value {
+        let served = |outcome| self.count.ended(Outcome::Served(outcome));
+        // Read first: it is counted last, so that no moment shows more of these than were forwarded.
+        let partial = self.count.partial();
+        let requests: u64 = Served::ALL.into_iter().map(served).sum();
+        let by = Served::ALL.into_iter().map(|outcome| {
+            let count = match outcome {
+                Served::Forwarded => served(outcome).saturating_sub(partial),
+                _ => served(outcome),
+            };
+            (outcome.as_str().to_owned(), json!(count))
+        });
+        let by = by.chain([("partial".to_owned(), json!(partial))]);
+        json!({
+            "requests": requests,
+            "upstream_calls": self.quota.snapshot().calls,
+            "by": by.collect::<serde_json::Map<_, _>>(),
+        })
+    }
+
     fn trouble(&self) -> Value {
         json!({
-            "refused": self.trouble.refused(),
-            "failed": self.trouble.failed(),
-            "latest": self.trouble.latest().iter().map(incident).collect::<Vec<_>>(),
+            "refused": self.count.ended(Outcome::Refused),
+            "failed": self.count.ended(Outcome::Failed),
+            "invalid": self.count.ended(Outcome::Invalid),
+            "gone": self.count.ended(Outcome::Gone),
+            "latest": self.count.trouble().latest().iter().map(incident).collect::<Vec<_>>(),
         })
     }
 
@@ -196,6 +258,32 @@ impl Status {
             "misses": snapshot.misses,
             "stale": snapshot.stale,
         })
+    }
+}
+
+fn problem(standing: &Standing) -> Value {
+    let problem = &standing.problem;
+    json!({
+        "code": problem.code.as_str(),
+        "severity": problem.code.severity().as_str(),
+        "since_s": seconds(standing.since.elapsed()),
+        "count": problem.count,
+        "message": problem.message,
+        "advice": problem.advice,
+    })
+}
+
+fn check(standing: &Standing) -> Check {
+    let problem = &standing.problem;
+    Check {
+        name: problem.code.as_str(),
+        ok: false,
+        text: format!(
+            "for {} s: {}; {}",
+            standing.since.elapsed().as_secs(),
+            problem.message,
+            problem.advice
+        ),
     }
 }
 
@@ -251,6 +339,10 @@ fn incident(incident: &Incident) -> Value {
         "status": incident.status,
         "outcome": incident.outcome.as_str(),
         "reason": incident.reason.as_deref(),
+        "caller": incident.caller.as_str(),
+        "peer": incident.peer.as_str(),
+        "operation": incident.operation,
+        "target": &*incident.target,
         "request_id": &*incident.request_id,
     })
 }

@@ -136,10 +136,10 @@ pub struct Simulate {
 /// `status`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Status {
-    /// The gateway's admin address
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9901")]
-    pub admin: String,
-    /// Show it again and again, until Ctrl-C
+    /// The gateway's admin address; without it, where the environment tells `run` to listen, else the default.
+    #[arg(long, value_name = "ADDR", help = ADMIN_HELP)]
+    pub admin: Option<AdminAddress>,
+    /// Show it again and again, until `q` or Ctrl-C
     #[arg(long)]
     pub watch: bool,
 }

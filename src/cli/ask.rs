@@ -3,6 +3,7 @@
 //! Small on purpose. The kubelet and Docker start `healthcheck` every few seconds, so it makes no TLS client and no second thread.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -74,8 +75,8 @@ impl fmt::Display for AdminAddress {
     }
 }
 
-/// The largest answer that is read; a probe's is a word or a dozen lines.
-const LARGEST: usize = 64 * 1024;
+/// The largest answer that is read; a probe's is a word or a dozen lines, the whole state some 50 kB.
+const LARGEST: usize = 1 << 20;
 
 /// Asks for `path` and returns the answer's status and text, within `patience`.
 ///
@@ -88,7 +89,15 @@ pub(super) async fn ask(
 ) -> Result<(StatusCode, String), BoxError> {
     let answer = async {
         match admin {
-            AdminAddress::Tcp(address) => exchange(TcpStream::connect(address).await?, address, path).await,
+            AdminAddress::Tcp(address) => match address.parse::<SocketAddr>() {
+                // Every address is listened on; this machine's own are the ones to ask.
+                Ok(every) if every.ip().is_unspecified() => {
+                    let own: [IpAddr; 2] = [Ipv6Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into()];
+                    let own = own.map(|ip| SocketAddr::new(ip, every.port()));
+                    exchange(TcpStream::connect(&own[..]).await?, "localhost", path).await
+                }
+                _ => exchange(TcpStream::connect(address).await?, address, path).await,
+            },
             AdminAddress::Unix(socket) => exchange(UnixStream::connect(socket).await?, "localhost", path).await,
         }
     };

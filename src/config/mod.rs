@@ -10,7 +10,7 @@
 //!
 //! Each section's file holds all there is to know about it: its keys (name, default, range, meaning), the resolved values, and
 //! the rules between keys. The keys are the one source of the environment's names, of suggestions for misspelt ones and of the
-//! [`reference()`] in the README and of the [`schema()`]. They also say what a running gateway can take over ([`Reload`]).
+//! [`reference()`] in `config/README.md` and of the [`schema()`]. They also say what a running gateway can take over ([`Reload`]).
 //!
 //! Not here: what the values are used for. Past this module nobody sees a string that still has to be understood.
 //!

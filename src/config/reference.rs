@@ -1,4 +1,4 @@
-//! The reference of all keys, generated from the key table for the README.
+//! The reference of all keys, generated from the key table for `config/README.md`.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use super::section::SECTIONS;
 
 /// A Markdown table per section: key, default, what is allowed, what it means, what a change takes; and the variables that are read besides.
 ///
-/// The README holds it between `<!-- config:begin -->` and `<!-- config:end -->`; a test compares the two.
+/// The page holds it between `<!-- config:begin -->` and `<!-- config:end -->`; a test compares the two.
 #[must_use]
 pub fn reference() -> String {
     let mut out = String::new();

@@ -141,6 +141,18 @@ impl Metrics {
         self.wait.observe(wait.as_secs_f64());
     }
 
+    /// How many requests were refused because there were not enough slots.
+    #[must_use]
+    pub fn refused_for_slots(&self) -> u64 {
+        let reasons = Reason::ALL.into_iter().filter(|reason| reason.is_for_slots());
+        let count = |reason: Reason| {
+            self.refused
+                .get_or_create(&RefusedLabel { reason: reason.name() })
+                .get()
+        };
+        reasons.map(count).sum()
+    }
+
     /// Counts a refusal.
     pub fn refused(&self, reason: Reason) {
         self.refused

@@ -123,6 +123,14 @@ impl Reason {
         }
     }
 
+    /// Whether there were not enough slots for it, rather than a limit of the caller's own or a part that is out of order.
+    pub(super) fn is_for_slots(self) -> bool {
+        match self {
+            Self::Late | Self::Promised | Self::Full | Self::Displaced | Self::Overtaken => true,
+            Self::CallerFull | Self::FairUse | Self::ShuttingDown | Self::StoreLost | Self::Tokens => false,
+        }
+    }
+
     /// A sentence for callers.
     #[must_use]
     pub fn as_str(self) -> &'static str {

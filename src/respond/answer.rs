@@ -10,6 +10,7 @@ use http_body_util::Full;
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 
+use super::outcome::{Ended, Outcome, TokenOwner};
 use super::table::{self, causes};
 use super::{Problem, field, link, mould};
 use crate::BoxError;
@@ -96,6 +97,8 @@ pub struct Config {
     pub rate_limit: RateLimit,
     /// Counts requests that were lost to a panic.
     pub panics: Counter,
+    /// Whose tokens the calls of these requests carry.
+    pub token_owner: TokenOwner,
     /// The memory of large answers that were made for one caller alone; `None`: theirs is not counted.
     pub large_answers: Option<Arc<MemoryBudget>>,
 }
@@ -119,38 +122,6 @@ pub struct Answered<B = Body> {
     pub id: RequestId,
     /// When it was known. One look at the clock for whoever needs it: on the path of a hit each costs as much as a look-up.
     pub at: Instant,
-}
-
-/// How a request ended, for metrics and logs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ended {
-    /// In one word.
-    pub outcome: Outcome,
-    /// What went wrong, with its causes, for the log; `None` when nothing did.
-    pub cause: Option<String>,
-}
-
-/// The outcome of a request, in one word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Outcome {
-    /// There was an answer, from the cache or the upstream.
-    Served(scan::Outcome),
-    /// The gateway said no, as it should: the request was wrong, or came at a bad time.
-    Refused,
-    /// The gateway or the upstream could not do what it should.
-    Failed,
-}
-
-impl Outcome {
-    /// The name in metrics and logs.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Served(outcome) => outcome.as_str(),
-            Self::Refused => "refused",
-            Self::Failed => "failed",
-        }
-    }
 }
 
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
@@ -184,12 +155,15 @@ pub(super) fn served(
         age: served.age,
         wait,
     };
+    let outcome = Outcome::of_answer(served.outcome, answer.status, config.token_owner);
+    let cause = refused_by_upstream(outcome, answer.status);
     let response = upstream(config, answer, &said, id, at);
     Answered {
         response,
         ended: Some(Ended {
-            outcome: Outcome::Served(served.outcome),
-            cause: None,
+            outcome,
+            forward: served.status.forward,
+            cause,
         }),
         id: id.clone(),
         at,
@@ -217,7 +191,8 @@ pub(super) fn failed(
         return Answered {
             response: upstream(config, with_own_links(config, answer.clone(), origin), &said, id, at),
             ended: Some(Ended {
-                outcome: Outcome::Served(scan::Outcome::Forwarded),
+                outcome: Outcome::of_answer(scan::Outcome::Forwarded, answer.status, config.token_owner),
+                forward: status.forward,
                 cause: Some(chain(error)),
             }),
             id: id.clone(),
@@ -225,15 +200,16 @@ pub(super) fn failed(
         };
     }
     let problem = table::problem(error);
-    let outcome = outcome(&problem);
+    let outcome = problem.outcome;
     Answered {
         response: own(config, &problem, id, at),
         ended: Some(Ended {
             outcome,
+            forward: None,
             cause: Some(match outcome {
+                Outcome::Failed => chain(error),
                 // Nothing is broken: what the caller was told is all there is to say, however many parts it came through.
-                Outcome::Refused => format!("{}: {}", problem.code, problem.detail),
-                Outcome::Served(_) | Outcome::Failed => chain(error),
+                _ => format!("{}: {}", problem.code, problem.detail),
             }),
         }),
         id: id.clone(),
@@ -362,12 +338,11 @@ fn put(fields: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
     }
 }
 
-/// Answers by design are refusals; what the gateway or the upstream owed and could not give is a failure.
-fn outcome(problem: &Problem) -> Outcome {
-    if problem.status.is_client_error() || problem.fault == super::Fault::Local {
-        Outcome::Refused
-    } else {
-        Outcome::Failed
+/// What the log says of an answer of the upstream's that the caller cannot use.
+fn refused_by_upstream(outcome: Outcome, status: StatusCode) -> Option<String> {
+    match outcome {
+        Outcome::Served(_) => None,
+        _ => Some(format!("Defender answered {status}")),
     }
 }
 

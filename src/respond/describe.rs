@@ -99,7 +99,10 @@ pub fn answers(good: &Value) -> (Value, Value) {
     // Defender's errors may have a status that the gateway uses too; their body then is Defender's.
     operation.insert(
         "default".into(),
-        served("Defender's own error, unchanged.", &json!({"*/*": {"schema": true}})),
+        served(
+            "Defender's own error, unchanged.",
+            &json!({"application/json": {"schema": {"type": "object"}}}),
+        ),
     );
     (operation.into(), shared.into())
 }

@@ -19,6 +19,7 @@ use tower::Service;
 use super::Panicked;
 use super::answer::{self, Answered, Config};
 use super::forwarded::{self, Network};
+use super::outcome::TokenOwner;
 use crate::BoxError;
 use crate::caller::RequestId;
 use crate::scan::Served;
@@ -81,6 +82,7 @@ impl Layer {
     pub fn without_rate_limit_for(self, field: HeaderName) -> Self {
         let config = Config {
             rate_limit: Arc::new(|_, _| {}),
+            token_owner: TokenOwner::Caller,
             ..Config::clone(&self.config)
         };
         Self {

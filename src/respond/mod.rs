@@ -15,15 +15,17 @@ mod kind;
 mod layer;
 mod link;
 mod mould;
+mod outcome;
 mod problem;
 mod refusal;
 mod table;
 
-pub use answer::{Answered, Body, Config, Ended, Outcome, RateLimit, Window, Windows};
+pub use answer::{Answered, Body, Config, RateLimit, Window, Windows};
 pub use describe::{answers, body, options};
 pub use forwarded::{Network, ParseNetworkError};
 pub use kind::Kind;
 pub use layer::{Addressed, Layer, Reply, Respond};
+pub use outcome::{Ended, Outcome, TokenOwner};
 pub use problem::{Fault, Policies, Problem};
 pub use refusal::{Panicked, Refusal};
 pub use table::problem;

@@ -8,7 +8,7 @@ use http::StatusCode;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Kind, Window};
+use super::{Kind, Outcome, Window};
 use crate::caller::RequestId;
 
 /// An error answer before it is written: RFC 9457's members, Defender's, and the fields that go with them.
@@ -16,6 +16,8 @@ use crate::caller::RequestId;
 pub struct Problem {
     /// The HTTP status.
     pub status: StatusCode,
+    /// How a request ends that is answered so.
+    pub outcome: Outcome,
     /// `error.code`: what clients written for Defender look at. Stable.
     pub code: &'static str,
     /// `type`: [`Problem::BLANK`], or a registered problem type.
@@ -52,6 +54,7 @@ impl Problem {
         let status = kind.status();
         Self {
             status,
+            outcome: Outcome::of_kind(kind),
             code: kind.code(),
             type_uri: Self::BLANK,
             title: status.canonical_reason().unwrap_or("Error"),

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, Request, Uri, header};
 use tokio::time::Instant;
 
 use super::Peer;
-use crate::caller::RequestId;
+use crate::caller::{Name, RequestId};
 use crate::respond::{Addressed, Refusal};
 use crate::telemetry::trace::Trace;
 
@@ -27,6 +27,8 @@ pub struct Known {
     pub head: Request<()>,
     /// Who sent it.
     pub peer: Peer,
+    /// Who is asking, for fairness and for people: the peer's address, unless the caller says otherwise.
+    pub caller: Name,
     /// Its name in logs and answers.
     pub id: RequestId,
     /// Its place in a trace.
@@ -64,6 +66,7 @@ impl<B> Arrival<B> {
         Self {
             known: Box::new(Known {
                 head: Request::from_parts(head, ()),
+                caller: peer.name(),
                 peer,
                 id: given.unwrap_or_else(RequestId::random),
                 trace: Trace::None,
@@ -84,6 +87,11 @@ impl<B> Arrival<B> {
     /// Has it refused as soon as it is counted.
     pub fn refuse(&mut self, refusal: Refusal) {
         self.known.refused = Some(refusal);
+    }
+
+    /// Says who is asking.
+    pub fn set_caller(&mut self, caller: Name) {
+        self.known.caller = caller;
     }
 
     /// Puts it in a trace.

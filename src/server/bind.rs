@@ -1,13 +1,17 @@
 //! Takes hold of the addresses, before anything else starts: a port that is taken is found out at once.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
 
+use super::connection_limit::{ConnectionLimiter, Connections};
 use super::{Address, Config};
 
 /// Longest list of connections that the kernel keeps for us to accept.
@@ -46,6 +50,7 @@ pub enum BindError {
 pub struct Bound {
     pub(super) listeners: Vec<Listener>,
     pub(super) config: Config,
+    pub(super) limiter: Arc<ConnectionLimiter>,
     addresses: Vec<Address>,
 }
 
@@ -73,6 +78,7 @@ impl Bound {
         }
         Ok(Self {
             listeners,
+            limiter: ConnectionLimiter::new(&config),
             config,
             addresses,
         })
@@ -82,6 +88,12 @@ impl Bound {
     #[must_use]
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
+    }
+
+    /// How many connections there are.
+    #[must_use]
+    pub fn connections(&self) -> Connections {
+        Connections(Arc::clone(&self.limiter))
     }
 }
 
@@ -129,12 +141,33 @@ fn refused(address: &Address, source: io::Error) -> BindError {
     }
 }
 
+/// `[::]` is every address of both families. Where the system has no IPv6, it is every address of IPv4.
 fn tcp(address: SocketAddr, buffer_bytes: u32) -> io::Result<Listener> {
+    let ipv4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+    match listen(address, buffer_bytes) {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && is_without_ipv6(&error) => {
+            tracing::info!(%address, %ipv4, "this system has no IPv6, so it is listened on IPv4 alone");
+            listen(ipv4, buffer_bytes)
+        }
+        listener => listener,
+    }
+}
+
+fn is_without_ipv6(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(code, Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
+}
+
+fn listen(address: SocketAddr, buffer_bytes: u32) -> io::Result<Listener> {
     let socket = if address.is_ipv4() {
         TcpSocket::new_v4()?
     } else {
         TcpSocket::new_v6()?
     };
+    if address.ip() == Ipv6Addr::UNSPECIFIED {
+        // Whatever the system's default is.
+        SockRef::from(&socket).set_only_v6(false)?;
+    }
     // A restart must not wait for the connections of the process before it to time out.
     socket.set_reuseaddr(true)?;
     // Connections have the buffers of their listener.

@@ -8,10 +8,14 @@
 //! Invariants: a connection with a request in flight never makes way; nor does a peer for one that would have more than it.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::gauge::ConstGauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -38,6 +42,42 @@ pub(super) struct ConnectionLimiter {
     /// Held by the one who has others make way for its head.
     asking: tokio::sync::Mutex<()>,
     taken: Mutex<Taken>,
+}
+
+/// How many connections a listener has, for people and monitors. Clones look at the same listener.
+#[derive(Clone, Debug)]
+pub struct Connections(pub(super) Arc<ConnectionLimiter>);
+
+impl Connections {
+    /// Open now.
+    #[must_use]
+    pub fn open(&self) -> u32 {
+        let free = u32::try_from(self.0.free.available_permits()).unwrap_or(u32::MAX);
+        self.most().saturating_sub(free)
+    }
+
+    /// As many as there may be.
+    #[must_use]
+    pub fn most(&self) -> u32 {
+        self.0.count
+    }
+}
+
+impl Collector for Connections {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        for (name, help, count) in [
+            ("connections", "Connections of callers that are open", self.open()),
+            (
+                "connections_limit",
+                "Connections of callers that may be open",
+                self.most(),
+            ),
+        ] {
+            let gauge = ConstGauge::new(i64::from(count));
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug, Default)]

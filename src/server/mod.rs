@@ -33,16 +33,16 @@ mod rarely;
 mod serve;
 mod socket;
 mod stream_memory;
-mod trouble;
 mod untaken;
 
 pub use arrival::{Arrival, Known, is_usual};
 pub use bind::{BindError, Bound};
 pub use config::{Address, Config};
+pub use connection_limit::Connections;
+pub use count::{Incident, Trouble};
 pub use openapi::openapi;
 pub use peer::Peer;
 pub use serve::Drained;
-pub use trouble::{Incident, Trouble};
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::read;
+use super::count;
 use crate::caller::RequestId;
 use crate::respond;
 use crate::scan::{Options, Request, Version};
@@ -148,7 +148,7 @@ fn parameters() -> Value {
             "01J9Z3W7Q4",
         ),
     });
-    if let Some(caller) = read::Config::default().caller_header {
+    if let Some(caller) = count::Config::default().caller_header {
         parameters["Caller"] = header(
             caller.as_str(),
             "Who is asking, for fairness only; `queue.caller_header` is its name.",

@@ -13,7 +13,6 @@ use tower::Service;
 
 use super::accept;
 use super::connection::{End, Phase, Shared};
-use super::connection_limit::ConnectionLimiter;
 use super::{Arrival, Bound};
 use crate::respond::Body;
 use crate::task::Tasks;
@@ -42,7 +41,7 @@ impl Bound {
         S: Service<Arrival<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
         S::Future: Send,
     {
-        let limiter = ConnectionLimiter::new(&self.config);
+        let limiter = self.limiter;
         let shared = Arc::new(Shared::new(&self.config, Arc::clone(&limiter), tasks));
         let cut = Arc::new(AtomicUsize::new(0));
         let (phase, watching) = watch::channel(Phase::Serving);

@@ -8,7 +8,7 @@ use futures_util::future::{BoxFuture, Either, FutureExt as _};
 use http::{HeaderMap, Method, Request, Response, Version as Protocol};
 use tower::Service;
 
-use crate::respond::Ended;
+use crate::respond::{Ended, Outcome};
 use crate::scan::Version;
 use crate::server::count::GONE;
 use crate::server::{Arrival, Known};
@@ -183,7 +183,7 @@ impl Drop for Open {
     fn drop(&mut self) {
         if !self.answered {
             self.span.set("http.response.status_code", i64::from(GONE));
-            self.span.set("defender_gateway.outcome", "failed");
+            self.span.set("defender_gateway.outcome", Outcome::Gone.as_str());
             self.span.fail("caller_gone");
         }
     }

@@ -3,11 +3,12 @@
 use std::io::IsTerminal as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
+use tracing_subscriber::{Layer, Registry, reload};
 
 use super::json_line::{self, JsonLine};
 
@@ -50,7 +51,7 @@ pub enum Error {
         /// What was given.
         filter: String,
         /// What is wrong with it.
-        source: tracing_subscriber::filter::ParseError,
+        source: ParseError,
     },
     /// The process logs already; the first call stays in force.
     #[error("logging is already set up")]
@@ -63,7 +64,7 @@ pub enum Error {
 /// Changes the filter of the running process. Clones change the same one.
 #[derive(Clone, Debug)]
 pub struct Handle {
-    filter: reload::Handle<EnvFilter, Registry>,
+    filter: reload::Handle<Targets, Registry>,
     wish: Arc<Mutex<Wish>>,
 }
 
@@ -152,8 +153,8 @@ pub fn init(filter: &str, format: Format) -> Result<Handle, Error> {
     })
 }
 
-fn parse(filter: &str) -> Result<EnvFilter, Error> {
-    EnvFilter::builder().parse(filter).map_err(|source| Error::Filter {
+fn parse(filter: &str) -> Result<Targets, Error> {
+    filter.parse().map_err(|source| Error::Filter {
         filter: filter.to_owned(),
         source,
     })

@@ -1,10 +1,11 @@
 //! The registry of all metrics, and the metrics about the process itself.
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
 use super::exposition;
+use super::process::Process;
 
 /// Put before the name of every metric, with an underscore.
 pub const PREFIX: &str = "defender_gateway";
@@ -33,6 +34,8 @@ impl Exposition {
 #[derive(Debug)]
 pub struct Registry {
     root: prometheus_client::registry::Registry,
+    /// Without the prefix: these names are everybody's.
+    process: prometheus_client::registry::Registry,
     mode: ModeGauge,
 }
 
@@ -50,7 +53,9 @@ impl Registry {
             "1 for the mode that the gateway is in, 0 for the others",
             mode.0.clone(),
         );
-        Self { root, mode }
+        let mut process = prometheus_client::registry::Registry::default();
+        process.register_collector(Box::new(Process::new()));
+        Self { root, process, mode }
     }
 
     /// Where parts register theirs; the prefix is put on by itself.
@@ -67,14 +72,17 @@ impl Registry {
     /// All metrics as text.
     #[must_use]
     pub fn encode(&self, exposition: Exposition) -> String {
-        let mut text = String::new();
-        if let Err(error) = prometheus_client::encoding::text::encode(&mut text, &self.root) {
+        let mut lines = String::new();
+        let written = text::encode_registry(&mut lines, &self.root)
+            .and_then(|()| text::encode_registry(&mut lines, &self.process))
+            .and_then(|()| text::encode_eof(&mut lines));
+        if let Err(error) = written {
             // Writing to memory does not fail, so this is a metric that cannot be encoded: what came before it is still good.
             tracing::warn!(%error, "a metric could not be written");
         }
         match exposition {
-            Exposition::OpenMetrics => text,
-            Exposition::Text => exposition::prometheus(&text),
+            Exposition::OpenMetrics => lines,
+            Exposition::Text => exposition::prometheus(&lines),
         }
     }
 }
@@ -82,9 +90,11 @@ impl Registry {
 /// What the gateway as a whole is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Mode {
-    /// As configured.
+    /// As configured, and nothing is wrong.
     #[default]
     Normal,
+    /// Something is wrong: `problems` in `/status` says what.
+    Degraded,
     /// The shared store does not answer: no calls leave, only what is cached is served.
     StoreLost,
     /// Told to stop: finishing what is in flight.
@@ -92,13 +102,14 @@ pub enum Mode {
 }
 
 impl Mode {
-    const ALL: [Self; 3] = [Self::Normal, Self::StoreLost, Self::Draining];
+    const ALL: [Self; 4] = [Self::Normal, Self::Degraded, Self::StoreLost, Self::Draining];
 
     /// The name in `/status` and metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Normal => "normal",
+            Self::Degraded => "degraded",
             Self::StoreLost => "store-lost",
             Self::Draining => "draining",
         }

@@ -6,6 +6,7 @@
 mod json_line;
 pub mod log;
 pub mod metrics;
+mod process;
 pub mod trace;
 
 mod exposition;

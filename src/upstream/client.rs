@@ -192,6 +192,9 @@ impl Service<Signed> for Client {
             conclude(&mut span, status);
             drop(span);
             call.attempted(region, status.code());
+            if owner == TokenOwner::Gateway {
+                client.metrics.recent().note(status);
+            }
             door.count(&client.metrics, status, begun.elapsed());
             result.map_err(Failure::from)
         })

@@ -1,6 +1,7 @@
 //! What is counted about calls.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 use http::StatusCode;
@@ -10,6 +11,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use url::Url;
+
+use super::RecentCalls;
 
 /// Bounds in seconds: a near answer takes tens of milliseconds, the attempt's default timeout is 60 s.
 const BUCKETS: [f64; 12] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
@@ -23,6 +26,7 @@ pub struct Metrics {
     names: Arc<HashMap<Arc<Url>, Arc<str>>>,
     calls: Family<CallLabels, Counter>,
     duration: Family<RegionLabel, Histogram, fn() -> Histogram>,
+    recent: RecentCalls,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -51,10 +55,28 @@ impl Status {
             Self::Error(_) => None,
         }
     }
+
+    /// Whether the upstream gave no answer to the question.
+    pub(super) fn is_failure(self) -> bool {
+        match self {
+            Self::Answer(status) => status.is_server_error() || matches!(status.as_u16(), 408 | 421 | 425),
+            // The gateway's own want of memory says nothing about the upstream.
+            Self::Error(token) => !token.starts_with("proxy_"),
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Answer(status) => write!(f, "{}", status.as_u16()),
+            Self::Error(token) => f.write_str(token),
+        }
+    }
 }
 
 impl EncodeLabelValue for Status {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), fmt::Error> {
         match self {
             Self::Answer(status) => status.as_u16().encode(encoder),
             Self::Error(token) => token.encode(encoder),
@@ -71,6 +93,7 @@ impl Metrics {
             names: Arc::new(regions.into_iter().collect()),
             calls: Family::default(),
             duration: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
+            recent: RecentCalls::default(),
         };
         registry.register(
             "upstream_calls",
@@ -93,6 +116,12 @@ impl Metrics {
             names: Arc::new(regions.into_iter().collect()),
             ..self.clone()
         }
+    }
+
+    /// How the latest calls ended.
+    #[must_use]
+    pub fn recent(&self) -> &RecentCalls {
+        &self.recent
     }
 
     /// The regions that calls go to.

@@ -13,6 +13,7 @@ mod door;
 mod error;
 mod header;
 mod metrics;
+mod recent;
 mod retry;
 
 #[cfg(test)]
@@ -21,4 +22,5 @@ mod tests;
 pub use client::{Client, Config};
 pub use error::{Error, Reason};
 pub use metrics::{Metrics, Region};
+pub use recent::{RecentCalls, RecentSnapshot};
 pub use retry::{Retry, RetryLayer};

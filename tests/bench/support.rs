@@ -74,7 +74,10 @@ pub(crate) fn path(
     let count = server::count::Metrics::register(&mut Registry::default());
     let below = service_fn(|_: Call| async { Err::<Served, BoxError>("nothing is forwarded".into()) });
     ServiceBuilder::new()
-        .layer(server::count::Layer::new(count.clone()))
+        .layer(server::count::Layer::new(
+            count.clone(),
+            server::count::Config::default(),
+        ))
         .layer(respond())
         .layer(server::guard::Layer::new(server::guard::Hosts::default()))
         .layer(server::route::Layer)
@@ -98,6 +101,7 @@ pub(crate) fn respond() -> respond::Layer {
         upstream_hosts: vec!["api.security.microsoft.com".into()],
         rate_limit: Arc::new(move |_, show| show(&windows)),
         panics: Counter::default(),
+        token_owner: respond::TokenOwner::Gateway,
         large_answers: None,
     })
 }

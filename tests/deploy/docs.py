@@ -22,7 +22,8 @@ import yaml
 import lint
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("deploy/**/*.md"), *ROOT.glob("config/**/*.md")])
+FOLDERS = ("*.md", ".github/*.md", "src/*.md", "tests/*.md", "tests/bench/*.md", "deploy/**/*.md", "config/**/*.md")
+DOCUMENTS = sorted(file for pattern in FOLDERS for file in ROOT.glob(pattern))
 # Versions in deploy/ that are not this program's: the example applications', curl's, cargo-auditable's, and the oldest Kubernetes.
 OTHERS = {"0.7.7", "1.2.3", "1.2.4", "1.29.0", "8.10.1"}
 KUBECTL = {"annotate", "apply", "create", "debug", "delete", "describe", "exec", "get", "kustomize", "label", "logs", "port-forward",

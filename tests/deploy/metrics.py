@@ -29,10 +29,10 @@ BEGIN, END = "<!-- metrics:begin -->\n", "<!-- metrics:end -->"
 # Labels whose values are not all there from the start: what they are, and how many there can be.
 OPEN = {
     "status": ("an HTTP status, or for upstream calls the name of an error (RFC 9209)", 80),
-    "outcome": ("`hit`, `stale`, `collapsed`, `merged`, `forwarded`, `refused`, `failed`", 7),
+    "outcome": ("`hit`, `stale`, `collapsed`, `merged`, `forwarded`, `refused`, `failed`, `invalid`, `gone`", 9),
     "region": ("a host's region; at most as many as hosts are configured", 32),
     "window": ("a window of `quota.limits`", 4),
-    "caller": ("a caller's name; at any time those with the most requests waiting, then the most served", 20),
+    "caller": ("a caller's name; at any time the most active, of `queue_caller_…` the 20 with the most requests waiting, and `(others)`", 51),
     "version": ("the program's", 1),
     "hash": ("16 hexadecimal digits, of the running configuration", 1),
 }
@@ -101,7 +101,7 @@ def scrape(binary, certificate=False):
 def exposed(text):
     """Label names by series name."""
     series = {}
-    for name, labels in re.findall(r"^(defender_gateway_\w+)(?:\{(.*)\})? ", text, re.M):
+    for name, labels in re.findall(r"^((?:defender_gateway|process)_\w+)(?:\{(.*)\})? ", text, re.M):
         series.setdefault(name, set()).update(re.findall(r'(\w+)="', labels))
     return series
 
@@ -157,7 +157,7 @@ def check_reference(text, series, write):
 
 
 def check_expression(place, expression, series):
-    for name, braces in re.findall(r"(defender_gateway_\w+)\s*(?:\{([^}]*)\})?", expression):
+    for name, braces in re.findall(r"((?:defender_gateway|process)_\w+)\s*(?:\{([^}]*)\})?", expression):
         if name not in series:
             wrong.append(f"{place}: the program has no {name}")
             continue
@@ -179,7 +179,7 @@ def promtool(*args, text=None):
 
 def alerts(series):
     rules = yaml.safe_load((ALERTS / "rules.yaml").read_text())["groups"][0]["rules"]
-    tests = (ALERTS / "rules_test.yaml").read_text()
+    tests = "".join(file.read_text() for file in ALERTS.glob("rules_*test.yaml"))
     for rule in rules:
         name = rule["alert"]
         check_expression(name, rule["expr"], series)
@@ -196,7 +196,7 @@ def alerts(series):
             if f"defender_gateway_{metric}" not in series and f"defender_gateway_{metric}_bucket" not in series:
                 wrong.append(f"{file.name}: the program has no {metric}")
     promtool("check", "rules", str(ALERTS / "rules.yaml"))
-    promtool("test", "rules", str(ALERTS / "rules_test.yaml"))
+    promtool("test", "rules", *map(str, sorted(ALERTS.glob("rules_*test.yaml"))))
     return len(rules)
 
 
@@ -209,7 +209,7 @@ def dashboard(series):
     rules = []
     for number, (title, expression) in enumerate(targets):
         check_expression(f"dashboard, {title}", expression, series)
-        plain = expression.replace("$__rate_interval", "5m").replace("$namespace", ".*").replace("$job", ".*")
+        plain = expression.replace("$__rate_interval", "5m").replace("$namespace", ".*").replace("$job", ".*").replace("$pod", ".*")
         rules.append({"record": f"panel_{number}", "expr": plain})
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}, file)

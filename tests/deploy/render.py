@@ -24,7 +24,7 @@ OUT = ROOT / "target/deploy/render"
 KUSTOMIZE = ROOT / "deploy/kubernetes"
 CHART = ROOT / "deploy/helm/defender-gateway"
 FLOOR = (1, 29)
-CUSTOM = {"PodMonitor", "CiliumNetworkPolicy"}
+CUSTOM = {"PodMonitor", "PrometheusRule", "CiliumNetworkPolicy"}
 # What checkov asks for and we do not want, with the reason.
 UNWANTED = {
     "CKV_K8S_11": "a CPU limit delays answers while the node has time to spare",
@@ -108,6 +108,7 @@ def check_config(name, pod, binary):
     found = pod.world.find("ConfigMap", config_map, pod.namespace) or {}
     (folder / "gateway.toml").write_text((found.get("data") or {}).get(key, ""))
     env = {k: re.sub("/(var/run/secrets|run)/defender-gateway(-store)?(?=/)", str(folder), v) for k, v in pod.env().items()}
+    env = {k: v.replace("/var/lib/defender-gateway/", f"{folder}/") for k, v in env.items()}
     env["DEFENDER_GATEWAY_CONFIG"] = str(folder / "gateway.toml")
     for entry in pod.gateway.get("env") or []:
         reference = (entry.get("valueFrom") or {}).get("configMapKeyRef")
@@ -150,6 +151,11 @@ def examine(name, text, binary, gateways):
         label = f"{name}: {document.get('kind')}/{document['metadata']['name']}"
         wrong.extend(f"{label}: {problem}" for problem in schema(yaml.safe_dump(document)))
     pods = [p for p in lint.World(documents).pods if p.gateway is not None]
+    for pod in pods:
+        # The API server refuses duplicate names under server-side apply.
+        for field, key in (("env", "name"), ("ports", "containerPort"), ("volumeMounts", "mountPath")):
+            names = [entry[key] for entry in pod.gateway.get(field) or []]
+            wrong.extend(f"{name}: {field} has {n} twice" for n in set(names) if names.count(n) > 1)
     if len(pods) != gateways:
         wrong.append(f"{name}: {len(pods)} pods have a gateway instead of {gateways}")
     for pod in pods:

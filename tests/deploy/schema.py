@@ -16,7 +16,7 @@ import jsonschema
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy/helm/defender-gateway/values.schema.json"
 # What the chart sets itself or refuses: its templates say so in better words than a schema would.
-OF_THE_CHART = {"server": {"listen", "hosts", "allow_non_loopback"}, "admin": {"listen"}, "credentials": {"client_secret"}}
+OF_THE_CHART = {"server": {"hosts", "allow_non_loopback"}, "credentials": {"client_secret"}}
 MISTAKES = {
     "an unknown key": {"cache": {"tll": "30s"}},
     "an unknown section": {"caches": {}},

@@ -46,7 +46,7 @@ async fn the_data_address_knows_nothing_of_the_admin_paths() {
 }
 
 /// The contract's metrics, each with a label that it must have. Those of merging and of the shared store are not in this version.
-const METRICS: [&str; 20] = [
+const METRICS: [&str; 23] = [
     "requests_total{outcome=",
     "request_duration_seconds_bucket{",
     "upstream_calls_total{region=",
@@ -66,6 +66,9 @@ const METRICS: [&str; 20] = [
     "region_rtt_seconds{region=",
     "region_healthy{region=",
     "mode{mode=",
+    "problem{code=",
+    "caller_requests_total{caller=",
+    "connections",
     "build_info{version=",
 ];
 
@@ -86,7 +89,9 @@ async fn every_metric_of_the_contract_is_there_and_counts() {
         r#"quota_remaining{window="1h"} 0"#,
         r#"quota_limit{window="1h"} 2"#,
         r#"upstream_calls_total{region="eu",status="200"} 2"#,
-        r#"mode{mode="normal"} 1"#,
+        r#"mode{mode="degraded"} 1"#,
+        r#"problem{code="quota-spent"} 1"#,
+        r#"caller_requests_total{caller="127.0.0.1",outcome="refused"} 1"#,
     ] {
         assert!(text.contains(&format!("defender_gateway_{line}")), "{line} in\n{text}");
     }

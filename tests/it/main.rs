@@ -24,6 +24,7 @@ mod load;
 mod memory;
 mod openapi;
 mod path;
+mod problems;
 mod process;
 mod quota;
 mod quota_proof;

@@ -67,7 +67,7 @@ function hour() {
   const wave = (most, every) => steps.map((step) => Math.round(most * Math.abs(Math.sin(step / every))));
   return {
     step_s: 20, steps: 180, last_s: 3, from_memory: wave(120, 23), shared_call: wave(40, 17), own_call: wave(9, 31),
-    refused: steps.map((step) => (step > 100 && step < 130 ? 12 : 0)), failed: steps.map((step) => (step === 60 ? 4 : 0)),
+    refused: steps.map((step) => (step > 100 && step < 130 ? 12 : 0)), failed: steps.map((step) => (step === 60 ? 4 : 0)), invalid: wave(2, 11), gone: wave(1, 7),
     upstream_calls: wave(9, 31), waiting: steps.map((step) => (step > 90 && step < 130 ? step - 90 : 0)),
     remaining: steps.map((step) => [100 - (step % 90), 1500 - 8 * step]),
   };
@@ -85,11 +85,59 @@ test('the figures are those of /status', async () => {
   assert.ok((await page.textContent('#saved')).includes(`Questions${status.saved.requests.toLocaleString('en')}Upstream calls${status.saved.upstream_calls}`));
   assert.match(await page.textContent('#token'), /client secret.*good for/);
   // The demo ends with 56 refusals; the latest are listed with the reason.
-  assert.match(await page.textContent('#trouble tbody'), /32\s*429.*TooManyRequests/, 'the latest 32, as one row');
+  assert.match(await page.textContent('#trouble tbody'), /32\s*429.*GetScanHistoryByScanDefinitionId.*TooManyRequests/, 'the latest 32, as one row');
+  assert.equal(await page.title(), `${status.host} · tenant ${status.tenant} · cloud ${status.cloud} – defender-gateway`);
+  // Refusals are a problem for a minute, and the banner says why.
+  assert.deepEqual(await page.locator('#problems .what span').allTextContents(), status.problems.map((one) => one.code));
   assert.ok(!(await page.textContent('main')).match(/undefined|NaN|\[object/), 'no figure is a mistake');
   assert.deepEqual(trouble, []);
   await close();
 });
+
+// A gateway that can reach nothing: neither sign-in nor a host of Defender's.
+async function lost() {
+  const nowhere = 'http://127.0.0.1:9';
+  const env = {
+    DEFENDER_GATEWAY_SERVER_LISTEN: '127.0.0.1:0', DEFENDER_GATEWAY_ADMIN_LISTEN: '127.0.0.1:0',
+    DEFENDER_GATEWAY_DEFENDER_REGIONS: `eu=${nowhere}`, DEFENDER_GATEWAY_CREDENTIALS_AUTHORITY: nowhere,
+    AZURE_TENANT_ID: '5f0e2a1c-3d4b-4c6d-8e9f-0a1b2c3d4e5f', AZURE_CLIENT_ID: 'a1b2c3d4-5e6f-4a0b-9c8d-7e6f5a4b3c2d', AZURE_CLIENT_SECRET: 'secret',
+  };
+  const gateway = spawn(program, ['run'], { env, stdio: ['ignore', 'ignore', 'pipe'] });
+  const lines = createInterface({ input: gateway.stderr });
+  let address;
+  for await (const line of lines) {
+    address ??= line.match(/admin on (http:\/\/[^\s"/]+)/)?.[1];
+    if (address) break;
+  }
+  gateway.stderr.resume();
+  const end = async () => { gateway.kill('SIGTERM'); await once(gateway, 'exit'); };
+  return { address, end };
+}
+
+for (const [name, options] of [
+  ['broken-desk', { viewport: { width: 1280, height: 900 } }],
+  ['broken-phone-dark', { viewport: { width: 360, height: 740 }, deviceScaleFactor: 2, isMobile: true, hasTouch: true, colorScheme: 'dark' }],
+]) {
+  test(`what is broken is said at the top: ${name}`, async () => {
+    const { address, end } = await lost();
+    const context = await browser.newContext(options);
+    const page = await context.newPage();
+    try {
+      await page.goto(address);
+      const codes = () => page.locator('#problems .what span').allTextContents();
+      await page.waitForFunction(() => document.querySelectorAll('#problems li').length >= 2);
+      assert.deepEqual(await codes(), ['no-token', 'no-region']);
+      assert.match(await page.textContent('#problems'), /there is no valid token.*What to do: .*none of Defender's hosts can be used.*What to do: /s);
+      assert.equal(await page.textContent('#mode'), 'degraded');
+      assert.ok((await page.getAttribute('#mode', 'class')).includes('bad'), 'and not in green');
+      assert.match(await page.title(), / · tenant 5f0e2a1c-3d4b-4c6d-8e9f-0a1b2c3d4e5f · cloud public – defender-gateway$/);
+      await page.screenshot({ path: `${shots}/${name}.png` });
+    } finally {
+      await context.close();
+      await end();
+    }
+  });
+}
 
 test('a new question is seen without a reload', async () => {
   const { page, trouble, close } = await open();
@@ -113,6 +161,8 @@ for (const [name, options] of [
     await page.screenshot({ path: `${shots}/${name}.png`, fullPage: true });
     const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
     assert.equal(wide, 0, 'nothing sticks out to the side');
+    const cut = await page.evaluate(() => [...document.querySelectorAll('.scroll')].filter((box) => (box.scrollWidth > box.clientWidth + 1) === box.nextElementSibling.hidden).length);
+    assert.equal(cut, 0, 'a table that goes on to the right says so, and no other one does');
     // The page's policy lets no script in; the test's own comes by the debugger.
     const found = await page.evaluate(`${await readFile(axe, 'utf8')}; axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa'] })`);
     assert.deepEqual(found.violations.map((one) => `${one.id}: ${one.nodes.map((node) => node.target).join(' ')}`), []);
@@ -148,6 +198,6 @@ test('a gateway that is gone is said to be gone', async () => {
   assert.equal(await page.textContent('#mode'), 'no answer');
   // It comes back by itself.
   await page.unroute('**/status');
-  await page.waitForFunction(() => document.querySelector('#mode').textContent === 'normal');
+  await page.waitForFunction(() => !['no answer', '…'].includes(document.querySelector('#mode').textContent));
   await close();
 });

@@ -106,9 +106,10 @@ function regions(list) {
   });
 }
 
-function queue(state) {
+function queue(state, connections) {
   facts("queue", [["Waiting", number(state.waiting)], ["Callers", number(state.callers)],
-    ["A newcomer would wait", time(state.predicted_wait_s)]]);
+    ["A newcomer would wait", time(state.predicted_wait_s)],
+    ["Connections", `${number(connections.open)} of ${number(connections.most)}`]]);
   rows("callers", (state.shares || []).slice(0, 12), "Nobody has had to wait.", (one) => [make("td", one.caller, "id"),
     make("td", number(one.waiting), "number"), make("td", time(one.next_turn_s), "number"),
     make("td", time(one.last_turn_s), "number"), make("td", number(one.served), "number")]);
@@ -134,24 +135,49 @@ function token(state) {
   at("token-notes").className = error ? "bad" : "warn";
 }
 
+// What is wrong, the worst first, and what to do about it.
+function problems(list) {
+  at("banner").hidden = !list.length;
+  at("banner").className = "wide" + (list.some((one) => one.severity === "critical") ? " critical" : "");
+  at("problems").replaceChildren(...list.map((one) => {
+    const item = make("li");
+    const line = make("p", undefined, "what");
+    line.append(make("span", one.code, one.severity === "critical" ? "bad" : "warn"), " " + one.message);
+    item.append(line, make("p", `For ${time(one.since_s)}. What to do: ${one.advice}.`, "soft"));
+    return item;
+  }));
+}
+
+// On a narrow screen a table is wider than its place, which nobody sees who does not try.
+function hints() {
+  for (const box of document.querySelectorAll(".scroll")) box.nextElementSibling.hidden = box.scrollWidth <= box.clientWidth + 1;
+}
+
 // The same thing over and over is one row, as of the latest. Seconds and counts in its reason do not make it another thing.
 function alike(list) {
   const seen = new Map();
   for (const one of list) {
     const what = one.status + " " + (one.reason || "").replace(/\d+/g, "#");
-    if (seen.has(what)) seen.get(what).times += 1;
-    else seen.set(what, { ...one, times: 1 });
+    const known = seen.get(what);
+    if (known) { known.times += 1; known.callers.add(one.caller); } else seen.set(what, { ...one, times: 1, callers: new Set([one.caller]) });
   }
   return [...seen.values()];
 }
 
+const callers = (one) => (one.callers.size > 1 ? `${one.caller} and ${one.callers.size - 1} more` : one.caller) + (one.peer === one.caller ? "" : ` (${one.peer})`);
+
 function show(state) {
   const { cache = {}, trouble = {} } = state;
   at("mode").textContent = state.mode;
-  at("mode").className = "badge " + (state.mode === "normal" ? "good" : "warn");
+  const critical = (state.problems || []).some((one) => one.severity === "critical");
+  at("mode").className = "badge " + (state.mode === "normal" ? "good" : critical ? "bad" : "warn");
+  const whose = [state.host, state.tenant && "tenant " + state.tenant, state.cloud && "cloud " + state.cloud].filter(Boolean).join(" · ");
+  at("whose").textContent = whose;
+  document.title = [whose, "defender-gateway"].filter(Boolean).join(" – ");
+  problems(state.problems || []);
   at("summary").textContent = `version ${state.version}, up ${time(state.uptime_s)}`;
   quota(state.quota || {});
-  queue(state.queue || {});
+  queue(state.queue || {}, state.connections || {});
   regions(state.regions || []);
   saved(state.saved || {});
   token(state.token || {});
@@ -159,7 +185,9 @@ function show(state) {
     ["Entries", number(cache.entries)], ["Memory", size(cache.bytes)]]);
   rows("trouble", alike(trouble.latest || []).slice(0, 12), "None since the start.", (one) => [make("td", time(one.ago_s), "number"),
     make("td", number(one.times), "number"), make("td", String(one.status), "number " + (one.status >= 500 ? "bad" : "warn")),
+    make("td", callers(one), "id"), make("td", one.operation || one.target, "id"),
     make("td", one.reason || one.outcome, "text"), make("td", one.request_id, "id")]);
+  hints();
 }
 
 function history(past, windows) {
@@ -168,10 +196,10 @@ function history(past, windows) {
   const key = (kind, text) => { const part = make("span", undefined, "part"); part.append(make("span", undefined, "key " + kind), text + " "); return part; };
   const put = (id, svg, ...text) => { at(id).replaceChildren(svg); at(id + "-text").replaceChildren(...text); };
   const series = [["memory", total("from_memory")], ["shared", total("shared_call")], ["own", total("own_call")],
-    ["refused", total("refused")], ["failed", total("failed")]];
+    ["refused", total("refused")], ["failed", total("failed")], ["invalid", total("invalid")], ["gone", total("gone")]];
   const count = ([, list]) => number(sum(list.map((value) => value ?? 0)));
   put("answered", bars(series, "questions by minute"),
-    ...["from memory", "with a shared call", "with a call of their own", "refused", "failed"].map((what, which) => key(series[which][0], `${count(series[which])} ${what}`)));
+    ...["from memory", "with a shared call", "with a call of their own", "refused", "failed", "invalid", "hung up"].map((what, which) => key(series[which][0], `${count(series[which])} ${what}`)));
   const calls = total("upstream_calls");
   put("calls", bars([["one", calls]], "upstream calls by minute"), `${count(["", calls])} calls, ${peak(calls)} in the busiest minute`);
   const waiting = minutes(past.waiting || [], past.step_s, (list) => Math.max(...list));
@@ -213,5 +241,6 @@ async function poll() {
   timer = setTimeout(poll, POLL_MS);
 }
 
+addEventListener("resize", hints);
 document.addEventListener("visibilitychange", () => { if (!document.hidden) poll(); });
 poll();

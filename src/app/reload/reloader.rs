@@ -8,6 +8,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use super::{Configuration, Metrics, Place};
 use crate::app::Error;
 use crate::app::made::Made;
+use crate::app::settings;
 use crate::app::status::Current;
 use crate::app::tended::Upkeep;
 use crate::clock::Wall;
@@ -218,6 +219,8 @@ fn shown(made: &Made) -> Current {
         cache: Arc::clone(&made.cache),
         fleet: made.fleet.as_ref().map(|tended| tended.part.clone()),
         merging: made.merging(),
+        calls: made.calls.clone(),
+        identity: settings::shown_identity(&made.config),
     }
 }
 

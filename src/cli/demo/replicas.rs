@@ -206,8 +206,8 @@ impl Replicas {
             format!("{} and {}", known.status(), unknown.status())
         })?;
         self.store.restart().await?;
-        let back = self.until(|status| status["mode"] == "normal").await?;
-        claim(back["mode"] == "normal", || format!("mode {}", back["mode"]))?;
+        let back = self.until(|status| status["mode"] != "store-lost").await?;
+        claim(back["mode"] != "store-lost", || format!("mode {}", back["mode"]))?;
         step(
             "The store is killed, and comes back empty",
             &[

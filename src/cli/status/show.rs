@@ -16,6 +16,11 @@ pub(super) fn show(state: &Value, past: &Value) -> String {
             span(&state["uptime_s"])
         ),
     );
+    let whose = ["host", "tenant", "cloud"].map(|name| state[name].as_str().unwrap_or("-"));
+    if state["host"].is_string() {
+        lines.put("", &format!("{}, tenant {}, cloud {}", whose[0], whose[1], whose[2]));
+    }
+    lines.problems(&state["problems"]);
     lines.quota(&state["quota"]);
     lines.queue(&state["queue"]);
     for region in list(&state["regions"]) {
@@ -41,6 +46,18 @@ impl Lines {
         let value = value.replace(char::is_control, "?");
         // Writing to a String cannot fail.
         let _ = writeln!(self.0, "{name:<9} {value}");
+    }
+
+    fn problems(&mut self, problems: &Value) {
+        for problem in list(problems) {
+            let (code, severity) = (word(&problem["code"]), word(&problem["severity"]));
+            let since = span(&problem["since_s"]);
+            self.put(
+                "problem",
+                &format!("{code} ({severity}, for {since}): {}", word(&problem["message"])),
+            );
+            self.put("", &format!("→ {}", word(&problem["advice"])));
+        }
     }
 
     fn quota(&mut self, quota: &Value) {
@@ -125,7 +142,15 @@ impl Lines {
         for (name, columns) in [
             (
                 "questions",
-                &["from_memory", "shared_call", "own_call", "refused", "failed"][..],
+                &[
+                    "from_memory",
+                    "shared_call",
+                    "own_call",
+                    "refused",
+                    "failed",
+                    "invalid",
+                    "gone",
+                ][..],
             ),
             ("calls", &["upstream_calls"]),
             ("waiting", &["waiting"]),
@@ -153,14 +178,22 @@ impl Lines {
     }
 
     fn trouble(&mut self, trouble: &Value) {
-        let (refused, failed) = (number(&trouble["refused"]), number(&trouble["failed"]));
-        self.put("trouble", &format!("{refused} refused, {failed} failed"));
+        let [refused, failed, invalid, gone] =
+            ["refused", "failed", "invalid", "gone"].map(|name| number(&trouble[name]));
+        self.put(
+            "trouble",
+            &format!("{refused} refused, {failed} failed, {invalid} invalid, {gone} gone"),
+        );
         for incident in list(&trouble["latest"]).iter().take(3) {
             let (ago, status) = (span(&incident["ago_s"]), number(&incident["status"]));
             let reason = incident["reason"]
                 .as_str()
                 .unwrap_or_else(|| word(&incident["outcome"]));
-            self.put("", &format!("{ago} ago: {status} {reason}"));
+            let caller = incident["caller"].as_str().map(|name| format!(" {name}:"));
+            self.put(
+                "",
+                &format!("{ago} ago: {status}{} {reason}", caller.unwrap_or_default()),
+            );
         }
     }
 }
@@ -267,7 +300,9 @@ mod tests {
     #[test]
     fn a_state_is_shown_and_an_empty_one_does_no_harm() {
         let state = json!({
-            "version": "1.0", "uptime_s": 3.0, "mode": "normal",
+            "version": "1.0", "uptime_s": 3.0, "mode": "degraded", "host": "pod-1", "tenant": "t", "cloud": "public",
+            "problems": [{"code": "no-token", "severity": "critical", "since_s": 9.0, "count": 1,
+                          "message": "there is no valid token", "advice": "set it"}],
             "quota": {"windows": [{"name": "1m", "limit": 100, "used": 63, "remaining": 37, "reset_s": 12.0}], "paused_until_s": 8.0},
             "queue": {"waiting": 7, "callers": 2, "predicted_wait_s": 4.8, "shares": [
                 {"caller": "soar", "waiting": 6, "served": 31, "position": 1, "next_turn_s": 2.4, "last_turn_s": 26.4}]},
@@ -275,6 +310,11 @@ mod tests {
                       "last_error": {"code": "AADSTS7000215", "advice": "set the secret's value"}},
         });
         let text = show(&state, &json!({}));
+        assert!(
+            text.contains("problem   no-token (critical, for 9.0 s): there is no valid token\n          → set it\n"),
+            "{text}"
+        );
+        assert!(text.contains("pod-1, tenant t, cloud public"), "{text}");
         assert!(text.contains("37 of 100 left, next in 12 s"), "{text}");
         assert!(text.contains("█████████████░░░░░░░"), "{text}");
         assert!(text.contains("AADSTS7000215: set the secret's value"), "{text}");

@@ -8,10 +8,10 @@ use crate::config::value::Listen;
 static LISTEN: Key = Key::new(
     "admin",
     "listen",
-    Kind::Text("one of \"127.0.0.1:9901\", \"0.0.0.0:9901\", \"unix:/run/defender-gateway/admin.sock\""),
+    Kind::Text("one of \"127.0.0.1:9901\", \"[::]:9901\", \"unix:/run/defender-gateway/admin.sock\""),
     Fallback::Text("127.0.0.1:9901"),
     "Where health, metrics and status are served. It reveals no secret and changes nothing, so other machines may reach it: in \
-     Kubernetes use `0.0.0.0:9901`, because the kubelet and Prometheus connect to the pod's address.",
+     Kubernetes use `[::]:9901`, because the kubelet and Prometheus connect to the pod's address.",
 );
 static QUIT: Key = Key::new(
     "admin",

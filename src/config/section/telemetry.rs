@@ -1,6 +1,6 @@
 //! `[telemetry]`: logs and traces.
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 use url::Url;
 
 use crate::config::env::variable;
@@ -39,7 +39,17 @@ static OTLP_ENDPOINT: Key = Key::new(
 .borrows(&[variable::OTLP_TRACES_ENDPOINT, variable::OTLP_ENDPOINT])
 .hidden();
 
-pub(super) static KEYS: &[&Key] = &[&LOG, &FORMAT, &OTLP_ENDPOINT];
+static ACCESS_LOG: Key = Key::new(
+    "telemetry",
+    "access_log",
+    Kind::Flag,
+    Fallback::Flag(false),
+    "Whether every request gets a line of its own, besides those for refusals and failures: who asked what, and how it ended, with the \
+     target `defender_gateway::access` at the level info.",
+)
+.live();
+
+pub(super) static KEYS: &[&Key] = &[&LOG, &FORMAT, &OTLP_ENDPOINT, &ACCESS_LOG];
 
 /// What other programs call levels.
 const OTHER_WORDS: [(&str, &str); 15] = [
@@ -71,6 +81,8 @@ pub struct Telemetry {
     pub format: Format,
     /// Where traces go; `None`: nowhere.
     pub traces: Option<Traces>,
+    /// Whether every request gets a line.
+    pub access_log: bool,
 }
 
 /// How log lines look.
@@ -102,6 +114,7 @@ impl Telemetry {
     pub(in crate::config) fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let log = reader.parsed(&LOG, directives);
         let format = reader.choice(&FORMAT, &Format::WORDS);
+        let access_log = reader.flag(&ACCESS_LOG);
         let endpoint = reader.optional(&OTLP_ENDPOINT, endpoint);
         let whole =
             matches!(reader.origin(&OTLP_ENDPOINT), Origin::Variable(name) if name == variable::OTLP_TRACES_ENDPOINT);
@@ -110,17 +123,21 @@ impl Telemetry {
             log: log?,
             format: format?,
             traces: traces.ok()?,
+            access_log: access_log?,
         })
     }
 }
 
 fn directives(text: &str) -> Result<String, String> {
-    if text.trim().is_empty() {
+    let words = || text.split(',').map(str::trim).filter(|word| !word.is_empty());
+    let text = words().collect::<Vec<_>>().join(",");
+    if text.is_empty() {
         return Err("is empty; write \"off\" to log nothing".into());
     }
-    EnvFilter::try_new(text).map_err(|error| format!("cannot be read as directives ({error})"))?;
+    text.parse::<Targets>()
+        .map_err(|error| format!("cannot be read as directives ({error})"))?;
     // A lone word is the name of a module, logged at every level: hardly what "infoo" was meant to say.
-    for word in text.split(',').map(str::trim) {
+    for word in words() {
         let lone = word.bytes().all(|b| b.is_ascii_alphabetic());
         let level = LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
         let meant = OTHER_WORDS.iter().find(|(other, _)| other.eq_ignore_ascii_case(word));
@@ -132,7 +149,7 @@ fn directives(text: &str) -> Result<String, String> {
             return Err(format!("holds {word:?}, which is no level; did you mean {meant}?"));
         }
     }
-    Ok(text.into())
+    Ok(text)
 }
 
 /// Collectors in a cluster commonly speak plain HTTP, and traces hold no secret.

@@ -13,7 +13,9 @@ use crate::attempt::{Again, Failure, Fate};
 use crate::caller::RequestId;
 use crate::memory::MemoryBudget;
 use crate::queue;
-use crate::respond::{Addressed, Config, Ended, Layer, Outcome, Policies, Problem, Refusal, Reply, Window, Windows};
+use crate::respond::{
+    Addressed, Config, Ended, Layer, Outcome, Policies, Problem, Refusal, Reply, TokenOwner, Window, Windows,
+};
 use crate::scan::{self, Answer, Served, Status};
 
 const ID: &str = "test-1";
@@ -32,6 +34,7 @@ fn config() -> Config {
             }]));
         }),
         panics: Counter::default(),
+        token_owner: TokenOwner::Gateway,
         large_answers: None,
     }
 }
@@ -163,7 +166,7 @@ async fn a_problem_speaks_both_languages() {
     });
     assert_eq!(body, expected);
     let ended = ended.unwrap();
-    assert_eq!(ended.outcome, Outcome::Refused);
+    assert_eq!(ended.outcome, Outcome::Invalid);
     assert_eq!(ended.cause.as_deref(), Some(&*format!("NotFound: {detail}")));
 }
 
@@ -198,7 +201,7 @@ async fn the_upstreams_own_error_passes_through() {
         "defender-gateway; fwd=miss; fwd-status=403"
     );
     let ended = ended.unwrap();
-    assert_eq!(ended.outcome.as_str(), "forwarded");
+    assert_eq!(ended.outcome.as_str(), "failed");
 }
 
 #[tokio::test]
@@ -348,6 +351,7 @@ fn windows_that_moved_on_read_like_new_ones() {
 async fn a_large_answer_made_for_one_caller_takes_memory_until_it_is_taken() {
     let memory = MemoryBudget::new(100_000);
     let config = Config {
+        token_owner: TokenOwner::Gateway,
         large_answers: Some(Arc::clone(&memory)),
         ..config()
     };

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use http::HeaderName;
-
 use super::Authorization;
 
 /// The limits of one request.
@@ -19,8 +17,6 @@ pub struct Config {
     pub max_wait: Duration,
     /// How long it may wait at most, whatever it says.
     pub max_wait_limit: Duration,
-    /// The field that says who is asking, for fairness; `None`: the peer address.
-    pub caller_header: Option<HeaderName>,
     /// Whether callers may bring tokens of their own.
     pub authorization: Authorization,
 }
@@ -35,7 +31,6 @@ impl Default for Config {
             body_budget: 64 * 1024 * 1024,
             max_wait: Duration::from_secs(20),
             max_wait_limit: Duration::from_mins(10),
-            caller_header: Some(HeaderName::from_static("x-caller")),
             authorization: Authorization::default(),
         }
     }

@@ -16,11 +16,11 @@ use super::body::Receiving;
 use super::line::{Asked, Line};
 use super::{Config, cache_control, prefer, priority};
 use crate::BoxError;
-use crate::caller::{Caller, Freshness, Name, Urgency};
+use crate::caller::{Caller, Freshness, Urgency};
 use crate::memory::{ALLOCATED_PER_BYTE, MemoryBudget};
 use crate::respond::{Refusal, Reply};
 use crate::scan::{Call, Served, Version};
-use crate::server::{Arrival, Known, is_usual};
+use crate::server::{Arrival, Known};
 
 /// Enough for the questions of some ten thousand callers who poll.
 const REMEMBERED_BYTES: usize = 4 * 1024 * 1024;
@@ -185,15 +185,11 @@ impl Shared {
     }
 
     fn wishes(&self, known: &Known) -> Wishes {
-        // A configured name of the caller's field may be a usual one.
-        let header = self.config.caller_header.as_ref();
-        if known.plain && !header.is_some_and(is_usual) {
+        if known.plain {
             return Wishes::default();
         }
         let fields = known.head.headers();
-        let given = header.and_then(|header| fields.get(header)?.to_str().ok());
         Wishes {
-            name: given.map(Name::new).filter(|name| !name.as_str().is_empty()),
             wait: prefer::wait(fields).map(|wait| wait.min(self.config.max_wait_limit)),
             urgency: priority::urgency(fields),
             freshness: cache_control::freshness(fields),
@@ -202,13 +198,12 @@ impl Shared {
 
     fn caller(&self, known: &Known) -> Caller {
         let Wishes {
-            name,
             wait,
             urgency,
             freshness,
         } = self.wishes(known);
         Caller {
-            name: name.unwrap_or_else(|| known.peer.name()),
+            name: known.caller.clone(),
             urgency,
             deadline: known.at + wait.unwrap_or(self.config.max_wait),
             wait,
@@ -222,7 +217,6 @@ impl Shared {
 /// What a caller can ask for in its fields.
 #[derive(Default)]
 struct Wishes {
-    name: Option<Name>,
     wait: Option<Duration>,
     urgency: Urgency,
     freshness: Freshness,
@@ -349,15 +343,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_the_caller_asks_for_is_clamped() {
-        let (caller, arrived) = caller(&[("x-caller", " nightly "), ("prefer", "wait=99999"), ("priority", "u=1")]);
+        let (caller, arrived) = caller(&[("prefer", "wait=99999"), ("priority", "u=1")]);
         let limit = Config::default().max_wait_limit;
-        assert_eq!(caller.name.as_str(), "nightly");
         assert_eq!((caller.wait, caller.deadline), (Some(limit), arrived + limit));
         assert_eq!(caller.urgency.level(), 1);
-    }
-
-    #[test]
-    fn an_empty_name_is_no_name() {
-        assert_eq!(caller(&[("x-caller", "  ")]).0.name.as_str(), "10.0.0.7");
     }
 }

@@ -70,7 +70,7 @@ async fn what_does_not_end_in_time_is_cut() {
     let text = server.exposition();
     assert_eq!(ended(server).await, (Drained { cut: 1 }, 0));
     assert!(
-        text.contains("requests_total{outcome=\"failed\",status=\"499\"} 1"),
+        text.contains("requests_total{outcome=\"gone\",status=\"499\"} 1"),
         "{text}"
     );
 }

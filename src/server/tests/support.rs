@@ -133,9 +133,10 @@ fn stack(
         upstream_hosts: Vec::new(),
         rate_limit: Arc::new(|_, _| {}),
         panics: metrics.panics(),
+        token_owner: respond::TokenOwner::Gateway,
         large_answers: None,
     });
-    count::Layer::new(metrics.clone()).layer(respond.layer(guard))
+    count::Layer::new(metrics.clone(), count::Config::default()).layer(respond.layer(guard))
 }
 
 async fn answer(backend: Arc<Backend>, call: Call) -> Result<Served, BoxError> {

@@ -39,6 +39,7 @@ pub(super) fn respond() -> respond::Layer {
         upstream_hosts: vec![HOST.into()],
         rate_limit: Arc::new(|_, _| {}),
         panics: Counter::default(),
+        token_owner: respond::TokenOwner::Gateway,
         large_answers: None,
     })
 }

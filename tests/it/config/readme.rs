@@ -1,21 +1,21 @@
-//! The README's reference of keys and the stored schema are the generated ones.
+//! The reference of keys in config/README.md and the stored schema are the generated ones.
 
 use std::fs;
 use std::path::Path;
 
 #[test]
-fn the_readme_holds_the_generated_reference() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = fs::read_to_string(path).expect("there is a README.md");
-    let (_, rest) = readme
+fn the_page_holds_the_generated_reference() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/README.md");
+    let page = fs::read_to_string(path).expect("there is a config/README.md");
+    let (_, rest) = page
         .split_once("<!-- config:begin -->\n")
-        .expect("the README has <!-- config:begin -->");
+        .expect("the page has <!-- config:begin -->");
     let (block, _) = rest
         .split_once("<!-- config:end -->")
-        .expect("the README has <!-- config:end -->");
+        .expect("the page has <!-- config:end -->");
     assert!(
         block.trim() == defender_gateway::config::reference().trim(),
-        "the README's reference is out of date; `defender-gateway reference` prints the new one"
+        "the reference in config/README.md is out of date; `defender-gateway reference` prints the new one"
     );
 }
 

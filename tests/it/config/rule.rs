@@ -200,6 +200,7 @@ fn log_directives_parse_and_mean_something() {
         "INFO",
         "info,defender_gateway::quota=debug",
         "warn,hyper=off",
+        " warn, hyper = off ,",
         "mycrate",
     ] {
         resolved(&format!("[telemetry]\nlog = \"{good}\""), &[]);
@@ -208,7 +209,9 @@ fn log_directives_parse_and_mean_something() {
         ("info,x=loud", "cannot be read as directives"),
         ("infoo", "did you mean info?"),
         ("warn,degub", "did you mean debug?"),
+        ("info,defender_gateway[call]=debug", "cannot be read as directives"),
         ("", "is empty"),
+        (" , ", "is empty"),
     ] {
         assert_one(
             &format!("[telemetry]\nlog = \"{bad}\""),

@@ -15,9 +15,12 @@ fn other(path: &str) -> Option<&'static str> {
         "server.trusted_proxies" => "[\"10.0.0.0/8\"]",
         "server.max_body" | "cache.max_size" => "\"2MiB\"",
         "server.memory" => "\"64MiB\"",
-        "server.allow_non_loopback" | "admin.quit" | "defender.h2c" | "credentials.passthrough" | "merge.enabled" => {
-            "true"
-        }
+        "server.allow_non_loopback"
+        | "admin.quit"
+        | "defender.h2c"
+        | "credentials.passthrough"
+        | "merge.enabled"
+        | "telemetry.access_log" => "true",
         "server.drain" | "server.linger" | "queue.max_wait" | "store.timeout" => "\"9s\"",
         "store.answers" => "false",
         "store.answer_timeout" => "\"200ms\"",

@@ -1,5 +1,7 @@
 {{- define "defender-gateway.name" -}}
-{{- if contains "defender-gateway" .Release.Name }}{{ .Release.Name | trunc 50 | trimSuffix "-" }}{{ else }}{{ printf "%s-defender-gateway" (.Release.Name | trunc 40 | trimSuffix "-") }}{{ end }}
+{{- $own := .Values.nameOverride | default "defender-gateway" -}}
+{{- if .Values.fullnameOverride }}{{ .Values.fullnameOverride | trunc 50 | trimSuffix "-" }}
+{{- else if contains $own .Release.Name }}{{ .Release.Name | trunc 50 | trimSuffix "-" }}{{ else }}{{ printf "%s-%s" (.Release.Name | trunc 40 | trimSuffix "-") $own | trunc 60 | trimSuffix "-" }}{{ end }}
 {{- end }}
 
 {{- define "defender-gateway.selector" -}}
@@ -15,7 +17,28 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
 {{- define "defender-gateway.serviceAccount" -}}
-{{ .Values.serviceAccount.name | default (include "defender-gateway.name" .) }}
+{{- if .Values.serviceAccount.create }}{{ .Values.serviceAccount.name | default (include "defender-gateway.name" .) }}{{ else }}{{ .Values.serviceAccount.name | default "default" }}{{ end }}
+{{- end }}
+
+{{- define "defender-gateway.replicas" -}}
+{{ if gt (int .Values.replicaCount) 0 }}{{ .Values.replicaCount }}{{ else }}{{ .Values.replicas }}{{ end }}
+{{- end }}
+
+{{/* The port of a listener: (list SECTION DEFAULT); the first address counts. */}}
+{{- define "defender-gateway.port" -}}
+{{- $listen := (index .config .section | default dict).listen -}}
+{{- if kindIs "slice" $listen }}{{ $listen = first $listen }}{{ end -}}
+{{ regexFind "[0-9]+$" ($listen | default (printf ":%d" .port)) }}
+{{- end }}
+
+{{/* Variables, each name once: of several with one name the last counts, at the place of the first. */}}
+{{- define "defender-gateway.env" -}}
+{{- $byName := dict -}}
+{{- range . }}{{ $_ := set $byName .name . }}{{ end -}}
+{{- $out := list -}}
+{{- $done := dict -}}
+{{- range . }}{{ if not (hasKey $done .name) }}{{ $_ := set $done .name true }}{{ $out = append $out (get $byName .name) }}{{ end }}{{ end -}}
+{{- toYaml $out }}
 {{- end }}
 
 {{/* Whole seconds of a duration such as 90s or 2m, rounded up. */}}
@@ -45,7 +68,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- range $section, $keys := .Values.config }}
 [{{ $section }}]
 {{- range $key, $value := $keys }}
-{{- if and (eq $section "server") (has $key (list "listen" "hosts" "allow_non_loopback")) }}{{ fail (printf "config.server.%s is set by this chart; service.extraHosts adds names" $key) }}{{ end }}
+{{- if and (eq $section "server") (has $key (list "hosts" "allow_non_loopback")) }}{{ fail (printf "config.server.%s is set by this chart; service.extraHosts adds names" $key) }}{{ end }}
 {{- if and (eq $section "credentials") (eq $key "client_secret") }}{{ fail "a client secret does not belong into values; put it into a Secret and name it in credentials.secretName" }}{{ end }}
 {{ $key }} = {{ if kindIs "float64" $value }}{{ int64 $value }}{{ else }}{{ toJson $value }}{{ end }}
 {{- end }}

@@ -7,7 +7,7 @@ For your own chart: the gateway as a native sidecar. Put it first in initContain
     {{- include "defender-gateway.sidecarVolumes" (dict "credentials" .Values.defenderGateway.credentials) | nindent 8 }}
 
 Takes, besides `credentials` (kind, tenantId, clientId, secretName as in values.yaml): `image` (repository, tag, digest), `env` (a list of
-variables, such as DEFENDER_GATEWAY_QUOTA_LIMITS), `resources`.
+variables, such as DEFENDER_GATEWAY_QUOTA_LIMITS; one that is set here as well is replaced), `resources`.
 */}}
 {{- define "defender-gateway.sidecar" -}}
 - name: defender-gateway
@@ -15,21 +15,13 @@ variables, such as DEFENDER_GATEWAY_QUOTA_LIMITS), `resources`.
   image: {{ include "defender-gateway.image" (.image | default (dict "repository" "registry.example.com/defender-gateway")) }}
   imagePullPolicy: IfNotPresent
   args: [run]
+  {{- $env := list }}
+  {{- range $name, $value := dict "ADMIN_LISTEN" "[::]:9901" "SERVER_DRAIN" "10s" "QUOTA_ON_UNKNOWN_PAST" "paced" "CACHE_MAX_SIZE" "16MiB" "TELEMETRY_FORMAT" "json" }}
+  {{- $env = append $env (dict "name" (printf "DEFENDER_GATEWAY_%s" $name) "value" $value) }}
+  {{- end }}
+  {{- $env = concat $env (include "defender-gateway.credentialEnv" .credentials | fromYamlArray) (.env | default list) }}
   env:
-    - name: DEFENDER_GATEWAY_ADMIN_LISTEN
-      value: 0.0.0.0:9901
-    - name: DEFENDER_GATEWAY_SERVER_DRAIN
-      value: 10s
-    - name: DEFENDER_GATEWAY_QUOTA_ON_UNKNOWN_PAST
-      value: paced
-    - name: DEFENDER_GATEWAY_CACHE_MAX_SIZE
-      value: 16MiB
-    - name: DEFENDER_GATEWAY_TELEMETRY_FORMAT
-      value: json
-    {{- include "defender-gateway.credentialEnv" .credentials | nindent 4 }}
-    {{- with .env }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- include "defender-gateway.env" $env | nindent 4 }}
   ports:
     - name: gateway-admin
       containerPort: 9901

@@ -1,0 +1,319 @@
+//! The conditions of the problems. Each looks at one part; none changes anything.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::time::Instant;
+
+use super::{Code, Problem};
+use crate::app::reload::Configuration;
+use crate::app::status::Current;
+use crate::{queue, quota, server, token, upstream};
+
+/// How long sign-in may take before a missing token is a problem without having failed.
+const FIRST_TOKEN: Duration = Duration::from_secs(10);
+
+/// A failure is told of when it is every tenth call or more, and more than one, or all there are.
+const SHARE: usize = 10;
+
+/// The parts that problems are looked for in.
+#[derive(Debug)]
+pub(in crate::app) struct Sources {
+    pub(in crate::app) started: Instant,
+    pub(in crate::app) quota: quota::Quota,
+    pub(in crate::app) queue: queue::Queue<quota::Quota>,
+    pub(in crate::app) queue_metrics: queue::Metrics,
+    pub(in crate::app) current: Arc<ArcSwap<Current>>,
+    pub(in crate::app) configuration: Configuration,
+    pub(in crate::app) connections: server::Connections,
+    /// Requests that had been refused for want of slots when it was last looked.
+    pub(in crate::app) refused: AtomicU64,
+}
+
+impl Sources {
+    /// What is wrong now.
+    pub(super) fn find(&self, now: Instant) -> Vec<Problem> {
+        let current = self.current.load();
+        let snapshot = current.keeper.snapshot();
+        let mut found = Vec::new();
+        found.extend(self.sign_in(&snapshot, now));
+        found.extend(roles(&snapshot));
+        found.extend(upstream(&current.calls.recent().snapshot()));
+        found.extend(regions(&current.regions.snapshot()));
+        found.extend(self.store(&current));
+        found.extend(self.slots());
+        found.extend(self.connections());
+        found.extend(self.configuration());
+        found.extend(merging(&current));
+        found
+    }
+
+    fn sign_in(&self, snapshot: &token::Snapshot, now: Instant) -> Option<Problem> {
+        let error = snapshot.last_error.as_ref();
+        let left = snapshot.expires_in.map(|left| left.as_secs());
+        match (left, error) {
+            (Some(_), None) => None,
+            (Some(left), Some(error)) => Some(problem(
+                Code::SignInFailing,
+                1,
+                format!(
+                    "the token cannot be renewed: {}: {}; the one at hand lasts another {left} s",
+                    error.code, error.message
+                ),
+                error.advice,
+            )),
+            (None, Some(error)) => Some(problem(
+                Code::NoToken,
+                1,
+                format!("there is no valid token: {}: {}", error.code, error.message),
+                error.advice,
+            )),
+            (None, None) if now.saturating_duration_since(self.started) < FIRST_TOKEN => None,
+            (None, None) => Some(problem(
+                Code::NoToken,
+                1,
+                "there is no valid token: sign-in has not answered yet".into(),
+                "check that the sign-in address (credentials.authority) can be reached from here",
+            )),
+        }
+    }
+
+    fn store(&self, current: &Current) -> Vec<Problem> {
+        let mut found = Vec::new();
+        let is_lost = self.quota.lost().is_some();
+        if is_lost || current.fleet.as_ref().is_some_and(|member| !member.snapshot().up) {
+            let message = if is_lost {
+                "the store that replicas share does not answer: no call is made, and only what is cached is answered"
+            } else {
+                "the store that replicas share does not answer in time: answers are not shared between replicas"
+            };
+            found.push(problem(
+                Code::StoreLost,
+                1,
+                message.into(),
+                "check that the store at store.url runs and can be reached from here",
+            ));
+        }
+        if let Some(eviction) = self.quota.snapshot().eviction
+            && eviction.takes_any_key()
+        {
+            found.push(problem(
+                Code::StoreEvicting,
+                1,
+                format!(
+                    "the store removes any key when its memory is full (maxmemory-policy {}), the record of calls too",
+                    eviction.policy
+                ),
+                "set the store's maxmemory-policy to noeviction or volatile-lru, or use a store of its own",
+            ));
+        }
+        found
+    }
+
+    /// Whether callers have to wait or are refused, and why.
+    fn slots(&self) -> Option<Problem> {
+        let snapshot = self.quota.snapshot();
+        if let Some(left) = snapshot.paused {
+            return Some(problem(
+                Code::Paused,
+                self.queue.waiting() as u64,
+                format!(
+                    "Defender answered 429 and ordered a pause: no call for another {} s, {} waiting",
+                    left.as_secs().max(1),
+                    self.queue.waiting()
+                ),
+                "find out who else uses this app registration; the gateway goes on by itself after the pause",
+            ));
+        }
+        let refused = self.queue_metrics.refused_for_slots();
+        let lately = refused.saturating_sub(self.refused.swap(refused, Ordering::Relaxed));
+        let waiting = self.queue.waiting() as u64;
+        let spent = snapshot.windows.iter().find(|window| window.remaining == 0);
+        let paced = snapshot.pace.as_ref().filter(|pace| pace.whole_tokens() == 0);
+        if lately == 0 && (waiting == 0 || (spent.is_none() && paced.is_none())) {
+            return None;
+        }
+        let left = |window: &quota::Window| format!("{} of {} left in {}", window.remaining, window.limit, window.name);
+        let windows = snapshot.windows.iter().map(left).collect::<Vec<_>>().join(", ");
+        let count = lately + waiting;
+        Some(match (spent, &snapshot.pace) {
+            (None, Some(pace)) => problem(
+                Code::Paced,
+                count,
+                format!(
+                    "callers ask for more than the {} window allows, so its calls are spread: {:.0} a minute, {windows}; {waiting} \
+                     waiting, {refused} refused since the start",
+                    pace.window, pace.per_minute
+                ),
+                "ask less often or for more at a time, raise cache.ttl, or let calls leave until the window is spent \
+                 (quota.pacing = \"none\")",
+            ),
+            _ => problem(
+                Code::QuotaSpent,
+                count,
+                format!(
+                    "callers ask for more than Defender's quota allows: {windows}; {waiting} waiting, {refused} refused since the start"
+                ),
+                "ask less often or for more at a time, or raise cache.ttl",
+            ),
+        })
+    }
+
+    fn connections(&self) -> Option<Problem> {
+        let (open, most) = (self.connections.open(), self.connections.most());
+        (open >= most).then(|| {
+            problem(
+                Code::ConnectionsFull,
+                u64::from(open),
+                format!(
+                    "{open} callers' connections are open, as many as may be: idle ones make way, further ones wait"
+                ),
+                "have callers reuse connections, or give the gateway more memory and open files",
+            )
+        })
+    }
+
+    fn configuration(&self) -> Vec<Problem> {
+        let (error, pending) = self.configuration.standing();
+        let refused = error.map(|error| {
+            problem(
+                Code::ConfigRefused,
+                1,
+                format!("the configuration as it is written is refused, and the one before runs on: {error}"),
+                "correct it, with `defender-gateway check`; a restart now would fail",
+            )
+        });
+        let pending = (!pending.is_empty()).then(|| {
+            problem(
+                Code::ConfigPending,
+                pending.len() as u64,
+                format!(
+                    "the configuration has changed, and waits for a restart: {}",
+                    pending.join(", ")
+                ),
+                "restart the gateway",
+            )
+        });
+        refused.into_iter().chain(pending).collect()
+    }
+}
+
+fn roles(snapshot: &token::Snapshot) -> Option<Problem> {
+    let missing = token::Warning::RoleMissing;
+    (snapshot.expires_in.is_some() && snapshot.warnings.contains(&missing)).then(|| {
+        problem(
+            Code::RolesMissing,
+            1,
+            "the token lacks the permission Machine.Read.All, so Defender answers 403".into(),
+            "give the app the application permission Machine.Read.All and admin consent; the gateway asks for a new token by itself \
+             before this one expires, a restart asks at once",
+        )
+    })
+}
+
+fn upstream(recent: &upstream::RecentSnapshot) -> Vec<Problem> {
+    let calls = recent.calls;
+    let told = |count: usize| count > 0 && count * SHARE >= calls && (count > 1 || count == calls);
+    let make = |code, count: usize, what: &str, advice: &str| {
+        told(count).then(|| {
+            let message = format!("{count} of the last {calls} calls were {what}");
+            problem(code, count as u64, message, advice)
+        })
+    };
+    let failure = recent.latest_failure.as_deref().unwrap_or("no answer");
+    [
+        make(
+            Code::UpstreamUnauthorized,
+            recent.unauthorized,
+            "answered 401 by Defender",
+            "the token is not accepted, or the tenant has no licence for vulnerability management: run `defender-gateway probe`",
+        ),
+        make(
+            Code::UpstreamForbidden,
+            recent.forbidden,
+            "answered 403 by Defender",
+            "give the app the application permission Machine.Read.All and admin consent: run `defender-gateway probe`",
+        ),
+        make(
+            Code::UpstreamFailing,
+            recent.failed,
+            &format!("not answered by Defender, the latest with {failure}"),
+            "see Microsoft's service health; if Defender is well, look at the network between here and it",
+        ),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn regions(rows: &[crate::region::Row]) -> Option<Problem> {
+    let lost: Vec<_> = rows.iter().filter(|row| !row.healthy).collect();
+    if lost.is_empty() {
+        return None;
+    }
+    let told = |row: &&crate::region::Row| match row.left_for {
+        Some(why) => format!("{} ({why})", row.label),
+        None => row.label.to_string(),
+    };
+    let names = lost.iter().map(told).collect::<Vec<_>>().join(", ");
+    let (code, message) = if lost.len() == rows.len() {
+        (Code::NoRegion, format!("none of Defender's hosts can be used: {names}"))
+    } else {
+        let (lost, all) = (lost.len(), rows.len());
+        (
+            Code::RegionLost,
+            format!("{lost} of {all} of Defender's hosts are avoided: {names}"),
+        )
+    };
+    let advice = "look at the way out from here (DNS, firewall, proxy) and at Microsoft's service health; the gateway tries them again by \
+                  itself";
+    Some(problem(code, lost.len() as u64, message, advice))
+}
+
+fn merging(current: &Current) -> Option<Problem> {
+    let (left, doubt) = current.merging.as_ref()?.resting()?;
+    Some(problem(
+        Code::MergeResting,
+        1,
+        format!("questions are not merged for another {} s: {doubt}", left.as_secs()),
+        "nothing is lost but calls; if it happens again and again, set merge.enabled = false",
+    ))
+}
+
+fn problem(code: Code, count: u64, message: String, advice: &str) -> Problem {
+    Problem {
+        code,
+        count,
+        message,
+        advice: advice.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::RecentSnapshot;
+
+    #[test]
+    fn one_failure_among_many_calls_is_no_problem_and_the_only_call_is() {
+        let codes = |calls, forbidden, failed| {
+            let recent = RecentSnapshot {
+                calls,
+                forbidden,
+                failed,
+                ..RecentSnapshot::default()
+            };
+            upstream(&recent)
+                .into_iter()
+                .map(|problem| problem.code)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(codes(0, 0, 0), []);
+        assert_eq!(codes(20, 1, 1), []);
+        assert_eq!(codes(5, 1, 0), []);
+        assert_eq!(codes(1, 1, 0), [Code::UpstreamForbidden]);
+        assert_eq!(codes(20, 2, 6), [Code::UpstreamForbidden, Code::UpstreamFailing]);
+    }
+}

@@ -1,0 +1,187 @@
+//! Which problems there are, since when, and what was said of them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::{Code, Severity, Sources};
+use crate::task::Tasks;
+
+/// How often somebody looks, if nobody asks.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Something that is wrong at this moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::app) struct Problem {
+    /// What kind of thing.
+    pub(in crate::app) code: Code,
+    /// How many: requests, calls, hosts or keys, as the message says.
+    pub(in crate::app) count: u64,
+    /// What is wrong.
+    pub(in crate::app) message: String,
+    /// What to do about it.
+    pub(in crate::app) advice: String,
+}
+
+/// A problem, and since when it has been there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::app) struct Standing {
+    pub(in crate::app) since: Instant,
+    pub(in crate::app) problem: Problem,
+    seen: Instant,
+}
+
+/// The list. Clones share it.
+#[derive(Clone, Debug)]
+pub(in crate::app) struct Problems(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    sources: Sources,
+    standing: Mutex<BTreeMap<Code, Standing>>,
+    gauges: Family<Labels, Gauge>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    code: &'static str,
+}
+
+impl Problems {
+    /// Looks every second until `tasks` are finished.
+    pub(in crate::app) fn start(sources: Sources, registry: &mut Registry, tasks: &Tasks) -> Self {
+        let gauges = Family::<Labels, Gauge>::default();
+        for code in Code::ALL {
+            drop(gauges.get_or_create(&Labels { code: code.as_str() }));
+        }
+        registry.register(
+            "problem",
+            "1 while there is this problem, 0 otherwise; /status says more of it under the same name",
+            gauges.clone(),
+        );
+        let problems = Self(Arc::new(Shared {
+            sources,
+            standing: Mutex::default(),
+            gauges,
+        }));
+        let looking = problems.clone();
+        tasks.spawn_upkeep("problems", async move {
+            let mut clock = interval(LOOK_EVERY);
+            clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                clock.tick().await;
+                let _ = looking.look();
+            }
+        });
+        problems
+    }
+
+    /// The problems that there are now, the worst first.
+    pub(in crate::app) fn look(&self) -> Vec<Standing> {
+        let shared = &*self.0;
+        // Held over the look: what is found must not be overtaken by what was found before it.
+        let mut standing = shared.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        update(&mut standing, shared.sources.find(now), now);
+        for code in Code::ALL {
+            let labels = Labels { code: code.as_str() };
+            let is_there = i64::from(standing.contains_key(&code));
+            shared.gauges.get_or_create(&labels).set(is_there);
+        }
+        standing.values().cloned().collect()
+    }
+}
+
+/// Brings the list up to date, and logs what begins and what ends.
+fn update(standing: &mut BTreeMap<Code, Standing>, found: Vec<Problem>, now: Instant) {
+    for problem in found {
+        let code = problem.code;
+        if let Some(known) = standing.get_mut(&code) {
+            known.problem = problem;
+            known.seen = now;
+            continue;
+        }
+        tell(&problem);
+        let begun = Standing {
+            since: now,
+            problem,
+            seen: now,
+        };
+        standing.insert(code, begun);
+    }
+    standing.retain(|code, known| {
+        let stays = now.saturating_duration_since(known.seen) <= code.linger();
+        if !stays {
+            let lasted_s = now.saturating_duration_since(known.since).as_secs();
+            tracing::info!(problem = code.as_str(), lasted_s, "a problem has ended");
+        }
+        stays
+    });
+}
+
+fn tell(problem: &Problem) {
+    let Problem { count, advice, .. } = problem;
+    let (code, detail) = (problem.code.as_str(), &problem.message);
+    match problem.code.severity() {
+        Severity::Critical => tracing::error!(problem = code, detail, count, advice, "a problem has begun"),
+        Severity::Warning => tracing::warn!(problem = code, detail, count, advice, "a problem has begun"),
+        Severity::Info => tracing::info!(problem = code, detail, count, advice, "a problem has begun"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(code: Code, count: u64) -> Problem {
+        Problem {
+            code,
+            count,
+            message: String::new(),
+            advice: String::new(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_problem_keeps_its_beginning_and_the_worst_comes_first() {
+        let (mut standing, start) = (BTreeMap::new(), Instant::now());
+        let second = Duration::from_secs(1);
+        update(&mut standing, vec![problem(Code::ConfigPending, 1)], start);
+        let found = vec![problem(Code::ConfigPending, 2), problem(Code::NoToken, 1)];
+        update(&mut standing, found, start + second);
+        let list: Vec<_> = standing.values().collect();
+        assert_eq!((list[0].problem.code, list[0].since), (Code::NoToken, start + second));
+        assert_eq!((list[1].problem.count, list[1].since), (2, start));
+        update(&mut standing, Vec::new(), start + second * 2);
+        assert!(standing.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_and_goes_with_every_request_is_one_problem() {
+        let (mut standing, start) = (BTreeMap::new(), Instant::now());
+        for second in 0..100 {
+            let found = (second % 10 == 0).then(|| problem(Code::Paced, 1));
+            let now = start + Duration::from_secs(second);
+            update(&mut standing, found.into_iter().collect(), now);
+            assert_eq!(standing[&Code::Paced].since, start);
+        }
+        let later = start + Duration::from_secs(90) + Code::Paced.linger();
+        update(&mut standing, Vec::new(), later);
+        assert_eq!(standing.len(), 1);
+        update(&mut standing, Vec::new(), later + Duration::from_millis(1));
+        assert!(standing.is_empty());
+    }
+
+    #[test]
+    fn every_problem_has_a_name_of_its_own() {
+        let names: std::collections::HashSet<_> = Code::ALL.map(Code::as_str).into_iter().collect();
+        assert_eq!(names.len(), Code::ALL.len());
+        assert!(Code::ALL.is_sorted());
+    }
+}

@@ -1,0 +1,174 @@
+//! How a request ended, in one word. Metrics, history, the status page, alerts and logs all use this word.
+
+use http::StatusCode;
+
+use super::Kind;
+use crate::scan::{self, Forward};
+
+/// How a request ended, for metrics and logs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// In one word.
+    pub outcome: Outcome,
+    /// Why it was not answered from the cache; `None` when it was, or when there was no answer of the upstream.
+    pub forward: Option<Forward>,
+    /// What went wrong, with its causes, for the log; `None` when nothing did.
+    pub cause: Option<String>,
+}
+
+/// The outcome of a request, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// An answer that the caller can use, from the cache or the upstream.
+    Served(scan::Outcome),
+    /// No slot in time, over the fair-use limit, draining or overloaded: refused by design.
+    Refused,
+    /// The upstream, the sign-in or the gateway could not do what it should.
+    Failed,
+    /// The caller's own mistake.
+    Invalid,
+    /// The caller hung up before its answer.
+    Gone,
+}
+
+/// Whose access token a call carries: a rejected token is the fault of whoever brought it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TokenOwner {
+    /// The gateway signs in.
+    #[default]
+    Gateway,
+    /// The caller brought its own.
+    Caller,
+}
+
+impl Outcome {
+    /// How many there are.
+    pub const COUNT: usize = scan::Outcome::ALL.len() + 4;
+
+    /// All of them, in the order of [`Outcome::index`].
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Served(scan::Outcome::Hit),
+        Self::Served(scan::Outcome::Stale),
+        Self::Served(scan::Outcome::Collapsed),
+        Self::Served(scan::Outcome::Merged),
+        Self::Served(scan::Outcome::Forwarded),
+        Self::Refused,
+        Self::Failed,
+        Self::Invalid,
+        Self::Gone,
+    ];
+
+    /// Its place in [`Outcome::ALL`].
+    #[must_use]
+    pub fn index(self) -> usize {
+        let others = scan::Outcome::ALL.len();
+        match self {
+            Self::Served(outcome) => outcome as usize,
+            Self::Refused => others,
+            Self::Failed => others + 1,
+            Self::Invalid => others + 2,
+            Self::Gone => others + 3,
+        }
+    }
+
+    /// The name in metrics and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Served(outcome) => outcome.as_str(),
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::Invalid => "invalid",
+            Self::Gone => "gone",
+        }
+    }
+
+    /// The outcome of an answer of the upstream's with this status, which came about as `how` says.
+    #[must_use]
+    pub fn of_answer(how: scan::Outcome, status: StatusCode, owner: TokenOwner) -> Self {
+        match (status.as_u16(), owner) {
+            (200..=299, _) => Self::Served(how),
+            (429, _) => Self::Refused,
+            (401 | 403, TokenOwner::Caller) => Self::Invalid,
+            // The licence, the token or the permission of the gateway; or the upstream did not get or take the request.
+            (401..=403 | 407 | 408 | 421 | 425, _) => Self::Failed,
+            (400..=499, _) => Self::Invalid,
+            _ => Self::Failed,
+        }
+    }
+
+    /// The outcome of an answer that the gateway makes itself.
+    #[must_use]
+    pub fn of_kind(kind: Kind) -> Self {
+        match kind {
+            Kind::BadRequest
+            | Kind::InvalidRequestBody
+            | Kind::ODataError
+            | Kind::CrossSite
+            | Kind::NotFound
+            | Kind::MethodNotAllowed
+            | Kind::RequestTimeout
+            | Kind::RequestEntityTooLarge
+            | Kind::UnsupportedMediaType
+            | Kind::Misdirected
+            | Kind::RequestHeaderFieldsTooLarge
+            | Kind::NotImplemented => Self::Invalid,
+            Kind::TooManyRequests | Kind::ShuttingDown | Kind::ServiceUnavailable | Kind::NotCached => Self::Refused,
+            Kind::InternalServerError
+            | Kind::SignInRefused
+            | Kind::UpstreamUnreachable
+            | Kind::SignInUnavailable
+            | Kind::QuotaUnavailable
+            | Kind::UpstreamTimeout => Self::Failed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_outcome_has_its_place() {
+        for (place, outcome) in Outcome::ALL.into_iter().enumerate() {
+            assert_eq!(outcome.index(), place, "{}", outcome.as_str());
+        }
+    }
+
+    #[test]
+    fn an_answer_that_the_caller_cannot_use_is_not_forwarded() {
+        let of = |status: u16, owner| {
+            let status = StatusCode::from_u16(status).unwrap();
+            Outcome::of_answer(scan::Outcome::Forwarded, status, owner).as_str()
+        };
+        for (status, gateway, caller) in [
+            (200, "forwarded", "forwarded"),
+            (302, "failed", "failed"),
+            (400, "invalid", "invalid"),
+            (401, "failed", "invalid"),
+            (403, "failed", "invalid"),
+            (404, "invalid", "invalid"),
+            (408, "failed", "failed"),
+            (429, "refused", "refused"),
+            (500, "failed", "failed"),
+            (503, "failed", "failed"),
+        ] {
+            assert_eq!(of(status, TokenOwner::Gateway), gateway, "{status}");
+            assert_eq!(of(status, TokenOwner::Caller), caller, "{status}");
+        }
+    }
+
+    #[test]
+    fn statuses_of_the_gateway_agree_with_their_outcomes() {
+        for kind in Kind::ALL {
+            let (outcome, status) = (Outcome::of_kind(kind), kind.status());
+            if outcome == Outcome::Failed {
+                assert!(status.is_server_error(), "{kind:?}");
+            }
+            // 501 answers a transfer coding that the caller chose.
+            if outcome == Outcome::Invalid {
+                assert!(status.is_client_error() || kind == Kind::NotImplemented, "{kind:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,423 @@
+//! The layer that counts and logs.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use http::{HeaderName, Response, StatusCode};
+use hyper::body::Body;
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
+use tower::Service;
+use tracing::Span;
+use tracing::level_filters::LevelFilter;
+
+use super::GONE;
+use super::metrics::Metrics;
+use super::subject::{Access, Origin, Subject};
+use crate::caller::{Name, RequestId};
+use crate::respond::{Answered, Ended, Outcome};
+use crate::server::{Arrival, Known};
+use crate::telemetry::trace::Trace;
+
+/// What is told about requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The field that says who is asking; `None`: the peer's address says it.
+    pub caller_header: Option<HeaderName>,
+    /// Whether each request gets a line of the access log.
+    pub access_log: AccessLog,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            caller_header: Some(HeaderName::from_static("x-caller")),
+            access_log: AccessLog::Off,
+        }
+    }
+}
+
+/// Whether there is a line for every request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AccessLog {
+    /// Only for those that were refused or failed.
+    #[default]
+    Off,
+    /// For every one.
+    On,
+}
+
+/// Counts every answer to a question, in a span with the request's id.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    metrics: Metrics,
+    config: Config,
+}
+
+impl Layer {
+    /// A layer that counts into `metrics`.
+    #[must_use]
+    pub fn new(metrics: Metrics, config: Config) -> Self {
+        Self {
+            shared: Arc::new(Shared { metrics, config }),
+        }
+    }
+}
+
+impl<S> tower::Layer<S> for Layer {
+    type Service = Count<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Count {
+            inner,
+            shared: Arc::clone(&self.shared),
+            latest: None,
+        }
+    }
+}
+
+/// The service of [`Layer`]. Each clone, of which every connection has one, remembers who asked last.
+#[derive(Debug)]
+pub struct Count<S> {
+    inner: S,
+    shared: Arc<Shared>,
+    latest: Option<Latest>,
+}
+
+/// Who asked last, and what was in the field that says so.
+#[derive(Debug)]
+struct Latest {
+    field: Box<[u8]>,
+    origin: Arc<Origin>,
+}
+
+impl<S: Clone> Clone for Count<S> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            shared: Arc::clone(&self.shared),
+            latest: None,
+        }
+    }
+}
+
+impl<S> Count<S> {
+    /// Who asks. Nearly always it is who asked last on this connection.
+    fn origin(&mut self, known: &Known) -> Arc<Origin> {
+        let header = self.shared.config.caller_header.as_ref();
+        let is_searched = |header: &&HeaderName| !known.plain || crate::server::is_usual(header);
+        let field = header
+            .filter(is_searched)
+            .and_then(|header| known.head.headers().get(header));
+        let field = field.map_or(&[][..], |value| value.as_bytes());
+        if let Some(latest) = &self.latest
+            && *latest.field == *field
+            && !latest.origin.caller.is_replaced()
+        {
+            return Arc::clone(&latest.origin);
+        }
+        let given = std::str::from_utf8(field).ok().map(Name::new);
+        let given = given.filter(|name| !name.as_str().is_empty());
+        let name = given.unwrap_or_else(|| known.peer.name());
+        let origin = Arc::new(Origin {
+            caller: self.shared.metrics.callers().get(&name),
+            peer: known.peer.clone(),
+        });
+        self.latest = Some(Latest {
+            field: field.into(),
+            origin: Arc::clone(&origin),
+        });
+        origin
+    }
+}
+
+impl<S, B, T> Service<Arrival<B>> for Count<S>
+where
+    S: Service<Arrival<B>, Response = Answered<T>, Error = Infallible>,
+    T: Body,
+{
+    type Response = Response<T>;
+    type Error = Infallible;
+    type Future = Counting<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Arrival<B>) -> Self::Future {
+        let origin = self.origin(request.known());
+        request.set_caller(origin.caller.name().clone());
+        let known = request.known();
+        let mut subject = Subject::new(origin, known);
+        if self.shared.config.access_log == AccessLog::On {
+            subject.access = Some(Box::new(Access::of(&known.head)));
+        }
+        // At the usual level only the last line is written, and it gets its span when it is.
+        let is_heard = LevelFilter::current() > LevelFilter::INFO;
+        let started = Started {
+            shared: Arc::clone(&self.shared),
+            at: known.at,
+            span: is_heard.then(|| Box::new(span(&known.id, &known.trace))),
+            id: subject.access.is_some().then(|| known.id.clone()),
+            trace: known.trace.clone(),
+            subject,
+            answered: false,
+        };
+        let answer = started.within(|| self.inner.call(request));
+        Counting { answer, started }
+    }
+}
+
+/// What a request is called in logs.
+fn span(id: &RequestId, trace: &Trace) -> Span {
+    tracing::info_span!(
+        "request",
+        request_id = id.as_str(),
+        trace_id = trace.id().map(tracing::field::display)
+    )
+}
+
+pin_project! {
+    /// An answer that will be counted, whether it comes or not.
+    #[derive(Debug)]
+    pub struct Counting<F> {
+        #[pin]
+        answer: F,
+        started: Started,
+    }
+}
+
+impl<F, T> Future for Counting<F>
+where
+    F: Future<Output = Result<Answered<T>, Infallible>>,
+    T: Body,
+{
+    type Output = Result<Response<T>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let answer = this.answer;
+        let mut answered = ready!(this.started.within(|| answer.poll(context)))?;
+        this.started.finish(&answered);
+        let mut response = answered.response;
+        if let (Some(ended), Trace::Traced(_)) = (answered.ended.take(), &this.started.trace) {
+            // For the span of the request, which is ended further out.
+            response.extensions_mut().insert(ended);
+        }
+        Poll::Ready(Ok(response))
+    }
+}
+
+/// A request on its way. Dropped without an answer, it is counted as one whose caller went away.
+#[derive(Debug)]
+struct Started {
+    shared: Arc<Shared>,
+    at: Instant,
+    trace: Trace,
+    subject: Subject,
+    /// For the access log, when there is no answer that names it.
+    id: Option<RequestId>,
+    /// Boxed: it seldom is there, and the request is moved about.
+    span: Option<Box<Span>>,
+    answered: bool,
+}
+
+impl Started {
+    /// Does something in the request's span.
+    fn within<T>(&self, work: impl FnOnce() -> T) -> T {
+        match &self.span {
+            Some(span) => span.in_scope(work),
+            None => work(),
+        }
+    }
+
+    fn finish<T: Body>(&mut self, answered: &Answered<T>) {
+        self.answered = true;
+        let (status, seconds) = (
+            answered.response.status(),
+            answered.at.saturating_duration_since(self.at).as_secs_f64(),
+        );
+        // `OPTIONS` is no question.
+        let Some(ended) = &answered.ended else { return };
+        let metrics = &self.shared.metrics;
+        metrics.count(ended.outcome, status.as_u16(), seconds, &self.subject.origin.caller);
+        metrics.forwarded(ended.outcome, ended.forward);
+        if !matches!(ended.outcome, Outcome::Served(_)) {
+            let id = answered.id.as_str();
+            metrics.trouble().note(ended, status.as_u16(), id, &self.subject);
+            self.span
+                .get_or_insert_with(|| Box::new(span(&answered.id, &self.trace)));
+        }
+        self.within(|| log(ended, status, seconds, &self.subject));
+        let bytes = answered.response.body().size_hint().exact();
+        self.log_access(ended.outcome, status.as_u16(), seconds, bytes);
+    }
+
+    /// The line of the access log.
+    fn log_access(&self, outcome: Outcome, status: u16, seconds: f64, bytes: Option<u64>) {
+        let subject = &self.subject;
+        let (Some(access), Some(id)) = (&subject.access, &self.id) else {
+            return;
+        };
+        tracing::info!(
+            target: "defender_gateway::access",
+            request_id = id.as_str(),
+            trace_id = self.trace.id().map(tracing::field::display),
+            caller = subject.origin.caller.name().as_str(),
+            peer = subject.origin.peer.name().as_str(),
+            method = subject.method.as_str(),
+            path = subject.path(),
+            operation = subject.operation(),
+            protocol = access.protocol,
+            status,
+            bytes,
+            seconds,
+            outcome = outcome.as_str(),
+            user_agent = access.user_agent.as_deref(),
+            "access"
+        );
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        if !self.answered {
+            let (seconds, subject) = (self.at.elapsed().as_secs_f64(), &self.subject);
+            let (caller, outcome) = (&subject.origin.caller, Outcome::Gone);
+            self.shared.metrics.count(outcome, GONE, seconds, caller);
+            self.within(|| {
+                let (caller, outcome) = (caller.name().as_str(), outcome.as_str());
+                tracing::debug!(outcome, status = GONE, seconds, caller, "the caller went away");
+            });
+            self.log_access(outcome, GONE, seconds, None);
+        }
+    }
+}
+
+/// One line: a failure of ours or the upstream's is a warning, a refusal is information, the rest is for debugging.
+fn log(ended: &Ended, status: StatusCode, seconds: f64, subject: &Subject) {
+    let (outcome, status) = (ended.outcome.as_str(), status.as_u16());
+    let error = ended.cause.as_deref();
+    let (caller, peer) = (subject.origin.caller.name().as_str(), subject.origin.peer.name());
+    let (peer, method) = (peer.as_str(), subject.method.as_str());
+    let (operation, path) = (subject.operation(), subject.path());
+    match ended.outcome {
+        Outcome::Failed => tracing::warn!(
+            outcome,
+            status,
+            seconds,
+            error,
+            caller,
+            peer,
+            method,
+            operation,
+            path,
+            "request failed"
+        ),
+        Outcome::Served(_) | Outcome::Gone => tracing::debug!(outcome, status, seconds, caller, "request answered"),
+        Outcome::Refused | Outcome::Invalid => tracing::info!(
+            outcome,
+            status,
+            seconds,
+            error,
+            caller,
+            peer,
+            method,
+            operation,
+            path,
+            "request refused"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scan;
+    use crate::server::Peer;
+    use http_body_util::Empty;
+    use prometheus_client::registry::Registry;
+    use tower::{Layer as _, ServiceExt as _, service_fn};
+
+    fn exposition(registry: &Registry) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
+        text
+    }
+
+    fn layer() -> (Layer, Registry) {
+        let mut registry = Registry::default();
+        (
+            Layer::new(Metrics::register(&mut registry), Config::default()),
+            registry,
+        )
+    }
+
+    fn arrival() -> Arrival<()> {
+        Arrival::new(http::Request::new(()), Peer::unix())
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_counted_by_outcome_and_status() {
+        let (layer, registry) = layer();
+        let service = layer.layer(service_fn(|_: Arrival<()>| async {
+            Ok(Answered {
+                response: Response::new(Empty::<bytes::Bytes>::new()),
+                ended: Some(Ended {
+                    outcome: Outcome::Served(scan::Outcome::Hit),
+                    forward: None,
+                    cause: None,
+                }),
+                id: RequestId::random(),
+                at: Instant::now(),
+            })
+        }));
+        service.oneshot(arrival()).await.unwrap();
+        let text = exposition(&registry);
+        assert!(
+            text.contains("requests_total{outcome=\"hit\",status=\"200\"} 1"),
+            "{text}"
+        );
+        assert!(
+            text.contains("request_duration_seconds_count{outcome=\"hit\"} 1"),
+            "{text}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_goes_away_is_counted_too() {
+        let (layer, registry) = layer();
+        let mut service = layer.layer(service_fn(|_: Arrival<()>| {
+            std::future::pending::<Result<Answered<Empty<bytes::Bytes>>, Infallible>>()
+        }));
+        drop(service.call(arrival()));
+        let text = exposition(&registry);
+        assert!(
+            text.contains("requests_total{outcome=\"gone\",status=\"499\"} 1"),
+            "{text}"
+        );
+    }
+
+    #[tokio::test]
+    async fn options_are_no_questions() {
+        let (layer, registry) = layer();
+        let service = layer.layer(service_fn(|_: Arrival<()>| async {
+            Ok(Answered {
+                response: Response::new(Empty::<bytes::Bytes>::new()),
+                ended: None,
+                id: RequestId::random(),
+                at: Instant::now(),
+            })
+        }));
+        service.oneshot(arrival()).await.unwrap();
+        assert!(!exposition(&registry).contains("requests_total{"));
+    }
+}

@@ -1,0 +1,138 @@
+//! What callers were answered, and how fast.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use super::callers::{Caller, Callers};
+use super::trouble::Trouble;
+use crate::respond::Outcome;
+use crate::scan::{self, Forward};
+
+/// What callers were answered, and how fast. Clones count together.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    requests: Family<RequestLabels, Counter>,
+    duration: Family<OutcomeLabel, Histogram>,
+    panics: Counter,
+    trouble: Trouble,
+    callers: Callers,
+    totals: Arc<Totals>,
+}
+
+#[derive(Debug, Default)]
+struct Totals {
+    outcomes: [AtomicU64; Outcome::COUNT],
+    /// Of those forwarded, how many asked for a part only.
+    partial: AtomicU64,
+    /// The counters of good answers, looked up once: a hit must not pay for finding them.
+    good: [OnceLock<(Counter, Histogram)>; scan::Outcome::ALL.len()],
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    outcome: &'static str,
+    status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+/// From a hit in memory to the longest wait in the queue, in seconds.
+const BUCKETS: [f64; 16] = [
+    0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0, 600.0,
+];
+
+impl Metrics {
+    /// Registers `requests`, `request_duration_seconds`, `caller_requests` and `panics`.
+    #[must_use]
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            requests: Family::default(),
+            duration: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
+            panics: Counter::default(),
+            trouble: Trouble::default(),
+            callers: Callers::register(registry),
+            totals: Arc::default(),
+        };
+        registry.register(
+            "requests",
+            "Questions answered, by how and with which status (499: the caller went away)",
+            metrics.requests.clone(),
+        );
+        registry.register(
+            "request_duration_seconds",
+            "Time from the last header field to the answer",
+            metrics.duration.clone(),
+        );
+        registry.register(
+            "panics",
+            "Requests lost to a defect in the gateway",
+            metrics.panics.clone(),
+        );
+        metrics
+    }
+
+    /// For [`respond::Config`](crate::respond::Config).
+    #[must_use]
+    pub fn panics(&self) -> Counter {
+        self.panics.clone()
+    }
+
+    /// The latest questions that did not get a good answer.
+    #[must_use]
+    pub fn trouble(&self) -> Trouble {
+        self.trouble.clone()
+    }
+
+    /// The counts by caller.
+    #[must_use]
+    pub fn callers(&self) -> &Callers {
+        &self.callers
+    }
+
+    /// How many questions ended so since the start.
+    #[must_use]
+    pub fn ended(&self, outcome: Outcome) -> u64 {
+        self.totals.outcomes[outcome.index()].load(Ordering::Relaxed)
+    }
+
+    /// How many of those forwarded asked only for the ids that were not stored.
+    #[must_use]
+    pub fn partial(&self) -> u64 {
+        self.totals.partial.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count(&self, outcome: Outcome, status: u16, seconds: f64, caller: &Caller) {
+        let look_up = || self.look_up(outcome, status);
+        let (requests, duration) = match outcome {
+            Outcome::Served(served) if status == 200 => self.totals.good[served as usize].get_or_init(look_up),
+            _ => &look_up(),
+        };
+        requests.inc();
+        duration.observe(seconds);
+        self.totals.outcomes[outcome.index()].fetch_add(1, Ordering::Relaxed);
+        self.callers.count(caller, outcome);
+    }
+
+    /// Counted after its outcome, so that no moment shows more of these than were forwarded.
+    pub(super) fn forwarded(&self, outcome: Outcome, forward: Option<Forward>) {
+        if outcome == Outcome::Served(scan::Outcome::Forwarded) && forward == Some(Forward::Partial) {
+            self.totals.partial.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn look_up(&self, outcome: Outcome, status: u16) -> (Counter, Histogram) {
+        let outcome = outcome.as_str();
+        let requests = self.requests.get_or_create_owned(&RequestLabels { outcome, status });
+        let duration = self.duration.get_or_create_owned(&OutcomeLabel { outcome });
+        (requests, duration)
+    }
+}
