@@ -16,7 +16,7 @@ use super::refuse::Request;
 use super::refused::{Reason, Refused};
 use super::slot_forecast::SlotForecast;
 use super::take_back::{Check, Delay, SLIGHTLY, STEPS_PER_ARRIVAL};
-use crate::attempt::{Demand, FlowDemand, Try};
+use crate::attempt::{Demand, FlowDemand, SharedOrder, Try};
 use crate::caller::{Caller, Name, Urgency};
 
 /// What a waiting request receives.
@@ -43,7 +43,8 @@ pub(super) struct State<P> {
     deadlines: Vec<(Instant, u64)>,
     pub(super) waiters: HashMap<u64, Waiter<P>>,
     pub(super) slots: SlotForecast,
-    others: Arc<[FlowDemand]>,
+    /// The order of all queues, as it was taken over last, if there is one.
+    shared: Option<Arc<SharedOrder>>,
     pub(super) recent: RecentCallers,
     pub(super) expectations: Expectations,
     tickets: u64,
@@ -85,7 +86,7 @@ impl<P> State<P> {
             deadlines: Vec::new(),
             waiters: HashMap::new(),
             slots: SlotForecast::default(),
-            others: Arc::default(),
+            shared: None,
             recent: RecentCallers::default(),
             expectations: Expectations::default(),
             tickets: 0,
@@ -153,8 +154,9 @@ impl<P> State<P> {
                 urgency,
                 allowed: allowed(caller, now),
             };
-            // Nobody who is about to ask counts: then it is the same however far one looks.
-            let known = (ahead.claimed == 0).then_some((place.own_ahead(), start));
+            // Callers that go on asking count the more, the further one looks.
+            let is_known = ahead.claimed == 0 || !self.has_loops();
+            let known = is_known.then_some((place.own_ahead(), start));
             return Err(self.refuse(reason, request, arrival, known, now));
         }
         let ticket = Ticket {
@@ -234,10 +236,25 @@ impl<P> State<P> {
     /// Whether a request at this place would make others of the same caller late, which have the same right and came before.
     /// `most` of them are looked at.
     pub(super) fn delays_own(&self, place: &Place, most: usize, now: Instant) -> bool {
+        let is_early = |deadline| self.latest_start(now).is_some_and(|latest| latest <= deadline);
         self.order.own_after(place, most).any(|(after, deadline)| {
+            if is_early(deadline) {
+                return false;
+            }
             let ahead = self.order.ahead(&after, self.look(deadline, now));
             self.slots.start(ahead.rank(), now) > deadline + SLIGHTLY
         })
+    }
+
+    /// Whether there are callers that ask again whenever they are answered, here or at another queue.
+    fn has_loops(&self) -> bool {
+        self.order.loops() > 0 || self.others().iter().any(|other| other.asks_again)
+    }
+
+    /// When the last of those who wait and who are expected back is served, if that is known without looking at each.
+    fn latest_start(&self, now: Instant) -> Option<Instant> {
+        let is_simple = self.others().is_empty() && !self.has_loops();
+        is_simple.then(|| self.slots.start(self.order.len() + self.order.returning(), now))
     }
 
     /// How far to look at those who are about to ask, for a slot that comes until that moment.
@@ -246,7 +263,7 @@ impl<P> State<P> {
         Look {
             time,
             slots: self.slots.until(now + time),
-            others: &self.others,
+            others: self.others(),
         }
     }
 
@@ -259,7 +276,7 @@ impl<P> State<P> {
             let start = self.slots.start(ahead.rank(), now);
             rounds += 1;
             // Fewer are asked for within less time.
-            if ahead.claimed == 0 || start.saturating_duration_since(now) >= look.time || rounds == 4 {
+            if ahead.claimed == 0 || !self.has_loops() || start.saturating_duration_since(now) >= look.time || rounds == 4 {
                 return (ahead, start);
             }
             look = self.look(start, now);
@@ -337,7 +354,9 @@ impl<P> State<P> {
             wanted: until,
             tolerated: until,
         };
-        let played = self.order.play(|rank| self.slots.after(rank, now), |_| in_time);
+        let played = self
+            .order
+            .play(self.others(), |rank| self.slots.after(rank, now), |_| in_time);
         for Late { id, .. } in played.late {
             self.tell(id, Refused::new(Reason::ShuttingDown, Duration::from_secs(1)));
         }
@@ -386,10 +405,22 @@ impl<P> State<P> {
 
     /// Forecasts at least `count` slots, unless the last forecast still holds.
     pub(super) fn look_ahead<S: Slots<Permit = P>>(&mut self, now: Instant, count: usize, slots: &S) {
+        let shared = slots.shared_order();
+        if let Some(shared) = shared.filter(|new| self.shared.as_ref().is_none_or(|known| !Arc::ptr_eq(known, new))) {
+            self.order.adopt(&shared);
+            self.shared = Some(shared);
+            // Slots that were used elsewhere may have been forecast.
+            self.slots.invalidate();
+            self.check.doubt(now);
+        }
         if self.slots.look_ahead(now, count, slots) {
             self.check.drifted = true;
-            self.others = slots.others();
         }
+    }
+
+    /// What is wanted of the same slots at other queues.
+    pub(super) fn others(&self) -> &[FlowDemand] {
+        self.shared.as_ref().map_or(&[], |shared| &shared.others)
     }
 
     pub(super) fn tell(&mut self, id: u64, refused: Refused) {

@@ -85,7 +85,9 @@ impl<P> State<P> {
             wanted: self.slots.until(deadline),
             tolerated: self.slots.until(deadline + tolerance),
         };
-        let played = self.order.play(|rank| self.slots.after(rank, now), in_time);
+        let played = self
+            .order
+            .play(self.others(), |rank| self.slots.after(rank, now), in_time);
         self.check = Check {
             spare: played.spare,
             loops: self.order.loops(),

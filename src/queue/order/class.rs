@@ -7,12 +7,16 @@ use foldhash::quality::RandomState;
 use tokio::time::Instant;
 
 use super::Ticket;
+use crate::attempt::{FlowDemand, SharedOrder};
 use crate::caller::Name;
 use crate::queue::config::Weights;
 
 /// One service, in units of tags, for weight 1. Divisible by every weight up to 1000 to within a ten-thousandth, and 2^40 services of one
 /// caller fit: at a thousand a second, 35 years.
 pub(super) const STRIDE: u64 = 1 << 24;
+
+/// The unit of positions in a shared order, in tags.
+const IN_TAGS: i64 = STRIDE.cast_signed() / SharedOrder::SERVICE;
 
 /// Idle callers that still owe are remembered up to this many; beyond it debts are forgiven, which harms nobody for longer than one turn.
 const DEBTORS: usize = 4096;
@@ -113,6 +117,8 @@ pub(super) struct Class {
     /// The tag of the flow served last.
     now: u64,
     turns: u64,
+    /// The clock that stands for `now` in an order that is kept elsewhere.
+    shared_clock: Option<i64>,
 }
 
 impl Class {
@@ -175,13 +181,41 @@ impl Class {
         }
     }
 
-    /// Where a caller of another queue stands: nothing is known of what it had.
-    pub(super) fn standing_of_stranger(&self, weight: u32) -> Standing {
-        let stride = STRIDE / u64::from(weight.clamp(1, Weights::MOST));
+    /// Where a caller of another queue stands.
+    pub(super) fn standing_of_other(&self, other: &FlowDemand) -> Standing {
+        let stride = STRIDE / u64::from(other.weight.clamp(1, Weights::MOST));
         Standing {
-            tag: self.now + stride,
+            tag: other.position.map_or(self.now + stride, |position| self.tag_at(position)),
             turn: u64::MAX,
             stride,
+        }
+    }
+
+    fn tag_at(&self, position: i64) -> u64 {
+        self.now.saturating_add_signed(position.saturating_mul(IN_TAGS))
+    }
+
+    /// The clock moves as far as the shared one has since it was told last.
+    pub(super) fn keep_time_with(&mut self, clock: i64) {
+        let moved = match self.shared_clock.replace(clock) {
+            // Callers may stand behind the clock.
+            None => STRIDE << 16,
+            // The shared clock begins again at zero from time to time, when nobody waits.
+            Some(before) => u64::try_from((clock - before).saturating_mul(IN_TAGS)).unwrap_or(0),
+        };
+        self.now = self.now.saturating_add(moved);
+    }
+
+    /// A caller's next service ends there in the shared order.
+    pub(super) fn stand_at(&mut self, caller: &Name, position: i64) {
+        let tag = self.tag_at(position);
+        if let Some(flow) = self.flows.get_mut(caller) {
+            self.next.remove(&(flow.tag, flow.turn, caller.clone()));
+            flow.tag = tag;
+            self.next.insert((flow.tag, flow.turn, caller.clone()));
+        } else if let Some(idle) = self.idle.get_mut(caller) {
+            idle.last = tag.saturating_sub(idle.stride);
+            idle.kept = idle.kept.map(|(_, turn)| (tag, turn));
         }
     }
 

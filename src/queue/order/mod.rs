@@ -26,7 +26,7 @@ pub use rank::{Ahead, Look, Place};
 
 use self::class::{Class, STRIDE};
 use super::config::Weights;
-use crate::attempt::{FlowDemand, FlowOrder};
+use crate::attempt::{FlowDemand, FlowOrder, SharedOrder};
 use crate::caller::{Name, Urgency};
 
 /// A waiting request, as the order sees it. Tickets of one caller are served by deadline, then as they came.
@@ -140,6 +140,23 @@ impl Order {
     pub fn stayed_away(&mut self, caller: &Name, urgency: Urgency) {
         self.return_rate -= self.return_rate >> RETURN_SHIFT;
         self.class_mut(urgency).miss(caller);
+    }
+
+    /// Takes over where classes and callers stand in an order that is kept elsewhere.
+    pub fn adopt(&mut self, shared: &SharedOrder) {
+        for class in &mut self.classes {
+            class.tag = self.now;
+        }
+        for position in &shared.classes {
+            let start = position.start.saturating_mul(class_stride(0).cast_signed());
+            let tag = self.now.saturating_add_signed(start);
+            let class = self.class_mut(position.urgency);
+            class.tag = tag;
+            class.keep_time_with(position.clock);
+        }
+        for (urgency, caller, position) in &shared.own {
+            self.class_mut(*urgency).stand_at(caller, *position);
+        }
     }
 
     /// How many callers wait; one that waits in two classes counts twice.
@@ -277,6 +294,7 @@ impl Order {
             deadlines: deadlines.map(|(deadline, _)| *deadline).take(DEADLINES_TOLD).collect(),
             returning: expected.returning,
             asks_again: expected.loops > 0,
+            position: None,
         }
     }
 }

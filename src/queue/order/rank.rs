@@ -36,7 +36,7 @@ pub struct Look<'a> {
     pub time: Duration,
     /// Slots that come within that time.
     pub slots: usize,
-    /// Callers of other queues who want the same slots.
+    /// What is wanted of the same slots at other queues.
     pub others: &'a [FlowDemand],
 }
 
@@ -190,7 +190,9 @@ impl Order {
     pub fn ahead(&self, place: &Place, look: Look<'_>) -> Ahead {
         let class = &self.classes[usize::from(place.level)];
         let own = place.standing;
-        let tag = own.tag + own.stride.saturating_mul(place.own as u64);
+        let own_elsewhere = self.own_elsewhere(place, look.others);
+        let own_turns = place.own + own_elsewhere;
+        let tag = own.tag + own.stride.saturating_mul(own_turns as u64);
         let before = |standing: Standing| turns_before(tag, standing.is_first(own, tag), standing.tag, standing.stride);
         let of_flow = |turns: &mut Turns, flow: &Flow| {
             turns.add(before(flow.standing()), flow.tickets.len(), flow.expected, look);
@@ -212,11 +214,10 @@ impl Order {
             of_idle(&mut of_own, idle);
         }
         turns.take_out(&of_own);
-        for other in look.others.iter().filter(|other| other.urgency.level() == place.level) {
-            let standing = class.standing_of_stranger(other.weight);
-            turns.add(before(standing), other.waiting, Expected::of(other), look);
+        for other in of_class(look.others, place.level).filter(|other| other.caller != place.caller) {
+            turns.add(before(class.standing_of_other(other)), other.waiting, Expected::of(other), look);
         }
-        let in_class = place.own + turns.waiting + turns.claimed(self);
+        let in_class = own_turns + turns.waiting + turns.claimed(self);
         let tag = class.start(self.now) + class_stride(place.level).saturating_mul(in_class as u64);
         for (level, class) in (0_u8..).zip(&self.classes).filter(|(level, _)| *level != place.level) {
             let (others, expected) = theirs(look.others, level, class.expected);
@@ -226,8 +227,23 @@ impl Order {
             }
         }
         Ahead {
-            waiting: place.own_waiting + turns.waiting,
+            waiting: place.own_waiting + own_elsewhere + turns.waiting,
             claimed: place.own - place.own_waiting + turns.claimed(self),
+        }
+    }
+
+    /// How many requests of the same caller that wait elsewhere are served before the one at this place: their deadlines are not known, so as
+    /// large a part of them as of those that wait here.
+    fn own_elsewhere(&self, place: &Place, others: &[FlowDemand]) -> usize {
+        let of_caller = of_class(others, place.level).filter(|other| other.caller == place.caller);
+        let elsewhere: usize = of_caller.map(|other| other.waiting).sum();
+        if elsewhere == 0 {
+            return 0;
+        }
+        let flow = self.classes[usize::from(place.level)].flows.get(&place.caller);
+        match flow.map_or(0, |flow| flow.tickets.len()) {
+            here if place.own_waiting < here => elsewhere * place.own_waiting / here,
+            _ => elsewhere,
         }
     }
 
@@ -239,10 +255,14 @@ impl Order {
     }
 }
 
+pub(super) fn of_class(others: &[FlowDemand], level: u8) -> impl Iterator<Item = &FlowDemand> {
+    others.iter().filter(move |other| other.urgency.level() == level)
+}
+
 /// What callers of other queues want in one class, and what is expected in all of that class.
 fn theirs(others: &[FlowDemand], level: u8, mut expected: Expected) -> (usize, Expected) {
     let mut waiting = 0;
-    for other in others.iter().filter(|other| other.urgency.level() == level) {
+    for other in of_class(others, level) {
         let more = Expected::of(other);
         waiting += other.waiting;
         expected.returning += more.returning;
@@ -253,7 +273,7 @@ fn theirs(others: &[FlowDemand], level: u8, mut expected: Expected) -> (usize, E
 }
 
 impl Expected {
-    fn of(other: &FlowDemand) -> Self {
+    pub(super) fn of(other: &FlowDemand) -> Self {
         Self {
             returning: other.returning,
             loops: usize::from(other.asks_again),
