@@ -351,7 +351,15 @@ pub(super) fn open_quotas(
 ) -> Result<(Vec<quota::Quota>, quota::Metrics), Error> {
     if config.quota.scope == config::Scope::All {
         let metrics = quota::Metrics::register(root);
-        let quota = open_quota(config, None, attempt, wall.clone(), tasks, store, (root, metrics.clone()))?;
+        let quota = open_quota(
+            config,
+            None,
+            attempt,
+            wall.clone(),
+            tasks,
+            store,
+            (root, metrics.clone()),
+        )?;
         return Ok((vec![quota], metrics));
     }
     let open = |operation: Operation| {

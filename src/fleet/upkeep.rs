@@ -17,7 +17,9 @@ pub(super) async fn listen(inner: Arc<Inner>) {
                 inner.bells.ring_all();
                 // Connects again if it has to, and learns what time it is there.
                 let asks = Arc::clone(&inner);
-                inner.tasks.spawn_upkeep("shared answers: greeting", async move { asks.depot.greet().await });
+                inner
+                    .tasks
+                    .spawn_upkeep("shared answers: greeting", async move { asks.depot.greet().await });
             }
         }
     };

@@ -276,7 +276,11 @@ impl<P> State<P> {
             let start = self.slots.start(ahead.rank(), now);
             rounds += 1;
             // Fewer are asked for within less time.
-            if ahead.claimed == 0 || !self.has_loops() || start.saturating_duration_since(now) >= look.time || rounds == 4 {
+            if ahead.claimed == 0
+                || !self.has_loops()
+                || start.saturating_duration_since(now) >= look.time
+                || rounds == 4
+            {
                 return (ahead, start);
             }
             look = self.look(start, now);

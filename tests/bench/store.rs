@@ -459,9 +459,16 @@ async fn chaos(count: usize) {
     let mut replicas = Replicas::start_at(server, count - count / 6 * 2, FAST).await;
     replicas.saturate();
     tokio::time::sleep(FAST[1].1 / 2).await;
-    let calls = [&Arc::clone(&replicas.calls), &Arc::clone(&first.calls), &Arc::clone(&second.calls)];
+    let calls = [
+        &Arc::clone(&replicas.calls),
+        &Arc::clone(&first.calls),
+        &Arc::clone(&second.calls),
+    ];
     let told = |what: &str, (gap, over): (Duration, usize)| {
-        println!("|   {what}: {:.2} s without a call, {over} windows over | | | | | | | | |", gap.as_secs_f64());
+        println!(
+            "|   {what}: {:.2} s without a call, {over} windows over | | | | | | | | |",
+            gap.as_secs_f64()
+        );
     };
     let pid = replicas.server.child.id().to_string();
     let signal = |name: &str| assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
@@ -482,7 +489,10 @@ async fn chaos(count: usize) {
     tokio::time::sleep(Duration::from_secs(15)).await;
     third.kill();
     flush(&mut replicas.connection).await;
-    told("after kill -9 of a third and a flush", gap_after(Instant::now(), &calls).await);
+    told(
+        "after kill -9 of a third and a flush",
+        gap_after(Instant::now(), &calls).await,
+    );
     replicas.end().await;
 }
 

@@ -185,7 +185,9 @@ impl Class {
     pub(super) fn standing_of_other(&self, other: &FlowDemand) -> Standing {
         let stride = STRIDE / u64::from(other.weight.clamp(1, Weights::MOST));
         Standing {
-            tag: other.position.map_or(self.now + stride, |position| self.tag_at(position)),
+            tag: other
+                .position
+                .map_or(self.now + stride, |position| self.tag_at(position)),
             turn: u64::MAX,
             stride,
         }

@@ -96,7 +96,12 @@ impl<'a> Stage<'a> {
             stage.enter(class.standing_of_idle(idle), &NONE, 0, idle.expected);
         }
         for other in of_class(others, level).filter(|other| !class.flows.contains_key(&other.caller)) {
-            stage.enter(class.standing_of_other(other), &NONE, other.waiting, Expected::of(other));
+            stage.enter(
+                class.standing_of_other(other),
+                &NONE,
+                other.waiting,
+                Expected::of(other),
+            );
         }
         stage
     }

@@ -215,7 +215,12 @@ impl Order {
         }
         turns.take_out(&of_own);
         for other in of_class(look.others, place.level).filter(|other| other.caller != place.caller) {
-            turns.add(before(class.standing_of_other(other)), other.waiting, Expected::of(other), look);
+            turns.add(
+                before(class.standing_of_other(other)),
+                other.waiting,
+                Expected::of(other),
+                look,
+            );
         }
         let in_class = own_turns + turns.waiting + turns.claimed(self);
         let tag = class.start(self.now) + class_stride(place.level).saturating_mul(in_class as u64);

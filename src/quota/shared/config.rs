@@ -26,13 +26,7 @@ pub(super) const KEYS: usize = 20;
 impl Config {
     /// `prefix` as configured; the quota counts per tenant and application, so their names are part of the keys.
     #[must_use]
-    pub fn new(
-        store: impl Into<store::Client>,
-        timing: Timing,
-        prefix: &str,
-        tenant: &str,
-        application: &str,
-    ) -> Self {
+    pub fn new(store: impl Into<store::Client>, timing: Timing, prefix: &str, tenant: &str, application: &str) -> Self {
         // The braces put all keys into one slot of a cluster, where one script may touch them.
         let key = format!("{{{}}}", store::scope(prefix, tenant, application));
         Self {

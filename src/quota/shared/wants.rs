@@ -210,7 +210,10 @@ impl Wants {
 }
 
 /// A position or a clock, as the script writes numbers.
-#[expect(clippy::cast_possible_truncation, reason = "what the script says is far smaller, and is cut to that")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "what the script says is far smaller, and is cut to that"
+)]
 fn position(value: f64) -> i64 {
     value.clamp(-FURTHEST, FURTHEST) as i64
 }

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::store::Store;
-use crate::attempt::{Demand, SharedOrder, Load, Place, Retries, Try};
+use crate::attempt::{Demand, Load, Place, Retries, SharedOrder, Try};
 use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use crate::queue::{self, Queue, Slots};
 use crate::quota::shared::state::{Slot, State};
@@ -442,8 +442,16 @@ async fn an_urgent_tool_of_one_replica_has_its_turn_beside_an_exporter_at_all_wi
     let books = row("trial", &[tool, exporter]).await;
     let (begun, slot) = (books.calls[0].0 + SECOND * 15, Duration::from_millis(2400));
     let waits = &books.of[0].turns;
-    let slowest = waits.iter().filter(|(at, _)| *at > begun).map(|(_, wait)| *wait).max().unwrap();
-    println!("trial: {} questions of the tool, the slowest after {slowest:?}", waits.len());
+    let slowest = waits
+        .iter()
+        .filter(|(at, _)| *at > begun)
+        .map(|(_, wait)| *wait)
+        .max()
+        .unwrap();
+    println!(
+        "trial: {} questions of the tool, the slowest after {slowest:?}",
+        waits.len()
+    );
     assert!(waits.len() > 50 && slowest <= slot * 2 + SECOND, "{slowest:?}");
 }
 
