@@ -86,6 +86,35 @@ pub struct FlowDemand {
     pub returning: usize,
     /// Whether it asks again whenever it is answered: a forecast counts it as always waiting.
     pub asks_again: bool,
+    /// Where its next service ends, after the clock of its class, if a [`SharedOrder`] says so.
+    pub position: Option<i64>,
+}
+
+/// The fair order of all replicas, as far as it concerns one of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SharedOrder {
+    /// Every class that is wanted, or that was served lately; the others start at the clock of the classes.
+    pub classes: Vec<ClassPosition>,
+    /// The flows of this replica that the order knows: class, caller, and position.
+    pub own: Vec<(Urgency, Name, i64)>,
+    /// What is wanted at the other replicas.
+    pub others: Vec<FlowDemand>,
+}
+
+/// Where a class stands in a [`SharedOrder`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClassPosition {
+    /// The class.
+    pub urgency: Urgency,
+    /// Where its next service starts, after the clock of the classes, in services of the most urgent class.
+    pub start: i64,
+    /// The clock of its flows.
+    pub clock: i64,
+}
+
+impl SharedOrder {
+    /// One service of a flow of weight 1, in the unit of positions and clocks.
+    pub const SERVICE: i64 = 1 << 20;
 }
 
 /// Those who want slots, by whose turn is next.

@@ -202,8 +202,8 @@ impl queue::Slots for quota::Quota {
         quota::Quota::demand(self, demand);
     }
 
-    fn others(&self) -> Arc<[attempt::FlowDemand]> {
-        quota::Quota::others(self)
+    fn shared_order(&self) -> Option<Arc<attempt::SharedOrder>> {
+        quota::Quota::shared_order(self)
     }
 
     fn granted_to(&self, permit: &quota::Permit) -> Option<(Urgency, Name)> {

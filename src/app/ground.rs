@@ -13,7 +13,7 @@ use crate::config::Resolved;
 use crate::memory::{AnswerMemory, MemoryBudget, Shares};
 use crate::task::Tasks;
 use crate::telemetry::trace::{self, Tracer};
-use crate::{coalesce, fleet, net, queue, region, scan, server, token};
+use crate::{coalesce, fleet, net, queue, region, scan, server, store, token};
 
 /// What outlives every configuration.
 #[derive(Clone, Debug)]
@@ -22,6 +22,8 @@ pub(super) struct Ground {
     pub(super) wall: Wall,
     pub(super) surroundings: Surroundings,
     pub(super) tracer: Tracer,
+    /// What replicas share the quota and answers through, if there is one: as it was at the start.
+    pub(super) store: Option<store::Client>,
     pub(super) lanes: Lanes,
     pub(super) meters: Meters,
     pub(super) memory: Memory,

@@ -18,7 +18,7 @@ use crate::config::{self, Resolved};
 use crate::scan::Operation;
 use crate::task::Tasks;
 use crate::telemetry::trace::{self, Exporter, Tracer};
-use crate::{cache, coalesce, fleet, net, queue, quota, region, scan, server, stack, token, upstream};
+use crate::{cache, coalesce, fleet, net, queue, quota, region, scan, server, stack, store, token, upstream};
 
 /// How long new credentials may take to bring a token before the old ones are kept.
 const SIGN_IN_PATIENCE: Duration = Duration::from_secs(15);
@@ -92,7 +92,8 @@ impl Made {
         let plan = Plan::of(config, &surroundings)?;
         let net = connections(&plan.net, &surroundings)?;
         let wall = Wall::system();
-        let (own, quota_metrics) = open_quotas(config, plan.attempt, &wall, tasks, root)?;
+        let store = settings::store(config).map(store::Client::from);
+        let (own, quota_metrics) = open_quotas(config, plan.attempt, &wall, tasks, store.as_ref(), root)?;
         let lane_meters = lane::Meters {
             quota: quota_metrics,
             queue: queue::Metrics::register(root),
@@ -101,11 +102,12 @@ impl Made {
             queue: lane_meters.queue.clone(),
             count: server::count::Metrics::register(root),
             token: token::Metrics::register(root),
-            fleet: settings::store(config).map(|_| fleet::Metrics::register(root)),
+            fleet: config.store.address.as_ref().map(|_| fleet::Metrics::register(root)),
         };
         let (tracer, exporter) = traces(config, &net, &wall, root)?;
         let ground = Ground {
             tracer,
+            store,
             lanes: Lanes::open(plan.lane.clone(), own, wall.clone(), tasks, lane_meters),
             tasks: tasks.clone(),
             wall,
@@ -344,11 +346,20 @@ pub(super) fn open_quotas(
     attempt: Duration,
     wall: &Wall,
     tasks: &Tasks,
+    store: Option<&store::Client>,
     root: &mut Registry,
 ) -> Result<(Vec<quota::Quota>, quota::Metrics), Error> {
     if config.quota.scope == config::Scope::All {
         let metrics = quota::Metrics::register(root);
-        let quota = open_quota(config, None, attempt, wall.clone(), tasks, (root, metrics.clone()))?;
+        let quota = open_quota(
+            config,
+            None,
+            attempt,
+            wall.clone(),
+            tasks,
+            store,
+            (root, metrics.clone()),
+        )?;
         return Ok((vec![quota], metrics));
     }
     let open = |operation: Operation| {
@@ -361,6 +372,7 @@ pub(super) fn open_quotas(
             attempt,
             wall.clone(),
             tasks,
+            store,
             (registry, metrics),
         )
     };
@@ -375,10 +387,11 @@ fn open_quota(
     attempt: Duration,
     wall: Wall,
     tasks: &Tasks,
+    store: Option<&store::Client>,
     (root, metrics): (&mut Registry, quota::Metrics),
 ) -> Result<quota::Quota, Error> {
     let quota_config = settings::quota_of(operation, config, attempt)?;
-    let Some(sharing) = settings::sharing_of(operation, config) else {
+    let Some(sharing) = store.map(|store| settings::sharing_of(operation, config, store.clone())) else {
         return quota::Quota::open(&quota_config, wall, metrics).map_err(Error::of("the quota's state file"));
     };
     let metrics = quota::shared::Metrics::register(root, metrics);

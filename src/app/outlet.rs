@@ -15,7 +15,7 @@ use crate::config::Resolved;
 use crate::scan::Endpoint;
 use crate::secret::Secret;
 use crate::task::Tasks;
-use crate::{net, quota, region, token};
+use crate::{net, quota, region, store, token};
 
 /// The largest answer that is read.
 const LARGEST: usize = 64 << 20;
@@ -60,7 +60,8 @@ impl Outlet {
         let region_config = settings::regions(config)?;
         let attempt = settings::attempt(config, &net_config, &region_config);
         let regions = region::Table::new(region_config, region::Metrics::register(&mut registry));
-        let (quotas, _) = open_quotas(config, attempt, &wall, &tasks, &mut registry)?;
+        let store = settings::store(config).map(store::Client::from);
+        let (quotas, _) = open_quotas(config, attempt, &wall, &tasks, store.as_ref(), &mut registry)?;
         let [exchange, imds] = token_proxy::exchanges(&net, &config.credentials);
         let keeper = token::Keeper::start(
             settings::token(&config.credentials)?,

@@ -12,7 +12,8 @@ use crate::{cache, fleet, scan};
 impl Ground {
     /// What replicas share besides the quota, if they do. Made anew with every configuration: whose answers they are may be another's.
     pub(super) fn fleet(&self, config: &Resolved, cache: &Arc<cache::Cache>) -> Option<Tended<fleet::Member>> {
-        let (fleet, metrics) = (settings::fleet(config)?, self.meters.fleet.clone()?);
+        let (store, metrics) = (self.store.clone()?, self.meters.fleet.clone()?);
+        let fleet = settings::fleet(config, store)?;
         let fleet = fleet.with_memory(Arc::clone(&self.memory.answers.large));
         let memory = Arc::clone(cache);
         let adopt: fleet::Adopt = Arc::new(move |request, life, answer| {

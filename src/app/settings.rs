@@ -142,17 +142,20 @@ pub(super) fn store(config: &Resolved) -> Option<store::Config> {
     })
 }
 
-/// How replicas share the quota of one operation, or of all, if they do.
-pub(super) fn sharing_of(operation: Option<Operation>, config: &Resolved) -> Option<quota::shared::Config> {
-    let store = store(config)?;
+/// How replicas share the quota of one operation, or of all, through `store`.
+pub(super) fn sharing_of(
+    operation: Option<Operation>,
+    config: &Resolved,
+    store: store::Client,
+) -> quota::shared::Config {
     let prefix = &config.store.prefix;
     let prefix = operation.map_or_else(
         || prefix.clone(),
         |operation| format!("{prefix}:{}", operation.declaration().name),
     );
     let (tenant, application) = registration(config);
-    let timing = quota::shared::Timing::new(store.timeout);
-    Some(quota::shared::Config::new(store, timing, &prefix, tenant, application))
+    let timing = quota::shared::Timing::new(config.store.timeout);
+    quota::shared::Config::new(store, timing, &prefix, tenant, application)
 }
 
 /// Where the shared ledger is, and the name of one of its keys, if replicas share the quota.
@@ -160,22 +163,25 @@ pub(super) fn sharing_of(operation: Option<Operation>, config: &Resolved) -> Opt
 pub fn ledger(config: &Resolved) -> Option<(store::Config, String)> {
     let one = Some(Operation::HistoryByDefinition);
     let operation = one.filter(|_| config.quota.scope == Scope::Operation);
-    let sharing = sharing_of(operation, config)?;
-    Some((store(config)?, sharing.ledger_key()))
+    let store = store(config)?;
+    let sharing = sharing_of(operation, config, store::Client::new(&store));
+    Some((store, sharing.ledger_key()))
 }
 
 /// How replicas share answers, if they do.
-pub(super) fn fleet(config: &Resolved) -> Option<fleet::Config> {
+pub(super) fn fleet(config: &Resolved, store: store::Client) -> Option<fleet::Config> {
     let settings = &config.store;
-    let store = store(config).filter(|_| settings.answers && !config.cache.ttl.is_zero())?;
-    let fleet = fleet::Config::new(
-        store,
-        &settings.prefix,
-        registration(config),
-        settings.answer_timeout,
-        config.cache.ttl,
-    );
-    Some(fleet.with_finished_ttl(config.cache.finished_ttl))
+    let is_shared = settings.answers && !config.cache.ttl.is_zero();
+    is_shared.then(|| {
+        let fleet = fleet::Config::new(
+            store,
+            &settings.prefix,
+            registration(config),
+            settings.answer_timeout,
+            config.cache.ttl,
+        );
+        fleet.with_finished_ttl(config.cache.finished_ttl)
+    })
 }
 
 /// The tenant and the application that the quota and the answers belong to.

@@ -13,7 +13,7 @@ use crate::store;
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The store.
-    pub(super) store: store::Config,
+    pub(super) store: store::Client,
     /// What all names begin with.
     pub(super) prefix: Arc<str>,
     pub(super) namespace: Namespace,
@@ -37,14 +37,14 @@ impl Config {
     /// long as `store` says; `look` and `ttl` as in the fields.
     #[must_use]
     pub fn new(
-        store: store::Config,
+        store: impl Into<store::Client>,
         prefix: &str,
         (tenant, application): (&str, &str),
         look: Duration,
         ttl: Duration,
     ) -> Self {
         Self {
-            store,
+            store: store.into(),
             prefix: store::scope(prefix, tenant, application).into(),
             // As the quota does: names in which case does not matter.
             namespace: Namespace::new(&tenant.to_ascii_lowercase(), &application.to_ascii_lowercase()),

@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::circuit::Circuit;
 use super::clock::{Clock, StoreTime};
 use super::config::{Config, Name};
 use super::metrics::Metrics;
 use super::value::Value;
 use crate::BoxError;
 use crate::scan::{Answer, Endpoint, ResponseFault, ResponseKind};
-use crate::store::{Client, Script};
+use crate::store::Script;
 use crate::task::Tasks;
 
 /// Longer than the client has for connecting and for an answer: it gives up by itself.
@@ -22,9 +21,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 pub(super) struct Depot {
     config: Config,
-    client: Client,
     tasks: Tasks,
-    circuit: Circuit,
     clock: Clock,
     scripts: Scripts,
     metrics: Metrics,
@@ -87,10 +84,8 @@ impl Depot {
     pub(super) fn new(config: Config, tasks: &Tasks, metrics: Metrics) -> Self {
         let script = |source| Arc::new(Script::new(source));
         Self {
-            client: Client::new(&config.store),
             tasks: tasks.clone(),
             config,
-            circuit: Circuit::default(),
             clock: Clock::default(),
             scripts: Scripts {
                 look: script(include_str!("look.lua")),
@@ -102,7 +97,7 @@ impl Depot {
     }
 
     pub(super) fn is_up(&self) -> bool {
-        !self.circuit.is_open()
+        self.config.store.is_well()
     }
 
     /// The store's time at `moment`, as far as it is known.
@@ -123,7 +118,7 @@ impl Depot {
     /// # Cancel safety
     /// The lease may have been taken.
     pub(super) async fn look(&self, endpoint: Endpoint, name: &Name, token: Option<&str>, regard: Regard) -> Sight {
-        if !self.circuit.admits(Instant::now()) {
+        if !self.config.store.admits() {
             return Sight::LeftAlone;
         }
         self.ask_for(endpoint, name, token.unwrap_or_default(), regard, self.config.look)
@@ -208,7 +203,7 @@ impl Depot {
 
     /// Writes an answer, ends a lease and says so. `false` when the store did not do it, as far as is known.
     pub(super) async fn land(&self, name: &Name, landing: &Landing<'_>) -> bool {
-        if !self.circuit.admits(Instant::now()) {
+        if !self.config.store.admits() {
             return false;
         }
         let channel = self.config.channel();
@@ -228,7 +223,7 @@ impl Depot {
 
     /// Prolongs a lease. `false` when it is certain that it is another's by now.
     pub(super) async fn renew(&self, name: &Name, token: &str) -> bool {
-        if !self.circuit.admits(Instant::now()) {
+        if !self.config.store.admits() {
             return true;
         }
         let lease = self.config.lease.as_millis().to_string();
@@ -240,7 +235,7 @@ impl Depot {
     /// Asks, and waits for at most `limit`. The question itself goes on until the client gives it up: only so can a connection be opened
     /// that takes longer, or one be closed over which nothing comes.
     async fn ask(&self, script: &Arc<Script>, name: &Name, arguments: &[&[u8]], limit: Duration) -> Option<Vec<u8>> {
-        let (client, script, keys) = (self.client.clone(), Arc::clone(script), self.config.keys(name));
+        let (client, script, keys) = (self.config.store.clone(), Arc::clone(script), self.config.keys(name));
         let arguments: Vec<Vec<u8>> = arguments.iter().map(|argument| argument.to_vec()).collect();
         let asked = self.tasks.spawn("shared answers: asking", async move {
             let arguments: Vec<&[u8]> = arguments.iter().map(Vec::as_slice).collect();
@@ -253,26 +248,16 @@ impl Depot {
         };
         match answer {
             Ok(answer) => {
-                if self.circuit.close() {
-                    tracing::info!("the store answers: answers are shared again");
-                }
                 self.metrics.up.set(1);
                 Some(answer.unwrap_or_default())
             }
             Err(error) => {
-                self.failed(&error);
+                // That the store is lost is said by the quota, which asks it in any case.
+                tracing::debug!(%error, "the store does not answer: answers are not shared for now");
+                self.config.store.is_late(limit);
+                self.metrics.up.set(0);
                 None
             }
-        }
-    }
-
-    fn failed(&self, error: &BoxError) {
-        self.metrics.up.set(0);
-        if self.circuit.open(Instant::now()) {
-            tracing::warn!(
-                %error,
-                "the store does not answer: answers are not shared for now"
-            );
         }
     }
 }

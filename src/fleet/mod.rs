@@ -35,7 +35,6 @@
 
 mod bell;
 mod board;
-mod circuit;
 mod clock;
 mod config;
 mod depot;

@@ -1,30 +1,27 @@
 //! Hearing what becomes of other replicas' calls.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::layer::Inner;
-use crate::store::Wakes;
+use crate::store::Event;
 
-/// How long to wait before listening again after the store was lost.
-const AGAIN: Duration = Duration::from_millis(200);
-
-/// Listens for as long as it is polled.
+/// Listens from now on, for as long as the part is there.
 pub(super) async fn listen(inner: Arc<Inner>) {
-    let channel = inner.config.channel();
-    loop {
-        match Wakes::listen(&inner.config.store, &[&channel]).await {
-            Ok(mut wakes) => {
-                inner.depot.greet().await;
-                // Something may have been said before we listened, and is being said when the connection is lost.
+    let (store, channel) = (inner.config.store.clone(), inner.config.channel());
+    let listener = Arc::downgrade(&inner);
+    let heard = move |event: Event<'_>| {
+        let Some(inner) = listener.upgrade() else { return };
+        match event {
+            Event::Message(message) => inner.bells.ring(&String::from_utf8_lossy(message)),
+            Event::Missed => {
                 inner.bells.ring_all();
-                while let Some((_, message)) = wakes.next().await {
-                    inner.bells.ring(&String::from_utf8_lossy(&message));
-                }
-                inner.bells.ring_all();
+                // Connects again if it has to, and learns what time it is there.
+                let asks = Arc::clone(&inner);
+                inner
+                    .tasks
+                    .spawn_upkeep("shared answers: greeting", async move { asks.depot.greet().await });
             }
-            Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "cannot listen to the store"),
         }
-        tokio::time::sleep(AGAIN).await;
-    }
+    };
+    store.subscribe(channel, heard).await;
 }

@@ -15,7 +15,7 @@ use super::metrics::Metrics;
 use super::refused::{Reason, Refused};
 use super::snapshot::Snapshot;
 use super::state::{Entered, State, TOLERANCE, Turn};
-use crate::attempt::{Demand, FlowDemand, Try};
+use crate::attempt::{Demand, SharedOrder, Try};
 use crate::caller::{Name, Urgency};
 use crate::task::Tasks;
 
@@ -30,7 +30,7 @@ pub trait Slots: fmt::Debug + Send + Sync + 'static {
     /// When there is none: the moment to ask again, or `None` when only [`Slots::changed`] can tell.
     fn take(&self, now: Instant) -> Result<Self::Permit, Option<Instant>>;
 
-    /// Appends the starts of the next `count` slots, ascending; with [`Slots::others`], the slots of all.
+    /// Appends the starts of the next `count` slots, ascending; with [`Slots::shared_order`], the slots of all.
     fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>);
 
     /// Changes when an earlier forecast may no longer hold.
@@ -44,9 +44,9 @@ pub trait Slots: fmt::Debug + Send + Sync + 'static {
         let _ = demand;
     }
 
-    /// What callers of other queues want of the same slots: a forecast plays the order forward over them too.
-    fn others(&self) -> Arc<[FlowDemand]> {
-        Arc::default()
+    /// The order of all queues that draw on the same slots, when it is kept elsewhere: another one whenever more is known.
+    fn shared_order(&self) -> Option<Arc<SharedOrder>> {
+        None
     }
 
     /// For whom this slot is, when that was decided elsewhere. If that caller has left, the next one in the queue's own order gets it.
@@ -347,7 +347,7 @@ struct Held<S: Slots> {
 impl<S: Slots> Drop for Held<S> {
     fn drop(&mut self) {
         let mut state = self.queue.0.lock();
-        state.leave(self.id, Instant::now());
+        state.leave(self.id);
         self.queue.0.tell(&state);
     }
 }

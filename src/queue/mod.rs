@@ -6,9 +6,8 @@
 //!    Deadlines do not bend it: what a request may wait decides whether it is let in, not when it is served.
 //! 2. **Admission**: a request is let in when its slot comes before its deadline, with that order played forward over those who wait now and
 //!    those who are about to ask (`expectation`): callers that ask again whenever they are answered, and requests that were refused and
-//!    told when to come back, from that moment on. Otherwise it is refused at once, and told how long
-//!    a wait would have been enough and when to come back; until then its place in the order is kept. A
-//!    caller that does not come back is not expected for a while, and has no place kept.
+//!    told when to come back. Otherwise it is refused at once, and told how long a wait would have been enough and when to come back; until
+//!    then its place in the order is kept.
 //! 3. **Taking back**: a place on slots that somebody comes to claim with a better right was borrowed. The order is played forward again when
 //!    somebody came who goes before others; whose turn then comes after the deadline is told at once. So nobody is served late, and within its
 //!    own class and share nobody is taken back. This is load shedding by priority.
@@ -31,7 +30,6 @@ mod state;
 mod take_back;
 #[cfg(test)]
 mod tests;
-mod turn_forecast;
 
 pub use config::{Config, Weights};
 pub use fair_use::{FairUse, Layer as FairUseLayer, Service as FairUseService};

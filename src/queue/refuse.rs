@@ -32,7 +32,7 @@ impl<P> State<P> {
         now: Instant,
     ) -> Refused {
         let (name, urgency) = (request.name, request.urgency);
-        let own = self.expectations.returns_before(name, urgency, arrival);
+        let own = self.expectations.ahead_of_refused(name, urgency, arrival, now);
         let place = self.order.place_for(name, urgency, None, own);
         let (_, start) = self.turn_at(&place, now);
         let room = self.room_for(reason, request, now);
@@ -57,12 +57,9 @@ impl<P> State<P> {
         let (name, urgency) = (request.name, request.urgency);
         let (mut deadline, mut known) = (now + request.allowed, known);
         for _ in 0..3 {
-            let place = self.order.place_for(
-                name,
-                urgency,
-                Some((deadline, u64::MAX)),
-                self.own_before(request.name, urgency, arrival),
-            );
+            let place = self
+                .order
+                .place_for(name, urgency, Some((deadline, u64::MAX)), arrival.behind());
             if self.order.is_last_of_own(&place) {
                 return after_own;
             }

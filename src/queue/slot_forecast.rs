@@ -49,6 +49,11 @@ impl SlotForecast {
         Some(self.starts[last].saturating_duration_since(self.starts[half]) / between)
     }
 
+    /// What was forecast may no longer hold.
+    pub(super) fn invalidate(&mut self) {
+        self.version = None;
+    }
+
     /// A slot has been handed out.
     pub(super) fn handed_out(&mut self, now: Instant) {
         if self.starts.pop_front().is_none_or(|first| first > now) {

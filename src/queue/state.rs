@@ -10,24 +10,27 @@ use tokio::time::Instant;
 use super::config::Config;
 use super::expectation::Expectations;
 use super::line::Slots;
-use super::order::{Ahead, InTime, Late, Order, Place, Ticket};
+use super::order::{Ahead, InTime, Late, Look, Order, Place, Ticket};
 use super::recent_callers::RecentCallers;
 use super::refuse::Request;
 use super::refused::{Reason, Refused};
 use super::slot_forecast::SlotForecast;
-use super::take_back::{Check, Delay, STEPS_PER_ARRIVAL};
-use crate::attempt::{Demand, FlowDemand, Try};
+use super::take_back::{Check, Delay, SLIGHTLY, STEPS_PER_ARRIVAL};
+use crate::attempt::{Demand, FlowDemand, SharedOrder, Try};
 use crate::caller::{Caller, Name, Urgency};
 
 /// What a waiting request receives.
 pub(super) type Turn<P> = Result<P, Refused>;
 
 /// Slots that are forecast besides one for everybody who waits.
-pub(super) const BESIDES: usize = 128;
+const BESIDES: usize = 128;
 
 /// A slot that comes this much after the deadline is still used: answers are never as punctual as a forecast, and who has waited half a
 /// minute is better served with a moment of delay than with a refusal.
 pub(super) const TOLERANCE: Duration = Duration::from_secs(1);
+
+/// Callers that ask again and again are expected to go on for so long.
+const LOOPS_LAST: Duration = Duration::from_mins(2);
 
 /// Requests of the same caller that a newcomer must not delay past their deadlines: so many are looked at.
 const OWN_LOOKED_AT: usize = 32;
@@ -40,7 +43,8 @@ pub(super) struct State<P> {
     deadlines: Vec<(Instant, u64)>,
     pub(super) waiters: HashMap<u64, Waiter<P>>,
     pub(super) slots: SlotForecast,
-    pub(super) others: Arc<[FlowDemand]>,
+    /// The order of all queues, as it was taken over last, if there is one.
+    shared: Option<Arc<SharedOrder>>,
     pub(super) recent: RecentCallers,
     pub(super) expectations: Expectations,
     tickets: u64,
@@ -82,7 +86,7 @@ impl<P> State<P> {
             deadlines: Vec::new(),
             waiters: HashMap::new(),
             slots: SlotForecast::default(),
-            others: Arc::default(),
+            shared: None,
             recent: RecentCallers::default(),
             expectations: Expectations::default(),
             tickets: 0,
@@ -135,13 +139,11 @@ impl<P> State<P> {
         // A place below 2^48 and a count of tickets: unique, and in order of first arrival even when a request queues again.
         let id = (attempt.place.order() << 16) | (self.tickets & 0xffff);
         self.tickets += 1;
-        let place = self.order.place_for(
-            name,
-            urgency,
-            Some((deadline, id)),
-            self.own_before(name, urgency, arrival),
-        );
-        let (ahead, start) = self.turn_until(&place, deadline, now);
+        let place = self
+            .order
+            .place_for(name, urgency, Some((deadline, id)), arrival.behind());
+        let ahead = self.order.ahead(&place, self.look(deadline, now));
+        let start = self.slots.start(ahead.rank(), now);
         let delays_own = start <= deadline && self.delays_own(&place, OWN_LOOKED_AT, now);
         let admitted = self.admit(name, ahead, start, deadline, now);
         let admitted = admitted.and(if delays_own { Err(Reason::Late) } else { Ok(()) });
@@ -152,8 +154,9 @@ impl<P> State<P> {
                 urgency,
                 allowed: allowed(caller, now),
             };
-            // Nobody who is about to ask counts: then it is the same however far one looks.
-            let known = (ahead.claimed == 0).then_some((place.own_ahead(), start));
+            // Callers that go on asking count the more, the further one looks.
+            let is_known = ahead.claimed == 0 || !self.has_loops();
+            let known = is_known.then_some((place.own_ahead(), start));
             return Err(self.refuse(reason, request, arrival, known, now));
         }
         let ticket = Ticket {
@@ -230,6 +233,65 @@ impl<P> State<P> {
         Err(Reason::Promised)
     }
 
+    /// Whether a request at this place would make others of the same caller late, which have the same right and came before.
+    /// `most` of them are looked at.
+    pub(super) fn delays_own(&self, place: &Place, most: usize, now: Instant) -> bool {
+        let is_early = |deadline| self.latest_start(now).is_some_and(|latest| latest <= deadline);
+        self.order.own_after(place, most).any(|(after, deadline)| {
+            if is_early(deadline) {
+                return false;
+            }
+            let ahead = self.order.ahead(&after, self.look(deadline, now));
+            self.slots.start(ahead.rank(), now) > deadline + SLIGHTLY
+        })
+    }
+
+    /// Whether there are callers that ask again whenever they are answered, here or at another queue.
+    fn has_loops(&self) -> bool {
+        self.order.loops() > 0 || self.others().iter().any(|other| other.asks_again)
+    }
+
+    /// When the last of those who wait and who are expected back is served, if that is known without looking at each.
+    fn latest_start(&self, now: Instant) -> Option<Instant> {
+        let is_simple = self.others().is_empty() && !self.has_loops();
+        is_simple.then(|| self.slots.start(self.order.len() + self.order.returning(), now))
+    }
+
+    /// How far to look at those who are about to ask, for a slot that comes until that moment.
+    fn look(&self, until: Instant, now: Instant) -> Look<'_> {
+        let time = until.saturating_duration_since(now).min(LOOPS_LAST);
+        Look {
+            time,
+            slots: self.slots.until(now + time),
+            others: self.others(),
+        }
+    }
+
+    /// The slot that is left for a request at this place, and when it comes.
+    pub(super) fn turn_at(&self, place: &Place, now: Instant) -> (Ahead, Instant) {
+        let mut look = self.look(now + LOOPS_LAST, now);
+        let mut rounds = 0;
+        loop {
+            let ahead = self.order.ahead(place, look);
+            let start = self.slots.start(ahead.rank(), now);
+            rounds += 1;
+            // Fewer are asked for within less time.
+            if ahead.claimed == 0
+                || !self.has_loops()
+                || start.saturating_duration_since(now) >= look.time
+                || rounds == 4
+            {
+                return (ahead, start);
+            }
+            look = self.look(start, now);
+        }
+    }
+
+    /// When the slot of a ticket comes, and what is served before.
+    pub(super) fn turn_of(&self, id: u64, now: Instant) -> Option<(Ahead, Instant)> {
+        Some(self.turn_at(&self.order.place_of(id)?, now))
+    }
+
     /// Hands free slots to whoever's turn it is; says when to look again.
     pub(super) fn hand_out<S>(&mut self, now: Instant, slots: &S) -> Option<Instant>
     where
@@ -296,7 +358,9 @@ impl<P> State<P> {
             wanted: until,
             tolerated: until,
         };
-        let played = self.order.play(|rank| self.slots.after(rank, now), |_| in_time);
+        let played = self
+            .order
+            .play(self.others(), |rank| self.slots.after(rank, now), |_| in_time);
         for Late { id, .. } in played.late {
             self.tell(id, Refused::new(Reason::ShuttingDown, Duration::from_secs(1)));
         }
@@ -314,14 +378,10 @@ impl<P> State<P> {
     }
 
     /// The request is gone, served or not.
-    pub(super) fn leave(&mut self, id: u64, now: Instant) {
-        let left = self.waiters.remove(&id).is_some();
+    pub(super) fn leave(&mut self, id: u64) {
+        self.waiters.remove(&id);
         if let Some(ticket) = self.order.remove(id) {
             self.forget_deadline(ticket.deadline, id);
-            if left {
-                self.expectations
-                    .left(&ticket.caller, ticket.urgency, now, &mut self.order);
-            }
         }
     }
 
@@ -332,6 +392,15 @@ impl<P> State<P> {
         }
     }
 
+    /// How long a caller who is new here would wait.
+    pub(super) fn predicted_wait<S: Slots<Permit = P>>(&mut self, now: Instant, slots: &S) -> Duration {
+        self.expectations.expire(now, &mut self.order);
+        self.look_ahead(now, self.order.len() + 1 + BESIDES, slots);
+        let place = self.order.place_for(&Name::new(""), Urgency::default(), None, 0);
+        let (_, start) = self.turn_at(&place, now);
+        start.saturating_duration_since(now)
+    }
+
     /// The slot cost is shared by all who benefit from the call.
     pub(super) fn spread(&mut self, urgency: Urgency, payer: &Name, beneficiaries: &[Name], now: Instant) {
         self.check.doubt(now);
@@ -340,10 +409,22 @@ impl<P> State<P> {
 
     /// Forecasts at least `count` slots, unless the last forecast still holds.
     pub(super) fn look_ahead<S: Slots<Permit = P>>(&mut self, now: Instant, count: usize, slots: &S) {
+        let shared = slots.shared_order();
+        if let Some(shared) = shared.filter(|new| self.shared.as_ref().is_none_or(|known| !Arc::ptr_eq(known, new))) {
+            self.order.adopt(&shared);
+            self.shared = Some(shared);
+            // Slots that were used elsewhere may have been forecast.
+            self.slots.invalidate();
+            self.check.doubt(now);
+        }
         if self.slots.look_ahead(now, count, slots) {
             self.check.drifted = true;
-            self.others = slots.others();
         }
+    }
+
+    /// What is wanted of the same slots at other queues.
+    pub(super) fn others(&self) -> &[FlowDemand] {
+        self.shared.as_ref().map_or(&[], |shared| &shared.others)
     }
 
     pub(super) fn tell(&mut self, id: u64, refused: Refused) {
@@ -351,7 +432,7 @@ impl<P> State<P> {
             // Nobody listens any more: then nobody needs to know.
             let _ = waiter.turn.send(Err(refused));
         }
-        self.leave(id, Instant::now());
+        self.leave(id);
     }
 }
 

@@ -85,7 +85,9 @@ impl<P> State<P> {
             wanted: self.slots.until(deadline),
             tolerated: self.slots.until(deadline + tolerance),
         };
-        let played = self.order.play(|rank| self.slots.after(rank, now), in_time);
+        let played = self
+            .order
+            .play(self.others(), |rank| self.slots.after(rank, now), in_time);
         self.check = Check {
             spare: played.spare,
             loops: self.order.loops(),
@@ -109,7 +111,7 @@ impl<P> State<P> {
         let start = if let Some(rank) = rank {
             self.slots.start(rank, now)
         } else {
-            let own = self.expectations.returns_before(name, urgency, arrival);
+            let own = self.expectations.ahead_of_refused(name, urgency, arrival, now);
             let place = self.order.place_for(name, urgency, None, own);
             self.turn_at(&place, now).1
         };

@@ -13,7 +13,7 @@ use super::metrics::Metrics;
 use super::pace_state::PaceState;
 use super::window::Window;
 use super::{local, shared};
-use crate::attempt::{Demand, FlowDemand, Scarcity};
+use crate::attempt::{Demand, Scarcity, SharedOrder};
 use crate::caller::{Name, Urgency};
 use crate::clock::Wall;
 use crate::store::Eviction;
@@ -116,12 +116,12 @@ impl Quota {
         }
     }
 
-    /// What callers of other processes want of the same slots.
+    /// The order of all processes that draw on the same slots.
     #[must_use]
-    pub fn others(&self) -> Arc<[FlowDemand]> {
+    pub fn shared_order(&self) -> Option<Arc<SharedOrder>> {
         match self {
-            Self::Local(_) => Arc::default(),
-            Self::Shared(quota) => quota.others(),
+            Self::Local(_) => None,
+            Self::Shared(quota) => Some(quota.shared_order()),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Many questions at once over one connection.
+//! Many questions at once over one connection, and messages over the same where the store can.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,16 +7,20 @@ use std::time::Duration;
 use redis::{Cmd, FromRedisValue, cmd};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+use tokio_util::sync::DropGuard;
 
+use super::breaker::Breaker;
 use super::config::Config;
 use super::connection::{Connection, within};
 use super::error::Error;
 use super::script::Script;
+use super::subscription::{self, Event, Subscribers};
 
-/// Plain questions to the store. Clones share one connection, over which many questions can be under way.
+/// The store, for all parts of a process. Clones share one connection, over which many questions can be under way and, where the server speaks
+/// RESP3, messages come; else these come over a second one. Connects when first asked, and again after every failure.
 ///
-/// Each waits for at most the configured timeout, besides the one that connects. After a failure all fail at once for a moment: a store
-/// that is gone costs nobody any time.
+/// Each question waits for at most the configured timeout, besides the one that connects. After a failure all fail at once for a moment: a
+/// store that is gone costs nobody any time.
 ///
 /// # Cancel safety
 /// All questions are safe to cancel; whether the store did what it was asked is not known then.
@@ -26,6 +30,8 @@ pub struct Client(Arc<Shared>);
 struct Shared {
     config: Config,
     state: Mutex<State>,
+    subscribers: Arc<Subscribers>,
+    breaker: Breaker,
 }
 
 #[derive(Default)]
@@ -34,16 +40,30 @@ struct State {
     /// Counts connections, so that one failure of many questions closes one connection.
     opened: u64,
     rest: Option<(Instant, Duration)>,
+    /// How much longer than the timeout a step may take: more after one that was not answered in time, and less again with each that is. A store
+    /// that many ask at once answers late, and who gives up then asks again and makes it later still.
+    patience: Duration,
+    /// Keeps the connection for messages, where there is one.
+    listener: Option<DropGuard>,
 }
 
 /// How long a store that failed is left alone: the first time, and at most.
-const REST: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+const REST: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(400));
+
+/// How many times the configured timeout a slow store may take in the end.
+const MOST_PATIENT: u32 = 4;
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
             .field("config", &self.0.config)
             .finish_non_exhaustive()
+    }
+}
+
+impl From<Config> for Client {
+    fn from(config: Config) -> Self {
+        Self::new(&config)
     }
 }
 
@@ -54,6 +74,8 @@ impl Client {
         Self(Arc::new(Shared {
             config: config.clone(),
             state: Mutex::default(),
+            subscribers: Arc::default(),
+            breaker: Breaker::default(),
         }))
     }
 
@@ -93,7 +115,7 @@ impl Client {
         self.ask(cmd("DEL").arg(key)).await
     }
 
-    /// Says `message` on `channel`, to all who listen now ([`listen`](super::Wakes::listen)).
+    /// Says `message` on `channel`, to all who listen now ([`Client::subscribe`]).
     ///
     /// # Errors
     /// [`Error`] when no answer came in time.
@@ -107,16 +129,82 @@ impl Client {
     /// # Errors
     /// [`Error`] when no answer came in time. The script may have run, or may still run.
     pub async fn run(&self, script: &Script, keys: &[String], arguments: &[&[u8]]) -> Result<Option<Vec<u8>>, Error> {
+        let limit = self.0.config.timeout;
         let (mut connection, opened) = self.connection().await?;
-        let answer = within(self.0.config.timeout, script.run(&mut connection, keys, arguments)).await;
-        self.judge(answer, opened).await
+        let asked = Instant::now();
+        let answer = within(limit, script.run(&mut connection, keys, arguments)).await;
+        // That a server refuses to do this says nothing of the connection.
+        if answer.as_ref().is_err_and(Error::is_answer) {
+            return answer;
+        }
+        self.judge(answer, opened, (asked, limit)).await
+    }
+
+    /// Runs `script` with `keys` and one argument; returns its text. Waits for longer than the timeout where the store is slow, and after a
+    /// failure of any kind the next question goes to a new connection, and looks for the master again.
+    ///
+    /// # Errors
+    /// [`Error`] when no answer came in time. The step may have been taken, or may still be taken later. In a cluster it may even have been
+    /// taken twice: a question whose connection broke is sent again there.
+    pub async fn step(&self, script: &Script, keys: &[String], argument: &str) -> Result<String, Error> {
+        let (mut connection, opened) = self.connection().await?;
+        let timeout = self.0.config.timeout;
+        let limit = timeout + self.0.state.lock().await.patience;
+        let asked = Instant::now();
+        let answer = within(limit, script.run(&mut connection, keys, &[argument.as_bytes()])).await;
+        let mut state = self.0.state.lock().await;
+        state.patience = match &answer {
+            Ok(_) => state.patience / 8 * 7,
+            Err(Error::Timeout(_)) => (state.patience * 2 + timeout).min(timeout * (MOST_PATIENT - 1)),
+            Err(_) => state.patience,
+        };
+        drop(state);
+        self.judge(answer, opened, (asked, limit)).await
+    }
+
+    /// Passes on what is said on `channel` from now on, and when something may have been missed. Some messages may be lost: whoever listens
+    /// must also look from time to time. `heard` is called where messages are read and must not wait.
+    pub async fn subscribe(&self, channel: String, heard: impl Fn(Event<'_>) + Send + Sync + 'static) {
+        let is_new = self.0.subscribers.add(channel.clone(), Arc::new(heard));
+        let mut state = self.0.state.lock().await;
+        match &mut state.connection {
+            Some(connection) if connection.hears() => {
+                if is_new && let Err(error) = within(self.0.config.timeout, connection.subscribe(&channel)).await {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "cannot listen to the store");
+                    state.connection = None;
+                }
+            }
+            Some(_) => state.listener = Some(subscription::listen(&self.0.config, &self.0.subscribers)),
+            None => {}
+        }
+        drop(state);
+        self.0.subscribers.missed();
+    }
+
+    /// Whether to ask something now that can be done without: not while the store is slow or gone, but for one question from time to time.
+    #[must_use]
+    pub fn admits(&self) -> bool {
+        self.0.breaker.admits(Instant::now())
+    }
+
+    /// Whether the store answers in time, as far as is known.
+    #[must_use]
+    pub fn is_well(&self) -> bool {
+        !self.0.breaker.is_open()
+    }
+
+    /// An answer did not come within `limit`, for which somebody would have waited.
+    pub fn is_late(&self, limit: Duration) {
+        self.0.breaker.open(Instant::now(), limit);
     }
 
     async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Error> {
+        let limit = self.0.config.timeout;
         let (mut connection, opened) = self.connection().await?;
+        let begun = Instant::now();
         let asked = async { Ok(command.query_async(&mut connection).await?) };
-        let answer = within(self.0.config.timeout, asked).await;
-        self.judge(answer, opened).await
+        let answer = within(limit, asked).await;
+        self.judge(answer, opened, (begun, limit)).await
     }
 
     async fn connection(&self) -> Result<(Connection, u64), Error> {
@@ -129,25 +217,50 @@ impl Client {
         if state.rest.is_some_and(|(until, _)| Instant::now() < until) {
             return Err(Error::Resting);
         }
-        match Connection::open(&self.0.config).await {
+        match Connection::open(&self.0.config, &self.0.subscribers).await {
             Ok(connection) => {
                 state.opened += 1;
                 state.connection = Some(connection.clone());
-                Ok((connection, state.opened))
+                let needs_listener = !connection.hears() && !self.0.subscribers.channels().is_empty();
+                if connection.hears() {
+                    state.listener = None;
+                } else if needs_listener && state.listener.is_none() {
+                    state.listener = Some(subscription::listen(&self.0.config, &self.0.subscribers));
+                }
+                let opened = state.opened;
+                drop(state);
+                self.0.subscribers.missed();
+                Ok((connection, opened))
             }
             Err(error) => {
                 state.rest();
+                self.0.breaker.open(Instant::now(), self.0.config.timeout);
                 Err(error)
             }
         }
     }
 
-    async fn judge<T>(&self, answer: Result<T, Error>, opened: u64) -> Result<T, Error> {
+    async fn judge<T>(
+        &self,
+        answer: Result<T, Error>,
+        opened: u64,
+        (asked, limit): (Instant, Duration),
+    ) -> Result<T, Error> {
+        let now = Instant::now();
         let mut state = self.0.state.lock().await;
-        match &answer {
-            Ok(_) => state.rest = None,
-            Err(_) if state.opened == opened && state.connection.take().is_some() => state.rest(),
-            Err(_) => {}
+        let is_closed = answer.is_err() && state.opened == opened && state.connection.take().is_some();
+        if answer.is_ok() {
+            state.rest = None;
+            self.0.breaker.answered(now.saturating_duration_since(asked));
+        } else {
+            self.0.breaker.open(now, limit);
+        }
+        if is_closed {
+            state.rest();
+        }
+        drop(state);
+        if is_closed {
+            self.0.subscribers.missed();
         }
         answer
     }

@@ -1,5 +1,6 @@
 //! Opening a connection, whatever kind of store it is.
 
+use std::convert::Infallible;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,8 +10,8 @@ use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
 use redis::{
-    AsyncConnectionConfig, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, Pipeline, RedisConnectionInfo,
-    RedisFuture, TlsCertificates, Value,
+    AsyncConnectionConfig, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, Pipeline, ProtocolVersion,
+    RedisConnectionInfo, RedisFuture, TlsCertificates, Value,
 };
 use rustls::ClientConfig;
 use tokio_util::sync::DropGuard;
@@ -19,6 +20,7 @@ use super::address::Kind;
 use super::config::Config;
 use super::error::Error;
 use super::sentinel;
+use super::subscription::Subscribers;
 use super::tls::{self, Pem};
 use super::wire::{Unheard, Wire};
 use crate::plain_text;
@@ -41,18 +43,24 @@ pub(super) enum Connection {
 #[derive(Clone)]
 pub(super) struct One {
     connection: MultiplexedConnection,
+    /// Whether messages come over it, too.
+    hears: bool,
     /// Its task goes on for as long as an answer is outstanding, so that it has to be ended.
     _driver: Arc<DropGuard>,
 }
 
 impl Connection {
-    /// Connects to the master, or the cluster.
-    pub(super) async fn open(config: &Config) -> Result<Self, Error> {
+    /// Connects to the master, or the cluster; where messages can come over the connection, it subscribes.
+    pub(super) async fn open(config: &Config, subscribers: &Arc<Subscribers>) -> Result<Self, Error> {
         within(config.timeout * ANSWERS_TO_CONNECT, async {
             let access = Access::read(config).await?;
             if config.address.kind != Kind::Cluster {
                 let master = access.master(config).await?;
-                return Ok(Self::One(master.connect().await?));
+                return Ok(Self::One(match master.connect(Some(subscribers)).await {
+                    // It speaks an older protocol, over which either questions are asked or messages come.
+                    Err(error) if error.is_answer() => master.connect(None).await?,
+                    connected => connected?,
+                }));
             }
             let servers = config.address.servers.iter();
             let servers = servers.map(|server| server.clone().set_redis_settings(access.settings.clone()));
@@ -77,6 +85,21 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// Whether messages come over it.
+    pub(super) fn hears(&self) -> bool {
+        matches!(self, Self::One(One { hears: true, .. }))
+    }
+
+    /// Has what is said on `channel` come over it.
+    pub(super) async fn subscribe(&mut self, channel: &str) -> Result<(), Error> {
+        if let Self::One(one) = self {
+            one.connection.subscribe(channel).await?;
+        }
+        Ok(())
+    }
+}
+
 /// A server that hears what is published: the master, or any server of a cluster.
 pub(super) async fn listener(config: &Config) -> Result<Server, Error> {
     let access = Access::read(config).await?;
@@ -86,7 +109,7 @@ pub(super) async fn listener(config: &Config) -> Result<Server, Error> {
     let mut last = None;
     for server in &config.address.servers {
         let server = access.server(server.clone().set_redis_settings(access.settings.clone()))?;
-        match within(config.timeout, server.connect()).await {
+        match within(config.timeout, server.connect(None)).await {
             Ok(_) => return Ok(server),
             Err(error) => last = Some(error),
         }
@@ -114,20 +137,35 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Opens a connection for questions. The time limits are ours, around each question; the library's own would only add a second set.
-    pub(super) async fn connect(&self) -> Result<One, Error> {
+    /// Opens a connection for questions, and for the messages of `subscribers`. The time limits are ours, around each question; the library's
+    /// own would only add a second set.
+    pub(super) async fn connect(&self, subscribers: Option<&Arc<Subscribers>>) -> Result<One, Error> {
         let wire = Wire::for_questions(&self.info, self.tls.as_ref())
             .await
             .map_err(broken)?;
-        let limits = AsyncConnectionConfig::new()
+        let mut limits = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(None);
-        let opened = MultiplexedConnection::new_with_config(self.info.redis_settings(), wire, limits).await;
-        let (connection, driver) = opened?;
+        let mut settings = self.info.redis_settings().clone();
+        if let Some(subscribers) = subscribers {
+            let subscribers = Arc::clone(subscribers);
+            settings = settings.set_protocol(ProtocolVersion::RESP3);
+            limits = limits.set_push_sender(move |push| {
+                subscribers.pushed(push);
+                Ok::<(), Infallible>(())
+            });
+        }
+        let opened = MultiplexedConnection::new_with_config(&settings, wire, limits).await;
+        let (mut connection, driver) = opened?;
         let (tasks, guard) = Tasks::new().branch();
         tasks.spawn_upkeep("store connection", driver);
+        let channels = subscribers.map(|subscribers| subscribers.channels());
+        for channel in channels.into_iter().flatten() {
+            connection.subscribe(channel).await?;
+        }
         Ok(One {
             connection,
+            hears: subscribers.is_some(),
             _driver: Arc::new(guard),
         })
     }

@@ -3,6 +3,8 @@
 use std::io;
 use std::time::Duration;
 
+use redis::ErrorKind;
+
 /// The store did not do what it was asked, as far as we know: it may have, and its answer was lost.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -40,6 +42,13 @@ pub enum Error {
     /// It failed a moment ago, and is not tried again yet.
     #[error("the store failed a moment ago")]
     Resting,
+}
+
+impl Error {
+    /// Whether the server said so, and is well.
+    pub(super) fn is_answer(&self) -> bool {
+        matches!(self, Self::Failed(error) if matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension))
+    }
 }
 
 /// A store address that cannot be used; the operator's mistake. Never holds the address itself.

@@ -1,8 +1,8 @@
 //! What the store does when its memory is full.
 
+use super::client::Client;
 use super::config::Config;
 use super::error::Error;
-use super::link::Link;
 use super::script::Script;
 
 /// Asked by a script, because in a cluster it has to be asked where the keys are.
@@ -21,15 +21,15 @@ impl Eviction {
     /// # Errors
     /// [`Error`] when no answer came in time, or the store does not let us ask.
     pub async fn of(config: &Config, key: &str) -> Result<Self, Error> {
-        Self::ask(&mut Link::new(config), key).await
+        Self::ask(&Client::new(config), key).await
     }
 
     /// The same over a connection that is there.
     ///
     /// # Errors
     /// As [`Eviction::of`].
-    pub async fn ask(link: &mut Link, key: &str) -> Result<Self, Error> {
-        let text = link.run(&Script::new(SCRIPT), &[key.to_owned()], "").await?;
+    pub async fn ask(client: &Client, key: &str) -> Result<Self, Error> {
+        let text = client.step(&Script::new(SCRIPT), &[key.to_owned()], "").await?;
         Ok(Self::read(&text))
     }
 

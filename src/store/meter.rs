@@ -54,6 +54,10 @@ pub(super) struct Meter {
     open: Vec<usize>,
     bytes: usize,
     values: usize,
+    /// What the outermost value is.
+    kind: u8,
+    /// How many of those that are complete nobody asked for, and need not.
+    pushes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -103,9 +107,17 @@ impl Meter {
         Ok(complete)
     }
 
+    /// How many of the answers were messages that come by themselves, since this was asked last.
+    pub(super) fn take_pushes(&mut self) -> usize {
+        std::mem::take(&mut self.pushes)
+    }
+
     fn begin(&mut self, kind: u8) -> Result<bool, Excess> {
         if !b"+-:_,#($!=*~>%|".contains(&kind) {
             return Err(Excess::Strange);
+        }
+        if self.open.is_empty() {
+            self.kind = kind;
         }
         self.at = At::Line(Line {
             kind,
@@ -169,6 +181,7 @@ impl Meter {
             self.open.pop();
         }
         (self.bytes, self.values) = (0, 0);
+        self.pushes += usize::from(self.kind == b'>');
         true
     }
 

@@ -31,7 +31,7 @@ pub(super) struct Wire {
 
 /// How many answers a server may give.
 enum Allowance {
-    /// One for each question.
+    /// One for each question, and messages, which are passed on at once.
     Questions { asked: Meter, open: usize },
     /// Any number, unless we do not keep up.
     Messages(Unheard),
@@ -114,7 +114,10 @@ impl AsyncRead for Wire {
         ready!(Pin::new(&mut wire.stream).poll_read(cx, buffer))?;
         let answers = wire.said.feed(&buffer.filled()[before..])?;
         match &mut wire.allowance {
-            Allowance::Questions { open, .. } => *open = open.checked_sub(answers).ok_or(Excess::Unasked)?,
+            Allowance::Questions { open, .. } => {
+                let answers = answers - wire.said.take_pushes();
+                *open = open.checked_sub(answers).ok_or(Excess::Unasked)?;
+            }
             Allowance::Messages(unheard) => unheard.arrived(answers)?,
         }
         Poll::Ready(Ok(()))

@@ -5,14 +5,16 @@
 //!
 //! Then 8, 64, 256 and 500 replicas in this process, each with connections of its own, against one server: with nobody who asks, with
 //! everybody asking at the real limits, and at limits sixty times as fast, where a minute tells how fairly an hour is shared. What the store
-//! needs is what it says of itself (`INFO`), so that a busy machine changes it little. `cargo bench --bench store -- 8 500 20s` runs those numbers
+//! needs is what it says of itself (`INFO`), so that a busy machine changes it little. Then, at the same limits, a third of them killed, a store
+//! that is frozen for three seconds, and one that is emptied. `cargo bench --bench store -- 8 500 20s` runs those numbers
 //! only, and each part for 20 seconds instead of a minute.
 
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::print_stdout,
-    reason = "a benchmark that cannot go on stops, and prints what it found"
+    clippy::disallowed_methods,
+    reason = "a benchmark that cannot go on stops, prints what it found, and tells its children by the environment what to do"
 )]
 
 use std::io::{BufRead as _, BufReader};
@@ -216,12 +218,22 @@ struct Replicas {
     calls: Arc<Mutex<Vec<Instant>>>,
 }
 
+/// How one replica shares; each has a connection of its own.
+fn sharing(url: &str, timeout: Duration) -> shared::Config {
+    let address = store::Address::parse(url).unwrap();
+    let store = store::Config::new(address, timeout);
+    shared::Config::new(store, shared::Timing::new(timeout), "b", "t", "a")
+}
+
 /// Requests that always wait at each of them.
 const WAITING: usize = 4;
 
 impl Replicas {
     async fn start(count: usize, limits: [(u32, Duration); 2]) -> Self {
-        let server = Server::start();
+        Self::start_at(Server::start(), count, limits).await
+    }
+
+    async fn start_at(server: Server, count: usize, limits: [(u32, Duration); 2]) -> Self {
         let mut connection = server.connect().await;
         let limit = |(calls, window)| Limit::try_new(NonZeroU32::new(calls).unwrap(), window).unwrap();
         let config = Config::try_new(
@@ -231,23 +243,16 @@ impl Replicas {
         )
         .unwrap();
         let timeout = Duration::from_millis(250);
-        let address = store::Address::parse(&server.url()).unwrap();
-        let sharing = shared::Config::new(
-            store::Config::new(address, timeout),
-            shared::Timing::new(timeout),
-            "b",
-            "t",
-            "a",
-        );
         let (tasks, mut registry) = (Tasks::new(), Registry::default());
         let metrics = shared::Metrics::register(&mut registry, quota::Metrics::default());
         let mut quotas = Vec::new();
         for _ in 0..count {
+            let sharing = sharing(&server.url(), timeout);
             quotas.push(Quota::join(&config, &sharing, &tasks, metrics.clone()));
             // As pods start: one after the other.
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let joined = async || quotas.iter().all(|quota| quota.rivals() + 1 == count);
+        let joined = async || quotas.iter().all(|quota| quota.rivals() + 1 >= count);
         while !joined().await {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -365,8 +370,137 @@ async fn row(count: usize, time: Duration) {
     replicas.end().await;
 }
 
+/// Replicas in a process of their own, which tells on its output when it makes calls.
+struct Killable {
+    child: Child,
+    calls: Arc<Mutex<Vec<Instant>>>,
+}
+
+impl Killable {
+    fn start(server: &Server, count: usize) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .env(REPLICAS_AT, server.folder.path())
+            .env(REPLICAS_OF, count.to_string())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let calls = Arc::<Mutex<Vec<Instant>>>::default();
+        let (lines, heard) = (BufReader::new(child.stdout.take().unwrap()).lines(), Arc::clone(&calls));
+        std::thread::spawn(move || {
+            for _ in lines.map_while(Result::ok) {
+                heard.lock().unwrap().push(Instant::now());
+            }
+        });
+        Self { child, calls }
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Killable {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+const REPLICAS_AT: &str = "BENCH_REPLICAS_AT";
+const REPLICAS_OF: &str = "BENCH_REPLICAS_OF";
+
+/// What [`Killable`] runs.
+async fn be_killed(folder: std::ffi::OsString) {
+    let count: usize = std::env::var(REPLICAS_OF).unwrap().parse().unwrap();
+    let server = Server {
+        child: Command::new("true").spawn().unwrap(),
+        folder: tempfile::tempdir().unwrap(),
+    };
+    let socket = std::path::Path::new(&folder).join("redis.sock");
+    std::os::unix::fs::symlink(socket, server.folder.path().join("redis.sock")).unwrap();
+    let replicas = Replicas::start_at(server, count, FAST).await;
+    replicas.saturate();
+    let mut told = 0;
+    loop {
+        let made = replicas.calls.lock().unwrap().len();
+        (told..made).for_each(|_| println!("call"));
+        told = made;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// The longest time without a call within ten seconds from then on, and how many windows were over by then.
+async fn gap_after(begun: Instant, calls: &[&Arc<Mutex<Vec<Instant>>>]) -> (Duration, usize) {
+    tokio::time::sleep_until(begun + Duration::from_secs(10)).await;
+    let mut all: Vec<_> = calls.iter().flat_map(|calls| calls.lock().unwrap().clone()).collect();
+    all.sort_unstable();
+    let over = FAST.iter().map(|(most, window)| {
+        let spans = all.windows(*most as usize + 1);
+        // Calls of another process are seen a moment later than they are made.
+        spans
+            .filter(|span| span[*most as usize] - span[0] + Duration::from_millis(50) < *window)
+            .count()
+    });
+    let over = over.sum();
+    let end = begun + Duration::from_secs(10);
+    let after = all.into_iter().filter(|at| (begun..end).contains(at));
+    let marks: Vec<_> = std::iter::once(begun).chain(after).chain([end]).collect();
+    let gap = marks.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+    (gap, over)
+}
+
+/// A third of the replicas killed, the store frozen, emptied, and emptied right after a kill.
+async fn chaos(count: usize) {
+    let server = Server::start();
+    let (first, second) = (Killable::start(&server, count / 6), Killable::start(&server, count / 6));
+    let (mut first, mut second) = (first, second);
+    let mut replicas = Replicas::start_at(server, count - count / 6 * 2, FAST).await;
+    replicas.saturate();
+    tokio::time::sleep(FAST[1].1 / 2).await;
+    let calls = [
+        &Arc::clone(&replicas.calls),
+        &Arc::clone(&first.calls),
+        &Arc::clone(&second.calls),
+    ];
+    let told = |what: &str, (gap, over): (Duration, usize)| {
+        println!(
+            "|   {what}: {:.2} s without a call, {over} windows over | | | | | | | | |",
+            gap.as_secs_f64()
+        );
+    };
+    let pid = replicas.server.child.id().to_string();
+    let signal = |name: &str| assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+    signal("-STOP");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    signal("-CONT");
+    told("after a freeze of 3 s", gap_after(Instant::now(), &calls).await);
+    let flush = async |connection: &mut MultiplexedConnection| {
+        let _: () = redis::cmd("FLUSHALL").query_async(connection).await.unwrap();
+    };
+    flush(&mut replicas.connection).await;
+    told("after a flush", gap_after(Instant::now(), &calls).await);
+    first.kill();
+    second.kill();
+    told("after kill -9 of a third", gap_after(Instant::now(), &calls).await);
+    let mut third = Killable::start(&replicas.server, count / 3);
+    let calls = [calls[0], calls[1], calls[2], &Arc::clone(&third.calls)];
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    third.kill();
+    flush(&mut replicas.connection).await;
+    told(
+        "after kill -9 of a third and a flush",
+        gap_after(Instant::now(), &calls).await,
+    );
+    replicas.end().await;
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
+    if let Some(folder) = std::env::var_os(REPLICAS_AT) {
+        return be_killed(folder).await;
+    }
     let counts: Vec<usize> = std::env::args().filter_map(|word| word.parse().ok()).collect();
     if counts.is_empty() {
         decisions().await;
@@ -383,6 +517,7 @@ async fn main() {
         counts
     } {
         row(count, time).await;
+        chaos(count).await;
     }
 }
 
@@ -394,14 +529,7 @@ async fn decisions() {
     let config = Config::try_new(vec![limit], burst, Duration::from_secs(1)).unwrap();
     let tasks = Tasks::new();
     let timeout = Duration::from_secs(1);
-    let address = store::Address::parse(&server.url()).unwrap();
-    let sharing = shared::Config::new(
-        store::Config::new(address, timeout),
-        shared::Timing::new(timeout),
-        "b",
-        "t",
-        "a",
-    );
+    let sharing = sharing(&server.url(), timeout);
     let shared = Quota::join(&config, &sharing, &tasks, shared::Metrics::default());
     let local = Quota::forgetful(&config, Wall::system(), quota::Metrics::default());
     let mut connection = server.connect().await;

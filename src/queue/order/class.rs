@@ -1,12 +1,13 @@
 //! One urgency class: its callers in fair order, those who wait and those who are expected to ask.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use foldhash::quality::RandomState;
 use tokio::time::Instant;
 
 use super::Ticket;
-use super::claims::Expected;
+use crate::attempt::{FlowDemand, SharedOrder};
 use crate::caller::Name;
 use crate::queue::config::Weights;
 
@@ -14,8 +15,35 @@ use crate::queue::config::Weights;
 /// caller fit: at a thousand a second, 35 years.
 pub(super) const STRIDE: u64 = 1 << 24;
 
+/// The unit of positions in a shared order, in tags.
+const IN_TAGS: i64 = STRIDE.cast_signed() / SharedOrder::SERVICE;
+
 /// Idle callers that still owe are remembered up to this many; beyond it debts are forgiven, which harms nobody for longer than one turn.
 const DEBTORS: usize = 4096;
+
+/// Requests that do not wait but are expected. They claim slots in a forecast, and nothing else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// Requests that were refused and told when to come back.
+    pub returning: usize,
+    /// Callers that ask again whenever they are answered.
+    pub loops: usize,
+    /// How many requests these have answered in a thousand seconds, if there are slots.
+    pub rate: u64,
+}
+
+impl Expected {
+    pub(super) fn is_none(self) -> bool {
+        self.returning == 0 && self.loops == 0
+    }
+
+    /// How many more requests the loops can make within that time.
+    pub(super) fn asks_within(self, time: Duration) -> usize {
+        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let asks = millis.saturating_mul(self.rate) / 1_000_000;
+        usize::try_from(asks).unwrap_or(usize::MAX).saturating_add(self.loops)
+    }
+}
 
 /// A caller that waits.
 #[derive(Debug)]
@@ -28,8 +56,6 @@ pub(super) struct Flow {
     /// Deadline and id.
     pub(super) tickets: BTreeSet<(Instant, u64)>,
     pub(super) expected: Expected,
-    /// When its refused requests are due, ascending.
-    pub(super) returns: VecDeque<Instant>,
     /// Whether it came back to a tag that was kept for it.
     is_reclaimed: bool,
 }
@@ -43,8 +69,6 @@ pub(super) struct Idle {
     kept: Option<(u64, u64)>,
     stride: u64,
     pub(super) expected: Expected,
-    /// When its refused requests are due, ascending.
-    pub(super) returns: VecDeque<Instant>,
 }
 
 /// Where a request stands in its class.
@@ -88,15 +112,13 @@ pub(super) struct Class {
     /// Callers who do not wait, and where their last service ended, if that is past the clock.
     debtors: HashMap<Name, u64, RandomState>,
     pub(super) waiting: usize,
-    /// What is expected of all its callers; who is away does not count among those that ask again.
+    /// What is expected of all its callers.
     pub(super) expected: Expected,
-    /// When the refused requests of all are due, ascending.
-    pub(super) returns: VecDeque<Instant>,
-    /// Those who ask again and are away: until when, and the rate.
-    pub(super) away: BTreeMap<(Instant, Name), u64>,
     /// The tag of the flow served last.
     now: u64,
     turns: u64,
+    /// The clock that stands for `now` in an order that is kept elsewhere.
+    shared_clock: Option<i64>,
 }
 
 impl Class {
@@ -117,8 +139,7 @@ impl Class {
             stride,
             tickets: BTreeSet::from([key]),
             expected: idle.as_ref().map(|idle| idle.expected).unwrap_or_default(),
-            is_reclaimed: idle.as_ref().is_some_and(|idle| idle.kept.is_some()),
-            returns: idle.map(|idle| idle.returns).unwrap_or_default(),
+            is_reclaimed: idle.is_some_and(|idle| idle.kept.is_some()),
         };
         self.next.insert((flow.tag, flow.turn, ticket.caller.clone()));
         self.flows.insert(ticket.caller.clone(), flow);
@@ -160,13 +181,43 @@ impl Class {
         }
     }
 
-    /// Where a caller of another queue stands: nothing is known of what it had.
-    pub(super) fn standing_of_stranger(&self, weight: u32) -> Standing {
-        let stride = STRIDE / u64::from(weight.clamp(1, Weights::MOST));
+    /// Where a caller of another queue stands.
+    pub(super) fn standing_of_other(&self, other: &FlowDemand) -> Standing {
+        let stride = STRIDE / u64::from(other.weight.clamp(1, Weights::MOST));
         Standing {
-            tag: self.now + stride,
+            tag: other
+                .position
+                .map_or(self.now + stride, |position| self.tag_at(position)),
             turn: u64::MAX,
             stride,
+        }
+    }
+
+    fn tag_at(&self, position: i64) -> u64 {
+        self.now.saturating_add_signed(position.saturating_mul(IN_TAGS))
+    }
+
+    /// The clock moves as far as the shared one has since it was told last.
+    pub(super) fn keep_time_with(&mut self, clock: i64) {
+        let moved = match self.shared_clock.replace(clock) {
+            // Callers may stand behind the clock.
+            None => STRIDE << 16,
+            // The shared clock begins again at zero from time to time, when nobody waits.
+            Some(before) => u64::try_from((clock - before).saturating_mul(IN_TAGS)).unwrap_or(0),
+        };
+        self.now = self.now.saturating_add(moved);
+    }
+
+    /// A caller's next service ends there in the shared order.
+    pub(super) fn stand_at(&mut self, caller: &Name, position: i64) {
+        let tag = self.tag_at(position);
+        if let Some(flow) = self.flows.get_mut(caller) {
+            self.next.remove(&(flow.tag, flow.turn, caller.clone()));
+            flow.tag = tag;
+            self.next.insert((flow.tag, flow.turn, caller.clone()));
+        } else if let Some(idle) = self.idle.get_mut(caller) {
+            idle.last = tag.saturating_sub(idle.stride);
+            idle.kept = idle.kept.map(|(_, turn)| (tag, turn));
         }
     }
 
@@ -206,7 +257,6 @@ impl Class {
                 kept: (flow.expected.returning > 0).then_some((flow.tag, flow.turn)),
                 stride: flow.stride,
                 expected: flow.expected,
-                returns: flow.returns,
             };
             self.idle.insert(ticket.caller.clone(), idle);
         }
@@ -225,8 +275,8 @@ impl Class {
             Expected::default()
         };
         self.expected.returning = (self.expected.returning + expected.returning).saturating_sub(before.returning);
-        self.forget_loop(caller, before);
-        self.note_loop(caller, expected);
+        self.expected.loops = (self.expected.loops + expected.loops).saturating_sub(before.loops);
+        self.expected.rate = (self.expected.rate + expected.rate).saturating_sub(before.rate);
         if self.flows.contains_key(caller) {
             return;
         }
@@ -246,7 +296,6 @@ impl Class {
                     kept: (expected.returning > 0).then_some((standing.tag, standing.turn)),
                     stride,
                     expected,
-                    returns: VecDeque::new(),
                 };
                 self.idle.insert(caller.clone(), idle);
             }

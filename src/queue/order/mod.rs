@@ -12,7 +12,6 @@
 //! Besides those who wait, the order knows who is [`Expected`] to ask. They claim slots in a forecast ([`Order::ahead`], [`Order::play`]), but
 //! no slot waits for them. The tag of a refused request is kept until it returns, so that it stands where it would have stood.
 
-mod claims;
 mod class;
 mod play;
 mod rank;
@@ -21,13 +20,13 @@ use std::collections::{BTreeMap, HashMap};
 
 use tokio::time::Instant;
 
-pub use claims::Expected;
+pub use class::Expected;
 pub use play::{InTime, Late, Played};
 pub use rank::{Ahead, Look, Place};
 
 use self::class::{Class, STRIDE};
 use super::config::Weights;
-use crate::attempt::{FlowDemand, FlowOrder};
+use crate::attempt::{FlowDemand, FlowOrder, SharedOrder};
 use crate::caller::{Name, Urgency};
 
 /// A waiting request, as the order sees it. Tickets of one caller are served by deadline, then as they came.
@@ -132,16 +131,6 @@ impl Order {
         self.class_mut(urgency).expect(caller, stride, expected);
     }
 
-    /// A refused request of this caller, of which something is expected, is due then.
-    pub fn await_return(&mut self, caller: &Name, urgency: Urgency, due: Instant) {
-        self.class_mut(urgency).await_return(caller, due);
-    }
-
-    /// A refused request of this caller that was due then has come, or comes no more.
-    pub fn end_return(&mut self, caller: &Name, urgency: Urgency, due: Instant) {
-        self.class_mut(urgency).end_return(caller, due);
-    }
-
     /// Somebody came back who had been told to.
     pub fn returned(&mut self) {
         self.return_rate += (ALL_RETURN - self.return_rate).div_ceil(1 << RETURN_SHIFT);
@@ -151,6 +140,23 @@ impl Order {
     pub fn stayed_away(&mut self, caller: &Name, urgency: Urgency) {
         self.return_rate -= self.return_rate >> RETURN_SHIFT;
         self.class_mut(urgency).miss(caller);
+    }
+
+    /// Takes over where classes and callers stand in an order that is kept elsewhere.
+    pub fn adopt(&mut self, shared: &SharedOrder) {
+        for class in &mut self.classes {
+            class.tag = self.now;
+        }
+        for position in &shared.classes {
+            let start = position.start.saturating_mul(class_stride(0).cast_signed());
+            let tag = self.now.saturating_add_signed(start);
+            let class = self.class_mut(position.urgency);
+            class.tag = tag;
+            class.keep_time_with(position.clock);
+        }
+        for (urgency, caller, position) in &shared.own {
+            self.class_mut(*urgency).stand_at(caller, *position);
+        }
     }
 
     /// How many callers wait; one that waits in two classes counts twice.
@@ -246,7 +252,7 @@ impl Order {
     /// How many callers ask again whenever they are answered.
     #[must_use]
     pub fn loops(&self) -> usize {
-        self.classes.iter().map(Class::loops).sum()
+        self.classes.iter().map(|class| class.expected.loops).sum()
     }
 
     fn class(&self, urgency: Urgency) -> &Class {
@@ -288,6 +294,7 @@ impl Order {
             deadlines: deadlines.map(|(deadline, _)| *deadline).take(DEADLINES_TOLD).collect(),
             returning: expected.returning,
             asks_again: expected.loops > 0,
+            position: None,
         }
     }
 }

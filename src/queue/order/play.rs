@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::claims::Expected;
-use super::class::Class;
+use super::class::{Class, Expected, Standing};
+use super::rank::of_class;
 use super::{Order, class_stride};
+use crate::attempt::FlowDemand;
 use crate::caller::Urgency;
 
 /// Most slots that are played, for each request that waits and besides: further on everything will be another way.
@@ -50,6 +51,8 @@ struct Player<'a> {
     stride: u64,
     tickets: btree_set::Iter<'a, (Instant, u64)>,
     next: Option<(Instant, u64)>,
+    /// Requests of the same caller that wait at other queues, by deadlines that are not known.
+    elsewhere: usize,
     expected: Expected,
     /// Requests that it has made since its last that waits.
     asked: usize,
@@ -69,13 +72,14 @@ struct Stage<'a> {
 enum Turn {
     /// With so many slots to spare.
     Served(usize),
-    Asked,
+    /// To a request that waits at another queue, or to one that is only expected.
+    Taken,
     Late(u64),
     Gone,
 }
 
 impl<'a> Stage<'a> {
-    fn of(class: &'a Class, level: u8, now: u64) -> Self {
+    fn of(class: &'a Class, level: u8, now: u64, others: &[FlowDemand]) -> Self {
         let mut stage = Self {
             tag: class.start(now),
             stride: class_stride(level),
@@ -83,18 +87,32 @@ impl<'a> Stage<'a> {
             next: BinaryHeap::with_capacity(class.flows.len()),
             turns: u64::MAX / 2,
         };
-        for flow in class.flows.values() {
-            stage.enter(flow.standing(), &flow.tickets, flow.expected);
+        for (name, flow) in &class.flows {
+            let of_caller = of_class(others, level).filter(|other| other.caller == *name);
+            let elsewhere = of_caller.map(|other| other.waiting).sum();
+            stage.enter(flow.standing(), &flow.tickets, elsewhere, flow.expected);
         }
-        // Who is away takes nothing from those who wait before it is back.
-        let is_about_to_ask = |expected: Expected| expected.loops > 0 && expected.away_until.is_none();
-        for idle in class.idle.values().filter(|idle| is_about_to_ask(idle.expected)) {
-            stage.enter(class.standing_of_idle(idle), &NONE, idle.expected);
+        for idle in class.idle.values().filter(|idle| idle.expected.loops > 0) {
+            stage.enter(class.standing_of_idle(idle), &NONE, 0, idle.expected);
+        }
+        for other in of_class(others, level).filter(|other| !class.flows.contains_key(&other.caller)) {
+            stage.enter(
+                class.standing_of_other(other),
+                &NONE,
+                other.waiting,
+                Expected::of(other),
+            );
         }
         stage
     }
 
-    fn enter(&mut self, standing: super::class::Standing, tickets: &'a BTreeSet<(Instant, u64)>, expected: Expected) {
+    fn enter(
+        &mut self,
+        standing: Standing,
+        tickets: &'a BTreeSet<(Instant, u64)>,
+        elsewhere: usize,
+        expected: Expected,
+    ) {
         let mut tickets = tickets.iter();
         let next = tickets.next().copied();
         self.next
@@ -103,6 +121,7 @@ impl<'a> Stage<'a> {
             stride: standing.stride,
             tickets,
             next,
+            elsewhere,
             expected,
             asked: 0,
         });
@@ -114,7 +133,12 @@ impl<'a> Stage<'a> {
             return Turn::Gone;
         };
         let player = &mut self.players[index];
-        let outcome = if let Some((deadline, id)) = player.next {
+        // Of a caller's requests here and elsewhere, in turn, those of which there are more.
+        let is_elsewhere = player.elsewhere > player.tickets.len() + usize::from(player.next.is_some());
+        let outcome = if is_elsewhere {
+            player.elsewhere -= 1;
+            Turn::Taken
+        } else if let Some((deadline, id)) = player.next {
             player.next = player.tickets.next().copied();
             let Some(spare) = spare(deadline) else {
                 self.next.push(Reverse((tag, turn, index)));
@@ -127,7 +151,7 @@ impl<'a> Stage<'a> {
                 return Turn::Gone;
             }
             player.asked += 1;
-            Turn::Asked
+            Turn::Taken
         };
         self.turns += 1;
         self.next.push(Reverse((tag + player.stride, self.turns, index)));
@@ -137,12 +161,17 @@ impl<'a> Stage<'a> {
 }
 
 impl Order {
-    /// Lets those take their turns who wait now and those who ask again whenever they are answered. `after` says how long from now a slot comes,
+    /// Lets those take their turns who wait now, here and at other queues, and those who ask again whenever they are answered. `after` says how long from now a slot comes,
     /// by its number, and `in_time` how many come in time for a deadline. Who is late does not use up a slot.
-    pub fn play(&self, after: impl Fn(usize) -> Duration, in_time: impl Fn(Instant) -> InTime) -> Played {
+    pub fn play(
+        &self,
+        others: &[FlowDemand],
+        after: impl Fn(usize) -> Duration,
+        in_time: impl Fn(Instant) -> InTime,
+    ) -> Played {
         let mut stages: Vec<_> = (0_u8..)
             .zip(&self.classes)
-            .map(|(level, class)| Stage::of(class, level, self.now))
+            .map(|(level, class)| Stage::of(class, level, self.now, others))
             .collect();
         let (mut left, mut late, mut smallest) = (self.len(), Vec::new(), usize::MAX);
         let (mut rank, end) = (0, self.len().saturating_mul(STEPS_EACH) + STEPS);
@@ -161,7 +190,7 @@ impl Order {
                     left -= 1;
                     rank += 1;
                 }
-                Turn::Asked => rank += 1,
+                Turn::Taken => rank += 1,
                 Turn::Late(id) => {
                     left -= 1;
                     late.push(Late { id, rank });

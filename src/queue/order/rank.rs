@@ -1,11 +1,10 @@
 //! What comes before a request: the order played forward, in one look at each caller of its class.
 
-use std::ops::Range;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::claims::{Claims, due_until};
-use super::class::{Class, Flow, Idle, Standing};
+use super::class::{Class, Expected, Flow, Idle, Standing};
 use super::{ALL_RETURN, Order, class_stride};
 use crate::attempt::FlowDemand;
 use crate::caller::{Name, Urgency};
@@ -16,10 +15,10 @@ pub struct Place {
     caller: Name,
     level: u8,
     standing: Standing,
-    /// So many requests of its own caller that wait go first.
+    /// So many requests of its own caller go first.
+    own: usize,
+    /// So many of these wait.
     own_waiting: usize,
-    /// These of its own that are expected back go first, once they are due.
-    own_returns: Range<usize>,
 }
 
 impl Place {
@@ -33,18 +32,18 @@ impl Place {
 /// How far a forecast looks at those who are about to ask.
 #[derive(Clone, Copy, Debug)]
 pub struct Look<'a> {
-    /// From when until when they ask; `None` for those only who wait.
-    pub period: Option<(Instant, Instant)>,
+    /// So long do they go on asking.
+    pub time: Duration,
     /// Slots that come within that time.
     pub slots: usize,
-    /// Callers of other queues who want the same slots.
+    /// What is wanted of the same slots at other queues.
     pub others: &'a [FlowDemand],
 }
 
 impl Look<'_> {
     /// At those who wait, and at nobody else.
     pub const WAITING: Self = Self {
-        period: None,
+        time: Duration::ZERO,
         slots: 0,
         others: &[],
     };
@@ -76,18 +75,18 @@ struct Turns {
 }
 
 impl Turns {
-    fn add(&mut self, turns: usize, waiting: usize, claims: impl FnOnce() -> Claims) {
+    fn add(&mut self, turns: usize, waiting: usize, expected: Expected, look: Look<'_>) {
         if turns == 0 {
             return;
         }
         let of_waiting = turns.min(waiting);
         self.waiting += of_waiting;
         let rest = turns - of_waiting;
-        if rest > 0 {
-            let claims = claims();
-            let of_loops = rest.min(claims.asks);
+        if rest > 0 && !expected.is_none() {
+            let of_loops = rest.min(expected.asks_within(look.time)).min(look.slots);
+            let of_loops = if expected.loops == 0 { 0 } else { of_loops };
             self.looping += of_loops;
-            self.returning += (rest - of_loops).min(claims.returning);
+            self.returning += (rest - of_loops).min(expected.returning);
         }
     }
 
@@ -120,20 +119,20 @@ impl Order {
             caller: ticket.caller.clone(),
             level: ticket.urgency.level(),
             standing: flow.standing(),
+            own,
             own_waiting: own,
-            own_returns: 0..0,
         })
     }
 
-    /// The place that one more request of this caller would have, behind `own_returns` of its own that are expected back, once they are due.
-    /// Without a deadline it lets all that wait go first.
+    /// The place that one more request of this caller would have, behind `returning` of its own that are expected back. Without a deadline
+    /// it lets all that wait go first.
     #[must_use]
     pub fn place_for(
         &self,
         caller: &Name,
         urgency: Urgency,
         deadline: Option<(Instant, u64)>,
-        own_returns: Range<usize>,
+        returning: usize,
     ) -> Place {
         let class = self.class(urgency);
         let flow = class.flows.get(caller);
@@ -145,8 +144,8 @@ impl Order {
             caller: caller.clone(),
             level: urgency.level(),
             standing: class.standing(caller, self.stride(caller)),
+            own: before + self.of_returning(returning),
             own_waiting: before,
-            own_returns,
         }
     }
 
@@ -161,9 +160,7 @@ impl Order {
     /// How many of so many who are told to come back do.
     fn of_returning(&self, returning: usize) -> usize {
         let rate = usize::try_from(self.return_rate).unwrap_or(0);
-        // Rounded: of one that is likely to come, one comes.
-        let half = usize::try_from(ALL_RETURN / 2).unwrap_or(0);
-        returning.saturating_mul(rate).saturating_add(half) >> ALL_RETURN.trailing_zeros()
+        returning.saturating_mul(rate) >> ALL_RETURN.trailing_zeros()
     }
 
     /// Whether no other ticket of the same caller that waits is served after this request.
@@ -180,7 +177,7 @@ impl Order {
         let after = tickets.skip(place.own_waiting).take(most);
         after.zip(1..).map(|((deadline, _), behind)| {
             let next = Place {
-                own_returns: 0..0,
+                own: place.own_waiting + behind,
                 own_waiting: place.own_waiting + behind,
                 ..place.clone()
             };
@@ -193,19 +190,15 @@ impl Order {
     pub fn ahead(&self, place: &Place, look: Look<'_>) -> Ahead {
         let class = &self.classes[usize::from(place.level)];
         let own = place.standing;
-        let own_returning = self.own_returning(place, look);
-        let own_turns = place.own_waiting + own_returning;
+        let own_elsewhere = self.own_elsewhere(place, look.others);
+        let own_turns = place.own + own_elsewhere;
         let tag = own.tag + own.stride.saturating_mul(own_turns as u64);
         let before = |standing: Standing| turns_before(tag, standing.is_first(own, tag), standing.tag, standing.stride);
         let of_flow = |turns: &mut Turns, flow: &Flow| {
-            turns.add(before(flow.standing()), flow.tickets.len(), || {
-                flow.expected.claims(&flow.returns, look)
-            });
+            turns.add(before(flow.standing()), flow.tickets.len(), flow.expected, look);
         };
         let of_idle = |turns: &mut Turns, idle: &Idle| {
-            turns.add(before(class.standing_of_idle(idle)), 0, || {
-                idle.expected.claims(&idle.returns, look)
-            });
+            turns.add(before(class.standing_of_idle(idle)), 0, idle.expected, look);
         };
         let (mut turns, mut of_own) = (Turns::default(), Turns::default());
         for flow in class.flows.values() {
@@ -221,38 +214,42 @@ impl Order {
             of_idle(&mut of_own, idle);
         }
         turns.take_out(&of_own);
-        for other in look.others.iter().filter(|other| other.urgency.level() == place.level) {
-            let standing = class.standing_of_stranger(other.weight);
-            turns.add(before(standing), other.waiting, || Claims::of(other, look));
+        for other in of_class(look.others, place.level).filter(|other| other.caller != place.caller) {
+            turns.add(
+                before(class.standing_of_other(other)),
+                other.waiting,
+                Expected::of(other),
+                look,
+            );
         }
         let in_class = own_turns + turns.waiting + turns.claimed(self);
         let tag = class.start(self.now) + class_stride(place.level).saturating_mul(in_class as u64);
         for (level, class) in (0_u8..).zip(&self.classes).filter(|(level, _)| *level != place.level) {
-            let before = turns_before(tag, level < place.level, class.start(self.now), class_stride(level));
-            let others = look.others.iter().filter(|other| other.urgency.level() == level);
-            let waiting: usize = others.clone().map(|other| other.waiting).sum();
-            turns.add(before, class.waiting + waiting, || {
-                others
-                    .map(|other| Claims::of(other, look))
-                    .fold(class.claims(look), Claims::and)
-            });
+            let (others, expected) = theirs(look.others, level, class.expected);
+            if class.waiting + others > 0 || !expected.is_none() {
+                let before = turns_before(tag, level < place.level, class.start(self.now), class_stride(level));
+                turns.add(before, class.waiting + others, expected, look);
+            }
         }
         Ahead {
-            waiting: place.own_waiting + turns.waiting,
-            claimed: own_returning + turns.claimed(self),
+            waiting: place.own_waiting + own_elsewhere + turns.waiting,
+            claimed: place.own - place.own_waiting + turns.claimed(self),
         }
     }
 
-    /// How many of its own caller's requests that are expected back go before the one at this place.
-    fn own_returning(&self, place: &Place, look: Look<'_>) -> usize {
-        let Some((now, until)) = look.period.filter(|_| !place.own_returns.is_empty()) else {
+    /// How many requests of the same caller that wait elsewhere are served before the one at this place: their deadlines are not known, so as
+    /// large a part of them as of those that wait here.
+    fn own_elsewhere(&self, place: &Place, others: &[FlowDemand]) -> usize {
+        let of_caller = of_class(others, place.level).filter(|other| other.caller == place.caller);
+        let elsewhere: usize = of_caller.map(|other| other.waiting).sum();
+        if elsewhere == 0 {
             return 0;
-        };
-        let class = &self.classes[usize::from(place.level)];
-        let flow = class.flows.get(&place.caller).map(|flow| &flow.returns);
-        let returns = flow.or_else(|| class.idle.get(&place.caller).map(|idle| &idle.returns));
-        let due = returns.map_or(0, |returns| due_until(returns, now, until));
-        self.of_returning(due.min(place.own_returns.end).saturating_sub(place.own_returns.start))
+        }
+        let flow = self.classes[usize::from(place.level)].flows.get(&place.caller);
+        match flow.map_or(0, |flow| flow.tickets.len()) {
+            here if place.own_waiting < here => elsewhere * place.own_waiting / here,
+            _ => elsewhere,
+        }
     }
 
     /// How many tickets would be served before this one if nobody else came.
@@ -260,6 +257,34 @@ impl Order {
     pub fn ahead_of(&self, id: u64) -> Option<usize> {
         let place = self.place_of(id)?;
         Some(self.ahead(&place, Look::WAITING).waiting)
+    }
+}
+
+pub(super) fn of_class(others: &[FlowDemand], level: u8) -> impl Iterator<Item = &FlowDemand> {
+    others.iter().filter(move |other| other.urgency.level() == level)
+}
+
+/// What callers of other queues want in one class, and what is expected in all of that class.
+fn theirs(others: &[FlowDemand], level: u8, mut expected: Expected) -> (usize, Expected) {
+    let mut waiting = 0;
+    for other in of_class(others, level) {
+        let more = Expected::of(other);
+        waiting += other.waiting;
+        expected.returning += more.returning;
+        expected.loops += more.loops;
+        expected.rate = expected.rate.saturating_add(more.rate);
+    }
+    (waiting, expected)
+}
+
+impl Expected {
+    pub(super) fn of(other: &FlowDemand) -> Self {
+        Self {
+            returning: other.returning,
+            loops: usize::from(other.asks_again),
+            // Nothing says how quickly: for as much as it can get.
+            rate: if other.asks_again { 1_000_000 } else { 0 },
+        }
     }
 }
 

@@ -1,7 +1,6 @@
 //! The task that takes a replica's steps.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -10,19 +9,15 @@ use super::config::{FORMAT, KEYS};
 use super::permit::Shared;
 use super::step::{self, Reply};
 use crate::BoxError;
-use crate::store::{Eviction, Link, Script, Wakes};
+use crate::store::{self, Event, Eviction, Script};
 use crate::task::Tasks;
-
-/// How long to wait before listening again after the store was lost.
-const LISTEN_AGAIN: Duration = Duration::from_millis(200);
 
 /// Starts the steps, and the listening for wakes.
 pub(super) fn start(shared: &Arc<Shared>, config: &Config, tasks: &Tasks) {
-    let link = Link::new(&config.store);
     tasks.spawn_upkeep("store wakes", listen(Arc::clone(shared), config.clone()));
     let client = Client {
         shared: Arc::clone(shared),
-        link,
+        store: config.store.clone(),
         script: Script::new(step::SCRIPT),
         keys: config.keys(),
         has_asked: false,
@@ -41,7 +36,7 @@ struct OtherFormat(String);
 
 struct Client {
     shared: Arc<Shared>,
-    link: Link,
+    store: store::Client,
     script: Script,
     keys: [String; KEYS],
     /// Whether this store was asked what it evicts.
@@ -80,7 +75,7 @@ impl Client {
     /// Asked once after the start and after each outage, since another server may answer then.
     async fn ask_eviction(&mut self) {
         let [state, ..] = &self.keys;
-        match Eviction::ask(&mut self.link, state).await {
+        match Eviction::ask(&self.store, state).await {
             Ok(eviction) => self.shared.evicts(eviction),
             // It may be forbidden to us, and nothing depends on it.
             Err(error) => tracing::debug!(
@@ -93,7 +88,7 @@ impl Client {
 
     async fn try_step(&mut self, asked: Instant, leave: bool) -> Result<Reply, BoxError> {
         let step = self.shared.step(asked, leave)?;
-        let text = self.link.run(&self.script, &self.keys, &step).await?;
+        let text = self.store.step(&self.script, &self.keys, &step).await?;
         let reply: Reply = serde_json::from_str(&text)?;
         match reply.other {
             Some(other) => Err(OtherFormat(other).into()),
@@ -104,21 +99,15 @@ impl Client {
 
 /// Wakes the steps when the store says that this replica's turn is earlier than it was told.
 async fn listen(shared: Arc<Shared>, config: Config) {
-    let channels = config.channels(shared.name());
-    let channels = channels.each_ref().map(String::as_str);
-    loop {
-        match Wakes::listen(&config.store, &channels).await {
-            Ok(mut wakes) => {
-                // Something may have been said before we listened.
-                shared.wake(None);
-                while let Some((_, message)) = wakes.next().await {
-                    shared.wake(std::str::from_utf8(&message).ok().and_then(|text| text.parse().ok()));
-                }
-                // Another server may know less than the one before.
-                shared.wake(None);
+    for channel in config.channels(shared.name()) {
+        let shared = Arc::clone(&shared);
+        let heard = move |event: Event<'_>| match event {
+            Event::Message(message) => {
+                shared.wake(std::str::from_utf8(message).ok().and_then(|text| text.parse().ok()))
             }
-            Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "cannot listen to the store"),
-        }
-        tokio::time::sleep(LISTEN_AGAIN).await;
+            // Something may have been said meanwhile, and another server may know less than the one before.
+            Event::Missed => shared.wake(None),
+        };
+        config.store.subscribe(channel, heard).await;
     }
 }

@@ -7,7 +7,7 @@ use crate::store;
 /// How replicas share.
 #[derive(Clone, Debug)]
 pub struct Config {
-    pub(super) store: store::Config,
+    pub(super) store: store::Client,
     /// What all keys begin with.
     pub(super) key: String,
     pub(super) timing: Timing,
@@ -26,10 +26,14 @@ pub(super) const KEYS: usize = 20;
 impl Config {
     /// `prefix` as configured; the quota counts per tenant and application, so their names are part of the keys.
     #[must_use]
-    pub fn new(store: store::Config, timing: Timing, prefix: &str, tenant: &str, application: &str) -> Self {
+    pub fn new(store: impl Into<store::Client>, timing: Timing, prefix: &str, tenant: &str, application: &str) -> Self {
         // The braces put all keys into one slot of a cluster, where one script may touch them.
         let key = format!("{{{}}}", store::scope(prefix, tenant, application));
-        Self { store, key, timing }
+        Self {
+            store: store.into(),
+            key,
+            timing,
+        }
     }
 
     /// The name of one key of the ledger; all are on the same server.

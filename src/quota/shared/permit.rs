@@ -12,7 +12,7 @@ use super::state::State;
 use super::step::Reply;
 use super::{Config, Metrics, client};
 use crate::BoxError;
-use crate::attempt::{Demand, FlowDemand, Scarcity};
+use crate::attempt::{Demand, Scarcity, SharedOrder};
 use crate::caller::{Name, Urgency};
 use crate::quota::{self, Snapshot, Throttled};
 use crate::store::Eviction;
@@ -91,10 +91,10 @@ impl Quota {
         self.0.look().copy.members.len().saturating_sub(1)
     }
 
-    /// What callers of the other replicas want of the same slots, as the store said last.
+    /// The order of all replicas, as the store said last.
     #[must_use]
-    pub fn others(&self) -> Arc<[FlowDemand]> {
-        Arc::clone(&self.0.look().others)
+    pub fn shared_order(&self) -> Arc<SharedOrder> {
+        Arc::clone(&self.0.look().order)
     }
 
     /// When the store is lost, or has never answered: how long to stay away.

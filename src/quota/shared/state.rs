@@ -13,7 +13,7 @@ use super::step::{self, Reply, Step, Terms};
 use super::unsaid::Unsaid;
 use super::wants::{self, Flow, Wants};
 use super::{Config, Timing};
-use crate::attempt::{Demand, FlowDemand};
+use crate::attempt::{Demand, SharedOrder};
 use crate::caller::{Name, Urgency};
 use crate::quota::{self, Account};
 use crate::store::{Eviction, Outage};
@@ -78,10 +78,10 @@ pub struct State {
     lost: Option<(Instant, u32)>,
     merging: bool,
     last: Option<Instant>,
-    /// What callers of the other replicas want.
-    pub(super) others: Arc<[FlowDemand]>,
+    /// The order of all replicas.
+    pub(super) order: Arc<SharedOrder>,
     /// What earlier forecasts were made with.
-    foreseen: Arc<[FlowDemand]>,
+    foreseen: Arc<SharedOrder>,
     pub(super) foreign: u64,
     pub(super) calls: u64,
     /// What the store does when its memory is full; `None` while it has not said.
@@ -154,7 +154,7 @@ impl State {
             lost: None,
             merging: false,
             last: None,
-            others: Arc::default(),
+            order: Arc::default(),
             foreseen: Arc::default(),
             foreign: 0,
             calls: 0,
@@ -398,16 +398,20 @@ impl State {
         self.due = reply.due.map(|due| now + step::span(due).max(SHORTEST));
         let merged = std::mem::take(&mut self.merging);
         // What others use as foreseen changes no forecast; each one costs as much as many steps.
-        self.others = self.wants.others(reply);
+        let order = self.wants.order(reply);
+        let moved = order != *self.order;
+        if moved {
+            self.order = Arc::new(order);
+        }
         let is_other = was_lost
             || merged
             || paused.is_some() != self.copy.paused_until.is_some()
-            || wants::has_changed(&self.foreseen, &self.others);
+            || wants::has_changed(&self.foreseen.others, &self.order.others);
         if is_other {
-            self.foreseen = Arc::clone(&self.others);
+            self.foreseen = Arc::clone(&self.order);
         }
         Change {
-            slots: is_other || granted > 0,
+            slots: is_other || moved || granted > 0,
             forecast: is_other,
             epoch: false,
             foreign: found,

@@ -212,9 +212,15 @@ pub struct Reply {
     #[serde(default)]
     pub(super) plan: f64,
     pub(super) pause: Option<f64>,
-    /// What the others want: flows, or classes, with their weight and how many requests wait, are expected back, and ask again.
+    /// What the others want: flows, or classes, with their weight, how many requests wait, are expected back, and ask again, and their position.
     #[serde(default)]
-    pub(super) others: Vec<(String, f64, f64, f64, f64)>,
+    pub(super) others: Vec<(String, f64, f64, f64, f64, f64)>,
+    /// Where classes stand: which, where it starts, and the clock of its flows.
+    #[serde(default)]
+    pub(super) classes: Vec<(f64, f64, f64)>,
+    /// The positions of the flows that this replica told of, in their order.
+    #[serde(default)]
+    pub(super) positions: Vec<f64>,
 }
 
 /// Whole microseconds.

@@ -2,13 +2,12 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
 
 use ring::digest::{SHA256, digest};
 use tokio::time::Instant;
 
 use super::step::{self, Reply, Want};
-use crate::attempt::{Demand, FlowDemand};
+use crate::attempt::{ClassPosition, Demand, FlowDemand, SharedOrder};
 use crate::caller::{Name, Urgency};
 
 /// Most flows that a replica tells of: those whose turn is next.
@@ -22,6 +21,9 @@ const MOST_HEARD: usize = 128;
 
 /// More than ever wait at all replicas: a bound on what the store may say.
 const MOST_WAITING: f64 = 1e6;
+
+/// No clock in the store, and nothing that is measured from it, is further.
+const FURTHEST: f64 = (1_u64 << 46) as f64;
 
 /// For whom a slot is.
 pub(super) type Flow = (Urgency, Name);
@@ -106,6 +108,7 @@ impl Wants {
                 deadlines: demand.promised.iter().take(DEADLINES).map(|(at, _)| *at).collect(),
                 returning: 0,
                 asks_again: false,
+                position: None,
             }],
             None => Vec::new(),
         };
@@ -164,11 +167,29 @@ impl Wants {
         self.must_tell = true;
     }
 
-    /// What the others want, as the store said.
-    pub(super) fn others(&self, reply: &Reply) -> Arc<[FlowDemand]> {
+    /// The order of all replicas, as the store said.
+    pub(super) fn order(&self, reply: &Reply) -> SharedOrder {
+        let class = |(level, start, clock): &(f64, f64, f64)| {
+            Some(ClassPosition {
+                urgency: Urgency::new(u8::try_from(step::number(*level)).ok()?)?,
+                start: position(*start),
+                clock: position(*clock),
+            })
+        };
+        let is_ours = reply.positions.len() == self.told.len();
+        let told = self.told.iter().zip(&reply.positions).filter(|_| is_ours);
+        let own = told.map(|(told, at)| (told.flow.0, told.flow.1.clone(), position(*at)));
+        SharedOrder {
+            classes: reply.classes.iter().take(Urgency::LEVELS).filter_map(class).collect(),
+            own: own.collect(),
+            others: self.others(reply),
+        }
+    }
+
+    fn others(&self, reply: &Reply) -> Vec<FlowDemand> {
         let own: HashMap<&str, &Flow> = self.told.iter().map(|told| (&*told.name, &told.flow)).collect();
         let count = |value: f64| usize::try_from(step::number(value.clamp(0.0, MOST_WAITING))).unwrap_or(0);
-        let flow = |(name, weight, waiting, returning, again): &(String, f64, f64, f64, f64)| {
+        let flow = |(name, weight, waiting, returning, again, at): &(String, f64, f64, f64, f64, f64)| {
             let urgency = Urgency::new(name.bytes().next()?.checked_sub(b'0')?)?;
             Some(FlowDemand {
                 urgency,
@@ -181,10 +202,20 @@ impl Wants {
                 deadlines: Vec::new(),
                 returning: count(*returning),
                 asks_again: *again > 0.0,
+                position: Some(position(*at)),
             })
         };
         reply.others.iter().take(MOST_HEARD).filter_map(flow).collect()
     }
+}
+
+/// A position or a clock, as the script writes numbers.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "what the script says is far smaller, and is cut to that"
+)]
+fn position(value: f64) -> i64 {
+    value.clamp(-FURTHEST, FURTHEST) as i64
 }
 
 /// A flow in the store: its class, and a digest, because nobody need know there who asks.
@@ -229,6 +260,7 @@ mod tests {
             deadlines: Vec::new(),
             returning: 0,
             asks_again: false,
+            position: None,
         }
     }
 
@@ -270,7 +302,7 @@ mod tests {
         demand(&mut wants, &[flow("alice", 1)]);
         let told = wants.tell(std::iter::empty(), Instant::now()).unwrap();
         let reply =
-            |name: &str| -> Reply { serde_json::from_str(&format!(r#"{{"others":[["{name}",1,2,0,1]]}}"#)).unwrap() };
+            |name: &str| -> Reply { serde_json::from_str(&format!(r#"{{"others":[["{name}",1,2,0,1,0]]}}"#)).unwrap() };
         let same = wants.others(&reply(&told[0].0));
         assert_eq!(
             (same[0].caller.as_str(), same[0].waiting, same[0].asks_again),

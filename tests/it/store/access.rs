@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 
-use defender_gateway::store::{Client, Config, Link};
+use defender_gateway::store::{Client, Config};
 
 use super::KEPT;
 use super::{comes_back, config, keys, script};
@@ -43,8 +43,7 @@ async fn a_user_may_be_allowed_no_more_than_the_readme_says() {
     let url = |password: &str| format!("redis://gateway:{password}@127.0.0.1:{}", server.port);
     let client = Client::new(&config(&url("first")));
     client.set("{t}b", b"read", KEPT).await.unwrap();
-    let mut link = Link::new(&config(&url("first")));
-    assert_eq!(link.run(&script(), &keys(), "written").await.unwrap(), "read");
+    assert_eq!(client.step(&script(), &keys(), "written").await.unwrap(), "read");
     assert_eq!(client.get("{t}a").await.unwrap().unwrap(), b"written");
     client.get("of another").await.unwrap_err();
 

@@ -1,9 +1,9 @@
 //! Sentinels and clusters.
 
-use defender_gateway::store::{Client, Error, Link, Wakes};
+use defender_gateway::store::{Client, Error};
 
 use super::KEPT;
-use super::{comes_back, config, keys, script};
+use super::{comes_back, config, keys, messages, script};
 use crate::support::redis::Redis;
 use crate::support::{until, within};
 
@@ -19,21 +19,19 @@ async fn sentinels_lead_to_the_new_master_when_the_old_one_dies() {
     let settings = config(&format!("redis+sentinel://{}/main/1", ports.join(",")));
     let client = Client::new(&settings);
     client.set("{t}b", b"kept", KEPT).await.unwrap();
-    let mut link = Link::new(&settings);
-    assert_eq!(link.run(&script(), &keys(), "first").await.unwrap(), "kept");
+    let mut heard = messages(&client, "{t}c").await;
+    assert_eq!(client.step(&script(), &keys(), "first").await.unwrap(), "kept");
     let unknown = config(&format!("redis+sentinel://{}/other", ports.join(",")));
     let error = Client::new(&unknown).get("a").await.unwrap_err();
     assert!(matches!(error, Error::NoMaster { named: 0, asked: 3 }), "{error:?}");
 
     master.kill().await;
     comes_back(&client).await;
-    let again = async || link.run(&script(), &keys(), "second").await.ok();
-    until("the link to follow", again).await;
+    client.step(&script(), &keys(), "second").await.unwrap();
     let info: String = replica.ask(&["INFO", "replication"]).await.unwrap();
     assert!(info.contains("role:master"), "{info}");
-    let mut wakes = Wakes::listen(&settings, &["{t}c"]).await.unwrap();
     client.publish("{t}c", b"hello").await.unwrap();
-    assert_eq!(within("a message", wakes.next()).await.unwrap().1, b"hello");
+    assert_eq!(within("a message", heard.recv()).await.unwrap(), b"hello");
 
     // One of three is no majority: it might be the one that is cut off.
     sentinels.truncate(1);
@@ -61,19 +59,32 @@ async fn a_cluster_is_asked_where_the_keys_are_and_heard_everywhere() {
 
     let mut ears = Vec::new();
     for node in nodes.chunks(1) {
-        ears.push(Wakes::listen(&address(node), &["{t}a"]).await.unwrap());
+        let client = Client::new(&address(node));
+        client.get("{t}b").await.unwrap();
+        ears.push((messages(&client, "{t}a").await, client));
+    }
+    for (ear, client) in &mut ears {
+        let hears = async || {
+            client.publish("{t}a", b"ready").await.unwrap();
+            ear.try_recv().ok()
+        };
+        until("an ear to listen", hears).await;
     }
     client.set("{t}b", b"kept", KEPT).await.unwrap();
     // One server is named, and it need not be the one with the keys.
     for node in nodes.chunks(1) {
-        let mut link = Link::new(&address(node));
-        assert_eq!(link.run(&script(), &keys(), "said").await.unwrap(), "kept");
+        let client = Client::new(&address(node));
+        assert_eq!(client.step(&script(), &keys(), "said").await.unwrap(), "kept");
     }
     let ran = client.run(&script(), &keys(), &[b"last"]).await.unwrap();
     assert_eq!(ran.unwrap(), b"kept");
-    for ear in &mut ears {
+    for (ear, _) in &mut ears {
         for said in ["said", "said", "said", "last"] {
-            assert_eq!(within("a message", ear.next()).await.unwrap().1, said.as_bytes());
+            let mut message = within("a message", ear.recv()).await.unwrap();
+            while message == b"ready" {
+                message = within("a message", ear.recv()).await.unwrap();
+            }
+            assert_eq!(message, said.as_bytes());
         }
     }
 }

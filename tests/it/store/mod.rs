@@ -5,7 +5,9 @@ mod many;
 
 use std::time::Duration;
 
-use defender_gateway::store::{Address, Client, Config, Script};
+use tokio::sync::mpsc;
+
+use defender_gateway::store::{Address, Client, Config, Event, Script};
 
 use crate::support::redis::ANSWER;
 use crate::support::until;
@@ -21,6 +23,18 @@ fn config(url: &str) -> Config {
 async fn comes_back(client: &Client) {
     let look = async || client.set("{t}back", b"1", KEPT).await.ok();
     until("the store to be found again", look).await;
+}
+
+/// What is said on a channel from now on.
+async fn messages(client: &Client, channel: &str) -> mpsc::UnboundedReceiver<Vec<u8>> {
+    let (sender, messages) = mpsc::unbounded_channel();
+    let heard = move |event: Event<'_>| {
+        if let Event::Message(message) = event {
+            let _ = sender.send(message.to_vec());
+        }
+    };
+    client.subscribe(channel.to_owned(), heard).await;
+    messages
 }
 
 /// Writes one key, reads another, and says so.

@@ -180,6 +180,27 @@ local function write_order()
   end
 end
 
+-- Where the next service of a flow ends, after the clock of its class.
+local function position(flow, known)
+  local clock = state.clocks[class_of(flow)]
+  local is_placed = known.key and (known.q > 0 or known.r > 0)
+  return math.floor((is_placed and known.key or math.max(known.ended or 0, clock) + STRIDE / known.w) - clock)
+end
+
+-- Where classes and this member's flows stand, so that it foretells turns as they will be taken here.
+local function standings(member, reply)
+  local classes, positions = {}, {}
+  for class = 1, 8 do
+    local start = math.max(state.keys[class] - state.clock, 0)
+    if start > 0 or state.sums[class].n > 0 then
+      classes[#classes + 1] = { class - 1, start, math.floor(state.clocks[class]) }
+    end
+  end
+  for n, want in ipairs(member.wants) do positions[n] = position(want.f, info(want.f)) end
+  reply.classes = #classes > 0 and classes or nil
+  reply.positions = #positions > 0 and positions or nil
+end
+
 -- What the others want, for a forecast: the flows that are next in each class, and the rest of the class as one.
 local function others(member)
   local own, list = {}, {}
@@ -190,13 +211,13 @@ local function others(member)
       local rest = { w = sum.w, q = sum.q, r = sum.r, a = sum.a }
       local function leave_out(known) for k in pairs(rest) do rest[k] = rest[k] - known[k] end end
       local from, to = range_of(class)
-      local listed = {}
+      local listed, last = {}, STRIDE / math.max(rest.w, 1)
       for _, flow in ipairs(redis.call('ZRANGEBYSCORE', FLOWS, from, to, 'LIMIT', 0, LISTED)) do
         local known, mine = info(flow), own[flow] or { q = 0, r = 0, a = 0 }
-        listed[flow] = true
+        listed[flow], last = true, position(flow, known)
         leave_out(known)
         local q, r, a = known.q - mine.q, known.r - mine.r, known.a - mine.a
-        if q > 0 or r > 0 or a > 0 then list[#list + 1] = { flow, known.w, q, r, a } end
+        if q > 0 or r > 0 or a > 0 then list[#list + 1] = { flow, known.w, q, r, a, last } end
       end
       for flow, mine in pairs(own) do
         if class_of(flow) == class and not listed[flow] then
@@ -206,7 +227,10 @@ local function others(member)
         end
       end
       if rest.q > 0 or rest.r > 0 or rest.a > 0 then
-        list[#list + 1] = { tostring(class - 1), math.max(rest.w, 1), math.max(rest.q, 0), math.max(rest.r, 0), math.max(rest.a, 0) }
+        -- Those that are not listed come after those that are.
+        list[#list + 1] = {
+          tostring(class - 1), math.max(rest.w, 1), math.max(rest.q, 0), math.max(rest.r, 0), math.max(rest.a, 0), math.floor(last),
+        }
       end
     end
   end

@@ -211,7 +211,10 @@ local function run_step()
   if step.seq < state.trimmed then me.had = nil end
   if #granted > 0 then reply.granted = granted end
   if due < math.huge then reply.due = math.max(0, math.ceil(due - now)) end
-  if step.wants then reply.others = others(me) end
+  if step.wants then
+    reply.others = others(me)
+    standings(me, reply)
+  end
   reply.again = me.again
   local calls, holes = foreseen()
   reply.foreign, reply.holes = calls > 0 and calls or nil, holes

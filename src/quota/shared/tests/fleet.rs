@@ -206,6 +206,7 @@ impl Fleet {
                 deadlines: vec![self.now + caller.patience; caller.waiting.min(16)],
                 returning: 0,
                 asks_again: true,
+                position: None,
             })
             .collect();
         let demand = Demand {
@@ -232,7 +233,7 @@ impl Fleet {
 
     /// What a replica believes that others want.
     pub(super) fn others(&self, n: usize) -> Vec<FlowDemand> {
-        self.replicas[n].state.others.to_vec()
+        self.replicas[n].state.order.others.clone()
     }
 
     pub(super) fn assert_never_over(&self, limits: &[(u32, Duration)]) {

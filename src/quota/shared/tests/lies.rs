@@ -58,11 +58,18 @@ async fn a_forecast_ends_whatever_the_store_says_of_others() {
         let _ = state.heard(&reply, now, now);
     };
     hear(&mut state, r#"{"epoch":"e","stale":true}"#);
-    let others = vec![r#"["3a",-1,1e300,1e300,1],["7",1e300,-1e300,1,0],["x",1,1,1,1],["",1,1,1,1]"#; 1000].join(",");
-    hear(&mut state, &format!(r#"{{"epoch":"e","others":[{others}]}}"#));
-    assert!(state.others.len() <= 128);
+    let others =
+        vec![r#"["3a",-1,1e300,1e300,1,-1e300],["7",1e300,-1e300,1,0,1e300],["x",1,1,1,1,0],["",1,1,1,1,0]"#; 1000]
+            .join(",");
+    let classes = vec!["[1e300,1,1],[-1,1e300,1],[3,-1e300,1e300]"; 100].join(",");
+    hear(
+        &mut state,
+        &format!(r#"{{"epoch":"e","others":[{others}],"classes":[{classes}],"positions":[1e300,-1e300]}}"#),
+    );
+    assert!(state.order.others.len() <= 128 && state.order.classes.len() <= 8);
     assert!(
         state
+            .order
             .others
             .iter()
             .all(|flow| flow.waiting <= 1_000_000 && flow.weight >= 1)

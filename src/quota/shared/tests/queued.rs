@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::store::Store;
-use crate::attempt::{Demand, FlowDemand, Load, Place, Retries, Try};
+use crate::attempt::{Demand, Load, Place, Retries, SharedOrder, Try};
 use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use crate::queue::{self, Queue, Slots};
 use crate::quota::shared::state::{Slot, State};
@@ -27,6 +27,9 @@ const REPLICAS: usize = 4;
 
 /// As many calls as the rows for one gateway are made of.
 const CALLS: usize = 583;
+
+/// The burst is spent then, and the minute's window is no longer full.
+const BEGINNING: Duration = Duration::from_secs(80);
 
 /// A replica's part of the quota, as `quota::shared::Quota` is, with a step that is a function call.
 #[derive(Clone, Debug)]
@@ -97,8 +100,8 @@ impl Slots for Part {
         self.change(|state| state.demand(demand, Instant::now()));
     }
 
-    fn others(&self) -> Arc<[FlowDemand]> {
-        self.look(|state| Arc::clone(&state.others))
+    fn shared_order(&self) -> Option<Arc<SharedOrder>> {
+        Some(self.look(|state| Arc::clone(&state.order)))
     }
 
     fn granted_to(&self, permit: &Permit) -> Option<(Urgency, Name)> {
@@ -170,6 +173,8 @@ struct Asking {
     wait: Duration,
     in_flight: usize,
     weight: u32,
+    /// From an answer to the next question.
+    pause: Duration,
     at: Vec<usize>,
 }
 
@@ -180,6 +185,7 @@ fn asking(name: impl Into<String>, urgency: u8, wait_s: u32, at: &[usize]) -> As
         wait: SECOND * wait_s,
         in_flight: 1,
         weight: 1,
+        pause: Duration::ZERO,
         at: at.to_vec(),
     }
 }
@@ -191,6 +197,8 @@ fn crowd(urgency: u8) -> impl Iterator<Item = Asking> {
 #[derive(Clone, Debug, Default)]
 struct Book {
     waits: Vec<Duration>,
+    /// When calls left, and how long after the question was first asked, refusals included.
+    turns: Vec<(Instant, Duration)>,
     refused: usize,
     late: usize,
 }
@@ -233,6 +241,7 @@ fn attempt(asking: &Asking) -> Try {
 }
 
 async fn ask_on(queue: Queue<Part>, asking: Asking, who: usize, books: Arc<Mutex<Books>>) {
+    let mut first = Instant::now();
     loop {
         let (begun, attempt) = (Instant::now(), attempt(&asking));
         match queue.turn(&attempt).await {
@@ -243,12 +252,17 @@ async fn ask_on(queue: Queue<Part>, asking: Asking, who: usize, books: Arc<Mutex
                     let mut books = books.lock().unwrap();
                     books.calls.push((now, who));
                     books.of[who].waits.push(now - begun);
-                    books.of[who].late += usize::from(now - begun > asking.wait + Duration::from_millis(1050));
+                    books.of[who].turns.push((now, now - first));
+                    // A slot may pass on from one that does not claim it.
+                    let latest = asking.wait + Timing::new(SECOND / 4).claim + Duration::from_millis(50);
+                    books.of[who].late += usize::from(now - begun > latest);
                 }
                 tokio::time::sleep(TOOK).await;
                 let id = permit.slot.id.clone();
                 permit.part.change(|state| state.settle(id, Instant::now()));
                 queue.answered(&attempt);
+                tokio::time::sleep(asking.pause).await;
+                first = Instant::now();
             }
             Err(refused) => {
                 books.lock().unwrap().of[who].refused += 1;
@@ -258,7 +272,23 @@ async fn ask_on(queue: Queue<Part>, asking: Asking, who: usize, books: Arc<Mutex
     }
 }
 
-/// Four replicas that know each other, an unused quota, and these callers until so many calls were made.
+/// Somebody else spends the burst of a quiet start, and what comes back in the minute after it.
+async fn spend_burst(queue: &Queue<Part>, until: Instant) {
+    let spender = asking("who spent it", 3, 0, &[0]);
+    while Instant::now() < until {
+        match queue.turn(&attempt(&spender)).await {
+            Ok(mut permit) => {
+                permit.is_used = true;
+                tokio::time::sleep(TOOK).await;
+                let id = permit.slot.id.clone();
+                permit.part.change(|state| state.settle(id, Instant::now()));
+            }
+            Err(refused) => tokio::time::sleep(SECOND * u32::try_from(refused.retry_after_s()).unwrap()).await,
+        }
+    }
+}
+
+/// Four replicas that know each other, and these callers until so many calls were made.
 async fn run(callers: &[Asking]) -> Books {
     let limit = |calls, window| Limit::try_new(NonZeroU32::new(calls).unwrap(), window).unwrap();
     let limits = vec![limit(100, SECOND * 60), limit(1500, SECOND * 3600)];
@@ -293,6 +323,7 @@ async fn run(callers: &[Asking]) -> Books {
         Queue::start(config, part.clone(), &tasks, queue::Metrics::default())
     });
     let queues: Vec<_> = queues.collect();
+    spend_burst(&queues[0], start + BEGINNING).await;
     let books = Arc::new(Mutex::new(Books {
         calls: Vec::new(),
         of: vec![Book::default(); callers.len()],
@@ -338,15 +369,14 @@ async fn row(name: &str, callers: &[Asking]) -> Books {
 
 #[tokio::test(start_paused = true)]
 async fn an_urgent_caller_of_one_replica_goes_before_those_of_all() {
-    // Right after the burst no slot comes within half a minute.
-    for (name, wait, most_of) in [("v1", 30, 583), ("v6", 3, 20)] {
+    for (name, wait, most_of) in [("v1", 30, usize::MAX), ("v6", 3, 20)] {
         let a = asking("A", 0, wait, &[0]);
         let callers: Vec<_> = std::iter::once(a).chain(crowd(7)).collect();
         let books = row(name, &callers).await;
         let calls = books.calls(0);
         assert!(calls >= 450 && books.median(0) <= SECOND * 3, "{name}: {calls}");
         assert!(
-            books.of[0].refused <= (calls / most_of).max(1),
+            books.of[0].refused <= calls / most_of,
             "{name}: {} refused",
             books.of[0].refused
         );
@@ -366,7 +396,7 @@ async fn an_urgent_caller_goes_before_one_that_has_many_in_flight_at_all_replica
             "{name}: {}",
             books.calls(0)
         );
-        assert!(books.of[0].refused <= 1, "{name}: {} refused", books.of[0].refused);
+        assert_eq!(books.of[0].refused, 0, "{name}");
     }
 }
 
@@ -388,8 +418,8 @@ async fn who_asks_one_by_one_is_not_behind_one_that_asks_at_all_replicas_at_once
         ..asking("B", 3, 10, &[1, 2, 3, 0])
     };
     let books = row("i1", &[asking("A", 3, 60, &[0]), many]).await;
-    // The burst, and what has come together by its end, is for whoever asks for most at once.
-    let begun = books.calls[0].0 + SECOND * 75;
+    // What is left of the burst goes in the first second, while A's first call is on its way: it does not ask then.
+    let begun = books.calls[0].0 + SECOND * 4;
     let (mut ahead, mut worst) = (0_i32, 0);
     for (_, who) in books.calls.iter().filter(|(at, _)| *at > begun) {
         ahead += if *who == 0 { 1 } else { -1 };
@@ -400,7 +430,32 @@ async fn who_asks_one_by_one_is_not_behind_one_that_asks_at_all_replicas_at_once
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "fails: a queue does not know how lately the classes were served at other replicas, and refuses too many of the middle classes"]
+async fn an_urgent_tool_of_one_replica_has_its_turn_beside_an_exporter_at_all_within_two_slots() {
+    let exporter = Asking {
+        in_flight: 100,
+        ..asking("exporter", 6, 300, &[0, 1, 2, 3])
+    };
+    let tool = Asking {
+        pause: SECOND * 10,
+        ..asking("A", 0, 2, &[0])
+    };
+    let books = row("trial", &[tool, exporter]).await;
+    let (begun, slot) = (books.calls[0].0 + SECOND * 15, Duration::from_millis(2400));
+    let waits = &books.of[0].turns;
+    let slowest = waits
+        .iter()
+        .filter(|(at, _)| *at > begun)
+        .map(|(_, wait)| *wait)
+        .max()
+        .unwrap();
+    println!(
+        "trial: {} questions of the tool, the slowest after {slowest:?}",
+        waits.len()
+    );
+    assert!(waits.len() > 50 && slowest <= slot * 2 + SECOND, "{slowest:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn in_a_crowd_of_all_urgencies_over_replicas_each_class_has_its_share_and_nobody_nothing() {
     let waits = [2, 3, 5, 10, 20, 60];
     let crowd: Vec<_> = (0..20_u8)
@@ -415,9 +470,8 @@ async fn in_a_crowd_of_all_urgencies_over_replicas_each_class_has_its_share_and_
         })
         .collect();
     let books = row("mixed", &crowd).await;
-    let begun = books.calls[0].0 + SECOND * 60;
     let mut classes = [0_usize; 8];
-    for (_, who) in books.calls.iter().filter(|(at, _)| *at > begun) {
+    for (_, who) in &books.calls {
         classes[usize::from(crowd[*who].urgency)] += 1;
     }
     println!("{classes:?}");

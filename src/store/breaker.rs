@@ -11,7 +11,7 @@ const LONGEST: Duration = Duration::from_secs(16);
 
 /// Open after a failure: then nobody asks, but for one from time to time, to see whether the store is back.
 #[derive(Debug, Default)]
-pub(super) struct Circuit(Mutex<State>);
+pub(super) struct Breaker(Mutex<State>);
 
 #[derive(Debug, Default)]
 enum State {
@@ -20,18 +20,22 @@ enum State {
     Open {
         until: Instant,
         pause: Duration,
+        /// The store has to answer within this.
+        limit: Duration,
         /// Somebody is trying for all.
         trying: bool,
     },
 }
 
-impl Circuit {
+impl Breaker {
     /// Whether to ask now. Whoever is told so while the store is left alone tries for all, and others have to wait for the result.
     pub(super) fn admits(&self, now: Instant) -> bool {
         match &mut *self.state() {
             State::Closed => true,
             State::Open { until, .. } if now < *until => false,
-            State::Open { until, pause, trying } => {
+            State::Open {
+                until, pause, trying, ..
+            } => {
                 // Should the try come to nothing, by being cancelled, there will be another.
                 *until = now + *pause;
                 *trying = true;
@@ -44,26 +48,29 @@ impl Circuit {
         matches!(*self.state(), State::Open { .. })
     }
 
-    /// Any → Closed: the store has answered. `true` when that is news.
-    pub(super) fn close(&self) -> bool {
-        matches!(std::mem::take(&mut *self.state()), State::Open { .. })
+    /// The store has answered within `took`: soon enough, unless somebody would not have waited for as long.
+    pub(super) fn answered(&self, took: Duration) {
+        let mut state = self.state();
+        if matches!(&*state, State::Open { limit, .. } if took <= *limit) {
+            *state = State::Closed;
+        }
     }
 
-    /// Notes a failure. `true` when the store was believed to be well.
-    pub(super) fn open(&self, now: Instant) -> bool {
+    /// Notes that no answer came within `missed`.
+    pub(super) fn open(&self, now: Instant, missed: Duration) {
         let mut state = self.state();
-        let (pause, is_new) = match *state {
-            State::Closed => (FIRST, true),
+        let (pause, limit) = match *state {
+            State::Closed => (FIRST, missed),
             // One of many who had asked before the first of them failed.
-            State::Open { trying: false, .. } => return false,
-            State::Open { pause, .. } => ((pause * 2).min(LONGEST), false),
+            State::Open { trying: false, .. } => return,
+            State::Open { pause, limit, .. } => ((pause * 2).min(LONGEST), limit.min(missed)),
         };
         *state = State::Open {
             until: now + pause,
             pause,
+            limit,
             trying: false,
         };
-        is_new
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -78,30 +85,31 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_store_that_failed_is_left_alone_and_then_tried_by_one() {
-        let circuit = Circuit::default();
+        let breaker = Breaker::default();
         let start = Instant::now();
-        assert!(circuit.admits(start));
-        assert!(circuit.open(start));
-        assert!(!circuit.open(start), "one of many");
-        assert!(!circuit.admits(start + FIRST - Duration::from_millis(1)));
-        assert!(circuit.admits(start + FIRST));
-        assert!(!circuit.admits(start + FIRST), "one tries for all");
-        assert!(circuit.is_open());
-        assert!(circuit.close());
-        assert!(circuit.admits(start + FIRST) && circuit.admits(start + FIRST));
-        assert!(!circuit.close());
+        assert!(breaker.admits(start));
+        breaker.open(start, FIRST);
+        breaker.open(start, FIRST);
+        assert!(!breaker.admits(start + FIRST - Duration::from_millis(1)));
+        assert!(breaker.admits(start + FIRST));
+        assert!(!breaker.admits(start + FIRST), "one tries for all");
+        breaker.answered(FIRST * 2);
+        assert!(breaker.is_open(), "that is too late");
+        breaker.answered(FIRST);
+        assert!(!breaker.is_open());
+        assert!(breaker.admits(start + FIRST) && breaker.admits(start + FIRST));
     }
 
     #[tokio::test(start_paused = true)]
     async fn pauses_grow_to_a_limit() {
-        let circuit = Circuit::default();
+        let breaker = Breaker::default();
         let mut now = Instant::now();
         for pause in [1, 2, 4, 8, 16, 16] {
             let pause = Duration::from_secs(pause);
-            circuit.open(now);
-            assert!(!circuit.admits(now + pause - Duration::from_millis(1)));
+            breaker.open(now, pause);
+            assert!(!breaker.admits(now + pause - Duration::from_millis(1)));
             now += pause;
-            assert!(circuit.admits(now));
+            assert!(breaker.admits(now));
             // The try takes its time, and fails.
             now += pause * 3 / 4;
         }
