@@ -17,10 +17,11 @@ use super::script::Script;
 use super::subscription::{self, Event, Subscribers};
 
 /// The store, for all parts of a process. Clones share one connection, over which many questions can be under way and, where the server speaks
-/// RESP3, messages come; else these come over a second one. Connects when first asked, and again after every failure.
+/// RESP3, messages come; else these come over a second one. Connects when first asked, and again after every failure
+/// but a timeout; after several timeouts in a row too, since the answers of a connection that is broken never come.
 ///
-/// Each question waits for at most the configured timeout, besides the one that connects. After a failure all fail at once for a moment: a
-/// store that is gone costs nobody any time.
+/// Each question waits for at most the configured timeout, besides the one that connects. After a failure that closed the connection all fail
+/// at once for a moment: a store that is gone costs nobody any time.
 ///
 /// # Cancel safety
 /// All questions are safe to cancel; whether the store did what it was asked is not known then.
@@ -39,6 +40,7 @@ struct State {
     connection: Option<Connection>,
     /// Counts connections, so that one failure of many questions closes one connection.
     opened: u64,
+    timeouts: Timeouts,
     rest: Option<(Instant, Duration)>,
     /// How much longer than the timeout a step may take: more after one that was not answered in time, and less again with each that is. A store
     /// that many ask at once answers late, and who gives up then asks again and makes it later still.
@@ -49,6 +51,16 @@ struct State {
 
 /// How long a store that failed is left alone: the first time, and at most.
 const REST: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(400));
+
+/// Timeouts of one connection without an answer in between.
+#[derive(Clone, Copy, Debug, Default)]
+struct Timeouts {
+    count: u32,
+    last: Option<Instant>,
+}
+
+/// After so many timeouts in a row a connection is taken to be broken.
+const MOST_TIMEOUTS: u32 = 3;
 
 /// How many times the configured timeout a slow store may take in the end.
 const MOST_PATIENT: u32 = 4;
@@ -140,8 +152,8 @@ impl Client {
         self.judge(answer, opened, (asked, limit)).await
     }
 
-    /// Runs `script` with `keys` and one argument; returns its text. Waits for longer than the timeout where the store is slow, and after a
-    /// failure of any kind the next question goes to a new connection, and looks for the master again.
+    /// Runs `script` with `keys` and one argument; returns its text. Waits for longer than the timeout where the store is slow, and after any
+    /// failure but a timeout, or [`MOST_TIMEOUTS`] of these, the next question goes to a new connection, and looks for the master again.
     ///
     /// # Errors
     /// [`Error`] when no answer came in time. The step may have been taken, or may still be taken later. In a cluster it may even have been
@@ -220,6 +232,7 @@ impl Client {
         match Connection::open(&self.0.config, &self.0.subscribers).await {
             Ok(connection) => {
                 state.opened += 1;
+                state.timeouts = Timeouts::default();
                 state.connection = Some(connection.clone());
                 let needs_listener = !connection.hears() && !self.0.subscribers.channels().is_empty();
                 if connection.hears() {
@@ -248,7 +261,9 @@ impl Client {
     ) -> Result<T, Error> {
         let now = Instant::now();
         let mut state = self.0.state.lock().await;
-        let is_closed = answer.is_err() && state.opened == opened && state.connection.take().is_some();
+        let is_closed = state.opened == opened
+            && state.timeouts.is_broken(answer.as_ref().err(), asked, now)
+            && state.connection.take().is_some();
         if answer.is_ok() {
             state.rest = None;
             self.0.breaker.answered(now.saturating_duration_since(asked));
@@ -266,6 +281,23 @@ impl Client {
     }
 }
 
+impl Timeouts {
+    /// Whether the connection is broken on which a question asked then has now been answered, or has failed with this error. Questions that
+    /// were under way at the same time and were not answered count as one.
+    fn is_broken(&mut self, error: Option<&Error>, asked: Instant, now: Instant) -> bool {
+        match error {
+            None => *self = Self::default(),
+            Some(Error::Timeout(_)) if self.last.is_some_and(|last| asked < last) => {}
+            Some(Error::Timeout(_)) => {
+                self.count += 1;
+                self.last = Some(now);
+            }
+            Some(_) => return true,
+        }
+        self.count >= MOST_TIMEOUTS
+    }
+}
+
 impl State {
     fn rest(&mut self) {
         let (first, most) = REST;
@@ -276,4 +308,39 @@ impl State {
 
 fn millis(ttl: Duration) -> u64 {
     u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn only_timeouts_in_a_row_break_a_connection() {
+        let (start, late, mut timeouts) = (Instant::now(), Error::Timeout(SECOND), Timeouts::default());
+        let mut ends =
+            |error, asked: u32| timeouts.is_broken(error, start + SECOND * asked, start + SECOND * (asked + 1));
+        assert!(!ends(Some(&late), 0), "one timeout");
+        assert!(!ends(Some(&late), 1));
+        assert!(!ends(None, 2), "an answer");
+        assert!(!ends(Some(&late), 3) && !ends(Some(&late), 4), "they are counted anew");
+        assert!(ends(Some(&late), 5), "the third in a row");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn questions_that_are_late_together_are_one_timeout() {
+        let (start, late, mut timeouts) = (Instant::now(), Error::Timeout(SECOND), Timeouts::default());
+        for _ in 0..10 {
+            assert!(!timeouts.is_broken(Some(&late), start, start + SECOND));
+        }
+        assert!(!timeouts.is_broken(Some(&late), start + SECOND, start + SECOND * 2));
+        assert!(timeouts.is_broken(Some(&late), start + SECOND * 2, start + SECOND * 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn any_other_failure_breaks_a_connection_at_once() {
+        let now = Instant::now();
+        assert!(Timeouts::default().is_broken(Some(&Error::Resting), now, now));
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! Every wait is bounded, and nothing is tried twice that may have been done, except where [`Client::step`] says so: whoever asks must know
 //! whether its step may have been taken. One [`Client`] serves all parts of a process: one connection, one subscription, one circuit breaker.
-//! After a failure the connection is closed, and the next one reads the password again and looks for the master again.
+//! After a failure, or several timeouts in a row, the connection is closed, and the next one reads the password again and looks for the master
+//! again.
 
 mod address;
 mod breaker;
