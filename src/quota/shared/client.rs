@@ -103,7 +103,7 @@ async fn listen(shared: Arc<Shared>, config: Config) {
         let shared = Arc::clone(&shared);
         let heard = move |event: Event<'_>| match event {
             Event::Message(message) => {
-                shared.wake(std::str::from_utf8(message).ok().and_then(|text| text.parse().ok()))
+                shared.wake(std::str::from_utf8(message).ok().and_then(|text| text.parse().ok()));
             }
             // Something may have been said meanwhile, and another server may know less than the one before.
             Event::Missed => shared.wake(None),
