@@ -134,10 +134,10 @@ fn directives(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Err("is empty; write \"off\" to log nothing".into());
     }
-    if let Some(word) = words().find(|word| !word.bytes().all(|b| b.is_ascii_graphic())) {
-        return Err(format!(
-            "cannot be read as directives ({word:?} holds more than letters and signs)"
-        ));
+    // Spans and fields in brackets are no part of a target.
+    let is_plain = |word: &str| word.bytes().all(|b| b.is_ascii_alphanumeric() || b"_:-=.".contains(&b));
+    if let Some(word) = words().find(|word| !is_plain(word)) {
+        return Err(format!("cannot be read as directives ({word:?} is not `target=level`)"));
     }
     text.parse::<Targets>()
         .map_err(|error| format!("cannot be read as directives ({error})"))?;

@@ -170,7 +170,11 @@ impl Pod {
         };
         let outlook = coalesce::Outlook {
             wait: Arc::new(|_| Duration::ZERO),
-            scarcity: Arc::new(|_| Scarcity::default()),
+            // Slots are scarce, so that questions wait for company.
+            scarcity: Arc::new(|_| Scarcity {
+                gather: Some(Duration::from_millis(500)),
+                interval: Duration::from_millis(500),
+            }),
             slots: Arc::new(|_, _, _| 0),
         };
         let metrics = coalesce::Metrics::default();

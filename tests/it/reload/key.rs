@@ -20,6 +20,7 @@ fn other(path: &str) -> Option<&'static str> {
         | "defender.h2c"
         | "credentials.passthrough"
         | "merge.enabled"
+        | "definitions.pass_authentication_params"
         | "telemetry.access_log" => "true",
         "server.drain" | "server.linger" | "queue.max_wait" | "store.timeout" => "\"9s\"",
         "store.answers" => "false",
@@ -30,6 +31,7 @@ fn other(path: &str) -> Option<&'static str> {
         "defender.timeout"
         | "queue.max_wait_limit"
         | "cache.ttl"
+        | "cache.finished_ttl"
         | "cache.stale_while_revalidate"
         | "cache.stale_if_error" => "\"2m\"",
         "defender.regions" => "[{ name = \"uk\", url = \"http://127.0.0.1:9\" }]",
@@ -42,6 +44,7 @@ fn other(path: &str) -> Option<&'static str> {
         | "merge.max_ids"
         | "merge.known_rows" => "50",
         "quota.pacing" => "\"none\"",
+        "quota.scope" => "\"operation\"",
         "quota.state_file" => "\"/tmp/state\"",
         "quota.on_unknown_past" => "\"paced\"",
         "queue.caller_header" => "\"x-team\"",
