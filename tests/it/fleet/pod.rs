@@ -173,7 +173,7 @@ impl Pod {
             // Slots are scarce, so that questions wait for company.
             scarcity: Arc::new(|_| Scarcity {
                 gather: Some(Duration::from_millis(500)),
-                interval: Duration::from_millis(500),
+                interval: Duration::from_mins(1),
             }),
             slots: Arc::new(|_, _, _| 0),
         };
@@ -220,7 +220,8 @@ impl Pod {
         wait: Duration,
     ) -> JoinHandle<Result<Served, BoxError>> {
         let caller = Caller {
-            name: Name::new("test"),
+            // Each question is another caller's.
+            name: Name::new(&format!("test {:?}", request.ids())),
             urgency: Urgency::default(),
             deadline: Instant::now() + wait,
             wait: None,

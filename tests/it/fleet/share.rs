@@ -239,18 +239,20 @@ async fn questions_that_became_one_call_are_shared_one_by_one() {
         ..Options::default()
     };
     let [one, other] = pods(&redis, &upstream, &options).await;
+    // Who asks alone for a while does not wait for company.
+    good(one.ask(&["z"])).await;
     upstream.close_gate();
     let lead = [one.ask(&["a", "b"]), one.ask(&["b", "c"])];
-    upstream.arrived(1).await;
+    upstream.arrived(2).await;
     let follow = [other.ask(&["a", "b"]), other.ask(&["b", "c"])];
-    settle(&redis, 4).await;
+    settle(&redis, 5).await;
     upstream.open_gate();
     for (lead, follow) in lead.into_iter().zip(follow) {
         let (lead, follow) = (good(lead).await, good(follow).await);
         assert_eq!(lead.outcome, Outcome::Merged);
         assert_eq!(lead.answer.body, follow.answer.body);
     }
-    assert_eq!(upstream.calls(), 1);
+    assert_eq!(upstream.calls(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

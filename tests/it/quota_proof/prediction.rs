@@ -31,7 +31,7 @@ struct Demand {
     wait: Duration,
     /// Share of requests whose caller leaves, at any moment while it may wait.
     impatient: f64,
-    /// Goes on until so many have waited.
+    /// Goes on until so many have waited, for a day at most.
     waited: usize,
 }
 
@@ -197,7 +197,8 @@ async fn crowd(demand: Demand, seed: u64) -> Book {
         }
     };
     come(demand.backlog);
-    while book.lock().unwrap().waited.len() < demand.waited {
+    // Where there are slots enough, hardly anybody ever waits.
+    while book.lock().unwrap().waited.len() < demand.waited && start.elapsed() < Duration::from_hours(24) {
         let is_busy = (start.elapsed().as_secs() / 1200).is_multiple_of(2);
         let load = if is_busy { demand.load.0 } else { demand.load.1 };
         tokio::time::sleep(dice.gap(SLOT.div_f64(load))).await;
@@ -224,6 +225,9 @@ fn errors(book: &Book) -> Vec<f64> {
 }
 
 fn percentile(sorted: &[f64], share: usize) -> f64 {
+    if sorted.is_empty() {
+        return 0.0;
+    }
     let rank = sorted.len() * share / 100;
     sorted[rank.min(sorted.len() - 1)].round()
 }
