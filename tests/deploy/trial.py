@@ -31,7 +31,7 @@ def moved():
                 socket.create_server(("127.0.0.1", port)).close()
         except OSError:
             continue
-        return lambda text: re.sub(r"(?<=[\d.]:)(\d{4})\b", lambda m: str(ports.get(int(m[1]), m[1])), text)
+        return lambda text: re.sub(r"(?<=[\d.\]]:)(\d{4})\b", lambda m: str(ports.get(int(m[1]), m[1])), text)
     sys.exit("no free ports")
 
 
