@@ -47,12 +47,12 @@ def ask_python(folder, base):
     sys.path.insert(0, str(folder))
     from python.api.default import scan_history
     from python.client import Client
-    from python.models import Problem, Question
+    from python.models import Problem, ScanHistoryQuestion
 
     client = Client(base_url=base)
-    good = scan_history.sync_detailed(client=client, body=Question(scan_definition_ids=[ID]), top=2)
+    good = scan_history.sync_detailed(client=client, body=ScanHistoryQuestion(scan_definition_ids=[ID]), top=2)
     assert good.status_code == 200 and len(good.parsed.value) == 2, good
-    wrong = scan_history.sync_detailed(client=client, body=Question(scan_definition_ids=[ID]), top=0)
+    wrong = scan_history.sync_detailed(client=client, body=ScanHistoryQuestion(scan_definition_ids=[ID]), top=0)
     assert wrong.status_code == 400 and isinstance(wrong.parsed, Problem), wrong
     assert wrong.parsed.error.code == "ODataError", wrong.parsed
 
