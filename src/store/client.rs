@@ -153,7 +153,7 @@ impl Client {
     }
 
     /// Runs `script` with `keys` and one argument; returns its text. Waits for longer than the timeout where the store is slow, and after any
-    /// failure but a timeout, or [`MOST_TIMEOUTS`] of these, the next question goes to a new connection, and looks for the master again.
+    /// failure but a timeout, or three of these, the next question goes to a new connection, and looks for the master again.
     ///
     /// # Errors
     /// [`Error`] when no answer came in time. The step may have been taken, or may still be taken later. In a cluster it may even have been

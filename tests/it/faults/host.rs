@@ -241,7 +241,9 @@ impl Host {
         let before = self.shared.fault.send_replace(fault);
         let gone = |fault| matches!(fault, Fault::Refused | Fault::DnsChange);
         if gone(before) && !gone(fault) {
-            let listener = TcpListener::bind(self.shared.address).await.unwrap();
+            // A connection of another test may have taken the port for a moment.
+            let bind = async || TcpListener::bind(self.shared.address).await.ok();
+            let listener = crate::support::until("the host's port", bind).await;
             self.accept(listener);
         }
         if gone(fault) && !gone(before) {
