@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Every service below `retry` fails with [`Failure`], which says two facts that only the place of failure knows: whether the
-//! upstream can have counted the call ([`Fate`]), and whether trying again is worth a second call ([`Again`]).
+//! upstream can have counted the call ([`Delivery`]), and whether trying again is worth a second call ([`Again`]).
 
 use std::fmt;
 use std::sync::Arc;
@@ -263,7 +263,7 @@ pub struct Signed {
 
 /// Whether the upstream can have counted a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub enum Delivery {
     /// Provably the upstream has processed nothing of it, mostly because no byte was written: the slot can be used again.
     Unsent,
     /// It may have arrived, and may still arrive until its timeout.
@@ -291,12 +291,12 @@ pub enum Again {
 #[derive(Debug)]
 pub struct Failure {
     /// For the ledger.
-    pub fate: Fate,
+    pub delivery: Delivery,
     /// For the retry layer.
     pub again: Again,
     /// The upstream's answer, if there was one; it passes through when there is no further attempt.
     pub answer: Option<Answer>,
-    /// For people and for `respond`.
+    /// For people and for `response`.
     pub source: BoxError,
 }
 

@@ -18,9 +18,10 @@ use tower::util::Oneshot;
 use tower::{Service, ServiceBuilder, ServiceExt as _};
 
 use crate::caller::{Name, Urgency};
-use crate::respond::Body;
+use crate::response::Body;
 use crate::{
-    BoxError, app, attempt, cache, coalesce, fleet, queue, quota, region, respond, scan, server, token, upstream,
+    BoxError, app, attempt, cache, queue, quota, region, response, scan, server, shared_cache, single_flight, token,
+    upstream,
 };
 
 /// The layers, made and waiting to be put in order. Each part is built by `app`; nothing is configured here.
@@ -31,7 +32,7 @@ pub struct Parts {
     /// Counts and logs.
     pub count: server::count::Layer,
     /// Writes answers.
-    pub respond: respond::Layer,
+    pub respond: response::Layer,
     /// Keeps out what is not addressed to us.
     pub guard: server::guard::Layer,
     /// Reads bodies and fields.
@@ -43,11 +44,11 @@ pub struct Parts {
     /// Memory for those that were not answered from memory.
     pub request_memory: app::RequestMemoryLayer,
     /// Answers and calls of other replicas.
-    pub fleet: fleet::Layer,
+    pub shared_cache: shared_cache::Layer,
     /// One call for many.
-    pub coalesce: coalesce::Layer,
+    pub single_flight: single_flight::Layer,
     /// Whose turn it is, with which token.
-    pub lanes: app::LaneLayer,
+    pub token_limiters: app::LaneLayer,
     /// Pays for each attempt.
     pub quota: quota::Layer,
     /// The nearest host that works.
@@ -94,7 +95,7 @@ impl Service<scan::Call> for Forwarding {
 #[must_use]
 pub fn build(
     parts: Parts,
-) -> impl Service<server::Arrival<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send>
+) -> impl Service<server::InboundRequest<Incoming>, Response = Response<Body>, Error = Infallible, Future: Send>
 + Clone
 + Send
 + Sync
@@ -104,7 +105,7 @@ pub fn build(
         // Above the queue, so that a second attempt waits for its own slot, in its old place.
         .layer(upstream::RetryLayer)
         // Above the quota: a slot is bound to whoever's turn it is when it is there, not before. A caller's own token has its own queue.
-        .layer(parts.lanes)
+        .layer(parts.token_limiters)
         // Above everything that can fail on the way: the charge ends here whatever happened, and a 429 pauses all.
         .layer(parts.quota)
         // The layers above copy what is below them at every step.
@@ -119,9 +120,9 @@ pub fn build(
         // Below the cache: a hit waits for nothing, so it takes none. In front of everything where a request may wait.
         .layer(parts.request_memory)
         // Below memory, which the store must not slow down; above the flights: a lease is on a question, whatever calls it becomes part of.
-        .layer(parts.fleet)
+        .layer(parts.shared_cache)
         // Above the attempts: whoever asks the same shares them all, retries included.
-        .layer(parts.coalesce)
+        .layer(parts.single_flight)
         .service(paid);
     // The type of everything below would be named in every future above; one box keeps compile times and stack frames small.
     let forwarding = Forwarding::new(forwarding);
@@ -137,7 +138,7 @@ pub fn build(
     ServiceBuilder::new()
         // Outside of all that takes time; before `count`, whose log lines name the trace.
         .layer(parts.trace)
-        // Outside of `respond`: counts what callers really got.
+        // Outside of `response`: counts what callers really got.
         .layer(parts.count)
         // The one place that turns an error into an answer, and a panic too.
         .layer(parts.respond)
@@ -179,7 +180,7 @@ where
 }
 
 /// The one seam between two parts: the queue takes its slots from the quota.
-impl queue::Slots for quota::Quota {
+impl queue::PermitSource for quota::Quota {
     type Permit = quota::Permit;
 
     fn take(&self, now: Instant) -> Result<quota::Permit, Option<Instant>> {

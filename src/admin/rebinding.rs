@@ -9,7 +9,7 @@ use crate::server::guard::Host;
 ///
 /// A rebound page needs a name: addresses are good. Probes and scrapers of other machines use whatever name the cluster or their list of
 /// targets gives this one, and are no browsers. On this machine nobody needs a foreign name.
-pub(super) fn is_suspect(host: &Host, fields: &HeaderMap, peer: Option<&Peer>) -> bool {
+pub(super) fn is_forbidden(host: &Host, fields: &HeaderMap, peer: Option<&Peer>) -> bool {
     match host {
         Host::Ip(_) => false,
         Host::Name(_) => peer.is_none_or(|peer| peer.is_local() && !peer.is_unix()) || is_browser(fields),

@@ -24,7 +24,7 @@ pub(super) enum Target {
 
 /// Why a request is for nothing here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Astray {
+pub(super) enum RouteError {
     Path,
     /// The methods that the path does have.
     Method(&'static str),
@@ -32,10 +32,10 @@ pub(super) enum Astray {
     Options(&'static str),
 }
 
-pub(super) fn target(method: &Method, path: &str) -> Result<Target, Astray> {
+pub(super) fn target(method: &Method, path: &str) -> Result<Target, RouteError> {
     // RFC 9110 §9.3.7: about the server as a whole.
     if path == "*" && method == Method::OPTIONS {
-        return Err(Astray::Options("GET, HEAD"));
+        return Err(RouteError::Options("GET, HEAD"));
     }
     let target = match path {
         "/" => Target::Page,
@@ -47,15 +47,15 @@ pub(super) fn target(method: &Method, path: &str) -> Result<Target, Astray> {
         "/history" => Target::History,
         "/openapi.json" => Target::OpenApi,
         "/quitquitquit" => Target::Quit,
-        _ => return Err(Astray::Path),
+        _ => return Err(RouteError::Path),
     };
     match (target, method) {
         // A prefetched link or an image's address must not stop anything.
         (Target::Quit, &Method::POST) => Ok(target),
-        (Target::Quit, _) => Err(Astray::Method("POST")),
+        (Target::Quit, _) => Err(RouteError::Method("POST")),
         // `OPTIONS` is what HAProxy asks probes with by default.
         (Target::Probe(_), &Method::OPTIONS) | (_, &Method::GET | &Method::HEAD) => Ok(target),
-        (_, &Method::OPTIONS) => Err(Astray::Options("GET, HEAD")),
-        _ => Err(Astray::Method("GET, HEAD")),
+        (_, &Method::OPTIONS) => Err(RouteError::Options("GET, HEAD")),
+        _ => Err(RouteError::Method("GET, HEAD")),
     }
 }

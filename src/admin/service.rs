@@ -11,10 +11,10 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use tower::Service;
 
 use super::page::Page;
-use super::rebinding::{is_suspect, may_probe};
-use super::route::{Astray, Probe, Target, target};
+use super::rebinding::{is_forbidden, may_probe};
+use super::route::{Probe, RouteError, Target, target};
 use super::{State, View, accept};
-use crate::respond::Body;
+use crate::response::Body;
 use crate::server::guard::{Host, Hosts, refuse_cross_site};
 use crate::server::{Address, Config, Peer};
 
@@ -81,12 +81,12 @@ impl Admin {
             Ok(Target::History) => content("application/json", (self.view.history)().to_string().into()),
             Ok(Target::OpenApi) => content("application/json", self.view.openapi.clone()),
             Ok(Target::Quit) => self.quit(request),
-            Err(Astray::Path) => text(StatusCode::NOT_FOUND, NOTHING_HERE),
-            Err(Astray::Method(allowed)) => {
+            Err(RouteError::Path) => text(StatusCode::NOT_FOUND, NOTHING_HERE),
+            Err(RouteError::Method(allowed)) => {
                 let line = format!("the method is not allowed here; use one of {allowed}");
                 allowing(text(StatusCode::METHOD_NOT_ALLOWED, &line), allowed)
             }
-            Err(Astray::Options(allowed)) => {
+            Err(RouteError::Options(allowed)) => {
                 let mut answer = Response::new(Body::default());
                 *answer.status_mut() = StatusCode::NO_CONTENT;
                 allowing(answer, allowed)
@@ -95,10 +95,10 @@ impl Admin {
     }
 
     /// Whether the host is a name that a web page may have had pointed here.
-    fn is_foreign<B>(&self, host: &Host, request: &Request<B>, target: Result<Target, Astray>) -> bool {
+    fn is_foreign<B>(&self, host: &Host, request: &Request<B>, target: Result<Target, RouteError>) -> bool {
         let peer = request.extensions().get::<Peer>();
         let bare_probe = matches!(target, Ok(Target::Probe(_))) && !is_verbose(request.uri().query());
-        is_suspect(host, request.headers(), peer)
+        is_forbidden(host, request.headers(), peer)
             && !(bare_probe && may_probe(request.headers(), peer))
             && !(self.view.named)(host, peer)
     }

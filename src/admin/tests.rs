@@ -12,7 +12,7 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::server::guard::Hosts;
-use crate::server::{Address, Arrival, Bound, Peer};
+use crate::server::{Address, Bound, InboundRequest, Peer};
 use crate::task::Tasks;
 use crate::telemetry::metrics::Registry;
 
@@ -347,7 +347,7 @@ async fn one_server_listens_on_tcp_and_a_unix_socket() {
         let (admin, tasks, stop) = (fixture().admin, tasks.clone(), stop.clone());
         async move {
             bound
-                .serve(admin.map_request(Arrival::into_request), &tasks, stop)
+                .serve(admin.map_request(InboundRequest::into_request), &tasks, stop)
                 .await
         }
     };
@@ -378,7 +378,7 @@ async fn connections_that_do_nothing_keep_no_probe_out() {
         panic!("not TCP")
     };
     let (tasks, stop) = (Tasks::new(), CancellationToken::new());
-    let admin = fixture().admin.map_request(Arrival::into_request);
+    let admin = fixture().admin.map_request(InboundRequest::into_request);
     let serving = {
         let (tasks, stop) = (tasks.clone(), stop.clone());
         async move { bound.serve(admin, &tasks, stop).await }

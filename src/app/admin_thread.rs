@@ -8,7 +8,7 @@ use tower::ServiceExt as _;
 
 use super::Error;
 use crate::admin::Admin;
-use crate::server::{Address, Arrival, Bound, Config};
+use crate::server::{Address, Bound, Config, InboundRequest};
 use crate::task::Tasks;
 
 /// The running thread. Dropped, it stops serving and ends by itself.
@@ -38,7 +38,7 @@ impl AdminThread {
                     Err(error) => return drop(bound.send(Err(error.into()))),
                 };
                 drop(bound.send(Ok(listener.addresses().first().cloned())));
-                let service = service.map_request(Arrival::into_request);
+                let service = service.map_request(InboundRequest::into_request);
                 listener.serve(service, &Tasks::new(), stopped).await;
             });
             // Nobody may be waiting any more.

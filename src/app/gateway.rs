@@ -9,18 +9,18 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::admin_thread::AdminThread;
+use super::components::Components;
+use super::environment::HostEnvironment;
 use super::history::History;
-use super::lane::Lanes;
-use super::made::Made;
+use super::hot_swap::Swap;
 use super::problems::{self, Problems};
 use super::reload::{self, Next, Place, Reloader};
 use super::status::Status;
-use super::surroundings::Surroundings;
-use super::swap::Swap;
-use super::tended::Upkeep;
+use super::supervised::BackgroundTasks;
+use super::token_limiters::TokenLimiters;
 use super::{Error, settings};
 use crate::config::{Document, Resolved};
-use crate::machine::{self, Machine};
+use crate::resources::{self, Machine};
 use crate::task::Tasks;
 use crate::telemetry::metrics::{Mode, ModeGauge, Registry};
 use crate::telemetry::trace::Exporter;
@@ -32,10 +32,10 @@ pub struct Gateway {
     data: server::Bound,
     admin: AdminThread,
     parts: stack::Parts,
-    upkeep: Upkeep,
+    upkeep: BackgroundTasks,
     reloader: Reloader,
     next: mpsc::Receiver<Next>,
-    lanes: Lanes,
+    token_limiters: TokenLimiters,
     health: admin::Health,
     mode: ModeGauge,
     tasks: Tasks,
@@ -60,26 +60,26 @@ impl Gateway {
     /// # Errors
     /// [`Error`] when an address is taken, a file cannot be used, or a part refuses its settings.
     pub async fn start(config: &Resolved) -> Result<Self, Error> {
-        Self::start_in(config, Surroundings::default()).await
+        Self::start_in(config, HostEnvironment::default()).await
     }
 
     /// The same in other surroundings, for tests.
     ///
     /// # Errors
     /// As [`Gateway::start`].
-    pub async fn start_in(config: &Resolved, surroundings: Surroundings) -> Result<Self, Error> {
-        let (tasks, machine) = (Tasks::new(), surroundings.machine);
+    pub async fn start_in(config: &Resolved, environment: HostEnvironment) -> Result<Self, Error> {
+        let (tasks, machine) = (Tasks::new(), environment.machine);
         let mut registry = Registry::new(env!("CARGO_PKG_VERSION"));
-        let (built, exporter) = Made::first(config, surroundings, &tasks, registry.root())?;
-        let data = server::Bound::bind(settings::data_listener(config, machine, &built.ground.memory))
+        let (built, exporter) = Components::first(config, environment, &tasks, registry.root())?;
+        let data = server::Bound::bind(settings::data_listener(config, machine, &built.context.memory))
             .await
             .map_err(Error::of("the data listener"))?;
-        let (parts, upkeep, lanes) = (built.parts(), built.upkeep(), built.ground.lanes.clone());
-        let (count, queue_metrics) = (built.ground.meters.count.clone(), built.ground.meters.queue.clone());
+        let (parts, upkeep, token_limiters) = (built.parts(), built.upkeep(), built.context.token_limiters.clone());
+        let (count, queue_metrics) = (built.context.meters.count.clone(), built.context.meters.queue.clone());
         announce(&built, machine);
         let (reloader, next) = Reloader::new(built, reload::Metrics::register(registry.root()));
-        let quotas: Arc<[_]> = lanes.quotas().cloned().collect();
-        let queues: Arc<[_]> = lanes.queues().cloned().collect();
+        let quotas: Arc<[_]> = token_limiters.quotas().cloned().collect();
+        let queues: Arc<[_]> = token_limiters.queues().cloned().collect();
         let connections = data.connections();
         registry.root().register_collector(Box::new(connections.clone()));
         let sources = problems::Sources {
@@ -99,7 +99,7 @@ impl Gateway {
             count,
             connections,
             problems: Problems::start(sources, registry.root(), &tasks),
-            host: machine::host_name().into(),
+            host: resources::host_name().into(),
             current: reloader.current(),
             configuration: reloader.configuration(),
         };
@@ -116,7 +116,7 @@ impl Gateway {
             upkeep,
             reloader,
             next,
-            lanes,
+            token_limiters,
             health,
             mode,
             tasks,
@@ -151,7 +151,7 @@ impl Gateway {
         &self.reloader
     }
 
-    /// Takes over what changes at `place`, which looked like `document` when the gateway started, until the gateway ends; at once whenever
+    /// Takes over what changes at `config_source`, which looked like `document` when the gateway started, until the gateway ends; at once whenever
     /// `asked` is notified.
     pub fn follow(&self, place: Place, document: Document, asked: Arc<Notify>) {
         let watch = self.reloader.clone().follow(place, document, asked);
@@ -171,7 +171,7 @@ impl Gateway {
             // What may still ask for a change holds a clone.
             reloader: _,
             mut next,
-            lanes,
+            token_limiters,
             health,
             mode,
             tasks,
@@ -191,7 +191,7 @@ impl Gateway {
             health.set_draining();
             mode.set(Mode::Draining);
             // The last call must leave early enough for its answer to arrive.
-            lanes.close(Instant::now() + linger + drain.saturating_sub(ANSWER));
+            token_limiters.close(Instant::now() + linger + drain.saturating_sub(ANSWER));
         };
         let path = Swap::new(stack::build(parts), upkeep);
         let exchanging = async {
@@ -220,7 +220,7 @@ impl Gateway {
 const ANSWER: Duration = Duration::from_secs(3);
 
 /// What was found and chosen, for whoever looks for the reason of a size later.
-fn announce(made: &Made, machine: Machine) {
+fn announce(made: &Components, machine: Machine) {
     let cache_bytes = made.cache.config().max_size;
     let workers = tokio::runtime::Handle::current().metrics().num_workers();
     tracing::info!(
@@ -230,12 +230,12 @@ fn announce(made: &Made, machine: Machine) {
         cores = machine.cores,
         cpu_limit = machine.cpu_limit,
         memory_limit_bytes = machine.memory_limit,
-        memory_bytes = made.ground.memory.shares.total,
+        memory_bytes = made.context.memory.shares.total,
         open_files = machine.open_files,
         cache_bytes,
         "starting"
     );
-    settings::warn_about_memory(&made.config, machine, &made.ground.memory.shares);
+    settings::warn_about_memory(&made.config, machine, &made.context.memory.shares);
 }
 
 fn view(

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::quota;
-use crate::respond::Outcome;
+use crate::response::Outcome;
 use crate::scan;
 use crate::server::count;
 use crate::task::Tasks;

@@ -3,14 +3,15 @@
 //! This is the only place that knows the configuration and the parts at the same time.
 
 mod admin_thread;
-mod changes;
+mod components;
+mod config_diff;
+mod context;
+mod environment;
 mod error;
 mod gateway;
-mod ground;
 mod history;
-mod lane;
-mod made;
-mod outlet;
+mod hot_swap;
+mod one_shot_client;
 mod problems;
 mod rate_limit;
 mod reload;
@@ -18,16 +19,15 @@ mod replicas;
 mod request_memory;
 mod settings;
 mod status;
-mod surroundings;
-mod swap;
-mod tended;
+mod supervised;
+mod token_limiters;
 mod token_proxy;
 
+pub use environment::HostEnvironment;
 pub use error::Error;
 pub use gateway::{Ended, Gateway};
-pub use lane::{Lanes, Layer as LaneLayer};
-pub use outlet::{NoAnswer, Outlet};
+pub use one_shot_client::{NoAnswer, OneShotClient};
 pub use reload::{Applied, Place, Refused, Reloader};
 pub use request_memory::Layer as RequestMemoryLayer;
 pub use settings::ledger;
-pub use surroundings::Surroundings;
+pub use token_limiters::{Layer as LaneLayer, TokenLimiters};

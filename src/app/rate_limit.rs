@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::respond::{self, RateLimit, Windows};
+use crate::response::{self, RateLimit, Windows};
 use crate::{quota, quota::Quota};
 
 /// What was told last, and for how long it is right.
@@ -50,20 +50,20 @@ pub(super) fn of(quota: Quota) -> RateLimit {
 const PACE: &str = "pace";
 
 /// The windows, and the bucket as a policy of its own.
-fn policies(snapshot: &quota::Snapshot) -> Vec<respond::Window> {
+fn policies(snapshot: &quota::Snapshot) -> Vec<response::Window> {
     let pace = snapshot.pace.as_ref().map(|state| pace(state, snapshot.paused));
     snapshot.windows.iter().map(window).chain(pace).collect()
 }
 
 /// While everybody waits because of a 429, what is in the bucket cannot be used.
-fn pace(state: &quota::PaceState, paused: Option<Duration>) -> respond::Window {
+fn pace(state: &quota::PaceState, paused: Option<Duration>) -> response::Window {
     let capacity_s = state.refill.as_secs().max(1);
     let (remaining, reset) = match paused {
         Some(pause) => (0, pause),
         None if state.next_token.is_zero() => (state.capacity, state.refill),
         None => (state.whole_tokens(), state.next_token),
     };
-    respond::Window {
+    response::Window {
         name: PACE.into(),
         quota: state.capacity as u64,
         window_s: capacity_s,
@@ -87,8 +87,8 @@ fn whole_seconds(duration: Duration) -> u64 {
     duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
 
-fn window(window: &quota::Window) -> respond::Window {
-    respond::Window {
+fn window(window: &quota::Window) -> response::Window {
+    response::Window {
         name: Arc::clone(&window.name),
         quota: window.limit as u64,
         window_s: window.length.as_secs().max(1),
@@ -110,10 +110,10 @@ mod tests {
         let limit = quota::Limit::try_new(NonZeroU32::new(10).unwrap(), Duration::from_mins(1)).unwrap();
         let config =
             quota::Config::try_new(vec![limit], NonZeroU32::new(10).unwrap(), Duration::from_secs(30)).unwrap();
-        Quota::forgetful(&config, Wall::system(), quota::Metrics::default())
+        Quota::ephemeral(&config, Wall::system(), quota::Metrics::default())
     }
 
-    fn fresh(quota: &Quota) -> Vec<respond::Window> {
+    fn fresh(quota: &Quota) -> Vec<response::Window> {
         policies(&quota.snapshot())
     }
 
@@ -161,7 +161,7 @@ mod tests {
         assert!(pace().remaining > 0 || pace().reset_s > 0, "{:?}", pace());
         tokio::time::advance(Duration::from_mins(2)).await;
         let wait = Duration::from_millis(7500);
-        let said = quota::Throttled {
+        let said = quota::ThrottleHint {
             window: None,
             wait: Some(wait),
         };

@@ -3,34 +3,41 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use super::ground::Ground;
+use super::context::SharedContext;
 use super::settings;
-use super::tended::Tended;
+use super::supervised::Supervised;
 use crate::config::Resolved;
-use crate::{cache, fleet, scan};
+use crate::{cache, scan, shared_cache};
 
-impl Ground {
+impl SharedContext {
     /// What replicas share besides the quota, if they do. Made anew with every configuration: whose answers they are may be another's.
-    pub(super) fn fleet(&self, config: &Resolved, cache: &Arc<cache::Cache>) -> Option<Tended<fleet::Member>> {
-        let (store, metrics) = (self.store.clone()?, self.meters.fleet.clone()?);
-        let fleet = settings::fleet(config, store)?;
-        let fleet = fleet.with_memory(Arc::clone(&self.memory.answers.large));
+    pub(super) fn shared_cache(
+        &self,
+        config: &Resolved,
+        cache: &Arc<cache::Cache>,
+    ) -> Option<Supervised<shared_cache::SharedCache>> {
+        let (store, metrics) = (self.store.clone()?, self.meters.shared_cache.clone()?);
+        let shared_cache = settings::shared_cache(config, store)?;
+        let shared_cache = shared_cache.with_memory(Arc::clone(&self.memory.answers.large));
         let memory = Arc::clone(cache);
-        let adopt: fleet::Adopt = Arc::new(move |request, life, answer| {
-            memory.adopt(request, answer, (life.asked, life.stored), life.ttl);
+        let adopt: shared_cache::InsertLocal = Arc::new(move |request, life, answer| {
+            memory.insert_remote(request, answer, (life.asked, life.stored), life.ttl);
         });
-        let Ok(tended) = Tended::make(&self.tasks, |tasks| {
-            Ok::<_, Infallible>(fleet::Member::join(fleet, adopt, tasks, metrics))
+        let Ok(supervised) = Supervised::make(&self.tasks, |tasks| {
+            Ok::<_, Infallible>(shared_cache::SharedCache::join(shared_cache, adopt, tasks, metrics))
         });
-        Some(tended)
+        Some(supervised)
     }
 }
 
 /// Where answers go that were paid for: into memory, and to the other replicas.
-pub(super) fn keep(cache: &Arc<cache::Cache>, fleet: Option<&Tended<fleet::Member>>) -> Arc<dyn scan::Keep> {
+pub(super) fn keep(
+    cache: &Arc<cache::Cache>,
+    shared_cache: Option<&Supervised<shared_cache::SharedCache>>,
+) -> Arc<dyn scan::Keep> {
     let memory = Arc::clone(cache) as Arc<dyn scan::Keep>;
-    match fleet {
-        Some(tended) => Arc::new(fleet::Publisher::new(tended.part.clone(), memory)),
+    match shared_cache {
+        Some(supervised) => Arc::new(shared_cache::Publisher::new(supervised.part.clone(), memory)),
         None => memory,
     }
 }

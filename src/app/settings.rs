@@ -6,18 +6,20 @@ use std::time::Duration;
 use http::header::AUTHORIZATION;
 use prometheus_client::metrics::counter::Counter;
 
-use super::ground::Memory;
-use super::lane::Lanes;
+use super::context::Memory;
 use super::status::Identity;
+use super::token_limiters::TokenLimiters;
 use super::{Error, rate_limit};
 use crate::caller::Name;
 use crate::config::{self, Credential, ManagedEndpoint, OnUnknownPast, Pacing, Resolved, Scope};
-use crate::machine::Machine;
 use crate::memory::{DEFAULT_TOTAL, LEAST_TOTAL, Shares};
+use crate::resources::Machine;
 use crate::scan::Operation;
 use crate::server::count::AccessLog;
 use crate::telemetry::trace::{self, Sampler};
-use crate::{admin, cache, coalesce, fleet, net, queue, quota, region, respond, server, store, token, upstream};
+use crate::{
+    admin, cache, net, queue, quota, region, response, server, shared_cache, single_flight, store, token, upstream,
+};
 
 /// Longest token exchange. Sign-in answers in well under a second; ten cover a bad day and keep callers from waiting in vain.
 pub(super) const SIGN_IN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -169,18 +171,18 @@ pub fn ledger(config: &Resolved) -> Option<(store::Config, String)> {
 }
 
 /// How replicas share answers, if they do.
-pub(super) fn fleet(config: &Resolved, store: store::Client) -> Option<fleet::Config> {
+pub(super) fn shared_cache(config: &Resolved, store: store::Client) -> Option<shared_cache::Config> {
     let settings = &config.store;
     let is_shared = settings.answers && !config.cache.ttl.is_zero();
     is_shared.then(|| {
-        let fleet = fleet::Config::new(
+        let shared_cache = shared_cache::Config::new(
             store,
             &settings.prefix,
             registration(config),
             settings.answer_timeout,
             config.cache.ttl,
         );
-        fleet.with_finished_ttl(config.cache.finished_ttl)
+        shared_cache.with_finished_ttl(config.cache.finished_ttl)
     })
 }
 
@@ -309,29 +311,34 @@ pub(super) fn warn_about_memory(config: &Resolved, machine: Machine, shares: &Sh
     }
 }
 
-pub(super) fn coalesce(config: &Resolved, attempt: Duration) -> coalesce::Config {
-    let merge = coalesce::Merge {
+pub(super) fn single_flight(config: &Resolved, attempt: Duration) -> single_flight::Config {
+    let merge = single_flight::BatchConfig {
         max_ids: config.merge.max_ids,
         gather: config.merge.gather,
     };
-    coalesce::Config {
+    single_flight::Config {
         attempt,
         merge: config.merge.enabled.then_some(merge),
     }
 }
 
-pub(super) fn respond(config: &Resolved, lanes: &Lanes, panics: &Counter, memory: &Memory) -> respond::Layer {
+pub(super) fn respond(
+    config: &Resolved,
+    token_limiters: &TokenLimiters,
+    panics: &Counter,
+    memory: &Memory,
+) -> response::Layer {
     let hosts = config
         .defender
         .regions
         .iter()
         .filter_map(|region| region.url.host_str());
     let hosts: Vec<_> = hosts.map(str::to_ascii_lowercase).collect();
-    let layer = respond::Layer::by_quota(lanes.quotas().map(|quota| respond::Config {
+    let layer = response::Layer::by_quota(token_limiters.quotas().map(|quota| response::Config {
         upstream_hosts: hosts.clone(),
         rate_limit: rate_limit::of(quota.clone()),
         panics: panics.clone(),
-        token_owner: respond::TokenOwner::Gateway,
+        token_owner: response::TokenOwner::Gateway,
         large_answers: Some(Arc::clone(&memory.answers.large)),
     }))
     .trusting(config.server.trusted_proxies.iter().copied());

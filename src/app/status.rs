@@ -11,11 +11,11 @@ use super::history::Sources;
 use super::problems::{Problems, Standing};
 use super::reload::Configuration;
 use crate::admin::Check;
-use crate::respond::Outcome;
+use crate::response::Outcome;
 use crate::scan::{Operation, Outcome as Served};
-use crate::server::{Connections, Incident, count};
+use crate::server::{Connections, ErrorRecord, count};
 use crate::telemetry::metrics::Mode;
-use crate::{admin, cache, coalesce, fleet, queue, quota, region, server, token, upstream};
+use crate::{admin, cache, queue, quota, region, server, shared_cache, single_flight, token, upstream};
 
 /// The parts that have something to show. Clones look at the same gateway.
 #[derive(Clone, Debug)]
@@ -37,12 +37,12 @@ pub(super) struct Status {
 #[derive(Debug)]
 pub(super) struct Current {
     pub(super) hosts: Arc<server::guard::Hosts>,
-    pub(super) regions: region::Table,
-    pub(super) keeper: token::Keeper,
+    pub(super) regions: region::HostSelector,
+    pub(super) keeper: token::TokenSource,
     pub(super) cache: Arc<cache::Cache>,
-    pub(super) fleet: Option<fleet::Member>,
+    pub(super) shared_cache: Option<shared_cache::SharedCache>,
     /// `None` when nothing is merged.
-    pub(super) merging: Option<coalesce::Metrics>,
+    pub(super) merging: Option<single_flight::Metrics>,
     pub(super) calls: upstream::Metrics,
     pub(super) identity: Identity,
 }
@@ -163,7 +163,7 @@ impl Status {
             "regions": self.current.load().regions.snapshot().iter().map(region).collect::<Vec<_>>(),
             "token": token(&self.current.load().keeper.snapshot()),
             "cache": self.cache(),
-            "shared_answers": self.current.load().fleet.as_ref().map(|member| shared(&member.snapshot())),
+            "shared_answers": self.current.load().shared_cache.as_ref().map(|member| shared(&member.snapshot())),
             "merge": merge(self.current.load().merging.as_ref()),
             "saved": self.saved(),
             "trouble": self.trouble(),
@@ -340,7 +340,7 @@ fn pace(state: &quota::PaceState) -> Value {
     })
 }
 
-fn shared(snapshot: &fleet::Snapshot) -> Value {
+fn shared(snapshot: &shared_cache::Snapshot) -> Value {
     json!({
         "up": snapshot.up,
         "hits": snapshot.hits,
@@ -352,30 +352,30 @@ fn shared(snapshot: &fleet::Snapshot) -> Value {
     })
 }
 
-fn merge(metrics: Option<&coalesce::Metrics>) -> Value {
-    let resting = metrics.and_then(coalesce::Metrics::resting);
+fn merge(metrics: Option<&single_flight::Metrics>) -> Value {
+    let resting = metrics.and_then(single_flight::Metrics::resting);
     json!({
         "enabled": metrics.is_some(),
-        "calls": metrics.map_or(0, coalesce::Metrics::merged_calls),
-        "requests": metrics.map_or(0, coalesce::Metrics::merged_requests),
+        "calls": metrics.map_or(0, single_flight::Metrics::merged_calls),
+        "requests": metrics.map_or(0, single_flight::Metrics::merged_requests),
         "rests_for_s": resting.map(|(left, _)| seconds(left)),
-        "rests_because": resting.map(|(_, doubt)| doubt.to_string()),
+        "rests_because": resting.map(|(_, split_error)| split_error.to_string()),
     })
 }
 
-fn region(row: &region::Row) -> Value {
+fn region(row: &region::HostStatus) -> Value {
     json!({
         "name": &*row.name,
         "label": &*row.label,
         "url": row.url.as_str().trim_end_matches('/'),
         "healthy": row.healthy,
-        "left_for": row.left_for,
+        "left_for": row.ejection_reason,
         "rtt_ms": row.rtt.map(|rtt| (rtt.as_secs_f64() * 100_000.0).round() / 100.0),
         "selected": row.selected,
     })
 }
 
-fn incident(incident: &Incident) -> Value {
+fn incident(incident: &ErrorRecord) -> Value {
     json!({
         "ago_s": seconds(incident.at.elapsed()),
         "status": incident.status,

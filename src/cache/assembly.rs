@@ -7,44 +7,48 @@ use bytes::Bytes;
 use http::{StatusCode, header};
 use tokio::time::Instant;
 
-use crate::cache::piece::{Piece, Slice, Source, Spacing};
-use crate::scan::{Answer, Doubt, Lore, Ordering, Request};
+use crate::cache::fragment::{Fragment, Origin, RowRef, Spacing};
+use crate::scan::{Answer, Ordering, Request, SplitError, UpstreamProfile};
 
 /// An answer put together, and how old it is: as old as its oldest piece, and fresh until the first of them is stale.
 #[derive(Debug)]
-pub(super) struct Assembly {
+pub(super) struct Assembled {
     pub(super) answer: Answer,
     pub(super) asked: Instant,
     pub(super) stored: Instant,
     pub(super) ttl: Duration,
 }
 
-impl Assembly {
+impl Assembled {
     /// Puts the pieces of all ids of a request together, in the order of the ids.
     ///
     /// # Errors
     ///
     /// The reason why it is not certain that the upstream would give the same answer.
-    pub(super) fn new(request: &Request, pieces: &[Arc<Piece>], lore: &Lore) -> Result<Self, Doubt> {
+    pub(super) fn new(
+        request: &Request,
+        pieces: &[Arc<Fragment>],
+        upstream_profile: &UpstreamProfile,
+    ) -> Result<Self, SplitError> {
         let newest = pieces
             .iter()
-            .map(|piece| piece.source())
+            .map(|fragment| fragment.source())
             .max_by_key(|source| source.asked)
-            .ok_or(Doubt::Shape)?;
-        if pieces.iter().any(|piece| !alike(piece.source(), newest)) {
-            return Err(Doubt::Shape);
+            .ok_or(SplitError::Shape)?;
+        if pieces.iter().any(|fragment| !alike(fragment.source(), newest)) {
+            return Err(SplitError::Shape);
         }
         let endpoint = request.endpoint();
-        if !lore.fits(request, pieces.iter().map(|piece| piece.len()).sum()) {
+        if !upstream_profile.fits(request, pieces.iter().map(|fragment| fragment.len()).sum()) {
             // Alone, the request might have been cut off.
-            return Err(Doubt::Longest);
+            return Err(SplitError::Longest);
         }
-        let mut rows: Vec<(usize, Slice<'_>)> = Vec::new();
-        for (id, piece) in pieces.iter().enumerate() {
-            rows.extend(piece.rows().map(|row| (id, row)));
+        let mut rows: Vec<(usize, RowRef<'_>)> = Vec::new();
+        for (id, fragment) in pieces.iter().enumerate() {
+            rows.extend(fragment.rows().map(|row| (id, row)));
         }
-        sort(&mut rows, || lore.ordering(endpoint))?;
-        let sources = || pieces.iter().map(|piece| piece.source());
+        sort(&mut rows, || upstream_profile.ordering(endpoint))?;
+        let sources = || pieces.iter().map(|fragment| fragment.source());
         // As the newest answer writes it that shows it.
         let spaced = sources().filter(|source| source.spacing.is_some());
         let spacing = spaced.max_by_key(|source| source.asked);
@@ -52,10 +56,10 @@ impl Assembly {
         // Where none of them shows what is between two rows, an answer before has: their order could not be known otherwise.
         let shown = spacing.and_then(|spacing| spacing.between.clone());
         let between = shown
-            .or_else(|| lore.between(endpoint))
+            .or_else(|| upstream_profile.between(endpoint))
             .unwrap_or_else(|| b",".as_slice().into());
         let stored = sources().map(|source| source.stored).min().unwrap_or(newest.stored);
-        let fresh_until = pieces.iter().map(|piece| piece.fresh_until()).min();
+        let fresh_until = pieces.iter().map(|fragment| fragment.fresh_until()).min();
         Ok(Self {
             answer: Answer {
                 status: StatusCode::OK,
@@ -70,13 +74,13 @@ impl Assembly {
 }
 
 /// Whether two answers have the same envelope and type. Other fields, such as `Date`, tell when an answer was made, not what it is.
-fn alike(one: &Source, other: &Source) -> bool {
+fn alike(one: &Origin, other: &Origin) -> bool {
     one.before == other.before
         && one.after == other.after
         && one.headers.get(header::CONTENT_TYPE) == other.headers.get(header::CONTENT_TYPE)
 }
 
-fn body(envelope: &Source, spacing: Option<&Spacing>, between: &[u8], rows: &[(usize, Slice<'_>)]) -> Bytes {
+fn body(envelope: &Origin, spacing: Option<&Spacing>, between: &[u8], rows: &[(usize, RowRef<'_>)]) -> Bytes {
     // Without rows there is no space between the brackets either.
     let spacing = spacing.filter(|_| !rows.is_empty());
     let (before, after): (&[u8], &[u8]) = spacing.map_or((b"", b""), |spacing| (&spacing.before, &spacing.after));
@@ -97,21 +101,24 @@ fn body(envelope: &Source, spacing: Option<&Spacing>, between: &[u8], rows: &[(u
 }
 
 /// Sorts rows as the upstream would: those of one answer as they stood there, those of several in the order learned.
-fn sort(rows: &mut [(usize, Slice<'_>)], learned: impl FnOnce() -> Result<Ordering, Doubt>) -> Result<(), Doubt> {
+fn sort(
+    rows: &mut [(usize, RowRef<'_>)],
+    learned: impl FnOnce() -> Result<Ordering, SplitError>,
+) -> Result<(), SplitError> {
     rows.sort_unstable_by_key(|(_, row)| row.at);
     if rows.windows(2).all(|pair| pair[0].1.at.0 == pair[1].1.at.0) {
         return Ok(());
     }
     let ordering = learned()?;
-    let compare = |one: &(usize, Slice<'_>), other: &(usize, Slice<'_>)| {
+    let compare = |one: &(usize, RowRef<'_>), other: &(usize, RowRef<'_>)| {
         ordering.compare((one.0, one.1.time), (other.0, other.1.time))
     };
     // Every row must be comparable, and no answer's own order may contradict what is believed.
     for pair in rows.windows(2) {
         let same_answer = pair[0].1.at.0 == pair[1].1.at.0;
         match compare(&pair[0], &pair[1]) {
-            None => return Err(Doubt::Order),
-            Some(cmp::Ordering::Greater) if same_answer => return Err(Doubt::Order),
+            None => return Err(SplitError::Order),
+            Some(cmp::Ordering::Greater) if same_answer => return Err(SplitError::Order),
             Some(_) => {}
         }
     }
@@ -124,5 +131,5 @@ fn sort(rows: &mut [(usize, Slice<'_>)], learned: impl FnOnce() -> Result<Orderi
     let tied = rows
         .windows(2)
         .any(|pair| pair[0].1.at.0 != pair[1].1.at.0 && compare(&pair[0], &pair[1]) == Some(cmp::Ordering::Equal));
-    if tied { Err(Doubt::Order) } else { Ok(()) }
+    if tied { Err(SplitError::Order) } else { Ok(()) }
 }

@@ -8,8 +8,8 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use crate::cache::Prefetch;
-use crate::cache::piece::Piece;
-use crate::cache::shelf::{Cache, Stored};
+use crate::cache::fragment::Fragment;
+use crate::cache::memory_store::{Cache, Stored};
 use crate::scan::{Answer, Key, Request, Rows};
 
 impl Cache {
@@ -22,7 +22,7 @@ impl Cache {
 
     /// The rows of an answer, if answers are kept by id and it is certain whose row is whose.
     pub(super) fn rows(&self, request: &Request, answer: &Answer) -> Option<Rows> {
-        let may_be_cut = self.lore.is_some() && request.is_whole() && answer.status == StatusCode::OK;
+        let may_be_cut = self.upstream_profile.is_some() && request.is_whole() && answer.status == StatusCode::OK;
         may_be_cut.then(|| Rows::split(request, &answer.body).ok()).flatten()
     }
 
@@ -36,15 +36,15 @@ impl Cache {
         ttls: &[Duration],
         prefetched: Option<&Request>,
     ) {
-        let (Some(lore), Some(rows)) = (&self.lore, rows) else {
+        let (Some(upstream_profile), Some(rows)) = (&self.upstream_profile, rows) else {
             return;
         };
-        if !lore.is_complete(request, rows.len()) {
+        if !upstream_profile.is_complete(request, rows.len()) {
             return;
         }
         let has_piece = |id| {
-            let piece = self.piece(request.endpoint(), id);
-            piece.is_some_and(|piece| piece.source().asked >= asked)
+            let fragment = self.fragment(request.endpoint(), id);
+            fragment.is_some_and(|fragment| fragment.source().asked >= asked)
         };
         // Those of the same answer, or of a later one.
         if request.ids().all(has_piece) {
@@ -54,20 +54,20 @@ impl Cache {
             self.popularity.renewed(request, stored, ttls);
         }
         let unasked: HashSet<&str> = prefetched.into_iter().flat_map(Request::ids).collect();
-        let pieces = Piece::cut(request, answer, rows, (asked, stored), ttls);
-        for (id, piece) in request.ids().zip(pieces) {
-            let piece = if unasked.contains(id) {
-                piece.prefetched(self.metrics.prefetched())
+        let pieces = Fragment::cut(request, answer, rows, (asked, stored), ttls);
+        for (id, fragment) in request.ids().zip(pieces) {
+            let fragment = if unasked.contains(id) {
+                fragment.prefetched(self.metrics.prefetched())
             } else {
-                piece
+                fragment
             };
             let newer = self
-                .piece(request.endpoint(), id)
+                .fragment(request.endpoint(), id)
                 .is_some_and(|other| other.source().asked >= asked);
             let key = Key::of_rows(request.endpoint(), id);
-            let weight = piece.weight(&key);
+            let weight = fragment.weight(&key);
             if !newer && u64::from(weight) <= self.config.max_size {
-                self.put(key, Stored::Piece(Arc::new(piece)), weight);
+                self.put(key, Stored::Fragment(Arc::new(fragment)), weight);
             }
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::time::Instant;
 
-use crate::cache::weight::{ALLOCATION_BYTES, BUFFER_BYTES, slot_bytes};
+use crate::cache::entry_size::{ALLOCATION_BYTES, BUFFER_BYTES, slot_bytes};
 use crate::memory::Reservation;
 use crate::scan::{self, Answer, Key};
 

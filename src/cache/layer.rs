@@ -12,12 +12,12 @@ use tokio::time::Instant;
 use tower::{Service, ServiceExt as _};
 
 use crate::BoxError;
-use crate::cache::assembly::Assembly;
+use crate::cache::assembly::Assembled;
 use crate::cache::entry::{Age, Entry};
-use crate::cache::judge::{Health, Reason, Verdict, judge};
+use crate::cache::freshness::{Health, Reason, Verdict, evaluate};
 use crate::cache::metrics::Handling;
-use crate::cache::parts::Parts;
-use crate::cache::wanted::Wanted;
+use crate::cache::partial_hit::Parts;
+use crate::cache::refresh_queue::Wanted;
 use crate::cache::{Cache, NotCached};
 use crate::caller::{Caller, Freshness, Urgency};
 use crate::scan::{Call, Endpoint, Forward, Outcome, Payer, Request, ResponseKind, Served, Status};
@@ -25,7 +25,7 @@ use crate::task::Tasks;
 
 /// Whether there is quota that nobody will miss, for calls that are paid for so: only then is a stale entry renewed in the
 /// background.
-pub type Surplus = Arc<dyn Fn(Payer) -> bool + Send + Sync>;
+pub type HasSpareQuota = Arc<dyn Fn(Payer) -> bool + Send + Sync>;
 
 /// How long a background fetch may wait for its slot. It is made from surplus, so it should not wait at all.
 const RENEWAL_WAIT: Duration = Duration::from_secs(1);
@@ -39,7 +39,7 @@ pub struct Layer {
 struct Shared {
     cache: Arc<Cache>,
     tasks: Tasks,
-    surplus: Surplus,
+    surplus: HasSpareQuota,
     wanted: Wanted,
 }
 
@@ -48,7 +48,7 @@ impl Layer {
     ///
     /// The service below has to give its answers to the same cache, through [`scan::Keep`](crate::scan::Keep).
     #[must_use]
-    pub fn new(cache: Arc<Cache>, tasks: Tasks, surplus: Surplus) -> Self {
+    pub fn new(cache: Arc<Cache>, tasks: Tasks, surplus: HasSpareQuota) -> Self {
         Self {
             shared: Arc::new(Shared {
                 cache,
@@ -124,7 +124,7 @@ where
             } else {
                 Health::Good
             };
-            judge(cache.config(), wanted, entry.age(now), health)
+            evaluate(cache.config(), wanted, entry.age(now), health)
         });
         if let (Some(entry), Some(Verdict::Fresh)) = (&found, verdict) {
             cache.count(Handling::Hit);
@@ -202,7 +202,7 @@ where
         entry: Arc<Entry>,
     ) -> impl Future<Output = Result<Served, BoxError>> + Send + use<S> {
         let shared = Arc::clone(&self.shared);
-        let attempt = Attempt::begin(&entry, Instant::now());
+        let attempt = RefreshGuard::begin(&entry, Instant::now());
         async move {
             let result = asked.await;
             let now = Instant::now();
@@ -235,7 +235,7 @@ where
             // It may have been renewed, or dropped, since it was wanted.
             let stale = |entry: &Arc<Entry>| entry.age(now).remaining().is_none();
             if let Some(entry) = self.shared.cache.find(call.request.key(), now).filter(stale)
-                && let Some(attempt) = Attempt::begin(&entry, now)
+                && let Some(attempt) = RefreshGuard::begin(&entry, now)
             {
                 self.fetch(&call, attempt, now);
                 return;
@@ -243,7 +243,7 @@ where
         }
     }
 
-    fn fetch(&self, call: &Call, attempt: Attempt, now: Instant) {
+    fn fetch(&self, call: &Call, attempt: RefreshGuard, now: Instant) {
         let call = Call {
             request: Arc::clone(&call.request),
             caller: Arc::new(Caller {
@@ -267,12 +267,12 @@ where
 }
 
 /// The right to renew an entry. Dropped without a result, it goes back.
-struct Attempt {
+struct RefreshGuard {
     entry: Arc<Entry>,
     finished: bool,
 }
 
-impl Attempt {
+impl RefreshGuard {
     fn begin(entry: &Arc<Entry>, now: Instant) -> Option<Self> {
         entry.renewal().begin(now).then(|| Self {
             entry: Arc::clone(entry),
@@ -289,7 +289,7 @@ impl Attempt {
     }
 }
 
-impl Drop for Attempt {
+impl Drop for RefreshGuard {
     fn drop(&mut self) {
         if !self.finished {
             self.entry.renewal().cancel(Instant::now());
@@ -358,14 +358,14 @@ where
                 },
             })
         }
-        Err(doubt) => {
-            tracing::debug!(reason = doubt.as_str(), "a partial answer could not be completed");
+        Err(split_error) => {
+            tracing::debug!(reason = split_error.as_str(), "a partial answer could not be completed");
             ask(inner, call, forward).await
         }
     }
 }
 
-fn assembled(assembly: Assembly, now: Instant) -> Served {
+fn assembled(assembly: Assembled, now: Instant) -> Served {
     let age = Age {
         age: now.saturating_duration_since(assembly.stored),
         ttl: assembly.ttl,

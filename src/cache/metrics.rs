@@ -13,7 +13,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use crate::cache::shelf::Entries;
+use crate::cache::memory_store::Entries;
 
 /// The cache's counters. Clones count together.
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::ask::{AdminAddress, ask};
+use super::admin_client::{AdminAddress, ask};
 use super::runtime::block_on_one;
 use super::{Error, Healthcheck};
 use crate::config::Environment;

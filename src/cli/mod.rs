@@ -2,8 +2,8 @@
 //!
 //! Data goes to stdout, logs and mistakes to stderr. The exit status is 0 when done, 1 when the user can mend it, 2 otherwise.
 
+mod admin_client;
 mod args;
-mod ask;
 mod check;
 mod demo;
 
@@ -21,8 +21,8 @@ mod status;
 mod testing;
 mod wait;
 
+pub use admin_client::AdminAddress;
 pub use args::{Args, Check, Command, ConfigFile, Demo, Healthcheck, Probe, Simulate, Status, Wait};
-pub use ask::AdminAddress;
 pub use check::check;
 pub use demo::demo;
 

@@ -12,7 +12,7 @@ use super::runtime::{block_on, watch_configuration_signals, watch_signals};
 use super::{Error, note, panic, process};
 use crate::app::{Gateway, Place};
 use crate::config::{Document, Environment, Format, Loaded};
-use crate::machine::Machine;
+use crate::resources::Machine;
 use crate::task::Tasks;
 use crate::telemetry::log;
 

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use crate::machine::Machine;
+use crate::resources::Machine;
 use crate::task::Tasks;
 use crate::telemetry::log;
 

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 
-use super::ask::AdminAddress;
+use super::admin_client::AdminAddress;
 use crate::task::Tasks;
 
 /// How the listener answers.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::time::{self, Instant};
 
-use super::ask::{AdminAddress, ask};
+use super::admin_client::{AdminAddress, ask};
 use super::runtime::block_on_one;
 use super::{Error, Wait};
 use crate::config::{Environment, duration};

@@ -16,7 +16,7 @@ pub struct Key {
     /// What it may hold.
     pub kind: Kind,
     /// What it holds when nobody says anything.
-    pub fallback: Fallback,
+    pub fallback: DefaultValue,
     /// What it means, in a sentence or two, for the reference.
     pub doc: &'static str,
     /// Other people's environment variables that are read where ours is absent or empty; the first one set wins.
@@ -74,7 +74,7 @@ pub enum Kind {
 
 /// A built-in default.
 #[derive(Clone, Copy, Debug)]
-pub enum Fallback {
+pub enum DefaultValue {
     /// For [`Kind::Flag`].
     Flag(bool),
     /// For [`Kind::Count`].
@@ -111,7 +111,7 @@ impl Key {
         section: &'static str,
         name: &'static str,
         kind: Kind,
-        fallback: Fallback,
+        fallback: DefaultValue,
         doc: &'static str,
     ) -> Self {
         Self {
@@ -210,7 +210,7 @@ impl fmt::Display for Kind {
 }
 
 /// As it would be written in TOML.
-impl fmt::Display for Fallback {
+impl fmt::Display for DefaultValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Flag(value) => write!(f, "{value}"),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::env::{Environment, variable};
 use super::files::Files;
 use super::key::Key;
-use super::mistake::{Mistake, Mistakes, Origin};
+use super::mistake::{ConfigError, Mistakes, Origin};
 use super::reader::{Reader, unreadable};
 use super::section::{
     Admin, Cache, Callers, Credentials, Defender, Definitions, Merge, Queue, Quota, Server, Store, Telemetry, cloud,
@@ -109,7 +109,7 @@ impl Document {
             Err(problem) => {
                 let problem = format!("{}: {problem}", path.display());
                 let key = None;
-                Err(Mistakes::new(None, vec![Mistake { origin, key, problem }]))
+                Err(Mistakes::new(None, vec![ConfigError { origin, key, problem }]))
             }
         }
     }
@@ -202,7 +202,7 @@ pub fn parse(path: &Path, text: &str, env: &Environment, files: &dyn Files) -> R
     Document::new(path, text.into()).resolve(env, files)
 }
 
-fn is_syntax(mistake: &Mistake) -> bool {
+fn is_syntax(mistake: &ConfigError) -> bool {
     mistake.key.is_none() && matches!(mistake.origin, Origin::File { .. })
 }
 

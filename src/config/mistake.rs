@@ -21,7 +21,7 @@ pub enum Origin {
 
 /// One thing that is wrong. Holds no secret value.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Mistake {
+pub struct ConfigError {
     /// Where.
     pub origin: Origin,
     /// The key, such as `server.drain`; `None` when the place says all, as with a syntax error.
@@ -34,13 +34,13 @@ pub struct Mistake {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistakes {
     file: Option<PathBuf>,
-    list: Vec<Mistake>,
+    list: Vec<ConfigError>,
 }
 
 impl Mistakes {
     /// Sorts `list`; `file` is the name shown before line numbers.
     #[must_use]
-    pub fn new(file: Option<PathBuf>, mut list: Vec<Mistake>) -> Self {
+    pub fn new(file: Option<PathBuf>, mut list: Vec<ConfigError>) -> Self {
         list.sort();
         list.dedup();
         Self { file, list }
@@ -48,7 +48,7 @@ impl Mistakes {
 
     /// The mistakes, in reading order.
     #[must_use]
-    pub fn list(&self) -> &[Mistake] {
+    pub fn list(&self) -> &[ConfigError] {
         &self.list
     }
 }
@@ -81,8 +81,8 @@ impl std::error::Error for Mistakes {}
 mod tests {
     use super::*;
 
-    fn mistake(origin: Origin, key: &str) -> Mistake {
-        Mistake {
+    fn mistake(origin: Origin, key: &str) -> ConfigError {
+        ConfigError {
             origin,
             key: Some(key.into()),
             problem: "is wrong".into(),

@@ -36,9 +36,9 @@ mod written;
 pub use cloud::Cloud;
 pub use env::{Environment, variable};
 pub use files::{Disk, Files, Found};
-pub use key::{Fallback, Key, Kind, Reload, keys};
+pub use key::{DefaultValue, Key, Kind, Reload, keys};
 pub use load::{Document, Loaded, Resolved, Source, load, parse};
-pub use mistake::{Mistake, Mistakes, Origin};
+pub use mistake::{ConfigError, Mistakes, Origin};
 pub use reference::reference;
 pub use schema::schema;
 pub use section::{

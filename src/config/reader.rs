@@ -10,18 +10,18 @@ use secrecy::zeroize::Zeroizing;
 use super::env::Environment;
 use super::files::{Files, Found};
 use super::key::{Echo, Key, Kind, keys};
-use super::mistake::{Mistake, Origin};
+use super::mistake::{ConfigError, Origin};
 use super::settings::Settings;
 use super::value::{duration, size};
-use super::written::{Entry, Node, Raw, Written};
+use super::written::{Entry, Node, Raw, RawConfig};
 use crate::secret::Secret;
 
 /// The state of resolving one configuration.
 pub(super) struct Reader<'a> {
-    written: Written,
+    written: RawConfig,
     pub(super) env: &'a Environment,
     files: &'a dyn Files,
-    mistakes: Vec<Mistake>,
+    mistakes: Vec<ConfigError>,
     notes: Vec<String>,
 }
 
@@ -31,7 +31,7 @@ pub(super) struct Recorded;
 
 /// A value and where it was written.
 #[derive(Clone, Debug)]
-pub(super) struct Said<T> {
+pub(super) struct Sourced<T> {
     pub(super) value: T,
     pub(super) origin: Origin,
 }
@@ -40,7 +40,7 @@ impl<'a> Reader<'a> {
     pub(super) fn new(text: Option<&str>, env: &'a Environment, files: &'a dyn Files) -> Self {
         let (mut mistakes, mut notes) = (Vec::new(), Vec::new());
         Self {
-            written: Written::read(text, env, &mut mistakes, &mut notes),
+            written: RawConfig::read(text, env, &mut mistakes, &mut notes),
             env,
             files,
             mistakes,
@@ -64,7 +64,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The mistakes and notes.
-    pub(super) fn finish(self) -> (Vec<Mistake>, Vec<String>) {
+    pub(super) fn finish(self) -> (Vec<ConfigError>, Vec<String>) {
         (self.mistakes, self.notes)
     }
 
@@ -92,7 +92,7 @@ impl<'a> Reader<'a> {
 
     /// A mistake somewhere else.
     pub(super) fn wrong_at(&mut self, origin: Origin, key: impl Into<String>, problem: impl Into<String>) {
-        self.mistakes.push(Mistake {
+        self.mistakes.push(ConfigError {
             origin,
             key: Some(key.into()),
             problem: problem.into(),
@@ -215,7 +215,7 @@ impl<'a> Reader<'a> {
         &mut self,
         key: &'static Key,
         parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Option<Vec<Said<T>>> {
+    ) -> Option<Vec<Sourced<T>>> {
         let Node { raw, origin } = self.written.node(key);
         let Raw::List(items) = raw else {
             self.misfit(key, origin, &raw);
@@ -236,7 +236,7 @@ impl<'a> Reader<'a> {
             };
             // One bad item spoils the list, but the others are still looked at.
             values = values.zip(value).map(|(mut values, value)| {
-                values.push(Said { value, origin });
+                values.push(Sourced { value, origin });
                 values
             });
         }
@@ -254,20 +254,20 @@ impl<'a> Reader<'a> {
     }
 
     /// The entries of a table of names and numbers: each name once, each number in range.
-    pub(super) fn shares(&mut self, key: &'static Key) -> Option<Vec<Said<(String, u64)>>> {
+    pub(super) fn shares(&mut self, key: &'static Key) -> Option<Vec<Sourced<(String, u64)>>> {
         let Node { raw, origin } = self.written.node(key);
         let (Raw::Table(entries), Kind::Shares(least, most)) = (&raw, key.kind) else {
             self.misfit(key, origin, &raw);
             return None;
         };
-        let mut shares = Some(Vec::<Said<(String, u64)>>::new());
+        let mut shares = Some(Vec::<Sourced<(String, u64)>>::new());
         for Entry { name, origin, value } in entries {
             let path = format!("{}.{}", key.path(), name.escape_debug());
             let number = match &value.raw {
                 Raw::Number(text) => text.parse().ok().filter(|number| (least..=most).contains(number)),
                 _ => None,
             };
-            let twice = |said: &Said<(String, u64)>| said.value.0 == *name;
+            let twice = |said: &Sourced<(String, u64)>| said.value.0 == *name;
             let problem = match (&value.raw, number) {
                 (_, Some(_)) if shares.as_ref().is_some_and(|shares| shares.iter().any(twice)) => {
                     Some("is listed twice".into())
@@ -284,7 +284,7 @@ impl<'a> Reader<'a> {
             }
             // One bad entry spoils the table, but the others are still looked at.
             shares = shares.zip(number).map(|(mut shares, number)| {
-                shares.push(Said {
+                shares.push(Sourced {
                     value: (name.clone(), number),
                     origin: origin.clone(),
                 });
@@ -313,12 +313,12 @@ impl<'a> Reader<'a> {
     }
 
     /// A secret, straight from the environment: our variable, or else a borrowed one. The name of the variable comes with it.
-    pub(super) fn secret(&self, key: &'static Key) -> Option<Said<Secret>> {
+    pub(super) fn secret(&self, key: &'static Key) -> Option<Sourced<Secret>> {
         let ours = key.variable();
         let names = std::iter::once(ours.as_str()).chain(key.borrowed.iter().copied());
         names
             .filter_map(|name| Some((name, self.env.value(name)?)))
-            .map(|(name, value)| Said {
+            .map(|(name, value)| Sourced {
                 value: value.clone(),
                 origin: Origin::Variable(name.into()),
             })

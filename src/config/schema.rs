@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::key::{Fallback, Key, Kind};
+use super::key::{DefaultValue, Key, Kind};
 use super::section::SECTIONS;
 
 /// Durations and sizes, as the reader splits them.
@@ -75,13 +75,13 @@ fn kind(kind: Kind) -> Value {
     }
 }
 
-fn fallback(fallback: Fallback) -> Value {
+fn fallback(fallback: DefaultValue) -> Value {
     match fallback {
-        Fallback::Flag(value) => value.into(),
-        Fallback::Count(value) => value.into(),
-        Fallback::Text(value) => value.into(),
-        Fallback::List(values) => values.to_vec().into(),
-        Fallback::EmptyTable => json!({}),
+        DefaultValue::Flag(value) => value.into(),
+        DefaultValue::Count(value) => value.into(),
+        DefaultValue::Text(value) => value.into(),
+        DefaultValue::List(values) => values.to_vec().into(),
+        DefaultValue::EmptyTable => json!({}),
     }
 }
 

@@ -10,12 +10,12 @@ use url::Url;
 use super::key::{Echo, Key, Reload, keys};
 use super::mistake::Origin;
 use super::section::SECTIONS;
-use super::written::{Node, Raw, Written};
+use super::written::{Node, Raw, RawConfig};
 
 /// The value of every key and where it was written, of a configuration without a mistake. Clones share it.
 #[derive(Clone)]
 pub struct Settings {
-    written: Arc<Written>,
+    written: Arc<RawConfig>,
     /// Secrets are not kept; where they come from is.
     secrets: Arc<BTreeMap<&'static str, Origin>>,
 }
@@ -30,7 +30,7 @@ pub struct Setting {
 }
 
 impl Settings {
-    pub(super) fn new(written: Written, secrets: Vec<(&'static Key, Origin)>) -> Self {
+    pub(super) fn new(written: RawConfig, secrets: Vec<(&'static Key, Origin)>) -> Self {
         Self {
             written: Arc::new(written),
             secrets: Arc::new(secrets.into_iter().map(|(key, origin)| (key.name, origin)).collect()),

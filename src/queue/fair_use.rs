@@ -29,7 +29,7 @@ const BUCKETS: usize = 10_000;
 
 /// One bucket per caller.
 #[derive(Clone, Debug)]
-pub struct FairUse {
+pub struct CallerLimiter {
     buckets: Arc<Buckets>,
     /// The second in which idle buckets were last forgotten for want of room.
     swept_s: Arc<AtomicU64>,
@@ -37,7 +37,7 @@ pub struct FairUse {
 
 type Buckets = RateLimiter<Name, HashMapStateStore<Name>, PausableClock, NoOpMiddleware<Nanos>>;
 
-impl FairUse {
+impl CallerLimiter {
     /// `calls` per `window` for each caller, all of them at once after a quiet time. `None` when the window is too short to divide.
     #[must_use]
     pub fn new(calls: NonZeroU32, window: Duration) -> Option<Self> {
@@ -66,7 +66,7 @@ impl FairUse {
         }
         self.buckets.check_key(caller).map_err(|not_until| {
             let now = self.buckets.clock().now();
-            Refused::new(Reason::FairUse, not_until.wait_time_from(now))
+            Refused::new(Reason::CallerLimiter, not_until.wait_time_from(now))
         })
     }
 
@@ -111,14 +111,14 @@ pub struct Layer {
 
 #[derive(Debug)]
 struct Limit {
-    fair_use: FairUse,
+    fair_use: CallerLimiter,
     metrics: Metrics,
 }
 
 impl Layer {
     /// Without a limit every caller passes.
     #[must_use]
-    pub fn new(fair_use: Option<FairUse>, metrics: Metrics) -> Self {
+    pub fn new(fair_use: Option<CallerLimiter>, metrics: Metrics) -> Self {
         let limit = fair_use.map(|fair_use| Arc::new(Limit { fair_use, metrics }));
         Self { limit }
     }
@@ -171,11 +171,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_caller_over_its_limit_is_told_when_to_come_back() {
-        let limit = FairUse::new(NonZeroU32::new(60).unwrap(), Duration::from_mins(1)).unwrap();
+        let limit = CallerLimiter::new(NonZeroU32::new(60).unwrap(), Duration::from_mins(1)).unwrap();
         let (greedy, modest) = (Name::new("greedy"), Name::new("modest"));
         assert!((0..60).all(|_| limit.check(&greedy).is_ok()));
         let refused = limit.check(&greedy).unwrap_err();
-        assert_eq!((refused.reason, refused.retry_after_s()), (Reason::FairUse, 1));
+        assert_eq!((refused.reason, refused.retry_after_s()), (Reason::CallerLimiter, 1));
         assert!(limit.check(&modest).is_ok());
         tokio::time::advance(Duration::from_secs(1)).await;
         assert!(limit.check(&greedy).is_ok());
@@ -185,7 +185,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn idle_callers_are_forgotten() {
         let tasks = Tasks::new();
-        let limit = FairUse::new(NonZeroU32::new(60).unwrap(), Duration::from_mins(1)).unwrap();
+        let limit = CallerLimiter::new(NonZeroU32::new(60).unwrap(), Duration::from_mins(1)).unwrap();
         limit.spawn_upkeep(&tasks);
         for n in 0..1000 {
             limit.check(&Name::new(&format!("caller {n}"))).unwrap();
@@ -196,7 +196,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn made_up_names_take_no_more_than_so_many_buckets() {
-        let limit = FairUse::new(NonZeroU32::MIN, Duration::from_hours(1)).unwrap();
+        let limit = CallerLimiter::new(NonZeroU32::MIN, Duration::from_hours(1)).unwrap();
         for n in 0..10_100 {
             limit.check(&Name::new(&n.to_string())).unwrap();
         }

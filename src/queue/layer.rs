@@ -5,16 +5,16 @@ use std::task::{Context, Poll};
 use futures_util::future::BoxFuture;
 use tower::ServiceExt as _;
 
-use super::line::{Queue, Slots};
+use super::line::{PermitSource, Queue};
 use super::refused::{Reason, Refused};
-use crate::attempt::{Again, Failure, Fate, Granted, Try};
+use crate::attempt::{Again, Delivery, Failure, Granted, Try};
 use crate::scan::Answer;
 
 /// Wraps a service that needs a slot into one that waits for it.
 #[derive(Debug)]
-pub struct Layer<Q: Slots>(Queue<Q>);
+pub struct Layer<Q: PermitSource>(Queue<Q>);
 
-impl<Q: Slots> Layer<Q> {
+impl<Q: PermitSource> Layer<Q> {
     /// Slots come from `queue`.
     #[must_use]
     pub fn new(queue: Queue<Q>) -> Self {
@@ -22,7 +22,7 @@ impl<Q: Slots> Layer<Q> {
     }
 }
 
-impl<Q: Slots, S> tower::Layer<S> for Layer<Q> {
+impl<Q: PermitSource, S> tower::Layer<S> for Layer<Q> {
     type Service = Service<Q, S>;
 
     fn layer(&self, inner: S) -> Self::Service {
@@ -35,12 +35,12 @@ impl<Q: Slots, S> tower::Layer<S> for Layer<Q> {
 
 /// See [`Layer`].
 #[derive(Debug)]
-pub struct Service<Q: Slots, S> {
+pub struct Service<Q: PermitSource, S> {
     queue: Queue<Q>,
     inner: S,
 }
 
-impl<Q: Slots, S: Clone> Clone for Service<Q, S> {
+impl<Q: PermitSource, S: Clone> Clone for Service<Q, S> {
     fn clone(&self) -> Self {
         Self {
             queue: self.queue.clone(),
@@ -51,7 +51,7 @@ impl<Q: Slots, S: Clone> Clone for Service<Q, S> {
 
 fn failure(refused: Refused) -> Failure {
     Failure {
-        fate: Fate::Unsent,
+        delivery: Delivery::Unsent,
         again: match refused.reason {
             // Only a slot is missing.
             Reason::Late | Reason::Promised | Reason::Displaced => Again::InCompany,
@@ -64,7 +64,7 @@ fn failure(refused: Refused) -> Failure {
 
 impl<Q, S> tower::Service<Try> for Service<Q, S>
 where
-    Q: Slots,
+    Q: PermitSource,
     S: tower::Service<Granted<Q::Permit>, Response = Answer, Error = Failure> + Clone + Send + 'static,
     S::Future: Send,
 {

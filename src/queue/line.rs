@@ -20,17 +20,17 @@ use crate::caller::{Name, Urgency};
 use crate::task::Tasks;
 
 /// Where slots come from.
-pub trait Slots: fmt::Debug + Send + Sync + 'static {
-    /// A slot. Dropped unused, it goes back, and [`Slots::changed`] tells.
+pub trait PermitSource: fmt::Debug + Send + Sync + 'static {
+    /// A slot. Dropped unused, it goes back, and [`PermitSource::changed`] tells.
     type Permit: fmt::Debug + Send + 'static;
 
     /// Takes the slot that is free now. What is left of an earlier forecast, without its first slot, still holds.
     ///
     /// # Errors
-    /// When there is none: the moment to ask again, or `None` when only [`Slots::changed`] can tell.
+    /// When there is none: the moment to ask again, or `None` when only [`PermitSource::changed`] can tell.
     fn take(&self, now: Instant) -> Result<Self::Permit, Option<Instant>>;
 
-    /// Appends the starts of the next `count` slots, ascending; with [`Slots::shared_order`], the slots of all.
+    /// Appends the starts of the next `count` slots, ascending; with [`PermitSource::shared_order`], the slots of all.
     fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>);
 
     /// Changes when an earlier forecast may no longer hold.
@@ -65,22 +65,22 @@ pub trait Slots: fmt::Debug + Send + Sync + 'static {
         None
     }
 
-    /// When a slot may come free by itself, besides what [`Slots::take`] said.
+    /// When a slot may come free by itself, besides what [`PermitSource::take`] said.
     fn next_timeout(&self) -> Option<Instant>;
 }
 
 /// A fair, bounded queue in front of `S`. Clones share it.
 #[derive(Debug)]
-pub struct Queue<S: Slots>(Arc<Shared<S>>);
+pub struct Queue<S: PermitSource>(Arc<Shared<S>>);
 
-impl<S: Slots> Clone for Queue<S> {
+impl<S: PermitSource> Clone for Queue<S> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
 #[derive(Debug)]
-struct Shared<S: Slots> {
+struct Shared<S: PermitSource> {
     state: Mutex<State<S::Permit>>,
     slots: S,
     /// Tells the clock task that a slot is wanted earlier than it knows.
@@ -90,7 +90,7 @@ struct Shared<S: Slots> {
     metrics: Metrics,
 }
 
-impl<S: Slots> Queue<S> {
+impl<S: PermitSource> Queue<S> {
     /// An empty queue, with the task that hands slots out when they come.
     #[must_use]
     pub fn start(config: Config, slots: S, tasks: &Tasks, metrics: Metrics) -> Self {
@@ -242,7 +242,7 @@ impl<S: Slots> Queue<S> {
     }
 }
 
-impl<S: Slots> Shared<S> {
+impl<S: PermitSource> Shared<S> {
     fn lock(&self) -> MutexGuard<'_, State<S::Permit>> {
         // A panic inside may lose a ticket; its caller then waits until its deadline, and no longer.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -286,7 +286,7 @@ impl<S: Slots> Shared<S> {
 
 /// A place in the queue; dropped, it is given up at once, and a slot just handed to it passes on.
 #[derive(Debug)]
-pub struct Waiting<S: Slots> {
+pub struct Waiting<S: PermitSource> {
     place: Place<S>,
     queue: Queue<S>,
     entered: Instant,
@@ -295,14 +295,14 @@ pub struct Waiting<S: Slots> {
 }
 
 #[derive(Debug)]
-enum Place<S: Slots> {
+enum Place<S: PermitSource> {
     /// A slot was free, and nobody waited.
     Served(S::Permit),
     /// Its turn will be told.
     Behind(oneshot::Receiver<Turn<S::Permit>>, Held<S>),
 }
 
-impl<S: Slots> Waiting<S> {
+impl<S: PermitSource> Waiting<S> {
     /// When the slot comes, if nobody comes or leaves before: as predicted when the place was taken.
     #[must_use]
     pub fn predicted_start(&self) -> Instant {
@@ -339,12 +339,12 @@ impl<S: Slots> Waiting<S> {
 
 /// A ticket in the queue; leaves it on drop.
 #[derive(Debug)]
-struct Held<S: Slots> {
+struct Held<S: PermitSource> {
     queue: Queue<S>,
     id: u64,
 }
 
-impl<S: Slots> Drop for Held<S> {
+impl<S: PermitSource> Drop for Held<S> {
     fn drop(&mut self) {
         let mut state = self.queue.0.lock();
         state.leave(self.id);

@@ -12,7 +12,7 @@
 //!    somebody came who goes before others; whose turn then comes after the deadline is told at once. So nobody is served late, and within its
 //!    own class and share nobody is taken back. This is load shedding by priority.
 //!
-//! Not here: when slots come; the queue asks its [`Slots`].
+//! Not here: when slots come; the queue asks its [`PermitSource`].
 
 mod config;
 mod expectation;
@@ -32,9 +32,9 @@ mod take_back;
 mod tests;
 
 pub use config::{Config, Weights};
-pub use fair_use::{FairUse, Layer as FairUseLayer, Service as FairUseService};
+pub use fair_use::{CallerLimiter, Layer as FairUseLayer, Service as FairUseService};
 pub use layer::{Layer, Service};
-pub use line::{Queue, Slots, Waiting};
+pub use line::{PermitSource, Queue, Waiting};
 pub use metrics::Metrics;
 pub use order::{Ahead, Expected, InTime, Late, Look, Order, Place, Played, Ticket};
 pub use refused::{Reason, Refused, Wait};

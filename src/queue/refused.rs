@@ -78,7 +78,7 @@ pub enum Reason {
     /// The caller has as many requests waiting as it may.
     CallerFull,
     /// The caller is over its fair-use limit.
-    FairUse,
+    CallerLimiter,
     /// The place was on slots that somebody claimed since whose class or share gives a better right to them.
     Displaced,
     /// The ticket was taken, but a pause ordered by the upstream made it impossible to serve in time.
@@ -98,7 +98,7 @@ impl Reason {
         Self::Promised,
         Self::Full,
         Self::CallerFull,
-        Self::FairUse,
+        Self::CallerLimiter,
         Self::Displaced,
         Self::Overtaken,
         Self::ShuttingDown,
@@ -114,7 +114,7 @@ impl Reason {
             Self::Promised => "promised",
             Self::Full => "full",
             Self::CallerFull => "caller_full",
-            Self::FairUse => "fair_use",
+            Self::CallerLimiter => "fair_use",
             Self::Displaced => "displaced",
             Self::Overtaken => "overtaken",
             Self::ShuttingDown => "shutting_down",
@@ -127,7 +127,7 @@ impl Reason {
     pub(super) fn is_for_slots(self) -> bool {
         match self {
             Self::Late | Self::Promised | Self::Full | Self::Displaced | Self::Overtaken => true,
-            Self::CallerFull | Self::FairUse | Self::ShuttingDown | Self::StoreLost | Self::Tokens => false,
+            Self::CallerFull | Self::CallerLimiter | Self::ShuttingDown | Self::StoreLost | Self::Tokens => false,
         }
     }
 
@@ -141,7 +141,7 @@ impl Reason {
             }
             Self::Full => "as many requests wait for the upstream's quota as may wait",
             Self::CallerFull => "as many requests of this caller wait for the upstream's quota as may wait",
-            Self::FairUse => "the caller is over its fair-use limit",
+            Self::CallerLimiter => "the caller is over its fair-use limit",
             Self::ShuttingDown => "the gateway is shutting down and the request's turn would come too late",
             Self::StoreLost => "the store that replicas share the upstream's quota through does not answer",
             Self::Tokens => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::line::Slots;
+use super::line::PermitSource;
 
 /// A slot handed out this much later than forecast came on time.
 const PUNCTUAL: Duration = Duration::from_millis(5);
@@ -23,7 +23,7 @@ pub(super) struct SlotForecast {
 
 impl SlotForecast {
     /// Forecasts at least `count` slots. Returns whether earlier answers no longer hold.
-    pub(super) fn look_ahead<S: Slots>(&mut self, now: Instant, count: usize, slots: &S) -> bool {
+    pub(super) fn look_ahead<S: PermitSource>(&mut self, now: Instant, count: usize, slots: &S) -> bool {
         let version = slots.version();
         // A first slot in the past was not used: the bucket has grown since. Timers are late by a moment.
         let holds = self.version == Some(version)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::line::Slots;
+use super::line::PermitSource;
 use super::state::State;
 use crate::caller::Name;
 
@@ -50,7 +50,7 @@ pub struct Outlook {
 const SHOWN: usize = 50;
 
 impl<P> State<P> {
-    pub(super) fn snapshot<S: Slots<Permit = P>>(&mut self, now: Instant, slots: &S) -> Snapshot {
+    pub(super) fn snapshot<S: PermitSource<Permit = P>>(&mut self, now: Instant, slots: &S) -> Snapshot {
         let predicted_wait = self.predicted_wait(now, slots);
         let waiting = self.order.waiting_by_caller();
         let callers = waiting.len();

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::config::Config;
 use super::expectation::Expectations;
-use super::line::Slots;
+use super::line::PermitSource;
 use super::order::{Ahead, InTime, Late, Look, Order, Place, Ticket};
 use super::recent_callers::RecentCallers;
 use super::refuse::Request;
@@ -106,7 +106,7 @@ impl<P> State<P> {
     /// A slot that is free now, when nobody waits for it: what [`State::enter`] and [`State::hand_out`] would come to, without a forecast.
     pub(super) fn pass<S>(&mut self, now: Instant, caller: &Caller, slots: &S) -> Option<P>
     where
-        S: Slots<Permit = P>,
+        S: PermitSource<Permit = P>,
     {
         let takes_nobody = self.config.max_requests == 0 || self.config.max_requests_per_caller == 0;
         if !self.order.is_empty() || takes_nobody || self.closes.is_some() {
@@ -126,7 +126,7 @@ impl<P> State<P> {
     /// Takes a ticket, or refuses at once.
     pub(super) fn enter<S>(&mut self, now: Instant, attempt: &Try, slots: &S) -> Result<Entered<P>, Refused>
     where
-        S: Slots<Permit = P>,
+        S: PermitSource<Permit = P>,
     {
         let caller = &attempt.caller;
         let (name, urgency) = (&caller.name, caller.urgency);
@@ -295,7 +295,7 @@ impl<P> State<P> {
     /// Hands free slots to whoever's turn it is; says when to look again.
     pub(super) fn hand_out<S>(&mut self, now: Instant, slots: &S) -> Option<Instant>
     where
-        S: Slots<Permit = P>,
+        S: PermitSource<Permit = P>,
     {
         let mut in_hand = None;
         while let Some(next) = self.order.next().map(|ticket| (ticket.deadline, ticket.id)) {
@@ -350,7 +350,7 @@ impl<P> State<P> {
     }
 
     /// No slot is of use after `closes`: whoever would have to wait longer is told now.
-    pub(super) fn close<S: Slots<Permit = P>>(&mut self, now: Instant, closes: Instant, slots: &S) {
+    pub(super) fn close<S: PermitSource<Permit = P>>(&mut self, now: Instant, closes: Instant, slots: &S) {
         self.closes = Some(closes);
         self.look_ahead(now, self.order.len() + 1, slots);
         let until = self.slots.until(closes);
@@ -393,7 +393,7 @@ impl<P> State<P> {
     }
 
     /// How long a caller who is new here would wait.
-    pub(super) fn predicted_wait<S: Slots<Permit = P>>(&mut self, now: Instant, slots: &S) -> Duration {
+    pub(super) fn predicted_wait<S: PermitSource<Permit = P>>(&mut self, now: Instant, slots: &S) -> Duration {
         self.expectations.expire(now, &mut self.order);
         self.look_ahead(now, self.order.len() + 1 + BESIDES, slots);
         let place = self.order.place_for(&Name::new(""), Urgency::default(), None, 0);
@@ -403,19 +403,19 @@ impl<P> State<P> {
 
     /// The slot cost is shared by all who benefit from the call.
     pub(super) fn spread(&mut self, urgency: Urgency, payer: &Name, beneficiaries: &[Name], now: Instant) {
-        self.check.doubt(now);
+        self.check.split_error(now);
         self.order.spread(urgency, payer, beneficiaries);
     }
 
     /// Forecasts at least `count` slots, unless the last forecast still holds.
-    pub(super) fn look_ahead<S: Slots<Permit = P>>(&mut self, now: Instant, count: usize, slots: &S) {
+    pub(super) fn look_ahead<S: PermitSource<Permit = P>>(&mut self, now: Instant, count: usize, slots: &S) {
         let shared = slots.shared_order();
         if let Some(shared) = shared.filter(|new| self.shared.as_ref().is_none_or(|known| !Arc::ptr_eq(known, new))) {
             self.order.adopt(&shared);
             self.shared = Some(shared);
             // Slots that were used elsewhere may have been forecast.
             self.slots.invalidate();
-            self.check.doubt(now);
+            self.check.split_error(now);
         }
         if self.slots.look_ahead(now, count, slots) {
             self.check.drifted = true;

@@ -56,12 +56,12 @@ impl Check {
         match delay {
             Delay::None => self.spare = self.spare.min(spare),
             Delay::One if self.spare > 0 && loops <= self.loops => self.spare = (self.spare - 1).min(spare),
-            Delay::One | Delay::Unknown => self.doubt(now),
+            Delay::One | Delay::Unknown => self.split_error(now),
         }
     }
 
     /// The order has changed.
-    pub(super) fn doubt(&mut self, now: Instant) {
+    pub(super) fn split_error(&mut self, now: Instant) {
         self.spare = 0;
         self.overtaken.get_or_insert(now);
     }

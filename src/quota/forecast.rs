@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::account::{Account, Gate};
+use super::state::{QuotaState, ThrottleState};
 
 /// The starts of the next slots, computed from a copy of the account by the very code that will grant them, on the assumption that
 /// every slot is used as soon as it comes and every call takes about as long as calls have taken.
 #[derive(Debug)]
 pub struct Forecast {
-    account: Account,
+    account: QuotaState,
     at: Instant,
     landing: Duration,
 }
@@ -21,18 +21,18 @@ impl Forecast {
 
     /// A forecast from the account's state at `now`.
     #[must_use]
-    pub fn new(account: &Account, now: Instant) -> Self {
+    pub fn new(account: &QuotaState, now: Instant) -> Self {
         let mut account = account.clone();
         let landing = account.latency.bound();
         let probe_lands = match account.gate {
-            Gate::Probing { probe } => account
+            ThrottleState::Probing { probe } => account
                 .ledger
                 .issued_at(probe)
                 .map(|issued| (issued + landing).max(now)),
-            Gate::Paused { until } => Some(until),
-            Gate::Open => None,
+            ThrottleState::Paused { until } => Some(until),
+            ThrottleState::Open => None,
         };
-        account.gate = Gate::Open;
+        account.gate = ThrottleState::Open;
         account.ledger.land_all(landing, now);
         let at = probe_lands.unwrap_or(now).max(now);
         if probe_lands.is_some() {

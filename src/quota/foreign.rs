@@ -16,8 +16,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::config::Limit;
-use super::feedback::{Named, Throttled, Which};
-use super::pace::overlap;
+use super::pacer::overlap;
+use super::throttle_hint::{Named, ThrottleHint, Which};
 use super::trial::{Found, Trials};
 
 /// Shares of the long window's limit.
@@ -213,7 +213,7 @@ impl Foreign {
             let first = FIRST_PROBE.min(span.short);
             now.saturating_duration_since(run.since).clamp(first, LAST_PROBE)
         };
-        wait.min(Throttled::LONGEST_WAIT)
+        wait.min(ThrottleHint::LONGEST_WAIT)
     }
 
     fn first_refused(&mut self, span: &Span, answer: Named, own: &impl Own, now: Instant) -> Run {

@@ -9,9 +9,9 @@ use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
 use pin_project_lite::pin_project;
 
-use super::feedback::Throttled;
 use super::permit::Permit;
-use crate::attempt::{Again, Failure, Fate, Granted, Outgoing};
+use super::throttle_hint::ThrottleHint;
+use crate::attempt::{Again, Delivery, Failure, Granted, Outgoing};
 use crate::clock::Wall;
 use crate::scan::{Answer, Fields};
 
@@ -110,7 +110,7 @@ where
 fn end(permit: Permit, result: Result<Answer, Failure>, wall: &Wall) -> Result<Answer, Failure> {
     match result {
         Ok(mut answer) if answer.status == StatusCode::TOO_MANY_REQUESTS => {
-            let pause = permit.throttled(Throttled::read(
+            let pause = permit.throttled(ThrottleHint::read(
                 answer.headers.get(RETRY_AFTER),
                 &answer.body,
                 wall.now(),
@@ -118,7 +118,7 @@ fn end(permit: Permit, result: Result<Answer, Failure>, wall: &Wall) -> Result<A
             answer.headers = with_retry_after(&answer.headers, pause);
             let source = Box::new(Refused);
             Err(Failure {
-                fate: Fate::Answered,
+                delivery: Delivery::Answered,
                 again: Again::WhenAllowed,
                 answer: Some(answer),
                 source,
@@ -129,11 +129,11 @@ fn end(permit: Permit, result: Result<Answer, Failure>, wall: &Wall) -> Result<A
             Ok(answer)
         }
         Err(failure) => {
-            match failure.fate {
-                Fate::Unsent => permit.refund(),
+            match failure.delivery {
+                Delivery::Unsent => permit.refund(),
                 // Dropping a permit whose call has left keeps the charge until the call's timeout.
-                Fate::Unknown => drop(permit),
-                Fate::Answered => permit.settle(),
+                Delivery::Unknown => drop(permit),
+                Delivery::Answered => permit.settle(),
             }
             Err(failure)
         }

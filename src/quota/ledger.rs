@@ -13,7 +13,7 @@ pub struct Charge(u64);
 
 /// When one more call would keep every window within its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Opening {
+pub enum Availability {
     /// From this moment on, unless another charge comes first.
     At(Instant),
     /// Not before one of the calls in flight ends; that cannot be dated.
@@ -34,7 +34,7 @@ pub struct Ledger {
     /// When each ended call counts as made, ascending.
     past: VecDeque<Instant>,
     /// When each call in flight was issued, in order of issue.
-    flying: BTreeMap<Charge, Instant>,
+    pending_calls: BTreeMap<Charge, Instant>,
     issued: u64,
     /// So far back every call is remembered: the longest window there ever was.
     horizon: Duration,
@@ -60,45 +60,49 @@ impl Ledger {
             most,
             attempt,
             past: VecDeque::new(),
-            flying: BTreeMap::new(),
+            pending_calls: BTreeMap::new(),
             issued: 0,
         }
     }
 
-    /// When one more call may go; see [`Opening`].
+    /// When one more call may go; see [`Availability`].
     #[must_use]
-    pub fn opening(&self, now: Instant) -> Opening {
+    pub fn opening(&self, now: Instant) -> Availability {
         let mut at = now;
         for limit in &self.limits {
-            let Some(room) = limit.calls().checked_sub(self.flying.len()).filter(|room| *room > 0) else {
-                return Opening::WhenAnswered;
+            let Some(room) = limit
+                .calls()
+                .checked_sub(self.pending_calls.len())
+                .filter(|room| *room > 0)
+            else {
+                return Availability::WhenAnswered;
             };
             // The window is full while the `room`-th latest ended call is inside it.
             if let Some(index) = self.past.len().checked_sub(room) {
                 at = at.max(self.past[index] + limit.hold());
             }
         }
-        Opening::At(at)
+        Availability::At(at)
     }
 
-    /// Records a call that leaves now. The caller has seen [`Opening::At`] a moment that is not after `now`.
+    /// Records a call that leaves now. The caller has seen [`Availability::At`] a moment that is not after `now`.
     pub fn issue(&mut self, now: Instant) -> Charge {
         let charge = Charge(self.issued);
         self.issued += 1;
-        self.flying.insert(charge, now);
+        self.pending_calls.insert(charge, now);
         charge
     }
 
     /// The call was answered, or is known to have arrived, by `at`. Ending a charge twice does nothing.
     pub fn settle(&mut self, charge: Charge, at: Instant) {
-        if self.flying.remove(&charge).is_some() {
+        if self.pending_calls.remove(&charge).is_some() {
             self.record(at);
         }
     }
 
     /// No byte of the call was written: it does not count.
     pub fn refund(&mut self, charge: Charge) {
-        self.flying.remove(&charge);
+        self.pending_calls.remove(&charge);
     }
 
     /// Records a call that somebody else made, or that an earlier process made, as of `at`.
@@ -120,7 +124,7 @@ impl Ledger {
     ///
     /// A window that reaches further back than memory is taken to hold the most that the limits before can have let go. Calls in flight
     /// may have been promised the earlier `attempt`, so a shorter one is not taken over.
-    pub fn retune(&mut self, limits: Vec<Limit>, attempt: Duration, now: Instant) {
+    pub fn reconfigure(&mut self, limits: Vec<Limit>, attempt: Duration, now: Instant) {
         self.sweep(now);
         let most = limits.iter().map(Limit::calls).max().unwrap_or(0);
         let Some(longest) = limits.last().cloned() else {
@@ -166,7 +170,7 @@ impl Ledger {
 
     /// Ends the charges whose fate stayed unknown past their timeout, and forgets what is outside every window.
     pub fn sweep(&mut self, now: Instant) {
-        while let Some((&charge, &issued)) = self.flying.first_key_value() {
+        while let Some((&charge, &issued)) = self.pending_calls.first_key_value() {
             let latest = issued + self.attempt;
             if latest > now {
                 break;
@@ -181,7 +185,9 @@ impl Ledger {
     /// When [`Ledger::sweep`] next ends a charge by itself.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.flying.first_key_value().map(|(_, &issued)| issued + self.attempt)
+        self.pending_calls
+            .first_key_value()
+            .map(|(_, &issued)| issued + self.attempt)
     }
 
     /// When nothing counts any more, if no further call is made. Calls in flight are taken to end as late as they can.
@@ -189,22 +195,22 @@ impl Ledger {
     pub fn empty_at(&self, now: Instant) -> Instant {
         let longest = self.limits.last().map_or(Duration::ZERO, Limit::hold);
         let past = self.past.back().map(|&at| at + longest);
-        let flying = self
-            .flying
+        let pending_calls = self
+            .pending_calls
             .last_key_value()
             .map(|(_, &issued)| issued + self.attempt + longest);
-        past.into_iter().chain(flying).fold(now, Instant::max)
+        past.into_iter().chain(pending_calls).fold(now, Instant::max)
     }
 
     /// How many calls count in `limit`'s window now.
     #[must_use]
     pub fn used(&self, limit: &Limit, now: Instant) -> usize {
-        self.flying.len() + self.past.len() - self.first_inside(limit, now)
+        self.pending_calls.len() + self.past.len() - self.first_inside(limit, now)
     }
 
     /// How many calls were made after `from`, or are in flight.
     pub(super) fn since(&self, from: Instant) -> usize {
-        self.flying.len() + self.past.len() - self.past.partition_point(|&at| at <= from)
+        self.pending_calls.len() + self.past.len() - self.past.partition_point(|&at| at <= from)
     }
 
     /// How many calls count in `limit`'s window now, and when their number next falls; `None` when no ended call is inside.
@@ -212,7 +218,7 @@ impl Ledger {
     pub fn usage(&self, limit: &Limit, now: Instant) -> (usize, Option<Instant>) {
         let first = self.first_inside(limit, now);
         let back = self.past.get(first).map(|&at| at + limit.hold());
-        (self.flying.len() + self.past.len() - first, back)
+        (self.pending_calls.len() + self.past.len() - first, back)
     }
 
     /// Whether an ended call is inside `limit`'s window now.
@@ -232,7 +238,7 @@ impl Ledger {
     /// When a call was issued that is still in flight.
     #[must_use]
     pub fn issued_at(&self, charge: Charge) -> Option<Instant> {
-        self.flying.get(&charge).copied()
+        self.pending_calls.get(&charge).copied()
     }
 
     /// The limits, shortest window first.
@@ -244,12 +250,12 @@ impl Ledger {
     /// How many calls are in flight.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.flying.len()
+        self.pending_calls.len()
     }
 
     /// Ends every call in flight as of `landing` after its issue, but not before `now`: for a forecast.
     pub(super) fn land_all(&mut self, landing: Duration, now: Instant) {
-        for (_, issued) in std::mem::take(&mut self.flying) {
+        for (_, issued) in std::mem::take(&mut self.pending_calls) {
             self.record((issued + landing).max(now));
         }
     }
@@ -260,8 +266,8 @@ impl Ledger {
     }
 
     /// When each call in flight was issued, ascending.
-    pub(super) fn flying(&self) -> impl ExactSizeIterator<Item = Instant> + '_ {
-        self.flying.values().copied()
+    pub(super) fn pending_calls(&self) -> impl ExactSizeIterator<Item = Instant> + '_ {
+        self.pending_calls.values().copied()
     }
 
     fn first_inside(&self, limit: &Limit, now: Instant) -> usize {

@@ -10,14 +10,14 @@ use jiff::SignedDuration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::account::Account;
 use super::config::{Config, Limit};
-use super::feedback::Throttled;
 use super::forecast::Forecast;
 use super::ledger::Charge;
 use super::metrics::Metrics;
 use super::permit::Snapshot;
+use super::state::QuotaState;
 use super::state_file::StateFile;
+use super::throttle_hint::ThrottleHint;
 use crate::attempt::Scarcity;
 use crate::clock::{Reading, Wall};
 
@@ -41,7 +41,7 @@ struct Shared {
 struct State {
     /// The longest that a call can take.
     attempt: Duration,
-    account: Account,
+    account: QuotaState,
     file: Option<StateFile>,
 }
 
@@ -52,7 +52,7 @@ impl Quota {
     /// When the state file cannot be used.
     pub fn open(config: &Config, wall: Wall, metrics: Metrics) -> io::Result<Self> {
         let now = Instant::now();
-        let mut account = Account::new(config, now);
+        let mut account = QuotaState::new(config, now);
         let file = match &config.state_file {
             None => None,
             Some(path) => {
@@ -65,7 +65,7 @@ impl Quota {
                     let bucket = past.bucket.map(|(ago, filling)| (moment(ago, now), filling));
                     let mut past: Vec<Instant> = past.charges.into_iter().map(|ago| moment(ago, now)).collect();
                     past.sort();
-                    account = Account::resume(config, &past, bucket, now);
+                    account = QuotaState::resume(config, &past, bucket, now);
                 }
                 if let Some(at) = now.checked_sub(window) {
                     // Those processes may have made calls before the ones that were worth remembering.
@@ -81,8 +81,8 @@ impl Quota {
 
     /// A quota of its own that is forgotten with it: a state file in `config` is left alone.
     #[must_use]
-    pub fn forgetful(config: &Config, wall: Wall, metrics: Metrics) -> Self {
-        let account = Account::new(config, Instant::now());
+    pub fn ephemeral(config: &Config, wall: Wall, metrics: Metrics) -> Self {
+        let account = QuotaState::new(config, Instant::now());
         let state = State {
             attempt: config.attempt,
             account,
@@ -102,10 +102,10 @@ impl Quota {
         }))
     }
 
-    /// Goes on with other limits, burst and attempt, without forgetting a call: see [`Account::retune`]. The state file stays the one it is.
+    /// Goes on with other limits, burst and attempt, without forgetting a call: see [`QuotaState::retune`]. The state file stays the one it is.
     pub fn reconfigure(&self, config: &Config) {
         let mut state = self.0.lock();
-        state.account.retune(config, Instant::now());
+        state.account.reconfigure(config, Instant::now());
         // Calls that were promised more time still have it.
         state.attempt = state.attempt.max(config.attempt);
         let attempt = state.attempt;
@@ -299,7 +299,7 @@ impl Permit {
     }
 
     /// The call was answered with a 429: everybody pauses. Returns for how long.
-    pub fn throttled(self, answer: Throttled) -> Duration {
+    pub fn throttled(self, answer: ThrottleHint) -> Duration {
         let shared = Arc::clone(&self.shared);
         let (until, foreign) = self.end(
             |state, charge, now| {

@@ -3,7 +3,7 @@
 //! Two things decide when a call may leave. The [`Ledger`] is the guarantee: it remembers every call of the longest window and
 //! lets another go only while each window has room, counting a call until one window after it was *answered*. The [`Pace`] is what
 //! callers feel: a bucket that lets a burst go at once and then spreads what is left of the long window evenly, so that the hour
-//! is not gone after 15 minutes. [`Account`] joins the two, and also forecasts: the same state, run ahead, says when each of the
+//! is not gone after 15 minutes. [`QuotaState`] joins the two, and also forecasts: the same state, run ahead, says when each of the
 //! next slots comes.
 //!
 //! Why the windows hold: were L + 1 calls to arrive at the upstream within one window W, the earliest of them was answered at or
@@ -12,37 +12,37 @@
 //!
 //! Not here: who gets a slot (`queue`), and per-caller limits, which are a courtesy, not a guarantee.
 
-mod account;
 mod config;
-mod feedback;
 mod forecast;
 mod foreign;
-mod latency;
+mod latency_estimator;
 mod layer;
 mod ledger;
 pub mod local;
 mod metrics;
-mod pace;
 mod pace_state;
+mod pacer;
 mod permit;
 mod scarcity;
 pub mod shared;
+mod state;
 mod state_file;
 #[cfg(test)]
 mod tests;
 mod throttle;
+mod throttle_hint;
 mod trial;
 mod window;
 
-pub use account::Account;
 pub use config::{Config, Invalid, Limit, Pacing, UnknownPast};
-pub use feedback::Throttled;
 pub use forecast::Forecast;
 pub use layer::{Layer, Overdue, Refused, Service};
-pub use ledger::{Charge, Ledger, Opening};
+pub use ledger::{Availability, Charge, Ledger};
 pub use metrics::Metrics;
-pub use pace::{Filling, Pace};
 pub use pace_state::PaceState;
+pub use pacer::{BucketState, Pace};
 pub use permit::{Permit, Quota, Snapshot};
+pub use state::QuotaState;
 pub use state_file::{RestoredState, StateFile};
+pub use throttle_hint::ThrottleHint;
 pub use window::Window;

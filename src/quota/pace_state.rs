@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::throttle::Held;
-use super::{Account, Pace};
+use super::{Pace, QuotaState};
 
 /// The bucket that spreads the longest window, at one moment. Callers feel it long before a window is full, so it is shown.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,7 +39,7 @@ impl PaceState {
     }
 }
 
-impl Account {
+impl QuotaState {
     /// The bucket; `None` when calls are not spread.
     #[must_use]
     pub fn pace_state(&mut self, now: Instant) -> Option<PaceState> {

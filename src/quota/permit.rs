@@ -8,9 +8,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::config::Config;
-use super::feedback::Throttled;
 use super::metrics::Metrics;
 use super::pace_state::PaceState;
+use super::throttle_hint::ThrottleHint;
 use super::window::Window;
 use super::{local, shared};
 use crate::attempt::{Demand, Scarcity, SharedOrder};
@@ -62,8 +62,8 @@ impl Quota {
 
     /// A quota of its own that is forgotten with it: a state file in `config` is left alone.
     #[must_use]
-    pub fn forgetful(config: &Config, wall: Wall, metrics: Metrics) -> Self {
-        Self::Local(local::Quota::forgetful(config, wall, metrics))
+    pub fn ephemeral(config: &Config, wall: Wall, metrics: Metrics) -> Self {
+        Self::Local(local::Quota::ephemeral(config, wall, metrics))
     }
 
     /// Joins the replicas that share the quota through a store. No call goes before the store has answered.
@@ -286,7 +286,7 @@ impl Permit {
         clippy::must_use_candidate,
         reason = "the pause holds whether or not anybody is told of it"
     )]
-    pub fn throttled(self, answer: Throttled) -> Duration {
+    pub fn throttled(self, answer: ThrottleHint) -> Duration {
         match self {
             Self::Local(permit) => permit.throttled(answer),
             Self::Shared(permit) => permit.throttled(answer),

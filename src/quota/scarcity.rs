@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Account, Limit};
+use super::{Limit, QuotaState};
 use crate::attempt::Scarcity;
 
-impl Account {
+impl QuotaState {
     /// As the bucket drains, a call is worth a longer wait: nothing while the bucket is full, up to the distance of two slots when it is
     /// empty. Without a slot nothing more has to wait, as calls share a slot in the queue anyway.
     pub fn scarcity(&mut self, now: Instant) -> Scarcity {

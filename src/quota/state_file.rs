@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
-use super::pace::Filling;
+use super::pacer::BucketState;
 use crate::clock::Reading;
 
 /// The open state file.
@@ -51,7 +51,7 @@ pub struct RestoredState {
     /// How long ago each charge that still counts was made, as far as the ledger is concerned. At most a second ahead.
     pub charges: Vec<SignedDuration>,
     /// The bucket as it was last written down, and how long ago that was.
-    pub bucket: Option<(SignedDuration, Filling)>,
+    pub bucket: Option<(SignedDuration, BucketState)>,
 }
 
 /// The clock that this process keeps its facts on, in microseconds: since boot where the system tells that, else of the wall.
@@ -137,7 +137,7 @@ struct Bucket {
 }
 
 impl Bucket {
-    fn new(at: i64, filling: Filling) -> Self {
+    fn new(at: i64, filling: BucketState) -> Self {
         // Neither can be negative, and a float that is too large becomes the largest number.
         #[expect(
             clippy::cast_possible_truncation,
@@ -166,8 +166,8 @@ impl Bucket {
         format!("b {at} {} {} {}\n", self.level, self.rate, self.lasts)
     }
 
-    fn filling(self) -> Filling {
-        Filling {
+    fn filling(self) -> BucketState {
+        BucketState {
             level: self.level as f64 / 1e6,
             rate: self.rate as f64 / 1e9,
             lasts: Duration::from_micros(self.lasts),
@@ -237,7 +237,7 @@ impl StateFile {
     ///
     /// # Errors
     /// When the file cannot be written. The call may still go: the loss is a less complete memory.
-    pub fn issued(&mut self, reading: &Reading, filling: Filling) -> io::Result<u64> {
+    pub fn issued(&mut self, reading: &Reading, filling: BucketState) -> io::Result<u64> {
         let id = self.next;
         self.next += 1;
         let at = self.clock.now(reading);

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::account::{Account, Gate};
 use super::config::Limit;
-use super::feedback::{Named, Throttled, Which};
 use super::foreign::{Change, Own, Span};
 use super::ledger::{Charge, Ledger};
+use super::state::{QuotaState, ThrottleState};
+use super::throttle_hint::{Named, ThrottleHint, Which};
 
 /// What refusals leave of the windows' room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,16 +21,16 @@ pub(super) enum Held {
     For(Duration),
 }
 
-impl Account {
+impl QuotaState {
     /// What cannot be used because the upstream said 429.
     pub(super) fn held(&self, now: Instant) -> Held {
         /// What is told in whole seconds.
         const SHORTEST: Duration = Duration::from_secs(1);
         match self.gate {
-            Gate::Open => Held::Nothing,
-            Gate::Paused { until } if until <= now => Held::AllButOne,
-            Gate::Paused { until } => Held::For(until - now),
-            Gate::Probing { probe } => self.ledger.issued_at(probe).map_or(Held::Nothing, |issued| {
+            ThrottleState::Open => Held::Nothing,
+            ThrottleState::Paused { until } if until <= now => Held::AllButOne,
+            ThrottleState::Paused { until } => Held::For(until - now),
+            ThrottleState::Probing { probe } => self.ledger.issued_at(probe).map_or(Held::Nothing, |issued| {
                 let lands = issued + self.latency.bound();
                 Held::For(lands.saturating_duration_since(now).max(SHORTEST))
             }),
@@ -49,8 +49,8 @@ impl Account {
     /// Returns until when. The ledger holds our own calls only: what others use is an estimate that slows the pace.
     ///
     /// A call that had left before the pause was ordered tells nothing new, but a wait that it names is kept.
-    pub fn throttled(&mut self, charge: Charge, answer: Throttled, now: Instant) -> Instant {
-        let is_news = self.gate == Gate::Open || self.gate == (Gate::Probing { probe: charge });
+    pub fn throttled(&mut self, charge: Charge, answer: ThrottleHint, now: Instant) -> Instant {
+        let is_news = self.gate == ThrottleState::Open || self.gate == (ThrottleState::Probing { probe: charge });
         self.ledger.settle(charge, now);
         let named = self.read(answer, now);
         let until = match self.span() {
@@ -62,19 +62,19 @@ impl Account {
                 };
                 now + self.foreign.refused(&span, named, &own, now)
             }
-            _ => now + answer.wait.unwrap_or_default().min(Throttled::LONGEST_WAIT),
+            _ => now + answer.wait.unwrap_or_default().min(ThrottleHint::LONGEST_WAIT),
         };
-        self.pace.upset();
+        self.pace.invalidate();
         match self.gate {
             // The probe that is under way finds out.
-            Gate::Probing { .. } if !is_news && answer.wait.is_none() => return now,
+            ThrottleState::Probing { .. } if !is_news && answer.wait.is_none() => return now,
             // A later 429 may extend the pause, never shorten it.
-            Gate::Paused { until: before } => {
-                self.gate = Gate::Paused {
+            ThrottleState::Paused { until: before } => {
+                self.gate = ThrottleState::Paused {
                     until: before.max(until),
                 };
             }
-            Gate::Probing { .. } | Gate::Open => self.gate = Gate::Paused { until },
+            ThrottleState::Probing { .. } | ThrottleState::Open => self.gate = ThrottleState::Paused { until },
         }
         self.paused_until().unwrap_or(until)
     }
@@ -105,7 +105,7 @@ impl Account {
                 }
             }
         }
-        self.pace.upset();
+        self.pace.invalidate();
         true
     }
 
@@ -130,7 +130,7 @@ impl Account {
     }
 
     /// What a 429 says. One that names neither a window nor a long wait is taken for that of the window which our own calls fill most.
-    fn read(&self, answer: Throttled, now: Instant) -> Named {
+    fn read(&self, answer: ThrottleHint, now: Instant) -> Named {
         let mut named = Named::read(answer, self.ledger.limits());
         let filled = |limit: &Limit| self.ledger.used(limit, now) as f64 / limit.calls() as f64;
         if let (Which::Unnamed, [shorter @ .., longest]) = (named.window, self.ledger.limits()) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::throttle::Held;
-use super::{Account, PaceState};
+use super::{PaceState, QuotaState};
 
 /// One window as people see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub struct Window {
     pub reset: Duration,
 }
 
-impl Account {
+impl QuotaState {
     /// The windows, shortest first.
     #[must_use]
     pub fn windows(&self, now: Instant) -> Vec<Window> {

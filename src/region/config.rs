@@ -13,7 +13,7 @@ pub struct Candidate {
     pub url: Url,
 }
 
-/// Settings of a [`Table`](crate::region::Table).
+/// Settings of a [`HostSelector`](crate::region::HostSelector).
 #[derive(Clone, Debug)]
 pub struct Config {
     pub(super) candidates: Vec<Candidate>,

@@ -3,7 +3,7 @@
 use http::StatusCode;
 use url::{Position, Url};
 
-use crate::attempt::{Failure, Fate};
+use crate::attempt::{Delivery, Failure};
 use crate::net;
 use crate::scan::ResponseFault;
 
@@ -46,7 +46,7 @@ pub fn classify(failure: &Failure, base: &Url) -> Option<Fault> {
         cause = error.source();
     }
     // An answer came that was none: a redirect, an encoding nobody asked for.
-    (failure.fate == Fate::Answered && failure.answer.is_none()).then_some(Fault::Trouble)
+    (failure.delivery == Delivery::Answered && failure.answer.is_none()).then_some(Fault::Trouble)
 }
 
 /// `host:port`, as [`net::Error::authority`] has it.
@@ -63,9 +63,9 @@ mod tests {
     use crate::net::testing::{Names, client, listen, quick, refused};
     use std::time::Duration;
 
-    fn failure(fate: Fate, source: BoxError) -> Failure {
+    fn failure(delivery: Delivery, source: BoxError) -> Failure {
         Failure {
-            fate,
+            delivery,
             again: Again::Never,
             answer: None,
             source,
@@ -81,15 +81,15 @@ mod tests {
             whole: Duration::from_secs(1),
             body_bytes: 10,
         };
-        for (host, fate, fault) in [
-            ("gone.test", Fate::Unsent, Fault::Connection),
-            ("closing.test", Fate::Unknown, Fault::Trouble),
+        for (host, delivery, fault) in [
+            ("gone.test", Delivery::Unsent, Fault::Connection),
+            ("closing.test", Delivery::Unknown, Fault::Trouble),
         ] {
             let request = http::Request::get(format!("http://{host}:8443/"))
                 .body(bytes::Bytes::new())
                 .unwrap();
             let error = client(&quick(), &names).send(request, limits).await.unwrap_err();
-            let failure = failure(fate, error.into());
+            let failure = failure(delivery, error.into());
             let judged = |base: &str| classify(&failure, &base.parse().unwrap());
             assert_eq!(judged(&format!("http://{host}:8443")), Some(fault));
             assert_eq!(judged(&format!("http://{host}:8444")), None);
@@ -101,9 +101,9 @@ mod tests {
     fn an_answer_that_was_none_counts_and_a_missing_token_does_not() {
         let base = "https://eu.test".parse().unwrap();
         assert_eq!(
-            classify(&failure(Fate::Answered, "redirect".into()), &base),
+            classify(&failure(Delivery::Answered, "redirect".into()), &base),
             Some(Fault::Trouble)
         );
-        assert_eq!(classify(&failure(Fate::Unsent, "no token".into()), &base), None);
+        assert_eq!(classify(&failure(Delivery::Unsent, "no token".into()), &base), None);
     }
 }

@@ -26,7 +26,7 @@ const FORGIVEN: Duration = Duration::from_mins(5);
 
 /// A host's standing, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Standing {
+pub(super) enum HealthState {
     /// Nothing is known against it.
     Good,
     /// It has just answered badly once.
@@ -37,14 +37,14 @@ pub(super) enum Standing {
     Down,
 }
 
-impl Standing {
+impl HealthState {
     /// Whether the host can be the current one.
     pub(super) fn is_usable(self) -> bool {
         self <= Self::Avoided
     }
 
     /// Why a host with this standing is not used.
-    pub(super) fn left_for(self) -> Option<&'static str> {
+    pub(super) fn ejection_reason(self) -> Option<&'static str> {
         match self {
             Self::Good | Self::Avoided => None,
             Self::Ejected => Some("answers badly or not at all"),
@@ -58,7 +58,7 @@ impl Standing {
 pub(super) struct Health {
     down: Backoff,
     ejected: Backoff,
-    left: Option<Left>,
+    left: Option<Ejection>,
     avoided_until: Option<Instant>,
     /// Until then one call finds out whether a host that was left answers well again.
     half_open_until: Option<Instant>,
@@ -69,8 +69,8 @@ pub(super) struct Health {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Left {
-    why: Standing,
+struct Ejection {
+    why: HealthState,
     at: Instant,
     until: Instant,
 }
@@ -89,27 +89,27 @@ impl Health {
         }
     }
 
-    pub(super) fn standing(&self, now: Instant) -> Standing {
+    pub(super) fn standing(&self, now: Instant) -> HealthState {
         match self.left {
             // Time alone does not bring an unreachable host back; a probe or an answer does.
-            Some(left) if left.why == Standing::Down || now < left.until => left.why,
-            Some(_) if self.half_open_until.is_some_and(|until| now < until) => Standing::Avoided,
-            _ if self.avoided_until.is_some_and(|until| now < until) => Standing::Avoided,
-            _ => Standing::Good,
+            Some(left) if left.why == HealthState::Down || now < left.until => left.why,
+            Some(_) if self.half_open_until.is_some_and(|until| now < until) => HealthState::Avoided,
+            _ if self.avoided_until.is_some_and(|until| now < until) => HealthState::Avoided,
+            _ => HealthState::Good,
         }
     }
 
     /// Whether a host that was left has shown since that it works: by a good answer, or, if it could not be connected to, by a connection;
     /// in any case when its faults are forgotten.
     pub(super) fn is_proved(&self, now: Instant) -> bool {
-        let on_trial = self.left.is_some_and(|left| left.why == Standing::Ejected);
+        let on_trial = self.left.is_some_and(|left| left.why == HealthState::Ejected);
         let answered = self.outcomes.iter().any(|(_, bad)| !bad);
         self.standing(now).is_usable() && (!on_trial || answered || self.is_forgiven(now))
     }
 
     /// Whether it could not be connected to a moment ago.
     pub(super) fn is_resting(&self, now: Instant) -> bool {
-        self.standing(now) == Standing::Down && self.until().is_some_and(|until| now < until)
+        self.standing(now) == HealthState::Down && self.until().is_some_and(|until| now < until)
     }
 
     /// When a host that has been left is worth another try.
@@ -119,7 +119,7 @@ impl Health {
 
     /// Whether nothing is known against it.
     pub(super) fn is_good(&self, now: Instant) -> bool {
-        self.standing(now) == Standing::Good
+        self.standing(now) == HealthState::Good
     }
 
     /// Whether it was left at `since` or later, and still is.
@@ -129,7 +129,7 @@ impl Health {
 
     /// A call goes there. If it has been left before, no other one does until that has been answered, or has had its time.
     pub(super) fn start_half_open(&mut self, now: Instant) {
-        if self.left.is_some_and(|left| left.why == Standing::Ejected) && self.standing(now) == Standing::Good {
+        if self.left.is_some_and(|left| left.why == HealthState::Ejected) && self.standing(now) == HealthState::Good {
             self.half_open_until = Some(now + HALF_OPEN);
         }
     }
@@ -148,7 +148,7 @@ impl Health {
     pub(super) fn eject(&mut self, now: Instant) {
         self.avoided_until = None;
         if self.standing(now).is_usable() {
-            self.leave(Standing::Ejected, self.ejected, now);
+            self.leave(HealthState::Ejected, self.ejected, now);
         }
     }
 
@@ -157,11 +157,11 @@ impl Health {
         // Failures of calls that were under way together are one strike.
         if self
             .left
-            .is_some_and(|left| left.why == Standing::Down && now < left.until)
+            .is_some_and(|left| left.why == HealthState::Down && now < left.until)
         {
             return;
         }
-        self.leave(Standing::Down, self.down, now);
+        self.leave(HealthState::Down, self.down, now);
     }
 
     /// A bad answer or none: avoided for a moment, left when it happens too often, or again soon after it came back.
@@ -175,7 +175,7 @@ impl Health {
         let often = bad >= OUTLIER_LEAST && bad as f64 >= OUTLIER_SHARE * self.outcomes.len() as f64;
         let on_trial = self.left.is_some() || (self.strikes > 0 && !self.is_forgiven(now));
         if often || on_trial {
-            self.leave(Standing::Ejected, self.ejected, now);
+            self.leave(HealthState::Ejected, self.ejected, now);
         }
     }
 
@@ -184,7 +184,7 @@ impl Health {
         self.record(now, false);
         if self
             .left
-            .is_some_and(|left| left.why == Standing::Down || now >= left.until)
+            .is_some_and(|left| left.why == HealthState::Down || now >= left.until)
         {
             self.left = None;
             self.half_open_until = None;
@@ -195,13 +195,13 @@ impl Health {
     pub(super) fn connected(&mut self, now: Instant) {
         if self
             .left
-            .is_some_and(|left| left.why == Standing::Down && now >= left.until)
+            .is_some_and(|left| left.why == HealthState::Down && now >= left.until)
         {
             self.left = None;
         }
     }
 
-    fn leave(&mut self, why: Standing, backoff: Backoff, now: Instant) {
+    fn leave(&mut self, why: HealthState, backoff: Backoff, now: Instant) {
         if self.is_forgiven(now) {
             self.strikes = 0;
         }
@@ -209,7 +209,7 @@ impl Health {
             .first
             .saturating_mul(1 << self.strikes.min(16))
             .min(backoff.longest);
-        self.left = Some(Left {
+        self.left = Some(Ejection {
             why,
             at: now,
             until: now + time,
@@ -261,16 +261,16 @@ mod tests {
         let now = Instant::now();
         let mut health = fresh();
         health.connection_failed(now);
-        assert_eq!(health.standing(now), Standing::Down);
+        assert_eq!(health.standing(now), HealthState::Down);
         health.connected(now + s(1) / 2);
-        assert_eq!(health.standing(now + s(1) / 2), Standing::Down, "too early");
+        assert_eq!(health.standing(now + s(1) / 2), HealthState::Down, "too early");
         assert_eq!(
             health.standing(now + s(600)),
-            Standing::Down,
+            HealthState::Down,
             "time alone is not enough"
         );
         health.connected(now + s(1));
-        assert_eq!(health.standing(now + s(1)), Standing::Good);
+        assert_eq!(health.standing(now + s(1)), HealthState::Good);
     }
 
     #[tokio::test(start_paused = true)]
@@ -297,19 +297,19 @@ mod tests {
         let now = Instant::now();
         let mut health = fresh();
         health.trouble(now);
-        assert_eq!(health.standing(now), Standing::Avoided);
-        assert_eq!(health.standing(now + AVOIDED), Standing::Good);
+        assert_eq!(health.standing(now), HealthState::Avoided);
+        assert_eq!(health.standing(now + AVOIDED), HealthState::Good);
         health.trouble(now + s(10));
         health.answered(now + s(15));
         health.trouble(now + s(20));
-        assert_eq!(health.standing(now + s(20)), Standing::Ejected);
+        assert_eq!(health.standing(now + s(20)), HealthState::Ejected);
         health.connected(now + s(25));
         assert_eq!(
             health.standing(now + s(49)),
-            Standing::Ejected,
+            HealthState::Ejected,
             "a connection is no good answer"
         );
-        assert_eq!(health.standing(now + s(50)), Standing::Good);
+        assert_eq!(health.standing(now + s(50)), HealthState::Good);
     }
 
     #[tokio::test(start_paused = true)]
@@ -322,8 +322,8 @@ mod tests {
         let back = health.until().unwrap();
         health.answered(back);
         health.trouble(back + s(1));
-        assert_eq!(health.standing(back + s(60)), Standing::Ejected);
-        assert_eq!(health.standing(back + s(61)), Standing::Good);
+        assert_eq!(health.standing(back + s(60)), HealthState::Ejected);
+        assert_eq!(health.standing(back + s(61)), HealthState::Good);
     }
 
     #[tokio::test(start_paused = true)]
@@ -348,6 +348,6 @@ mod tests {
         let mut health = fresh();
         health.connection_failed(now);
         health.answered(now);
-        assert_eq!(health.standing(now), Standing::Good);
+        assert_eq!(health.standing(now), HealthState::Good);
     }
 }

@@ -7,10 +7,10 @@ use tokio::time::Instant;
 use url::{Position, Url};
 
 use crate::region::Config;
-use crate::region::health::{Health, Standing};
+use crate::region::health::{Health, HealthState};
 use crate::region::latency_percentile::LatencyPercentile;
-use crate::region::nearness::Nearness;
 use crate::region::outlier::Detection;
+use crate::region::rtt::RttEstimate;
 
 #[derive(Debug)]
 pub(super) struct Host {
@@ -18,7 +18,7 @@ pub(super) struct Host {
     /// Unique among the candidates; the name in metrics and logs.
     pub(super) label: Arc<str>,
     pub(super) url: Arc<Url>,
-    pub(super) nearness: Nearness,
+    pub(super) nearness: RttEstimate,
     pub(super) health: Health,
     pub(super) usual: LatencyPercentile,
     pub(super) detection: Option<Detection>,
@@ -26,7 +26,7 @@ pub(super) struct Host {
 
 /// How hosts are ordered, best first. Within the same standing: the current host, then by nearness; among unreachable ones the one that
 /// is worth a try first.
-pub(super) type Rank = (Standing, Option<Instant>, bool, Duration);
+pub(super) type Rank = (HealthState, Option<Instant>, bool, Duration);
 
 impl Host {
     /// The candidates as hosts. The first host of a name has it as its label; others append their host name.
@@ -43,7 +43,7 @@ impl Host {
                 name,
                 label,
                 url: Arc::new(candidate.url.clone()),
-                nearness: Nearness::default(),
+                nearness: RttEstimate::default(),
                 health: Health::new(config.down, config.ejected),
                 usual: LatencyPercentile::default(),
                 detection: None,
@@ -54,7 +54,7 @@ impl Host {
 
     pub(super) fn rank(&self, current: bool, now: Instant) -> Rank {
         let standing = self.health.standing(now);
-        let until = self.health.until().filter(|_| standing == Standing::Down);
+        let until = self.health.until().filter(|_| standing == HealthState::Down);
         // What was never measured comes last.
         let nearness = self.nearness.estimate().unwrap_or(Duration::MAX);
         (standing, until, !current, nearness)

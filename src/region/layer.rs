@@ -6,22 +6,22 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt as _};
 
-use crate::attempt::{Again, Failure, Fate, Outgoing, Routed};
+use crate::attempt::{Again, Delivery, Failure, Outgoing, Routed};
 use crate::region::outlier::{CallOutcome, ProgressMonitor};
-use crate::region::{Choice, Classify, Error, Table, classify};
+use crate::region::{Classify, Error, HostSelector, SelectedHost, classify};
 use crate::scan::{Answer, Endpoint, ResponseFault, ResponseKind};
 
 /// Puts [`Region`] in front of a service.
 #[derive(Clone, Debug)]
 pub struct RegionLayer {
-    table: Table,
+    table: HostSelector,
     classify: Classify,
 }
 
 impl RegionLayer {
     /// Chooses from `table`, and reports to it how the calls went.
     #[must_use]
-    pub fn new(table: Table) -> Self {
+    pub fn new(table: HostSelector) -> Self {
         Self { table, classify }
     }
 
@@ -107,7 +107,7 @@ where
     }
     // All hosts that are worth it were tried; the last failure speaks for them.
     Err(failed.unwrap_or_else(|| Failure {
-        fate: Fate::Unsent,
+        delivery: Delivery::Unsent,
         again: Again::Never,
         answer: None,
         source: Box::new(NoHost),
@@ -127,7 +127,7 @@ enum Next {
 /// Tells the table how the call went, and whether it may go elsewhere for free.
 fn report(
     layer: &RegionLayer,
-    choice: &Choice,
+    choice: &SelectedHost,
     monitor: &ProgressMonitor,
     endpoint: Endpoint,
     result: Result<Answer, Failure>,
@@ -159,7 +159,7 @@ fn report(
     match (layer.classify)(&failure, &choice.base) {
         Some(fault) => {
             layer.table.failed(choice, fault);
-            if failure.fate == Fate::Unsent {
+            if failure.delivery == Delivery::Unsent {
                 Next::OtherHost(failure)
             } else {
                 Next::Return(Err(failure))
@@ -171,7 +171,7 @@ fn report(
 }
 
 /// The failure of a call whose response is no answer: another host, if there is one, may know better.
-fn invalid_response(layer: &RegionLayer, choice: &Choice, answer: &Answer, fault: ResponseFault) -> Failure {
+fn invalid_response(layer: &RegionLayer, choice: &SelectedHost, answer: &Answer, fault: ResponseFault) -> Failure {
     let again = if layer.table.has_other_good(choice) {
         Again::Once
     } else {
@@ -183,7 +183,7 @@ fn invalid_response(layer: &RegionLayer, choice: &Choice, answer: &Answer, fault
         fault,
     };
     Failure {
-        fate: Fate::Answered,
+        delivery: Delivery::Answered,
         again,
         answer: None,
         source: Box::new(error),

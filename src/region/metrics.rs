@@ -59,7 +59,7 @@ impl Metrics {
         Self { own, ..self.clone() }
     }
 
-    pub(super) fn show(&self, row: &crate::region::Row) {
+    pub(super) fn show(&self, row: &crate::region::HostStatus) {
         if self.shown.load(Ordering::Relaxed) != self.own {
             return;
         }

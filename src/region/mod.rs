@@ -19,9 +19,9 @@ mod host;
 mod latency_percentile;
 mod layer;
 mod metrics;
-mod nearness;
 mod outlier;
 mod probe;
+mod rtt;
 mod table;
 
 #[cfg(test)]
@@ -32,4 +32,4 @@ pub use fault::{Classify, Error, Fault, classify};
 pub use layer::{Region, RegionLayer};
 pub use metrics::Metrics;
 pub use probe::Probe;
-pub use table::{Choice, Row, Table};
+pub use table::{HostSelector, HostStatus, SelectedHost};

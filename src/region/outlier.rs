@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::attempt::{Retries, StallTimeout, Try};
 use crate::region::table::State;
-use crate::region::{Choice, Table};
+use crate::region::{HostSelector, SelectedHost};
 
 /// The shortest stall timeout, also while nothing is known: callers bear it, and few answers take longer.
 const LEAST: Duration = Duration::from_secs(3);
@@ -93,7 +93,7 @@ fn stall_timeout(usual: Option<Duration>, recent: Option<Duration>) -> Duration 
 /// Watches the progress of one call to a host.
 #[derive(Debug)]
 pub(super) struct ProgressMonitor {
-    table: Table,
+    table: HostSelector,
     index: usize,
     /// Until when the call may be retried.
     deadline: Instant,
@@ -102,7 +102,7 @@ pub(super) struct ProgressMonitor {
 }
 
 impl ProgressMonitor {
-    pub(super) fn new(table: Table, choice: &Choice, deadline: Instant, retries: Retries) -> Arc<Self> {
+    pub(super) fn new(table: HostSelector, choice: &SelectedHost, deadline: Instant, retries: Retries) -> Arc<Self> {
         Arc::new(Self {
             table,
             index: choice.index,

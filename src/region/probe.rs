@@ -9,7 +9,7 @@ use url::Url;
 
 use crate::BoxError;
 use crate::net;
-use crate::region::Table;
+use crate::region::HostSelector;
 use crate::region::table::shown;
 use crate::task::Tasks;
 
@@ -28,7 +28,7 @@ impl Probe for net::Connector {
     }
 }
 
-impl Table {
+impl HostSelector {
     /// Starts one background task per host, which probes it at once and then about every [`Config::probe_interval`]; a host that has been
     /// left for connection failures, as soon as its backoff is over.
     ///

@@ -13,7 +13,7 @@ use crate::region::{Config, Fault, Metrics};
 
 /// The candidates with what is known about them. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Table {
+pub struct HostSelector {
     shared: Arc<Shared>,
 }
 
@@ -61,12 +61,12 @@ impl Told {
 struct News {
     before: Option<Told>,
     after: Told,
-    row: Row,
+    row: HostStatus,
 }
 
 /// A host picked for a call.
 #[derive(Clone, Debug)]
-pub struct Choice {
+pub struct SelectedHost {
     pub(super) index: usize,
     /// The base address.
     pub base: Arc<Url>,
@@ -76,7 +76,7 @@ pub struct Choice {
 
 /// A host as `/status` shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
+pub struct HostStatus {
     /// The region's name; several hosts may share it.
     pub name: Arc<str>,
     /// The name in metrics and logs: unique.
@@ -86,15 +86,15 @@ pub struct Row {
     /// Whether the host is in use or could be.
     pub healthy: bool,
     /// Why it has been left, in words; `None` when it has not.
-    pub left_for: Option<&'static str>,
+    pub ejection_reason: Option<&'static str>,
     /// Smoothed connection set-up time; `None` until a probe has been answered.
     pub rtt: Option<Duration>,
     /// Whether the next call goes there.
     pub selected: bool,
 }
 
-impl Table {
-    /// A table that knows nothing yet; [`Table::watch`](Self::watch) starts the probes.
+impl HostSelector {
+    /// A table that knows nothing yet; [`HostSelector::watch`](Self::watch) starts the probes.
     #[must_use]
     pub fn new(config: Config, metrics: Metrics) -> Self {
         let hosts = Host::all(&config);
@@ -131,14 +131,14 @@ impl Table {
 
     /// What is known, in the order of the configuration.
     #[must_use]
-    pub fn snapshot(&self) -> Vec<Row> {
+    pub fn snapshot(&self) -> Vec<HostStatus> {
         self.lock().rows(Instant::now())
     }
 
     /// The best host that is not in `tried` (indices of this call's earlier choices); `None` when no other is worth a try. A host that has
     /// just been found dead is tried only when there is no better one to begin with, so that an outage of all costs a caller one attempt.
     #[must_use]
-    pub fn pick(&self, tried: &[usize], now: Instant) -> Option<Choice> {
+    pub fn pick(&self, tried: &[usize], now: Instant) -> Option<SelectedHost> {
         let mut state = self.lock();
         state.elect(now);
         let index = state.best(now, tried)?;
@@ -157,7 +157,7 @@ impl Table {
     }
 
     /// Whether another host than `choice` is there that nothing is known against.
-    pub(super) fn has_other_good(&self, choice: &Choice) -> bool {
+    pub(super) fn has_other_good(&self, choice: &SelectedHost) -> bool {
         self.lock().has_other_good(choice.index, Instant::now())
     }
 
@@ -186,7 +186,7 @@ impl Table {
     }
 
     /// A call to `choice` has brought a response.
-    pub(super) fn answered(&self, choice: &Choice, outcome: CallOutcome) {
+    pub(super) fn answered(&self, choice: &SelectedHost, outcome: CallOutcome) {
         self.change(|state, now| {
             let health = &mut state.hosts[choice.index].health;
             match outcome {
@@ -211,7 +211,7 @@ impl Table {
     }
 
     /// A call to `choice` failed through the host's fault.
-    pub(super) fn failed(&self, choice: &Choice, fault: Fault) {
+    pub(super) fn failed(&self, choice: &SelectedHost, fault: Fault) {
         self.change(|state, now| {
             let health = &mut state.hosts[choice.index].health;
             match fault {
@@ -278,10 +278,10 @@ impl Table {
 }
 
 /// Logs what is different.
-fn tell(before: &Told, after: &Told, row: &Row) {
+fn tell(before: &Told, after: &Told, row: &HostStatus) {
     let (region, url) = (&*row.label, shown(&row.url));
     match (before.left, after.left) {
-        (false, true) => tracing::warn!(region, url, reason = row.left_for, "region left"),
+        (false, true) => tracing::warn!(region, url, reason = row.ejection_reason, "region left"),
         (true, false) => tracing::info!(region, url, "region back"),
         (true, true) | (false, false) => {}
     }
@@ -320,9 +320,9 @@ impl State {
         self.current = stays.or(Some(nearest));
     }
 
-    fn choice(&self, index: usize) -> Choice {
+    fn choice(&self, index: usize) -> SelectedHost {
         let host = &self.hosts[index];
-        Choice {
+        SelectedHost {
             index,
             base: Arc::clone(&host.url),
             label: Arc::clone(&host.label),
@@ -364,19 +364,19 @@ impl State {
         news
     }
 
-    fn rows(&self, now: Instant) -> Vec<Row> {
+    fn rows(&self, now: Instant) -> Vec<HostStatus> {
         let best = self.best(now, &[]);
         (0..self.hosts.len()).map(|index| self.row(index, best, now)).collect()
     }
 
-    fn row(&self, index: usize, best: Option<usize>, now: Instant) -> Row {
+    fn row(&self, index: usize, best: Option<usize>, now: Instant) -> HostStatus {
         let host = &self.hosts[index];
-        Row {
+        HostStatus {
             name: Arc::clone(&host.name),
             label: Arc::clone(&host.label),
             url: Arc::clone(&host.url),
             healthy: host.health.standing(now).is_usable(),
-            left_for: host.health.standing(now).left_for(),
+            ejection_reason: host.health.standing(now).ejection_reason(),
             rtt: host.nearness.estimate(),
             selected: best == Some(index),
         }

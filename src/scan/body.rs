@@ -9,12 +9,12 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::error::Category;
 
 use crate::scan::ids::IdSet;
-use crate::scan::key::Head;
+use crate::scan::key::KeyPrefix;
 use crate::scan::plain;
 use crate::scan::{Excerpt, Invalid};
 
 /// Reads `{"<member>": [string, …]}`, or one string in place of the array, for a key that begins with `head`.
-pub(super) fn read_ids(head: &Head, body: &[u8]) -> Result<IdSet, Invalid> {
+pub(super) fn read_ids(head: &KeyPrefix, body: &[u8]) -> Result<IdSet, Invalid> {
     if body.is_empty() {
         return Err(Invalid::Empty(head.member()));
     }
@@ -52,7 +52,7 @@ struct Reading {
 }
 
 impl Reading {
-    fn new(head: &Head, body_bytes: usize) -> Self {
+    fn new(head: &KeyPrefix, body_bytes: usize) -> Self {
         Self {
             ids: IdSet::with_room(head, body_bytes),
             member: head.member(),

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::scan::Doubt;
+use crate::scan::SplitError;
 use crate::scan::id_class::Asked;
 use crate::scan::row::Text;
 
@@ -32,24 +32,24 @@ impl<'a> Envelope<'a> {
     ///
     /// # Errors
     ///
-    /// [`Doubt::NextLink`] when there is a link to more rows, [`Doubt::Shape`] when it is not one object with one `value` of the type wanted.
-    pub(super) fn read<T: Deserialize<'a>>(text: &'a str) -> Result<(T, Self), Doubt> {
+    /// [`SplitError::NextLink`] when there is a link to more rows, [`SplitError::Shape`] when it is not one object with one `value` of the type wanted.
+    pub(super) fn read<T: Deserialize<'a>>(text: &'a str) -> Result<(T, Self), SplitError> {
         let mut json = serde_json::Deserializer::from_str(text);
-        let mut doubt = Doubt::Shape;
+        let mut split_error = SplitError::Shape;
         let reader = Reader {
-            doubt: &mut doubt,
+            split_error: &mut split_error,
             list: PhantomData,
         };
         let read = reader.deserialize(&mut json).and_then(|read| json.end().map(|()| read));
-        read.map_err(|_| doubt)
+        read.map_err(|_| split_error)
     }
 
     /// Checks that no member is about some of the rows only, of which there are so many.
     ///
     /// # Errors
     ///
-    /// [`Doubt::Shape`] when one may be.
-    pub(super) fn check(&self, asked: &Asked<'_>, rows: usize) -> Result<(), Doubt> {
+    /// [`SplitError::Shape`] when one may be.
+    pub(super) fn check(&self, asked: &Asked<'_>, rows: usize) -> Result<(), SplitError> {
         let bytes: usize = self.others.iter().map(|(_, value)| value.get().len()).sum();
         let is_about_rows = |(name, value): &(Cow<'_, str>, &RawValue)| {
             let name = name.to_ascii_lowercase();
@@ -58,7 +58,7 @@ impl<'a> Envelope<'a> {
                 || names_an_id(asked, value.get())
         };
         if bytes > Self::LARGEST || self.others.iter().any(is_about_rows) {
-            return Err(Doubt::Shape);
+            return Err(SplitError::Shape);
         }
         Ok(())
     }
@@ -74,7 +74,7 @@ fn names_an_id(asked: &Asked<'_>, text: &str) -> bool {
 }
 
 struct Reader<'d, T> {
-    doubt: &'d mut Doubt,
+    split_error: &'d mut SplitError,
     list: PhantomData<T>,
 }
 
@@ -106,7 +106,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for Reader<'_, T> {
                     map.next_value::<Text<'de>>()?;
                 }
                 other if other.to_ascii_lowercase().ends_with("nextlink") => {
-                    *self.doubt = Doubt::NextLink;
+                    *self.split_error = SplitError::NextLink;
                     return Err(A::Error::custom("next link"));
                 }
                 _ => envelope.others.push((name, map.next_value()?)),
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
     use crate::scan::{Endpoint, Request};
 
-    fn check(members: &str) -> Result<(), Doubt> {
+    fn check(members: &str) -> Result<(), SplitError> {
         let text = format!(r#"{{"value":[1,2,3]{members}}}"#);
         let (list, envelope) = Envelope::read::<Vec<&RawValue>>(&text)?;
         let guid = "7e8da3a5-90e9-4e22-ac1a-9b3d9a3b1d0f";
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn members_that_are_not_about_rows_are_no_doubt() {
+    fn members_that_are_not_about_rows_can_be_split() {
         for members in [
             "",
             r#","@odata.type":"x""#,
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn members_that_may_be_about_rows_are_a_doubt() {
+    fn members_that_may_be_about_rows_cannot_be_split() {
         for members in [
             r#","@odata.count":7"#,
             r#","Total":9"#,
@@ -157,10 +157,10 @@ mod tests {
             r#","@odata.context":"c","@odata.context":"c","nightly":"NIGHTLY""#,
             r#","error":null"#,
         ] {
-            assert_eq!(check(members), Err(Doubt::Shape), "{members}");
+            assert_eq!(check(members), Err(SplitError::Shape), "{members}");
         }
         let long = format!(r#","x":"{}""#, "-".repeat(5000));
-        assert_eq!(check(&long), Err(Doubt::Shape));
+        assert_eq!(check(&long), Err(SplitError::Shape));
     }
 
     #[test]
@@ -175,7 +175,7 @@ mod tests {
         ] {
             assert_eq!(
                 check(&format!(r#","{name}":"https://x""#)),
-                Err(Doubt::NextLink),
+                Err(SplitError::NextLink),
                 "{name}"
             );
         }

@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_in_doubt_still_runs() {
+    fn whatever_is_not_certain_still_runs() {
         let running = [
             row("InProgress", (1, 2), &["Success", "InProgress"]),
             row("Success", (1, 2), &["Success", "Success"]),

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::scan::key::{Delimited, Head};
+use crate::scan::key::{Delimited, KeyPrefix};
 use crate::scan::{Invalid, Request};
 
 /// Canonical ids, as a key holds them: trimmed, GUIDs in lower case, sorted, without duplicates, each behind its length.
@@ -27,7 +27,7 @@ pub(super) struct IdSet {
 
 impl IdSet {
     /// An empty set for a key that begins so, with room for the ids of a body of this many bytes.
-    pub(super) fn with_room(head: &Head, body_bytes: usize) -> Self {
+    pub(super) fn with_room(head: &KeyPrefix, body_bytes: usize) -> Self {
         let text = head.text(body_bytes).into_bytes();
         Self {
             member: head.member(),
@@ -42,7 +42,7 @@ impl IdSet {
     }
 
     /// The set of `ids`, each checked.
-    pub(super) fn from_ids<'a>(head: &Head, ids: impl IntoIterator<Item = &'a str>) -> Result<Self, Invalid> {
+    pub(super) fn from_ids<'a>(head: &KeyPrefix, ids: impl IntoIterator<Item = &'a str>) -> Result<Self, Invalid> {
         let mut set = Self::with_room(head, 0);
         for id in ids {
             set.push(id)?;
@@ -51,7 +51,7 @@ impl IdSet {
     }
 
     /// The id that a path names, if it names one.
-    pub(super) fn from_path(head: &Head, id: Option<&str>) -> Result<Self, Invalid> {
+    pub(super) fn from_path(head: &KeyPrefix, id: Option<&str>) -> Result<Self, Invalid> {
         let mut set = Self::with_room(head, 0);
         if let Some(id) = id {
             set.push(id)?;
@@ -275,8 +275,8 @@ mod tests {
     use crate::scan::{Endpoint, Options};
     use proptest::prelude::*;
 
-    fn head() -> Head {
-        Head {
+    fn head() -> KeyPrefix {
+        KeyPrefix {
             endpoint: Endpoint::HISTORY,
             options: Options::default(),
         }

@@ -19,7 +19,7 @@ use crate::scan::{Endpoint, Holder, Options};
 pub struct Key(Arc<str>);
 
 impl Key {
-    /// The key with this text: a [`Head`], and canonical ids, each [`Delimited`].
+    /// The key with this text: a [`KeyPrefix`], and canonical ids, each [`Delimited`].
     pub(super) fn new(text: String) -> Self {
         Self(text.into())
     }
@@ -134,12 +134,12 @@ impl ExactSizeIterator for Ids<'_> {}
 
 /// What a key begins with, in front of its ids.
 #[derive(Clone, Debug)]
-pub(super) struct Head {
+pub(super) struct KeyPrefix {
     pub(super) endpoint: Endpoint,
     pub(super) options: Options,
 }
 
-impl Head {
+impl KeyPrefix {
     /// The member of the body that holds the ids.
     pub(super) fn member(&self) -> &'static str {
         self.endpoint.operation.declaration().member()

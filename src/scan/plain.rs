@@ -4,10 +4,10 @@
 //! decides what is wrong with it. Invariant: what is read here is read in the same way there.
 
 use crate::scan::ids::{Guid, IdSet};
-use crate::scan::key::Head;
+use crate::scan::key::KeyPrefix;
 
 /// The ids of `{"<member>":["…", …]}`, if none needs an escape; `None` for every other body.
-pub(super) fn read_ids(head: &Head, body: &[u8]) -> Option<IdSet> {
+pub(super) fn read_ids(head: &KeyPrefix, body: &[u8]) -> Option<IdSet> {
     let mut rest = Rest(body);
     rest.mark(b'{')?;
     rest.mark(b'"')?;

@@ -9,7 +9,7 @@ use crate::operation::Input;
 use crate::scan::body::read_ids;
 use crate::scan::id_class::are_distinct;
 use crate::scan::ids::IdSet;
-use crate::scan::key::Head;
+use crate::scan::key::KeyPrefix;
 use crate::scan::{Delegated, Endpoint, EntityId, Holder, Ids, Invalid, Key, Options, Payer, Target};
 
 /// A question to one of the operations: checked, and canonical, so that equal questions are equal values.
@@ -53,7 +53,7 @@ impl Request {
     /// [`Invalid`] says what is wrong, for the caller to read.
     pub fn parse(endpoint: Endpoint, query: Option<&str>, body: &[u8]) -> Result<Self, Invalid> {
         let options = Options::of(endpoint, query)?;
-        let head = Head { endpoint, options };
+        let head = KeyPrefix { endpoint, options };
         let ids = read_ids(&head, body)?;
         Self::new(head, ids)
     }
@@ -65,7 +65,7 @@ impl Request {
     /// The operation needs a body, or does not take this query.
     pub fn get(target: &Target, query: Option<&str>) -> Result<Self, Invalid> {
         let endpoint = target.endpoint;
-        let head = Head {
+        let head = KeyPrefix {
             endpoint,
             options: Options::of(endpoint, query)?,
         };
@@ -84,7 +84,7 @@ impl Request {
     ///
     /// As for the ids of a body.
     pub fn plain<'a>(endpoint: Endpoint, ids: impl IntoIterator<Item = &'a str>) -> Result<Self, Invalid> {
-        let head = Head {
+        let head = KeyPrefix {
             endpoint,
             options: Options::default(),
         };
@@ -99,7 +99,7 @@ impl Request {
     ///
     /// As for the ids of a body.
     pub fn all<'a>(endpoint: Endpoint, ids: impl IntoIterator<Item = &'a str>) -> Result<Self, Invalid> {
-        let head = Head {
+        let head = KeyPrefix {
             endpoint,
             options: Options::ALL,
         };
@@ -107,7 +107,7 @@ impl Request {
         Self::new(head, ids)
     }
 
-    fn new(head: Head, ids: IdSet) -> Result<Self, Invalid> {
+    fn new(head: KeyPrefix, ids: IdSet) -> Result<Self, Invalid> {
         Ok(Self {
             ids_at: ids.ids_at(),
             count: ids.len(),

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::scan::Doubt;
+use crate::scan::SplitError;
 use crate::scan::id_class::Asked;
 
 /// What a row says that matters here.
@@ -17,7 +17,7 @@ pub(super) struct Facts<'a> {
     pub(super) time: Option<&'a str>,
 }
 
-pub(super) fn facts<'a>(asked: &Asked<'_>, row: &'a str) -> Result<Facts<'a>, Doubt> {
+pub(super) fn facts<'a>(asked: &Asked<'_>, row: &'a str) -> Result<Facts<'a>, SplitError> {
     struct Reader<'r, 'a>(&'r Asked<'a>);
     impl<'de> Visitor<'de> for Reader<'_, '_> {
         type Value = Option<Facts<'de>>;
@@ -56,7 +56,7 @@ pub(super) fn facts<'a>(asked: &Asked<'_>, row: &'a str) -> Result<Facts<'a>, Do
     json.deserialize_map(Reader(asked))
         .ok()
         .flatten()
-        .ok_or(Doubt::Unattributed)
+        .ok_or(SplitError::Unattributed)
 }
 
 /// The text of a JSON string that is a timestamp.

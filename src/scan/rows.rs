@@ -13,7 +13,7 @@ use crate::scan::id_class::Asked;
 use crate::scan::row::facts;
 use crate::scan::upstream_response::without_mark;
 use crate::scan::walk::{Found, Stop, walk};
-use crate::scan::{Doubt, Request};
+use crate::scan::{Request, SplitError};
 
 /// The rows of an answer to a plain request, each with the id it is about.
 ///
@@ -53,10 +53,10 @@ impl Rows {
     ///
     /// # Errors
     ///
-    /// [`Doubt`] when that is not certain to be right. Whether the answer may be cut off is not decided here.
-    pub fn split(request: &Request, body: &Bytes) -> Result<Self, Doubt> {
+    /// [`SplitError`] when that is not certain to be right. Whether the answer may be cut off is not decided here.
+    pub fn split(request: &Request, body: &Bytes) -> Result<Self, SplitError> {
         if !request.has_distinct_ids() {
-            return Err(Doubt::Unattributed);
+            return Err(SplitError::Unattributed);
         }
         let asked = Asked::new(request);
         let found = walk(&asked, body).or_else(|_| read(&asked, body))?;
@@ -166,24 +166,24 @@ impl Rows {
 }
 
 /// Takes an answer apart, however it is written.
-pub(super) fn read(asked: &Asked<'_>, body: &[u8]) -> Result<Found, Doubt> {
-    let text = std::str::from_utf8(body).map_err(|_| Doubt::Shape)?;
-    let json = std::str::from_utf8(without_mark(body)).map_err(|_| Doubt::Shape)?;
+pub(super) fn read(asked: &Asked<'_>, body: &[u8]) -> Result<Found, SplitError> {
+    let text = std::str::from_utf8(body).map_err(|_| SplitError::Shape)?;
+    let json = std::str::from_utf8(without_mark(body)).map_err(|_| SplitError::Shape)?;
     let (raw, envelope) = Envelope::read::<Vec<&RawValue>>(json)?;
     envelope.check(asked, raw.len())?;
     let Some((first, last)) = raw.first().zip(raw.last()) else {
         let (list, _) = Envelope::read::<&RawValue>(json)?;
-        let list = within(text, list.get()).ok_or(Doubt::Shape)?;
+        let list = within(text, list.get()).ok_or(SplitError::Shape)?;
         return Ok((list.start + 1..list.end - 1, Vec::new()));
     };
-    let begin = within(text, first.get()).ok_or(Doubt::Shape)?.start;
-    let end = within(text, last.get()).ok_or(Doubt::Shape)?.end;
+    let begin = within(text, first.get()).ok_or(SplitError::Shape)?.start;
+    let end = within(text, last.get()).ok_or(SplitError::Shape)?.end;
     let mut rows = Vec::with_capacity(raw.len());
     for row in raw {
         let facts = facts(asked, row.get())?;
         rows.push(Row {
             id: facts.id,
-            text: within(text, row.get()).ok_or(Doubt::Shape)?,
+            text: within(text, row.get()).ok_or(SplitError::Shape)?,
             time: facts.time.and_then(|time| within(text, time)),
         });
     }
@@ -215,7 +215,7 @@ mod tests {
         Request::plain(Endpoint::HISTORY, ids.iter().copied()).unwrap()
     }
 
-    fn split(ids: &[&str], body: &str) -> Result<Rows, Doubt> {
+    fn split(ids: &[&str], body: &str) -> Result<Rows, SplitError> {
         Rows::split(&request(ids), &Bytes::copy_from_slice(body.as_bytes()))
     }
 
@@ -291,30 +291,33 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_not_certain_is_a_doubt() {
-        for (body, doubt) in [
-            ("", Doubt::Shape),
-            ("[]", Doubt::Shape),
-            ("{}", Doubt::Shape),
-            (r#"{"value":null}"#, Doubt::Shape),
-            (r#"{"value":{}}"#, Doubt::Shape),
-            (r#"{"value":[]}{}"#, Doubt::Shape),
-            (r#"{"value":[],"value":[]}"#, Doubt::Shape),
-            (r#"{"@odata.context":1,"value":[]}"#, Doubt::Shape),
-            (r#"{"value":[],"@odata.nextLink":"https://x"}"#, Doubt::NextLink),
-            (r#"{"@odata.nextLin\u006b":"https://x","value":[]}"#, Doubt::NextLink),
-            (r#"{"value":[{}]}"#, Doubt::Unattributed),
-            (r#"{"value":[1]}"#, Doubt::Unattributed),
-            (r#"{"value":[{"ScanDefinitionIds":1}]}"#, Doubt::Unattributed),
-            (r#"{"value":[{"ScanDefinitionIds":["a"]}]}"#, Doubt::Unattributed),
-            (r#"{"value":[{"ScanDefinitionIds":"c"}]}"#, Doubt::Unattributed),
-            (r#"{"value":[{"scandefinitionid":"a"}]}"#, Doubt::Unattributed),
+    fn whatever_is_not_certain_cannot_be_split() {
+        for (body, split_error) in [
+            ("", SplitError::Shape),
+            ("[]", SplitError::Shape),
+            ("{}", SplitError::Shape),
+            (r#"{"value":null}"#, SplitError::Shape),
+            (r#"{"value":{}}"#, SplitError::Shape),
+            (r#"{"value":[]}{}"#, SplitError::Shape),
+            (r#"{"value":[],"value":[]}"#, SplitError::Shape),
+            (r#"{"@odata.context":1,"value":[]}"#, SplitError::Shape),
+            (r#"{"value":[],"@odata.nextLink":"https://x"}"#, SplitError::NextLink),
+            (
+                r#"{"@odata.nextLin\u006b":"https://x","value":[]}"#,
+                SplitError::NextLink,
+            ),
+            (r#"{"value":[{}]}"#, SplitError::Unattributed),
+            (r#"{"value":[1]}"#, SplitError::Unattributed),
+            (r#"{"value":[{"ScanDefinitionIds":1}]}"#, SplitError::Unattributed),
+            (r#"{"value":[{"ScanDefinitionIds":["a"]}]}"#, SplitError::Unattributed),
+            (r#"{"value":[{"ScanDefinitionIds":"c"}]}"#, SplitError::Unattributed),
+            (r#"{"value":[{"scandefinitionid":"a"}]}"#, SplitError::Unattributed),
             (
                 r#"{"value":[{"ScanDefinitionIds":"a","scanDefinitionId":"b"}]}"#,
-                Doubt::Unattributed,
+                SplitError::Unattributed,
             ),
         ] {
-            assert_eq!(split(&["a", "b"], body).unwrap_err(), doubt, "{body}");
+            assert_eq!(split(&["a", "b"], body).unwrap_err(), split_error, "{body}");
             assert!(
                 walk(
                     &Asked::new(&Request::plain(Endpoint::HISTORY, ["a", "b"]).unwrap()),

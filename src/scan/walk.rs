@@ -289,7 +289,7 @@ impl Walker<'_> {
 pub(super) mod tests {
     use super::*;
     use crate::scan::rows::read;
-    use crate::scan::{Doubt, Endpoint, Request, Rows};
+    use crate::scan::{Endpoint, Request, Rows, SplitError};
     use proptest::prelude::*;
 
     /// The walk and the reader agree: what the one finds, the other finds, and what the one never finds, the other does not.
@@ -318,7 +318,7 @@ pub(super) mod tests {
             let asked = Asked::new(&question);
             let found = walk(&asked, body.as_bytes());
             assert_eq!(found.as_ref().map(|(_, list)| list.len()), Ok(rows.len()), "{body}");
-            assert_eq!(found.map_err(|_| Doubt::Shape), read(&asked, body.as_bytes()));
+            assert_eq!(found.map_err(|_| SplitError::Shape), read(&asked, body.as_bytes()));
         }
         let body = format!(r#"{{"value":[{}]}}"#, row("c"));
         assert_eq!(walk(&Asked::new(&question), body.as_bytes()), Err(Stop::Never));

@@ -19,16 +19,16 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tower::Service;
 
-use super::Arrival;
 use super::Config;
+use super::InboundRequest;
 use super::accept::Accepted;
-use super::activity::{Activity, Draining, InFlight, Limits, Verdict};
 use super::connection_limit::ConnectionLimiter;
-use super::rarely::Rarely;
+use super::connection_state::{ConnectionState, Draining, InFlight, Limits, Verdict};
+use super::poll_when_woken::PollWhenWoken;
 use super::socket::Socket;
 use super::stream_memory::StreamMemory;
 use crate::memory::MemoryBudget;
-use crate::respond::Body;
+use crate::response::Body;
 use crate::task::Tasks;
 
 /// How far the listener is on its way down.
@@ -78,7 +78,7 @@ impl Shared {
         });
         http.http1()
             .timer(TokioTimer::new())
-            // `Activity` does this better: hyper's timeout would also close idle connections of a client's pool.
+            // `ConnectionState` does this better: hyper's timeout would also close idle connections of a client's pool.
             .header_read_timeout(None)
             // The end of what a caller sends is not the end of its interest; `PeerWatch` tells the two apart.
             .half_close(true)
@@ -118,7 +118,7 @@ impl Shared {
     /// Serves `accepted` until it ends; its slot goes back after everything else is gone. Cancel safe: dropping it cuts the connection.
     pub(super) async fn drive<S>(&self, accepted: Accepted, service: S, mut phase: watch::Receiver<Phase>) -> End
     where
-        S: Service<Arrival<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+        S: Service<InboundRequest<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
     {
         // The slot is dropped last: a connection counts until its socket is closed.
@@ -132,7 +132,7 @@ impl Shared {
             service_fn(move |request: Request<Incoming>| {
                 let (version, has_body) = (request.version(), !request.body().is_end_stream());
                 let in_flight = activity.request(version);
-                let mut arrival = Arrival::new(request, peer.clone());
+                let mut arrival = InboundRequest::new(request, peer.clone());
                 if version == Version::HTTP_2 {
                     streams.admit(&mut arrival, &activity);
                 }
@@ -149,7 +149,7 @@ impl Shared {
         loop {
             let now = *phase.borrow_and_update();
             if now != Phase::Serving {
-                activity.take_leave();
+                activity.start_closing();
             }
             let draining = match now {
                 Phase::Serving | Phase::Lingering => Draining::No,
@@ -165,7 +165,7 @@ impl Shared {
                     continue;
                 }
             };
-            let mut news = pin!(Rarely::new(news(&mut phase, &activity, until)));
+            let mut news = pin!(PollWhenWoken::new(news(&mut phase, &activity, until)));
             let happened = poll_fn(|context| {
                 // First: what the listener has said counts for the next answer already.
                 if let Poll::Ready(news) = news.as_mut().poll(context) {
@@ -198,7 +198,7 @@ enum News {
     Gone,
 }
 
-async fn news(phase: &mut watch::Receiver<Phase>, activity: &Activity, until: Instant) -> News {
+async fn news(phase: &mut watch::Receiver<Phase>, activity: &ConnectionState, until: Instant) -> News {
     tokio::select! {
         () = activity.asked_to_make_way() => News::Look,
         () = tokio::time::sleep_until(until) => News::Look,
@@ -210,9 +210,9 @@ async fn news(phase: &mut watch::Receiver<Phase>, activity: &Activity, until: In
 const MIN_PING: Duration = Duration::from_secs(20);
 
 /// Hands a request to a service that is always ready, as the whole stack is: where a request has to wait, it can be refused.
-fn call<S>(service: &RefCell<S>, request: Arrival<Incoming>) -> S::Future
+fn call<S>(service: &RefCell<S>, request: InboundRequest<Incoming>) -> S::Future
 where
-    S: Service<Arrival<Incoming>, Response = Response<Body>, Error = Infallible>,
+    S: Service<InboundRequest<Incoming>, Response = Response<Body>, Error = Infallible>,
 {
     // Nothing below comes back here: this is borrowed once at a time.
     let mut service = service.borrow_mut();

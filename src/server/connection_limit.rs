@@ -19,7 +19,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::activity::Activity;
+use super::connection_state::ConnectionState;
 use super::{Config, Peer};
 use crate::memory::{MemoryBudget, Reservation};
 
@@ -95,7 +95,7 @@ pub(super) type Address = Option<IpAddr>;
 #[derive(Debug)]
 struct Holder {
     address: Address,
-    activity: Arc<Activity>,
+    activity: Arc<ConnectionState>,
     asked: bool,
 }
 
@@ -104,7 +104,7 @@ struct Holder {
 pub(super) struct ConnectionSlot {
     places: Arc<ConnectionLimiter>,
     number: u64,
-    activity: Arc<Activity>,
+    activity: Arc<ConnectionState>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -139,7 +139,8 @@ impl ConnectionLimiter {
             turn = self.asking.lock() => turn,
         };
         loop {
-            self.taken().ask(peer, self.idle_min, Activity::holds_head_memory);
+            self.taken()
+                .ask(peer, self.idle_min, ConnectionState::holds_head_memory);
             tokio::select! {
                 biased;
                 reservation = &mut reserved => return reservation,
@@ -184,7 +185,7 @@ impl ConnectionLimiter {
     }
 
     fn seat(self: &Arc<Self>, permit: OwnedSemaphorePermit, peer: &Peer) -> ConnectionSlot {
-        let (address, activity) = (peer.address(), Activity::new());
+        let (address, activity) = (peer.address(), ConnectionState::new());
         let mut taken = self.taken();
         let number = taken.next;
         taken.next += 1;
@@ -211,7 +212,7 @@ impl ConnectionLimiter {
 
 impl Taken {
     /// Asks one connection of those that are `wanted` to make way for a newcomer from `address`, if there is one that can.
-    fn ask(&mut self, address: Address, idle_min: Duration, wanted: impl Fn(&Activity) -> bool) {
+    fn ask(&mut self, address: Address, idle_min: Duration, wanted: impl Fn(&ConnectionState) -> bool) {
         let now = Instant::now();
         let count = |of: Address| self.peers.get(&of).copied().unwrap_or(0);
         let newcomer = count(address);
@@ -228,7 +229,7 @@ impl Taken {
         let most = able.max_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1)).then(b.2.cmp(&a.2)));
         if let Some(holder) = most.and_then(|(_, _, number)| self.places.get_mut(&number)) {
             holder.asked = true;
-            holder.activity.make_way();
+            holder.activity.evict();
         }
     }
 
@@ -243,7 +244,7 @@ impl Taken {
 
 impl ConnectionSlot {
     /// What the connection at this place does.
-    pub(super) fn activity(&self) -> &Arc<Activity> {
+    pub(super) fn activity(&self) -> &Arc<ConnectionState> {
         &self.activity
     }
 }

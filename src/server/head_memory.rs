@@ -9,8 +9,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use super::activity::Activity;
 use super::connection_limit::{Address, ConnectionLimiter};
+use super::connection_state::ConnectionState;
 use crate::memory::Reservation;
 
 /// As large as a buffer may become before memory is taken for it: every connection has as much.
@@ -41,7 +41,12 @@ impl HeadMemory {
     }
 
     /// Ready when there is memory for a buffer that has `offered` bytes free behind what is read.
-    pub(super) fn poll_room(&mut self, context: &mut Context<'_>, activity: &Activity, offered: usize) -> Poll<()> {
+    pub(super) fn poll_room(
+        &mut self,
+        context: &mut Context<'_>,
+        activity: &ConnectionState,
+        offered: usize,
+    ) -> Poll<()> {
         if activity.is_http2() {
             // It collects frames, which are short, and the heads in them are bounded by themselves.
             return Poll::Ready(());
@@ -61,7 +66,7 @@ impl HeadMemory {
         self.read += bytes;
     }
 
-    fn poll_more(&mut self, context: &mut Context<'_>, activity: &Activity, bytes: usize) -> Poll<()> {
+    fn poll_more(&mut self, context: &mut Context<'_>, activity: &ConnectionState, bytes: usize) -> Poll<()> {
         let has = self.taken.as_ref().map_or(0, Reservation::bytes);
         if bytes <= has {
             return Poll::Ready(());

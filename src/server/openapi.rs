@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::count;
 use crate::caller::RequestId;
 use crate::operation::{Declaration, Input, Query, Shape, Version};
-use crate::respond;
+use crate::response;
 use crate::scan::{Endpoint, EntityId, Operation, Options, Request};
 use crate::telemetry::trace::{TRACEPARENT, TRACESTATE};
 
@@ -15,7 +15,7 @@ pub fn openapi() -> String {
     let paths: Map<String, Value> = Endpoint::all()
         .map(|endpoint| (endpoint.template(), path(endpoint)))
         .collect();
-    let mut schemas = Map::from_iter([("Problem".to_owned(), respond::body())]);
+    let mut schemas = Map::from_iter([("Problem".to_owned(), response::body())]);
     for operation in Operation::ALL {
         let declared = operation.declaration();
         if let Input::Ids { member, .. } = declared.input {
@@ -37,7 +37,7 @@ pub fn openapi() -> String {
         "components": {
             "schemas": schemas,
             "parameters": parameters(),
-            "responses": respond::shared(),
+            "responses": response::shared(),
         },
     });
     format!("{document:#}\n")
@@ -65,7 +65,7 @@ fn path(endpoint: Endpoint) -> Value {
         "operationId": format!("{}{suffix}", declared.operation_id),
         "summary": format!("{}, in {which}", declared.summary),
         "parameters": taken(declared).map(|name| reference("parameters", name)).collect::<Vec<_>>(),
-        "responses": respond::answers(operation, &reference("schemas", &name(operation, "Answer"))),
+        "responses": response::answers(operation, &reference("schemas", &name(operation, "Answer"))),
     });
     let method = match declared.input {
         Input::Path => "get",
@@ -86,7 +86,7 @@ fn path(endpoint: Endpoint) -> Value {
             "operationId": format!("whatMayBeAskedOf{}{suffix}", name(operation, "")),
             "summary": "What may be asked here",
             "parameters": taken(declared).filter(|name| *name == ID).map(|name| reference("parameters", name)).collect::<Vec<_>>(),
-            "responses": respond::options(operation),
+            "responses": response::options(operation),
         },
     })
 }

@@ -8,9 +8,9 @@ use http::Method;
 use tower::Service;
 
 use crate::BoxError;
-use crate::respond::{Refusal, Reply};
+use crate::response::{Refusal, Reply};
 use crate::scan::{Operation, Target};
-use crate::server::Arrival;
+use crate::server::InboundRequest;
 
 /// Lets the methods of an operation on its paths through, answers `OPTIONS`, refuses the rest.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,9 +28,9 @@ impl<S> tower::Layer<S> for Layer {
 #[derive(Clone, Debug)]
 pub struct Route<S>(S);
 
-impl<S, B> Service<Arrival<B>> for Route<S>
+impl<S, B> Service<InboundRequest<B>> for Route<S>
 where
-    S: Service<Arrival<B>, Response = Reply, Error = BoxError>,
+    S: Service<InboundRequest<B>, Response = Reply, Error = BoxError>,
 {
     type Response = Reply;
     type Error = BoxError;
@@ -40,7 +40,7 @@ where
         self.0.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Arrival<B>) -> Self::Future {
+    fn call(&mut self, request: InboundRequest<B>) -> Self::Future {
         let known = request.known();
         match decide(known.head.method(), known.head.uri().path(), known.target.as_ref()) {
             Ok(Way::Through) => Either::Left(self.0.call(request)),

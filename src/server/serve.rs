@@ -13,8 +13,8 @@ use tower::Service;
 
 use super::accept;
 use super::connection::{End, Phase, Shared};
-use super::{Arrival, Bound};
-use crate::respond::Body;
+use super::{Bound, InboundRequest};
+use crate::response::Body;
 use crate::task::Tasks;
 
 /// How long cut connections may take to go away.
@@ -38,7 +38,11 @@ impl Bound {
     /// Dropping the future closes the listeners and cuts all connections.
     pub async fn serve<S>(self, service: S, tasks: &Tasks, stop: CancellationToken) -> Drained
     where
-        S: Service<Arrival<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+        S: Service<InboundRequest<Incoming>, Response = Response<Body>, Error = Infallible>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
         S::Future: Send,
     {
         let limiter = self.limiter;

@@ -1,4 +1,4 @@
-//! A connection's stream, which tells its [`Activity`] what passes.
+//! A connection's stream, which tells its [`ConnectionState`] what passes.
 
 use std::cell::RefCell;
 use std::io;
@@ -11,8 +11,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Sleep;
 
-use super::activity::Activity;
 use super::connection_limit::{Address, ConnectionLimiter};
+use super::connection_state::ConnectionState;
 use super::half_close::PeerWatch;
 use super::head_memory::HeadMemory;
 
@@ -40,7 +40,7 @@ pub(super) enum Stream {
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: Stream,
-    activity: Arc<Activity>,
+    activity: Arc<ConnectionState>,
     head: HeadMemory,
     peer: PeerWatch,
     discard: Option<Discard>,
@@ -56,7 +56,7 @@ impl Socket {
     pub(super) fn new(
         stream: Stream,
         address: Address,
-        activity: Arc<Activity>,
+        activity: Arc<ConnectionState>,
         limiter: Arc<ConnectionLimiter>,
     ) -> Self {
         Self {

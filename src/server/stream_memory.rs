@@ -6,10 +6,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::Arrival;
-use super::activity::Activity;
+use super::InboundRequest;
+use super::connection_state::ConnectionState;
 use crate::memory::{MemoryBudget, Reservation, STREAM};
-use crate::respond::Refusal;
+use crate::response::Refusal;
 
 /// The part of the budget that refusals may take besides it.
 const OVERDRAFT: usize = 8;
@@ -38,7 +38,7 @@ impl StreamMemory {
     }
 
     /// Lets a request go on, or has it refused; a connection whose requests cannot even be refused is cut.
-    pub(super) fn admit<B>(&self, arrival: &mut Arrival<B>, activity: &Activity) {
+    pub(super) fn admit<B>(&self, arrival: &mut InboundRequest<B>, activity: &ConnectionState) {
         if self.budget.left() >= STREAM {
             return;
         }
@@ -74,14 +74,14 @@ mod tests {
     use tokio::time::Instant;
 
     use super::super::Peer;
-    use super::super::activity::{Draining, Limits, Verdict};
+    use super::super::connection_state::{Draining, Limits, Verdict};
     use super::*;
     use std::time::Duration;
 
     #[tokio::test(start_paused = true)]
     async fn without_memory_requests_are_refused_and_then_their_connection_is_cut() {
         let streams = StreamMemory::new(MemoryBudget::new(16 * STREAM));
-        let activity = Activity::new();
+        let activity = ConnectionState::new();
         let verdict = || {
             let limits = Limits {
                 header: Duration::from_secs(1),
@@ -92,7 +92,7 @@ mod tests {
         };
         let mut taken = Vec::new();
         let mut ask = || {
-            let mut arrival = Arrival::new(Request::new(()), Peer::unix());
+            let mut arrival = InboundRequest::new(Request::new(()), Peer::unix());
             streams.admit(&mut arrival, &activity);
             taken.push(streams.take());
             arrival.known().refused.is_some()

@@ -8,10 +8,10 @@ use futures_util::future::{BoxFuture, Either, FutureExt as _};
 use http::{HeaderMap, Method, Response, Version as Protocol};
 use tower::Service;
 
-use crate::respond::{Ended, Outcome};
+use crate::response::{Ended, Outcome};
 use crate::scan::Target;
-use crate::server::count::GONE;
-use crate::server::{Arrival, Known};
+use crate::server::count::CLIENT_CLOSED_REQUEST;
+use crate::server::{InboundRequest, Known};
 use crate::telemetry::trace::{self, Span, SpanKind, Trace, Tracer};
 
 /// Reads `traceparent`, and gives every request a span while tracing is on. While it is off, a caller's trace is only passed on.
@@ -46,9 +46,9 @@ pub struct Traced<S> {
     tracer: Tracer,
 }
 
-impl<S, B, T> Service<Arrival<B>> for Traced<S>
+impl<S, B, T> Service<InboundRequest<B>> for Traced<S>
 where
-    S: Service<Arrival<B>, Response = Response<T>>,
+    S: Service<InboundRequest<B>, Response = Response<T>>,
     S::Future: Send + 'static,
     S::Error: Send,
     T: Send,
@@ -61,7 +61,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Arrival<B>) -> Self::Future {
+    fn call(&mut self, mut request: InboundRequest<B>) -> Self::Future {
         let known = request.known();
         let parent = if known.plain {
             None
@@ -182,7 +182,8 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         if !self.answered {
-            self.span.set("http.response.status_code", i64::from(GONE));
+            self.span
+                .set("http.response.status_code", i64::from(CLIENT_CLOSED_REQUEST));
             self.span.set("defender_gateway.outcome", Outcome::Gone.as_str());
             self.span.fail("caller_gone");
         }

@@ -49,49 +49,53 @@ impl Simulator {
 
     /// Other things go wrong at sign-in from now on.
     pub fn set_sign_in_faults(&self, plan: Plan<SignInFault>) {
-        self.world.state().desk.rules.faults = plan;
+        self.world.state().token_service.rules.faults = plan;
     }
 
     /// Tokens issued from now on hold these roles. Without [`super::ROLE`], Defender answers 403.
     pub fn set_roles(&self, roles: &[&str]) {
-        self.world.state().desk.rules.roles = roles.iter().map(ToString::to_string).collect();
+        self.world.state().token_service.rules.roles = roles.iter().map(ToString::to_string).collect();
     }
 
     /// Tokens issued from now on are for somebody else: Defender answers 403. `None` makes them right again.
     pub fn set_audience(&self, audience: Option<&str>) {
-        self.world.state().desk.rules.audience = audience.map(Into::into);
+        self.world.state().token_service.rules.audience = audience.map(Into::into);
     }
 
     /// Tokens issued from now on live this long, and should be renewed after `refresh_in`.
     pub fn set_token_lifetime(&self, lifetime: Duration, refresh_in: Option<Duration>) {
         let mut state = self.world.state();
-        state.desk.lifetime = lifetime;
-        state.desk.rules.refresh_in = refresh_in;
+        state.token_service.lifetime = lifetime;
+        state.token_service.rules.refresh_in = refresh_in;
     }
 
     /// The app's secret is another from now on; the old one is refused as expired. Tokens stay good.
     pub fn set_secret(&self, secret: Secret) {
-        self.world.state().desk.change_secret(secret);
+        self.world.state().token_service.change_secret(secret);
     }
 
     /// How often a signed assertion may be used from now on.
     pub fn set_assertions(&self, uses: Assertions) {
-        self.world.state().desk.rules.assertions = uses;
+        self.world.state().token_service.rules.assertions = uses;
     }
 
     /// The app can sign in with this certificate's key, too.
     pub fn register_certificate(&self, certificate: Certificate) {
-        self.world.state().desk.federation.register_certificate(certificate);
+        self.world
+            .state()
+            .token_service
+            .federation
+            .register_certificate(certificate);
     }
 
     /// The app can sign in with this other issuer's token, too; a second one replaces the first.
     pub fn register_federated_token(&self, token: Secret) {
-        self.world.state().desk.federation.register_token(token);
+        self.world.state().token_service.federation.register_token(token);
     }
 
     /// Every token issued so far gets 401 from now on.
     pub fn revoke_tokens(&self) {
-        self.world.state().desk.mint.revoke_all();
+        self.world.state().token_service.mint.revoke_all();
     }
 
     /// Resets all connections, to all regions and to sign-in.

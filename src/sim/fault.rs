@@ -169,11 +169,11 @@ impl<F: Copy> Plan<F> {
     }
 
     /// What happens to the next call.
-    pub(super) fn draw(&mut self, dice: &mut super::dice::Dice) -> Option<F> {
+    pub(super) fn draw(&mut self, rng: &mut super::rng::Rng) -> Option<F> {
         let drawn = self.faults.iter_mut().find_map(|(fault, often)| {
             let happens = match often {
                 Often::Always => true,
-                Often::Share(share) => dice.hits(*share),
+                Often::Share(share) => rng.hits(*share),
                 Often::Times(left) => {
                     let happens = *left > 0;
                     *left = left.saturating_sub(1);
@@ -190,13 +190,13 @@ impl<F: Copy> Plan<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sim::dice::Dice;
+    use crate::sim::rng::Rng;
 
     #[test]
     fn a_plan_for_some_times_ends() {
         let mut plan = Plan::of(Fault::Cut, Often::Times(2)).and(Fault::Rubbish, Often::Times(1));
-        let mut dice = Dice::new(1);
-        let drawn: Vec<_> = (0..4).map(|_| plan.draw(&mut dice)).collect();
+        let mut rng = Rng::new(1);
+        let drawn: Vec<_> = (0..4).map(|_| plan.draw(&mut rng)).collect();
         assert_eq!(drawn, [Some(Fault::Cut), Some(Fault::Cut), Some(Fault::Rubbish), None]);
         assert_eq!(plan, Plan::none());
     }
@@ -204,8 +204,8 @@ mod tests {
     #[test]
     fn a_share_of_the_calls_is_hit() {
         let mut plan = Plan::of(Fault::BlackHole, Often::Share(0.1));
-        let mut dice = Dice::new(1);
-        let hit = (0..10_000).filter(|_| plan.draw(&mut dice).is_some()).count();
+        let mut rng = Rng::new(1);
+        let hit = (0..10_000).filter(|_| plan.draw(&mut rng).is_some()).count();
         assert!((900..1_100).contains(&hit), "{hit}");
     }
 }

@@ -9,7 +9,7 @@ use super::config::Behaviour;
 
 use super::neighbour::Neighbour;
 use super::wire::Host;
-use super::world::{World, limiters, unknown_region};
+use super::world::{SimState, limiters, unknown_region};
 
 /// Sign-in's host, and the regions' by name.
 pub(super) struct Hosts {
@@ -36,7 +36,7 @@ impl Hosts {
         self.all().for_each(|host| host.abandon());
     }
 
-    pub(super) async fn apply(&self, world: &World, action: Action) -> io::Result<()> {
+    pub(super) async fn apply(&self, world: &SimState, action: Action) -> io::Result<()> {
         match action {
             Action::Latency {
                 region,
@@ -58,9 +58,9 @@ impl Hosts {
                 state.limiters = limiters(state.scope, shape, &limits, state.rejected);
                 state.limits = limits;
             }
-            Action::SignIn(plan) => world.state().desk.rules.faults = plan,
-            Action::RevokeTokens => world.state().desk.mint.revoke_all(),
-            Action::Secret(secret) => world.state().desk.change_secret(secret),
+            Action::SignIn(plan) => world.state().token_service.rules.faults = plan,
+            Action::RevokeTokens => world.state().token_service.mint.revoke_all(),
+            Action::Secret(secret) => world.state().token_service.change_secret(secret),
             Action::OtherCalls(n) => {
                 world.other_calls(n);
             }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::dice::Dice;
+use super::rng::Rng;
 
 /// The neighbour's calls to come.
 #[derive(Clone, Debug)]
 pub(super) struct Neighbour {
-    dice: Dice,
+    rng: Rng,
     mean: Duration,
     /// The next call, after the start of the simulator.
     next: Duration,
@@ -18,7 +18,7 @@ impl Neighbour {
     pub(super) fn new(per_hour: u32, seed: u64, now: Duration) -> Option<Self> {
         let mean = Duration::from_hours(1).checked_div(per_hour)?;
         let mut neighbour = Self {
-            dice: Dice::for_text(seed, "neighbour"),
+            rng: Rng::for_text(seed, "neighbour"),
             mean,
             next: now,
         };
@@ -37,7 +37,7 @@ impl Neighbour {
 
     /// The time to the next of events that come independently of each other.
     fn gap(&mut self) -> Duration {
-        let share = (self.dice.below(1 << 53) as f64 + 1.0) / (1_u64 << 53) as f64;
+        let share = (self.rng.below(1 << 53) as f64 + 1.0) / (1_u64 << 53) as f64;
         self.mean.mul_f64(-share.ln())
     }
 }

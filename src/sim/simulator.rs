@@ -13,10 +13,10 @@ use super::config::Config;
 use super::defender;
 use super::entra::Endpoint;
 use super::hosts::Hosts;
-use super::limit::{Judge, Scope};
+use super::limit::{QuotaVerifier, Scope};
 use super::record::{CallRecord, TimedOut, TokenRecord, Violation};
 use super::wire::Host;
-use super::world::World;
+use super::world::SimState;
 use crate::operation::Operation;
 use crate::task::Tasks;
 
@@ -29,7 +29,7 @@ const DRAIN: Duration = Duration::from_millis(500);
 /// A running simulator. Dropped without [`Simulator::stop`], it ends at once.
 #[derive(Debug)]
 pub struct Simulator {
-    pub(super) world: Arc<World>,
+    pub(super) world: Arc<SimState>,
     pub(super) hosts: Arc<Hosts>,
     config: Config,
 }
@@ -44,7 +44,7 @@ impl Simulator {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, mistake));
         }
         let tasks = Tasks::new();
-        let world = Arc::new(World::new(&config, tasks.clone()));
+        let world = Arc::new(SimState::new(&config, tasks.clone()));
         let endpoint = Arc::new(Endpoint {
             world: Arc::clone(&world),
             addr: OnceLock::new(),
@@ -156,13 +156,13 @@ impl Simulator {
 
     /// Judges who have seen all arrivals that count together, for the limits in force: one, or one for each operation.
     #[must_use]
-    pub fn judges(&self) -> Vec<Judge> {
+    pub fn judges(&self) -> Vec<QuotaVerifier> {
         if self.config.scope == Scope::All {
             return vec![self.judge()];
         }
         let (limits, calls) = (self.world.state().limits.clone(), self.calls());
         let of = |operation| {
-            let mut judge = Judge::new(&limits);
+            let mut judge = QuotaVerifier::new(&limits);
             judge.extend(
                 calls
                     .iter()
@@ -176,8 +176,8 @@ impl Simulator {
 
     /// A judge who has seen all arrivals that count, for the limits in force.
     #[must_use]
-    pub fn judge(&self) -> Judge {
-        let mut judge = Judge::new(&self.world.state().limits);
+    pub fn judge(&self) -> QuotaVerifier {
+        let mut judge = QuotaVerifier::new(&self.world.state().limits);
         judge.extend(self.calls().iter().filter(|call| call.is_operation).map(|call| call.at));
         judge
     }
@@ -219,7 +219,7 @@ impl Simulator {
     #[must_use]
     pub fn config_toml(&self) -> String {
         use std::fmt::Write as _;
-        let scope = self.world.state().desk.rules.scope.clone();
+        let scope = self.world.state().token_service.rules.scope.clone();
         let mut text = format!(
             "# The secret comes from the environment: DEFENDER_GATEWAY_CREDENTIALS_CLIENT_SECRET or AZURE_CLIENT_SECRET.\n\
              [credentials]\ntenant_id = {:?}\nclient_id = {:?}\nauthority = {:?}\nscope = {scope:?}\n",

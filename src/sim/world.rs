@@ -9,19 +9,19 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::config::{Behaviour, Config, Throttle};
-use super::dice::Dice;
-use super::entra::{Desk, Federation, Mint};
+use super::entra::{Federation, Mint, TokenService};
 use super::history::History;
 use super::limit::{Limit, Limiter, Rejected, Rejection, Scope, Shape};
 use super::neighbour::Neighbour;
 use super::record::Journal;
+use super::rng::Rng;
 use crate::clock::Wall;
 use crate::operation::Operation;
 use crate::task::Tasks;
 
 /// The simulated world.
 #[derive(Debug)]
-pub(super) struct World {
+pub(super) struct SimState {
     started: Instant,
     pub(super) wall: Wall,
     pub(super) tasks: Tasks,
@@ -35,7 +35,7 @@ pub(super) struct World {
 /// What can change.
 #[derive(Debug)]
 pub(super) struct State {
-    pub(super) desk: Desk,
+    pub(super) token_service: TokenService,
     /// One app in one tenant, over all regions: one allowance for all operations, or one for each.
     pub(super) limiters: Vec<Limiter>,
     pub(super) neighbour: Option<Neighbour>,
@@ -47,7 +47,7 @@ pub(super) struct State {
     /// How often [`super::Action::Scan`] happened.
     pub(super) scans: u32,
     pub(super) regions: BTreeMap<String, Behaviour>,
-    pub(super) dice: Dice,
+    pub(super) rng: Rng,
 }
 
 /// The two halves of a round trip.
@@ -57,9 +57,9 @@ pub(super) struct Trip {
     pub(super) back: Duration,
 }
 
-impl World {
+impl SimState {
     pub(super) fn new(config: &Config, tasks: Tasks) -> Self {
-        let desk = Desk {
+        let token_service = TokenService {
             tenant_id: config.tenant_id.clone(),
             client_id: config.client_id.clone(),
             secret: config.client_secret.clone(),
@@ -81,7 +81,7 @@ impl World {
             journal: Journal::new(config.remember, config.log.clone()),
             seed: config.seed,
             state: Mutex::new(State {
-                desk,
+                token_service,
                 limiters: limiters(config.scope, config.shape, &config.limits, config.rejected),
                 scope: config.scope,
                 neighbour: None,
@@ -91,7 +91,7 @@ impl World {
                 history: config.history.clone(),
                 scans: 0,
                 regions: regions.collect(),
-                dice: Dice::new(config.seed),
+                rng: Rng::new(config.seed),
             }),
         }
     }
@@ -151,8 +151,8 @@ impl State {
         };
         let (half, jitter) = (behaviour.latency / 2, behaviour.jitter / 2);
         Trip {
-            there: half + self.dice.upto(jitter),
-            back: half + self.dice.upto(jitter),
+            there: half + self.rng.upto(jitter),
+            back: half + self.rng.upto(jitter),
         }
     }
 

@@ -19,10 +19,10 @@ use tokio_util::sync::DropGuard;
 use super::address::Kind;
 use super::config::Config;
 use super::error::Error;
+use super::limited_stream::{Unheard, Wire};
 use super::sentinel;
 use super::subscription::Subscribers;
 use super::tls::{self, Pem};
-use super::wire::{Unheard, Wire};
 use crate::plain_text;
 use crate::task::Tasks;
 

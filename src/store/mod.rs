@@ -12,13 +12,13 @@ mod config;
 mod connection;
 mod error;
 mod eviction;
-mod meter;
+mod limited_stream;
 mod outage;
+mod resp_limits;
 mod script;
 mod sentinel;
 mod subscription;
 mod tls;
-mod wire;
 
 pub use address::Address;
 pub use client::Client;

@@ -12,7 +12,7 @@ use tokio_util::sync::DropGuard;
 use super::config::Config;
 use super::connection::{listener, longest, within};
 use super::error::Error;
-use super::wire::Unheard;
+use super::limited_stream::Unheard;
 use crate::task::Tasks;
 
 /// How long to wait before listening again after the connection was lost.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::explain;
+use super::aadsts;
 
 /// Why there is no token. Cloned for every request that waited for it.
 ///
@@ -14,7 +14,7 @@ use super::explain;
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The credentials do not work, and will not until somebody changes something: the operator's fault.
-    #[error("the gateway cannot sign in: {code}: {}", explain::advice(code))]
+    #[error("the gateway cannot sign in: {code}: {}", aadsts::advice(code))]
     Refused {
         /// What sign-in, or the gateway itself, objected to.
         code: Code,
@@ -77,7 +77,7 @@ impl Error {
     #[must_use]
     pub fn advice(&self) -> &'static str {
         match self {
-            Self::Refused { code, .. } => explain::advice(code),
+            Self::Refused { code, .. } => aadsts::advice(code),
             Self::Unavailable { reason, .. } => reason.advice(),
         }
     }
@@ -216,7 +216,7 @@ impl Reason {
                 "check that the sign-in address can be reached from here: name resolution, firewall, proxy"
             }
             Self::Throttled => "wait; if it lasts, look for other programs that sign in as the same app too often",
-            Self::Failed { code } => explain::advice(code),
+            Self::Failed { code } => aadsts::advice(code),
             Self::Unreadable => "check the authority address, and that no proxy or login page answers in its place",
             Self::NotInTime | Self::Stopped => "try again",
         }

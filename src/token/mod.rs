@@ -10,12 +10,12 @@
 //! This part never validates tokens, and its one invariant is that no secret, token or assertion appears in a log, an error or a
 //! `Debug` output.
 
-mod bearer;
+mod aadsts;
+mod access_token;
 mod claims;
 mod config;
 mod credential;
 mod error;
-mod explain;
 #[cfg(test)]
 mod fake;
 mod keeper;
@@ -24,13 +24,13 @@ mod metrics;
 mod sign_in;
 mod snapshot;
 
-pub use bearer::Bearer;
+pub use access_token::Bearer;
 pub use claims::Roles;
 pub use config::{
     App, CertificateFiles, Config, Credential, Identity, IdentityHost, Invalid, Kind, Scope, SecretSource,
 };
 pub use error::{Code, Error, Problem, Reason};
-pub use keeper::{Keeper, Verdict};
+pub use keeper::{TokenSource, Verdict};
 pub use layer::{Attach, Layer, MAX_PERMIT_HOLD, Rejected};
 pub use metrics::{Metrics, Outcome};
 pub use snapshot::{LastError, Snapshot, Warning};

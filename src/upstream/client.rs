@@ -19,8 +19,8 @@ use crate::net;
 use crate::operation::Input;
 use crate::scan::{self, Answer, Operation};
 use crate::telemetry::trace::{self, Span, SpanKind};
-use crate::upstream::door::Door;
 use crate::upstream::header::TokenOwner;
+use crate::upstream::host_calls::HostCalls;
 use crate::upstream::metrics::Status;
 use crate::upstream::{Error, Metrics, Reason, call, header};
 
@@ -72,14 +72,14 @@ struct Inner {
     secrets: Secrets,
     user_agent: HeaderValue,
     metrics: Metrics,
-    doors: Vec<(Arc<Url>, Arc<Door>)>,
+    doors: Vec<(Arc<Url>, Arc<HostCalls>)>,
 }
 
 impl Client {
     /// A client over `net`'s connections, whose answers take from `memory`.
     #[must_use]
     pub fn new(net: net::Client, config: Config, memory: AnswerMemory, metrics: Metrics) -> Self {
-        let door = |(base, region)| (Arc::clone(&base), Arc::new(Door::new(base, region)));
+        let door = |(base, region)| (Arc::clone(&base), Arc::new(HostCalls::new(base, region)));
         Self(Arc::new(Inner {
             net: net.with_large_bodies(Arc::clone(&memory.large)),
             limits: net::Limits {
@@ -97,7 +97,7 @@ impl Client {
 }
 
 impl Inner {
-    async fn exchange(&self, signed: &Signed, door: &Door, span: &Span) -> Result<Response<Bytes>, Reason> {
+    async fn exchange(&self, signed: &Signed, door: &HostCalls, span: &Span) -> Result<Response<Bytes>, Reason> {
         let Some(request) = self.request(signed, door, span) else {
             return Err(Reason::Unbuildable);
         };
@@ -108,14 +108,14 @@ impl Inner {
     }
 
     /// The host at `base`. One that no region is at, which cannot occur, would be counted as `other`.
-    fn door(&self, base: &Arc<Url>) -> Arc<Door> {
+    fn door(&self, base: &Arc<Url>) -> Arc<HostCalls> {
         // Nearly always it is the very address, and there are few.
-        let same = |(other, _): &&(Arc<Url>, Arc<Door>)| Arc::ptr_eq(other, base);
-        let equal = |(other, _): &&(Arc<Url>, Arc<Door>)| other == base;
+        let same = |(other, _): &&(Arc<Url>, Arc<HostCalls>)| Arc::ptr_eq(other, base);
+        let equal = |(other, _): &&(Arc<Url>, Arc<HostCalls>)| other == base;
         let found = self.doors.iter().find(same).or_else(|| self.doors.iter().find(equal));
         match found {
             Some((_, door)) => Arc::clone(door),
-            None => Arc::new(Door::new(Arc::clone(base), "other".into())),
+            None => Arc::new(HostCalls::new(Arc::clone(base), "other".into())),
         }
     }
 
@@ -126,7 +126,7 @@ impl Inner {
     }
 
     /// What is sent; `None` when that cannot be built.
-    fn request(&self, signed: &Signed, door: &Door, span: &Span) -> Option<Request<Bytes>> {
+    fn request(&self, signed: &Signed, door: &HostCalls, span: &Span) -> Option<Request<Bytes>> {
         let address = door.address(&signed.routed.outgoing.request)?;
         let mut request = call::request(signed, address, &self.user_agent)?;
         if let Some(context) = span.context() {

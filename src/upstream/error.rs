@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use crate::attempt::{Again, Failure, Fate};
+use crate::attempt::{Again, Delivery, Failure};
 use crate::memory::Exhausted;
 use crate::net;
 
@@ -99,12 +99,14 @@ impl Error {
         }
     }
 
-    fn fate(&self) -> Fate {
+    fn delivery(&self) -> Delivery {
         match &self.reason {
-            Reason::Exchange(error) if error.is_unprocessed() => Fate::Unsent,
-            Reason::Exchange(error) if !error.is_answered() => Fate::Unknown,
-            Reason::Exchange(_) | Reason::Redirect { .. } | Reason::Status { .. } | Reason::Encoded => Fate::Answered,
-            Reason::Unbuildable | Reason::NoMemory(_) => Fate::Unsent,
+            Reason::Exchange(error) if error.is_unprocessed() => Delivery::Unsent,
+            Reason::Exchange(error) if !error.is_answered() => Delivery::Unknown,
+            Reason::Exchange(_) | Reason::Redirect { .. } | Reason::Status { .. } | Reason::Encoded => {
+                Delivery::Answered
+            }
+            Reason::Unbuildable | Reason::NoMemory(_) => Delivery::Unsent,
         }
     }
 
@@ -127,7 +129,7 @@ impl Error {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self {
-            fate: error.fate(),
+            delivery: error.delivery(),
             again: error.again(),
             answer: None,
             source: error.into(),

@@ -9,9 +9,9 @@
 
 mod call;
 mod client;
-mod door;
 mod error;
 mod header;
+mod host_calls;
 mod metrics;
 mod recent;
 mod retry;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt as _};
 
 use crate::BoxError;
-use crate::attempt::{Again, Failure, Fate, Retries, Try};
+use crate::attempt::{Again, Delivery, Failure, Retries, Try};
 use crate::caller::Caller;
 use crate::scan::{Answer, is_unavailable};
 
@@ -135,7 +135,7 @@ impl Spent {
     /// How long to wait before another attempt; `None` when there is to be none.
     fn pause(&mut self, result: &Result<Answer, Failure>) -> Option<Duration> {
         // What was not sent has only waited, which the deadline bounds.
-        let is_unsent = matches!(result, Err(failure) if failure.fate == Fate::Unsent);
+        let is_unsent = matches!(result, Err(failure) if failure.delivery == Delivery::Unsent);
         self.attempts += u32::from(!is_unsent);
         if self.attempts >= MAX_ATTEMPTS {
             return None;

@@ -20,8 +20,8 @@ use tokio::time::Instant;
 
 use defender_gateway::attempt::{Load, Place, Retries, Try};
 use defender_gateway::caller::{Caller, Freshness, Name, RequestId, Urgency};
-use defender_gateway::queue::{self, FairUse, Order, Queue, Slots, Ticket, Weights};
-use defender_gateway::quota::{Account, Config, Forecast, Ledger, Limit, Opening};
+use defender_gateway::queue::{self, CallerLimiter, Order, PermitSource, Queue, Ticket, Weights};
+use defender_gateway::quota::{Availability, Config, Forecast, Ledger, Limit, QuotaState};
 use defender_gateway::scan::{Payer, Request};
 use defender_gateway::task::Tasks;
 
@@ -54,7 +54,7 @@ fn ledger() -> f64 {
     let mut decide = |_| {
         now += SLOT;
         ledger.sweep(now);
-        assert!(matches!(ledger.opening(now), Opening::At(at) if at <= now));
+        assert!(matches!(ledger.opening(now), Availability::At(at) if at <= now));
         let charge = ledger.issue(now);
         ledger.settle(charge, now);
     };
@@ -62,10 +62,10 @@ fn ledger() -> f64 {
     time(20_000, decide)
 }
 
-fn account() -> (Account, Instant) {
+fn account() -> (QuotaState, Instant) {
     let burst = NonZeroU32::new(100).unwrap();
     let mut now = Instant::now();
-    let mut account = Account::new(&Config::try_new(limits(), burst, 60 * SECOND).unwrap(), now);
+    let mut account = QuotaState::new(&Config::try_new(limits(), burst, 60 * SECOND).unwrap(), now);
     for _ in 0..6000 {
         now = call(&mut account, now);
     }
@@ -73,7 +73,7 @@ fn account() -> (Account, Instant) {
 }
 
 /// One call as soon as it may go, answered after a while.
-fn call(account: &mut Account, mut now: Instant) -> Instant {
+fn call(account: &mut QuotaState, mut now: Instant) -> Instant {
     loop {
         match account.take(now) {
             Ok(charge) => {
@@ -136,7 +136,7 @@ struct Metronome {
 #[derive(Debug)]
 struct Beat;
 
-impl Slots for Metronome {
+impl PermitSource for Metronome {
     type Permit = Beat;
 
     fn take(&self, _: Instant) -> Result<Beat, Option<Instant>> {
@@ -228,7 +228,7 @@ fn queue(waiting: u32, callers: u32) -> [f64; 2] {
 
 /// governor's keyed bucket as the fair-use limit uses it, 1,000 callers.
 fn governor() -> f64 {
-    let fair_use = FairUse::new(NonZeroU32::new(1_000_000_000).unwrap(), SECOND).unwrap();
+    let fair_use = CallerLimiter::new(NonZeroU32::new(1_000_000_000).unwrap(), SECOND).unwrap();
     let names: Vec<Name> = (0..1000).map(|n| Name::new(&format!("caller {n}"))).collect();
     time(200_000, |n| {
         black_box(fair_use.check(&names[(n % 1000) as usize])).unwrap();

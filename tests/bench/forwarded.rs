@@ -13,7 +13,7 @@ use defender_gateway::clock::Wall;
 use defender_gateway::scan::{self, Answer, Call, Served};
 use defender_gateway::task::Tasks;
 use defender_gateway::telemetry::trace::Trace;
-use defender_gateway::{BoxError, coalesce, queue, quota, upstream};
+use defender_gateway::{BoxError, queue, quota, single_flight, upstream};
 
 /// An answer of one row for each id, as the upstream writes it.
 pub(crate) fn rows(question: &scan::Request) -> Answer {
@@ -50,7 +50,7 @@ pub(crate) fn caller() -> Caller {
 pub(crate) fn paid(answer: Answer) -> impl Service<Call, Response = Served, Error = BoxError> {
     let limit = quota::Limit::try_new(1_000_000.try_into().unwrap(), Duration::from_secs(1)).unwrap();
     let config = quota::Config::try_new(vec![limit], 1_000_000.try_into().unwrap(), Duration::from_mins(1)).unwrap();
-    let quota = quota::Quota::forgetful(&config, Wall::system(), quota::Metrics::default());
+    let quota = quota::Quota::ephemeral(&config, Wall::system(), quota::Metrics::default());
     let queue = queue::Queue::new(
         queue::Config {
             max_requests: 1000,
@@ -61,20 +61,20 @@ pub(crate) fn paid(answer: Answer) -> impl Service<Call, Response = Served, Erro
         quota,
         queue::Metrics::default(),
     );
-    let flights = coalesce::Layer::new(
-        coalesce::Config {
+    let flights = single_flight::Layer::new(
+        single_flight::Config {
             merge: None,
             attempt: Duration::from_mins(1),
         },
         Tasks::new(),
         support::cache(0),
-        Arc::new(scan::Lore::new(0)),
-        coalesce::Outlook {
+        Arc::new(scan::UpstreamProfile::new(0)),
+        single_flight::PredictedWait {
             wait: Arc::new(|_| Duration::ZERO),
             scarcity: Arc::new(|_| Scarcity::default()),
             slots: Arc::new(|_, _, _| 0),
         },
-        coalesce::Metrics::default(),
+        single_flight::Metrics::default(),
     );
     ServiceBuilder::new()
         .layer(flights)

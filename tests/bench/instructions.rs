@@ -16,10 +16,10 @@ use tokio::time::Instant;
 use tower::{Layer as _, Service as _, service_fn};
 
 use defender_gateway::BoxError;
-use defender_gateway::quota::{Account, Config, Limit};
-use defender_gateway::respond::{Asked, Reply};
+use defender_gateway::quota::{Config, Limit, QuotaState};
+use defender_gateway::response::{Asked, Reply};
 use defender_gateway::scan::{Call, Outcome, Rows, Served, Status};
-use defender_gateway::server::Arrival;
+use defender_gateway::server::InboundRequest;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -82,7 +82,7 @@ fn fields(times: usize) {
     let peer = support::peer();
     let mut layer = support::respond().layer(service_fn(served));
     for _ in 0..times {
-        let request = Arrival::new(Request::new(()), peer.clone());
+        let request = InboundRequest::new(Request::new(()), peer.clone());
         drop(support::now(layer.call(request)));
     }
 }
@@ -119,7 +119,7 @@ fn decision(times: usize) {
     let limits = vec![limit(100, 60), limit(1500, 3600)];
     let config = Config::try_new(limits, NonZeroU32::new(100).unwrap(), 60 * SECOND).unwrap();
     let mut now = Instant::now();
-    let mut account = Account::new(&config, now);
+    let mut account = QuotaState::new(&config, now);
     for _ in 0..times {
         let charge = loop {
             match account.take(now) {

@@ -531,7 +531,7 @@ async fn decisions() {
     let timeout = Duration::from_secs(1);
     let sharing = sharing(&server.url(), timeout);
     let shared = Quota::join(&config, &sharing, &tasks, shared::Metrics::default());
-    let local = Quota::forgetful(&config, Wall::system(), quota::Metrics::default());
+    let local = Quota::ephemeral(&config, Wall::system(), quota::Metrics::default());
     let mut connection = server.connect().await;
     for batch in [1, BATCH] {
         show(

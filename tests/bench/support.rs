@@ -17,9 +17,9 @@ use tokio::time::Instant;
 use tower::{Service, ServiceBuilder, service_fn};
 
 use defender_gateway::cache::{self, Cache};
-use defender_gateway::respond::{self, Body, Windows};
+use defender_gateway::response::{self, Body, Windows};
 use defender_gateway::scan::{self, Answer, Call, Endpoint, Keep as _, Served};
-use defender_gateway::server::Arrival;
+use defender_gateway::server::InboundRequest;
 use defender_gateway::task::Tasks;
 use defender_gateway::{BoxError, server};
 
@@ -70,7 +70,7 @@ pub(crate) fn keep(cache: &Cache, body: &[u8], answer: &Answer) {
 /// All layers of a hit, over a cache.
 pub(crate) fn path(
     cache: &Arc<Cache>,
-) -> impl Service<Arrival<Full<Bytes>>, Response = Response<Body>, Error = Infallible> + use<> {
+) -> impl Service<InboundRequest<Full<Bytes>>, Response = Response<Body>, Error = Infallible> + use<> {
     let count = server::count::Metrics::register(&mut Registry::default());
     let below = service_fn(|_: Call| async { Err::<Served, BoxError>("nothing is forwarded".into()) });
     ServiceBuilder::new()
@@ -87,8 +87,8 @@ pub(crate) fn path(
 }
 
 /// The layer that writes answers.
-pub(crate) fn respond() -> respond::Layer {
-    let window = |name: &str, quota, window_s| respond::Window {
+pub(crate) fn respond() -> response::Layer {
+    let window = |name: &str, quota, window_s| response::Window {
         name: name.into(),
         quota,
         window_s,
@@ -97,24 +97,24 @@ pub(crate) fn respond() -> respond::Layer {
         spread: None,
     };
     let windows = Windows::new(vec![window("1m", 100, 60), window("1h", 1500, 3600)]);
-    respond::Layer::new(respond::Config {
+    response::Layer::new(response::Config {
         upstream_hosts: vec!["api.security.microsoft.com".into()],
         rate_limit: Arc::new(move |_, show| show(&windows)),
         panics: Counter::default(),
-        token_owner: respond::TokenOwner::Gateway,
+        token_owner: response::TokenOwner::Gateway,
         large_answers: None,
     })
 }
 
 /// A request as it comes from a socket.
-pub(crate) fn request(peer: &server::Peer, body: Bytes) -> Arrival<Full<Bytes>> {
+pub(crate) fn request(peer: &server::Peer, body: Bytes) -> InboundRequest<Full<Bytes>> {
     let request = Request::post(Endpoint::HISTORY.template())
         .header(header::HOST, "localhost:8080")
         .header(header::CONTENT_TYPE, "application/json")
         .header(header::CONTENT_LENGTH, body.len())
         .body(Full::new(body))
         .unwrap();
-    Arrival::new(request, peer.clone())
+    InboundRequest::new(request, peer.clone())
 }
 
 pub(crate) fn peer() -> server::Peer {

@@ -7,7 +7,7 @@ use http::{HeaderValue, Response, header};
 use ring::digest::{SHA256, digest};
 
 use crate::admin::service::content;
-use crate::respond::Body;
+use crate::response::Body;
 
 const MARKUP: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");

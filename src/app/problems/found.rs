@@ -101,7 +101,12 @@ impl Sources {
     fn store(&self, current: &Current) -> Vec<Problem> {
         let mut found = Vec::new();
         let is_lost = self.quotas.iter().any(|quota| quota.lost().is_some());
-        if is_lost || current.fleet.as_ref().is_some_and(|member| !member.snapshot().up) {
+        if is_lost
+            || current
+                .shared_cache
+                .as_ref()
+                .is_some_and(|member| !member.snapshot().up)
+        {
             let message = if is_lost {
                 "the store that replicas share does not answer: no call is made, and only what is cached is answered"
             } else {
@@ -186,12 +191,12 @@ impl Sources {
     }
 
     fn states(&self) -> Vec<State> {
-        let lanes = self.quotas.iter().zip(self.queues.iter());
+        let token_limiters = self.quotas.iter().zip(self.queues.iter());
         let state = |(quota, queue): (&quota::Quota, &queue::Queue<quota::Quota>)| State {
             quota: quota.snapshot(),
             waiting: queue.waiting() as u64,
         };
-        lanes.map(state).collect()
+        token_limiters.map(state).collect()
     }
 
     fn connections(&self) -> Option<Problem> {
@@ -281,12 +286,12 @@ fn upstream(recent: &upstream::RecentSnapshot) -> Vec<Problem> {
     .collect()
 }
 
-fn regions(rows: &[crate::region::Row]) -> Option<Problem> {
+fn regions(rows: &[crate::region::HostStatus]) -> Option<Problem> {
     let lost: Vec<_> = rows.iter().filter(|row| !row.healthy).collect();
     if lost.is_empty() {
         return None;
     }
-    let told = |row: &&crate::region::Row| match row.left_for {
+    let told = |row: &&crate::region::HostStatus| match row.ejection_reason {
         Some(why) => format!("{} ({why})", row.label),
         None => row.label.to_string(),
     };
@@ -306,11 +311,14 @@ fn regions(rows: &[crate::region::Row]) -> Option<Problem> {
 }
 
 fn merging(current: &Current) -> Option<Problem> {
-    let (left, doubt) = current.merging.as_ref()?.resting()?;
+    let (left, split_error) = current.merging.as_ref()?.resting()?;
     Some(problem(
         Code::MergeResting,
         1,
-        format!("questions are not merged for another {} s: {doubt}", left.as_secs()),
+        format!(
+            "questions are not merged for another {} s: {split_error}",
+            left.as_secs()
+        ),
         "nothing is lost but calls; if it happens again and again, set merge.enabled = false",
     ))
 }

@@ -10,14 +10,14 @@
 //!
 //! Invariant: what runs is always one configuration that was right as a whole, and each request is answered by one.
 
+mod config_source;
 mod metrics;
-mod place;
+mod reload_status;
 mod reloader;
-mod standing;
 mod watch;
 
+pub use config_source::Place;
 pub(super) use metrics::Metrics;
-pub use place::Place;
+pub(super) use reload_status::Configuration;
 pub(super) use reloader::Next;
 pub use reloader::{Applied, Refused, Reloader};
-pub(super) use standing::Configuration;

@@ -7,10 +7,10 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::{Configuration, Metrics, Place};
 use crate::app::Error;
-use crate::app::made::Made;
+use crate::app::components::Components;
 use crate::app::settings;
 use crate::app::status::Current;
-use crate::app::tended::Upkeep;
+use crate::app::supervised::BackgroundTasks;
 use crate::clock::Wall;
 use crate::config::{Document, Key, Mistakes, Resolved};
 use crate::stack;
@@ -20,7 +20,7 @@ use crate::telemetry::log;
 #[derive(Debug)]
 pub(in crate::app) struct Next {
     pub(in crate::app) parts: stack::Parts,
-    pub(in crate::app) upkeep: Upkeep,
+    pub(in crate::app) upkeep: BackgroundTasks,
     /// Told when requests meet it.
     pub(in crate::app) done: oneshot::Sender<()>,
 }
@@ -32,7 +32,7 @@ pub struct Reloader(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     /// Locked while a configuration is taken over: one at a time.
-    made: Mutex<Made>,
+    made: Mutex<Components>,
     path: mpsc::Sender<Next>,
     current: Arc<ArcSwap<Current>>,
     configuration: Configuration,
@@ -67,8 +67,8 @@ pub enum Refused {
 }
 
 impl Reloader {
-    /// A reloader of what runs as `made`, and where the request paths come out that it makes.
-    pub(in crate::app) fn new(made: Made, metrics: Metrics) -> (Self, mpsc::Receiver<Next>) {
+    /// A reloader of what runs as `components`, and where the request paths come out that it makes.
+    pub(in crate::app) fn new(made: Components, metrics: Metrics) -> (Self, mpsc::Receiver<Next>) {
         let (path, next) = mpsc::channel(1);
         let hash = made.config.settings.digest();
         let wall = Wall::system();
@@ -152,7 +152,7 @@ impl Reloader {
     }
 
     /// From here on nothing can fail but the end of the gateway.
-    async fn exchange(&self, next: &Made) -> Result<(), Refused> {
+    async fn exchange(&self, next: &Components) -> Result<(), Refused> {
         let (done, exchanged) = oneshot::channel();
         let path = Next {
             parts: next.parts(),
@@ -211,13 +211,13 @@ impl Reloader {
     }
 }
 
-fn shown(made: &Made) -> Current {
+fn shown(made: &Components) -> Current {
     Current {
         hosts: made.guard.hosts(),
         regions: made.regions.part.clone(),
         keeper: made.keeper.part.clone(),
         cache: Arc::clone(&made.cache),
-        fleet: made.fleet.as_ref().map(|tended| tended.part.clone()),
+        shared_cache: made.shared_cache.as_ref().map(|supervised| supervised.part.clone()),
         merging: made.merging(),
         calls: made.calls.clone(),
         identity: settings::shown_identity(&made.config),

@@ -14,7 +14,7 @@ use tower_test::mock::{self, SendResponse};
 use crate::BoxError;
 use crate::cache::{Cache, Config, Layer, Metrics};
 use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
-use crate::scan::{Answer, Call, Endpoint, Keep as _, Lore, Outcome, Request, Served, Status};
+use crate::scan::{Answer, Call, Endpoint, Keep as _, Outcome, Request, Served, Status, UpstreamProfile};
 use crate::task::Tasks;
 
 pub(super) type Below = mock::Handle<Call, Served>;
@@ -33,8 +33,12 @@ impl Bench {
         Self::with(config, None)
     }
 
-    pub(super) fn with(config: Config, lore: Option<Arc<Lore>>) -> Self {
-        let cache = Arc::new(Cache::new(config, lore, Metrics::register(&mut Registry::default())));
+    pub(super) fn with(config: Config, upstream_profile: Option<Arc<UpstreamProfile>>) -> Self {
+        let cache = Arc::new(Cache::new(
+            config,
+            upstream_profile,
+            Metrics::register(&mut Registry::default()),
+        ));
         let surplus = Arc::new(AtomicBool::new(true));
         let tasks = Tasks::new();
         let (mock, below) = mock::pair();

@@ -9,20 +9,20 @@ use super::bench::{Bench, answer, call, no_cache, only_if_cached, pass};
 use crate::BoxError;
 use crate::cache::{Config, NotCached};
 use crate::caller::Freshness;
-use crate::scan::{Answer, Call, Endpoint, Forward, Keep as _, Lore, Outcome, Request, Rows, Served};
+use crate::scan::{Answer, Call, Endpoint, Forward, Keep as _, Outcome, Request, Rows, Served, UpstreamProfile};
 
 /// A cache that keeps rows by id, over an upstream that lists rows newest first.
 struct ById {
     bench: Bench,
-    lore: Arc<Lore>,
+    upstream_profile: Arc<UpstreamProfile>,
 }
 
 impl ById {
     fn new() -> Self {
-        let lore = Arc::new(Lore::new(1000));
+        let upstream_profile = Arc::new(UpstreamProfile::new(1000));
         Self {
-            bench: Bench::with(Config::default(), Some(Arc::clone(&lore))),
-            lore,
+            bench: Bench::with(Config::default(), Some(Arc::clone(&upstream_profile))),
+            upstream_profile,
         }
     }
 
@@ -32,9 +32,9 @@ impl ById {
         let question = question(&["a", "b", "c", "d", "e", "f"]);
         for _ in 0..4 {
             let rows = Rows::split(&question, &upstream(&question).body).unwrap();
-            cache.lore.learn(Endpoint::HISTORY, &rows);
+            cache.upstream_profile.learn(Endpoint::HISTORY, &rows);
         }
-        cache.lore.ordering(Endpoint::HISTORY).unwrap();
+        cache.upstream_profile.ordering(Endpoint::HISTORY).unwrap();
         cache
     }
 
@@ -43,7 +43,7 @@ impl ById {
         let answer = upstream(&question);
         // As a flight does.
         let rows = Rows::split(&question, &answer.body).unwrap();
-        self.lore.learn(Endpoint::HISTORY, &rows);
+        self.upstream_profile.learn(Endpoint::HISTORY, &rows);
         self.bench.cache.keep(&question, &answer, Instant::now());
         assert!(self.bench.cache.find(question.key(), Instant::now()).is_some());
     }
@@ -225,9 +225,12 @@ async fn a_rest_that_does_not_fit_is_not_used() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_may_be_cut_off_is_not_cut_up() {
-    let lore = Arc::new(Lore::new(0));
-    let bench = Bench::with(Config::default(), Some(Arc::clone(&lore)));
-    let mut cache = ById { bench, lore };
+    let upstream_profile = Arc::new(UpstreamProfile::new(0));
+    let bench = Bench::with(Config::default(), Some(Arc::clone(&upstream_profile)));
+    let mut cache = ById {
+        bench,
+        upstream_profile,
+    };
     cache.keep(&["a", "b"]);
     assert!(cache.ask(&["a"], only_if_cached()).await.unwrap().is_err());
 }

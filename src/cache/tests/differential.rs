@@ -17,7 +17,9 @@ use super::bench::call;
 use crate::BoxError;
 use crate::cache::{Cache, Config, Layer, Metrics};
 use crate::caller::Freshness;
-use crate::scan::{Answer, Call, Endpoint, Fields, Forward, Keep as _, Lore, Outcome, Request, Rows, Served, Status};
+use crate::scan::{
+    Answer, Call, Endpoint, Fields, Forward, Keep as _, Outcome, Request, Rows, Served, Status, UpstreamProfile,
+};
 use crate::task::Tasks;
 
 /// How rows are listed.
@@ -173,10 +175,10 @@ struct Tally {
 async fn run(seed: u64, tally: &mut Tally) {
     let mut rng = StdRng::seed_from_u64(seed);
     let world = World::random(&mut rng);
-    let lore = Arc::new(Lore::new(0));
+    let upstream_profile = Arc::new(UpstreamProfile::new(0));
     let cache = Arc::new(Cache::new(
         Config::default(),
-        Some(Arc::clone(&lore)),
+        Some(Arc::clone(&upstream_profile)),
         Metrics::register(&mut Registry::default()),
     ));
     let keep = Arc::clone(&cache);
@@ -190,7 +192,7 @@ async fn run(seed: u64, tally: &mut Tally) {
         if answer.status == StatusCode::OK
             && let Ok(rows) = Rows::split(&call.request, &answer.body)
         {
-            lore.learn(call.request.endpoint(), &rows);
+            upstream_profile.learn(call.request.endpoint(), &rows);
         }
         let kept = keep.keep(&call.request, &answer, Instant::now());
         let served = Served {

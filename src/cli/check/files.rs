@@ -13,13 +13,13 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::clock::Wall;
-use crate::config::{self, Credential, Listen, Loaded, Mistake, Origin, Resolved};
+use crate::config::{self, ConfigError, Credential, Listen, Loaded, Origin, Resolved};
 use crate::telemetry::log::chain;
 use crate::token::CertificateFiles;
 use crate::{net, plain_text};
 
 /// Every file that cannot be used.
-pub(super) async fn mistakes(loaded: &Loaded) -> Vec<Mistake> {
+pub(super) async fn mistakes(loaded: &Loaded) -> Vec<ConfigError> {
     let resolved = &loaded.resolved;
     let mut found = Vec::new();
     found.extend(
@@ -57,9 +57,9 @@ pub(super) async fn mistakes(loaded: &Loaded) -> Vec<Mistake> {
         .collect()
 }
 
-fn mistake(loaded: &Loaded, path: &'static str, problem: String) -> Mistake {
+fn mistake(loaded: &Loaded, path: &'static str, problem: String) -> ConfigError {
     let key = config::keys().find(|key| key.path() == path);
-    Mistake {
+    ConfigError {
         origin: key.map_or(Origin::Default, |key| loaded.resolved.settings.get(key).origin),
         key: Some(path.into()),
         problem,

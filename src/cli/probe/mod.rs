@@ -3,8 +3,8 @@
 //! Every call is paid from the same ledger as the gateway's, state file included. It knows nothing of calls that a running gateway makes
 //! meanwhile: probe before the gateway starts, or leave it some quota.
 
+mod experiment;
 mod report;
-mod study;
 #[cfg(test)]
 mod tests;
 
@@ -22,14 +22,14 @@ pub fn probe(asked: &Probe) -> Result<(), Error> {
     // Best done, and nothing to stop for.
     let _ = process::seal();
     let loaded = config::load(asked.config.config.as_deref(), &Environment::real(), &Disk)?;
-    let ids = study::Ids::try_new(&asked.ids)?;
+    let ids = experiment::Ids::try_new(&asked.ids)?;
     block_on(None, async move {
         let stop = CancellationToken::new();
         let signals = Tasks::new();
         watch_signals(&signals, stop.clone(), CancellationToken::new())?;
         let mut report = report::Report::default();
         let studied = tokio::select! {
-            studied = study::run(&loaded.resolved, &ids, asked.calls, &mut report) => studied,
+            studied = experiment::run(&loaded.resolved, &ids, asked.calls, &mut report) => studied,
             () = stop.cancelled() => Err(Error::user("stopped")),
         };
         // What was found out before an error is worth reading.

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use self::show::show;
 use self::terminal::Terminal;
-use super::ask::{AdminAddress, ask};
+use super::admin_client::{AdminAddress, ask};
 use super::runtime::block_on;
 use super::{Error, Status, print};
 use crate::config::Environment;

@@ -1,6 +1,6 @@
 //! `[admin]`: health, metrics and status.
 
-use crate::config::key::{Fallback, Key, Kind};
+use crate::config::key::{DefaultValue, Key, Kind};
 use crate::config::reader::Reader;
 use crate::config::section::Server;
 use crate::config::value::Listen;
@@ -9,7 +9,7 @@ static LISTEN: Key = Key::new(
     "admin",
     "listen",
     Kind::Text("one of \"127.0.0.1:9901\", \"[::]:9901\", \"unix:/run/defender-gateway/admin.sock\""),
-    Fallback::Text("127.0.0.1:9901"),
+    DefaultValue::Text("127.0.0.1:9901"),
     "Where health, metrics and status are served. It reveals no secret and changes nothing, so other machines may reach it: in \
      Kubernetes use `[::]:9901`, because the kubelet and Prometheus connect to the pod's address.",
 );
@@ -17,7 +17,7 @@ static QUIT: Key = Key::new(
     "admin",
     "quit",
     Kind::Flag,
-    Fallback::Flag(false),
+    DefaultValue::Flag(false),
     "Whether `POST /quitquitquit` from loopback drains and ends the program; for Jobs on clusters without native sidecars.",
 );
 

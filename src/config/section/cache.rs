@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::key::{Fallback, Key, Kind};
+use crate::config::key::{DefaultValue, Key, Kind};
 use crate::config::reader::Reader;
 
 /// Scan history is a record of sessions: what is older than a week helps nobody.
@@ -12,7 +12,7 @@ static TTL: Key = Key::new(
     "cache",
     "ttl",
     Kind::Duration(Duration::ZERO, Duration::from_hours(24)),
-    Fallback::Text("30s"),
+    DefaultValue::Text("30s"),
     "How long an answer is fresh; `0s` turns the cache off. History changes when a scan session ends, every few hours, so minutes \
      lose little.",
 )
@@ -21,7 +21,7 @@ static FINISHED_TTL: Key = Key::new(
     "cache",
     "finished_ttl",
     Kind::Duration(Duration::ZERO, WEEK),
-    Fallback::Text("6h"),
+    DefaultValue::Text("6h"),
     "How long the history of a finished session is fresh, which does not change any more; never shorter than `ttl`. A session that \
      may still run is fresh for `ttl`.",
 )
@@ -30,7 +30,7 @@ static STALE_WHILE_REVALIDATE: Key = Key::new(
     "cache",
     "stale_while_revalidate",
     Kind::Duration(Duration::ZERO, WEEK),
-    Fallback::Text("60s"),
+    DefaultValue::Text("60s"),
     "How long past its freshness an answer is still given while a new one is fetched in the background.",
 )
 .live();
@@ -38,7 +38,7 @@ static STALE_IF_ERROR: Key = Key::new(
     "cache",
     "stale_if_error",
     Kind::Duration(Duration::ZERO, WEEK),
-    Fallback::Text("10m"),
+    DefaultValue::Text("10m"),
     "How long past its freshness an answer is given when no new one can be had: upstream down, quota spent.",
 )
 .live();
@@ -46,7 +46,7 @@ static MAX_SIZE: Key = Key::new(
     "cache",
     "max_size",
     Kind::Size(64 << 10, 1 << 40),
-    Fallback::Text("64MiB"),
+    DefaultValue::Text("64MiB"),
     "The memory that answers may take; the least used leave first. No more than the cache's share of the memory (`server.memory`): a \
      quarter of what is divided, or up to half where this is written.",
 )

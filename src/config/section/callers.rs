@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
-use crate::config::key::{Fallback, Key, Kind};
+use crate::config::key::{DefaultValue, Key, Kind};
 use crate::config::reader::Reader;
 use crate::config::value::Limit;
 
@@ -11,7 +11,7 @@ static LIMIT: Key = Key::new(
     "callers",
     "limit",
     Kind::Text("REQUESTS/WINDOW, such as \"600/1m\", or \"\" for none"),
-    Fallback::Text(""),
+    DefaultValue::Text(""),
     "How many requests one caller may make, cache hits included; more are answered 429. A bucket: up to twice as many can fall into \
      one window.",
 )
@@ -21,7 +21,7 @@ static WEIGHTS: Key = Key::new(
     "weights",
     // Shares finer than a thousandth would not be noticed.
     Kind::Shares(1, 1000),
-    Fallback::EmptyTable,
+    DefaultValue::EmptyTable,
     "How much of the quota a caller gets beside others who wait: twice the weight, twice the share. 1 for callers without an entry. \
      In the environment `NAME=WEIGHT,NAME=WEIGHT`.",
 )

@@ -1,13 +1,13 @@
 //! `[definitions]`: what passes of scan definitions.
 
-use crate::config::key::{Fallback, Key, Kind};
+use crate::config::key::{DefaultValue, Key, Kind};
 use crate::config::reader::Reader;
 
 static PASS_AUTHENTICATION_PARAMS: Key = Key::new(
     "definitions",
     "pass_authentication_params",
     Kind::Flag,
-    Fallback::Flag(false),
+    DefaultValue::Flag(false),
     "Whether callers get `scanAuthenticationParams` of definitions, which may hold the credentials of scanners, as the upstream gives it. \
      `false`: it is replaced by null. `true`: an answer in which it is not null is kept nowhere.",
 )

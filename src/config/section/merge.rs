@@ -3,14 +3,14 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use crate::config::key::{Fallback, Key, Kind};
+use crate::config::key::{DefaultValue, Key, Kind};
 use crate::config::reader::Reader;
 
 static ENABLED: Key = Key::new(
     "merge",
     "enabled",
     Kind::Flag,
-    Fallback::Flag(false),
+    DefaultValue::Flag(false),
     "Whether waiting requests for different ids share one upstream call. Off until `defender-gateway probe` has confirmed how your \
      tenant answers.",
 )
@@ -20,7 +20,7 @@ static MAX_IDS: Key = Key::new(
     "max_ids",
     // With one id there is nothing to merge; the most is the upstream's largest page.
     Kind::Count(2, 10_000),
-    Fallback::Count(100),
+    DefaultValue::Count(100),
     "The most ids in one shared call. The upstream's own limit is not documented.",
 )
 .live();
@@ -28,7 +28,7 @@ static GATHER: Key = Key::new(
     "merge",
     "gather",
     Kind::Duration(Duration::ZERO, Duration::from_secs(1)),
-    Fallback::Text("5ms"),
+    DefaultValue::Text("5ms"),
     "How long a call that could leave at once waits for company at least, while others ask and slots are scarce. The emptier the \
      bucket, the longer it waits, up to the distance of two slots; while it is full, and for a lone caller, not at all. In the queue it \
      always gathers.",
@@ -38,7 +38,7 @@ static KNOWN_ROWS: Key = Key::new(
     "merge",
     "known_rows",
     Kind::Count(0, 1_000_000),
-    Fallback::Count(0),
+    DefaultValue::Count(0),
     "How many rows one answer is known to hold, as `defender-gateway probe` reports it; 0: nothing is known. Until a longer answer has \
      been seen, a shared one may have been cut off, and its requests share another, smaller call.",
 )

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::HeaderName;
 use http::header;
 
-use crate::config::key::{Fallback, Key, Kind};
+use crate::config::key::{DefaultValue, Key, Kind};
 use crate::config::mistake::Origin;
 use crate::config::reader::Reader;
 use crate::config::value::duration;
@@ -15,7 +15,7 @@ static MAX_WAIT: Key = Key::new(
     "queue",
     "max_wait",
     Kind::Duration(Duration::ZERO, Duration::from_hours(24)),
-    Fallback::Text("20s"),
+    DefaultValue::Text("20s"),
     "The longest wait for a turn when the caller does not say. `Prefer: wait=N` shortens or lengthens it.",
 )
 .live();
@@ -23,7 +23,7 @@ static MAX_WAIT_LIMIT: Key = Key::new(
     "queue",
     "max_wait_limit",
     Kind::Duration(Duration::ZERO, Duration::from_hours(24)),
-    Fallback::Text("10m"),
+    DefaultValue::Text("10m"),
     "The longest wait that a caller can ask for. At least `max_wait`.",
 )
 .live();
@@ -32,7 +32,7 @@ static MAX_REQUESTS: Key = Key::new(
     "max_requests",
     // A waiting request takes 12 to 27 KiB; a million of them is more than a gateway should hold.
     Kind::Count(1, 1_000_000),
-    Fallback::Count(10_000),
+    DefaultValue::Count(10_000),
     "How many requests may wait at once; more are answered 429.",
 )
 .live();
@@ -40,7 +40,7 @@ static MAX_REQUESTS_PER_CALLER: Key = Key::new(
     "queue",
     "max_requests_per_caller",
     Kind::Count(1, 1_000_000),
-    Fallback::Count(1000),
+    DefaultValue::Count(1000),
     "How many of them one caller may have. More than `max_requests` has no effect.",
 )
 .live();
@@ -48,7 +48,7 @@ static CALLER_HEADER: Key = Key::new(
     "queue",
     "caller_header",
     Kind::Text("the name of a request header that carries no credential, or \"\" for none"),
-    Fallback::Text("x-caller"),
+    DefaultValue::Text("x-caller"),
     "The request header that says who is asking, for fairness only. Without it the peer address counts.",
 )
 .live();

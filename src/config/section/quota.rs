@@ -3,16 +3,16 @@
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
-use crate::config::key::{Fallback, Key, Kind};
+use crate::config::key::{DefaultValue, Key, Kind};
 use crate::config::mistake::Origin;
-use crate::config::reader::{Reader, Said};
+use crate::config::reader::{Reader, Sourced};
 use crate::config::value::Limit;
 
 static LIMITS: Key = Key::new(
     "quota",
     "limits",
     Kind::List("1 to 4 of CALLS/WINDOW, such as \"100/1m\", with 1 to 1000000 calls and windows of 1s to 24h"),
-    Fallback::List(&["100/1m", "1500/1h"]),
+    DefaultValue::List(&["100/1m", "1500/1h"]),
     "Calls per window, as the upstream counts them for one tenant and application. The defaults are what Microsoft documents.",
 )
 .live_alone();
@@ -20,7 +20,7 @@ static BURST: Key = Key::new(
     "quota",
     "burst",
     Kind::Count(1, Limit::MAX_CALLS as u64),
-    Fallback::Count(100),
+    DefaultValue::Count(100),
     "How many calls may leave back to back after a quiet time. More than the tightest limit has no effect.",
 )
 .live_alone();
@@ -28,7 +28,7 @@ static PACING: Key = Key::new(
     "quota",
     "pacing",
     Kind::Choice(&["spread", "none"]),
-    Fallback::Text("spread"),
+    DefaultValue::Text("spread"),
     "`spread`: under pressure the longest window is spread out evenly, so that an hour is not gone after 15 minutes. `none`: all \
      that the windows allow leaves at once, for a nightly export that owns the app registration; when others use it, what they are \
      estimated to use is left to them either way.",
@@ -38,7 +38,7 @@ static SCOPE: Key = Key::new(
     "quota",
     "scope",
     Kind::Choice(&["all", "operation"]),
-    Fallback::Text("all"),
+    DefaultValue::Text("all"),
     "Which calls the upstream counts together, which is not documented. `all`: those of all operations, the strictest reading. \
      `operation`: those of each by themselves; only where `defender-gateway probe` or Microsoft says so. A change begins with ledgers in \
      which nothing is remembered: see `on_unknown_past`.",
@@ -47,7 +47,7 @@ static STATE_FILE: Key = Key::new(
     "quota",
     "state_file",
     Kind::Text("a path in an existing directory, or \"\" for none"),
-    Fallback::Text(""),
+    DefaultValue::Text(""),
     "Where the calls made are remembered across a restart when no store is used. Without it a restart forgets up to an hour of \
      calls, and `on_unknown_past` says what to assume.",
 );
@@ -55,7 +55,7 @@ static ON_UNKNOWN_PAST: Key = Key::new(
     "quota",
     "on_unknown_past",
     Kind::Choice(&["empty", "paced", "full"]),
-    Fallback::Text("empty"),
+    DefaultValue::Text("empty"),
     "What to assume at a start with nothing remembered: `empty` an unused quota, `paced` start slowly until a long window has been \
      watched, `full` wait until calls are provably free.",
 );
@@ -169,7 +169,7 @@ impl Quota {
 }
 
 /// Sorted, and without two limits for one window.
-fn limits(reader: &mut Reader<'_>, mut said: Vec<Said<Limit>>) -> Option<Vec<Limit>> {
+fn limits(reader: &mut Reader<'_>, mut said: Vec<Sourced<Limit>>) -> Option<Vec<Limit>> {
     if said.is_empty() || said.len() > MAX_LIMITS {
         reader.wrong(
             &LIMITS,

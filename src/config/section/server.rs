@@ -4,23 +4,23 @@ use std::time::Duration;
 
 use url::Host;
 
-use crate::config::key::{Fallback, Key, Kind};
-use crate::config::reader::{Reader, Said};
+use crate::config::key::{DefaultValue, Key, Kind};
+use crate::config::reader::{Reader, Sourced};
 use crate::config::value::{Listen, size};
-use crate::respond::Network;
+use crate::response::Network;
 
 static LISTEN: Key = Key::new(
     "server",
     "listen",
     Kind::List("1 to 16 of \"127.0.0.1:8080\", \"[::1]:8080\", \"unix:/run/defender-gateway/gateway.sock\""),
-    Fallback::List(&["127.0.0.1:8080"]),
+    DefaultValue::List(&["127.0.0.1:8080"]),
     "Where callers connect: IP addresses with a port (port 0: any free one) and Unix sockets.",
 );
 static ALLOW_NON_LOOPBACK: Key = Key::new(
     "server",
     "allow_non_loopback",
     Kind::Flag,
-    Fallback::Flag(false),
+    DefaultValue::Flag(false),
     "Whether `listen` may hold addresses that other machines can reach. Callers are not authenticated: whoever connects uses the \
      gateway's Defender permission.",
 );
@@ -28,7 +28,7 @@ static HOSTS: Key = Key::new(
     "server",
     "hosts",
     Kind::List("up to 64 host names or IP addresses, without a port"),
-    Fallback::List(&[]),
+    DefaultValue::List(&[]),
     "Further names that callers may use in `Host`, besides loopback ones and the listen address. Others are answered 421, which \
      keeps web pages from reaching the gateway through DNS rebinding.",
 )
@@ -37,7 +37,7 @@ static TRUSTED_PROXIES: Key = Key::new(
     "server",
     "trusted_proxies",
     Kind::List("up to 64 IP addresses or networks, such as \"10.0.0.0/8\""),
-    Fallback::List(&[]),
+    DefaultValue::List(&[]),
     "Ingresses in front of the gateway. They are believed when they say in `Forwarded` or `X-Forwarded-Proto` whether the caller came \
      over `https`: links to further pages then begin so. From anybody else these fields mean nothing.",
 )
@@ -47,7 +47,7 @@ static MAX_BODY: Key = Key::new(
     "max_body",
     // The least holds any sensible list of ids; the most bounds what one caller can make the gateway keep in memory.
     Kind::Size(1 << 10, 64 << 20),
-    Fallback::Text("1MiB"),
+    DefaultValue::Text("1MiB"),
     "The largest request body; more is answered 413.",
 )
 .live();
@@ -55,7 +55,7 @@ static MEMORY: Key = Key::new(
     "server",
     "memory",
     Kind::Text("\"auto\", or a size of 48MiB to 1024GiB"),
-    Fallback::Text("auto"),
+    DefaultValue::Text("auto"),
     "The memory that the whole process may take. It is divided into shares for connections, requests, answers and the cache; when a \
      share is used up, callers wait or are answered 503. `auto`: the container's limit, which is the most in any case; without one \
      1GiB, or half of a smaller machine.",
@@ -64,7 +64,7 @@ static DRAIN: Key = Key::new(
     "server",
     "drain",
     Kind::Duration(Duration::ZERO, Duration::from_hours(1)),
-    Fallback::Text("25s"),
+    DefaultValue::Text("25s"),
     "The longest wait for work in flight after SIGTERM. The default leaves 5 s of Kubernetes' usual 30 s.",
 );
 
@@ -73,7 +73,7 @@ static LINGER: Key = Key::new(
     "linger",
     // More than five minutes would outlast any load balancer's memory.
     Kind::Duration(Duration::ZERO, Duration::from_mins(5)),
-    Fallback::Text("0s"),
+    DefaultValue::Text("0s"),
     "How long to go on accepting after SIGTERM, before `drain` begins: for a service behind a load balancer, which needs some \
      seconds to look elsewhere.",
 );
@@ -153,7 +153,7 @@ impl Server {
     }
 }
 
-fn check_count(reader: &mut Reader<'_>, listen: &[Said<Listen>]) {
+fn check_count(reader: &mut Reader<'_>, listen: &[Sourced<Listen>]) {
     if listen.is_empty() {
         reader.wrong(&LISTEN, "is empty; callers need at least one address");
     } else if listen.len() > MAX_LISTENERS {
@@ -161,7 +161,7 @@ fn check_count(reader: &mut Reader<'_>, listen: &[Said<Listen>]) {
     }
 }
 
-fn check_collisions(reader: &mut Reader<'_>, listen: &[Said<Listen>]) {
+fn check_collisions(reader: &mut Reader<'_>, listen: &[Sourced<Listen>]) {
     for (index, said) in listen.iter().enumerate() {
         if let Some(earlier) = listen
             .iter()
@@ -174,7 +174,7 @@ fn check_collisions(reader: &mut Reader<'_>, listen: &[Said<Listen>]) {
     }
 }
 
-fn check_loopback(reader: &mut Reader<'_>, listen: &[Said<Listen>]) {
+fn check_loopback(reader: &mut Reader<'_>, listen: &[Sourced<Listen>]) {
     for (index, said) in listen.iter().enumerate() {
         if !said.value.is_local() {
             let problem = format!(

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::key::{Fallback, Key, Kind};
+use crate::config::key::{DefaultValue, Key, Kind};
 use crate::config::reader::Reader;
 use crate::store::Address;
 
@@ -14,7 +14,7 @@ static URL: Key = Key::new(
         "\"\" for none, or redis://USER:PASSWORD@HOST:PORT/DATABASE, redis+sentinel://HOST,HOST,HOST/GROUP, \
          redis+cluster://HOST,HOST or redis+unix:///PATH; rediss for TLS",
     ),
-    Fallback::Text(""),
+    DefaultValue::Text(""),
     "The Redis or Valkey server through which replicas share one quota; empty: this process alone. May hold a user and password, \
      which are never shown. Sentinels that have a password of their own: `?sentinel_user=…&sentinel_password=…`.",
 )
@@ -23,14 +23,14 @@ static PREFIX: Key = Key::new(
     "store",
     "prefix",
     Kind::Text("1 to 64 letters, digits, \".\", \"_\", \"-\" and \":\""),
-    Fallback::Text("defender-gateway"),
+    DefaultValue::Text("defender-gateway"),
     "What the names of all keys in the store begin with. Tenant and application follow by themselves.",
 );
 static TIMEOUT: Key = Key::new(
     "store",
     "timeout",
     Kind::Duration(Duration::from_millis(1), Duration::from_secs(10)),
-    Fallback::Text("250ms"),
+    DefaultValue::Text("250ms"),
     "The longest wait for one answer of the store.",
 );
 
@@ -38,7 +38,7 @@ static ANSWERS: Key = Key::new(
     "store",
     "answers",
     Kind::Flag,
-    Fallback::Flag(true),
+    DefaultValue::Flag(true),
     "Whether replicas share answers through the store too: an answer that one of them has is not asked for again, and a question that \
      several have at once is asked once. Whoever may read the store can then read scan history.",
 );
@@ -46,7 +46,7 @@ static ANSWER_TIMEOUT: Key = Key::new(
     "store",
     "answer_timeout",
     Kind::Duration(Duration::from_millis(1), Duration::from_secs(10)),
-    Fallback::Text("100ms"),
+    DefaultValue::Text("100ms"),
     "The longest that a request which memory cannot answer waits for the store to say what it has; then it is asked upstream, and the \
      store is left alone for a while.",
 );
@@ -55,21 +55,21 @@ static PASSWORD_FILE: Key = Key::new(
     "store",
     "password_file",
     Kind::Text("the path of a readable file, or \"\" for none"),
-    Fallback::Text(""),
+    DefaultValue::Text(""),
     "A file that holds only the store's password, instead of one in `url`. Read at every connection, so it may change.",
 );
 static CA_FILE: Key = Key::new(
     "store",
     "ca_file",
     Kind::Text("the path of a PEM file, or \"\" for the built-in roots"),
-    Fallback::Text(""),
+    DefaultValue::Text(""),
     "The only certificate authorities to trust for the store, instead of the built-in ones. Read at every connection.",
 );
 static CERTIFICATE_FILE: Key = Key::new(
     "store",
     "certificate_file",
     Kind::Text("the path of a readable file, or \"\" for none"),
-    Fallback::Text(""),
+    DefaultValue::Text(""),
     "A PEM file with a certificate and its private key, for a store that lets in only who shows one. Read at every connection.",
 );
 

@@ -4,7 +4,7 @@ use tracing_subscriber::filter::Targets;
 use url::Url;
 
 use crate::config::env::variable;
-use crate::config::key::{Fallback, Key, Kind};
+use crate::config::key::{DefaultValue, Key, Kind};
 use crate::config::mistake::Origin;
 use crate::config::reader::Reader;
 use crate::config::section::traces::Traces;
@@ -17,7 +17,7 @@ static LOG: Key = Key::new(
     Kind::Text(
         "a level (off, error, warn, info, debug, trace) or directives such as \"info,defender_gateway::quota=debug\"",
     ),
-    Fallback::Text("info"),
+    DefaultValue::Text("info"),
     "What is logged, as tracing filter directives.",
 )
 .live();
@@ -25,7 +25,7 @@ static FORMAT: Key = Key::new(
     "telemetry",
     "format",
     Kind::Choice(&["auto", "json", "text"]),
-    Fallback::Text("auto"),
+    DefaultValue::Text("auto"),
     "How log lines look: `auto` is text on a terminal and JSON elsewhere. With `json`, everything that `run` says is JSON, what it says at the \
      start and why it did not start included.",
 );
@@ -33,7 +33,7 @@ static OTLP_ENDPOINT: Key = Key::new(
     "telemetry",
     "otlp_endpoint",
     Kind::Text("an http:// or https:// address without user and password, or \"\" for none"),
-    Fallback::Text(""),
+    DefaultValue::Text(""),
     "The collector that traces go to (OTLP over HTTP, protobuf), without `/v1/traces`; empty: nowhere.",
 )
 .borrows(&[variable::OTLP_TRACES_ENDPOINT, variable::OTLP_ENDPOINT])
@@ -43,7 +43,7 @@ static ACCESS_LOG: Key = Key::new(
     "telemetry",
     "access_log",
     Kind::Flag,
-    Fallback::Flag(false),
+    DefaultValue::Flag(false),
     "Whether every request gets a line of its own, besides those for refusals and failures: who asked what, and how it ended, with the \
      target `defender_gateway::access` at the level info.",
 )

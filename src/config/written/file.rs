@@ -3,16 +3,16 @@
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
-use super::Written;
+use super::RawConfig;
 use super::node::{Entry, Node, Raw};
 use crate::config::deprecated;
 use crate::config::key::{Key, keys};
-use crate::config::mistake::{Mistake, Origin};
+use crate::config::mistake::{ConfigError, Origin};
 use crate::config::section::SECTIONS;
 use crate::config::suggestion::nearest;
 
 /// Puts what `text` says into `written`.
-pub(super) fn read(text: &str, written: &mut Written, mistakes: &mut Vec<Mistake>, notes: &mut Vec<String>) {
+pub(super) fn read(text: &str, written: &mut RawConfig, mistakes: &mut Vec<ConfigError>, notes: &mut Vec<String>) {
     let (document, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         syntax(text, &errors, mistakes);
@@ -27,7 +27,7 @@ pub(super) fn read(text: &str, written: &mut Written, mistakes: &mut Vec<Mistake
             continue;
         };
         let DeValue::Table(table) = value.get_ref() else {
-            mistakes.push(Mistake {
+            mistakes.push(ConfigError {
                 origin,
                 key: Some(name.into()),
                 problem: format!("is a section, not a value; write [{name}] on a line of its own"),
@@ -42,7 +42,7 @@ pub(super) fn read(text: &str, written: &mut Written, mistakes: &mut Vec<Mistake
             let origin = position(text, name.span().start);
             match known(section.name, section.keys, name.get_ref()) {
                 Ok(key) => written.set(key, node(text, value)),
-                Err(problem) => mistakes.push(Mistake {
+                Err(problem) => mistakes.push(ConfigError {
                     origin,
                     key: Some(format!("{}.{}", section.name, name.get_ref())),
                     problem,
@@ -53,14 +53,14 @@ pub(super) fn read(text: &str, written: &mut Written, mistakes: &mut Vec<Mistake
 }
 
 /// One mistake per line: what follows on a broken line is mostly an echo.
-fn syntax(text: &str, errors: &[toml::de::Error], mistakes: &mut Vec<Mistake>) {
+fn syntax(text: &str, errors: &[toml::de::Error], mistakes: &mut Vec<ConfigError>) {
     let mut broken = None;
     for error in errors {
         let origin = position(text, error.span().map_or(text.len(), |span| span.start));
         let Origin::File { line, .. } = origin else { continue };
         if broken.replace(line) != Some(line) {
             // Only the parser's own words: the line itself may hold a secret.
-            mistakes.push(Mistake {
+            mistakes.push(ConfigError {
                 origin,
                 key: None,
                 problem: format!("is not TOML: {}", error.message()),
@@ -101,7 +101,7 @@ fn secret_in_file(key: &Key) -> String {
     )
 }
 
-fn unknown_section(origin: Origin, name: &str) -> Mistake {
+fn unknown_section(origin: Origin, name: &str) -> ConfigError {
     let homes: Vec<_> = keys()
         .filter(|key| key.name == name)
         .map(|key| format!("[{}]", key.section))
@@ -114,7 +114,7 @@ fn unknown_section(origin: Origin, name: &str) -> Mistake {
         let names: Vec<_> = SECTIONS.iter().map(|section| section.name).collect();
         format!("is unknown; the sections are {}", names.join(", "))
     };
-    Mistake {
+    ConfigError {
         origin,
         key: Some(name.into()),
         problem,

@@ -6,21 +6,21 @@ use super::node::Node;
 use super::{file, variables};
 use crate::config::env::Environment;
 use crate::config::key::{Key, keys};
-use crate::config::mistake::Mistake;
+use crate::config::mistake::ConfigError;
 
 /// The winning value of every key. No `Debug`: it may hold a password.
 #[derive(Clone)]
-pub(in crate::config) struct Written {
+pub(in crate::config) struct RawConfig {
     nodes: BTreeMap<(&'static str, &'static str), Node>,
 }
 
-impl Written {
+impl RawConfig {
     /// Reads the file's text, if there is a file, and the environment. Unknown keys and syntax errors go to `mistakes`, deprecated keys to
     /// `notes`.
     pub(in crate::config) fn read(
         text: Option<&str>,
         env: &Environment,
-        mistakes: &mut Vec<Mistake>,
+        mistakes: &mut Vec<ConfigError>,
         notes: &mut Vec<String>,
     ) -> Self {
         let mut written = Self {

@@ -8,5 +8,5 @@ mod layers;
 mod node;
 mod variables;
 
-pub(super) use layers::Written;
+pub(super) use layers::RawConfig;
 pub(super) use node::{Entry, Node, Raw};

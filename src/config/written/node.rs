@@ -1,6 +1,6 @@
 //! A value of any shape, and where it stands.
 
-use crate::config::key::Fallback;
+use crate::config::key::DefaultValue;
 use crate::config::mistake::Origin;
 
 /// A value with its place. No `Debug`: it may hold a password.
@@ -83,19 +83,19 @@ impl Node {
     }
 }
 
-impl From<Fallback> for Node {
-    fn from(fallback: Fallback) -> Self {
+impl From<DefaultValue> for Node {
+    fn from(fallback: DefaultValue) -> Self {
         let raw = match fallback {
-            Fallback::Flag(value) => Raw::Flag(value),
-            Fallback::Count(value) => Raw::Number(value.to_string()),
-            Fallback::Text(value) => Raw::Text(value.into()),
-            Fallback::List(values) => Raw::List(
+            DefaultValue::Flag(value) => Raw::Flag(value),
+            DefaultValue::Count(value) => Raw::Number(value.to_string()),
+            DefaultValue::Text(value) => Raw::Text(value.into()),
+            DefaultValue::List(values) => Raw::List(
                 values
                     .iter()
                     .map(|value| Self::new(Raw::Text((*value).into()), Origin::Default))
                     .collect(),
             ),
-            Fallback::EmptyTable => Raw::Table(Vec::new()),
+            DefaultValue::EmptyTable => Raw::Table(Vec::new()),
         };
         Self::new(raw, Origin::Default)
     }

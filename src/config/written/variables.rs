@@ -1,16 +1,21 @@
 //! The environment: the twins of the keys, and other people's variables where ours say nothing.
 
-use super::Written;
+use super::RawConfig;
 use super::node::{Entry, Node, Raw};
 use crate::config::deprecated;
 use crate::config::env::{Environment, variable};
 use crate::config::key::{Key, Kind, keys};
-use crate::config::mistake::{Mistake, Origin};
+use crate::config::mistake::{ConfigError, Origin};
 use crate::config::section::SECTIONS;
 use crate::config::suggestion::nearest;
 
 /// Puts every `DEFENDER_GATEWAY_<SECTION>_<KEY>` into `written`.
-pub(super) fn read(env: &Environment, written: &mut Written, mistakes: &mut Vec<Mistake>, notes: &mut Vec<String>) {
+pub(super) fn read(
+    env: &Environment,
+    written: &mut RawConfig,
+    mistakes: &mut Vec<ConfigError>,
+    notes: &mut Vec<String>,
+) {
     for (name, value) in env.iter() {
         let Some(rest) = name.strip_prefix(Key::PREFIX) else {
             continue;
@@ -24,7 +29,7 @@ pub(super) fn read(env: &Environment, written: &mut Written, mistakes: &mut Vec<
         }
         let key = keys().find(|key| key.variable() == name);
         let mut wrong = |key: Option<&Key>, problem: String| {
-            mistakes.push(Mistake {
+            mistakes.push(ConfigError {
                 origin: Origin::Variable(name.into()),
                 key: key.map(Key::path),
                 problem,
@@ -45,7 +50,7 @@ pub(super) fn read(env: &Environment, written: &mut Written, mistakes: &mut Vec<
 }
 
 /// Fills keys that are absent or empty, in the file and in the environment, from other people's variables.
-pub(super) fn borrow(env: &Environment, written: &mut Written) {
+pub(super) fn borrow(env: &Environment, written: &mut RawConfig) {
     for key in keys().filter(|key| key.in_file()) {
         let current = written.node(key);
         // A default that is not empty still gives way: nobody wrote it.

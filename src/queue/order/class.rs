@@ -110,7 +110,7 @@ pub(super) struct Class {
     /// Flows by who is next: tag, then turn.
     pub(super) next: BTreeSet<(u64, u64, Name)>,
     /// Callers who do not wait, and where their last service ended, if that is past the clock.
-    debtors: HashMap<Name, u64, RandomState>,
+    idle_flows: HashMap<Name, u64, RandomState>,
     pub(super) waiting: usize,
     /// What is expected of all its callers.
     pub(super) expected: Expected,
@@ -132,7 +132,7 @@ impl Class {
         let standing = self.standing(&ticket.caller, stride);
         self.turns = self.turns.max(standing.turn);
         let idle = self.idle.remove(&ticket.caller);
-        self.debtors.remove(&ticket.caller);
+        self.idle_flows.remove(&ticket.caller);
         let flow = Flow {
             tag: standing.tag,
             turn: standing.turn,
@@ -162,7 +162,7 @@ impl Class {
                 };
             }
             Some(idle) => idle.last,
-            None => self.debtors.get(caller).copied().unwrap_or(0),
+            None => self.idle_flows.get(caller).copied().unwrap_or(0),
         };
         Standing {
             tag: last.max(self.now) + stride,
@@ -224,7 +224,7 @@ impl Class {
     /// A caller comes and is served while nobody waits: what it had on its tag is behind the clock at once.
     pub(super) fn pass(&mut self, caller: &Name, stride: u64) {
         let tag = self.standing(caller, stride).tag;
-        self.debtors.remove(caller);
+        self.idle_flows.remove(caller);
         // One turn to come, one to be served.
         self.turns += 2;
         self.now = self.now.max(tag);
@@ -289,7 +289,7 @@ impl Class {
             Some(_) => self.turns = self.turns.max(standing.turn.min(self.turns + 1)),
             None if expected.is_none() => {}
             None => {
-                let last = self.debtors.remove(caller).unwrap_or(0);
+                let last = self.idle_flows.remove(caller).unwrap_or(0);
                 self.turns = self.turns.max(standing.turn);
                 let idle = Idle {
                     last,
@@ -341,7 +341,7 @@ impl Class {
             idle.last = adjusted(idle.last.max(self.now));
             idle.kept = idle.kept.map(|(tag, turn)| (adjusted(tag), turn));
         } else {
-            let last = self.debtors.remove(caller).unwrap_or(0).max(self.now);
+            let last = self.idle_flows.remove(caller).unwrap_or(0).max(self.now);
             self.owe(caller, adjusted(last));
         }
     }
@@ -360,13 +360,13 @@ impl Class {
         if last <= self.now {
             return;
         }
-        if self.debtors.len() >= DEBTORS {
+        if self.idle_flows.len() >= DEBTORS {
             let now = self.now;
-            self.debtors.retain(|_, last| *last > now);
-            if self.debtors.len() >= DEBTORS {
-                self.debtors.clear();
+            self.idle_flows.retain(|_, last| *last > now);
+            if self.idle_flows.len() >= DEBTORS {
+                self.idle_flows.clear();
             }
         }
-        self.debtors.insert(caller.clone(), last);
+        self.idle_flows.insert(caller.clone(), last);
     }
 }

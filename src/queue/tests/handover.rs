@@ -110,7 +110,7 @@ async fn no_wake_up_is_lost_in_any_interleaving() {
             tokio::task::yield_now().await;
             world.look_from(0).await;
         }
-        let free = Slots::take(&world.clockwork, Instant::now()).is_ok();
+        let free = PermitSource::take(&world.clockwork, Instant::now()).is_ok();
         assert!(
             !free || world.line.is_empty(),
             "a slot is free and somebody waits: {steps:?}"

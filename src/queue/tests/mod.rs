@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{Config, Metrics, Queue, Slots, Weights};
+use super::{Config, Metrics, PermitSource, Queue, Weights};
 use crate::attempt::{Load, Place, Retries, Try};
 use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use crate::scan::{Payer, Request};
@@ -76,7 +76,7 @@ impl Clockwork {
     }
 }
 
-impl Slots for Clockwork {
+impl PermitSource for Clockwork {
     type Permit = Slot;
 
     fn take(&self, now: Instant) -> Result<Slot, Option<Instant>> {

@@ -38,11 +38,11 @@ struct Reference {
 struct Class {
     tag: u64,
     clock: u64,
-    callers: [Lane; 6],
+    callers: [ReferenceFlow; 6],
 }
 
 #[derive(Default)]
-struct Lane {
+struct ReferenceFlow {
     tag: u64,
     /// Where the last service ended.
     last: u64,
@@ -65,7 +65,7 @@ impl Class {
         self.callers.iter().any(|lane| !lane.tickets.is_empty())
     }
 
-    fn waiting(&self) -> impl Iterator<Item = &Lane> {
+    fn waiting(&self) -> impl Iterator<Item = &ReferenceFlow> {
         self.callers.iter().filter(|lane| !lane.tickets.is_empty())
     }
 }

@@ -52,11 +52,11 @@
 
 mod client;
 mod clock;
-mod coming;
 mod config;
-mod copy;
+mod ledger_replica;
 mod metrics;
 mod permit;
+mod slot_forecast;
 mod state;
 mod step;
 #[cfg(test)]

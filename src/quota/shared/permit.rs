@@ -14,7 +14,7 @@ use super::{Config, Metrics, client};
 use crate::BoxError;
 use crate::attempt::{Demand, Scarcity, SharedOrder};
 use crate::caller::{Name, Urgency};
-use crate::quota::{self, Snapshot, Throttled};
+use crate::quota::{self, Snapshot, ThrottleHint};
 use crate::store::Eviction;
 use crate::task::Tasks;
 
@@ -323,14 +323,14 @@ impl Permit {
     }
 
     /// The call was answered with a 429: everybody pauses, as soon as the store knows. Returns for how long at least.
-    pub fn throttled(mut self, answer: Throttled) -> Duration {
+    pub fn throttled(mut self, answer: ThrottleHint) -> Duration {
         self.shared.metrics.quota.throttled();
         self.end(|state, id, now| state.throttle(id, answer, now));
         tracing::warn!("the upstream answered 429: all calls pause");
         answer
             .wait
             .unwrap_or(quota::foreign::FIRST_PROBE)
-            .min(Throttled::LONGEST_WAIT)
+            .min(ThrottleHint::LONGEST_WAIT)
     }
 
     fn end(&mut self, say: impl FnOnce(&mut State, String, Instant)) {

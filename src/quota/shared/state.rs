@@ -7,15 +7,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::clock::Clock;
-use super::coming::Coming;
-use super::copy::Copy;
-use super::step::{self, Reply, Step, Terms};
-use super::unsaid::Unsaid;
+use super::ledger_replica::Copy;
+use super::slot_forecast::SlotForecast;
+use super::step::{self, Reply, Step, SyncParams};
+use super::unsaid::PendingReports;
 use super::wants::{self, Flow, Wants};
 use super::{Config, Timing};
 use crate::attempt::{Demand, SharedOrder};
 use crate::caller::{Name, Urgency};
-use crate::quota::{self, Account};
+use crate::quota::{self, QuotaState};
 use crate::store::{Eviction, Outage};
 
 /// Most slots that one step may ask for.
@@ -48,7 +48,7 @@ const SHORTEST: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub struct State {
-    terms: Arc<Terms>,
+    terms: Arc<SyncParams>,
     timing: Timing,
     pub(super) copy: Copy,
     epoch: String,
@@ -59,7 +59,7 @@ pub struct State {
     owes: Owes,
     /// Granted, and not yet given to anybody, and when each must be given back.
     hand: VecDeque<(Slot, Instant)>,
-    unsaid: Unsaid,
+    unsaid: PendingReports,
     /// How many slots the step under way asks for.
     asked: usize,
     want: usize,
@@ -89,7 +89,7 @@ pub struct State {
     /// How long the store takes to answer, smoothed.
     took: Duration,
     clock: Clock,
-    doubt: Option<String>,
+    split_error: Option<String>,
 }
 
 /// What of our copy has yet to be brought into this epoch.
@@ -129,9 +129,9 @@ impl State {
     /// A replica that has not heard from the store yet. `me` tells it from the others.
     #[must_use]
     pub fn new(me: String, config: &quota::Config, sharing: &Config, now: Instant) -> Self {
-        let kept = config.attempt + Account::LANDING + IN_HAND;
+        let kept = config.attempt + QuotaState::LANDING + IN_HAND;
         Self {
-            terms: Arc::new(Terms::new(me, config, sharing.timing, kept)),
+            terms: Arc::new(SyncParams::new(me, config, sharing.timing, kept)),
             timing: sharing.timing,
             copy: Copy::new(config.clone(), kept, now),
             epoch: String::new(),
@@ -141,7 +141,7 @@ impl State {
             r#gen: 0,
             owes: Owes::Nothing,
             hand: VecDeque::new(),
-            unsaid: Unsaid::default(),
+            unsaid: PendingReports::default(),
             asked: 0,
             want: 0,
             wants: Wants::default(),
@@ -161,7 +161,7 @@ impl State {
             eviction: None,
             took: Duration::ZERO,
             clock: Clock::default(),
-            doubt: None,
+            split_error: None,
         }
     }
 
@@ -201,7 +201,7 @@ impl State {
     }
 
     /// The call of this charge was refused with 429.
-    pub fn throttle(&mut self, id: String, answer: quota::Throttled, now: Instant) {
+    pub fn throttle(&mut self, id: String, answer: quota::ThrottleHint, now: Instant) {
         self.copy.settle(&id, now);
         self.unsaid.throttle(id, answer, now);
         self.woken = true;
@@ -209,7 +209,7 @@ impl State {
 
     /// Appends when the next `count` slots of all replicas come, those in hand first.
     pub fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>) {
-        let mut coming = Coming::of(&self.copy.account(now), now);
+        let mut coming = SlotForecast::of(&self.copy.account(now), now);
         let in_hand = self.hand.len().min(count);
         slots.extend(std::iter::repeat_n(now, in_hand));
         slots.extend(std::iter::repeat_with(|| coming.next_slot()).take(count - in_hand));
@@ -226,7 +226,7 @@ impl State {
 
     /// The quota as this replica knows it.
     #[must_use]
-    pub fn account(&self, now: Instant) -> Account {
+    pub fn account(&self, now: Instant) -> QuotaState {
         self.copy.account(now)
     }
 
@@ -340,7 +340,7 @@ impl State {
             throttled: &said.throttled,
             copy,
             leave,
-            doubt: self.doubt.as_deref(),
+            split_error: self.split_error.as_deref(),
         })
     }
 
@@ -367,7 +367,7 @@ impl State {
         let theirs = reply.now.parse().ok();
         if !theirs.is_none_or(|theirs| self.clock.is_right(theirs, asked, now)) {
             // Whatever it says of times and members is wrong, and must not get into our copy.
-            self.doubt = Some(self.epoch.clone());
+            self.split_error = Some(self.epoch.clone());
             self.woken = true;
             self.give_back(first);
             return Change::default();
@@ -465,7 +465,7 @@ impl State {
             Some(_) => Owes::Own,
         };
         self.wants.forget_told();
-        (self.due, self.clock, self.doubt) = (None, Clock::default(), None);
+        (self.due, self.clock, self.split_error) = (None, Clock::default(), None);
         self.merging = true;
         self.woken = true;
         Change {

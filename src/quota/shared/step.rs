@@ -34,7 +34,7 @@ pub(super) const PAST: u8 = 2;
 #[derive(Debug, Serialize)]
 pub(super) struct Step<'a> {
     #[serde(flatten)]
-    pub(super) terms: &'a Terms,
+    pub(super) terms: &'a SyncParams,
     pub(super) epoch: &'a str,
     pub(super) nonce: String,
     pub(super) call: u64,
@@ -58,19 +58,19 @@ pub(super) struct Step<'a> {
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub(super) refunded: &'a [String],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    pub(super) throttled: &'a [Throttled],
+    pub(super) throttled: &'a [ThrottleHint],
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) copy: Option<CopyOut>,
+    pub(super) copy: Option<LedgerSnapshot>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) leave: bool,
     /// The epoch whose times cannot be right.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) doubt: Option<&'a str>,
+    pub(super) split_error: Option<&'a str>,
 }
 
 /// What stays the same from step to step.
 #[derive(Debug, Serialize)]
-pub(super) struct Terms {
+pub(super) struct SyncParams {
     format: &'static str,
     /// The format whose ledger is taken over.
     before: &'static str,
@@ -100,7 +100,7 @@ struct Limit {
     hold: i64,
 }
 
-impl Terms {
+impl SyncParams {
     pub(super) fn new(me: String, config: &quota::Config, timing: super::Timing, kept: Duration) -> Self {
         let limit = |limit: &quota::Limit| Limit {
             calls: limit.calls(),
@@ -127,14 +127,14 @@ impl Terms {
                 UnknownPast::Paced => "paced",
                 UnknownPast::Full => "full",
             },
-            longest_pause: micros(quota::Throttled::LONGEST_WAIT),
+            longest_pause: micros(quota::ThrottleHint::LONGEST_WAIT),
         }
     }
 }
 
 /// A 429, as the script needs to know it.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Throttled {
+pub(super) struct ThrottleHint {
     pub(super) id: String,
     pub(super) age: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -145,7 +145,7 @@ pub(super) struct Throttled {
 
 /// A replica's copy of the ledger.
 #[derive(Debug, Serialize)]
-pub(super) struct CopyOut {
+pub(super) struct LedgerSnapshot {
     /// How old it is.
     pub(super) age: i64,
     /// Who the members were; `None`: this is not the whole copy, but the charges of this replica only.

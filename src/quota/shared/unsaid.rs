@@ -2,32 +2,32 @@
 
 use tokio::time::Instant;
 
-use super::step::{self, Throttled};
+use super::step::{self, ThrottleHint};
 use crate::quota;
 
 /// Calls whose end the store does not know of yet. They are kept until a step that names them was taken.
 #[derive(Debug, Default)]
 #[cfg_attr(test, derive(Clone))]
-pub(super) struct Unsaid {
+pub(super) struct PendingReports {
     settled: Vec<(String, Instant)>,
     refunded: Vec<String>,
-    throttled: Vec<(Throttled, Instant)>,
+    throttled: Vec<(ThrottleHint, Instant)>,
     /// How many of each the step under way names.
     saying: [usize; 3],
 }
 
 /// The same as a step says it.
 #[derive(Debug)]
-pub(super) struct Said<'a> {
+pub(super) struct Reports<'a> {
     /// Charges that count as made, and for how long in microseconds.
     pub settled: Vec<(String, i64)>,
     /// Charges of calls that were not made.
     pub refunded: &'a [String],
     /// What 429s said.
-    pub throttled: Vec<Throttled>,
+    pub throttled: Vec<ThrottleHint>,
 }
 
-impl Unsaid {
+impl PendingReports {
     pub(super) fn settle(&mut self, id: String, now: Instant) {
         self.settled.push((id, now));
     }
@@ -36,8 +36,8 @@ impl Unsaid {
         self.refunded.extend(ids);
     }
 
-    pub(super) fn throttle(&mut self, id: String, answer: quota::Throttled, now: Instant) {
-        let said = Throttled {
+    pub(super) fn throttle(&mut self, id: String, answer: quota::ThrottleHint, now: Instant) {
+        let said = ThrottleHint {
             id,
             age: 0,
             wait: answer.wait.map(step::micros),
@@ -47,13 +47,13 @@ impl Unsaid {
     }
 
     /// All of it, for the next step.
-    pub(super) fn say(&mut self, now: Instant) -> Said<'_> {
+    pub(super) fn say(&mut self, now: Instant) -> Reports<'_> {
         self.saying = [self.settled.len(), self.refunded.len(), self.throttled.len()];
-        let throttled = |(said, at): &(Throttled, Instant)| Throttled {
+        let throttled = |(said, at): &(ThrottleHint, Instant)| ThrottleHint {
             age: step::age(*at, now),
             ..said.clone()
         };
-        Said {
+        Reports {
             settled: self
                 .settled
                 .iter()

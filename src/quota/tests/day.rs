@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BinaryHeap};
 use tokio::time::Instant;
 
 use super::*;
-use crate::quota::account::Account;
-use crate::quota::feedback::Throttled;
 use crate::quota::ledger::Charge;
+use crate::quota::state::QuotaState;
+use crate::quota::throttle_hint::ThrottleHint;
 
 /// How a day goes.
 struct Scenario {
@@ -49,8 +49,8 @@ const DAY: Duration = Duration::from_hours(24);
 /// A day under way.
 struct Day<'a> {
     scenario: &'a Scenario,
-    dice: Dice,
-    account: Account,
+    rng: Rng,
+    account: QuotaState,
     events: BinaryHeap<Reverse<(Instant, Event)>>,
     /// What a state file would hold: when each charge of each process counts as made, as far as known.
     remembered: BTreeMap<(u32, Charge), Instant>,
@@ -64,8 +64,8 @@ fn run(scenario: &Scenario, seed: u64) -> Day<'_> {
     let start = Instant::now();
     let mut day = Day {
         scenario,
-        dice: Dice::new(seed),
-        account: Account::new(&documented(), start),
+        rng: Rng::new(seed),
+        account: QuotaState::new(&documented(), start),
         events: BinaryHeap::new(),
         remembered: BTreeMap::new(),
         process: 0,
@@ -97,10 +97,10 @@ impl Day<'_> {
                 self.remembered.insert((self.process, charge), at);
             }
             Event::Refusal(charge) => {
-                let wait = self.dice.up_to(MINUTE);
+                let wait = self.rng.up_to(MINUTE);
                 self.account.throttled(
                     charge,
-                    Throttled {
+                    ThrottleHint {
                         window: Some(MINUTE),
                         wait: Some(wait),
                     },
@@ -114,7 +114,7 @@ impl Day<'_> {
                 let mut past: Vec<Instant> = self.remembered.values().map(|made| (*made).min(at + TIMEOUT)).collect();
                 past.sort();
                 let bucket = (at, self.account.pace.filling(at));
-                self.account = Account::resume(&documented(), &past, Some(bucket), at);
+                self.account = QuotaState::resume(&documented(), &past, Some(bucket), at);
                 // Answers to the old process reach nobody.
                 self.events.clear();
                 self.events.push(Reverse((
@@ -155,17 +155,17 @@ impl Day<'_> {
     }
 
     fn send(&mut self, charge: Charge, now: Instant) {
-        if self.dice.chance(self.scenario.unsent) {
+        if self.rng.chance(self.scenario.unsent) {
             self.account.refund(charge, now);
             return;
         }
         self.remembered.insert((self.process, charge), now + TIMEOUT);
-        let took = self.dice.up_to(self.scenario.latency);
-        self.arrivals.push(now + self.dice.up_to(took));
-        if self.dice.chance(self.scenario.lost) {
+        let took = self.rng.up_to(self.scenario.latency);
+        self.arrivals.push(now + self.rng.up_to(took));
+        if self.rng.chance(self.scenario.lost) {
             return;
         }
-        let refused = self.dice.chance(self.scenario.refused);
+        let refused = self.rng.chance(self.scenario.refused);
         let event = if refused {
             Event::Refusal(charge)
         } else {
@@ -281,7 +281,7 @@ fn a_saturated_day_uses_the_quota_and_never_pauses_for_longer_than_a_minute() {
 #[test]
 fn a_quiet_gateway_lets_a_burst_go_at_once() {
     let start = Instant::now();
-    let mut account = Account::new(&documented(), start);
+    let mut account = QuotaState::new(&documented(), start);
     for round in 0..5_u32 {
         let now = start + 2 * HOUR * round;
         let burst = std::iter::from_fn(|| account.take(now).ok()).count();

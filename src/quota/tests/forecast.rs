@@ -7,14 +7,14 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::quota::Forecast;
-use crate::quota::account::Account;
 use crate::quota::ledger::Charge;
+use crate::quota::state::QuotaState;
 
 /// An account in use: calls are answered within a second.
 struct World {
-    account: Account,
+    account: QuotaState,
     answers: BinaryHeap<Reverse<(Instant, Charge)>>,
-    dice: Dice,
+    rng: Rng,
 }
 
 impl World {
@@ -30,7 +30,7 @@ impl World {
         }
         match self.account.take(now) {
             Ok(charge) => {
-                let took = self.dice.up_to(Duration::from_secs(1));
+                let took = self.rng.up_to(Duration::from_secs(1));
                 self.answers.push(Reverse((now + took, charge)));
                 (true, None)
             }
@@ -44,7 +44,7 @@ fn use_for(world: &mut World, start: Instant, hours: f64, load: f64) -> Instant 
     let end = start + HOUR.mul_f64(hours);
     let mut now = start;
     while now < end {
-        let gap = -world.dice.roll().max(1e-9).ln() * 2.4 / load;
+        let gap = -world.rng.roll().max(1e-9).ln() * 2.4 / load;
         now += Duration::from_secs_f64(gap);
         let mut at = now;
         loop {
@@ -63,11 +63,11 @@ fn slots_come_no_later_than_forecast() {
     let mut latest = Duration::ZERO;
     for seed in 0..40 {
         let start = Instant::now();
-        let account = Account::new(&documented(), start);
+        let account = QuotaState::new(&documented(), start);
         let mut world = World {
             account,
             answers: BinaryHeap::new(),
-            dice: Dice::new(seed + 1),
+            rng: Rng::new(seed + 1),
         };
         let load = [0.5, 0.9, 0.97, 1.0, 1.2][usize::try_from(seed % 5).unwrap()];
         let mut now = use_for(&mut world, start, 1.0 + 2.0 * world_roll(seed), load);
@@ -92,5 +92,5 @@ fn slots_come_no_later_than_forecast() {
 }
 
 fn world_roll(seed: u64) -> f64 {
-    Dice::new(seed + 1000).roll()
+    Rng::new(seed + 1000).roll()
 }

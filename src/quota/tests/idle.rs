@@ -3,17 +3,17 @@
 use tokio::time::Instant;
 
 use super::*;
-use crate::quota::account::Account;
 use crate::quota::forecast::Forecast;
+use crate::quota::state::QuotaState;
 
 #[test]
 fn who_comes_back_when_told_finds_the_slot_after_any_history() {
     for seed in 1..200 {
-        let mut dice = Dice::new(seed);
+        let mut rng = Rng::new(seed);
         let limits = vec![limit(5, Duration::from_secs(2)), limit(20, Duration::from_secs(20))];
         let config = Config::try_new(limits, NonZeroU32::new(5).unwrap(), TIMEOUT).unwrap();
         let mut now = Instant::now();
-        let mut account = Account::new(&config, now);
+        let mut account = QuotaState::new(&config, now);
         for _ in 0..60 {
             let charge = account.take(now).unwrap_or_else(|_| {
                 now = Forecast::new(&account, now).next_slot();
@@ -22,8 +22,8 @@ fn who_comes_back_when_told_finds_the_slot_after_any_history() {
                     .unwrap_or_else(|at| panic!("seed {seed}: not at {now:?}, but {at:?}"))
             });
             account.settle(charge, now);
-            if dice.chance(0.2) {
-                now += dice.up_to(Duration::from_secs(8));
+            if rng.chance(0.2) {
+                now += rng.up_to(Duration::from_secs(8));
             }
         }
     }
@@ -34,7 +34,7 @@ fn a_window_that_was_used_up_in_a_burst_is_shared_out_from_its_return_on() {
     let limits = vec![limit(5, Duration::from_secs(5))];
     let config = Config::try_new(limits, NonZeroU32::new(5).unwrap(), TIMEOUT).unwrap();
     let start = Instant::now();
-    let mut account = Account::new(&config, start);
+    let mut account = QuotaState::new(&config, start);
     for _ in 0..5 {
         let charge = account.take(start).unwrap();
         account.settle(charge, start);

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::*;
-use crate::quota::ledger::{Charge, Ledger, Opening};
+use crate::quota::ledger::{Availability, Charge, Ledger};
 
 /// What the model knows of a call: the span in which it may have reached the upstream.
 #[derive(Clone, Copy, Debug)]
@@ -56,31 +56,31 @@ proptest! {
         let mut calls: Vec<Call> = Vec::new();
         for step in steps {
             ledger.sweep(now);
-            let flying: Vec<usize> = (0..calls.len())
+            let pending_calls: Vec<usize> = (0..calls.len())
                 .filter(|index| calls[*index].ended.is_none() && now < calls[*index].issued + attempt)
                 .collect();
-            prop_assert_eq!(ledger.in_flight(), flying.len());
+            prop_assert_eq!(ledger.in_flight(), pending_calls.len());
             let allowed = model_allows(&calls, &limits, attempt, now);
-            prop_assert_eq!(matches!(ledger.opening(now), Opening::At(at) if at <= now), allowed);
+            prop_assert_eq!(matches!(ledger.opening(now), Availability::At(at) if at <= now), allowed);
             match step {
                 Step::Wait(ms) => now += Duration::from_millis(ms),
                 Step::Issue if allowed => calls.push(Call { charge: ledger.issue(now), issued: now, ended: None }),
                 Step::Issue => {
                     // The moment it names is the first at which the model agrees, if nothing else happens.
-                    if let Opening::At(at) = ledger.opening(now)
-                        && flying.is_empty()
+                    if let Availability::At(at) = ledger.opening(now)
+                        && pending_calls.is_empty()
                     {
                         prop_assert!(model_allows(&calls, &limits, attempt, at));
                         prop_assert!(!model_allows(&calls, &limits, attempt, at - Duration::from_nanos(1)));
                     }
                 }
-                Step::Settle(pick) if !flying.is_empty() => {
-                    let call = &mut calls[flying[pick % flying.len()]];
+                Step::Settle(pick) if !pending_calls.is_empty() => {
+                    let call = &mut calls[pending_calls[pick % pending_calls.len()]];
                     ledger.settle(call.charge, now);
                     call.ended = Some(now);
                 }
-                Step::Refund(pick) if !flying.is_empty() => {
-                    let call = calls.remove(flying[pick % flying.len()]);
+                Step::Refund(pick) if !pending_calls.is_empty() => {
+                    let call = calls.remove(pending_calls[pick % pending_calls.len()]);
                     ledger.refund(call.charge);
                 }
                 Step::Settle(_) | Step::Refund(_) => {}

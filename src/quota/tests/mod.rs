@@ -45,9 +45,9 @@ pub(super) fn most_in_any(window: Duration, arrivals: &[Instant]) -> usize {
 }
 
 /// A small seeded generator: the same table on every machine.
-pub(super) struct Dice(u64);
+pub(super) struct Rng(u64);
 
-impl Dice {
+impl Rng {
     pub(super) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }

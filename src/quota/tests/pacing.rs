@@ -3,10 +3,10 @@
 use tokio::time::Instant;
 
 use super::*;
-use crate::quota::feedback::Throttled;
-use crate::quota::{Account, Pacing, UnknownPast};
+use crate::quota::throttle_hint::ThrottleHint;
+use crate::quota::{Pacing, QuotaState, UnknownPast};
 
-fn take_all(account: &mut Account, now: Instant) -> usize {
+fn take_all(account: &mut QuotaState, now: Instant) -> usize {
     let charges: Vec<_> = std::iter::from_fn(|| account.take(now).ok()).collect();
     for charge in &charges {
         account.settle(*charge, now);
@@ -17,7 +17,7 @@ fn take_all(account: &mut Account, now: Instant) -> usize {
 #[test]
 fn the_bucket_is_shown_as_it_is_felt() {
     let start = Instant::now();
-    let mut account = Account::new(&documented(), start);
+    let mut account = QuotaState::new(&documented(), start);
     let full = account.pace_state(start).unwrap();
     assert_eq!((full.capacity, full.whole_tokens()), (100, 100));
     assert_eq!((full.next_token, full.refill), (Duration::ZERO, Duration::from_mins(4)));
@@ -37,7 +37,7 @@ fn the_bucket_is_shown_as_it_is_felt() {
 #[test]
 fn without_pacing_all_that_the_windows_allow_leaves_at_once_and_no_more() {
     let start = Instant::now();
-    let mut account = Account::new(&documented().pacing(Pacing::None), start);
+    let mut account = QuotaState::new(&documented().pacing(Pacing::None), start);
     assert_eq!(account.pace_state(start), None);
     let step = MINUTE + Duration::from_secs(1);
     let taken: Vec<_> = (0..61).map(|n| take_all(&mut account, start + step * n)).collect();
@@ -53,7 +53,7 @@ fn without_pacing_all_that_the_windows_allow_leaves_at_once_and_no_more() {
 fn without_pacing_a_slow_start_is_still_slow_until_nothing_unknown_counts_any_more() {
     let start = Instant::now();
     let config = documented().pacing(Pacing::None).unknown_past(UnknownPast::Paced);
-    let mut account = Account::new(&config, start);
+    let mut account = QuotaState::new(&config, start);
     assert_eq!(take_all(&mut account, start), 10);
     assert!(account.pace_state(start).is_some());
     let watched = start + HOUR + TIMEOUT + Duration::from_secs(10);
@@ -64,27 +64,27 @@ fn without_pacing_a_slow_start_is_still_slow_until_nothing_unknown_counts_any_mo
 #[test]
 fn pacing_can_be_changed_while_calls_are_made() {
     let start = Instant::now();
-    let mut account = Account::new(&documented(), start);
+    let mut account = QuotaState::new(&documented(), start);
     let step = MINUTE + Duration::from_secs(1);
     assert_eq!(take_all(&mut account, start), 100);
     assert!(take_all(&mut account, start + step) < 40);
-    account.retune(&documented().pacing(Pacing::None), start + step);
+    account.reconfigure(&documented().pacing(Pacing::None), start + step);
     assert_eq!(take_all(&mut account, start + step * 2), 100);
-    account.retune(&documented(), start + step * 2);
+    account.reconfigure(&documented(), start + step * 2);
     assert!(take_all(&mut account, start + step * 3) < 40);
 }
 
 #[test]
 fn a_pause_shows_no_room_in_any_window() {
     let start = Instant::now();
-    let mut account = Account::new(&documented(), start);
+    let mut account = QuotaState::new(&documented(), start);
     let refused = account.take(start).unwrap();
-    let said = Throttled {
+    let said = ThrottleHint {
         window: None,
         wait: Some(Duration::from_secs(8)),
     };
     let _ = account.throttled(refused, said, start);
-    let room = |account: &mut Account, now| {
+    let room = |account: &mut QuotaState, now| {
         let windows = account.windows(now);
         (
             windows[0].remaining,

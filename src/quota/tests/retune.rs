@@ -6,9 +6,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio::time::Instant;
 
-use super::{Dice, HOUR, MINUTE, TIMEOUT, documented, limit, most_in_any};
-use crate::quota::ledger::{Charge, Ledger, Opening};
-use crate::quota::{Account, Config, Limit};
+use super::{HOUR, MINUTE, Rng, TIMEOUT, documented, limit, most_in_any};
+use crate::quota::ledger::{Availability, Charge, Ledger};
+use crate::quota::{Config, Limit, QuotaState};
 
 /// The tables that take turns: tighter, wider, other windows, a longer and a shorter last window.
 fn tables() -> Vec<Vec<Limit>> {
@@ -62,7 +62,7 @@ proptest! {
             match step {
                 Step::Wait(ms) => now += Duration::from_millis(ms),
                 Step::Issue => {
-                    if !matches!(ledger.opening(now), Opening::At(at) if at <= now) {
+                    if !matches!(ledger.opening(now), Availability::At(at) if at <= now) {
                         continue;
                     }
                     for limit in &limits {
@@ -72,17 +72,17 @@ proptest! {
                     calls.push((ledger.issue(now), now, None));
                 }
                 Step::Settle(pick) => {
-                    let flying = calls.iter_mut().filter(|(_, issued, ended)| ended.is_none() && *issued + ATTEMPT > now);
-                    let flying: Vec<_> = flying.collect();
-                    let count = flying.len();
-                    if let Some(call) = flying.into_iter().nth(pick % count.max(1)) {
+                    let pending_calls = calls.iter_mut().filter(|(_, issued, ended)| ended.is_none() && *issued + ATTEMPT > now);
+                    let pending_calls: Vec<_> = pending_calls.collect();
+                    let count = pending_calls.len();
+                    if let Some(call) = pending_calls.into_iter().nth(pick % count.max(1)) {
                         ledger.settle(call.0, now);
                         call.2 = Some(now);
                     }
                 }
                 Step::Retune(table) => {
                     limits = tables().remove(table);
-                    ledger.retune(limits.clone(), ATTEMPT, now);
+                    ledger.reconfigure(limits.clone(), ATTEMPT, now);
                 }
             }
         }
@@ -107,15 +107,15 @@ fn the_upstream_never_sees_more_than_its_limits_through_a_day_of_changes() {
     ];
     // What a table without a limit per hour lets through is no fault: 50 a minute are 3000 an hour.
     let upstream = [(MINUTE, 100), (HOUR, 3000)];
-    let mut dice = Dice::new(7);
+    let mut rng = Rng::new(7);
     let start = Instant::now();
-    let mut account = Account::new(&tables[0], start);
+    let mut account = QuotaState::new(&tables[0], start);
     let (mut now, mut arrivals, mut due) = (start, Vec::new(), start + MINUTE * 5);
     while now < start + HOUR * 24 {
         if now >= due {
-            let index = usize::try_from(dice.up_to(Duration::from_secs(6)).as_secs()).unwrap();
-            account.retune(&tables[index], now);
-            due = now + dice.up_to(MINUTE * 40);
+            let index = usize::try_from(rng.up_to(Duration::from_secs(6)).as_secs()).unwrap();
+            account.reconfigure(&tables[index], now);
+            due = now + rng.up_to(MINUTE * 40);
         }
         match account.take(now) {
             Ok(charge) => {
@@ -136,12 +136,12 @@ fn the_upstream_never_sees_more_than_its_limits_through_a_day_of_changes() {
 #[test]
 fn tighter_limits_count_what_was_made_before_and_wider_ones_again_all_of_it() {
     let now = Instant::now();
-    let mut account = Account::new(&documented(), now);
+    let mut account = QuotaState::new(&documented(), now);
     for _ in 0..80 {
         let charge = account.take(now).unwrap();
         account.settle(charge, now);
     }
-    account.retune(&config(&[(10, MINUTE), (100, HOUR)], 10), now);
+    account.reconfigure(&config(&[(10, MINUTE), (100, HOUR)], 10), now);
     let windows = account.windows(now);
     assert_eq!(
         (windows[0].used, windows[0].remaining),
@@ -150,22 +150,22 @@ fn tighter_limits_count_what_was_made_before_and_wider_ones_again_all_of_it() {
     );
     assert_eq!((windows[1].used, windows[1].remaining), (80, 20));
     assert!(account.take(now).is_err());
-    account.retune(&documented(), now + MINUTE / 2);
+    account.reconfigure(&documented(), now + MINUTE / 2);
     assert_eq!(account.windows(now + MINUTE / 2)[0].used, 80);
 }
 
 #[test]
 fn a_window_that_reaches_further_back_than_memory_is_taken_to_be_as_full_as_it_can_be() {
     let start = Instant::now();
-    let mut account = Account::new(&documented(), start);
+    let mut account = QuotaState::new(&documented(), start);
     let charge = account.take(start).unwrap();
     account.settle(charge, start);
     // Nothing is forgotten yet: the longer window is known.
-    account.retune(&config(&[(100, MINUTE), (3000, HOUR * 2)], 100), start + MINUTE);
+    account.reconfigure(&config(&[(100, MINUTE), (3000, HOUR * 2)], 100), start + MINUTE);
     assert_eq!(account.windows(start + MINUTE)[1].used, 1);
 
     let later = start + HOUR * 3;
-    let mut account = Account::new(&documented(), start);
+    let mut account = QuotaState::new(&documented(), start);
     for at in [start, later] {
         let charge = account.take(at).unwrap();
         account.settle(charge, at);
@@ -173,8 +173,8 @@ fn a_window_that_reaches_further_back_than_memory_is_taken_to_be_as_full_as_it_c
     let now = later + MINUTE;
     // The call three hours ago was forgotten; it and whatever else was is outside of two hours, but not of six.
     let mut two = account.clone();
-    two.retune(&config(&[(100, MINUTE), (3000, HOUR * 2)], 100), now);
+    two.reconfigure(&config(&[(100, MINUTE), (3000, HOUR * 2)], 100), now);
     assert_eq!(two.windows(now)[1].used, 1);
-    account.retune(&config(&[(100, MINUTE), (9000, HOUR * 6)], 100), now);
+    account.reconfigure(&config(&[(100, MINUTE), (9000, HOUR * 6)], 100), now);
     assert_eq!(account.windows(now)[1].used, 1 + 3 * 1500);
 }

@@ -3,31 +3,31 @@
 use tokio::time::Instant;
 
 use super::*;
-use crate::quota::{Account, Pacing};
+use crate::quota::{Pacing, QuotaState};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// When calls leave within so long if somebody always waits, each being answered after at most `latency`.
+/// When calls leave within so long if somebody always waits, each being answered after at most `latency_estimator`.
 fn saturated(config: &Config, latency: Duration, jitter: f64, length: Duration) -> Vec<Duration> {
     let start = Instant::now();
-    let mut account = Account::new(config, start);
-    let (mut now, mut calls, mut dice) = (start, Vec::new(), Dice::new(1));
-    let mut flying = std::collections::VecDeque::new();
+    let mut account = QuotaState::new(config, start);
+    let (mut now, mut calls, mut rng) = (start, Vec::new(), Rng::new(1));
+    let mut pending_calls = std::collections::VecDeque::new();
     while now < start + length {
-        while let Some((_, charge)) = flying.pop_front_if(|(at, _)| *at <= now) {
+        while let Some((_, charge)) = pending_calls.pop_front_if(|(at, _)| *at <= now) {
             account.settle(charge, now);
         }
         let at = match account.take(now) {
             Ok(charge) => {
-                let answer = now + latency.mul_f64(1.0 - jitter * dice.roll());
-                let index = flying.partition_point(|(at, _)| *at <= answer);
-                flying.insert(index, (answer, charge));
+                let answer = now + latency.mul_f64(1.0 - jitter * rng.roll());
+                let index = pending_calls.partition_point(|(at, _)| *at <= answer);
+                pending_calls.insert(index, (answer, charge));
                 calls.push(now - start);
                 continue;
             }
             Err(at) => at,
         };
-        let answer = flying.front().map(|(at, _)| *at);
+        let answer = pending_calls.front().map(|(at, _)| *at);
         now = at.into_iter().chain(answer).min().unwrap().max(now + SECOND / 1000);
     }
     calls

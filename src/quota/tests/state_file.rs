@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{HOUR, MINUTE, documented};
 use crate::clock::{BootTime, Reading, Wall};
 use crate::quota::local::Quota;
-use crate::quota::pace::Filling;
+use crate::quota::pacer::BucketState;
 use crate::quota::{Metrics, StateFile};
 
 /// Both clocks, on a machine whose wall clock is never stepped.
@@ -34,7 +34,7 @@ fn ago<const N: usize>(seconds: [i64; N]) -> [SignedDuration; N] {
     seconds.map(SignedDuration::from_secs)
 }
 
-const FILLING: Filling = Filling {
+const FILLING: BucketState = BucketState {
     level: 12.5,
     rate: 0.4,
     lasts: Duration::from_secs(90),
@@ -52,7 +52,9 @@ fn the_bucket_comes_back_as_it_was_last_written_down() {
     let bucket = |now| StateFile::open(&path, 1500, HOUR, MINUTE, &now).unwrap().1.bucket;
     assert_eq!(bucket(at(0)), None);
     let (mut state_file, _) = open(&path, &at(0));
-    state_file.issued(&at(1), Filling { level: 13.0, ..FILLING }).unwrap();
+    state_file
+        .issued(&at(1), BucketState { level: 13.0, ..FILLING })
+        .unwrap();
     state_file.issued(&at(2), FILLING).unwrap();
     assert_eq!(bucket(at(3)), Some((SignedDuration::from_secs(1), FILLING)));
     // Made compact, and torn.

@@ -6,12 +6,12 @@ use tokio::time::Instant;
 
 use super::documented;
 use crate::quota::UnknownPast;
-use crate::quota::account::Account;
+use crate::quota::state::QuotaState;
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A call that is answered at once.
-fn call(account: &mut Account, now: Instant) {
+fn call(account: &mut QuotaState, now: Instant) {
     let charge = account.take(now).unwrap();
     account.settle(charge, now);
 }
@@ -19,7 +19,7 @@ fn call(account: &mut Account, now: Instant) {
 #[tokio::test(start_paused = true)]
 async fn after_a_paced_start_there_is_surplus_while_few_callers_come() {
     let mut now = Instant::now() + Duration::from_hours(2);
-    let mut account = Account::new(&documented().unknown_past(UnknownPast::Paced), now);
+    let mut account = QuotaState::new(&documented().unknown_past(UnknownPast::Paced), now);
     call(&mut account, now);
     assert!(account.has_surplus(now), "99 of 100 calls are left");
     // Callers that come as fast as the bucket holds out are served first.
@@ -35,7 +35,7 @@ async fn after_a_paced_start_there_is_surplus_while_few_callers_come() {
 #[tokio::test(start_paused = true)]
 async fn renewals_leave_callers_their_part_of_a_low_bucket() {
     let mut now = Instant::now() + Duration::from_hours(2);
-    let mut account = Account::new(&documented().unknown_past(UnknownPast::Paced), now);
+    let mut account = QuotaState::new(&documented().unknown_past(UnknownPast::Paced), now);
     let mut renewed = 0;
     for _ in 0..60 {
         while account.has_surplus(now) {
@@ -57,7 +57,7 @@ async fn renewals_leave_callers_their_part_of_a_low_bucket() {
 #[tokio::test(start_paused = true)]
 async fn a_window_that_is_half_used_has_none_whatever_the_bucket_holds() {
     let now = Instant::now() + Duration::from_hours(2);
-    let mut account = Account::new(&documented(), now);
+    let mut account = QuotaState::new(&documented(), now);
     for _ in 0..50 {
         assert!(account.has_surplus(now));
         call(&mut account, now);

@@ -3,11 +3,11 @@
 use tokio::time::Instant;
 
 use super::*;
-use crate::quota::account::Account;
-use crate::quota::feedback::Throttled;
+use crate::quota::state::QuotaState;
+use crate::quota::throttle_hint::ThrottleHint;
 
-fn said(window: Duration, seconds: u64) -> Throttled {
-    Throttled {
+fn said(window: Duration, seconds: u64) -> ThrottleHint {
+    ThrottleHint {
         window: Some(window),
         wait: Some(Duration::from_secs(seconds)),
     }
@@ -20,7 +20,7 @@ fn after(start: Instant, seconds: u64) -> Instant {
 #[test]
 fn everybody_pauses_then_one_probe_finds_out() {
     let start = Instant::now();
-    let mut account = Account::new(&documented(), start);
+    let mut account = QuotaState::new(&documented(), start);
     let refused = account.take(start).unwrap();
     account.throttled(refused, said(MINUTE, 8), start);
     assert_eq!(account.take(start), Err(Some(after(start, 8))));
@@ -34,7 +34,7 @@ fn everybody_pauses_then_one_probe_finds_out() {
 #[test]
 fn a_pause_is_only_ever_extended() {
     let start = Instant::now();
-    let mut account = Account::new(&documented(), start);
+    let mut account = QuotaState::new(&documented(), start);
     let (first, second, third) = (
         account.take(start).unwrap(),
         account.take(start).unwrap(),
@@ -50,7 +50,7 @@ fn a_pause_is_only_ever_extended() {
 #[test]
 fn a_refused_probe_pauses_again_and_a_lost_one_ends_the_pause() {
     let start = Instant::now();
-    let mut account = Account::new(&documented(), start);
+    let mut account = QuotaState::new(&documented(), start);
     let refused = account.take(start).unwrap();
     account.throttled(refused, said(MINUTE, 8), start);
     let probe = account.take(after(start, 8)).unwrap();
@@ -67,7 +67,7 @@ fn a_refused_probe_pauses_again_and_a_lost_one_ends_the_pause() {
 #[test]
 fn a_probe_that_brings_no_answer_is_followed_by_another_at_once() {
     let start = Instant::now();
-    let mut account = Account::new(&documented(), start);
+    let mut account = QuotaState::new(&documented(), start);
     let refused = account.take(start).unwrap();
     account.throttled(refused, said(MINUTE, 8), start);
     let unsent = account.take(after(start, 8)).unwrap();
@@ -85,7 +85,7 @@ fn a_probe_that_brings_no_answer_is_followed_by_another_at_once() {
 #[test]
 fn calls_of_others_are_not_charged() {
     let start = Instant::now();
-    let mut account = Account::new(&documented(), start);
+    let mut account = QuotaState::new(&documented(), start);
     let refused = account.take(start).unwrap();
     account.throttled(refused, said(MINUTE, 8), start);
     let used: Vec<usize> = account.windows(start).iter().map(|window| window.used).collect();
@@ -96,7 +96,7 @@ fn calls_of_others_are_not_charged() {
 #[test]
 fn a_full_hour_is_an_estimate_of_others_that_success_refutes() {
     let start = Instant::now();
-    let mut account = Account::new(&documented(), start);
+    let mut account = QuotaState::new(&documented(), start);
     let first = account.take(start).unwrap();
     account.settle(first, start);
     let refused = account.take(after(start, 900)).unwrap();
@@ -124,7 +124,7 @@ fn a_full_hour_is_an_estimate_of_others_that_success_refutes() {
 #[test]
 fn a_refusal_without_a_word_is_that_of_the_window_which_is_fullest() {
     let start = Instant::now();
-    let mut account = Account::new(&documented().pacing(crate::quota::Pacing::None), start);
+    let mut account = QuotaState::new(&documented().pacing(crate::quota::Pacing::None), start);
     let mut now = start;
     for _ in 0..5 {
         for _ in 0..80 {
@@ -133,7 +133,7 @@ fn a_refusal_without_a_word_is_that_of_the_window_which_is_fullest() {
         }
         for _ in 0..4 {
             let refused = account.take(now).unwrap();
-            now = account.throttled(refused, Throttled::default(), now);
+            now = account.throttled(refused, ThrottleHint::default(), now);
         }
         let probe = account.take(now).unwrap();
         account.settle(probe, now);
@@ -145,12 +145,12 @@ fn a_refusal_without_a_word_is_that_of_the_window_which_is_fullest() {
 #[test]
 fn without_a_word_probes_come_ever_later_up_to_a_minute() {
     let start = Instant::now();
-    let mut account = Account::new(&documented(), start);
+    let mut account = QuotaState::new(&documented(), start);
     let (mut now, mut waits) = (start, Vec::new());
     for _ in 0..8 {
         let probe = account.take(now).unwrap();
         assert_eq!(account.take(now).is_ok(), waits.is_empty(), "one at a time");
-        let until = account.throttled(probe, Throttled::default(), now);
+        let until = account.throttled(probe, ThrottleHint::default(), now);
         waits.push((until - now).as_secs());
         now = until;
     }
@@ -159,7 +159,7 @@ fn without_a_word_probes_come_ever_later_up_to_a_minute() {
     account.settle(probe, now);
     let next = account.take(now).unwrap();
     assert_eq!(
-        account.throttled(next, Throttled::default(), now),
+        account.throttled(next, ThrottleHint::default(), now),
         now + Duration::from_secs(5)
     );
 }
@@ -167,8 +167,8 @@ fn without_a_word_probes_come_ever_later_up_to_a_minute() {
 #[test]
 fn named_waits_that_are_too_short_are_stretched_and_never_shortened() {
     let start = Instant::now();
-    let mut account = Account::new(&documented(), start);
-    let zero = Throttled {
+    let mut account = QuotaState::new(&documented(), start);
+    let zero = ThrottleHint {
         window: None,
         wait: Some(Duration::ZERO),
     };
@@ -190,7 +190,7 @@ fn named_waits_that_are_too_short_are_stretched_and_never_shortened() {
 fn a_full_unknown_past_waits_until_it_is_provably_over() {
     let start = Instant::now();
     let config = documented().unknown_past(crate::quota::UnknownPast::Full);
-    let mut account = Account::new(&config, start);
+    let mut account = QuotaState::new(&config, start);
     let Err(Some(mut at)) = account.take(start) else {
         panic!("nothing may go")
     };
@@ -209,6 +209,6 @@ fn a_full_unknown_past_waits_until_it_is_provably_over() {
 fn a_paced_unknown_past_starts_with_a_tenth() {
     let start = Instant::now();
     let config = documented().unknown_past(crate::quota::UnknownPast::Paced);
-    let mut account = Account::new(&config, start);
+    let mut account = QuotaState::new(&config, start);
     assert_eq!(std::iter::from_fn(|| account.take(start).ok()).count(), 10);
 }

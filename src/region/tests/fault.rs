@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use super::{Bench, Is, ROUND, outgoing, pass};
-use crate::attempt::{Again, Failure, Fate, Routed};
+use crate::attempt::{Again, Delivery, Failure, Routed};
 use crate::region::RegionLayer;
 use crate::scan::Answer;
 
@@ -41,7 +41,7 @@ async fn a_failed_probe_moves_calls_away_before_any_call_fails() {
 async fn a_request_that_may_have_arrived_goes_nowhere_else_but_the_next_one_does() {
     let bench = Bench::new([("us", Is::Up(80)), ("eu", Is::Losing(10))]);
     pass(ROUND).await;
-    assert_eq!(bench.call().await.unwrap_err().fate, Fate::Unknown);
+    assert_eq!(bench.call().await.unwrap_err().delivery, Delivery::Unknown);
     assert_eq!(bench.world.called(), ["eu"]);
     bench.call().await.unwrap();
     assert_eq!(
@@ -85,7 +85,7 @@ async fn looking_for_a_host_is_bounded_in_time() {
     let bench = Bench::unwatched(["a", "b", "c", "d", "e", "f", "g", "h"].map(|name| (name, Is::BlackHole)));
     pass(Duration::from_secs(1)).await;
     let begun = Instant::now();
-    assert_eq!(bench.call().await.unwrap_err().fate, Fate::Unsent);
+    assert_eq!(bench.call().await.unwrap_err().delivery, Delivery::Unsent);
     assert_eq!(begun.elapsed(), Duration::from_secs(12), "four attempts of 3 s");
 }
 
@@ -113,7 +113,7 @@ async fn failures_that_are_not_the_hosts_leave_it_alone() {
     pass(ROUND).await;
     let no_token = service_fn(|_: Routed| async {
         Err::<Answer, _>(Failure {
-            fate: Fate::Unsent,
+            delivery: Delivery::Unsent,
             again: Again::Never,
             answer: None,
             source: "no token".into(),

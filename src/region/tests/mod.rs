@@ -16,9 +16,9 @@ use tower::{Layer as _, Service as _, ServiceExt as _, service_fn};
 use url::Url;
 
 use crate::BoxError;
-use crate::attempt::{Again, Failure, Fate, Load, Outgoing, Place, Retries, Routed, Try};
+use crate::attempt::{Again, Delivery, Failure, Load, Outgoing, Place, Retries, Routed, Try};
 use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
-use crate::region::{Candidate, Config, ConfigError, Fault, Metrics, Probe, RegionLayer, Table};
+use crate::region::{Candidate, Config, ConfigError, Fault, HostSelector, Metrics, Probe, RegionLayer};
 use crate::scan::{Answer, Endpoint, Fields, Payer, Request};
 use crate::task::Tasks;
 use crate::upstream::RetryLayer;
@@ -98,8 +98,8 @@ impl World {
             calls.push(host);
             calls.len()
         };
-        let failure = |fate, source: BoxError| Failure {
-            fate,
+        let failure = |delivery, source: BoxError| Failure {
+            delivery,
             again: Again::Once,
             answer: None,
             source,
@@ -107,9 +107,9 @@ impl World {
         let (is, _) = self
             .connect(&routed.base)
             .await
-            .map_err(|error| failure(Fate::Unsent, error))?;
+            .map_err(|error| failure(Delivery::Unsent, error))?;
         if matches!(is, Is::Losing(_)) {
-            return Err(failure(Fate::Unknown, "lost".into()));
+            return Err(failure(Delivery::Unknown, "lost".into()));
         }
         let takes = match is {
             Is::Slow(ms) => Duration::from_millis(ms),
@@ -125,7 +125,7 @@ impl World {
         if given_up {
             return Err(Failure {
                 again: Again::OtherHost,
-                ..failure(Fate::Unknown, "given up".into())
+                ..failure(Delivery::Unknown, "given up".into())
             });
         }
         let (status, body) = match is {
@@ -180,9 +180,9 @@ impl Probe for World {
 }
 
 fn classify(failure: &Failure, _: &Url) -> Option<Fault> {
-    match failure.fate {
-        Fate::Unsent if failure.source.is::<NoConnection>() => Some(Fault::Connection),
-        Fate::Unknown => Some(Fault::Trouble),
+    match failure.delivery {
+        Delivery::Unsent if failure.source.is::<NoConnection>() => Some(Fault::Connection),
+        Delivery::Unknown => Some(Fault::Trouble),
         _ => None,
     }
 }
@@ -196,7 +196,7 @@ fn candidate(name: &str) -> Candidate {
 
 struct Bench {
     world: World,
-    table: Table,
+    table: HostSelector,
     tasks: Tasks,
 }
 
@@ -215,7 +215,7 @@ impl Bench {
         let config = Config::new(hosts.iter().map(|(name, _)| candidate(name)).collect()).unwrap();
         Self {
             world,
-            table: Table::new(config, Metrics::default()),
+            table: HostSelector::new(config, Metrics::default()),
             tasks: Tasks::new(),
         }
     }
@@ -334,7 +334,7 @@ fn labels_are_unique_and_bad_candidates_are_refused() {
         .build()
         .unwrap();
     let _guard = runtime.enter();
-    let labels: Vec<_> = Table::new(config, Metrics::default())
+    let labels: Vec<_> = HostSelector::new(config, Metrics::default())
         .labels()
         .into_iter()
         .map(|(_, label)| label)

@@ -14,7 +14,7 @@ use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
 use crate::caller::Name;
-use crate::respond::Outcome;
+use crate::response::Outcome;
 
 /// Callers with series of their own: names are not authenticated, and a monitor keeps what it has seen.
 const LISTED: usize = 50;

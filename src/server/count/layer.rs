@@ -14,12 +14,12 @@ use tower::Service;
 use tracing::Span;
 use tracing::level_filters::LevelFilter;
 
-use super::GONE;
+use super::CLIENT_CLOSED_REQUEST;
 use super::metrics::Metrics;
 use super::subject::{Access, Origin, Subject};
 use crate::caller::{Name, RequestId};
-use crate::respond::{Answered, Ended, Outcome};
-use crate::server::{Arrival, Known};
+use crate::response::{Answered, Ended, Outcome};
+use crate::server::{InboundRequest, Known};
 use crate::telemetry::trace::Trace;
 
 /// What is told about requests.
@@ -139,9 +139,9 @@ impl<S> Count<S> {
     }
 }
 
-impl<S, B, T> Service<Arrival<B>> for Count<S>
+impl<S, B, T> Service<InboundRequest<B>> for Count<S>
 where
-    S: Service<Arrival<B>, Response = Answered<T>, Error = Infallible>,
+    S: Service<InboundRequest<B>, Response = Answered<T>, Error = Infallible>,
     T: Body,
 {
     type Response = Response<T>;
@@ -152,7 +152,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Arrival<B>) -> Self::Future {
+    fn call(&mut self, mut request: InboundRequest<B>) -> Self::Future {
         let origin = self.origin(request.known());
         request.set_caller(origin.caller.name().clone());
         let known = request.known();
@@ -292,12 +292,20 @@ impl Drop for Started {
         if !self.answered {
             let (seconds, subject) = (self.at.elapsed().as_secs_f64(), &self.subject);
             let outcome = Outcome::Gone;
-            self.shared.metrics.count(subject.asked(), outcome, GONE, seconds);
+            self.shared
+                .metrics
+                .count(subject.asked(), outcome, CLIENT_CLOSED_REQUEST, seconds);
             self.within(|| {
                 let (caller, outcome) = (subject.origin.caller.name().as_str(), outcome.as_str());
-                tracing::debug!(outcome, status = GONE, seconds, caller, "the caller went away");
+                tracing::debug!(
+                    outcome,
+                    status = CLIENT_CLOSED_REQUEST,
+                    seconds,
+                    caller,
+                    "the caller went away"
+                );
             });
-            self.log_access(outcome, GONE, seconds, None);
+            self.log_access(outcome, CLIENT_CLOSED_REQUEST, seconds, None);
         }
     }
 }
@@ -362,14 +370,14 @@ mod tests {
         )
     }
 
-    fn arrival() -> Arrival<()> {
-        Arrival::new(http::Request::new(()), Peer::unix())
+    fn arrival() -> InboundRequest<()> {
+        InboundRequest::new(http::Request::new(()), Peer::unix())
     }
 
     #[tokio::test]
     async fn an_answer_is_counted_by_outcome_and_status() {
         let (layer, registry) = layer();
-        let service = layer.layer(service_fn(|_: Arrival<()>| async {
+        let service = layer.layer(service_fn(|_: InboundRequest<()>| async {
             Ok(Answered {
                 response: Response::new(Empty::<bytes::Bytes>::new()),
                 ended: Some(Ended {
@@ -396,7 +404,7 @@ mod tests {
     #[tokio::test]
     async fn a_caller_that_goes_away_is_counted_too() {
         let (layer, registry) = layer();
-        let mut service = layer.layer(service_fn(|_: Arrival<()>| {
+        let mut service = layer.layer(service_fn(|_: InboundRequest<()>| {
             std::future::pending::<Result<Answered<Empty<bytes::Bytes>>, Infallible>>()
         }));
         drop(service.call(arrival()));
@@ -410,7 +418,7 @@ mod tests {
     #[tokio::test]
     async fn options_are_no_questions() {
         let (layer, registry) = layer();
-        let service = layer.layer(service_fn(|_: Arrival<()>| async {
+        let service = layer.layer(service_fn(|_: InboundRequest<()>| async {
             Ok(Answered {
                 response: Response::new(Empty::<bytes::Bytes>::new()),
                 ended: None,

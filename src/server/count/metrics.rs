@@ -10,8 +10,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use super::callers::{Caller, Callers};
-use super::trouble::Trouble;
-use crate::respond::Outcome;
+use super::recent_errors::RecentErrors;
+use crate::response::Outcome;
 use crate::scan::{self, Forward, Operation};
 
 /// What callers were answered, and how fast. Clones count together.
@@ -20,7 +20,7 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     duration: Family<OutcomeLabel, Histogram>,
     panics: Counter,
-    trouble: Trouble,
+    trouble: RecentErrors,
     callers: Callers,
     totals: Arc<Totals>,
 }
@@ -70,7 +70,7 @@ impl Metrics {
             requests: Family::default(),
             duration: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             panics: Counter::default(),
-            trouble: Trouble::default(),
+            trouble: RecentErrors::default(),
             callers: Callers::register(registry),
             totals: Arc::default(),
         };
@@ -92,7 +92,7 @@ impl Metrics {
         metrics
     }
 
-    /// For [`respond::Config`](crate::respond::Config).
+    /// For [`response::Config`](crate::respond::Config).
     #[must_use]
     pub fn panics(&self) -> Counter {
         self.panics.clone()
@@ -100,7 +100,7 @@ impl Metrics {
 
     /// The latest questions that did not get a good answer.
     #[must_use]
-    pub fn trouble(&self) -> Trouble {
+    pub fn trouble(&self) -> RecentErrors {
         self.trouble.clone()
     }
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use http::{Request, header};
 
-use crate::respond::Refusal;
+use crate::response::Refusal;
 use crate::server::Peer;
 
 /// A host name or address without its port, in lower case, without a trailing dot.

@@ -11,8 +11,8 @@ use tower::Service;
 use super::origin::may_be_cross_site;
 use super::{Host, Hosts, refuse_cross_site};
 use crate::BoxError;
-use crate::respond::Refusal;
-use crate::server::{Arrival, Config, Known};
+use crate::response::Refusal;
+use crate::server::{Config, InboundRequest, Known};
 
 /// Refuses requests without exactly one valid host (400), for other hosts (421), of other sites (403), and with too many fields
 /// (431), which HTTP/2 would let through; and those that the connection has refused already.
@@ -53,9 +53,9 @@ pub struct Guard<S> {
     hosts: Arc<Hosts>,
 }
 
-impl<S, B> Service<Arrival<B>> for Guard<S>
+impl<S, B> Service<InboundRequest<B>> for Guard<S>
 where
-    S: Service<Arrival<B>, Error = BoxError>,
+    S: Service<InboundRequest<B>, Error = BoxError>,
 {
     type Response = S::Response;
     type Error = BoxError;
@@ -65,7 +65,7 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Arrival<B>) -> Self::Future {
+    fn call(&mut self, request: InboundRequest<B>) -> Self::Future {
         match check(request.known(), &self.hosts) {
             Ok(()) => Either::Left(self.inner.call(request)),
             Err(refusal) => Either::Right(ready(Err(refusal.into()))),

@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, header};
 
 use super::Host;
-use crate::respond::Refusal;
+use crate::response::Refusal;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 

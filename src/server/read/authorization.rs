@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, header};
 
-use crate::respond::Refusal;
+use crate::response::Refusal;
 use crate::scan::Delegated;
 
 /// What becomes of the `Authorization` of a request.

@@ -12,7 +12,7 @@ use tokio::time::Sleep;
 
 use super::Config;
 use crate::memory::{ALLOCATED_PER_BYTE, MemoryBudget, Reservation};
-use crate::respond::Refusal;
+use crate::response::Refusal;
 
 /// A body in memory; its part of the budget goes back on drop.
 #[derive(Debug)]

@@ -13,15 +13,15 @@ use pin_project_lite::pin_project;
 use tower::Service;
 
 use super::body::Receiving;
-use super::line::{Asked, Line};
+use super::connection_context::{Asked, Line};
 use super::{Config, cache_control, prefer, priority};
 use crate::BoxError;
 use crate::caller::{Caller, Freshness, Urgency};
 use crate::memory::{ALLOCATED_PER_BYTE, MemoryBudget};
 use crate::operation::Input;
-use crate::respond::{self, Refusal, Reply, Tag};
+use crate::response::{self, Refusal, Reply, Tag};
 use crate::scan::{Call, Served};
-use crate::server::{Arrival, Known};
+use crate::server::{InboundRequest, Known};
 
 /// Enough for the questions of some ten thousand callers who poll.
 const REMEMBERED_BYTES: usize = 4 * 1024 * 1024;
@@ -78,7 +78,7 @@ impl<S: Clone> Clone for Read<S> {
     }
 }
 
-impl<S, B> Service<Arrival<B>> for Read<S>
+impl<S, B> Service<InboundRequest<B>> for Read<S>
 where
     S: Service<Call, Response = Served, Error = BoxError> + Clone,
     B: Body<Data = Bytes>,
@@ -92,7 +92,7 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Arrival<B>) -> Self::Future {
+    fn call(&mut self, request: InboundRequest<B>) -> Self::Future {
         let (known, body) = request.into_pieces();
         let shared = &self.0.shared;
         let stage = match shared.ask(&known) {
@@ -128,7 +128,7 @@ pin_project! {
     enum Stage<F, B> {
         Refused { refusal: Option<Refusal> },
         Body { #[pin] body: Receiving<B>, asked: Option<Asked> },
-        Answer { #[pin] answer: F, wishes: respond::Asked },
+        Answer { #[pin] answer: F, wishes: response::Asked },
     }
 }
 
@@ -156,7 +156,7 @@ where
                     let received = ready!(body.poll(context, config, budget))?;
                     // Taken once, when the body is complete.
                     let mut asked = asked.take().ok_or(Refusal::BodyBroken)?;
-                    let wishes = respond::Asked {
+                    let wishes = response::Asked {
                         wait: asked.caller.wait,
                         tag: std::mem::take(&mut asked.tag),
                     };
@@ -197,16 +197,16 @@ impl Shared {
             query: uri.query().map(Box::from),
             delegated: self.config.authorization.read(fields)?,
             caller: Arc::new(self.caller(known)),
-            in_company: known.head.version() >= http::Version::HTTP_2,
+            multiplexed: known.head.version() >= http::Version::HTTP_2,
         })
     }
 
-    fn wishes(&self, known: &Known) -> Wishes {
+    fn wishes(&self, known: &Known) -> RequestPreferences {
         if known.plain {
-            return Wishes::default();
+            return RequestPreferences::default();
         }
         let fields = known.head.headers();
-        Wishes {
+        RequestPreferences {
             wait: prefer::wait(fields).map(|wait| wait.min(self.config.max_wait_limit)),
             urgency: priority::urgency(fields),
             freshness: cache_control::freshness(fields),
@@ -214,7 +214,7 @@ impl Shared {
     }
 
     fn caller(&self, known: &Known) -> Caller {
-        let Wishes {
+        let RequestPreferences {
             wait,
             urgency,
             freshness,
@@ -233,7 +233,7 @@ impl Shared {
 
 /// What a caller can ask for in its fields.
 #[derive(Default)]
-struct Wishes {
+struct RequestPreferences {
     wait: Option<Duration>,
     urgency: Urgency,
     freshness: Freshness,
@@ -354,7 +354,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let peer = Peer::tcp("10.0.0.7:4711".parse().unwrap(), "10.0.0.1:80".parse().unwrap());
-        let arrival = Arrival::new(request.body(()).unwrap(), peer);
+        let arrival = InboundRequest::new(request.body(()).unwrap(), peer);
         let known = arrival.known();
         (Layer::new(Config::default()).shared.caller(known), known.at)
     }

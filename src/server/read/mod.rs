@@ -7,9 +7,9 @@ mod authorization;
 mod body;
 mod cache_control;
 mod config;
+mod connection_context;
+mod last_request;
 mod layer;
-mod line;
-mod memo;
 mod prefer;
 mod priority;
 

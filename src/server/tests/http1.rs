@@ -147,7 +147,7 @@ async fn expect_continue_is_answered_only_when_the_body_is_wanted() {
 }
 
 #[tokio::test]
-async fn requests_whose_length_is_in_doubt_are_refused_or_end_their_connection() {
+async fn requests_whose_length_is_not_certain_are_refused_or_end_their_connection() {
     let server = Server::start().await;
     let base = format!(
         "POST {} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n",

@@ -1,6 +1,6 @@
-//! The whole HTTP side over real sockets, with a service of the test's own where the typed stack would be; and, under paused time, how long a connection may do what (`activity`).
+//! The whole HTTP side over real sockets, with a service of the test's own where the typed stack would be; and, under paused time, how long a connection may do what (`connection_state`).
 
-mod activity;
+mod connection_state;
 mod drain;
 mod http1;
 mod http2;

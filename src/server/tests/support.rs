@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tower::{Layer as _, service_fn};
 
 use crate::BoxError;
-use crate::respond::{self, Body};
+use crate::response::{self, Body};
 use crate::scan::{Answer, Call, Endpoint, Fields, Outcome, Served, Status};
 use crate::server::{Address, Bound, Config, Drained, count, guard, read, route};
 use crate::task::Tasks;
@@ -117,7 +117,7 @@ fn stack(
     read: read::Config,
     backend: Arc<Backend>,
 ) -> impl tower::Service<
-    crate::server::Arrival<hyper::body::Incoming>,
+    crate::server::InboundRequest<hyper::body::Incoming>,
     Response = http::Response<Body>,
     Error = std::convert::Infallible,
     Future: Send,
@@ -129,11 +129,11 @@ fn stack(
     let read = read::Layer::new(read).layer(backend);
     let route = route::Layer.layer(read);
     let guard = guard::Layer::new(guard::Hosts::default()).layer(route);
-    let respond = respond::Layer::new(respond::Config {
+    let respond = response::Layer::new(response::Config {
         upstream_hosts: Vec::new(),
         rate_limit: Arc::new(|_, _| {}),
         panics: metrics.panics(),
-        token_owner: respond::TokenOwner::Gateway,
+        token_owner: response::TokenOwner::Gateway,
         large_answers: None,
     });
     count::Layer::new(metrics.clone(), count::Config::default()).layer(respond.layer(guard))

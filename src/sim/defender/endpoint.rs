@@ -23,7 +23,7 @@ use crate::sim::history::{By, Kind, NextLink};
 use crate::sim::limit::Rejection;
 use crate::sim::record::{CallRecord, Violation};
 use crate::sim::wire::{Handler, Manner, Reply, Unread, read};
-use crate::sim::world::{State, World};
+use crate::sim::world::{SimState, State};
 
 /// The role that includes the one needed.
 const WIDER_ROLE: &str = "Machine.ReadWrite.All";
@@ -35,7 +35,7 @@ const LONGEST_BODY: usize = 4 * 1024 * 1024;
 #[derive(Debug)]
 pub(in crate::sim) struct Region {
     pub(in crate::sim) name: String,
-    pub(in crate::sim) world: Arc<World>,
+    pub(in crate::sim) world: Arc<SimState>,
 }
 
 /// What is known when a call has arrived, before its body.
@@ -76,7 +76,7 @@ impl Region {
                     "InvalidRequestBody",
                     "The body is too long.",
                 );
-                refusal.reply(&mut self.world.state().dice)
+                refusal.reply(&mut self.world.state().rng)
             }
             Err(Unread::Broken) => Reply::front_end_page(StatusCode::BAD_REQUEST).delivered(Manner::Cut),
         };
@@ -104,7 +104,7 @@ impl Region {
         let at = self.world.elapsed();
         let verdict = question::bearer(&head.headers).and_then(|token| {
             let now = self.world.wall.now().as_second();
-            let read = state.desk.mint.read(token, now);
+            let read = state.token_service.mint.read(token, now);
             read.map_err(|bad| Refusal::unauthorized(&bad.to_string()))
         });
         let over_http2 = head.version == http::Version::HTTP_2;
@@ -161,7 +161,7 @@ impl Region {
         let state = &mut *state;
         let proper = |state: &mut State| {
             self.proper(head, body, arrival, state)
-                .unwrap_or_else(|refusal| refusal.reply(&mut state.dice))
+                .unwrap_or_else(|refusal| refusal.reply(&mut state.rng))
         };
         match arrival.fault {
             Some(fault) => self.faulty(fault, state, proper),
@@ -182,12 +182,12 @@ impl Region {
                 "BadRequest",
                 "The method is not allowed.",
             );
-            return Ok(allowed.reply(&mut state.dice).with(header::ALLOW, method.as_str()));
+            return Ok(allowed.reply(&mut state.rng).with(header::ALLOW, method.as_str()));
         }
         let claims = match &arrival.verdict {
             Ok(claims) => claims,
             Err(refusal) => {
-                let reply = refusal.reply(&mut state.dice);
+                let reply = refusal.reply(&mut state.rng);
                 return Ok(reply.with(header::WWW_AUTHENTICATE, "Bearer error=\"invalid_token\""));
             }
         };
@@ -196,10 +196,10 @@ impl Region {
                 rejection,
                 state.throttle,
                 &self.world.wall,
-                &mut state.dice,
+                &mut state.rng,
             ));
         }
-        check_claims(claims, state.desk.resource())?;
+        check_claims(claims, state.token_service.resource())?;
         match asked(operation) {
             Asked::Rows(by) => {
                 let options = Options::read(head.uri.query())?;
@@ -273,26 +273,26 @@ impl Region {
     fn faulty(&self, fault: Fault, state: &mut State, proper: impl Fn(&mut State) -> Reply) -> Reply {
         match fault {
             Fault::Status(status) if (502..=504).contains(&status.as_u16()) => Reply::front_end_page(status),
-            Fault::Status(status) => Refusal::new(status, code(status), "").reply(&mut state.dice),
+            Fault::Status(status) => Refusal::new(status, code(status), "").reply(&mut state.rng),
             Fault::Throttle(wait) => match state.limits.first() {
                 Some(limit) => {
                     let rejection = Rejection {
                         limit: *limit,
                         retry_after: wait,
                     };
-                    refusal::throttled(&rejection, state.throttle, &self.world.wall, &mut state.dice)
+                    refusal::throttled(&rejection, state.throttle, &self.world.wall, &mut state.rng)
                 }
                 // Without limits nobody can have used them up.
                 None => proper(state),
             },
             Fault::Busy(wait) => {
-                let reply = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", BUSY).reply(&mut state.dice);
+                let reply = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", BUSY).reply(&mut state.rng);
                 match wait {
                     Some(wait) => reply.with(header::RETRY_AFTER, &wait.as_secs().to_string()),
                     None => reply,
                 }
             }
-            Fault::NoLicence => Refusal::unauthorized("No Tvm license").reply(&mut state.dice),
+            Fault::NoLicence => Refusal::unauthorized("No Tvm license").reply(&mut state.rng),
             Fault::BlackHole => proper(state).delivered(Manner::Never),
             Fault::Cut => proper(state).delivered(Manner::Cut),
             Fault::CutMidBody => proper(state).delivered(Manner::CutMidBody),
@@ -304,7 +304,7 @@ impl Region {
             Fault::Empty => Reply::new(StatusCode::OK, "application/json", ""),
             Fault::ErrorInOk => {
                 let error = Refusal::new(StatusCode::OK, "InternalServerError", "Something went wrong.");
-                error.reply(&mut state.dice)
+                error.reply(&mut state.rng)
             }
             Fault::WrongType => proper(state).with(header::CONTENT_TYPE, "text/html"),
             Fault::Page(status) => Reply::front_end_page(status),
@@ -321,7 +321,7 @@ impl State {
     fn draw_fault(&mut self, region: &str, is_operation: bool) -> Option<Fault> {
         let faults = &mut self.regions.get_mut(region)?.faults;
         if is_operation {
-            faults.draw(&mut self.dice)
+            faults.draw(&mut self.rng)
         } else {
             faults.standing()
         }

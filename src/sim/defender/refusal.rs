@@ -5,8 +5,8 @@ use serde_json::json;
 
 use crate::clock::Wall;
 use crate::sim::config::{Message, RetryAfter, Throttle};
-use crate::sim::dice::Dice;
 use crate::sim::limit::Rejection;
+use crate::sim::rng::Rng;
 use crate::sim::wire::Reply;
 
 /// Why a call is refused.
@@ -43,16 +43,16 @@ impl Refusal {
     }
 
     /// The answer; its `target` is a new tracking id.
-    pub(super) fn reply(&self, dice: &mut Dice) -> Reply {
+    pub(super) fn reply(&self, rng: &mut Rng) -> Reply {
         let document = json!({
-            "error": {"code": self.code, "message": self.message, "target": dice.guid()},
+            "error": {"code": self.code, "message": self.message, "target": rng.guid()},
         });
         Reply::new(self.status, "application/json; charset=utf-8", document.to_string())
     }
 }
 
 /// The 429 of the quota, as captured in 2021 and 2022.
-pub(super) fn throttled(rejection: &Rejection, throttle: Throttle, wall: &Wall, dice: &mut Dice) -> Reply {
+pub(super) fn throttled(rejection: &Rejection, throttle: Throttle, wall: &Wall, rng: &mut Rng) -> Reply {
     let seconds = rejection.retry_after.as_millis().div_ceil(1_000).max(1);
     let (calls, clock) = (rejection.limit.calls(), rejection.limit.clock());
     let message = match throttle.message {
@@ -63,7 +63,7 @@ pub(super) fn throttled(rejection: &Rejection, throttle: Throttle, wall: &Wall, 
         Message::Absent => String::new(),
         Message::WithoutSeconds => format!("API calls quota exceeded! maximum allowed {calls} per {clock}"),
     };
-    let reply = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "429", message).reply(dice);
+    let reply = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "429", message).reply(rng);
     match throttle.header {
         RetryAfter::Absent => reply,
         RetryAfter::Seconds => reply.with(header::RETRY_AFTER, &seconds.to_string()),

@@ -12,16 +12,16 @@ use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use super::code::AadstsCode;
-use super::desk::{self, Issued};
 use super::discovery;
 use super::form::Form;
 use super::managed;
 use super::refusal::Refusal;
+use super::token_service::{self, Issued};
 use crate::secret::Secret;
 use crate::sim::fault::SignInFault;
 use crate::sim::record::{Credential, TokenRecord};
 use crate::sim::wire::{Handler, Manner, Reply, Unread, read};
-use crate::sim::world::World;
+use crate::sim::world::SimState;
 
 /// Far above any honest form; the real bound is not documented.
 const LONGEST_FORM: usize = 64 * 1024;
@@ -31,7 +31,7 @@ pub(super) const JSON: &str = "application/json; charset=utf-8";
 /// The sign-in host.
 #[derive(Debug)]
 pub(in crate::sim) struct Endpoint {
-    pub(in crate::sim) world: Arc<World>,
+    pub(in crate::sim) world: Arc<SimState>,
     /// Its own address, set when it listens: certificate assertions name it as their audience.
     pub(in crate::sim) addr: OnceLock<SocketAddr>,
 }
@@ -65,7 +65,7 @@ impl Handler for Endpoint {
     }
 
     fn setup(&self) -> Duration {
-        self.world.state().desk.rules.latency
+        self.world.state().token_service.rules.latency
     }
 }
 
@@ -86,7 +86,10 @@ impl Endpoint {
         let (latency, fault) = {
             let mut state = self.world.state();
             let state = &mut *state;
-            (state.desk.rules.latency, state.desk.rules.faults.draw(&mut state.dice))
+            (
+                state.token_service.rules.latency,
+                state.token_service.rules.faults.draw(&mut state.rng),
+            )
         };
         let credential = presented(&head, &form);
         self.world.rest(latency).await;
@@ -155,10 +158,10 @@ impl Endpoint {
         let mut state = self.world.state();
         let state = &mut *state;
         Some(
-            match discovery::answer(head, &self.base(head), &state.desk.tenant_id)? {
+            match discovery::answer(head, &self.base(head), &state.token_service.tenant_id)? {
                 Ok(document) => discovery::reply(&document, StatusCode::OK),
                 Err(refusal) => {
-                    let document = refusal.document(self.world.wall.now(), &mut state.dice);
+                    let document = refusal.document(self.world.wall.now(), &mut state.rng);
                     discovery::reply(&document, refusal.code.status())
                 }
             },
@@ -180,8 +183,8 @@ impl Endpoint {
             let mut state = self.world.state();
             let state = &mut *state;
             state
-                .desk
-                .decide((tenant, &endpoint), &form, self.world.wall.now(), &mut state.dice)
+                .token_service
+                .decide((tenant, &endpoint), &form, self.world.wall.now(), &mut state.rng)
         });
         match verdict {
             Ok(issued) => Outcome {
@@ -195,7 +198,7 @@ impl Endpoint {
     }
 
     fn refuse(&self, refusal: &Refusal) -> Outcome {
-        let document = refusal.document(self.world.wall.now(), &mut self.world.state().dice);
+        let document = refusal.document(self.world.wall.now(), &mut self.world.state().rng);
         Outcome {
             reply: Reply::new(refusal.code.status(), JSON, document.to_string()),
             code: Some(refusal.code.number()),
@@ -210,7 +213,7 @@ fn presented(head: &Parts, form: &Read) -> Credential {
     match (head.uri.path(), form) {
         (managed::IMDS_PATH, _) => Credential::Imds,
         (managed::APP_SERVICE_PATH, _) => Credential::AppService,
-        (_, Ok(form)) => desk::credential(form),
+        (_, Ok(form)) => token_service::credential(form),
         (_, Err(_)) => Credential::None,
     }
 }

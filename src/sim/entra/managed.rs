@@ -4,14 +4,14 @@ use http::request::Parts;
 use http::{Method, StatusCode};
 use serde_json::json;
 
-use super::desk::Desk;
 use super::endpoint::{JSON, Outcome};
 use super::form::Form;
+use super::token_service::TokenService;
 use crate::secret::Secret;
 use crate::sim::config::IDENTITY_HEADER;
 use crate::sim::record::Credential;
 use crate::sim::wire::Reply;
-use crate::sim::world::World;
+use crate::sim::world::SimState;
 
 /// Where a virtual machine's metadata service answers.
 pub(super) const IMDS_PATH: &str = "/metadata/identity/oauth2/token";
@@ -26,18 +26,18 @@ const IMDS_VERSIONS: [&str; 3] = ["2018-02-01", "2019-08-01", "2021-02-01"];
 const APP_SERVICE_VERSION: &str = "2019-08-01";
 
 /// Decides about a request for a token of the identity.
-pub(super) fn answer(world: &World, head: &Parts) -> Outcome {
+pub(super) fn answer(world: &SimState, head: &Parts) -> Outcome {
     let credential = match head.uri.path() {
         IMDS_PATH => Credential::Imds,
         _ => Credential::AppService,
     };
     let mut state = world.state();
     let state = &mut *state;
-    if let Err((status, error, text)) = check(&state.desk, credential, head) {
+    if let Err((status, error, text)) = check(&state.token_service, credential, head) {
         let document = json!({"error": error, "error_description": text});
         return Outcome::refused(Reply::new(status, JSON, document.to_string()));
     }
-    let issued = state.desk.issue(world.wall.now(), &mut state.dice);
+    let issued = state.token_service.issue(world.wall.now(), &mut state.rng);
     let claims = issued.claims;
     let document = json!({
         "access_token": issued.token,
@@ -59,7 +59,7 @@ pub(super) fn answer(world: &World, head: &Parts) -> Outcome {
 
 type Refused = (StatusCode, &'static str, &'static str);
 
-fn check(desk: &Desk, credential: Credential, head: &Parts) -> Result<(), Refused> {
+fn check(token_service: &TokenService, credential: Credential, head: &Parts) -> Result<(), Refused> {
     let bad = |text| (StatusCode::BAD_REQUEST, "invalid_request", text);
     if head.method != Method::GET {
         return Err((StatusCode::METHOD_NOT_ALLOWED, "invalid_request", "only GET is allowed"));
@@ -89,7 +89,7 @@ fn check(desk: &Desk, credential: Credential, head: &Parts) -> Result<(), Refuse
             return Err(bad("the api-version is missing or not supported"));
         }
     }
-    if query.get("resource") != Some(desk.resource()) {
+    if query.get("resource") != Some(token_service.resource()) {
         return Err((
             StatusCode::BAD_REQUEST,
             "invalid_resource",
@@ -98,7 +98,7 @@ fn check(desk: &Desk, credential: Credential, head: &Parts) -> Result<(), Refuse
     }
     if query
         .get("client_id")
-        .is_some_and(|id| !id.eq_ignore_ascii_case(&desk.client_id))
+        .is_some_and(|id| !id.eq_ignore_ascii_case(&token_service.client_id))
     {
         return Err(bad("identity not found"));
     }

@@ -2,17 +2,17 @@
 
 mod assertion;
 mod code;
-mod desk;
 mod discovery;
 mod endpoint;
 mod form;
 mod managed;
 mod refusal;
 mod token;
+mod token_service;
 
 pub(super) use assertion::Federation;
 pub use assertion::{Certificate, NotACertificate};
 pub use code::AadstsCode;
-pub(super) use desk::Desk;
 pub(super) use endpoint::Endpoint;
 pub(super) use token::{Claims, Mint};
+pub(super) use token_service::TokenService;

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::code::AadstsCode;
-use crate::sim::dice::Dice;
+use crate::sim::rng::Rng;
 
 /// A documented refusal, with what it is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,8 +22,8 @@ impl Refusal {
     }
 
     /// The error document, as the real service writes it.
-    pub(super) fn document(&self, now: Timestamp, dice: &mut Dice) -> Value {
-        let (trace, correlation) = (dice.guid(), dice.guid());
+    pub(super) fn document(&self, now: Timestamp, rng: &mut Rng) -> Value {
+        let (trace, correlation) = (rng.guid(), rng.guid());
         let timestamp = now.strftime("%Y-%m-%d %H:%M:%SZ").to_string();
         let about = self
             .about

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 
-use crate::sim::dice::Dice;
+use crate::sim::rng::Rng;
 
 /// What a token says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,7 +50,7 @@ pub(in crate::sim) struct Mint {
 
 impl Mint {
     pub(in crate::sim) fn new(seed: u64) -> Self {
-        let key = Dice::for_text(seed, "token signing key").hex(64);
+        let key = Rng::for_text(seed, "token signing key").hex(64);
         Self {
             key: hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes()),
             era: 0,

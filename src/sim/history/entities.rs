@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::History;
 use super::rows::{is_definition, of_definition, time};
-use crate::sim::dice::Dice;
+use crate::sim::rng::Rng;
 
 /// What lists consist of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +18,7 @@ pub(in crate::sim) enum Kind {
 impl History {
     /// The ids of the definitions that are listed.
     pub(super) fn definition_ids(&self, seed: u64) -> Vec<String> {
-        let id = |n: usize| Dice::for_text(seed, &format!("definition {n}")).guid();
+        let id = |n: usize| Rng::for_text(seed, &format!("definition {n}")).guid();
         (0..self.definitions).map(id).collect()
     }
 
@@ -48,10 +48,10 @@ impl History {
     }
 
     fn definition(&self, (seed, scans): (u64, u32), id: &str) -> Value {
-        let mut dice = Dice::for_text(seed, &format!("settings of {id}"));
+        let mut rng = Rng::for_text(seed, &format!("settings of {id}"));
         let agents = u64::try_from(self.agents.max(1)).unwrap_or(1);
-        let scanner = agent(seed, scans, usize::try_from(dice.below(agents)).unwrap_or(0));
-        let (a, b) = (dice.below(250) + 1, dice.below(250) + 1);
+        let scanner = agent(seed, scans, usize::try_from(rng.below(agents)).unwrap_or(0));
+        let (a, b) = (rng.below(250) + 1, rng.below(250) + 1);
         let latest = of_definition(seed, scans, id).next();
         let authentication = json!({
             "@odata.type": "#microsoft.windowsDefenderATP.api.SnmpAuthParams",
@@ -99,16 +99,16 @@ impl History {
 pub(in crate::sim) const SECRET: &str = "simulated~scan.password";
 
 fn org(seed: u64) -> String {
-    Dice::for_text(seed, "organisation").guid()
+    Rng::for_text(seed, "organisation").guid()
 }
 
 fn agent(seed: u64, scans: u32, n: usize) -> Value {
-    let mut dice = Dice::for_text(seed, &format!("agent {n}"));
-    let machine = dice.hex(40);
-    let application = dice.guid();
+    let mut rng = Rng::for_text(seed, &format!("agent {n}"));
+    let machine = rng.hex(40);
+    let application = rng.guid();
     // With each scan it has been seen again.
     let last_seen =
-        jiff::Timestamp::constant(1_793_491_200, 0) + Duration::from_secs(60 * u64::from(scans) + dice.below(60));
+        jiff::Timestamp::constant(1_793_491_200, 0) + Duration::from_secs(60 * u64::from(scans) + rng.below(60));
     json!({
         "id": format!("{}_{machine}", org(seed)),
         "machineId": machine,

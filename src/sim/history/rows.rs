@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{Casing, Duplicates, History, Matching, NextLink, Order, UNKNOWN_ID, Unknown};
-use crate::sim::dice::Dice;
+use crate::sim::rng::Rng;
 
 /// What rows are asked for by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub(super) struct Session {
 impl Session {
     /// Its id: 32 digits.
     fn id(&self, seed: u64) -> String {
-        Dice::for_text(seed, &format!("{}/{}", self.definition, self.ended)).hex(32)
+        Rng::for_text(seed, &format!("{}/{}", self.definition, self.ended)).hex(32)
     }
 }
 
@@ -126,12 +126,12 @@ impl History {
     }
 
     fn row(&self, by: By, seed: u64, session: &Session) -> Value {
-        let mut dice = Dice::for_text(seed, &session.definition);
-        let (scanner, org) = (dice.hex(40), dice.guid());
+        let mut rng = Rng::for_text(seed, &session.definition);
+        let (scanner, org) = (rng.hex(40), rng.guid());
         // Dice of its own, by the time of the session: a row stays as it is when newer ones appear.
-        let mut dice = Dice::for_text(dice.next(), &session.ended.to_string());
-        let targets = 1 + dice.below(3);
-        let outcomes: Vec<bool> = (0..targets).map(|_| dice.hits(0.8)).collect();
+        let mut rng = Rng::for_text(rng.next(), &session.ended.to_string());
+        let targets = 1 + rng.below(3);
+        let outcomes: Vec<bool> = (0..targets).map(|_| rng.hits(0.8)).collect();
         let good = outcomes.iter().filter(|ok| **ok).count();
         let is_running = self.running && session.age == 0;
         let status = |partial| {
@@ -150,7 +150,7 @@ impl History {
                 "NumberOfTargets": outcomes.len(),
                 "ScanStatus": status("Partial Success"),
                 "LastScanned": time(session.ended),
-                "ListScannedTargets": outcomes.iter().map(|ok| documented(&target(&mut dice, *ok))).collect::<Vec<_>>(),
+                "ListScannedTargets": outcomes.iter().map(|ok| documented(&target(&mut rng, *ok))).collect::<Vec<_>>(),
             }),
             Casing::Documented => json!({
                 "ScanDefinitionIds": session.definition,
@@ -167,7 +167,7 @@ impl History {
                 "numberOfSuccessfullyScannedTargets": good,
                 "numberOfTargets": outcomes.len(),
                 "generalErrorMessage": null,
-                "scannedTargets": outcomes.iter().map(|ok| target(&mut dice, *ok)).collect::<Vec<_>>(),
+                "scannedTargets": outcomes.iter().map(|ok| target(&mut rng, *ok)).collect::<Vec<_>>(),
             }),
         }
     }
@@ -175,9 +175,9 @@ impl History {
 
 /// The sessions of a definition, the newest first.
 pub(super) fn of_definition(seed: u64, scans: u32, definition: &str) -> impl Iterator<Item = Session> {
-    let mut dice = Dice::for_text(seed, definition);
-    let newest = anchor() - TICK * u32::try_from(dice.below(TICKS)).unwrap_or(0) + INTERVAL * scans;
-    let count = 2 + u32::try_from(dice.below(4)).unwrap_or(0) + scans;
+    let mut rng = Rng::for_text(seed, definition);
+    let newest = anchor() - TICK * u32::try_from(rng.below(TICKS)).unwrap_or(0) + INTERVAL * scans;
+    let count = 2 + u32::try_from(rng.below(4)).unwrap_or(0) + scans;
     let definition = definition.to_owned();
     (0..count).map(move |age| Session {
         definition: definition.clone(),
@@ -224,15 +224,15 @@ fn status(good: usize, all: usize, partial: &'static str) -> &'static str {
     }
 }
 
-fn target(dice: &mut Dice, ok: bool) -> Value {
-    let (a, b) = (dice.below(250) + 1, dice.below(250) + 1);
+fn target(rng: &mut Rng, ok: bool) -> Value {
+    let (a, b) = (rng.below(250) + 1, rng.below(250) + 1);
     json!({
         "ip": format!("10.0.{a}.{b}"),
         "hostname": format!("switch-{a}-{b}"),
         "scannedDeviceDescription": if ok { "Network switch" } else { "" },
         "errorMessage": if ok { Value::Null } else { Value::from("SNMP request timed out") },
         "scanStatus": if ok { "Success" } else { "Failure" },
-        "scanDuration": format!("00:00:{:02}.{:07}", dice.below(60), dice.below(10_000_000)),
+        "scanDuration": format!("00:00:{:02}.{:07}", rng.below(60), rng.below(10_000_000)),
     })
 }
 

@@ -19,7 +19,7 @@ use super::Limit;
 /// assert!(!judge.is_satisfied());
 /// ```
 #[derive(Clone, Debug)]
-pub struct Judge {
+pub struct QuotaVerifier {
     limits: Vec<Limit>,
     arrivals: Vec<Duration>,
 }
@@ -54,7 +54,7 @@ impl fmt::Display for Finding {
     }
 }
 
-impl Judge {
+impl QuotaVerifier {
     /// A judge who has seen nothing.
     #[must_use]
     pub fn new(limits: &[Limit]) -> Self {
@@ -90,7 +90,7 @@ impl Judge {
     }
 }
 
-impl Extend<Duration> for Judge {
+impl Extend<Duration> for QuotaVerifier {
     fn extend<I: IntoIterator<Item = Duration>>(&mut self, arrivals: I) {
         self.arrivals.extend(arrivals);
     }

@@ -4,7 +4,7 @@
 //! start of a test), so the same limiter serves real sockets and virtual time.
 //!
 //! The window shape of the real service is not documented; [`Shape`] holds the four candidates. A client that stays within `calls`
-//! arrivals in every window of `window`, at every alignment, is never refused by any of them. [`Judge`] checks exactly that.
+//! arrivals in every window of `window`, at every alignment, is never refused by any of them. [`QuotaVerifier`] checks exactly that.
 
 mod allowance;
 mod judge;
@@ -14,6 +14,6 @@ mod tests;
 mod window;
 
 pub use allowance::{Limit, ParseLimitError};
-pub use judge::{Finding, Judge};
+pub use judge::{Finding, QuotaVerifier};
 pub use limiter::{Limiter, Rejected, Rejection, Scope};
 pub use window::Shape;

@@ -123,7 +123,7 @@ fn time_never_runs_backwards_in_a_limiter() {
 
 #[test]
 fn a_judge_counts_half_open_windows() {
-    let mut judge = Judge::new(&limits("1/1s"));
+    let mut judge = QuotaVerifier::new(&limits("1/1s"));
     judge.extend([ms(1_000), ms(0)]);
     assert!(judge.is_satisfied());
     judge.observe(ms(1_999));
@@ -134,7 +134,7 @@ fn a_judge_counts_half_open_windows() {
 
 #[test]
 fn a_judge_who_saw_nothing_is_satisfied() {
-    let judge = Judge::new(&Limit::documented());
+    let judge = QuotaVerifier::new(&Limit::documented());
     assert!(judge.is_satisfied());
     assert_eq!(judge.findings()[1].most, 0);
 }
@@ -256,14 +256,14 @@ proptest! {
                 prop_assert!(limiter.arrive(at).is_ok(), "{} at {:?}", shape, at);
             }
         }
-        let mut judge = Judge::new(&limits);
+        let mut judge = QuotaVerifier::new(&limits);
         judge.extend(sent);
         prop_assert!(judge.is_satisfied());
     }
 
     #[test]
     fn the_judge_finds_the_fullest_window(limits in some_limits(), times in arrivals()) {
-        let mut judge = Judge::new(&limits);
+        let mut judge = QuotaVerifier::new(&limits);
         judge.extend(times.iter().rev().copied());
         // Every window that matters starts at an arrival or just behind one.
         let starts: BTreeSet<_> = times.iter().flat_map(|at| [*at, *at + Duration::from_nanos(1)]).collect();

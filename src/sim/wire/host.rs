@@ -52,14 +52,14 @@ pub(in crate::sim) struct Host {
     /// Serves TLS beside clear text on the same port.
     tls: Option<Tls>,
     tasks: Tasks,
-    door: tokio::sync::Mutex<Door>,
+    door: tokio::sync::Mutex<ListenerState>,
     /// Ends all connections there are; replaced for the ones to come.
     lines: Mutex<CancellationToken>,
     /// Lets connections end after what they are doing.
     drain: CancellationToken,
 }
 
-enum Door {
+enum ListenerState {
     Open {
         stop: CancellationToken,
         accepting: tokio::task::JoinHandle<()>,
@@ -84,7 +84,7 @@ impl Host {
             handler,
             tls,
             tasks: tasks.clone(),
-            door: tokio::sync::Mutex::new(Door::Gone),
+            door: tokio::sync::Mutex::new(ListenerState::Gone),
             lines: Mutex::default(),
             drain: CancellationToken::new(),
         });
@@ -102,10 +102,10 @@ impl Host {
     /// Stops listening and resets every connection; connecting is refused when this returns. Nothing happens when it is so already.
     pub(in crate::sim) async fn shut(&self) -> io::Result<()> {
         let mut door = self.door.lock().await;
-        if matches!(*door, Door::Open { .. }) {
-            close(std::mem::replace(&mut *door, Door::Gone)).await;
+        if matches!(*door, ListenerState::Open { .. }) {
+            close(std::mem::replace(&mut *door, ListenerState::Gone)).await;
             self.cut_connections();
-            *door = Door::Shut(hold(self.addr)?);
+            *door = ListenerState::Shut(hold(self.addr)?);
         }
         Ok(())
     }
@@ -113,8 +113,8 @@ impl Host {
     /// Listens again. Nothing happens when it does already, or when the simulator has ended.
     pub(in crate::sim) async fn reopen(self: &Arc<Self>) -> io::Result<()> {
         let mut door = self.door.lock().await;
-        *door = match std::mem::replace(&mut *door, Door::Gone) {
-            Door::Shut(held) => self.listen(held)?,
+        *door = match std::mem::replace(&mut *door, ListenerState::Gone) {
+            ListenerState::Shut(held) => self.listen(held)?,
             other => other,
         };
         Ok(())
@@ -129,7 +129,7 @@ impl Host {
     /// Stops listening for good and lets connections end after what they are doing.
     pub(in crate::sim) async fn end(&self) {
         self.drain.cancel();
-        close(std::mem::replace(&mut *self.door.lock().await, Door::Gone)).await;
+        close(std::mem::replace(&mut *self.door.lock().await, ListenerState::Gone)).await;
     }
 
     /// The same at once, for a simulator that is dropped: nobody waits.
@@ -137,13 +137,13 @@ impl Host {
         self.drain.cancel();
         self.cut_connections();
         if let Ok(mut door) = self.door.try_lock()
-            && let Door::Open { stop, .. } = std::mem::replace(&mut *door, Door::Gone)
+            && let ListenerState::Open { stop, .. } = std::mem::replace(&mut *door, ListenerState::Gone)
         {
             stop.cancel();
         }
     }
 
-    fn listen(self: &Arc<Self>, held: RawSocket) -> io::Result<Door> {
+    fn listen(self: &Arc<Self>, held: RawSocket) -> io::Result<ListenerState> {
         held.listen(BACKLOG)?;
         let listener = TcpListener::from_std(held.into())?;
         let stop = CancellationToken::new();
@@ -154,7 +154,7 @@ impl Host {
                 () = host.accept(listener) => {}
             }
         });
-        Ok(Door::Open { stop, accepting })
+        Ok(ListenerState::Open { stop, accepting })
     }
 
     async fn accept(self: Arc<Self>, listener: TcpListener) {
@@ -257,8 +257,8 @@ impl Host {
 }
 
 /// Ends the accept loop; the listener is closed when this returns.
-async fn close(door: Door) {
-    if let Door::Open { stop, accepting } = door {
+async fn close(door: ListenerState) {
+    if let ListenerState::Open { stop, accepting } = door {
         stop.cancel();
         // It cannot fail: nobody aborts it, and it does not panic.
         let _ = accepting.await;

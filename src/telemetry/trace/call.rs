@@ -6,7 +6,7 @@ use std::time::Duration;
 use opentelemetry::trace::{SpanContext, SpanKind};
 use tokio::time::Instant;
 
-use super::{Facts, Span, Trace, Tracer};
+use super::{RequestFacts, Span, Trace, Tracer};
 
 /// A call in a trace: below the span of one of the requests it is made for, linked to all of them. Clones are the same call.
 #[derive(Clone, Debug, Default)]
@@ -33,7 +33,7 @@ pub struct Traced {
 #[derive(Debug)]
 struct State {
     span: Span,
-    facts: Facts,
+    facts: RequestFacts,
 }
 
 /// A request that a call is made for.
@@ -71,9 +71,9 @@ impl Call {
         let Some(context) = span.context().cloned() else {
             return Self::None;
         };
-        let facts = Facts {
+        let facts = RequestFacts {
             queue_wait: Some(now.saturating_duration_since(started)),
-            ..Facts::default()
+            ..RequestFacts::default()
         };
         Self::Traced(Arc::new(Traced {
             tracer: traced.tracer.clone(),
@@ -115,7 +115,7 @@ impl Call {
             if shared && let Some(context) = trace.context() {
                 span.link(context);
             }
-            let facts = Facts {
+            let facts = RequestFacts {
                 queue_wait: Some(traced.departed.saturating_duration_since(*entered)),
                 ..facts.clone()
             };

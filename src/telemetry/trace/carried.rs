@@ -24,12 +24,12 @@ pub enum Trace {
 pub struct Traced {
     pub(super) tracer: Tracer,
     pub(super) context: SpanContext,
-    facts: Mutex<Facts>,
+    facts: Mutex<RequestFacts>,
 }
 
 /// What is known about a request only below the layer that holds its span.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Facts {
+pub struct RequestFacts {
     /// How long it waited for a slot of the quota.
     pub queue_wait: Option<Duration>,
     /// The region that answered last.
@@ -75,21 +75,21 @@ impl Trace {
     }
 
     /// Notes what a call for this request found out. `call` is its span, if that is not below the request's own.
-    pub(super) fn note(&self, facts: Facts, call: Option<&SpanContext>) {
+    pub(super) fn note(&self, facts: RequestFacts, call: Option<&SpanContext>) {
         let Self::Traced(traced) = self else { return };
         // Every change is complete before anything can panic.
         let mut noted = traced.facts.lock().unwrap_or_else(PoisonError::into_inner);
         let mut calls = std::mem::take(&mut noted.calls);
         calls.extend(call.filter(|_| calls.len() < MAX_CALLS).cloned());
-        *noted = Facts { calls, ..facts };
+        *noted = RequestFacts { calls, ..facts };
     }
 
     /// What was noted.
     #[must_use]
-    pub fn facts(&self) -> Facts {
+    pub fn facts(&self) -> RequestFacts {
         match self {
             Self::Traced(traced) => traced.facts.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            Self::None | Self::Passing(_) => Facts::default(),
+            Self::None | Self::Passing(_) => RequestFacts::default(),
         }
     }
 }

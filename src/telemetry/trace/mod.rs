@@ -23,7 +23,7 @@ mod span;
 mod tracer;
 
 pub use call::{Call, Participant};
-pub use carried::{Facts, Trace};
+pub use carried::{RequestFacts, Trace};
 pub use context::{TRACEPARENT, TRACESTATE, read, write};
 pub use exchange::traced;
 pub use export::{Collector, Exporter};

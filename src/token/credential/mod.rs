@@ -3,9 +3,9 @@
 mod assertion;
 mod certificate;
 mod file;
-mod vault;
+mod provider;
 
-pub(super) use vault::{Proof, Vault};
+pub(super) use provider::{ClientAuth, CredentialProvider};
 
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,7 @@ use rustls_pki_types::pem::{PemObject as _, SectionKind};
 use serde_json::Value;
 use x509_cert::der::Decode as _;
 
-use super::{Proof, Vault};
+use super::{ClientAuth, CredentialProvider};
 use crate::token::{CertificateFiles, Error, fake};
 
 const RSA_1: &str = include_str!("testdata/rsa-1.pem");
@@ -38,7 +38,7 @@ fn pkcs1(key: &str) -> String {
     format!("-----BEGIN RSA PRIVATE KEY-----\n{text}\n-----END RSA PRIVATE KEY-----\n")
 }
 
-async fn proof_of(folder: &Path, certificate: &str, key: Option<&str>) -> Result<Proof, Error> {
+async fn proof_of(folder: &Path, certificate: &str, key: Option<&str>) -> Result<ClientAuth, Error> {
     let certificate_file = folder.join("tls.crt");
     std::fs::write(&certificate_file, certificate).unwrap();
     let key_file = key.map(|key| {
@@ -46,7 +46,7 @@ async fn proof_of(folder: &Path, certificate: &str, key: Option<&str>) -> Result
         std::fs::write(&path, key).unwrap();
         path
     });
-    let mut vault = Vault::of_certificate(CertificateFiles {
+    let mut vault = CredentialProvider::of_certificate(CertificateFiles {
         certificate: certificate_file,
         private_key: key_file,
     });
@@ -148,7 +148,7 @@ async fn byte_order_marks_are_dropped_from_certificates_and_keys() {
     let utf16: Vec<u8> = own.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let path = folder.path().join("utf16.pem");
     std::fs::write(&path, utf16).unwrap();
-    let mut vault = Vault::of_certificate(CertificateFiles {
+    let mut vault = CredentialProvider::of_certificate(CertificateFiles {
         certificate: path,
         private_key: None,
     });
@@ -189,7 +189,7 @@ async fn a_files_new_content_is_noticed_through_a_swapped_link() {
     }
     let data = folder.path().join("data");
     std::os::unix::fs::symlink("v1", &data).unwrap();
-    let mut vault = Vault::of_secret(crate::token::SecretSource::File(data.join("secret")));
+    let mut vault = CredentialProvider::of_secret(crate::token::SecretSource::File(data.join("secret")));
     let now = Timestamp::UNIX_EPOCH;
     assert_eq!(vault.proof(&fake::app(), now).await.unwrap().secret().expose(), "first");
     assert!(!vault.has_changed().await);
@@ -213,7 +213,7 @@ async fn only_the_file_with_the_key_has_to_be_private() {
     let paths = ["tls.crt", "tls.key"].map(|name| folder.path().join(name));
     std::fs::write(&paths[0], certificate(RSA_1)).unwrap();
     std::fs::write(&paths[1], RSA_1).unwrap();
-    let mut vault = Vault::of_certificate(CertificateFiles {
+    let mut vault = CredentialProvider::of_certificate(CertificateFiles {
         certificate: paths[0].clone(),
         private_key: Some(paths[1].clone()),
     });

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use super::state::{Renewal, Standing, State, Verdict};
+use super::state::{RefreshStatus, Renewal, State, Verdict};
 use super::upkeep::Upkeep;
 use crate::clock::Wall;
 use crate::net::Exchange;
@@ -19,13 +19,13 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Keeps one token for everybody. Clones are cheap and share it.
 #[derive(Clone, Debug)]
-pub struct Keeper {
+pub struct TokenSource {
     kind: Kind,
     state: Arc<State>,
-    standing: watch::Receiver<Standing>,
+    standing: watch::Receiver<RefreshStatus>,
 }
 
-impl Keeper {
+impl TokenSource {
     /// Asks for the first token at once and renews it until `tasks` are finished.
     ///
     /// Requests go through `exchange`, which follows no redirects; those to a machine's metadata service through `imds_exchange`,
@@ -42,9 +42,9 @@ impl Keeper {
         let kind = config.credential.kind();
         let state = Arc::new(State::default());
         // Asking from the start: callers who come before the task has begun wait for it.
-        let (sender, standing) = watch::channel(Standing {
+        let (sender, standing) = watch::channel(RefreshStatus {
             asking: true,
-            ..Standing::default()
+            ..RefreshStatus::default()
         });
         let sign_in = SignIn::new(config, exchange, imds_exchange, wall);
         let upkeep = Upkeep::new(sign_in, Arc::clone(&state), sender, metrics);
@@ -76,11 +76,11 @@ impl Keeper {
     ///
     /// # Errors
     ///
-    /// As for [`Keeper::bearer`], but at once only when sign-in is not to be asked again before `patience`.
+    /// As for [`TokenSource::access_token`], but at once only when sign-in is not to be asked again before `patience`.
     ///
     /// # Cancel safety
     ///
-    /// As for [`Keeper::bearer`].
+    /// As for [`TokenSource::access_token`].
     pub async fn bearer_within(&self, until: Instant, patience: Instant) -> Result<Bearer, Error> {
         if let Some(bearer) = self.current() {
             return Ok(bearer);
@@ -95,7 +95,7 @@ impl Keeper {
         }
     }
 
-    /// Tells that Defender answered `bearer` with 401. One renewal is forced for all who tell it about the same token.
+    /// Tells that Defender answered `access_token` with 401. One renewal is forced for all who tell it about the same token.
     #[must_use]
     pub fn rejected(&self, bearer: &Bearer) -> Verdict {
         let now = Instant::now();

@@ -5,7 +5,7 @@ mod schedule;
 mod state;
 mod upkeep;
 
-pub use handle::Keeper;
+pub use handle::TokenSource;
 pub use state::Verdict;
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ pub enum Verdict {
 
 /// How it stands with sign-in.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Standing {
+pub(super) struct RefreshStatus {
     /// A request is under way.
     pub(super) asking: bool,
     /// Why the latest request failed, and when the next one leaves.
@@ -36,7 +36,7 @@ pub(super) struct Standing {
     pub(super) warnings: Vec<Warning>,
 }
 
-impl Standing {
+impl RefreshStatus {
     /// The latest failure, if nothing is being done about it at `now`.
     pub(super) fn failing(&self, now: Instant) -> Option<&Failure> {
         self.failure
@@ -104,7 +104,7 @@ impl State {
             .filter(|bearer| bearer.is_usable(now) && bearer.generation() > withheld)
     }
 
-    /// Defender rejected `bearer`. Only the first of all callers with the same token makes it wanted anew.
+    /// Defender rejected `access_token`. Only the first of all callers with the same token makes it wanted anew.
     pub(super) fn reject(&self, bearer: &Bearer, renewal: Renewal, now: Instant) -> Verdict {
         // Held to the end, so that one renewal cannot end between the questions.
         let quiet_until = self.quiet_until.lock().unwrap_or_else(PoisonError::into_inner);

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::schedule::{self, Backoff};
-use super::state::{Failure, Standing, State};
+use super::state::{Failure, RefreshStatus, State};
 use crate::token::metrics::Outcome;
 use crate::token::sign_in::{Issued, SignIn};
 use crate::token::{Bearer, Error, Metrics, Reason, Roles, Warning};
@@ -19,7 +19,7 @@ const LOOK: Duration = Duration::from_secs(5);
 pub(super) struct Upkeep {
     sign_in: SignIn,
     state: Arc<State>,
-    standing: watch::Sender<Standing>,
+    standing: watch::Sender<RefreshStatus>,
     metrics: Metrics,
     backoff: Backoff,
     /// Of the latest token.
@@ -29,7 +29,12 @@ pub(super) struct Upkeep {
 }
 
 impl Upkeep {
-    pub(super) fn new(sign_in: SignIn, state: Arc<State>, standing: watch::Sender<Standing>, metrics: Metrics) -> Self {
+    pub(super) fn new(
+        sign_in: SignIn,
+        state: Arc<State>,
+        standing: watch::Sender<RefreshStatus>,
+        metrics: Metrics,
+    ) -> Self {
         Self {
             sign_in,
             state,
@@ -141,7 +146,7 @@ impl Upkeep {
         for warning in warnings.iter().filter(|warning| !known.contains(warning)) {
             tracing::warn!("{warning}");
         }
-        self.standing.send_replace(Standing {
+        self.standing.send_replace(RefreshStatus {
             asking: false,
             failure,
             roles,

@@ -13,10 +13,10 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower::Service;
 
-use crate::attempt::{Again, Failure, Fate, Routed, Signed};
+use crate::attempt::{Again, Delivery, Failure, Routed, Signed};
 use crate::scan::Answer;
 use crate::telemetry::trace;
-use crate::token::{Bearer, Error, Keeper, Verdict};
+use crate::token::{Bearer, Error, TokenSource, Verdict};
 
 /// How long past the caller's deadline a call that holds its slot may wait for a token: giving up would waste the wait so far.
 const GRACE: Duration = Duration::from_secs(3);
@@ -28,13 +28,13 @@ pub const MAX_PERMIT_HOLD: Duration = Duration::from_secs(10);
 /// Puts [`Attach`] around a service.
 #[derive(Clone, Debug)]
 pub struct Layer {
-    keeper: Arc<Keeper>,
+    keeper: Arc<TokenSource>,
 }
 
 impl Layer {
     /// A layer that takes tokens from `keeper`.
     #[must_use]
-    pub fn new(keeper: Keeper) -> Self {
+    pub fn new(keeper: TokenSource) -> Self {
         Self {
             keeper: Arc::new(keeper),
         }
@@ -60,7 +60,7 @@ impl<S> tower::Layer<S> for Layer {
 /// A call with its caller's own token keeps that one: the keeper is not asked, and a 401 is the caller's affair.
 #[derive(Clone, Debug)]
 pub struct Attach<S> {
-    keeper: Arc<Keeper>,
+    keeper: Arc<TokenSource>,
     inner: S,
 }
 
@@ -105,7 +105,7 @@ fn without_token(error: Error, until: Instant, deadline: Instant) -> Failure {
     let now = Instant::now();
     let passes = matches!(error, Error::Unavailable { .. });
     Failure {
-        fate: Fate::Unsent,
+        delivery: Delivery::Unsent,
         // Who is told something earlier has nothing to wait for.
         again: if passes && until <= now && now < deadline {
             Again::WhenAllowed
@@ -118,7 +118,7 @@ fn without_token(error: Error, until: Instant, deadline: Instant) -> Failure {
 }
 
 /// The call with this token.
-fn checked<S>(inner: &mut S, keeper: &Arc<Keeper>, routed: Routed, bearer: Bearer) -> Checked<S::Future>
+fn checked<S>(inner: &mut S, keeper: &Arc<TokenSource>, routed: Routed, bearer: Bearer) -> Checked<S::Future>
 where
     S: Service<Signed>,
 {
@@ -139,7 +139,7 @@ pin_project! {
     pub struct Checked<F> {
         #[pin]
         answer: F,
-        token: Option<(Arc<Keeper>, Bearer)>,
+        token: Option<(Arc<TokenSource>, Bearer)>,
     }
 }
 
@@ -157,7 +157,7 @@ where
             && keeper.rejected(bearer) == Verdict::TryAgain
         {
             return Poll::Ready(Err(Failure {
-                fate: Fate::Answered,
+                delivery: Delivery::Answered,
                 again: Again::Once,
                 answer: Some(answer),
                 source: Rejected.into(),
@@ -168,7 +168,7 @@ where
 }
 
 /// The token, with a span if it has to be waited for.
-async fn bearer(keeper: &Keeper, times: (Instant, Instant), call: &trace::Call) -> Result<Bearer, Error> {
+async fn bearer(keeper: &TokenSource, times: (Instant, Instant), call: &trace::Call) -> Result<Bearer, Error> {
     let (until, patience) = times;
     let mut bearer = pin!(keeper.bearer_within(until, patience));
     if let Some(at_hand) = bearer.as_mut().now_or_never() {

@@ -11,13 +11,13 @@ use tower::{Layer as _, ServiceExt as _};
 use url::Url;
 
 use super::Layer;
-use crate::attempt::{Again, Failure, Fate, Outgoing, Routed, Signed};
+use crate::attempt::{Again, Delivery, Failure, Outgoing, Routed, Signed};
 use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
 use crate::clock::Wall;
 use crate::scan::{self, Answer, Fields};
 use crate::task::Tasks;
 use crate::token::fake::{self, Reply, Service};
-use crate::token::{Error, Keeper, Metrics};
+use crate::token::{Error, Metrics, TokenSource};
 
 const NO_LICENCE: &str = "no-licence";
 
@@ -81,7 +81,7 @@ impl Defender {
 
 struct Setting {
     sign_in: Service,
-    keeper: Keeper,
+    keeper: TokenSource,
     tasks: Tasks,
 }
 
@@ -89,7 +89,7 @@ fn setting(script: impl FnMut(usize) -> Reply + Send + 'static) -> Setting {
     let mut script = script;
     let sign_in = Service::new(move |number, _| script(number));
     let tasks = Tasks::new();
-    let keeper = Keeper::start(
+    let keeper = TokenSource::start(
         fake::secret_config(),
         sign_in.exchange(),
         fake::unused(),
@@ -101,7 +101,7 @@ fn setting(script: impl FnMut(usize) -> Reply + Send + 'static) -> Setting {
 }
 
 /// What the retry layer above does: once more if that is said to be worth it.
-async fn call(keeper: &Keeper, defender: &Defender, deadline: Duration) -> Result<Answer, Failure> {
+async fn call(keeper: &TokenSource, defender: &Defender, deadline: Duration) -> Result<Answer, Failure> {
     let attempt = async || {
         let defender = defender.clone();
         let inner = tower::service_fn(move |signed| defender.clone().answer(signed));
@@ -109,7 +109,7 @@ async fn call(keeper: &Keeper, defender: &Defender, deadline: Duration) -> Resul
     };
     match attempt().await {
         Err(failure) if failure.again == Again::Once => {
-            assert_eq!(failure.fate, Fate::Answered);
+            assert_eq!(failure.delivery, Delivery::Answered);
             assert_eq!(failure.answer.unwrap().status, StatusCode::UNAUTHORIZED);
             attempt().await
         }
@@ -185,7 +185,7 @@ async fn a_forced_refresh_that_fails_is_told_before_a_second_call_is_spent() {
     });
     let defender = Defender::default();
     let failure = call(&set.keeper, &defender, SOON).await.unwrap_err();
-    assert_eq!((failure.fate, failure.again), (Fate::Unsent, Again::Never));
+    assert_eq!((failure.delivery, failure.again), (Delivery::Unsent, Again::Never));
     assert!(
         failure.source.to_string().contains("AADSTS7000112"),
         "{}",
@@ -206,7 +206,7 @@ async fn without_a_token_nothing_is_sent_and_the_wait_is_bounded() {
     let before = Instant::now();
     let failure = call(&set.keeper, &defender, Duration::from_secs(2)).await.unwrap_err();
     assert_eq!(before.elapsed(), Duration::from_secs(5));
-    assert_eq!((failure.fate, failure.again), (Fate::Unsent, Again::Never));
+    assert_eq!((failure.delivery, failure.again), (Delivery::Unsent, Again::Never));
     assert!(failure.source.downcast_ref::<Error>().is_some());
     assert_eq!(defender.calls.load(Ordering::Relaxed), 0);
 }
@@ -220,7 +220,7 @@ async fn who_can_wait_for_longer_gives_the_slot_back_and_comes_again() {
     let failure = loop {
         let left = Duration::from_secs(34).saturating_sub(begun.elapsed());
         let failure = call(&set.keeper, &defender, left).await.unwrap_err();
-        assert_eq!(failure.fate, Fate::Unsent);
+        assert_eq!(failure.delivery, Delivery::Unsent);
         if failure.again == Again::Never {
             break failure;
         }

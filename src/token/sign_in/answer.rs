@@ -11,7 +11,7 @@ use super::response::{ErrorMembers, TokenResponse, decoded};
 use super::unusable::Unusable;
 use super::wait;
 use crate::secret::Secret;
-use crate::token::{Code, Error, Reason, explain};
+use crate::token::{Code, Error, Reason, aadsts};
 
 /// Longest part of sign-in's words that is kept.
 const MAX_MESSAGE: usize = 500;
@@ -93,7 +93,7 @@ impl Received<'_> {
             self.endpoint == Endpoint::Imds && matches!(self.status, StatusCode::NOT_FOUND | StatusCode::GONE);
         // A success that names an error is that error.
         let refused = self.status.is_client_error() || (self.status.is_success() && !matches!(code, Code::Http(_)));
-        busy || starting || !refused || explain::is_transient(code)
+        busy || starting || !refused || aadsts::is_transient(code)
     }
 }
 

@@ -21,7 +21,7 @@ use super::response::{ErrorMembers, TokenResponse, decoded};
 use super::unusable::Unusable;
 use super::wait;
 use crate::net::Exchange;
-use crate::token::credential::Proof;
+use crate::token::credential::ClientAuth;
 use crate::token::{App, Error, Reason, Scope};
 
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
@@ -50,7 +50,7 @@ pub(super) struct Failed {
 pub(super) async fn ask(
     app: &App,
     scope: &Scope,
-    proof: &Proof,
+    proof: &ClientAuth,
     exchange: Exchange,
     now: Timestamp,
 ) -> Result<Issued, Failed> {
@@ -58,13 +58,13 @@ pub(super) async fn ask(
         .set_token_uri(TokenUrl::from_url(app.sent_to().clone()))
         .set_auth_type(AuthType::RequestBody);
     let client = match proof {
-        Proof::Secret(secret) => client.set_client_secret(ClientSecret::new(secret.expose().to_owned())),
-        Proof::Assertion(_) => client,
+        ClientAuth::Secret(secret) => client.set_client_secret(ClientSecret::new(secret.expose().to_owned())),
+        ClientAuth::Assertion(_) => client,
     };
     let mut request = client
         .exchange_client_credentials()
         .add_scope(oauth2::Scope::new(scope.as_str().to_owned()));
-    if let Proof::Assertion(assertion) = proof {
+    if let ClientAuth::Assertion(assertion) = proof {
         request = request
             .add_extra_param("client_assertion_type", ASSERTION_TYPE)
             .add_extra_param("client_assertion", assertion.expose().to_owned());

@@ -12,8 +12,8 @@ use super::identity;
 use super::issued::Issued;
 use crate::clock::Wall;
 use crate::net::Exchange;
-use crate::token::credential::Vault;
-use crate::token::{App, Config, Credential, Error, Identity, Problem, Reason, Scope, Warning, explain};
+use crate::token::credential::CredentialProvider;
+use crate::token::{App, Config, Credential, Error, Identity, Problem, Reason, Scope, Warning, aadsts};
 
 /// How long one exchange may take, from the first byte sent to the last one read.
 const EXCHANGE_LIMIT: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ pub(in crate::token) struct SignIn {
 
 #[derive(Debug)]
 enum Method {
-    App { app: App, vault: Box<Vault> },
+    App { app: App, vault: Box<CredentialProvider> },
     Managed(Identity),
 }
 
@@ -52,10 +52,14 @@ impl SignIn {
             vault: Box::new(vault),
         };
         let (method, exchange) = match config.credential {
-            Credential::ClientSecret { app, secret } => (app_method(app, Vault::of_secret(secret)), exchange),
-            Credential::Certificate { app, files } => (app_method(app, Vault::of_certificate(files)), exchange),
+            Credential::ClientSecret { app, secret } => {
+                (app_method(app, CredentialProvider::of_secret(secret)), exchange)
+            }
+            Credential::Certificate { app, files } => {
+                (app_method(app, CredentialProvider::of_certificate(files)), exchange)
+            }
             Credential::WorkloadIdentity { app, token_file } => {
-                (app_method(app, Vault::of_federated(token_file)), exchange)
+                (app_method(app, CredentialProvider::of_federated(token_file)), exchange)
             }
             Credential::ManagedIdentity(identity) => (Method::Managed(identity), imds),
         };
@@ -151,10 +155,7 @@ impl SignIn {
         let Error::Refused { code, .. } = &failed.error else {
             return false;
         };
-        let Some(theirs) = failed
-            .server_time
-            .filter(|_| signed_here && explain::may_be_clock(code))
-        else {
+        let Some(theirs) = failed.server_time.filter(|_| signed_here && aadsts::may_be_clock(code)) else {
             return false;
         };
         let skew = theirs.duration_since(self.wall.now());

@@ -12,7 +12,7 @@ use tower::ServiceExt as _;
 use url::Url;
 
 use super::caller;
-use crate::attempt::{Again, Failure, Fate, Outgoing, Retries, Routed, Signed, StallTimeout};
+use crate::attempt::{Again, Delivery, Failure, Outgoing, Retries, Routed, Signed, StallTimeout};
 use crate::memory::Shares;
 use crate::net::testing::{Http, Names, client, listen, quick, refused};
 use crate::scan::{Answer, Endpoint, Request};
@@ -93,7 +93,7 @@ async fn a_call_waits_for_memory_and_is_not_made_without_any() {
     let _held = memory.small.try_reserve(memory.small.bytes()).unwrap();
     tokio::time::pause();
     let failure = ask().await.unwrap_err();
-    assert_eq!((failure.fate, failure.again), (Fate::Unsent, Again::Never));
+    assert_eq!((failure.delivery, failure.again), (Delivery::Unsent, Again::Never));
     let error = failure.source.downcast_ref::<Error>().unwrap();
     assert!(error.is_exhausted() && !error.is_timeout(), "{error:?}");
 }
@@ -219,7 +219,7 @@ async fn redirects_and_encodings_are_errors_that_another_region_may_mend() {
     ] {
         let (result, shown) = call(host.start().await, signed("http://eu.test", Endpoint::HISTORY, None)).await;
         let failure = result.unwrap_err();
-        assert_eq!((failure.fate, failure.again), (Fate::Answered, Again::Once));
+        assert_eq!((failure.delivery, failure.again), (Delivery::Answered, Again::Once));
         let error = failure.source.downcast_ref::<Error>().unwrap();
         assert_eq!(
             (error.proxy_status(), error.host(), error.is_timeout()),
@@ -251,7 +251,7 @@ async fn a_status_that_means_nothing_here_is_no_answer() {
         let (result, _) = call(address.await, signed("http://eu.test", Endpoint::HISTORY, None)).await;
         let failure = result.expect_err(text);
         assert_eq!(failure.again, Again::Once, "{text}");
-        assert_ne!(failure.fate, Fate::Unsent, "{text}");
+        assert_ne!(failure.delivery, Delivery::Unsent, "{text}");
     }
 }
 
@@ -277,7 +277,7 @@ async fn an_encoding_cannot_hide_behind_another() {
 }
 
 #[tokio::test]
-async fn each_failure_says_its_fate_and_whether_another_attempt_is_worth_it() {
+async fn each_failure_says_its_delivery_and_whether_another_attempt_is_worth_it() {
     let silent = listen(|stream| async move {
         let _held = stream;
         std::future::pending::<()>().await;
@@ -287,18 +287,18 @@ async fn each_failure_says_its_fate_and_whether_another_attempt_is_worth_it() {
     });
     let long = Http::new(|_| Response::new(Full::from(vec![b'x'; 2000])));
     let cases = [
-        (refused().await, Fate::Unsent, Again::Never, false),
-        (silent.await, Fate::Unknown, Again::OtherHost, true),
-        (closing.await, Fate::Unknown, Again::Once, false),
-        (long.start().await, Fate::Answered, Again::Never, false),
+        (refused().await, Delivery::Unsent, Again::Never, false),
+        (silent.await, Delivery::Unknown, Again::OtherHost, true),
+        (closing.await, Delivery::Unknown, Again::Once, false),
+        (long.start().await, Delivery::Answered, Again::Never, false),
     ];
-    for (address, fate, again, timeout) in cases {
+    for (address, delivery, again, timeout) in cases {
         let (result, _) = call(address, signed("http://eu.test", Endpoint::HISTORY, None)).await;
         let failure = result.unwrap_err();
-        assert_eq!((failure.fate, failure.again), (fate, again), "{failure:?}");
+        assert_eq!((failure.delivery, failure.again), (delivery, again), "{failure:?}");
         let error = failure.source.downcast_ref::<Error>().unwrap();
         assert_eq!(error.is_timeout(), timeout);
-        assert_eq!(error.is_connect(), fate == Fate::Unsent);
+        assert_eq!(error.is_connect(), delivery == Delivery::Unsent);
     }
 }
 
@@ -308,7 +308,7 @@ async fn a_token_that_cannot_be_sent_is_our_fault_and_not_shown() {
     signed.bearer = Secret::new("bad\r\ntoken".into());
     let (result, _) = call(refused().await, signed).await;
     let failure = result.unwrap_err();
-    assert_eq!(failure.fate, Fate::Unsent);
+    assert_eq!(failure.delivery, Delivery::Unsent);
     assert!(matches!(
         failure.source.downcast_ref::<Error>().unwrap().reason(),
         Reason::Unbuildable

@@ -10,7 +10,7 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use super::caller;
 use crate::BoxError;
-use crate::attempt::{Again, Failure, Fate, Load, Place, Retries, Try};
+use crate::attempt::{Again, Delivery, Failure, Load, Place, Retries, Try};
 use crate::caller::Name;
 use crate::scan::{Answer, Fields, Payer, Request};
 use crate::upstream::RetryLayer;
@@ -50,7 +50,7 @@ fn retry_after(status: u16, seconds: &'static str) -> Answer {
 
 fn failure(again: Again, answer: Option<Answer>) -> Failure {
     Failure {
-        fate: Fate::Unknown,
+        delivery: Delivery::Unknown,
         again,
         answer,
         source: format!("{again:?}").into(),
@@ -190,7 +190,7 @@ async fn what_was_given_up_is_made_elsewhere_twice_and_a_moment_past_the_deadlin
 async fn a_wait_that_sent_nothing_is_bounded_by_the_deadline_alone() {
     let waited = || {
         Err(Failure {
-            fate: Fate::Unsent,
+            delivery: Delivery::Unsent,
             ..failure(Again::WhenAllowed, None)
         })
     };

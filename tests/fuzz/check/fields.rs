@@ -3,9 +3,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use defender_gateway::caller::RequestId;
 use defender_gateway::caller::{Name, Urgency};
-use defender_gateway::respond;
+use defender_gateway::response;
 use defender_gateway::scan::{Answer, Call, Delegated, Outcome, Served, Status};
-use defender_gateway::server::{Arrival, Peer, guard, read, route};
+use defender_gateway::server::{InboundRequest, Peer, guard, read, route};
 use defender_gateway::telemetry::trace;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -38,7 +38,7 @@ fn judge(call: &Call, arrived: Instant, fields: &HeaderMap, config: &read::Confi
 }
 
 /// What a caller gets; every question is judged on its way.
-async fn answer(request: Request<Full<Bytes>>, peer: Peer, fields: HeaderMap) -> http::Response<respond::Body> {
+async fn answer(request: Request<Full<Bytes>>, peer: Peer, fields: HeaderMap) -> http::Response<response::Body> {
     let config = read::Config {
         authorization: read::Authorization::Delegated,
         ..read::Config::default()
@@ -59,13 +59,13 @@ async fn answer(request: Request<Full<Bytes>>, peer: Peer, fields: HeaderMap) ->
         }))
     });
     let stack = ServiceBuilder::new()
-        .map_response(|answered: respond::Answered| answered.response)
+        .map_response(|answered: response::Answered| answered.response)
         .layer(super::upstream::respond())
         .layer(guard::Layer::new(guard::Hosts::default()))
         .layer(route::Layer)
         .layer(read::Layer::new(config.clone()))
         .service(answer);
-    let arrival = Arrival::new(request, peer);
+    let arrival = InboundRequest::new(request, peer);
     stack.oneshot(arrival).await.expect("there is always an answer")
 }
 

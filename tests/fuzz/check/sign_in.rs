@@ -4,7 +4,9 @@ use bytes::Bytes;
 use defender_gateway::clock::Wall;
 use defender_gateway::secret::Secret;
 use defender_gateway::task::Tasks;
-use defender_gateway::token::{App, Config, Credential, Identity, IdentityHost, Keeper, Metrics, Scope, SecretSource};
+use defender_gateway::token::{
+    App, Config, Credential, Identity, IdentityHost, Metrics, Scope, SecretSource, TokenSource,
+};
 use http::{HeaderValue, Request, Response};
 use jiff::Timestamp;
 use prometheus_client::registry::Registry;
@@ -56,7 +58,7 @@ pub(crate) fn sign_in(data: &[u8]) {
         };
         let wall = Wall::anchored(Timestamp::from_second(1_790_000_000).expect("a moment of our time"));
         let metrics = Metrics::register(&mut Registry::default());
-        let keeper = Keeper::start(config, exchange.clone(), exchange, wall, &Tasks::new(), metrics);
+        let keeper = TokenSource::start(config, exchange.clone(), exchange, wall, &Tasks::new(), metrics);
         let bearer = keeper.bearer(Instant::now() + Duration::from_secs(30)).await;
         let snapshot = keeper.snapshot();
         match bearer {

@@ -3,9 +3,9 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use defender_gateway::attempt::Demand;
-use defender_gateway::fleet::{Name, StoreTime, Unreadable, Value};
 use defender_gateway::quota::shared::{self, Reply, State, Timing};
-use defender_gateway::quota::{self, Limit, Throttled, UnknownPast};
+use defender_gateway::quota::{self, Limit, ThrottleHint, UnknownPast};
+use defender_gateway::shared_cache::{DecodeError, Name, StoreTime, Value};
 use defender_gateway::store;
 use tokio::time::Instant;
 
@@ -56,7 +56,7 @@ pub(crate) fn ledger(data: &[u8]) {
                 match taken % 3 {
                     0 => state.settle(name, now),
                     1 => state.refund(name, now),
-                    _ => state.throttle(name, Throttled::default(), now),
+                    _ => state.throttle(name, ThrottleHint::default(), now),
                 }
             }
             assert!(taken <= WANTED, "{taken} slots");
@@ -91,7 +91,7 @@ pub(crate) fn value(data: &[u8]) {
     };
     let value = match Value::read(&name, &bytes, now) {
         Ok(value) => value,
-        Err(why) => return assert!(*how == b'v' || why != Unreadable::Check),
+        Err(why) => return assert!(*how == b'v' || why != DecodeError::Check),
     };
     let again = value.write(&name).expect("what was read can be written");
     let again = Value::read(&name, &again, now).expect("what was written can be read");

@@ -2,10 +2,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use defender_gateway::quota::Throttled;
-use defender_gateway::respond::{self, Asked, Reply};
+use defender_gateway::quota::ThrottleHint;
+use defender_gateway::response::{self, Asked, Reply};
 use defender_gateway::scan::{Answer, Options, Outcome, Served, Status, route};
-use defender_gateway::server::{Arrival, Peer};
+use defender_gateway::server::{InboundRequest, Peer};
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use jiff::Timestamp;
@@ -19,27 +19,27 @@ pub(crate) fn throttled(data: &[u8]) {
     let (fields, message) = super::parts(data);
     let fields = super::headers(fields);
     for wall in [Timestamp::MIN, Timestamp::UNIX_EPOCH, Timestamp::MAX] {
-        let read = Throttled::read(fields.get(header::RETRY_AFTER), message, wall);
-        assert!(read.wait.is_none_or(|wait| wait <= Throttled::LONGEST_WAIT));
+        let read = ThrottleHint::read(fields.get(header::RETRY_AFTER), message, wall);
+        assert!(read.wait.is_none_or(|wait| wait <= ThrottleHint::LONGEST_WAIT));
         let longest = Duration::from_hours(100);
         assert!(read.window.is_none_or(|window| !window.is_zero() && window < longest));
         let said = fields
             .get(header::RETRY_AFTER)
             .and_then(|value| value.to_str().ok()?.parse().ok());
         if let Some(seconds) = said {
-            let least = Duration::from_secs(seconds).min(Throttled::LONGEST_WAIT);
+            let least = Duration::from_secs(seconds).min(ThrottleHint::LONGEST_WAIT);
             assert!(read.wait.is_some_and(|wait| wait >= least), "{read:?}");
         }
     }
 }
 
 /// A layer that answers for an upstream of one name.
-pub(super) fn respond() -> respond::Layer {
-    respond::Layer::new(respond::Config {
+pub(super) fn respond() -> response::Layer {
+    response::Layer::new(response::Config {
         upstream_hosts: vec![HOST.into()],
         rate_limit: Arc::new(|_, _| {}),
         panics: Counter::default(),
-        token_owner: respond::TokenOwner::Gateway,
+        token_owner: response::TokenOwner::Gateway,
         large_answers: None,
     })
 }
@@ -60,7 +60,7 @@ pub(crate) fn link(data: &[u8]) {
         status: Status::default(),
         age: None,
     };
-    let inner = service_fn(|_: Arrival<()>| {
+    let inner = service_fn(|_: InboundRequest<()>| {
         std::future::ready(Ok::<_, BoxError>(Reply::Served(
             Box::new(served.clone()),
             Asked::default(),
@@ -71,7 +71,8 @@ pub(crate) fn link(data: &[u8]) {
         .body(())
         .expect("a request");
     let stack = ServiceBuilder::new().layer(respond()).service(inner);
-    let answer = super::at_once(stack.oneshot(Arrival::new(request, Peer::unix()))).expect("there is always an answer");
+    let answer =
+        super::at_once(stack.oneshot(InboundRequest::new(request, Peer::unix()))).expect("there is always an answer");
     let sent = super::at_once(answer.response.into_body().collect())
         .expect("bodies do not fail")
         .to_bytes();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use defender_gateway::config::{Fallback, Key, Kind, Listen, Pin, keys};
+use defender_gateway::config::{DefaultValue, Key, Kind, Listen, Pin, keys};
 
 use super::{assert_one, mistakes, parse, resolved};
 
@@ -24,11 +24,11 @@ fn a_wrong_value_in_the_file_does_not_matter_when_a_variable_wins() {
 fn every_key_that_a_file_can_hold_has_a_working_twin() {
     for key in keys().filter(|key| key.in_file()) {
         let value = match key.fallback {
-            Fallback::Flag(value) => value.to_string(),
-            Fallback::Count(value) => value.to_string(),
-            Fallback::Text(value) => value.to_owned(),
-            Fallback::List(values) => values.join(","),
-            Fallback::EmptyTable => String::new(),
+            DefaultValue::Flag(value) => value.to_string(),
+            DefaultValue::Count(value) => value.to_string(),
+            DefaultValue::Text(value) => value.to_owned(),
+            DefaultValue::List(values) => values.join(","),
+            DefaultValue::EmptyTable => String::new(),
         };
         resolved("", &[(key.variable().as_str(), value.as_str())]);
         // A value that nothing accepts proves that the variable is read at all.

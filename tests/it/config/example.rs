@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use defender_gateway::config::{Fallback, keys};
+use defender_gateway::config::{DefaultValue, keys};
 use toml::Value;
 
 use super::{parse, resolved, signed_in};
@@ -19,11 +19,13 @@ fn the_documented_defaults_are_the_built_in_ones() {
     let mut count = 0;
     for key in keys().filter(|key| key.in_file()) {
         let built_in = match key.fallback {
-            Fallback::Flag(value) => Value::Boolean(value),
-            Fallback::Count(value) => Value::Integer(value.try_into().unwrap()),
-            Fallback::Text(value) => Value::String(value.into()),
-            Fallback::EmptyTable => Value::Table(toml::Table::new()),
-            Fallback::List(values) => Value::Array(values.iter().map(|value| Value::String((*value).into())).collect()),
+            DefaultValue::Flag(value) => Value::Boolean(value),
+            DefaultValue::Count(value) => Value::Integer(value.try_into().unwrap()),
+            DefaultValue::Text(value) => Value::String(value.into()),
+            DefaultValue::EmptyTable => Value::Table(toml::Table::new()),
+            DefaultValue::List(values) => {
+                Value::Array(values.iter().map(|value| Value::String((*value).into())).collect())
+            }
         };
         assert_eq!(table[key.section].get(key.name), Some(&built_in), "{}", key.path());
         count += 1;

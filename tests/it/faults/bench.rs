@@ -13,11 +13,11 @@ use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use defender_gateway::app::{Gateway, Surroundings};
+use defender_gateway::app::{Gateway, HostEnvironment};
 use defender_gateway::config::{self, Disk, Environment, Resolved};
 use defender_gateway::net;
 use defender_gateway::region::{self, Backoff};
-use defender_gateway::sim::{self, Judge, Simulator};
+use defender_gateway::sim::{self, QuotaVerifier, Simulator};
 use defender_gateway::task::Tasks;
 
 use super::host::{self, Host};
@@ -95,7 +95,7 @@ impl Bench {
         );
         let config = resolved(&text);
         let hosts: HashMap<_, _> = [("near.test", near.clone()), ("far.test", far.clone())].into();
-        let surroundings = Surroundings {
+        let environment = HostEnvironment {
             resolver: net::Resolver::with(Arc::new(move |name, _| {
                 let found = hosts[name.as_str()].addresses();
                 Box::pin(async move { Ok(found) })
@@ -107,9 +107,9 @@ impl Bench {
                 ..net::Config::default()
             },
             regions: hurry,
-            ..Surroundings::default()
+            ..HostEnvironment::default()
         };
-        let gateway = Gateway::start_in(&config, surroundings).await.unwrap();
+        let gateway = Gateway::start_in(&config, environment).await.unwrap();
         let limits = config.quota.limits.iter();
         let bench = Self {
             near,
@@ -231,8 +231,8 @@ impl Bench {
     }
 
     /// The judge of the gateway's limits, who has seen all arrivals.
-    pub(crate) fn judge(&self) -> Judge {
-        let mut judge = Judge::new(&self.limits);
+    pub(crate) fn judge(&self) -> QuotaVerifier {
+        let mut judge = QuotaVerifier::new(&self.limits);
         let all = self.near.arrivals().into_iter().chain(self.far.arrivals());
         judge.extend(all.map(|at| at - self.epoch));
         judge

@@ -9,7 +9,7 @@ use url::Url;
 
 use defender_gateway::BoxError;
 use defender_gateway::net;
-use defender_gateway::region::{Candidate, Config, Metrics, Probe, Table};
+use defender_gateway::region::{Candidate, Config, HostSelector, Metrics, Probe};
 use defender_gateway::sim::{self, Simulator};
 use defender_gateway::task::Tasks;
 
@@ -49,7 +49,7 @@ impl Counted {
 
 struct World {
     simulator: Simulator,
-    table: Table,
+    table: HostSelector,
     probe: Counted,
     _tasks: Tasks,
 }
@@ -70,7 +70,7 @@ fn world(distances: [(&str, u64); 2], interval: Duration) -> World {
         .map(|(name, url)| Candidate { name, url });
     let mut config = Config::new(candidates.collect()).unwrap();
     config.probe_interval = interval;
-    let table = Table::new(config, Metrics::default());
+    let table = HostSelector::new(config, Metrics::default());
     let probe = Counted {
         connector: net::Client::new(&net::Config::default())
             .unwrap()

@@ -5,7 +5,7 @@ use http::StatusCode;
 use defender_gateway::app::Gateway;
 use defender_gateway::config::Cloud;
 use defender_gateway::net;
-use defender_gateway::region::{Candidate, Config, Metrics, Table};
+use defender_gateway::region::{Candidate, Config, HostSelector, Metrics};
 use defender_gateway::sim::{self, Simulator};
 use defender_gateway::task::Tasks;
 
@@ -21,7 +21,7 @@ async fn a_pin_keeps_the_old_and_the_new_host_of_every_geography() {
             name: region.name.clone(),
             url: region.url.clone(),
         });
-        let table = Table::new(Config::new(candidates.collect()).unwrap(), Metrics::default());
+        let table = HostSelector::new(Config::new(candidates.collect()).unwrap(), Metrics::default());
         let rows = table.snapshot();
         let of_pin = Cloud::Public.regions().iter().filter(|(name, _)| *name == pin);
         assert_eq!(rows.len(), of_pin.count());

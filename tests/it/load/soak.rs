@@ -32,7 +32,7 @@ const ATTEMPT: Duration = SECOND;
 
 /// After a 401 that a new token did not help, further ones force no renewal for a minute: whoever revokes a token then is noticed late, as
 /// is meant.
-const DOUBT: Duration = Duration::from_secs(75);
+const UNSURE: Duration = Duration::from_secs(75);
 
 /// Connections to two regions, sign-in and the store that may be idle in the end, each for a minute.
 const POOLED: usize = 2 * 16 + 8;
@@ -140,7 +140,7 @@ impl Stage {
             5 => {
                 let fault = self.sign_in_fault();
                 self.spawned.simulator.set_sign_in_faults(Plan::of(fault, often));
-                if self.doubted.is_none_or(|at| at.elapsed() > DOUBT) {
+                if self.doubted.is_none_or(|at| at.elapsed() > UNSURE) {
                     self.doubted = Some(Instant::now());
                     self.spawned.simulator.revoke_tokens();
                 }

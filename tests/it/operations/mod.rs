@@ -2,8 +2,8 @@
 
 mod callers;
 mod differential;
-mod journey;
 mod keeping;
 mod readme;
 mod secrets;
+mod whole_way;
 mod writes;

@@ -9,7 +9,7 @@ use defender_gateway::caller::Name;
 use defender_gateway::quota::Pacing;
 
 use super::counting::{Counting, Form, Told};
-use super::upstream::{Dice, Manners, Upstream};
+use super::upstream::{Manners, Rng, Upstream};
 use super::world::{Gateway, HOUR, MINUTE, Settings, wall};
 
 pub(super) const FIVE: Duration = Duration::from_mins(5);
@@ -73,11 +73,11 @@ pub(super) async fn live(case: Case) -> Outcome {
     let gateway = Gateway::start(&upstream, &wall(), &settings);
     let (calls, from, to) = case.neighbour;
     if calls > 0 {
-        let (upstream, mut dice) = (upstream.clone(), Dice::new(case.seed + 7));
+        let (upstream, mut rng) = (upstream.clone(), Rng::new(case.seed + 7));
         gateway.tasks.spawn("neighbour", async move {
             tokio::time::sleep_until(at(from)).await;
             while Instant::now() < at(to) {
-                tokio::time::sleep(dice.gap(HOUR / calls)).await;
+                tokio::time::sleep(rng.gap(HOUR / calls)).await;
                 upstream.counted(|counting| counting.theirs(Instant::now()));
             }
         });

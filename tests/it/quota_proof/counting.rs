@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use defender_gateway::scan::Answer;
 
-use super::upstream::Dice;
+use super::upstream::Rng;
 use super::world::{HOUR, MINUTE};
 
 /// What a 429 says.
@@ -84,7 +84,7 @@ pub(super) struct Counting {
     /// From when to when ours are refused, and what is said; at most so many.
     storms: Vec<(Instant, Instant, Told, usize)>,
     /// What share of ours is refused for no reason, what is said, and until when.
-    random: Option<(f64, Told, Instant, Dice)>,
+    random: Option<(f64, Told, Instant, Rng)>,
     accepted: VecDeque<Instant>,
     /// Ours that were accepted and refused, theirs that were accepted.
     pub(super) ours: Vec<Instant>,
@@ -115,7 +115,7 @@ impl Counting {
 
     /// Refuses this share of our calls until that moment.
     pub(super) fn at_random(mut self, share: f64, told: Told, until: Instant, seed: u64) -> Self {
-        self.random = Some((share, told, until, Dice::new(seed + 99)));
+        self.random = Some((share, told, until, Rng::new(seed + 99)));
         self
     }
 
@@ -129,7 +129,7 @@ impl Counting {
             }
         }
         let random = self.random.as_mut().filter(|(_, _, until, _)| now < *until);
-        let random = random.and_then(|(share, told, _, dice)| dice.chance(*share).then_some(*told));
+        let random = random.and_then(|(share, told, _, rng)| rng.chance(*share).then_some(*told));
         let told = random.or_else(|| self.arrive(now));
         if told.is_some() {
             self.refused.push(now);

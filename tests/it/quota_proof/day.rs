@@ -7,9 +7,9 @@ use tokio::time::Instant;
 
 use defender_gateway::caller::Name;
 use defender_gateway::quota::UnknownPast;
-use defender_gateway::sim::{Judge, Limit, Limiter, Shape};
+use defender_gateway::sim::{Limit, Limiter, QuotaVerifier, Shape};
 
-use super::upstream::{Dice, Manners, Sent, TIMEOUT, Upstream};
+use super::upstream::{Manners, Rng, Sent, TIMEOUT, Upstream};
 use super::world::{DAY, Gateway, HOUR, MINUTE, Settings, each, tell, wall};
 
 /// How a day goes.
@@ -206,24 +206,24 @@ async fn end(gateway: &Gateway, callers: Vec<tokio::task::JoinHandle<()>>) {
 
 /// Asks again and again, whenever it is the time of day.
 async fn ask_on(gateway: Gateway, scenario: Scenario, start: Instant, name: Name, seed: u64) {
-    let mut dice = Dice::new(seed);
+    let mut rng = Rng::new(seed);
     let (on, off) = scenario.on_off;
     loop {
         let phase = start.elapsed().as_secs() % (on + off);
         if phase >= on {
             tokio::time::sleep(Duration::from_secs(on + off - phase)).await;
         }
-        if let Err(again) = ask(&gateway, &scenario, &name, &mut dice, 2 * MINUTE).await {
+        if let Err(again) = ask(&gateway, &scenario, &name, &mut rng, 2 * MINUTE).await {
             tokio::time::sleep(again).await;
         }
     }
 }
 
 async fn ask_now_and_then(gateway: Gateway, scenario: Scenario, name: Name, seed: u64) {
-    let mut dice = Dice::new(seed);
+    let mut rng = Rng::new(seed);
     loop {
-        tokio::time::sleep(dice.gap(MINUTE)).await;
-        let _ = ask(&gateway, &scenario, &name, &mut dice, 30 * SECOND).await;
+        tokio::time::sleep(rng.gap(MINUTE)).await;
+        let _ = ask(&gateway, &scenario, &name, &mut rng, 30 * SECOND).await;
     }
 }
 
@@ -231,17 +231,17 @@ async fn ask(
     gateway: &Gateway,
     scenario: &Scenario,
     name: &Name,
-    dice: &mut Dice,
+    rng: &mut Rng,
     wait: Duration,
 ) -> Result<(), Duration> {
     let urgency = if scenario.mixed {
-        u8::try_from(dice.below(8)).unwrap()
+        u8::try_from(rng.below(8)).unwrap()
     } else {
         3
     };
     let asked = gateway.ask(name, urgency, wait);
-    if dice.chance(scenario.cancelled) {
-        let patience = dice.up_to(wait);
+    if rng.chance(scenario.cancelled) {
+        let patience = rng.up_to(wait);
         return tokio::time::timeout(patience, asked)
             .await
             .map_or(Ok(()), |answer| answer.map(drop));
@@ -251,7 +251,7 @@ async fn ask(
 
 /// The fullest minute and hour, at any alignment.
 fn fullest<'a>(start: Instant, sent: impl IntoIterator<Item = &'a Sent>) -> [usize; 2] {
-    let mut judge = Judge::new(&Limit::documented());
+    let mut judge = QuotaVerifier::new(&Limit::documented());
     judge.extend(sent.into_iter().map(|sent| sent.arrived - start));
     let findings = judge.findings();
     [findings[0].most, findings[1].most]

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use defender_gateway::caller::Name;
 
-use super::upstream::{Dice, Manners, Sent, Upstream};
+use super::upstream::{Manners, Rng, Sent, Upstream};
 use super::world::{Gateway, HOUR, MINUTE, SLOT, Settings, wall};
 
 /// Keeps `each` requests of `name` waiting for ever.
@@ -118,10 +118,10 @@ async fn a_modest_caller_waits_two_slots_beside_a_thousand_of_a_greedy_one() {
         "{:?}",
         gateway.queue.snapshot()
     );
-    let (modest, mut dice) = (Name::new("modest"), Dice::new(7));
+    let (modest, mut rng) = (Name::new("modest"), Rng::new(7));
     let (mut slowest, mut most) = (Duration::ZERO, 0);
     for _ in 0..200 {
-        tokio::time::sleep(dice.gap(MINUTE)).await;
+        tokio::time::sleep(rng.gap(MINUTE)).await;
         let (begun, before) = (Instant::now(), upstream.sent().len());
         gateway.ask(&modest, 3, 30 * Duration::from_secs(1)).await.unwrap();
         let sent = upstream.sent();

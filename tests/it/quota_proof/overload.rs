@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use defender_gateway::caller::Name;
 use defender_gateway::queue::Reason;
 
-use super::upstream::{Dice, Manners, Sent, Upstream};
+use super::upstream::{Manners, Rng, Sent, Upstream};
 use super::world::{Gateway, SLOT, Settings, each, tell, wall};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -137,12 +137,12 @@ async fn run(callers: Vec<Asking>) -> Ended {
             tokio::time::sleep(after).await;
         }
     }
-    let (mut dice, mut books) = (Dice::new(3), Vec::new());
+    let (mut rng, mut books) = (Rng::new(3), Vec::new());
     for asking in callers {
         let book = Arc::<Mutex<Book>>::default();
         for _ in 0..asking.in_flight {
             let asks = ask_on(gateway.clone(), upstream.clone(), asking.clone(), Arc::clone(&book));
-            let after = dice.up_to(2 * SECOND);
+            let after = rng.up_to(2 * SECOND);
             gateway.tasks.spawn("caller", async move {
                 tokio::time::sleep(after).await;
                 asks.await;
@@ -271,13 +271,13 @@ async fn who_asks_one_by_one_is_never_behind_its_equal_share() {
 
 #[tokio::test(start_paused = true)]
 async fn in_a_crowd_of_all_urgencies_everybody_has_a_part_and_each_class_its_share() {
-    let mut dice = Dice::new(3);
+    let mut rng = Rng::new(3);
     let waits = [2, 3, 5, 10, 20, 60];
     let callers: Vec<_> = (0..20_u8)
         .map(|n| {
-            let wait = waits[dice.below(6) as usize];
+            let wait = waits[rng.below(6) as usize];
             Asking {
-                in_flight: [1, 1, 1, 3][dice.below(4) as usize],
+                in_flight: [1, 1, 1, 3][rng.below(4) as usize],
                 ..asking(format!("c{n}"), n % 8, wait)
             }
         })
@@ -337,11 +337,11 @@ async fn an_urgent_tool_that_waits_two_seconds_has_its_turn_beside_an_exporter_w
         gateway.tasks.spawn("caller", asks);
     }
     tokio::time::sleep(60 * SECOND).await;
-    let (tool, mut dice, mut most, mut asked) = (Name::new(A), Dice::new(8), 0, 0);
+    let (tool, mut rng, mut most, mut asked) = (Name::new(A), Rng::new(8), 0, 0);
     let end = Instant::now() + 13 * 60 * SECOND;
     let mut slowest = Duration::ZERO;
     while Instant::now() < end {
-        tokio::time::sleep(dice.gap(10 * SECOND)).await;
+        tokio::time::sleep(rng.gap(10 * SECOND)).await;
         let (begun, before) = (Instant::now(), upstream.sent().len());
         while let Err(refused) = gateway.request(&tool, 0, 2 * SECOND).await {
             let after = refused.unwrap().retry_after_s();

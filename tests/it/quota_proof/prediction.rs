@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use defender_gateway::caller::Name;
 use defender_gateway::queue::Reason;
 
-use super::upstream::{Dice, Manners, Upstream};
+use super::upstream::{Manners, Rng, Upstream};
 use super::world::{Gateway, SLOT, Settings, each, tell, wall};
 
 /// A caller's patience, unless it loses it.
@@ -133,10 +133,10 @@ struct Waited {
 }
 
 /// A request of a caller that may lose patience.
-async fn one(gateway: Gateway, book: Arc<Mutex<Book>>, demand: Demand, mut dice: Dice) {
+async fn one(gateway: Gateway, book: Arc<Mutex<Book>>, demand: Demand, mut rng: Rng) {
     let entered = Instant::now();
-    let name = Name::new(&format!("caller {}", dice.below(demand.callers)));
-    let urgency = if demand.mixed { dice.below(8) } else { 3 };
+    let name = Name::new(&format!("caller {}", rng.below(demand.callers)));
+    let urgency = if demand.mixed { rng.below(8) } else { 3 };
     let attempt = gateway.attempt(&name, u8::try_from(urgency).unwrap(), demand.wait);
     let waiting = match gateway.queue.enter(&attempt) {
         Ok(waiting) => waiting,
@@ -146,8 +146,8 @@ async fn one(gateway: Gateway, book: Arc<Mutex<Book>>, demand: Demand, mut dice:
         }
     };
     let predicted = waiting.predicted_start();
-    let patience = if dice.chance(demand.impatient) {
-        dice.up_to(demand.wait)
+    let patience = if rng.chance(demand.impatient) {
+        rng.up_to(demand.wait)
     } else {
         2 * demand.wait
     };
@@ -178,7 +178,7 @@ async fn one(gateway: Gateway, book: Arc<Mutex<Book>>, demand: Demand, mut dice:
         }
     }
     permit.leave();
-    tokio::time::sleep(dice.up_to(Duration::from_secs(1))).await;
+    tokio::time::sleep(rng.up_to(Duration::from_secs(1))).await;
     permit.settle();
 }
 
@@ -187,12 +187,12 @@ async fn crowd(demand: Demand, seed: u64) -> Book {
     let start = Instant::now();
     let gateway = Gateway::start(&Upstream::new(Manners::GOOD, seed), &wall(), &Settings::default());
     let book = Arc::<Mutex<Book>>::default();
-    let mut dice = Dice::new(seed);
+    let mut rng = Rng::new(seed);
     let mut seeds = seed << 32;
     let mut come = |many: u32| {
         for _ in 0..many {
             seeds += 1;
-            let one = one(gateway.clone(), Arc::clone(&book), demand, Dice::new(seeds));
+            let one = one(gateway.clone(), Arc::clone(&book), demand, Rng::new(seeds));
             gateway.tasks.spawn("request", one);
         }
     };
@@ -201,8 +201,8 @@ async fn crowd(demand: Demand, seed: u64) -> Book {
     while book.lock().unwrap().waited.len() < demand.waited && start.elapsed() < Duration::from_hours(24) {
         let is_busy = (start.elapsed().as_secs() / 1200).is_multiple_of(2);
         let load = if is_busy { demand.load.0 } else { demand.load.1 };
-        tokio::time::sleep(dice.gap(SLOT.div_f64(load))).await;
-        come(if dice.chance(demand.bunches) { 8 } else { 1 });
+        tokio::time::sleep(rng.gap(SLOT.div_f64(load))).await;
+        come(if rng.chance(demand.bunches) { 8 } else { 1 });
     }
     // The clock that hands slots out is upkeep: it must live until everybody has had theirs.
     while gateway.queue.waiting() > 0 {

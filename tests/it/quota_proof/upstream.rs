@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
-use defender_gateway::attempt::{Again, Failure, Fate, Outgoing};
+use defender_gateway::attempt::{Again, Delivery, Failure, Outgoing};
 use defender_gateway::caller::Name;
 use defender_gateway::scan::Answer;
 
@@ -58,7 +58,7 @@ pub(super) struct Upstream(Arc<Mutex<Diary>>);
 #[derive(Debug)]
 struct Diary {
     manners: Manners,
-    dice: Dice,
+    rng: Rng,
     sent: Vec<Sent>,
     life: usize,
     /// Real limits, storms and a neighbour; `None`: whatever comes is accepted.
@@ -69,7 +69,7 @@ impl Upstream {
     pub(super) fn new(manners: Manners, seed: u64) -> Self {
         Self(Arc::new(Mutex::new(Diary {
             manners,
-            dice: Dice::new(seed),
+            rng: Rng::new(seed),
             sent: Vec::new(),
             life: 0,
             counting: None,
@@ -110,12 +110,12 @@ impl Upstream {
 
     /// One call. The arrival is written down when the call leaves: a caller that hangs up cannot call it back.
     pub(super) async fn call(self, call: Outgoing) -> Result<Answer, Failure> {
-        let fate = self.0.lock().unwrap().receive(&call);
-        match fate {
-            Received::Unsent => Err(failure(Fate::Unsent)),
+        let delivery = self.0.lock().unwrap().receive(&call);
+        match delivery {
+            Received::Unsent => Err(failure(Delivery::Unsent)),
             Received::Lost => {
                 tokio::time::sleep(TIMEOUT).await;
-                Err(failure(Fate::Unknown))
+                Err(failure(Delivery::Unknown))
             }
             Received::Told(told, took) => {
                 tokio::time::sleep(took).await;
@@ -148,15 +148,15 @@ enum Received {
 impl Diary {
     fn receive(&mut self, call: &Outgoing) -> Received {
         let manners = self.manners;
-        if self.dice.chance(manners.unsent) {
+        if self.rng.chance(manners.unsent) {
             return Received::Unsent;
         }
-        let took = self.dice.up_to(manners.latency);
+        let took = self.rng.up_to(manners.latency);
         let now = Instant::now();
-        let lost = self.dice.chance(manners.lost);
+        let lost = self.rng.chance(manners.lost);
         self.sent.push(Sent {
             at: now,
-            arrived: now + self.dice.up_to(if lost { TIMEOUT } else { took }),
+            arrived: now + self.rng.up_to(if lost { TIMEOUT } else { took }),
             caller: call.caller.name.clone(),
             urgency: call.caller.urgency.level(),
             life: self.life,
@@ -167,9 +167,9 @@ impl Diary {
         if let Some(told) = self.counting.as_mut().and_then(|counting| counting.ours(now)) {
             return Received::Told(told, took);
         }
-        let status = if self.dice.chance(manners.throttled) {
+        let status = if self.rng.chance(manners.throttled) {
             StatusCode::TOO_MANY_REQUESTS
-        } else if self.dice.chance(manners.failed) {
+        } else if self.rng.chance(manners.failed) {
             StatusCode::SERVICE_UNAVAILABLE
         } else {
             StatusCode::OK
@@ -178,9 +178,9 @@ impl Diary {
     }
 }
 
-fn failure(fate: Fate) -> Failure {
+fn failure(delivery: Delivery) -> Failure {
     Failure {
-        fate,
+        delivery,
         again: Again::Once,
         answer: None,
         source: "no answer".into(),
@@ -189,16 +189,16 @@ fn failure(fate: Fate) -> Failure {
 
 /// A small seeded generator.
 #[derive(Clone, Debug)]
-pub(super) struct Dice(u64);
+pub(super) struct Rng(u64);
 
-impl Dice {
+impl Rng {
     pub(super) fn new(seed: u64) -> Self {
-        let mut dice = Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let mut rng = Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         // Nearby seeds differ after a few steps only.
         for _ in 0..8 {
-            dice.roll();
+            rng.roll();
         }
-        dice
+        rng
     }
 
     pub(super) fn roll(&mut self) -> f64 {

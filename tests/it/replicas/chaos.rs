@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::ALONE;
-use super::fleet::Fleet;
 use super::line::Line;
+use super::shared_cache::Fleet;
 use crate::support::redis::Redis;
 use crate::support::until;
 
@@ -19,38 +19,41 @@ async fn everything(limits: &[&str], gateways: usize, cuts: &[Duration]) {
     let mut server = Redis::start().await;
     let line = Line::to(server.port).await;
     let url = format!("redis://127.0.0.1:{}", line.port);
-    let mut fleet = Fleet::new(limits, &[]).await;
+    let mut shared_cache = Fleet::new(limits, &[]).await;
     for _ in 0..gateways {
-        fleet.add(&url).await;
+        shared_cache.add(&url).await;
     }
-    let mut table = vec![("a start", fleet.resumes("start").await)];
+    let mut table = vec![("a start", shared_cache.resumes("start").await)];
     tokio::time::sleep(SECOND * 2).await;
 
-    fleet.kill(0).await;
-    table.push(("kill -9 of a gateway", fleet.resumes("kill").await));
+    shared_cache.kill(0).await;
+    table.push(("kill -9 of a gateway", shared_cache.resumes("kill").await));
     tokio::time::sleep(WATCH).await;
-    fleet.add(&url).await;
-    table.push(("a gateway that joins", fleet.resumes("join").await));
+    shared_cache.add(&url).await;
+    table.push(("a gateway that joins", shared_cache.resumes("join").await));
     tokio::time::sleep(WATCH).await;
 
     server.command(&["DEBUG", "SLEEP", "1"]).await;
-    table.push(("DEBUG SLEEP 1", fleet.resumes("sleep").await));
+    table.push(("DEBUG SLEEP 1", shared_cache.resumes("sleep").await));
     tokio::time::sleep(WATCH).await;
     server.command(&["FLUSHALL"]).await;
-    table.push(("FLUSHALL", fleet.resumes("flush").await));
+    table.push(("FLUSHALL", shared_cache.resumes("flush").await));
     tokio::time::sleep(WATCH).await;
 
     server.kill().await;
-    lost(&fleet).await;
+    lost(&shared_cache).await;
     server.restart().await;
-    table.push(("kill -9 of the store, empty restart", fleet.resumes("restart").await));
+    table.push((
+        "kill -9 of the store, empty restart",
+        shared_cache.resumes("restart").await,
+    ));
     tokio::time::sleep(WATCH).await;
 
     for cut in cuts {
         line.cut();
         tokio::time::sleep(*cut).await;
         line.lead_to(server.port);
-        table.push(("a cut", fleet.resumes("cut").await));
+        table.push(("a cut", shared_cache.resumes("cut").await));
         tokio::time::sleep(WATCH).await;
     }
 
@@ -61,24 +64,27 @@ async fn everything(limits: &[&str], gateways: usize, cuts: &[Duration]) {
     tokio::time::sleep(WATCH).await;
     line.lead_to(copy.port);
     server.kill().await;
-    table.push(("failover to a copy one second old", fleet.resumes("failover").await));
+    table.push((
+        "failover to a copy one second old",
+        shared_cache.resumes("failover").await,
+    ));
     tokio::time::sleep(WATCH).await;
 
     // The one that knows most dies with the store, and a new one knows nothing.
-    fleet.kill(0).await;
+    shared_cache.kill(0).await;
     copy.command(&["FLUSHALL"]).await;
-    fleet.add(&url).await;
-    table.push(("store emptied and a gateway killed", fleet.resumes("both").await));
+    shared_cache.add(&url).await;
+    table.push(("store emptied and a gateway killed", shared_cache.resumes("both").await));
     tokio::time::sleep(WATCH).await;
     for (what, took) in &table {
         println!("{what}: calls leave again after {} ms", took.as_millis());
     }
-    fleet.assert_well();
+    shared_cache.assert_well();
 }
 
 /// Waits until the loss shows, where it should.
-async fn lost(fleet: &Fleet) {
-    for gateway in &fleet.gateways {
+async fn lost(shared_cache: &Fleet) {
+    for gateway in &shared_cache.gateways {
         let shown = async || (gateway.status().await["mode"] == "store-lost").then_some(());
         until("the status to say that the store is lost", shown).await;
         let metrics = gateway.program.admin().fetch("/metrics").await;

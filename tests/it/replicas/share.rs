@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::ALONE;
-use super::fleet::Fleet;
+use super::shared_cache::Fleet;
 use crate::support::redis::Redis;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -38,33 +38,37 @@ async fn steps(server: &Redis) -> u64 {
 async fn share(form: Form) {
     let _alone = ALONE.lock().await;
     let server = Redis::start().await;
-    let mut fleet = Fleet::new(&form.limits, &[]).await;
+    let mut shared_cache = Fleet::new(&form.limits, &[]).await;
     for _ in 0..8 {
-        fleet.add(&server.url()).await;
+        shared_cache.add(&server.url()).await;
     }
     // The first burst comes out of turn.
     tokio::time::sleep(form.window + SECOND).await;
-    let from = fleet.now();
+    let from = shared_cache.now();
     let steps_before = steps(&server).await;
-    let before: Vec<_> = fleet.gateways.iter().map(super::fleet::Gateway::served).collect();
+    let before: Vec<_> = shared_cache
+        .gateways
+        .iter()
+        .map(super::shared_cache::Gateway::served)
+        .collect();
     tokio::time::sleep(form.window * form.windows).await;
-    let to = fleet.now();
-    let counts = fleet
+    let to = shared_cache.now();
+    let counts = shared_cache
         .gateways
         .iter()
         .zip(before)
         .map(|(gateway, before)| gateway.served() - before);
     let counts: Vec<_> = counts.collect();
-    let used = fleet.used(from, to);
+    let used = shared_cache.used(from, to);
     let steps = steps(&server).await - steps_before;
 
-    for gateway in &mut fleet.gateways[1..] {
+    for gateway in &mut shared_cache.gateways[1..] {
         gateway.rest();
     }
     tokio::time::sleep(SECOND).await;
-    let alone_from = fleet.now();
+    let alone_from = shared_cache.now();
     tokio::time::sleep(form.window).await;
-    let alone = fleet.used(alone_from, fleet.now());
+    let alone = shared_cache.used(alone_from, shared_cache.now());
     let total: usize = counts.iter().sum();
     println!(
         "{:.2} commands to the store per served request",
@@ -75,7 +79,7 @@ async fn share(form: Form) {
         used * 100.0,
         alone * 100.0
     );
-    fleet.assert_well();
+    shared_cache.assert_well();
     // Whatever the machine does, each of them is served, and one alone goes on.
     assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
     assert!(alone > 0.0, "one alone was not served");

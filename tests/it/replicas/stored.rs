@@ -1,7 +1,7 @@
 //! What is in the store, and for whom.
 
 use crate::replicas::ALONE;
-use crate::replicas::fleet::Fleet;
+use crate::replicas::shared_cache::Fleet;
 use crate::support::redis::Redis;
 use crate::support::until;
 
@@ -32,12 +32,12 @@ async fn no_secret_is_in_the_store_and_applications_are_apart() {
         "no",
     ])
     .await;
-    let mut fleet = Fleet::new(&["50/1s", "300/10s"], &[]).await;
+    let mut shared_cache = Fleet::new(&["50/1s", "300/10s"], &[]).await;
     let url = server.url();
-    fleet.add(&url).await;
-    fleet.add(&url).await;
-    fleet.resumes("start").await;
-    let replicas = async |index: usize| fleet.gateways[index].status().await["quota"]["replicas"].clone();
+    shared_cache.add(&url).await;
+    shared_cache.add(&url).await;
+    shared_cache.resumes("start").await;
+    let replicas = async |index: usize| shared_cache.gateways[index].status().await["quota"]["replicas"].clone();
     let both = async || (replicas(0).await == 2 && replicas(1).await == 2).then_some(());
     until("two gateways of one application to know each other", both).await;
     let one = everything(&server).await;
@@ -48,14 +48,14 @@ async fn no_secret_is_in_the_store_and_applications_are_apart() {
 
     // Another application's gateway, which the simulator refuses: it must not even meet them.
     let other = "11111111-2222-4333-8444-555555555555";
-    fleet.add_with(&url, &[("CREDENTIALS_CLIENT_ID", other)]).await;
+    shared_cache.add_with(&url, &[("CREDENTIALS_CLIENT_ID", other)]).await;
     let own = async || {
         let keys = everything(&server).await;
         keys.iter().any(|(key, _)| key.contains(other)).then_some(())
     };
     until("keys of the other application", own).await;
-    assert_eq!(fleet.gateways[2].status().await["quota"]["replicas"], 1);
-    assert_eq!(fleet.gateways[0].status().await["quota"]["replicas"], 2);
+    assert_eq!(shared_cache.gateways[2].status().await["quota"]["replicas"], 1);
+    assert_eq!(shared_cache.gateways[0].status().await["quota"]["replicas"], 2);
 
     let mut written = everything(&server).await;
     written.extend(server.written());
@@ -63,11 +63,11 @@ async fn no_secret_is_in_the_store_and_applications_are_apart() {
         written.iter().any(|(_, value)| holds(value, "ZADD")),
         "the log of writes is there"
     );
-    let secret = fleet.secret();
+    let secret = shared_cache.secret();
     for part in [secret.as_str(), "eyJ", "Bearer", "client_secret", "client_assertion"] {
         for (key, value) in &written {
             assert!(!holds(value, part), "{part:?} is in {key}");
         }
     }
-    fleet.assert_well();
+    shared_cache.assert_well();
 }

@@ -9,9 +9,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::Instant;
 
-use super::plant::{Layout, Plant, Sharing, StaleAnswers};
 use super::reference::{self, Policy, simulate};
 use super::saturated::{LIMITS, Tally, caller, zipf};
+use super::stack_fixture::{Layout, Sharing, StackFixture, StaleAnswers};
 
 /// From the start to the end of the time watched, in seconds.
 type Watched = (f64, f64);
@@ -60,19 +60,19 @@ struct Measured {
 
 async fn measure(callers: u64, watched: Watched) -> Measured {
     let zipf = Arc::new(zipf());
-    let plant = Plant::with(Sharing::Merge, &LIMITS, StaleAnswers::Off, Layout::Compact);
+    let stack_fixture = StackFixture::with(Sharing::Merge, &LIMITS, StaleAnswers::Off, Layout::Compact);
     let start = Instant::now();
     let (from, until) = (
         start + Duration::from_secs_f64(watched.0),
         start + Duration::from_secs_f64(watched.1),
     );
-    let tallies: Vec<Tally> = join_all((0..callers).map(|n| caller(&plant, &zipf, n, from, until))).await;
+    let tallies: Vec<Tally> = join_all((0..callers).map(|n| caller(&stack_fixture, &zipf, n, from, until))).await;
     let refused = tallies.iter().map(|tally| tally.refused).sum();
     let waits: Vec<f64> = tallies
         .iter()
         .flat_map(|tally| tally.answered.iter().map(Duration::as_secs_f64))
         .collect();
-    let calls = plant.arrivals.lock().unwrap();
+    let calls = stack_fixture.arrivals.lock().unwrap();
     let calls: Vec<f64> = calls.iter().map(|call| (call.at - start).as_secs_f64()).collect();
     let in_time = calls.iter().filter(|at| **at >= watched.0 && **at < watched.1).count();
     let mut table = format!("{callers} callers, {in_time} calls in {:.0} s\n", watched.1 - watched.0);
@@ -163,20 +163,20 @@ async fn the_first_minute() {
 
 /// A hundred callers with five questions each, one after the other, over 400 definitions that nobody has asked for yet.
 async fn cold(layout: Layout) -> (usize, usize) {
-    let plant = Plant::with(Sharing::MergeBlind, &[(10, 1), (100, 60)], StaleAnswers::Off, layout);
-    let plant = &plant;
+    let stack_fixture = StackFixture::with(Sharing::MergeBlind, &[(10, 1), (100, 60)], StaleAnswers::Off, layout);
+    let stack_fixture = &stack_fixture;
     let callers = (0..100_u64).map(|n| async move {
         let mut rng = StdRng::seed_from_u64(n);
         let mut answered = 0;
         for _ in 0..5 {
             let count = rng.random_range(1..=3);
             let ids: Vec<String> = (0..count).map(|_| format!("id{}", rng.random_range(0..400))).collect();
-            answered += usize::from(plant.ask(&format!("caller-{n}"), &ids).await.is_ok());
+            answered += usize::from(stack_fixture.ask(&format!("caller-{n}"), &ids).await.is_ok());
         }
         answered
     });
     let answered = join_all(callers).await.into_iter().sum();
-    let calls = plant.arrivals.lock().unwrap();
+    let calls = stack_fixture.arrivals.lock().unwrap();
     (answered, calls.len())
 }
 

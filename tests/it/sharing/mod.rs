@@ -4,6 +4,6 @@ mod differential;
 mod fewest;
 mod mix;
 mod outage;
-mod plant;
 mod reference;
 mod saturated;
+mod stack_fixture;

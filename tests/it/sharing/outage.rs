@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 
 use defender_gateway::scan::Outcome;
 
-use super::plant::{Plant, Sharing};
+use super::stack_fixture::{Sharing, StackFixture};
 
 /// So few that surplus alone can renew them all, every minute and a half: 25 calls a minute come free.
 const KEYS: u32 = 30;
@@ -17,14 +17,14 @@ const KEYS: u32 = 30;
 const ROUND: Duration = Duration::from_secs(10);
 
 /// Asks for every key in turn until `until`. Counts answers, and stale ones.
-async fn ask_all(plant: &Plant, until: Instant) -> (u32, u32) {
+async fn ask_all(stack_fixture: &StackFixture, until: Instant) -> (u32, u32) {
     let (mut good, mut stale) = (0, 0);
     let mut next = Instant::now();
     while next < until {
         for key in 0..KEYS {
             sleep_until(next + ROUND / KEYS * key).await;
             let asked = Instant::now();
-            let served = plant.ask("tool", &[format!("id{key}")]).await.unwrap();
+            let served = stack_fixture.ask("tool", &[format!("id{key}")]).await.unwrap();
             assert!(
                 served.answer.status.is_success(),
                 "{:?} after {:?}",
@@ -44,26 +44,26 @@ async fn ask_all(plant: &Plant, until: Instant) -> (u32, u32) {
 
 #[tokio::test(start_paused = true)]
 async fn repeat_requests_are_answered_through_an_outage_and_renewed_gently_after_it() {
-    let plant = Plant::new(Sharing::Merge, &[(100, 60), (1500, 3600)]);
-    ask_all(&plant, Instant::now() + ROUND).await;
-    let warm = plant.arrivals.lock().unwrap().len();
+    let stack_fixture = StackFixture::new(Sharing::Merge, &[(100, 60), (1500, 3600)]);
+    ask_all(&stack_fixture, Instant::now() + ROUND).await;
+    let warm = stack_fixture.arrivals.lock().unwrap().len();
 
-    plant.down.store(true, Ordering::Relaxed);
+    stack_fixture.down.store(true, Ordering::Relaxed);
     let begun = Instant::now();
-    let (good, stale) = ask_all(&plant, begun + Duration::from_mins(5)).await;
+    let (good, stale) = ask_all(&stack_fixture, begun + Duration::from_mins(5)).await;
     // All were answered, or `ask_all` would have failed. For the first half minute they were still fresh.
     assert!(stale * 10 > good * 8, "{stale} of {good}");
-    let tried = plant.arrivals.lock().unwrap().len() - warm;
+    let tried = stack_fixture.arrivals.lock().unwrap().len() - warm;
     assert!(tried > 0 && tried <= 500, "{tried} calls in five minutes");
 
-    plant.down.store(false, Ordering::Relaxed);
+    stack_fixture.down.store(false, Ordering::Relaxed);
     let recovered = Instant::now();
-    ask_all(&plant, recovered + Duration::from_mins(8)).await;
-    let arrivals = plant.arrivals.lock().unwrap().clone();
+    ask_all(&stack_fixture, recovered + Duration::from_mins(8)).await;
+    let arrivals = stack_fixture.arrivals.lock().unwrap().clone();
     assert_gentle(&arrivals, recovered);
 }
 
-fn assert_gentle(arrivals: &[super::plant::Arrival], recovered: Instant) {
+fn assert_gentle(arrivals: &[super::stack_fixture::Arrival], recovered: Instant) {
     let mut renewed: BTreeMap<&str, Vec<Instant>> = BTreeMap::new();
     for arrival in arrivals
         .iter()

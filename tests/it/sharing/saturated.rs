@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::{Instant, sleep};
 
-use super::plant::{Plant, Sharing};
+use super::stack_fixture::{Sharing, StackFixture};
 
 const CALLERS: u64 = 200;
 pub(super) const DEFINITIONS: u32 = 5_000;
@@ -55,7 +55,13 @@ pub(super) fn next_question(rng: &mut StdRng, zipf: &[f64]) -> (Duration, Vec<us
 }
 
 /// A caller who asks for 1 to 5 definitions, reads the answer for some seconds, and asks again.
-pub(super) async fn caller(plant: &Plant, zipf: &[f64], seed: u64, from: Instant, until: Instant) -> Tally {
+pub(super) async fn caller(
+    stack_fixture: &StackFixture,
+    zipf: &[f64],
+    seed: u64,
+    from: Instant,
+    until: Instant,
+) -> Tally {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut tally = Tally::default();
     while Instant::now() < until {
@@ -63,7 +69,7 @@ pub(super) async fn caller(plant: &Plant, zipf: &[f64], seed: u64, from: Instant
         sleep(pause).await;
         let ids: Vec<String> = ids.iter().map(|id| format!("id{id}")).collect();
         let asked = Instant::now();
-        let served = plant.ask(&format!("caller-{seed}"), &ids).await;
+        let served = stack_fixture.ask(&format!("caller-{seed}"), &ids).await;
         let now = Instant::now();
         match served {
             _ if now < from || now >= until => {}
@@ -88,15 +94,15 @@ async fn sharing_serves_many_times_as_many() {
         ("(e) + merge", Sharing::Merge),
         ("    nothing known", Sharing::MergeBlind),
     ] {
-        let plant = Plant::new(sharing, &LIMITS);
+        let stack_fixture = StackFixture::new(sharing, &LIMITS);
         let from = Instant::now() + before;
         let until = from + watched;
-        let tallies = join_all((0..CALLERS).map(|n| caller(&plant, &zipf, n, from, until))).await;
+        let tallies = join_all((0..CALLERS).map(|n| caller(&stack_fixture, &zipf, n, from, until))).await;
         let refused: usize = tallies.iter().map(|tally| tally.refused).sum();
         let mut took: Vec<_> = tallies.into_iter().flat_map(|tally| tally.answered).collect();
         took.sort_unstable();
         let quantile = |percent: usize| took[(took.len() - 1) * percent / 100].as_secs_f64();
-        let calls = plant.arrivals.lock().unwrap();
+        let calls = stack_fixture.arrivals.lock().unwrap();
         let calls = calls.iter().filter(|call| call.at >= from && call.at < until).count();
         let hours = watched.as_secs_f64() / 3600.0;
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "far below 2^52")]

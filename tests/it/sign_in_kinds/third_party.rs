@@ -18,7 +18,7 @@ use defender_gateway::clock::Wall;
 use defender_gateway::net::{Client, Config, Limits};
 use defender_gateway::secret::Secret;
 use defender_gateway::task::Tasks;
-use defender_gateway::token::{self, App, CertificateFiles, Credential, Error, Keeper, Scope, SecretSource};
+use defender_gateway::token::{self, App, CertificateFiles, Credential, Error, Scope, SecretSource, TokenSource};
 
 const TENANT: &str = "contoso.example";
 const SCOPE: &str = "https://api.securitycenter.microsoft.com/.default";
@@ -85,7 +85,7 @@ impl Provider {
         };
         let tasks = Tasks::new();
         let metrics = token::Metrics::register(&mut Registry::default());
-        let keeper = Keeper::start(config, exchange.clone(), exchange, Wall::system(), &tasks, metrics);
+        let keeper = TokenSource::start(config, exchange.clone(), exchange, Wall::system(), &tasks, metrics);
         let bearer = keeper.bearer(Instant::now() + PATIENCE).await;
         tasks.finish(Duration::from_secs(1)).await;
         bearer.map(|bearer| bearer.secret().clone())

@@ -1,10 +1,10 @@
 //! The section's keys.
 
 use crate::config::env::variable;
-use crate::config::key::{Fallback, Key, Kind};
+use crate::config::key::{DefaultValue, Key, Kind};
 
 const PATH: Kind = Kind::Text("the path of a readable file, or \"\" for none");
-const NONE: Fallback = Fallback::Text("");
+const NONE: DefaultValue = DefaultValue::Text("");
 
 pub(super) static KIND: Key = Key::new(
     "credentials",
@@ -16,7 +16,7 @@ pub(super) static KIND: Key = Key::new(
         "workload_identity",
         "managed_identity",
     ]),
-    Fallback::Text("auto"),
+    DefaultValue::Text("auto"),
     "How to prove who the gateway is. `auto` takes what is present: our own settings before Azure's variables, then in the order \
      listed. The metadata service of a virtual machine has to be chosen by name.",
 )
@@ -111,7 +111,7 @@ pub(super) static PASSTHROUGH: Key = Key::new(
     "credentials",
     "passthrough",
     Kind::Flag,
-    Fallback::Flag(false),
+    DefaultValue::Flag(false),
     "Whether a caller's own bearer token goes upstream in place of the gateway's, with cache, calls and quota of its own. Otherwise \
      what callers send in `Authorization` is dropped.",
 )

@@ -6,14 +6,14 @@ use std::time::Duration;
 use super::proxy::{self, Proxy};
 use super::region::{self, Pin, Region};
 use crate::config::cloud::Cloud;
-use crate::config::key::{Fallback, Key, Kind};
+use crate::config::key::{DefaultValue, Key, Kind};
 use crate::config::reader::Reader;
 
 static CLOUD: Key = Key::new(
     "defender",
     "cloud",
     Kind::Choice(&["public", "gcc", "gcc-high", "dod"]),
-    Fallback::Text("public"),
+    DefaultValue::Text("public"),
     "Which of Microsoft's clouds your tenant is in. Sets the regions, `credentials.authority` and `credentials.scope` together.",
 )
 .live();
@@ -21,7 +21,7 @@ pub(super) static REGION: Key = Key::new(
     "defender",
     "region",
     Kind::Text("\"auto\" or the name of a region"),
-    Fallback::Text("auto"),
+    DefaultValue::Text("auto"),
     "`auto` uses the nearest host, measured; a name pins the gateway to the hosts of that geography: us, eu, uk, au, swa \
      (Switzerland), ina (India), aea (United Arab Emirates), global (the base host).",
 )
@@ -30,7 +30,7 @@ static TIMEOUT: Key = Key::new(
     "defender",
     "timeout",
     Kind::Duration(Duration::from_secs(1), Duration::from_mins(10)),
-    Fallback::Text("60s"),
+    DefaultValue::Text("60s"),
     "The longest wait for the answer to one upstream call. A call that timed out still counts against the quota.",
 )
 .live_alone();
@@ -38,7 +38,7 @@ pub(super) static REGIONS: Key = Key::new(
     "defender",
     "regions",
     Kind::Regions,
-    Fallback::List(&[]),
+    DefaultValue::List(&[]),
     "Replaces the cloud's table of hosts: up to 32 tables `[[defender.regions]]` with `name` and `url`; several hosts may share a \
      name. In the environment `NAME=URL,NAME=URL`. Empty: the cloud's own.",
 )
@@ -47,7 +47,7 @@ pub(super) static VIA_PROXY: Key = Key::new(
     "defender",
     "via_proxy",
     Kind::Text("\"\", \"none\" or http://[USER:PASSWORD@]HOST:PORT"),
-    Fallback::Text(""),
+    DefaultValue::Text(""),
     "The proxy for Defender and sign-in: empty takes `HTTPS_PROXY` and `NO_PROXY` from the environment, `none` never uses one. \
      Metadata services and loopback are never reached through it.",
 )
@@ -57,7 +57,7 @@ static H2C: Key = Key::new(
     "defender",
     "h2c",
     Kind::Flag,
-    Fallback::Flag(false),
+    DefaultValue::Flag(false),
     "Speaks HTTP/2 to hosts at `http://` addresses, which then must speak it too; without, HTTP/1.1. The simulator asks for it when its \
      regions are at a distance, which cannot be measured otherwise.",
 )
@@ -66,7 +66,7 @@ static CA_FILE: Key = Key::new(
     "defender",
     "ca_file",
     Kind::Text("the path of a PEM file, or \"\" for the built-in roots"),
-    Fallback::Text(""),
+    DefaultValue::Text(""),
     "Certificate authorities to trust besides the built-in ones, for a proxy that opens TLS.",
 )
 .live();

@@ -69,7 +69,7 @@ struct World {
     /// How far the store's clock is ahead.
     ahead: Duration,
     run: u32,
-    flying: Vec<Call>,
+    pending_calls: Vec<Call>,
     arrived: Vec<Duration>,
     made: usize,
 }
@@ -136,7 +136,7 @@ impl Explorer {
             now: Duration::ZERO,
             ahead: Duration::ZERO,
             run: 1,
-            flying: Vec::new(),
+            pending_calls: Vec::new(),
             arrived: Vec::new(),
             made: 0,
         };
@@ -183,7 +183,7 @@ impl Explorer {
             if !call.arrives_late {
                 world.arrived.push(world.now);
             }
-            world.flying.push(call);
+            world.pending_calls.push(call);
         }
     }
 
@@ -191,7 +191,7 @@ impl Explorer {
         world.now += time;
         let now = world.now;
         // Calls without an answer arrive at the latest when their time is over.
-        for call in world.flying.extract_if(.., |call| call.left + ATTEMPT <= now) {
+        for call in world.pending_calls.extract_if(.., |call| call.left + ATTEMPT <= now) {
             if call.arrives_late {
                 world.arrived.push(call.left + ATTEMPT);
             }
@@ -205,10 +205,10 @@ impl Explorer {
             Event::Step(n) => self.steps(world, n),
             Event::Time => Self::pass(world, MS * 600),
             Event::Answer(n) => {
-                let Some(index) = world.flying.iter().position(|call| call.replica == n) else {
+                let Some(index) = world.pending_calls.iter().position(|call| call.replica == n) else {
                     return false;
                 };
-                let call = world.flying.remove(index);
+                let call = world.pending_calls.remove(index);
                 if call.arrives_late {
                     world.arrived.push(world.now);
                 }
@@ -216,10 +216,10 @@ impl Explorer {
             }
             Event::Refund => {
                 let unsent = |call: &Call| call.replica == 0 && call.arrives_late;
-                let Some(index) = world.flying.iter().position(unsent) else {
+                let Some(index) = world.pending_calls.iter().position(unsent) else {
                     return false;
                 };
-                let call = world.flying.remove(index);
+                let call = world.pending_calls.remove(index);
                 world.replicas[0].refund(call.id, now);
             }
             Event::Lose => {
@@ -231,7 +231,7 @@ impl Explorer {
                 world.replicas[0].failed(now);
             }
             Event::Kill => {
-                for call in world.flying.iter_mut().filter(|call| call.replica == 0) {
+                for call in world.pending_calls.iter_mut().filter(|call| call.replica == 0) {
                     // It is nobody's now, but it is on its way.
                     call.replica = usize::MAX;
                 }

@@ -50,7 +50,7 @@ impl Asking {
 
 struct Replica {
     state: State,
-    flying: VecDeque<(Instant, String)>,
+    pending_calls: VecDeque<(Instant, String)>,
 }
 
 pub(super) struct Fleet {
@@ -85,7 +85,7 @@ impl Fleet {
         let start = Instant::now() + SECOND * 7200;
         let replica = |n| Replica {
             state: State::new(format!("r{n}"), &config, &sharing, start),
-            flying: VecDeque::new(),
+            pending_calls: VecDeque::new(),
         };
         let mut fleet = Self {
             store: Store::start(sharing.keys(), None),
@@ -185,7 +185,7 @@ impl Fleet {
             self.served[caller] += 1;
             self.callers[caller].waiting -= usize::from(!self.callers[caller].goes_on);
             self.made.push(self.now - self.start);
-            self.replicas[n].flying.push_back((self.now + TOOK, slot.id));
+            self.replicas[n].pending_calls.push_back((self.now + TOOK, slot.id));
         }
         if is_used {
             self.tell(n);
@@ -251,13 +251,13 @@ impl Fleet {
 
 impl Replica {
     fn answers(&mut self, now: Instant) {
-        while let Some((_, id)) = self.flying.pop_front_if(|(at, _)| *at <= now) {
+        while let Some((_, id)) = self.pending_calls.pop_front_if(|(at, _)| *at <= now) {
             self.state.settle(id, now);
         }
     }
 
     fn next(&self, now: Instant) -> Instant {
-        let answer = self.flying.front().map(|(at, _)| *at);
+        let answer = self.pending_calls.front().map(|(at, _)| *at);
         answer.into_iter().chain([self.state.next_look(now)]).min().unwrap()
     }
 }

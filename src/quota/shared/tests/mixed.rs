@@ -152,8 +152,8 @@ fn the_ledger_of_the_format_before_is_taken_over_and_its_replicas_grant_nothing_
 fn a_ledger_of_the_format_before_that_may_have_lost_calls_is_not_taken_over() {
     let mut bench = Bench::new();
     old_calls(&mut bench, 2);
-    let flying = bench.sharing.keys()[18].clone();
-    bench.store.command(&["DEL", &flying]);
+    let pending_calls = bench.sharing.keys()[18].clone();
+    bench.store.command(&["DEL", &pending_calls]);
     let reply = bench.step(|_| {});
     assert_eq!((reply.other.as_deref(), reply.granted.len()), (Some("v1"), 0));
 }

@@ -1,7 +1,6 @@
 //! The protocol, with the real script in a real redis-server, but under a clock and a server identity that the tests move.
 
 mod explore;
-mod feedback;
 mod fleet;
 mod lies;
 mod mixed;
@@ -9,3 +8,4 @@ mod order;
 mod pacing;
 mod queued;
 mod store;
+mod throttle_hint;

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::store::Store;
 use crate::attempt::{Demand, Load, Place, Retries, SharedOrder, Try};
 use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
-use crate::queue::{self, Queue, Slots};
+use crate::queue::{self, PermitSource, Queue};
 use crate::quota::shared::state::{Slot, State};
 use crate::quota::shared::{Config, Timing};
 use crate::quota::{self, Limit};
@@ -71,7 +71,7 @@ impl Part {
     }
 }
 
-impl Slots for Part {
+impl PermitSource for Part {
     type Permit = Permit;
 
     fn take(&self, now: Instant) -> Result<Permit, Option<Instant>> {

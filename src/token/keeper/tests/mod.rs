@@ -10,19 +10,19 @@ use std::time::Duration;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
-use super::Keeper;
+use super::TokenSource;
 use crate::clock::Wall;
 use crate::task::Tasks;
 use crate::token::fake::{self, Reply, Service};
 use crate::token::{Config, Error, Metrics};
 
-fn start(config: Config, service: &Service, tasks: &Tasks) -> Keeper {
+fn start(config: Config, service: &Service, tasks: &Tasks) -> TokenSource {
     let metrics = Metrics::register(&mut Registry::default());
     let wall = Wall::system();
-    Keeper::start(config, service.exchange(), fake::unused(), wall, tasks, metrics)
+    TokenSource::start(config, service.exchange(), fake::unused(), wall, tasks, metrics)
 }
 
-fn keeper(service: &Service, tasks: &Tasks) -> Keeper {
+fn keeper(service: &Service, tasks: &Tasks) -> TokenSource {
     start(fake::secret_config(), service, tasks)
 }
 
@@ -39,7 +39,7 @@ fn soon() -> Instant {
     Instant::now() + secs(30)
 }
 
-async fn token(keeper: &Keeper) -> Result<String, Error> {
+async fn token(keeper: &TokenSource) -> Result<String, Error> {
     let bearer = keeper.bearer(soon()).await?;
     Ok(bearer.secret().expose().to_owned())
 }

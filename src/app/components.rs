@@ -1,0 +1,424 @@
+//! The parts, made and joined, as one configuration wants them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use tokio::time::Instant;
+
+use super::config_diff::Changes;
+use super::context::{Memory, SharedContext, SharedMetrics};
+use super::environment::HostEnvironment;
+use super::replicas::keep;
+use super::supervised::{BackgroundTasks, Supervised};
+use super::token_limiters::{self, TokenLimiters};
+use super::{Error, settings};
+use crate::clock::Wall;
+use crate::config::{self, Resolved};
+use crate::scan::Operation;
+use crate::task::Tasks;
+use crate::telemetry::trace::{self, Exporter, Tracer};
+use crate::{
+    cache, net, queue, quota, region, scan, server, shared_cache, single_flight, stack, store, token, upstream,
+};
+
+/// How long new credentials may take to bring a token before the old ones are kept.
+const SIGN_IN_PATIENCE: Duration = Duration::from_secs(15);
+
+/// All parts of a gateway. Clones share them.
+#[derive(Clone, Debug)]
+pub(super) struct Components {
+    pub(super) config: Resolved,
+    pub(super) context: SharedContext,
+    net: net::Client,
+    /// The way to the regions.
+    region_client: net::Client,
+    pub(super) regions: Supervised<region::HostSelector>,
+    pub(super) keeper: Supervised<token::TokenSource>,
+    fair_use: Option<Supervised<queue::CallerLimiter>>,
+    upstream_profile: Arc<scan::UpstreamProfile>,
+    pub(super) cache: Arc<cache::Cache>,
+    pub(super) shared_cache: Option<Supervised<shared_cache::SharedCache>>,
+    single_flight: single_flight::Layer,
+    pub(super) calls: upstream::Metrics,
+    read: server::read::Layer,
+    pub(super) guard: server::guard::Layer,
+    limiter: token_limiters::Config,
+}
+
+/// The settings that parts are made with: all of them are right before any part is touched.
+struct Plan {
+    net: net::Config,
+    regions: region::Config,
+    token: token::Config,
+    limiter: token_limiters::Config,
+    hosts: server::guard::Hosts,
+    attempt: Duration,
+}
+
+impl Plan {
+    fn of(config: &Resolved, environment: &HostEnvironment) -> Result<Self, Error> {
+        let shares = settings::shares(config, environment.machine);
+        let net = net::Config {
+            receive_buffer: shares.receive_buffer(),
+            ..settings::net(config, &environment.net)?
+        };
+        let mut regions = settings::regions(config)?;
+        (environment.regions)(&mut regions);
+        let attempt = settings::attempt(config, &net, &regions);
+        Ok(Self {
+            hosts: settings::hosts(config)?,
+            limiter: token_limiters::Config {
+                quota: settings::quota(config, attempt)?,
+                queue: settings::queue(config),
+            },
+            token: settings::token(&config.credentials)?,
+            net,
+            regions,
+            attempt,
+        })
+    }
+}
+
+impl Components {
+    /// Makes every part; signing in begins, and measuring the regions.
+    ///
+    /// # Errors
+    /// A file cannot be used, or a part refuses its settings.
+    pub(super) fn first(
+        config: &Resolved,
+        environment: HostEnvironment,
+        tasks: &Tasks,
+        root: &mut Registry,
+    ) -> Result<(Self, Exporter), Error> {
+        let plan = Plan::of(config, &environment)?;
+        let net = connections(&plan.net, &environment)?;
+        let wall = Wall::system();
+        let store = settings::store(config).map(store::Client::from);
+        let (own, quota_metrics) = open_quotas(config, plan.attempt, &wall, tasks, store.as_ref(), root)?;
+        let lane_meters = token_limiters::SharedMetrics {
+            quota: quota_metrics,
+            queue: queue::Metrics::register(root),
+        };
+        let meters = SharedMetrics {
+            queue: lane_meters.queue.clone(),
+            count: server::count::Metrics::register(root),
+            token: token::Metrics::register(root),
+            shared_cache: config
+                .store
+                .address
+                .as_ref()
+                .map(|_| shared_cache::Metrics::register(root)),
+        };
+        let (tracer, exporter) = traces(config, &net, &wall, root)?;
+        let context = SharedContext {
+            tracer,
+            store,
+            token_limiters: TokenLimiters::open(plan.limiter.clone(), own, wall.clone(), tasks, lane_meters),
+            tasks: tasks.clone(),
+            wall,
+            memory: Memory::new(settings::shares(config, environment.machine)),
+            environment,
+            meters,
+        };
+        let keeper = context.keeper(config, plan.token, &net)?;
+        let region_client = region_client(&net, config);
+        let regions = context.regions(plan.regions, region::Metrics::register(root), &region_client);
+        // What answers teach about pages and order is learnt by the flights and used by both.
+        let upstream_profile = Arc::new(scan::UpstreamProfile::new(config.merge.known_rows));
+        let cache_config = settings::cache(config, &context.memory.shares);
+        let cache = cache::Cache::new(
+            cache_config,
+            Some(Arc::clone(&upstream_profile)),
+            cache::Metrics::register(root),
+        );
+        let cache = Arc::new(cache);
+        let coalesce_metrics = single_flight::Metrics::register(root);
+        let shared_cache = context.shared_cache(config, &cache);
+        let single_flight = context.single_flight(
+            config,
+            plan.attempt,
+            keep(&cache, shared_cache.as_ref()),
+            &upstream_profile,
+            coalesce_metrics,
+        );
+        let calls = upstream::Metrics::register(root, regions.part.labels());
+        let made = Self {
+            fair_use: context.fair_use(config),
+            read: server::read::Layer::new(settings::read(config, &context.memory.shares)),
+            guard: server::guard::Layer::new(plan.hosts),
+            limiter: plan.limiter,
+            config: config.clone(),
+            context,
+            net,
+            region_client,
+            regions,
+            keeper,
+            upstream_profile,
+            cache,
+            shared_cache,
+            single_flight,
+            calls,
+        };
+        Ok((made, exporter))
+    }
+
+    /// The parts as `config` wants them: those whose settings are the same are kept, with all they know. Nothing changes for those who use
+    /// the present parts; [`Components::take_over`] is the moment of change.
+    ///
+    /// Other credentials are taken only once they have brought a token, while the present token is good.
+    ///
+    /// # Errors
+    /// A file cannot be used, a part refuses its settings, or the new credentials bring no token.
+    pub(super) async fn next(&self, config: &Resolved) -> Result<Self, Error> {
+        let changes = Changes::between(&self.config, config);
+        let context = &self.context;
+        let plan = Plan::of(config, &context.environment)?;
+        let other_net = changes.any(&["defender.via_proxy", "defender.ca_file"]);
+        let net = if other_net {
+            connections(&plan.net, &context.environment)?
+        } else {
+            self.net.clone()
+        };
+        let keeper = if other_net || changes.sign_in() {
+            let keeper = context.keeper(config, plan.token, &net)?;
+            if self.keeper.part.current().is_some() {
+                let token = keeper.part.bearer(Instant::now() + SIGN_IN_PATIENCE).await;
+                token.map_err(Error::of("the new credentials"))?;
+            }
+            keeper
+        } else {
+            self.keeper.clone()
+        };
+        let other_way = other_net || changes.any(&["defender.h2c"]);
+        let region_client = if other_way {
+            region_client(&net, config)
+        } else {
+            self.region_client.clone()
+        };
+        let other_regions = other_way || changes.any(&["defender.cloud", "defender.region", "defender.regions"]);
+        let (regions, calls) = if other_regions {
+            let metrics = self.regions.part.metrics().succeed();
+            let regions = context.regions(plan.regions, metrics, &region_client);
+            // The first callers need not wait for what can be known before.
+            regions.part.measured().await;
+            let calls = self.calls.of_regions(regions.part.labels());
+            (regions, calls)
+        } else {
+            (self.regions.clone(), self.calls.clone())
+        };
+        let keeps_lore = !changes.any(&["merge.known_rows"]);
+        let upstream_profile = if keeps_lore {
+            Arc::clone(&self.upstream_profile)
+        } else {
+            Arc::new(scan::UpstreamProfile::new(config.merge.known_rows))
+        };
+        let (cache, shared_cache, single_flight) = self.sharing(config, plan.attempt, &upstream_profile);
+        Ok(Self {
+            fair_use: if changes.any(&["callers.limit"]) {
+                context.fair_use(config)
+            } else {
+                self.fair_use.clone()
+            },
+            read: if changes.reading() {
+                server::read::Layer::new(settings::read(config, &context.memory.shares))
+            } else {
+                self.read.clone()
+            },
+            guard: server::guard::Layer::new(plan.hosts),
+            limiter: plan.limiter,
+            config: config.clone(),
+            context: context.clone(),
+            net,
+            region_client,
+            regions,
+            keeper,
+            upstream_profile,
+            cache,
+            shared_cache,
+            single_flight,
+            calls,
+        })
+    }
+
+    /// The cache and the flights. What was answered to one application is not for another.
+    fn sharing(
+        &self,
+        config: &Resolved,
+        attempt: Duration,
+        upstream_profile: &Arc<scan::UpstreamProfile>,
+    ) -> (
+        Arc<cache::Cache>,
+        Option<Supervised<shared_cache::SharedCache>>,
+        single_flight::Layer,
+    ) {
+        let cache_config = settings::cache(config, &self.context.memory.shares);
+        let upstream_profile = Arc::clone(upstream_profile);
+        if settings::identity(config) != settings::identity(&self.config) {
+            let cache = Arc::new(self.cache.emptied(cache_config, Some(Arc::clone(&upstream_profile))));
+            let metrics = self.single_flight.metrics();
+            let shared_cache = self.context.shared_cache(config, &cache);
+            let keep = keep(&cache, shared_cache.as_ref());
+            let single_flight = self
+                .context
+                .single_flight(config, attempt, keep, &upstream_profile, metrics);
+            return (cache, shared_cache, single_flight);
+        }
+        let cache = Arc::new(
+            self.cache
+                .reconfigured(cache_config, Some(Arc::clone(&upstream_profile))),
+        );
+        let flights = settings::single_flight(config, attempt);
+        let shared_cache = self.context.shared_cache(config, &cache);
+        let single_flight =
+            self.single_flight
+                .reconfigured(flights, keep(&cache, shared_cache.as_ref()), upstream_profile);
+        (cache, shared_cache, single_flight)
+    }
+
+    /// Where merged calls are counted; `None` when nothing is merged.
+    pub(super) fn merging(&self) -> Option<single_flight::Metrics> {
+        self.config.merge.enabled.then(|| self.single_flight.metrics())
+    }
+
+    /// Queue and quota, which all configurations share, go on as this one says.
+    pub(super) fn take_over(&self) {
+        self.context.token_limiters.reconfigure(self.limiter.clone());
+    }
+
+    /// The layers of the request path.
+    pub(super) fn parts(&self) -> stack::Parts {
+        let (config, context) = (&self.config, &self.context);
+        let (token_limiters, count) = (&context.token_limiters, context.meters.count.clone());
+        let cache_lanes = token_limiters.clone();
+        let fair_use = self.fair_use.as_ref().map(|supervised| supervised.part.clone());
+        stack::Parts {
+            trace: server::trace::Layer::new(context.tracer.clone()),
+            respond: settings::respond(config, token_limiters, &count.panics(), &context.memory),
+            count: server::count::Layer::new(count, settings::count(config)),
+            guard: self.guard.clone(),
+            read: self.read.clone(),
+            fair_use: queue::FairUseLayer::new(fair_use, context.meters.queue.clone()),
+            cache: cache::Layer::new(
+                Arc::clone(&self.cache),
+                context.tasks.clone(),
+                Arc::new(move |payer| cache_lanes.has_surplus(payer)),
+            ),
+            request_memory: super::RequestMemoryLayer::new(Arc::clone(&context.memory.waiting)),
+            shared_cache: self
+                .shared_cache
+                .as_ref()
+                .map_or_else(shared_cache::Layer::off, |supervised| {
+                    shared_cache::Layer::new(supervised.part.clone())
+                }),
+            single_flight: self.single_flight.clone(),
+            token_limiters: token_limiters::Layer::new(token_limiters.clone()),
+            quota: quota::Layer::new(context.wall.clone()),
+            region: region::RegionLayer::new(self.regions.part.clone()),
+            token: token::Layer::new(self.keeper.part.clone()),
+            client: upstream::Client::new(
+                self.region_client.clone(),
+                settings::upstream(config),
+                context.memory.answers.clone(),
+                self.calls.clone(),
+            ),
+        }
+    }
+
+    /// What these parts need in the background.
+    pub(super) fn upkeep(&self) -> BackgroundTasks {
+        let upkeep = BackgroundTasks::default()
+            .and(&self.keeper.upkeep)
+            .and(&self.regions.upkeep);
+        let upkeep = match &self.shared_cache {
+            Some(shared_cache) => upkeep.and(&shared_cache.upkeep),
+            None => upkeep,
+        };
+        match &self.fair_use {
+            Some(fair_use) => upkeep.and(&fair_use.upkeep),
+            None => upkeep,
+        }
+    }
+}
+
+/// The way to the regions over `net`.
+pub(super) fn region_client(net: &net::Client, config: &Resolved) -> net::Client {
+    if config.defender.h2c {
+        net.cleartext_http2()
+    } else {
+        net.clone()
+    }
+}
+
+fn connections(config: &net::Config, environment: &HostEnvironment) -> Result<net::Client, Error> {
+    net::Client::with_resolver(config, environment.resolver.clone()).map_err(Error::of("connections to the outside"))
+}
+
+/// Where spans are started, and the task that sends them.
+fn traces(config: &Resolved, net: &net::Client, wall: &Wall, root: &mut Registry) -> Result<(Tracer, Exporter), Error> {
+    let Some(traces) = &config.telemetry.traces else {
+        return Ok((Tracer::off(), Exporter::none()));
+    };
+    let collector = settings::collector(traces)?;
+    let metrics = trace::Metrics::register(root);
+    Ok(Exporter::start(collector, net.clone(), wall.clone(), metrics))
+}
+
+/// The gateway's quotas: one for all operations, or one for each, with an `operation` in their metrics. Delegated tokens' quotas report to
+/// the metrics returned.
+pub(super) fn open_quotas(
+    config: &Resolved,
+    attempt: Duration,
+    wall: &Wall,
+    tasks: &Tasks,
+    store: Option<&store::Client>,
+    root: &mut Registry,
+) -> Result<(Vec<quota::Quota>, quota::Metrics), Error> {
+    if config.quota.scope == config::Scope::All {
+        let metrics = quota::Metrics::register(root);
+        let quota = open_quota(
+            config,
+            None,
+            attempt,
+            wall.clone(),
+            tasks,
+            store,
+            (root, metrics.clone()),
+        )?;
+        return Ok((vec![quota], metrics));
+    }
+    let open = |operation: Operation| {
+        let label = ("operation".into(), operation.declaration().name.into());
+        let registry = root.sub_registry_with_label(label);
+        let metrics = quota::Metrics::register(registry);
+        open_quota(
+            config,
+            Some(operation),
+            attempt,
+            wall.clone(),
+            tasks,
+            store,
+            (registry, metrics),
+        )
+    };
+    let quotas = Operation::ALL.into_iter().map(open).collect::<Result<_, _>>()?;
+    Ok((quotas, quota::Metrics::default()))
+}
+
+/// The quota of this process, or the one that replicas share: that of one operation, or of all.
+fn open_quota(
+    config: &Resolved,
+    operation: Option<Operation>,
+    attempt: Duration,
+    wall: Wall,
+    tasks: &Tasks,
+    store: Option<&store::Client>,
+    (root, metrics): (&mut Registry, quota::Metrics),
+) -> Result<quota::Quota, Error> {
+    let quota_config = settings::quota_of(operation, config, attempt)?;
+    let Some(sharing) = store.map(|store| settings::sharing_of(operation, config, store.clone())) else {
+        return quota::Quota::open(&quota_config, wall, metrics).map_err(Error::of("the quota's state file"));
+    };
+    let metrics = quota::shared::Metrics::register(root, metrics);
+    Ok(quota::Quota::join(&quota_config, &sharing, tasks, metrics))
+}

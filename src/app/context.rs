@@ -1,0 +1,133 @@
+//! What outlives every configuration, and how parts are made on it.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::environment::HostEnvironment;
+use super::supervised::Supervised;
+use super::token_limiters::TokenLimiters;
+use super::{Error, settings, token_proxy};
+use crate::clock::Wall;
+use crate::config::Resolved;
+use crate::memory::{AnswerMemory, MemoryBudget, Shares};
+use crate::task::Tasks;
+use crate::telemetry::trace::{self, Tracer};
+use crate::{net, queue, region, scan, server, shared_cache, single_flight, store, token};
+
+/// What outlives every configuration.
+#[derive(Clone, Debug)]
+pub(super) struct SharedContext {
+    pub(super) tasks: Tasks,
+    pub(super) wall: Wall,
+    pub(super) environment: HostEnvironment,
+    pub(super) tracer: Tracer,
+    /// What replicas share the quota and answers through, if there is one: as it was at the start.
+    pub(super) store: Option<store::Client>,
+    pub(super) token_limiters: TokenLimiters,
+    pub(super) meters: SharedMetrics,
+    pub(super) memory: Memory,
+}
+
+/// What each purpose may take of the memory, and the budgets of those that are shared. Divided once: what is held outlives settings.
+#[derive(Clone, Debug)]
+pub(super) struct Memory {
+    pub(super) shares: Shares,
+    pub(super) answers: AnswerMemory,
+    pub(super) waiting: Arc<MemoryBudget>,
+}
+
+impl Memory {
+    pub(super) fn new(shares: Shares) -> Self {
+        Self {
+            shares,
+            answers: shares.answers(),
+            waiting: MemoryBudget::new(shares.waiting),
+        }
+    }
+}
+
+/// Where parts report that may be made anew.
+#[derive(Clone, Debug)]
+pub(super) struct SharedMetrics {
+    pub(super) queue: queue::Metrics,
+    pub(super) count: server::count::Metrics,
+    pub(super) token: token::Metrics,
+    /// Registered if there was a store at the start; whether there is one does not change.
+    pub(super) shared_cache: Option<shared_cache::Metrics>,
+}
+
+impl SharedContext {
+    pub(super) fn keeper(
+        &self,
+        config: &Resolved,
+        token: token::Config,
+        net: &net::Client,
+    ) -> Result<Supervised<token::TokenSource>, Error> {
+        let exchanges = token_proxy::exchanges(net, &config.credentials);
+        let [exchange, imds] = exchanges.map(|exchange| trace::traced(exchange, &self.tracer, "sign in"));
+        Supervised::make(&self.tasks, |tasks| {
+            let metrics = self.meters.token.clone();
+            Ok(token::TokenSource::start(
+                token,
+                exchange,
+                imds,
+                self.wall.clone(),
+                tasks,
+                metrics,
+            ))
+        })
+    }
+
+    pub(super) fn regions(
+        &self,
+        config: region::Config,
+        metrics: region::Metrics,
+        net: &net::Client,
+    ) -> Supervised<region::HostSelector> {
+        let Ok(supervised) = Supervised::make(&self.tasks, |tasks| {
+            let table = region::HostSelector::new(config, metrics);
+            table.watch(tasks, net.connector().clone());
+            Ok::<_, Infallible>(table)
+        });
+        supervised
+    }
+
+    pub(super) fn fair_use(&self, config: &Resolved) -> Option<Supervised<queue::CallerLimiter>> {
+        let limit = config.callers.limit.as_ref()?;
+        let fair_use = queue::CallerLimiter::new(limit.calls, limit.window)?;
+        let Ok(supervised) = Supervised::make(&self.tasks, |tasks| {
+            fair_use.spawn_upkeep(tasks);
+            Ok::<_, Infallible>(fair_use)
+        });
+        Some(supervised)
+    }
+
+    pub(super) fn single_flight(
+        &self,
+        config: &Resolved,
+        attempt: Duration,
+        keep: Arc<dyn scan::Keep>,
+        upstream_profile: &Arc<scan::UpstreamProfile>,
+        metrics: single_flight::Metrics,
+    ) -> single_flight::Layer {
+        let (waits, scarcity, slots) = (
+            self.token_limiters.clone(),
+            self.token_limiters.clone(),
+            self.token_limiters.clone(),
+        );
+        let outlook = single_flight::PredictedWait {
+            wait: Arc::new(move |payer| waits.predicted_wait(payer)),
+            scarcity: Arc::new(move |payer| scarcity.scarcity(payer)),
+            slots: Arc::new(move |payer, until, most| slots.slots_until(payer, until, most)),
+        };
+        single_flight::Layer::new(
+            settings::single_flight(config, attempt),
+            self.tasks.clone(),
+            keep,
+            Arc::clone(upstream_profile),
+            outlook,
+            metrics,
+        )
+    }
+}

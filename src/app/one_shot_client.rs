@@ -1,0 +1,182 @@
+//! The way out without a way in: for commands that make a few calls and leave.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, header};
+use prometheus_client::registry::Registry;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::components::{open_quotas, region_client};
+use super::{Error, HostEnvironment, settings, token_proxy};
+use crate::BoxError;
+use crate::clock::Wall;
+use crate::config::Resolved;
+use crate::scan::Endpoint;
+use crate::secret::Secret;
+use crate::task::Tasks;
+use crate::{net, quota, region, store, token};
+
+/// The largest answer that is read.
+const LARGEST: usize = 64 << 20;
+
+/// Sign-in, regions and quota, as the gateway has them. Calls are sent as they are written, not in canonical form.
+#[derive(Debug)]
+pub struct OneShotClient {
+    net: net::Client,
+    regions: region::HostSelector,
+    keeper: token::TokenSource,
+    /// One for all operations, or one for each.
+    quotas: Vec<quota::Quota>,
+    wall: Wall,
+    timeout: Duration,
+    tasks: Tasks,
+}
+
+/// Why a call brought no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum NoAnswer {
+    /// The quota has no call to spare before that time is over; nothing was sent.
+    #[error("the quota has no call left for now")]
+    Quota,
+    /// No host is known to be reachable; nothing was sent.
+    #[error("no region can be reached")]
+    NoRegion,
+    /// The call was paid for and failed.
+    #[error("the call failed")]
+    Failed(#[source] BoxError),
+}
+
+impl OneShotClient {
+    /// Signs in and measures the regions from now on. Calls of an earlier process are remembered from the state file, if there is one.
+    ///
+    /// # Errors
+    /// [`Error`] when a file cannot be used or a part refuses its settings.
+    pub fn open(config: &Resolved) -> Result<Self, Error> {
+        let (tasks, wall, mut registry) = (Tasks::new(), Wall::system(), Registry::default());
+        let net_config = settings::net(config, &HostEnvironment::default().net)?;
+        let net = net::Client::with_resolver(&net_config, net::Resolver::system())
+            .map_err(Error::of("connections to the outside"))?;
+        let region_config = settings::regions(config)?;
+        let attempt = settings::attempt(config, &net_config, &region_config);
+        let regions = region::HostSelector::new(region_config, region::Metrics::register(&mut registry));
+        let store = settings::store(config).map(store::Client::from);
+        let (quotas, _) = open_quotas(config, attempt, &wall, &tasks, store.as_ref(), &mut registry)?;
+        let [exchange, imds] = token_proxy::exchanges(&net, &config.credentials);
+        let keeper = token::TokenSource::start(
+            settings::token(&config.credentials)?,
+            exchange,
+            imds,
+            wall.clone(),
+            &tasks,
+            token::Metrics::register(&mut registry),
+        );
+        let net = region_client(&net, config);
+        regions.watch(&tasks, net.connector().clone());
+        Ok(Self {
+            net,
+            regions,
+            keeper,
+            quotas,
+            wall,
+            timeout: config.defender.timeout,
+            tasks,
+        })
+    }
+
+    /// Sign-in.
+    #[must_use]
+    pub fn keeper(&self) -> &token::TokenSource {
+        &self.keeper
+    }
+
+    /// The regions, once every one has been measured or was found unreachable, at most after `patience`.
+    pub async fn measured(&self, patience: Duration) -> Vec<region::HostStatus> {
+        let all = async {
+            let known = |row: &region::HostStatus| row.rtt.is_some() || !row.healthy;
+            while !self.regions.snapshot().iter().all(known) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        // Those that have not answered by then are shown as such.
+        let _ = timeout(patience, all).await;
+        self.regions.snapshot()
+    }
+
+    /// What is left of the quota.
+    #[must_use]
+    pub fn quota(&self) -> quota::Snapshot {
+        self.quotas[0].snapshot()
+    }
+
+    /// Makes one call, paid for like any other, to the nearest region: `body` as it is, with `query` if that is not empty. Waits for its
+    /// slot until `until` at most.
+    ///
+    /// # Errors
+    /// [`NoAnswer`]. The caller must not go on after a 429: the pause that it orders is kept, as in the gateway.
+    pub async fn ask(
+        &self,
+        bearer: &Secret,
+        query: &str,
+        body: Bytes,
+        until: Instant,
+    ) -> Result<Response<Bytes>, NoAnswer> {
+        let row = self
+            .regions
+            .snapshot()
+            .into_iter()
+            .find(|row| row.selected && row.healthy);
+        let mut url = (*row.ok_or(NoAnswer::NoRegion)?.url).clone();
+        url.set_path(&Endpoint::HISTORY.template());
+        url.set_query(Some(query).filter(|query| !query.is_empty()));
+        let request = Request::post(url.as_str())
+            .header(header::AUTHORIZATION, format!("Bearer {}", bearer.expose()))
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::ACCEPT, "application/json")
+            .header(header::ACCEPT_ENCODING, "identity")
+            .header(
+                header::USER_AGENT,
+                concat!("defender-gateway/", env!("CARGO_PKG_VERSION")),
+            )
+            .body(body)
+            .map_err(|error| NoAnswer::Failed(error.into()))?;
+        let mut permit = self.slot(until).await?;
+        let limits = net::Limits {
+            head: self.timeout,
+            whole: self.timeout,
+            body_bytes: LARGEST,
+        };
+        permit.leave();
+        match self.net.send(request, limits).await {
+            Ok(answer) => {
+                if answer.status() == http::StatusCode::TOO_MANY_REQUESTS {
+                    let wanted = answer.headers().get(header::RETRY_AFTER);
+                    let throttled = quota::ThrottleHint::read(wanted, answer.body(), self.wall.now());
+                    permit.throttled(throttled);
+                } else {
+                    permit.settle();
+                }
+                Ok(answer)
+            }
+            // It may have arrived: the charge stays.
+            Err(error) => Err(NoAnswer::Failed(error.into())),
+        }
+    }
+
+    async fn slot(&self, until: Instant) -> Result<quota::Permit, NoAnswer> {
+        loop {
+            match self.quotas[0].take(Instant::now()) {
+                Ok(permit) => return Ok(permit),
+                Err(Some(at)) if at <= until => sleep_until(at).await,
+                Err(_) => return Err(NoAnswer::Quota),
+            }
+        }
+    }
+
+    /// Ends sign-in and measurements.
+    pub async fn close(self) {
+        let Self { tasks, keeper, .. } = self;
+        drop(keeper);
+        tasks.finish(Duration::from_secs(1)).await;
+    }
+}

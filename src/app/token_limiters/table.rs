@@ -1,0 +1,249 @@
+//! The lanes, and which may be forgotten.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::attempt::Scarcity;
+use crate::clock::Wall;
+use crate::queue::{Reason, Refused};
+use crate::scan::{Holder, Operation, Payer};
+use crate::task::Tasks;
+use crate::{queue, quota};
+
+/// The settings of every lane.
+#[derive(Clone, Debug)]
+pub(in crate::app) struct Config {
+    pub(in crate::app) quota: quota::Config,
+    pub(in crate::app) queue: queue::Config,
+}
+
+/// Where all lanes report: what waits and what was refused is summed up; `quota_limit` and `quota_remaining` are the gateway's own.
+#[derive(Clone, Debug)]
+pub(in crate::app) struct SharedMetrics {
+    pub(in crate::app) quota: quota::Metrics,
+    pub(in crate::app) queue: queue::Metrics,
+}
+
+/// All lanes. Clones share them.
+#[derive(Clone, Debug)]
+pub struct TokenLimiters(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    /// One for all operations, or one for each.
+    own: Vec<Arc<Limiter>>,
+    delegated: Mutex<Delegated>,
+    meters: SharedMetrics,
+    wall: Wall,
+    tasks: Tasks,
+}
+
+#[derive(Debug)]
+struct Delegated {
+    /// What a new lane is made with.
+    config: Config,
+    token_limiters: HashMap<(Holder, usize), Arc<Limiter>>,
+    closes: Option<Instant>,
+}
+
+/// Where calls with one token queue and are counted. Whoever is on it holds it.
+#[derive(Debug)]
+pub(super) struct Limiter {
+    pub(super) queue: queue::Queue<quota::Quota>,
+    quota: quota::Quota,
+    /// Ends the queue's clock with the lane.
+    _clock: Option<DropGuard>,
+}
+
+impl TokenLimiters {
+    /// Most tokens of callers that calls are counted for at a time. A user's token lasts about an hour, and its lane an hour longer; with
+    /// the documented limits each takes some 50 kB at most.
+    pub const MAX: usize = 64;
+
+    /// Opens the gateway's own lanes, over its `quotas`: one for all operations, or one for each.
+    pub(in crate::app) fn open(
+        config: Config,
+        quotas: Vec<quota::Quota>,
+        wall: Wall,
+        tasks: &Tasks,
+        meters: SharedMetrics,
+    ) -> Self {
+        debug_assert!(
+            [1, Operation::ALL.len()].contains(&quotas.len()),
+            "one, or one for each operation"
+        );
+        let own = quotas.into_iter().map(|quota| {
+            Arc::new(Limiter {
+                queue: queue::Queue::start(config.queue.clone(), quota.clone(), tasks, meters.queue.clone()),
+                quota,
+                _clock: None,
+            })
+        });
+        Self(Arc::new(Shared {
+            own: own.collect(),
+            delegated: Mutex::new(Delegated {
+                config,
+                token_limiters: HashMap::new(),
+                closes: None,
+            }),
+            meters,
+            wall,
+            tasks: tasks.clone(),
+        }))
+    }
+
+    /// All lanes go on with other settings. Nothing that was counted is forgotten, and nobody who waits loses the place.
+    pub(in crate::app) fn reconfigure(&self, config: Config) {
+        let mut delegated = self.delegated();
+        for limiter in delegated.token_limiters.values().chain(&self.0.own) {
+            limiter.quota.reconfigure(&config.quota);
+            limiter.queue.reconfigure(config.queue.clone());
+        }
+        delegated.config = config;
+    }
+
+    /// The gateway's own quotas: one for all operations, or one for each in their order.
+    #[must_use]
+    pub fn quotas(&self) -> impl ExactSizeIterator<Item = &quota::Quota> {
+        self.0.own.iter().map(|limiter| &limiter.quota)
+    }
+
+    /// The queues for the gateway's own token, likewise.
+    #[must_use]
+    pub fn queues(&self) -> impl ExactSizeIterator<Item = &queue::Queue<quota::Quota>> {
+        self.0.own.iter().map(|limiter| &limiter.queue)
+    }
+
+    /// Whether calls that nobody waits for may be made at that cost.
+    #[must_use]
+    pub fn has_surplus(&self, payer: Payer) -> bool {
+        self.limiter(payer).is_some_and(|limiter| limiter.quota.has_surplus())
+    }
+
+    /// How scarce slots are on the lane of `payer`.
+    #[must_use]
+    pub fn scarcity(&self, payer: Payer) -> Scarcity {
+        self.limiter(payer)
+            .map(|limiter| limiter.quota.scarcity())
+            .unwrap_or_default()
+    }
+
+    /// How many slots come on the lane of `payer` until that moment, as far as `most`.
+    #[must_use]
+    pub fn slots_until(&self, payer: Payer, until: Instant, most: usize) -> usize {
+        self.limiter(payer)
+            .map_or(0, |limiter| limiter.quota.slots_until(until, most))
+    }
+
+    /// How long a caller who is new on the lane of `payer` would wait for its slot.
+    #[must_use]
+    pub fn predicted_wait(&self, payer: Payer) -> Duration {
+        self.limiter(payer)
+            .map_or(Duration::ZERO, |limiter| limiter.queue.predicted_wait())
+    }
+
+    /// The gateway stops at `closes`: see [`queue::Queue::close`].
+    pub fn close(&self, closes: Instant) {
+        self.queues().for_each(|queue| queue.close(closes));
+        let mut delegated = self.delegated();
+        delegated.closes = Some(closes);
+        for limiter in delegated.token_limiters.values() {
+            limiter.queue.close(closes);
+        }
+    }
+
+    /// How many lanes there are besides the gateway's own.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.delegated().token_limiters.len()
+    }
+
+    /// Whether there is only the gateway's own.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The lane for calls that are paid for so, opened if need be.
+    ///
+    /// # Errors
+    /// There are as many as may be, and none that may be forgotten.
+    pub(super) fn enter(&self, payer: Payer) -> Result<Arc<Limiter>, Refused> {
+        let ledger = self.ledger(payer);
+        let Some(holder) = payer.holder.map(|holder| (holder, ledger)) else {
+            return Ok(Arc::clone(&self.0.own[ledger]));
+        };
+        let now = Instant::now();
+        let mut delegated = self.delegated();
+        if let Some(limiter) = delegated.token_limiters.get(&holder) {
+            return Ok(Arc::clone(limiter));
+        }
+        delegated.forget(now);
+        if delegated.token_limiters.len() >= Self::MAX {
+            self.0.meters.queue.refused(Reason::Tokens);
+            let retry_after = delegated.next_end(now).saturating_duration_since(now);
+            return Err(Refused::new(Reason::Tokens, retry_after));
+        }
+        let limiter = Arc::new(self.0.new_limiter(&delegated.config));
+        if let Some(closes) = delegated.closes {
+            limiter.queue.close(closes);
+        }
+        delegated.token_limiters.insert(holder, Arc::clone(&limiter));
+        tracing::debug!(holder = ?holder.0, token_limiters = delegated.token_limiters.len(), "a token that is new here");
+        Ok(limiter)
+    }
+
+    /// The lane of `payer`, if there is one.
+    pub(super) fn limiter(&self, payer: Payer) -> Option<Arc<Limiter>> {
+        let ledger = self.ledger(payer);
+        match payer.holder {
+            None => Some(Arc::clone(&self.0.own[ledger])),
+            Some(holder) => self.delegated().token_limiters.get(&(holder, ledger)).cloned(),
+        }
+    }
+
+    /// Which of a token's ledgers counts the calls of an operation.
+    fn ledger(&self, payer: Payer) -> usize {
+        payer.operation as usize % self.0.own.len()
+    }
+
+    fn delegated(&self) -> MutexGuard<'_, Delegated> {
+        // Nothing in here panics halfway through a change.
+        self.0.delegated.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    fn new_limiter(&self, config: &Config) -> Limiter {
+        let quota = quota::Quota::ephemeral(&config.quota, self.wall.clone(), self.meters.quota.clone());
+        let queue = queue::Queue::new(config.queue.clone(), quota.clone(), self.meters.queue.clone());
+        let ended = CancellationToken::new();
+        let clock = ended.clone().run_until_cancelled_owned(queue.clone().run_clock());
+        self.tasks.spawn_upkeep("lane clock", async move {
+            clock.await;
+        });
+        Limiter {
+            queue,
+            quota,
+            _clock: Some(ended.drop_guard()),
+        }
+    }
+}
+
+impl Delegated {
+    /// Forgets the lanes that nobody is on and whose calls count no more.
+    fn forget(&mut self, now: Instant) {
+        self.token_limiters
+            .retain(|_, limiter| Arc::strong_count(limiter) > 1 || limiter.quota.empty_at(now) > now);
+    }
+
+    /// When a lane may first be forgotten, if nobody asks with its token any more.
+    fn next_end(&self, now: Instant) -> Instant {
+        let ends = self.token_limiters.values().map(|limiter| limiter.quota.empty_at(now));
+        ends.min().unwrap_or(now)
+    }
+}

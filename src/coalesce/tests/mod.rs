@@ -1,6 +1,0 @@
-mod bench;
-mod cancel;
-mod differential;
-mod lift;
-mod merge;
-mod single;

@@ -1,0 +1,219 @@
+//! A replica's copy of the ledger: for forecasts, and for the day the store forgets.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::step::{self, LedgerSnapshot, Reply};
+use crate::quota::foreign::Foreign;
+use crate::quota::latency_estimator::Latency;
+use crate::quota::state::QuotaState;
+use crate::quota::{self, Ledger, Pace};
+
+/// The copy, in this process's own time. What it does not know exactly it takes to be later, which is the careful side.
+#[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
+pub(super) struct Copy {
+    config: quota::Config,
+    /// How long a charge is kept whose call is never heard of.
+    kept: Duration,
+    charges: HashMap<String, Known>,
+    pub(super) members: BTreeSet<String>,
+    /// When the step was asked for that brought the latest news; nothing that happened before it is missing.
+    pub(super) asked: Option<Instant>,
+    pub(super) paused_until: Option<Instant>,
+    pace: Pace,
+    is_unpaced: bool,
+    foreign: Foreign,
+    pub(super) latency: Latency,
+}
+
+/// The store keeps no more.
+const MOST_HOLES: usize = 8;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    /// In flight, at the latest until then.
+    Flying(Instant),
+    /// Counts as made then.
+    Past(Instant),
+}
+
+impl Copy {
+    pub(super) fn new(config: quota::Config, kept: Duration, now: Instant) -> Self {
+        let pace = Pace::new(config.burst, 0, now);
+        Self {
+            config,
+            kept,
+            charges: HashMap::new(),
+            members: BTreeSet::new(),
+            asked: None,
+            paused_until: None,
+            pace,
+            is_unpaced: false,
+            foreign: Foreign::default(),
+            latency: Latency::START,
+        }
+    }
+
+    /// When a call in flight is planned to count, after it was issued.
+    pub(super) fn landing(&self) -> Duration {
+        let longest = self.config.limits().last();
+        longest.map_or(self.latency.bound(), |longest| self.latency.landing(longest))
+    }
+
+    /// A slot was granted to this replica.
+    pub(super) fn grant(&mut self, id: String, now: Instant) {
+        self.charges.insert(id, Known::Flying(now + self.kept));
+    }
+
+    /// A call of this replica was answered.
+    pub(super) fn settle(&mut self, id: &str, now: Instant) {
+        if let Some(known) = self.charges.get_mut(id) {
+            *known = Known::Past(now);
+        }
+    }
+
+    /// A call of this replica was not made.
+    pub(super) fn refund(&mut self, id: &str) {
+        self.charges.remove(id);
+    }
+
+    /// Takes in what a step brought, which was asked for at `asked`.
+    pub(super) fn hear(&mut self, reply: &Reply, asked: Instant, now: Instant) {
+        for (id, kind, time) in &reply.news {
+            self.hear_of(id, *kind, *time, now);
+        }
+        if let Some(members) = &reply.members {
+            self.members = members.iter().cloned().collect();
+        }
+        self.members.extend(reply.joined.iter().cloned());
+        for name in &reply.left {
+            self.members.remove(name);
+        }
+        self.asked = Some(asked);
+        self.paused_until = reply.pause.map(|pause| now + step::span(pause));
+        let end = now + step::span(reply.plan);
+        self.is_unpaced = reply.unpaced;
+        self.pace = Pace::kept(self.config.burst, reply.level, reply.rate, end, now);
+        let holes = reply.holes.iter().take(MOST_HOLES);
+        let hole = |&(from, to): &(f64, f64)| (now + step::span(from), now + step::span(to));
+        self.foreign = Foreign::told(reply.foreign, holes.map(hole).collect());
+        self.sweep(now);
+    }
+
+    fn hear_of(&mut self, id: &str, kind: u8, time: f64, now: Instant) {
+        match kind {
+            step::GONE => drop(self.charges.remove(id)),
+            step::FLYING => drop(
+                self.charges
+                    .insert(id.to_owned(), Known::Flying(now + step::span(time))),
+            ),
+            // Charges that are assumed may count from a moment still to come.
+            _ if time < 0.0 => drop(self.charges.insert(id.to_owned(), Known::Past(now + step::span(-time)))),
+            _ => {
+                // A machine that has just booted has no moment that long ago; now is the careful choice.
+                let at = now.checked_sub(step::span(time)).unwrap_or(now);
+                self.charges.insert(id.to_owned(), Known::Past(at));
+            }
+        }
+    }
+
+    /// Ends what nobody was heard of, and forgets what is outside every window.
+    fn sweep(&mut self, now: Instant) {
+        let longest = self.config.limits().last().map_or(Duration::ZERO, quota::Limit::hold);
+        self.charges.retain(|_, known| {
+            if let Known::Flying(latest) = *known
+                && latest <= now
+            {
+                *known = Known::Past(latest);
+            }
+            !matches!(known, Known::Past(at) if *at + longest <= now)
+        });
+    }
+
+    /// The copy as it goes back to the store: the whole, or what begins with `own`. `None` when this replica has never heard from the store.
+    pub(super) fn show(&mut self, own: Option<&str>, now: Instant) -> Option<LedgerSnapshot> {
+        let asked = self.asked?;
+        self.sweep(now);
+        let charge = |(id, known): (&String, &Known)| match *known {
+            Known::Flying(latest) => (id.clone(), step::FLYING, -step::age(latest, now)),
+            Known::Past(at) => (id.clone(), step::PAST, step::age(at, now)),
+        };
+        Some(LedgerSnapshot {
+            age: step::age(asked, now),
+            members: own.is_none().then(|| self.members.iter().cloned().collect()),
+            charges: self
+                .charges
+                .iter()
+                .filter(|(id, _)| own.is_none_or(|own| id.starts_with(own)))
+                .map(charge)
+                .collect(),
+            pause: self
+                .paused_until
+                .filter(|until| *until > now)
+                .map(|until| -step::age(until, now)),
+            level: self.pace.level_at(now),
+        })
+    }
+
+    /// The quota as this replica knows it.
+    pub(super) fn account(&self, now: Instant) -> QuotaState {
+        let mut past: Vec<Instant> = Vec::new();
+        let mut pending_calls: Vec<Instant> = Vec::new();
+        for known in self.charges.values() {
+            match *known {
+                Known::Past(at) => past.push(at),
+                Known::Flying(latest) => pending_calls.push(latest.checked_sub(self.kept).unwrap_or(now)),
+            }
+        }
+        past.sort_unstable();
+        pending_calls.sort_unstable();
+        let mut ledger = Ledger::new(self.config.limits().to_vec(), self.kept);
+        for at in past {
+            ledger.record(at);
+        }
+        for issued in pending_calls {
+            ledger.issue(issued);
+        }
+        let paused = self.paused_until.filter(|until| *until > now);
+        let mut account = QuotaState::picture(ledger, self.pace.clone(), paused, self.latency);
+        account.foreign = self.foreign.clone();
+        account.unpaced_from = self.is_unpaced.then_some(now);
+        account
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::num::NonZeroU32;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn copy(now: Instant) -> Copy {
+        let limit = quota::Limit::try_new(NonZeroU32::new(5).unwrap(), SECOND * 10).unwrap();
+        let config = quota::Config::try_new(vec![limit], NonZeroU32::new(5).unwrap(), SECOND).unwrap();
+        Copy::new(config, SECOND * 3, now)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_copy_never_heard_of_the_store_is_none() {
+        let now = Instant::now();
+        assert!(copy(now).show(None, now).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_never_heard_of_counts_until_after_its_timeout() {
+        let now = Instant::now() + SECOND * 100;
+        let mut copy = copy(now);
+        copy.asked = Some(now);
+        copy.grant("a".into(), now);
+        let charge = |copy: &mut Copy, later: u32| copy.show(None, now + SECOND * later).unwrap().charges;
+        assert_eq!(charge(&mut copy, 1), [("a".to_owned(), step::FLYING, 2_000_000)]);
+        assert_eq!(charge(&mut copy, 5), [("a".to_owned(), step::PAST, 2_000_000)]);
+        assert!(charge(&mut copy, 14).is_empty(), "outside of every window");
+        assert!(copy.charges.is_empty());
+    }
+}

@@ -1,0 +1,331 @@
+//! After a 429, and beside a neighbour, with two replicas: in virtual time, with the real script.
+
+use std::collections::VecDeque;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::store::{Store, waiting};
+use crate::quota::shared::state::State;
+use crate::quota::shared::{Config, Timing};
+use crate::quota::tests::Rng;
+use crate::quota::{self, Limit, Pacing, ThrottleHint};
+use crate::store::Address;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
+const TOOK: Duration = Duration::from_millis(200);
+
+/// True sliding windows over everybody's accepted calls; in storms ours are refused for no reason.
+#[derive(Default)]
+struct Upstream {
+    accepted: VecDeque<Instant>,
+    storms: Vec<(Instant, Instant, Option<u64>, usize)>,
+    /// What share of ours is refused for no reason, and until when.
+    random: Option<(f64, Instant, Rng)>,
+}
+
+impl Upstream {
+    fn ours(&mut self, now: Instant) -> Result<(), ThrottleHint> {
+        for (from, to, wait, left) in &mut self.storms {
+            if *from <= now && now < *to && *left > 0 {
+                *left -= 1;
+                let wait = wait.map(Duration::from_secs);
+                return Err(ThrottleHint { window: None, wait });
+            }
+        }
+        if let Some((share, until, rng)) = &mut self.random
+            && now < *until
+            && rng.chance(*share)
+        {
+            return Err(ThrottleHint::default());
+        }
+        self.arrive(now)
+    }
+
+    fn arrive(&mut self, now: Instant) -> Result<(), ThrottleHint> {
+        let mut refusal = ThrottleHint::default();
+        for (calls, window) in [(100, MINUTE), (1500, HOUR)] {
+            let oldest = self.accepted.len().checked_sub(calls).map(|index| self.accepted[index]);
+            if let Some(at) = oldest.filter(|at| *at + window > now) {
+                let wait = Duration::from_secs((at + window - now).as_secs() + 1);
+                refusal = ThrottleHint {
+                    window: Some(window),
+                    wait: Some(wait),
+                };
+            }
+        }
+        if refusal.wait.is_some() {
+            return Err(refusal);
+        }
+        self.accepted.push_back(now);
+        Ok(())
+    }
+}
+
+struct World {
+    store: Store,
+    replicas: Vec<State>,
+    pending_calls: VecDeque<(Instant, usize, String, Result<(), ThrottleHint>)>,
+    upstream: Upstream,
+    start: Instant,
+    now: Instant,
+    ours: Vec<Instant>,
+    refused: Vec<Instant>,
+    /// Requests that wait at each replica.
+    waiting: usize,
+}
+
+impl World {
+    /// Two replicas for whom callers always wait.
+    fn new() -> Self {
+        Self::paced(Pacing::Spread)
+    }
+
+    fn paced(pacing: Pacing) -> Self {
+        let limit = |calls, window| Limit::try_new(NonZeroU32::new(calls).unwrap(), window).unwrap();
+        let limits = vec![limit(100, MINUTE), limit(1500, HOUR)];
+        let config = quota::Config::try_new(limits, NonZeroU32::new(100).unwrap(), MINUTE).unwrap();
+        let config = config.pacing(pacing);
+        let address = crate::store::Config::new(Address::parse("redis://h").unwrap(), SECOND);
+        let sharing = Config::new(address, Timing::new(SECOND), "test", "t", "a");
+        let start = Instant::now() + HOUR * 2;
+        let replica = |n| State::new(format!("r{n}"), &config, &sharing, start);
+        let mut world = Self {
+            store: Store::start(sharing.keys(), None),
+            replicas: (0..2).map(replica).collect(),
+            pending_calls: VecDeque::new(),
+            upstream: Upstream::default(),
+            start,
+            now: start,
+            ours: Vec::new(),
+            refused: Vec::new(),
+            waiting: 4,
+        };
+        world.ask(4);
+        world
+    }
+
+    /// So many requests wait at each replica from now on.
+    fn ask(&mut self, requests: usize) {
+        self.waiting = requests;
+        for replica in &mut self.replicas {
+            replica.demand(waiting(requests), self.now);
+        }
+    }
+
+    /// A neighbour of 750 calls an hour until then; returns when they were accepted.
+    fn pass_beside_neighbour(&mut self, end: Instant, rng: &mut Rng) -> Vec<Instant> {
+        let (mut theirs, mut next) = (Vec::new(), self.now);
+        loop {
+            next += Duration::from_secs_f64(-4.8 * (1.0 - rng.roll()).max(1e-9).ln());
+            if next >= end {
+                return theirs;
+            }
+            self.pass_until(next);
+            if self.upstream.arrive(next).is_ok() {
+                theirs.push(next);
+            }
+        }
+    }
+
+    fn hours<'a>(&self, of: &'a [Instant], hour: u32) -> impl Iterator<Item = &'a Instant> {
+        let hours = self.start + HOUR * hour..self.start + HOUR * (hour + 1);
+        of.iter().filter(move |at| hours.contains(at))
+    }
+
+    fn at(&self, seconds: u64) -> Instant {
+        self.start + Duration::from_secs(seconds)
+    }
+
+    fn pass_until(&mut self, end: Instant) {
+        loop {
+            self.settle_down();
+            let looks = self.replicas.iter().map(|replica| replica.next_look(self.now));
+            let answer = self.pending_calls.front().map(|(at, ..)| *at);
+            let next = looks
+                .chain(answer)
+                .min()
+                .unwrap()
+                .max(self.now + Duration::from_millis(1));
+            if next > end {
+                self.now = end;
+                return;
+            }
+            self.now = next;
+        }
+    }
+
+    fn settle_down(&mut self) {
+        for _ in 0..100 {
+            while let Some((_, n, id, answer)) = self.pending_calls.pop_front_if(|(at, ..)| *at <= self.now) {
+                match answer {
+                    Ok(()) => self.replicas[n].settle(id, self.now),
+                    Err(told) => self.replicas[n].throttle(id, told, self.now),
+                }
+            }
+            let due = (0..2).find(|n| self.replicas[*n].next_look(self.now) <= self.now);
+            let Some(n) = due else { return };
+            self.step(n);
+        }
+        panic!("the replicas take steps without an end");
+    }
+
+    fn step(&mut self, n: usize) {
+        self.store.set(self.now - self.start, 1);
+        let now = self.now;
+        let step = self.replicas[n].step(format!("{n}"), false, now).unwrap();
+        let reply = self.store.run(&step);
+        self.replicas[n].heard(&reply, now, now);
+        while let Some(slot) = self.replicas[n].take(now) {
+            let answer = self.upstream.ours(now);
+            if answer.is_ok() {
+                self.ours.push(now);
+            } else {
+                self.refused.push(now);
+            }
+            self.pending_calls.push_back((now + TOOK, n, slot.id, answer));
+        }
+        self.replicas[n].demand(waiting(self.waiting), now);
+        for (name, at) in self.store.wakes() {
+            for (n, replica) in self.replicas.iter_mut().enumerate() {
+                if name == "*" || name == format!("r{n}") {
+                    replica.wake(at, now);
+                }
+            }
+        }
+    }
+
+    fn between(&self, from: Instant, to: Instant) -> usize {
+        self.ours.iter().filter(|at| from <= **at && **at < to).count()
+    }
+
+    fn fives(&self, from: u64, count: u32) -> Vec<usize> {
+        let five = MINUTE * 5;
+        let from = self.at(from);
+        (0..count)
+            .map(|n| self.between(from + five * n, from + five * (n + 1)))
+            .collect()
+    }
+
+    /// The longest time without an accepted call of ours that began in that hour.
+    fn gap(&self, hour: u32) -> Duration {
+        let hours = self.start + HOUR * hour..self.start + HOUR * (hour + 1);
+        let pairs = self.ours.windows(2).filter(|pair| hours.contains(&pair[0]));
+        pairs.map(|pair| pair[1] - pair[0]).max().unwrap_or(HOUR)
+    }
+
+    /// What both replicas are told of others.
+    fn estimate(&self) -> u64 {
+        let told: Vec<u64> = self
+            .replicas
+            .iter()
+            .map(|replica| replica.account(self.now).foreign())
+            .collect();
+        assert!(
+            told[0].abs_diff(told[1]) <= 30,
+            "one estimate, told in the last seconds: {told:?}"
+        );
+        told[0]
+    }
+}
+
+#[test]
+fn one_bare_refusal_in_saturation_costs_all_replicas_seconds() {
+    let mut world = World::new();
+    world.upstream.storms = vec![(world.at(5000), world.at(5060), None, 1)];
+    world.pass_until(world.at(7200));
+    assert_eq!(world.refused.len(), 1);
+    let probe = world.ours.iter().find(|at| **at > world.refused[0]).unwrap();
+    assert!(*probe - world.refused[0] <= SECOND * 10);
+    let fives = world.fives(5300, 6);
+    println!("{fives:?}");
+    assert!(fives.iter().all(|calls| *calls >= 119), "{fives:?}");
+    assert!(world.estimate() <= 30);
+}
+
+#[test]
+fn after_a_storm_all_replicas_are_back_in_minutes() {
+    let mut world = World::new();
+    world.upstream.storms = vec![
+        (world.at(900), world.at(1200), Some(5), 9999),
+        (world.at(1500), world.at(1530), Some(0), 9999),
+    ];
+    world.pass_until(world.at(3600));
+    let fives = world.fives(1200, 8);
+    println!("{fives:?}, {} refused", world.refused.len());
+    // One probe at a time, of all replicas.
+    assert!(world.refused.len() <= 60, "{}", world.refused.len());
+    assert!(fives[2..].iter().all(|calls| *calls >= 110), "{fives:?}");
+    assert_eq!(world.estimate(), 0);
+}
+
+#[test]
+fn replicas_beside_a_greedy_neighbour_share_one_estimate() {
+    let mut world = World::new();
+    let end = world.at(4 * 3600);
+    let theirs = world.pass_beside_neighbour(end, &mut Rng::new(5));
+    let count = |of: &[Instant], hour| world.hours(of, hour).count();
+    for hour in 0..4 {
+        println!(
+            "{} + {}, {} refused, gap {:?}",
+            count(&world.ours, hour),
+            count(&theirs, hour),
+            count(&world.refused, hour),
+            world.gap(hour)
+        );
+    }
+    let estimate = world.estimate();
+    println!("estimate {estimate}");
+    // Since the latest refusal it has been shrinking, to find out.
+    assert!((350..=900).contains(&estimate), "{estimate}");
+    let mut total = 0;
+    for hour in 1..4 {
+        total += count(&world.ours, hour) + count(&theirs, hour);
+        // The neighbour's own calls are random, 27 more or less in an hour: in this run the last hour has 738 of 750.
+        let all = count(&world.ours, hour) + count(&theirs, hour);
+        assert!(all >= 1425, "{all} calls in hour {hour}");
+    }
+    assert!(total >= 3 * 1455, "{total} calls in three hours");
+    assert!(world.gap(3) <= MINUTE * 2);
+    assert!(world.refused.len() * 100 <= world.ours.len(), "{}", world.refused.len());
+}
+
+#[test]
+fn refusals_at_random_do_not_lower_the_pace_of_replicas() {
+    let mut world = World::new();
+    world.upstream.random = Some((0.02, world.at(3 * 3600), Rng::new(11)));
+    world.pass_until(world.at(3 * 3600 + 1800));
+    let hours: Vec<_> = (0..3).map(|hour| world.hours(&world.ours, hour).count()).collect();
+    let fives = world.fives(3 * 3600, 6);
+    println!("{hours:?}, {fives:?}, {} refused", world.refused.len());
+    assert!(hours.iter().all(|calls| *calls >= 1410), "{hours:?}");
+    assert!(fives[1..].iter().all(|calls| *calls >= 115), "{fives:?}");
+    assert_eq!(world.estimate(), 0);
+}
+
+/// An export that comes an hour after a neighbour: see the test of one process.
+#[test]
+#[ignore = "fails: over replicas nothing is estimated from the short waits that an export meets, and 702 calls were refused in the first hour"]
+fn without_pacing_the_estimate_still_restrains_replicas() {
+    let mut world = World::paced(Pacing::None);
+    world.ask(0);
+    let mut rng = Rng::new(6);
+    let mut theirs = world.pass_beside_neighbour(world.at(3600), &mut rng);
+    assert!(world.ours.is_empty());
+    world.ask(4);
+    theirs.extend(world.pass_beside_neighbour(world.at(3 * 3600), &mut rng));
+    let first = world.fives(3600, 1)[0];
+    // The neighbour has its part of each minute; spread out it would be 190.
+    assert!(first >= 330, "{first} calls in the first five minutes");
+    for hour in 1..3 {
+        let count = |of: &[Instant]| world.hours(of, hour).count();
+        let (ours, theirs, refused) = (count(&world.ours), count(&theirs), count(&world.refused));
+        println!("{ours} + {theirs}, {refused} refused, gap {:?}", world.gap(hour));
+        assert!(ours + theirs >= 1425, "{ours} + {theirs} in hour {hour}");
+        assert!(refused <= 120, "{refused} refused in hour {hour}");
+        assert!(world.gap(hour) <= MINUTE * 5, "{:?}", world.gap(hour));
+    }
+}

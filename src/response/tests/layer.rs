@@ -1,0 +1,479 @@
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
+use http_body_util::BodyExt as _;
+use prometheus_client::metrics::counter::Counter;
+use tower::{Layer as _, ServiceExt as _, service_fn};
+
+use crate::BoxError;
+use crate::attempt::{Again, Delivery, Failure};
+use crate::caller::RequestId;
+use crate::memory::MemoryBudget;
+use crate::queue;
+use crate::response;
+use crate::response::{
+    Config, Ended, Layer, Outcome, Policies, Problem, Refusal, Reply, RequestInfo, TokenOwner, Window, Windows,
+};
+use crate::scan::{self, Answer, Operation, Served, Status};
+
+const ID: &str = "test-1";
+
+fn config() -> Config {
+    Config {
+        upstream_hosts: vec!["api-eu.example".into()],
+        rate_limit: Arc::new(|_, show| {
+            show(&Windows::new(vec![Window {
+                name: "1m".into(),
+                quota: 100,
+                window_s: 60,
+                remaining: 37,
+                reset_s: 12,
+                spread: None,
+            }]));
+        }),
+        panics: Counter::default(),
+        token_owner: TokenOwner::Gateway,
+        large_answers: None,
+    }
+}
+
+fn upstream_answer(status: u16, body: &'static str) -> Answer {
+    let mut headers = HeaderMap::new();
+    headers.insert(
+        "content-type",
+        HeaderValue::from_static("application/json; odata.metadata=minimal"),
+    );
+    headers.insert("content-length", HeaderValue::from_static("999"));
+    Answer {
+        status: StatusCode::from_u16(status).unwrap(),
+        headers: headers.into(),
+        body: Bytes::from_static(body.as_bytes()),
+    }
+}
+
+fn hit(body: &'static str) -> Served {
+    Served {
+        may_link: true,
+        answer: upstream_answer(200, body),
+        outcome: scan::Outcome::Hit,
+        status: Status {
+            ttl: Some(21),
+            ..Status::default()
+        },
+        age: Some(Duration::from_millis(9_900)),
+    }
+}
+
+struct Asked(Request<()>);
+
+impl RequestInfo for Asked {
+    fn id(&self) -> RequestId {
+        RequestId::from_caller(ID).unwrap()
+    }
+
+    fn uri(&self) -> &Uri {
+        self.0.uri()
+    }
+
+    fn operation(&self) -> Option<Operation> {
+        None
+    }
+
+    fn headers(&self) -> &HeaderMap {
+        self.0.headers()
+    }
+
+    fn peer(&self) -> Option<IpAddr> {
+        Some(IpAddr::from([10, 0, 0, 7]))
+    }
+}
+
+async fn answer(make: impl Fn() -> Result<Reply, BoxError> + Clone + Send + 'static) -> (Response<()>, Bytes) {
+    let (answer, body, _) = ending(make).await;
+    (answer, body)
+}
+
+async fn ending(
+    make: impl Fn() -> Result<Reply, BoxError> + Clone + Send + 'static,
+) -> (Response<()>, Bytes, Option<Ended>) {
+    let inner = service_fn(move |_: Asked| std::future::ready(make()));
+    let request = Request::post("/api/x")
+        .header("host", "gw.local:8080")
+        .body(())
+        .unwrap();
+    let request = Asked(request);
+    let answer = Layer::new(config()).layer(inner).oneshot(request).await.unwrap();
+    let (head, body) = answer.response.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    (Response::from_parts(head, ()), body, answer.ended)
+}
+
+fn asked_to_wait(wait: Duration) -> response::Asked {
+    response::Asked {
+        wait: Some(wait),
+        ..<_>::default()
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_the_caller_has_already_is_counted_as_what_it_came_from() {
+    let (answer, body, ended) = ending(|| {
+        let asked = response::Asked {
+            tag: response::Tag::Unless("*".into()),
+            ..<_>::default()
+        };
+        Ok(Reply::Served(Box::new(hit("{}")), asked))
+    })
+    .await;
+    assert_eq!((answer.status(), body.len()), (StatusCode::NOT_MODIFIED, 0));
+    let ended = ended.unwrap();
+    assert_eq!(
+        (ended.outcome, ended.cause),
+        (Outcome::Served(scan::Outcome::Hit), None)
+    );
+}
+
+fn field<'a>(answer: &'a Response<()>, name: &str) -> &'a str {
+    answer.headers().get(name).map_or("", |value| value.to_str().unwrap())
+}
+
+#[tokio::test]
+async fn a_hit_keeps_the_upstreams_answer_and_says_where_it_came_from() {
+    let (answer, body, ended) = ending(|| {
+        Ok(Reply::Served(
+            Box::new(hit("{ \"value\" : [] }")),
+            asked_to_wait(Duration::from_secs(20)),
+        ))
+    })
+    .await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(body, "{ \"value\" : [] }");
+    assert_eq!(
+        field(&answer, "content-type"),
+        "application/json; odata.metadata=minimal"
+    );
+    assert_eq!(field(&answer, "cache-status"), "defender-gateway; hit; ttl=21");
+    assert_eq!(field(&answer, "age"), "9");
+    assert_eq!(field(&answer, "ratelimit-policy"), "\"1m\";q=100;w=60");
+    assert_eq!(field(&answer, "ratelimit"), "\"1m\";r=37;t=12");
+    assert_eq!(field(&answer, "preference-applied"), "wait=20");
+    assert!(!answer.headers().contains_key("content-length"));
+    assert!(!answer.headers().contains_key("proxy-status"));
+    let ended = ended.unwrap();
+    assert_eq!(ended.outcome.as_str(), "hit");
+}
+
+#[tokio::test]
+async fn a_link_leads_back_to_the_address_the_caller_used() {
+    let body = r#"{"@odata.nextLink":"https://api-eu.example/api/x?$skip=1"}"#;
+    let (_, body) = answer(move || Ok(Reply::Served(Box::new(hit(body)), response::Asked::default()))).await;
+    assert_eq!(body, r#"{"@odata.nextLink":"http://gw.local:8080/api/x?$skip=1"}"#);
+}
+
+#[tokio::test]
+async fn a_problem_speaks_both_languages() {
+    let (answer, body, ended) = ending(|| Err(Refusal::Path.into())).await;
+    assert_eq!(answer.status(), StatusCode::NOT_FOUND);
+    assert_eq!(field(&answer, "content-type"), "application/problem+json");
+    assert_eq!(
+        field(&answer, "proxy-status"),
+        "defender-gateway; error=http_request_error"
+    );
+    assert!(!answer.headers().contains_key("ratelimit"));
+    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    let detail = Refusal::Path.to_string();
+    assert!(detail.contains("/api/") && detail.contains("/readyz"), "{detail}");
+    let expected = serde_json::json!({
+        "type": "about:blank",
+        "title": "Not Found",
+        "status": 404,
+        "detail": detail,
+        "instance": "/requests/test-1",
+        "error": {"code": "NotFound", "message": detail, "target": "test-1"},
+    });
+    assert_eq!(body, expected);
+    let ended = ended.unwrap();
+    assert_eq!(ended.outcome, Outcome::Invalid);
+    assert_eq!(ended.cause.as_deref(), Some(&*format!("NotFound: {detail}")));
+}
+
+#[tokio::test]
+async fn a_busy_gateway_says_when_to_come_back() {
+    let (answer, _) = answer(|| Err(Refusal::Busy.into())).await;
+    assert_eq!(field(&answer, "retry-after"), "1");
+    assert_eq!(field(&answer, "ratelimit"), "\"1m\";r=37;t=12");
+}
+
+#[tokio::test]
+async fn the_upstreams_own_error_passes_through() {
+    let make = || -> Result<Reply, BoxError> {
+        Err(Failure {
+            delivery: Delivery::Answered,
+            again: Again::Never,
+            answer: Some(upstream_answer(403, "{\"error\":{\"code\":\"Forbidden\"}}")),
+            source: "forbidden".into(),
+        }
+        .into())
+    };
+    let (answer, body, ended) = ending(make).await;
+    assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+    assert_eq!(body, "{\"error\":{\"code\":\"Forbidden\"}}");
+    assert_eq!(
+        field(&answer, "content-type"),
+        "application/json; odata.metadata=minimal"
+    );
+    assert_eq!(field(&answer, "proxy-status"), "defender-gateway; received-status=403");
+    assert_eq!(
+        field(&answer, "cache-status"),
+        "defender-gateway; fwd=miss; fwd-status=403"
+    );
+    let ended = ended.unwrap();
+    assert_eq!(ended.outcome.as_str(), "failed");
+}
+
+#[tokio::test]
+async fn options_names_methods_and_format() {
+    for (operation, allow, query) in [
+        (
+            Some(Operation::HistoryByDefinition),
+            "OPTIONS, POST, QUERY",
+            "\"application/json\"",
+        ),
+        (
+            Some(Operation::HistoryBySession),
+            "OPTIONS, POST, QUERY",
+            "\"application/json\"",
+        ),
+        (Some(Operation::Agent), "GET, OPTIONS", ""),
+        (None, "GET, OPTIONS, POST, QUERY", "\"application/json\""),
+    ] {
+        let (answer, body, ended) = ending(move || Ok(Reply::Options(operation))).await;
+        assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+        assert_eq!(field(&answer, "allow"), allow);
+        assert_eq!(field(&answer, "accept-query"), query);
+        assert!(body.is_empty());
+        assert_eq!(ended, None);
+    }
+}
+
+#[test]
+fn a_quota_refusal_names_the_windows_that_are_spent() {
+    let window = |name: &str, window_s, remaining| Window {
+        name: name.into(),
+        quota: 100,
+        window_s,
+        remaining,
+        reset_s: 12,
+        spread: None,
+    };
+    let body = |policies, remaining: [u64; 2]| -> serde_json::Value {
+        let problem = Problem::quota_exceeded("later", Duration::from_millis(41_500), policies);
+        let windows = [window("1m", 60, remaining[0]), window("1h", 3600, remaining[1])];
+        serde_json::from_slice(&problem.body(&RequestId::from_caller(ID).unwrap(), &windows)).unwrap()
+    };
+    let spent = body(Policies::Spent, [0, 20]);
+    assert_eq!(
+        spent["type"],
+        "https://iana.org/assignments/http-problem-types#quota-exceeded"
+    );
+    assert_eq!(spent["error"]["code"], "TooManyRequests");
+    assert_eq!(spent["violated-policies"], serde_json::json!(["1m"]));
+    let named = |policies, remaining| body(policies, remaining)["violated-policies"].clone();
+    assert_eq!(named(Policies::Spent, [0, 0]), serde_json::json!(["1m", "1h"]));
+    // What is left of the hour is spread over those who wait.
+    assert_eq!(named(Policies::Spent, [30, 5]), serde_json::json!(["1h"]));
+    assert_eq!(named(Policies::None, [0, 0]), serde_json::Value::Null);
+}
+
+#[test]
+fn a_refusal_while_the_windows_have_room_says_that_the_hour_is_being_spread() {
+    let window = |name: &str, window_s, remaining, spread: Option<&str>| Window {
+        name: name.into(),
+        quota: 100,
+        window_s,
+        remaining,
+        reset_s: 2,
+        spread: spread.map(str::to_owned),
+    };
+    let body = |minute, tokens| -> serde_json::Value {
+        let problem = Problem::quota_exceeded("later", Duration::from_secs(2), Policies::Spent);
+        let pace = window(
+            "pace",
+            240,
+            tokens,
+            Some("the 1h window is being spread: 25 calls a minute"),
+        );
+        let windows = [window("1m", 60, minute, None), window("1h", 3600, 900, None), pace];
+        serde_json::from_slice(&problem.body(&RequestId::from_caller(ID).unwrap(), &windows)).unwrap()
+    };
+    for tokens in [0, 3] {
+        let spread = body(75, tokens);
+        assert_eq!(spread["violated-policies"], serde_json::json!(["pace"]));
+        assert_eq!(
+            spread["detail"],
+            "later; the 1h window is being spread: 25 calls a minute"
+        );
+        assert_eq!(spread["error"]["message"], spread["detail"]);
+    }
+    // A window that is full says it all.
+    assert_eq!(body(0, 3)["violated-policies"], serde_json::json!(["1m"]));
+    assert_eq!(body(0, 3)["detail"], "later");
+}
+
+#[tokio::test]
+async fn only_the_upstreams_quota_is_blamed_on_its_windows() {
+    for (reason, named) in [
+        (queue::Reason::Late, serde_json::json!(["1m"])),
+        (queue::Reason::Promised, serde_json::json!(["1m"])),
+        (queue::Reason::CallerLimiter, serde_json::Value::Null),
+    ] {
+        let retry_after = Duration::from_secs(3);
+        let (answer, body) = answer(move || Err(queue::Refused::new(reason, retry_after).into())).await;
+        assert_eq!(answer.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(field(&answer, "retry-after"), "3");
+        assert_eq!(field(&answer, "ratelimit"), "\"1m\";r=37;t=12");
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body["violated-policies"], named, "{reason:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_paid_for_elsewhere_says_nothing_of_this_quota() {
+    let layer = Layer::new(config()).without_rate_limit_for(header::AUTHORIZATION);
+    for (carries, limited) in [(true, false), (false, true)] {
+        for fails in [false, true] {
+            let inner = service_fn(move |_: Asked| {
+                std::future::ready(if fails {
+                    Err(BoxError::from(Refusal::Busy))
+                } else {
+                    Ok(Reply::Served(Box::new(hit("{}")), response::Asked::default()))
+                })
+            });
+            let mut request = Request::new(());
+            if carries {
+                let value = HeaderValue::from_static("Bearer abc");
+                request.headers_mut().insert(header::AUTHORIZATION, value);
+            }
+            let answer = layer.layer(inner).oneshot(Asked(request)).await.unwrap().response;
+            for name in ["ratelimit", "ratelimit-policy"] {
+                assert_eq!(answer.headers().contains_key(name), limited, "{name}, fails: {fails}");
+            }
+        }
+    }
+}
+
+#[test]
+fn windows_that_moved_on_read_like_new_ones() {
+    let window = |name: &str, quota, window_s, remaining| Window {
+        name: name.into(),
+        quota,
+        window_s,
+        remaining,
+        reset_s: remaining + 1,
+        spread: None,
+    };
+    let lists = [
+        vec![],
+        vec![window("1m", 100, 60, 100)],
+        vec![window("1m", 100, 60, 99)],
+        vec![window("1m", 50, 60, 49)],
+        vec![window("1m", 50, 30, 49)],
+        vec![window("m", 50, 30, 49)],
+        vec![window("m", 50, 30, 49), window("1h", 1500, 3600, 7)],
+    ];
+    for old in &lists {
+        for new in &lists {
+            assert_eq!(Windows::new(old.clone()).now(new.clone()), Windows::new(new.clone()));
+        }
+    }
+}
+
+/// One whose links were rewritten, or that was put together: nobody else has its bytes.
+#[tokio::test]
+async fn a_large_answer_made_for_one_caller_takes_memory_until_it_is_taken() {
+    let memory = MemoryBudget::new(100_000);
+    let config = Config {
+        token_owner: TokenOwner::Gateway,
+        large_answers: Some(Arc::clone(&memory)),
+        ..config()
+    };
+    let ask = async |body: Bytes| {
+        let body = std::sync::Mutex::new(Some(body));
+        let reply = |_: Asked| {
+            let served = Served {
+                answer: Answer {
+                    body: body.lock().unwrap().take().unwrap(),
+                    ..upstream_answer(200, "")
+                },
+                ..hit("")
+            };
+            std::future::ready(Ok::<_, BoxError>(Reply::Served(
+                Box::new(served),
+                response::Asked::default(),
+            )))
+        };
+        let request = Asked(Request::post("/api/x").header("host", "localhost").body(()).unwrap());
+        let answered = Layer::new(config.clone())
+            .layer(service_fn(reply))
+            .oneshot(request)
+            .await;
+        answered.unwrap().response
+    };
+    let private = || Bytes::from(vec![b' '; 70_000]);
+    // What others have as well is theirs to pay for, as is what was paid for before.
+    let shared = private();
+    let paid = memory.try_reserve(30_000).unwrap().hold(private());
+    for body in [shared.clone(), paid] {
+        let answer = ask(body).await;
+        assert_eq!((answer.status(), memory.left() >= 70_000), (StatusCode::OK, true));
+    }
+    let first = ask(private()).await;
+    assert_eq!((first.status(), memory.left()), (StatusCode::OK, 30_000));
+    let second = ask(private()).await;
+    assert_eq!(second.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(second.headers()["retry-after"], "1");
+    drop(first);
+    assert_eq!(ask(private()).await.status(), StatusCode::OK);
+}
+
+/// The link in an answer to a request with these fields, with these trusted proxies.
+async fn link_for(fields: &[(&str, &str)], trusted: &[&str]) -> String {
+    let body = r#"{"@odata.nextLink":"https://api.securitycenter.windows.com/api/x?$skip=1"}"#;
+    let inner = service_fn(move |_: Asked| {
+        std::future::ready(Ok::<_, BoxError>(Reply::Served(
+            Box::new(hit(body)),
+            response::Asked::default(),
+        )))
+    });
+    let mut request = Request::post("/api/x").header("host", "gw.example");
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    let layer = Layer::new(config()).trusting(trusted.iter().map(|network| network.parse().unwrap()));
+    let asked = Asked(request.body(()).unwrap());
+    let answer = layer.layer(inner).oneshot(asked).await.unwrap();
+    let body = answer.response.into_body().collect().await.unwrap().to_bytes();
+    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    body["@odata.nextLink"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn links_begin_as_a_trusted_proxy_says_that_the_caller_came() {
+    let (http, https) = ("http://gw.example/api/x?$skip=1", "https://gw.example/api/x?$skip=1");
+    let said = [("x-forwarded-proto", "https")];
+    let standard = [
+        ("forwarded", "for=192.0.2.1;proto=https"),
+        ("x-forwarded-proto", "http"),
+    ];
+    for trusted in ["10.0.0.7", "10.0.0.0/8"] {
+        assert_eq!(link_for(&said, &[trusted]).await, https);
+        assert_eq!(link_for(&standard, &[trusted]).await, https);
+        assert_eq!(link_for(&[("x-forwarded-proto", "gopher")], &[trusted]).await, http);
+        assert_eq!(link_for(&[], &[trusted]).await, http);
+    }
+    assert_eq!(link_for(&said, &[]).await, http, "anybody can say that");
+    assert_eq!(link_for(&said, &["192.0.2.0/24"]).await, http);
+}

@@ -1,0 +1,329 @@
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use http::StatusCode;
+use serde_json::Value;
+
+use crate::BoxError;
+use crate::attempt::{Again, Delivery, Failure};
+use crate::caller::RequestId;
+use crate::response::{Kind, Panicked, Refusal, Window, body as described_body, problem, shared};
+use crate::scan::{Invalid, Operation};
+use crate::{cache, queue, quota, single_flight, token, upstream};
+
+/// Error, status, `error.code`, `Proxy-Status` error, seconds of `Retry-After`.
+type Row = (BoxError, u16, &'static str, &'static str, Option<u64>);
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn refused(reason: queue::Reason) -> BoxError {
+    queue::Refused::new(reason, 7 * SECOND).into()
+}
+
+#[expect(clippy::too_many_lines, reason = "a table, one row per error")]
+fn rows() -> Vec<Row> {
+    let host = "evil.example".to_owned();
+    let limit = Duration::from_secs(30);
+    vec![
+        (Refusal::Host.into(), 400, "BadRequest", "http_request_error", None),
+        (
+            Refusal::ForeignHost { host }.into(),
+            421,
+            "Forbidden",
+            "http_request_denied",
+            None,
+        ),
+        (Refusal::CrossSite.into(), 403, "Forbidden", "http_request_denied", None),
+        (Refusal::Path.into(), 404, "NotFound", "http_request_error", None),
+        (
+            Refusal::Method(Operation::HistoryByDefinition).into(),
+            405,
+            "MethodNotAllowed",
+            "http_request_error",
+            None,
+        ),
+        (
+            Refusal::ContentType.into(),
+            415,
+            "UnsupportedMediaType",
+            "http_request_error",
+            None,
+        ),
+        (
+            Refusal::ContentEncoding.into(),
+            415,
+            "UnsupportedMediaType",
+            "http_request_error",
+            None,
+        ),
+        (
+            Refusal::BodySize { limit: 9 }.into(),
+            413,
+            "RequestEntityTooLarge",
+            "http_request_error",
+            None,
+        ),
+        (
+            Refusal::BodyTimeout { limit }.into(),
+            408,
+            "RequestTimeout",
+            "http_request_error",
+            None,
+        ),
+        (
+            Refusal::BodyBroken.into(),
+            400,
+            "BadRequest",
+            "http_request_error",
+            None,
+        ),
+        (
+            Refusal::Authorization.into(),
+            400,
+            "BadRequest",
+            "http_request_error",
+            None,
+        ),
+        (
+            Refusal::Busy.into(),
+            503,
+            "ServiceUnavailable",
+            "proxy_internal_response",
+            Some(1),
+        ),
+        (
+            Refusal::TransferEncoding.into(),
+            501,
+            "NotImplemented",
+            "http_request_error",
+            None,
+        ),
+        (
+            crate::memory::Exhausted { of: "requests" }.into(),
+            503,
+            "ServiceUnavailable",
+            "proxy_internal_response",
+            Some(1),
+        ),
+        (
+            Refusal::Fields.into(),
+            431,
+            "RequestHeaderFieldsTooLarge",
+            "http_request_error",
+            None,
+        ),
+        (
+            Invalid::Empty("ScanDefinitionIds").into(),
+            400,
+            "InvalidRequestBody",
+            "http_request_error",
+            None,
+        ),
+        (Invalid::Top.into(), 400, "ODataError", "http_request_error", None),
+        (
+            Panicked.into(),
+            500,
+            "InternalServerError",
+            "proxy_internal_error",
+            None,
+        ),
+        (
+            refused(queue::Reason::Late),
+            429,
+            "TooManyRequests",
+            "http_request_error",
+            Some(7),
+        ),
+        (
+            refused(queue::Reason::CallerLimiter),
+            429,
+            "TooManyRequests",
+            "http_request_error",
+            Some(7),
+        ),
+        (
+            refused(queue::Reason::Tokens),
+            503,
+            "ServiceUnavailable",
+            "proxy_internal_response",
+            Some(7),
+        ),
+        (
+            refused(queue::Reason::StoreLost),
+            503,
+            "QuotaUnavailable",
+            "proxy_internal_response",
+            Some(7),
+        ),
+        (
+            upstream::Error::new("eu.example", upstream::Reason::Unbuildable).into(),
+            502,
+            "UpstreamUnreachable",
+            "proxy_internal_error",
+            None,
+        ),
+        (
+            refused(queue::Reason::ShuttingDown),
+            503,
+            "ShuttingDown",
+            "proxy_internal_response",
+            Some(1),
+        ),
+        (
+            cache::NotCached.into(),
+            504,
+            "NotCached",
+            "proxy_internal_response",
+            None,
+        ),
+        (
+            single_flight::DeadlineExceeded {
+                retry_after: 7 * SECOND,
+            }
+            .into(),
+            429,
+            "TooManyRequests",
+            "http_request_error",
+            Some(7),
+        ),
+        (
+            quota::Overdue.into(),
+            504,
+            "UpstreamTimeout",
+            "http_response_timeout",
+            None,
+        ),
+        (
+            token::Error::Refused {
+                code: token::Code::Aadsts(7_000_215),
+                message: "".into(),
+                retry_after: 60 * SECOND,
+            }
+            .into(),
+            502,
+            "SignInRefused",
+            "proxy_configuration_error",
+            Some(60),
+        ),
+        (
+            token::Error::Unavailable {
+                reason: token::Reason::Unreachable,
+                message: "".into(),
+                retry_after: None,
+                source: None,
+            }
+            .into(),
+            503,
+            "SignInUnavailable",
+            "destination_unavailable",
+            Some(1),
+        ),
+        (
+            "nobody knows".into(),
+            500,
+            "InternalServerError",
+            "proxy_internal_error",
+            None,
+        ),
+    ]
+}
+
+#[test]
+fn every_error_has_its_answer() {
+    for (error, status, code, fault, retry_after) in rows() {
+        let problem = problem(&error);
+        assert_eq!(problem.status.as_u16(), status, "{error}");
+        assert_eq!(problem.code, code, "{error}");
+        assert_eq!(problem.fault.as_str(), fault, "{error}");
+        assert_eq!(problem.retry_after, retry_after.map(Duration::from_secs), "{error}");
+    }
+}
+
+#[test]
+fn every_kind_of_error_has_a_cause() {
+    let caused: BTreeSet<_> = rows().into_iter().map(|(_, status, code, ..)| (status, code)).collect();
+    let kinds = Kind::ALL.map(|kind| (kind.status().as_u16(), kind.code()));
+    assert_eq!(caused, BTreeSet::from(kinds));
+}
+
+#[test]
+fn what_is_described_is_what_is_sent() {
+    for (error, status, code, ..) in rows() {
+        let responses = shared();
+        let of_status = &responses[format!("Problem{status}")]["content"]["application/problem+json"]["schema"];
+        let described = described_body();
+        let codes = of_status["properties"]["error"]["properties"]["code"]["enum"]
+            .as_array()
+            .unwrap();
+        assert!(codes.iter().any(|one| one == code), "{code} in {codes:?}");
+        let window = Window {
+            name: "1m".into(),
+            quota: 100,
+            window_s: 60,
+            remaining: 0,
+            reset_s: 7,
+            spread: None,
+        };
+        let body = problem(&error).body(&RequestId::random(), &[window]);
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        for (sent, described) in [(&body, &described), (&body["error"], &described["properties"]["error"])] {
+            let sent: BTreeSet<_> = sent.as_object().unwrap().keys().cloned().collect();
+            let known: BTreeSet<_> = described["properties"].as_object().unwrap().keys().cloned().collect();
+            assert!(sent.is_subset(&known), "{sent:?} in {known:?}");
+            let required = described["required"].as_array().unwrap();
+            assert!(
+                required.iter().all(|name| sent.contains(name.as_str().unwrap())),
+                "{sent:?}"
+            );
+        }
+        assert!(
+            described["properties"]["type"]["enum"]
+                .as_array()
+                .unwrap()
+                .contains(&body["type"])
+        );
+    }
+}
+
+#[test]
+fn the_cause_decides_however_deep_it_is() {
+    let wrapped = Failure {
+        delivery: Delivery::Unsent,
+        again: Again::Never,
+        answer: None,
+        source: Refusal::Busy.into(),
+    };
+    assert_eq!(problem(&wrapped.into()).status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[test]
+fn an_unknown_error_is_not_shown_to_the_caller() {
+    let error: BoxError = "connect to 10.0.0.7 failed".into();
+    assert!(!problem(&error).detail.contains("10.0.0.7"));
+}
+
+#[test]
+fn a_wrong_method_learns_the_right_ones() {
+    assert_eq!(
+        problem(&Refusal::Method(Operation::HistoryByDefinition).into()).fields,
+        [("allow", "OPTIONS, POST, QUERY")]
+    );
+}
+
+#[test]
+fn a_wrong_option_is_named_as_the_target() {
+    assert_eq!(problem(&Invalid::Skip.into()).target.as_deref(), Some("$skip"));
+    assert_eq!(problem(&Invalid::Empty("ScanDefinitionIds").into()).target, None);
+}
+
+#[test]
+fn a_refused_sign_in_names_its_code_and_what_to_do() {
+    let error = token::Error::Refused {
+        code: token::Code::Aadsts(7_000_215),
+        message: "".into(),
+        retry_after: SECOND,
+    };
+    let problem = problem(&error.into());
+    assert!(problem.detail.contains("AADSTS7000215"), "{}", problem.detail);
+    assert!(problem.detail.contains("secret"), "{}", problem.detail);
+}

@@ -1,0 +1,59 @@
+//! Reasons not to trust a merged or taken-apart answer.
+
+/// Why an answer cannot be taken apart with certainty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum SplitError {
+    /// The status says that the question was not accepted.
+    #[error("the call was refused")]
+    Refused,
+    /// The call brought no answer, or one that says that the upstream could not answer now (429, 5xx).
+    #[error("the call failed")]
+    Failed,
+    /// The body is not one object with `value`, or another member may be about certain rows, or their number.
+    #[error("the answer has an unknown shape")]
+    Shape,
+    /// There is a link to more rows.
+    #[error("the answer is one page of several")]
+    NextLink,
+    /// A row names no id, two ids, or one that was not asked for.
+    #[error("a row cannot be attributed to one of the ids asked for")]
+    Unattributed,
+    /// No answer has had more rows yet, so this one may have been cut off where all answers are.
+    #[error("the answer may be cut off: none has been longer")]
+    Longest,
+    /// It has as many rows as the longest answer seen: perhaps as many as a page holds.
+    #[error("the answer may be cut off: the longest one seen has as many rows")]
+    FullPage,
+    /// Rows of several answers have no known common order.
+    #[error("the order of rows is not known")]
+    Order,
+}
+
+impl SplitError {
+    /// Each of them.
+    pub const ALL: [Self; 8] = [
+        Self::Refused,
+        Self::Failed,
+        Self::Shape,
+        Self::NextLink,
+        Self::Unattributed,
+        Self::Longest,
+        Self::FullPage,
+        Self::Order,
+    ];
+
+    /// The name in metrics and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::Shape => "shape",
+            Self::NextLink => "next_link",
+            Self::Unattributed => "unattributed",
+            Self::Longest => "longest",
+            Self::FullPage => "full_page",
+            Self::Order => "order",
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! What the upstream's own answers have taught about its answers.
+//!
+//! Order of rows, the number of ids that a call may name and the page size without `$top` are not documented, and an answer may be cut off
+//! without a word. Nothing is assumed: an answer counts as complete only if a longer one has been seen, with `$top` or without, rows of different answers are put together only in an order that every answer so far has
+//! confirmed, and only for as many ids as a call was answered for.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::scan::{Endpoint, Options, Request, Rows, SplitError};
+
+/// What has been learned. Shared by all who take answers apart.
+#[derive(Debug)]
+pub struct UpstreamProfile {
+    endpoints: [Mutex<Learned>; Endpoint::COUNT],
+    /// What was between two rows in the latest answer that had two.
+    between: [Mutex<Option<Box<[u8]>>>; Endpoint::COUNT],
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Learned {
+    /// An answer to a question without `$top` can hold at least so many rows.
+    longest: usize,
+    /// One to a question with the largest `$top` can hold at least so many, and no fewer than one without.
+    longest_of_all: usize,
+    /// A call can name at least so many ids.
+    widest: usize,
+    /// Of late: for how many ids was asked, and how many rows came.
+    ids: usize,
+    rows: usize,
+    /// For each ordering, how many pairs of neighbouring rows have confirmed it; `None` once it was found wrong.
+    evidence: [Option<u32>; Ordering::ALL.len()],
+}
+
+/// An order of rows that upstreams are known to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ordering {
+    /// By the row's time, the latest first.
+    NewestFirst,
+    /// By the row's time, the earliest first.
+    OldestFirst,
+    /// By id.
+    Grouped,
+}
+
+impl Ordering {
+    /// All that are considered.
+    pub const ALL: [Self; 3] = [Self::NewestFirst, Self::OldestFirst, Self::Grouped];
+
+    /// How two rows, each an id and a time, must follow each other; `None` when this ordering cannot tell.
+    #[must_use]
+    pub fn compare<I: Ord, T: Ord>(self, one: (I, Option<T>), other: (I, Option<T>)) -> Option<std::cmp::Ordering> {
+        let order = match self {
+            Self::Grouped => one.0.cmp(&other.0),
+            Self::OldestFirst => one.1?.cmp(&other.1?),
+            Self::NewestFirst => other.1?.cmp(&one.1?),
+        };
+        Some(order)
+    }
+}
+
+impl UpstreamProfile {
+    /// So many pairs of neighbours, of different ids, must have confirmed an ordering: that chance does it is one in 65,536.
+    const ENOUGH: u32 = 16;
+
+    /// Nothing learned yet. `known_rows` is how many rows an answer is known to hold without being cut off; 0 if nothing is known.
+    #[must_use]
+    pub fn new(known_rows: usize) -> Self {
+        let learned = Learned {
+            longest: known_rows,
+            longest_of_all: known_rows,
+            widest: 0,
+            ids: 0,
+            rows: 0,
+            evidence: [Some(0); Ordering::ALL.len()],
+        };
+        Self {
+            endpoints: std::array::from_fn(|_| Mutex::new(learned)),
+            between: <_>::default(),
+        }
+    }
+
+    /// Learns from an answer of the upstream to a plain request.
+    pub fn learn(&self, endpoint: Endpoint, rows: &Rows) {
+        {
+            let mut learned = self.learned(endpoint);
+            learned.longest = learned.longest.max(rows.len());
+        }
+        self.learn_all(endpoint, rows);
+    }
+
+    /// Learns from an answer to a request that asks for all.
+    pub fn learn_all(&self, endpoint: Endpoint, rows: &Rows) {
+        let mut learned = self.learned(endpoint);
+        learned.order(rows);
+        learned.longest_of_all = learned.longest_of_all.max(rows.len());
+        learned.widest = learned.widest.max(rows.asked());
+        learned.count(rows);
+        drop(learned);
+        if let Some(between) = rows.layout().and_then(|layout| layout.between) {
+            let mut known = self.known_between(endpoint);
+            if known.as_deref() != Some(between) {
+                *known = Some(between.into());
+            }
+        }
+    }
+
+    /// What is written between two rows; `None` when no answer has had two yet.
+    #[must_use]
+    pub fn between(&self, endpoint: Endpoint) -> Option<Box<[u8]>> {
+        self.known_between(endpoint).clone()
+    }
+
+    fn known_between(&self, endpoint: Endpoint) -> MutexGuard<'_, Option<Box<[u8]>>> {
+        // A change is one assignment.
+        self.between[endpoint.index()]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many rows an answer to a request that asks for all is known to hold at least.
+    #[must_use]
+    pub fn longest(&self, endpoint: Endpoint) -> usize {
+        self.learned(endpoint).longest_of_all
+    }
+
+    /// How many rows there were of late for so many ids, on average; `None` when none has come yet.
+    #[must_use]
+    pub fn rows_for(&self, endpoint: Endpoint, ids: usize) -> Option<usize> {
+        let Learned { ids: asked, rows, .. } = *self.learned(endpoint);
+        (rows > 0).then(|| ids.saturating_mul(rows).div_ceil(asked))
+    }
+
+    /// For how many ids so many rows came of late, on average; `None` when no row has come yet.
+    #[must_use]
+    pub fn ids_for(&self, endpoint: Endpoint, rows: usize) -> Option<usize> {
+        let learned = *self.learned(endpoint);
+        rows.saturating_mul(learned.ids).checked_div(learned.rows)
+    }
+
+    /// Whether the upstream is certain to answer a question for so many ids, and not to refuse it as too long.
+    #[must_use]
+    pub fn takes(&self, endpoint: Endpoint, ids: usize) -> bool {
+        ids <= self.learned(endpoint).widest
+    }
+
+    /// Whether an answer to a request that asks for all is certain to hold all rows there are. To be asked before the answer is learned
+    /// from.
+    ///
+    /// # Errors
+    ///
+    /// [`SplitError::FullPage`] when it is exactly as long as the longest seen, or as `$top`; [`SplitError::Longest`] when it is longer.
+    pub fn complete(&self, endpoint: Endpoint, rows: &Rows) -> Result<(), SplitError> {
+        let longest = self.learned(endpoint).longest_of_all;
+        match rows.len().cmp(&longest) {
+            // No page is smaller than one row.
+            _ if rows.is_empty() => Ok(()),
+            _ if rows.len() >= Options::MAX_TOP as usize => Err(SplitError::FullPage),
+            std::cmp::Ordering::Less => Ok(()),
+            std::cmp::Ordering::Equal => Err(SplitError::FullPage),
+            std::cmp::Ordering::Greater => Err(SplitError::Longest),
+        }
+    }
+
+    /// Whether an answer with so many rows is certain not to be cut off.
+    #[must_use]
+    pub fn is_complete(&self, request: &Request, rows: usize) -> bool {
+        let learned = self.learned(request.endpoint());
+        let longest = if request.asks_for_all() {
+            learned.longest_of_all.min(Options::MAX_TOP as usize)
+        } else {
+            learned.longest
+        };
+        rows == 0 || rows < longest
+    }
+
+    /// Whether a request whose rows are so many, all of them, would be answered with all of them.
+    #[must_use]
+    pub fn fits(&self, request: &Request, rows: usize) -> bool {
+        let is_all = request.asks_for_all() && rows < Options::MAX_TOP as usize;
+        rows == 0 || is_all || rows <= self.learned(request.endpoint()).longest
+    }
+
+    /// The order that rows of different answers are to be put together in.
+    ///
+    /// # Errors
+    ///
+    /// [`SplitError::Order`] while none is certain, or when two are, which would disagree sooner or later.
+    pub fn ordering(&self, endpoint: Endpoint) -> Result<Ordering, SplitError> {
+        let learned = self.learned(endpoint);
+        let mut certain = Ordering::ALL
+            .into_iter()
+            .filter(|ordering| learned.evidence[*ordering as usize].is_some_and(|pairs| pairs >= Self::ENOUGH));
+        match (certain.next(), certain.next()) {
+            (Some(ordering), None) => Ok(ordering),
+            _ => Err(SplitError::Order),
+        }
+    }
+
+    fn learned(&self, endpoint: Endpoint) -> MutexGuard<'_, Learned> {
+        // Nothing in here panics halfway through a change.
+        self.endpoints[endpoint.index()]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Learned {
+    fn count(&mut self, rows: &Rows) {
+        /// The mean follows a change within so many ids.
+        const MEMORY: usize = 10_000;
+        self.ids += rows.asked();
+        self.rows += rows.len();
+        if self.ids > MEMORY {
+            self.ids /= 2;
+            self.rows /= 2;
+        }
+    }
+
+    fn order(&mut self, rows: &Rows) {
+        for ordering in Ordering::ALL {
+            let mut before: Option<(usize, Option<&[u8]>)> = None;
+            for (id, text, time) in rows.iter() {
+                let row = (id, time.map(|time| &text[time]));
+                if let Some(before) = before.replace(row) {
+                    let evidence = &mut self.evidence[ordering as usize];
+                    *evidence = match ordering.compare(before, row) {
+                        None | Some(std::cmp::Ordering::Greater) => None,
+                        // Rows of one id follow each other in any grouping, and equal times say nothing.
+                        Some(std::cmp::Ordering::Less) if before.0 != row.0 => {
+                            evidence.map(|pairs| pairs.saturating_add(1))
+                        }
+                        Some(_) => *evidence,
+                    };
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An answer with these rows: id and hour.
+    fn rows(rows: &[(&str, u8)]) -> Rows {
+        let ids: Vec<_> = rows.iter().map(|(id, _)| *id).chain(["z"]).collect();
+        let rows: Vec<_> = rows
+            .iter()
+            .map(|(id, hour)| {
+                format!(r#"{{"ScanDefinitionIds":"{id}","LastScanned":"2026-03-01T{hour:02}:00:00.0000000Z"}}"#)
+            })
+            .collect();
+        let body = format!(r#"{{"value":[{}]}}"#, rows.join(","));
+        Rows::split(&Request::plain(Endpoint::HISTORY, ids).unwrap(), &body.into()).unwrap()
+    }
+
+    #[test]
+    fn an_answer_is_complete_only_if_a_longer_one_was_seen() {
+        let upstream_profile = UpstreamProfile::new(0);
+        let answer = |upstream_profile: &UpstreamProfile, endpoint, n| {
+            let rows = rows(&vec![("a", 1); n]);
+            let complete = upstream_profile.complete(endpoint, &rows);
+            upstream_profile.learn(endpoint, &rows);
+            complete
+        };
+        let learn = |n| answer(&upstream_profile, Endpoint::HISTORY, n);
+        assert_eq!(learn(0), Ok(()), "no page is smaller than one row");
+        assert_eq!(learn(3), Err(SplitError::Longest));
+        assert_eq!(learn(3), Err(SplitError::FullPage), "three may be what a page holds");
+        assert_eq!(learn(2), Ok(()));
+        assert_eq!(learn(4), Err(SplitError::Longest));
+        assert_eq!(learn(3), Ok(()));
+        assert_eq!(
+            answer(&upstream_profile, Endpoint::HISTORY_V1, 1),
+            Err(SplitError::Longest),
+            "versions are apart"
+        );
+        assert_eq!(answer(&UpstreamProfile::new(4), Endpoint::HISTORY, 3), Ok(()));
+        assert_eq!(
+            answer(&UpstreamProfile::new(4), Endpoint::HISTORY, 4),
+            Err(SplitError::FullPage)
+        );
+    }
+
+    #[test]
+    fn so_many_ids_are_taken_as_were_answered_for() {
+        let upstream_profile = UpstreamProfile::new(0);
+        assert!(!upstream_profile.takes(Endpoint::HISTORY, 1));
+        // For a, b and z.
+        upstream_profile.learn(Endpoint::HISTORY, &rows(&[("a", 1), ("b", 1)]));
+        assert!(upstream_profile.takes(Endpoint::HISTORY, 3));
+        assert!(!upstream_profile.takes(Endpoint::HISTORY, 4));
+        assert!(!upstream_profile.takes(Endpoint::HISTORY_V1, 1), "versions are apart");
+    }
+
+    #[test]
+    fn rows_are_expected_as_they_came_of_late() {
+        let upstream_profile = UpstreamProfile::new(0);
+        assert_eq!(upstream_profile.rows_for(Endpoint::HISTORY, 10), None);
+        assert_eq!(upstream_profile.ids_for(Endpoint::HISTORY, 10), None);
+        // Four rows for each two ids.
+        upstream_profile.learn(Endpoint::HISTORY, &rows(&[("a", 1); 4]));
+        assert_eq!(upstream_profile.rows_for(Endpoint::HISTORY, 10), Some(20));
+        assert_eq!(upstream_profile.ids_for(Endpoint::HISTORY, 10), Some(5));
+        for _ in 0..100_000 {
+            upstream_profile.learn(Endpoint::HISTORY, &rows(&[("a", 1)]));
+        }
+        assert_eq!(upstream_profile.rows_for(Endpoint::HISTORY, 100), Some(50));
+        assert_eq!(upstream_profile.longest(Endpoint::HISTORY), 4);
+    }
+
+    fn taught(lesson: &[(&str, u8)], times: usize) -> Result<Ordering, SplitError> {
+        let upstream_profile = UpstreamProfile::new(0);
+        for _ in 0..times {
+            upstream_profile.learn(Endpoint::HISTORY, &rows(lesson));
+        }
+        upstream_profile.ordering(Endpoint::HISTORY)
+    }
+
+    #[test]
+    fn an_order_is_believed_after_enough_evidence() {
+        let newest = [("b", 9), ("a", 8), ("b", 7), ("b", 6), ("a", 6)];
+        assert_eq!(taught(&newest, 5), Err(SplitError::Order));
+        assert_eq!(taught(&newest, 8), Ok(Ordering::NewestFirst));
+        assert_eq!(taught(&[("b", 1), ("a", 2)], 16), Ok(Ordering::OldestFirst));
+        assert_eq!(
+            taught(&[("a", 2), ("a", 1), ("b", 3), ("b", 1)], 16),
+            Ok(Ordering::Grouped)
+        );
+    }
+
+    #[test]
+    fn what_does_not_tell_orders_apart_teaches_none() {
+        assert_eq!(
+            taught(&[("a", 2), ("b", 1)], 99),
+            Err(SplitError::Order),
+            "two orderings fit"
+        );
+        assert_eq!(taught(&[("a", 3), ("a", 2), ("a", 1)], 99), Err(SplitError::Order));
+        assert_eq!(taught(&[("a", 1), ("b", 2), ("a", 1)], 99), Err(SplitError::Order));
+    }
+
+    #[test]
+    fn one_counterexample_is_enough() {
+        let upstream_profile = UpstreamProfile::new(0);
+        for _ in 0..99 {
+            upstream_profile.learn(Endpoint::HISTORY, &rows(&[("b", 2), ("a", 1)]));
+        }
+        assert_eq!(upstream_profile.ordering(Endpoint::HISTORY), Ok(Ordering::NewestFirst));
+        upstream_profile.learn(Endpoint::HISTORY, &rows(&[("b", 1), ("a", 2)]));
+        assert_eq!(upstream_profile.ordering(Endpoint::HISTORY), Err(SplitError::Order));
+    }
+}

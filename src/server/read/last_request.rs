@@ -1,0 +1,189 @@
+//! The question asked last on a connection: who polls sends the same bytes again, and they need not be read again.
+
+use std::hash::{BuildHasher as _, Hash};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use foldhash::quality::FixedState;
+
+use crate::memory::{MemoryBudget, Reservation};
+use crate::scan::{Request, Target};
+
+/// What a question is read from, besides a caller's own token.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RawRequest<'a> {
+    pub(super) target: &'a Target,
+    pub(super) query: Option<&'a str>,
+    pub(super) body: &'a [u8],
+}
+
+impl RawRequest<'_> {
+    /// What most questions differ in. Enough to guess that one is asked again, for a fraction of what all of a large body would cost; a
+    /// wrong guess costs a copy.
+    fn fingerprint(&self) -> impl Hash {
+        const END: usize = 256;
+        let body = self.body;
+        let (head, tail) = (&body[..body.len().min(END)], &body[body.len().saturating_sub(END)..]);
+        (self.target, self.query, body.len(), head, tail)
+    }
+}
+
+/// Remembers one question, once it has been asked twice in a row: others are not worth a copy of their bodies.
+#[derive(Debug)]
+pub(super) struct LastRequestCache {
+    hash: u64,
+    known: Option<Known>,
+    budget: Arc<MemoryBudget>,
+}
+
+#[derive(Debug)]
+struct Known {
+    target: Target,
+    query: Option<Box<str>>,
+    body: Bytes,
+    question: Arc<Request>,
+    _share: Reservation,
+}
+
+impl LastRequestCache {
+    /// All memos on one `budget` remember bodies of no more bytes together.
+    pub(super) fn new(budget: Arc<MemoryBudget>) -> Self {
+        Self {
+            hash: 0,
+            known: None,
+            budget,
+        }
+    }
+
+    /// The question in these very words, if it is known.
+    pub(super) fn recall(&self, wording: RawRequest<'_>) -> Option<Arc<Request>> {
+        let known = self.known.as_ref().filter(|known| known.is(wording))?;
+        Some(Arc::clone(&known.question))
+    }
+
+    /// Takes note of a question that was read. Only good ones come here: what is refused is refused again.
+    pub(super) fn note(&mut self, wording: RawRequest<'_>, question: &Arc<Request>) {
+        let hash = FixedState::default().hash_one(wording.fingerprint());
+        self.known = (self.hash == hash)
+            .then(|| Known::new(wording, question, &self.budget))
+            .flatten();
+        self.hash = hash;
+    }
+}
+
+impl Known {
+    /// `None` when all memos together would remember too much.
+    fn new(wording: RawRequest<'_>, question: &Arc<Request>, budget: &Arc<MemoryBudget>) -> Option<Self> {
+        // The body, and about as much again in the question.
+        let share = budget.try_reserve(2 * wording.body.len())?;
+        Some(Self {
+            target: wording.target.clone(),
+            query: wording.query.map(Box::from),
+            body: Bytes::copy_from_slice(wording.body),
+            question: Arc::clone(question),
+            _share: share,
+        })
+    }
+
+    fn is(&self, wording: RawRequest<'_>) -> bool {
+        self.body == wording.body && self.target == *wording.target && self.query.as_deref() == wording.query
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scan::{Endpoint, Invalid};
+
+    /// The question, and whether it had to be read.
+    fn ask(
+        memo: &mut LastRequestCache,
+        endpoint: Endpoint,
+        query: Option<&str>,
+        body: &str,
+    ) -> (Result<Arc<Request>, Invalid>, bool) {
+        let body = body.as_bytes();
+        let target = Target { endpoint, id: None };
+        let wording = RawRequest {
+            target: &target,
+            query,
+            body,
+        };
+        if let Some(question) = memo.recall(wording) {
+            return (Ok(question), false);
+        }
+        let question = Request::parse(endpoint, query, body).map(Arc::new);
+        if let Ok(question) = &question {
+            memo.note(wording, question);
+        }
+        (question, true)
+    }
+
+    #[test]
+    fn the_same_words_are_read_twice_and_then_known() {
+        let mut memo = LastRequestCache::new(MemoryBudget::new(1000));
+        let body = r#"{"ScanDefinitionIds":["b","a"]}"#;
+        let mut asked = || ask(&mut memo, Endpoint::HISTORY, None, body);
+        let (first, second, third) = (asked(), asked(), asked());
+        assert_eq!((first.1, second.1, third.1), (true, true, false));
+        assert_eq!(first.0, third.0);
+        // A fault is never known.
+        assert!(ask(&mut memo, Endpoint::HISTORY, None, "{}").0.is_err());
+        assert!(ask(&mut memo, Endpoint::HISTORY, None, "{}").0.is_err());
+    }
+
+    #[test]
+    fn other_words_are_another_question() {
+        let mut memo = LastRequestCache::new(MemoryBudget::new(1000));
+        let body = |id| format!(r#"{{"ScanDefinitionIds":["{id}"]}}"#);
+        let cases = [
+            (Endpoint::HISTORY, None, body("a")),
+            (Endpoint::HISTORY_V1, None, body("a")),
+            (Endpoint::HISTORY, Some("$top=1"), body("a")),
+            (Endpoint::HISTORY, Some("$skip=1"), body("a")),
+            (Endpoint::HISTORY, None, body("b")),
+        ];
+        for (version, query, body) in &cases {
+            for _ in 0..3 {
+                let (question, _) = ask(&mut memo, *version, *query, body);
+                assert_eq!(
+                    *question.unwrap(),
+                    Request::parse(*version, *query, body.as_bytes()).unwrap()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn large_questions_that_differ_in_the_middle_only_are_told_apart() {
+        let mut memo = LastRequestCache::new(MemoryBudget::new(1 << 20));
+        let body = |middle| {
+            let long = "x".repeat(200);
+            format!(r#"{{"ScanDefinitionIds":["a{long}","b{long}","{middle}","y{long}","z{long}"]}}"#)
+        };
+        for middle in ["m", "n", "m", "m", "n"] {
+            let (question, _) = ask(&mut memo, Endpoint::HISTORY, None, &body(middle));
+            assert!(question.unwrap().ids().any(|id| id == middle));
+        }
+    }
+
+    #[test]
+    fn memory_is_bounded_and_given_back() {
+        let budget = MemoryBudget::new(100);
+        let mut memo = LastRequestCache::new(Arc::clone(&budget));
+        let small = r#"{"ScanDefinitionIds":["a"]}"#;
+        let large = format!(r#"{{"ScanDefinitionIds":["{}"]}}"#, "x".repeat(50));
+        for (body, left) in [
+            (small, 100 - 2 * small.len()),
+            (&*large, 100),
+            (small, 100 - 2 * small.len()),
+        ] {
+            for _ in 0..3 {
+                ask(&mut memo, Endpoint::HISTORY, None, body).0.unwrap();
+            }
+            assert_eq!(budget.left(), left);
+        }
+        drop(memo);
+        assert_eq!(budget.left(), 100);
+    }
+}

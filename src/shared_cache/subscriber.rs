@@ -1,0 +1,27 @@
+//! Hearing what becomes of other replicas' calls.
+
+use std::sync::Arc;
+
+use super::layer::Inner;
+use crate::store::Event;
+
+/// Listens from now on, for as long as the part is there.
+pub(super) async fn listen(inner: Arc<Inner>) {
+    let (store, channel) = (inner.config.store.clone(), inner.config.channel());
+    let listener = Arc::downgrade(&inner);
+    let heard = move |event: Event<'_>| {
+        let Some(inner) = listener.upgrade() else { return };
+        match event {
+            Event::Message(message) => inner.waiters.notify(&String::from_utf8_lossy(message)),
+            Event::Missed => {
+                inner.waiters.ring_all();
+                // Connects again if it has to, and learns what time it is there.
+                let asks = Arc::clone(&inner);
+                inner
+                    .tasks
+                    .spawn_upkeep("shared answers: greeting", async move { asks.backend.warm_up().await });
+            }
+        }
+    };
+    store.subscribe(channel, heard).await;
+}

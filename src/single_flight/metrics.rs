@@ -1,0 +1,116 @@
+//! What sharing counts.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tokio::time::Instant;
+
+use crate::scan::SplitError;
+
+/// The counters of shared calls. Clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    merged_calls: Counter,
+    merged_requests: Counter,
+    doubts: Family<Labels, Counter>,
+    resting: Gauge,
+    rest: Arc<Mutex<Option<(Instant, SplitError)>>>,
+}
+
+impl Metrics {
+    /// Names the metrics `merged_calls_total`, `merged_requests_total`, `merge_doubts_total{reason}` and `merge_resting` in `registry`.
+    #[must_use]
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        for split_error in SplitError::ALL {
+            // A counter that appears with its first doubt hides that doubt from `increase()`.
+            drop(metrics.doubts.get_or_create(&Labels {
+                reason: Reason(split_error),
+            }));
+        }
+        registry.register(
+            "merged_calls",
+            "Upstream calls that asked for several requests at once",
+            metrics.merged_calls.clone(),
+        );
+        registry.register(
+            "merged_requests",
+            "Requests answered by such calls",
+            metrics.merged_requests.clone(),
+        );
+        registry.register(
+            "merge_doubts",
+            "Such calls whose answer could not be taken apart with certainty",
+            metrics.doubts.clone(),
+        );
+        registry.register(
+            "merge_resting",
+            "1 from the doubt that switched merging off until a merged call goes well again",
+            metrics.resting.clone(),
+        );
+        metrics
+    }
+
+    /// Upstream calls that asked for several requests at once.
+    #[must_use]
+    pub fn merged_calls(&self) -> u64 {
+        self.merged_calls.get()
+    }
+
+    /// Requests answered by such calls.
+    #[must_use]
+    pub fn merged_requests(&self) -> u64 {
+        self.merged_requests.get()
+    }
+
+    /// How much longer merging rests, and the doubt that switched it off; `None` when it does not rest.
+    #[must_use]
+    pub fn resting(&self) -> Option<(Duration, SplitError)> {
+        let (until, split_error) = (*self.rest.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let left = until.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some((left, split_error))
+    }
+
+    pub(super) fn rest(&self, until: Instant, split_error: SplitError) {
+        self.resting.set(1);
+        *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = Some((until, split_error));
+    }
+
+    pub(super) fn go_on(&self) {
+        self.resting.set(0);
+        *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    pub(super) fn merged(&self, requests: usize) {
+        self.merged_calls.inc();
+        self.merged_requests.inc_by(requests as u64);
+    }
+
+    pub(super) fn split_error(&self, split_error: SplitError) {
+        self.doubts
+            .get_or_create(&Labels {
+                reason: Reason(split_error),
+            })
+            .inc();
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    reason: Reason,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Reason(SplitError);
+
+impl EncodeLabelValue for Reason {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        self.0.as_str().encode(encoder)
+    }
+}

@@ -1,0 +1,36 @@
+//! What a call asks, for those who ask for nobody else.
+
+use std::sync::Arc;
+
+use crate::attempt::Load;
+use crate::caller::Name;
+use crate::scan::{Payer, Request};
+
+/// One caller's own question, for calls outside of a flight.
+#[derive(Clone, Debug)]
+pub struct SingleRequest {
+    request: Arc<Request>,
+    name: Name,
+}
+
+impl SingleRequest {
+    /// `request`, on behalf of `name`.
+    #[must_use]
+    pub fn new(request: Arc<Request>, name: Name) -> Self {
+        Self { request, name }
+    }
+}
+
+impl Load for SingleRequest {
+    fn request(&self) -> Arc<Request> {
+        Arc::clone(&self.request)
+    }
+
+    fn payer(&self) -> Payer {
+        self.request.payer()
+    }
+
+    fn beneficiaries(&self) -> Vec<Name> {
+        vec![self.name.clone()]
+    }
+}

@@ -1,0 +1,207 @@
+//! Flights over a service that the test plays.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, advance};
+use tower::util::BoxCloneService;
+use tower::{Layer as _, Service as _, service_fn};
+
+use crate::BoxError;
+use crate::attempt::{Again, Delivery, Failure, Scarcity, Try};
+use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
+use crate::scan::{Answer, Call, Endpoint, Fields, Keep, Request, Served, UpstreamProfile};
+use crate::single_flight::{BatchConfig, Config, Layer, Metrics, PredictedWait, SingleFlight};
+use crate::task::Tasks;
+
+pub(super) type Below = BoxCloneService<Try, Answer, BoxError>;
+pub(super) type Reply = oneshot::Sender<Result<Answer, BoxError>>;
+
+/// Flights over a service that the test plays.
+pub(super) struct Bench {
+    pub(super) flights: SingleFlight<Below>,
+    pub(super) calls: mpsc::UnboundedReceiver<(Try, Reply)>,
+    pub(super) shelf: Arc<Shelf>,
+    pub(super) tasks: Tasks,
+    pub(super) metrics: Metrics,
+}
+
+impl Bench {
+    pub(super) fn new() -> Self {
+        Self::with(None, UpstreamProfile::new(0))
+    }
+
+    pub(super) fn with(merge: Option<BatchConfig>, upstream_profile: UpstreamProfile) -> Self {
+        Self::with_slots(merge, upstream_profile, Scarcity::default())
+    }
+
+    pub(super) fn with_slots(
+        merge: Option<BatchConfig>,
+        upstream_profile: UpstreamProfile,
+        scarcity: Scarcity,
+    ) -> Self {
+        let (send, calls) = mpsc::unbounded_channel();
+        let below = service_fn(move |attempt: Try| {
+            let (reply, answer) = oneshot::channel();
+            send.send((attempt, reply)).unwrap();
+            async move { answer.await.expect("the test replies") }
+        });
+        let shelf = Arc::new(Shelf::default());
+        let tasks = Tasks::new();
+        let metrics = Metrics::default();
+        let layer = Layer::new(
+            Config {
+                merge,
+                attempt: Duration::from_mins(1),
+            },
+            tasks.clone(),
+            Arc::clone(&shelf) as Arc<dyn Keep>,
+            Arc::new(upstream_profile),
+            PredictedWait {
+                scarcity: Arc::new(move |_| scarcity),
+                ..outlook(Duration::from_secs(77))
+            },
+            metrics.clone(),
+        );
+        Self {
+            flights: layer.layer(BoxCloneService::new(below)),
+            calls,
+            shelf,
+            tasks,
+            metrics,
+        }
+    }
+
+    pub(super) fn ask(&mut self, caller: Caller) -> JoinHandle<Result<Served, BoxError>> {
+        self.ask_for(question(&["a"]), caller)
+    }
+
+    pub(super) fn ask_for(&mut self, request: Request, caller: Caller) -> JoinHandle<Result<Served, BoxError>> {
+        let future = self.flights.call(Call {
+            request: Arc::new(request),
+            caller: Arc::new(caller),
+        });
+        self.tasks.spawn("test", future)
+    }
+
+    /// The next call that comes down, still waiting for its slot.
+    pub(super) async fn waiting(&mut self) -> (Try, Reply) {
+        // A call that does not come fails the test instead of hanging it.
+        let next = tokio::time::timeout(Duration::from_hours(1), self.calls.recv()).await;
+        next.expect("a call comes down").unwrap()
+    }
+
+    /// The next call that comes down, its slot granted.
+    pub(super) async fn departed(&mut self) -> (Try, Reply) {
+        let (attempt, reply) = self.waiting().await;
+        attempt.load.request();
+        (attempt, reply)
+    }
+
+    pub(super) async fn settled(&mut self) {
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub(super) async fn nothing_is_left(mut self) {
+        self.settled().await;
+        assert!(self.flights.is_empty(), "a flight is still on the board");
+        assert!(self.calls.try_recv().is_err(), "another call was made");
+        assert_eq!(self.tasks.len(), 0, "a task is alive");
+    }
+}
+
+/// Slots that nobody has to wait for company for, and a wait for those who come now.
+pub(super) fn outlook(wait: Duration) -> PredictedWait {
+    PredictedWait {
+        wait: Arc::new(move |_| wait),
+        scarcity: Arc::new(|_| Scarcity::default()),
+        slots: Arc::new(|_, _, _| 0),
+    }
+}
+
+/// Remembers what it was given to keep.
+#[derive(Debug, Default)]
+pub(super) struct Shelf(pub(super) Mutex<Vec<(Bytes, Instant)>>);
+
+impl Shelf {
+    pub(super) fn kept(&self) -> Vec<Bytes> {
+        self.0.lock().unwrap().iter().map(|(body, _)| body.clone()).collect()
+    }
+}
+
+impl Keep for Shelf {
+    fn keep(&self, _: &Request, answer: &Answer, asked: Instant) -> Option<Duration> {
+        self.0.lock().unwrap().push((answer.body.clone(), asked));
+        Some(Duration::from_secs(30))
+    }
+}
+
+pub(super) fn question(ids: &[&str]) -> Request {
+    Request::plain(Endpoint::HISTORY, ids.iter().copied()).unwrap()
+}
+
+pub(super) fn call(caller: Caller) -> Call {
+    Call {
+        request: Arc::new(question(&["a"])),
+        caller: Arc::new(caller),
+    }
+}
+
+pub(super) fn caller(name: &str, seconds: u64) -> Caller {
+    Caller {
+        name: Name::new(name),
+        urgency: Urgency::default(),
+        deadline: Instant::now() + Duration::from_secs(seconds),
+        wait: None,
+        freshness: Freshness::default(),
+        request_id: RequestId::random(),
+        trace: crate::telemetry::trace::Trace::None,
+    }
+}
+
+pub(super) fn no_cache(mut caller: Caller) -> Caller {
+    caller.freshness.no_cache = true;
+    caller
+}
+
+pub(super) fn no_store(mut caller: Caller) -> Caller {
+    caller.freshness.no_store = true;
+    caller
+}
+
+pub(super) fn answer(body: &'static str) -> Answer {
+    Answer {
+        status: StatusCode::OK,
+        headers: Fields::default(),
+        body: Bytes::from_static(body.as_bytes()),
+    }
+}
+
+pub(super) fn failure(again: Again) -> BoxError {
+    Failure {
+        delivery: Delivery::Unknown,
+        again,
+        answer: None,
+        source: "connection lost".into(),
+    }
+    .into()
+}
+
+/// The innermost cause of an error, in words.
+pub(super) fn root(error: &BoxError) -> String {
+    let mut cause: &(dyn std::error::Error + 'static) = error.as_ref();
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+pub(super) async fn pass(seconds: u64) {
+    advance(Duration::from_secs(seconds)).await;
+}

@@ -1,0 +1,6 @@
+mod batcher;
+mod bench;
+mod cancel;
+mod differential;
+mod lift;
+mod single;

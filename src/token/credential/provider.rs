@@ -1,0 +1,187 @@
+//! Reads the credential anew for every token request, so that a rotated one is used without ado and none stays in memory.
+
+use std::path::{Path, PathBuf};
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::assertion;
+use super::certificate::Certificate;
+use super::file::Content;
+use crate::secret::Secret;
+use crate::token::{App, CertificateFiles, Error, Problem, SecretSource};
+
+/// Tells one content of the credential files from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Fingerprint([u8; 32]);
+
+/// What goes on the wire besides the app's id.
+#[derive(Debug)]
+pub(in crate::token) enum ClientAuth {
+    /// `client_secret`.
+    Secret(Secret),
+    /// `client_assertion`.
+    Assertion(Secret),
+}
+
+impl ClientAuth {
+    /// The value, for the wire and for checking that nothing repeats it.
+    pub(in crate::token) fn secret(&self) -> &Secret {
+        let (Self::Secret(secret) | Self::Assertion(secret)) = self;
+        secret
+    }
+}
+
+/// Where the credential is, and what was noticed about it.
+#[derive(Debug)]
+pub(in crate::token) struct CredentialProvider {
+    source: Source,
+    fingerprint: Option<Fingerprint>,
+    /// When the present content was read first.
+    loaded: Option<Timestamp>,
+    open_file: Option<PathBuf>,
+    expires: Option<Timestamp>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Secret(SecretSource),
+    Certificate(CertificateFiles),
+    Federated(PathBuf),
+}
+
+impl CredentialProvider {
+    pub(in crate::token) fn of_secret(secret: SecretSource) -> Self {
+        Self::new(Source::Secret(secret))
+    }
+
+    pub(in crate::token) fn of_certificate(files: CertificateFiles) -> Self {
+        Self::new(Source::Certificate(files))
+    }
+
+    pub(in crate::token) fn of_federated(token_file: PathBuf) -> Self {
+        Self::new(Source::Federated(token_file))
+    }
+
+    fn new(source: Source) -> Self {
+        Self {
+            source,
+            fingerprint: None,
+            loaded: None,
+            open_file: None,
+            expires: None,
+        }
+    }
+
+    /// Reads the credential as it is now and makes a proof for `app` that is valid at `now`.
+    pub(in crate::token) async fn proof(&mut self, app: &App, now: Timestamp) -> Result<ClientAuth, Error> {
+        let files = self.read().await;
+        let fingerprint = fingerprint(&files);
+        if self.loaded.is_none() || fingerprint != self.fingerprint {
+            self.loaded = Some(now);
+        }
+        self.fingerprint = fingerprint;
+        self.open_file = match &self.source {
+            // Service account tokens are short-lived and readable by design.
+            Source::Federated(_) => None,
+            _ => open(&files),
+        };
+        match &self.source {
+            Source::Secret(SecretSource::Value(secret)) => Ok(ClientAuth::Secret(secret.clone())),
+            Source::Secret(SecretSource::File(_)) => Ok(ClientAuth::Secret(line(&files)?)),
+            Source::Federated(_) => Ok(ClientAuth::Assertion(line(&files)?)),
+            Source::Certificate(_) => {
+                let certificate = Certificate::from_pem(&files)?;
+                self.expires = Some(certificate.expires);
+                assertion::sign(&certificate, app, now)
+                    .map(ClientAuth::Assertion)
+                    .ok_or_else(|| Error::unusable(Problem::FileUnusable, "the assertion cannot be signed"))
+            }
+        }
+    }
+
+    /// Whether the files hold something else than at the last [`CredentialProvider::proof`].
+    pub(in crate::token) async fn has_changed(&self) -> bool {
+        fingerprint(&self.read().await) != self.fingerprint
+    }
+
+    /// Whether there are files to watch at all.
+    pub(in crate::token) fn is_on_disk(&self) -> bool {
+        !self.paths().is_empty()
+    }
+
+    /// Whether a new content is tried even while all is well. Federated tokens change all the time, for no other reason than age.
+    pub(in crate::token) fn is_rotated_by_hand(&self) -> bool {
+        !matches!(self.source, Source::Federated(_))
+    }
+
+    /// Whether proofs are signed here, with times by this machine's clock.
+    pub(in crate::token) fn is_certificate(&self) -> bool {
+        matches!(self.source, Source::Certificate(_))
+    }
+
+    /// The file with the secret or key, if every user of the machine can read it.
+    pub(in crate::token) fn open_file(&self) -> Option<&Path> {
+        self.open_file.as_deref()
+    }
+
+    /// When the present credential was read first.
+    pub(in crate::token) fn loaded(&self) -> Option<Timestamp> {
+        self.loaded
+    }
+
+    /// When the certificate expires.
+    pub(in crate::token) fn expires(&self) -> Option<Timestamp> {
+        self.expires
+    }
+
+    /// When the certificate expires, if that is less than `within` from `now`.
+    pub(in crate::token) fn expires_within(&self, now: Timestamp, within: SignedDuration) -> Option<Timestamp> {
+        self.expires.filter(|at| at.duration_since(now) < within)
+    }
+
+    fn paths(&self) -> Vec<&Path> {
+        match &self.source {
+            Source::Secret(SecretSource::Value(_)) => Vec::new(),
+            Source::Secret(SecretSource::File(path)) | Source::Federated(path) => vec![path],
+            Source::Certificate(files) => {
+                let mut paths = vec![files.certificate.as_path()];
+                paths.extend(files.private_key.as_deref());
+                paths
+            }
+        }
+    }
+
+    async fn read(&self) -> Vec<Content> {
+        let mut files = Vec::new();
+        for path in self.paths() {
+            files.push(Content::of(path).await);
+        }
+        files
+    }
+}
+
+fn line(files: &[Content]) -> Result<Secret, Error> {
+    match files.first() {
+        Some(file) => Ok(Secret::new(file.line()?.to_owned())),
+        None => Err(Error::unusable(Problem::FileUnreadable, "no file is configured")),
+    }
+}
+
+/// The last file is the one with the secret or key; a certificate alone may be read by everybody.
+fn open(files: &[Content]) -> Option<PathBuf> {
+    let last = files.last().filter(|file| file.open_to_all)?;
+    Some(last.path().to_owned())
+}
+
+fn fingerprint(files: &[Content]) -> Option<Fingerprint> {
+    if files.is_empty() {
+        return None;
+    }
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    for file in files {
+        file.digest_into(&mut context);
+    }
+    let mut digest = [0; 32];
+    digest.copy_from_slice(context.finish().as_ref());
+    Some(Fingerprint(digest))
+}

@@ -1,0 +1,259 @@
+//! The middle of the stack over an upstream that the test plays, in virtual time: the same layers in the same order as in `stack.rs`.
+
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use prometheus_client::registry::Registry;
+use tokio::time::{Instant, sleep};
+use tower::util::BoxCloneService;
+use tower::{BoxError, Layer as _, ServiceExt as _, service_fn};
+
+use defender_gateway::attempt::{Failure, Outgoing, Place, Retries, Try};
+use defender_gateway::caller::{Caller, Freshness, Name, RequestId, Urgency};
+use defender_gateway::clock::Wall;
+use defender_gateway::scan::{Answer, Call, Endpoint, Keep, Outcome, Request, Served, Status, UpstreamProfile};
+use defender_gateway::task::Tasks;
+use defender_gateway::{cache, queue, quota, single_flight, upstream};
+
+/// The longest that a call takes.
+const ATTEMPT: Duration = Duration::from_mins(1);
+
+/// How much is shared. Each contains the ones before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Sharing {
+    Nothing,
+    Cache,
+    SingleFlight,
+    ById,
+    /// With merging as it is switched on, and nothing known of how long answers get.
+    MergeBlind,
+    /// With merging as `probe` recommends it for this upstream.
+    Merge,
+}
+
+/// Arrivals at the upstream: when, for what, and whether it was answered.
+#[derive(Clone, Debug)]
+pub(super) struct Arrival {
+    pub(super) at: Instant,
+    pub(super) ids: Vec<String>,
+    pub(super) good: bool,
+}
+
+pub(super) struct StackFixture {
+    pub(super) front: BoxCloneService<Call, Served, BoxError>,
+    pub(super) down: Arc<AtomicBool>,
+    pub(super) arrivals: Arc<Mutex<Vec<Arrival>>>,
+}
+
+/// Whether a caller may get an answer that is past its freshness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StaleAnswers {
+    Allowed,
+    Off,
+}
+
+/// How the upstream sets its rows apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    Compact,
+    Pretty,
+}
+
+impl StackFixture {
+    pub(super) fn new(sharing: Sharing, limits: &[(u32, u64)]) -> Self {
+        Self::with(sharing, limits, StaleAnswers::Allowed, Layout::Compact)
+    }
+
+    pub(super) fn with(sharing: Sharing, limits: &[(u32, u64)], stale: StaleAnswers, layout: Layout) -> Self {
+        let (tasks, mut registry) = (Tasks::new(), Registry::default());
+        let registry = &mut registry;
+        let quota = quota(limits, registry);
+        let queue = queue::Queue::start(
+            queue::Config {
+                max_requests: 10_000,
+                max_requests_per_caller: 1000,
+                longest_wait: Duration::from_mins(10),
+                weights: [].into_iter().collect(),
+            },
+            quota.clone(),
+            &tasks,
+            queue::Metrics::register(registry),
+        );
+        let (down, arrivals) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let paid = quota::Layer::new(Wall::system()).layer(upstream(layout, &down, &arrivals));
+        let paid = upstream::RetryLayer.layer(queue::Layer::new(queue.clone()).layer(paid));
+        let paid = BoxCloneService::new(paid);
+
+        let upstream_profile = Arc::new(UpstreamProfile::new(if sharing == Sharing::MergeBlind {
+            0
+        } else {
+            10_000
+        }));
+        let defaults = cache::Config::default();
+        let config = cache::Config {
+            ttl: Duration::from_secs(if sharing >= Sharing::Cache { 30 } else { 0 }),
+            prefetch: if sharing >= Sharing::MergeBlind {
+                cache::Prefetch::On
+            } else {
+                cache::Prefetch::Off
+            },
+            ..match stale {
+                StaleAnswers::Allowed => defaults,
+                StaleAnswers::Off => cache::Config {
+                    stale_while_revalidate: Duration::ZERO,
+                    stale_if_error: Duration::ZERO,
+                    ..defaults
+                },
+            }
+        };
+        let by_id = (sharing >= Sharing::ById).then(|| Arc::clone(&upstream_profile));
+        let cache = Arc::new(cache::Cache::new(config, by_id, cache::Metrics::register(registry)));
+        // The defaults.
+        let merge = single_flight::BatchConfig {
+            max_ids: NonZeroUsize::new(100).unwrap(),
+            gather: Duration::from_millis(5),
+        };
+        let flights = if sharing >= Sharing::SingleFlight {
+            let config = single_flight::Config {
+                merge: (sharing >= Sharing::MergeBlind).then_some(merge),
+                attempt: ATTEMPT,
+            };
+            let (scarcity, slots) = (quota.clone(), quota.clone());
+            let outlook = single_flight::PredictedWait {
+                wait: Arc::new(move |_| queue.predicted_wait()),
+                scarcity: Arc::new(move |_| scarcity.scarcity()),
+                slots: Arc::new(move |_, until, most| slots.slots_until(until, most)),
+            };
+            let keep = Arc::clone(&cache) as Arc<dyn Keep>;
+            let metrics = single_flight::Metrics::register(registry);
+            let layer = single_flight::Layer::new(config, tasks.clone(), keep, upstream_profile, outlook, metrics);
+            BoxCloneService::new(layer.layer(paid))
+        } else {
+            each_for_itself(paid, Arc::clone(&cache))
+        };
+        let surplus = Arc::new(move |_| quota.has_surplus());
+        Self {
+            front: BoxCloneService::new(cache::Layer::new(cache, tasks, surplus).layer(flights)),
+            down,
+            arrivals,
+        }
+    }
+
+    /// Asks, willing to wait for half a minute.
+    pub(super) async fn ask(&self, name: &str, ids: &[String]) -> Result<Served, BoxError> {
+        let request = Request::plain(Endpoint::HISTORY, ids.iter().map(String::as_str)).unwrap();
+        let caller = Caller {
+            name: Name::new(name),
+            urgency: Urgency::default(),
+            deadline: Instant::now() + Duration::from_secs(30),
+            wait: None,
+            freshness: Freshness::default(),
+            request_id: RequestId::random(),
+            trace: defender_gateway::telemetry::trace::Trace::None,
+        };
+        let (request, caller) = (Arc::new(request), Arc::new(caller));
+        self.front.clone().oneshot(Call { request, caller }).await
+    }
+}
+
+fn quota(limits: &[(u32, u64)], registry: &mut Registry) -> quota::Quota {
+    let limits = limits.iter().map(|(calls, seconds)| {
+        let calls = (*calls).try_into().unwrap();
+        quota::Limit::try_new(calls, Duration::from_secs(*seconds)).unwrap()
+    });
+    let limits: Vec<_> = limits.collect();
+    let burst = limits.iter().map(quota::Limit::calls).min().unwrap();
+    let burst = u32::try_from(burst).unwrap().try_into().unwrap();
+    let config = quota::Config::try_new(limits, burst, ATTEMPT).unwrap();
+    quota::Quota::open(&config, Wall::system(), quota::Metrics::register(registry)).unwrap()
+}
+
+/// What stands in for the flights when nothing is joined.
+fn each_for_itself(
+    paid: BoxCloneService<Try, Answer, BoxError>,
+    cache: Arc<cache::Cache>,
+) -> BoxCloneService<Call, Served, BoxError> {
+    BoxCloneService::new(service_fn(move |call: Call| {
+        let (paid, cache) = (paid.clone(), Arc::clone(&cache));
+        async move {
+            let load = single_flight::SingleRequest::new(Arc::clone(&call.request), call.caller.name.clone());
+            let asked = Instant::now();
+            let attempt = Try {
+                load: Arc::new(load),
+                caller: call.caller,
+                place: Place::new(asked),
+                retries: Retries::default(),
+            };
+            let answer = paid.oneshot(attempt).await?;
+            cache.keep(&call.request, &answer, asked);
+            Ok(Served {
+                may_link: true,
+                answer,
+                outcome: Outcome::Forwarded,
+                status: Status::default(),
+                age: None,
+            })
+        }
+    }))
+}
+
+/// An upstream that takes 300 ms, with two rows for each id, newest first; or one that is out of order.
+fn upstream(
+    layout: Layout,
+    down: &Arc<AtomicBool>,
+    arrivals: &Arc<Mutex<Vec<Arrival>>>,
+) -> BoxCloneService<Outgoing, Answer, Failure> {
+    let (down, arrivals) = (Arc::clone(down), Arc::clone(arrivals));
+    BoxCloneService::new(service_fn(move |call: Outgoing| {
+        let good = !down.load(Ordering::Relaxed);
+        arrivals.lock().unwrap().push(Arrival {
+            at: Instant::now(),
+            ids: call.request.ids().map(Into::into).collect(),
+            good,
+        });
+        async move {
+            sleep(Duration::from_millis(300)).await;
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            let (status, body) = if good {
+                (StatusCode::OK, rows(&call.request, layout))
+            } else {
+                (StatusCode::SERVICE_UNAVAILABLE, String::new())
+            };
+            Ok(Answer {
+                status,
+                headers: headers.into(),
+                body: body.into(),
+            })
+        }
+    }))
+}
+
+fn rows(request: &Request, layout: Layout) -> String {
+    let mut rows: Vec<(u32, &str)> = Vec::new();
+    for id in request.ids() {
+        let n: u32 = id[2..].parse().unwrap();
+        // All different, and in another order than the ids are.
+        rows.extend([n * 7919 % 10_007, 20_000 + n * 7919 % 10_007].map(|time| (time, id)));
+    }
+    rows.sort_unstable_by(|one, other| other.cmp(one));
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|(time, id)| {
+            let (hour, minute, second) = (time / 3600, time / 60 % 60, time % 60);
+            format!(
+                "{{\"ScanDefinitionIds\":\"{id}\",\"LastScanned\":\"2026-03-01T{hour:02}:{minute:02}:{second:02}.0000000Z\"}}"
+            )
+        })
+        .collect();
+    match layout {
+        Layout::Compact => format!("{{\"@odata.context\":\"c\",\"value\":[{}]}}", rows.join(",")),
+        Layout::Pretty => format!(
+            "{{\n  \"@odata.context\": \"c\",\n  \"value\": [\n    {}\n  ]\n}}",
+            rows.join(",\n    ")
+        ),
+    }
+}
