@@ -347,7 +347,7 @@ struct Held<S: PermitSource> {
 impl<S: PermitSource> Drop for Held<S> {
     fn drop(&mut self) {
         let mut state = self.queue.0.lock();
-        state.leave(self.id);
+        state.leave(self.id, Instant::now());
         self.queue.0.tell(&state);
     }
 }

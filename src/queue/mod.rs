@@ -30,12 +30,13 @@ mod state;
 mod take_back;
 #[cfg(test)]
 mod tests;
+mod turn_forecast;
 
 pub use config::{Config, Weights};
 pub use fair_use::{CallerLimiter, Layer as FairUseLayer, Service as FairUseService};
 pub use layer::{Layer, Service};
 pub use line::{PermitSource, Queue, Waiting};
 pub use metrics::Metrics;
-pub use order::{Ahead, Expected, InTime, Late, Look, Order, Place, Played, Ticket};
+pub use order::{Ahead, Claims, Expected, InTime, Late, Look, Order, Place, Played, Rivals, Ticket};
 pub use refused::{Reason, Refused, Wait};
 pub use snapshot::{CallerShare, Outlook, Snapshot};

@@ -111,14 +111,14 @@ impl<P> State<P> {
         let start = if let Some(rank) = rank {
             self.slots.start(rank, now)
         } else {
-            let own = self.expectations.ahead_of_refused(name, urgency, arrival, now);
+            let own = self.expectations.returns_before_refused(name, urgency, arrival);
             let place = self.order.place_for(name, urgency, None, own);
             self.turn_at(&place, now).1
         };
         let allowed = self.waiters.get(&id).map_or(Duration::ZERO, |waiter| waiter.allowed);
         let request = Request { name, urgency, allowed };
         let refused = self.send_away(reason, request, arrival, (start, None), now);
-        self.tell(id, refused);
+        self.tell(id, refused, now);
     }
 
     /// The time of a ticket is up, and no slot has come.

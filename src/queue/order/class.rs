@@ -1,6 +1,6 @@
 //! One urgency class: its callers in fair order, those who wait and those who are expected to ask.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use foldhash::quality::RandomState;
@@ -39,6 +39,9 @@ impl Expected {
 
     /// How many more requests the loops can make within that time.
     pub(super) fn asks_within(self, time: Duration) -> usize {
+        if self.loops == 0 {
+            return 0;
+        }
         let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let asks = millis.saturating_mul(self.rate) / 1_000_000;
         usize::try_from(asks).unwrap_or(usize::MAX).saturating_add(self.loops)
@@ -56,6 +59,8 @@ pub(super) struct Flow {
     /// Deadline and id.
     pub(super) tickets: BTreeSet<(Instant, u64)>,
     pub(super) expected: Expected,
+    /// When its refused requests are due that claim slots, ascending.
+    pub(super) dues: VecDeque<Instant>,
     /// Whether it came back to a tag that was kept for it.
     is_reclaimed: bool,
 }
@@ -69,6 +74,8 @@ pub(super) struct Idle {
     kept: Option<(u64, u64)>,
     stride: u64,
     pub(super) expected: Expected,
+    /// When its refused requests are due that claim slots, ascending.
+    pub(super) dues: VecDeque<Instant>,
 }
 
 /// Where a request stands in its class.
@@ -114,6 +121,8 @@ pub(super) struct Class {
     pub(super) waiting: usize,
     /// What is expected of all its callers.
     pub(super) expected: Expected,
+    /// When the refused requests of all are due that claim slots, ascending.
+    pub(super) dues: VecDeque<Instant>,
     /// The tag of the flow served last.
     now: u64,
     turns: u64,
@@ -139,7 +148,8 @@ impl Class {
             stride,
             tickets: BTreeSet::from([key]),
             expected: idle.as_ref().map(|idle| idle.expected).unwrap_or_default(),
-            is_reclaimed: idle.is_some_and(|idle| idle.kept.is_some()),
+            is_reclaimed: idle.as_ref().is_some_and(|idle| idle.kept.is_some()),
+            dues: idle.map(|idle| idle.dues).unwrap_or_default(),
         };
         self.next.insert((flow.tag, flow.turn, ticket.caller.clone()));
         self.flows.insert(ticket.caller.clone(), flow);
@@ -257,6 +267,7 @@ impl Class {
                 kept: (flow.expected.returning > 0).then_some((flow.tag, flow.turn)),
                 stride: flow.stride,
                 expected: flow.expected,
+                dues: flow.dues,
             };
             self.idle.insert(ticket.caller.clone(), idle);
         }
@@ -296,10 +307,33 @@ impl Class {
                     kept: (expected.returning > 0).then_some((standing.tag, standing.turn)),
                     stride,
                     expected,
+                    dues: VecDeque::new(),
                 };
                 self.idle.insert(caller.clone(), idle);
             }
         }
+    }
+
+    /// A refused request of this caller, of which something is expected, claims a slot from `due` on.
+    pub(super) fn claim(&mut self, caller: &Name, due: Instant) {
+        if let Some(dues) = self.dues_of(caller) {
+            insert(dues, due);
+            insert(&mut self.dues, due);
+        }
+    }
+
+    /// It does not any more.
+    pub(super) fn withdraw(&mut self, caller: &Name, due: Instant) {
+        if self.dues_of(caller).is_some_and(|dues| remove(dues, due)) {
+            remove(&mut self.dues, due);
+        }
+    }
+
+    fn dues_of(&mut self, caller: &Name) -> Option<&mut VecDeque<Instant>> {
+        if let Some(flow) = self.flows.get_mut(caller) {
+            return Some(&mut flow.dues);
+        }
+        self.idle.get_mut(caller).map(|idle| &mut idle.dues)
     }
 
     /// A request did not return whose turn was kept: the turn of the caller's next one is a stride later.
@@ -369,4 +403,14 @@ impl Class {
         }
         self.idle_flows.insert(caller.clone(), last);
     }
+}
+
+fn insert(dues: &mut VecDeque<Instant>, due: Instant) {
+    let at = dues.partition_point(|other| *other <= due);
+    dues.insert(at, due);
+}
+
+fn remove(dues: &mut VecDeque<Instant>, due: Instant) -> bool {
+    let at = dues.partition_point(|other| *other < due);
+    dues.get(at) == Some(&due) && dues.remove(at).is_some()
 }

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 pub use class::Expected;
 pub use play::{InTime, Late, Played};
-pub use rank::{Ahead, Look, Place};
+pub use rank::{Ahead, Claims, Look, Place, Rivals};
 
 use self::class::{Class, STRIDE};
 use super::config::Weights;
@@ -129,6 +129,16 @@ impl Order {
     pub fn expect(&mut self, caller: &Name, urgency: Urgency, expected: Expected) {
         let stride = self.stride(caller);
         self.class_mut(urgency).expect(caller, stride, expected);
+    }
+
+    /// A refused request of this caller, of which something is expected, claims a slot from `due` on.
+    pub fn claim(&mut self, caller: &Name, urgency: Urgency, due: Instant) {
+        self.class_mut(urgency).claim(caller, due);
+    }
+
+    /// It does not any more: it is here, or will not come.
+    pub fn withdraw(&mut self, caller: &Name, urgency: Urgency, due: Instant) {
+        self.class_mut(urgency).withdraw(caller, due);
     }
 
     /// Somebody came back who had been told to.

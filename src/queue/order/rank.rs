@@ -1,10 +1,11 @@
 //! What comes before a request: the order played forward, in one look at each caller of its class.
 
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::ops::Range;
 
 use tokio::time::Instant;
 
-use super::class::{Class, Expected, Flow, Idle, Standing};
+use super::class::{Class, Expected, Standing};
 use super::{ALL_RETURN, Order, class_stride};
 use crate::attempt::FlowDemand;
 use crate::caller::{Name, Urgency};
@@ -15,38 +16,38 @@ pub struct Place {
     caller: Name,
     level: u8,
     standing: Standing,
-    /// So many requests of its own caller go first.
-    own: usize,
-    /// So many of these wait.
+    /// So many requests of its own caller that wait go first.
     own_waiting: usize,
-}
-
-impl Place {
-    /// How many requests of its own caller that wait go first.
-    #[must_use]
-    pub fn own_ahead(&self) -> usize {
-        self.own_waiting
-    }
+    /// These of its own caller that claim slots go first, once they are due.
+    own_returns: Range<usize>,
 }
 
 /// How far a forecast looks at those who are about to ask.
 #[derive(Clone, Copy, Debug)]
 pub struct Look<'a> {
-    /// So long do they go on asking.
-    pub time: Duration,
-    /// Slots that come within that time.
-    pub slots: usize,
+    /// Whose claims count.
+    pub claims: Claims,
+    /// The present.
+    pub now: Instant,
+    /// Later slots are of no interest.
+    pub until: Instant,
+    /// When so many go first, it does not matter how many more do.
+    pub most: usize,
+    /// Callers that ask again whenever they are answered are expected to claim so many slots at most.
+    pub most_of_loop: usize,
     /// What is wanted of the same slots at other queues.
     pub others: &'a [FlowDemand],
 }
 
-impl Look<'_> {
-    /// At those who wait, and at nobody else.
-    pub const WAITING: Self = Self {
-        time: Duration::ZERO,
-        slots: 0,
-        others: &[],
-    };
+/// Which requests count that were refused and told when to come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claims {
+    /// None, and no callers that ask again whenever they are answered.
+    None,
+    /// Those that are due when the slot comes.
+    Due,
+    /// All.
+    All,
 }
 
 /// What is served before a request.
@@ -66,38 +67,118 @@ impl Ahead {
     }
 }
 
-/// Turns of others, by why they count.
-#[derive(Debug, Default)]
-struct Turns {
+/// Those that go before a request, if they come in time.
+#[derive(Debug)]
+pub struct Rivals<'a> {
+    order: &'a Order,
+    look: Look<'a>,
+    level: u8,
+    /// Of its own caller.
+    own: Ahead,
+    /// Of others of its class, whenever they come.
     waiting: usize,
-    looping: usize,
+    returning: usize,
+    /// Of others of its class, when they are due; ascending.
+    dues: Vec<Instant>,
+    /// Others of its class that ask again whenever they are answered.
+    loops: Vec<Loop<'a>>,
+}
+
+/// A caller that asks again whenever it is answered.
+#[derive(Debug)]
+struct Loop<'a> {
+    /// So many of its requests go first that do not wait.
+    turns: usize,
+    expected: Expected,
+    dues: &'a VecDeque<Instant>,
+}
+
+/// Requests that are expected to come in time, by why.
+#[derive(Clone, Copy, Debug, Default)]
+struct Coming {
+    asks: usize,
     returning: usize,
 }
 
-impl Turns {
-    fn add(&mut self, turns: usize, waiting: usize, expected: Expected, look: Look<'_>) {
+impl Coming {
+    /// Of one caller or class that has so many turns.
+    fn add(&mut self, turns: usize, asks: usize, returning: usize) {
+        let asks = turns.min(asks);
+        self.asks += asks;
+        self.returning += (turns - asks).min(returning);
+    }
+}
+
+static NONE_DUE: VecDeque<Instant> = VecDeque::new();
+
+impl<'a> Rivals<'a> {
+    /// Another caller of the class, so many of whose requests go first.
+    fn add(&mut self, turns: usize, waiting: usize, expected: Expected, dues: &'a VecDeque<Instant>) {
+        let of_waiting = turns.min(waiting);
+        self.waiting += of_waiting;
+        let turns = turns - of_waiting;
         if turns == 0 {
             return;
         }
-        let of_waiting = turns.min(waiting);
-        self.waiting += of_waiting;
-        let rest = turns - of_waiting;
-        if rest > 0 && !expected.is_none() {
-            let of_loops = rest.min(expected.asks_within(look.time)).min(look.slots);
-            let of_loops = if expected.loops == 0 { 0 } else { of_loops };
-            self.looping += of_loops;
-            self.returning += (rest - of_loops).min(expected.returning);
+        if expected.loops > 0 && self.look.claims != Claims::None {
+            self.loops.push(Loop { turns, expected, dues });
+            return;
+        }
+        match self.look.claims {
+            Claims::None => {}
+            Claims::Due => {
+                let in_time = dues.iter().take_while(|due| **due <= self.look.until);
+                self.dues.extend(in_time.take(turns));
+            }
+            Claims::All => self.returning += turns.min(dues.len()),
         }
     }
 
-    fn take_out(&mut self, own: &Self) {
-        self.waiting -= own.waiting;
-        self.looping -= own.looping;
-        self.returning -= own.returning;
+    fn is_enough(&self) -> bool {
+        self.own.rank().saturating_add(self.waiting) >= self.look.most
     }
 
-    fn claimed(&self, order: &Order) -> usize {
-        self.looping + order.of_returning(self.returning)
+    /// What is served before the request, of those who come until that moment; so many slots come until then.
+    #[must_use]
+    pub fn ahead(&self, until: Instant, slots: usize) -> Ahead {
+        let time = until.saturating_duration_since(self.look.now);
+        let slots = slots.min(self.look.most_of_loop);
+        let asks = |expected: Expected| expected.asks_within(time).min(slots);
+        let mut coming = Coming {
+            asks: 0,
+            returning: self.returning + self.dues.partition_point(|due| *due <= until),
+        };
+        for one in &self.loops {
+            coming.add(one.turns, asks(one.expected), self.due(one.dues, until));
+        }
+        let (order, mut waiting) = (self.order, self.waiting);
+        let in_class = self.own.rank() + waiting + order.claimed(coming);
+        let class = &order.classes[usize::from(self.level)];
+        let tag = class.start(order.now) + class_stride(self.level).saturating_mul(in_class as u64);
+        for (level, class) in (0_u8..).zip(&order.classes).filter(|(level, _)| *level != self.level) {
+            let turns = turns_before(tag, level < self.level, class.start(order.now), class_stride(level));
+            let theirs = Theirs::of(self.look.others, level);
+            let of_waiting = turns.min(class.waiting + theirs.waiting);
+            waiting += of_waiting;
+            if self.look.claims != Claims::None {
+                let expected = class.expected.and(theirs.expected);
+                let returning = self.due(&class.dues, until) + theirs.expected.returning;
+                coming.add(turns - of_waiting, asks(expected), returning);
+            }
+        }
+        Ahead {
+            waiting: self.own.waiting + waiting,
+            claimed: self.own.claimed + order.claimed(coming),
+        }
+    }
+
+    /// How many of those that claim slots count until that moment.
+    fn due(&self, dues: &VecDeque<Instant>, until: Instant) -> usize {
+        match self.look.claims {
+            Claims::None => 0,
+            Claims::Due => dues.partition_point(|due| *due <= until),
+            Claims::All => dues.len(),
+        }
     }
 }
 
@@ -119,24 +200,24 @@ impl Order {
             caller: ticket.caller.clone(),
             level: ticket.urgency.level(),
             standing: flow.standing(),
-            own,
             own_waiting: own,
+            own_returns: 0..0,
         })
     }
 
-    /// The place that one more request of this caller would have, behind `returning` of its own that are expected back. Without a deadline
-    /// it lets all that wait go first.
+    /// The place that one more request of this caller would have, behind `own_returns` of its own that claim slots, once they are due. Without a
+    /// deadline it lets all that wait go first.
     #[must_use]
     pub fn place_for(
         &self,
         caller: &Name,
         urgency: Urgency,
         deadline: Option<(Instant, u64)>,
-        returning: usize,
+        own_returns: Range<usize>,
     ) -> Place {
         let class = self.class(urgency);
         let flow = class.flows.get(caller);
-        let before = flow.map_or(0, |flow| match deadline {
+        let own_waiting = flow.map_or(0, |flow| match deadline {
             Some(key) => flow.tickets.range(..key).count(),
             None => flow.tickets.len(),
         });
@@ -144,8 +225,8 @@ impl Order {
             caller: caller.clone(),
             level: urgency.level(),
             standing: class.standing(caller, self.stride(caller)),
-            own: before + self.of_returning(returning),
-            own_waiting: before,
+            own_waiting,
+            own_returns,
         }
     }
 
@@ -157,10 +238,28 @@ impl Order {
         self.is_last_of_own(place) && (class.waiting == 0 || class.waiting == self.len())
     }
 
-    /// How many of so many who are told to come back do.
+    /// How many of so many who are told to come back do, rounded.
     fn of_returning(&self, returning: usize) -> usize {
         let rate = usize::try_from(self.return_rate).unwrap_or(0);
-        returning.saturating_mul(rate) >> ALL_RETURN.trailing_zeros()
+        let half = usize::try_from(ALL_RETURN / 2).unwrap_or(0);
+        returning.saturating_mul(rate).saturating_add(half) >> ALL_RETURN.trailing_zeros()
+    }
+
+    fn claimed(&self, coming: Coming) -> usize {
+        coming.asks + self.of_returning(coming.returning)
+    }
+
+    /// How many of its own caller's that claim slots go before a request at this place until that moment.
+    #[must_use]
+    pub fn own_due(&self, place: &Place, until: Instant) -> usize {
+        if place.own_returns.is_empty() {
+            return 0;
+        }
+        let class = &self.classes[usize::from(place.level)];
+        let flow = class.flows.get(&place.caller).map(|flow| &flow.dues);
+        let dues = flow.or_else(|| class.idle.get(&place.caller).map(|idle| &idle.dues));
+        let due = dues.map_or(0, |dues| dues.partition_point(|due| *due <= until));
+        self.of_returning(due.min(place.own_returns.end).saturating_sub(place.own_returns.start))
     }
 
     /// Whether no other ticket of the same caller that waits is served after this request.
@@ -177,64 +276,64 @@ impl Order {
         let after = tickets.skip(place.own_waiting).take(most);
         after.zip(1..).map(|((deadline, _), behind)| {
             let next = Place {
-                own: place.own_waiting + behind,
                 own_waiting: place.own_waiting + behind,
+                own_returns: 0..0,
                 ..place.clone()
             };
             (next, *deadline)
         })
     }
 
-    /// What is served before the request at this place, if those who are expected ask, and nobody else.
+    /// Those that go before the request at this place, when so many that its own caller claims do.
     #[must_use]
-    pub fn ahead(&self, place: &Place, look: Look<'_>) -> Ahead {
+    pub fn rivals<'a>(&'a self, place: &Place, own_due: usize, look: Look<'a>) -> Rivals<'a> {
         let class = &self.classes[usize::from(place.level)];
-        let own = place.standing;
-        let own_elsewhere = self.own_elsewhere(place, look.others);
-        let own_turns = place.own + own_elsewhere;
-        let tag = own.tag + own.stride.saturating_mul(own_turns as u64);
-        let before = |standing: Standing| turns_before(tag, standing.is_first(own, tag), standing.tag, standing.stride);
-        let of_flow = |turns: &mut Turns, flow: &Flow| {
-            turns.add(before(flow.standing()), flow.tickets.len(), flow.expected, look);
+        let own = Ahead {
+            waiting: place.own_waiting + self.own_elsewhere(place, look.others),
+            claimed: own_due,
         };
-        let of_idle = |turns: &mut Turns, idle: &Idle| {
-            turns.add(before(class.standing_of_idle(idle)), 0, idle.expected, look);
+        let standing = place.standing;
+        let tag = standing.tag + standing.stride.saturating_mul(own.rank() as u64);
+        let before = |other: Standing| turns_before(tag, other.is_first(standing, tag), other.tag, other.stride);
+        let mut rivals = Rivals {
+            order: self,
+            look,
+            level: place.level,
+            own,
+            waiting: 0,
+            returning: 0,
+            dues: Vec::new(),
+            loops: Vec::new(),
         };
-        let (mut turns, mut of_own) = (Turns::default(), Turns::default());
+        let own_flow = class.flows.get(&place.caller);
         for flow in class.flows.values() {
-            of_flow(&mut turns, flow);
-        }
-        for idle in class.idle.values() {
-            of_idle(&mut turns, idle);
-        }
-        // Its own turns are counted by its place. Taking them out again is cheaper than comparing every name.
-        if let Some(flow) = class.flows.get(&place.caller) {
-            of_flow(&mut of_own, flow);
-        } else if let Some(idle) = class.idle.get(&place.caller) {
-            of_idle(&mut of_own, idle);
-        }
-        turns.take_out(&of_own);
-        for other in of_class(look.others, place.level).filter(|other| other.caller != place.caller) {
-            turns.add(
-                before(class.standing_of_other(other)),
-                other.waiting,
-                Expected::of(other),
-                look,
-            );
-        }
-        let in_class = own_turns + turns.waiting + turns.claimed(self);
-        let tag = class.start(self.now) + class_stride(place.level).saturating_mul(in_class as u64);
-        for (level, class) in (0_u8..).zip(&self.classes).filter(|(level, _)| *level != place.level) {
-            let (others, expected) = theirs(look.others, level, class.expected);
-            if class.waiting + others > 0 || !expected.is_none() {
-                let before = turns_before(tag, level < place.level, class.start(self.now), class_stride(level));
-                turns.add(before, class.waiting + others, expected, look);
+            if own_flow.is_some_and(|own| std::ptr::eq(own, flow)) {
+                continue;
+            }
+            rivals.add(before(flow.standing()), flow.tickets.len(), flow.expected, &flow.dues);
+            if rivals.is_enough() {
+                return rivals;
             }
         }
-        Ahead {
-            waiting: place.own_waiting + own_elsewhere + turns.waiting,
-            claimed: place.own - place.own_waiting + turns.claimed(self),
+        if look.claims == Claims::None {
+            return rivals;
         }
+        let own_idle = class.idle.get(&place.caller);
+        for idle in class.idle.values() {
+            if own_idle.is_none_or(|own| !std::ptr::eq(own, idle)) {
+                rivals.add(before(class.standing_of_idle(idle)), 0, idle.expected, &idle.dues);
+            }
+        }
+        for other in of_class(look.others, place.level).filter(|other| other.caller != place.caller) {
+            let (turns, expected) = (before(class.standing_of_other(other)), Expected::of(other));
+            rivals.add(turns, other.waiting, expected, &NONE_DUE);
+            if expected.loops == 0 {
+                // Nothing says when these are due.
+                rivals.returning += turns.saturating_sub(other.waiting).min(other.returning);
+            }
+        }
+        rivals.dues.sort_unstable();
+        rivals
     }
 
     /// How many requests of the same caller that wait elsewhere are served before the one at this place: their deadlines are not known, so as
@@ -256,7 +355,16 @@ impl Order {
     #[must_use]
     pub fn ahead_of(&self, id: u64) -> Option<usize> {
         let place = self.place_of(id)?;
-        Some(self.ahead(&place, Look::WAITING).waiting)
+        let now = Instant::now();
+        let look = Look {
+            claims: Claims::None,
+            now,
+            until: now,
+            most: usize::MAX,
+            most_of_loop: 0,
+            others: &[],
+        };
+        Some(self.rivals(&place, 0, look).ahead(now, 0).waiting)
     }
 }
 
@@ -265,19 +373,34 @@ pub(super) fn of_class(others: &[FlowDemand], level: u8) -> impl Iterator<Item =
 }
 
 /// What callers of other queues want in one class, and what is expected in all of that class.
-fn theirs(others: &[FlowDemand], level: u8, mut expected: Expected) -> (usize, Expected) {
-    let mut waiting = 0;
-    for other in of_class(others, level) {
-        let more = Expected::of(other);
-        waiting += other.waiting;
-        expected.returning += more.returning;
-        expected.loops += more.loops;
-        expected.rate = expected.rate.saturating_add(more.rate);
+struct Theirs {
+    waiting: usize,
+    expected: Expected,
+}
+
+impl Theirs {
+    fn of(others: &[FlowDemand], level: u8) -> Self {
+        let mut theirs = Self {
+            waiting: 0,
+            expected: Expected::default(),
+        };
+        for other in of_class(others, level) {
+            theirs.waiting += other.waiting;
+            theirs.expected = theirs.expected.and(Expected::of(other));
+        }
+        theirs
     }
-    (waiting, expected)
 }
 
 impl Expected {
+    fn and(self, other: Self) -> Self {
+        Self {
+            returning: self.returning + other.returning,
+            loops: self.loops + other.loops,
+            rate: self.rate.saturating_add(other.rate),
+        }
+    }
+
     pub(super) fn of(other: &FlowDemand) -> Self {
         Self {
             returning: other.returning,

@@ -42,6 +42,34 @@ fn come_back(before: &[(Ask, u64)], last: Ask, early: Duration) -> Option<(Reaso
     })
 }
 
+#[tokio::test(start_paused = true)]
+async fn nobody_is_refused_for_the_sake_of_who_comes_back_after_the_slot() {
+    let tasks = Tasks::new();
+    let (queue, _) = queue(Duration::from_millis(2400), &tasks);
+    queue.turn(&attempt("a", 3, SECOND)).await.unwrap().used();
+    let waiting: Vec<_> = (0..5)
+        .map(|n| queue.enter(&attempt(&format!("waits {n}"), 3, 60 * SECOND)).unwrap())
+        .collect();
+    let refused = queue.enter(&attempt("b", 3, 3 * SECOND)).err().unwrap();
+    assert_eq!(refused.retry_after, 13 * SECOND, "its turn would come after 14.4 s");
+    drop(waiting);
+    // The slots until then are nobody's, though the one that comes back has the better right.
+    let start = Instant::now();
+    for n in 1..=5_u32 {
+        let turn = queue.turn(&attempt("c", 7, 3 * SECOND)).await;
+        turn.unwrap_or_else(|refused| panic!("{n}: {refused:?}")).used();
+        assert_eq!(start.elapsed(), Duration::from_millis(2400) * n);
+    }
+    // The next one is not.
+    assert_eq!(
+        queue.turn(&attempt("c", 7, 3 * SECOND)).await.unwrap_err().reason,
+        Reason::Promised
+    );
+    tokio::time::sleep(SECOND).await;
+    queue.turn(&attempt("b", 3, 3 * SECOND)).await.unwrap().used();
+    assert_eq!(start.elapsed(), Duration::from_millis(2400) * 6);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
