@@ -29,7 +29,16 @@ impl<P> State<P> {
         let place = self.order.place_for(name, urgency, None, own);
         let (_, start) = self.turn_at(&place, now);
         let room = self.room_for(reason, request, now);
-        let needed = (start <= now + self.config.longest_wait).then(|| self.enough(request, arrival, start, now));
+        let needed = (start <= now + self.config.longest_wait).then(|| {
+            let mut after_own = start;
+            if place.is_behind_kept() {
+                // These are not waited for.
+                let own = self.expectations.returns_before(name, urgency, arrival);
+                let place = self.order.place_for(name, urgency, Some((start, u64::MAX)), own);
+                after_own = self.turn_at(&place, now).1;
+            }
+            self.enough(request, arrival, after_own, now)
+        });
         let mut refused = self.send_away(reason, request, arrival, (start, room), now);
         if let (Some(wait), Some(needed)) = (&mut refused.wait, needed) {
             wait.needed = needed.saturating_duration_since(now);

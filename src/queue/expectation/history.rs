@@ -33,13 +33,13 @@ pub(super) const AT_ONCE: Duration = Duration::from_secs(1);
 /// A caller cannot be thought to ask more often than this.
 const SHORTEST_CYCLE: Duration = Duration::from_millis(1);
 
-/// A caller whose refused requests do not come back has no places kept for so long, for each that
-/// did not come and was not made up for by one that did.
-pub(super) const DISTRUST: Duration = Duration::from_mins(1);
-pub(super) const MOST_MISSED: u32 = 10;
+/// So many of a caller's refused requests claim slots, and one more for each that came back when it
+/// was told to. Each that did not come halves the number. Their places in the order are kept all the
+/// same.
+const TRUST: usize = 2;
 
-/// When so many in a row have not come back, none of the caller's is expected any more.
-const MISSED_IN_A_ROW: u32 = 2;
+/// For so long it is remembered that a caller's did not come.
+pub(super) const REMEMBERED: Duration = Duration::from_mins(10);
 
 /// Requests expected back of one caller.
 const MOST_RETURNS: usize = 128;
@@ -69,10 +69,10 @@ pub(super) struct History {
     ended: usize,
     /// These are, or nothing is expected to follow them.
     follows_until: Instant,
-    /// Requests that did not come back, less those that did.
-    missed: u32,
-    /// No places are kept for it until then.
-    distrusted: Option<Instant>,
+    /// So many of those expected back claim slots.
+    trust: usize,
+    /// When one did not come back last.
+    missed: Option<Instant>,
     /// From a slot to the next request, the last few times.
     gaps: [Option<Duration>; CYCLES],
     /// Until then it is expected to ask again, if it ever did.
@@ -108,8 +108,8 @@ impl History {
             is_answered: false,
             ended: 0,
             follows_until: now,
-            missed: 0,
-            distrusted: None,
+            trust: TRUST,
+            missed: None,
             gaps: [None; CYCLES],
             until: now + RECENT,
             refused: None,
@@ -144,8 +144,7 @@ impl History {
 
     /// It is refused and told to come at `due`.
     pub(super) fn refuse(&mut self, due: Instant, has_room: bool, now: Instant) {
-        let is_trusted = self.missed == 0 || self.distrusted.is_none_or(|until| until <= now);
-        if has_room && is_trusted && self.returns.len() < MOST_RETURNS {
+        if has_room && self.returns.len() < MOST_RETURNS {
             let at = self.returns.partition_point(|other| other.due <= due);
             let new = Return {
                 due,
@@ -173,6 +172,13 @@ impl History {
         self.follows_until = now + RECENT;
     }
 
+    /// Nothing more is expected to follow those that ended long ago.
+    pub(super) fn expire(&mut self, now: Instant) {
+        if self.follows_until <= now {
+            self.ended = 0;
+        }
+    }
+
     /// Its call is answered.
     pub(super) fn answered(&mut self, now: Instant) {
         self.is_answered = self.granted.is_some();
@@ -183,7 +189,7 @@ impl History {
     pub(super) fn take_out(&mut self, arrival: Arrival) -> Option<Return> {
         match arrival {
             Arrival::Return => {
-                self.missed = self.missed.saturating_sub(1);
+                self.trust = (self.trust + 1).min(MOST_RETURNS);
                 self.returns.pop_front()
             }
             Arrival::Early => self.returns.pop_back(),
@@ -191,26 +197,19 @@ impl History {
         }
     }
 
-    /// Takes out those whose time is up, and those that are not expected any more because of them.
-    pub(super) fn lapse(&mut self, now: Instant) -> Vec<Return> {
-        let mut gone = Vec::new();
-        while let Some(lapsed) = self.returns.pop_front_if(|first| first.lapses() <= now) {
-            gone.push(lapsed);
-            self.missed = (self.missed + 1).min(MOST_MISSED);
-            self.distrusted = Some(now + DISTRUST * self.missed);
-            if self.missed >= MISSED_IN_A_ROW {
-                gone.extend(self.returns.drain(..));
-            }
-        }
-        if self.follows_until <= now {
-            self.ended = 0;
-        }
-        gone
+    /// Takes out one whose time is up. Says whether it was expected to come.
+    pub(super) fn lapse(&mut self, now: Instant) -> Option<(Return, bool)> {
+        let lapsed = self.returns.pop_front_if(|first| first.lapses() <= now)?;
+        let was_expected = self.trust > 0;
+        self.trust /= 2;
+        self.missed = Some(now);
+        Some((lapsed, was_expected))
     }
 
-    /// Whether one that was told to come is so late that no slots are claimed for any of them.
-    pub(super) fn is_overdue(&self, now: Instant) -> bool {
-        self.returns.front().is_some_and(|first| first.due + LATE <= now)
+    /// How many of those expected back claim slots. None while one of them is late.
+    pub(super) fn claims(&self, now: Instant) -> usize {
+        let is_late = self.returns.front().is_some_and(|first| first.due + LATE <= now);
+        if is_late { 0 } else { self.trust }
     }
 
     /// What is expected of it, if it has requests that wait (`is_here`) or not. While all its requests are away it does not ask again.
@@ -235,11 +234,10 @@ impl History {
     pub(super) fn next_look(&self, now: Instant) -> Option<Instant> {
         let overdue = self.returns.front().map(|first| first.due + LATE);
         let lapses = self.returns.front().map(|first| first.lapses());
-        let distrusted = self.distrusted.filter(|until| self.missed > 0 && *until > now);
+        let missed = self.missed.map(|at| at + REMEMBERED).filter(|until| *until > now);
         let until = Some(self.until).filter(|until| *until > now);
         let follows = Some(self.follows_until).filter(|_| self.ended > 0);
-        // A caller that is not trusted is remembered for that long.
         let returns = overdue.filter(|at| *at > now).or(lapses);
-        until.or(distrusted).into_iter().chain(returns).chain(follows).min()
+        until.or(missed).into_iter().chain(returns).chain(follows).min()
     }
 }

@@ -119,16 +119,16 @@ impl Expectations {
             let Some(history) = self.callers[usize::from(urgency.level())].get_mut(&caller) else {
                 continue;
             };
-            let gone = history.lapse(now);
-            self.returns -= gone.len();
-            for one in gone {
+            while let Some((one, was_expected)) = history.lapse(now) {
+                self.returns -= 1;
                 if one.is_claimed {
                     order.withdraw(&caller, urgency, one.due);
                 }
-                if one.lapses() <= now {
+                if was_expected {
                     order.stayed_away(&caller, urgency);
                 }
             }
+            history.expire(now);
             // Nothing is left to wait for: it is forgotten once this is told.
             history.look = history.next_look(now).unwrap_or(now);
             let (look, is_over) = (history.look, history.look <= now);
@@ -199,8 +199,12 @@ impl Expectations {
             history.told = expected;
             order.expect(caller, urgency, expected);
         }
-        let claims = !history.is_overdue(now);
-        for one in history.returns.iter_mut().filter(|one| one.is_claimed != claims) {
+        let claims = history.claims(now);
+        for (n, one) in history.returns.iter_mut().enumerate() {
+            let claims = n < claims;
+            if one.is_claimed == claims {
+                continue;
+            }
             one.is_claimed = claims;
             if claims {
                 order.claim(caller, urgency, one.due);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::history::{DISTRUST, MOST_MISSED};
+use super::history::REMEMBERED;
 use super::*;
 use crate::queue::Weights;
 
@@ -57,7 +57,7 @@ fn a_refused_request_is_expected_back_when_it_was_told_to_come_and_a_little_long
         assert_eq!(arrival, Arrival::Further);
         expectations.refuse((&caller, urgency), arrival, now + wait * SECOND, now, &mut order);
     }
-    assert_eq!(order.returning(), 3);
+    assert_eq!((expectations.returns, order.returning()), (3, 2));
     // It comes when it was told to.
     let at = now + 10 * SECOND;
     let arrival = expectations.arrive(&caller, urgency, at, &mut order);
@@ -82,7 +82,7 @@ fn what_is_expected_is_bounded_whatever_names_are_made_up() {
         let arrival = expectations.arrive(&caller, urgency, now, &mut order);
         expectations.refuse((&caller, urgency), arrival, now + 60 * SECOND, now, &mut order);
         assert!(expectations.looks.len() <= MOST_CALLERS && expectations.returns <= MOST_RETURNS);
-        assert_eq!(order.returning(), expectations.returns);
+        assert!(order.returning() <= expectations.returns);
     }
     let one = Name::new("one");
     for _ in 0..MOST_RETURNS * 2 {
@@ -93,50 +93,35 @@ fn what_is_expected_is_bounded_whatever_names_are_made_up() {
     expectations.expire(now + 120 * SECOND, &mut order);
     assert_eq!((expectations.returns, order.returning()), (0, 0));
     // Who did not come back is remembered a little longer.
-    expectations.expire(now + 120 * SECOND + DISTRUST * MOST_MISSED, &mut order);
+    expectations.expire(now + 120 * SECOND + REMEMBERED, &mut order);
     assert_eq!(expectations.looks.len(), 0);
 }
 
 #[test]
-fn a_caller_that_does_not_come_back_has_no_turns_kept_for_a_while() {
+fn a_caller_claims_as_many_slots_as_its_returns_have_earned() {
     let (mut order, mut expectations) = (Order::new(Weights::default()), Expectations::default());
-    let (caller, urgency, mut now) = (Name::new("a"), Urgency::default(), Instant::now());
-    let refuse = |expectations: &mut Expectations, order: &mut Order, now: Instant, after: Duration| {
-        let arrival = expectations.arrive(&caller, urgency, now, order);
-        expectations.refuse((&caller, urgency), arrival, now + after, now, order);
-    };
-    for seconds in [10, 12, 40, 50] {
-        refuse(&mut expectations, &mut order, now, seconds * SECOND);
+    let (caller, urgency, start) = (Name::new("a"), Urgency::default(), Instant::now());
+    for seconds in [10, 20, 60, 70, 80] {
+        let arrival = expectations.arrive(&caller, urgency, start, &mut order);
+        expectations.refuse((&caller, urgency), arrival, start + seconds * SECOND, start, &mut order);
     }
-    assert_eq!(order.returning(), 4);
-    now += 18 * SECOND;
-    expectations.expire(now, &mut order);
-    assert_eq!(order.returning(), 3, "one did not come");
-    now += 2 * SECOND;
-    expectations.expire(now, &mut order);
-    assert_eq!(order.returning(), 0, "two did not come: the others will not either");
-    refuse(&mut expectations, &mut order, now, 10 * SECOND);
-    assert_eq!(order.returning(), 0);
-    now += DISTRUST * 2;
-    expectations.expire(now, &mut order);
-    refuse(&mut expectations, &mut order, now, 10 * SECOND);
-    assert_eq!(order.returning(), 1);
-}
-
-#[test]
-fn who_comes_back_makes_up_for_one_that_did_not() {
-    let (mut order, mut expectations) = (Order::new(Weights::default()), Expectations::default());
-    let (caller, urgency, now) = (Name::new("a"), Urgency::default(), Instant::now());
-    for seconds in [10, 30] {
+    // While one is late, none of them claims a slot; one that does not come halves the trust.
+    for (seconds, claims) in [(10, 2), (12, 0), (17, 1), (22, 0), (28, 0)] {
+        expectations.expire(start + seconds * SECOND, &mut order);
+        assert_eq!(order.returning(), claims, "after {seconds} s");
+    }
+    assert_eq!(expectations.returns, 3, "the places of the others are kept");
+    for (seconds, claims) in [(60, 1), (70, 1)] {
+        let now = start + seconds * SECOND;
         let arrival = expectations.arrive(&caller, urgency, now, &mut order);
-        expectations.refuse((&caller, urgency), arrival, now + seconds * SECOND, now, &mut order);
+        assert_eq!(arrival, Arrival::Return);
+        expectations.let_in((&caller, urgency), arrival, now, now, &mut order);
+        assert_eq!(order.returning(), claims, "after {seconds} s");
     }
-    let at = now + 30 * SECOND;
-    for (arrival, due) in [(Arrival::Return, 40), (Arrival::Further, 50)] {
-        assert_eq!(expectations.arrive(&caller, urgency, at, &mut order), arrival);
-        expectations.refuse((&caller, urgency), arrival, now + due * SECOND, at, &mut order);
-    }
-    assert_eq!(order.returning(), 2);
+    expectations.expire(start + REMEMBERED, &mut order);
+    assert_eq!((order.returning(), expectations.returns, expectations.looks.len()), (0, 0, 1));
+    expectations.expire(start + REMEMBERED * 2, &mut order);
+    assert_eq!(expectations.looks.len(), 0);
 }
 
 #[test]

@@ -316,7 +316,7 @@ impl Class {
 
     /// A refused request of this caller, of which something is expected, claims a slot from `due` on.
     pub(super) fn claim(&mut self, caller: &Name, due: Instant) {
-        if let Some(dues) = self.dues_of(caller) {
+        if let Some(dues) = self.dues_of_mut(caller) {
             insert(dues, due);
             insert(&mut self.dues, due);
         }
@@ -324,12 +324,18 @@ impl Class {
 
     /// It does not any more.
     pub(super) fn withdraw(&mut self, caller: &Name, due: Instant) {
-        if self.dues_of(caller).is_some_and(|dues| remove(dues, due)) {
+        if self.dues_of_mut(caller).is_some_and(|dues| remove(dues, due)) {
             remove(&mut self.dues, due);
         }
     }
 
-    fn dues_of(&mut self, caller: &Name) -> Option<&mut VecDeque<Instant>> {
+    /// When the refused requests of this caller are due that claim slots.
+    pub(super) fn dues_of(&self, caller: &Name) -> Option<&VecDeque<Instant>> {
+        let flow = self.flows.get(caller).map(|flow| &flow.dues);
+        flow.or_else(|| self.idle.get(caller).map(|idle| &idle.dues))
+    }
+
+    fn dues_of_mut(&mut self, caller: &Name) -> Option<&mut VecDeque<Instant>> {
         if let Some(flow) = self.flows.get_mut(caller) {
             return Some(&mut flow.dues);
         }

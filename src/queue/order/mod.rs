@@ -16,7 +16,7 @@ mod class;
 mod play;
 mod rank;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use tokio::time::Instant;
 
@@ -253,10 +253,10 @@ impl Order {
             .sum()
     }
 
-    /// How many requests are expected back that were refused.
+    /// How many requests claim slots that were refused and told when to come back.
     #[must_use]
     pub fn returning(&self) -> usize {
-        self.classes.iter().map(|class| class.expected.returning).sum()
+        self.classes.iter().map(|class| class.dues.len()).sum()
     }
 
     /// How many callers ask again whenever they are answered.
@@ -291,10 +291,8 @@ impl Order {
     fn demand(&self, caller: &Name, urgency: Urgency) -> FlowDemand {
         let class = self.class(urgency);
         let flow = class.flows.get(caller);
-        let expected = flow.map_or_else(
-            || class.idle.get(caller).map(|idle| idle.expected).unwrap_or_default(),
-            |flow| flow.expected,
-        );
+        let idle = class.idle.get(caller);
+        let expected = flow.map(|flow| flow.expected).or(idle.map(|idle| idle.expected));
         let deadlines = flow.into_iter().flat_map(|flow| &flow.tickets);
         FlowDemand {
             urgency,
@@ -302,8 +300,8 @@ impl Order {
             weight: self.weights.of(caller),
             waiting: flow.map_or(0, |flow| flow.tickets.len()),
             deadlines: deadlines.map(|(deadline, _)| *deadline).take(DEADLINES_TOLD).collect(),
-            returning: expected.returning,
-            asks_again: expected.loops > 0,
+            returning: class.dues_of(caller).map_or(0, VecDeque::len),
+            asks_again: expected.is_some_and(|expected| expected.loops > 0),
             position: None,
         }
     }

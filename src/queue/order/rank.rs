@@ -20,6 +20,16 @@ pub struct Place {
     own_waiting: usize,
     /// These of its own caller that claim slots go first, once they are due.
     own_returns: Range<usize>,
+    /// So many of its own caller keep their places before it, though they claim no slots: they come late, if at all.
+    own_kept: usize,
+}
+
+impl Place {
+    /// Whether requests of its own caller go first that may not come.
+    #[must_use]
+    pub fn is_behind_kept(&self) -> bool {
+        self.own_kept > 0
+    }
 }
 
 /// How far a forecast looks at those who are about to ask.
@@ -202,11 +212,12 @@ impl Order {
             standing: flow.standing(),
             own_waiting: own,
             own_returns: 0..0,
+            own_kept: 0,
         })
     }
 
-    /// The place that one more request of this caller would have, behind `own_returns` of its own that claim slots, once they are due. Without a
-    /// deadline it lets all that wait go first.
+    /// The place that one more request of this caller would have, behind `own_returns` of its own that were refused, once they are due. Without a
+    /// deadline it lets all that wait go first, and those that do not come when they are due.
     #[must_use]
     pub fn place_for(
         &self,
@@ -221,12 +232,18 @@ impl Order {
             Some(key) => flow.tickets.range(..key).count(),
             None => flow.tickets.len(),
         });
+        let claimed = class.dues_of(caller).map_or(0, VecDeque::len).max(own_returns.start);
+        let own_kept = match deadline {
+            Some(_) => 0,
+            None => own_returns.end.saturating_sub(claimed),
+        };
         Place {
             caller: caller.clone(),
             level: urgency.level(),
             standing: class.standing(caller, self.stride(caller)),
             own_waiting,
             own_returns,
+            own_kept,
         }
     }
 
@@ -255,9 +272,7 @@ impl Order {
         if place.own_returns.is_empty() {
             return 0;
         }
-        let class = &self.classes[usize::from(place.level)];
-        let flow = class.flows.get(&place.caller).map(|flow| &flow.dues);
-        let dues = flow.or_else(|| class.idle.get(&place.caller).map(|idle| &idle.dues));
+        let dues = self.classes[usize::from(place.level)].dues_of(&place.caller);
         let due = dues.map_or(0, |dues| dues.partition_point(|due| *due <= until));
         self.of_returning(due.min(place.own_returns.end).saturating_sub(place.own_returns.start))
     }
@@ -293,7 +308,7 @@ impl Order {
             claimed: own_due,
         };
         let standing = place.standing;
-        let tag = standing.tag + standing.stride.saturating_mul(own.rank() as u64);
+        let tag = standing.tag + standing.stride.saturating_mul((own.rank() + place.own_kept) as u64);
         let before = |other: Standing| turns_before(tag, other.is_first(standing, tag), other.tag, other.stride);
         let mut rivals = Rivals {
             order: self,
