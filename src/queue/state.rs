@@ -137,9 +137,7 @@ impl<P> State<P> {
         let id = (attempt.place.order() << 16) | (self.tickets & 0xffff);
         self.tickets += 1;
         let own_returns = self.expectations.returns_before(name, urgency, arrival);
-        let place = self
-            .order
-            .place_for(name, urgency, Some((deadline, id)), own_returns);
+        let place = self.order.place_for(name, urgency, Some((deadline, id)), own_returns);
         let (ahead, start) = self.turn_until(&place, deadline, now);
         let delays_own = start <= deadline && self.delays_own(&place, OWN_LOOKED_AT, now);
         let admitted = self.admit(name, ahead, start, deadline, now);

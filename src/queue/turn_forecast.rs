@@ -77,7 +77,11 @@ impl<P> State<P> {
 
     fn turn(&self, place: &Place, look: Look<'_>) -> (Ahead, Instant) {
         let own_due = |until| self.order.own_due(place, until);
-        let mut own = if look.claims == Claims::All { own_due(look.until) } else { 0 };
+        let mut own = if look.claims == Claims::All {
+            own_due(look.until)
+        } else {
+            0
+        };
         let mut rounds = 0;
         loop {
             let turn = self.first_left(&self.order.rivals(place, own, look), look);

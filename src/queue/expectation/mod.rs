@@ -68,7 +68,9 @@ impl Expectations {
     ) {
         self.take_out((caller, urgency), arrival, order);
         let has_room = self.returns < MOST_RETURNS;
-        self.update(caller, urgency, now, order, |history| history.refuse(due, has_room, now));
+        self.update(caller, urgency, now, order, |history| {
+            history.refuse(due, has_room, now)
+        });
     }
 
     /// Which of its caller's that are expected back go before a request, once they are due.

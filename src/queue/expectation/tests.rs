@@ -119,7 +119,10 @@ fn a_caller_claims_as_many_slots_as_its_returns_have_earned() {
         assert_eq!(order.returning(), claims, "after {seconds} s");
     }
     expectations.expire(start + REMEMBERED, &mut order);
-    assert_eq!((order.returning(), expectations.returns, expectations.looks.len()), (0, 0, 1));
+    assert_eq!(
+        (order.returning(), expectations.returns, expectations.looks.len()),
+        (0, 0, 1)
+    );
     expectations.expire(start + REMEMBERED * 2, &mut order);
     assert_eq!(expectations.looks.len(), 0);
 }

@@ -1,12 +1,12 @@
 //! One urgency class: its callers in fair order, those who wait and those who are expected to ask.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::time::Duration;
 
 use foldhash::quality::RandomState;
 use tokio::time::Instant;
 
 use super::Ticket;
+use super::claims::Expected;
 use crate::attempt::{FlowDemand, SharedOrder};
 use crate::caller::Name;
 use crate::queue::config::Weights;
@@ -20,33 +20,6 @@ const IN_TAGS: i64 = STRIDE.cast_signed() / SharedOrder::SERVICE;
 
 /// Idle callers that still owe are remembered up to this many; beyond it debts are forgiven, which harms nobody for longer than one turn.
 const DEBTORS: usize = 4096;
-
-/// Requests that do not wait but are expected. They claim slots in a forecast, and nothing else.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Expected {
-    /// Requests that were refused and told when to come back.
-    pub returning: usize,
-    /// Callers that ask again whenever they are answered.
-    pub loops: usize,
-    /// How many requests these have answered in a thousand seconds, if there are slots.
-    pub rate: u64,
-}
-
-impl Expected {
-    pub(super) fn is_none(self) -> bool {
-        self.returning == 0 && self.loops == 0
-    }
-
-    /// How many more requests the loops can make within that time.
-    pub(super) fn asks_within(self, time: Duration) -> usize {
-        if self.loops == 0 {
-            return 0;
-        }
-        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let asks = millis.saturating_mul(self.rate) / 1_000_000;
-        usize::try_from(asks).unwrap_or(usize::MAX).saturating_add(self.loops)
-    }
-}
 
 /// A caller that waits.
 #[derive(Debug)]
@@ -314,34 +287,6 @@ impl Class {
         }
     }
 
-    /// A refused request of this caller, of which something is expected, claims a slot from `due` on.
-    pub(super) fn claim(&mut self, caller: &Name, due: Instant) {
-        if let Some(dues) = self.dues_of_mut(caller) {
-            insert(dues, due);
-            insert(&mut self.dues, due);
-        }
-    }
-
-    /// It does not any more.
-    pub(super) fn withdraw(&mut self, caller: &Name, due: Instant) {
-        if self.dues_of_mut(caller).is_some_and(|dues| remove(dues, due)) {
-            remove(&mut self.dues, due);
-        }
-    }
-
-    /// When the refused requests of this caller are due that claim slots.
-    pub(super) fn dues_of(&self, caller: &Name) -> Option<&VecDeque<Instant>> {
-        let flow = self.flows.get(caller).map(|flow| &flow.dues);
-        flow.or_else(|| self.idle.get(caller).map(|idle| &idle.dues))
-    }
-
-    fn dues_of_mut(&mut self, caller: &Name) -> Option<&mut VecDeque<Instant>> {
-        if let Some(flow) = self.flows.get_mut(caller) {
-            return Some(&mut flow.dues);
-        }
-        self.idle.get_mut(caller).map(|idle| &mut idle.dues)
-    }
-
     /// A request did not return whose turn was kept: the turn of the caller's next one is a stride later.
     pub(super) fn miss(&mut self, caller: &Name) {
         if let Some(idle) = self.idle.get_mut(caller) {
@@ -409,14 +354,4 @@ impl Class {
         }
         self.idle_flows.insert(caller.clone(), last);
     }
-}
-
-fn insert(dues: &mut VecDeque<Instant>, due: Instant) {
-    let at = dues.partition_point(|other| *other <= due);
-    dues.insert(at, due);
-}
-
-fn remove(dues: &mut VecDeque<Instant>, due: Instant) -> bool {
-    let at = dues.partition_point(|other| *other < due);
-    dues.get(at) == Some(&due) && dues.remove(at).is_some()
 }

@@ -9,20 +9,23 @@
 //! * **Callers** are tagged with where it *ends* (self-clocked fair queueing, Golestani, 1994): among equals a newcomer goes behind everybody
 //!   who waits for a turn. It delays nobody's next turn, only later ones, and no number of made-up names starves who waits.
 //!
-//! Besides those who wait, the order knows who is [`Expected`] to ask. They claim slots in a forecast ([`Order::ahead`], [`Order::play`]), but
+//! Besides those who wait, the order knows who is [`Expected`] to ask. They claim slots in a forecast ([`Order::rivals`], [`Order::play`]), but
 //! no slot waits for them. The tag of a refused request is kept until it returns, so that it stands where it would have stood.
 
+mod claims;
 mod class;
 mod play;
 mod rank;
+mod rivals;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use tokio::time::Instant;
 
-pub use class::Expected;
+pub use claims::Expected;
 pub use play::{InTime, Late, Played};
-pub use rank::{Ahead, Claims, Look, Place, Rivals};
+pub use rank::Place;
+pub use rivals::{Ahead, Claims, Look, Rivals};
 
 use self::class::{Class, STRIDE};
 use super::config::Weights;

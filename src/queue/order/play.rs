@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::class::{Class, Expected, Standing};
-use super::rank::of_class;
+use super::claims::Expected;
+use super::class::{Class, Standing};
+use super::rivals::of_class;
 use super::{Order, class_stride};
 use crate::attempt::FlowDemand;
 use crate::caller::Urgency;

@@ -29,9 +29,9 @@ struct Asking {
     late_ms: u64,
 }
 
-/// Half of them may wait little longer than a slot takes, and are told in whole seconds when to come back. Nothing that is claimed below is
-/// out of their reach: a time in which a request may come that waits for three seconds holds two whole ones, so that it may also be a second
-/// late. A call takes less than a slot: a caller that asks one by one could not use every slot otherwise.
+/// Half of them may wait little longer than a slot takes. A time in which a request may come that waits
+/// for three seconds holds two whole seconds, so it may be up to a second late. A call takes less than a
+/// slot: a caller that asks one by one could not use every slot otherwise.
 fn asking() -> impl Strategy<Value = Asking> {
     let leaves = prop_oneof![2 => Just(None), 1 => (2_u8..5).prop_map(Some)];
     let wait_s = prop_oneof![3_u32..6, 3_u32..30];
@@ -170,25 +170,27 @@ fn share(callers: &[Asking], n: usize) -> f64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig::with_cases(60))]
 
     #[test]
-    fn under_overload_nobody_is_late_everybody_has_its_share_and_no_slot_is_lost(callers in prop::collection::vec(asking(), 2..8)) {
+    fn under_overload_nobody_is_late_everybody_has_its_share_and_no_slot_is_lost(
+        callers in prop::collection::vec(asking(), 2..8),
+    ) {
         let books = live(&callers);
         for (n, (asking, book)) in callers.iter().zip(&books).enumerate() {
             prop_assert_eq!(book.late, 0, "caller {}", n);
             prop_assert_eq!(book.wrong_reason, None, "caller {}", n);
-            // Who leaves is not always there. The others begin and end with a turn less, and one more
-            // when they were told to come before it was known how often others ask.
+            // Who leaves is not always there. The others begin and end with a turn less.
             let due = share(&callers, n) * f64::from(SLOTS);
-            let least = if asking.leaves.is_none() { due * 0.9 - 3.0 } else { 0.0 };
+            let least = if asking.leaves.is_none() { (due / 2.0 - 1.0).max(due * 0.7 - 3.0) } else { 0.0 };
             prop_assert!(f64::from(book.served) >= least, "caller {} had {} of {}", n, book.served, due);
         }
-        let in_flight: u8 = callers.iter().filter(|asking| asking.leaves.is_none()).map(|asking| asking.in_flight).sum();
-        // As long as a few want something, no slot goes by because they were told to come at other times.
-        if in_flight >= 4 {
+        let in_flight: u8 =
+            callers.iter().filter(|asking| asking.leaves.is_none()).map(|asking| asking.in_flight).sum();
+        // As long as somebody always wants something, hardly a slot goes by.
+        if in_flight >= 2 {
             let served: u32 = books.iter().map(|book| book.served).sum();
-            prop_assert!(served >= SLOTS * 98 / 100, "{} of {}", served, SLOTS);
+            prop_assert!(served >= SLOTS * 95 / 100, "{} of {}", served, SLOTS);
         }
     }
 }
@@ -242,20 +244,28 @@ fn short_waits_lose_no_slot_and_no_share() {
 }
 
 #[test]
-fn callers_that_never_come_back_cost_the_others_few_slots() {
-    let callers = [patient_for(3, 2, 3), patient_for(3, 4, 3), patient_for(10, 3, 2)];
-    for urgency in [0, 3, 7] {
-        let burst = Burst {
-            urgency,
-            requests: 20,
-            every: 60 * SECOND,
-        };
-        let (books, theirs) = live_beside(&callers, Some(burst));
-        let obedient: u32 = books.iter().map(|book| book.served).sum();
-        let used = obedient + theirs;
-        assert!(
-            used >= SLOTS * 94 / 100,
-            "{used} of {SLOTS} beside bursts of urgency {urgency}"
-        );
+fn a_caller_that_never_comes_back_costs_the_others_two_slots_at_most() {
+    let crowds = [
+        vec![patient_for(3, 2, 3), patient_for(3, 4, 3), patient_for(10, 3, 2)],
+        vec![patient_for(3, 3, 3), patient_for(3, 3, 3)],
+        vec![patient_for(20, 3, 10)],
+    ];
+    for callers in crowds {
+        for urgency in [0, 3, 7] {
+            // A hundred requests that are refused, once and every minute.
+            for (every, most) in [(EVERY * SLOTS, 2), (60 * SECOND, 12)] {
+                let burst = Burst {
+                    urgency,
+                    requests: 100,
+                    every,
+                };
+                let (books, theirs) = live_beside(&callers, Some(burst));
+                let used = books.iter().map(|book| book.served).sum::<u32>() + theirs;
+                assert!(
+                    used >= SLOTS - most,
+                    "{used} of {SLOTS}: urgency {urgency}, {every:?}, {callers:?}"
+                );
+            }
+        }
     }
 }

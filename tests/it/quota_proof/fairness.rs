@@ -69,7 +69,8 @@ async fn equal_callers_differ_by_one_at_most_over_any_interval() {
                 lead += i32::from(sent.caller == *one) - i32::from(sent.caller == *other);
                 (least, most) = (least.min(lead), most.max(lead));
             }
-            println!("DIFF {}", most - least); assert!(most - least <= 1, "{one} and {other} differ by {}", most - least);
+            println!("DIFF {}", most - least);
+            assert!(most - least <= 1, "{one} and {other} differ by {}", most - least);
         }
     }
 }
