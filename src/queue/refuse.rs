@@ -46,7 +46,8 @@ impl<P> State<P> {
         refused
     }
 
-    /// The deadline with which a request would have been let in: at the latest `after_own`, when all its caller's others go first.
+    /// The deadline with which a request would have been let in: at the latest `after_own`, when
+    /// all its caller's others go first.
     fn enough(&self, request: Request<'_>, arrival: Arrival, after_own: Instant, now: Instant) -> Instant {
         let (name, urgency) = (request.name, request.urgency);
         let mut deadline = now + request.allowed;
@@ -81,7 +82,8 @@ impl<P> State<P> {
         }
     }
 
-    /// Says when to come back, and expects it then. The request's turn would come at `start`, if there is room for it.
+    /// Says when to come back, and expects it then. The request's turn would come at `start`, if
+    /// there is room for it.
     pub(super) fn send_away(
         &mut self,
         reason: Reason,
@@ -110,7 +112,8 @@ impl<P> State<P> {
         }
     }
 
-    /// In whole seconds, so that its turn comes in the middle of the time that the request then waits; not before there is room.
+    /// In whole seconds, so that its turn comes in the middle of the time that the request then
+    /// waits; not before there is room.
     fn retry_after(&self, start: Instant, wait: Duration, room: Option<Instant>, now: Instant) -> Duration {
         let whole = |duration: Duration| duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
         let until = |at: Instant| at.saturating_duration_since(now);

@@ -25,11 +25,13 @@ pub(super) type Turn<P> = Result<P, Refused>;
 /// Slots that are forecast besides one for everybody who waits.
 pub(super) const BESIDES: usize = 128;
 
-/// A slot that comes this much after the deadline is still used: answers are never as punctual as a forecast, and who has waited half a
-/// minute is better served with a moment of delay than with a refusal.
+/// A slot that comes this much after the deadline is still used: answers are never as punctual as a
+/// forecast, and who has waited half a minute is better served with a moment of delay than with a
+/// refusal.
 pub(super) const TOLERANCE: Duration = Duration::from_secs(1);
 
-/// Requests of the same caller that a newcomer must not delay past their deadlines: so many are looked at.
+/// Requests of the same caller that a newcomer must not delay past their deadlines: so many are
+/// looked at.
 const OWN_LOOKED_AT: usize = 32;
 
 #[derive(Debug)]
@@ -100,7 +102,8 @@ impl<P> State<P> {
         self.config = config;
     }
 
-    /// A slot that is free now, when nobody waits for it: what [`State::enter`] and [`State::hand_out`] would come to, without a forecast.
+    /// A slot that is free now, when nobody waits for it: what [`State::enter`] and
+    /// [`State::hand_out`] would come to, without a forecast.
     pub(super) fn pass<S>(&mut self, now: Instant, caller: &Caller, slots: &S) -> Option<P>
     where
         S: PermitSource<Permit = P>,
@@ -127,13 +130,15 @@ impl<P> State<P> {
     {
         let caller = &attempt.caller;
         let (name, urgency) = (&caller.name, caller.urgency);
-        // Reading the request took a moment: a slot that is free now is in time even for who will not wait at all.
+        // Reading the request took a moment: a slot that is free now is in time even for who will
+        // not wait at all.
         let deadline = caller.deadline.max(now);
         self.recent.visit(name);
         let arrival = self.expectations.arrive(name, urgency, now, &mut self.order);
         self.look_ahead(now, self.order.len() + 1 + BESIDES, slots);
         self.turns_away &= !self.order.is_empty();
-        // A place below 2^48 and a count of tickets: unique, and in order of first arrival even when a request queues again.
+        // A place below 2^48 and a count of tickets: unique, and in order of first arrival even
+        // when a request queues again.
         let id = (attempt.place.order() << 16) | (self.tickets & 0xffff);
         self.tickets += 1;
         let own_returns = self.expectations.returns_before(name, urgency, arrival);
@@ -248,8 +253,8 @@ impl<P> State<P> {
             let granted = slots.granted_to(&permit);
             let granted = granted.and_then(|(urgency, name)| self.order.next_of(&name, urgency));
             let id = granted.as_ref().map_or(next.1, |ticket| ticket.id);
-            // Where the turn was decided elsewhere, its cost is counted there: a caller must not seem to be ahead because it is served here
-            // while others are served elsewhere.
+            // Where the turn was decided elsewhere, its cost is counted there: a caller must not
+            // seem to be ahead because it is served here while others are served elsewhere.
             let taken = if granted.is_some() {
                 self.order.remove(id)
             } else {

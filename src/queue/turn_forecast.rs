@@ -1,7 +1,9 @@
-//! When a turn comes, with the order played forward over those who wait and those who are about to ask.
+//! When a turn comes, with the order played forward over those who wait and those who are about to
+//! ask.
 //!
-//! Who is expected back claims no slot before it is due. So a request has the first slot that is left when all have
-//! theirs who go first *and* are here by then: the smallest `n` with `n` requests before it until slot `n` comes.
+//! Who is expected back claims no slot before it is due. So a request has the first slot that is
+//! left when all have theirs who go first *and* are here by then: the smallest `n` with `n`
+//! requests before it until slot `n` comes.
 
 use std::time::Duration;
 
@@ -23,7 +25,8 @@ const NEVER: Duration = Duration::from_hours(24 * 365);
 const ROUNDS: usize = 3;
 
 impl<P> State<P> {
-    /// The slot that is left for a request at this place, and when it comes, if that is until `latest`; otherwise some later one.
+    /// The slot that is left for a request at this place, and when it comes, if that is until
+    /// `latest`; otherwise some later one.
     pub(super) fn turn_until(&self, place: &Place, latest: Instant, now: Instant) -> (Ahead, Instant) {
         // The queue's own bounds ask for how many wait in all.
         let is_exact = self.order.len() >= self.config.max_requests || self.closes.is_some();
@@ -31,7 +34,8 @@ impl<P> State<P> {
         self.turn(place, self.look(Claims::Due, latest, most, now))
     }
 
-    /// The slot that is left for a request at this place, and when it comes. Far ahead all claim slots who are expected back.
+    /// The slot that is left for a request at this place, and when it comes. Far ahead all claim
+    /// slots who are expected back.
     pub(super) fn turn_at(&self, place: &Place, now: Instant) -> (Ahead, Instant) {
         let longest = now + self.config.longest_wait;
         let turn = self.turn_until(place, longest, now);
@@ -46,8 +50,8 @@ impl<P> State<P> {
         Some(self.turn_at(&self.order.place_of(id)?, now))
     }
 
-    /// Whether a request at this place would make others of the same caller late, which have the same right and came before.
-    /// `most` of them are looked at.
+    /// Whether a request at this place would make others of the same caller late, which have the
+    /// same right and came before. `most` of them are looked at.
     pub(super) fn delays_own(&self, place: &Place, most: usize, now: Instant) -> bool {
         let is_early = |deadline| self.latest_start(now).is_some_and(|latest| latest <= deadline);
         self.order.own_after(place, most).any(|(after, deadline)| {
@@ -107,7 +111,8 @@ impl<P> State<P> {
         }
     }
 
-    /// When the last of those who wait and who are expected back is served, if that is known without looking at each.
+    /// When the last of those who wait and who are expected back is served, if that is known
+    /// without looking at each.
     fn latest_start(&self, now: Instant) -> Option<Instant> {
         let is_simple = self.others().is_empty() && self.order.loops() == 0;
         is_simple.then(|| self.slots.start(self.order.len() + self.order.returning(), now))

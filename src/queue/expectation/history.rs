@@ -27,15 +27,16 @@ const LATE: Duration = Duration::from_secs(2);
 /// eighth of what it was told.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
 
-/// Requests of one caller that come within this time are different ones, not one that does not obey.
+/// Requests of one caller that come within this time are different ones, not one that does not
+/// obey.
 pub(super) const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// A caller cannot be thought to ask more often than this.
 const SHORTEST_CYCLE: Duration = Duration::from_millis(1);
 
 /// So many of a caller's refused requests claim slots, and one more for each that came back when it
-/// was told to. Each that did not come halves the number. Their places in the order are kept all the
-/// same.
+/// was told to. Each that did not come halves the number. Their places in the order are kept all
+/// the same.
 const TRUST: usize = 2;
 
 /// For so long it is remembered that a caller's did not come.
@@ -77,8 +78,8 @@ pub(super) struct History {
     gaps: [Option<Duration>; CYCLES],
     /// Until then it is expected to ask again, if it ever did.
     pub(super) until: Instant,
-    /// When one of its requests was refused last, and the first of those that were refused one right
-    /// after the other.
+    /// When one of its requests was refused last, and the first of those that were refused one
+    /// right after the other.
     refused: Option<(Instant, Instant)>,
     pub(super) look: Instant,
     pub(super) told: Expected,
@@ -118,7 +119,8 @@ impl History {
         }
     }
 
-    /// A request comes. How long after its caller's last slot, if that has been answered; and what it is.
+    /// A request comes. How long after its caller's last slot, if that has been answered; and what
+    /// it is.
     pub(super) fn arrive(&mut self, now: Instant) -> Arrival {
         self.until = now + RECENT;
         if std::mem::replace(&mut self.is_answered, false) {
@@ -212,7 +214,8 @@ impl History {
         if is_late { 0 } else { self.trust }
     }
 
-    /// What is expected of it, if it has requests that wait (`is_here`) or not. While all its requests are away it does not ask again.
+    /// What is expected of it, if it has requests that wait (`is_here`) or not. While all its
+    /// requests are away it does not ask again.
     pub(super) fn expected(&self, now: Instant, is_here: bool) -> Expected {
         let is_away = !self.returns.is_empty() && !is_here && self.ended == 0;
         let cycle = self.cycle().filter(|_| now < self.until && !is_away);

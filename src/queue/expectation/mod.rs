@@ -1,8 +1,9 @@
 //! Who is about to ask, of those who do not wait: requests that were refused and told when to come
 //! back, and callers that ask again whenever they are answered.
 //!
-//! A forecast that counted only those who wait would let others in on slots that these claim a moment
-//! later. The order is told what is expected of each caller and when, and how reliable it is.
+//! A forecast that counted only those who wait would let others in on slots that these claim a
+//! moment later. The order is told what is expected of each caller and when, and how reliable it
+//! is.
 
 mod history;
 #[cfg(test)]
@@ -69,7 +70,7 @@ impl Expectations {
         self.take_out((caller, urgency), arrival, order);
         let has_room = self.returns < MOST_RETURNS;
         self.update(caller, urgency, now, order, |history| {
-            history.refuse(due, has_room, now)
+            history.refuse(due, has_room, now);
         });
     }
 

@@ -36,7 +36,8 @@ impl Expected {
 }
 
 impl Class {
-    /// A refused request of this caller, of which something is expected, claims a slot from `due` on.
+    /// A refused request of this caller, of which something is expected, claims a slot from `due`
+    /// on.
     pub(super) fn claim(&mut self, caller: &Name, due: Instant) {
         if let Some(dues) = self.dues_of_mut(caller) {
             insert(dues, due);

@@ -11,14 +11,15 @@ use crate::attempt::{FlowDemand, SharedOrder};
 use crate::caller::Name;
 use crate::queue::config::Weights;
 
-/// One service, in units of tags, for weight 1. Divisible by every weight up to 1000 to within a ten-thousandth, and 2^40 services of one
-/// caller fit: at a thousand a second, 35 years.
+/// One service, in units of tags, for weight 1. Divisible by every weight up to 1000 to within a
+/// ten-thousandth, and 2^40 services of one caller fit: at a thousand a second, 35 years.
 pub(super) const STRIDE: u64 = 1 << 24;
 
 /// The unit of positions in a shared order, in tags.
 const IN_TAGS: i64 = STRIDE.cast_signed() / SharedOrder::SERVICE;
 
-/// Idle callers that still owe are remembered up to this many; beyond it debts are forgiven, which harms nobody for longer than one turn.
+/// Idle callers that still owe are remembered up to this many; beyond it debts are forgiven, which
+/// harms nobody for longer than one turn.
 const DEBTORS: usize = 4096;
 
 /// A caller that waits.
@@ -60,13 +61,15 @@ pub(super) struct Standing {
 }
 
 impl Standing {
-    /// Whether this caller is served first if both come to stand at `tag`: whoever comes to it first, that is, was served longer ago.
+    /// Whether this caller is served first if both come to stand at `tag`: whoever comes to it
+    /// first, that is, was served longer ago.
     pub(super) fn is_first(self, other: Self, tag: u64) -> bool {
         let is_there = (self.tag == tag, other.tag == tag);
         if is_there == (false, false) && self.stride != other.stride {
             return self.stride > other.stride;
         }
-        // With equal strides both come there from where they are, in the same order; the one on a higher tag is there for longer.
+        // With equal strides both come there from where they are, in the same order; the one on a
+        // higher tag is there for longer.
         (other.tag, self.turn) < (self.tag, other.turn)
     }
 }
@@ -128,7 +131,8 @@ impl Class {
         self.flows.insert(ticket.caller.clone(), flow);
     }
 
-    /// Where the next service of this caller ends: the one it waits for, or the one it would wait for if it asked now.
+    /// Where the next service of this caller ends: the one it waits for, or the one it would wait
+    /// for if it asked now.
     pub(super) fn standing(&self, caller: &Name, stride: u64) -> Standing {
         if let Some(flow) = self.flows.get(caller) {
             return flow.standing();
@@ -204,7 +208,8 @@ impl Class {
         }
     }
 
-    /// A caller comes and is served while nobody waits: what it had on its tag is behind the clock at once.
+    /// A caller comes and is served while nobody waits: what it had on its tag is behind the clock
+    /// at once.
     pub(super) fn pass(&mut self, caller: &Name, stride: u64) {
         let tag = self.standing(caller, stride).tag;
         self.idle_flows.remove(caller);
@@ -246,7 +251,8 @@ impl Class {
         }
     }
 
-    /// Notes what is expected of a caller from now on. The tag of a refused request is kept as long as it is expected back.
+    /// Notes what is expected of a caller from now on. The tag of a refused request is kept as long
+    /// as it is expected back.
     pub(super) fn expect(&mut self, caller: &Name, stride: u64, expected: Expected) {
         let standing = self.standing(caller, stride);
         let before = if let Some(flow) = self.flows.get_mut(caller) {
@@ -287,7 +293,8 @@ impl Class {
         }
     }
 
-    /// A request did not return whose turn was kept: the turn of the caller's next one is a stride later.
+    /// A request did not return whose turn was kept: the turn of the caller's next one is a stride
+    /// later.
     pub(super) fn miss(&mut self, caller: &Name) {
         if let Some(idle) = self.idle.get_mut(caller) {
             idle.kept = idle.kept.map(|(tag, turn)| (tag + idle.stride, turn));

@@ -20,7 +20,8 @@ pub struct Place {
     pub(super) own_waiting: usize,
     /// These of its own caller that claim slots go first, once they are due.
     pub(super) own_returns: Range<usize>,
-    /// So many of its own caller keep their places before it, though they claim no slots: they come late, if at all.
+    /// So many of its own caller keep their places before it, though they claim no slots: they come
+    /// late, if at all.
     pub(super) own_kept: usize,
 }
 
@@ -49,8 +50,9 @@ impl Order {
         })
     }
 
-    /// The place that one more request of this caller would have, behind `own_returns` of its own that were refused, once they are due. Without a
-    /// deadline it lets all that wait go first, and those that do not come when they are due.
+    /// The place that one more request of this caller would have, behind `own_returns` of its own
+    /// that were refused, once they are due. Without a deadline it lets all that wait go first, and
+    /// those that do not come when they are due.
     #[must_use]
     pub fn place_for(
         &self,
@@ -80,8 +82,9 @@ impl Order {
         }
     }
 
-    /// Whether a request at this place delays nobody who waits by more than one slot. If it goes before others of its class, these lose a turn
-    /// of the class, which may be many slots where other classes wait; before others of its caller, a turn of the caller.
+    /// Whether a request at this place delays nobody who waits by more than one slot. If it goes
+    /// before others of its class, these lose a turn of the class, which may be many slots where
+    /// other classes wait; before others of its caller, a turn of the caller.
     #[must_use]
     pub fn delays_by_one(&self, place: &Place) -> bool {
         let class = &self.classes[usize::from(place.level)];
@@ -95,7 +98,8 @@ impl Order {
         place.own_waiting == flow.map_or(0, |flow| flow.tickets.len())
     }
 
-    /// The places of the tickets of the same caller that are served after this request, with their deadlines: the first `most`.
+    /// The places of the tickets of the same caller that are served after this request, with their
+    /// deadlines: the first `most`.
     pub fn own_after(&self, place: &Place, most: usize) -> impl Iterator<Item = (Place, Instant)> {
         let flow = self.classes[usize::from(place.level)].flows.get(&place.caller);
         let tickets = flow.into_iter().flat_map(|flow| &flow.tickets);

@@ -21,7 +21,8 @@ pub struct Look<'a> {
     pub until: Instant,
     /// When so many go first, it does not matter how many more do.
     pub most: usize,
-    /// Callers that ask again whenever they are answered are expected to claim so many slots at most.
+    /// Callers that ask again whenever they are answered are expected to claim so many slots at
+    /// most.
     pub most_of_loop: usize,
     /// What is wanted of the same slots at other queues.
     pub others: &'a [FlowDemand],
@@ -126,7 +127,8 @@ impl<'a> Rivals<'a> {
         self.own.rank().saturating_add(self.waiting) >= self.look.most
     }
 
-    /// What is served before the request, of those who come until that moment; so many slots come until then.
+    /// What is served before the request, of those who come until that moment; so many slots come
+    /// until then.
     #[must_use]
     pub fn ahead(&self, until: Instant, slots: usize) -> Ahead {
         let time = until.saturating_duration_since(self.look.now);
@@ -170,7 +172,8 @@ impl<'a> Rivals<'a> {
     }
 }
 
-/// How many services someone whose next is at `next` has before the one at `tag`; `first` decides ties.
+/// How many services someone whose next is at `next` has before the one at `tag`; `first` decides
+/// ties.
 fn turns_before(tag: u64, first: bool, next: u64, stride: u64) -> usize {
     let Some(gap) = tag.checked_sub(next) else { return 0 };
     let turns = if first { gap / stride + 1 } else { gap.div_ceil(stride) };
@@ -189,7 +192,8 @@ impl Order {
         coming.asks + self.of_returning(coming.returning)
     }
 
-    /// How many of its own caller's that claim slots go before a request at this place until that moment.
+    /// How many of its own caller's that claim slots go before a request at this place until that
+    /// moment.
     #[must_use]
     pub fn own_due(&self, place: &Place, until: Instant) -> usize {
         if place.own_returns.is_empty() {
@@ -252,8 +256,8 @@ impl Order {
         rivals
     }
 
-    /// How many requests of the same caller that wait elsewhere are served before the one at this place: their deadlines are not known, so as
-    /// large a part of them as of those that wait here.
+    /// How many requests of the same caller that wait elsewhere are served before the one at this
+    /// place: their deadlines are not known, so as large a part of them as of those that wait here.
     fn own_elsewhere(&self, place: &Place, others: &[FlowDemand]) -> usize {
         let of_caller = of_class(others, place.level).filter(|other| other.caller == place.caller);
         let elsewhere: usize = of_caller.map(|other| other.waiting).sum();

@@ -1,5 +1,5 @@
-//! Callers that ask on and on, with deadlines of seconds: nobody is served late, everybody has its share, and no slot is lost to those who leave
-//! or are told to come back.
+//! Callers that ask on and on, with deadlines of seconds: nobody is served late, everybody has its
+//! share, and no slot is lost to those who leave or are told to come back.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -29,9 +29,9 @@ struct Asking {
     late_ms: u64,
 }
 
-/// Half of them may wait little longer than a slot takes. A time in which a request may come that waits
-/// for three seconds holds two whole seconds, so it may be up to a second late. A call takes less than a
-/// slot: a caller that asks one by one could not use every slot otherwise.
+/// Half of them may wait little longer than a slot takes. A time in which a request may come that
+/// waits for three seconds holds two whole seconds, so it may be up to a second late. A call takes
+/// less than a slot: a caller that asks one by one could not use every slot otherwise.
 fn asking() -> impl Strategy<Value = Asking> {
     let leaves = prop_oneof![2 => Just(None), 1 => (2_u8..5).prop_map(Some)];
     let wait_s = prop_oneof![3_u32..6, 3_u32..30];
@@ -207,8 +207,8 @@ fn patient_for(wait_s: u32, urgency: u8, in_flight: u8) -> Asking {
     }
 }
 
-/// The inputs with which slots went by, and callers had too little, because turns were foretold as if everybody who is told to come back were
-/// here already.
+/// The inputs with which slots went by, and callers had too little, because turns were foretold as
+/// if everybody who is told to come back were here already.
 #[test]
 fn short_waits_lose_no_slot_and_no_share() {
     let runs = [

@@ -1,4 +1,5 @@
-//! `Retry-After` is exact: who comes when told is let in, and who cannot wait could not have come a second earlier.
+//! `Retry-After` is exact: who comes when told is let in, and who cannot wait could not have come a
+//! second earlier.
 
 use proptest::prelude::*;
 
@@ -8,8 +9,8 @@ use crate::queue::Reason;
 /// Who asks, how urgently, and how long it may wait, in seconds.
 type Ask = (u8, u8, u64);
 
-/// After these requests, `gap` milliseconds apart, somebody is refused and comes back `early` before it was told to. Whether it is let in;
-/// `None` when it was not refused.
+/// After these requests, `gap` milliseconds apart, somebody is refused and comes back `early`
+/// before it was told to. Whether it is let in; `None` when it was not refused.
 fn come_back(before: &[(Ask, u64)], last: Ask, early: Duration) -> Option<(Reason, bool)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -29,7 +30,8 @@ fn come_back(before: &[(Ask, u64)], last: Ask, early: Duration) -> Option<(Reaso
         let mut waiting = Vec::new();
         for (ask, gap) in before {
             let turn = enter(*ask);
-            // What was refused is expected back, and does not come: then there is more room than was said.
+            // What was refused is expected back, and does not come: then there is more room than
+            // was said.
             if turn.is_err() && !early.is_zero() {
                 return None;
             }
@@ -70,8 +72,9 @@ async fn nobody_is_refused_for_the_sake_of_who_comes_back_after_the_slot() {
     assert_eq!(start.elapsed(), Duration::from_millis(2400) * 6);
 }
 
-/// Inputs with which somebody came back on time and was refused again: requests of the same caller had
-/// not come back, and its place was not kept. Caller, urgency, wait and gap of each, and the last one.
+/// Inputs with which somebody came back on time and was refused again: requests of the same caller
+/// had not come back, and its place was not kept. Caller, urgency, wait and gap of each, and the
+/// last one.
 const SIBLINGS_STAY_AWAY: [(&str, Ask); 2] = [
     (
         "0 2 20 487, 0 2 20 693, 0 2 20 970, 0 3 20 767, 0 3 20 21, 0 3 20 759, 1 3 20 79, \
