@@ -1,4 +1,4 @@
-//! A caller's own token.
+//! A caller's own access token.
 
 use std::fmt;
 use std::fmt::Write as _;
@@ -8,20 +8,21 @@ use ring::digest;
 use crate::operation::Operation;
 use crate::secret::Secret;
 
-/// A bearer token that a caller brought along, to be used upstream in place of the gateway's.
+/// A bearer token of a caller, which is used upstream instead of the gateway's.
 ///
-/// It is opaque: what it claims is for the upstream to judge. All that the gateway knows of it is its [`Holder`].
+/// It is opaque: the upstream judges its claims. The gateway knows only its [`TokenId`].
 #[derive(Clone)]
-pub struct Delegated {
+pub struct CallerToken {
     secret: Secret,
-    holder: Holder,
+    token_id: TokenId,
 }
 
-impl Delegated {
-    /// Longest token, in bytes. Entra's have a few thousand.
+impl CallerToken {
+    /// The longest token in bytes. Entra's have a few thousand.
     pub const MAX_BYTES: usize = 16 * 1024;
 
-    /// `token` as it stood behind `Bearer`; `None` when it is not of that form (RFC 6750 §2.1, `b64token`) or too long.
+    /// The token after `Bearer`; `None` when it does not have that form (RFC 6750 §2.1, `b64token`)
+    /// or is too long.
     #[must_use]
     pub fn new(token: &str) -> Option<Self> {
         let body = token.trim_end_matches('=');
@@ -29,64 +30,65 @@ impl Delegated {
         if token.len() > Self::MAX_BYTES || body.is_empty() || !body.bytes().all(is_good) {
             return None;
         }
-        let mut holder = [0; 32];
-        holder.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
+        let mut token_id = [0; 32];
+        token_id.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
         Some(Self {
             secret: Secret::new(token.to_owned()),
-            holder: Holder(holder),
+            token_id: TokenId(token_id),
         })
     }
 
-    /// The token itself, for the one place that puts it on the wire.
+    /// The token itself, to be put on the wire only.
     #[must_use]
     pub fn secret(&self) -> &Secret {
         &self.secret
     }
 
-    /// Who holds it.
+    /// The token's id.
     #[must_use]
-    pub fn holder(&self) -> Holder {
-        self.holder
+    pub fn token_id(&self) -> TokenId {
+        self.token_id
     }
 }
 
-impl fmt::Debug for Delegated {
+impl fmt::Debug for CallerToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Delegated").field(&self.holder).finish()
+        f.debug_tuple("CallerToken").field(&self.token_id).finish()
     }
 }
 
-/// Who holds a token, as far as can be known without trusting it: SHA-256 of its bytes. Two tokens of one person are two holders.
+/// The SHA-256 of a token, which tells tokens apart without trusting them. Two tokens of one person
+/// have two ids.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Holder([u8; 32]);
+pub struct TokenId([u8; 32]);
 
-impl Holder {
+impl TokenId {
     /// All of it in hexadecimal digits, for keys.
     pub(super) fn hex(&self) -> String {
         hex(&self.0)
     }
 }
 
-impl fmt::Debug for Holder {
+impl fmt::Debug for TokenId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Enough to tell them apart in a log.
-        write!(f, "Holder({})", hex(&self.0[..6]))
+        // Enough to tell tokens apart in a log.
+        write!(f, "TokenId({})", hex(&self.0[..6]))
     }
 }
 
-/// What a call may be counted by: whose token it is made with, and which operation it is for.
+/// What a call is charged to: the token that it uses, and its operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Payer {
-    /// Who holds the token; `None`: the gateway.
-    pub holder: Option<Holder>,
+    /// The caller's token; `None` for the gateway's.
+    pub token_id: Option<TokenId>,
     /// The operation.
     pub operation: Operation,
 }
 
 impl Payer {
-    /// Scan history by definition, asked for with the gateway's token.
+    /// Scan history by definition, with the gateway's token.
     pub const HISTORY: Self = Self {
-        holder: None,
+        token_id: None,
         operation: Operation::HistoryByDefinition,
     };
 }
@@ -105,16 +107,16 @@ mod tests {
 
     #[test]
     fn tokens_of_the_right_form_are_told_apart_by_their_bytes() {
-        let holder = |token| Delegated::new(token).unwrap().holder();
-        assert_eq!(holder("a.b-c_d~e+f/g=="), holder("a.b-c_d~e+f/g=="));
-        assert_ne!(holder("abc"), holder("abc="));
-        assert_ne!(holder("abc"), holder("ABC"));
+        let token_id = |token| CallerToken::new(token).unwrap().token_id();
+        assert_eq!(token_id("a.b-c_d~e+f/g=="), token_id("a.b-c_d~e+f/g=="));
+        assert_ne!(token_id("abc"), token_id("abc="));
+        assert_ne!(token_id("abc"), token_id("ABC"));
     }
 
     #[test]
     fn everything_else_is_no_token() {
-        let longest = "a".repeat(Delegated::MAX_BYTES);
-        assert!(Delegated::new(&longest).is_some());
+        let longest = "a".repeat(CallerToken::MAX_BYTES);
+        assert!(CallerToken::new(&longest).is_some());
         for bad in [
             "",
             "=",
@@ -126,15 +128,15 @@ mod tests {
             "\"a\"",
             &format!("{longest}a"),
         ] {
-            assert!(Delegated::new(bad).is_none(), "{bad:.20?}");
+            assert!(CallerToken::new(bad).is_none(), "{bad:.20?}");
         }
     }
 
     #[test]
     fn what_is_shown_holds_nothing_of_the_token() {
         // The digest is of `printf hunter2 | sha256sum`.
-        let delegated = Delegated::new("hunter2").unwrap();
-        assert_eq!(format!("{delegated:?}"), "Delegated(Holder(f52fbd32b2b3))");
-        assert_eq!(delegated.secret().expose(), "hunter2");
+        let caller_token = CallerToken::new("hunter2").unwrap();
+        assert_eq!(format!("{caller_token:?}"), "CallerToken(TokenId(f52fbd32b2b3))");
+        assert_eq!(caller_token.secret().expose(), "hunter2");
     }
 }
