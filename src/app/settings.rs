@@ -235,7 +235,7 @@ pub(super) fn read(config: &Resolved, shares: &Shares) -> server::read::Config {
         max_wait: config.queue.max_wait,
         max_wait_limit: config.queue.max_wait_limit,
         authorization: if config.credentials.passthrough {
-            server::read::Authorization::Delegated
+            server::read::Authorization::CallerToken
         } else {
             server::read::Authorization::Dropped
         },
