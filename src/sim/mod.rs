@@ -51,12 +51,12 @@ mod record;
 mod rng;
 mod run;
 pub mod scenario;
+mod sim_state;
 mod simulator;
 pub mod span;
 #[cfg(test)]
 mod tests;
 mod wire;
-mod world;
 
 pub use action::{Action, Event};
 pub use config::{

@@ -89,8 +89,8 @@
 //! | `limits` | `limits`, `shape` |
 //! | `sign-in` | `faults` (an empty list mends) |
 //! | `revoke-tokens`, `scan` | |
-//! | `other-calls` | `calls`: so many of somebody else with the same app registration |
-//! | `neighbour` | `per_hour`: so many of somebody else, from then on at random moments |
+//! | `other-calls` | `calls`: the number of calls by another client with the same app registration |
+//! | `neighbour` | `per_hour`: the rate of another client, which calls at random moments from then on |
 
 mod resolve;
 mod written;

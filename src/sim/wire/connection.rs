@@ -1,4 +1,4 @@
-//! One connection: a socket that can be cut, or made to trickle.
+//! One connection: a socket that can be cut off, or slowed down.
 
 use std::future::Future as _;
 use std::io;
@@ -13,18 +13,19 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
-/// How many bytes trickle. Every answer's head is longer, so over HTTP/1.1 it stays incomplete until the trickle ends.
+/// The number of bytes that are sent slowly. Every head is longer, so over HTTP/1.1 it stays
+/// incomplete until then.
 const TRICKLED_BYTES: u32 = 64;
 
-/// The handle on a connection that its requests share.
+/// The handle of a connection that its requests share.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct Connection {
     cut: CancellationToken,
     reset: AtomicBool,
     trickle: Mutex<Option<Duration>>,
 }
 
-impl Line {
+impl Connection {
     pub(super) fn new(cut: CancellationToken) -> Arc<Self> {
         Arc::new(Self {
             cut,
@@ -33,7 +34,7 @@ impl Line {
         })
     }
 
-    /// Ends the connection: the peer gets a reset.
+    /// Ends the connection with a reset.
     pub(super) fn cut(&self) {
         self.cut.cancel();
     }
@@ -44,7 +45,7 @@ impl Line {
         self.reset.store(true, Ordering::Release);
     }
 
-    /// The next bytes written take `over` to go out.
+    /// Makes the next bytes take `over` to be sent.
     pub(super) fn trickle(&self, over: Duration) {
         *self.trickle.lock().unwrap_or_else(PoisonError::into_inner) = Some(over);
     }
@@ -54,11 +55,11 @@ impl Line {
     }
 }
 
-/// The socket of a [`Line`].
+/// The socket of a connection.
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: TcpStream,
-    line: Arc<Line>,
+    connection: Arc<Connection>,
     pace: Option<Pace>,
 }
 
@@ -70,10 +71,10 @@ struct Pace {
 }
 
 impl Socket {
-    pub(super) fn new(stream: TcpStream, line: Arc<Line>) -> Self {
+    pub(super) fn new(stream: TcpStream, connection: Arc<Connection>) -> Self {
         Self {
             stream,
-            line,
+            connection,
             pace: None,
         }
     }
@@ -85,7 +86,7 @@ impl Socket {
 
     /// How many bytes may be written now.
     fn poll_allowance(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
-        if let Some(over) = self.line.take_trickle() {
+        if let Some(over) = self.connection.take_trickle() {
             let every = over / TRICKLED_BYTES;
             self.pace = Some(Pace {
                 left: TRICKLED_BYTES,
@@ -108,8 +109,8 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        if self.line.reset.load(Ordering::Acquire) {
-            // Best effort: without it the peer sees an orderly end instead of a reset.
+        if self.connection.reset.load(Ordering::Acquire) {
+            // Without it the peer sees an orderly end instead of a reset.
             let _ = self.stream.set_zero_linger();
         }
     }

@@ -1,4 +1,4 @@
-//! All that the hosts of one simulator share.
+//! The state that the hosts of one simulator share.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,7 +19,7 @@ use crate::clock::Wall;
 use crate::operation::Operation;
 use crate::task::Tasks;
 
-/// The simulated world.
+/// The state of a simulator.
 #[derive(Debug)]
 pub(super) struct SimState {
     started: Instant,
@@ -32,11 +32,12 @@ pub(super) struct SimState {
     state: Mutex<State>,
 }
 
-/// What can change.
+/// The state that can change.
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) token_service: TokenService,
-    /// One app in one tenant, over all regions: one allowance for all operations, or one for each.
+    /// The limits of one app in one tenant, over all regions: together for all operations, or for
+    /// each of them.
     pub(super) limiters: Vec<Limiter>,
     pub(super) neighbour: Option<Neighbour>,
     pub(super) limits: Vec<Limit>,
@@ -44,7 +45,7 @@ pub(super) struct State {
     pub(super) scope: Scope,
     pub(super) throttle: Throttle,
     pub(super) history: History,
-    /// How often [`super::Action::Scan`] happened.
+    /// How often [`super::Action::Scan`] was applied.
     pub(super) scans: u32,
     pub(super) regions: BTreeMap<String, Behaviour>,
     pub(super) rng: Rng,
@@ -96,12 +97,12 @@ impl SimState {
         }
     }
 
-    /// The state. Never held across an await.
+    /// The state. The lock is never held across an await.
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The time since the start: the epoch of all records.
+    /// The time since the start, from which records are counted.
     pub(super) fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }
@@ -111,7 +112,8 @@ impl SimState {
         self.started + at
     }
 
-    /// Somebody else with the same app registration makes `n` calls at once; says how many were admitted.
+    /// Another client with the same app registration makes `n` calls at once; returns how many were
+    /// admitted.
     pub(super) fn other_calls(&self, n: u32) -> u32 {
         let mut state = self.state();
         let at = self.elapsed();
@@ -120,7 +122,7 @@ impl SimState {
         })
     }
 
-    /// Lets time pass, unless the simulator is stopping.
+    /// Waits, unless the simulator is stopping.
     pub(super) async fn rest(&self, span: Duration) {
         tokio::select! {
             () = tokio::time::sleep(span), if !span.is_zero() => {}
@@ -131,17 +133,17 @@ impl SimState {
 }
 
 impl State {
-    /// A call arrives at the limits, after those of the neighbour that came before it.
+    /// Checks a call against the limits, after those of the other client that came before it.
     pub(super) fn arrive(&mut self, operation: Operation, at: Duration) -> Result<(), Rejection> {
         while let Some(earlier) = self.neighbour.as_mut().and_then(|neighbour| neighbour.call(at)) {
-            // One that is refused does not come again.
+            // A refused call is not repeated.
             let _ = self.limiters[0].arrive(earlier);
         }
         let limiters = self.limiters.len();
         self.limiters[operation as usize % limiters].arrive(at)
     }
 
-    /// How long the way to `region` and back takes this time.
+    /// The latencies of a call to `region`.
     pub(super) fn trip(&mut self, region: &str) -> Trip {
         let Some(behaviour) = self.regions.get(region) else {
             return Trip {
@@ -156,7 +158,7 @@ impl State {
         }
     }
 
-    /// Changes one region, or all.
+    /// Changes one region, or all of them.
     pub(super) fn change_regions(&mut self, name: Option<&str>, change: impl Fn(&mut Behaviour)) -> io::Result<()> {
         let mut found = false;
         for (region, behaviour) in &mut self.regions {
@@ -173,7 +175,7 @@ impl State {
     }
 }
 
-/// The allowances, unused: one, or one for each operation.
+/// The limiters, without calls: one, or one for each operation.
 pub(super) fn limiters(scope: Scope, shape: Shape, limits: &[Limit], rejected: Rejected) -> Vec<Limiter> {
     let count = match scope {
         Scope::All => 1,

@@ -1,4 +1,4 @@
-//! Counts arrivals, and knows nothing of how anybody decided to send them.
+//! Verifies from arrival times alone that quotas were kept.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,8 +7,9 @@ use super::Limit;
 
 /// Finds the fullest window of each limit, at any alignment.
 ///
-/// A window of length W is half-open, `[s, s + W)`: two arrivals exactly W apart do not share one. Give it arrival times as the
-/// upstream sees them, in any order. It keeps every time it is given; it is made for tests.
+/// A window of length W is half-open, `[s, s + W)`: two arrivals exactly W apart do not share one.
+/// Give it arrival times as the upstream sees them, in any order. It keeps every time it is given;
+/// it is made for tests.
 ///
 /// ```
 /// use std::time::Duration;
@@ -31,7 +32,7 @@ pub struct Finding {
     pub limit: Limit,
     /// The most arrivals in any window of its length.
     pub most: usize,
-    /// When the first such window starts: at one of the arrivals. Zero when nothing arrived.
+    /// When the first such window starts, which is at an arrival. Zero when nothing arrived.
     pub from: Duration,
 }
 
@@ -55,7 +56,7 @@ impl fmt::Display for Finding {
 }
 
 impl QuotaVerifier {
-    /// A judge who has seen nothing.
+    /// A verifier without arrivals.
     #[must_use]
     pub fn new(limits: &[Limit]) -> Self {
         Self {
@@ -64,12 +65,12 @@ impl QuotaVerifier {
         }
     }
 
-    /// A call arrived, `at` after an epoch of the user's choice.
+    /// Records that a call arrived, `at` after an epoch of the user's choice.
     pub fn observe(&mut self, at: Duration) {
         self.arrivals.push(at);
     }
 
-    /// How many calls arrived.
+    /// The number of arrivals.
     #[must_use]
     pub fn seen(&self) -> usize {
         self.arrivals.len()
@@ -96,7 +97,8 @@ impl Extend<Duration> for QuotaVerifier {
     }
 }
 
-/// The fullest window can always be moved right until it starts at an arrival, so only those are looked at.
+/// The fullest window can always be moved right until it starts at an arrival, so only such windows
+/// are checked.
 fn fullest(sorted: &[Duration], limit: Limit) -> Finding {
     let mut found = Finding {
         limit,
