@@ -1,4 +1,4 @@
-//! All candidates, and which one is current.
+//! Selects the current host among all candidates.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::region::host::Host;
 use crate::region::outlier::{CallOutcome, ProgressCheck, RecentMax};
 use crate::region::{Config, Fault, Metrics};
 
-/// The candidates with what is known about them. Clones share it.
+/// The candidates with their round-trip times and health. Clones share them.
 #[derive(Clone, Debug)]
 pub struct HostSelector {
     shared: Arc<Shared>,
@@ -22,12 +22,12 @@ struct Shared {
     config: Config,
     metrics: Metrics,
     state: Mutex<State>,
-    /// Woken when a host is left, whose next probe then is due earlier.
+    /// Notified when a host is ejected, whose next probe is due earlier then.
     wake: Vec<Notify>,
     /// Whether any probe has been answered.
     measured: watch::Sender<bool>,
-    /// Told after every change, for calls that wait for one.
-    news: watch::Sender<()>,
+    /// Notified after every change, for calls that wait for one.
+    changes: watch::Sender<()>,
     begun: Instant,
 }
 
@@ -36,35 +36,36 @@ pub(super) struct State {
     pub(super) hosts: Vec<Host>,
     pub(super) recent: RecentMax,
     current: Option<usize>,
-    /// What people were last told, host by host.
-    told: Vec<Option<Told>>,
+    /// What was last logged about each host.
+    logged: Vec<Option<LoggedState>>,
 }
 
-/// What people are told of a host.
+/// The logged state of a host.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Told {
+struct LoggedState {
     healthy: bool,
-    /// Whether the log says that it has been left: until it has proved itself, however often it is tried.
+    /// Whether the log says that it is ejected: until it has shown that it works, however often it
+    /// is tried.
     left: bool,
     rtt: Option<Duration>,
     selected: bool,
 }
 
-impl Told {
-    /// Whether calls go there because it is the best, not because it is the least bad.
+impl LoggedState {
+    /// Whether calls go there because it is the best host, and not only the least bad one.
     fn is_chosen(&self) -> bool {
         self.selected && !self.left
     }
 }
 
-/// Something else is to be told of a host than before.
-struct News {
-    before: Option<Told>,
-    after: Told,
+/// A change of a host's logged state.
+struct HostChange {
+    before: Option<LoggedState>,
+    after: LoggedState,
     row: HostStatus,
 }
 
-/// A host picked for a call.
+/// A host selected for a call.
 #[derive(Clone, Debug)]
 pub struct SelectedHost {
     pub(super) index: usize,
@@ -74,7 +75,7 @@ pub struct SelectedHost {
     pub label: Arc<str>,
 }
 
-/// A host as `/status` shows it.
+/// The state of a host for `/status`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostStatus {
     /// The region's name; several hosts may share it.
@@ -83,39 +84,39 @@ pub struct HostStatus {
     pub label: Arc<str>,
     /// The base address.
     pub url: Arc<Url>,
-    /// Whether the host is in use or could be.
+    /// Whether the host is in use or may be used.
     pub healthy: bool,
-    /// Why it has been left, in words; `None` when it has not.
+    /// Why it is ejected; `None` when it is not.
     pub ejection_reason: Option<&'static str>,
-    /// Smoothed connection set-up time; `None` until a probe has been answered.
+    /// The smoothed connection set-up time; `None` until a probe has been answered.
     pub rtt: Option<Duration>,
     /// Whether the next call goes there.
     pub selected: bool,
 }
 
 impl HostSelector {
-    /// A table that knows nothing yet; [`HostSelector::watch`](Self::watch) starts the probes.
+    /// A selector that knows nothing yet; [`HostSelector::watch`](Self::watch) starts the probes.
     #[must_use]
     pub fn new(config: Config, metrics: Metrics) -> Self {
         let hosts = Host::all(&config);
-        let table = Self {
+        let selector = Self {
             shared: Arc::new(Shared {
                 wake: hosts.iter().map(|_| Notify::new()).collect(),
                 state: Mutex::new(State {
-                    told: hosts.iter().map(|_| None).collect(),
+                    logged: hosts.iter().map(|_| None).collect(),
                     hosts,
                     recent: RecentMax::default(),
                     current: None,
                 }),
                 measured: watch::Sender::new(false),
-                news: watch::Sender::new(()),
+                changes: watch::Sender::new(()),
                 begun: Instant::now(),
                 config,
                 metrics,
             }),
         };
-        table.change(|_, _| {});
-        table
+        selector.change(|_, _| {});
+        selector
     }
 
     /// Every host's address with its unique name, for the upstream's metrics.
@@ -129,41 +130,46 @@ impl HostSelector {
             .collect()
     }
 
-    /// What is known, in the order of the configuration.
+    /// The state of all hosts, in the order of the configuration.
     #[must_use]
     pub fn snapshot(&self) -> Vec<HostStatus> {
         self.lock().rows(Instant::now())
     }
 
-    /// The best host that is not in `tried` (indices of this call's earlier choices); `None` when no other is worth a try. A host that has
-    /// just been found dead is tried only when there is no better one to begin with, so that an outage of all costs a caller one attempt.
+    /// The best host that is not in `tried` (the indices of this call's earlier choices); `None`
+    /// when no other may be tried. A host that could not be connected to just now is tried only as
+    /// the first choice when there is no better one, so that an outage of all hosts costs a caller
+    /// one attempt.
     #[must_use]
     pub fn pick(&self, tried: &[usize], now: Instant) -> Option<SelectedHost> {
         let mut state = self.lock();
-        state.elect(now);
+        state.select_current(now);
         let index = state.best(now, tried)?;
         state.hosts[index].health.start_half_open(now);
         Some(state.choice(index))
     }
 
-    /// Tells when there is something to [`judge`](Self::check_progress) anew.
-    pub(super) fn news(&self) -> watch::Receiver<()> {
-        self.shared.news.subscribe()
+    /// Notifies when calls have to be [checked](Self::check_progress) again.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.shared.changes.subscribe()
     }
 
-    /// What is to become of a call to a host that has not moved on since `begun` and may start anew until `deadline`.
+    /// What happens to a call to a host without progress since `begun` that may be retried until
+    /// `deadline`.
     pub(super) fn check_progress(&self, index: usize, begun: Instant, deadline: Instant) -> ProgressCheck {
         self.lock().check_progress(index, begun, deadline, Instant::now())
     }
 
-    /// Whether another host than `choice` is there that nothing is known against.
+    /// Whether another host than `choice` is healthy.
     pub(super) fn has_other_good(&self, choice: &SelectedHost) -> bool {
         self.lock().has_other_good(choice.index, Instant::now())
     }
 
-    /// Waits until a probe has been answered, at most until [`Config::first_wait`] after the table was made.
+    /// Waits until a probe has been answered, at most until [`Config::first_wait`] after the
+    /// selector was made.
     ///
     /// # Cancel safety
+    ///
     /// Safe.
     pub async fn measured(&self) {
         if *self.shared.measured.borrow() {
@@ -175,7 +181,7 @@ impl HostSelector {
         let _ = timeout_at(deadline, measured.wait_for(|measured| *measured)).await;
     }
 
-    /// Where the hosts are shown.
+    /// The metrics of the hosts.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.shared.metrics
@@ -185,14 +191,14 @@ impl HostSelector {
         &self.shared.config
     }
 
-    /// A call to `choice` has brought a response.
+    /// Reports that a call to `choice` got a response.
     pub(super) fn answered(&self, choice: &SelectedHost, outcome: CallOutcome) {
         self.change(|state, now| {
             let health = &mut state.hosts[choice.index].health;
             match outcome {
                 CallOutcome::Success(pause) => {
                     health.answered(now);
-                    // Judged by what was known before.
+                    // Compared with what was known before.
                     state.on_answer(choice.index, pause, now);
                     state.learn(choice.index, pause, now);
                 }
@@ -201,34 +207,34 @@ impl HostSelector {
                     state.on_answer(choice.index, pause, now);
                 }
                 CallOutcome::Alive => health.answered(now),
-                CallOutcome::Unavailable => health.trouble(now),
+                CallOutcome::Unavailable => health.bad_answer(now),
                 CallOutcome::InvalidResponse => {
-                    health.trouble(now);
+                    health.bad_answer(now);
                     state.on_invalid_response(choice.index, now);
                 }
             }
         });
     }
 
-    /// A call to `choice` failed through the host's fault.
+    /// Reports that a call to `choice` failed through the host's fault.
     pub(super) fn failed(&self, choice: &SelectedHost, fault: Fault) {
         self.change(|state, now| {
             let health = &mut state.hosts[choice.index].health;
             match fault {
                 Fault::Connection => health.connection_failed(now),
-                Fault::Trouble => health.trouble(now),
+                Fault::BadAnswer => health.bad_answer(now),
             }
         });
         self.shared.wake[choice.index].notify_one();
     }
 
-    /// A probe has ended; `None` when it failed.
+    /// Reports the end of a probe; `None` when it failed.
     pub(super) fn probed(&self, index: usize, setup: Option<Duration>) {
         self.change(|state, now| {
             let host = &mut state.hosts[index];
             match setup {
                 Some(setup) => {
-                    host.nearness.observe(setup);
+                    host.rtt.observe(setup);
                     host.health.connected(now);
                 }
                 None => host.health.connection_failed(now),
@@ -247,28 +253,29 @@ impl HostSelector {
         &self.shared.wake[index]
     }
 
-    /// When a host that has been left is to be tried again.
+    /// When an ejected host may be tried again.
     pub(super) fn until(&self, index: usize) -> Option<Instant> {
         let now = Instant::now();
         self.lock().hosts[index].health.until().filter(|until| *until > now)
     }
 
-    /// Applies what was learned, elects anew, and shows and logs what is different. Every answer comes through here, and hardly any is news.
+    /// Applies a change, selects the current host again, and shows and logs what is different.
+    /// Every answer comes through here, and hardly any makes a difference.
     fn change(&self, learn: impl FnOnce(&mut State, Instant)) {
         let now = Instant::now();
-        let news = {
+        let changes = {
             let mut state = self.lock();
             learn(&mut state, now);
-            state.elect(now);
-            state.news(now)
+            state.select_current(now);
+            state.changes(now)
         };
-        for News { before, after, row } in &news {
+        for HostChange { before, after, row } in &changes {
             self.shared.metrics.show(row);
             if let Some(before) = before {
-                tell(before, after, row);
+                log_change(before, after, row);
             }
         }
-        self.shared.news.send_replace(());
+        self.shared.changes.send_replace(());
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -278,15 +285,15 @@ impl HostSelector {
 }
 
 /// Logs what is different.
-fn tell(before: &Told, after: &Told, row: &HostStatus) {
+fn log_change(before: &LoggedState, after: &LoggedState, row: &HostStatus) {
     let (region, url) = (&*row.label, shown(&row.url));
     match (before.left, after.left) {
         (false, true) => tracing::warn!(region, url, reason = row.ejection_reason, "region left"),
         (true, false) => tracing::info!(region, url, "region back"),
         (true, true) | (false, false) => {}
     }
-    // Before anything was measured, the choice is only the order of the configuration; while all hosts have been left, it is the least bad
-    // one, another with every call.
+    // Before anything was measured, the choice is only the order of the configuration; while all
+    // hosts are ejected, it is the least bad one, another for every call.
     if after.is_chosen() && !before.is_chosen() && row.rtt.is_some() {
         tracing::info!(region, url, rtt_ms = row.rtt.map(millis), "region selected");
     }
@@ -303,19 +310,19 @@ fn millis(time: Duration) -> f64 {
 }
 
 impl State {
-    /// Changes the current host when it has been left, or when another one is clearly nearer.
-    fn elect(&mut self, now: Instant) {
+    /// Changes the current host when it has been ejected, or when another one is clearly nearer.
+    fn select_current(&mut self, now: Instant) {
         let nearest = self
             .usable(now)
-            .min_by_key(|index| self.hosts[*index].nearness.estimate().unwrap_or(Duration::MAX));
+            .min_by_key(|index| self.hosts[*index].rtt.estimate().unwrap_or(Duration::MAX));
         let Some(nearest) = nearest else {
-            // Nobody is usable: the least bad is picked call by call, and the current one stays first when it comes back.
+            // No host is usable: the least bad one is picked for each call, and the current one
+            // comes first again when it is back.
             return;
         };
         let stays = self.current.filter(|current| {
             let current = &self.hosts[*current];
-            current.health.standing(now).is_usable()
-                && !self.hosts[nearest].nearness.is_clearly_less_than(&current.nearness)
+            current.health.standing(now).is_usable() && !self.hosts[nearest].rtt.is_clearly_less_than(&current.rtt)
         });
         self.current = stays.or(Some(nearest));
     }
@@ -336,32 +343,32 @@ impl State {
     fn best(&self, now: Instant, tried: &[usize]) -> Option<usize> {
         (0..self.hosts.len())
             .filter(|index| !tried.contains(index))
-            .filter(|index| tried.is_empty() || !self.hosts[*index].health.is_resting(now))
+            .filter(|index| tried.is_empty() || !self.hosts[*index].health.in_backoff(now))
             .min_by_key(|index| self.hosts[*index].rank(self.current == Some(*index), now))
     }
 
-    /// The hosts of which something else is to be told than before.
-    fn news(&mut self, now: Instant) -> Vec<News> {
+    /// The hosts whose logged state has changed.
+    fn changes(&mut self, now: Instant) -> Vec<HostChange> {
         let best = self.best(now, &[]);
-        let mut news = Vec::new();
+        let mut changes = Vec::new();
         for (index, host) in self.hosts.iter().enumerate() {
             let healthy = host.health.standing(now).is_usable();
-            let was_left = self.told[index].is_some_and(|told| told.left);
-            let after = Told {
+            let was_left = self.logged[index].is_some_and(|logged| logged.left);
+            let after = LoggedState {
                 healthy,
-                left: !healthy || (was_left && !host.health.is_proved(now)),
-                rtt: host.nearness.estimate(),
+                left: !healthy || (was_left && !host.health.has_recovered(now)),
+                rtt: host.rtt.estimate(),
                 selected: best == Some(index),
             };
-            if self.told[index] != Some(after) {
-                news.push(News {
-                    before: self.told[index].replace(after),
+            if self.logged[index] != Some(after) {
+                changes.push(HostChange {
+                    before: self.logged[index].replace(after),
                     after,
                     row: self.row(index, best, now),
                 });
             }
         }
-        news
+        changes
     }
 
     fn rows(&self, now: Instant) -> Vec<HostStatus> {
@@ -377,7 +384,7 @@ impl State {
             url: Arc::clone(&host.url),
             healthy: host.health.standing(now).is_usable(),
             ejection_reason: host.health.standing(now).ejection_reason(),
-            rtt: host.nearness.estimate(),
+            rtt: host.rtt.estimate(),
             selected: best == Some(index),
         }
     }
