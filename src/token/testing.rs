@@ -1,4 +1,4 @@
-//! A sign-in service for tests: answers as told, and remembers what it was asked.
+//! A sign-in service for tests, which answers by a script and counts its requests.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,17 +11,17 @@ use super::{App, Config, Credential, Scope, SecretSource};
 use crate::net::Exchange;
 use crate::secret::Secret;
 
-/// What tests look for in places where it must not be.
+/// The value that tests look for in places where it must not be.
 pub(super) const CLIENT_SECRET: &str = "very~secret.value+with/odd=chars";
 
-/// One answer, and how long it takes.
+/// An answer, and how long it takes.
 pub(super) struct Reply {
     delay: Duration,
     result: Result<Response<Bytes>, &'static str>,
 }
 
 impl Reply {
-    /// The body of a refusal.
+    /// The body of a rejection.
     pub(super) const REFUSAL: &str = r#"{"error":"invalid_client","error_description":"AADSTS7000222: The secret has expired.","error_codes":[7000222]}"#;
 
     pub(super) fn new(status: u16, fields: &[(&str, &str)], body: impl Into<Bytes>) -> Self {
@@ -54,7 +54,7 @@ impl Reply {
         Self::json(200, &body)
     }
 
-    /// Entra's refusal with `code`.
+    /// Entra's rejection with `code`.
     pub(super) fn refusal(code: u32) -> Self {
         let body = serde_json::json!({"error": "invalid_client", "error_codes": [code],
             "error_description": format!("AADSTS{code}: Something is wrong.\r\nTrace ID: t"), "trace_id": "trace-1"});
@@ -69,7 +69,7 @@ impl Reply {
         }
     }
 
-    /// Never comes.
+    /// No answer ever.
     pub(super) fn silence() -> Self {
         Self::outage().after(Duration::from_secs(100_000_000))
     }
@@ -98,7 +98,7 @@ impl Service {
         }
     }
 
-    /// Changes its mind.
+    /// Replaces the script.
     pub(super) fn now(&self, script: impl FnMut(usize, &Request<Bytes>) -> Reply + Send + 'static) {
         *self.script.lock().unwrap() = Box::new(script);
     }

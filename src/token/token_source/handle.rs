@@ -1,4 +1,4 @@
-//! What callers hold.
+//! The handle of the token source.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,30 +6,31 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use super::state::{RefreshStatus, Renewal, State, Verdict};
-use super::upkeep::Upkeep;
+use super::refresher::Refresher;
+use super::state::{RefreshStatus, RejectionOutcome, Renewal, State};
 use crate::clock::Wall;
 use crate::net::Exchange;
 use crate::task::Tasks;
 use crate::token::sign_in::SignIn;
 use crate::token::{Bearer, Config, Error, Kind, LastError, Metrics, Reason, Snapshot};
 
-/// A failure that is over so soon is waited out instead of told: a lost connection should cost no caller an error.
+/// A failure that ends within this time is waited for instead of returned, so that a lost
+/// connection costs no caller an error.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Keeps one token for everybody. Clones are cheap and share it.
+/// Keeps one token for all requests. Clones are cheap and share it.
 #[derive(Clone, Debug)]
 pub struct TokenSource {
     kind: Kind,
     state: Arc<State>,
-    standing: watch::Receiver<RefreshStatus>,
+    status: watch::Receiver<RefreshStatus>,
 }
 
 impl TokenSource {
     /// Asks for the first token at once and renews it until `tasks` are finished.
     ///
-    /// Requests go through `exchange`, which follows no redirects; those to a machine's metadata service through `imds_exchange`,
-    /// which uses no proxy.
+    /// Requests go through `exchange`, which follows no redirects; those to a machine's metadata
+    /// service go through `imds_exchange`, which uses no proxy.
     #[must_use]
     pub fn start(
         config: Config,
@@ -41,77 +42,81 @@ impl TokenSource {
     ) -> Self {
         let kind = config.credential.kind();
         let state = Arc::new(State::default());
-        // Asking from the start: callers who come before the task has begun wait for it.
-        let (sender, standing) = watch::channel(RefreshStatus {
+        // Marked as asking from the start: requests that come before the task has begun wait for
+        // it.
+        let (sender, status) = watch::channel(RefreshStatus {
             asking: true,
             ..RefreshStatus::default()
         });
         let sign_in = SignIn::new(config, exchange, imds_exchange, wall);
-        let upkeep = Upkeep::new(sign_in, Arc::clone(&state), sender, metrics);
+        let upkeep = Refresher::new(sign_in, Arc::clone(&state), sender, metrics);
         tasks.spawn_upkeep("token", upkeep.run());
-        Self { kind, state, standing }
+        Self { kind, state, status }
     }
 
-    /// The token, if there is a valid one. Takes no lock.
+    /// The token, if there is a valid one. It takes no lock.
     #[must_use]
     pub fn current(&self) -> Option<Bearer> {
         self.state.usable(Instant::now())
     }
 
-    /// The token: at once while there is a valid one, else when a request has brought one.
+    /// The token: at once while there is a valid one, otherwise when a request has brought one.
     ///
     /// # Errors
     ///
-    /// [`Error::Refused`] at once, until it is worth asking again; [`Error::Unavailable`] when `until` comes first, or at once when sign-in
-    /// is not to be asked again before.
+    /// [`Error::Refused`] at once, until it is worth asking again; [`Error::Unavailable`] when
+    /// `until` comes first, or at once when sign-in is not asked again before.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves the request under way to the others.
+    /// Dropping the future leaves the request under way to the other waiters.
     pub async fn bearer(&self, until: Instant) -> Result<Bearer, Error> {
         self.bearer_within(until, until).await
     }
 
-    /// The same for somebody who comes back after `until` if there is no token by then, and for whom one is of use until `patience`.
+    /// The same for a call that comes back after `until` if there is no token by then, and that can
+    /// use a token until `patience`.
     ///
     /// # Errors
     ///
-    /// As for [`TokenSource::access_token`], but at once only when sign-in is not to be asked again before `patience`.
+    /// As for [`TokenSource::bearer`], but at once only when sign-in is not asked again before
+    /// `patience`.
     ///
     /// # Cancel safety
     ///
-    /// As for [`TokenSource::access_token`].
+    /// As for [`TokenSource::bearer`].
     pub async fn bearer_within(&self, until: Instant, patience: Instant) -> Result<Bearer, Error> {
         if let Some(bearer) = self.current() {
             return Ok(bearer);
         }
         match timeout_at(until, self.renewed(patience)).await {
             Ok(result) => result,
-            // What went wrong before says more than that time is over.
-            Err(_) => Err(match &self.standing.borrow().failure {
-                Some(failure) => failure.told(Instant::now()),
+            // The earlier failure says more than that the time is over.
+            Err(_) => Err(match &self.status.borrow().failure {
+                Some(failure) => failure.as_of(Instant::now()),
                 None => Error::unavailable(Reason::NotInTime),
             }),
         }
     }
 
-    /// Tells that Defender answered `access_token` with 401. One renewal is forced for all who tell it about the same token.
+    /// Reports that Defender answered a call with `bearer` with 401. One renewal is forced for all
+    /// reports about the same token.
     #[must_use]
-    pub fn rejected(&self, bearer: &Bearer) -> Verdict {
+    pub fn rejected(&self, bearer: &Bearer) -> RejectionOutcome {
         let now = Instant::now();
         let (is_asking, is_failing) = {
-            let standing = self.standing.borrow();
-            (standing.asking, standing.failing(now).is_some())
+            let status = self.status.borrow();
+            (status.asking, status.failing(now).is_some())
         };
         self.state.reject(bearer, Renewal { is_asking, is_failing }, now)
     }
 
-    /// How it stands.
+    /// The state for `/status`.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let now = Instant::now();
-        let standing = self.standing.borrow().clone();
-        let last_error = standing.failure.as_ref().map(|failure| LastError {
+        let status = self.status.borrow().clone();
+        let last_error = status.failure.as_ref().map(|failure| LastError {
             code: failure.error.code(),
             message: failure.error.message(),
             advice: failure.error.advice(),
@@ -124,38 +129,40 @@ impl TokenSource {
         Snapshot {
             kind: self.kind,
             expires_in: left.filter(|left| !left.is_zero()),
-            refreshing: standing.asking,
+            refreshing: status.asking,
             last_error,
-            roles: standing.roles,
-            warnings: standing.warnings,
+            roles: status.roles,
+            warnings: status.warnings,
         }
     }
 
-    /// As if the minute after a forced renewal were over.
+    /// As if the time after a forced renewal were over.
     #[cfg(test)]
-    pub(super) fn end_quiet(&self) {
-        self.state.end_quiet();
+    pub(super) fn end_cooldown(&self) {
+        self.state.end_cooldown();
     }
 
     async fn renewed(&self, patience: Instant) -> Result<Bearer, Error> {
-        let mut standing = self.standing.clone();
+        let mut status = self.status.clone();
         let mut waited = false;
         loop {
             let now = Instant::now();
-            let failure = standing.borrow_and_update().failing(now).cloned();
-            // The token is stored before its standing is told, so looking in this order misses none.
+            let failure = status.borrow_and_update().failing(now).cloned();
+            // The token is stored before the status is updated, so reading in this order misses
+            // none.
             match (failure, self.state.usable(now)) {
-                // The renewal that Defender's 401 forced has failed. The old token would be rejected again.
-                (Some(failure), Some(_)) if waited => return Err(failure.told(now)),
+                // The renewal that Defender's 401 forced has failed. The old token would be
+                // rejected again.
+                (Some(failure), Some(_)) if waited => return Err(failure.as_of(now)),
                 (_, Some(bearer)) => return Ok(bearer),
                 (Some(failure), None) if failure.until > now + PATIENCE && !failure.can_recover_by(patience) => {
-                    return Err(failure.told(now));
+                    return Err(failure.as_of(now));
                 }
                 _ => {}
             }
             self.state.wanted.notify_one();
             waited = true;
-            if standing.changed().await.is_err() {
+            if status.changed().await.is_err() {
                 return Err(Error::unavailable(Reason::Stopped));
             }
         }

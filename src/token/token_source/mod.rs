@@ -1,12 +1,12 @@
-//! Keeps one token for everybody, and renews it before anybody misses it.
+//! The token source: keeps one token for all requests, and renews it before it is needed.
 
 mod handle;
+mod refresher;
 mod schedule;
 mod state;
-mod upkeep;
 
 pub use handle::TokenSource;
-pub use state::Verdict;
+pub use state::RejectionOutcome;
 
 #[cfg(test)]
 mod tests;

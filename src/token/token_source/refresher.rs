@@ -1,4 +1,4 @@
-//! The one task that asks for tokens.
+//! The one background task that asks for tokens.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,33 +12,34 @@ use crate::token::metrics::Outcome;
 use crate::token::sign_in::{Issued, SignIn};
 use crate::token::{Bearer, Error, Metrics, Reason, Roles, Warning};
 
-/// How often credential files are compared with what was read last. Kubernetes takes up to a minute to deliver a change anyway.
-const LOOK: Duration = Duration::from_secs(5);
+/// How often credential files are checked for changes. Kubernetes takes up to a minute to deliver a
+/// change anyway.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Asks for tokens, one request at a time.
-pub(super) struct Upkeep {
+pub(super) struct Refresher {
     sign_in: SignIn,
     state: Arc<State>,
-    standing: watch::Sender<RefreshStatus>,
+    status: watch::Sender<RefreshStatus>,
     metrics: Metrics,
     backoff: Backoff,
-    /// Of the latest token.
+    /// The generation of the latest token.
     generation: u64,
-    /// When the next request leaves, whatever happens.
+    /// When the next request leaves at the latest.
     due: Instant,
 }
 
-impl Upkeep {
+impl Refresher {
     pub(super) fn new(
         sign_in: SignIn,
         state: Arc<State>,
-        standing: watch::Sender<RefreshStatus>,
+        status: watch::Sender<RefreshStatus>,
         metrics: Metrics,
     ) -> Self {
         Self {
             sign_in,
             state,
-            standing,
+            status,
             metrics,
             backoff: Backoff::new(),
             generation: 0,
@@ -46,22 +47,22 @@ impl Upkeep {
         }
     }
 
-    /// Never ends.
+    /// It never ends.
     pub(super) async fn run(mut self) {
         loop {
-            self.standing.send_modify(|standing| standing.asking = true);
+            self.status.send_modify(|status| status.asking = true);
             match self.request().await {
                 Ok(bearer) => self.succeeded(bearer),
                 Err(error) => self.failed(error),
             }
-            self.rest().await;
+            self.wait_for_work().await;
         }
     }
 
     async fn request(&mut self) -> Result<Bearer, Error> {
         let issued = self.sign_in.ask().await?;
         let bearer = self.bearer(&issued);
-        // Spent on its way. Asking again at once would go round in circles.
+        // It expired on its way. Asking again at once would loop.
         if !bearer.is_usable(Instant::now()) {
             return Err(Error::unavailable(Reason::Unreadable));
         }
@@ -83,7 +84,7 @@ impl Upkeep {
         self.metrics.count(Outcome::Ok);
         self.metrics.expires(bearer.expires());
         let roles = Roles::of(bearer.secret());
-        // First the token, then the news of it.
+        // First the token, then the notification.
         self.state.settle(Some(bearer), now);
         self.tell(None, roles);
     }
@@ -98,7 +99,7 @@ impl Upkeep {
         });
         self.log(&error, wait, now);
         self.state.settle(None, now);
-        let roles = self.standing.borrow().roles;
+        let roles = self.status.borrow().roles;
         let failure = Failure {
             until: self.due,
             earliest_retry: now + schedule::retry_delay_if_waited_for(&error, wait),
@@ -107,7 +108,7 @@ impl Upkeep {
         self.tell(Some(failure), roles);
     }
 
-    /// The one line about a failed request.
+    /// Logs one line for a failed request.
     fn log(&self, error: &Error, wait: Duration, now: Instant) {
         let code = error.code();
         let message = error.message();
@@ -142,11 +143,11 @@ impl Upkeep {
         if roles == Roles::Missing {
             warnings.push(Warning::RoleMissing);
         }
-        let known = self.standing.borrow().warnings.clone();
+        let known = self.status.borrow().warnings.clone();
         for warning in warnings.iter().filter(|warning| !known.contains(warning)) {
             tracing::warn!("{warning}");
         }
-        self.standing.send_replace(RefreshStatus {
+        self.status.send_replace(RefreshStatus {
             asking: false,
             failure,
             roles,
@@ -154,9 +155,10 @@ impl Upkeep {
         });
     }
 
-    /// Waits for a reason to ask again: the time has come, somebody needs a token, or the credential has changed.
-    async fn rest(&mut self) {
-        let mut look_at = Instant::now() + LOOK;
+    /// Waits for a reason to ask again: the time has come, a token is needed, or the credential has
+    /// changed.
+    async fn wait_for_work(&mut self) {
+        let mut look_at = Instant::now() + CHECK_INTERVAL;
         let has_files = self.sign_in.has_files();
         loop {
             tokio::select! {
@@ -172,22 +174,22 @@ impl Upkeep {
                         tracing::info!("the credential has changed; signing in with the new one");
                         return;
                     }
-                    look_at = Instant::now() + LOOK;
+                    look_at = Instant::now() + CHECK_INTERVAL;
                 }
             }
         }
     }
 
-    /// Whether somebody who is waiting can be helped by asking now.
+    /// Whether asking now helps a waiting request.
     fn is_wanted(&self) -> bool {
         let now = Instant::now();
-        self.state.usable(now).is_none() && self.standing.borrow().failing(now).is_none()
+        self.state.usable(now).is_none() && self.status.borrow().failing(now).is_none()
     }
 
-    /// Somebody waits for a token that is not there: the next request leaves as early as is decent.
+    /// A token is needed and there is none: the next request leaves as early as is allowed.
     fn retry_sooner(&mut self) {
         let earliest_retry = self
-            .standing
+            .status
             .borrow()
             .failure
             .as_ref()
@@ -199,16 +201,17 @@ impl Upkeep {
 
     async fn has_new_credential(&self) -> bool {
         let failing = self
-            .standing
+            .status
             .borrow()
             .failure
             .as_ref()
             .map(|failure| failure.error.clone());
         match failing {
-            // Sign-in is asked again soon enough, and reads the credential anew; its wish to wait is obeyed.
+            // Sign-in is asked again soon enough, and reads the credential again; the delay that it
+            // asked for is obeyed.
             Some(Error::Unavailable { .. }) => false,
-            Some(Error::Refused { .. }) => self.sign_in.has_news(true).await,
-            None => self.sign_in.has_news(false).await,
+            Some(Error::Refused { .. }) => self.sign_in.has_changed(true).await,
+            None => self.sign_in.has_changed(false).await,
         }
     }
 }

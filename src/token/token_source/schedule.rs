@@ -8,31 +8,34 @@ use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use crate::token::Error;
 use crate::token::sign_in::Issued;
 
-/// Without `refresh_in`, a token is renewed after this share of its life. A range, so that gateways started together do not ask
-/// together for ever.
+/// Without `refresh_in`, a token is renewed after this share of its life. It is a range, so that
+/// gateways that were started together do not ask together for ever.
 const SHARE: Range<f64> = 0.5..0.8;
 
-/// What sign-in needs at least to recover from an outage while the old token serves, where the token's life allows it.
+/// The least time to recover from an outage of sign-in while the old token is valid, where the
+/// token's life allows it.
 const RESERVE: Duration = Duration::from_mins(5);
 
 /// Tokens of seconds are not renewed more often than this.
 const SHORTEST: Duration = Duration::from_secs(1);
 
-/// What was refused is refused again until somebody acts; MSAL remembers as long.
+/// A rejection is repeated until the operator acts; MSAL waits as long.
 const REFUSED: Duration = Duration::from_mins(1);
 
-/// A credential file that cannot be used costs nothing to look at again.
+/// Reading an unusable credential file again costs nothing.
 const UNUSABLE: Duration = Duration::from_secs(10);
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 const LONGEST_BACKOFF: Duration = Duration::from_mins(1);
 
-/// While somebody waits and there is no token, the next request leaves in this time after a failed one, or earlier. A range, so that
-/// gateways that lost sign-in together do not come back together.
+/// While requests wait and there is no token, the next request for one leaves within this time
+/// after a failed one. It is a range, so that gateways that lost sign-in together do not come back
+/// together.
 const WAITED_FOR: Range<f64> = 3.0..5.0;
 
-/// How long after a failure sign-in may be asked again for somebody who waits, if it would be `wait` otherwise: not before the end of the
-/// time that it asked for itself, and what it refused is not asked for again because somebody waits.
+/// How long after a failure sign-in may be asked again for a waiting request, if the delay would be
+/// `wait` otherwise: not before the time that sign-in asked for, and a rejection is not repeated
+/// because requests wait.
 pub(super) fn retry_delay_if_waited_for(error: &Error, wait: Duration) -> Duration {
     match error {
         Error::Refused { .. } => wait,
@@ -43,12 +46,12 @@ pub(super) fn retry_delay_if_waited_for(error: &Error, wait: Duration) -> Durati
     }
 }
 
-/// How long after it was asked for a token is renewed.
+/// How long after it was requested a token is renewed.
 pub(super) fn renewal(issued: &Issued) -> Duration {
     let after = issued.refresh_in.unwrap_or_else(|| {
         let share = issued.life.mul_f64(rand::random_range(SHARE));
         match issued.life.checked_sub(RESERVE) {
-            // Half of the life is worth more than the reserve: asking too often helps nobody.
+            // Half of the life matters more than the reserve: asking too often helps nothing.
             Some(latest) if latest >= issued.life / 2 => share.min(latest),
             _ => share,
         }
@@ -56,7 +59,7 @@ pub(super) fn renewal(issued: &Issued) -> Duration {
     after.max(SHORTEST)
 }
 
-/// Waits between failed requests.
+/// The delays between failed requests.
 #[derive(Debug)]
 pub(super) struct Backoff(ExponentialBackoff);
 
@@ -67,12 +70,12 @@ impl Backoff {
             .with_max_delay(LONGEST_BACKOFF)
             .without_max_times()
             .with_jitter()
-            // Without one, every gateway would draw the same numbers.
+            // Without a seed, every gateway would draw the same numbers.
             .with_jitter_seed(rand::random());
         Self(builder.build())
     }
 
-    /// How long to wait after `error`: the longer of what sign-in asked for and what is decent.
+    /// The delay after `error`: the longer of the one that sign-in asked for and the backoff.
     pub(super) fn after(&mut self, error: &Error) -> Duration {
         let own = match error {
             Error::Refused {
@@ -137,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_hurries_what_passes_by_itself_and_nothing_else() {
+    fn waiting_callers_shorten_the_delay_of_temporary_failures_only() {
         let (minute, outage) = (Duration::from_mins(1), Error::unavailable(Reason::Unreachable));
         for _ in 0..100 {
             let retry_delay_if_waited_for = retry_delay_if_waited_for(&outage, minute);
@@ -163,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_here_is_looked_at_sooner_than_what_was_refused_there() {
+    fn local_problems_are_rechecked_sooner_than_rejections() {
         let mut backoff = Backoff::new();
         assert_eq!(backoff.after(&Error::unusable(Problem::NoPrivateKey, "")), UNUSABLE);
         let refused = Error::Refused {

@@ -1,46 +1,46 @@
-//! When sign-in is down, slow or unwilling.
+//! Sign-in is down, slow, or rejects requests.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{keeper, numbered, secs, soon, token};
+use super::{numbered, secs, soon, token, token_source};
 use crate::task::Tasks;
-use crate::token::fake::{Reply, Service};
-use crate::token::{Error, Reason, Verdict};
+use crate::token::testing::{Reply, Service};
+use crate::token::{Error, Reason, RejectionOutcome};
 
 #[tokio::test(start_paused = true)]
 async fn an_outage_shorter_than_the_life_is_not_felt() {
     let (service, tasks) = (numbered(), Tasks::new());
-    let keeper = keeper(&service, &tasks);
-    token(&keeper).await.unwrap();
+    let token_source = token_source(&service, &tasks);
+    token(&token_source).await.unwrap();
     service.now(|_, _| Reply::outage());
     for _ in 0..3500 {
-        assert_eq!(token(&keeper).await.unwrap(), "t1");
+        assert_eq!(token(&token_source).await.unwrap(), "t1");
         sleep(secs(1)).await;
     }
-    let error = keeper.snapshot().last_error.unwrap();
+    let error = token_source.snapshot().last_error.unwrap();
     assert_eq!(error.code, "Unreachable");
-    // At most one try a minute in the long run.
+    // At most one attempt a minute in the long run.
     assert!(service.count() < 60, "{}", service.count());
     service.now(|_, _| Reply::token("back"));
     sleep(secs(121)).await;
-    assert_eq!(token(&keeper).await.unwrap(), "back");
-    assert_eq!(keeper.snapshot().last_error, None);
+    assert_eq!(token(&token_source).await.unwrap(), "back");
+    assert_eq!(token_source.snapshot().last_error, None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_outage_longer_than_the_life_ends_the_token_at_its_expiry_and_no_later() {
     let (service, tasks, begin) = (numbered(), Tasks::new(), Instant::now());
-    let keeper = keeper(&service, &tasks);
-    token(&keeper).await.unwrap();
+    let token_source = token_source(&service, &tasks);
+    token(&token_source).await.unwrap();
     service.now(|_, _| Reply::outage());
     sleep_until(begin + secs(3589)).await;
-    assert_eq!(token(&keeper).await.unwrap(), "t1");
+    assert_eq!(token(&token_source).await.unwrap(), "t1");
     sleep_until(begin + secs(3591)).await;
-    assert!(keeper.current().is_none());
+    assert!(token_source.current().is_none());
     let before = Instant::now();
-    let error = token(&keeper).await.unwrap_err();
+    let error = token(&token_source).await.unwrap_err();
     assert!(
         matches!(
             error,
@@ -51,7 +51,7 @@ async fn an_outage_longer_than_the_life_ends_the_token_at_its_expiry_and_no_late
         ),
         "{error:?}"
     );
-    // A caller's patience is used, unless the next try would come after it.
+    // A caller waits as long as it can, unless the next attempt would come after that.
     assert!(
         (25..=30).contains(&before.elapsed().as_secs()),
         "{:?}",
@@ -59,10 +59,10 @@ async fn an_outage_longer_than_the_life_ends_the_token_at_its_expiry_and_no_late
     );
     assert!(error.retry_after().unwrap() <= secs(5));
     sleep(secs(3600)).await;
-    assert_eq!(keeper.snapshot().expires_in, None);
+    assert_eq!(token_source.snapshot().expires_in, None);
     service.now(|_, _| Reply::token("back"));
     sleep(secs(121)).await;
-    assert_eq!(token(&keeper).await.unwrap(), "back");
+    assert_eq!(token(&token_source).await.unwrap(), "back");
 }
 
 #[tokio::test(start_paused = true)]
@@ -75,9 +75,9 @@ async fn a_connection_lost_once_costs_no_caller_an_error() {
         }
     });
     let tasks = Tasks::new();
-    let keeper = keeper(&service, &tasks);
+    let token_source = token_source(&service, &tasks);
     let before = Instant::now();
-    assert_eq!(token(&keeper).await.unwrap(), "t");
+    assert_eq!(token(&token_source).await.unwrap(), "t");
     assert!(before.elapsed() < secs(2), "{:?}", before.elapsed());
 }
 
@@ -85,12 +85,12 @@ async fn a_connection_lost_once_costs_no_caller_an_error() {
 async fn the_first_callers_wait_for_a_network_that_opens_late() {
     for open_s in [1, 8, 25] {
         let (service, tasks, begin) = (Service::new(|_, _| Reply::outage()), Tasks::new(), Instant::now());
-        let keeper = keeper(&service, &tasks);
+        let token_source = token_source(&service, &tasks);
         sleep_until(begin + Duration::from_millis(100)).await;
-        assert_eq!(keeper.snapshot().last_error.unwrap().code, "Unreachable");
+        assert_eq!(token_source.snapshot().last_error.unwrap().code, "Unreachable");
         let waiting = {
-            let keeper = keeper.clone();
-            tasks.spawn("caller", async move { token(&keeper).await })
+            let token_source = token_source.clone();
+            tasks.spawn("caller", async move { token(&token_source).await })
         };
         sleep_until(begin + secs(open_s)).await;
         service.now(|_, _| Reply::token("t"));
@@ -100,17 +100,18 @@ async fn the_first_callers_wait_for_a_network_that_opens_late() {
     }
 }
 
-/// However long the outage was, sign-in is asked again within five seconds for those who wait, and not more often than decent.
+/// However long the outage was, sign-in is asked again within five seconds for waiting requests,
+/// and not more often than the backoff allows.
 #[tokio::test(start_paused = true)]
 async fn after_an_outage_of_any_length_callers_have_a_token_within_five_seconds() {
     for outage_s in [3, 20, 56, 200, 3000] {
         let (service, tasks, begin) = (Service::new(|_, _| Reply::outage()), Tasks::new(), Instant::now());
-        let keeper = keeper(&service, &tasks);
+        let token_source = token_source(&service, &tasks);
         let callers = {
-            let keeper = keeper.clone();
+            let token_source = token_source.clone();
             tasks.spawn("callers", async move {
                 loop {
-                    if token(&keeper).await.is_ok() {
+                    if token(&token_source).await.is_ok() {
                         return Instant::now();
                     }
                 }
@@ -130,15 +131,15 @@ async fn after_an_outage_of_any_length_callers_have_a_token_within_five_seconds(
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_comes_first_after_a_quiet_outage_waits_for_a_try_and_not_for_the_backoff() {
+async fn the_first_caller_after_an_outage_waits_for_an_attempt_not_for_the_backoff() {
     let (service, tasks, begin) = (Service::new(|_, _| Reply::outage()), Tasks::new(), Instant::now());
-    let keeper = keeper(&service, &tasks);
+    let token_source = token_source(&service, &tasks);
     sleep_until(begin + secs(1000)).await;
-    // Nobody waited: a minute and more between two tries.
+    // No request waited: a minute or more between two attempts.
     assert!(service.count() < 25, "{}", service.count());
     service.now(|_, _| Reply::token("t"));
     let before = Instant::now();
-    assert_eq!(token(&keeper).await.unwrap(), "t");
+    assert_eq!(token(&token_source).await.unwrap(), "t");
     assert!(
         before.elapsed() <= secs(5) + Duration::from_millis(100),
         "{:?}",
@@ -147,31 +148,31 @@ async fn who_comes_first_after_a_quiet_outage_waits_for_a_try_and_not_for_the_ba
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_cannot_wait_until_the_next_try_is_told_at_once() {
+async fn a_caller_that_cannot_wait_for_the_next_attempt_fails_at_once() {
     let service = Service::new(|_, _| Reply::new(503, &[("retry-after", "40")], "busy"));
     let tasks = Tasks::new();
-    let keeper = keeper(&service, &tasks);
+    let token_source = token_source(&service, &tasks);
     sleep(secs(1)).await;
     let before = Instant::now();
-    let error = token(&keeper).await.unwrap_err();
+    let error = token(&token_source).await.unwrap_err();
     assert_eq!(
         (before.elapsed(), error.retry_after().unwrap().as_secs()),
         (Duration::ZERO, 39)
     );
-    // With a minute's patience the wish is obeyed, and waited for.
+    // With a minute to wait, the delay that sign-in asked for is obeyed and waited for.
     service.now(|_, _| Reply::token("t"));
-    keeper.bearer(before + secs(60)).await.unwrap();
+    token_source.bearer(before + secs(60)).await.unwrap();
     assert_eq!((service.count(), before.elapsed().as_secs()), (2, 39));
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_refused_is_remembered() {
+async fn a_rejection_is_remembered() {
     let service = Service::new(|_, _| Reply::refusal(7_000_215));
     let (tasks, begin) = (Tasks::new(), Instant::now());
-    let keeper = keeper(&service, &tasks);
+    let token_source = token_source(&service, &tasks);
     for second in 1..600 {
         sleep_until(begin + secs(second)).await;
-        let error = token(&keeper).await.unwrap_err();
+        let error = token(&token_source).await.unwrap_err();
         assert_eq!(error.code(), "AADSTS7000215");
         assert!(error.retry_after().unwrap() <= secs(66), "{error:?}");
     }
@@ -180,7 +181,7 @@ async fn what_is_refused_is_remembered() {
         "{} requests in ten minutes",
         service.count()
     );
-    let last = keeper.snapshot().last_error.unwrap();
+    let last = token_source.snapshot().last_error.unwrap();
     assert_eq!(last.code, "AADSTS7000215");
     assert_eq!(
         last.advice,
@@ -196,14 +197,14 @@ async fn sign_ins_wish_to_wait_is_obeyed_and_told() {
         _ => Reply::token("t"),
     });
     let (tasks, begin) = (Tasks::new(), Instant::now());
-    let keeper = keeper(&service, &tasks);
+    let token_source = token_source(&service, &tasks);
     sleep(secs(30)).await;
-    let error = token(&keeper).await.unwrap_err();
+    let error = token(&token_source).await.unwrap_err();
     assert_eq!(begin.elapsed(), secs(30), "a known failure is told at once");
     assert_eq!(error.retry_after().unwrap().as_secs(), 60);
     sleep_until(begin + Duration::from_millis(89_500)).await;
     assert_eq!(service.count(), 1);
-    assert_eq!(token(&keeper).await.unwrap(), "t", "a second is waited out");
+    assert_eq!(token(&token_source).await.unwrap(), "t", "a second is waited out");
     assert_eq!(service.count(), 2);
 }
 
@@ -211,9 +212,9 @@ async fn sign_ins_wish_to_wait_is_obeyed_and_told() {
 async fn a_callers_own_time_bounds_its_wait() {
     let service = Service::new(|_, _| Reply::silence());
     let tasks = Tasks::new();
-    let keeper = keeper(&service, &tasks);
+    let token_source = token_source(&service, &tasks);
     let before = Instant::now();
-    let error = keeper.bearer(before + secs(3)).await.unwrap_err();
+    let error = token_source.bearer(before + secs(3)).await.unwrap_err();
     assert_eq!(before.elapsed(), secs(3));
     assert!(
         matches!(
@@ -231,9 +232,9 @@ async fn a_callers_own_time_bounds_its_wait() {
 async fn a_token_spent_on_its_way_is_no_token_and_no_loop() {
     let service = Service::new(|number, _| Reply::token_for(&format!("t{number}"), 2).after(secs(4)));
     let tasks = Tasks::new();
-    let keeper = keeper(&service, &tasks);
+    let token_source = token_source(&service, &tasks);
     sleep(secs(600)).await;
-    assert!(keeper.current().is_none());
+    assert!(token_source.current().is_none());
     assert!(service.count() < 25, "{}", service.count());
 }
 
@@ -241,11 +242,11 @@ async fn a_token_spent_on_its_way_is_no_token_and_no_loop() {
 async fn tokens_of_seconds_are_kept_fresh_too() {
     let service = Service::new(|number, _| Reply::token_for(&format!("t{number}"), 10));
     let tasks = Tasks::new();
-    let keeper = keeper(&service, &tasks);
-    token(&keeper).await.unwrap();
+    let token_source = token_source(&service, &tasks);
+    token(&token_source).await.unwrap();
     for _ in 0..600 {
         let before = Instant::now();
-        token(&keeper).await.unwrap();
+        token(&token_source).await.unwrap();
         assert_eq!(before.elapsed(), Duration::ZERO);
         sleep(Duration::from_millis(100)).await;
     }
@@ -253,13 +254,13 @@ async fn tokens_of_seconds_are_kept_fresh_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_the_drain_nobody_hangs() {
+async fn after_the_drain_no_caller_hangs() {
     let service = Service::new(|_, _| Reply::silence());
     let tasks = Tasks::new();
-    let keeper = keeper(&service, &tasks);
+    let token_source = token_source(&service, &tasks);
     assert_eq!(tasks.finish(secs(1)).await, 0);
     let before = Instant::now();
-    let error = token(&keeper).await.unwrap_err();
+    let error = token(&token_source).await.unwrap_err();
     assert_eq!(before.elapsed(), Duration::ZERO);
     assert!(
         matches!(
@@ -276,33 +277,33 @@ async fn after_the_drain_nobody_hangs() {
 #[tokio::test(start_paused = true)]
 async fn a_401_forces_nothing_while_sign_in_is_known_to_fail() {
     let (service, tasks) = (numbered(), Tasks::new());
-    let keeper = keeper(&service, &tasks);
-    token(&keeper).await.unwrap();
+    let token_source = token_source(&service, &tasks);
+    token(&token_source).await.unwrap();
     service.now(|_, _| Reply::new(429, &[("retry-after", "600")], "Too Many Requests"));
     sleep(secs(2890)).await;
-    let bearer = keeper.current().unwrap();
+    let bearer = token_source.current().unwrap();
     let asked = service.count();
-    assert_eq!(keeper.rejected(&bearer), Verdict::Final);
+    assert_eq!(token_source.rejected(&bearer), RejectionOutcome::Final);
     sleep(secs(1)).await;
     assert_eq!(service.count(), asked);
-    assert_eq!(token(&keeper).await.unwrap(), "t1", "the old token serves on");
+    assert_eq!(token(&token_source).await.unwrap(), "t1", "the old token serves on");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_401_soon_after_another_waits_for_a_renewal_that_is_under_way_anyway() {
     let service = Service::new(|number, _| Reply::token_for(&format!("t{number}"), 40).after(secs(1)));
     let tasks = Tasks::new();
-    let keeper = keeper(&service, &tasks);
-    let first = keeper.bearer(soon()).await.unwrap();
-    assert_eq!(keeper.rejected(&first), Verdict::TryAgain);
-    let second = keeper.bearer(soon()).await.unwrap();
-    // Within the quiet minute a 401 forces nothing.
-    assert_eq!(keeper.rejected(&second), Verdict::Final);
+    let token_source = token_source(&service, &tasks);
+    let first = token_source.bearer(soon()).await.unwrap();
+    assert_eq!(token_source.rejected(&first), RejectionOutcome::TryAgain);
+    let second = token_source.bearer(soon()).await.unwrap();
+    // Within the minute after a forced renewal a 401 forces nothing.
+    assert_eq!(token_source.rejected(&second), RejectionOutcome::Final);
     while service.count() < 3 {
         sleep(Duration::from_millis(100)).await;
     }
-    // The renewal at its proper time is under way.
-    assert_eq!(keeper.rejected(&second), Verdict::TryAgain);
-    assert_eq!(token(&keeper).await.unwrap(), "t3");
+    // The scheduled renewal is under way.
+    assert_eq!(token_source.rejected(&second), RejectionOutcome::TryAgain);
+    assert_eq!(token(&token_source).await.unwrap(), "t3");
     assert_eq!(service.count(), 3);
 }

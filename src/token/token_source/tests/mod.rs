@@ -13,17 +13,17 @@ use tokio::time::Instant;
 use super::TokenSource;
 use crate::clock::Wall;
 use crate::task::Tasks;
-use crate::token::fake::{self, Reply, Service};
+use crate::token::testing::{self, Reply, Service};
 use crate::token::{Config, Error, Metrics};
 
 fn start(config: Config, service: &Service, tasks: &Tasks) -> TokenSource {
     let metrics = Metrics::register(&mut Registry::default());
     let wall = Wall::system();
-    TokenSource::start(config, service.exchange(), fake::unused(), wall, tasks, metrics)
+    TokenSource::start(config, service.exchange(), testing::unused(), wall, tasks, metrics)
 }
 
-fn keeper(service: &Service, tasks: &Tasks) -> TokenSource {
-    start(fake::secret_config(), service, tasks)
+fn token_source(service: &Service, tasks: &Tasks) -> TokenSource {
+    start(testing::secret_config(), service, tasks)
 }
 
 /// Names tokens by the number of the request.
@@ -39,7 +39,7 @@ fn soon() -> Instant {
     Instant::now() + secs(30)
 }
 
-async fn token(keeper: &TokenSource) -> Result<String, Error> {
-    let bearer = keeper.bearer(soon()).await?;
+async fn token(token_source: &TokenSource) -> Result<String, Error> {
+    let bearer = token_source.bearer(soon()).await?;
     Ok(bearer.secret().expose().to_owned())
 }

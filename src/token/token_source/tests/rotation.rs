@@ -1,4 +1,4 @@
-//! When the credential changes.
+//! The credential changes.
 
 use std::path::Path;
 
@@ -6,10 +6,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{numbered, secs, soon, start, token};
 use crate::task::Tasks;
-use crate::token::fake::{self, Reply, Service, form};
-use crate::token::{Config, Credential, SecretSource, Verdict};
+use crate::token::testing::{self, Reply, Service, form};
+use crate::token::{Config, Credential, RejectionOutcome, SecretSource};
 
-/// Accepts one secret; another is refused.
+/// Accepts one secret and rejects others.
 fn accepting(secret: &'static str) -> impl FnMut(usize, &http::Request<bytes::Bytes>) -> Reply + Send {
     move |number, request| {
         if form(request)["client_secret"] == secret {
@@ -21,8 +21,8 @@ fn accepting(secret: &'static str) -> impl FnMut(usize, &http::Request<bytes::By
 }
 
 fn file_config(path: &Path) -> Config {
-    fake::config(Credential::ClientSecret {
-        app: fake::app(),
+    testing::config(Credential::ClientSecret {
+        app: testing::app(),
         secret: SecretSource::File(path.to_owned()),
     })
 }
@@ -33,17 +33,17 @@ async fn a_rotated_secret_is_tried_while_the_old_token_serves() {
     std::fs::write(file.path(), "one\n").unwrap();
     let service = Service::new(accepting("one"));
     let tasks = Tasks::new();
-    let keeper = start(file_config(file.path()), &service, &tasks);
-    assert_eq!(token(&keeper).await.unwrap(), "one-1");
+    let token_source = start(file_config(file.path()), &service, &tasks);
+    assert_eq!(token(&token_source).await.unwrap(), "one-1");
 
     service.now(accepting("two"));
     std::fs::write(file.path(), "two\n").unwrap();
     for _ in 0..15 {
         sleep(secs(1)).await;
-        token(&keeper).await.unwrap();
+        token(&token_source).await.unwrap();
     }
-    assert_eq!(token(&keeper).await.unwrap(), "two-2");
-    // Nothing more is asked for while nothing changes.
+    assert_eq!(token(&token_source).await.unwrap(), "two-2");
+    // Without changes no more requests are made.
     sleep(secs(600)).await;
     assert_eq!(service.count(), 2);
 }
@@ -54,21 +54,21 @@ async fn a_bad_new_secret_is_reported_and_the_old_token_kept_to_its_end() {
     std::fs::write(file.path(), "one\n").unwrap();
     let service = Service::new(accepting("one"));
     let (tasks, begin) = (Tasks::new(), Instant::now());
-    let keeper = start(file_config(file.path()), &service, &tasks);
-    token(&keeper).await.unwrap();
+    let token_source = start(file_config(file.path()), &service, &tasks);
+    token(&token_source).await.unwrap();
     std::fs::write(file.path(), "typo\n").unwrap();
     sleep(secs(15)).await;
-    assert_eq!(keeper.snapshot().last_error.unwrap().code, "AADSTS7000215");
+    assert_eq!(token_source.snapshot().last_error.unwrap().code, "AADSTS7000215");
     for second in 1..50 {
         sleep_until(begin + secs(60 * second)).await;
-        assert_eq!(token(&keeper).await.unwrap(), "one-1");
+        assert_eq!(token(&token_source).await.unwrap(), "one-1");
     }
-    // Mended: tried at once, not after a minute.
+    // The repaired credential is tried at once, not after a minute.
     let asked = service.count();
     std::fs::write(file.path(), "one\n").unwrap();
     sleep(secs(11)).await;
     assert!(service.count() > asked);
-    assert_eq!(keeper.snapshot().last_error, None);
+    assert_eq!(token_source.snapshot().last_error, None);
 }
 
 #[tokio::test(start_paused = true)]
@@ -77,16 +77,16 @@ async fn a_missing_file_is_reported_without_asking_and_its_arrival_noticed() {
     let path = folder.path().join("secret");
     let service = Service::new(accepting("one"));
     let tasks = Tasks::new();
-    let keeper = start(file_config(&path), &service, &tasks);
+    let token_source = start(file_config(&path), &service, &tasks);
     sleep(secs(1)).await;
-    let error = token(&keeper).await.unwrap_err();
+    let error = token(&token_source).await.unwrap_err();
     assert_eq!(
         (error.code().as_str(), service.count()),
         ("CredentialFileUnreadable", 0)
     );
     std::fs::write(&path, "one").unwrap();
     sleep(secs(12)).await;
-    assert!(token(&keeper).await.unwrap().starts_with("one"));
+    assert!(token(&token_source).await.unwrap().starts_with("one"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -95,12 +95,12 @@ async fn a_throttling_sign_in_is_not_asked_again_because_a_file_changed() {
     std::fs::write(file.path(), "one").unwrap();
     let service = Service::new(|_, _| Reply::new(429, &[("retry-after", "300")], "Too Many Requests"));
     let tasks = Tasks::new();
-    let keeper = start(file_config(file.path()), &service, &tasks);
+    let token_source = start(file_config(file.path()), &service, &tasks);
     sleep(secs(1)).await;
     std::fs::write(file.path(), "two").unwrap();
     sleep(secs(290)).await;
     assert_eq!(service.count(), 1);
-    drop(keeper);
+    drop(token_source);
 }
 
 #[tokio::test(start_paused = true)]
@@ -110,24 +110,24 @@ async fn a_federated_token_that_rotates_is_no_reason_to_ask() {
     let service = numbered();
     let tasks = Tasks::new();
     let credential = Credential::WorkloadIdentity {
-        app: fake::app(),
+        app: testing::app(),
         token_file: file.path().to_owned(),
     };
-    let keeper = start(fake::config(credential), &service, &tasks);
-    token(&keeper).await.unwrap();
+    let token_source = start(testing::config(credential), &service, &tasks);
+    token(&token_source).await.unwrap();
     std::fs::write(file.path(), "k8s-2").unwrap();
     sleep(secs(300)).await;
     assert_eq!(service.count(), 1);
-    // Unless something is wrong: then a new one may be what was missing.
+    // After a failure a new token may be what was missing.
     service.now(|number, request| match form(request)["client_assertion"].as_str() {
         "k8s-3" => Reply::token(&format!("t{number}")),
         _ => Reply::refusal(70_021),
     });
-    let bearer = keeper.bearer(soon()).await.unwrap();
-    assert_eq!(keeper.rejected(&bearer), Verdict::TryAgain);
+    let bearer = token_source.bearer(soon()).await.unwrap();
+    assert_eq!(token_source.rejected(&bearer), RejectionOutcome::TryAgain);
     sleep(secs(5)).await;
-    assert_eq!(keeper.snapshot().last_error.unwrap().code, "AADSTS70021");
+    assert_eq!(token_source.snapshot().last_error.unwrap().code, "AADSTS70021");
     std::fs::write(file.path(), "k8s-3").unwrap();
     sleep(secs(11)).await;
-    assert_eq!(keeper.snapshot().last_error, None);
+    assert_eq!(token_source.snapshot().last_error, None);
 }

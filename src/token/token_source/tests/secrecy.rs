@@ -1,4 +1,4 @@
-//! What logs and `Debug` show.
+//! What logs and `Debug` output contain.
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use super::{secs, soon, start};
 use crate::task::Tasks;
-use crate::token::fake::{self, CLIENT_SECRET, Reply, Service, form};
+use crate::token::testing::{self, CLIENT_SECRET, Reply, Service, form};
 use crate::token::{CertificateFiles, Credential};
 
 #[derive(Clone, Default)]
@@ -40,8 +40,8 @@ async fn no_secret_token_or_assertion_is_shown_even_at_trace() {
         .with_span_events(tracing_subscriber::fmt::format::FmtSpan::FULL)
         .with_writer(move || writer.clone())
         .finish();
-    // With a single subscriber, tracing asks the thread that comes to a line first whether it is of interest, and other tests' threads
-    // say no for all. With two it asks the subscribers.
+    // With a single subscriber, tracing asks the first thread that comes to a line whether it is of
+    // interest, and other tests' threads say no for all. With two subscribers it asks each of them.
     let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let _guard = tracing::subscriber::set_default(subscriber);
 
@@ -51,8 +51,8 @@ async fn no_secret_token_or_assertion_is_shown_even_at_trace() {
     let pair = rcgen::KeyPair::from_pkcs8_pem_and_sign_algo(key, &rcgen::PKCS_RSA_SHA256).unwrap();
     let params = rcgen::CertificateParams::new(vec!["gateway.example".into()]).unwrap();
     std::fs::write(&pem, format!("{}{key}", params.self_signed(&pair).unwrap().pem())).unwrap();
-    let certificate = fake::config(Credential::Certificate {
-        app: fake::app(),
+    let certificate = testing::config(Credential::Certificate {
+        app: testing::app(),
         files: CertificateFiles {
             certificate: pem,
             private_key: None,
@@ -60,7 +60,7 @@ async fn no_secret_token_or_assertion_is_shown_even_at_trace() {
     });
     let mut shown = String::new();
     let mut hidden = vec![CLIENT_SECRET.to_owned(), "access-token-".to_owned()];
-    for config in [fake::secret_config(), certificate] {
+    for config in [testing::secret_config(), certificate] {
         let service = Service::new(|number, request| {
             let form = form(request);
             let proof = form
@@ -81,14 +81,14 @@ async fn no_secret_token_or_assertion_is_shown_even_at_trace() {
         });
         let tasks = Tasks::new();
         write!(shown, "{config:?}").unwrap();
-        let keeper = start(config, &service, &tasks);
+        let token_source = start(config, &service, &tasks);
         for _ in 0..200 {
             sleep(secs(30)).await;
-            let bearer = keeper.bearer(soon()).await;
-            write!(shown, "{bearer:?} {keeper:?} {:?}", keeper.snapshot()).unwrap();
+            let bearer = token_source.bearer(soon()).await;
+            write!(shown, "{bearer:?} {token_source:?} {:?}", token_source.snapshot()).unwrap();
             hidden.extend(form(&service.last()).remove("client_assertion"));
         }
-        assert!(keeper.current().is_some());
+        assert!(token_source.current().is_some());
         tasks.finish(secs(1)).await;
     }
     shown += &log.text();
