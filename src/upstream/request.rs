@@ -1,4 +1,4 @@
-//! A question as an HTTP request.
+//! Builds the HTTP request of a call.
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderName, USER_AGENT};
@@ -8,11 +8,12 @@ use crate::attempt::Signed;
 use crate::operation::Input;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// As many as are set here, with room for what a trace and the client add.
+/// The number of header fields set here, with room for those of a trace and the client.
 const FIELDS: usize = 10;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// The request for `signed` at this address; `None` when the token cannot be put into one, which sign-in does not let by.
+/// The request for `signed` to this address; `None` when the token cannot be put into a header
+/// field, which the sign-in does not allow.
 pub(super) fn request(signed: &Signed, address: Uri, user_agent: &HeaderValue) -> Option<Request<Bytes>> {
     let outgoing = &signed.routed.outgoing;
     let bearer = signed.bearer.bearer()?;
@@ -27,7 +28,7 @@ pub(super) fn request(signed: &Signed, address: Uri, user_agent: &HeaderValue) -
         headers.insert(CONTENT_TYPE, JSON);
     }
     headers.insert(ACCEPT, JSON);
-    // Bodies pass through byte for byte, and not every caller can decompress.
+    // Bodies are passed on byte for byte, and not every caller can decompress them.
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers.insert(USER_AGENT, user_agent.clone());
     if let Ok(id) = HeaderValue::from_str(outgoing.caller.request_id.as_str()) {

@@ -1,16 +1,17 @@
-//! Which fields of an answer go further.
+//! Which header fields of an answer are passed on.
 
 use http::header::{AGE, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, DATE, HeaderName, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue};
 
 use crate::scan::{Fields, Request};
 
-/// The name under which a field is kept: our own copy of it where we have one, which takes no memory.
+/// The name under which a field is kept: a static copy where there is one, which takes no memory.
 ///
-/// Kept, besides all `x-ms-*`: what callers can use (content, caching, the ids that Microsoft's support asks for), `Age`, which the cache
-/// adds to its own, and `Retry-After`, which the quota reads. Everything else, hop-by-hop fields and cookies above all, ends here.
+/// Kept are all `x-ms-*`, what callers can use (content, caching, the ids that Microsoft's support
+/// asks for), `Age`, to which the cache adds, and `Retry-After`, which the quota reads. Everything
+/// else, above all hop-by-hop fields and cookies, is dropped.
 fn kept(name: &HeaderName) -> Option<HeaderName> {
-    // By text: a comparison of lengths decides nearly all.
+    // As text, because comparing lengths decides nearly all cases.
     Some(match name.as_str() {
         "content-type" => CONTENT_TYPE,
         "cache-control" => CACHE_CONTROL,
@@ -25,7 +26,7 @@ fn kept(name: &HeaderName) -> Option<HeaderName> {
     })
 }
 
-/// Whose token a call was made with.
+/// The owner of a call's token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TokenOwner {
     Gateway,
@@ -41,8 +42,9 @@ impl TokenOwner {
     }
 }
 
-/// The fields on the allow-list, in order. A challenge (RFC 9110 §11.6.1) is for the owner of the token that it refuses: a caller cannot
-/// do anything about the gateway's. Fields that `Connection` names were for this connection only (RFC 9110 §7.6.1).
+/// The fields on the allow-list, in order. A challenge (RFC 9110 §11.6.1) is for the owner of the
+/// rejected token: a caller can do nothing about the gateway's. Fields listed in `Connection` were
+/// for this connection only (RFC 9110 §7.6.1).
 pub(super) fn allowed(headers: &HeaderMap, owner: TokenOwner) -> Fields {
     let challenge =
         |name: &HeaderName| (owner == TokenOwner::Caller && *name == WWW_AUTHENTICATE).then_some(WWW_AUTHENTICATE);
@@ -54,7 +56,7 @@ pub(super) fn allowed(headers: &HeaderMap, owner: TokenOwner) -> Fields {
 }
 
 fn is_of_connection(headers: &HeaderMap, name: &HeaderName) -> bool {
-    // A message without its type could not be read; nobody means that.
+    // A message without its content type could not be read, so listing it is ignored.
     let is_named = |options: &str| {
         options
             .split(',')
@@ -67,7 +69,7 @@ fn is_of_connection(headers: &HeaderMap, name: &HeaderName) -> bool {
             .any(|options| options.to_str().is_ok_and(is_named))
 }
 
-/// Whether a `Content-Encoding` value means that the body is as it was written.
+/// Whether a `Content-Encoding` value means that the body is not encoded.
 pub(super) fn is_identity(value: &HeaderValue) -> bool {
     value.is_empty() || value.as_bytes().eq_ignore_ascii_case(b"identity")
 }

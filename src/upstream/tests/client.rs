@@ -86,7 +86,7 @@ async fn a_call_waits_for_memory_and_is_not_made_without_any() {
         assert!(memory.small.is_wanted());
         drop(held);
     });
-    // The answer keeps what it takes, and no more.
+    // The answer keeps the memory it takes, and no more.
     let answer = answer.unwrap();
     assert_eq!(memory.small.left(), memory.small.bytes() - answer.body.len());
     drop(answer);
@@ -117,7 +117,7 @@ async fn the_fixed_path_the_canonical_body_and_only_our_fields_are_sent() {
         .await
         .0
         .unwrap();
-    // A base address that brings a path and a query along cannot change the path.
+    // A base address with a path and a query cannot change the path.
     let base = "http://eu.test/api/DeviceAuthenticatedScanDefinitions/BatchDelete?x=1#y";
     call(address, signed(base, Endpoint::HISTORY_V1, Some("$skip=3&$top=2")))
         .await

@@ -1,4 +1,4 @@
-//! What is tried again, how often, and what the caller gets in the end.
+//! Which attempts are repeated, how often, and what the caller gets in the end.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -61,8 +61,8 @@ fn limited() -> Failure {
     failure(Again::WhenAllowed, Some(answer(429)))
 }
 
-/// Runs a request against the scripted results of its attempts, each of which takes a second. Returns the outcome, how many attempts
-/// were made, and how long it took.
+/// Runs a request against the scripted results of its attempts, each of which takes a second.
+/// Returns the outcome, how many attempts were made, and how long it took.
 async fn run(deadline: Duration, script: Vec<Result<Answer, Failure>>) -> (Result<u16, BoxError>, usize, Duration) {
     let script = Arc::new(Mutex::new(script.into_iter()));
     let places = Arc::new(Mutex::new(Vec::new()));
@@ -95,7 +95,7 @@ async fn run(deadline: Duration, script: Vec<Result<Answer, Failure>>) -> (Resul
     )
 }
 
-/// What the failed attempt said.
+/// The failed attempt's reason.
 fn reason(error: &BoxError) -> String {
     error.source().map(ToString::to_string).unwrap_or_default()
 }
@@ -173,7 +173,7 @@ async fn a_429_is_repeated_as_long_as_the_deadline_allows() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_given_up_is_made_elsewhere_twice_and_a_moment_past_the_deadline() {
+async fn abandoned_calls_are_retried_twice_and_a_moment_past_the_deadline() {
     let given_up = || Err(failure(Again::OtherHost, None));
     let (result, attempts, took) = run(LONG, vec![given_up(), given_up(), Ok(answer(200))]).await;
     assert_eq!((result.unwrap(), attempts, took.as_secs()), (200, 3, 3));
