@@ -14,23 +14,23 @@
 //! body, an id or a path that is not ours.
 
 mod call;
-mod carried;
 mod context;
-mod exchange;
 mod export;
 mod metrics;
+mod request_trace;
 mod span;
+mod traced_exchange;
 mod tracer;
 
 pub use call::{Call, Participant};
-pub use carried::{RequestFacts, Trace};
 pub use context::{TRACEPARENT, TRACESTATE, read, write};
-pub use exchange::traced;
 pub use export::{Collector, Exporter};
 pub use metrics::Metrics;
 pub use opentelemetry::trace::{SpanContext, SpanKind, TraceId};
 pub use opentelemetry_sdk::trace::Sampler;
+pub use request_trace::{RequestFacts, Trace};
 pub use span::Span;
+pub use traced_exchange::traced;
 pub use tracer::Tracer;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What of a trace travels with a request.
+//! The context of a trace that travels with a request.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -7,15 +7,16 @@ use opentelemetry::trace::{SpanContext, TraceId};
 
 use super::{Span, Tracer};
 
-/// A request's place in a trace, and where the layers below note what they find out about it.
+/// A request's context in a trace, where the layers below record facts about the request.
 #[derive(Clone, Debug, Default)]
 pub enum Trace {
-    /// The caller named no trace, and none is begun here.
+    /// The caller sent no context, and no trace is started here.
     #[default]
     None,
-    /// The caller's, to be passed on as it is. Behind a pointer: most requests have none, and all of them move its place about.
+    /// The caller's context, passed on as it is. It is behind a pointer, because most requests have
+    /// none and all of them move this value.
     Passing(Arc<SpanContext>),
-    /// The span of the request.
+    /// The request has a span of ours.
     Traced(Arc<Traced>),
 }
 
@@ -27,24 +28,24 @@ pub struct Traced {
     facts: Mutex<RequestFacts>,
 }
 
-/// What is known about a request only below the layer that holds its span.
+/// Facts about a request that are known only below the layer that holds its span.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RequestFacts {
     /// How long it waited for a slot of the quota.
     pub queue_wait: Option<Duration>,
-    /// The region that answered last.
+    /// The region of the last answer.
     pub region: Option<Arc<str>>,
-    /// What that answered.
+    /// The status of that answer.
     pub upstream_status: Option<u16>,
-    /// Calls that answered it and are not below its span.
+    /// Calls that answered it and are not children of its span.
     pub calls: Vec<SpanContext>,
 }
 
-/// Most calls that one request names; a question can be put together from several.
+/// The most calls of one request, whose answer may be joined from several.
 const MAX_CALLS: usize = 16;
 
 impl Trace {
-    /// The place of a request with this span; with none, or with one that is only passed on, nothing is noted.
+    /// The context of a request with this span. Without a recorded span, nothing is recorded.
     #[must_use]
     pub fn of(span: &Span, tracer: &Tracer) -> Self {
         match span.context() {
@@ -58,7 +59,7 @@ impl Trace {
         }
     }
 
-    /// The span that whatever is done for the request is done for.
+    /// The parent of whatever is done for the request.
     #[must_use]
     pub fn context(&self) -> Option<&SpanContext> {
         match self {
@@ -68,13 +69,14 @@ impl Trace {
         }
     }
 
-    /// For log lines.
+    /// The trace id, for log lines.
     #[must_use]
     pub fn id(&self) -> Option<TraceId> {
         self.context().map(SpanContext::trace_id)
     }
 
-    /// Notes what a call for this request found out. `call` is its span, if that is not below the request's own.
+    /// Records the facts of a call for this request. `call` is its span, if that is no child of the
+    /// request's own.
     pub(super) fn note(&self, facts: RequestFacts, call: Option<&SpanContext>) {
         let Self::Traced(traced) = self else { return };
         // Every change is complete before anything can panic.
@@ -84,7 +86,7 @@ impl Trace {
         *noted = RequestFacts { calls, ..facts };
     }
 
-    /// What was noted.
+    /// The recorded facts.
     #[must_use]
     pub fn facts(&self) -> RequestFacts {
         match self {

@@ -1,4 +1,4 @@
-//! An exchange that is traced by itself, such as sign-in.
+//! Traces an exchange by itself, such as a sign-in.
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -9,10 +9,11 @@ use tower::util::BoxCloneSyncService;
 use super::Tracer;
 use crate::net::Exchange;
 
-/// The same exchange, with a span for each request: in a trace of its own, because nobody in particular waits for it.
+/// The same exchange, with a span for each request, in a trace of its own, because it is made for
+/// no particular request.
 ///
-/// Where it goes and what status comes back is told, and neither path, fields nor bodies: they hold the credential. For the same reason
-/// the other side is not told of the trace.
+/// The address and the status are recorded, but neither path, header fields nor bodies, which
+/// contain the credential. For the same reason the trace is not sent to the other side.
 #[must_use]
 pub fn traced(exchange: Exchange, tracer: &Tracer, name: &'static str) -> Exchange {
     if !tracer.is_on() {
@@ -34,7 +35,7 @@ pub fn traced(exchange: Exchange, tracer: &Tracer, name: &'static str) -> Exchan
                         span.fail(status.as_str().to_owned());
                     }
                 }
-                // The chain of causes could name what was sent.
+                // The chain of causes could contain what was sent.
                 Err(_) => span.fail("_OTHER"),
             }
             answer
