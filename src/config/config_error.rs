@@ -1,9 +1,10 @@
-//! What is wrong with a configuration, and where.
+//! The errors of a configuration, and their positions.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// Where a value was written. Orders mistakes as a reader meets them: the file from top to bottom, then variables by name.
+/// Where a value was written. The order is that of reading: the file from top to bottom, then
+/// variables by name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
     /// In the configuration file.
@@ -19,18 +20,18 @@ pub enum Origin {
     Default,
 }
 
-/// One thing that is wrong. Holds no secret value.
+/// One error. It contains no secret value.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ConfigError {
-    /// Where.
+    /// Where it is.
     pub origin: Origin,
-    /// The key, such as `server.drain`; `None` when the place says all, as with a syntax error.
+    /// The key, such as `server.drain`; `None` when the position is enough, as for a syntax error.
     pub key: Option<String>,
-    /// What is wrong, and what would be right.
+    /// What is wrong, and what is allowed.
     pub problem: String,
 }
 
-/// Everything that is wrong with a configuration, in reading order.
+/// All errors of a configuration, in reading order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistakes {
     file: Option<PathBuf>,
@@ -46,14 +47,15 @@ impl Mistakes {
         Self { file, list }
     }
 
-    /// The mistakes, in reading order.
+    /// The errors, in reading order.
     #[must_use]
     pub fn list(&self) -> &[ConfigError] {
         &self.list
     }
 }
 
-/// One line per mistake: `FILE:LINE:COLUMN: section.key: problem`, or the variable's name in place of the position.
+/// One line for each error: `FILE:LINE:COLUMN: section.key: problem`, or the variable's name in
+/// place of the position.
 impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, mistake) in self.list.iter().enumerate() {

@@ -1,22 +1,22 @@
-//! The file: TOML with positions. The syntax is checked by the parser, the keys by the key table.
+//! The file: TOML with positions. The parser checks the syntax, the key table checks the keys.
 
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
 use super::RawConfig;
 use super::node::{Entry, Node, Raw};
+use crate::config::config_error::{ConfigError, Origin};
 use crate::config::deprecated;
 use crate::config::key::{Key, keys};
-use crate::config::mistake::{ConfigError, Origin};
 use crate::config::section::SECTIONS;
 use crate::config::suggestion::nearest;
 
-/// Puts what `text` says into `written`.
+/// Adds the content of `text` to `raw`.
 pub(super) fn read(text: &str, written: &mut RawConfig, mistakes: &mut Vec<ConfigError>, notes: &mut Vec<String>) {
     let (document, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         syntax(text, &errors, mistakes);
-        // What the parser guesses past an error could be anything: no second mistake is made of it.
+        // What the parser recovers after an error may be anything, so no more errors are reported.
         return;
     }
     for (name, value) in document.get_ref() {
@@ -52,14 +52,14 @@ pub(super) fn read(text: &str, written: &mut RawConfig, mistakes: &mut Vec<Confi
     }
 }
 
-/// One mistake per line: what follows on a broken line is mostly an echo.
+/// One error for each line, because further ones on a broken line usually follow from the first.
 fn syntax(text: &str, errors: &[toml::de::Error], mistakes: &mut Vec<ConfigError>) {
     let mut broken = None;
     for error in errors {
         let origin = position(text, error.span().map_or(text.len(), |span| span.start));
         let Origin::File { line, .. } = origin else { continue };
         if broken.replace(line) != Some(line) {
-            // Only the parser's own words: the line itself may hold a secret.
+            // Only the parser's message, because the line itself may contain a secret.
             mistakes.push(ConfigError {
                 origin,
                 key: None,
@@ -143,7 +143,8 @@ fn node(text: &str, value: &Spanned<DeValue<'_>>) -> Node {
     Node::new(raw, position(text, value.span().start))
 }
 
-/// TOML also has `0x10`; what does not fit is out of every range, and shown as it was written.
+/// TOML also has `0x10`. A number that does not fit is out of every range, and shown as it was
+/// written.
 fn decimal(number: &DeInteger<'_>) -> String {
     i64::from_str_radix(number.as_str(), number.radix()).map_or_else(|_| number.to_string(), |value| value.to_string())
 }

@@ -1,22 +1,23 @@
-//! The layers, put on top of each other.
+//! Combines the layers.
 
 use std::collections::BTreeMap;
 
 use super::node::Node;
 use super::{file, variables};
+use crate::config::config_error::ConfigError;
 use crate::config::env::Environment;
 use crate::config::key::{Key, keys};
-use crate::config::mistake::ConfigError;
 
-/// The winning value of every key. No `Debug`: it may hold a password.
+/// The value of every key with the highest precedence. It has no `Debug`, because it may contain a
+/// password.
 #[derive(Clone)]
 pub(in crate::config) struct RawConfig {
     nodes: BTreeMap<(&'static str, &'static str), Node>,
 }
 
 impl RawConfig {
-    /// Reads the file's text, if there is a file, and the environment. Unknown keys and syntax errors go to `mistakes`, deprecated keys to
-    /// `notes`.
+    /// Reads the file's text, if there is a file, and the environment. Unknown keys and syntax
+    /// errors go to `mistakes`, deprecated keys to `notes`.
     pub(in crate::config) fn read(
         text: Option<&str>,
         env: &Environment,

@@ -1,7 +1,8 @@
-//! What was written, with its position, before anybody asks whether it makes sense.
+//! The values as written, with their positions, before they are checked.
 //!
-//! Three layers, the later one wins: the built-in defaults, the file, the environment. Other people's variables
-//! ([`super::Key::borrowed`]) fill in only what our own layers leave out or empty.
+//! There are three layers, of which the last takes precedence: the built-in defaults, the file, the
+//! environment. Other programs' variables ([`super::Key::borrowed`]) are used only for keys that
+//! are absent or empty in our own layers.
 
 mod file;
 mod layers;

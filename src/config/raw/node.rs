@@ -1,16 +1,16 @@
-//! A value of any shape, and where it stands.
+//! A value of any type, with its position.
 
+use crate::config::config_error::Origin;
 use crate::config::key::DefaultValue;
-use crate::config::mistake::Origin;
 
-/// A value with its place. No `Debug`: it may hold a password.
+/// A value with its position. It has no `Debug`, because it may contain a password.
 #[derive(Clone)]
 pub(in crate::config) struct Node {
     pub(in crate::config) raw: Raw,
     pub(in crate::config) origin: Origin,
 }
 
-/// The shapes that TOML has.
+/// The types of TOML.
 #[derive(Clone)]
 pub(in crate::config) enum Raw {
     Text(String),
@@ -36,12 +36,12 @@ impl Raw {
             (Self::Flag(one), Self::Flag(other)) => one == other,
             (Self::Date, Self::Date) => true,
             (Self::List(one), Self::List(other)) => {
-                one.len() == other.len() && one.iter().zip(other).all(|(one, other)| one.says_as(other))
+                one.len() == other.len() && one.iter().zip(other).all(|(one, other)| one.has_same_value(other))
             }
             (Self::Table(one), Self::Table(other)) => {
                 let is_in = |entry: &Entry| {
                     let mut same = other.iter().filter(|other| other.name == entry.name);
-                    same.any(|other| entry.value.says_as(&other.value))
+                    same.any(|other| entry.value.has_same_value(&other.value))
                 };
                 one.len() == other.len() && one.iter().all(is_in)
             }
@@ -49,7 +49,7 @@ impl Raw {
         }
     }
 
-    /// The shape, with its article, for messages.
+    /// The type, with its article, for messages.
     pub(in crate::config) fn shape(&self) -> &'static str {
         match self {
             Self::Text(_) => "a text",
@@ -63,8 +63,8 @@ impl Raw {
 }
 
 impl Node {
-    /// Whether both say the same, wherever they stand.
-    pub(in crate::config) fn says_as(&self, other: &Self) -> bool {
+    /// Whether both have the same value, at any position.
+    pub(in crate::config) fn has_same_value(&self, other: &Self) -> bool {
         self.raw.is_same(&other.raw)
     }
 
@@ -72,7 +72,7 @@ impl Node {
         Self { raw, origin }
     }
 
-    /// Whether it says nothing: an empty text, list or table.
+    /// Whether it is empty: an empty text, list or table.
     pub(in crate::config) fn is_empty(&self) -> bool {
         match &self.raw {
             Raw::Text(text) => text.is_empty(),

@@ -1,15 +1,16 @@
-//! The environment: the twins of the keys, and other people's variables where ours say nothing.
+//! The environment: the variables of the keys, and other programs' variables for keys without a
+//! value.
 
 use super::RawConfig;
 use super::node::{Entry, Node, Raw};
+use crate::config::config_error::{ConfigError, Origin};
 use crate::config::deprecated;
 use crate::config::env::{Environment, variable};
 use crate::config::key::{Key, Kind, keys};
-use crate::config::mistake::{ConfigError, Origin};
 use crate::config::section::SECTIONS;
 use crate::config::suggestion::nearest;
 
-/// Puts every `DEFENDER_GATEWAY_<SECTION>_<KEY>` into `written`.
+/// Adds every `DEFENDER_GATEWAY_<SECTION>_<KEY>` to `raw`.
 pub(super) fn read(
     env: &Environment,
     written: &mut RawConfig,
@@ -37,7 +38,7 @@ pub(super) fn read(
         };
         match (key, value) {
             (Some(key), Some(value)) if key.in_file() => written.set(key, node(key, name, value)),
-            // Secrets are read where they are used, so that no copy of them lies here.
+            // Secrets are read where they are used, so that no copy of them is kept here.
             (Some(_), Some(_)) => {}
             (Some(key), None) => wrong(Some(key), "is not UTF-8".into()),
             (None, _) => {
@@ -49,11 +50,12 @@ pub(super) fn read(
     }
 }
 
-/// Fills keys that are absent or empty, in the file and in the environment, from other people's variables.
+/// Sets keys that are absent or empty, in the file and in the environment, from other programs'
+/// variables.
 pub(super) fn borrow(env: &Environment, written: &mut RawConfig) {
     for key in keys().filter(|key| key.in_file()) {
         let current = written.node(key);
-        // A default that is not empty still gives way: nobody wrote it.
+        // A default that is not empty is replaced as well, because it was not written.
         if current.origin != Origin::Default && !current.is_empty() {
             continue;
         }
@@ -64,7 +66,8 @@ pub(super) fn borrow(env: &Environment, written: &mut RawConfig) {
     }
 }
 
-/// A variable is text; the key's kind says which shape it stands for. What does not fit stays text, for the reader to refuse.
+/// Converts a variable's text to the key's type. A text that does not fit stays text, which the
+/// reader rejects.
 fn node(key: &Key, name: &str, value: &str) -> Node {
     let at = |raw| Node::new(raw, Origin::Variable(name.into()));
     let items = || value.split(',').map(str::trim).filter(|item| !item.is_empty());
@@ -96,7 +99,8 @@ fn region(item: &str, at: &impl Fn(Raw) -> Node) -> Raw {
     Raw::Table(vec![entry("name", name), entry("url", url)])
 }
 
-/// `NAME=NUMBER`; a name may hold an equals sign. Without one there is no number, which the reader will say.
+/// `NAME=NUMBER`; a name may contain an equals sign. Without one there is no number, which the
+/// reader reports.
 fn share(item: &str, at: &impl Fn(Raw) -> Node) -> Entry {
     let (name, number) = item.rsplit_once('=').unwrap_or((item, ""));
     let number = number.trim();
@@ -113,10 +117,12 @@ fn share(item: &str, at: &impl Fn(Raw) -> Node) -> Entry {
     }
 }
 
-/// What to say about a variable with our prefix that names no key; `None` when it is none of our business.
+/// The error about a variable with our prefix that names no key; `None` when the variable may
+/// belong to another program.
 ///
-/// Under a known section it is a mistake. Anything else may be somebody else's, such as the address by which the caller in the
-/// same pod finds the gateway, unless it is a slip away from a variable of ours.
+/// Under a known section it is an error. Anything else may belong to another program, such as the
+/// address by which a caller in the same pod finds the gateway, unless it is nearly the name of one
+/// of our variables.
 fn unknown(rest: &str) -> Option<String> {
     let under = SECTIONS.iter().find_map(|section| {
         let key = rest.strip_prefix(&section.name.to_uppercase())?.strip_prefix('_')?;
@@ -137,13 +143,16 @@ fn unknown(rest: &str) -> Option<String> {
     Some(format!("is unknown; did you mean {}{near}?", Key::PREFIX))
 }
 
-/// Whether Kubernetes injected the variable for a Service whose name starts with `defender-gateway`.
+/// Whether Kubernetes injected the variable for a Service whose name starts with
+/// `defender-gateway`.
 ///
-/// The forms, for a Service `S`: `S_SERVICE_HOST`, `S_SERVICE_PORT`, `S_SERVICE_PORT_<PORT NAME>`, `S_PORT=tcp://…`,
-/// `S_PORT_<N>_<PROTOCOL>` and the same with `_PROTO`, `_PORT` and `_ADDR`. `S` itself may go on (`defender-gateway-admin`,
-/// `defender-gateway-store`), so the forms are looked for at the end of the name.
+/// The forms, for a Service `S`: `S_SERVICE_HOST`, `S_SERVICE_PORT`, `S_SERVICE_PORT_<PORT NAME>`,
+/// `S_PORT=tcp://…`, `S_PORT_<N>_<PROTOCOL>` and the same with `_PROTO`, `_PORT` and `_ADDR`. `S`
+/// itself may be longer (`defender-gateway-admin`, `defender-gateway-store`), so the forms are
+/// looked for at the end of the name.
 fn is_service_link(rest: &str, value: &str) -> bool {
-    // One more separator in front, so that a Service of exactly our name looks like the others.
+    // One more separator in front, so that a Service with exactly our name has the same form as
+    // others.
     let rest = format!("_{rest}");
     if rest.ends_with("_SERVICE_HOST") || rest.ends_with("_SERVICE_PORT") || rest.contains("_SERVICE_PORT_") {
         return true;

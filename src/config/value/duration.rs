@@ -86,7 +86,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_reads_back(ms: u64) {
+        fn shown_values_are_parsed_again(ms: u64) {
             let duration = Duration::from_millis(ms);
             prop_assert_eq!(parse(&show(duration)), Ok(duration));
         }

@@ -94,7 +94,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_reads_back(bytes: u64) {
+        fn shown_values_are_parsed_again(bytes: u64) {
             prop_assert_eq!(parse(&show(bytes)), Ok(bytes));
         }
 
