@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_json_is_refused_with_a_position() {
+    fn invalid_json_is_rejected_with_a_position() {
         for body in [
             r#"{"ScanDefinitionIds":"x""#,
             r#"{"ScanDefinitionIds":["x"]}}"#,
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limits_are_where_they_are_said_to_be() {
+    fn the_limits_are_the_documented_ones() {
         let list = |count: usize| {
             let ids: Vec<_> = (0..count).map(|n| format!("\"{n}\"")).collect();
             read(&format!("{{\"ScanDefinitionIds\":[{}]}}", ids.join(",")))

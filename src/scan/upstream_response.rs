@@ -438,7 +438,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_no_json_object_is_never_an_answer(
+        fn a_body_that_is_no_json_object_is_never_an_answer(
             status in 100_u16..1000, body in proptest::collection::vec(any::<u8>(), 0..100),
         ) {
             let is_object = serde_json::from_slice::<serde_json::Value>(&body).is_ok_and(|value| value.is_object());

@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_connection_of_the_peer_with_most_that_did_nothing_for_longest_makes_way() {
+    async fn the_longest_idle_connection_of_the_peer_with_most_is_evicted() {
         let limiter = limiter(5);
         let mut taken = Vec::new();
         for last in [2, 3, 3, 3, 2] {
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_waits_gets_the_place_that_becomes_free() {
+    async fn a_waiting_connection_gets_the_slot_that_becomes_free() {
         let limiter = limiter(1);
         let slot = limiter.try_take(&peer(2)).unwrap();
         pass(IDLE_MIN).await;
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_with_a_request_in_flight_never_makes_way() {
+    async fn a_connection_with_a_request_in_flight_is_never_evicted() {
         let limiter = limiter(2);
         let taken: Vec<_> = (0..2).map(|_| limiter.try_take(&peer(2)).unwrap()).collect();
         let _requests: Vec<_> = taken.iter().map(|slot| slot.state().request(Version::HTTP_2)).collect();
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_makes_way_for_others_until_they_have_as_many() {
+    async fn a_peer_loses_slots_to_others_until_they_have_as_many() {
         let limiter = limiter(4);
         let taken = [2, 2, 3, 3].map(|last| limiter.try_take(&peer(last)).unwrap());
         let _requests = [&taken[0], &taken[1]].map(|slot| slot.state().request(Version::HTTP_11));
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn memory_for_a_head_is_given_up_by_the_connection_that_does_nothing_with_it() {
+    async fn memory_for_a_head_is_taken_from_an_idle_connection() {
         let limiter = limiter(4);
         let taken = [2, 2, 2].map(|last| limiter.try_take(&peer(last)).unwrap());
         let mut held: Vec<_> = taken[1..]

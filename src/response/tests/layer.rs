@@ -119,7 +119,7 @@ fn asked_to_wait(wait: Duration) -> response::ResponsePreferences {
 }
 
 #[tokio::test]
-async fn an_answer_that_the_caller_has_already_is_counted_as_what_it_came_from() {
+async fn a_304_is_counted_by_the_outcome_of_its_answer() {
     let (answer, body, ended) = ending(|| {
         let asked = response::ResponsePreferences {
             tag: response::Tag::Unless("*".into()),

@@ -323,7 +323,7 @@ fn a_wrong_option_is_named_as_the_target() {
 }
 
 #[test]
-fn a_refused_sign_in_names_its_code_and_what_to_do() {
+fn a_rejected_sign_in_contains_its_code_and_advice() {
     let error = token::Error::Refused {
         code: token::Code::Aadsts(7_000_215),
         message: "".into(),

@@ -120,7 +120,7 @@ async fn hang_up(case: Case, moments: usize) -> bool {
         }
         assert!(
             moment < 1000,
-            "{case:?}: hung up after {moments}: somebody is not answered"
+            "{case:?}: hung up after {moments}: a follower is not answered"
         );
         yield_now().await;
     }
