@@ -11,14 +11,10 @@
 //! a peer that would then have more.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
-use prometheus_client::metrics::gauge::ConstGauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -36,8 +32,8 @@ const WARN_EVERY: Duration = Duration::from_mins(1);
 /// All slots of a listener.
 #[derive(Debug)]
 pub(super) struct ConnectionLimiter {
-    free: Arc<Semaphore>,
-    count: u32,
+    pub(super) free: Arc<Semaphore>,
+    pub(super) count: u32,
     /// How long a connection must have been idle to be evicted, because a request, or a read of its
     /// response, may be on its way. It also bounds how fast a flood of connections can evict its
     /// own connections and those behind the same address: all of them once in this time.
@@ -46,43 +42,6 @@ pub(super) struct ConnectionLimiter {
     /// Held by the connection that evicts others for the memory of its head.
     evicting: tokio::sync::Mutex<()>,
     table: Mutex<SlotTable>,
-}
-
-/// The counts of a listener's connections, for `/status` and metrics. Clones count the same
-/// listener.
-#[derive(Clone, Debug)]
-pub struct Connections(pub(super) Arc<ConnectionLimiter>);
-
-impl Connections {
-    /// The open connections.
-    #[must_use]
-    pub fn open(&self) -> u32 {
-        let free = u32::try_from(self.0.free.available_permits()).unwrap_or(u32::MAX);
-        self.most().saturating_sub(free)
-    }
-
-    /// The limit of open connections.
-    #[must_use]
-    pub fn most(&self) -> u32 {
-        self.0.count
-    }
-}
-
-impl Collector for Connections {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        for (name, help, count) in [
-            ("connections", "Connections of callers that are open", self.open()),
-            (
-                "connections_limit",
-                "Connections of callers that may be open",
-                self.most(),
-            ),
-        ] {
-            let gauge = ConstGauge::new(i64::from(count));
-            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
-        }
-        Ok(())
-    }
 }
 
 #[derive(Debug, Default)]

@@ -13,8 +13,8 @@ use super::Limit;
 ///
 /// ```
 /// use std::time::Duration;
-/// use defender_gateway::sim::Judge;
-/// let mut judge = Judge::new(&["2/1s".parse().unwrap()]);
+/// use defender_gateway::sim::QuotaVerifier;
+/// let mut judge = QuotaVerifier::new(&["2/1s".parse().unwrap()]);
 /// judge.extend([0, 900, 1_000, 1_899].map(Duration::from_millis));
 /// assert_eq!(judge.findings()[0].most, 3); // 900, 1000 and 1899 lie within one second
 /// assert!(!judge.is_satisfied());
