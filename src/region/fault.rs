@@ -62,14 +62,14 @@ fn authority(base: &Url) -> String {
 mod tests {
     use super::*;
     use crate::BoxError;
-    use crate::attempt::Again;
+    use crate::attempt::RetryHint;
     use crate::net::testing::{Names, client, listen, quick, refused};
     use std::time::Duration;
 
     fn failure(delivery: Delivery, source: BoxError) -> Failure {
         Failure {
             delivery,
-            again: Again::Never,
+            again: RetryHint::Never,
             answer: None,
             source,
         }
@@ -85,7 +85,7 @@ mod tests {
             body_bytes: 10,
         };
         for (host, delivery, fault) in [
-            ("gone.test", Delivery::Unsent, Fault::Connection),
+            ("gone.test", Delivery::NotSent, Fault::Connection),
             ("closing.test", Delivery::Unknown, Fault::BadAnswer),
         ] {
             let request = http::Request::get(format!("http://{host}:8443/"))
@@ -107,6 +107,6 @@ mod tests {
             classify(&failure(Delivery::Answered, "redirect".into()), &base),
             Some(Fault::BadAnswer)
         );
-        assert_eq!(classify(&failure(Delivery::Unsent, "no token".into()), &base), None);
+        assert_eq!(classify(&failure(Delivery::NotSent, "no token".into()), &base), None);
     }
 }

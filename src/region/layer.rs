@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt as _};
 
-use crate::attempt::{Again, Delivery, Failure, Outgoing, Routed};
+use crate::attempt::{Charged, Delivery, Failure, RetryHint, Routed};
 use crate::region::outlier::{CallOutcome, ProgressMonitor};
 use crate::region::{Classify, Error, HostSelector, SelectedHost, classify};
 use crate::scan::{Answer, Endpoint, ResponseFault, ResponseKind};
@@ -52,7 +52,7 @@ pub struct Region<S> {
     layer: RegionLayer,
 }
 
-impl<S> Service<Outgoing> for Region<S>
+impl<S> Service<Charged> for Region<S>
 where
     S: Service<Routed, Response = Answer, Error = Failure> + Clone + Send + 'static,
     S::Future: Send,
@@ -66,12 +66,12 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, outgoing: Outgoing) -> Self::Future {
+    fn call(&mut self, outgoing: Charged) -> Self::Future {
         Box::pin(run(self.inner.clone(), self.layer.clone(), outgoing))
     }
 }
 
-async fn run<S>(mut inner: S, layer: RegionLayer, outgoing: Outgoing) -> Result<Answer, Failure>
+async fn run<S>(mut inner: S, layer: RegionLayer, outgoing: Charged) -> Result<Answer, Failure>
 where
     S: Service<Routed, Response = Answer, Error = Failure>,
 {
@@ -108,8 +108,8 @@ where
     }
     // All usable hosts were tried; the last failure is returned.
     Err(failed.unwrap_or_else(|| Failure {
-        delivery: Delivery::Unsent,
-        again: Again::Never,
+        delivery: Delivery::NotSent,
+        again: RetryHint::Never,
         answer: None,
         source: Box::new(NoHost),
     }))
@@ -160,7 +160,7 @@ fn report(
     match (layer.classify)(&failure, &choice.base) {
         Some(fault) => {
             layer.selector.failed(choice, fault);
-            if failure.delivery == Delivery::Unsent {
+            if failure.delivery == Delivery::NotSent {
                 Next::OtherHost(failure)
             } else {
                 Next::Return(Err(failure))
@@ -175,9 +175,9 @@ fn report(
 /// The failure of a call whose response is no answer. Another host, if there is one, may have one.
 fn invalid_response(layer: &RegionLayer, choice: &SelectedHost, answer: &Answer, fault: ResponseFault) -> Failure {
     let again = if layer.selector.has_other_good(choice) {
-        Again::Once
+        RetryHint::Once
     } else {
-        Again::Never
+        RetryHint::Never
     };
     let error = Error {
         host: choice.base.host_str().unwrap_or_default().to_owned(),

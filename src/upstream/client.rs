@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use tower::Service;
 use url::Url;
 
-use crate::attempt::{Failure, Routed, Signed};
+use crate::attempt::{Authorized, Failure, Routed};
 use crate::memory::{ALLOCATED_PER_BYTE, AnswerMemory, Exhausted, LARGE_ANSWER, Reservation};
 use crate::net;
 use crate::operation::Input;
@@ -99,7 +99,12 @@ impl Client {
 }
 
 impl Inner {
-    async fn exchange(&self, signed: &Signed, host_calls: &HostCalls, span: &Span) -> Result<Response<Bytes>, Reason> {
+    async fn exchange(
+        &self,
+        signed: &Authorized,
+        host_calls: &HostCalls,
+        span: &Span,
+    ) -> Result<Response<Bytes>, Reason> {
         let Some(request) = self.request(signed, host_calls, span) else {
             return Err(Reason::Unbuildable);
         };
@@ -128,7 +133,7 @@ impl Inner {
     }
 
     /// The request to send; `None` when it cannot be built.
-    fn request(&self, signed: &Signed, host_calls: &HostCalls, span: &Span) -> Option<Request<Bytes>> {
+    fn request(&self, signed: &Authorized, host_calls: &HostCalls, span: &Span) -> Option<Request<Bytes>> {
         let address = host_calls.address(&signed.routed.outgoing.request)?;
         let mut request = request::request(signed, address, &self.user_agent)?;
         if let Some(context) = span.context() {
@@ -177,7 +182,7 @@ fn checked(response: Response<Bytes>, owner: TokenOwner) -> Result<Answer, Reaso
     })
 }
 
-impl Service<Signed> for Client {
+impl Service<Authorized> for Client {
     type Response = Answer;
     type Error = Failure;
     type Future = BoxFuture<'static, Result<Answer, Failure>>;
@@ -186,7 +191,7 @@ impl Service<Signed> for Client {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, signed: Signed) -> Self::Future {
+    fn call(&mut self, signed: Authorized) -> Self::Future {
         let client = Arc::clone(&self.0);
         Box::pin(async move {
             let begun = Instant::now();

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use crate::attempt::{Again, Delivery, Failure};
+use crate::attempt::{Delivery, Failure, RetryHint};
 use crate::memory::Exhausted;
 use crate::net;
 
@@ -101,29 +101,29 @@ impl Error {
 
     fn delivery(&self) -> Delivery {
         match &self.reason {
-            Reason::Exchange(error) if error.is_unprocessed() => Delivery::Unsent,
+            Reason::Exchange(error) if error.is_unprocessed() => Delivery::NotSent,
             Reason::Exchange(error) if !error.is_answered() => Delivery::Unknown,
             Reason::Exchange(_) | Reason::Redirect { .. } | Reason::Status { .. } | Reason::Encoded => {
                 Delivery::Answered
             }
-            Reason::Unbuildable | Reason::NoMemory(_) => Delivery::Unsent,
+            Reason::Unbuildable | Reason::NoMemory(_) => Delivery::NotSent,
         }
     }
 
-    fn again(&self) -> Again {
+    fn again(&self) -> RetryHint {
         match &self.reason {
             Reason::Exchange(error) => match error.kind() {
-                net::Kind::Lost(_) | net::Kind::BodyLost(_) => Again::Once,
+                net::Kind::Lost(_) | net::Kind::BodyLost(_) => RetryHint::Once,
                 // Given up, mostly early. After a long wait the caller's deadline forbids another
                 // attempt, which the retry layer checks.
-                net::Kind::HeadTimeout | net::Kind::BodyTimeout => Again::OtherHost,
+                net::Kind::HeadTimeout | net::Kind::BodyTimeout => RetryHint::OtherHost,
                 // Not sent: the region layer has already tried the other hosts at no cost. Too
                 // large: it would be too large again.
-                _ => Again::Never,
+                _ => RetryHint::Never,
             },
             // The region is avoided from now on, so the next attempt goes to another one.
-            Reason::Redirect { .. } | Reason::Status { .. } | Reason::Encoded => Again::Once,
-            Reason::Unbuildable | Reason::NoMemory(_) => Again::Never,
+            Reason::Redirect { .. } | Reason::Status { .. } | Reason::Encoded => RetryHint::Once,
+            Reason::Unbuildable | Reason::NoMemory(_) => RetryHint::Never,
         }
     }
 }

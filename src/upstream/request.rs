@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderName, USER_AGENT};
 use http::{HeaderValue, Request, Uri};
 
-use crate::attempt::Signed;
+use crate::attempt::Authorized;
 use crate::operation::Input;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -14,7 +14,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// The request for `signed` to this address; `None` when the token cannot be put into a header
 /// field, which the sign-in does not allow.
-pub(super) fn request(signed: &Signed, address: Uri, user_agent: &HeaderValue) -> Option<Request<Bytes>> {
+pub(super) fn request(signed: &Authorized, address: Uri, user_agent: &HeaderValue) -> Option<Request<Bytes>> {
     let outgoing = &signed.routed.outgoing;
     let bearer = signed.bearer.bearer()?;
     let mut request = Request::new(outgoing.request.body());

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt as _};
 
 use crate::BoxError;
-use crate::attempt::{Again, Delivery, Failure, Retries, Try};
+use crate::attempt::{Delivery, Failure, Retries, RetryHint, Try};
 use crate::caller::Caller;
 use crate::scan::{Answer, is_unavailable};
 
@@ -46,8 +46,8 @@ impl<S> Layer<S> for RetryLayer {
 /// the deadline.
 ///
 /// One further attempt each after a response that says that no answer can be given (5xx and the
-/// like) and after [`Again::Once`]; two after [`Again::OtherHost`], also a moment past the
-/// deadline, because the host took the time; after [`Again::WhenAllowed`] (429) as often as the
+/// like) and after [`RetryHint::Once`]; two after [`RetryHint::OtherHost`], also a moment past the
+/// deadline, because the host took the time; after [`RetryHint::WhenAllowed`] (429) as often as the
 /// deadline allows, while the queue below refuses when there is no slot in time. Each attempt is
 /// the same [`Try`] at the same place. When there is no further attempt, an answer passes through,
 /// whatever its status; otherwise the failure is the error.
@@ -139,7 +139,7 @@ impl Spent {
     /// How long to wait before another attempt; `None` when there is none.
     fn pause(&mut self, result: &Result<Answer, Failure>) -> Option<Duration> {
         // An attempt that was not sent has only waited, which the deadline bounds.
-        let is_unsent = matches!(result, Err(failure) if failure.delivery == Delivery::Unsent);
+        let is_unsent = matches!(result, Err(failure) if failure.delivery == Delivery::NotSent);
         self.attempts += u32::from(!is_unsent);
         if self.attempts >= MAX_ATTEMPTS {
             return None;
@@ -161,20 +161,20 @@ impl Spent {
             }
             Ok(_) => None,
             Err(failure) => match failure.again {
-                Again::Never | Again::InCompany => None,
-                Again::Once if self.once => None,
-                Again::Once => {
+                RetryHint::Never | RetryHint::InBatch => None,
+                RetryHint::Once if self.once => None,
+                RetryHint::Once => {
                     self.once = true;
                     Some(jittered())
                 }
-                Again::OtherHost if self.moves >= MOST_MOVES => None,
-                Again::OtherHost => {
+                RetryHint::OtherHost if self.moves >= MOST_MOVES => None,
+                RetryHint::OtherHost => {
                     self.moves += 1;
                     Some(Duration::ZERO)
                 }
                 // The quota is paused, and the queue below knows when the next slot comes; or the
                 // wait for a token goes on.
-                Again::WhenAllowed => Some(Duration::ZERO),
+                RetryHint::WhenAllowed => Some(Duration::ZERO),
             },
         }
     }
@@ -182,7 +182,7 @@ impl Spent {
 
 /// Whether the attempt's host was given up.
 fn is_for_other_host(result: &Result<Answer, Failure>) -> bool {
-    matches!(result, Err(failure) if failure.again == Again::OtherHost)
+    matches!(result, Err(failure) if failure.again == RetryHint::OtherHost)
 }
 
 fn jittered() -> Duration {

@@ -40,7 +40,8 @@ pub fn parse(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "is too long".to_owned())
 }
 
-/// Writes a duration as [`parse`] reads it, in the longest unit that loses nothing down to the millisecond.
+/// Writes a duration as [`parse`] reads it, in the longest unit that loses nothing down to the
+/// millisecond.
 ///
 /// ```
 /// use std::time::Duration;

@@ -11,7 +11,8 @@ const UNITS: [(&str, u64); 7] = [
     ("B", 1),
 ];
 
-/// Reads a whole number followed directly by `B`, `KiB`, `MiB`, `GiB`, `KB`, `MB` or `GB`. The result is in bytes.
+/// Reads a whole number followed directly by `B`, `KiB`, `MiB`, `GiB`, `KB`, `MB` or `GB`. The
+/// result is in bytes.
 ///
 /// ```
 /// use defender_gateway::config::size;

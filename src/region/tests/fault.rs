@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use super::{Behaviour, Fixture, ROUND, outgoing, pass};
-use crate::attempt::{Again, Delivery, Failure, Routed};
+use crate::attempt::{Delivery, Failure, RetryHint, Routed};
 use crate::region::RegionLayer;
 use crate::scan::Answer;
 
@@ -89,7 +89,7 @@ async fn looking_for_a_host_is_bounded_in_time() {
     let fixture = Fixture::unwatched(["a", "b", "c", "d", "e", "f", "g", "h"].map(|name| (name, Behaviour::BlackHole)));
     pass(Duration::from_secs(1)).await;
     let begun = Instant::now();
-    assert_eq!(fixture.call().await.unwrap_err().delivery, Delivery::Unsent);
+    assert_eq!(fixture.call().await.unwrap_err().delivery, Delivery::NotSent);
     assert_eq!(begun.elapsed(), Duration::from_secs(12), "four attempts of 3 s");
 }
 
@@ -117,8 +117,8 @@ async fn failures_that_are_not_the_hosts_leave_it_alone() {
     pass(ROUND).await;
     let no_token = service_fn(|_: Routed| async {
         Err::<Answer, _>(Failure {
-            delivery: Delivery::Unsent,
-            again: Again::Never,
+            delivery: Delivery::NotSent,
+            again: RetryHint::Never,
             answer: None,
             source: "no token".into(),
         })

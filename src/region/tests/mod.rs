@@ -16,7 +16,7 @@ use tower::{Layer as _, Service as _, ServiceExt as _, service_fn};
 use url::Url;
 
 use crate::BoxError;
-use crate::attempt::{Again, Delivery, Failure, Load, Outgoing, Place, Retries, Routed, Try};
+use crate::attempt::{Charged, Delivery, Failure, Load, Place, Retries, RetryHint, Routed, Try};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::region::{Candidate, Config, ConfigError, Fault, HostSelector, Metrics, Probe, RegionLayer};
 use crate::scan::{Answer, Endpoint, Fields, Payer, Request};
@@ -101,14 +101,14 @@ impl Network {
         };
         let failure = |delivery, source: BoxError| Failure {
             delivery,
-            again: Again::Once,
+            again: RetryHint::Once,
             answer: None,
             source,
         };
         let (is, _) = self
             .connect(&routed.base)
             .await
-            .map_err(|error| failure(Delivery::Unsent, error))?;
+            .map_err(|error| failure(Delivery::NotSent, error))?;
         if matches!(is, Behaviour::Losing(_)) {
             return Err(failure(Delivery::Unknown, "lost".into()));
         }
@@ -125,7 +125,7 @@ impl Network {
         };
         if given_up {
             return Err(Failure {
-                again: Again::OtherHost,
+                again: RetryHint::OtherHost,
                 ..failure(Delivery::Unknown, "given up".into())
             });
         }
@@ -182,7 +182,7 @@ impl Probe for Network {
 
 fn classify(failure: &Failure, _: &Url) -> Option<Fault> {
     match failure.delivery {
-        Delivery::Unsent if failure.source.is::<NoConnection>() => Some(Fault::Connection),
+        Delivery::NotSent if failure.source.is::<NoConnection>() => Some(Fault::Connection),
         Delivery::Unknown => Some(Fault::BadAnswer),
         _ => None,
     }
@@ -238,7 +238,7 @@ impl Fixture {
             .with_classify(classify)
             .layer(self.network.service());
         let attempts = service_fn(move |attempt: Try| {
-            let outgoing = Outgoing {
+            let outgoing = Charged {
                 retries: attempt.retries,
                 caller: attempt.caller,
                 ..outgoing()
@@ -314,8 +314,8 @@ fn caller(deadline: Duration) -> Arc<Caller> {
     })
 }
 
-fn outgoing() -> Outgoing {
-    Outgoing {
+fn outgoing() -> Charged {
+    Charged {
         request: Arc::new(Request::plain(Endpoint::HISTORY, ["a"]).unwrap()),
         caller: caller(Duration::from_secs(30)),
         retries: Retries::default(),

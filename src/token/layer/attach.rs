@@ -13,7 +13,7 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower::Service;
 
-use crate::attempt::{Again, Delivery, Failure, Routed, Signed};
+use crate::attempt::{Authorized, Delivery, Failure, RetryHint, Routed};
 use crate::scan::Answer;
 use crate::telemetry::trace;
 use crate::token::{Bearer, Error, RejectionOutcome, TokenSource};
@@ -70,7 +70,7 @@ pub struct Attach<S> {
 
 impl<S> Service<Routed> for Attach<S>
 where
-    S: Service<Signed, Response = Answer, Error = Failure> + Clone + Send + 'static,
+    S: Service<Authorized, Response = Answer, Error = Failure> + Clone + Send + 'static,
     S::Future: Send,
 {
     type Response = Answer;
@@ -84,7 +84,7 @@ where
     fn call(&mut self, routed: Routed) -> Self::Future {
         if let Some(caller_token) = routed.outgoing.request.caller_token() {
             let bearer = caller_token.secret().clone();
-            let answer = self.inner.call(Signed { routed, bearer });
+            let answer = self.inner.call(Authorized { routed, bearer });
             return Either::Left(Checked { answer, token: None });
         }
         if let Some(bearer) = self.token_source.current() {
@@ -110,12 +110,12 @@ fn without_token(error: Error, until: Instant, deadline: Instant) -> Failure {
     let now = Instant::now();
     let passes = matches!(error, Error::Unavailable { .. });
     Failure {
-        delivery: Delivery::Unsent,
+        delivery: Delivery::NotSent,
         // An error that came earlier is not worth waiting for.
         again: if passes && until <= now && now < deadline {
-            Again::WhenAllowed
+            RetryHint::WhenAllowed
         } else {
-            Again::Never
+            RetryHint::Never
         },
         answer: None,
         source: error.into(),
@@ -125,9 +125,9 @@ fn without_token(error: Error, until: Instant, deadline: Instant) -> Failure {
 /// The call with this token.
 fn checked<S>(inner: &mut S, token_source: &Arc<TokenSource>, routed: Routed, bearer: Bearer) -> Checked<S::Future>
 where
-    S: Service<Signed>,
+    S: Service<Authorized>,
 {
-    let signed = Signed {
+    let signed = Authorized {
         routed,
         bearer: bearer.secret().clone(),
     };
@@ -163,7 +163,7 @@ where
         {
             return Poll::Ready(Err(Failure {
                 delivery: Delivery::Answered,
-                again: Again::Once,
+                again: RetryHint::Once,
                 answer: Some(answer),
                 source: Rejected.into(),
             }));

@@ -11,7 +11,7 @@ use tower::{Layer as _, ServiceExt as _};
 use url::Url;
 
 use super::Layer;
-use crate::attempt::{Again, Delivery, Failure, Outgoing, Routed, Signed};
+use crate::attempt::{Authorized, Charged, Delivery, Failure, RetryHint, Routed};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::clock::Wall;
 use crate::scan::{self, Answer, Fields};
@@ -37,7 +37,7 @@ fn routed_with(request: scan::Request, deadline: Duration) -> Routed {
         trace: crate::telemetry::trace::Trace::None,
     };
     Routed {
-        outgoing: Outgoing {
+        outgoing: Charged {
             request: Arc::new(request),
             caller: Arc::new(caller),
             retries: crate::attempt::Retries::default(),
@@ -62,7 +62,7 @@ impl Defender {
         this
     }
 
-    async fn answer(self, signed: Signed) -> Result<Answer, Failure> {
+    async fn answer(self, signed: Authorized) -> Result<Answer, Failure> {
         self.calls.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(50)).await;
         let is_valid = self.valid.lock().unwrap().contains(&signed.bearer.expose());
@@ -115,7 +115,7 @@ async fn call(token_source: &TokenSource, defender: &Defender, deadline: Duratio
             .await
     };
     match attempt().await {
-        Err(failure) if failure.again == Again::Once => {
+        Err(failure) if failure.again == RetryHint::Once => {
             assert_eq!(failure.delivery, Delivery::Answered);
             assert_eq!(failure.answer.unwrap().status, StatusCode::UNAUTHORIZED);
             attempt().await
@@ -194,7 +194,7 @@ async fn a_forced_refresh_that_fails_is_returned_before_a_second_call() {
     });
     let defender = Defender::default();
     let failure = call(&set.token_source, &defender, SOON).await.unwrap_err();
-    assert_eq!((failure.delivery, failure.again), (Delivery::Unsent, Again::Never));
+    assert_eq!((failure.delivery, failure.again), (Delivery::NotSent, RetryHint::Never));
     assert!(
         failure.source.to_string().contains("AADSTS7000112"),
         "{}",
@@ -217,7 +217,7 @@ async fn without_a_token_nothing_is_sent_and_the_wait_is_bounded() {
         .await
         .unwrap_err();
     assert_eq!(before.elapsed(), Duration::from_secs(5));
-    assert_eq!((failure.delivery, failure.again), (Delivery::Unsent, Again::Never));
+    assert_eq!((failure.delivery, failure.again), (Delivery::NotSent, RetryHint::Never));
     assert!(failure.source.downcast_ref::<Error>().is_some());
     assert_eq!(defender.calls.load(Ordering::Relaxed), 0);
 }
@@ -231,11 +231,11 @@ async fn a_call_that_can_wait_longer_returns_its_slot_and_comes_again() {
     let failure = loop {
         let left = Duration::from_secs(34).saturating_sub(begun.elapsed());
         let failure = call(&set.token_source, &defender, left).await.unwrap_err();
-        assert_eq!(failure.delivery, Delivery::Unsent);
-        if failure.again == Again::Never {
+        assert_eq!(failure.delivery, Delivery::NotSent);
+        if failure.again == RetryHint::Never {
             break failure;
         }
-        assert_eq!(failure.again, Again::WhenAllowed);
+        assert_eq!(failure.again, RetryHint::WhenAllowed);
         holds += 1;
         assert_eq!(
             begun.elapsed(),
