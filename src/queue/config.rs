@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::caller::Name;
 
-/// How much of the quota a caller gets beside others who wait: twice the weight, twice the share. 1 for callers without an entry.
+/// How much of the quota a caller gets beside others who wait: twice the weight, twice the share. 1
+/// for callers without an entry.
 #[derive(Clone, Debug, Default)]
 pub struct Weights(HashMap<Name, NonZeroU32>);
 

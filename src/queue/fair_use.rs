@@ -1,7 +1,8 @@
 //! The optional fair-use limit per caller, in front of everything.
 //!
-//! A courtesy between callers, not a guarantee: after a quiet time a caller may make up to twice its limit in one window, which is why this is a
-//! token bucket here and an exact ledger in front of the upstream.
+//! A courtesy between callers, not a guarantee: after a quiet time a caller may make up to twice
+//! its limit in one window, which is why this is a token bucket here and an exact ledger in front
+//! of the upstream.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -24,7 +25,8 @@ use crate::caller::Name;
 use crate::scan::{Call, ServedResponse};
 use crate::task::Tasks;
 
-/// Buckets kept at once. Beyond it idle ones are forgotten early, and as long as that is not enough, nobody is limited.
+/// Buckets kept at once. Beyond it idle ones are forgotten early, and as long as that is not
+/// enough, nobody is limited.
 const BUCKETS: usize = 10_000;
 
 /// One bucket per caller.
@@ -38,7 +40,8 @@ pub struct CallerLimiter {
 type Buckets = RateLimiter<Name, HashMapStateStore<Name>, PausableClock, NoOpMiddleware<Nanos>>;
 
 impl CallerLimiter {
-    /// `calls` per `window` for each caller, all of them at once after a quiet time. `None` when the window is too short to divide.
+    /// `calls` per `window` for each caller, all of them at once after a quiet time. `None` when
+    /// the window is too short to divide.
     #[must_use]
     pub fn new(calls: NonZeroU32, window: Duration) -> Option<Self> {
         let quota = Quota::with_period(window / calls.get())?.allow_burst(calls);

@@ -73,7 +73,8 @@ where
     type Future = BoxFuture<'static, Result<Answer, Failure>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        // Readiness below is awaited after the turn has come: an early answer could be outdated by then.
+        // Readiness below is awaited after the turn has come: an early answer could be outdated by
+        // then.
         Poll::Ready(Ok(()))
     }
 

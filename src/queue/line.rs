@@ -30,13 +30,15 @@ pub trait PermitSource: fmt::Debug + Send + Sync + 'static {
     /// When there is none: the moment to ask again, or `None` when only [`PermitSource::changed`] can tell.
     fn take(&self, now: Instant) -> Result<Self::Permit, Option<Instant>>;
 
-    /// Appends the starts of the next `count` slots, ascending; with [`PermitSource::shared_order`], the slots of all.
+    /// Appends the starts of the next `count` slots, ascending; with
+    /// [`PermitSource::shared_order`], the slots of all.
     fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>);
 
     /// Changes when an earlier forecast may no longer hold.
     fn version(&self) -> u64;
 
-    /// Resolves when a slot may be free earlier than last said; a change while nobody waits is not lost.
+    /// Resolves when a slot may be free earlier than last said; a change while nobody waits is not
+    /// lost.
     fn changed(&self) -> impl Future<Output = ()> + Send;
 
     /// Says what is wanted, whenever that may have changed.
@@ -44,12 +46,14 @@ pub trait PermitSource: fmt::Debug + Send + Sync + 'static {
         let _ = demand;
     }
 
-    /// The order of all queues that draw on the same slots, when it is kept elsewhere: another one whenever more is known.
+    /// The order of all queues that draw on the same slots, when it is kept elsewhere: another one
+    /// whenever more is known.
     fn shared_order(&self) -> Option<Arc<SharedOrder>> {
         None
     }
 
-    /// For whom this slot is, when that was decided elsewhere. If that caller has left, the next one in the queue's own order gets it.
+    /// For whom this slot is, when that was decided elsewhere. If that caller has left, the next
+    /// one in the queue's own order gets it.
     fn granted_to(&self, permit: &Self::Permit) -> Option<(Urgency, Name)> {
         let _ = permit;
         None
@@ -85,7 +89,8 @@ struct Shared<S: PermitSource> {
     slots: S,
     /// Tells the clock task that a slot is wanted earlier than it knows.
     kick: Notify,
-    /// What this queue has added to the gauge that it may share with others. Changed under the state's lock only.
+    /// What this queue has added to the gauge that it may share with others. Changed under the
+    /// state's lock only.
     shown: AtomicI64,
     metrics: Metrics,
 }
@@ -99,7 +104,8 @@ impl<S: PermitSource> Queue<S> {
         queue
     }
 
-    /// An empty queue that hands slots out only while somebody runs [`Queue::run_clock`]: for one that may end before the program does.
+    /// An empty queue that hands slots out only while somebody runs [`Queue::run_clock`]: for one
+    /// that may end before the program does.
     #[must_use]
     pub fn new(config: Config, slots: S, metrics: Metrics) -> Self {
         Self(Arc::new(Shared {
@@ -151,7 +157,8 @@ impl<S: PermitSource> Queue<S> {
         self.0.lock().predicted_wait(Instant::now(), &self.0.slots)
     }
 
-    /// The gateway stops at `closes`: whoever would be served later is refused now, and so is who comes from now on.
+    /// The gateway stops at `closes`: whoever would be served later is refused now, and so is who
+    /// comes from now on.
     pub fn close(&self, closes: Instant) {
         self.0.lock().close(Instant::now(), closes, &self.0.slots);
     }
@@ -244,7 +251,8 @@ impl<S: PermitSource> Queue<S> {
 
 impl<S: PermitSource> Shared<S> {
     fn lock(&self) -> MutexGuard<'_, State<S::Permit>> {
-        // A panic inside may lose a ticket; its caller then waits until its deadline, and no longer.
+        // A panic inside may lose a ticket; its caller then waits until its deadline, and no
+        // longer.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -303,7 +311,8 @@ enum Place<S: PermitSource> {
 }
 
 impl<S: PermitSource> Waiting<S> {
-    /// When the slot comes, if nobody comes or leaves before: as predicted when the place was taken.
+    /// When the slot comes, if nobody comes or leaves before: as predicted when the place was
+    /// taken.
     #[must_use]
     pub fn predicted_start(&self) -> Instant {
         self.start
@@ -347,7 +356,7 @@ struct Held<S: PermitSource> {
 impl<S: PermitSource> Drop for Held<S> {
     fn drop(&mut self) {
         let mut state = self.queue.0.lock();
-        state.leave(self.id);
+        state.leave(self.id, Instant::now());
         self.queue.0.tell(&state);
     }
 }

@@ -24,7 +24,8 @@ struct CallerLabel {
     caller: String,
 }
 
-/// Callers with series of their own: names are not authenticated, and a monitor keeps what it has seen.
+/// Callers with series of their own: names are not authenticated, and a monitor keeps what it has
+/// seen.
 const CALLERS: usize = 20;
 
 /// The queue's metrics.

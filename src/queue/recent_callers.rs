@@ -9,7 +9,8 @@ use crate::caller::Name;
 /// Callers remembered; beyond it the one not seen for longest is forgotten.
 const MOST: usize = 1024;
 
-/// The callers seen, in order of their last visit. Every step takes logarithmic time, whatever names a flood makes up.
+/// The callers seen, in order of their last visit. Every step takes logarithmic time, whatever
+/// names a flood makes up.
 #[derive(Debug, Default)]
 pub(super) struct RecentCallers {
     seen: HashMap<Name, Seen, RandomState>,

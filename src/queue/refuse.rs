@@ -22,56 +22,46 @@ pub(super) struct Request<'a> {
 }
 
 impl<P> State<P> {
-    /// Refuses a request that just came. `known`: see [`State::enough`].
-    pub(super) fn refuse(
-        &mut self,
-        reason: Reason,
-        request: Request<'_>,
-        arrival: Arrival,
-        known: Option<(usize, Instant)>,
-        now: Instant,
-    ) -> Refused {
+    /// Refuses a request that just came.
+    pub(super) fn refuse(&mut self, reason: Reason, request: Request<'_>, arrival: Arrival, now: Instant) -> Refused {
         let (name, urgency) = (request.name, request.urgency);
-        let own = self.expectations.ahead_of_refused(name, urgency, arrival, now);
+        let own = self.expectations.returns_before_refused(name, urgency, arrival);
         let place = self.order.place_for(name, urgency, None, own);
         let (_, start) = self.turn_at(&place, now);
         let room = self.room_for(reason, request, now);
-        let enough = self.enough(request, arrival, known, start, now);
+        let needed = (start <= now + self.config.longest_wait).then(|| {
+            let mut after_own = start;
+            if place.is_behind_kept() {
+                // These are not waited for.
+                let own = self.expectations.returns_before(name, urgency, arrival);
+                let place = self.order.place_for(name, urgency, Some((start, u64::MAX)), own);
+                after_own = self.turn_at(&place, now).1;
+            }
+            self.enough(request, arrival, after_own, now)
+        });
         let mut refused = self.send_away(reason, request, arrival, (start, room), now);
-        if let Some(wait) = &mut refused.wait {
-            wait.needed = enough.saturating_duration_since(now);
+        if let (Some(wait), Some(needed)) = (&mut refused.wait, needed) {
+            wait.needed = needed.saturating_duration_since(now);
         }
         refused
     }
 
-    /// The deadline with which a request would have been let in: at the latest `after_own`, when all its caller's others go first.
-    /// `known`: with so many of them going first its turn comes then.
-    fn enough(
-        &self,
-        request: Request<'_>,
-        arrival: Arrival,
-        known: Option<(usize, Instant)>,
-        after_own: Instant,
-        now: Instant,
-    ) -> Instant {
+    /// The deadline with which a request would have been let in: at the latest `after_own`, when
+    /// all its caller's others go first.
+    fn enough(&self, request: Request<'_>, arrival: Arrival, after_own: Instant, now: Instant) -> Instant {
         let (name, urgency) = (request.name, request.urgency);
-        let (mut deadline, mut known) = (now + request.allowed, known);
+        let mut deadline = now + request.allowed;
         for _ in 0..3 {
-            let place = self
-                .order
-                .place_for(name, urgency, Some((deadline, u64::MAX)), arrival.behind());
+            let own = self.expectations.returns_before(name, urgency, arrival);
+            let place = self.order.place_for(name, urgency, Some((deadline, u64::MAX)), own);
             if self.order.is_last_of_own(&place) {
                 return after_own;
             }
-            let start = match known {
-                Some((own_ahead, start)) if own_ahead == place.own_ahead() => start,
-                _ => self.turn_at(&place, now).1,
-            };
+            let start = self.turn_at(&place, now).1;
             if start <= deadline {
                 let is_enough = !self.delays_own(&place, 1, now);
                 return if is_enough { deadline.min(after_own) } else { after_own };
             }
-            known = Some((place.own_ahead(), start));
             deadline = start;
         }
         after_own
@@ -92,7 +82,8 @@ impl<P> State<P> {
         }
     }
 
-    /// Says when to come back, and expects it then. The request's turn would come at `start`, if there is room for it.
+    /// Says when to come back, and expects it then. The request's turn would come at `start`, if
+    /// there is room for it.
     pub(super) fn send_away(
         &mut self,
         reason: Reason,
@@ -121,7 +112,8 @@ impl<P> State<P> {
         }
     }
 
-    /// In whole seconds, so that its turn comes in the middle of the time that the request then waits; not before there is room.
+    /// In whole seconds, so that its turn comes in the middle of the time that the request then
+    /// waits; not before there is room.
     fn retry_after(&self, start: Instant, wait: Duration, room: Option<Instant>, now: Instant) -> Duration {
         let whole = |duration: Duration| duration.as_secs() + u64::from(duration.subsec_nanos() > 0);
         let until = |at: Instant| at.saturating_duration_since(now);

@@ -71,7 +71,8 @@ impl Refused {
 pub enum Reason {
     /// The turn cannot come before the caller's deadline.
     Late,
-    /// Every slot before the caller's deadline is claimed by others who are about to ask and go first.
+    /// Every slot before the caller's deadline is claimed by others who are about to ask and go
+    /// first.
     Promised,
     /// The queue holds as many requests as it may.
     Full,
@@ -79,15 +80,19 @@ pub enum Reason {
     CallerFull,
     /// The caller is over its fair-use limit.
     CallerLimiter,
-    /// The place was on slots that somebody claimed since whose class or share gives a better right to them.
+    /// The place was on slots that somebody claimed since whose class or share gives a better right
+    /// to them.
     Displaced,
-    /// The ticket was taken, but a pause ordered by the upstream made it impossible to serve in time.
+    /// The ticket was taken, but a pause ordered by the upstream made it impossible to serve in
+    /// time.
     Overtaken,
     /// The gateway is about to stop, and the turn would come too late.
     ShuttingDown,
-    /// The store that replicas share the quota through does not answer, so nobody knows whether there is a slot.
+    /// The store that replicas share the quota through does not answer, so nobody knows whether
+    /// there is a slot.
     StoreLost,
-    /// The caller brought a token of its own, and the quotas of as many other tokens are kept as may be.
+    /// The caller brought a token of its own, and the quotas of as many other tokens are kept as
+    /// may be.
     Tokens,
 }
 
@@ -123,7 +128,8 @@ impl Reason {
         }
     }
 
-    /// Whether there were not enough slots for it, rather than a limit of the caller's own or a part that is out of order.
+    /// Whether there were not enough slots for it, rather than a limit of the caller's own or a
+    /// part that is out of order.
     pub(super) fn is_for_slots(self) -> bool {
         match self {
             Self::Late | Self::Promised | Self::Full | Self::Displaced | Self::Overtaken => true,

@@ -13,7 +13,8 @@ const PUNCTUAL: Duration = Duration::from_millis(5);
 /// Where nothing else is known: no slots are further apart.
 const UNKNOWN: Duration = Duration::from_hours(1);
 
-/// The next slots. Beyond those that were asked for, more are assumed to come as the later half of these do.
+/// The next slots. Beyond those that were asked for, more are assumed to come as the later half of
+/// these do.
 #[derive(Debug, Default)]
 pub(super) struct SlotForecast {
     starts: VecDeque<Instant>,
@@ -25,7 +26,8 @@ impl SlotForecast {
     /// Forecasts at least `count` slots. Returns whether earlier answers no longer hold.
     pub(super) fn look_ahead<S: PermitSource>(&mut self, now: Instant, count: usize, slots: &S) -> bool {
         let version = slots.version();
-        // A first slot in the past was not used: the bucket has grown since. Timers are late by a moment.
+        // A first slot in the past was not used: the bucket has grown since. Timers are late by a
+        // moment.
         let holds = self.version == Some(version)
             && self
                 .starts

@@ -18,7 +18,8 @@ pub struct Snapshot {
     pub callers: usize,
     /// How long a caller who is new here would wait.
     pub predicted_wait: Duration,
-    /// The callers seen lately, those with the most waiting requests first, then the most served; at most 50.
+    /// The callers seen lately, those with the most waiting requests first, then the most served;
+    /// at most 50.
     pub shares: Vec<CallerShare>,
 }
 
@@ -35,7 +36,8 @@ pub struct CallerShare {
     pub outlook: Option<Outlook>,
 }
 
-/// When a caller's turns come, if those come who are expected to ask and go first, and nobody else comes or leaves before.
+/// When a caller's turns come, if those come who are expected to ask and go first, and nobody else
+/// comes or leaves before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outlook {
     /// Requests of others that are served before its next one; some of them may yet have to come.

@@ -10,12 +10,12 @@ use tokio::time::Instant;
 use super::config::Config;
 use super::expectation::Expectations;
 use super::line::PermitSource;
-use super::order::{Ahead, InTime, Late, Look, Order, Place, Ticket};
+use super::order::{Ahead, InTime, Late, Order, Place, Ticket};
 use super::recent_callers::RecentCallers;
 use super::refuse::Request;
 use super::refused::{Reason, Refused};
 use super::slot_forecast::SlotForecast;
-use super::take_back::{Check, Delay, SLIGHTLY, STEPS_PER_ARRIVAL};
+use super::take_back::{Check, Delay, STEPS_PER_ARRIVAL};
 use crate::attempt::{Demand, FlowDemand, SharedOrder, Try};
 use crate::caller::{Caller, Name, Urgency};
 
@@ -23,16 +23,15 @@ use crate::caller::{Caller, Name, Urgency};
 pub(super) type Turn<P> = Result<P, Refused>;
 
 /// Slots that are forecast besides one for everybody who waits.
-const BESIDES: usize = 128;
+pub(super) const BESIDES: usize = 128;
 
-/// A slot that comes this much after the deadline is still used: answers are never as punctual as a forecast, and who has waited half a
-/// minute is better served with a moment of delay than with a refusal.
+/// A slot that comes this much after the deadline is still used: answers are never as punctual as a
+/// forecast, and who has waited half a minute is better served with a moment of delay than with a
+/// refusal.
 pub(super) const TOLERANCE: Duration = Duration::from_secs(1);
 
-/// Callers that ask again and again are expected to go on for so long.
-const LOOPS_LAST: Duration = Duration::from_mins(2);
-
-/// Requests of the same caller that a newcomer must not delay past their deadlines: so many are looked at.
+/// Requests of the same caller that a newcomer must not delay past their deadlines: so many are
+/// looked at.
 const OWN_LOOKED_AT: usize = 32;
 
 #[derive(Debug)]
@@ -56,7 +55,7 @@ pub(super) struct State<P> {
     /// When the clock task will next look by itself.
     pub(super) armed: Option<Instant>,
     /// No slot is of use from then on.
-    closes: Option<Instant>,
+    pub(super) closes: Option<Instant>,
 }
 
 /// Who waits with a ticket.
@@ -103,7 +102,8 @@ impl<P> State<P> {
         self.config = config;
     }
 
-    /// A slot that is free now, when nobody waits for it: what [`State::enter`] and [`State::hand_out`] would come to, without a forecast.
+    /// A slot that is free now, when nobody waits for it: what [`State::enter`] and
+    /// [`State::hand_out`] would come to, without a forecast.
     pub(super) fn pass<S>(&mut self, now: Instant, caller: &Caller, slots: &S) -> Option<P>
     where
         S: PermitSource<Permit = P>,
@@ -130,20 +130,20 @@ impl<P> State<P> {
     {
         let caller = &attempt.caller;
         let (name, urgency) = (&caller.name, caller.urgency);
-        // Reading the request took a moment: a slot that is free now is in time even for who will not wait at all.
+        // Reading the request took a moment: a slot that is free now is in time even for who will
+        // not wait at all.
         let deadline = caller.deadline.max(now);
         self.recent.visit(name);
         let arrival = self.expectations.arrive(name, urgency, now, &mut self.order);
         self.look_ahead(now, self.order.len() + 1 + BESIDES, slots);
         self.turns_away &= !self.order.is_empty();
-        // A place below 2^48 and a count of tickets: unique, and in order of first arrival even when a request queues again.
+        // A place below 2^48 and a count of tickets: unique, and in order of first arrival even
+        // when a request queues again.
         let id = (attempt.place.order() << 16) | (self.tickets & 0xffff);
         self.tickets += 1;
-        let place = self
-            .order
-            .place_for(name, urgency, Some((deadline, id)), arrival.behind());
-        let ahead = self.order.ahead(&place, self.look(deadline, now));
-        let start = self.slots.start(ahead.rank(), now);
+        let own_returns = self.expectations.returns_before(name, urgency, arrival);
+        let place = self.order.place_for(name, urgency, Some((deadline, id)), own_returns);
+        let (ahead, start) = self.turn_until(&place, deadline, now);
         let delays_own = start <= deadline && self.delays_own(&place, OWN_LOOKED_AT, now);
         let admitted = self.admit(name, ahead, start, deadline, now);
         let admitted = admitted.and(if delays_own { Err(Reason::Late) } else { Ok(()) });
@@ -154,10 +154,7 @@ impl<P> State<P> {
                 urgency,
                 allowed: allowed(caller, now),
             };
-            // Callers that go on asking count the more, the further one looks.
-            let is_known = ahead.claimed == 0 || !self.has_loops();
-            let known = is_known.then_some((place.own_ahead(), start));
-            return Err(self.refuse(reason, request, arrival, known, now));
+            return Err(self.refuse(reason, request, arrival, now));
         }
         let ticket = Ticket {
             id,
@@ -233,65 +230,6 @@ impl<P> State<P> {
         Err(Reason::Promised)
     }
 
-    /// Whether a request at this place would make others of the same caller late, which have the same right and came before.
-    /// `most` of them are looked at.
-    pub(super) fn delays_own(&self, place: &Place, most: usize, now: Instant) -> bool {
-        let is_early = |deadline| self.latest_start(now).is_some_and(|latest| latest <= deadline);
-        self.order.own_after(place, most).any(|(after, deadline)| {
-            if is_early(deadline) {
-                return false;
-            }
-            let ahead = self.order.ahead(&after, self.look(deadline, now));
-            self.slots.start(ahead.rank(), now) > deadline + SLIGHTLY
-        })
-    }
-
-    /// Whether there are callers that ask again whenever they are answered, here or at another queue.
-    fn has_loops(&self) -> bool {
-        self.order.loops() > 0 || self.others().iter().any(|other| other.asks_again)
-    }
-
-    /// When the last of those who wait and who are expected back is served, if that is known without looking at each.
-    fn latest_start(&self, now: Instant) -> Option<Instant> {
-        let is_simple = self.others().is_empty() && !self.has_loops();
-        is_simple.then(|| self.slots.start(self.order.len() + self.order.returning(), now))
-    }
-
-    /// How far to look at those who are about to ask, for a slot that comes until that moment.
-    fn look(&self, until: Instant, now: Instant) -> Look<'_> {
-        let time = until.saturating_duration_since(now).min(LOOPS_LAST);
-        Look {
-            time,
-            slots: self.slots.until(now + time),
-            others: self.others(),
-        }
-    }
-
-    /// The slot that is left for a request at this place, and when it comes.
-    pub(super) fn turn_at(&self, place: &Place, now: Instant) -> (Ahead, Instant) {
-        let mut look = self.look(now + LOOPS_LAST, now);
-        let mut rounds = 0;
-        loop {
-            let ahead = self.order.ahead(place, look);
-            let start = self.slots.start(ahead.rank(), now);
-            rounds += 1;
-            // Fewer are asked for within less time.
-            if ahead.claimed == 0
-                || !self.has_loops()
-                || start.saturating_duration_since(now) >= look.time
-                || rounds == 4
-            {
-                return (ahead, start);
-            }
-            look = self.look(start, now);
-        }
-    }
-
-    /// When the slot of a ticket comes, and what is served before.
-    pub(super) fn turn_of(&self, id: u64, now: Instant) -> Option<(Ahead, Instant)> {
-        Some(self.turn_at(&self.order.place_of(id)?, now))
-    }
-
     /// Hands free slots to whoever's turn it is; says when to look again.
     pub(super) fn hand_out<S>(&mut self, now: Instant, slots: &S) -> Option<Instant>
     where
@@ -315,8 +253,8 @@ impl<P> State<P> {
             let granted = slots.granted_to(&permit);
             let granted = granted.and_then(|(urgency, name)| self.order.next_of(&name, urgency));
             let id = granted.as_ref().map_or(next.1, |ticket| ticket.id);
-            // Where the turn was decided elsewhere, its cost is counted there: a caller must not seem to be ahead because it is served here
-            // while others are served elsewhere.
+            // Where the turn was decided elsewhere, its cost is counted there: a caller must not
+            // seem to be ahead because it is served here while others are served elsewhere.
             let taken = if granted.is_some() {
                 self.order.remove(id)
             } else {
@@ -362,7 +300,7 @@ impl<P> State<P> {
             .order
             .play(self.others(), |rank| self.slots.after(rank, now), |_| in_time);
         for Late { id, .. } in played.late {
-            self.tell(id, Refused::new(Reason::ShuttingDown, Duration::from_secs(1)));
+            self.tell(id, Refused::new(Reason::ShuttingDown, Duration::from_secs(1)), now);
         }
     }
 
@@ -378,10 +316,16 @@ impl<P> State<P> {
     }
 
     /// The request is gone, served or not.
-    pub(super) fn leave(&mut self, id: u64) {
-        self.waiters.remove(&id);
+    pub(super) fn leave(&mut self, id: u64, now: Instant) {
+        let waited = self.waiters.remove(&id).is_some();
         if let Some(ticket) = self.order.remove(id) {
             self.forget_deadline(ticket.deadline, id);
+            let (name, urgency, order) = (&ticket.caller, ticket.urgency, &mut self.order);
+            if waited {
+                self.expectations.left(name, urgency, now, order);
+            } else {
+                self.expectations.sent_away(name, urgency, now, order);
+            }
         }
     }
 
@@ -390,15 +334,6 @@ impl<P> State<P> {
         if self.deadlines.get(index) == Some(&(deadline, id)) {
             self.deadlines.remove(index);
         }
-    }
-
-    /// How long a caller who is new here would wait.
-    pub(super) fn predicted_wait<S: PermitSource<Permit = P>>(&mut self, now: Instant, slots: &S) -> Duration {
-        self.expectations.expire(now, &mut self.order);
-        self.look_ahead(now, self.order.len() + 1 + BESIDES, slots);
-        let place = self.order.place_for(&Name::new(""), Urgency::default(), None, 0);
-        let (_, start) = self.turn_at(&place, now);
-        start.saturating_duration_since(now)
     }
 
     /// The slot cost is shared by all who benefit from the call.
@@ -427,12 +362,12 @@ impl<P> State<P> {
         self.shared.as_ref().map_or(&[], |shared| &shared.others)
     }
 
-    pub(super) fn tell(&mut self, id: u64, refused: Refused) {
+    pub(super) fn tell(&mut self, id: u64, refused: Refused, now: Instant) {
         if let Some(waiter) = self.waiters.remove(&id) {
             // Nobody listens any more: then nobody needs to know.
             let _ = waiter.turn.send(Err(refused));
         }
-        self.leave(id);
+        self.leave(id, now);
     }
 }
 

@@ -13,8 +13,9 @@ use super::state::{State, TOLERANCE};
 /// A place is not taken back for the sake of less than this.
 pub(super) const SLIGHTLY: Duration = Duration::from_millis(50);
 
-/// Whose turns come too late is found out at once as long as that costs no more than this for each request that came, and otherwise after this
-/// time: a flood must not look at the whole queue at every arrival.
+/// Whose turns come too late is found out at once as long as that costs no more than this for each
+/// request that came, and otherwise after this time: a flood must not look at the whole queue at
+/// every arrival.
 pub(super) const STEPS_PER_ARRIVAL: usize = 64;
 const AFTER: Duration = Duration::from_millis(50);
 
@@ -68,8 +69,9 @@ impl Check {
 }
 
 impl<P> State<P> {
-    /// Takes places back whose turn has come to lie after the deadline: because somebody with a better right came, or because slots come later
-    /// than forecast (the upstream ordered a pause). Says when to look again, if that was put off.
+    /// Takes places back whose turn has come to lie after the deadline: because somebody with a
+    /// better right came, or because slots come later than forecast (the upstream ordered a pause).
+    /// Says when to look again, if that was put off.
     pub(super) fn take_back_late(&mut self, now: Instant) -> Option<Instant> {
         let Check { overtaken, drifted, .. } = self.check;
         if overtaken.is_none() && !drifted {
@@ -111,14 +113,14 @@ impl<P> State<P> {
         let start = if let Some(rank) = rank {
             self.slots.start(rank, now)
         } else {
-            let own = self.expectations.ahead_of_refused(name, urgency, arrival, now);
+            let own = self.expectations.returns_before_refused(name, urgency, arrival);
             let place = self.order.place_for(name, urgency, None, own);
             self.turn_at(&place, now).1
         };
         let allowed = self.waiters.get(&id).map_or(Duration::ZERO, |waiter| waiter.allowed);
         let request = Request { name, urgency, allowed };
         let refused = self.send_away(reason, request, arrival, (start, None), now);
-        self.tell(id, refused);
+        self.tell(id, refused, now);
     }
 
     /// The time of a ticket is up, and no slot has come.
@@ -127,7 +129,8 @@ impl<P> State<P> {
         self.take_back(id, reason, None, now);
     }
 
-    /// Why a turn comes too late, with so many slots to go before it: because others went before, or because slots come later.
+    /// Why a turn comes too late, with so many slots to go before it: because others went before,
+    /// or because slots come later.
     pub(super) fn why_late(&self, id: u64, rank: usize) -> Reason {
         let turn = self.served.saturating_add(rank as u64);
         match self.waiters.get(&id) {

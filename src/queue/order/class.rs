@@ -1,49 +1,26 @@
 //! One urgency class: its callers in fair order, those who wait and those who are expected to ask.
 
-use std::collections::{BTreeSet, HashMap};
-use std::time::Duration;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use foldhash::quality::RandomState;
 use tokio::time::Instant;
 
 use super::Ticket;
+use super::claims::Expected;
 use crate::attempt::{FlowDemand, SharedOrder};
 use crate::caller::Name;
 use crate::queue::config::Weights;
 
-/// One service, in units of tags, for weight 1. Divisible by every weight up to 1000 to within a ten-thousandth, and 2^40 services of one
-/// caller fit: at a thousand a second, 35 years.
+/// One service, in units of tags, for weight 1. Divisible by every weight up to 1000 to within a
+/// ten-thousandth, and 2^40 services of one caller fit: at a thousand a second, 35 years.
 pub(super) const STRIDE: u64 = 1 << 24;
 
 /// The unit of positions in a shared order, in tags.
 const IN_TAGS: i64 = STRIDE.cast_signed() / SharedOrder::SERVICE;
 
-/// Idle callers that still owe are remembered up to this many; beyond it debts are forgiven, which harms nobody for longer than one turn.
+/// Idle callers that still owe are remembered up to this many; beyond it debts are forgiven, which
+/// harms nobody for longer than one turn.
 const DEBTORS: usize = 4096;
-
-/// Requests that do not wait but are expected. They claim slots in a forecast, and nothing else.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Expected {
-    /// Requests that were refused and told when to come back.
-    pub returning: usize,
-    /// Callers that ask again whenever they are answered.
-    pub loops: usize,
-    /// How many requests these have answered in a thousand seconds, if there are slots.
-    pub rate: u64,
-}
-
-impl Expected {
-    pub(super) fn is_none(self) -> bool {
-        self.returning == 0 && self.loops == 0
-    }
-
-    /// How many more requests the loops can make within that time.
-    pub(super) fn asks_within(self, time: Duration) -> usize {
-        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let asks = millis.saturating_mul(self.rate) / 1_000_000;
-        usize::try_from(asks).unwrap_or(usize::MAX).saturating_add(self.loops)
-    }
-}
 
 /// A caller that waits.
 #[derive(Debug)]
@@ -56,6 +33,8 @@ pub(super) struct Flow {
     /// Deadline and id.
     pub(super) tickets: BTreeSet<(Instant, u64)>,
     pub(super) expected: Expected,
+    /// When its refused requests are due that claim slots, ascending.
+    pub(super) dues: VecDeque<Instant>,
     /// Whether it came back to a tag that was kept for it.
     is_reclaimed: bool,
 }
@@ -69,6 +48,8 @@ pub(super) struct Idle {
     kept: Option<(u64, u64)>,
     stride: u64,
     pub(super) expected: Expected,
+    /// When its refused requests are due that claim slots, ascending.
+    pub(super) dues: VecDeque<Instant>,
 }
 
 /// Where a request stands in its class.
@@ -80,13 +61,15 @@ pub(super) struct Standing {
 }
 
 impl Standing {
-    /// Whether this caller is served first if both come to stand at `tag`: whoever comes to it first, that is, was served longer ago.
+    /// Whether this caller is served first if both come to stand at `tag`: whoever comes to it
+    /// first, that is, was served longer ago.
     pub(super) fn is_first(self, other: Self, tag: u64) -> bool {
         let is_there = (self.tag == tag, other.tag == tag);
         if is_there == (false, false) && self.stride != other.stride {
             return self.stride > other.stride;
         }
-        // With equal strides both come there from where they are, in the same order; the one on a higher tag is there for longer.
+        // With equal strides both come there from where they are, in the same order; the one on a
+        // higher tag is there for longer.
         (other.tag, self.turn) < (self.tag, other.turn)
     }
 }
@@ -114,6 +97,8 @@ pub(super) struct Class {
     pub(super) waiting: usize,
     /// What is expected of all its callers.
     pub(super) expected: Expected,
+    /// When the refused requests of all are due that claim slots, ascending.
+    pub(super) dues: VecDeque<Instant>,
     /// The tag of the flow served last.
     now: u64,
     turns: u64,
@@ -139,13 +124,15 @@ impl Class {
             stride,
             tickets: BTreeSet::from([key]),
             expected: idle.as_ref().map(|idle| idle.expected).unwrap_or_default(),
-            is_reclaimed: idle.is_some_and(|idle| idle.kept.is_some()),
+            is_reclaimed: idle.as_ref().is_some_and(|idle| idle.kept.is_some()),
+            dues: idle.map(|idle| idle.dues).unwrap_or_default(),
         };
         self.next.insert((flow.tag, flow.turn, ticket.caller.clone()));
         self.flows.insert(ticket.caller.clone(), flow);
     }
 
-    /// Where the next service of this caller ends: the one it waits for, or the one it would wait for if it asked now.
+    /// Where the next service of this caller ends: the one it waits for, or the one it would wait
+    /// for if it asked now.
     pub(super) fn standing(&self, caller: &Name, stride: u64) -> Standing {
         if let Some(flow) = self.flows.get(caller) {
             return flow.standing();
@@ -221,7 +208,8 @@ impl Class {
         }
     }
 
-    /// A caller comes and is served while nobody waits: what it had on its tag is behind the clock at once.
+    /// A caller comes and is served while nobody waits: what it had on its tag is behind the clock
+    /// at once.
     pub(super) fn pass(&mut self, caller: &Name, stride: u64) {
         let tag = self.standing(caller, stride).tag;
         self.idle_flows.remove(caller);
@@ -257,12 +245,14 @@ impl Class {
                 kept: (flow.expected.returning > 0).then_some((flow.tag, flow.turn)),
                 stride: flow.stride,
                 expected: flow.expected,
+                dues: flow.dues,
             };
             self.idle.insert(ticket.caller.clone(), idle);
         }
     }
 
-    /// Notes what is expected of a caller from now on. The tag of a refused request is kept as long as it is expected back.
+    /// Notes what is expected of a caller from now on. The tag of a refused request is kept as long
+    /// as it is expected back.
     pub(super) fn expect(&mut self, caller: &Name, stride: u64, expected: Expected) {
         let standing = self.standing(caller, stride);
         let before = if let Some(flow) = self.flows.get_mut(caller) {
@@ -296,13 +286,15 @@ impl Class {
                     kept: (expected.returning > 0).then_some((standing.tag, standing.turn)),
                     stride,
                     expected,
+                    dues: VecDeque::new(),
                 };
                 self.idle.insert(caller.clone(), idle);
             }
         }
     }
 
-    /// A request did not return whose turn was kept: the turn of the caller's next one is a stride later.
+    /// A request did not return whose turn was kept: the turn of the caller's next one is a stride
+    /// later.
     pub(super) fn miss(&mut self, caller: &Name) {
         if let Some(idle) = self.idle.get_mut(caller) {
             idle.kept = idle.kept.map(|(tag, turn)| (tag + idle.stride, turn));

@@ -1,35 +1,44 @@
-//! The fair order: fair queueing over urgency classes, and over callers within a class; a caller's own requests by deadline.
+//! The fair order: fair queueing over urgency classes, and over callers within a class; a caller's
+//! own requests by deadline.
 //!
-//! Every class and every caller that waits has a *tag*, counted in service divided by weight. Whoever has the lowest tag is next, and its tag
-//! grows by one stride. The clock is the tag served last; who comes is put where the clock is, or where its own last service ended if that
-//! is later. So credit cannot be hoarded, and a merged call that was paid by others is paid back.
+//! Every class and every caller that waits has a *tag*, counted in service divided by weight.
+//! Whoever has the lowest tag is next, and its tag grows by one stride. The clock is the tag served
+//! last; who comes is put where the clock is, or where its own last service ended if that is later.
+//! So credit cannot be hoarded, and a merged call that was paid by others is paid back.
 //!
-//! * **Classes** are tagged with where their next service *starts* (start-time fair queueing, Goyal, Vin and Cheng, 1996): a class that
-//!   rarely asks is served at once and then pays for it. There are eight, so they cannot crowd anybody out.
-//! * **Callers** are tagged with where it *ends* (self-clocked fair queueing, Golestani, 1994): among equals a newcomer goes behind everybody
-//!   who waits for a turn. It delays nobody's next turn, only later ones, and no number of made-up names starves who waits.
+//! * **Classes** are tagged with where their next service *starts* (start-time fair queueing,
+//!   Goyal, Vin and Cheng, 1996): a class that rarely asks is served at once and then pays for it.
+//!   There are eight, so they cannot crowd anybody out.
+//! * **Callers** are tagged with where it *ends* (self-clocked fair queueing, Golestani, 1994):
+//!   among equals a newcomer goes behind everybody who waits for a turn. It delays nobody's next
+//!   turn, only later ones, and no number of made-up names starves who waits.
 //!
-//! Besides those who wait, the order knows who is [`Expected`] to ask. They claim slots in a forecast ([`Order::ahead`], [`Order::play`]), but
-//! no slot waits for them. The tag of a refused request is kept until it returns, so that it stands where it would have stood.
+//! Besides those who wait, the order knows who is [`Expected`] to ask. They claim slots in a
+//! forecast ([`Order::rivals`], [`Order::play`]), but no slot waits for them. The tag of a refused
+//! request is kept until it returns, so that it stands where it would have stood.
 
+mod claims;
 mod class;
 mod play;
 mod rank;
+mod rivals;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use tokio::time::Instant;
 
-pub use class::Expected;
+pub use claims::Expected;
 pub use play::{InTime, Late, Played};
-pub use rank::{Ahead, Look, Place};
+pub use rank::Place;
+pub use rivals::{Ahead, Claims, Look, Rivals};
 
 use self::class::{Class, STRIDE};
 use super::config::Weights;
 use crate::attempt::{FlowDemand, FlowOrder, SharedOrder};
 use crate::caller::{Name, Urgency};
 
-/// A waiting request, as the order sees it. Tickets of one caller are served by deadline, then as they came.
+/// A waiting request, as the order sees it. Tickets of one caller are served by deadline, then as
+/// they came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ticket {
     /// Smaller came earlier; unique among waiting tickets.
@@ -51,8 +60,8 @@ const RETURN_SHIFT: u32 = 4;
 /// Deadlines of one caller that are told to others.
 const DEADLINES_TOLD: usize = 16;
 
-/// Waiting tickets in fair order. Choosing the next ticket and adding or removing one takes logarithmic time; a prediction looks at every caller of
-/// the ticket's class once.
+/// Waiting tickets in fair order. Choosing the next ticket and adding or removing one takes
+/// logarithmic time; a prediction looks at every caller of the ticket's class once.
 #[derive(Debug)]
 pub struct Order {
     weights: Weights,
@@ -114,7 +123,8 @@ impl Order {
         self.remove(id)
     }
 
-    /// Serves a request that comes when nobody waits: the same as adding and serving it, without a ticket.
+    /// Serves a request that comes when nobody waits: the same as adding and serving it, without a
+    /// ticket.
     pub fn pass(&mut self, caller: &Name, urgency: Urgency) {
         debug_assert!(self.is_empty(), "who waits goes first");
         let (stride, now) = (self.stride(caller), self.now);
@@ -129,6 +139,17 @@ impl Order {
     pub fn expect(&mut self, caller: &Name, urgency: Urgency, expected: Expected) {
         let stride = self.stride(caller);
         self.class_mut(urgency).expect(caller, stride, expected);
+    }
+
+    /// A refused request of this caller, of which something is expected, claims a slot from `due`
+    /// on.
+    pub fn claim(&mut self, caller: &Name, urgency: Urgency, due: Instant) {
+        self.class_mut(urgency).claim(caller, due);
+    }
+
+    /// It does not any more: it is here, or will not come.
+    pub fn withdraw(&mut self, caller: &Name, urgency: Urgency, due: Instant) {
+        self.class_mut(urgency).withdraw(caller, due);
     }
 
     /// Somebody came back who had been told to.
@@ -195,7 +216,8 @@ impl Order {
         self.tickets.get(&id)
     }
 
-    /// Spreads the cost of one service of `payer` over all who benefit from it: each of n pays an n-th.
+    /// Spreads the cost of one service of `payer` over all who benefit from it: each of n pays an
+    /// n-th.
     pub fn spread(&mut self, urgency: Urgency, payer: &Name, beneficiaries: &[Name]) {
         let count = beneficiaries.len() as u64;
         if count < 2 {
@@ -243,10 +265,10 @@ impl Order {
             .sum()
     }
 
-    /// How many requests are expected back that were refused.
+    /// How many requests claim slots that were refused and told when to come back.
     #[must_use]
     pub fn returning(&self) -> usize {
-        self.classes.iter().map(|class| class.expected.returning).sum()
+        self.classes.iter().map(|class| class.dues.len()).sum()
     }
 
     /// How many callers ask again whenever they are answered.
@@ -281,10 +303,8 @@ impl Order {
     fn demand(&self, caller: &Name, urgency: Urgency) -> FlowDemand {
         let class = self.class(urgency);
         let flow = class.flows.get(caller);
-        let expected = flow.map_or_else(
-            || class.idle.get(caller).map(|idle| idle.expected).unwrap_or_default(),
-            |flow| flow.expected,
-        );
+        let idle = class.idle.get(caller);
+        let expected = flow.map(|flow| flow.expected).or(idle.map(|idle| idle.expected));
         let deadlines = flow.into_iter().flat_map(|flow| &flow.tickets);
         FlowDemand {
             urgency,
@@ -292,8 +312,8 @@ impl Order {
             weight: self.weights.of(caller),
             waiting: flow.map_or(0, |flow| flow.tickets.len()),
             deadlines: deadlines.map(|(deadline, _)| *deadline).take(DEADLINES_TOLD).collect(),
-            returning: expected.returning,
-            asks_again: expected.loops > 0,
+            returning: class.dues_of(caller).map_or(0, VecDeque::len),
+            asks_again: expected.is_some_and(|expected| expected.loops > 0),
             position: None,
         }
     }
@@ -320,7 +340,8 @@ impl FlowOrder for Order {
     }
 }
 
-/// Urgency 0 gets twice what 1 gets, and so on: with all eight waiting, the last class still gets every 255th slot.
+/// Urgency 0 gets twice what 1 gets, and so on: with all eight waiting, the last class still gets
+/// every 255th slot.
 fn class_stride(level: u8) -> u64 {
     (STRIDE >> 7) << level
 }

@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::class::{Class, Expected, Standing};
-use super::rank::of_class;
+use super::claims::Expected;
+use super::class::{Class, Standing};
+use super::rivals::of_class;
 use super::{Order, class_stride};
 use crate::attempt::FlowDemand;
 use crate::caller::Urgency;
 
-/// Most slots that are played, for each request that waits and besides: further on everything will be another way.
+/// Most slots that are played, for each request that waits and besides: further on everything will
+/// be another way.
 const STEPS_EACH: usize = 4;
 const STEPS: usize = 1024;
 
@@ -127,7 +129,8 @@ impl<'a> Stage<'a> {
         });
     }
 
-    /// The next turn, with a slot that comes in so long; `spare` says how many slots a deadline has to spare, if it is met.
+    /// The next turn, with a slot that comes in so long; `spare` says how many slots a deadline has
+    /// to spare, if it is met.
     fn turn(&mut self, elapsed: Duration, spare: impl Fn(Instant) -> Option<usize>) -> Turn {
         let Some(Reverse((tag, turn, index))) = self.next.pop() else {
             return Turn::Gone;
@@ -161,8 +164,9 @@ impl<'a> Stage<'a> {
 }
 
 impl Order {
-    /// Lets those take their turns who wait now, here and at other queues, and those who ask again whenever they are answered. `after` says how long from now a slot comes,
-    /// by its number, and `in_time` how many come in time for a deadline. Who is late does not use up a slot.
+    /// Lets those take their turns who wait now, here and at other queues, and those who ask again
+    /// whenever they are answered. `after` says how long from now a slot comes, by its number, and
+    /// `in_time` how many come in time for a deadline. Who is late does not use up a slot.
     pub fn play(
         &self,
         others: &[FlowDemand],
@@ -203,7 +207,8 @@ impl Order {
         Played { late, spare }
     }
 
-    /// The ticket that is served last if nobody else comes, or nearly so: the last of the class whose last turn is furthest.
+    /// The ticket that is served last if nobody else comes, or nearly so: the last of the class
+    /// whose last turn is furthest.
     #[must_use]
     pub fn last(&self) -> Option<u64> {
         let waiting = (0_u8..).zip(&self.classes).filter(|(_, class)| class.waiting > 0);

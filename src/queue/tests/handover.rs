@@ -1,4 +1,5 @@
-//! Every interleaving of coming, leaving, slots coming free, and the clock task's turns: no wake-up is lost.
+//! Every interleaving of coming, leaving, slots coming free, and the clock task's turns: no wake-up
+//! is lost.
 
 use std::pin::Pin;
 
@@ -37,7 +38,7 @@ const STEPS: [Step; 8] = [
 ];
 
 /// Between two slots.
-const EVERY: Duration = Duration::from_secs(1000);
+const EVERY: Duration = Duration::from_secs(2);
 
 type Turn = Pin<Box<dyn Future<Output = Result<Slot, Refused>>>>;
 
@@ -54,7 +55,7 @@ impl World {
             Step::Enter => {
                 let queue = self.queue.clone();
                 let name = ["a", "b"][self.line.len() % 2];
-                let turn = async move { queue.turn(&attempt(name, 3, 100 * EVERY)).await };
+                let turn = async move { queue.turn(&attempt(name, 3, 30 * SECOND)).await };
                 self.line.push(Box::pin(turn));
                 self.look_from(self.line.len() - 1).await;
             }

@@ -30,7 +30,8 @@ async fn who_cannot_be_served_in_time_is_told_at_once_when_to_come_back() {
     tokio::task::yield_now().await;
     let refused = queue.turn(&attempt("a", 3, 5 * SECOND)).await.unwrap_err();
     assert_eq!(start.elapsed(), Duration::ZERO);
-    // Its turn would come at 10, and then the other one's at 20; who obeys waits half of what it may.
+    // Its turn would come at 10, and then the other one's at 20; who obeys waits half of what it
+    // may.
     assert_eq!(refused.wait.unwrap().needed_s(), 10);
     assert_eq!(refused.retry_after, 18 * SECOND);
     tokio::time::sleep(refused.retry_after).await;

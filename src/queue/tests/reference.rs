@@ -26,7 +26,8 @@ fn number(caller: &Name) -> usize {
     caller.as_str()["caller ".len()..].parse().unwrap()
 }
 
-/// The rules of the order, written to be read and not to be fast: nothing is indexed or forgotten, every choice looks at everybody.
+/// The rules of the order, written to be read and not to be fast: nothing is indexed or forgotten,
+/// every choice looks at everybody.
 #[derive(Default)]
 struct Reference {
     clock: u64,
@@ -140,7 +141,8 @@ impl Reference {
     }
 }
 
-/// Plays what, caller, level and deadline of each step to the order and to the reference, and compares all that they say.
+/// Plays what, caller, level and deadline of each step to the order and to the reference, and
+/// compares all that they say.
 fn agree(steps: Vec<(u8, u8, u8, u64)>) -> Result<(), TestCaseError> {
     let base = Instant::now();
     let mut order = Order::new(weights());
@@ -245,21 +247,23 @@ proptest! {
         }
     }
 
-    /// Tickets come, go and are served at random, some out of turn, some for the benefit of two: always the reference's choice, and every
-    /// forecast rank is the real one.
+    /// Tickets come, go and are served at random, some out of turn, some for the benefit of two:
+    /// always the reference's choice, and every forecast rank is the real one.
     #[test]
     fn every_choice_is_the_references(steps in prop::collection::vec((0_u8..8, 0_u8..6, 0_u8..3, 0_u64..50), 1..200)) {
         agree(steps)?;
     }
 
-    /// Over any interval in which two callers of equal weight both have something waiting, they are served equally often, or one of them once more:
-    /// whoever comes and goes meanwhile, and whatever was before.
+    /// Over any interval in which two callers of equal weight both have something waiting, they are
+    /// served equally often, or one of them once more: whoever comes and goes meanwhile, and
+    /// whatever was before.
     #[test]
     fn backlogged_callers_differ_by_one_at_most(steps in prop::collection::vec((0_u8..6, 0_u8..5), 1..300)) {
         let base = Instant::now();
         let mut order = Order::new(Weights::default());
         let mut live: Vec<Ticket> = Vec::new();
-        // For each two: how far the first is ahead since both began to wait, the least and the most of it.
+        // For each two: how far the first is ahead since both began to wait, the least and the most
+        // of it.
         let mut leads = [[[0_i32; 3]; 5]; 5];
         for (id, (what, caller)) in (0..).zip(steps) {
             match what {

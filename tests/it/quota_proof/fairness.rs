@@ -10,14 +10,20 @@ use defender_gateway::caller::Name;
 use super::upstream::{Manners, Rng, Sent, Upstream};
 use super::world::{Gateway, HOUR, MINUTE, SLOT, Settings, wall};
 
-/// Keeps `each` requests of `name` waiting for ever.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What callers of a crowd may wait, as one does that says nothing: eight slots.
+const WAIT: Duration = Duration::from_secs(20);
+
+/// So many clients of `name` ask again whenever they are answered, and come back when they are told
+/// to.
 fn crowd(gateway: &Gateway, name: &str, urgency: u8, each: usize) {
     for _ in 0..each {
         let (gateway, name) = (gateway.clone(), Name::new(name));
         let tasks = gateway.tasks.clone();
         tasks.spawn("crowd", async move {
             loop {
-                if let Err(again) = gateway.ask(&name, urgency, 2 * HOUR).await {
+                if let Err(again) = gateway.ask(&name, urgency, WAIT).await {
                     tokio::time::sleep(again).await;
                 }
             }
@@ -42,31 +48,37 @@ fn counts<K: Ord>(sent: &[Sent], key: impl Fn(&Sent) -> K) -> BTreeMap<K, usize>
 }
 
 #[tokio::test(start_paused = true)]
-async fn equal_callers_differ_by_one_at_most_over_any_interval() {
+async fn equal_callers_differ_by_two_at_most_over_any_interval() {
     let sent = served(&Settings::default(), 6, |gateway| {
         for caller in 0..8 {
-            // Unequal greed changes nothing while everybody always has something waiting, through every burst and answer.
-            crowd(gateway, &format!("caller {caller}"), 3, 30 + 5 * caller);
+            // Unequal greed changes nothing, through every burst and answer.
+            crowd(gateway, &format!("caller {caller}"), 3, 3 + 5 * caller);
         }
     })
     .await;
     let names: Vec<Name> = counts(&sent, |sent| sent.caller.clone()).into_keys().collect();
     assert_eq!(names.len(), 8);
-    // Whoever comes before the others has the first hundred slots alone; from then on everybody waits.
+    // Whoever comes before the others has the first hundred slots alone; from then on everybody
+    // waits.
     let all_here = sent[0].at;
     let sent: Vec<_> = sent.iter().filter(|sent| sent.at > all_here).collect();
     assert!(sent.len() > 8000, "{}", sent.len());
+    let mut worst = 0;
     for (index, one) in names.iter().enumerate() {
         for other in &names[..index] {
-            // The lead of one over the other; between any two moments it changes by what the interval's counts differ by.
+            // The lead of one over the other; between any two moments it changes by what the
+            // interval's counts differ by.
             let (mut lead, mut least, mut most) = (0_i32, 0, 0);
             for sent in &sent {
                 lead += i32::from(sent.caller == *one) - i32::from(sent.caller == *other);
                 (least, most) = (least.min(lead), most.max(lead));
             }
-            assert!(most - least <= 1, "{one} and {other} differ by {}", most - least);
+            worst = worst.max(most - least);
         }
     }
+    println!("equal callers differ by {worst} at most");
+    // One turn in the order, and one that somebody has who came back a moment before its own.
+    assert!(worst <= 2, "{worst}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -77,7 +89,7 @@ async fn weights_divide_the_quota() {
     };
     let sent = served(&settings, 8, |gateway| {
         for name in ["five", "two", "one"] {
-            crowd(gateway, name, 3, 40);
+            crowd(gateway, name, 3, 10);
         }
     })
     .await;
@@ -92,7 +104,6 @@ async fn weights_divide_the_quota() {
 async fn every_class_gets_its_share() {
     let sent = served(&Settings::default(), 12, |gateway| {
         for urgency in 0..8 {
-            // Few enough that the last class is in time at its own share: nobody's deadline has to move anybody ahead.
             crowd(gateway, &format!("class {urgency}"), urgency, 3);
         }
     })
@@ -101,7 +112,8 @@ async fn every_class_gets_its_share() {
     println!("served by urgency: {counts:?}");
     for (urgency, count) in &counts {
         let expected = sent.len() as f64 * f64::from(128_u8 >> urgency) / 255.0;
-        // In the first burst the urgent classes are not always waiting; the others get what they leave.
+        // In the first burst the urgent classes are not always waiting; the others get what they
+        // leave.
         assert!((*count as f64 - expected).abs() <= 15.0 + expected * 0.02, "{counts:?}");
     }
     assert!(counts[&7] >= sent.len() / 260, "the last class was starved: {counts:?}");
@@ -113,23 +125,25 @@ async fn a_modest_caller_waits_two_slots_beside_a_thousand_of_a_greedy_one() {
     let gateway = Gateway::start(&upstream, &wall(), &Settings::default());
     crowd(&gateway, "greedy", 3, 1000);
     tokio::time::sleep(5 * MINUTE).await;
-    assert!(
-        gateway.queue.snapshot().waiting >= 850,
-        "{:?}",
-        gateway.queue.snapshot()
-    );
     let (modest, mut rng) = (Name::new("modest"), Rng::new(7));
     let (mut slowest, mut most) = (Duration::ZERO, 0);
     for _ in 0..200 {
         tokio::time::sleep(rng.gap(MINUTE)).await;
         let (begun, before) = (Instant::now(), upstream.sent().len());
-        gateway.ask(&modest, 3, 30 * Duration::from_secs(1)).await.unwrap();
+        gateway.ask(&modest, 3, 30 * SECOND).await.unwrap();
         let sent = upstream.sent();
         let at = sent[before..].iter().position(|sent| sent.caller == modest).unwrap();
         most = most.max(at + 1);
         slowest = slowest.max(sent[before + at].at - begun);
     }
-    println!("modest beside greedy: at most {most} slots, {slowest:?}");
+    // The others were the greedy one's: of those that it was told to come for, hardly any went by.
+    let sent = upstream.sent();
+    let hours = (sent[sent.len() - 1].at - sent[0].at).as_secs_f64() / 3600.0;
+    println!(
+        "modest beside greedy: at most {most} slots, {slowest:?}; {} calls in {hours:.2} h",
+        sent.len()
+    );
+    assert!(sent.len() as f64 >= hours * 1450.0, "{} calls in {hours} h", sent.len());
     assert!(most <= 2, "waited for {most} slots");
     assert!(slowest <= 2 * SLOT + SLOT / 2, "{slowest:?}");
 }

@@ -1,5 +1,5 @@
-//! Too little for all: what each caller gets then, with the real limits, of 583 calls. Somebody else has spent the burst of a quiet start before,
-//! and what came back in the minute after it.
+//! Too little for all: what each caller gets then, with the real limits, of 583 calls. Somebody
+//! else has spent the burst of a quiet start before, and what came back in the minute after it.
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
@@ -24,7 +24,8 @@ const BEGINNING: Duration = Duration::from_secs(66);
 /// The one that is looked at.
 const A: &str = "A";
 
-/// A caller that asks again as soon as it is answered, so many times at once, and comes back when it is told to.
+/// A caller that asks again as soon as it is answered, so many times at once, and comes back when
+/// it is told to.
 #[derive(Clone, Debug)]
 struct Asking {
     name: String,
@@ -190,7 +191,8 @@ fn row(name: &str, ended: &Ended) -> String {
     )
 }
 
-/// The runs in which one caller has the better right, with whether it may be refused one time in twenty.
+/// The runs in which one caller has the better right, with whether it may be refused one time in
+/// twenty.
 fn rows() -> Vec<(&'static str, Vec<Asking>, bool)> {
     let one_at_a_time = |wait| asking(A, 0, wait);
     let twenty_in_flight = || Asking {
@@ -259,7 +261,8 @@ async fn who_asks_one_by_one_is_never_behind_its_equal_share() {
     let ended = run(vec![asking(A, 3, 60), many]).await;
     tell(&row("i1", &ended));
     let (mut ahead, mut worst) = (0_i32, 0);
-    // What is left of the burst goes in the first second, while A's first call is on its way: it does not ask then.
+    // What is left of the burst goes in the first second, while A's first call is on its way: it
+    // does not ask then.
     let from = ended.sent[0].at + 4 * SECOND;
     for sent in ended.sent.iter().filter(|sent| sent.at >= from) {
         ahead += if sent.caller.as_str() == A { 1 } else { -1 };

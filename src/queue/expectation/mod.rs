@@ -1,0 +1,219 @@
+//! Who is about to ask, of those who do not wait: requests that were refused and told when to come
+//! back, and callers that ask again whenever they are answered.
+//!
+//! A forecast that counted only those who wait would let others in on slots that these claim a
+//! moment later. The order is told what is expected of each caller and when, and how reliable it
+//! is.
+
+mod history;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
+
+use foldhash::quality::RandomState;
+use tokio::time::Instant;
+
+pub(super) use self::history::Arrival;
+use self::history::{History, RECENT};
+use super::order::{Expected, Order};
+use crate::caller::{Name, Urgency};
+
+/// Callers of which something is expected; beyond it the one is forgotten whose time is up first.
+const MOST_CALLERS: usize = 4096;
+
+/// Requests expected back in all.
+const MOST_RETURNS: usize = 10_000;
+
+/// What is expected of everybody.
+#[derive(Debug, Default)]
+pub(super) struct Expectations {
+    callers: [HashMap<Name, History, RandomState>; Urgency::LEVELS],
+    /// When each has to be looked at again, at the latest.
+    looks: BTreeSet<(Instant, Urgency, Name)>,
+    returns: usize,
+}
+
+impl Expectations {
+    /// A request comes.
+    pub(super) fn arrive(&mut self, caller: &Name, urgency: Urgency, now: Instant, order: &mut Order) -> Arrival {
+        self.expire(now, order);
+        self.remember(caller, urgency, now, order);
+        let mut arrival = Arrival::Further;
+        self.update(caller, urgency, now, order, |history| arrival = history.arrive(now));
+        arrival
+    }
+
+    /// It is let in, and waits until `deadline` at most.
+    pub(super) fn let_in(
+        &mut self,
+        (caller, urgency): (&Name, Urgency),
+        arrival: Arrival,
+        deadline: Instant,
+        now: Instant,
+        order: &mut Order,
+    ) {
+        self.take_out((caller, urgency), arrival, order);
+        self.update(caller, urgency, now, order, |history| history.until = deadline + RECENT);
+    }
+
+    /// It is refused, or taken back, and told to come at `due`.
+    pub(super) fn refuse(
+        &mut self,
+        (caller, urgency): (&Name, Urgency),
+        arrival: Arrival,
+        due: Instant,
+        now: Instant,
+        order: &mut Order,
+    ) {
+        self.take_out((caller, urgency), arrival, order);
+        let has_room = self.returns < MOST_RETURNS;
+        self.update(caller, urgency, now, order, |history| {
+            history.refuse(due, has_room, now);
+        });
+    }
+
+    /// Which of its caller's that are expected back go before a request, once they are due.
+    pub(super) fn returns_before(&self, caller: &Name, urgency: Urgency, arrival: Arrival) -> Range<usize> {
+        match arrival {
+            Arrival::Return => 0..0,
+            _ => self.returns_before_refused(caller, urgency, arrival),
+        }
+    }
+
+    /// The same for one that is refused: it will come after all others.
+    pub(super) fn returns_before_refused(&self, caller: &Name, urgency: Urgency, arrival: Arrival) -> Range<usize> {
+        let history = self.callers[usize::from(urgency.level())].get(caller);
+        let returns = history.map_or(0, |history| history.returns.len());
+        match arrival {
+            Arrival::Return => 1.min(returns)..returns,
+            Arrival::Early => 0..returns.saturating_sub(1),
+            Arrival::Further | Arrival::Displaced => 0..returns,
+        }
+    }
+
+    /// A request left that waited: its caller may ask again.
+    pub(super) fn left(&mut self, caller: &Name, urgency: Urgency, now: Instant, order: &mut Order) {
+        self.update(caller, urgency, now, order, |history| history.end(now));
+    }
+
+    /// A request that waited has been sent away.
+    pub(super) fn sent_away(&mut self, caller: &Name, urgency: Urgency, now: Instant, order: &mut Order) {
+        self.update(caller, urgency, now, order, |_| ());
+    }
+
+    /// A caller has a slot.
+    pub(super) fn granted(&mut self, caller: &Name, urgency: Urgency, now: Instant, order: &mut Order) {
+        self.update(caller, urgency, now, order, |history| history.granted(now));
+    }
+
+    /// A caller's call is answered.
+    pub(super) fn answered(&mut self, caller: &Name, urgency: Urgency, now: Instant, order: &mut Order) {
+        self.update(caller, urgency, now, order, |history| history.answered(now));
+    }
+
+    /// Nothing is expected any more of those whose time is up.
+    pub(super) fn expire(&mut self, now: Instant, order: &mut Order) {
+        while self.looks.first().is_some_and(|(at, _, _)| *at <= now) {
+            let Some((_, urgency, caller)) = self.looks.pop_first() else {
+                return;
+            };
+            let Some(history) = self.callers[usize::from(urgency.level())].get_mut(&caller) else {
+                continue;
+            };
+            while let Some((one, was_expected)) = history.lapse(now) {
+                self.returns -= 1;
+                if one.is_claimed {
+                    order.withdraw(&caller, urgency, one.due);
+                }
+                if was_expected {
+                    order.stayed_away(&caller, urgency);
+                }
+            }
+            history.expire(now);
+            // Nothing is left to wait for: it is forgotten once this is told.
+            history.look = history.next_look(now).unwrap_or(now);
+            let (look, is_over) = (history.look, history.look <= now);
+            self.update(&caller, urgency, now, order, |_| ());
+            if is_over {
+                self.callers[usize::from(urgency.level())].remove(&caller);
+            } else {
+                self.looks.insert((look, urgency, caller));
+            }
+        }
+    }
+
+    fn remember(&mut self, caller: &Name, urgency: Urgency, now: Instant, order: &mut Order) {
+        if self.callers[usize::from(urgency.level())].contains_key(caller) {
+            return;
+        }
+        if self.looks.len() >= MOST_CALLERS
+            && let Some((_, urgency, oldest)) = self.looks.pop_first()
+            && let Some(history) = self.callers[usize::from(urgency.level())].remove(&oldest)
+        {
+            self.returns -= history.returns.len();
+            for one in history.returns.iter().filter(|one| one.is_claimed) {
+                order.withdraw(&oldest, urgency, one.due);
+            }
+            order.expect(&oldest, urgency, Expected::default());
+        }
+        let history = History::new(now);
+        self.looks.insert((history.look, urgency, caller.clone()));
+        self.callers[usize::from(urgency.level())].insert(caller.clone(), history);
+    }
+
+    /// Takes out the one of those expected back that a request is.
+    fn take_out(&mut self, (caller, urgency): (&Name, Urgency), arrival: Arrival, order: &mut Order) {
+        if arrival == Arrival::Return {
+            order.returned();
+        }
+        let history = self.callers[usize::from(urgency.level())].get_mut(caller);
+        if let Some(one) = history.and_then(|history| history.take_out(arrival)) {
+            self.returns -= 1;
+            if one.is_claimed {
+                order.withdraw(caller, urgency, one.due);
+            }
+        }
+    }
+
+    /// Changes what is known of a caller, and tells the order what is expected now.
+    fn update(
+        &mut self,
+        caller: &Name,
+        urgency: Urgency,
+        now: Instant,
+        order: &mut Order,
+        change: impl FnOnce(&mut History),
+    ) {
+        let Some(history) = self.callers[usize::from(urgency.level())].get_mut(caller) else {
+            return;
+        };
+        let before = history.returns.len();
+        change(history);
+        self.returns += history.returns.len() - before;
+        let expected = history.expected(now, order.next_of(caller, urgency).is_some());
+        if let Some(look) = history.next_look(now).filter(|look| *look < history.look) {
+            self.looks.remove(&(history.look, urgency, caller.clone()));
+            history.look = look;
+            self.looks.insert((look, urgency, caller.clone()));
+        }
+        if expected != history.told {
+            history.told = expected;
+            order.expect(caller, urgency, expected);
+        }
+        let claims = history.claims(now);
+        for (n, one) in history.returns.iter_mut().enumerate() {
+            let claims = n < claims;
+            if one.is_claimed == claims {
+                continue;
+            }
+            one.is_claimed = claims;
+            if claims {
+                order.claim(caller, urgency, one.due);
+            } else {
+                order.withdraw(caller, urgency, one.due);
+            }
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What is expected, and how long.
+
+use std::time::Duration;
+
+use super::history::REMEMBERED;
+use super::*;
+use crate::queue::Weights;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn expected(expectations: &Expectations, caller: &Name) -> Option<Expected> {
+    let urgency = usize::from(Urgency::default().level());
+    expectations.callers[urgency].get(caller).map(|history| history.told)
+}
+
+#[test]
+fn a_caller_that_asks_again_whenever_it_is_answered_is_expected_until_it_stops() {
+    let (mut order, mut expectations) = (Order::new(Weights::default()), Expectations::default());
+    let (caller, urgency) = (Name::new("a"), Urgency::default());
+    let mut now = Instant::now();
+    for round in 0..6 {
+        let arrival = expectations.arrive(&caller, urgency, now, &mut order);
+        assert_eq!(order.loops(), usize::from(round > 2), "round {round}");
+        expectations.let_in((&caller, urgency), arrival, now, now, &mut order);
+        expectations.granted(&caller, urgency, now, &mut order);
+        now += SECOND;
+        expectations.answered(&caller, urgency, now, &mut order);
+        now += SECOND;
+    }
+    assert_eq!(
+        expected(&expectations, &caller).unwrap().rate,
+        500,
+        "one every two seconds"
+    );
+    expectations.expire(now + RECENT, &mut order);
+    assert_eq!((order.loops(), expected(&expectations, &caller)), (0, None));
+}
+
+#[test]
+fn requests_that_come_at_once_are_no_loop() {
+    let (mut order, mut expectations) = (Order::new(Weights::default()), Expectations::default());
+    let (caller, urgency, now) = (Name::new("a"), Urgency::default(), Instant::now());
+    for _ in 0..20 {
+        let arrival = expectations.arrive(&caller, urgency, now, &mut order);
+        expectations.let_in((&caller, urgency), arrival, now, now, &mut order);
+        expectations.granted(&caller, urgency, now, &mut order);
+    }
+    assert_eq!(order.loops(), 0);
+}
+
+#[test]
+fn a_refused_request_is_expected_back_when_it_was_told_to_come_and_a_little_longer() {
+    let (mut order, mut expectations) = (Order::new(Weights::default()), Expectations::default());
+    let (caller, urgency, now) = (Name::new("a"), Urgency::default(), Instant::now());
+    for wait in [10, 20, 30] {
+        let arrival = expectations.arrive(&caller, urgency, now, &mut order);
+        assert_eq!(arrival, Arrival::Further);
+        expectations.refuse((&caller, urgency), arrival, now + wait * SECOND, now, &mut order);
+    }
+    assert_eq!((expectations.returns, order.returning()), (3, 2));
+    // It comes when it was told to.
+    let at = now + 10 * SECOND;
+    let arrival = expectations.arrive(&caller, urgency, at, &mut order);
+    assert_eq!(arrival, Arrival::Return);
+    expectations.let_in((&caller, urgency), arrival, at, at, &mut order);
+    assert_eq!(order.returning(), 2);
+    // One that does not obey is one of them, not a further one.
+    let arrival = expectations.arrive(&caller, urgency, at, &mut order);
+    assert_eq!(arrival, Arrival::Early);
+    expectations.refuse((&caller, urgency), arrival, now + 25 * SECOND, at, &mut order);
+    assert_eq!(order.returning(), 2);
+    expectations.expire(now + 60 * SECOND, &mut order);
+    assert_eq!((order.returning(), expectations.returns), (0, 0));
+}
+
+#[test]
+fn what_is_expected_is_bounded_whatever_names_are_made_up() {
+    let (mut order, mut expectations) = (Order::new(Weights::default()), Expectations::default());
+    let (urgency, now) = (Urgency::default(), Instant::now());
+    for n in 0..MOST_RETURNS * 2 {
+        let caller = Name::new(&(n / 4).to_string());
+        let arrival = expectations.arrive(&caller, urgency, now, &mut order);
+        expectations.refuse((&caller, urgency), arrival, now + 60 * SECOND, now, &mut order);
+        assert!(expectations.looks.len() <= MOST_CALLERS && expectations.returns <= MOST_RETURNS);
+        assert!(order.returning() <= expectations.returns);
+    }
+    let one = Name::new("one");
+    for _ in 0..MOST_RETURNS * 2 {
+        let arrival = expectations.arrive(&one, urgency, now, &mut order);
+        expectations.refuse((&one, urgency), arrival, now + 60 * SECOND, now, &mut order);
+    }
+    assert!(expectations.returns <= MOST_RETURNS);
+    expectations.expire(now + 120 * SECOND, &mut order);
+    assert_eq!((expectations.returns, order.returning()), (0, 0));
+    // Who did not come back is remembered a little longer.
+    expectations.expire(now + 120 * SECOND + REMEMBERED, &mut order);
+    assert_eq!(expectations.looks.len(), 0);
+}
+
+#[test]
+fn a_caller_claims_as_many_slots_as_its_returns_have_earned() {
+    let (mut order, mut expectations) = (Order::new(Weights::default()), Expectations::default());
+    let (caller, urgency, start) = (Name::new("a"), Urgency::default(), Instant::now());
+    for seconds in [10, 20, 60, 70, 80] {
+        let arrival = expectations.arrive(&caller, urgency, start, &mut order);
+        expectations.refuse((&caller, urgency), arrival, start + seconds * SECOND, start, &mut order);
+    }
+    // While one is late, none of them claims a slot; one that does not come halves the trust.
+    for (seconds, claims) in [(10, 2), (12, 0), (17, 1), (22, 0), (28, 0)] {
+        expectations.expire(start + seconds * SECOND, &mut order);
+        assert_eq!(order.returning(), claims, "after {seconds} s");
+    }
+    assert_eq!(expectations.returns, 3, "the places of the others are kept");
+    for (seconds, claims) in [(60, 1), (70, 1)] {
+        let now = start + seconds * SECOND;
+        let arrival = expectations.arrive(&caller, urgency, now, &mut order);
+        assert_eq!(arrival, Arrival::Return);
+        expectations.let_in((&caller, urgency), arrival, now, now, &mut order);
+        assert_eq!(order.returning(), claims, "after {seconds} s");
+    }
+    expectations.expire(start + REMEMBERED, &mut order);
+    assert_eq!(
+        (order.returning(), expectations.returns, expectations.looks.len()),
+        (0, 0, 1)
+    );
+    expectations.expire(start + REMEMBERED * 2, &mut order);
+    assert_eq!(expectations.looks.len(), 0);
+}
+
+#[test]
+fn a_caller_all_of_whose_requests_are_away_does_not_ask_again_before_one_is_back() {
+    let (mut order, mut expectations) = (Order::new(Weights::default()), Expectations::default());
+    let (caller, urgency, mut now) = (Name::new("a"), Urgency::default(), Instant::now());
+    for _ in 0..6 {
+        let arrival = expectations.arrive(&caller, urgency, now, &mut order);
+        expectations.let_in((&caller, urgency), arrival, now, now, &mut order);
+        expectations.granted(&caller, urgency, now, &mut order);
+        expectations.answered(&caller, urgency, now, &mut order);
+        now += SECOND;
+    }
+    assert_eq!(order.loops(), 1);
+    let arrival = expectations.arrive(&caller, urgency, now, &mut order);
+    expectations.refuse((&caller, urgency), arrival, now + 7 * SECOND, now, &mut order);
+    assert_eq!((order.loops(), order.returning()), (0, 1));
+    now += 7 * SECOND;
+    let arrival = expectations.arrive(&caller, urgency, now, &mut order);
+    expectations.let_in((&caller, urgency), arrival, now, now, &mut order);
+    assert_eq!((order.loops(), order.returning()), (1, 0));
+}
