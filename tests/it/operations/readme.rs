@@ -1,4 +1,5 @@
-//! What the README says about the operations: the table is that of the declarations, and its examples work from an empty folder.
+//! What the README says about the operations: the table is that of the declarations, and its
+//! examples work from an empty folder.
 
 use std::fmt::Write as _;
 use std::path::Path;
