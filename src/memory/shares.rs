@@ -41,7 +41,9 @@ pub const LARGE_ANSWER: usize = 64 << 10;
 pub struct Shares {
     /// The total.
     pub total: usize,
-    /// Assigned to no purpose: the allocator's and the kernel's part.
+    /// Reserved for no purpose: what the allocator keeps, the kernel's buffers for connections, and the pages of the
+    /// program's file. A quarter of the total but at most 64 MiB, where little is left a third
+    /// of that, and always an eighth.
     pub spare: usize,
     /// Answers in the cache, and former entries that callers still read.
     pub cache: usize,
@@ -72,7 +74,7 @@ impl Shares {
     #[must_use]
     pub fn of(total: usize, cache: Option<usize>) -> Self {
         let total = total.max(LEAST_TOTAL);
-        let spare = total / 8;
+        let spare = (total / 4).min((total - BASE) / 3).min(TIGHT / 8).max(total / 8);
         let divided = total - spare - BASE;
         // A fifth is for former entries.
         let cache = cache

@@ -13,10 +13,11 @@ use super::config::Config;
 use super::defender;
 use super::entra::Endpoint;
 use super::hosts::Hosts;
-use super::limit::QuotaVerifier;
+use super::limit::{QuotaVerifier, Scope};
 use super::record::{CallRecord, TimedOut, TokenRecord, Violation};
 use super::sim_state::SimState;
 use super::wire::Host;
+use crate::operation::Operation;
 use crate::task::Tasks;
 
 /// How long the waiting helpers wait, which only a failing test does.
@@ -156,6 +157,27 @@ impl Simulator {
     #[must_use]
     pub fn violations(&self) -> Vec<Violation> {
         self.sim_state.journal.violations()
+    }
+
+    /// Verifiers with all arrivals that count together, for the current limits: one, or one for
+    /// each operation.
+    #[must_use]
+    pub fn judges(&self) -> Vec<QuotaVerifier> {
+        if self.config.scope == Scope::All {
+            return vec![self.judge()];
+        }
+        let (limits, calls) = (self.sim_state.state().limits.clone(), self.calls());
+        let of = |operation| {
+            let mut judge = QuotaVerifier::new(&limits);
+            judge.extend(
+                calls
+                    .iter()
+                    .filter(|call| call.operation == Some(operation))
+                    .map(|call| call.at),
+            );
+            judge
+        };
+        Operation::ALL.map(of).into()
     }
 
     /// A verifier with all arrivals that count, for the current limits.

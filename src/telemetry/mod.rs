@@ -11,3 +11,4 @@ mod process;
 pub mod trace;
 
 mod exposition;
+mod families;
