@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 
 use super::config::{CLIENT_SECRET, Config};
+use super::limit::QuotaVerifier;
 use super::simulator::Simulator;
 
 /// Runs a simulator until `until` resolves. `print` gets whole lines of a gateway's configuration;
@@ -32,7 +33,7 @@ pub async fn run(config: Config, mut print: impl FnMut(&str), until: impl Future
         print(&format!("# export AZURE_CLIENT_SECRET='{CLIENT_SECRET}'"));
     }
     until.await;
-    for finding in simulator.judges().iter().flat_map(|judge| judge.findings()) {
+    for finding in simulator.quota_verifiers().iter().flat_map(QuotaVerifier::findings) {
         print(&format!("# {finding}"));
     }
     for violation in simulator.violations() {

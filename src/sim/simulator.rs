@@ -159,23 +159,18 @@ impl Simulator {
         self.sim_state.journal.violations()
     }
 
-    /// Verifiers with all arrivals that count together, for the current limits: one, or one for
-    /// each operation.
+    /// Verifiers with the arrivals that count together, for the current limits: one, or one for each operation.
     #[must_use]
-    pub fn judges(&self) -> Vec<QuotaVerifier> {
+    pub fn quota_verifiers(&self) -> Vec<QuotaVerifier> {
         if self.config.scope == Scope::All {
             return vec![self.judge()];
         }
         let (limits, calls) = (self.sim_state.state().limits.clone(), self.calls());
         let of = |operation| {
-            let mut judge = QuotaVerifier::new(&limits);
-            judge.extend(
-                calls
-                    .iter()
-                    .filter(|call| call.operation == Some(operation))
-                    .map(|call| call.at),
-            );
-            judge
+            let mut verifier = QuotaVerifier::new(&limits);
+            let counted = calls.iter().filter(|call| call.operation == Some(operation));
+            verifier.extend(counted.map(|call| call.at));
+            verifier
         };
         Operation::ALL.map(of).into()
     }
