@@ -13,14 +13,11 @@ use tokio::time::Instant;
 use crate::cache::assembly::Assembled;
 use crate::cache::entry::Entry;
 use crate::cache::fragment::Fragment;
-use crate::cache::freshness::{Evaluation, RefreshHealth, evaluate};
 use crate::cache::metrics::Lookup;
 use crate::cache::popularity::Popularity;
 use crate::cache::{Config, Metrics, Prefetch};
-use crate::caller::CacheDirectives;
 use crate::memory::{MemoryBudget, Reservation};
-use crate::operation::Kept;
-use crate::scan::{Answer, CacheSink, Endpoint, EntityForm, Key, Request, ResponseKind, Target, UpstreamProfile};
+use crate::scan::{Answer, CacheSink, Endpoint, Key, Request, ResponseKind, UpstreamProfile};
 
 /// Bodies up to this size are not counted after they leave the cache.
 const SMALL: usize = 4 * 1024;
@@ -49,7 +46,7 @@ pub struct Cache {
     /// Bodies of entries, and of former entries that callers are still reading.
     held: Arc<MemoryBudget>,
     /// By endpoint: whether the upstream last answered requests for one entity with a `value`.
-    wrapped: Arc<[AtomicBool; Endpoint::COUNT]>,
+    pub(super) wrapped: Arc<[AtomicBool; Endpoint::COUNT]>,
 }
 
 impl Cache {
@@ -269,52 +266,6 @@ impl Cache {
                 self.entries.invalidate(&Key::of_rows(request.endpoint(), id));
             }
         }
-    }
-
-    /// The answer to a request for one entity, taken from a fresh list that contains it, and the
-    /// list's entry.
-    pub(super) fn entity_in_list(
-        &self,
-        request: &Request,
-        directives: &CacheDirectives,
-        now: Instant,
-    ) -> Option<(Answer, Arc<Entry>)> {
-        let Kept::InList(list) = request.endpoint().operation.declaration().kept else {
-            return None;
-        };
-        if !request.is_bare() {
-            return None;
-        }
-        let endpoint = Endpoint {
-            operation: list,
-            ..request.endpoint()
-        };
-        let list = Request::get(&Target { endpoint, id: None }, None).ok()?;
-        let entry = self.find(list.key(), now).filter(|entry| !entry.is_negative())?;
-        if evaluate(&self.config, directives, entry.age(now), RefreshHealth::Good) != Evaluation::Fresh {
-            return None;
-        }
-        let form = self.form(request.endpoint()).load(Ordering::Relaxed);
-        let form = if form { EntityForm::Wrapped } else { EntityForm::Bare };
-        let body = form.entity_in(request, &entry.answer().body)?;
-        let answer = Answer {
-            body,
-            ..entry.answer().clone()
-        };
-        Some((answer, entry))
-    }
-
-    /// Learns from an upstream answer in which form the upstream answers requests for one entity.
-    fn learn_form(&self, request: &Request, answer: &Answer) {
-        let declared = request.endpoint().operation.declaration();
-        if answer.status == StatusCode::OK && matches!(declared.kept, Kept::InList(_)) {
-            let is_wrapped = EntityForm::of(&answer.body) == EntityForm::Wrapped;
-            self.form(request.endpoint()).store(is_wrapped, Ordering::Relaxed);
-        }
-    }
-
-    fn form(&self, endpoint: Endpoint) -> &AtomicBool {
-        &self.wrapped[endpoint.index()]
     }
 }
 

@@ -14,6 +14,7 @@
 mod assembly;
 mod by_id;
 mod config;
+mod entity;
 mod entry;
 mod fragment;
 mod freshness;

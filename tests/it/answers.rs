@@ -1,4 +1,5 @@
-//! What the upstream may send, through the whole gateway: its callers get right answers, or the ones they had.
+//! What the upstream may send, through the whole gateway: its callers get right answers, or the
+//! ones they had.
 
 use http::{Method, StatusCode};
 
@@ -38,7 +39,8 @@ async fn no_spelling_of_an_id_is_taken_for_one_without_rows() {
     running.finish().await;
 }
 
-/// What the gateway hands out works: page after page until the last, each asked for as it was handed out.
+/// What the gateway hands out works: page after page until the last, each asked for as it was
+/// handed out.
 #[tokio::test]
 async fn every_link_leads_to_the_next_page_through_the_gateway() {
     for (next_link, version, method) in [

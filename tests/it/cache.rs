@@ -160,7 +160,8 @@ async fn after_a_paced_start_a_stale_answer_is_renewed_as_soon_as_it_is_asked_fo
     let question = [id(1)];
     let first = running.caller.ask(&question).await;
     running.simulator.scan();
-    // The bucket holds a tenth of what it can hold, and half of it would take minutes; 99 of 100 calls are left.
+    // The bucket holds a tenth of what it can hold, and half of it would take minutes; 99 of 100
+    // calls are left.
     until("the newer row", async || {
         let answer = running.caller.ask(&question).await;
         assert!(

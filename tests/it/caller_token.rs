@@ -114,7 +114,8 @@ async fn calls_are_shared_with_the_same_token_only() {
 
 #[tokio::test]
 async fn each_token_has_a_quota_of_its_own() {
-    // The simulator allows more: whether the upstream would count them together, only the upstream knows.
+    // The simulator allows more: whether the upstream would count them together, only the upstream
+    // knows.
     let running = setup().set("quota.limits", "2/1h").start().await;
     let (a, b) = (token(&running.simulator).await, token(&running.simulator).await);
     for n in 0..2 {

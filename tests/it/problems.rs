@@ -1,5 +1,6 @@
-//! One thing is broken at a time, and everything that operators look at says so: the mode, `/status`, `/readyz?verbose`, `status`, the
-//! metric and the log. What a browser shows of the same list is `tests/page`, and what monitors make of the metric is `tests/deploy`.
+//! One thing is broken at a time, and everything that operators look at says so: the mode,
+//! `/status`, `/readyz?verbose`, `status`, the metric and the log. What a browser shows of the same
+//! list is `tests/page`, and what monitors make of the metric is `tests/deploy`.
 
 use std::any::Any;
 use std::time::Duration;

@@ -222,7 +222,8 @@ async fn nobody_waits_long_for_a_region_that_went_silent() {
         let used = running.status().await["quota"]["windows"][0]["used"].as_u64().unwrap();
         let arrived = u64::try_from(answers + calls.len()).unwrap();
         assert!(used >= arrived, "{arrived} arrived, {used} are paid for");
-        // An attempt may wait 45 s for the head of its answer. The 5 s are measured in `region::tests::outlier`, in paused time.
+        // An attempt may wait 45 s for the head of its answer. The 5 s are measured in
+        // `region::tests::outlier`, in paused time.
         assert!(slowest < Duration::from_secs(40), "{slowest:?}");
         let left = |status: &Value| status["regions"][1]["healthy"] == false && selected(status) == "middle";
         running.until_status("that it is left", left).await;

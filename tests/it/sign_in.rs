@@ -1,4 +1,5 @@
-//! Signing in: what callers and operators see when it fails, and that they see nothing when it can be mended.
+//! Signing in: what callers and operators see when it fails, and that they see nothing when it can
+//! be mended.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

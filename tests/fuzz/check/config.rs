@@ -49,8 +49,8 @@ impl Files for Everywhere {
     }
 }
 
-/// Variables, a `NAME=value` each, an empty line, the file: it is read or refused, no secret is repeated, and what is shown of it is a file
-/// that says the same.
+/// Variables, a `NAME=value` each, an empty line, the file: it is read or refused, no secret is
+/// repeated, and what is shown of it is a file that says the same.
 pub(crate) fn config(data: &[u8]) {
     let (lines, text) = super::parts(data);
     let (lines, text) = (String::from_utf8_lossy(lines), String::from_utf8_lossy(text));

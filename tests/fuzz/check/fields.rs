@@ -69,8 +69,9 @@ async fn answer(request: Request<Full<Bytes>>, peer: Peer, fields: HeaderMap) ->
     stack.oneshot(arrival).await.expect("there is always an answer")
 }
 
-/// The target, the fields, an empty line, the body of a request: it is refused, or becomes a question within all bounds; there is an answer
-/// either way, with one id that the request may have brought.
+/// The target, the fields, an empty line, the body of a request: it is refused, or becomes a
+/// question within all bounds; there is an answer either way, with one id that the request may have
+/// brought.
 pub(crate) fn fields(data: &[u8]) {
     let (head, body) = super::parts(data);
     let end = head.iter().position(|byte| *byte == b'\n').unwrap_or(head.len());
@@ -97,7 +98,8 @@ pub(crate) fn fields(data: &[u8]) {
     assert!(serde_json::from_slice::<serde_json::Value>(&body).is_ok());
 }
 
-/// Fields: what is read of a trace's context is well-formed, bounded, and read back as it is written.
+/// Fields: what is read of a trace's context is well-formed, bounded, and read back as it is
+/// written.
 pub(crate) fn trace(data: &[u8]) {
     let Some(context) = trace::read(&super::headers(data)) else {
         return;

@@ -1,4 +1,5 @@
-//! What must hold for any bytes. Used by the fuzz targets, and by a short run in the integration tests.
+//! What must hold for any bytes. Used by the fuzz targets, and by a short run in the integration
+//! tests.
 
 mod config;
 mod fields;

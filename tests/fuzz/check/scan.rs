@@ -1,7 +1,8 @@
 use bytes::Bytes;
 use defender_gateway::scan::{Answer, Endpoint, Operation, Request, Rows, route};
 
-/// `query`, a line feed, the body: what is accepted is sent upstream as the same question, and nothing panics.
+/// `query`, a line feed, the body: what is accepted is sent upstream as the same question, and
+/// nothing panics.
 pub(crate) fn request(data: &[u8]) {
     let at = data.iter().position(|byte| *byte == b'\n');
     let (query, body) = at.map_or((None, data), |at| {
@@ -21,8 +22,8 @@ pub(crate) fn request(data: &[u8]) {
     assert_eq!(request.upstream_path(), Endpoint::HISTORY.template());
 }
 
-/// Two lists of ids, a line each, parted by an empty line: their keys are equal exactly when their canonical ids are, and order,
-/// repetition and space do not matter.
+/// Two lists of ids, a line each, parted by an empty line: their keys are equal exactly when their
+/// canonical ids are, and order, repetition and space do not matter.
 pub(crate) fn key(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let (one, other) = text.split_once("\n\n").unwrap_or((&text, ""));
@@ -44,7 +45,8 @@ pub(crate) fn key(data: &[u8]) {
     }
 }
 
-/// An answer to a question for `a`, `b` and a GUID: what can be taken apart can be put together again, byte for byte.
+/// An answer to a question for `a`, `b` and a GUID: what can be taken apart can be put together
+/// again, byte for byte.
 pub(crate) fn split(data: &[u8]) {
     let ids = ["a", "b", "7e8da3a5-90e9-4e22-ac1a-9b3d9a3b1d0f"];
     let request = Request::plain(Endpoint::HISTORY, ids).expect("three good ids");
@@ -65,8 +67,8 @@ pub(crate) fn split(data: &[u8]) {
     assert_eq!(total, rows.len());
 }
 
-/// A path, a line feed, a query: what is routed is asked upstream at the path of an operation, with a method that changes nothing, and what
-/// is sent there is routed to the same question.
+/// A path, a line feed, a query: what is routed is asked upstream at the path of an operation, with
+/// a method that changes nothing, and what is sent there is routed to the same question.
 pub(crate) fn path(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let (path, query) = text.split_once('\n').unwrap_or((&text, ""));
@@ -91,7 +93,8 @@ pub(crate) fn path(data: &[u8]) {
     );
 }
 
-/// The body of a list of definitions: nothing that may hold credentials is left, and JSON stays JSON with every other value as it was.
+/// The body of a list of definitions: nothing that may hold credentials is left, and JSON stays
+/// JSON with every other value as it was.
 pub(crate) fn secrets(data: &[u8]) {
     let endpoint = Endpoint::latest(Operation::Definitions);
     let answer = Answer {

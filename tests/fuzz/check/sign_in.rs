@@ -31,8 +31,9 @@ fn credential(which: u8) -> Credential {
     }
 }
 
-/// A letter for the credential, a status, the fields in further lines, an empty line, the body: whatever sign-in answers, there is a token
-/// that can be sent, or a failure that repeats no secret and waits no longer than an hour.
+/// A letter for the credential, a status, the fields in further lines, an empty line, the body:
+/// whatever sign-in answers, there is a token that can be sent, or a failure that repeats no secret
+/// and waits no longer than an hour.
 pub(crate) fn sign_in(data: &[u8]) {
     let (head, body) = super::parts(data);
     let (line, fields) = head.split_at(head.iter().position(|byte| *byte == b'\n').unwrap_or(head.len()));

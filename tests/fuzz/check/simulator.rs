@@ -1,6 +1,7 @@
 use defender_gateway::sim::{Config, Limit, span};
 
-/// A scenario: it is read or refused, with a reason. Each line of it by itself: durations and limits are read back as they are written.
+/// A scenario: it is read or refused, with a reason. Each line of it by itself: durations and
+/// limits are read back as they are written.
 pub(crate) fn scenario(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     for text in text.lines() {

@@ -37,8 +37,9 @@ fn charges() -> Vec<SignedDuration> {
     restored.charges
 }
 
-/// The content of a state file. It can be opened whatever it holds, and says the same once it is made compact; no charge is older than the
-/// window or later than a second from now; calls go on, and are remembered too.
+/// The content of a state file. It can be opened whatever it holds, and says the same once it is
+/// made compact; no charge is older than the window or later than a second from now; calls go on,
+/// and are remembered too.
 pub(crate) fn state(data: &[u8]) {
     std::fs::write(file(), data).expect("a file of our own");
     let mut first = charges();

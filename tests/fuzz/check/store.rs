@@ -21,8 +21,9 @@ fn replica(now: Instant) -> State {
     State::new("me".into(), &config.unknown_past(UnknownPast::Empty), &sharing, now)
 }
 
-/// What the store answers to one step after the other, a line each; what is no answer is a failure. Whatever it says, no more slots are
-/// taken than were asked for, each has a name of its own, the next step can be written, and a forecast comes to an end.
+/// What the store answers to one step after the other, a line each; what is no answer is a failure.
+/// Whatever it says, no more slots are taken than were asked for, each has a name of its own, the
+/// next step can be written, and a forecast comes to an end.
 pub(crate) fn ledger(data: &[u8]) {
     super::at_once(async {
         let mut now = Instant::now();
@@ -69,8 +70,9 @@ pub(crate) fn ledger(data: &[u8]) {
     });
 }
 
-/// A byte, then what the store holds under a name: as it is, or an LZ4 block, or what is packed into one, behind a check that is right. It
-/// is an answer or unreadable, takes no more memory than allowed, and an answer is read back as it is written.
+/// A byte, then what the store holds under a name: as it is, or an LZ4 block, or what is packed
+/// into one, behind a check that is right. It is an answer or unreadable, takes no more memory than
+/// allowed, and an answer is read back as it is written.
 pub(crate) fn value(data: &[u8]) {
     let Some((how, data)) = data.split_first() else {
         return;

@@ -13,8 +13,8 @@ use prometheus_client::metrics::counter::Counter;
 use serde_json::Value;
 use tower::{BoxError, ServiceBuilder, ServiceExt as _, service_fn};
 
-/// The fields, an empty line, the message of a 429: a wait is no longer than an hour, a window no longer than what can be written, whatever
-/// the clock says.
+/// The fields, an empty line, the message of a 429: a wait is no longer than an hour, a window no
+/// longer than what can be written, whatever the clock says.
 pub(crate) fn throttled(data: &[u8]) {
     let (fields, message) = super::parts(data);
     let fields = super::headers(fields);
@@ -46,7 +46,8 @@ pub(super) fn respond() -> response::Layer {
 
 const HOST: &str = "api.security.microsoft.com";
 
-/// The body of an answer: only its link changes, and only one that leads to the upstream; then it leads here, to the same path.
+/// The body of an answer: only its link changes, and only one that leads to the upstream; then it
+/// leads here, to the same path.
 pub(crate) fn link(data: &[u8]) {
     let body = Bytes::copy_from_slice(data);
     let served = ServedResponse {
@@ -111,7 +112,8 @@ fn compare(before: &Value, after: &Value) {
 }
 
 fn led_here(name: &str, before: &str, after: &str) {
-    // OData names the link of a nested list after the list, and its versions disagree about the rest.
+    // OData names the link of a nested list after the list, and its versions disagree about the
+    // rest.
     let name = name.to_ascii_lowercase();
     let is_link = ["nextlink", "odata.nextlink"].contains(&&*name)
         || ["@nextlink", "@odata.nextlink"].iter().any(|end| name.ends_with(end));

@@ -204,7 +204,8 @@ fn a_pair_that_no_store_would_be_shown_is_named() {
     }
 }
 
-/// `check` as a user who owns nothing here; `None` where this user cannot become another, or that one cannot start the program.
+/// `check` as a user who owns nothing here; `None` where this user cannot become another, or that
+/// one cannot start the program.
 fn checked_as_nobody(file: &Path) -> Option<(i32, String)> {
     let program = env!("CARGO_BIN_EXE_defender-gateway");
     let as_nobody = |arguments: &[&str]| {

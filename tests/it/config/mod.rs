@@ -25,7 +25,8 @@ const SIGN_IN: [(&str, &str); 3] = [
     ("AZURE_CLIENT_SECRET", "hunter2"),
 ];
 
-/// Files that exist only here. A path that ends with a slash is a directory; one with `!` in it may not be read.
+/// Files that exist only here. A path that ends with a slash is a directory; one with `!` in it may
+/// not be read.
 #[derive(Debug)]
 struct Memory(BTreeMap<PathBuf, &'static str>);
 

@@ -13,7 +13,8 @@ fn in_file() -> Vec<&'static Key> {
     keys().filter(|key| key.in_file()).collect()
 }
 
-/// Reads a file in which these keys hold what no key can hold: each is told, once, and nothing else.
+/// Reads a file in which these keys hold what no key can hold: each is told, once, and nothing
+/// else.
 fn break_all(broken: &[&'static Key]) -> Result<(), TestCaseError> {
     let mut sections = BTreeMap::<_, String>::new();
     for key in broken {

@@ -27,10 +27,12 @@ const PATH: &str = "/api/DeviceAuthenticatedScanDefinitions/GetScanHistoryByScan
 const DISTANCE: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(40)];
 pub(crate) const CONNECT: Duration = Duration::from_millis(800);
 
-/// The settings of most tests: a quota that a caller in a loop can use up, and attempts that may take as long as they usually may.
+/// The settings of most tests: a quota that a caller in a loop can use up, and attempts that may
+/// take as long as they usually may.
 pub(crate) const ROOMY: &str =
     "[quota]\nlimits = [\"80/1s\", \"4000/1m\"]\nburst = 80\n[defender]\ntimeout = \"60s\"\n";
-/// The longest that a caller waits because of a host that says nothing, beyond another one's answer.
+/// The longest that a caller waits because of a host that says nothing, beyond another one's
+/// answer.
 pub(crate) const BEYOND: Duration = Duration::from_secs(5);
 
 /// A gateway with its regions `near` and `far`. Sign-in is the simulator's.
@@ -238,7 +240,8 @@ impl Bench {
         judge
     }
 
-    /// What arrived is in the ledger, and what is there besides can only be attempts that nobody answered.
+    /// What arrived is in the ledger, and what is there besides can only be attempts that nobody
+    /// answered.
     pub(crate) async fn assert_all_in_the_ledger(&self, of: &str) {
         let (arrived, charged, unanswered) = (self.arrived(), self.charged().await, self.unanswered().await);
         assert!(

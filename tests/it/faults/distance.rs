@@ -1,4 +1,5 @@
-//! Nearness over sockets: the simulator's regions move, and the gateway follows without a call or a token.
+//! Nearness over sockets: the simulator's regions move, and the gateway follows without a call or a
+//! token.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -142,7 +143,8 @@ async fn equal_regions_do_not_flap_in_as_many_rounds_as_an_hour_has() {
         (world.probe.least() >= 125).then_some(())
     })
     .await;
-    // One may be due to the noise of a busy machine; the paused tests allow none, with more noise and for a day.
+    // One may be due to the noise of a busy machine; the paused tests allow none, with more noise
+    // and for a day.
     println!("{changes} changes in 120 rounds");
     assert!(changes <= 2, "{changes} changes");
     world.assert_nothing_spent();

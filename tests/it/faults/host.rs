@@ -251,7 +251,8 @@ impl Host {
             accepting.abort();
             let _ = accepting.await;
         }
-        // These concern connections that are there; the others only new ones, so the old ones have to go.
+        // These concern connections that are there; the others only new ones, so the old ones have
+        // to go.
         let keeps = [
             Fault::HalfOpen,
             Fault::BlackHole,

@@ -10,7 +10,8 @@ use defender_gateway::sim::{self, Simulator};
 use super::bench::Bench;
 use super::host::Fault;
 
-/// Each caller can lose one call of unknown fate per fault, whose charge is kept for long: the quota is larger than all of them.
+/// Each caller can lose one call of unknown fate per fault, whose charge is kept for long: the
+/// quota is larger than all of them.
 const CALLERS: usize = 4;
 const SCARCE: &str = "[quota]\nlimits = [\"90/1s\", \"5000/1m\"]\nburst = 90\n[defender]\ntimeout = \"2s\"\n";
 

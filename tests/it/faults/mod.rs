@@ -1,7 +1,8 @@
-//! The fault matrix: what callers notice when the nearest region fails, over real sockets and TLS, through the whole gateway.
+//! The fault matrix: what callers notice when the nearest region fails, over real sockets and TLS,
+//! through the whole gateway.
 //!
-//! Two regions, `near` and `far`; `near` is made to fail in every way while callers keep asking. The ledger is the real one; a judge who
-//! knows nothing of it counts what arrives at the regions.
+//! Two regions, `near` and `far`; `near` is made to fail in every way while callers keep asking.
+//! The ledger is the real one; a judge who knows nothing of it counts what arrives at the regions.
 
 mod bench;
 mod distance;
@@ -156,7 +157,8 @@ async fn no_caller_notices_when_a_region_fails() {
                 noticed.extra
             ));
         }
-        // One further attempt per bad answer: until the region is left, and once more each time it is tried again.
+        // One further attempt per bad answer: until the region is left, and once more each time it
+        // is tried again.
         if noticed.extra > (noticed.calls / 4).max(4) {
             wrong.push(format!("{fault:?}: {} further calls", noticed.extra));
         }

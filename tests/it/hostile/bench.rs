@@ -82,11 +82,13 @@ impl Bench {
         Held::of(self.spawned.gateway.pid())
     }
 
-    /// Waits until no more files and threads are held than before, and asserts that memory is near what it was.
+    /// Waits until no more files and threads are held than before, and asserts that memory is near
+    /// what it was.
     pub(super) async fn returned_to(&self, before: Held, slack_kib: usize) {
         let look = async || {
             let held = self.held();
-            // Honest callers' connections may linger for a moment, and those of the pool to the upstream come and go.
+            // Honest callers' connections may linger for a moment, and those of the pool to the
+            // upstream come and go.
             (held.files <= before.files + 4 && held.threads <= before.threads + 2).then_some(held)
         };
         let held = until("files and threads to be given back", look).await;

@@ -1,11 +1,13 @@
 //! What RFC 9113 and RFC 7541 demand of a server, each demand broken once.
 //!
-//! A stream's error may always be treated as the connection's (RFC 9113 §5.4.2), and a connection may end without a word (§5.4.1);
-//! a malformed request may be answered with an error before its stream is reset (§8.1.1).
+//! A stream's error may always be treated as the connection's (RFC 9113 §5.4.2), and a connection
+//! may end without a word (§5.4.1); a malformed request may be answered with an error before its
+//! stream is reset (§8.1.1).
 //!
-//! Two deviations, both of the HTTP/2 library and without consequence. Some connections end with `PROTOCOL_ERROR` where a more exact code
-//! is asked for (`COMPRESSION_ERROR`, `FRAME_SIZE_ERROR`, …): they end all the same, and the rows with such an end are printed. And a
-//! pseudo field in trailers is dropped, not refused: trailers are not read at all.
+//! Two deviations, both of the HTTP/2 library and without consequence. Some connections end with
+//! `PROTOCOL_ERROR` where a more exact code is asked for (`COMPRESSION_ERROR`, `FRAME_SIZE_ERROR`,
+//! …): they end all the same, and the rows with such an end are printed. And a pseudo field in
+//! trailers is dropped, not refused: trailers are not read at all.
 
 use super::bench::{Bench, FORBIDDEN, question};
 use super::frame::{

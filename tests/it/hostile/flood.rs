@@ -12,7 +12,8 @@ use crate::support::{Held, within};
 /// A flooded gateway may stop to read. Then the flood is over.
 const PRESSURE: Duration = Duration::from_secs(2);
 
-/// What memory may be above the base line during a flood. The program is a debug build, and its allocator keeps what it once had.
+/// What memory may be above the base line during a flood. The program is a debug build, and its
+/// allocator keeps what it once had.
 const SLACK_KIB: usize = 24 * 1024;
 
 /// So many frames, none of which says anything.
@@ -35,7 +36,8 @@ fn floods() -> Vec<(&'static str, Vec<u8>)> {
                 .concat()
             }),
         ),
-        // Resets that the server has to make: a window of 0 more is an error of the stream (CVE-2025-8671).
+        // Resets that the server has to make: a window of 0 more is an error of the stream
+        // (CVE-2025-8671).
         (
             "provoked resets",
             all(&|n| [head(0, 2 * n + 1, &[]), frame(WINDOW_UPDATE, 0, 2 * n + 1, &[0; 4])].concat()),
@@ -63,7 +65,8 @@ fn floods() -> Vec<(&'static str, Vec<u8>)> {
             on_one(&|_| frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1])),
         ),
         ("unknown frames", all(&|_| frame(99, 0, 0, &[0; 64]))),
-        // A field of the dynamic table, named a thousand times in a few bytes each: 4 MB of fields in 1 kB of head (CVE-2016-6581).
+        // A field of the dynamic table, named a thousand times in a few bytes each: 4 MB of fields
+        // in 1 kB of head (CVE-2016-6581).
         ("a bomb of fields", {
             let mut bomb = vec![0x40, 1, b'x', 0x7f, 0xa1, 0x1e];
             bomb.extend([b'y'; 4000]);

@@ -6,9 +6,11 @@ use crate::support::PATH;
 /// What is right.
 #[derive(Clone, Copy, Debug)]
 enum Right {
-    /// These statuses, and the connection goes on: the next request on it is understood from its first byte.
+    /// These statuses, and the connection goes on: the next request on it is understood from its
+    /// first byte.
     Goes(&'static [u16]),
-    /// These statuses, and then the connection ends: nothing of what follows is taken for a request.
+    /// These statuses, and then the connection ends: nothing of what follows is taken for a
+    /// request.
     Ends(&'static [u16]),
 }
 use Right::{Ends, Goes};
@@ -21,7 +23,8 @@ fn lengths() -> Vec<Row> {
     let post = |fields: &str, rest: &str| format!("{}{fields}\r\n{rest}", start("POST"));
     let chunk = |text: &str| format!("{:x}\r\n{text}\r\n0\r\n\r\n", text.len());
     vec![
-        // The chunks count, and the connection ends (RFC 9112 §6.1): what an intermediary took for the rest of the body is nothing.
+        // The chunks count, and the connection ends (RFC 9112 §6.1): what an intermediary took for
+        // the rest of the body is nothing.
         (
             "CL.TE",
             post(

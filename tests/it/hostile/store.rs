@@ -1,7 +1,7 @@
 //! A store that says anything but what it was asked.
 //!
-//! The gateway has a line to a real Redis, which turns against it: what the store answers is replaced, on new connections and on those
-//! that hear messages.
+//! The gateway has a line to a real Redis, which turns against it: what the store answers is
+//! replaced, on new connections and on those that hear messages.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,8 +19,9 @@ use defender_gateway::task::Tasks;
 use crate::support::redis::Redis;
 use crate::support::{Held, Setup, Spawned, id, until, within};
 
-/// What memory may grow by while it lasts: four connections, each with an answer of 8 MiB and, while its buffer doubles, twice as much
-/// beside it. Unmeasured, half a second of one endless string takes 350 MiB.
+/// What memory may grow by while it lasts: four connections, each with an answer of 8 MiB and,
+/// while its buffer doubles, twice as much beside it. Unmeasured, half a second of one endless
+/// string takes 350 MiB.
 const SLACK_KIB: usize = 112 * 1024;
 
 /// How long each attack has the stage.

@@ -35,7 +35,8 @@ impl Wire {
         matches!(sent, Ok(Ok(())))
     }
 
-    /// The status of the next answer, interim ones left out; `None` when the connection ends before one.
+    /// The status of the next answer, interim ones left out; `None` when the connection ends before
+    /// one.
     pub(super) async fn reply(&mut self) -> Option<u16> {
         within("an answer or the end", self.read_reply()).await
     }

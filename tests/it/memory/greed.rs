@@ -74,7 +74,8 @@ fn head(target: &str, length: usize) -> String {
     )
 }
 
-/// So many connections with a head of 60 kB that does not end, held for so long; how many could be made.
+/// So many connections with a head of 60 kB that does not end, held for so long; how many could be
+/// made.
 pub(super) async fn unfinished_heads(to: SocketAddr, count: usize, hold: Duration) -> usize {
     let start = format!("POST {PATH} HTTP/1.1\r\nHost: localhost\r\n");
     let field = format!("X-Long: {}\r\n", "y".repeat(990));
@@ -111,8 +112,8 @@ async fn hold_each(to: SocketAddr, count: usize, hold: Duration, text: impl Fn(u
     made.load(Ordering::Relaxed)
 }
 
-/// So many questions at once, each with an answer of so many thousand bytes that nobody else wants; the readers pause for so long
-/// when an answer begins.
+/// So many questions at once, each with an answer of so many thousand bytes that nobody else wants;
+/// the readers pause for so long when an answer begins.
 pub(super) async fn large_answers(
     to: SocketAddr,
     (first, count): (usize, usize),
@@ -169,7 +170,8 @@ async fn more(stream: &mut TcpStream, read: &mut Vec<u8>) -> Option<()> {
     read.is_ok_and(|read| read > 0).then_some(())
 }
 
-/// So many HTTP/2 connections, each with as many requests as it may have whose bodies do not end, held for so long.
+/// So many HTTP/2 connections, each with as many requests as it may have whose bodies do not end,
+/// held for so long.
 pub(super) async fn unfinished_streams(to: SocketAddr, connections: usize, hold: Duration) {
     let tasks = Tasks::new();
     for _ in 0..connections {
@@ -205,7 +207,8 @@ async fn streams(to: SocketAddr) -> Option<()> {
     Some(())
 }
 
-/// So many questions of ten thousand ids each, which all have to wait for the upstream; they go when the time is over.
+/// So many questions of ten thousand ids each, which all have to wait for the upstream; they go
+/// when the time is over.
 pub(super) async fn large_questions(to: SocketAddr, count: usize, hold: Duration) -> Outcome {
     let (outcome, tasks) = (Outcome::default(), Tasks::new());
     for n in 0..count {

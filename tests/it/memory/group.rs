@@ -15,7 +15,8 @@ pub(super) struct Group {
 }
 
 impl Group {
-    /// A group that may take so much memory, and no swap, and half a processor if asked; `None` where the system does not allow it.
+    /// A group that may take so much memory, and no swap, and half a processor if asked; `None`
+    /// where the system does not allow it.
     pub(super) fn try_new(memory_bytes: usize, half_a_core: Cpu) -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -79,7 +80,8 @@ impl Group {
         folders.into_iter().flatten().map(join).collect::<Vec<_>>().join(" && ")
     }
 
-    /// The most that was ever in use, in KiB, with the kernel's part and what it could take back at any time.
+    /// The most that was ever in use, in KiB, with the kernel's part and what it could take back at
+    /// any time.
     pub(super) fn peak_kib(&self) -> Option<usize> {
         let file = if self.is_version_2 {
             "memory.peak"

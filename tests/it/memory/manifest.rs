@@ -21,7 +21,8 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The memory limits in a manifest, with their lines: `limits: {memory: 128Mi}`, or in the words of a template, or of systemd or compose.
+/// The memory limits in a manifest, with their lines: `limits: {memory: 128Mi}`, or in the words of
+/// a template, or of systemd or compose.
 fn limits(text: &str) -> Vec<(usize, usize)> {
     let number = |text: &str| {
         let text = text.trim_start_matches([' ', '"', ':', '=']);

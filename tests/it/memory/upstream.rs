@@ -1,4 +1,5 @@
-//! An upstream that answers with as many bytes as it is asked for: a thousand for each row of `$top`.
+//! An upstream that answers with as many bytes as it is asked for: a thousand for each row of
+//! `$top`.
 
 use std::net::SocketAddr;
 

@@ -24,7 +24,8 @@ async fn follow(caller: &Caller, method: Method, link: &str, body: Option<&Value
     answer.json()
 }
 
-/// As scripts do it that were written for machines: `while url: …; url = page.get("@odata.nextLink")`.
+/// As scripts do it that were written for machines:
+/// `while url: …; url = page.get("@odata.nextLink")`.
 async fn all_pages(caller: &Caller, method: Method, target: &str, body: Option<&Value>) -> Vec<Value> {
     let mut rows = Vec::new();
     let mut next = Some(format!("{}{target}", caller.base()));

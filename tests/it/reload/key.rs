@@ -75,7 +75,8 @@ fn other(path: &str) -> Option<&'static str> {
 
 #[tokio::test]
 async fn every_key_is_taken_over_or_named_as_one_for_a_restart() {
-    // What the upstream is stays reachable whatever is tried: the last value that was right runs on.
+    // What the upstream is stays reachable whatever is tried: the last value that was right runs
+    // on.
     for key in keys() {
         let path = key.path();
         let Some(value) = other(&path) else { continue };

@@ -1,7 +1,9 @@
-//! A steady stream of requests through a new configuration, a rotated secret and a rolling update: none may fail.
+//! A steady stream of requests through a new configuration, a rotated secret and a rolling update:
+//! none may fail.
 //!
-//! Two real programs behind an address that is switched from one to the other, as a Service's endpoints are: a while after SIGTERM.
-//! The short form takes some 15 seconds; `cargo test --release --test it reload::load -- --ignored` runs a minute at 1,000 a second.
+//! Two real programs behind an address that is switched from one to the other, as a Service's
+//! endpoints are: a while after SIGTERM. The short form takes some 15 seconds;
+//! `cargo test --release --test it reload::load -- --ignored` runs a minute at 1,000 a second.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -42,7 +44,8 @@ struct Service {
     address: ArcSwap<String>,
     over: AtomicBool,
     answered: AtomicUsize,
-    /// Sent again, because the connection was closed before the request had left, as any client does.
+    /// Sent again, because the connection was closed before the request had left, as any client
+    /// does.
     again: AtomicUsize,
     reconnected: AtomicUsize,
 }
@@ -146,8 +149,9 @@ async fn call(service: Arc<Service>, number: u32, rate: u32, tasks: Tasks) -> Re
     Ok(())
 }
 
-/// Whether the request never left, or the server has said that it will not look at it: then any client asks again elsewhere. An orderly
-/// GOAWAY ends only requests that came after the last one it promises to answer (RFC 9113 §6.8).
+/// Whether the request never left, or the server has said that it will not look at it: then any
+/// client asks again elsewhere. An orderly GOAWAY ends only requests that came after the last one
+/// it promises to answer (RFC 9113 §6.8).
 fn never_taken(error: &hyper::Error) -> bool {
     let told = || {
         let cause = std::error::Error::source(error)?.downcast_ref::<h2::Error>()?;

@@ -28,7 +28,8 @@ impl Mount {
         self.folder.path().join(self.name)
     }
 
-    /// What the kubelet does: a new folder, a new link beside the old one, one rename, and the old folder goes.
+    /// What the kubelet does: a new folder, a new link beside the old one, one rename, and the old
+    /// folder goes.
     pub(super) fn swap(&mut self, content: &str) {
         let root = self.folder.path();
         let (old, new) = (format!("..{}", self.versions), format!("..{}", self.versions + 1));

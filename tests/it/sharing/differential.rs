@@ -1,5 +1,5 @@
-//! Two gateways in front of the same upstream: one shares all that it can, the other asks for each request alone. Whatever the upstream is
-//! like, callers of both get the same bytes.
+//! Two gateways in front of the same upstream: one shares all that it can, the other asks for each
+//! request alone. Whatever the upstream is like, callers of both get the same bytes.
 
 use std::collections::HashMap;
 
@@ -48,7 +48,8 @@ impl Tally {
     }
 }
 
-/// What callers can see of an answer, but for addresses and for the number that every error of the upstream has of its own.
+/// What callers can see of an answer, but for addresses and for the number that every error of the
+/// upstream has of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Seen {
     status: StatusCode,

@@ -1,4 +1,5 @@
-//! How much is made of each call, beside what could be made of it at most. In virtual time; printed as a table.
+//! How much is made of each call, beside what could be made of it at most. In virtual time; printed
+//! as a table.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -103,7 +104,8 @@ async fn measure(callers: u64, watched: Watched) -> Measured {
     }
 }
 
-/// At least so many times what greedy batches serve with as many calls, and that share of what a clairvoyant serves.
+/// At least so many times what greedy batches serve with as many calls, and that share of what a
+/// clairvoyant serves.
 fn assert_served(measured: &Measured, greedy: f64, clairvoyant: f64) {
     println!("{}", measured.table);
     let served = measured.gateway.served_per_hour;
@@ -161,7 +163,8 @@ async fn the_first_minute() {
     assert!(refused as f64 <= 0.05 * (served + refused as f64), "{}", measured.table);
 }
 
-/// A hundred callers with five questions each, one after the other, over 400 definitions that nobody has asked for yet.
+/// A hundred callers with five questions each, one after the other, over 400 definitions that
+/// nobody has asked for yet.
 async fn cold(layout: Layout) -> (usize, usize) {
     let stack_fixture = StackFixture::with(Sharing::MergeBlind, &[(10, 1), (100, 60)], StaleAnswers::Off, layout);
     let stack_fixture = &stack_fixture;

@@ -20,7 +20,8 @@ pub(super) struct Question {
 }
 
 impl Question {
-    /// The request to `caller`'s gateway; without the fields about sharing when it is to be asked alone.
+    /// The request to `caller`'s gateway; without the fields about sharing when it is to be asked
+    /// alone.
     pub(super) fn to(&self, caller: &Caller, alone: bool) -> Request<bytes::Bytes> {
         let mut request = caller
             .request(self.method.clone(), &self.target)

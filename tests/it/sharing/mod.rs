@@ -1,4 +1,5 @@
-//! Sharing, through the whole gateway: what is cached, joined, merged or put together is what each caller would have got alone.
+//! Sharing, through the whole gateway: what is cached, joined, merged or put together is what each
+//! caller would have got alone.
 
 mod differential;
 mod fewest;

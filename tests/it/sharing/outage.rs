@@ -10,7 +10,8 @@ use defender_gateway::scan::Outcome;
 
 use super::stack_fixture::{Sharing, StackFixture};
 
-/// So few that surplus alone can renew them all, every minute and a half: 25 calls a minute come free.
+/// So few that surplus alone can renew them all, every minute and a half: 25 calls a minute come
+/// free.
 const KEYS: u32 = 30;
 
 /// Each key is asked for once in this time, one after the other.
@@ -51,7 +52,8 @@ async fn repeat_requests_are_answered_through_an_outage_and_renewed_gently_after
     stack_fixture.down.store(true, Ordering::Relaxed);
     let begun = Instant::now();
     let (good, stale) = ask_all(&stack_fixture, begun + Duration::from_mins(5)).await;
-    // All were answered, or `ask_all` would have failed. For the first half minute they were still fresh.
+    // All were answered, or `ask_all` would have failed. For the first half minute they were still
+    // fresh.
     assert!(stale * 10 > good * 8, "{stale} of {good}");
     let tried = stack_fixture.arrivals.lock().unwrap().len() - warm;
     assert!(tried > 0 && tried <= 500, "{tried} calls in five minutes");
@@ -74,7 +76,8 @@ fn assert_gentle(arrivals: &[super::stack_fixture::Arrival], recovered: Instant)
         }
     }
     assert_eq!(renewed.len(), KEYS as usize, "every key was renewed");
-    // None waits for much longer than the longest pause after a failure and its turn among all of them.
+    // None waits for much longer than the longest pause after a failure and its turn among all of
+    // them.
     let last = renewed.values().map(|at| at[0] - recovered).max().unwrap();
     let turns = Duration::from_mins(1) * KEYS / 25;
     println!("the last of {KEYS} keys was renewed {last:?} after the recovery");

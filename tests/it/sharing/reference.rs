@@ -1,6 +1,8 @@
-//! What calls could be made of by policies that are simulated whole: bounds for the gateway to be measured against.
+//! What calls could be made of by policies that are simulated whole: bounds for the gateway to be
+//! measured against.
 //!
-//! Callers, questions and pauses are those that the gateway meets, and a call leaves at each of the given moments.
+//! Callers, questions and pauses are those that the gateway meets, and a call leaves at each of the
+//! given moments.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet};
@@ -20,9 +22,11 @@ const MOST_IDS: usize = 100;
 pub(super) enum Policy {
     /// What those who wait lack, first come, first served.
     Greedy,
-    /// The same; what room is left is filled with ids that are asked for often and are stale or will be before the next call.
+    /// The same; what room is left is filled with ids that are asked for often and are stale or
+    /// will be before the next call.
     Renewing,
-    /// The same; what room is left is filled with ids that will be asked for, and be stale then, before the next call.
+    /// The same; what room is left is filled with ids that will be asked for, and be stale then,
+    /// before the next call.
     Clairvoyant,
 }
 
@@ -173,7 +177,8 @@ impl World<'_> {
     }
 }
 
-/// Lets `callers` ask while calls leave at these moments, in seconds from the start; counts what is answered within `watched`.
+/// Lets `callers` ask while calls leave at these moments, in seconds from the start; counts what is
+/// answered within `watched`.
 pub(super) fn simulate(policy: Policy, callers: u64, zipf: &[f64], calls: &[f64], watched: (f64, f64)) -> Outcome {
     let count = usize::try_from(callers).unwrap();
     let mut world = World {

@@ -17,7 +17,8 @@ pub(super) const DEFINITIONS: u32 = 5_000;
 /// As documented.
 pub(super) const LIMITS: [(u32, u64); 2] = [(100, 60), (1500, 3600)];
 
-/// How long is watched, after how long: three minutes once the burst is spent, or a whole hour by `SHARING_HOUR=1`.
+/// How long is watched, after how long: three minutes once the burst is spent, or a whole hour by
+/// `SHARING_HOUR=1`.
 fn course() -> (Duration, Duration) {
     #[expect(clippy::disallowed_methods, reason = "about the test, not about the gateway")]
     let whole = std::env::var("SHARING_HOUR").is_ok();

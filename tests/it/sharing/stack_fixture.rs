@@ -1,4 +1,5 @@
-//! The middle of the stack over an upstream that the test plays, in virtual time: the same layers in the same order as in `stack.rs`.
+//! The middle of the stack over an upstream that the test plays, in virtual time: the same layers
+//! in the same order as in `stack.rs`.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -202,7 +203,8 @@ fn each_for_itself(
     }))
 }
 
-/// An upstream that takes 300 ms, with two rows for each id, newest first; or one that is out of order.
+/// An upstream that takes 300 ms, with two rows for each id, newest first; or one that is out of
+/// order.
 fn upstream(
     layout: Layout,
     down: &Arc<AtomicBool>,

@@ -21,8 +21,8 @@ async fn a_token_may_be_revoked_at_any_moment_of_a_request() {
     let gateway = Arc::new(Running::start(&sim, &SECRET).await);
     gateway.until_signed_in().await;
     assert_eq!(gateway.ask().await.status, 200);
-    // One every two milliseconds; the revocation comes in the middle, so that it meets requests that have not left, are on their way,
-    // have arrived, and are on their way back.
+    // One every two milliseconds; the revocation comes in the middle, so that it meets requests
+    // that have not left, are on their way, have arrived, and are on their way back.
     let begun = Instant::now();
     let requests = (1..=200).map(|nth| {
         let gateway = Arc::clone(&gateway);

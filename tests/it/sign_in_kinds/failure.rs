@@ -1,4 +1,5 @@
-//! Every refusal of sign-in reaches the operator with its code and what to do, and the caller with the right status.
+//! Every refusal of sign-in reaches the operator with its code and what to do, and the caller with
+//! the right status.
 
 use std::collections::HashSet;
 
@@ -10,7 +11,8 @@ use defender_gateway::sim::{AadstsCode, CLIENT_SECRET, Often, Plan, SignInFault}
 
 const SECRET: [(&str, &str); 1] = [("AZURE_CLIENT_SECRET", CLIENT_SECRET)];
 
-/// A gateway that has never had a token, because of `fault`: its last error, and what a caller gets.
+/// A gateway that has never had a token, because of `fault`: its last error, and what a caller
+/// gets.
 async fn suffer(fault: SignInFault) -> (serde_json::Value, super::gateway::Answer) {
     let sim = simulator();
     sim.set_sign_in_faults(Plan::of(fault, Often::Always));
@@ -68,7 +70,8 @@ async fn every_code_of_the_table_is_told_with_what_to_do() {
     assert!(advices.len() >= 15, "{advices:#?}");
 }
 
-/// Requests that the gateway cannot send: a field missing or doubled, another method, another grant.
+/// Requests that the gateway cannot send: a field missing or doubled, another method, another
+/// grant.
 fn is_our_own_mistake(code: u32) -> bool {
     [900_144, 9_000_411, 900_561, 70_003].contains(&code)
 }

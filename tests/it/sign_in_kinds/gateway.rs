@@ -72,7 +72,8 @@ impl Answer {
 }
 
 impl Running {
-    /// The simulator's own configuration, and these variables besides. Nothing is cached unless they say so.
+    /// The simulator's own configuration, and these variables besides. Nothing is cached unless
+    /// they say so.
     pub(super) async fn start(simulator: &Simulator, variables: &[(&str, &str)]) -> Self {
         Self::with(&simulator.config_toml(), variables).await
     }

@@ -1,4 +1,5 @@
-//! Sign-in, from the outside: the whole gateway against the simulator, over real sockets, with each kind of credential.
+//! Sign-in, from the outside: the whole gateway against the simulator, over real sockets, with each
+//! kind of credential.
 
 mod expiry;
 mod failure;

@@ -21,7 +21,8 @@ async fn outages_shorter_and_longer_than_the_life_of_a_token() {
 
 async fn an_outage_shorter_than_the_life_is_not_felt() {
     let sim = simulator();
-    // Due after a second, tried again after half a second to one, and after one to two: in time, even if two tries fail.
+    // Due after a second, tried again after half a second to one, and after one to two: in time,
+    // even if two tries fail.
     sim.set_token_lifetime(LIFE, Some(Duration::from_secs(1)));
     let gateway = Running::start(&sim, &SECRET).await;
     gateway.until_signed_in().await;
@@ -82,7 +83,8 @@ async fn an_outage_longer_than_the_life_ends_with_the_token_and_is_told_truly() 
     assert!(gateway.admin("/readyz?verbose").await.contains("no token: Unreachable"));
 
     sim.open_sign_in().await.unwrap();
-    // Who can wait until sign-in is back is answered then: while somebody waits it is tried every few seconds.
+    // Who can wait until sign-in is back is answered then: while somebody waits it is tried every
+    // few seconds.
     let answer = gateway.ask_with(0, &[("prefer", "wait=60")]).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
     gateway.until("back", |token| token["last_error"].is_null()).await;

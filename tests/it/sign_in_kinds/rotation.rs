@@ -43,7 +43,8 @@ impl Mount {
     }
 }
 
-/// Callers who ask all the time while `change` is made, until a second token request was answered well. None of them may fail.
+/// Callers who ask all the time while `change` is made, until a second token request was answered
+/// well. None of them may fail.
 async fn under_load(sim: &Simulator, gateway: Running, change: impl FnOnce()) -> Running {
     gateway.until_signed_in().await;
     let gateway = Arc::new(gateway);

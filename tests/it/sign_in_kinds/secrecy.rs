@@ -114,7 +114,8 @@ fn assert_clean(kind: &str, said: &str) {
         FEDERATED.into(),
         OF_THE_CALLER.into(),
     ];
-    // Whatever is signed here is a JWT: tokens and assertions. Each of their first two segments begins like this.
+    // Whatever is signed here is a JWT: tokens and assertions. Each of their first two segments
+    // begins like this.
     hidden.push("eyJ".into());
     hidden.extend(KEY.lines().filter(|line| !line.starts_with('-')).map(str::to_owned));
     for secret in hidden {

@@ -1,4 +1,5 @@
-//! A certified OAuth server that nobody here wrote: `oidc-provider`, from npm. `tests/run` installs it and runs these tests.
+//! A certified OAuth server that nobody here wrote: `oidc-provider`, from npm. `tests/run` installs
+//! it and runs these tests.
 
 use std::path::Path;
 use std::process::Stdio;

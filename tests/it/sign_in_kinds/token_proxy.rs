@@ -1,4 +1,5 @@
-//! The custom token endpoint of AKS: token requests go to a proxy with its own certificate authority and server name.
+//! The custom token endpoint of AKS: token requests go to a proxy with its own certificate
+//! authority and server name.
 
 use super::front::Authority;
 use super::gateway::{Running, simulator};

@@ -1,4 +1,5 @@
-//! Traces: what a collector gets, what the upstream is told, and what happens when there is no collector.
+//! Traces: what a collector gets, what the upstream is told, and what happens when there is no
+//! collector.
 
 mod collector;
 
@@ -173,7 +174,8 @@ async fn a_shared_call_is_linked_to_all_who_share_it() {
     let first = [("traceparent", &*traceparent("00"))];
     assert_eq!(running.caller.ask_with(&[id(9)], &first).await.status, StatusCode::OK);
     let parents: Vec<_> = (1..=3).map(|n| format!("00-{n:032x}-{PARENT}-01")).collect();
-    // Two ask the same, the third something else; they wait for the next slot together, and one call answers all.
+    // Two ask the same, the third something else; they wait for the next slot together, and one
+    // call answers all.
     let asked = [1, 1, 2].into_iter().zip(&parents);
     let asked = asked.map(|(n, parent)| {
         let caller = running.caller.clone();
