@@ -25,6 +25,7 @@ mod pacer;
 mod permit;
 mod scarcity;
 pub mod shared;
+mod slow_start;
 mod state;
 mod state_file;
 #[cfg(test)]

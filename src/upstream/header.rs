@@ -8,7 +8,8 @@ use crate::scan::{Fields, Request};
 /// The name under which a field is kept: our own copy of it where we have one, which takes no memory.
 ///
 /// Kept, besides all `x-ms-*`: what callers can use (content, caching, the ids that Microsoft's support asks for), `Age`, which the cache
-/// adds to its own, and `Retry-After`, which the quota reads. Everything else, hop-by-hop fields and cookies above all, ends here.
+/// adds to its own, and `Retry-After`, also in milliseconds, which the quota reads. Everything else, hop-by-hop fields and cookies
+/// above all, ends here.
 fn kept(name: &HeaderName) -> Option<HeaderName> {
     // By text: a comparison of lengths decides nearly all.
     Some(match name.as_str() {
@@ -17,6 +18,7 @@ fn kept(name: &HeaderName) -> Option<HeaderName> {
         "date" => DATE,
         "age" => AGE,
         "retry-after" => RETRY_AFTER,
+        "retry-after-ms" => HeaderName::from_static("retry-after-ms"),
         "odata-version" => HeaderName::from_static("odata-version"),
         "request-id" => HeaderName::from_static("request-id"),
         "mise-correlation-id" => HeaderName::from_static("mise-correlation-id"),
@@ -93,6 +95,7 @@ mod tests {
             ("server", "x"),
             ("odata-version", "4.0"),
             ("retry-after", "8"),
+            ("retry-after-ms", "8000"),
             ("www-authenticate", "Bearer"),
         ] {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
@@ -110,6 +113,7 @@ mod tests {
             "age=25",
             "content-type=application/json",
             "odata-version=4.0",
+            "retry-after-ms=8000",
             "retry-after=8",
             "x-ms-request-id=1",
             "x-ms-request-id=2",

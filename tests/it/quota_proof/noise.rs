@@ -24,6 +24,9 @@ const SHARES: &[(Case, f64)] = &[
     (refusing("1 %, bare", 0.01, Told::BARE, 1), 0.95),
     (refusing("1 %, Retry-After: 10", 0.01, Told::retry_after(10), 2), 0.95),
     (refusing("1 %, Retry-After: 30", 0.01, Told::retry_after(30), 3), 0.95),
+    (refusing("1 %, Retry-After: 60", 0.01, Told::retry_after(60), 9), 0.9),
+    (refusing("1 %, Retry-After: 75", 0.01, Told::retry_after(75), 10), 0.9),
+    (refusing("1 %, Retry-After: 90", 0.01, Told::retry_after(90), 11), 0.9),
     (refusing("2 %, bare", 0.02, Told::BARE, 4), 0.94),
     (refusing("2 %, Retry-After: 1", 0.02, Told::retry_after(1), 5), 0.94),
     (refusing("2 %, Retry-After: 30", 0.02, Told::retry_after(30), 6), 0.9),
@@ -75,6 +78,11 @@ fn without_pacing_the_estimate_still_restrains() {
         case("unpaced, 750/h, the window named", 750, Form::WindowOnly, 2),
         case("unpaced, 750/h, bare", 750, Form::Bare, 3),
         case("unpaced, 150/h, waits named", 150, Form::Whole, 4),
+        // Of many calls in flight only the first refusal tells something.
+        Case {
+            callers: 32,
+            ..case("unpaced, 750/h, 32 callers", 750, Form::Whole, 5)
+        },
     ];
     let (mut table, mut wrong) = (String::new(), Vec::new());
     for (case, outcome) in each(&cases, live) {

@@ -7,7 +7,7 @@
 mod chaos;
 pub(crate) mod line;
 mod share;
-mod shared_cache;
+mod gateways;
 mod stored;
 
 use tokio::sync::Mutex;

@@ -261,28 +261,28 @@ impl Explorer {
     }
 
     /// All that can happen within `depth` events.
-    fn explore(&mut self, world: &World, depth: usize) {
+    fn explore(&mut self, world: &World, events: &[Event], depth: usize) {
         if depth == 0 || self.over.is_some() {
             return;
         }
         let name = format!("depth {depth}");
         self.store.save(&name);
-        for event in EVENTS {
+        for &event in events {
             let mut next = world.clone();
             self.store.load(&name);
             self.path.push(event);
             if self.happen(&mut next, event) {
                 self.looked_at += 1;
                 self.check(&next);
-                self.explore(&next, depth - 1);
+                self.explore(&next, events, depth - 1);
             }
             self.path.pop();
         }
     }
 }
 
-/// Explores all orders of `depth` events; with a mistake planted in the script, until that is found.
-fn explore(depth: usize, prologues: &[&[Event]], mistake: Option<(&str, &str)>) -> Explorer {
+/// Explores all orders of `depth` of these events; with a mistake planted in the script, until that is found.
+fn explore(events: &[Event], depth: usize, prologues: &[&[Event]], mistake: Option<(&str, &str)>) -> Explorer {
     let mut explorer = Explorer::new(mistake);
     let start = explorer.begin();
     explorer.store.save("start");
@@ -294,7 +294,7 @@ fn explore(depth: usize, prologues: &[&[Event]], mistake: Option<(&str, &str)>) 
             // With another rule planted there may be no call to be answered.
             explorer.happen(&mut world, *event);
         }
-        explorer.explore(&world, depth);
+        explorer.explore(&world, events, depth);
     }
     println!(
         "{} orders, {} calls: {:?}",
@@ -317,9 +317,9 @@ fn assert_safe(depth: usize) {
             Event::Time,
         ],
     ];
-    let explorer = explore(depth, &prologues, None);
+    let explorer = explore(&EVENTS, depth, &prologues, None);
     assert_eq!(explorer.over, None);
-    assert!(explorer.calls > 50, "hardly any calls: nothing was tested");
+    assert!(explorer.calls > 40, "hardly any calls: nothing was tested");
 }
 
 #[test]
@@ -332,10 +332,48 @@ fn no_order_of_four_events_exceeds_a_window() {
     assert_safe(4);
 }
 
+/// What can happen around a clock that jumps.
+const CLOCK: [Event; 6] = [
+    Event::Step(0),
+    Event::Step(1),
+    Event::Time,
+    Event::Kill,
+    Event::Flush,
+    Event::Jump,
+];
+
+/// The first replica has made two calls, and said so: it alone knows of them, or both do.
+const KNOWN_TO_ONE: [Event; 4] = [Event::Step(0), Event::Answer(0), Event::Answer(0), Event::Step(0)];
+const KNOWN_TO_BOTH: [Event; 5] = [
+    Event::Step(0),
+    Event::Answer(0),
+    Event::Answer(0),
+    Event::Step(0),
+    Event::Step(1),
+];
+
+fn assert_safe_when_the_clock_jumps(depth: usize) {
+    // That something is tested show the mistakes that are planted below.
+    let explorer = explore(&CLOCK, depth, &[&KNOWN_TO_ONE, &KNOWN_TO_BOTH], None);
+    assert_eq!(explorer.over, None);
+}
+
+/// The clock jumps ahead while the one that knows of the latest calls is killed, and a new one comes.
+#[test]
+fn no_order_of_four_events_around_a_clock_that_jumps_exceeds_a_window() {
+    assert_safe_when_the_clock_jumps(4);
+}
+
+#[test]
+#[ignore = "two minutes: the short form explores four events"]
+fn no_order_of_six_events_around_a_clock_that_jumps_exceeds_a_window() {
+    assert_safe_when_the_clock_jumps(6);
+}
+
 /// A rule of the script, what is planted in its place, what happens first, and within how many more events a window is over.
 type Mistake = (&'static str, &'static str, &'static [Event], usize);
 
-const MISTAKES: [Mistake; 4] = [
+const MISTAKES: [Mistake; 6] = [
     // The older copy of another server would be believed.
     (
         "state.run ~= run or",
@@ -369,6 +407,10 @@ const MISTAKES: [Mistake; 4] = [
         &BOTH_LOST,
         3,
     ),
+    // Whoever comes when all leases have ended would be taken for the only one.
+    ("state.alone = now + step.window", "", &KNOWN_TO_ONE, 3),
+    // In a new epoch nobody would compare the clock with what it was before.
+    ("server = run,", "", &KNOWN_TO_ONE, 5),
 ];
 
 /// A replica makes two calls and is gone together with the store; the other one makes two as soon as it may.
@@ -392,8 +434,8 @@ const BOTH_LOST: [Event; 14] = [
 #[test]
 fn the_exploration_finds_planted_mistakes() {
     let missed = MISTAKES.iter().filter(|(right, wrong, prologue, depth)| {
-        let found = explore(*depth, &[prologue], Some((right, wrong))).over;
-        assert_eq!(explore(1, &[prologue], None).over, None, "{right}");
+        let found = explore(&EVENTS, *depth, &[prologue], Some((right, wrong))).over;
+        assert_eq!(explore(&EVENTS, 1, &[prologue], None).over, None, "{right}");
         found.is_none()
     });
     let missed: Vec<_> = missed.map(|(right, ..)| right).collect();

@@ -283,10 +283,12 @@ fn replicas_beside_a_greedy_neighbour_share_one_estimate() {
     assert!((350..=900).contains(&estimate), "{estimate}");
     let mut total = 0;
     for hour in 1..4 {
-        total += count(&world.ours, hour) + count(&theirs, hour);
-        // The neighbour's own calls are random, 27 more or less in an hour: in this run the last hour has 738 of 750.
+        // The neighbour's calls are random, 27 more or less in an hour, and those that it does not make nobody can know of before the hour is
+        // over. Of 18 hours of other random neighbours all but one had more than 97 % of what was to be had; here the last one has 96.4.
         let all = count(&world.ours, hour) + count(&theirs, hour);
-        assert!(all >= 1425, "{all} calls in hour {hour}");
+        let had = 1500 - 750_usize.saturating_sub(count(&theirs, hour));
+        assert!(all * 100 >= had * 96, "{all} calls of {had} in hour {hour}");
+        total += all;
     }
     assert!(total >= 3 * 1455, "{total} calls in three hours");
     assert!(world.gap(3) <= MINUTE * 2);
@@ -308,24 +310,26 @@ fn refusals_at_random_do_not_lower_the_pace_of_replicas() {
 
 /// An export that comes an hour after a neighbour: see the test of one process.
 #[test]
-#[ignore = "fails: over replicas nothing is estimated from the short waits that an export meets, and 702 calls were refused in the first hour"]
 fn without_pacing_the_estimate_still_restrains_replicas() {
-    let mut world = World::paced(Pacing::None);
-    world.ask(0);
-    let mut rng = Rng::new(6);
-    let mut theirs = world.pass_beside_neighbour(world.at(3600), &mut rng);
-    assert!(world.ours.is_empty());
-    world.ask(4);
-    theirs.extend(world.pass_beside_neighbour(world.at(3 * 3600), &mut rng));
-    let first = world.fives(3600, 1)[0];
-    // The neighbour has its part of each minute; spread out it would be 190.
-    assert!(first >= 330, "{first} calls in the first five minutes");
-    for hour in 1..3 {
-        let count = |of: &[Instant]| world.hours(of, hour).count();
-        let (ours, theirs, refused) = (count(&world.ours), count(&theirs), count(&world.refused));
-        println!("{ours} + {theirs}, {refused} refused, gap {:?}", world.gap(hour));
-        assert!(ours + theirs >= 1425, "{ours} + {theirs} in hour {hour}");
-        assert!(refused <= 120, "{refused} refused in hour {hour}");
-        assert!(world.gap(hour) <= MINUTE * 5, "{:?}", world.gap(hour));
+    // However many calls are in flight, only the first refusal tells how many fit.
+    for requests in [4, 16] {
+        let mut world = World::paced(Pacing::None);
+        world.ask(0);
+        let mut rng = Rng::new(6);
+        let mut theirs = world.pass_beside_neighbour(world.at(3600), &mut rng);
+        assert!(world.ours.is_empty());
+        world.ask(requests);
+        theirs.extend(world.pass_beside_neighbour(world.at(3 * 3600), &mut rng));
+        let first = world.fives(3600, 1)[0];
+        // The neighbour has its part of each minute; spread out it would be 190.
+        assert!(first >= 330, "{first} calls in the first five minutes");
+        for hour in 1..3 {
+            let count = |of: &[Instant]| world.hours(of, hour).count();
+            let (ours, theirs, refused) = (count(&world.ours), count(&theirs), count(&world.refused));
+            println!("{ours} + {theirs}, {refused} refused, gap {:?}", world.gap(hour));
+            assert!(ours + theirs >= 1425, "{ours} + {theirs} in hour {hour}");
+            assert!(refused <= 120, "{refused} refused in hour {hour}");
+            assert!(world.gap(hour) <= MINUTE * 5, "{:?}", world.gap(hour));
+        }
     }
 }
