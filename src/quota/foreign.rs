@@ -121,8 +121,8 @@ pub(super) struct Foreign {
     planned: f64,
     /// Times in which others made no calls, or none are known of, by when those calls would leave the window: ascending.
     holes: VecDeque<(Instant, Instant)>,
-    /// Refusals that may have been the long window's: when, and at how many answered calls. Refused calls are among those, so each later
-    /// refusal raises the number by one: it is the accepted calls that tell how many fit, however many were in flight.
+    /// Refusals that may have been the long window's: when, and at how many answered calls. Refused calls are among those, so one that was
+    /// in flight when another was refused raises the number: it is the accepted calls that tell how many fit.
     claims: VecDeque<(Instant, usize)>,
     run: Option<Run>,
     seen: Option<Instant>,
@@ -194,7 +194,7 @@ impl Foreign {
         self.planned = self.calls(span);
     }
 
-    /// A call was accepted that had left before another was refused.
+    /// A call was accepted that was in flight when another was refused.
     pub(super) fn accepted_late(&mut self) {
         if let Some(run) = &mut self.run {
             run.answered += 1;
@@ -209,7 +209,7 @@ impl Foreign {
 
     /// A call was refused; returns how long to wait.
     pub(super) fn refused(&mut self, span: &Span, answer: Named, own: &impl Own, now: Instant) -> Duration {
-        self.refused_late();
+        self.accepted_late();
         let run = match self.run.as_mut() {
             Some(run) => {
                 // The calls refused before are in it.

@@ -119,7 +119,7 @@ impl QuotaState {
                 self.pace.take(now);
                 self.calls += 1;
                 if let Some(start) = &mut self.slow_start {
-                    start.issue();
+                    start.issue(now);
                 }
                 if let ThrottleState::Paused { .. } = self.gate {
                     // Paused → Probing: the first call after the pause.

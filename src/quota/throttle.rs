@@ -101,7 +101,7 @@ impl QuotaState {
             Change::None => return false,
             Change::Estimate => {}
             Change::Trial => {
-                self.pace.have_one(now);
+                self.pace.have_two(now);
                 return true;
             }
             Change::Resumed { gently } => {

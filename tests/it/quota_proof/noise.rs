@@ -39,7 +39,8 @@ fn refusals_at_random_do_not_lower_the_pace() {
     let (mut table, mut wrong) = (String::new(), Vec::new());
     for ((case, least), outcome) in each(SHARES, |(case, _)| live(case)) {
         let fives = outcome.fives(3 * 3600, 6);
-        let _ = writeln!(table, "{} {fives:?}", outcome.line(&case));
+        let most = outcome.believed.iter().map(|(.., foreign)| *foreign).max();
+        let _ = writeln!(table, "{} {fives:?}, at most {most:?}", outcome.line(&case));
         for hour in 0..3 {
             let used = outcome.hour(&outcome.ours, hour) as f64 / 1500.0;
             if used < least {

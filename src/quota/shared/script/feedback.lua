@@ -124,7 +124,7 @@ local function try_on(f, own)
     upset()
   elseif now - trial.since < short then
     fill()
-    state.level = math.max(state.level, 1)
+    state.level = math.max(state.level, 2)
   else
     f.trial = nil
     upset()
@@ -132,7 +132,7 @@ local function try_on(f, own)
   return true
 end
 
--- A call was accepted that had left before another was refused; and one that was refused.
+-- A call was accepted that was in flight when another was refused; and one that was refused as well.
 local function accept_late()
   local f = state.foreign
   if f and f.run then f.run.answered = (f.run.answered or f.run.own) + 1 end
@@ -145,7 +145,7 @@ end
 
 -- A call was refused, and that is news; returns how long to wait.
 local function refuse(said)
-  refuse_late()
+  accept_late()
   local f, own, which = foreign(), own_calls(), which_window(said)
   local run = f.run
   if run then
@@ -192,14 +192,20 @@ local function resume(f, run)
     while #f.claims > KEPT do table.remove(f.claims, 1) end
   end
   if now - run.since >= LONG * short then f.trial = nil elseif f.trial then f.trial.since = now end
-  state.slow = { since = now, issued = 0, accepted = 1 }
+  state.slow = { latest = now, issued = 0, accepted = 1 }
   upset()
 end
 
--- The first calls after refusals: see slow_start.rs.
+-- The first calls after refusals: see slow_start.rs. How many may go now, and when the n-th may.
 local function slowly()
   local slow = state.slow
-  return 1 + slow.accepted + math.min(slow.accepted, math.max(math.floor(step.burst / 10), 1)) - slow.issued
+  if not slow then return math.huge end
+  return math.max(slow.accepted + math.min(slow.accepted, math.max(math.floor(step.burst / 10), 1)) - slow.issued, 0)
+end
+
+local function slowly_at(n)
+  local free = slowly()
+  return n <= free and now or state.slow.latest + (n - free) * SECOND
 end
 
 local function speed_up()

@@ -132,7 +132,7 @@ local function take(id)
   state.level = math.max(state.level - 1, 0)
   redis.call('ZADD', FLYING, now + step.attempt, id)
   note(id)
-  if state.slow then state.slow.issued = state.slow.issued + 1 end
+  if state.slow then state.slow.issued, state.slow.latest = state.slow.issued + 1, now end
   if state.gate and state.gate.till then state.gate = { probe = id } end
 end
 

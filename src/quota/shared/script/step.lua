@@ -9,7 +9,7 @@ local function free_now()
   local tokens = math.max(unpaced_calls(), math.floor(state.level + 0.000001))
   local free = math.min(tokens, room())
   if state.gate then free = math.min(free, 1) end
-  if state.slow then free = math.min(free, slowly() + math.floor((now - state.slow.since) / SECOND)) end
+  free = math.min(free, math.max(slowly(), slowly_at(1) <= now and 1 or 0))
   return math.max(free, 0)
 end
 
@@ -17,8 +17,7 @@ end
 local function slot_at(n)
   if state.gate and state.gate.probe then return nil end
   local at = opening(n)
-  local slow = state.slow and state.slow.since + (n - slowly()) * SECOND or 0
-  return at and math.max(at, bucket(n), state.gate and state.gate.till or 0, slow)
+  return at and math.max(at, bucket(n), state.gate and state.gate.till or 0, slowly_at(n))
 end
 
 -- A slot is kept for a member for a moment, and it is told so.
