@@ -1,11 +1,13 @@
-//! One try at the upstream: what goes down the lower half of the stack, and what comes back up.
+//! One attempt of an upstream call: the values that go down the lower half of the stack, and the
+//! error that comes back up.
 //!
 //! ```text
 //! retry ─ Try ─► queue ─ Granted ─► quota ─ Outgoing ─► region ─ Routed ─► token ─ Signed ─► client
 //! ```
 //!
-//! Every service below `retry` fails with [`Failure`], which says two facts that only the place of failure knows: whether the
-//! upstream can have counted the call ([`Delivery`]), and whether trying again is worth a second call ([`Again`]).
+//! Every service below `retry` fails with [`Failure`], which carries two facts that only the place
+//! of failure knows: whether the upstream can have counted the call ([`Delivery`]), and whether
+//! another attempt is worth a second call ([`Again`]).
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,91 +24,100 @@ use crate::scan::{Answer, Payer, Request};
 use crate::secret::Secret;
 use crate::telemetry::trace;
 
-/// What will be asked once a slot is there. Binding late lets a merged call take in whoever waits at that moment.
+/// A request that is bound when its slot is granted. Binding late lets a batch include the requests
+/// that wait at that moment.
 pub trait Load: Send + Sync + fmt::Debug {
-    /// Called when a slot has been granted, just before the call leaves; again for every further attempt.
+    /// The request to send. Called when a slot has been granted, just before the call leaves, and
+    /// again for every further attempt.
     fn request(&self) -> Arc<Request>;
 
-    /// Called when it has a place in the queue: at `start` comes its slot, if nobody comes or leaves before.
+    /// Called when it is in the queue: its slot is predicted for `start`, if no other request comes
+    /// or leaves before.
     fn queues(&self, place: Place, start: Instant) {
         let _ = (place, start);
     }
 
-    /// Whose calls it counts with. Known from the start, whatever is bound later.
+    /// What its call is charged to. Known from the start, whatever is bound later.
     fn payer(&self) -> Payer;
 
-    /// The callers who benefit from the request last returned; the slot's cost is shared equally among them.
+    /// The callers that share the slot's cost equally: those of the request that was last returned.
     fn beneficiaries(&self) -> Vec<Name>;
 
-    /// The call's place in a trace. Asked after [`Load::request`], which settles for whom the call is made.
+    /// The call's span in a trace. Called after [`Load::request`], which binds the requests of the
+    /// call.
     fn trace(&self) -> trace::Call {
         trace::Call::None
     }
 }
 
-/// How scarce slots are for calls that wait for nothing else.
+/// How scarce slots are for calls that need nothing else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scarcity {
-    /// How long a call that could leave now should wait for others to share it, so that those who come after it find slots too; `None`
-    /// while there are plenty of them.
+    /// How long a call that could leave now should wait for others to share it, so that slots
+    /// remain for later requests; `None` while slots are plentiful.
     pub gather: Option<Duration>,
-    /// How far slots lie apart once those saved up are used.
+    /// The interval between slots once saved-up slots are used.
     pub interval: Duration,
 }
 
-/// What those who wait want of the quota.
+/// What the waiting requests need of the quota.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Demand<'a> {
-    /// How many requests wait.
+    /// The number of waiting requests.
     pub waiting: usize,
-    /// How many callers they are of.
+    /// The number of their callers.
     pub callers: usize,
-    /// By when each can use its slot, ascending; which ticket it is does not matter here.
+    /// By when each can use its slot, ascending, with its ticket, which does not matter here.
     pub promised: &'a [(Instant, u64)],
-    /// Whether more would wait if there were more slots: somebody was refused for want of them.
+    /// Whether more requests would wait if there were more slots: one was refused for lack of
+    /// slots.
     pub turns_away: bool,
-    /// Whose requests these are, for a quota that others draw on too.
+    /// The flows of these requests, for a quota that replicas share.
     pub flows: Option<&'a dyn FlowOrder>,
 }
 
-/// What one caller wants in one urgency class: a flow of the fair order.
+/// What one caller needs in one urgency class: a flow of the fair queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlowDemand {
-    /// The class.
+    /// The urgency class.
     pub urgency: Urgency,
-    /// Who asks.
+    /// The caller.
     pub caller: Name,
-    /// Its share beside others of the class.
+    /// Its weight among the flows of its class.
     pub weight: u32,
-    /// Its requests that wait.
+    /// The number of its waiting requests.
     pub waiting: usize,
     /// By when they can use a slot, ascending; only the first few.
     pub deadlines: Vec<Instant>,
-    /// Its requests that were refused and told when to come back, and are not here now.
+    /// The number of its requests that were refused, were told when to come back, and are not here
+    /// now.
     pub returning: usize,
-    /// Whether it asks again whenever it is answered: a forecast counts it as always waiting.
+    /// Whether it sends a request whenever one is answered, so that forecasts count it as always
+    /// waiting.
     pub asks_again: bool,
     /// Where its next service ends, after the clock of its class, if a [`SharedOrder`] says so.
     pub position: Option<i64>,
 }
 
-/// The fair order of all replicas, as far as it concerns one of them.
+/// The fair order over all replicas, as far as it concerns one of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SharedOrder {
-    /// Every class that is wanted, or that was served lately; the others start at the clock of the classes.
+    /// Every class that has demand or was served recently; the others start at the clock of the
+    /// classes.
     pub classes: Vec<ClassPosition>,
-    /// The flows of this replica that the order knows: class, caller, and position.
+    /// The flows of this replica in the order: class, caller and position.
     pub own: Vec<(Urgency, Name, i64)>,
-    /// What is wanted at the other replicas.
+    /// The demand at the other replicas.
     pub others: Vec<FlowDemand>,
 }
 
-/// Where a class stands in a [`SharedOrder`].
+/// The position of a class in a [`SharedOrder`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClassPosition {
-    /// The class.
+    /// The urgency class.
     pub urgency: Urgency,
-    /// Where its next service starts, after the clock of the classes, in services of the most urgent class.
+    /// Where its next service starts, after the clock of the classes, in services of the most
+    /// urgent class.
     pub start: i64,
     /// The clock of its flows.
     pub clock: i64,
@@ -117,9 +128,10 @@ impl SharedOrder {
     pub const SERVICE: i64 = 1 << 20;
 }
 
-/// Those who want slots, by whose turn is next.
+/// The flows that need slots, in the order of their turns.
 pub trait FlowOrder: fmt::Debug {
-    /// The first `most`: those who wait, then those who are only expected to ask.
+    /// The first `most`: the flows with waiting requests, then those that are only expected to send
+    /// some.
     fn flows(&self, most: usize) -> Vec<FlowDemand>;
 }
 
@@ -129,25 +141,27 @@ impl FlowOrder for Vec<FlowDemand> {
     }
 }
 
-/// One attempt that wants a slot.
+/// One attempt that needs a slot.
 #[derive(Clone, Debug)]
 pub struct Try {
-    /// What to ask.
+    /// The request, bound late.
     pub load: Arc<dyn Load>,
-    /// On whose behalf, and until when.
+    /// The caller and its deadline.
     pub caller: Arc<Caller>,
-    /// Where in the queue; the same for all attempts of one request.
+    /// Its place in the queue, which is the same for all attempts of one request.
     pub place: Place,
     /// Whether another attempt may follow.
     pub retries: Retries,
 }
 
 impl Try {
-    /// How long after its deadline a request may still start anew whose host was given up: it did start in time.
+    /// How long after its deadline a request may still be sent to another host because its host was
+    /// given up: it had started in time.
     pub const GRACE: Duration = Duration::from_secs(5);
 }
 
-/// A place in the queue. A request that has to queue again (after a 429, after a merge in doubt) comes back with its old place.
+/// A place in the queue. A request that has to queue again (after a 429, or after a failed batch)
+/// keeps its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     order: u64,
@@ -155,7 +169,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// The place behind everybody who has one now.
+    /// The last place.
     #[must_use]
     pub fn new(now: Instant) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -165,7 +179,7 @@ impl Place {
         }
     }
 
-    /// Smaller came earlier.
+    /// A number that is smaller for earlier places.
     #[must_use]
     pub fn order(self) -> u64 {
         self.order
@@ -178,41 +192,44 @@ impl Place {
     }
 }
 
-/// A try with its slot. `P` is the quota's permit; the queue only passes it on.
+/// An attempt with its slot. `P` is the quota's permit, which the queue only passes on.
 #[derive(Debug)]
 pub struct Granted<P> {
-    /// The try that the slot was granted to.
+    /// The attempt that the slot was granted to.
     pub attempt: Try,
-    /// The slot. Dropped unused, it goes back.
+    /// The slot, which is returned when it is dropped unused.
     pub permit: P,
 }
 
-/// Whether an attempt that brings no answer may be followed by another one, at another host.
+/// Whether an attempt without an answer may be followed by another one, at another host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Retries {
-    /// It may: a host that says nothing can be given up.
+    /// It may: a host that does not answer can be given up.
     #[default]
     Left,
-    /// It is the last one: it may take all the time there is.
+    /// It is the last one, and may take all the time there is.
     Exhausted,
 }
 
-/// How long an exchange may stand still. Whoever chose the host decides, and whoever makes the call asks.
+/// How long an exchange may make no progress. The layer that chose the host decides, and the client
+/// asks.
 #[derive(Clone, Default)]
 pub struct StallTimeout(Option<Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>>);
 
 impl StallTimeout {
-    /// The patience that `watch` has. It is called, and its future awaited, from each sign of progress on, the sending of the request
-    /// included; when the future resolves, the exchange is to be given up, and when it is dropped, there was progress.
+    /// The timeout of `watch`. It is called at each sign of progress, beginning with the request
+    /// being sent, and its future is awaited: when the future resolves the exchange is given up,
+    /// and when it is dropped there was progress.
     #[must_use]
     pub fn new(watch: impl Fn() -> BoxFuture<'static, ()> + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(watch)))
     }
 
-    /// Resolves when it is over. The default has no end.
+    /// Resolves when the time is over. The default never resolves.
     ///
     /// # Cancel safety
-    /// Safe: dropping it says that there was progress.
+    ///
+    /// Safe: dropping it means that there was progress.
     #[must_use]
     pub fn elapsed(&self) -> BoxFuture<'static, ()> {
         match &self.0 {
@@ -228,16 +245,16 @@ impl fmt::Debug for StallTimeout {
     }
 }
 
-/// A paid call that needs a host.
+/// A charged call that needs a host.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
-    /// The question, as it goes on the wire.
+    /// The request to send.
     pub request: Arc<Request>,
-    /// For the request id and the deadline.
+    /// The caller, for the request id and the deadline.
     pub caller: Arc<Caller>,
     /// Whether another attempt may follow.
     pub retries: Retries,
-    /// Its place in a trace.
+    /// Its span in a trace.
     pub trace: trace::Call,
 }
 
@@ -248,11 +265,11 @@ pub struct Routed {
     pub outgoing: Outgoing,
     /// The region's base address, without a path.
     pub base: Arc<Url>,
-    /// How long the host may say nothing.
+    /// How long the host may make no progress.
     pub stall_timeout: StallTimeout,
 }
 
-/// A call with its host and token: all that the client needs.
+/// A call with its host and token, which is all that the client needs.
 #[derive(Clone, Debug)]
 pub struct Signed {
     /// The call and its host.
@@ -264,7 +281,8 @@ pub struct Signed {
 /// Whether the upstream can have counted a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// Provably the upstream has processed nothing of it, mostly because no byte was written: the slot can be used again.
+    /// The upstream has provably processed nothing of it, mostly because no byte was written, so
+    /// the slot can be used again.
     Unsent,
     /// It may have arrived, and may still arrive until its timeout.
     Unknown,
@@ -272,22 +290,24 @@ pub enum Delivery {
     Answered,
 }
 
-/// Whether another attempt is worth paying for.
+/// Whether another attempt is worth its cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Again {
     /// It would fail in the same way.
     Never,
-    /// There is no slot in time for one more call; as part of another call, the question could still be asked.
+    /// There is no slot in time for one more call, but the request could still be part of another
+    /// call.
     InCompany,
-    /// Once more may help: a connection lost, a token just renewed, a 5xx.
+    /// One more attempt may help: after a lost connection, a renewed token or a 5xx.
     Once,
-    /// At another host, which may bring the answer that this one keeps to itself.
+    /// At another host, which may have the answer that this one cannot give.
     OtherHost,
-    /// As soon as the quota allows it, for as long as the deadline allows it: the upstream said 429, or there was no token yet.
+    /// As soon as the quota allows it, until the deadline: the upstream answered 429, or there was
+    /// no token yet.
     WhenAllowed,
 }
 
-/// Why an attempt brought no good answer.
+/// Why an attempt has no good answer.
 #[derive(Debug)]
 pub struct Failure {
     /// For the ledger.
@@ -296,7 +316,7 @@ pub struct Failure {
     pub again: Again,
     /// The upstream's answer, if there was one; it passes through when there is no further attempt.
     pub answer: Option<Answer>,
-    /// For people and for `response`.
+    /// The cause, for people and for `response`.
     pub source: BoxError,
 }
 

@@ -1,9 +1,10 @@
-//! Time that is shared with the world outside the process: the wall clock, and the time since the machine booted.
+//! The clocks outside the process: the wall clock, and the time since the machine booted.
 //!
-//! Within the process, time is `tokio::time::Instant`, which tests can pause. Wall time is needed only where the outside world
-//! speaks in dates: `Retry-After` dates, a token's `expires_on`, assertion lifetimes. It may be stepped at any moment, so a
-//! duration is never measured with it. What has to be measured from one process to the next (the age of a charge in the state
-//! file) is measured with the time since boot, which no step of the wall clock changes.
+//! Within the process, time is `tokio::time::Instant`, which tests can pause. Wall time is needed
+//! only where dates come from or go outside: `Retry-After` dates, a token's `expires_on`, assertion
+//! lifetimes. It may be stepped at any moment, so a duration is never measured with it. What has to
+//! be measured from one process to the next (the age of a charge in the state file) is measured
+//! with the time since boot, which no step of the wall clock changes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +13,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
-/// Tells the wall-clock time. Cloning is cheap; clones tell the same time.
+/// Reads the wall clock. Clones are cheap and show the same time.
 #[derive(Clone, Debug)]
 pub struct Wall(Source);
 
@@ -26,10 +27,10 @@ enum Source {
     },
 }
 
-/// How long ago this machine booted, and which of its boots that was.
+/// The time since this machine booted, and the id of that boot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BootTime {
-    /// Names the boot. Times of boots that differ cannot be compared.
+    /// The id of the boot. Times of different boots cannot be compared.
     pub boot_id: Arc<str>,
     /// The time since then, including the time in which the machine was suspended.
     pub elapsed: Duration,
@@ -51,8 +52,8 @@ impl Wall {
         Self(Source::System)
     }
 
-    /// A clock that shows `at` now and moves with tokio's monotonic clock, so that paused tests move it too. It belongs to a
-    /// machine that boots at this moment.
+    /// A clock that shows `at` now and moves with tokio's monotonic clock, so that paused tests
+    /// move it too. It belongs to a machine that boots at this moment.
     #[must_use]
     pub fn anchored(at: Timestamp) -> Self {
         static BOOTS: AtomicU64 = AtomicU64::new(0);
@@ -64,7 +65,8 @@ impl Wall {
         })
     }
 
-    /// The same machine's clock after somebody stepped it by that much. The operating system's clock stays as it is.
+    /// The same machine's clock after it was stepped by this much. The operating system's clock
+    /// stays as it is.
     #[must_use]
     pub fn stepped(&self, by: SignedDuration) -> Self {
         match &self.0 {
@@ -100,9 +102,11 @@ impl Wall {
     }
 }
 
-/// The time since boot as Linux tells it: `CLOCK_BOOTTIME`, and the boot id of `/proc` (`proc_sys_kernel(5)`).
+/// The time since boot on Linux: `CLOCK_BOOTTIME`, and the boot id of `/proc`
+/// (`proc_sys_kernel(5)`).
 ///
-/// A time namespace shifts that clock for those inside (`time_namespaces(7)`), so its offsets are a part of the id.
+/// A time namespace shifts that clock for the processes inside (`time_namespaces(7)`), so its
+/// offsets are part of the id.
 #[cfg(target_os = "linux")]
 fn boot_time() -> Option<BootTime> {
     use std::sync::OnceLock;

@@ -1,4 +1,4 @@
-//! Parses the command line, runs the command, turns its end into an exit status.
+//! Parses the command line, runs the command, and turns its result into an exit status.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -7,8 +7,8 @@ use clap::Parser as _;
 use defender_gateway::cli::{self, Args, Command, Error};
 use defender_gateway::config;
 
-/// Long-lived answers lie among short-lived buffers here; this allocator keeps sizes apart, so that what is freed between them is used
-/// again.
+/// Long-lived answers lie among short-lived buffers here. This allocator keeps sizes apart, so that
+/// the memory freed between them is used again.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -22,7 +22,7 @@ fn main() -> ExitCode {
     };
     let explained = error.explain();
     if !explained.is_empty() {
-        // Nobody is left to be told when stderr is closed.
+        // Nothing more can be done when stderr is closed.
         let _ = writeln!(std::io::stderr(), "{explained}");
     }
     error.exit_code()

@@ -1,7 +1,9 @@
-//! Text files as editors and shells leave them: with a byte order mark, in UTF-16, with a NUL, with blanks at the end.
+//! Reads text files as editors and shells leave them: with a byte order mark, in UTF-16, with a
+//! NUL, with white space at the end.
 //!
-//! A byte order mark is dropped, because it is never meant; everything else is left as it is or refused, with the place of what is odd.
-//! No message quotes the content, which may be secret.
+//! A byte order mark is dropped, because it is never meant. Everything else is left as it is or
+//! rejected, with the position of what is wrong. No message quotes the content, which may be
+//! secret.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,7 +13,7 @@ use memchr::memchr_iter;
 /// UTF-8's byte order mark.
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Where something stands in a file.
+/// A position in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
     /// From 1.
@@ -27,11 +29,11 @@ impl fmt::Display for Position {
 }
 
 impl Position {
-    /// The place of the byte at `at` in `text`, whose mark is dropped already.
+    /// The position of the byte at `at` in `text`, whose byte order mark has been dropped.
     fn of(text: &[u8], at: usize) -> Self {
         let before = &text[..at.min(text.len())];
         let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        // Every byte but those that continue a character.
+        // Every byte except those that continue a character.
         let characters = before[line_start..].iter().filter(|byte| **byte & 0xc0 != 0x80);
         Self {
             line: memchr_iter(b'\n', before).count() + 1,
@@ -40,13 +42,13 @@ impl Position {
     }
 }
 
-/// Why bytes are not the text that they should be.
+/// Why bytes are no valid text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// There is nothing, or nothing but white space.
+    /// There are no characters but white space.
     #[error("it is empty")]
     Empty,
-    /// Every other byte is zero, or the mark says so.
+    /// Every other byte is zero, or the byte order mark says so.
     #[error("it is not UTF-8 but UTF-16 text, as Windows PowerShell writes it; save it as UTF-8")]
     Utf16,
     /// A zero byte.
@@ -61,25 +63,25 @@ pub enum Malformed {
     /// A control character other than a line break.
     #[error("it holds the control character U+{code:04X} at {at}")]
     Control {
-        /// Its number in Unicode.
+        /// Its Unicode code point.
         code: u32,
-        /// Where.
+        /// Its position.
         at: Position,
     },
 }
 
-/// What is odd about a line of text that can be used all the same.
+/// Something unusual in a line that can still be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Oddity {
     /// It begins with a byte order mark.
     Mark,
     /// It begins or ends with white space.
     Blank(Position),
-    /// It holds a character outside ASCII.
+    /// It contains a character outside ASCII.
     Foreign {
-        /// Its number in Unicode.
+        /// Its Unicode code point.
         code: u32,
-        /// Where.
+        /// Its position.
         at: Position,
     },
 }
@@ -100,9 +102,11 @@ pub fn without_mark(bytes: &[u8]) -> &[u8] {
     bytes.strip_prefix(MARK).unwrap_or(bytes)
 }
 
-/// The one line of text that `bytes` hold, without the line breaks that editors and `echo` leave at its end.
+/// The one line of text in `bytes`, without the line breaks that editors and `echo` leave at its
+/// end.
 ///
 /// # Errors
+///
 /// What makes it unusable, and where.
 pub fn line(bytes: &[u8]) -> Result<&str, Malformed> {
     let bytes = single_byte(bytes)?;
@@ -125,7 +129,8 @@ pub fn line(bytes: &[u8]) -> Result<&str, Malformed> {
     }
 }
 
-/// What is odd about a file of one line that [`line()`] takes: what people see as the same text is another one to a machine.
+/// What is unusual in a one-line file that [`line()`] accepts: people may not see the difference to
+/// the text that was meant.
 #[must_use]
 pub fn oddities(bytes: &[u8]) -> Vec<Oddity> {
     let Ok(line) = line(bytes) else {
@@ -153,10 +158,12 @@ pub fn oddities(bytes: &[u8]) -> Vec<Oddity> {
     found
 }
 
-/// PEM text without byte order marks: files that begin with one are put one behind the other, too.
+/// PEM text without byte order marks, also inside, where files that begin with one were
+/// concatenated.
 ///
 /// # Errors
-/// When it is UTF-16 or holds a NUL.
+///
+/// When it is UTF-16 or contains a NUL.
 pub fn pem(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Malformed> {
     let bytes = single_byte(bytes)?;
     if !bytes.windows(MARK.len()).any(|window| window == MARK) {
@@ -169,7 +176,7 @@ pub fn pem(bytes: &[u8]) -> Result<Cow<'_, [u8]>, Malformed> {
     Ok(Cow::Owned(plain))
 }
 
-/// The bytes without mark, if no character takes two of them.
+/// The bytes without byte order mark, if they are not UTF-16.
 fn single_byte(bytes: &[u8]) -> Result<&[u8], Malformed> {
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
         return Err(Malformed::Utf16);
@@ -178,7 +185,7 @@ fn single_byte(bytes: &[u8]) -> Result<&[u8], Malformed> {
     let Some(first) = bytes.iter().position(|byte| *byte == 0) else {
         return Ok(bytes);
     };
-    // Nearly all that such a file holds is ASCII: every other byte is zero.
+    // Nearly all characters of such a file are ASCII, so in UTF-16 every other byte is zero.
     let zeros = memchr_iter(0, bytes).count();
     let utf16 = bytes.len() >= 4 && bytes.len().is_multiple_of(2) && first < 2 && zeros * 4 >= bytes.len();
     Err(if utf16 {

@@ -1,6 +1,8 @@
-//! What this process may use of the machine: processors and memory, as a container's limits say, and open files.
+//! The resources of the machine that this process may use: processors and memory, as limited by a
+//! container's control groups, and open files.
 //!
-//! Read once, at the start. Control groups of version 2 and 1 are understood; without any, nothing is limited.
+//! They are read once, at the start. Control groups of version 2 and 1 are understood; without any,
+//! nothing is limited.
 
 use std::fs;
 use std::io;
@@ -12,19 +14,20 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Processors, memory and open files.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Machine {
-    /// Threads that can run at a time, at least 1: the processors, or the whole part of a CPU limit.
+    /// The number of threads that can run at a time, at least 1: the processors, or the whole part
+    /// of a CPU limit.
     pub cores: usize,
     /// The CPU limit in processors, if there is one.
     pub cpu_limit: Option<f64>,
     /// The memory limit in bytes, if there is one.
     pub memory_limit: Option<u64>,
-    /// What the machine has, in bytes, if it says so.
+    /// The machine's memory in bytes, if it is known.
     pub physical_memory: Option<u64>,
-    /// How many files, connections among them, this process may have open, if that is limited.
+    /// The limit of open files, which include connections, if there is one.
     pub open_files: Option<u64>,
 }
 
-/// What this machine, container or pod is called; empty when it does not say.
+/// The name of this machine, container or pod; empty when it is unknown.
 #[must_use]
 pub fn host_name() -> String {
     fs::read_to_string("/proc/sys/kernel/hostname")
@@ -33,7 +36,7 @@ pub fn host_name() -> String {
         .to_owned()
 }
 
-/// A limit this large is how version 1 says that there is none.
+/// Version 1 expresses the lack of a limit by a number at least this large.
 const NONE: u64 = 1 << 60;
 
 impl Machine {
@@ -43,7 +46,7 @@ impl Machine {
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let (cpu_limit, memory_limit) = limits(Path::new("/sys/fs/cgroup"), &groups);
         Self {
-            // The standard library honours a CPU limit as well.
+            // The standard library takes CPU limits into account as well.
             cores: thread::available_parallelism().map_or(1, usize::from),
             cpu_limit,
             memory_limit,
@@ -52,11 +55,12 @@ impl Machine {
         }
     }
 
-    /// Lets this process have as many files open as it may allow itself. The usual 1,024 are a precaution for programs that wait with
-    /// `select`, which this one does not.
+    /// Raises the soft limit of open files to the hard limit. The usual 1,024 are a precaution for
+    /// programs that use `select`, which this one does not.
     ///
     /// # Errors
-    /// The system's, when it refuses; then the limit stays what it is.
+    ///
+    /// The system's error, when it refuses; then the limit is unchanged.
     pub fn raise_open_files() -> io::Result<()> {
         let limit = getrlimit(Resource::Nofile);
         let raised = Rlimit {
@@ -67,7 +71,8 @@ impl Machine {
     }
 }
 
-/// The tightest limits of the groups that `groups` (the text of `/proc/self/cgroup`) names and of those around them.
+/// The tightest limits of the groups in `groups` (the text of `/proc/self/cgroup`) and of the
+/// groups that contain them.
 fn limits(root: &Path, groups: &str) -> (Option<f64>, Option<u64>) {
     let (mut cpu, mut memory) = (Vec::new(), Vec::new());
     for line in groups.lines() {
@@ -85,9 +90,10 @@ fn limits(root: &Path, groups: &str) -> (Option<f64>, Option<u64>) {
     (cpu, memory.into_iter().min().filter(|bytes| *bytes < NONE))
 }
 
-/// The group's folder and those above it, in which limits hold too. In a container the group is often seen as `/`.
+/// The group's folder and those above it, whose limits apply as well. In a container the group is
+/// often seen as `/`.
 fn around(root: &Path, controllers: &str, path: &str) -> Vec<PathBuf> {
-    // Version 2 names no controllers, version 1 has a tree for each.
+    // Version 2 names no controllers; version 1 has a tree for each.
     let tree = root.join(controllers);
     let relative = Path::new(path.trim_start_matches('/'));
     relative.ancestors().map(|part| tree.join(part)).collect()
@@ -100,7 +106,7 @@ fn version_2_cpu(folder: &Path) -> Option<f64> {
     ratio(quota.parse().ok()?, period.parse().ok()?)
 }
 
-/// A quota of -1 is none.
+/// A quota of -1 means none.
 fn version_1_cpu(folder: &Path) -> Option<f64> {
     let quota = number(&folder.join("cpu.cfs_quota_us"))?;
     ratio(quota, number(&folder.join("cpu.cfs_period_us"))?)

@@ -1,4 +1,5 @@
-//! A string that must never be shown: zeroized on drop, redacted in `Debug`, without `Display` or `Serialize`.
+//! A string that must never be shown: zeroized on drop, redacted in `Debug`, without `Display` or
+//! `Serialize`.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -13,7 +14,8 @@ pub struct Secret(Arc<Held>);
 
 struct Held {
     text: SecretString,
-    /// As a bearer token goes on the wire: made once, because every call needs it, and a token has some 2,000 bytes.
+    /// The value of the bearer header field, made once, because every call needs it and a token has
+    /// some 2,000 bytes.
     bearer: OnceLock<Option<HeaderValue>>,
 }
 
@@ -27,14 +29,14 @@ impl Secret {
         }))
     }
 
-    /// The value, for the one place that puts it on the wire. Never log it, never store it.
+    /// The value, to be put on the wire only. It must not be logged or stored.
     #[must_use]
     pub fn expose(&self) -> &str {
         self.0.text.expose_secret()
     }
 
-    /// The value of `Authorization` with this as the bearer token; `None` when it cannot be put into a field. Copies share its text, which
-    /// is zeroized as well.
+    /// The value of `Authorization` with this bearer token; `None` when it contains characters that
+    /// a header field cannot. Copies share its text, which is zeroized as well.
     #[must_use]
     pub fn bearer(&self) -> Option<HeaderValue> {
         let field = self.0.bearer.get_or_init(|| {

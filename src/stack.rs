@@ -1,6 +1,7 @@
 //! The whole path of a request, one layer per line.
 //!
-//! Read from the top: that is the way in. HTTP outside, typed questions from `read` on, paid attempts from `retry` on.
+//! Read from the top, it is the way in: HTTP at first, typed requests from `read` on, charged
+//! attempts from `retry` on.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -24,7 +25,7 @@ use crate::{
     upstream,
 };
 
-/// The layers, made and waiting to be put in order. Each part is built by `app`; nothing is configured here.
+/// The layers, ready to be stacked. Each part is built by `app`; nothing is configured here.
 #[derive(Debug)]
 pub struct Parts {
     /// Puts requests into traces.
@@ -33,25 +34,25 @@ pub struct Parts {
     pub count: server::count::Layer,
     /// Writes answers.
     pub respond: response::Layer,
-    /// Keeps out what is not addressed to us.
+    /// Rejects requests that are not addressed to this gateway.
     pub guard: server::guard::Layer,
-    /// Reads bodies and fields.
+    /// Parses bodies and header fields.
     pub read: server::read::Layer,
-    /// The fair-use limit per caller.
+    /// The limit of waiting requests per caller.
     pub fair_use: queue::FairUseLayer,
     /// Answers in memory.
     pub cache: cache::Layer,
-    /// Memory for those that were not answered from memory.
+    /// Memory for requests that were not answered from memory.
     pub request_memory: app::RequestMemoryLayer,
     /// Answers and calls of other replicas.
     pub shared_cache: shared_cache::Layer,
-    /// One call for many.
+    /// One call for equal requests.
     pub single_flight: single_flight::Layer,
-    /// Whose turn it is, with which token.
+    /// The fair queue of each token.
     pub token_limiters: app::LaneLayer,
-    /// Pays for each attempt.
+    /// Charges each attempt.
     pub quota: quota::Layer,
-    /// The nearest host that works.
+    /// Picks the nearest working host.
     pub region: region::RegionLayer,
     /// The access token.
     pub token: token::Layer,
@@ -59,17 +60,17 @@ pub struct Parts {
     pub client: upstream::Client,
 }
 
-/// What a question goes through that was not answered from memory. Copying it copies one pointer; it is really copied for those that go
-/// through.
+/// The part of the stack for requests that were not answered from memory. Cloning it copies one
+/// pointer; the services are cloned for each request that passes.
 #[derive(Clone)]
 struct Forwarding(Arc<Forward>);
 
-type Forward = dyn Fn(scan::Call) -> BoxFuture<'static, Result<scan::Served, BoxError>> + Send + Sync;
+type Forward = dyn Fn(scan::Call) -> BoxFuture<'static, Result<scan::ServedResponse, BoxError>> + Send + Sync;
 
 impl Forwarding {
     fn new<S>(service: S) -> Self
     where
-        S: Service<scan::Call, Response = scan::Served, Error = BoxError> + Clone + Send + Sync + 'static,
+        S: Service<scan::Call, Response = scan::ServedResponse, Error = BoxError> + Clone + Send + Sync + 'static,
         S::Future: Send,
     {
         Self(Arc::new(move |call| Box::pin(service.clone().oneshot(call))))
@@ -77,12 +78,12 @@ impl Forwarding {
 }
 
 impl Service<scan::Call> for Forwarding {
-    type Response = scan::Served;
+    type Response = scan::ServedResponse;
     type Error = BoxError;
-    type Future = BoxFuture<'static, Result<scan::Served, BoxError>>;
+    type Future = BoxFuture<'static, Result<scan::ServedResponse, BoxError>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        // The copy is asked.
+        // Readiness is checked on the per-request clone.
         Poll::Ready(Ok(()))
     }
 
@@ -102,47 +103,55 @@ pub fn build(
 + 'static {
     let paid = ServiceBuilder::new()
         .layer(layer_fn(Seldom::new))
-        // Above the queue, so that a second attempt waits for its own slot, in its old place.
+        // Above the queue, so that a second attempt waits for its own slot, at its old place.
         .layer(upstream::RetryLayer)
-        // Above the quota: a slot is bound to whoever's turn it is when it is there, not before. A caller's own token has its own queue.
+        // Above the quota: a slot is bound to the request whose turn it is when the slot is there.
+        // A caller's own token has its own queue.
         .layer(parts.token_limiters)
-        // Above everything that can fail on the way: the charge ends here whatever happened, and a 429 pauses all.
+        // Above everything that can fail on the way: the charge ends here in any case, and a 429
+        // pauses all calls.
         .layer(parts.quota)
-        // The layers above copy what is below them at every step.
+        // The layers above clone the services below them at every step.
         .layer(layer_fn(Seldom::new))
-        // Below the quota: a host that has provably processed nothing is followed by the next one, with the same slot.
+        // Below the quota: if a host has provably processed nothing, the next one is tried with the
+        // same slot.
         .layer(parts.region)
-        // Below the region: a token is attached to the very attempt it is checked by, and a 401 is blamed on the right token.
+        // Below the region: a token is attached to the attempt that it was checked for, and a 401
+        // is attributed to the right token.
         .layer(parts.token)
         .service(parts.client);
 
     let forwarding = ServiceBuilder::new()
-        // Below the cache: a hit waits for nothing, so it takes none. In front of everything where a request may wait.
+        // Below the cache: a hit never waits, so it takes no memory. Above every layer where a
+        // request may wait.
         .layer(parts.request_memory)
-        // Below memory, which the store must not slow down; above the flights: a lease is on a question, whatever calls it becomes part of.
+        // Below memory, which the store must not slow down; above the flights, because a lease
+        // belongs to a request, whatever calls it becomes part of.
         .layer(parts.shared_cache)
-        // Above the attempts: whoever asks the same shares them all, retries included.
+        // Above the attempts: equal requests share all of them, retries included.
         .layer(parts.single_flight)
         .service(paid);
-    // The type of everything below would be named in every future above; one box keeps compile times and stack frames small.
+    // Otherwise the type of everything below would be part of every future above; one box keeps
+    // compile times and stack frames small.
     let forwarding = Forwarding::new(forwarding);
 
     let questions = ServiceBuilder::new()
-        // In front of the cache: fair use counts requests, not calls.
+        // Above the cache: this limit counts requests and not calls.
         .layer(parts.fair_use)
-        // In front of the flights: a hit costs neither a task nor a slot.
+        // Above the flights: a hit needs neither a flight nor a slot.
         .layer(parts.cache)
-        // Below the cache: requests answered from memory do not pay for copies of what they do not pass through.
+        // Below the cache: requests answered from memory do not pay for cloning services that they
+        // do not pass.
         .service(forwarding);
 
     ServiceBuilder::new()
-        // Outside of all that takes time; before `count`, whose log lines name the trace.
+        // Outside of everything that takes time; above `count`, whose log lines contain the trace.
         .layer(parts.trace)
-        // Outside of `response`: counts what callers really got.
+        // Outside of `response`, to count the responses that callers really get.
         .layer(parts.count)
-        // The one place that turns an error into an answer, and a panic too.
+        // The one place that turns errors and panics into responses.
         .layer(parts.respond)
-        // Before anything is read: who is not meant for us gets nothing for free.
+        // Before anything is parsed: requests that are not meant for us cost nothing.
         .layer(parts.guard)
         // Before the body: a wrong path or method costs no memory.
         .layer(server::route::Layer)
@@ -151,7 +160,8 @@ pub fn build(
         .service(questions)
 }
 
-/// A service that is copied more often than it is called. Copying it copies one pointer; it is really copied for those that go through.
+/// A service that is cloned more often than it is called. Cloning it copies one pointer; the
+/// service is cloned for each request that passes.
 #[derive(Clone, Debug)]
 struct Seldom<S>(Arc<S>);
 
@@ -170,7 +180,7 @@ where
     type Future = Oneshot<S, R>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        // The copy is asked.
+        // Readiness is checked on the per-request clone.
         Poll::Ready(Ok(()))
     }
 
@@ -179,7 +189,7 @@ where
     }
 }
 
-/// The one seam between two parts: the queue takes its slots from the quota.
+/// The one connection between two parts: the queue gets its slots from the quota.
 impl queue::PermitSource for quota::Quota {
     type Permit = quota::Permit;
 

@@ -1,4 +1,4 @@
-//! Every background task has a name, is told to stop, and is awaited by the drain.
+//! Background tasks: each has a name, is told to stop, and is awaited by the drain.
 
 use std::future::Future;
 use std::time::Duration;
@@ -23,7 +23,7 @@ impl Tasks {
 
     /// Runs `work` in the background until it ends by itself; [`Tasks::finish`] waits for it.
     ///
-    /// For work that a caller is waiting for, such as a flight.
+    /// For work that a request waits for, such as a flight.
     #[expect(clippy::disallowed_methods, reason = "the one place where tasks are spawned")]
     pub fn spawn<F>(&self, name: &'static str, work: F) -> tokio::task::JoinHandle<F::Output>
     where
@@ -36,9 +36,10 @@ impl Tasks {
         )
     }
 
-    /// Runs `work` in the background until it ends or [`Tasks::finish`] is called, which drops it at its next await.
+    /// Runs `work` in the background until it ends or [`Tasks::finish`] is called, which drops it
+    /// at its next await.
     ///
-    /// For upkeep that nobody waits for, such as probing regions.
+    /// For upkeep that no request waits for, such as probing regions.
     #[expect(clippy::disallowed_methods, reason = "the one place where tasks are spawned")]
     pub fn spawn_upkeep<F>(&self, name: &'static str, work: F)
     where
@@ -57,7 +58,8 @@ impl Tasks {
         );
     }
 
-    /// A part of the set whose upkeep also ends when the guard is dropped: for parts that may be replaced while the gateway runs.
+    /// A subset whose upkeep also ends when the guard is dropped, for parts that may be replaced
+    /// while the gateway runs.
     #[must_use]
     pub fn branch(&self) -> (Self, DropGuard) {
         let stop = self.stop.child_token();
@@ -85,11 +87,11 @@ impl Tasks {
         self.tracker.is_empty()
     }
 
-    /// Stops upkeep and waits for all tasks, at most `limit`. Returns how many were left behind.
+    /// Stops upkeep and waits for all tasks, at most `limit`. Returns how many are left.
     pub async fn finish(&self, limit: Duration) -> usize {
         self.stop.cancel();
         self.tracker.close();
-        // The tracker's count says what is left; that the wait timed out is no more information.
+        // The tracker's count says how many are left; that the wait timed out adds nothing to that.
         let _ = tokio::time::timeout(limit, self.tracker.wait()).await;
         self.tracker.len()
     }

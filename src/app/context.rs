@@ -107,7 +107,7 @@ impl SharedContext {
         &self,
         config: &Resolved,
         attempt: Duration,
-        keep: Arc<dyn scan::Keep>,
+        keep: Arc<dyn scan::CacheSink>,
         upstream_profile: &Arc<scan::UpstreamProfile>,
         metrics: single_flight::Metrics,
     ) -> single_flight::Layer {

@@ -34,8 +34,8 @@ impl SharedContext {
 pub(super) fn keep(
     cache: &Arc<cache::Cache>,
     shared_cache: Option<&Supervised<shared_cache::SharedCache>>,
-) -> Arc<dyn scan::Keep> {
-    let memory = Arc::clone(cache) as Arc<dyn scan::Keep>;
+) -> Arc<dyn scan::CacheSink> {
+    let memory = Arc::clone(cache) as Arc<dyn scan::CacheSink>;
     match shared_cache {
         Some(supervised) => Arc::new(shared_cache::Publisher::new(supervised.part.clone(), memory)),
         None => memory,

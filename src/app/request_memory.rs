@@ -8,7 +8,7 @@ use tower::Service;
 
 use crate::BoxError;
 use crate::memory::{ALLOCATED_PER_BYTE, Exhausted, MemoryBudget, REQUEST};
-use crate::scan::{Call, Served};
+use crate::scan::{Call, ServedResponse};
 
 /// Lets requests by that find memory in a budget.
 #[derive(Clone, Debug)]
@@ -42,12 +42,12 @@ pub struct RequestMemory<S> {
 
 impl<S> Service<Call> for RequestMemory<S>
 where
-    S: Service<Call, Response = Served, Error = BoxError>,
+    S: Service<Call, Response = ServedResponse, Error = BoxError>,
     S::Future: Send + 'static,
 {
-    type Response = Served;
+    type Response = ServedResponse;
     type Error = BoxError;
-    type Future = BoxFuture<'static, Result<Served, BoxError>>;
+    type Future = BoxFuture<'static, Result<ServedResponse, BoxError>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(context)

@@ -1,5 +1,6 @@
 //! From the resolved configuration to each part's own settings.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -117,20 +118,28 @@ pub(super) fn quota(config: &Resolved, attempt: Duration) -> Result<quota::Confi
         .state_file(config.quota.state_file.clone()))
 }
 
-/// The quota of one operation, or of all: each remembers its calls in a file of its own.
+/// The quota of one operation, or of all: each remembers its calls in a file of its own. After a change of `quota.scope`
+/// the calls in the files of the other scope count: to the whole those of each, and to each all, since none is known by
+/// its operation.
 pub(super) fn quota_of(
     operation: Option<Operation>,
     config: &Resolved,
     attempt: Duration,
 ) -> Result<quota::Config, Error> {
     let quota = quota(config, attempt)?;
-    let (Some(operation), Some(path)) = (operation, &config.quota.state_file) else {
+    let Some(path) = &config.quota.state_file else {
         return Ok(quota);
     };
-    let mut file = path.clone().into_os_string();
-    file.push(".");
-    file.push(operation.declaration().name);
-    Ok(quota.state_file(Some(file.into())))
+    let of = |operation: Operation| {
+        let mut file = path.clone().into_os_string();
+        file.push(".");
+        file.push(operation.declaration().name);
+        PathBuf::from(file)
+    };
+    Ok(match operation {
+        None => quota.predecessors(Operation::ALL.map(of).to_vec()),
+        Some(one) => quota.state_file(Some(of(one))).predecessors(vec![path.clone()]),
+    })
 }
 
 /// Where the store is, if there is one.
@@ -226,7 +235,7 @@ pub(super) fn read(config: &Resolved, shares: &Shares) -> server::read::Config {
         max_wait: config.queue.max_wait,
         max_wait_limit: config.queue.max_wait_limit,
         authorization: if config.credentials.passthrough {
-            server::read::Authorization::Delegated
+            server::read::Authorization::CallerToken
         } else {
             server::read::Authorization::Dropped
         },

@@ -166,7 +166,7 @@ impl Status {
             "shared_answers": self.current.load().shared_cache.as_ref().map(|member| shared(&member.snapshot())),
             "merge": merge(self.current.load().merging.as_ref()),
             "saved": self.saved(),
-            "trouble": self.trouble(),
+            "trouble": self.recent_errors(),
             "connections": {"open": self.connections.open(), "most": self.connections.most()},
             "config": self.configuration.show(),
         })
@@ -246,13 +246,13 @@ impl Status {
         })
     }
 
-    fn trouble(&self) -> Value {
+    fn recent_errors(&self) -> Value {
         json!({
             "refused": self.count.ended(Outcome::Refused),
             "failed": self.count.ended(Outcome::Failed),
             "invalid": self.count.ended(Outcome::Invalid),
             "gone": self.count.ended(Outcome::Gone),
-            "latest": self.count.trouble().latest().iter().map(incident).collect::<Vec<_>>(),
+            "latest": self.count.recent_errors().latest().iter().map(incident).collect::<Vec<_>>(),
         })
     }
 

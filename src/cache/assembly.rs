@@ -1,4 +1,4 @@
-//! Putting an answer together from pieces.
+//! Joins fragments to an answer.
 
 use std::time::Duration;
 use std::{cmp, sync::Arc};
@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use crate::cache::fragment::{Fragment, Origin, RowRef, Spacing};
 use crate::scan::{Answer, Ordering, Request, SplitError, UpstreamProfile};
 
-/// An answer put together, and how old it is: as old as its oldest piece, and fresh until the first of them is stale.
+/// An answer joined from fragments. It is as old as its oldest fragment, and fresh until the first
+/// fragment is stale.
 #[derive(Debug)]
 pub(super) struct Assembled {
     pub(super) answer: Answer,
@@ -20,46 +21,47 @@ pub(super) struct Assembled {
 }
 
 impl Assembled {
-    /// Puts the pieces of all ids of a request together, in the order of the ids.
+    /// Joins the fragments of all ids of a request, in the order of the ids.
     ///
     /// # Errors
     ///
     /// The reason why it is not certain that the upstream would give the same answer.
     pub(super) fn new(
         request: &Request,
-        pieces: &[Arc<Fragment>],
+        fragments: &[Arc<Fragment>],
         upstream_profile: &UpstreamProfile,
     ) -> Result<Self, SplitError> {
-        let newest = pieces
+        let newest = fragments
             .iter()
-            .map(|fragment| fragment.source())
+            .map(|fragment| fragment.origin())
             .max_by_key(|source| source.asked)
             .ok_or(SplitError::Shape)?;
-        if pieces.iter().any(|fragment| !alike(fragment.source(), newest)) {
+        if fragments.iter().any(|fragment| !alike(fragment.origin(), newest)) {
             return Err(SplitError::Shape);
         }
         let endpoint = request.endpoint();
-        if !upstream_profile.fits(request, pieces.iter().map(|fragment| fragment.len()).sum()) {
-            // Alone, the request might have been cut off.
+        if !upstream_profile.fits(request, fragments.iter().map(|fragment| fragment.len()).sum()) {
+            // An answer with as many rows might be cut off.
             return Err(SplitError::Longest);
         }
         let mut rows: Vec<(usize, RowRef<'_>)> = Vec::new();
-        for (id, fragment) in pieces.iter().enumerate() {
+        for (id, fragment) in fragments.iter().enumerate() {
             rows.extend(fragment.rows().map(|row| (id, row)));
         }
         sort(&mut rows, || upstream_profile.ordering(endpoint))?;
-        let sources = || pieces.iter().map(|fragment| fragment.source());
-        // As the newest answer writes it that shows it.
+        let sources = || fragments.iter().map(|fragment| fragment.origin());
+        // The layout of the newest answer in which it can be seen.
         let spaced = sources().filter(|source| source.spacing.is_some());
         let spacing = spaced.max_by_key(|source| source.asked);
         let spacing = spacing.and_then(|source| source.spacing.as_deref());
-        // Where none of them shows what is between two rows, an answer before has: their order could not be known otherwise.
+        // Where none of them shows what separates two rows, an earlier answer has shown it:
+        // otherwise the order of rows would not be known.
         let shown = spacing.and_then(|spacing| spacing.between.clone());
         let between = shown
             .or_else(|| upstream_profile.between(endpoint))
             .unwrap_or_else(|| b",".as_slice().into());
         let stored = sources().map(|source| source.stored).min().unwrap_or(newest.stored);
-        let fresh_until = pieces.iter().map(|fragment| fragment.fresh_until()).min();
+        let fresh_until = fragments.iter().map(|fragment| fragment.fresh_until()).min();
         Ok(Self {
             answer: Answer {
                 status: StatusCode::OK,
@@ -73,7 +75,8 @@ impl Assembled {
     }
 }
 
-/// Whether two answers have the same envelope and type. Other fields, such as `Date`, tell when an answer was made, not what it is.
+/// Whether two answers have the same envelope and content type. Other header fields, such as
+/// `Date`, belong to the time of an answer and not to its content.
 fn alike(one: &Origin, other: &Origin) -> bool {
     one.before == other.before
         && one.after == other.after
@@ -100,7 +103,8 @@ fn body(envelope: &Origin, spacing: Option<&Spacing>, between: &[u8], rows: &[(u
     body.into()
 }
 
-/// Sorts rows as the upstream would: those of one answer as they stood there, those of several in the order learned.
+/// Sorts rows as the upstream would: rows of one answer as they were there, rows of several answers
+/// in the learned order.
 fn sort(
     rows: &mut [(usize, RowRef<'_>)],
     learned: impl FnOnce() -> Result<Ordering, SplitError>,
@@ -113,7 +117,7 @@ fn sort(
     let compare = |one: &(usize, RowRef<'_>), other: &(usize, RowRef<'_>)| {
         ordering.compare((one.0, one.1.time), (other.0, other.1.time))
     };
-    // Every row must be comparable, and no answer's own order may contradict what is believed.
+    // Every row must be comparable, and no answer's own order may contradict the learned order.
     for pair in rows.windows(2) {
         let same_answer = pair[0].1.at.0 == pair[1].1.at.0;
         match compare(&pair[0], &pair[1]) {
@@ -127,7 +131,7 @@ fn sort(
             .unwrap_or(cmp::Ordering::Equal)
             .then(one.1.at.cmp(&other.1.at))
     });
-    // Which of two equal rows from different answers comes first, nobody knows.
+    // The order of two equal rows from different answers is unknown.
     let tied = rows
         .windows(2)
         .any(|pair| pair[0].1.at.0 != pair[1].1.at.0 && compare(&pair[0], &pair[1]) == Some(cmp::Ordering::Equal));

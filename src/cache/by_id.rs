@@ -1,4 +1,4 @@
-//! Keeping answers by id.
+//! Storing answers by id.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,21 +13,22 @@ use crate::cache::memory_store::{Cache, Stored};
 use crate::scan::{Answer, Key, Request, Rows};
 
 impl Cache {
-    /// Counts what is asked for, where that decides what is renewed.
-    pub(super) fn note(&self, request: &Request, now: Instant) {
+    /// Counts the ids of a request, if prefetching is on.
+    pub(super) fn record_popularity(&self, request: &Request, now: Instant) {
         if self.config.prefetch == Prefetch::On && request.is_plain() {
-            self.popularity.note(request, now);
+            self.popularity.record(request, now);
         }
     }
 
-    /// The rows of an answer, if answers are kept by id and it is certain whose row is whose.
+    /// The rows of an answer, if answers are stored by id and it is certain which row belongs to
+    /// which id.
     pub(super) fn rows(&self, request: &Request, answer: &Answer) -> Option<Rows> {
         let may_be_cut = self.upstream_profile.is_some() && request.is_whole() && answer.status == StatusCode::OK;
         may_be_cut.then(|| Rows::split(request, &answer.body).ok()).flatten()
     }
 
-    /// Keeps an answer by id as well, if it is certain that no row is missing.
-    pub(super) fn keep_pieces(
+    /// Stores an answer's rows by id, if it is certain that no row is missing.
+    pub(super) fn insert_fragments(
         &self,
         request: &Request,
         answer: &Answer,
@@ -42,20 +43,20 @@ impl Cache {
         if !upstream_profile.is_complete(request, rows.len()) {
             return;
         }
-        let has_piece = |id| {
+        let has_fragment = |id| {
             let fragment = self.fragment(request.endpoint(), id);
-            fragment.is_some_and(|fragment| fragment.source().asked >= asked)
+            fragment.is_some_and(|fragment| fragment.origin().asked >= asked)
         };
-        // Those of the same answer, or of a later one.
-        if request.ids().all(has_piece) {
+        // These fragments come from the same answer or from a later one.
+        if request.ids().all(has_fragment) {
             return;
         }
         if self.config.prefetch == Prefetch::On {
-            self.popularity.renewed(request, stored, ttls);
+            self.popularity.record_refresh(request, stored, ttls);
         }
         let unasked: HashSet<&str> = prefetched.into_iter().flat_map(Request::ids).collect();
-        let pieces = Fragment::cut(request, answer, rows, (asked, stored), ttls);
-        for (id, fragment) in request.ids().zip(pieces) {
+        let fragments = Fragment::cut(request, answer, rows, (asked, stored), ttls);
+        for (id, fragment) in request.ids().zip(fragments) {
             let fragment = if unasked.contains(id) {
                 fragment.prefetched(self.metrics.prefetched())
             } else {
@@ -63,7 +64,7 @@ impl Cache {
             };
             let newer = self
                 .fragment(request.endpoint(), id)
-                .is_some_and(|other| other.source().asked >= asked);
+                .is_some_and(|other| other.origin().asked >= asked);
             let key = Key::of_rows(request.endpoint(), id);
             let weight = fragment.weight(&key);
             if !newer && u64::from(weight) <= self.config.max_size {
@@ -72,15 +73,21 @@ impl Cache {
         }
     }
 
-    /// Keeps the rows of an answer to a call that was made for several.
-    pub(super) fn keep_united(&self, request: &Request, prefetched: Option<&Request>, answer: &Answer, asked: Instant) {
+    /// Stores the rows of an answer to a batch.
+    pub(super) fn insert_batch(
+        &self,
+        request: &Request,
+        prefetched: Option<&Request>,
+        answer: &Answer,
+        asked: Instant,
+    ) {
         if self.is_off() {
             return;
         }
         let rows = self.rows(request, answer);
         let stored = Instant::now().checked_sub(answer.age());
         if let (Some(lifetimes), Some(stored)) = (self.freshness(request, answer, rows.as_ref()), stored) {
-            self.keep_pieces(
+            self.insert_fragments(
                 request,
                 answer,
                 rows.as_ref(),

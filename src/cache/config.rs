@@ -1,13 +1,13 @@
-//! How long and how much.
+//! The settings of the cache.
 
 use std::time::Duration;
 
-/// Whether ids that are asked for often are renewed by calls that have room for them.
+/// Whether calls with spare room refresh ids that are often asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Prefetch {
-    /// They are, so what is asked for is counted.
+    /// They do, so the cache counts how often ids are asked for.
     On,
-    /// They are not.
+    /// They do not.
     #[default]
     Off,
 }
@@ -15,30 +15,33 @@ pub enum Prefetch {
 /// The cache's settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// For how long an answer is fresh. Without prefetching each entry's own time is up to a tenth shorter, so that answers fetched
-    /// together do not all have to be renewed together. Zero switches the cache off.
+    /// How long an answer is fresh. Without prefetching each entry's own time is up to a tenth
+    /// shorter, so that answers fetched together do not all have to be refreshed together. Zero
+    /// switches the cache off.
     pub ttl: Duration,
-    /// For how long the history of a finished session is fresh; no shorter than `ttl`.
+    /// How long the history of a finished session is fresh; no shorter than `ttl`.
     pub finished_ttl: Duration,
-    /// For how long after that a stale answer is served at once, while a new one is fetched from surplus quota, if there is any.
+    /// How long after that a stale answer is served at once, while a new one is fetched from spare
+    /// quota, if there is any.
     pub stale_while_revalidate: Duration,
-    /// For how long after its freshness a stale answer is served when no new one can be had.
+    /// How long after its freshness a stale answer is served when no new one can be fetched.
     pub stale_if_error: Duration,
-    /// Whether it notes what is asked for often, for calls with room to take along.
+    /// Whether ids that are often asked for are counted, for calls with spare room.
     pub prefetch: Prefetch,
-    /// Memory for entries, in bytes, their keys and bookkeeping included.
+    /// Memory for entries, their keys and bookkeeping included, in bytes.
     pub max_size: u64,
-    /// Memory for the bodies of entries and of those that were entries and are not yet taken by all callers, in bytes; more than
-    /// `max_size`.
+    /// Memory for the bodies of entries, and of former entries that callers are still reading, in
+    /// bytes; more than `max_size`.
     pub max_held: usize,
 }
 
 impl Config {
-    /// For how long a refused question (400, 404) is remembered, at most: long enough that a tool in a loop costs some six calls a minute,
-    /// short enough that a definition just created is found soon.
+    /// How long an error about the request (400, 404) is stored, at most: long enough that a tool
+    /// in a loop costs some six calls a minute, and short enough that a new definition is found
+    /// soon.
     pub const NEGATIVE_TTL: Duration = Duration::from_secs(10);
 
-    /// After this long nothing that was stored is of use to anybody.
+    /// After this long no stored answer can be served any more.
     pub(super) fn kept(&self) -> Duration {
         self.ttl
             .max(self.finished_ttl)
@@ -46,7 +49,7 @@ impl Config {
             .min(Duration::from_hours(24 * 365))
     }
 
-    /// After this long past its freshness an entry is of no use to anybody.
+    /// This long after its freshness no entry can be served any more.
     pub(super) fn longest_staleness(&self) -> Duration {
         self.stale_while_revalidate.max(self.stale_if_error)
     }

@@ -10,11 +10,12 @@ use crate::cache::entry_size::{ALLOCATION_BYTES, BUFFER_BYTES, slot_bytes};
 use crate::memory::Reservation;
 use crate::scan::{self, Answer, Key};
 
-/// The first pause before the next background fetch after one that failed; it doubles with each failure up to [`LONGEST_PAUSE`].
+/// The pause after the first background refresh that failed; it doubles with each failure up to
+/// [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
-/// A stored answer and what is known about renewing it.
+/// A stored answer and the state of its refreshes.
 #[derive(Debug)]
 pub(super) struct Entry {
     answer: Answer,
@@ -24,18 +25,19 @@ pub(super) struct Entry {
     stored: Instant,
     ttl: Duration,
     weight: u32,
-    /// Found out once, not for every hit.
+    /// Computed once instead of for every hit.
     may_link: bool,
-    renewal: Renewal,
+    refresh_state: RefreshState,
 }
 
 impl Entry {
-    /// An answer that was given at `stored`, by the host or by a cache in front of it, and whose body has a buffer of its own: a slice of a
-    /// read buffer would keep the whole buffer alive, unseen by the memory bound.
+    /// An answer that was made at `stored`, by the host or by a cache in front of it. The body gets
+    /// a buffer of its own: a slice of a read buffer would keep the whole buffer alive, which the
+    /// memory bound would not see.
     pub(super) fn at(key: &Key, answer: &Answer, (asked, stored): (Instant, Instant), ttl: Duration) -> Self {
         let answer = answer.without_passing_fields();
         let may_link = scan::next_links(&answer.body).next().is_some();
-        // The entry itself, its fields with their texts, and its body.
+        // The entry itself, its header fields with their texts, and its body.
         let rounding = 2 * ALLOCATION_BYTES + 2 * BUFFER_BYTES;
         let own = size_of::<Self>() + answer.headers.bytes() + answer.body.len();
         let weight = slot_bytes(key) + own + rounding;
@@ -46,11 +48,12 @@ impl Entry {
             stored,
             ttl,
             weight: u32::try_from(weight).unwrap_or(u32::MAX),
-            renewal: Renewal::new(stored),
+            refresh_state: RefreshState::new(stored),
         }
     }
 
-    /// With what was reserved for its body, until nobody holds that any more.
+    /// Attaches the memory reservation of the body, which lasts until the last reader drops the
+    /// body.
     pub(super) fn with_memory(self, reservation: Reservation) -> Self {
         let Answer { status, headers, body } = self.answer;
         let body = reservation.hold(body);
@@ -64,7 +67,7 @@ impl Entry {
         &self.answer
     }
 
-    /// Whether the body may hold a link to a further page.
+    /// Whether the body may contain a link to a next page.
     pub(super) fn may_link(&self) -> bool {
         self.may_link
     }
@@ -77,16 +80,16 @@ impl Entry {
         self.weight
     }
 
-    pub(super) fn renewal(&self) -> &Renewal {
-        &self.renewal
+    pub(super) fn refresh_state(&self) -> &RefreshState {
+        &self.refresh_state
     }
 
-    /// Whether the answer was a refusal of the question, which is never served stale.
+    /// Whether the answer is an error about the request, which is never served stale.
     pub(super) fn is_negative(&self) -> bool {
         self.answer.status != StatusCode::OK
     }
 
-    /// When it becomes stale.
+    /// When the entry becomes stale.
     pub(super) fn fresh_until(&self) -> Instant {
         self.stored + self.ttl
     }
@@ -99,7 +102,7 @@ impl Entry {
     }
 }
 
-/// How old an entry is, against how long it is fresh.
+/// How old an entry is, and how long it is fresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Age {
     pub(super) age: Duration,
@@ -107,17 +110,18 @@ pub(super) struct Age {
 }
 
 impl Age {
-    /// How much longer it is fresh; `None` once it is stale.
+    /// How much longer the entry is fresh; `None` once it is stale.
     pub(super) fn remaining(self) -> Option<Duration> {
         self.ttl.checked_sub(self.age).filter(|left| !left.is_zero())
     }
 
-    /// For how long it has been stale.
+    /// How long the entry has been stale.
     pub(super) fn staleness(self) -> Duration {
         self.age.saturating_sub(self.ttl)
     }
 
-    /// The `ttl` of `Cache-Status`: whole seconds, rounded down, so that a stale entry never shows 0.
+    /// The `ttl` of `Cache-Status`: whole seconds, rounded down, so that a stale entry never shows
+    /// 0.
     pub(super) fn ttl_seconds(self) -> i64 {
         let whole = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
         match self.remaining() {
@@ -127,16 +131,18 @@ impl Age {
     }
 }
 
-/// Who may try to renew an entry, and when: one at a time, and after failures not before a pause.
+/// Whether an entry may be refreshed: one refresh at a time, and after a failure not before a
+/// pause.
 #[derive(Debug)]
-pub(super) struct Renewal {
+pub(super) struct RefreshState {
     origin: Instant,
-    /// Milliseconds after `origin` before which no attempt is made; `u64::MAX` while one is under way.
+    /// Milliseconds after `origin` before which no refresh starts; `u64::MAX` while one is under
+    /// way.
     not_before_ms: AtomicU64,
     failures: AtomicU32,
 }
 
-impl Renewal {
+impl RefreshState {
     const UNDER_WAY: u64 = u64::MAX;
 
     fn new(now: Instant) -> Self {
@@ -147,18 +153,19 @@ impl Renewal {
         }
     }
 
-    /// Whether the last attempt failed: then a stale answer is as good as it gets, and nobody has to wait for the next attempt.
+    /// Whether the last refresh failed. Then a stale answer is the best there is, and no request
+    /// has to wait for the next refresh.
     pub(super) fn is_failing(&self) -> bool {
         self.failures.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether an attempt may be made: nobody makes one, and the pause after the last is over.
+    /// Whether a refresh may start: none is under way, and the pause after the last one is over.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         let at = self.not_before_ms.load(Ordering::Relaxed);
         at != Self::UNDER_WAY && at <= self.millis(now)
     }
 
-    /// Takes the right to try; `false` when somebody else has it, or the pause is not over.
+    /// Starts a refresh; `false` when one is under way, or the pause is not over.
     pub(super) fn begin(&self, now: Instant) -> bool {
         let at = self.not_before_ms.load(Ordering::Relaxed);
         at != Self::UNDER_WAY
@@ -169,13 +176,13 @@ impl Renewal {
                 .is_ok()
     }
 
-    /// Gives the right back unused.
+    /// Ends a refresh without a result.
     pub(super) fn cancel(&self, now: Instant) {
         self.not_before_ms.store(self.millis(now), Ordering::Relaxed);
     }
 
-    /// Notes that no new answer could be had. `spread`, 0 to 1, stretches the pause, so that entries that failed together do not all come
-    /// back together.
+    /// Records that a refresh failed. `spread`, from 0 to 1, lengthens the pause, so that entries
+    /// that failed together are not all tried again together.
     pub(super) fn fail(&self, now: Instant, spread: f64) {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed).min(16);
         let pause = FIRST_PAUSE.saturating_mul(1 << failures).min(LONGEST_PAUSE);
@@ -209,19 +216,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_renewal_at_a_time_and_pauses_that_grow() {
-        let renewal = Renewal::new(Instant::now());
-        assert!(renewal.begin(Instant::now()));
-        assert!(!renewal.begin(Instant::now()));
+    async fn one_refresh_at_a_time_and_pauses_that_grow() {
+        let refresh_state = RefreshState::new(Instant::now());
+        assert!(refresh_state.begin(Instant::now()));
+        assert!(!refresh_state.begin(Instant::now()));
         for pause in [5, 10, 20, 40, 60, 60] {
-            renewal.fail(Instant::now(), 0.0);
-            assert!(renewal.is_failing());
+            refresh_state.fail(Instant::now(), 0.0);
+            assert!(refresh_state.is_failing());
             tokio::time::advance(Duration::from_millis(pause * 1000 - 1)).await;
-            assert!(!renewal.begin(Instant::now()));
+            assert!(!refresh_state.begin(Instant::now()));
             tokio::time::advance(Duration::from_millis(1)).await;
-            assert!(renewal.begin(Instant::now()));
+            assert!(refresh_state.begin(Instant::now()));
         }
-        renewal.cancel(Instant::now());
-        assert!(renewal.begin(Instant::now()));
+        refresh_state.cancel(Instant::now());
+        assert!(refresh_state.begin(Instant::now()));
     }
 }

@@ -1,4 +1,4 @@
-//! The rows of one id, kept apart from the answer that they came with.
+//! Fragments: the rows of one id, stored apart from the answer that they came with.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,11 +12,12 @@ use crate::cache::entry_size::{ALLOCATION_BYTES, BUFFER_BYTES, slot_bytes};
 use crate::cache::metrics::Prefetched;
 use crate::scan::{Answer, Fields, Key, Layout, Request, Rows};
 
-/// The rows of one id in one answer. An id without rows has a piece too: that there are none is what the upstream said.
+/// The rows of one id in one answer. An id without rows has a fragment too, because the upstream
+/// said that there are none.
 #[derive(Debug)]
 pub(super) struct Fragment {
     source: Arc<Origin>,
-    /// For how long it is fresh after its answer came.
+    /// How long it is fresh after its answer came.
     ttl: Duration,
     /// The rows, one after the other.
     text: Box<[u8]>,
@@ -24,7 +25,7 @@ pub(super) struct Fragment {
     prefetched: Option<Box<Unused>>,
 }
 
-/// Counts, in the end, whether rows that nobody waited for were of use.
+/// Counts on drop whether prefetched rows were used.
 #[derive(Debug)]
 struct Unused {
     counters: Prefetched,
@@ -39,32 +40,32 @@ impl Drop for Unused {
     }
 }
 
-/// An answer that was cut into pieces.
+/// The answer that was cut into fragments.
 #[derive(Debug)]
 pub(super) struct Origin {
     number: u64,
     pub(super) asked: Instant,
     pub(super) stored: Instant,
     pub(super) headers: Fields,
-    /// What stands around the rows, brackets included.
+    /// The text before the rows, with the opening bracket, and the one after them.
     pub(super) before: Bytes,
     pub(super) after: Bytes,
-    /// What stands between them; `None` when that is nothing but a comma, or is not known because there are no rows, or one without space
-    /// around it.
+    /// The text between rows. `None` when it is a comma without space, or is unknown because the
+    /// answer has at most one row without space around it.
     pub(super) spacing: Option<Box<Spacing>>,
 }
 
-/// How the rows of an answer are set apart.
+/// The white space around and between the rows of an answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Spacing {
     pub(super) before: Box<[u8]>,
-    /// `None` when there is one row only.
+    /// `None` when there is only one row.
     pub(super) between: Option<Box<[u8]>>,
     pub(super) after: Box<[u8]>,
 }
 
 impl Spacing {
-    /// `None` for nothing but commas.
+    /// `None` when there are only commas.
     fn of(layout: Layout<'_>) -> Option<Box<Self>> {
         let is_compact =
             layout.before.is_empty() && layout.after.is_empty() && layout.between.is_none_or(|between| between == b",");
@@ -82,28 +83,29 @@ impl Spacing {
     }
 }
 
-/// A row's place in its piece, and in its answer. Small, because there is one for every row in the cache: answers are far shorter than
-/// 4 GiB.
+/// A row's place in its fragment and in its answer. It is kept small, because there is one for
+/// every row in the cache; answers are far shorter than 4 GiB.
 #[derive(Debug)]
 struct Row {
     position: u32,
     end: u32,
-    /// Where its time begins and ends, from the row's beginning; the same twice when it has none.
+    /// Where its time begins and ends, from the beginning of the row; both are the same when it has
+    /// none.
     time: (u32, u32),
 }
 
-/// A row, as it is put together with others.
+/// A row that is being joined with others.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RowRef<'a> {
-    /// Which answer it came with, and where it stood there.
+    /// Its answer, and its position there.
     pub(super) at: (u64, usize),
     pub(super) time: Option<&'a [u8]>,
     pub(super) text: &'a [u8],
 }
 
 impl Fragment {
-    /// Cuts an answer to `request` into one piece for each id, in the order of the ids, each fresh for as long as its place in `ttls` says.
-    /// Nothing of the answer's own buffer is kept.
+    /// Cuts an answer to `request` into one fragment for each id, in the order of the ids, each
+    /// with its own freshness from `ttls`. The fragments keep nothing of the answer's own buffer.
     pub(super) fn cut(
         request: &Request,
         answer: &Answer,
@@ -143,7 +145,7 @@ impl Fragment {
         parts.into_iter().zip(ttls).map(fragment).collect()
     }
 
-    /// The same, counted as one that nobody waited for.
+    /// Marks the fragment as prefetched.
     pub(super) fn prefetched(self, counters: Prefetched) -> Self {
         let used = AtomicBool::new(false);
         Self {
@@ -152,7 +154,7 @@ impl Fragment {
         }
     }
 
-    /// It is part of an answer.
+    /// Records that an answer used the fragment.
     pub(super) fn is_used(&self) {
         if let Some(unused) = &self.prefetched
             && !unused.used.swap(true, Ordering::Relaxed)
@@ -161,7 +163,7 @@ impl Fragment {
         }
     }
 
-    pub(super) fn source(&self) -> &Arc<Origin> {
+    pub(super) fn origin(&self) -> &Arc<Origin> {
         &self.source
     }
 
@@ -196,14 +198,16 @@ impl Fragment {
         })
     }
 
-    /// What it takes in memory under its key. The source is counted with each of its pieces, as each may be the last one left.
+    /// The memory that it takes under its key. The origin is counted with each of its fragments,
+    /// because each may be the last one left.
     pub(super) fn weight(&self, key: &Key) -> u32 {
         let spacing = self.source.spacing.as_ref();
         let spacing = spacing.map_or(0, |spacing| size_of::<Spacing>() + spacing.len() + 4 * ALLOCATION_BYTES);
         let around = self.source.before.len() + self.source.after.len() + spacing;
         let source = size_of::<Origin>() + self.source.headers.bytes() + around;
         let own = size_of::<Self>() + self.text.len() + size_of_val(&*self.rows);
-        // Piece, text and rows; source, its fields and their texts, and what is before and after.
+        // Fragment, text and rows; origin, its header fields and their texts, and the text before
+        // and after the rows.
         let rounding = 3 * ALLOCATION_BYTES + 5 * BUFFER_BYTES;
         u32::try_from(slot_bytes(key) + source + own + rounding).unwrap_or(u32::MAX)
     }

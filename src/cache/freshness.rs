@@ -1,82 +1,84 @@
-//! May this entry answer this caller? Pure.
+//! Decides whether an entry may answer a request: RFC 9111's freshness, and RFC 5861's
+//! stale-while-revalidate and stale-if-error. All functions are pure.
 
 use crate::cache::Config;
 use crate::cache::entry::Age;
-use crate::caller::Freshness;
-use crate::scan::Forward;
+use crate::caller::CacheDirectives;
+use crate::scan::ForwardReason;
 
-/// What a stored answer is good for.
+/// What a stored answer may be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// Serve it.
+pub(super) enum Evaluation {
+    /// It is served.
     Fresh,
-    /// Serve it, and renew it if there is quota to spare.
-    Stale(Reason),
-    /// Ask, and serve it only if no better answer can be had.
-    InReserve(Forward),
-    /// Ask.
-    Unusable(Forward),
+    /// It is served, and refreshed if there is spare quota.
+    Stale(StaleReason),
+    /// A new answer is fetched; the stored one is served only if that fails.
+    StaleIfError(ForwardReason),
+    /// A new answer is fetched.
+    Unusable(ForwardReason),
 }
 
 /// Why a stale answer may be served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reason {
-    /// The caller said `max-stale`.
-    Wanted,
+pub(super) enum StaleReason {
+    /// The caller sent `max-stale`.
+    Requested,
     /// It is within `stale_while_revalidate`.
     WhileRevalidating,
-    /// It is within `stale_if_error`, and the last attempt to renew it failed.
+    /// It is within `stale_if_error`, and the last refresh failed.
     IfError,
 }
 
-impl Reason {
+impl StaleReason {
     /// The `detail` of `Cache-Status`.
     pub(super) fn detail(self) -> Option<&'static str> {
         match self {
-            Self::Wanted => None,
+            Self::Requested => None,
             Self::WhileRevalidating => Some("swr"),
             Self::IfError => Some("stale-if-error"),
         }
     }
 }
 
-/// Whether the last attempt to renew an entry failed.
+/// Whether the last refresh of an entry failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Health {
+pub(super) enum RefreshHealth {
     Good,
     Failing,
 }
 
-/// The verdict on an entry of this age.
-pub(super) fn evaluate(config: &Config, wanted: &Freshness, age: Age, health: Health) -> Verdict {
+/// Evaluates an entry of this age.
+pub(super) fn evaluate(config: &Config, directives: &CacheDirectives, age: Age, health: RefreshHealth) -> Evaluation {
     let remaining = age.remaining();
     // RFC 9211 §2.2: `request` when a fresh answer was there but the request did not allow it.
     let forward = if remaining.is_some() {
-        Forward::Request
+        ForwardReason::Request
     } else {
-        Forward::Stale
+        ForwardReason::Stale
     };
-    let too_old = wanted.max_age.is_some_and(|limit| age.age > limit);
-    if wanted.no_cache || too_old {
-        return Verdict::Unusable(forward);
+    let too_old = directives.max_age.is_some_and(|limit| age.age > limit);
+    if directives.no_cache || too_old {
+        return Evaluation::Unusable(forward);
     }
     if let Some(remaining) = remaining {
-        return match wanted.min_fresh {
-            Some(least) if remaining < least => Verdict::Unusable(forward),
-            _ => Verdict::Fresh,
+        return match directives.min_fresh {
+            Some(least) if remaining < least => Evaluation::Unusable(forward),
+            _ => Evaluation::Fresh,
         };
     }
     let staleness = age.staleness();
-    match wanted.max_stale {
-        // RFC 9111 §5.2.1: a caller who states an age or a remaining freshness does not want stale answers unless `max-stale` says so.
-        None if wanted.max_age.is_some() => Verdict::Unusable(forward),
-        _ if wanted.min_fresh.is_some_and(|least| !least.is_zero()) => Verdict::Unusable(forward),
-        Some(limit) if staleness <= limit => Verdict::Stale(Reason::Wanted),
-        Some(_) => Verdict::Unusable(forward),
-        None if staleness <= config.stale_while_revalidate => Verdict::Stale(Reason::WhileRevalidating),
-        None if staleness > config.stale_if_error => Verdict::Unusable(forward),
-        None if health == Health::Failing => Verdict::Stale(Reason::IfError),
-        None => Verdict::InReserve(forward),
+    match directives.max_stale {
+        // RFC 9111 §5.2.1: a caller that asks for a maximum age or a minimum freshness wants no
+        // stale answer, unless `max-stale` allows it.
+        None if directives.max_age.is_some() => Evaluation::Unusable(forward),
+        _ if directives.min_fresh.is_some_and(|least| !least.is_zero()) => Evaluation::Unusable(forward),
+        Some(limit) if staleness <= limit => Evaluation::Stale(StaleReason::Requested),
+        Some(_) => Evaluation::Unusable(forward),
+        None if staleness <= config.stale_while_revalidate => Evaluation::Stale(StaleReason::WhileRevalidating),
+        None if staleness > config.stale_if_error => Evaluation::Unusable(forward),
+        None if health == RefreshHealth::Failing => Evaluation::Stale(StaleReason::IfError),
+        None => Evaluation::StaleIfError(forward),
     }
 }
 
@@ -95,65 +97,65 @@ mod tests {
         max_held: 2 << 20,
     };
 
-    fn at(seconds: u64, wanted: Freshness) -> Verdict {
+    fn at(seconds: u64, directives: CacheDirectives) -> Evaluation {
         let age = Age {
             age: Duration::from_secs(seconds),
             ttl: CONFIG.ttl,
         };
-        evaluate(&CONFIG, &wanted, age, Health::Good)
+        evaluate(&CONFIG, &directives, age, RefreshHealth::Good)
     }
 
     #[test]
-    fn an_entry_goes_from_fresh_to_stale_to_reserve_to_nothing() {
-        let any = Freshness::default();
-        assert_eq!(at(29, any), Verdict::Fresh);
-        assert_eq!(at(30, any), Verdict::Stale(Reason::WhileRevalidating));
-        assert_eq!(at(90, any), Verdict::Stale(Reason::WhileRevalidating));
-        assert_eq!(at(91, any), Verdict::InReserve(Forward::Stale));
-        assert_eq!(at(630, any), Verdict::InReserve(Forward::Stale));
-        assert_eq!(at(631, any), Verdict::Unusable(Forward::Stale));
+    fn an_entry_goes_from_fresh_to_stale_to_stale_if_error_to_unusable() {
+        let any = CacheDirectives::default();
+        assert_eq!(at(29, any), Evaluation::Fresh);
+        assert_eq!(at(30, any), Evaluation::Stale(StaleReason::WhileRevalidating));
+        assert_eq!(at(90, any), Evaluation::Stale(StaleReason::WhileRevalidating));
+        assert_eq!(at(91, any), Evaluation::StaleIfError(ForwardReason::Stale));
+        assert_eq!(at(630, any), Evaluation::StaleIfError(ForwardReason::Stale));
+        assert_eq!(at(631, any), Evaluation::Unusable(ForwardReason::Stale));
         let age = Age {
             age: Duration::from_secs(91),
             ttl: CONFIG.ttl,
         };
         assert_eq!(
-            evaluate(&CONFIG, &any, age, Health::Failing),
-            Verdict::Stale(Reason::IfError)
+            evaluate(&CONFIG, &any, age, RefreshHealth::Failing),
+            Evaluation::Stale(StaleReason::IfError)
         );
     }
 
     #[test]
-    fn the_callers_wishes_are_obeyed() {
-        let no_cache = Freshness {
+    fn the_callers_directives_are_obeyed() {
+        let no_cache = CacheDirectives {
             no_cache: true,
             max_stale: Some(Duration::from_secs(1000)),
-            ..Freshness::default()
+            ..CacheDirectives::default()
         };
-        assert_eq!(at(1, no_cache), Verdict::Unusable(Forward::Request));
-        assert_eq!(at(40, no_cache), Verdict::Unusable(Forward::Stale));
+        assert_eq!(at(1, no_cache), Evaluation::Unusable(ForwardReason::Request));
+        assert_eq!(at(40, no_cache), Evaluation::Unusable(ForwardReason::Stale));
 
-        let max_age = |n| Freshness {
+        let max_age = |n| CacheDirectives {
             max_age: Some(Duration::from_secs(n)),
-            ..Freshness::default()
+            ..CacheDirectives::default()
         };
-        assert_eq!(at(10, max_age(10)), Verdict::Fresh);
-        assert_eq!(at(11, max_age(10)), Verdict::Unusable(Forward::Request));
-        assert_eq!(at(40, max_age(100)), Verdict::Unusable(Forward::Stale));
+        assert_eq!(at(10, max_age(10)), Evaluation::Fresh);
+        assert_eq!(at(11, max_age(10)), Evaluation::Unusable(ForwardReason::Request));
+        assert_eq!(at(40, max_age(100)), Evaluation::Unusable(ForwardReason::Stale));
 
-        let min_fresh = |n| Freshness {
+        let min_fresh = |n| CacheDirectives {
             min_fresh: Some(Duration::from_secs(n)),
-            ..Freshness::default()
+            ..CacheDirectives::default()
         };
-        assert_eq!(at(20, min_fresh(10)), Verdict::Fresh);
-        assert_eq!(at(21, min_fresh(10)), Verdict::Unusable(Forward::Request));
-        assert_eq!(at(40, min_fresh(10)), Verdict::Unusable(Forward::Stale));
+        assert_eq!(at(20, min_fresh(10)), Evaluation::Fresh);
+        assert_eq!(at(21, min_fresh(10)), Evaluation::Unusable(ForwardReason::Request));
+        assert_eq!(at(40, min_fresh(10)), Evaluation::Unusable(ForwardReason::Stale));
 
-        let max_stale = |n| Freshness {
+        let max_stale = |n| CacheDirectives {
             max_stale: Some(Duration::from_secs(n)),
             max_age: Some(Duration::from_secs(1000)),
-            ..Freshness::default()
+            ..CacheDirectives::default()
         };
-        assert_eq!(at(40, max_stale(10)), Verdict::Stale(Reason::Wanted));
-        assert_eq!(at(41, max_stale(10)), Verdict::Unusable(Forward::Stale));
+        assert_eq!(at(40, max_stale(10)), Evaluation::Stale(StaleReason::Requested));
+        assert_eq!(at(41, max_stale(10)), Evaluation::Unusable(ForwardReason::Stale));
     }
 }

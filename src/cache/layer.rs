@@ -1,4 +1,4 @@
-//! The cache in front of a service.
+//! The tower layer and service of the cache.
 
 use std::fmt;
 use std::future::{Ready, ready};
@@ -14,21 +14,21 @@ use tower::{Service, ServiceExt as _};
 use crate::BoxError;
 use crate::cache::assembly::Assembled;
 use crate::cache::entry::{Age, Entry};
-use crate::cache::freshness::{Health, Reason, Verdict, evaluate};
-use crate::cache::metrics::Handling;
-use crate::cache::partial_hit::Parts;
-use crate::cache::refresh_queue::Wanted;
+use crate::cache::freshness::{Evaluation, RefreshHealth, StaleReason, evaluate};
+use crate::cache::metrics::Lookup;
+use crate::cache::partial_hit::PartialHit;
+use crate::cache::refresh_queue::RefreshQueue;
 use crate::cache::{Cache, NotCached};
-use crate::caller::{Caller, Freshness, Urgency};
-use crate::scan::{Call, Endpoint, Forward, Outcome, Payer, Request, ResponseKind, Served, Status};
+use crate::caller::{CacheDirectives, Caller, Urgency};
+use crate::scan::{Call, Endpoint, ForwardReason, Outcome, Payer, Request, ResponseKind, ServedResponse, Status};
 use crate::task::Tasks;
 
-/// Whether there is quota that nobody will miss, for calls that are paid for so: only then is a stale entry renewed in the
-/// background.
+/// Whether a payer has quota to spare. Only then are stale entries refreshed in the background.
 pub type HasSpareQuota = Arc<dyn Fn(Payer) -> bool + Send + Sync>;
 
-/// How long a background fetch may wait for its slot. It is made from surplus, so it should not wait at all.
-const RENEWAL_WAIT: Duration = Duration::from_secs(1);
+/// How long a background refresh may wait for its slot. It is made from spare quota, so it should
+/// not have to wait at all.
+const REFRESH_WAIT: Duration = Duration::from_secs(1);
 
 /// Puts a [`Cache`] in front of a service.
 #[derive(Clone)]
@@ -39,22 +39,24 @@ pub struct Layer {
 struct Shared {
     cache: Arc<Cache>,
     tasks: Tasks,
-    surplus: HasSpareQuota,
-    wanted: Wanted,
+    has_spare_quota: HasSpareQuota,
+    refresh_queue: RefreshQueue,
 }
 
 impl Layer {
-    /// A layer over `cache`. Background fetches run as `tasks`, and only while `surplus` says so.
+    /// A layer over `cache`. Background refreshes run as `tasks`, and only while `has_spare_quota`
+    /// allows it.
     ///
-    /// The service below has to give its answers to the same cache, through [`scan::Keep`](crate::scan::Keep).
+    /// The service below has to give its answers to the same cache, through
+    /// [`scan::CacheSink`](crate::scan::CacheSink).
     #[must_use]
-    pub fn new(cache: Arc<Cache>, tasks: Tasks, surplus: HasSpareQuota) -> Self {
+    pub fn new(cache: Arc<Cache>, tasks: Tasks, has_spare_quota: HasSpareQuota) -> Self {
         Self {
             shared: Arc::new(Shared {
                 cache,
                 tasks,
-                surplus,
-                wanted: Wanted::default(),
+                has_spare_quota,
+                refresh_queue: RefreshQueue::default(),
             }),
         }
     }
@@ -69,26 +71,26 @@ impl fmt::Debug for Layer {
 }
 
 impl<S> tower::Layer<S> for Layer {
-    type Service = Front<S>;
+    type Service = CacheService<S>;
 
-    fn layer(&self, inner: S) -> Front<S> {
-        Front {
+    fn layer(&self, inner: S) -> CacheService<S> {
+        CacheService {
             shared: Arc::clone(&self.shared),
             inner,
         }
     }
 }
 
-/// Answers from the cache, or asks the service below. It is always ready.
+/// Answers from the cache, or calls the service below. It is always ready.
 ///
-/// A hit is a finished future: it is not boxed and never waits.
+/// A hit is a ready future: it is not boxed and never waits.
 #[derive(Clone)]
-pub struct Front<S> {
+pub struct CacheService<S> {
     shared: Arc<Shared>,
     inner: S,
 }
 
-impl<S> fmt::Debug for Front<S> {
+impl<S> fmt::Debug for CacheService<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Front")
             .field("cache", &self.shared.cache)
@@ -96,14 +98,14 @@ impl<S> fmt::Debug for Front<S> {
     }
 }
 
-impl<S> Service<Call> for Front<S>
+impl<S> Service<Call> for CacheService<S>
 where
-    S: Service<Call, Response = Served, Error = BoxError> + Clone + Send + 'static,
+    S: Service<Call, Response = ServedResponse, Error = BoxError> + Clone + Send + 'static,
     S::Future: Send,
 {
-    type Response = Served;
+    type Response = ServedResponse;
     type Error = BoxError;
-    type Future = Either<Ready<Result<Served, BoxError>>, BoxFuture<'static, Result<Served, BoxError>>>;
+    type Future = Either<Ready<Result<ServedResponse, BoxError>>, BoxFuture<'static, Result<ServedResponse, BoxError>>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
@@ -112,145 +114,154 @@ where
     fn call(&mut self, call: Call) -> Self::Future {
         let cache = &self.shared.cache;
         if cache.is_off() {
-            return self.forward(call, Forward::Bypass, None, None);
+            return self.forward(call, ForwardReason::Bypass, None, None);
         }
         let now = Instant::now();
-        let wanted = &call.caller.freshness;
-        cache.note(&call.request, now);
+        let directives = &call.caller.cache_directives;
+        cache.record_popularity(&call.request, now);
         let found = cache.find(call.request.key(), now);
-        let verdict = found.as_ref().map(|entry| {
-            let health = if entry.renewal().is_failing() {
-                Health::Failing
+        let evaluation = found.as_ref().map(|entry| {
+            let health = if entry.refresh_state().is_failing() {
+                RefreshHealth::Failing
             } else {
-                Health::Good
+                RefreshHealth::Good
             };
-            evaluate(cache.config(), wanted, entry.age(now), health)
+            evaluate(cache.config(), directives, entry.age(now), health)
         });
-        if let (Some(entry), Some(Verdict::Fresh)) = (&found, verdict) {
-            cache.count(Handling::Hit);
+        if let (Some(entry), Some(Evaluation::Fresh)) = (&found, evaluation) {
+            cache.count(Lookup::Hit);
             return Either::Left(ready(Ok(serve(entry, now, Outcome::Hit, None))));
         }
-        if let Some((answer, list)) = cache.entity_in_list(&call.request, wanted, now) {
-            cache.count(Handling::Hit);
+        if let Some((answer, list)) = cache.entity_in_list(&call.request, directives, now) {
+            cache.count(Lookup::Hit);
             let served = serve(&list, now, Outcome::Hit, Some("list"));
-            return Either::Left(ready(Ok(Served { answer, ..served })));
+            return Either::Left(ready(Ok(ServedResponse { answer, ..served })));
         }
-        let parts = Parts::find(cache, &call.request, wanted, now);
-        if let Some(assembly) = parts.as_ref().and_then(Parts::whole) {
-            cache.count(Handling::Hit);
-            if !wanted.no_store {
-                cache.keep_assembled(&call.request, &assembly);
+        let partial_hit = PartialHit::find(cache, &call.request, directives, now);
+        if let Some(assembly) = partial_hit.as_ref().and_then(PartialHit::whole) {
+            cache.count(Lookup::Hit);
+            if !directives.no_store {
+                cache.insert_assembled(&call.request, &assembly);
             }
             return Either::Left(ready(Ok(assembled(assembly, now))));
         }
-        match (found, verdict) {
-            (Some(entry), Some(Verdict::Stale(reason))) => {
-                cache.count(Handling::Stale);
+        match (found, evaluation) {
+            (Some(entry), Some(Evaluation::Stale(reason))) => {
+                cache.count(Lookup::Stale);
                 let served = serve(&entry, now, Outcome::Stale, reason.detail());
-                self.renew(&call, &entry, now);
+                self.refresh(&call, &entry, now);
                 Either::Left(ready(Ok(served)))
             }
-            (Some(entry), Some(Verdict::InReserve(forward))) => self.forward(call, forward, parts, Some(entry)),
-            (_, Some(Verdict::Unusable(forward))) => self.forward(call, forward, parts, None),
-            _ => self.forward(call, Forward::Miss, parts, None),
+            (Some(entry), Some(Evaluation::StaleIfError(forward))) => {
+                self.forward(call, forward, partial_hit, Some(entry))
+            }
+            (_, Some(Evaluation::Unusable(forward))) => self.forward(call, forward, partial_hit, None),
+            _ => self.forward(call, ForwardReason::Miss, partial_hit, None),
         }
     }
 }
 
-impl<S> Front<S>
+impl<S> CacheService<S>
 where
-    S: Service<Call, Response = Served, Error = BoxError> + Clone + Send + 'static,
+    S: Service<Call, Response = ServedResponse, Error = BoxError> + Clone + Send + 'static,
     S::Future: Send,
 {
     fn forward(
         &self,
         call: Call,
-        forward: Forward,
-        parts: Option<Parts>,
-        reserve: Option<Arc<Entry>>,
+        forward: ForwardReason,
+        partial_hit: Option<PartialHit>,
+        fallback: Option<Arc<Entry>>,
     ) -> <Self as Service<Call>>::Future {
         let cache = &self.shared.cache;
-        if call.caller.freshness.only_if_cached {
-            cache.count(Handling::NotCached);
+        if call.caller.cache_directives.only_if_cached {
+            cache.count(Lookup::NotCached);
             return Either::Left(ready(Err(NotCached.into())));
         }
-        let partial = parts.and_then(|parts| parts.missing().map(|missing| (parts, missing)));
+        let partial = partial_hit.and_then(|partial_hit| partial_hit.missing().map(|missing| (partial_hit, missing)));
         cache.count(match forward {
-            _ if partial.is_some() => Handling::Partial,
-            Forward::Miss => Handling::Miss,
-            Forward::Stale => Handling::Expired,
-            Forward::Request => Handling::Request,
-            Forward::Partial => Handling::Partial,
-            Forward::Bypass => Handling::Bypass,
+            _ if partial.is_some() => Lookup::Partial,
+            ForwardReason::Miss => Lookup::Miss,
+            ForwardReason::Stale => Lookup::Expired,
+            ForwardReason::Request => Lookup::Request,
+            ForwardReason::Partial => Lookup::Partial,
+            ForwardReason::Bypass => Lookup::Bypass,
         });
         let (inner, endpoint) = (self.inner.clone(), call.request.endpoint());
         let asked = match partial {
-            Some((parts, missing)) => ask_for_missing(inner, call, forward, parts, missing, Arc::clone(cache)).boxed(),
+            Some((partial_hit, missing)) => {
+                ask_for_missing(inner, call, forward, partial_hit, missing, Arc::clone(cache)).boxed()
+            }
             None => ask(inner, call, forward).boxed(),
         };
-        Either::Right(match reserve {
-            Some(entry) => self.with_reserve(endpoint, asked, entry).boxed(),
+        Either::Right(match fallback {
+            Some(entry) => self.with_fallback(endpoint, asked, entry).boxed(),
             None => asked,
         })
     }
 
-    /// Falls back on a stale entry when no better answer can be had.
-    fn with_reserve(
+    /// Serves a stale entry when no better answer can be fetched.
+    fn with_fallback(
         &self,
         endpoint: Endpoint,
-        asked: BoxFuture<'static, Result<Served, BoxError>>,
+        asked: BoxFuture<'static, Result<ServedResponse, BoxError>>,
         entry: Arc<Entry>,
-    ) -> impl Future<Output = Result<Served, BoxError>> + Send + use<S> {
+    ) -> impl Future<Output = Result<ServedResponse, BoxError>> + Send + use<S> {
         let shared = Arc::clone(&self.shared);
-        let attempt = RefreshGuard::begin(&entry, Instant::now());
+        let guard = RefreshGuard::begin(&entry, Instant::now());
         async move {
             let result = asked.await;
             let now = Instant::now();
             let failed = has_failed(endpoint, &result);
-            if let Some(attempt) = attempt {
-                attempt.finish(failed, now);
+            if let Some(guard) = guard {
+                guard.finish(failed, now);
             }
             if failed && entry.age(now).staleness() <= shared.cache.config().stale_if_error {
                 if let Err(error) = &result {
                     tracing::debug!(%error, "a stale answer stands in for one that could not be had");
                 }
-                shared.cache.count(Handling::Stale);
-                return Ok(serve(&entry, now, Outcome::Stale, Reason::IfError.detail()));
+                shared.cache.count(Lookup::Stale);
+                return Ok(serve(&entry, now, Outcome::Stale, StaleReason::IfError.detail()));
             }
             result
         }
     }
 
-    /// If there is quota to spare, fetches a new answer in the background: to this question, or to one that has waited for longer.
-    fn renew(&self, call: &Call, entry: &Arc<Entry>, now: Instant) {
-        let Shared { wanted, surplus, .. } = &*self.shared;
-        if entry.renewal().is_due(now) {
-            wanted.note(call, entry.fresh_until());
+    /// If there is spare quota, fetches a new answer in the background: for this request, or for
+    /// one whose answer has been stale for longer.
+    fn refresh(&self, call: &Call, entry: &Arc<Entry>, now: Instant) {
+        let Shared {
+            refresh_queue,
+            has_spare_quota,
+            ..
+        } = &*self.shared;
+        if entry.refresh_state().is_due(now) {
+            refresh_queue.push(call, entry.fresh_until());
         }
         let payer = call.request.payer();
-        if !surplus(payer) {
+        if !has_spare_quota(payer) {
             return;
         }
-        while let Some(call) = wanted.next(payer) {
-            // It may have been renewed, or dropped, since it was wanted.
+        while let Some(call) = refresh_queue.pop_stalest(payer) {
+            // The entry may have been refreshed or removed since it was queued.
             let stale = |entry: &Arc<Entry>| entry.age(now).remaining().is_none();
             if let Some(entry) = self.shared.cache.find(call.request.key(), now).filter(stale)
-                && let Some(attempt) = RefreshGuard::begin(&entry, now)
+                && let Some(guard) = RefreshGuard::begin(&entry, now)
             {
-                self.fetch(&call, attempt, now);
+                self.fetch(&call, guard, now);
                 return;
             }
         }
     }
 
-    fn fetch(&self, call: &Call, attempt: RefreshGuard, now: Instant) {
+    fn fetch(&self, call: &Call, guard: RefreshGuard, now: Instant) {
         let call = Call {
             request: Arc::clone(&call.request),
             caller: Arc::new(Caller {
                 urgency: Urgency::LAST,
-                deadline: now + RENEWAL_WAIT,
+                deadline: now + REFRESH_WAIT,
                 wait: None,
-                freshness: Freshness::default(),
+                cache_directives: CacheDirectives::default(),
                 ..Caller::clone(&call.caller)
             }),
         };
@@ -261,12 +272,12 @@ where
             if let Err(error) = &result {
                 tracing::debug!(%error, "a stale entry could not be renewed");
             }
-            attempt.finish(has_failed(endpoint, &result), Instant::now());
+            guard.finish(has_failed(endpoint, &result), Instant::now());
         });
     }
 }
 
-/// The right to renew an entry. Dropped without a result, it goes back.
+/// A refresh under way. Dropping it without a result allows the next one.
 struct RefreshGuard {
     entry: Arc<Entry>,
     finished: bool,
@@ -274,7 +285,7 @@ struct RefreshGuard {
 
 impl RefreshGuard {
     fn begin(entry: &Arc<Entry>, now: Instant) -> Option<Self> {
-        entry.renewal().begin(now).then(|| Self {
+        entry.refresh_state().begin(now).then(|| Self {
             entry: Arc::clone(entry),
             finished: false,
         })
@@ -282,72 +293,75 @@ impl RefreshGuard {
 
     fn finish(mut self, failed: bool, now: Instant) {
         if failed {
-            self.entry.renewal().fail(now, rand::random());
+            self.entry.refresh_state().fail(now, rand::random());
             self.finished = true;
         }
-        // A good answer has taken the entry's place; if it was not kept, the next renewal may try again.
+        // A good answer has replaced the entry. If it was not stored, the next refresh may try
+        // again.
     }
 }
 
 impl Drop for RefreshGuard {
     fn drop(&mut self) {
         if !self.finished {
-            self.entry.renewal().cancel(Instant::now());
+            self.entry.refresh_state().cancel(Instant::now());
         }
     }
 }
 
-fn has_failed(endpoint: Endpoint, result: &Result<Served, BoxError>) -> bool {
+fn has_failed(endpoint: Endpoint, result: &Result<ServedResponse, BoxError>) -> bool {
     match result {
         Ok(served) => !is_answer(endpoint, served),
         Err(_) => true,
     }
 }
 
-/// Whether what came is an answer of Defender's to the question. Only answers are stored: of those it is known already.
-fn is_answer(endpoint: Endpoint, served: &Served) -> bool {
+/// Whether a response is Defender's answer to the request. Stored responses are known to be
+/// answers.
+fn is_answer(endpoint: Endpoint, served: &ServedResponse) -> bool {
     served.status.stored || served.outcome == Outcome::Hit || ResponseKind::of(endpoint, &served.answer).is_answer()
 }
 
-async fn ask<S>(inner: S, call: Call, forward: Forward) -> Result<Served, BoxError>
+async fn ask<S>(inner: S, call: Call, forward: ForwardReason) -> Result<ServedResponse, BoxError>
 where
-    S: Service<Call, Response = Served, Error = BoxError>,
+    S: Service<Call, Response = ServedResponse, Error = BoxError>,
 {
     let mut served = inner.oneshot(call).await?;
-    // What was found below us was a hit all the same.
+    // An answer from the shared cache counts as a hit there.
     if served.outcome != Outcome::Hit {
         served.status.forward = Some(forward);
     }
     Ok(served)
 }
 
-/// Asks for the ids that are missing and puts the answer together; asks for all of them when that is not certain to be right.
+/// Fetches the missing ids and joins the answer; fetches all of them when the joined answer would
+/// not be certain to be right.
 async fn ask_for_missing<S>(
     inner: S,
     call: Call,
-    forward: Forward,
-    parts: Parts,
+    forward: ForwardReason,
+    partial_hit: PartialHit,
     missing: Request,
     cache: Arc<Cache>,
-) -> Result<Served, BoxError>
+) -> Result<ServedResponse, BoxError>
 where
-    S: Service<Call, Response = Served, Error = BoxError> + Clone,
+    S: Service<Call, Response = ServedResponse, Error = BoxError> + Clone,
 {
     let missing = Arc::new(missing);
     let part = Call {
         request: Arc::clone(&missing),
         caller: Arc::clone(&call.caller),
     };
-    let rest = ask(inner.clone(), part, Forward::Partial).await?;
+    let rest = ask(inner.clone(), part, ForwardReason::Partial).await?;
     if !is_answer(missing.endpoint(), &rest) {
-        // It would not be better for more ids.
+        // An error or a refusal would be the same for more ids.
         return Ok(rest);
     }
-    match parts.with(&missing, &rest, &cache) {
+    match partial_hit.with(&missing, &rest, &cache) {
         Ok(assembly) => {
             let now = Instant::now();
             let whole = assembled(assembly, now);
-            Ok(Served {
+            Ok(ServedResponse {
                 may_link: whole.may_link,
                 answer: whole.answer,
                 age: whole.age,
@@ -365,12 +379,12 @@ where
     }
 }
 
-fn assembled(assembly: Assembled, now: Instant) -> Served {
+fn assembled(assembly: Assembled, now: Instant) -> ServedResponse {
     let age = Age {
         age: now.saturating_duration_since(assembly.stored),
         ttl: assembly.ttl,
     };
-    Served {
+    ServedResponse {
         may_link: true,
         answer: assembly.answer,
         outcome: Outcome::Hit,
@@ -383,9 +397,9 @@ fn assembled(assembly: Assembled, now: Instant) -> Served {
     }
 }
 
-fn serve(entry: &Entry, now: Instant, outcome: Outcome, detail: Option<&'static str>) -> Served {
+fn serve(entry: &Entry, now: Instant, outcome: Outcome, detail: Option<&'static str>) -> ServedResponse {
     let age = entry.age(now);
-    Served {
+    ServedResponse {
         may_link: entry.may_link(),
         answer: entry.answer().clone(),
         outcome,

@@ -1,4 +1,4 @@
-//! The entries, and what may become one.
+//! The entries of the cache, and what may be stored.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,49 +13,51 @@ use tokio::time::Instant;
 use crate::cache::assembly::Assembled;
 use crate::cache::entry::Entry;
 use crate::cache::fragment::Fragment;
-use crate::cache::freshness::{Health, Verdict, evaluate};
-use crate::cache::metrics::Handling;
+use crate::cache::freshness::{Evaluation, RefreshHealth, evaluate};
+use crate::cache::metrics::Lookup;
 use crate::cache::popularity::Popularity;
 use crate::cache::{Config, Metrics, Prefetch};
-use crate::caller::Freshness;
+use crate::caller::CacheDirectives;
 use crate::memory::{MemoryBudget, Reservation};
 use crate::operation::{Kept, Lifetime};
 use crate::scan::{
-    Answer, Endpoint, EntityForm, Fields, Keep, Key, Request, ResponseKind, Rows, Target, UpstreamProfile, finished,
+    Answer, CacheSink, Endpoint, EntityForm, Fields, Key, Request, ResponseKind, Rows, Target, UpstreamProfile,
+    finished,
 };
 
-/// What callers hold of smaller bodies is not counted.
+/// Bodies up to this size are not counted after they leave the cache.
 const SMALL: usize = 4 * 1024;
 
-/// moka bounds memory for both kinds together.
+/// moka bounds the memory of both kinds of entries together.
 pub(super) type Entries = moka::sync::Cache<Key, Stored, RandomState>;
 
-/// What lies under a key, shared so that a look-up copies one pointer.
+/// The value of a key, shared so that a lookup copies only a pointer.
 #[derive(Clone)]
 pub(super) enum Stored {
-    /// Under the key of a question: the answer.
+    /// Under the key of a request: its answer.
     Answer(Arc<Entry>),
     /// Under the key of an id: its rows.
     Fragment(Arc<Fragment>),
 }
 
-/// Answers by question, and rows by id.
+/// Answers by request, and rows by id.
 pub struct Cache {
     pub(super) config: Config,
     entries: Entries,
     pub(super) upstream_profile: Option<Arc<UpstreamProfile>>,
     pub(super) metrics: Metrics,
     pub(super) popularity: Arc<Popularity>,
-    /// Bytes taken in since moka was last told to make room.
-    unsettled: AtomicU64,
-    /// Bodies of entries, and of those that callers have yet to take although they are no entries any more.
+    /// Bytes inserted since moka last evicted entries.
+    unflushed_bytes: AtomicU64,
+    /// Bodies of entries, and of former entries that callers are still reading.
     held: Arc<MemoryBudget>,
-    /// By endpoint, whether single entities were last answered in a `value`.
+    /// By endpoint: whether the upstream last answered requests for one entity with a `value`.
     wrapped: Arc<[AtomicBool; Endpoint::COUNT]>,
 }
 
 impl Cache {
-    /// An empty cache. With `upstream_profile`, which those who make the calls must teach, it also keeps rows by id.
+    /// An empty cache. With `upstream_profile`, which must learn from all calls, it also stores
+    /// rows by id.
     #[must_use]
     pub fn new(config: Config, upstream_profile: Option<Arc<UpstreamProfile>>, metrics: Metrics) -> Self {
         let entries = entries(&config);
@@ -67,19 +69,21 @@ impl Cache {
             upstream_profile,
             metrics,
             popularity: Arc::default(),
-            unsettled: AtomicU64::new(0),
+            unflushed_bytes: AtomicU64::new(0),
             wrapped: Arc::default(),
         }
     }
 
-    /// This cache with other settings. What is stored stays, as fresh as it was made; times past freshness are those of `config`.
+    /// This cache with other settings. Stored entries stay as fresh as they were; the times past
+    /// their freshness are those of the new settings.
     #[must_use]
     pub fn reconfigured(&self, config: Config, upstream_profile: Option<Arc<UpstreamProfile>>) -> Self {
         let has_room = config.max_size == self.config.max_size && config.kept() == self.config.kept();
         let entries = if has_room {
             self.entries.clone()
         } else {
-            // moka's bounds are fixed. What is stored in the old one from now on is not seen here: it would have been a hit, and is a miss.
+            // moka's bounds are fixed, so a new store is filled. What is inserted into the old one
+            // from now on is not seen here, which turns a hit into a miss.
             let new = entries(&config);
             for (key, stored) in &self.entries {
                 new.insert(Key::clone(&key), stored);
@@ -93,13 +97,13 @@ impl Cache {
             upstream_profile,
             metrics: self.metrics.clone(),
             popularity: Arc::clone(&self.popularity),
-            unsettled: AtomicU64::new(0),
+            unflushed_bytes: AtomicU64::new(0),
             held: Arc::clone(&self.held),
             wrapped: Arc::clone(&self.wrapped),
         }
     }
 
-    /// An empty cache in the place of this one.
+    /// An empty cache that replaces this one.
     #[must_use]
     pub fn emptied(&self, config: Config, upstream_profile: Option<Arc<UpstreamProfile>>) -> Self {
         Self::new(config, upstream_profile, self.metrics.clone())
@@ -111,23 +115,23 @@ impl Cache {
         &self.config
     }
 
-    /// What `/status` shows.
+    /// The state for `/status`.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         self.entries.run_pending_tasks();
-        let counted = |handlings: &[Handling]| handlings.iter().map(|h| self.metrics.counted(*h)).sum();
+        let counted = |handlings: &[Lookup]| handlings.iter().map(|h| self.metrics.counted(*h)).sum();
         Snapshot {
             entries: self.entries.entry_count(),
             bytes: self.entries.weighted_size(),
-            hits: counted(&[Handling::Hit]),
-            stale: counted(&[Handling::Stale]),
+            hits: counted(&[Lookup::Hit]),
+            stale: counted(&[Lookup::Stale]),
             misses: counted(&[
-                Handling::Miss,
-                Handling::Expired,
-                Handling::Request,
-                Handling::Partial,
-                Handling::Bypass,
-                Handling::NotCached,
+                Lookup::Miss,
+                Lookup::Expired,
+                Lookup::Request,
+                Lookup::Partial,
+                Lookup::Bypass,
+                Lookup::NotCached,
             ]),
         }
     }
@@ -136,11 +140,11 @@ impl Cache {
         self.config.ttl.is_zero()
     }
 
-    pub(super) fn count(&self, handling: Handling) {
+    pub(super) fn count(&self, handling: Lookup) {
         self.metrics.count(handling);
     }
 
-    /// The entry for a key, unless it is too old for anybody.
+    /// The entry of a key, unless it is too old for any request.
     pub(super) fn find(&self, key: &Key, now: Instant) -> Option<Arc<Entry>> {
         let entry = self.entry(key)?;
         let staleness = entry.age(now).staleness();
@@ -152,7 +156,7 @@ impl Cache {
         (entry.age(now).remaining().is_some() || !limit.is_zero() && staleness <= limit).then_some(entry)
     }
 
-    /// What has been learned about answers, if rows are kept by id.
+    /// What has been learned about answers, if rows are stored by id.
     pub(super) fn upstream_profile(&self) -> Option<&Arc<UpstreamProfile>> {
         self.upstream_profile.as_ref()
     }
@@ -165,8 +169,8 @@ impl Cache {
         }
     }
 
-    /// Takes in an answer that this process did not ask for itself: it was asked for and came at these times, and is fresh for so long from
-    /// then on. One that was asked for later stays.
+    /// Inserts an answer that another replica fetched at these times and that is fresh for this
+    /// long from then on. An answer that was fetched later stays.
     pub fn insert_remote(
         &self,
         request: &Request,
@@ -182,23 +186,25 @@ impl Cache {
             return;
         }
         let rows = self.rows(request, answer);
-        // Its writer may be configured otherwise.
+        // The replica that wrote it may have other settings.
         let lifetimes = self.lifetimes(request, rows.as_ref()).at_most(ttl);
         let ttl = lifetimes.whole;
         if let (Some(upstream_profile), Some(rows)) = (self.upstream_profile(), &rows) {
-            // Nobody else in this process has seen it; without lessons a replica that mostly follows could put nothing together.
+            // This process has not learned from it yet. Otherwise a replica that mostly follows
+            // others could not join any fragments.
             if request.asks_for_all() {
                 upstream_profile.learn_all(request.endpoint(), rows);
             } else {
                 upstream_profile.learn(request.endpoint(), rows);
             }
         }
-        self.keep_pieces(request, answer, rows.as_ref(), (asked, stored), &lifetimes.ids, None);
+        self.insert_fragments(request, answer, rows.as_ref(), (asked, stored), &lifetimes.ids, None);
         self.insert(key, Entry::at(key, answer, (asked, stored), ttl));
     }
 
-    /// Keeps an answer that was put together, as if it had come when its oldest piece did.
-    pub(super) fn keep_assembled(&self, request: &Request, assembly: &Assembled) {
+    /// Stores an answer that was joined from fragments, as if it had come when its oldest fragment
+    /// did.
+    pub(super) fn insert_assembled(&self, request: &Request, assembly: &Assembled) {
         let Assembled {
             answer,
             asked,
@@ -216,7 +222,8 @@ impl Cache {
         }
     }
 
-    /// `false` when the entry alone is too big, or callers hold too much of what were entries.
+    /// `false` when the entry is too large, or callers are still reading too much of former
+    /// entries.
     fn insert(&self, key: &Key, entry: Entry) -> bool {
         let weight = entry.weight();
         let entry = Some(entry).filter(|_| u64::from(weight) <= self.config.max_size);
@@ -228,8 +235,9 @@ impl Cache {
         true
     }
 
-    /// The entry with the memory of its body, which callers may hold for longer than the cache does; `None` when there is none left. Small
-    /// ones are too many for that, and too small to matter.
+    /// Reserves memory for the body of an entry, which callers may hold for longer than the cache
+    /// does; `None` when there is none left. Small bodies are not counted: they are too many, and
+    /// too small to matter.
     fn held(&self, entry: Entry) -> Option<Entry> {
         match entry.answer().body.len() {
             ..SMALL => Some(entry),
@@ -237,7 +245,7 @@ impl Cache {
         }
     }
 
-    /// Memory for a body. What moka has yet to let go of is let go of first.
+    /// Memory for a body. Pending evictions are run first if necessary.
     fn reserve(&self, bytes: usize) -> Option<Reservation> {
         self.held.try_reserve(bytes).or_else(|| {
             self.entries.run_pending_tasks();
@@ -245,17 +253,18 @@ impl Cache {
         })
     }
 
-    /// moka makes room some time after it took in; before too much has come in, it is told to do it at once.
+    /// Inserts an entry. moka evicts some time after an insertion, so evictions are run here before
+    /// too much has been inserted.
     pub(super) fn put(&self, key: Key, stored: Stored, weight: u32) {
         self.entries.insert(key, stored);
         let weight = u64::from(weight);
-        if self.unsettled.fetch_add(weight, Ordering::Relaxed) + weight > self.config.max_size / 64 {
-            self.unsettled.store(0, Ordering::Relaxed);
+        if self.unflushed_bytes.fetch_add(weight, Ordering::Relaxed) + weight > self.config.max_size / 64 {
+            self.unflushed_bytes.store(0, Ordering::Relaxed);
             self.entries.run_pending_tasks();
         }
     }
 
-    /// Forgets an answer that the upstream would not give any more, and what was cut from it.
+    /// Removes an answer that the upstream would not give any more, and its fragments.
     fn forget(&self, request: &Request) {
         self.entries.invalidate(request.key());
         if self.upstream_profile.is_some() && request.is_whole() {
@@ -265,7 +274,7 @@ impl Cache {
         }
     }
 
-    /// For how long an answer is fresh; `None` when it must not be stored.
+    /// How long an answer is fresh; `None` when it must not be stored.
     pub(super) fn freshness(&self, request: &Request, answer: &Answer, rows: Option<&Rows>) -> Option<Lifetimes> {
         let longest = match answer.status {
             StatusCode::OK => Duration::MAX,
@@ -277,13 +286,13 @@ impl Cache {
         }
         let factor = match self.config.prefetch {
             Prefetch::Off => 1.0 - rand::random::<f64>() / 10.0,
-            // What is renewed together is renewed in one call.
+            // Answers that are refreshed together are refreshed in one call.
             Prefetch::On => 1.0,
         };
         Some(self.lifetimes(request, rows).at_most(longest).times(factor))
     }
 
-    /// For how long an answer with these rows is fresh, and for how long what it says about each id.
+    /// How long an answer with these rows is fresh, as a whole and for each id.
     pub(super) fn lifetimes(&self, request: &Request, rows: Option<&Rows>) -> Lifetimes {
         let Config { ttl, finished_ttl, .. } = self.config;
         let can_finish = request.endpoint().operation.declaration().lifetime == Lifetime::Finished;
@@ -302,11 +311,12 @@ impl Cache {
         }
     }
 
-    /// The answer to a question for one entity, out of a fresh list that holds it, and the list's entry.
+    /// The answer to a request for one entity, taken from a fresh list that contains it, and the
+    /// list's entry.
     pub(super) fn entity_in_list(
         &self,
         request: &Request,
-        wanted: &Freshness,
+        directives: &CacheDirectives,
         now: Instant,
     ) -> Option<(Answer, Arc<Entry>)> {
         let Kept::InList(list) = request.endpoint().operation.declaration().kept else {
@@ -321,7 +331,7 @@ impl Cache {
         };
         let list = Request::get(&Target { endpoint, id: None }, None).ok()?;
         let entry = self.find(list.key(), now).filter(|entry| !entry.is_negative())?;
-        if evaluate(&self.config, wanted, entry.age(now), Health::Good) != Verdict::Fresh {
+        if evaluate(&self.config, directives, entry.age(now), RefreshHealth::Good) != Evaluation::Fresh {
             return None;
         }
         let form = self.form(request.endpoint()).load(Ordering::Relaxed);
@@ -334,7 +344,7 @@ impl Cache {
         Some((answer, entry))
     }
 
-    /// Learns from the upstream's own answer how it answers questions for one entity.
+    /// Learns from an upstream answer in which form the upstream answers requests for one entity.
     fn learn_form(&self, request: &Request, answer: &Answer) {
         let declared = request.endpoint().operation.declaration();
         if answer.status == StatusCode::OK && matches!(declared.kept, Kept::InList(_)) {
@@ -348,10 +358,10 @@ impl Cache {
     }
 }
 
-/// For how long an answer is fresh.
+/// How long an answer is fresh.
 #[derive(Debug)]
 pub(super) struct Lifetimes {
-    /// As a whole: until the first of its parts is stale.
+    /// As a whole: until the first of its ids is stale.
     pub(super) whole: Duration,
     /// By id.
     pub(super) ids: Vec<Duration>,
@@ -373,7 +383,7 @@ impl Lifetimes {
     }
 }
 
-/// Memory for entries, bounded as `config` says.
+/// The store, bounded by `config`.
 fn entries(config: &Config) -> Entries {
     moka::sync::Cache::builder()
         .max_capacity(config.max_size)
@@ -381,34 +391,36 @@ fn entries(config: &Config) -> Entries {
             Stored::Answer(entry) => entry.weight(),
             Stored::Fragment(fragment) => fragment.weight(key),
         })
-        // Only to give memory back: whether an entry may be served is decided on the entry.
+        // Only to free memory: whether an entry may be served is decided from the entry.
         .time_to_live(config.kept())
         .build_with_hasher(RandomState::default())
 }
 
-impl Keep for Cache {
+impl CacheSink for Cache {
     fn keep(&self, request: &Request, answer: &Answer, asked: Instant) -> Option<Duration> {
         if self.is_off() {
             return None;
         }
         let rows = self.rows(request, answer);
         let is_answer = match &rows {
-            // Its shape has been seen already.
+            // Splitting it into rows has already checked its shape.
             Some(_) => answer.may_be_json(),
             None => ResponseKind::of(request.endpoint(), answer).is_answer(),
         };
         if !is_answer {
-            // It says nothing about the question: neither does anybody else get it, nor does it take the place of an answer.
+            // The response says nothing about the request, so it is neither stored nor does it
+            // replace an answer.
             return None;
         }
         let key = request.key();
-        // Two calls for one key may overlap, one of them forced by `no-cache`. The later question has the better answer.
+        // Two calls for one key may overlap, for example because of `no-cache`. The later call has
+        // the better answer.
         if self.entry(key).is_some_and(|entry| entry.asked() > asked) {
             return None;
         }
         self.learn_form(request, answer);
         let age = answer.age();
-        // One that is older than this machine runs is as stale as any.
+        // An answer that is older than this machine's uptime is stale in any case.
         let lifetimes = self.freshness(request, answer, rows.as_ref());
         let (Some(lifetimes), Some(stored)) = (lifetimes, Instant::now().checked_sub(age)) else {
             self.forget(request);
@@ -418,7 +430,7 @@ impl Keep for Cache {
         if answer.status != StatusCode::OK {
             self.forget(request);
         }
-        self.keep_pieces(request, answer, rows.as_ref(), (asked, stored), &lifetimes.ids, None);
+        self.insert_fragments(request, answer, rows.as_ref(), (asked, stored), &lifetimes.ids, None);
         let own = Answer {
             body: Bytes::copy_from_slice(&answer.body),
             ..answer.clone()
@@ -435,7 +447,7 @@ impl Keep for Cache {
     }
 
     fn keep_rows(&self, request: &Request, prefetched: Option<&Request>, answer: &Answer, asked: Instant) {
-        self.keep_united(request, prefetched, answer, asked);
+        self.insert_batch(request, prefetched, answer, asked);
     }
 }
 
@@ -454,16 +466,17 @@ pub struct Snapshot {
     pub entries: u64,
     /// Memory they take, in bytes.
     pub bytes: u64,
-    /// Requests answered from a fresh entry.
+    /// Requests answered by a fresh entry.
     pub hits: u64,
-    /// Requests that went on, or were refused by `only-if-cached`.
+    /// Requests that were forwarded, or refused because of `only-if-cached`.
     pub misses: u64,
-    /// Requests answered from a stale entry.
+    /// Requests answered by a stale entry.
     pub stale: u64,
 }
 
-/// Only `no-store` is obeyed. Web frameworks send `no-cache` or `private` with every answer by default, which is about browsers and shared
-/// proxies; this cache serves one app's own questions, and its freshness is the operator's decision.
+/// Only `no-store` is obeyed. Web frameworks send `no-cache` or `private` with every answer by
+/// default, meant for browsers and shared proxies. This cache serves one application's own
+/// requests, and the operator decides how long they are fresh.
 fn forbids_storing(headers: &Fields) -> bool {
     headers
         .get_all(header::CACHE_CONTROL)

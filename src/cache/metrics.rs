@@ -1,4 +1,4 @@
-//! What the cache counts.
+//! The metrics of the cache.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,13 +18,13 @@ use crate::cache::memory_store::Entries;
 /// The cache's counters. Clones count together.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    /// One per [`Handling`], looked up once: a hit must not pay for finding its counter.
-    counters: [Counter; Handling::ALL.len()],
+    /// One counter for each [`Lookup`], resolved once, so that a hit need not look up its counter.
+    counters: [Counter; Lookup::ALL.len()],
     prefetched: Prefetched,
     size: Size,
 }
 
-/// Ids that calls took along for nobody, by what became of them.
+/// Prefetched ids, by whether they were used.
 #[derive(Clone, Debug)]
 pub(super) struct Prefetched {
     pub(super) used: Counter,
@@ -32,7 +32,7 @@ pub(super) struct Prefetched {
 }
 
 impl Metrics {
-    /// Names the metrics `cache_requests_total{result}`, `cache_bytes` and `cache_entries` in `registry`.
+    /// Registers `cache_requests_total{result}`, `cache_bytes` and `cache_entries` in `registry`.
     #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
         let requests = Family::<Labels, Counter>::default();
@@ -50,7 +50,7 @@ impl Metrics {
         );
         registry.register_collector(Box::new(size.clone()));
         Self {
-            counters: Handling::ALL.map(|result| requests.get_or_create_owned(&Labels { result })),
+            counters: Lookup::ALL.map(|result| requests.get_or_create_owned(&Labels { result })),
             prefetched: Prefetched {
                 used: prefetched.get_or_create_owned(&UsedLabel { used: Used::Yes }),
                 unused: prefetched.get_or_create_owned(&UsedLabel { used: Used::No }),
@@ -59,37 +59,37 @@ impl Metrics {
         }
     }
 
-    /// How many ids were taken along whose rows an answer used, and how many for nothing.
+    /// The counters of prefetched ids whose rows an answer used, and of those that were not used.
     pub(super) fn prefetched(&self) -> Prefetched {
         self.prefetched.clone()
     }
 
-    pub(super) fn count(&self, handling: Handling) {
+    pub(super) fn count(&self, handling: Lookup) {
         self.counters[handling as usize].inc();
     }
 
-    pub(super) fn counted(&self, handling: Handling) -> u64 {
+    pub(super) fn counted(&self, handling: Lookup) -> u64 {
         self.counters[handling as usize].get()
     }
 
-    /// Lets scrapes see how big the cache is. Of several caches the latest is seen.
+    /// Exports the size of the cache. If there are several caches, that of the latest.
     pub(super) fn watch(&self, entries: &Entries) {
         self.size.0.store(Some(Arc::new(entries.clone())));
     }
 }
 
-/// How the cache dealt with a request.
+/// The result of a lookup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Handling {
-    /// Answered, fresh.
+pub(super) enum Lookup {
+    /// Answered by a fresh entry.
     Hit,
-    /// Answered, stale.
+    /// Answered by a stale entry.
     Stale,
-    /// Forwarded: nothing stored.
+    /// Forwarded: there was no entry.
     Miss,
-    /// Forwarded: too old.
+    /// Forwarded: the entry was too old.
     Expired,
-    /// Forwarded: the caller's `Cache-Control` said so.
+    /// Forwarded: the caller's `Cache-Control` asked for it.
     Request,
     /// Forwarded for some of the ids.
     Partial,
@@ -99,8 +99,8 @@ pub(super) enum Handling {
     NotCached,
 }
 
-impl Handling {
-    /// All, in the order of their numbers.
+impl Lookup {
+    /// All results, in the order of their discriminants.
     pub(super) const ALL: [Self; 8] = [
         Self::Hit,
         Self::Stale,
@@ -126,7 +126,7 @@ impl Handling {
     }
 }
 
-impl EncodeLabelValue for Handling {
+impl EncodeLabelValue for Lookup {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
         self.as_str().encode(encoder)
     }
@@ -134,7 +134,7 @@ impl EncodeLabelValue for Handling {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
-    result: Handling,
+    result: Lookup,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -142,7 +142,7 @@ struct UsedLabel {
     used: Used,
 }
 
-/// Whether rows that were prefetched were of use.
+/// Whether prefetched rows were used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Used {
     Yes,
@@ -159,7 +159,7 @@ impl EncodeLabelValue for Used {
     }
 }
 
-/// Reads the cache's size when it is scraped, so that nothing is done for it in between.
+/// Reads the cache's size when metrics are scraped, so that it costs nothing in between.
 #[derive(Clone, Default)]
 struct Size(Arc<ArcSwapOption<Entries>>);
 

@@ -1,13 +1,15 @@
-//! Answers kept in memory and served again while they are fresh, or stale where the configuration and the caller allow it.
+//! The first-level cache: answers in memory, served while they are fresh, or stale where the
+//! configuration and the caller allow it.
 //!
-//! It never asks the upstream by itself: what it cannot answer goes to the service below. Memory is bounded by bytes (moka), freshness is
-//! judged by tokio's clock on the entry, because moka's own clock ignores paused time.
+//! It never calls the upstream by itself: what it cannot answer goes to the service below. Memory
+//! is bounded in bytes by moka. Freshness is computed from the entry with tokio's clock, because
+//! moka's own clock ignores paused time.
 //!
-//! Answers to plain requests are kept by id as well; a request for other ids, of which some are there, is answered from what is there and
-//! asks only for the rest.
+//! Answers to plain requests are also stored by id, as *fragments*. A request for other ids, some
+//! of which are stored, is answered from the fragments, and only the missing ids are fetched.
 //!
-//! [`Cache`] holds the entries and is what the flights below give their answers to, through [`scan::Keep`](crate::scan::Keep);
-//! [`Layer`] puts it in front of a service.
+//! [`Cache`] holds the entries and receives the answers of the flights below, through
+//! [`scan::CacheSink`](crate::scan::CacheSink); [`Layer`] puts it in front of a service.
 
 mod assembly;
 mod by_id;
@@ -28,6 +30,6 @@ mod tests;
 
 pub use config::{Config, Prefetch};
 pub use error::NotCached;
-pub use layer::{Front, HasSpareQuota, Layer};
+pub use layer::{CacheService, HasSpareQuota, Layer};
 pub use memory_store::{Cache, Snapshot};
 pub use metrics::Metrics;

@@ -1,7 +1,9 @@
-//! Which ids are asked for often, and which of them will be wanted before long although their rows are stale by then.
+//! How often ids are asked for, and which of them are worth prefetching because they will be asked
+//! for while their rows are stale.
 //!
-//! Each request counts once for each of its ids, hits as well; what was counted fades, so that an id is as popular as it was asked for in
-//! the last minutes. That is what decides which ids a call with room to spare takes along.
+//! Each request, including a hit, counts once for each of its ids. Counts decay exponentially, so
+//! that an id's popularity is that of the last minutes. It decides which ids a call with spare room
+//! prefetches.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,23 +14,23 @@ use tokio::time::Instant;
 
 use crate::scan::{Endpoint, Request};
 
-/// What was counted is worth a third of it after so long.
-const FADES: Duration = Duration::from_mins(2);
+/// The time in which a count decays to 1/e.
+const DECAY: Duration = Duration::from_mins(2);
 
-/// An id that nobody has asked for in so long is not taken along.
-const LATELY: Duration = Duration::from_mins(2);
+/// An id that was not asked for within this time is not prefetched.
+const RECENT: Duration = Duration::from_mins(2);
 
-/// Once is not often.
-const OFTEN: f64 = 1.5;
+/// The least count of an id that is prefetched: more than one request.
+const FREQUENT: f64 = 1.5;
 
-/// A call that asked for an id may take so long until another one asks for it without anybody who waits for it.
-const UNDER_WAY: Duration = Duration::from_secs(10);
+/// How long a call that asked for an id may take, until another call may prefetch the id.
+const CALL_TIME: Duration = Duration::from_secs(10);
 
-/// Most ids that are counted, for each endpoint.
-const MOST: usize = 8192;
+/// The most ids that are counted, for each endpoint.
+const MAX_IDS: usize = 8192;
 
-/// A question for more ids than this fills calls by itself; to count it would only cost time.
-const MOST_OF_ONE: usize = 256;
+/// A request for more ids than this fills calls by itself, and counting them would only cost time.
+const MAX_IDS_PER_REQUEST: usize = 256;
 
 /// How often each id is asked for.
 #[derive(Debug, Default)]
@@ -38,34 +40,35 @@ pub(super) struct Popularity {
 
 #[derive(Debug, Default)]
 struct Counted {
-    ids: HashMap<Box<str>, Interest, RandomState>,
-    /// When ids that nobody asks for any more were let go of last.
+    ids: HashMap<Box<str>, IdPopularity, RandomState>,
+    /// When ids that are no longer asked for were last removed.
     swept: Option<Instant>,
 }
 
 #[derive(Debug)]
-struct Interest {
-    /// How often it was asked for, faded, as of `asked`.
+struct IdPopularity {
+    /// The decayed count as of `asked`.
     count: f64,
     asked: Instant,
-    /// Until when its rows are fresh; `None` when none were kept yet.
+    /// Until when its rows are fresh; `None` when none have been stored yet.
     fresh_until: Option<Instant>,
     /// Until when a call that asks for it may be under way.
     under_way_until: Option<Instant>,
 }
 
-impl Interest {
+impl IdPopularity {
     fn count_at(&self, now: Instant) -> f64 {
         let since = now.saturating_duration_since(self.asked);
-        self.count * (-since.as_secs_f64() / FADES.as_secs_f64()).exp()
+        self.count * (-since.as_secs_f64() / DECAY.as_secs_f64()).exp()
     }
 
-    /// How often it will probably be asked for while its rows are stale, until that moment; `None` when it is not to be taken along.
+    /// How often it will probably be asked for while its rows are stale, until that moment; `None`
+    /// when it should not be prefetched.
     fn worth(&self, now: Instant, until: Instant) -> Option<f64> {
-        let is_recent = now.saturating_duration_since(self.asked) <= LATELY;
+        let is_recent = now.saturating_duration_since(self.asked) <= RECENT;
         let is_free = self.under_way_until.is_none_or(|until| until <= now);
         let fresh_until = self.fresh_until.filter(|_| is_recent && is_free)?;
-        let count = Some(self.count_at(now)).filter(|count| *count >= OFTEN)?;
+        let count = Some(self.count_at(now)).filter(|count| *count >= FREQUENT)?;
         let stale_for = until.saturating_duration_since(fresh_until.max(now));
         Some(count * stale_for.as_secs_f64()).filter(|worth| *worth > 0.0)
     }
@@ -73,40 +76,40 @@ impl Interest {
 
 impl Popularity {
     /// Counts a request.
-    pub(super) fn note(&self, request: &Request, now: Instant) {
-        if request.ids().len() > MOST_OF_ONE {
+    pub(super) fn record(&self, request: &Request, now: Instant) {
+        if request.ids().len() > MAX_IDS_PER_REQUEST {
             return;
         }
         let mut counted = self.counted(request.endpoint());
         for id in request.ids() {
-            if let Some(interest) = counted.ids.get_mut(id) {
-                interest.count = interest.count_at(now) + 1.0;
-                interest.asked = now;
+            if let Some(popularity) = counted.ids.get_mut(id) {
+                popularity.count = popularity.count_at(now) + 1.0;
+                popularity.asked = now;
             } else if counted.has_room(now) {
-                let interest = Interest {
+                let popularity = IdPopularity {
                     count: 1.0,
                     asked: now,
                     fresh_until: None,
                     under_way_until: None,
                 };
-                counted.ids.insert(id.into(), interest);
+                counted.ids.insert(id.into(), popularity);
             }
         }
     }
 
-    /// The rows of these ids have come, and each is fresh for as long as its place in `ttls` says.
-    pub(super) fn renewed(&self, request: &Request, stored: Instant, ttls: &[Duration]) {
+    /// Records that the rows of these ids have come, each with its own freshness from `ttls`.
+    pub(super) fn record_refresh(&self, request: &Request, stored: Instant, ttls: &[Duration]) {
         let mut counted = self.counted(request.endpoint());
         for (id, ttl) in request.ids().zip(ttls) {
-            if let Some(interest) = counted.ids.get_mut(id) {
-                interest.fresh_until = Some(stored + *ttl);
-                interest.under_way_until = None;
+            if let Some(popularity) = counted.ids.get_mut(id) {
+                popularity.fresh_until = Some(stored + *ttl);
+                popularity.under_way_until = None;
             }
         }
     }
 
-    /// At most so many ids that a call which leaves at `now` for `asked` should ask for as well, because their rows will be stale at
-    /// `until`: the most useful first.
+    /// The ids, at most `most`, that a call that leaves at `now` for `asked` should also ask for,
+    /// because their rows will be stale at `until`; the most useful first.
     pub(super) fn worth_prefetching(
         &self,
         asked: &Request,
@@ -115,27 +118,27 @@ impl Popularity {
         until: Instant,
     ) -> Vec<Box<str>> {
         let mut counted = self.counted(asked.endpoint());
-        let under_way = Some(now + UNDER_WAY);
+        let under_way = Some(now + CALL_TIME);
         for id in asked.ids() {
-            if let Some(interest) = counted.ids.get_mut(id) {
-                interest.under_way_until = under_way;
+            if let Some(popularity) = counted.ids.get_mut(id) {
+                popularity.under_way_until = under_way;
             }
         }
         let ids = counted.ids.iter();
-        let wanted = ids.filter_map(|(id, interest)| Some((interest.worth(now, until)?, id.clone())));
+        let wanted = ids.filter_map(|(id, popularity)| Some((popularity.worth(now, until)?, id.clone())));
         let mut wanted: Vec<(f64, Box<str>)> = wanted.collect();
         wanted.sort_unstable_by(|one, other| other.0.total_cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
         wanted.truncate(most);
         for (_, id) in &wanted {
-            if let Some(interest) = counted.ids.get_mut(id) {
-                interest.under_way_until = under_way;
+            if let Some(popularity) = counted.ids.get_mut(id) {
+                popularity.under_way_until = under_way;
             }
         }
         wanted.into_iter().map(|(_, id)| id).collect()
     }
 
     fn counted(&self, endpoint: Endpoint) -> MutexGuard<'_, Counted> {
-        // Nothing in here panics halfway through a change.
+        // No code that holds the lock panics halfway through a change.
         self.endpoints[endpoint.index()]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -143,18 +146,19 @@ impl Popularity {
 }
 
 impl Counted {
-    /// Whether one more can be counted. Where there are too many, those go that nobody has asked for lately.
+    /// Whether one more id can be counted. When there are too many, those that were not asked for
+    /// recently are removed.
     fn has_room(&mut self, now: Instant) -> bool {
         const SWEEP_EVERY: Duration = Duration::from_secs(10);
-        if self.ids.len() < MOST {
+        if self.ids.len() < MAX_IDS {
             return true;
         }
         if self.swept.is_none_or(|at| at + SWEEP_EVERY <= now) {
             self.swept = Some(now);
             self.ids
-                .retain(|_, interest| now.saturating_duration_since(interest.asked) <= LATELY);
+                .retain(|_, popularity| now.saturating_duration_since(popularity.asked) <= RECENT);
         }
-        self.ids.len() < MOST
+        self.ids.len() < MAX_IDS
     }
 }
 
@@ -169,25 +173,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_asked_for_often_and_is_stale_before_the_next_call_is_worth_taking_along() {
+    async fn popular_ids_that_are_stale_before_the_next_call_are_worth_prefetching() {
         let popularity = Popularity::default();
         let start = Instant::now();
         for (id, times) in [("a", 9), ("b", 3), ("c", 1), ("new", 9), ("asked", 9), ("fresh", 9)] {
             for _ in 0..times {
-                popularity.note(&request(&[id]), start);
+                popularity.record(&request(&[id]), start);
             }
         }
         let renewed = request(&["a", "asked", "b", "c", "fresh"]);
-        popularity.renewed(&renewed, start, &[30, 30, 30, 30, 60].map(Duration::from_secs));
+        popularity.record_refresh(&renewed, start, &[30, 30, 30, 30, 60].map(Duration::from_secs));
         let worth = |after: u32| {
             let now = start + after * SECOND;
             popularity.worth_prefetching(&request(&["asked"]), 10, now, now + 3 * SECOND)
         };
         assert!(worth(20).is_empty(), "all are fresh until the next call");
-        // Neither what was asked for once only, nor what has never had rows, nor what the call asks for anyway.
+        // Not the ids that were asked for only once, have never had rows, or are part of the call
+        // anyway.
         assert_eq!(worth(28).iter().map(|id| &**id).collect::<Vec<_>>(), ["a", "b"]);
         assert!(worth(30).is_empty(), "a call for them is under way");
-        popularity.note(&request(&["a"]), start + 100 * SECOND);
+        popularity.record(&request(&["a"]), start + 100 * SECOND);
         assert_eq!(
             worth(200).iter().map(|id| &**id).collect::<Vec<_>>(),
             ["a"],
@@ -199,11 +204,11 @@ mod tests {
     async fn few_ids_are_counted() {
         let popularity = Popularity::default();
         let now = Instant::now();
-        for n in 0..2 * MOST {
-            popularity.note(&request(&[&n.to_string()]), now);
+        for n in 0..2 * MAX_IDS {
+            popularity.record(&request(&[&n.to_string()]), now);
         }
-        assert_eq!(popularity.counted(Endpoint::HISTORY).ids.len(), MOST);
-        popularity.note(&request(&["x"]), now + LATELY + SECOND);
+        assert_eq!(popularity.counted(Endpoint::HISTORY).ids.len(), MAX_IDS);
+        popularity.record(&request(&["x"]), now + RECENT + SECOND);
         assert_eq!(popularity.counted(Endpoint::HISTORY).ids.len(), 1);
     }
 }

@@ -1,7 +1,9 @@
-//! Which stale entries wait to be renewed, and which of them is next.
+//! The queue of stale entries that wait for a refresh.
 //!
-//! Quota to spare comes a call at a time. If each stale entry took it when somebody happens to ask, those asked for just after it came would
-//! be renewed again and again, and the others never. So whoever finds some gives it to the entry that has been stale for longest.
+//! Spare quota comes one call at a time. If every stale entry took it when it happens to be asked
+//! for, entries that are asked for just after the quota arrives would be refreshed again and again,
+//! and others never. So the request that finds spare quota uses it for the entry that has been
+//! stale for longest.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,60 +13,61 @@ use tokio::time::Instant;
 use crate::caller::Caller;
 use crate::scan::{Call, Key, Payer, Request};
 
-/// Questions to which somebody was given a stale answer.
+/// Requests that were answered with a stale entry.
 #[derive(Debug, Default)]
-pub(super) struct Wanted(Mutex<Waiting>);
+pub(super) struct RefreshQueue(Mutex<QueuedRequests>);
 
 #[derive(Debug, Default)]
-struct Waiting {
-    questions: HashMap<Key, Question>,
-    /// What their keys take; what else belongs to a question is small.
+struct QueuedRequests {
+    requests: HashMap<Key, StaleRequest>,
+    /// The size of the keys; the rest of a queued request is small.
     bytes: usize,
 }
 
-/// The answer is not held: that would keep it in memory after the cache has let it go.
+/// The answer itself is not held, which would keep it in memory after the cache has evicted it.
 #[derive(Debug)]
-struct Question {
+struct StaleRequest {
     request: Arc<Request>,
     caller: Arc<Caller>,
     fresh_until: Instant,
 }
 
-impl Wanted {
-    /// Most questions that wait. A minute's surplus renews a few dozen; who finds no place here comes back with the next request.
-    const MOST: usize = 1024;
-    /// Most that their keys may take, for questions of thousands of ids.
-    const MOST_BYTES: usize = 1 << 20;
+impl RefreshQueue {
+    /// The most requests in the queue. A minute's spare quota refreshes a few dozen; a request that
+    /// finds the queue full is queued again when it is next asked for.
+    const MAX_REQUESTS: usize = 1024;
+    /// The most bytes of keys, for requests with thousands of ids.
+    const MAX_KEY_BYTES: usize = 1 << 20;
 
-    /// Notes that the answer to a question was wanted, which has been stale since `fresh_until`.
-    pub(super) fn note(&self, call: &Call, fresh_until: Instant) {
+    /// Adds a request whose answer has been stale since `fresh_until`.
+    pub(super) fn push(&self, call: &Call, fresh_until: Instant) {
         let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let waiting = &mut *guard;
         let key = call.request.key();
-        if let Some(known) = waiting.questions.get_mut(key) {
+        if let Some(known) = waiting.requests.get_mut(key) {
             known.fresh_until = fresh_until;
-        } else if waiting.questions.len() < Self::MOST && waiting.bytes + key.len() <= Self::MOST_BYTES {
+        } else if waiting.requests.len() < Self::MAX_REQUESTS && waiting.bytes + key.len() <= Self::MAX_KEY_BYTES {
             waiting.bytes += key.len();
-            let question = Question {
+            let stale_request = StaleRequest {
                 request: Arc::clone(&call.request),
                 caller: Arc::clone(&call.caller),
                 fresh_until,
             };
-            waiting.questions.insert(key.clone(), question);
+            waiting.requests.insert(key.clone(), stale_request);
         }
     }
 
-    /// Takes out the one that has been stale for longest, of those that are paid for so.
-    pub(super) fn next(&self, payer: Payer) -> Option<Call> {
+    /// Removes the request of this payer whose answer has been stale for longest.
+    pub(super) fn pop_stalest(&self, payer: Payer) -> Option<Call> {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = waiting
-            .questions
+            .requests
             .iter()
-            .filter(|(_, question)| question.request.payer() == payer)
-            .min_by_key(|(_, question)| question.fresh_until)
+            .filter(|(_, stale_request)| stale_request.request.payer() == payer)
+            .min_by_key(|(_, stale_request)| stale_request.fresh_until)
             .map(|(key, _)| key.clone())?;
         waiting.bytes -= key.len();
-        let Question { request, caller, .. } = waiting.questions.remove(&key)?;
+        let StaleRequest { request, caller, .. } = waiting.requests.remove(&key)?;
         Some(Call { request, caller })
     }
 }
@@ -73,29 +76,29 @@ impl Wanted {
 mod tests {
     use std::time::Duration;
 
-    use super::super::tests::bench::call;
+    use super::super::tests::fixture::call;
     use super::*;
-    use crate::caller::Freshness;
+    use crate::caller::CacheDirectives;
 
     #[tokio::test(start_paused = true)]
     async fn the_stalest_comes_first_and_few_wait() {
-        let wanted = Wanted::default();
+        let queue = RefreshQueue::default();
         let at = |seconds| Instant::now() + Duration::from_secs(seconds);
-        let ask = |id: &str| call(id, Freshness::default());
+        let ask = |id: &str| call(id, CacheDirectives::default());
         for (id, seconds) in [("b", 2), ("a", 1), ("c", 3), ("a", 9)] {
-            wanted.note(&ask(id), at(seconds));
+            queue.push(&ask(id), at(seconds));
         }
         let mut order = Vec::new();
-        while let Some(call) = wanted.next(Payer::HISTORY) {
+        while let Some(call) = queue.pop_stalest(Payer::HISTORY) {
             order.extend(call.request.ids().map(str::to_owned));
         }
         assert_eq!(order, ["b", "c", "a"]);
         let long = "x".repeat(100);
         for n in 0..20_000 {
-            wanted.note(&ask(&format!("{n}{long}")), at(0));
+            queue.push(&ask(&format!("{n}{long}")), at(0));
         }
-        let count = std::iter::from_fn(|| wanted.next(Payer::HISTORY)).count();
-        assert_eq!(count, Wanted::MOST);
-        assert_eq!(wanted.0.lock().unwrap().bytes, 0);
+        let count = std::iter::from_fn(|| queue.pop_stalest(Payer::HISTORY)).count();
+        assert_eq!(count, RefreshQueue::MAX_REQUESTS);
+        assert_eq!(queue.0.lock().unwrap().bytes, 0);
     }
 }

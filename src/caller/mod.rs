@@ -1,4 +1,4 @@
-//! Who is asking, and what they are willing to accept. Plain values: no I/O, no clock.
+//! The caller of a request and its directives. Plain values: no I/O, no clock.
 
 mod request_id;
 
@@ -12,34 +12,36 @@ pub use request_id::RequestId;
 
 use crate::telemetry::trace::Trace;
 
-/// Everything about a request that is not the question itself.
+/// Everything about a request except what it asks for.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// For fairness and limits only; it is not authenticated.
+    /// Its name, for fairness and limits only; it is not authenticated.
     pub name: Name,
     /// How urgent the caller says the request is.
     pub urgency: Urgency,
-    /// The latest moment at which the upstream call may start. Past it the caller is refused.
+    /// The latest moment at which the upstream call may start. After it the request is refused.
     pub deadline: Instant,
     /// What the caller's `Prefer: wait` asked for, already clamped; `None` when it did not ask.
     pub wait: Option<Duration>,
-    /// What the caller's `Cache-Control` asked for.
-    pub freshness: Freshness,
-    /// Names this request in logs and answers.
+    /// The directives of its `Cache-Control`.
+    pub cache_directives: CacheDirectives,
+    /// The request's id in logs and responses.
     pub request_id: RequestId,
-    /// The request's place in a trace.
+    /// The request's context in a trace.
     pub trace: Trace,
 }
 
-/// The name that shares of the quota are counted under.
+/// The name under which a caller's share of the quota is counted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name(Arc<str>);
 
 impl Name {
-    /// Longest name kept, in bytes; the rest is cut off at a character boundary, so that names cannot fill memory.
+    /// The longest name in bytes; the rest is cut off at a character boundary, so that names cannot
+    /// fill memory.
     pub const MAX_BYTES: usize = 64;
 
-    /// A name from what the caller sent. Control characters are dropped: names appear in logs and on the status page.
+    /// A name from what the caller sent. Control characters are dropped: names appear in logs and
+    /// on the status page.
     #[must_use]
     pub fn new(text: &str) -> Self {
         let mut name = String::new();
@@ -73,7 +75,7 @@ impl Urgency {
     /// How many urgencies there are.
     pub const LEVELS: usize = 8;
 
-    /// The least urgent: work that nobody waits for.
+    /// The least urgent class, for background work.
     pub const LAST: Self = Self(7);
 
     /// `None` when `level` is above 7; RFC 9218 §4 says to ignore such a parameter.
@@ -95,10 +97,10 @@ impl Default for Urgency {
     }
 }
 
-/// The request directives of `Cache-Control` (RFC 9111 §5.2.1) that the gateway honours.
+/// The request directives of `Cache-Control` (RFC 9111 §5.2.1) that the gateway obeys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Freshness {
-    /// Do not answer from what is stored.
+pub struct CacheDirectives {
+    /// Do not answer from a cache.
     pub no_cache: bool,
     /// Do not store the answer.
     pub no_store: bool,
@@ -108,7 +110,7 @@ pub struct Freshness {
     pub max_stale: Option<Duration>,
     /// Accept only answers that stay fresh at least this long.
     pub min_fresh: Option<Duration>,
-    /// Answer from what is stored or not at all.
+    /// Answer from a cache or not at all.
     pub only_if_cached: bool,
 }
 

@@ -1,4 +1,4 @@
-//! The name of one request, in logs and answers.
+//! The id of one request, in logs and responses.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,14 +7,14 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct RequestId(Text);
 
-/// Most callers give none: a new one has its place here, and needs no allocation.
+/// Most callers send no id: a new one is stored inline, without an allocation.
 #[derive(Clone)]
 enum Text {
     New(Hex),
     Given(Arc<str>),
 }
 
-/// Aligned: to see that it is ASCII then takes a fifth of the time.
+/// Aligned, so that checking that it is ASCII takes a fifth of the time.
 #[derive(Clone, Copy)]
 #[repr(align(8))]
 struct Hex([u8; 32]);
@@ -40,7 +40,7 @@ impl fmt::Display for RequestId {
 }
 
 impl RequestId {
-    /// Longest id taken over from a caller, in bytes: ids are logged with every line.
+    /// The longest id taken from a caller, in bytes: ids are logged with every line.
     pub const MAX_BYTES: usize = 128;
 
     /// The caller's own id; `None` when it could forge or bloat a log line.

@@ -1,4 +1,4 @@
-//! Bytes that many take from and give back to.
+//! Budgets of bytes, from which parts reserve memory.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,31 +10,32 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::LARGE_ANSWER;
 
-/// A share of the memory is used up. Nobody's fault; it passes when others are done.
+/// A budget is used up. That passes when others release their memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the gateway has no memory left for {of}")]
 pub struct Exhausted {
-    /// What the share is for.
+    /// The purpose of the budget.
     pub of: &'static str,
 }
 
 impl Exhausted {
-    /// How long a caller should stay away: about as long as it takes others to be done.
+    /// How long a caller should stay away: about as long as it takes others to finish.
     pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 }
 
-/// A number of bytes, shared by all who need memory for the same purpose. Those who wait are served in the order in which they came.
+/// A number of bytes shared by all users of memory for one purpose. Waiting users are served in the
+/// order in which they came.
 #[derive(Debug)]
 pub struct MemoryBudget {
     left: Arc<Semaphore>,
     bytes: usize,
     waiting: AtomicUsize,
-    /// Where the large bodies begin that something is reserved for.
+    /// The addresses of the large bodies that have a reservation.
     held: Mutex<HashSet<usize>>,
 }
 
 impl MemoryBudget {
-    /// So many bytes, at most 4 GiB.
+    /// A budget of this many bytes, at most 4 GiB.
     #[must_use]
     pub fn new(bytes: usize) -> Arc<Self> {
         let bytes = bytes.min(u32::MAX as usize);
@@ -46,19 +47,19 @@ impl MemoryBudget {
         })
     }
 
-    /// All of it.
+    /// The whole budget.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// What is not reserved.
+    /// The bytes that are not reserved.
     #[must_use]
     pub fn left(&self) -> usize {
         self.left.available_permits()
     }
 
-    /// Whether memory was reserved here for exactly these bytes, which are more than [`LARGE_ANSWER`].
+    /// Whether exactly these bytes, which are more than [`LARGE_ANSWER`], have a reservation here.
     #[must_use]
     pub fn holds(&self, bytes: &Bytes) -> bool {
         self.held().contains(&(bytes.as_ptr() as usize))
@@ -68,22 +69,23 @@ impl MemoryBudget {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether somebody waits for what others hold.
+    /// Whether a user waits for memory that others hold.
     #[must_use]
     pub fn is_wanted(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// Takes `bytes` if they are left.
+    /// Reserves `bytes` if they are left.
     pub fn try_reserve(self: &Arc<Self>, bytes: usize) -> Option<Reservation> {
         let mut reservation = Reservation::none(Arc::clone(self));
         reservation.grow(bytes).then_some(reservation)
     }
 
-    /// Takes `bytes`, however long it takes; more than all there are, never.
+    /// Waits for `bytes`, but never for more than the whole budget.
     ///
     /// # Cancel safety
-    /// Safe; the place in the order is given up.
+    ///
+    /// Safe; the place in the queue is lost.
     pub async fn reserve(self: &Arc<Self>, bytes: usize) -> Reservation {
         if let Some(reservation) = self.try_reserve(bytes) {
             return reservation;
@@ -98,7 +100,7 @@ impl MemoryBudget {
     }
 }
 
-/// Counted as waiting until dropped.
+/// Counts as waiting until it is dropped.
 struct Wanted<'a>(&'a AtomicUsize);
 
 impl<'a> Wanted<'a> {
@@ -118,7 +120,7 @@ fn permits(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
-/// A part of a budget; it goes back on drop.
+/// A reserved part of a budget, which is released on drop.
 #[derive(Debug)]
 pub struct Reservation {
     budget: Arc<MemoryBudget>,
@@ -126,19 +128,19 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// Nothing yet.
+    /// An empty reservation.
     #[must_use]
     pub fn none(budget: Arc<MemoryBudget>) -> Self {
         Self { budget, permit: None }
     }
 
-    /// How much it is.
+    /// The reserved bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
     }
 
-    /// Takes `bytes` more; `false`, and nothing taken, when they are not left.
+    /// Reserves `bytes` more; `false`, and nothing more reserved, when they are not left.
     pub fn grow(&mut self, bytes: usize) -> bool {
         if bytes > self.budget.bytes {
             return false;
@@ -153,13 +155,13 @@ impl Reservation {
         true
     }
 
-    /// Gives back what is above `bytes`.
+    /// Releases what is above `bytes`.
     pub fn shrink_to(&mut self, bytes: usize) {
         let surplus = self.bytes().saturating_sub(bytes);
         drop(self.permit.as_mut().and_then(|permit| permit.split(surplus)));
     }
 
-    /// `bytes`, which keep this reservation until their last copy is gone.
+    /// Attaches the reservation to `bytes` until their last copy is dropped.
     #[must_use]
     pub fn hold(self, bytes: Bytes) -> Bytes {
         if bytes.len() > LARGE_ANSWER {
@@ -172,7 +174,7 @@ impl Reservation {
     }
 }
 
-/// Bytes with what was reserved for them.
+/// Bytes with their reservation.
 struct Held {
     bytes: Bytes,
     reservation: Reservation,

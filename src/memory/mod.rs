@@ -1,8 +1,10 @@
-//! How much memory this process may use, and what for.
+//! The memory that this process may use, and for which purposes.
 //!
-//! One total, taken from the container's limit or from `server.memory`, is divided into [`Shares`]. What grows with what callers or the
-//! upstream send takes a [`Reservation`] from the [`MemoryBudget`] of its share first, and gives it back when dropped. Not here: what
-//! happens when a share is used up, which is each part's own business. Invariant: the shares never add up to more than the total.
+//! One total, taken from the container's limit or from `server.memory`, is divided into [`Shares`].
+//! A part whose memory grows with what callers or the upstream send first takes a [`Reservation`]
+//! from the [`MemoryBudget`] of its share, and releases it on drop. Not here: what happens when a
+//! share is used up, which each part decides. Invariant: the shares never add up to more than the
+//! total.
 
 mod budget;
 mod shares;

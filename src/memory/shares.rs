@@ -1,61 +1,69 @@
-//! What the total is divided into.
+//! The division of the total.
 
 use std::sync::Arc;
 
 use super::MemoryBudget;
 
-/// The program itself with its tables, threads and remembered questions, and the connections to the outside.
+/// The program itself with its tables, threads and cached last requests, and the connections to the
+/// outside.
 pub const BASE: usize = 24 << 20;
 
-/// The total where neither a container nor the configuration says anything, unless it is more than half of the machine.
+/// The total when neither a container nor the configuration limits it, unless it is more than half
+/// of the machine's memory.
 pub const DEFAULT_TOTAL: usize = 1 << 30;
 
-/// With less, a gateway cannot work well; it works as if it had as much.
+/// A gateway cannot work well with less, so it works as if it had as much.
 pub const LEAST_TOTAL: usize = 48 << 20;
 
-/// Below this memory is tight.
+/// Below this, memory is tight.
 const TIGHT: usize = 512 << 20;
 
-/// A connection of a caller: its task, HTTP's buffers, and what the kernel needs for a socket without its buffers.
+/// A caller's connection: its task, hyper's buffers, and what the kernel needs for a socket besides
+/// its buffers.
 pub const CONNECTION: usize = 32 << 10;
 
-/// A request at the same time as others of its connection, until its answer is taken: the stream, its task and its fields.
+/// One of several concurrent requests of a connection, until its response is read: the stream, its
+/// task and its header fields.
 pub const STREAM: usize = 6 << 10;
 
 /// A request that memory could not answer, without its body.
 pub const REQUEST: usize = 8 << 10;
 
-/// Buffers that grow double, and a body is copied once on its way: for each byte that is read, so many are reserved.
+/// The bytes reserved for each byte that is read, because buffers double as they grow, and a body
+/// is copied once.
 pub const ALLOCATED_PER_BYTE: usize = 2;
 
-/// An answer of the upstream of more bytes is a large one.
+/// An upstream answer with more bytes is a large one.
 pub const LARGE_ANSWER: usize = 64 << 10;
 
-/// What each purpose may take, in bytes.
+/// The bytes for each purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shares {
-    /// All of it.
+    /// The total.
     pub total: usize,
-    /// Not given to anybody: what the allocator keeps, and the kernel's part.
+    /// Reserved for no purpose: what the allocator keeps, the kernel's buffers for connections, and the pages of the
+    /// program's file. A quarter of the total but at most 64 MiB, where little is left a third
+    /// of that, and always an eighth.
     pub spare: usize,
-    /// Answers in the cache, and those that it has let go of but callers have yet to take.
+    /// Answers in the cache, and former entries that callers still read.
     pub cache: usize,
-    /// Connections of callers, at [`CONNECTION`] each.
+    /// Callers' connections, at [`CONNECTION`] each.
     pub connections: usize,
-    /// Half for heads of requests as far as they are long, half for requests that share a connection.
+    /// Half for long request heads, half for requests that share a connection.
     pub heads: usize,
     /// Bodies of requests while they are read.
     pub bodies: usize,
-    /// Requests that wait for an answer of the upstream.
+    /// Requests that wait for an upstream answer.
     pub waiting: usize,
-    /// Small answers of the upstream, from the call on until all have taken them.
+    /// Small upstream answers, from the call until all callers have read them.
     pub small_answers: usize,
-    /// Large ones.
+    /// Large upstream answers.
     pub large_answers: usize,
 }
 
 impl Shares {
-    /// Divides `total`. `cache` is what the operator wants for the cache; without a word it gets a quarter of what is divided.
+    /// Divides `total`. `cache` is the operator's setting for the cache; by default it gets a
+    /// quarter of what is divided.
     ///
     /// ```
     /// use defender_gateway::memory::Shares;
@@ -66,9 +74,9 @@ impl Shares {
     #[must_use]
     pub fn of(total: usize, cache: Option<usize>) -> Self {
         let total = total.max(LEAST_TOTAL);
-        let spare = total / 8;
+        let spare = (total / 4).min((total - BASE) / 3).min(TIGHT / 8).max(total / 8);
         let divided = total - spare - BASE;
-        // A fifth is for answers that the cache has let go of.
+        // A fifth is for former entries.
         let cache = cache
             .unwrap_or(0)
             .saturating_add(cache.unwrap_or(0) / 4)
@@ -87,7 +95,7 @@ impl Shares {
         }
     }
 
-    /// What all of them take together when each is used up.
+    /// The sum of all shares.
     #[must_use]
     pub fn sum(&self) -> usize {
         BASE + self.spare
@@ -100,39 +108,42 @@ impl Shares {
             + self.large_answers
     }
 
-    /// The most that the cache may hold.
+    /// The most that the cache's entries may take.
     #[must_use]
     pub fn max_cached(&self) -> usize {
         self.cache / 5 * 4
     }
 
-    /// How many connections of callers there may be.
+    /// The most connections of callers.
     #[must_use]
     pub fn max_connections(&self) -> u32 {
         u32::try_from(self.connections / CONNECTION).unwrap_or(u32::MAX)
     }
 
-    /// What the kernel may keep for each direction of a caller's connection, in bytes. Where memory is tight, so are the buffers of all who
-    /// neither read nor are read; a round trip of a millisecond still lets 16 MB a second pass.
+    /// The kernel's buffer for each direction of a caller's connection, in bytes. When memory is
+    /// tight the buffers are small; with a round trip of a millisecond they still allow 16 MB a
+    /// second.
     #[must_use]
     pub fn socket_buffer(&self) -> u32 {
         if self.total < TIGHT { 16 << 10 } else { 64 << 10 }
     }
 
-    /// The same for a connection to the upstream; `None`: the kernel's own choice. Where memory is tight, a host at a hundred milliseconds
-    /// sends some 600 kB a second for each of its connections.
+    /// The same for a connection to the upstream; `None` for the kernel's default. When memory is
+    /// tight, a host at a distance of a hundred milliseconds sends some 600 kB a second on each
+    /// connection.
     #[must_use]
     pub fn receive_buffer(&self) -> Option<u32> {
         (self.total < TIGHT).then_some(64 << 10)
     }
 
-    /// The longest body of a request: all of it must fit into the share, with what it takes while it grows.
+    /// The longest body of a request: it must fit into the share, with what it takes while it
+    /// grows.
     #[must_use]
     pub fn max_body(&self) -> usize {
         self.bodies / ALLOCATED_PER_BYTE
     }
 
-    /// The budgets that answers of the upstream take from.
+    /// The budgets of upstream answers.
     #[must_use]
     pub fn answers(&self) -> AnswerMemory {
         AnswerMemory {
@@ -142,15 +153,17 @@ impl Shares {
     }
 }
 
-/// Memory for answers of the upstream, from the call on until the last caller has taken its answer. Clones share it.
+/// The memory of upstream answers, from the call until the last caller has read its answer. Clones
+/// share it.
 ///
-/// How long an answer is becomes known when it has been read. Each begins as a small one; one that turns out to be large waits until the
-/// longest one would fit, and gives back what it did not need: two that grow can never wait for each other.
+/// The length of an answer is known only when it has been read. Each begins as a small one; one
+/// that turns out to be large waits until the longest possible one would fit, and releases what it
+/// did not need. So two growing answers can never wait for each other.
 #[derive(Clone, Debug)]
 pub struct AnswerMemory {
-    /// For answers of up to [`LARGE_ANSWER`] bytes, and for the beginnings of the others.
+    /// For answers of up to [`LARGE_ANSWER`] bytes, and for the beginnings of longer ones.
     pub small: Arc<MemoryBudget>,
-    /// For the others.
+    /// For longer ones.
     pub large: Arc<MemoryBudget>,
 }
 

@@ -21,7 +21,7 @@ use super::metrics::Metrics;
 use super::refused::{Reason, Refused};
 use crate::BoxError;
 use crate::caller::Name;
-use crate::scan::{Call, Served};
+use crate::scan::{Call, ServedResponse};
 use crate::task::Tasks;
 
 /// Buckets kept at once. Beyond it idle ones are forgotten early, and as long as that is not enough, nobody is limited.
@@ -144,11 +144,11 @@ pub struct Service<S> {
 
 impl<S> tower::Service<Call> for Service<S>
 where
-    S: tower::Service<Call, Response = Served, Error = BoxError>,
+    S: tower::Service<Call, Response = ServedResponse, Error = BoxError>,
 {
-    type Response = Served;
+    type Response = ServedResponse;
     type Error = BoxError;
-    type Future = Either<S::Future, std::future::Ready<Result<Served, BoxError>>>;
+    type Future = Either<S::Future, std::future::Ready<Result<ServedResponse, BoxError>>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(context)

@@ -107,6 +107,7 @@ pub struct Config {
     pub(super) unknown_past: UnknownPast,
     pub(super) pacing: Pacing,
     pub(super) state_file: Option<PathBuf>,
+    pub(super) predecessors: Vec<PathBuf>,
 }
 
 impl Config {
@@ -131,6 +132,7 @@ impl Config {
             unknown_past: UnknownPast::Empty,
             pacing: Pacing::Spread,
             state_file: None,
+            predecessors: Vec::new(),
         })
     }
 
@@ -152,6 +154,14 @@ impl Config {
     #[must_use]
     pub fn state_file(mut self, path: Option<PathBuf>) -> Self {
         self.state_file = path;
+        self
+    }
+
+    /// Sets the files whose charges count here too if they were written to after the state file: those of a quota that
+    /// was divided otherwise.
+    #[must_use]
+    pub fn predecessors(mut self, paths: Vec<PathBuf>) -> Self {
+        self.predecessors = paths;
         self
     }
 

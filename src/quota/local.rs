@@ -58,7 +58,8 @@ impl Quota {
             Some(path) => {
                 let most = config.limits.iter().map(Limit::calls).max().unwrap_or(0);
                 let window = config.limits.last().map_or(Duration::ZERO, Limit::hold);
-                let (state_file, past) = StateFile::open(path, most, window, config.attempt, &wall.read())?;
+                let (state_file, past) =
+                    StateFile::open(path, &config.predecessors, most, window, config.attempt, &wall.read())?;
                 tracing::info!(calls = past.charges.len(), path = %path.display(), "remembered the calls of the last window");
                 if !past.charges.is_empty() {
                     // Calls are remembered: the past is known, whatever an unknown one would have meant.

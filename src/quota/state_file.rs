@@ -187,10 +187,14 @@ impl StateFile {
     /// A charge that never settled counts as made `attempt` after its issue; none later than a second from now (its process is
     /// gone, or the clock was set back). Lines that cannot be read are skipped.
     ///
+    /// `predecessors` may hold calls that count here too, because they were made while the quota was divided otherwise.
+    /// Those that were written to after this file are read; what they hold is part of this file from then on.
+    ///
     /// # Errors
-    /// When the file cannot be read or written, or is larger than 64 MiB.
+    /// When a file cannot be read or written, or is larger than 64 MiB.
     pub fn open(
         path: &Path,
+        predecessors: &[PathBuf],
         most: usize,
         window: Duration,
         attempt: Duration,
@@ -200,9 +204,14 @@ impl StateFile {
         let clock = Clock::new(reading);
         let now = clock.now(reading);
         let (live, bucket) = replay(&text, attempt, &clock);
+        let mut charges: Vec<_> = live.into_values().collect();
+        for predecessor in written_after(path, predecessors) {
+            let others = replay(&read(predecessor)?, attempt, &clock).0.into_values();
+            charges = united(charges, others.collect());
+        }
         let latest = now.saturating_add(micros(LANDING));
         // Named anew: whatever numbers the file holds, there are some left.
-        let live: BTreeMap<_, _> = (0..).zip(live.into_values().map(|at| at.min(latest))).collect();
+        let live: BTreeMap<_, _> = (0..).zip(charges.into_iter().map(|at| at.min(latest))).collect();
         let mut state_file = Self {
             path: path.to_owned(),
             file: OpenOptions::new().create(true).append(true).open(path)?,
@@ -311,6 +320,28 @@ impl StateFile {
 
 fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// All charges of two files. Both may have the same one, which one of them took over from the other, and with it its time
+/// in microseconds; it counts once.
+fn united(mut charges: Vec<i64>, mut others: Vec<i64>) -> Vec<i64> {
+    let mut known = BTreeMap::<i64, usize>::new();
+    for at in &charges {
+        *known.entry(*at).or_default() += 1;
+    }
+    others.retain(|at| {
+        let count = known.get_mut(at).filter(|count| **count > 0);
+        count.map(|count| *count -= 1).is_none()
+    });
+    charges.append(&mut others);
+    charges
+}
+
+/// Those of `others` that exist and were written to after `path`; all that exist where there is no `path` yet.
+fn written_after<'a>(path: &Path, others: &'a [PathBuf]) -> impl Iterator<Item = &'a PathBuf> {
+    let written = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    let own = written(path);
+    others.iter().filter(move |other| written(other) > own)
 }
 
 fn read(path: &Path) -> io::Result<String> {

@@ -1,4 +1,4 @@
-//! Writes answers.
+//! Writes the response for an answer or an error.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,23 +10,25 @@ use http_body_util::Full;
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
 
-use super::layer::Asked;
+use super::layer::ResponsePreferences;
 use super::outcome::{Ended, Outcome, TokenOwner};
 use super::table::{self, causes};
-use super::{Problem, etag, field, header_template, link};
+use super::{Problem, etag, field, header_template, next_link};
 use crate::BoxError;
 use crate::attempt::Failure;
 use crate::caller::RequestId;
 use crate::memory::{Exhausted, LARGE_ANSWER, MemoryBudget};
-use crate::scan::{self, Answer, Forward, Operation, Served, Status};
+use crate::scan::{self, Answer, ForwardReason, Operation, ServedResponse, Status};
 
-/// The body of every answer: whole, and shared with the cache.
+/// The body of every response: complete, and shared with the cache.
 pub type Body = Full<Bytes>;
 
-/// Shows somebody the quota windows as they are at this moment, which is now. Called once per answer, so it must be cheap and must not block.
+/// Passes the quota windows as they are at this moment to a function. It is called once for each
+/// response, so it must be cheap and must not block.
 pub type RateLimit = Arc<dyn Fn(Instant, &mut dyn FnMut(&Windows)) + Send + Sync>;
 
-/// The quota windows as they are at one moment, with their fields already written: between two calls many answers share them.
+/// The quota windows at one moment, with their header fields already written: many responses share
+/// them between two upstream calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Windows {
     list: Vec<Window>,
@@ -35,7 +37,7 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// `list` holds the shortest window first. Without any, there are no fields.
+    /// `list` has the shortest window first. If it is empty, there are no header fields.
     #[must_use]
     pub fn new(list: Vec<Window>) -> Self {
         Self {
@@ -45,7 +47,8 @@ impl Windows {
         }
     }
 
-    /// The same later: `list` is how they are now. What is allowed seldom changes, and is not written again when it has not.
+    /// The windows at a later moment. The policy seldom changes, and its field is not written again
+    /// when it has not.
     #[must_use]
     pub fn now(self, list: Vec<Window>) -> Self {
         let is_same =
@@ -83,13 +86,14 @@ pub struct Window {
     pub window_s: u64,
     /// Calls left.
     pub remaining: u64,
-    /// Seconds in which no more than `remaining` calls may be made.
+    /// Seconds during which no more than `remaining` calls may be made.
     pub reset_s: u64,
-    /// For a policy that spreads another one's calls: what it does at present, in a sentence for people.
+    /// For a policy that spreads the calls of another window: what it does at present, as a
+    /// sentence.
     pub spread: Option<String>,
 }
 
-/// What answers need to know besides the outcome.
+/// The settings for writing responses.
 #[derive(Clone)]
 pub struct Config {
     /// The upstream's host names, lower case, without ports: links to them are rewritten.
@@ -98,9 +102,10 @@ pub struct Config {
     pub rate_limit: RateLimit,
     /// Counts requests that were lost to a panic.
     pub panics: Counter,
-    /// Whose tokens the calls of these requests carry.
+    /// Whose access token the upstream calls of these requests carry.
     pub token_owner: TokenOwner,
-    /// The memory of large answers that were made for one caller alone; `None`: theirs is not counted.
+    /// The memory budget for large bodies that were made for one caller only; `None` when they are
+    /// not counted.
     pub large_answers: Option<Arc<MemoryBudget>>,
 }
 
@@ -112,16 +117,17 @@ impl fmt::Debug for Config {
     }
 }
 
-/// An answer on its way out, and what it means.
+/// A response, and how its request ended.
 #[derive(Debug)]
 pub struct Answered<B = Body> {
-    /// What the caller gets.
+    /// The response for the caller.
     pub response: Response<B>,
-    /// How the request ended; `None` when it was no question.
+    /// How the request ended; `None` when it was no request to an operation.
     pub ended: Option<Ended>,
-    /// The request's name.
+    /// The request's id.
     pub id: RequestId,
-    /// When it was known. One look at the clock for whoever needs it: on the path of a hit each costs as much as a look-up.
+    /// When the response was ready. The clock is read once for all later users: on the path of a
+    /// hit each reading costs as much as a lookup.
     pub at: Instant,
 }
 
@@ -134,34 +140,35 @@ const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy"
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
-/// An answer of the upstream, however it came about. `origin` is the address that the caller used.
+/// The response for an upstream answer, however it was found. `origin` is the address that the
+/// caller used.
 pub(super) fn served(
     config: &Config,
-    served: Served,
-    asked: &Asked,
+    served: ServedResponse,
+    asked: &ResponsePreferences,
     (id, at): (&RequestId, Instant),
     origin: impl Fn() -> String,
 ) -> Answered {
     let answer = if served.may_link {
-        with_own_links(config, served.answer, &origin)
+        with_rewritten_links(config, served.answer, &origin)
     } else {
         served.answer
     };
-    let answer = match paid_for(config, answer) {
+    let answer = match with_reserved_memory(config, answer) {
         Ok(answer) => answer,
         Err(exhausted) => return failed(config, &exhausted.into(), (id, at), origin),
     };
-    // What Defender answered counts, not that the caller has it already (304).
+    // Defender's status counts, even if the caller has the body already (304).
     let outcome = Outcome::of_answer(served.outcome, answer.status, config.token_owner);
     let cause = refused_by_upstream(outcome, answer.status);
     let (answer, tag) = etag::tagged(answer, &asked.tag);
-    let said = Said {
+    let meta = ResponseMeta {
         status: &served.status,
         age: served.age,
         wait: asked.wait,
         tag,
     };
-    let response = upstream(config, answer, &said, id, at);
+    let response = upstream(config, answer, &meta, id, at);
     Answered {
         response,
         ended: Some(Ended {
@@ -174,7 +181,8 @@ pub(super) fn served(
     }
 }
 
-/// An error: the upstream's own answer if the error carries one, otherwise a problem.
+/// The response for an error: the upstream's own answer if the error carries one, otherwise a
+/// problem.
 pub(super) fn failed(
     config: &Config,
     error: &BoxError,
@@ -183,18 +191,24 @@ pub(super) fn failed(
 ) -> Answered {
     if let Some(answer) = passed_through(error) {
         let status = Status {
-            forward: Some(Forward::Miss),
+            forward: Some(ForwardReason::Miss),
             forward_status: Some(answer.status.as_u16()),
             ..Status::default()
         };
-        let said = Said {
+        let meta = ResponseMeta {
             status: &status,
             age: None,
             wait: None,
             tag: None,
         };
         return Answered {
-            response: upstream(config, with_own_links(config, answer.clone(), origin), &said, id, at),
+            response: upstream(
+                config,
+                with_rewritten_links(config, answer.clone(), origin),
+                &meta,
+                id,
+                at,
+            ),
             ended: Some(Ended {
                 outcome: Outcome::of_answer(scan::Outcome::Forwarded, answer.status, config.token_owner),
                 forward: status.forward,
@@ -213,7 +227,8 @@ pub(super) fn failed(
             forward: None,
             cause: Some(match outcome {
                 Outcome::Failed => chain(error),
-                // Nothing is broken: what the caller was told is all there is to say, however many parts it came through.
+                // No part failed: the detail for the caller says all there is to say, whatever
+                // layers the error came through.
                 _ => format!("{}: {}", problem.code, problem.detail),
             }),
         }),
@@ -222,7 +237,7 @@ pub(super) fn failed(
     }
 }
 
-/// The answer to `OPTIONS`.
+/// The response to `OPTIONS`.
 pub(super) fn options(operation: Option<Operation>, id: &RequestId, at: Instant) -> Answered {
     let mut response = Response::new(Body::default());
     *response.status_mut() = StatusCode::NO_CONTENT;
@@ -238,22 +253,22 @@ pub(super) fn options(operation: Option<Operation>, id: &RequestId, at: Instant)
     }
 }
 
-/// The upstream's answer, if it comes before anything that the table knows.
+/// The upstream's answer, if it is in the chain before any error that the table knows.
 fn passed_through(error: &BoxError) -> Option<&Answer> {
     causes(error)
         .take_while(|cause| !table::is_known(*cause))
         .find_map(|cause| cause.downcast_ref::<Failure>()?.answer.as_ref())
 }
 
-/// The answer with its links leading back here.
-fn with_own_links(config: &Config, answer: Answer, origin: impl Fn() -> String) -> Answer {
-    let body = link::rewrite(&answer.body, &config.upstream_hosts, origin).unwrap_or(answer.body);
+/// The answer with its links rewritten to lead back here.
+fn with_rewritten_links(config: &Config, answer: Answer, origin: impl Fn() -> String) -> Answer {
+    let body = next_link::rewrite(&answer.body, &config.upstream_hosts, origin).unwrap_or(answer.body);
     Answer { body, ..answer }
 }
 
-/// The answer with memory reserved for its body, if that is large, was made for this caller, and nothing is reserved for it so far: what
-/// the cache has, others hold as well.
-fn paid_for(config: &Config, answer: Answer) -> Result<Answer, Exhausted> {
+/// The answer with memory reserved for its body, if the body is large, was made for this caller
+/// only, and has no reservation yet. Bodies in the cache are counted there.
+fn with_reserved_memory(config: &Config, answer: Answer) -> Result<Answer, Exhausted> {
     let Some(memory) = config
         .large_answers
         .as_ref()
@@ -270,7 +285,7 @@ fn paid_for(config: &Config, answer: Answer) -> Result<Answer, Exhausted> {
     Ok(Answer { body, ..answer })
 }
 
-/// What an answer of the upstream may get besides its own.
+/// The header fields that the gateway may add to an upstream answer.
 static FIELDS: [HeaderName; 8] = [
     CACHE_STATUS,
     PROXY_STATUS,
@@ -282,15 +297,15 @@ static FIELDS: [HeaderName; 8] = [
     X_REQUEST_ID,
 ];
 
-/// What is said of an answer of the upstream, besides what it says itself.
-struct Said<'a> {
+/// What the response adds to an upstream answer.
+struct ResponseMeta<'a> {
     status: &'a Status,
     age: Option<Duration>,
     wait: Option<Duration>,
     tag: Option<HeaderValue>,
 }
 
-fn upstream(config: &Config, answer: Answer, said: &Said<'_>, id: &RequestId, at: Instant) -> Response<Body> {
+fn upstream(config: &Config, answer: Answer, meta: &ResponseMeta<'_>, id: &RequestId, at: Instant) -> Response<Body> {
     let failed = answer.status.is_client_error() || answer.status.is_server_error();
     let (mut policy, mut left) = (None, None);
     (config.rate_limit)(at, &mut |windows| {
@@ -300,13 +315,13 @@ fn upstream(config: &Config, answer: Answer, said: &Said<'_>, id: &RequestId, at
     let received = failed.then(|| field::received_status(answer.status)).flatten();
     // In the order of `FIELDS`.
     let values = [
-        field::cache_status(said.status),
+        field::cache_status(meta.status),
         received,
         policy,
         left,
-        said.age.and_then(field::age),
-        said.wait.and_then(applied),
-        said.tag.clone(),
+        meta.age.and_then(field::age),
+        meta.wait.and_then(applied),
+        meta.tag.clone(),
         field::request_id(id),
     ];
     let mut response = Response::new(Body::new(answer.body));
@@ -315,7 +330,7 @@ fn upstream(config: &Config, answer: Answer, said: &Said<'_>, id: &RequestId, at
     response
 }
 
-/// An answer that the gateway makes itself.
+/// A response that the gateway makes itself.
 fn own(config: &Config, problem: &Problem, id: &RequestId, at: Instant) -> Response<Body> {
     let limited = problem.status == StatusCode::TOO_MANY_REQUESTS || problem.status.is_server_error();
     let mut windows = Windows::default();
@@ -326,9 +341,9 @@ fn own(config: &Config, problem: &Problem, id: &RequestId, at: Instant) -> Respo
     *response.status_mut() = problem.status;
     let fields = response.headers_mut();
     fields.insert(header::CONTENT_TYPE, PROBLEM_JSON);
-    // RFC 9111 §4.2.2 would let a cache in between keep a 404, 405 or 414 as it likes.
+    // RFC 9111 §4.2.2 would let a cache on the way store a 404, 405 or 414 for as long as it likes.
     fields.insert(header::CACHE_CONTROL, NO_STORE);
-    put(fields, PROXY_STATUS, field::proxy_status(problem.fault));
+    put(fields, PROXY_STATUS, field::proxy_status(problem.proxy_status_error));
     if let Some(after) = problem.retry_after {
         fields.insert(header::RETRY_AFTER, field::seconds_up(after).into());
     }
@@ -346,7 +361,7 @@ fn put(fields: &mut HeaderMap, name: HeaderName, value: Option<HeaderValue>) {
     }
 }
 
-/// What the log says of an answer of the upstream's that the caller cannot use.
+/// The log's cause for an upstream answer that the caller cannot use.
 fn refused_by_upstream(outcome: Outcome, status: StatusCode) -> Option<String> {
     match outcome {
         Outcome::Served(_) => None,
@@ -354,7 +369,7 @@ fn refused_by_upstream(outcome: Outcome, status: StatusCode) -> Option<String> {
     }
 }
 
-/// The error with its causes. Errors of this crate hold neither secrets nor bodies.
+/// The error with its causes. Errors of this crate contain neither secrets nor bodies.
 fn chain(error: &BoxError) -> String {
     let mut text = String::new();
     for cause in causes(error) {

@@ -1,6 +1,7 @@
-//! The gateway's own entity tags, and answers to those who have the same already.
+//! The gateway's own entity tags, and the 304 for callers that have the body already.
 //!
-//! A tag is made from the body as the caller gets it, links included, so that it is strong (RFC 9110 §8.8.1) whatever the upstream says.
+//! A tag is computed from the body as the caller gets it, links included, so that it is a strong
+//! one (RFC 9110 §8.8.1).
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
@@ -9,7 +10,8 @@ use ring::digest;
 use super::layer::Tag;
 use crate::scan::{Answer, Fields};
 
-/// The answer with its tag; without its body, as 304, for a caller who has the same. Only good answers have a tag.
+/// The answer with its tag; for a caller that has the same tag, a 304 without body. Only successful
+/// answers have a tag.
 pub(super) fn tagged(answer: Answer, wanted: &Tag) -> (Answer, Option<HeaderValue>) {
     if *wanted == Tag::None || answer.status != StatusCode::OK {
         return (answer, None);
@@ -28,15 +30,15 @@ pub(super) fn tagged(answer: Answer, wanted: &Tag) -> (Answer, Option<HeaderValu
     (unchanged, value)
 }
 
-/// Half of the SHA-256: enough that two bodies never share a tag.
+/// Half of the SHA-256, which is enough that two bodies never share a tag.
 fn tag(body: &[u8]) -> String {
     let digest = digest::digest(&digest::SHA256, body);
     let digits = digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}"));
     format!("\"{}\"", digits.collect::<String>())
 }
 
-/// Whether `If-None-Match` names the tag (RFC 9110 §13.1.2): in weak comparison, `*` names all. Quotes cannot be within our tags, so the
-/// list can be parted at commas.
+/// Whether `If-None-Match` contains the tag (RFC 9110 §13.1.2), by weak comparison; `*` matches
+/// all. Our tags contain no quotes, so the list can be split at commas.
 fn matches(known: &str, tag: &str) -> bool {
     let known = known.split(',').map(str::trim);
     known
@@ -57,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_the_same_gets_no_body() {
+    fn a_caller_with_the_same_tag_gets_no_body() {
         let (first, tag) = tagged(answer(200, "{}"), &Tag::Given);
         let tag = tag.unwrap().to_str().unwrap().to_owned();
         assert_eq!((first.status.as_u16(), &first.body[..]), (200, &b"{}"[..]));

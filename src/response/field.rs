@@ -1,15 +1,16 @@
-//! Writes the structured fields of an answer. On the path of every cache hit, so: one buffer per field, no intermediate values.
+//! Writes the structured header fields of a response. This is on the path of every cache hit, so
+//! each field takes one buffer and no intermediate values.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use http::HeaderValue;
 
-use super::{Fault, Window};
+use super::{ProxyStatusError, Window};
 use crate::caller::RequestId;
 use crate::scan::Status;
 
-/// How the gateway calls itself in `Cache-Status` and `Proxy-Status`.
+/// The gateway's name in `Cache-Status` and `Proxy-Status`.
 const NAME: &str = "defender-gateway";
 
 const HIT: &str = "; hit";
@@ -23,7 +24,7 @@ pub(super) fn cache_status(status: &Status) -> Option<HeaderValue> {
     let limit = MAX_INTEGER.cast_signed();
     let mut digits = itoa::Buffer::new();
     let ttl = status.ttl.map(|ttl| digits.format(ttl.clamp(-limit, limit)));
-    // Exactly what a plain hit takes: with room to spare, the value would be allocated once more.
+    // Exactly the capacity of a plain hit: with more, the value would be allocated once more.
     let mut text = String::with_capacity(NAME.len() + HIT.len() + ttl.map_or(0, |ttl| TTL.len() + ttl.len()));
     text.push_str(NAME);
     match status.forward {
@@ -51,7 +52,7 @@ pub(super) fn cache_status(status: &Status) -> Option<HeaderValue> {
 
 /// `Age` (RFC 9111 §5.1), in whole seconds.
 pub(super) fn age(age: Duration) -> Option<HeaderValue> {
-    // As text: the conversion from a number allocates twice.
+    // From text, because the conversion from a number allocates twice.
     HeaderValue::from_str(itoa::Buffer::new().format(age.as_secs())).ok()
 }
 
@@ -60,17 +61,18 @@ pub(super) fn request_id(id: &RequestId) -> Option<HeaderValue> {
     HeaderValue::from_str(id.as_str()).ok()
 }
 
-/// `Proxy-Status` (RFC 9209 §2.3) of an answer that the gateway made itself.
-pub(super) fn proxy_status(fault: Fault) -> Option<HeaderValue> {
-    HeaderValue::try_from(format!("{NAME}; error={}", fault.as_str())).ok()
+/// `Proxy-Status` (RFC 9209 §2.3) of a response that the gateway made itself.
+pub(super) fn proxy_status(proxy_status_error: ProxyStatusError) -> Option<HeaderValue> {
+    HeaderValue::try_from(format!("{NAME}; error={}", proxy_status_error.as_str())).ok()
 }
 
-/// `Proxy-Status` (RFC 9209 §2.1.5) of an upstream failure that passes through.
+/// `Proxy-Status` (RFC 9209 §2.1.5) of an upstream error that passes through.
 pub(super) fn received_status(status: http::StatusCode) -> Option<HeaderValue> {
     HeaderValue::try_from(format!("{NAME}; received-status={}", status.as_u16())).ok()
 }
 
-/// `RateLimit-Policy`: what is allowed. `None` without windows: an empty list is not a field (RFC 9651 §4.1).
+/// `RateLimit-Policy`: the windows' limits. `None` without windows, because an empty list is no
+/// field (RFC 9651 §4.1).
 pub(super) fn rate_limit_policy(windows: &[Window]) -> Option<HeaderValue> {
     list(windows, |text, window| {
         parameter(text, ";q=", window.quota);
@@ -78,7 +80,7 @@ pub(super) fn rate_limit_policy(windows: &[Window]) -> Option<HeaderValue> {
     })
 }
 
-/// `RateLimit`: what is left.
+/// `RateLimit`: the calls that are left.
 pub(super) fn rate_limit(windows: &[Window]) -> Option<HeaderValue> {
     list(windows, |text, window| {
         parameter(text, ";r=", window.remaining);
@@ -86,14 +88,14 @@ pub(super) fn rate_limit(windows: &[Window]) -> Option<HeaderValue> {
     })
 }
 
-/// An Integer (RFC 9651 §3.3.1). `name` as it is written.
+/// An Integer (RFC 9651 §3.3.1) as a parameter. `name` includes its delimiters.
 fn parameter(text: &mut String, name: &str, value: u64) {
     text.push_str(name);
     text.push_str(itoa::Buffer::new().format(value.min(MAX_INTEGER)));
 }
 
-/// Whole seconds, rounded up: a caller that comes back a moment early would be refused again. At least one: who is told to come back at
-/// once, and comes, is a storm.
+/// Whole seconds, rounded up, because a caller that comes back a moment early would be refused
+/// again. At least one, so that callers do not come back at once and flood the gateway.
 pub(super) fn seconds_up(duration: Duration) -> u64 {
     duration
         .as_secs()
@@ -116,7 +118,7 @@ fn list(windows: &[Window], mut parameters: impl FnMut(&mut String, &Window)) ->
     HeaderValue::try_from(text).ok()
 }
 
-/// A Token (RFC 9651 §3.3.4) if it can be one, otherwise a String.
+/// A Token (RFC 9651 §3.3.4) if the value can be one, otherwise a String.
 fn token_or_string(text: &mut String, value: &str) {
     let mut bytes = value.bytes();
     let first = bytes
@@ -130,7 +132,7 @@ fn token_or_string(text: &mut String, value: &str) {
     }
 }
 
-/// A String (RFC 9651 §3.3.3); what one cannot hold is left out.
+/// A String (RFC 9651 §3.3.3); characters that it cannot contain are left out.
 fn string(text: &mut String, value: &str) {
     text.push('"');
     for c in value.chars().filter(|c| (' '..='~').contains(c)) {
@@ -145,10 +147,10 @@ fn string(text: &mut String, value: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scan::Forward;
+    use crate::scan::ForwardReason;
     use sfv::{BareItem, List, ListEntry, Parser};
 
-    /// What a reader of the field sees.
+    /// The field as a recipient parses it.
     fn parsed(value: Option<HeaderValue>) -> Vec<sfv::Item> {
         let value = value.unwrap();
         let list: List = Parser::new(value.as_bytes()).parse().unwrap();
@@ -181,7 +183,7 @@ mod tests {
         };
         assert_eq!(written(stale), "defender-gateway; hit; ttl=-8; detail=stale-if-error");
         let miss = Status {
-            forward: Some(Forward::Miss),
+            forward: Some(ForwardReason::Miss),
             ..Status::default()
         };
         let stored = Status {
@@ -196,7 +198,7 @@ mod tests {
         };
         assert_eq!(written(collapsed), "defender-gateway; fwd=miss; collapsed");
         let merged = Status {
-            forward: Some(Forward::Partial),
+            forward: Some(ForwardReason::Partial),
             detail: Some("merged"),
             ..miss
         };
@@ -253,7 +255,7 @@ mod tests {
 
     #[test]
     fn proxy_status_is_a_list_of_one() {
-        let value = proxy_status(Fault::Exchange("connection_timeout"));
+        let value = proxy_status(ProxyStatusError::Exchange("connection_timeout"));
         assert_eq!(value.as_ref().unwrap(), "defender-gateway; error=connection_timeout");
         assert_eq!(parsed(value).len(), 1);
         let value = received_status(http::StatusCode::BAD_GATEWAY);

@@ -1,4 +1,4 @@
-//! What a proxy in front of the gateway says about the caller's own connection.
+//! What a trusted proxy in front of the gateway says about the caller's connection.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -8,8 +8,9 @@ use http::{HeaderMap, HeaderName, header};
 
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// The scheme that the caller used: that of the first proxy on the way, which is the first one named. `Forwarded` (RFC 7239) comes before
-/// `X-Forwarded-Proto`. `None` when neither says one that can be.
+/// The scheme that the caller used, according to the first proxy on the way, which is the first one
+/// listed. `Forwarded` (RFC 7239) takes precedence over `X-Forwarded-Proto`. `None` when neither
+/// names a possible scheme.
 pub(super) fn scheme(fields: &HeaderMap) -> Option<Scheme> {
     let text = |name| fields.get(name).and_then(|value| value.to_str().ok());
     let named = text(header::FORWARDED)
@@ -21,7 +22,8 @@ pub(super) fn scheme(fields: &HeaderMap) -> Option<Scheme> {
         .find(|scheme| scheme.as_str().eq_ignore_ascii_case(first))
 }
 
-/// The `proto` of the first element. Quoted strings hold commas and semicolons in addresses' names only, and those come in no scheme.
+/// The `proto` of the first element. Commas and semicolons inside quoted strings occur only in
+/// addresses, so they need no attention here.
 fn proto(forwarded: &str) -> Option<&str> {
     let first = forwarded.split(',').next()?;
     let pairs = first.split(';').filter_map(|pair| pair.split_once('='));
@@ -29,16 +31,17 @@ fn proto(forwarded: &str) -> Option<&str> {
     protos.next().map(|(_, value)| value.trim().trim_matches('"'))
 }
 
-/// An address, or all that begin alike.
+/// A network: an address and the length of its prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
     address: IpAddr,
-    /// How many bits all begin with.
+    /// The length of the prefix in bits.
     bits: u32,
 }
 
 impl Network {
-    /// Whether `address` is in it. An IPv4 address that IPv6 carries is that IPv4 address.
+    /// Whether `address` is in the network. An IPv4 address mapped to IPv6 counts as the IPv4
+    /// address.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {
@@ -55,7 +58,7 @@ impl Network {
     }
 }
 
-/// Why a text names no network.
+/// The text is not a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("is no IP address or network, such as \"10.0.0.7\" or \"10.0.0.0/8\"")]
 pub struct ParseNetworkError;

@@ -1,7 +1,7 @@
-//! The fields of an answer, made from those of one before.
+//! Builds the header fields of a response from those of an earlier one.
 //!
-//! Nearly every answer has the same fields as another one lately, with other values. To copy a map and exchange its values takes a third of
-//! what it takes to put every field into a new one.
+//! Nearly every response has the same fields as a recent one, with other values. Copying a map and
+//! exchanging its values takes a third of the time of inserting every field into a new map.
 
 use std::cell::RefCell;
 
@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::scan::Fields;
 
-/// Shapes that are remembered by each thread: hits, misses, and those with a field more or less.
+/// The most templates of each thread: for hits, misses, and either with a field more or less.
 const TEMPLATES: usize = 8;
 
 thread_local! {
@@ -23,7 +23,8 @@ struct HeaderTemplate {
     map: HeaderMap,
 }
 
-/// The upstream's fields, and those of the gateway that have a value; `names` is the same at every call.
+/// The upstream's header fields and those of the gateway that have a value. `names` is the same for
+/// every call.
 pub(super) fn build<const N: usize>(
     stored: &Fields,
     names: &[HeaderName; N],
@@ -32,8 +33,8 @@ pub(super) fn build<const N: usize>(
     const { assert!(N <= 32) };
     let present = (0_u32..).zip(&own).map(|(at, value)| u32::from(value.is_some()) << at);
     let present = present.fold(0, |all, one| all | one);
-    TEMPLATES_OF_THIS_THREAD.with_borrow_mut(|moulds| {
-        if let Some(template) = moulds.iter().find(|template| template.fits(stored, present)) {
+    TEMPLATES_OF_THIS_THREAD.with_borrow_mut(|templates| {
+        if let Some(template) = templates.iter().find(|template| template.fits(stored, present)) {
             let mut map = template.map.clone();
             let mut places = map.values_mut();
             let mut place = |value| {
@@ -46,16 +47,18 @@ pub(super) fn build<const N: usize>(
             return map;
         }
         let map = put(stored, names, own);
-        if moulds.len() >= TEMPLATES {
-            // Shapes come and go with versions of the upstream; the oldest has had its time.
-            moulds.remove(0);
+        if templates.len() >= TEMPLATES {
+            // New combinations of fields come with new versions of the upstream, and the oldest is
+            // no longer used.
+            templates.remove(0);
         }
-        moulds.extend(HeaderTemplate::of(&map, stored, present));
+        templates.extend(HeaderTemplate::of(&map, stored, present));
         map
     })
 }
 
-/// hyper counts the body itself; a length from elsewhere could contradict a rewritten link.
+/// The upstream's fields that pass. hyper computes the content length itself; the upstream's could
+/// contradict a rewritten link.
 fn passed(stored: &Fields) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
     stored.iter().filter(|(name, _)| *name != header::CONTENT_LENGTH)
 }
@@ -74,13 +77,13 @@ fn put<const N: usize>(stored: &Fields, names: &[HeaderName; N], own: [Option<He
 }
 
 impl HeaderTemplate {
-    /// `None` when two fields share a name: then values have no certain place.
+    /// `None` when two fields share a name, because their values have no fixed position then.
     fn of(map: &HeaderMap, stored: &Fields, own: u32) -> Option<Self> {
         let stored: Vec<_> = passed(stored).map(|(name, _)| name.clone()).collect();
         let count = stored.len() + own.count_ones() as usize;
         let in_order = map.len() == count && map.keys().zip(&stored).all(|(one, other)| one == other);
         in_order.then(|| {
-            // Copied one by one, it takes no more room than it has fields.
+            // Copied one by one, the map takes no more room than it has fields.
             let nothing = map.keys().map(|name| (name.clone(), HeaderValue::from_static("")));
             Self {
                 stored,
@@ -114,9 +117,9 @@ mod tests {
         values.map(|text| text.map(value))
     }
 
-    /// Every kind of answer is as it would be without the moulds, whatever came before it on this thread.
+    /// Every response equals one made without templates, whatever this thread sent before.
     #[test]
-    fn a_cast_is_like_a_map_that_was_filled() {
+    fn a_map_from_a_template_equals_one_that_was_filled() {
         let stored = [
             fields(&[("content-type", "application/json"), ("date", "today")]),
             fields(&[("date", "today"), ("content-type", "text/plain")]),
@@ -144,8 +147,8 @@ mod tests {
             let stored: Fields = [(name, value("y"))].into_iter().collect();
             assert_eq!(build(&stored, &OWN, own([None, None, Some("id")])).len(), 2);
         }
-        let stored = TEMPLATES_OF_THIS_THREAD.with_borrow(|moulds| {
-            let names = moulds.iter().flat_map(|template| &template.stored);
+        let stored = TEMPLATES_OF_THIS_THREAD.with_borrow(|templates| {
+            let names = templates.iter().flat_map(|template| &template.stored);
             names.map(HeaderName::to_string).collect::<Vec<_>>()
         });
         let latest: Vec<_> = (92..100).map(|name| format!("x-{name}")).collect();

@@ -1,4 +1,4 @@
-//! The layer between typed values and HTTP.
+//! The layer between typed results and HTTP responses.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -22,68 +22,69 @@ use super::forwarded::{self, Network};
 use super::outcome::TokenOwner;
 use crate::BoxError;
 use crate::caller::RequestId;
-use crate::scan::{Operation, Served};
+use crate::scan::{Operation, ServedResponse};
 
-/// What the layers below answer when nothing went wrong.
+/// The result of the layers below when there was no error.
 #[derive(Clone, Debug)]
 pub enum Reply {
-    /// An answer of the upstream, for a caller who asked for it so.
-    Served(Box<Served>, Asked),
-    /// The caller asked what it may do with an operation, or at all.
+    /// An upstream answer, with the caller's preferences about the response.
+    Served(Box<ServedResponse>, ResponsePreferences),
+    /// The caller sent `OPTIONS`, about an operation or about the server.
     Options(Option<Operation>),
 }
 
-/// What the caller asked of the answer, besides what it is about.
+/// The caller's preferences about the response.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Asked {
-    /// How long it would have waited, if it said so.
+pub struct ResponsePreferences {
+    /// How long the caller would have waited, if it said so.
     pub wait: Option<Duration>,
-    /// Whether the answer gets a tag.
+    /// Whether the response gets an entity tag.
     pub tag: Tag,
 }
 
-/// Whether an answer gets an entity tag (RFC 9110 §8.8.3), and what the caller has already.
+/// Whether a response gets an entity tag (RFC 9110 §8.8.3), and which one the caller has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Tag {
-    /// Answers to `POST` and `QUERY` have none.
+    /// Responses to `POST` and `QUERY` have none.
     #[default]
     None,
-    /// The caller has nothing.
+    /// A tag; the caller has none yet.
     Given,
-    /// The caller's `If-None-Match`, its lines joined by commas.
+    /// A tag, unless the caller's `If-None-Match` contains it; the lines of that field are joined
+    /// by commas.
     Unless(Box<str>),
 }
 
-/// What writing an answer needs of its request.
+/// What writing a response needs to know about its request.
 pub trait RequestInfo {
-    /// The request's name.
+    /// The request's id.
     fn id(&self) -> RequestId;
 
     /// Its target.
     fn uri(&self) -> &Uri;
 
-    /// The operation that its path means, if it means one.
+    /// The operation of its path, if it is one.
     fn operation(&self) -> Option<Operation>;
 
-    /// Its fields.
+    /// Its header fields.
     fn headers(&self) -> &HeaderMap;
 
-    /// The address that it came from; `None` when it came over a Unix socket.
+    /// The address that it came from; `None` over a Unix socket.
     fn peer(&self) -> Option<IpAddr>;
 }
 
-/// Answers every request: neither an error nor a panic nor a missing answer leaves it.
+/// Answers every request: no error, panic or missing answer leaves this layer.
 ///
-/// Says how every question [`Ended`](super::Ended) (`OPTIONS` is none).
+/// It reports how every request [`Ended`](super::Ended), except `OPTIONS`.
 #[derive(Clone, Debug)]
 pub struct Layer {
-    /// One for all operations, or one for each: they differ in the quota that they tell of.
+    /// One for all operations, or one for each: they differ in the quota whose windows are shown.
     configs: Arc<[Arc<Config>]>,
-    elsewhere: Option<PassthroughConfig>,
+    passthrough: Option<PassthroughConfig>,
     trusted: Arc<[Network]>,
 }
 
-/// Requests with this field are paid for elsewhere.
+/// Requests with this field are charged to the quota of their own token.
 #[derive(Clone, Debug)]
 struct PassthroughConfig {
     field: HeaderName,
@@ -91,24 +92,24 @@ struct PassthroughConfig {
 }
 
 impl Layer {
-    /// A layer that answers as `config` says.
+    /// A layer with these settings.
     #[must_use]
     pub fn new(config: Config) -> Self {
         Self::by_quota([config])
     }
 
-    /// A layer that answers as these say: one for all operations, or one for each in their order.
+    /// A layer with these settings: one for all operations, or one for each in their order.
     #[must_use]
     pub fn by_quota(configs: impl IntoIterator<Item = Config>) -> Self {
         Self {
             configs: configs.into_iter().map(Arc::new).collect(),
-            elsewhere: None,
+            passthrough: None,
             trusted: Arc::default(),
         }
     }
 
-    /// Answers requests that carry `field` without the `RateLimit` fields: their calls count in another quota than the one that those
-    /// fields would speak of.
+    /// Answers requests that carry `field` without the `RateLimit` fields, because their calls
+    /// count in another quota.
     #[must_use]
     pub fn without_rate_limit_for(self, field: HeaderName) -> Self {
         let config = Config {
@@ -117,7 +118,7 @@ impl Layer {
             ..Config::clone(&self.configs[0])
         };
         Self {
-            elsewhere: Some(PassthroughConfig {
+            passthrough: Some(PassthroughConfig {
                 field,
                 config: Arc::new(config),
             }),
@@ -125,7 +126,8 @@ impl Layer {
         }
     }
 
-    /// Believes requests from these addresses, or over a Unix socket if there are any, when they say over which scheme the caller came.
+    /// Trusts requests from these addresses, or over a Unix socket if there are any, to name the
+    /// scheme that the caller used.
     #[must_use]
     pub fn trusting(self, proxies: impl IntoIterator<Item = Network>) -> Self {
         Self {
@@ -135,8 +137,8 @@ impl Layer {
     }
 
     fn config_for(&self, request: &impl RequestInfo) -> &Arc<Config> {
-        match &self.elsewhere {
-            Some(elsewhere) if request.headers().contains_key(&elsewhere.field) => &elsewhere.config,
+        match &self.passthrough {
+            Some(passthrough) if request.headers().contains_key(&passthrough.field) => &passthrough.config,
             _ => {
                 let operation = request.operation().map_or(0, |operation| operation as usize);
                 &self.configs[operation % self.configs.len()]
@@ -146,10 +148,10 @@ impl Layer {
 }
 
 impl<S> tower::Layer<S> for Layer {
-    type Service = Respond<S>;
+    type Service = ResponseService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Respond {
+        ResponseService {
             inner,
             layer: self.clone(),
         }
@@ -158,12 +160,12 @@ impl<S> tower::Layer<S> for Layer {
 
 /// The service of [`Layer`].
 #[derive(Clone, Debug)]
-pub struct Respond<S> {
+pub struct ResponseService<S> {
     inner: S,
     layer: Layer,
 }
 
-impl<S, R> Service<R> for Respond<S>
+impl<S, R> Service<R> for ResponseService<S>
 where
     S: Service<R, Response = Reply, Error = BoxError>,
     R: RequestInfo,
@@ -173,16 +175,18 @@ where
     type Future = Responding<S::Future>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // The layers below are always ready; where a request has to wait, it waits in the queue, where it can be refused.
+        // The layers below are always ready. A request that has to wait waits in the queue, where
+        // it can be refused.
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: R) -> Self::Future {
         let (config, id) = (Arc::clone(self.layer.config_for(&request)), request.id());
         let origin = Origin::of(&request, &self.layer.trusted);
-        // A panic costs one request, not the connection with the others on it. The state behind the stack is shared, and may have been left
-        // half changed: it is kept behind locks that are never held while foreign code runs. The panicking service itself is its
-        // connection's own, and keeps nothing from one call to the next. So going on is sound.
+        // A panic costs one request, not the connection with its other requests. The state behind
+        // the stack is shared: it is kept behind locks that are never held while foreign code runs,
+        // so a panic cannot leave it half changed. The service that panicked belongs to its
+        // connection and keeps nothing between calls. So it is sound to go on.
         let reply = catch_unwind(AssertUnwindSafe(|| self.inner.call(request))).ok();
         Responding {
             reply,
@@ -194,10 +198,10 @@ where
 }
 
 pin_project! {
-    /// A reply that will be written as an answer.
+    /// A result that is about to be written as a response.
     #[derive(Debug)]
     pub struct Responding<F> {
-        // `None` once it has panicked: it must not be polled again.
+        // `None` after a panic: it must not be polled again.
         #[pin]
         reply: Option<F>,
         config: Arc<Config>,
@@ -238,7 +242,8 @@ where
 struct Origin {
     scheme: Scheme,
     target: Option<uri::Authority>,
-    /// Copied: a slice of the read buffer would keep all of that as long as the request waits.
+    /// A copy, because a slice of the read buffer would keep the whole buffer alive as long as the
+    /// request waits.
     host: Option<Bytes>,
 }
 
@@ -249,10 +254,13 @@ impl Origin {
             && request
                 .peer()
                 .is_none_or(|peer| trusted.iter().any(|network| network.contains(peer)));
-        let said = is_trusted.then(|| forwarded::scheme(request.headers())).flatten();
+        let forwarded = is_trusted.then(|| forwarded::scheme(request.headers())).flatten();
         Self {
-            // The gateway speaks cleartext; a front that terminates TLS says so in a field, in HTTP/2's `:scheme` or an absolute target.
-            scheme: said.or_else(|| request.uri().scheme().cloned()).unwrap_or(Scheme::HTTP),
+            // The gateway itself speaks cleartext. A proxy that terminates TLS names the scheme in
+            // a header field, in HTTP/2's `:scheme` or in an absolute target.
+            scheme: forwarded
+                .or_else(|| request.uri().scheme().cloned())
+                .unwrap_or(Scheme::HTTP),
             target: request.uri().authority().cloned(),
             host: host.map(|host| Bytes::copy_from_slice(host.as_bytes())),
         }

@@ -1,37 +1,39 @@
-//! How a request ended, in one word. Metrics, history, the status page, alerts and logs all use this word.
+//! The outcome of a request, in one word. Metrics, history, the status page, alerts and logs all
+//! use this word.
 
 use http::StatusCode;
 
-use super::Kind;
-use crate::scan::{self, Forward};
+use super::ErrorCode;
+use crate::scan::{self, ForwardReason};
 
 /// How a request ended, for metrics and logs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
-    /// In one word.
+    /// The outcome in one word.
     pub outcome: Outcome,
-    /// Why it was not answered from the cache; `None` when it was, or when there was no answer of the upstream.
-    pub forward: Option<Forward>,
+    /// Why the request was not answered from the cache; `None` when it was, or when there was no
+    /// upstream answer.
+    pub forward: Option<ForwardReason>,
     /// What went wrong, with its causes, for the log; `None` when nothing did.
     pub cause: Option<String>,
 }
 
-/// The outcome of a request, in one word.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// An answer that the caller can use, from the cache or the upstream.
     Served(scan::Outcome),
-    /// No slot in time, over the fair-use limit, draining or overloaded: refused by design.
+    /// Refused by design: no slot in time, over the caller's limit, shutting down, or overloaded.
     Refused,
-    /// The upstream, the sign-in or the gateway could not do what it should.
+    /// The upstream, the sign-in or the gateway failed.
     Failed,
-    /// The caller's own mistake.
+    /// A mistake of the caller.
     Invalid,
     /// The caller hung up before its answer.
     Gone,
 }
 
-/// Whose access token a call carries: a rejected token is the fault of whoever brought it.
+/// Whose access token a call carries. A rejected token is the fault of its owner.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TokenOwner {
     /// The gateway signs in.
@@ -42,10 +44,10 @@ pub enum TokenOwner {
 }
 
 impl Outcome {
-    /// How many there are.
+    /// The number of outcomes.
     pub const COUNT: usize = scan::Outcome::ALL.len() + 4;
 
-    /// All of them, in the order of [`Outcome::index`].
+    /// All outcomes, in the order of [`Outcome::index`].
     pub const ALL: [Self; Self::COUNT] = [
         Self::Served(scan::Outcome::Hit),
         Self::Served(scan::Outcome::Stale),
@@ -58,7 +60,7 @@ impl Outcome {
         Self::Gone,
     ];
 
-    /// Its place in [`Outcome::ALL`].
+    /// Its index in [`Outcome::ALL`].
     #[must_use]
     pub fn index(self) -> usize {
         let others = scan::Outcome::ALL.len();
@@ -83,43 +85,47 @@ impl Outcome {
         }
     }
 
-    /// The outcome of an answer of the upstream's with this status, which came about as `how` says.
+    /// The outcome of an upstream answer with this status, which was found as `how` says.
     #[must_use]
     pub fn of_answer(how: scan::Outcome, status: StatusCode, owner: TokenOwner) -> Self {
         match (status.as_u16(), owner) {
             (200..=299, _) => Self::Served(how),
             (429, _) => Self::Refused,
             (401 | 403, TokenOwner::Caller) => Self::Invalid,
-            // The licence, the token or the permission of the gateway; or the upstream did not get or take the request.
+            // The licence, the token or the permission of the gateway is missing, or the upstream
+            // did not take the request.
             (401..=403 | 407 | 408 | 421 | 425, _) => Self::Failed,
             (400..=499, _) => Self::Invalid,
             _ => Self::Failed,
         }
     }
 
-    /// The outcome of an answer that the gateway makes itself.
+    /// The outcome of a response that the gateway makes itself.
     #[must_use]
-    pub fn of_kind(kind: Kind) -> Self {
+    pub fn of_code(kind: ErrorCode) -> Self {
         match kind {
-            Kind::BadRequest
-            | Kind::InvalidRequestBody
-            | Kind::ODataError
-            | Kind::CrossSite
-            | Kind::NotFound
-            | Kind::MethodNotAllowed
-            | Kind::RequestTimeout
-            | Kind::RequestEntityTooLarge
-            | Kind::UnsupportedMediaType
-            | Kind::Misdirected
-            | Kind::RequestHeaderFieldsTooLarge
-            | Kind::NotImplemented => Self::Invalid,
-            Kind::TooManyRequests | Kind::ShuttingDown | Kind::ServiceUnavailable | Kind::NotCached => Self::Refused,
-            Kind::InternalServerError
-            | Kind::SignInRefused
-            | Kind::UpstreamUnreachable
-            | Kind::SignInUnavailable
-            | Kind::QuotaUnavailable
-            | Kind::UpstreamTimeout => Self::Failed,
+            ErrorCode::BadRequest
+            | ErrorCode::InvalidRequestBody
+            | ErrorCode::ODataError
+            | ErrorCode::CrossSite
+            | ErrorCode::NotFound
+            | ErrorCode::MethodNotAllowed
+            | ErrorCode::RequestTimeout
+            | ErrorCode::RequestEntityTooLarge
+            | ErrorCode::UnsupportedMediaType
+            | ErrorCode::Misdirected
+            | ErrorCode::RequestHeaderFieldsTooLarge
+            | ErrorCode::NotImplemented => Self::Invalid,
+            ErrorCode::TooManyRequests
+            | ErrorCode::ShuttingDown
+            | ErrorCode::ServiceUnavailable
+            | ErrorCode::NotCached => Self::Refused,
+            ErrorCode::InternalServerError
+            | ErrorCode::SignInRefused
+            | ErrorCode::UpstreamUnreachable
+            | ErrorCode::SignInUnavailable
+            | ErrorCode::QuotaUnavailable
+            | ErrorCode::UpstreamTimeout => Self::Failed,
         }
     }
 }
@@ -160,14 +166,17 @@ mod tests {
 
     #[test]
     fn statuses_of_the_gateway_agree_with_their_outcomes() {
-        for kind in Kind::ALL {
-            let (outcome, status) = (Outcome::of_kind(kind), kind.status());
+        for kind in ErrorCode::ALL {
+            let (outcome, status) = (Outcome::of_code(kind), kind.status());
             if outcome == Outcome::Failed {
                 assert!(status.is_server_error(), "{kind:?}");
             }
-            // 501 answers a transfer coding that the caller chose.
+            // A 501 answers a transfer coding that the caller chose.
             if outcome == Outcome::Invalid {
-                assert!(status.is_client_error() || kind == Kind::NotImplemented, "{kind:?}");
+                assert!(
+                    status.is_client_error() || kind == ErrorCode::NotImplemented,
+                    "{kind:?}"
+                );
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What an error answer says.
+//! The content of an error response.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -8,63 +8,64 @@ use http::StatusCode;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{Kind, Outcome, Window};
+use super::{ErrorCode, Outcome, Window};
 use crate::caller::RequestId;
 
-/// An error answer before it is written: RFC 9457's members, Defender's, and the fields that go with them.
+/// An error response before it is written: the members of RFC 9457, Defender's members, and its
+/// header fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// The HTTP status.
     pub status: StatusCode,
-    /// How a request ends that is answered so.
+    /// The outcome of the request.
     pub outcome: Outcome,
-    /// `error.code`: what clients written for Defender look at. Stable.
+    /// `error.code`, which clients written for Defender look at. It is stable.
     pub code: &'static str,
     /// `type`: [`Problem::BLANK`], or a registered problem type.
     pub type_uri: &'static str,
-    /// `title`: the same for all problems of this kind.
+    /// `title`, which is the same for all problems with this code.
     pub title: &'static str,
-    /// `detail` and `error.message`: this case, for people.
+    /// `detail` and `error.message`: a description of this case for people.
     pub detail: Cow<'static, str>,
     /// `Retry-After`, rounded up to whole seconds.
     pub retry_after: Option<Duration>,
-    /// `wait_needed`: how long a wait would have been let in, in seconds.
+    /// `wait_needed`: the wait, in seconds, with which the request would have been admitted.
     pub wait_needed: Option<u64>,
     /// `Proxy-Status`.
-    pub fault: Fault,
-    /// `error.target`; the request id when there is nothing better.
+    pub proxy_status_error: ProxyStatusError,
+    /// `error.target`; the request id if there is nothing better.
     pub target: Option<Cow<'static, str>>,
     /// Which quota windows `violated-policies` names.
     pub policies: Policies,
-    /// Further fields, such as `Allow`; names in lower case.
+    /// Further header fields, such as `Allow`; their names are in lower case.
     pub fields: &'static [(&'static str, &'static str)],
 }
 
 impl Problem {
-    /// RFC 9457 §4.2.1: the status says it all.
+    /// RFC 9457 §4.2.1: the status alone describes the problem.
     pub const BLANK: &str = "about:blank";
     /// The quota, or the caller's share of it, does not allow the request now.
     pub const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
-    /// The gateway can do less than usual for a while.
+    /// The gateway's capacity is reduced for a while.
     pub const REDUCED_CAPACITY: &str = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity";
 
-    /// A problem whose title and `Proxy-Status` follow from its status.
+    /// A problem whose title and `Proxy-Status` follow from its code.
     #[must_use]
-    pub fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
+    pub fn new(kind: ErrorCode, detail: impl Into<Cow<'static, str>>) -> Self {
         let status = kind.status();
         Self {
             status,
-            outcome: Outcome::of_kind(kind),
+            outcome: Outcome::of_code(kind),
             code: kind.code(),
             type_uri: Self::BLANK,
             title: status.canonical_reason().unwrap_or("Error"),
             detail: detail.into(),
             retry_after: None,
             wait_needed: None,
-            fault: if status.is_client_error() {
-                Fault::Request
+            proxy_status_error: if status.is_client_error() {
+                ProxyStatusError::Request
             } else {
-                Fault::Internal
+                ProxyStatusError::Internal
             },
             target: None,
             policies: Policies::None,
@@ -72,7 +73,7 @@ impl Problem {
         }
     }
 
-    /// 429 in the words of the rate limit draft.
+    /// A 429 as the rate limit draft describes it.
     #[must_use]
     pub fn quota_exceeded(detail: impl Into<Cow<'static, str>>, retry_after: Duration, policies: Policies) -> Self {
         Self {
@@ -80,14 +81,17 @@ impl Problem {
             title: "Quota exceeded",
             retry_after: Some(retry_after),
             policies,
-            ..Self::new(Kind::TooManyRequests, detail)
+            ..Self::new(ErrorCode::TooManyRequests, detail)
         }
     }
 
     /// The same problem with another `Proxy-Status`.
     #[must_use]
-    pub fn with_fault(self, fault: Fault) -> Self {
-        Self { fault, ..self }
+    pub fn with_proxy_status(self, proxy_status_error: ProxyStatusError) -> Self {
+        Self {
+            proxy_status_error,
+            ..self
+        }
     }
 
     /// The same problem with a `Retry-After`.
@@ -99,13 +103,13 @@ impl Problem {
         }
     }
 
-    /// The same problem with fields of its own.
+    /// The same problem with additional header fields.
     #[must_use]
     pub fn with_fields(self, fields: &'static [(&'static str, &'static str)]) -> Self {
         Self { fields, ..self }
     }
 
-    /// The body, `application/problem+json`. `windows` are the quota's as they are now.
+    /// The body, `application/problem+json`. `windows` are the quota's windows as they are now.
     pub(super) fn body(&self, id: &RequestId, windows: &[Window]) -> Bytes {
         let violated = self.policies.violated(windows);
         let detail = match violated.as_slice() {
@@ -130,17 +134,19 @@ impl Problem {
                 target: self.target.as_deref().unwrap_or(id.as_str()),
             },
         };
-        // Only strings and numbers, so it cannot fail; an empty body would still carry its status.
+        // It contains only strings and numbers, so it cannot fail; an empty body would still have
+        // the right status.
         serde_json::to_vec(&body).unwrap_or_default().into()
     }
 }
 
-/// Which quota windows an answer blames.
+/// Which quota windows a response blames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policies {
-    /// None: the upstream's quota has nothing to do with it.
+    /// None: the upstream's quota is not the reason.
     None,
-    /// Those with no call left. Where each has one, the one that spreads the longest window over those who wait, or that window.
+    /// Those with no call left. If each has one, the policy that spreads the longest window over
+    /// waiting requests, or else that window.
     Spent,
 }
 
@@ -161,10 +167,10 @@ impl Policies {
     }
 }
 
-/// Why the gateway answers by itself: the error types of RFC 9209 §2.3 that apply here.
+/// Why the gateway made the response itself: the error types of RFC 9209 §2.3 that apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// The request is wrong or comes too often.
+pub enum ProxyStatusError {
+    /// The request is wrong, or there are too many.
     Request,
     /// The gateway's policy forbids the request.
     Denied,
@@ -172,17 +178,17 @@ pub enum Fault {
     Unavailable,
     /// No answer within the time allowed.
     ResponseTimeout,
-    /// The exchange with the upstream failed; the token says how.
+    /// The exchange with the upstream failed; the token names the reason.
     Exchange(&'static str),
-    /// The gateway is set up wrongly: its credentials are refused.
+    /// The gateway is misconfigured: its credentials are rejected.
     Configuration,
-    /// The gateway answered by itself, and that is as it should be.
+    /// The gateway made the response on purpose.
     Local,
     /// The gateway failed.
     Internal,
 }
 
-impl Fault {
+impl ProxyStatusError {
     /// The registered token.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -199,7 +205,7 @@ impl Fault {
     }
 }
 
-/// The JSON Schema of [`Document`], for the description; a test holds them together.
+/// The JSON Schema of [`Document`] for the `OpenAPI` document; a test compares them.
 pub(super) fn schema() -> Value {
     let text = |description: &str| json!({"type": "string", "description": description});
     json!({

@@ -1,9 +1,9 @@
-//! The table: which error becomes which answer.
+//! The table from errors to responses.
 
 use std::error::Error;
 use std::time::Duration;
 
-use super::{Fault, Kind, Panicked, Policies, Problem, Refusal};
+use super::{ErrorCode, Panicked, Policies, Problem, ProxyStatusError, RequestError};
 use crate::BoxError;
 use crate::memory::Exhausted;
 use crate::operation::Input;
@@ -11,18 +11,19 @@ use crate::scan::{Invalid, Operation};
 use crate::telemetry::log;
 use crate::{cache, queue, quota, region, single_flight, token, upstream};
 
-/// What to answer to `error`: the first cause in its chain that the table knows decides. What nobody knows is our own failure.
+/// The response to `error`: the first cause in its chain that the table knows decides. An unknown
+/// error is a failure of the gateway.
 #[must_use]
 pub fn problem(error: &BoxError) -> Problem {
     causes(error).find_map(known).unwrap_or_else(|| {
         Problem::new(
-            Kind::InternalServerError,
+            ErrorCode::InternalServerError,
             "the gateway failed to handle the request; its log says more under the request's id",
         )
     })
 }
 
-/// `error` and what caused it, outermost first.
+/// `error` and its causes, outermost first.
 pub(super) fn causes(error: &BoxError) -> impl Iterator<Item = &(dyn Error + 'static)> {
     let first: &(dyn Error + 'static) = error.as_ref();
     std::iter::successors(Some(first), source)
@@ -52,7 +53,7 @@ fn known(cause: &(dyn Error + 'static)) -> Option<Problem> {
 }
 
 fn queue(refused: &queue::Refused) -> Problem {
-    // Whole seconds: the sentence and the field say the same.
+    // In whole seconds, so that the sentence and the header field agree.
     let wait_s = refused.retry_after_s();
     let wait = Duration::from_secs(wait_s);
     let advice = refused.wait.map_or_else(String::new, |wait| {
@@ -63,24 +64,24 @@ fn queue(refused: &queue::Refused) -> Problem {
     match refused.reason {
         queue::Reason::ShuttingDown => Problem {
             type_uri: Problem::REDUCED_CAPACITY,
-            ..Problem::new(Kind::ShuttingDown, refused.reason.as_str())
-                .with_fault(Fault::Local)
+            ..Problem::new(ErrorCode::ShuttingDown, refused.reason.as_str())
+                .with_proxy_status(ProxyStatusError::Local)
                 .with_retry_after(MOMENT)
         },
         queue::Reason::StoreLost => Problem {
             type_uri: Problem::REDUCED_CAPACITY,
-            ..Problem::new(Kind::QuotaUnavailable, refused.reason.as_str())
-                .with_fault(Fault::Local)
+            ..Problem::new(ErrorCode::QuotaUnavailable, refused.reason.as_str())
+                .with_proxy_status(ProxyStatusError::Local)
                 .with_retry_after(wait)
         },
-        // The quota of the caller's own token may be untouched.
+        // The quota of the caller's own token may have calls left.
         queue::Reason::Tokens => Problem {
             type_uri: Problem::REDUCED_CAPACITY,
-            ..Problem::new(Kind::ServiceUnavailable, detail)
-                .with_fault(Fault::Local)
+            ..Problem::new(ErrorCode::ServiceUnavailable, detail)
+                .with_proxy_status(ProxyStatusError::Local)
                 .with_retry_after(wait)
         },
-        // The caller's own limit, whatever the upstream's quota has left.
+        // The caller's own limit, independent of the upstream's quota.
         queue::Reason::CallerLimiter => Problem::quota_exceeded(detail, wait, Policies::None),
         _ => Problem {
             wait_needed: refused.wait.map(queue::Wait::needed_s),
@@ -89,23 +90,27 @@ fn queue(refused: &queue::Refused) -> Problem {
     }
 }
 
-/// Joined a call that did not leave in time.
-fn joined(overdue: &single_flight::DeadlineExceeded) -> Problem {
-    Problem::quota_exceeded(overdue.to_string(), overdue.retry_after, Policies::Spent)
+/// The request joined a call that did not leave in time.
+fn joined(deadline_exceeded: &single_flight::DeadlineExceeded) -> Problem {
+    Problem::quota_exceeded(
+        deadline_exceeded.to_string(),
+        deadline_exceeded.retry_after,
+        Policies::Spent,
+    )
 }
 
 fn not_cached(error: cache::NotCached) -> Problem {
-    Problem::new(Kind::NotCached, error.to_string()).with_fault(Fault::Local)
+    Problem::new(ErrorCode::NotCached, error.to_string()).with_proxy_status(ProxyStatusError::Local)
 }
 
 fn token(error: &token::Error) -> Problem {
-    let (kind, fault) = match error {
-        token::Error::Refused { .. } => (Kind::SignInRefused, Fault::Configuration),
-        token::Error::Unavailable { .. } => (Kind::SignInUnavailable, Fault::Unavailable),
+    let (kind, proxy_status_error) = match error {
+        token::Error::Refused { .. } => (ErrorCode::SignInRefused, ProxyStatusError::Configuration),
+        token::Error::Unavailable { .. } => (ErrorCode::SignInUnavailable, ProxyStatusError::Unavailable),
     };
     let wait = error.retry_after().unwrap_or(MOMENT);
     Problem::new(kind, error.to_string())
-        .with_fault(fault)
+        .with_proxy_status(proxy_status_error)
         .with_retry_after(wait)
 }
 
@@ -116,35 +121,35 @@ fn upstream(error: &upstream::Error) -> Problem {
     if error.is_timeout() {
         return timeout(log::chain(error));
     }
-    let fault = Fault::Exchange(error.proxy_status());
-    // Callers of an internal gateway may know why.
-    Problem::new(Kind::UpstreamUnreachable, log::chain(error)).with_fault(fault)
+    let proxy_status_error = ProxyStatusError::Exchange(error.proxy_status());
+    // Callers of an internal gateway may know the reason.
+    Problem::new(ErrorCode::UpstreamUnreachable, log::chain(error)).with_proxy_status(proxy_status_error)
 }
 
-/// There is no memory for it while others take it.
+/// There is no memory for the request while others use it.
 fn exhausted(detail: String) -> Problem {
     Problem {
         type_uri: Problem::REDUCED_CAPACITY,
-        ..Problem::new(Kind::ServiceUnavailable, detail)
-            .with_fault(Fault::Local)
+        ..Problem::new(ErrorCode::ServiceUnavailable, detail)
+            .with_proxy_status(ProxyStatusError::Local)
             .with_retry_after(Exhausted::RETRY_AFTER)
     }
 }
 
 fn no_answer(error: &region::Error) -> Problem {
-    let fault = Fault::Exchange("http_protocol_error");
-    Problem::new(Kind::UpstreamUnreachable, log::chain(error)).with_fault(fault)
+    let proxy_status_error = ProxyStatusError::Exchange("http_protocol_error");
+    Problem::new(ErrorCode::UpstreamUnreachable, log::chain(error)).with_proxy_status(proxy_status_error)
 }
 
 fn timeout(detail: String) -> Problem {
-    Problem::new(Kind::UpstreamTimeout, detail).with_fault(Fault::ResponseTimeout)
+    Problem::new(ErrorCode::UpstreamTimeout, detail).with_proxy_status(ProxyStatusError::ResponseTimeout)
 }
 
 fn invalid(invalid: &Invalid) -> Problem {
     let kind = if invalid.is_about_options() {
-        Kind::ODataError
+        ErrorCode::ODataError
     } else {
-        Kind::InvalidRequestBody
+        ErrorCode::InvalidRequestBody
     };
     Problem {
         target: invalid.target().map(|target| target.to_owned().into()),
@@ -154,12 +159,12 @@ fn invalid(invalid: &Invalid) -> Problem {
 
 fn panicked() -> Problem {
     Problem::new(
-        Kind::InternalServerError,
+        ErrorCode::InternalServerError,
         "the gateway failed to handle the request; its log says more under the request's id",
     )
 }
 
-/// Names the lifetimes that a closure cannot.
+/// A function, because a closure cannot name the lifetimes.
 fn source<'a>(error: &&'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     (*error).source()
 }
@@ -177,7 +182,7 @@ const ALLOW_POST: Fields = &[("allow", "OPTIONS, POST, QUERY")];
 const ACCEPT_QUERY: Fields = &[("accept-query", "\"application/json\"")];
 const ACCEPT_ENCODING: Fields = &[("accept-encoding", "identity")];
 
-/// The methods of an operation.
+/// The methods of an operation, for `Allow`.
 fn allow(operation: Operation) -> Fields {
     match operation.declaration().input {
         Input::Path => ALLOW_GET,
@@ -185,7 +190,7 @@ fn allow(operation: Operation) -> Fields {
     }
 }
 
-/// The fields of an answer to `OPTIONS` about an operation, or about the server as a whole.
+/// The header fields of the response to `OPTIONS` about an operation, or about the whole server.
 pub(super) fn options(operation: Option<Operation>) -> [Fields; 2] {
     match operation {
         Some(operation) if operation.declaration().input == Input::Path => [allow(operation), &[]],
@@ -194,24 +199,24 @@ pub(super) fn options(operation: Option<Operation>) -> [Fields; 2] {
     }
 }
 
-/// How long a caller should stay away when the gateway is busy for a moment.
+/// How long a caller should stay away while the gateway is overloaded for a moment.
 const MOMENT: Duration = Duration::from_secs(1);
 
-fn refusal(refusal: &Refusal) -> Problem {
+fn refusal(refusal: &RequestError) -> Problem {
     let make = |kind| Problem::new(kind, refusal.to_string());
     match refusal {
-        Refusal::Host | Refusal::BodyBroken | Refusal::Authorization => make(Kind::BadRequest),
-        Refusal::ForeignHost { .. } => make(Kind::Misdirected).with_fault(Fault::Denied),
-        Refusal::CrossSite => make(Kind::CrossSite).with_fault(Fault::Denied),
-        Refusal::Path => make(Kind::NotFound),
-        Refusal::Method(operation) => make(Kind::MethodNotAllowed).with_fields(allow(*operation)),
-        Refusal::ContentType => make(Kind::UnsupportedMediaType).with_fields(ACCEPT_QUERY),
-        // RFC 9110 §12.5.3: what would have been accepted.
-        Refusal::ContentEncoding => make(Kind::UnsupportedMediaType).with_fields(ACCEPT_ENCODING),
-        Refusal::TransferEncoding => make(Kind::NotImplemented).with_fault(Fault::Request),
-        Refusal::BodySize { .. } => make(Kind::RequestEntityTooLarge),
-        Refusal::BodyTimeout { .. } => make(Kind::RequestTimeout),
-        Refusal::Busy => exhausted(refusal.to_string()),
-        Refusal::Fields => make(Kind::RequestHeaderFieldsTooLarge),
+        RequestError::Host | RequestError::BodyBroken | RequestError::Authorization => make(ErrorCode::BadRequest),
+        RequestError::ForeignHost { .. } => make(ErrorCode::Misdirected).with_proxy_status(ProxyStatusError::Denied),
+        RequestError::CrossSite => make(ErrorCode::CrossSite).with_proxy_status(ProxyStatusError::Denied),
+        RequestError::Path => make(ErrorCode::NotFound),
+        RequestError::Method(operation) => make(ErrorCode::MethodNotAllowed).with_fields(allow(*operation)),
+        RequestError::ContentType => make(ErrorCode::UnsupportedMediaType).with_fields(ACCEPT_QUERY),
+        // RFC 9110 §12.5.3: the codings that would have been accepted.
+        RequestError::ContentEncoding => make(ErrorCode::UnsupportedMediaType).with_fields(ACCEPT_ENCODING),
+        RequestError::TransferEncoding => make(ErrorCode::NotImplemented).with_proxy_status(ProxyStatusError::Request),
+        RequestError::BodySize { .. } => make(ErrorCode::RequestEntityTooLarge),
+        RequestError::BodyTimeout { .. } => make(ErrorCode::RequestTimeout),
+        RequestError::Busy => exhausted(refusal.to_string()),
+        RequestError::Fields => make(ErrorCode::RequestHeaderFieldsTooLarge),
     }
 }

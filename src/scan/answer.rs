@@ -9,32 +9,32 @@ use memchr::memmem::Finder;
 
 use crate::scan::Fields;
 
-/// An answer of the upstream, read whole. Cloning shares all of it.
+/// An upstream answer, completely read. Clones share its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// The upstream's status.
     pub status: StatusCode,
-    /// `Content-Type` and the few other fields that callers may see; nothing hop-by-hop.
+    /// `Content-Type` and the few other header fields that callers may see; nothing hop-by-hop.
     pub headers: Fields,
     /// The body, byte for byte.
     pub body: Bytes,
 }
 
 impl Answer {
-    /// How old it was when it came (RFC 9111 §5.1): another cache, between Defender and the gateway, may have kept it. Zero when it does not
-    /// say, or says nothing that can be understood.
+    /// Its age when it arrived (RFC 9111 §5.1), because a cache between Defender and the gateway
+    /// may have stored it. Zero when it does not say, or says nothing valid.
     #[must_use]
     pub fn age(&self) -> Duration {
         let age = self.headers.get(header::AGE).and_then(|age| age.to_str().ok());
         let seconds = age.map(str::trim).filter(|age| !age.is_empty());
         let digits = seconds.filter(|age| age.bytes().all(|byte| byte.is_ascii_digit()));
-        // What does not fit is as good as endless (RFC 9111 §1.2.2).
+        // A number that does not fit counts as infinite (RFC 9111 §1.2.2).
         digits.map_or(Duration::ZERO, |age| {
             Duration::from_secs(age.parse().unwrap_or(OLDEST_S).min(OLDEST_S))
         })
     }
 
-    /// The answer as it is kept: without the fields that are about the moment in which it came, and would be wrong later.
+    /// The answer as it is stored: without the header fields that were valid only when it arrived.
     #[must_use]
     pub fn without_passing_fields(&self) -> Self {
         if !self.headers.iter().any(|(name, _)| is_passing(name.as_str())) {
@@ -48,11 +48,11 @@ impl Answer {
     }
 }
 
-/// The oldest age that is told apart from older ones (RFC 9111 §1.2.2).
+/// Larger ages are not distinguished (RFC 9111 §1.2.2).
 const OLDEST_S: u64 = 1 << 31;
 
-/// Whether a field says something about a moment (when to come back, how much of a limit is left then, how old the answer was), about one
-/// exchange or about one connection, and not about the answer.
+/// Whether a header field belongs to a moment (when to come back, how much of a limit is left, how
+/// old the answer is), to one exchange or to one connection, and not to the answer.
 fn is_passing(name: &str) -> bool {
     const NAMES: [&str; 16] = [
         "age",
@@ -84,16 +84,16 @@ fn is_passing(name: &str) -> bool {
 
 static NEXT_LINK: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("ink\""));
 
-/// Where in `body` the name of a link to a further page ends, its quote included: `@odata.nextLink` and its relatives, in every casing. The
-/// value is another matter.
+/// The ends of all names of next-page links in `body`, closing quote included: `@odata.nextLink`
+/// and its variants, in any case. Their values are not looked at.
 pub fn next_links(body: &[u8]) -> impl Iterator<Item = usize> {
     let finder = &*NEXT_LINK;
     let ends = finder.find_iter(body).map(|at| at + finder.needle().len());
     ends.filter(|end| is_next_link(&body[..end - 1]))
 }
 
-/// Whether the text ends with the name of a link, up to its last letter: `nextLink` or `odata.nextLink`, by itself or behind the name of what it
-/// is about and an at sign.
+/// Whether the text ends with the name of a link, up to its last letter: `nextLink` or
+/// `odata.nextLink`, alone or after a property name and an at sign.
 fn is_next_link(text: &[u8]) -> bool {
     let without = |text: &[u8], end: &[u8]| {
         let start = text.len().checked_sub(end.len())?;
@@ -104,7 +104,7 @@ fn is_next_link(text: &[u8]) -> bool {
     };
     let start = without(&text[..start], b"odata.").unwrap_or(start);
     match text[..start] {
-        // A quote inside the name is no beginning of one.
+        // An escaped quote does not begin the name.
         [.., before, b'"'] => before != b'\\',
         [.., b'"' | b'@'] => true,
         _ => false,

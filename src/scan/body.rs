@@ -1,6 +1,7 @@
-//! Reading the ids out of a body without building a tree.
+//! Reads the ids from a body without building a tree.
 //!
-//! Bodies as nearly all callers write them are read by [`plain`]; here is what decides about all others.
+//! [`fast_parse`](super::fast_parse) reads bodies in the usual form; this module decides about all
+//! others.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,17 +9,18 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::error::Category;
 
+use crate::scan::fast_parse;
 use crate::scan::ids::IdSet;
 use crate::scan::key::KeyPrefix;
-use crate::scan::plain;
 use crate::scan::{Excerpt, Invalid};
 
-/// Reads `{"<member>": [string, …]}`, or one string in place of the array, for a key that begins with `head`.
+/// Reads `{"<member>": [string, …]}`, or one string in place of the array, for a key that begins
+/// with `head`.
 pub(super) fn read_ids(head: &KeyPrefix, body: &[u8]) -> Result<IdSet, Invalid> {
     if body.is_empty() {
         return Err(Invalid::Empty(head.member()));
     }
-    if let Some(ids) = plain::read_ids(head, body) {
+    if let Some(ids) = fast_parse::read_ids(head, body) {
         return ids.canonical();
     }
     if body.starts_with(b"\xEF\xBB\xBF") {
@@ -40,14 +42,14 @@ pub(super) fn read_ids(head: &KeyPrefix, body: &[u8]) -> Result<IdSet, Invalid> 
     }
 }
 
-/// The state while the parser walks through the body.
+/// The state of the parser.
 struct Reading {
     ids: IdSet,
     /// The one member of the body.
     member: &'static str,
-    /// What a value of the wrong type means at the present place.
+    /// The error for a value of the wrong type at the current position.
     wrong_type: Invalid,
-    /// A fault found by us. It is kept here because serde's errors are text.
+    /// An error of this module. It is kept here because serde's errors are text.
     fault: Option<Invalid>,
 }
 
@@ -71,7 +73,7 @@ impl Reading {
     }
 }
 
-/// The body as a whole.
+/// The whole body.
 struct Object<'r>(&'r mut Reading);
 
 impl<'de> Visitor<'de> for Object<'_> {
@@ -102,7 +104,7 @@ impl<'de> Visitor<'de> for Object<'_> {
     }
 }
 
-/// A member's name, borrowed when the body has it without escapes.
+/// A member's name, borrowed if the body has it without escapes.
 struct Name;
 
 impl<'de> DeserializeSeed<'de> for Name {
@@ -295,7 +297,7 @@ mod tests {
 
     #[test]
     fn plain_bodies_are_read_as_by_the_whole_parser() {
-        // With an escape in the name, the same body goes the long way.
+        // With an escape in the name, the same body is read by the slow parser.
         let both = |list: &str| {
             let plain = format!("{{\"ScanDefinitionIds\": {list} }}");
             let escaped = plain.replacen("ScanD", "\\u0053canD", 1);

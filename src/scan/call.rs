@@ -1,4 +1,5 @@
-//! What travels through the middle of the stack: a question with its caller, and an answer with how it came about.
+//! The values of the middle of the stack: a request with its caller, and an answer with how it was
+//! found.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,47 +7,47 @@ use std::time::Duration;
 use crate::caller::Caller;
 use crate::scan::{Answer, Request};
 
-/// A question on a caller's behalf.
+/// A request of a caller.
 #[derive(Clone, Debug)]
 pub struct Call {
-    /// The question.
+    /// The request.
     pub request: Arc<Request>,
-    /// Who asks, and what they accept.
+    /// The caller and its directives.
     pub caller: Arc<Caller>,
 }
 
-/// An answer, and how it came about.
+/// An answer, and how it was found.
 #[derive(Clone, Debug)]
-pub struct Served {
+pub struct ServedResponse {
     /// The answer.
     pub answer: Answer,
-    /// Whether its body may hold a link to a further page. `false` spares whoever rewrites links the search.
+    /// Whether its body may contain a link to a next page. `false` saves the search for links.
     pub may_link: bool,
-    /// In one word, for metrics and logs.
+    /// The outcome, for metrics and logs.
     pub outcome: Outcome,
     /// For `Cache-Status`.
     pub status: Status,
-    /// For `Age`: how long ago the upstream gave this answer; `None` for one that has just arrived.
+    /// For `Age`: how long ago the upstream made this answer; `None` for one that has just arrived.
     pub age: Option<Duration>,
 }
 
-/// How a request ended well. (`refused` and `failed`, the other two of the metrics, are errors.)
+/// The outcome of a request that was answered. (The others in the metrics are errors.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// Answered from the cache, fresh.
+    /// Answered by a fresh entry of the cache.
     Hit,
-    /// Answered from the cache, past its freshness.
+    /// Answered by a stale entry of the cache.
     Stale,
-    /// Answered by a call that another request had started for the same key.
+    /// Answered by a call that an equal request had started.
     Collapsed,
-    /// Answered by a call that asked for several requests at once.
+    /// Answered by a batch: a call for several requests.
     Merged,
     /// Answered by a call of its own.
     Forwarded,
 }
 
 impl Outcome {
-    /// All of them, in the order of their discriminants.
+    /// All outcomes, in the order of their discriminants.
     pub const ALL: [Self; 5] = [Self::Hit, Self::Stale, Self::Collapsed, Self::Merged, Self::Forwarded];
 
     /// The name in metrics and logs.
@@ -65,28 +66,28 @@ impl Outcome {
 /// The facts behind a `Cache-Status` member (RFC 9211 §2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// Why the request went forward; `None` means that it was a hit.
-    pub forward: Option<Forward>,
-    /// The status that the upstream answered, if it differs from what the caller gets or is worth telling.
+    /// Why the request was forwarded; `None` for a hit.
+    pub forward: Option<ForwardReason>,
+    /// The upstream's status, if it differs from the response's or is worth telling.
     pub forward_status: Option<u16>,
     /// Remaining freshness in seconds; negative when stale.
     pub ttl: Option<i64>,
     /// The answer was stored.
     pub stored: bool,
-    /// The request joined another's call.
+    /// The request joined another request's call.
     pub collapsed: bool,
-    /// A word for people: `stale-if-error`, `swr`, `merged`.
+    /// A detail for people: `stale-if-error`, `swr`, `merged`.
     pub detail: Option<&'static str>,
 }
 
-/// Why a request was not answered from the cache (RFC 9211 §2.2).
+/// Why a request was forwarded and not answered from the cache (RFC 9211 §2.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Forward {
+pub enum ForwardReason {
     /// Nothing was stored.
     Miss,
-    /// What was stored was too old.
+    /// The stored answer was too old.
     Stale,
-    /// The caller's `Cache-Control` did not allow what was stored.
+    /// The caller's `Cache-Control` did not allow the stored answer.
     Request,
     /// Some of the ids were stored.
     Partial,
@@ -94,7 +95,7 @@ pub enum Forward {
     Bypass,
 }
 
-impl Forward {
+impl ForwardReason {
     /// The token of RFC 9211.
     #[must_use]
     pub fn as_str(self) -> &'static str {

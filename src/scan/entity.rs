@@ -1,4 +1,4 @@
-//! One entity out of an answer with all of them.
+//! Takes one entity out of an answer with all entities.
 
 use std::borrow::Cow;
 
@@ -9,13 +9,15 @@ use serde_json::value::RawValue;
 use crate::scan::Request;
 use crate::scan::ids::canonical;
 
-/// How the upstream answers a question for one entity. Nothing is documented, so it is taken from the answers that come.
+/// The form in which the upstream answers a request for one entity. It is not documented, so it is
+/// taken from earlier answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EntityForm {
-    /// Its members beside the context, as `OData` has it (`OData` JSON Format 4.01 §6). Assumed until an answer shows another form.
+    /// The entity's members beside the context, as in `OData` (`OData` JSON Format 4.01 §6).
+    /// Assumed until an answer shows another form.
     #[default]
     Bare,
-    /// In a `value` of one, as in some of the documentation's examples.
+    /// In a `value` with one element, as in some of the documentation's examples.
     Wrapped,
 }
 
@@ -33,11 +35,12 @@ struct Entity<'a> {
     id: Cow<'a, str>,
 }
 
-/// What a list must begin with: then it is written without space, and so is what is made from it.
+/// The beginning of a list that is written without space; entities are then written without space,
+/// too.
 const COMPACT: &[u8] = b"{\"@odata.context\":\"";
 
 impl EntityForm {
-    /// The form of a good answer to a question for one entity.
+    /// The form of a successful answer to a request for one entity.
     #[must_use]
     pub fn of(body: &[u8]) -> Self {
         match serde_json::from_slice::<Entity<'_>>(body) {
@@ -46,8 +49,9 @@ impl EntityForm {
         }
     }
 
-    /// The body of the answer that the upstream would give to `request` for one entity, out of the body of a `list`; `None` when that does
-    /// not hold the entity exactly once, or is not certain.
+    /// The answer that the upstream would give to `request` for one entity, made from the body of a
+    /// `list`; `None` when the list does not contain the entity exactly once, or that is not
+    /// certain.
     #[must_use]
     pub fn entity_in(self, request: &Request, list: &[u8]) -> Option<Bytes> {
         let id = request.ids().next()?;

@@ -1,7 +1,8 @@
-//! What an answer has around its rows.
+//! The envelope of an answer: everything around its rows.
 //!
-//! Documented are `@odata.context` and `value`. Other members stay where they are in whatever is made of the answer, as long as they cannot
-//! be about certain rows, or their number: those would be wrong beside other rows.
+//! `@odata.context` and `value` are documented. Other members stay where they are when an answer is
+//! split or joined, unless they could be about certain rows or their number: then they would be
+//! wrong beside other rows.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -21,18 +22,19 @@ pub(super) struct Envelope<'a> {
     others: Vec<(Cow<'a, str>, &'a RawValue)>,
 }
 
-/// Parts of names that speak of other pages, or of how many rows there are.
+/// Parts of names that are about other pages, or about the number of rows.
 const ABOUT_ROWS: [&str; 7] = ["link", "count", "total", "skip", "page", "delta", "error"];
 
 impl<'a> Envelope<'a> {
-    /// The most bytes that members have which nobody knows: all of them are looked through.
+    /// The most bytes of unknown members, because all of them are searched.
     const LARGEST: usize = 4096;
 
-    /// Reads an answer: its `value`, and what else there is.
+    /// Parses an answer: its `value`, and its other members.
     ///
     /// # Errors
     ///
-    /// [`SplitError::NextLink`] when there is a link to more rows, [`SplitError::Shape`] when it is not one object with one `value` of the type wanted.
+    /// [`SplitError::NextLink`] when there is a link to more rows, [`SplitError::Shape`] when it is
+    /// not one object with one `value` of the expected type.
     pub(super) fn read<T: Deserialize<'a>>(text: &'a str) -> Result<(T, Self), SplitError> {
         let mut json = serde_json::Deserializer::from_str(text);
         let mut split_error = SplitError::Shape;
@@ -44,7 +46,7 @@ impl<'a> Envelope<'a> {
         read.map_err(|_| split_error)
     }
 
-    /// Checks that no member is about some of the rows only, of which there are so many.
+    /// Checks that no member is about some of the rows only, or their number.
     ///
     /// # Errors
     ///
@@ -64,7 +66,7 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// Whether one of the ids asked for stands in a text as a word, or between quotes.
+/// Whether a text contains one of the requested ids as a word, or between quotes.
 fn names_an_id(asked: &Asked<'_>, text: &str) -> bool {
     let words = text.split(|c: char| !c.is_alphanumeric() && c != '-');
     let quoted = text.split('"');

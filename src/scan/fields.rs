@@ -7,10 +7,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// The header fields of an answer, in order. Cloning shares them.
+/// The header fields of an answer, in order. Clones share them.
 ///
-/// A cache full of answers holds as many of these: the values lie in one buffer, copied, because as they came they are slices of the
-/// connection's read buffer and would keep all of it. A `HeaderMap` of two fields takes four times the memory.
+/// A cache full of answers holds as many of these. The values are copied into one buffer, because
+/// slices of the connection's read buffer would keep all of it alive. A `HeaderMap` of two fields
+/// takes four times the memory.
 ///
 /// ```
 /// use defender_gateway::scan::Fields;
@@ -53,7 +54,7 @@ impl Fields {
         self.0.is_empty()
     }
 
-    /// How many bytes of memory they take, without what the allocator adds.
+    /// The bytes of memory they take, without the allocator's overhead.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let texts: usize = self.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
@@ -61,7 +62,7 @@ impl Fields {
     }
 }
 
-/// What nearly every answer is: kept once for all, and copied without counting who has it.
+/// The most common value, which is static so that copying it counts no references.
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 impl<V: Borrow<HeaderValue>> FromIterator<(HeaderName, V)> for Fields {
@@ -81,7 +82,7 @@ impl<V: Borrow<HeaderValue>> FromIterator<(HeaderName, V)> for Fields {
             if value == JSON {
                 return (name, JSON);
             }
-            // What was a value is one.
+            // A value that was valid stays valid.
             let copy = HeaderValue::from_maybe_shared(texts.split_to(value.len())).unwrap_or_else(|_| value.clone());
             (name, copy)
         };

@@ -1,7 +1,8 @@
 //! Which scan sessions have ended, and so will not change again.
 //!
-//! What a running session looks like is not documented. A session counts as finished only if everything that it says about itself fits a
-//! scan that has ended, in either casing; whatever is missing, doubled, unknown or contradicts something else leaves it running.
+//! How a running session looks is not documented. A session counts as finished only if everything
+//! in its row fits a scan that has ended, in either case of names; if anything is missing, doubled,
+//! unknown or contradictory, it counts as running.
 
 use std::borrow::Cow;
 
@@ -9,7 +10,8 @@ use serde::Deserialize;
 
 use crate::scan::{Request, Rows};
 
-/// For each id that was asked for, in their order, whether it has rows and all of them are about finished sessions.
+/// For each requested id, in order, whether it has rows and all of them are about finished
+/// sessions.
 #[must_use]
 pub fn finished(request: &Request, rows: &Rows) -> Vec<bool> {
     let mut states = vec![None; request.ids().len()];
@@ -21,7 +23,7 @@ pub fn finished(request: &Request, rows: &Rows) -> Vec<bool> {
     states.into_iter().map(|state| state.unwrap_or(false)).collect()
 }
 
-/// A session. A member that is there under two names is there twice, which is refused.
+/// A session. A member that is there under two names is doubled, which is an error.
 #[derive(Deserialize)]
 struct Session<'a> {
     #[serde(borrow, rename = "ScanStatus", alias = "scanStatus")]
@@ -60,7 +62,7 @@ fn is_finished(row: &[u8]) -> bool {
     is_complete && is_counted && has_ended
 }
 
-/// Whether a status is one of those that are known, and known to be the last.
+/// Whether a status is a known final one.
 fn is_final(status: &str) -> bool {
     matches!(
         &*folded(status),

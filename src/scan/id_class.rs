@@ -1,22 +1,26 @@
-//! Which ids could be one and the same id to the upstream.
+//! Which ids could be the same id for the upstream.
 //!
-//! How the upstream reads ids is not documented. A service in .NET reads a GUID in five forms (`N`, `D`, `B`, `P`, `X`), in either case
-//! and with white space around it, and text in whatever collation its database has. Two spellings that could be one id are never asked for in
-//! one call on behalf of different questions, and nothing is concluded from the rows of one about the other.
+//! How the upstream parses ids is not documented. A service in .NET parses a GUID in five forms
+//! (`N`, `D`, `B`, `P`, `X`), in either case and with white space around it, and compares text by
+//! the collation of its database. Two spellings that could be one id are never asked for in one
+//! call for different requests, and nothing is concluded from the rows of one about the other.
 
 use std::collections::HashSet;
 
 use crate::scan::Request;
 use crate::scan::ids::Guid;
 
-/// What all spellings of an id have in common: of a GUID its 32 digits, of other text its letters and digits, in lower case.
+/// What all spellings of an id have in common: the 32 digits of a GUID, or the letters and digits
+/// of other text, in lower case.
 ///
-/// It is coarser than any upstream is likely to be: ids of one class need not be one id, ids of two classes are two.
+/// It is coarser than any upstream is likely to be: two ids of one class may be different ids, but
+/// ids of two classes are.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct IdClass(Box<str>);
 
 impl IdClass {
-    /// The class of an id; `None` when nothing is certain about it, because it is not ASCII: collations differ.
+    /// The class of an id; `None` when nothing is certain about it, because it is not ASCII and
+    /// collations differ.
     pub(super) fn of(id: &str) -> Option<Self> {
         if !id.is_ascii() {
             return None;
@@ -38,7 +42,8 @@ fn folded(id: &str) -> String {
     }
 }
 
-/// The digits of a GUID in the form `X`: `{0x60c4aa2d,0x7f35,0x4b8f,{0x9e,0x0a,0x00,…}}`, in which zeros in front may be left out.
+/// The digits of a GUID in the form `X`: `{0x60c4aa2d,0x7f35,0x4b8f,{0x9e,0x0a,0x00,…}}`, in which
+/// leading zeros may be left out.
 fn from_hexadecimal(id: &str) -> Option<String> {
     const WIDTHS: [usize; 11] = [8, 4, 4, 2, 2, 2, 2, 2, 2, 2, 2];
     if !id.contains(',') {
@@ -56,14 +61,15 @@ fn from_hexadecimal(id: &str) -> Option<String> {
     digits.collect()
 }
 
-/// The digits of a GUID in the form `D`, with or without braces. Within a group, .NET takes a sign or `0x` for the digits in front.
+/// The digits of a GUID in the form `D`, with or without braces. Within a group, .NET accepts a
+/// sign or `0x` before the digits.
 fn from_dashed(id: &str) -> Option<String> {
     let bare = id.trim().trim_matches(|c| matches!(c, '{' | '}' | '(' | ')'));
     if bare.len() != Guid::BYTES || !bare.contains(['+', 'x', 'X']) {
         return None;
     }
     let is_dashed = [8, 13, 18, 23].iter().all(|at| bare.as_bytes()[*at] == b'-');
-    // The last group is read in two pieces.
+    // The last group is parsed in two parts.
     let groups = [0..8, 9..13, 14..18, 19..23, 24..28, 28..36];
     let digits = groups
         .into_iter()
@@ -71,7 +77,7 @@ fn from_dashed(id: &str) -> Option<String> {
     is_dashed.then(|| digits.collect()).flatten()
 }
 
-/// A hexadecimal number, with or without a sign and `0x`, in so many digits.
+/// A hexadecimal number, with or without a sign and `0x`, padded to this many digits.
 fn padded(number: &str, width: usize) -> Option<String> {
     let number = number.strip_prefix('+').unwrap_or(number);
     let number = number
@@ -86,9 +92,9 @@ fn is_digits(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Whether no two of these canonical ids could be one id to the upstream.
+/// Whether no two of these canonical ids could be one id for the upstream.
 pub(super) fn are_distinct<'a>(ids: impl ExactSizeIterator<Item = &'a str> + Clone) -> bool {
-    // Different GUIDs in one form are different GUIDs, and nearly all questions have nothing else.
+    // Different GUIDs in one form are different ids, and nearly all requests have nothing else.
     if ids.len() <= 1 || ids.clone().all(|id| Guid::read(id.as_bytes()).is_some()) {
         return true;
     }
@@ -97,7 +103,7 @@ pub(super) fn are_distinct<'a>(ids: impl ExactSizeIterator<Item = &'a str> + Clo
         .all(|id| IdClass::of(id).is_some_and(|class| classes.insert(class)))
 }
 
-/// The ids of one call that several questions share.
+/// The ids of one call for several requests.
 #[derive(Debug)]
 pub struct SharedIds<'a> {
     ids: HashSet<&'a str>,
@@ -106,7 +112,7 @@ pub struct SharedIds<'a> {
 }
 
 impl<'a> SharedIds<'a> {
-    /// Those of a first question.
+    /// The ids of a first request.
     #[must_use]
     pub fn new(first: &'a Request) -> Self {
         Self {
@@ -115,30 +121,31 @@ impl<'a> SharedIds<'a> {
         }
     }
 
-    /// How many they are.
+    /// The number of ids.
     #[must_use]
     pub fn len(&self) -> usize {
         self.ids.len()
     }
 
-    /// Never: a question names at least one. (Here because [`SharedIds::len`] is.)
+    /// Always `false`: a request has at least one id. (It exists because [`SharedIds::len`] does.)
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
 
-    /// How many more there would be with those of another question.
+    /// How many more ids there would be with those of another request.
     #[must_use]
     pub fn more_with(&self, other: &Request) -> usize {
         other.ids().filter(|id| !self.ids.contains(id)).count()
     }
 
-    /// Whether those of another question can be among them: none could be one of these in another spelling.
+    /// Whether the ids of another request may be added: none could be another spelling of one of
+    /// these.
     #[must_use]
     pub fn admit(&mut self, other: &Request) -> bool {
         let classes = self.classes.get_or_insert_with(|| {
             let classes = self.ids.iter().map(|id| IdClass::of(id));
-            // One of no class shares a call with nothing: no class is left for others.
+            // An id without a class shares a call with nothing: no class is left for others.
             classes.collect::<Option<_>>().unwrap_or_default()
         });
         if classes.is_empty() {
@@ -148,7 +155,7 @@ impl<'a> SharedIds<'a> {
         new.all(|id| IdClass::of(id).is_some_and(|class| !classes.contains(&class)))
     }
 
-    /// Takes in those of another question, which were admitted.
+    /// Adds the ids of another request, which were admitted.
     pub fn add(&mut self, other: &'a Request) {
         if let Some(classes) = &mut self.classes {
             classes.extend(other.ids().filter_map(IdClass::of));
@@ -157,19 +164,19 @@ impl<'a> SharedIds<'a> {
     }
 }
 
-/// The ids asked for, to be recognised in whatever spelling a row names them.
+/// The requested ids, to be recognised in whatever spelling a row uses.
 #[derive(Debug)]
 pub(super) struct Asked<'a> {
     /// Canonical and sorted.
     pub(super) ids: Vec<&'a str>,
-    /// The members of a row that name its id.
+    /// The members of a row that contain its id.
     names: &'static [&'static str],
-    /// Made for the first id that is spelled otherwise.
+    /// Computed for the first id with another spelling.
     classes: std::cell::OnceCell<Vec<(IdClass, usize)>>,
 }
 
 impl<'a> Asked<'a> {
-    /// Those of a question, which must be distinct.
+    /// The ids of a request, which must be distinct.
     pub(super) fn new(request: &'a Request) -> Self {
         Self {
             ids: request.ids().collect(),
@@ -178,12 +185,12 @@ impl<'a> Asked<'a> {
         }
     }
 
-    /// Whether a row's member of this name says which id it is about.
+    /// Whether a row's member with this name contains its id.
     pub(super) fn is_id_name(&self, name: &[u8]) -> bool {
         self.names.iter().any(|known| known.as_bytes() == name)
     }
 
-    /// The number of the one id that a row can mean which names it so.
+    /// The number of the one requested id that a row can mean by this text.
     pub(super) fn find(&self, named: &str) -> Option<usize> {
         let canonical = super::ids::canonical(named);
         self.ids
@@ -213,7 +220,7 @@ pub(crate) mod tests {
 
     const GUID: &str = "60c4aa2d-7f35-4b8f-9e0a-000000000a01";
 
-    /// All the spellings of a GUID that .NET reads, and some more that others do.
+    /// All the spellings of a GUID that .NET parses, and some more that other systems do.
     pub(crate) fn spellings(guid: &str) -> Vec<String> {
         let digits = guid.replace('-', "");
         let bytes = |from: usize, to: usize| {

@@ -5,28 +5,30 @@ use std::borrow::Cow;
 use crate::scan::key::{Delimited, KeyPrefix};
 use crate::scan::{Invalid, Request};
 
-/// Canonical ids, as a key holds them: trimmed, GUIDs in lower case, sorted, without duplicates, each behind its length.
+/// Canonical ids, as a key contains them: trimmed, GUIDs in lower case, sorted, without duplicates,
+/// each after its length.
 ///
-/// The key's text is written as the ids are read. If they come in order there is nothing left to be done.
+/// The key's text is written while the ids are read. If they come in order, nothing is left to do.
 #[derive(Debug)]
 pub(super) struct IdSet {
-    /// The head of a key, and the ids behind it.
+    /// The beginning of a key, and the ids after it.
     text: Vec<u8>,
     /// The member of the body that they come from.
     member: &'static str,
     ids_at: usize,
     count: usize,
-    /// Where the last id begins, behind its length, and its first bytes.
+    /// Where the last id begins, after its length, and its first bytes.
     last_at: usize,
     last_head: u64,
-    /// Whether each id is greater than the one in front of it.
+    /// Whether each id is greater than the one before it.
     ascending: bool,
-    /// The bits of their heads in which ids differ.
+    /// The bits in which the first bytes of ids differ.
     varying: u64,
 }
 
 impl IdSet {
-    /// An empty set for a key that begins so, with room for the ids of a body of this many bytes.
+    /// An empty set for a key with this beginning, with room for the ids of a body of this many
+    /// bytes.
     pub(super) fn with_room(head: &KeyPrefix, body_bytes: usize) -> Self {
         let text = head.text(body_bytes).into_bytes();
         Self {
@@ -50,7 +52,7 @@ impl IdSet {
         set.canonical()
     }
 
-    /// The id that a path names, if it names one.
+    /// The id in a path, if there is one.
     pub(super) fn from_path(head: &KeyPrefix, id: Option<&str>) -> Result<Self, Invalid> {
         let mut set = Self::with_room(head, 0);
         if let Some(id) = id {
@@ -71,14 +73,14 @@ impl IdSet {
     ///
     /// # Errors
     ///
-    /// Never: only text was put in. One look at the end costs less than one for each id.
+    /// None: only text was added. One check at the end costs less than one for each id.
     pub(super) fn into_text(self) -> Result<String, Invalid> {
         String::from_utf8(self.text).map_err(|error| Invalid::NotUtf8 {
             valid_bytes: error.utf8_error().valid_up_to(),
         })
     }
 
-    /// Checks one more id and takes it in, in canonical form.
+    /// Checks one more id and adds it in canonical form.
     pub(super) fn push(&mut self, raw: &str) -> Result<(), Invalid> {
         let id = raw.trim();
         if id.is_empty() {
@@ -96,7 +98,7 @@ impl IdSet {
         }
     }
 
-    /// Takes in one more id that is known to be a GUID.
+    /// Adds one more id that is known to be a GUID.
     #[inline]
     pub(super) fn push_guid(&mut self, guid: &Guid) -> Result<(), Invalid> {
         self.add(&guid.0, |text| Delimited::push_guid(text, &guid.0))
@@ -110,7 +112,8 @@ impl IdSet {
         let head = head(canonical);
         if self.count > 0 {
             self.varying |= head ^ self.last_head;
-            // Once it is not, it is not asked again: the processor could not guess the answers.
+            // Once they are not ascending nothing is compared any more, because the processor could
+            // not predict the results.
             self.ascending = self.ascending
                 && (self.last_head < head || self.last_head == head && self.text[self.last_at..] < *canonical);
         }
@@ -135,7 +138,7 @@ impl IdSet {
     fn sort(&mut self) {
         let ids = &self.text[self.ids_at..];
         let (guids, rest) = ids.as_chunks::<{ Guid::BYTES + 1 }>();
-        // Where each begins with the length of a GUID, all are GUIDs, or as long.
+        // Where each begins with the length of a GUID, all are GUIDs, or have the same length.
         let sorted = if rest.is_empty() && guids.iter().all(|[length, ..]| *length == Delimited::GUID) {
             self.sorted(0..guids.len(), |nth| Delimited::guid(&guids[nth]))
         } else {
@@ -145,13 +148,14 @@ impl IdSet {
         (self.text, self.count) = sorted;
     }
 
-    /// The text with its ids sorted and without duplicates, and their number. `at` tells what is at each of the `places`.
+    /// The text with its ids sorted and without duplicates, and their number. `at` returns the id
+    /// at each of the `places`.
     #[inline]
     fn sorted<'a>(&self, places: impl Iterator<Item = usize>, at: impl Fn(usize) -> Delimited<'a>) -> (Vec<u8>, usize) {
-        // What all begin with tells nothing.
-        let known = self.varying.leading_zeros().min(Piece::PLACE_BITS);
+        // The bits that all ids begin with distinguish nothing.
+        let known = self.varying.leading_zeros().min(SortKey::PLACE_BITS);
         let mut pieces: Vec<_> = Vec::with_capacity(self.count);
-        pieces.extend(places.map(|place| Piece::new(head(at(place).id) << known, place)));
+        pieces.extend(places.map(|place| SortKey::new(head(at(place).id) << known, place)));
         pieces.sort_unstable();
         let mut sorted = Vec::with_capacity(self.text.len());
         sorted.extend_from_slice(&self.text[..self.ids_at]);
@@ -173,7 +177,8 @@ impl IdSet {
     }
 }
 
-/// The first bytes as a number, which compares several times faster than a text and almost always in the same way.
+/// The first bytes as a number, which compares several times faster than text, and almost always
+/// with the same result.
 #[inline]
 fn head(id: &[u8]) -> u64 {
     let mut head = [0; 8];
@@ -184,12 +189,13 @@ fn head(id: &[u8]) -> u64 {
     u64::from_be_bytes(head)
 }
 
-/// An id to be sorted: the first of what distinguishes it, and its place. One number, because numbers are sorted fastest.
+/// A sort key: the first distinguishing bits of an id, and its place. It is one number, because
+/// numbers are sorted fastest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Piece(u64);
+struct SortKey(u64);
 
-impl Piece {
-    /// As many ids as are allowed, of the greatest length, take a thousandth of what these can tell.
+impl SortKey {
+    /// The most ids of the greatest length take a thousandth of what these bits can express.
     const PLACE_BITS: u32 = 32;
 
     fn new(head: u64, place: usize) -> Self {
@@ -217,7 +223,8 @@ impl Guid {
     #[inline]
     pub(super) fn read(text: &[u8]) -> Option<Self> {
         let text: &[u8; Self::BYTES] = text.try_into().ok()?;
-        // Without branches, so that many bytes are looked at at once, and one thing after the other, so that every build of this does.
+        // Without branches, so that many bytes are compared at a time, and one step after the
+        // other, so that every build vectorises it.
         let mut wrong = [0; Self::BYTES];
         for nth in 0..Self::BYTES {
             let (byte, dash) = (text[nth], DASHES[nth]);
@@ -227,7 +234,7 @@ impl Guid {
             wrong[nth] = (no_digit & IS_DIGIT[nth]) | ((byte ^ dash) & !IS_DIGIT[nth]);
         }
         let wrong = wrong.iter().fold(0, |any, byte| any | byte);
-        // Of the characters of a GUID this bit is missing in the upper-case letters only.
+        // Among the characters of a GUID this bit is missing in upper-case letters only.
         let mut lower = *text;
         for byte in &mut lower {
             *byte |= 0x20;
@@ -240,7 +247,7 @@ impl Guid {
     }
 }
 
-/// The dashes of a GUID, and zeros for its digits.
+/// The dashes of a GUID, with zeros for its digits.
 const DASHES: [u8; Guid::BYTES] = {
     let mut dashes = [0; Guid::BYTES];
     dashes[8] = b'-';
@@ -250,7 +257,7 @@ const DASHES: [u8; Guid::BYTES] = {
     dashes
 };
 
-/// The opposite: no bit for a dash, all for a digit.
+/// The opposite: no bits for a dash, all bits for a digit.
 const IS_DIGIT: [u8; Guid::BYTES] = {
     let mut digits = [0xFF; Guid::BYTES];
     digits[8] = 0;
@@ -296,7 +303,8 @@ mod tests {
         found
     }
 
-    /// Of every length that has a form of its own, many that begin alike, and many duplicates.
+    /// Ids of every length that has a form of its own, many with equal beginnings, and many
+    /// duplicates.
     fn ids() -> impl Strategy<Value = Vec<String>> {
         let id = prop_oneof![
             "[0-9a-b]{2}0000[01]{2}-0000-0000-0000-[01]{12}",

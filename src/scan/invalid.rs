@@ -1,10 +1,11 @@
-//! Why a question was refused: always the caller's fault.
+//! Why a request is invalid, which is always the caller's mistake.
 
 use std::fmt;
 
 use crate::scan::{Options, Request};
 
-/// Why a request is not a question that can be asked. The text is for the caller; variants about a body hold the name of its one member.
+/// Why a request is invalid. The text is for the caller; variants about a body contain the name of
+/// its one member.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
     /// The body has no bytes.
@@ -19,16 +20,16 @@ pub enum Invalid {
     /// JSON text must be UTF-8 (RFC 8259 §8.1).
     #[error("the body is not UTF-8 from byte {valid_bytes} on")]
     NotUtf8 {
-        /// How many bytes were good.
+        /// The number of valid bytes.
         valid_bytes: usize,
     },
-    /// The JSON parser gave up.
+    /// The body is no JSON.
     #[error("the body is not JSON: {reason}")]
     NotJson {
-        /// The parser's words, with line and column.
+        /// The parser's message, with line and column.
         reason: String,
     },
-    /// The body is JSON, but no object.
+    /// The body is JSON, but not an object.
     #[error("the body must be a JSON object with the member {0}")]
     NotObject(&'static str),
     /// The object lacks the one member.
@@ -37,7 +38,7 @@ pub enum Invalid {
     /// The object has another member, most likely a misspelt one.
     #[error("the body has an unknown member {0}; the only one is {1} (names are case-sensitive)")]
     UnknownMember(Excerpt, &'static str),
-    /// The member is there twice, and nothing says which one is meant.
+    /// The member is there twice, and it is unknown which one is meant.
     #[error("the member {0} appears more than once")]
     DoubleMember(&'static str),
     /// The member is neither an array of strings nor a string.
@@ -46,7 +47,7 @@ pub enum Invalid {
     /// The array is empty.
     #[error("{0} names no id")]
     NoIds(&'static str),
-    /// An id is empty, or white space only.
+    /// An id is empty or consists of white space.
     #[error("{0} contains an empty id")]
     EmptyId(&'static str),
     /// An id is longer than any real one.
@@ -57,19 +58,19 @@ pub enum Invalid {
         /// Its length.
         bytes: usize,
     },
-    /// More ids than one request may name.
+    /// More ids than one request may have.
     #[error("{0} names more than {max} ids", max = Request::MAX_IDS)]
     TooManyIds(&'static str),
-    /// `$top` is no number in its range.
+    /// `$top` is not a number in its range.
     #[error("$top must be a whole number from 1 to {}", Options::MAX_TOP)]
     Top,
-    /// `$skip` is no number in its range.
+    /// `$skip` is not a number in its range.
     #[error("$skip must be a whole number from 0 to {}", Options::MAX_SKIP)]
     Skip,
-    /// An option is there twice, and nothing says which one is meant.
+    /// An option is there twice, and it is unknown which one is meant.
     #[error("the query option {0} appears more than once")]
     DoubleOption(&'static str),
-    /// A query option that is about credentials.
+    /// A query option about credentials.
     #[error("the query option {0} must not be about scanAuthenticationParams, which may hold credentials")]
     SecretOption(Excerpt),
     /// A query option that the upstream does not document for this operation.
@@ -78,7 +79,7 @@ pub enum Invalid {
 }
 
 impl Invalid {
-    /// Whether the query is wrong, and not the body: Defender names the two differently.
+    /// Whether the query is wrong and not the body, for which Defender has different error codes.
     #[must_use]
     pub fn is_about_options(&self) -> bool {
         matches!(
@@ -87,7 +88,8 @@ impl Invalid {
         )
     }
 
-    /// Defender's `error.target`: the part of the request that is wrong; `None` when it is the body as a whole.
+    /// Defender's `error.target`: the part of the request that is wrong; `None` when it is the body
+    /// as a whole.
     #[must_use]
     pub fn target(&self) -> Option<&str> {
         match self {
@@ -112,12 +114,13 @@ impl Invalid {
     }
 }
 
-/// The beginning of something the caller sent, short and printable enough to be shown back and logged.
+/// The beginning of a text from the caller, short and printable, to be shown to the caller and
+/// logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Excerpt(String);
 
 impl Excerpt {
-    /// Most characters kept.
+    /// The most characters.
     pub const MAX_CHARS: usize = 64;
 
     /// The first characters of `text`; control characters become U+FFFD.

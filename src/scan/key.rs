@@ -1,4 +1,4 @@
-//! The canonical key: equal for equal questions, different for different ones.
+//! The canonical key of a request: equal for equal requests, different for different ones.
 
 use std::fmt;
 use std::fmt::Write as _;
@@ -7,33 +7,35 @@ use std::sync::Arc;
 use ring::digest;
 
 use crate::scan::ids::Guid;
-use crate::scan::{Endpoint, Holder, Options};
+use crate::scan::{Endpoint, Options, TokenId};
 
-/// What makes two questions the same: operation, version, query options and the canonical ids, and whose token they are asked with if the
-/// caller brought one.
+/// What makes two requests equal: operation, version, query options and the canonical ids, and the
+/// id of the caller's own token if it brought one.
 ///
-/// It is the question itself in a form in which every piece is delimited by its length, not a digest of it: two different questions
-/// cannot have the same key, however hostile their ids. Cloning shares the text. Tenant and app are the same for all requests of one
-/// process; where keys of several processes meet, in a shared store, [`Key::digest`] adds them.
+/// It is the request itself, in a form in which every part is delimited by its length, and not a
+/// digest: two different requests cannot have the same key, however hostile their ids are. Clones
+/// share the text. Tenant and app are the same for all requests of one process; where keys of
+/// several processes meet, in a shared store, [`Key::digest`] adds them.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(Arc<str>);
 
 impl Key {
-    /// The key with this text: a [`KeyPrefix`], and canonical ids, each [`Delimited`].
+    /// The key with this text: a [`KeyPrefix`] and canonical ids, each [`Delimited`].
     pub(super) fn new(text: String) -> Self {
         Self(text.into())
     }
 
-    /// The key of the rows of one id, which must be canonical. It is the key of no question.
+    /// The key of the rows of one canonical id. It is no request's key.
     #[must_use]
     pub fn of_rows(endpoint: Endpoint, id: &str) -> Self {
         Self(format!("rows/{}/{}/{id}", endpoint.name(), endpoint.version.as_str()).into())
     }
 
-    /// The same key for those who hold one token of their own, and where the ids, which began at `ids_at`, begin in it. No key without
-    /// a holder begins so, and holders have one length.
-    pub(super) fn held_by(&self, holder: Holder, ids_at: usize) -> (Self, usize) {
-        let text = format!("by/{}/{}", holder.hex(), self.0);
+    /// The same key for requests with a token of their own, and where the ids, which began at
+    /// `ids_at`, begin in it. No key without a token begins like this, and all token ids have one
+    /// length.
+    pub(super) fn with_token_id(&self, token_id: TokenId, ids_at: usize) -> (Self, usize) {
+        let text = format!("by/{}/{}", token_id.hex(), self.0);
         let ids_at = ids_at + text.len() - self.0.len();
         (Self(text.into()), ids_at)
     }
@@ -45,19 +47,20 @@ impl Key {
         }
     }
 
-    /// How many bytes of memory the key's text takes.
+    /// The bytes of the key's text.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Never: a key names an operation. (Here because [`Key::len`] is.)
+    /// Always `false`: a key names an operation. (It exists because [`Key::len`] does.)
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// SHA-256 over tenant, app and this key, each delimited by its length: the key where gateways of several apps may meet.
+    /// SHA-256 over tenant, app and this key, each delimited by its length: the key for a store
+    /// that gateways of several apps may share.
     #[must_use]
     pub fn digest(&self, namespace: &Namespace) -> [u8; 32] {
         let mut context = digest::Context::new(&digest::SHA256);
@@ -70,7 +73,8 @@ impl Key {
         bytes
     }
 
-    /// Twelve hexadecimal digits to recognise the key by, in logs and in `Cache-Status`. Not unique enough to look anything up with.
+    /// Twelve hexadecimal digits to recognise the key by, in logs and in `Cache-Status`. They are
+    /// not unique enough for a lookup.
     #[must_use]
     pub fn short(&self) -> String {
         let digest = digest::digest(&digest::SHA256, self.0.as_bytes());
@@ -88,7 +92,7 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Whose answers are kept under a key: they depend on the tenant and on what its app may see.
+/// The namespace of keys: answers depend on the tenant and on what its app may see.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespace {
     tenant: Arc<str>,
@@ -106,7 +110,8 @@ impl Namespace {
     }
 }
 
-/// The ids of a request, in canonical order. They are read from the request's key; nothing is allocated.
+/// The ids of a request, in canonical order. They are read from the request's key without
+/// allocating.
 #[derive(Clone, Debug)]
 pub struct Ids<'a> {
     rest: &'a str,
@@ -132,7 +137,7 @@ impl<'a> Iterator for Ids<'a> {
 
 impl ExactSizeIterator for Ids<'_> {}
 
-/// What a key begins with, in front of its ids.
+/// The part of a key before its ids.
 #[derive(Clone, Debug)]
 pub(super) struct KeyPrefix {
     pub(super) endpoint: Endpoint,
@@ -140,12 +145,12 @@ pub(super) struct KeyPrefix {
 }
 
 impl KeyPrefix {
-    /// The member of the body that holds the ids.
+    /// The member of the body that contains the ids.
     pub(super) fn member(&self) -> &'static str {
         self.endpoint.operation.declaration().member()
     }
 
-    /// Its text, with room for so many bytes behind it.
+    /// Its text, with room for this many bytes after it.
     pub(super) fn text(&self, room: usize) -> String {
         let link = self.options.link.as_deref();
         let mut text = String::with_capacity(64 + link.map_or(0, str::len) + room);
@@ -155,7 +160,8 @@ impl KeyPrefix {
         push_number(&mut text, self.options.top.map(|top| top.get().into()));
         push_number(&mut text, self.options.skip);
         if let Some(link) = link {
-            // Nothing else begins so in this place, and the length tells where it ends. Writing to a string cannot fail.
+            // Nothing else begins like this at this position, and the length tells where it ends.
+            // Writing to a string cannot fail.
             let _ = write!(text, "?{}?{link}", link.len());
         }
         text.push('/');
@@ -172,7 +178,7 @@ fn push_number(text: &mut String, number: Option<u64>) {
     }
 }
 
-/// An id in a key, behind its length as one character: U+0000 for one byte to U+00FF for 256.
+/// An id in a key, after its length as one character: U+0000 for one byte to U+00FF for 256.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Delimited<'a> {
     /// With its length.
@@ -181,10 +187,10 @@ pub(super) struct Delimited<'a> {
 }
 
 impl<'a> Delimited<'a> {
-    /// The length of a GUID, as it stands in a key.
+    /// The length of a GUID, as written in a key.
     pub(super) const GUID: u8 = 35;
 
-    /// Puts an id of 1 to 256 bytes at the end of a key.
+    /// Appends an id of 1 to 256 bytes to a key.
     pub(super) fn push(text: &mut Vec<u8>, id: &[u8]) {
         debug_assert!((1..=256).contains(&id.len()), "ids are checked before they get here");
         let length = char::from(u8::try_from(id.len() - 1).unwrap_or(u8::MAX));
@@ -192,7 +198,7 @@ impl<'a> Delimited<'a> {
         text.extend_from_slice(id);
     }
 
-    /// The same for a GUID, at once.
+    /// Appends a GUID in one step.
     #[inline]
     pub(super) fn push_guid(text: &mut Vec<u8>, id: &[u8; Guid::BYTES]) {
         let mut whole = [Self::GUID; Guid::BYTES + 1];
@@ -206,11 +212,11 @@ impl<'a> Delimited<'a> {
         Self { whole, id: &whole[1..] }
     }
 
-    /// The one that begins at `start`.
+    /// The id that begins at `start`.
     #[inline]
     pub(super) fn at(text: &'a [u8], start: usize) -> Self {
         let text = &text[start..];
-        // The first bits of a character of two bytes are in the first one (RFC 3629 §3).
+        // The first bits of a two-byte character are in its first byte (RFC 3629 §3).
         let (length, ahead) = match *text {
             [first, second, ..] if !first.is_ascii() => (first << 6 | second & 0x3F, 2),
             [first, ..] => (first, 1),

@@ -1,15 +1,17 @@
-//! The domain: a question to one of the operations, its canonical key, and the answer. Pure: no I/O, no clock.
+//! The domain: a request to one of the operations, its canonical key, and its answer. Pure: no I/O,
+//! no clock.
 //!
-//! One invariant: a [`Request`] can only be built checked and canonical, so two questions that mean the same are the same value,
-//! with the same [`Key`], and are asked upstream with the same bytes.
+//! Invariant: a [`Request`] can only be built checked and canonical, so two requests that mean the
+//! same are equal values with the same [`Key`], and are sent upstream with the same bytes.
 
 mod answer;
 mod body;
 mod cache_sink;
 mod call;
-mod delegated;
+mod caller_token;
 mod entity;
 mod envelope;
+mod fast_parse;
 mod fields;
 mod finished;
 mod id_class;
@@ -17,7 +19,6 @@ mod ids;
 mod invalid;
 mod key;
 mod options;
-mod plain;
 mod redact;
 mod request;
 mod row;
@@ -29,9 +30,9 @@ mod walk;
 
 pub use crate::operation::{Endpoint, EntityId, Operation, Target, route};
 pub use answer::{Answer, next_links};
-pub use cache_sink::Keep;
-pub use call::{Call, Forward, Outcome, Served, Status};
-pub use delegated::{Delegated, Holder, Payer};
+pub use cache_sink::CacheSink;
+pub use call::{Call, ForwardReason, Outcome, ServedResponse, Status};
+pub use caller_token::{CallerToken, Payer, TokenId};
 pub use entity::EntityForm;
 pub use fields::Fields;
 pub use finished::finished;

@@ -8,21 +8,25 @@ use url::form_urlencoded;
 use crate::operation::Query;
 use crate::scan::{Endpoint, Excerpt, Invalid};
 
-/// `$top` and `$skip`, checked; or the query of a link to a further page, which only the upstream understands.
+/// `$top` and `$skip`, checked; or the query of a link to a next page, which only the upstream
+/// understands.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Options {
     /// At most this many rows.
     pub top: Option<NonZeroU32>,
-    /// Leave out this many rows. `Some(0)` is kept apart from `None`: what the caller wrote is what is asked.
+    /// Skip this many rows. `Some(0)` differs from `None`, because the caller's query is sent as it
+    /// is.
     pub skip: Option<u64>,
-    /// The whole query of a link, or of an operation that takes any, as it is written there; then the other two are `None`, whatever it says.
+    /// The whole query of a link, or of an operation that accepts any query, as it was written;
+    /// then the other two are `None`.
     pub link: Option<Arc<str>>,
 }
 
 impl Options {
     /// The largest `$top` that Defender documents.
     pub const MAX_TOP: u32 = 10_000;
-    /// With the largest `$top` that is documented: an answer with fewer rows and without a link is not cut off.
+    /// With the largest documented `$top`: an answer with fewer rows and without a link is not cut
+    /// off.
     pub const ALL: Self = Self {
         top: NonZeroU32::new(Self::MAX_TOP),
         skip: None,
@@ -32,14 +36,14 @@ impl Options {
     /// The largest `$skip`: `OData` numbers are signed.
     pub const MAX_SKIP: u64 = i64::MAX as u64;
 
-    /// What the gateway adds to the query of a link that it would not take for one otherwise.
+    /// The mark that the gateway adds to the query of a link that it would not recognise otherwise.
     pub const LINK_MARK: &str = "defender-gateway-link";
 
-    /// Reads the query of a request to an operation.
+    /// Parses the query of a request to an operation.
     ///
     /// # Errors
     ///
-    /// The operation does not take it.
+    /// The operation does not accept it.
     pub fn of(endpoint: Endpoint, query: Option<&str>) -> Result<Self, Invalid> {
         match endpoint.operation.declaration().query {
             Query::Paging => Self::parse(query),
@@ -50,14 +54,15 @@ impl Options {
         }
     }
 
-    /// Reads a query, without its question mark. Names and values may be percent-encoded.
+    /// Parses a query, without its question mark. Names and values may be percent-encoded.
     ///
-    /// A query with `$skiptoken` is that of a link (`OData` 4.01 §11.2.6.7), and so is one with [`LINK_MARK`](Self::LINK_MARK), which is left out.
+    /// A query with `$skiptoken` is that of a link (`OData` 4.01 §11.2.6.7), and so is one with
+    /// [`LINK_MARK`](Self::LINK_MARK), which is removed.
     ///
     /// # Errors
     ///
-    /// In any other, anything but one `$top` in 1 to 10,000 and one `$skip` from 0 on is refused, so that a misspelt option is not silently
-    /// ignored.
+    /// In any other query, everything but one `$top` from 1 to 10,000 and one `$skip` from 0 on is
+    /// rejected, so that a misspelt option is not silently ignored.
     pub fn parse(query: Option<&str>) -> Result<Self, Invalid> {
         let mut options = Self::default();
         let Some(query) = query.filter(|query| !query.is_empty()) else {
@@ -81,7 +86,7 @@ impl Options {
         Ok(options)
     }
 
-    /// The query to send upstream, without its question mark; `None` when there is nothing to say.
+    /// The query to send upstream, without its question mark; `None` when it is empty.
     #[must_use]
     pub fn query(&self) -> Option<String> {
         if let Some(link) = &self.link {
@@ -96,7 +101,7 @@ impl Options {
     }
 }
 
-/// The query of a link, without the mark; `None` when it is none.
+/// The query of a link, without the mark; `None` when it is no link's.
 fn link(query: &str) -> Option<Arc<str>> {
     if query.split('&').any(|pair| pair == Options::LINK_MARK) {
         return Some(unmarked(query));
@@ -107,8 +112,8 @@ fn link(query: &str) -> Option<Arc<str>> {
         .then(|| query.into())
 }
 
-/// Refuses a query that could bring credentials under another name, or tell something about them. To select them is no harm: what they
-/// hold is replaced.
+/// Rejects a query that could return credentials under another name, or reveal something about
+/// them. Selecting them is allowed, because their values are replaced.
 fn refuse_secrets(endpoint: Endpoint, query: Option<&str>) -> Result<(), Invalid> {
     let secrets = endpoint.operation.declaration().secrets;
     let pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
@@ -134,7 +139,7 @@ fn top(text: &str) -> Option<NonZeroU32> {
         .and_then(NonZeroU32::new)
 }
 
-/// Digits only: `str::parse` alone would take a leading plus sign.
+/// Digits only: `str::parse` alone would accept a leading plus sign.
 fn whole(text: &str, max: u64) -> Option<u64> {
     (!text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()))
         .then(|| text.parse().ok())

@@ -1,4 +1,4 @@
-//! Credentials in answers: found by the name of the member that holds them, and replaced.
+//! Replaces credentials in answers, which are found by the names of their members.
 
 use std::fmt;
 use std::ops::Range;
@@ -11,13 +11,14 @@ use crate::scan::row::Text;
 use crate::scan::upstream_response::without_mark;
 use crate::scan::{Answer, Endpoint};
 
-/// What may hold credentials is replaced by this.
+/// The replacement of a value that may contain credentials.
 const NOTHING: &[u8] = b"null";
 
 impl Answer {
-    /// The answer to a question to `endpoint` with null in place of everything that may hold credentials; not a byte else changes.
+    /// The answer to a request to `endpoint` with null in place of every value that may contain
+    /// credentials; no other byte changes.
     ///
-    /// One that cannot be read, and may hold some all the same, loses its body.
+    /// An answer that cannot be parsed and may contain some loses its body.
     #[must_use]
     pub fn without_secrets(self, endpoint: Endpoint) -> Self {
         let names = endpoint.operation.declaration().secrets;
@@ -35,7 +36,7 @@ impl Answer {
         }
     }
 
-    /// Whether an answer to a question to `endpoint` may hold credentials, and must be kept nowhere.
+    /// Whether an answer of `endpoint` may contain credentials, and must not be stored anywhere.
     #[must_use]
     pub fn may_hold_secrets(&self, endpoint: Endpoint) -> bool {
         let names = endpoint.operation.declaration().secrets;
@@ -58,7 +59,8 @@ fn replaced(body: &Bytes, found: &[Range<usize>]) -> Bytes {
     text.into()
 }
 
-/// Where the values are that may hold credentials and are not null, in order; `None` when the body is no JSON.
+/// The ranges of the values that may contain credentials and are not null, in order; `None` when
+/// the body is no JSON.
 fn secrets(names: &'static [&'static str], body: &[u8]) -> Option<Vec<Range<usize>>> {
     if names.is_empty() {
         return Some(Vec::new());
@@ -73,7 +75,7 @@ fn secrets(names: &'static [&'static str], body: &[u8]) -> Option<Vec<Range<usiz
     Some(finder.found)
 }
 
-/// Whether one of the names stands in a text in any form. An escape may hide it.
+/// Whether a text contains one of the names in any form. An escape may hide it.
 fn may_mention(names: &[&str], body: &[u8]) -> bool {
     let text = String::from_utf8_lossy(body).to_ascii_lowercase();
     let is_there = |name: &&str| text.contains(&name.to_ascii_lowercase());
@@ -87,7 +89,7 @@ struct Finder {
 }
 
 impl Finder {
-    /// Looks through one value. As deep as the parser goes, which is not far.
+    /// Searches one value, as deep as the parser goes, which is not far.
     fn look(&mut self, text: &str) -> Result<(), serde_json::Error> {
         let mut json = serde_json::Deserializer::from_str(text);
         json.deserialize_any(Looking(self))?;
@@ -174,7 +176,7 @@ mod tests {
         String::from_utf8(answer.body.to_vec()).unwrap()
     }
 
-    /// As the documentation of "Add a new scan definition" has it.
+    /// From the documentation of "Add a new scan definition".
     const DOCUMENTED: &str = r#"{
     "@odata.context": "https://api.securitycenter.microsoft.com/api/$metadata#DeviceAuthenticatedScanDefinitions/$entity",
     "scanType": "Network",

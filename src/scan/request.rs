@@ -1,4 +1,4 @@
-//! A checked question, in canonical form.
+//! A checked request in canonical form.
 
 use std::num::NonZeroU32;
 use std::sync::{Arc, OnceLock};
@@ -10,9 +10,10 @@ use crate::scan::body::read_ids;
 use crate::scan::id_class::are_distinct;
 use crate::scan::ids::IdSet;
 use crate::scan::key::KeyPrefix;
-use crate::scan::{Delegated, Endpoint, EntityId, Holder, Ids, Invalid, Key, Options, Payer, Target};
+use crate::scan::{CallerToken, Endpoint, EntityId, Ids, Invalid, Key, Options, Payer, Target, TokenId};
 
-/// A question to one of the operations: checked, and canonical, so that equal questions are equal values.
+/// A request to one of the operations: checked, and canonical, so that equal requests are equal
+/// values.
 ///
 /// ```
 /// use defender_gateway::scan::{Request, Endpoint};
@@ -31,22 +32,24 @@ pub struct Request {
     count: usize,
     endpoint: Endpoint,
     options: Options,
-    delegated: Option<Arc<Delegated>>,
-    /// Found out when it first matters: a hit does not ask.
+    caller_token: Option<Arc<CallerToken>>,
+    /// Computed when it is first needed, which a hit does not.
     distinct: OnceLock<bool>,
 }
 
 impl Request {
-    /// Most ids in one request, as the caller wrote them. Defender documents no limit; this one bounds the work.
+    /// The most ids in one request, as the caller wrote them. Defender documents no limit; this one
+    /// bounds the work.
     pub const MAX_IDS: usize = 10_000;
-    /// Longest id, in bytes. Defender's are GUIDs, of 36.
+    /// The longest id in bytes. Defender's ids are GUIDs of 36 bytes.
     pub const MAX_ID_BYTES: usize = 256;
 
-    /// Reads a question to an operation that takes ids in a body.
+    /// Parses a request to an operation that takes ids in a body.
     ///
-    /// `query` comes without its question mark: `$top` and `$skip`, or that of a link to a further page, which is passed on as it is. `body`
-    /// is `{"ScanDefinitionIds": [string, …]}` or the like, or one string in place of the array; what else Defender might ignore or refuse
-    /// is refused here, so that a mistake costs no call.
+    /// `query` comes without its question mark: `$top` and `$skip`, or that of a link to a next
+    /// page, which is passed on as it is. `body` is `{"ScanDefinitionIds": [string, …]}` or the
+    /// like, or one string in place of the array. What else Defender might ignore or reject is
+    /// rejected here, so that a mistake costs no call.
     ///
     /// # Errors
     ///
@@ -58,11 +61,11 @@ impl Request {
         Self::new(head, ids)
     }
 
-    /// The question that a path and a query ask.
+    /// The request of a path and a query.
     ///
     /// # Errors
     ///
-    /// The operation needs a body, or does not take this query.
+    /// The operation needs a body, or does not accept this query.
     pub fn get(target: &Target, query: Option<&str>) -> Result<Self, Invalid> {
         let endpoint = target.endpoint;
         let head = KeyPrefix {
@@ -78,7 +81,7 @@ impl Request {
         }
     }
 
-    /// A question without `$top` and `$skip`, from ids of other requests.
+    /// A request without `$top` and `$skip`, from ids of other requests.
     ///
     /// # Errors
     ///
@@ -92,8 +95,8 @@ impl Request {
         Self::new(head, ids)
     }
 
-    /// The same with the largest `$top`, for the gateway's own questions: what comes back then is not cut off where answers without `$top`
-    /// are.
+    /// A request with the largest `$top`, for the gateway's own calls: its answer is not cut off
+    /// where answers without `$top` are.
     ///
     /// # Errors
     ///
@@ -114,51 +117,53 @@ impl Request {
             key: Key::new(ids.into_text()?),
             endpoint: head.endpoint,
             options: head.options,
-            delegated: None,
+            caller_token: None,
             distinct: OnceLock::new(),
         })
     }
 
-    /// The same question asked with a caller's own token: another question to everybody without it, because the answer may be another.
+    /// The same request with a caller's own token. It differs from the request without it, because
+    /// the answer may differ.
     #[must_use]
-    pub fn with_token(self, delegated: Delegated) -> Self {
-        let (key, ids_at) = self.key.held_by(delegated.holder(), self.ids_at);
+    pub fn with_token(self, caller_token: CallerToken) -> Self {
+        let (key, ids_at) = self.key.with_token_id(caller_token.token_id(), self.ids_at);
         Self {
             key,
             ids_at,
-            delegated: Some(Arc::new(delegated)),
+            caller_token: Some(Arc::new(caller_token)),
             ..self
         }
     }
 
-    /// The token to ask with; `None`: the gateway's.
+    /// The caller's token; `None` for the gateway's.
     #[must_use]
-    pub fn delegated(&self) -> Option<&Delegated> {
-        self.delegated.as_deref()
+    pub fn caller_token(&self) -> Option<&CallerToken> {
+        self.caller_token.as_deref()
     }
 
-    /// Who holds that token.
+    /// The id of that token.
     #[must_use]
-    pub fn holder(&self) -> Option<Holder> {
-        self.delegated().map(Delegated::holder)
+    pub fn token_id(&self) -> Option<TokenId> {
+        self.caller_token().map(CallerToken::token_id)
     }
 
-    /// Whose calls its call counts with.
+    /// What its call is charged to.
     #[must_use]
     pub fn payer(&self) -> Payer {
         Payer {
-            holder: self.holder(),
+            token_id: self.token_id(),
             operation: self.endpoint.operation,
         }
     }
 
-    /// What makes this question the same as another.
+    /// The key by which equal requests are recognised.
     #[must_use]
     pub fn key(&self) -> &Key {
         &self.key
     }
 
-    /// The ids that it is about: trimmed, GUIDs in lower case, without duplicates, sorted. None where a list is asked for.
+    /// The requested ids: trimmed, GUIDs in lower case, without duplicates, sorted. Empty for a
+    /// request for a list.
     #[must_use]
     pub fn ids(&self) -> Ids<'_> {
         self.key.ids(self.ids_at, self.count)
@@ -170,20 +175,21 @@ impl Request {
         self.options.top
     }
 
-    /// `$skip`: leave out this many rows.
+    /// `$skip`: skip this many rows.
     #[must_use]
     pub fn skip(&self) -> Option<u64> {
         self.options.skip
     }
 
-    /// The operation, and under which path.
+    /// The operation, and its path.
     #[must_use]
     pub fn endpoint(&self) -> Endpoint {
         self.endpoint
     }
 
-    /// Whether the operation's answers have rows by id, the request has neither query options nor a token of its own, and no two of its ids
-    /// could be one id to the upstream: only such questions can be united, and their answers taken apart by id.
+    /// Whether the operation's answers have rows by id, the request has neither query options nor a
+    /// token of its own, and no two of its ids could be one id for the upstream. Only such requests
+    /// can be batched, and their answers split by id.
     #[must_use]
     pub fn is_plain(&self) -> bool {
         self.endpoint.operation.declaration().is_by_id() && self.is_bare() && self.has_distinct_ids()
@@ -192,31 +198,32 @@ impl Request {
     /// Whether the request has neither query options nor a token of its own.
     #[must_use]
     pub fn is_bare(&self) -> bool {
-        self.options == Options::default() && self.delegated.is_none()
+        self.options == Options::default() && self.caller_token.is_none()
     }
 
-    /// Whether it asks with the largest `$top`, and with nothing else.
+    /// Whether its only option is the largest `$top`.
     #[must_use]
     pub fn asks_for_all(&self) -> bool {
         self.options == Options::ALL
     }
 
-    /// Whether it is plain, or would be without the largest `$top`: whether it wants all rows of its ids.
+    /// Whether it is plain, or would be without the largest `$top`: whether it wants all rows of
+    /// its ids.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.endpoint.operation.declaration().is_by_id()
             && (self.options == Options::default() || self.asks_for_all())
-            && self.delegated.is_none()
+            && self.caller_token.is_none()
             && self.has_distinct_ids()
     }
 
-    /// Whether no two of its ids could be one id to the upstream, in two spellings.
+    /// Whether no two of its ids could be two spellings of one id for the upstream.
     #[must_use]
     pub fn has_distinct_ids(&self) -> bool {
         *self.distinct.get_or_init(|| are_distinct(self.ids()))
     }
 
-    /// The path to ask upstream.
+    /// The path to send upstream.
     #[must_use]
     pub fn upstream_path(&self) -> String {
         let id = self
@@ -226,14 +233,14 @@ impl Request {
         self.endpoint.path(id.map(EntityId::of_canonical).as_ref())
     }
 
-    /// The query to ask upstream with, without its question mark.
+    /// The query to send upstream, without its question mark.
     #[must_use]
     pub fn query(&self) -> Option<String> {
         self.options.query()
     }
 
-    /// The canonical body to ask upstream with, empty where the operation takes none; always an array, because whether a bare string works
-    /// upstream is not documented.
+    /// The canonical body to send upstream, empty where the operation takes none. It is always an
+    /// array, because it is not documented whether a bare string works upstream.
     #[must_use]
     pub fn body(&self) -> Bytes {
         let Input::Ids { member, .. } = self.endpoint.operation.declaration().input else {
@@ -268,13 +275,14 @@ impl std::hash::Hash for Request {
     }
 }
 
-/// A JSON string (RFC 8259 §7). Control characters, quotes and backslashes must be escaped; nothing else needs to be.
+/// A JSON string (RFC 8259 §7). Control characters, quotes and backslashes must be escaped; nothing
+/// else needs to be.
 fn push_string(json: &mut String, text: &str) {
     const HEX: [char; 16] = [
         '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f',
     ];
     json.push('"');
-    // All of it, without an early end: so many bytes are looked at together.
+    // Without an early end, so that many bytes are compared at a time.
     let is_special = |byte: u8| matches!(byte, b'"' | b'\\' | ..0x20);
     if !text.bytes().fold(false, |found, byte| found | is_special(byte)) {
         json.push_str(text);
@@ -427,21 +435,21 @@ mod tests {
                 assert_ne!(one.key(), request(other).key(), "{query} {other}");
             }
         }
-        let held = request("$skiptoken=a").with_token(Delegated::new("t").unwrap());
+        let held = request("$skiptoken=a").with_token(CallerToken::new("t").unwrap());
         assert_eq!(held.ids().collect::<Vec<_>>(), ["a", "b"]);
     }
 
     #[test]
     fn the_same_question_with_another_token_is_another_question() {
         let plain = || Request::plain(Endpoint::HISTORY, ["b", "a"]).unwrap();
-        let with = |token| plain().with_token(Delegated::new(token).unwrap());
+        let with = |token| plain().with_token(CallerToken::new(token).unwrap());
         assert_eq!(with("one"), with("one"));
         assert_ne!(with("one"), with("two"));
         assert_ne!(with("one"), plain());
         assert_eq!(with("one").ids().collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(with("one").body(), plain().body());
         assert!(plain().is_plain() && !with("one").is_plain());
-        assert_eq!(with("one").delegated().unwrap().secret().expose(), "one");
+        assert_eq!(with("one").caller_token().unwrap().secret().expose(), "one");
         let shown = format!("{:?}", with("hunter2"));
         assert!(!shown.contains("hunter2"), "{shown}");
     }

@@ -1,4 +1,4 @@
-//! What one row says about itself.
+//! The relevant members of one row.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,17 +10,17 @@ use serde_json::value::RawValue;
 use crate::scan::SplitError;
 use crate::scan::id_class::Asked;
 
-/// What a row says that matters here.
-pub(super) struct Facts<'a> {
-    /// The number of the id asked for that it is about.
+/// The relevant members of a row.
+pub(super) struct RowInfo<'a> {
+    /// The number of its id among the requested ids.
     pub(super) id: usize,
     pub(super) time: Option<&'a str>,
 }
 
-pub(super) fn facts<'a>(asked: &Asked<'_>, row: &'a str) -> Result<Facts<'a>, SplitError> {
+pub(super) fn row_info<'a>(asked: &Asked<'_>, row: &'a str) -> Result<RowInfo<'a>, SplitError> {
     struct Reader<'r, 'a>(&'r Asked<'a>);
     impl<'de> Visitor<'de> for Reader<'_, '_> {
-        type Value = Option<Facts<'de>>;
+        type Value = Option<RowInfo<'de>>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("a row")
@@ -46,7 +46,7 @@ pub(super) fn facts<'a>(asked: &Asked<'_>, row: &'a str) -> Result<Facts<'a>, Sp
                     }
                 }
             }
-            Ok(id.map(|id| Facts {
+            Ok(id.map(|id| RowInfo {
                 id,
                 time: time.filter(|_| times == 1),
             }))
@@ -65,8 +65,8 @@ fn timestamp(raw: &str) -> Option<&str> {
     is_timestamp(text.as_bytes()).then_some(text)
 }
 
-/// Whether it is a timestamp in the one documented form, `2026-03-01T04:05:06.1234567Z`: in this form, and in no mix of forms, times
-/// compare as texts do.
+/// Whether it is a timestamp in the one documented form, `2026-03-01T04:05:06.1234567Z`. Within
+/// this form, but not across forms, times compare as texts do.
 pub(super) fn is_timestamp(text: &[u8]) -> bool {
     const FORM: &[u8; 28] = b"0000-00-00T00:00:00.0000000Z";
     let Ok(text) = <&[u8; 28]>::try_from(text) else {

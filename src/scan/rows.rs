@@ -1,7 +1,7 @@
-//! Taking an answer apart by id, without touching a byte of any row.
+//! Splits an answer by id, without changing a byte of any row.
 //!
-//! However the upstream sets its rows apart, on one line or on many, what is put together again is written in the same manner: each row
-//! keeps its bytes, and what stands in front of it.
+//! However the upstream lays out its rows, on one line or on many, an answer made from them has the
+//! same layout: each row keeps its bytes and the space before it.
 
 use std::ops::Range;
 
@@ -10,18 +10,19 @@ use serde_json::value::RawValue;
 
 use crate::scan::envelope::Envelope;
 use crate::scan::id_class::Asked;
-use crate::scan::row::facts;
+use crate::scan::row::row_info;
 use crate::scan::upstream_response::without_mark;
 use crate::scan::walk::{Found, Stop, walk};
 use crate::scan::{Request, SplitError};
 
-/// The rows of an answer to a plain request, each with the id it is about.
+/// The rows of an answer to a plain request, each with its id.
 ///
-/// Rows and envelope are ranges of the body as it came; numbers, escapes and doubled members stay as they are.
+/// Rows and envelope are ranges of the body as it came; numbers, escapes and doubled members stay
+/// as they are.
 #[derive(Clone, Debug)]
 pub struct Rows {
     body: Bytes,
-    /// What lies between the brackets of `value`.
+    /// The range between the brackets of `value`.
     inside: Range<usize>,
     list: Vec<Row>,
     asked: usize,
@@ -30,30 +31,32 @@ pub struct Rows {
 /// One row.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Row {
-    /// The number of its id among the ids asked for.
+    /// The number of its id among the requested ids.
     pub(super) id: usize,
     pub(super) text: Range<usize>,
-    /// Its `LastScanned`, where it has one that can be compared as text.
+    /// Its `LastScanned`, if it has one that can be compared as text.
     pub(super) time: Option<Range<usize>>,
 }
 
-/// What an answer has between the brackets of `value` besides its rows.
+/// The white space and commas between the brackets of `value`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout<'a> {
-    /// The space in front of the first row.
+    /// The space before the first row.
     pub before: &'a [u8],
-    /// What is between the first row and the second, a comma and perhaps space; `None` when there is one row only.
+    /// The text between the first row and the second, a comma and perhaps space; `None` when there
+    /// is only one row.
     pub between: Option<&'a [u8]>,
-    /// The space behind the last row.
+    /// The space after the last row.
     pub after: &'a [u8],
 }
 
 impl Rows {
-    /// Takes apart the body of an answer to `request`.
+    /// Splits the body of an answer to `request`.
     ///
     /// # Errors
     ///
-    /// [`SplitError`] when that is not certain to be right. Whether the answer may be cut off is not decided here.
+    /// [`SplitError`] when the result would not be certain. Whether the answer may be cut off is
+    /// not decided here.
     pub fn split(request: &Request, body: &Bytes) -> Result<Self, SplitError> {
         if !request.has_distinct_ids() {
             return Err(SplitError::Unattributed);
@@ -63,7 +66,8 @@ impl Rows {
         Ok(Self::new(found, &asked, body))
     }
 
-    /// The same for those who do not mind why it is not certain, which often is seen at the first row.
+    /// The same for callers that do not need the reason of a failure, which can often be seen at
+    /// the first row.
     #[must_use]
     pub fn certain(request: &Request, body: &Bytes) -> Option<Self> {
         if !request.has_distinct_ids() {
@@ -87,32 +91,33 @@ impl Rows {
         }
     }
 
-    /// How many ids were asked for.
+    /// The number of requested ids.
     #[must_use]
     pub fn asked(&self) -> usize {
         self.asked
     }
 
-    /// How many rows there are.
+    /// The number of rows.
     #[must_use]
     pub fn len(&self) -> usize {
         self.list.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no rows.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// The body of the answer that a request for some of the ids would have got. `wanted` is asked with the number of each row's id among
-    /// the ids asked for.
+    /// The body of the answer that a request for some of the ids would have got. `wanted` is called
+    /// with the number of each row's id among the requested ids.
     pub fn only(&self, wanted: impl Fn(usize) -> bool) -> Bytes {
         let (Some(first), Some(last)) = (self.list.first(), self.list.last()) else {
             return self.body.clone();
         };
         let mut body = Vec::with_capacity(self.body.len());
-        // Up to the first row, if there will be one: else no space is left between the brackets, as writers of JSON have it.
+        // Up to the first row, if there is one; without rows no space is left between the brackets,
+        // as JSON writers do it.
         body.extend_from_slice(&self.body[..self.inside.start]);
         let mut has_rows = false;
         let mut end_before = first.text.start;
@@ -134,7 +139,8 @@ impl Rows {
         body.into()
     }
 
-    /// The rows in order: the number of each one's id, its bytes, and where in them its time is, if it has one.
+    /// The rows in order: the number of the id, the bytes, and the range of the time in them, if
+    /// there is one.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (usize, &[u8], Option<Range<usize>>)> {
         self.list.iter().map(|row| {
             let start = row.text.start;
@@ -143,13 +149,13 @@ impl Rows {
         })
     }
 
-    /// What comes before the rows and after them, brackets included.
+    /// The text before the rows and after them, brackets included.
     #[must_use]
     pub fn envelope(&self) -> (&[u8], &[u8]) {
         (&self.body[..self.inside.start], &self.body[self.inside.end..])
     }
 
-    /// How the rows are set apart; `None` when there are none.
+    /// The layout of the rows; `None` when there are none.
     #[must_use]
     pub fn layout(&self) -> Option<Layout<'_>> {
         let (first, last) = (self.list.first()?, self.list.last()?);
@@ -165,7 +171,7 @@ impl Rows {
     }
 }
 
-/// Takes an answer apart, however it is written.
+/// Splits an answer in any layout.
 pub(super) fn read(asked: &Asked<'_>, body: &[u8]) -> Result<Found, SplitError> {
     let text = std::str::from_utf8(body).map_err(|_| SplitError::Shape)?;
     let json = std::str::from_utf8(without_mark(body)).map_err(|_| SplitError::Shape)?;
@@ -180,14 +186,14 @@ pub(super) fn read(asked: &Asked<'_>, body: &[u8]) -> Result<Found, SplitError> 
     let end = within(text, last.get()).ok_or(SplitError::Shape)?.end;
     let mut rows = Vec::with_capacity(raw.len());
     for row in raw {
-        let facts = facts(asked, row.get())?;
+        let row_info = row_info(asked, row.get())?;
         rows.push(Row {
-            id: facts.id,
+            id: row_info.id,
             text: within(text, row.get()).ok_or(SplitError::Shape)?,
-            time: facts.time.and_then(|time| within(text, time)),
+            time: row_info.time.and_then(|time| within(text, time)),
         });
     }
-    // Between brackets and rows there is nothing but space.
+    // Between brackets and rows there is only space.
     let start = text[..begin].trim_end_matches(SPACE).len();
     let end = text.len() - text[end..].trim_start_matches(SPACE).len();
     Ok((start..end, rows))
@@ -196,7 +202,7 @@ pub(super) fn read(asked: &Asked<'_>, body: &[u8]) -> Result<Found, SplitError> 
 /// White space in JSON (RFC 8259 §2).
 const SPACE: [char; 4] = [' ', '\n', '\r', '\t'];
 
-/// Where `part`, a slice of `whole`, lies in it.
+/// The range of `part`, a slice of `whole`, in it.
 fn within(whole: &str, part: &str) -> Option<Range<usize>> {
     let start = part.as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
     let range = start..start + part.len();
@@ -351,7 +357,7 @@ mod tests {
         }
     }
 
-    /// Members of an envelope, in front of `value` and behind it.
+    /// Members of an envelope, before `value` and after it.
     fn members() -> impl Strategy<Value = String> {
         prop_oneof![
             Just(String::new()),

@@ -1,36 +1,37 @@
-//! Reasons not to trust a merged or taken-apart answer.
+//! Why an answer cannot be split or joined with certainty.
 
-/// Why an answer cannot be taken apart with certainty.
+/// Why an answer cannot be split or joined with certainty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum SplitError {
-    /// The status says that the question was not accepted.
+    /// The status says that the request was rejected.
     #[error("the call was refused")]
     Refused,
-    /// The call brought no answer, or one that says that the upstream could not answer now (429, 5xx).
+    /// There was no answer, or one that says that the upstream could not answer now (429, 5xx).
     #[error("the call failed")]
     Failed,
-    /// The body is not one object with `value`, or another member may be about certain rows, or their number.
+    /// The body is not one object with `value`, or another member may be about certain rows or
+    /// their number.
     #[error("the answer has an unknown shape")]
     Shape,
     /// There is a link to more rows.
     #[error("the answer is one page of several")]
     NextLink,
-    /// A row names no id, two ids, or one that was not asked for.
+    /// A row contains no id, two ids, or one that was not requested.
     #[error("a row cannot be attributed to one of the ids asked for")]
     Unattributed,
     /// No answer has had more rows yet, so this one may have been cut off where all answers are.
     #[error("the answer may be cut off: none has been longer")]
     Longest,
-    /// It has as many rows as the longest answer seen: perhaps as many as a page holds.
+    /// It has as many rows as the longest answer seen, which may be the size of a page.
     #[error("the answer may be cut off: the longest one seen has as many rows")]
     FullPage,
-    /// Rows of several answers have no known common order.
+    /// The common order of rows from several answers is unknown.
     #[error("the order of rows is not known")]
     Order,
 }
 
 impl SplitError {
-    /// Each of them.
+    /// All reasons.
     pub const ALL: [Self; 8] = [
         Self::Refused,
         Self::Failed,

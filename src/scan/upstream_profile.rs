@@ -1,33 +1,37 @@
-//! What the upstream's own answers have taught about its answers.
+//! What the upstream's answers have shown about its behaviour.
 //!
-//! Order of rows, the number of ids that a call may name and the page size without `$top` are not documented, and an answer may be cut off
-//! without a word. Nothing is assumed: an answer counts as complete only if a longer one has been seen, with `$top` or without, rows of different answers are put together only in an order that every answer so far has
-//! confirmed, and only for as many ids as a call was answered for.
+//! The order of rows, the number of ids that a call may name and the page size without `$top` are
+//! not documented, and an answer may be cut off silently. Nothing is assumed: an answer counts as
+//! complete only if a longer one has been seen, with `$top` or without; rows of different answers
+//! are joined only in an order that every answer so far has confirmed, and only for as many ids as
+//! a call was answered for.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::scan::{Endpoint, Options, Request, Rows, SplitError};
 
-/// What has been learned. Shared by all who take answers apart.
+/// What has been learned, shared by all parts that split or join answers.
 #[derive(Debug)]
 pub struct UpstreamProfile {
     endpoints: [Mutex<Learned>; Endpoint::COUNT],
-    /// What was between two rows in the latest answer that had two.
+    /// The text between two rows in the latest answer that had two.
     between: [Mutex<Option<Box<[u8]>>>; Endpoint::COUNT],
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Learned {
-    /// An answer to a question without `$top` can hold at least so many rows.
+    /// An answer to a request without `$top` can have at least this many rows.
     longest: usize,
-    /// One to a question with the largest `$top` can hold at least so many, and no fewer than one without.
+    /// An answer to a request with the largest `$top` can have at least this many rows, and no
+    /// fewer than one without.
     longest_of_all: usize,
-    /// A call can name at least so many ids.
+    /// A call can name at least this many ids.
     widest: usize,
-    /// Of late: for how many ids was asked, and how many rows came.
+    /// The number of recently requested ids, and of the rows that came.
     ids: usize,
     rows: usize,
-    /// For each ordering, how many pairs of neighbouring rows have confirmed it; `None` once it was found wrong.
+    /// For each ordering, how many pairs of neighbouring rows have confirmed it; `None` once it was
+    /// refuted.
     evidence: [Option<u32>; Ordering::ALL.len()],
 }
 
@@ -43,10 +47,11 @@ pub enum Ordering {
 }
 
 impl Ordering {
-    /// All that are considered.
+    /// All orderings.
     pub const ALL: [Self; 3] = [Self::NewestFirst, Self::OldestFirst, Self::Grouped];
 
-    /// How two rows, each an id and a time, must follow each other; `None` when this ordering cannot tell.
+    /// How two rows, each an id and a time, must follow each other; `None` when this ordering does
+    /// not tell.
     #[must_use]
     pub fn compare<I: Ord, T: Ord>(self, one: (I, Option<T>), other: (I, Option<T>)) -> Option<std::cmp::Ordering> {
         let order = match self {
@@ -59,10 +64,12 @@ impl Ordering {
 }
 
 impl UpstreamProfile {
-    /// So many pairs of neighbours, of different ids, must have confirmed an ordering: that chance does it is one in 65,536.
+    /// The number of pairs of neighbours, with different ids, that must confirm an ordering. The
+    /// chance of a coincidence is one in 65,536.
     const ENOUGH: u32 = 16;
 
-    /// Nothing learned yet. `known_rows` is how many rows an answer is known to hold without being cut off; 0 if nothing is known.
+    /// A profile that has learned nothing. `known_rows` is how many rows an answer is known to have
+    /// without being cut off; 0 if nothing is known.
     #[must_use]
     pub fn new(known_rows: usize) -> Self {
         let learned = Learned {
@@ -79,7 +86,7 @@ impl UpstreamProfile {
         }
     }
 
-    /// Learns from an answer of the upstream to a plain request.
+    /// Learns from an upstream answer to a plain request.
     pub fn learn(&self, endpoint: Endpoint, rows: &Rows) {
         {
             let mut learned = self.learned(endpoint);
@@ -88,7 +95,7 @@ impl UpstreamProfile {
         self.learn_all(endpoint, rows);
     }
 
-    /// Learns from an answer to a request that asks for all.
+    /// Learns from an answer to a request with the largest `$top`.
     pub fn learn_all(&self, endpoint: Endpoint, rows: &Rows) {
         let mut learned = self.learned(endpoint);
         learned.order(rows);
@@ -104,7 +111,7 @@ impl UpstreamProfile {
         }
     }
 
-    /// What is written between two rows; `None` when no answer has had two yet.
+    /// The text between two rows; `None` when no answer has had two yet.
     #[must_use]
     pub fn between(&self, endpoint: Endpoint) -> Option<Box<[u8]>> {
         self.known_between(endpoint).clone()
@@ -117,38 +124,42 @@ impl UpstreamProfile {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many rows an answer to a request that asks for all is known to hold at least.
+    /// The number of rows that an answer to a request with the largest `$top` is known to have at
+    /// least.
     #[must_use]
     pub fn longest(&self, endpoint: Endpoint) -> usize {
         self.learned(endpoint).longest_of_all
     }
 
-    /// How many rows there were of late for so many ids, on average; `None` when none has come yet.
+    /// The mean number of recent rows for this many ids; `None` when no answer has come yet.
     #[must_use]
     pub fn rows_for(&self, endpoint: Endpoint, ids: usize) -> Option<usize> {
         let Learned { ids: asked, rows, .. } = *self.learned(endpoint);
         (rows > 0).then(|| ids.saturating_mul(rows).div_ceil(asked))
     }
 
-    /// For how many ids so many rows came of late, on average; `None` when no row has come yet.
+    /// The mean number of ids for which this many recent rows came; `None` when no row has come
+    /// yet.
     #[must_use]
     pub fn ids_for(&self, endpoint: Endpoint, rows: usize) -> Option<usize> {
         let learned = *self.learned(endpoint);
         rows.saturating_mul(learned.ids).checked_div(learned.rows)
     }
 
-    /// Whether the upstream is certain to answer a question for so many ids, and not to refuse it as too long.
+    /// Whether the upstream is certain to answer a request for this many ids, and not to reject it
+    /// as too long.
     #[must_use]
     pub fn takes(&self, endpoint: Endpoint, ids: usize) -> bool {
         ids <= self.learned(endpoint).widest
     }
 
-    /// Whether an answer to a request that asks for all is certain to hold all rows there are. To be asked before the answer is learned
-    /// from.
+    /// Whether an answer to a request with the largest `$top` is certain to be complete. It has to
+    /// be called before the answer is learned from.
     ///
     /// # Errors
     ///
-    /// [`SplitError::FullPage`] when it is exactly as long as the longest seen, or as `$top`; [`SplitError::Longest`] when it is longer.
+    /// [`SplitError::FullPage`] when it is exactly as long as the longest seen, or as `$top`;
+    /// [`SplitError::Longest`] when it is longer.
     pub fn complete(&self, endpoint: Endpoint, rows: &Rows) -> Result<(), SplitError> {
         let longest = self.learned(endpoint).longest_of_all;
         match rows.len().cmp(&longest) {
@@ -161,7 +172,7 @@ impl UpstreamProfile {
         }
     }
 
-    /// Whether an answer with so many rows is certain not to be cut off.
+    /// Whether an answer with this many rows is certain not to be cut off.
     #[must_use]
     pub fn is_complete(&self, request: &Request, rows: usize) -> bool {
         let learned = self.learned(request.endpoint());
@@ -173,18 +184,19 @@ impl UpstreamProfile {
         rows == 0 || rows < longest
     }
 
-    /// Whether a request whose rows are so many, all of them, would be answered with all of them.
+    /// Whether a request with this many rows would be answered with all of them.
     #[must_use]
     pub fn fits(&self, request: &Request, rows: usize) -> bool {
         let is_all = request.asks_for_all() && rows < Options::MAX_TOP as usize;
         rows == 0 || is_all || rows <= self.learned(request.endpoint()).longest
     }
 
-    /// The order that rows of different answers are to be put together in.
+    /// The order in which rows of different answers are joined.
     ///
     /// # Errors
     ///
-    /// [`SplitError::Order`] while none is certain, or when two are, which would disagree sooner or later.
+    /// [`SplitError::Order`] while none is certain, or when two are, which would disagree sooner or
+    /// later.
     pub fn ordering(&self, endpoint: Endpoint) -> Result<Ordering, SplitError> {
         let learned = self.learned(endpoint);
         let mut certain = Ordering::ALL
@@ -197,7 +209,7 @@ impl UpstreamProfile {
     }
 
     fn learned(&self, endpoint: Endpoint) -> MutexGuard<'_, Learned> {
-        // Nothing in here panics halfway through a change.
+        // No code that holds the lock panics halfway through a change.
         self.endpoints[endpoint.index()]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -206,7 +218,7 @@ impl UpstreamProfile {
 
 impl Learned {
     fn count(&mut self, rows: &Rows) {
-        /// The mean follows a change within so many ids.
+        /// The mean follows a change within this many ids.
         const MEMORY: usize = 10_000;
         self.ids += rows.asked();
         self.rows += rows.len();
@@ -225,7 +237,8 @@ impl Learned {
                     let evidence = &mut self.evidence[ordering as usize];
                     *evidence = match ordering.compare(before, row) {
                         None | Some(std::cmp::Ordering::Greater) => None,
-                        // Rows of one id follow each other in any grouping, and equal times say nothing.
+                        // Rows of one id follow each other in any grouping, and equal times show
+                        // nothing.
                         Some(std::cmp::Ordering::Less) if before.0 != row.0 => {
                             evidence.map(|pairs| pairs.saturating_add(1))
                         }
@@ -298,7 +311,7 @@ mod tests {
         let upstream_profile = UpstreamProfile::new(0);
         assert_eq!(upstream_profile.rows_for(Endpoint::HISTORY, 10), None);
         assert_eq!(upstream_profile.ids_for(Endpoint::HISTORY, 10), None);
-        // Four rows for each two ids.
+        // Four rows for every two ids.
         upstream_profile.learn(Endpoint::HISTORY, &rows(&[("a", 1); 4]));
         assert_eq!(upstream_profile.rows_for(Endpoint::HISTORY, 10), Some(20));
         assert_eq!(upstream_profile.ids_for(Endpoint::HISTORY, 10), Some(5));

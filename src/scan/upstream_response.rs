@@ -1,10 +1,12 @@
-//! Whether a response of an upstream host is Defender's answer.
+//! Classifies responses of upstream hosts: whether they are Defender's answers.
 //!
-//! Between the gateway and Defender stand front ends, proxies and portals that answer in its place: with an HTML page and 200, with an
-//! empty body, with a status of their own. What they say is about the way, not about the question. A response counts as an answer only
-//! if it has the shape of Defender's.
+//! Between the gateway and Defender there are front ends, proxies and portals that respond in its
+//! place: with an HTML page and 200, with an empty body, with a status of their own. Such a
+//! response says nothing about the request. A response counts as an answer only if it has the shape
+//! of Defender's answers.
 //!
-//! Pure: what follows from the verdict (another region, a stale answer, nothing stored) is decided where it is asked for.
+//! Pure: the consequences (another region, a stale answer, nothing stored) are decided by the
+//! callers.
 
 use std::fmt;
 
@@ -14,42 +16,45 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Vis
 use crate::operation::Shape;
 use crate::scan::{Answer, Endpoint};
 
-/// What a response of an upstream host is worth.
+/// The class of a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResponseKind {
-    /// Defender's answer: rows, or a refusal of the question in its own words (such as 400, 401, 403, 404).
+    /// Defender's answer: rows, or a rejection of the request in Defender's format (such as 400,
+    /// 401, 403, 404).
     Answer,
-    /// 429, in whatever words: the ledger must hear of it even if a front end says it.
+    /// 429, in whatever format: it must reach the ledger even if a front end sent it.
     Throttled,
-    /// No answer: the host, or what stands in front of it, could not give one.
+    /// No answer: the host, or something in front of it, could not give one.
     Fault(ResponseFault),
 }
 
 /// Why a response is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum ResponseFault {
-    /// The status says so: 5xx, 408 (it did not get the request in time), 421 (not its request), 425. In whatever words.
+    /// The status says so, in whatever format: 5xx, 408 (it did not get the request in time), 421
+    /// (the request was for another host), 425.
     #[error("the status says that the upstream could not answer")]
     Unavailable,
-    /// A status that Defender does not answer with: 1xx, 2xx other than 200, 3xx, or above 599.
+    /// A status that Defender does not use: 1xx, 2xx other than 200, 3xx, or above 599.
     #[error("Defender does not answer with this status")]
     Status,
-    /// The content type is not JSON's. A missing one says nothing, and the body decides.
+    /// The content type is not JSON. If it is missing, the body decides.
     #[error("the content type is not JSON")]
     ContentType,
     /// There is no body.
     #[error("the body is empty")]
     Empty,
-    /// The body is not one whole JSON object: cut off, or something else altogether.
+    /// The body is not one whole JSON object: it was cut off, or is something else.
     #[error("the body is not a whole JSON object")]
     NotJson,
-    /// 200 without an array `value` (of an entity: or an `id`), or with an `error` besides; another status without an object `error`.
+    /// 200 without an array `value` (for an entity: or an `id`), or with an `error` besides;
+    /// another status without an object `error`.
     #[error("the body is not of the shape of Defender's answers")]
     Shape,
 }
 
 impl ResponseFault {
-    /// Each of them.
+    /// All reasons.
     pub const ALL: [Self; 6] = [
         Self::Unavailable,
         Self::Status,
@@ -72,8 +77,9 @@ impl ResponseFault {
         }
     }
 
-    /// Whether the response may be passed on when nothing better can be had: its status alone says that it is no answer. Of everything
-    /// else the status would mislead, as the 200 of a portal does, or the 404 of a front end that knows no such site.
+    /// Whether the response may be passed on when there is nothing better: its status alone says
+    /// that it is no answer. The status of everything else would mislead, such as the 200 of a
+    /// portal, or the 404 of a front end that knows no such site.
     #[must_use]
     pub fn may_pass(self) -> bool {
         self == Self::Unavailable
@@ -81,7 +87,7 @@ impl ResponseFault {
 }
 
 impl ResponseKind {
-    /// The kind of a response to a question to `endpoint`. For one with 200 the whole body is looked at.
+    /// The class of a response to a request to `endpoint`. Of a 200 the whole body is checked.
     #[must_use]
     pub fn of(endpoint: Endpoint, response: &Answer) -> Self {
         let status = response.status;
@@ -101,7 +107,7 @@ impl ResponseKind {
         }
     }
 
-    /// Whether it is an answer to the question, rows or a refusal.
+    /// Whether it is an answer to the request, rows or a rejection.
     #[must_use]
     pub fn is_answer(self) -> bool {
         self == Self::Answer
@@ -109,7 +115,7 @@ impl ResponseKind {
 }
 
 impl Answer {
-    /// Whether its content type is JSON's, or not said.
+    /// Whether its content type is JSON or missing.
     #[must_use]
     pub fn may_be_json(&self) -> bool {
         let mut types = self.headers.get_all(header::CONTENT_TYPE);
@@ -117,13 +123,13 @@ impl Answer {
     }
 }
 
-/// Whether a status says that the upstream could not answer now, however it says so.
+/// Whether a status says that the upstream could not answer now.
 #[must_use]
 pub fn is_unavailable(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 421 | 425 | 429 | 500..=599)
 }
 
-/// Which member the body must have.
+/// The member that the body must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expected {
     /// An array `value`, and no `error`.
@@ -142,7 +148,7 @@ fn check(response: &Answer, expected: Expected) -> Result<(), ResponseFault> {
     if body.trim_ascii().is_empty() {
         return Err(ResponseFault::Empty);
     }
-    // The parser looks into strings only as far as it must.
+    // The parser checks strings only as far as it must.
     if std::str::from_utf8(body).is_err() {
         return Err(ResponseFault::NotJson);
     }
@@ -162,7 +168,7 @@ pub(super) fn without_mark(body: &[u8]) -> &[u8] {
     body.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(body)
 }
 
-/// Whether a media type is JSON's, or a type made of it (RFC 6839 §3.1), with any parameters.
+/// Whether a media type is JSON, or a type based on it (RFC 6839 §3.1), with any parameters.
 fn is_json(media: &str) -> bool {
     let essence = media.split(';').next().unwrap_or_default().trim();
     let Some((kind, name)) = essence.split_once('/') else {
@@ -178,7 +184,8 @@ fn is_json(media: &str) -> bool {
         && (name.eq_ignore_ascii_case("json") || ends_with("+json"))
 }
 
-/// The members of an answer that tell what it is. Of a member that is there twice, the last one counts, as most readers have it.
+/// The members that tell what an answer is. Of doubled members the last one counts, as for most
+/// parsers.
 #[derive(Default)]
 struct Members {
     value: Option<Kind>,
@@ -192,7 +199,7 @@ impl Members {
     }
 }
 
-/// What a JSON value is, as far as it matters here.
+/// The type of a JSON value, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Null,
@@ -217,7 +224,7 @@ impl<'de> Deserialize<'de> for Members {
                     match &*name.0 {
                         "value" => members.value = Some(map.next_value()?),
                         "error" => members.error = Some(map.next_value()?),
-                        // Some of the documentation's examples are in PascalCase.
+                        // Some of the documentation's examples are in Pascal case.
                         "id" | "Id" => members.id = Some(map.next_value()?),
                         _ => {
                             map.next_value::<IgnoredAny>()?;

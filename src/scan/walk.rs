@@ -1,8 +1,9 @@
-//! Reads answers as the upstream writes them, in one pass.
+//! Parses answers in the upstream's usual layout in one pass.
 //!
-//! Not here: any judgement. An answer that is not exactly of this form is left to [`rows`](super::rows), so that there is one place that
-//! decides what is doubtful about it. Invariant: what is read here is read in the same way there, and what is never certain here is not
-//! certain there.
+//! It decides nothing: an answer that does not have exactly this form is left to
+//! [`rows`](super::rows), so that only one module decides whether it can be split. Invariant: what
+//! is accepted here is accepted there with the same result, and what is rejected here is rejected
+//! there.
 
 use std::ops::Range;
 
@@ -12,31 +13,32 @@ use crate::scan::id_class::Asked;
 use crate::scan::row::is_timestamp;
 use crate::scan::rows::Row;
 
-/// What lies between the brackets of `value`, and the rows in it.
+/// The range between the brackets of `value`, and the rows in it.
 pub(super) type Found = (Range<usize>, Vec<Row>);
 
-/// Why the walk has ended early.
+/// Why parsing has ended early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// Whatever comes, the answer cannot be taken apart: a row is about something else.
+    /// The answer cannot be split, whatever follows: a row has an id that was not requested.
     Never,
-    /// It is written in another way than usual.
+    /// It is written in an unusual way.
     Unsure,
 }
 
-/// How deep a member of a row may be nested here.
+/// The deepest nesting of a row's members here.
 const DEPTH: u8 = 8;
 
-/// Walks over the body of an answer to a question for these ids.
+/// Parses the body of an answer to a request for these ids.
 pub(super) fn walk(asked: &Asked<'_>, body: &[u8]) -> Result<Found, Stop> {
     let mut walker = Walker { asked, body, at: 0 };
     let found = walker.envelope()?;
-    // The walk has looked at nothing within strings.
+    // Nothing inside strings has been checked.
     if is_text(body) { Ok(found) } else { Err(Stop::Unsure) }
 }
 
-/// Whether it is UTF-8, with control characters between strings only, where the walk has taken them for white space. In nearly all answers
-/// there is nothing but ASCII and no line break, which is looked for by many bytes at a time.
+/// Whether it is UTF-8, with control characters only between strings, where they were taken for
+/// white space. Nearly all answers are ASCII without line breaks, which is checked for many bytes
+/// at a time.
 fn is_text(body: &[u8]) -> bool {
     let is_odd = |odd, byte: &u8| odd | (byte.cast_signed() < 0x20);
     if !body.iter().fold(false, is_odd) {
@@ -46,7 +48,7 @@ fn is_text(body: &[u8]) -> bool {
     std::str::from_utf8(body).is_ok() && (!has_control(body) || !strings(body).any(has_control))
 }
 
-/// What lies within strings without escapes: between each odd quote and the next.
+/// The contents of strings without escapes: between each odd quote and the next.
 fn strings(mut body: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let start = memchr(b'"', body)? + 1;
@@ -89,7 +91,7 @@ impl Walker<'_> {
         }
     }
 
-    /// The rows, and where the brackets around them are.
+    /// The rows, and the positions of the brackets around them.
     fn rows(&mut self) -> Result<Found, Stop> {
         self.pass(b'[')?;
         let begin = self.at;
@@ -108,7 +110,7 @@ impl Walker<'_> {
         Ok((begin..self.at - 1, rows))
     }
 
-    /// A row; perhaps one more about the same id as the row before.
+    /// A row; probably one more about the same id as the row before.
     fn row(&mut self, before: Option<usize>) -> Result<Row, Stop> {
         let start = self.at;
         let (mut id, mut time, mut times) = (None, None, 0);
@@ -145,7 +147,7 @@ impl Walker<'_> {
         })
     }
 
-    /// The number among the ids asked for of the one that is written so; `guess` is likely.
+    /// The number of the requested id with this spelling; `guess` is likely.
     fn number_of(&self, raw: &[u8], guess: Option<usize>) -> Option<usize> {
         if let Some(guess) = guess
             && self.asked.ids[guess].as_bytes() == raw
@@ -153,7 +155,7 @@ impl Walker<'_> {
             return Some(guess);
         }
         let find = |id: &[u8]| self.asked.ids.binary_search_by(|asked| asked.as_bytes().cmp(id));
-        // What is asked for is canonical; what equals it is, too.
+        // The requested ids are canonical, and so is what equals one.
         find(raw)
             .ok()
             .or_else(|| self.asked.find(std::str::from_utf8(raw).ok()?))
@@ -198,7 +200,7 @@ impl Walker<'_> {
         Ok(name)
     }
 
-    /// What lies between the quotes of a string without escapes.
+    /// The content of a string without escapes.
     fn string(&mut self) -> Result<Range<usize>, Stop> {
         self.pass(b'"')?;
         let start = self.at;
@@ -210,7 +212,7 @@ impl Walker<'_> {
 
     fn number(&mut self) -> Result<(), Stop> {
         let _ = self.pass(b'-');
-        // After a zero comes no other digit.
+        // No digit follows a leading zero.
         if self.pass(b'0').is_err() {
             self.digits()?;
         }
@@ -243,7 +245,7 @@ impl Walker<'_> {
         Ok(())
     }
 
-    /// Whether a comma comes, and not the end.
+    /// Whether a comma follows, and not the end.
     fn goes_on(&mut self, end: u8) -> Result<bool, Stop> {
         self.skip_space();
         match self.peek() {
@@ -259,7 +261,7 @@ impl Walker<'_> {
         }
     }
 
-    /// Passes this character and the white space in front of it.
+    /// Skips this character and the white space before it.
     fn mark(&mut self, mark: u8) -> Result<(), Stop> {
         self.skip_space();
         self.pass(mark)
@@ -279,7 +281,7 @@ impl Walker<'_> {
         }
     }
 
-    /// The next byte; 0, which is nothing here, at the end.
+    /// The next byte; 0, which is invalid here, at the end.
     fn peek(&self) -> u8 {
         self.body.get(self.at).copied().unwrap_or(0)
     }
@@ -292,7 +294,8 @@ pub(super) mod tests {
     use crate::scan::{Endpoint, Request, Rows, SplitError};
     use proptest::prelude::*;
 
-    /// The walk and the reader agree: what the one finds, the other finds, and what the one never finds, the other does not.
+    /// The two parsers agree: what the one finds the other finds, and what the one rejects the
+    /// other rejects.
     pub(in crate::scan) fn agree(ids: &[&str], body: &[u8]) -> Result<(), TestCaseError> {
         let asked = Request::plain(Endpoint::HISTORY, ids.iter().copied()).unwrap();
         let asked = Asked::new(&asked);

@@ -1,4 +1,4 @@
-//! Accepts connections, as many as there are places, whatever the kernel says.
+//! Accepts connections, as long as there are slots, and survives every error of the kernel.
 
 use std::io;
 use std::sync::Arc;
@@ -12,7 +12,8 @@ use super::bind::Listener;
 use super::connection_limit::{ConnectionLimiter, ConnectionSlot};
 use super::socket::Stream;
 
-/// The first pause after the system could not give us a connection (no file descriptor, no memory); it doubles up to the longest.
+/// The first pause after the system could not accept a connection (no file descriptor, no memory);
+/// it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -23,8 +24,8 @@ pub(super) struct Accepted {
     pub(super) slot: ConnectionSlot,
 }
 
-/// Hands every connection of `listener` to `take` until `stop`; then also those that the kernel has accepted already, as closing
-/// the listener would reset them.
+/// Passes every connection of `listener` to `take` until `stop`, and then those that the kernel has
+/// accepted already, because closing the listener would reset them.
 pub(super) async fn run(
     listener: Listener,
     limiter: Arc<ConnectionLimiter>,
@@ -41,7 +42,7 @@ pub(super) async fn run(
         match accepted {
             Ok((stream, peer)) => {
                 pause = FIRST_PAUSE;
-                // Who it is decides who may have to make way.
+                // The peer decides which connections may be evicted.
                 let slot = tokio::select! {
                     biased;
                     slot = limiter.take(&peer) => slot,
@@ -80,7 +81,7 @@ async fn accept(listener: &Listener) -> io::Result<(Stream, Peer)> {
         Listener::Tcp(listener) => {
             let (stream, remote) = listener.accept().await?;
             let local = stream.local_addr()?;
-            // Answers leave in one piece; waiting to fill a segment would only delay them.
+            // Responses leave in one piece, so waiting to fill a segment would only delay them.
             stream.set_nodelay(true)?;
             Ok((Stream::Tcp(stream), Peer::tcp(remote, local)))
         }
@@ -88,7 +89,7 @@ async fn accept(listener: &Listener) -> io::Result<(Stream, Peer)> {
     }
 }
 
-/// Errors of one connection, which came and went; the listener is fine.
+/// Errors of one connection that is gone already; the listener still works.
 fn is_the_peers(error: &io::Error) -> bool {
     matches!(
         error.kind(),

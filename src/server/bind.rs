@@ -1,4 +1,5 @@
-//! Takes hold of the addresses, before anything else starts: a port that is taken is found out at once.
+//! Binds the addresses before anything else starts, so that a port that is taken is noticed at
+//! once.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,13 +15,13 @@ use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
 use super::connection_limit::{ConnectionLimiter, Connections};
 use super::{Address, Config};
 
-/// Longest list of connections that the kernel keeps for us to accept.
+/// The longest queue of connections that the kernel keeps for us to accept.
 const BACKLOG: u32 = 1024;
 
 /// How long another process may take to show that it still serves a socket.
 const PROBE: Duration = Duration::from_secs(1);
 
-/// Why an address cannot be listened on: the operator's business.
+/// Why an address cannot be bound.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// The system refused.
@@ -37,7 +38,7 @@ pub enum BindError {
         /// The address.
         address: Address,
     },
-    /// The path is a file of another kind, which is not ours to remove.
+    /// The path is a file of another kind, which must not be removed.
     #[error("cannot listen on {address}: there is something else than a socket")]
     NotASocket {
         /// The address.
@@ -45,7 +46,7 @@ pub enum BindError {
     },
 }
 
-/// Listeners that are bound and queue connections, but accept none yet. [`Bound::serve`] does.
+/// Listeners that are bound and queue connections, but accept none until [`Bound::serve`].
 #[derive(Debug)]
 pub struct Bound {
     pub(super) listeners: Vec<Listener>,
@@ -57,8 +58,9 @@ pub struct Bound {
 impl Bound {
     /// Binds all of `config.listen`, or none. Must be called inside a runtime.
     ///
-    /// A Unix socket that a dead process left behind is replaced; one that still answers is not. A new one is open to every user
-    /// (mode 0666): the folder decides who gets there, as processes of different users share a pod.
+    /// A Unix socket that a dead process left behind is replaced; one that is still served is not.
+    /// A new one is open to every user (mode 0666): its folder decides who can reach it, because
+    /// processes of different users share a pod.
     ///
     /// # Cancel safety
     ///
@@ -84,13 +86,13 @@ impl Bound {
         })
     }
 
-    /// The addresses as bound: with the real port where 0 was asked for.
+    /// The addresses as bound, with the real port where 0 was asked for.
     #[must_use]
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
     }
 
-    /// How many connections there are.
+    /// The counts of connections.
     #[must_use]
     pub fn connections(&self) -> Connections {
         Connections(Arc::clone(&self.limiter))
@@ -113,7 +115,7 @@ impl Listener {
     }
 }
 
-/// The file of a Unix socket; removed on drop, unless another process has put its own in place.
+/// The file of a Unix socket. It is removed on drop, unless another process has replaced it.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
@@ -123,7 +125,7 @@ pub(super) struct SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if self.identity.is_some() && identity(&self.path) == self.identity {
-            // Left behind, it only costs the next start a probe.
+            // If it stays, it only costs the next start a probe.
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -141,7 +143,8 @@ fn refused(address: &Address, source: io::Error) -> BindError {
     }
 }
 
-/// `[::]` is every address of both families. Where the system has no IPv6, it is every address of IPv4.
+/// `[::]` means every address of both families; where the system has no IPv6, every address of
+/// IPv4.
 fn tcp(address: SocketAddr, buffer_bytes: u32) -> io::Result<Listener> {
     let ipv4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
     match listen(address, buffer_bytes) {
@@ -165,12 +168,12 @@ fn listen(address: SocketAddr, buffer_bytes: u32) -> io::Result<Listener> {
         TcpSocket::new_v6()?
     };
     if address.ip() == Ipv6Addr::UNSPECIFIED {
-        // Whatever the system's default is.
+        // Set explicitly, because the system's default differs.
         SockRef::from(&socket).set_only_v6(false)?;
     }
-    // A restart must not wait for the connections of the process before it to time out.
+    // A restart must not wait until the connections of the previous process have timed out.
     socket.set_reuseaddr(true)?;
-    // Connections have the buffers of their listener.
+    // Connections inherit the buffers of their listener.
     socket.set_send_buffer_size(buffer_bytes)?;
     socket.set_recv_buffer_size(buffer_bytes)?;
     socket.bind(address)?;
@@ -189,7 +192,7 @@ async fn unix(address: &Address, path: &Path) -> Result<Listener, BindError> {
     Ok(Listener::Unix(listener, file))
 }
 
-/// Removes a socket that nobody serves any more.
+/// Removes a socket that is no longer served.
 async fn clear(address: &Address, path: &Path) -> Result<(), BindError> {
     let Ok(meta) = std::fs::symlink_metadata(path) else {
         return Ok(());
@@ -205,7 +208,7 @@ async fn clear(address: &Address, path: &Path) -> Result<(), BindError> {
         }
         Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Ok(Err(source)) => Err(refused(address, source)),
-        // It answers, or is too busy to: either way it is alive.
+        // The other process answers, or is too busy to answer; in both cases it is alive.
         Ok(Ok(_)) | Err(_) => Err(BindError::Taken {
             address: address.clone(),
         }),

@@ -23,7 +23,7 @@ use super::Config;
 use super::InboundRequest;
 use super::accept::Accepted;
 use super::connection_limit::ConnectionLimiter;
-use super::connection_state::{ConnectionState, Draining, InFlight, Limits, Verdict};
+use super::connection_state::{Action, ConnectionState, Draining, InFlight, Limits};
 use super::poll_when_woken::PollWhenWoken;
 use super::socket::Socket;
 use super::stream_memory::StreamMemory;
@@ -31,25 +31,25 @@ use crate::memory::MemoryBudget;
 use crate::response::Body;
 use crate::task::Tasks;
 
-/// How far the listener is on its way down.
+/// The phase of the listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Everything is taken.
+    /// All connections and requests are accepted.
     Serving,
-    /// Everything is taken, and every answer asks for the connection to be closed.
+    /// All are accepted, and every response asks for its connection to be closed.
     Lingering,
-    /// Nothing new is taken.
+    /// No new ones are accepted.
     Draining(Instant),
-    /// What is left is cut off.
+    /// The rest is cut off.
     Cut,
 }
 
 /// How one connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// By itself, or idle.
+    /// By itself, or because it was idle.
     Finished,
-    /// With requests in flight, at the drain's limit.
+    /// Cut off with requests in flight, at the limit of the drain.
     Cut,
 }
 
@@ -64,13 +64,15 @@ pub(super) struct Shared {
     large_answers: Option<Arc<MemoryBudget>>,
 }
 
-/// HTTP/2 flow-control windows: what a connection can make us hold of bodies that nobody has looked at yet.
+/// The flow-control windows of HTTP/2: the bytes of unread bodies that a connection can make us
+/// hold.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
 
 impl Shared {
     pub(super) fn new(config: &Config, limiter: Arc<ConnectionLimiter>, tasks: &Tasks) -> Self {
-        // Apart from heads: those that do not end would keep out whoever asks over HTTP/2.
+        // Separate from heads: otherwise heads that do not end would use up the memory of HTTP/2
+        // requests.
         let streams = StreamMemory::new(MemoryBudget::new(config.head_bytes / 2));
         let mut http = auto::Builder::new(Spawner {
             tasks: tasks.clone(),
@@ -78,11 +80,14 @@ impl Shared {
         });
         http.http1()
             .timer(TokioTimer::new())
-            // `ConnectionState` does this better: hyper's timeout would also close idle connections of a client's pool.
+            // `ConnectionState` does this instead: hyper's timeout would also close idle
+            // connections in a client's pool.
             .header_read_timeout(None)
-            // The end of what a caller sends is not the end of its interest; `PeerWatch` tells the two apart.
+            // A caller that has sent all it will send may still read; `PeerWatch` tells that from
+            // one that is gone.
             .half_close(true)
-            // `Config::MAX_HEADERS` is hyper's own limit. To set it would have hyper clear its tables for each request.
+            // `Config::MAX_HEADERS` is hyper's own default. Setting it would make hyper clear its
+            // tables for each request.
             .max_buf_size(Config::MAX_HEADER_BYTES as usize);
         http.http2()
             .timer(TokioTimer::new())
@@ -90,11 +95,13 @@ impl Shared {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(Config::MAX_HEADER_BYTES)
-            // Against rapid resets (CVE-2023-44487): so many streams may be opened and reset before we have looked at them.
+            // Against rapid resets (CVE-2023-44487): the most streams that may be opened and reset
+            // before we have looked at them.
             .max_pending_accept_reset_streams(20)
-            // And so many may make us reset them, before the connection is closed.
+            // The most streams that may be reset because of the peer's errors before the connection
+            // is closed.
             .max_local_error_reset_streams(64)
-            // A peer that vanished without a word is found out, and does not hold its permit.
+            // Finds peers that vanished without closing, so that they do not keep their slots.
             .keep_alive_interval(config.idle_timeout.max(MIN_PING))
             .keep_alive_timeout(Duration::from_secs(20));
         Self {
@@ -115,7 +122,8 @@ impl Shared {
         }
     }
 
-    /// Serves `accepted` until it ends; its slot goes back after everything else is gone. Cancel safe: dropping it cuts the connection.
+    /// Serves `accepted` until it ends. Its slot is released after everything else is gone. Cancel
+    /// safe: dropping the future cuts the connection off.
     pub(super) async fn drive<S>(&self, accepted: Accepted, service: S, mut phase: watch::Receiver<Phase>) -> End
     where
         S: Service<InboundRequest<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
@@ -123,21 +131,22 @@ impl Shared {
     {
         // The slot is dropped last: a connection counts until its socket is closed.
         let Accepted { stream, peer, slot } = accepted;
-        let activity = Arc::clone(slot.activity());
-        let socket = Socket::new(stream, peer.address(), Arc::clone(&activity), Arc::clone(&self.limiter));
-        // One for all requests: copying the stack for each would cost as much as the rest of what it does for a hit.
+        let state = Arc::clone(slot.state());
+        let socket = Socket::new(stream, peer.address(), Arc::clone(&state), Arc::clone(&self.limiter));
+        // One service for all requests: cloning the stack for each would cost as much as the rest
+        // of the work for a hit.
         let service = RefCell::new(service);
         let answer = {
-            let (activity, streams) = (Arc::clone(&activity), self.streams.clone());
+            let (state, streams) = (Arc::clone(&state), self.streams.clone());
             service_fn(move |request: Request<Incoming>| {
                 let (version, has_body) = (request.version(), !request.body().is_end_stream());
-                let in_flight = activity.request(version);
-                let mut arrival = InboundRequest::new(request, peer.clone());
+                let in_flight = state.request(version);
+                let mut request = InboundRequest::new(request, peer.clone());
                 if version == Version::HTTP_2 {
-                    streams.admit(&mut arrival, &activity);
+                    streams.admit(&mut request, &state);
                 }
                 Answer {
-                    response: call(&service, arrival),
+                    response: call(&service, request),
                     version,
                     has_body,
                     in_flight,
@@ -149,72 +158,73 @@ impl Shared {
         loop {
             let now = *phase.borrow_and_update();
             if now != Phase::Serving {
-                activity.start_closing();
+                state.start_closing();
             }
             let draining = match now {
                 Phase::Serving | Phase::Lingering => Draining::No,
                 Phase::Draining(since) => Draining::Since(since),
                 Phase::Cut => return End::Cut,
             };
-            let until = match activity.verdict(self.limits(), closing, draining) {
-                Verdict::Wait(until) => until,
-                Verdict::Cut => return End::Finished,
-                Verdict::Close => {
+            let until = match state.action(self.limits(), closing, draining) {
+                Action::Wait(until) => until,
+                Action::Cut => return End::Finished,
+                Action::Close => {
                     closing = Some(Instant::now());
                     connection.as_mut().graceful_shutdown();
                     continue;
                 }
             };
-            let mut news = pin!(PollWhenWoken::new(news(&mut phase, &activity, until)));
+            let mut events = pin!(PollWhenWoken::new(events(&mut phase, &state, until)));
             let happened = poll_fn(|context| {
-                // First: what the listener has said counts for the next answer already.
-                if let Poll::Ready(news) = news.as_mut().poll(context) {
-                    return Poll::Ready(Err(news));
+                // Polled first, so that the listener's phase already counts for the next response.
+                if let Poll::Ready(event) = events.as_mut().poll(context) {
+                    return Poll::Ready(Err(event));
                 }
                 let ended = connection.as_mut().poll(context);
-                activity.stamp();
+                state.stamp();
                 ended.map(Ok)
             });
             match happened.await {
                 Ok(result) => {
                     if let Err(error) = result {
-                        // The peer's business: it went away, or does not speak HTTP.
+                        // The peer went away, or does not speak HTTP.
                         tracing::debug!(error, "a connection ended early");
                     }
                     return End::Finished;
                 }
-                Err(News::Gone) => return End::Cut,
-                Err(News::Look) => {}
+                Err(ConnectionEvent::Gone) => return End::Cut,
+                Err(ConnectionEvent::Look) => {}
             }
         }
     }
 }
 
-/// What a connection hears from outside.
-enum News {
-    /// It is time to look at the connection, or the listener has something to say.
+/// An event from outside the connection.
+enum ConnectionEvent {
+    /// The connection's state has to be checked again, or the listener's phase has changed.
     Look,
     /// The listener is gone.
     Gone,
 }
 
-async fn news(phase: &mut watch::Receiver<Phase>, activity: &ConnectionState, until: Instant) -> News {
+async fn events(phase: &mut watch::Receiver<Phase>, state: &ConnectionState, until: Instant) -> ConnectionEvent {
     tokio::select! {
-        () = activity.asked_to_make_way() => News::Look,
-        () = tokio::time::sleep_until(until) => News::Look,
-        changed = phase.changed() => changed.map_or(News::Gone, |()| News::Look),
+        () = state.eviction_requested() => ConnectionEvent::Look,
+        () = tokio::time::sleep_until(until) => ConnectionEvent::Look,
+        changed = phase.changed() => changed.map_or(ConnectionEvent::Gone, |()| ConnectionEvent::Look),
     }
 }
 
-/// Pings more often than this are taken for a flood by some peers.
+/// Some peers take more frequent pings for a flood.
 const MIN_PING: Duration = Duration::from_secs(20);
 
-/// Hands a request to a service that is always ready, as the whole stack is: where a request has to wait, it can be refused.
+/// Calls a service that is always ready, as the whole stack is: a request that has to wait waits in
+/// the queue, where it can be refused.
 fn call<S>(service: &RefCell<S>, request: InboundRequest<Incoming>) -> S::Future
 where
     S: Service<InboundRequest<Incoming>, Response = Response<Body>, Error = Infallible>,
 {
-    // Nothing below comes back here: this is borrowed once at a time.
+    // The service does not call this function again, so it is borrowed only once at a time.
     let mut service = service.borrow_mut();
     let ready = service.poll_ready(&mut Context::from_waker(Waker::noop()));
     debug_assert!(ready.is_ready(), "nobody would wake the request");
@@ -222,7 +232,7 @@ where
 }
 
 pin_project! {
-    /// The answer to one request, completed. An `async` function would move it once more.
+    /// The completed response to one request. An `async` function would move it once more.
     struct Answer<F> {
         #[pin]
         response: F,
@@ -241,25 +251,26 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut response = ready!(this.response.poll(context))?;
-        let activity = this.in_flight.activity();
+        let state = this.in_flight.state();
         if *this.has_body && may_leave_body(response.status()) {
-            activity.leave_body_unread();
+            state.leave_body_unread();
         }
-        if *this.version < Version::HTTP_2 && activity.takes_leave() {
+        if *this.version < Version::HTTP_2 && state.is_closing() {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }
-        activity.watch(response.body_mut());
+        state.watch(response.body_mut());
         Poll::Ready(Ok(response))
     }
 }
 
-/// Whether an answer with this status may have been made before the body was read.
+/// Whether a response with this status may have been made before the body was read.
 fn may_leave_body(status: StatusCode) -> bool {
     status.is_client_error() || matches!(status, StatusCode::NOT_IMPLEMENTED | StatusCode::SERVICE_UNAVAILABLE)
 }
 
-/// Runs the streams of HTTP/2 connections as tasks that the drain knows of, each with its memory.
+/// Runs the streams of HTTP/2 connections as tasks that the drain awaits, each with its memory
+/// reservation.
 #[derive(Clone, Debug)]
 pub(super) struct Spawner {
     tasks: Tasks,

@@ -1,11 +1,14 @@
-//! How many connections there may be and how much memory the heads of their requests may take, and who makes way when all is taken.
+//! Limits the number of connections and the memory of their request heads, and evicts idle
+//! connections when either is used up.
 //!
-//! A newcomer that finds no place gets that of a connection which does nothing: of the peer with most connections, the one that has
-//! done nothing for the longest time. So a peer that takes all places gives up its own for those of others, and shares end up equal;
-//! programs behind one address, as in a pod, make way for each other. There is no cap for a peer: alone it may have all places. Memory
-//! for a long head is taken in the same way from those connections that hold some and do nothing.
+//! A new connection without a free slot gets the slot of an idle one: of the peer with the most
+//! connections, the one that has been idle for longest. So a peer that takes all slots loses them
+//! to others until all peers have equal shares; programs behind one address, as in a pod, evict
+//! each other's idle connections. There is no limit for a single peer: alone it may have all slots.
+//! Memory for a long head is taken in the same way from idle connections that hold some.
 //!
-//! Invariants: a connection with a request in flight never makes way; nor does a peer for one that would have more than it.
+//! Invariants: a connection with a request in flight is never evicted, and no peer loses a slot to
+//! a peer that would then have more.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -23,40 +26,42 @@ use super::connection_state::ConnectionState;
 use super::{Config, Peer};
 use crate::memory::{MemoryBudget, Reservation};
 
-/// How often a newcomer that waits looks for somebody who can make way. Whoever was asked may need a while: a peer that takes the rest of
-/// its answer, or does not react at all.
+/// How often a waiting connection looks for another one to evict. An eviction may take a while,
+/// because the peer still reads its response or does not react at all.
 const POLL: Duration = Duration::from_millis(100);
 
-/// How often the operator hears that all places are taken.
+/// How often the log says that all slots are taken.
 const WARN_EVERY: Duration = Duration::from_mins(1);
 
-/// All places of a listener.
+/// All slots of a listener.
 #[derive(Debug)]
 pub(super) struct ConnectionLimiter {
     free: Arc<Semaphore>,
     count: u32,
-    /// How long a connection must have done nothing to make way: a request or the taking of an answer may be on its way. It also bounds
-    /// how fast a flood of connections can drive out itself and those behind the same address: all of them once in this time.
+    /// How long a connection must have been idle to be evicted, because a request, or a read of its
+    /// response, may be on its way. It also bounds how fast a flood of connections can evict its
+    /// own connections and those behind the same address: all of them once in this time.
     idle_min: Duration,
-    heads: Arc<MemoryBudget>,
-    /// Held by the one who has others make way for its head.
-    asking: tokio::sync::Mutex<()>,
-    taken: Mutex<Taken>,
+    head_budget: Arc<MemoryBudget>,
+    /// Held by the connection that evicts others for the memory of its head.
+    evicting: tokio::sync::Mutex<()>,
+    table: Mutex<SlotTable>,
 }
 
-/// How many connections a listener has, for people and monitors. Clones look at the same listener.
+/// The counts of a listener's connections, for `/status` and metrics. Clones count the same
+/// listener.
 #[derive(Clone, Debug)]
 pub struct Connections(pub(super) Arc<ConnectionLimiter>);
 
 impl Connections {
-    /// Open now.
+    /// The open connections.
     #[must_use]
     pub fn open(&self) -> u32 {
         let free = u32::try_from(self.0.free.available_permits()).unwrap_or(u32::MAX);
         self.most().saturating_sub(free)
     }
 
-    /// As many as there may be.
+    /// The limit of open connections.
     #[must_use]
     pub fn most(&self) -> u32 {
         self.0.count
@@ -81,66 +86,66 @@ impl Collector for Connections {
 }
 
 #[derive(Debug, Default)]
-struct Taken {
-    places: HashMap<u64, Holder>,
-    /// How many each peer has; no peer has none.
+struct SlotTable {
+    slots: HashMap<u64, SlotEntry>,
+    /// The number of connections of each peer that has any.
     peers: HashMap<Address, usize>,
     next: u64,
-    said: Option<Instant>,
+    warned_at: Option<Instant>,
 }
 
-/// Whom to count a connection to. Over Unix sockets all are one.
+/// The peer that a connection counts for. All connections over Unix sockets count as one peer.
 pub(super) type Address = Option<IpAddr>;
 
 #[derive(Debug)]
-struct Holder {
+struct SlotEntry {
     address: Address,
-    activity: Arc<ConnectionState>,
-    asked: bool,
+    state: Arc<ConnectionState>,
+    eviction_requested: bool,
 }
 
-/// A place; given back when dropped.
+/// A slot, which is released when it is dropped.
 #[derive(Debug)]
 pub(super) struct ConnectionSlot {
-    places: Arc<ConnectionLimiter>,
+    limiter: Arc<ConnectionLimiter>,
     number: u64,
-    activity: Arc<ConnectionState>,
+    state: Arc<ConnectionState>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl ConnectionLimiter {
-    /// As many as `config` says, at least one.
+    /// The number of slots is that of `config`, at least one.
     pub(super) fn new(config: &Config) -> Arc<Self> {
         let count = config.max_connections.max(1);
         Arc::new(Self {
             free: Arc::new(Semaphore::new(count as usize)),
             count,
             idle_min: config.idle_min,
-            heads: MemoryBudget::new(config.head_bytes / 2),
-            asking: tokio::sync::Mutex::default(),
-            taken: Mutex::default(),
+            head_budget: MemoryBudget::new(config.head_bytes / 2),
+            evicting: tokio::sync::Mutex::default(),
+            table: Mutex::default(),
         })
     }
 
-    /// The memory for long heads.
     #[cfg(test)]
-    pub(super) fn heads(&self) -> &Arc<MemoryBudget> {
-        &self.heads
+    pub(super) fn head_budget(&self) -> &Arc<MemoryBudget> {
+        &self.head_budget
     }
 
-    /// Memory for a long head from `peer`, however long it takes; others may have to make way for it. Cancel safe.
+    /// Waits for memory for a long head from `peer`; other connections may be evicted for it.
+    /// Cancel safe.
     pub(super) async fn reserve_head(&self, bytes: usize, peer: Address) -> Reservation {
-        let reserved = self.heads.reserve(bytes);
+        let reserved = self.head_budget.reserve(bytes);
         tokio::pin!(reserved);
-        // One at a time: the others stand behind it anyway.
+        // One at a time, because the others would have to wait behind it anyway.
         let _turn = tokio::select! {
             biased;
             reservation = &mut reserved => return reservation,
-            turn = self.asking.lock() => turn,
+            turn = self.evicting.lock() => turn,
         };
         loop {
-            self.taken()
-                .ask(peer, self.idle_min, ConnectionState::holds_head_memory);
+            self.table()
+                .evict_one(peer, self.idle_min, ConnectionState::holds_head_memory);
             tokio::select! {
                 biased;
                 reservation = &mut reserved => return reservation,
@@ -149,116 +154,117 @@ impl ConnectionLimiter {
         }
     }
 
-    /// A place for `peer`, however long it takes; `None` never, as long as there are places at all. Cancel safe: nothing is taken, though
-    /// somebody may have been asked to make way.
+    /// Waits for a slot for `peer`. It is `None` only if there are no slots at all. Cancel safe: no
+    /// slot is taken, though a connection may have been evicted.
     pub(super) async fn take(self: &Arc<Self>, peer: &Peer) -> Option<ConnectionSlot> {
-        if let Some(place) = self.try_take(peer) {
-            return Some(place);
+        if let Some(slot) = self.try_take(peer) {
+            return Some(slot);
         }
-        self.taken().say();
+        self.table().warn();
         let permit = Arc::clone(&self.free).acquire_owned();
         tokio::pin!(permit);
         loop {
-            self.taken().ask(peer.address(), self.idle_min, |_| true);
+            self.table().evict_one(peer.address(), self.idle_min, |_| true);
             tokio::select! {
-                permit = &mut permit => return Some(self.seat(permit.ok()?, peer)),
+                permit = &mut permit => return Some(self.new_slot(permit.ok()?, peer)),
                 () = tokio::time::sleep(POLL) => {}
             }
         }
     }
 
-    /// A place for `peer` if one is free.
+    /// A slot for `peer`, if one is free.
     pub(super) fn try_take(self: &Arc<Self>, peer: &Peer) -> Option<ConnectionSlot> {
         let permit = Arc::clone(&self.free).try_acquire_owned().ok()?;
-        Some(self.seat(permit, peer))
+        Some(self.new_slot(permit, peer))
     }
 
-    /// Whether one is free.
+    /// Whether a slot is free.
     pub(super) fn has_free(&self) -> bool {
         self.free.available_permits() > 0
     }
 
-    /// Waits until nobody is left. Cancel safe.
+    /// Waits until all connections have ended. Cancel safe.
     pub(super) async fn emptied(&self) {
-        // The semaphore is never closed, and nobody takes a place any more.
+        // The semaphore is never closed, and no more slots are taken.
         let _ = self.free.acquire_many(self.count).await;
     }
 
-    fn seat(self: &Arc<Self>, permit: OwnedSemaphorePermit, peer: &Peer) -> ConnectionSlot {
-        let (address, activity) = (peer.address(), ConnectionState::new());
-        let mut taken = self.taken();
-        let number = taken.next;
-        taken.next += 1;
-        *taken.peers.entry(address).or_default() += 1;
-        let holder = Holder {
+    fn new_slot(self: &Arc<Self>, permit: OwnedSemaphorePermit, peer: &Peer) -> ConnectionSlot {
+        let (address, state) = (peer.address(), ConnectionState::new());
+        let mut table = self.table();
+        let number = table.next;
+        table.next += 1;
+        *table.peers.entry(address).or_default() += 1;
+        let entry = SlotEntry {
             address,
-            activity: Arc::clone(&activity),
-            asked: false,
+            state: Arc::clone(&state),
+            eviction_requested: false,
         };
-        taken.places.insert(number, holder);
-        drop(taken);
+        table.slots.insert(number, entry);
+        drop(table);
         ConnectionSlot {
-            places: Arc::clone(self),
+            limiter: Arc::clone(self),
             number,
-            activity,
+            state,
             _permit: permit,
         }
     }
 
-    fn taken(&self) -> MutexGuard<'_, Taken> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> MutexGuard<'_, SlotTable> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Taken {
-    /// Asks one connection of those that are `wanted` to make way for a newcomer from `address`, if there is one that can.
-    fn ask(&mut self, address: Address, idle_min: Duration, wanted: impl Fn(&ConnectionState) -> bool) {
+impl SlotTable {
+    /// Evicts one connection of those that are `wanted`, for a new connection from `address`, if
+    /// one may be evicted.
+    fn evict_one(&mut self, address: Address, idle_min: Duration, wanted: impl Fn(&ConnectionState) -> bool) {
         let now = Instant::now();
         let count = |of: Address| self.peers.get(&of).copied().unwrap_or(0);
         let newcomer = count(address);
-        let able = self.places.iter().filter_map(|(number, holder)| {
-            let since = holder.activity.quiet_since()?;
-            let has = count(holder.address);
-            let may = !holder.asked
+        let able = self.slots.iter().filter_map(|(number, entry)| {
+            let since = entry.state.idle_since()?;
+            let has = count(entry.address);
+            let may = !entry.eviction_requested
                 && since + idle_min <= now
-                && (holder.address == address || has > newcomer)
-                && wanted(&holder.activity);
-            // With the newcomer, its own peer would have one more.
-            may.then(|| (has + usize::from(holder.address == address), since, *number))
+                && (entry.address == address || has > newcomer)
+                && wanted(&entry.state);
+            // With the new connection, its own peer would have one more.
+            may.then(|| (has + usize::from(entry.address == address), since, *number))
         });
         let most = able.max_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1)).then(b.2.cmp(&a.2)));
-        if let Some(holder) = most.and_then(|(_, _, number)| self.places.get_mut(&number)) {
-            holder.asked = true;
-            holder.activity.evict();
+        if let Some(entry) = most.and_then(|(_, _, number)| self.slots.get_mut(&number)) {
+            entry.eviction_requested = true;
+            entry.state.evict();
         }
     }
 
-    fn say(&mut self) {
+    fn warn(&mut self) {
         let now = Instant::now();
-        if self.said.is_none_or(|said| said + WARN_EVERY <= now) {
-            self.said = Some(now);
+        if self.warned_at.is_none_or(|warned_at| warned_at + WARN_EVERY <= now) {
+            self.warned_at = Some(now);
             tracing::warn!("as many connections are open as allowed; idle ones make way, and further ones wait");
         }
     }
 }
 
 impl ConnectionSlot {
-    /// What the connection at this place does.
-    pub(super) fn activity(&self) -> &Arc<ConnectionState> {
-        &self.activity
+    /// The state of the connection with this slot.
+    pub(super) fn state(&self) -> &Arc<ConnectionState> {
+        &self.state
     }
 }
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        let mut taken = self.places.taken();
-        let Some(holder) = taken.places.remove(&self.number) else {
+        let mut table = self.limiter.table();
+        let Some(entry) = table.slots.remove(&self.number) else {
             return;
         };
-        if let Some(count) = taken.peers.get_mut(&holder.address) {
+        if let Some(count) = table.peers.get_mut(&entry.address) {
             *count -= 1;
             if *count == 0 {
-                taken.peers.remove(&holder.address);
+                table.peers.remove(&entry.address);
             }
         }
     }
@@ -270,12 +276,12 @@ mod tests {
     use futures_util::FutureExt as _;
     use http::Version;
 
-    const QUIET: Duration = Duration::from_secs(1);
+    const IDLE_MIN: Duration = Duration::from_secs(1);
 
     fn limiter(count: u32) -> Arc<ConnectionLimiter> {
         ConnectionLimiter::new(&Config {
             max_connections: count,
-            idle_min: QUIET,
+            idle_min: IDLE_MIN,
             head_bytes: 2000,
             ..Config::default()
         })
@@ -289,107 +295,113 @@ mod tests {
         tokio::time::advance(time).await;
     }
 
-    /// Those of `places` that were asked, by their position.
-    fn asked(places: &[ConnectionSlot]) -> Vec<usize> {
-        let asked = |place: &ConnectionSlot| place.places.taken().places[&place.number].asked;
-        (0..places.len()).filter(|at| asked(&places[*at])).collect()
+    /// The positions of the `slots` whose eviction was requested.
+    fn eviction_requested(slots: &[ConnectionSlot]) -> Vec<usize> {
+        let eviction_requested = |slot: &ConnectionSlot| slot.limiter.table().slots[&slot.number].eviction_requested;
+        (0..slots.len()).filter(|at| eviction_requested(&slots[*at])).collect()
     }
 
-    /// Lets a newcomer look once.
-    fn looks(places: &Arc<ConnectionLimiter>, newcomer: &Peer) {
-        assert!(places.take(newcomer).now_or_never().is_none(), "all are taken");
+    /// Lets a new connection try to evict one.
+    fn looks(limiter: &Arc<ConnectionLimiter>, newcomer: &Peer) {
+        assert!(limiter.take(newcomer).now_or_never().is_none(), "all are taken");
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_connection_of_the_peer_with_most_that_did_nothing_for_longest_makes_way() {
-        let places = limiter(5);
+        let limiter = limiter(5);
         let mut taken = Vec::new();
         for last in [2, 3, 3, 3, 2] {
-            taken.push(places.try_take(&peer(last)).unwrap());
-            pass(QUIET).await;
+            taken.push(limiter.try_take(&peer(last)).unwrap());
+            pass(IDLE_MIN).await;
         }
-        // The oldest of peer 3 has just answered.
-        drop(taken[1].activity().request(Version::HTTP_11));
-        taken[1].activity().stamp();
-        looks(&places, &peer(4));
-        assert_eq!(asked(&taken), [2]);
-        looks(&places, &peer(4));
-        assert_eq!(asked(&taken), [2, 3], "the next one, when the first does not go");
+        // The oldest connection of peer 3 has just been answered.
+        drop(taken[1].state().request(Version::HTTP_11));
+        taken[1].state().stamp();
+        looks(&limiter, &peer(4));
+        assert_eq!(eviction_requested(&taken), [2]);
+        looks(&limiter, &peer(4));
+        assert_eq!(
+            eviction_requested(&taken),
+            [2, 3],
+            "the next one, when the first does not go"
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn whoever_waits_gets_the_place_that_becomes_free() {
-        let places = limiter(1);
-        let place = places.try_take(&peer(2)).unwrap();
-        pass(QUIET).await;
+        let limiter = limiter(1);
+        let slot = limiter.try_take(&peer(2)).unwrap();
+        pass(IDLE_MIN).await;
         let newcomer = peer(3);
-        let waiting = places.take(&newcomer);
+        let waiting = limiter.take(&newcomer);
         tokio::pin!(waiting);
         assert!(waiting.as_mut().now_or_never().is_none());
-        assert_eq!(asked(std::slice::from_ref(&place)), [0]);
-        drop(place);
+        assert_eq!(eviction_requested(std::slice::from_ref(&slot)), [0]);
+        drop(slot);
         assert!(waiting.await.is_some());
-        places.emptied().await;
-        assert!(places.taken().peers.is_empty());
+        limiter.emptied().await;
+        assert!(limiter.table().peers.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_with_a_request_in_flight_never_makes_way() {
-        let places = limiter(2);
-        let taken: Vec<_> = (0..2).map(|_| places.try_take(&peer(2)).unwrap()).collect();
-        let _requests: Vec<_> = taken
-            .iter()
-            .map(|place| place.activity().request(Version::HTTP_2))
-            .collect();
-        pass(QUIET * 100).await;
-        looks(&places, &peer(3));
-        assert_eq!(asked(&taken), [0; 0]);
+        let limiter = limiter(2);
+        let taken: Vec<_> = (0..2).map(|_| limiter.try_take(&peer(2)).unwrap()).collect();
+        let _requests: Vec<_> = taken.iter().map(|slot| slot.state().request(Version::HTTP_2)).collect();
+        pass(IDLE_MIN * 100).await;
+        looks(&limiter, &peer(3));
+        assert_eq!(eviction_requested(&taken), [0; 0]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_peer_makes_way_for_others_until_they_have_as_many() {
-        let places = limiter(4);
-        let taken = [2, 2, 3, 3].map(|last| places.try_take(&peer(last)).unwrap());
-        let _requests = [&taken[0], &taken[1]].map(|place| place.activity().request(Version::HTTP_11));
-        pass(QUIET).await;
-        // All that peer 2 has are busy: it does not get those of peer 3, who has no more.
-        looks(&places, &peer(2));
-        assert_eq!(asked(&taken), [0; 0]);
-        // Who has fewer does.
-        looks(&places, &peer(4));
-        assert_eq!(asked(&taken), [2]);
+        let limiter = limiter(4);
+        let taken = [2, 2, 3, 3].map(|last| limiter.try_take(&peer(last)).unwrap());
+        let _requests = [&taken[0], &taken[1]].map(|slot| slot.state().request(Version::HTTP_11));
+        pass(IDLE_MIN).await;
+        // All connections of peer 2 are busy, and it gets none from peer 3, which has no more than
+        // it.
+        looks(&limiter, &peer(2));
+        assert_eq!(eviction_requested(&taken), [0; 0]);
+        // A peer with fewer connections gets one.
+        looks(&limiter, &peer(4));
+        assert_eq!(eviction_requested(&taken), [2]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn memory_for_a_head_is_given_up_by_the_connection_that_does_nothing_with_it() {
-        let places = limiter(4);
-        let taken = [2, 2, 2].map(|last| places.try_take(&peer(last)).unwrap());
+        let limiter = limiter(4);
+        let taken = [2, 2, 2].map(|last| limiter.try_take(&peer(last)).unwrap());
         let mut held: Vec<_> = taken[1..]
             .iter()
             .map(|slot| {
-                slot.activity().set_head_memory(400);
-                places.heads().try_reserve(400).unwrap()
+                slot.state().set_head_memory(400);
+                limiter.head_budget().try_reserve(400).unwrap()
             })
             .collect();
         let newcomer = peer(3).address();
-        let mut waiting = Box::pin(places.reserve_head(600, newcomer));
+        let mut waiting = Box::pin(limiter.reserve_head(600, newcomer));
         assert!((&mut waiting).now_or_never().is_none());
-        pass(QUIET).await;
+        pass(IDLE_MIN).await;
         assert!((&mut waiting).now_or_never().is_none());
-        assert_eq!(asked(&taken), [1], "the first one has none, and is left alone");
+        assert_eq!(
+            eviction_requested(&taken),
+            [1],
+            "the first one has none, and is left alone"
+        );
         held.remove(0);
         assert_eq!(waiting.await.bytes(), 600);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_new_connection_is_left_a_second_for_its_request() {
-        let places = limiter(1);
-        let taken = [places.try_take(&peer(2)).unwrap()];
-        pass(QUIET / 2).await;
-        looks(&places, &peer(2));
-        assert_eq!(asked(&taken), [0; 0]);
-        pass(QUIET / 2).await;
-        looks(&places, &peer(2));
-        assert_eq!(asked(&taken), [0]);
+        let limiter = limiter(1);
+        let taken = [limiter.try_take(&peer(2)).unwrap()];
+        pass(IDLE_MIN / 2).await;
+        looks(&limiter, &peer(2));
+        assert_eq!(eviction_requested(&taken), [0; 0]);
+        pass(IDLE_MIN / 2).await;
+        looks(&limiter, &peer(2));
+        assert_eq!(eviction_requested(&taken), [0]);
     }
 }

@@ -1,7 +1,8 @@
-//! What a connection is doing, and whether it has done nothing for too long.
+//! The state of a connection, and the timeouts that follow from it.
 //!
-//! hyper's own header timeout also runs between two requests, so it cannot tell a slow head from a pooled connection; and neither
-//! it nor hyper-util bounds the first byte, an HTTP/2 connection without streams, or an answer that nobody takes. This does.
+//! hyper's own header timeout also runs between two requests, so it cannot tell a slow head from a
+//! pooled connection. Neither it nor hyper-util bounds the first byte, an HTTP/2 connection without
+//! streams, or a response that is not read. This module does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -11,38 +12,41 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::half_close::Interims;
-use super::pending_responses::Untaken;
+use super::pending_responses::PendingResponses;
 use crate::response::Body;
 
-/// How long a connection may take for each thing.
+/// The timeouts of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) header: Duration,
     pub(super) idle: Duration,
-    /// Others wait for the memory of large answers.
+    /// Requests wait for the memory of large responses.
     pub(super) memory_is_wanted: bool,
 }
 
-/// How long a connection that was asked to close may do nothing before it is closed. Long enough to ride out a lost packet.
+/// How long a connection that was asked to close may be idle before it is closed: long enough for a
+/// lost packet to be sent again.
 const CLOSING: Duration = Duration::from_secs(5);
 
-/// How long a connection without a request may still bring its first after the drain began: it may have been on its way.
+/// How long a connection without a request may still send its first one after the drain began,
+/// because it may have been on its way.
 pub(super) const FIRST_REQUEST: Duration = Duration::from_millis(500);
 
-/// How long a connection may take to fetch its answers: all of them after its last request, and a large one whatever it asks meanwhile.
-/// However it keeps busy (pings on HTTP/2, a byte now and then), it holds them no longer; 64 MiB need 110 kB/s.
-pub(super) const TAKING: Duration = Duration::from_mins(10);
+/// How long a connection may take to read its responses: all of them after its last request, and a
+/// large one whatever it requests meanwhile. However it stays busy (pings on HTTP/2, a byte now and
+/// then), it holds them no longer; 64 MiB need 110 kB/s.
+pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_mins(10);
 
-/// How long a connection may take nothing of a large answer while others wait for its memory.
-pub(super) const STALLED: Duration = Duration::from_secs(10);
+/// How long a connection may read nothing of a large response while requests wait for its memory.
+pub(super) const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often a connection whose answer is not taken looks whether its memory is wanted.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often a connection with an unread response checks whether its memory is wanted.
+const RECHECK: Duration = Duration::from_secs(1);
 
-/// Never the value of a moment.
+/// Marks a moment that is not set.
 const NEVER: u64 = u64::MAX;
 
-/// The traces that a connection leaves. Moments are milliseconds since it was accepted.
+/// The state of one connection. Moments are milliseconds since it was accepted.
 #[derive(Debug)]
 pub(super) struct ConnectionState {
     accepted: Instant,
@@ -54,31 +58,31 @@ pub(super) struct ConnectionState {
     http2: AtomicBool,
     http10: AtomicBool,
     unread_body: AtomicBool,
-    taking_leave: AtomicBool,
-    /// Something was taken by the peer, or a request ended, since the last stamp.
+    closing: AtomicBool,
+    /// The peer read something, or a request ended, since the last stamp.
     progressed: AtomicBool,
     /// A request ended since the last stamp.
     ended: AtomicBool,
-    /// Bytes came in between requests since the last stamp.
+    /// Bytes arrived between requests since the last stamp.
     begun: AtomicBool,
-    untaken: Arc<Untaken>,
-    /// What is reserved for long heads, in bytes.
+    pending_responses: Arc<PendingResponses>,
+    /// The bytes reserved for long heads.
     head_memory: AtomicUsize,
-    /// It is closed whatever it does.
+    /// It is closed, even with requests in flight.
     cut: AtomicBool,
-    /// Somebody else needs the place.
-    makes_way: AtomicBool,
-    way: Notify,
+    /// Its slot is needed for another connection.
+    evicted: AtomicBool,
+    eviction: Notify,
 }
 
 /// What to do with a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// Look again then.
+pub(super) enum Action {
+    /// Check again at this moment.
     Wait(Instant),
-    /// Ask it to close: it is idle, or the gateway is.
+    /// Ask it to close: it is idle, or the gateway stops.
     Close,
-    /// Cut it: it was asked, or it sends a head too slowly.
+    /// Close it: it was asked to, or it sends a head too slowly.
     Cut,
 }
 
@@ -94,32 +98,32 @@ impl ConnectionState {
             http2: AtomicBool::new(false),
             http10: AtomicBool::new(false),
             unread_body: AtomicBool::new(false),
-            taking_leave: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
             progressed: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             begun: AtomicBool::new(false),
-            untaken: Arc::default(),
+            pending_responses: Arc::default(),
             head_memory: AtomicUsize::new(0),
             cut: AtomicBool::new(false),
-            makes_way: AtomicBool::new(false),
-            way: Notify::new(),
+            evicted: AtomicBool::new(false),
+            eviction: Notify::new(),
         })
     }
 
-    /// Bytes came in. Between requests they are the beginning of a head.
+    /// Records that bytes arrived. Between requests they are the beginning of a head.
     pub(super) fn read(&self) {
         if self.in_flight.load(Ordering::Relaxed) == 0 {
             self.begun.store(true, Ordering::Relaxed);
         }
     }
 
-    /// The peer took bytes of an answer.
+    /// Records that the peer read bytes of a response.
     pub(super) fn wrote(&self) {
         self.progressed.store(true, Ordering::Relaxed);
     }
 
-    /// Notes when it was that something happened: now. Called once for all that happens at a time, because looking at the clock costs
-    /// more than all else here.
+    /// Sets the time of what was recorded to now. Called once for all events of a poll, because
+    /// reading the clock costs more than everything else here.
     pub(super) fn stamp(&self) {
         let (progressed, begun) = (
             self.progressed.load(Ordering::Relaxed),
@@ -145,52 +149,54 @@ impl ConnectionState {
         }
     }
 
-    /// Every answer from now on asks for the connection to be closed.
+    /// From now on every response asks for the connection to be closed.
     pub(super) fn start_closing(&self) {
-        self.taking_leave.store(true, Ordering::Relaxed);
+        self.closing.store(true, Ordering::Relaxed);
     }
 
-    /// Whether answers ask for the connection to be closed.
-    pub(super) fn takes_leave(&self) -> bool {
-        self.taking_leave.load(Ordering::Relaxed)
+    /// Whether responses ask for the connection to be closed.
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
     }
 
-    /// Since when the connection has had neither a request in flight nor a byte of an answer taken; `None` while a request is in flight.
-    /// The beginning of a head changes nothing: it may never end.
-    pub(super) fn quiet_since(&self) -> Option<Instant> {
+    /// Since when no request has been in flight and no byte of a response was read; `None` while a
+    /// request is in flight. The beginning of a head does not count, because it may never end.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
         let is_quiet = self.in_flight.load(Ordering::Relaxed) == 0;
         is_quiet.then(|| self.moment(self.last_ms.load(Ordering::Relaxed)))
     }
 
-    /// Somebody else needs the place: the connection closes as soon as it can, and what it still answers says so.
+    /// Evicts the connection: it closes as soon as it can, and responses until then say so.
     pub(super) fn evict(&self) {
-        self.makes_way.store(true, Ordering::Relaxed);
+        self.evicted.store(true, Ordering::Relaxed);
         self.start_closing();
-        self.way.notify_one();
+        self.eviction.notify_one();
     }
 
-    /// Notes how much is reserved for this connection's heads.
+    /// Records how much is reserved for this connection's heads.
     pub(super) fn set_head_memory(&self, bytes: usize) {
         self.head_memory.store(bytes, Ordering::Relaxed);
     }
 
-    /// Whether memory could be gained by closing it, besides what every connection takes.
+    /// Whether closing it would free memory of heads.
     pub(super) fn holds_head_memory(&self) -> bool {
         self.head_memory.load(Ordering::Relaxed) > 0
     }
 
-    /// There is no memory left even to refuse its requests: the connection is closed, with all that is in flight on it.
+    /// Closes the connection with all that is in flight, because there is not even memory to refuse
+    /// its requests.
     pub(super) fn cut(&self) {
         self.cut.store(true, Ordering::Relaxed);
-        self.way.notify_one();
+        self.eviction.notify_one();
     }
 
-    /// Whether the next bytes are those of a head: no request is in flight, nor can bytes be anything else.
+    /// Whether the next bytes belong to a head: no request is in flight, and they cannot be
+    /// anything else.
     pub(super) fn expects_head(&self) -> bool {
         self.in_flight.load(Ordering::Relaxed) == 0 && !self.http2.load(Ordering::Relaxed)
     }
 
-    /// Whether HTTP/2 is spoken, as far as is known.
+    /// Whether the last request used HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
         self.http2.load(Ordering::Relaxed)
     }
@@ -200,7 +206,7 @@ impl ConnectionState {
         self.in_flight.load(Ordering::Relaxed) > 0 && !self.http2.load(Ordering::Relaxed)
     }
 
-    /// Whether the caller of the request in flight knows interim answers.
+    /// Whether the caller of the request in flight understands interim responses.
     pub(super) fn interims(&self) -> Interims {
         if self.http10.load(Ordering::Relaxed) {
             Interims::Unknown
@@ -209,19 +215,20 @@ impl ConnectionState {
         }
     }
 
-    /// Waits until the connection has to make way; once for each time that it is asked. Cancel safe.
-    pub(super) async fn asked_to_make_way(&self) {
-        self.way.notified().await;
+    /// Waits until the connection is evicted; it resolves once for each eviction. Cancel safe.
+    pub(super) async fn eviction_requested(&self) {
+        self.eviction.notified().await;
     }
 
-    /// A request has its head; it is in flight until the guard is dropped.
+    /// Records a complete head. The request is in flight until the guard is dropped.
     pub(super) fn request(self: &Arc<Self>, version: http::Version) -> InFlight {
         let is_http2 = version == http::Version::HTTP_2;
         if is_http2 {
             self.requests.fetch_add(1, Ordering::Relaxed);
             self.in_flight.fetch_add(1, Ordering::Relaxed);
         } else {
-            // One after the other, and nobody else writes: this needs no agreement between cores.
+            // Requests of HTTP/1.1 come one after the other and only this task writes, so no atomic
+            // operation is needed.
             let before = self.requests.load(Ordering::Relaxed);
             self.requests.store(before + 1, Ordering::Relaxed);
             self.in_flight.store(1, Ordering::Relaxed);
@@ -233,86 +240,88 @@ impl ConnectionState {
         InFlight(Arc::clone(self))
     }
 
-    /// The request was refused before its body was read.
+    /// Records that the request was refused before its body was read.
     pub(super) fn leave_body_unread(&self) {
         self.unread_body.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the peer may still be sending a body that nobody wants.
+    /// Whether the peer may still be sending a body that is not wanted.
     pub(super) fn has_unread_body(&self) -> bool {
         self.unread_body.load(Ordering::Relaxed)
     }
 
-    /// An answer goes out: it is held against the peer until it is taken.
+    /// Watches a response until the peer has read it.
     pub(super) fn watch(&self, answer: &mut Body) {
-        self.untaken.watch(answer);
+        self.pending_responses.watch(answer);
     }
 
-    /// What to do now. `closing` is since when the connection is asked to close; `draining` whether the gateway stops.
-    pub(super) fn verdict(&self, limits: Limits, closing: Option<Instant>, draining: Draining) -> Verdict {
+    /// What to do now. `closing` is since when the connection has been asked to close; `draining`
+    /// tells whether the gateway stops.
+    pub(super) fn action(&self, limits: Limits, closing: Option<Instant>, draining: Draining) -> Action {
         let now = Instant::now();
         if self.cut.load(Ordering::Relaxed) {
-            return Verdict::Cut;
+            return Action::Cut;
         }
-        let oldest = self.untaken.oldest();
+        let oldest = self.pending_responses.oldest();
         if let Some(since) = oldest {
-            let stalled = self.moment(self.last_ms.load(Ordering::Relaxed)).max(since) + STALLED;
+            let stalled = self.moment(self.last_ms.load(Ordering::Relaxed)).max(since) + STALL_TIMEOUT;
             if limits.memory_is_wanted && stalled <= now {
-                return Verdict::Cut;
+                return Action::Cut;
             }
-            // Whether memory is wanted is looked at then.
-            let look = stalled.max(now + LOOK);
-            return match self.verdict_by_time(now, limits, closing, draining, oldest) {
-                Verdict::Wait(until) => Verdict::Wait(until.min(look)),
+            // Whether the memory is wanted is checked again then.
+            let look = stalled.max(now + RECHECK);
+            return match self.action_by_time(now, limits, closing, draining, oldest) {
+                Action::Wait(until) => Action::Wait(until.min(look)),
                 other => other,
             };
         }
-        self.verdict_by_time(now, limits, closing, draining, None)
+        self.action_by_time(now, limits, closing, draining, None)
     }
 
-    fn verdict_by_time(
+    fn action_by_time(
         &self,
         now: Instant,
         limits: Limits,
         closing: Option<Instant>,
         draining: Draining,
         oldest: Option<Instant>,
-    ) -> Verdict {
-        let untaken = oldest.map(|since| since + TAKING);
+    ) -> Action {
+        let overdue = oldest.map(|since| since + RESPONSE_TIMEOUT);
         if self.in_flight.load(Ordering::Relaxed) > 0 {
-            // The request has its own deadlines. Look again later for the sake of the drain, and of earlier answers.
+            // The request has its own deadlines. The connection is checked again later because of
+            // the drain and of earlier responses.
             return match (closing, draining) {
-                (None, Draining::Since(_)) => Verdict::Close,
-                (None, Draining::No) if untaken.is_some_and(|due| due <= now) => Verdict::Close,
-                // A peer that does not confirm the farewell can go on asking.
-                (Some(since), Draining::No) if untaken.is_some_and(|due| due.max(since) + TAKING <= now) => {
-                    Verdict::Cut
+                (None, Draining::Since(_)) => Action::Close,
+                (None, Draining::No) if overdue.is_some_and(|due| due <= now) => Action::Close,
+                // A peer that does not confirm the GOAWAY can go on sending requests.
+                (Some(since), Draining::No) if overdue.is_some_and(|due| due.max(since) + RESPONSE_TIMEOUT <= now) => {
+                    Action::Cut
                 }
-                _ => Verdict::Wait(now + CLOSING),
+                _ => Action::Wait(now + CLOSING),
             };
         }
         let last = self.moment(self.last_ms.load(Ordering::Relaxed));
-        let unless = |due: Instant, verdict| if due <= now { verdict } else { Verdict::Wait(due) };
-        let taking = self.moment(self.ended_ms.load(Ordering::Relaxed)) + TAKING;
-        let taking = untaken.map_or(taking, |due| due.min(taking));
+        let unless = |due: Instant, action| if due <= now { action } else { Action::Wait(due) };
+        let response_due = self.moment(self.ended_ms.load(Ordering::Relaxed)) + RESPONSE_TIMEOUT;
+        let response_due = overdue.map_or(response_due, |due| due.min(response_due));
         if let Some(since) = closing {
             let due = last.max(since) + CLOSING;
-            return unless(due.min(taking.max(since) + CLOSING), Verdict::Cut);
+            return unless(due.min(response_due.max(since) + CLOSING), Action::Cut);
         }
         let head = self.head_since_ms.load(Ordering::Relaxed);
         let fresh = self.requests.load(Ordering::Relaxed) == 0;
-        if self.makes_way.load(Ordering::Relaxed) {
-            // Without a request so far there is no answer that could still be on its way.
-            return if fresh { Verdict::Cut } else { Verdict::Close };
+        if self.evicted.load(Ordering::Relaxed) {
+            // Without a request so far no response can still be on its way.
+            return if fresh { Action::Cut } else { Action::Close };
         }
         if let Draining::Since(since) = draining {
-            return unless(if fresh { since + FIRST_REQUEST } else { now }, Verdict::Close);
+            return unless(if fresh { since + FIRST_REQUEST } else { now }, Action::Close);
         }
         if head != NEVER && (fresh || !self.http2.load(Ordering::Relaxed)) {
-            // On HTTP/2 bytes between requests may be pings: only the idle timeout applies there.
-            return unless(self.moment(head) + limits.header, Verdict::Cut);
+            // On HTTP/2 bytes between requests may be pings, so only the idle timeout applies.
+            return unless(self.moment(head) + limits.header, Action::Cut);
         }
-        unless((last + limits.idle).min(taking), Verdict::Close)
+        unless((last + limits.idle).min(response_due), Action::Close)
     }
 
     fn now_ms(&self) -> u64 {
@@ -331,13 +340,13 @@ pub(super) enum Draining {
     Since(Instant),
 }
 
-/// A request in flight; it has ended when this is dropped.
+/// A request in flight, which ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct InFlight(Arc<ConnectionState>);
 
 impl InFlight {
-    /// Of the request's connection.
-    pub(super) fn activity(&self) -> &ConnectionState {
+    /// The state of the request's connection.
+    pub(super) fn state(&self) -> &ConnectionState {
         &self.0
     }
 }

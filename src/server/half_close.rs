@@ -1,8 +1,10 @@
-//! Whether the caller of a request in flight is still there, once it has sent all that it will send.
+//! Detects that the caller of a request in flight is gone, even if it has already sent all that it
+//! will send.
 //!
-//! A caller that has closed its sending half and one that has gone look the same: its bytes have ended. They differ in what becomes of
-//! bytes for them: those for the one are taken, those for the other are refused by its system. So a caller that may be told gets an
-//! interim answer (RFC 9110 §15.2: every client of HTTP/1.1 can read one, expected or not), and whoever refuses it is gone.
+//! A caller that has closed its sending half and one that is gone look the same: no more bytes
+//! come. They differ in what happens to bytes that are sent to them: one reads them, and the system
+//! of the other rejects them. So the caller gets an interim response (RFC 9110 §15.2: every
+//! HTTP/1.1 client can parse one, expected or not), and if it is rejected, the caller is gone.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -16,29 +18,30 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::socket::Stream;
 
-/// To tell whether somebody is there.
+/// The interim response that finds out whether the caller is there.
 const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// How long a refusal of those bytes may take, the first time; then twice as long, up to the longest.
-const FIRST_LOOK: Duration = Duration::from_millis(20);
-const LONGEST_LOOK: Duration = Duration::from_secs(5);
+/// How long to wait for a rejection of those bytes at first; each wait is twice as long, up to
+/// [`LONGEST_CHECK`].
+const FIRST_CHECK: Duration = Duration::from_millis(20);
+const LONGEST_CHECK: Duration = Duration::from_secs(5);
 
-/// Whether an interim answer may be sent: callers that speak HTTP/1.0 do not know any.
+/// Whether an interim response may be sent: callers that speak HTTP/1.0 do not understand it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Interims {
     Understood,
     Unknown,
 }
 
-/// What is known of the peer of one connection.
+/// What is known about the peer of one connection.
 #[derive(Debug, Default)]
 pub(super) struct PeerWatch {
-    /// An answer is on its way, and not all of it was written.
+    /// A response is being written, and part of it is left.
     is_writing: bool,
     closed: Option<HalfClosed>,
 }
 
-/// Since the end of the peer's bytes was seen.
+/// The state since the end of the peer's bytes was seen.
 #[derive(Debug)]
 struct HalfClosed {
     next: Pin<Box<Sleep>>,
@@ -46,15 +49,16 @@ struct HalfClosed {
 }
 
 impl PeerWatch {
-    /// Bytes were written; `partly` when not all that there were.
+    /// Records that bytes were written; `partly` when some are left.
     pub(super) fn wrote(&mut self, partly: bool) {
         self.is_writing = partly;
     }
 
-    /// Looks after the peer while a request is in flight. Wakes the task when there is news.
+    /// Checks on the peer while a request is in flight, and wakes the task for the next check.
     ///
     /// # Errors
-    /// It is gone.
+    ///
+    /// The peer is gone.
     pub(super) fn poll(&mut self, context: &mut Context<'_>, stream: &Stream, interims: Interims) -> io::Result<()> {
         if let Some(closed) = &mut self.closed {
             return closed.poll(context, stream);
@@ -63,15 +67,16 @@ impl PeerWatch {
             return Ok(());
         }
         if interims == Interims::Understood && !self.is_writing {
-            // So few bytes fit, or others wait to be taken, and then the peer's system will refuse those.
+            // So few bytes fit into the buffer, or other bytes wait there, which the peer's system
+            // will reject as well.
             match stream.try_write(INTERIM) {
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
                 _ => {}
             }
         }
         let closed = HalfClosed {
-            next: Box::pin(sleep_until(Instant::now() + FIRST_LOOK)),
-            pause: FIRST_LOOK,
+            next: Box::pin(sleep_until(Instant::now() + FIRST_CHECK)),
+            pause: FIRST_CHECK,
         };
         self.closed.insert(closed).poll(context, stream)
     }
@@ -83,14 +88,14 @@ impl HalfClosed {
             if let Some(error) = stream.take_error()? {
                 return Err(error);
             }
-            self.pause = (self.pause * 2).min(LONGEST_LOOK);
+            self.pause = (self.pause * 2).min(LONGEST_CHECK);
             self.next.as_mut().reset(Instant::now() + self.pause);
         }
         Ok(())
     }
 }
 
-/// Whether the next thing to be read is the end. What comes before it is left for HTTP to read.
+/// Whether the next thing to be read is the end. Bytes before it are left for hyper.
 fn has_ended(stream: &Stream) -> io::Result<bool> {
     let look = || {
         let mut byte = [MaybeUninit::uninit()];

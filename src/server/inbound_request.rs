@@ -7,44 +7,44 @@ use tokio::time::Instant;
 
 use super::Peer;
 use crate::caller::{Name, RequestId};
-use crate::response::{Refusal, RequestInfo};
+use crate::response::{RequestError, RequestInfo};
 use crate::scan::{Operation, Target, route};
 use crate::telemetry::trace::Trace;
 
-/// A request, and what is known about it besides what HTTP says.
+/// A request, and what is known about it besides its HTTP message.
 ///
-/// In one box: it is handed from layer to layer, and to move all of it each time, or to look it up by type in a map, costs more than
-/// most of them do.
+/// It is in one box, because it is passed from layer to layer: moving all of it each time, or
+/// looking parts up by type in a map, would cost more than most layers do.
 #[derive(Debug)]
 pub struct InboundRequest<B> {
-    known: Box<Known>,
+    meta: Box<RequestMeta>,
     body: B,
 }
 
-/// All of an [`InboundRequest`] but its body.
+/// All of an [`InboundRequest`] except its body.
 #[derive(Debug)]
-pub struct Known {
+pub struct RequestMeta {
     /// The request without its body.
     pub head: Request<()>,
-    /// Who sent it.
+    /// The peer that sent it.
     pub peer: Peer,
-    /// Who is asking, for fairness and for people: the peer's address, unless the caller says otherwise.
+    /// The caller, for fairness and for people: the peer's address, unless the request names one.
     pub caller: Name,
-    /// Its name in logs and answers.
+    /// Its id in logs and responses.
     pub id: RequestId,
-    /// Its place in a trace.
+    /// Its context in a trace.
     pub trace: Trace,
-    /// When its last header field was there.
+    /// When its last header field arrived.
     pub at: Instant,
-    /// Whether it has only [usual](is_usual) fields: then nobody needs to search for any other.
+    /// Whether it has only [usual](is_usual) fields, so that other fields need not be searched for.
     pub plain: bool,
-    /// What its path means; `None` when it is no path of ours.
+    /// The target of its path; `None` when the path is no operation's.
     pub target: Option<Target>,
-    /// Why it is refused whatever it asks for, if it is.
-    pub refused: Option<Refusal>,
+    /// The reason why the connection has refused it, if it has.
+    pub refused: Option<RequestError>,
 }
 
-/// Whether nearly every request has this field, and asks for nothing with it.
+/// Whether nearly every request has this field, and its value does not matter here.
 #[must_use]
 pub fn is_usual(name: &HeaderName) -> bool {
     static USUAL: [HeaderName; 7] = [
@@ -60,14 +60,14 @@ pub fn is_usual(name: &HeaderName) -> bool {
 }
 
 impl<B> InboundRequest<B> {
-    /// A request that has just come from `peer`. It is named: by its caller, if the name is sane.
+    /// A request that has just arrived from `peer`. Its id is the caller's, if that is valid.
     #[must_use]
     pub fn new(request: Request<B>, peer: Peer) -> Self {
         let (head, body) = request.into_parts();
         let plain = head.headers.keys().all(is_usual);
-        let given = if plain { None } else { name_from_caller(&head.headers) };
+        let given = if plain { None } else { id_from_caller(&head.headers) };
         Self {
-            known: Box::new(Known {
+            meta: Box::new(RequestMeta {
                 caller: peer.name(),
                 peer,
                 id: given.unwrap_or_else(RequestId::random),
@@ -84,64 +84,64 @@ impl<B> InboundRequest<B> {
 
     /// What is known about it.
     #[must_use]
-    pub fn known(&self) -> &Known {
-        &self.known
+    pub fn meta(&self) -> &RequestMeta {
+        &self.meta
     }
 
-    /// Has it refused as soon as it is counted.
-    pub fn refuse(&mut self, refusal: Refusal) {
-        self.known.refused = Some(refusal);
+    /// Makes the layers below refuse it, after it has been counted.
+    pub fn refuse(&mut self, refusal: RequestError) {
+        self.meta.refused = Some(refusal);
     }
 
-    /// Says who is asking.
+    /// Sets the caller.
     pub fn set_caller(&mut self, caller: Name) {
-        self.known.caller = caller;
+        self.meta.caller = caller;
     }
 
-    /// Puts it in a trace.
+    /// Sets its context in a trace.
     pub fn set_trace(&mut self, trace: Trace) {
-        self.known.trace = trace;
+        self.meta.trace = trace;
     }
 
-    /// What is known about it, and its body.
+    /// Its metadata and its body.
     #[must_use]
-    pub fn into_pieces(self) -> (Box<Known>, B) {
-        (self.known, self.body)
+    pub fn into_parts(self) -> (Box<RequestMeta>, B) {
+        (self.meta, self.body)
     }
 
     /// As a plain request, with the [`Peer`] as an extension.
     #[must_use]
     pub fn into_request(self) -> Request<B> {
-        let (mut head, ()) = self.known.head.into_parts();
-        head.extensions.insert(self.known.peer);
+        let (mut head, ()) = self.meta.head.into_parts();
+        head.extensions.insert(self.meta.peer);
         Request::from_parts(head, self.body)
     }
 }
 
-/// The name that the caller gave its request, if it is sane.
-fn name_from_caller(fields: &HeaderMap) -> Option<RequestId> {
+/// The id that the caller gave its request, if it is valid.
+fn id_from_caller(fields: &HeaderMap) -> Option<RequestId> {
     RequestId::from_caller(fields.get("x-request-id")?.to_str().ok()?)
 }
 
 impl<B> RequestInfo for InboundRequest<B> {
     fn id(&self) -> RequestId {
-        self.known.id.clone()
+        self.meta.id.clone()
     }
 
     fn uri(&self) -> &Uri {
-        self.known.head.uri()
+        self.meta.head.uri()
     }
 
     fn operation(&self) -> Option<Operation> {
-        let target = self.known.target.as_ref();
+        let target = self.meta.target.as_ref();
         target.map(|target| target.endpoint.operation)
     }
 
     fn headers(&self) -> &HeaderMap {
-        self.known.head.headers()
+        self.meta.head.headers()
     }
 
     fn peer(&self) -> Option<IpAddr> {
-        self.known.peer.address()
+        self.meta.peer.address()
     }
 }

@@ -1,16 +1,19 @@
 //! The data listener's HTTP: connections, and the layers between a connection and the typed stack.
 //!
 //! ```text
-//! Bound::serve ─► trace ─► count ─► respond ─► guard ─► route ─► read ─► (scan::Call)
+//! Bound::serve ─► trace ─► count ─► response ─► guard ─► route ─► read ─► (scan::Call)
 //! ```
 //!
-//! [`Bound`] knows HTTP and nothing else; it serves the admin listener as well. Not here: what a request means, and which status an
-//! error becomes. Invariants: connections, streams, bytes in memory and every wait are bounded; what is in flight when the drain
-//! begins is finished, or cut at its limit; a malformed request never reaches a layer below [`guard`].
+//! [`Bound`] knows HTTP and nothing else; it serves the admin listener as well. Not here: what a
+//! request means, and which status an error becomes. Invariants: connections, streams, bytes in
+//! memory and every wait are bounded; requests in flight when the drain begins are finished, or cut
+//! off at its limit; a malformed request never reaches a layer below [`guard`].
 //!
-//! hyper answers by itself, with an empty body, what is not HTTP: 400 for a request line or field that cannot be parsed,
-//! 431 for heads that are too long, also when it is the target that is (its own limit, with 414, is above that of the whole head). A request with both `Content-Length` and `Transfer-Encoding` is read by the latter, and its
-//! connection closed after the answer (RFC 9112 §6.1).
+//! hyper answers by itself, with an empty body, what is not HTTP: 400 for a request line or field
+//! that cannot be parsed, and 431 for heads that are too long, also when the target is too long
+//! (hyper's own limit, with 414, is above that of the whole head). A request with both
+//! `Content-Length` and `Transfer-Encoding` is read by the latter, and its connection is closed
+//! after the response (RFC 9112 §6.1).
 
 pub mod count;
 pub mod guard;
@@ -39,7 +42,7 @@ pub use bind::{BindError, Bound};
 pub use config::{Address, Config};
 pub use connection_limit::Connections;
 pub use count::{ErrorRecord, RecentErrors};
-pub use inbound_request::{InboundRequest, Known, is_usual};
+pub use inbound_request::{InboundRequest, RequestMeta, is_usual};
 pub use openapi::openapi;
 pub use peer::Peer;
 pub use serve::Drained;

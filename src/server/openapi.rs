@@ -1,4 +1,5 @@
-//! The description of the data listener, for people and generators: made from the paths, limits and kinds of error that it works with.
+//! The `OpenAPI` document of the data listener, built from the paths, limits and error codes that
+//! the program uses.
 
 use serde_json::{Map, Value, json};
 
@@ -9,7 +10,8 @@ use crate::response;
 use crate::scan::{Endpoint, EntityId, Operation, Options, Request};
 use crate::telemetry::trace::{TRACEPARENT, TRACESTATE};
 
-/// `OpenAPI` 3.1, as `defender-gateway openapi` prints it and the admin listener serves it. The same for every configuration.
+/// The `OpenAPI` 3.1 document, as `defender-gateway openapi` prints it and the admin listener
+/// serves it. It is the same for every configuration.
 #[must_use]
 pub fn openapi() -> String {
     let paths: Map<String, Value> = Endpoint::all()
@@ -31,7 +33,7 @@ pub fn openapi() -> String {
             "description": "Authenticated scans of Microsoft Defender for Endpoint (definitions, scanners, history) through one shared quota. \
                 Callers send no credentials. The method QUERY (RFC 10008) is accepted wherever POST is; OpenAPI 3.1 has no place for it.",
         },
-        // Wherever this document was got from.
+        // An example, because the document does not know where it was fetched from.
         "servers": [{"url": "http://127.0.0.1:8080"}],
         "paths": paths,
         "components": {
@@ -91,10 +93,10 @@ fn path(endpoint: Endpoint) -> Value {
     })
 }
 
-/// The parameter that stands in a path.
+/// The name of the path parameter.
 const ID: &str = "Id";
 
-/// The names of the parameters that an operation takes.
+/// The names of an operation's parameters.
 fn taken(declared: &'static Declaration) -> impl Iterator<Item = &'static str> {
     let (_, has_id) = declared.fixed_path();
     let query: &[&str] = match declared.query {
@@ -124,7 +126,7 @@ fn taken(declared: &'static Declaration) -> impl Iterator<Item = &'static str> {
 }
 
 fn question(member: &str) -> Value {
-    // White space around an id does not count, and is not all there may be.
+    // White space around an id is ignored, and the id must not consist of it.
     let id = json!({"type": "string", "minLength": 1, "maxLength": Request::MAX_ID_BYTES, "pattern": "\\S"});
     json!({
         "type": "object",
@@ -144,7 +146,7 @@ fn question(member: &str) -> Value {
 }
 
 fn answer(declared: &Declaration) -> Value {
-    // A declaration's example is JSON: a test parses each.
+    // A declaration's example is JSON; a test parses each.
     let row: Value = serde_json::from_str(declared.example).unwrap_or_default();
     let (properties, example) = match declared.shape {
         Shape::List => (

@@ -1,4 +1,4 @@
-//! Who is at the other end of a connection.
+//! The peer of a connection.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
@@ -8,7 +8,7 @@ use http::HeaderValue;
 use super::guard::Hosts;
 use crate::caller;
 
-/// The two ends of the request's connection. Travels with every request as an extension.
+/// The two ends of the request's connection, passed along with every request.
 ///
 /// Clones share what was found out about the connection once.
 #[derive(Clone, Debug)]
@@ -16,13 +16,13 @@ pub struct Peer(Arc<Ends>);
 
 #[derive(Debug)]
 struct Ends {
-    /// `None`: over a Unix socket.
+    /// `None` for a Unix socket.
     tcp: Option<Addresses>,
     name: caller::Name,
     host: OnceLock<Accepted>,
 }
 
-/// A `Host`, and who accepted it: other settings may not.
+/// An accepted `Host`, and the hosts that accepted it, because other settings may reject it.
 #[derive(Debug)]
 struct Accepted {
     host: HeaderValue,
@@ -36,14 +36,14 @@ struct Addresses {
 }
 
 impl Peer {
-    /// Over TCP. `local` is our end, even when the listener is bound to all addresses.
+    /// A peer over TCP. `local` is our end, even when the listener is bound to all addresses.
     #[must_use]
     pub fn tcp(remote: SocketAddr, local: SocketAddr) -> Self {
         let name = caller::Name::new(&remote.ip().to_canonical().to_string());
         Self::new(Some(Addresses { remote, local }), name)
     }
 
-    /// Over a Unix socket: on the same machine.
+    /// A peer over a Unix socket, on the same machine.
     #[must_use]
     pub fn unix() -> Self {
         Self::new(None, caller::Name::new("local"))
@@ -82,21 +82,22 @@ impl Peer {
         self.0.tcp.as_ref().map(|ends| ends.local.ip().to_canonical())
     }
 
-    /// The name to count the caller under when it gives none: its address, without the port, which changes with every connection.
+    /// The caller's name when the request gives none: the address without the port, which changes
+    /// with every connection.
     #[must_use]
     pub fn name(&self) -> caller::Name {
         self.0.name.clone()
     }
 
-    /// Whether `by` has accepted this very `Host` from this peer before, as is almost always the case.
+    /// Whether `by` has accepted this `Host` from this peer before, as is almost always the case.
     pub(super) fn is_accepted(&self, host: &HeaderValue, by: &Arc<Hosts>) -> bool {
         let accepted = self.0.host.get();
         accepted.is_some_and(|accepted| Arc::ptr_eq(&accepted.by, by) && accepted.host == host)
     }
 
-    /// Remembers a `Host` that `by` has accepted. The first one stays.
+    /// Remembers the first `Host` that `by` has accepted.
     pub(super) fn accept(&self, host: &HeaderValue, by: &Arc<Hosts>) {
-        // Copied: a slice of the read buffer would keep that alive.
+        // A copy, because a slice would keep the whole read buffer alive.
         if let Ok(host) = HeaderValue::from_bytes(host.as_bytes()) {
             let by = Arc::clone(by);
             let _ = self.0.host.set(Accepted { host, by });

@@ -1,7 +1,7 @@
-//! Answers that a peer has yet to take, and since when.
+//! Responses that the peer has not read yet, and since when.
 //!
-//! HTTP/2 queues a whole answer as soon as the peer's window is open by a byte, so neither the end of a body nor written bytes tell that it
-//! was taken. That its memory is given back does.
+//! HTTP/2 queues a whole response as soon as the peer's window is open by a byte, so neither the
+//! end of a body nor written bytes show that it was read. That its memory is freed does.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -14,28 +14,28 @@ use tokio::time::Instant;
 
 use crate::response::Body;
 
-/// Smaller answers are not watched, because most are that small and watching costs an allocation. A connection holds a hundred of them at
-/// most.
+/// Smaller responses are not watched: most are that small, and watching costs an allocation. A
+/// connection holds a hundred of them at most.
 const WATCHED: u64 = 4 * 1024;
 
-/// The large answers of one connection that are not taken yet.
+/// The large responses of one connection that have not been read yet.
 #[derive(Debug, Default)]
-pub(super) struct Untaken(Mutex<Waiting>);
+pub(super) struct PendingResponses(Mutex<Pending>);
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct Pending {
     answers: u64,
-    /// By their number: the first is the oldest.
+    /// By number; the first one is the oldest.
     since: BTreeMap<u64, Instant>,
 }
 
-impl Untaken {
+impl PendingResponses {
     /// Watches a body from now on, if it is large.
     pub(super) fn watch(self: &Arc<Self>, body: &mut Body) {
         if body.size_hint().lower() < WATCHED {
             return;
         }
-        // It is in memory, and there at once.
+        // The body is in memory, so its only frame is ready at once.
         let frame = Pin::new(&mut *body).poll_frame(&mut Context::from_waker(Waker::noop()));
         let Poll::Ready(Some(Ok(frame))) = frame else {
             return;
@@ -53,18 +53,18 @@ impl Untaken {
         }));
     }
 
-    /// Since when the oldest one waits.
+    /// Since when the oldest one has been pending.
     pub(super) fn oldest(&self) -> Option<Instant> {
         let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.since.first_key_value().map(|(_, since)| *since)
     }
 }
 
-/// The bytes of one of them, until the last copy is gone.
+/// The bytes of one of them, until the last copy is dropped.
 struct Watched {
     bytes: Bytes,
     number: u64,
-    of: Arc<Untaken>,
+    of: Arc<PendingResponses>,
 }
 
 impl AsRef<[u8]> for Watched {
@@ -90,33 +90,33 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_oldest_answer_whose_memory_is_held_counts() {
-        let (untaken, begun) = (Arc::new(Untaken::default()), Instant::now());
+        let (pending, begun) = (Arc::new(PendingResponses::default()), Instant::now());
         let text = Bytes::from(vec![7; 5000]);
         let watched = |mut body| {
-            untaken.watch(&mut body);
+            pending.watch(&mut body);
             body
         };
         let first = watched(Body::new(text.clone())).collect().await.unwrap().to_bytes();
         assert_eq!(first, text);
         tokio::time::advance(Duration::from_secs(1)).await;
         let second = watched(Body::new(text.clone()));
-        assert_eq!(untaken.oldest(), Some(begun));
+        assert_eq!(pending.oldest(), Some(begun));
         let rest = first.slice(4000..);
         drop(first);
-        assert_eq!(untaken.oldest(), Some(begun), "a part of it is still to be sent");
+        assert_eq!(pending.oldest(), Some(begun), "a part of it is still to be sent");
         drop(rest);
-        assert_eq!(untaken.oldest(), Some(begun + Duration::from_secs(1)));
+        assert_eq!(pending.oldest(), Some(begun + Duration::from_secs(1)));
         drop(second);
-        assert_eq!(untaken.oldest(), None);
+        assert_eq!(pending.oldest(), None);
     }
 
     #[tokio::test]
     async fn small_answers_are_passed_on_as_they_are() {
-        let untaken = Arc::new(Untaken::default());
+        let pending = Arc::new(PendingResponses::default());
         let text = Bytes::from_static(b"{}");
         let mut body = Body::new(text.clone());
-        untaken.watch(&mut body);
-        assert_eq!(untaken.oldest(), None);
+        pending.watch(&mut body);
+        assert_eq!(pending.oldest(), None);
         assert_eq!(body.collect().await.unwrap().to_bytes().as_ptr(), text.as_ptr());
     }
 }

@@ -1,4 +1,4 @@
-//! Waits beside something that is polled all the time.
+//! Polls a future only when it was woken.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,26 +9,28 @@ use std::task::{Context, Poll, Wake, Waker};
 use pin_project_lite::pin_project;
 
 pin_project! {
-    /// A future that is polled only when it was woken itself, not whenever its task is: timers and watches of a connection would
-    /// otherwise cost something with every request on it.
+    /// A future that is polled only when it was woken itself, not whenever its task is polled.
+    /// Otherwise the timers and watches of a connection would cost something with every request on
+    /// it.
     pub(super) struct PollWhenWoken<F> {
         #[pin]
         future: F,
-        bell: Arc<WakeFlag>,
+        wake_flag: Arc<WakeFlag>,
         inner: Waker,
         outer: Option<Waker>,
     }
 }
 
 struct WakeFlag {
-    rung: AtomicBool,
-    /// Kept when it is woken: a task that was woken for something else does not come by to put it back.
+    is_set: AtomicBool,
+    /// Kept after a wake-up, because a task that was woken for something else does not register it
+    /// again.
     task: Mutex<Option<Waker>>,
 }
 
 impl Wake for WakeFlag {
     fn wake(self: Arc<Self>) {
-        self.rung.store(true, Ordering::Release);
+        self.is_set.store(true, Ordering::Release);
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(task) = task {
             task.wake();
@@ -38,15 +40,15 @@ impl Wake for WakeFlag {
 
 impl<F> PollWhenWoken<F> {
     pub(super) fn new(future: F) -> Self {
-        let bell = Arc::new(WakeFlag {
-            // The first poll finds out what to wait for.
-            rung: AtomicBool::new(true),
+        let wake_flag = Arc::new(WakeFlag {
+            // The first poll registers for wake-ups.
+            is_set: AtomicBool::new(true),
             task: Mutex::new(None),
         });
         Self {
             future,
-            inner: Arc::clone(&bell).into(),
-            bell,
+            inner: Arc::clone(&wake_flag).into(),
+            wake_flag,
             outer: None,
         }
     }
@@ -60,14 +62,14 @@ impl<F: Future> Future for PollWhenWoken<F> {
         let waker = context.waker();
         if !this.outer.as_ref().is_some_and(|outer| outer.will_wake(waker)) {
             *this.outer = Some(waker.clone());
-            *this.bell.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
+            *this.wake_flag.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
         }
         // Most polls end here.
-        if !this.bell.rung.load(Ordering::Acquire) {
+        if !this.wake_flag.is_set.load(Ordering::Acquire) {
             return Poll::Pending;
         }
-        // Before the poll: what rings during it is not lost.
-        this.bell.rung.store(false, Ordering::Release);
+        // Cleared before the poll, so that no wake-up during it is lost.
+        this.wake_flag.is_set.store(false, Ordering::Release);
         this.future.poll(&mut Context::from_waker(this.inner))
     }
 }
@@ -111,7 +113,7 @@ mod tests {
     async fn it_is_woken_every_time() {
         let (send, mut receive) = tokio::sync::mpsc::unbounded_channel::<u32>();
         let seen = std::future::poll_fn(move |context| {
-            // Not yet ready after the first message, as a future may be that was woken for nothing.
+            // Not ready after the first message, like a future that was woken for nothing.
             while let Poll::Ready(message) = receive.poll_recv(context) {
                 if message == Some(3) {
                     return Poll::Ready(());

@@ -1,4 +1,4 @@
-//! Path and method: the operations, and nothing else.
+//! Routes by path and method: only the operations exist.
 
 use std::future::{Ready, ready};
 use std::task::{Context, Poll};
@@ -8,11 +8,11 @@ use http::Method;
 use tower::Service;
 
 use crate::BoxError;
-use crate::response::{Refusal, Reply};
+use crate::response::{Reply, RequestError};
 use crate::scan::{Operation, Target};
 use crate::server::InboundRequest;
 
-/// Lets the methods of an operation on its paths through, answers `OPTIONS`, refuses the rest.
+/// Passes requests with an operation's path and method, answers `OPTIONS`, and rejects the rest.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Layer;
 
@@ -41,36 +41,36 @@ where
     }
 
     fn call(&mut self, request: InboundRequest<B>) -> Self::Future {
-        let known = request.known();
-        match decide(known.head.method(), known.head.uri().path(), known.target.as_ref()) {
-            Ok(Way::Through) => Either::Left(self.0.call(request)),
-            Ok(Way::Options(operation)) => Either::Right(ready(Ok(Reply::Options(operation)))),
+        let meta = request.meta();
+        match decide(meta.head.method(), meta.head.uri().path(), meta.target.as_ref()) {
+            Ok(Decision::Through) => Either::Left(self.0.call(request)),
+            Ok(Decision::Options(operation)) => Either::Right(ready(Ok(Reply::Options(operation)))),
             Err(refusal) => Either::Right(ready(Err(refusal.into()))),
         }
     }
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Way {
+enum Decision {
     Through,
     Options(Option<Operation>),
 }
 
-fn decide(method: &Method, path: &str, target: Option<&Target>) -> Result<Way, Refusal> {
+fn decide(method: &Method, path: &str, target: Option<&Target>) -> Result<Decision, RequestError> {
     let is_options = method == Method::OPTIONS;
     let Some(target) = target else {
         // RFC 9110 §9.3.7: `OPTIONS *` asks about the server as a whole.
         return if is_options && path == "*" {
-            Ok(Way::Options(None))
+            Ok(Decision::Options(None))
         } else {
-            Err(Refusal::Path)
+            Err(RequestError::Path)
         };
     };
     let operation = target.endpoint.operation;
     match method {
-        _ if is_options => Ok(Way::Options(Some(operation))),
-        method if operation.declaration().methods().contains(method) => Ok(Way::Through),
-        _ => Err(Refusal::Method(operation)),
+        _ if is_options => Ok(Decision::Options(Some(operation))),
+        method if operation.declaration().methods().contains(method) => Ok(Decision::Through),
+        _ => Err(RequestError::Method(operation)),
     }
 }
 
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
     use crate::scan::{Endpoint, route};
 
-    fn decided(method: &Method, path: &str) -> Result<Way, Refusal> {
+    fn decided(method: &Method, path: &str) -> Result<Decision, RequestError> {
         decide(method, path, route(path).as_ref())
     }
 
@@ -99,20 +99,20 @@ mod tests {
             let path = endpoint.template().replace("{id}", "01decc");
             let operation = endpoint.operation;
             let allowed = operation.declaration().methods();
-            assert_eq!(decided(&Method::OPTIONS, &path), Ok(Way::Options(Some(operation))));
+            assert_eq!(decided(&Method::OPTIONS, &path), Ok(Decision::Options(Some(operation))));
             for method in others.iter().chain(&[Method::GET, Method::POST, Method::QUERY]) {
                 let expected = if allowed.contains(method) {
-                    Ok(Way::Through)
+                    Ok(Decision::Through)
                 } else {
-                    Err(Refusal::Method(operation))
+                    Err(RequestError::Method(operation))
                 };
                 assert_eq!(decided(method, &path), expected, "{method} {path}");
             }
         }
-        assert_eq!(decided(&Method::OPTIONS, "*"), Ok(Way::Options(None)));
+        assert_eq!(decided(&Method::OPTIONS, "*"), Ok(Decision::Options(None)));
         let sibling = "/api/DeviceAuthenticatedScanDefinitions/BatchDelete";
         for path in ["/", "", "*", sibling, "/api/../api"] {
-            assert_eq!(decided(&Method::POST, path), Err(Refusal::Path), "{path}");
+            assert_eq!(decided(&Method::POST, path), Err(RequestError::Path), "{path}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! From the first connection to the last.
+//! Serves connections, from the first to the end of the drain.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,25 +17,26 @@ use super::{Bound, InboundRequest};
 use crate::response::Body;
 use crate::task::Tasks;
 
-/// How long cut connections may take to go away.
+/// How long cut connections may take to close.
 const AFTER_CUT: Duration = Duration::from_secs(1);
 
-/// How the drain went.
+/// The result of the drain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drained {
-    /// Connections that were cut at the limit, with requests in flight. 0 is what one hopes for.
+    /// The connections that were cut off at the limit with requests in flight; ideally 0.
     pub cut: usize,
 }
 
 impl Bound {
     /// Accepts and answers until `stop` is cancelled, then drains.
     ///
-    /// After the stop: for `linger`, go on and ask connections to close; then accept nothing more and finish what is in flight; after
-    /// `drain`, cut what is left. Connections run as `tasks`.
+    /// After the stop, it goes on for `linger` and asks connections to close; then it accepts
+    /// nothing more and finishes the requests in flight; after `drain` it cuts off the rest.
+    /// Connections run as `tasks`.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future closes the listeners and cuts all connections.
+    /// Dropping the future closes the listeners and cuts off all connections.
     pub async fn serve<S>(self, service: S, tasks: &Tasks, stop: CancellationToken) -> Drained
     where
         S: Service<InboundRequest<Incoming>, Response = Response<Body>, Error = Infallible>

@@ -1,4 +1,4 @@
-//! A connection's stream, which tells its [`ConnectionState`] what passes.
+//! A connection's stream, which reports to its [`ConnectionState`].
 
 use std::cell::RefCell;
 use std::io;
@@ -16,31 +16,33 @@ use super::connection_state::ConnectionState;
 use super::half_close::PeerWatch;
 use super::head_memory::HeadMemory;
 
-/// How long, and how many bytes, an unwanted body is still read and thrown away after the answer. Closing with unread bytes makes
-/// the kernel reset the connection, and the caller would lose the answer that says why.
+/// How long, and how many bytes of, an unwanted body are still read and discarded after the
+/// response. Closing with unread bytes makes the kernel reset the connection, and the caller would
+/// lose the response with the reason.
 const DISCARD: Duration = Duration::from_secs(1);
 const DISCARD_BYTES: usize = 16 * 1024 * 1024;
 
-/// A head and a body of no more bytes together are copied into one piece: the kernel takes longer to look at two.
+/// A head and a body of no more bytes together are copied into one buffer, because the kernel takes
+/// longer to write two.
 const GATHERED: usize = 4 * 1024;
 
 thread_local! {
-    /// Holds nothing from one write to the next.
+    /// It is empty between writes.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A stream of either kind: one type, so that HTTP is compiled once.
+/// A stream of either kind. With one type, hyper is compiled only once.
 #[derive(Debug)]
 pub(super) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
-/// A stream and what is known about it.
+/// A stream and its connection's state.
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: Stream,
-    activity: Arc<ConnectionState>,
+    state: Arc<ConnectionState>,
     head: HeadMemory,
     peer: PeerWatch,
     discard: Option<Discard>,
@@ -56,19 +58,19 @@ impl Socket {
     pub(super) fn new(
         stream: Stream,
         address: Address,
-        activity: Arc<ConnectionState>,
+        state: Arc<ConnectionState>,
         limiter: Arc<ConnectionLimiter>,
     ) -> Self {
         Self {
             stream,
             head: HeadMemory::new(limiter, address),
             peer: PeerWatch::default(),
-            activity,
+            state,
             discard: None,
         }
     }
 
-    /// Reads and forgets until the peer has nothing more to say, or said too much, or for too long.
+    /// Reads and discards until the peer has sent everything, or too much, or for too long.
     fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let discard = self.discard.get_or_insert_with(|| Discard {
             until: Box::pin(tokio::time::sleep(DISCARD)),
@@ -107,13 +109,13 @@ impl Stream {
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        ready!(this.head.poll_room(cx, &this.activity, buffer.remaining()));
+        ready!(this.head.poll_room(cx, &this.state, buffer.remaining()));
         let before = buffer.filled().len();
         ready!(this.stream.reader().poll_read(cx, buffer))?;
         let read = buffer.filled().len() - before;
         if read > 0 {
             this.head.add(read);
-            this.activity.read();
+            this.state.read();
         }
         Poll::Ready(Ok(()))
     }
@@ -123,7 +125,7 @@ impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = ready!(self.stream.writer().poll_write(cx, bytes))?;
         self.peer.wrote(written < bytes.len());
-        self.activity.wrote();
+        self.state.wrote();
         Poll::Ready(Ok(written))
     }
 
@@ -146,7 +148,7 @@ impl AsyncWrite for Socket {
         };
         let written = ready!(written)?;
         self.peer.wrote(written < length);
-        self.activity.wrote();
+        self.state.wrote();
         Poll::Ready(Ok(written))
     }
 
@@ -156,15 +158,15 @@ impl AsyncWrite for Socket {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.activity.awaits_answer() {
-            this.peer.poll(cx, &this.stream, this.activity.interims())?;
+        if this.state.awaits_answer() {
+            this.peer.poll(cx, &this.stream, this.state.interims())?;
         }
         self.stream.writer().poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.stream.writer().poll_shutdown(cx))?;
-        if self.activity.has_unread_body() {
+        if self.state.has_unread_body() {
             ready!(self.poll_discard(cx));
         }
         Poll::Ready(Ok(()))

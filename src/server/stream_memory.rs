@@ -1,7 +1,8 @@
-//! Memory for the streams of all HTTP/2 connections.
+//! The memory of the streams of all HTTP/2 connections.
 //!
-//! A stream takes its part when its task starts, and gives it back when its answer is taken. Without any left a request is refused, which
-//! takes a stream as well until its caller has read the refusal: so there is a bound on those, too, and whoever asks beyond it is cut.
+//! A stream reserves memory when its task starts and releases it when its response was read.
+//! Without memory a request is refused. The refusal takes a stream as well until its caller has
+//! read it, so there is a limit for those too, beyond which the connection is cut off.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,22 +10,22 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::InboundRequest;
 use super::connection_state::ConnectionState;
 use crate::memory::{MemoryBudget, Reservation, STREAM};
-use crate::response::Refusal;
+use crate::response::RequestError;
 
-/// The part of the budget that refusals may take besides it.
+/// The part of the budget that refusals may take in addition.
 const OVERDRAFT: usize = 8;
 
-/// Clones share it.
+/// Clones share the budget.
 #[derive(Clone, Debug)]
 pub(super) struct StreamMemory {
     budget: Arc<MemoryBudget>,
-    /// Streams that found nothing left.
+    /// The streams without a reservation.
     overdrawn: Arc<AtomicUsize>,
 }
 
-/// The memory of one stream; it goes back on drop.
+/// The memory of one stream, which is released on drop.
 #[derive(Debug)]
-pub(super) enum Taken {
+pub(super) enum StreamReservation {
     Reserved { _reservation: Reservation },
     Overdrawn(Arc<AtomicUsize>),
 }
@@ -37,30 +38,31 @@ impl StreamMemory {
         }
     }
 
-    /// Lets a request go on, or has it refused; a connection whose requests cannot even be refused is cut.
-    pub(super) fn admit<B>(&self, arrival: &mut InboundRequest<B>, activity: &ConnectionState) {
+    /// Admits a request or refuses it. A connection whose requests cannot even be refused is cut
+    /// off.
+    pub(super) fn admit<B>(&self, request: &mut InboundRequest<B>, state: &ConnectionState) {
         if self.budget.left() >= STREAM {
             return;
         }
-        arrival.refuse(Refusal::Busy);
+        request.refuse(RequestError::Busy);
         if self.overdrawn.load(Ordering::Relaxed) * STREAM >= self.budget.bytes() / OVERDRAFT {
-            activity.cut();
+            state.cut();
         }
     }
 
     /// Takes the memory of a stream that was admitted or refused.
-    pub(super) fn take(&self) -> Taken {
+    pub(super) fn take(&self) -> StreamReservation {
         if let Some(reservation) = self.budget.try_reserve(STREAM) {
-            return Taken::Reserved {
+            return StreamReservation::Reserved {
                 _reservation: reservation,
             };
         }
         self.overdrawn.fetch_add(1, Ordering::Relaxed);
-        Taken::Overdrawn(Arc::clone(&self.overdrawn))
+        StreamReservation::Overdrawn(Arc::clone(&self.overdrawn))
     }
 }
 
-impl Drop for Taken {
+impl Drop for StreamReservation {
     fn drop(&mut self) {
         if let Self::Overdrawn(overdrawn) = self {
             overdrawn.fetch_sub(1, Ordering::Relaxed);
@@ -74,34 +76,34 @@ mod tests {
     use tokio::time::Instant;
 
     use super::super::Peer;
-    use super::super::connection_state::{Draining, Limits, Verdict};
+    use super::super::connection_state::{Action, Draining, Limits};
     use super::*;
     use std::time::Duration;
 
     #[tokio::test(start_paused = true)]
     async fn without_memory_requests_are_refused_and_then_their_connection_is_cut() {
         let streams = StreamMemory::new(MemoryBudget::new(16 * STREAM));
-        let activity = ConnectionState::new();
-        let verdict = || {
+        let state = ConnectionState::new();
+        let action = || {
             let limits = Limits {
                 header: Duration::from_secs(1),
                 idle: Duration::from_secs(1),
                 memory_is_wanted: false,
             };
-            activity.verdict(limits, None, Draining::No)
+            state.action(limits, None, Draining::No)
         };
         let mut taken = Vec::new();
         let mut ask = || {
-            let mut arrival = InboundRequest::new(Request::new(()), Peer::unix());
-            streams.admit(&mut arrival, &activity);
+            let mut request = InboundRequest::new(Request::new(()), Peer::unix());
+            streams.admit(&mut request, &state);
             taken.push(streams.take());
-            arrival.known().refused.is_some()
+            request.meta().refused.is_some()
         };
         assert!((0..16).all(|_| !ask()));
         assert!((0..2).all(|_| ask()));
-        assert_eq!(verdict(), Verdict::Wait(Instant::now() + Duration::from_secs(1)));
+        assert_eq!(action(), Action::Wait(Instant::now() + Duration::from_secs(1)));
         assert!(ask());
-        assert_eq!(verdict(), Verdict::Cut);
+        assert_eq!(action(), Action::Cut);
         drop(taken);
         assert_eq!(
             (streams.budget.left(), streams.overdrawn.load(Ordering::Relaxed)),

@@ -11,17 +11,18 @@ use tower::Service;
 use crate::response::{Ended, Outcome};
 use crate::scan::Target;
 use crate::server::count::CLIENT_CLOSED_REQUEST;
-use crate::server::{InboundRequest, Known};
+use crate::server::{InboundRequest, RequestMeta};
 use crate::telemetry::trace::{self, Span, SpanKind, Trace, Tracer};
 
-/// Reads `traceparent`, and gives every request a span while tracing is on. While it is off, a caller's trace is only passed on.
+/// Reads `traceparent`, and gives every request a span while tracing is on. While it is off, a
+/// caller's trace is only passed on.
 #[derive(Clone, Debug)]
 pub struct Layer {
     tracer: Tracer,
 }
 
 impl Layer {
-    /// Spans come from `tracer`.
+    /// A layer whose spans are created by `tracer`.
     #[must_use]
     pub fn new(tracer: Tracer) -> Self {
         Self { tracer }
@@ -62,11 +63,11 @@ where
     }
 
     fn call(&mut self, mut request: InboundRequest<B>) -> Self::Future {
-        let known = request.known();
-        let parent = if known.plain {
+        let meta = request.meta();
+        let parent = if meta.plain {
             None
         } else {
-            trace::read(known.head.headers())
+            trace::read(meta.head.headers())
         };
         if !self.tracer.is_on() {
             if let Some(parent) = parent {
@@ -74,7 +75,7 @@ where
             }
             return Either::Left(self.inner.call(request));
         }
-        let span = self.tracer.start(parent, name(request.known()), SpanKind::Server);
+        let span = self.tracer.start(parent, name(request.meta()), SpanKind::Server);
         let trace = Trace::of(&span, &self.tracer);
         request.set_trace(trace.clone());
         if !span.is_recorded() {
@@ -85,7 +86,7 @@ where
             trace,
             answered: false,
         };
-        describe(&mut open.span, request.known());
+        describe(&mut open.span, request.meta());
         let answer = self.inner.call(request);
         let traced = async move {
             let answer = answer.await?;
@@ -96,35 +97,33 @@ where
     }
 }
 
-/// Method and route. Nothing that the caller chose freely, so that names are few.
-fn name(known: &Known) -> Cow<'static, str> {
-    let method = method(known.head.method());
-    match &known.target {
+/// Method and route: nothing that the caller can choose freely, so that there are few names.
+fn name(meta: &RequestMeta) -> Cow<'static, str> {
+    let method = method(meta.head.method());
+    match &meta.target {
         Some(target) => format!("{method} {}", target.endpoint.template()).into(),
         None if method == OTHER => "HTTP".into(),
         None => method.into(),
     }
 }
 
-/// The conventions' word for methods that we have never heard of.
+/// The name for unknown methods in the semantic conventions.
 const OTHER: &str = "_OTHER";
 
 fn method(method: &Method) -> &'static str {
     const KNOWN: [&str; 10] = [
         "POST", "QUERY", "OPTIONS", "GET", "HEAD", "PUT", "PATCH", "DELETE", "TRACE", "CONNECT",
     ];
-    KNOWN
-        .into_iter()
-        .find(|known| *known == method.as_str())
-        .unwrap_or(OTHER)
+    KNOWN.into_iter().find(|meta| *meta == method.as_str()).unwrap_or(OTHER)
 }
 
-/// What is known before the answer. A path that is not ours, and every query, may hold anything, and are left out.
-fn describe(span: &mut Span, known: &Known) {
-    let request = &known.head;
+/// Adds what is known before the response. Unknown paths and all queries may contain anything, and
+/// are left out.
+fn describe(span: &mut Span, meta: &RequestMeta) {
+    let request = &meta.head;
     span.set("http.request.method", method(request.method()));
     span.set("url.scheme", "http");
-    if let Some(Target { endpoint, id }) = &known.target {
+    if let Some(Target { endpoint, id }) = &meta.target {
         span.set("url.path", endpoint.path(id.as_ref()));
         span.set("http.route", endpoint.template());
     }
@@ -136,11 +135,11 @@ fn describe(span: &mut Span, known: &Known) {
             "1.1"
         },
     );
-    span.set("client.address", known.peer.name().as_str().to_owned());
-    span.set("defender_gateway.request_id", known.id.as_str().to_owned());
+    span.set("client.address", meta.peer.name().as_str().to_owned());
+    span.set("defender_gateway.request_id", meta.id.as_str().to_owned());
 }
 
-/// A request on its way. Dropped without an answer, its caller went away.
+/// A request in flight. Dropped without a response, its caller went away.
 struct Open {
     span: Span,
     trace: Trace,
@@ -172,7 +171,7 @@ impl Open {
         for call in &facts.calls {
             self.span.link(call);
         }
-        // A refusal is no fault of a server.
+        // A refusal is not a server's error.
         if status.is_server_error() {
             self.span.fail(status.as_str().to_owned());
         }

@@ -1,4 +1,4 @@
-//! What is asked of the store.
+//! The commands of the shared cache, as scripts that the store runs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::clock::{Clock, StoreTime};
-use super::codec::Value;
+use super::codec::StoredResponse;
 use super::config::{Config, Name};
 use super::metrics::Metrics;
 use crate::BoxError;
@@ -14,10 +14,11 @@ use crate::scan::{Answer, Endpoint, ResponseFault, ResponseKind};
 use crate::store::Script;
 use crate::task::Tasks;
 
-/// Longer than the client has for connecting and for an answer: it gives up by itself.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// Longer than the client may take to connect and to get a reply, so that the client gives up
+/// first.
+const COMMAND_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// The store, as long as it answers.
+/// The store, guarded by its circuit breaker.
 #[derive(Debug)]
 pub(super) struct Backend {
     config: Config,
@@ -29,31 +30,32 @@ pub(super) struct Backend {
 
 #[derive(Debug)]
 struct Scripts {
-    look: Arc<Script>,
-    land: Arc<Script>,
+    get_or_lease: Arc<Script>,
+    complete: Arc<Script>,
     renew: Arc<Script>,
 }
 
-/// What a look showed.
+/// The reply to a lookup.
 #[derive(Debug)]
 pub(super) enum LookupReply {
-    /// An answer, fresh when it came.
+    /// An answer that was fresh when it arrived.
     Found(Found),
-    /// Something that is no answer.
-    DecodeError,
-    /// Nothing, and the lease is ours.
+    /// A value that cannot be decoded.
+    Undecodable,
+    /// There is no answer, and this replica has the lease.
     Led,
-    /// Nothing yet; somebody else has the lease, for so long if it is not renewed.
+    /// There is no answer yet, and another replica has the lease, which ends after this time unless
+    /// it is renewed.
     Held(Duration),
-    /// Nothing, and no lease was wanted.
+    /// There is no answer, and no lease was requested.
     Nothing,
-    /// The store did not answer: a lease may have been granted.
-    FlightDropped,
-    /// The store was not asked: it is left alone after a failure.
-    LeftAlone,
+    /// The store did not reply. The lease may have been granted.
+    NoReply,
+    /// The store was not asked, because its circuit breaker is open or memory is short.
+    Unavailable,
 }
 
-/// An answer from the store, in this process's time.
+/// An answer from the store, with times of this process's clock.
 #[derive(Clone, Debug)]
 pub(super) struct Found {
     pub(super) answer: Answer,
@@ -62,21 +64,21 @@ pub(super) struct Found {
     pub(super) ttl: Duration,
 }
 
-/// How a look treats what is there.
+/// How a lookup treats a stored value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LookupMode {
-    /// An answer is an answer.
+    /// A stored value is returned.
     Answers,
-    /// What is there has been found unreadable.
+    /// A stored value is ignored, because it could not be used.
     LeasesOnly,
 }
 
-/// What is written at the end of a call.
+/// What is written when a call ends.
 #[derive(Debug)]
 pub(super) struct Completion<'a> {
     pub(super) token: &'a str,
     pub(super) message: String,
-    /// The bytes, and when their freshness ends.
+    /// The encoded answer, and when its freshness ends.
     pub(super) value: Option<(Vec<u8>, StoreTime)>,
 }
 
@@ -88,8 +90,8 @@ impl Backend {
             config,
             clock: Clock::default(),
             scripts: Scripts {
-                look: script(include_str!("look.lua")),
-                land: script(include_str!("land.lua")),
+                get_or_lease: script(include_str!("get_or_lease.lua")),
+                complete: script(include_str!("complete.lua")),
                 renew: script(include_str!("renew.lua")),
             },
             metrics,
@@ -100,61 +102,63 @@ impl Backend {
         self.config.store.is_well()
     }
 
-    /// The store's time at `moment`, as far as it is known.
+    /// The store's time at `moment`, if it is known.
     pub(super) fn time(&self, moment: Instant) -> Option<StoreTime> {
         self.clock.at(moment)
     }
 
-    /// Opens the connection and learns the store's time, before anybody needs them.
+    /// Opens the connection and learns the store's time before the first request needs them.
     pub(super) async fn warm_up(&self) {
         let name = Name::new("greeting");
-        // Not asked first whether the store is to be left alone: somebody has just connected to it.
-        self.ask_for(Endpoint::HISTORY, &name, "", LookupMode::LeasesOnly, PATIENCE)
+        // The circuit breaker is not asked, because the store's subscription has just connected.
+        self.run_lookup(Endpoint::HISTORY, &name, "", LookupMode::LeasesOnly, COMMAND_TIMEOUT)
             .await;
     }
 
-    /// Looks for an answer to a question to `endpoint`, and takes a lease under `token` if there is none; under no token no lease is taken.
+    /// Looks up the answer to a request to `endpoint`. If there is none and `token` is given, takes
+    /// a lease under that token.
     ///
     /// # Cancel safety
+    ///
     /// The lease may have been taken.
-    pub(super) async fn look(
+    pub(super) async fn get_or_lease(
         &self,
         endpoint: Endpoint,
         name: &Name,
         token: Option<&str>,
-        regard: LookupMode,
+        mode: LookupMode,
     ) -> LookupReply {
         if !self.config.store.admits() {
-            return LookupReply::LeftAlone;
+            return LookupReply::Unavailable;
         }
-        self.ask_for(endpoint, name, token.unwrap_or_default(), regard, self.config.look)
+        self.run_lookup(endpoint, name, token.unwrap_or_default(), mode, self.config.look)
             .await
     }
 
-    async fn ask_for(
+    async fn run_lookup(
         &self,
         endpoint: Endpoint,
         name: &Name,
         token: &str,
-        regard: LookupMode,
+        mode: LookupMode,
         limit: Duration,
     ) -> LookupReply {
         let asked = Instant::now();
         let lease = self.config.lease.as_millis().to_string();
-        let most = Value::LARGEST.to_string();
-        let disregard = if regard == LookupMode::LeasesOnly { "1" } else { "" };
-        let arguments = [token, &lease, &most, disregard];
+        let most = StoredResponse::LARGEST.to_string();
+        let ignore_answer = if mode == LookupMode::LeasesOnly { "1" } else { "" };
+        let arguments = [token, &lease, &most, ignore_answer];
         let Some(reply) = self
-            .ask(&self.scripts.look, name, &arguments.map(str::as_bytes), limit)
+            .run(&self.scripts.get_or_lease, name, &arguments.map(str::as_bytes), limit)
             .await
         else {
-            return LookupReply::FlightDropped;
+            return LookupReply::NoReply;
         };
         let heard = Instant::now();
         let mut words = reply.splitn(3, |byte| *byte == b' ');
         let (now, word) = (words.next().and_then(number).map(StoreTime), words.next());
         let (Some(now), Some(word), Some(extra)) = (now, word, words.next()) else {
-            return LookupReply::FlightDropped;
+            return LookupReply::NoReply;
         };
         self.clock.set(now, heard);
         match word {
@@ -176,25 +180,25 @@ impl Backend {
         now: StoreTime,
         (asked, heard): (Instant, Instant),
     ) -> LookupReply {
-        let claimed = Value::claimed(bytes).min(Value::LARGEST_OPEN);
+        let claimed = StoredResponse::claimed(bytes).min(StoredResponse::LARGEST_OPEN);
         let memory = self.config.memory.as_ref().map(|memory| memory.try_reserve(claimed));
         if matches!(memory, Some(None)) {
-            return LookupReply::LeftAlone;
+            return LookupReply::Unavailable;
         }
-        let mut value = match Value::read(name, bytes, now) {
+        let mut value = match StoredResponse::read(name, bytes, now) {
             Ok(value) => value,
             Err(unreadable) => return self.unreadable(name, &unreadable),
         };
         if let Some(memory) = memory.flatten() {
             value.answer.body = memory.hold(value.answer.body);
         }
-        // An older version of the program may have written what is none.
+        // An older version of the program may have stored a response that is no answer.
         match ResponseKind::of(endpoint, &value.answer) {
             ResponseKind::Answer => {}
             ResponseKind::Throttled => return self.unreadable(name, &ResponseFault::Unavailable),
             ResponseKind::Fault(fault) => return self.unreadable(name, &fault),
         }
-        // The time of the answer's way is counted to its age (RFC 9111 §4.2.3).
+        // The time of the exchange counts towards the age (RFC 9111 §4.2.3).
         let way = heard - asked;
         let before = |then: StoreTime| heard.checked_sub(now.since(then).unwrap_or_default() + way);
         let (Some(asked), Some(stored)) = (before(value.asked), before(value.stored)) else {
@@ -210,44 +214,48 @@ impl Backend {
 
     fn unreadable(&self, name: &Name, reason: &dyn std::fmt::Display) -> LookupReply {
         tracing::debug!(name = name.as_str(), %reason, "what is stored under a question cannot be used");
-        self.metrics.not_read();
-        LookupReply::DecodeError
+        self.metrics.record_unreadable();
+        LookupReply::Undecodable
     }
 
-    /// Writes an answer, ends a lease and says so. `false` when the store did not do it, as far as is known.
-    pub(super) async fn land(&self, name: &Name, landing: &Completion<'_>) -> bool {
+    /// Stores an answer, ends a lease and publishes that. `false` when the store is not known to
+    /// have done it.
+    pub(super) async fn complete(&self, name: &Name, completion: &Completion<'_>) -> bool {
         if !self.config.store.admits() {
             return false;
         }
         let channel = self.config.channel();
-        let (value, end) = match &landing.value {
+        let (value, end) = match &completion.value {
             Some((value, end)) => (value.as_slice(), end.0.to_string()),
             None => (&[][..], String::new()),
         };
         let arguments = [
-            landing.token.as_bytes(),
+            completion.token.as_bytes(),
             channel.as_bytes(),
-            landing.message.as_bytes(),
+            completion.message.as_bytes(),
             value,
             end.as_bytes(),
         ];
-        self.ask(&self.scripts.land, name, &arguments, PATIENCE).await.is_some()
+        self.run(&self.scripts.complete, name, &arguments, COMMAND_TIMEOUT)
+            .await
+            .is_some()
     }
 
-    /// Prolongs a lease. `false` when it is certain that it is another's by now.
+    /// Renews a lease. `false` when it is certain that the lease was lost.
     pub(super) async fn renew(&self, name: &Name, token: &str) -> bool {
         if !self.config.store.admits() {
             return true;
         }
         let lease = self.config.lease.as_millis().to_string();
         let arguments = [token.as_bytes(), lease.as_bytes()];
-        let reply = self.ask(&self.scripts.renew, name, &arguments, PATIENCE).await;
+        let reply = self.run(&self.scripts.renew, name, &arguments, COMMAND_TIMEOUT).await;
         reply.is_none_or(|word| word != b"lost")
     }
 
-    /// Asks, and waits for at most `limit`. The question itself goes on until the client gives it up: only so can a connection be opened
-    /// that takes longer, or one be closed over which nothing comes.
-    async fn ask(&self, script: &Arc<Script>, name: &Name, arguments: &[&[u8]], limit: Duration) -> Option<Vec<u8>> {
+    /// Runs a script and waits for its reply for at most `limit`. The command itself goes on until
+    /// the client gives it up, because only then can a connection be opened that takes longer than
+    /// `limit`, or a dead one be closed.
+    async fn run(&self, script: &Arc<Script>, name: &Name, arguments: &[&[u8]], limit: Duration) -> Option<Vec<u8>> {
         let (client, script, keys) = (self.config.store.clone(), Arc::clone(script), self.config.keys(name));
         let arguments: Vec<Vec<u8>> = arguments.iter().map(|argument| argument.to_vec()).collect();
         let asked = self.tasks.spawn("shared answers: asking", async move {
@@ -265,7 +273,7 @@ impl Backend {
                 Some(answer.unwrap_or_default())
             }
             Err(error) => {
-                // That the store is lost is said by the quota, which asks it in any case.
+                // The loss of the store is logged by the quota, which uses the store in any case.
                 tracing::debug!(%error, "the store does not answer: answers are not shared for now");
                 self.config.store.is_late(limit);
                 self.metrics.up.set(0);

@@ -10,27 +10,28 @@ use tokio::time::Instant;
 pub struct StoreTime(pub u64);
 
 impl StoreTime {
-    /// `None` when `earlier` is later.
+    /// The time since `earlier`; `None` when `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Option<Duration> {
         self.0.checked_sub(earlier.0).map(Duration::from_millis)
     }
 }
 
-/// What the store's latest answer said about its time.
+/// The store's time in its latest reply, and when that reply arrived.
 #[derive(Debug, Default)]
 pub(super) struct Clock(Mutex<Option<(StoreTime, Instant)>>);
 
 impl Clock {
-    /// The store said that it was `time`, in an answer that came at `heard`.
+    /// Records that a reply that arrived at `heard` contained the store's `time`.
     pub(super) fn set(&self, time: StoreTime, heard: Instant) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((time, heard));
     }
 
-    /// The store's time at `moment`, or up to one exchange earlier; `None` when it has never told.
+    /// The store's time at `moment`, or up to one exchange earlier; `None` when no reply has
+    /// arrived yet.
     pub(super) fn at(&self, moment: Instant) -> Option<StoreTime> {
         let (time, heard) = (*self.0.lock().unwrap_or_else(PoisonError::into_inner))?;
-        // When the answer came it was at least this late there.
+        // When the reply arrived, the store's clock was at least here.
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
         let at = if moment >= heard {
             time.0.saturating_add(millis(moment - heard))

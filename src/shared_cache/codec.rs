@@ -1,9 +1,10 @@
-//! An answer as it lies in the store.
+//! The encoding of an answer in the store.
 //!
 //! ```text
 //! version (1) · asked (8, store's milliseconds) · check (8) · length (4) · LZ4 block of that length: a line of JSON, then the body
 //! ```
-//! Numbers have their most significant byte first, so that the first nine bytes of two answers compare as their ages do.
+//! Numbers have their most significant byte first, so that the first nine bytes of two answers
+//! compare as their ages do.
 
 use std::time::Duration;
 
@@ -16,9 +17,9 @@ use super::clock::StoreTime;
 use super::config::Name;
 use crate::scan::{Answer, Fields};
 
-/// An answer, and when it was asked for and came, by the store's clock.
+/// An answer, with times of the store's clock.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Value {
+pub struct StoredResponse {
     /// The upstream's answer.
     pub answer: Answer,
     /// When the upstream was asked.
@@ -29,7 +30,7 @@ pub struct Value {
     pub ttl: Duration,
 }
 
-/// What stands before the body.
+/// The line of JSON before the body.
 #[derive(Debug, Serialize, Deserialize)]
 struct Meta {
     stored: u64,
@@ -38,22 +39,23 @@ struct Meta {
     fields: Vec<(String, String)>,
 }
 
-/// Why a value is not used. All are the same to the request; the names are for people.
+/// Why a value cannot be used. The effect on a request is always the same; the reason is for the
+/// log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// This program did not write it, or a later one did.
+    /// Another version of the program wrote it, or something else.
     #[error("it is of another version")]
     Version,
-    /// Shorter than what stands before the block, or longer than [`Value::LARGEST_OPEN`] unpacked.
+    /// Shorter than the header, or longer than [`StoredResponse::LARGEST_OPEN`] when unpacked.
     #[error("it is too short or too long")]
     Size,
-    /// It was cut, changed, or lies under another name.
+    /// It was cut, changed, or stored under another name.
     #[error("its check does not hold")]
     Check,
-    /// The check holds, but what was packed is no answer.
+    /// The check is right, but the content is no answer.
     #[error("it cannot be taken apart")]
     Shape,
-    /// It says that it came more than a second from now.
+    /// Its answer arrived more than a second in the future.
     #[error("it is from the future")]
     Future,
 }
@@ -61,13 +63,13 @@ pub enum DecodeError {
 const VERSION: u8 = 1;
 const HEAD: usize = 1 + 8 + 8 + 4;
 
-impl Value {
-    /// The most bytes of a value in the store.
+impl StoredResponse {
+    /// The most bytes of an encoded answer.
     pub const LARGEST: usize = 1 << 20;
-    /// The most bytes of what it stands for: whatever a value claims, no more memory is taken for it.
+    /// The most bytes of an unpacked answer: no more memory is allocated, whatever the header says.
     pub const LARGEST_OPEN: usize = 8 << 20;
 
-    /// The bytes for the store; `None` when it is too large, or has fields that are no text.
+    /// Encodes the answer; `None` when it is too large, or has header fields that are not text.
     #[must_use]
     pub fn write(&self, name: &Name) -> Option<Vec<u8>> {
         let field = |(name, value): (&HeaderName, &HeaderValue)| {
@@ -90,7 +92,8 @@ impl Value {
         (value.len() <= Self::LARGEST).then_some(value)
     }
 
-    /// The bytes around an LZ4 block of `length` bytes unpacked. Their check is right whatever the block holds.
+    /// The header and an LZ4 block of `length` bytes unpacked. The check is right whatever the
+    /// block contains.
     #[must_use]
     pub fn framed(name: &Name, asked: StoreTime, length: u32, packed: &[u8]) -> Vec<u8> {
         let (asked, length) = (asked.0.to_be_bytes(), length.to_be_bytes());
@@ -98,17 +101,18 @@ impl Value {
         [&[VERSION][..], &asked, &check, &length, packed].concat()
     }
 
-    /// How many bytes a value claims to stand for.
+    /// The unpacked length according to the header.
     #[must_use]
     pub fn claimed(bytes: &[u8]) -> usize {
         let length = bytes.get(HEAD - 4..HEAD).and_then(|length| length.try_into().ok());
         length.map_or(0, |length| u32::from_be_bytes(length) as usize)
     }
 
-    /// Reads what the store gave at `now` by its clock.
+    /// Decodes a value that was read when the store's clock showed `now`.
     ///
     /// # Errors
-    /// Why it cannot be used.
+    ///
+    /// Why the value cannot be used.
     pub fn read(name: &Name, bytes: &[u8], now: StoreTime) -> Result<Self, DecodeError> {
         if bytes.first() != Some(&VERSION) {
             return Err(DecodeError::Version);
@@ -132,7 +136,7 @@ impl Value {
         let end = memchr::memchr(b'\n', &open).ok_or(DecodeError::Shape)?;
         let meta: Meta = serde_json::from_slice(&open[..end]).map_err(|_| DecodeError::Shape)?;
         let stored = StoreTime(meta.stored);
-        // A store that failed over to one whose clock is a little behind has harmed nothing.
+        // After a failover, the new store's clock may be a little behind.
         if stored.since(now).is_some_and(|ahead| ahead > Duration::from_secs(1)) {
             return Err(DecodeError::Future);
         }
@@ -153,15 +157,15 @@ fn fields(fields: &[(String, String)]) -> Option<Fields> {
     let field = |(name, value): &(String, String)| {
         Some((
             HeaderName::from_bytes(name.as_bytes()).ok()?,
-            // ASCII, as it was written: what is beyond it could be read, and not be written again.
+            // Only ASCII, as it was written: other bytes could be read, but not written again.
             HeaderValue::from_str(value).ok().filter(|_| value.is_ascii())?,
         ))
     };
     fields.iter().map(field).collect()
 }
 
-/// Finds out what has been cut, mixed up or put under another name. It does not keep anybody from writing a false answer: whoever may
-/// write to the store can do that.
+/// A checksum against values that were cut, mixed up or stored under another name. It is no
+/// protection against forged answers: anyone who can write to the store can forge them.
 fn check(name: &Name, asked: [u8; 8], length: [u8; 4], packed: &[u8]) -> [u8; 8] {
     let mut context = digest::Context::new(&digest::SHA256);
     for piece in [name.as_str().as_bytes(), &asked, &length, packed] {
@@ -178,14 +182,14 @@ mod tests {
 
     const NOW: StoreTime = StoreTime(1_700_000_030_000);
 
-    fn value(body: Vec<u8>) -> Value {
+    fn value(body: Vec<u8>) -> StoredResponse {
         let field = |name, value| (HeaderName::from_static(name), HeaderValue::from_static(value));
         let headers = [
             field("content-type", "application/json"),
             field("x-twice", "1"),
             field("x-twice", "2"),
         ];
-        Value {
+        StoredResponse {
             answer: Answer {
                 status: StatusCode::OK,
                 headers: headers.into_iter().collect(),
@@ -206,7 +210,7 @@ mod tests {
         for body in [vec![], b"{\"value\":[\n]}".to_vec(), vec![7; 1 << 20]] {
             let value = value(body);
             let bytes = value.write(&name()).unwrap();
-            let read = Value::read(&name(), &bytes, NOW).unwrap();
+            let read = StoredResponse::read(&name(), &bytes, NOW).unwrap();
             assert_eq!(read, value);
         }
     }
@@ -215,14 +219,14 @@ mod tests {
     fn what_is_cut_changed_or_elsewhere_is_unreadable() {
         let bytes = value(b"0123456789".repeat(9)).write(&name()).unwrap();
         for end in 0..bytes.len() {
-            Value::read(&name(), &bytes[..end], NOW).unwrap_err();
+            StoredResponse::read(&name(), &bytes[..end], NOW).unwrap_err();
         }
         for at in 0..bytes.len() {
             let mut changed = bytes.clone();
             changed[at] ^= 1;
-            Value::read(&name(), &changed, NOW).unwrap_err();
+            StoredResponse::read(&name(), &changed, NOW).unwrap_err();
         }
-        Value::read(&Name::new("m"), &bytes, NOW).unwrap_err();
+        StoredResponse::read(&Name::new("m"), &bytes, NOW).unwrap_err();
     }
 
     #[test]
@@ -232,7 +236,12 @@ mod tests {
                 format!(r#"{{"stored":1700000010000,"ttl_ms":1,"status":200,"fields":[["a","{field}"]]}}"#) + "\n";
             let packed = lz4_flex::block::compress(open.as_bytes());
             let length = u32::try_from(open.len()).unwrap();
-            Value::read(&name(), &Value::framed(&name(), StoreTime(1), length, &packed), NOW).err()
+            StoredResponse::read(
+                &name(),
+                &StoredResponse::framed(&name(), StoreTime(1), length, &packed),
+                NOW,
+            )
+            .err()
         };
         assert_eq!(read("b"), None);
         assert_eq!(read("é"), Some(DecodeError::Shape));
@@ -242,10 +251,13 @@ mod tests {
     fn another_version_is_told_by_its_first_byte() {
         let mut bytes = value(vec![]).write(&name()).unwrap();
         bytes[0] = 2;
-        assert_eq!(Value::read(&name(), &bytes, NOW).unwrap_err(), DecodeError::Version);
+        assert_eq!(
+            StoredResponse::read(&name(), &bytes, NOW).unwrap_err(),
+            DecodeError::Version
+        );
     }
 
-    /// A value whose check holds, as only somebody who means harm would write it.
+    /// A value with a right check and a wrong content, as only an attacker would write it.
     fn forged(length: u32, packed: &[u8]) -> Vec<u8> {
         let (asked, length) = ([0; 8], length.to_be_bytes());
         let check = check(&name(), asked, length, packed);
@@ -254,9 +266,9 @@ mod tests {
 
     #[test]
     fn a_bomb_is_refused_before_it_takes_memory() {
-        let read = |bytes: &[u8]| Value::read(&name(), bytes, NOW).unwrap_err();
+        let read = |bytes: &[u8]| StoredResponse::read(&name(), bytes, NOW).unwrap_err();
         let bomb = lz4_flex::block::compress(&vec![b' '; 64 << 20]);
-        assert!(bomb.len() < Value::LARGEST);
+        assert!(bomb.len() < StoredResponse::LARGEST);
         assert_eq!(read(&forged(64 << 20, &bomb)), DecodeError::Size);
         assert_eq!(read(&forged(u32::MAX, &bomb)), DecodeError::Size);
         assert_eq!(read(&forged(1 << 10, &bomb)), DecodeError::Shape, "more than it says");
@@ -269,15 +281,17 @@ mod tests {
     #[test]
     fn what_comes_from_the_future_is_not_believed() {
         let bytes = value(vec![]).write(&name()).unwrap();
-        let read = |now| Value::read(&name(), &bytes, StoreTime(now)).map(|_| ());
+        let read = |now| StoredResponse::read(&name(), &bytes, StoreTime(now)).map(|_| ());
         assert_eq!(read(1_700_000_009_500), Ok(()));
         assert_eq!(read(1_700_000_008_000), Err(DecodeError::Future));
     }
 
     #[test]
     fn what_is_too_large_is_not_written() {
-        let noise: Vec<u8> = std::iter::repeat_with(rand::random).take(Value::LARGEST).collect();
+        let noise: Vec<u8> = std::iter::repeat_with(rand::random)
+            .take(StoredResponse::LARGEST)
+            .collect();
         assert!(value(noise).write(&name()).is_none());
-        assert!(value(vec![b' '; Value::LARGEST_OPEN]).write(&name()).is_none());
+        assert!(value(vec![b' '; StoredResponse::LARGEST_OPEN]).write(&name()).is_none());
     }
 }

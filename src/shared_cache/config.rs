@@ -1,4 +1,4 @@
-//! Where and how answers are shared.
+//! The settings of the shared cache.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -9,32 +9,34 @@ use crate::operation::Lifetime;
 use crate::scan::{Endpoint, Key, Namespace};
 use crate::store;
 
-/// Where and how answers are shared.
+/// The settings of the shared cache.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The store.
     pub(super) store: store::Client,
-    /// What all names begin with.
+    /// The prefix of all keys.
     pub(super) prefix: Arc<str>,
     pub(super) namespace: Namespace,
-    /// The longest that a request waits for the store to say what it has.
+    /// The longest that a request waits for the store's reply.
     pub look: Duration,
-    /// For how long an answer counts as fresh here, at most, whatever its writer said. Zero: nothing is shared.
+    /// How long an answer counts as fresh here, at most, whatever its writer said. Zero switches
+    /// sharing off.
     pub ttl: Duration,
-    /// The same for the history of sessions, which do not change once they are finished.
+    /// The same for the history of sessions, which does not change once they are finished.
     pub(super) finished_ttl: Duration,
-    /// How long a lease lasts that is not renewed: as long a dead leader holds its followers up.
+    /// How long a lease lasts without renewal, and so how long a dead leader delays its followers.
     pub lease: Duration,
-    /// What answers from the store take their memory from; `None`: theirs is not counted.
+    /// The memory budget for answers from the store; `None` when they are not counted.
     pub(super) memory: Option<Arc<MemoryBudget>>,
 }
 
 impl Config {
-    /// For how long a dead leader may hold its followers up: short against the 30 s that callers wait, long against a pause of a process.
+    /// The default of [`Config::lease`]: short against the 30 s that callers wait, long against a
+    /// pause of a process.
     pub const LEASE: Duration = Duration::from_secs(3);
 
-    /// Answers are kept apart by `prefix`, tenant and application, as the quota is. Work in the background waits for the store as
-    /// long as `store` says; `look` and `ttl` as in the fields.
+    /// Answers are kept apart by `prefix`, tenant and application, as the quota is. Background work
+    /// waits for the store as long as `store` says; `look` and `ttl` are described at the fields.
     #[must_use]
     pub fn new(
         store: impl Into<store::Client>,
@@ -46,7 +48,7 @@ impl Config {
         Self {
             store: store.into(),
             prefix: store::scope(prefix, tenant, application).into(),
-            // As the quota does: names in which case does not matter.
+            // The case of these names does not matter, as in the quota.
             namespace: Namespace::new(&tenant.to_ascii_lowercase(), &application.to_ascii_lowercase()),
             look,
             ttl,
@@ -56,7 +58,8 @@ impl Config {
         }
     }
 
-    /// Answers from the store take their memory from `memory`; for which there is none are left there.
+    /// Answers from the store reserve their memory in `memory`. An answer for which there is no
+    /// memory is not read.
     #[must_use]
     pub fn with_memory(self, memory: Arc<MemoryBudget>) -> Self {
         Self {
@@ -65,13 +68,13 @@ impl Config {
         }
     }
 
-    /// What its writer holds for finished counts as fresh for so long at most, or for the usual time if that is longer.
+    /// Limits the freshness of finished sessions, if the limit is longer than the usual one.
     #[must_use]
     pub fn with_finished_ttl(self, finished_ttl: Duration) -> Self {
         Self { finished_ttl, ..self }
     }
 
-    /// For how long an answer to a question to `endpoint` counts as fresh, at most.
+    /// How long an answer of `endpoint` counts as fresh, at most.
     pub(super) fn longest_ttl(&self, endpoint: Endpoint) -> Duration {
         match endpoint.operation.declaration().lifetime {
             _ if self.ttl.is_zero() => Duration::ZERO,
@@ -90,27 +93,28 @@ impl Config {
         Name(hex.into())
     }
 
-    /// Where the answer to a question lies, and the lease on it. The braces put both into one slot of a cluster, and different
-    /// questions into different ones.
+    /// The keys of an answer and its lease. The braces put both into one slot of a cluster, and
+    /// different requests into different slots.
     pub(super) fn keys(&self, name: &Name) -> [String; 2] {
         ["answer", "lease"].map(|what| format!("{}:{VERSION}:{{{}}}:{what}", self.prefix, name.0))
     }
 
-    /// Where it is said what has become of leases.
+    /// The channel on which the ends of leases are published.
     pub(super) fn channel(&self) -> String {
         format!("{}:{VERSION}:landed", self.prefix)
     }
 }
 
-/// The version of names, values and messages.
+/// The version of keys, values and messages.
 const VERSION: &str = "answers-v1";
 
-/// A question, as the store knows it: SHA-256 in hexadecimal digits. Ids of scan definitions are not shown by the names of keys.
+/// A request's name in the store: SHA-256 in hexadecimal digits, so that keys do not show ids of
+/// scan definitions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Name(Arc<str>);
 
 impl Name {
-    /// A name as it was told.
+    /// A name from a message.
     #[must_use]
     pub fn new(text: &str) -> Self {
         Self(text.into())
@@ -147,7 +151,7 @@ mod tests {
         ] {
             assert_ne!(one, keys(other));
         }
-        // What `scope` makes the same is still told apart by the digest.
+        // Names that `scope` maps to the same text are still told apart by the digest.
         assert_ne!(keys(config("p", "a/b", "c")), keys(config("p", "a?b", "c")));
     }
 

@@ -1,4 +1,4 @@
-//! The service that looks for other replicas' answers.
+//! The tower layer and service of the shared cache.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,32 +11,32 @@ use tokio::time::{Instant, sleep_until};
 use tower::{Service, ServiceExt as _};
 
 use super::backend::{Backend, Found, LookupMode, LookupReply};
-use super::lookup::{Outcome, Via, lookup};
-use super::metrics::Lookup;
+use super::lookup::{LookupOutcome, Via, lookup};
+use super::metrics::LookupResult;
 use super::registry::{LookupRole, Registry};
 use super::subscriber::listen;
 use super::waiters::{LeaseEvent, Waiters};
-use super::write_queue::{WriteQueue, deliver};
+use super::write_queue::{WriteQueue, run_writer};
 use super::{Config, Metrics};
 use crate::BoxError;
-use crate::scan::{self, Answer, Call, Request, ResponseKind, Served, Status};
+use crate::scan::{self, Answer, Call, Request, ResponseKind, ServedResponse, Status};
 use crate::task::Tasks;
 
-/// When an answer was asked for and came, in this process's time, and for how long from then on it is fresh.
+/// The times of an answer by this process's clock, and how long it is fresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Freshness {
     /// When the call left.
     pub asked: Instant,
     /// When its answer came.
     pub stored: Instant,
-    /// How long it is fresh from then on.
+    /// How long it is fresh from `stored` on.
     pub ttl: Duration,
 }
 
-/// Puts an answer of another replica into this one's memory.
+/// Inserts another replica's answer into this replica's memory.
 pub type InsertLocal = Arc<dyn Fn(&Request, &Freshness, &Answer) + Send + Sync>;
 
-/// This process as one of the fleet. Clones are the same member.
+/// This replica's part of the shared cache. Clones are the same part.
 #[derive(Clone, Debug)]
 pub struct SharedCache(pub(super) Arc<Inner>);
 
@@ -46,109 +46,110 @@ pub(super) struct Inner {
     pub(super) registry: Arc<Registry>,
     pub(super) waiters: Arc<Waiters>,
     pub(super) write_queue: WriteQueue,
-    pub(super) adopt: InsertLocal,
+    pub(super) insert_local: InsertLocal,
     pub(super) metrics: Metrics,
     pub(super) tasks: Tasks,
 }
 
 impl SharedCache {
-    /// Joins. Connecting and listening go on in the background, as `tasks`; nothing waits for them.
+    /// Starts the background work, as `tasks`. Nothing waits for connections.
     #[must_use]
-    pub fn join(config: Config, adopt: InsertLocal, tasks: &Tasks, metrics: Metrics) -> Self {
-        let (write_queue, parcels) = WriteQueue::new(metrics.clone());
+    pub fn join(config: Config, insert_local: InsertLocal, tasks: &Tasks, metrics: Metrics) -> Self {
+        let (write_queue, jobs) = WriteQueue::new(metrics.clone());
         let inner = Arc::new(Inner {
             backend: Backend::new(config.clone(), tasks, metrics.clone()),
             config,
             registry: Arc::default(),
             waiters: Arc::default(),
             write_queue,
-            adopt,
+            insert_local,
             metrics,
             tasks: tasks.clone(),
         });
         tasks.spawn_upkeep("shared answers: listening", listen(Arc::clone(&inner)));
-        tasks.spawn("shared answers: writing", deliver(Arc::clone(&inner), parcels));
+        tasks.spawn("shared answers: writing", run_writer(Arc::clone(&inner), jobs));
         Self(inner)
     }
 
-    /// What `/status` shows.
+    /// The state for `/status`.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let metrics = &self.0.metrics;
         Snapshot {
             up: self.0.backend.is_up(),
-            hits: metrics.looked_up(Lookup::Hit),
-            followed: metrics.looked_up(Lookup::Followed),
-            led: metrics.looked_up(Lookup::Led),
-            alone: metrics.looked_up(Lookup::Alone),
+            hits: metrics.looked_up(LookupResult::Hit),
+            followed: metrics.looked_up(LookupResult::Followed),
+            led: metrics.looked_up(LookupResult::Led),
+            alone: metrics.looked_up(LookupResult::Alone),
             written: metrics.written(),
             unreadable: metrics.unreadable(),
         }
     }
 
-    /// The outcome for one call, waited for no longer than its caller would wait for a slot.
-    async fn lookup(&self, call: &Call) -> Outcome {
+    /// Looks up one call, for no longer than its caller would wait for a slot.
+    async fn lookup(&self, call: &Call) -> LookupOutcome {
         let inner = &self.0;
         let name = inner.config.name(call.request.key());
-        if call.caller.freshness.no_store {
-            // It may take what is there, but others would wait in vain for what it gets.
+        if call.caller.cache_directives.no_store {
+            // It may use a stored answer. It takes no lease, because its own answer must not be
+            // stored for the followers.
             return match inner
                 .backend
-                .look(call.request.endpoint(), &name, None, LookupMode::Answers)
+                .get_or_lease(call.request.endpoint(), &name, None, LookupMode::Answers)
                 .await
             {
-                LookupReply::Found(found) => Outcome::Found(Arc::new(found), Via::Look),
-                _ => Outcome::Alone,
+                LookupReply::Found(found) => LookupOutcome::Found(Arc::new(found), Via::Look),
+                _ => LookupOutcome::Alone,
             };
         }
-        let standing = inner.registry.stand(call.request.key(), |entry| {
+        let role = inner.registry.join_lookup(call.request.key(), |entry| {
             Box::pin(lookup(Arc::clone(inner), Arc::clone(&call.request), name, entry))
         });
-        let lookup = match standing {
-            LookupRole::Led(lease) => return Outcome::Led(lease),
-            LookupRole::Asking(lookup) => lookup,
+        let lookup = match role {
+            LookupRole::Led(lease) => return LookupOutcome::Led(lease),
+            LookupRole::Pending(lookup) => lookup,
         };
-        // Who would not wait at all for a slot still gives the store the time to say what it has.
+        // A caller that does not wait for a slot still waits for the store's reply.
         let until = call.caller.deadline.max(Instant::now() + inner.config.look);
         tokio::select! {
             biased;
             outcome = lookup => outcome,
-            () = sleep_until(until) => Outcome::Alone,
+            () = sleep_until(until) => LookupOutcome::Alone,
         }
     }
 }
 
-/// What sharing has done so far, for `/status`.
+/// The counts for `/status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Whether answers are being shared; not while the store is left alone after a failure.
+    /// Whether answers are shared; `false` while the circuit breaker is open.
     pub up: bool,
-    /// Requests answered by what was in the store.
+    /// Requests answered from the store.
     pub hits: u64,
-    /// Requests answered by a call that another replica was making.
+    /// Requests answered by a call of another replica.
     pub followed: u64,
-    /// Requests for which this replica asked, for all.
+    /// Requests for which this replica had the lease.
     pub led: u64,
-    /// Requests for which it asked for itself.
+    /// Requests that this replica asked for itself only.
     pub alone: u64,
-    /// Answers written.
+    /// Answers written to the store.
     pub written: u64,
     /// Values in the store that could not be used.
     pub unreadable: u64,
 }
 
-/// Puts the fleet in front of a service.
+/// Puts the shared cache in front of a service.
 #[derive(Clone, Debug)]
 pub struct Layer(Option<SharedCache>);
 
 impl Layer {
-    /// Answers of others are had through `member`.
+    /// Shares answers through `shared_cache`.
     #[must_use]
-    pub fn new(member: SharedCache) -> Self {
-        Self(Some(member))
+    pub fn new(shared_cache: SharedCache) -> Self {
+        Self(Some(shared_cache))
     }
 
-    /// This process shares nothing.
+    /// Shares nothing.
     #[must_use]
     pub fn off() -> Self {
         Self(None)
@@ -160,27 +161,28 @@ impl<S> tower::Layer<S> for Layer {
 
     fn layer(&self, inner: S) -> SharedCacheService<S> {
         SharedCacheService {
-            member: self.0.clone(),
+            shared_cache: self.0.clone(),
             inner,
         }
     }
 }
 
-/// Answers from the store, or waits for another replica's call, or asks the service below, which must be always ready.
+/// Answers from the store, waits for another replica's call, or calls the service below, which must
+/// always be ready.
 #[derive(Clone, Debug)]
 pub struct SharedCacheService<S> {
-    member: Option<SharedCache>,
+    shared_cache: Option<SharedCache>,
     inner: S,
 }
 
 impl<S> Service<Call> for SharedCacheService<S>
 where
-    S: Service<Call, Response = Served, Error = BoxError> + Clone + Send + 'static,
+    S: Service<Call, Response = ServedResponse, Error = BoxError> + Clone + Send + 'static,
     S::Future: Send,
 {
-    type Response = Served;
+    type Response = ServedResponse;
     type Error = BoxError;
-    type Future = Either<S::Future, BoxFuture<'static, Result<Served, BoxError>>>;
+    type Future = Either<S::Future, BoxFuture<'static, Result<ServedResponse, BoxError>>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.inner.poll_ready(context)
@@ -188,35 +190,37 @@ where
 
     /// # Cancel safety
     ///
-    /// Dropping the future leaves the look to the others, and gives a lease back if there are none.
+    /// Dropping the future leaves the lookup to the other requests, and gives the lease back if
+    /// there are none.
     fn call(&mut self, call: Call) -> Self::Future {
-        // An answer to a later question is wanted, or one that nobody else may see.
-        let own = call.caller.freshness.no_cache || call.request.holder().is_some();
-        match &self.member {
-            Some(member) if !own => Either::Right(Box::pin(run(member.clone(), self.inner.clone(), call))),
+        // The caller wants a fresher answer, or one that no other caller may see.
+        let own = call.caller.cache_directives.no_cache || call.request.token_id().is_some();
+        match &self.shared_cache {
+            Some(shared_cache) if !own => Either::Right(Box::pin(run(shared_cache.clone(), self.inner.clone(), call))),
             _ => Either::Left(self.inner.call(call)),
         }
     }
 }
 
-async fn run<S>(member: SharedCache, below: S, call: Call) -> Result<Served, BoxError>
+async fn run<S>(shared_cache: SharedCache, below: S, call: Call) -> Result<ServedResponse, BoxError>
 where
-    S: Service<Call, Response = Served, Error = BoxError>,
+    S: Service<Call, Response = ServedResponse, Error = BoxError>,
 {
-    let metrics = &member.0.metrics;
-    match member.lookup(&call).await {
-        Outcome::Found(found, means) if found.suits(&call.caller.freshness, Instant::now()) => {
-            metrics.looked(match means {
-                Via::Look => Lookup::Hit,
-                Via::Wait => Lookup::Followed,
+    let metrics = &shared_cache.0.metrics;
+    match shared_cache.lookup(&call).await {
+        LookupOutcome::Found(found, via) if found.suits(&call.caller.cache_directives, Instant::now()) => {
+            metrics.record_lookup(match via {
+                Via::Look => LookupResult::Hit,
+                Via::Wait => LookupResult::Followed,
             });
-            Ok(served(&found, means, Instant::now()))
+            Ok(served(&found, via, Instant::now()))
         }
-        Outcome::Led(lease) => {
-            metrics.looked(Lookup::Led);
+        LookupOutcome::Led(lease) => {
+            metrics.record_lookup(LookupResult::Led);
             let endpoint = call.request.endpoint();
             let result = below.oneshot(call).await;
-            // What was kept has ended the lease when it was written. An error may be this caller's only: the call goes on for others.
+            // If the answer was stored, writing it ends the lease. An error may concern this caller
+            // only, while the call goes on for the other waiters.
             if let Ok(served) = &result {
                 let is_rows = served.answer.status == StatusCode::OK
                     && (served.status.stored || ResponseKind::of(endpoint, &served.answer).is_answer());
@@ -224,27 +228,27 @@ where
             }
             result
         }
-        Outcome::Found(..) | Outcome::Alone => {
-            metrics.looked(Lookup::Alone);
+        LookupOutcome::Found(..) | LookupOutcome::Alone => {
+            metrics.record_lookup(LookupResult::Alone);
             below.oneshot(call).await
         }
     }
 }
 
-fn served(found: &Found, means: Via, now: Instant) -> Served {
+fn served(found: &Found, via: Via, now: Instant) -> ServedResponse {
     let age = found.age(now);
     let left = found.ttl.saturating_sub(age).as_secs();
-    Served {
+    ServedResponse {
         may_link: true,
         answer: found.answer.clone(),
-        outcome: match means {
+        outcome: match via {
             Via::Look => scan::Outcome::Hit,
             Via::Wait => scan::Outcome::Collapsed,
         },
         status: Status {
             ttl: Some(i64::try_from(left).unwrap_or(i64::MAX)),
-            collapsed: means == Via::Wait,
-            stored: means == Via::Wait,
+            collapsed: via == Via::Wait,
+            stored: via == Via::Wait,
             detail: Some("shared"),
             ..Status::default()
         },
@@ -253,7 +257,7 @@ fn served(found: &Found, means: Via, now: Instant) -> Served {
 }
 
 impl Found {
-    pub(super) fn life(&self) -> Freshness {
+    pub(super) fn freshness(&self) -> Freshness {
         Freshness {
             asked: self.asked,
             stored: self.stored,
@@ -264,7 +268,7 @@ impl Found {
 
 impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Member")
+        f.debug_struct("SharedCache")
             .field("config", &self.config)
             .finish_non_exhaustive()
     }

@@ -1,4 +1,4 @@
-//! The right to ask for all replicas.
+//! The lease on a request: the right to ask the upstream for all replicas.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +12,8 @@ use super::waiters::LeaseEvent;
 use super::write_queue::WriteJob;
 use crate::scan::Key;
 
-/// A lease on a question. It is held by all requests of this replica that wait for its call; when the last of them goes, it ends.
+/// A lease. It is held by all requests of this replica that wait for its call, and ends when the
+/// last of them is gone.
 pub(super) struct Lease {
     inner: Arc<Inner>,
     key: Key,
@@ -23,34 +24,35 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// A lease that is about to be asked for. It ends on drop from here on: the answer that grants it may be lost.
-    pub(super) fn propose(inner: &Arc<Inner>, key: &Key, name: &Name) -> Self {
+    /// A lease that is about to be requested. From here on it is given back when it is dropped,
+    /// because the reply that grants it may be lost.
+    pub(super) fn new(inner: &Arc<Inner>, key: &Key, name: &Name) -> Self {
         Self {
             inner: Arc::clone(inner),
             key: key.clone(),
             name: name.clone(),
-            // So that nobody ends or prolongs another's.
+            // A random token, so that no replica ends or renews another replica's lease.
             token: format!("{:032x}", rand::random::<u128>()).into(),
             ended: AtomicBool::new(false),
             renewal: CancellationToken::new(),
         }
     }
 
-    /// It was granted: it is renewed until it ends.
-    pub(super) fn take(self) -> Arc<Self> {
+    /// The lease was granted. It is renewed until it ends.
+    pub(super) fn granted(self) -> Arc<Self> {
         let lease = Arc::new(self);
-        lease.inner.registry.lead(&lease);
+        lease.inner.registry.add_lease(&lease);
         let (inner, name, token) = (Arc::clone(&lease.inner), lease.name.clone(), Arc::clone(&lease.token));
         let ended = lease.renewal.clone();
         lease.inner.tasks.spawn_upkeep("lease", async move {
-            // The task must not hold the lease itself, which would never end.
+            // The task must not hold the lease itself, which would then never be dropped.
             ended.run_until_cancelled(renew(&inner, &name, &token)).await;
         });
         lease
     }
 
-    /// It was not granted.
-    pub(super) fn decline(self) {
+    /// The lease was not granted.
+    pub(super) fn not_granted(self) {
         self.ended.store(true, Ordering::Relaxed);
     }
 
@@ -62,19 +64,20 @@ impl Lease {
         &self.token
     }
 
-    /// Ends it without an answer.
-    pub(super) fn end(&self, word: LeaseEvent) {
+    /// Ends the lease without an answer.
+    pub(super) fn end(&self, event: LeaseEvent) {
         if self.close() {
-            self.inner.write_queue.send(WriteJob::LeaseEvent {
+            self.inner.write_queue.send(WriteJob::EndLease {
                 name: self.name.clone(),
                 token: Arc::clone(&self.token),
-                word,
+                event,
             });
         }
     }
 
-    /// Ends it with an answer, which must be written under its token; `None` when it has ended already.
-    pub(super) fn land(&self) -> Option<Arc<str>> {
+    /// Ends the lease with an answer, which must be written under its token; `None` when it has
+    /// ended already.
+    pub(super) fn complete(&self) -> Option<Arc<str>> {
         self.close().then(|| Arc::clone(&self.token))
     }
 
@@ -82,7 +85,7 @@ impl Lease {
         let first = !self.ended.swap(true, Ordering::Relaxed);
         if first {
             self.renewal.cancel();
-            self.inner.registry.forget(self);
+            self.inner.registry.remove_lease(self);
         }
         first
     }
@@ -103,7 +106,7 @@ impl fmt::Debug for Lease {
 /// Renews a lease until it is lost.
 async fn renew(inner: &Inner, name: &Name, token: &str) {
     loop {
-        // A lost renewal and a late one leave time for a third.
+        // One failed renewal and a late one still leave time for a third.
         tokio::time::sleep(inner.config.lease / 3).await;
         if !inner.backend.renew(name, token).await {
             tracing::debug!(name = name.as_str(), "a lease was lost to another replica");

@@ -1,4 +1,4 @@
-//! A look for an answer, and the wait for a call of another replica.
+//! One lookup of an answer, including the wait for a call of another replica.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,101 +11,109 @@ use super::layer::Inner;
 use super::lease::Lease;
 use super::registry::RegistryEntry;
 use super::waiters::LeaseEvent;
-use crate::caller::Freshness;
+use crate::caller::CacheDirectives;
 use crate::scan::Request;
 
-/// What came of it, for all in this process who asked the same.
+/// The outcome of a lookup, for all equal requests in this process.
 #[derive(Clone, Debug)]
-pub(super) enum Outcome {
+pub(super) enum LookupOutcome {
     /// An answer.
     Found(Arc<Found>, Via),
-    /// This replica is to ask, for all.
+    /// This replica has the lease and asks for all replicas.
     Led(Arc<Lease>),
-    /// This replica is to ask, for itself.
+    /// This replica asks for itself only.
     Alone,
 }
 
-/// How an answer was had.
+/// How an answer was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Via {
-    /// It was there.
+    /// It was stored already.
     Look,
     /// By waiting for a call of another replica.
     Wait,
 }
 
-/// After so many calls of others have failed, one more would not help, and one after the other takes long: each replica asks for itself.
+/// After this many failed calls of other replicas, each replica asks for itself: one more call
+/// would hardly help, and waiting for one after the other takes long.
 const FAILURES: u32 = 2;
 
-/// A lease that ran out must have done so at the store as well.
+/// Added to a lease's remaining time, so that it has expired at the store as well.
 const MARGIN: Duration = Duration::from_millis(5);
 
-/// Looks, and follows whoever has the lease, until there is an outcome. Whoever waits bounds the wait.
-pub(super) async fn lookup(inner: Arc<Inner>, request: Arc<Request>, name: Name, entry: RegistryEntry) -> Outcome {
+/// Looks up an answer, and waits while another replica has the lease, until there is an outcome.
+/// The caller bounds the wait.
+pub(super) async fn lookup(
+    inner: Arc<Inner>,
+    request: Arc<Request>,
+    name: Name,
+    entry: RegistryEntry,
+) -> LookupOutcome {
     let outcome = follow(&inner, &request, &name).await;
-    // Off the board only now: a lease is on it already.
+    // Removed from the registry only now, when the lease is already in it.
     drop(entry);
     outcome
 }
 
-async fn follow(inner: &Arc<Inner>, request: &Request, name: &Name) -> Outcome {
-    let mut means = Via::Look;
-    let mut regard = LookupMode::Answers;
+async fn follow(inner: &Arc<Inner>, request: &Request, name: &Name) -> LookupOutcome {
+    let mut via = Via::Look;
+    let mut mode = LookupMode::Answers;
     let mut failures = 0;
-    // Before the first look: what is said after it must not be missed.
+    // Registered before the first lookup, so that no event after it is missed.
     let mut waiter = inner.waiters.register(name);
     loop {
-        let lease = Lease::propose(inner, request.key(), name);
+        let lease = Lease::new(inner, request.key(), name);
         match inner
             .backend
-            .look(request.endpoint(), name, Some(lease.token()), regard)
+            .get_or_lease(request.endpoint(), name, Some(lease.token()), mode)
             .await
         {
-            LookupReply::Led => return Outcome::Led(lease.take()),
+            LookupReply::Led => return LookupOutcome::Led(lease.granted()),
             LookupReply::Found(found) => {
-                lease.decline();
+                lease.not_granted();
                 if found.ttl > found.stored.elapsed() {
-                    (inner.adopt)(request, &found.life(), &found.answer);
-                    return Outcome::Found(Arc::new(found), means);
+                    (inner.insert_local)(request, &found.freshness(), &found.answer);
+                    return LookupOutcome::Found(Arc::new(found), via);
                 }
-                // It grew too old on its way, or is too old for us.
-                regard = LookupMode::LeasesOnly;
+                // The answer expired on its way, or is too old by this replica's settings.
+                mode = LookupMode::LeasesOnly;
             }
-            LookupReply::DecodeError => {
-                lease.decline();
-                // The other look does not read it.
-                if regard == LookupMode::LeasesOnly {
-                    return Outcome::Alone;
+            LookupReply::Undecodable => {
+                lease.not_granted();
+                // A lookup in this mode returns no value, so the reply makes no sense.
+                if mode == LookupMode::LeasesOnly {
+                    return LookupOutcome::Alone;
                 }
-                regard = LookupMode::LeasesOnly;
+                mode = LookupMode::LeasesOnly;
             }
             LookupReply::Held(left) => {
-                lease.decline();
-                means = Via::Wait;
-                regard = LookupMode::Answers;
-                let word = tokio::select! {
-                    word = waiter.word() => word,
-                    // The leader is gone, or has prolonged it, or its word was lost.
+                lease.not_granted();
+                via = Via::Wait;
+                mode = LookupMode::Answers;
+                let event = tokio::select! {
+                    event = waiter.event() => event,
+                    // The leader is gone, or has renewed its lease, or its event was lost.
                     () = sleep(left + MARGIN) => LeaseEvent::Look,
                 };
-                failures += u32::from(word == LeaseEvent::Failed);
-                if word == LeaseEvent::Alone || failures >= FAILURES {
-                    return Outcome::Alone;
+                failures += u32::from(event == LeaseEvent::Failed);
+                if event == LeaseEvent::Alone || failures >= FAILURES {
+                    return LookupOutcome::Alone;
                 }
             }
-            LookupReply::LeftAlone => {
-                lease.decline();
-                return Outcome::Alone;
+            LookupReply::Unavailable => {
+                lease.not_granted();
+                return LookupOutcome::Alone;
             }
-            // It may have been granted: dropped, the lease is given back.
-            LookupReply::FlightDropped | LookupReply::Nothing => return Outcome::Alone,
+            // The lease may have been granted; dropping it gives it back.
+            LookupReply::NoReply | LookupReply::Nothing => return LookupOutcome::Alone,
         }
     }
 }
 
 impl Found {
-    /// Whether a caller accepts it. It is fresh; but some want it fresher (RFC 9111 §5.2.1).
-    pub(super) fn suits(&self, wanted: &Freshness, now: Instant) -> bool {
+    /// Whether a caller accepts an answer. It is fresh, but the caller may have stricter limits
+    /// (RFC 9111 §5.2.1).
+    pub(super) fn suits(&self, wanted: &CacheDirectives, now: Instant) -> bool {
         let age = self.age(now);
         let Some(left) = self.ttl.checked_sub(age).filter(|left| !left.is_zero()) else {
             return false;

@@ -1,4 +1,4 @@
-//! What sharing answers reports.
+//! The metrics of the shared cache.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-/// The counters of shared answers. Clones count together.
+/// The counters of the shared cache. Clones count together.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     pub(super) up: Gauge,
@@ -18,8 +18,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Names the metrics `shared_answers_up`, `shared_answers_lookups_total{result}`, `shared_answers_unreadable_total` and
-    /// `shared_answers_writes_total{result}` in `registry`.
+    /// Registers `shared_answers_up`, `shared_answers_lookups_total{result}`,
+    /// `shared_answers_unreadable_total` and `shared_answers_writes_total{result}` in `registry`.
     #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
@@ -43,7 +43,7 @@ impl Metrics {
             "Answers for the shared store, by what became of them",
             metrics.writes.clone(),
         );
-        for result in Lookup::ALL {
+        for result in LookupResult::ALL {
             drop(metrics.lookups.get_or_create(&LookupLabels { result }));
         }
         for result in Write::ALL {
@@ -52,15 +52,15 @@ impl Metrics {
         metrics
     }
 
-    pub(super) fn looked(&self, result: Lookup) {
+    pub(super) fn record_lookup(&self, result: LookupResult) {
         self.lookups.get_or_create(&LookupLabels { result }).inc();
     }
 
-    pub(super) fn looked_up(&self, result: Lookup) -> u64 {
+    pub(super) fn looked_up(&self, result: LookupResult) -> u64 {
         self.lookups.get_or_create(&LookupLabels { result }).get()
     }
 
-    pub(super) fn not_read(&self) {
+    pub(super) fn record_unreadable(&self) {
         self.unreadable.inc();
     }
 
@@ -68,7 +68,7 @@ impl Metrics {
         self.unreadable.get()
     }
 
-    pub(super) fn wrote(&self, result: Write) {
+    pub(super) fn record_write(&self, result: Write) {
         self.writes.get_or_create(&WriteLabels { result }).inc();
     }
 
@@ -77,20 +77,20 @@ impl Metrics {
     }
 }
 
-/// What a look brought a request.
+/// How a lookup ended for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Lookup {
-    /// An answer that was there.
+pub(super) enum LookupResult {
+    /// A stored answer.
     Hit,
-    /// An answer that another replica was getting.
+    /// The answer of another replica's call.
     Followed,
-    /// Nothing; this replica asks for all.
+    /// No answer; this replica asks for all.
     Led,
-    /// Nothing that could be used or waited for; this replica asks for itself.
+    /// No answer that could be used or waited for; this replica asks for itself.
     Alone,
 }
 
-impl Lookup {
+impl LookupResult {
     const ALL: [Self; 4] = [Self::Hit, Self::Followed, Self::Led, Self::Alone];
 
     fn as_str(self) -> &'static str {
@@ -103,14 +103,14 @@ impl Lookup {
     }
 }
 
-/// What became of an answer.
+/// What happened to an answer that was to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Write {
     /// It is in the store.
     Written,
     /// It is too large to be shared.
     TooLarge,
-    /// Too many were waiting to be written, or the store is left alone.
+    /// Too many were waiting to be written, or the circuit breaker is open.
     Dropped,
     /// The store failed.
     Failed,
@@ -131,7 +131,7 @@ impl Write {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LookupLabels {
-    result: Lookup,
+    result: LookupResult,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -139,7 +139,7 @@ struct WriteLabels {
     result: Write,
 }
 
-impl EncodeLabelValue for Lookup {
+impl EncodeLabelValue for LookupResult {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
         self.as_str().encode(encoder)
     }

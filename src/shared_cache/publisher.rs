@@ -1,36 +1,36 @@
-//! Writing answers for the other replicas.
+//! Writes answers to the store for the other replicas.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::codec::Value;
+use super::codec::StoredResponse;
 use super::layer::SharedCache;
 use super::write_queue::WriteJob;
-use crate::scan::{Answer, Keep, Request};
+use crate::scan::{Answer, CacheSink, Request};
 
-/// Keeps what another keeps, and writes it to the store as well.
+/// Stores answers in memory and writes those that were stored to the store as well.
 #[derive(Debug)]
 pub struct Publisher {
-    member: SharedCache,
-    memory: Arc<dyn Keep>,
+    shared_cache: SharedCache,
+    memory: Arc<dyn CacheSink>,
 }
 
 impl Publisher {
-    /// What `memory` keeps is written by `member`.
+    /// What `memory` stores is also written through `shared_cache`.
     #[must_use]
-    pub fn new(member: SharedCache, memory: Arc<dyn Keep>) -> Self {
-        Self { member, memory }
+    pub fn new(shared_cache: SharedCache, memory: Arc<dyn CacheSink>) -> Self {
+        Self { shared_cache, memory }
     }
 }
 
-impl Keep for Publisher {
+impl CacheSink for Publisher {
     fn keep(&self, request: &Request, answer: &Answer, asked: Instant) -> Option<Duration> {
-        // What must not be kept in memory must not be kept anywhere.
+        // What must not be stored in memory must not be stored anywhere.
         let left = self.memory.keep(request, answer, asked)?;
         if !left.is_zero() {
-            self.member.publish(request, answer, asked, left);
+            self.shared_cache.publish(request, answer, asked, left);
         }
         Some(left)
     }
@@ -45,25 +45,25 @@ impl Keep for Publisher {
 }
 
 impl SharedCache {
-    /// Writes an answer that has just come, and is fresh for as long as is `left`.
+    /// Writes an answer that has just arrived and is fresh for another `left`.
     fn publish(&self, request: &Request, answer: &Answer, asked: Instant, left: Duration) {
-        // Whoever holds the token may see what others may not.
-        if request.holder().is_some() {
+        // The token's holder may see rows that other callers may not.
+        if request.token_id().is_some() {
             return;
         }
         let inner = &self.0;
-        // What another cache had kept before counts.
+        // The time that an HTTP cache on the way stored it counts as well.
         let age = answer.age();
         let stored = Instant::now().checked_sub(age).and_then(|at| inner.backend.time(at));
         let (Some(asked), Some(stored)) = (inner.backend.time(asked), stored) else {
-            // The store has never answered; a lease, if there is one, ends with its last holder.
+            // The store has never replied. If there is a lease, it ends when it is dropped.
             return;
         };
-        let token = inner.registry.lease(request.key()).and_then(|lease| lease.land());
+        let token = inner.registry.lease(request.key()).and_then(|lease| lease.complete());
         inner.write_queue.send(WriteJob::Answer {
             name: inner.config.name(request.key()),
             token,
-            value: Value {
+            value: StoredResponse {
                 answer: answer.without_passing_fields(),
                 asked,
                 stored,

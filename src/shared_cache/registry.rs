@@ -1,4 +1,4 @@
-//! The questions that this replica looks for, or has a lease on.
+//! The lookups and leases of this replica.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -7,48 +7,50 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
 
 use super::lease::Lease;
-use super::lookup::Outcome;
+use super::lookup::LookupOutcome;
 use crate::scan::Key;
 
-/// A look that everybody in this process shares who asks the same.
-pub(super) type Inquiry = Shared<BoxFuture<'static, Outcome>>;
+/// A lookup that all equal requests of this process share.
+pub(super) type SharedLookup = Shared<BoxFuture<'static, LookupOutcome>>;
 
-/// At most one look and one lease for each question. There are never more than there are requests waiting.
+/// At most one lookup and one lease for each request. There are never more entries than waiting
+/// requests.
 #[derive(Debug, Default)]
-pub(super) struct Registry(Mutex<Questions>);
+pub(super) struct Registry(Mutex<Entries>);
 
 #[derive(Debug, Default)]
-struct Questions {
-    inquiries: HashMap<Key, (u64, WeakShared<BoxFuture<'static, Outcome>>)>,
+struct Entries {
+    lookups: HashMap<Key, (u64, WeakShared<BoxFuture<'static, LookupOutcome>>)>,
     leases: HashMap<Key, Weak<Lease>>,
     next: u64,
 }
 
-/// What is known about a question.
+/// How a request takes part in a lookup.
 #[derive(Debug)]
 pub(super) enum LookupRole {
     /// This replica has the lease: the call is, or will be, under way below.
     Led(Arc<Lease>),
-    /// Somebody is looking.
-    Asking(Inquiry),
+    /// A lookup is under way.
+    Pending(SharedLookup),
 }
 
 impl Registry {
-    /// The lease on a question or the look for it; one that `start` makes when there is neither.
-    pub(super) fn stand(
+    /// The lease on a request or the lookup for it; if there is neither, a new lookup that `start`
+    /// makes.
+    pub(super) fn join_lookup(
         self: &Arc<Self>,
         key: &Key,
-        start: impl FnOnce(RegistryEntry) -> BoxFuture<'static, Outcome>,
+        start: impl FnOnce(RegistryEntry) -> BoxFuture<'static, LookupOutcome>,
     ) -> LookupRole {
-        let mut questions = self.questions();
-        if let Some(lease) = questions.leases.get(key).and_then(Weak::upgrade) {
+        let mut entries = self.entries();
+        if let Some(lease) = entries.leases.get(key).and_then(Weak::upgrade) {
             return LookupRole::Led(lease);
         }
-        if let Some(lookup) = questions.inquiries.get(key).and_then(|(_, lookup)| lookup.upgrade()) {
-            return LookupRole::Asking(lookup);
+        if let Some(lookup) = entries.lookups.get(key).and_then(|(_, lookup)| lookup.upgrade()) {
+            return LookupRole::Pending(lookup);
         }
-        let number = questions.next;
-        questions.next += 1;
+        let number = entries.next;
+        entries.next += 1;
         let lookup = start(RegistryEntry {
             registry: Arc::clone(self),
             key: key.clone(),
@@ -56,41 +58,41 @@ impl Registry {
         })
         .shared();
         if let Some(weak) = lookup.downgrade() {
-            questions.inquiries.insert(key.clone(), (number, weak));
+            entries.lookups.insert(key.clone(), (number, weak));
         }
-        LookupRole::Asking(lookup)
+        LookupRole::Pending(lookup)
     }
 
-    /// From now on, whoever asks goes along with the lease.
-    pub(super) fn lead(&self, lease: &Arc<Lease>) {
-        let mut questions = self.questions();
-        questions.leases.insert(lease.key().clone(), Arc::downgrade(lease));
+    /// From now on, equal requests join the lease.
+    pub(super) fn add_lease(&self, lease: &Arc<Lease>) {
+        let mut entries = self.entries();
+        entries.leases.insert(lease.key().clone(), Arc::downgrade(lease));
     }
 
-    /// The lease on a question.
+    /// The lease on a request.
     pub(super) fn lease(&self, key: &Key) -> Option<Arc<Lease>> {
-        self.questions().leases.get(key).and_then(Weak::upgrade)
+        self.entries().leases.get(key).and_then(Weak::upgrade)
     }
 
-    /// Takes a lease off, unless a later one has taken its place.
-    pub(super) fn forget(&self, lease: &Lease) {
-        let mut questions = self.questions();
-        if questions
+    /// Removes a lease, unless a later one has replaced it.
+    pub(super) fn remove_lease(&self, lease: &Lease) {
+        let mut entries = self.entries();
+        if entries
             .leases
             .get(lease.key())
             .is_some_and(|other| std::ptr::eq(other.as_ptr(), lease))
         {
-            questions.leases.remove(lease.key());
+            entries.leases.remove(lease.key());
         }
     }
 
-    fn questions(&self) -> MutexGuard<'_, Questions> {
-        // Nothing in here panics halfway through a change.
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        // No code that holds the lock panics halfway through a change.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A look's place on the board, which it leaves when it is dropped, finished or not.
+/// A lookup's entry, which is removed when this is dropped, whether the lookup finished or not.
 pub(super) struct RegistryEntry {
     registry: Arc<Registry>,
     key: Key,
@@ -99,13 +101,13 @@ pub(super) struct RegistryEntry {
 
 impl Drop for RegistryEntry {
     fn drop(&mut self) {
-        let mut questions = self.registry.questions();
-        if questions
-            .inquiries
+        let mut entries = self.registry.entries();
+        if entries
+            .lookups
             .get(&self.key)
             .is_some_and(|(number, _)| *number == self.number)
         {
-            questions.inquiries.remove(&self.key);
+            entries.lookups.remove(&self.key);
         }
     }
 }

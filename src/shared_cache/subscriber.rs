@@ -1,11 +1,11 @@
-//! Hearing what becomes of other replicas' calls.
+//! The subscription to events of other replicas' leases.
 
 use std::sync::Arc;
 
 use super::layer::Inner;
 use crate::store::Event;
 
-/// Listens from now on, for as long as the part is there.
+/// Listens until the shared cache is dropped.
 pub(super) async fn listen(inner: Arc<Inner>) {
     let (store, channel) = (inner.config.store.clone(), inner.config.channel());
     let listener = Arc::downgrade(&inner);
@@ -14,8 +14,8 @@ pub(super) async fn listen(inner: Arc<Inner>) {
         match event {
             Event::Message(message) => inner.waiters.notify(&String::from_utf8_lossy(message)),
             Event::Missed => {
-                inner.waiters.ring_all();
-                // Connects again if it has to, and learns what time it is there.
+                inner.waiters.notify_all();
+                // Connects again if necessary, and learns the store's time.
                 let asks = Arc::clone(&inner);
                 inner
                     .tasks

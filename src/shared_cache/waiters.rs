@@ -1,4 +1,4 @@
-//! Who waits for which word from another replica.
+//! The lookups that wait for an event of another replica's lease.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,24 +7,24 @@ use tokio::sync::watch;
 
 use super::config::Name;
 
-/// What has become of a lease.
+/// How a lease ended, as published on the channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LeaseEvent {
     /// The answer is in the store.
-    Landed,
-    /// There is no answer; somebody else may try.
+    Completed,
+    /// There is no answer; another replica may try.
     Failed,
     /// There is an answer, but it cannot be shared.
     Alone,
-    /// Nobody knows: look again.
+    /// The event is unknown: look up again.
     Look,
 }
 
 impl LeaseEvent {
-    /// The message about a question.
+    /// The message about a request.
     pub(super) fn message(self, name: &Name) -> String {
         let sign = match self {
-            Self::Landed => '+',
+            Self::Completed => '+',
             Self::Failed => '-',
             Self::Alone => '!',
             Self::Look => '?',
@@ -32,76 +32,78 @@ impl LeaseEvent {
         format!("{sign}{}", name.as_str())
     }
 
-    /// Reads a message. A sign of a later version means: look.
+    /// Parses a message. An unknown sign, of a later version, means that the answer has to be
+    /// looked up again.
     fn parse(message: &str) -> Option<(Self, Name)> {
         let mut chars = message.chars();
-        let word = match chars.next()? {
-            '+' => Self::Landed,
+        let event = match chars.next()? {
+            '+' => Self::Completed,
             '-' => Self::Failed,
             '!' => Self::Alone,
             _ => Self::Look,
         };
-        Some((word, Name::new(chars.as_str())))
+        Some((event, Name::new(chars.as_str())))
     }
 }
 
-/// The bells of those who follow, one for each question.
+/// The channels of the waiting lookups, one for each request.
 #[derive(Debug, Default)]
 pub(super) struct Waiters(Mutex<HashMap<Name, watch::Sender<LeaseEvent>>>);
 
-/// Rings when there is word of a question. Dropped, it is taken down.
+/// Receives the events of one request. Dropping it removes its channel.
 #[derive(Debug)]
 pub(super) struct Waiter {
     waiters: Arc<Waiters>,
     name: Name,
-    word: watch::Receiver<LeaseEvent>,
+    event: watch::Receiver<LeaseEvent>,
 }
 
 impl Waiters {
-    /// A bell for the only one in this process who waits for `name`. What is said from now on is not missed.
+    /// Registers the only lookup of this process for `name`. Events from now on are not missed.
     pub(super) fn register(self: &Arc<Self>, name: &Name) -> Waiter {
-        let (sender, word) = watch::channel(LeaseEvent::Look);
+        let (sender, event) = watch::channel(LeaseEvent::Look);
         self.map().insert(name.clone(), sender);
         Waiter {
             waiters: Arc::clone(self),
             name: name.clone(),
-            word,
+            event,
         }
     }
 
-    /// Passes a message on to whom it concerns.
+    /// Passes a message to the lookup that it concerns.
     pub(super) fn notify(&self, message: &str) {
-        if let Some((word, name)) = LeaseEvent::parse(message)
+        if let Some((event, name)) = LeaseEvent::parse(message)
             && let Some(waiter) = self.map().get(&name)
         {
-            waiter.send_replace(word);
+            waiter.send_replace(event);
         }
     }
 
-    /// Messages may have been lost: all have to look.
-    pub(super) fn ring_all(&self) {
+    /// Messages may have been lost, so all lookups have to look up again.
+    pub(super) fn notify_all(&self) {
         for waiter in self.map().values() {
             waiter.send_replace(LeaseEvent::Look);
         }
     }
 
     fn map(&self) -> MutexGuard<'_, HashMap<Name, watch::Sender<LeaseEvent>>> {
-        // Nothing in here panics halfway through a change.
+        // No code that holds the lock panics halfway through a change.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Waiter {
-    /// The next word; of several, the latest.
+    /// The next event; of several, the latest.
     ///
     /// # Cancel safety
-    /// Safe: the word is still there.
-    pub(super) async fn word(&mut self) -> LeaseEvent {
-        if self.word.changed().await.is_err() {
-            // Another has taken the place, which the board does not let happen; looking is never wrong.
+    ///
+    /// Safe: the event is still there.
+    pub(super) async fn event(&mut self) -> LeaseEvent {
+        if self.event.changed().await.is_err() {
+            // Another lookup has replaced this one, which the registry prevents.
             std::future::pending::<()>().await;
         }
-        *self.word.borrow_and_update()
+        *self.event.borrow_and_update()
     }
 }
 
@@ -110,7 +112,7 @@ impl Drop for Waiter {
         let mut map = self.waiters.map();
         if map
             .get(&self.name)
-            .is_some_and(|waiter| waiter.subscribe().same_channel(&self.word))
+            .is_some_and(|waiter| waiter.subscribe().same_channel(&self.event))
         {
             map.remove(&self.name);
         }
@@ -126,17 +128,17 @@ mod tests {
         let waiters = Arc::new(Waiters::default());
         let name = Name::new("aa");
         let mut waiter = waiters.register(&name);
-        waiters.notify(&LeaseEvent::Landed.message(&Name::new("bb")));
+        waiters.notify(&LeaseEvent::Completed.message(&Name::new("bb")));
         waiters.notify("");
-        assert!(!waiter.word.has_changed().unwrap());
-        for word in [LeaseEvent::Landed, LeaseEvent::Failed, LeaseEvent::Alone] {
-            waiters.notify(&word.message(&name));
-            assert_eq!(waiter.word().await, word);
+        assert!(!waiter.event.has_changed().unwrap());
+        for event in [LeaseEvent::Completed, LeaseEvent::Failed, LeaseEvent::Alone] {
+            waiters.notify(&event.message(&name));
+            assert_eq!(waiter.event().await, event);
         }
         waiters.notify("~aa");
-        assert_eq!(waiter.word().await, LeaseEvent::Look);
-        waiters.ring_all();
-        assert_eq!(waiter.word().await, LeaseEvent::Look);
+        assert_eq!(waiter.event().await, LeaseEvent::Look);
+        waiters.notify_all();
+        assert_eq!(waiter.event().await, LeaseEvent::Look);
         drop(waiter);
         assert!(waiters.map().is_empty());
     }

@@ -1,4 +1,4 @@
-//! What is on its way to the store. Nobody waits for it.
+//! The queue of writes to the store, so that no request waits for one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,33 +7,33 @@ use tokio::sync::mpsc;
 
 use super::backend::Completion;
 use super::clock::StoreTime;
-use super::codec::Value;
+use super::codec::StoredResponse;
 use super::config::Name;
 use super::layer::Inner;
 use super::metrics::{Metrics, Write};
 use super::waiters::LeaseEvent;
 
-/// Most parcels on their way. With the documented quota there are two a second at the most.
+/// The most jobs in the queue. With the documented quota there are two a second at most.
 const MOST: usize = 256;
 
-/// One thing for the store.
+/// One write to the store.
 #[derive(Debug)]
 pub(super) enum WriteJob {
-    /// An answer; with the token of the lease that it ends.
+    /// An answer, with the token of the lease that it ends.
     Answer {
         name: Name,
         token: Option<Arc<str>>,
-        value: Value,
+        value: StoredResponse,
     },
     /// The end of a lease.
-    LeaseEvent {
+    EndLease {
         name: Name,
         token: Arc<str>,
-        word: LeaseEvent,
+        event: LeaseEvent,
     },
 }
 
-/// Where parcels are handed in.
+/// The sending end of the queue.
 #[derive(Debug)]
 pub(super) struct WriteQueue {
     sender: mpsc::Sender<WriteJob>,
@@ -46,23 +46,23 @@ impl WriteQueue {
         (Self { sender, metrics }, receiver)
     }
 
-    /// Hands a parcel in. When there is no room it is dropped: a lease then runs out.
+    /// Queues a job. When the queue is full the job is dropped, and its lease expires.
     pub(super) fn send(&self, job: WriteJob) {
         let is_answer = matches!(job, WriteJob::Answer { .. });
         if self.sender.try_send(job).is_err() && is_answer {
-            self.metrics.wrote(Write::Dropped);
+            self.metrics.record_write(Write::Dropped);
         }
     }
 }
 
-/// Delivers parcels in their order, until the gateway stops; what has been handed in by then is still delivered, so that no follower waits
-/// for a replica that is gone.
-pub(super) async fn deliver(inner: Arc<Inner>, mut parcels: mpsc::Receiver<WriteJob>) {
+/// Runs jobs in order until the gateway stops. Jobs that are queued by then are still run, so that
+/// no follower waits for a replica that is gone.
+pub(super) async fn run_writer(inner: Arc<Inner>, mut jobs: mpsc::Receiver<WriteJob>) {
     loop {
         tokio::select! {
             biased;
-            job = parcels.recv() => match job {
-                Some(job) => inner.deliver(job).await,
+            job = jobs.recv() => match job {
+                Some(job) => inner.write_job(job).await,
                 None => return,
             },
             () = inner.tasks.stopping() => return,
@@ -71,38 +71,38 @@ pub(super) async fn deliver(inner: Arc<Inner>, mut parcels: mpsc::Receiver<Write
 }
 
 impl Inner {
-    async fn deliver(&self, job: WriteJob) {
+    async fn write_job(&self, job: WriteJob) {
         match job {
-            WriteJob::LeaseEvent { name, token, word } => self.say(&name, &token, word).await,
+            WriteJob::EndLease { name, token, event } => self.end_lease(&name, &token, event).await,
             WriteJob::Answer { name, token, value } => self.write(&name, token.as_deref(), &value).await,
         }
     }
 
-    async fn say(&self, name: &Name, token: &str, word: LeaseEvent) {
-        let landing = Completion {
+    async fn end_lease(&self, name: &Name, token: &str, event: LeaseEvent) {
+        let completion = Completion {
             token,
-            message: word.message(name),
+            message: event.message(name),
             value: None,
         };
-        self.backend.land(name, &landing).await;
+        self.backend.complete(name, &completion).await;
     }
 
-    async fn write(&self, name: &Name, token: Option<&str>, value: &Value) {
+    async fn write(&self, name: &Name, token: Option<&str>, value: &StoredResponse) {
         let Some(bytes) = value.write(name) else {
-            self.metrics.wrote(Write::TooLarge);
+            self.metrics.record_write(Write::TooLarge);
             if let Some(token) = token {
-                self.say(name, token, LeaseEvent::Alone).await;
+                self.end_lease(name, token, LeaseEvent::Alone).await;
             }
             return;
         };
-        let landing = Completion {
+        let completion = Completion {
             token: token.unwrap_or_default(),
-            message: LeaseEvent::Landed.message(name),
+            message: LeaseEvent::Completed.message(name),
             value: Some((bytes, value.end())),
         };
         let was_up = self.backend.is_up();
-        let written = self.backend.land(name, &landing).await;
-        self.metrics.wrote(match (written, was_up) {
+        let written = self.backend.complete(name, &completion).await;
+        self.metrics.record_write(match (written, was_up) {
             (true, _) => Write::Written,
             (false, true) => Write::Failed,
             (false, false) => Write::Dropped,
@@ -110,7 +110,7 @@ impl Inner {
     }
 }
 
-impl Value {
+impl StoredResponse {
     /// When its freshness ends.
     fn end(&self) -> StoreTime {
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
@@ -124,15 +124,15 @@ mod tests {
 
     #[test]
     fn what_finds_no_room_is_dropped_and_nobody_waits() {
-        let (write_queue, mut parcels) = WriteQueue::new(Metrics::default());
+        let (write_queue, mut jobs) = WriteQueue::new(Metrics::default());
         for n in 0..1000 {
-            write_queue.send(WriteJob::LeaseEvent {
+            write_queue.send(WriteJob::EndLease {
                 name: Name::new(&n.to_string()),
                 token: "t".into(),
-                word: LeaseEvent::Alone,
+                event: LeaseEvent::Alone,
             });
         }
-        let kept = std::iter::from_fn(|| parcels.try_recv().ok()).count();
+        let kept = std::iter::from_fn(|| jobs.try_recv().ok()).count();
         assert_eq!(kept, 256);
     }
 }

@@ -31,7 +31,7 @@ pub async fn run(config: Config, mut print: impl FnMut(&str), until: impl Future
         print(&format!("# export AZURE_CLIENT_SECRET='{CLIENT_SECRET}'"));
     }
     until.await;
-    for finding in simulator.judge().findings() {
+    for finding in simulator.judges().iter().flat_map(|judge| judge.findings()) {
         print(&format!("# {finding}"));
     }
     for violation in simulator.violations() {

@@ -1,4 +1,5 @@
-//! A flight in company: taken aboard, or taking others aboard.
+//! The part a flight plays in a batch: its own request only, the carrier's call for several
+//! flights, or a member of another flight's call.
 
 use std::sync::Arc;
 
@@ -6,47 +7,50 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::scan::Request;
-use crate::single_flight::batcher::{Batch, Told};
+use crate::single_flight::batcher::{Batch, MemberOutcome};
 use crate::single_flight::flight::{Flight, Stage};
 use crate::telemetry::trace;
 
-/// In whose company it flies.
+/// The part a flight plays in a batch.
 #[derive(Debug)]
 pub(super) enum BatchRole {
-    /// Its own, or not known yet.
-    Own,
-    /// It asks for others too.
-    Carrying(Batch),
-    /// Another asks for it; here comes its share.
-    Aboard(Option<oneshot::Receiver<Told>>),
-    /// Its own, after a united call in doubt; never again in company.
-    SingleRequest,
+    /// It asks for its own request only, or has not left yet.
+    Solo,
+    /// Its call also asks for the members of this batch.
+    Carrier(Batch),
+    /// Another flight's call asks for it; its part of the answer arrives here.
+    Member(Option<oneshot::Receiver<MemberOutcome>>),
+    /// It asks for its own request only, after a batch whose answer could not be split. It never
+    /// joins a batch again.
+    NeverBatch,
 }
 
 impl BatchRole {
-    /// Those who are aboard.
+    /// The flights whose requests this flight's call also asks for.
     pub(super) fn members(&self) -> Vec<Arc<Flight>> {
         match self {
-            Self::Carrying(batch) => batch.members.iter().map(|member| Arc::clone(&member.flight)).collect(),
-            Self::Own | Self::Aboard(_) | Self::SingleRequest => Vec::new(),
+            Self::Carrier(batch) => batch.members.iter().map(|member| Arc::clone(&member.flight)).collect(),
+            Self::Solo | Self::Member(_) | Self::NeverBatch => Vec::new(),
         }
     }
 }
 
 impl Flight {
-    /// Notes that the slot has been granted. `true` when the flight may take others aboard now: it is the first attempt, and its own.
-    pub(super) fn depart(&self, now: Instant) -> bool {
+    /// Records that the slot has been granted. `true` when the flight may take members into a batch
+    /// now: this is its first attempt, and it is nobody's member.
+    pub(super) fn start(&self, now: Instant) -> bool {
         let members = {
             let mut state = self.state();
-            // Waiting → Departed; again for another attempt. A flight that is over is about to be dropped, whatever it is told here.
+            // Waiting → Departed, and Departed → Departed for a further attempt. A flight that is
+            // over is about to be dropped, so its state does not matter.
             if state.stage == Stage::Over {
                 return false;
             }
             state.stage = Stage::Departed(now);
-            if matches!(state.trip, BatchRole::Own) {
+            if matches!(state.batch_role, BatchRole::Solo) {
                 return true;
             }
-            state.trip.members()
+            state.batch_role.members()
         };
         for member in members {
             let mut state = member.state();
@@ -57,82 +61,84 @@ impl Flight {
         false
     }
 
-    /// What to ask: the united question, if there is one.
+    /// The request to send: the batch's, if there is one.
     pub(super) fn question(&self) -> Arc<Request> {
-        match &self.state().trip {
-            BatchRole::Carrying(batch) => Arc::clone(&batch.request),
-            BatchRole::Own | BatchRole::Aboard(_) | BatchRole::SingleRequest => Arc::clone(self.request()),
+        match &self.state().batch_role {
+            BatchRole::Carrier(batch) => Arc::clone(&batch.request),
+            BatchRole::Solo | BatchRole::Member(_) | BatchRole::NeverBatch => Arc::clone(self.request()),
         }
     }
 
-    /// Takes a flight that is still waiting off the queue, for a call that leaves, or has left, at `departed`; its share is to be sent to
-    /// where this returns.
-    pub(super) fn take_result_sender(&self, departed: Instant) -> Option<oneshot::Sender<Told>> {
+    /// Makes a flight that is still waiting a member of a call that leaves, or has left, at
+    /// `departed`. It leaves the queue, and its part of the answer is to be sent to the returned
+    /// sender.
+    pub(super) fn take_result_sender(&self, departed: Instant) -> Option<oneshot::Sender<MemberOutcome>> {
         let mut state = self.state();
         if state.stage != Stage::Waiting
             || state.waiters.is_empty()
-            || !matches!(state.trip, BatchRole::Own)
+            || !matches!(state.batch_role, BatchRole::Solo)
             || !state.waiters.accept_answers_from(departed)
         {
             return None;
         }
-        let (tell, share) = oneshot::channel();
-        // Waiting → Departed, in company.
+        let (sender, share) = oneshot::channel();
+        // Waiting → Departed, as a member.
         state.stage = Stage::Departed(departed);
-        state.trip = BatchRole::Aboard(Some(share));
-        self.recalled.notify_one();
-        Some(tell)
+        state.batch_role = BatchRole::Member(Some(share));
+        self.cancelled.notify_one();
+        Some(sender)
     }
 
     pub(super) fn is_member(&self) -> bool {
-        matches!(self.state().trip, BatchRole::Aboard(_))
+        matches!(self.state().batch_role, BatchRole::Member(_))
     }
 
-    /// Where the share arrives, for a flight that has been taken aboard.
-    pub(super) fn passage(&self) -> Option<oneshot::Receiver<Told>> {
-        match &mut self.state().trip {
-            BatchRole::Aboard(share) => share.take(),
-            BatchRole::Own | BatchRole::Carrying(_) | BatchRole::SingleRequest => None,
+    /// Where the part of the answer arrives, for a flight that has become a member.
+    pub(super) fn take_response_receiver(&self) -> Option<oneshot::Receiver<MemberOutcome>> {
+        match &mut self.state().batch_role {
+            BatchRole::Member(share) => share.take(),
+            BatchRole::Solo | BatchRole::Carrier(_) | BatchRole::NeverBatch => None,
         }
     }
 
-    /// Takes others aboard.
+    /// Makes this flight the carrier of `batch`.
     pub(super) fn attach(&self, batch: Batch) {
-        self.state().trip = BatchRole::Carrying(batch);
+        self.state().batch_role = BatchRole::Carrier(batch);
     }
 
-    /// What was asked for others too, once the answer is here.
+    /// Takes the batch out, once its answer has arrived.
     pub(super) fn split(&self) -> Option<Batch> {
         let mut state = self.state();
-        match std::mem::replace(&mut state.trip, BatchRole::Own) {
-            BatchRole::Carrying(batch) => Some(batch),
+        match std::mem::replace(&mut state.batch_role, BatchRole::Solo) {
+            BatchRole::Carrier(batch) => Some(batch),
             other => {
-                state.trip = other;
+                state.batch_role = other;
                 None
             }
         }
     }
 
-    /// From now on it asks for itself only.
+    /// From now on the flight asks for its own request only.
     pub(super) fn leave_batch(&self) {
         let mut state = self.state();
-        state.trip = BatchRole::SingleRequest;
+        state.batch_role = BatchRole::NeverBatch;
         if state.stage != Stage::Over {
-            // Departed → Waiting, in the old place.
+            // Departed → Waiting, at the old place.
             state.stage = Stage::Waiting;
         }
     }
 
-    /// It was part of a call that did not answer it, and may be part of another: it was found to have so many rows, if any were counted.
+    /// The flight was a member of a call that did not answer it, and may join another batch. `rows`
+    /// is how many rows it was found to have, if any were counted.
     pub(super) fn rejoin(&self, rows: usize) {
         {
             let mut state = self.state();
             if let Some(left) = state.rejoins.checked_sub(1) {
                 state.rejoins = left;
                 state.rows = rows;
-                state.trip = BatchRole::Own;
+                state.batch_role = BatchRole::Solo;
                 if state.stage != Stage::Over {
-                    // Departed → Waiting, in the old place.
+                    // Departed → Waiting, at the old place.
                     state.stage = Stage::Waiting;
                 }
                 return;
@@ -141,46 +147,48 @@ impl Flight {
         self.leave_batch();
     }
 
-    /// Whether it was part of a call that did not answer it, and how many rows it was found to have.
+    /// How many rows it was found to have by a batch that did not answer it; `None` if there was no
+    /// such batch.
     pub(super) fn rejoined(&self) -> Option<usize> {
         let state = self.state();
         (state.rejoins < Self::REJOINS).then_some(state.rows)
     }
 
-    /// Whether it may share a call with other questions.
+    /// Whether it may still join a batch or carry one.
     pub(super) fn can_batch(&self) -> bool {
-        matches!(self.state().trip, BatchRole::Own)
+        matches!(self.state().batch_role, BatchRole::Solo)
     }
 
-    /// The call's place in a trace; the first attempt, which leaves now, gives it one.
-    pub(super) fn traced(&self) -> trace::Call {
+    /// The call's span in a trace. The first attempt, which leaves now, creates it.
+    pub(super) fn trace_call(&self) -> trace::Call {
         {
             let state = self.state();
             if !matches!(state.trace, trace::Call::None) {
                 return state.trace.clone();
             }
-            if !state.waiters.are_traced() && matches!(state.trip, BatchRole::Own | BatchRole::SingleRequest) {
+            if !state.waiters.are_traced() && matches!(state.batch_role, BatchRole::Solo | BatchRole::NeverBatch) {
                 return trace::Call::None;
             }
         }
-        let call = trace::Call::depart(&self.participants(), Instant::now());
+        let call = trace::Call::start(&self.participants(), Instant::now());
         self.state().trace = call.clone();
         call
     }
 
-    /// The call that was made has ended, well or not. To be called before anybody is told.
-    pub(super) fn untrace(&self, failed: bool) {
+    /// Records in the trace that the call has ended. It has to be called before any waiter gets its
+    /// result.
+    pub(super) fn end_trace(&self, failed: bool) {
         let call = std::mem::take(&mut self.state().trace);
         if !matches!(call, trace::Call::None) {
-            call.land(&self.participants(), self.question().ids().len(), failed);
+            call.finish(&self.participants(), self.question().ids().len(), failed);
         }
     }
 
-    /// The places in traces of all who get something of its call.
+    /// The trace participants of all waiters that share the call, members included.
     fn participants(&self) -> Vec<trace::Participant> {
         let (mut participants, members) = {
             let state = self.state();
-            (state.waiters.participants(), state.trip.members())
+            (state.waiters.participants(), state.batch_role.members())
         };
         for member in members {
             participants.extend(member.state().waiters.participants());
@@ -188,13 +196,12 @@ impl Flight {
         participants
     }
 
-    /// Whether it asks for itself after a united call in doubt.
-    pub(super) fn was_sent_off(&self) -> bool {
-        matches!(self.state().trip, BatchRole::SingleRequest)
+    /// Whether it asks for its own request only, after a batch that could not be split.
+    pub(super) fn never_batches(&self) -> bool {
+        matches!(self.state().batch_role, BatchRole::NeverBatch)
     }
 
-    /// How many wait for it.
-    pub(super) fn waiting(&self) -> usize {
+    pub(super) fn waiter_count(&self) -> usize {
         self.state().waiters.len()
     }
 }

@@ -1,7 +1,9 @@
-//! How many rows a united call may be expected to bring.
+//! How large a batch may be: how many ids it may name and how many rows it may be expected to
+//! bring.
 //!
-//! An answer longer than any before may be cut off, and then everybody who shared the call asks alone. So united calls keep below what is
-//! known to fit; only now and then, when more wait than fit, one goes further and so finds out whether more would.
+//! An answer longer than any before it may have been cut off, and then every member has to ask
+//! alone. So a batch stays below the length that is known to fit. Only now and then, when more
+//! flights wait than fit, does one go further, to find out whether more rows would fit.
 
 use std::time::Duration;
 
@@ -9,35 +11,39 @@ use tokio::time::Instant;
 
 use crate::scan::SplitError;
 
-/// When a call may next be expected to bring more rows than any before.
+/// The limits of one endpoint's batches, and when they may next be exceeded.
 #[derive(Debug)]
 pub(super) struct BatchSizer {
     not_before: Option<Instant>,
     pause: Duration,
-    /// How often the number of ids in a call is halved, because answers were cut off; and when to try more again.
+    /// How often the number of ids in a batch is halved, because answers were cut off, and when the
+    /// next larger batch may be tried.
     halvings: u32,
     grows_at: Option<Instant>,
 }
 
 impl BatchSizer {
-    /// After one that went further, as each may cost as many calls as it has passengers.
+    /// The pause after a batch that exceeded the known length. Each such batch may cost as many
+    /// calls as it has members.
     const FIRST_PAUSE: Duration = Duration::from_mins(1);
-    /// Where answers end at the same length again and again, that is how long they get.
+    /// The pause once answers have been cut off at the same length again and again: that length is
+    /// the upstream's page.
     const LONGEST_PAUSE: Duration = Duration::from_hours(1);
-    /// Then a call names one id in 128 of those that it might.
+    /// At this limit a batch names one in 128 of the ids that it might.
     const MOST_HALVINGS: u32 = 7;
-    /// How much further it goes: in few steps to anywhere, and each with few passengers.
+    /// How much longer than any answer before a trial batch may be: enough to reach any length in
+    /// few steps, each with few members.
     const STEP: usize = 2;
 
-    /// How many rows a call may be expected to bring that must not be cut off, when an answer can hold at least `longest`. The mean is
-    /// only a mean: a quarter is left for luck.
+    /// How many rows a batch may be expected to bring so that it is not cut off, when an answer can
+    /// hold at least `longest` rows. The expectation is a mean, so a quarter is left as margin.
     pub(super) fn safe(longest: usize) -> usize {
         longest - longest / 4
     }
 
-    /// How many rows a call that leaves at `now` may be expected to bring, when those who wait want so many and an answer can hold at
-    /// least `longest`.
-    pub(super) fn rows(&self, wanted: usize, longest: usize, now: Instant) -> usize {
+    /// How many rows a batch that leaves at `now` may be expected to bring, when the pending
+    /// flights want `wanted` rows and an answer can hold at least `longest`.
+    pub(super) fn max_rows(&self, wanted: usize, longest: usize, now: Instant) -> usize {
         let safe = Self::safe(longest);
         if wanted > safe && self.not_before.is_none_or(|at| at <= now) {
             longest.saturating_mul(Self::STEP)
@@ -46,8 +52,8 @@ impl BatchSizer {
         }
     }
 
-    /// How many ids a call may name that leaves at `now`, of `most` that it might.
-    pub(super) fn ids(&mut self, most: usize, now: Instant) -> usize {
+    /// How many ids, of the configured `most`, a batch that leaves at `now` may name.
+    pub(super) fn max_ids(&mut self, most: usize, now: Instant) -> usize {
         if self.halvings > 0 && self.grows_at.is_none_or(|at| at <= now) {
             self.halvings -= 1;
             self.grows_at = Some(now + self.pause);
@@ -55,19 +61,20 @@ impl BatchSizer {
         (most >> self.halvings).max(1)
     }
 
-    /// A call that was expected to bring so many rows leaves.
-    pub(super) fn leaves(&mut self, expected: usize, longest: usize, now: Instant) {
+    /// Records that a batch leaves that is expected to bring this many rows.
+    pub(super) fn record_start(&mut self, expected: usize, longest: usize, now: Instant) {
         if expected > Self::safe(longest) {
             self.not_before = Some(now + self.pause);
         }
     }
 
-    /// What came of a united call.
-    pub(super) fn learn(&mut self, split_error: Option<SplitError>, now: Instant) {
+    /// Records how splitting a batch's answer went.
+    pub(super) fn record_result(&mut self, split_error: Option<SplitError>, now: Instant) {
         match split_error {
             Some(SplitError::Longest) => {
                 self.pause = Self::FIRST_PAUSE;
-                // Those who got nothing from this call get it from one that is certain.
+                // The members that got nothing from this call get their rows from a batch that is
+                // certain to fit.
                 self.not_before = Some(now + self.pause);
             }
             Some(SplitError::FullPage | SplitError::NextLink) => {
@@ -97,38 +104,38 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn calls_go_further_than_known_only_now_and_then() {
-        let mut growth = BatchSizer::default();
+        let mut sizer = BatchSizer::default();
         let start = Instant::now();
-        assert_eq!(growth.rows(70, 100, start), 75, "all fit");
-        assert_eq!(growth.rows(500, 100, start), 200);
-        growth.leaves(60, 100, start);
-        assert_eq!(growth.rows(500, 100, start), 200, "that one did not go further");
-        growth.leaves(180, 100, start);
-        assert_eq!(growth.rows(500, 100, start), 75);
+        assert_eq!(sizer.max_rows(70, 100, start), 75, "all fit");
+        assert_eq!(sizer.max_rows(500, 100, start), 200);
+        sizer.record_start(60, 100, start);
+        assert_eq!(sizer.max_rows(500, 100, start), 200, "that one did not go further");
+        sizer.record_start(180, 100, start);
+        assert_eq!(sizer.max_rows(500, 100, start), 75);
         let minutes = |n| start + Duration::from_mins(n);
-        assert_eq!(growth.rows(500, 100, minutes(1)), 200);
-        // The page ends there: less and less often it is tried again.
+        assert_eq!(sizer.max_rows(500, 100, minutes(1)), 200);
+        // The page ends there, so larger batches are tried less and less often.
         for _ in 0..20 {
-            growth.learn(Some(SplitError::FullPage), start);
+            sizer.record_result(Some(SplitError::FullPage), start);
         }
-        growth.leaves(180, 100, start);
-        assert_eq!(growth.rows(500, 100, minutes(59)), 75);
-        assert_eq!(growth.rows(500, 100, minutes(60)), 200);
-        growth.learn(Some(SplitError::Longest), start);
-        growth.leaves(180, 100, start);
-        assert_eq!(growth.rows(500, 100, minutes(1)), 200);
+        sizer.record_start(180, 100, start);
+        assert_eq!(sizer.max_rows(500, 100, minutes(59)), 75);
+        assert_eq!(sizer.max_rows(500, 100, minutes(60)), 200);
+        sizer.record_result(Some(SplitError::Longest), start);
+        sizer.record_start(180, 100, start);
+        assert_eq!(sizer.max_rows(500, 100, minutes(1)), 200);
     }
 
     #[tokio::test(start_paused = true)]
     async fn calls_whose_answers_are_cut_name_half_as_many_ids_for_a_while() {
-        let (mut growth, start) = (BatchSizer::default(), Instant::now());
-        assert_eq!(growth.ids(100, start), 100);
-        growth.learn(Some(SplitError::NextLink), start);
-        growth.learn(Some(SplitError::FullPage), start);
-        assert_eq!(growth.ids(100, start), 25);
-        growth.learn(None, start);
-        assert_eq!(growth.ids(100, start + Duration::from_mins(3)), 25);
-        assert_eq!(growth.ids(100, start + Duration::from_mins(4)), 50);
-        assert_eq!(growth.ids(1, start), 1);
+        let (mut sizer, start) = (BatchSizer::default(), Instant::now());
+        assert_eq!(sizer.max_ids(100, start), 100);
+        sizer.record_result(Some(SplitError::NextLink), start);
+        sizer.record_result(Some(SplitError::FullPage), start);
+        assert_eq!(sizer.max_ids(100, start), 25);
+        sizer.record_result(None, start);
+        assert_eq!(sizer.max_ids(100, start + Duration::from_mins(3)), 25);
+        assert_eq!(sizer.max_ids(100, start + Duration::from_mins(4)), 50);
+        assert_eq!(sizer.max_ids(1, start), 1);
     }
 }

@@ -1,4 +1,5 @@
-//! What a flight does: it makes the call, again where that helps those who still wait, until it lands or nobody is left.
+//! Drives one flight: it makes the call, repeats it where that helps the remaining waiters, and
+//! ends when the flight is completed or has no waiters.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,47 +11,50 @@ use tower::{Service, ServiceExt as _};
 
 use crate::BoxError;
 use crate::attempt::{Again, Failure, Load, Retries, Try};
-use crate::scan::{Answer, Keep, Request, ResponseKind, Rows, SplitError, UpstreamProfile};
+use crate::scan::{Answer, CacheSink, Request, ResponseKind, Rows, SplitError, UpstreamProfile};
 use crate::single_flight::Shared;
-use crate::single_flight::batcher::{Batch, Batcher, MemberResponse, Told, count, share};
+use crate::single_flight::batch_split::{count_rows, split_for};
+use crate::single_flight::batcher::{Batch, Batcher, MemberOutcome, MemberResponse};
 use crate::single_flight::flight::{Flight, Next, Stage};
 use crate::single_flight::flight_result::{BatchKind, FlightResponse};
 use crate::single_flight::flight_table::FlightTable;
-use crate::single_flight::waiter::Lead;
+use crate::single_flight::waiter::Leader;
 
-/// One flight under way. However it ends, the flight is off the board afterwards, and nobody waits for it.
+/// One flight under way. However it ends, the flight is no longer in the table afterwards, and no
+/// waiter is left waiting.
 pub(super) struct FlightDriver {
     flight_table: Arc<FlightTable>,
     flight: Arc<Flight>,
-    keep: Arc<dyn Keep>,
+    cache_sink: Arc<dyn CacheSink>,
     upstream_profile: Arc<UpstreamProfile>,
-    /// Everybody has the answer, and nobody can join any more.
-    landed: AtomicBool,
+    /// All waiters have the result, and no request can join any more.
+    completed: AtomicBool,
 }
 
-/// How far a try has brought the flight.
+/// How one attempt ended.
 enum StepResult {
-    /// The call was made, for itself or for others too.
-    Flown(Result<Answer, BoxError>),
-    /// Another flight has taken it aboard, and this came of it; `None` when it has to go alone.
-    Carried(Option<Told>),
-    /// Nobody wants it any more.
-    GivenUp,
+    /// The call was made, for this flight alone or as the carrier of a batch.
+    Completed(Result<Answer, BoxError>),
+    /// The flight was a member of another flight's batch, with this outcome; `None` when it has to
+    /// ask alone.
+    Batched(Option<MemberOutcome>),
+    /// No waiter is left.
+    Abandoned,
 }
 
 impl FlightDriver {
     pub(super) fn new(
         flight_table: Arc<FlightTable>,
         flight: Arc<Flight>,
-        keep: Arc<dyn Keep>,
+        cache_sink: Arc<dyn CacheSink>,
         upstream_profile: Arc<UpstreamProfile>,
     ) -> Self {
         Self {
             flight_table,
             flight,
-            keep,
+            cache_sink,
             upstream_profile,
-            landed: AtomicBool::new(false),
+            completed: AtomicBool::new(false),
         }
     }
 
@@ -59,94 +63,97 @@ impl FlightDriver {
         S: Service<Try, Response = Answer, Error = BoxError> + Clone + Send + 'static,
         S::Future: Send,
     {
-        let mut lead = self.flight.lead();
-        while let Some(led) = lead {
-            lead = match self.fly(&led, inner.clone()).await {
-                StepResult::GivenUp => None,
-                StepResult::Carried(Some(Told::Rejoin(rows))) => {
+        let mut next = self.flight.leader();
+        while let Some(leader) = next {
+            next = match self.attempt(&leader, inner.clone()).await {
+                StepResult::Abandoned => None,
+                StepResult::Batched(Some(MemberOutcome::Rejoin(rows))) => {
                     self.flight.rejoin(rows);
-                    self.flight.lead()
+                    self.flight.leader()
                 }
-                StepResult::Carried(Some(Told::MemberResponse(share))) => {
-                    self.land(share.answer, Some(share.asked), BatchKind::BatchMember);
+                StepResult::Batched(Some(MemberOutcome::Response(part))) => {
+                    self.complete(part.answer, Some(part.asked), BatchKind::Member);
                     None
                 }
-                StepResult::Carried(None) => {
+                StepResult::Batched(None) => {
                     self.flight.leave_batch();
-                    self.flight.lead()
+                    self.flight.leader()
                 }
-                StepResult::Flown(result) => {
+                StepResult::Completed(result) => {
                     let good = result.as_ref().is_ok_and(|answer| answer.status.is_success());
-                    self.flight.untrace(!good);
+                    self.flight.end_trace(!good);
                     match self.flight.split() {
                         Some(batch) => self.split(batch, &result),
-                        None => self.settle(result, &led),
+                        None => self.handle_result(result, &leader),
                     }
                 }
             };
         }
     }
 
-    /// Queues for a slot and makes the call, unless the flight is recalled before.
-    async fn fly<S>(&self, led: &Lead, inner: S) -> StepResult
+    /// Queues for a slot and makes the call, unless the flight is cancelled or becomes a member
+    /// before that.
+    async fn attempt<S>(&self, leader: &Leader, inner: S) -> StepResult
     where
         S: Service<Try, Response = Answer, Error = BoxError> + Clone,
     {
-        let pool = self.flight.pool().filter(|_| self.flight.can_batch());
+        let batcher = self.flight.batcher().filter(|_| self.flight.can_batch());
         let attempt = Try {
             load: Arc::clone(&self.flight) as Arc<dyn Load>,
-            caller: Arc::clone(&led.caller),
-            place: led.place,
+            caller: Arc::clone(&leader.caller),
+            place: leader.place,
             retries: Retries::default(),
         };
-        let flown = {
+        let outcome = {
             let call = async {
-                let Some(pool) = pool else {
+                let Some(batcher) = batcher else {
                     return inner.oneshot(attempt).await;
                 };
                 let rejoined = self.flight.rejoined();
                 if let Some(rows) = rejoined {
-                    pool.settled(&self.flight, rows).await;
+                    batcher.wait_for_profile(&self.flight, rows).await;
                 }
-                let _berth = pool.enter(&self.flight, led.place);
-                // Who has no time to gather company, such as `wait=0`, goes at once, and so does who has waited already.
+                let _pending = batcher.add_pending(&self.flight, leader.place);
+                // A caller without time to wait, such as one with `wait=0`, goes at once, and so
+                // does a flight that has already waited in a batch.
                 if rejoined.is_none()
-                    && let Some(gather) = pool.gathers(&self.flight, &attempt.caller.name)
+                    && let Some(gather) = batcher.gather_delay(&self.flight, &attempt.caller.name)
                     && Instant::now() + gather < attempt.caller.deadline
                 {
                     sleep(gather).await;
                 }
-                self.queue_for_batch(pool, inner, attempt).await
+                self.queue_for_batch(batcher, inner, attempt).await
             };
             tokio::select! {
                 biased;
-                () = self.flight.recalled() => None,
+                () = self.flight.cancelled() => None,
                 result = call => Some(result),
             }
         };
-        // Out of the pool nobody takes it aboard any more; but somebody may have done so just before.
-        match (self.flight.passage(), flown) {
-            (Some(passage), _) => StepResult::Carried(passage.await.ok()),
-            (None, Some(result)) => StepResult::Flown(result),
-            (None, None) => StepResult::GivenUp,
+        // The flight is no longer pending, so no carrier can take it any more; one may have done so
+        // just before.
+        match (self.flight.take_response_receiver(), outcome) {
+            (Some(receiver), _) => StepResult::Batched(receiver.await.ok()),
+            (None, Some(result)) => StepResult::Completed(result),
+            (None, None) => StepResult::Abandoned,
         }
     }
 
-    /// Queues for a slot, and for a lift when the queue has none in time.
-    async fn queue_for_batch<S>(&self, pool: &Batcher, inner: S, attempt: Try) -> Result<Answer, BoxError>
+    /// Queues for a slot and, when the queue has none in time, waits to join a batch instead.
+    async fn queue_for_batch<S>(&self, batcher: &Batcher, inner: S, attempt: Try) -> Result<Answer, BoxError>
     where
         S: Service<Try, Response = Answer, Error = BoxError> + Clone,
     {
         let (place, deadline) = (attempt.place, attempt.caller.deadline);
         let mut is_refused = false;
         loop {
-            // From before the queue is asked, so that no slot is lost unseen.
-            let moved = pool.moved();
+            // Subscribed before the queue is asked, so that no released slot is missed.
+            let slot_released = batcher.slot_released();
             if is_refused
-                && pool.expects_call(&self.flight, deadline)
-                && let Some(again) = pool.can_join_batch(&self.flight, deadline)
+                && batcher.expects_call(&self.flight, deadline)
+                && let Some(again) = batcher.can_join_batch(&self.flight, deadline)
             {
-                wait_for(moved, again).await;
+                wait_for(slot_released, again).await;
                 continue;
             }
             let result = inner.clone().oneshot(attempt.clone()).await;
@@ -154,38 +161,39 @@ impl FlightDriver {
             if !lacks_slot.is_some_and(|failure| failure.again == Again::InCompany) {
                 return result;
             }
-            pool.queues_not(&self.flight, place);
-            let Some(again) = pool.can_join_batch(&self.flight, deadline) else {
+            batcher.not_queued(&self.flight, place);
+            let Some(again) = batcher.can_join_batch(&self.flight, deadline) else {
                 return result;
             };
             is_refused = true;
-            // Taken aboard, it is recalled. Left behind, or at the end of its time, it asks the queue again, which knows when to come back.
-            wait_for(moved, again).await;
+            // A flight that becomes a member is cancelled here. Otherwise, when a call left without
+            // it or its time is up, it asks the queue again, which knows when a retry makes sense.
+            wait_for(slot_released, again).await;
         }
     }
 
-    /// Hands the parts of a united answer out. Where it may be cut off, everybody shares another, smaller call; in any other doubt all
-    /// ask alone.
-    fn split(&self, batch: Batch, result: &Result<Answer, BoxError>) -> Option<Lead> {
-        let Some(pool) = self.flight.pool() else {
-            return self.alone();
+    /// Splits the answer to a batch among its members. If the answer may have been cut off, all of
+    /// them join another, smaller batch; if it cannot be split for any other reason, all ask alone.
+    fn split(&self, batch: Batch, result: &Result<Answer, BoxError>) -> Option<Leader> {
+        let Some(batcher) = self.flight.batcher() else {
+            return self.request_alone();
         };
-        match (pool.split(&batch, result), result, self.flight.stage()) {
-            (Ok(rows), Ok(answer), Stage::Departed(asked)) => self.distribute(batch, pool, &rows, (answer, asked)),
+        match (batcher.split(&batch, result), result, self.flight.stage()) {
+            (Ok(rows), Ok(answer), Stage::Departed(asked)) => self.distribute(batch, batcher, &rows, (answer, asked)),
             (Err(SplitError::Longest | SplitError::FullPage | SplitError::NextLink), ..)
                 if !batch.members.is_empty() =>
             {
                 for member in batch.members {
-                    // A passenger's task that is gone, with the runtime, needs nothing.
-                    let _ = member.tell.send(Told::Rejoin(0));
+                    // A member whose task ended with the runtime needs no outcome.
+                    let _ = member.sender.send(MemberOutcome::Rejoin(0));
                 }
                 self.flight.rejoin(0);
-                self.flight.lead()
+                self.flight.leader()
             }
             _ => {
-                // The passengers see that nothing comes for them.
+                // The members see that their senders are dropped, and ask alone.
                 drop(batch);
-                self.alone()
+                self.request_alone()
             }
         }
     }
@@ -193,115 +201,126 @@ impl FlightDriver {
     fn distribute(
         &self,
         batch: Batch,
-        pool: &Batcher,
+        batcher: &Batcher,
         rows: &Rows,
         (answer, asked): (&Answer, Instant),
-    ) -> Option<Lead> {
+    ) -> Option<Leader> {
         let whole = Arc::clone(&batch.request);
         self.keep_rows(&batch, rows, answer, asked);
-        let own = count(&whole, self.flight.request(), rows);
-        let late = pool.catch_up(&whole, rows, asked);
+        let own = count_rows(&whole, self.flight.request(), rows);
+        let late = batcher.claim_covered(&whole, rows, asked);
         let has_other_callers = !batch.members.is_empty() || !late.is_empty();
         let members = batch.members.into_iter().chain(late);
         let members: Vec<_> = members
-            .map(|member| (count(&whole, member.flight.request(), rows), member))
+            .map(|member| (count_rows(&whole, member.flight.request(), rows), member))
             .collect();
-        // Alone, a question with more rows than any before might have been cut off. The one with most of them finds out.
+        // Asked alone, a request with more rows than any answer before might be cut off. The one
+        // with the most rows asks alone and finds out for the others.
         let longest = members.iter().map(|(rows, _)| *rows).chain([own]).max().unwrap_or(own);
-        let is_own_sure = pool.fits(&self.flight, own);
+        let is_own_sure = batcher.fits(&self.flight, own);
         let mut is_asked = !is_own_sure && own == longest;
-        let mut answered = if is_own_sure { self.flight.waiting() } else { 0 };
+        let mut answered = if is_own_sure { self.flight.waiter_count() } else { 0 };
         for (count, member) in members {
-            let told = if pool.fits(&member.flight, count) {
-                answered += member.flight.waiting();
-                let answer = share(&whole, member.flight.request(), rows, answer);
-                Told::MemberResponse(MemberResponse { answer, asked })
+            let told = if batcher.fits(&member.flight, count) {
+                answered += member.flight.waiter_count();
+                let answer = split_for(&whole, member.flight.request(), rows, answer);
+                MemberOutcome::Response(MemberResponse { answer, asked })
             } else if count == longest && !std::mem::replace(&mut is_asked, true) {
-                // It sees that nothing comes for it.
+                // Its sender is dropped, so it asks alone.
                 continue;
             } else {
-                Told::Rejoin(count)
+                MemberOutcome::Rejoin(count)
             };
-            let _ = member.tell.send(told);
+            let _ = member.sender.send(told);
         }
         if has_other_callers {
-            pool.count(answered);
+            batcher.record_batch(answered);
         }
         if is_own_sure {
-            let company = if has_other_callers {
+            let batch_kind = if has_other_callers {
                 BatchKind::Carrier
             } else {
                 BatchKind::None
             };
-            self.land(share(&whole, self.flight.request(), rows, answer), Some(asked), company);
+            self.complete(
+                split_for(&whole, self.flight.request(), rows, answer),
+                Some(asked),
+                batch_kind,
+            );
             return None;
         }
         if own == longest {
-            return self.alone();
+            return self.request_alone();
         }
         self.flight.rejoin(own);
-        self.flight.lead()
+        self.flight.leader()
     }
 
-    /// Keeps what may be kept of a united answer by id, all of it as the one answer that it is.
+    /// Stores the rows of a batch's answer by id, except those of flights that must not be stored.
+    /// The rows are stored as one answer, so that their order stays known.
     fn keep_rows(&self, batch: &Batch, rows: &Rows, answer: &Answer, asked: Instant) {
         let whole = &batch.request;
         let flights = batch.members.iter().map(|member| &member.flight);
         let (kept, not): (Vec<_>, Vec<_>) = flights.chain([&self.flight]).partition(|flight| flight.is_storable());
         if not.is_empty() {
-            self.keep.keep_rows(whole, batch.prefetched.as_ref(), answer, asked);
+            self.cache_sink
+                .keep_rows(whole, batch.prefetched.as_ref(), answer, asked);
             return;
         }
         let ids = kept.iter().flat_map(|flight| flight.request().ids());
         let ids = ids.chain(batch.prefetched.iter().flat_map(Request::ids));
         if let Ok(part) = Request::all(whole.endpoint(), ids) {
-            let answer = share(whole, &part, rows, answer);
-            self.keep.keep_rows(&part, batch.prefetched.as_ref(), &answer, asked);
+            let answer = split_for(whole, &part, rows, answer);
+            self.cache_sink
+                .keep_rows(&part, batch.prefetched.as_ref(), &answer, asked);
         }
     }
 
-    fn alone(&self) -> Option<Lead> {
+    fn request_alone(&self) -> Option<Leader> {
         self.flight.leave_batch();
-        self.flight.lead()
+        self.flight.leader()
     }
 
-    /// Lands with the answer to the flight's own question, or decides how to go on without one.
-    fn settle(&self, result: Result<Answer, BoxError>, led: &Lead) -> Option<Lead> {
+    /// Completes the flight with the answer to its own request, or decides how to go on after a
+    /// failure.
+    fn handle_result(&self, result: Result<Answer, BoxError>, leader: &Leader) -> Option<Leader> {
         match result {
             Ok(answer) => {
                 let asked = match self.flight.stage() {
                     Stage::Departed(asked) => Some(asked),
                     Stage::Waiting | Stage::Over => None,
                 };
-                self.note(&answer);
-                // Before anybody has the answer: who puts its rows together with others must know what it says about their order.
+                self.record_status(&answer);
+                // The profile learns before any waiter has the answer: a waiter that combines its
+                // rows with others must know what it says about their order.
                 self.learn(&answer);
-                self.land(answer, asked, BatchKind::None);
+                self.complete(answer, asked, BatchKind::None);
                 None
             }
-            Err(error) => match self.flight.fail(&Shared::new(error), led, Instant::now()) {
+            Err(error) => match self.flight.fail(&Shared::new(error), leader, Instant::now()) {
                 Next::Again(next) => Some(next),
                 Next::Over => None,
             },
         }
     }
 
-    /// Tells the pool how a question fared that was asked alone.
-    fn note(&self, answer: &Answer) {
-        let Some(pool) = self.flight.pool() else { return };
+    /// Tells the batcher how a request fared that was asked alone.
+    fn record_status(&self, answer: &Answer) {
+        let Some(batcher) = self.flight.batcher() else { return };
         match answer.status {
-            // In Defender's words only: a front end that knows no such page says nothing about an id.
+            // Only Defender's own error counts: an error page of a proxy in front of it says
+            // nothing about an id.
             StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND
                 if ResponseKind::of(self.flight.request().endpoint(), answer).is_answer() =>
             {
-                pool.reject(self.flight.request());
+                batcher.reject(self.flight.request());
             }
-            StatusCode::OK if self.flight.was_sent_off() => pool.succeeded_alone(),
+            StatusCode::OK if self.flight.never_batches() => batcher.succeeded_alone(),
             _ => {}
         }
     }
 
-    /// Learns from the answer to a question that was asked alone.
+    /// Learns from the answer to a request that was asked alone.
     fn learn(&self, answer: &Answer) {
         let request = self.flight.request();
         if answer.status == StatusCode::OK
@@ -314,33 +333,37 @@ impl FlightDriver {
             } else {
                 self.upstream_profile.learn(request.endpoint(), &rows);
             }
-            if let Some(pool) = self.flight.pool() {
-                pool.has_learned();
+            if let Some(batcher) = self.flight.batcher() {
+                batcher.notify_profile_change();
             }
         }
     }
 
-    fn land(&self, answer: Answer, asked: Option<Instant>, company: BatchKind) {
+    fn complete(&self, answer: Answer, asked: Option<Instant>, batch_kind: BatchKind) {
         let kept = asked
             .filter(|_| self.flight.is_storable())
-            .and_then(|asked| self.keep.keep(self.flight.request(), &answer, asked));
+            .and_then(|asked| self.cache_sink.keep(self.flight.request(), &answer, asked));
         self.flight_table.remove(&self.flight);
-        self.flight.land(FlightResponse { answer, kept, company });
-        self.landed.store(true, Ordering::Relaxed);
+        self.flight.complete(FlightResponse {
+            answer,
+            kept,
+            batch_kind,
+        });
+        self.completed.store(true, Ordering::Relaxed);
     }
 }
 
-/// Waits for a call to leave, at most until then.
-async fn wait_for(moved: Notified<'_>, until: Instant) {
+/// Waits until a slot is released, but no longer than `until`.
+async fn wait_for(slot_released: Notified<'_>, until: Instant) {
     tokio::select! {
-        () = moved => {}
+        () = slot_released => {}
         () = sleep_until(until) => {}
     }
 }
 
 impl Drop for FlightDriver {
     fn drop(&mut self) {
-        if !*self.landed.get_mut() {
+        if !*self.completed.get_mut() {
             self.flight_table.remove(&self.flight);
             self.flight.close();
         }

@@ -1,4 +1,4 @@
-//! What can go wrong for somebody who shares a call.
+//! Errors of a shared call.
 
 use std::error::Error;
 use std::fmt;
@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use crate::BoxError;
 
-/// A failure that several callers get. Its `source` is the original.
+/// An error that several waiters get. Its `source` is the original error.
 #[derive(Clone, Debug)]
 pub struct Shared(Arc<dyn Error + Send + Sync>);
 
 impl Shared {
-    /// Makes `error` shareable.
+    /// Makes `error` cloneable.
     #[must_use]
     pub fn new(error: BoxError) -> Self {
         Self(error.into())
@@ -44,15 +44,16 @@ impl Error for Shared {
     }
 }
 
-/// The caller had joined a call that was still waiting for its slot when the caller's own time was up. The call goes on for the others.
+/// The request had joined a call that was still waiting for its slot when the request's own
+/// deadline passed. The call goes on for the other waiters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the call that would have answered this request did not leave in time")]
 pub struct DeadlineExceeded {
-    /// By then the call will have left: its turn comes before that of anybody who comes now.
+    /// By then the call will have left: it is ahead in the queue of any request that comes now.
     pub retry_after: Duration,
 }
 
-/// The call ended without telling how: a bug of ours, or the runtime is going down.
+/// The flight ended without a result: because of a panic, or because the runtime is shutting down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the call for this question was lost")]
 pub struct FlightDropped;

@@ -1,4 +1,4 @@
-//! A call under way, and those who wait for it.
+//! The state of one flight: where its call is, and which requests wait for it.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,128 +13,134 @@ use crate::single_flight::Shared;
 use crate::single_flight::batch_role::BatchRole;
 use crate::single_flight::batcher::Batcher;
 use crate::single_flight::flight_result::{FlightResponse, ResultReceiver, WaiterResponse, WaiterRole};
-use crate::single_flight::waiter::{Lead, Waiters};
+use crate::single_flight::waiter::{Leader, Waiters};
 use crate::telemetry::trace;
 
-/// A call for one question. It is led by one of its waiters: the queue below knows it under the lead's name, deadline and place.
+/// One upstream call and its waiters. One waiter is the leader: the queue handles the call under
+/// the leader's name, deadline and place.
 pub(super) struct Flight {
     request: Arc<Request>,
-    /// Where it may take others aboard, and be taken; `None` when it has to go alone anyway.
-    pool: Option<Arc<Batcher>>,
+    /// The batcher through which it may share calls; `None` when its request must be asked alone.
+    batcher: Option<Arc<Batcher>>,
     state: Mutex<State>,
-    pub(super) recalled: Notify,
+    pub(super) cancelled: Notify,
 }
 
 pub(super) struct State {
     pub(super) stage: Stage,
-    pub(super) trip: BatchRole,
+    pub(super) batch_role: BatchRole,
     pub(super) waiters: Waiters,
-    /// The call's place in a trace, from its departure to its end.
+    /// The call's span in a trace, from when it leaves to its end.
     pub(super) trace: trace::Call,
-    /// How many more calls may be made after failures that are not the fault of those who still wait.
+    /// How many more calls may be made after failures that were not caused by the remaining
+    /// waiters.
     restarts: u8,
-    /// How many more waiters may take the lead after a refusal of the lead.
-    successions: u8,
-    /// How many more shared calls it may be part of after one that did not answer it.
+    /// How many more waiters may become the leader after the queue rejected a leader.
+    elections: u8,
+    /// How many more batches it may join after one that did not answer it.
     pub(super) rejoins: u8,
-    /// How many rows it was found to have, while it is not known whether an answer of its own could hold so many.
+    /// How many rows its request was found to have, as long as it is not known whether an answer of
+    /// its own could hold as many.
     pub(super) rows: usize,
 }
 
-/// Where the call is.
+/// The stage of the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Waiting for its slot: an answer will be younger than everybody who joins now.
+    /// It waits for its slot: its answer will be younger than every request that joins now.
     Waiting,
-    /// It has left, at this time.
+    /// It left at this time.
     Departed(Instant),
-    /// It takes nobody in any more: it has ended, or nobody wanted it before it had left.
+    /// It accepts no more waiters: it has ended, or all its waiters were gone before it left.
     Over,
 }
 
 /// What to do after a failure.
 #[derive(Debug)]
 pub(super) enum Next {
-    /// Call again, in this name.
-    Again(Lead),
-    /// Everybody has been told, or nobody is left.
+    /// Call again for this leader.
+    Again(Leader),
+    /// All waiters have their result, or none is left.
     Over,
 }
 
 impl Flight {
-    /// One call more, for all who still wait, after one that was lost; not one for each.
+    /// One more call for all remaining waiters after a failed one, instead of one for each.
     const RESTARTS: u8 = 1;
-    /// The one with the latest deadline succeeds, so a second succession needs a still later joiner or another name. The limit is for
-    /// reasons that nobody thought of.
-    const SUCCESSIONS: u8 = 4;
-    /// Each shared call that answers nobody makes the next one smaller. Where that does not help, everybody asks alone.
+    /// The waiter with the latest deadline becomes the leader, so a second election needs a joiner
+    /// with a still later deadline or another name. The limit bounds what other reasons could cost.
+    const ELECTIONS: u8 = 4;
+    /// Each batch that answers none of its members makes the next one smaller. Where that does not
+    /// help, all of them ask alone.
     pub(super) const REJOINS: u8 = 4;
 
-    /// A flight with its first waiter, who leads it.
+    /// A flight with its first waiter, which is its leader.
     pub(super) fn new(
         request: Arc<Request>,
-        pool: Option<Arc<Batcher>>,
+        batcher: Option<Arc<Batcher>>,
         caller: &Arc<Caller>,
         now: Instant,
     ) -> (Self, u64, ResultReceiver) {
         let flight = Self {
             request,
-            pool,
+            batcher,
             state: Mutex::new(State {
                 stage: Stage::Waiting,
-                trip: BatchRole::Own,
+                batch_role: BatchRole::Solo,
                 waiters: Waiters::new(caller),
                 restarts: Self::RESTARTS,
-                successions: Self::SUCCESSIONS,
+                elections: Self::ELECTIONS,
                 rejoins: Self::REJOINS,
                 rows: 0,
                 trace: trace::Call::None,
             }),
-            recalled: Notify::new(),
+            cancelled: Notify::new(),
         };
-        let (id, inbox) = flight.state().waiters.admit(caller, now);
-        (flight, id, inbox)
+        let (id, receiver) = flight.state().waiters.add(caller, now);
+        (flight, id, receiver)
     }
 
-    /// Takes in another waiter, unless the waiter needs an answer to a later question than this one.
+    /// Adds a waiter. `None` if the waiter needs an answer that is younger than this call's.
     pub(super) fn join(&self, caller: &Arc<Caller>, now: Instant) -> Option<(u64, ResultReceiver)> {
         let mut state = self.state();
         let late = match state.stage {
             Stage::Waiting => false,
-            Stage::Departed(_) => caller.freshness.no_cache,
+            Stage::Departed(_) => caller.cache_directives.no_cache,
             Stage::Over => true,
         };
-        (!late).then(|| state.waiters.admit(caller, now))
+        (!late).then(|| state.waiters.add(caller, now))
     }
 
-    /// Strikes a waiter off. `true` when that was the last one and the call, not having left, is abandoned.
+    /// Removes a waiter. `true` when it was the last one and the call, which has not left yet, is
+    /// given up.
     pub(super) fn leave(&self, id: u64) -> bool {
         let mut state = self.state();
         if !state.waiters.remove(id) || !state.waiters.is_empty() || state.stage != Stage::Waiting {
             return false;
         }
-        // Waiting → Over: the place in the queue goes to somebody who wants it.
+        // Waiting → Over: its place in the queue is free for others.
         state.stage = Stage::Over;
-        self.recalled.notify_one();
+        self.cancelled.notify_one();
         true
     }
 
-    /// Resolves when the flight is not to queue any more: nobody wants it, or another has taken it aboard.
-    pub(super) async fn recalled(&self) {
+    /// Resolves when the flight has to leave the queue: no waiter is left, or it has become a
+    /// member of a batch.
+    pub(super) async fn cancelled(&self) {
         loop {
             {
                 let state = self.state();
-                if state.stage == Stage::Over || matches!(state.trip, BatchRole::Aboard(_)) {
+                if state.stage == Stage::Over || matches!(state.batch_role, BatchRole::Member(_)) {
                     return;
                 }
             }
-            self.recalled.notified().await;
+            self.cancelled.notified().await;
         }
     }
 
-    /// Where it meets others that wait.
-    pub(super) fn pool(&self) -> Option<&Arc<Batcher>> {
-        self.pool.as_ref()
+    /// The batcher, if the request may share calls.
+    pub(super) fn batcher(&self) -> Option<&Arc<Batcher>> {
+        self.batcher.as_ref()
     }
 
     pub(super) fn request(&self) -> &Arc<Request> {
@@ -145,57 +151,57 @@ impl Flight {
         self.state().stage
     }
 
-    pub(super) fn is_led_by(&self, id: u64) -> bool {
-        self.state().waiters.lead_id() == id
+    pub(super) fn is_leader(&self, id: u64) -> bool {
+        self.state().waiters.leader_id() == id
     }
 
     pub(super) fn is_storable(&self) -> bool {
         self.state().waiters.are_storable()
     }
 
-    /// In whose name to call; `None` when the first waiter is gone already and nobody else has come.
-    pub(super) fn lead(&self) -> Option<Lead> {
+    /// The leader. `None` when all waiters have gone.
+    pub(super) fn leader(&self) -> Option<Leader> {
         let mut state = self.state();
-        let lead = state.waiters.lead_or_successor();
-        if lead.is_none() {
-            // Waiting → Over: nobody must join a flight that will not be made.
+        let leader = state.waiters.leader_or_elect();
+        if leader.is_none() {
+            // Waiting → Over: no request may join a flight that will not be made.
             state.stage = Stage::Over;
         }
-        lead
+        leader
     }
 
-    /// Tells everybody the answer.
-    pub(super) fn land(&self, landing: FlightResponse) {
-        let landing = Arc::new(landing);
-        let (lead, waiters) = {
+    /// Hands the answer to all waiters.
+    pub(super) fn complete(&self, response: FlightResponse) {
+        let response = Arc::new(response);
+        let (leader, waiters) = {
             let mut state = self.state();
             // Departed → Over.
             state.stage = Stage::Over;
-            (state.waiters.lead_id(), state.waiters.take(|_, _| true))
+            (state.waiters.leader_id(), state.waiters.take(|_, _| true))
         };
         for (id, waiter) in waiters {
-            let role = if id == lead {
-                WaiterRole::Lead
+            let role = if id == leader {
+                WaiterRole::Leader
             } else {
                 WaiterRole::Joined
             };
-            // A waiter who has just hung up needs no answer.
-            let _ = waiter.tell.send(Ok(WaiterResponse {
-                landing: Arc::clone(&landing),
+            // A waiter that has just hung up needs no answer.
+            let _ = waiter.sender.send(Ok(WaiterResponse {
+                shared: Arc::clone(&response),
                 role,
             }));
         }
     }
 
-    /// Tells a failure to those whom it concerns, and says how to go on for the others.
-    pub(super) fn fail(&self, error: &Shared, failed: &Lead, now: Instant) -> Next {
+    /// Hands a failure to the waiters that it concerns, and says how to go on for the others.
+    pub(super) fn fail(&self, error: &Shared, failed: &Leader, now: Instant) -> Next {
         let mut state = self.state();
-        let lead = state.waiters.lead_id();
+        let leader = state.waiters.leader_id();
         let departed = matches!(state.stage, Stage::Departed(_));
         let allowance = if departed {
             &mut state.restarts
         } else {
-            &mut state.successions
+            &mut state.elections
         };
         let exhausted = *allowance == 0;
         *allowance = allowance.saturating_sub(1);
@@ -204,28 +210,30 @@ impl Flight {
                 .find::<Failure>()
                 .is_some_and(|failure| failure.again == Again::Never);
         let told = state.waiters.take(|id, waiter| {
-            id == lead
+            id == leader
                 || exhausted
                 || hopeless
                 || waiter.caller.deadline <= now
-                // Refused before it left: by the lead's deadline, or by a limit on the lead's name. Nobody with the same name and no more
-                // time would fare better.
+                // Rejected before it left, because of the leader's deadline or a limit on the
+                // leader's name: a waiter with the same name and no later deadline would be
+                // rejected too.
                 || !departed && waiter.caller.name == failed.caller.name && waiter.caller.deadline <= failed.caller.deadline
         });
         for (_, waiter) in told {
-            let _ = waiter.tell.send(Err(error.clone()));
+            let _ = waiter.sender.send(Err(error.clone()));
         }
-        if let Some(lead) = state.waiters.succeed() {
-            // Departed → Waiting: the next call leaves later, so whoever insists on a later answer may join again.
+        if let Some(leader) = state.waiters.elect_leader() {
+            // Departed → Waiting: the next call leaves later, so requests with `no-cache` may join
+            // again.
             state.stage = Stage::Waiting;
-            return Next::Again(lead);
+            return Next::Again(leader);
         }
-        // Any → Over: everybody has been told, or had left.
+        // Any → Over: all waiters have the failure or had left.
         state.stage = Stage::Over;
         Next::Over
     }
 
-    /// Lets go of everybody who is still waiting; they learn that the flight is lost.
+    /// Drops all waiters; they get [`FlightDropped`](crate::single_flight::FlightDropped).
     pub(super) fn close(&self) {
         let waiters = {
             let mut state = self.state();
@@ -237,23 +245,23 @@ impl Flight {
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing in here panics halfway through a change.
+        // No code that holds the lock panics halfway through a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Load for Flight {
     fn request(&self) -> Arc<Request> {
-        if let Some(pool) = &self.pool {
-            return pool.depart(self);
+        if let Some(batcher) = &self.batcher {
+            return batcher.start(self);
         }
-        self.depart(Instant::now());
+        self.start(Instant::now());
         self.question()
     }
 
     fn queues(&self, place: Place, start: Instant) {
-        if let Some(pool) = &self.pool {
-            pool.queues(self, place, start);
+        if let Some(batcher) = &self.batcher {
+            batcher.queues(self, place, start);
         }
     }
 
@@ -264,7 +272,7 @@ impl Load for Flight {
     fn beneficiaries(&self) -> Vec<Name> {
         let (mut names, members) = {
             let state = self.state();
-            (state.waiters.names(), state.trip.members())
+            (state.waiters.names(), state.batch_role.members())
         };
         for member in members {
             names.extend(member.state().waiters.names());
@@ -275,7 +283,7 @@ impl Load for Flight {
     }
 
     fn trace(&self) -> trace::Call {
-        self.traced()
+        self.trace_call()
     }
 }
 

@@ -1,4 +1,4 @@
-//! What waiters are told.
+//! What the waiters of a flight get.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,39 +14,39 @@ pub(super) type FlightResult = Result<WaiterResponse, Shared>;
 /// Where a waiter gets it.
 pub(super) type ResultReceiver = oneshot::Receiver<FlightResult>;
 
-/// An answer, as one waiter sees it.
+/// The answer with what differs between waiters.
 #[derive(Clone, Debug)]
 pub(super) struct WaiterResponse {
-    pub(super) landing: Arc<FlightResponse>,
+    pub(super) shared: Arc<FlightResponse>,
     pub(super) role: WaiterRole,
 }
 
-/// An answer for all.
+/// What all waiters of a flight share.
 #[derive(Debug)]
 pub(super) struct FlightResponse {
     pub(super) answer: Answer,
-    /// For how long it is kept, if it is.
+    /// How long the answer is cached, if it is.
     pub(super) kept: Option<Duration>,
-    /// Whether the call asked for other questions too.
-    pub(super) company: BatchKind,
+    /// Whether the call was a batch.
+    pub(super) batch_kind: BatchKind,
 }
 
-/// Whether a flight's call asked for other questions too.
+/// Whether a flight's call also asked for other flights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BatchKind {
-    /// Only for its own.
+    /// The call asked for this flight only.
     None,
-    /// It was this flight's call, for others too.
+    /// The call was this flight's, and asked for others too.
     Carrier,
-    /// It was another flight's call.
-    BatchMember,
+    /// The call was another flight's.
+    Member,
 }
 
-/// Whose call it was.
+/// How a waiter came to the flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WaiterRole {
-    /// The waiter's own.
-    Lead,
-    /// Somebody else's.
+    /// The call was made under its name.
+    Leader,
+    /// It joined a call that was made under another waiter's name.
     Joined,
 }

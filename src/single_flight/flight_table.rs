@@ -1,4 +1,4 @@
-//! The flights that may still be joined.
+//! The table of flights that requests may still join.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,51 +12,53 @@ use crate::single_flight::batcher::Batcher;
 use crate::single_flight::flight::Flight;
 use crate::single_flight::flight_result::ResultReceiver;
 
-/// By key. Keys are long, and looked for three times a call.
-type SingleFlight = HashMap<Key, Arc<Flight>, foldhash::quality::RandomState>;
+/// Keys are long and are looked up three times a call, so a fast hash is used.
+type Flights = HashMap<Key, Arc<Flight>, foldhash::quality::RandomState>;
 
-/// At most one flight for each key. There are never more than there are requests waiting, each of which holds a connection of the server.
+/// At most one flight for each key. There are never more flights than waiting requests, each of
+/// which holds a connection of the server.
 #[derive(Debug)]
 pub(super) struct FlightTable {
-    pool: Option<Arc<Batcher>>,
-    flights: Mutex<SingleFlight>,
+    batcher: Option<Arc<Batcher>>,
+    flights: Mutex<Flights>,
 }
 
 impl FlightTable {
-    /// No flights yet. In `pool` plain ones meet others.
-    pub(super) fn new(pool: Option<Arc<Batcher>>) -> Self {
+    /// An empty table. Requests that may be batched use `batcher`.
+    pub(super) fn new(batcher: Option<Arc<Batcher>>) -> Self {
         Self {
-            pool,
+            batcher,
             flights: Mutex::default(),
         }
     }
 
-    /// A seat in the flight for `request`; in a new one, which the caller has to start, when there is none that will do.
+    /// Adds a waiter to the flight for `request`. If there is none that may be joined, it is the
+    /// first waiter of a new flight, which the caller of this function has to start.
     pub(super) fn join(self: &Arc<Self>, request: &Arc<Request>, caller: &Arc<Caller>) -> Joined {
         let now = Instant::now();
         let mut flights = self.flights();
         let pending_guard = flights.entry(request.key().clone());
         if let Entry::Occupied(flight) = &pending_guard
-            && let Some((id, inbox)) = flight.get().join(caller, now)
+            && let Some((id, receiver)) = flight.get().join(caller, now)
         {
             return Joined {
-                seat: self.seat(Arc::clone(flight.get()), id),
-                inbox,
+                guard: self.guard(Arc::clone(flight.get()), id),
+                receiver,
                 start: None,
             };
         }
-        let pool = self.pool.clone().filter(|pool| pool.suits(request));
-        let (flight, id, inbox) = Flight::new(Arc::clone(request), pool, caller, now);
+        let batcher = self.batcher.clone().filter(|batcher| batcher.accepts(request));
+        let (flight, id, receiver) = Flight::new(Arc::clone(request), batcher, caller, now);
         let flight = Arc::new(flight);
         pending_guard.insert_entry(Arc::clone(&flight));
         Joined {
-            seat: self.seat(Arc::clone(&flight), id),
-            inbox,
+            guard: self.guard(Arc::clone(&flight), id),
+            receiver,
             start: Some(flight),
         }
     }
 
-    /// Takes a flight off, unless a later one has taken its place already.
+    /// Removes a flight, unless a later one has already replaced it.
     pub(super) fn remove(&self, flight: &Arc<Flight>) {
         let mut flights = self.flights();
         if let Entry::Occupied(other) = flights.entry(flight.request().key().clone())
@@ -71,7 +73,7 @@ impl FlightTable {
         self.flights().len()
     }
 
-    fn seat(self: &Arc<Self>, flight: Arc<Flight>, id: u64) -> WaiterGuard {
+    fn guard(self: &Arc<Self>, flight: Arc<Flight>, id: u64) -> WaiterGuard {
         WaiterGuard {
             flight_table: Arc::clone(self),
             flight,
@@ -79,21 +81,21 @@ impl FlightTable {
         }
     }
 
-    fn flights(&self) -> MutexGuard<'_, SingleFlight> {
-        // Nothing in here panics halfway through a change.
+    fn flights(&self) -> MutexGuard<'_, Flights> {
+        // No code that holds the lock panics halfway through a change.
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What boarding brings.
+/// What joining a flight returns.
 pub(super) struct Joined {
-    pub(super) seat: WaiterGuard,
-    pub(super) inbox: ResultReceiver,
-    /// The flight is new and has to be started.
+    pub(super) guard: WaiterGuard,
+    pub(super) receiver: ResultReceiver,
+    /// Set when the flight is new and has to be started.
     pub(super) start: Option<Arc<Flight>>,
 }
 
-/// A waiter's place in a flight. Dropping it strikes the waiter off.
+/// Keeps a waiter in its flight. Dropping it removes the waiter.
 pub(super) struct WaiterGuard {
     flight_table: Arc<FlightTable>,
     pub(super) flight: Arc<Flight>,

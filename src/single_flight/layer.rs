@@ -1,4 +1,4 @@
-//! The service that lets requests share calls.
+//! The tower layer and service of single flight.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,130 +12,138 @@ use tower::Service;
 use crate::BoxError;
 use crate::attempt::{Scarcity, Try};
 use crate::caller::Caller;
-use crate::scan::{Answer, Call, Keep, Outcome, Payer, Served, Status, UpstreamProfile};
+use crate::scan::{Answer, CacheSink, Call, Outcome, Payer, ServedResponse, Status, UpstreamProfile};
 use crate::single_flight::batcher::Batcher;
 use crate::single_flight::driver::FlightDriver;
 use crate::single_flight::flight::Stage;
 use crate::single_flight::flight_result::{BatchKind, ResultReceiver, WaiterResponse, WaiterRole};
 use crate::single_flight::flight_table::{FlightTable, Joined, WaiterGuard};
-use crate::single_flight::lead::Lead;
+use crate::single_flight::leader_future::LeaderFuture;
 use crate::single_flight::{BatchConfig, DeadlineExceeded, FlightDropped, Metrics};
 use crate::task::Tasks;
 
-/// What those who share calls need to know of slots, for calls that are paid for so.
+/// Forecasts of the queue and the quota, for calls charged to a payer.
 #[derive(Clone)]
 pub struct PredictedWait {
     /// How long a request that comes now would wait for its slot.
     pub wait: Arc<dyn Fn(Payer) -> Duration + Send + Sync>,
     /// How scarce slots are.
     pub scarcity: Arc<dyn Fn(Payer) -> Scarcity + Send + Sync>,
-    /// How many slots come until a moment, whoever gets them, as far as the given number.
+    /// How many slots there will be until a moment, whichever request gets them; counting stops at
+    /// the given number.
     pub slots: Arc<dyn Fn(Payer, Instant, usize) -> usize + Send + Sync>,
 }
 
 impl fmt::Debug for PredictedWait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Outlook").finish_non_exhaustive()
+        f.debug_struct("PredictedWait").finish_non_exhaustive()
     }
 }
 
-/// The settings.
+/// The settings of single flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// How questions are united; `None` when they are not.
+    /// The settings of batching; `None` switches it off.
     pub merge: Option<BatchConfig>,
-    /// The longest that one attempt can take once it has left. Who has joined waits that long past the deadline, which is about leaving.
+    /// The longest that one attempt can take once it has left. The deadline of a request is about
+    /// when its call leaves, so a request that has joined waits this much longer for the answer.
     pub attempt: Duration,
 }
 
-/// Puts shared calls in front of the service that makes them.
+/// Adds single flight in front of the service that makes calls.
 #[derive(Clone)]
 pub struct Layer {
-    ground: Arc<Shared>,
+    shared: Arc<SharedState>,
     flight_table: Arc<FlightTable>,
 }
 
-/// What all flights have in common.
-struct Shared {
+/// What all flights share.
+struct SharedState {
     config: Config,
     tasks: Tasks,
-    keep: Arc<dyn Keep>,
+    cache_sink: Arc<dyn CacheSink>,
     upstream_profile: Arc<UpstreamProfile>,
-    outlook: PredictedWait,
+    predicted_wait: PredictedWait,
     metrics: Metrics,
 }
 
-impl Shared {
-    fn join(&self) -> FlightTable {
-        let pool = |merge| {
-            let (keep, upstream_profile) = (Arc::clone(&self.keep), Arc::clone(&self.upstream_profile));
+impl SharedState {
+    fn new_table(&self) -> FlightTable {
+        let batcher = |merge| {
+            let (cache_sink, upstream_profile) = (Arc::clone(&self.cache_sink), Arc::clone(&self.upstream_profile));
             Arc::new(Batcher::new(
                 merge,
-                keep,
+                cache_sink,
                 upstream_profile,
-                self.outlook.clone(),
+                self.predicted_wait.clone(),
                 self.metrics.clone(),
             ))
         };
-        FlightTable::new(self.config.merge.map(pool))
+        FlightTable::new(self.config.merge.map(batcher))
     }
 }
 
 impl Layer {
-    /// Flights that their first waiter leaves run as `tasks`. They give their answers to `keep` and learn from them for `upstream_profile`; `outlook`
-    /// tells those who leave early when to come back.
+    /// Flights run as `tasks` once their first waiter has left. Their answers go to `cache_sink`,
+    /// and `upstream_profile` learns from them; `predicted_wait` says when a request that leaves
+    /// early should come back.
     #[must_use]
     pub fn new(
         config: Config,
         tasks: Tasks,
-        keep: Arc<dyn Keep>,
+        cache_sink: Arc<dyn CacheSink>,
         upstream_profile: Arc<UpstreamProfile>,
-        outlook: PredictedWait,
+        predicted_wait: PredictedWait,
         metrics: Metrics,
     ) -> Self {
-        let ground = Shared {
+        let shared = SharedState {
             config,
             tasks,
-            keep,
+            cache_sink,
             upstream_profile,
-            outlook,
+            predicted_wait,
             metrics,
         };
         Self {
-            flight_table: Arc::new(ground.join()),
-            ground: Arc::new(ground),
+            flight_table: Arc::new(shared.new_table()),
+            shared: Arc::new(shared),
         }
     }
 
-    /// Where the flights are counted.
+    /// The metrics of batching.
     #[must_use]
     pub fn metrics(&self) -> Metrics {
-        self.ground.metrics.clone()
+        self.shared.metrics.clone()
     }
 
-    /// A layer with other settings that gives its answers to `keep` and learns for `upstream_profile`. Calls under way can still be joined, unless it is
-    /// now another matter who may share one.
+    /// A layer with other settings, whose answers go to `cache_sink` and `upstream_profile`. Calls
+    /// under way can still be joined, unless other requests may now share calls.
     #[must_use]
-    pub fn reconfigured(&self, config: Config, keep: Arc<dyn Keep>, upstream_profile: Arc<UpstreamProfile>) -> Self {
-        let old = &self.ground;
-        let ground = Shared {
+    pub fn reconfigured(
+        &self,
+        config: Config,
+        cache_sink: Arc<dyn CacheSink>,
+        upstream_profile: Arc<UpstreamProfile>,
+    ) -> Self {
+        let old = &self.shared;
+        let shared = SharedState {
             config,
             tasks: old.tasks.clone(),
-            outlook: old.outlook.clone(),
+            predicted_wait: old.predicted_wait.clone(),
             metrics: old.metrics.clone(),
-            keep,
+            cache_sink,
             upstream_profile,
         };
-        let is_same = config.merge == old.config.merge && Arc::ptr_eq(&ground.upstream_profile, &old.upstream_profile);
+        let is_same = config.merge == old.config.merge && Arc::ptr_eq(&shared.upstream_profile, &old.upstream_profile);
         Self {
             flight_table: if is_same {
                 Arc::clone(&self.flight_table)
             } else {
-                // Whoever meets anew has nothing to rest from.
-                ground.metrics.go_on();
-                Arc::new(ground.join())
+                // A new batcher starts without a pause.
+                shared.metrics.resume();
+                Arc::new(shared.new_table())
             },
-            ground: Arc::new(ground),
+            shared: Arc::new(shared),
         }
     }
 }
@@ -143,7 +151,7 @@ impl Layer {
 impl fmt::Debug for Layer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Layer")
-            .field("config", &self.ground.config)
+            .field("config", &self.shared.config)
             .finish_non_exhaustive()
     }
 }
@@ -153,29 +161,30 @@ impl<S> tower::Layer<S> for Layer {
 
     fn layer(&self, inner: S) -> SingleFlight<S> {
         SingleFlight {
-            ground: Arc::clone(&self.ground),
+            shared: Arc::clone(&self.shared),
             flight_table: Arc::clone(&self.flight_table),
             inner,
         }
     }
 }
 
-/// Makes one call for all who ask the same at the same time. It is always ready; clones share the flights.
+/// Makes one call for all equal requests at the same time. It is always ready, and clones share the
+/// flights.
 #[derive(Clone)]
 pub struct SingleFlight<S> {
-    ground: Arc<Shared>,
+    shared: Arc<SharedState>,
     flight_table: Arc<FlightTable>,
     inner: S,
 }
 
 impl<S> SingleFlight<S> {
-    /// How many questions have a call under way that may be joined.
+    /// How many calls are under way that may be joined.
     #[must_use]
     pub fn len(&self) -> usize {
         self.flight_table.len()
     }
 
-    /// Whether there is none.
+    /// Whether no call is under way that may be joined.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -184,8 +193,8 @@ impl<S> SingleFlight<S> {
 
 impl<S> fmt::Debug for SingleFlight<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Flights")
-            .field("board", &self.flight_table)
+        f.debug_struct("SingleFlight")
+            .field("flight_table", &self.flight_table)
             .finish_non_exhaustive()
     }
 }
@@ -195,9 +204,9 @@ where
     S: Service<Try, Response = Answer, Error = BoxError> + Clone + Send + 'static,
     S::Future: Send,
 {
-    type Response = Served;
+    type Response = ServedResponse;
     type Error = BoxError;
-    type Future = Either<Lead, BoxFuture<'static, Result<Served, BoxError>>>;
+    type Future = Either<LeaderFuture, BoxFuture<'static, Result<ServedResponse, BoxError>>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         Poll::Ready(Ok(()))
@@ -205,47 +214,48 @@ where
 
     /// # Cancel safety
     ///
-    /// Dropping the future leaves the flight to the others; if there are none and the call has not left yet, the call is given up.
+    /// Dropping the future leaves the flight to the other waiters. If there are none and the call
+    /// has not left yet, the call is given up.
     fn call(&mut self, call: Call) -> Self::Future {
-        let Joined { seat, inbox, start } = self.flight_table.join(&call.request, &call.caller);
+        let Joined { guard, receiver, start } = self.flight_table.join(&call.request, &call.caller);
         if let Some(flight) = start {
             let driver = FlightDriver::new(
                 Arc::clone(&self.flight_table),
                 flight,
-                Arc::clone(&self.ground.keep),
-                Arc::clone(&self.ground.upstream_profile),
+                Arc::clone(&self.shared.cache_sink),
+                Arc::clone(&self.shared.upstream_profile),
             );
             let driver = driver.run(self.inner.clone());
-            return Either::Left(Lead::new(seat, inbox, driver, self.ground.tasks.clone()));
+            return Either::Left(LeaderFuture::new(guard, receiver, driver, self.shared.tasks.clone()));
         }
-        Either::Right(Box::pin(wait(seat, inbox, call.caller, Arc::clone(&self.ground))))
+        Either::Right(Box::pin(wait(guard, receiver, call.caller, Arc::clone(&self.shared))))
     }
 }
 
 /// Waits for a flight, for as long as its caller would wait for a call of its own.
 async fn wait(
-    seat: WaiterGuard,
-    mut inbox: ResultReceiver,
+    guard: WaiterGuard,
+    mut receiver: ResultReceiver,
     caller: Arc<Caller>,
-    ground: Arc<Shared>,
-) -> Result<Served, BoxError> {
+    shared: Arc<SharedState>,
+) -> Result<ServedResponse, BoxError> {
     let mut until = caller.deadline;
     let flight_result = loop {
         tokio::select! {
             biased;
-            flight_result = &mut inbox => break flight_result.map_err(|_| FlightDropped)?,
+            flight_result = &mut receiver => break flight_result.map_err(|_| FlightDropped)?,
             () = sleep_until(until) => {}
         }
-        // The queue itself refuses the lead, and says exactly when to come back.
-        if seat.flight.is_led_by(seat.id) {
-            break inbox.await.map_err(|_| FlightDropped)?;
+        // The queue itself rejects the leader's call, and says exactly when to come back.
+        if guard.flight.is_leader(guard.id) {
+            break receiver.await.map_err(|_| FlightDropped)?;
         }
-        match seat.flight.stage() {
-            Stage::Departed(at) if at + ground.config.attempt > until => until = at + ground.config.attempt,
-            // The news is being handed out.
-            Stage::Over => break inbox.await.map_err(|_| FlightDropped)?,
+        match guard.flight.stage() {
+            Stage::Departed(at) if at + shared.config.attempt > until => until = at + shared.config.attempt,
+            // The result is just being sent.
+            Stage::Over => break receiver.await.map_err(|_| FlightDropped)?,
             Stage::Waiting | Stage::Departed(_) => {
-                let retry_after = (ground.outlook.wait)(seat.flight.request().payer());
+                let retry_after = (shared.predicted_wait.wait)(guard.flight.request().payer());
                 return Err(DeadlineExceeded { retry_after }.into());
             }
         }
@@ -253,24 +263,24 @@ async fn wait(
     Ok(served(&flight_result?))
 }
 
-pub(super) fn served(arrival: &WaiterResponse) -> Served {
-    let landing = &arrival.landing;
-    let joined = arrival.role == WaiterRole::Joined;
-    Served {
+pub(super) fn served(response: &WaiterResponse) -> ServedResponse {
+    let shared = &response.shared;
+    let joined = response.role == WaiterRole::Joined;
+    ServedResponse {
         may_link: true,
-        answer: landing.answer.clone(),
-        outcome: match arrival.role {
-            _ if landing.company != BatchKind::None => Outcome::Merged,
+        answer: shared.answer.clone(),
+        outcome: match response.role {
+            _ if shared.batch_kind != BatchKind::None => Outcome::Merged,
             WaiterRole::Joined => Outcome::Collapsed,
-            WaiterRole::Lead => Outcome::Forwarded,
+            WaiterRole::Leader => Outcome::Forwarded,
         },
         status: Status {
-            stored: landing.kept.is_some(),
-            ttl: landing.kept.map(|ttl| i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)),
-            collapsed: joined || landing.company == BatchKind::BatchMember,
-            detail: (landing.company != BatchKind::None).then_some("merged"),
+            stored: shared.kept.is_some(),
+            ttl: shared.kept.map(|ttl| i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX)),
+            collapsed: joined || shared.batch_kind == BatchKind::Member,
+            detail: (shared.batch_kind != BatchKind::None).then_some("merged"),
             ..Status::default()
         },
-        age: Some(landing.answer.age()).filter(|age| !age.is_zero()),
+        age: Some(shared.answer.age()).filter(|age| !age.is_zero()),
     }
 }

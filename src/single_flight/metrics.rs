@@ -1,4 +1,4 @@
-//! What sharing counts.
+//! The metrics of batching.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,24 +13,25 @@ use tokio::time::Instant;
 
 use crate::scan::SplitError;
 
-/// The counters of shared calls. Clones count together.
+/// The counters of batches. Clones count together.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     merged_calls: Counter,
     merged_requests: Counter,
-    doubts: Family<Labels, Counter>,
-    resting: Gauge,
-    rest: Arc<Mutex<Option<(Instant, SplitError)>>>,
+    split_errors: Family<Labels, Counter>,
+    paused: Gauge,
+    pause: Arc<Mutex<Option<(Instant, SplitError)>>>,
 }
 
 impl Metrics {
-    /// Names the metrics `merged_calls_total`, `merged_requests_total`, `merge_doubts_total{reason}` and `merge_resting` in `registry`.
+    /// Registers `merged_calls_total`, `merged_requests_total`, `merge_doubts_total{reason}` and
+    /// `merge_resting` in `registry`.
     #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         for split_error in SplitError::ALL {
-            // A counter that appears with its first doubt hides that doubt from `increase()`.
-            drop(metrics.doubts.get_or_create(&Labels {
+            // A counter that first appears with the value 1 hides that increase from `increase()`.
+            drop(metrics.split_errors.get_or_create(&Labels {
                 reason: Reason(split_error),
             }));
         }
@@ -47,12 +48,12 @@ impl Metrics {
         registry.register(
             "merge_doubts",
             "Such calls whose answer could not be taken apart with certainty",
-            metrics.doubts.clone(),
+            metrics.split_errors.clone(),
         );
         registry.register(
             "merge_resting",
             "1 from the doubt that switched merging off until a merged call goes well again",
-            metrics.resting.clone(),
+            metrics.paused.clone(),
         );
         metrics
     }
@@ -69,31 +70,32 @@ impl Metrics {
         self.merged_requests.get()
     }
 
-    /// How much longer merging rests, and the doubt that switched it off; `None` when it does not rest.
+    /// How much longer batching is paused, and the failed split that paused it; `None` when it is
+    /// not paused.
     #[must_use]
     pub fn resting(&self) -> Option<(Duration, SplitError)> {
-        let (until, split_error) = (*self.rest.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let (until, split_error) = (*self.pause.lock().unwrap_or_else(PoisonError::into_inner))?;
         let left = until.saturating_duration_since(Instant::now());
         (!left.is_zero()).then_some((left, split_error))
     }
 
-    pub(super) fn rest(&self, until: Instant, split_error: SplitError) {
-        self.resting.set(1);
-        *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = Some((until, split_error));
+    pub(super) fn pause(&self, until: Instant, split_error: SplitError) {
+        self.paused.set(1);
+        *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = Some((until, split_error));
     }
 
-    pub(super) fn go_on(&self) {
-        self.resting.set(0);
-        *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    pub(super) fn resume(&self) {
+        self.paused.set(0);
+        *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    pub(super) fn merged(&self, requests: usize) {
+    pub(super) fn record_batch(&self, requests: usize) {
         self.merged_calls.inc();
         self.merged_requests.inc_by(requests as u64);
     }
 
-    pub(super) fn split_error(&self, split_error: SplitError) {
-        self.doubts
+    pub(super) fn record_split_error(&self, split_error: SplitError) {
+        self.split_errors
             .get_or_create(&Labels {
                 reason: Reason(split_error),
             })

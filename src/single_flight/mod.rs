@@ -1,14 +1,20 @@
-//! One call for everybody who asks the same question at the same time.
+//! Single flight (request collapsing): one upstream call for all equal requests at the same time.
 //!
-//! The first to ask starts a flight; whoever asks the same before it lands joins it. When the first hangs up, the flight goes on as a
-//! task of its own, so that a caller who hangs up harms nobody else. It never answers from memory (that is the cache above) and never decides
-//! when a call may leave (that is the queue below).
+//! The first request starts a flight; an equal request that comes before the flight ends joins it.
+//! When the first caller hangs up, the flight goes on as a task of its own, so that the other
+//! waiters are not affected. Different requests that wait at the same time can be united into one
+//! call, which is called batching (see `batcher.rs`). This module never answers from memory, which
+//! is the task of the cache above it, and never decides when a call may leave, which is the task of
+//! the queue below it.
 //!
-//! Invariant: a waiter is answered by a call that left after the waiter asked, if it insists (`no-cache`); and no waiter is refused for a
-//! reason that was another's, as long as there is somebody among the waiters to whom the reason does not apply.
+//! Invariant: a waiter with `no-cache` is answered by a call that left after the waiter asked, and
+//! no waiter gets an error that concerns another waiter only, as long as it does not concern all of
+//! them.
 
+mod batch_join;
 mod batch_role;
 mod batch_size;
+mod batch_split;
 mod batcher;
 mod driver;
 mod error;
@@ -16,8 +22,7 @@ mod flight;
 mod flight_result;
 mod flight_table;
 mod layer;
-mod lead;
-mod lift;
+mod leader_future;
 mod metrics;
 mod pending;
 mod rejected_ids;

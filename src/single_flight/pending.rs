@@ -1,4 +1,5 @@
-//! The flights of one endpoint that wait: most of them in the queue, some for a lift only.
+//! The pending flights of one endpoint: most of them are in the queue, some only wait to join a
+//! batch.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -9,15 +10,16 @@ use tokio::time::Instant;
 use crate::caller::Name;
 use crate::single_flight::flight::Flight;
 
-/// Those who may be taken aboard, by place. There are never more than there are flights.
+/// The flights that may become members of a batch, by place. There are never more than there are
+/// flights.
 #[derive(Debug, Default)]
 pub(super) struct PendingFlights {
     waiting: BTreeMap<u64, Waiting>,
-    /// The ids they ask for, each with the number of those who do.
+    /// The ids they ask for, each with the number of flights that do.
     ids: HashMap<Box<str>, usize, foldhash::quality::RandomState>,
-    /// When those of them that queue will get their slots, as predicted when they came.
+    /// When the queued ones among them will get their slots, as predicted when they queued.
     starts: BTreeSet<(Instant, u64)>,
-    /// Who came last, and when; and when the last of all others came.
+    /// The latest caller and when it asked, and when the latest of all other callers asked.
     latest: Option<(Name, Instant)>,
     before: Option<Instant>,
 }
@@ -29,15 +31,16 @@ struct Waiting {
 }
 
 impl PendingFlights {
-    /// Takes in one more, at its place.
-    pub(super) fn enter(&mut self, place: u64, flight: Arc<Flight>) {
+    /// Adds a flight at its place.
+    pub(super) fn add_pending(&mut self, place: u64, flight: Arc<Flight>) {
         for id in flight.request().ids() {
             *self.ids.entry(id.into()).or_default() += 1;
         }
         self.waiting.insert(place, Waiting { flight, start: None });
     }
 
-    /// It has a place in the queue, and will get its slot at `start`. Who is not here is about to leave already.
+    /// Records that the flight is queued and is predicted to get its slot at `start`. A flight that
+    /// is not pending is about to leave already.
     pub(super) fn queues(&mut self, place: u64, start: Instant) {
         let Some(waiting) = self.waiting.get_mut(&place) else {
             return;
@@ -48,14 +51,15 @@ impl PendingFlights {
         self.starts.insert((start, place));
     }
 
-    /// It has no place in the queue, or no more.
-    pub(super) fn queues_not(&mut self, place: u64) {
+    /// Records that the flight is not, or is no longer, queued.
+    pub(super) fn not_queued(&mut self, place: u64) {
         if let Some(before) = self.waiting.get_mut(&place).and_then(|waiting| waiting.start.take()) {
             self.starts.remove(&(before, place));
         }
     }
 
-    /// Lets one go; `true` when others may have counted on its slot.
+    /// Removes a flight. `true` when it had a predicted slot, which other flights may have counted
+    /// on.
     pub(super) fn leave(&mut self, place: u64) -> bool {
         let Some(gone) = self.waiting.remove(&place) else {
             return false;
@@ -71,7 +75,7 @@ impl PendingFlights {
         gone.start.is_some_and(|start| self.starts.remove(&(start, place)))
     }
 
-    /// Lets all go whom `gone` picks.
+    /// Removes all flights for which `gone` is true.
     pub(super) fn clear(&mut self, gone: impl Fn(&Flight) -> bool) {
         let gone: Vec<u64> = self
             .waiting
@@ -89,7 +93,7 @@ impl PendingFlights {
         self.ids.len()
     }
 
-    /// Notes that a question of this caller came, and tells whether one of somebody else came shortly before.
+    /// Records a request of `caller`, and tells whether another caller asked within the given time.
     pub(super) fn has_other_callers(&mut self, caller: &Name, within: Duration, now: Instant) -> bool {
         match &mut self.latest {
             Some((name, at)) if name == caller => *at = now,
@@ -103,7 +107,7 @@ impl PendingFlights {
         self.waiting.values().map(|waiting| &waiting.flight)
     }
 
-    /// How many of those who wait get a slot until then, as far as `most`.
+    /// How many pending flights get a slot until then; counting stops at `most`.
     pub(super) fn slots(&self, until: Instant, most: usize) -> usize {
         self.starts.range(..=(until, u64::MAX)).take(most).count()
     }

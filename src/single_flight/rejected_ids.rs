@@ -1,4 +1,4 @@
-//! Ids that were refused when they were asked for alone, and so would have a united call refused.
+//! Ids that the upstream rejected when they were asked for alone, and that would make a batch fail.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -7,19 +7,20 @@ use tokio::time::Instant;
 
 use crate::scan::Request;
 
-/// The suspects, for some minutes each.
+/// The rejected ids, each for some minutes.
 #[derive(Debug, Default)]
 pub(super) struct RejectedIds {
     until: HashMap<Box<str>, Instant>,
 }
 
 impl RejectedIds {
-    /// For how long an id is not asked for in company: as with merging as a whole, nothing is lost but some calls.
+    /// How long an id is kept out of batches. As when batching is paused, this only costs some
+    /// calls.
     const TIME: Duration = Duration::from_mins(10);
-    /// Most ids remembered. With more, merging will rest now and then.
+    /// The most ids remembered. If there are more, batching is paused now and then.
     const MOST: usize = 1024;
 
-    /// Notes that a question was refused. It may be any of its ids.
+    /// Records that a request was rejected. Any of its ids may have been the reason.
     pub(super) fn note(&mut self, request: &Request, now: Instant) {
         for id in request.ids() {
             if self.until.len() >= Self::MOST {
@@ -31,7 +32,7 @@ impl RejectedIds {
         }
     }
 
-    /// Whether a question names one of them.
+    /// Whether a request names one of them.
     pub(super) fn include(&self, request: &Request, now: Instant) -> bool {
         !self.until.is_empty()
             && request
@@ -46,19 +47,19 @@ mod tests {
     use crate::scan::Endpoint;
 
     #[tokio::test(start_paused = true)]
-    async fn suspicion_passes_and_is_bounded() {
+    async fn rejected_ids_expire_and_are_bounded() {
         let question = |id: &str| Request::plain(Endpoint::HISTORY, [id]).unwrap();
-        let mut suspects = RejectedIds::default();
+        let mut rejected_ids = RejectedIds::default();
         let now = Instant::now();
         for n in 0..2000 {
-            suspects.note(&question(&n.to_string()), now);
+            rejected_ids.note(&question(&n.to_string()), now);
         }
-        assert_eq!(suspects.until.len(), RejectedIds::MOST);
-        assert!(suspects.include(&question("7"), now));
-        assert!(!suspects.include(&question("x"), now));
+        assert_eq!(rejected_ids.until.len(), RejectedIds::MOST);
+        assert!(rejected_ids.include(&question("7"), now));
+        assert!(!rejected_ids.include(&question("x"), now));
         let later = now + RejectedIds::TIME;
-        assert!(!suspects.include(&question("7"), later));
-        suspects.note(&question("x"), later);
-        assert_eq!(suspects.until.len(), 1);
+        assert!(!rejected_ids.include(&question("7"), later));
+        rejected_ids.note(&question("x"), later);
+        assert_eq!(rejected_ids.until.len(), 1);
     }
 }

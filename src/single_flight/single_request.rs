@@ -1,4 +1,4 @@
-//! What a call asks, for those who ask for nobody else.
+//! A call for one request, made without a flight.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use crate::attempt::Load;
 use crate::caller::Name;
 use crate::scan::{Payer, Request};
 
-/// One caller's own question, for calls outside of a flight.
+/// One caller's request, for calls that are not shared.
 #[derive(Clone, Debug)]
 pub struct SingleRequest {
     request: Arc<Request>,
@@ -14,7 +14,7 @@ pub struct SingleRequest {
 }
 
 impl SingleRequest {
-    /// `request`, on behalf of `name`.
+    /// `request` on behalf of `name`.
     #[must_use]
     pub fn new(request: Arc<Request>, name: Name) -> Self {
         Self { request, name }

@@ -1,4 +1,4 @@
-//! Those who wait for a flight, and who of them leads it.
+//! The waiters of a flight, and which of them is its leader.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, btree_map};
@@ -16,65 +16,65 @@ use crate::telemetry::trace::Participant;
 
 /// The waiters of one flight, in the order of arrival.
 pub(super) struct Waiters {
-    /// Whoever came first, with the number 0: mostly nobody else comes.
+    /// The first waiter, with id 0, kept apart from the map because most flights have only one.
     first: Option<Waiter>,
     others: BTreeMap<u64, Waiter>,
     next_id: u64,
-    lead: u64,
-    lead_name: Name,
+    leader: u64,
+    leader_name: Name,
     storable: bool,
 }
 
-/// One of them.
+/// One waiting request.
 pub(super) struct Waiter {
     pub(super) caller: Arc<Caller>,
     place: Place,
-    pub(super) tell: oneshot::Sender<FlightResult>,
+    pub(super) sender: oneshot::Sender<FlightResult>,
 }
 
-/// In whose name the call is made.
+/// The caller and place under which the call is made.
 #[derive(Clone, Debug)]
-pub(super) struct Lead {
+pub(super) struct Leader {
     pub(super) caller: Arc<Caller>,
     pub(super) place: Place,
 }
 
-/// Waiters that are waiters no more, in the order of arrival.
+/// Removed waiters, in the order of arrival.
 pub(super) type Taken = Chain<option::IntoIter<(u64, Waiter)>, btree_map::IntoIter<u64, Waiter>>;
 
 impl Waiters {
-    /// Nobody yet; `first` will lead.
+    /// No waiters yet; `first` will be the leader.
     pub(super) fn new(first: &Caller) -> Self {
         Self {
             first: None,
             others: BTreeMap::new(),
             next_id: 0,
-            lead: 0,
-            lead_name: first.name.clone(),
+            leader: 0,
+            leader_name: first.name.clone(),
             storable: false,
         }
     }
 
-    /// Takes in one more.
-    pub(super) fn admit(&mut self, caller: &Arc<Caller>, now: Instant) -> (u64, ResultReceiver) {
-        let (tell, inbox) = oneshot::channel();
+    /// Adds a waiter.
+    pub(super) fn add(&mut self, caller: &Arc<Caller>, now: Instant) -> (u64, ResultReceiver) {
+        let (sender, receiver) = oneshot::channel();
         let id = self.next_id;
         self.next_id += 1;
-        self.storable |= !caller.freshness.no_store;
+        self.storable |= !caller.cache_directives.no_store;
         let waiter = Waiter {
             caller: Arc::clone(caller),
             place: Place::new(now),
-            tell,
+            sender,
         };
         if id == 0 {
             self.first = Some(waiter);
         } else {
             self.others.insert(id, waiter);
         }
-        (id, inbox)
+        (id, receiver)
     }
 
-    /// Removes one; `false` when it was gone already.
+    /// Removes a waiter; `false` when it was gone already.
     pub(super) fn remove(&mut self, id: u64) -> bool {
         match id {
             0 => self.first.take().is_some(),
@@ -82,7 +82,7 @@ impl Waiters {
         }
     }
 
-    /// Removes those whom `concerns` picks.
+    /// Removes the waiters for which `concerns` is true.
     pub(super) fn take(&mut self, concerns: impl Fn(u64, &Waiter) -> bool) -> Taken {
         let first = self.first.take_if(|first| concerns(0, first));
         let (taken, kept) = if self.others.is_empty() {
@@ -116,49 +116,51 @@ impl Waiters {
         self.first.is_none() && self.others.is_empty()
     }
 
-    /// Whether one of them is in a trace.
+    /// Whether one of them takes part in a trace.
     pub(super) fn are_traced(&self) -> bool {
         self.iter().any(|(_, waiter)| waiter.caller.trace.context().is_some())
     }
 
-    /// Whether one of them, present or gone, has not forbidden storing the answer.
+    /// Whether one of them, present or gone, allows the answer to be stored.
     pub(super) fn are_storable(&self) -> bool {
         self.storable
     }
 
-    /// Whether each of them can be answered by a call that left at that time: those who insist on a later answer came before.
+    /// Whether a call that left at that time is recent enough for each of them: those with
+    /// `no-cache` came before it left.
     pub(super) fn accept_answers_from(&self, departed: Instant) -> bool {
         self.iter()
-            .all(|(_, waiter)| !waiter.caller.freshness.no_cache || waiter.place.entered() <= departed)
+            .all(|(_, waiter)| !waiter.caller.cache_directives.no_cache || waiter.place.entered() <= departed)
     }
 
-    pub(super) fn lead_id(&self) -> u64 {
-        self.lead
+    pub(super) fn leader_id(&self) -> u64 {
+        self.leader
     }
 
-    /// The lead, or another if the lead has left; `None` when all have.
-    pub(super) fn lead_or_successor(&mut self) -> Option<Lead> {
-        match self.get(self.lead) {
-            Some(waiter) => Some(waiter.lead()),
-            None => self.succeed(),
+    /// The leader, or a newly elected one if the leader has left; `None` when all have left.
+    pub(super) fn leader_or_elect(&mut self) -> Option<Leader> {
+        match self.get(self.leader) {
+            Some(waiter) => Some(waiter.leader()),
+            None => self.elect_leader(),
         }
     }
 
-    /// Makes the waiter with the latest deadline the lead; among equals the one who came first.
-    pub(super) fn succeed(&mut self) -> Option<Lead> {
+    /// Makes the waiter with the latest deadline the leader; among equals, the one that came first.
+    pub(super) fn elect_leader(&mut self) -> Option<Leader> {
         let latest = |(_, waiter): &(u64, &Waiter)| (waiter.caller.deadline, Reverse(waiter.place));
         let (id, waiter) = self.iter().max_by_key(latest)?;
-        let (lead, name) = (waiter.lead(), waiter.caller.name.clone());
-        self.lead = id;
-        self.lead_name = name;
-        Some(lead)
+        let (leader, name) = (waiter.leader(), waiter.caller.name.clone());
+        self.leader = id;
+        self.leader_name = name;
+        Some(leader)
     }
 
-    /// Their places in traces, the lead's first.
+    /// Their participants in traces, the leader's first.
     pub(super) fn participants(&self) -> Vec<Participant> {
-        let lead = self.get(self.lead).into_iter();
-        let others = self.iter().filter(|(id, _)| *id != self.lead);
-        lead.chain(others.map(|(_, waiter)| waiter))
+        let leader = self.get(self.leader).into_iter();
+        let others = self.iter().filter(|(id, _)| *id != self.leader);
+        leader
+            .chain(others.map(|(_, waiter)| waiter))
             .map(|waiter| Participant {
                 trace: waiter.caller.trace.clone(),
                 entered: waiter.place.entered(),
@@ -166,19 +168,20 @@ impl Waiters {
             .collect()
     }
 
-    /// Every waiter's; the lead's name even when the lead has hung up and nobody is left to pay.
+    /// The names of all waiters; the last leader's name when none is left, so that the call is
+    /// charged to a caller in any case.
     pub(super) fn names(&self) -> Vec<Name> {
         let mut names: Vec<_> = self.iter().map(|(_, waiter)| waiter.caller.name.clone()).collect();
         if names.is_empty() {
-            names.push(self.lead_name.clone());
+            names.push(self.leader_name.clone());
         }
         names
     }
 }
 
 impl Waiter {
-    fn lead(&self) -> Lead {
-        Lead {
+    fn leader(&self) -> Leader {
+        Leader {
             caller: Arc::clone(&self.caller),
             place: self.place,
         }

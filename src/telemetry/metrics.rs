@@ -4,8 +4,8 @@ use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEn
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
-use super::exposition;
 use super::process::Process;
+use super::{exposition, families};
 
 /// Put before the name of every metric, with an underscore.
 pub const PREFIX: &str = "defender_gateway";
@@ -80,6 +80,7 @@ impl Registry {
             // Writing to memory does not fail, so this is a metric that cannot be encoded: what came before it is still good.
             tracing::warn!(%error, "a metric could not be written");
         }
+        let lines = families::grouped(&lines);
         match exposition {
             Exposition::OpenMetrics => lines,
             Exposition::Text => exposition::prometheus(&lines),

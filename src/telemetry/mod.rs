@@ -10,3 +10,4 @@ mod process;
 pub mod trace;
 
 mod exposition;
+mod families;

@@ -36,7 +36,7 @@ pub(super) enum TokenOwner {
 
 impl TokenOwner {
     pub(super) fn of(request: &Request) -> Self {
-        match request.delegated() {
+        match request.caller_token() {
             Some(_) => Self::Caller,
             None => Self::Gateway,
         }

@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use defender_gateway::attempt::{Load, Place, Retries, Try};
-use defender_gateway::caller::{Caller, Freshness, Name, RequestId, Urgency};
+use defender_gateway::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use defender_gateway::queue::{self, CallerLimiter, Order, PermitSource, Queue, Ticket, Weights};
 use defender_gateway::quota::{Availability, Config, Forecast, Ledger, Limit, QuotaState};
 use defender_gateway::scan::{Payer, Request};
@@ -186,7 +186,7 @@ fn attempt(name: &Name, wait: Duration) -> Try {
             urgency: Urgency::default(),
             deadline: now + wait,
             wait: None,
-            freshness: Freshness::default(),
+            cache_directives: CacheDirectives::default(),
             request_id: RequestId::random(),
             trace: defender_gateway::telemetry::trace::Trace::None,
         }),

@@ -8,9 +8,9 @@ use tower::{Service, ServiceBuilder, service_fn};
 
 use crate::support;
 use defender_gateway::attempt::{Failure, Outgoing, Scarcity};
-use defender_gateway::caller::{Caller, Freshness, Name, RequestId, Urgency};
+use defender_gateway::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use defender_gateway::clock::Wall;
-use defender_gateway::scan::{self, Answer, Call, Served};
+use defender_gateway::scan::{self, Answer, Call, ServedResponse};
 use defender_gateway::task::Tasks;
 use defender_gateway::telemetry::trace::Trace;
 use defender_gateway::{BoxError, queue, quota, single_flight, upstream};
@@ -40,14 +40,14 @@ pub(crate) fn caller() -> Caller {
         urgency: Urgency::default(),
         deadline: Instant::now() + Duration::from_hours(24),
         wait: None,
-        freshness: Freshness::default(),
+        cache_directives: CacheDirectives::default(),
         request_id: RequestId::random(),
         trace: Trace::None,
     }
 }
 
 /// What a question goes through that is asked upstream, over an upstream that gives this answer at once. The quota is out of the way.
-pub(crate) fn paid(answer: Answer) -> impl Service<Call, Response = Served, Error = BoxError> {
+pub(crate) fn paid(answer: Answer) -> impl Service<Call, Response = ServedResponse, Error = BoxError> {
     let limit = quota::Limit::try_new(1_000_000.try_into().unwrap(), Duration::from_secs(1)).unwrap();
     let config = quota::Config::try_new(vec![limit], 1_000_000.try_into().unwrap(), Duration::from_mins(1)).unwrap();
     let quota = quota::Quota::ephemeral(&config, Wall::system(), quota::Metrics::default());

@@ -17,8 +17,8 @@ use tower::{Layer as _, Service as _, service_fn};
 
 use defender_gateway::BoxError;
 use defender_gateway::quota::{Config, Limit, QuotaState};
-use defender_gateway::response::{Asked, Reply};
-use defender_gateway::scan::{Call, Outcome, Rows, Served, Status};
+use defender_gateway::response::{Reply, ResponsePreferences};
+use defender_gateway::scan::{Call, Outcome, Rows, ServedResponse, Status};
 use defender_gateway::server::InboundRequest;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -67,7 +67,7 @@ fn request(times: usize) {
 fn fields(times: usize) {
     let answer = support::answer(1000);
     let served = move |_| {
-        let served = Served {
+        let served = ServedResponse {
             may_link: false,
             answer: answer.clone(),
             outcome: Outcome::Hit,
@@ -77,7 +77,10 @@ fn fields(times: usize) {
             },
             age: Some(9 * SECOND),
         };
-        std::future::ready(Ok::<_, BoxError>(Reply::Served(Box::new(served), Asked::default())))
+        std::future::ready(Ok::<_, BoxError>(Reply::Served(
+            Box::new(served),
+            ResponsePreferences::default(),
+        )))
     };
     let peer = support::peer();
     let mut layer = support::respond().layer(service_fn(served));

@@ -18,7 +18,7 @@ use tower::{Service, ServiceBuilder, service_fn};
 
 use defender_gateway::cache::{self, Cache};
 use defender_gateway::response::{self, Body, Windows};
-use defender_gateway::scan::{self, Answer, Call, Endpoint, Keep as _, Served};
+use defender_gateway::scan::{self, Answer, CacheSink as _, Call, Endpoint, ServedResponse};
 use defender_gateway::server::InboundRequest;
 use defender_gateway::task::Tasks;
 use defender_gateway::{BoxError, server};
@@ -72,7 +72,7 @@ pub(crate) fn path(
     cache: &Arc<Cache>,
 ) -> impl Service<InboundRequest<Full<Bytes>>, Response = Response<Body>, Error = Infallible> + use<> {
     let count = server::count::Metrics::register(&mut Registry::default());
-    let below = service_fn(|_: Call| async { Err::<Served, BoxError>("nothing is forwarded".into()) });
+    let below = service_fn(|_: Call| async { Err::<ServedResponse, BoxError>("nothing is forwarded".into()) });
     ServiceBuilder::new()
         .layer(server::count::Layer::new(
             count.clone(),

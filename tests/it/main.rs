@@ -10,10 +10,10 @@
 mod admin;
 mod answers;
 mod cache;
+mod caller_token;
 mod command_line;
 mod config;
 mod crash;
-mod delegated;
 mod drain;
 mod faults;
 mod flights;

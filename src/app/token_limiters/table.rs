@@ -10,7 +10,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::attempt::Scarcity;
 use crate::clock::Wall;
 use crate::queue::{Reason, Refused};
-use crate::scan::{Holder, Operation, Payer};
+use crate::scan::{Operation, Payer, TokenId};
 use crate::task::Tasks;
 use crate::{queue, quota};
 
@@ -36,17 +36,17 @@ pub struct TokenLimiters(Arc<Shared>);
 struct Shared {
     /// One for all operations, or one for each.
     own: Vec<Arc<Limiter>>,
-    delegated: Mutex<Delegated>,
+    caller_token: Mutex<CallerToken>,
     meters: SharedMetrics,
     wall: Wall,
     tasks: Tasks,
 }
 
 #[derive(Debug)]
-struct Delegated {
+struct CallerToken {
     /// What a new lane is made with.
     config: Config,
-    token_limiters: HashMap<(Holder, usize), Arc<Limiter>>,
+    token_limiters: HashMap<(TokenId, usize), Arc<Limiter>>,
     closes: Option<Instant>,
 }
 
@@ -85,7 +85,7 @@ impl TokenLimiters {
         });
         Self(Arc::new(Shared {
             own: own.collect(),
-            delegated: Mutex::new(Delegated {
+            caller_token: Mutex::new(CallerToken {
                 config,
                 token_limiters: HashMap::new(),
                 closes: None,
@@ -98,12 +98,12 @@ impl TokenLimiters {
 
     /// All lanes go on with other settings. Nothing that was counted is forgotten, and nobody who waits loses the place.
     pub(in crate::app) fn reconfigure(&self, config: Config) {
-        let mut delegated = self.delegated();
-        for limiter in delegated.token_limiters.values().chain(&self.0.own) {
+        let mut caller_token = self.caller_token();
+        for limiter in caller_token.token_limiters.values().chain(&self.0.own) {
             limiter.quota.reconfigure(&config.quota);
             limiter.queue.reconfigure(config.queue.clone());
         }
-        delegated.config = config;
+        caller_token.config = config;
     }
 
     /// The gateway's own quotas: one for all operations, or one for each in their order.
@@ -149,9 +149,9 @@ impl TokenLimiters {
     /// The gateway stops at `closes`: see [`queue::Queue::close`].
     pub fn close(&self, closes: Instant) {
         self.queues().for_each(|queue| queue.close(closes));
-        let mut delegated = self.delegated();
-        delegated.closes = Some(closes);
-        for limiter in delegated.token_limiters.values() {
+        let mut caller_token = self.caller_token();
+        caller_token.closes = Some(closes);
+        for limiter in caller_token.token_limiters.values() {
             limiter.queue.close(closes);
         }
     }
@@ -159,7 +159,7 @@ impl TokenLimiters {
     /// How many lanes there are besides the gateway's own.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.delegated().token_limiters.len()
+        self.caller_token().token_limiters.len()
     }
 
     /// Whether there is only the gateway's own.
@@ -174,35 +174,35 @@ impl TokenLimiters {
     /// There are as many as may be, and none that may be forgotten.
     pub(super) fn enter(&self, payer: Payer) -> Result<Arc<Limiter>, Refused> {
         let ledger = self.ledger(payer);
-        let Some(holder) = payer.holder.map(|holder| (holder, ledger)) else {
+        let Some(token_id) = payer.token_id.map(|token_id| (token_id, ledger)) else {
             return Ok(Arc::clone(&self.0.own[ledger]));
         };
         let now = Instant::now();
-        let mut delegated = self.delegated();
-        if let Some(limiter) = delegated.token_limiters.get(&holder) {
+        let mut caller_token = self.caller_token();
+        if let Some(limiter) = caller_token.token_limiters.get(&token_id) {
             return Ok(Arc::clone(limiter));
         }
-        delegated.forget(now);
-        if delegated.token_limiters.len() >= Self::MAX {
+        caller_token.forget(now);
+        if caller_token.token_limiters.len() >= Self::MAX {
             self.0.meters.queue.refused(Reason::Tokens);
-            let retry_after = delegated.next_end(now).saturating_duration_since(now);
+            let retry_after = caller_token.next_end(now).saturating_duration_since(now);
             return Err(Refused::new(Reason::Tokens, retry_after));
         }
-        let limiter = Arc::new(self.0.new_limiter(&delegated.config));
-        if let Some(closes) = delegated.closes {
+        let limiter = Arc::new(self.0.new_limiter(&caller_token.config));
+        if let Some(closes) = caller_token.closes {
             limiter.queue.close(closes);
         }
-        delegated.token_limiters.insert(holder, Arc::clone(&limiter));
-        tracing::debug!(holder = ?holder.0, token_limiters = delegated.token_limiters.len(), "a token that is new here");
+        caller_token.token_limiters.insert(token_id, Arc::clone(&limiter));
+        tracing::debug!(token_id = ?token_id.0, token_limiters = caller_token.token_limiters.len(), "a token that is new here");
         Ok(limiter)
     }
 
     /// The lane of `payer`, if there is one.
     pub(super) fn limiter(&self, payer: Payer) -> Option<Arc<Limiter>> {
         let ledger = self.ledger(payer);
-        match payer.holder {
+        match payer.token_id {
             None => Some(Arc::clone(&self.0.own[ledger])),
-            Some(holder) => self.delegated().token_limiters.get(&(holder, ledger)).cloned(),
+            Some(token_id) => self.caller_token().token_limiters.get(&(token_id, ledger)).cloned(),
         }
     }
 
@@ -211,9 +211,9 @@ impl TokenLimiters {
         payer.operation as usize % self.0.own.len()
     }
 
-    fn delegated(&self) -> MutexGuard<'_, Delegated> {
+    fn caller_token(&self) -> MutexGuard<'_, CallerToken> {
         // Nothing in here panics halfway through a change.
-        self.0.delegated.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.caller_token.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -234,7 +234,7 @@ impl Shared {
     }
 }
 
-impl Delegated {
+impl CallerToken {
     /// Forgets the lanes that nobody is on and whose calls count no more.
     fn forget(&mut self, now: Instant) {
         self.token_limiters

@@ -12,11 +12,11 @@ use tower::{Layer as _, ServiceExt as _};
 
 use super::{Config, Layer, SharedMetrics, TokenLimiters};
 use crate::attempt::{Delivery, Failure, Granted, Place, Retries, Try};
-use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
+use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::clock::Wall;
 use crate::operation::Input;
 use crate::queue::{Reason, Refused};
-use crate::scan::{Answer, Delegated, Endpoint, Fields, Operation, Payer, Request, route};
+use crate::scan::{Answer, CallerToken, Endpoint, Fields, Operation, Payer, Request, route};
 use crate::single_flight::SingleRequest;
 use crate::task::Tasks;
 use crate::{queue, quota};
@@ -49,7 +49,7 @@ fn token_limiters(tasks: &Tasks) -> TokenLimiters {
 fn question(token: Option<&str>) -> Request {
     let plain = Request::plain(Endpoint::HISTORY, ["a"]).unwrap();
     match token {
-        Some(token) => plain.with_token(Delegated::new(token).unwrap()),
+        Some(token) => plain.with_token(CallerToken::new(token).unwrap()),
         None => plain,
     }
 }
@@ -64,7 +64,7 @@ fn caller_at(name: &str, deadline: Instant) -> Caller {
         urgency: Urgency::default(),
         deadline,
         wait: None,
-        freshness: Freshness::default(),
+        cache_directives: CacheDirectives::default(),
         request_id: RequestId::random(),
         trace: crate::telemetry::trace::Trace::None,
     }

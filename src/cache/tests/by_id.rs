@@ -5,15 +5,17 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tower::Service as _;
 
-use super::bench::{Bench, answer, call, no_cache, only_if_cached, pass};
+use super::fixture::{Fixture, answer, call, no_cache, only_if_cached, pass};
 use crate::BoxError;
 use crate::cache::{Config, NotCached};
-use crate::caller::Freshness;
-use crate::scan::{Answer, Call, Endpoint, Forward, Keep as _, Outcome, Request, Rows, Served, UpstreamProfile};
+use crate::caller::CacheDirectives;
+use crate::scan::{
+    Answer, CacheSink as _, Call, Endpoint, ForwardReason, Outcome, Request, Rows, ServedResponse, UpstreamProfile,
+};
 
-/// A cache that keeps rows by id, over an upstream that lists rows newest first.
+/// A cache that stores rows by id, over an upstream that lists rows newest first.
 struct ById {
-    bench: Bench,
+    fixture: Fixture,
     upstream_profile: Arc<UpstreamProfile>,
 }
 
@@ -21,13 +23,13 @@ impl ById {
     fn new() -> Self {
         let upstream_profile = Arc::new(UpstreamProfile::new(1000));
         Self {
-            bench: Bench::with(Config::default(), Some(Arc::clone(&upstream_profile))),
+            fixture: Fixture::with(Config::default(), Some(Arc::clone(&upstream_profile))),
             upstream_profile,
         }
     }
 
-    /// Lets the gateway see enough answers to know the order of rows.
-    fn taught() -> Self {
+    /// Lets the profile see enough answers to know the order of rows.
+    fn with_known_order() -> Self {
         let cache = Self::new();
         let question = question(&["a", "b", "c", "d", "e", "f"]);
         for _ in 0..4 {
@@ -44,32 +46,32 @@ impl ById {
         // As a flight does.
         let rows = Rows::split(&question, &answer.body).unwrap();
         self.upstream_profile.learn(Endpoint::HISTORY, &rows);
-        self.bench.cache.keep(&question, &answer, Instant::now());
-        assert!(self.bench.cache.find(question.key(), Instant::now()).is_some());
+        self.fixture.cache.keep(&question, &answer, Instant::now());
+        assert!(self.fixture.cache.find(question.key(), Instant::now()).is_some());
     }
 
-    fn ask(&mut self, ids: &[&str], freshness: Freshness) -> JoinHandle<Result<Served, BoxError>> {
+    fn ask(&mut self, ids: &[&str], cache_directives: CacheDirectives) -> JoinHandle<Result<ServedResponse, BoxError>> {
         let call = Call {
             request: Arc::new(question(ids)),
-            ..call("x", freshness)
+            ..call("x", cache_directives)
         };
-        let future = self.bench.front.call(call);
-        self.bench.tasks.spawn("test", future)
+        let future = self.fixture.front.call(call);
+        self.fixture.tasks.spawn("test", future)
     }
 
-    /// What the cache makes of what it has.
-    async fn hit(&mut self, ids: &[&str]) -> Served {
+    /// What the cache answers from its fragments.
+    async fn hit(&mut self, ids: &[&str]) -> ServedResponse {
         let served = self.ask(ids, only_if_cached()).await.unwrap().unwrap();
         assert_eq!(served.answer.body, upstream(&question(ids)).body);
         assert_eq!((served.outcome, served.status.forward), (Outcome::Hit, None));
         served
     }
 
-    /// Expects a question for these ids below, and answers it.
+    /// Expects a call for these ids, and answers it.
     async fn asked(&mut self, ids: &[&str], answer: Answer) {
-        let (call, respond) = self.bench.next().await;
+        let (call, respond) = self.fixture.next().await;
         assert_eq!(call.request.ids().collect::<Vec<_>>(), ids);
-        self.bench.respond(&call, respond, answer);
+        self.fixture.respond(&call, respond, answer);
     }
 }
 
@@ -81,7 +83,7 @@ fn question(ids: &[&str]) -> Request {
     Request::plain(Endpoint::HISTORY, ids.iter().copied()).unwrap()
 }
 
-/// Three rows an id, none for those that begin with `z`; all at different times.
+/// Three rows for each id, none for ids that begin with `z`; all at different times.
 fn upstream(request: &Request) -> Answer {
     let mut rows = Vec::new();
     for id in request.ids().filter(|id| !id.starts_with('z')) {
@@ -135,15 +137,15 @@ async fn any_part_of_one_answer_is_an_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn parts_of_several_answers_are_joined_once_the_order_is_known() {
+async fn fragments_of_several_answers_are_joined_once_the_order_is_known() {
     let mut cache = ById::new();
     cache.keep(&["a", "b"]);
     cache.keep(&["c", "d"]);
-    let _asked = cache.ask(&["a", "c"], Freshness::default());
+    let _asked = cache.ask(&["a", "c"], CacheDirectives::default());
     let whole = upstream(&question(&["a", "c"]));
     cache.asked(&["a", "c"], whole).await;
 
-    let mut cache = ById::taught();
+    let mut cache = ById::with_known_order();
     cache.keep(&["a", "b"]);
     pass(4).await;
     cache.keep(&["c", "d"]);
@@ -155,16 +157,16 @@ async fn parts_of_several_answers_are_joined_once_the_order_is_known() {
 
 #[tokio::test(start_paused = true)]
 async fn only_what_is_missing_is_asked_for() {
-    let mut cache = ById::taught();
+    let mut cache = ById::with_known_order();
     cache.keep(&["a", "c", "z"]);
     pass(7).await;
-    let asked = cache.ask(&["a", "b", "c", "d", "z"], Freshness::default());
+    let asked = cache.ask(&["a", "b", "c", "d", "z"], CacheDirectives::default());
     cache.asked(&["b", "d"], upstream(&question(&["b", "d"]))).await;
     let served = asked.await.unwrap().unwrap();
     assert_eq!(served.answer.body, upstream(&question(&["a", "b", "c", "d", "z"])).body);
     assert_eq!(
         (served.outcome, served.status.forward),
-        (Outcome::Forwarded, Some(Forward::Partial))
+        (Outcome::Forwarded, Some(ForwardReason::Partial))
     );
     assert_eq!(served.age, Some(Duration::from_secs(7)));
     assert!(served.status.stored && served.status.ttl.unwrap() <= 23);
@@ -172,14 +174,14 @@ async fn only_what_is_missing_is_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_callers_wishes_hold_for_every_part() {
-    let mut cache = ById::taught();
+async fn the_callers_directives_hold_for_every_fragment() {
+    let mut cache = ById::with_known_order();
     cache.keep(&["a"]);
     pass(10).await;
     cache.keep(&["b"]);
-    let max_age = Freshness {
+    let max_age = CacheDirectives {
         max_age: Some(Duration::from_secs(5)),
-        ..Freshness::default()
+        ..CacheDirectives::default()
     };
     let _asked = cache.ask(&["a", "b"], max_age);
     cache.asked(&["a"], upstream(&question(&["a"]))).await;
@@ -202,19 +204,19 @@ async fn a_rest_that_does_not_fit_is_not_used() {
     let undated = answer(200, r#"{"@odata.context":"c","value":[{"ScanDefinitionIds":"b"}]}"#);
     let linked = answer(200, r#"{"@odata.context":"c","value":[],"@odata.nextLink":"x"}"#);
     for rest in [envelope, tie, undated, linked, refusal(404), refusal(400)] {
-        let mut cache = ById::taught();
+        let mut cache = ById::with_known_order();
         cache.keep(&["a"]);
-        let asked = cache.ask(&["a", "b"], Freshness::default());
+        let asked = cache.ask(&["a", "b"], CacheDirectives::default());
         cache.asked(&["b"], rest).await;
         let whole = upstream(&question(&["a", "b"]));
         cache.asked(&["a", "b"], whole.clone()).await;
         let served = asked.await.unwrap().unwrap();
         assert_eq!(served.answer.body, whole.body);
-        assert_eq!(served.status.forward, Some(Forward::Miss));
+        assert_eq!(served.status.forward, Some(ForwardReason::Miss));
     }
-    let mut cache = ById::taught();
+    let mut cache = ById::with_known_order();
     cache.keep(&["a"]);
-    let asked = cache.ask(&["a", "b"], Freshness::default());
+    let asked = cache.ask(&["a", "b"], CacheDirectives::default());
     cache.asked(&["b"], answer(503, "busy")).await;
     assert_eq!(
         asked.await.unwrap().unwrap().answer.status,
@@ -226,9 +228,9 @@ async fn a_rest_that_does_not_fit_is_not_used() {
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_may_be_cut_off_is_not_cut_up() {
     let upstream_profile = Arc::new(UpstreamProfile::new(0));
-    let bench = Bench::with(Config::default(), Some(Arc::clone(&upstream_profile)));
+    let fixture = Fixture::with(Config::default(), Some(Arc::clone(&upstream_profile)));
     let mut cache = ById {
-        bench,
+        fixture,
         upstream_profile,
     };
     cache.keep(&["a", "b"]);
@@ -237,7 +239,7 @@ async fn an_answer_that_may_be_cut_off_is_not_cut_up() {
 
 #[tokio::test(start_paused = true)]
 async fn a_question_with_options_is_never_put_together() {
-    let mut cache = ById::taught();
+    let mut cache = ById::with_known_order();
     cache.keep(&["a", "b"]);
     let request = Request::parse(Endpoint::HISTORY, Some("$top=1"), br#"{"ScanDefinitionIds":["a"]}"#).unwrap();
     let other = Request::plain(Endpoint::HISTORY_V1, ["a"]).unwrap();
@@ -246,22 +248,22 @@ async fn a_question_with_options_is_never_put_together() {
             request: Arc::new(request),
             ..call("x", only_if_cached())
         };
-        assert!(cache.bench.front.call(call).await.unwrap_err().is::<NotCached>());
+        assert!(cache.fixture.front.call(call).await.unwrap_err().is::<NotCached>());
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_taken_back_leaves_no_parts() {
-    let mut cache = ById::taught();
+async fn an_answer_that_is_removed_leaves_no_fragments() {
+    let mut cache = ById::with_known_order();
     cache.keep(&["a", "b"]);
     let both = question(&["a", "b"]);
-    cache.bench.cache.keep(&both, &refusal(403), Instant::now());
+    cache.fixture.cache.keep(&both, &refusal(403), Instant::now());
     assert!(cache.ask(&["a"], only_if_cached()).await.unwrap().is_err());
 }
 
 const GUID: &str = "60c4aa2d-7f35-4b8f-9e0a-000000000a01";
 
-/// Rows of one definition, by whatever spelling of its id it was asked for, as an upstream in .NET gives them.
+/// The rows of one definition, for whatever spelling of its id, as an upstream in .NET answers.
 fn guid_rows(others: &str) -> Answer {
     let row = format!(r#"{{"ScanDefinitionIds":"{GUID}","LastScanned":"2026-03-01T00:59:00.0000000Z"}}"#);
     Answer {
@@ -271,7 +273,7 @@ fn guid_rows(others: &str) -> Answer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_spellings_of_one_id_leave_no_parts_and_are_put_together_of_none() {
+async fn two_spellings_of_one_id_store_no_fragments_and_use_none() {
     for other in [
         GUID.replace('-', ""),
         format!("{{{GUID}}}"),
@@ -279,31 +281,34 @@ async fn two_spellings_of_one_id_leave_no_parts_and_are_put_together_of_none() {
         format!("urn:uuid:{GUID}"),
         "{0x60c4aa2d,0x7f35,0x4b8f,{0x9e,0x0a,0x00,0x00,0x00,0x00,0x0a,0x01}}".into(),
     ] {
-        let mut cache = ById::taught();
+        let mut cache = ById::with_known_order();
         let both = question(&[GUID, &other]);
         assert_eq!(both.ids().len(), 2);
-        cache.bench.cache.keep(&both, &guid_rows(""), Instant::now());
-        // Only the question itself is known now: whose rows they were is not.
+        cache.fixture.cache.keep(&both, &guid_rows(""), Instant::now());
+        // Only the request itself is stored: it is not known which of the ids the rows belong to.
         for ids in [&[GUID][..], &[&other], &["a", GUID], &["a", &other]] {
             let refused = cache.ask(ids, only_if_cached()).await.unwrap();
             assert!(refused.is_err(), "{ids:?}");
         }
         cache.ask(&[GUID, &other], only_if_cached()).await.unwrap().unwrap();
 
-        // Each of them alone has its rows; together they are asked for.
-        let mut cache = ById::taught();
+        // Each of them alone has rows; together they are fetched.
+        let mut cache = ById::with_known_order();
         for id in [GUID, &other] {
-            cache.bench.cache.keep(&question(&[id]), &guid_rows(""), Instant::now());
+            cache
+                .fixture
+                .cache
+                .keep(&question(&[id]), &guid_rows(""), Instant::now());
             let served = cache.ask(&[id], only_if_cached()).await.unwrap().unwrap();
             assert_eq!(served.answer.body, guid_rows("").body);
         }
         assert!(cache.ask(&[GUID, &other], only_if_cached()).await.unwrap().is_err());
 
-        // A row under another spelling is not taken for none.
-        let mut cache = ById::taught();
+        // A row under another spelling does not count as no row.
+        let mut cache = ById::with_known_order();
         let rest = r#",{"ScanDefinitionIds":"a","LastScanned":"2026-03-01T00:01:00.0000000Z"}"#;
         cache
-            .bench
+            .fixture
             .cache
             .keep(&question(&["a", &other]), &guid_rows(rest), Instant::now());
         let served = cache.ask(&[&other], only_if_cached()).await.unwrap().unwrap();
@@ -312,7 +317,7 @@ async fn two_spellings_of_one_id_leave_no_parts_and_are_put_together_of_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn parts_are_put_together_in_the_manner_of_the_answers() {
+async fn fragments_are_joined_in_the_layout_of_the_answers() {
     let style = |answer: &Answer, ids: usize| {
         let text = String::from_utf8(answer.body.to_vec()).unwrap();
         let text = text
@@ -326,12 +331,12 @@ async fn parts_are_put_together_in_the_manner_of_the_answers() {
         }
     };
     for kept in [&[&["a", "b"][..], &["c"], &["z1"]][..], &[&["a"], &["b", "z1"], &["c"]]] {
-        let mut cache = ById::taught();
+        let mut cache = ById::with_known_order();
         for ids in kept {
             let question = question(ids);
             let rows = ids.iter().filter(|id| !id.starts_with('z')).count();
             cache
-                .bench
+                .fixture
                 .cache
                 .keep(&question, &style(&upstream(&question), rows), Instant::now());
         }

@@ -1,5 +1,5 @@
-//! Random questions, one after the other, against upstreams of many kinds: whatever is put together from parts, everybody gets byte for
-//! byte what the upstream says to the whole question.
+//! Random requests, one after the other, against upstreams of many kinds: however an answer is
+//! joined, every caller gets byte for byte what the upstream answers to the whole request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,12 +13,13 @@ use tokio::time::{Instant, advance};
 use tower::util::BoxCloneService;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
-use super::bench::call;
+use super::fixture::call;
 use crate::BoxError;
 use crate::cache::{Cache, Config, Layer, Metrics};
-use crate::caller::Freshness;
+use crate::caller::CacheDirectives;
 use crate::scan::{
-    Answer, Call, Endpoint, Fields, Forward, Keep as _, Outcome, Request, Rows, Served, Status, UpstreamProfile,
+    Answer, CacheSink as _, Call, Endpoint, Fields, ForwardReason, Outcome, Request, Rows, ServedResponse, Status,
+    UpstreamProfile,
 };
 use crate::task::Tasks;
 
@@ -28,24 +29,24 @@ enum Listing {
     NewestFirst,
     OldestFirst,
     Grouped,
-    /// By something that is not in the rows.
+    /// By a value that is not in the rows.
     Hidden,
 }
 
 #[derive(Clone, Copy, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is drawn by itself")]
-struct World {
+struct UpstreamBehaviour {
     listing: Listing,
     page: usize,
     linked: bool,
     strict: bool,
     timed: bool,
-    /// Whether all spellings of an id are one id to it, as to one in .NET.
+    /// Whether all spellings of an id are one id, as for an upstream in .NET.
     lenient: bool,
     layout: Layout,
 }
 
-/// What stands in front of the first row, between rows, behind the last one, and around all of it.
+/// The text before the first row, between rows, after the last one, and around all of it.
 type Layout = (&'static str, &'static str, &'static str, &'static str, &'static str);
 
 const LAYOUTS: [Layout; 5] = [
@@ -68,7 +69,7 @@ const LAYOUTS: [Layout; 5] = [
     ("", "\t,", " ", "\u{feff} {\"value\" : [", "] }"),
 ];
 
-/// What may come instead of an answer.
+/// Responses that are no answers.
 const RUBBISH: [(u16, &str); 6] = [
     (200, ""),
     (200, "<html></html>"),
@@ -78,7 +79,7 @@ const RUBBISH: [(u16, &str); 6] = [
     (520, ""),
 ];
 
-impl World {
+impl UpstreamBehaviour {
     fn random(rng: &mut StdRng) -> Self {
         let listings = [
             Listing::NewestFirst,
@@ -115,7 +116,7 @@ impl World {
             let seed = id
                 .bytes()
                 .fold(7_u64, |seed, byte| seed.wrapping_mul(131) + u64::from(byte));
-            // Few enough seconds that some rows of different ids are tied.
+            // Few enough seconds that some rows of different ids have the same time.
             rows.extend((0..seed % 4).map(|n| {
                 let second = seed.wrapping_mul(n * 2 + 3) % 86_400;
                 let time = format!(
@@ -174,7 +175,7 @@ struct Tally {
 
 async fn run(seed: u64, tally: &mut Tally) {
     let mut rng = StdRng::seed_from_u64(seed);
-    let world = World::random(&mut rng);
+    let behaviour = UpstreamBehaviour::random(&mut rng);
     let upstream_profile = Arc::new(UpstreamProfile::new(0));
     let cache = Arc::new(Cache::new(
         Config::default(),
@@ -187,7 +188,7 @@ async fn run(seed: u64, tally: &mut Tally) {
     let below = service_fn(move |call: Call| {
         let answer = match RUBBISH.get(breaks.load(Ordering::Relaxed)) {
             Some((status, body)) => answer(*status, (*body).into()),
-            None => world.answer(&call.request),
+            None => behaviour.answer(&call.request),
         };
         if answer.status == StatusCode::OK
             && let Ok(rows) = Rows::split(&call.request, &answer.body)
@@ -195,7 +196,7 @@ async fn run(seed: u64, tally: &mut Tally) {
             upstream_profile.learn(call.request.endpoint(), &rows);
         }
         let kept = keep.keep(&call.request, &answer, Instant::now());
-        let served = Served {
+        let served = ServedResponse {
             may_link: true,
             answer,
             outcome: Outcome::Forwarded,
@@ -230,31 +231,31 @@ async fn run(seed: u64, tally: &mut Tally) {
             ids.push("unknown".into());
         }
         let request = Request::plain(Endpoint::HISTORY, ids.iter().map(String::as_str)).unwrap();
-        let alone = world.answer(&request);
+        let alone = behaviour.answer(&request);
         let call = Call {
             request: Arc::new(request),
-            ..call("x", Freshness::default())
+            ..call("x", CacheDirectives::default())
         };
         let served = front.clone().oneshot(call).await.unwrap();
         if let Some((status, body)) = RUBBISH.get(broken)
             && served.answer.body == *body
             && served.answer.status == *status
         {
-            // Who asked gets it, where nothing better is there; nobody else ever does.
+            // The caller gets it if there is nothing better; no other caller ever does.
             assert!(served.status.forward.is_some() && !served.status.stored);
             tally.broken += 1;
             continue;
         }
-        assert_eq!(served.answer.body, alone.body, "seed {seed}: {ids:?} in {world:?}");
+        assert_eq!(served.answer.body, alone.body, "seed {seed}: {ids:?} in {behaviour:?}");
         assert_eq!(served.answer.status, alone.status);
         tally.hits += u32::from(served.status.detail == Some("assembled"));
-        tally.partial += u32::from(served.status.forward == Some(Forward::Partial));
+        tally.partial += u32::from(served.status.forward == Some(ForwardReason::Partial));
         advance(Duration::from_millis(rng.random_range(0..2000))).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn parts_make_up_the_same_answers_as_the_whole() {
+async fn fragments_make_up_the_same_answers_as_the_upstream() {
     let mut tally = Tally::default();
     for seed in 0..60 {
         run(seed, &mut tally).await;

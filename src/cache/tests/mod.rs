@@ -1,4 +1,4 @@
-pub(super) mod bench;
 mod by_id;
 mod differential;
+pub(super) mod fixture;
 mod whole;

@@ -5,33 +5,36 @@ use bytes::Bytes;
 use http::header;
 use tokio::time::Instant;
 
-use super::bench::{Bench, answer, call, no_cache, only_if_cached, pass};
+use super::fixture::{Fixture, answer, call, no_cache, only_if_cached, pass};
 use crate::cache::{Config, NotCached};
-use crate::caller::{Freshness, Urgency};
-use crate::scan::{Answer, Endpoint, Forward, Keep as _, Outcome, Request};
+use crate::caller::{CacheDirectives, Urgency};
+use crate::scan::{Answer, CacheSink as _, Endpoint, ForwardReason, Outcome, Request};
 
 const ROWS: &str = r#"{"value":["rows"]}"#;
 const OLD: &str = r#"{"value":["old"]}"#;
 const REFUSED: &str = r#"{"error":{"code":"c","message":"m"}}"#;
 const NEW: &str = r#"{"value":["new"]}"#;
 
-/// An object of so many bytes.
+/// An object of this many bytes.
 fn long(bytes: usize) -> Bytes {
     format!(r#"{{"value":["{}"]}}"#, "x".repeat(bytes - 14)).into()
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_second_question_is_a_hit_with_age_and_ttl() {
-    let mut bench = Bench::new(Config::default());
-    let asked = bench.ask("a", Freshness::default());
-    bench.answer(200, ROWS).await;
+    let mut fixture = Fixture::new(Config::default());
+    let asked = fixture.ask("a", CacheDirectives::default());
+    fixture.answer(200, ROWS).await;
     let first = asked.await.unwrap().unwrap();
-    assert_eq!((first.status.forward, first.status.stored), (Some(Forward::Miss), true));
+    assert_eq!(
+        (first.status.forward, first.status.stored),
+        (Some(ForwardReason::Miss), true)
+    );
     assert!((27..=30).contains(&first.status.ttl.unwrap()));
     assert_eq!(first.age, None);
 
     pass(10).await;
-    let second = bench.ask("a", Freshness::default()).await.unwrap().unwrap();
+    let second = fixture.ask("a", CacheDirectives::default()).await.unwrap().unwrap();
     assert_eq!((second.outcome, second.status.forward), (Outcome::Hit, None));
     assert_eq!(second.age, Some(Duration::from_secs(10)));
     assert!((17..=20).contains(&second.status.ttl.unwrap()));
@@ -40,82 +43,90 @@ async fn a_second_question_is_a_hit_with_age_and_ttl() {
         second.answer.headers.get(header::CONTENT_TYPE).unwrap(),
         "application/json"
     );
-    bench.nothing_is_asked().await;
-    let snapshot = bench.cache.snapshot();
+    fixture.nothing_is_asked().await;
+    let snapshot = fixture.cache.snapshot();
     assert_eq!((snapshot.entries, snapshot.hits, snapshot.misses), (1, 1, 1));
 }
 
 #[tokio::test(start_paused = true)]
 async fn hits_share_one_body() {
-    let mut bench = Bench::new(Config::default());
-    bench.fill("a", ROWS).await;
-    let (one, other) = (bench.stored("a").await, bench.stored("a").await);
+    let mut fixture = Fixture::new(Config::default());
+    fixture.fill("a", ROWS).await;
+    let (one, other) = (fixture.stored("a").await, fixture.stored("a").await);
     assert_eq!(one.answer.body.as_ptr(), other.answer.body.as_ptr());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_ttl_of_zero_switches_the_cache_off() {
-    let mut bench = Bench::new(Config {
+    let mut fixture = Fixture::new(Config {
         ttl: Duration::ZERO,
         ..Config::default()
     });
     for _ in 0..2 {
-        let asked = bench.ask("a", Freshness::default());
-        bench.answer(200, ROWS).await;
+        let asked = fixture.ask("a", CacheDirectives::default());
+        fixture.answer(200, ROWS).await;
         let served = asked.await.unwrap().unwrap();
-        assert_eq!(served.status.forward, Some(Forward::Bypass));
+        assert_eq!(served.status.forward, Some(ForwardReason::Bypass));
         assert!(!served.status.stored);
     }
-    assert_eq!(bench.cache.snapshot().entries, 0);
+    assert_eq!(fixture.cache.snapshot().entries, 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn only_if_cached_never_asks() {
-    let mut bench = Bench::new(Config::default());
-    let refused = bench.ask("a", only_if_cached()).await.unwrap().unwrap_err();
+    let mut fixture = Fixture::new(Config::default());
+    let refused = fixture.ask("a", only_if_cached()).await.unwrap().unwrap_err();
     assert!(refused.is::<NotCached>());
-    bench.fill("a", ROWS).await;
-    assert_eq!(bench.stored("a").await.outcome, Outcome::Hit);
-    let picky = Freshness {
+    fixture.fill("a", ROWS).await;
+    assert_eq!(fixture.stored("a").await.outcome, Outcome::Hit);
+    let picky = CacheDirectives {
         max_age: Some(Duration::ZERO),
         ..only_if_cached()
     };
     pass(1).await;
-    assert!(bench.ask("a", picky).await.unwrap().unwrap_err().is::<NotCached>());
-    bench.nothing_is_asked().await;
+    assert!(fixture.ask("a", picky).await.unwrap().unwrap_err().is::<NotCached>());
+    fixture.nothing_is_asked().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn no_cache_asks_again_and_the_new_answer_is_stored() {
-    let mut bench = Bench::new(Config::default());
-    bench.fill("a", OLD).await;
+    let mut fixture = Fixture::new(Config::default());
+    fixture.fill("a", OLD).await;
     pass(1).await;
-    let asked = bench.ask("a", no_cache());
-    bench.answer(200, NEW).await;
-    assert_eq!(asked.await.unwrap().unwrap().status.forward, Some(Forward::Request));
-    assert_eq!(bench.stored("a").await.answer.body, NEW);
+    let asked = fixture.ask("a", no_cache());
+    fixture.answer(200, NEW).await;
+    assert_eq!(
+        asked.await.unwrap().unwrap().status.forward,
+        Some(ForwardReason::Request)
+    );
+    assert_eq!(fixture.stored("a").await.answer.body, NEW);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_older_question_does_not_replace_a_newer_answer() {
-    let bench = Bench::new(Config::default());
+    let fixture = Fixture::new(Config::default());
     let request = Request::plain(Endpoint::HISTORY, ["a"]).unwrap();
     let early = Instant::now();
     pass(1).await;
-    assert!(bench.cache.keep(&request, &answer(200, NEW), Instant::now()).is_some());
-    assert_eq!(bench.cache.keep(&request, &answer(200, OLD), early), None);
-    let entry = bench.cache.find(request.key(), Instant::now()).unwrap();
+    assert!(
+        fixture
+            .cache
+            .keep(&request, &answer(200, NEW), Instant::now())
+            .is_some()
+    );
+    assert_eq!(fixture.cache.keep(&request, &answer(200, OLD), early), None);
+    let entry = fixture.cache.find(request.key(), Instant::now()).unwrap();
     assert_eq!(entry.answer().body, NEW);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_must_not_be_stored_is_not() {
-    let bench = Bench::new(Config {
+    let fixture = Fixture::new(Config {
         max_size: 10_000,
         ..Config::default()
     });
     let request = Request::plain(Endpoint::HISTORY, ["a"]).unwrap();
-    let keep = |answer: &Answer| bench.cache.keep(&request, answer, Instant::now());
+    let keep = |answer: &Answer| fixture.cache.keep(&request, answer, Instant::now());
     for status in [201, 204, 301, 401, 403, 429, 500, 503] {
         for body in ["x", REFUSED, ROWS] {
             assert_eq!(keep(&answer(status, body)), None, "{status} {body}");
@@ -136,25 +147,25 @@ async fn what_must_not_be_stored_is_not() {
     big.body = long(10_000);
     assert_eq!(keep(&big), None);
     assert!(
-        bench.cache.find(request.key(), Instant::now()).is_none(),
+        fixture.cache.find(request.key(), Instant::now()).is_none(),
         "the old answer is gone too"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_no_answer_reaches_who_asked_and_nobody_else() {
-    let mut bench = Bench::new(Config::default());
-    bench.fill("a", OLD).await;
+async fn a_response_that_is_no_answer_reaches_only_its_caller() {
+    let mut fixture = Fixture::new(Config::default());
+    fixture.fill("a", OLD).await;
     for (status, page) in RUBBISH {
-        let asked = bench.ask("a", no_cache());
-        bench.answer(status, page).await;
+        let asked = fixture.ask("a", no_cache());
+        fixture.answer(status, page).await;
         let served = asked.await.unwrap().unwrap();
         assert_eq!((&*served.answer.body, served.status.stored), (page.as_bytes(), false));
-        assert_eq!(bench.stored("a").await.answer.body, OLD, "{status} {page}");
+        assert_eq!(fixture.stored("a").await.answer.body, OLD, "{status} {page}");
     }
 }
 
-/// What may come instead of an answer.
+/// Responses that are no answers.
 const RUBBISH: [(u16, &str); 17] = [
     (200, ""),
     (200, "<html>maintenance</html>"),
@@ -186,28 +197,28 @@ async fn a_stale_answer_stands_in_for_rubbish_of_every_kind_and_stays() {
     };
     let kinds = RUBBISH.map(|(status, body)| answer(status, body)).into_iter();
     for rubbish in kinds.chain([page(200, NEW), page(404, REFUSED), page(401, "")]) {
-        let mut bench = Bench::new(Config::default());
-        bench.fill("a", OLD).await;
+        let mut fixture = Fixture::new(Config::default());
+        fixture.fill("a", OLD).await;
         pass(100).await;
-        let asked = bench.ask("a", Freshness::default());
-        let (call, respond) = bench.next().await;
-        bench.respond(&call, respond, rubbish.clone());
+        let asked = fixture.ask("a", CacheDirectives::default());
+        let (call, respond) = fixture.next().await;
+        fixture.respond(&call, respond, rubbish.clone());
         let served = asked.await.unwrap().unwrap();
         assert_eq!(
             (&*served.answer.body, served.status.detail),
             (OLD.as_bytes(), Some("stale-if-error")),
             "{rubbish:?}"
         );
-        // It is not asked for again at once, and what is there stays.
+        // It is not fetched again at once, and the stored answer stays.
         for _ in 0..3 {
-            bench.surplus.store(false, Ordering::Relaxed);
-            let served = bench.ask("a", Freshness::default()).await.unwrap().unwrap();
+            fixture.surplus.store(false, Ordering::Relaxed);
+            let served = fixture.ask("a", CacheDirectives::default()).await.unwrap().unwrap();
             assert_eq!(
                 (&*served.answer.body, served.status.detail),
                 (OLD.as_bytes(), Some("stale-if-error"))
             );
         }
-        bench.nothing_is_asked().await;
+        fixture.nothing_is_asked().await;
     }
 }
 
@@ -229,9 +240,9 @@ fn aged(body: &'static str, fields: &[(&'static str, &'static str)]) -> Answer {
 #[tokio::test(start_paused = true)]
 async fn what_another_cache_had_kept_before_is_as_old_as_it_says() {
     tokio::time::advance(Duration::from_hours(1)).await;
-    let mut bench = Bench::new(Config::default());
+    let mut fixture = Fixture::new(Config::default());
     let request = Request::plain(Endpoint::HISTORY, ["a"]).unwrap();
-    let left = bench
+    let left = fixture
         .cache
         .keep(&request, &aged(OLD, &[("age", "20")]), Instant::now())
         .unwrap();
@@ -240,17 +251,17 @@ async fn what_another_cache_had_kept_before_is_as_old_as_it_says() {
         "fresh for as long as it would be there: {left:?}"
     );
     pass(3).await;
-    let served = bench.stored("a").await;
+    let served = fixture.stored("a").await;
     assert_eq!(served.age, Some(Duration::from_secs(23)));
     assert!((4..=7).contains(&served.status.ttl.unwrap()), "{served:?}");
     assert!(served.answer.headers.get("age").is_none(), "the gateway says it");
-    let max_age = |seconds| Freshness {
+    let max_age = |seconds| CacheDirectives {
         max_age: Some(Duration::from_secs(seconds)),
         ..only_if_cached()
     };
-    bench.ask("a", max_age(23)).await.unwrap().unwrap();
+    fixture.ask("a", max_age(23)).await.unwrap().unwrap();
     assert!(
-        bench
+        fixture
             .ask("a", max_age(22))
             .await
             .unwrap()
@@ -258,36 +269,41 @@ async fn what_another_cache_had_kept_before_is_as_old_as_it_says() {
             .is::<NotCached>()
     );
     pass(8).await;
-    assert_eq!(bench.stored("a").await.outcome, Outcome::Stale);
+    assert_eq!(fixture.stored("a").await.outcome, Outcome::Stale);
 
-    // One that is stale when it comes is still better than none.
-    let left = bench.cache.keep(&request, &aged(NEW, &[("age", "45")]), Instant::now());
+    // An answer that is stale when it arrives is still better than none.
+    let left = fixture
+        .cache
+        .keep(&request, &aged(NEW, &[("age", "45")]), Instant::now());
     assert_eq!(left, Some(Duration::ZERO));
-    assert_eq!(bench.stored("a").await.outcome, Outcome::Stale);
+    assert_eq!(fixture.stored("a").await.outcome, Outcome::Stale);
     let endless = aged(NEW, &[("age", "99999999999999999999")]);
     assert_eq!(
-        bench.cache.keep(&request, &endless, Instant::now()).unwrap_or_default(),
+        fixture
+            .cache
+            .keep(&request, &endless, Instant::now())
+            .unwrap_or_default(),
         Duration::ZERO
     );
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_was_about_a_moment_is_not_said_again() {
-    let mut bench = Bench::new(Config::default());
+    let mut fixture = Fixture::new(Config::default());
     let passing = [
         ("retry-after", "30"),
         ("x-ms-ratelimit-remaining", "3"),
         ("x-ms-request-id", "r"),
     ];
-    let asked = bench.ask("a", Freshness::default());
-    let (call, respond) = bench.next().await;
-    bench.respond(&call, respond, aged(ROWS, &passing));
+    let asked = fixture.ask("a", CacheDirectives::default());
+    let (call, respond) = fixture.next().await;
+    fixture.respond(&call, respond, aged(ROWS, &passing));
     assert_eq!(
         asked.await.unwrap().unwrap().answer.headers.len(),
         4,
         "who asked is told"
     );
-    let names: Vec<_> = bench
+    let names: Vec<_> = fixture
         .stored("a")
         .await
         .answer
@@ -299,14 +315,14 @@ async fn what_was_about_a_moment_is_not_said_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_callers_have_yet_to_take_counts_although_it_is_not_stored_any_more() {
-    let bench = Bench::new(Config {
+async fn bodies_that_callers_still_read_count_although_they_are_no_longer_stored() {
+    let fixture = Fixture::new(Config {
         max_size: 100_000,
         max_held: 125_000,
         ..Config::default()
     });
     let request = |id: &str| Request::plain(Endpoint::HISTORY, [id]).unwrap();
-    let keep = |id: &str, answer: &Answer| bench.cache.keep(&request(id), answer, Instant::now()).is_some();
+    let keep = |id: &str, answer: &Answer| fixture.cache.keep(&request(id), answer, Instant::now()).is_some();
     let large = |bytes| Answer {
         body: long(bytes),
         ..answer(200, "")
@@ -314,8 +330,8 @@ async fn what_callers_have_yet_to_take_counts_although_it_is_not_stored_any_more
     let ids = ["a", "b", "c", "d"];
     let readers = ids.map(|id| {
         assert!(keep(id, &large(20_000)));
-        let entry = bench.cache.find(request(id).key(), Instant::now()).unwrap();
-        // It leaves the cache; its reader keeps it.
+        let entry = fixture.cache.find(request(id).key(), Instant::now()).unwrap();
+        // It leaves the cache, while its reader still holds it.
         keep(id, &answer(404, "{}"));
         entry.answer().body.clone()
     });
@@ -323,7 +339,8 @@ async fn what_callers_have_yet_to_take_counts_although_it_is_not_stored_any_more
     assert!(!keep("f", &large(20_000)), "there is no memory for it");
     assert!(keep("f", &answer(200, ROWS)), "small ones do not matter");
     drop(readers);
-    // The cache's map lets go of replaced values when no thread of this process can be looking at them any more.
+    // The cache's map frees replaced values when no thread of this process can be reading them any
+    // more.
     let is_kept = (0..100_000).any(|_| {
         std::thread::yield_now();
         keep("f", &large(20_000))
@@ -333,7 +350,7 @@ async fn what_callers_have_yet_to_take_counts_although_it_is_not_stored_any_more
 
 #[tokio::test(start_paused = true)]
 async fn memory_is_bounded_by_bytes() {
-    let bench = Bench::new(Config {
+    let fixture = Fixture::new(Config {
         max_size: 100_000,
         ..Config::default()
     });
@@ -341,9 +358,9 @@ async fn memory_is_bounded_by_bytes() {
     answer.body = long(1000);
     for n in 0..1000 {
         let request = Request::plain(Endpoint::HISTORY, [&*n.to_string()]).unwrap();
-        bench.cache.keep(&request, &answer, Instant::now());
+        fixture.cache.keep(&request, &answer, Instant::now());
     }
-    let snapshot = bench.cache.snapshot();
+    let snapshot = fixture.cache.snapshot();
     assert!((50_000..=100_000).contains(&snapshot.bytes), "{snapshot:?}");
     assert!((30..=100).contains(&snapshot.entries), "{snapshot:?}");
 }
@@ -351,90 +368,90 @@ async fn memory_is_bounded_by_bytes() {
 #[tokio::test(start_paused = true)]
 async fn refusals_are_remembered_briefly_and_never_served_stale() {
     for status in [400, 404] {
-        let mut bench = Bench::new(Config::default());
-        let asked = bench.ask("a", Freshness::default());
-        bench.answer(status, REFUSED).await;
+        let mut fixture = Fixture::new(Config::default());
+        let asked = fixture.ask("a", CacheDirectives::default());
+        fixture.answer(status, REFUSED).await;
         assert!(asked.await.unwrap().unwrap().status.stored);
         pass(8).await;
-        assert_eq!(bench.stored("a").await.answer.status, status);
+        assert_eq!(fixture.stored("a").await.answer.status, status);
         pass(3).await;
-        let asked = bench.ask("a", Freshness::default());
-        bench.answer(200, ROWS).await;
-        assert_eq!(asked.await.unwrap().unwrap().status.forward, Some(Forward::Miss));
+        let asked = fixture.ask("a", CacheDirectives::default());
+        fixture.answer(200, ROWS).await;
+        assert_eq!(asked.await.unwrap().unwrap().status.forward, Some(ForwardReason::Miss));
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stale_answer_is_served_at_once_and_renewed_once_from_surplus() {
-    let mut bench = Bench::new(Config::default());
-    bench.fill("a", OLD).await;
+async fn a_stale_answer_is_served_at_once_and_refreshed_once_from_spare_quota() {
+    let mut fixture = Fixture::new(Config::default());
+    fixture.fill("a", OLD).await;
     pass(40).await;
     for _ in 0..3 {
-        let served = bench.ask("a", Freshness::default()).await.unwrap().unwrap();
+        let served = fixture.ask("a", CacheDirectives::default()).await.unwrap().unwrap();
         assert_eq!((served.outcome, served.status.detail), (Outcome::Stale, Some("swr")));
         assert!(served.status.ttl.unwrap() < 0);
         assert_eq!(served.status.forward, None);
     }
-    let renewal = bench.answer(200, NEW).await;
-    assert_eq!(renewal.caller.urgency, Urgency::LAST);
-    bench.nothing_is_asked().await;
-    assert_eq!(bench.stored("a").await.answer.body, NEW);
-    assert_eq!(bench.cache.snapshot().stale, 3);
+    let refresh_state = fixture.answer(200, NEW).await;
+    assert_eq!(refresh_state.caller.urgency, Urgency::LAST);
+    fixture.nothing_is_asked().await;
+    assert_eq!(fixture.stored("a").await.answer.body, NEW);
+    assert_eq!(fixture.cache.snapshot().stale, 3);
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_surplus_a_stale_answer_is_served_and_not_renewed() {
-    let mut bench = Bench::new(Config::default());
-    bench.fill("a", OLD).await;
-    bench.surplus.store(false, Ordering::Relaxed);
+async fn without_spare_quota_a_stale_answer_is_served_and_not_refreshed() {
+    let mut fixture = Fixture::new(Config::default());
+    fixture.fill("a", OLD).await;
+    fixture.surplus.store(false, Ordering::Relaxed);
     pass(40).await;
-    assert_eq!(bench.stored("a").await.outcome, Outcome::Stale);
-    bench.nothing_is_asked().await;
+    assert_eq!(fixture.stored("a").await.outcome, Outcome::Stale);
+    fixture.nothing_is_asked().await;
     pass(60).await;
-    let _asked = bench.ask("a", Freshness::default());
-    bench.answer(200, NEW).await;
+    let _asked = fixture.ask("a", CacheDirectives::default());
+    fixture.answer(200, NEW).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn surplus_goes_to_the_answer_that_has_been_stale_for_longest() {
-    let mut bench = Bench::new(Config::default());
+async fn spare_quota_goes_to_the_answer_that_has_been_stale_for_longest() {
+    let mut fixture = Fixture::new(Config::default());
     for id in ["old", "older", "new"] {
-        bench.fill(id, ROWS).await;
+        fixture.fill(id, ROWS).await;
     }
-    // Only `older` was renewed last a while ago.
+    // The last refresh of `older` was a while ago.
     pass(31).await;
     for id in ["new", "old"] {
-        let asked = bench.ask(id, Freshness::default());
-        bench.answer(200, ROWS).await;
+        let asked = fixture.ask(id, CacheDirectives::default());
+        fixture.answer(200, ROWS).await;
         assert_eq!(asked.await.unwrap().unwrap().outcome, Outcome::Stale);
     }
     pass(31).await;
-    bench.surplus.store(false, Ordering::Relaxed);
+    fixture.surplus.store(false, Ordering::Relaxed);
     for id in ["old", "older", "new"] {
-        let served = bench.ask(id, Freshness::default()).await.unwrap().unwrap();
+        let served = fixture.ask(id, CacheDirectives::default()).await.unwrap().unwrap();
         assert_eq!(served.outcome, Outcome::Stale);
     }
-    bench.nothing_is_asked().await;
-    bench.surplus.store(true, Ordering::Relaxed);
-    bench.ask("new", Freshness::default()).await.unwrap().unwrap();
-    let renewed = bench.answer(200, ROWS).await;
+    fixture.nothing_is_asked().await;
+    fixture.surplus.store(true, Ordering::Relaxed);
+    fixture.ask("new", CacheDirectives::default()).await.unwrap().unwrap();
+    let renewed = fixture.answer(200, ROWS).await;
     assert_eq!(renewed.request.ids().collect::<Vec<_>>(), ["older"]);
-    // One call for one question; a renewed answer needs no more.
-    bench.nothing_is_asked().await;
-    bench.ask("older", Freshness::default()).await.unwrap().unwrap();
-    bench.nothing_is_asked().await;
+    // One call for one request; a refreshed answer needs no more.
+    fixture.nothing_is_asked().await;
+    fixture.ask("older", CacheDirectives::default()).await.unwrap().unwrap();
+    fixture.nothing_is_asked().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_stale_answer_stands_in_for_errors_of_every_kind() {
     for failure in [Some(429), Some(500), Some(502), Some(503), Some(504), None] {
-        let mut bench = Bench::new(Config::default());
-        bench.fill("a", OLD).await;
+        let mut fixture = Fixture::new(Config::default());
+        fixture.fill("a", OLD).await;
         pass(100).await;
-        let asked = bench.ask("a", Freshness::default());
-        let (call, respond) = bench.next().await;
+        let asked = fixture.ask("a", CacheDirectives::default());
+        let (call, respond) = fixture.next().await;
         match failure {
-            Some(status) => bench.respond(&call, respond, answer(status, "broken")),
+            Some(status) => fixture.respond(&call, respond, answer(status, "broken")),
             None => respond.send_error("unreachable"),
         }
         let served = asked.await.unwrap().unwrap();
@@ -449,59 +466,60 @@ async fn a_stale_answer_stands_in_for_errors_of_every_kind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_callers_own_refusals_are_not_papered_over() {
-    let mut bench = Bench::new(Config::default());
-    bench.fill("a", OLD).await;
+async fn errors_that_concern_the_caller_are_not_hidden_by_stale_answers() {
+    let mut fixture = Fixture::new(Config::default());
+    fixture.fill("a", OLD).await;
     pass(100).await;
-    let asked = bench.ask("a", Freshness::default());
-    bench.answer(403, REFUSED).await;
+    let asked = fixture.ask("a", CacheDirectives::default());
+    fixture.answer(403, REFUSED).await;
     assert_eq!(asked.await.unwrap().unwrap().answer.status, 403);
-    let asked = bench.ask("a", Freshness::default());
-    bench.answer(200, NEW).await;
-    assert_eq!(asked.await.unwrap().unwrap().status.forward, Some(Forward::Miss));
+    let asked = fixture.ask("a", CacheDirectives::default());
+    fixture.answer(200, NEW).await;
+    assert_eq!(asked.await.unwrap().unwrap().status.forward, Some(ForwardReason::Miss));
 
     pass(100).await;
-    let asked = bench.ask("a", no_cache());
-    let (_, respond) = bench.next().await;
+    let asked = fixture.ask("a", no_cache());
+    let (_, respond) = fixture.next().await;
     respond.send_error("unreachable");
     assert_eq!(asked.await.unwrap().unwrap_err().to_string(), "unreachable");
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_past_every_limit_does_not_stand_in() {
-    let mut bench = Bench::new(Config::default());
-    bench.fill("a", OLD).await;
+    let mut fixture = Fixture::new(Config::default());
+    fixture.fill("a", OLD).await;
     pass(640).await;
-    let asked = bench.ask("a", Freshness::default());
-    let (_, respond) = bench.next().await;
+    let asked = fixture.ask("a", CacheDirectives::default());
+    let (_, respond) = fixture.next().await;
     respond.send_error("unreachable");
     assert!(asked.await.unwrap().is_err());
 
-    bench.fill("b", OLD).await;
+    fixture.fill("b", OLD).await;
     pass(620).await;
-    let asked = bench.ask("b", Freshness::default());
-    let (_, respond) = bench.next().await;
+    let asked = fixture.ask("b", CacheDirectives::default());
+    let (_, respond) = fixture.next().await;
     pass(60).await;
     respond.send_error("took too long");
     assert!(asked.await.unwrap().is_err());
 }
 
-/// Issue #4: upstream down for five minutes, everybody answered, one renewal after it comes back.
+/// Issue #4: with the upstream down for five minutes every request is answered, and there is one
+/// refresh after it comes back.
 #[tokio::test(start_paused = true)]
 async fn an_outage_costs_few_calls_and_recovery_one() {
-    let mut bench = Bench::new(Config::default());
-    bench.fill("a", OLD).await;
+    let mut fixture = Fixture::new(Config::default());
+    fixture.fill("a", OLD).await;
     pass(100).await;
-    let asked = bench.ask("a", Freshness::default());
-    let (_, respond) = bench.next().await;
+    let asked = fixture.ask("a", CacheDirectives::default());
+    let (_, respond) = fixture.next().await;
     respond.send_error("unreachable");
     asked.await.unwrap().unwrap();
     let mut calls = 0;
     for _ in 0..300 {
-        let served = bench.ask("a", Freshness::default()).await.unwrap().unwrap();
+        let served = fixture.ask("a", CacheDirectives::default()).await.unwrap().unwrap();
         assert_eq!(served.status.detail, Some("stale-if-error"));
         pass(1).await;
-        let next = tokio::time::timeout(Duration::ZERO, bench.below.next_request()).await;
+        let next = tokio::time::timeout(Duration::ZERO, fixture.below.next_request()).await;
         if let Ok(Some((_, respond))) = next {
             respond.send_error("unreachable");
             calls += 1;
@@ -511,26 +529,26 @@ async fn an_outage_costs_few_calls_and_recovery_one() {
     assert!((3..=8).contains(&calls), "{calls} calls");
     pass(130).await;
     for _ in 0..10 {
-        bench.ask("a", Freshness::default()).await.unwrap().unwrap();
+        fixture.ask("a", CacheDirectives::default()).await.unwrap().unwrap();
     }
-    bench.answer(200, NEW).await;
-    bench.nothing_is_asked().await;
-    assert_eq!(bench.stored("a").await.answer.body, NEW);
+    fixture.answer(200, NEW).await;
+    fixture.nothing_is_asked().await;
+    assert_eq!(fixture.stored("a").await.answer.body, NEW);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_who_hangs_up_while_renewing_gives_the_right_back() {
-    let mut bench = Bench::new(Config::default());
-    bench.fill("a", OLD).await;
+async fn a_caller_that_hangs_up_while_refreshing_releases_the_refresh() {
+    let mut fixture = Fixture::new(Config::default());
+    fixture.fill("a", OLD).await;
     pass(100).await;
-    let asked = bench.ask("a", Freshness::default());
-    let (_, _respond) = bench.next().await;
+    let asked = fixture.ask("a", CacheDirectives::default());
+    let (_, _respond) = fixture.next().await;
     asked.abort();
     assert!(asked.await.unwrap_err().is_cancelled());
-    let entry = bench
+    let entry = fixture
         .cache
         .find(call("a", no_cache()).request.key(), Instant::now())
         .unwrap();
-    assert!(!entry.renewal().is_failing());
-    assert!(entry.renewal().begin(Instant::now()));
+    assert!(!entry.refresh_state().is_failing());
+    assert!(entry.refresh_state().begin(Instant::now()));
 }

@@ -33,7 +33,7 @@ pub(super) fn show(state: &Value, past: &Value) -> String {
     lines.cache(&state["cache"]);
     lines.saved(&state["saved"]);
     lines.past(past);
-    lines.trouble(&state["trouble"]);
+    lines.recent_errors(&state["trouble"]);
     lines.0
 }
 
@@ -177,7 +177,7 @@ impl Lines {
         }
     }
 
-    fn trouble(&mut self, trouble: &Value) {
+    fn recent_errors(&mut self, trouble: &Value) {
         let [refused, failed, invalid, gone] =
             ["refused", "failed", "invalid", "gone"].map(|name| number(&trouble[name]));
         self.put(

@@ -40,8 +40,8 @@ static SCOPE: Key = Key::new(
     Kind::Choice(&["all", "operation"]),
     DefaultValue::Text("all"),
     "Which calls the upstream counts together, which is not documented. `all`: those of all operations, the strictest reading. \
-     `operation`: those of each by themselves; only where `defender-gateway probe` or Microsoft says so. A change begins with ledgers in \
-     which nothing is remembered: see `on_unknown_past`.",
+     `operation`: those of each by themselves; only where `defender-gateway probe` or Microsoft says so. After a change the calls in the \
+     state file still count; a store begins with nothing remembered (see `on_unknown_past`), so stop all replicas for it.",
 );
 static STATE_FILE: Key = Key::new(
     "quota",

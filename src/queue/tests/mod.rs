@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::{Config, Metrics, PermitSource, Queue, Weights};
 use crate::attempt::{Load, Place, Retries, Try};
-use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
+use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::scan::{Payer, Request};
 use crate::task::Tasks;
 
@@ -135,7 +135,7 @@ pub(super) fn attempt(name: &str, urgency: u8, wait: Duration) -> Try {
         urgency: Urgency::new(urgency).unwrap(),
         deadline: now + wait,
         wait: None,
-        freshness: Freshness::default(),
+        cache_directives: CacheDirectives::default(),
         request_id: RequestId::random(),
         trace: crate::telemetry::trace::Trace::None,
     };

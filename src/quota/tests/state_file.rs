@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
@@ -41,7 +41,7 @@ const FILLING: BucketState = BucketState {
 };
 
 fn open(path: &Path, now: &Reading) -> (StateFile, Vec<SignedDuration>) {
-    let (state_file, restored) = StateFile::open(path, 1500, HOUR, MINUTE, now).unwrap();
+    let (state_file, restored) = StateFile::open(path, &[], 1500, HOUR, MINUTE, now).unwrap();
     (state_file, restored.charges)
 }
 
@@ -49,7 +49,7 @@ fn open(path: &Path, now: &Reading) -> (StateFile, Vec<SignedDuration>) {
 fn the_bucket_comes_back_as_it_was_last_written_down() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("state");
-    let bucket = |now| StateFile::open(&path, 1500, HOUR, MINUTE, &now).unwrap().1.bucket;
+    let bucket = |now| StateFile::open(&path, &[], 1500, HOUR, MINUTE, &now).unwrap().1.bucket;
     assert_eq!(bucket(at(0)), None);
     let (mut state_file, _) = open(&path, &at(0));
     state_file
@@ -60,6 +60,44 @@ fn the_bucket_comes_back_as_it_was_last_written_down() {
     // Made compact, and torn.
     fs::write(&path, [&fs::read(&path).unwrap()[..], b"b 17900000"].concat()).unwrap();
     assert_eq!(bucket(at(4)), Some((SignedDuration::from_secs(2), FILLING)));
+}
+
+#[test]
+fn charges_of_a_predecessor_are_taken_over_once_for_each_time_it_was_in_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let [own, before, unused] = ["own", "before", "unused"].map(|name| dir.path().join(name));
+    let charge = |path: &Path, now| {
+        let (mut state_file, _) = open(path, &now);
+        let id = state_file.issued(&now, FILLING).unwrap();
+        state_file.settled(id, &now).unwrap();
+    };
+    let written = |path: &Path, second| {
+        let time = UNIX_EPOCH + Duration::from_secs(second);
+        File::options()
+            .append(true)
+            .open(path)
+            .unwrap()
+            .set_modified(time)
+            .unwrap();
+    };
+    let predecessors = [before.clone(), unused];
+    let reopen = |now| {
+        StateFile::open(&own, &predecessors, 1500, HOUR, MINUTE, &now)
+            .unwrap()
+            .1
+            .charges
+    };
+    charge(&before, at(0));
+    charge(&before, at(1));
+    assert_eq!(reopen(at(3)), ago([3, 2]));
+    // They are in the new file now, which is the later one.
+    written(&before, 1_000);
+    charge(&own, at(4));
+    assert_eq!(reopen(at(5)), ago([5, 4, 1]));
+    // And back: the other one was in use meanwhile.
+    charge(&before, at(6));
+    written(&own, 1_000);
+    assert_eq!(reopen(at(7)), ago([7, 6, 3, 1]));
 }
 
 #[test]
@@ -176,7 +214,7 @@ fn the_highest_number_of_all_is_followed_by_others() {
 fn the_file_stays_small() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("state");
-    let (mut state_file, _) = StateFile::open(&path, 10, Duration::from_secs(10), MINUTE, &at(0)).unwrap();
+    let (mut state_file, _) = StateFile::open(&path, &[], 10, Duration::from_secs(10), MINUTE, &at(0)).unwrap();
     for second in 0..20_000 {
         let id = state_file.issued(&at(second), FILLING).unwrap();
         state_file.settled(id, &at(second)).unwrap();
@@ -201,7 +239,8 @@ fn within_a_boot_no_step_of_the_wall_clock_changes_the_age_of_a_charge() {
         let id = state_file.issued(&at(11), FILLING).unwrap();
         state_file.settled(id, &at(12)).unwrap();
         drop(state_file);
-        let (_, restored) = StateFile::open(&path, 1500, HOUR, MINUTE, &clocks("first-boot", 20 - step, 20)).unwrap();
+        let (_, restored) =
+            StateFile::open(&path, &[], 1500, HOUR, MINUTE, &clocks("first-boot", 20 - step, 20)).unwrap();
         assert_eq!(restored.charges, ago([18, 8]), "a step of {step} s");
         assert_eq!(restored.bucket, Some((SignedDuration::from_secs(9), FILLING)));
     }

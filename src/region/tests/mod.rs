@@ -17,7 +17,7 @@ use url::Url;
 
 use crate::BoxError;
 use crate::attempt::{Again, Delivery, Failure, Load, Outgoing, Place, Retries, Routed, Try};
-use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
+use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::region::{Candidate, Config, ConfigError, Fault, HostSelector, Metrics, Probe, RegionLayer};
 use crate::scan::{Answer, Endpoint, Fields, Payer, Request};
 use crate::task::Tasks;
@@ -301,7 +301,7 @@ fn caller(deadline: Duration) -> Arc<Caller> {
         urgency: Urgency::default(),
         deadline: Instant::now() + deadline,
         wait: None,
-        freshness: Freshness::default(),
+        cache_directives: CacheDirectives::default(),
         request_id: RequestId::random(),
         trace: crate::telemetry::trace::Trace::None,
     })

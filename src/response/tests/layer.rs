@@ -15,9 +15,9 @@ use crate::memory::MemoryBudget;
 use crate::queue;
 use crate::response;
 use crate::response::{
-    Config, Ended, Layer, Outcome, Policies, Problem, Refusal, Reply, RequestInfo, TokenOwner, Window, Windows,
+    Config, Ended, Layer, Outcome, Policies, Problem, Reply, RequestError, RequestInfo, TokenOwner, Window, Windows,
 };
-use crate::scan::{self, Answer, Operation, Served, Status};
+use crate::scan::{self, Answer, Operation, ServedResponse, Status};
 
 const ID: &str = "test-1";
 
@@ -54,8 +54,8 @@ fn upstream_answer(status: u16, body: &'static str) -> Answer {
     }
 }
 
-fn hit(body: &'static str) -> Served {
-    Served {
+fn hit(body: &'static str) -> ServedResponse {
+    ServedResponse {
         may_link: true,
         answer: upstream_answer(200, body),
         outcome: scan::Outcome::Hit,
@@ -67,9 +67,9 @@ fn hit(body: &'static str) -> Served {
     }
 }
 
-struct Asked(Request<()>);
+struct ResponsePreferences(Request<()>);
 
-impl RequestInfo for Asked {
+impl RequestInfo for ResponsePreferences {
     fn id(&self) -> RequestId {
         RequestId::from_caller(ID).unwrap()
     }
@@ -99,20 +99,20 @@ async fn answer(make: impl Fn() -> Result<Reply, BoxError> + Clone + Send + 'sta
 async fn ending(
     make: impl Fn() -> Result<Reply, BoxError> + Clone + Send + 'static,
 ) -> (Response<()>, Bytes, Option<Ended>) {
-    let inner = service_fn(move |_: Asked| std::future::ready(make()));
+    let inner = service_fn(move |_: ResponsePreferences| std::future::ready(make()));
     let request = Request::post("/api/x")
         .header("host", "gw.local:8080")
         .body(())
         .unwrap();
-    let request = Asked(request);
+    let request = ResponsePreferences(request);
     let answer = Layer::new(config()).layer(inner).oneshot(request).await.unwrap();
     let (head, body) = answer.response.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     (Response::from_parts(head, ()), body, answer.ended)
 }
 
-fn asked_to_wait(wait: Duration) -> response::Asked {
-    response::Asked {
+fn asked_to_wait(wait: Duration) -> response::ResponsePreferences {
+    response::ResponsePreferences {
         wait: Some(wait),
         ..<_>::default()
     }
@@ -121,7 +121,7 @@ fn asked_to_wait(wait: Duration) -> response::Asked {
 #[tokio::test]
 async fn an_answer_that_the_caller_has_already_is_counted_as_what_it_came_from() {
     let (answer, body, ended) = ending(|| {
-        let asked = response::Asked {
+        let asked = response::ResponsePreferences {
             tag: response::Tag::Unless("*".into()),
             ..<_>::default()
         };
@@ -169,13 +169,19 @@ async fn a_hit_keeps_the_upstreams_answer_and_says_where_it_came_from() {
 #[tokio::test]
 async fn a_link_leads_back_to_the_address_the_caller_used() {
     let body = r#"{"@odata.nextLink":"https://api-eu.example/api/x?$skip=1"}"#;
-    let (_, body) = answer(move || Ok(Reply::Served(Box::new(hit(body)), response::Asked::default()))).await;
+    let (_, body) = answer(move || {
+        Ok(Reply::Served(
+            Box::new(hit(body)),
+            response::ResponsePreferences::default(),
+        ))
+    })
+    .await;
     assert_eq!(body, r#"{"@odata.nextLink":"http://gw.local:8080/api/x?$skip=1"}"#);
 }
 
 #[tokio::test]
-async fn a_problem_speaks_both_languages() {
-    let (answer, body, ended) = ending(|| Err(Refusal::Path.into())).await;
+async fn a_problem_has_both_formats() {
+    let (answer, body, ended) = ending(|| Err(RequestError::Path.into())).await;
     assert_eq!(answer.status(), StatusCode::NOT_FOUND);
     assert_eq!(field(&answer, "content-type"), "application/problem+json");
     assert_eq!(
@@ -184,7 +190,7 @@ async fn a_problem_speaks_both_languages() {
     );
     assert!(!answer.headers().contains_key("ratelimit"));
     let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
-    let detail = Refusal::Path.to_string();
+    let detail = RequestError::Path.to_string();
     assert!(detail.contains("/api/") && detail.contains("/readyz"), "{detail}");
     let expected = serde_json::json!({
         "type": "about:blank",
@@ -202,7 +208,7 @@ async fn a_problem_speaks_both_languages() {
 
 #[tokio::test]
 async fn a_busy_gateway_says_when_to_come_back() {
-    let (answer, _) = answer(|| Err(Refusal::Busy.into())).await;
+    let (answer, _) = answer(|| Err(RequestError::Busy.into())).await;
     assert_eq!(field(&answer, "retry-after"), "1");
     assert_eq!(field(&answer, "ratelimit"), "\"1m\";r=37;t=12");
 }
@@ -283,7 +289,7 @@ fn a_quota_refusal_names_the_windows_that_are_spent() {
     assert_eq!(spent["violated-policies"], serde_json::json!(["1m"]));
     let named = |policies, remaining| body(policies, remaining)["violated-policies"].clone();
     assert_eq!(named(Policies::Spent, [0, 0]), serde_json::json!(["1m", "1h"]));
-    // What is left of the hour is spread over those who wait.
+    // The rest of the hour is spread over the waiting requests.
     assert_eq!(named(Policies::Spent, [30, 5]), serde_json::json!(["1h"]));
     assert_eq!(named(Policies::None, [0, 0]), serde_json::Value::Null);
 }
@@ -318,7 +324,7 @@ fn a_refusal_while_the_windows_have_room_says_that_the_hour_is_being_spread() {
         );
         assert_eq!(spread["error"]["message"], spread["detail"]);
     }
-    // A window that is full says it all.
+    // A window without calls left explains the refusal.
     assert_eq!(body(0, 3)["violated-policies"], serde_json::json!(["1m"]));
     assert_eq!(body(0, 3)["detail"], "later");
 }
@@ -341,15 +347,18 @@ async fn only_the_upstreams_quota_is_blamed_on_its_windows() {
 }
 
 #[tokio::test]
-async fn an_answer_paid_for_elsewhere_says_nothing_of_this_quota() {
+async fn an_answer_charged_to_another_quota_shows_no_windows() {
     let layer = Layer::new(config()).without_rate_limit_for(header::AUTHORIZATION);
     for (carries, limited) in [(true, false), (false, true)] {
         for fails in [false, true] {
-            let inner = service_fn(move |_: Asked| {
+            let inner = service_fn(move |_: ResponsePreferences| {
                 std::future::ready(if fails {
-                    Err(BoxError::from(Refusal::Busy))
+                    Err(BoxError::from(RequestError::Busy))
                 } else {
-                    Ok(Reply::Served(Box::new(hit("{}")), response::Asked::default()))
+                    Ok(Reply::Served(
+                        Box::new(hit("{}")),
+                        response::ResponsePreferences::default(),
+                    ))
                 })
             });
             let mut request = Request::new(());
@@ -357,7 +366,12 @@ async fn an_answer_paid_for_elsewhere_says_nothing_of_this_quota() {
                 let value = HeaderValue::from_static("Bearer abc");
                 request.headers_mut().insert(header::AUTHORIZATION, value);
             }
-            let answer = layer.layer(inner).oneshot(Asked(request)).await.unwrap().response;
+            let answer = layer
+                .layer(inner)
+                .oneshot(ResponsePreferences(request))
+                .await
+                .unwrap()
+                .response;
             for name in ["ratelimit", "ratelimit-policy"] {
                 assert_eq!(answer.headers().contains_key(name), limited, "{name}, fails: {fails}");
             }
@@ -391,7 +405,8 @@ fn windows_that_moved_on_read_like_new_ones() {
     }
 }
 
-/// One whose links were rewritten, or that was put together: nobody else has its bytes.
+/// A body whose links were rewritten, or that was joined from fragments, exists for one caller
+/// only.
 #[tokio::test]
 async fn a_large_answer_made_for_one_caller_takes_memory_until_it_is_taken() {
     let memory = MemoryBudget::new(100_000);
@@ -402,8 +417,8 @@ async fn a_large_answer_made_for_one_caller_takes_memory_until_it_is_taken() {
     };
     let ask = async |body: Bytes| {
         let body = std::sync::Mutex::new(Some(body));
-        let reply = |_: Asked| {
-            let served = Served {
+        let reply = |_: ResponsePreferences| {
+            let served = ServedResponse {
                 answer: Answer {
                     body: body.lock().unwrap().take().unwrap(),
                     ..upstream_answer(200, "")
@@ -412,10 +427,10 @@ async fn a_large_answer_made_for_one_caller_takes_memory_until_it_is_taken() {
             };
             std::future::ready(Ok::<_, BoxError>(Reply::Served(
                 Box::new(served),
-                response::Asked::default(),
+                response::ResponsePreferences::default(),
             )))
         };
-        let request = Asked(Request::post("/api/x").header("host", "localhost").body(()).unwrap());
+        let request = ResponsePreferences(Request::post("/api/x").header("host", "localhost").body(()).unwrap());
         let answered = Layer::new(config.clone())
             .layer(service_fn(reply))
             .oneshot(request)
@@ -423,7 +438,7 @@ async fn a_large_answer_made_for_one_caller_takes_memory_until_it_is_taken() {
         answered.unwrap().response
     };
     let private = || Bytes::from(vec![b' '; 70_000]);
-    // What others have as well is theirs to pay for, as is what was paid for before.
+    // A body that others share is counted elsewhere, as is one with a reservation.
     let shared = private();
     let paid = memory.try_reserve(30_000).unwrap().hold(private());
     for body in [shared.clone(), paid] {
@@ -442,10 +457,10 @@ async fn a_large_answer_made_for_one_caller_takes_memory_until_it_is_taken() {
 /// The link in an answer to a request with these fields, with these trusted proxies.
 async fn link_for(fields: &[(&str, &str)], trusted: &[&str]) -> String {
     let body = r#"{"@odata.nextLink":"https://api.securitycenter.windows.com/api/x?$skip=1"}"#;
-    let inner = service_fn(move |_: Asked| {
+    let inner = service_fn(move |_: ResponsePreferences| {
         std::future::ready(Ok::<_, BoxError>(Reply::Served(
             Box::new(hit(body)),
-            response::Asked::default(),
+            response::ResponsePreferences::default(),
         )))
     });
     let mut request = Request::post("/api/x").header("host", "gw.example");
@@ -453,7 +468,7 @@ async fn link_for(fields: &[(&str, &str)], trusted: &[&str]) -> String {
         request = request.header(*name, *value);
     }
     let layer = Layer::new(config()).trusting(trusted.iter().map(|network| network.parse().unwrap()));
-    let asked = Asked(request.body(()).unwrap());
+    let asked = ResponsePreferences(request.body(()).unwrap());
     let answer = layer.layer(inner).oneshot(asked).await.unwrap();
     let body = answer.response.into_body().collect().await.unwrap().to_bytes();
     let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
@@ -463,17 +478,17 @@ async fn link_for(fields: &[(&str, &str)], trusted: &[&str]) -> String {
 #[tokio::test]
 async fn links_begin_as_a_trusted_proxy_says_that_the_caller_came() {
     let (http, https) = ("http://gw.example/api/x?$skip=1", "https://gw.example/api/x?$skip=1");
-    let said = [("x-forwarded-proto", "https")];
+    let fields = [("x-forwarded-proto", "https")];
     let standard = [
         ("forwarded", "for=192.0.2.1;proto=https"),
         ("x-forwarded-proto", "http"),
     ];
     for trusted in ["10.0.0.7", "10.0.0.0/8"] {
-        assert_eq!(link_for(&said, &[trusted]).await, https);
+        assert_eq!(link_for(&fields, &[trusted]).await, https);
         assert_eq!(link_for(&standard, &[trusted]).await, https);
         assert_eq!(link_for(&[("x-forwarded-proto", "gopher")], &[trusted]).await, http);
         assert_eq!(link_for(&[], &[trusted]).await, http);
     }
-    assert_eq!(link_for(&said, &[]).await, http, "anybody can say that");
-    assert_eq!(link_for(&said, &["192.0.2.0/24"]).await, http);
+    assert_eq!(link_for(&fields, &[]).await, http, "anybody can say that");
+    assert_eq!(link_for(&fields, &["192.0.2.0/24"]).await, http);
 }

@@ -1,4 +1,4 @@
-//! The table row by row, and whole answers.
+//! Tests of the table row by row, and of whole responses.
 
 mod layer;
 mod table;

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::BoxError;
 use crate::attempt::{Again, Delivery, Failure};
 use crate::caller::RequestId;
-use crate::response::{Kind, Panicked, Refusal, Window, body as described_body, problem, shared};
+use crate::response::{ErrorCode, Panicked, RequestError, Window, body as described_body, problem, shared};
 use crate::scan::{Invalid, Operation};
 use crate::{cache, queue, quota, single_flight, token, upstream};
 
@@ -25,74 +25,80 @@ fn rows() -> Vec<Row> {
     let host = "evil.example".to_owned();
     let limit = Duration::from_secs(30);
     vec![
-        (Refusal::Host.into(), 400, "BadRequest", "http_request_error", None),
+        (RequestError::Host.into(), 400, "BadRequest", "http_request_error", None),
         (
-            Refusal::ForeignHost { host }.into(),
+            RequestError::ForeignHost { host }.into(),
             421,
             "Forbidden",
             "http_request_denied",
             None,
         ),
-        (Refusal::CrossSite.into(), 403, "Forbidden", "http_request_denied", None),
-        (Refusal::Path.into(), 404, "NotFound", "http_request_error", None),
         (
-            Refusal::Method(Operation::HistoryByDefinition).into(),
+            RequestError::CrossSite.into(),
+            403,
+            "Forbidden",
+            "http_request_denied",
+            None,
+        ),
+        (RequestError::Path.into(), 404, "NotFound", "http_request_error", None),
+        (
+            RequestError::Method(Operation::HistoryByDefinition).into(),
             405,
             "MethodNotAllowed",
             "http_request_error",
             None,
         ),
         (
-            Refusal::ContentType.into(),
+            RequestError::ContentType.into(),
             415,
             "UnsupportedMediaType",
             "http_request_error",
             None,
         ),
         (
-            Refusal::ContentEncoding.into(),
+            RequestError::ContentEncoding.into(),
             415,
             "UnsupportedMediaType",
             "http_request_error",
             None,
         ),
         (
-            Refusal::BodySize { limit: 9 }.into(),
+            RequestError::BodySize { limit: 9 }.into(),
             413,
             "RequestEntityTooLarge",
             "http_request_error",
             None,
         ),
         (
-            Refusal::BodyTimeout { limit }.into(),
+            RequestError::BodyTimeout { limit }.into(),
             408,
             "RequestTimeout",
             "http_request_error",
             None,
         ),
         (
-            Refusal::BodyBroken.into(),
+            RequestError::BodyBroken.into(),
             400,
             "BadRequest",
             "http_request_error",
             None,
         ),
         (
-            Refusal::Authorization.into(),
+            RequestError::Authorization.into(),
             400,
             "BadRequest",
             "http_request_error",
             None,
         ),
         (
-            Refusal::Busy.into(),
+            RequestError::Busy.into(),
             503,
             "ServiceUnavailable",
             "proxy_internal_response",
             Some(1),
         ),
         (
-            Refusal::TransferEncoding.into(),
+            RequestError::TransferEncoding.into(),
             501,
             "NotImplemented",
             "http_request_error",
@@ -106,7 +112,7 @@ fn rows() -> Vec<Row> {
             Some(1),
         ),
         (
-            Refusal::Fields.into(),
+            RequestError::Fields.into(),
             431,
             "RequestHeaderFieldsTooLarge",
             "http_request_error",
@@ -229,25 +235,25 @@ fn rows() -> Vec<Row> {
 }
 
 #[test]
-fn every_error_has_its_answer() {
-    for (error, status, code, fault, retry_after) in rows() {
+fn every_error_has_its_response() {
+    for (error, status, code, proxy_status_error, retry_after) in rows() {
         let problem = problem(&error);
         assert_eq!(problem.status.as_u16(), status, "{error}");
         assert_eq!(problem.code, code, "{error}");
-        assert_eq!(problem.fault.as_str(), fault, "{error}");
+        assert_eq!(problem.proxy_status_error.as_str(), proxy_status_error, "{error}");
         assert_eq!(problem.retry_after, retry_after.map(Duration::from_secs), "{error}");
     }
 }
 
 #[test]
-fn every_kind_of_error_has_a_cause() {
+fn every_error_code_has_a_cause() {
     let caused: BTreeSet<_> = rows().into_iter().map(|(_, status, code, ..)| (status, code)).collect();
-    let kinds = Kind::ALL.map(|kind| (kind.status().as_u16(), kind.code()));
-    assert_eq!(caused, BTreeSet::from(kinds));
+    let codes = ErrorCode::ALL.map(|kind| (kind.status().as_u16(), kind.code()));
+    assert_eq!(caused, BTreeSet::from(codes));
 }
 
 #[test]
-fn what_is_described_is_what_is_sent() {
+fn described_errors_are_those_that_are_sent() {
     for (error, status, code, ..) in rows() {
         let responses = shared();
         let of_status = &responses[format!("Problem{status}")]["content"]["application/problem+json"]["schema"];
@@ -291,7 +297,7 @@ fn the_cause_decides_however_deep_it_is() {
         delivery: Delivery::Unsent,
         again: Again::Never,
         answer: None,
-        source: Refusal::Busy.into(),
+        source: RequestError::Busy.into(),
     };
     assert_eq!(problem(&wrapped.into()).status, StatusCode::SERVICE_UNAVAILABLE);
 }
@@ -305,7 +311,7 @@ fn an_unknown_error_is_not_shown_to_the_caller() {
 #[test]
 fn a_wrong_method_learns_the_right_ones() {
     assert_eq!(
-        problem(&Refusal::Method(Operation::HistoryByDefinition).into()).fields,
+        problem(&RequestError::Method(Operation::HistoryByDefinition).into()).fields,
         [("allow", "OPTIONS, POST, QUERY")]
     );
 }

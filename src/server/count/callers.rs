@@ -1,4 +1,5 @@
-//! How the requests of each caller ended: of the fifty most active, and of all others as one.
+//! Counts how requests ended by caller: for the fifty most active callers, and for all others
+//! together.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -16,19 +17,22 @@ use tokio::time::Instant;
 use crate::caller::Name;
 use crate::response::Outcome;
 
-/// Callers with series of their own: names are not authenticated, and a monitor keeps what it has seen.
+/// The number of callers with series of their own. Names are not authenticated, and a monitor keeps
+/// every series it has seen.
 const LISTED: usize = 50;
 
-/// Callers whose activity is known. When another one comes, the least active of those without series is forgotten.
+/// The number of callers whose activity is known. When another one comes, the least active one
+/// without series is forgotten.
 const KNOWN: usize = 256;
 
-/// How often it is decided anew who the most active are. Half of the activity before then is forgotten each time.
+/// How often the most active callers are chosen anew. Each time, half of the earlier activity is
+/// forgotten.
 const RANKED_EVERY: Duration = Duration::from_mins(1);
 
-/// The label of all others.
+/// The label of all other callers.
 const OTHERS: &str = "(others)";
 
-/// Counts by caller. Clones share the counts.
+/// The counts by caller. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Callers(Arc<Shared>);
 
@@ -45,11 +49,11 @@ struct Table {
     ranked: Instant,
 }
 
-/// A caller as it is known. One whose standing changes is replaced by another.
+/// A caller whose activity is known. When it gains or loses its series, the object is replaced.
 #[derive(Debug)]
 pub(super) struct Caller {
     name: Name,
-    /// `None`: it is counted among the others.
+    /// `None` if it is counted with the others.
     counters: Option<Counters>,
     recent: AtomicU64,
     is_replaced: AtomicBool,
@@ -81,14 +85,14 @@ impl Callers {
         callers
     }
 
-    /// What is known of the caller with this name.
+    /// The object of the caller with this name.
     pub(super) fn get(&self, name: &Name) -> Arc<Caller> {
         let mut table = self.table();
         if let Some(caller) = table.known.get(name) {
             return Arc::clone(caller);
         }
         if table.known.len() >= KNOWN {
-            // More are known than are listed, so there is one.
+            // More callers are known than listed, so there is one.
             let unlisted = table.known.values().filter(|caller| caller.counters.is_none());
             if let Some(least) = unlisted.min_by_key(|caller| caller.activity()).cloned() {
                 table.known.remove(&least.name);
@@ -116,7 +120,7 @@ impl Callers {
         counter.inc();
     }
 
-    /// Decides anew who the most active are, when it is time. Called when somebody scrapes.
+    /// Chooses the most active callers when it is time. Called whenever metrics are scraped.
     pub fn rank(&self) {
         let now = Instant::now();
         let mut table = self.table();
@@ -125,7 +129,8 @@ impl Callers {
         }
         table.ranked = now;
         let mut callers: Vec<_> = table.known.values().cloned().collect();
-        // Who is listed stays so unless another one is twice as active: series should not come and go.
+        // A listed caller stays listed unless another one is twice as active, so that series do not
+        // come and go.
         callers.sort_unstable_by_key(|caller| {
             let weight = if caller.counters.is_some() { 2 } else { 1 };
             Reverse((caller.activity() * weight, caller.name.clone()))
@@ -180,7 +185,7 @@ impl Caller {
         &self.name
     }
 
-    /// Whether it has to be asked for anew.
+    /// Whether the object has to be looked up again.
     pub(super) fn is_replaced(&self) -> bool {
         self.is_replaced.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! The layer that counts and logs.
+//! The layer that counts and logs requests.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -19,15 +19,15 @@ use super::metrics::Metrics;
 use super::subject::{Access, Origin, Subject};
 use crate::caller::{Name, RequestId};
 use crate::response::{Answered, Ended, Outcome};
-use crate::server::{InboundRequest, Known};
+use crate::server::{InboundRequest, RequestMeta};
 use crate::telemetry::trace::Trace;
 
-/// What is told about requests.
+/// The settings of counting and logging.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The field that says who is asking; `None`: the peer's address says it.
+    /// The header field with the caller's name; `None` to use the peer's address.
     pub caller_header: Option<HeaderName>,
-    /// Whether each request gets a line of the access log.
+    /// Whether each request gets a line in the access log.
     pub access_log: AccessLog,
 }
 
@@ -40,17 +40,17 @@ impl Default for Config {
     }
 }
 
-/// Whether there is a line for every request.
+/// Which requests get a log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AccessLog {
-    /// Only for those that were refused or failed.
+    /// Only those that were refused or failed.
     #[default]
     Off,
-    /// For every one.
+    /// All of them.
     On,
 }
 
-/// Counts every answer to a question, in a span with the request's id.
+/// Counts every response to an operation, in a span with the request's id.
 #[derive(Clone, Debug)]
 pub struct Layer {
     shared: Arc<Shared>,
@@ -84,7 +84,7 @@ impl<S> tower::Layer<S> for Layer {
     }
 }
 
-/// The service of [`Layer`]. Each clone, of which every connection has one, remembers who asked last.
+/// The service of [`Layer`]. Every connection has its own clone, which remembers its last caller.
 #[derive(Debug)]
 pub struct Count<S> {
     inner: S,
@@ -92,7 +92,7 @@ pub struct Count<S> {
     latest: Option<Latest>,
 }
 
-/// Who asked last, and what was in the field that says so.
+/// The last caller, and the value of the header field that named it.
 #[derive(Debug)]
 struct Latest {
     field: Box<[u8]>,
@@ -110,13 +110,13 @@ impl<S: Clone> Clone for Count<S> {
 }
 
 impl<S> Count<S> {
-    /// Who asks. Nearly always it is who asked last on this connection.
-    fn origin(&mut self, known: &Known) -> Arc<Origin> {
+    /// The origin of a request, which is nearly always that of the connection's last request.
+    fn origin(&mut self, meta: &RequestMeta) -> Arc<Origin> {
         let header = self.shared.config.caller_header.as_ref();
-        let is_searched = |header: &&HeaderName| !known.plain || crate::server::is_usual(header);
+        let is_searched = |header: &&HeaderName| !meta.plain || crate::server::is_usual(header);
         let field = header
             .filter(is_searched)
-            .and_then(|header| known.head.headers().get(header));
+            .and_then(|header| meta.head.headers().get(header));
         let field = field.map_or(&[][..], |value| value.as_bytes());
         if let Some(latest) = &self.latest
             && *latest.field == *field
@@ -126,10 +126,10 @@ impl<S> Count<S> {
         }
         let given = std::str::from_utf8(field).ok().map(Name::new);
         let given = given.filter(|name| !name.as_str().is_empty());
-        let name = given.unwrap_or_else(|| known.peer.name());
+        let name = given.unwrap_or_else(|| meta.peer.name());
         let origin = Arc::new(Origin {
             caller: self.shared.metrics.callers().get(&name),
-            peer: known.peer.clone(),
+            peer: meta.peer.clone(),
         });
         self.latest = Some(Latest {
             field: field.into(),
@@ -153,30 +153,31 @@ where
     }
 
     fn call(&mut self, mut request: InboundRequest<B>) -> Self::Future {
-        let origin = self.origin(request.known());
+        let origin = self.origin(request.meta());
         request.set_caller(origin.caller.name().clone());
-        let known = request.known();
-        let mut subject = Subject::new(origin, known);
+        let meta = request.meta();
+        let mut subject = Subject::new(origin, meta);
         if self.shared.config.access_log == AccessLog::On {
-            subject.access = Some(Box::new(Access::of(&known.head)));
+            subject.access = Some(Box::new(Access::of(&meta.head)));
         }
-        // At the usual level only the last line is written, and it gets its span when it is.
+        // At the usual log level only the last line is written, which creates the span when it
+        // needs it.
         let is_heard = LevelFilter::current() > LevelFilter::INFO;
-        let started = Started {
+        let open_request = OpenRequest {
             shared: Arc::clone(&self.shared),
-            at: known.at,
-            span: is_heard.then(|| Box::new(span(&known.id, &known.trace))),
-            id: subject.access.is_some().then(|| known.id.clone()),
-            trace: known.trace.clone(),
+            at: meta.at,
+            span: is_heard.then(|| Box::new(span(&meta.id, &meta.trace))),
+            id: subject.access.is_some().then(|| meta.id.clone()),
+            trace: meta.trace.clone(),
             subject,
             answered: false,
         };
-        let answer = started.within(|| self.inner.call(request));
-        Counting { answer, started }
+        let answer = open_request.within(|| self.inner.call(request));
+        Counting { answer, open_request }
     }
 }
 
-/// What a request is called in logs.
+/// The span of a request in logs.
 fn span(id: &RequestId, trace: &Trace) -> Span {
     tracing::info_span!(
         "request",
@@ -186,12 +187,12 @@ fn span(id: &RequestId, trace: &Trace) -> Span {
 }
 
 pin_project! {
-    /// An answer that will be counted, whether it comes or not.
+    /// A response that will be counted, whether it comes or not.
     #[derive(Debug)]
     pub struct Counting<F> {
         #[pin]
         answer: F,
-        started: Started,
+        open_request: OpenRequest,
     }
 }
 
@@ -205,33 +206,33 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let answer = this.answer;
-        let mut answered = ready!(this.started.within(|| answer.poll(context)))?;
-        this.started.finish(&answered);
+        let mut answered = ready!(this.open_request.within(|| answer.poll(context)))?;
+        this.open_request.finish(&answered);
         let mut response = answered.response;
-        if let (Some(ended), Trace::Traced(_)) = (answered.ended.take(), &this.started.trace) {
-            // For the span of the request, which is ended further out.
+        if let (Some(ended), Trace::Traced(_)) = (answered.ended.take(), &this.open_request.trace) {
+            // For the request's trace span, which ends in an outer layer.
             response.extensions_mut().insert(ended);
         }
         Poll::Ready(Ok(response))
     }
 }
 
-/// A request on its way. Dropped without an answer, it is counted as one whose caller went away.
+/// A request in flight. Dropped without a response, it is counted as one whose caller went away.
 #[derive(Debug)]
-struct Started {
+struct OpenRequest {
     shared: Arc<Shared>,
     at: Instant,
     trace: Trace,
     subject: Subject,
-    /// For the access log, when there is no answer that names it.
+    /// For the access log, when there is no response with the id.
     id: Option<RequestId>,
-    /// Boxed: it seldom is there, and the request is moved about.
+    /// Boxed, because it is rare and the request is moved a lot.
     span: Option<Box<Span>>,
     answered: bool,
 }
 
-impl Started {
-    /// Does something in the request's span.
+impl OpenRequest {
+    /// Runs `work` in the request's span.
     fn within<T>(&self, work: impl FnOnce() -> T) -> T {
         match &self.span {
             Some(span) => span.in_scope(work),
@@ -245,14 +246,16 @@ impl Started {
             answered.response.status(),
             answered.at.saturating_duration_since(self.at).as_secs_f64(),
         );
-        // `OPTIONS` is no question.
+        // `OPTIONS` is not counted.
         let Some(ended) = &answered.ended else { return };
         let metrics = &self.shared.metrics;
         metrics.count(self.subject.asked(), ended.outcome, status.as_u16(), seconds);
         metrics.forwarded(ended.outcome, ended.forward);
         if !matches!(ended.outcome, Outcome::Served(_)) {
             let id = answered.id.as_str();
-            metrics.trouble().note(ended, status.as_u16(), id, &self.subject);
+            metrics
+                .recent_errors()
+                .record(ended, status.as_u16(), id, &self.subject);
             self.span
                 .get_or_insert_with(|| Box::new(span(&answered.id, &self.trace)));
         }
@@ -261,7 +264,7 @@ impl Started {
         self.log_access(ended.outcome, status.as_u16(), seconds, bytes);
     }
 
-    /// The line of the access log.
+    /// Writes the line of the access log.
     fn log_access(&self, outcome: Outcome, status: u16, seconds: f64, bytes: Option<u64>) {
         let subject = &self.subject;
         let (Some(access), Some(id)) = (&subject.access, &self.id) else {
@@ -287,7 +290,7 @@ impl Started {
     }
 }
 
-impl Drop for Started {
+impl Drop for OpenRequest {
     fn drop(&mut self) {
         if !self.answered {
             let (seconds, subject) = (self.at.elapsed().as_secs_f64(), &self.subject);
@@ -310,7 +313,8 @@ impl Drop for Started {
     }
 }
 
-/// One line: a failure of ours or the upstream's is a warning, a refusal is information, the rest is for debugging.
+/// Writes one line: a failure of the gateway or the upstream is a warning, a refusal is
+/// information, the rest is for debugging.
 fn log(ended: &Ended, status: StatusCode, seconds: f64, subject: &Subject) {
     let (outcome, status) = (ended.outcome.as_str(), status.as_u16());
     let error = ended.cause.as_deref();
@@ -370,7 +374,7 @@ mod tests {
         )
     }
 
-    fn arrival() -> InboundRequest<()> {
+    fn request() -> InboundRequest<()> {
         InboundRequest::new(http::Request::new(()), Peer::unix())
     }
 
@@ -389,7 +393,7 @@ mod tests {
                 at: Instant::now(),
             })
         }));
-        service.oneshot(arrival()).await.unwrap();
+        service.oneshot(request()).await.unwrap();
         let text = exposition(&registry);
         assert!(
             text.contains("requests_total{operation=\"none\",outcome=\"hit\",status=\"200\"} 1"),
@@ -407,7 +411,7 @@ mod tests {
         let mut service = layer.layer(service_fn(|_: InboundRequest<()>| {
             std::future::pending::<Result<Answered<Empty<bytes::Bytes>>, Infallible>>()
         }));
-        drop(service.call(arrival()));
+        drop(service.call(request()));
         let text = exposition(&registry);
         assert!(
             text.contains("requests_total{operation=\"none\",outcome=\"gone\",status=\"499\"} 1"),
@@ -426,7 +430,7 @@ mod tests {
                 at: Instant::now(),
             })
         }));
-        service.oneshot(arrival()).await.unwrap();
+        service.oneshot(request()).await.unwrap();
         assert!(!exposition(&registry).contains("requests_total{"));
     }
 }

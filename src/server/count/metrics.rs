@@ -1,4 +1,4 @@
-//! What callers were answered, and how fast.
+//! The metrics of requests and their durations.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -12,15 +12,15 @@ use prometheus_client::registry::Registry;
 use super::callers::{Caller, Callers};
 use super::recent_errors::RecentErrors;
 use crate::response::Outcome;
-use crate::scan::{self, Forward, Operation};
+use crate::scan::{self, ForwardReason, Operation};
 
-/// What callers were answered, and how fast. Clones count together.
+/// The metrics of requests and their durations. Clones count together.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     duration: Family<OutcomeLabel, Histogram>,
     panics: Counter,
-    trouble: RecentErrors,
+    recent_errors: RecentErrors,
     callers: Callers,
     totals: Arc<Totals>,
 }
@@ -28,19 +28,19 @@ pub struct Metrics {
 #[derive(Debug, Default)]
 struct Totals {
     outcomes: [AtomicU64; Outcome::COUNT],
-    /// Of those forwarded, how many asked for a part only.
+    /// How many forwarded requests asked for a part of their ids only.
     partial: AtomicU64,
-    /// The counters of good answers, looked up once: a hit must not pay for finding them.
+    /// The counters of successful responses, resolved once, so that a hit need not look them up.
     good: [Good; Operation::ALL.len()],
 }
 
-/// By outcome.
+/// Indexed by outcome.
 type Good = [OnceLock<(Counter, Histogram)>; scan::Outcome::ALL.len()];
 
-/// What a question was, as far as series tell questions apart.
+/// The labels of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked<'a> {
-    /// `None` when no operation is at the path.
+    /// `None` when the path is no operation's.
     pub(super) operation: Option<Operation>,
     pub(super) caller: &'a Caller,
 }
@@ -70,7 +70,7 @@ impl Metrics {
             requests: Family::default(),
             duration: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             panics: Counter::default(),
-            trouble: RecentErrors::default(),
+            recent_errors: RecentErrors::default(),
             callers: Callers::register(registry),
             totals: Arc::default(),
         };
@@ -92,16 +92,16 @@ impl Metrics {
         metrics
     }
 
-    /// For [`response::Config`](crate::respond::Config).
+    /// The counter for [`response::Config`](crate::response::Config).
     #[must_use]
     pub fn panics(&self) -> Counter {
         self.panics.clone()
     }
 
-    /// The latest questions that did not get a good answer.
+    /// The latest requests without a successful response.
     #[must_use]
-    pub fn trouble(&self) -> RecentErrors {
-        self.trouble.clone()
+    pub fn recent_errors(&self) -> RecentErrors {
+        self.recent_errors.clone()
     }
 
     /// The counts by caller.
@@ -110,13 +110,13 @@ impl Metrics {
         &self.callers
     }
 
-    /// How many questions ended so since the start.
+    /// How many requests have ended with this outcome since the start.
     #[must_use]
     pub fn ended(&self, outcome: Outcome) -> u64 {
         self.totals.outcomes[outcome.index()].load(Ordering::Relaxed)
     }
 
-    /// How many of those forwarded asked only for the ids that were not stored.
+    /// How many forwarded requests asked only for the ids that were not stored.
     #[must_use]
     pub fn partial(&self) -> u64 {
         self.totals.partial.load(Ordering::Relaxed)
@@ -136,9 +136,9 @@ impl Metrics {
         self.callers.count(asked.caller, outcome);
     }
 
-    /// Counted after its outcome, so that no moment shows more of these than were forwarded.
-    pub(super) fn forwarded(&self, outcome: Outcome, forward: Option<Forward>) {
-        if outcome == Outcome::Served(scan::Outcome::Forwarded) && forward == Some(Forward::Partial) {
+    /// Counted after its outcome, so that there are never more of these than forwarded requests.
+    pub(super) fn forwarded(&self, outcome: Outcome, forward: Option<ForwardReason>) {
+        if outcome == Outcome::Served(scan::Outcome::Forwarded) && forward == Some(ForwardReason::Partial) {
             self.totals.partial.fetch_add(1, Ordering::Relaxed);
         }
     }

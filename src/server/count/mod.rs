@@ -1,7 +1,8 @@
-//! Counts and logs every question, once, when it has ended: by outcome, by caller, and for people who look.
+//! Counts and logs every request once, when it has ended: by outcome, by caller, and as recent
+//! errors for the status page.
 //!
-//! Not here: what an outcome is (`response`), and what calls to the upstream are (`upstream`). Invariant: what is kept is bounded, whatever
-//! names and paths callers make up.
+//! Not here: what an outcome is (`response`), and calls to the upstream (`upstream`). Invariant:
+//! memory is bounded, whatever names and paths callers send.
 
 mod callers;
 mod layer;
@@ -14,5 +15,5 @@ pub use layer::{AccessLog, Config, Count, Layer};
 pub use metrics::Metrics;
 pub use recent_errors::{ErrorRecord, RecentErrors};
 
-/// The status that is counted when the caller went away before its answer. It is never sent.
+/// The status that is counted when the caller went away before its response. It is never sent.
 pub const CLIENT_CLOSED_REQUEST: u16 = 499;

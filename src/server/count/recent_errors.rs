@@ -1,4 +1,4 @@
-//! The latest questions that did not get a good answer, for people who look.
+//! The latest requests without a successful response, for the status page.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,42 +9,44 @@ use super::subject::Subject;
 use crate::caller::Name;
 use crate::response::{Ended, Outcome};
 
-/// How many are kept: a screen full. With their text cut at [`LONGEST`] they take less than 20 kB.
+/// The number of records: a screen full. With their texts cut at [`LONGEST`] they take less than 20
+/// kB.
 const KEPT: usize = 32;
 
-/// Longer reasons are cut; the log has them whole.
+/// Longer reasons are cut; the log has them in full.
 const LONGEST: usize = 300;
 
-/// The latest refusals, failures and mistakes of callers. Clones share them. Good answers never touch it.
+/// The latest refusals, failures and invalid requests. Clones share them. Successful responses
+/// never touch it.
 #[derive(Clone, Debug, Default)]
 pub struct RecentErrors(Arc<Mutex<VecDeque<ErrorRecord>>>);
 
-/// One question that did not get a good answer.
+/// A request without a successful response.
 #[derive(Clone, Debug)]
 pub struct ErrorRecord {
     /// When it ended.
     pub at: Instant,
-    /// The status that the caller saw.
+    /// The status of the response.
     pub status: u16,
-    /// How it ended.
+    /// The outcome.
     pub outcome: Outcome,
-    /// Who asked.
+    /// The caller's name.
     pub caller: Name,
-    /// From where: an address, or `local` for a Unix socket.
+    /// The peer's address, or `local` for a Unix socket.
     pub peer: Name,
-    /// What was asked for; `None` when no operation is at the path.
+    /// The operation; `None` when the path is no operation's.
     pub operation: Option<&'static str>,
     /// The method and the path.
     pub target: Arc<str>,
-    /// Why, as in the log.
+    /// The cause, as in the log.
     pub reason: Option<Arc<str>>,
-    /// The request's id, to find it in the log.
+    /// The request's id, by which it is found in the log.
     pub request_id: Arc<str>,
 }
 
 impl RecentErrors {
-    /// Remembers how a question ended.
-    pub(super) fn note(&self, ended: &Ended, status: u16, request_id: &str, subject: &Subject) {
+    /// Records how a request ended.
+    pub(super) fn record(&self, ended: &Ended, status: u16, request_id: &str, subject: &Subject) {
         let incident = ErrorRecord {
             at: Instant::now(),
             status,
@@ -61,7 +63,7 @@ impl RecentErrors {
         latest.push_front(incident);
     }
 
-    /// The latest 32, the newest first.
+    /// The latest 32, newest first.
     #[must_use]
     pub fn latest(&self) -> Vec<ErrorRecord> {
         let latest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -99,16 +101,16 @@ mod tests {
         let caller: Arc<callers::Caller> = metrics.callers().get(&Name::new("soar"));
         let peer = Peer::unix();
         let arrival = InboundRequest::new(http::Request::post(path).body(()).unwrap(), peer.clone());
-        Subject::new(Arc::new(Origin { caller, peer }), arrival.known())
+        Subject::new(Arc::new(Origin { caller, peer }), arrival.meta())
     }
 
     #[tokio::test]
     async fn the_newest_come_first_and_only_so_many_are_kept() {
-        let (trouble, subject) = (RecentErrors::default(), subject("/elsewhere?secret=1"));
+        let (recent_errors, subject) = (RecentErrors::default(), subject("/elsewhere?secret=1"));
         for number in 0..1000 {
-            trouble.note(&ended(&number.to_string()), 429, "id", &subject);
+            recent_errors.record(&ended(&number.to_string()), 429, "id", &subject);
         }
-        let latest = trouble.latest();
+        let latest = recent_errors.latest();
         assert_eq!(latest.len(), KEPT);
         assert_eq!(latest[0].reason.as_deref(), Some("999"));
         assert_eq!((latest[0].caller.as_str(), latest[0].peer.as_str()), ("soar", "local"));
@@ -117,9 +119,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_long_reason_is_cut_between_characters() {
-        let trouble = RecentErrors::default();
-        trouble.note(&ended(&"ä€".repeat(500)), 500, "id", &subject("/"));
-        let reason = trouble.latest()[0].reason.clone().unwrap();
+        let recent_errors = RecentErrors::default();
+        recent_errors.record(&ended(&"ä€".repeat(500)), 500, "id", &subject("/"));
+        let reason = recent_errors.latest()[0].reason.clone().unwrap();
         assert!(reason.len() <= LONGEST && reason.len() > LONGEST - 4);
     }
 }

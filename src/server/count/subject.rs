@@ -1,4 +1,4 @@
-//! Who asked what, for log lines and for people.
+//! The caller and the target of a request, for log lines and the status page.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -8,19 +8,19 @@ use http::{Method, Request, Version as Protocol, header};
 use super::callers::Caller;
 use super::metrics::Asked;
 use crate::scan;
-use crate::server::{Known, Peer};
+use crate::server::{Peer, RequestMeta};
 
-/// Longer paths and names of programs are cut.
+/// Longer paths and user agents are cut.
 const LONGEST: usize = 200;
 
-/// Who is at the other end of a connection: the same for nearly all of its requests.
+/// The caller and the peer, which are the same for nearly all requests of a connection.
 #[derive(Debug)]
 pub(super) struct Origin {
     pub(super) caller: Arc<Caller>,
     pub(super) peer: Peer,
 }
 
-/// Who asked what.
+/// The caller and the target of a request.
 #[derive(Debug)]
 pub(super) struct Subject {
     pub(super) origin: Arc<Origin>,
@@ -32,11 +32,11 @@ pub(super) struct Subject {
 #[derive(Debug)]
 enum Target {
     Operation(scan::Target),
-    /// A path that is none of an operation's, without its query.
+    /// A path that is no operation's, without its query.
     Other(Box<str>),
 }
 
-/// What only a line of the access log tells.
+/// What only the access log contains.
 #[derive(Debug)]
 pub(super) struct Access {
     pub(super) protocol: &'static str,
@@ -44,7 +44,7 @@ pub(super) struct Access {
 }
 
 impl Subject {
-    pub(super) fn new(origin: Arc<Origin>, known: &Known) -> Self {
+    pub(super) fn new(origin: Arc<Origin>, known: &RequestMeta) -> Self {
         Self {
             origin,
             method: known.head.method().clone(),
@@ -56,7 +56,7 @@ impl Subject {
         }
     }
 
-    /// The operation; `None` when no operation is at the path.
+    /// The operation; `None` when the path is no operation's.
     pub(super) fn operation(&self) -> Option<&'static str> {
         match &self.target {
             Target::Operation(target) => Some(target.endpoint.name()),
@@ -71,7 +71,7 @@ impl Subject {
         }
     }
 
-    /// What it is counted by.
+    /// The labels of its metrics.
     pub(super) fn asked(&self) -> Asked<'_> {
         Asked {
             operation: match &self.target {
@@ -99,7 +99,8 @@ impl Access {
     }
 }
 
-/// Without control characters, which have no place in logs and terminals, and not longer than is shown.
+/// The text without control characters, which could harm logs and terminals, and cut to the length
+/// that is shown.
 fn cut(text: &str) -> Box<str> {
     let printable = text.chars().filter(|c| !c.is_control());
     printable.take(LONGEST).collect::<String>().into()

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use http::{Request, header};
 
-use crate::response::Refusal;
+use crate::response::RequestError;
 use crate::server::Peer;
 
 /// A host name or address without its port, in lower case, without a trailing dot.
@@ -17,10 +17,11 @@ pub enum Host {
 }
 
 impl Host {
-    /// Longest name in DNS, in bytes.
+    /// The longest name in DNS, in bytes.
     pub const MAX_BYTES: usize = 253;
 
-    /// Reads `host [":" port]` (RFC 9112 §3.2). `None` when it is not exactly that; a user part or an empty host is not.
+    /// Parses `host [":" port]` (RFC 9112 §3.2). `None` when it is anything else, for example has a
+    /// user part or an empty host.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (host, port) = if let Some(rest) = text.strip_prefix('[') {
@@ -54,27 +55,28 @@ impl Host {
 
     /// The one host that `request` is addressed to.
     ///
-    /// HTTP/1.1 needs exactly one `Host`, even when the target names a host, which then wins (RFC 9112 §3.2.2). In HTTP/2
-    /// `:authority` stands for it; if both are there, they must agree (RFC 9113 §8.3.1).
-    pub fn of<B>(request: &Request<B>) -> Result<Self, Refusal> {
+    /// HTTP/1.1 needs exactly one `Host`, even when the target names a host, which then takes
+    /// precedence (RFC 9112 §3.2.2). In HTTP/2 `:authority` replaces it; if both are there, they
+    /// must agree (RFC 9113 §8.3.1).
+    pub fn of<B>(request: &Request<B>) -> Result<Self, RequestError> {
         let mut fields = request.headers().get_all(header::HOST).iter();
         let field = match (fields.next(), fields.next()) {
             (None, _) => None,
-            (Some(one), None) => Some(one.to_str().ok().and_then(Self::parse).ok_or(Refusal::Host)?),
-            (Some(_), Some(_)) => return Err(Refusal::Host),
+            (Some(one), None) => Some(one.to_str().ok().and_then(Self::parse).ok_or(RequestError::Host)?),
+            (Some(_), Some(_)) => return Err(RequestError::Host),
         };
         let target = request
             .uri()
             .authority()
-            .map(|authority| Self::parse(authority.as_str()).ok_or(Refusal::Host));
+            .map(|authority| Self::parse(authority.as_str()).ok_or(RequestError::Host));
         let target = target.transpose()?;
         if request.version() >= http::Version::HTTP_2 {
             return match (target, field) {
-                (Some(target), Some(field)) if target != field => Err(Refusal::Host),
-                (target, field) => target.or(field).ok_or(Refusal::Host),
+                (Some(target), Some(field)) if target != field => Err(RequestError::Host),
+                (target, field) => target.or(field).ok_or(RequestError::Host),
             };
         }
-        let field = field.ok_or(Refusal::Host)?;
+        let field = field.ok_or(RequestError::Host)?;
         Ok(target.unwrap_or(field))
     }
 
@@ -86,20 +88,22 @@ impl Host {
     }
 }
 
-/// The hosts that the gateway answers to: loopback ones, the address that the connection came in on, and those configured.
+/// The hosts that the gateway accepts: loopback ones, the address that the connection came in on,
+/// and the configured ones.
 ///
-/// On a Unix socket there is no address to rebind, so every valid host is good.
+/// On a Unix socket there is no address to rebind, so every valid host is accepted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hosts(Vec<Host>);
 
 impl Hosts {
-    /// `configured` are further names; ports are of no account. What is not a host is returned as the error.
+    /// `configured` are additional names; ports are ignored. A text that is no host is returned as
+    /// the error.
     pub fn new<'a>(configured: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
         let host = |text: &'a str| Host::parse(text).ok_or_else(|| text.to_owned());
         configured.into_iter().map(host).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Whether a request for `host` over a connection with `peer` is meant for us.
+    /// Whether a request for `host` over a connection with `peer` is meant for this gateway.
     #[must_use]
     pub fn accept(&self, host: &Host, peer: Option<&Peer>) -> bool {
         if peer.is_some_and(Peer::is_unix) || host.is_loopback() || self.0.contains(host) {
@@ -146,10 +150,10 @@ mod tests {
         assert_eq!(of("/", &["a"]), Ok(Host::Name("a".into())));
         assert_eq!(of("http://b/", &["a"]), Ok(Host::Name("b".into())));
         for hosts in [&[][..], &[""], &["a", "a"], &["a/"], &["a", ""]] {
-            assert_eq!(of("/", hosts), Err(Refusal::Host), "{hosts:?}");
-            assert_eq!(of("http://b/", hosts), Err(Refusal::Host), "{hosts:?}");
+            assert_eq!(of("/", hosts), Err(RequestError::Host), "{hosts:?}");
+            assert_eq!(of("http://b/", hosts), Err(RequestError::Host), "{hosts:?}");
         }
-        assert_eq!(of("http://user@b/", &["b"]), Err(Refusal::Host));
+        assert_eq!(of("http://user@b/", &["b"]), Err(RequestError::Host));
     }
 
     #[test]
@@ -158,8 +162,8 @@ mod tests {
         assert_eq!(of("http://a:1/", &[]), Ok(Host::Name("a".into())));
         assert_eq!(of("http://a:1/", &["A:1"]), Ok(Host::Name("a".into())));
         assert_eq!(of("/", &["a"]), Ok(Host::Name("a".into())));
-        assert_eq!(of("/", &[]), Err(Refusal::Host));
-        assert_eq!(of("http://a/", &["b"]), Err(Refusal::Host));
+        assert_eq!(of("/", &[]), Err(RequestError::Host));
+        assert_eq!(of("http://a/", &["b"]), Err(RequestError::Host));
     }
 
     #[test]

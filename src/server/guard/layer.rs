@@ -1,4 +1,4 @@
-//! The layer that keeps out what is not addressed to us.
+//! The layer that rejects requests that are not addressed to this gateway.
 
 use std::future::{Ready, ready};
 use std::sync::Arc;
@@ -11,24 +11,25 @@ use tower::Service;
 use super::origin::may_be_cross_site;
 use super::{Host, Hosts, refuse_cross_site};
 use crate::BoxError;
-use crate::response::Refusal;
-use crate::server::{Config, InboundRequest, Known};
+use crate::response::RequestError;
+use crate::server::{Config, InboundRequest, RequestMeta};
 
-/// Refuses requests without exactly one valid host (400), for other hosts (421), of other sites (403), and with too many fields
-/// (431), which HTTP/2 would let through; and those that the connection has refused already.
+/// Rejects requests without exactly one valid host (400), for other hosts (421), from other sites
+/// (403), and with too many header fields (431), which HTTP/2 would let through; and those that the
+/// connection has already refused.
 #[derive(Clone, Debug)]
 pub struct Layer {
     hosts: Arc<Hosts>,
 }
 
 impl Layer {
-    /// A guard that answers to `hosts`.
+    /// A guard that accepts requests for `hosts`.
     #[must_use]
     pub fn new(hosts: Hosts) -> Self {
         Self { hosts: Arc::new(hosts) }
     }
 
-    /// What it answers to.
+    /// The accepted hosts.
     #[must_use]
     pub fn hosts(&self) -> Arc<Hosts> {
         Arc::clone(&self.hosts)
@@ -66,25 +67,25 @@ where
     }
 
     fn call(&mut self, request: InboundRequest<B>) -> Self::Future {
-        match check(request.known(), &self.hosts) {
+        match check(request.meta(), &self.hosts) {
             Ok(()) => Either::Left(self.inner.call(request)),
             Err(refusal) => Either::Right(ready(Err(refusal.into()))),
         }
     }
 }
 
-fn check(known: &Known, hosts: &Arc<Hosts>) -> Result<(), Refusal> {
-    if let Some(refusal) = &known.refused {
+fn check(meta: &RequestMeta, hosts: &Arc<Hosts>) -> Result<(), RequestError> {
+    if let Some(refusal) = &meta.refused {
         return Err(refusal.clone());
     }
-    let (request, peer) = (&known.head, &known.peer);
+    let (request, peer) = (&meta.head, &meta.peer);
     if request.headers().len() > Config::MAX_HEADERS {
-        return Err(Refusal::Fields);
+        return Err(RequestError::Fields);
     }
     let field = only_host(request);
     if let Some(field) = field
         && peer.is_accepted(field, hosts)
-        && (known.plain || !may_be_cross_site(request.headers()))
+        && (meta.plain || !may_be_cross_site(request.headers()))
     {
         return Ok(());
     }
@@ -94,7 +95,7 @@ fn check(known: &Known, hosts: &Arc<Hosts>) -> Result<(), Refusal> {
             Host::Name(name) => name,
             Host::Ip(address) => address.to_string(),
         };
-        return Err(Refusal::ForeignHost { host });
+        return Err(RequestError::ForeignHost { host });
     }
     refuse_cross_site(request.headers(), &host)?;
     if let Some(field) = field {
@@ -103,7 +104,7 @@ fn check(known: &Known, hosts: &Arc<Hosts>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The `Host` field, if nothing else says what host is meant.
+/// The `Host` field, if nothing else in the request names a host.
 fn only_host(request: &Request<()>) -> Option<&HeaderValue> {
     if request.uri().authority().is_some() {
         return None;

@@ -1,7 +1,8 @@
-//! Who is addressed, and on whose behalf: keeps out misrouted requests, DNS rebinding and the browsers of other sites.
+//! Rejects misrouted requests, DNS rebinding and the browsers of other sites.
 //!
-//! Not here: authentication. Whoever reaches the listener may ask; the guard only makes sure that a web page does not reach it.
-//! Invariant: below it, every request names exactly one host, and that host is this gateway.
+//! Not here: authentication. Every program that reaches the listener may send requests; the guard
+//! only makes sure that a web page does not reach it. Invariant: below it, every request names
+//! exactly one host, and that host is this gateway.
 
 mod host;
 mod layer;

@@ -1,17 +1,17 @@
-//! Requests that a browser sends on behalf of a page.
+//! Rejects requests that a browser sends for a page of another site.
 
 use http::{HeaderMap, HeaderName, header};
 
 use super::Host;
-use crate::response::Refusal;
+use crate::response::RequestError;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Refuses what a page of another site made a browser send. Programs send neither field.
+/// Rejects a request that a page of another site made a browser send. Programs send neither field.
 ///
-/// `Sec-Fetch-Site` cannot be set by a page (Fetch Metadata); browsers without it still send `Origin` with every request that is not
-/// a plain `GET` or `HEAD`.
-pub(crate) fn refuse_cross_site(fields: &HeaderMap, host: &Host) -> Result<(), Refusal> {
+/// `Sec-Fetch-Site` cannot be set by a page (Fetch Metadata). Browsers without it still send
+/// `Origin` with every request that is not a plain `GET` or `HEAD`.
+pub(crate) fn refuse_cross_site(fields: &HeaderMap, host: &Host) -> Result<(), RequestError> {
     let other_site = fields
         .get_all(SEC_FETCH_SITE)
         .iter()
@@ -21,17 +21,18 @@ pub(crate) fn refuse_cross_site(fields: &HeaderMap, host: &Host) -> Result<(), R
         .iter()
         .any(|origin| !origin.to_str().is_ok_and(|origin| is_origin(origin, fields, host)));
     if other_site || other_origin {
-        return Err(Refusal::CrossSite);
+        return Err(RequestError::CrossSite);
     }
     Ok(())
 }
 
-/// Whether a browser says anything at all about the page behind a request.
+/// Whether the request has one of the fields by which browsers name the page behind it.
 pub(super) fn may_be_cross_site(fields: &HeaderMap) -> bool {
     fields.contains_key(SEC_FETCH_SITE) || fields.contains_key(header::ORIGIN)
 }
 
-/// Whether `origin` is the address that the request itself was sent to, port included: another port is another program.
+/// Whether `origin` is the address that the request itself was sent to. The port counts, because
+/// another port is another program.
 fn is_origin(origin: &str, fields: &HeaderMap, host: &Host) -> bool {
     let Some((scheme, authority)) = origin.split_once("://") else {
         return false;
@@ -45,7 +46,7 @@ fn is_origin(origin: &str, fields: &HeaderMap, host: &Host) -> bool {
         Some((_, port)) if !port.is_empty() && !port.ends_with(']') => port.to_owned(),
         _ => default.to_owned(),
     };
-    // In HTTP/2 the authority may stand in the target only; then the host alone has to do.
+    // In HTTP/2 the authority may be in the target only; then only the host is compared.
     let sent_to = fields.get(header::HOST).and_then(|host| host.to_str().ok());
     Host::parse(authority).as_ref() == Some(host) && sent_to.is_none_or(|sent_to| port(sent_to) == port(authority))
 }
@@ -54,7 +55,7 @@ fn is_origin(origin: &str, fields: &HeaderMap, host: &Host) -> bool {
 mod tests {
     use super::*;
 
-    fn check(name: &'static str, value: &'static str) -> Result<(), Refusal> {
+    fn check(name: &'static str, value: &'static str) -> Result<(), RequestError> {
         let mut fields = HeaderMap::new();
         fields.insert(header::HOST, "localhost:8080".parse().unwrap());
         fields.insert(name, value.parse().unwrap());
@@ -64,7 +65,7 @@ mod tests {
     #[test]
     fn pages_of_other_sites_are_kept_out() {
         for value in ["cross-site", "same-site", "", "Same-Origin"] {
-            assert_eq!(check("sec-fetch-site", value), Err(Refusal::CrossSite), "{value}");
+            assert_eq!(check("sec-fetch-site", value), Err(RequestError::CrossSite), "{value}");
         }
         for value in [
             "null",
@@ -76,7 +77,7 @@ mod tests {
             "ftp://localhost:8080",
             "http://localhost:8080/",
         ] {
-            assert_eq!(check("origin", value), Err(Refusal::CrossSite), "{value}");
+            assert_eq!(check("origin", value), Err(RequestError::CrossSite), "{value}");
         }
     }
 

@@ -2,31 +2,32 @@
 
 use http::{HeaderMap, header};
 
-use crate::response::Refusal;
-use crate::scan::Delegated;
+use crate::response::RequestError;
+use crate::scan::CallerToken;
 
-/// What becomes of the `Authorization` of a request.
+/// What happens to the `Authorization` of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Authorization {
-    /// It is dropped unread, whatever it holds: calls are made with the gateway's token.
+    /// It is ignored, whatever it contains: calls use the gateway's token.
     #[default]
     Dropped,
-    /// A bearer token in it is used upstream in place of the gateway's.
-    Delegated,
+    /// Its bearer token is used upstream instead of the gateway's.
+    CallerToken,
 }
 
 impl Authorization {
-    /// The token to ask with; `None`: the gateway's.
-    pub(super) fn read(self, fields: &HeaderMap) -> Result<Option<Delegated>, Refusal> {
+    /// The caller's token; `None` to use the gateway's.
+    pub(super) fn read(self, fields: &HeaderMap) -> Result<Option<CallerToken>, RequestError> {
         match self {
             Self::Dropped => Ok(None),
-            Self::Delegated => delegated(fields),
+            Self::CallerToken => caller_token(fields),
         }
     }
 }
 
-/// Anything but one good bearer token is refused: to fall back on the gateway's token would give the caller rights it did not ask for.
-fn delegated(fields: &HeaderMap) -> Result<Option<Delegated>, Refusal> {
+/// Everything but one valid bearer token is rejected: using the gateway's token instead would give
+/// the caller rights that it did not ask for.
+fn caller_token(fields: &HeaderMap) -> Result<Option<CallerToken>, RequestError> {
     let mut values = fields.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else {
         return Ok(None);
@@ -34,24 +35,24 @@ fn delegated(fields: &HeaderMap) -> Result<Option<Delegated>, Refusal> {
     let single = values.next().is_none().then_some(value);
     let (scheme, token) = single
         .and_then(|value| value.to_str().ok()?.split_once(' '))
-        .ok_or(Refusal::Authorization)?;
-    // RFC 9110 §11.1: the scheme's case does not matter; one or more spaces follow.
+        .ok_or(RequestError::Authorization)?;
+    // RFC 9110 §11.1: the scheme's case does not matter, and one or more spaces follow.
     let bearer = scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_matches(' '));
-    let delegated = bearer.and_then(Delegated::new);
-    delegated.map(Some).ok_or(Refusal::Authorization)
+    let caller_token = bearer.and_then(CallerToken::new);
+    caller_token.map(Some).ok_or(RequestError::Authorization)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(authorization: Authorization, values: &[&str]) -> Result<Option<String>, Refusal> {
+    fn read(authorization: Authorization, values: &[&str]) -> Result<Option<String>, RequestError> {
         let mut fields = HeaderMap::new();
         for value in values {
             fields.append(header::AUTHORIZATION, value.parse().unwrap());
         }
         let read = authorization.read(&fields)?;
-        Ok(read.map(|delegated| delegated.secret().expose().to_owned()))
+        Ok(read.map(|caller_token| caller_token.secret().expose().to_owned()))
     }
 
     #[test]
@@ -65,17 +66,17 @@ mod tests {
     fn a_bearer_token_is_taken_as_it_is() {
         for value in ["Bearer abc.DEF-1==", "bearer abc.DEF-1==", "BEARER  abc.DEF-1== "] {
             assert_eq!(
-                read(Authorization::Delegated, &[value]),
+                read(Authorization::CallerToken, &[value]),
                 Ok(Some("abc.DEF-1==".into())),
                 "{value}"
             );
         }
-        assert_eq!(read(Authorization::Delegated, &[]), Ok(None));
+        assert_eq!(read(Authorization::CallerToken, &[]), Ok(None));
     }
 
     #[test]
     fn anything_else_is_refused_and_never_replaced_by_the_gateways_token() {
-        let long = format!("Bearer {}", "a".repeat(Delegated::MAX_BYTES + 1));
+        let long = format!("Bearer {}", "a".repeat(CallerToken::MAX_BYTES + 1));
         for value in [
             "",
             "Bearer",
@@ -88,12 +89,12 @@ mod tests {
             &long,
         ] {
             assert_eq!(
-                read(Authorization::Delegated, &[value]),
-                Err(Refusal::Authorization),
+                read(Authorization::CallerToken, &[value]),
+                Err(RequestError::Authorization),
                 "{value:.20}"
             );
         }
-        let twice = read(Authorization::Delegated, &["Bearer a", "Bearer a"]);
-        assert_eq!(twice, Err(Refusal::Authorization));
+        let twice = read(Authorization::CallerToken, &["Bearer a", "Bearer a"]);
+        assert_eq!(twice, Err(RequestError::Authorization));
     }
 }

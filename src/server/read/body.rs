@@ -1,4 +1,4 @@
-//! Reads a body whole, within its limits.
+//! Reads a complete body, within its limits.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use tokio::time::Sleep;
 
 use super::Config;
 use crate::memory::{ALLOCATED_PER_BYTE, MemoryBudget, Reservation};
-use crate::response::Refusal;
+use crate::response::RequestError;
 
-/// A body in memory; its part of the budget goes back on drop.
+/// A body in memory; its reservation is released on drop.
 #[derive(Debug)]
 pub(super) struct Received {
     pub(super) bytes: Bytes,
@@ -22,40 +22,41 @@ pub(super) struct Received {
 }
 
 pin_project! {
-    /// A body on its way in. What is announced too large is refused unread; what turns out too large, as soon as it does.
+    /// A body that is being read. If the announced length is too large it is rejected unread,
+    /// otherwise as soon as it exceeds the limit.
     #[derive(Debug)]
-    pub(super) struct Receiving<B> {
+    pub(super) struct BodyReader<B> {
         #[pin]
         body: B,
         received: Bytes,
         too_large: bool,
-        // Most bodies are there at once, in one piece.
-        late: Option<Box<Late>>,
+        // Most bodies arrive at once, in one piece.
+        slow: Option<Box<SlowBody>>,
     }
 }
 
-/// What a body needs that is not there at once.
+/// What a body needs that does not arrive at once.
 #[derive(Debug)]
-struct Late {
-    // In front of it stands nothing: the pieces of a body that came in more than one.
+struct SlowBody {
+    // The pieces of a body that arrived in more than one.
     joined: BytesMut,
-    share: Reservation,
+    reservation: Reservation,
     timer: Pin<Box<Sleep>>,
 }
 
-impl Late {
+impl SlowBody {
     fn new(config: &Config, budget: &Arc<MemoryBudget>) -> Self {
         Self {
             joined: BytesMut::new(),
-            share: Reservation::none(Arc::clone(budget)),
+            reservation: Reservation::none(Arc::clone(budget)),
             timer: Box::pin(tokio::time::sleep(config.body_timeout)),
         }
     }
 
-    /// Takes a piece over; `false` when the budget is spent.
+    /// Adds a piece; `false` when the budget is spent.
     fn add(&mut self, piece: &mut Bytes) -> bool {
         let piece = std::mem::take(piece);
-        let is_paid = self.share.grow(piece.len() * ALLOCATED_PER_BYTE);
+        let is_paid = self.reservation.grow(piece.len() * ALLOCATED_PER_BYTE);
         if is_paid {
             self.joined.extend_from_slice(&piece);
         }
@@ -63,7 +64,7 @@ impl Late {
     }
 }
 
-impl<B> Receiving<B>
+impl<B> BodyReader<B>
 where
     B: Body<Data = Bytes>,
 {
@@ -76,51 +77,52 @@ where
             too_large: announced.is_some_and(|length| length > limit) || body.size_hint().lower() > limit,
             body,
             received: Bytes::new(),
-            late: None,
+            slow: None,
         }
     }
 
-    /// The whole body. `budget` pays for bodies whose rest has yet to come; one that is complete at once waits for nothing, and is held no
-    /// longer than it takes to read it.
+    /// The whole body. `budget` pays for bodies that are incomplete; a body that is complete at
+    /// once is held only while it is parsed.
     pub(super) fn poll(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
         config: &Config,
         budget: &Arc<MemoryBudget>,
-    ) -> Poll<Result<Received, Refusal>> {
+    ) -> Poll<Result<Received, RequestError>> {
         let mut this = self.project();
-        let too_large = Refusal::BodySize { limit: config.max_body };
+        let too_large = RequestError::BodySize { limit: config.max_body };
         if *this.too_large {
             return Poll::Ready(Err(too_large));
         }
-        let begin = || Box::new(Late::new(config, budget));
+        let begin = || Box::new(SlowBody::new(config, budget));
         loop {
-            // Asked before each piece: an end that was announced need not be waited for.
+            // Checked before each piece: when the length was announced, the end need not be waited
+            // for.
             let frame = if this.body.is_end_stream() {
                 None
             } else {
                 match this.body.as_mut().poll_frame(context) {
                     Poll::Ready(frame) => frame,
                     Poll::Pending => {
-                        let late = this.late.get_or_insert_with(begin);
-                        if !late.add(this.received) {
-                            return Poll::Ready(Err(Refusal::Busy));
+                        let slow = this.slow.get_or_insert_with(begin);
+                        if !slow.add(this.received) {
+                            return Poll::Ready(Err(RequestError::Busy));
                         }
-                        ready!(late.timer.as_mut().poll(context));
+                        ready!(slow.timer.as_mut().poll(context));
                         let limit = config.body_timeout;
-                        return Poll::Ready(Err(Refusal::BodyTimeout { limit }));
+                        return Poll::Ready(Err(RequestError::BodyTimeout { limit }));
                     }
                 }
             };
             let Some(frame) = frame else { break };
-            // Trailers say nothing that we need.
-            let Ok(data) = frame.map_err(|_| Refusal::BodyBroken)?.into_data() else {
+            // Trailers contain nothing that is needed.
+            let Ok(data) = frame.map_err(|_| RequestError::BodyBroken)?.into_data() else {
                 continue;
             };
             if data.is_empty() {
                 continue;
             }
-            let joined = this.late.as_ref().map_or(0, |late| late.joined.len());
+            let joined = this.slow.as_ref().map_or(0, |slow| slow.joined.len());
             if this.received.len() + joined + data.len() > config.max_body {
                 return Poll::Ready(Err(too_large));
             }
@@ -129,18 +131,23 @@ where
                 *this.received = data;
                 continue;
             }
-            let late = this.late.get_or_insert_with(begin);
-            if !late.add(this.received) || !late.add(&mut { data }) {
-                return Poll::Ready(Err(Refusal::Busy));
+            let slow = this.slow.get_or_insert_with(begin);
+            if !slow.add(this.received) || !slow.add(&mut { data }) {
+                return Poll::Ready(Err(RequestError::Busy));
             }
         }
         let bytes = std::mem::take(this.received);
-        let (bytes, share) = match this.late.take().map(|late| *late) {
-            // All of it came after a wait, or most of it.
-            Some(Late { joined, share, .. }) if !joined.is_empty() => (joined.freeze(), Some(share)),
+        let (bytes, reservation) = match this.slow.take().map(|slow| *slow) {
+            // All or most of it arrived after a wait.
+            Some(SlowBody {
+                joined, reservation, ..
+            }) if !joined.is_empty() => (joined.freeze(), Some(reservation)),
             _ => (bytes, None),
         };
-        Poll::Ready(Ok(Received { bytes, _share: share }))
+        Poll::Ready(Ok(Received {
+            bytes,
+            _share: reservation,
+        }))
     }
 }
 
@@ -159,8 +166,8 @@ mod tests {
         body: B,
         config: &Config,
         budget: &Arc<MemoryBudget>,
-    ) -> Result<Received, Refusal> {
-        let mut body = std::pin::pin!(Receiving::new(fields, body, config));
+    ) -> Result<Received, RequestError> {
+        let mut body = std::pin::pin!(BodyReader::new(fields, body, config));
         std::future::poll_fn(|context| body.as_mut().poll(context, config, budget)).await
     }
 
@@ -194,11 +201,11 @@ mod tests {
         let full = |size| Full::new(Bytes::from(vec![b'x'; size]));
         assert!(read(&HeaderMap::new(), full(10), &config(), &budget).await.is_ok());
         let error = read(&HeaderMap::new(), full(11), &config(), &budget).await.unwrap_err();
-        assert_eq!(error, Refusal::BodySize { limit: 10 });
+        assert_eq!(error, RequestError::BodySize { limit: 10 });
         let error = read(&HeaderMap::new(), pieces(&["123456", "78901"]), &config(), &budget)
             .await
             .unwrap_err();
-        assert_eq!(error, Refusal::BodySize { limit: 10 });
+        assert_eq!(error, RequestError::BodySize { limit: 10 });
         assert_eq!(budget.left(), 100);
     }
 
@@ -210,7 +217,7 @@ mod tests {
         let error = read(&fields, never, &config(), &MemoryBudget::new(9))
             .await
             .unwrap_err();
-        assert_eq!(error, Refusal::BodySize { limit: 10 });
+        assert_eq!(error, RequestError::BodySize { limit: 10 });
     }
 
     #[tokio::test]
@@ -219,13 +226,13 @@ mod tests {
         let error = read(&HeaderMap::new(), pieces(&["a", "bc"]), &config(), &budget)
             .await
             .unwrap_err();
-        assert_eq!(error, Refusal::Busy);
+        assert_eq!(error, RequestError::Busy);
         let open =
             stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"abc")))]).chain(stream::pending());
         let error = read(&HeaderMap::new(), StreamBody::new(open), &config(), &budget)
             .await
             .unwrap_err();
-        assert_eq!(error, Refusal::Busy);
+        assert_eq!(error, RequestError::Busy);
         assert_eq!(budget.left(), 5);
         let at_once = read(&HeaderMap::new(), pieces(&["abc"]), &config(), &budget).await;
         assert_eq!(at_once.unwrap().bytes, "abc");
@@ -239,7 +246,7 @@ mod tests {
             .unwrap_err();
         assert_eq!(
             error,
-            Refusal::BodyTimeout {
+            RequestError::BodyTimeout {
                 limit: Duration::from_secs(3)
             }
         );
@@ -251,6 +258,6 @@ mod tests {
         let error = read(&HeaderMap::new(), body, &config(), &MemoryBudget::new(9))
             .await
             .unwrap_err();
-        assert_eq!(error, Refusal::BodyBroken);
+        assert_eq!(error, RequestError::BodyBroken);
     }
 }

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use http::{HeaderMap, header};
 
-use crate::caller::Freshness;
+use crate::caller::CacheDirectives;
 
-/// What the caller asked for. Unknown directives, and ages that are no numbers, are ignored; of two ages the stricter one counts.
-pub(super) fn freshness(fields: &HeaderMap) -> Freshness {
-    let mut freshness = Freshness::default();
+/// The caller's directives. Unknown directives, and ages that are no numbers, are ignored; of two
+/// ages the stricter one counts.
+pub(super) fn directives(fields: &HeaderMap) -> CacheDirectives {
+    let mut directives = CacheDirectives::default();
     for line in fields.get_all(header::CACHE_CONTROL) {
         let Ok(line) = line.to_str() else { continue };
         for directive in line.split(',') {
@@ -16,29 +17,29 @@ pub(super) fn freshness(fields: &HeaderMap) -> Freshness {
                 Some((name, value)) => (name.trim(), Some(value.trim())),
                 None => (directive.trim(), None),
             };
-            apply(&mut freshness, name, value);
+            apply(&mut directives, name, value);
         }
     }
-    freshness
+    directives
 }
 
-fn apply(freshness: &mut Freshness, name: &str, value: Option<&str>) {
+fn apply(directives: &mut CacheDirectives, name: &str, value: Option<&str>) {
     let is = |directive: &str| name.eq_ignore_ascii_case(directive);
     let age = value.and_then(seconds);
     if is("no-cache") {
-        freshness.no_cache = true;
+        directives.no_cache = true;
     } else if is("no-store") {
-        freshness.no_store = true;
+        directives.no_store = true;
     } else if is("only-if-cached") {
-        freshness.only_if_cached = true;
+        directives.only_if_cached = true;
     } else if is("max-age") {
-        freshness.max_age = stricter(freshness.max_age, age, Duration::min);
+        directives.max_age = stricter(directives.max_age, age, Duration::min);
     } else if is("max-stale") {
-        // RFC 9111 §5.2.1.2: without a value, any staleness.
+        // RFC 9111 §5.2.1.2: without a value, any staleness is allowed.
         let age = if value.is_none() { Some(Duration::MAX) } else { age };
-        freshness.max_stale = stricter(freshness.max_stale, age, Duration::min);
+        directives.max_stale = stricter(directives.max_stale, age, Duration::min);
     } else if is("min-fresh") {
-        freshness.min_fresh = stricter(freshness.min_fresh, age, Duration::max);
+        directives.min_fresh = stricter(directives.min_fresh, age, Duration::max);
     }
 }
 
@@ -53,7 +54,7 @@ fn stricter(
     }
 }
 
-/// Whole seconds, possibly quoted; what does not fit is 2^31 (RFC 9111 §1.2.2).
+/// Whole seconds, possibly quoted; a larger number counts as 2^31 (RFC 9111 §1.2.2).
 fn seconds(text: &str) -> Option<Duration> {
     let text = text
         .strip_prefix('"')
@@ -69,12 +70,12 @@ fn seconds(text: &str) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    fn of(lines: &[&'static str]) -> Freshness {
+    fn of(lines: &[&'static str]) -> CacheDirectives {
         let mut fields = HeaderMap::new();
         for line in lines {
             fields.append(header::CACHE_CONTROL, line.parse().unwrap());
         }
-        freshness(&fields)
+        directives(&fields)
     }
 
     #[test]
@@ -83,7 +84,7 @@ mod tests {
             "No-Cache, no-store",
             "max-age=5, max-stale = \"6\" ,min-fresh=7, only-if-cached, unknown=1",
         ]);
-        let expected = Freshness {
+        let expected = CacheDirectives {
             no_cache: true,
             no_store: true,
             max_age: Some(Duration::from_secs(5)),
@@ -107,7 +108,10 @@ mod tests {
             of(&["min-fresh=9, min-fresh=4"]).min_fresh,
             Some(Duration::from_secs(9))
         );
-        assert_eq!(of(&["max-age=x, max-stale=-1, min-fresh, =, ,"]), Freshness::default());
+        assert_eq!(
+            of(&["max-age=x, max-stale=-1, min-fresh, =, ,"]),
+            CacheDirectives::default()
+        );
         assert_eq!(
             of(&["max-age=99999999999999999999"]).max_age,
             Some(Duration::from_secs(1 << 31))

@@ -1,4 +1,4 @@
-//! How much to read, and how long callers may wait.
+//! The limits of reading requests.
 
 use std::time::Duration;
 
@@ -7,15 +7,16 @@ use super::Authorization;
 /// The limits of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Largest body, in bytes.
+    /// The largest body in bytes.
     pub max_body: usize,
-    /// Longest time from the head to the end of the body.
+    /// The longest time from the head to the end of the body.
     pub body_timeout: Duration,
-    /// Most bytes of bodies in memory at a time, over all requests. Above it, requests are refused (503).
+    /// The most bytes of incomplete bodies at a time, over all requests. Requests beyond that are
+    /// refused (503).
     pub body_budget: usize,
-    /// How long a request may wait for its turn when it does not say.
+    /// How long a request may wait for a slot when it does not say.
     pub max_wait: Duration,
-    /// How long it may wait at most, whatever it says.
+    /// The longest wait that a request may ask for.
     pub max_wait_limit: Duration,
     /// Whether callers may bring tokens of their own.
     pub authorization: Authorization,

@@ -1,4 +1,4 @@
-//! What the requests of one connection have in common.
+//! What the requests of one connection share.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
@@ -11,81 +11,83 @@ use crate::BoxError;
 use crate::caller::Caller;
 use crate::operation::Input;
 use crate::response::Tag;
-use crate::scan::{self, Call, Delegated, Invalid, Served, Target};
+use crate::scan::{self, Call, CallerToken, Invalid, ServedResponse, Target};
 
-/// What the requests of one connection share: a request takes one copy of a pointer along, not one of each thing.
+/// What the requests of one connection share, so that a request needs one copy of a pointer instead
+/// of one for each part.
 #[derive(Debug)]
-pub(super) struct Line<S> {
+pub(super) struct ConnectionContext<S> {
     pub(super) shared: Arc<Shared>,
-    seat: Mutex<Seat<S>>,
+    service: Mutex<ConnectionService<S>>,
 }
 
 #[derive(Debug)]
-struct Seat<S> {
-    memo: LastRequestCache,
+struct ConnectionService<S> {
+    last_request: LastRequestCache,
     inner: S,
 }
 
-impl<S> Line<S> {
+impl<S> ConnectionContext<S> {
     pub(super) fn new(shared: Arc<Shared>, inner: S) -> Arc<Self> {
-        let memo = LastRequestCache::new(Arc::clone(&shared.remembered));
+        let last_request = LastRequestCache::new(Arc::clone(&shared.last_request_budget));
         Arc::new(Self {
             shared,
-            seat: Mutex::new(Seat { memo, inner }),
+            service: Mutex::new(ConnectionService { last_request, inner }),
         })
     }
 
-    /// For another connection.
-    pub(super) fn another(&self) -> Arc<Self>
+    /// The context of another connection.
+    pub(super) fn for_new_connection(&self) -> Arc<Self>
     where
         S: Clone,
     {
-        let inner = self.seat().inner.clone();
+        let inner = self.service().inner.clone();
         Self::new(Arc::clone(&self.shared), inner)
     }
 
-    fn seat(&self) -> MutexGuard<'_, Seat<S>> {
-        self.seat.lock().unwrap_or_else(PoisonError::into_inner)
+    fn service(&self) -> MutexGuard<'_, ConnectionService<S>> {
+        self.service.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<S> Line<S>
+impl<S> ConnectionContext<S>
 where
-    S: Service<Call, Response = Served, Error = BoxError> + Clone,
+    S: Service<Call, Response = ServedResponse, Error = BoxError> + Clone,
 {
-    /// Asks the service below.
-    pub(super) fn ask(&self, asked: Asked, body: &[u8]) -> Result<S::Future, Invalid> {
-        let (target, query) = (&asked.target, asked.query.as_deref());
+    /// Parses the request and calls the service below.
+    pub(super) fn call(&self, head: RequestHead, body: &[u8]) -> Result<S::Future, Invalid> {
+        let (target, query) = (&head.target, head.query.as_deref());
         let read = || match target.endpoint.operation.declaration().input {
             Input::Ids { .. } => scan::Request::parse(target.endpoint, query, body),
             Input::Path if body.is_empty() => scan::Request::get(target, query),
             Input::Path => Err(Invalid::Body),
         };
-        let caller = asked.caller;
-        let (request, mut seat) = if let Some(delegated) = asked.delegated {
-            (Arc::new(read()?.with_token(delegated)), self.seat())
+        let caller = head.caller;
+        let (request, mut service) = if let Some(caller_token) = head.caller_token {
+            (Arc::new(read()?.with_token(caller_token)), self.service())
         } else {
-            let wording = RawRequest { target, query, body };
-            let seat = self.seat();
-            if let Some(known) = seat.memo.recall(wording) {
-                (known, seat)
+            let raw_request = RawRequest { target, query, body };
+            let service = self.service();
+            if let Some(cached) = service.last_request.get(raw_request) {
+                (cached, service)
             } else {
-                // Others of this connection go on meanwhile.
-                drop(seat);
+                // Other requests of this connection go on meanwhile.
+                drop(service);
                 let request = Arc::new(read()?);
-                let mut seat = self.seat();
-                seat.memo.note(wording, &request);
-                (request, seat)
+                let mut service = self.service();
+                service.last_request.record(raw_request, &request);
+                (request, service)
             }
         };
         let call = Call { request, caller };
-        if asked.multiplexed {
-            // Others of this connection are asked for at the same time, and to answer one may mean to put ten thousand rows together.
-            let mut inner = seat.inner.clone();
-            drop(seat);
+        if head.multiplexed {
+            // Other requests of this connection are answered at the same time, and joining ten
+            // thousand rows for one of them takes a while.
+            let mut inner = service.inner.clone();
+            drop(service);
             return Ok(call_now(&mut inner, call));
         }
-        Ok(call_now(&mut seat.inner, call))
+        Ok(call_now(&mut service.inner, call))
     }
 }
 
@@ -98,13 +100,14 @@ where
     service.call(call)
 }
 
-/// A question without its ids: what is known before the body. Small, because it is moved about, and the head can go.
+/// The head of a request: what is known before the body. It is small, because it is moved, and the
+/// HTTP head can be dropped.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct RequestHead {
     pub(super) target: Target,
     pub(super) tag: Tag,
     pub(super) query: Option<Box<str>>,
-    pub(super) delegated: Option<Delegated>,
+    pub(super) caller_token: Option<CallerToken>,
     pub(super) caller: Arc<Caller>,
     /// Over HTTP/2 a connection has several requests at a time.
     pub(super) multiplexed: bool,
@@ -125,7 +128,7 @@ mod tests {
     use super::*;
     use crate::server::{InboundRequest, Peer, read};
 
-    fn asked(version: Version) -> InboundRequest<Full<Bytes>> {
+    fn head(version: Version) -> InboundRequest<Full<Bytes>> {
         let body = Full::from(r#"{"ScanDefinitionIds":["a"]}"#);
         let request = Request::post(scan::Endpoint::HISTORY.template())
             .version(version)
@@ -133,7 +136,7 @@ mod tests {
         InboundRequest::new(request.body(body).unwrap(), Peer::unix())
     }
 
-    /// Answers two calls that are made at the same time; how many came together.
+    /// Answers two calls that are made at the same time, and records how many came together.
     #[derive(Default)]
     struct Meeting {
         here: Mutex<u32>,
@@ -158,10 +161,10 @@ mod tests {
         let meeting = Meeting::default();
         let inner = service_fn(|_: Call| {
             let here = meeting.attend();
-            std::future::ready(Err::<Served, BoxError>(here.to_string().into()))
+            std::future::ready(Err::<ServedResponse, BoxError>(here.to_string().into()))
         });
         let mut service = read::Layer::new(read::Config::default()).layer(inner);
-        let requests = [0, 1].map(|_| service.call(asked(Version::HTTP_2)));
+        let requests = [0, 1].map(|_| service.call(head(Version::HTTP_2)));
         std::thread::scope(|scope| {
             let threads = requests.map(|request| {
                 scope.spawn(

@@ -1,4 +1,5 @@
-//! The question asked last on a connection: who polls sends the same bytes again, and they need not be read again.
+//! Caches the last request of a connection: a caller that polls sends the same bytes again, which
+//! need not be parsed again.
 
 use std::hash::{BuildHasher as _, Hash};
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use foldhash::quality::FixedState;
 use crate::memory::{MemoryBudget, Reservation};
 use crate::scan::{Request, Target};
 
-/// What a question is read from, besides a caller's own token.
+/// What a request is parsed from, except a caller's own token.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RawRequest<'a> {
     pub(super) target: &'a Target,
@@ -18,8 +19,8 @@ pub(super) struct RawRequest<'a> {
 }
 
 impl RawRequest<'_> {
-    /// What most questions differ in. Enough to guess that one is asked again, for a fraction of what all of a large body would cost; a
-    /// wrong guess costs a copy.
+    /// The parts in which most requests differ. Hashing them costs a fraction of hashing a large
+    /// body, and is enough to guess that a request is repeated; a wrong guess costs a copy.
     fn fingerprint(&self) -> impl Hash {
         const END: usize = 256;
         let body = self.body;
@@ -28,16 +29,16 @@ impl RawRequest<'_> {
     }
 }
 
-/// Remembers one question, once it has been asked twice in a row: others are not worth a copy of their bodies.
+/// Caches a request once it has come twice in a row; others are not worth a copy of their bodies.
 #[derive(Debug)]
 pub(super) struct LastRequestCache {
     hash: u64,
-    known: Option<Known>,
+    cached: Option<CachedRequest>,
     budget: Arc<MemoryBudget>,
 }
 
 #[derive(Debug)]
-struct Known {
+struct CachedRequest {
     target: Target,
     query: Option<Box<str>>,
     body: Bytes,
@@ -46,47 +47,50 @@ struct Known {
 }
 
 impl LastRequestCache {
-    /// All memos on one `budget` remember bodies of no more bytes together.
+    /// All caches with the same `budget` share its bytes.
     pub(super) fn new(budget: Arc<MemoryBudget>) -> Self {
         Self {
             hash: 0,
-            known: None,
+            cached: None,
             budget,
         }
     }
 
-    /// The question in these very words, if it is known.
-    pub(super) fn recall(&self, wording: RawRequest<'_>) -> Option<Arc<Request>> {
-        let known = self.known.as_ref().filter(|known| known.is(wording))?;
-        Some(Arc::clone(&known.question))
+    /// The parsed request for exactly these bytes, if it is cached.
+    pub(super) fn get(&self, raw_request: RawRequest<'_>) -> Option<Arc<Request>> {
+        let cached = self.cached.as_ref().filter(|cached| cached.is(raw_request))?;
+        Some(Arc::clone(&cached.question))
     }
 
-    /// Takes note of a question that was read. Only good ones come here: what is refused is refused again.
-    pub(super) fn note(&mut self, wording: RawRequest<'_>, question: &Arc<Request>) {
-        let hash = FixedState::default().hash_one(wording.fingerprint());
-        self.known = (self.hash == hash)
-            .then(|| Known::new(wording, question, &self.budget))
+    /// Records a request that was parsed. Only valid ones come here; an invalid one is parsed and
+    /// rejected again.
+    pub(super) fn record(&mut self, raw_request: RawRequest<'_>, question: &Arc<Request>) {
+        let hash = FixedState::default().hash_one(raw_request.fingerprint());
+        self.cached = (self.hash == hash)
+            .then(|| CachedRequest::new(raw_request, question, &self.budget))
             .flatten();
         self.hash = hash;
     }
 }
 
-impl Known {
-    /// `None` when all memos together would remember too much.
-    fn new(wording: RawRequest<'_>, question: &Arc<Request>, budget: &Arc<MemoryBudget>) -> Option<Self> {
-        // The body, and about as much again in the question.
-        let share = budget.try_reserve(2 * wording.body.len())?;
+impl CachedRequest {
+    /// `None` when all caches together would use too much memory.
+    fn new(raw_request: RawRequest<'_>, question: &Arc<Request>, budget: &Arc<MemoryBudget>) -> Option<Self> {
+        // The body, and about as much again for the parsed request.
+        let share = budget.try_reserve(2 * raw_request.body.len())?;
         Some(Self {
-            target: wording.target.clone(),
-            query: wording.query.map(Box::from),
-            body: Bytes::copy_from_slice(wording.body),
+            target: raw_request.target.clone(),
+            query: raw_request.query.map(Box::from),
+            body: Bytes::copy_from_slice(raw_request.body),
             question: Arc::clone(question),
             _share: share,
         })
     }
 
-    fn is(&self, wording: RawRequest<'_>) -> bool {
-        self.body == wording.body && self.target == *wording.target && self.query.as_deref() == wording.query
+    fn is(&self, raw_request: RawRequest<'_>) -> bool {
+        self.body == raw_request.body
+            && self.target == *raw_request.target
+            && self.query.as_deref() == raw_request.query
     }
 }
 
@@ -95,7 +99,7 @@ mod tests {
     use super::*;
     use crate::scan::{Endpoint, Invalid};
 
-    /// The question, and whether it had to be read.
+    /// The request, and whether it had to be parsed.
     fn ask(
         memo: &mut LastRequestCache,
         endpoint: Endpoint,
@@ -104,17 +108,17 @@ mod tests {
     ) -> (Result<Arc<Request>, Invalid>, bool) {
         let body = body.as_bytes();
         let target = Target { endpoint, id: None };
-        let wording = RawRequest {
+        let raw_request = RawRequest {
             target: &target,
             query,
             body,
         };
-        if let Some(question) = memo.recall(wording) {
+        if let Some(question) = memo.get(raw_request) {
             return (Ok(question), false);
         }
         let question = Request::parse(endpoint, query, body).map(Arc::new);
         if let Ok(question) = &question {
-            memo.note(wording, question);
+            memo.record(raw_request, question);
         }
         (question, true)
     }
@@ -127,7 +131,7 @@ mod tests {
         let (first, second, third) = (asked(), asked(), asked());
         assert_eq!((first.1, second.1, third.1), (true, true, false));
         assert_eq!(first.0, third.0);
-        // A fault is never known.
+        // An error is never cached.
         assert!(ask(&mut memo, Endpoint::HISTORY, None, "{}").0.is_err());
         assert!(ask(&mut memo, Endpoint::HISTORY, None, "{}").0.is_err());
     }

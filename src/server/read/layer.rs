@@ -1,4 +1,4 @@
-//! The layer that reads.
+//! The layer that parses requests.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,24 +12,24 @@ use hyper::body::Body;
 use pin_project_lite::pin_project;
 use tower::Service;
 
-use super::body::Receiving;
-use super::connection_context::{Asked, Line};
+use super::body::BodyReader;
+use super::connection_context::{ConnectionContext, RequestHead};
 use super::{Config, cache_control, prefer, priority};
 use crate::BoxError;
-use crate::caller::{Caller, Freshness, Urgency};
+use crate::caller::{CacheDirectives, Caller, Urgency};
 use crate::memory::{ALLOCATED_PER_BYTE, MemoryBudget};
 use crate::operation::Input;
-use crate::response::{self, Refusal, Reply, Tag};
-use crate::scan::{Call, Served};
-use crate::server::{InboundRequest, Known};
+use crate::response::{self, Reply, RequestError, Tag};
+use crate::scan::{Call, ServedResponse};
+use crate::server::{InboundRequest, RequestMeta};
 
-/// Enough for the questions of some ten thousand callers who poll.
+/// Enough for the requests of some ten thousand callers that poll.
 const REMEMBERED_BYTES: usize = 4 * 1024 * 1024;
 
-/// Longest query. That of a link to a further page has some hundred bytes.
+/// The longest query. That of a link to a next page has some hundred bytes.
 const MAX_QUERY_BYTES: usize = 8 * 1024;
 
-/// Reads requests for the typed stack below.
+/// Parses requests for the typed stack below.
 #[derive(Clone, Debug)]
 pub struct Layer {
     shared: Arc<Shared>,
@@ -40,12 +40,12 @@ pub struct Layer {
 pub(super) struct Shared {
     config: Config,
     budget: Arc<MemoryBudget>,
-    /// What the memos of all connections may hold together.
-    pub(super) remembered: Arc<MemoryBudget>,
+    /// The memory of the last requests of all connections together.
+    pub(super) last_request_budget: Arc<MemoryBudget>,
 }
 
 impl Layer {
-    /// A layer with a body budget of its own, which all its services share.
+    /// A layer with its own budget for bodies, which all its services share.
     #[must_use]
     pub fn new(config: Config) -> Self {
         // At least one body of the largest size must fit.
@@ -54,7 +54,7 @@ impl Layer {
             shared: Arc::new(Shared {
                 config,
                 budget,
-                remembered: MemoryBudget::new(REMEMBERED_BYTES),
+                last_request_budget: MemoryBudget::new(REMEMBERED_BYTES),
             }),
         }
     }
@@ -64,23 +64,24 @@ impl<S> tower::Layer<S> for Layer {
     type Service = Read<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Read(Line::new(Arc::clone(&self.shared), inner))
+        Read(ConnectionContext::new(Arc::clone(&self.shared), inner))
     }
 }
 
-/// The service of [`Layer`]. Each clone, of which every connection has one, remembers its own last question.
+/// The service of [`Layer`]. Every connection has its own clone, which caches the connection's last
+/// request.
 #[derive(Debug)]
-pub struct Read<S>(Arc<Line<S>>);
+pub struct Read<S>(Arc<ConnectionContext<S>>);
 
 impl<S: Clone> Clone for Read<S> {
     fn clone(&self) -> Self {
-        Self(self.0.another())
+        Self(self.0.for_new_connection())
     }
 }
 
 impl<S, B> Service<InboundRequest<B>> for Read<S>
 where
-    S: Service<Call, Response = Served, Error = BoxError> + Clone,
+    S: Service<Call, Response = ServedResponse, Error = BoxError> + Clone,
     B: Body<Data = Bytes>,
 {
     type Response = Reply;
@@ -88,35 +89,36 @@ where
     type Future = Reading<S, B>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        // The services below are always ready: where a question has to wait, it can be refused.
+        // The services below are always ready: a request that has to wait waits in the queue, where
+        // it can be refused.
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: InboundRequest<B>) -> Self::Future {
-        let (known, body) = request.into_pieces();
+        let (meta, body) = request.into_parts();
         let shared = &self.0.shared;
-        let stage = match shared.ask(&known) {
-            Ok(asked) => Stage::Body {
-                body: Receiving::new(known.head.headers(), body, &shared.config),
-                asked: Some(asked),
+        let stage = match shared.read_head(&meta) {
+            Ok(head) => Stage::Body {
+                body: BodyReader::new(meta.head.headers(), body, &shared.config),
+                head: Some(head),
             },
             Err(refusal) => Stage::Refused { refusal: Some(refusal) },
         };
         Reading {
-            line: Arc::clone(&self.0),
+            context: Arc::clone(&self.0),
             stage,
         }
     }
 }
 
 pin_project! {
-    /// A request that is being read, and then answered.
+    /// A request that is being read and then answered.
     #[derive(Debug)]
     pub struct Reading<S, B>
     where
         S: Service<Call>,
     {
-        line: Arc<Line<S>>,
+        context: Arc<ConnectionContext<S>>,
         #[pin]
         stage: Stage<S::Future, B>,
     }
@@ -126,43 +128,43 @@ pin_project! {
     #[project = StageProjection]
     #[derive(Debug)]
     enum Stage<F, B> {
-        Refused { refusal: Option<Refusal> },
-        Body { #[pin] body: Receiving<B>, asked: Option<Asked> },
-        Answer { #[pin] answer: F, wishes: response::Asked },
+        Refused { refusal: Option<RequestError> },
+        Body { #[pin] body: BodyReader<B>, head: Option<RequestHead> },
+        Answer { #[pin] answer: F, preferences: response::ResponsePreferences },
     }
 }
 
 impl<S, B> Future for Reading<S, B>
 where
-    S: Service<Call, Response = Served, Error = BoxError> + Clone,
+    S: Service<Call, Response = ServedResponse, Error = BoxError> + Clone,
     B: Body<Data = Bytes>,
 {
     type Output = Result<Reply, BoxError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let Shared { config, budget, .. } = &*this.line.shared;
+        let Shared { config, budget, .. } = &*this.context.shared;
         loop {
             let answer = match this.stage.as_mut().project() {
                 StageProjection::Refused { refusal } => {
-                    let refusal = refusal.take().unwrap_or(Refusal::BodyBroken);
+                    let refusal = refusal.take().unwrap_or(RequestError::BodyBroken);
                     return Poll::Ready(Err(refusal.into()));
                 }
-                StageProjection::Answer { answer, wishes } => {
+                StageProjection::Answer { answer, preferences } => {
                     let served = ready!(answer.poll(context))?;
-                    return Poll::Ready(Ok(Reply::Served(Box::new(served), std::mem::take(wishes))));
+                    return Poll::Ready(Ok(Reply::Served(Box::new(served), std::mem::take(preferences))));
                 }
-                StageProjection::Body { body, asked } => {
+                StageProjection::Body { body, head } => {
                     let received = ready!(body.poll(context, config, budget))?;
                     // Taken once, when the body is complete.
-                    let mut asked = asked.take().ok_or(Refusal::BodyBroken)?;
-                    let wishes = response::Asked {
-                        wait: asked.caller.wait,
-                        tag: std::mem::take(&mut asked.tag),
+                    let mut head = head.take().ok_or(RequestError::BodyBroken)?;
+                    let preferences = response::ResponsePreferences {
+                        wait: head.caller.wait,
+                        tag: std::mem::take(&mut head.tag),
                     };
                     Stage::Answer {
-                        wishes,
-                        answer: this.line.ask(asked, &received.bytes)?,
+                        preferences,
+                        answer: this.context.call(head, &received.bytes)?,
                     }
                 }
             };
@@ -172,118 +174,121 @@ where
 }
 
 impl Shared {
-    /// Reads the head; what can be refused without the body, is.
-    fn ask(&self, known: &Known) -> Result<Asked, Refusal> {
-        let (uri, fields) = (known.head.uri(), known.head.headers());
-        // It is kept until the body is there.
+    /// Parses the head, and rejects what can be rejected without the body.
+    fn read_head(&self, meta: &RequestMeta) -> Result<RequestHead, RequestError> {
+        let (uri, fields) = (meta.head.uri(), meta.head.headers());
+        // The query is kept until the body has arrived.
         if uri.query().is_some_and(|query| query.len() > MAX_QUERY_BYTES) {
-            return Err(Refusal::Fields);
+            return Err(RequestError::Fields);
         }
-        let target = known.target.clone().ok_or(Refusal::Path)?;
+        let target = meta.target.clone().ok_or(RequestError::Path)?;
         let has_body = target.endpoint.operation.declaration().input != Input::Path;
         if has_body {
             check_type(fields)?;
         }
-        if !known.plain {
+        if !meta.plain {
             check_codings(fields)?;
         }
-        Ok(Asked {
+        Ok(RequestHead {
             tag: if has_body {
                 Tag::None
             } else {
-                conditional(fields, known.plain)
+                conditional(fields, meta.plain)
             },
             target,
             query: uri.query().map(Box::from),
-            delegated: self.config.authorization.read(fields)?,
-            caller: Arc::new(self.caller(known)),
-            multiplexed: known.head.version() >= http::Version::HTTP_2,
+            caller_token: self.config.authorization.read(fields)?,
+            caller: Arc::new(self.caller(meta)),
+            multiplexed: meta.head.version() >= http::Version::HTTP_2,
         })
     }
 
-    fn wishes(&self, known: &Known) -> RequestPreferences {
-        if known.plain {
+    fn preferences(&self, meta: &RequestMeta) -> RequestPreferences {
+        if meta.plain {
             return RequestPreferences::default();
         }
-        let fields = known.head.headers();
+        let fields = meta.head.headers();
         RequestPreferences {
             wait: prefer::wait(fields).map(|wait| wait.min(self.config.max_wait_limit)),
             urgency: priority::urgency(fields),
-            freshness: cache_control::freshness(fields),
+            cache_directives: cache_control::directives(fields),
         }
     }
 
-    fn caller(&self, known: &Known) -> Caller {
+    fn caller(&self, meta: &RequestMeta) -> Caller {
         let RequestPreferences {
             wait,
             urgency,
-            freshness,
-        } = self.wishes(known);
+            cache_directives,
+        } = self.preferences(meta);
         Caller {
-            name: known.caller.clone(),
+            name: meta.caller.clone(),
             urgency,
-            deadline: known.at + wait.unwrap_or(self.config.max_wait),
+            deadline: meta.at + wait.unwrap_or(self.config.max_wait),
             wait,
-            freshness,
-            request_id: known.id.clone(),
-            trace: known.trace.clone(),
+            cache_directives,
+            request_id: meta.id.clone(),
+            trace: meta.trace.clone(),
         }
     }
 }
 
-/// What a caller can ask for in its fields.
+/// The caller's preferences in header fields.
 #[derive(Default)]
 struct RequestPreferences {
     wait: Option<Duration>,
     urgency: Urgency,
-    freshness: Freshness,
+    cache_directives: CacheDirectives,
 }
 
-/// JSON, said so, in UTF-8, as it is.
+/// Accepts JSON in UTF-8 that is declared as such.
 ///
-/// A missing type is refused as well (415): it is what a page on another site can make a browser send without asking first.
-///
-fn check_type(fields: &HeaderMap) -> Result<(), Refusal> {
+/// A missing type is rejected as well (415): a page of another site can make a browser send it
+/// without a preflight request.
+fn check_type(fields: &HeaderMap) -> Result<(), RequestError> {
     let mut types = fields.get_all(header::CONTENT_TYPE).iter();
     match (types.next().and_then(|media| media.to_str().ok()), types.next()) {
         (Some(media), None) if is_json(media) => Ok(()),
-        _ => Err(Refusal::ContentType),
+        _ => Err(RequestError::ContentType),
     }
 }
 
-/// The body as it is. Requests with [usual](crate::server::is_usual) fields only have none for another coding.
-fn check_codings(fields: &HeaderMap) -> Result<(), Refusal> {
+/// Accepts bodies without a content coding. Requests with only [usual](crate::server::is_usual)
+/// fields have none.
+fn check_codings(fields: &HeaderMap) -> Result<(), RequestError> {
     let is_coded = |fields: &HeaderMap| {
         let mut codings = fields.get_all(header::CONTENT_ENCODING).iter();
         codings.any(|coding| coding != "identity")
     };
     if is_coded(fields) {
-        return Err(Refusal::ContentEncoding);
+        return Err(RequestError::ContentEncoding);
     }
     if is_transfer_coded(fields) {
-        return Err(Refusal::TransferEncoding);
+        return Err(RequestError::TransferEncoding);
     }
     Ok(())
 }
 
-/// Whether the answer gets a tag, and which one the caller has.
+/// Whether the response gets a tag, and which one the caller has.
 fn conditional(fields: &HeaderMap, plain: bool) -> Tag {
     if plain || !fields.contains_key(header::IF_NONE_MATCH) {
         return Tag::Given;
     }
-    let known = fields.get_all(header::IF_NONE_MATCH).iter();
-    let known: Vec<_> = known.filter_map(|line| line.to_str().ok()).collect();
-    Tag::Unless(known.join(",").into())
+    let lines = fields.get_all(header::IF_NONE_MATCH).iter();
+    let tags: Vec<_> = lines.filter_map(|line| line.to_str().ok()).collect();
+    Tag::Unless(tags.join(",").into())
 }
 
-/// Whether a body comes in another coding than `chunked`, or in several: that was taken off, and the others were not (RFC 9112 §6.1).
+/// Whether a body has another transfer coding than `chunked`, or several: hyper decodes only the
+/// former (RFC 9112 §6.1).
 fn is_transfer_coded(fields: &HeaderMap) -> bool {
     let mut codings = fields.get_all(header::TRANSFER_ENCODING).iter();
     let is_chunked = |coding: &HeaderValue| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
     codings.next().is_some_and(|first| !is_chunked(first)) || codings.next().is_some()
 }
 
-/// `application/json`, with any parameters, except for another character set than JSON's only one.
+/// Whether a media type is `application/json`, with any parameters except another character set
+/// than UTF-8.
 fn is_json(media: &str) -> bool {
     if media == "application/json" {
         return true;
@@ -306,7 +311,7 @@ mod tests {
     use http::Request;
     use tokio::time::Instant;
 
-    fn content(fields: &[(&'static str, &'static str)]) -> Result<(), Refusal> {
+    fn content(fields: &[(&'static str, &'static str)]) -> Result<(), RequestError> {
         let mut map = HeaderMap::new();
         for (name, value) in fields {
             map.append(*name, value.parse().unwrap());
@@ -336,14 +341,18 @@ mod tests {
             "application/json, text/plain",
             "application/json; charset=utf-16",
         ] {
-            assert_eq!(content(&[("content-type", bad)]), Err(Refusal::ContentType), "{bad}");
+            assert_eq!(
+                content(&[("content-type", bad)]),
+                Err(RequestError::ContentType),
+                "{bad}"
+            );
         }
-        assert_eq!(content(&[]), Err(Refusal::ContentType));
+        assert_eq!(content(&[]), Err(RequestError::ContentType));
         let json = ("content-type", "application/json");
-        assert_eq!(content(&[json, json]), Err(Refusal::ContentType));
+        assert_eq!(content(&[json, json]), Err(RequestError::ContentType));
         assert_eq!(
             content(&[json, ("content-encoding", "gzip")]),
-            Err(Refusal::ContentEncoding)
+            Err(RequestError::ContentEncoding)
         );
         assert_eq!(content(&[json, ("content-encoding", "identity")]), Ok(()));
     }
@@ -354,9 +363,9 @@ mod tests {
             request = request.header(*name, *value);
         }
         let peer = Peer::tcp("10.0.0.7:4711".parse().unwrap(), "10.0.0.1:80".parse().unwrap());
-        let arrival = InboundRequest::new(request.body(()).unwrap(), peer);
-        let known = arrival.known();
-        (Layer::new(Config::default()).shared.caller(known), known.at)
+        let request = InboundRequest::new(request.body(()).unwrap(), peer);
+        let meta = request.meta();
+        (Layer::new(Config::default()).shared.caller(meta), meta.at)
     }
 
     #[tokio::test(start_paused = true)]

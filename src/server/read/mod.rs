@@ -1,7 +1,9 @@
-//! From an HTTP request to a [`Call`](crate::scan::Call): the body, within its limits, and what the fields ask for.
+//! Turns an HTTP request into a [`Call`](crate::scan::Call): reads the body within its limits and
+//! the preferences in the header fields.
 //!
-//! Not here: what a question looks like (`scan`). Invariants: no body is read beyond its limit or its deadline; bodies whose
-//! rest has yet to come share one budget of memory; a field that cannot be understood is as good as absent.
+//! Not here: what a valid body looks like (`scan`). Invariants: no body is read beyond its limit or
+//! its deadline; incomplete bodies share one budget of memory; a field that cannot be parsed counts
+//! as absent.
 
 mod authorization;
 mod body;

@@ -6,7 +6,8 @@ use http::{HeaderMap, HeaderName};
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 
-/// How long the caller will wait. The first `wait` counts (RFC 7240 §2); one that is no number of seconds does not.
+/// How long the caller will wait. The first `wait` counts (RFC 7240 §2); a value that is no number
+/// of seconds is ignored.
 pub(super) fn wait(fields: &HeaderMap) -> Option<Duration> {
     let lines = fields.get_all(PREFER).iter().filter_map(|line| line.to_str().ok());
     let value = lines
@@ -15,11 +16,11 @@ pub(super) fn wait(fields: &HeaderMap) -> Option<Duration> {
     if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    // More digits than fit: longer than any limit.
+    // More digits than fit mean longer than any limit.
     Some(Duration::from_secs(value.parse().unwrap_or(u64::from(u32::MAX))))
 }
 
-/// The names and values of one line; parameters after a semicolon belong to no preference that we know.
+/// The names and values of one line, without the parameters after a semicolon.
 fn preferences(line: &str) -> impl Iterator<Item = (&str, &str)> {
     split(line, b',').map(|preference| {
         let preference = split(preference, b';').next().unwrap_or("");

@@ -7,7 +7,8 @@ use crate::caller::Urgency;
 
 const PRIORITY: HeaderName = HeaderName::from_static("priority");
 
-/// The urgency that the caller asked for. A field that cannot be parsed, or a value out of range, is as good as absent.
+/// The urgency that the caller asked for. A field that cannot be parsed, or a value out of range,
+/// counts as absent.
 pub(super) fn urgency(fields: &HeaderMap) -> Urgency {
     let mut lines = fields.get_all(PRIORITY).iter();
     let Some(first) = lines.next() else {

@@ -49,7 +49,7 @@ async fn idle_connections_do_not_hold_up_the_drain() {
     idle.answer().await;
     let _silent = server.connect().await;
     server.stop.cancel();
-    // Were they waited for, they would be cut when the time for the drain is over.
+    // If they were waited for, they would be cut off at the end of the drain.
     assert_eq!(ended(server).await, (Drained { cut: 0 }, 0));
     assert!(idle.closed().await.is_empty());
 }

@@ -172,7 +172,7 @@ async fn requests_whose_length_is_not_certain_are_refused_or_end_their_connectio
         caller.send(&format!("{base}{fields}")).await;
         assert_eq!(caller.answer().await.status, status, "{fields:?}");
     }
-    // Both lengths: the chunks count, and what comes after them is no second request.
+    // With both lengths the chunks count, and the bytes after them are no second request.
     let mut caller = server.connect().await;
     let chunked = format!("Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n1b\r\n{GOOD}\r\n0\r\n\r\n");
     caller
@@ -234,7 +234,7 @@ async fn a_caller_that_has_sent_all_and_says_so_gets_its_answer() {
         caller.send(&slow).await;
         caller.0.shutdown().await.unwrap();
         server.wait_for_calls(1).await;
-        // Longer than the first looks after it.
+        // Longer than the first checks after it.
         tokio::time::sleep(Duration::from_millis(200)).await;
         server.backend.gate.add_permits(1);
         let all = String::from_utf8(caller.closed().await).unwrap();
@@ -243,7 +243,7 @@ async fn a_caller_that_has_sent_all_and_says_so_gets_its_answer() {
         assert!(answer.ends_with("xx"), "{all:?}");
         server.backend.calls.store(0, Ordering::SeqCst);
     }
-    // An answer that is there at once needs no look.
+    // A response that is ready at once needs no check.
     let mut caller = server.connect().await;
     caller.send(&request("POST", "", GOOD)).await;
     caller.0.shutdown().await.unwrap();

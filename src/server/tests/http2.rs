@@ -88,7 +88,8 @@ async fn a_flood_of_resets_ends_the_connection() {
     let mut flood = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
     for index in 0..2000_u32 {
         let id = (2 * index + 1).to_be_bytes();
-        // HEADERS: `:method: POST`, `:scheme: http`, `:path: /` from the static table; then RST_STREAM (CANCEL).
+        // HEADERS: `:method: POST`, `:scheme: http`, `:path: /` from the static table; then
+        // RST_STREAM (CANCEL).
         flood.extend([0, 0, 3, 1, 4]);
         flood.extend(id);
         flood.extend([0x83, 0x86, 0x84]);
@@ -96,7 +97,7 @@ async fn a_flood_of_resets_ends_the_connection() {
         flood.extend(id);
         flood.extend([0, 0, 0, 8]);
     }
-    // The write may fail half way: that is the point.
+    // The write may fail half way.
     let _ = stream.write_all(&flood).await;
     let mut said = Vec::new();
     let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut said))

@@ -11,7 +11,7 @@ const SHORT: Duration = Duration::from_millis(150);
 #[tokio::test]
 async fn a_large_body_is_refused_and_the_refusal_arrives() {
     let server = Server::start().await;
-    // More than both sockets hold.
+    // More than the buffers of both sockets hold.
     let large = "x".repeat(12 * 1024 * 1024);
     for request in [
         request("POST", "", &large),
@@ -19,7 +19,8 @@ async fn a_large_body_is_refused_and_the_refusal_arrives() {
             .replacen("Content-Length: 12582912", "Transfer-Encoding: chunked", 1)
             .replacen("xxx", "c00000\r\nxxx", 1),
     ] {
-        // As simple programs do it: the whole body first, and only then the answer. A reset would fail the one or lose the other.
+        // Simple programs send the whole body first and only then read the response. A reset would
+        // fail the one or lose the other.
         let mut caller = server.connect().await;
         caller.send(&request).await;
         assert_eq!(caller.answer().await.status, 413);
@@ -75,7 +76,7 @@ async fn slow_heads_and_silence_are_cut() {
         caller.send(beginning).await;
         assert!(caller.closed().await.is_empty(), "{beginning:?}");
     }
-    // The same on a connection that has already been good for something.
+    // The same on a connection that has already served a request.
     let mut caller = server.connect().await;
     caller.send(&request("POST", "", GOOD)).await;
     assert_eq!(caller.answer().await.status, 200);
@@ -155,12 +156,12 @@ async fn a_connection_that_does_nothing_makes_way_for_the_next_one() {
     let mut idle = server.connect().await;
     idle.send(&request("POST", "", GOOD)).await;
     assert_eq!(idle.answer().await.status, 200);
-    // They stay busy, and never make way.
+    // They stay busy, and are never evicted.
     let mut busy = Vec::new();
-    for (makes_way, what) in [(&mut silent, "silent"), (&mut slow, "slow"), (&mut idle, "idle")] {
+    for (evicted, what) in [(&mut silent, "silent"), (&mut slow, "slow"), (&mut idle, "idle")] {
         let mut next = server.connect().await;
         next.send(&request("POST", "", &question("slow"))).await;
-        assert!(makes_way.closed().await.is_empty(), "{what}");
+        assert!(evicted.closed().await.is_empty(), "{what}");
         busy.push(next);
     }
     server.wait_for_calls(4).await;

@@ -1,4 +1,5 @@
-//! The whole HTTP side over real sockets, with a service of the test's own where the typed stack would be; and, under paused time, how long a connection may do what (`connection_state`).
+//! Tests of the whole HTTP side over real sockets, with a service of the test in place of the typed
+//! stack; and, under paused time, of a connection's timeouts (`connection_state`).
 
 mod connection_state;
 mod drain;

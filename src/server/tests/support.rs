@@ -1,4 +1,4 @@
-//! A server for one test, and callers that speak bytes.
+//! A server for one test, and callers that send bytes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use tower::{Layer as _, service_fn};
 
 use crate::BoxError;
 use crate::response::{self, Body};
-use crate::scan::{Answer, Call, Endpoint, Fields, Outcome, Served, Status};
+use crate::scan::{Answer, Call, Endpoint, Fields, Outcome, ServedResponse, Status};
 use crate::server::{Address, Bound, Config, Drained, count, guard, read, route};
 use crate::task::Tasks;
 
@@ -25,7 +25,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(super) const GOOD: &str = r#"{"ScanDefinitionIds":["a"]}"#;
 
-/// What the service behind the server does: `slow` ids wait for the gate, `panic` panics, others are answered.
+/// The service behind the server: requests for `slow` ids wait for the gate, those for `panic`
+/// panic, others are answered.
 #[derive(Debug)]
 pub(super) struct Backend {
     pub(super) gate: Semaphore,
@@ -80,7 +81,7 @@ impl Server {
         Caller(TcpStream::connect(self.address).await.unwrap())
     }
 
-    /// The status of the answer to `request`, sent on a connection of its own.
+    /// The status of the response to `request`, sent on a connection of its own.
     pub(super) async fn status(&self, request: &str) -> u16 {
         let mut caller = self.connect().await;
         caller.send(request).await;
@@ -139,7 +140,7 @@ fn stack(
     count::Layer::new(metrics.clone(), count::Config::default()).layer(respond.layer(guard))
 }
 
-async fn answer(backend: Arc<Backend>, call: Call) -> Result<Served, BoxError> {
+async fn answer(backend: Arc<Backend>, call: Call) -> Result<ServedResponse, BoxError> {
     backend.calls.fetch_add(1, Ordering::SeqCst);
     backend.started.notify_waiters();
     match call.request.ids().next() {
@@ -148,7 +149,7 @@ async fn answer(backend: Arc<Backend>, call: Call) -> Result<Served, BoxError> {
         _ => {}
     }
     let size = call.request.top().map_or(2, |top| top.get() as usize * 10_000);
-    Ok(Served {
+    Ok(ServedResponse {
         may_link: true,
         answer: Answer {
             status: http::StatusCode::OK,
@@ -199,7 +200,7 @@ impl Caller {
         self.0.write_all(text.as_bytes()).await.unwrap();
     }
 
-    /// The next answer; its length must be announced.
+    /// The next response; its length must be announced.
     pub(super) async fn answer(&mut self) -> Reply {
         tokio::time::timeout(PATIENCE, self.read_answer()).await.unwrap()
     }
@@ -224,11 +225,11 @@ impl Caller {
         }
     }
 
-    /// Waits until the server closes; what it still sent.
+    /// Waits until the server closes; returns what it still sent.
     pub(super) async fn closed(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
         let read = self.0.read_to_end(&mut rest);
-        // A reset is as much of an end as a close.
+        // A reset counts as an end, too.
         let _ = tokio::time::timeout(PATIENCE, read)
             .await
             .expect("the server keeps the connection open");

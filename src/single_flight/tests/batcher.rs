@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::bench::{Bench, answer, caller, pass, question};
+use super::fixture::{Fixture, answer, caller, pass, question};
 use crate::attempt::{Place, Scarcity};
 use crate::caller::Name;
 use crate::scan::{Answer, Endpoint, Outcome, Request, SplitError, UpstreamProfile};
@@ -15,8 +15,8 @@ const MERGE: BatchConfig = BatchConfig {
     gather: Duration::ZERO,
 };
 
-fn bench() -> Bench {
-    Bench::with(Some(MERGE), UpstreamProfile::new(1000))
+fn fixture() -> Fixture {
+    Fixture::with(Some(MERGE), UpstreamProfile::new(1000))
 }
 
 /// The answer of an upstream that knows two rows of each id, and lists them in an order of its own.
@@ -35,17 +35,18 @@ pub(super) fn rows(request: &Request) -> Answer {
 
 #[tokio::test(start_paused = true)]
 async fn waiting_questions_are_united_when_one_gets_its_slot() {
-    let mut bench = bench();
+    let mut fixture = fixture();
     let asked = [vec!["a", "b"], vec!["b", "c"], vec!["d"], vec!["e"]];
     let served: Vec<_> = asked
         .iter()
-        .map(|ids| bench.ask_for(question(ids), caller(ids[0], 30)))
+        .map(|ids| fixture.ask_for(question(ids), caller(ids[0], 30)))
         .collect();
     let mut tries = Vec::new();
     for _ in 0..4 {
-        tries.push(bench.waiting().await);
+        tries.push(fixture.waiting().await);
     }
-    // The third of them is the first to get a slot. It takes the others aboard as they came; the last finds no room.
+    // The third attempt is the first to get a slot. It takes the others as members in the order
+    // they came; there is no room for the last.
     let (carrier, reply) = tries.remove(2);
     let united = carrier.load.request();
     assert_eq!(united.ids().collect::<Vec<_>>(), ["a", "b", "c", "d"]);
@@ -53,7 +54,7 @@ async fn waiting_questions_are_united_when_one_gets_its_slot() {
         carrier.load.beneficiaries(),
         [Name::new("a"), Name::new("b"), Name::new("d")]
     );
-    bench.settled().await;
+    fixture.settled().await;
     assert!(tries[0].1.is_closed() && tries[1].1.is_closed(), "they queue no longer");
     assert!(!tries[2].1.is_closed());
     assert_eq!(carrier.load.request(), united, "another attempt asks the same");
@@ -73,14 +74,17 @@ async fn waiting_questions_are_united_when_one_gets_its_slot() {
         assert_eq!(served.status.detail.is_some(), outcome.0 == Outcome::Merged);
         assert!(served.status.stored);
     }
-    assert_eq!(bench.shelf.kept().len(), 4);
-    assert_eq!((bench.metrics.merged_calls(), bench.metrics.merged_requests()), (1, 3));
-    bench.nothing_is_left().await;
+    assert_eq!(fixture.sink.kept().len(), 4);
+    assert_eq!(
+        (fixture.metrics.merged_calls(), fixture.metrics.merged_requests()),
+        (1, 3)
+    );
+    fixture.nothing_is_left().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_taken_apart_is_never_united() {
-    let mut bench = bench();
+    let mut fixture = fixture();
     let with = |query: &str, version| Request::parse(version, Some(query), br#"{"ScanDefinitionIds":["x"]}"#).unwrap();
     let many: Vec<String> = (0..5).map(|n| n.to_string()).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
@@ -92,11 +96,11 @@ async fn what_cannot_be_taken_apart_is_never_united() {
     ];
     let mut asked: Vec<_> = others
         .iter()
-        .map(|request| bench.ask_for(request.clone(), caller("x", 30)))
+        .map(|request| fixture.ask_for(request.clone(), caller("x", 30)))
         .collect();
-    asked.push(bench.ask(caller("y", 30)));
+    asked.push(fixture.ask(caller("y", 30)));
     for _ in 0..5 {
-        let (attempt, reply) = bench.waiting().await;
+        let (attempt, reply) = fixture.waiting().await;
         let request = attempt.load.request();
         assert!(others.contains(&request) || *request == question(&["a"]));
         reply.send(Ok(rows(&request))).unwrap();
@@ -104,7 +108,7 @@ async fn what_cannot_be_taken_apart_is_never_united() {
     for asked in asked {
         assert_eq!(asked.await.unwrap().unwrap().outcome, Outcome::Forwarded);
     }
-    bench.nothing_is_left().await;
+    fixture.nothing_is_left().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -122,20 +126,20 @@ async fn two_spellings_of_one_id_are_never_asked_for_in_one_call() {
         .map(|spelling| (GUID, &**spelling))
         .chain([("nightly", "Nightly"), ("x", "é")])
     {
-        let mut bench = bench();
+        let mut fixture = fixture();
         let asked: Vec<_> = [vec![one, "b"], vec![other], vec!["b", "c"], vec![one]]
             .into_iter()
-            .map(|ids| bench.ask_for(question(&ids), caller(ids[0], 30)))
+            .map(|ids| fixture.ask_for(question(&ids), caller(ids[0], 30)))
             .collect();
         let mut united = Vec::new();
         for _ in 0..4 {
-            let (attempt, reply) = bench.waiting().await;
+            let (attempt, reply) = fixture.waiting().await;
             if !reply.is_closed() {
                 let request = attempt.load.request();
                 assert!(request.is_whole(), "{request:?}");
                 united.push(request.ids().map(str::to_owned).collect::<Vec<_>>());
                 reply.send(Ok(rows(&request))).unwrap();
-                bench.settled().await;
+                fixture.settled().await;
             }
         }
         let mut first = vec![one, "b", "c"];
@@ -144,20 +148,20 @@ async fn two_spellings_of_one_id_are_never_asked_for_in_one_call() {
         for asked in asked {
             asked.await.unwrap().unwrap();
         }
-        bench.nothing_is_left().await;
+        fixture.nothing_is_left().await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn rows_that_spell_ids_otherwise_and_stand_on_lines_of_their_own_are_handed_out() {
-    let mut bench = bench();
+    let mut fixture = fixture();
     let braced = "{60c4aa2d-7f35-4b8f-9e0a-000000000a01}";
     for _ in 0..5 {
-        let asked = [braced, "b"].map(|id| bench.ask_for(question(&[id]), caller(id, 30)));
-        let (first, reply) = bench.waiting().await;
-        let _second = bench.waiting().await;
+        let asked = [braced, "b"].map(|id| fixture.ask_for(question(&[id]), caller(id, 30)));
+        let (first, reply) = fixture.waiting().await;
+        let _second = fixture.waiting().await;
         assert_eq!(first.load.request().ids().len(), 2);
-        bench.settled().await;
+        fixture.settled().await;
         let mine = "{\"scanDefinitionId\": \"60C4AA2D7F354B8F9E0A000000000A01\"}";
         let other = "{\"scanDefinitionId\": \"b\"}";
         let body = format!("{{\n  \"value\": [\n    {mine},\n    {other},\n    {mine}\n  ],\n  \"took\": \"1\"\n}}\n");
@@ -172,24 +176,24 @@ async fn rows_that_spell_ids_otherwise_and_stand_on_lines_of_their_own_are_hande
             );
         }
     }
-    assert_eq!(bench.metrics.resting(), None);
-    bench.nothing_is_left().await;
+    assert_eq!(fixture.metrics.resting(), None);
+    fixture.nothing_is_left().await;
 }
 
-/// Unites `a` and `b`, answers with `united`, and sees both ask alone in their old places.
-async fn after_split_error(bench: &mut Bench, united: Option<Answer>) {
+/// Batches `a` and `b`, answers with `united`, and checks that both ask alone at their old places.
+async fn fail_batch(fixture: &mut Fixture, united: Option<Answer>) {
     let (one, other) = (
-        bench.ask_for(question(&["a"]), caller("x", 300)),
-        bench.ask_for(question(&["b"]), caller("y", 300)),
+        fixture.ask_for(question(&["a"]), caller("x", 300)),
+        fixture.ask_for(question(&["b"]), caller("y", 300)),
     );
-    let (first, reply) = bench.waiting().await;
-    let (second, _) = bench.waiting().await;
+    let (first, reply) = fixture.waiting().await;
+    let (second, _) = fixture.waiting().await;
     assert_eq!(first.load.request().ids().len(), 2);
-    bench.settled().await;
+    fixture.settled().await;
     reply.send(united.ok_or_else(|| "lost".into())).map_err(drop).unwrap();
     let mut places: Vec<Place> = Vec::new();
     for _ in 0..2 {
-        let (attempt, reply) = bench.waiting().await;
+        let (attempt, reply) = fixture.waiting().await;
         places.push(attempt.place);
         let request = attempt.load.request();
         assert_eq!(request.ids().len(), 1, "alone");
@@ -202,7 +206,7 @@ async fn after_split_error(bench: &mut Bench, united: Option<Answer>) {
         assert_eq!(served.outcome, Outcome::Forwarded);
         assert_eq!(served.answer.body, rows(&question(&[id])).body);
     }
-    bench.settled().await;
+    fixture.settled().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -224,29 +228,29 @@ async fn when_a_split_is_not_certain_all_ask_alone_once_in_their_old_places() {
         Some(answer(r#"{"value":[{"scanDefinitionId":"c"}]}"#)),
         Some(answer(r#"{"value":[],"@odata.count":0}"#)),
     ] {
-        let mut bench = bench();
-        after_split_error(&mut bench, doubtful).await;
-        assert_eq!(bench.metrics.merged_calls(), 0);
-        bench.nothing_is_left().await;
+        let mut fixture = fixture();
+        fail_batch(&mut fixture, doubtful).await;
+        assert_eq!(fixture.metrics.merged_calls(), 0);
+        fixture.nothing_is_left().await;
     }
 }
 
-/// Asks for `a` and `b` at once, answers everything well, and tells how many calls that took.
-async fn calls(bench: &mut Bench) -> usize {
+/// Asks for `a` and `b` at once, answers every call well, and returns how many calls that took.
+async fn calls(fixture: &mut Fixture) -> usize {
     let asked = [
-        bench.ask_for(question(&["a"]), caller("x", 30)),
-        bench.ask_for(question(&["b"]), caller("y", 30)),
+        fixture.ask_for(question(&["a"]), caller("x", 30)),
+        fixture.ask_for(question(&["b"]), caller("y", 30)),
     ];
     let mut calls = 0;
     let mut tries = Vec::new();
     for _ in 0..2 {
-        tries.push(bench.waiting().await);
+        tries.push(fixture.waiting().await);
     }
     for (attempt, reply) in tries {
         if !reply.is_closed() {
             calls += 1;
             reply.send(Ok(rows(&attempt.load.request()))).unwrap();
-            bench.settled().await;
+            fixture.settled().await;
         }
     }
     for asked in asked {
@@ -257,47 +261,47 @@ async fn calls(bench: &mut Bench) -> usize {
 
 #[tokio::test(start_paused = true)]
 async fn repeated_split_errors_switch_merging_off_for_a_while() {
-    let mut bench = bench();
+    let mut fixture = fixture();
     for _ in 0..2 {
-        after_split_error(&mut bench, Some(answer(r#"{"value":[],"total":7}"#))).await;
+        fail_batch(&mut fixture, Some(answer(r#"{"value":[],"total":7}"#))).await;
     }
     assert_eq!(
-        calls(&mut bench).await,
+        calls(&mut fixture).await,
         1,
         "two doubts are no pattern, and a good answer clears them"
     );
     for _ in 0..3 {
-        after_split_error(&mut bench, Some(answer(r#"{"value":[],"total":7}"#))).await;
+        fail_batch(&mut fixture, Some(answer(r#"{"value":[],"total":7}"#))).await;
     }
-    assert_eq!(calls(&mut bench).await, 2, "merging rests");
-    let resting = bench.metrics.resting();
+    assert_eq!(calls(&mut fixture).await, 2, "merging rests");
+    let resting = fixture.metrics.resting();
     assert!(
         resting.is_some_and(|(left, split_error)| left <= Duration::from_mins(10) && split_error == SplitError::Shape)
     );
     pass(599).await;
-    assert_eq!(calls(&mut bench).await, 2);
+    assert_eq!(calls(&mut fixture).await, 2);
     pass(2).await;
-    after_split_error(&mut bench, Some(answer(r#"{"value":[],"total":7}"#))).await;
-    assert_eq!(calls(&mut bench).await, 2, "one more doubt is enough");
+    fail_batch(&mut fixture, Some(answer(r#"{"value":[],"total":7}"#))).await;
+    assert_eq!(calls(&mut fixture).await, 2, "one more doubt is enough");
     pass(601).await;
-    assert_eq!(calls(&mut bench).await, 1);
-    assert_eq!(bench.metrics.resting(), None);
-    bench.nothing_is_left().await;
+    assert_eq!(calls(&mut fixture).await, 1);
+    assert_eq!(fixture.metrics.resting(), None);
+    fixture.nothing_is_left().await;
 }
 
-/// Unites `a` and `b` in a call that fails, and lets both fail alone too.
-async fn outage(bench: &mut Bench) {
-    let asked = ["a", "b"].map(|id| bench.ask_for(question(&[id]), caller(id, 300)));
+/// Batches `a` and `b` in a call that fails, and lets both fail alone too.
+async fn outage(fixture: &mut Fixture) {
+    let asked = ["a", "b"].map(|id| fixture.ask_for(question(&[id]), caller(id, 300)));
     for _ in 0..4 {
-        let (attempt, reply) = bench.waiting().await;
+        let (attempt, reply) = fixture.waiting().await;
         if !reply.is_closed() {
             attempt.load.request();
-            bench.settled().await;
+            fixture.settled().await;
             let mut down = answer("");
             down.status = http::StatusCode::SERVICE_UNAVAILABLE;
             reply.send(Ok(down)).unwrap();
         }
-        bench.settled().await;
+        fixture.settled().await;
     }
     for asked in asked {
         asked.await.unwrap().unwrap();
@@ -306,89 +310,89 @@ async fn outage(bench: &mut Bench) {
 
 #[tokio::test(start_paused = true)]
 async fn an_outage_says_nothing_against_merging_but_what_fails_only_in_a_batch_does() {
-    let mut bench = bench();
+    let mut fixture = fixture();
     for _ in 0..9 {
-        outage(&mut bench).await;
+        outage(&mut fixture).await;
     }
-    assert_eq!(bench.metrics.resting(), None);
-    assert_eq!(calls(&mut bench).await, 1);
+    assert_eq!(fixture.metrics.resting(), None);
+    assert_eq!(calls(&mut fixture).await, 1);
     for _ in 0..3 {
-        after_split_error(&mut bench, None).await;
+        fail_batch(&mut fixture, None).await;
     }
     assert!(
-        bench
+        fixture
             .metrics
             .resting()
             .is_some_and(|(_, split_error)| split_error == SplitError::Failed)
     );
-    bench.nothing_is_left().await;
+    fixture.nothing_is_left().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn members_are_answered_although_the_carriers_caller_hangs_up() {
-    let mut bench = bench();
+    let mut fixture = fixture();
     let (one, other) = (
-        bench.ask_for(question(&["a"]), caller("x", 30)),
-        bench.ask_for(question(&["b"]), caller("y", 30)),
+        fixture.ask_for(question(&["a"]), caller("x", 30)),
+        fixture.ask_for(question(&["b"]), caller("y", 30)),
     );
-    let (carrier, reply) = bench.waiting().await;
+    let (carrier, reply) = fixture.waiting().await;
     let united = carrier.load.request();
     one.abort();
-    bench.settled().await;
-    let joined = bench.ask_for(question(&["b"]), caller("z", 1));
+    fixture.settled().await;
+    let joined = fixture.ask_for(question(&["b"]), caller("z", 1));
     pass(50).await;
     reply.send(Ok(rows(&united))).unwrap();
     for asked in [other, joined] {
         assert_eq!(asked.await.unwrap().unwrap().answer.body, rows(&question(&["b"])).body);
     }
-    assert_eq!(bench.shelf.kept().len(), 2, "the carrier's own part is kept too");
-    bench.waiting().await;
-    bench.nothing_is_left().await;
+    assert_eq!(fixture.sink.kept().len(), 2, "the carrier's own part is kept too");
+    fixture.waiting().await;
+    fixture.nothing_is_left().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn members_of_a_carrier_that_dies_ask_alone() {
-    let mut bench = bench();
-    let one = bench.ask_for(question(&["a"]), caller("x", 30));
-    let other = bench.ask_for(question(&["b"]), caller("y", 30));
-    let (carrier, reply) = bench.waiting().await;
-    let (_, recalled) = bench.waiting().await;
+    let mut fixture = fixture();
+    let one = fixture.ask_for(question(&["a"]), caller("x", 30));
+    let other = fixture.ask_for(question(&["b"]), caller("y", 30));
+    let (carrier, reply) = fixture.waiting().await;
+    let (_, cancelled) = fixture.waiting().await;
     carrier.load.request();
-    bench.settled().await;
-    assert!(recalled.is_closed());
+    fixture.settled().await;
+    assert!(cancelled.is_closed());
     // The service below panics when its reply is dropped.
     drop((carrier, reply));
     assert!(one.await.unwrap_err().is_panic());
-    let (alone, reply) = bench.departed().await;
-    reply.send(Ok(rows(&alone.load.request()))).unwrap();
+    let (request_alone, reply) = fixture.departed().await;
+    reply.send(Ok(rows(&request_alone.load.request()))).unwrap();
     assert_eq!(other.await.unwrap().unwrap().outcome, Outcome::Forwarded);
-    bench.nothing_is_left().await;
+    fixture.nothing_is_left().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_member_that_nobody_waits_for_is_not_sent_again() {
-    let mut bench = bench();
-    let one = bench.ask_for(question(&["a"]), caller("x", 30));
-    let other = bench.ask_for(question(&["b"]), caller("y", 30));
-    let (carrier, reply) = bench.waiting().await;
-    bench.waiting().await;
+    let mut fixture = fixture();
+    let one = fixture.ask_for(question(&["a"]), caller("x", 30));
+    let other = fixture.ask_for(question(&["b"]), caller("y", 30));
+    let (carrier, reply) = fixture.waiting().await;
+    fixture.waiting().await;
     carrier.load.request();
-    bench.settled().await;
+    fixture.settled().await;
     other.abort();
-    bench.settled().await;
+    fixture.settled().await;
     reply.send(Ok(answer("not json"))).unwrap();
-    let (alone, reply) = bench.departed().await;
-    assert_eq!(*alone.load.request(), question(&["a"]));
+    let (request_alone, reply) = fixture.departed().await;
+    assert_eq!(*request_alone.load.request(), question(&["a"]));
     reply.send(Ok(rows(&question(&["a"])))).unwrap();
     one.await.unwrap().unwrap();
-    bench.nothing_is_left().await;
+    fixture.nothing_is_left().await;
 }
 
 /// How long a caller's question for `id` waits before it asks for a slot.
-async fn gathers(bench: &mut Bench, id: &str, name: &str, patience: u64) -> Duration {
+async fn gather_delay(fixture: &mut Fixture, id: &str, name: &str, patience: u64) -> Duration {
     let start = Instant::now();
-    let asked = bench.ask_for(question(&[id]), caller(name, patience));
-    let (_, reply) = bench.departed().await;
+    let asked = fixture.ask_for(question(&[id]), caller(name, patience));
+    let (_, reply) = fixture.departed().await;
     let waited = start.elapsed();
     reply.send(Ok(rows(&question(&[id])))).unwrap();
     asked.await.unwrap().unwrap();
@@ -405,48 +409,52 @@ async fn calls_wait_for_others_as_long_as_slots_are_scarce_and_only_where_there_
         gather: Some(Duration::from_secs(1)),
         interval: Duration::from_secs(2),
     };
-    let mut bench = Bench::with_slots(Some(merge), UpstreamProfile::new(1000), scarcity);
-    assert_eq!(gathers(&mut bench, "a", "x", 30).await, Duration::ZERO, "alone");
-    assert_eq!(gathers(&mut bench, "b", "x", 30).await, Duration::ZERO, "still alone");
-    assert_eq!(gathers(&mut bench, "c", "y", 30).await, scarcity.gather.unwrap());
+    let mut fixture = Fixture::with_slots(Some(merge), UpstreamProfile::new(1000), scarcity);
+    assert_eq!(gather_delay(&mut fixture, "a", "x", 30).await, Duration::ZERO, "alone");
     assert_eq!(
-        gathers(&mut bench, "d", "x", 0).await,
+        gather_delay(&mut fixture, "b", "x", 30).await,
+        Duration::ZERO,
+        "still alone"
+    );
+    assert_eq!(gather_delay(&mut fixture, "c", "y", 30).await, scarcity.gather.unwrap());
+    assert_eq!(
+        gather_delay(&mut fixture, "d", "x", 0).await,
         Duration::ZERO,
         "wait=0 means now"
     );
     pass(5).await;
     assert_eq!(
-        gathers(&mut bench, "e", "y", 30).await,
+        gather_delay(&mut fixture, "e", "y", 30).await,
         Duration::ZERO,
         "the other one is gone"
     );
-    bench.nothing_is_left().await;
+    fixture.nothing_is_left().await;
 
-    let mut bench = Bench::with(Some(merge), UpstreamProfile::new(1000));
+    let mut fixture = Fixture::with(Some(merge), UpstreamProfile::new(1000));
     for name in ["x", "y", "x"] {
-        let waited = gathers(&mut bench, "a", name, 30).await;
+        let waited = gather_delay(&mut fixture, "a", name, 30).await;
         assert_eq!(waited, Duration::ZERO, "slots are plenty");
     }
-    bench.nothing_is_left().await;
+    fixture.nothing_is_left().await;
 }
 
-/// Answers every call that comes, until nobody waits any more; tells for which ids each was.
-async fn answer_all(bench: &mut Bench, answer: impl Fn(&Request) -> Answer) -> Vec<Vec<String>> {
+/// Answers every call until no request waits any more; returns the ids of each call.
+async fn answer_all(fixture: &mut Fixture, answer: impl Fn(&Request) -> Answer) -> Vec<Vec<String>> {
     let mut calls = Vec::new();
-    while !bench.tasks.is_empty() {
-        let next = tokio::time::timeout(Duration::from_secs(3), bench.calls.recv()).await;
+    while !fixture.tasks.is_empty() {
+        let next = tokio::time::timeout(Duration::from_secs(3), fixture.calls.recv()).await;
         let Ok(Some((attempt, reply))) = next else { break };
         if reply.is_closed() {
             continue;
         }
         let request = attempt.load.request();
-        bench.settled().await;
+        fixture.settled().await;
         calls.push(request.ids().map(str::to_owned).collect());
         reply.send(Ok(answer(&request))).unwrap();
-        bench.settled().await;
+        fixture.settled().await;
     }
-    // Those who were taken along queue no longer.
-    while let Ok((_, reply)) = bench.calls.try_recv() {
+    // Flights that became members are no longer queued.
+    while let Ok((_, reply)) = fixture.calls.try_recv() {
         assert!(reply.is_closed());
     }
     calls
@@ -454,50 +462,51 @@ async fn answer_all(bench: &mut Bench, answer: impl Fn(&Request) -> Answer) -> V
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_may_be_cut_off_is_followed_by_a_smaller_call_for_all() {
-    let mut bench = Bench::with(Some(MERGE), UpstreamProfile::new(0));
-    let asked = ["a", "b", "c", "d"].map(|id| bench.ask_for(question(&[id]), caller(id, 300)));
-    let calls = answer_all(&mut bench, rows).await;
-    // None has been longer than the first, so the second asks for fewer. Neither is it known yet that an answer to a question of its own
-    // holds two rows: one of them finds out, and that is enough for the others.
+    let mut fixture = Fixture::with(Some(MERGE), UpstreamProfile::new(0));
+    let asked = ["a", "b", "c", "d"].map(|id| fixture.ask_for(question(&[id]), caller(id, 300)));
+    let calls = answer_all(&mut fixture, rows).await;
+    // No answer has been longer than the first, so the second call asks for fewer ids. Nor is it
+    // known yet that an answer to a single request holds two rows: one of them finds out, and that
+    // is enough for the others.
     assert_eq!(calls[0], ["a", "b", "c", "d"]);
     assert_eq!(calls[1], ["a", "b", "c"]);
     assert!(calls.len() <= 5, "{calls:?}");
     for (asked, id) in asked.into_iter().zip(["a", "b", "c", "d"]) {
         assert_eq!(asked.await.unwrap().unwrap().answer.body, rows(&question(&[id])).body);
     }
-    bench.nothing_is_left().await;
+    fixture.nothing_is_left().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn where_every_answer_is_cut_off_all_ask_alone_in_the_end() {
-    let mut bench = bench();
+    let mut fixture = fixture();
     let cut = |request: &Request| match request.ids().len() {
         1 => rows(request),
         _ => answer(r#"{"value":[],"@odata.nextLink":"https://x"}"#),
     };
-    let asked = ["a", "b", "c"].map(|id| bench.ask_for(question(&[id]), caller(id, 300)));
-    let calls = answer_all(&mut bench, cut).await;
+    let asked = ["a", "b", "c"].map(|id| fixture.ask_for(question(&[id]), caller(id, 300)));
+    let calls = answer_all(&mut fixture, cut).await;
     assert!(calls.len() <= 6, "{calls:?}");
     for (asked, id) in asked.into_iter().zip(["a", "b", "c"]) {
         assert_eq!(asked.await.unwrap().unwrap().answer.body, rows(&question(&[id])).body);
     }
-    bench.nothing_is_left().await;
+    fixture.nothing_is_left().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_asks_while_a_call_for_it_is_under_way_gets_its_answer() {
-    let mut bench = bench();
-    let asked = ["a", "b"].map(|id| bench.ask_for(question(&[id]), caller(id, 30)));
-    let (carrier, reply) = bench.waiting().await;
+async fn a_request_made_while_a_call_covers_it_gets_its_answer() {
+    let mut fixture = fixture();
+    let asked = ["a", "b"].map(|id| fixture.ask_for(question(&[id]), caller(id, 30)));
+    let (carrier, reply) = fixture.waiting().await;
     let united = carrier.load.request();
     assert!(united.asks_for_all(), "an answer is cut off at the largest page only");
     pass(1).await;
-    let late = bench.ask_for(question(&["a", "b"]), caller("z", 30));
+    let late = fixture.ask_for(question(&["a", "b"]), caller("z", 30));
     let mut insisting = caller("z", 30);
-    insisting.freshness.no_cache = true;
-    bench.settled().await;
-    let later = bench.ask_for(question(&["b"]), insisting);
-    bench.settled().await;
+    insisting.cache_directives.no_cache = true;
+    fixture.settled().await;
+    let later = fixture.ask_for(question(&["b"]), insisting);
+    fixture.settled().await;
     reply.send(Ok(rows(&united))).unwrap();
     assert_eq!(
         late.await.unwrap().unwrap().answer.body,
@@ -507,35 +516,35 @@ async fn who_asks_while_a_call_for_it_is_under_way_gets_its_answer() {
         asked.await.unwrap().unwrap();
     }
     assert!(!later.is_finished(), "it insists on a call that leaves later");
-    answer_all(&mut bench, rows).await;
+    answer_all(&mut fixture, rows).await;
     assert_eq!(later.await.unwrap().unwrap().outcome, Outcome::Forwarded);
-    bench.nothing_is_left().await;
+    fixture.nothing_is_left().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_id_that_was_refused_alone_is_not_asked_for_in_a_batch() {
-    let mut bench = bench();
-    let asked = bench.ask_for(question(&["unknown"]), caller("x", 30));
-    let (_, reply) = bench.departed().await;
+    let mut fixture = fixture();
+    let asked = fixture.ask_for(question(&["unknown"]), caller("x", 30));
+    let (_, reply) = fixture.departed().await;
     let mut refused = answer(r#"{"error":{"code":"ResourceNotFound"}}"#);
     refused.status = http::StatusCode::NOT_FOUND;
     reply.send(Ok(refused)).unwrap();
     asked.await.unwrap().unwrap();
 
-    let asked = [["a", "unknown"], ["a", "b"], ["b", "c"]].map(|ids| bench.ask_for(question(&ids), caller("x", 30)));
+    let asked = [["a", "unknown"], ["a", "b"], ["b", "c"]].map(|ids| fixture.ask_for(question(&ids), caller("x", 30)));
     let mut united = Vec::new();
     for _ in 0..3 {
-        let (attempt, reply) = bench.waiting().await;
+        let (attempt, reply) = fixture.waiting().await;
         if !reply.is_closed() {
             let request = attempt.load.request();
             united.push(request.ids().len());
             reply.send(Ok(rows(&request))).unwrap();
-            bench.settled().await;
+            fixture.settled().await;
         }
     }
     assert_eq!(united, [2, 3]);
     for asked in asked {
         asked.await.unwrap().unwrap();
     }
-    bench.nothing_is_left().await;
+    fixture.nothing_is_left().await;
 }

@@ -1,4 +1,4 @@
-//! A leader who hangs up, at every point that there is.
+//! A leader that hangs up, at every possible point.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,25 +12,26 @@ use tower::util::BoxCloneService;
 use tower::{Layer as _, Service as _, service_fn};
 
 use super::batcher::rows;
-use super::bench::{Shelf, caller, failure, outlook, question};
+use super::fixture::{RecordingSink, caller, failure, predicted_wait, question};
 use crate::BoxError;
 use crate::attempt::{Again, Try};
-use crate::scan::{Answer, Call, Keep, Request, Served, UpstreamProfile};
+use crate::scan::{Answer, CacheSink, Call, Request, ServedResponse, UpstreamProfile};
 use crate::single_flight::{BatchConfig, Config, Layer, Metrics, SingleFlight};
 use crate::task::Tasks;
 
-/// What happens besides.
+/// What else happens.
 #[derive(Clone, Copy, Debug)]
 struct Case {
     /// Another question waits for its slot.
     merged: bool,
-    /// The first call is lost.
+    /// The first call fails.
     lost: bool,
-    /// The first answer cannot be taken apart.
+    /// The first answer cannot be split.
     doubtful: bool,
 }
 
-/// A service whose every step takes some moments; what is lost or in doubt is the first call with the leader's question.
+/// A service in which every step takes some polls. The first call with the leader's request fails
+/// or cannot be split.
 fn below(case: Case, calls: &Arc<AtomicUsize>) -> BoxCloneService<Try, Answer, BoxError> {
     let (calls, leaders) = (Arc::clone(calls), Arc::new(AtomicUsize::new(0)));
     BoxCloneService::new(service_fn(move |attempt: Try| {
@@ -50,7 +51,7 @@ fn below(case: Case, calls: &Arc<AtomicUsize>) -> BoxCloneService<Try, Answer, B
                 return Err(failure(Again::Once));
             }
             if is_first && case.doubtful {
-                return Ok(super::bench::answer("not json"));
+                return Ok(super::fixture::answer("not json"));
             }
             Ok(rows(&request))
         }
@@ -70,15 +71,15 @@ fn flights(
         merge: case.merged.then_some(merge),
         attempt: Duration::from_mins(1),
     };
-    let keep = Arc::<Shelf>::default() as Arc<dyn Keep>;
-    let outlook = outlook(Duration::from_secs(1));
+    let cache_sink = Arc::<RecordingSink>::default() as Arc<dyn CacheSink>;
+    let predicted_wait = predicted_wait(Duration::from_secs(1));
     let upstream_profile = Arc::new(UpstreamProfile::new(1000));
     let layer = Layer::new(
         config,
         tasks.clone(),
-        keep,
+        cache_sink,
         upstream_profile,
-        outlook,
+        predicted_wait,
         Metrics::default(),
     );
     layer.layer(below(case, calls))
@@ -93,11 +94,12 @@ fn call(id: &str, name: &str) -> (Request, Call) {
     (request, call)
 }
 
-/// Lets the leader hang up after `moments`; `false` when it had its answer before.
+/// Lets the leader hang up after `moments` polls; `false` when it had its answer before.
 async fn hang_up(case: Case, moments: usize) -> bool {
     let (tasks, calls) = (Tasks::new(), Arc::new(AtomicUsize::new(0)));
     let mut flights = flights(case, &tasks, &calls);
-    let mut leader: Option<BoxFuture<'_, Result<Served, BoxError>>> = Some(flights.call(call("a", "leader").1).boxed());
+    let mut leader: Option<BoxFuture<'_, Result<ServedResponse, BoxError>>> =
+        Some(flights.call(call("a", "leader").1).boxed());
     let mut asked = Vec::new();
     for id in ["a", "a", "b"] {
         let (request, call) = call(id, "follower");
@@ -122,12 +124,12 @@ async fn hang_up(case: Case, moments: usize) -> bool {
         );
         yield_now().await;
     }
-    // A follower who leads in place of a leader that left early enough.
+    // A follower that became the leader because the first one left early enough.
     let mut may_be_told = case.lost && !case.merged && !answered;
     for (request, asked) in asked {
         let served = match asked.await.unwrap() {
             Ok(served) => served,
-            // Whoever leads a call that is lost is told so. Once.
+            // The leader of a call that fails gets the failure, once.
             Err(error) => {
                 let told = std::mem::take(&mut may_be_told);
                 assert!(told, "{case:?}: hung up after {moments}: {error}");
@@ -146,7 +148,7 @@ async fn hang_up(case: Case, moments: usize) -> bool {
         "{case:?}: a task is left"
     );
     assert!(flights.is_empty(), "{case:?}: a flight is left");
-    // One for each question, and one again; both again after a doubt.
+    // One call for each request and one repetition; both again after a failed split.
     assert!(calls.load(Ordering::Relaxed) <= 3, "{case:?}: {calls:?} calls");
     !answered
 }
@@ -169,7 +171,8 @@ async fn followers_are_answered_at_whatever_moment_the_leader_hangs_up() {
     }
 }
 
-/// The work done for so many joiners: how often their futures were polled, and how many calls were made.
+/// The work done for this many joiners: how often their futures were polled, and how many calls
+/// were made.
 async fn work(joiners: usize) -> (usize, usize) {
     let case = Case {
         merged: true,
@@ -199,7 +202,7 @@ async fn work(joiners: usize) -> (usize, usize) {
 async fn ten_times_as_many_joiners_are_ten_times_the_work_and_one_call() {
     let (few, calls) = work(1_000).await;
     assert_eq!(calls, 1);
-    // Once to begin with, and once with the answer.
+    // Once at the start, and once with the answer.
     assert_eq!(few, 2 * 1_000);
     assert_eq!(work(10_000).await, (10 * few, 1));
 }

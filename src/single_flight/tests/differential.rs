@@ -1,5 +1,5 @@
-//! Random mixes of questions, many at once, against an upstream with a few slots: whatever is united, everybody gets byte for byte what
-//! the upstream says to the question alone.
+//! Random mixes of many concurrent requests against an upstream with few slots: however they are
+//! batched, every caller gets byte for byte what the upstream answers to the request alone.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -16,17 +16,17 @@ use tokio::time::sleep;
 use tower::util::BoxCloneService;
 use tower::{Layer as _, Service as _, service_fn};
 
-use super::bench::{Shelf, caller, outlook};
+use super::fixture::{RecordingSink, caller, predicted_wait};
 use crate::BoxError;
 use crate::attempt::Try;
-use crate::scan::{Answer, Call, Endpoint, Fields, Keep, Outcome, Request, UpstreamProfile};
+use crate::scan::{Answer, CacheSink, Call, Endpoint, Fields, Outcome, Request, UpstreamProfile};
 use crate::single_flight::{BatchConfig, Config, Layer, Metrics};
 use crate::task::Tasks;
 
 /// How an upstream may behave.
 #[derive(Clone, Copy, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is drawn by itself")]
-struct World {
+struct UpstreamBehaviour {
     /// Rows by time, or grouped by id.
     mixed: bool,
     /// Which name the id has in a row.
@@ -61,7 +61,7 @@ const AROUND: [[&str; 2]; 3] = [
 /// What comes now and then instead of an answer.
 const RUBBISH: &str = "<html>maintenance</html>";
 
-impl World {
+impl UpstreamBehaviour {
     fn random(rng: &mut StdRng) -> Self {
         Self {
             mixed: rng.random(),
@@ -137,7 +137,8 @@ fn answer(status: u16, body: String) -> Answer {
     }
 }
 
-/// One of a few ids, so that questions overlap; in GUID form, as only GUIDs may come back in another case.
+/// One of a few ids, so that questions overlap; in GUID form, as only GUIDs may come back in
+/// another case.
 fn id(rng: &mut StdRng) -> String {
     match rng.random_range(0..60_u32) {
         0 => format!("unknown{}", rng.random_range(0..3_u32)),
@@ -153,7 +154,7 @@ fn id(rng: &mut StdRng) -> String {
     }
 }
 
-/// A GUID in the usual form, whichever of those above it was in.
+/// A GUID in the usual form, whichever form it was in.
 fn plain(id: &str) -> String {
     let digits: String = id.chars().filter(char::is_ascii_hexdigit).collect();
     let digits = digits.to_lowercase();
@@ -173,7 +174,7 @@ fn question(rng: &mut StdRng) -> Request {
     Request::parse(version, Some(query), body.as_bytes()).unwrap()
 }
 
-/// What a world did to a mix of questions.
+/// What happened to a mix of requests.
 #[derive(Debug, Default)]
 struct Tally {
     requests: u32,
@@ -184,7 +185,7 @@ struct Tally {
 
 async fn run(seed: u64, tally: &mut Tally) {
     let mut rng = StdRng::seed_from_u64(seed);
-    let world = World::random(&mut rng);
+    let behaviour = UpstreamBehaviour::random(&mut rng);
     let slots = Arc::new(Semaphore::new(1));
     let calls = Arc::new(AtomicU32::new(0));
     let failing = Arc::new(std::sync::Mutex::new(StdRng::seed_from_u64(seed)));
@@ -202,7 +203,7 @@ async fn run(seed: u64, tally: &mut Tally) {
             if failing.lock().unwrap().random_ratio(1, 50) {
                 return Ok(answer(200, RUBBISH.into()));
             }
-            Ok(world.answer(&request))
+            Ok(behaviour.answer(&request))
         }
     });
     let tasks = Tasks::new();
@@ -217,9 +218,9 @@ async fn run(seed: u64, tally: &mut Tally) {
     let layer = Layer::new(
         config,
         tasks.clone(),
-        Arc::<Shelf>::default() as Arc<dyn Keep>,
+        Arc::<RecordingSink>::default() as Arc<dyn CacheSink>,
         Arc::new(UpstreamProfile::new(0)),
-        outlook(Duration::from_secs(1)),
+        predicted_wait(Duration::from_secs(1)),
         Metrics::default(),
     );
     let mut flights = layer.layer(BoxCloneService::new(upstream));
@@ -244,15 +245,15 @@ async fn run(seed: u64, tally: &mut Tally) {
             tally.rubbish += 1;
             continue;
         }
-        let alone = world.answer(&request);
+        let request_alone = behaviour.answer(&request);
         assert_eq!(
-            served.answer.status, alone.status,
-            "seed {seed}: {request:?} in {world:?}"
+            served.answer.status, request_alone.status,
+            "seed {seed}: {request:?} in {behaviour:?}"
         );
         assert_eq!(
             served.answer.body,
-            alone.body,
-            "seed {seed}: {:?} in {world:?}",
+            request_alone.body,
+            "seed {seed}: {:?} in {behaviour:?}",
             request.ids().collect::<Vec<_>>()
         );
         tally.requests += 1;

@@ -1,6 +1,6 @@
+mod batch_join;
 mod batcher;
-mod bench;
 mod cancel;
 mod differential;
-mod lift;
+mod fixture;
 mod single;

@@ -11,23 +11,23 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tower::Service as _;
 
-use super::bench::{Bench, answer, call, caller, failure, no_cache, no_store, pass, root};
+use super::fixture::{Fixture, answer, call, caller, failure, no_cache, no_store, pass, root};
 use crate::attempt::{Again, Failure};
 use crate::caller::Name;
 use crate::scan::Outcome;
 use crate::single_flight::flight_result::{BatchKind, FlightResponse};
 use crate::single_flight::flight_table::{FlightTable, Joined};
-use crate::single_flight::lead::Lead;
+use crate::single_flight::leader_future::LeaderFuture;
 use crate::single_flight::{DeadlineExceeded, FlightDropped, Shared};
 use crate::task::Tasks;
 
 #[tokio::test(start_paused = true)]
 async fn equal_questions_share_one_call() {
-    let mut bench = Bench::new();
-    let first = bench.ask(caller("x", 30));
-    let second = bench.ask(caller("y", 30));
-    let (attempt, reply) = bench.departed().await;
-    let third = bench.ask(caller("x", 30));
+    let mut fixture = Fixture::new();
+    let first = fixture.ask(caller("x", 30));
+    let second = fixture.ask(caller("y", 30));
+    let (attempt, reply) = fixture.departed().await;
+    let third = fixture.ask(caller("x", 30));
     assert_eq!(attempt.load.beneficiaries(), [Name::new("x"), Name::new("y")]);
     reply.send(Ok(answer("rows"))).unwrap();
 
@@ -39,15 +39,15 @@ async fn equal_questions_share_one_call() {
         assert_eq!((joined.outcome, joined.status.collapsed), (Outcome::Collapsed, true));
         assert_eq!(joined.answer.body, "rows");
     }
-    assert_eq!(bench.shelf.kept(), ["rows"]);
-    bench.nothing_is_left().await;
+    assert_eq!(fixture.sink.kept(), ["rows"]);
+    fixture.nothing_is_left().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn ten_thousand_joiners_share_one_call() {
-    let mut bench = Bench::new();
-    let asked: Vec<_> = (0..10_000).map(|n| bench.ask(caller(&n.to_string(), 30))).collect();
-    let (attempt, reply) = bench.departed().await;
+    let mut fixture = Fixture::new();
+    let asked: Vec<_> = (0..10_000).map(|n| fixture.ask(caller(&n.to_string(), 30))).collect();
+    let (attempt, reply) = fixture.departed().await;
     assert_eq!(attempt.load.beneficiaries().len(), 10_000);
     reply.send(Ok(answer("rows"))).unwrap();
     let mut bodies = BTreeSet::new();
@@ -55,14 +55,14 @@ async fn ten_thousand_joiners_share_one_call() {
         bodies.insert(asked.await.unwrap().unwrap().answer.body.as_ptr() as usize);
     }
     assert_eq!(bodies.len(), 1, "the body is shared");
-    bench.nothing_is_left().await;
+    fixture.nothing_is_left().await;
 }
 
 #[tokio::test]
 async fn a_flight_is_polled_only_when_it_has_something_to_do() {
     let (flight_table, asked) = (Arc::new(FlightTable::new(None)), call(caller("x", 30)));
-    let Joined { seat, inbox, start } = flight_table.join(&asked.request, &asked.caller);
-    let (tell, mut told) = oneshot::channel::<()>();
+    let Joined { guard, receiver, start } = flight_table.join(&asked.request, &asked.caller);
+    let (sender, mut told) = oneshot::channel::<()>();
     let polls = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&polls);
     let driver = async move {
@@ -71,23 +71,23 @@ async fn a_flight_is_polled_only_when_it_has_something_to_do() {
             told.poll_unpin(context)
         });
         step.await.unwrap();
-        start.unwrap().land(FlightResponse {
+        start.unwrap().complete(FlightResponse {
             answer: answer("rows"),
             kept: None,
-            company: BatchKind::None,
+            batch_kind: BatchKind::None,
         });
     };
-    let mut lead = Lead::new(seat, inbox, driver, Tasks::new());
+    let mut leader = LeaderFuture::new(guard, receiver, driver, Tasks::new());
     for _ in 0..10 {
         assert!(
-            poll_fn(|context| Poll::Ready(lead.poll_unpin(context)))
+            poll_fn(|context| Poll::Ready(leader.poll_unpin(context)))
                 .await
                 .is_pending()
         );
     }
     assert_eq!(polls.load(Ordering::Relaxed), 1);
-    tell.send(()).unwrap();
-    assert_eq!(lead.await.unwrap().answer.body, "rows");
+    sender.send(()).unwrap();
+    assert_eq!(leader.await.unwrap().answer.body, "rows");
     assert_eq!(polls.load(Ordering::Relaxed), 2);
 }
 
@@ -98,7 +98,7 @@ enum Point {
     Waiting,
     Departed,
     Answered,
-    Landed,
+    Completed,
 }
 
 #[tokio::test(start_paused = true)]
@@ -108,78 +108,78 @@ async fn followers_are_answered_wherever_the_leader_hangs_up() {
         Point::Waiting,
         Point::Departed,
         Point::Answered,
-        Point::Landed,
+        Point::Completed,
     ] {
-        let mut bench = Bench::new();
-        let mut leader: Option<BoxFuture<'static, _>> = Some(bench.flights.call(call(caller("leader", 30))).boxed());
-        // Polled or not makes no difference.
+        let mut fixture = Fixture::new();
+        let mut leader: Option<BoxFuture<'static, _>> = Some(fixture.flights.call(call(caller("leader", 30))).boxed());
+        // It makes no difference whether the leader was polled.
         if point != Point::BeforeItsTask {
             assert!(leader.as_mut().unwrap().now_or_never().is_none());
         }
-        let followers: Vec<_> = (0..3).map(|_| bench.ask(caller("follower", 30))).collect();
+        let followers: Vec<_> = (0..3).map(|_| fixture.ask(caller("follower", 30))).collect();
         let mut hang_up = |now: Point| {
             if now == point {
                 leader = None;
             }
         };
         hang_up(Point::BeforeItsTask);
-        let (attempt, reply) = bench.waiting().await;
+        let (attempt, reply) = fixture.waiting().await;
         hang_up(Point::Waiting);
-        bench.settled().await;
+        fixture.settled().await;
         attempt.load.request();
         hang_up(Point::Departed);
-        bench.settled().await;
+        fixture.settled().await;
         reply.send(Ok(answer("rows"))).unwrap();
         hang_up(Point::Answered);
-        bench.settled().await;
-        hang_up(Point::Landed);
+        fixture.settled().await;
+        hang_up(Point::Completed);
         for follower in followers {
             assert_eq!(follower.await.unwrap().unwrap().answer.body, "rows", "{point:?}");
         }
-        assert_eq!(bench.shelf.kept(), ["rows"], "{point:?}");
-        bench.nothing_is_left().await;
+        assert_eq!(fixture.sink.kept(), ["rows"], "{point:?}");
+        fixture.nothing_is_left().await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_nobody_wants_gives_its_place_up() {
-    let mut bench = Bench::new();
-    let (one, other) = (bench.ask(caller("x", 30)), bench.ask(caller("y", 30)));
-    let (_, reply) = bench.waiting().await;
+async fn a_call_without_waiters_gives_up_its_place() {
+    let mut fixture = Fixture::new();
+    let (one, other) = (fixture.ask(caller("x", 30)), fixture.ask(caller("y", 30)));
+    let (_, reply) = fixture.waiting().await;
     one.abort();
-    bench.settled().await;
+    fixture.settled().await;
     assert!(!reply.is_closed(), "somebody still wants it");
     other.abort();
-    bench.settled().await;
+    fixture.settled().await;
     assert!(reply.is_closed(), "its place in the queue is given up");
 
-    let again = bench.ask(caller("x", 30));
-    let (_, reply) = bench.departed().await;
+    let again = fixture.ask(caller("x", 30));
+    let (_, reply) = fixture.departed().await;
     reply.send(Ok(answer("rows"))).unwrap();
     again.await.unwrap().unwrap();
-    bench.nothing_is_left().await;
+    fixture.nothing_is_left().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_has_left_is_finished_and_kept_for_later() {
-    let mut bench = Bench::new();
-    let asked = bench.ask(caller("x", 30));
-    let (_, reply) = bench.departed().await;
+    let mut fixture = Fixture::new();
+    let asked = fixture.ask(caller("x", 30));
+    let (_, reply) = fixture.departed().await;
     let left = Instant::now();
     asked.abort();
     pass(3).await;
     reply.send(Ok(answer("rows"))).unwrap();
-    bench.settled().await;
-    assert_eq!(*bench.shelf.0.lock().unwrap(), [(Bytes::from("rows"), left)]);
-    bench.nothing_is_left().await;
+    fixture.settled().await;
+    assert_eq!(*fixture.sink.0.lock().unwrap(), [(Bytes::from("rows"), left)]);
+    fixture.nothing_is_left().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_joiner_with_less_time_leaves_alone() {
-    let mut bench = Bench::new();
-    let patient = bench.ask(caller("x", 30));
-    let (attempt, reply) = bench.waiting().await;
-    let hasty = bench.ask(caller("y", 2));
+    let mut fixture = Fixture::new();
+    let patient = fixture.ask(caller("x", 30));
+    let (attempt, reply) = fixture.waiting().await;
+    let hasty = fixture.ask(caller("y", 2));
     let start = Instant::now();
     let refused = hasty.await.unwrap().unwrap_err();
     assert_eq!(start.elapsed(), Duration::from_secs(2));
@@ -192,64 +192,64 @@ async fn a_joiner_with_less_time_leaves_alone() {
     attempt.load.request();
     reply.send(Ok(answer("rows"))).unwrap();
     assert_eq!(patient.await.unwrap().unwrap().outcome, Outcome::Forwarded);
-    bench.nothing_is_left().await;
+    fixture.nothing_is_left().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_deadline_is_about_leaving_not_about_arriving() {
-    let mut bench = Bench::new();
-    let leader = bench.ask(caller("x", 30));
-    let joiner = bench.ask(caller("y", 2));
-    let (_, reply) = bench.departed().await;
+    let mut fixture = Fixture::new();
+    let leader = fixture.ask(caller("x", 30));
+    let joiner = fixture.ask(caller("y", 2));
+    let (_, reply) = fixture.departed().await;
     pass(59).await;
     reply.send(Ok(answer("rows"))).unwrap();
     assert_eq!(joiner.await.unwrap().unwrap().answer.body, "rows");
     leader.await.unwrap().unwrap();
-    bench.nothing_is_left().await;
+    fixture.nothing_is_left().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_joiner_does_not_wait_for_a_call_that_queues_again() {
-    let mut bench = Bench::new();
-    let leader = bench.ask(caller("x", 500));
-    let (_, reply) = bench.departed().await;
-    let joiner = bench.ask(caller("y", 2));
+    let mut fixture = Fixture::new();
+    let leader = fixture.ask(caller("x", 500));
+    let (_, reply) = fixture.departed().await;
+    let joiner = fixture.ask(caller("y", 2));
     let start = Instant::now();
     assert!(joiner.await.unwrap().unwrap_err().is::<DeadlineExceeded>());
     assert_eq!(start.elapsed(), Duration::from_mins(1));
     reply.send(Ok(answer("rows"))).unwrap();
     leader.await.unwrap().unwrap();
-    bench.nothing_is_left().await;
+    fixture.nothing_is_left().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn no_cache_joins_a_call_that_waits_but_not_one_that_has_left() {
-    let mut bench = Bench::new();
-    let first = bench.ask(caller("x", 30));
-    let early = bench.ask(no_cache(caller("y", 30)));
-    let (_, first_reply) = bench.departed().await;
-    let late = bench.ask(no_cache(caller("y", 30)));
-    let (_, second_reply) = bench.departed().await;
-    let newest = bench.ask(caller("z", 30));
+    let mut fixture = Fixture::new();
+    let first = fixture.ask(caller("x", 30));
+    let early = fixture.ask(no_cache(caller("y", 30)));
+    let (_, first_reply) = fixture.departed().await;
+    let late = fixture.ask(no_cache(caller("y", 30)));
+    let (_, second_reply) = fixture.departed().await;
+    let newest = fixture.ask(caller("z", 30));
 
     first_reply.send(Ok(answer("old"))).unwrap();
     assert_eq!(first.await.unwrap().unwrap().answer.body, "old");
     assert_eq!(early.await.unwrap().unwrap().answer.body, "old");
-    assert_eq!(bench.flights.len(), 1, "the later flight can still be joined");
+    assert_eq!(fixture.flights.len(), 1, "the later flight can still be joined");
     second_reply.send(Ok(answer("new"))).unwrap();
     assert_eq!(late.await.unwrap().unwrap().answer.body, "new");
     assert_eq!(newest.await.unwrap().unwrap().answer.body, "new");
-    bench.nothing_is_left().await;
+    fixture.nothing_is_left().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_of_the_leader_is_not_a_refusal_of_those_with_more_time() {
-    let mut bench = Bench::new();
-    let leader = bench.ask(caller("x", 5));
-    let same = bench.ask(caller("x", 5));
-    let middling = bench.ask(caller("x", 20));
-    let most = bench.ask(caller("x", 30));
-    let (first, reply) = bench.waiting().await;
+    let mut fixture = Fixture::new();
+    let leader = fixture.ask(caller("x", 5));
+    let same = fixture.ask(caller("x", 5));
+    let middling = fixture.ask(caller("x", 20));
+    let most = fixture.ask(caller("x", 30));
+    let (first, reply) = fixture.waiting().await;
     reply
         .send(Err("no turn before the deadline".into()))
         .map_err(drop)
@@ -260,36 +260,36 @@ async fn a_refusal_of_the_leader_is_not_a_refusal_of_those_with_more_time() {
             "no turn before the deadline"
         );
     }
-    let (second, reply) = bench.departed().await;
+    let (second, reply) = fixture.departed().await;
     assert_eq!(second.caller.deadline, Instant::now() + Duration::from_secs(30));
     assert!(second.place > first.place, "not in the place of somebody else");
     reply.send(Ok(answer("rows"))).unwrap();
     assert_eq!(middling.await.unwrap().unwrap().outcome, Outcome::Collapsed);
     assert_eq!(most.await.unwrap().unwrap().outcome, Outcome::Forwarded);
-    bench.nothing_is_left().await;
+    fixture.nothing_is_left().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_limit_on_the_leaders_name_does_not_concern_others() {
-    let mut bench = Bench::new();
-    let greedy = bench.ask(caller("greedy", 30));
-    let modest = bench.ask(caller("modest", 5));
-    let (_, reply) = bench.waiting().await;
+    let mut fixture = Fixture::new();
+    let greedy = fixture.ask(caller("greedy", 30));
+    let modest = fixture.ask(caller("modest", 5));
+    let (_, reply) = fixture.waiting().await;
     reply.send(Err("greedy has too many".into())).map_err(drop).unwrap();
     assert!(greedy.await.unwrap().is_err());
-    let (attempt, reply) = bench.departed().await;
+    let (attempt, reply) = fixture.departed().await;
     assert_eq!(attempt.caller.name, Name::new("modest"));
     reply.send(Ok(answer("rows"))).unwrap();
     modest.await.unwrap().unwrap();
-    bench.nothing_is_left().await;
+    fixture.nothing_is_left().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn refusals_of_everybody_cost_few_tries() {
-    let mut bench = Bench::new();
-    let asked: Vec<_> = (0..100).map(|n| bench.ask(caller(&n.to_string(), 30))).collect();
+async fn a_refusal_of_all_waiters_costs_few_attempts() {
+    let mut fixture = Fixture::new();
+    let asked: Vec<_> = (0..100).map(|n| fixture.ask(caller(&n.to_string(), 30))).collect();
     let mut tries = 0;
-    while let Some((_, reply)) = tokio::time::timeout(Duration::from_secs(1), bench.calls.recv())
+    while let Some((_, reply)) = tokio::time::timeout(Duration::from_secs(1), fixture.calls.recv())
         .await
         .ok()
         .flatten()
@@ -301,19 +301,19 @@ async fn refusals_of_everybody_cost_few_tries() {
     for asked in asked {
         assert_eq!(root(&asked.await.unwrap().unwrap_err()), "queue full");
     }
-    bench.nothing_is_left().await;
+    fixture.nothing_is_left().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_call_is_made_once_more_for_all_others_together() {
     for second in ["rows", ""] {
-        let mut bench = Bench::new();
-        let leader = bench.ask(caller("leader", 30));
-        let others: Vec<_> = (0..10).map(|n| bench.ask(caller(&n.to_string(), 30))).collect();
-        let (_, reply) = bench.departed().await;
+        let mut fixture = Fixture::new();
+        let leader = fixture.ask(caller("leader", 30));
+        let others: Vec<_> = (0..10).map(|n| fixture.ask(caller(&n.to_string(), 30))).collect();
+        let (_, reply) = fixture.departed().await;
         reply.send(Err(failure(Again::Once))).map_err(drop).unwrap();
         assert_eq!(root(&leader.await.unwrap().unwrap_err()), "connection lost");
-        let (_, reply) = bench.departed().await;
+        let (_, reply) = fixture.departed().await;
         let result = if second.is_empty() {
             Err(failure(Again::Once))
         } else {
@@ -323,56 +323,56 @@ async fn a_lost_call_is_made_once_more_for_all_others_together() {
         for other in others {
             assert_eq!(other.await.unwrap().is_ok(), !second.is_empty());
         }
-        bench.nothing_is_left().await;
+        fixture.nothing_is_left().await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_that_would_repeat_itself_is_everybodys() {
-    let mut bench = Bench::new();
-    let asked: Vec<_> = (0..3).map(|n| bench.ask(caller(&n.to_string(), 30))).collect();
-    let (_, reply) = bench.departed().await;
+async fn a_failure_that_would_repeat_goes_to_all_waiters() {
+    let mut fixture = Fixture::new();
+    let asked: Vec<_> = (0..3).map(|n| fixture.ask(caller(&n.to_string(), 30))).collect();
+    let (_, reply) = fixture.departed().await;
     reply.send(Err(failure(Again::Never))).map_err(drop).unwrap();
     for asked in asked {
         let error = asked.await.unwrap().unwrap_err();
         let shared: &Shared = error.downcast_ref().unwrap();
         assert_eq!(shared.find::<Failure>().unwrap().again, Again::Never);
     }
-    bench.nothing_is_left().await;
+    fixture.nothing_is_left().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_waits_for_a_call_that_died() {
-    let mut bench = Bench::new();
-    let asked = bench.ask(caller("x", 30));
-    let (_, reply) = bench.departed().await;
-    let joined = bench.ask(caller("y", 30));
-    bench.settled().await;
+async fn waiters_of_a_call_that_panicked_get_an_error() {
+    let mut fixture = Fixture::new();
+    let asked = fixture.ask(caller("x", 30));
+    let (_, reply) = fixture.departed().await;
+    let joined = fixture.ask(caller("y", 30));
+    fixture.settled().await;
     // The service below panics when its reply is dropped.
     drop(reply);
-    // Whose request made the call panics itself, where that is counted.
+    // The request that drove the call panics itself, where panics are counted.
     assert!(asked.await.unwrap_err().is_panic());
     assert!(joined.await.unwrap().unwrap_err().is::<FlightDropped>());
-    let again = bench.ask(caller("x", 30));
-    let (_, reply) = bench.departed().await;
+    let again = fixture.ask(caller("x", 30));
+    let (_, reply) = fixture.departed().await;
     reply.send(Ok(answer("rows"))).unwrap();
     again.await.unwrap().unwrap();
-    bench.nothing_is_left().await;
+    fixture.nothing_is_left().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_is_not_kept_only_if_nobody_allows_it() {
+async fn an_answer_is_not_stored_only_if_no_waiter_allows_it() {
     for (with_other, kept) in [(false, 0), (true, 1)] {
-        let mut bench = Bench::new();
-        let asked = bench.ask(no_store(caller("x", 30)));
-        let other = with_other.then(|| bench.ask(caller("y", 30)));
-        let (_, reply) = bench.departed().await;
+        let mut fixture = Fixture::new();
+        let asked = fixture.ask(no_store(caller("x", 30)));
+        let other = with_other.then(|| fixture.ask(caller("y", 30)));
+        let (_, reply) = fixture.departed().await;
         reply.send(Ok(answer("rows"))).unwrap();
         assert_eq!(asked.await.unwrap().unwrap().status.stored, with_other);
         if let Some(other) = other {
             other.await.unwrap().unwrap();
         }
-        assert_eq!(bench.shelf.kept().len(), kept);
-        bench.nothing_is_left().await;
+        assert_eq!(fixture.sink.kept().len(), kept);
+        fixture.nothing_is_left().await;
     }
 }

@@ -49,7 +49,7 @@ impl Call {
     /// A call that leaves now, for these requests. It stands below the first one that is recorded, or else the first in any trace; it
     /// began when that one did.
     #[must_use]
-    pub fn depart(participants: &[Participant], now: Instant) -> Self {
+    pub fn start(participants: &[Participant], now: Instant) -> Self {
         let in_trace = || {
             participants
                 .iter()
@@ -103,7 +103,7 @@ impl Call {
     }
 
     /// The call has ended; `participants` are those who get what came of it. To be called before they get it.
-    pub fn land(&self, participants: &[Participant], ids: usize, failed: bool) {
+    pub fn finish(&self, participants: &[Participant], ids: usize, failed: bool) {
         let Self::Traced(traced) = self else { return };
         let (mut span, facts) = {
             let mut state = traced.state();

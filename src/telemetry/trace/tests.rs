@@ -87,10 +87,10 @@ async fn a_call_stands_below_the_first_request_that_is_recorded() {
     let (loud, sampled) = participant(&tracer, None);
     sleep(Duration::from_secs(2)).await;
     let both = [unsampled.clone(), sampled.clone()];
-    let call = Call::depart(&both, Instant::now());
+    let call = Call::start(&both, Instant::now());
     call.attempted(&"eu".into(), Some(200));
     sleep(Duration::from_secs(1)).await;
-    call.land(&both, 1, false);
+    call.finish(&both, 1, false);
     let data = spans.try_recv().unwrap();
     assert_eq!(Some(data.span_context.trace_id()), sampled.trace.id());
     assert_eq!(data.links.len(), 2);
@@ -111,10 +111,10 @@ async fn while_tracing_is_off_a_callers_span_stays_the_parent() {
     let off = Tracer::off();
     let (span, one) = participant(&off, Some(parent(1)));
     assert!(!span.is_recorded());
-    let call = Call::depart(&[one], Instant::now());
+    let call = Call::start(&[one], Instant::now());
     assert_eq!(call.child("POST", SpanKind::Client).context(), Some(&parent(1)));
     let (_, nobody) = participant(&off, None);
-    assert!(matches!(Call::depart(&[nobody], Instant::now()), Call::None));
+    assert!(matches!(Call::start(&[nobody], Instant::now()), Call::None));
 }
 
 #[tokio::test(start_paused = true)]

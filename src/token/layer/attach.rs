@@ -78,8 +78,8 @@ where
     }
 
     fn call(&mut self, routed: Routed) -> Self::Future {
-        if let Some(delegated) = routed.outgoing.request.delegated() {
-            let bearer = delegated.secret().clone();
+        if let Some(caller_token) = routed.outgoing.request.caller_token() {
+            let bearer = caller_token.secret().clone();
             let answer = self.inner.call(Signed { routed, bearer });
             return Either::Left(Checked { answer, token: None });
         }

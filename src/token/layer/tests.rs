@@ -12,7 +12,7 @@ use url::Url;
 
 use super::Layer;
 use crate::attempt::{Again, Delivery, Failure, Outgoing, Routed, Signed};
-use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
+use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::clock::Wall;
 use crate::scan::{self, Answer, Fields};
 use crate::task::Tasks;
@@ -32,7 +32,7 @@ fn routed_with(request: scan::Request, deadline: Duration) -> Routed {
         urgency: Urgency::default(),
         deadline: Instant::now() + deadline,
         wait: None,
-        freshness: Freshness::default(),
+        cache_directives: CacheDirectives::default(),
         request_id: RequestId::random(),
         trace: crate::telemetry::trace::Trace::None,
     };
@@ -254,7 +254,7 @@ async fn a_callers_own_token_goes_out_as_it_is_and_its_401_is_the_callers_affair
         ("rubbish", StatusCode::UNAUTHORIZED),
     ] {
         let request = scan::Request::plain(scan::Endpoint::HISTORY, ["id-1"]).unwrap();
-        let request = request.with_token(scan::Delegated::new(token).unwrap());
+        let request = request.with_token(scan::CallerToken::new(token).unwrap());
         let defender = defender.clone();
         let inner = tower::service_fn(move |signed| defender.clone().answer(signed));
         let attached = Layer::new(set.keeper.clone()).layer(inner);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
+use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 
 fn caller(deadline: Duration) -> Arc<Caller> {
     Arc::new(Caller {
@@ -16,7 +16,7 @@ fn caller(deadline: Duration) -> Arc<Caller> {
         urgency: Urgency::default(),
         deadline: Instant::now() + deadline,
         wait: None,
-        freshness: Freshness::default(),
+        cache_directives: CacheDirectives::default(),
         request_id: RequestId::from_caller("id-1").unwrap(),
         trace: crate::telemetry::trace::Trace::None,
     })

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use defender_gateway::caller::RequestId;
 use defender_gateway::caller::{Name, Urgency};
 use defender_gateway::response;
-use defender_gateway::scan::{Answer, Call, Delegated, Outcome, Served, Status};
+use defender_gateway::scan::{Answer, Call, CallerToken, Outcome, ServedResponse, Status};
 use defender_gateway::server::{InboundRequest, Peer, guard, read, route};
 use defender_gateway::telemetry::trace;
 use http::{HeaderMap, Request, StatusCode};
@@ -23,11 +23,11 @@ fn judge(call: &Call, arrived: Instant, fields: &HeaderMap, config: &read::Confi
     assert!(caller.wait.is_none_or(|wait| wait == patience));
     // RFC 9111 §1.2.2.
     let most = Duration::from_secs(1 << 31);
-    let ages = [caller.freshness.max_age, caller.freshness.min_fresh];
+    let ages = [caller.cache_directives.max_age, caller.cache_directives.min_fresh];
     assert!(ages.iter().flatten().all(|age| *age <= most));
     assert!(RequestId::from_caller(caller.request_id.as_str()).is_some());
     let brought = fields.contains_key(http::header::AUTHORIZATION);
-    let token = call.request.delegated().map(Delegated::secret);
+    let token = call.request.caller_token().map(CallerToken::secret);
     assert_eq!(
         token.is_some(),
         brought,
@@ -40,13 +40,13 @@ fn judge(call: &Call, arrived: Instant, fields: &HeaderMap, config: &read::Confi
 /// What a caller gets; every question is judged on its way.
 async fn answer(request: Request<Full<Bytes>>, peer: Peer, fields: HeaderMap) -> http::Response<response::Body> {
     let config = read::Config {
-        authorization: read::Authorization::Delegated,
+        authorization: read::Authorization::CallerToken,
         ..read::Config::default()
     };
     let arrived = Instant::now();
     let answer = service_fn(|call: Call| {
         judge(&call, arrived, &fields, &config);
-        std::future::ready(Ok::<_, BoxError>(Served {
+        std::future::ready(Ok::<_, BoxError>(ServedResponse {
             may_link: true,
             answer: Answer {
                 status: StatusCode::OK,

@@ -33,7 +33,7 @@ fn file() -> PathBuf {
 
 /// How long ago the charges that still count were made, as [`StateFile::open`] sees them.
 fn charges() -> Vec<SignedDuration> {
-    let (_, restored) = StateFile::open(&file(), 1500, HOUR, ATTEMPT, &now()).expect("a file of our own");
+    let (_, restored) = StateFile::open(&file(), &[], 1500, HOUR, ATTEMPT, &now()).expect("a file of our own");
     restored.charges
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use defender_gateway::attempt::Demand;
 use defender_gateway::quota::shared::{self, Reply, State, Timing};
 use defender_gateway::quota::{self, Limit, ThrottleHint, UnknownPast};
-use defender_gateway::shared_cache::{DecodeError, Name, StoreTime, Value};
+use defender_gateway::shared_cache::{DecodeError, Name, StoreTime, StoredResponse};
 use defender_gateway::store;
 use tokio::time::Instant;
 
@@ -79,7 +79,7 @@ pub(crate) fn value(data: &[u8]) {
     let (asked, now) = (StoreTime(1_790_000_000_000), StoreTime(1_790_000_001_000));
     let framed = |length: usize, block: &[u8]| {
         let length = u32::try_from(length).expect("a short input");
-        Value::framed(&name, asked, length, block)
+        StoredResponse::framed(&name, asked, length, block)
     };
     let bytes = match (how, data) {
         (b'v', value) => value.to_vec(),
@@ -89,12 +89,12 @@ pub(crate) fn value(data: &[u8]) {
         ),
         (_, open) => framed(open.len(), &lz4_flex::block::compress(open)),
     };
-    let value = match Value::read(&name, &bytes, now) {
+    let value = match StoredResponse::read(&name, &bytes, now) {
         Ok(value) => value,
         Err(why) => return assert!(*how == b'v' || why != DecodeError::Check),
     };
     let again = value.write(&name).expect("what was read can be written");
-    let again = Value::read(&name, &again, now).expect("what was written can be read");
+    let again = StoredResponse::read(&name, &again, now).expect("what was written can be read");
     assert_eq!(value, again);
-    assert_ne!(Value::read(&Name::new("another"), &bytes, now).err(), None);
+    assert_ne!(StoredResponse::read(&Name::new("another"), &bytes, now).err(), None);
 }

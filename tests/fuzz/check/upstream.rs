@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use defender_gateway::quota::ThrottleHint;
-use defender_gateway::response::{self, Asked, Reply};
-use defender_gateway::scan::{Answer, Options, Outcome, Served, Status, route};
+use defender_gateway::response::{self, Reply, ResponsePreferences};
+use defender_gateway::scan::{Answer, Options, Outcome, ServedResponse, Status, route};
 use defender_gateway::server::{InboundRequest, Peer};
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
@@ -49,7 +49,7 @@ const HOST: &str = "api.security.microsoft.com";
 /// The body of an answer: only its link changes, and only one that leads to the upstream; then it leads here, to the same path.
 pub(crate) fn link(data: &[u8]) {
     let body = Bytes::copy_from_slice(data);
-    let served = Served {
+    let served = ServedResponse {
         may_link: true,
         answer: Answer {
             status: StatusCode::OK,
@@ -63,7 +63,7 @@ pub(crate) fn link(data: &[u8]) {
     let inner = service_fn(|_: InboundRequest<()>| {
         std::future::ready(Ok::<_, BoxError>(Reply::Served(
             Box::new(served.clone()),
-            Asked::default(),
+            ResponsePreferences::default(),
         )))
     });
     let request = Request::post("/")

@@ -79,8 +79,26 @@ async fn questions(caller: &Caller) -> Vec<Question> {
     all
 }
 
-#[tokio::test]
+/// How many calls there may be, and how long one may wait for others.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Slots {
+    /// Hardly anything waits, so hardly anything is merged.
+    Plenty,
+    /// One call a tenth of a second: what waits is merged.
+    Scarce,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shared_and_kept_answers_are_those_that_each_would_have_got_alone() {
+    compare(Slots::Plenty).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn merged_answers_are_those_that_each_would_have_got_alone() {
+    compare(Slots::Scarce).await;
+}
+
+async fn compare(slots: Slots) {
     for scenario in [
         "",
         "[history]\nlayout = \"pretty\"\nenvelope = \"reversed\"\n",
@@ -94,8 +112,14 @@ async fn shared_and_kept_answers_are_those_that_each_would_have_got_alone() {
                     .unwrap();
                 simulator.limits = vec!["100000/1m".parse().unwrap()];
             });
+            let (limits, burst) = match (slots, merge) {
+                (Slots::Scarce, "true") => ("10/1s", "1"),
+                _ => ("100000/1m", "100"),
+            };
             setup
-                .set("quota.limits", "100000/1m")
+                .set("quota.limits", limits)
+                .set("quota.burst", burst)
+                .set("queue.max_wait", "1m")
                 .set("merge.enabled", merge)
                 .set("merge.known_rows", "1000")
                 .set("merge.gather", "20ms")
@@ -126,6 +150,17 @@ async fn shared_and_kept_answers_are_those_that_each_would_have_got_alone() {
         }
         let (one, other) = (shared.simulator.calls().len(), alone.simulator.calls().len());
         assert!(one < other, "{one} of {other}");
+        if slots == Slots::Scarce {
+            let metrics = shared.admin.fetch("/metrics").await;
+            let metrics = String::from_utf8(metrics.body.to_vec()).unwrap();
+            let count = |name: &str| -> u64 {
+                let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+                line.unwrap().trim().parse().unwrap()
+            };
+            let calls = count("defender_gateway_merged_calls_total ");
+            let requests = count("defender_gateway_merged_requests_total ");
+            assert!(calls >= 2 && requests > calls, "{requests} requests by {calls} calls");
+        }
         alone.finish().await;
         shared.finish().await;
     }

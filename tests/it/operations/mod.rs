@@ -4,6 +4,7 @@ mod callers;
 mod differential;
 mod keeping;
 mod readme;
+mod scope;
 mod secrets;
 mod whole_way;
 mod writes;

@@ -14,7 +14,7 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use defender_gateway::BoxError;
 use defender_gateway::attempt::{Load, Outgoing, Place, Retries, Try};
-use defender_gateway::caller::{Caller, Freshness, Name, RequestId, Urgency};
+use defender_gateway::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use defender_gateway::clock::Wall;
 use defender_gateway::queue::{self, Queue, Refused};
 use defender_gateway::quota::{self, Pacing, Quota, UnknownPast};
@@ -156,7 +156,7 @@ impl Gateway {
                 urgency: Urgency::new(urgency).unwrap(),
                 deadline: now + wait,
                 wait: None,
-                freshness: Freshness::default(),
+                cache_directives: CacheDirectives::default(),
                 request_id: RequestId::random(),
                 trace: defender_gateway::telemetry::trace::Trace::None,
             }),

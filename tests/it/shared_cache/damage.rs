@@ -1,16 +1,16 @@
-//! What is in the store may be anything.
+//! Arbitrary values in the store.
 
 use std::time::Duration;
 
 use http::StatusCode;
 
 use defender_gateway::scan::Outcome;
-use defender_gateway::shared_cache::{Name, StoreTime, Value};
+use defender_gateway::shared_cache::{Name, StoreTime, StoredResponse};
 
 use super::pod::{Pod, Upstream};
 use crate::support::redis::Redis;
 
-/// The names of the answers in the store.
+/// The keys of the answers in the store.
 async fn answers(redis: &Redis) -> Vec<String> {
     redis.ask(&["KEYS", "*:answer"]).await.unwrap()
 }
@@ -26,7 +26,8 @@ async fn what_cannot_be_read_is_a_miss_is_counted_and_is_replaced() {
     };
     let good: Vec<u8> = redis.ask(&["GET", key]).await.unwrap();
 
-    // A later version's, a cut one, an empty one, a text, a bomb: a small value that says it is 4 GiB.
+    // A later version's value, a cut one, an empty one, a text, and a decompression bomb that
+    // claims 4 GiB.
     let later = [&[2][..], &good[1..]].concat();
     let cut = good[..good.len() - 1].to_vec();
     let mut bomb = good.clone();
@@ -50,11 +51,12 @@ async fn what_cannot_be_read_is_a_miss_is_counted_and_is_replaced() {
     missed(&redis, &upstream, calls).await;
 }
 
-/// What an older version may have written: a page under 404, and an error under 200. Both can be read, and neither is an answer.
+/// Responses that an older version may have written: a page with status 404, and an error with
+/// status 200. Both can be decoded, and neither is an answer.
 fn rubbish(key: &str, good: &[u8]) -> [Vec<u8>; 2] {
     let digits = key.split(['{', '}']).nth(1).unwrap();
     let name = Name::new(digits);
-    let value = Value::read(&name, good, StoreTime(u64::MAX)).unwrap();
+    let value = StoredResponse::read(&name, good, StoreTime(u64::MAX)).unwrap();
     [
         (StatusCode::NOT_FOUND, "<html></html>"),
         (StatusCode::OK, r#"{"error":{"code":"x"}}"#),
@@ -67,7 +69,8 @@ fn rubbish(key: &str, good: &[u8]) -> [Vec<u8>; 2] {
     })
 }
 
-/// Asserts that a new replica asks for itself what it cannot read, and that the next one can read it. Returns how many calls that took.
+/// Asserts that a new replica asks for itself when it cannot read a value, and that the next one
+/// can read it. Returns how many calls that took.
 async fn missed(redis: &Redis, upstream: &Upstream, calls: usize) -> usize {
     let pod = Pod::start(&redis.url(), upstream);
     assert_eq!(pod.served(&["a"]).await.outcome, Outcome::Forwarded);
@@ -102,7 +105,7 @@ async fn an_older_answer_that_is_late_does_not_replace_a_newer_one() {
     pod.served(&["a"]).await;
     pod.until("the answer to be written", |seen| seen.written == 1).await;
     let key = answers(&redis).await.remove(0);
-    // As if it had been asked for later than anything that comes.
+    // As if it had been asked for later than any answer to come.
     let mut newer: Vec<u8> = redis.ask(&["GET", &key]).await.unwrap();
     newer[1] = 0x7f;
     let client = redis::Client::open(redis.url()).unwrap();
@@ -113,7 +116,7 @@ async fn an_older_answer_that_is_late_does_not_replace_a_newer_one() {
         .query_async(&mut connection)
         .await
         .unwrap();
-    let insists = defender_gateway::caller::Freshness {
+    let insists = defender_gateway::caller::CacheDirectives {
         no_cache: true,
         ..Default::default()
     };

@@ -14,10 +14,10 @@ async fn fifty_replicas_that_ask_the_same_twenty_questions_at_once_make_twenty_c
     let setup = || {
         Setup::new()
             .set("store.url", &redis.url())
-            // So many on so few cores are slow.
+            // So many gateways on few cores are slow.
             .set("store.timeout", "5s")
             .set("store.answer_timeout", "10s")
-            // Each of so many has to reckon with the others' wanting as much.
+            // Each gateway has to expect that the others want as many slots.
             .set("queue.max_wait", "10m")
             .set("cache.ttl", "10m")
     };

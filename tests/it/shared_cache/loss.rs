@@ -1,4 +1,4 @@
-//! A store or a replica that is lost, at any moment.
+//! The loss of the store or of a replica, at any moment.
 
 use std::time::Duration;
 
@@ -25,14 +25,14 @@ async fn a_store_that_stalls_delays_no_hit_and_holds_no_miss() {
     pod.served(&["a"]).await;
     proxy.block();
     assert_eq!(pod.served(&["a"]).await.outcome, Outcome::Hit);
-    // The first finds out, and the others profit from that.
+    // The first request fails and opens the breaker; the others profit from that.
     for ids in [["b"], ["c"], ["d"]] {
         assert_eq!(pod.served(&ids).await.outcome, Outcome::Forwarded);
     }
     assert!(proxy.is_blocked(), "none of them waited for the end of that");
     assert!(!pod.member.snapshot().up);
     proxy.unblock();
-    // It is tried again by itself.
+    // The store is tried again without a request.
     let shared = async || {
         let asked = pod.served(&[&format!("{}", rand::random::<u64>())]).await;
         assert_eq!(asked.outcome, Outcome::Forwarded);
@@ -48,7 +48,7 @@ async fn a_store_that_sleeps_delays_nobody() {
     pod.served(&["a"]).await;
     let asleep = redis.command(&["DEBUG", "SLEEP", "3"]);
     let answered = async {
-        // It sleeps once a look fails.
+        // The breaker opens once a lookup fails.
         let sleeps = async || {
             pod.served(&[&format!("{}", rand::random::<u64>())]).await;
             (!pod.member.snapshot().up).then_some(())
@@ -80,7 +80,7 @@ async fn when_the_store_dies_followers_ask_for_themselves() {
         good(follow).await;
     }
     assert_eq!(upstream.calls(), 4);
-    // And those who come now.
+    // Requests that come now are answered, too.
     for pod in &pods {
         pod.served(&["b"]).await;
     }
@@ -108,7 +108,7 @@ async fn when_a_leader_dies_one_follower_asks_for_all() {
 async fn when_a_leader_stops_or_its_callers_leave_the_lease_is_given_back() {
     let (redis, upstream) = (Redis::start().await, Upstream::new());
     let options = Options {
-        // Nobody is saved by a lease that runs out.
+        // The lease is too long to expire during the test.
         lease: Duration::from_mins(1),
         ..Options::default()
     };

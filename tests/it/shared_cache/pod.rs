@@ -1,4 +1,5 @@
-//! A replica without its quota: memory, fleet and flights over an upstream that notes what it is asked.
+//! A replica without its quota: memory, shared cache and single flight over an upstream that
+//! records its calls.
 
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
@@ -13,8 +14,8 @@ use tower::util::BoxCloneSyncService;
 use tower::{ServiceBuilder, ServiceExt as _, service_fn};
 
 use defender_gateway::attempt::{Scarcity, Try};
-use defender_gateway::caller::{Caller, Freshness, Name, RequestId, Urgency};
-use defender_gateway::scan::{Answer, Call, Endpoint, Request, Served, UpstreamProfile};
+use defender_gateway::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
+use defender_gateway::scan::{Answer, Call, Endpoint, Request, ServedResponse, UpstreamProfile};
 use defender_gateway::task::Tasks;
 use defender_gateway::{BoxError, cache, shared_cache, single_flight, store};
 
@@ -27,7 +28,7 @@ pub(crate) struct Upstream(Arc<Inner>);
 struct Inner {
     calls: Mutex<Vec<Vec<String>>>,
     gate: watch::Sender<bool>,
-    /// What the next calls meet, before all further ones are answered well.
+    /// What the next calls get, before all further ones are answered well.
     bad: Mutex<Vec<Bad>>,
 }
 
@@ -56,7 +57,7 @@ impl Upstream {
         self.0.gate.send_replace(true);
     }
 
-    /// The next calls meet these.
+    /// The next calls get these.
     pub(crate) fn misbehave(&self, bad: &[Bad]) {
         self.0.bad.lock().unwrap().extend(bad);
     }
@@ -107,11 +108,12 @@ fn row(id: &str, n: u32) -> String {
     format!(r#"{{"ScanDefinitionIds":"{id}","LastScanned":"2026-03-0{n}T00:00:00.0000000Z"}}"#)
 }
 
-/// How pods of a test are.
+/// The options of a test's replicas.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) ttl: Duration,
-    /// How long a look may take. A busy test machine is slow, so it is long unless it is what is tested.
+    /// How long a lookup may take. It is long unless it is what the test is about, because a busy
+    /// test machine is slow.
     pub(crate) look: Duration,
     pub(crate) lease: Duration,
     pub(crate) merge: bool,
@@ -128,12 +130,12 @@ impl Default for Options {
     }
 }
 
-/// A running replica. Dropped, it is gone as if killed.
+/// A running replica. Dropping it ends it as if killed.
 pub(crate) struct Pod {
-    service: BoxCloneSyncService<Call, Served, BoxError>,
+    service: BoxCloneSyncService<Call, ServedResponse, BoxError>,
     pub(crate) member: shared_cache::SharedCache,
     tasks: Tasks,
-    /// Its tasks live here, so that dropping it kills them wherever they are.
+    /// Its tasks live here, so that dropping it ends them at any point.
     runtime: Option<Runtime>,
 }
 
@@ -170,7 +172,7 @@ impl Pod {
         };
         let outlook = single_flight::PredictedWait {
             wait: Arc::new(|_| Duration::ZERO),
-            // Slots are scarce, so that questions wait for company.
+            // Slots are scarce, so that calls wait for others to join them.
             scarcity: Arc::new(|_| Scarcity {
                 gather: Some(Duration::from_millis(500)),
                 interval: Duration::from_mins(1),
@@ -200,32 +202,32 @@ impl Pod {
     }
 
     /// Asks for these ids in the background.
-    pub(crate) fn ask(&self, ids: &[&str]) -> JoinHandle<Result<Served, BoxError>> {
-        self.ask_with(ids, Freshness::default(), Duration::from_mins(1))
+    pub(crate) fn ask(&self, ids: &[&str]) -> JoinHandle<Result<ServedResponse, BoxError>> {
+        self.ask_with(ids, CacheDirectives::default(), Duration::from_mins(1))
     }
 
     pub(crate) fn ask_with(
         &self,
         ids: &[&str],
-        freshness: Freshness,
+        cache_directives: CacheDirectives,
         wait: Duration,
-    ) -> JoinHandle<Result<Served, BoxError>> {
-        self.ask_for(question(ids), freshness, wait)
+    ) -> JoinHandle<Result<ServedResponse, BoxError>> {
+        self.ask_for(question(ids), cache_directives, wait)
     }
 
     pub(crate) fn ask_for(
         &self,
         request: Request,
-        freshness: Freshness,
+        cache_directives: CacheDirectives,
         wait: Duration,
-    ) -> JoinHandle<Result<Served, BoxError>> {
+    ) -> JoinHandle<Result<ServedResponse, BoxError>> {
         let caller = Caller {
-            // Each question is another caller's.
+            // Each request is another caller's.
             name: Name::new(&format!("test {:?}", request.ids())),
             urgency: Urgency::default(),
             deadline: Instant::now() + wait,
             wait: None,
-            freshness,
+            cache_directives,
             request_id: RequestId::random(),
             trace: defender_gateway::telemetry::trace::Trace::None,
         };
@@ -236,24 +238,24 @@ impl Pod {
         self.runtime.as_ref().unwrap().spawn(self.service.clone().oneshot(call))
     }
 
-    /// The answer to a question that must be answered.
-    pub(crate) async fn served(&self, ids: &[&str]) -> Served {
+    /// The answer to a request that must be answered.
+    pub(crate) async fn served(&self, ids: &[&str]) -> ServedResponse {
         good(self.ask(ids)).await
     }
 
-    /// Waits until it follows, leads and has been served as wanted.
+    /// Waits until the replica's counters are as wanted.
     pub(crate) async fn until(&self, what: &str, wanted: impl Fn(&shared_cache::Snapshot) -> bool) {
         let look = async || wanted(&self.member.snapshot()).then_some(());
         until(what, look).await;
     }
 
-    /// Leaves as a process does that was told to stop.
+    /// Ends as a process does that was told to stop.
     pub(crate) async fn stop(mut self) {
         assert_eq!(self.tasks.finish(Duration::from_secs(5)).await, 0);
         self.runtime.take().unwrap().shutdown_background();
     }
 
-    /// kill -9: whatever it was about to say is never said.
+    /// Ends as a process does that was killed: what it had not yet sent is lost.
     pub(crate) fn kill(self) {
         drop(self);
     }
@@ -284,7 +286,7 @@ pub(crate) fn question(ids: &[&str]) -> Request {
 }
 
 /// The answer, with both rows of each of its ids.
-pub(crate) async fn good(asked: JoinHandle<Result<Served, BoxError>>) -> Served {
+pub(crate) async fn good(asked: JoinHandle<Result<ServedResponse, BoxError>>) -> ServedResponse {
     let served = crate::support::within("an answer", asked).await.unwrap().unwrap();
     assert_eq!(served.answer.status, StatusCode::OK);
     served

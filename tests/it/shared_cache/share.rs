@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use defender_gateway::caller::Freshness;
-use defender_gateway::scan::{Delegated, Outcome};
+use defender_gateway::caller::CacheDirectives;
+use defender_gateway::scan::{CallerToken, Outcome};
 
 use super::pod::{Bad, Options, Pod, Upstream, good, question};
 use crate::support::redis::Redis;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// Several pods that hear each other: what they are told is not missed.
+/// Several replicas that have subscribed, so that no event is missed.
 async fn pods<const N: usize>(redis: &Redis, upstream: &Upstream, options: &Options) -> [Pod; N] {
     let pods = std::array::from_fn(|_| Pod::start_with(&redis.url(), upstream, options));
     let all_listen = async || {
@@ -83,9 +83,9 @@ async fn a_caller_waits_for_another_replica_no_longer_than_for_a_slot_and_joins_
     upstream.close_gate();
     let lead = leader.ask(&["a"]);
     upstream.arrived(1).await;
-    let insists = Freshness {
+    let insists = CacheDirectives {
         no_cache: true,
-        ..Freshness::default()
+        ..CacheDirectives::default()
     };
     let insisted = leader.ask_with(&["a"], insists, MINUTE);
     upstream.arrived(2).await;
@@ -94,7 +94,7 @@ async fn a_caller_waits_for_another_replica_no_longer_than_for_a_slot_and_joins_
         ..Options::default()
     };
     let hasty = Pod::start_with(&redis.url(), &upstream, &options);
-    let hastened = hasty.ask_with(&["a"], Freshness::default(), Duration::ZERO);
+    let hastened = hasty.ask_with(&["a"], CacheDirectives::default(), Duration::ZERO);
     upstream.arrived(3).await;
     let follow = follower.ask(&["a"]);
     upstream.open_gate();
@@ -180,12 +180,12 @@ async fn followers_of_an_answer_that_cannot_be_shared_ask_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_callers_wishes_are_obeyed() {
+async fn the_callers_directives_are_obeyed() {
     let (redis, upstream) = (Redis::start().await, Upstream::new());
     let [one, other] = pods(&redis, &upstream, &Options::default()).await;
-    let no_store = Freshness {
+    let no_store = CacheDirectives {
         no_store: true,
-        ..Freshness::default()
+        ..CacheDirectives::default()
     };
     good(one.ask_with(&["a"], no_store, MINUTE)).await;
     other.served(&["a"]).await;
@@ -195,22 +195,22 @@ async fn the_callers_wishes_are_obeyed() {
     assert_eq!(good(one.ask_with(&["a"], no_store, MINUTE)).await.outcome, Outcome::Hit);
     assert_eq!(upstream.calls(), 2);
 
-    let renewed = Freshness {
+    let renewed = CacheDirectives {
         no_cache: true,
-        ..Freshness::default()
+        ..CacheDirectives::default()
     };
     good(other.ask_with(&["a"], renewed, MINUTE)).await;
     assert_eq!(upstream.calls(), 3);
     other.until("the third, too", |seen| seen.written == 2).await;
 
-    let young = Freshness {
+    let young = CacheDirectives {
         max_age: Some(Duration::ZERO),
-        ..Freshness::default()
+        ..CacheDirectives::default()
     };
     good(one.ask_with(&["a"], young, MINUTE)).await;
-    let long = Freshness {
+    let long = CacheDirectives {
         min_fresh: Some(MINUTE),
-        ..Freshness::default()
+        ..CacheDirectives::default()
     };
     good(one.ask_with(&["a"], long, MINUTE)).await;
     assert_eq!(upstream.calls(), 5);
@@ -221,8 +221,8 @@ async fn answers_to_callers_own_tokens_are_shared_with_nobody() {
     let (redis, upstream) = (Redis::start().await, Upstream::new());
     let [one, other] = pods(&redis, &upstream, &Options::default()).await;
     for pod in [&one, &other] {
-        let request = question(&["a"]).with_token(Delegated::new("token").unwrap());
-        good(pod.ask_for(request, Freshness::default(), MINUTE)).await;
+        let request = question(&["a"]).with_token(CallerToken::new("token").unwrap());
+        good(pod.ask_for(request, CacheDirectives::default(), MINUTE)).await;
     }
     assert_eq!(upstream.calls(), 2);
     one.stop().await;

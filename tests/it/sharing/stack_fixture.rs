@@ -12,9 +12,11 @@ use tower::util::BoxCloneService;
 use tower::{BoxError, Layer as _, ServiceExt as _, service_fn};
 
 use defender_gateway::attempt::{Failure, Outgoing, Place, Retries, Try};
-use defender_gateway::caller::{Caller, Freshness, Name, RequestId, Urgency};
+use defender_gateway::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use defender_gateway::clock::Wall;
-use defender_gateway::scan::{Answer, Call, Endpoint, Keep, Outcome, Request, Served, Status, UpstreamProfile};
+use defender_gateway::scan::{
+    Answer, CacheSink, Call, Endpoint, Outcome, Request, ServedResponse, Status, UpstreamProfile,
+};
 use defender_gateway::task::Tasks;
 use defender_gateway::{cache, queue, quota, single_flight, upstream};
 
@@ -43,7 +45,7 @@ pub(super) struct Arrival {
 }
 
 pub(super) struct StackFixture {
-    pub(super) front: BoxCloneService<Call, Served, BoxError>,
+    pub(super) front: BoxCloneService<Call, ServedResponse, BoxError>,
     pub(super) down: Arc<AtomicBool>,
     pub(super) arrivals: Arc<Mutex<Vec<Arrival>>>,
 }
@@ -127,7 +129,7 @@ impl StackFixture {
                 scarcity: Arc::new(move |_| scarcity.scarcity()),
                 slots: Arc::new(move |_, until, most| slots.slots_until(until, most)),
             };
-            let keep = Arc::clone(&cache) as Arc<dyn Keep>;
+            let keep = Arc::clone(&cache) as Arc<dyn CacheSink>;
             let metrics = single_flight::Metrics::register(registry);
             let layer = single_flight::Layer::new(config, tasks.clone(), keep, upstream_profile, outlook, metrics);
             BoxCloneService::new(layer.layer(paid))
@@ -143,14 +145,14 @@ impl StackFixture {
     }
 
     /// Asks, willing to wait for half a minute.
-    pub(super) async fn ask(&self, name: &str, ids: &[String]) -> Result<Served, BoxError> {
+    pub(super) async fn ask(&self, name: &str, ids: &[String]) -> Result<ServedResponse, BoxError> {
         let request = Request::plain(Endpoint::HISTORY, ids.iter().map(String::as_str)).unwrap();
         let caller = Caller {
             name: Name::new(name),
             urgency: Urgency::default(),
             deadline: Instant::now() + Duration::from_secs(30),
             wait: None,
-            freshness: Freshness::default(),
+            cache_directives: CacheDirectives::default(),
             request_id: RequestId::random(),
             trace: defender_gateway::telemetry::trace::Trace::None,
         };
@@ -175,7 +177,7 @@ fn quota(limits: &[(u32, u64)], registry: &mut Registry) -> quota::Quota {
 fn each_for_itself(
     paid: BoxCloneService<Try, Answer, BoxError>,
     cache: Arc<cache::Cache>,
-) -> BoxCloneService<Call, Served, BoxError> {
+) -> BoxCloneService<Call, ServedResponse, BoxError> {
     BoxCloneService::new(service_fn(move |call: Call| {
         let (paid, cache) = (paid.clone(), Arc::clone(&cache));
         async move {
@@ -189,7 +191,7 @@ fn each_for_itself(
             };
             let answer = paid.oneshot(attempt).await?;
             cache.keep(&call.request, &answer, asked);
-            Ok(Served {
+            Ok(ServedResponse {
                 may_link: true,
                 answer,
                 outcome: Outcome::Forwarded,

@@ -367,8 +367,9 @@ async fn settled(admin: &Caller) {
 }
 
 async fn satisfied(simulator: &Simulator) {
-    let judge = simulator.judge();
-    assert!(judge.is_satisfied(), "{:?}", judge.findings());
+    for judge in simulator.judges() {
+        assert!(judge.is_satisfied(), "{:?}", judge.findings());
+    }
     assert_eq!(simulator.violations(), []);
     assert_eq!(simulator.stop().await, 0, "tasks of the simulator are left");
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::store::Store;
 use crate::attempt::{Demand, Load, Place, Retries, SharedOrder, Try};
-use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
+use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::queue::{self, PermitSource, Queue};
 use crate::quota::shared::state::{Slot, State};
 use crate::quota::shared::{Config, Timing};
@@ -231,7 +231,7 @@ fn attempt(asking: &Asking) -> Try {
             urgency: Urgency::new(asking.urgency).unwrap(),
             deadline: now + asking.wait,
             wait: None,
-            freshness: Freshness::default(),
+            cache_directives: CacheDirectives::default(),
             request_id: RequestId::random(),
             trace: trace::Trace::None,
         }),

@@ -1,12 +1,13 @@
-//! Reads bodies as nearly all callers write them, in one pass and without looking at a byte twice.
+//! Parses bodies in the usual form in one pass, reading every byte once.
 //!
-//! Not here: any judgement. A body that is not exactly of this form is left to [`body`](super::body), so that there is one place that
-//! decides what is wrong with it. Invariant: what is read here is read in the same way there.
+//! It decides nothing: a body that does not have exactly this form is left to
+//! [`body`](super::body), so that only one module decides what is wrong with it. Invariant: what is
+//! accepted here is accepted there with the same result.
 
 use crate::scan::ids::{Guid, IdSet};
 use crate::scan::key::KeyPrefix;
 
-/// The ids of `{"<member>":["…", …]}`, if none needs an escape; `None` for every other body.
+/// The ids of `{"<member>":["…", …]}`, if none contains an escape; `None` for every other body.
 pub(super) fn read_ids(head: &KeyPrefix, body: &[u8]) -> Option<IdSet> {
     let mut rest = Rest(body);
     rest.mark(b'{')?;
@@ -31,11 +32,11 @@ pub(super) fn read_ids(head: &KeyPrefix, body: &[u8]) -> Option<IdSet> {
     rest.is_empty().then_some(ids)
 }
 
-/// What has not been read yet.
+/// The bytes that have not been read yet.
 struct Rest<'a>(&'a [u8]);
 
 impl<'a> Rest<'a> {
-    /// Passes one ASCII character and the white space in front of it (RFC 8259 §2).
+    /// Skips one ASCII character and the white space before it (RFC 8259 §2).
     #[inline]
     fn mark(&mut self, mark: u8) -> Option<()> {
         self.0 = match self.0 {
@@ -54,7 +55,8 @@ impl<'a> Rest<'a> {
         Some(())
     }
 
-    /// A string that is a GUID, as nearly all are, behind its opening quote; passes the closing one. Otherwise passes nothing.
+    /// A string that is a GUID, as nearly all are, after its opening quote; skips the closing one.
+    /// Otherwise skips nothing.
     fn guid(&mut self) -> Option<Guid> {
         let (text, rest) = self.0.split_at_checked(Guid::BYTES)?;
         let [b'"', rest @ ..] = rest else {
@@ -65,11 +67,11 @@ impl<'a> Rest<'a> {
         Some(guid)
     }
 
-    /// What is left of a string behind its opening quote; passes the closing one.
+    /// The rest of a string after its opening quote; skips the closing one.
     fn string(&mut self) -> Option<&'a str> {
         let end = memchr::memchr(b'"', self.0)?;
         let (string, rest) = self.0.split_at(end);
-        // Without branches, so that many bytes are looked at at once.
+        // Without branches, so that many bytes are compared at a time.
         let odd = |byte: u8| u8::from(byte == b'\\') | u8::from(byte < b' ');
         let odd = string.iter().fold(0, |any, byte| any | odd(*byte));
         self.0 = &rest[1..];

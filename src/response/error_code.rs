@@ -1,17 +1,19 @@
-//! Every kind of error answer that the gateway makes itself. There is no way to make another one, so what is described is what is sent.
+//! The error codes of the gateway's own error responses. No other error response can be made, so
+//! the documented errors are those that are sent.
 
 use http::StatusCode;
 
-/// A status with Defender's `error.code`: what a client can tell errors apart by. Stable.
+/// A status with Defender's `error.code`, by which clients can tell errors apart. The codes are
+/// stable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    /// Not HTTP as it should be.
+pub enum ErrorCode {
+    /// The request violates HTTP.
     BadRequest,
-    /// The body is not a question.
+    /// The body is no valid request.
     InvalidRequestBody,
     /// A query option is wrong.
     ODataError,
-    /// A browser's call from another site.
+    /// A browser's request from another site.
     CrossSite,
     /// No such path.
     NotFound,
@@ -23,36 +25,36 @@ pub enum Kind {
     RequestEntityTooLarge,
     /// Not JSON, or compressed.
     UnsupportedMediaType,
-    /// Another host was meant.
+    /// The request was meant for another host.
     Misdirected,
-    /// No call in time, or too many requests.
+    /// No slot in time, or too many requests.
     TooManyRequests,
-    /// Too many or too large fields.
+    /// Too many or too large header fields.
     RequestHeaderFieldsTooLarge,
-    /// A defect of ours.
+    /// A defect of the gateway.
     InternalServerError,
-    /// Something of HTTP that the gateway does not know.
+    /// A feature of HTTP that the gateway does not implement.
     NotImplemented,
-    /// The gateway's credentials are refused.
+    /// The gateway's credentials are rejected.
     SignInRefused,
     /// The exchange with the upstream failed.
     UpstreamUnreachable,
-    /// Sign-in cannot be reached.
+    /// The sign-in service cannot be reached.
     SignInUnavailable,
-    /// The gateway ends.
+    /// The gateway is shutting down.
     ShuttingDown,
-    /// The shared quota is out of reach.
+    /// The shared quota cannot be reached.
     QuotaUnavailable,
-    /// Busy for a moment.
+    /// Overloaded for a moment.
     ServiceUnavailable,
     /// The upstream did not answer in time.
     UpstreamTimeout,
-    /// `only-if-cached`, and nothing stored.
+    /// `only-if-cached`, and no stored answer may be served.
     NotCached,
 }
 
-impl Kind {
-    /// All of them, by status.
+impl ErrorCode {
+    /// All codes, by status.
     pub const ALL: [Self; 22] = [
         Self::BadRequest,
         Self::InvalidRequestBody,
@@ -130,7 +132,7 @@ impl Kind {
         }
     }
 
-    /// What it means, in a sentence, for the description.
+    /// What it means, as a sentence for the `OpenAPI` document.
     #[must_use]
     pub fn meaning(self) -> &'static str {
         match self {
@@ -166,7 +168,7 @@ impl Kind {
         }
     }
 
-    /// Whether a call of the operation itself can end so; the others concern what is no operation.
+    /// Whether a request to an operation can end with it; the others concern other requests.
     #[must_use]
     pub fn is_of_operation(self) -> bool {
         !matches!(self, Self::NotFound | Self::MethodNotAllowed)
@@ -179,8 +181,8 @@ mod tests {
 
     #[test]
     fn all_are_listed_once_and_in_order() {
-        assert!(Kind::ALL.is_sorted_by(|a, b| a < b));
-        assert_eq!(Kind::ALL.len(), Kind::NotCached as usize + 1);
-        assert!(Kind::ALL.is_sorted_by_key(|kind| kind.status()));
+        assert!(ErrorCode::ALL.is_sorted_by(|a, b| a < b));
+        assert_eq!(ErrorCode::ALL.len(), ErrorCode::NotCached as usize + 1);
+        assert!(ErrorCode::ALL.is_sorted_by_key(|kind| kind.status()));
     }
 }

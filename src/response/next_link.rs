@@ -1,9 +1,11 @@
-//! Turns an `@odata.nextLink` on an upstream host into one on the address that the caller used.
+//! Rewrites an `@odata.nextLink` to an upstream host into one to the address that the caller used.
 //!
-//! Left as it is, the link would lead callers around the gateway, without a token. Nothing else of the body changes by a byte.
+//! Otherwise the link would lead callers around the gateway, without a token. No other byte of the
+//! body changes.
 //!
-//! Links are opaque (`OData` 4.01 §11.2.6.7): whatever stands in the query goes back to the upstream as it came. What the gateway would refuse in
-//! a query that a caller has written is marked, so that what is handed out works. The path of an operation is written as the gateway knows it.
+//! Links are opaque (`OData` 4.01 §11.2.6.7), so the query goes back to the upstream as it came. A
+//! query that the gateway would reject from a caller is marked, so that the rewritten link works.
+//! The path of an operation is written in the gateway's own form.
 
 use std::borrow::Cow;
 
@@ -11,7 +13,7 @@ use bytes::Bytes;
 
 use crate::scan::{self, Endpoint, Options};
 
-/// The names under which Defender's hosts are: answers of one of them link to others.
+/// The domains of Defender's hosts: answers of one host link to others.
 const FAMILY: [&str; 5] = [
     "securitycenter.microsoft.com",
     "securitycenter.windows.com",
@@ -20,10 +22,12 @@ const FAMILY: [&str; 5] = [
     "security.microsoft.us",
 ];
 
-/// `body` with its links rewritten to `origin` (`http://host:port`, made only when needed), or `None` when there is nothing to do.
+/// `body` with its links rewritten to `origin` (`http://host:port`, computed only when needed), or
+/// `None` when there is no link to rewrite.
 ///
-/// `upstream` holds the upstream's host names in lower case, without ports. A key cannot be mistaken: inside a JSON string the
-/// quote after the key would be escaped, and after a string that merely ends like the key there is no colon.
+/// `upstream` holds the upstream's host names in lower case, without ports. The key cannot be
+/// mistaken: inside a JSON string the quote after it would be escaped, and no colon follows a
+/// string that merely ends like the key.
 pub(super) fn rewrite(body: &[u8], upstream: &[String], origin: impl Fn() -> String) -> Option<Bytes> {
     let mut rewritten = Vec::new();
     let mut copied = 0;
@@ -72,7 +76,8 @@ fn skip_space(body: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// The JSON string `raw` with its origin replaced, if that is an upstream's, and its query marked where that is needed.
+/// The JSON string `raw` with its origin replaced, if that is an upstream's, and its query marked
+/// if necessary.
 fn replace(raw: &[u8], upstream: &[String], origin: &str) -> Option<Vec<u8>> {
     let link: String = serde_json::from_slice(raw).ok()?;
     let (before, rest) = match authority(&link) {
@@ -86,7 +91,7 @@ fn replace(raw: &[u8], upstream: &[String], origin: &str) -> Option<Vec<u8>> {
         if before.is_empty() {
             return None;
         }
-        // An escaped path stays as the upstream escaped it, if the part before it was written plainly.
+        // An escaped path stays as the upstream escaped it, if the part before it was not escaped.
         let plain = link.len() - same.len() + 1;
         if raw.get(1..plain) == Some(&link.as_bytes()[..plain - 1]) {
             return Some([b"\"", before.as_bytes(), &raw[plain..]].concat());
@@ -95,7 +100,7 @@ fn replace(raw: &[u8], upstream: &[String], origin: &str) -> Option<Vec<u8>> {
     serde_json::to_vec(&format!("{before}{target}")).ok()
 }
 
-/// The authority of a link and what is behind it; `None` when the link has none, and so is relative.
+/// The authority of a link and the rest after it; `None` when the link is relative.
 fn authority(link: &str) -> Option<(&str, &str)> {
     let scheme = link.find("//").map_or("", |at| &link[..at]);
     let is_http = ["", "http:", "https:"]
@@ -107,7 +112,7 @@ fn authority(link: &str) -> Option<(&str, &str)> {
 }
 
 fn is_upstream(authority: &str, upstream: &[String]) -> bool {
-    // The colons between brackets are an address's own.
+    // Colons between brackets belong to an IPv6 address.
     let port = authority
         .rfind(':')
         .filter(|at| authority.rfind(']').is_none_or(|end| end < *at));
@@ -117,7 +122,7 @@ fn is_upstream(authority: &str, upstream: &[String]) -> bool {
     !authority.contains('@') && (upstream.contains(&host) || FAMILY.iter().any(is_of))
 }
 
-/// Path and query as the gateway takes them. Those of something that is no operation stay as they are.
+/// Path and query as the gateway accepts them. Those of a link to no operation stay as they are.
 fn target(link: &str) -> Cow<'_, str> {
     let (link_path, query) = link.split_once('?').unwrap_or((link, ""));
     let Some((path, endpoint)) = operation(link_path) else {
@@ -126,7 +131,7 @@ fn target(link: &str) -> Cow<'_, str> {
     let (query, fragment) = query.find('#').map_or((query, ""), |at| query.split_at(at));
     let is_taken = match endpoint {
         Some(endpoint) => Options::of(endpoint, Some(query)).is_ok(),
-        // Of wherever the question was asked: what the strictest takes, all take.
+        // It may belong to any operation: what the strictest accepts, all accept.
         None => Options::parse(Some(query)).is_ok(),
     };
     if is_taken && path == link_path {
@@ -142,8 +147,8 @@ fn target(link: &str) -> Cow<'_, str> {
     Cow::Owned(format!("{path}{query}{fragment}"))
 }
 
-/// The path of the operation that a link means, and which one that is, if it is known. One that is relative, or empty, leads to where the
-/// question was asked.
+/// The path of the operation that a link leads to, and the operation, if it is known. A relative or
+/// empty path leads to the operation of the request.
 fn operation(path: &str) -> Option<(Cow<'_, str>, Option<Endpoint>)> {
     let trimmed = path.trim_end_matches('/');
     if path.is_empty() {
@@ -201,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_link_to_the_upstream_stays() {
+    fn links_to_other_hosts_stay() {
         for body in [
             r#"{"value":[]}"#,
             r#"{"@odata.nextLink":"https://elsewhere.example/api"}"#,
@@ -253,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_handed_out_is_taken() {
+    fn rewritten_links_are_accepted() {
         let path = Endpoint::HISTORY.template();
         for (query, expected) in [
             ("?$skiptoken=a%2Fb&x=1", "?$skiptoken=a%2Fb&x=1"),

@@ -1,14 +1,15 @@
-//! What the HTTP layer itself refuses, before any part has seen the request.
+//! The errors of the HTTP layer itself, found before any other part has seen the request.
 //!
-//! These errors live here and not in `server`, which is a floor above: the table must be able to name them.
+//! They are defined here and not in `server`, which is a floor above, because the table must be
+//! able to name them.
 
 use std::time::Duration;
 
 use crate::scan::Operation;
 
-/// The caller's request cannot be taken.
+/// The request cannot be accepted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum RequestError {
     /// RFC 9112 §3.2: exactly one valid `Host`.
     #[error("the request needs exactly one valid Host")]
     Host,
@@ -18,7 +19,7 @@ pub enum Refusal {
          server.hosts"
     )]
     ForeignHost {
-        /// The name that was asked for.
+        /// The name in the request.
         host: String,
     },
     /// A browser sent it on behalf of another site.
@@ -32,19 +33,21 @@ pub enum Refusal {
     /// The path exists, the method does not.
     #[error("the method is not allowed here")]
     Method(Operation),
-    /// Not `application/json`, or not saying so: a browser could send that without asking first.
+    /// The content type is not `application/json`. A browser could send other types across sites
+    /// without a preflight request.
     #[error("the content type must be application/json")]
     ContentType,
     /// A compressed body.
     #[error("the body must not have a content encoding")]
     ContentEncoding,
-    /// Not one bearer token that could go upstream (RFC 6750 §2.1). Using the gateway's instead would be a surprise.
-    #[error("Authorization must be one bearer token of at most {max} bytes", max = crate::scan::Delegated::MAX_BYTES)]
+    /// The field is not one bearer token that could be sent upstream (RFC 6750 §2.1). The gateway's
+    /// own token is never used instead.
+    #[error("Authorization must be one bearer token of at most {max} bytes", max = crate::scan::CallerToken::MAX_BYTES)]
     Authorization,
     /// The body is larger than allowed.
     #[error("the body is larger than {limit} bytes")]
     BodySize {
-        /// The most that is accepted, in bytes.
+        /// The largest accepted size in bytes.
         limit: usize,
     },
     /// The body did not arrive in time.
@@ -56,10 +59,10 @@ pub enum Refusal {
     /// The body ended early or broke the protocol.
     #[error("the body could not be read")]
     BodyBroken,
-    /// Another coding of the transfer than `chunked`.
+    /// A transfer coding other than `chunked`.
     #[error("the only transfer coding that is understood is chunked")]
     TransferEncoding,
-    /// There is no memory left for the request, because others take it.
+    /// There is no memory left for the request, because other requests use it.
     #[error("more is being received at once than there is memory for")]
     Busy,
     /// Too many or too large header fields.
@@ -67,7 +70,7 @@ pub enum Refusal {
     Fields,
 }
 
-/// The handling of one request panicked. The request is lost; nothing else is.
+/// The handling of one request panicked. Only this request is lost.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the handling of the request panicked")]
 pub struct Panicked;

@@ -1,4 +1,4 @@
-//! Flights over a service that the test plays.
+//! Single flight over a service that the test controls.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,24 +13,24 @@ use tower::{Layer as _, Service as _, service_fn};
 
 use crate::BoxError;
 use crate::attempt::{Again, Delivery, Failure, Scarcity, Try};
-use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
-use crate::scan::{Answer, Call, Endpoint, Fields, Keep, Request, Served, UpstreamProfile};
+use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
+use crate::scan::{Answer, CacheSink, Call, Endpoint, Fields, Request, ServedResponse, UpstreamProfile};
 use crate::single_flight::{BatchConfig, Config, Layer, Metrics, PredictedWait, SingleFlight};
 use crate::task::Tasks;
 
 pub(super) type Below = BoxCloneService<Try, Answer, BoxError>;
 pub(super) type Reply = oneshot::Sender<Result<Answer, BoxError>>;
 
-/// Flights over a service that the test plays.
-pub(super) struct Bench {
+/// Single flight over a service that the test controls.
+pub(super) struct Fixture {
     pub(super) flights: SingleFlight<Below>,
     pub(super) calls: mpsc::UnboundedReceiver<(Try, Reply)>,
-    pub(super) shelf: Arc<Shelf>,
+    pub(super) sink: Arc<RecordingSink>,
     pub(super) tasks: Tasks,
     pub(super) metrics: Metrics,
 }
 
-impl Bench {
+impl Fixture {
     pub(super) fn new() -> Self {
         Self::with(None, UpstreamProfile::new(0))
     }
@@ -50,7 +50,7 @@ impl Bench {
             send.send((attempt, reply)).unwrap();
             async move { answer.await.expect("the test replies") }
         });
-        let shelf = Arc::new(Shelf::default());
+        let sink = Arc::new(RecordingSink::default());
         let tasks = Tasks::new();
         let metrics = Metrics::default();
         let layer = Layer::new(
@@ -59,28 +59,28 @@ impl Bench {
                 attempt: Duration::from_mins(1),
             },
             tasks.clone(),
-            Arc::clone(&shelf) as Arc<dyn Keep>,
+            Arc::clone(&sink) as Arc<dyn CacheSink>,
             Arc::new(upstream_profile),
             PredictedWait {
                 scarcity: Arc::new(move |_| scarcity),
-                ..outlook(Duration::from_secs(77))
+                ..predicted_wait(Duration::from_secs(77))
             },
             metrics.clone(),
         );
         Self {
             flights: layer.layer(BoxCloneService::new(below)),
             calls,
-            shelf,
+            sink,
             tasks,
             metrics,
         }
     }
 
-    pub(super) fn ask(&mut self, caller: Caller) -> JoinHandle<Result<Served, BoxError>> {
+    pub(super) fn ask(&mut self, caller: Caller) -> JoinHandle<Result<ServedResponse, BoxError>> {
         self.ask_for(question(&["a"]), caller)
     }
 
-    pub(super) fn ask_for(&mut self, request: Request, caller: Caller) -> JoinHandle<Result<Served, BoxError>> {
+    pub(super) fn ask_for(&mut self, request: Request, caller: Caller) -> JoinHandle<Result<ServedResponse, BoxError>> {
         let future = self.flights.call(Call {
             request: Arc::new(request),
             caller: Arc::new(caller),
@@ -88,14 +88,14 @@ impl Bench {
         self.tasks.spawn("test", future)
     }
 
-    /// The next call that comes down, still waiting for its slot.
+    /// The next call, which still waits for its slot.
     pub(super) async fn waiting(&mut self) -> (Try, Reply) {
         // A call that does not come fails the test instead of hanging it.
         let next = tokio::time::timeout(Duration::from_hours(1), self.calls.recv()).await;
         next.expect("a call comes down").unwrap()
     }
 
-    /// The next call that comes down, its slot granted.
+    /// The next call, with its slot granted.
     pub(super) async fn departed(&mut self) -> (Try, Reply) {
         let (attempt, reply) = self.waiting().await;
         attempt.load.request();
@@ -116,8 +116,8 @@ impl Bench {
     }
 }
 
-/// Slots that nobody has to wait for company for, and a wait for those who come now.
-pub(super) fn outlook(wait: Duration) -> PredictedWait {
+/// Forecasts of plentiful slots, with this wait for requests that come now.
+pub(super) fn predicted_wait(wait: Duration) -> PredictedWait {
     PredictedWait {
         wait: Arc::new(move |_| wait),
         scarcity: Arc::new(|_| Scarcity::default()),
@@ -125,17 +125,17 @@ pub(super) fn outlook(wait: Duration) -> PredictedWait {
     }
 }
 
-/// Remembers what it was given to keep.
+/// Records the answers that it was given.
 #[derive(Debug, Default)]
-pub(super) struct Shelf(pub(super) Mutex<Vec<(Bytes, Instant)>>);
+pub(super) struct RecordingSink(pub(super) Mutex<Vec<(Bytes, Instant)>>);
 
-impl Shelf {
+impl RecordingSink {
     pub(super) fn kept(&self) -> Vec<Bytes> {
         self.0.lock().unwrap().iter().map(|(body, _)| body.clone()).collect()
     }
 }
 
-impl Keep for Shelf {
+impl CacheSink for RecordingSink {
     fn keep(&self, _: &Request, answer: &Answer, asked: Instant) -> Option<Duration> {
         self.0.lock().unwrap().push((answer.body.clone(), asked));
         Some(Duration::from_secs(30))
@@ -159,19 +159,19 @@ pub(super) fn caller(name: &str, seconds: u64) -> Caller {
         urgency: Urgency::default(),
         deadline: Instant::now() + Duration::from_secs(seconds),
         wait: None,
-        freshness: Freshness::default(),
+        cache_directives: CacheDirectives::default(),
         request_id: RequestId::random(),
         trace: crate::telemetry::trace::Trace::None,
     }
 }
 
 pub(super) fn no_cache(mut caller: Caller) -> Caller {
-    caller.freshness.no_cache = true;
+    caller.cache_directives.no_cache = true;
     caller
 }
 
 pub(super) fn no_store(mut caller: Caller) -> Caller {
-    caller.freshness.no_store = true;
+    caller.cache_directives.no_store = true;
     caller
 }
 
@@ -193,7 +193,7 @@ pub(super) fn failure(again: Again) -> BoxError {
     .into()
 }
 
-/// The innermost cause of an error, in words.
+/// The innermost cause of an error, as text.
 pub(super) fn root(error: &BoxError) -> String {
     let mut cause: &(dyn std::error::Error + 'static) = error.as_ref();
     while let Some(source) = cause.source() {

@@ -1,8 +1,10 @@
--- The end of a call. Keys: answer, lease. Arguments: the lease's token or "", the channel, the message, the answer or "", and the
--- server's time in milliseconds at which its freshness ends.
+-- Stores the answer of a call and ends its lease. Keys: answer, lease. Arguments: the lease's token
+-- or "", the channel, the message, the answer or "", and the server's time in milliseconds at which
+-- its freshness ends.
 local done = false
 if ARGV[4] ~= '' then
-  -- The first bytes are the format's version and when the question was asked: an older answer never replaces a newer one.
+  -- The first bytes are the format's version and when the upstream was asked: an older answer never
+  -- replaces a newer one.
   local there = redis.pcall('GETRANGE', KEYS[1], 0, 8)
   if type(there) ~= 'string' or string.sub(there, 1, 1) ~= string.sub(ARGV[4], 1, 1) or there <= string.sub(ARGV[4], 1, 9) then
     redis.call('SET', KEYS[1], ARGV[4], 'PXAT', ARGV[5])

@@ -1,16 +1,17 @@
-//! The answers in the words of `OpenAPI`: from the same kinds and the same body that are sent.
+//! The responses for the `OpenAPI` document, built from the same error codes and the same body that
+//! are sent.
 
 use std::collections::BTreeMap;
 
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use super::kind::Kind;
+use super::error_code::ErrorCode;
 use super::{problem, table};
 use crate::operation::Input;
 use crate::scan::Operation;
 
-/// A response field: name, what it says, an example.
+/// A response header field: its name, its meaning, an example.
 type Field = (&'static str, &'static str, &'static str);
 
 const REQUEST_ID: Field = (
@@ -63,7 +64,7 @@ const ACCEPT_QUERY: Field = (
 );
 const ACCEPT_ENCODING: Field = ("Accept-Encoding", "The content coding that is accepted.", "identity");
 
-/// Fields of Defender's that pass. There may be others whose names begin with `x-ms-`.
+/// Defender's header fields that pass. There may be others whose names begin with `x-ms-`.
 const DEFENDERS: [Field; 4] = [
     ("OData-Version", "Defender's.", "4.0"),
     (
@@ -79,7 +80,8 @@ const DEFENDERS: [Field; 4] = [
     RETRY_AFTER,
 ];
 
-/// Every answer to an operation: what Defender said, which is `good` if it is, and each error of the gateway's own, by status.
+/// All responses of an operation: Defender's answers, of which `good` is the successful one, and
+/// the gateway's own errors by status.
 #[must_use]
 pub fn answers(operation: Operation, good: &Value) -> Value {
     let mut answers = Map::new();
@@ -93,12 +95,12 @@ pub fn answers(operation: Operation, good: &Value) -> Value {
         let unchanged = json!({"description": "The caller has the same answer already.", "headers": headers(fields)});
         answers.insert("304".into(), unchanged);
     }
-    for (status, kinds) in by_status() {
-        if kinds.iter().any(|kind| kind.is_of_operation()) {
+    for (status, codes) in by_status() {
+        if codes.iter().any(|code| code.is_of_operation()) {
             answers.insert(status.as_str().into(), json!({"$ref": shared_name(status)}));
         }
     }
-    // Defender's errors may have a status that the gateway uses too; their body then is Defender's.
+    // Defender's errors may have a status that the gateway uses too; their body is Defender's then.
     let content = json!({"application/json": {"schema": {"type": "object"}}});
     answers.insert(
         "default".into(),
@@ -107,12 +109,12 @@ pub fn answers(operation: Operation, good: &Value) -> Value {
     answers.into()
 }
 
-/// The errors of the gateway's own, which all operations share: `#/components/responses`.
+/// The gateway's own errors, which all operations share: `#/components/responses`.
 #[must_use]
 pub fn shared() -> Value {
     let errors = by_status()
         .into_iter()
-        .map(|(status, kinds)| (format!("Problem{}", status.as_u16()), own(status, &kinds)));
+        .map(|(status, codes)| (format!("Problem{}", status.as_u16()), own(status, &codes)));
     Value::Object(errors.collect())
 }
 
@@ -120,13 +122,13 @@ fn shared_name(status: StatusCode) -> String {
     format!("#/components/responses/Problem{}", status.as_u16())
 }
 
-/// The body of every error of the gateway's own: `#/components/schemas/Problem`.
+/// The body of the gateway's own errors: `#/components/schemas/Problem`.
 #[must_use]
 pub fn body() -> Value {
     problem::schema()
 }
 
-/// The answers to `OPTIONS` on the path of an operation.
+/// The responses to `OPTIONS` on the path of an operation.
 #[must_use]
 pub fn options(operation: Operation) -> Value {
     let fields = table::options(Some(operation));
@@ -136,26 +138,26 @@ pub fn options(operation: Operation) -> Value {
     let mut answers = Map::new();
     let what = json!({"description": "What may be asked.", "headers": headers(fields.chain([REQUEST_ID]))});
     answers.insert("204".into(), what);
-    // Kept out before anybody looks at the method.
-    for kind in [
-        Kind::BadRequest,
-        Kind::CrossSite,
-        Kind::Misdirected,
-        Kind::RequestHeaderFieldsTooLarge,
-        Kind::InternalServerError,
+    // These errors are found before the method is looked at.
+    for code in [
+        ErrorCode::BadRequest,
+        ErrorCode::CrossSite,
+        ErrorCode::Misdirected,
+        ErrorCode::RequestHeaderFieldsTooLarge,
+        ErrorCode::InternalServerError,
     ] {
-        let status = kind.status();
+        let status = code.status();
         answers.insert(status.as_str().into(), json!({ "$ref": shared_name(status) }));
     }
     answers.into()
 }
 
-fn by_status() -> BTreeMap<StatusCode, Vec<Kind>> {
-    let mut kinds = BTreeMap::<_, Vec<_>>::new();
-    for kind in Kind::ALL {
-        kinds.entry(kind.status()).or_default().push(kind);
+fn by_status() -> BTreeMap<StatusCode, Vec<ErrorCode>> {
+    let mut codes = BTreeMap::<_, Vec<_>>::new();
+    for code in ErrorCode::ALL {
+        codes.entry(code.status()).or_default().push(code);
     }
-    kinds
+    codes
 }
 
 fn served(description: &str, tag: Option<Field>, content: &Value) -> Value {
@@ -177,12 +179,12 @@ fn served(description: &str, tag: Option<Field>, content: &Value) -> Value {
 }
 
 /// The errors with this status.
-fn own(status: StatusCode, kinds: &[Kind]) -> Value {
-    let description: Vec<_> = kinds
+fn own(status: StatusCode, codes: &[ErrorCode]) -> Value {
+    let description: Vec<_> = codes
         .iter()
-        .map(|kind| format!("`{}`: {}", kind.code(), kind.meaning()))
+        .map(|code| format!("`{}`: {}", code.code(), code.meaning()))
         .collect();
-    let mut codes: Vec<_> = kinds.iter().map(|kind| kind.code()).collect();
+    let mut codes: Vec<_> = codes.iter().map(|code| code.code()).collect();
     codes.dedup();
     let mut fields = vec![PROXY_STATUS, CACHE_CONTROL, REQUEST_ID];
     if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
@@ -212,11 +214,11 @@ fn own(status: StatusCode, kinds: &[Kind]) -> Value {
 fn headers(fields: impl IntoIterator<Item = Field>) -> Value {
     let described = fields.into_iter().map(|(name, description, example)| {
         let is_number = example.bytes().all(|byte| byte.is_ascii_digit());
-        let (kind, example) = match example.parse::<u64>() {
+        let (code, example) = match example.parse::<u64>() {
             Ok(number) if is_number => ("integer", json!(number)),
             _ => ("string", json!(example)),
         };
-        let header = json!({"description": description, "schema": {"type": kind}, "example": example});
+        let header = json!({"description": description, "schema": {"type": code}, "example": example});
         (name.to_owned(), header)
     });
     Value::Object(described.collect())

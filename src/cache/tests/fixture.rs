@@ -1,4 +1,4 @@
-//! A cache over a service that the test plays.
+//! A cache over a service that the test controls.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,22 +13,22 @@ use tower_test::mock::{self, SendResponse};
 
 use crate::BoxError;
 use crate::cache::{Cache, Config, Layer, Metrics};
-use crate::caller::{Caller, Freshness, Name, RequestId, Urgency};
-use crate::scan::{Answer, Call, Endpoint, Keep as _, Outcome, Request, Served, Status, UpstreamProfile};
+use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
+use crate::scan::{Answer, CacheSink as _, Call, Endpoint, Outcome, Request, ServedResponse, Status, UpstreamProfile};
 use crate::task::Tasks;
 
-pub(super) type Below = mock::Handle<Call, Served>;
-pub(super) type Front = crate::cache::Front<mock::Mock<Call, Served>>;
+pub(super) type Below = mock::Handle<Call, ServedResponse>;
+pub(super) type CacheService = crate::cache::CacheService<mock::Mock<Call, ServedResponse>>;
 
-pub(super) struct Bench {
+pub(super) struct Fixture {
     pub(super) cache: Arc<Cache>,
-    pub(super) front: Front,
+    pub(super) front: CacheService,
     pub(super) below: Below,
     pub(super) surplus: Arc<AtomicBool>,
     pub(super) tasks: Tasks,
 }
 
-impl Bench {
+impl Fixture {
     pub(super) fn new(config: Config) -> Self {
         Self::with(config, None)
     }
@@ -57,27 +57,32 @@ impl Bench {
         }
     }
 
-    pub(super) fn ask(&mut self, id: &str, freshness: Freshness) -> tokio::task::JoinHandle<Result<Served, BoxError>> {
-        let future = self.front.call(call(id, freshness));
+    pub(super) fn ask(
+        &mut self,
+        id: &str,
+        cache_directives: CacheDirectives,
+    ) -> tokio::task::JoinHandle<Result<ServedResponse, BoxError>> {
+        let future = self.front.call(call(id, cache_directives));
         self.tasks.spawn("test", future)
     }
 
-    /// The next call below. One that does not come fails the test instead of hanging it.
-    pub(super) async fn next(&mut self) -> (Call, SendResponse<Served>) {
+    /// The next call of the service below. A call that does not come fails the test instead of
+    /// hanging it.
+    pub(super) async fn next(&mut self) -> (Call, SendResponse<ServedResponse>) {
         let next = tokio::time::timeout(Duration::from_hours(1), self.below.next_request()).await;
         next.expect("a call comes").unwrap()
     }
 
-    /// Answers the next call below as a flight would, keeping the answer.
+    /// Answers the next call of the service below as a flight would, and stores the answer.
     pub(super) async fn answer(&mut self, status: u16, body: &'static str) -> Call {
         let (call, respond) = self.next().await;
         self.respond(&call, respond, answer(status, body));
         call
     }
 
-    pub(super) fn respond(&self, call: &Call, respond: SendResponse<Served>, answer: Answer) {
+    pub(super) fn respond(&self, call: &Call, respond: SendResponse<ServedResponse>, answer: Answer) {
         let ttl = self.cache.keep(&call.request, &answer, Instant::now());
-        respond.send_response(Served {
+        respond.send_response(ServedResponse {
             may_link: true,
             answer,
             outcome: Outcome::Forwarded,
@@ -90,15 +95,15 @@ impl Bench {
         });
     }
 
-    /// What the cache answers without asking anybody.
-    pub(super) async fn stored(&mut self, id: &str) -> Served {
+    /// What the cache answers without calling the service below.
+    pub(super) async fn stored(&mut self, id: &str) -> ServedResponse {
         let served = self.front.clone().oneshot(call(id, only_if_cached())).await.unwrap();
         assert_eq!(served.status.forward, None);
         served
     }
 
     pub(super) async fn fill(&mut self, id: &str, body: &'static str) {
-        let asked = self.ask(id, Freshness::default());
+        let asked = self.ask(id, CacheDirectives::default());
         self.answer(200, body).await;
         asked.await.unwrap().unwrap();
     }
@@ -109,7 +114,7 @@ impl Bench {
     }
 }
 
-pub(in crate::cache) fn call(id: &str, freshness: Freshness) -> Call {
+pub(in crate::cache) fn call(id: &str, cache_directives: CacheDirectives) -> Call {
     Call {
         request: Arc::new(Request::plain(Endpoint::HISTORY, [id]).unwrap()),
         caller: Arc::new(Caller {
@@ -117,7 +122,7 @@ pub(in crate::cache) fn call(id: &str, freshness: Freshness) -> Call {
             urgency: Urgency::default(),
             deadline: Instant::now() + Duration::from_secs(30),
             wait: None,
-            freshness,
+            cache_directives,
             request_id: RequestId::random(),
             trace: crate::telemetry::trace::Trace::None,
         }),
@@ -134,17 +139,17 @@ pub(super) fn answer(status: u16, body: &'static str) -> Answer {
     }
 }
 
-pub(super) fn only_if_cached() -> Freshness {
-    Freshness {
+pub(super) fn only_if_cached() -> CacheDirectives {
+    CacheDirectives {
         only_if_cached: true,
-        ..Freshness::default()
+        ..CacheDirectives::default()
     }
 }
 
-pub(super) fn no_cache() -> Freshness {
-    Freshness {
+pub(super) fn no_cache() -> CacheDirectives {
+    CacheDirectives {
         no_cache: true,
-        ..Freshness::default()
+        ..CacheDirectives::default()
     }
 }
 

@@ -1,0 +1,155 @@
+//! Requests for which the queue has no slot, and batches that they join.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::batcher::rows;
+use super::fixture::{Fixture, Reply, caller, pass, question};
+use crate::BoxError;
+use crate::attempt::{Again, Delivery, Failure, Try};
+use crate::scan::{Outcome, ServedResponse, UpstreamProfile};
+use crate::single_flight::BatchConfig;
+
+type Asked = JoinHandle<Result<ServedResponse, BoxError>>;
+
+fn fixture() -> Fixture {
+    let merge = BatchConfig {
+        max_ids: NonZeroUsize::new(3).unwrap(),
+        gather: Duration::ZERO,
+    };
+    Fixture::with(Some(merge), UpstreamProfile::new(1000))
+}
+
+/// The queue's error when it has no slot in time.
+fn no_slot() -> BoxError {
+    Failure {
+        delivery: Delivery::Unsent,
+        again: Again::InCompany,
+        answer: None,
+        source: "no slot in time".into(),
+    }
+    .into()
+}
+
+/// A request that is in the queue and will get its slot in `seconds`.
+async fn with_slot(fixture: &mut Fixture, ids: &[&str], seconds: u64) -> (Asked, Try, Reply) {
+    let asked = fixture.ask_for(question(ids), caller("x", 30));
+    let (attempt, reply) = fixture.waiting().await;
+    let start = Instant::now() + Duration::from_secs(seconds);
+    attempt.load.queues(attempt.place, start);
+    (asked, attempt, reply)
+}
+
+/// A request that the queue has rejected.
+async fn without_slot(fixture: &mut Fixture, ids: &[&str], deadline: u64) -> Asked {
+    let asked = fixture.ask_for(question(ids), caller("y", deadline));
+    refuse(fixture).await;
+    asked
+}
+
+/// Rejects the next request that asks the queue.
+async fn refuse(fixture: &mut Fixture) {
+    let (_, reply) = fixture.waiting().await;
+    reply.send(Err(no_slot())).map_err(drop).unwrap();
+    fixture.settled().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_without_a_slot_joins_the_batch_of_one_with_a_slot() {
+    let mut fixture = fixture();
+    let (asked, carrier, reply) = with_slot(&mut fixture, &["a"], 5).await;
+    let joiners = [
+        without_slot(&mut fixture, &["b"], 30).await,
+        without_slot(&mut fixture, &["c"], 6).await,
+    ];
+    pass(5).await;
+    let united = carrier.load.request();
+    assert_eq!(united.ids().collect::<Vec<_>>(), ["a", "b", "c"]);
+    reply.send(Ok(rows(&united))).unwrap();
+    asked.await.unwrap().unwrap();
+    for (joiner, ids) in joiners.into_iter().zip([["b"], ["c"]]) {
+        let served = joiner.await.unwrap().unwrap();
+        assert_eq!(served.outcome, Outcome::Merged);
+        assert_eq!(served.answer.body, rows(&question(&ids)).body);
+    }
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_cannot_count_on_a_batch_is_refused_at_once() {
+    let mut fixture = fixture();
+    assert!(without_slot(&mut fixture, &["b"], 30).await.await.unwrap().is_err());
+    let (asked, carrier, reply) = with_slot(&mut fixture, &["a"], 5).await;
+    let start = Instant::now();
+    let too_early = without_slot(&mut fixture, &["b"], 4).await;
+    let no_room = without_slot(&mut fixture, &["b", "c", "d"], 30).await;
+    for refused in [too_early, no_room] {
+        assert!(refused.await.unwrap().is_err());
+    }
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    assert_eq!(carrier.load.request().ids().len(), 1);
+    reply.send(Ok(rows(&question(&["a"])))).unwrap();
+    asked.await.unwrap().unwrap();
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slot_given_up_goes_to_a_request_that_waited_to_join_a_batch() {
+    let mut fixture = fixture();
+    let (owner, _carrier, _reply) = with_slot(&mut fixture, &["a"], 5).await;
+    let joiner = without_slot(&mut fixture, &["b"], 30).await;
+    assert!(!joiner.is_finished());
+    owner.abort();
+    let (_, reply) = fixture.departed().await;
+    reply.send(Ok(rows(&question(&["b"])))).unwrap();
+    assert_eq!(joiner.await.unwrap().unwrap().outcome, Outcome::Forwarded);
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_left_out_of_a_batch_asks_the_queue_again() {
+    let mut fixture = fixture();
+    let (first, carrier, reply) = with_slot(&mut fixture, &["a", "b"], 5).await;
+    let (second, _other, other_reply) = with_slot(&mut fixture, &["c"], 8).await;
+    // Two calls have room enough, but not once they are united.
+    let joiners = [
+        without_slot(&mut fixture, &["d", "e"], 30).await,
+        without_slot(&mut fixture, &["f"], 30).await,
+    ];
+    assert_eq!(carrier.load.request().ids().len(), 3);
+    fixture.settled().await;
+    assert!(other_reply.is_closed(), "taken aboard");
+    // One of them gets no slot again, and no other call to join; the other one does.
+    refuse(&mut fixture).await;
+    let (attempt, last) = fixture.departed().await;
+    last.send(Ok(rows(&attempt.load.request()))).unwrap();
+    reply.send(Ok(rows(&question(&["a", "b", "c"])))).unwrap();
+    for asked in [first, second] {
+        assert_eq!(asked.await.unwrap().unwrap().outcome, Outcome::Merged);
+    }
+    let mut outcomes = Vec::new();
+    for joiner in joiners {
+        outcomes.push(joiner.await.unwrap().ok().map(|served| served.outcome));
+    }
+    outcomes.sort_by_key(Option::is_some);
+    assert_eq!(outcomes, [None, Some(Outcome::Forwarded)]);
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_does_not_come_ends_with_the_queues_own_refusal() {
+    let mut fixture = fixture();
+    let (owner, _carrier, reply) = with_slot(&mut fixture, &["a"], 5).await;
+    let start = Instant::now();
+    let joiner = without_slot(&mut fixture, &["b"], 7).await;
+    // The slot does not come when it was predicted.
+    refuse(&mut fixture).await;
+    assert_eq!(start.elapsed(), Duration::from_secs(7));
+    assert!(joiner.await.unwrap().is_err());
+    reply.send(Ok(rows(&question(&["a"])))).unwrap();
+    owner.await.unwrap().unwrap();
+    fixture.nothing_is_left().await;
+}
