@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::config::Limit;
+use super::long_window::{Own, Span};
 use super::pacer::overlap;
 use super::throttle_hint::{Named, ThrottleHint, Which};
 use super::trial::{Found, Trials};
@@ -55,44 +55,6 @@ const LONG: u32 = 5;
 
 /// Most pauses and refusals that are remembered.
 const MOST_KEPT: usize = 8;
-
-/// The long window as the estimate needs to know it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Span {
-    /// Calls per window.
-    calls: f64,
-    /// The window's length, with its margin.
-    window: Duration,
-    /// As long as the shortest window at most: longer refusals have another cause than that one.
-    short: Duration,
-}
-
-impl Span {
-    /// The longest of `limits`, which are in order.
-    pub(super) fn of(limits: &[Limit]) -> Option<Self> {
-        let (first, last) = (limits.first()?, limits.last()?);
-        let short = if limits.len() > 1 {
-            first.window()
-        } else {
-            last.window() / 60
-        };
-        Some(Self {
-            calls: last.calls() as f64,
-            window: last.hold(),
-            short,
-        })
-    }
-}
-
-/// Our own calls in the long window.
-pub(super) trait Own {
-    /// How many there are, without the one that was just answered.
-    fn count(&self) -> usize;
-    /// How many were answered, with the one that was just answered.
-    fn answered(&self) -> usize;
-    /// When the first of them leaves.
-    fn next_return(&self) -> Option<Instant>;
-}
 
 /// What an accepted call changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,6 +19,7 @@ mod latency_estimator;
 mod layer;
 mod ledger;
 pub mod local;
+mod long_window;
 mod metrics;
 mod pace_state;
 mod pacer;

@@ -246,10 +246,10 @@ impl Pace {
         self.level = self.level.min((self.burst / 10.0).max(1.0));
     }
 
-    /// Lets two calls go now.
-    pub(super) fn have_two(&mut self, now: Instant) {
+    /// Lets a call go now.
+    pub(super) fn have_one(&mut self, now: Instant) {
         self.fill(now);
-        self.level = self.level.max(2.0_f64.min(self.burst));
+        self.level = self.level.max(1.0);
     }
 
     /// Puts a call back that was not made.

@@ -5,9 +5,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::config::{Config, Limit, Pacing, UnknownPast};
-use super::foreign::{Foreign, LAST_PROBE, Span};
+use super::foreign::{Foreign, LAST_PROBE};
 use super::latency_estimator::Latency;
 use super::ledger::{Availability, Charge, Ledger};
+use super::long_window::Span;
 use super::pacer::{BucketState, Others, Pace, WindowBudget};
 use super::slow_start::SlowStart;
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::config::Limit;
-use super::foreign::{Change, Own, Span};
+use super::foreign::Change;
 use super::ledger::{Charge, Ledger};
+use super::long_window::{Own, Span};
 use super::slow_start::SlowStart;
 use super::state::{QuotaState, ThrottleState};
 use super::throttle_hint::{Named, ThrottleHint, Which};
@@ -101,7 +102,7 @@ impl QuotaState {
             Change::None => return false,
             Change::Estimate => {}
             Change::Trial => {
-                self.pace.have_two(now);
+                self.pace.have_one(now);
                 return true;
             }
             Change::Resumed { gently } => {

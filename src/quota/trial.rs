@@ -2,7 +2,7 @@
 //!
 //! A refusal that names no window may be the long window's, or come from an upstream that is short of something else and refuses a share
 //! of all calls. Believing the latter would lower the pace step by step although nobody else uses the quota. So after a refusal that was
-//! believed without proof, calls are let go as if there were no others, two for each that is accepted. In a full window the first few of them are
+//! believed without proof, calls are let go one after the other as if there were no others. In a full window the first few of them are
 //! refused again; when as many are accepted as the pace keeps its distance, the window had room, and the estimate was wrong.
 //!
 //! Trials that find the window full become rarer, twice each time, since each costs a refusal; one that finds room starts anew.

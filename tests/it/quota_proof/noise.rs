@@ -24,9 +24,6 @@ const SHARES: &[(Case, f64)] = &[
     (refusing("1 %, bare", 0.01, Told::BARE, 1), 0.95),
     (refusing("1 %, Retry-After: 10", 0.01, Told::retry_after(10), 2), 0.95),
     (refusing("1 %, Retry-After: 30", 0.01, Told::retry_after(30), 3), 0.95),
-    (refusing("1 %, Retry-After: 60", 0.01, Told::retry_after(60), 9), 0.9),
-    (refusing("1 %, Retry-After: 75", 0.01, Told::retry_after(75), 10), 0.9),
-    (refusing("1 %, Retry-After: 90", 0.01, Told::retry_after(90), 11), 0.9),
     (refusing("2 %, bare", 0.02, Told::BARE, 4), 0.94),
     (refusing("2 %, Retry-After: 1", 0.02, Told::retry_after(1), 5), 0.94),
     (refusing("2 %, Retry-After: 30", 0.02, Told::retry_after(30), 6), 0.9),
@@ -39,8 +36,7 @@ fn refusals_at_random_do_not_lower_the_pace() {
     let (mut table, mut wrong) = (String::new(), Vec::new());
     for ((case, least), outcome) in each(SHARES, |(case, _)| live(case)) {
         let fives = outcome.fives(3 * 3600, 6);
-        let most = outcome.believed.iter().map(|(.., foreign)| *foreign).max();
-        let _ = writeln!(table, "{} {fives:?}, at most {most:?}", outcome.line(&case));
+        let _ = writeln!(table, "{} {fives:?}", outcome.line(&case));
         for hour in 0..3 {
             let used = outcome.hour(&outcome.ours, hour) as f64 / 1500.0;
             if used < least {
@@ -54,6 +50,41 @@ fn refusals_at_random_do_not_lower_the_pace() {
         }
         if outcome.believed.last().is_none_or(|(.., foreign)| *foreign > 0) {
             wrong.push(format!("{}: others are believed in an hour later", case.name));
+        }
+    }
+    tell(&table);
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// While waits of a minute and more are obeyed, up to two fifths of the time pass without a call. What is missed is caught up, since the bucket
+/// holds a longer pause than these; but an hour later nothing returns for as long as the pause was, and the plan saves as much to bridge that.
+/// At the end of an hour so much is kept back, and as much is missing from a pause that has just been: twice the calls of a pause.
+#[test]
+fn waits_of_a_minute_and_more_cost_twice_what_one_of_them_takes() {
+    const CASES: [Case; 3] = [
+        refusing("1 %, Retry-After: 60", 0.01, Told::retry_after(60), 9),
+        refusing("1 %, Retry-After: 75", 0.01, Told::retry_after(75), 10),
+        refusing("1 %, Retry-After: 90", 0.01, Told::retry_after(90), 11),
+    ];
+    let (mut table, mut wrong) = (String::new(), Vec::new());
+    for (case, outcome) in each(&CASES, live) {
+        let fives = outcome.fives(3 * 3600, 6);
+        let _ = writeln!(table, "{} {fives:?}", outcome.line(&case));
+        let wait = case.random.1.header.unwrap();
+        let pause = usize::try_from(wait * 1500 / 3600).unwrap();
+        for hour in 1..3 {
+            let (used, refused) = (
+                outcome.hour(&outcome.ours, hour),
+                outcome.hour(&outcome.refused, hour),
+            );
+            let least = (1500 - refused - 2 * pause) * 99 / 100;
+            let _ = writeln!(table, "  {used} of {least}; paused for {} s", refused as u64 * wait);
+            if used < least {
+                wrong.push(format!("{}: {used} of {least} calls in hour {hour}", case.name));
+            }
+        }
+        if fives[1..].iter().any(|calls| *calls < 115) {
+            wrong.push(format!("{}: {fives:?} calls in five minutes each", case.name));
         }
     }
     tell(&table);

@@ -124,7 +124,7 @@ local function try_on(f, own)
     upset()
   elseif now - trial.since < short then
     fill()
-    state.level = math.max(state.level, 2)
+    state.level = math.max(state.level, 1)
   else
     f.trial = nil
     upset()

@@ -2,6 +2,7 @@
 
 mod chaos;
 mod explore;
+mod explored;
 mod lies;
 mod mixed;
 mod order;
