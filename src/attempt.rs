@@ -2,12 +2,12 @@
 //! error that comes back up.
 //!
 //! ```text
-//! retry ─ Try ─► queue ─ Granted ─► quota ─ Outgoing ─► region ─ Routed ─► token ─ Signed ─► client
+//! retry ─ Try ─► queue ─ Granted ─► quota ─ Charged ─► region ─ Routed ─► token ─ Authorized ─► client
 //! ```
 //!
 //! Every service below `retry` fails with [`Failure`], which carries two facts that only the place
 //! of failure knows: whether the upstream can have counted the call ([`Delivery`]), and whether
-//! another attempt is worth a second call ([`Again`]).
+//! another attempt is worth a second call ([`RetryHint`]).
 
 use std::fmt;
 use std::sync::Arc;
@@ -247,7 +247,7 @@ impl fmt::Debug for StallTimeout {
 
 /// A charged call that needs a host.
 #[derive(Clone, Debug)]
-pub struct Outgoing {
+pub struct Charged {
     /// The request to send.
     pub request: Arc<Request>,
     /// The caller, for the request id and the deadline.
@@ -262,7 +262,7 @@ pub struct Outgoing {
 #[derive(Clone, Debug)]
 pub struct Routed {
     /// The call.
-    pub outgoing: Outgoing,
+    pub outgoing: Charged,
     /// The region's base address, without a path.
     pub base: Arc<Url>,
     /// How long the host may make no progress.
@@ -271,7 +271,7 @@ pub struct Routed {
 
 /// A call with its host and token, which is all that the client needs.
 #[derive(Clone, Debug)]
-pub struct Signed {
+pub struct Authorized {
     /// The call and its host.
     pub routed: Routed,
     /// The access token.
@@ -283,7 +283,7 @@ pub struct Signed {
 pub enum Delivery {
     /// The upstream has provably processed nothing of it, mostly because no byte was written, so
     /// the slot can be used again.
-    Unsent,
+    NotSent,
     /// It may have arrived, and may still arrive until its timeout.
     Unknown,
     /// It was answered: it arrived no later than now.
@@ -292,12 +292,12 @@ pub enum Delivery {
 
 /// Whether another attempt is worth its cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Again {
+pub enum RetryHint {
     /// It would fail in the same way.
     Never,
     /// There is no slot in time for one more call, but the request could still be part of another
     /// call.
-    InCompany,
+    InBatch,
     /// One more attempt may help: after a lost connection, a renewed token or a 5xx.
     Once,
     /// At another host, which may have the answer that this one cannot give.
@@ -313,7 +313,7 @@ pub struct Failure {
     /// For the ledger.
     pub delivery: Delivery,
     /// For the retry layer.
-    pub again: Again,
+    pub again: RetryHint,
     /// The upstream's answer, if there was one; it passes through when there is no further attempt.
     pub answer: Option<Answer>,
     /// The cause, for people and for `response`.

@@ -1,4 +1,5 @@
-//! A gateway in front of Defender for Endpoint's authenticated scans: their definitions, scanners and history.
+//! A gateway in front of Defender for Endpoint's authenticated scans: their definitions, scanners
+//! and history.
 //!
 //! ```text
 //! caller ─► server ─► request id ─► trace ─► count ─► response ─► panic ─► guard ─► route ─► read ─┐
@@ -13,8 +14,8 @@
 //!
 //! # Floors
 //!
-//! A module imports only modules from the same or a lower floor; parts (floor 2) never import each other.
-//! `tests/floors.rs` fails when one does.
+//! A module imports only modules from the same or a lower floor; parts (floor 2) never import each
+//! other. `tests/floors.rs` fails when one does.
 //!
 //! | floor | modules |
 //! |---|---|
@@ -57,5 +58,6 @@ pub mod telemetry;
 pub mod token;
 pub mod upstream;
 
-/// An error of any part, on its way up the stack to [`response`], which finds the cause in its source chain.
+/// An error of any part, on its way up the stack to [`response`], which finds the cause in its
+/// source chain.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

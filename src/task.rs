@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn finish_is_bounded_and_counts_what_is_left() {
+    async fn finish_is_bounded_and_counts_remaining_tasks() {
         let tasks = Tasks::new();
         let _stuck = tasks.spawn("stuck", std::future::pending::<()>());
         assert_eq!(tasks.finish(Duration::from_secs(5)).await, 1);

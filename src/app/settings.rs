@@ -279,7 +279,7 @@ pub(super) fn shares(config: &Resolved, machine: Machine) -> Shares {
     let limit = machine.memory_limit.map(bytes);
     let wanted = config.server.memory.map(bytes).or(limit).unwrap_or(usual);
     let total = limit.map_or(wanted, |limit| wanted.min(limit));
-    let is_said = config.settings.is_said("cache.max_size");
+    let is_said = config.settings.is_set("cache.max_size");
     Shares::of(total, is_said.then(|| bytes(config.cache.max_size)))
 }
 
@@ -304,7 +304,7 @@ pub(super) fn warn_about_memory(config: &Resolved, machine: Machine, shares: &Sh
             "the memory limit is too low: the kernel may end this process"
         );
     }
-    if config.settings.is_said("cache.max_size") && config.cache.max_size > shares.max_cached() as u64 {
+    if config.settings.is_set("cache.max_size") && config.cache.max_size > shares.max_cached() as u64 {
         tracing::warn!(
             max_size = config.cache.max_size,
             cache_bytes = shares.max_cached(),

@@ -1,14 +1,35 @@
-//! A stored answer.
+//! A stored answer, and the memory it takes.
+//!
+//! Sizes include the overhead of the allocator and of moka, so that the cache's bound limits the
+//! growth of the process. The numbers follow from the structs and the allocator's rounding, and
+//! `tests/bench/run --only memory` compares them with the growth of a gateway's resident memory.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::StatusCode;
 use tokio::time::Instant;
 
-use crate::cache::entry_size::{ALLOCATION_BYTES, BUFFER_BYTES, slot_bytes};
 use crate::memory::Reservation;
 use crate::scan::{self, Answer, Key};
+
+/// What the allocator adds to an allocation on average: its header and rounding.
+pub(super) const ALLOCATION_BYTES: usize = 16;
+
+/// What a shared buffer takes besides its bytes: one allocation for the bytes and one for the
+/// reference count.
+pub(super) const BUFFER_BYTES: usize = 2 * ALLOCATION_BYTES + 24;
+
+/// What moka takes for an entry: the slots of its table, of which a third is in use on average, its
+/// bucket, the shared key and value, the entry's dates and weight, its nodes in two queues, and its
+/// part of the frequency sketch.
+const MOKA_BYTES: usize = 416;
+
+/// What an entry takes without its content: its place in moka, and its key.
+pub(super) fn slot_bytes(key: &Key) -> usize {
+    MOKA_BYTES + ALLOCATION_BYTES + key.len()
+}
 
 /// The pause after the first background refresh that failed; it doubles with each failure up to
 /// [`LONGEST_PAUSE`].
@@ -192,6 +213,38 @@ impl RefreshState {
 
     fn millis(&self, at: Instant) -> u64 {
         u64::try_from(at.saturating_duration_since(self.origin).as_millis()).unwrap_or(Self::UNDER_WAY - 1)
+    }
+}
+
+/// A refresh under way. Dropping it without a result allows the next one.
+pub(super) struct RefreshGuard {
+    entry: Arc<Entry>,
+    finished: bool,
+}
+
+impl RefreshGuard {
+    pub(super) fn begin(entry: &Arc<Entry>, now: Instant) -> Option<Self> {
+        entry.refresh_state().begin(now).then(|| Self {
+            entry: Arc::clone(entry),
+            finished: false,
+        })
+    }
+
+    pub(super) fn finish(mut self, failed: bool, now: Instant) {
+        if failed {
+            self.entry.refresh_state().fail(now, rand::random());
+            self.finished = true;
+        }
+        // A good answer has replaced the entry. If it was not stored, the next refresh may try
+        // again.
+    }
+}
+
+impl Drop for RefreshGuard {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.entry.refresh_state().cancel(Instant::now());
+        }
     }
 }
 

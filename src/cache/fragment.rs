@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::cache::entry::Age;
-use crate::cache::entry_size::{ALLOCATION_BYTES, BUFFER_BYTES, slot_bytes};
+use crate::cache::entry::{ALLOCATION_BYTES, BUFFER_BYTES, slot_bytes};
 use crate::cache::metrics::Prefetched;
 use crate::scan::{Answer, Fields, Key, Layout, Request, Rows};
 

@@ -12,13 +12,13 @@ use tokio::time::Instant;
 use tower::{Service, ServiceExt as _};
 
 use crate::BoxError;
+use crate::cache::Cache;
 use crate::cache::assembly::Assembled;
-use crate::cache::entry::{Age, Entry};
+use crate::cache::entry::{Age, Entry, RefreshGuard};
 use crate::cache::freshness::{Evaluation, RefreshHealth, StaleReason, evaluate};
 use crate::cache::metrics::Lookup;
 use crate::cache::partial_hit::PartialHit;
 use crate::cache::refresh_queue::RefreshQueue;
-use crate::cache::{Cache, NotCached};
 use crate::caller::{CacheDirectives, Caller, Urgency};
 use crate::scan::{Call, Endpoint, ForwardReason, Outcome, Payer, Request, ResponseKind, ServedResponse, Status};
 use crate::task::Tasks;
@@ -277,38 +277,6 @@ where
     }
 }
 
-/// A refresh under way. Dropping it without a result allows the next one.
-struct RefreshGuard {
-    entry: Arc<Entry>,
-    finished: bool,
-}
-
-impl RefreshGuard {
-    fn begin(entry: &Arc<Entry>, now: Instant) -> Option<Self> {
-        entry.refresh_state().begin(now).then(|| Self {
-            entry: Arc::clone(entry),
-            finished: false,
-        })
-    }
-
-    fn finish(mut self, failed: bool, now: Instant) {
-        if failed {
-            self.entry.refresh_state().fail(now, rand::random());
-            self.finished = true;
-        }
-        // A good answer has replaced the entry. If it was not stored, the next refresh may try
-        // again.
-    }
-}
-
-impl Drop for RefreshGuard {
-    fn drop(&mut self) {
-        if !self.finished {
-            self.entry.refresh_state().cancel(Instant::now());
-        }
-    }
-}
-
 fn has_failed(endpoint: Endpoint, result: &Result<ServedResponse, BoxError>) -> bool {
     match result {
         Ok(served) => !is_answer(endpoint, served),
@@ -411,3 +379,9 @@ fn serve(entry: &Entry, now: Instant, outcome: Outcome, detail: Option<&'static 
         age: Some(age.age),
     }
 }
+
+/// The caller wanted a stored answer or none (`only-if-cached`), and no stored answer may be
+/// served. RFC 9111 §5.2.1.7 asks for status 504.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no stored answer may be served, and only a stored one was wanted")]
+pub struct NotCached;

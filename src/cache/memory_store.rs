@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::quality::RandomState;
-use http::{StatusCode, header};
+use http::StatusCode;
 use tokio::time::Instant;
 
 use crate::cache::assembly::Assembled;
@@ -19,11 +19,8 @@ use crate::cache::popularity::Popularity;
 use crate::cache::{Config, Metrics, Prefetch};
 use crate::caller::CacheDirectives;
 use crate::memory::{MemoryBudget, Reservation};
-use crate::operation::{Kept, Lifetime};
-use crate::scan::{
-    Answer, CacheSink, Endpoint, EntityForm, Fields, Key, Request, ResponseKind, Rows, Target, UpstreamProfile,
-    finished,
-};
+use crate::operation::Kept;
+use crate::scan::{Answer, CacheSink, Endpoint, EntityForm, Key, Request, ResponseKind, Target, UpstreamProfile};
 
 /// Bodies up to this size are not counted after they leave the cache.
 const SMALL: usize = 4 * 1024;
@@ -119,7 +116,7 @@ impl Cache {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         self.entries.run_pending_tasks();
-        let counted = |handlings: &[Lookup]| handlings.iter().map(|h| self.metrics.counted(*h)).sum();
+        let counted = |lookups: &[Lookup]| lookups.iter().map(|lookup| self.metrics.counted(*lookup)).sum();
         Snapshot {
             entries: self.entries.entry_count(),
             bytes: self.entries.weighted_size(),
@@ -140,8 +137,8 @@ impl Cache {
         self.config.ttl.is_zero()
     }
 
-    pub(super) fn count(&self, handling: Lookup) {
-        self.metrics.count(handling);
+    pub(super) fn count(&self, lookup: Lookup) {
+        self.metrics.count(lookup);
     }
 
     /// The entry of a key, unless it is too old for any request.
@@ -265,49 +262,12 @@ impl Cache {
     }
 
     /// Removes an answer that the upstream would not give any more, and its fragments.
-    fn forget(&self, request: &Request) {
+    fn remove(&self, request: &Request) {
         self.entries.invalidate(request.key());
         if self.upstream_profile.is_some() && request.is_whole() {
             for id in request.ids() {
                 self.entries.invalidate(&Key::of_rows(request.endpoint(), id));
             }
-        }
-    }
-
-    /// How long an answer is fresh; `None` when it must not be stored.
-    pub(super) fn freshness(&self, request: &Request, answer: &Answer, rows: Option<&Rows>) -> Option<Lifetimes> {
-        let longest = match answer.status {
-            StatusCode::OK => Duration::MAX,
-            StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => Config::NEGATIVE_TTL,
-            _ => return None,
-        };
-        if forbids_storing(&answer.headers) || answer.may_hold_secrets(request.endpoint()) {
-            return None;
-        }
-        let factor = match self.config.prefetch {
-            Prefetch::Off => 1.0 - rand::random::<f64>() / 10.0,
-            // Answers that are refreshed together are refreshed in one call.
-            Prefetch::On => 1.0,
-        };
-        Some(self.lifetimes(request, rows).at_most(longest).times(factor))
-    }
-
-    /// How long an answer with these rows is fresh, as a whole and for each id.
-    pub(super) fn lifetimes(&self, request: &Request, rows: Option<&Rows>) -> Lifetimes {
-        let Config { ttl, finished_ttl, .. } = self.config;
-        let can_finish = request.endpoint().operation.declaration().lifetime == Lifetime::Finished;
-        let ids: Vec<_> = match rows {
-            Some(rows) if can_finish => {
-                let finished = finished(request, rows).into_iter();
-                finished
-                    .map(|finished| if finished { finished_ttl } else { ttl })
-                    .collect()
-            }
-            _ => vec![ttl; request.ids().len()],
-        };
-        Lifetimes {
-            whole: ids.iter().min().copied().unwrap_or(ttl),
-            ids,
         }
     }
 
@@ -358,31 +318,6 @@ impl Cache {
     }
 }
 
-/// How long an answer is fresh.
-#[derive(Debug)]
-pub(super) struct Lifetimes {
-    /// As a whole: until the first of its ids is stale.
-    pub(super) whole: Duration,
-    /// By id.
-    pub(super) ids: Vec<Duration>,
-}
-
-impl Lifetimes {
-    fn at_most(self, longest: Duration) -> Self {
-        Self {
-            whole: self.whole.min(longest),
-            ids: self.ids.into_iter().map(|ttl| ttl.min(longest)).collect(),
-        }
-    }
-
-    fn times(self, factor: f64) -> Self {
-        Self {
-            whole: self.whole.mul_f64(factor),
-            ids: self.ids.into_iter().map(|ttl| ttl.mul_f64(factor)).collect(),
-        }
-    }
-}
-
 /// The store, bounded by `config`.
 fn entries(config: &Config) -> Entries {
     moka::sync::Cache::builder()
@@ -423,12 +358,12 @@ impl CacheSink for Cache {
         // An answer that is older than this machine's uptime is stale in any case.
         let lifetimes = self.freshness(request, answer, rows.as_ref());
         let (Some(lifetimes), Some(stored)) = (lifetimes, Instant::now().checked_sub(age)) else {
-            self.forget(request);
+            self.remove(request);
             return None;
         };
         let ttl = lifetimes.whole;
         if answer.status != StatusCode::OK {
-            self.forget(request);
+            self.remove(request);
         }
         self.insert_fragments(request, answer, rows.as_ref(), (asked, stored), &lifetimes.ids, None);
         let own = Answer {
@@ -472,15 +407,4 @@ pub struct Snapshot {
     pub misses: u64,
     /// Requests answered by a stale entry.
     pub stale: u64,
-}
-
-/// Only `no-store` is obeyed. Web frameworks send `no-cache` or `private` with every answer by
-/// default, meant for browsers and shared proxies. This cache serves one application's own
-/// requests, and the operator decides how long they are fresh.
-fn forbids_storing(headers: &Fields) -> bool {
-    headers
-        .get_all(header::CACHE_CONTROL)
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|directive| directive.trim().eq_ignore_ascii_case("no-store"))
 }

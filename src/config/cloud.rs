@@ -1,7 +1,8 @@
 //! Microsoft's clouds: which hosts, sign-in and scope belong together.
 //!
-//! A token of one cloud is worth nothing in another, and the error that comes back does not say so. So what a host betrays of
-//! its cloud is compared with the cloud that was chosen. Hosts that betray nothing (a simulator) fit every cloud.
+//! A token of one cloud is useless in another, and the resulting error does not say so. So the
+//! hosts in a configuration are compared with the chosen cloud. Hosts that belong to no known cloud
+//! (a simulator) fit all of them.
 
 use std::fmt;
 
@@ -47,8 +48,8 @@ impl Cloud {
 
     /// The hosts, each with the name of its geography.
     ///
-    /// Public: the seven current geographies, the four of the 2021 list, which still answer, and the base host. Nobody
-    /// documents that geographies exist in the government clouds.
+    /// Public: the seven current geographies, the four of the 2021 list, which still answer, and
+    /// the base host. No geographies are documented for the government clouds.
     #[must_use]
     pub fn regions(self) -> &'static [(&'static str, &'static str)] {
         match self {
@@ -71,7 +72,7 @@ impl Cloud {
         }
     }
 
-    /// Where to sign in.
+    /// The sign-in host.
     #[must_use]
     pub fn authority(self) -> &'static str {
         match self {
@@ -80,7 +81,8 @@ impl Cloud {
         }
     }
 
-    /// What to ask a token for. It stays the `securitycenter` name also for the `security` hosts: another audience is a 403.
+    /// The scope of tokens. It stays the `securitycenter` name also for the `security` hosts,
+    /// because another audience leads to a 403.
     #[must_use]
     pub fn scope(self) -> &'static str {
         match self {

@@ -1,4 +1,5 @@
-//! Keys of the version before, which are no mistake for one version: who updates should read a sentence, not find a gateway that is down.
+//! Keys of the previous version, which are not an error for one version: an update should lead to a
+//! warning, not to a gateway that does not start.
 
 use super::key::Key;
 
@@ -14,7 +15,7 @@ const DEPRECATED: &[Deprecated] = &[Deprecated {
     now: "a call to a host that answers nothing is made at another one without being told to",
 }];
 
-/// What to say about `section.name` in a file; `None` when it was no key.
+/// The warning about `section.name` in a file; `None` when it was no key.
 pub(super) fn key(section: &str, name: &str) -> Option<String> {
     let deprecated = DEPRECATED
         .iter()
@@ -22,7 +23,7 @@ pub(super) fn key(section: &str, name: &str) -> Option<String> {
     Some(sentence(&format!("{section}.{name}"), deprecated))
 }
 
-/// What to say about an environment variable; `None` when it was none of a key.
+/// The warning about an environment variable; `None` when it belonged to no key.
 pub(super) fn variable(variable: &str) -> Option<String> {
     let deprecated = DEPRECATED.iter().find(|key| {
         let name = format!("{}{}_{}", Key::PREFIX, key.section, key.name);

@@ -1,6 +1,7 @@
 //! The process environment: the only place that reads it, and every name that is read.
 //!
-//! The names of our own keys are generated ([`super::Key::variable`]); all others are constants in [`variable`].
+//! The names of our own keys are generated ([`super::Key::variable`]); all others are constants in
+//! [`variable`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,7 +9,7 @@ use std::fmt;
 use super::key::Key;
 use crate::secret::Secret;
 
-/// The names of the variables that are no twin of a key.
+/// The names of the variables that belong to no key.
 pub mod variable {
     /// Ours: the configuration file, when `--config` is absent.
     pub const CONFIG: &str = "DEFENDER_GATEWAY_CONFIG";
@@ -22,21 +23,22 @@ pub mod variable {
     pub const CLIENT_CERTIFICATE_PATH: &str = "AZURE_CLIENT_CERTIFICATE_PATH";
     /// The projected Kubernetes token; set by the workload-identity webhook.
     pub const FEDERATED_TOKEN_FILE: &str = "AZURE_FEDERATED_TOKEN_FILE";
-    /// The sign-in host, with or without scheme and trailing slash; set by the workload-identity webhook.
+    /// The sign-in host, with or without scheme and trailing slash; set by the workload-identity
+    /// webhook.
     pub const AUTHORITY_HOST: &str = "AZURE_AUTHORITY_HOST";
     /// App Service's managed-identity endpoint.
     pub const IDENTITY_ENDPOINT: &str = "IDENTITY_ENDPOINT";
-    /// The secret that App Service's endpoint wants to see.
+    /// The secret that App Service's endpoint requires.
     pub const IDENTITY_HEADER: &str = "IDENTITY_HEADER";
     /// Replaces the metadata service's address `http://169.254.169.254`.
     pub const POD_IDENTITY_AUTHORITY_HOST: &str = "AZURE_POD_IDENTITY_AUTHORITY_HOST";
-    /// Where workload-identity token requests go instead of the sign-in host.
+    /// The address that workload-identity token requests are sent to, instead of the sign-in host.
     pub const TOKEN_PROXY: &str = "AZURE_KUBERNETES_TOKEN_PROXY";
     /// A PEM file that the token proxy's certificate is checked against.
     pub const TOKEN_PROXY_CA_FILE: &str = "AZURE_KUBERNETES_CA_FILE";
     /// The same as PEM text.
     pub const TOKEN_PROXY_CA_DATA: &str = "AZURE_KUBERNETES_CA_DATA";
-    /// The server name that the token proxy is asked for.
+    /// The server name that is requested from the token proxy.
     pub const TOKEN_PROXY_SNI_NAME: &str = "AZURE_KUBERNETES_SNI_NAME";
     /// The proxy for `https` connections; the lower-case name is read too.
     pub const HTTPS_PROXY: &str = "HTTPS_PROXY";
@@ -46,17 +48,17 @@ pub mod variable {
     pub const NO_PROXY: &str = "NO_PROXY";
     /// See [`NO_PROXY`].
     pub const NO_PROXY_LOWER: &str = "no_proxy";
-    /// Where telemetry goes; `/v1/traces` is added.
+    /// The OTLP endpoint of all telemetry; `/v1/traces` is added.
     pub const OTLP_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
-    /// Where traces go, as it is.
+    /// The OTLP endpoint of traces, used as it is.
     pub const OTLP_TRACES_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
     /// Header fields for the collector, such as an API key: `name=value,…`, percent-encoded.
     pub const OTLP_HEADERS: &str = "OTEL_EXPORTER_OTLP_HEADERS";
-    /// The same for traces alone; wins.
+    /// The same for traces alone, which takes precedence.
     pub const OTLP_TRACES_HEADERS: &str = "OTEL_EXPORTER_OTLP_TRACES_HEADERS";
     /// How telemetry is sent; here always `http/protobuf`.
     pub const OTLP_PROTOCOL: &str = "OTEL_EXPORTER_OTLP_PROTOCOL";
-    /// The same for traces alone; wins.
+    /// The same for traces alone, which takes precedence.
     pub const OTLP_TRACES_PROTOCOL: &str = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL";
     /// `none` turns traces off.
     pub const TRACES_EXPORTER: &str = "OTEL_TRACES_EXPORTER";
@@ -70,7 +72,7 @@ pub mod variable {
     pub const SERVICE_NAME: &str = "OTEL_SERVICE_NAME";
     /// Further attributes of this process in traces: `name=value,…`, percent-encoded.
     pub const RESOURCE_ATTRIBUTES: &str = "OTEL_RESOURCE_ATTRIBUTES";
-    /// How many threads serve; tokio's own name for it.
+    /// The number of worker threads, by tokio's own name.
     pub const WORKER_THREADS: &str = "TOKIO_WORKER_THREADS";
 
     /// All of the above.
@@ -109,14 +111,15 @@ pub mod variable {
     ];
 }
 
-/// The variables that matter here, as they were at one moment. Values are kept as secrets, because some are.
+/// The relevant variables, as they were at one moment. Values are kept as secrets, because some
+/// are.
 #[derive(Clone, Default)]
 pub struct Environment {
     values: BTreeMap<String, Option<Secret>>,
 }
 
 impl Environment {
-    /// The process's own environment. Variables that nobody here reads are not copied.
+    /// The process's own environment. Other variables are not copied.
     #[must_use]
     pub fn real() -> Self {
         let values = std::env::vars_os().filter_map(|(name, value)| {
@@ -136,7 +139,7 @@ impl Environment {
         (!value.expose().is_empty()).then_some(value)
     }
 
-    /// How many worker threads the operator wants: tokio's own `TOKIO_WORKER_THREADS`.
+    /// The number of worker threads that the operator set: tokio's own `TOKIO_WORKER_THREADS`.
     #[must_use]
     pub fn workers(&self) -> Option<usize> {
         self.value(variable::WORKER_THREADS)?.expose().parse().ok()

@@ -1,4 +1,4 @@
-//! The little that resolving a configuration needs to see of the file system; tests replace it.
+//! The part of the file system that resolving a configuration needs; tests replace it.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -38,7 +38,7 @@ impl Files for Disk {
         if metadata.is_dir() {
             return Ok(Found::Directory);
         }
-        // Opening a pipe would block until somebody writes.
+        // Opening a pipe would block until it is written to.
         if !metadata.is_file() {
             return Ok(Found::Other);
         }

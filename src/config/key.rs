@@ -1,4 +1,4 @@
-//! One configuration key: what it is called, what it may hold, what it means.
+//! One configuration key: its name, type, range, default and meaning.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,20 +6,22 @@ use std::time::Duration;
 use super::section::SECTIONS;
 use super::value::{duration, size};
 
-/// A key of the configuration. Everything that is told about keys (variables, suggestions, the reference) comes from here.
+/// A key of the configuration. Everything about keys (variables, suggestions, the reference) is
+/// derived from it.
 #[derive(Debug)]
 pub struct Key {
-    /// The TOML table it lives in.
+    /// Its TOML table.
     pub section: &'static str,
     /// Its name there.
     pub name: &'static str,
-    /// What it may hold.
+    /// Its type and range.
     pub kind: Kind,
-    /// What it holds when nobody says anything.
+    /// Its default.
     pub fallback: DefaultValue,
-    /// What it means, in a sentence or two, for the reference.
+    /// Its meaning, in a sentence or two, for the reference.
     pub doc: &'static str,
-    /// Other people's environment variables that are read where ours is absent or empty; the first one set wins.
+    /// Environment variables of other programs that are read where ours is absent or empty; the
+    /// first one set is used.
     pub borrowed: &'static [&'static str],
     pub(super) place: Place,
     pub(super) echo: Echo,
@@ -29,16 +31,17 @@ pub struct Key {
 /// What it takes for a changed value to be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reload {
-    /// Nothing: the running gateway takes it over.
+    /// Nothing: the running gateway applies it.
     Live,
-    /// Nothing for a gateway that counts alone. One that shares its quota has agreed on it with the others, and needs a restart.
+    /// Nothing for a gateway without a shared quota. With one, the value is agreed with the other
+    /// replicas, and needs a restart.
     LiveAlone,
     /// A restart.
     Restart,
 }
 
 impl Reload {
-    /// In the words of the reference.
+    /// The text in the reference.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -49,7 +52,7 @@ impl Reload {
     }
 }
 
-/// What a key may hold, with its range.
+/// The type of a key, with its range.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
     /// `true` or `false`.
@@ -62,9 +65,9 @@ pub enum Kind {
     Size(u64, u64),
     /// One of these words.
     Choice(&'static [&'static str]),
-    /// A text; the words say which.
+    /// A text, described in words.
     Text(&'static str),
-    /// A list of texts; the words say which. Commas separate them in the environment.
+    /// A list of texts, described in words. Commas separate them in the environment.
     List(&'static str),
     /// A list of tables with `name` and `url`; `NAME=URL,…` in the environment.
     Regions,
@@ -79,7 +82,7 @@ pub enum DefaultValue {
     Flag(bool),
     /// For [`Kind::Count`].
     Count(u64),
-    /// For everything that is written as text.
+    /// For every type that is written as text.
     Text(&'static str),
     /// For lists.
     List(&'static [&'static str]),
@@ -91,7 +94,7 @@ pub enum DefaultValue {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     FileAndEnvironment,
-    /// Secrets, which do not belong into files that are copied and committed.
+    /// Secrets, which must not be in files that are copied and committed.
     EnvironmentOnly,
 }
 
@@ -99,7 +102,7 @@ pub(super) enum Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Echo {
     Plain,
-    /// The value is a secret, may hold one, or is where people paste one by mistake.
+    /// The value is a secret, may contain one, or is where one is often pasted by mistake.
     Hidden,
 }
 
@@ -123,7 +126,7 @@ impl Key {
             borrowed: &[],
             place: Place::FileAndEnvironment,
             echo: Echo::Plain,
-            // A key that nobody thought about is at least not promised.
+            // A key that does not say otherwise needs a restart.
             reload: Reload::Restart,
         }
     }
@@ -165,7 +168,7 @@ impl Key {
         format!("{}.{}", self.section, self.name)
     }
 
-    /// The environment variable that wins over the file.
+    /// The environment variable that takes precedence over the file.
     #[must_use]
     pub fn variable(&self) -> String {
         format!("{}{}_{}", Self::PREFIX, self.section, self.name).to_uppercase()
@@ -183,7 +186,7 @@ pub fn keys() -> impl Iterator<Item = &'static Key> {
     SECTIONS.iter().flat_map(|section| section.keys.iter().copied())
 }
 
-/// What is allowed, in words: `30s to 1h`, `"auto", "json" or "text"`.
+/// The range in words: `30s to 1h`, `"auto", "json" or "text"`.
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
@@ -247,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kind_says_what_is_allowed() {
+    fn a_kind_describes_its_range() {
         assert_eq!(Kind::Choice(&["a", "b", "c"]).to_string(), "\"a\", \"b\" or \"c\"");
         assert_eq!(
             Kind::Duration(Duration::ZERO, Duration::from_hours(1)).to_string(),

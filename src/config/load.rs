@@ -1,13 +1,13 @@
-//! From file and environment to resolved values, or to every mistake at once.
+//! Turns file and environment into resolved values, or into all errors at once.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::config_error::{ConfigError, Mistakes, Origin};
 use super::env::{Environment, variable};
 use super::files::Files;
 use super::key::Key;
-use super::mistake::{ConfigError, Mistakes, Origin};
 use super::reader::{Reader, unreadable};
 use super::section::{
     Admin, Cache, Callers, Credentials, Defender, Definitions, Merge, Queue, Quota, Server, Store, Telemetry, cloud,
@@ -15,13 +15,13 @@ use super::section::{
 use super::settings::Settings;
 use crate::plain_text;
 
-/// Read when neither `--config` nor the environment names a file, and it exists.
+/// The file that is read when neither `--config` nor the environment names one, and it exists.
 const USUAL_PLACE: &str = "/etc/defender-gateway/gateway.toml";
 
-/// No sensible configuration is larger; a wrong path (a log, a disk image) is noticed early.
+/// No sensible configuration is larger, so a wrong path (a log, a disk image) is noticed early.
 const MAX_FILE_BYTES: u64 = 256 << 10;
 
-/// A configuration without a mistake. Plain values; nothing in it has to be parsed again.
+/// A configuration without errors, as plain values that need no further parsing.
 #[derive(Clone, Debug)]
 pub struct Resolved {
     /// The listener that callers use.
@@ -36,11 +36,11 @@ pub struct Resolved {
     pub quota: Quota,
     /// How requests wait.
     pub queue: Queue,
-    /// Fair use in front of everything.
+    /// The limit of waiting requests per caller, and shares of the quota.
     pub callers: Callers,
     /// Answers kept in memory.
     pub cache: Cache,
-    /// What passes of scan definitions.
+    /// How scan definitions are passed on.
     pub definitions: Definitions,
     /// Sharing of upstream calls.
     pub merge: Merge,
@@ -52,12 +52,12 @@ pub struct Resolved {
     pub settings: Settings,
 }
 
-/// A configuration, and what is worth saying about it.
+/// A configuration, with notes about it.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The values.
     pub resolved: Resolved,
-    /// What is no mistake, but probably not meant: one sentence each, in no particular order.
+    /// What is no error, but probably not intended: one sentence each, in no particular order.
     pub notes: Vec<String>,
     /// Where the values come from.
     pub source: Source,
@@ -72,7 +72,7 @@ pub enum Source {
     Environment,
 }
 
-/// The text of a configuration, before anybody has looked at what it says. Two that are equal say the same.
+/// The text of a configuration before it is parsed. Equal documents have equal values.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Document {
     path: Option<PathBuf>,
@@ -80,10 +80,11 @@ pub struct Document {
 }
 
 impl Document {
-    /// Reads the file named by `--config` (`named`), or else by `DEFENDER_GATEWAY_CONFIG`, or else the usual one if it exists. Without any,
-    /// the environment is all there is.
+    /// Reads the file named by `--config` (`named`), or else by `DEFENDER_GATEWAY_CONFIG`, or else
+    /// the usual one if it exists. Without a file, only the environment is used.
     ///
     /// # Errors
+    ///
     /// The file cannot be read.
     pub fn find(named: Option<&Path>, env: &Environment, files: &dyn Files) -> Result<Self, Mistakes> {
         let by_variable = env.value(variable::CONFIG).map(|path| PathBuf::from(path.expose()));
@@ -100,7 +101,7 @@ impl Document {
         };
         let content = files.read(&path, MAX_FILE_BYTES).map_err(|error| unreadable(&error));
         let text = content.and_then(|bytes| {
-            // Says more about UTF-16; TOML itself takes a byte order mark.
+            // Its message says more about UTF-16; TOML itself accepts a byte order mark.
             plain_text::pem(&bytes).map_err(|malformed| malformed.to_string())?;
             String::from_utf8(bytes).map_err(|_| "is not UTF-8 text".into())
         });
@@ -123,7 +124,8 @@ impl Document {
         }
     }
 
-    /// Whether it asks for a log in JSON, as far as that can be seen before its mistakes are known: they are to be logged like that, too.
+    /// Whether it asks for a log in JSON, as far as that is known before it is parsed, because its
+    /// errors are logged in that format, too.
     #[must_use]
     pub fn asks_for_json(&self, env: &Environment) -> bool {
         let variable = format!("{}TELEMETRY_FORMAT", Key::PREFIX);
@@ -137,18 +139,21 @@ impl Document {
         }
     }
 
-    /// What it says, together with the environment.
+    /// Resolves it together with the environment.
     ///
     /// # Errors
-    /// Every mistake, in reading order.
+    ///
+    /// All errors, in reading order.
     pub fn resolve(&self, env: &Environment, files: &dyn Files) -> Result<Loaded, Mistakes> {
         self.read(Reader::new(self.text.as_deref(), env, files))
     }
 
-    /// The same, but `held` keys as they are in `running`: for a running gateway, which cannot change them.
+    /// The same with the `held` keys as they are in `running`, for a running gateway, which cannot
+    /// change them.
     ///
     /// # Errors
-    /// Every mistake, in reading order; what was right may contradict what is held.
+    ///
+    /// All errors, in reading order; a new value may contradict a held one.
     pub fn resolve_holding(
         &self,
         held: &[&'static Key],
@@ -162,7 +167,7 @@ impl Document {
     fn read(&self, mut reader: Reader<'_>) -> Result<Loaded, Mistakes> {
         let resolved = sections(&mut reader);
         let (mut mistakes, notes) = reader.finish();
-        // A file that is not TOML said nothing at all: that something is missing would only be an echo.
+        // A file that is not TOML has no keys, so errors about missing keys would be misleading.
         if mistakes.iter().any(is_syntax) {
             mistakes.retain(|mistake| mistake.origin != Origin::Default);
         }
@@ -177,7 +182,7 @@ impl Document {
     }
 }
 
-/// Where it was read only: the text may hold a password.
+/// Only the path is shown, because the text may contain a password.
 impl fmt::Debug for Document {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Document")
@@ -189,7 +194,8 @@ impl fmt::Debug for Document {
 /// [`Document::find`] and [`Document::resolve`].
 ///
 /// # Errors
-/// Every mistake, in reading order.
+///
+/// All errors, in reading order.
 pub fn load(named: Option<&Path>, env: &Environment, files: &dyn Files) -> Result<Loaded, Mistakes> {
     Document::find(named, env, files)?.resolve(env, files)
 }
@@ -197,7 +203,8 @@ pub fn load(named: Option<&Path>, env: &Environment, files: &dyn Files) -> Resul
 /// Resolves `text`, which was read from `path`, and the environment.
 ///
 /// # Errors
-/// Every mistake, in reading order.
+///
+/// All errors, in reading order.
 pub fn parse(path: &Path, text: &str, env: &Environment, files: &dyn Files) -> Result<Loaded, Mistakes> {
     Document::new(path, text.into()).resolve(env, files)
 }
@@ -206,7 +213,7 @@ fn is_syntax(mistake: &ConfigError) -> bool {
     mistake.key.is_none() && matches!(mistake.origin, Origin::File { .. })
 }
 
-/// Every section is read, even after one has failed: all mistakes are reported together.
+/// Every section is read, even after one has failed, so that all errors are reported together.
 fn sections(reader: &mut Reader<'_>) -> Option<Resolved> {
     let cloud = cloud(reader);
     let server = Server::read(reader);

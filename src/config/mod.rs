@@ -1,28 +1,31 @@
-//! What the operator said, checked as a whole before anything starts.
+//! The configuration, checked as a whole before anything starts.
 //!
 //! ```text
-//! defaults (the key table) ─► file ─► other people's variables ─► our variables      as written, with positions
-//!                                                                      │
-//!                                              every section reads and checks its keys
-//!                                                                      ▼
-//!                                       Resolved (plain values)   or   every mistake at once
+//! defaults (the key table) ─► file ─► other programs' variables ─► our variables      as written, with positions
+//!                                                                        │
+//!                                                every section reads and checks its keys
+//!                                                                        ▼
+//!                                         Resolved (plain values)   or   all errors at once
 //! ```
 //!
-//! Each section's file holds all there is to know about it: its keys (name, default, range, meaning), the resolved values, and
-//! the rules between keys. The keys are the one source of the environment's names, of suggestions for misspelt ones and of the
-//! [`reference()`] in `config/README.md` and of the [`schema()`]. They also say what a running gateway can take over ([`Reload`]).
+//! Each section's file contains everything about it: its keys (name, default, range, meaning), the
+//! resolved values, and the rules between keys. The names of variables, the suggestions for
+//! misspelt keys, the [`reference()`] in `config/README.md` and the [`schema()`] are all derived
+//! from the keys. They also say what a running gateway can apply ([`Reload`]).
 //!
-//! Not here: what the values are used for. Past this module nobody sees a string that still has to be understood.
+//! Not here: what the values are used for. Outside this module there is no text that still has to
+//! be parsed.
 //!
-//! Invariant: a [`Resolved`] exists only when there is no mistake at all.
+//! Invariant: a [`Resolved`] exists only when there are no errors.
 
 mod cloud;
+mod config_error;
 mod deprecated;
 mod env;
 mod files;
 mod key;
 mod load;
-mod mistake;
+mod raw;
 mod reader;
 mod reference;
 mod schema;
@@ -31,14 +34,13 @@ mod section;
 mod settings;
 mod suggestion;
 mod value;
-mod written;
 
 pub use cloud::Cloud;
+pub use config_error::{ConfigError, Mistakes, Origin};
 pub use env::{Environment, variable};
 pub use files::{Disk, Files, Found};
 pub use key::{DefaultValue, Key, Kind, Reload, keys};
 pub use load::{Document, Loaded, Resolved, Source, load, parse};
-pub use mistake::{ConfigError, Mistakes, Origin};
 pub use reference::reference;
 pub use schema::schema;
 pub use section::{

@@ -1,5 +1,5 @@
-//! Reads keys as values. What cannot be read becomes a mistake at its place, and reading goes on: the sections get `None` and
-//! say all that is wrong with the rest.
+//! Reads keys as values. A value that cannot be read becomes an error at its position, and reading
+//! goes on: the sections get `None` and report all errors in the rest.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use secrecy::zeroize::Zeroizing;
 
+use super::config_error::{ConfigError, Origin};
 use super::env::Environment;
 use super::files::{Files, Found};
 use super::key::{Echo, Key, Kind, keys};
-use super::mistake::{ConfigError, Origin};
+use super::raw::{Entry, Node, Raw, RawConfig};
 use super::settings::Settings;
 use super::value::{duration, size};
-use super::written::{Entry, Node, Raw, RawConfig};
 use crate::secret::Secret;
 
 /// The state of resolving one configuration.
@@ -25,7 +25,7 @@ pub(super) struct Reader<'a> {
     notes: Vec<String>,
 }
 
-/// There is no value, and the mistake is on the list already.
+/// There is no value, and the error has been recorded.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Recorded;
 
@@ -48,7 +48,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// With `held` keys as they are in `running`, whatever is written now.
+    /// Uses the `held` keys as they are in `running`, whatever is written now.
     pub(super) fn holding(mut self, held: &[&'static Key], running: &Settings) -> Self {
         for key in held {
             self.written.set(key, running.node(key));
@@ -63,12 +63,12 @@ impl<'a> Reader<'a> {
         Settings::new(self.written.clone(), secrets.collect())
     }
 
-    /// The mistakes and notes.
+    /// The errors and notes.
     pub(super) fn finish(self) -> (Vec<ConfigError>, Vec<String>) {
         (self.mistakes, self.notes)
     }
 
-    /// Something the operator should know although it is no mistake.
+    /// Records something the operator should know although it is no error.
     pub(super) fn note(&mut self, text: impl Into<String>) {
         self.notes.push(text.into());
     }
@@ -78,19 +78,19 @@ impl<'a> Reader<'a> {
         self.written.node(key).origin
     }
 
-    /// Whether somebody wrote `key`, and not just emptily.
-    pub(super) fn is_said(&self, key: &'static Key) -> bool {
+    /// Whether `key` was written, with a value that is not empty.
+    pub(super) fn is_set(&self, key: &'static Key) -> bool {
         let node = self.written.node(key);
         node.origin != Origin::Default && !node.is_empty()
     }
 
-    /// A mistake about `key` as it is written.
+    /// Records an error about `key` where it is written.
     pub(super) fn wrong(&mut self, key: &'static Key, problem: impl Into<String>) {
         let origin = self.origin(key);
         self.wrong_at(origin, key.path(), problem);
     }
 
-    /// A mistake somewhere else.
+    /// Records an error at another position.
     pub(super) fn wrong_at(&mut self, origin: Origin, key: impl Into<String>, problem: impl Into<String>) {
         self.mistakes.push(ConfigError {
             origin,
@@ -99,7 +99,7 @@ impl<'a> Reader<'a> {
         });
     }
 
-    /// What kind of thing was expected instead of `raw`.
+    /// Records that `raw` has the wrong type.
     fn misfit(&mut self, key: &'static Key, origin: Origin, raw: &Raw) {
         let problem = match (raw, key.kind) {
             (Raw::Number(number), Kind::Duration(..)) => {
@@ -184,7 +184,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// A text that `parse` understands; its error is a phrase that follows the value.
+    /// A text that `parse` accepts; its error is a phrase that follows the value.
     pub(super) fn parsed<T>(&mut self, key: &'static Key, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
         let Node { raw, origin } = self.written.node(key);
         let Raw::Text(text) = &raw else {
@@ -210,7 +210,7 @@ impl<'a> Reader<'a> {
         value.ok_or(Recorded)
     }
 
-    /// A list of texts that `parse` understands.
+    /// A list of texts that `parse` accepts.
     pub(super) fn each<T>(
         &mut self,
         key: &'static Key,
@@ -234,7 +234,7 @@ impl<'a> Reader<'a> {
                 );
                 None
             };
-            // One bad item spoils the list, but the others are still looked at.
+            // One invalid item makes the list invalid, but the others are still checked.
             values = values.zip(value).map(|(mut values, value)| {
                 values.push(Sourced { value, origin });
                 values
@@ -243,7 +243,7 @@ impl<'a> Reader<'a> {
         values
     }
 
-    /// The items of a list of tables, unread.
+    /// The items of a list of tables, not yet parsed.
     pub(super) fn items(&mut self, key: &'static Key) -> Option<Vec<Node>> {
         let Node { raw, origin } = self.written.node(key);
         if let Raw::List(items) = raw {
@@ -282,7 +282,7 @@ impl<'a> Reader<'a> {
             if let Some(problem) = problem {
                 self.wrong_at(value.origin.clone(), path, problem);
             }
-            // One bad entry spoils the table, but the others are still looked at.
+            // One invalid entry makes the table invalid, but the others are still checked.
             shares = shares.zip(number).map(|(mut shares, number)| {
                 shares.push(Sourced {
                     value: (name.clone(), number),
@@ -312,7 +312,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A secret, straight from the environment: our variable, or else a borrowed one. The name of the variable comes with it.
+    /// A secret, directly from the environment: our variable, or else a borrowed one. The origin is
+    /// the variable.
     pub(super) fn secret(&self, key: &'static Key) -> Option<Sourced<Secret>> {
         let ours = key.variable();
         let names = std::iter::once(ours.as_str()).chain(key.borrowed.iter().copied());
@@ -325,7 +326,7 @@ impl<'a> Reader<'a> {
             .next()
     }
 
-    /// The path of a file that has to exist, be readable and hold something.
+    /// The path of a file that has to exist, be readable and not be empty.
     pub(super) fn file(&mut self, key: &'static Key) -> Result<Option<PathBuf>, Recorded> {
         let path = self.optional(key, |text| Ok(PathBuf::from(text)))?;
         if let Some(path) = &path
@@ -337,7 +338,7 @@ impl<'a> Reader<'a> {
         Ok(path)
     }
 
-    /// Whether `path` is a readable file with something in it.
+    /// Whether `path` is a readable file that is not empty.
     pub(super) fn holds(&self, path: &Path) -> Result<(), String> {
         match self.files.look(path) {
             Ok(Found::File { bytes: 1.. }) => Ok(()),
@@ -348,7 +349,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The content of a file that may hold a secret: wiped when dropped.
+    /// The content of a file that may contain a secret; it is wiped when dropped.
     pub(super) fn content(&self, path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
         const LIMIT: u64 = 1 << 20;
         let content = self.files.read(path, LIMIT).map(Zeroizing::new);
@@ -361,7 +362,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Why a file cannot be read, in words.
+/// Why a file cannot be read, for a message.
 pub(super) fn unreadable(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "there is no such file".into(),

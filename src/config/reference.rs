@@ -5,9 +5,11 @@ use std::fmt::Write as _;
 use super::env::variable;
 use super::section::SECTIONS;
 
-/// A Markdown table per section: key, default, what is allowed, what it means, what a change takes; and the variables that are read besides.
+/// A Markdown table for each section: key, default, range, meaning, and what a change requires; and
+/// the other variables that are read.
 ///
-/// The page holds it between `<!-- config:begin -->` and `<!-- config:end -->`; a test compares the two.
+/// The page contains it between `<!-- config:begin -->` and `<!-- config:end -->`; a test compares
+/// the two.
 #[must_use]
 pub fn reference() -> String {
     let mut out = String::new();

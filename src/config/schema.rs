@@ -1,4 +1,5 @@
-//! The JSON Schema of a configuration file, generated from the key table: for editors and for those who generate files.
+//! The JSON Schema of a configuration file, generated from the key table for editors and
+//! generators.
 
 use serde_json::{Map, Value, json};
 
@@ -9,9 +10,10 @@ use super::section::SECTIONS;
 const DURATION: &str = "^[0-9]+(ms|s|m|h|d)$";
 const SIZE: &str = "^[0-9]+(B|KiB|MiB|GiB|KB|MB|GB)$";
 
-/// JSON Schema 2020-12 of the file, with a line break at the end. What it cannot say (rules between keys, files that must exist), `check` does.
+/// JSON Schema 2020-12 of the file, with a line break at the end. Rules that it cannot express
+/// (between keys, about files) are checked by `check`.
 ///
-/// `config/gateway.schema.json` holds it; a test compares the two.
+/// `config/gateway.schema.json` contains it; a test compares the two.
 #[must_use]
 pub fn schema() -> String {
     let sections = SECTIONS.iter().map(|section| {
@@ -99,7 +101,7 @@ mod tests {
         }
     }
 
-    /// What the patterns allow beyond digits is spelled out in them.
+    /// The patterns spell out the units.
     #[test]
     fn the_patterns_know_every_unit() {
         let units = |pattern: &str| {

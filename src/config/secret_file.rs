@@ -1,4 +1,5 @@
-//! Files with secrets and certificates: looked into here, so that `check` says what would only show when they are used.
+//! Checks files with secrets and certificates, so that `check` reports what would otherwise show
+//! only when they are used.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,8 @@ use super::reader::{Reader, Recorded};
 use crate::plain_text;
 
 impl Reader<'_> {
-    /// The path of a readable file that holds one line: a secret, a password, a token. What is odd about the line becomes a note.
+    /// The path of a readable file with one line: a secret, a password, a token. Anything unusual
+    /// about the line becomes a note.
     pub(super) fn line_file(&mut self, key: &'static Key) -> Result<Option<PathBuf>, Recorded> {
         let Some(path) = self.file(key)? else { return Ok(None) };
         let content = self
@@ -52,7 +54,7 @@ impl Reader<'_> {
         Ok(text)
     }
 
-    /// Records what is wrong with a file that `key` names.
+    /// Records an error about a file that `key` names.
     pub(super) fn file_wrong<T>(
         &mut self,
         key: &'static Key,

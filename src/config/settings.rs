@@ -1,4 +1,5 @@
-//! A configuration key by key: to compare two, to hold what only a restart changes, and for people.
+//! A configuration key by key: for comparing two, for holding what only a restart changes, and for
+//! people.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -7,16 +8,17 @@ use std::sync::Arc;
 
 use url::Url;
 
+use super::config_error::Origin;
 use super::key::{Echo, Key, Reload, keys};
-use super::mistake::Origin;
+use super::raw::{Node, Raw, RawConfig};
 use super::section::SECTIONS;
-use super::written::{Node, Raw, RawConfig};
 
-/// The value of every key and where it was written, of a configuration without a mistake. Clones share it.
+/// The value of every key and where it was written, of a configuration without errors. Clones share
+/// it.
 #[derive(Clone)]
 pub struct Settings {
     written: Arc<RawConfig>,
-    /// Secrets are not kept; where they come from is.
+    /// Secrets are not kept, only their origins.
     secrets: Arc<BTreeMap<&'static str, Origin>>,
 }
 
@@ -55,9 +57,9 @@ impl Settings {
         }
     }
 
-    /// Whether somebody wrote the key of this path, rather than leaving it at its default.
+    /// Whether the key of this path was written, and not left at its default.
     #[must_use]
-    pub fn is_said(&self, path: &str) -> bool {
+    pub fn is_set(&self, path: &str) -> bool {
         let mut key = keys().filter(|key| key.path() == path);
         key.any(|key| self.get(key).origin != Origin::Default)
     }
@@ -65,11 +67,11 @@ impl Settings {
     /// The keys whose values differ in `other`, wherever they are written.
     #[must_use]
     pub fn changed(&self, other: &Self) -> Vec<&'static Key> {
-        let differs = |key: &&'static Key| !self.node(key).says_as(&other.node(key));
+        let differs = |key: &&'static Key| !self.node(key).has_same_value(&other.node(key));
         keys().filter(|key| key.in_file()).filter(differs).collect()
     }
 
-    /// Whether a gateway that runs with these settings needs a restart to take over another value of `key`.
+    /// Whether a gateway with these settings needs a restart to apply another value of `key`.
     #[must_use]
     pub fn is_fixed(&self, key: &Key) -> bool {
         match key.reload() {
@@ -81,7 +83,8 @@ impl Settings {
         }
     }
 
-    /// Tells one configuration from another: 16 hexadecimal digits of a hash over all values. Passwords do not enter, so that it can be shown.
+    /// A hash over all values, as 16 hexadecimal digits, by which configurations can be compared.
+    /// Passwords are left out, so that it can be shown.
     #[must_use]
     pub fn digest(&self) -> String {
         let mut context = ring::digest::Context::new(&ring::digest::SHA256);
@@ -97,7 +100,8 @@ impl Settings {
         })
     }
 
-    /// A configuration file with every value and where it comes from. `file` is the name shown before line numbers.
+    /// A configuration file with every value and where it comes from. `file` is the name shown
+    /// before line numbers.
     #[must_use]
     pub fn show(&self, file: Option<&Path>) -> String {
         let mut text = String::new();
@@ -130,24 +134,24 @@ impl PartialEq for Settings {
     }
 }
 
-/// Nothing: it may hold a password.
+/// Nothing is shown, because it may contain a password.
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settings").finish_non_exhaustive()
     }
 }
 
-/// As TOML, with passwords out.
+/// As TOML, without passwords.
 fn value(key: &Key, raw: &Raw) -> toml::Value {
     match raw {
         Raw::Text(text) if key.echo == Echo::Hidden => toml::Value::String(without_password(text)),
         Raw::Text(text) => toml::Value::String(text.clone()),
-        // What is no whole number has been refused.
+        // A value that is no whole number has been rejected.
         Raw::Number(text) => text
             .parse()
             .map_or(toml::Value::String(text.clone()), toml::Value::Integer),
         Raw::Flag(flag) => toml::Value::Boolean(*flag),
-        // No key holds one.
+        // No key has this type.
         Raw::Date => toml::Value::String(String::new()),
         Raw::List(items) => toml::Value::Array(items.iter().map(|item| value(key, &item.raw)).collect()),
         Raw::Table(entries) => {
@@ -159,14 +163,15 @@ fn value(key: &Key, raw: &Raw) -> toml::Value {
     }
 }
 
-/// An address without its user, password and query; anything else as it is: ids and names have been checked.
+/// An address without its user, password and query; other values unchanged, because ids and names
+/// have been checked.
 fn without_password(text: &str) -> String {
     let Ok(mut url) = Url::parse(text) else {
         return text.to_owned();
     };
     url.set_query(None);
     if !url.username().is_empty() || url.password().is_some() {
-        // An address that cannot hold a user has none.
+        // An address that cannot have a user has none.
         let _ = url.set_username("redacted");
         let _ = url.set_password(None);
     }
@@ -203,14 +208,14 @@ mod tests {
     }
 
     #[test]
-    fn what_replicas_have_agreed_on_is_fixed() {
+    fn values_agreed_between_replicas_are_fixed() {
         let limits = keys().find(|key| key.path() == "quota.limits").unwrap();
         assert!(!settings("").is_fixed(limits));
         assert!(settings("[store]\nurl = \"redis://h\"\n").is_fixed(limits));
     }
 
     #[test]
-    fn what_is_shown_is_a_file_that_says_the_same_and_no_secret() {
+    fn the_shown_file_has_the_same_values_and_no_secret() {
         let one = settings(
             "[callers]\nweights = { \"a b\" = 2 }\n[[defender.regions]]\nname = \"eu\"\nurl = \"https://eu.example\"\n",
         );

@@ -1,8 +1,9 @@
-//! "Did you mean": the nearest of the names that exist.
+//! Suggestions for misspelt names: the nearest existing name.
 
-/// The name nearest to `wrong`, unless all are too far off to be what was meant.
+/// The name nearest to `wrong`, unless none is near enough.
 ///
-/// Two slips are forgiven in short names, one per three characters in long ones; a swap of neighbours counts as one.
+/// Two errors are allowed in short names, one for each three characters in long ones; two swapped
+/// neighbours count as one error.
 pub(super) fn nearest<'a>(wrong: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let allowed = (wrong.chars().count() / 3).clamp(2, 4);
     names

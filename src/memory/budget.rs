@@ -200,7 +200,7 @@ mod tests {
     use futures_util::FutureExt as _;
 
     #[test]
-    fn what_is_taken_is_given_back() {
+    fn reservations_are_released() {
         let budget = MemoryBudget::new(10);
         let mut one = budget.try_reserve(6).unwrap();
         assert!(!one.grow(5) && one.grow(4));
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn those_who_wait_are_served_in_their_order_and_known() {
+    async fn waiting_reservations_are_served_in_order() {
         let budget = MemoryBudget::new(10);
         let first = budget.reserve(8).await;
         let mut second = Box::pin(budget.reserve(9));

@@ -1,4 +1,4 @@
-//! The pooled client.
+//! The client with pooled connections.
 
 use std::fmt;
 use std::future::{Pending, pending, poll_fn};
@@ -20,18 +20,20 @@ use crate::net::connection::{Connection, Failed, Refusal};
 use crate::net::pool::{Host, Pool};
 use crate::net::{Config, Connector, Error, Exchange, Kind, Resolver, SetupError};
 
-/// A body that has moved by so much since it was last looked at is not one that stands still. A host that sends a byte now and then
-/// moves less.
+/// A body that has received this much since the last check has made progress. A host that sends a
+/// byte now and then sends less.
 const PROGRESS_BYTES: usize = 4 * 1024;
 
-/// The pauses before a request is sent again that provably was not processed. A host that refuses it once more after them is taken at
-/// its word.
+/// The pauses before a request that was provably not processed is sent again. If the host refuses
+/// it once more after them, the refusal is returned.
 const RETRY_DELAYS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(50), Duration::from_millis(200)];
 
-/// Sends requests over pooled connections: rustls, HTTP/2 where offered, redirects never followed. Clones share the pool.
+/// Sends requests over pooled connections: rustls, HTTP/2 where it is offered, redirects never
+/// followed. Clones share the pool.
 ///
-/// Idle connections are bounded in number and age, dead ones are noticed by pings, keep-alive probes and timeouts, and a connection on
-/// which an answer failed to come takes no further request.
+/// Idle connections are bounded in number and age, dead ones are noticed by pings, keep-alive
+/// probes and timeouts, and a connection on which an answer failed to arrive takes no further
+/// request.
 #[derive(Clone)]
 pub struct Client {
     pool: Pool,
@@ -40,52 +42,58 @@ pub struct Client {
     large_bodies: Option<Arc<MemoryBudget>>,
 }
 
-/// What one exchange may take. Connecting has its own limit, [`Config::connect_timeout`], and comes on top.
+/// The limits of one exchange. Connecting has its own limit, [`Config::connect_timeout`], which is
+/// added.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Longest time from a ready connection to the head of the answer.
+    /// The longest time from a ready connection to the head of the answer.
     pub head: Duration,
-    /// Longest time from a ready connection to the end of the answer.
+    /// The longest time from a ready connection to the end of the answer.
     pub whole: Duration,
-    /// Longest body, in bytes.
+    /// The longest body in bytes.
     pub body_bytes: usize,
 }
 
 impl Client {
-    /// A client with an empty pool; it connects when a request needs it.
+    /// A client with an empty pool; it connects when a request needs a connection.
     ///
     /// # Errors
+    ///
     /// When the CA file is unusable.
     pub fn new(config: &Config) -> Result<Self, SetupError> {
         Self::with_resolver(config, Resolver::system())
     }
 
-    /// The same with another way to find addresses, for tests.
+    /// A client with another resolver, for tests.
     ///
     /// # Errors
+    ///
     /// When the CA file is unusable.
     pub fn with_resolver(config: &Config, resolver: Resolver) -> Result<Self, SetupError> {
         Ok(Self::build(Connector::new(config, resolver)?, Arc::new(config.clone())))
     }
 
-    /// The same without the proxy, with a pool of its own: for the managed-identity endpoint, which must not be proxied.
+    /// The same client without the proxy, with a pool of its own: for the managed-identity
+    /// endpoint, which must not be proxied.
     #[must_use]
     pub fn direct(&self) -> Self {
         Self::build(self.connector.direct(), Arc::clone(&self.config))
     }
 
-    /// The same speaking HTTP/2 to `http` addresses, which says nothing about who can do so: for hosts that are known to. It has a
-    /// pool of its own.
+    /// The same client, speaking HTTP/2 to `http` addresses without negotiation, for hosts that are
+    /// known to speak it. It has a pool of its own.
     #[must_use]
     pub fn cleartext_http2(&self) -> Self {
         Self::build(self.connector.cleartext_http2(), Arc::clone(&self.config))
     }
 
-    /// The same for one particular server, with a pool of its own: `ca_text` (PEM), when given, replaces all that is trusted, and
-    /// `server_name` is asked for and checked in place of the address's host.
+    /// The same client for one particular server, with a pool of its own: `ca_text` (PEM), if
+    /// given, replaces all trusted certificates, and `server_name` is requested and checked instead
+    /// of the address's host.
     ///
     /// # Errors
-    /// When the text holds no usable certificate, or the name is none.
+    ///
+    /// When the text contains no usable certificate, or the name is invalid.
     pub fn for_peer(&self, ca_text: Option<&[u8]>, server_name: Option<&str>) -> Result<Self, SetupError> {
         let connector = self.connector.for_peer(ca_text, server_name)?;
         Ok(Self::build(connector, Arc::clone(&self.config)))
@@ -100,7 +108,8 @@ impl Client {
         }
     }
 
-    /// The same with its pool; what bodies are above [`LARGE_ANSWER`](crate::memory::LARGE_ANSWER) they reserve from `memory`.
+    /// The same client with its pool. Bodies larger than
+    /// [`LARGE_ANSWER`](crate::memory::LARGE_ANSWER) reserve from `memory`.
     #[must_use]
     pub fn with_large_bodies(self, memory: Arc<MemoryBudget>) -> Self {
         Self {
@@ -109,7 +118,7 @@ impl Client {
         }
     }
 
-    /// How this client connects; measures how near a host is.
+    /// The connector of this client, which also measures round-trip times.
     #[must_use]
     pub fn connector(&self) -> &Connector {
         &self.connector
@@ -130,13 +139,16 @@ impl Client {
         }))
     }
 
-    /// Sends `request`, whose address must be absolute, and reads the whole answer. Any status is an answer.
+    /// Sends `request`, whose address must be absolute, and reads the whole answer. Any status is
+    /// an answer.
     ///
     /// # Errors
+    ///
     /// [`Error`], after at most the connect timeout (plus half a second) and `limits.whole`.
     ///
     /// # Cancel safety
-    /// Dropping it cancels the exchange; whether the request arrived is then unknown.
+    ///
+    /// Dropping the future cancels the exchange; it is unknown then whether the request arrived.
     pub fn send(
         &self,
         request: Request<Bytes>,
@@ -145,16 +157,19 @@ impl Client {
         self.send_with(request, limits, pending as fn() -> Pending<()>)
     }
 
-    /// The same with a watch on progress: a watch begins when the request is sent, when the head of its answer has come, and whenever the
-    /// body has moved on. When one resolves, the exchange is given up, as if it had reached its limit; one that is dropped has seen
-    /// progress or the end.
+    /// The same with a watch on progress: a watch begins when the request is sent, when the head of
+    /// its answer has arrived, and whenever the body has made progress. When one resolves, the
+    /// exchange is given up as if it had reached its limit; one that is dropped has seen progress
+    /// or the end.
     ///
     /// # Errors
+    ///
     /// As for [`Client::send`].
     ///
     /// # Cancel safety
+    ///
     /// As for [`Client::send`].
-    // Not an `async fn`: that would hold what it is given twice, and a request is large.
+    // Not an `async fn`, which would hold its arguments twice, and a request is large.
     pub fn send_with<W, F>(
         &self,
         request: Request<Bytes>,
@@ -175,10 +190,10 @@ impl Client {
             let deadline = sent + self.config.connect_timeout;
             let mut retry_delays = RETRY_DELAYS.into_iter();
             loop {
-                let (mut connection, kept) = if let Some(connection) = self.pool.at_hand(&host, sent) {
+                let (mut connection, kept) = if let Some(connection) = self.pool.try_take(&host, sent) {
                     (connection, true)
                 } else {
-                    // In a box, because it is large and seldom needed.
+                    // Boxed, because it is large and seldom needed.
                     let taken = Box::pin(self.pool.take(&host, &self.connector, deadline)).await?;
                     sent = Instant::now();
                     taken
@@ -195,12 +210,14 @@ impl Client {
                 };
                 sent = Instant::now();
                 let (again, pause, kind) = match failed {
-                    // It had closed while nobody looked. There may be more of that kind, so there is an end to it.
+                    // The connection was closed while idle. There may be more of that kind, so the
+                    // number of repetitions is bounded.
                     Failed::Unsent(unsent, error) => {
                         let pause = (kept && sent < deadline).then_some(Duration::ZERO);
                         (Some(unsent), pause, Kind::NotSent(error))
                     }
-                    // The host has not touched it. Another connection may meet another machine, or one that has come up.
+                    // The host has not processed it. Another connection may lead to another
+                    // machine, or to one that is available again.
                     Failed::Unprocessed(untouched, refusal, error) => {
                         if refusal == Refusal::Http1Required {
                             host.require_http1(sent);
@@ -221,7 +238,7 @@ impl Client {
         }
     }
 
-    /// Keeps the connection of an exchange that went well, and no other.
+    /// Keeps the connection of a successful exchange, and no other.
     fn end(
         &self,
         host: &Arc<Host>,
@@ -233,7 +250,8 @@ impl Client {
                 self.pool.give_back(host, connection);
                 Ok(answer)
             }
-            // A body that is too large says nothing against the connection's health, but it is being cut off all the same.
+            // A body that is too large says nothing about the connection's health, but the
+            // connection is cut off all the same.
             Err(kind) => {
                 host.retire(&connection);
                 Err(Error::new(host.authority(), kind))
@@ -248,7 +266,7 @@ where
     F: Future<Output = ()>,
 {
     let mut body = pin!(whole(body, collector, watch));
-    // Mostly it has come with the head: then no time is set.
+    // Mostly it has arrived with the head, and no timer is needed.
     match poll_fn(|context| Poll::Ready(body.as_mut().poll(context))).await {
         Poll::Ready(body) => body,
         Poll::Pending => timeout_at(deadline, body)
@@ -257,7 +275,7 @@ where
     }
 }
 
-/// All of a body.
+/// Reads a whole body.
 async fn whole<W, F>(mut body: Incoming, mut collector: Collector, watch: &W) -> Result<Bytes, Kind>
 where
     W: Fn() -> F,
@@ -276,7 +294,7 @@ where
         moved += data.len();
         let rest = body.size_hint();
         let has_waited = collector.add(data, (rest.lower(), rest.exact().is_some())).await?;
-        // While it waited for memory, it was not the host that stood still.
+        // While it waited for memory, the host could not make progress.
         if moved >= PROGRESS_BYTES || has_waited {
             moved = 0;
             stands_still.set(watch());

@@ -1,4 +1,4 @@
-//! Collects a body, within the memory that there is for it.
+//! Collects a body within the available memory.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +9,15 @@ use tokio::time::timeout;
 use crate::memory::{ALLOCATED_PER_BYTE, Exhausted, LARGE_ANSWER, MemoryBudget, Reservation};
 use crate::net::Kind;
 
-/// How long a large body waits until there is memory for it. Callers that do not take their answers have lost them by then.
+/// How long a large body waits for memory. Callers that do not read their responses have lost them
+/// by then.
 pub const MEMORY_WAIT: Duration = Duration::from_secs(15);
 
-/// Most memory that is made ready because a head announces a long body.
+/// The most memory that is allocated because a head announces a long body.
 const MOST_AHEAD: usize = 4 * 1024 * 1024;
 
-/// A body as far as it has come. One that comes in one piece, as short ones do, is not copied.
+/// The part of a body that has arrived. One that arrives in one piece, as short ones do, is not
+/// copied.
 #[derive(Debug)]
 pub(super) struct Collector {
     limit_bytes: usize,
@@ -26,7 +28,8 @@ pub(super) struct Collector {
 }
 
 impl Collector {
-    /// An empty one for up to `limit_bytes`. What is above [`LARGE_ANSWER`] is reserved from `large`, if that is given.
+    /// An empty collector for up to `limit_bytes`. What is above [`LARGE_ANSWER`] is reserved from
+    /// `large`, if that is given.
     pub(super) fn new(limit_bytes: usize, large: Option<Arc<MemoryBudget>>) -> Self {
         Self {
             limit_bytes,
@@ -37,10 +40,11 @@ impl Collector {
         }
     }
 
-    /// Takes the next piece, behind which come `expected` bytes at least, and no others if `is_exact`. Whether it took memory first, for
-    /// which it may have waited.
+    /// Adds a piece, which is followed by at least `expected` bytes, and by no others if
+    /// `is_exact`. Returns whether it reserved memory first, for which it may have waited.
     ///
     /// # Errors
+    ///
     /// The body is too large, or there is no memory for it.
     pub(super) async fn add(&mut self, piece: Bytes, (expected, is_exact): (u64, bool)) -> Result<bool, Kind> {
         let limit_bytes = self.limit_bytes;
@@ -66,7 +70,7 @@ impl Collector {
         Ok(takes_memory)
     }
 
-    /// All at once: with a part of it a body could wait for others that wait for it.
+    /// Reserved all at once: with a part of it, two bodies could wait for each other.
     async fn reserve(&mut self, bytes: usize) -> Result<(), Kind> {
         let Some(large) = &self.large else { return Ok(()) };
         let reserved = timeout(MEMORY_WAIT, large.reserve(bytes * ALLOCATED_PER_BYTE)).await;
@@ -74,7 +78,7 @@ impl Collector {
         Ok(())
     }
 
-    /// The whole body. What was reserved for it is given back with its last copy.
+    /// The whole body. Its reservation is released with its last copy.
     pub(super) fn finish(self) -> Bytes {
         let body = if self.all.is_empty() {
             self.first
@@ -84,7 +88,7 @@ impl Collector {
         let Some(mut reservation) = self.reservation else {
             return body;
         };
-        // What it grew in is given back.
+        // The buffer that it grew in is released.
         reservation.shrink_to(body.len());
         reservation.hold(body)
     }
@@ -132,7 +136,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_finds_no_memory_waits_for_it_but_not_for_ever() {
+    async fn a_body_without_memory_waits_for_a_bounded_time() {
         let memory = MemoryBudget::new(2 << 20);
         let held = memory.try_reserve(1).unwrap();
         let mut body = Collector::new(1 << 20, Some(Arc::clone(&memory)));

@@ -1,4 +1,4 @@
-//! How to reach the outside.
+//! The settings of outgoing connections.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,22 +8,28 @@ use crate::net::Proxy;
 /// Settings of a [`Client`](crate::net::Client) and its connections.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// PEM file of further CA certificates, trusted besides the built-in Mozilla roots. Read once.
+    /// A PEM file with additional CA certificates, trusted besides the built-in Mozilla roots. It
+    /// is read once.
     pub ca_file: Option<PathBuf>,
-    /// Forward proxy for `https` addresses; plain `http` (loopback, IMDS) never goes through it.
+    /// The forward proxy for `https` addresses; plain `http` (loopback, IMDS) never goes through
+    /// it.
     pub proxy: Option<Proxy>,
-    /// Longest time for one connection: name, TCP to any of its addresses, proxy and TLS together.
+    /// The longest time to set up one connection: name lookup, TCP to any of its addresses, proxy
+    /// and TLS together.
     ///
-    /// 3 s leaves room for one lost SYN (repeated after 1 s) and a distant host, and is short enough to try another region.
+    /// 3 s leave room for one lost SYN (repeated after 1 s) and a distant host, and are short
+    /// enough to try another region.
     pub connect_timeout: Duration,
-    /// A connection older than this takes no new request, so that a change in DNS is followed even while the old address answers.
+    /// A connection older than this takes no new request, so that a change in DNS is followed even
+    /// while the old address answers.
     pub max_age: Duration,
-    /// What the kernel may keep for a connection of what was received and not yet read, in bytes, before it doubles that for its own
-    /// needs; `None`: as much as it likes, up to megabytes, which a distant host may need.
+    /// The kernel's receive buffer of a connection in bytes, before the kernel doubles it for its
+    /// own needs; `None` for the kernel's default of up to megabytes, which a distant host may
+    /// need.
     pub receive_buffer: Option<u32>,
-    /// HTTP/2 connections are pinged when nothing has come for this long, also while idle ...
+    /// HTTP/2 connections are pinged when nothing has arrived for this long, also while idle ...
     pub ping_every: Duration,
-    /// ... and are given up when the answer takes longer than this.
+    /// ... and are given up when the reply takes longer than this.
     pub ping_answer: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! One connection that speaks HTTP.
+//! One HTTP connection.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -19,53 +19,56 @@ use crate::net::Config;
 use crate::net::pool::Host;
 use crate::net::stream::{Protocol, Stream};
 
-/// Longest head of an answer over HTTP/1.1; over HTTP/2, longest list of fields.
+/// The longest head of an answer over HTTP/1.1, and the longest list of header fields over HTTP/2.
 const MAX_HEAD_BYTES: u32 = 64 * 1024;
 
-/// HTTP/2 flow-control windows, large enough that a distant host can fill the line.
+/// The HTTP/2 flow-control windows, large enough for the full bandwidth to a distant host.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
 
-/// A connection, from its handshake on. It lives as long as this or a clone of it does.
+/// A connection after its handshake. It lives as long as this or a clone of it.
 #[derive(Debug)]
 pub(super) struct Connection {
     sender: Sender,
-    born: Instant,
-    alarm: Alarm,
+    created: Instant,
+    alarm: ReusableTimer,
 }
 
 #[derive(Debug)]
 enum Sender {
-    /// Takes one request after the other.
+    /// One request after the other.
     Http1(http1::SendRequest<Full<Bytes>>),
-    /// Takes any number.
+    /// Any number of requests at a time.
     Http2(http2::SendRequest<Full<Bytes>>),
 }
 
-/// A request that brought no head of an answer.
+/// Why there is no head of an answer.
 #[derive(Debug)]
 pub(super) enum Failed {
-    /// Nothing of it was written; here it is.
+    /// Nothing of the request was written; it is returned.
     Unsent(Box<Request<Full<Bytes>>>, hyper::Error),
-    /// It was written over HTTP/2, and the peer said that it has processed nothing of it; here it is.
+    /// The request was written over HTTP/2, and the peer said that it has processed nothing of it;
+    /// it is returned.
     Unprocessed(Box<Request<Full<Bytes>>>, Refusal, hyper::Error),
-    /// It may have been written.
+    /// The request may have been written.
     Lost(hyper::Error),
-    /// It may have been written, and no head came in time.
+    /// The request may have been written, and no head arrived in time.
     Late,
 }
 
-/// How a peer says over HTTP/2 that it has processed nothing of a request (RFC 9113 §8.7, and §7 on `HTTP_1_1_REQUIRED`).
+/// How a peer says over HTTP/2 that it has processed nothing of a request (RFC 9113 §8.7, and §7 on
+/// `HTTP_1_1_REQUIRED`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
     /// `REFUSED_STREAM`, or a `GOAWAY` whose last stream comes before the request's.
     TryAgain,
-    /// The same request is answered over HTTP/1.1 only.
+    /// The request is only answered over HTTP/1.1.
     Http1Required,
 }
 
 impl Refusal {
-    /// What `error` says about a request that brought no head; `None`: nothing of this kind.
+    /// What `error` says about a request without an answer; `None` when it says nothing of this
+    /// kind.
     fn of(error: &hyper::Error) -> Option<Self> {
         let mut cause = std::error::Error::source(error);
         let found = loop {
@@ -74,14 +77,15 @@ impl Refusal {
                 None => cause = cause?.source(),
             }
         };
-        // What this side decides says nothing about what the peer has done.
+        // A decision of this side says nothing about what the peer has done.
         if !found.is_remote() {
             return None;
         }
         match found.reason() {
             Some(h2::Reason::HTTP_1_1_REQUIRED) => Some(Self::Http1Required),
             Some(h2::Reason::REFUSED_STREAM) if found.is_reset() => Some(Self::TryAgain),
-            // Streams up to the last one that a GOAWAY names end in other ways: with their answer, a reset, or the connection.
+            // Streams up to the last one that a GOAWAY names end in other ways: with their answer,
+            // a reset, or the connection.
             _ if found.is_go_away() => Some(Self::TryAgain),
             _ => None,
         }
@@ -89,13 +93,14 @@ impl Refusal {
 }
 
 impl Connection {
-    /// Begins to speak over `stream`.
+    /// Starts HTTP on `stream`.
     ///
     /// # Errors
-    /// When the handshake of HTTP/2 fails. No request was written.
+    ///
+    /// When the HTTP/2 handshake fails. No request was written then.
     pub(super) async fn begin(stream: Stream, config: &Config) -> Result<Self, hyper::Error> {
-        // Connections run outside `task::Tasks`: they end with the pool, and the drain must neither wait for an idle connection nor cut
-        // one that a flight still reads from.
+        // Connections run outside `task::Tasks`: they end with the pool, and the drain must neither
+        // wait for an idle connection nor cut one that a flight still reads from.
         let executor = TokioExecutor::new();
         let sender = match stream.protocol() {
             Protocol::Http1 => {
@@ -103,7 +108,7 @@ impl Connection {
                     .max_buf_size(MAX_HEAD_BYTES as usize)
                     .handshake(stream)
                     .await?;
-                // How it ends is seen by whoever waits for an answer.
+                // The request that waits for an answer sees how it ends.
                 executor.execute(async { drop(connection.await) });
                 Sender::Http1(sender)
             }
@@ -124,19 +129,19 @@ impl Connection {
         };
         Ok(Self {
             sender,
-            born: Instant::now(),
-            alarm: Alarm::default(),
+            created: Instant::now(),
+            alarm: ReusableTimer::default(),
         })
     }
 
-    /// The same connection for another request at the same time; `None` when it takes one at a time.
+    /// A clone for another request at the same time; `None` over HTTP/1.1.
     pub(super) fn shared(&self) -> Option<Self> {
         match &self.sender {
             Sender::Http1(_) => None,
             Sender::Http2(sender) => Some(Self {
                 sender: Sender::Http2(sender.clone()),
-                born: self.born,
-                alarm: Alarm::default(),
+                created: self.created,
+                alarm: ReusableTimer::default(),
             }),
         }
     }
@@ -148,18 +153,19 @@ impl Connection {
         }
     }
 
-    /// When it was made. Two connections are hardly made at the same moment; if so, they are equally old.
-    pub(super) fn born(&self) -> Instant {
-        self.born
+    /// When it was created. Two connections are hardly created at the same moment; if so, they have
+    /// the same age.
+    pub(super) fn created(&self) -> Instant {
+        self.created
     }
 
-    /// Whether it may take a further request: it is open and not older than `max_age`.
+    /// Whether it may take another request: it is open and not older than `max_age`.
     pub(super) fn is_usable(&self, max_age: Duration, now: Instant) -> bool {
         let closed = match &self.sender {
             Sender::Http1(sender) => sender.is_closed(),
             Sender::Http2(sender) => sender.is_closed(),
         };
-        !closed && now.saturating_duration_since(self.born) <= max_age
+        !closed && now.saturating_duration_since(self.created) <= max_age
     }
 
     /// Whether it can take a request now.
@@ -170,10 +176,11 @@ impl Connection {
         }
     }
 
-    /// Waits until it can take a request: until what came before is behind it.
+    /// Waits until it can take a request, that is, until the earlier ones are finished.
     ///
     /// # Errors
-    /// It is closed.
+    ///
+    /// The connection is closed.
     pub(super) async fn ready(&mut self) -> Result<(), hyper::Error> {
         match &mut self.sender {
             Sender::Http1(sender) => sender.ready().await,
@@ -181,15 +188,17 @@ impl Connection {
         }
     }
 
-    /// Sends a request, whose address is absolute, to `host`, and waits for the head of its answer, at most until then and at most
-    /// until `given_up` resolves.
+    /// Sends a request, whose address is absolute, to `host`, and waits for the head of its answer
+    /// until the given time, or until `given_up` resolves.
     ///
     /// # Errors
+    ///
     /// [`Failed`].
     ///
     /// # Cancel safety
-    /// Dropping it abandons the exchange; whether the request was written is then unknown, and the connection is of no more use over
-    /// HTTP/1.1.
+    ///
+    /// Dropping the future abandons the exchange. It is unknown then whether the request was
+    /// written, and the connection cannot be used again over HTTP/1.1.
     pub(super) fn send<'a, F>(
         &'a mut self,
         host: &'a Host,
@@ -201,10 +210,11 @@ impl Connection {
         F: Future<Output = ()> + Send,
     {
         let is_http1 = self.protocol() == Protocol::Http1;
-        // Over HTTP/2 the request is written by another task, which does not give it back; the body is shared, not copied.
+        // Over HTTP/2 another task writes the request and does not return it; the body is shared,
+        // not copied.
         let copy = (!is_http1).then(|| Box::new(request.clone()));
         if is_http1 {
-            host.put_in_place(&mut request);
+            host.use_origin_form(&mut request);
         }
         let answer = match &mut self.sender {
             Sender::Http1(sender) => Either::Left(sender.try_send_request(request)),
@@ -222,7 +232,7 @@ impl Connection {
                 Some(Ok(answer)) => Ok(answer),
                 Some(Err(mut error)) => Err(if let Some(mut request) = error.take_message() {
                     if is_http1 {
-                        host.put_back(&mut request);
+                        host.use_absolute_form(&mut request);
                     }
                     Failed::Unsent(Box::new(request), error.into_error())
                 } else {
@@ -238,18 +248,18 @@ impl Connection {
     }
 }
 
-/// A timer for one request after the other.
+/// A timer that is reused by one request after the other.
 ///
-/// Nearly all requests are answered in time. A timer that is set for each of them is set and taken back in vain; this one stays set, to
-/// the time of an earlier request, and is looked at when it rings.
+/// Nearly all requests are answered in time, so a timer for each of them would be set and removed
+/// in vain. This one stays set to the time of an earlier request, and is checked when it fires.
 #[derive(Debug, Default)]
-struct Alarm(Option<Pin<Box<Sleep>>>);
+struct ReusableTimer(Option<Pin<Box<Sleep>>>);
 
-impl Alarm {
+impl ReusableTimer {
     /// Ready from `at` on.
     fn poll(&mut self, at: Instant, context: &mut Context<'_>) -> Poll<()> {
         let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(at)));
-        // What is to ring later rings in between, and is set anew then.
+        // It fires early for a later time, and is set again then.
         if sleep.deadline() > at {
             sleep.as_mut().reset(at);
         }

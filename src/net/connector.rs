@@ -1,4 +1,4 @@
-//! Sets connections up, for the pool and for the probes that measure how near a host is.
+//! Sets up connections, for the pool and for the probes that measure round-trip times.
 
 use std::fmt;
 use std::io;
@@ -19,13 +19,14 @@ use crate::net::dial::dial;
 use crate::net::stream::{Duplex, Protocol, Stream};
 use crate::net::{Config, ConnectError, Proxy, Resolver, SetupError, Step, tls, tunnel};
 
-/// What a client says first in cleartext HTTP/2 with prior knowledge (RFC 9113 §3.3): the preface and an empty SETTINGS frame.
-const HTTP2_GREETING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+/// The beginning of cleartext HTTP/2 with prior knowledge (RFC 9113 §3.3): the preface and an empty
+/// SETTINGS frame.
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
 
-/// How long a probe's connection may take to say goodbye.
-const GOODBYE: Duration = Duration::from_millis(100);
+/// How long the orderly shutdown of a probe's connection may take.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// Sets connections up. Cloning is cheap; clones share the resolver's memory and the TLS sessions.
+/// Sets up connections. Clones are cheap and share the resolver's memory and the TLS sessions.
 #[derive(Clone)]
 pub struct Connector {
     shared: Arc<Shared>,
@@ -37,20 +38,20 @@ struct Shared {
     tls: Arc<ClientConfig>,
     /// Without HTTP/2, for hosts that asked for that.
     http1_tls: Arc<ClientConfig>,
-    /// To the proxy, where HTTP/2 has no meaning.
+    /// For the connection to the proxy, which needs no HTTP/2.
     proxy_tls: Arc<ClientConfig>,
     /// Without session resumption, so that every probe measures the same work.
     probe_tls: Arc<ClientConfig>,
     proxy: Option<Proxy>,
-    /// Asked for, and checked, in place of the address's host.
+    /// Requested and checked instead of the address's host.
     server_name: Option<ServerName<'static>>,
-    /// What `http` addresses are spoken to in.
+    /// The protocol for `http` addresses.
     cleartext: Protocol,
     timeout: Duration,
     receive_buffer: Option<u32>,
 }
 
-/// Which versions of HTTP a host may choose from.
+/// The versions of HTTP that are offered to a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Offer {
     /// HTTP/2 and HTTP/1.1.
@@ -63,6 +64,7 @@ impl Connector {
     /// A connector; `resolver` is [`Resolver::system`] outside tests.
     ///
     /// # Errors
+    ///
     /// When the CA file is unusable.
     pub fn new(config: &Config, resolver: Resolver) -> Result<Self, SetupError> {
         let tls = tls::client_config(config.ca_file.as_deref())?;
@@ -86,7 +88,7 @@ impl Connector {
         })
     }
 
-    /// The same without the proxy.
+    /// The same connector without the proxy.
     pub(super) fn direct(&self) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -96,7 +98,7 @@ impl Connector {
         }
     }
 
-    /// The same speaking HTTP/2 to `http` addresses.
+    /// The same connector, speaking HTTP/2 to `http` addresses.
     pub(super) fn cleartext_http2(&self) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -106,8 +108,9 @@ impl Connector {
         }
     }
 
-    /// The same for one particular server: `ca_text` (PEM), when given, replaces all that is trusted, and `server_name` is asked for and
-    /// checked in place of the address's host.
+    /// The same connector for one particular server: `ca_text` (PEM), if given, replaces all
+    /// trusted certificates, and `server_name` is requested and checked instead of the address's
+    /// host.
     pub(super) fn for_peer(&self, ca_text: Option<&[u8]>, server_name: Option<&str>) -> Result<Self, SetupError> {
         let mut shared = Shared::clone(&self.shared);
         if let Some(text) = ca_text {
@@ -124,14 +127,18 @@ impl Connector {
         })
     }
 
-    /// Sets a connection to `base` up, measures it, and closes it: TCP and TLS, without the name lookup (its cost depends on the local
-    /// resolver), and without any request. A cleartext host (on loopback) is sent nothing at all, because a server may take anything for a
-    /// request; only one that is known to speak HTTP/2 (the simulator) exchanges connection prefaces, which then count as well.
+    /// Sets up a connection to `base`, measures the time, and closes it: TCP and TLS, without the
+    /// name lookup (its cost depends on the local resolver), and without any request. Nothing is
+    /// sent to a cleartext host (on loopback), because a server may take anything for a request;
+    /// only one that is known to speak HTTP/2 (the simulator) exchanges connection prefaces, which
+    /// then count as well.
     ///
     /// # Errors
+    ///
     /// [`ConnectError`], after at most the connect timeout.
     ///
     /// # Cancel safety
+    ///
     /// Safe: the connection is dropped.
     pub async fn measure(&self, base: &Url) -> Result<Duration, ConnectError> {
         let target = Target::of_url(base);
@@ -144,7 +151,7 @@ impl Connector {
         if !target.tls && self.shared.cleartext == Protocol::Http2 {
             let begun = Instant::now();
             let greeting = async {
-                io.write_all(HTTP2_GREETING).await?;
+                io.write_all(HTTP2_PREFACE).await?;
                 io.read_u8().await
             };
             timeout_at(begun + self.shared.timeout, greeting)
@@ -153,12 +160,12 @@ impl Connector {
                 .map_err(|error| ConnectError::failed(&target.authority, Step::Dial, error))?;
             total += begun.elapsed();
         }
-        // A peer that does not take the goodbye is left without one.
-        let _ = tokio::time::timeout(GOODBYE, io.shutdown()).await;
+        // If the peer does not take part in the shutdown, the connection is simply closed.
+        let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, io.shutdown()).await;
         Ok(total)
     }
 
-    /// Sets a connection to `target` up.
+    /// Sets up a connection to `target`.
     pub(super) async fn reach(&self, target: &Target, offer: Offer) -> Result<Stream, ConnectError> {
         match offer {
             Offer::All => self.connect(target, &self.shared.tls, self.shared.cleartext).await,
@@ -194,7 +201,7 @@ impl Connector {
         Ok(Stream::new(io, protocol, begun.elapsed()))
     }
 
-    /// TCP to `host`, which is the target or the proxy; also when the name was known.
+    /// TCP to `host`, which is the target or the proxy; also returns when the name was resolved.
     async fn dial(
         &self,
         target: &Target,
@@ -212,11 +219,11 @@ impl Connector {
         let begun = Instant::now();
         let tcp = bounded(target, Step::Dial, deadline, dial(addresses)).await?;
         if let Some(bytes) = self.shared.receive_buffer {
-            // A system that does not allow it keeps its own.
+            // If the system does not allow it, its default stays.
             let _ = SockRef::from(&tcp).set_recv_buffer_size(bytes as usize);
         }
         if let Ok(address) = tcp.peer_addr() {
-            self.shared.resolver.worked(host, port, address);
+            self.shared.resolver.record_success(host, port, address);
         }
         Ok((begun, tcp))
     }
@@ -250,13 +257,13 @@ async fn handshake(
     bounded(target, Step::Tls, deadline, handshake).await
 }
 
-/// The name in a server's certificate by which `host` is known.
+/// The name of `host` as it appears in its certificate.
 fn server_name(host: &str) -> io::Result<ServerName<'static>> {
     let bare = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     ServerName::try_from(bare).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
 }
 
-/// Names the step and the target in a failure of `work`, which ends at `deadline`.
+/// Adds the step and the target to a failure of `work`, which ends at `deadline`.
 async fn bounded<T>(
     target: &Target,
     step: Step,
@@ -270,7 +277,7 @@ async fn bounded<T>(
     }
 }
 
-/// Where a connection is to lead.
+/// The destination of a connection.
 #[derive(Debug)]
 pub(super) struct Target {
     uri: Uri,
@@ -297,7 +304,8 @@ impl Target {
     }
 
     fn of_url(url: &Url) -> Self {
-        // Every absolute http(s) URL is a URI; anything else fails as an empty host, at resolution.
+        // Every absolute http(s) URL is a URI; anything else fails as an empty host when it is
+        // resolved.
         Self::new(url.as_str().parse().unwrap_or_default())
     }
 

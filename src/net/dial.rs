@@ -1,4 +1,4 @@
-//! TCP to the first of a host's addresses that answers.
+//! Opens TCP to the first of a host's addresses that answers.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,20 +8,23 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
-/// How long one address may keep the next one waiting (RFC 8305 §5 recommends 250 ms).
+/// How long one address may delay the next one (RFC 8305 §5 recommends 250 ms).
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// Most addresses tried; more would only feed a hostile resolver.
+/// The most addresses that are tried, which bounds what a hostile resolver can cause.
 const MAX_ADDRESSES: usize = 16;
 
-/// Written data that stays unacknowledged this long, or a silent peer after four lost keep-alives, ends the connection: without it
-/// the kernel would wait a quarter of an hour for a peer whose network is gone.
+/// A connection ends when written data stays unacknowledged for this long, or a silent peer misses
+/// four keep-alives. Otherwise the kernel would wait a quarter of an hour for a peer whose network
+/// is gone.
 const DEAD_AFTER: Duration = Duration::from_secs(20);
 
-/// Connects to one of `addresses`: they are started 250 ms apart, or as soon as one fails, families alternating, and the first to
-/// answer wins (RFC 8305, "happy eyeballs", without its DNS part). The caller bounds the time.
+/// Connects to one of `addresses`: attempts are started 250 ms apart, or as soon as one fails, with
+/// alternating families, and the first to succeed wins (RFC 8305, "happy eyeballs", without its DNS
+/// part). The caller bounds the time.
 ///
 /// # Errors
+///
 /// The last address's error when all have failed.
 pub(super) async fn dial(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     let mut waiting = alternating(addresses).into_iter().take(MAX_ADDRESSES);
@@ -56,7 +59,8 @@ fn tune(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// The addresses with their families alternating, starting with the first one's; the order within a family is the resolver's.
+/// The addresses with alternating families, starting with the first one's; within a family the
+/// resolver's order is kept.
 fn alternating(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let Some(first) = addresses.first() else {
         return addresses;

@@ -1,6 +1,7 @@
-//! Names to addresses: the system's resolver, with the last good answer kept for when it fails.
+//! Resolves names with the system's resolver, and with its last good answer when it fails.
 //!
-//! Nothing is cached while the resolver works: it is asked for every new connection, so TTLs are its business and are respected.
+//! Nothing is cached while the resolver works: it is asked for every new connection, so that it can
+//! apply the TTLs.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,22 +14,24 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-/// Asks for the addresses of a host and port.
+/// Looks up the addresses of a host and port.
 pub type Lookup = Arc<dyn Fn(String, u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync>;
 
-/// How long a resolver that is known to have worked before may think, before its last good answer is used instead.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a resolver that has worked before may take, before its last good answer is used
+/// instead.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long an answer serves while the resolver fails. RFC 8767 §5 suggests one to three days.
-const KEPT: Duration = Duration::from_hours(24);
+/// How long an answer is used while the resolver fails. RFC 8767 §5 suggests one to three days.
+const FALLBACK_AGE: Duration = Duration::from_hours(24);
 
-/// Most hosts remembered; a gateway talks to a dozen.
+/// The most remembered hosts; a gateway talks to a dozen.
 const MAX_HOSTS: usize = 64;
 
-/// Most system lookups at a time: each occupies a thread, and a broken resolver holds it for half a minute.
+/// The most system lookups at a time: each occupies a thread, and a broken resolver blocks it for
+/// half a minute.
 const MAX_LOOKUPS: usize = 16;
 
-/// Finds addresses. Clones share what is remembered.
+/// Resolves names. Clones share what is remembered.
 #[derive(Clone)]
 pub struct Resolver {
     lookup: Lookup,
@@ -40,12 +43,12 @@ struct Known {
     addresses: Vec<SocketAddr>,
     at: Instant,
     worked: Option<SocketAddr>,
-    /// The resolver has failed since: that has been logged.
+    /// The resolver has failed since, which has been logged.
     failing: bool,
 }
 
 impl Resolver {
-    /// The operating system's resolver (`getaddrinfo`): hosts file, search list and all.
+    /// The operating system's resolver (`getaddrinfo`), with the hosts file and the search list.
     #[must_use]
     pub fn system() -> Self {
         let slots = Arc::new(Semaphore::new(MAX_LOOKUPS));
@@ -53,7 +56,8 @@ impl Resolver {
             let slots = Arc::clone(&slots);
             Box::pin(async move {
                 let slot = slots.acquire_owned().await.map_err(io::Error::other)?;
-                // The slot goes along: a lookup whose caller has given up still occupies its thread.
+                // The permit moves into the task: a lookup whose caller has given up still occupies
+                // its thread.
                 tokio::task::spawn_blocking(move || {
                     let _slot = slot;
                     (host.as_str(), port).to_socket_addrs().map(Iterator::collect)
@@ -64,7 +68,7 @@ impl Resolver {
         }))
     }
 
-    /// Another way to look names up, for tests.
+    /// A resolver with another lookup, for tests.
     #[must_use]
     pub fn with(lookup: Lookup) -> Self {
         Self {
@@ -73,15 +77,19 @@ impl Resolver {
         }
     }
 
-    /// The addresses of `host` (a name, or an IP literal with or without brackets), the one that worked last in front; not empty.
+    /// The addresses of `host` (a name, or an IP literal with or without brackets), never empty,
+    /// beginning with the one that worked last.
     ///
-    /// When the resolver fails, or hangs although it has answered before, its last good answer serves for up to 24 hours.
+    /// When the resolver fails, or hangs although it has answered before, its last good answer is
+    /// used for up to 24 hours.
     ///
     /// # Errors
+    ///
     /// The resolver's error when nothing is remembered.
     ///
     /// # Cancel safety
-    /// Safe; a system lookup that has begun ends on its own thread.
+    ///
+    /// Safe; a system lookup that has started ends on its own thread.
     pub async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         let literal = host.trim_start_matches('[').trim_end_matches(']');
         if let Ok(ip) = literal.parse::<IpAddr>() {
@@ -91,7 +99,7 @@ impl Resolver {
         let known = self.recall(&key);
         let lookup = (self.lookup)(key.0.clone(), port);
         let answer = match &known {
-            Some(_) => tokio::time::timeout(PATIENCE, lookup)
+            Some(_) => tokio::time::timeout(LOOKUP_TIMEOUT, lookup)
                 .await
                 .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
             None => lookup.await,
@@ -112,7 +120,7 @@ impl Resolver {
                 Ok(preferred_first(addresses, worked))
             }
             (Err(error), Some(known)) => {
-                if self.fails(&key) {
+                if self.record_failure(&key) {
                     tracing::warn!(host, %error, "name resolution fails; using the last good answer");
                 }
                 Ok(preferred_first(known.addresses, known.worked))
@@ -121,16 +129,18 @@ impl Resolver {
         }
     }
 
-    /// Notes that `address` accepted a connection, so that it is tried first while it is among the host's addresses.
-    pub(super) fn worked(&self, host: &str, port: u16, address: SocketAddr) {
+    /// Records that `address` accepted a connection, so that it is tried first while it is among
+    /// the host's addresses.
+    pub(super) fn record_success(&self, host: &str, port: u16, address: SocketAddr) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = known.get_mut(&(host.to_ascii_lowercase(), port)) {
             known.worked = Some(address);
         }
     }
 
-    /// Notes that the resolver failed; `true` the first time after it worked, so that an outage is one line and not one per connection.
-    fn fails(&self, key: &(String, u16)) -> bool {
+    /// Records that the resolver failed. `true` the first time after it worked, so that an outage
+    /// is logged once and not for every connection.
+    fn record_failure(&self, key: &(String, u16)) -> bool {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known
             .get_mut(key)
@@ -139,7 +149,10 @@ impl Resolver {
 
     fn recall(&self, key: &(String, u16)) -> Option<Known> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(key).filter(|known| known.at.elapsed() < KEPT).cloned()
+        known
+            .get(key)
+            .filter(|known| known.at.elapsed() < FALLBACK_AGE)
+            .cloned()
     }
 
     fn remember(&self, key: (String, u16), addresses: &[SocketAddr], worked: Option<SocketAddr>) {
@@ -163,7 +176,7 @@ impl Resolver {
     }
 }
 
-/// Moves `worked` to the front, if it is still one of the addresses.
+/// Moves `record_success` to the front, if it is still one of the addresses.
 fn preferred_first(mut addresses: Vec<SocketAddr>, worked: Option<SocketAddr>) -> Vec<SocketAddr> {
     if let Some(at) = worked.and_then(|worked| addresses.iter().position(|address| *address == worked)) {
         addresses[..=at].rotate_right(1);
@@ -186,7 +199,7 @@ mod tests {
         SocketAddr::from(([192, 0, 2, last], 443))
     }
 
-    /// A resolver that gives the answers of `script` one after the other, then hangs.
+    /// A resolver with the answers of `script`, one after the other, which hangs afterwards.
     fn scripted(script: Vec<io::Result<Vec<SocketAddr>>>) -> Resolver {
         let script = Arc::new(Mutex::new(script.into_iter()));
         Resolver::with(Arc::new(move |_, _| {
@@ -210,9 +223,9 @@ mod tests {
         for what in ["good", "failing", "empty", "hanging"] {
             let before = Instant::now();
             assert_eq!(resolver.resolve("eu.test", 443).await.unwrap(), [address(1)], "{what}");
-            assert!(before.elapsed() <= PATIENCE, "{what}");
+            assert!(before.elapsed() <= LOOKUP_TIMEOUT, "{what}");
         }
-        tokio::time::advance(KEPT).await;
+        tokio::time::advance(FALLBACK_AGE).await;
         let hung = tokio::time::timeout(Duration::from_mins(1), resolver.resolve("eu.test", 443)).await;
         assert!(hung.is_err(), "an answer of yesterday is not used");
     }
@@ -234,7 +247,7 @@ mod tests {
             Ok(vec![address(4), address(5)]),
         ]);
         resolver.resolve("EU.test", 443).await.unwrap();
-        resolver.worked("eu.test", 443, address(3));
+        resolver.record_success("eu.test", 443, address(3));
         let second = resolver.resolve("eu.test", 443).await.unwrap();
         assert_eq!(second, [address(3), address(1), address(2)]);
         assert_eq!(

@@ -1,11 +1,11 @@
-//! Why a connection or an exchange failed, and whether the request can have been processed.
+//! Why a connection or an exchange failed, and whether the request may have been processed.
 
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// A client cannot be built from its configuration. The operator's fault.
+/// A client cannot be built from its configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// The CA file is unreadable or not PEM.
@@ -17,19 +17,19 @@ pub enum SetupError {
         #[source]
         cause: rustls_pki_types::pem::Error,
     },
-    /// The CA file holds no certificate.
+    /// The CA file contains no certificate.
     #[error("the CA file {} holds no certificate", .0.display())]
     CaFileEmpty(PathBuf),
     /// A text of CA certificates is not PEM.
     #[error("the CA certificates cannot be read")]
     CaText(#[source] rustls_pki_types::pem::Error),
-    /// A text of CA certificates holds none.
+    /// A text of CA certificates contains none.
     #[error("there is no CA certificate")]
     CaTextEmpty,
     /// A server name is neither a DNS name nor an address.
     #[error("{0:?} is no server name")]
     ServerName(String),
-    /// TLS refuses the settings or a certificate.
+    /// TLS rejects the settings or a certificate.
     #[error("TLS cannot be set up")]
     Tls(#[source] rustls::Error),
 }
@@ -37,7 +37,7 @@ pub enum SetupError {
 /// The steps of setting up a connection, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Finding the host's addresses.
+    /// Resolving the host's addresses.
     Resolve,
     /// TCP, to the host or to the proxy.
     Dial,
@@ -48,7 +48,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// The step in words.
+    /// The name of the step for people.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -65,7 +65,7 @@ impl Step {
 pub struct ConnectError {
     authority: Arc<str>,
     step: Step,
-    /// `None`: it ran out of time.
+    /// `None` when its time was over.
     cause: Option<Arc<io::Error>>,
 }
 
@@ -92,13 +92,13 @@ impl ConnectError {
         &self.authority
     }
 
-    /// Which step failed.
+    /// The step that failed.
     #[must_use]
     pub fn step(&self) -> Step {
         self.step
     }
 
-    /// Whether it failed by running out of time.
+    /// Whether its time was over.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         self.cause.is_none()
@@ -148,7 +148,7 @@ impl std::error::Error for ConnectError {
     }
 }
 
-/// An exchange brought no complete answer.
+/// Why an exchange has no complete answer.
 #[derive(Debug, thiserror::Error)]
 #[error("the exchange with {authority} failed")]
 pub struct Error {
@@ -160,25 +160,27 @@ pub struct Error {
 /// What went wrong in an exchange, in the order of its phases.
 #[derive(Debug, thiserror::Error)]
 pub enum Kind {
-    /// No connection. Nothing was written.
+    /// There was no connection. Nothing was written.
     #[error("no connection")]
     Connect(#[source] ConnectError),
-    /// A connection closed, or turned out not to speak HTTP, before it took the request, and no other took it. Nothing was written.
+    /// A connection was closed, or turned out not to speak HTTP, before it took the request, and no
+    /// other took it. Nothing was written.
     #[error("the connection closed before the request was written")]
     NotSent(#[source] hyper::Error),
-    /// The host said over HTTP/2, time after time, that it has processed nothing of the request. It counts as not sent.
+    /// The host said over HTTP/2, again and again, that it has processed nothing of the request. It
+    /// counts as not sent.
     #[error("the host refuses to process the request")]
     NotProcessed(#[source] hyper::Error),
-    /// The request's address is not absolute; a mistake in this program.
+    /// The request's address is not absolute, which is a mistake in this program.
     #[error("the request cannot be sent")]
     Unsendable,
-    /// The connection broke between the request and the head of the answer.
+    /// The connection was lost between the request and the head of the answer.
     #[error("the connection was lost before an answer came")]
     Lost(#[source] hyper::Error),
-    /// No head of an answer in time.
+    /// The head of an answer did not arrive in time.
     #[error("no answer in time")]
     HeadTimeout,
-    /// The connection broke within the answer's body.
+    /// The connection was lost within the answer's body.
     #[error("the connection was lost within the answer")]
     BodyLost(#[source] crate::BoxError),
     /// The body was not complete in time.
@@ -190,7 +192,7 @@ pub enum Kind {
         /// The limit.
         limit_bytes: usize,
     },
-    /// There was no memory for the body, and none came free in time. Nobody's fault.
+    /// There was no memory for the body, and none was released in time.
     #[error("the answer could not be read")]
     NoMemory(#[source] crate::memory::Exhausted),
 }
@@ -215,7 +217,8 @@ impl Error {
         &self.kind
     }
 
-    /// Whether the host has provably processed nothing of the request: no byte was written, or the host itself said so.
+    /// Whether the host has provably processed nothing of the request: no byte was written, or the
+    /// host itself said so.
     #[must_use]
     pub fn is_unprocessed(&self) -> bool {
         matches!(
@@ -233,7 +236,7 @@ impl Error {
         )
     }
 
-    /// Whether it failed by running out of time.
+    /// Whether its time was over.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         match &self.kind {

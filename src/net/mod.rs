@@ -1,12 +1,14 @@
-//! Connections to the outside: names, TCP, proxies, TLS, and the pooled client that upstream and sign-in share.
+//! Outgoing connections: names, TCP, proxies, TLS, and the pooled client that upstream and sign-in
+//! share.
 //!
 //! ```text
 //! Client ─► pool ─► Connector: Resolver (last good answer kept) ─► dial (all addresses) ─► [CONNECT] ─► TLS
 //! ```
 //!
-//! Nothing here makes a request twice, follows a redirect or knows a token. The one invariant: an error says truly whether the
-//! host can have processed any of the request ([`Error::is_unprocessed`]), because the quota is refunded on that word. What provably was
-//! not processed is sent again here, and nothing else.
+//! Nothing here makes a request twice, follows a redirect or knows a token. The one invariant: an
+//! error is right about whether the host may have processed any of the request
+//! ([`Error::is_unprocessed`]), because the quota is refunded for it. Only what provably was not
+//! processed is sent again here.
 
 mod client;
 mod collect;
@@ -40,5 +42,5 @@ pub use proxy::{Proxy, ProxyError};
 
 use crate::BoxError;
 
-/// One HTTP exchange with whole, bounded bodies: what sign-in needs, and what its tests replace.
+/// One HTTP exchange with complete, bounded bodies: what sign-in needs, and what its tests replace.
 pub type Exchange = BoxCloneSyncService<http::Request<Bytes>, http::Response<Bytes>, BoxError>;

@@ -1,8 +1,9 @@
-//! Connections that are kept, host by host.
+//! The pool of connections, host by host.
 //!
-//! Over HTTP/1.1 a connection serves one request at a time, so each request takes one that is idle or makes one. Over HTTP/2 one
-//! connection serves all requests, and is made once: without a gate a burst of a hundred requests would make a hundred TLS handshakes to
-//! keep one connection. Behind the gate the first request connects and the others find its connection.
+//! Over HTTP/1.1 a connection serves one request at a time, so each request takes an idle one or
+//! opens one. Over HTTP/2 one connection serves all requests, and is opened once: without a lock a
+//! burst of a hundred requests would make a hundred TLS handshakes to keep one connection. With it,
+//! the first request connects and the others find its connection.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -21,19 +22,21 @@ use crate::net::connector::Target;
 use crate::net::stream::Protocol;
 use crate::net::{Config, ConnectError, Connector, Error, Kind, Step};
 
-/// Shorter than the idle limits of common front ends, so that it is us who hang up.
+/// Shorter than the idle timeouts of common front ends, so that this side closes first.
 const IDLE: Duration = Duration::from_mins(1);
 
-/// The connector ends by its own timeout first, because its error says more; this is the net below it.
+/// The connector's own timeout comes first, because its error says more; this is the safeguard
+/// behind it.
 const SLACK: Duration = Duration::from_millis(500);
 
-/// Idle HTTP/1.1 connections kept per host: a burst of all the calls that a minute allows leaves all of its connections to the next one.
+/// The idle HTTP/1.1 connections kept for each host: a burst of all the calls that a minute allows
+/// leaves all of its connections for the next one.
 const MAX_IDLE_PER_HOST: usize = 100;
 
-/// How long a host that asked for HTTP/1.1 is spoken to in nothing else.
+/// How long only HTTP/1.1 is offered to a host that asked for it.
 const HTTP1_FOR: Duration = Duration::from_hours(1);
 
-/// Most hosts whose connections are kept; a further one gets a connection for each request.
+/// The most hosts whose connections are kept; another host gets a connection for each request.
 const MAX_HOSTS: usize = 64;
 
 /// The connections of one client. Clones share them.
@@ -56,14 +59,14 @@ pub(super) struct Host {
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// HTTP/1.1 is spoken here, so requests must not wait for each other at the gate.
+    /// The host speaks HTTP/1.1, so requests must not wait for each other at the lock.
     open: bool,
-    /// The connection that all requests share over HTTP/2.
+    /// The HTTP/2 connection that all requests share.
     shared: Option<Connection>,
-    /// Those over HTTP/1.1 that nobody uses, and since when; the latest last.
+    /// The idle HTTP/1.1 connections, and since when they have been idle; the latest last.
     idle: Vec<(Instant, Connection)>,
-    /// Somebody looks after those that are idle for too long.
-    tended: bool,
+    /// A task closes connections that have been idle for too long.
+    has_closer: bool,
     /// HTTP/2 is not offered until then.
     http1_until: Option<Instant>,
 }
@@ -76,7 +79,7 @@ impl Pool {
         }
     }
 
-    /// The host that an absolute address names; `None` when it is not absolute.
+    /// The host of an absolute address; `None` when the address is not absolute.
     pub(super) fn host(&self, uri: &Uri) -> Option<Arc<Host>> {
         let (scheme, authority) = (uri.scheme()?, uri.authority()?);
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -103,10 +106,12 @@ impl Pool {
     /// A connection to `host` that can take a request, and whether it has served others before.
     ///
     /// # Errors
-    /// Nothing was written: no connection by `deadline`, or one that does not speak HTTP.
+    ///
+    /// Nothing was written: there was no connection by `deadline`, or one that does not speak HTTP.
     ///
     /// # Cancel safety
-    /// Safe; a connection that is being made is given up.
+    ///
+    /// Safe; a connection that is being set up is given up.
     pub(super) async fn take(
         &self,
         host: &Host,
@@ -119,14 +124,14 @@ impl Pool {
             .map_err(|kind| Error::new(host.authority(), kind))
     }
 
-    /// The same at once, if there is one; it has served others before.
-    pub(super) fn at_hand(&self, host: &Host, now: Instant) -> Option<Connection> {
+    /// A connection that is available at once, if there is one; it has served others before.
+    pub(super) fn try_take(&self, host: &Host, now: Instant) -> Option<Connection> {
         let mut kept = host.kept();
         let connection = kept.next(self.config.max_age, now)?;
         if connection.is_ready() {
             return Some(connection);
         }
-        // It is a moment early, or has closed: for those who can wait to find out.
+        // It is not ready for a moment, or has been closed, which [`Pool::take`] finds out.
         if connection.protocol() == Protocol::Http1 {
             kept.idle.push((now, connection));
         }
@@ -143,7 +148,7 @@ impl Pool {
         } else {
             let pass = timeout_at(deadline, host.gate.lock()).await;
             let pass = pass.map_err(|_| host.late())?;
-            // Whoever was in front may have made one.
+            // The request that held the lock may have opened one.
             if let Some(kept) = self.kept(host).await {
                 return Ok((kept, true));
             }
@@ -154,14 +159,15 @@ impl Pool {
         let connection = Connection::begin(stream, &self.config).await.map_err(Kind::NotSent)?;
         let mut kept = host.kept();
         kept.open = connection.protocol() == Protocol::Http1;
-        // One that was begun before the host asked for HTTP/1.1 serves the request that it was made for, and no other.
-        if kept.offer(connection.born()) == offer {
+        // A connection that was started before the host asked for HTTP/1.1 serves only the request
+        // that it was opened for.
+        if kept.offer(connection.created()) == offer {
             kept.shared = connection.shared();
         }
         Ok((connection, false))
     }
 
-    /// Keeps a connection that has served a request well.
+    /// Keeps a connection that has served a request successfully.
     pub(super) fn give_back(&self, host: &Arc<Host>, connection: Connection) {
         let now = Instant::now();
         if !connection.is_usable(self.config.max_age, now) {
@@ -176,17 +182,18 @@ impl Pool {
             return;
         }
         kept.idle.push((now, connection));
-        if !std::mem::replace(&mut kept.tended, true) {
-            // As the connections themselves, outside of `task::Tasks`.
-            TokioExecutor::new().execute(tend(Arc::downgrade(host)));
+        if !std::mem::replace(&mut kept.has_closer, true) {
+            // Outside of `task::Tasks`, like the connections themselves.
+            TokioExecutor::new().execute(close_idle(Arc::downgrade(host)));
         }
     }
 
-    /// One that is there and can take a request.
+    /// A kept connection that can take a request.
     async fn kept(&self, host: &Host) -> Option<Connection> {
         loop {
             let mut connection = host.kept().next(self.config.max_age, Instant::now())?;
-            // What it served before is behind it within this very turn of its task, or it has closed.
+            // Its earlier request is finished within this very poll of its task, or it has been
+            // closed.
             if connection.ready().await.is_ok() {
                 return Some(connection);
             }
@@ -222,29 +229,30 @@ impl Kept {
         None
     }
 
-    /// Hangs up what has been idle for too long, or has closed; says when to look again.
-    fn tidy(&mut self, now: Instant) -> Option<Instant> {
+    /// Closes connections that have been idle for too long, and drops closed ones; returns when to
+    /// check again.
+    fn close_expired(&mut self, now: Instant) -> Option<Instant> {
         self.idle
             .retain(|(since, connection)| *since + IDLE > now && connection.is_usable(Duration::MAX, now));
-        self.tended = !self.idle.is_empty();
+        self.has_closer = !self.idle.is_empty();
         self.idle.first().map(|(since, _)| *since + IDLE)
     }
 }
 
-/// Hangs up the host's idle connections in time, until there are none.
-async fn tend(host: Weak<Host>) {
+/// Closes the host's idle connections in time, until there are none.
+async fn close_idle(host: Weak<Host>) {
     let mut next = Instant::now() + IDLE;
     loop {
         sleep_until(next).await;
         let Some(host) = host.upgrade() else { return };
-        let Some(at) = host.kept().tidy(Instant::now()) else {
+        let Some(at) = host.kept().close_expired(Instant::now()) else {
             return;
         };
         next = at;
     }
 }
 
-/// The host, with its port if that is not the usual one.
+/// The host, with its port if that is not the default.
 fn field(scheme: &Scheme, authority: &Authority) -> Option<HeaderValue> {
     let usual = if *scheme == Scheme::HTTP { 80 } else { 443 };
     let host = authority.host();
@@ -259,36 +267,37 @@ impl Host {
         self.target.authority()
     }
 
-    /// Over HTTP/1.1 the host is a field, and the address what follows it (RFC 9112 §3.2.1).
-    pub(super) fn put_in_place<B>(&self, request: &mut Request<B>) {
+    /// Over HTTP/1.1 the host is a header field, and the address is the path after it (RFC 9112
+    /// §3.2.1).
+    pub(super) fn use_origin_form<B>(&self, request: &mut Request<B>) {
         request.headers_mut().insert(HOST, self.field.clone());
         let path = std::mem::take(request.uri_mut()).into_parts().path_and_query;
         *request.uri_mut() = Uri::from(path.unwrap_or_else(|| PathAndQuery::from_static("/")));
     }
 
-    /// Takes that back: the next connection may speak HTTP/2.
-    pub(super) fn put_back<B>(&self, request: &mut Request<B>) {
+    /// Reverts that, because the next connection may speak HTTP/2.
+    pub(super) fn use_absolute_form<B>(&self, request: &mut Request<B>) {
         request.headers_mut().remove(HOST);
         let mut parts = std::mem::take(request.uri_mut()).into_parts();
         parts.scheme = Some(self.scheme.clone());
         parts.authority = Some(self.authority.clone());
-        // Its parts were those of an address before.
+        // Its parts were those of a valid address before.
         *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
     }
 
-    /// Keeps a connection from further use; requests under way go on.
+    /// Keeps a connection from taking further requests; requests under way go on.
     pub(super) fn retire(&self, connection: &Connection) {
         let mut kept = self.kept();
         if kept
             .shared
             .as_ref()
-            .is_some_and(|shared| shared.born() == connection.born())
+            .is_some_and(|shared| shared.created() == connection.created())
         {
             kept.shared = None;
         }
     }
 
-    /// The host has asked for HTTP/1.1: for a while nothing else is offered.
+    /// The host has asked for HTTP/1.1, and nothing else is offered for a while.
     pub(super) fn require_http1(&self, now: Instant) {
         let mut kept = self.kept();
         kept.http1_until = Some(now + HTTP1_FOR);

@@ -1,4 +1,4 @@
-//! A forward proxy, and the hosts that are reached without it.
+//! The forward proxy, and the hosts that are reached without it.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -18,29 +18,31 @@ pub struct Proxy {
     except: Vec<Rule>,
 }
 
-/// The proxy's address cannot be used. The operator's fault.
+/// Why the proxy's address cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProxyError {
-    /// Not an address.
+    /// It is no address.
     #[error("the proxy address is not a URL")]
     Address(#[source] url::ParseError),
     /// Only `http` and `https` proxies are supported.
     #[error("proxy scheme {0:?} is not supported, only http and https")]
     Scheme(String),
-    /// The address names no host.
+    /// The address contains no host.
     #[error("the proxy address names no host")]
     Host,
-    /// The user name or password holds what cannot be sent.
+    /// The user name or password contains characters that cannot be sent.
     #[error("the proxy's user name or password holds a control character")]
     Credentials,
 }
 
 impl Proxy {
-    /// A proxy as `HTTPS_PROXY` names it (`[http[s]://][user:password@]host[:port]`), not used for what `NO_PROXY` lists: names (with
-    /// all names below them, a leading dot allowed), IP addresses, networks (`10.0.0.0/8`), each with an optional `:port`, or `*`;
-    /// separated by commas or blanks. Loopback is never proxied. Entries that are none of these match nothing.
+    /// A proxy as in `HTTPS_PROXY` (`[http[s]://][user:password@]host[:port]`), not used for what
+    /// `NO_PROXY` lists: names (with all names below them, a leading dot allowed), IP addresses,
+    /// networks (`10.0.0.0/8`), each with an optional `:port`, or `*`; separated by commas or
+    /// blanks. Loopback is never proxied. Other entries match nothing.
     ///
     /// # Errors
+    ///
     /// [`ProxyError`], which never repeats the password.
     pub fn new(address: &str, no_proxy: &str) -> Result<Self, ProxyError> {
         let address = address.trim();
@@ -68,9 +70,10 @@ impl Proxy {
         })
     }
 
-    /// The same proxy, told this `Proxy-Authorization`.
+    /// The same proxy with this `Proxy-Authorization`.
     ///
     /// # Errors
+    ///
     /// [`ProxyError::Credentials`] when it cannot be sent.
     pub fn with_authorization(self, value: &str) -> Result<Self, ProxyError> {
         let mut value = HeaderValue::try_from(value).map_err(|_| ProxyError::Credentials)?;
@@ -97,7 +100,8 @@ impl Proxy {
         self.authorization.as_ref()
     }
 
-    /// Whether connections to `destination` go through the proxy: only `https`, never loopback, nothing listed in `NO_PROXY`.
+    /// Whether connections to `destination` go through the proxy: only `https`, never loopback,
+    /// nothing listed in `NO_PROXY`.
     #[must_use]
     pub fn covers(&self, destination: &Uri) -> bool {
         let (Some("https"), Some(host)) = (destination.scheme_str(), destination.host()) else {
@@ -223,7 +227,7 @@ fn network(text: &str) -> Option<What> {
 }
 
 fn shares_prefix(one: IpAddr, other: IpAddr, prefix: u8) -> bool {
-    // All bits below the prefix; a shift by the whole width, for an exact address, leaves none.
+    // All bits below the prefix; for an exact address the shift by the whole width leaves none.
     let (differing, below) = match (one, other) {
         (IpAddr::V4(one), IpAddr::V4(other)) => (
             u128::from(one.to_bits() ^ other.to_bits()),

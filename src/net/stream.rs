@@ -1,4 +1,4 @@
-//! A connection, whatever it is made of.
+//! A connection of any kind.
 
 use std::fmt;
 use std::io;
@@ -15,7 +15,7 @@ pub(super) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 
-/// Which HTTP will be spoken.
+/// The protocol to be spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {
     Http1,

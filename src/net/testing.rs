@@ -1,4 +1,4 @@
-//! Hosts that misbehave on purpose, and names that lead to them.
+//! Hosts that misbehave on purpose, and names that resolve to them.
 
 use std::collections::HashMap;
 use std::io::Write as _;
@@ -47,7 +47,8 @@ pub(crate) async fn refused() -> SocketAddr {
     listener.local_addr().unwrap()
 }
 
-/// A port at which packets vanish: its backlog is full, so the kernel drops every further SYN. Lives as long as the value.
+/// A port at which packets vanish: its backlog is full, so the kernel drops every further SYN. It
+/// exists as long as the value.
 pub(crate) struct BlackHole {
     pub(crate) address: SocketAddr,
     _listener: socket2::Socket,
@@ -73,7 +74,7 @@ impl BlackHole {
     }
 }
 
-/// What an [`Http`] host answers with.
+/// The responses of an [`Http`] host.
 pub(crate) type Handler = Arc<dyn Fn(&Request<Incoming>) -> Response<Full<Bytes>> + Send + Sync>;
 
 /// A well-behaved HTTP/1.1 and HTTP/2 host that counts.
@@ -130,7 +131,7 @@ impl Http {
             let answer = (self.handler)(&request);
             async move { Ok::<_, std::convert::Infallible>(answer) }
         });
-        // The client hanging up is part of the tests.
+        // Some tests close the connection early.
         let _ = auto::Builder::new(TokioExecutor::new())
             .serve_connection(TokioIo::new(io), service)
             .await;
@@ -152,7 +153,7 @@ pub(crate) enum Validity {
     Past,
 }
 
-/// A certificate authority made for a test.
+/// A certificate authority for one test.
 pub(crate) struct Ca {
     issuer: Issuer<'static, KeyPair>,
     file: tempfile::NamedTempFile,
@@ -172,7 +173,7 @@ impl Ca {
         }
     }
 
-    /// A server's settings with a certificate for `name`, HTTP/2 and HTTP/1.1 offered.
+    /// A server's settings with a certificate for `name`, offering HTTP/2 and HTTP/1.1.
     pub(crate) fn server(&self, name: &str, validity: Validity) -> Arc<ServerConfig> {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
@@ -193,7 +194,7 @@ impl Ca {
         Arc::new(config)
     }
 
-    /// Client settings that trust this authority, with short times.
+    /// Client settings that trust this authority, with short timeouts.
     pub(crate) fn config(&self) -> Config {
         Config {
             ca_file: Some(self.file.path().to_owned()),
@@ -202,7 +203,7 @@ impl Ca {
     }
 }
 
-/// Client settings with short times.
+/// Client settings with short timeouts.
 pub(crate) fn quick() -> Config {
     Config {
         connect_timeout: Duration::from_millis(800),
@@ -210,12 +211,12 @@ pub(crate) fn quick() -> Config {
     }
 }
 
-/// A client that finds hosts by `names`.
+/// A client that resolves hosts by `names`.
 pub(crate) fn client(config: &Config, names: &Names) -> Client {
     Client::with_resolver(config, names.resolver()).unwrap()
 }
 
-/// Names and the addresses they lead to, ports included; changeable.
+/// Names and their addresses, ports included, which can be changed.
 #[derive(Clone, Default)]
 pub(crate) struct Names(Arc<Mutex<HashMap<String, Vec<SocketAddr>>>>);
 
@@ -228,7 +229,7 @@ impl Names {
         new
     }
 
-    /// No addresses: the name is unknown.
+    /// Without addresses, the name is unknown.
     pub(crate) fn set(&self, name: &str, addresses: Vec<SocketAddr>) {
         self.0.lock().unwrap().insert(name.to_owned(), addresses);
     }

@@ -1,4 +1,4 @@
-//! Whom to trust.
+//! TLS settings and trusted certificates.
 
 use std::io;
 use std::path::Path;
@@ -14,10 +14,12 @@ use crate::plain_text;
 /// HTTP/2 first, HTTP/1.1 as the alternative.
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
-/// The TLS settings of the pooled client: Mozilla's roots plus those of `ca_file`, TLS 1.2 and 1.3, HTTP/2 offered.
+/// The TLS settings of the pooled client: Mozilla's roots plus those of `ca_file`, TLS 1.2 and 1.3,
+/// HTTP/2 offered.
 ///
 /// # Errors
-/// When the CA file cannot be read, holds no certificate, or one that is none.
+///
+/// When the CA file cannot be read, contains no certificate, or an invalid one.
 pub(super) fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, SetupError> {
     let mut roots = RootCertStore {
         roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
@@ -33,7 +35,8 @@ pub(super) fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, Setu
 /// The same, but only the certificates of a PEM text are trusted.
 ///
 /// # Errors
-/// When the text holds no certificate, or one that is none.
+///
+/// When the text contains no certificate, or an invalid one.
 pub(super) fn client_config_of(ca_text: &[u8]) -> Result<ClientConfig, SetupError> {
     let text = plain_text::pem(ca_text)
         .map_err(|malformed| SetupError::CaText(pem::Error::Io(io::Error::other(malformed))))?;
@@ -49,7 +52,7 @@ pub(super) fn client_config_of(ca_text: &[u8]) -> Result<ClientConfig, SetupErro
     with_roots(roots)
 }
 
-/// The same without HTTP/2.
+/// The same settings without HTTP/2.
 pub(super) fn http1_only(config: &ClientConfig) -> ClientConfig {
     let mut config = config.clone();
     config.alpn_protocols.retain(|protocol| protocol != b"h2");

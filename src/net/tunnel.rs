@@ -5,16 +5,18 @@ use std::io;
 use http::HeaderValue;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-/// Longest answer of a proxy: its head, with the interim ones before it.
+/// The longest answer of a proxy: its head, with the interim ones before it.
 const MAX_HEAD_BYTES: usize = 8 * 1024;
 
-/// Who asks. Some proxies refuse whoever does not say.
+/// The user agent; some proxies reject requests without one.
 const AGENT: &str = concat!("defender-gateway/", env!("CARGO_PKG_VERSION"));
 
 /// Turns a connection to a proxy into one to `authority` (`host:port`). The caller bounds the time.
 ///
 /// # Errors
-/// When the proxy refuses, answers nonsense or hangs up. The text names the status, never the credentials.
+///
+/// When the proxy refuses, sends an invalid answer or closes the connection. The text contains the
+/// status, never the credentials.
 pub(super) async fn open<S>(stream: &mut S, authority: &str, authorization: Option<&HeaderValue>) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -44,21 +46,22 @@ where
     }
 }
 
-/// The status of the final answer, behind any interim ones (RFC 9110 §15.2); `None` when it is not HTTP/1.
+/// The status of the final answer, after any interim ones (RFC 9110 §15.2); `None` when it is not
+/// HTTP/1.
 async fn final_status<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Option<u16>> {
     let mut room = MAX_HEAD_BYTES;
     loop {
         let head = read_head(stream, room).await?;
         room -= head.len();
         match status(&head) {
-            // 101 would end HTTP, and nobody asked for that.
+            // 101 would end HTTP, which was not asked for.
             Some(100 | 102..=199) => {}
             other => return Ok(other),
         }
     }
 }
 
-/// Reads up to the empty line and not a byte further: what follows belongs to the tunnel.
+/// Reads up to the empty line and not a byte further, because what follows belongs to the tunnel.
 async fn read_head<S: AsyncRead + Unpin>(stream: &mut S, room: usize) -> io::Result<Vec<u8>> {
     let mut head = Vec::with_capacity(256);
     // A line may end without a carriage return (RFC 9112 §2.2).
@@ -139,7 +142,7 @@ mod tests {
         assert_eq!(rest, b"hello");
         let (result, ..) = asked(format!("{interim}HTTP/1.1 403 Forbidden\r\n\r\n").as_bytes()).await;
         assert!(result.unwrap_err().to_string().contains("status 403"));
-        // Not for ever.
+        // The number of interim answers is bounded.
         let endless = "HTTP/1.1 102 Processing\r\n\r\n".repeat(2 * MAX_HEAD_BYTES / 27);
         assert_eq!(
             asked(endless.as_bytes()).await.0.unwrap_err().kind(),

@@ -7,7 +7,7 @@ use tower::ServiceExt as _;
 
 use super::line::{PermitSource, Queue};
 use super::refused::{Reason, Refused};
-use crate::attempt::{Again, Delivery, Failure, Granted, Try};
+use crate::attempt::{Delivery, Failure, Granted, RetryHint, Try};
 use crate::scan::Answer;
 
 /// Wraps a service that needs a slot into one that waits for it.
@@ -51,11 +51,11 @@ impl<Q: PermitSource, S: Clone> Clone for Service<Q, S> {
 
 fn failure(refused: Refused) -> Failure {
     Failure {
-        delivery: Delivery::Unsent,
+        delivery: Delivery::NotSent,
         again: match refused.reason {
             // Only a slot is missing.
-            Reason::Late | Reason::Promised | Reason::Displaced => Again::InCompany,
-            _ => Again::Never,
+            Reason::Late | Reason::Promised | Reason::Displaced => RetryHint::InBatch,
+            _ => RetryHint::Never,
         },
         answer: None,
         source: Box::new(refused),

@@ -11,7 +11,7 @@ use pin_project_lite::pin_project;
 
 use super::permit::Permit;
 use super::throttle_hint::ThrottleHint;
-use crate::attempt::{Again, Delivery, Failure, Granted, Outgoing};
+use crate::attempt::{Charged, Delivery, Failure, Granted, RetryHint};
 use crate::clock::Wall;
 use crate::scan::{Answer, Fields};
 
@@ -49,7 +49,7 @@ pub struct Service<S> {
 
 impl<S> tower::Service<Granted<Permit>> for Service<S>
 where
-    S: tower::Service<Outgoing, Response = Answer, Error = Failure>,
+    S: tower::Service<Charged, Response = Answer, Error = Failure>,
 {
     type Response = Answer;
     type Error = Failure;
@@ -61,7 +61,7 @@ where
 
     fn call(&mut self, granted: Granted<Permit>) -> Self::Future {
         let Granted { attempt, permit } = granted;
-        let outgoing = Outgoing {
+        let outgoing = Charged {
             request: attempt.load.request(),
             trace: attempt.load.trace(),
             caller: attempt.caller,
@@ -110,16 +110,12 @@ where
 fn end(permit: Permit, result: Result<Answer, Failure>, wall: &Wall) -> Result<Answer, Failure> {
     match result {
         Ok(mut answer) if answer.status == StatusCode::TOO_MANY_REQUESTS => {
-            let pause = permit.throttled(ThrottleHint::read(
-                answer.headers.iter(),
-                &answer.body,
-                wall.now(),
-            ));
+            let pause = permit.throttled(ThrottleHint::read(answer.headers.iter(), &answer.body, wall.now()));
             answer.headers = with_retry_after(&answer.headers, pause);
             let source = Box::new(Refused);
             Err(Failure {
                 delivery: Delivery::Answered,
-                again: Again::WhenAllowed,
+                again: RetryHint::WhenAllowed,
                 answer: Some(answer),
                 source,
             })
@@ -130,7 +126,7 @@ fn end(permit: Permit, result: Result<Answer, Failure>, wall: &Wall) -> Result<A
         }
         Err(failure) => {
             match failure.delivery {
-                Delivery::Unsent => permit.refund(),
+                Delivery::NotSent => permit.refund(),
                 // Dropping a permit whose call has left keeps the charge until the call's timeout.
                 Delivery::Unknown => drop(permit),
                 Delivery::Answered => permit.settle(),

@@ -1,4 +1,4 @@
-//! Which hosts compete, and how they are watched.
+//! The settings of the choice of a host.
 
 use std::time::Duration;
 
@@ -17,22 +17,24 @@ pub struct Candidate {
 #[derive(Clone, Debug)]
 pub struct Config {
     pub(super) candidates: Vec<Candidate>,
-    /// Time between two probes of a host, give or take a tenth. 30 s notices a change of latency within a minute at the cost of two
-    /// handshakes per minute and host.
+    /// The time between two probes of a host, give or take a tenth. 30 s notices a change of
+    /// latency within a minute at the cost of two handshakes per minute and host.
     pub probe_interval: Duration,
-    /// Longest time for one probe; a host that needs longer counts as unreachable.
+    /// The longest time for one probe; a host that needs longer counts as unreachable.
     pub probe_timeout: Duration,
-    /// How long the first call after the start waits for the first probe to be answered; then it takes the first candidate.
+    /// How long the first call after the start waits for the first probe to be answered; then it
+    /// goes to the first candidate.
     pub first_wait: Duration,
-    /// Longest time one call spends on looking for a host that accepts connections.
+    /// The longest time that one call looks for a host that accepts connections.
     pub failover_limit: Duration,
-    /// How long a host is left for that cannot be connected to. It is cheap to try: a probe.
+    /// How long a host is ejected that cannot be connected to. Trying it again is cheap: a probe.
     pub down: Backoff,
-    /// How long a host is left for that answers badly. It is dear to try: a caller's attempt.
+    /// How long a host is ejected that answers badly. Trying it again is expensive: a caller's
+    /// attempt.
     pub ejected: Backoff,
 }
 
-/// How long a host is left for: doubling from the first time to the longest.
+/// How long a host is ejected: it doubles from the first time to the longest.
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {
     /// The first time.
@@ -41,16 +43,16 @@ pub struct Backoff {
     pub longest: Duration,
 }
 
-/// The candidates cannot be used. The operator's fault.
+/// Why the candidates cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// No candidate, or the pin leaves none.
+    /// There is no candidate, or the pin leaves none.
     #[error("there is no region to choose from")]
     Empty,
-    /// More candidates than are worth probing.
+    /// There are more candidates than are worth probing.
     #[error("there are {count} regions, the most are {}", Config::MAX_CANDIDATES)]
     TooMany {
-        /// How many there are.
+        /// The number of candidates.
         count: usize,
     },
     /// Two candidates with the same address.
@@ -59,12 +61,14 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Most candidates: each costs a background task and a handshake every half minute.
+    /// The most candidates: each costs a background task and a handshake every half minute.
     pub const MAX_CANDIDATES: usize = 32;
 
-    /// The default settings for `candidates`, which are tried in this order while nothing is known.
+    /// The default settings for `candidates`, which are tried in this order while nothing is known
+    /// about them.
     ///
     /// # Errors
+    ///
     /// When there is none, too many, or one twice.
     pub fn new(candidates: Vec<Candidate>) -> Result<Self, ConfigError> {
         if candidates.is_empty() {

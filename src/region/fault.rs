@@ -7,7 +7,8 @@ use crate::attempt::{Delivery, Failure};
 use crate::net;
 use crate::scan::ResponseFault;
 
-/// A host's response was no answer of Defender's. The upstream's fault, or a wrong region address.
+/// A host's response was no answer of Defender's: a fault of the upstream, or a wrong region
+/// address.
 #[derive(Debug, thiserror::Error)]
 #[error("the response of {host} with the status {status} is no answer of Defender's")]
 pub struct Error {
@@ -20,19 +21,21 @@ pub struct Error {
     pub fault: ResponseFault,
 }
 
-/// A failure that is the host's, or the way's to it.
+/// A failure of the host, or of the network on the way to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// No connection: the host is left at once.
+    /// No connection: the host is ejected at once.
     Connection,
-    /// It connected, but brought no usable answer: it is left when that happens too often.
-    Trouble,
+    /// It connected, but sent no usable answer: it is ejected when that happens too often.
+    BadAnswer,
 }
 
-/// Says what a failure at the host with this base address says about it; `None` when it is not the host's fault.
+/// What a failure at the host with this base address says about it; `None` when the host is not at
+/// fault.
 pub type Classify = fn(&Failure, &Url) -> Option<Fault>;
 
-/// Looks for a network error *at this host*: a failure of the sign-in, which comes the same way, must not count against a region.
+/// Looks for a network error *at this host*: a failure of the sign-in, which arrives in the same
+/// way, must not count against a region.
 #[must_use]
 pub fn classify(failure: &Failure, base: &Url) -> Option<Fault> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(failure.source.as_ref());
@@ -40,16 +43,16 @@ pub fn classify(failure: &Failure, base: &Url) -> Option<Fault> {
         if let Some(error) = error.downcast_ref::<net::Error>() {
             return (error.authority() == authority(base)).then(|| match error.kind() {
                 net::Kind::Connect(_) => Fault::Connection,
-                _ => Fault::Trouble,
+                _ => Fault::BadAnswer,
             });
         }
         cause = error.source();
     }
-    // An answer came that was none: a redirect, an encoding nobody asked for.
-    (failure.delivery == Delivery::Answered && failure.answer.is_none()).then_some(Fault::Trouble)
+    // The response was no answer: a redirect, or an encoding that was not asked for.
+    (failure.delivery == Delivery::Answered && failure.answer.is_none()).then_some(Fault::BadAnswer)
 }
 
-/// `host:port`, as [`net::Error::authority`] has it.
+/// `host:port`, as in [`net::Error::authority`].
 fn authority(base: &Url) -> String {
     let host = &base[Position::BeforeHost..Position::AfterHost];
     format!("{host}:{}", base.port_or_known_default().unwrap_or_default())
@@ -59,14 +62,14 @@ fn authority(base: &Url) -> String {
 mod tests {
     use super::*;
     use crate::BoxError;
-    use crate::attempt::Again;
+    use crate::attempt::RetryHint;
     use crate::net::testing::{Names, client, listen, quick, refused};
     use std::time::Duration;
 
     fn failure(delivery: Delivery, source: BoxError) -> Failure {
         Failure {
             delivery,
-            again: Again::Never,
+            again: RetryHint::Never,
             answer: None,
             source,
         }
@@ -82,8 +85,8 @@ mod tests {
             body_bytes: 10,
         };
         for (host, delivery, fault) in [
-            ("gone.test", Delivery::Unsent, Fault::Connection),
-            ("closing.test", Delivery::Unknown, Fault::Trouble),
+            ("gone.test", Delivery::NotSent, Fault::Connection),
+            ("closing.test", Delivery::Unknown, Fault::BadAnswer),
         ] {
             let request = http::Request::get(format!("http://{host}:8443/"))
                 .body(bytes::Bytes::new())
@@ -102,8 +105,8 @@ mod tests {
         let base = "https://eu.test".parse().unwrap();
         assert_eq!(
             classify(&failure(Delivery::Answered, "redirect".into()), &base),
-            Some(Fault::Trouble)
+            Some(Fault::BadAnswer)
         );
-        assert_eq!(classify(&failure(Delivery::Unsent, "no token".into()), &base), None);
+        assert_eq!(classify(&failure(Delivery::NotSent, "no token".into()), &base), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Whether a host works.
+//! The health of a host.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -7,27 +7,28 @@ use tokio::time::Instant;
 
 use crate::region::Backoff;
 
-/// After one bad answer others are preferred this long: long enough that a retry goes elsewhere, short enough to mean nothing else.
-const AVOIDED: Duration = Duration::from_secs(2);
+/// How long other hosts are preferred after one bad answer: long enough that a retry goes
+/// elsewhere, and short enough to have no other effect.
+const AVOID_TIME: Duration = Duration::from_secs(2);
 
-/// A call to a host that was left is answered in this time, or another one may try.
+/// A call to an ejected host is answered within this time, or another call may try.
 const HALF_OPEN: Duration = Duration::from_secs(5);
 
-/// Outcomes younger than this, and at most this many, are judged.
+/// Only outcomes younger than this, and at most this many, count.
 const MEMORY: Duration = Duration::from_mins(2);
 const MAX_OUTCOMES: usize = 32;
 
-/// A host with this many bad outcomes, and at least this share of them bad, is left.
+/// A host with at least this many bad outcomes, and at least this share of bad ones, is ejected.
 const OUTLIER_LEAST: usize = 3;
 const OUTLIER_SHARE: f64 = 0.2;
 
-/// Strikes are forgotten after this long without a fault.
-const FORGIVEN: Duration = Duration::from_mins(5);
+/// The ejections of a host are forgotten after this long without a fault.
+const FORGET_AFTER: Duration = Duration::from_mins(5);
 
-/// A host's standing, best first.
+/// The health of a host, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum HealthState {
-    /// Nothing is known against it.
+    /// No fault is known.
     Good,
     /// It has just answered badly once.
     Avoided,
@@ -38,12 +39,12 @@ pub(super) enum HealthState {
 }
 
 impl HealthState {
-    /// Whether the host can be the current one.
+    /// Whether the host may be the current one.
     pub(super) fn is_usable(self) -> bool {
         self <= Self::Avoided
     }
 
-    /// Why a host with this standing is not used.
+    /// Why a host in this state is not used.
     pub(super) fn ejection_reason(self) -> Option<&'static str> {
         match self {
             Self::Good | Self::Avoided => None,
@@ -53,18 +54,18 @@ impl HealthState {
     }
 }
 
-/// Judges a host by what was seen of it. All methods take the present moment.
+/// The health of a host, from what was observed. All methods take the current time.
 #[derive(Debug)]
 pub(super) struct Health {
     down: Backoff,
     ejected: Backoff,
     left: Option<Ejection>,
     avoided_until: Option<Instant>,
-    /// Until then one call finds out whether a host that was left answers well again.
+    /// Until then, one call finds out whether an ejected host answers well again.
     half_open_until: Option<Instant>,
     strikes: u32,
     last_fault: Option<Instant>,
-    /// When, and whether it was bad.
+    /// The time of each outcome, and whether it was bad.
     outcomes: VecDeque<(Instant, bool)>,
 }
 
@@ -99,52 +100,53 @@ impl Health {
         }
     }
 
-    /// Whether a host that was left has shown since that it works: by a good answer, or, if it could not be connected to, by a connection;
-    /// in any case when its faults are forgotten.
-    pub(super) fn is_proved(&self, now: Instant) -> bool {
+    /// Whether an ejected host has shown since that it works: by a good answer, or, if it could not
+    /// be connected to, by a connection; in any case when its faults are forgotten.
+    pub(super) fn has_recovered(&self, now: Instant) -> bool {
         let on_trial = self.left.is_some_and(|left| left.why == HealthState::Ejected);
         let answered = self.outcomes.iter().any(|(_, bad)| !bad);
         self.standing(now).is_usable() && (!on_trial || answered || self.is_forgiven(now))
     }
 
-    /// Whether it could not be connected to a moment ago.
-    pub(super) fn is_resting(&self, now: Instant) -> bool {
+    /// Whether it could not be connected to just now.
+    pub(super) fn in_backoff(&self, now: Instant) -> bool {
         self.standing(now) == HealthState::Down && self.until().is_some_and(|until| now < until)
     }
 
-    /// When a host that has been left is worth another try.
+    /// When an ejected host may be tried again.
     pub(super) fn until(&self) -> Option<Instant> {
         self.left.map(|left| left.until)
     }
 
-    /// Whether nothing is known against it.
+    /// Whether no fault is known.
     pub(super) fn is_good(&self, now: Instant) -> bool {
         self.standing(now) == HealthState::Good
     }
 
-    /// Whether it was left at `since` or later, and still is.
-    pub(super) fn was_left_since(&self, since: Instant, now: Instant) -> bool {
+    /// Whether it was ejected at `since` or later, and still is.
+    pub(super) fn was_ejected_since(&self, since: Instant, now: Instant) -> bool {
         !self.standing(now).is_usable() && self.left.is_some_and(|left| left.at >= since)
     }
 
-    /// A call goes there. If it has been left before, no other one does until that has been answered, or has had its time.
+    /// Records that a call goes there. If the host was ejected before, no other call does until
+    /// this one has been answered, or its time is over.
     pub(super) fn start_half_open(&mut self, now: Instant) {
         if self.left.is_some_and(|left| left.why == HealthState::Ejected) && self.standing(now) == HealthState::Good {
             self.half_open_until = Some(now + HALF_OPEN);
         }
     }
 
-    /// Others are preferred until then.
+    /// Other hosts are preferred until then.
     pub(super) fn avoid_until(&mut self, until: Instant) {
         self.avoided_until = self.avoided_until.max(Some(until));
     }
 
-    /// There was no reason to avoid it.
+    /// There is no reason to avoid it any more.
     pub(super) fn stop_avoiding(&mut self) {
         self.avoided_until = None;
     }
 
-    /// Another host does what this one does not: left at once.
+    /// Another host does what this one does not: ejected at once.
     pub(super) fn eject(&mut self, now: Instant) {
         self.avoided_until = None;
         if self.standing(now).is_usable() {
@@ -152,9 +154,9 @@ impl Health {
         }
     }
 
-    /// No connection: left at once.
+    /// No connection: ejected at once.
     pub(super) fn connection_failed(&mut self, now: Instant) {
-        // Failures of calls that were under way together are one strike.
+        // Failures of calls that were under way together count as one.
         if self
             .left
             .is_some_and(|left| left.why == HealthState::Down && now < left.until)
@@ -164,10 +166,11 @@ impl Health {
         self.leave(HealthState::Down, self.down, now);
     }
 
-    /// A bad answer or none: avoided for a moment, left when it happens too often, or again soon after it came back.
-    pub(super) fn trouble(&mut self, now: Instant) {
+    /// A bad answer, or none: the host is avoided for a moment, and ejected when it happens too
+    /// often, or again soon after it came back.
+    pub(super) fn bad_answer(&mut self, now: Instant) {
         self.record(now, true);
-        self.avoid_until(now + AVOIDED);
+        self.avoid_until(now + AVOID_TIME);
         if !self.standing(now).is_usable() {
             return;
         }
@@ -179,7 +182,7 @@ impl Health {
         }
     }
 
-    /// A good answer. It is better evidence than any probe.
+    /// A good answer, which is better evidence than any probe.
     pub(super) fn answered(&mut self, now: Instant) {
         self.record(now, false);
         if self
@@ -191,7 +194,8 @@ impl Health {
         }
     }
 
-    /// A probe connected. That brings an unreachable host back, after its time; it says nothing about bad answers.
+    /// A probe connected. That brings an unreachable host back, after its time; it says nothing
+    /// about bad answers.
     pub(super) fn connected(&mut self, now: Instant) {
         if self
             .left
@@ -217,14 +221,14 @@ impl Health {
         self.half_open_until = None;
         self.strikes += 1;
         self.last_fault = Some(now);
-        // It comes back on trial, not on its old record.
+        // It starts without its earlier outcomes.
         self.outcomes.clear();
     }
 
     fn is_forgiven(&self, now: Instant) -> bool {
-        // Counted from when it could have shown itself, not from when it was left.
+        // Counted from when it could have been used again, not from when it was ejected.
         let since = self.until().max(self.last_fault);
-        since.is_none_or(|since| now.saturating_duration_since(since) >= FORGIVEN)
+        since.is_none_or(|since| now.saturating_duration_since(since) >= FORGET_AFTER)
     }
 
     fn record(&mut self, now: Instant, bad: bool) {
@@ -287,7 +291,7 @@ mod tests {
             health.connected(now);
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
-        now += FORGIVEN;
+        now += FORGET_AFTER;
         health.connection_failed(now);
         assert_eq!(health.until(), Some(now + s(1)));
     }
@@ -296,12 +300,12 @@ mod tests {
     async fn one_bad_answer_is_avoided_for_a_moment_and_three_are_left() {
         let now = Instant::now();
         let mut health = fresh();
-        health.trouble(now);
+        health.bad_answer(now);
         assert_eq!(health.standing(now), HealthState::Avoided);
-        assert_eq!(health.standing(now + AVOIDED), HealthState::Good);
-        health.trouble(now + s(10));
+        assert_eq!(health.standing(now + AVOID_TIME), HealthState::Good);
+        health.bad_answer(now + s(10));
         health.answered(now + s(15));
-        health.trouble(now + s(20));
+        health.bad_answer(now + s(20));
         assert_eq!(health.standing(now + s(20)), HealthState::Ejected);
         health.connected(now + s(25));
         assert_eq!(
@@ -317,11 +321,11 @@ mod tests {
         let now = Instant::now();
         let mut health = fresh();
         for n in 0..3 {
-            health.trouble(now + s(n));
+            health.bad_answer(now + s(n));
         }
         let back = health.until().unwrap();
         health.answered(back);
-        health.trouble(back + s(1));
+        health.bad_answer(back + s(1));
         assert_eq!(health.standing(back + s(60)), HealthState::Ejected);
         assert_eq!(health.standing(back + s(61)), HealthState::Good);
     }
@@ -333,7 +337,7 @@ mod tests {
         for n in 0..1000 {
             let at = now + s(n);
             if n % 8 == 0 {
-                health.trouble(at);
+                health.bad_answer(at);
             } else {
                 health.answered(at);
             }

@@ -1,4 +1,4 @@
-//! One host: where it is, how near, how well.
+//! One host: its address, its round-trip time and its health.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,21 +15,22 @@ use crate::region::rtt::RttEstimate;
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) name: Arc<str>,
-    /// Unique among the candidates; the name in metrics and logs.
+    /// Its unique name in metrics and logs.
     pub(super) label: Arc<str>,
     pub(super) url: Arc<Url>,
-    pub(super) nearness: RttEstimate,
+    pub(super) rtt: RttEstimate,
     pub(super) health: Health,
     pub(super) usual: LatencyPercentile,
     pub(super) detection: Option<Detection>,
 }
 
-/// How hosts are ordered, best first. Within the same standing: the current host, then by nearness; among unreachable ones the one that
-/// is worth a try first.
+/// The order of hosts, best first. Within the same health: the current host, then by round-trip
+/// time; among unreachable ones the one that may be tried first.
 pub(super) type Rank = (HealthState, Option<Instant>, bool, Duration);
 
 impl Host {
-    /// The candidates as hosts. The first host of a name has it as its label; others append their host name.
+    /// The candidates as hosts. The first host of a name has that name as its label; others append
+    /// their host name.
     pub(super) fn all(config: &Config) -> Vec<Self> {
         let candidates = config.candidates();
         let labelled = candidates.iter().enumerate().map(|(at, candidate)| {
@@ -43,7 +44,7 @@ impl Host {
                 name,
                 label,
                 url: Arc::new(candidate.url.clone()),
-                nearness: RttEstimate::default(),
+                rtt: RttEstimate::default(),
                 health: Health::new(config.down, config.ejected),
                 usual: LatencyPercentile::default(),
                 detection: None,
@@ -55,8 +56,8 @@ impl Host {
     pub(super) fn rank(&self, current: bool, now: Instant) -> Rank {
         let standing = self.health.standing(now);
         let until = self.health.until().filter(|_| standing == HealthState::Down);
-        // What was never measured comes last.
-        let nearness = self.nearness.estimate().unwrap_or(Duration::MAX);
-        (standing, until, !current, nearness)
+        // Hosts that were never measured come last.
+        let rtt = self.rtt.estimate().unwrap_or(Duration::MAX);
+        (standing, until, !current, rtt)
     }
 }

@@ -1,10 +1,10 @@
-//! How long a host usually lets its callers wait.
+//! The 95th percentile of a host's latencies.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Answers remembered. The share of them that is later than the 95th percentile is 5 in 100 by construction, so a host that becomes slow
-/// for good is soon usual again.
+/// The number of remembered answers. By construction, 5 in 100 are later than the 95th percentile,
+/// so a host that becomes slow for good soon counts as usual again.
 const MEMORY: usize = 100;
 
 /// The longest pauses of a host's latest answers: until the head came, or until the body went on.
@@ -12,7 +12,8 @@ const MEMORY: usize = 100;
 pub(super) struct LatencyPercentile(VecDeque<Duration>);
 
 impl LatencyPercentile {
-    /// What 95 % of the latest answers have kept to: with few answers, the longest of all. `None` before the first one.
+    /// The pause that 95 % of the latest answers did not exceed; with few answers, the longest of
+    /// all. `None` before the first one.
     pub(super) fn pause(&self) -> Option<Duration> {
         let mut sorted: Vec<_> = self.0.iter().copied().collect();
         sorted.sort_unstable();
@@ -20,7 +21,7 @@ impl LatencyPercentile {
         sorted.get(rank.checked_sub(1)?).copied()
     }
 
-    /// An answer has come whose longest pause was this.
+    /// Records the longest pause of an answer.
     pub(super) fn answered(&mut self, pause: Duration) {
         if self.0.len() >= MEMORY {
             self.0.pop_front();

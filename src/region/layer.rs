@@ -1,4 +1,4 @@
-//! Sends a call to the best host, and on to the next one as long as nothing was processed.
+//! Sends a call to the best host, and to the next one as long as nothing was processed.
 
 use std::task::{Context, Poll};
 
@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt as _};
 
-use crate::attempt::{Again, Delivery, Failure, Outgoing, Routed};
+use crate::attempt::{Charged, Delivery, Failure, RetryHint, Routed};
 use crate::region::outlier::{CallOutcome, ProgressMonitor};
 use crate::region::{Classify, Error, HostSelector, SelectedHost, classify};
 use crate::scan::{Answer, Endpoint, ResponseFault, ResponseKind};
@@ -14,18 +14,18 @@ use crate::scan::{Answer, Endpoint, ResponseFault, ResponseKind};
 /// Puts [`Region`] in front of a service.
 #[derive(Clone, Debug)]
 pub struct RegionLayer {
-    table: HostSelector,
+    selector: HostSelector,
     classify: Classify,
 }
 
 impl RegionLayer {
-    /// Chooses from `table`, and reports to it how the calls went.
+    /// A layer that picks hosts from `selector`, and reports to it how the calls went.
     #[must_use]
-    pub fn new(table: HostSelector) -> Self {
-        Self { table, classify }
+    pub fn new(selector: HostSelector) -> Self {
+        Self { selector, classify }
     }
 
-    /// With another judgement of failures, for tests.
+    /// Classifies failures in another way, for tests.
     #[must_use]
     pub fn with_classify(self, classify: Classify) -> Self {
         Self { classify, ..self }
@@ -43,15 +43,16 @@ impl<S> Layer<S> for RegionLayer {
     }
 }
 
-/// Sends a call to the best host. A host that provably got nothing is followed by the next one, under the same permit: each host at most
-/// once, for at most [`Config::failover_limit`](crate::region::Config::failover_limit) plus the last attempt.
+/// Sends a call to the best host. If a host provably got nothing, the next one is tried with the
+/// same permit: each host at most once, for at most
+/// [`Config::failover_limit`](crate::region::Config::failover_limit) plus the last attempt.
 #[derive(Clone, Debug)]
 pub struct Region<S> {
     inner: S,
     layer: RegionLayer,
 }
 
-impl<S> Service<Outgoing> for Region<S>
+impl<S> Service<Charged> for Region<S>
 where
     S: Service<Routed, Response = Answer, Error = Failure> + Clone + Send + 'static,
     S::Future: Send,
@@ -65,23 +66,23 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, outgoing: Outgoing) -> Self::Future {
+    fn call(&mut self, outgoing: Charged) -> Self::Future {
         Box::pin(run(self.inner.clone(), self.layer.clone(), outgoing))
     }
 }
 
-async fn run<S>(mut inner: S, layer: RegionLayer, outgoing: Outgoing) -> Result<Answer, Failure>
+async fn run<S>(mut inner: S, layer: RegionLayer, outgoing: Charged) -> Result<Answer, Failure>
 where
     S: Service<Routed, Response = Answer, Error = Failure>,
 {
-    let table = &layer.table;
-    table.measured().await;
+    let selector = &layer.selector;
+    selector.measured().await;
     let begun = Instant::now();
     let mut tried = Vec::new();
     let mut failed = None;
-    while let Some(choice) = table.pick(&tried, Instant::now()) {
+    while let Some(choice) = selector.pick(&tried, Instant::now()) {
         let deadline = outgoing.caller.deadline;
-        let monitor = ProgressMonitor::new(table.clone(), &choice, deadline, outgoing.retries);
+        let monitor = ProgressMonitor::new(selector.clone(), &choice, deadline, outgoing.retries);
         let routed = Routed {
             outgoing: outgoing.clone(),
             base: choice.base.clone(),
@@ -93,7 +94,7 @@ where
         };
         match report(&layer, &choice, &monitor, outgoing.request.endpoint(), result) {
             Next::Return(result) => return result,
-            Next::OtherHost(failure) if begun.elapsed() >= table.config().failover_limit => return Err(failure),
+            Next::OtherHost(failure) if begun.elapsed() >= selector.config().failover_limit => return Err(failure),
             Next::OtherHost(failure) => {
                 tracing::debug!(
                     region = &*choice.label,
@@ -105,16 +106,16 @@ where
             }
         }
     }
-    // All hosts that are worth it were tried; the last failure speaks for them.
+    // All usable hosts were tried; the last failure is returned.
     Err(failed.unwrap_or_else(|| Failure {
-        delivery: Delivery::Unsent,
-        again: Again::Never,
+        delivery: Delivery::NotSent,
+        again: RetryHint::Never,
         answer: None,
         source: Box::new(NoHost),
     }))
 }
 
-/// There is no host at all, which cannot be: a table is never made without one.
+/// There is no host, which cannot happen: a selector always has one.
 #[derive(Debug, thiserror::Error)]
 #[error("there is no region to call")]
 struct NoHost;
@@ -124,7 +125,7 @@ enum Next {
     OtherHost(Failure),
 }
 
-/// Tells the table how the call went, and whether it may go elsewhere for free.
+/// Reports how the call went, and returns whether another host may be tried with the same permit.
 fn report(
     layer: &RegionLayer,
     choice: &SelectedHost,
@@ -143,7 +144,7 @@ fn report(
                 ResponseKind::Fault(ResponseFault::Unavailable) => CallOutcome::Unavailable,
                 ResponseKind::Fault(_) => CallOutcome::InvalidResponse,
             };
-            layer.table.answered(choice, seen);
+            layer.selector.answered(choice, seen);
             return Next::Return(match kind {
                 ResponseKind::Fault(fault) if !fault.may_pass() => Err(invalid_response(layer, choice, &answer, fault)),
                 _ => Ok(answer),
@@ -152,30 +153,31 @@ fn report(
         Err(failure) => failure,
     };
     if failure.answer.is_some() {
-        // A token was rejected, in whatever words.
-        layer.table.answered(choice, CallOutcome::Alive);
+        // The token was rejected, in whatever form.
+        layer.selector.answered(choice, CallOutcome::Alive);
         return Next::Return(Err(failure));
     }
     match (layer.classify)(&failure, &choice.base) {
         Some(fault) => {
-            layer.table.failed(choice, fault);
-            if failure.delivery == Delivery::Unsent {
+            layer.selector.failed(choice, fault);
+            if failure.delivery == Delivery::NotSent {
                 Next::OtherHost(failure)
             } else {
                 Next::Return(Err(failure))
             }
         }
-        // Not the host's fault, such as a missing token: another host would not help.
+        // The host is not at fault, for example because a token is missing; another host would not
+        // help.
         None => Next::Return(Err(failure)),
     }
 }
 
-/// The failure of a call whose response is no answer: another host, if there is one, may know better.
+/// The failure of a call whose response is no answer. Another host, if there is one, may have one.
 fn invalid_response(layer: &RegionLayer, choice: &SelectedHost, answer: &Answer, fault: ResponseFault) -> Failure {
-    let again = if layer.table.has_other_good(choice) {
-        Again::Once
+    let again = if layer.selector.has_other_good(choice) {
+        RetryHint::Once
     } else {
-        Again::Never
+        RetryHint::Never
     };
     let error = Error {
         host: choice.base.host_str().unwrap_or_default().to_owned(),

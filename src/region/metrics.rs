@@ -1,4 +1,4 @@
-//! What is shown about regions.
+//! The metrics of regions.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,14 +8,14 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-/// Gauges per host. The label is the region's name; further hosts of the same name append their host name, as in
-/// `eu (api-eu.securitycenter.microsoft.com)`. Clones share the values.
+/// Gauges for each host. The label is the region's name; further hosts of the same name append
+/// their host name, as in `eu (api-eu.securitycenter.microsoft.com)`. Clones share the values.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     rtt: Family<Label, Gauge<f64, AtomicU64>>,
     healthy: Family<Label, Gauge>,
     selected: Family<Label, Gauge>,
-    /// Whose table is shown: the latest one's.
+    /// The number of the selector whose values are shown: the latest one.
     shown: Arc<AtomicU64>,
     own: u64,
 }
@@ -26,7 +26,8 @@ struct Label {
 }
 
 impl Metrics {
-    /// Registers `region_rtt_seconds{region}`, `region_healthy{region}` and `region_selected{region}`.
+    /// Registers `region_rtt_seconds{region}`, `region_healthy{region}` and
+    /// `region_selected{region}`.
     #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
@@ -49,7 +50,8 @@ impl Metrics {
         metrics
     }
 
-    /// The same gauges for a table that takes this one's place: what they showed is gone, and the old table shows nothing any more.
+    /// The same gauges for a selector that replaces the current one. Their values are cleared, and
+    /// the old selector no longer changes them.
     #[must_use]
     pub fn succeed(&self) -> Self {
         let own = self.shown.fetch_add(1, Ordering::Relaxed) + 1;

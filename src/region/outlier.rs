@@ -1,16 +1,21 @@
-//! Outlier detection: when a host that makes no progress, or sends invalid responses, is ejected, and what becomes of the calls in flight
-//! to it.
+//! Outlier detection: when a host that makes no progress, or sends invalid responses, is ejected,
+//! and what happens to the calls in flight to it.
 //!
-//! A call without progress for longer than its stall timeout is at a silent host, or at a slow one. To tell which, one such call at a time
-//! is abandoned and retried at another host, paid for, while the host is avoided and the other calls wait. The retry decides:
+//! A call without progress for longer than its stall timeout is at a silent host, or at a slow one.
+//! To tell which, one such call at a time is abandoned and retried at another host, at the cost of
+//! a slot, while the host is avoided and the other calls wait. The retry decides:
 //!
-//! * another host answers within the stall timeout: the host is ejected, and the calls in flight to it are abandoned and retried too;
+//! * another host answers within the stall timeout: the host is ejected, and the calls in flight to
+//!   it are abandoned and retried too;
 //! * another host is as slow: that is how long answers take now, and no other call is abandoned;
-//! * the host itself answers a call: it is not silent, and the next stalled call starts a new detection;
-//! * nothing is answered by anybody: no other call is abandoned, since a retry has not helped.
+//! * the host itself answers a call: it is not silent, and the next stalled call starts a new
+//!   detection;
+//! * no host answers: no other call is abandoned, since a retry has not helped.
 //!
-//! An invalid response starts a detection in the same way (<https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/outlier>
-//! has the terms). The one invariant: no call is abandoned that could not be retried at another healthy host.
+//! An invalid response starts a detection in the same way
+//! (<https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/outlier> has the
+//! terms). The one invariant: no call is abandoned that could not be retried at another healthy
+//! host.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,17 +23,18 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use crate::attempt::{Retries, StallTimeout, Try};
-use crate::region::table::State;
+use crate::region::host_selector::State;
 use crate::region::{HostSelector, SelectedHost};
 
-/// The shortest stall timeout, also while nothing is known: callers bear it, and few answers take longer.
+/// The shortest stall timeout, also while nothing is known: callers have to wait for it, and few
+/// answers take longer.
 const LEAST: Duration = Duration::from_secs(3);
 
-/// The stall timeout as a multiple of the 95th percentile, and of the longest stall lately.
-const OF_USUAL: f64 = 2.0;
-const OF_RECENT: f64 = 1.5;
+/// The stall timeout as a multiple of the 95th percentile, and of the longest recent stall.
+const USUAL_FACTOR: f64 = 2.0;
+const RECENT_FACTOR: f64 = 1.5;
 
-/// "Lately" is this long.
+/// The period of recent stalls.
 const RECENT: Duration = Duration::from_mins(1);
 
 /// Calls in flight to an ejected host have at least this long to be answered all the same.
@@ -43,7 +49,7 @@ const PENDING: Duration = Duration::from_mins(1);
 /// How often it is checked whether another host has become healthy.
 const RECHECK: Duration = Duration::from_secs(1);
 
-/// A detection that is under way.
+/// A pending detection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Detection {
     of: Signal,
@@ -66,7 +72,7 @@ enum Signal {
     InvalidResponse,
 }
 
-/// The longest stall in an answer lately, of any host.
+/// The longest recent stall in an answer of any host.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RecentMax(Option<(Instant, Duration)>);
 
@@ -85,15 +91,15 @@ impl RecentMax {
 
 /// The stall timeout of a host with this 95th percentile.
 fn stall_timeout(usual: Option<Duration>, recent: Option<Duration>) -> Duration {
-    let usual = usual.unwrap_or_default().mul_f64(OF_USUAL);
-    let recent = recent.unwrap_or_default().mul_f64(OF_RECENT);
+    let usual = usual.unwrap_or_default().mul_f64(USUAL_FACTOR);
+    let recent = recent.unwrap_or_default().mul_f64(RECENT_FACTOR);
     LEAST.max(usual).max(recent)
 }
 
 /// Watches the progress of one call to a host.
 #[derive(Debug)]
 pub(super) struct ProgressMonitor {
-    table: HostSelector,
+    selector: HostSelector,
     index: usize,
     /// Until when the call may be retried.
     deadline: Instant,
@@ -102,9 +108,9 @@ pub(super) struct ProgressMonitor {
 }
 
 impl ProgressMonitor {
-    pub(super) fn new(table: HostSelector, choice: &SelectedHost, deadline: Instant, retries: Retries) -> Arc<Self> {
+    pub(super) fn new(selector: HostSelector, choice: &SelectedHost, deadline: Instant, retries: Retries) -> Arc<Self> {
         Arc::new(Self {
-            table,
+            selector,
             index: choice.index,
             deadline,
             retries,
@@ -112,7 +118,7 @@ impl ProgressMonitor {
         })
     }
 
-    /// For whoever makes the call.
+    /// The stall timeout for the client.
     pub(super) fn stall_timeout(self: &Arc<Self>) -> StallTimeout {
         let monitor = Arc::clone(self);
         StallTimeout::new(move || {
@@ -131,7 +137,7 @@ impl ProgressMonitor {
     }
 }
 
-/// A time without progress. Dropped, it is over.
+/// A time without progress, which ends when it is dropped.
 struct Stall {
     monitor: Arc<ProgressMonitor>,
     begun: Instant,
@@ -143,11 +149,11 @@ impl Stall {
         if monitor.retries == Retries::Exhausted {
             return std::future::pending().await;
         }
-        let mut news = monitor.table.news();
+        let mut changes = monitor.selector.changes();
         loop {
-            news.mark_unchanged();
+            changes.mark_unchanged();
             let next = match monitor
-                .table
+                .selector
                 .check_progress(monitor.index, self.begun, monitor.deadline)
             {
                 ProgressCheck::Abandon => return,
@@ -155,8 +161,8 @@ impl Stall {
             };
             tokio::select! {
                 () = sleep_until(next) => {}
-                // The sender is in the table, which is kept here.
-                _ = news.changed() => {}
+                // The sender is part of the selector, which is kept here.
+                _ = changes.changed() => {}
             }
         }
     }
@@ -174,17 +180,17 @@ impl Drop for Stall {
 pub(super) enum CallOutcome {
     /// It answered with rows; with the longest stall, if that is known.
     Success(Option<Duration>),
-    /// It refused the question in Defender's words, which takes other times.
+    /// It rejected the request in Defender's format, which takes other times.
     ClientError(Option<Duration>),
     /// It is alive, which does not say that it can answer.
     Alive,
-    /// It said that it cannot answer.
+    /// It says that it cannot answer.
     Unavailable,
     /// Its response was no answer of Defender's.
     InvalidResponse,
 }
 
-/// What is to become of a call without progress.
+/// What happens to a call without progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ProgressCheck {
     /// It is abandoned, to be retried at another host.
@@ -194,7 +200,8 @@ pub(super) enum ProgressCheck {
 }
 
 impl State {
-    /// What is to become of a call to a host without progress since `begun` that may be retried until `deadline`.
+    /// What happens to a call to a host without progress since `begun` that may be retried until
+    /// `deadline`.
     pub(super) fn check_progress(
         &mut self,
         index: usize,
@@ -203,13 +210,13 @@ impl State {
         now: Instant,
     ) -> ProgressCheck {
         let usual = self.usual(index);
-        let is_left = self.hosts[index].health.was_left_since(begun, now);
+        let is_left = self.hosts[index].health.was_ejected_since(begun, now);
         let due = begun
             + if is_left {
                 usual.map_or(LEAVING, |usual| usual.max(LEAVING))
             } else {
                 let most = stall_timeout(usual, self.recent.pause(now));
-                // A caller who has little time left cannot wait for rare answers, but for usual ones.
+                // A caller with little time left cannot wait for rare answers, but for usual ones.
                 let least = LEAST.max(usual.unwrap_or_default());
                 most.min(deadline.saturating_duration_since(begun).max(least))
             };
@@ -238,7 +245,7 @@ impl State {
         }
     }
 
-    /// A host has answered: detections at other hosts are decided.
+    /// A host has answered, which decides detections at other hosts.
     pub(super) fn on_answer(&mut self, index: usize, pause: Option<Duration>, now: Instant) {
         if self.hosts[index].detection.take().is_some() {
             self.hosts[index].health.stop_avoiding();
@@ -251,16 +258,18 @@ impl State {
             let host = &mut self.hosts[other];
             host.detection = None;
             if detection.is_fresh(now) && pause.is_none_or(|pause| pause < most) {
-                // Pending → ejected: another host does in time what this one did not.
+                // Pending → ejected: another host answers in time, and this one did not.
                 host.health.eject(now);
             } else {
-                // Pending → no detection: the other host is as slow, or it is too long ago to compare.
+                // Pending → no detection: the other host is as slow, or too much time has passed to
+                // compare.
                 host.health.stop_avoiding();
             }
         }
     }
 
-    /// A host's response was no answer. When two hosts do so at a time, the cause is the question, or common to all: neither is ejected.
+    /// A host's response was no answer. When two hosts do so at the same time, the cause is the
+    /// request, or common to all hosts, and neither is ejected.
     pub(super) fn on_invalid_response(&mut self, index: usize, now: Instant) {
         let same = |other: &usize| {
             let fresh = self
@@ -293,7 +302,8 @@ impl State {
         self.hosts[index].detection.filter(pending)
     }
 
-    /// The 95th percentile of a host's stalls, or of the slowest other host's while it has answered nothing.
+    /// The 95th percentile of a host's stalls, or of the slowest other host's while it has answered
+    /// nothing.
     fn usual(&self, index: usize) -> Option<Duration> {
         let of_others = || self.hosts.iter().filter_map(|host| host.usual.pause()).max();
         self.hosts[index].usual.pause().or_else(of_others)

@@ -1,4 +1,4 @@
-//! Measures every host in the background.
+//! Probes every host in the background.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +10,11 @@ use url::Url;
 use crate::BoxError;
 use crate::net;
 use crate::region::HostSelector;
-use crate::region::table::shown;
+use crate::region::host_selector::shown;
 use crate::task::Tasks;
 
-/// Measures how long a connection to a host takes to set up. It sends no request and holds no token, so it costs no quota.
+/// Measures how long a connection to a host takes to set up. It sends no request and holds no
+/// token, so it costs no quota.
 pub trait Probe: Send + Sync + 'static {
     /// Sets one connection up and closes it.
     ///
@@ -29,16 +30,17 @@ impl Probe for net::Connector {
 }
 
 impl HostSelector {
-    /// Starts one background task per host, which probes it at once and then about every [`Config::probe_interval`]; a host that has been
-    /// left for connection failures, as soon as its backoff is over.
+    /// Starts one background task for each host, which probes it at once and then about every
+    /// [`Config::probe_interval`]; a host that was ejected for connection failures, as soon as its
+    /// backoff is over.
     ///
     /// [`Config::probe_interval`]: crate::region::Config::probe_interval
     pub fn watch(&self, tasks: &Tasks, probe: impl Probe) {
         let probe = Arc::new(probe);
         for index in 0..self.config().candidates().len() {
-            let table = self.clone();
+            let selector = self.clone();
             let probe = Arc::clone(&probe);
-            tasks.spawn_upkeep("region-probe", async move { table.watch_one(index, &*probe).await });
+            tasks.spawn_upkeep("region-probe", async move { selector.watch_one(index, &*probe).await });
         }
     }
 
@@ -75,7 +77,7 @@ impl HostSelector {
     }
 }
 
-/// Give or take a tenth, so that many replicas do not probe in step.
+/// The interval give or take a tenth, so that many replicas do not probe in step.
 fn jittered(interval: Duration) -> Duration {
     interval.mul_f64(0.9 + 0.2 * rand::random::<f64>())
 }

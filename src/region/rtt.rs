@@ -1,28 +1,31 @@
-//! How near a host is, from noisy measurements.
+//! Estimates a host's round-trip time from noisy measurements.
 
 use std::time::Duration;
 
-/// A new measurement weighs as much as in the mean of all, but at least this: a twentieth averages the jitter of a real network away (30 %
-/// of it to 5 % in the estimate), so that near equals stay near equals for days.
+/// A new measurement has the same weight as in the mean of all, but at least this one: a twentieth
+/// averages out the jitter of a real network (from 30 % to 5 % in the estimate), so that hosts at
+/// nearly the same distance keep their order for days.
 const LEAST_WEIGHT: f64 = 0.05;
 
-/// A measurement this many times the estimate (or its inverse) and [`STEP_LEAST`] away from it is not noise ...
+/// A measurement this many times the estimate (or its inverse), and [`STEP_LEAST`] away from it, is
+/// not noise.
 const STEP_FACTOR: f64 = 1.5;
 const STEP_LEAST: Duration = Duration::from_millis(10);
 
 /// A host is clearly nearer when it takes at most this share of the other's time ...
 const CLEAR_SHARE: f64 = 0.8;
-/// ... and is this much faster: below it nobody feels the difference.
+/// ... and is this much faster, because smaller differences cannot be noticed.
 const CLEAR_LEAST: Duration = Duration::from_millis(5);
 
-/// A smoothed set-up time. Small changes are averaged; a step is believed when the next measurement confirms it, so that a single slow
-/// packet moves nothing and a real change is followed with the second measurement.
+/// A smoothed set-up time. Small changes are averaged; a step is accepted when the next measurement
+/// confirms it, so that a single slow packet changes nothing and a real change is followed with the
+/// second measurement.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RttEstimate {
     estimate: Option<Duration>,
-    /// How many measurements the estimate rests on.
+    /// The number of measurements of the estimate.
     samples: u32,
-    /// A measurement that would be a step, waiting to be confirmed.
+    /// A measurement that would be a step and waits for confirmation.
     odd: Option<Duration>,
 }
 
@@ -39,7 +42,7 @@ impl RttEstimate {
                 let weight = (1.0 / f64::from(self.samples)).max(LEAST_WEIGHT);
                 self.estimate = Some(estimate.mul_f64(1.0 - weight) + sample.mul_f64(weight));
             }
-            // Confirmed. The smaller of the two: set-up times err upwards.
+            // Confirmed. The smaller one counts, because set-up times err upwards.
             (_, Some(odd)) if step(estimate, odd) == direction => {
                 (self.estimate, self.samples) = (Some(odd.min(sample)), 2);
             }
@@ -52,7 +55,7 @@ impl RttEstimate {
         self.estimate
     }
 
-    /// Whether a change to this host from `other` is worth it.
+    /// Whether this host is enough nearer than `other` to change to it.
     pub(super) fn is_clearly_less_than(&self, other: &Self) -> bool {
         match (self.estimate, other.estimate) {
             (Some(own), Some(other)) => own <= other.mul_f64(CLEAR_SHARE) && other.saturating_sub(own) >= CLEAR_LEAST,
@@ -91,11 +94,11 @@ mod tests {
     }
 
     fn after(samples: &[u64]) -> RttEstimate {
-        let mut nearness = RttEstimate::default();
+        let mut rtt = RttEstimate::default();
         for sample in samples {
-            nearness.observe(ms(*sample));
+            rtt.observe(ms(*sample));
         }
-        nearness
+        rtt
     }
 
     #[test]
@@ -118,9 +121,9 @@ mod tests {
     #[test]
     fn small_changes_are_averaged() {
         assert_eq!(after(&[20, 24]).estimate(), Some(ms(22)));
-        let mut nearness = after(&[20; 100]);
-        nearness.observe(ms(24));
-        assert_eq!(nearness.estimate(), Some(Duration::from_micros(20_200)));
+        let mut rtt = after(&[20; 100]);
+        rtt.observe(ms(24));
+        assert_eq!(rtt.estimate(), Some(Duration::from_micros(20_200)));
     }
 
     #[test]

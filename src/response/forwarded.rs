@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_network_holds_what_begins_alike() {
+    fn a_network_contains_addresses_with_its_prefix() {
         let holds =
             |network: &str, address: &str| network.parse::<Network>().unwrap().contains(address.parse().unwrap());
         assert!(holds("10.0.0.0/8", "10.255.1.2") && holds("10.0.0.7", "10.0.0.7") && holds("0.0.0.0/0", "1.2.3.4"));

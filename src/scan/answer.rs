@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_about_a_moment_is_not_kept() {
+    fn header_fields_about_a_moment_are_dropped() {
         let kept = answer(&[
             ("content-type", "application/json"),
             ("age", "7"),

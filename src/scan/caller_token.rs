@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_holds_nothing_of_the_token() {
+    fn debug_output_contains_nothing_of_the_token() {
         // The digest is of `printf hunter2 | sha256sum`.
         let caller_token = CallerToken::new("hunter2").unwrap();
         assert_eq!(format!("{caller_token:?}"), "CallerToken(TokenId(f52fbd32b2b3))");

@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn values_stay_what_and_where_they_were() {
+    fn values_keep_their_bytes_and_order() {
         let of = [("date", "now"), ("x-ms-a", "1"), ("odata-version", ""), ("x-ms-a", "2")];
         let fields = fields(&of);
         let read: Vec<_> = fields

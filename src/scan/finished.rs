@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_ended_is_finished_in_both_casings() {
+    fn ended_sessions_are_finished_in_both_casings() {
         for (status, numbers, targets) in [
             ("Success", (2, 2), &["Success", "Success"][..]),
             ("Partial Success", (1, 2), &["Success", "Failure"]),

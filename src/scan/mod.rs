@@ -6,7 +6,6 @@
 
 mod answer;
 mod body;
-mod cache_sink;
 mod call;
 mod caller_token;
 mod entity;
@@ -24,14 +23,15 @@ mod request;
 mod row;
 mod rows;
 mod split_error;
+#[cfg(test)]
+mod tests;
 mod upstream_profile;
 mod upstream_response;
 mod walk;
 
 pub use crate::operation::{Endpoint, EntityId, Operation, Target, route};
 pub use answer::{Answer, next_links};
-pub use cache_sink::CacheSink;
-pub use call::{Call, ForwardReason, Outcome, ServedResponse, Status};
+pub use call::{CacheSink, Call, ForwardReason, Outcome, ServedResponse, Status};
 pub use caller_token::{CallerToken, Payer, TokenId};
 pub use entity::EntityForm;
 pub use fields::Fields;

@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn the_query_sent_says_what_was_read() {
+    fn the_query_sent_equals_the_parsed_options() {
         for query in ["$top=1", "$skip=0", "$top=10000&$skip=3"] {
             assert_eq!(Options::parse(Some(query)).unwrap().query().as_deref(), Some(query));
         }

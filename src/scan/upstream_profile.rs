@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_tell_orders_apart_teaches_none() {
+    fn rows_that_fit_several_orders_confirm_none() {
         assert_eq!(
             taught(&[("a", 2), ("b", 1)], 99),
             Err(SplitError::Order),

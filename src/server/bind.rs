@@ -12,7 +12,8 @@ use rustix::io::Errno;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
 
-use super::connection_limit::{ConnectionLimiter, Connections};
+use super::connection_limit::ConnectionLimiter;
+use super::connection_metrics::Connections;
 use super::{Address, Config};
 
 /// The longest queue of connections that the kernel keeps for us to accept.

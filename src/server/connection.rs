@@ -227,7 +227,7 @@ where
     // The service does not call this function again, so it is borrowed only once at a time.
     let mut service = service.borrow_mut();
     let ready = service.poll_ready(&mut Context::from_waker(Waker::noop()));
-    debug_assert!(ready.is_ready(), "nobody would wake the request");
+    debug_assert!(ready.is_ready(), "the request would never be woken");
     service.call(request)
 }
 

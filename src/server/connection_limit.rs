@@ -11,14 +11,10 @@
 //! a peer that would then have more.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
-use prometheus_client::metrics::gauge::ConstGauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -36,8 +32,8 @@ const WARN_EVERY: Duration = Duration::from_mins(1);
 /// All slots of a listener.
 #[derive(Debug)]
 pub(super) struct ConnectionLimiter {
-    free: Arc<Semaphore>,
-    count: u32,
+    pub(super) free: Arc<Semaphore>,
+    pub(super) count: u32,
     /// How long a connection must have been idle to be evicted, because a request, or a read of its
     /// response, may be on its way. It also bounds how fast a flood of connections can evict its
     /// own connections and those behind the same address: all of them once in this time.
@@ -46,43 +42,6 @@ pub(super) struct ConnectionLimiter {
     /// Held by the connection that evicts others for the memory of its head.
     evicting: tokio::sync::Mutex<()>,
     table: Mutex<SlotTable>,
-}
-
-/// The counts of a listener's connections, for `/status` and metrics. Clones count the same
-/// listener.
-#[derive(Clone, Debug)]
-pub struct Connections(pub(super) Arc<ConnectionLimiter>);
-
-impl Connections {
-    /// The open connections.
-    #[must_use]
-    pub fn open(&self) -> u32 {
-        let free = u32::try_from(self.0.free.available_permits()).unwrap_or(u32::MAX);
-        self.most().saturating_sub(free)
-    }
-
-    /// The limit of open connections.
-    #[must_use]
-    pub fn most(&self) -> u32 {
-        self.0.count
-    }
-}
-
-impl Collector for Connections {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        for (name, help, count) in [
-            ("connections", "Connections of callers that are open", self.open()),
-            (
-                "connections_limit",
-                "Connections of callers that may be open",
-                self.most(),
-            ),
-        ] {
-            let gauge = ConstGauge::new(i64::from(count));
-            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
-        }
-        Ok(())
-    }
 }
 
 #[derive(Debug, Default)]
@@ -307,7 +266,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_connection_of_the_peer_with_most_that_did_nothing_for_longest_makes_way() {
+    async fn the_longest_idle_connection_of_the_peer_with_most_is_evicted() {
         let limiter = limiter(5);
         let mut taken = Vec::new();
         for last in [2, 3, 3, 3, 2] {
@@ -328,7 +287,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_waits_gets_the_place_that_becomes_free() {
+    async fn a_waiting_connection_gets_the_slot_that_becomes_free() {
         let limiter = limiter(1);
         let slot = limiter.try_take(&peer(2)).unwrap();
         pass(IDLE_MIN).await;
@@ -344,7 +303,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_with_a_request_in_flight_never_makes_way() {
+    async fn a_connection_with_a_request_in_flight_is_never_evicted() {
         let limiter = limiter(2);
         let taken: Vec<_> = (0..2).map(|_| limiter.try_take(&peer(2)).unwrap()).collect();
         let _requests: Vec<_> = taken.iter().map(|slot| slot.state().request(Version::HTTP_2)).collect();
@@ -354,7 +313,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_makes_way_for_others_until_they_have_as_many() {
+    async fn a_peer_loses_slots_to_others_until_they_have_as_many() {
         let limiter = limiter(4);
         let taken = [2, 2, 3, 3].map(|last| limiter.try_take(&peer(last)).unwrap());
         let _requests = [&taken[0], &taken[1]].map(|slot| slot.state().request(Version::HTTP_11));
@@ -369,7 +328,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn memory_for_a_head_is_given_up_by_the_connection_that_does_nothing_with_it() {
+    async fn memory_for_a_head_is_taken_from_an_idle_connection() {
         let limiter = limiter(4);
         let taken = [2, 2, 2].map(|last| limiter.try_take(&peer(last)).unwrap());
         let mut held: Vec<_> = taken[1..]

@@ -26,6 +26,7 @@ mod bind;
 mod config;
 mod connection;
 mod connection_limit;
+mod connection_metrics;
 mod connection_state;
 mod half_close;
 mod head_memory;
@@ -40,7 +41,7 @@ mod stream_memory;
 
 pub use bind::{BindError, Bound};
 pub use config::{Address, Config};
-pub use connection_limit::Connections;
+pub use connection_metrics::Connections;
 pub use count::{ErrorRecord, RecentErrors};
 pub use inbound_request::{InboundRequest, RequestMeta, is_usual};
 pub use openapi::openapi;

@@ -251,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_described_is_described_once_and_referred_to() {
+    fn shared_parts_are_described_once_and_referenced() {
         let text = openapi();
         assert_eq!(text, openapi(), "the same every time");
         let document: Value = serde_json::from_str(&text).unwrap();

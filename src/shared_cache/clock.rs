@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn it_goes_on_from_what_was_heard() {
+    async fn the_stores_time_goes_on_from_its_latest_reply() {
         let clock = Clock::default();
         let heard = Instant::now() + Duration::from_mins(1);
         assert_eq!(clock.at(heard), None);

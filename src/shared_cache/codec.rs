@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_changed_or_elsewhere_is_unreadable() {
+    fn values_that_are_cut_changed_or_misplaced_cannot_be_decoded() {
         let bytes = value(b"0123456789".repeat(9)).write(&name()).unwrap();
         for end in 0..bytes.len() {
             StoredResponse::read(&name(), &bytes[..end], NOW).unwrap_err();
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn another_version_is_told_by_its_first_byte() {
+    fn another_version_is_recognised_by_its_first_byte() {
         let mut bytes = value(vec![]).write(&name()).unwrap();
         bytes[0] = 2;
         assert_eq!(
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_from_the_future_is_not_believed() {
+    fn values_from_the_future_are_rejected() {
         let bytes = value(vec![]).write(&name()).unwrap();
         let read = |now| StoredResponse::read(&name(), &bytes, StoreTime(now)).map(|_| ());
         assert_eq!(read(1_700_000_009_500), Ok(()));
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_is_not_written() {
+    fn values_that_are_too_large_are_not_written() {
         let noise: Vec<u8> = std::iter::repeat_with(rand::random)
             .take(StoredResponse::LARGEST)
             .collect();

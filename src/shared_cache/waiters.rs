@@ -1,4 +1,5 @@
-//! The lookups that wait for an event of another replica's lease.
+//! The lookups that wait for an event of another replica's lease, and the subscription to those
+//! events.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use super::config::Name;
+use super::layer::Inner;
+use crate::store::Event;
 
 /// How a lease ended, as published on the channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +120,27 @@ impl Drop for Waiter {
             map.remove(&self.name);
         }
     }
+}
+
+/// Listens until the shared cache is dropped.
+pub(super) async fn listen(inner: Arc<Inner>) {
+    let (store, channel) = (inner.config.store.clone(), inner.config.channel());
+    let listener = Arc::downgrade(&inner);
+    let heard = move |event: Event<'_>| {
+        let Some(inner) = listener.upgrade() else { return };
+        match event {
+            Event::Message(message) => inner.waiters.notify(&String::from_utf8_lossy(message)),
+            Event::Missed => {
+                inner.waiters.notify_all();
+                // Connects again if necessary, and learns the store's time.
+                let asks = Arc::clone(&inner);
+                inner
+                    .tasks
+                    .spawn_upkeep("shared answers: greeting", async move { asks.backend.warm_up().await });
+            }
+        }
+    };
+    store.subscribe(channel, heard).await;
 }
 
 #[cfg(test)]

@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_finds_no_room_is_dropped_and_nobody_waits() {
+    fn jobs_beyond_the_queues_capacity_are_dropped_without_waiting() {
         let (write_queue, mut jobs) = WriteQueue::new(Metrics::default());
         for n in 0..1000 {
             write_queue.send(WriteJob::EndLease {

@@ -1,4 +1,4 @@
-//! What can be changed while the simulator runs, by a test or by the clock.
+//! The changes that a test or the schedule can make while the simulator runs.
 
 use std::time::Duration;
 
@@ -19,19 +19,19 @@ pub enum Action {
         /// The new jitter.
         jitter: Duration,
     },
-    /// Other things go wrong at a region.
+    /// A region's faults change.
     Faults {
         /// Which region; `None` for all.
         region: Option<String>,
-        /// What goes wrong from now on.
+        /// The faults from now on.
         plan: Plan<Fault>,
     },
-    /// A region's host goes away, connections included: connecting to it is refused.
+    /// A region's host stops, connections included: connecting to it is refused.
     Shut {
         /// Which region.
         region: String,
     },
-    /// A region's host comes back, on the same port.
+    /// A region's host starts again, on the same port.
     Open {
         /// Which region.
         region: String,
@@ -41,30 +41,30 @@ pub enum Action {
         /// Of which region; `None` for all regions and sign-in.
         region: Option<String>,
     },
-    /// Other limits. What was counted is forgotten.
+    /// The limits change. Their counts start from zero.
     Limits {
         /// The new limits.
         limits: Vec<Limit>,
         /// How they are counted.
         shape: Shape,
     },
-    /// Other things go wrong at sign-in.
+    /// The faults of sign-in change.
     SignIn(Plan<SignInFault>),
     /// Every token issued so far gets 401 from now on.
     RevokeTokens,
-    /// The app's secret is another from now on. Tokens stay good.
+    /// The app's secret changes. Tokens stay valid.
     Secret(Secret),
-    /// So many calls of somebody else who uses the same app registration arrive at once.
+    /// This many calls of another client with the same app registration arrive at once.
     OtherCalls(u32),
-    /// Somebody else who uses the same app registration makes so many calls an hour from now on, at random moments, and does not come again
-    /// when refused; zero for nobody.
+    /// Another client with the same app registration makes this many calls an hour from now on, at
+    /// random moments, without retries when refused; zero for none.
     Neighbour(u32),
     /// Every definition is scanned once more: one newer row each.
     Scan,
 }
 
 impl Action {
-    /// The one region that it is about, if it is about one.
+    /// The one region that the change is about, if there is one.
     #[must_use]
     pub fn region(&self) -> Option<&str> {
         match self {
@@ -78,8 +78,8 @@ impl Action {
 /// A change at a set time.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// When, after the start.
+    /// When it happens, after the start.
     pub at: Duration,
-    /// What.
+    /// The change.
     pub action: Action,
 }

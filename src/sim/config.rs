@@ -1,4 +1,4 @@
-//! How a simulator is set up.
+//! The settings of a simulator.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -20,22 +20,23 @@ use super::wire::Tls;
 pub const TENANT_ID: &str = "5f0e2a1c-3d4b-4c6d-8e9f-0a1b2c3d4e5f";
 /// The app registration of the demo.
 pub const CLIENT_ID: &str = "a1b2c3d4-5e6f-4a0b-9c8d-7e6f5a4b3c2d";
-/// The client secret of the demo. It opens nothing but simulators.
+/// The client secret of the demo, which is valid for simulators only.
 pub const CLIENT_SECRET: &str = "simulated~secret.opens-nothing_but+simulators";
 /// The scope that Defender's documentation asks for.
 pub const SCOPE: &str = "https://api.securitycenter.microsoft.com/.default";
 /// The application permission that the operation needs.
 pub const ROLE: &str = "Machine.Read.All";
-/// The value of `X-IDENTITY-HEADER` that the App Service form of managed identity wants.
+/// The value of `X-IDENTITY-HEADER` that the App Service form of managed identity requires.
 pub const IDENTITY_HEADER: &str = "simulated-identity-header";
 
-/// A simulator's settings. Start from [`Config::default`] and change what the test is about.
+/// The settings of a simulator. Start from [`Config::default`] and change what the test is about.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where sign-in listens; a loopback address. With port 0 every host gets a free port, otherwise the regions follow
-    /// on the next ports. Default `127.0.0.1:0`.
+    /// The loopback address of sign-in. With port 0 every host gets a free port, otherwise the
+    /// regions follow on the next ports. Default `127.0.0.1:0`.
     pub listen: SocketAddr,
-    /// The regions' hosts; one or more, with different names. Default: `us` 90 ms, `eu` 12 ms, `uk` 25 ms, `au` 240 ms away.
+    /// The regions' hosts; one or more, with different names. Default: `us` 90 ms, `eu` 12 ms, `uk`
+    /// 25 ms, `au` 240 ms away.
     pub regions: Vec<Region>,
     /// The limits of one app in one tenant over all regions together. Default: the documented ones.
     pub limits: Vec<Limit>,
@@ -45,9 +46,9 @@ pub struct Config {
     pub shape: Shape,
     /// Whether refused calls count. Default: they do.
     pub rejected: Rejected,
-    /// How a 429 tells the wait. Default: in a header and in the message.
+    /// How a 429 states the wait. Default: in a header field and in the message.
     pub throttle: Throttle,
-    /// The scan history there is.
+    /// The scan history of the tenant.
     pub history: History,
     /// Sign-in.
     pub sign_in: SignIn,
@@ -57,19 +58,22 @@ pub struct Config {
     pub client_id: String,
     /// Its secret. Default [`CLIENT_SECRET`].
     pub client_secret: Secret,
-    /// The certificates registered with it: what client assertions have to match. Default: none.
+    /// The certificates registered with it, which client assertions have to match. Default: none.
     pub certificates: Vec<Certificate>,
-    /// With it every host serves TLS as well as clear text, on the same port. Default: clear text only.
+    /// With it every host serves TLS as well as clear text, on the same port. Default: clear text
+    /// only.
     pub tls: Option<Tls>,
     /// How long a token lives, a whole number of seconds. Default 3599 s, as documented.
     pub token_lifetime: Duration,
-    /// What happens when. Default: nothing.
+    /// The scheduled changes. Default: none.
     pub schedule: Vec<Event>,
-    /// Where a line per call is written. Default: nowhere; [`Simulator::calls`](super::Simulator::calls) always works.
+    /// Where a line per call is written. Default: nowhere;
+    /// [`Simulator::calls`](super::Simulator::calls) always works.
     pub log: Option<Log>,
-    /// Decides all that is left to chance. Default 1.
+    /// The seed of everything random. Default 1.
     pub seed: u64,
-    /// How many calls, token requests and violations are remembered, each; the oldest are forgotten first. Default 20,000.
+    /// The most calls, token requests and violations that are kept, each; the oldest are dropped
+    /// first. Default 20,000.
     pub remember: usize,
     /// The wall clock for tokens and dates. Default: the system's.
     pub wall: Wall,
@@ -105,7 +109,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// No latency anywhere: for tests that are about something else.
+    /// Without latency, for tests that are about something else.
     #[must_use]
     pub fn instant() -> Self {
         let mut config = Self::default();
@@ -131,7 +135,7 @@ impl Config {
         self
     }
 
-    /// Why these settings make no simulator.
+    /// Why these settings are invalid.
     pub(super) fn mistake(&self) -> Option<String> {
         if !self.listen.ip().is_loopback() {
             return Some(format!("a simulator listens on loopback only, not on {}", self.listen));
@@ -196,12 +200,12 @@ impl Region {
 /// How a region's host behaves; can be changed while it runs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Behaviour {
-    /// Round-trip time. Half of it passes before a call counts as arrived, half after it was answered; a new connection costs one
-    /// more, as a TLS handshake would.
+    /// The round-trip time. Half of it passes before a call counts as arrived, half after it was
+    /// answered; a new connection costs one more, as a TLS handshake would.
     pub latency: Duration,
-    /// Each half of the way takes up to half of this longer, by chance.
+    /// Each half of the round trip takes up to half of this longer, at random.
     pub jitter: Duration,
-    /// What goes wrong.
+    /// The faults.
     pub faults: Plan<Fault>,
 }
 
@@ -220,7 +224,7 @@ pub struct SignIn {
     pub refresh_in: Option<Duration>,
     /// How long an answer takes. Default 20 ms.
     pub latency: Duration,
-    /// What goes wrong.
+    /// The faults.
     pub faults: Plan<SignInFault>,
 }
 
@@ -248,7 +252,7 @@ pub enum Assertions {
     UntilExpiry,
 }
 
-/// How a 429 tells the wait.
+/// How a 429 states the wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Throttle {
     /// In the `Retry-After` field.

@@ -1,19 +1,22 @@
-//! What can go wrong, and how often.
+//! The faults of hosts and of sign-in, and how often they happen.
 
 use std::time::Duration;
 
 use http::StatusCode;
 
-/// Something that a region's host does instead of answering properly.
+/// What a region's host does instead of a proper answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// An error status. 502, 503 and 504 come as a front end's HTML page, all others in Defender's error shape.
+    /// An error status. 502, 503 and 504 come as a front end's HTML page, all others in Defender's
+    /// error shape.
     Status(StatusCode),
-    /// 429 although the limits have room: somebody else uses the same app registration. The wait named is this long.
+    /// 429 although the limits have room, as if another client used the same app registration. The
+    /// stated wait is this long.
     Throttle(Duration),
-    /// 429 because the upstream is short of CPU: no limit is named, and none is used up. With `Retry-After`, in whole seconds, or without.
+    /// 429 because the upstream is short of CPU: it names no limit and charges none. With
+    /// `Retry-After`, in whole seconds, or without.
     Busy(Option<Duration>),
-    /// 401 for a good token: the tenant has no licence for vulnerability management.
+    /// 401 for a valid token: the tenant has no licence for vulnerability management.
     NoLicence,
     /// The call is accepted and never answered; the connection stays open.
     BlackHole,
@@ -25,29 +28,31 @@ pub enum Fault {
     SlowHead(Duration),
     /// The body takes this long, in small pieces.
     SlowBody(Duration),
-    /// 200 with a body that is no JSON: an answer that was cut.
+    /// 200 with a body that is no JSON: an answer that was cut off.
     Rubbish,
-    /// 200 with an HTML page, as portals and maintenance pages come.
+    /// 200 with an HTML page, as portals and maintenance pages send it.
     Portal,
     /// 200 with an empty body.
     Empty,
     /// 200 with an error in Defender's shape.
     ErrorInOk,
-    /// A proper answer that says it were HTML.
+    /// A proper answer with the content type of HTML.
     WrongType,
     /// 302 to another host. A client with a token must not follow it.
     Redirect,
-    /// This status with a front end's HTML page, whatever Defender itself would say with it: the host is not the service.
+    /// This status with a front end's HTML page, whatever format Defender itself uses with it: the
+    /// host is not the service.
     Page(StatusCode),
-    /// Over HTTP/2 the stream is refused before anything is processed (`REFUSED_STREAM`): the call does not count. Over HTTP/1.1 nothing is
-    /// wrong.
+    /// Over HTTP/2 the stream is refused before anything is processed (`REFUSED_STREAM`), and the
+    /// call does not count. No fault over HTTP/1.1.
     RefusedStream,
-    /// Over HTTP/2 the host asks for HTTP/1.1 before anything is processed: the call does not count. Over HTTP/1.1 nothing is wrong.
+    /// Over HTTP/2 the host asks for HTTP/1.1 before anything is processed, and the call does not
+    /// count. No fault over HTTP/1.1.
     Http1Required,
 }
 
 impl Fault {
-    /// Whether a request that meets it over HTTP/2 is not processed at all.
+    /// Whether a request that gets it over HTTP/2 is not processed at all.
     pub(super) fn refuses_streams(self) -> bool {
         matches!(self, Self::RefusedStream | Self::Http1Required)
     }
@@ -78,10 +83,10 @@ impl Fault {
     }
 }
 
-/// Something that sign-in does instead of issuing a token.
+/// What sign-in does instead of issuing a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SignInFault {
-    /// A refusal with this AADSTS code; [`AadstsCode`](super::AadstsCode) lists the documented ones.
+    /// An error with this AADSTS code; [`AadstsCode`](super::AadstsCode) lists the documented ones.
     Refuse(super::AadstsCode),
     /// 429, plain text, `Retry-After: 60`: what client credentials get when they ask too often.
     Throttle,
@@ -93,7 +98,7 @@ pub enum SignInFault {
     Cut,
     /// 200 with a body that is no JSON.
     Rubbish,
-    /// 200 with JSON that holds no token.
+    /// 200 with JSON that contains no token.
     NoToken,
     /// 302 to another host. Credentials must not follow it.
     Redirect,
@@ -119,18 +124,18 @@ impl SignInFault {
     }
 }
 
-/// How often something happens.
+/// How often a fault happens.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Often {
-    /// Always, until it is taken away.
+    /// To all calls, until it is removed.
     Always,
     /// To this share of the calls, 0 to 1.
     Share(f64),
-    /// To the next so many calls.
+    /// To the next calls, this many.
     Times(u32),
 }
 
-/// What goes wrong, and how often. The first that happens wins.
+/// Faults, and how often each happens. The first one that happens is used.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan<F> {
     faults: Vec<(F, Often)>,
@@ -143,32 +148,33 @@ impl<F> Default for Plan<F> {
 }
 
 impl<F: Copy> Plan<F> {
-    /// Nothing goes wrong.
+    /// No faults.
     #[must_use]
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// One thing goes wrong.
+    /// One fault.
     #[must_use]
     pub fn of(fault: F, often: Often) -> Self {
         Self::none().and(fault, often)
     }
 
-    /// One more thing goes wrong, when what was named before does not.
+    /// Adds a fault that happens when those before it do not.
     #[must_use]
     pub fn and(mut self, fault: F, often: Often) -> Self {
         self.faults.push((fault, often));
         self
     }
 
-    /// What happens to a request that is no call: only what goes wrong always, so that probing uses up nothing.
+    /// The fault of a request that is no call: only one that always happens, so that probing uses
+    /// up no counts.
     pub(super) fn standing(&self) -> Option<F> {
         let always = self.faults.iter().find(|(_, often)| *often == Often::Always);
         always.map(|(fault, _)| *fault)
     }
 
-    /// What happens to the next call.
+    /// The fault of the next call.
     pub(super) fn draw(&mut self, rng: &mut super::rng::Rng) -> Option<F> {
         let drawn = self.faults.iter_mut().find_map(|(fault, often)| {
             let happens = match often {

@@ -1,4 +1,4 @@
-//! The hosts of one simulator, and what can be done to them.
+//! The hosts of one simulator.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,10 +8,10 @@ use super::action::Action;
 use super::config::Behaviour;
 
 use super::neighbour::Neighbour;
+use super::sim_state::{SimState, limiters, unknown_region};
 use super::wire::Host;
-use super::world::{SimState, limiters, unknown_region};
 
-/// Sign-in's host, and the regions' by name.
+/// Sign-in's host, and the regions' hosts by name.
 pub(super) struct Hosts {
     pub(super) sign_in: Arc<Host>,
     pub(super) regions: BTreeMap<String, Arc<Host>>,
@@ -36,39 +36,39 @@ impl Hosts {
         self.all().for_each(|host| host.abandon());
     }
 
-    pub(super) async fn apply(&self, world: &SimState, action: Action) -> io::Result<()> {
+    pub(super) async fn apply(&self, sim_state: &SimState, action: Action) -> io::Result<()> {
         match action {
             Action::Latency {
                 region,
                 latency,
                 jitter,
-            } => world.state().change_regions(Some(&region), |behaviour| {
+            } => sim_state.state().change_regions(Some(&region), |behaviour| {
                 (behaviour.latency, behaviour.jitter) = (latency, jitter);
             })?,
             Action::Faults { region, plan } => {
                 let set = |behaviour: &mut Behaviour| behaviour.faults.clone_from(&plan);
-                world.state().change_regions(region.as_deref(), set)?;
+                sim_state.state().change_regions(region.as_deref(), set)?;
             }
             Action::Shut { region } => self.region(&region)?.shut().await?,
             Action::Open { region } => self.region(&region)?.reopen().await?,
             Action::CutConnections { region: Some(region) } => self.region(&region)?.cut_connections(),
             Action::CutConnections { region: None } => self.all().for_each(|host| host.cut_connections()),
             Action::Limits { limits, shape } => {
-                let mut state = world.state();
+                let mut state = sim_state.state();
                 state.limiters = limiters(state.scope, shape, &limits, state.rejected);
                 state.limits = limits;
             }
-            Action::SignIn(plan) => world.state().token_service.rules.faults = plan,
-            Action::RevokeTokens => world.state().token_service.mint.revoke_all(),
-            Action::Secret(secret) => world.state().token_service.change_secret(secret),
+            Action::SignIn(plan) => sim_state.state().token_service.rules.faults = plan,
+            Action::RevokeTokens => sim_state.state().token_service.mint.revoke_all(),
+            Action::Secret(secret) => sim_state.state().token_service.change_secret(secret),
             Action::OtherCalls(n) => {
-                world.other_calls(n);
+                sim_state.other_calls(n);
             }
             Action::Neighbour(per_hour) => {
-                let now = world.elapsed();
-                world.state().neighbour = Neighbour::new(per_hour, world.seed, now);
+                let now = sim_state.elapsed();
+                sim_state.state().neighbour = Neighbour::new(per_hour, sim_state.seed, now);
             }
-            Action::Scan => world.state().scans += 1,
+            Action::Scan => sim_state.state().scans += 1,
         }
         Ok(())
     }

@@ -1,23 +1,25 @@
-//! The simulated upstream: Entra's token endpoint and every region's Defender host, in one process, on loopback.
+//! The simulated upstream: Entra's token endpoint and every region's Defender host, in one process,
+//! on loopback.
 //!
 //! ```text
 //!             ┌ Simulator ────────────────────────────────────────────────┐
-//!  gateway ──►│ sign-in :P     entra::Desk ── issues ──► token            │
+//!  gateway ──►│ sign-in :P     entra::TokenService ────► token            │
 //!          ──►│ region  :P+1 ┐                             │              │
 //!          ──►│ region  :P+2 ├ defender ─ arrives ─► limit::Limiter (one) │──► Log, calls(), judge()
 //!          ──►│ region  :P+3 ┘    └─► history                             │
 //!             └ every host: latency, faults, resets, on and off ──────────┘
 //! ```
 //!
-//! It is what all tests believe, so it is as strict as the documentation of the real thing, and where the documentation is silent the
-//! test chooses. It shares no code with the gateway's parsers, so that a mistake there is not mirrored here; it uses only `clock`,
-//! `secret` and `task`.
+//! All tests rely on it, so it is as strict as the documentation of the real service, and where the
+//! documentation is silent the test chooses. It shares no code with the gateway's parsers, so that
+//! a mistake there is not repeated here; it uses only `clock`, `secret`, `operation` and `task`.
 //!
 //! # What counts
 //!
-//! A call counts from the moment its head has arrived, half a round trip after it was received, whether or not its sender is still
-//! there; the answer, any fault and a refusal come after that. A call whose token names no app counts for nobody. Requests for other
-//! paths, probes for example, use no quota, and meet only those faults that are always there.
+//! A call counts from the moment its head has arrived, half a round trip after it was received,
+//! whether or not its sender is still there; the answer, any fault and a rejection come after that.
+//! A call whose token names no app is not counted. Requests for other paths, such as probes, use no
+//! quota, and get only those faults that always happen.
 //!
 //! # In a test
 //!
@@ -51,12 +53,12 @@ mod record;
 mod rng;
 mod run;
 pub mod scenario;
+mod sim_state;
 mod simulator;
 pub mod span;
 #[cfg(test)]
 mod tests;
 mod wire;
-mod world;
 
 pub use action::{Action, Event};
 pub use config::{

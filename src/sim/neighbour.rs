@@ -1,10 +1,11 @@
-//! Somebody else with the same app registration, who calls at random moments at a steady rate and does not come again when refused.
+//! Another client with the same app registration, which calls at random moments at a steady rate
+//! and does not retry when refused.
 
 use std::time::Duration;
 
 use super::rng::Rng;
 
-/// The neighbour's calls to come.
+/// The future calls of the other client.
 #[derive(Clone, Debug)]
 pub(super) struct Neighbour {
     rng: Rng,
@@ -14,7 +15,7 @@ pub(super) struct Neighbour {
 }
 
 impl Neighbour {
-    /// One who makes so many calls an hour on average from `now` on; `None` for none.
+    /// A client that makes this many calls an hour on average from `now` on; `None` for none.
     pub(super) fn new(per_hour: u32, seed: u64, now: Duration) -> Option<Self> {
         let mean = Duration::from_hours(1).checked_div(per_hour)?;
         let mut neighbour = Self {
@@ -35,7 +36,7 @@ impl Neighbour {
         Some(at)
     }
 
-    /// The time to the next of events that come independently of each other.
+    /// The time to the next of events that are independent of each other.
     fn gap(&mut self) -> Duration {
         let share = (self.rng.below(1 << 53) as f64 + 1.0) / (1_u64 << 53) as f64;
         self.mean.mul_f64(-share.ln())
@@ -47,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_neighbour_calls_as_often_as_said_at_random_moments() {
+    fn another_client_calls_at_its_rate_at_random_moments() {
         let hours = Duration::from_hours(20);
         let mut neighbour = Neighbour::new(750, 1, Duration::ZERO).unwrap();
         let calls: Vec<_> = std::iter::from_fn(|| neighbour.call(hours)).collect();

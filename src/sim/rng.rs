@@ -1,9 +1,10 @@
-//! Seeded chance, the same on every machine and with every release of every crate: a failing run can be run again.
+//! A seeded random number generator, the same on every machine and with every release of every
+//! crate, so that a failing run can be repeated.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// The `SplitMix64` generator (Steele, Lea, Flood 2014). Good enough to throw dice; never for secrets.
+/// The `SplitMix64` generator (Steele, Lea, Flood 2014). Good enough for tests; never for secrets.
 #[derive(Clone, Debug)]
 pub(super) struct Rng(u64);
 
@@ -12,7 +13,7 @@ impl Rng {
         Self(seed)
     }
 
-    /// Dice that always fall the same way for `text`.
+    /// A generator seeded by `text`.
     pub(super) fn for_text(seed: u64, text: &str) -> Self {
         // FNV-1a spreads the bytes, the generator's own mixing does the rest.
         let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325 ^ seed, |hash, byte| {
@@ -41,7 +42,7 @@ impl Rng {
         Duration::from_micros(self.below(micros.saturating_add(1)))
     }
 
-    /// True in `share` of all throws; `share` from 0 to 1.
+    /// True with the probability `share`, from 0 to 1.
     pub(super) fn hits(&mut self, share: f64) -> bool {
         // 53 bits are what a double holds exactly.
         let throw = (self.next() >> 11) as f64 / (1u64 << 53) as f64;

@@ -4,12 +4,14 @@ use std::future::Future;
 use std::io;
 
 use super::config::{CLIENT_SECRET, Config};
+use super::limit::QuotaVerifier;
 use super::simulator::Simulator;
 
-/// Runs a simulator until `until` resolves. `print` gets what its user needs, whole lines of a gateway's
-/// configuration; where everything is, and at the end what was seen, are comments in it.
+/// Runs a simulator until `until` resolves. `print` gets whole lines of a gateway's configuration;
+/// the addresses, and the summary at the end, are comments in it.
 ///
 /// # Errors
+///
 /// It could not be started.
 pub async fn run(config: Config, mut print: impl FnMut(&str), until: impl Future<Output = ()>) -> io::Result<()> {
     let shows_secret = config.client_secret.expose() == CLIENT_SECRET;
@@ -31,7 +33,7 @@ pub async fn run(config: Config, mut print: impl FnMut(&str), until: impl Future
         print(&format!("# export AZURE_CLIENT_SECRET='{CLIENT_SECRET}'"));
     }
     until.await;
-    for finding in simulator.judges().iter().flat_map(|judge| judge.findings()) {
+    for finding in simulator.quota_verifiers().iter().flat_map(QuotaVerifier::findings) {
         print(&format!("# {finding}"));
     }
     for violation in simulator.violations() {

@@ -15,42 +15,44 @@ use super::entra::Endpoint;
 use super::hosts::Hosts;
 use super::limit::{QuotaVerifier, Scope};
 use super::record::{CallRecord, TimedOut, TokenRecord, Violation};
+use super::sim_state::SimState;
 use super::wire::Host;
-use super::world::SimState;
 use crate::operation::Operation;
 use crate::task::Tasks;
 
-/// How long the waiting helpers wait. Only a test that fails waits this long.
+/// How long the waiting helpers wait, which only a failing test does.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long [`Simulator::stop`] lets answers in progress end.
+/// How long [`Simulator::stop`] waits for answers in progress.
 const DRAIN: Duration = Duration::from_millis(500);
 
 /// A running simulator. Dropped without [`Simulator::stop`], it ends at once.
 #[derive(Debug)]
 pub struct Simulator {
-    pub(super) world: Arc<SimState>,
+    pub(super) sim_state: Arc<SimState>,
     pub(super) hosts: Arc<Hosts>,
     config: Config,
 }
 
 impl Simulator {
-    /// Starts all hosts. When this returns they accept connections. It must be called within a tokio runtime with time and I/O.
+    /// Starts all hosts. When this returns they accept connections. It must be called within a
+    /// tokio runtime with time and I/O.
     ///
     /// # Errors
-    /// `InvalidInput` when the configuration makes no sense; otherwise what binding the ports brought.
+    ///
+    /// `InvalidInput` when the configuration is invalid; otherwise the error of binding a port.
     pub fn start(config: Config) -> io::Result<Self> {
         if let Some(mistake) = config.mistake() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, mistake));
         }
         let tasks = Tasks::new();
-        let world = Arc::new(SimState::new(&config, tasks.clone()));
+        let sim_state = Arc::new(SimState::new(&config, tasks.clone()));
         let endpoint = Arc::new(Endpoint {
-            world: Arc::clone(&world),
+            sim_state: Arc::clone(&sim_state),
             addr: OnceLock::new(),
         });
         let sign_in = Host::open(config.listen, Arc::clone(&endpoint) as _, config.tls.clone(), &tasks)?;
-        // It cannot be set already: this is its only place.
+        // It cannot be set already, because it is set only here.
         let _ = endpoint.addr.set(sign_in.addr());
         let mut hosts = Hosts {
             sign_in,
@@ -61,14 +63,14 @@ impl Simulator {
             let addr = SocketAddr::new(config.listen.ip(), port);
             let handler = defender::Region {
                 name: region.name.clone(),
-                world: Arc::clone(&world),
+                sim_state: Arc::clone(&sim_state),
             };
             let opened = Host::open(addr, Arc::new(handler), config.tls.clone(), &tasks);
             let opened = opened.inspect_err(|_| hosts.abandon())?;
             hosts.regions.insert(region.name.clone(), opened);
         }
         let simulator = Self {
-            world,
+            sim_state,
             hosts: Arc::new(hosts),
             config,
         };
@@ -79,22 +81,22 @@ impl Simulator {
     fn follow_schedule(&self) {
         let mut schedule: Vec<Event> = self.config.schedule.clone();
         schedule.sort_by_key(|event| event.at);
-        let (world, hosts) = (Arc::clone(&self.world), Arc::clone(&self.hosts));
-        self.world.tasks.spawn_upkeep("schedule", async move {
+        let (sim_state, hosts) = (Arc::clone(&self.sim_state), Arc::clone(&self.hosts));
+        self.sim_state.tasks.spawn_upkeep("schedule", async move {
             for Event { at, action } in schedule {
                 tokio::select! {
-                    () = world.stopping.cancelled() => return,
-                    () = tokio::time::sleep_until(world.moment(at)) => {}
+                    () = sim_state.stopping.cancelled() => return,
+                    () = tokio::time::sleep_until(sim_state.moment(at)) => {}
                 }
                 tracing::info!(?action, "scheduled");
-                if let Err(error) = hosts.apply(&world, action).await {
+                if let Err(error) = hosts.apply(&sim_state, action).await {
                     tracing::error!(%error, "a scheduled change failed");
                 }
             }
         });
     }
 
-    /// Where sign-in is: what belongs into `credentials.authority`.
+    /// The address of sign-in: the value for `credentials.authority`.
     #[must_use]
     pub fn authority(&self) -> Url {
         url(self.hosts.sign_in.addr())
@@ -118,66 +120,65 @@ impl Simulator {
         self.hosts.regions.get(name).map(|host| url(host.addr()))
     }
 
-    /// Where the virtual machine's form of managed identity answers.
+    /// The address of the virtual machine's form of managed identity.
     #[must_use]
     pub fn imds_endpoint(&self) -> String {
         format!("http://{}/metadata/identity/oauth2/token", self.hosts.sign_in.addr())
     }
 
-    /// Where the App Service form answers: the value of `IDENTITY_ENDPOINT`. `IDENTITY_HEADER` is [`super::IDENTITY_HEADER`].
+    /// The address of the App Service form: the value of `IDENTITY_ENDPOINT`. `IDENTITY_HEADER` is
+    /// [`super::IDENTITY_HEADER`].
     #[must_use]
     pub fn app_service_endpoint(&self) -> String {
         format!("http://{}/msi/token", self.hosts.sign_in.addr())
     }
 
-    /// The time since the start: what the times in records count from.
+    /// The time since the start, from which the times in records are counted.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
-        self.world.elapsed()
+        self.sim_state.elapsed()
     }
 
-    /// All requests that reached a region's host, in the order of arrival; the oldest may be forgotten, see [`Config::remember`].
+    /// All requests that reached a region's host, in the order of arrival; the oldest may have been
+    /// dropped, see [`Config::remember`].
     #[must_use]
     pub fn calls(&self) -> Vec<CallRecord> {
-        self.world.journal.calls()
+        self.sim_state.journal.calls()
     }
 
     /// All token requests.
     #[must_use]
     pub fn token_requests(&self) -> Vec<TokenRecord> {
-        self.world.journal.token_requests()
+        self.sim_state.journal.token_requests()
     }
 
-    /// What clients did that a gateway must never do. A test should end by asserting that there is nothing.
+    /// What clients did that a gateway must never do. A test should end by asserting that this is
+    /// empty.
     #[must_use]
     pub fn violations(&self) -> Vec<Violation> {
-        self.world.journal.violations()
+        self.sim_state.journal.violations()
     }
 
-    /// Judges who have seen all arrivals that count together, for the limits in force: one, or one for each operation.
+    /// Verifiers with the arrivals that count together, for the current limits: one, or one for each operation.
     #[must_use]
-    pub fn judges(&self) -> Vec<QuotaVerifier> {
+    pub fn quota_verifiers(&self) -> Vec<QuotaVerifier> {
         if self.config.scope == Scope::All {
             return vec![self.judge()];
         }
-        let (limits, calls) = (self.world.state().limits.clone(), self.calls());
+        let (limits, calls) = (self.sim_state.state().limits.clone(), self.calls());
         let of = |operation| {
-            let mut judge = QuotaVerifier::new(&limits);
-            judge.extend(
-                calls
-                    .iter()
-                    .filter(|call| call.operation == Some(operation))
-                    .map(|call| call.at),
-            );
-            judge
+            let mut verifier = QuotaVerifier::new(&limits);
+            let counted = calls.iter().filter(|call| call.operation == Some(operation));
+            verifier.extend(counted.map(|call| call.at));
+            verifier
         };
         Operation::ALL.map(of).into()
     }
 
-    /// A judge who has seen all arrivals that count, for the limits in force.
+    /// A verifier with all arrivals that count, for the current limits.
     #[must_use]
     pub fn judge(&self) -> QuotaVerifier {
-        let mut judge = QuotaVerifier::new(&self.world.state().limits);
+        let mut judge = QuotaVerifier::new(&self.sim_state.state().limits);
         judge.extend(self.calls().iter().filter(|call| call.is_operation).map(|call| call.at));
         judge
     }
@@ -187,39 +188,42 @@ impl Simulator {
     /// # Errors
     /// Fewer arrived in time.
     pub async fn wait_for_calls(&self, n: u64) -> Result<Vec<CallRecord>, TimedOut> {
-        let journal = &self.world.journal;
+        let journal = &self.sim_state.journal;
         journal.wait("calls", n, PATIENCE, |seen| seen.calls).await?;
         Ok(journal.calls())
     }
 
-    /// Waits until at least `n` requests have been settled (answered, cut or swallowed) since the start, ten seconds at most.
+    /// Waits until at least `n` requests have been settled (answered, cut or swallowed) since the
+    /// start, ten seconds at most.
     ///
     /// # Errors
     /// Fewer were settled in time.
     pub async fn wait_for_settled(&self, n: u64) -> Result<Vec<CallRecord>, TimedOut> {
-        let journal = &self.world.journal;
+        let journal = &self.sim_state.journal;
         journal.wait("settled calls", n, PATIENCE, |seen| seen.answered).await?;
         Ok(journal.calls())
     }
 
-    /// Waits until at least `n` token requests have been answered since the start, ten seconds at most.
+    /// Waits until at least `n` token requests have been answered since the start, ten seconds at
+    /// most.
     ///
     /// # Errors
     /// Fewer were answered in time.
     pub async fn wait_for_token_requests(&self, n: u64) -> Result<Vec<TokenRecord>, TimedOut> {
-        let journal = &self.world.journal;
+        let journal = &self.sim_state.journal;
         journal
             .wait("token requests", n, PATIENCE, |seen| seen.token_requests)
             .await?;
         Ok(journal.token_requests())
     }
 
-    /// A `gateway.toml` that points a gateway here. The secret is not in it: it comes from the environment, as
-    /// `DEFENDER_GATEWAY_CREDENTIALS_CLIENT_SECRET` or `AZURE_CLIENT_SECRET`.
+    /// A `gateway.toml` that points a gateway here. It does not contain the secret, which comes
+    /// from the environment, as `DEFENDER_GATEWAY_CREDENTIALS_CLIENT_SECRET` or
+    /// `AZURE_CLIENT_SECRET`.
     #[must_use]
     pub fn config_toml(&self) -> String {
         use std::fmt::Write as _;
-        let scope = self.world.state().token_service.rules.scope.clone();
+        let scope = self.sim_state.state().token_service.rules.scope.clone();
         let mut text = format!(
             "# The secret comes from the environment: DEFENDER_GATEWAY_CREDENTIALS_CLIENT_SECRET or AZURE_CLIENT_SECRET.\n\
              [credentials]\ntenant_id = {:?}\nclient_id = {:?}\nauthority = {:?}\nscope = {scope:?}\n",
@@ -228,7 +232,7 @@ impl Simulator {
             base(&self.authority()),
         );
         let is_at_a_distance = {
-            let state = self.world.state();
+            let state = self.sim_state.state();
             state.regions.values().any(|behaviour| !behaviour.latency.is_zero())
         };
         if is_at_a_distance {
@@ -245,18 +249,18 @@ impl Simulator {
         text
     }
 
-    /// Ends: answers in progress have half a second, then connections are reset. Returns how many tasks were left behind, which is
-    /// always 0 unless something is broken.
+    /// Stops: answers in progress have half a second, then connections are reset. Returns how many
+    /// tasks are left, which is always 0 unless there is a defect.
     pub async fn stop(&self) -> usize {
         for host in self.hosts.all() {
             host.end().await;
         }
-        let tasks = &self.world.tasks;
+        let tasks = &self.sim_state.tasks;
         let drained = tasks.finish(DRAIN).await;
         if drained == 0 {
             return 0;
         }
-        self.world.stopping.cancel();
+        self.sim_state.stopping.cancel();
         self.cut_connections();
         tasks.finish(PATIENCE).await
     }
@@ -265,7 +269,7 @@ impl Simulator {
 impl Drop for Simulator {
     fn drop(&mut self) {
         self.hosts.abandon();
-        self.world.stopping.cancel();
+        self.sim_state.stopping.cancel();
     }
 }
 

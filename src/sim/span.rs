@@ -1,10 +1,11 @@
-//! Durations as people write them in limits and scenarios: a whole number and a unit. A bare number is refused.
+//! Durations in limits and scenarios: a whole number and a unit. A bare number is rejected.
 
 use std::time::Duration;
 
 use serde::{Deserializer, de};
 
-/// The longest duration accepted: a day. Longer ones are slips of the pen, and the bound keeps arithmetic from overflowing.
+/// The longest accepted duration: a day. Longer ones are mistakes, and the bound keeps arithmetic
+/// from overflowing.
 pub const LONGEST: Duration = Duration::from_hours(24);
 
 const UNITS: [(&str, Duration); 5] = [
@@ -26,7 +27,7 @@ pub enum ParseSpanError {
     TooLong(String),
 }
 
-/// Reads `250ms`, `10s`, `1m`, `1h`.
+/// Parses `250ms`, `10s`, `1m`, `1h`.
 pub fn parse(text: &str) -> Result<Duration, ParseSpanError> {
     let malformed = || ParseSpanError::Malformed(text.into());
     let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(malformed)?;
@@ -42,7 +43,8 @@ pub fn parse(text: &str) -> Result<Duration, ParseSpanError> {
         .ok_or_else(too_long)
 }
 
-/// Writes a duration in the largest unit that divides it, as [`parse`] reads it. Below a microsecond it rounds down.
+/// Writes a duration in the largest unit that divides it, as [`parse`] accepts it. It rounds down
+/// to microseconds.
 #[must_use]
 pub fn display(span: Duration) -> String {
     UNITS
@@ -89,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_reads_back() {
+    fn written_values_are_read_back() {
         for text in ["1h", "90m", "61s", "1500ms", "3us", "0us"] {
             assert_eq!(display(parse(text).unwrap()), text);
         }

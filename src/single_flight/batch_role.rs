@@ -37,7 +37,7 @@ impl BatchRole {
 
 impl Flight {
     /// Records that the slot has been granted. `true` when the flight may take members into a batch
-    /// now: this is its first attempt, and it is nobody's member.
+    /// now: this is its first attempt, and it is in no batch.
     pub(super) fn start(&self, now: Instant) -> bool {
         let members = {
             let mut state = self.state();

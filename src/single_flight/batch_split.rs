@@ -1,4 +1,5 @@
-//! Splitting the answer to a batch among its members, and pausing batching when that fails repeatedly.
+//! Splitting the answer to a batch among its members, and pausing batching when that fails
+//! repeatedly.
 
 use std::collections::HashSet;
 use std::time::Duration;

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tower::{Service, ServiceExt as _};
 
 use crate::BoxError;
-use crate::attempt::{Again, Failure, Load, Retries, Try};
+use crate::attempt::{Failure, Load, Retries, RetryHint, Try};
 use crate::scan::{Answer, CacheSink, Request, ResponseKind, Rows, SplitError, UpstreamProfile};
 use crate::single_flight::Shared;
 use crate::single_flight::batch_split::{count_rows, split_for};
@@ -158,7 +158,7 @@ impl FlightDriver {
             }
             let result = inner.clone().oneshot(attempt.clone()).await;
             let lacks_slot = result.as_ref().err().and_then(|error| error.downcast_ref::<Failure>());
-            if !lacks_slot.is_some_and(|failure| failure.again == Again::InCompany) {
+            if !lacks_slot.is_some_and(|failure| failure.again == RetryHint::InBatch) {
                 return result;
             }
             batcher.not_queued(&self.flight, place);

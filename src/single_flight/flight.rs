@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::attempt::{Again, Failure, Load, Place};
+use crate::attempt::{Failure, Load, Place, RetryHint};
 use crate::caller::{Caller, Name};
 use crate::scan::{Payer, Request};
 use crate::single_flight::Shared;
@@ -208,7 +208,7 @@ impl Flight {
         let hopeless = departed
             && error
                 .find::<Failure>()
-                .is_some_and(|failure| failure.again == Again::Never);
+                .is_some_and(|failure| failure.again == RetryHint::Never);
         let told = state.waiters.take(|id, waiter| {
             id == leader
                 || exhausted

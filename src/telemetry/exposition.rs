@@ -1,9 +1,10 @@
-//! From `OpenMetrics` to the older Prometheus text format.
+//! Converts `OpenMetrics` to the older Prometheus text format.
 //!
-//! The samples are the same; the comments are not: `OpenMetrics` names a counter's family without `_total`, which the older format
-//! would read as a family without samples beside an untyped one. Units and the end marker do not exist there.
+//! The samples are the same, but the comments are not: `OpenMetrics` names a counter's family
+//! without `_total`, which the older format would read as a family without samples beside an
+//! untyped one. Units and the end marker do not exist there.
 
-/// `openmetrics` as Prometheus text 0.0.4. Exemplars are not handled: no part writes any.
+/// `openmetrics` as Prometheus text 0.0.4. Exemplars are not handled, because there are none.
 pub(super) fn prometheus(openmetrics: &str) -> String {
     let mut text = String::with_capacity(openmetrics.len() + 256);
     // HELP comes before TYPE, and only TYPE says whether the name must change.

@@ -1,7 +1,8 @@
-//! One JSON object per log line, in which no key occurs twice.
+//! Writes one JSON object for each log line, in which no key occurs twice.
 //!
-//! `tracing-subscriber`'s own format writes an event's fields beside `message`, `level` and the like, whatever they are called; of two
-//! members with one name, most parsers keep the last, and the line loses what it is about (RFC 8259 §4).
+//! `tracing-subscriber`'s own format writes an event's fields beside `message`, `level` and the
+//! like, whatever they are called. Of two members with one name most parsers keep the last, and the
+//! line would lose its message (RFC 8259 §4).
 
 use std::fmt;
 
@@ -13,7 +14,8 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormattedFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Writes an event as one JSON object: time, level, what the event says, where it comes from, and the request's span.
+/// Writes an event as one JSON object: time, level, the event's fields, its source, and the
+/// request's span.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct JsonLine;
 
@@ -46,7 +48,7 @@ where
     }
 }
 
-/// A line like those of the log, for what is said whatever the filter lets through.
+/// A line like those of the log, for messages that no filter may suppress.
 pub(super) fn written(level: &str, message: &str) -> String {
     let mut line = Line::default();
     for (name, value) in [
@@ -66,21 +68,21 @@ pub(super) fn written(level: &str, message: &str) -> String {
 
 fn now() -> String {
     let mut text = String::new();
-    // Without a time, the line still says what happened.
+    // Without a time, the line still contains the message.
     let _ = SystemTime.format_time(&mut Writer::new(&mut text));
     text
 }
 
-/// The members in the order in which they came.
+/// The members in order.
 #[derive(Default)]
 struct Line {
     members: Vec<(String, Value)>,
-    /// Where an event of the `log` crate comes from: `tracing` has one target for all of them.
+    /// The source of an event of the `log` crate: `tracing` has one target for all of them.
     log_target: Option<String>,
 }
 
 impl Line {
-    /// A name that is taken gets a number: `message`, `message_2`.
+    /// A name that is already used gets a number: `message`, `message_2`.
     fn push(&mut self, name: &str, value: Value) {
         let name = name.strip_prefix("r#").unwrap_or(name);
         let is_taken = |candidate: &str| self.members.iter().any(|(taken, _)| taken == candidate);

@@ -12,10 +12,10 @@ use tracing_subscriber::{Layer, Registry, reload};
 
 use super::json_line::{self, JsonLine};
 
-/// How a log line looks.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
-    /// Text when stderr is a terminal, otherwise JSON: a person reads the one, a collector the other.
+    /// Text when stderr is a terminal, otherwise JSON for a log collector.
     #[default]
     Auto,
     /// One JSON object per line.
@@ -24,7 +24,7 @@ pub enum Format {
     Text,
 }
 
-/// `message` as a line of the log in JSON format, for what is said whatever the filter lets through.
+/// `message` as a line of the log in JSON format, for messages that no filter may suppress.
 #[must_use]
 pub fn json_line(level: tracing::Level, message: &str) -> String {
     json_line::written(level.as_str(), message)
@@ -48,12 +48,12 @@ pub enum Error {
     /// The operator's filter is not a list of directives such as `info,defender_gateway=debug`.
     #[error("not a log filter: {filter:?}")]
     Filter {
-        /// What was given.
+        /// The text that was given.
         filter: String,
         /// What is wrong with it.
         source: ParseError,
     },
-    /// The process logs already; the first call stays in force.
+    /// The process has a logger already, which stays in use.
     #[error("logging is already set up")]
     Installed,
     /// The logger that the handle belongs to is gone.
@@ -65,17 +65,17 @@ pub enum Error {
 #[derive(Clone, Debug)]
 pub struct Handle {
     filter: reload::Handle<Targets, Registry>,
-    wish: Arc<Mutex<Wish>>,
+    filters: Arc<Mutex<Filters>>,
 }
 
-/// What is to be logged.
+/// The filters: the configured one and the temporary one.
 #[derive(Debug)]
-struct Wish {
+struct Filters {
     configured: String,
     volume: Volume,
 }
 
-/// What an operator wants to hear of this program for a while.
+/// A temporary log level of this program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Volume {
     AsConfigured,
@@ -83,7 +83,7 @@ enum Volume {
     Trace,
 }
 
-impl Wish {
+impl Filters {
     fn filter(&self) -> String {
         match self.volume {
             Volume::AsConfigured => self.configured.clone(),
@@ -99,31 +99,33 @@ const PROGRAM: &str = "defender_gateway";
 impl Handle {
     /// Replaces the configured filter, from the next event on. On an error the old one stays.
     pub fn set_filter(&self, filter: &str) -> Result<(), Error> {
-        // What is not well-formed by itself must not become so with something added.
+        // A filter that is invalid by itself must not become valid by what is added.
         parse(filter)?;
-        self.change(|wish| filter.clone_into(&mut wish.configured)).map(drop)
+        self.change(|filters| filter.clone_into(&mut filters.configured))
+            .map(drop)
     }
 
-    /// Logs this program one level louder than now: first `debug`, then `trace`. Returns the filter in force.
+    /// Logs this program one level more verbosely: first `debug`, then `trace`. Returns the filter
+    /// in use.
     pub fn louder(&self) -> Result<String, Error> {
-        self.change(|wish| {
-            wish.volume = match wish.volume {
+        self.change(|filters| {
+            filters.volume = match filters.volume {
                 Volume::AsConfigured => Volume::Debug,
                 Volume::Debug | Volume::Trace => Volume::Trace,
             };
         })
     }
 
-    /// Logs what is configured, after [`Handle::louder`]. Returns the filter in force.
+    /// Returns to the configured filter after [`Handle::louder`]. Returns the filter in use.
     pub fn as_configured(&self) -> Result<String, Error> {
-        self.change(|wish| wish.volume = Volume::AsConfigured)
+        self.change(|filters| filters.volume = Volume::AsConfigured)
     }
 
-    fn change(&self, change: impl FnOnce(&mut Wish)) -> Result<String, Error> {
+    fn change(&self, change: impl FnOnce(&mut Filters)) -> Result<String, Error> {
         // Every change is complete before anything can panic.
-        let mut wish = self.wish.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut wish);
-        let filter = wish.filter();
+        let mut filters = self.filters.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut filters);
+        let filter = filters.filter();
         self.filter.reload(parse(&filter)?).map_err(|_| Error::Gone)?;
         Ok(filter)
     }
@@ -131,8 +133,8 @@ impl Handle {
 
 /// Starts logging to stderr for the whole process.
 ///
-/// `filter` holds tracing directives (`info`, `warn,defender_gateway=debug`). Never panics: a second call fails with
-/// [`Error::Installed`] and changes nothing.
+/// `filter` contains tracing directives (`info`, `warn,defender_gateway=debug`). Never panics: a
+/// second call fails with [`Error::Installed`] and changes nothing.
 pub fn init(filter: &str, format: Format) -> Result<Handle, Error> {
     let terminal = std::io::stderr().is_terminal();
     let configured = filter.to_owned();
@@ -143,13 +145,13 @@ pub fn init(filter: &str, format: Format) -> Result<Handle, Error> {
         .with(lines)
         .try_init()
         .map_err(|_| Error::Installed)?;
-    let wish = Wish {
+    let filters = Filters {
         configured,
         volume: Volume::AsConfigured,
     };
     Ok(Handle {
         filter: handle,
-        wish: Arc::new(Mutex::new(wish)),
+        filters: Arc::new(Mutex::new(filters)),
     })
 }
 
@@ -160,7 +162,8 @@ fn parse(filter: &str) -> Result<Targets, Error> {
     })
 }
 
-/// The layer that writes. The request's span is shown (it holds the request id), the spans around it are not.
+/// The layer that writes. The request's span is shown (it contains the request id); the spans
+/// around it are not.
 fn lines<S>(writer: BoxMakeWriter, shape: Shape) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a> + Send + Sync,
@@ -181,7 +184,7 @@ enum Shape {
 }
 
 impl Shape {
-    /// Colours only on a terminal: elsewhere they are escape codes in a file.
+    /// Colours only on a terminal; in a file they would be escape codes.
     fn choose(format: Format, terminal: bool) -> Self {
         match (format, terminal) {
             (Format::Json, _) | (Format::Auto, false) => Self::Json,

@@ -10,7 +10,7 @@ use super::{exposition, families};
 /// Put before the name of every metric, with an underscore.
 pub const PREFIX: &str = "defender_gateway";
 
-/// How metrics are written.
+/// The format of exported metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exposition {
     /// The Prometheus text format, version 0.0.4: what every scraper understands.
@@ -34,13 +34,13 @@ impl Exposition {
 #[derive(Debug)]
 pub struct Registry {
     root: prometheus_client::registry::Registry,
-    /// Without the prefix: these names are everybody's.
+    /// Without the prefix, because these names are the same for all programs.
     process: prometheus_client::registry::Registry,
     mode: ModeGauge,
 }
 
 impl Registry {
-    /// A registry that already holds `build_info` and `mode`. `version` is the program's.
+    /// A registry with `build_info` and `mode`. `version` is the program's.
     #[must_use]
     pub fn new(version: &'static str) -> Self {
         let mut root = prometheus_client::registry::Registry::with_prefix(PREFIX);
@@ -58,7 +58,7 @@ impl Registry {
         Self { root, process, mode }
     }
 
-    /// Where parts register theirs; the prefix is put on by itself.
+    /// Where parts register their metrics; the prefix is added automatically.
     pub fn root(&mut self) -> &mut prometheus_client::registry::Registry {
         &mut self.root
     }
@@ -77,7 +77,8 @@ impl Registry {
             .and_then(|()| text::encode_registry(&mut lines, &self.process))
             .and_then(|()| text::encode_eof(&mut lines));
         if let Err(error) = written {
-            // Writing to memory does not fail, so this is a metric that cannot be encoded: what came before it is still good.
+            // Writing to memory does not fail, so a metric cannot be encoded; the metrics before it
+            // are still valid.
             tracing::warn!(%error, "a metric could not be written");
         }
         let lines = families::grouped(&lines);
@@ -88,17 +89,17 @@ impl Registry {
     }
 }
 
-/// What the gateway as a whole is doing.
+/// The state of the gateway as a whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Mode {
-    /// As configured, and nothing is wrong.
+    /// No problem is known.
     #[default]
     Normal,
-    /// Something is wrong: `problems` in `/status` says what.
+    /// There is a problem, which `problems` in `/status` describes.
     Degraded,
-    /// The shared store does not answer: no calls leave, only what is cached is served.
+    /// The shared store does not answer: no calls leave, and only cached answers are served.
     StoreLost,
-    /// Told to stop: finishing what is in flight.
+    /// Shutting down: requests in flight are finished.
     Draining,
 }
 

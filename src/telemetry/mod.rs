@@ -1,7 +1,8 @@
 //! Logs, metrics and traces as they leave the process.
 //!
-//! Not here: what is measured. Each part owns its metrics and registers them; this module only sets up where they go. Invariant:
-//! nothing in here ever sees a header field (but those of W3C Trace Context), a body, a token or a secret.
+//! Not here: what is measured. Each part owns its metrics and registers them; this module only
+//! exports them. Invariant: nothing in here ever sees a header field (except those of W3C Trace
+//! Context), a body, a token or a secret.
 
 mod json_line;
 pub mod log;

@@ -1,4 +1,4 @@
-//! The process's own figures under the names that Prometheus' client libraries give them.
+//! The process's own metrics, under the names that Prometheus' client libraries use.
 
 use std::fmt;
 use std::fs;
@@ -9,7 +9,8 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use rustix::process::{Resource, getrlimit};
 
-/// `USER_HZ`: what `/proc` counts processor time in, on every architecture that this program runs on.
+/// `USER_HZ`: the unit of processor time in `/proc`, on every architecture that this program runs
+/// on.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Reads `/proc/self` at every scrape. What cannot be read is left out.
@@ -41,7 +42,8 @@ fn started(system: &str, own: &str) -> Option<f64> {
     Some(boot.trim().parse::<f64>().ok()? + after / TICKS_PER_SECOND)
 }
 
-/// Field `number` of `/proc/self/stat`, counted from one. The second is the program's name, which may hold spaces and brackets.
+/// Field `number` of `/proc/self/stat`, counted from one. The second one is the program's name,
+/// which may contain spaces and brackets.
 fn field<T: std::str::FromStr>(stat: &str, number: usize) -> Option<T> {
     let (_, after) = stat.rsplit_once(") ")?;
     after.split_ascii_whitespace().nth(number - 3)?.parse().ok()

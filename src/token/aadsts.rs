@@ -1,11 +1,12 @@
-//! Entra's error codes in words: one sentence of what to do.
+//! Advice for Entra's error codes: one sentence of what to do.
 //!
-//! Texts of errors must not be relied on, and codes only for logs and hints; whether a failure passes is decided by the status
-//! first, and by [`is_transient`] for the few failures that Entra reports as 400 although they pass.
+//! Error texts must not be relied on, and codes only for logs and hints. Whether a failure is
+//! temporary follows from the status, and from [`is_transient`] for the few temporary failures that
+//! Entra reports as 400.
 
 use super::error::{Code, Problem};
 
-/// One sentence of what to do about `code`, without a period.
+/// What to do about `code`, in one sentence without a period.
 pub(super) fn advice(code: &Code) -> &'static str {
     match code {
         Code::Aadsts(number) => aadsts(*number),
@@ -20,7 +21,7 @@ pub(super) fn advice(code: &Code) -> &'static str {
     }
 }
 
-/// Whether a failure passes by itself although its status says that the request was bad.
+/// Whether a failure is temporary although its status says that the request was bad.
 pub(super) fn is_transient(code: &Code) -> bool {
     match code {
         Code::Aadsts(number) => matches!(
@@ -32,7 +33,8 @@ pub(super) fn is_transient(code: &Code) -> bool {
     }
 }
 
-/// Whether an assertion was refused, possibly because of its times: worth one more try when the clocks differ.
+/// Whether an assertion was rejected, possibly because of its times: worth one more attempt when
+/// the clocks differ.
 pub(super) fn may_be_clock(code: &Code) -> bool {
     matches!(code, Code::Aadsts(700_024 | 700_027 | 500_133 | 50_013 | 50_012))
 }
@@ -115,7 +117,7 @@ mod tests {
 
     use super::*;
 
-    /// Every code of the table of facts.
+    /// Every code of the table.
     const KNOWN: [u32; 32] = [
         7_000_215, 7_000_222, 700_016, 700_011, 90_002, 900_382, 900_432, 90_038, 500_011, 50_001, 650_057, 70_011,
         700_022, 28_002, 700_027, 50_012, 50_013, 500_133, 50_027, 70_021, 90_061, 7_000_112, 70_001, 7_000_218,

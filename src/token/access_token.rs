@@ -1,4 +1,4 @@
-//! A token in use.
+//! The access token in use.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::secret::Secret;
 
-/// A token, with which of the keeper's tokens it is. Cloning shares it.
+/// A token and its generation. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Bearer(Arc<Held>);
 
@@ -20,7 +20,8 @@ struct Held {
 }
 
 impl Bearer {
-    /// Longest time before expiry at which a token is no longer handed out: it has to arrive, and clocks differ.
+    /// A token is no longer used from this long before its expiry, because it has to arrive and
+    /// clocks differ.
     const MARGIN: Duration = Duration::from_secs(10);
 
     /// A token whose `life` began at `asked`.
@@ -29,12 +30,12 @@ impl Bearer {
             generation,
             secret,
             expires: asked + life,
-            // A twentieth, so that tokens of seconds (a simulator's) are usable at all.
+            // A twentieth, so that tokens of seconds (the simulator's) can be used at all.
             usable_until: asked + life - Self::MARGIN.min(life / 20),
         }))
     }
 
-    /// Counts the keeper's tokens from 1; a later token has a larger number.
+    /// The number of the token, counted from 1; a later token has a larger number.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.0.generation

@@ -1,5 +1,5 @@
-//! A look into the token, without trusting it: apps get tokens without the permission they need, and Defender says so only at the
-//! first call.
+//! Reads the permissions in a token, without trusting it: apps may get tokens without the
+//! permission they need, and Defender says so only at the first call.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -16,14 +16,14 @@ pub enum Roles {
     /// There is no token, or it cannot be read; tokens need not be readable.
     #[default]
     Unknown,
-    /// `Machine.Read.All` is there.
+    /// It has `Machine.Read.All`.
     Sufficient,
-    /// `Machine.Read.All` is not there.
+    /// It lacks `Machine.Read.All`.
     Missing,
 }
 
 impl Roles {
-    /// Looks into `token`. Nothing is verified, and no decision but a warning may rest on it.
+    /// Reads `token`. Nothing is verified, and only a warning may depend on it.
     pub(super) fn of(token: &Secret) -> Self {
         #[derive(Deserialize)]
         struct Claims {
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_readable_token_is_unknown_not_missing() {
+    fn the_roles_of_an_unreadable_token_are_unknown() {
         for opaque in ["opaque", "a.b", "a.!!.c", "a.e30.c.d", "..", "e30.bm90IGpzb24.c"] {
             assert_eq!(Roles::of(&Secret::new(opaque.into())), Roles::Unknown, "{opaque}");
         }

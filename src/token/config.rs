@@ -1,4 +1,4 @@
-//! What sign-in needs, checked: values that exist are values that can work.
+//! The settings of sign-in. They are checked: values that exist can work.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use crate::secret::Secret;
 /// How the gateway signs in, and for what.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The proof of identity.
+    /// The credential.
     pub credential: Credential,
     /// What the token is for.
     pub scope: Scope,
@@ -29,22 +29,23 @@ pub enum Credential {
     Certificate {
         /// The app.
         app: App,
-        /// Where certificate and key are.
+        /// The certificate and its key.
         files: CertificateFiles,
     },
     /// A token of another issuer, such as a Kubernetes service account's, that Entra trusts.
     WorkloadIdentity {
         /// The app.
         app: App,
-        /// The other issuer's token; read again for every request, because it is rotated.
+        /// The file with the other issuer's token. It is read again for every request, because it
+        /// is rotated.
         token_file: PathBuf,
     },
-    /// An identity that Azure gives to the machine or App Service plan.
+    /// An identity that Azure assigns to the machine or App Service plan.
     ManagedIdentity(Identity),
 }
 
 impl Credential {
-    /// Which kind it is.
+    /// The kind of credential.
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
@@ -87,14 +88,16 @@ impl Kind {
 pub enum SecretSource {
     /// The secret itself, from the environment.
     Value(Secret),
-    /// A file that holds nothing else; trailing line breaks are dropped. Noticed when it changes.
+    /// A file with nothing else; trailing line breaks are dropped, and changes are noticed.
     File(PathBuf),
 }
 
-/// PEM files with an RSA certificate and its private key (PKCS#8 or PKCS#1, not encrypted). Noticed when they change.
+/// PEM files with an RSA certificate and its private key (PKCS#8 or PKCS#1, not encrypted). Changes
+/// are noticed.
 #[derive(Clone, Debug)]
 pub struct CertificateFiles {
-    /// The certificate, and the key too when there is no second file. Further certificates (a chain) do no harm.
+    /// The certificate, and the key too when there is no second file. Other certificates (a chain)
+    /// are ignored.
     pub certificate: PathBuf,
     /// The private key.
     pub private_key: Option<PathBuf>,
@@ -109,17 +112,18 @@ pub struct App {
 }
 
 impl App {
-    /// `authority` is the sign-in service's address, with or without a slash at its end: `https://login.microsoftonline.com`.
+    /// `authority` is the sign-in service's address, with or without a slash at its end:
+    /// `https://login.microsoftonline.com`.
     ///
     /// # Errors
     ///
-    /// When the authority is not `https` (or loopback), or when an id is empty, has characters that no id has, or names no single
-    /// tenant.
+    /// When the authority is not `https` (or loopback), or when an id is empty, has characters that
+    /// no id has, or names no single tenant.
     pub fn try_new(authority: &Url, tenant_id: &str, client_id: &str) -> Result<Self, Invalid> {
         check_address("authority", authority)?;
         check_id("tenant_id", tenant_id)?;
         check_id("client_id", client_id)?;
-        // These name "whoever signs in", which an app on its own cannot be (AADSTS50194).
+        // These names mean any tenant, in which an app cannot sign in by itself (AADSTS50194).
         if ["common", "organizations", "consumers"].contains(&tenant_id.to_ascii_lowercase().as_str()) {
             return Err(Invalid::NoTenant);
         }
@@ -131,8 +135,9 @@ impl App {
         })
     }
 
-    /// Sends token requests to `proxy` instead (`AZURE_KUBERNETES_TOKEN_PROXY`): the endpoint's path is appended to the proxy's.
-    /// Its certificate authority and server name are matters of the exchange.
+    /// Sends token requests to `proxy` instead (`AZURE_KUBERNETES_TOKEN_PROXY`): the endpoint's
+    /// path is appended to the proxy's. The exchange handles the proxy's certificate authority and
+    /// server name.
     ///
     /// # Errors
     ///
@@ -155,7 +160,7 @@ impl App {
         &self.endpoint
     }
 
-    /// Where requests really go: the token endpoint, unless there is a token proxy.
+    /// The address that requests are sent to: the token endpoint, unless there is a token proxy.
     #[must_use]
     pub fn sent_to(&self) -> &Url {
         &self.sent_to
@@ -165,13 +170,13 @@ impl App {
 /// An Azure managed identity.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// Who hands out its tokens.
+    /// The service that issues its tokens.
     pub host: IdentityHost,
     /// The client id of a user-assigned identity; `None` for the system-assigned one.
     pub client_id: Option<String>,
 }
 
-/// Who hands out a managed identity's tokens.
+/// The service that issues a managed identity's tokens.
 #[derive(Clone, Debug)]
 pub enum IdentityHost {
     /// The instance metadata service of virtual machines.
@@ -200,7 +205,7 @@ pub struct Scope(String);
 impl Scope {
     const SUFFIX: &'static str = "/.default";
 
-    /// A scope as Entra takes it for apps.
+    /// A scope as Entra accepts it for apps.
     ///
     /// # Errors
     ///
@@ -221,7 +226,7 @@ impl Scope {
         &self.0
     }
 
-    /// The resource alone, as managed identities want it.
+    /// The resource alone, for managed identities.
     #[must_use]
     pub fn resource(&self) -> &str {
         self.0.strip_suffix(Self::SUFFIX).unwrap_or(&self.0)
@@ -246,7 +251,7 @@ pub enum Invalid {
         /// What was given.
         value: String,
     },
-    /// `common` and its like.
+    /// `common` and similar names.
     #[error(
         "tenant_id must name one tenant by id or domain; an app cannot sign in to \"common\", \"organizations\" or \"consumers\""
     )]
@@ -254,12 +259,12 @@ pub enum Invalid {
     /// An address that a secret must not be sent to.
     #[error("the {key} must be an https address without user name, query and fragment, not {value:?}")]
     Address {
-        /// What it is for.
+        /// The purpose of the address.
         key: &'static str,
-        /// What was given, without user name and password.
+        /// The address without user name and password.
         value: String,
     },
-    /// A scope that Entra would refuse.
+    /// A scope that Entra would reject.
     #[error("scope must be one resource followed by \"/.default\", not {value:?}")]
     Scope {
         /// What was given.
@@ -279,7 +284,7 @@ fn check_id(key: &'static str, value: &str) -> Result<(), Invalid> {
         return Err(Invalid::Empty { key });
     }
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
-    // Dots alone would be path segments with a meaning of their own.
+    // Dots alone would be path segments with a special meaning.
     if !value.chars().all(plain) || value.chars().all(|c| c == '.') {
         return Err(Invalid::Characters {
             key,

@@ -8,29 +8,30 @@ use http::StatusCode;
 
 use super::aadsts;
 
-/// Why there is no token. Cloned for every request that waited for it.
+/// Why there is no token. It is cloned for every request that waited for it.
 ///
-/// `Display` is fit for callers: it names codes and what to do, never files, addresses or anything secret.
+/// `Display` may be shown to callers: it contains codes and what to do, never files, addresses or
+/// secrets.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// The credentials do not work, and will not until somebody changes something: the operator's fault.
+    /// The credentials do not work, and will not until the operator changes something.
     #[error("the gateway cannot sign in: {code}: {}", aadsts::advice(code))]
     Refused {
-        /// What sign-in, or the gateway itself, objected to.
+        /// What sign-in, or the gateway itself, rejected.
         code: Code,
-        /// In sign-in's words, or naming the file; for operators.
+        /// Sign-in's message, or the name of the file; for operators.
         message: Arc<str>,
-        /// How long until the next try.
+        /// How long until the next attempt.
         retry_after: Duration,
     },
-    /// Sign-in cannot be reached, is overloaded or out of order: nobody's fault here, and it passes.
+    /// Sign-in cannot be reached, is overloaded or out of order, which is temporary.
     #[error("sign-in is unavailable: {reason}")]
     Unavailable {
         /// What happened.
         reason: Reason,
-        /// In sign-in's words; for operators.
+        /// Sign-in's message; for operators.
         message: Arc<str>,
-        /// How long until the next try, when known.
+        /// How long until the next attempt, when it is known.
         retry_after: Option<Duration>,
         /// The transport's error.
         #[source]
@@ -39,7 +40,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// When it makes sense to ask again, for `Retry-After`.
+    /// When to ask again, for `Retry-After`.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -57,7 +58,7 @@ impl Error {
         }
     }
 
-    /// What sign-in said, or what went wrong here; for operators.
+    /// Sign-in's message, or what went wrong here; for operators.
     #[must_use]
     pub fn message(&self) -> String {
         let (Self::Refused { message, .. } | Self::Unavailable { message, .. }) = self;
@@ -73,7 +74,7 @@ impl Error {
         }
     }
 
-    /// One sentence of what to do.
+    /// What to do, in one sentence.
     #[must_use]
     pub fn advice(&self) -> &'static str {
         match self {
@@ -82,7 +83,7 @@ impl Error {
         }
     }
 
-    /// The same failure, told `wait` before the next try.
+    /// The same failure, with `wait` until the next attempt.
     pub(super) fn retried_in(mut self, wait: Duration) -> Self {
         match &mut self {
             Self::Refused { retry_after, .. } => *retry_after = wait,
@@ -109,16 +110,16 @@ impl Error {
     }
 }
 
-/// What was objected to.
+/// The code of a rejection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Code {
     /// Entra's number.
     Aadsts(u32),
-    /// OAuth's word (RFC 6749 §5.2), when there is no number.
+    /// OAuth's error code (RFC 6749 §5.2), when there is no number.
     OAuth(Arc<str>),
-    /// The status alone, when the answer says nothing else.
+    /// The status, when the response contains nothing else.
     Http(StatusCode),
-    /// The gateway's own objection: nothing was sent.
+    /// The gateway's own check failed: nothing was sent.
     Local(Problem),
 }
 
@@ -138,7 +139,7 @@ impl fmt::Display for Code {
 pub enum Problem {
     /// A credential file cannot be read.
     FileUnreadable,
-    /// A credential file is empty, too long or holds something else.
+    /// A credential file is empty, too long or contains something else.
     FileUnusable,
     /// There is no PEM certificate.
     NoCertificate,
@@ -168,28 +169,28 @@ impl Problem {
     }
 }
 
-/// Why sign-in did not answer, or not usefully.
+/// Why sign-in gave no usable answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
-    /// No connection, or one that broke.
+    /// There was no connection, or it was lost.
     #[error("it cannot be reached")]
     Unreachable,
-    /// No answer in the time that one exchange may take.
+    /// There was no answer in the time that one exchange may take.
     #[error("it does not answer")]
     TimedOut,
     /// Too many requests.
     #[error("it asks to wait")]
     Throttled,
-    /// A failure of its own.
+    /// A failure of the service itself.
     #[error("it failed with {code}")]
     Failed {
         /// Its code.
         code: Code,
     },
-    /// An answer that is no token: a redirect, a login page of the network.
+    /// The response is no token: a redirect, or a login page of the network.
     #[error("its answer was not a token")]
     Unreadable,
-    /// The caller's time was over first.
+    /// The caller's deadline passed first.
     #[error("no token came in time")]
     NotInTime,
     /// The gateway is shutting down.
@@ -243,7 +244,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_callers_see_names_the_code_and_what_to_do_but_no_file() {
+    fn callers_see_the_code_and_advice_but_no_file() {
         let refused = Error::unusable(Problem::FileUnreadable, "/etc/secret: not found");
         assert_eq!(
             refused.to_string(),

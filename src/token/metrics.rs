@@ -1,4 +1,4 @@
-//! What sign-in counts.
+//! The metrics of sign-in.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,11 +18,11 @@ use tokio::time::Instant;
 /// How a token request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// A token came.
+    /// It brought a token.
     Ok,
-    /// The credentials were refused, or could not be used.
+    /// The credentials were rejected, or could not be used.
     Refused,
-    /// No answer, or a passing failure.
+    /// There was no answer, or a temporary failure.
     Unavailable,
 }
 
@@ -59,15 +59,15 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Adds `token_requests_total{result}`, `token_expiry_seconds` and, where they mean something, `credential_loaded_timestamp_seconds`
-    /// and `certificate_expiry_seconds` to `registry`.
+    /// Adds `token_requests_total{result}`, `token_expiry_seconds` and, where they mean something,
+    /// `credential_loaded_timestamp_seconds` and `certificate_expiry_seconds` to `registry`.
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             requests: Family::default(),
             ages: Ages::default(),
         };
         for result in Outcome::ALL {
-            // A counter that appears with its first failure hides that failure from `increase()`.
+            // A counter that first appears with the value 1 hides that increase from `increase()`.
             drop(metrics.requests.get_or_create(&Requests { result }));
         }
         registry.register(
@@ -87,7 +87,8 @@ impl Metrics {
         self.ages.lock().token_expires = Some(at);
     }
 
-    /// When the credential in use was read first, and the seconds that its certificate has left now.
+    /// Sets when the credential in use was first read, and the seconds that its certificate is
+    /// still valid.
     pub(super) fn credential(&self, loaded: Option<Timestamp>, certificate_left: Option<f64>) {
         let mut known = self.ages.lock();
         known.loaded = loaded;
@@ -95,7 +96,7 @@ impl Metrics {
     }
 }
 
-/// What is computed when somebody looks.
+/// Values that are computed when metrics are scraped.
 #[derive(Clone, Debug, Default)]
 struct Ages(Arc<Mutex<Known>>);
 

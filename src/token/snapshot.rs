@@ -1,4 +1,4 @@
-//! What people are told about sign-in.
+//! The state of sign-in for people.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use super::config::Kind;
 pub struct Snapshot {
     /// The kind of credential.
     pub kind: Kind,
-    /// The newest token's remaining life; `None` without a token, or when it has expired.
+    /// How long the newest token is still valid; `None` without a token, or when it has expired.
     pub expires_in: Option<Duration>,
     /// Whether a token request is under way.
     pub refreshing: bool,
@@ -22,7 +22,7 @@ pub struct Snapshot {
     pub last_error: Option<LastError>,
     /// What the newest token says about its permissions.
     pub roles: Roles,
-    /// What works today but deserves attention.
+    /// What works today but needs attention.
     pub warnings: Vec<Warning>,
 }
 
@@ -31,15 +31,16 @@ pub struct Snapshot {
 pub struct LastError {
     /// A short name: `AADSTS7000215`, `HTTP 503`, `Unreachable`.
     pub code: String,
-    /// What sign-in said, or what went wrong here; may name files, so it is for operators.
+    /// Sign-in's message, or what went wrong here; it may contain file names, so it is for
+    /// operators.
     pub message: String,
-    /// One sentence of what to do.
+    /// What to do, in one sentence.
     pub advice: &'static str,
-    /// How long until the next try.
+    /// How long until the next attempt.
     pub retry_in: Duration,
 }
 
-/// Something that works today but deserves attention.
+/// Something that works today but needs attention.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Warning {
@@ -52,10 +53,11 @@ pub enum Warning {
     },
     /// The sign-in certificate expires soon, or has expired.
     CertificateExpiry {
-        /// When.
+        /// When it expires.
         at: Timestamp,
     },
-    /// This machine's clock is off by this many seconds (positive: behind) from the sign-in service's.
+    /// This machine's clock is off by this many seconds (positive: behind) from the sign-in
+    /// service's.
     ClockSkew {
         /// In seconds.
         seconds: i64,

@@ -1,4 +1,4 @@
-//! The call itself.
+//! The client that makes calls.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,43 +13,45 @@ use tokio::time::{Instant, timeout};
 use tower::Service;
 use url::Url;
 
-use crate::attempt::{Failure, Routed, Signed};
+use crate::attempt::{Authorized, Failure, Routed};
 use crate::memory::{ALLOCATED_PER_BYTE, AnswerMemory, Exhausted, LARGE_ANSWER, Reservation};
 use crate::net;
 use crate::operation::Input;
 use crate::scan::{self, Answer, Operation};
 use crate::telemetry::trace::{self, Span, SpanKind};
-use crate::upstream::header::TokenOwner;
 use crate::upstream::host_calls::HostCalls;
 use crate::upstream::metrics::Status;
-use crate::upstream::{Error, Metrics, Reason, call, header};
+use crate::upstream::response_headers::TokenOwner;
+use crate::upstream::{Error, Metrics, Reason, request, response_headers};
 
-/// Settings of the calls.
+/// The settings of calls.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// Longest time for one attempt from a ready connection to the end of the answer; connecting comes on top (`net::Config`).
+    /// The longest time for one attempt from a ready connection to the end of the answer, to which
+    /// the time to connect is added (`net::Config`).
     pub timeout: Duration,
-    /// Longest time from a ready connection to the first byte of the answer; no longer than `timeout`.
+    /// The longest time from a ready connection to the first byte of the answer; no longer than
+    /// `timeout`.
     pub head_timeout: Duration,
-    /// Longest answer, in bytes. A page of 10,000 rows of 300 bytes is 3 MB.
+    /// The longest answer in bytes. A page of 10,000 rows of 300 bytes is 3 MB.
     pub max_answer_bytes: usize,
-    /// What becomes of credentials in answers.
+    /// How credentials in answers are treated.
     pub secrets: Secrets,
 }
 
-/// What becomes of credentials in answers.
+/// How credentials in answers are treated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Secrets {
-    /// They are replaced by null before anybody sees them.
+    /// They are replaced by null before they leave this module.
     #[default]
     Replaced,
-    /// They pass, and what holds some is kept nowhere.
+    /// They are passed on, and answers with credentials are not stored anywhere.
     Passed,
 }
 
 impl Config {
-    /// Settings for attempts of at most `timeout`, of which a quarter is kept for the body: an answer that has not begun by then is not
-    /// worth the rest.
+    /// Settings for attempts of at most `timeout`, of which a quarter is reserved for the body: an
+    /// answer that has not begun by then is given up.
     #[must_use]
     pub fn new(timeout: Duration) -> Self {
         Self {
@@ -61,7 +63,7 @@ impl Config {
     }
 }
 
-/// Makes one call. Any status but a redirect is an answer. Clones share the connections.
+/// Makes one call. Any status except a redirect is an answer. Clones share the connections.
 #[derive(Clone)]
 pub struct Client(Arc<Inner>);
 
@@ -76,10 +78,10 @@ struct Inner {
 }
 
 impl Client {
-    /// A client over `net`'s connections, whose answers take from `memory`.
+    /// A client over `net`'s connections, whose answers reserve from `memory`.
     #[must_use]
     pub fn new(net: net::Client, config: Config, memory: AnswerMemory, metrics: Metrics) -> Self {
-        let door = |(base, region)| (Arc::clone(&base), Arc::new(HostCalls::new(base, region)));
+        let host_calls = |(base, region)| (Arc::clone(&base), Arc::new(HostCalls::new(base, region)));
         Self(Arc::new(Inner {
             net: net.with_large_bodies(Arc::clone(&memory.large)),
             limits: net::Limits {
@@ -90,31 +92,36 @@ impl Client {
             memory,
             secrets: config.secrets,
             user_agent: HeaderValue::from_static(concat!("defender-gateway/", env!("CARGO_PKG_VERSION"))),
-            doors: metrics.regions().map(door).collect(),
+            doors: metrics.regions().map(host_calls).collect(),
             metrics,
         }))
     }
 }
 
 impl Inner {
-    async fn exchange(&self, signed: &Signed, door: &HostCalls, span: &Span) -> Result<Response<Bytes>, Reason> {
-        let Some(request) = self.request(signed, door, span) else {
+    async fn exchange(
+        &self,
+        signed: &Authorized,
+        host_calls: &HostCalls,
+        span: &Span,
+    ) -> Result<Response<Bytes>, Reason> {
+        let Some(request) = self.request(signed, host_calls, span) else {
             return Err(Reason::Unbuildable);
         };
         let stall_timeout = || signed.routed.stall_timeout.elapsed();
-        // Awaited here, where the request is at once out of the way.
+        // Awaited here, where the request is moved only once.
         let sent = self.net.send_with(request, self.limits, stall_timeout).await;
         sent.map_err(Reason::Exchange)
     }
 
-    /// The host at `base`. One that no region is at, which cannot occur, would be counted as `other`.
-    fn door(&self, base: &Arc<Url>) -> Arc<HostCalls> {
-        // Nearly always it is the very address, and there are few.
+    /// The host at `base`. An address of no region, which cannot occur, is counted as `other`.
+    fn host_calls(&self, base: &Arc<Url>) -> Arc<HostCalls> {
+        // Nearly always it is the same pointer, and there are few hosts.
         let same = |(other, _): &&(Arc<Url>, Arc<HostCalls>)| Arc::ptr_eq(other, base);
         let equal = |(other, _): &&(Arc<Url>, Arc<HostCalls>)| other == base;
         let found = self.doors.iter().find(same).or_else(|| self.doors.iter().find(equal));
         match found {
-            Some((_, door)) => Arc::clone(door),
+            Some((_, host_calls)) => Arc::clone(host_calls),
             None => Arc::new(HostCalls::new(Arc::clone(base), "other".into())),
         }
     }
@@ -125,10 +132,10 @@ impl Inner {
         reserved.map_err(|_| Reason::NoMemory(Exhausted { of: "calls" }))
     }
 
-    /// What is sent; `None` when that cannot be built.
-    fn request(&self, signed: &Signed, door: &HostCalls, span: &Span) -> Option<Request<Bytes>> {
-        let address = door.address(&signed.routed.outgoing.request)?;
-        let mut request = call::request(signed, address, &self.user_agent)?;
+    /// The request to send; `None` when it cannot be built.
+    fn request(&self, signed: &Authorized, host_calls: &HostCalls, span: &Span) -> Option<Request<Bytes>> {
+        let address = host_calls.address(&signed.routed.outgoing.request)?;
+        let mut request = request::request(signed, address, &self.user_agent)?;
         if let Some(context) = span.context() {
             trace::write(context, request.headers_mut());
         }
@@ -136,22 +143,22 @@ impl Inner {
     }
 }
 
-/// What a call takes: its connection, and a small answer while it grows.
+/// The memory of a call: its connection, and a small answer while it grows.
 const CALL: usize = LARGE_ANSWER * ALLOCATED_PER_BYTE;
 
-/// The answer with its part of `memory`. A large one has been paid for already.
+/// The answer with its part of `memory`. A large one has its own reservation already.
 fn kept(response: Response<Bytes>, mut memory: Reservation) -> Response<Bytes> {
     response.map(|body| {
         if body.len() > LARGE_ANSWER {
             return body;
         }
-        // Copied: a slice of a read buffer would keep the whole buffer alive.
+        // A copy, because a slice of a read buffer would keep the whole buffer alive.
         memory.shrink_to(body.len());
         memory.hold(Bytes::copy_from_slice(&body))
     })
 }
 
-/// The answer that may be passed on.
+/// The answer, if it may be passed on.
 fn checked(response: Response<Bytes>, owner: TokenOwner) -> Result<Answer, Reason> {
     let (head, body) = response.into_parts();
     if head.status.is_redirection() {
@@ -160,17 +167,22 @@ fn checked(response: Response<Bytes>, owner: TokenOwner) -> Result<Answer, Reaso
     if head.status.is_informational() || head.status.as_u16() > 599 {
         return Err(Reason::Status { status: head.status });
     }
-    if !head.headers.get_all(CONTENT_ENCODING).iter().all(header::is_identity) {
+    if !head
+        .headers
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .all(response_headers::is_identity)
+    {
         return Err(Reason::Encoded);
     }
     Ok(Answer {
         status: head.status,
-        headers: header::allowed(&head.headers, owner),
+        headers: response_headers::allowed(&head.headers, owner),
         body,
     })
 }
 
-impl Service<Signed> for Client {
+impl Service<Authorized> for Client {
     type Response = Answer;
     type Error = Failure;
     type Future = BoxFuture<'static, Result<Answer, Failure>>;
@@ -179,20 +191,20 @@ impl Service<Signed> for Client {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, signed: Signed) -> Self::Future {
+    fn call(&mut self, signed: Authorized) -> Self::Future {
         let client = Arc::clone(&self.0);
         Box::pin(async move {
             let begun = Instant::now();
             let Routed { outgoing, base, .. } = &signed.routed;
             let call = &outgoing.trace;
-            let door = client.door(base);
-            let region = door.region();
+            let host_calls = client.host_calls(base);
+            let region = host_calls.region();
             let operation = outgoing.request.endpoint().operation;
             let mut span = call.child(method_name(operation), SpanKind::Client);
             describe(&mut span, base, region, &outgoing.request);
             let answer = match client.reserve().await {
                 Ok(memory) => client
-                    .exchange(&signed, &door, &span)
+                    .exchange(&signed, &host_calls, &span)
                     .await
                     .map(|answer| kept(answer, memory)),
                 Err(exhausted) => Err(exhausted),
@@ -217,13 +229,14 @@ impl Service<Signed> for Client {
             if owner == TokenOwner::Gateway {
                 client.metrics.recent().note(status);
             }
-            door.count(&client.metrics, operation, status, begun.elapsed());
+            host_calls.count(&client.metrics, operation, status, begun.elapsed());
             result.map_err(Failure::from)
         })
     }
 }
 
-/// What is known of an attempt before it is made, in the semantic conventions' words. The query is left out: its options are the caller's.
+/// Adds what is known about an attempt before it is made, by the semantic conventions. The query is
+/// left out, because its options are the caller's.
 fn describe(span: &mut Span, base: &Url, region: &Arc<str>, request: &scan::Request) {
     if !span.is_recorded() {
         return;
@@ -247,7 +260,7 @@ fn method_name(operation: Operation) -> &'static str {
     }
 }
 
-/// What came of it.
+/// Adds the result.
 fn conclude(span: &mut Span, status: Status) {
     if let Some(code) = status.code() {
         span.set("http.response.status_code", i64::from(code));

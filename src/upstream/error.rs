@@ -1,12 +1,12 @@
-//! Why a call brought no answer that can be passed on.
+//! Why a call has no answer that can be passed on.
 
 use http::StatusCode;
 
-use crate::attempt::{Again, Delivery, Failure};
+use crate::attempt::{Delivery, Failure, RetryHint};
 use crate::memory::Exhausted;
 use crate::net;
 
-/// A call that failed, with the host it failed at.
+/// A failed call, with its host.
 #[derive(Debug, thiserror::Error)]
 #[error("the call to {host} failed")]
 pub struct Error {
@@ -18,20 +18,20 @@ pub struct Error {
 /// What failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Reason {
-    /// No complete answer. The network's or the upstream's fault.
+    /// There was no complete answer: a fault of the network or the upstream.
     #[error("the exchange brought no complete answer")]
     Exchange(#[source] net::Error),
-    /// A redirect, which is never followed. The upstream's fault, or a wrong region address.
+    /// A redirect, which is never followed: a fault of the upstream, or a wrong region address.
     #[error("the upstream redirects ({status}), which is not followed with a token")]
     Redirect {
-        /// 3xx.
+        /// The 3xx status.
         status: StatusCode,
     },
-    /// A status that is none of an answer: 1xx as the final one (101 changes the protocol, which nobody asked for), or above 599. The
-    /// upstream's fault.
+    /// A status that is no answer: a final 1xx (101 would change the protocol, which was not asked
+    /// for), or above 599. The upstream's fault.
     #[error("the upstream answered with the status {status}, which means nothing here")]
     Status {
-        /// What it said.
+        /// The status.
         status: StatusCode,
     },
     /// A compressed body, although none was asked for. The upstream's fault.
@@ -40,13 +40,13 @@ pub enum Reason {
     /// The region's address or the token cannot be put into a request. Our fault.
     #[error("the request cannot be built")]
     Unbuildable,
-    /// There is no memory for a further call. Nobody's fault.
+    /// There is no memory for another call.
     #[error("the call did not leave")]
     NoMemory(#[source] Exhausted),
 }
 
 impl Error {
-    /// `reason`, in a call of `host`.
+    /// The error for `reason` in a call to `host`.
     #[must_use]
     pub fn new(host: impl Into<String>, reason: Reason) -> Self {
         Self {
@@ -61,7 +61,7 @@ impl Error {
         &self.host
     }
 
-    /// What failed.
+    /// The reason.
     #[must_use]
     pub fn reason(&self) -> &Reason {
         &self.reason
@@ -76,7 +76,7 @@ impl Error {
         }
     }
 
-    /// Whether it failed by running out of time: 504 rather than 502.
+    /// Whether it failed because its time was over: 504 instead of 502.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         matches!(&self.reason, Reason::Exchange(error) if error.is_timeout() && !error.is_unprocessed())
@@ -101,27 +101,29 @@ impl Error {
 
     fn delivery(&self) -> Delivery {
         match &self.reason {
-            Reason::Exchange(error) if error.is_unprocessed() => Delivery::Unsent,
+            Reason::Exchange(error) if error.is_unprocessed() => Delivery::NotSent,
             Reason::Exchange(error) if !error.is_answered() => Delivery::Unknown,
             Reason::Exchange(_) | Reason::Redirect { .. } | Reason::Status { .. } | Reason::Encoded => {
                 Delivery::Answered
             }
-            Reason::Unbuildable | Reason::NoMemory(_) => Delivery::Unsent,
+            Reason::Unbuildable | Reason::NoMemory(_) => Delivery::NotSent,
         }
     }
 
-    fn again(&self) -> Again {
+    fn again(&self) -> RetryHint {
         match &self.reason {
             Reason::Exchange(error) => match error.kind() {
-                net::Kind::Lost(_) | net::Kind::BodyLost(_) => Again::Once,
-                // Given up, mostly early. After a long wait the caller's deadline forbids it, and the retry layer sees to that.
-                net::Kind::HeadTimeout | net::Kind::BodyTimeout => Again::OtherHost,
-                // Not sent: the region layer has already tried the other hosts, at no cost. Too large: it will be so again.
-                _ => Again::Never,
+                net::Kind::Lost(_) | net::Kind::BodyLost(_) => RetryHint::Once,
+                // Given up, mostly early. After a long wait the caller's deadline forbids another
+                // attempt, which the retry layer checks.
+                net::Kind::HeadTimeout | net::Kind::BodyTimeout => RetryHint::OtherHost,
+                // Not sent: the region layer has already tried the other hosts at no cost. Too
+                // large: it would be too large again.
+                _ => RetryHint::Never,
             },
-            // The region is avoided from now on, so the next attempt meets another one.
-            Reason::Redirect { .. } | Reason::Status { .. } | Reason::Encoded => Again::Once,
-            Reason::Unbuildable | Reason::NoMemory(_) => Again::Never,
+            // The region is avoided from now on, so the next attempt goes to another one.
+            Reason::Redirect { .. } | Reason::Status { .. } | Reason::Encoded => RetryHint::Once,
+            Reason::Unbuildable | Reason::NoMemory(_) => RetryHint::Never,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What does not change from one call of a host to the next.
+//! What is the same for all calls to one host.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -18,9 +18,11 @@ use crate::upstream::metrics::Status;
 pub(super) struct HostCalls {
     base: Arc<Url>,
     region: Arc<str>,
-    /// By endpoint, without options and ids; `None` when the base address cannot be put into a request.
+    /// By endpoint, without options and ids; `None` when the base address cannot be put into a
+    /// request.
     addresses: Vec<Option<Uri>>,
-    /// By operation, its calls that were answered with 200, and the times of all: looked up when the first such answer has come.
+    /// By operation: the counter of its calls that were answered with 200, and the histogram of
+    /// all; resolved when the first such answer has come.
     good: [OnceLock<(Counter, Histogram)>; Operation::ALL.len()],
 }
 
@@ -41,8 +43,8 @@ impl HostCalls {
         &self.region
     }
 
-    /// Where to ask `question`: the operation's own path on the host, with the query of the question and nothing else. No other path can be
-    /// built here.
+    /// The address of a request: the operation's own path on the host, with the request's query and
+    /// nothing else. No other path can be built here.
     pub(super) fn address(&self, question: &Request) -> Option<Uri> {
         let is_usual = question.endpoint().operation.declaration().input != Input::Path;
         match question.query() {
@@ -70,7 +72,7 @@ fn address(base: &Url, path: &str, query: Option<&str>) -> Option<Uri> {
     url.set_query(None);
     match query {
         None => url.as_str().parse().ok(),
-        // As it was written: a URL's own notion of what needs an escape is not the caller's.
+        // Unchanged, because a URL parser would escape other characters than the caller did.
         Some(query) => format!("{url}?{query}").parse().ok(),
     }
 }

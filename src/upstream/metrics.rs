@@ -1,4 +1,4 @@
-//! What is counted about calls.
+//! The metrics of calls.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -15,7 +15,8 @@ use url::Url;
 use super::RecentCalls;
 use crate::scan::Operation;
 
-/// Bounds in seconds: a near answer takes tens of milliseconds, the attempt's default timeout is 60 s.
+/// Bounds in seconds: an answer of a near host takes tens of milliseconds, and an attempt's default
+/// timeout is 60 s.
 const BUCKETS: [f64; 12] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
 /// A region's address and its name in metrics, which is unique.
@@ -50,7 +51,7 @@ pub(super) enum Status {
 }
 
 impl Status {
-    /// The number, if it is one.
+    /// The status code, if it is one.
     pub(super) fn code(self) -> Option<u16> {
         match self {
             Self::Answer(status) => Some(status.as_u16()),
@@ -58,11 +59,11 @@ impl Status {
         }
     }
 
-    /// Whether the upstream gave no answer to the question.
+    /// Whether the upstream gave no answer to the request.
     pub(super) fn is_failure(self) -> bool {
         match self {
             Self::Answer(status) => status.is_server_error() || matches!(status.as_u16(), 408 | 421 | 425),
-            // The gateway's own want of memory says nothing about the upstream.
+            // The gateway's own lack of memory says nothing about the upstream.
             Self::Error(token) => !token.starts_with("proxy_"),
         }
     }
@@ -87,8 +88,10 @@ impl EncodeLabelValue for Status {
 }
 
 impl Metrics {
-    /// Registers `upstream_calls_total{region,operation,status}` and `upstream_duration_seconds{region}`. `regions` names every address that calls
-    /// will go to; another one, which cannot occur, would be counted as `other`, so that the number of series is bounded.
+    /// Registers `upstream_calls_total{region,operation,status}` and
+    /// `upstream_duration_seconds{region}`. `regions` has every address that calls will go to;
+    /// another one, which cannot occur, would be counted as `other`, so that the number of series
+    /// is bounded.
     #[must_use]
     pub fn register(registry: &mut Registry, regions: impl IntoIterator<Item = Region>) -> Self {
         let metrics = Self {
@@ -120,7 +123,7 @@ impl Metrics {
         }
     }
 
-    /// How the latest calls ended.
+    /// The results of the latest calls.
     #[must_use]
     pub fn recent(&self) -> &RecentCalls {
         &self.recent
@@ -132,7 +135,7 @@ impl Metrics {
         self.names.iter().map(region)
     }
 
-    /// What counts the calls of a region that end so, and what their times go to.
+    /// The counter of a region's calls with this result, and the histogram of their times.
     pub(super) fn look_up(&self, region: &Arc<str>, operation: Operation, status: Status) -> (Counter, Histogram) {
         let region = Arc::clone(region);
         let duration = self.duration.get_or_create_owned(&RegionLabel {

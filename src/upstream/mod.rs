@@ -1,19 +1,20 @@
-//! The call to Defender itself, and the decision to make it again.
+//! The call to Defender itself, and the decision to repeat it.
 //!
 //! ```text
-//! Retry ─ Try ─► (queue, quota, region, token) ─ Signed ─► Client ─► Defender
+//! Retry ─ Try ─► (queue, quota, region, token) ─ Authorized ─► Client ─► Defender
 //! ```
 //!
-//! The path is fixed here and never taken from a caller: a sibling of the operation, `BatchDelete`, takes the same body.
-//! A redirect is never followed, because it would take the token to another host.
+//! The path is fixed here and never taken from a caller, because `BatchDelete` beside the operation
+//! takes the same body. A redirect is never followed, because it would send the token to another
+//! host.
 
-mod call;
 mod client;
 mod error;
-mod header;
 mod host_calls;
 mod metrics;
 mod recent;
+mod request;
+mod response_headers;
 mod retry;
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! How the latest calls ended, for people: whether the upstream refuses, and with what.
+//! The results of the latest calls, for the status page: whether the upstream rejects calls, and
+//! how.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,20 +10,20 @@ use tokio::time::Instant;
 
 use super::metrics::Status;
 
-/// Calls that are looked at. A minute's worth: what has passed is soon out of sight.
+/// The number of calls: a minute's worth, so that old results soon disappear.
 const KEPT: usize = 20;
 
-/// Older calls say nothing about now.
+/// Older calls say nothing about the present.
 const OLDEST: Duration = Duration::from_hours(1);
 
 /// The latest calls that were made with the gateway's own token. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct RecentCalls(Arc<Mutex<VecDeque<(Instant, Status)>>>);
 
-/// How they ended.
+/// The results of the latest calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecentSnapshot {
-    /// How many there are.
+    /// The number of calls.
     pub calls: usize,
     /// Answered 401.
     pub unauthorized: usize,
@@ -41,7 +42,7 @@ impl RecentCalls {
         calls.push_front((Instant::now(), status));
     }
 
-    /// How they ended.
+    /// The results.
     #[must_use]
     pub fn snapshot(&self) -> RecentSnapshot {
         let now = Instant::now();

@@ -1,4 +1,4 @@
-//! Whether a failed attempt is made again. Every attempt goes through the queue and is paid for.
+//! Whether a failed attempt is repeated. Every attempt goes through the queue and is charged.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -11,22 +11,23 @@ use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt as _};
 
 use crate::BoxError;
-use crate::attempt::{Again, Delivery, Failure, Retries, Try};
+use crate::attempt::{Delivery, Failure, Retries, RetryHint, Try};
 use crate::caller::Caller;
 use crate::scan::{Answer, is_unavailable};
 
-/// Most attempts for one request, whatever happens: the net below the deadline, should a 429 ever fail to pause the quota.
+/// The most attempts for one request, as a safeguard besides the deadline, in case a 429 ever fails
+/// to pause the quota.
 const MAX_ATTEMPTS: u32 = 16;
 
-/// How often a request is taken to another host because its host was given up: two silent hosts are not unheard of, as several may
-/// stand in one place.
+/// How often a request is sent to another host because its host was given up: two silent hosts are
+/// possible, as several may be in one place.
 const MOST_MOVES: u32 = 2;
 
-/// The pause before another attempt after a 5xx or a lost connection is this long, up to twice as long by chance, so that many callers
-/// who failed together do not come back together.
+/// The pause before another attempt after a 5xx or a lost connection; a random part of up to the
+/// same length is added, so that many callers that failed together do not come back together.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A `Retry-After` on a 5xx is obeyed up to this long; a longer one is passed on to the caller.
+/// A `Retry-After` on a 5xx is obeyed up to this length; a longer one is passed on to the caller.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Puts [`Retry`] in front of a service.
@@ -41,12 +42,15 @@ impl<S> Layer<S> for RetryLayer {
     }
 }
 
-/// Makes an attempt again when that is safe (reading scan history always is), worth it and inside the deadline.
+/// Repeats an attempt when that is safe (reading scan history always is), worth its cost and within
+/// the deadline.
 ///
-/// One further attempt each after an answer that says that none can be given (5xx and the like) and after what [`Again::Once`] marks; two
-/// after [`Again::OtherHost`], also a moment past the deadline, because the host took the time; after [`Again::WhenAllowed`] (429) as often
-/// as the deadline allows, the queue below refusing when the turn cannot come in time. Each attempt is the same [`Try`] with the same place.
-/// When there is no further attempt, an answer at hand passes through, whatever its status; otherwise the failure is the error.
+/// One further attempt each after a response that says that no answer can be given (5xx and the
+/// like) and after [`RetryHint::Once`]; two after [`RetryHint::OtherHost`], also a moment past the
+/// deadline, because the host took the time; after [`RetryHint::WhenAllowed`] (429) as often as the
+/// deadline allows, while the queue below refuses when there is no slot in time. Each attempt is
+/// the same [`Try`] at the same place. When there is no further attempt, an answer passes through,
+/// whatever its status; otherwise the failure is the error.
 #[derive(Clone, Debug)]
 pub struct Retry<S> {
     inner: S,
@@ -79,7 +83,7 @@ where
     let deadline = attempt.caller.deadline;
     let mut spent = Spent::default();
     loop {
-        // Past its deadline it has been retried for the last time.
+        // Past its deadline this is its last attempt.
         attempt.retries = if attempt.caller.deadline > deadline {
             Retries::Exhausted
         } else {
@@ -113,7 +117,7 @@ where
     }
 }
 
-/// What the request has used up of what it may have.
+/// The attempts that the request has used up, by kind.
 #[derive(Debug, Default)]
 struct Spent {
     attempts: u32,
@@ -132,16 +136,16 @@ impl Spent {
         }
     }
 
-    /// How long to wait before another attempt; `None` when there is to be none.
+    /// How long to wait before another attempt; `None` when there is none.
     fn pause(&mut self, result: &Result<Answer, Failure>) -> Option<Duration> {
-        // What was not sent has only waited, which the deadline bounds.
-        let is_unsent = matches!(result, Err(failure) if failure.delivery == Delivery::Unsent);
+        // An attempt that was not sent has only waited, which the deadline bounds.
+        let is_unsent = matches!(result, Err(failure) if failure.delivery == Delivery::NotSent);
         self.attempts += u32::from(!is_unsent);
         if self.attempts >= MAX_ATTEMPTS {
             return None;
         }
         match result {
-            // A 429 that comes as an answer is not for this layer: the quota has dealt with it.
+            // A 429 that arrives as an answer is not for this layer: the quota has handled it.
             Ok(answer)
                 if is_unavailable(answer.status)
                     && answer.status != StatusCode::TOO_MANY_REQUESTS
@@ -157,19 +161,20 @@ impl Spent {
             }
             Ok(_) => None,
             Err(failure) => match failure.again {
-                Again::Never | Again::InCompany => None,
-                Again::Once if self.once => None,
-                Again::Once => {
+                RetryHint::Never | RetryHint::InBatch => None,
+                RetryHint::Once if self.once => None,
+                RetryHint::Once => {
                     self.once = true;
                     Some(jittered())
                 }
-                Again::OtherHost if self.moves >= MOST_MOVES => None,
-                Again::OtherHost => {
+                RetryHint::OtherHost if self.moves >= MOST_MOVES => None,
+                RetryHint::OtherHost => {
                     self.moves += 1;
                     Some(Duration::ZERO)
                 }
-                // The quota has been paused, and the queue below knows when the next turn is; or the wait for a token goes on.
-                Again::WhenAllowed => Some(Duration::ZERO),
+                // The quota is paused, and the queue below knows when the next slot comes; or the
+                // wait for a token goes on.
+                RetryHint::WhenAllowed => Some(Duration::ZERO),
             },
         }
     }
@@ -177,7 +182,7 @@ impl Spent {
 
 /// Whether the attempt's host was given up.
 fn is_for_other_host(result: &Result<Answer, Failure>) -> bool {
-    matches!(result, Err(failure) if failure.again == Again::OtherHost)
+    matches!(result, Err(failure) if failure.again == RetryHint::OtherHost)
 }
 
 fn jittered() -> Duration {
@@ -187,7 +192,8 @@ fn jittered() -> Duration {
 fn settled(result: Result<Answer, Failure>) -> Result<Answer, BoxError> {
     result.or_else(|mut failure| match failure.answer.take() {
         Some(answer) => Ok(answer),
-        // As it is, so that whoever shares the call can see whether another one would help.
+        // The error itself, so that waiters of a shared call can see whether another attempt would
+        // help.
         None => Err(failure.into()),
     })
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tower::{Service, ServiceBuilder, service_fn};
 
 use crate::support;
-use defender_gateway::attempt::{Failure, Outgoing, Scarcity};
+use defender_gateway::attempt::{Charged, Failure, Scarcity};
 use defender_gateway::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use defender_gateway::clock::Wall;
 use defender_gateway::scan::{self, Answer, Call, ServedResponse};
@@ -81,7 +81,7 @@ pub(crate) fn paid(answer: Answer) -> impl Service<Call, Response = ServedRespon
         .layer(upstream::RetryLayer)
         .layer(queue::Layer::new(queue))
         .layer(quota::Layer::new(Wall::system()))
-        .service(service_fn(move |_: Outgoing| {
+        .service(service_fn(move |_: Charged| {
             std::future::ready(Ok::<_, Failure>(answer.clone()))
         }))
 }

@@ -12,7 +12,7 @@ use tower::Layer as _;
 
 use super::TokenLimiters;
 use super::table::Limiter;
-use crate::attempt::{Again, Delivery, Failure, Granted, Try};
+use crate::attempt::{Delivery, Failure, Granted, RetryHint, Try};
 use crate::scan::Answer;
 use crate::{queue, quota};
 
@@ -65,8 +65,8 @@ where
             Ok(limiter) => limiter,
             Err(refused) => {
                 let failure = Failure {
-                    delivery: Delivery::Unsent,
-                    again: Again::Never,
+                    delivery: Delivery::NotSent,
+                    again: RetryHint::Never,
                     answer: None,
                     source: refused.into(),
                 };

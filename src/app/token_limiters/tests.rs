@@ -95,7 +95,7 @@ async fn ask(token_limiters: &TokenLimiters, token: Option<&str>, wait: Duration
 }
 
 fn reason(failure: &Failure) -> Reason {
-    assert_eq!(failure.delivery, Delivery::Unsent);
+    assert_eq!(failure.delivery, Delivery::NotSent);
     failure.source.downcast_ref::<Refused>().unwrap().reason
 }
 

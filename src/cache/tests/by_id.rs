@@ -156,7 +156,7 @@ async fn fragments_of_several_answers_are_joined_once_the_order_is_known() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_what_is_missing_is_asked_for() {
+async fn only_missing_ids_are_fetched() {
     let mut cache = ById::with_known_order();
     cache.keep(&["a", "c", "z"]);
     pass(7).await;

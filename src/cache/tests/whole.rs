@@ -120,7 +120,7 @@ async fn an_older_question_does_not_replace_a_newer_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_must_not_be_stored_is_not() {
+async fn answers_that_must_not_be_stored_are_not() {
     let fixture = Fixture::new(Config {
         max_size: 10_000,
         ..Config::default()
@@ -238,7 +238,7 @@ fn aged(body: &'static str, fields: &[(&'static str, &'static str)]) -> Answer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_another_cache_had_kept_before_is_as_old_as_it_says() {
+async fn an_answer_from_another_cache_keeps_its_age() {
     tokio::time::advance(Duration::from_hours(1)).await;
     let mut fixture = Fixture::new(Config::default());
     let request = Request::plain(Endpoint::HISTORY, ["a"]).unwrap();
@@ -288,7 +288,7 @@ async fn what_another_cache_had_kept_before_is_as_old_as_it_says() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_about_a_moment_is_not_said_again() {
+async fn header_fields_about_a_moment_are_not_stored() {
     let mut fixture = Fixture::new(Config::default());
     let passing = [
         ("retry-after", "30"),

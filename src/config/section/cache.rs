@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::config::key::{DefaultValue, Key, Kind};
 use crate::config::reader::Reader;
 
-/// Scan history is a record of sessions: what is older than a week helps nobody.
+/// Scan history is a record of sessions, and one older than a week is of no use.
 const WEEK: Duration = Duration::from_hours(7 * 24);
 
 static TTL: Key = Key::new(
@@ -57,13 +57,13 @@ pub(super) static KEYS: &[&Key] = &[&TTL, &FINISHED_TTL, &STALE_WHILE_REVALIDATE
 /// Answers kept in memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cache {
-    /// How long an answer is fresh; zero: nothing is kept.
+    /// How long an answer is fresh; zero switches the cache off.
     pub ttl: Duration,
     /// How long the history of a finished session is fresh.
     pub finished_ttl: Duration,
-    /// How long past freshness it is given while a new one is fetched.
+    /// How long past its freshness it is served while a new one is fetched.
     pub stale_while_revalidate: Duration,
-    /// How long past freshness it is given when no new one can be had.
+    /// How long past its freshness it is served when no new one can be fetched.
     pub stale_if_error: Duration,
     /// The memory that answers may take, in bytes.
     pub max_size: u64,

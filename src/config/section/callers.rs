@@ -1,4 +1,4 @@
-//! `[callers]`: fair use in front of everything, and shares of the quota.
+//! `[callers]`: the limit of waiting requests per caller, and shares of the quota.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -29,16 +29,16 @@ static WEIGHTS: Key = Key::new(
 
 pub(super) static KEYS: &[&Key] = &[&LIMIT, &WEIGHTS];
 
-/// Nobody writes more by hand; a list this long is something else.
+/// Longer lists are not written by hand and are probably a mistake.
 const MAX_WEIGHTS: usize = 1000;
 
 /// Longer names are cut off where requests are read, so an entry with one would never match.
 const MAX_NAME_BYTES: usize = 64;
 
-/// Fair use in front of everything, and shares of the quota.
+/// The limit of waiting requests per caller, and shares of the quota.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Callers {
-    /// Requests per caller; `None`: as many as they like.
+    /// Requests per caller; `None` without a limit.
     pub limit: Option<Limit>,
     /// The share of each named caller, 1 to 1000, beside 1 for all others.
     pub weights: BTreeMap<String, NonZeroU32>,
@@ -80,7 +80,7 @@ fn weights(reader: &mut Reader<'_>) -> Option<BTreeMap<String, NonZeroU32>> {
     weights
 }
 
-/// A caller's name as requests can carry it.
+/// Checks that requests can carry a caller's name.
 fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty() || name.len() > MAX_NAME_BYTES {
         return Err(format!(

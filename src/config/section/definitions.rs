@@ -1,4 +1,4 @@
-//! `[definitions]`: what passes of scan definitions.
+//! `[definitions]`: how scan definitions are passed on.
 
 use crate::config::key::{DefaultValue, Key, Kind};
 use crate::config::reader::Reader;
@@ -15,10 +15,10 @@ static PASS_AUTHENTICATION_PARAMS: Key = Key::new(
 
 pub(super) static KEYS: &[&Key] = &[&PASS_AUTHENTICATION_PARAMS];
 
-/// What passes of scan definitions.
+/// How scan definitions are passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Definitions {
-    /// Whether credentials of scanners pass.
+    /// Whether credentials of scanners are passed on.
     pub pass_authentication_params: bool,
 }
 

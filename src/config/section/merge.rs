@@ -18,7 +18,7 @@ static ENABLED: Key = Key::new(
 static MAX_IDS: Key = Key::new(
     "merge",
     "max_ids",
-    // With one id there is nothing to merge; the most is the upstream's largest page.
+    // With one id there is nothing to batch; the maximum is the upstream's largest page.
     Kind::Count(2, 10_000),
     DefaultValue::Count(100),
     "The most ids in one shared call. The upstream's own limit is not documented.",
@@ -49,13 +49,13 @@ pub(super) static KEYS: &[&Key] = &[&ENABLED, &MAX_IDS, &GATHER, &KNOWN_ROWS];
 /// One upstream call for the ids of several callers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Merge {
-    /// Whether requests are merged at all.
+    /// Whether requests are batched.
     pub enabled: bool,
     /// The most ids in one call, at least 2.
     pub max_ids: NonZeroUsize,
-    /// How long a call that could leave waits for company.
+    /// The least time that a call that could leave waits for others to share it.
     pub gather: Duration,
-    /// So many rows fit into one answer; 0 when that is not known.
+    /// The number of rows that fit into one answer; 0 when it is not known.
     pub known_rows: usize,
 }
 

@@ -1,4 +1,5 @@
-//! The sections: each file holds one section's keys, its resolved values, and the rules between them.
+//! The sections: each file holds one section's keys, its resolved values, and the rules between
+//! them.
 
 mod admin;
 mod cache;

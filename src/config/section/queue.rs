@@ -1,4 +1,4 @@
-//! `[queue]`: how requests wait for their turn.
+//! `[queue]`: how requests wait for slots.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -6,8 +6,8 @@ use std::time::Duration;
 use http::HeaderName;
 use http::header;
 
+use crate::config::config_error::Origin;
 use crate::config::key::{DefaultValue, Key, Kind};
-use crate::config::mistake::Origin;
 use crate::config::reader::Reader;
 use crate::config::value::duration;
 
@@ -61,18 +61,18 @@ pub(super) static KEYS: &[&Key] = &[
     &CALLER_HEADER,
 ];
 
-/// How requests wait for their turn.
+/// How requests wait for slots.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Queue {
-    /// The wait of a caller that does not say; at most `max_wait_limit`.
+    /// The wait of a request that does not ask for one; at most `max_wait_limit`.
     pub max_wait: Duration,
-    /// The longest wait that a caller can ask for.
+    /// The longest wait that a request can ask for.
     pub max_wait_limit: Duration,
     /// How many requests may wait.
     pub max_requests: NonZeroUsize,
     /// How many of them one caller may have; at most `max_requests`.
     pub max_requests_per_caller: NonZeroUsize,
-    /// Names the caller; `None`: only the peer address does.
+    /// The header field with the caller's name; `None` to use the peer's address only.
     pub caller_header: Option<HeaderName>,
 }
 
@@ -87,7 +87,7 @@ impl Queue {
         if let (Some(wait), Some(limit)) = (max_wait, max_wait_limit)
             && wait > limit
         {
-            // Whichever of the two was written is the one to look at.
+            // The error is about the one of the two that was written.
             let (key, whose) = match reader.origin(&MAX_WAIT) {
                 Origin::Default => (&MAX_WAIT_LIMIT, " (its default)"),
                 _ => (&MAX_WAIT, ""),

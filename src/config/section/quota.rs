@@ -1,10 +1,10 @@
-//! `[quota]`: what the upstream allows.
+//! `[quota]`: the upstream's limits.
 
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 
+use crate::config::config_error::Origin;
 use crate::config::key::{DefaultValue, Key, Kind};
-use crate::config::mistake::Origin;
 use crate::config::reader::{Reader, Sourced};
 use crate::config::value::Limit;
 
@@ -65,7 +65,7 @@ pub(super) static KEYS: &[&Key] = &[&LIMITS, &BURST, &PACING, &SCOPE, &STATE_FIL
 /// The ledger checks all limits for each call, and every answer's `RateLimit` field lists them.
 const MAX_LIMITS: usize = 4;
 
-/// What the upstream allows.
+/// The upstream's limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quota {
     /// 1 to 4 limits with different windows, shortest window first.
@@ -76,9 +76,9 @@ pub struct Quota {
     pub pacing: Pacing,
     /// Which calls the upstream counts together.
     pub scope: Scope,
-    /// Where calls are remembered across restarts; its directory exists.
+    /// The file that keeps calls across restarts; its directory exists.
     pub state_file: Option<PathBuf>,
-    /// What to assume when nothing is remembered.
+    /// What to assume when no earlier calls are known.
     pub on_unknown_past: OnUnknownPast,
 }
 
@@ -87,7 +87,7 @@ pub struct Quota {
 pub enum Pacing {
     /// It is.
     Spread,
-    /// All that the windows allow leaves at once.
+    /// Calls leave as fast as the windows allow.
     None,
 }
 
@@ -117,14 +117,14 @@ impl Scope {
     const WORDS: [(&'static str, Self); 2] = [("all", Self::All), ("operation", Self::Operation)];
 }
 
-/// What to assume about calls made before the start, when nothing is remembered.
+/// What to assume about calls before the start, when none are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnUnknownPast {
     /// None were made.
     Empty,
-    /// Some may have been: start slowly until one long window has been watched.
+    /// Some may have been made: start slowly until one long window has passed.
     Paced,
-    /// All that were allowed.
+    /// All that were allowed were made.
     Full,
 }
 
@@ -195,7 +195,8 @@ fn limits(reader: &mut Reader<'_>, mut said: Vec<Sourced<Limit>>) -> Option<Vec<
     good.then(|| said.into_iter().map(|said| said.value).collect())
 }
 
-/// A burst above the tightest limit is not refused: whoever lowers a limit should not have to know about it.
+/// A burst above the tightest limit is not an error, so that lowering a limit needs no second
+/// change.
 fn clamped(reader: &mut Reader<'_>, burst: u64, limits: &[Limit]) -> Option<NonZeroU32> {
     let tightest = limits.iter().map(|limit| limit.calls).min()?;
     let burst = u32::try_from(burst).ok().and_then(NonZeroU32::new)?;

@@ -45,7 +45,8 @@ static TRUSTED_PROXIES: Key = Key::new(
 static MAX_BODY: Key = Key::new(
     "server",
     "max_body",
-    // The least holds any sensible list of ids; the most bounds what one caller can make the gateway keep in memory.
+    // The minimum holds any sensible list of ids; the maximum bounds what one caller can make the
+    // gateway keep in memory.
     Kind::Size(1 << 10, 64 << 20),
     DefaultValue::Text("1MiB"),
     "The largest request body; more is answered 413.",
@@ -71,7 +72,7 @@ static DRAIN: Key = Key::new(
 static LINGER: Key = Key::new(
     "server",
     "linger",
-    // More than five minutes would outlast any load balancer's memory.
+    // More than five minutes would exceed any load balancer's health checks.
     Kind::Duration(Duration::ZERO, Duration::from_mins(5)),
     DefaultValue::Text("0s"),
     "How long to go on accepting after SIGTERM, before `drain` begins: for a service behind a load balancer, which needs some \
@@ -89,11 +90,11 @@ pub(super) static KEYS: &[&Key] = &[
     &LINGER,
 ];
 
-/// Each listener is a task and a socket; nobody needs more.
+/// Each listener is a task and a socket, and more are not useful.
 const MAX_LISTENERS: usize = 16;
 /// Every request's `Host` is compared with all of them.
 const MAX_HOSTS: usize = 64;
-/// So are the peers of requests with these networks.
+/// The peer of every request is compared with all of them.
 const MAX_PROXIES: usize = 64;
 
 /// Where and how callers are served.
@@ -101,15 +102,16 @@ const MAX_PROXIES: usize = 64;
 pub struct Server {
     /// At least one; no two collide; non-loopback ones only where that was allowed.
     pub listen: Vec<Listen>,
-    /// Further accepted host names, lower-case, without a port; IPv6 addresses in brackets.
+    /// Additional accepted host names, lower-case, without a port; IPv6 addresses in brackets.
     pub hosts: Vec<String>,
-    /// Where requests come from whose word counts for the scheme that the caller used.
+    /// The networks of proxies that are trusted to name the scheme that the caller used.
     pub trusted_proxies: Vec<Network>,
     /// The largest request body in bytes, 1 KiB to 64 MiB.
     pub max_body: u64,
-    /// The memory that the process may take, in bytes, at least 48 MiB; `None`: as much as the container or the machine allows.
+    /// The memory that the process may take, in bytes, at least 48 MiB; `None`: as much as the
+    /// container or the machine allows.
     pub memory: Option<u64>,
-    /// The longest wait for work in flight when stopping; zero does not wait.
+    /// The longest wait for requests in flight when stopping; zero does not wait.
     pub drain: Duration,
     /// How long to go on accepting before that, at most five minutes.
     pub linger: Duration,

@@ -89,15 +89,15 @@ pub(super) static KEYS: &[&Key] = &[
 pub struct Store {
     /// The server; `None`: this process alone.
     pub address: Option<Address>,
-    /// Holds the password, instead of the address.
+    /// The file with the password, instead of a password in the address.
     pub password_file: Option<PathBuf>,
     /// The only authorities to trust, instead of the built-in ones.
     pub ca_file: Option<PathBuf>,
-    /// What to show to a store that asks for a certificate.
+    /// The client certificate for a store that requires one.
     pub certificate_file: Option<PathBuf>,
-    /// What all names in the store begin with.
+    /// The prefix of all keys in the store.
     pub prefix: String,
-    /// The longest wait for one answer.
+    /// The longest wait for one reply.
     pub timeout: Duration,
     /// Whether answers are shared too.
     pub answers: bool,
@@ -107,7 +107,7 @@ pub struct Store {
 
 impl Store {
     pub(in crate::config) fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        // The error must not hold the value, which may contain a password.
+        // The error must not contain the value, which may include a password.
         let address = reader.optional(&URL, |text| Address::parse(text).map_err(|error| error.to_string()));
         let password_file = reader.line_file(&PASSWORD_FILE);
         let ca_file = reader.authorities_file(&CA_FILE);

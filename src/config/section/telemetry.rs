@@ -3,9 +3,9 @@
 use tracing_subscriber::filter::Targets;
 use url::Url;
 
+use crate::config::config_error::Origin;
 use crate::config::env::variable;
 use crate::config::key::{DefaultValue, Key, Kind};
-use crate::config::mistake::Origin;
 use crate::config::reader::Reader;
 use crate::config::section::traces::Traces;
 use crate::config::suggestion::nearest;
@@ -51,7 +51,7 @@ static ACCESS_LOG: Key = Key::new(
 
 pub(super) static KEYS: &[&Key] = &[&LOG, &FORMAT, &OTLP_ENDPOINT, &ACCESS_LOG];
 
-/// What other programs call levels.
+/// Levels as other programs call them.
 const OTHER_WORDS: [(&str, &str); 15] = [
     ("warning", "warn"),
     ("warnings", "warn"),
@@ -141,7 +141,8 @@ fn directives(text: &str) -> Result<String, String> {
     }
     text.parse::<Targets>()
         .map_err(|error| format!("cannot be read as directives ({error})"))?;
-    // A lone word is the name of a module, logged at every level: hardly what "infoo" was meant to say.
+    // A lone word is the name of a module, logged at every level: hardly what "infoo" was meant to
+    // say.
     for word in words() {
         let lone = word.bytes().all(|b| b.is_ascii_alphabetic());
         let level = LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));

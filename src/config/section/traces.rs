@@ -1,7 +1,7 @@
-//! How traces are sent: OpenTelemetry's own variables, which have no keys beside them.
+//! How traces are sent: OpenTelemetry's own variables, which have no keys.
 //!
-//! They are often injected for a whole namespace. As their specification asks, one that makes no sense is warned about and ignored: it
-//! must not keep the gateway from starting.
+//! They are often injected for a whole namespace. As their specification requires, an invalid one
+//! leads to a warning and is ignored, so that the gateway starts.
 
 use http::{HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
@@ -10,12 +10,12 @@ use url::Url;
 use crate::config::env::variable;
 use crate::config::reader::Reader;
 
-/// How and in whose name traces are sent.
+/// How traces are sent, and with which resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Traces {
-    /// Where they are posted to, path included.
+    /// The address that they are posted to, path included.
     pub url: Url,
-    /// Fields of those requests. The values are secret.
+    /// Header fields of those requests. The values are secret.
     pub fields: Vec<(HeaderName, HeaderValue)>,
     /// Which requests are traced.
     pub sampling: Sampling,
@@ -26,9 +26,9 @@ pub struct Traces {
 /// Which requests are traced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sampling {
-    /// Whether the caller's word counts, where there is one.
+    /// Whether the caller's decision is used, if there is one.
     pub parent_based: bool,
-    /// Which of those without one: millionths of them all.
+    /// The share of all other requests, in millionths.
     pub millionths: u32,
 }
 
@@ -106,7 +106,7 @@ fn fields(reader: &mut Reader<'_>) -> Vec<(HeaderName, HeaderValue)> {
                 value.set_sensitive(true);
                 fields.push((name, value));
             }
-            // Neither is shown: what stands in the wrong place may be the key.
+            // Neither is shown, because a misplaced value may be the key.
             _ => reader.note(format!("{variable}: an entry is no header field; it is left out")),
         }
     }
@@ -167,7 +167,7 @@ fn resource(reader: &Reader<'_>) -> Vec<(String, String)> {
     resource
 }
 
-/// `name=value,…`; what has no equals sign or no name is left out.
+/// `name=value,…`; entries without an equals sign or a name are left out.
 fn pairs(list: &str) -> impl Iterator<Item = (String, String)> {
     let decoded = |text: &str| percent_decode_str(text.trim()).decode_utf8_lossy().into_owned();
     list.split(',')

@@ -1,10 +1,12 @@
-//! Addresses of others. A token or secret goes to them, so they are `https`, or on this machine.
+//! Addresses of other services. A token or secret is sent to them, so they are `https`, or on this
+//! machine.
 
 use url::{Host, Url};
 
-/// Reads the address of an upstream or sign-in host: `https`, or `http` for loopback; without user, query or fragment.
+/// Parses the address of an upstream or sign-in host: `https`, or `http` for loopback; without
+/// user, query or fragment.
 ///
-/// The error is a phrase that follows the value in a message, and does not hold the value.
+/// The error is a phrase that follows the value in a message, and does not contain the value.
 pub(in crate::config) fn trusted(text: &str) -> Result<Url, String> {
     let url = plain(text)?;
     match url.scheme() {
@@ -40,7 +42,7 @@ pub(in crate::config) fn plain(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-/// Whether the address is on this machine, as far as its text says.
+/// Whether the address is on this machine, according to its text.
 pub(in crate::config) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost",
@@ -50,7 +52,7 @@ pub(in crate::config) fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// Whether the address is link-local IPv4, where Azure's metadata services live.
+/// Whether the address is link-local IPv4, as Azure's metadata services are.
 pub(in crate::config) fn is_link_local(url: &Url) -> bool {
     matches!(url.host(), Some(Host::Ipv4(ip)) if ip.is_link_local())
 }

@@ -40,7 +40,8 @@ pub fn parse(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "is too long".to_owned())
 }
 
-/// Writes a duration as [`parse`] reads it, in the longest unit that loses nothing down to the millisecond.
+/// Writes a duration as [`parse`] reads it, in the longest unit that loses nothing down to the
+/// millisecond.
 ///
 /// ```
 /// use std::time::Duration;
@@ -86,7 +87,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_reads_back(ms: u64) {
+        fn shown_values_are_parsed_again(ms: u64) {
             let duration = Duration::from_millis(ms);
             prop_assert_eq!(parse(&show(duration)), Ok(duration));
         }

@@ -1,9 +1,9 @@
 //! GUIDs, as Entra names tenants and applications.
 
-/// How many digits each group has.
+/// The number of digits in each group.
 const GROUPS: [usize; 5] = [8, 4, 4, 4, 12];
 
-/// What examples hold in place of an id.
+/// The placeholder for an id in examples.
 const PLACEHOLDER: &str = "00000000-0000-0000-0000-000000000000";
 
 /// 8-4-4-4-12 hexadecimal digits.
@@ -13,7 +13,8 @@ pub(in crate::config) fn is_guid(text: &str) -> bool {
         && groups.iter().all(|group| group.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
-/// Refuses what was meant to be a GUID and is none, and the one of examples. Other names are not judged.
+/// Rejects a text that looks like a GUID but is none, and the placeholder. Other names are
+/// accepted.
 pub(in crate::config) fn check(text: &str) -> Result<(), String> {
     if text == PLACEHOLDER {
         return Err("is the placeholder of the examples; put your own in its place".into());
@@ -31,7 +32,8 @@ pub(in crate::config) fn check(text: &str) -> Result<(), String> {
     ))
 }
 
-/// Five groups of about the right size, or about the right number of digits with a hyphen lost or doubled.
+/// Five groups of about the right size, or about the right number of digits with a hyphen lost or
+/// doubled.
 fn is_nearly_one(text: &str) -> bool {
     let groups: Vec<_> = text.split('-').collect();
     let about = |(group, digits): (&&str, usize)| group.len().abs_diff(digits) <= 2;
@@ -63,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_nearly_a_guid_and_what_examples_hold_does_not() {
+    fn near_guids_and_placeholders_are_rejected() {
         for bad in [
             "11111111-2222-3333-4444-55555555555",
             "11111111-2222-3333-4444-5555555555555",

@@ -1,4 +1,4 @@
-//! Limits: so many calls per window, `100/1m`.
+//! Limits: a number of calls per window, `100/1m`.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -15,9 +15,10 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// The ledger keeps one entry per call of the longest window: a million of them is the memory it may take.
+    /// The ledger keeps one entry for each call of the longest window, and a million entries are
+    /// the memory it may take.
     pub const MAX_CALLS: u32 = 1_000_000;
-    /// Longer windows would outlive any restart memory.
+    /// Longer windows would exceed what is kept across restarts.
     pub const MAX_WINDOW: Duration = Duration::from_hours(24);
 
     /// The window's name in answers, metrics and on the status page.
@@ -89,7 +90,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_reads_back(calls in 1..=Limit::MAX_CALLS, window_s in 1..=86_400u64) {
+        fn shown_values_are_parsed_again(calls in 1..=Limit::MAX_CALLS, window_s in 1..=86_400u64) {
             let limit = Limit {
                 calls: NonZeroU32::new(calls).unwrap(),
                 window: Duration::from_secs(window_s),

@@ -1,4 +1,4 @@
-//! Where to accept connections: an IP address and port, or a Unix socket.
+//! An address to accept connections on: an IP address and port, or a Unix socket.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -27,13 +27,14 @@ impl Listen {
         }
     }
 
-    /// Whether the two cannot both be bound: the same place, or one port with one of them on all addresses of its family.
+    /// Whether the two cannot both be bound: the same address, or one port with one of them on all
+    /// addresses of its family.
     #[must_use]
     pub fn collides(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Unix(one), Self::Unix(two)) => one == two,
             (Self::Tcp(one), Self::Tcp(two)) => {
-                // Port 0 is a different port each time.
+                // Port 0 becomes a different port each time.
                 one.port() != 0 && one.port() == two.port() && {
                     let same_family = one.is_ipv4() == two.is_ipv4();
                     let everywhere = one.ip().is_unspecified() || two.ip().is_unspecified();
@@ -45,7 +46,8 @@ impl Listen {
     }
 }
 
-/// Reads `ADDRESS:PORT`, `[ADDRESS]:PORT` or `unix:/PATH`. The error is a phrase that follows the value in a message.
+/// Reads `ADDRESS:PORT`, `[ADDRESS]:PORT` or `unix:/PATH`. The error is a phrase that follows the
+/// value in a message.
 impl FromStr for Listen {
     type Err = String;
 

@@ -1,5 +1,5 @@
-//! The small languages of values: durations, sizes, limits, addresses. Each has one parser whose error is a phrase that follows
-//! the value in a message, such as `has no unit`.
+//! The formats of values: durations, sizes, limits, addresses. Each has one parser, whose error is
+//! a phrase that follows the value in a message, such as `has no unit`.
 
 pub(super) mod address;
 pub mod duration;

@@ -11,7 +11,8 @@ const UNITS: [(&str, u64); 7] = [
     ("B", 1),
 ];
 
-/// Reads a whole number followed directly by `B`, `KiB`, `MiB`, `GiB`, `KB`, `MB` or `GB`. The result is in bytes.
+/// Reads a whole number followed directly by `B`, `KiB`, `MiB`, `GiB`, `KB`, `MB` or `GB`. The
+/// result is in bytes.
 ///
 /// ```
 /// use defender_gateway::config::size;
@@ -94,7 +95,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_reads_back(bytes: u64) {
+        fn shown_values_are_parsed_again(bytes: u64) {
             prop_assert_eq!(parse(&show(bytes)), Ok(bytes));
         }
 

@@ -1,4 +1,4 @@
-//! Setting connections up: names, addresses, TLS.
+//! Setting up connections: names, addresses, TLS.
 
 use std::time::Duration;
 
@@ -79,7 +79,8 @@ async fn one_dead_address_of_two_costs_a_quarter_second_once() {
     post(&client, "http://eu.test/").await.unwrap();
     let quarter = Duration::from_millis(250);
     assert!(begun.elapsed() >= quarter, "{:?}", begun.elapsed());
-    // Were the dead one tried first again, each of these would take as long; a busy machine slows some of them.
+    // If the dead one were tried first again, each of these would take as long; a busy machine
+    // slows some of them.
     let mut quickest = Duration::MAX;
     for _ in 0..20 {
         let begun = Instant::now();
@@ -169,7 +170,7 @@ async fn measuring_a_cleartext_host_sends_it_nothing() {
 }
 
 #[tokio::test]
-async fn cleartext_is_http1_unless_it_is_said_to_be_http2() {
+async fn cleartext_is_http1_unless_configured_as_http2() {
     let host = Http::new(|request| {
         let version = format!("{:?}", request.version());
         http::Response::new(http_body_util::Full::from(version))

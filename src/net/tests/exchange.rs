@@ -1,4 +1,5 @@
-//! Requests and answers: what breaks after the request was written, and pooled connections that are dead.
+//! Requests and answers: what breaks after the request was written, and pooled connections that are
+//! dead.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,7 +17,7 @@ use crate::net::testing::{Ca, Http, Names, Validity, client, listen, quick};
 use crate::net::{Config, Kind};
 
 #[tokio::test]
-async fn what_breaks_after_the_request_was_written_is_not_called_unsent() {
+async fn a_failure_after_the_request_was_written_is_not_called_unsent() {
     type Act = fn(TcpStream) -> futures_util::future::BoxFuture<'static, ()>;
     let cases: [(&str, Act, &str, bool, bool); 7] = [
         (
@@ -122,7 +123,8 @@ async fn a_pooled_connection_that_was_closed_is_replaced_without_an_error() {
     for n in 0..20 {
         match post(&client, "http://eu.test/").await {
             Ok(answer) => assert_eq!(answer.body(), "hello"),
-            // The close may cross with the request, which then was written: the one case that a client cannot mend.
+            // The close may cross with the request, which then was written: the one case that a
+            // client cannot repair.
             Err(error) => assert!(!error.is_unprocessed(), "request {n}: {error:?}"),
         }
     }
@@ -148,7 +150,7 @@ async fn a_silent_http2_connection_is_noticed_by_pings_before_the_answer_is_over
     let ca = Ca::new();
     let host = Http::saying("here").tls(ca.server("eu.test", Validity::Now));
     let target = host.start().await;
-    // Between client and host, a line that can be made to swallow everything.
+    // Between client and host, a connection that can be made to swallow everything.
     let (cut, is_cut) = tokio::sync::watch::channel(false);
     let line = listen(move |mut near| {
         let mut is_cut = is_cut.clone();

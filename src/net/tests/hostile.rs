@@ -1,4 +1,5 @@
-//! Hosts that mean harm: what they send is bounded in time and memory, and never becomes another request's answer.
+//! Hostile hosts: what they send is bounded in time and memory, and never becomes another request's
+//! answer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,9 +18,9 @@ use super::{hold, post, request_read};
 use crate::net::testing::{Ca, Names, Validity, client, listen, quick};
 use crate::net::{Error, Kind};
 
-type Act = fn(TcpStream) -> BoxFuture<'static, ()>;
+type Misbehaviour = fn(TcpStream) -> BoxFuture<'static, ()>;
 
-/// Writes `piece` for as long as anybody reads.
+/// Writes `piece` for as long as it is read.
 async fn forever(mut stream: TcpStream, start: &'static [u8], piece: &'static [u8]) {
     if stream.write_all(start).await.is_ok() {
         while stream.write_all(piece).await.is_ok() {}
@@ -32,8 +33,8 @@ async fn say(mut stream: TcpStream, text: &'static [u8]) {
     hold(stream).await;
 }
 
-/// What a request to such a host brings, and that it ends in time.
-async fn meets(act: Act) -> Result<http::Response<Bytes>, Error> {
+/// The result of a request to such a host, which must end in time.
+async fn meets(act: Misbehaviour) -> Result<http::Response<Bytes>, Error> {
     let address = listen(move |mut stream| async move {
         request_read(&mut stream).await;
         act(stream).await;
@@ -51,7 +52,7 @@ async fn meets(act: Act) -> Result<http::Response<Bytes>, Error> {
 
 #[tokio::test]
 async fn bodies_without_end_are_cut_at_the_limit() {
-    let hosts: [(&str, Act); 3] = [
+    let hosts: [(&str, Misbehaviour); 3] = [
         ("until close", |s| {
             Box::pin(forever(s, b"HTTP/1.1 200 OK\r\n\r\n", &[b'x'; 4096]))
         }),
@@ -69,7 +70,7 @@ async fn bodies_without_end_are_cut_at_the_limit() {
     ];
     for (what, act) in hosts {
         let error = meets(act).await.unwrap_err();
-        // A length that nobody can mean may be refused with the head.
+        // An impossible length may be rejected with the head.
         let refused = what == "announced" && matches!(error.kind(), Kind::Lost(_));
         assert!(
             refused || matches!(error.kind(), Kind::BodyTooLarge { .. }),
@@ -81,7 +82,7 @@ async fn bodies_without_end_are_cut_at_the_limit() {
 
 #[tokio::test]
 async fn wrong_lengths_are_no_answers() {
-    let hosts: [(&str, Act); 6] = [
+    let hosts: [(&str, Misbehaviour); 6] = [
         ("too short", |mut s| {
             Box::pin(async move {
                 let text = b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\nshort";
@@ -124,7 +125,7 @@ async fn wrong_lengths_are_no_answers() {
 }
 
 #[tokio::test]
-async fn what_follows_an_answer_is_not_the_next_requests_answer() {
+async fn bytes_after_an_answer_are_not_the_next_requests_answer() {
     let address = listen(|mut stream| async move {
         request_read(&mut stream).await;
         let smuggled =
@@ -144,7 +145,7 @@ async fn what_follows_an_answer_is_not_the_next_requests_answer() {
 
 #[tokio::test]
 async fn floods_of_fields_are_cut() {
-    let hosts: [(&str, Act); 4] = [
+    let hosts: [(&str, Misbehaviour); 4] = [
         ("many fields", |s| {
             Box::pin(forever(s, b"HTTP/1.1 200 OK\r\n", b"a: b\r\n"))
         }),
@@ -168,19 +169,19 @@ async fn floods_of_fields_are_cut() {
 
 #[tokio::test]
 async fn interim_answers_do_not_extend_the_wait() {
-    let one: Act = |s| {
+    let one: Misbehaviour = |s| {
         Box::pin(say(
             s,
             b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
         ))
     };
     assert_eq!(meets(one).await.unwrap().body(), "ok");
-    let hints: Act = |s| {
+    let hints: Misbehaviour = |s| {
         let text = b"HTTP/1.1 103 Early Hints\r\nlink: </>\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
         Box::pin(say(s, text))
     };
     assert_eq!(meets(hints).await.unwrap().body(), "ok");
-    let endless: Act = |mut s| {
+    let endless: Misbehaviour = |mut s| {
         Box::pin(async move {
             while s.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.is_ok() {
                 tokio::time::sleep(Duration::from_millis(1)).await;

@@ -1,4 +1,4 @@
-//! Exchanges over real sockets, with everything that can go wrong on the way.
+//! Exchanges over real sockets, with all kinds of failures.
 
 mod connect;
 mod exchange;
@@ -28,7 +28,7 @@ async fn post(client: &Client, address: &str) -> Result<Response<Bytes>, Error> 
     client.send(request, LIMITS).await
 }
 
-/// The request's first byte is awaited, so that what follows happens to a request that was written.
+/// Waits for the request's first byte, so that what follows happens to a request that was written.
 async fn request_read(stream: &mut TcpStream) {
     let mut some = [0; 1024];
     assert!(stream.read(&mut some).await.unwrap() > 0);

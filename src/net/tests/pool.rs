@@ -23,7 +23,7 @@ async fn one_after_the_other_needs_one_connection_and_a_burst_leaves_a_hundred()
         post(&client, "http://eu.test/").await.unwrap();
     }
     assert_eq!((host.connections(), host.requests()), (1, 10));
-    // The host is known to speak HTTP/1.1: they do not wait for each other.
+    // The host is known to speak HTTP/1.1, so requests do not wait for each other.
     for made in [140, 180] {
         for result in join_all((0..140).map(|_| post(&client, "http://eu.test/"))).await {
             result.unwrap();

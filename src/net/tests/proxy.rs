@@ -8,7 +8,7 @@ use super::post;
 use crate::net::testing::{Ca, Http, Names, Validity, client, listen, quick, refused};
 use crate::net::{Client, Config, Kind, Proxy, Step};
 
-/// A forward proxy that tells what it was asked, and tunnels to `target` or answers with `refusal`.
+/// A forward proxy that records requests, and tunnels to `target` or answers with `refusal`.
 async fn proxy(
     target: std::net::SocketAddr,
     refusal: Option<&'static [u8]>,
@@ -43,7 +43,7 @@ async fn https_goes_through_the_proxy_which_resolves_the_name() {
         proxy: Some(Proxy::new(&format!("http://me:secret@{address}"), "").unwrap()),
         ..ca.config()
     };
-    // No name is known here.
+    // No name can be resolved here.
     let client = Client::with_resolver(&config, Names::default().resolver()).unwrap();
     assert_eq!(post(&client, "https://eu.test/").await.unwrap().body(), "behind");
     let asked = told.recv().await.unwrap();

@@ -1,4 +1,5 @@
-//! What a host over HTTP/2 says that it has not processed is sent again at once; what it may have processed never is.
+//! A request that an HTTP/2 host says it has not processed is sent again at once; one that it may
+//! have processed never is.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,11 +26,11 @@ const HTTP_1_1_REQUIRED: u32 = 0xd;
 
 /// What a host does with a request instead of answering it.
 #[derive(Clone, Copy, Debug)]
-enum Act {
+enum Misbehaviour {
     Reset(u32),
-    /// Says which stream is the last that counts, relative to the request's, and closes.
+    /// Names the last stream that counts, relative to the request's, and closes.
     GoAway(i64, u32),
-    /// The connection ends without a word.
+    /// Closes the connection.
     Close,
 }
 
@@ -51,11 +52,11 @@ async fn read_frame(stream: &mut TcpStream) -> Option<(u8, u8, u32)> {
     Some((head[3], head[4], id))
 }
 
-/// Speaks just enough HTTP/2: does `act` to the first requests, says 204 to the others.
-async fn serve(mut stream: TcpStream, act: Act, acts: usize, requests: Arc<AtomicUsize>) {
+/// Speaks just enough HTTP/2: applies `act` to the first requests and answers the others with 204.
+async fn serve(mut stream: TcpStream, act: Misbehaviour, acts: usize, requests: Arc<AtomicUsize>) {
     let mut preface = [0; 24];
     if stream.read_exact(&mut preface).await.is_err() || !preface.starts_with(b"PRI * HTTP/2.0") {
-        // HTTP/1.1: the answer is one for whatever was asked.
+        // The same answer to every HTTP/1.1 request.
         requests.fetch_add(1, Ordering::SeqCst);
         let _ = stream
             .write_all(b"HTTP/1.1 203 Plain\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
@@ -67,17 +68,17 @@ async fn serve(mut stream: TcpStream, act: Act, acts: usize, requests: Arc<Atomi
         match kind {
             SETTINGS if flags & 1 == 0 => stream.write_all(&frame(SETTINGS, 1, 0, &[])).await.unwrap(),
             HEADERS if requests.fetch_add(1, Ordering::SeqCst) < acts => match act {
-                Act::Reset(reason) => {
+                Misbehaviour::Reset(reason) => {
                     let reset = frame(RST_STREAM, 0, id, &reason.to_be_bytes());
                     stream.write_all(&reset).await.unwrap();
                 }
-                Act::GoAway(beside, reason) => {
+                Misbehaviour::GoAway(beside, reason) => {
                     let last = u32::try_from((i64::from(id) + beside).max(0)).unwrap();
                     let payload = [last.to_be_bytes(), reason.to_be_bytes()].concat();
                     stream.write_all(&frame(GOAWAY, 0, 0, &payload)).await.unwrap();
                     return;
                 }
-                Act::Close => return,
+                Misbehaviour::Close => return,
             },
             // `:status: 204` is entry 9 of HPACK's static table.
             HEADERS => stream.write_all(&frame(HEADERS, END, id, &[0x89])).await.unwrap(),
@@ -86,8 +87,9 @@ async fn serve(mut stream: TcpStream, act: Act, acts: usize, requests: Arc<Atomi
     }
 }
 
-/// A client that speaks HTTP/2, and a host that does `act` to so many requests; and how many requests it has had.
-async fn met(act: Act, acts: usize) -> (Client, Arc<AtomicUsize>) {
+/// A client that speaks HTTP/2, and a host that applies `act` to this many requests; and the number
+/// of requests it got.
+async fn met(act: Misbehaviour, acts: usize) -> (Client, Arc<AtomicUsize>) {
     let requests = Arc::<AtomicUsize>::default();
     let count = Arc::clone(&requests);
     let address = listen(move |stream| serve(stream, act, acts, Arc::clone(&count))).await;
@@ -96,11 +98,11 @@ async fn met(act: Act, acts: usize) -> (Client, Arc<AtomicUsize>) {
 }
 
 #[tokio::test]
-async fn what_was_not_processed_is_sent_again_at_once() {
+async fn a_request_that_was_not_processed_is_sent_again_at_once() {
     for act in [
-        Act::Reset(REFUSED_STREAM),
-        Act::GoAway(-1, 0),
-        Act::GoAway(-1, ENHANCE_YOUR_CALM),
+        Misbehaviour::Reset(REFUSED_STREAM),
+        Misbehaviour::GoAway(-1, 0),
+        Misbehaviour::GoAway(-1, ENHANCE_YOUR_CALM),
     ] {
         for times in 1..=3 {
             let (client, requests) = met(act, times).await;
@@ -113,7 +115,7 @@ async fn what_was_not_processed_is_sent_again_at_once() {
 
 #[tokio::test]
 async fn a_host_that_processes_nothing_is_believed_after_four_times() {
-    for act in [Act::Reset(REFUSED_STREAM), Act::GoAway(-1, 0)] {
+    for act in [Misbehaviour::Reset(REFUSED_STREAM), Misbehaviour::GoAway(-1, 0)] {
         let (client, requests) = met(act, usize::MAX).await;
         let error = post(&client, "http://eu.test/").await.unwrap_err();
         assert!(matches!(error.kind(), Kind::NotProcessed(_)), "{act:?}: {error:?}");
@@ -123,14 +125,14 @@ async fn a_host_that_processes_nothing_is_believed_after_four_times() {
 }
 
 #[tokio::test]
-async fn what_may_have_been_processed_is_not_sent_again() {
+async fn a_request_that_may_have_been_processed_is_not_sent_again() {
     for act in [
-        Act::Reset(CANCEL),
-        Act::Reset(INTERNAL_ERROR),
-        Act::GoAway(0, 0),
-        Act::GoAway(0, ENHANCE_YOUR_CALM),
-        Act::GoAway(2, INTERNAL_ERROR),
-        Act::Close,
+        Misbehaviour::Reset(CANCEL),
+        Misbehaviour::Reset(INTERNAL_ERROR),
+        Misbehaviour::GoAway(0, 0),
+        Misbehaviour::GoAway(0, ENHANCE_YOUR_CALM),
+        Misbehaviour::GoAway(2, INTERNAL_ERROR),
+        Misbehaviour::Close,
     ] {
         let (client, requests) = met(act, 1).await;
         let error = post(&client, "http://eu.test/").await.unwrap_err();
@@ -142,12 +144,15 @@ async fn what_may_have_been_processed_is_not_sent_again() {
 
 #[tokio::test]
 async fn http1_is_used_where_it_is_asked_for_and_stays_in_use() {
-    for act in [Act::Reset(HTTP_1_1_REQUIRED), Act::GoAway(-1, HTTP_1_1_REQUIRED)] {
+    for act in [
+        Misbehaviour::Reset(HTTP_1_1_REQUIRED),
+        Misbehaviour::GoAway(-1, HTTP_1_1_REQUIRED),
+    ] {
         let (client, requests) = met(act, usize::MAX).await;
         for answered in 1..=3 {
             let answer = post(&client, "http://eu.test/").await.unwrap();
             assert_eq!(answer.status(), 203, "{act:?}");
-            // One over HTTP/2, and never again.
+            // One over HTTP/2, and no other.
             assert_eq!(requests.load(Ordering::SeqCst), 1 + answered, "{act:?}");
         }
     }
@@ -185,7 +190,7 @@ async fn a_tls_host_that_asks_for_http1_is_not_offered_http2_again() {
 
 #[tokio::test]
 async fn a_burst_that_is_refused_arrives_all_the_same() {
-    let (client, requests) = met(Act::Reset(REFUSED_STREAM), 30).await;
+    let (client, requests) = met(Misbehaviour::Reset(REFUSED_STREAM), 30).await;
     for result in join_all((0..30).map(|_| post(&client, "http://eu.test/"))).await {
         assert_eq!(result.unwrap().status(), 204);
     }

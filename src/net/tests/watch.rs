@@ -1,4 +1,4 @@
-//! An exchange that somebody watches is given up when it stands still.
+//! A watched exchange is given up when it makes no progress.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -62,7 +62,7 @@ async fn a_host_that_says_nothing_is_given_up() {
 
 #[tokio::test]
 async fn a_body_that_stops_or_trickles_is_given_up() {
-    // A byte every tenth of a second for as long as anybody listens, and half a body.
+    // A byte every tenth of a second without end, and half a body.
     for pieces in [
         &[(0, 0), (0, 8192)][..],
         &[(0, 0), (100, 1), (100, 1), (100, 1), (100, 1), (100, 1)],
@@ -76,7 +76,7 @@ async fn a_body_that_stops_or_trickles_is_given_up() {
 
 #[tokio::test]
 async fn one_that_moves_on_is_not() {
-    // Four times the patience in all, half of it at a time.
+    // Four times the timeout in all, half of it at a time.
     let (result, watches) = meets(&[(150, 0), (150, 4096), (150, 4096), (150, 4096), (150, 4096)]).await;
     assert_eq!(result.unwrap(), 16384);
     assert!(watches >= 5, "{watches}");

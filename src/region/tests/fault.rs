@@ -1,4 +1,4 @@
-//! Hosts that fail are left, and taken back.
+//! Failing hosts are ejected, and used again later.
 
 use std::time::Duration;
 
@@ -6,46 +6,46 @@ use http::StatusCode;
 use tokio::time::Instant;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
-use super::{Bench, Is, ROUND, outgoing, pass};
-use crate::attempt::{Again, Delivery, Failure, Routed};
+use super::{Behaviour, Fixture, ROUND, outgoing, pass};
+use crate::attempt::{Delivery, Failure, RetryHint, Routed};
 use crate::region::RegionLayer;
 use crate::scan::Answer;
 
 #[tokio::test(start_paused = true)]
 async fn a_refusing_host_is_left_at_once_without_an_error_and_taken_back() {
-    let bench = Bench::new([("us", Is::Up(80)), ("eu", Is::Up(10))]);
+    let fixture = Fixture::new([("us", Behaviour::Up(80)), ("eu", Behaviour::Up(10))]);
     pass(ROUND).await;
-    bench.world.set("eu", Is::Refused);
-    bench.call().await.unwrap();
-    bench.call().await.unwrap();
-    assert_eq!(bench.world.called(), ["eu", "us", "us"], "one try, then no more");
-    assert!(!bench.healthy("eu"));
+    fixture.network.set("eu", Behaviour::Refused);
+    fixture.call().await.unwrap();
+    fixture.call().await.unwrap();
+    assert_eq!(fixture.network.called(), ["eu", "us", "us"], "one try, then no more");
+    assert!(!fixture.healthy("eu"));
     pass(20 * ROUND).await;
-    bench.world.set("eu", Is::Up(10));
+    fixture.network.set("eu", Behaviour::Up(10));
     pass(Duration::from_secs(61)).await;
-    assert!(bench.healthy("eu"));
-    assert_eq!(bench.selected(), "eu");
+    assert!(fixture.healthy("eu"));
+    assert_eq!(fixture.selected(), "eu");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_failed_probe_moves_calls_away_before_any_call_fails() {
-    let bench = Bench::new([("us", Is::Up(80)), ("eu", Is::Up(10))]);
+    let fixture = Fixture::new([("us", Behaviour::Up(80)), ("eu", Behaviour::Up(10))]);
     pass(ROUND).await;
-    bench.world.set("eu", Is::BlackHole);
+    fixture.network.set("eu", Behaviour::BlackHole);
     pass(ROUND + Duration::from_secs(4)).await;
-    bench.call().await.unwrap();
-    assert_eq!(bench.world.called(), ["us"]);
+    fixture.call().await.unwrap();
+    assert_eq!(fixture.network.called(), ["us"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_request_that_may_have_arrived_goes_nowhere_else_but_the_next_one_does() {
-    let bench = Bench::new([("us", Is::Up(80)), ("eu", Is::Losing(10))]);
+    let fixture = Fixture::new([("us", Behaviour::Up(80)), ("eu", Behaviour::Losing(10))]);
     pass(ROUND).await;
-    assert_eq!(bench.call().await.unwrap_err().delivery, Delivery::Unknown);
-    assert_eq!(bench.world.called(), ["eu"]);
-    bench.call().await.unwrap();
+    assert_eq!(fixture.call().await.unwrap_err().delivery, Delivery::Unknown);
+    assert_eq!(fixture.network.called(), ["eu"]);
+    fixture.call().await.unwrap();
     assert_eq!(
-        bench.world.called(),
+        fixture.network.called(),
         ["us"],
         "the retry layer's attempt meets another host"
     );
@@ -53,55 +53,59 @@ async fn a_request_that_may_have_arrived_goes_nowhere_else_but_the_next_one_does
 
 #[tokio::test(start_paused = true)]
 async fn a_5xx_passes_and_repeated_ones_are_left() {
-    let bench = Bench::new([("us", Is::Up(80)), ("eu", Is::Busy(10))]);
+    let fixture = Fixture::new([("us", Behaviour::Up(80)), ("eu", Behaviour::Busy(10))]);
     pass(ROUND).await;
     let mut at_eu = 0;
     for _ in 0..60 {
-        let answer = bench.call().await.unwrap();
+        let answer = fixture.call().await.unwrap();
         at_eu += u32::from(answer.status == StatusCode::SERVICE_UNAVAILABLE);
         pass(Duration::from_secs(3)).await;
     }
-    // Three until it is left, then one each time it is back: after 30 s, 60 s ...
+    // Three until it is ejected, then one each time it may be tried again: after 30 s, 60 s ...
     assert!((3..=6).contains(&at_eu), "{at_eu}");
-    bench.world.set("eu", Is::Up(10));
+    fixture.network.set("eu", Behaviour::Up(10));
     pass(Duration::from_mins(11)).await;
-    assert_eq!(bench.selected(), "eu");
+    assert_eq!(fixture.selected(), "eu");
 }
 
 #[tokio::test(start_paused = true)]
 async fn when_all_go_down_each_is_tried_once_and_then_one_per_call() {
-    let bench = Bench::unwatched([("us", Is::Refused), ("eu", Is::Refused), ("uk", Is::Refused)]);
-    assert!(bench.call().await.is_err());
-    assert_eq!(bench.world.called(), ["us", "eu", "uk"]);
-    assert!(bench.call().await.is_err());
-    assert_eq!(bench.world.called().len(), 1);
+    let fixture = Fixture::unwatched([
+        ("us", Behaviour::Refused),
+        ("eu", Behaviour::Refused),
+        ("uk", Behaviour::Refused),
+    ]);
+    assert!(fixture.call().await.is_err());
+    assert_eq!(fixture.network.called(), ["us", "eu", "uk"]);
+    assert!(fixture.call().await.is_err());
+    assert_eq!(fixture.network.called().len(), 1);
     pass(Duration::from_secs(2)).await;
-    bench.world.set("uk", Is::Up(10));
-    bench.call().await.unwrap();
+    fixture.network.set("uk", Behaviour::Up(10));
+    fixture.call().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
 async fn looking_for_a_host_is_bounded_in_time() {
-    let bench = Bench::unwatched(["a", "b", "c", "d", "e", "f", "g", "h"].map(|name| (name, Is::BlackHole)));
+    let fixture = Fixture::unwatched(["a", "b", "c", "d", "e", "f", "g", "h"].map(|name| (name, Behaviour::BlackHole)));
     pass(Duration::from_secs(1)).await;
     let begun = Instant::now();
-    assert_eq!(bench.call().await.unwrap_err().delivery, Delivery::Unsent);
+    assert_eq!(fixture.call().await.unwrap_err().delivery, Delivery::NotSent);
     assert_eq!(begun.elapsed(), Duration::from_secs(12), "four attempts of 3 s");
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_least_bad_serves_when_all_have_been_left() {
-    let bench = Bench::new([("us", Is::Refused), ("eu", Is::Busy(10))]);
+    let fixture = Fixture::new([("us", Behaviour::Refused), ("eu", Behaviour::Busy(10))]);
     pass(ROUND).await;
     for _ in 0..10 {
-        bench.call().await.unwrap();
+        fixture.call().await.unwrap();
     }
-    bench.world.called();
-    assert!(!bench.healthy("us") && !bench.healthy("eu"));
-    bench.world.set("eu", Is::Up(10));
-    assert_eq!(bench.call().await.unwrap().status, StatusCode::OK);
+    fixture.network.called();
+    assert!(!fixture.healthy("us") && !fixture.healthy("eu"));
+    fixture.network.set("eu", Behaviour::Up(10));
+    assert_eq!(fixture.call().await.unwrap().status, StatusCode::OK);
     assert_eq!(
-        bench.world.called(),
+        fixture.network.called(),
         ["eu"],
         "one that connects before one that does not"
     );
@@ -109,20 +113,20 @@ async fn the_least_bad_serves_when_all_have_been_left() {
 
 #[tokio::test(start_paused = true)]
 async fn failures_that_are_not_the_hosts_leave_it_alone() {
-    let bench = Bench::new([("us", Is::Up(80)), ("eu", Is::Up(10))]);
+    let fixture = Fixture::new([("us", Behaviour::Up(80)), ("eu", Behaviour::Up(10))]);
     pass(ROUND).await;
     let no_token = service_fn(|_: Routed| async {
         Err::<Answer, _>(Failure {
-            delivery: Delivery::Unsent,
-            again: Again::Never,
+            delivery: Delivery::NotSent,
+            again: RetryHint::Never,
             answer: None,
             source: "no token".into(),
         })
     });
-    let layer = RegionLayer::new(bench.table.clone());
+    let layer = RegionLayer::new(fixture.selector.clone());
     for _ in 0..10 {
         assert!(layer.layer(no_token).oneshot(outgoing()).await.is_err());
     }
-    assert!(bench.healthy("eu"));
-    assert_eq!(bench.selected(), "eu");
+    assert!(fixture.healthy("eu"));
+    assert_eq!(fixture.selected(), "eu");
 }

@@ -1,4 +1,4 @@
-//! What an operator reads.
+//! The log lines about hosts.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Bench, Is, ROUND, pass};
+use super::{Behaviour, Fixture, ROUND, pass};
 
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -45,17 +45,26 @@ fn collected() -> (Lines, tracing::subscriber::DefaultGuard) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_of_all_is_said_once_for_each_host_however_long_it_lasts() {
-    for outage in [Is::Refused, Is::BlackHole, Is::Busy(10), Is::Losing(10)] {
+async fn an_outage_of_all_hosts_is_logged_once_for_each() {
+    for outage in [
+        Behaviour::Refused,
+        Behaviour::BlackHole,
+        Behaviour::Busy(10),
+        Behaviour::Losing(10),
+    ] {
         let (lines, _guard) = collected();
         let hosts = ["us", "eu", "uk"];
-        let bench = Bench::new([("us", Is::Up(80)), ("eu", Is::Up(10)), ("uk", Is::Up(30))]);
+        let fixture = Fixture::new([
+            ("us", Behaviour::Up(80)),
+            ("eu", Behaviour::Up(10)),
+            ("uk", Behaviour::Up(30)),
+        ]);
         pass(ROUND).await;
         for host in hosts {
-            bench.world.set(host, outage);
+            fixture.network.set(host, outage);
         }
         for _ in 0..3_600 {
-            drop(bench.call().await);
+            drop(fixture.call().await);
             pass(Duration::from_secs(1)).await;
         }
         let said = |message: &str| {
@@ -76,10 +85,10 @@ async fn an_outage_of_all_is_said_once_for_each_host_however_long_it_lasts() {
             said("region selected")
         );
         for (host, ms) in hosts.into_iter().zip([80, 10, 30]) {
-            bench.world.set(host, Is::Up(ms));
+            fixture.network.set(host, Behaviour::Up(ms));
         }
         for _ in 0..1_200 {
-            drop(bench.call().await);
+            drop(fixture.call().await);
             pass(Duration::from_secs(1)).await;
         }
         assert_eq!(said("region left"), each);
@@ -90,11 +99,11 @@ async fn an_outage_of_all_is_said_once_for_each_host_however_long_it_lasts() {
 #[tokio::test(start_paused = true)]
 async fn a_line_per_change_with_numbers_and_addresses_as_people_write_them() {
     let (lines, _guard) = collected();
-    let bench = Bench::new([("us", Is::Up(80)), ("eu", Is::Up(10))]);
+    let fixture = Fixture::new([("us", Behaviour::Up(80)), ("eu", Behaviour::Up(10))]);
     pass(ROUND).await;
-    bench.world.set("eu", Is::Refused);
-    bench.call().await.unwrap();
-    bench.world.set("eu", Is::Up(10));
+    fixture.network.set("eu", Behaviour::Refused);
+    fixture.call().await.unwrap();
+    fixture.network.set("eu", Behaviour::Up(10));
     pass(ROUND).await;
 
     let selected = lines.saying("region selected");

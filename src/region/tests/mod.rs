@@ -16,16 +16,16 @@ use tower::{Layer as _, Service as _, ServiceExt as _, service_fn};
 use url::Url;
 
 use crate::BoxError;
-use crate::attempt::{Again, Delivery, Failure, Load, Outgoing, Place, Retries, Routed, Try};
+use crate::attempt::{Charged, Delivery, Failure, Load, Place, Retries, RetryHint, Routed, Try};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::region::{Candidate, Config, ConfigError, Fault, HostSelector, Metrics, Probe, RegionLayer};
 use crate::scan::{Answer, Endpoint, Fields, Payer, Request};
 use crate::task::Tasks;
 use crate::upstream::RetryLayer;
 
-/// What happens at a host.
+/// How a host behaves.
 #[derive(Clone, Copy, PartialEq)]
-enum Is {
+enum Behaviour {
     /// Connects after this many milliseconds and answers.
     Up(u64),
     /// Connects after this many milliseconds, give or take 30 %, and answers.
@@ -40,23 +40,24 @@ enum Is {
     Losing(u64),
     /// Connects at once, and answers after this many milliseconds.
     Slow(u64),
-    /// Connects at once, and answers nothing. The client waits for so long, unless it is told to give up.
+    /// Connects at once, and answers nothing. The client waits this long, unless it gives up
+    /// earlier.
     Silent,
-    /// Connects at once, and answers nothing to one call in five, the others at once.
+    /// Connects at once, leaves one call in five without an answer, and answers the others at once.
     Patchy,
     /// Connects at once, and answers with a page.
     Page(u16),
 }
 
-/// The longest that the client waits by itself.
+/// The longest that the client waits without a stall timeout.
 const HEAD: Duration = Duration::from_secs(45);
 
-/// The world as probes and calls see it: `eu`, `us` and so on.
+/// The hosts that probes and calls meet: `eu`, `us` and so on.
 #[derive(Clone, Default)]
-struct World {
-    hosts: Arc<Mutex<HashMap<String, Is>>>,
+struct Network {
+    hosts: Arc<Mutex<HashMap<String, Behaviour>>>,
     calls: Arc<Mutex<Vec<String>>>,
-    /// Per host, so that the same test sees the same noise.
+    /// For each host, so that the same test sees the same noise.
     noise: Arc<Mutex<HashMap<String, u64>>>,
 }
 
@@ -64,24 +65,24 @@ struct World {
 #[error("no connection")]
 struct NoConnection;
 
-impl World {
-    fn set(&self, host: &str, is: Is) {
+impl Network {
+    fn set(&self, host: &str, is: Behaviour) {
         self.hosts.lock().unwrap().insert(format!("{host}.test"), is);
     }
 
-    async fn connect(&self, base: &Url) -> Result<(Is, Duration), BoxError> {
+    async fn connect(&self, base: &Url) -> Result<(Behaviour, Duration), BoxError> {
         let is = self.hosts.lock().unwrap()[base.host_str().unwrap()];
         let ms = match is {
-            Is::Up(ms) | Is::Busy(ms) | Is::Losing(ms) => ms,
+            Behaviour::Up(ms) | Behaviour::Busy(ms) | Behaviour::Losing(ms) => ms,
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
                 reason = "small and positive"
             )]
-            Is::Noisy(ms) => (ms as f64 * (0.7 + 0.6 * self.noise(base))) as u64,
-            Is::Slow(_) | Is::Silent | Is::Patchy | Is::Page(_) => 1,
-            Is::Refused => return Err(NoConnection.into()),
-            Is::BlackHole => {
+            Behaviour::Noisy(ms) => (ms as f64 * (0.7 + 0.6 * self.noise(base))) as u64,
+            Behaviour::Slow(_) | Behaviour::Silent | Behaviour::Patchy | Behaviour::Page(_) => 1,
+            Behaviour::Refused => return Err(NoConnection.into()),
+            Behaviour::BlackHole => {
                 tokio::time::sleep(Duration::from_secs(3)).await;
                 return Err(NoConnection.into());
             }
@@ -100,21 +101,21 @@ impl World {
         };
         let failure = |delivery, source: BoxError| Failure {
             delivery,
-            again: Again::Once,
+            again: RetryHint::Once,
             answer: None,
             source,
         };
         let (is, _) = self
             .connect(&routed.base)
             .await
-            .map_err(|error| failure(Delivery::Unsent, error))?;
-        if matches!(is, Is::Losing(_)) {
+            .map_err(|error| failure(Delivery::NotSent, error))?;
+        if matches!(is, Behaviour::Losing(_)) {
             return Err(failure(Delivery::Unknown, "lost".into()));
         }
         let takes = match is {
-            Is::Slow(ms) => Duration::from_millis(ms),
-            Is::Silent => HEAD,
-            Is::Patchy if nth % 5 == 0 => HEAD,
+            Behaviour::Slow(ms) => Duration::from_millis(ms),
+            Behaviour::Silent => HEAD,
+            Behaviour::Patchy if nth % 5 == 0 => HEAD,
             _ => Duration::ZERO,
         };
         let given_up = tokio::select! {
@@ -124,13 +125,13 @@ impl World {
         };
         if given_up {
             return Err(Failure {
-                again: Again::OtherHost,
+                again: RetryHint::OtherHost,
                 ..failure(Delivery::Unknown, "given up".into())
             });
         }
         let (status, body) = match is {
-            Is::Busy(_) => (503, "busy"),
-            Is::Page(status) => (status, "<html>web app is stopped</html>"),
+            Behaviour::Busy(_) => (503, "busy"),
+            Behaviour::Page(status) => (status, "<html>web app is stopped</html>"),
             _ => (200, r#"{"value":[]}"#),
         };
         Ok(Answer {
@@ -165,15 +166,15 @@ impl World {
     fn service(
         &self,
     ) -> impl tower::Service<Routed, Response = Answer, Error = Failure, Future: Send> + Clone + Send + use<> {
-        let world = self.clone();
+        let network = self.clone();
         service_fn(move |routed| {
-            let world = world.clone();
-            async move { world.call(routed).await }
+            let network = network.clone();
+            async move { network.call(routed).await }
         })
     }
 }
 
-impl Probe for World {
+impl Probe for Network {
     fn measure(&self, base: Arc<Url>) -> BoxFuture<'_, Result<Duration, BoxError>> {
         Box::pin(async move { Ok(self.connect(&base).await?.1) })
     }
@@ -181,8 +182,8 @@ impl Probe for World {
 
 fn classify(failure: &Failure, _: &Url) -> Option<Fault> {
     match failure.delivery {
-        Delivery::Unsent if failure.source.is::<NoConnection>() => Some(Fault::Connection),
-        Delivery::Unknown => Some(Fault::Trouble),
+        Delivery::NotSent if failure.source.is::<NoConnection>() => Some(Fault::Connection),
+        Delivery::Unknown => Some(Fault::BadAnswer),
         _ => None,
     }
 }
@@ -194,44 +195,50 @@ fn candidate(name: &str) -> Candidate {
     }
 }
 
-struct Bench {
-    world: World,
-    table: HostSelector,
+struct Fixture {
+    network: Network,
+    selector: HostSelector,
     tasks: Tasks,
 }
 
-impl Bench {
-    fn new<const N: usize>(hosts: [(&str, Is); N]) -> Self {
-        let bench = Self::unwatched(hosts);
-        bench.table.watch(&bench.tasks, bench.world.clone());
-        bench
+impl Fixture {
+    fn new<const N: usize>(hosts: [(&str, Behaviour); N]) -> Self {
+        let fixture = Self::unwatched(hosts);
+        fixture.selector.watch(&fixture.tasks, fixture.network.clone());
+        fixture
     }
 
-    fn unwatched<const N: usize>(hosts: [(&str, Is); N]) -> Self {
-        let world = World::default();
+    fn unwatched<const N: usize>(hosts: [(&str, Behaviour); N]) -> Self {
+        let network = Network::default();
         for (host, is) in hosts {
-            world.set(host, is);
+            network.set(host, is);
         }
         let config = Config::new(hosts.iter().map(|(name, _)| candidate(name)).collect()).unwrap();
         Self {
-            world,
-            table: HostSelector::new(config, Metrics::default()),
+            network,
+            selector: HostSelector::new(config, Metrics::default()),
             tasks: Tasks::new(),
         }
     }
 
     async fn call(&self) -> Result<Answer, Failure> {
-        let layer = RegionLayer::new(self.table.clone()).with_classify(classify);
-        layer.layer(self.world.service()).ready().await?.call(outgoing()).await
+        let layer = RegionLayer::new(self.selector.clone()).with_classify(classify);
+        layer
+            .layer(self.network.service())
+            .ready()
+            .await?
+            .call(outgoing())
+            .await
     }
 
-    /// A request with its further attempts, which may start within `deadline`; and how long it took.
+    /// A request with its further attempts, which may start within `deadline`; and how long it
+    /// took.
     async fn ask(&self, deadline: Duration) -> (Result<Answer, BoxError>, Duration) {
-        let region = RegionLayer::new(self.table.clone())
+        let region = RegionLayer::new(self.selector.clone())
             .with_classify(classify)
-            .layer(self.world.service());
+            .layer(self.network.service());
         let attempts = service_fn(move |attempt: Try| {
-            let outgoing = Outgoing {
+            let outgoing = Charged {
                 retries: attempt.retries,
                 caller: attempt.caller,
                 ..outgoing()
@@ -260,13 +267,13 @@ impl Bench {
     }
 
     fn selected(&self) -> String {
-        let rows = self.table.snapshot();
+        let rows = self.selector.snapshot();
         assert_eq!(rows.iter().filter(|row| row.selected).count(), 1);
         rows.into_iter().find(|row| row.selected).unwrap().name.to_string()
     }
 
     fn healthy(&self, name: &str) -> bool {
-        self.table
+        self.selector
             .snapshot()
             .into_iter()
             .find(|row| &*row.name == name)
@@ -275,7 +282,7 @@ impl Bench {
     }
 }
 
-/// How long callers wait for their turn.
+/// How long callers wait for a slot.
 const WAIT: Duration = Duration::from_secs(20);
 
 #[derive(Debug)]
@@ -307,8 +314,8 @@ fn caller(deadline: Duration) -> Arc<Caller> {
     })
 }
 
-fn outgoing() -> Outgoing {
-    Outgoing {
+fn outgoing() -> Charged {
+    Charged {
         request: Arc::new(Request::plain(Endpoint::HISTORY, ["a"]).unwrap()),
         caller: caller(Duration::from_secs(30)),
         retries: Retries::default(),

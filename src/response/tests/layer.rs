@@ -9,7 +9,7 @@ use prometheus_client::metrics::counter::Counter;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use crate::BoxError;
-use crate::attempt::{Again, Delivery, Failure};
+use crate::attempt::{Delivery, Failure, RetryHint};
 use crate::caller::RequestId;
 use crate::memory::MemoryBudget;
 use crate::queue;
@@ -119,7 +119,7 @@ fn asked_to_wait(wait: Duration) -> response::ResponsePreferences {
 }
 
 #[tokio::test]
-async fn an_answer_that_the_caller_has_already_is_counted_as_what_it_came_from() {
+async fn a_304_is_counted_by_the_outcome_of_its_answer() {
     let (answer, body, ended) = ending(|| {
         let asked = response::ResponsePreferences {
             tag: response::Tag::Unless("*".into()),
@@ -218,7 +218,7 @@ async fn the_upstreams_own_error_passes_through() {
     let make = || -> Result<Reply, BoxError> {
         Err(Failure {
             delivery: Delivery::Answered,
-            again: Again::Never,
+            again: RetryHint::Never,
             answer: Some(upstream_answer(403, "{\"error\":{\"code\":\"Forbidden\"}}")),
             source: "forbidden".into(),
         }

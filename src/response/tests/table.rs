@@ -5,7 +5,7 @@ use http::StatusCode;
 use serde_json::Value;
 
 use crate::BoxError;
-use crate::attempt::{Again, Delivery, Failure};
+use crate::attempt::{Delivery, Failure, RetryHint};
 use crate::caller::RequestId;
 use crate::response::{ErrorCode, Panicked, RequestError, Window, body as described_body, problem, shared};
 use crate::scan::{Invalid, Operation};
@@ -294,8 +294,8 @@ fn described_errors_are_those_that_are_sent() {
 #[test]
 fn the_cause_decides_however_deep_it_is() {
     let wrapped = Failure {
-        delivery: Delivery::Unsent,
-        again: Again::Never,
+        delivery: Delivery::NotSent,
+        again: RetryHint::Never,
         answer: None,
         source: RequestError::Busy.into(),
     };
@@ -323,7 +323,7 @@ fn a_wrong_option_is_named_as_the_target() {
 }
 
 #[test]
-fn a_refused_sign_in_names_its_code_and_what_to_do() {
+fn a_rejected_sign_in_contains_its_code_and_advice() {
     let error = token::Error::Refused {
         code: token::Code::Aadsts(7_000_215),
         message: "".into(),

@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn made_up_names_are_one_series_and_who_asks_often_gets_one_of_its_own() {
+    async fn made_up_names_share_a_series_and_active_callers_get_their_own() {
         let mut registry = Registry::default();
         let callers = Callers::register(&mut registry);
         for n in 0..10_000 {
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_is_listed_is_not_displaced_by_an_equal() {
+    async fn a_listed_caller_is_not_displaced_by_an_equally_active_one() {
         let mut registry = Registry::default();
         let callers = Callers::register(&mut registry);
         for n in 0..60 {

@@ -6,19 +6,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use http::{HeaderName, Response, StatusCode};
+use http::{HeaderName, Response};
 use hyper::body::Body;
 use pin_project_lite::pin_project;
-use tokio::time::Instant;
 use tower::Service;
-use tracing::Span;
 use tracing::level_filters::LevelFilter;
 
-use super::CLIENT_CLOSED_REQUEST;
 use super::metrics::Metrics;
+use super::open_request::{OpenRequest, span};
 use super::subject::{Access, Origin, Subject};
-use crate::caller::{Name, RequestId};
-use crate::response::{Answered, Ended, Outcome};
+use crate::caller::Name;
+use crate::response::Answered;
 use crate::server::{InboundRequest, RequestMeta};
 use crate::telemetry::trace::Trace;
 
@@ -57,8 +55,8 @@ pub struct Layer {
 }
 
 #[derive(Debug)]
-struct Shared {
-    metrics: Metrics,
+pub(super) struct Shared {
+    pub(super) metrics: Metrics,
     config: Config,
 }
 
@@ -177,15 +175,6 @@ where
     }
 }
 
-/// The span of a request in logs.
-fn span(id: &RequestId, trace: &Trace) -> Span {
-    tracing::info_span!(
-        "request",
-        request_id = id.as_str(),
-        trace_id = trace.id().map(tracing::field::display)
-    )
-}
-
 pin_project! {
     /// A response that will be counted, whether it comes or not.
     #[derive(Debug)]
@@ -217,147 +206,16 @@ where
     }
 }
 
-/// A request in flight. Dropped without a response, it is counted as one whose caller went away.
-#[derive(Debug)]
-struct OpenRequest {
-    shared: Arc<Shared>,
-    at: Instant,
-    trace: Trace,
-    subject: Subject,
-    /// For the access log, when there is no response with the id.
-    id: Option<RequestId>,
-    /// Boxed, because it is rare and the request is moved a lot.
-    span: Option<Box<Span>>,
-    answered: bool,
-}
-
-impl OpenRequest {
-    /// Runs `work` in the request's span.
-    fn within<T>(&self, work: impl FnOnce() -> T) -> T {
-        match &self.span {
-            Some(span) => span.in_scope(work),
-            None => work(),
-        }
-    }
-
-    fn finish<T: Body>(&mut self, answered: &Answered<T>) {
-        self.answered = true;
-        let (status, seconds) = (
-            answered.response.status(),
-            answered.at.saturating_duration_since(self.at).as_secs_f64(),
-        );
-        // `OPTIONS` is not counted.
-        let Some(ended) = &answered.ended else { return };
-        let metrics = &self.shared.metrics;
-        metrics.count(self.subject.asked(), ended.outcome, status.as_u16(), seconds);
-        metrics.forwarded(ended.outcome, ended.forward);
-        if !matches!(ended.outcome, Outcome::Served(_)) {
-            let id = answered.id.as_str();
-            metrics
-                .recent_errors()
-                .record(ended, status.as_u16(), id, &self.subject);
-            self.span
-                .get_or_insert_with(|| Box::new(span(&answered.id, &self.trace)));
-        }
-        self.within(|| log(ended, status, seconds, &self.subject));
-        let bytes = answered.response.body().size_hint().exact();
-        self.log_access(ended.outcome, status.as_u16(), seconds, bytes);
-    }
-
-    /// Writes the line of the access log.
-    fn log_access(&self, outcome: Outcome, status: u16, seconds: f64, bytes: Option<u64>) {
-        let subject = &self.subject;
-        let (Some(access), Some(id)) = (&subject.access, &self.id) else {
-            return;
-        };
-        tracing::info!(
-            target: "defender_gateway::access",
-            request_id = id.as_str(),
-            trace_id = self.trace.id().map(tracing::field::display),
-            caller = subject.origin.caller.name().as_str(),
-            peer = subject.origin.peer.name().as_str(),
-            method = subject.method.as_str(),
-            path = &*subject.path(),
-            operation = subject.operation(),
-            protocol = access.protocol,
-            status,
-            bytes,
-            seconds,
-            outcome = outcome.as_str(),
-            user_agent = access.user_agent.as_deref(),
-            "access"
-        );
-    }
-}
-
-impl Drop for OpenRequest {
-    fn drop(&mut self) {
-        if !self.answered {
-            let (seconds, subject) = (self.at.elapsed().as_secs_f64(), &self.subject);
-            let outcome = Outcome::Gone;
-            self.shared
-                .metrics
-                .count(subject.asked(), outcome, CLIENT_CLOSED_REQUEST, seconds);
-            self.within(|| {
-                let (caller, outcome) = (subject.origin.caller.name().as_str(), outcome.as_str());
-                tracing::debug!(
-                    outcome,
-                    status = CLIENT_CLOSED_REQUEST,
-                    seconds,
-                    caller,
-                    "the caller went away"
-                );
-            });
-            self.log_access(outcome, CLIENT_CLOSED_REQUEST, seconds, None);
-        }
-    }
-}
-
-/// Writes one line: a failure of the gateway or the upstream is a warning, a refusal is
-/// information, the rest is for debugging.
-fn log(ended: &Ended, status: StatusCode, seconds: f64, subject: &Subject) {
-    let (outcome, status) = (ended.outcome.as_str(), status.as_u16());
-    let error = ended.cause.as_deref();
-    let (caller, peer) = (subject.origin.caller.name().as_str(), subject.origin.peer.name());
-    let (peer, method) = (peer.as_str(), subject.method.as_str());
-    let (operation, path) = (subject.operation(), subject.path());
-    let path = &*path;
-    match ended.outcome {
-        Outcome::Failed => tracing::warn!(
-            outcome,
-            status,
-            seconds,
-            error,
-            caller,
-            peer,
-            method,
-            operation,
-            path,
-            "request failed"
-        ),
-        Outcome::Served(_) | Outcome::Gone => tracing::debug!(outcome, status, seconds, caller, "request answered"),
-        Outcome::Refused | Outcome::Invalid => tracing::info!(
-            outcome,
-            status,
-            seconds,
-            error,
-            caller,
-            peer,
-            method,
-            operation,
-            path,
-            "request refused"
-        ),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::caller::RequestId;
+    use crate::response::{Ended, Outcome};
     use crate::scan;
     use crate::server::Peer;
     use http_body_util::Empty;
     use prometheus_client::registry::Registry;
+    use tokio::time::Instant;
     use tower::{Layer as _, ServiceExt as _, service_fn};
 
     fn exposition(registry: &Registry) -> String {

@@ -7,6 +7,7 @@
 mod callers;
 mod layer;
 mod metrics;
+mod open_request;
 mod recent_errors;
 mod subject;
 

@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_spent_budget_refuses_whoever_is_not_done_at_once() {
+    async fn a_spent_budget_refuses_bodies_that_are_incomplete() {
         let budget = MemoryBudget::new(5);
         let error = read(&HeaderMap::new(), pieces(&["a", "bc"]), &config(), &budget)
             .await

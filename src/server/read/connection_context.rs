@@ -96,7 +96,7 @@ where
     S: Service<Call>,
 {
     let ready = service.poll_ready(&mut Context::from_waker(Waker::noop()));
-    debug_assert!(ready.is_ready(), "nobody would wake the request");
+    debug_assert!(ready.is_ready(), "the request would never be woken");
     service.call(call)
 }
 

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_words_are_read_twice_and_then_known() {
+    fn a_repeated_request_is_parsed_twice_and_then_cached() {
         let mut memo = LastRequestCache::new(MemoryBudget::new(1000));
         let body = r#"{"ScanDefinitionIds":["b","a"]}"#;
         let mut asked = || ask(&mut memo, Endpoint::HISTORY, None, body);
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn other_words_are_another_question() {
+    fn other_bytes_are_another_request() {
         let mut memo = LastRequestCache::new(MemoryBudget::new(1000));
         let body = |id| format!(r#"{{"ScanDefinitionIds":["{id}"]}}"#);
         let cases = [

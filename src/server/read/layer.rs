@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_caller_who_says_nothing_gets_the_defaults() {
+    async fn a_caller_without_preferences_gets_the_defaults() {
         let (caller, arrived) = caller(&[]);
         assert_eq!(caller.name.as_str(), "10.0.0.7");
         assert_eq!(caller.deadline, arrived + Config::default().max_wait);
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_the_caller_asks_for_is_clamped() {
+    async fn the_callers_preferences_are_clamped() {
         let (caller, arrived) = caller(&[("prefer", "wait=99999"), ("priority", "u=1")]);
         let limit = Config::default().max_wait_limit;
         assert_eq!((caller.wait, caller.deadline), (Some(limit), arrived + limit));

@@ -114,7 +114,7 @@ async fn every_request_gives_its_connection_time_to_take_the_answer() {
 
 /// A caller that reads nothing and goes on sending requests, in time for every limit but one.
 #[tokio::test(start_paused = true)]
-async fn a_large_answer_is_held_no_longer_for_what_is_asked_meanwhile() {
+async fn a_large_answer_is_held_no_longer_because_of_further_requests() {
     let state = ConnectionState::new();
     let begun = Instant::now();
     let mut answer = Body::new(vec![7; 1 << 20].into());
@@ -181,7 +181,7 @@ async fn a_drain_leaves_a_new_connection_a_moment_and_an_idle_one_none() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_takes_nothing_is_cut_while_others_want_its_memory() {
+async fn a_peer_that_reads_nothing_is_cut_off_while_others_wait_for_its_memory() {
     let state = ConnectionState::new();
     let mut answer = Body::new(vec![7; 1 << 20].into());
     state.watch(&mut answer);

@@ -15,7 +15,7 @@ async fn ended(server: Server) -> (Drained, usize) {
 }
 
 #[tokio::test]
-async fn what_is_in_flight_is_finished_and_nothing_new_begins() {
+async fn requests_in_flight_are_finished_and_no_new_ones_accepted() {
     let server = Server::start().await;
     let mut callers = Vec::new();
     for _ in 0..50 {
@@ -55,7 +55,7 @@ async fn idle_connections_do_not_hold_up_the_drain() {
 }
 
 #[tokio::test]
-async fn what_does_not_end_in_time_is_cut() {
+async fn requests_that_do_not_end_in_time_are_cut_off() {
     let config = Config {
         drain: Duration::from_millis(100),
         ..Config::default()

@@ -39,7 +39,7 @@ async fn a_request_without_an_id_gets_one() {
 }
 
 #[tokio::test]
-async fn wrong_requests_get_the_contracts_errors_and_reach_nobody() {
+async fn invalid_requests_get_the_contracts_errors_and_reach_no_service() {
     let server = Server::start().await;
     let path = Endpoint::HISTORY.template();
     let rows = [

@@ -131,7 +131,7 @@ fn places(count: u32) -> Config {
 }
 
 #[tokio::test]
-async fn when_all_connections_are_taken_and_busy_the_next_one_waits_for_a_place() {
+async fn when_all_slots_are_taken_and_busy_the_next_connection_waits() {
     let server = Server::with(places(1), read::Config::default()).await;
     let mut first = server.connect().await;
     first.send(&request("POST", "", &question("slow"))).await;
@@ -148,7 +148,7 @@ async fn when_all_connections_are_taken_and_busy_the_next_one_waits_for_a_place(
 }
 
 #[tokio::test]
-async fn a_connection_that_does_nothing_makes_way_for_the_next_one() {
+async fn an_idle_connection_is_evicted_for_the_next_one() {
     let server = Server::with(places(3), read::Config::default()).await;
     let mut silent = server.connect().await;
     let mut slow = server.connect().await;

@@ -1,4 +1,4 @@
-//! An answer as text, in the manner that was chosen.
+//! Writes an answer in the configured layout.
 
 use serde::Serialize as _;
 use serde_json::ser::{PrettyFormatter, Serializer};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::question::Options;
 use crate::sim::history::{EntityForm, Envelope, History, Layout, NextLink};
 
-/// Where the real service says that answers come from, whatever region gave them.
+/// The base address that the real service puts into answers, whatever region they come from.
 fn context(what: &str) -> Value {
     json!(format!("https://api.securitycenter.microsoft.com/api/{what}"))
 }
@@ -84,7 +84,8 @@ fn written(value: &Value, layout: Layout) -> String {
     }
 }
 
-/// The link to the rows behind the first `skip`, with the name that it has. `size` is the option that limits how many come, and its value.
+/// The link to the rows after the first `skip`, with its configured name. `size` is the option that
+/// limits the number of rows, and its value.
 pub(super) fn link(
     history: &History,
     (scheme, host, path): (&str, &str, &str),

@@ -22,10 +22,10 @@ use crate::sim::fault::Fault;
 use crate::sim::history::{By, Kind, NextLink};
 use crate::sim::limit::Rejection;
 use crate::sim::record::{CallRecord, Violation};
+use crate::sim::sim_state::{SimState, State};
 use crate::sim::wire::{Handler, Manner, Reply, Unread, read};
-use crate::sim::world::{SimState, State};
 
-/// The role that includes the one needed.
+/// A role that includes the required one.
 const WIDER_ROLE: &str = "Machine.ReadWrite.All";
 
 /// The real bound is not documented; ours keeps a mistake from filling memory.
@@ -35,7 +35,7 @@ const LONGEST_BODY: usize = 4 * 1024 * 1024;
 #[derive(Debug)]
 pub(in crate::sim) struct Region {
     pub(in crate::sim) name: String,
-    pub(in crate::sim) world: Arc<SimState>,
+    pub(in crate::sim) sim_state: Arc<SimState>,
 }
 
 /// What is known when a call has arrived, before its body.
@@ -52,7 +52,7 @@ impl Handler for Region {
     }
 
     fn setup(&self) -> Duration {
-        let state = self.world.state();
+        let state = self.sim_state.state();
         state
             .regions
             .get(&self.name)
@@ -64,9 +64,9 @@ impl Region {
     async fn respond(&self, request: Request<Incoming>) -> Reply {
         let received = Instant::now();
         let (head, body) = request.into_parts();
-        let trip = self.world.state().trip(&self.name);
-        self.world.rest(trip.there).await;
-        // Counted when the head is here: the real service cannot know how the body will end.
+        let trip = self.sim_state.state().trip(&self.name);
+        self.sim_state.rest(trip.there).await;
+        // Counted when the head has arrived: the real service cannot know how the body will end.
         let arrival = self.arrive(&head);
         let reply = match read(body, LONGEST_BODY).await {
             Ok(body) => self.decide(&head, &body, &arrival),
@@ -76,14 +76,14 @@ impl Region {
                     "InvalidRequestBody",
                     "The body is too long.",
                 );
-                refusal.reply(&mut self.world.state().rng)
+                refusal.reply(&mut self.sim_state.state().rng)
             }
             Err(Unread::Broken) => Reply::front_end_page(StatusCode::BAD_REQUEST).delivered(Manner::Cut),
         };
         if reply.status().is_some() {
-            self.world.rest(trip.back).await;
+            self.sim_state.rest(trip.back).await;
         }
-        self.world.journal.settled(arrival.number, |call| {
+        self.sim_state.journal.settled(arrival.number, |call| {
             call.status = reply.status();
             call.latency = reply.status().map(|_| received.elapsed());
         });
@@ -99,11 +99,11 @@ impl Region {
             _ => Options::read(head.uri.query()),
         };
         let options = options.unwrap_or_default();
-        let mut state = self.world.state();
+        let mut state = self.sim_state.state();
         // Under the lock, so that arrivals are counted in the order of their times.
-        let at = self.world.elapsed();
+        let at = self.sim_state.elapsed();
         let verdict = question::bearer(&head.headers).and_then(|token| {
-            let now = self.world.wall.now().as_second();
+            let now = self.sim_state.wall.now().as_second();
             let read = state.token_service.mint.read(token, now);
             read.map_err(|bad| Refusal::unauthorized(&bad.to_string()))
         });
@@ -111,11 +111,11 @@ impl Region {
         let fault = state.draw_fault(&self.name, is_operation);
         // Over HTTP/1.1 there are no streams to refuse.
         let fault = fault.filter(|fault| over_http2 || !fault.refuses_streams());
-        // What is not processed is no call.
+        // A request that is not processed is no call.
         let operation = operation.filter(|_| !fault.is_some_and(Fault::refuses_streams));
         let counted = operation.filter(|_| verdict.is_ok());
         let over = counted.and_then(|operation| state.arrive(operation, at).err());
-        let number = self.world.journal.arrived(CallRecord {
+        let number = self.sim_state.journal.arrived(CallRecord {
             at,
             region: self.name.clone(),
             method: head.method.to_string(),
@@ -136,7 +136,7 @@ impl Region {
             number: 0,
         });
         if let Some(what) = violation(head) {
-            self.world.journal.violated(Violation { at, what });
+            self.sim_state.journal.violated(Violation { at, what });
         }
         Arrival {
             number,
@@ -153,11 +153,11 @@ impl Region {
             Some(Asked::List(_)) | None => None,
         };
         if let Some(ids) = &ids {
-            self.world
+            self.sim_state
                 .journal
                 .amend(arrival.number, |call| call.ids.clone_from(ids));
         }
-        let mut state = self.world.state();
+        let mut state = self.sim_state.state();
         let state = &mut *state;
         let proper = |state: &mut State| {
             self.proper(head, body, arrival, state)
@@ -169,7 +169,7 @@ impl Region {
         }
     }
 
-    /// The answer of a host that works.
+    /// The answer of a host without faults.
     fn proper(&self, head: &Parts, body: &[u8], arrival: &Arrival, state: &mut State) -> Result<Reply, Refusal> {
         let Some(target) = route(head.uri.path()) else {
             return Err(Refusal::new(StatusCode::NOT_FOUND, "NotFound", "No such resource."));
@@ -195,7 +195,7 @@ impl Region {
             return Ok(refusal::throttled(
                 rejection,
                 state.throttle,
-                &self.world.wall,
+                &self.sim_state.wall,
                 &mut state.rng,
             ));
         }
@@ -209,7 +209,7 @@ impl Region {
             Asked::List(kind) => self.list(head, kind, state),
             Asked::Entity(kind) => {
                 let id = target.id.as_ref().map_or("", EntityId::as_str);
-                let scans = (self.world.seed, state.scans);
+                let scans = (self.sim_state.seed, state.scans);
                 let entity = state.history.entity(kind, scans, id).ok_or_else(|| {
                     let message = format!("{id} was not found.");
                     Refusal::new(StatusCode::NOT_FOUND, "ResourceNotFound", message)
@@ -222,7 +222,7 @@ impl Region {
 
     fn list(&self, head: &Parts, kind: Kind, state: &State) -> Result<Reply, Refusal> {
         let (options, size_name) = Options::of_list(head.uri.query())?;
-        let all = state.history.entities(kind, (self.world.seed, state.scans));
+        let all = state.history.entities(kind, (self.sim_state.seed, state.scans));
         let skip = options.skip.unwrap_or(0) as usize;
         let most = state
             .history
@@ -230,7 +230,7 @@ impl Region {
             .min(options.top.map_or(usize::MAX, |size| size as usize));
         let page: Vec<_> = all.iter().skip(skip).take(most).cloned().collect();
         let end = skip + page.len();
-        // Asked for by `$top`, a list says nothing of the rest.
+        // With `$top` the caller asked for a part of the list, so there is no link.
         let is_cut = end < all.len() && size_name != Some("$top") && state.history.next_link != NextLink::Absent;
         let next = is_cut.then(|| {
             let size = size_name.zip(options.top).map(|(name, size)| (name, size as usize));
@@ -252,7 +252,7 @@ impl Region {
         let (top, skip) = (options.top.map(|n| n as usize), options.skip.unwrap_or(0) as usize);
         let page = state
             .history
-            .page(by, (self.world.seed, state.scans), ids, top, skip)
+            .page(by, (self.sim_state.seed, state.scans), ids, top, skip)
             .map_err(|unknown| {
                 let message = match by {
                     By::Definition => format!("Scan definition {unknown} was not found."),
@@ -264,67 +264,10 @@ impl Region {
             let left = options.top.map(|top| ("$top", top as usize - (next - skip)));
             document::link(&state.history, (scheme(head), &host(head), head.uri.path()), left, next)
         });
-        // As it was seen: the path itself, without its version.
+        // As observed: the path itself, without its version.
         let name = last_segment(head);
         let context = format!("DeviceAuthenticatedScanDefinitions/{name}");
         Ok(good(state, document::write(&state.history, &context, &page.rows, next)))
-    }
-
-    fn faulty(&self, fault: Fault, state: &mut State, proper: impl Fn(&mut State) -> Reply) -> Reply {
-        match fault {
-            Fault::Status(status) if (502..=504).contains(&status.as_u16()) => Reply::front_end_page(status),
-            Fault::Status(status) => Refusal::new(status, code(status), "").reply(&mut state.rng),
-            Fault::Throttle(wait) => match state.limits.first() {
-                Some(limit) => {
-                    let rejection = Rejection {
-                        limit: *limit,
-                        retry_after: wait,
-                    };
-                    refusal::throttled(&rejection, state.throttle, &self.world.wall, &mut state.rng)
-                }
-                // Without limits nobody can have used them up.
-                None => proper(state),
-            },
-            Fault::Busy(wait) => {
-                let reply = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", BUSY).reply(&mut state.rng);
-                match wait {
-                    Some(wait) => reply.with(header::RETRY_AFTER, &wait.as_secs().to_string()),
-                    None => reply,
-                }
-            }
-            Fault::NoLicence => Refusal::unauthorized("No Tvm license").reply(&mut state.rng),
-            Fault::BlackHole => proper(state).delivered(Manner::Never),
-            Fault::Cut => proper(state).delivered(Manner::Cut),
-            Fault::CutMidBody => proper(state).delivered(Manner::CutMidBody),
-            Fault::SlowHead(over) => proper(state).delivered(Manner::SlowHead(over)),
-            Fault::SlowBody(over) => proper(state).delivered(Manner::SlowBody(over)),
-            Fault::Rubbish => Reply::new(StatusCode::OK, "application/json", "{\"@odata.context\":\"https://api"),
-            Fault::Redirect => Reply::redirect(),
-            Fault::Portal => Reply::front_end_page(StatusCode::OK),
-            Fault::Empty => Reply::new(StatusCode::OK, "application/json", ""),
-            Fault::ErrorInOk => {
-                let error = Refusal::new(StatusCode::OK, "InternalServerError", "Something went wrong.");
-                error.reply(&mut state.rng)
-            }
-            Fault::WrongType => proper(state).with(header::CONTENT_TYPE, "text/html"),
-            Fault::Page(status) => Reply::front_end_page(status),
-            Fault::RefusedStream => proper(state).delivered(Manner::Reset(h2::Reason::REFUSED_STREAM)),
-            Fault::Http1Required => proper(state).delivered(Manner::Reset(h2::Reason::HTTP_1_1_REQUIRED)),
-        }
-    }
-}
-
-/// What a 429 says that has nothing to do with the number of calls.
-const BUSY: &str = "The service is short of CPU for this tenant.";
-
-impl State {
-    fn draw_fault(&mut self, region: &str, is_operation: bool) -> Option<Fault> {
-        let faults = &mut self.regions.get_mut(region)?.faults;
-        if is_operation {
-            faults.draw(&mut self.rng)
-        } else {
-            faults.standing()
-        }
     }
 }
 
@@ -334,7 +277,7 @@ fn operation(head: &Parts) -> Option<Operation> {
     (head.method == operation.declaration().upstream_method()).then_some(operation)
 }
 
-/// What an operation asks the tenant for.
+/// What an operation returns.
 #[derive(Clone, Copy, Debug)]
 enum Asked {
     Rows(By),
@@ -380,7 +323,7 @@ fn last_segment(head: &Parts) -> &str {
     head.uri.path().rsplit('/').next().unwrap_or_default()
 }
 
-/// A good token for something else gets 403, not 401.
+/// A valid token for another audience gets 403, not 401.
 fn check_claims(claims: &Claims, resource: &str) -> Result<(), Refusal> {
     let forbidden = |message: String| Err(Refusal::new(StatusCode::FORBIDDEN, "Forbidden", message));
     if claims.aud != resource {
@@ -395,7 +338,7 @@ fn check_claims(claims: &Claims, resource: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What a gateway must never send here.
+/// A request that a gateway must never send.
 fn violation(head: &Parts) -> Option<String> {
     let path = head.uri.path();
     if path.to_ascii_lowercase().contains("batchdelete") {
@@ -429,15 +372,4 @@ fn text(head: &Parts, name: &str) -> Option<String> {
 fn host(head: &Parts) -> String {
     let authority = head.uri.authority().map(ToString::to_string);
     authority.or_else(|| text(head, "host")).unwrap_or_default()
-}
-
-fn code(status: StatusCode) -> &'static str {
-    match status.as_u16() {
-        400 => "BadRequest",
-        401 => "Unauthorized",
-        403 => "Forbidden",
-        404 => "NotFound",
-        429 => "TooManyRequests",
-        _ => "InternalServerError",
-    }
 }

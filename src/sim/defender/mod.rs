@@ -2,6 +2,7 @@
 
 mod document;
 mod endpoint;
+mod faulty;
 mod question;
 mod refusal;
 

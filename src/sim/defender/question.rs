@@ -1,6 +1,7 @@
-//! What a call asks for, read as strictly as the documentation allows.
+//! Parses a request, as strictly as the documentation allows.
 //!
-//! Written apart from the gateway's own parser on purpose: a mistake there must not be repeated here.
+//! It is independent of the gateway's own parser on purpose, so that a mistake there is not
+//! repeated here.
 
 use http::{HeaderMap, header};
 use serde::Deserialize;
@@ -23,7 +24,8 @@ pub(super) struct Options {
 }
 
 impl Options {
-    /// Reads `$top` and `$skip`; nothing else may be there, but what stands in links of the simulator's own.
+    /// Parses `$top` and `$skip`; other options are rejected, except those in the simulator's own
+    /// links.
     pub(super) fn read(query: Option<&str>) -> Result<Self, Refusal> {
         let mut options = Self::default();
         let pairs: Vec<_> = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()).collect();
@@ -60,8 +62,8 @@ impl Options {
         Ok(options)
     }
 
-    /// Reads the options of a list, of which none is documented: what limits it is called in several ways, and what nobody knows is left
-    /// alone. Says which name was used as well.
+    /// Parses the options of a list, of which none is documented: several names for its size are
+    /// accepted, and unknown options are ignored. Returns the name that was used, too.
     pub(super) fn of_list(query: Option<&str>) -> Result<(Self, Option<&'static str>), Refusal> {
         let mut options = Self::default();
         let mut size = None;
@@ -80,7 +82,8 @@ impl Options {
         Ok((options, size))
     }
 
-    /// What stands for so many rows in a link. Nobody but the simulator can read it, and it needs escapes in a query.
+    /// The token for this many rows in a link. Only the simulator can read it, and it needs escapes
+    /// in a query.
     pub(super) fn token(skip: usize) -> String {
         format!("{:08x}%2Fpage%3D%3D", skip ^ 0x5A5A_5A5A)
     }
@@ -124,7 +127,7 @@ struct BySession {
     ids: Vec<String>,
 }
 
-/// Reads the ids of a body.
+/// Parses the ids of a body.
 pub(super) fn ids(by: By, headers: &HeaderMap, body: &[u8], most: Option<usize>) -> Result<Vec<String>, Refusal> {
     if !is_json(headers) {
         return Err(Refusal::bad(
@@ -143,7 +146,7 @@ pub(super) fn ids(by: By, headers: &HeaderMap, body: &[u8], most: Option<usize>)
     if members.is_empty() {
         return Err(missing(by));
     }
-    // Read again from the bytes: only so are doubled members seen.
+    // Parsed again from the bytes, because only this finds doubled members.
     let ids = match by {
         By::Definition => serde_json::from_slice(body).map(|ByDefinition { ids }| ids),
         By::Session => serde_json::from_slice(body).map(|BySession { ids }| ids),

@@ -9,7 +9,7 @@ use crate::sim::limit::Rejection;
 use crate::sim::rng::Rng;
 use crate::sim::wire::Reply;
 
-/// Why a call is refused.
+/// Why a call is rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) status: StatusCode,
@@ -42,7 +42,7 @@ impl Refusal {
         Self::bad("ODataError", message)
     }
 
-    /// The answer; its `target` is a new tracking id.
+    /// The response; its `target` is a new tracking id.
     pub(super) fn reply(&self, rng: &mut Rng) -> Reply {
         let document = json!({
             "error": {"code": self.code, "message": self.message, "target": rng.guid()},
@@ -71,7 +71,7 @@ pub(super) fn throttled(rejection: &Rejection, throttle: Throttle, wall: &Wall, 
     }
 }
 
-/// The moment named, as an HTTP date, rounded up to the second.
+/// The end of the wait as an HTTP date, rounded up to the second.
 fn http_date(wall: &Wall, rejection: &Rejection) -> String {
     let then = wall
         .now()

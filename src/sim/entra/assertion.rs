@@ -18,10 +18,12 @@ use crate::plain_text;
 use crate::secret::Secret;
 use crate::sim::config::Assertions;
 
-/// How many used `jti` are remembered; an assertion lives ten minutes at most, and nobody asks that often.
+/// The most remembered values of `jti`; an assertion lives ten minutes at most, and tests make
+/// fewer requests in that time.
 const REMEMBERED: usize = 10_000;
 
-/// The longest an assertion may be valid, in seconds: the documented upper end of "5 to 10 minutes".
+/// The longest an assertion may be valid, in seconds: the documented upper end of "5 to 10
+/// minutes".
 const LONGEST: i64 = 600;
 
 /// How far apart the two clocks may be, in seconds.
@@ -51,7 +53,7 @@ impl fmt::Debug for Certificate {
 pub struct NotACertificate;
 
 impl Certificate {
-    /// The certificates of a file: PEM, whatever else stands beside them, or a single one in DER.
+    /// The certificates of a file: PEM, with any other sections, or a single one in DER.
     pub fn from_file(bytes: &[u8]) -> Result<Vec<Self>, NotACertificate> {
         // ASN.1 begins with a sequence.
         if bytes.first() == Some(&0x30) {
@@ -80,7 +82,7 @@ impl Certificate {
     }
 }
 
-/// What is registered with the app besides its secret.
+/// The credentials registered with the app besides its secret.
 #[derive(Debug, Default)]
 pub(in crate::sim) struct Federation {
     certificates: Vec<Certificate>,
@@ -97,7 +99,7 @@ pub(super) struct Expected<'a> {
     pub(super) now: Timestamp,
 }
 
-/// Whether the assertion names a certificate in its header.
+/// Whether the assertion's header contains a certificate's thumbprint.
 pub(super) fn is_self_signed(assertion: &str) -> bool {
     assertion
         .split('.')
@@ -123,7 +125,7 @@ impl Federation {
         self.tokens = vec![token];
     }
 
-    /// Whether `assertion` proves that its sender is the app.
+    /// Checks that the assertion was made by the app.
     pub(super) fn check(&mut self, assertion: &str, expected: &Expected<'_>) -> Result<(), Refusal> {
         if self.tokens.iter().any(|token| token.expose() == assertion) {
             return Ok(());
@@ -159,7 +161,7 @@ impl Federation {
                 ("x5t#S256", &certificate.thumbprint),
                 ("x5t", &certificate.old_thumbprint),
             ];
-            // Every one that is there has to be the certificate's.
+            // Every thumbprint in the header has to be the certificate's.
             thumbprints.iter().any(|(name, _)| header.get(*name).is_some())
                 && thumbprints.iter().all(|(name, own)| match header.get(*name) {
                     None => true,
@@ -203,7 +205,7 @@ fn check_claims(claims: &Value, expected: &Expected<'_>) -> Result<(), Refusal> 
         let whole = claims[name].as_f64().map(|second| second.floor() as i64);
         whole.ok_or_else(|| Refusal::about(AadstsCode::BAD_TIME, name))
     };
-    // One of Microsoft's own libraries tells the time of issue only.
+    // One of Microsoft's own libraries sends the time of issue only.
     let from = if claims.get("nbf").is_some() { "nbf" } else { "iat" };
     let (from, until, now) = (second(from)?, second("exp")?, expected.now.as_second());
     if from > now.saturating_add(SKEW) {
@@ -215,7 +217,8 @@ fn check_claims(claims: &Value, expected: &Expected<'_>) -> Result<(), Refusal> 
     Ok(())
 }
 
-/// A thumbprint in the alphabet of URLs. One of Microsoft's own libraries sends the standard one, so both are taken.
+/// A thumbprint in URL-safe Base64. One of Microsoft's own libraries sends the standard alphabet,
+/// so both are accepted.
 fn thumbprint(value: &Value) -> Option<String> {
     let text = value.as_str()?;
     let bytes = STANDARD

@@ -1,17 +1,17 @@
-//! The documented refusals of sign-in.
+//! The documented error codes of sign-in.
 
 use std::fmt;
 
 use http::StatusCode;
 
-/// The number of a refusal, `AADSTS` followed by digits; only documented ones can be made.
+/// An error number, `AADSTS` followed by digits; only documented ones can be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AadstsCode(u32);
 
 impl AadstsCode {
     /// The secret is wrong.
     pub const INVALID_SECRET: Self = Self(7_000_215);
-    /// The secret was right once.
+    /// The secret was valid once.
     pub const EXPIRED_SECRET: Self = Self(7_000_222);
     /// No such app in the tenant.
     pub const UNKNOWN_APP: Self = Self(700_016);
@@ -27,7 +27,7 @@ impl AadstsCode {
     pub const DUPLICATED_FIELD: Self = Self(9_000_411);
     /// The method is not POST.
     pub const ONLY_POST: Self = Self(900_561);
-    /// The grant is none for apps.
+    /// The grant type is not one for apps.
     pub const UNSUPPORTED_GRANT: Self = Self(70_003);
     /// The scope does not end in `/.default`.
     pub const SCOPE_WITHOUT_DEFAULT: Self = Self(1_002_012);
@@ -60,7 +60,7 @@ impl AadstsCode {
         TABLE.iter().any(|row| row.0 == number).then_some(Self(number))
     }
 
-    /// All documented refusals.
+    /// All documented codes.
     pub fn all() -> impl Iterator<Item = Self> {
         TABLE.iter().map(|row| Self(row.0))
     }
@@ -77,7 +77,7 @@ impl AadstsCode {
         StatusCode::from_u16(self.row().1).unwrap_or(StatusCode::BAD_REQUEST)
     }
 
-    /// The `error` member: what a program may branch on.
+    /// The `error` member, on which programs may depend.
     #[must_use]
     pub fn error(self) -> &'static str {
         self.row().2

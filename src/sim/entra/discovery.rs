@@ -1,4 +1,5 @@
-//! What clients ask before they ask for a token: which addresses there are, and whether the host may be trusted.
+//! Discovery: the documents that clients fetch before they ask for a token, with the endpoints and
+//! the trusted hosts.
 
 use http::StatusCode;
 use http::request::Parts;
@@ -11,22 +12,24 @@ use super::form::Form;
 use super::refusal::Refusal;
 use crate::sim::wire::Reply;
 
-/// Where clients ask whether a host is one of the service's.
+/// The path where clients ask whether a host belongs to the service.
 const INSTANCE_PATH: &str = "/common/discovery/instance";
 
-/// What a provider's configuration is called (`OpenID` Connect Discovery 1.0 §4), with the version of the endpoints that it names.
+/// The paths of a provider's configuration (`OpenID` Connect Discovery 1.0 §4), with the version of
+/// its endpoints.
 const CONFIGURATIONS: [(&str, &str); 2] = [
     ("v2.0/.well-known/openid-configuration", "oauth2/v2.0"),
     (".well-known/openid-configuration", "oauth2"),
 ];
 
-/// The public keys of tokens; our tokens are nobody's to verify, so there are none.
+/// The paths of the public keys of tokens. There are none, because clients do not verify access
+/// tokens.
 const KEYS: [&str; 2] = ["discovery/v2.0/keys", "discovery/keys"];
 
-/// Tenants that stand for any.
+/// Names that mean any tenant.
 const ANY_TENANT: [&str; 3] = ["common", "organizations", "consumers"];
 
-/// The document that a GET asks for; `None` when it asks for something else.
+/// The document for a GET; `None` when it is for something else.
 pub(super) fn answer(head: &Parts, base: &str, tenant_id: &str) -> Option<Result<Value, Refusal>> {
     if head.uri.path() == INSTANCE_PATH {
         return Some(instance(head, base));
@@ -47,9 +50,9 @@ pub(super) fn answer(head: &Parts, base: &str, tenant_id: &str) -> Option<Result
     Some(checked(configuration(base, tenant, endpoints)))
 }
 
-/// The provider's configuration: what there is of it here.
+/// The provider's configuration, as far as it exists here.
 fn configuration(base: &str, tenant: &str, endpoints: &str) -> Value {
-    // As the service writes it when the tenant is not known yet.
+    // The form that the service uses when the tenant is not known yet.
     let issuer = if ANY_TENANT.contains(&tenant) {
         "{tenantid}"
     } else {
@@ -75,7 +78,7 @@ fn configuration(base: &str, tenant: &str, endpoints: &str) -> Value {
     })
 }
 
-/// Which names the host has; asked for another, the service says that it is none of its own.
+/// The aliases of this host; for another host, the service answers that it does not know it.
 fn instance(head: &Parts, base: &str) -> Result<Value, Refusal> {
     let query = Form::parse(head.uri.query().unwrap_or_default().as_bytes())?;
     let asked = query.require("authorization_endpoint")?;
@@ -97,8 +100,8 @@ fn instance(head: &Parts, base: &str) -> Result<Value, Refusal> {
     }))
 }
 
-/// The address by which a client reached the host, without a slash at its end: assertions name it, and documents are made of it. A name
-/// that is not loopback's is not repeated.
+/// The address by which a client reached the host, without a slash at its end, which assertions and
+/// documents contain. A name other than loopback's is not repeated.
 pub(super) fn base(head: &Parts, own: &str) -> String {
     let scheme = head.extensions.get::<Scheme>().map_or("http", Scheme::as_str);
     let authority = head.uri.authority().map(ToString::to_string).or_else(|| {
@@ -114,7 +117,7 @@ fn is_loopback(authority: &str) -> bool {
     parsed.is_ok_and(|authority| matches!(authority.host(), "localhost" | "127.0.0.1" | "[::1]"))
 }
 
-/// A document, or the refusal's; both are JSON.
+/// The response with a document or an error; both are JSON.
 pub(super) fn reply(document: &Value, status: StatusCode) -> Reply {
     Reply::new(status, super::endpoint::JSON, document.to_string())
 }

@@ -20,8 +20,8 @@ use super::token_service::{self, Issued};
 use crate::secret::Secret;
 use crate::sim::fault::SignInFault;
 use crate::sim::record::{Credential, TokenRecord};
+use crate::sim::sim_state::SimState;
 use crate::sim::wire::{Handler, Manner, Reply, Unread, read};
-use crate::sim::world::SimState;
 
 /// Far above any honest form; the real bound is not documented.
 const LONGEST_FORM: usize = 64 * 1024;
@@ -31,12 +31,12 @@ pub(super) const JSON: &str = "application/json; charset=utf-8";
 /// The sign-in host.
 #[derive(Debug)]
 pub(in crate::sim) struct Endpoint {
-    pub(in crate::sim) world: Arc<SimState>,
+    pub(in crate::sim) sim_state: Arc<SimState>,
     /// Its own address, set when it listens: certificate assertions name it as their audience.
     pub(in crate::sim) addr: OnceLock<SocketAddr>,
 }
 
-/// An answer, and what goes into the record.
+/// A response, and what is recorded about it.
 pub(super) struct Outcome {
     pub(super) reply: Reply,
     pub(super) code: Option<u32>,
@@ -44,11 +44,11 @@ pub(super) struct Outcome {
     pub(super) token: Option<Secret>,
 }
 
-/// The form, or why it is none.
+/// The form, or why it is invalid.
 type Read = Result<Form, Refusal>;
 
 impl Outcome {
-    /// No token.
+    /// A response without a token.
     pub(super) fn refused(reply: Reply) -> Self {
         Self {
             reply,
@@ -65,14 +65,14 @@ impl Handler for Endpoint {
     }
 
     fn setup(&self) -> Duration {
-        self.world.state().token_service.rules.latency
+        self.sim_state.state().token_service.rules.latency
     }
 }
 
 impl Endpoint {
     async fn respond(&self, request: Request<Incoming>) -> Reply {
         let (head, body) = request.into_parts();
-        let at = self.world.elapsed();
+        let at = self.sim_state.elapsed();
         let body = match read(body, LONGEST_FORM).await {
             Ok(body) => body,
             Err(Unread::TooLong) => return Reply::front_end_page(StatusCode::PAYLOAD_TOO_LARGE),
@@ -84,7 +84,7 @@ impl Endpoint {
             Ok(Form::default())
         };
         let (latency, fault) = {
-            let mut state = self.world.state();
+            let mut state = self.sim_state.state();
             let state = &mut *state;
             (
                 state.token_service.rules.latency,
@@ -92,7 +92,7 @@ impl Endpoint {
             )
         };
         let credential = presented(&head, &form);
-        self.world.rest(latency).await;
+        self.sim_state.rest(latency).await;
         if fault.is_none()
             && let Some(reply) = self.discovered(&head)
         {
@@ -103,10 +103,10 @@ impl Endpoint {
             None => self.route(&head, form),
         };
         if let Some(SignInFault::Slow(over)) = fault {
-            self.world.rest(over).await;
+            self.sim_state.rest(over).await;
         }
         outcome.reply = outcome.reply.with(header::CACHE_CONTROL, "no-store, no-cache");
-        self.world.journal.signed_in(TokenRecord {
+        self.sim_state.journal.signed_in(TokenRecord {
             at,
             credential,
             status: outcome.reply.status(),
@@ -142,7 +142,7 @@ impl Endpoint {
     fn route(&self, head: &Parts, form: Read) -> Outcome {
         let path = head.uri.path();
         if path == managed::IMDS_PATH || path == managed::APP_SERVICE_PATH {
-            return managed::answer(&self.world, head);
+            return managed::answer(&self.sim_state, head);
         }
         match path.strip_prefix('/').and_then(|path| path.split_once('/')) {
             Some((tenant, "oauth2/v2.0/token")) => self.token(tenant, head, form),
@@ -150,18 +150,18 @@ impl Endpoint {
         }
     }
 
-    /// The answer to a question that is not for a token; `None` when it is.
+    /// The response to a request for a discovery document; `None` for other requests.
     fn discovered(&self, head: &Parts) -> Option<Reply> {
         if !matches!(head.method, Method::GET | Method::HEAD) {
             return None;
         }
-        let mut state = self.world.state();
+        let mut state = self.sim_state.state();
         let state = &mut *state;
         Some(
             match discovery::answer(head, &self.base(head), &state.token_service.tenant_id)? {
                 Ok(document) => discovery::reply(&document, StatusCode::OK),
                 Err(refusal) => {
-                    let document = refusal.document(self.world.wall.now(), &mut state.rng);
+                    let document = refusal.document(self.sim_state.wall.now(), &mut state.rng);
                     discovery::reply(&document, refusal.code.status())
                 }
             },
@@ -180,11 +180,11 @@ impl Endpoint {
         }
         let endpoint = format!("{}{}", self.base(head), head.uri.path());
         let verdict = form.and_then(|form| {
-            let mut state = self.world.state();
+            let mut state = self.sim_state.state();
             let state = &mut *state;
             state
                 .token_service
-                .decide((tenant, &endpoint), &form, self.world.wall.now(), &mut state.rng)
+                .decide((tenant, &endpoint), &form, self.sim_state.wall.now(), &mut state.rng)
         });
         match verdict {
             Ok(issued) => Outcome {
@@ -198,7 +198,7 @@ impl Endpoint {
     }
 
     fn refuse(&self, refusal: &Refusal) -> Outcome {
-        let document = refusal.document(self.world.wall.now(), &mut self.world.state().rng);
+        let document = refusal.document(self.sim_state.wall.now(), &mut self.sim_state.state().rng);
         Outcome {
             reply: Reply::new(refusal.code.status(), JSON, document.to_string()),
             code: Some(refusal.code.number()),
@@ -208,7 +208,7 @@ impl Endpoint {
     }
 }
 
-/// How the client proves who it is, whether the proof is good or not.
+/// The credential that the client presents, valid or not.
 fn presented(head: &Parts, form: &Read) -> Credential {
     match (head.uri.path(), form) {
         (managed::IMDS_PATH, _) => Credential::Imds,
@@ -218,7 +218,7 @@ fn presented(head: &Parts, form: &Read) -> Credential {
     }
 }
 
-/// Whatever is not a form has none of the fields, as far as the service can see.
+/// If the content type is not a form's, the service sees none of the fields.
 fn is_form(head: &Parts) -> bool {
     head.headers
         .get(header::CONTENT_TYPE)
@@ -227,7 +227,7 @@ fn is_form(head: &Parts) -> bool {
         .is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded"))
 }
 
-/// The document of a token, numbers as numbers.
+/// The JSON of a token, with numbers as numbers.
 fn document(issued: &Issued) -> Value {
     let lifetime = issued.expires_in;
     let mut document = json!({

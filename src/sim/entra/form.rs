@@ -3,7 +3,7 @@
 use super::code::AadstsCode;
 use super::refusal::Refusal;
 
-/// Decoded fields in the order they came; no name twice.
+/// Decoded fields in order, without duplicates.
 #[derive(Debug, Default)]
 pub(super) struct Form(Vec<(String, String)>);
 

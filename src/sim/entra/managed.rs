@@ -1,4 +1,4 @@
-//! Managed identity: the metadata service of a virtual machine, and the form that App Service has.
+//! Managed identity: the metadata service of a virtual machine, and the form of App Service.
 
 use http::request::Parts;
 use http::{Method, StatusCode};
@@ -10,13 +10,13 @@ use super::token_service::TokenService;
 use crate::secret::Secret;
 use crate::sim::config::IDENTITY_HEADER;
 use crate::sim::record::Credential;
+use crate::sim::sim_state::SimState;
 use crate::sim::wire::Reply;
-use crate::sim::world::SimState;
 
-/// Where a virtual machine's metadata service answers.
+/// The path of a virtual machine's metadata service.
 pub(super) const IMDS_PATH: &str = "/metadata/identity/oauth2/token";
 
-/// Where the simulated App Service answers; the real one says it in `IDENTITY_ENDPOINT`.
+/// The path of the simulated App Service; the real one is named in `IDENTITY_ENDPOINT`.
 pub(super) const APP_SERVICE_PATH: &str = "/msi/token";
 
 /// Versions of the metadata service's interface that are in use.
@@ -25,19 +25,19 @@ const IMDS_VERSIONS: [&str; 3] = ["2018-02-01", "2019-08-01", "2021-02-01"];
 /// The version of the App Service form.
 const APP_SERVICE_VERSION: &str = "2019-08-01";
 
-/// Decides about a request for a token of the identity.
-pub(super) fn answer(world: &SimState, head: &Parts) -> Outcome {
+/// Handles a request for a token of the identity.
+pub(super) fn answer(sim_state: &SimState, head: &Parts) -> Outcome {
     let credential = match head.uri.path() {
         IMDS_PATH => Credential::Imds,
         _ => Credential::AppService,
     };
-    let mut state = world.state();
+    let mut state = sim_state.state();
     let state = &mut *state;
     if let Err((status, error, text)) = check(&state.token_service, credential, head) {
         let document = json!({"error": error, "error_description": text});
         return Outcome::refused(Reply::new(status, JSON, document.to_string()));
     }
-    let issued = state.token_service.issue(world.wall.now(), &mut state.rng);
+    let issued = state.token_service.issue(sim_state.wall.now(), &mut state.rng);
     let claims = issued.claims;
     let document = json!({
         "access_token": issued.token,

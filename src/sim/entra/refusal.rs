@@ -1,4 +1,4 @@
-//! A refused token request, and its JSON.
+//! A rejected token request, and its JSON.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::code::AadstsCode;
 use crate::sim::rng::Rng;
 
-/// A documented refusal, with what it is about.
+/// A documented error, with its details.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::sim) struct Refusal {
     pub(in crate::sim) code: AadstsCode,

@@ -1,4 +1,4 @@
-//! Access tokens: JWTs that only this simulator can make.
+//! Access tokens: JWTs that only this simulator can issue.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::sim::rng::Rng;
 
-/// What a token says.
+/// The claims of a token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::sim) struct Claims {
     pub(in crate::sim) aud: String,
@@ -19,14 +19,14 @@ pub(in crate::sim) struct Claims {
     pub(in crate::sim) tid: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(in crate::sim) roles: Vec<String>,
-    /// Names the token in records, where the token itself must not appear.
+    /// The token's id in records, which must not contain the token itself.
     pub(in crate::sim) uti: String,
     pub(in crate::sim) ver: String,
-    /// Counts revocations, so that tokens from before the last one are known.
+    /// The number of revocations, so that tokens from before the last one are recognised.
     pub(in crate::sim) xms_era: u32,
 }
 
-/// Why a token is none.
+/// Why a token is invalid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(in crate::sim) enum BadToken {
     #[error("the token is malformed")]
@@ -41,7 +41,7 @@ pub(in crate::sim) enum BadToken {
     Revoked,
 }
 
-/// Makes tokens and knows them again.
+/// Issues and verifies tokens.
 #[derive(Debug)]
 pub(in crate::sim) struct Mint {
     key: hmac::Key,
@@ -62,12 +62,12 @@ impl Mint {
         self.era
     }
 
-    /// Every token so far is bad from now on.
+    /// Makes all existing tokens invalid.
     pub(in crate::sim) fn revoke_all(&mut self) {
         self.era += 1;
     }
 
-    /// The token that says `claims`.
+    /// A token with `claims`.
     pub(in crate::sim) fn issue(&self, claims: &Claims) -> String {
         let header = URL_SAFE_NO_PAD.encode(r#"{"typ":"JWT","alg":"HS256"}"#);
         let payload = URL_SAFE_NO_PAD.encode(serde_json::json!(claims).to_string());
@@ -76,7 +76,7 @@ impl Mint {
         format!("{signed}.{signature}")
     }
 
-    /// What `token` says, at `now` in Unix seconds.
+    /// The claims of `token`, verified at `now` in Unix seconds.
     pub(in crate::sim) fn read(&self, token: &str, now: i64) -> Result<Claims, BadToken> {
         let (signed, signature) = token.rsplit_once('.').ok_or(BadToken::Malformed)?;
         let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| BadToken::Malformed)?;

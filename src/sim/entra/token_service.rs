@@ -1,4 +1,4 @@
-//! Who gets a token: the rules of sign-in, without HTTP.
+//! The rules of sign-in, without HTTP.
 
 use std::time::Duration;
 
@@ -17,13 +17,13 @@ use crate::sim::rng::Rng;
 /// The assertion type of RFC 7523.
 const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-/// The desk's books: one tenant with one app registration.
+/// The state of sign-in: one tenant with one app registration.
 #[derive(Debug)]
 pub(in crate::sim) struct TokenService {
     pub(in crate::sim) tenant_id: String,
     pub(in crate::sim) client_id: String,
     pub(in crate::sim) secret: Secret,
-    /// The secret before the last change, so that its use is refused as expired, not as unknown.
+    /// The previous secret, which is rejected as expired and not as unknown.
     pub(in crate::sim) old_secret: Option<Secret>,
     pub(in crate::sim) federation: Federation,
     pub(in crate::sim) rules: SignIn,
@@ -31,28 +31,28 @@ pub(in crate::sim) struct TokenService {
     pub(in crate::sim) mint: Mint,
 }
 
-/// A token, and what is said about it.
+/// A token, and the values in its response.
 #[derive(Debug)]
 pub(in crate::sim) struct Issued {
     pub(in crate::sim) token: String,
     pub(in crate::sim) claims: Claims,
-    /// In whole seconds from now; the token itself ends with a whole second, up to one later.
+    /// In whole seconds from now; the token itself ends at a whole second, up to one second later.
     pub(in crate::sim) expires_in: i64,
     pub(in crate::sim) refresh_in: Option<u64>,
 }
 
 impl TokenService {
-    /// Swaps the app's secret.
+    /// Replaces the app's secret.
     pub(in crate::sim) fn change_secret(&mut self, secret: Secret) {
         self.old_secret = Some(std::mem::replace(&mut self.secret, secret));
     }
 
-    /// What a token is for: the scope without `/.default`.
+    /// The audience of a token: the scope without `/.default`.
     pub(in crate::sim) fn resource(&self) -> &str {
         self.rules.scope.strip_suffix("/.default").unwrap_or(&self.rules.scope)
     }
 
-    /// Decides about a `POST {tenant}/oauth2/v2.0/token` to `endpoint`.
+    /// Handles a `POST {tenant}/oauth2/v2.0/token` to `endpoint`.
     pub(super) fn decide(
         &mut self,
         (tenant, endpoint): (&str, &str),
@@ -131,7 +131,8 @@ impl TokenService {
     pub(super) fn issue(&self, now: Timestamp, rng: &mut Rng) -> Issued {
         let at = now.as_second();
         let lifetime = i64::try_from(self.lifetime.as_secs()).unwrap_or(i64::MAX);
-        // A token never ends before what is said about it; one without any life is expired at once.
+        // A token never ends earlier than its response says; one without any life has expired at
+        // once.
         let rounding = lifetime > 0 && now.subsec_nanosecond() > 0;
         let claims = Claims {
             aud: self.rules.audience.clone().unwrap_or_else(|| self.resource().into()),
@@ -155,10 +156,11 @@ impl TokenService {
     }
 }
 
-/// How the form proves who its sender is.
+/// The credential in a form.
 pub(super) fn credential(form: &Form) -> Credential {
     match (form.get("client_secret"), form.get("client_assertion")) {
-        // An assertion that we cannot read at all is judged as a certificate's, where the refusals are the clearer ones.
+        // An assertion that cannot be parsed is treated as a certificate's, whose errors are
+        // clearer.
         (None, Some(text)) if assertion::is_self_signed(text) => Credential::Certificate,
         (None, Some(_)) => Credential::Federated,
         (Some(_), _) => Credential::Secret,

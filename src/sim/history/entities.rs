@@ -1,4 +1,4 @@
-//! Definitions and scanners, generated.
+//! Generated definitions and scanners.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::History;
 use super::rows::{is_definition, of_definition, time};
 use crate::sim::rng::Rng;
 
-/// What lists consist of.
+/// The kinds of entities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::sim) enum Kind {
     Definition,
@@ -33,7 +33,7 @@ impl History {
         }
     }
 
-    /// One of them; definitions that are not listed have their history as well.
+    /// One entity; definitions that are not listed have a history as well.
     pub(in crate::sim) fn entity(&self, kind: Kind, (seed, scans): (u64, u32), id: &str) -> Option<Value> {
         let mut listed = self.entities(kind, (seed, scans)).into_iter();
         let is_asked = |entity: &Value| {
@@ -95,7 +95,7 @@ impl History {
     }
 }
 
-/// What must be found nowhere behind a gateway.
+/// A value that must never be found behind a gateway.
 pub(in crate::sim) const SECRET: &str = "simulated~scan.password";
 
 fn org(seed: u64) -> String {
@@ -106,7 +106,7 @@ fn agent(seed: u64, scans: u32, n: usize) -> Value {
     let mut rng = Rng::for_text(seed, &format!("agent {n}"));
     let machine = rng.hex(40);
     let application = rng.guid();
-    // With each scan it has been seen again.
+    // It is seen again by each scan.
     let last_seen =
         jiff::Timestamp::constant(1_793_491_200, 0) + Duration::from_secs(60 * u64::from(scans) + rng.below(60));
     json!({

@@ -1,4 +1,5 @@
-//! What the simulated tenant has: definitions, scanners and their history, the same for the same id and seed, always.
+//! The simulated tenant: definitions, scanners and their history, always the same for the same id
+//! and seed.
 
 mod entities;
 mod rows;
@@ -12,5 +13,5 @@ pub(in crate::sim) use rows::By;
 
 pub use settings::{Casing, Duplicates, EntityForm, Envelope, History, Layout, Matching, NextLink, Order, Unknown};
 
-/// An id that is always unknown, although it looks like one.
+/// An id that is always unknown, although it has the form of a GUID.
 pub const UNKNOWN_ID: &str = "00000000-0000-0000-0000-000000000000";

@@ -1,4 +1,4 @@
-//! Rows, generated.
+//! Generated rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{Casing, Duplicates, History, Matching, NextLink, Order, UNKNOWN_ID, Unknown};
 use crate::sim::rng::Rng;
 
-/// What rows are asked for by.
+/// What rows are requested by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::sim) enum By {
     Definition,
@@ -35,12 +35,12 @@ impl Session {
 /// A page of rows.
 pub(in crate::sim) struct Page {
     pub(in crate::sim) rows: Vec<Value>,
-    /// Where the next page starts, when there is more and the caller did not ask for a piece of their own.
+    /// Where the next page starts, if there are more rows and the caller did not ask for a part.
     pub(in crate::sim) next: Option<usize>,
 }
 
 impl History {
-    /// The rows for `ids`; `Err` holds the unknown id that makes the call fail.
+    /// The rows for `ids`; `Err` contains the unknown id that makes the call fail.
     pub(in crate::sim) fn page(
         &self,
         by: By,
@@ -128,7 +128,8 @@ impl History {
     fn row(&self, by: By, seed: u64, session: &Session) -> Value {
         let mut rng = Rng::for_text(seed, &session.definition);
         let (scanner, org) = (rng.hex(40), rng.guid());
-        // Dice of its own, by the time of the session: a row stays as it is when newer ones appear.
+        // A generator of its own, seeded by the time of the session, so that a row stays as it is
+        // when newer ones appear.
         let mut rng = Rng::for_text(rng.next(), &session.ended.to_string());
         let targets = 1 + rng.below(3);
         let outcomes: Vec<bool> = (0..targets).map(|_| rng.hits(0.8)).collect();
@@ -202,16 +203,18 @@ fn documented(target: &Value) -> Value {
     Value::Object(renamed.collect())
 }
 
-/// How far apart the sessions of a definition are: the documented default interval.
+/// The time between the sessions of a definition: the documented default interval.
 const INTERVAL: Duration = Duration::from_hours(4);
 
-/// How fine the service's times are: seven digits behind the second.
+/// The resolution of the service's times: seven digits after the second.
 const TICK: Duration = Duration::from_nanos(100);
 
-/// How far the newest sessions of two definitions may lie apart, in ticks: about five minutes, so that their rows mix.
+/// The largest distance between the newest sessions of two definitions, in ticks: about five
+/// minutes, so that their rows mix.
 const TICKS: u64 = 3_000_000_000;
 
-/// When the newest sessions ended, 2026-11-01T00:00:00Z: fixed, so that two runs give the same bytes.
+/// When the newest sessions ended, 2026-11-01T00:00:00Z. It is fixed, so that two runs give the
+/// same bytes.
 fn anchor() -> Timestamp {
     Timestamp::constant(1_793_491_200, 0)
 }

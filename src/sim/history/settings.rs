@@ -1,45 +1,50 @@
-//! What is open about the real service's answers, to be chosen.
+//! The settings of the history, for points that the documentation leaves open.
 
 use std::time::Duration;
 
 use serde::Deserialize;
 
-/// Every id that looks like a GUID is a definition with two to five scan sessions, whether it is listed or not.
+/// Every id with the form of a GUID is a definition with two to five scan sessions, whether it is
+/// listed or not.
 ///
-/// The public documents leave much open; each such point can be chosen here, and a client has to cope with every choice.
+/// The public documents leave much open; each such point can be chosen here, and a client has to
+/// cope with every choice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct History {
     /// Field names.
     pub casing: Casing,
     /// Order of rows.
     pub order: Order,
-    /// What happens to ids that are no definition.
+    /// How ids that are no definition are treated.
     pub unknown: Unknown,
     /// How ids are compared.
     pub matching: Matching,
-    /// What happens to an id that is named twice.
+    /// How an id that is named twice is treated.
     pub duplicates: Duplicates,
     /// The most rows in one answer, whatever `$top` says. Default 10,000.
     pub page_size: usize,
-    /// Whether an answer that is cut off says so.
+    /// Whether an answer that is cut off says so, and how.
     pub next_link: NextLink,
     /// How answers are written.
     pub layout: Layout,
-    /// What is around the rows.
+    /// The members around the rows.
     pub envelope: Envelope,
-    /// How old an answer is when it is given, as `Age`: a cache stands in front of the service. Default: none does.
+    /// The age of an answer, sent as `Age`, as if a cache stood in front of the service. Default:
+    /// there is none.
     pub age: Option<Duration>,
-    /// The most ids in one call; above it, 400 `MaximumBatchSizeExceeded`. Default: not limited, none is documented.
+    /// The most ids in one call; above it, 400 `MaximumBatchSizeExceeded`. Default: not limited,
+    /// none is documented.
     pub max_ids: Option<usize>,
-    /// How many definitions are listed. Default 55, as in the largest tenant that was described.
+    /// The number of listed definitions. Default 55, as in the largest tenant that was described.
     pub definitions: usize,
-    /// How many scanners. Default 7, as there.
+    /// The number of scanners. Default 7, as in the same tenant.
     pub agents: usize,
     /// How a single entity is answered.
     pub entity: EntityForm,
     /// Whether the newest session of each definition is still running. Default: all have ended.
     pub running: bool,
-    /// Whether `scanAuthenticationParams` of definitions is an object, as in the documented example. Default: it is null, as it was seen.
+    /// Whether `scanAuthenticationParams` of definitions is an object, as in the documented
+    /// example. Default: it is null, as observed.
     pub secrets: bool,
 }
 
@@ -72,17 +77,18 @@ impl Default for History {
 pub enum Casing {
     /// As in the documentation: `ScanDefinitionIds`, `ScannerId`, `LastScanned`, `ScanStatus`.
     Documented,
-    /// As in `$metadata`: `scanDefinitionId`, `sessionId`, … with the scanned targets, and without `LastScanned`. The default: what was
-    /// seen of the live service is camelCase.
+    /// As in `$metadata`: `scanDefinitionId`, `sessionId`, … with the scanned targets, and without
+    /// `LastScanned`. The default, because the live service was observed to use camelCase.
     #[default]
     Metadata,
 }
 
-/// Nothing is documented about the order of rows.
+/// The order of rows, which is not documented.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Order {
-    /// By time, so that the rows of several ids are mixed. The hardest to take apart, hence the default.
+    /// By time, so that the rows of several ids are mixed. It is the hardest to split, and
+    /// therefore the default.
     #[default]
     NewestFirst,
     /// Grouped by id, in the order of the request.
@@ -91,7 +97,7 @@ pub enum Order {
     ById,
 }
 
-/// What happens to ids that are no definition.
+/// How ids that are no definition are treated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Unknown {
@@ -111,11 +117,12 @@ pub enum Matching {
     IgnoreCase,
     /// As strings; definitions have lower-case ids.
     Exact,
-    /// As GUIDs in every form that .NET reads, with the prefix of a URN too; rows name them in lower case with dashes.
+    /// As GUIDs in every form that .NET reads, with the prefix of a URN too; rows name them in
+    /// lower case with dashes.
     Dotnet,
 }
 
-/// What happens to an id that is named twice.
+/// How an id that is named twice is treated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Duplicates {
@@ -126,7 +133,7 @@ pub enum Duplicates {
     Each,
 }
 
-/// Whether an answer that is cut off says so.
+/// Whether an answer that is cut off says so, and how.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NextLink {
@@ -135,9 +142,10 @@ pub enum NextLink {
     Present,
     /// Not at all.
     Absent,
-    /// By `@odata.nextLink` to the base host of the service, with `$skiptoken` and what else was asked for.
+    /// By `@odata.nextLink` to the base host of the service, with `$skiptoken` and the other
+    /// options of the request.
     SkipToken,
-    /// By `@odata.nextlink` to an older name of the host, with options that nobody documents.
+    /// By `@odata.nextlink` to an older name of the host, with undocumented options.
     Custom,
 }
 
@@ -156,7 +164,7 @@ pub enum Layout {
     Crlf,
 }
 
-/// What is around the rows.
+/// The members around the rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Envelope {
@@ -165,11 +173,12 @@ pub enum Envelope {
     Documented,
     /// The rows, then `@odata.context`.
     Reversed,
-    /// Members around the rows that nobody documents.
+    /// Undocumented members around the rows.
     Extended,
 }
 
-/// How a single entity is answered: nothing is documented about definitions, and an example about scanners contradicts `OData`.
+/// How a single entity is answered: nothing is documented about definitions, and an example about
+/// scanners contradicts `OData`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EntityForm {

@@ -1,9 +1,10 @@
-//! GUIDs as a service in .NET reads them.
+//! Parses GUIDs as a service in .NET does.
 //!
-//! Written apart from the gateway's own notion of it on purpose: a mistake there must not be repeated here.
+//! It is independent of the gateway's own parser on purpose, so that a mistake there is not
+//! repeated here.
 
-/// The usual form, in lower case with dashes, of a GUID in one of the forms `N`, `D`, `B`, `P` and `X`, or behind `urn:uuid:`; `None` when the
-/// text is none.
+/// The usual form, in lower case with dashes, of a GUID in one of the forms `N`, `D`, `B`, `P` and
+/// `X`, or after `urn:uuid:`; `None` when the text is no GUID.
 pub(super) fn read(text: &str) -> Option<String> {
     let text = text.trim().to_ascii_lowercase();
     let text = text.strip_prefix("urn:uuid:").unwrap_or(&text);

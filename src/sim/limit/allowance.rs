@@ -1,4 +1,4 @@
-//! One limit: so many calls per window.
+//! One limit: a number of calls per window.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::sim::span;
 
-/// So many calls in a window.
+/// A number of calls per window.
 ///
 /// ```
 /// use defender_gateway::sim::Limit;
@@ -53,7 +53,8 @@ impl Limit {
         self.window
     }
 
-    /// The window as the service writes it in a 429: `00:01:00`. Windows below a second keep their fraction.
+    /// The window as the service writes it in a 429: `00:01:00`. Windows below a second keep their
+    /// fraction.
     #[must_use]
     pub fn clock(self) -> String {
         let seconds = self.window.as_secs();

@@ -7,18 +7,18 @@ use serde::Deserialize;
 use super::window::Window;
 use super::{Limit, Shape};
 
-/// Whether calls that were refused count.
+/// Whether refused calls count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rejected {
-    /// They do, as the documentation's authors hint: whoever keeps calling keeps being refused.
+    /// They do, as the documentation hints: a client that keeps calling keeps being refused.
     #[default]
     Count,
     /// They do not.
     Ignore,
 }
 
-/// Which calls count together. Nobody outside Microsoft knows.
+/// Which calls count together, which is not known outside Microsoft.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Scope {
@@ -52,14 +52,15 @@ pub struct Limiter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("over {limit}, come back in {retry_after:?}")]
 pub struct Rejection {
-    /// The limit that keeps the caller out longest.
+    /// The limit with the longest wait.
     pub limit: Limit,
     /// How long until a call is admitted, if none comes before; above zero.
     pub retry_after: Duration,
 }
 
 impl Limiter {
-    /// An unused allowance. Refused calls count; see [`Limiter::counting`]. Without limits everything is admitted.
+    /// A limiter without calls. Refused calls count; see [`Limiter::counting`]. Without limits
+    /// every call is admitted.
     #[must_use]
     pub fn new(shape: Shape, limits: &[Limit]) -> Self {
         Self {
@@ -69,17 +70,20 @@ impl Limiter {
         }
     }
 
-    /// Says whether refused calls count.
+    /// Sets whether refused calls count.
     #[must_use]
     pub fn counting(mut self, rejected: Rejected) -> Self {
         self.rejected = rejected;
         self
     }
 
-    /// A call arrives, `at` after the epoch. A time before the last one is taken as the last one: arrivals have an order.
+    /// Records a call, `at` after the epoch. A time before the last one counts as the last one,
+    /// because arrivals have an order.
     ///
     /// # Errors
-    /// The call is over a limit. The wait named is true: that much later a call is admitted, unless another arrives before it.
+    ///
+    /// The call is over a limit. The stated wait is true: that much later a call is admitted,
+    /// unless another arrives before it.
     pub fn arrive(&mut self, at: Duration) -> Result<(), Rejection> {
         self.last = self.last.max(at);
         let at = self.last;
@@ -92,7 +96,7 @@ impl Limiter {
         if admitted {
             return Ok(());
         }
-        // Asked again: the refused call itself may have lengthened the wait.
+        // Computed again, because the refused call itself may have lengthened the wait.
         self.longest_wait(at).map_or(Ok(()), Err)
     }
 

@@ -1,19 +1,22 @@
-//! The upstream's call limits: how it may count, and a judge who counts without knowing how.
+//! The upstream's call limits: the ways in which it may count, and a verifier that does not know
+//! which one it uses.
 //!
-//! Pure. Time comes in as a [`Duration`](std::time::Duration) since an epoch that the user picks (the start of the simulator, the
-//! start of a test), so the same limiter serves real sockets and virtual time.
+//! Pure. Time comes in as a [`Duration`](std::time::Duration) since an epoch that the user picks
+//! (the start of the simulator, the start of a test), so the same limiter works with real sockets
+//! and with virtual time.
 //!
-//! The window shape of the real service is not documented; [`Shape`] holds the four candidates. A client that stays within `calls`
-//! arrivals in every window of `window`, at every alignment, is never refused by any of them. [`QuotaVerifier`] checks exactly that.
+//! The window shape of the real service is not documented; [`Shape`] has the four candidates. A
+//! client that stays within `calls` arrivals in every window of `window`, at every alignment, is
+//! never refused by any of them. [`QuotaVerifier`] checks exactly that.
 
 mod allowance;
-mod judge;
 mod limiter;
+mod quota_verifier;
 #[cfg(test)]
 mod tests;
 mod window;
 
 pub use allowance::{Limit, ParseLimitError};
-pub use judge::{Finding, QuotaVerifier};
 pub use limiter::{Limiter, Rejected, Rejection, Scope};
+pub use quota_verifier::{Finding, QuotaVerifier};
 pub use window::Shape;

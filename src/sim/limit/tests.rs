@@ -22,7 +22,7 @@ fn a_limit_is_calls_per_window_with_a_unit() {
 }
 
 #[test]
-fn a_bad_limit_says_what_is_bad() {
+fn an_invalid_limit_says_what_is_wrong() {
     for (text, part) in [
         ("100", "a slash"),
         ("x/1m", "number of calls"),
@@ -122,7 +122,7 @@ fn time_never_runs_backwards_in_a_limiter() {
 }
 
 #[test]
-fn a_judge_counts_half_open_windows() {
+fn a_verifier_counts_half_open_windows() {
     let mut judge = QuotaVerifier::new(&limits("1/1s"));
     judge.extend([ms(1_000), ms(0)]);
     assert!(judge.is_satisfied());
@@ -133,13 +133,13 @@ fn a_judge_counts_half_open_windows() {
 }
 
 #[test]
-fn a_judge_who_saw_nothing_is_satisfied() {
+fn a_verifier_without_arrivals_is_satisfied() {
     let judge = QuotaVerifier::new(&Limit::documented());
     assert!(judge.is_satisfied());
     assert_eq!(judge.findings()[1].most, 0);
 }
 
-/// A limiter written the slow, obvious way: it keeps every charge and recounts from the beginning at every arrival.
+/// A slow, simple limiter: it keeps every charge and counts all of them at every arrival.
 struct Obvious {
     shape: Shape,
     limits: Vec<Limit>,
@@ -220,7 +220,7 @@ fn arrivals() -> impl Strategy<Value = Vec<Duration>> {
 
 proptest! {
     #[test]
-    fn every_shape_decides_as_the_obvious_one_does(
+    fn every_shape_decides_as_the_simple_limiter_does(
         shape in shapes(), limits in some_limits(), times in arrivals(),
         rejected in prop::sample::select(vec![Rejected::Count, Rejected::Ignore]),
     ) {
@@ -244,7 +244,7 @@ proptest! {
     }
 
     #[test]
-    fn whoever_satisfies_the_judge_is_never_refused(shape in shapes(), limits in some_limits(), times in arrivals()) {
+    fn a_client_that_satisfies_the_verifier_is_never_refused(shape in shapes(), limits in some_limits(), times in arrivals()) {
         let mut limiter = Limiter::new(shape, &limits);
         let mut sent = Vec::<Duration>::new();
         for at in times {
@@ -262,10 +262,10 @@ proptest! {
     }
 
     #[test]
-    fn the_judge_finds_the_fullest_window(limits in some_limits(), times in arrivals()) {
+    fn the_verifier_finds_the_fullest_window(limits in some_limits(), times in arrivals()) {
         let mut judge = QuotaVerifier::new(&limits);
         judge.extend(times.iter().rev().copied());
-        // Every window that matters starts at an arrival or just behind one.
+        // Every relevant window starts at an arrival or just after one.
         let starts: BTreeSet<_> = times.iter().flat_map(|at| [*at, *at + Duration::from_nanos(1)]).collect();
         for finding in judge.findings() {
             let inside = |from: &Duration| {

@@ -1,4 +1,4 @@
-//! The four ways to count that the real service may use.
+//! The four ways in which the real service may count.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,10 +16,10 @@ pub enum Shape {
     Anchored,
     /// Fixed windows at multiples of their length since the epoch.
     Aligned,
-    /// Every arrival is remembered for one window. The strictest of the four, hence the default.
+    /// Every arrival counts for one window. The strictest of the four, and therefore the default.
     #[default]
     SlidingLog,
-    /// A bucket that holds `calls` and refills evenly, `calls` per window.
+    /// A bucket of `calls` that refills evenly, `calls` per window.
     TokenBucket,
 }
 
@@ -45,7 +45,7 @@ impl fmt::Display for Shape {
     }
 }
 
-/// The state of one limit. Times must not go backwards; [`super::Limiter`] sees to that.
+/// The state of one limit. Times must not go backwards, which [`super::Limiter`] ensures.
 #[derive(Clone, Debug)]
 pub(super) struct Window {
     limit: Limit,
@@ -115,17 +115,20 @@ impl Window {
             Count::Aligned { used, .. } => *used = used.saturating_add(1),
             Count::SlidingLog { arrivals } => {
                 arrivals.push_back(at);
-                // Only the last `calls` arrivals can decide anything, so refused calls cannot fill memory.
+                // Only the last `calls` arrivals can decide anything, so refused calls cannot fill
+                // memory.
                 if arrivals.len() > self.limit.calls() as usize {
                     arrivals.pop_front();
                 }
             }
-            // A refused call empties what has trickled in, so whoever hammers stays out.
+            // A refused call uses up what has been refilled, so a client that keeps calling stays
+            // refused.
             Count::TokenBucket { level, .. } => *level = level.saturating_sub(cost),
         }
     }
 
-    /// Lets time pass. A window is half-open: what arrived exactly one window ago counts no more.
+    /// Advances the time. A window is half-open: a call that arrived exactly one window ago no
+    /// longer counts.
     fn roll(&mut self, at: Duration) {
         let window = self.limit.window();
         match &mut self.count {
@@ -154,7 +157,8 @@ impl Window {
     }
 }
 
-/// A full bucket, in units of which one call costs `window` nanoseconds and one nanosecond brings `calls`: integers only, no drift.
+/// A full bucket, in units of which one call costs `window` and one nanosecond adds `calls`:
+/// integers only, without drift.
 fn full(limit: Limit) -> u128 {
     limit.window().as_nanos() * u128::from(limit.calls())
 }

@@ -1,4 +1,4 @@
-//! One thing that was seen.
+//! The records of calls, token requests and violations.
 
 use std::time::Duration;
 
@@ -24,23 +24,23 @@ pub struct CallRecord {
     pub version: String,
     /// Whether it was for one of the operations: only such calls are limited.
     pub is_operation: bool,
-    /// Which one.
+    /// The operation.
     pub operation: Option<Operation>,
-    /// The ids asked for, as they came; empty when the body was refused, or a list was asked for.
+    /// The requested ids, as they came; empty when the body was rejected, or for a list.
     pub ids: Vec<String>,
-    /// `$top`, if it came and was valid.
+    /// `$top`, if it was valid.
     pub top: Option<u32>,
-    /// `$skip`, if it came and was valid.
+    /// `$skip`, if it was valid.
     pub skip: Option<u32>,
-    /// Names the token (its `uti`), when it was one of ours and good.
+    /// The token's id (`uti`), when the token was valid.
     pub token_id: Option<String>,
     /// The caller's `x-request-id`.
     pub request_id: Option<String>,
     /// All fields but `Authorization`.
     pub headers: HeaderMap,
-    /// The status answered; `None` while it is not answered, for good when it never will be.
+    /// The status of the response; `None` while there is none, or when there never will be one.
     pub status: Option<u16>,
-    /// The name of the fault that hit it.
+    /// The name of its fault.
     pub fault: Option<&'static str>,
     /// How long the answer took, from the first byte of the request.
     pub latency: Option<Duration>,
@@ -48,20 +48,20 @@ pub struct CallRecord {
     pub number: u64,
 }
 
-/// How a client proved who it is.
+/// The kinds of credential that a client can present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Credential {
-    /// By nothing.
+    /// None.
     None,
-    /// By its secret.
+    /// A secret.
     Secret,
-    /// By an assertion signed with its certificate's key.
+    /// An assertion signed with a certificate's key.
     Certificate,
-    /// By another issuer's token.
+    /// Another issuer's token.
     Federated,
-    /// By where it runs: the virtual machine's form of managed identity.
+    /// The virtual machine's form of managed identity.
     Imds,
-    /// By where it runs: the App Service form.
+    /// The App Service form of managed identity.
     AppService,
 }
 
@@ -85,13 +85,13 @@ impl Credential {
 pub struct TokenRecord {
     /// When it arrived, after the start.
     pub at: Duration,
-    /// How the client proved who it is.
+    /// The kind of credential.
     pub credential: Credential,
-    /// The status answered; `None` when there was no answer.
+    /// The status of the response; `None` when there was none.
     pub status: Option<u16>,
-    /// The AADSTS number of a refusal.
+    /// The AADSTS number of an error.
     pub code: Option<u32>,
-    /// Names the token (its `uti`) that was issued.
+    /// The id (`uti`) of the issued token.
     pub token_id: Option<String>,
     /// The token itself, for tests that look for it where it must not be.
     pub token: Option<Secret>,
@@ -99,11 +99,11 @@ pub struct TokenRecord {
     pub user_agent: Option<String>,
 }
 
-/// Something that a gateway must never do, and did.
+/// Something that a gateway must never do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// When, after the start.
+    /// When it happened, after the start.
     pub at: Duration,
-    /// What, in words.
+    /// A description.
     pub what: String,
 }

@@ -1,4 +1,4 @@
-//! Remembers what was seen, up to a bound, and wakes whoever waits for more.
+//! Keeps records up to a bound, and wakes tests that wait for more.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::{CallRecord, Log, TokenRecord, Violation};
 
-/// What was waited for did not happen in time.
+/// The awaited records did not come in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("waited {within:?} for {wanted} {what}, saw {seen}")]
 pub struct TimedOut {
@@ -18,7 +18,7 @@ pub struct TimedOut {
     within: Duration,
 }
 
-/// How many of each were seen since the start, whether remembered or not.
+/// The number of records of each kind since the start, whether kept or not.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::sim) struct Seen {
     pub(in crate::sim) calls: u64,
@@ -58,7 +58,7 @@ impl Journal {
         self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A call arrived. Returns its number, which is also put into the record.
+    /// Adds a call. Returns its number, which is also set in the record.
     pub(in crate::sim) fn arrived(&self, mut call: CallRecord) -> u64 {
         let mut pages = self.pages();
         let number = self.seen.borrow().calls;
@@ -68,14 +68,15 @@ impl Journal {
         number
     }
 
-    /// More is known about a call. Nothing happens when it was forgotten already.
+    /// Changes the record of a call, if it is still kept.
     pub(in crate::sim) fn amend(&self, number: u64, change: impl FnOnce(&mut CallRecord)) {
         if let Some(call) = self.pages().find(number) {
             change(call);
         }
     }
 
-    /// A call is settled: its line is written, and in the file when this returns.
+    /// Changes the record of a call that has ended, and writes its log line, which is in the file
+    /// when this returns.
     pub(in crate::sim) fn settled(&self, number: u64, change: impl FnOnce(&mut CallRecord)) {
         let mut pages = self.pages();
         let log = pages.log.clone();
@@ -112,7 +113,7 @@ impl Journal {
         self.pages().violations.iter().cloned().collect()
     }
 
-    /// Waits until `count` of what was seen is `wanted` or more.
+    /// Waits until the number of records is `wanted` or more.
     pub(in crate::sim) async fn wait(
         &self,
         what: &'static str,

@@ -1,4 +1,4 @@
-//! One JSON line per call.
+//! A log with one JSON line for each call.
 
 use std::fmt;
 use std::fs::File;
@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::CallRecord;
 
-/// Where a line per call goes. Clones write to the same place.
+/// The destination of log lines. Clones write to the same one.
 #[derive(Clone)]
 pub struct Log(Arc<Mutex<dyn Write + Send>>);
 
@@ -21,7 +21,7 @@ impl fmt::Debug for Log {
 }
 
 impl Log {
-    /// Writes to a file; what it held is lost.
+    /// Writes to a file, whose earlier content is lost.
     pub fn to_file(path: &Path) -> io::Result<Self> {
         Ok(Self::to_writer(File::create(path)?))
     }
@@ -36,18 +36,18 @@ impl Log {
         let mut line = serde_json::to_vec(&Line::from(call))?;
         line.push(b'\n');
         let mut writer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // One write, so that whoever reads the file while it grows sees whole lines.
+        // One write, so that a reader of the growing file sees whole lines.
         writer.write_all(&line)?;
         writer.flush()
     }
 }
 
-/// The form on disk; add, never rename.
+/// The format on disk. Members may be added, but never renamed.
 #[derive(Serialize)]
 struct Line<'a> {
     at_us: u64,
     region: &'a str,
-    /// `null` when there was no answer.
+    /// `null` when there was no response.
     status: Option<u16>,
     ids: &'a [String],
     top: Option<u32>,

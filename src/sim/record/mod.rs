@@ -1,4 +1,4 @@
-//! What the simulator saw.
+//! The records of what the simulator received.
 
 mod entry;
 mod journal;

@@ -1,7 +1,8 @@
 //! Scenario files: a simulator's settings, and what happens when, in TOML.
 //!
-//! Every key is optional; what is absent stays as it is in [`Config`](super::Config). Unknown keys are refused. Durations carry a
-//! unit (`us`, `ms`, `s`, `m`, `h`). Three examples are in `tests/data/sim/`.
+//! Every key is optional; what is absent stays as it is in [`Config`](super::Config). Unknown keys
+//! are refused. Durations carry a unit (`us`, `ms`, `s`, `m`, `h`). Three examples are in
+//! `tests/data/sim/`.
 //!
 //! ```toml
 //! seed = 1                          # decides all that is left to chance
@@ -51,8 +52,8 @@
 //! region = "eu"
 //! ```
 //!
-//! **A fault** happens always, to a `share` of the calls (0 to 1), or to the next so many `times`. The first of a list that happens
-//! wins.
+//! **A fault** happens always, to a `share` of the calls (0 to 1), or to the next so many `times`.
+//! The first of a list that happens wins.
 //!
 //! | at a region | needs | | at sign-in | needs |
 //! |---|---|---|---|---|
@@ -75,8 +76,8 @@
 //! | `refused-stream` | | | | |
 //! | `http1-required` | | | | |
 //!
-//! `throttle` is the 429 of the quota, in the form that `[quota]` says; `busy` is one that names no limit. A storm is either of them, put
-//! there by one event and taken away by another.
+//! `throttle` is the 429 of the quota, in the form that `[quota]` says; `busy` is one that names no
+//! limit. A storm is either of them, put there by one event and taken away by another.
 //!
 //! **An event**'s `action` is one of
 //!
@@ -89,8 +90,8 @@
 //! | `limits` | `limits`, `shape` |
 //! | `sign-in` | `faults` (an empty list mends) |
 //! | `revoke-tokens`, `scan` | |
-//! | `other-calls` | `calls`: so many of somebody else with the same app registration |
-//! | `neighbour` | `per_hour`: so many of somebody else, from then on at random moments |
+//! | `other-calls` | `calls`: the number of calls by another client with the same app registration |
+//! | `neighbour` | `per_hour`: the rate of another client, which calls at random moments from then on |
 
 mod resolve;
 mod written;

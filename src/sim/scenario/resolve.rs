@@ -1,4 +1,4 @@
-//! From the file as written to a simulator's settings.
+//! Turns a scenario file into a simulator's settings.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use crate::sim::entra::AadstsCode;
 use crate::sim::fault::{Fault, Often, Plan, SignInFault};
 use crate::sim::limit::{Limit, ParseLimitError};
 
-/// Why a scenario cannot be played.
+/// Why a scenario is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum ScenarioError {
     /// The file cannot be read.
@@ -32,15 +32,16 @@ pub enum ScenarioError {
     /// Keys that do not go together, or a value out of its range.
     #[error("{place}: {what}")]
     Wrong {
-        /// Which table.
+        /// The table.
         place: String,
-        /// What about it.
+        /// The problem.
         what: String,
     },
 }
 
 impl Config {
-    /// These settings, changed by the scenario in `text`; the format is described in [`scenario`](crate::sim::scenario).
+    /// These settings, changed by the scenario in `text`; the format is described in
+    /// [`scenario`](crate::sim::scenario).
     ///
     /// # Errors
     /// The text is no scenario.
@@ -64,7 +65,8 @@ impl Config {
     /// The same from a file.
     ///
     /// # Errors
-    /// The file cannot be read, or holds no scenario.
+    ///
+    /// The file cannot be read, or contains no scenario.
     pub fn with_scenario_file(self, path: &Path) -> Result<Self, ScenarioError> {
         let text = std::fs::read_to_string(path).map_err(|source| ScenarioError::Unreadable {
             path: path.to_owned(),
@@ -252,7 +254,7 @@ fn sign_in_plan(place: &str, written: &[written::Fault]) -> Result<Plan<SignInFa
     })
 }
 
-/// What a kind of fault takes, and the fault if all of it is there.
+/// The keys of a kind of fault, and the fault if all of them are there.
 type Built<F> = Result<(&'static [&'static str], Option<F>), ScenarioError>;
 
 fn plan<F: Copy>(

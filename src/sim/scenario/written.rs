@@ -1,4 +1,4 @@
-//! The file as written.
+//! The scenario file as it is written.
 
 use std::time::Duration;
 
@@ -73,7 +73,8 @@ pub(super) struct Region {
     pub(super) faults: Vec<Fault>,
 }
 
-/// All kinds of fault in one form; which keys go with which kind is checked later, where the message can name both.
+/// All kinds of fault in one form. Which keys belong to which kind is checked later, where the
+/// message can name both.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Fault {

@@ -190,7 +190,7 @@ async fn either_algorithm_and_either_thumbprint_is_taken_but_no_contradiction() 
             assert_eq!(answer.status, expected, "{header}");
         }
     }
-    // As MSAL for Python has it: no nbf, but the time of issue, with fractions.
+    // As MSAL for Python sends it: without nbf, but with the time of issue, with fractions.
     let mut claims = claims(&sim, "iat");
     let issued = claims.as_object_mut().unwrap().remove("nbf").unwrap().as_f64().unwrap() + 0.25;
     (claims["iat"], claims["exp"]) = (json!(issued), json!(issued + 600.0));

@@ -1,4 +1,4 @@
-//! A client that does as it is told, right or wrong.
+//! A client that sends valid and invalid requests.
 
 use std::error::Error;
 
@@ -17,7 +17,7 @@ pub(super) const ID: &str = "aaaaaaaa-0000-4000-8000-000000000001";
 
 type Failure = Box<dyn Error + Send + Sync>;
 
-/// What came back.
+/// A response.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
@@ -41,7 +41,7 @@ impl Answer {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
-    /// The status and the number of the refusal of sign-in.
+    /// The status and the error number of sign-in.
     pub(super) fn aadsts(&self) -> (u16, u64) {
         let json = self.json();
         let number = json["error_codes"][0].as_u64().unwrap();
@@ -87,7 +87,8 @@ impl Client {
         })
     }
 
-    /// A token request with these fields in place of the good ones; an empty value leaves the field out.
+    /// A token request with these fields instead of the valid ones; an empty value leaves the field
+    /// out.
     pub(super) async fn sign_in(&self, sim: &Simulator, fields: &[(&str, &str)]) -> Answer {
         let good = [
             ("client_id", CLIENT_ID),
@@ -113,7 +114,7 @@ impl Client {
             .into()
     }
 
-    /// A good call with a token.
+    /// A valid call with a token.
     pub(super) async fn ask(&self, sim: &Simulator, region: &str, token: &str) -> Result<Answer, Failure> {
         self.send(call(sim, region, token).body(body(&[ID])).unwrap()).await
     }

@@ -1,4 +1,4 @@
-//! Changes while it runs, and what it says about itself.
+//! Changes while the simulator runs, and its records.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
@@ -55,7 +55,7 @@ async fn sign_in_goes_away_and_comes_back() {
 }
 
 #[tokio::test]
-async fn cutting_connections_resets_what_is_open() {
+async fn cutting_connections_resets_open_ones() {
     let (sim, client) = start();
     let token = client.token(&sim).await;
     sim.set_latency("us", Duration::from_mins(1)).unwrap();
@@ -63,7 +63,7 @@ async fn cutting_connections_resets_what_is_open() {
         let addr = sim.region("us").unwrap().socket_addrs(|| None).unwrap();
         tokio::net::TcpStream::connect(&*addr).await.unwrap()
     };
-    // The host may still be about to accept it: cut until it is gone.
+    // The host may still be about to accept it: connections are cut until it is gone.
     let mut byte = [0];
     let end = loop {
         sim.cut_connections();
@@ -115,7 +115,7 @@ async fn limits_change_and_others_use_them_up() {
 }
 
 #[tokio::test]
-async fn a_neighbour_uses_up_what_comes_between_ours() {
+async fn another_clients_calls_use_up_the_limits() {
     let (sim, client) = start();
     let token = client.token(&sim).await;
     let limits = vec!["50/1h".parse().unwrap()];
@@ -326,7 +326,7 @@ async fn dropping_it_ends_it() {
 }
 
 #[tokio::test]
-async fn as_a_program_it_says_where_everything_is_and_what_was_seen() {
+async fn as_a_program_it_prints_its_addresses_and_a_summary() {
     let mut lines = Vec::new();
     let config = Config::instant().with_regions(&["eu"]);
     crate::sim::run(config, |line| lines.push(line.to_owned()), std::future::ready(()))

@@ -1,4 +1,4 @@
-//! Every answer that a region's host can give.
+//! Every response of a region's host.
 
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ async fn the_versioned_path_answers_too_and_nothing_else_does() {
     for path in ["/", "/api", "/api/v2.0/x", &PATH.to_lowercase(), &format!("{PATH}/")] {
         assert_eq!(send(Method::POST, path).await.code(), "NotFound", "{path}");
     }
-    // What might have been a write is held against whoever sent it.
+    // A request that might have been a write counts as a violation.
     assert_eq!(sim.violations().len(), 4);
     let addition = send(Method::POST, "/api/DeviceAuthenticatedScanDefinitions").await;
     assert_eq!(

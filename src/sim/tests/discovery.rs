@@ -1,4 +1,4 @@
-//! What clients learn before they ask for a token, in clear text and over TLS.
+//! The discovery documents, in clear text and over TLS.
 
 use std::sync::Arc;
 

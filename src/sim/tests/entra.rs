@@ -1,4 +1,4 @@
-//! Every answer that sign-in can give.
+//! Every response of sign-in.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Everything that can go wrong on the way.
+//! Every fault.
 
 use std::time::Duration;
 
@@ -21,7 +21,8 @@ fn once(fault: Fault) -> Plan<Fault> {
     Plan::of(fault, Often::Times(1))
 }
 
-/// Sends a good call on a connection of its own and returns what comes back, byte by byte, and how it ended.
+/// Sends a valid call on a connection of its own and returns the bytes that come back, and how it
+/// ended.
 async fn raw(sim: &Simulator, token: &str) -> (Vec<u8>, std::io::Result<()>) {
     let mut stream = TcpStream::connect(&*sim.region("us").unwrap().socket_addrs(|| None).unwrap())
         .await
@@ -174,7 +175,7 @@ async fn a_call_arrives_although_its_sender_has_gone() {
     config.regions[0].behaviour.latency = Duration::from_millis(100);
     let (sim, client) = (Simulator::start(config).unwrap(), Client::http2());
     let token = client.token(&sim).await;
-    // A first call opens the connection, so that the second leaves at once.
+    // A first call opens the connection, so that the second one leaves at once.
     client.ask(&sim, "us", &token).await.unwrap();
     assert!(
         timeout(Duration::from_millis(20), client.ask(&sim, "us", &token))

@@ -1,4 +1,4 @@
-//! The whole simulator over real sockets, seen as a client sees it.
+//! Tests of the whole simulator over real sockets, as a client.
 
 mod certificate;
 mod client;

@@ -1,4 +1,4 @@
-//! The limits, and how a 429 tells them.
+//! The limits, and the forms of a 429.
 
 use bytes::Bytes;
 use http::{Method, StatusCode};

@@ -30,7 +30,7 @@ fn an_empty_scenario_changes_nothing() {
 }
 
 #[test]
-fn the_rough_example_says_what_it_says() {
+fn the_rough_example_is_read_as_written() {
     let config = example("rough.toml");
     assert_eq!((config.seed, config.shape), (7, Shape::Anchored));
     assert_eq!(

@@ -1,4 +1,4 @@
-//! HTTP/1.1, HTTP/2, many at once.
+//! HTTP/1.1, HTTP/2 and concurrent calls.
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ async fn distance_shows_in_the_set_up_of_a_connection_and_costs_no_call() {
         stream.read_u8().await.unwrap();
         let took = sim.elapsed().checked_sub(before).unwrap();
         assert!(took >= region.behaviour.latency, "{}: {took:?}", region.name);
-        // Generous, for a busy machine: it ends.
+        // A generous bound for a busy machine.
         assert!(
             took < region.behaviour.latency + Duration::from_secs(30),
             "{}: {took:?}",

@@ -1,4 +1,4 @@
-//! Bodies that arrive whole, slowly, or not to the end.
+//! Bodies that are sent at once, slowly, or partly.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -10,22 +10,22 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Frame;
 
-use super::line::Line;
+use super::connection::Connection;
 
 /// A body on its way out.
 pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// In how many pieces a slow body comes.
+/// The number of pieces of a slow body.
 const PIECES: u32 = 10;
 
-/// Long enough for what was written before to leave, short enough to be no delay.
+/// Long enough for what was written before to be sent, and short enough not to matter.
 const FLUSH: Duration = Duration::from_millis(5);
 
 pub(super) fn whole(bytes: Bytes) -> Body {
     Full::new(bytes).boxed_unsync()
 }
 
-/// Comes in pieces, evenly spread over `over`.
+/// A body sent in pieces, evenly spread over `over`.
 pub(super) fn slow(bytes: Bytes, over: Duration) -> Body {
     let piece = bytes.len().div_ceil(PIECES as usize).max(1);
     let pieces = stream::unfold(bytes, move |mut rest| async move {
@@ -39,17 +39,17 @@ pub(super) fn slow(bytes: Bytes, over: Duration) -> Body {
     StreamBody::new(pieces).boxed_unsync()
 }
 
-/// Its first half comes, then the connection is reset.
-pub(super) fn cut_short(mut bytes: Bytes, line: Arc<Line>) -> Body {
+/// A body whose first half is sent before the connection is reset.
+pub(super) fn cut_short(mut bytes: Bytes, connection: Arc<Connection>) -> Body {
     let half = bytes.split_to(bytes.len() / 2);
     let pieces = stream::unfold(Some(half), move |half| {
-        let line = Arc::clone(&line);
+        let connection = Arc::clone(&connection);
         async move {
             if let Some(half) = half {
                 return Some((Ok(Frame::data(half)), None));
             }
             tokio::time::sleep(FLUSH).await;
-            line.cut();
+            connection.cut();
             std::future::pending().await
         }
     });

@@ -1,4 +1,4 @@
-//! A listener that can go away and come back on the same port.
+//! A listener that can be stopped and started again on the same port.
 
 use std::future::Future;
 use std::io;
@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::line::{Line, Socket};
+use super::connection::{Connection, Socket};
 use super::reply::Reply;
 use super::tls::Tls;
 use crate::task::Tasks;
@@ -30,22 +30,23 @@ const MOST_CONNECTIONS: usize = 4_096;
 /// How many wait to be accepted.
 const BACKLOG: i32 = 1_024;
 
-/// The first byte of a TLS connection: a handshake record (RFC 8446 §5.1). No HTTP method begins with it.
+/// The first byte of a TLS connection: a handshake record (RFC 8446 §5.1). No HTTP method begins
+/// with it.
 const TLS_HANDSHAKE: u8 = 0x16;
 
 /// How long a client may take to send a request's head.
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Answers the requests of one host.
+/// Handles the requests of one host.
 pub(in crate::sim) trait Handler: Send + Sync + 'static {
-    /// Runs to its end even when the client has gone: what was sent arrives.
+    /// It runs to its end even when the client is gone: what was sent arrives.
     fn answer(self: Arc<Self>, request: Request<Incoming>) -> Pin<Box<dyn Future<Output = Reply> + Send>>;
 
-    /// What setting up a connection costs, as a TLS handshake would.
+    /// The time to set up a connection, as for a TLS handshake.
     fn setup(&self) -> Duration;
 }
 
-/// One host: an address, and what answers there.
+/// One host: an address and its handler.
 pub(in crate::sim) struct Host {
     addr: SocketAddr,
     handler: Arc<dyn Handler>,
@@ -53,9 +54,9 @@ pub(in crate::sim) struct Host {
     tls: Option<Tls>,
     tasks: Tasks,
     door: tokio::sync::Mutex<ListenerState>,
-    /// Ends all connections there are; replaced for the ones to come.
-    lines: Mutex<CancellationToken>,
-    /// Lets connections end after what they are doing.
+    /// Ends all existing connections; it is replaced for new ones.
+    connections: Mutex<CancellationToken>,
+    /// Lets connections end after their current requests.
     drain: CancellationToken,
 }
 
@@ -64,7 +65,8 @@ enum ListenerState {
         stop: CancellationToken,
         accepting: tokio::task::JoinHandle<()>,
     },
-    /// The port is held, so that nobody else gets it, but nobody listens: connecting is refused.
+    /// The port is held, so that no other process gets it, but there is no listener: connecting is
+    /// refused.
     Shut(RawSocket),
     Gone,
 }
@@ -85,7 +87,7 @@ impl Host {
             tls,
             tasks: tasks.clone(),
             door: tokio::sync::Mutex::new(ListenerState::Gone),
-            lines: Mutex::default(),
+            connections: Mutex::default(),
             drain: CancellationToken::new(),
         });
         let door = host.listen(held)?;
@@ -99,7 +101,8 @@ impl Host {
         self.addr
     }
 
-    /// Stops listening and resets every connection; connecting is refused when this returns. Nothing happens when it is so already.
+    /// Stops listening and resets every connection; connecting is refused when this returns. It
+    /// does nothing when the host is stopped already.
     pub(in crate::sim) async fn shut(&self) -> io::Result<()> {
         let mut door = self.door.lock().await;
         if matches!(*door, ListenerState::Open { .. }) {
@@ -110,7 +113,8 @@ impl Host {
         Ok(())
     }
 
-    /// Listens again. Nothing happens when it does already, or when the simulator has ended.
+    /// Listens again. It does nothing when the host is listening already, or when the simulator has
+    /// ended.
     pub(in crate::sim) async fn reopen(self: &Arc<Self>) -> io::Result<()> {
         let mut door = self.door.lock().await;
         *door = match std::mem::replace(&mut *door, ListenerState::Gone) {
@@ -120,19 +124,19 @@ impl Host {
         Ok(())
     }
 
-    /// Resets every connection there is.
+    /// Resets every connection.
     pub(in crate::sim) fn cut_connections(&self) {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *lines).cancel();
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *connections).cancel();
     }
 
-    /// Stops listening for good and lets connections end after what they are doing.
+    /// Stops listening for good and lets connections end after their current requests.
     pub(in crate::sim) async fn end(&self) {
         self.drain.cancel();
         close(std::mem::replace(&mut *self.door.lock().await, ListenerState::Gone)).await;
     }
 
-    /// The same at once, for a simulator that is dropped: nobody waits.
+    /// Stops at once, without waiting, for a simulator that is dropped.
     pub(in crate::sim) fn abandon(&self) {
         self.drain.cancel();
         self.cut_connections();
@@ -173,7 +177,8 @@ impl Host {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
-                    // Out of file descriptors, most likely: trying again at once would only burn the processor.
+                    // Most likely there are no file descriptors left, and trying again at once
+                    // would only use CPU time.
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             }
@@ -181,57 +186,61 @@ impl Host {
     }
 
     async fn serve(&self, stream: TcpStream) {
-        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner).child_token();
-        let line = Line::new(lines);
+        let connections = self
+            .connections
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .child_token();
+        let connection = Connection::new(connections);
         // Nagle's algorithm would add its own delays to ours.
         let _ = stream.set_nodelay(true);
-        let socket = Socket::new(stream, Arc::clone(&line));
+        let socket = Socket::new(stream, Arc::clone(&connection));
         tokio::select! {
-            () = line.until_cut() => return,
+            () = connection.until_cut() => return,
             () = tokio::time::sleep(self.handler.setup()) => {}
         }
         let Some(tls) = &self.tls else {
-            return self.exchange(socket, Scheme::HTTP, line).await;
+            return self.exchange(socket, Scheme::HTTP, connection).await;
         };
         let mut first = [0];
         let peeked = tokio::select! {
-            () = line.until_cut() => return,
+            () = connection.until_cut() => return,
             () = self.drain.cancelled() => return,
             peeked = tokio::time::timeout(HEAD_DEADLINE, socket.peek(&mut first)) => peeked,
         };
         match peeked {
             Ok(Ok(1)) if first[0] == TLS_HANDSHAKE => {}
-            Ok(Ok(1)) => return self.exchange(socket, Scheme::HTTP, line).await,
+            Ok(Ok(1)) => return self.exchange(socket, Scheme::HTTP, connection).await,
             _ => return,
         }
         let secured = tokio::select! {
-            () = line.until_cut() => return,
+            () = connection.until_cut() => return,
             () = self.drain.cancelled() => return,
             secured = tokio::time::timeout(HEAD_DEADLINE, tls.acceptor().accept(socket)) => secured,
         };
         match secured {
-            Ok(Ok(stream)) => self.exchange(stream, Scheme::HTTPS, line).await,
+            Ok(Ok(stream)) => self.exchange(stream, Scheme::HTTPS, connection).await,
             Ok(Err(error)) => tracing::debug!(%error, "a client did not finish the TLS handshake"),
             Err(_) => {}
         }
     }
 
-    /// Answers the requests of one connection; they are told the scheme.
-    async fn exchange<S>(&self, stream: S, scheme: Scheme, line: Arc<Line>)
+    /// Answers the requests of one connection, with this scheme.
+    async fn exchange<S>(&self, stream: S, scheme: Scheme, connection: Arc<Connection>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let service = service_fn(|mut request: Request<Incoming>| {
             request.extensions_mut().insert(scheme.clone());
             let answer = self.tasks.spawn("answer", Arc::clone(&self.handler).answer(request));
-            let line = Arc::clone(&line);
+            let connection = Arc::clone(&connection);
             async move {
                 match answer.await {
-                    Ok(reply) => reply.deliver(line).await,
-                    // A panic in the handler: a test must see that something broke.
+                    Ok(reply) => reply.deliver(connection).await,
+                    // The handler panicked, which a test must notice.
                     Err(_) => {
                         Reply::front_end_page(http::StatusCode::INTERNAL_SERVER_ERROR)
-                            .deliver(line)
+                            .deliver(connection)
                             .await
                     }
                 }
@@ -243,32 +252,32 @@ impl Host {
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_DEADLINE);
         builder.http2().timer(TokioTimer::new());
-        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
         tokio::select! {
-            () = line.until_cut() => return,
-            _ = connection.as_mut() => return,
-            () = self.drain.cancelled() => connection.as_mut().graceful_shutdown(),
+            () = connection.until_cut() => return,
+            _ = served.as_mut() => return,
+            () = self.drain.cancelled() => served.as_mut().graceful_shutdown(),
         }
         tokio::select! {
-            () = line.until_cut() => {}
-            _ = connection.as_mut() => {}
+            () = connection.until_cut() => {}
+            _ = served.as_mut() => {}
         }
     }
 }
 
 /// Ends the accept loop; the listener is closed when this returns.
-async fn close(door: ListenerState) {
-    if let ListenerState::Open { stop, accepting } = door {
+async fn close(state: ListenerState) {
+    if let ListenerState::Open { stop, accepting } = state {
         stop.cancel();
-        // It cannot fail: nobody aborts it, and it does not panic.
+        // It cannot fail: the task is not aborted and does not panic.
         let _ = accepting.await;
     }
 }
 
-/// Takes the port without listening.
+/// Binds the port without listening.
 fn hold(addr: SocketAddr) -> io::Result<RawSocket> {
     let socket = RawSocket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    // Connections of before may linger in the kernel; they must not keep the port from us.
+    // Earlier connections may linger in the kernel, and must not block the port.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&addr.into())?;

@@ -1,8 +1,8 @@
-//! Listeners and connections that can misbehave on command.
+//! Listeners and connections that misbehave on request.
 
 mod body;
+mod connection;
 mod host;
-mod line;
 mod read;
 mod reply;
 mod tls;

@@ -1,4 +1,4 @@
-//! Reading what a client sends, within bounds.
+//! Reads request bodies, within bounds.
 
 use std::time::Duration;
 
@@ -12,9 +12,10 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// Why a body was not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::sim) enum Unread {
-    /// It is longer than allowed. It was read to its end all the same, so that the client sees the refusal and no broken connection.
+    /// It is too long. It was read to its end all the same, so that the client sees the error and
+    /// not a broken connection.
     TooLong,
-    /// It never came whole.
+    /// It was incomplete.
     Broken,
 }
 

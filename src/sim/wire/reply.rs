@@ -1,4 +1,4 @@
-//! An answer, and how it is delivered.
+//! A response, and how it is delivered.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,16 +8,16 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 
 use super::body::{self, Body};
-use super::line::Line;
+use super::connection::Connection;
 
-/// An answer, and how it is delivered.
+/// A response, and how it is delivered.
 #[derive(Debug)]
 pub(in crate::sim) struct Reply {
     pub(in crate::sim) response: Response<Bytes>,
     pub(in crate::sim) manner: Manner,
 }
 
-/// How an answer is delivered.
+/// How a response is delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::sim) enum Manner {
     Properly,
@@ -26,12 +26,12 @@ pub(in crate::sim) enum Manner {
     CutMidBody,
     SlowHead(Duration),
     SlowBody(Duration),
-    /// Over HTTP/2, the stream is reset for this reason in place of an answer.
+    /// Over HTTP/2, the stream is reset with this reason instead of a response.
     Reset(h2::Reason),
 }
 
 impl Reply {
-    /// A whole answer, delivered properly.
+    /// A whole response, delivered properly.
     pub(in crate::sim) fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
         let mut response = Response::new(body.into());
         *response.status_mut() = status;
@@ -44,7 +44,7 @@ impl Reply {
         }
     }
 
-    /// With this field; an unprintable value is left out.
+    /// Adds this field; an unprintable value is left out.
     pub(in crate::sim) fn with(mut self, name: http::HeaderName, value: &str) -> Self {
         if let Ok(value) = HeaderValue::from_str(value) {
             self.response.headers_mut().insert(name, value);
@@ -52,13 +52,13 @@ impl Reply {
         self
     }
 
-    /// Delivered in this manner.
+    /// Sets how it is delivered.
     pub(in crate::sim) fn delivered(mut self, manner: Manner) -> Self {
         self.manner = manner;
         self
     }
 
-    /// What the client will see as status; `None` when it will see no answer.
+    /// The status that the client will see; `None` without a response.
     pub(in crate::sim) fn status(&self) -> Option<u16> {
         match self.manner {
             Manner::Never | Manner::Cut | Manner::Reset(_) => None,
@@ -66,33 +66,33 @@ impl Reply {
         }
     }
 
-    /// The page of a front end that could not reach what is behind it.
+    /// The page of a front end that could not reach the service behind it.
     pub(in crate::sim) fn front_end_page(status: StatusCode) -> Self {
         let reason = status.canonical_reason().unwrap_or("Error");
         let page = format!("<html><head><title>{status}</title></head><body><h2>{reason}</h2></body></html>\r\n");
         Self::new(status, "text/html", page)
     }
 
-    /// To a host that a client with a secret or token must not talk to.
+    /// A redirect to a host to which a client must not send a secret or token.
     pub(in crate::sim) fn redirect() -> Self {
         Self::new(StatusCode::FOUND, "text/html", "<html>moved</html>")
             .with(http::header::LOCATION, "http://127.0.0.1:9/elsewhere")
     }
 
-    /// Hands it to the connection.
-    pub(super) async fn deliver(self, line: Arc<Line>) -> Result<Response<Body>, h2::Error> {
+    /// Sends it over the connection.
+    pub(super) async fn deliver(self, connection: Arc<Connection>) -> Result<Response<Body>, h2::Error> {
         let (mut head, bytes) = self.response.into_parts();
         head.headers.insert(CONTENT_LENGTH, bytes.len().into());
         let body = match self.manner {
             Manner::Properly => body::whole(bytes),
             Manner::Never => std::future::pending().await,
             Manner::Cut => {
-                line.cut();
+                connection.cut();
                 std::future::pending().await
             }
-            Manner::CutMidBody => body::cut_short(bytes, line),
+            Manner::CutMidBody => body::cut_short(bytes, connection),
             Manner::SlowHead(over) => {
-                line.trickle(over);
+                connection.trickle(over);
                 body::whole(bytes)
             }
             Manner::SlowBody(over) => body::slow(bytes, over),

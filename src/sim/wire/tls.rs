@@ -1,4 +1,4 @@
-//! TLS for clients that insist on it, with a certificate made for this run.
+//! TLS for clients that require it, with a certificate made for this run.
 
 use std::fmt;
 use std::io;
@@ -11,7 +11,8 @@ use rustls::ServerConfig;
 use rustls_pki_types::PrivateKeyDer;
 use tokio_rustls::TlsAcceptor;
 
-/// A certificate for the loopback names, and the authority that vouches for it. Both are new each time and live in memory only.
+/// A certificate for the loopback names, and its authority. Both are new each time and exist in
+/// memory only.
 #[derive(Clone)]
 pub struct Tls {
     server: Arc<ServerConfig>,
@@ -59,7 +60,7 @@ fn made() -> Result<Tls, Box<dyn std::error::Error + Send + Sync>> {
     let mut server = CertificateParams::new(names)?;
     server.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    // Strict clients want to see which key signed.
+    // Strict clients check which key signed.
     server.use_authority_key_identifier_extension = true;
     server.distinguished_name.push(DnType::CommonName, "localhost");
     let key = KeyPair::generate()?;

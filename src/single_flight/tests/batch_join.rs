@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::batcher::rows;
 use super::fixture::{Fixture, Reply, caller, pass, question};
 use crate::BoxError;
-use crate::attempt::{Again, Delivery, Failure, Try};
+use crate::attempt::{Delivery, Failure, RetryHint, Try};
 use crate::scan::{Outcome, ServedResponse, UpstreamProfile};
 use crate::single_flight::BatchConfig;
 
@@ -26,8 +26,8 @@ fn fixture() -> Fixture {
 /// The queue's error when it has no slot in time.
 fn no_slot() -> BoxError {
     Failure {
-        delivery: Delivery::Unsent,
-        again: Again::InCompany,
+        delivery: Delivery::NotSent,
+        again: RetryHint::InBatch,
         answer: None,
         source: "no slot in time".into(),
     }

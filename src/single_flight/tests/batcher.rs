@@ -34,7 +34,7 @@ pub(super) fn rows(request: &Request) -> Answer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiting_questions_are_united_when_one_gets_its_slot() {
+async fn pending_requests_are_batched_when_one_gets_its_slot() {
     let mut fixture = fixture();
     let asked = [vec!["a", "b"], vec!["b", "c"], vec!["d"], vec!["e"]];
     let served: Vec<_> = asked
@@ -83,7 +83,7 @@ async fn waiting_questions_are_united_when_one_gets_its_slot() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_taken_apart_is_never_united() {
+async fn requests_whose_answers_cannot_be_split_are_never_batched() {
     let mut fixture = fixture();
     let with = |query: &str, version| Request::parse(version, Some(query), br#"{"ScanDefinitionIds":["x"]}"#).unwrap();
     let many: Vec<String> = (0..5).map(|n| n.to_string()).collect();
@@ -210,7 +210,7 @@ async fn fail_batch(fixture: &mut Fixture, united: Option<Answer>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_a_split_is_not_certain_all_ask_alone_once_in_their_old_places() {
+async fn after_an_uncertain_split_all_ask_alone_once_at_their_old_places() {
     let united = question(&["a", "b"]);
     let status = |status: u16| {
         let mut answer = rows(&united);
@@ -309,7 +309,7 @@ async fn outage(fixture: &mut Fixture) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_outage_says_nothing_against_merging_but_what_fails_only_in_a_batch_does() {
+async fn an_outage_does_not_pause_batching_but_failures_of_batches_only_do() {
     let mut fixture = fixture();
     for _ in 0..9 {
         outage(&mut fixture).await;
@@ -370,7 +370,7 @@ async fn members_of_a_carrier_that_dies_ask_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_member_that_nobody_waits_for_is_not_sent_again() {
+async fn a_member_without_waiters_is_not_sent_again() {
     let mut fixture = fixture();
     let one = fixture.ask_for(question(&["a"]), caller("x", 30));
     let other = fixture.ask_for(question(&["b"]), caller("y", 30));

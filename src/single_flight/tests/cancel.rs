@@ -14,7 +14,7 @@ use tower::{Layer as _, Service as _, service_fn};
 use super::batcher::rows;
 use super::fixture::{RecordingSink, caller, failure, predicted_wait, question};
 use crate::BoxError;
-use crate::attempt::{Again, Try};
+use crate::attempt::{RetryHint, Try};
 use crate::scan::{Answer, CacheSink, Call, Request, ServedResponse, UpstreamProfile};
 use crate::single_flight::{BatchConfig, Config, Layer, Metrics, SingleFlight};
 use crate::task::Tasks;
@@ -48,7 +48,7 @@ fn below(case: Case, calls: &Arc<AtomicUsize>) -> BoxCloneService<Try, Answer, B
                 yield_now().await;
             }
             if is_first && case.lost {
-                return Err(failure(Again::Once));
+                return Err(failure(RetryHint::Once));
             }
             if is_first && case.doubtful {
                 return Ok(super::fixture::answer("not json"));
@@ -120,7 +120,7 @@ async fn hang_up(case: Case, moments: usize) -> bool {
         }
         assert!(
             moment < 1000,
-            "{case:?}: hung up after {moments}: somebody is not answered"
+            "{case:?}: hung up after {moments}: a follower is not answered"
         );
         yield_now().await;
     }

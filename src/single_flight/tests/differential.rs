@@ -269,7 +269,7 @@ async fn run(seed: u64, tally: &mut Tally) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn everybody_gets_what_they_would_have_got_alone() {
+async fn every_caller_gets_the_answer_of_a_call_of_its_own() {
     let rounds = 60;
     let mut tally = Tally::default();
     for seed in 0..rounds {

@@ -12,7 +12,7 @@ use tower::util::BoxCloneService;
 use tower::{Layer as _, Service as _, service_fn};
 
 use crate::BoxError;
-use crate::attempt::{Again, Delivery, Failure, Scarcity, Try};
+use crate::attempt::{Delivery, Failure, RetryHint, Scarcity, Try};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::scan::{Answer, CacheSink, Call, Endpoint, Fields, Request, ServedResponse, UpstreamProfile};
 use crate::single_flight::{BatchConfig, Config, Layer, Metrics, PredictedWait, SingleFlight};
@@ -183,7 +183,7 @@ pub(super) fn answer(body: &'static str) -> Answer {
     }
 }
 
-pub(super) fn failure(again: Again) -> BoxError {
+pub(super) fn failure(again: RetryHint) -> BoxError {
     Failure {
         delivery: Delivery::Unknown,
         again,

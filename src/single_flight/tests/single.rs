@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tower::Service as _;
 
 use super::fixture::{Fixture, answer, call, caller, failure, no_cache, no_store, pass, root};
-use crate::attempt::{Again, Failure};
+use crate::attempt::{Failure, RetryHint};
 use crate::caller::Name;
 use crate::scan::Outcome;
 use crate::single_flight::flight_result::{BatchKind, FlightResponse};
@@ -311,11 +311,11 @@ async fn a_lost_call_is_made_once_more_for_all_others_together() {
         let leader = fixture.ask(caller("leader", 30));
         let others: Vec<_> = (0..10).map(|n| fixture.ask(caller(&n.to_string(), 30))).collect();
         let (_, reply) = fixture.departed().await;
-        reply.send(Err(failure(Again::Once))).map_err(drop).unwrap();
+        reply.send(Err(failure(RetryHint::Once))).map_err(drop).unwrap();
         assert_eq!(root(&leader.await.unwrap().unwrap_err()), "connection lost");
         let (_, reply) = fixture.departed().await;
         let result = if second.is_empty() {
-            Err(failure(Again::Once))
+            Err(failure(RetryHint::Once))
         } else {
             Ok(answer(second))
         };
@@ -332,11 +332,11 @@ async fn a_failure_that_would_repeat_goes_to_all_waiters() {
     let mut fixture = Fixture::new();
     let asked: Vec<_> = (0..3).map(|n| fixture.ask(caller(&n.to_string(), 30))).collect();
     let (_, reply) = fixture.departed().await;
-    reply.send(Err(failure(Again::Never))).map_err(drop).unwrap();
+    reply.send(Err(failure(RetryHint::Never))).map_err(drop).unwrap();
     for asked in asked {
         let error = asked.await.unwrap().unwrap_err();
         let shared: &Shared = error.downcast_ref().unwrap();
-        assert_eq!(shared.find::<Failure>().unwrap().again, Again::Never);
+        assert_eq!(shared.find::<Failure>().unwrap().again, RetryHint::Never);
     }
     fixture.nothing_is_left().await;
 }

@@ -1,4 +1,4 @@
-//! One call of the upstream, for one request or for many.
+//! One upstream call in a trace, for one request or for several.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,15 +8,16 @@ use tokio::time::Instant;
 
 use super::{RequestFacts, Span, Trace, Tracer};
 
-/// A call in a trace: below the span of one of the requests it is made for, linked to all of them. Clones are the same call.
+/// A call in a trace: a child of the span of one of its requests, with links to all of them. Clones
+/// are the same call.
 #[derive(Clone, Debug, Default)]
 pub enum Call {
     /// None of the requests is in a trace.
     #[default]
     None,
-    /// The attempts are made in the caller's own name.
+    /// The attempts continue the caller's trace without a span of ours.
     Passing(SpanContext),
-    /// It has a span.
+    /// It has a span of ours.
     Traced(Arc<Traced>),
 }
 
@@ -39,15 +40,15 @@ struct State {
 /// A request that a call is made for.
 #[derive(Clone, Debug)]
 pub struct Participant {
-    /// Its place in its trace.
+    /// Its context in its trace.
     pub trace: Trace,
     /// When it began to wait.
     pub entered: Instant,
 }
 
 impl Call {
-    /// A call that leaves now, for these requests. It stands below the first one that is recorded, or else the first in any trace; it
-    /// began when that one did.
+    /// A call that leaves now, for these requests. It is a child of the first one that is recorded,
+    /// or else of the first one with a trace, and it began when that one did.
     #[must_use]
     pub fn start(participants: &[Participant], now: Instant) -> Self {
         let in_trace = || {
@@ -84,7 +85,7 @@ impl Call {
         }))
     }
 
-    /// A part of the call, from now on.
+    /// A child span of the call, from now on.
     #[must_use]
     pub fn child(&self, name: &'static str, kind: SpanKind) -> Span {
         match self {
@@ -94,7 +95,7 @@ impl Call {
         }
     }
 
-    /// An attempt at this region has ended; with a status, if it was answered.
+    /// Records that an attempt at this region has ended; with a status, if it was answered.
     pub fn attempted(&self, region: &Arc<str>, status: Option<u16>) {
         let Self::Traced(traced) = self else { return };
         let mut state = traced.state();
@@ -102,7 +103,8 @@ impl Call {
         state.facts.upstream_status = status;
     }
 
-    /// The call has ended; `participants` are those who get what came of it. To be called before they get it.
+    /// Records that the call has ended; `participants` are the requests that get its result. It has
+    /// to be called before they get it.
     pub fn finish(&self, participants: &[Participant], ids: usize, failed: bool) {
         let Self::Traced(traced) = self else { return };
         let (mut span, facts) = {

@@ -1,19 +1,20 @@
-//! W3C Trace Context, level 1 and 2: reading it from callers, writing it to the upstream.
+//! W3C Trace Context, level 1 and 2: reads it from callers and writes it to the upstream.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
 
-/// Names the caller's trace and span.
+/// The header field with the caller's trace and span.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-/// What tracing systems add to it.
+/// The header field with data of tracing systems.
 pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// Longest `tracestate` taken over, in bytes; the specification asks for 512 at least (§3.3.1.5).
+/// The longest accepted `tracestate` in bytes; the specification asks for 512 at least (§3.3.1.5).
 const MAX_STATE_BYTES: usize = 1024;
 
-/// The caller's span. `None` when there is none, or when it is malformed, which starts a new trace (§3.2.2.5).
+/// The caller's span context. `None` when there is none, or when it is malformed, which starts a
+/// new trace (§3.2.2.5).
 ///
-/// A malformed `tracestate` is left out, and the caller's span kept (§3.3).
+/// A malformed `tracestate` is dropped, and the caller's span kept (§3.3).
 #[must_use]
 pub fn read(fields: &HeaderMap) -> Option<SpanContext> {
     let mut parents = fields.get_all(TRACEPARENT).iter();
@@ -25,7 +26,7 @@ pub fn read(fields: &HeaderMap) -> Option<SpanContext> {
     Some(SpanContext::new(trace_id, span_id, flags, true, state))
 }
 
-/// Puts `context` on a request, in place of whatever is there.
+/// Sets `context` on a request, replacing any other.
 pub fn write(context: &SpanContext, fields: &mut HeaderMap) {
     let flags = context.trace_flags() & KNOWN_FLAGS;
     let parent = format!("00-{}-{}-{:02x}", context.trace_id(), context.span_id(), flags);
@@ -40,7 +41,7 @@ pub fn write(context: &SpanContext, fields: &mut HeaderMap) {
     }
 }
 
-/// Sampled, and level 2's mark of a random trace id. §3.2.2.5.3: others are not passed on.
+/// Sampled, and level 2's flag for a random trace id. Others are not passed on (§3.2.2.5.3).
 const KNOWN_FLAGS: TraceFlags = TraceFlags::new(0b11);
 
 /// `version-traceid-spanid-flags`, all in lower-case hexadecimal (§3.2).
@@ -49,7 +50,7 @@ fn parse(text: &[u8]) -> Option<(TraceId, SpanId, TraceFlags)> {
     let (known, rest) = text.split_at_checked(LENGTH)?;
     let dashes = [2, 35, 52].iter().all(|at| known[*at] == b'-');
     let version = hex(&known[..2]).filter(|version| *version != 0xff)?;
-    // Later versions may say more, behind a further dash (§3.2.3).
+    // Later versions may have more parts, after another dash (§3.2.3).
     let end = rest.is_empty() || (version > 0 && rest[0] == b'-');
     let trace_id = hex(&known[3..35]).filter(|id| *id != 0)?;
     let span_id = hex(&known[36..52])
@@ -70,7 +71,7 @@ fn hex(digits: &[u8]) -> Option<u128> {
     })
 }
 
-/// All fields as one list (§3.3.1); `None` when there is none, or when it breaks the rules.
+/// All fields as one list (§3.3.1); `None` when there is none, or when it is invalid.
 fn state(fields: &HeaderMap) -> Option<TraceState> {
     let mut pairs = Vec::new();
     let mut bytes = 0;
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_is_no_parent() {
+    fn a_malformed_context_is_no_parent() {
         for bad in [
             "",
             "00",

@@ -20,29 +20,30 @@ use crate::clock::Wall;
 use crate::net::{Client, Limits};
 use crate::task::Tasks;
 
-/// Spans that wait at most; some 1 kB each.
+/// The most spans in the queue; each takes about 1 kB.
 const QUEUE: usize = 2048;
-/// Spans in one request.
+/// The most spans in one request.
 const BATCH: usize = 512;
-/// How long a span waits for company.
+/// How long a span waits for others to share a request.
 const GATHER: Duration = Duration::from_secs(1);
-/// Longest exchange with the collector.
+/// The longest exchange with the collector.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// A batch that could not be sent is tried again after this, then after twice as long, ...
+/// The pause after which a failed batch is sent again; it doubles with each failure ...
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// ... and given up when the pause would be longer than this. By then new spans have long begun to be dropped.
+/// ... and the batch is dropped when the pause would be longer than this. By then new spans are
+/// being dropped as well.
 const LAST_PAUSE: Duration = Duration::from_secs(16);
 
-/// Where spans go, and in whose name.
+/// The collector, and the resource that spans belong to.
 #[derive(Clone, Debug)]
 pub struct Collector {
     /// The whole address, path included.
     pub url: Uri,
-    /// Further fields, such as an API key; marked as sensitive.
+    /// Additional header fields, such as an API key; they are marked as sensitive.
     pub fields: Vec<(HeaderName, HeaderValue)>,
     /// Which requests are recorded.
     pub sampler: Sampler,
-    /// Who we are: `service.name` and other attributes.
+    /// The resource: `service.name` and other attributes.
     pub resource: Vec<(String, String)>,
 }
 
@@ -54,7 +55,7 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// Nothing to send.
+    /// No exporter.
     #[must_use]
     pub fn none() -> Self {
         Self {
@@ -63,7 +64,7 @@ impl Exporter {
         }
     }
 
-    /// Sends to `collector` over `net` from now on what the tracer records.
+    /// Sends the tracer's spans to `collector` over `net` from now on.
     #[must_use]
     pub fn start(collector: Collector, net: Client, wall: Wall, metrics: Metrics) -> (Tracer, Self) {
         let (queue, spans) = mpsc::channel(QUEUE);
@@ -82,7 +83,7 @@ impl Exporter {
         (tracer, exporter)
     }
 
-    /// Sends what is left, at most for `limit`.
+    /// Sends the rest, at most for `limit`.
     pub async fn finish(self, limit: Duration) {
         self.close.cancel();
         self.tasks.finish(limit).await;
@@ -101,7 +102,7 @@ fn resource(collector: &Collector) -> ResourceAttributesWithSchema {
         .resource
         .iter()
         .map(|(name, value)| KeyValue::new(name.clone(), value.clone()));
-    // Of two with the same name the last one counts.
+    // Of two attributes with the same name the last one counts.
     (&Resource::builder_empty()
         .with_attributes(own.into_iter().chain(said))
         .build())
@@ -118,7 +119,7 @@ struct Pump {
     failing: bool,
 }
 
-/// Why a batch was not taken.
+/// Why a batch was not accepted.
 #[derive(Debug, thiserror::Error)]
 enum Refused {
     #[error("the collector answered {0}")]
@@ -130,7 +131,7 @@ enum Refused {
 }
 
 impl Refused {
-    /// What the protocol says is worth another try.
+    /// Whether the protocol recommends another attempt.
     fn may_pass(&self) -> bool {
         match self {
             Self::Status(status) => matches!(status.as_u16(), 429 | 502 | 503 | 504),
@@ -148,13 +149,14 @@ impl Pump {
         }
     }
 
-    /// Fills `batch`: until it is full, or the oldest in it has waited long enough, or all is over. `false`: nothing more will come.
+    /// Fills `batch` until it is full, its oldest span has waited long enough, or the exporter
+    /// stops. `false` when no more spans will come.
     async fn gather(&mut self, batch: &mut Vec<SpanData>) -> bool {
         let close = self.close.clone();
         tokio::select! {
             biased;
             () = close.cancelled() => {
-                // What is there, and nothing more.
+                // The spans in the queue, and no more.
                 self.spans.close();
                 return self.spans.recv_many(batch, BATCH).await > 0;
             }
@@ -166,13 +168,13 @@ impl Pump {
             async { while batch.len() < BATCH && self.spans.recv_many(batch, BATCH - batch.len()).await > 0 {} };
         tokio::select! {
             () = close.cancelled() => {}
-            // Time is over, or the batch is full.
+            // The time is over, or the batch is full.
             _ = timeout(GATHER, gathered) => {}
         }
         true
     }
 
-    /// Sends a batch, again after failures that may pass, and gives it up when they do not.
+    /// Sends a batch, repeats it after temporary failures, and drops it after others.
     async fn deliver(&mut self, batch: Vec<SpanData>) {
         let count = batch.len();
         let request = ExportTraceServiceRequest {
@@ -199,14 +201,14 @@ impl Pump {
             }
             tokio::select! {
                 () = sleep(pause) => {}
-                // One last try, then.
+                // One last attempt when the exporter stops.
                 () = self.close.cancelled() => {}
             }
             pause *= 2;
         }
     }
 
-    /// How many of the spans the collector did not want.
+    /// The number of spans that the collector rejected.
     async fn send(&self, body: Bytes) -> Result<usize, Refused> {
         let mut request = Request::post(self.collector.url.clone())
             .header(header::CONTENT_TYPE, "application/x-protobuf")
@@ -228,13 +230,13 @@ impl Pump {
         if !answer.status().is_success() {
             return Err(Refused::Status(answer.status()));
         }
-        // A collector that answers something else has taken them all the same.
+        // A collector with another response has accepted them all the same.
         let said = ExportTraceServiceResponse::decode(answer.into_body()).unwrap_or_default();
         let rejected = said.partial_success.map_or(0, |partial| partial.rejected_spans);
         Ok(usize::try_from(rejected).unwrap_or(0))
     }
 
-    /// One line when it begins, not one for each batch.
+    /// Logs one line when failures begin, not one for each batch.
     fn failed(&mut self, refused: &Refused) {
         if !self.failing {
             self.failing = true;

@@ -1,4 +1,4 @@
-//! What is counted about traces.
+//! The metrics of traces.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -18,7 +18,8 @@ struct Labels {
 }
 
 impl Metrics {
-    /// Registers `trace_spans_total{result}`: `sent`, or `dropped` because the collector was away, slow, or did not want them.
+    /// Registers `trace_spans_total{result}`: `sent`, or `dropped` because the collector was
+    /// unreachable, slow, or rejected them.
     #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
         let spans = Family::<Labels, Counter>::default();

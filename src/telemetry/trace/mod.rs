@@ -1,4 +1,5 @@
-//! Traces: spans of requests and calls, sent to a collector over OTLP, and W3C Trace Context from callers to the upstream.
+//! Traces: spans of requests and calls, sent to a collector over OTLP, and W3C Trace Context from
+//! callers to the upstream.
 //!
 //! ```text
 //! traceparent ─► Span (server) ── Trace, on the caller ──► Call (for one request or many, linked to each) ──► Span (attempt) ─► traceparent
@@ -7,30 +8,31 @@
 //!                                           Exporter ─► POST /v1/traces
 //! ```
 //!
-//! Spans are made by hand where a request passes, not from log lines: the log's level changes nothing about traces. While tracing is off
-//! ([`Tracer::off`]) nothing here allocates, except for a caller's own trace state that is passed on.
+//! Spans are made by hand where a request passes, not from log lines: the log's level changes
+//! nothing about traces. While tracing is off ([`Tracer::off`]) nothing here allocates, except for
+//! a caller's own trace state that is passed on.
 //!
-//! Invariants: whoever ends a span never waits, whatever the collector does; what is kept is bounded; no span holds a token, a secret, a
-//! body, an id or a path that is not ours.
+//! Invariants: whoever ends a span never waits, whatever the collector does; what is kept is
+//! bounded; no span holds a token, a secret, a body, an id or a path that is not ours.
 
 mod call;
-mod carried;
 mod context;
-mod exchange;
 mod export;
 mod metrics;
+mod request_trace;
 mod span;
+mod traced_exchange;
 mod tracer;
 
 pub use call::{Call, Participant};
-pub use carried::{RequestFacts, Trace};
 pub use context::{TRACEPARENT, TRACESTATE, read, write};
-pub use exchange::traced;
 pub use export::{Collector, Exporter};
 pub use metrics::Metrics;
 pub use opentelemetry::trace::{SpanContext, SpanKind, TraceId};
 pub use opentelemetry_sdk::trace::Sampler;
+pub use request_trace::{RequestFacts, Trace};
 pub use span::Span;
+pub use traced_exchange::traced;
 pub use tracer::Tracer;
 
 #[cfg(test)]

@@ -10,10 +10,11 @@ use tokio::time::Instant;
 
 use super::Tracer;
 
-/// Most links of one span. A call for more requests than this names the first ones and says how many it left out.
+/// The most links of one span. A call for more requests links to the first ones and records how
+/// many were left out.
 const MAX_LINKS: usize = 128;
 
-/// A span under way. Dropped, it ends and is sent, if it is recorded at all.
+/// A span that has started. It ends and is sent when it is dropped, if it is recorded.
 #[derive(Debug, Default)]
 pub struct Span {
     context: Option<SpanContext>,
@@ -33,7 +34,7 @@ struct Record {
 }
 
 impl Span {
-    /// A span that is not recorded: what goes on is a child of `context`, if of anything.
+    /// A span that is not recorded: what follows is a child of `context`, if there is one.
     pub(super) fn passing(context: Option<SpanContext>) -> Self {
         Self { context, record: None }
     }
@@ -60,26 +61,26 @@ impl Span {
         }
     }
 
-    /// What to name as the parent further on.
+    /// The context to be used as the parent.
     #[must_use]
     pub fn context(&self) -> Option<&SpanContext> {
         self.context.as_ref()
     }
 
-    /// Whether what is said about it will be sent; if not, there is no use in finding it out.
+    /// Whether the span will be sent; if not, its attributes need not be computed.
     #[must_use]
     pub fn is_recorded(&self) -> bool {
         self.record.is_some()
     }
 
-    /// Notes a fact, under its name in the semantic conventions if they have one.
+    /// Sets an attribute, named after the semantic conventions if they have it.
     pub fn set(&mut self, name: &'static str, value: impl Into<Value>) {
         if let Some(record) = &mut self.record {
             record.attributes.push(KeyValue::new(name, value));
         }
     }
 
-    /// Points at a span that has to do with this one.
+    /// Adds a link to a related span.
     pub fn link(&mut self, to: &SpanContext) {
         let Some(record) = &mut self.record else { return };
         if record.links.links.len() < MAX_LINKS {
@@ -89,7 +90,7 @@ impl Span {
         }
     }
 
-    /// It went wrong. `kind` is short and one of few: a status, an error's name.
+    /// Marks the span as failed. `kind` is short and one of few: a status, or an error's name.
     pub fn fail(&mut self, kind: impl Into<Cow<'static, str>>) {
         let kind = kind.into();
         self.set("error.type", kind.clone());

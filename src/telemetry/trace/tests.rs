@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use super::{Call, Metrics, Participant, Trace, Tracer};
 use crate::clock::Wall;
 
-/// A tracer that records what `sampler` says, and what it recorded.
+/// A tracer with this sampler, and the spans that it recorded.
 fn tracer(sampler: Sampler, room: usize) -> (Tracer, mpsc::Receiver<SpanData>, Registry) {
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);

@@ -1,4 +1,4 @@
-//! Starts spans: which are recorded, what they are called.
+//! Starts spans, and decides which are recorded.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::{Metrics, Span};
 use crate::clock::Wall;
 
-/// Starts spans. Clones send to the same place.
+/// Starts spans. Clones send to the same exporter.
 #[derive(Clone, Default)]
 pub struct Tracer(Option<Arc<On>>);
 
@@ -27,7 +27,7 @@ struct On {
 }
 
 impl Tracer {
-    /// Records nothing, and costs nothing.
+    /// A tracer that records nothing and costs nothing.
     #[must_use]
     pub fn off() -> Self {
         Self(None)
@@ -46,13 +46,14 @@ impl Tracer {
         })))
     }
 
-    /// Whether there is somewhere to send spans to.
+    /// Whether spans are exported.
     #[must_use]
     pub fn is_on(&self) -> bool {
         self.0.is_some()
     }
 
-    /// The first span in here: of a request whose caller's span is `parent`, or of work that nobody asked for. The sampler decides.
+    /// The first span in this process: of a request whose caller's span is `parent`, or of
+    /// background work. The sampler decides whether it is recorded.
     #[must_use]
     pub fn start(&self, parent: Option<SpanContext>, name: impl Into<Cow<'static, str>>, kind: SpanKind) -> Span {
         let name = name.into();
@@ -67,7 +68,7 @@ impl Tracer {
             .sampler
             .should_sample(above.as_ref(), trace_id, &name, &kind, &[], &[]);
         let sampled = result.decision == SamplingDecision::RecordAndSample;
-        // Level 2's mark says how the id was made, which is for its maker to know.
+        // Level 2's flag says how the id was made, which only its maker knows.
         let flags = parent
             .as_ref()
             .map_or(RANDOM, SpanContext::trace_flags)
@@ -80,7 +81,7 @@ impl Tracer {
         }
     }
 
-    /// A span below `parent`, recorded if that is. It began at `started`.
+    /// A child of `parent`, recorded if that is. It began at `started`.
     #[must_use]
     pub fn child(&self, parent: &SpanContext, name: &'static str, kind: SpanKind, started: Instant) -> Span {
         if self.0.is_none() {
@@ -114,7 +115,8 @@ impl Tracer {
         self.0.as_ref().map(|on| on.scope.clone()).unwrap_or_default()
     }
 
-    /// Hands a span over, or drops and counts it when the collector is too slow. Never waits.
+    /// Queues a span for the exporter, or drops and counts it when the queue is full. It never
+    /// waits.
     pub(super) fn send(&self, span: SpanData) {
         if let Some(on) = &self.0
             && on.queue.try_send(span).is_err()
@@ -124,11 +126,11 @@ impl Tracer {
     }
 }
 
-/// Level 2: the right half of the id at least is random.
+/// Level 2's flag: at least the right half of the id is random.
 const RANDOM: TraceFlags = TraceFlags::new(0b10);
 
 fn new_trace_id() -> TraceId {
-    // All zeros, which would be no id, comes once in 2^128 times.
+    // All zeros, which would be invalid, comes once in 2^128 times.
     TraceId::from(rand::random::<u128>())
 }
 

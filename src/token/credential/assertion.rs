@@ -1,4 +1,4 @@
-//! The signed statement that takes the place of a secret (RFC 7523, in the form that Entra asks for).
+//! The signed assertion that replaces a secret (RFC 7523, in the form that Entra requires).
 
 use std::time::Duration;
 
@@ -10,10 +10,11 @@ use super::certificate::Certificate;
 use crate::secret::Secret;
 use crate::token::App;
 
-/// Entra recommends 5 to 10 minutes; the longer, the more a wrong clock is tolerated.
+/// Entra recommends 5 to 10 minutes. The longer it is, the more a wrong clock is tolerated.
 const LIFE: Duration = Duration::from_mins(10);
 
-/// Signs an assertion that is valid from `now` on. `None` if the operating system yields no randomness.
+/// Signs an assertion that is valid from `now` on. `None` if the operating system yields no
+/// randomness.
 pub(super) fn sign(certificate: &Certificate, app: &App, now: Timestamp) -> Option<Secret> {
     let header = serde_json::json!({
         "alg": "PS256",
@@ -25,7 +26,7 @@ pub(super) fn sign(certificate: &Certificate, app: &App, now: Timestamp) -> Opti
         "aud": app.endpoint().as_str(),
         "iss": app.client_id(),
         "sub": app.client_id(),
-        // Unique, so that nobody can use an assertion twice.
+        // Unique, so that an assertion cannot be replayed.
         "jti": URL_SAFE_NO_PAD.encode(rand::random::<[u8; 16]>()),
         "iat": seconds,
         "nbf": seconds,

@@ -13,9 +13,9 @@ use crate::token::{CertificateFiles, Error, Problem};
 /// An RSA certificate that can sign.
 pub(super) struct Certificate {
     key: RsaKeyPair,
-    /// SHA-256 over the DER form: how Entra finds the certificate among those of the app.
+    /// SHA-256 over the DER form, by which Entra finds the certificate among those of the app.
     pub(super) thumbprint: [u8; 32],
-    /// After this moment Entra refuses it.
+    /// Entra rejects it after this moment.
     pub(super) expires: Timestamp,
 }
 
@@ -52,7 +52,8 @@ impl Certificate {
         Self::matching(key, &certificates).ok_or_else(|| Error::unusable(Problem::KeyMismatch, names(files)))
     }
 
-    /// Signs with RSASSA-PSS over SHA-256 (`PS256`, RFC 7518 §3.5). `None` if the operating system yields no randomness.
+    /// Signs with RSASSA-PSS over SHA-256 (`PS256`, RFC 7518 §3.5). `None` if the operating system
+    /// yields no randomness.
     pub(super) fn sign(&self, message: &[u8]) -> Option<Vec<u8>> {
         let mut signature = vec![0; self.key.public().modulus_len()];
         self.key
@@ -66,7 +67,7 @@ impl Certificate {
         Some(signature)
     }
 
-    /// The certificate of the key among those of a chain.
+    /// The certificate of the key, among those of a chain.
     fn matching(key: RsaKeyPair, certificates: &[Vec<u8>]) -> Option<Self> {
         let own = certificates.iter().find_map(|der| {
             let parsed = X509::from_der(der).ok()?;
@@ -89,10 +90,11 @@ impl Certificate {
 }
 
 impl CertificateFiles {
-    /// Reads certificate and key as sign-in will, and says until when the certificate is valid.
+    /// Reads certificate and key as sign-in does, and returns until when the certificate is valid.
     ///
     /// # Errors
-    /// What sign-in would say about them.
+    ///
+    /// The error that sign-in would have.
     pub async fn expiry(&self) -> Result<Timestamp, Error> {
         let mut files = vec![Content::of(&self.certificate).await];
         if let Some(key) = &self.private_key {

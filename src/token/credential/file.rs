@@ -1,4 +1,4 @@
-//! Credential files, read whole and within bounds.
+//! Credential files, read completely and within bounds.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ pub(super) struct Content {
 }
 
 impl Content {
-    /// Reads `path` as it is now; links are followed, because Kubernetes swaps them.
+    /// Reads `path` as it is now. Links are followed, because Kubernetes replaces them.
     pub(super) async fn of(path: &Path) -> Self {
         let mut open_to_all = false;
         let bytes = read(path, &mut open_to_all).await;
@@ -47,7 +47,8 @@ impl Content {
         }
     }
 
-    /// The text without a byte order mark and the line break that editors and `echo` leave at its end.
+    /// The text without a byte order mark and the line break that editors and `echo` leave at its
+    /// end.
     pub(super) fn line(&self) -> Result<&str, Error> {
         plain_text::line(self.bytes()?).map_err(|malformed| self.unusable(malformed))
     }
@@ -62,7 +63,7 @@ impl Content {
         Error::unusable(Problem::FileUnusable, self.note(malformed))
     }
 
-    /// What tells one content from another.
+    /// Adds what distinguishes its contents.
     pub(super) fn digest_into(&self, context: &mut ring::digest::Context) {
         match &self.bytes {
             Ok(bytes) => {
@@ -73,7 +74,7 @@ impl Content {
         }
     }
 
-    /// `text` with the file's name in front.
+    /// `text` after the file's name.
     pub(super) fn note(&self, text: impl std::fmt::Display) -> String {
         format!("{}: {text}", self.path.display())
     }
@@ -87,7 +88,7 @@ async fn read(path: &Path, open_to_all: &mut bool) -> io::Result<Zeroizing<Vec<u
     }
     *open_to_all = is_open_to_all(&metadata) && !is_volume(path).await;
     let file = tokio::fs::File::open(path).await?;
-    // Room for everything at once: a vector that grows leaves copies behind.
+    // Allocated at once, because a vector that grows leaves copies behind.
     let room = usize::try_from(metadata.len().min(MAX_BYTES)).unwrap_or(0) + 1;
     let mut bytes = Zeroizing::new(Vec::with_capacity(room));
     file.take(MAX_BYTES + 1).read_to_end(&mut bytes).await?;
@@ -108,8 +109,9 @@ fn is_open_to_all(_: &std::fs::Metadata) -> bool {
     false
 }
 
-/// Whether the kubelet keeps the file, in a volume that only the containers that mount it can see. Its files belong to root, so `other` is
-/// the only way to let the gateway's user read them. The link `..data` is how it swaps a volume's content.
+/// Whether the kubelet keeps the file, in a volume that only the containers that mount it can see.
+/// Its files belong to root, so `other` is the only way to let the gateway's user read them. The
+/// kubelet replaces a volume's content through the link `..data`.
 async fn is_volume(path: &Path) -> bool {
     let Some(folder) = path.parent() else { return false };
     tokio::fs::symlink_metadata(folder.join("..data"))
@@ -123,7 +125,7 @@ mod tests {
 
     #[cfg(unix)]
     #[tokio::test]
-    async fn a_file_for_everybody_is_noticed_except_in_a_volume_of_the_kubelet() {
+    async fn a_world_readable_file_is_noticed_except_in_a_volume_of_the_kubelet() {
         use std::os::unix::fs::{PermissionsExt, symlink};
 
         let folder = tempfile::tempdir().unwrap();
@@ -181,7 +183,7 @@ mod tests {
 
     #[cfg(unix)]
     #[tokio::test]
-    async fn files_that_everybody_can_read_are_noticed() {
+    async fn world_readable_files_are_noticed() {
         use std::os::unix::fs::PermissionsExt as _;
         let file = tempfile::NamedTempFile::new().unwrap();
         for (mode, open) in [(0o600, false), (0o640, false), (0o644, true)] {

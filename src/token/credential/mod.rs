@@ -1,4 +1,4 @@
-//! The proof of identity, as files hold it and as the wire wants it.
+//! Credentials: reading them from files, and the forms in which they are sent.
 
 mod assertion;
 mod certificate;

@@ -1,4 +1,5 @@
-//! Reads the credential anew for every token request, so that a rotated one is used without ado and none stays in memory.
+//! Reads the credential again for every token request, so that a rotated one is used at once and
+//! none stays in memory.
 
 use std::path::{Path, PathBuf};
 
@@ -10,11 +11,11 @@ use super::file::Content;
 use crate::secret::Secret;
 use crate::token::{App, CertificateFiles, Error, Problem, SecretSource};
 
-/// Tells one content of the credential files from another.
+/// Tells whether the contents of the credential files have changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Fingerprint([u8; 32]);
 
-/// What goes on the wire besides the app's id.
+/// The credential as it is sent, besides the app's id.
 #[derive(Debug)]
 pub(in crate::token) enum ClientAuth {
     /// `client_secret`.
@@ -24,7 +25,7 @@ pub(in crate::token) enum ClientAuth {
 }
 
 impl ClientAuth {
-    /// The value, for the wire and for checking that nothing repeats it.
+    /// The value, for sending and for checking that nothing repeats it.
     pub(in crate::token) fn secret(&self) -> &Secret {
         let (Self::Secret(secret) | Self::Assertion(secret)) = self;
         secret
@@ -36,7 +37,7 @@ impl ClientAuth {
 pub(in crate::token) struct CredentialProvider {
     source: Source,
     fingerprint: Option<Fingerprint>,
-    /// When the present content was read first.
+    /// When the present content was first read.
     loaded: Option<Timestamp>,
     open_file: Option<PathBuf>,
     expires: Option<Timestamp>,
@@ -72,7 +73,8 @@ impl CredentialProvider {
         }
     }
 
-    /// Reads the credential as it is now and makes a proof for `app` that is valid at `now`.
+    /// Reads the credential as it is now, and makes the client authentication of `app` that is
+    /// valid at `now`.
     pub(in crate::token) async fn proof(&mut self, app: &App, now: Timestamp) -> Result<ClientAuth, Error> {
         let files = self.read().await;
         let fingerprint = fingerprint(&files);
@@ -99,22 +101,23 @@ impl CredentialProvider {
         }
     }
 
-    /// Whether the files hold something else than at the last [`CredentialProvider::proof`].
+    /// Whether the files have changed since the last [`CredentialProvider::proof`].
     pub(in crate::token) async fn has_changed(&self) -> bool {
         fingerprint(&self.read().await) != self.fingerprint
     }
 
-    /// Whether there are files to watch at all.
+    /// Whether there are files to watch.
     pub(in crate::token) fn is_on_disk(&self) -> bool {
         !self.paths().is_empty()
     }
 
-    /// Whether a new content is tried even while all is well. Federated tokens change all the time, for no other reason than age.
+    /// Whether new contents are tried even while there is no failure. Federated tokens change all
+    /// the time, merely because they age.
     pub(in crate::token) fn is_rotated_by_hand(&self) -> bool {
         !matches!(self.source, Source::Federated(_))
     }
 
-    /// Whether proofs are signed here, with times by this machine's clock.
+    /// Whether assertions are signed here, with times of this machine's clock.
     pub(in crate::token) fn is_certificate(&self) -> bool {
         matches!(self.source, Source::Certificate(_))
     }
@@ -124,7 +127,7 @@ impl CredentialProvider {
         self.open_file.as_deref()
     }
 
-    /// When the present credential was read first.
+    /// When the present credential was first read.
     pub(in crate::token) fn loaded(&self) -> Option<Timestamp> {
         self.loaded
     }
@@ -167,7 +170,8 @@ fn line(files: &[Content]) -> Result<Secret, Error> {
     }
 }
 
-/// The last file is the one with the secret or key; a certificate alone may be read by everybody.
+/// The last file is the one with the secret or key; a certificate alone may be readable for all
+/// users.
 fn open(files: &[Content]) -> Option<PathBuf> {
     let last = files.last().filter(|file| file.open_to_all)?;
     Some(last.path().to_owned())

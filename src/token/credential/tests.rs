@@ -11,7 +11,7 @@ use serde_json::Value;
 use x509_cert::der::Decode as _;
 
 use super::{ClientAuth, CredentialProvider};
-use crate::token::{CertificateFiles, Error, fake};
+use crate::token::{CertificateFiles, Error, testing};
 
 const RSA_1: &str = include_str!("testdata/rsa-1.pem");
 const RSA_2: &str = include_str!("testdata/rsa-2.pem");
@@ -31,7 +31,8 @@ fn elliptic() -> (String, String) {
     (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
 }
 
-/// The PKCS#1 form is what PKCS#8 wraps: an octet string at a fixed place for keys of this size.
+/// The PKCS#1 form is contained in the PKCS#8 form: an octet string at a fixed position for keys of
+/// this size.
 fn pkcs1(key: &str) -> String {
     let (_, der) = <(SectionKind, Vec<u8>)>::from_pem_slice(key.as_bytes()).unwrap();
     let text = STANDARD.encode(&der[26..]);
@@ -46,12 +47,12 @@ async fn proof_of(folder: &Path, certificate: &str, key: Option<&str>) -> Result
         std::fs::write(&path, key).unwrap();
         path
     });
-    let mut vault = CredentialProvider::of_certificate(CertificateFiles {
+    let mut provider = CredentialProvider::of_certificate(CertificateFiles {
         certificate: certificate_file,
         private_key: key_file,
     });
-    vault
-        .proof(&fake::app(), Timestamp::from_second(1_800_000_000).unwrap())
+    provider
+        .proof(&testing::app(), Timestamp::from_second(1_800_000_000).unwrap())
         .await
 }
 
@@ -84,7 +85,7 @@ fn verified(assertion: &str, certificate: &str) -> (Value, Value) {
 }
 
 #[tokio::test]
-async fn an_assertion_verifies_and_says_what_entra_asks_for() {
+async fn an_assertion_verifies_and_has_the_claims_that_entra_requires() {
     let folder = tempfile::tempdir().unwrap();
     let certificate = certificate(RSA_1);
     let proof = proof_of(folder.path(), &certificate, Some(RSA_1)).await.unwrap();
@@ -148,11 +149,14 @@ async fn byte_order_marks_are_dropped_from_certificates_and_keys() {
     let utf16: Vec<u8> = own.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let path = folder.path().join("utf16.pem");
     std::fs::write(&path, utf16).unwrap();
-    let mut vault = CredentialProvider::of_certificate(CertificateFiles {
+    let mut provider = CredentialProvider::of_certificate(CertificateFiles {
         certificate: path,
         private_key: None,
     });
-    let error = vault.proof(&fake::app(), Timestamp::UNIX_EPOCH).await.unwrap_err();
+    let error = provider
+        .proof(&testing::app(), Timestamp::UNIX_EPOCH)
+        .await
+        .unwrap_err();
     assert_eq!(error.code(), "CredentialFileUnusable");
     assert!(
         error
@@ -162,7 +166,7 @@ async fn byte_order_marks_are_dropped_from_certificates_and_keys() {
 }
 
 #[tokio::test]
-async fn what_cannot_work_is_named() {
+async fn unusable_credentials_are_explained() {
     let own = certificate(RSA_1);
     let (elliptic_certificate, elliptic_key) = elliptic();
     let sec1 = elliptic_key.replace("PRIVATE KEY", "EC PRIVATE KEY");
@@ -189,21 +193,24 @@ async fn a_files_new_content_is_noticed_through_a_swapped_link() {
     }
     let data = folder.path().join("data");
     std::os::unix::fs::symlink("v1", &data).unwrap();
-    let mut vault = CredentialProvider::of_secret(crate::token::SecretSource::File(data.join("secret")));
+    let mut provider = CredentialProvider::of_secret(crate::token::SecretSource::File(data.join("secret")));
     let now = Timestamp::UNIX_EPOCH;
-    assert_eq!(vault.proof(&fake::app(), now).await.unwrap().secret().expose(), "first");
-    assert!(!vault.has_changed().await);
+    assert_eq!(
+        provider.proof(&testing::app(), now).await.unwrap().secret().expose(),
+        "first"
+    );
+    assert!(!provider.has_changed().await);
 
     // As Kubernetes does it: a new link is renamed over the old one.
     let fresh = folder.path().join("fresh");
     std::os::unix::fs::symlink("v2", &fresh).unwrap();
     std::fs::rename(&fresh, &data).unwrap();
-    assert!(vault.has_changed().await);
+    assert!(provider.has_changed().await);
     assert_eq!(
-        vault.proof(&fake::app(), now).await.unwrap().secret().expose(),
+        provider.proof(&testing::app(), now).await.unwrap().secret().expose(),
         "second"
     );
-    assert!(!vault.has_changed().await);
+    assert!(!provider.has_changed().await);
 }
 
 #[tokio::test]
@@ -213,7 +220,7 @@ async fn only_the_file_with_the_key_has_to_be_private() {
     let paths = ["tls.crt", "tls.key"].map(|name| folder.path().join(name));
     std::fs::write(&paths[0], certificate(RSA_1)).unwrap();
     std::fs::write(&paths[1], RSA_1).unwrap();
-    let mut vault = CredentialProvider::of_certificate(CertificateFiles {
+    let mut provider = CredentialProvider::of_certificate(CertificateFiles {
         certificate: paths[0].clone(),
         private_key: Some(paths[1].clone()),
     });
@@ -222,9 +229,9 @@ async fn only_the_file_with_the_key_has_to_be_private() {
     };
     mode(&paths[0], 0o644);
     mode(&paths[1], 0o600);
-    vault.proof(&fake::app(), Timestamp::UNIX_EPOCH).await.unwrap();
-    assert_eq!(vault.open_file(), None);
+    provider.proof(&testing::app(), Timestamp::UNIX_EPOCH).await.unwrap();
+    assert_eq!(provider.open_file(), None);
     mode(&paths[1], 0o644);
-    vault.proof(&fake::app(), Timestamp::UNIX_EPOCH).await.unwrap();
-    assert_eq!(vault.open_file(), Some(paths[1].as_path()));
+    provider.proof(&testing::app(), Timestamp::UNIX_EPOCH).await.unwrap();
+    assert_eq!(provider.open_file(), Some(paths[1].as_path()));
 }

@@ -1,4 +1,4 @@
-//! Attaches the token, and looks at what Defender thinks of it.
+//! Attaches the token, and handles 401 responses.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -13,30 +13,32 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower::Service;
 
-use crate::attempt::{Again, Delivery, Failure, Routed, Signed};
+use crate::attempt::{Authorized, Delivery, Failure, RetryHint, Routed};
 use crate::scan::Answer;
 use crate::telemetry::trace;
-use crate::token::{Bearer, Error, TokenSource, Verdict};
+use crate::token::{Bearer, Error, RejectionOutcome, TokenSource};
 
-/// How long past the caller's deadline a call that holds its slot may wait for a token: giving up would waste the wait so far.
+/// How long past the caller's deadline a call that holds its slot may wait for a token: giving up
+/// would waste the wait so far.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// The longest that a call holds its slot while it waits for a token. Who can wait for longer gives it back and asks for another one: the
-/// ledger's charge of a call that has not left must not end before it leaves.
+/// The longest that a call holds its slot while it waits for a token. A call that can wait longer
+/// returns the slot and asks for another one later: the ledger's charge of a call that has not left
+/// must not end before it leaves.
 pub const MAX_PERMIT_HOLD: Duration = Duration::from_secs(10);
 
 /// Puts [`Attach`] around a service.
 #[derive(Clone, Debug)]
 pub struct Layer {
-    keeper: Arc<TokenSource>,
+    token_source: Arc<TokenSource>,
 }
 
 impl Layer {
-    /// A layer that takes tokens from `keeper`.
+    /// A layer that takes tokens from `token_source`.
     #[must_use]
-    pub fn new(keeper: TokenSource) -> Self {
+    pub fn new(token_source: TokenSource) -> Self {
         Self {
-            keeper: Arc::new(keeper),
+            token_source: Arc::new(token_source),
         }
     }
 }
@@ -46,7 +48,7 @@ impl<S> tower::Layer<S> for Layer {
 
     fn layer(&self, inner: S) -> Attach<S> {
         Attach {
-            keeper: Arc::clone(&self.keeper),
+            token_source: Arc::clone(&self.token_source),
             inner,
         }
     }
@@ -54,19 +56,21 @@ impl<S> tower::Layer<S> for Layer {
 
 /// Attaches the token to each call.
 ///
-/// A call without a token fails before a byte is sent. A 401 comes back as a failure that is worth one more attempt if a newer token
-/// is there or on its way, and as an ordinary answer if not: then it is not about the token but about the licence or the app.
+/// A call without a token fails before a byte is sent. A 401 is returned as a failure that is worth
+/// one more attempt if there is a newer token or one is being requested, and as an ordinary answer
+/// if not: then its reason is not the token but the licence or the app.
 ///
-/// A call with its caller's own token keeps that one: the keeper is not asked, and a 401 is the caller's affair.
+/// A call with its caller's own token keeps that token: the token source is not asked, and a 401
+/// concerns the caller only.
 #[derive(Clone, Debug)]
 pub struct Attach<S> {
-    keeper: Arc<TokenSource>,
+    token_source: Arc<TokenSource>,
     inner: S,
 }
 
 impl<S> Service<Routed> for Attach<S>
 where
-    S: Service<Signed, Response = Answer, Error = Failure> + Clone + Send + 'static,
+    S: Service<Authorized, Response = Answer, Error = Failure> + Clone + Send + 'static,
     S::Future: Send,
 {
     type Response = Answer;
@@ -80,37 +84,38 @@ where
     fn call(&mut self, routed: Routed) -> Self::Future {
         if let Some(caller_token) = routed.outgoing.request.caller_token() {
             let bearer = caller_token.secret().clone();
-            let answer = self.inner.call(Signed { routed, bearer });
+            let answer = self.inner.call(Authorized { routed, bearer });
             return Either::Left(Checked { answer, token: None });
         }
-        if let Some(bearer) = self.keeper.current() {
-            return Either::Left(checked(&mut self.inner, &self.keeper, routed, bearer));
+        if let Some(bearer) = self.token_source.current() {
+            return Either::Left(checked(&mut self.inner, &self.token_source, routed, bearer));
         }
         let spare = self.inner.clone();
-        // The one that was made ready is the one to call.
+        // The service that was made ready has to be called.
         let mut inner = std::mem::replace(&mut self.inner, spare);
-        let keeper = Arc::clone(&self.keeper);
+        let token_source = Arc::clone(&self.token_source);
         Either::Right(Box::pin(async move {
             let deadline = routed.outgoing.caller.deadline;
             let until = (deadline + GRACE).min(Instant::now() + MAX_PERMIT_HOLD);
-            let waited = bearer(&keeper, (until, deadline), &routed.outgoing.trace).await;
+            let waited = bearer(&token_source, (until, deadline), &routed.outgoing.trace).await;
             let bearer = waited.map_err(|error| without_token(error, until, deadline))?;
-            checked(&mut inner, &keeper, routed, bearer).await
+            checked(&mut inner, &token_source, routed, bearer).await
         }))
     }
 }
 
-/// There was no token by `until`: the call was not sent. It waits on, without its slot, while its deadline allows that.
+/// There was no token by `until`, and the call was not sent. It goes on waiting, without its slot,
+/// as long as its deadline allows.
 fn without_token(error: Error, until: Instant, deadline: Instant) -> Failure {
     let now = Instant::now();
     let passes = matches!(error, Error::Unavailable { .. });
     Failure {
-        delivery: Delivery::Unsent,
-        // Who is told something earlier has nothing to wait for.
+        delivery: Delivery::NotSent,
+        // An error that came earlier is not worth waiting for.
         again: if passes && until <= now && now < deadline {
-            Again::WhenAllowed
+            RetryHint::WhenAllowed
         } else {
-            Again::Never
+            RetryHint::Never
         },
         answer: None,
         source: error.into(),
@@ -118,22 +123,22 @@ fn without_token(error: Error, until: Instant, deadline: Instant) -> Failure {
 }
 
 /// The call with this token.
-fn checked<S>(inner: &mut S, keeper: &Arc<TokenSource>, routed: Routed, bearer: Bearer) -> Checked<S::Future>
+fn checked<S>(inner: &mut S, token_source: &Arc<TokenSource>, routed: Routed, bearer: Bearer) -> Checked<S::Future>
 where
-    S: Service<Signed>,
+    S: Service<Authorized>,
 {
-    let signed = Signed {
+    let signed = Authorized {
         routed,
         bearer: bearer.secret().clone(),
     };
     Checked {
         answer: inner.call(signed),
-        token: Some((Arc::clone(keeper), bearer)),
+        token: Some((Arc::clone(token_source), bearer)),
     }
 }
 
 pin_project! {
-    /// A call under way, and the keeper's token that it is made with.
+    /// A call under way, with the token that it uses.
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
     pub struct Checked<F> {
@@ -152,13 +157,13 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let answer = ready!(this.answer.poll(context))?;
-        if let Some((keeper, bearer)) = this.token
+        if let Some((token_source, bearer)) = this.token
             && answer.status == StatusCode::UNAUTHORIZED
-            && keeper.rejected(bearer) == Verdict::TryAgain
+            && token_source.rejected(bearer) == RejectionOutcome::TryAgain
         {
             return Poll::Ready(Err(Failure {
                 delivery: Delivery::Answered,
-                again: Again::Once,
+                again: RetryHint::Once,
                 answer: Some(answer),
                 source: Rejected.into(),
             }));
@@ -168,9 +173,9 @@ where
 }
 
 /// The token, with a span if it has to be waited for.
-async fn bearer(keeper: &TokenSource, times: (Instant, Instant), call: &trace::Call) -> Result<Bearer, Error> {
+async fn bearer(token_source: &TokenSource, times: (Instant, Instant), call: &trace::Call) -> Result<Bearer, Error> {
     let (until, patience) = times;
-    let mut bearer = pin!(keeper.bearer_within(until, patience));
+    let mut bearer = pin!(token_source.bearer_within(until, patience));
     if let Some(at_hand) = bearer.as_mut().now_or_never() {
         return at_hand;
     }
@@ -185,7 +190,7 @@ async fn bearer(keeper: &TokenSource, times: (Instant, Instant), call: &trace::C
     bearer
 }
 
-/// Defender answered 401, and a newer token is there or on its way.
+/// Defender answered 401, and there is a newer token or one is being requested.
 #[derive(Debug, thiserror::Error)]
 #[error("the upstream rejected the token")]
 pub struct Rejected;

@@ -11,12 +11,12 @@ use tower::{Layer as _, ServiceExt as _};
 use url::Url;
 
 use super::Layer;
-use crate::attempt::{Again, Delivery, Failure, Outgoing, Routed, Signed};
+use crate::attempt::{Authorized, Charged, Delivery, Failure, RetryHint, Routed};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::clock::Wall;
 use crate::scan::{self, Answer, Fields};
 use crate::task::Tasks;
-use crate::token::fake::{self, Reply, Service};
+use crate::token::testing::{self, Reply, Service};
 use crate::token::{Error, Metrics, TokenSource};
 
 const NO_LICENCE: &str = "no-licence";
@@ -37,7 +37,7 @@ fn routed_with(request: scan::Request, deadline: Duration) -> Routed {
         trace: crate::telemetry::trace::Trace::None,
     };
     Routed {
-        outgoing: Outgoing {
+        outgoing: Charged {
             request: Arc::new(request),
             caller: Arc::new(caller),
             retries: crate::attempt::Retries::default(),
@@ -48,7 +48,7 @@ fn routed_with(request: scan::Request, deadline: Duration) -> Routed {
     }
 }
 
-/// Defender: accepts the tokens of `valid`, and counts calls.
+/// Defender: accepts the token `valid`, and counts calls.
 #[derive(Clone, Default)]
 struct Defender {
     valid: Arc<Mutex<Vec<&'static str>>>,
@@ -62,7 +62,7 @@ impl Defender {
         this
     }
 
-    async fn answer(self, signed: Signed) -> Result<Answer, Failure> {
+    async fn answer(self, signed: Authorized) -> Result<Answer, Failure> {
         self.calls.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(50)).await;
         let is_valid = self.valid.lock().unwrap().contains(&signed.bearer.expose());
@@ -81,7 +81,7 @@ impl Defender {
 
 struct Setting {
     sign_in: Service,
-    keeper: TokenSource,
+    token_source: TokenSource,
     tasks: Tasks,
 }
 
@@ -89,26 +89,33 @@ fn setting(script: impl FnMut(usize) -> Reply + Send + 'static) -> Setting {
     let mut script = script;
     let sign_in = Service::new(move |number, _| script(number));
     let tasks = Tasks::new();
-    let keeper = TokenSource::start(
-        fake::secret_config(),
+    let token_source = TokenSource::start(
+        testing::secret_config(),
         sign_in.exchange(),
-        fake::unused(),
+        testing::unused(),
         Wall::system(),
         &tasks,
         Metrics::register(&mut prometheus_client::registry::Registry::default()),
     );
-    Setting { sign_in, keeper, tasks }
+    Setting {
+        sign_in,
+        token_source,
+        tasks,
+    }
 }
 
-/// What the retry layer above does: once more if that is said to be worth it.
-async fn call(keeper: &TokenSource, defender: &Defender, deadline: Duration) -> Result<Answer, Failure> {
+/// Repeats the call once if that is worth it, as the retry layer above does.
+async fn call(token_source: &TokenSource, defender: &Defender, deadline: Duration) -> Result<Answer, Failure> {
     let attempt = async || {
         let defender = defender.clone();
         let inner = tower::service_fn(move |signed| defender.clone().answer(signed));
-        Layer::new(keeper.clone()).layer(inner).oneshot(routed(deadline)).await
+        Layer::new(token_source.clone())
+            .layer(inner)
+            .oneshot(routed(deadline))
+            .await
     };
     match attempt().await {
-        Err(failure) if failure.again == Again::Once => {
+        Err(failure) if failure.again == RetryHint::Once => {
             assert_eq!(failure.delivery, Delivery::Answered);
             assert_eq!(failure.answer.unwrap().status, StatusCode::UNAUTHORIZED);
             attempt().await
@@ -122,20 +129,22 @@ const SOON: Duration = Duration::from_secs(30);
 #[tokio::test(start_paused = true)]
 async fn a_call_carries_the_token() {
     let set = setting(|n| Reply::token(["", "t1", "t2"][n]));
-    let answer = call(&set.keeper, &Defender::accepting(&["t1"]), SOON).await.unwrap();
+    let answer = call(&set.token_source, &Defender::accepting(&["t1"]), SOON)
+        .await
+        .unwrap();
     assert_eq!(answer.status, StatusCode::OK);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_storm_of_401s_forces_one_refresh_and_every_call_succeeds() {
     let set = setting(|n| Reply::token(["", "revoked", "t2", "t3"][n]));
-    set.keeper.bearer(Instant::now() + SOON).await.unwrap();
+    set.token_source.bearer(Instant::now() + SOON).await.unwrap();
     let defender = Defender::accepting(&["t2"]);
     let calls: Vec<_> = (0..500)
         .map(|_| {
-            let (keeper, defender) = (set.keeper.clone(), defender.clone());
+            let (token_source, defender) = (set.token_source.clone(), defender.clone());
             set.tasks
-                .spawn("call", async move { call(&keeper, &defender, SOON).await })
+                .spawn("call", async move { call(&token_source, &defender, SOON).await })
         })
         .collect();
     for handle in calls {
@@ -149,33 +158,33 @@ async fn a_storm_of_401s_forces_one_refresh_and_every_call_succeeds() {
 async fn a_licence_401_passes_through_without_a_loop() {
     let set = setting(|n| Reply::token(&format!("t{n}")));
     let defender = Defender::default();
-    let answer = call(&set.keeper, &defender, SOON).await.unwrap();
+    let answer = call(&set.token_source, &defender, SOON).await.unwrap();
     assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
     assert_eq!(answer.body, NO_LICENCE);
     // The first token, and one forced refresh.
     assert_eq!((set.sign_in.count(), defender.calls.load(Ordering::Relaxed)), (2, 2));
 
-    // For a minute, no refresh and no second attempt.
+    // For a minute there is no renewal and no second attempt.
     for _ in 0..50 {
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!(
-            call(&set.keeper, &defender, SOON).await.unwrap().status,
+            call(&set.token_source, &defender, SOON).await.unwrap().status,
             StatusCode::UNAUTHORIZED
         );
     }
     assert_eq!((set.sign_in.count(), defender.calls.load(Ordering::Relaxed)), (2, 52));
 
-    // After it, one more try.
+    // After it, one more attempt.
     tokio::time::sleep(Duration::from_secs(15)).await;
     assert_eq!(
-        call(&set.keeper, &defender, SOON).await.unwrap().status,
+        call(&set.token_source, &defender, SOON).await.unwrap().status,
         StatusCode::UNAUTHORIZED
     );
     assert_eq!((set.sign_in.count(), defender.calls.load(Ordering::Relaxed)), (3, 54));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_forced_refresh_that_fails_is_told_before_a_second_call_is_spent() {
+async fn a_forced_refresh_that_fails_is_returned_before_a_second_call() {
     let set = setting(|n| {
         if n == 1 {
             Reply::token("revoked")
@@ -184,8 +193,8 @@ async fn a_forced_refresh_that_fails_is_told_before_a_second_call_is_spent() {
         }
     });
     let defender = Defender::default();
-    let failure = call(&set.keeper, &defender, SOON).await.unwrap_err();
-    assert_eq!((failure.delivery, failure.again), (Delivery::Unsent, Again::Never));
+    let failure = call(&set.token_source, &defender, SOON).await.unwrap_err();
+    assert_eq!((failure.delivery, failure.again), (Delivery::NotSent, RetryHint::Never));
     assert!(
         failure.source.to_string().contains("AADSTS7000112"),
         "{}",
@@ -193,8 +202,8 @@ async fn a_forced_refresh_that_fails_is_told_before_a_second_call_is_spent() {
     );
     assert_eq!(defender.calls.load(Ordering::Relaxed), 1);
 
-    // The old token is back in service, and Defender speaks for itself.
-    let answer = call(&set.keeper, &defender, SOON).await.unwrap();
+    // The old token is used again, and Defender's answer passes through.
+    let answer = call(&set.token_source, &defender, SOON).await.unwrap();
     assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
     assert_eq!((set.sign_in.count(), defender.calls.load(Ordering::Relaxed)), (2, 2));
 }
@@ -204,27 +213,29 @@ async fn without_a_token_nothing_is_sent_and_the_wait_is_bounded() {
     let set = setting(|_| Reply::silence());
     let defender = Defender::default();
     let before = Instant::now();
-    let failure = call(&set.keeper, &defender, Duration::from_secs(2)).await.unwrap_err();
+    let failure = call(&set.token_source, &defender, Duration::from_secs(2))
+        .await
+        .unwrap_err();
     assert_eq!(before.elapsed(), Duration::from_secs(5));
-    assert_eq!((failure.delivery, failure.again), (Delivery::Unsent, Again::Never));
+    assert_eq!((failure.delivery, failure.again), (Delivery::NotSent, RetryHint::Never));
     assert!(failure.source.downcast_ref::<Error>().is_some());
     assert_eq!(defender.calls.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_can_wait_for_longer_gives_the_slot_back_and_comes_again() {
+async fn a_call_that_can_wait_longer_returns_its_slot_and_comes_again() {
     let set = setting(|_| Reply::outage());
     let defender = Defender::accepting(&["t"]);
     let begun = Instant::now();
     let mut holds = 0;
     let failure = loop {
         let left = Duration::from_secs(34).saturating_sub(begun.elapsed());
-        let failure = call(&set.keeper, &defender, left).await.unwrap_err();
-        assert_eq!(failure.delivery, Delivery::Unsent);
-        if failure.again == Again::Never {
+        let failure = call(&set.token_source, &defender, left).await.unwrap_err();
+        assert_eq!(failure.delivery, Delivery::NotSent);
+        if failure.again == RetryHint::Never {
             break failure;
         }
-        assert_eq!(failure.again, Again::WhenAllowed);
+        assert_eq!(failure.again, RetryHint::WhenAllowed);
         holds += 1;
         assert_eq!(
             begun.elapsed(),
@@ -232,7 +243,7 @@ async fn who_can_wait_for_longer_gives_the_slot_back_and_comes_again() {
             "a slot is held for no longer"
         );
     };
-    // The last one ends early if the next try comes after the deadline.
+    // The last one ends early if the next attempt comes after the deadline.
     assert!((2..=3).contains(&holds), "{holds}");
     assert!(
         failure.source.to_string().contains("cannot be reached"),
@@ -245,7 +256,7 @@ async fn who_can_wait_for_longer_gives_the_slot_back_and_comes_again() {
 
 #[tokio::test(start_paused = true)]
 async fn a_callers_own_token_goes_out_as_it_is_and_its_401_is_the_callers_affair() {
-    // No sign-in ever succeeds: these calls do not need one.
+    // No sign-in ever succeeds, but these calls need none.
     let set = setting(|_| Reply::silence());
     let defender = Defender::accepting(&["of-the-caller"]);
     for (token, status) in [
@@ -257,11 +268,11 @@ async fn a_callers_own_token_goes_out_as_it_is_and_its_401_is_the_callers_affair
         let request = request.with_token(scan::CallerToken::new(token).unwrap());
         let defender = defender.clone();
         let inner = tower::service_fn(move |signed| defender.clone().answer(signed));
-        let attached = Layer::new(set.keeper.clone()).layer(inner);
+        let attached = Layer::new(set.token_source.clone()).layer(inner);
         let answer = attached.oneshot(routed_with(request, SOON)).await.unwrap();
         assert_eq!(answer.status, status, "{token}");
     }
     assert_eq!(defender.calls.load(Ordering::Relaxed), 3);
-    // The first sign-in is still being tried, and no other was begun.
+    // The first sign-in is still under way, and no other was started.
     assert!(set.sign_in.count() <= 1);
 }

@@ -1,4 +1,4 @@
-//! What an answer that brings no token means.
+//! Turns a response without a usable token into an error.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,17 +13,17 @@ use super::wait;
 use crate::secret::Secret;
 use crate::token::{Code, Error, Reason, aadsts};
 
-/// Longest part of sign-in's words that is kept.
+/// The longest part of sign-in's message that is kept.
 const MAX_MESSAGE: usize = 500;
 
-/// Who answered: the metadata service of machines has rules of its own.
+/// The service that responded: the metadata service of machines has rules of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Endpoint {
     Entra,
     Imds,
 }
 
-/// An answer that was taken apart: what came, without what may be secret.
+/// A parsed response, without what may be secret.
 #[derive(Debug)]
 pub(super) struct Received<'a> {
     pub(super) endpoint: Endpoint,
@@ -31,17 +31,18 @@ pub(super) struct Received<'a> {
     pub(super) headers: &'a HeaderMap,
     /// The gateway's clock.
     pub(super) now: Timestamp,
-    /// What must not be repeated, whatever the answer holds.
+    /// The secret that must not be repeated, whatever the response contains.
     pub(super) proof: &'a Secret,
 }
 
 impl Received<'_> {
-    /// The server's clock where it tells it, else ours: by it, moments in the answer are read.
+    /// The server's clock if it sends its time, otherwise ours. Times in the response are relative
+    /// to it.
     pub(super) fn server_now(&self) -> Timestamp {
         wait::date(self.headers).unwrap_or(self.now)
     }
 
-    /// Turns an answer without success into an error.
+    /// Turns an unsuccessful response into an error.
     pub(super) fn failure(&self, answer: &Response<Bytes>) -> Error {
         // Throttling is answered in plain text, and proxies answer in HTML.
         let members = TokenResponse::parse(&decoded(answer.body())).map(|response| response.error);
@@ -49,7 +50,8 @@ impl Received<'_> {
         self.error(&members.unwrap_or_default(), redirects)
     }
 
-    /// Turns an answer that claims success into an error. Proxies turn refusals into such answers, too.
+    /// Turns a response that claims success into an error. Proxies also turn rejections into such
+    /// responses.
     pub(super) fn unusable(&self, members: &ErrorMembers, problem: Unusable) -> Error {
         self.error(members, Some(problem))
     }
@@ -61,7 +63,7 @@ impl Received<'_> {
         if self.passes(&code) {
             let unreadable = self.status.is_success() || self.status.is_redirection();
             let reason = match self.status {
-                // Entra's number, where it gives one, says more than the status.
+                // Entra's number, if there is one, says more than the status.
                 StatusCode::TOO_MANY_REQUESTS if !matches!(code, Code::Aadsts(_)) => Reason::Throttled,
                 _ if unreadable && matches!(code, Code::Http(_)) => Reason::Unreadable,
                 _ => Reason::Failed { code },
@@ -91,7 +93,7 @@ impl Received<'_> {
         // 404 and 410: the metadata service is starting or being updated.
         let starting =
             self.endpoint == Endpoint::Imds && matches!(self.status, StatusCode::NOT_FOUND | StatusCode::GONE);
-        // A success that names an error is that error.
+        // A successful response that contains an error is that error.
         let refused = self.status.is_client_error() || (self.status.is_success() && !matches!(code, Code::Http(_)));
         busy || starting || !refused || aadsts::is_transient(code)
     }

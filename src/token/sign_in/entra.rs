@@ -1,4 +1,5 @@
-//! The client credentials request (RFC 6749 §4.4), made by the oauth2 crate and sent by the gateway's own exchange.
+//! The client credentials request (RFC 6749 §4.4), built by the oauth2 crate and sent through the
+//! gateway's own exchange.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -39,7 +40,8 @@ type Client = oauth2::Client<
     EndpointSet,
 >;
 
-/// A token request's failure, with the answer's headers for those who want to know the server's clock.
+/// The failure of a token request, with the response's headers, from which the server's clock can
+/// be read.
 #[derive(Debug)]
 pub(super) struct Failed {
     pub(super) error: Error,
@@ -73,7 +75,8 @@ pub(super) async fn ask(
         exchange,
         outcome: Mutex::default(),
     };
-    // What the crate says about a failure is not used: it hides the status and the headers, and it may quote the answer's body.
+    // The crate's error is not used: it hides the status and the headers, and may quote the
+    // response's body.
     let parsed = request.request_async(&wire).await;
     let kept = wire.outcome.into_inner().unwrap_or_else(PoisonError::into_inner);
     let kept = match kept {
@@ -111,7 +114,7 @@ impl Failed {
     }
 }
 
-/// What is kept of an answer besides what the oauth2 crate makes of it.
+/// What is kept of a response besides the oauth2 crate's result.
 struct Kept {
     status: StatusCode,
     headers: HeaderMap,
@@ -119,13 +122,14 @@ struct Kept {
 }
 
 enum Content {
-    /// The body is not kept: it holds the token. This is what is wrong with it, should it be no JSON object.
+    /// The body is not kept, because it contains the token. This is what is wrong with it if it is
+    /// no JSON object.
     Success(Unusable),
-    /// The whole answer.
+    /// The whole response.
     Failure(Response<Bytes>),
 }
 
-/// Lends the exchange to the oauth2 crate, and keeps what came back.
+/// Provides the exchange to the oauth2 crate, and keeps what was received.
 struct Wire {
     exchange: Exchange,
     outcome: Mutex<Option<Result<Kept, Error>>>,
@@ -136,7 +140,7 @@ impl<'c> AsyncHttpClient<'c> for Wire {
     type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, NoAnswer>> + Send + 'c>>;
 
     fn call(&'c self, request: HttpRequest) -> Self::Future {
-        // Wiped when the last reader is done with it: the body holds the secret.
+        // The body contains the secret, and is wiped when its last reader drops it.
         let request: Request<Bytes> = request.map(|body| Bytes::from_owner(Zeroizing::new(body)));
         Box::pin(async move {
             let result = self.exchange.clone().oneshot(request).await;
@@ -153,8 +157,9 @@ impl<'c> AsyncHttpClient<'c> for Wire {
     }
 }
 
-/// What is kept of an answer, and what the oauth2 crate gets to see of it: a successful one in the form that the crate insists on, status
-/// 200 with a body of JSON in UTF-8, whatever the fields and the byte order mark say.
+/// What is kept of a response, and what the oauth2 crate gets: a successful one in the form that
+/// the crate requires, status 200 with a JSON body in UTF-8, whatever the header fields and the
+/// byte order mark say.
 fn taken_apart(answer: Response<Bytes>) -> (Kept, Result<HttpResponse, NoAnswer>) {
     let (status, headers) = (answer.status(), answer.headers().clone());
     if !status.is_success() {
@@ -183,7 +188,7 @@ fn taken_apart(answer: Response<Bytes>) -> (Kept, Result<HttpResponse, NoAnswer>
     )
 }
 
-/// The exchange's error as this part's.
+/// Converts the exchange's error.
 pub(super) fn unreachable_because(error: crate::BoxError) -> Error {
     Error::Unavailable {
         reason: Reason::Unreachable,
@@ -193,7 +198,7 @@ pub(super) fn unreachable_because(error: crate::BoxError) -> Error {
     }
 }
 
-/// Tells the oauth2 crate to stop; what happened is in [`Wire::outcome`].
+/// Makes the oauth2 crate stop; the reason is in [`Wire::outcome`].
 #[derive(Debug, thiserror::Error)]
 #[error("no token in the answer")]
 struct NoAnswer;

@@ -1,5 +1,6 @@
-//! Answers made from a grammar of real ones: Entra's two versions, the metadata service, App Service old and new, and what proxies make
-//! of them. Whatever form the members have, a usable token is used and an unusable one is explained.
+//! Responses generated from a grammar of real ones: Entra's two versions, the metadata service, App
+//! Service old and new, and what proxies make of them. Whatever form the members have, a usable
+//! token is used and an unusable one is explained.
 
 use std::time::Duration;
 
@@ -12,16 +13,16 @@ use url::Url;
 use super::{Issued, SignIn};
 use crate::clock::Wall;
 use crate::secret::Secret;
-use crate::token::fake::{self, Reply, Service};
+use crate::token::testing::{self, Reply, Service};
 use crate::token::{Credential, Error, Identity, IdentityHost};
 
 /// 2026-11-05T12:00:00Z.
 const NOW: i64 = 1_793_880_000;
 
-/// Longer than anything that an explanation could hold by chance.
+/// Longer than anything that an explanation could contain by chance.
 const TOKEN: &str = "eyJ0eXAi.eyJyb2xlcyI6WyJNYWNoaW5lLlJlYWQuQWxsIl19.c2ln";
 
-/// JSON of no use for any member: every kind of value that is neither a number nor a text of one.
+/// JSON that no member can use: every kind of value that is neither a number nor a text of one.
 const ODD: [&str; 9] = [
     "null",
     "true",
@@ -34,7 +35,7 @@ const ODD: [&str; 9] = [
     "[[[[[]]]]]",
 ];
 
-/// One member as JSON, and what it tells; no JSON: the member is absent.
+/// One member as JSON, and its value; without JSON the member is absent.
 type Member<T> = (Option<String>, Option<T>);
 
 fn absent_or_odd<T: Clone + std::fmt::Debug + 'static>() -> impl Strategy<Value = Member<T>> {
@@ -59,7 +60,7 @@ fn span() -> impl Strategy<Value = Member<Duration>> {
     prop_oneof![3 => told, 2 => absent_or_odd()]
 }
 
-/// A moment, told as how far it is away.
+/// A moment, and how far away it is.
 fn moment() -> impl Strategy<Value = Member<Duration>> {
     let told = (-10_000_i64..200_000, 0_u8..5).prop_map(|(ahead, form)| {
         let at = Timestamp::from_second(NOW + ahead).unwrap();
@@ -75,7 +76,7 @@ fn moment() -> impl Strategy<Value = Member<Duration>> {
     prop_oneof![3 => told, 2 => absent_or_odd()]
 }
 
-/// The token; told when it can be used.
+/// The token, with a value when it can be used.
 fn token() -> impl Strategy<Value = Member<()>> {
     let good = select(&["\"T\"", "\" T\"", "\"T\\r\\n\"", "\"\\u0054\""][..]);
     let good = good.prop_map(|json| (Some(json.replace('T', TOKEN).replace("\\u0054", TOKEN)), Some(())));
@@ -96,7 +97,7 @@ fn token() -> impl Strategy<Value = Member<()>> {
     prop_oneof![4 => good, 1 => bad, 1 => Just((None, None))]
 }
 
-/// Members that nothing depends on.
+/// Members that do not matter.
 fn unused() -> impl Strategy<Value = Vec<(&'static str, String)>> {
     let name = select(
         &[
@@ -126,7 +127,7 @@ fn unused() -> impl Strategy<Value = Vec<(&'static str, String)>> {
     prop::collection::vec((name, value), 0..6)
 }
 
-/// How a body is written, and what its fields call it.
+/// How a body is written, and how the header fields describe it.
 #[derive(Clone, Debug)]
 struct Wrapping {
     mark: u8,
@@ -193,7 +194,7 @@ fn asked(credential: Credential, reply: impl Fn() -> Reply + Send + 'static) -> 
     runtime.block_on(async {
         let wall = Wall::anchored(Timestamp::from_second(NOW).unwrap());
         let exchange = service.exchange();
-        SignIn::new(fake::config(credential), exchange.clone(), exchange, wall)
+        SignIn::new(testing::config(credential), exchange.clone(), exchange, wall)
             .ask()
             .await
     })
@@ -202,7 +203,7 @@ fn asked(credential: Credential, reply: impl Fn() -> Reply + Send + 'static) -> 
 fn credentials() -> [Credential; 3] {
     let identity = |host| Credential::ManagedIdentity(Identity { host, client_id: None });
     [
-        fake::secret_config().credential,
+        testing::secret_config().credential,
         identity(IdentityHost::Imds {
             address: Url::parse(IdentityHost::IMDS).unwrap(),
         }),
@@ -238,7 +239,8 @@ proptest! {
         }
         let json = format!("{{{}}}", members.join(","));
 
-        // The rule, said apart from the code: what is told first, else five minutes, and never longer than a week.
+        // The rule, independent of the code: the first value that is there, else five minutes, and
+        // never longer than a week.
         let life = expires_in.1.or(expires_on.1).unwrap_or(Duration::from_mins(5)).min(Duration::from_hours(7 * 24));
         let usable = token.1.is_some() && !life.is_zero();
         let refresh_in = refresh_in.1.filter(|at| !at.is_zero() && *at < life);

@@ -55,7 +55,7 @@ fn imds(address: &Url, identity: &Identity, scope: &Scope) -> Option<Request<Byt
     let mut url = address.clone();
     url.set_path("/metadata/identity/oauth2/token");
     let url = with_query(url, "2018-02-01", identity, scope);
-    // The header proves that no browser or redirect was tricked into the request.
+    // The header proves that no browser or redirect was tricked into making the request.
     Request::get(url.as_str())
         .header("Metadata", "true")
         .body(Bytes::new())

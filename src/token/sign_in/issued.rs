@@ -1,4 +1,4 @@
-//! A token, as sign-in hands it out.
+//! A token as sign-in issues it.
 
 use std::time::Duration;
 
@@ -11,21 +11,21 @@ use crate::secret::Secret;
 #[derive(Debug)]
 pub(in crate::token) struct Issued {
     pub(in crate::token) secret: Secret,
-    /// From the moment of asking; never zero.
+    /// Counted from the request; never zero.
     pub(in crate::token) life: Duration,
-    /// When sign-in wants it renewed; shorter than `life`.
+    /// When sign-in wants it to be renewed; shorter than `life`.
     pub(in crate::token) refresh_in: Option<Duration>,
-    /// When the request left: the token's life is counted from here, which errs on the safe side.
+    /// When the request left. The token's life is counted from here, which errs on the safe side.
     pub(in crate::token) asked: Instant,
 }
 
 impl Issued {
-    /// A life that is not told is taken for this.
-    const UNTOLD: Duration = Duration::from_mins(5);
+    /// The assumed life if the response has none.
+    const DEFAULT_LIFE: Duration = Duration::from_mins(5);
     /// Longer lives are cut; Entra's longest is 28 hours.
-    const LONGEST: Duration = Duration::from_hours(7 * 24);
+    const MAX_LIFE: Duration = Duration::from_hours(7 * 24);
 
-    /// A token that can be sent, for as long as sign-in told.
+    /// A token that can be sent, for its life according to sign-in.
     ///
     /// # Errors
     ///
@@ -35,7 +35,7 @@ impl Issued {
         life: Option<Duration>,
         refresh_in: Option<Duration>,
     ) -> Result<Self, Unusable> {
-        let life = life.unwrap_or(Self::UNTOLD).min(Self::LONGEST);
+        let life = life.unwrap_or(Self::DEFAULT_LIFE).min(Self::MAX_LIFE);
         if life.is_zero() {
             return Err(Unusable::TokenExpired);
         }

@@ -1,4 +1,4 @@
-//! One token request, from credential to token or to a reason why not.
+//! One token request, from the credential to a token or an error.
 
 mod answer;
 mod entra;

@@ -1,8 +1,9 @@
-//! What a token endpoint answers: a token (RFC 6749 §5.1) or an error (§5.2).
+//! The response of a token endpoint: a token (RFC 6749 §5.1) or an error (§5.2).
 //!
-//! Entra's two versions, the metadata service, App Service and the proxies in between write the same members in different forms. Only
-//! the members that are used are read, each for itself: a number may be a text, and a value of another kind counts as not told. So
-//! nothing but a missing token makes an answer unusable.
+//! Entra's two versions, the metadata service, App Service and the proxies in between write the
+//! same members in different forms. Only the members that are used are parsed, each separately: a
+//! number may be a text, and a value of another type counts as absent. So only a missing token
+//! makes a response unusable.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -19,7 +20,7 @@ use super::issued::Issued;
 use super::unusable::Unusable;
 use crate::secret::Secret;
 
-/// The members of an answer that are used. Everything else is skipped unread.
+/// The members of a response that are used. Everything else is skipped unread.
 #[derive(Debug)]
 pub(super) struct TokenResponse {
     /// Empty when `token_problem` says why.
@@ -31,7 +32,8 @@ pub(super) struct TokenResponse {
     pub(super) error: ErrorMembers,
 }
 
-/// The members of an error: those of RFC 6749, with Entra's additions, and what platforms send in their place.
+/// The members of an error: those of RFC 6749, Entra's additions, and what other platforms send
+/// instead.
 #[derive(Debug, Default)]
 pub(super) struct ErrorMembers {
     pub(super) error: String,
@@ -55,12 +57,13 @@ impl Default for TokenResponse {
 }
 
 impl TokenResponse {
-    /// Reads a decoded body.
+    /// Parses a decoded body.
     ///
     /// # Errors
+    ///
     /// When it is no JSON object.
     pub(super) fn parse(text: &str) -> Result<Self, Unusable> {
-        // What stands behind the object, as some proxies leave it, does no harm.
+        // Anything after the object, as some proxies append it, is ignored.
         let mut deserializer = serde_json::Deserializer::from_str(text);
         Self::deserialize(&mut deserializer).map_err(|_| Unusable::of_text(text))
     }
@@ -91,7 +94,7 @@ impl TokenResponse {
             _ if value.get() == "null" => Some(Unusable::NoToken),
             None => Some(Unusable::TokenNotText),
             Some("") => Some(Unusable::TokenEmpty),
-            // It has to go into a header field.
+            // It has to be put into a header field.
             Some(token) if !token.bytes().all(|b| b.is_ascii_graphic()) => Some(Unusable::TokenNotSendable),
             Some(_) => None,
         };
@@ -108,7 +111,7 @@ impl ErrorMembers {
                 None => self.set_object(value),
             },
             "error_description" => self.description = text(value).unwrap_or_default(),
-            // App Service's only words.
+            // App Service's only description.
             "message" if self.description.is_empty() => self.description = text(value).unwrap_or_default(),
             "error_codes" => self.number = numbers(value),
             "trace_id" => self.trace_id = text(value).unwrap_or_default(),
@@ -161,7 +164,7 @@ impl<'de> Deserialize<'de> for TokenResponse {
     }
 }
 
-/// The oauth2 crate asks for it; a token is never written anywhere.
+/// The oauth2 crate requires it; a token is never serialized.
 impl Serialize for TokenResponse {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_unit()
@@ -176,7 +179,7 @@ impl oauth2::TokenResponse for TokenResponse {
     }
 
     fn token_type(&self) -> &BasicTokenType {
-        // Not read: no other kind is asked for.
+        // Not read, because no other type is requested.
         &BasicTokenType::Bearer
     }
 
@@ -193,7 +196,7 @@ impl oauth2::TokenResponse for TokenResponse {
     }
 }
 
-/// A body as text: UTF-8, or UTF-16 where its byte order mark says so, without the mark.
+/// A body as text: UTF-8, or UTF-16 if its byte order mark says so, without the mark.
 pub(super) fn decoded(body: &[u8]) -> Cow<'_, str> {
     let utf16 = |rest: &[u8], unit: fn([u8; 2]) -> u16| {
         let units: Vec<u16> = rest.chunks_exact(2).map(|pair| unit([pair[0], pair[1]])).collect();
@@ -207,12 +210,12 @@ pub(super) fn decoded(body: &[u8]) -> Cow<'_, str> {
     }
 }
 
-/// The text of a string.
+/// The value of a JSON string.
 fn text(value: &RawValue) -> Option<String> {
     serde_json::from_str(value.get()).ok()
 }
 
-/// The text of a string or a number.
+/// The text of a JSON string or number.
 fn scalar(value: &RawValue) -> Option<String> {
     let is_number = value
         .get()
@@ -228,7 +231,7 @@ fn number(value: &RawValue) -> Option<f64> {
     scalar(value)?.parse().ok().filter(|number: &f64| number.is_finite())
 }
 
-/// A span of time in seconds; what is below zero is over.
+/// A time span in seconds; a negative one counts as zero.
 fn seconds(value: &RawValue) -> Option<Duration> {
     let seconds = number(value)?;
     if seconds <= 0.0 {
@@ -239,10 +242,10 @@ fn seconds(value: &RawValue) -> Option<Duration> {
 
 /// A moment: a Unix second, or a date in one of the forms that App Service and proxies use.
 fn moment(value: &RawValue) -> Option<Timestamp> {
-    /// As App Service wrote it before its version of 2019.
+    /// App Service's form before its version of 2019.
     const DATES: [&str; 2] = ["%m/%d/%Y %I:%M:%S %p %:z", "%m/%d/%Y %H:%M:%S %:z"];
     if let Some(seconds) = number(value) {
-        // Fractions do not matter, and what no calendar reaches is not told.
+        // Fractions do not matter, and a moment outside the calendar counts as absent.
         #[expect(clippy::cast_possible_truncation, reason = "a cast of a float saturates")]
         return Timestamp::from_second(seconds as i64).ok();
     }

@@ -1,4 +1,4 @@
-//! The four kinds of credential behind one question.
+//! Sign-in with any of the four kinds of credential.
 
 use std::future::Future;
 use std::path::Path;
@@ -15,41 +15,46 @@ use crate::net::Exchange;
 use crate::token::credential::CredentialProvider;
 use crate::token::{App, Config, Credential, Error, Identity, Problem, Reason, Scope, Warning, aadsts};
 
-/// How long one exchange may take, from the first byte sent to the last one read.
+/// How long one exchange may take, from the first byte sent to the last one received.
 const EXCHANGE_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long reading the credential files may take.
 const READING_LIMIT: Duration = Duration::from_secs(5);
 
-/// Clocks closer than this do not explain a refusal.
+/// A smaller difference between the clocks does not explain a rejection.
 const SKEW_WORTH_TRYING: SignedDuration = SignedDuration::from_secs(60);
 
-/// How early the end of a certificate is announced.
+/// How early the expiry of a certificate is announced.
 const CERTIFICATE_WARNING: SignedDuration = SignedDuration::from_hours(30 * 24);
 
-/// Asks for tokens; one at a time.
+/// Asks for tokens, one at a time.
 #[derive(Debug)]
 pub(in crate::token) struct SignIn {
     method: Method,
     scope: Scope,
     exchange: Exchange,
     wall: Wall,
-    /// What to add to this machine's clock to get sign-in's; learnt when an assertion is refused.
+    /// The difference between sign-in's clock and this machine's, learnt when an assertion is
+    /// rejected.
     skew: SignedDuration,
 }
 
 #[derive(Debug)]
 enum Method {
-    App { app: App, vault: Box<CredentialProvider> },
+    App {
+        app: App,
+        provider: Box<CredentialProvider>,
+    },
     Managed(Identity),
 }
 
 impl SignIn {
-    /// `imds` reaches link-local addresses directly; the metadata service does not work through proxies.
+    /// `imds` reaches link-local addresses directly; the metadata service does not work through
+    /// proxies.
     pub(in crate::token) fn new(config: Config, exchange: Exchange, imds: Exchange, wall: Wall) -> Self {
-        let app_method = |app, vault| Method::App {
+        let app_method = |app, provider| Method::App {
             app,
-            vault: Box::new(vault),
+            provider: Box::new(provider),
         };
         let (method, exchange) = match config.credential {
             Credential::ClientSecret { app, secret } => {
@@ -72,7 +77,8 @@ impl SignIn {
         }
     }
 
-    /// One token request; a second one only if the first may have been refused because of this machine's clock.
+    /// Makes one token request, and a second one only if the first may have been rejected because
+    /// of this machine's clock.
     ///
     /// # Cancel safety
     ///
@@ -85,17 +91,18 @@ impl SignIn {
         }
         match self.ask_entra().await? {
             Ok(issued) => Ok(issued),
-            Err(failed) if self.learns_the_time(&failed) => self.ask_entra().await?.map_err(|failed| failed.error),
+            Err(failed) if self.learn_clock_skew(&failed) => self.ask_entra().await?.map_err(|failed| failed.error),
             Err(failed) => Err(failed.error),
         }
     }
 
-    /// Whether the credential files hold something that is worth trying: anything new if `failing`, else only what people change.
-    pub(in crate::token) async fn has_news(&self, failing: bool) -> bool {
+    /// Whether the credential files have contents worth trying: any change if `failing`, else only
+    /// changes made by people.
+    pub(in crate::token) async fn has_changed(&self, failing: bool) -> bool {
         match &self.method {
-            Method::App { vault, .. } if failing || vault.is_rotated_by_hand() => {
-                // A file system that hangs has no news.
-                timeout(READING_LIMIT, vault.has_changed()).await.unwrap_or(false)
+            Method::App { provider, .. } if failing || provider.is_rotated_by_hand() => {
+                // A file system that hangs counts as unchanged.
+                timeout(READING_LIMIT, provider.has_changed()).await.unwrap_or(false)
             }
             _ => false,
         }
@@ -103,26 +110,27 @@ impl SignIn {
 
     /// Whether there are files to watch.
     pub(in crate::token) fn has_files(&self) -> bool {
-        matches!(&self.method, Method::App { vault, .. } if vault.is_on_disk())
+        matches!(&self.method, Method::App { provider, .. } if provider.is_on_disk())
     }
 
-    /// When the credential in use was read first, and how many seconds its certificate has left (negative: it has expired).
+    /// When the credential in use was first read, and for how many seconds its certificate is still
+    /// valid (negative if it has expired).
     pub(in crate::token) fn credential_age(&self) -> (Option<Timestamp>, Option<f64>) {
-        let Method::App { vault, .. } = &self.method else {
+        let Method::App { provider, .. } = &self.method else {
             return (None, None);
         };
         let now = self.wall.now();
-        let left = vault.expires().map(|at| at.duration_since(now).as_secs_f64());
-        (vault.loaded(), left)
+        let left = provider.expires().map(|at| at.duration_since(now).as_secs_f64());
+        (provider.loaded(), left)
     }
 
-    /// What was noticed on the way and deserves attention.
+    /// What was noticed and needs attention.
     pub(in crate::token) fn warnings(&self) -> Vec<Warning> {
         let mut warnings = Vec::new();
-        if let Method::App { vault, .. } = &self.method {
-            let path = vault.open_file().map(Path::to_owned);
+        if let Method::App { provider, .. } = &self.method {
+            let path = provider.open_file().map(Path::to_owned);
             warnings.extend(path.map(|path| Warning::FileTooOpen { path }));
-            let expiry = vault.expires_within(self.wall.now(), CERTIFICATE_WARNING);
+            let expiry = provider.expires_within(self.wall.now(), CERTIFICATE_WARNING);
             warnings.extend(expiry.map(|at| Warning::CertificateExpiry { at }));
         }
         if !self.skew.is_zero() {
@@ -133,13 +141,13 @@ impl SignIn {
         warnings
     }
 
-    /// The inner result is sign-in's; the outer one fails when nothing could be asked.
+    /// The inner result is sign-in's; the outer one fails when no request could be made.
     async fn ask_entra(&mut self) -> Result<Result<Issued, Failed>, Error> {
-        let Method::App { app, vault } = &mut self.method else {
+        let Method::App { app, provider } = &mut self.method else {
             return Err(Error::unavailable(Reason::Stopped));
         };
         let now = self.wall.now().checked_add(self.skew).unwrap_or(Timestamp::MAX);
-        let Ok(proof) = timeout(READING_LIMIT, vault.proof(app, now)).await else {
+        let Ok(proof) = timeout(READING_LIMIT, provider.proof(app, now)).await else {
             return Err(Error::unusable(Problem::FileUnreadable, "reading takes too long"));
         };
         let proof = proof?;
@@ -149,9 +157,10 @@ impl SignIn {
         Ok(answer.map(|issued| issued.since(asked)))
     }
 
-    /// Whether the clocks differ so much that an assertion signed by sign-in's clock may be accepted.
-    fn learns_the_time(&mut self, failed: &Failed) -> bool {
-        let signed_here = matches!(&self.method, Method::App { vault, .. } if vault.is_certificate());
+    /// Whether the clocks differ so much that an assertion signed with sign-in's clock may be
+    /// accepted.
+    fn learn_clock_skew(&mut self, failed: &Failed) -> bool {
+        let signed_here = matches!(&self.method, Method::App { provider, .. } if provider.is_certificate());
         let Error::Refused { code, .. } = &failed.error else {
             return false;
         };

@@ -1,4 +1,4 @@
-//! What goes over the wire, and what is made of the answers.
+//! The requests that are sent, and the results of the responses.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use url::Url;
 use super::{Issued, SignIn};
 use crate::clock::Wall;
 use crate::secret::Secret;
-use crate::token::fake::{self, CLIENT_SECRET, Reply, Service, form};
+use crate::token::testing::{self, CLIENT_SECRET, Reply, Service, form};
 use crate::token::{App, CertificateFiles, Config, Credential, Error, Identity, IdentityHost, Reason, Warning};
 
 const NOW: &str = "2026-11-05T12:00:00Z";
@@ -19,18 +19,18 @@ fn wall() -> Wall {
 }
 
 fn sign_in(config: Config, service: &Service) -> SignIn {
-    SignIn::new(config, service.exchange(), fake::unused(), wall())
+    SignIn::new(config, service.exchange(), testing::unused(), wall())
 }
 
 async fn asked_with_secret(reply: impl Fn() -> Reply + Send + 'static) -> Result<Issued, Error> {
     let service = Service::new(move |_, _| reply());
-    sign_in(fake::secret_config(), &service).ask().await
+    sign_in(testing::secret_config(), &service).ask().await
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_client_secret_goes_into_the_body_and_nowhere_else() {
     let service = Service::new(|_, _| Reply::token("t1"));
-    let issued = sign_in(fake::secret_config(), &service).ask().await.unwrap();
+    let issued = sign_in(testing::secret_config(), &service).ask().await.unwrap();
     assert_eq!(issued.secret.expose(), "t1");
     assert_eq!(issued.life, Duration::from_hours(1));
     assert_eq!(issued.refresh_in, None);
@@ -69,12 +69,12 @@ async fn a_federated_token_is_read_for_every_request_and_sent_unchanged() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "projected.1.x\n").unwrap();
     let service = Service::new(|_, _| Reply::token("t"));
-    let app = fake::app().through_token_proxy(&Url::parse("https://proxy.example/p").unwrap());
+    let app = testing::app().through_token_proxy(&Url::parse("https://proxy.example/p").unwrap());
     let credential = Credential::WorkloadIdentity {
         app: app.unwrap(),
         token_file: file.path().to_owned(),
     };
-    let mut sign_in = sign_in(fake::config(credential), &service);
+    let mut sign_in = sign_in(testing::config(credential), &service);
     sign_in.ask().await.unwrap();
     let request = service.last();
     assert_eq!(
@@ -94,7 +94,7 @@ async fn a_federated_token_is_read_for_every_request_and_sent_unchanged() {
 }
 
 fn managed(host: IdentityHost, client_id: Option<&str>) -> Config {
-    fake::config(Credential::ManagedIdentity(Identity {
+    testing::config(Credential::ManagedIdentity(Identity {
         host,
         client_id: client_id.map(str::to_owned),
     }))
@@ -112,7 +112,7 @@ async fn the_metadata_service_is_asked_directly_and_writes_numbers_as_strings() 
             "resource": "https://api.example", "token_type": "Bearer"});
         Reply::json(200, &body)
     });
-    let mut sign_in = SignIn::new(imds(Some("id-1")), fake::unused(), service.exchange(), wall());
+    let mut sign_in = SignIn::new(imds(Some("id-1")), testing::unused(), service.exchange(), wall());
     let issued = sign_in.ask().await.unwrap();
     assert_eq!(issued.life, Duration::from_secs(86_399));
     assert_eq!(issued.refresh_in, Some(Duration::from_hours(12)));
@@ -134,7 +134,7 @@ async fn app_service_has_its_own_address_and_header_and_may_tell_the_date_of_exp
         endpoint: Url::parse("http://127.0.0.1:41741/msi/token?x=1").unwrap(),
         header: Secret::new("header-secret".into()),
     };
-    let mut sign_in = SignIn::new(managed(host, None), fake::unused(), service.exchange(), wall());
+    let mut sign_in = SignIn::new(managed(host, None), testing::unused(), service.exchange(), wall());
     let issued = sign_in.ask().await.unwrap();
     assert_eq!(issued.life, Duration::from_mins(10));
     let request = service.last();
@@ -157,7 +157,7 @@ async fn the_metadata_service_may_be_starting_but_says_no_for_good_too() {
         (403, false),
     ] {
         let service = Service::new(move |_, _| Reply::json(status, &json!({"error": "invalid_request"})));
-        let error = SignIn::new(imds(None), fake::unused(), service.exchange(), wall())
+        let error = SignIn::new(imds(None), testing::unused(), service.exchange(), wall())
             .ask()
             .await
             .unwrap_err();
@@ -170,7 +170,7 @@ async fn the_metadata_service_may_be_starting_but_says_no_for_good_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn refusals_name_entras_code_and_what_to_do() {
+async fn rejections_contain_entras_code_and_advice() {
     let error = asked_with_secret(|| Reply::refusal(7_000_222)).await.unwrap_err();
     assert_eq!(error.code(), "AADSTS7000222");
     assert!(
@@ -182,7 +182,7 @@ async fn refusals_name_entras_code_and_what_to_do() {
     assert_eq!(error.message(), "AADSTS7000222: Something is wrong. (trace id trace-1)");
     assert!(matches!(error, Error::Refused { .. }));
 
-    // Other servers have words only; proxies have neither.
+    // Other servers have descriptions only; proxies have neither.
     let error = asked_with_secret(|| Reply::json(400, &json!({"error": "invalid_scope"})))
         .await
         .unwrap_err();
@@ -198,7 +198,7 @@ async fn refusals_name_entras_code_and_what_to_do() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_passes_is_unavailable_whatever_its_form() {
+async fn temporary_failures_are_unavailable_in_every_form() {
     let throttled = || {
         Reply::new(
             429,
@@ -222,7 +222,7 @@ async fn what_passes_is_unavailable_whatever_its_form() {
     let dated = || Reply::new(503, &[("retry-after", "Thu, 05 Nov 2026 12:00:30 GMT")], "");
     let error = asked_with_secret(dated).await.unwrap_err();
     assert_eq!(error.code(), "HTTP 503");
-    // The answer took 20 ms.
+    // The response took 20 ms.
     let wait = error.retry_after().unwrap();
     assert!((29_900..=30_000).contains(&wait.as_millis()), "{wait:?}");
 
@@ -288,7 +288,7 @@ async fn a_usable_token_is_used_whatever_stands_around_it() {
             r#"{"expires_in":3599,"expires_on":"9/14/2026 1:2:3 PM +00:00","access_token":"t"}"#,
             3599,
         ),
-        // Nobody knows how long: renewed soon.
+        // The life is unknown, so the token is renewed soon.
         (r#"{"expires_in":"soon","access_token":"t"}"#, 300),
     ] {
         for content_type in ["text/html", "application/json"] {
@@ -297,14 +297,14 @@ async fn a_usable_token_is_used_whatever_stands_around_it() {
             assert_eq!(issued.secret.expose(), "t");
             assert_eq!(issued.life, Duration::from_secs(life), "{body}");
             let service = Service::new(move |_, _| reply());
-            let mut machine = SignIn::new(imds(None), fake::unused(), service.exchange(), wall());
+            let mut machine = SignIn::new(imds(None), testing::unused(), service.exchange(), wall());
             assert_eq!(machine.ask().await.unwrap().life, Duration::from_secs(life), "{body}");
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_date_of_expiry_is_read_by_the_clock_of_who_wrote_it() {
+async fn the_date_of_expiry_is_read_by_the_servers_clock() {
     let body = json!({"access_token": "t", "expires_on": "2026-11-05T12:10:00Z"}).to_string();
     let fields = [("date", "Thu, 05 Nov 2026 12:05:00 GMT")];
     let issued = asked_with_secret(move || Reply::new(200, &fields, body.clone()))
@@ -325,7 +325,7 @@ async fn a_refusal_in_the_form_of_a_success_is_a_refusal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_no_token_is_explained() {
+async fn responses_without_a_token_are_explained() {
     for (status, content_type, body, expected) in [
         (
             200,
@@ -383,7 +383,7 @@ async fn a_wrong_clock_is_noticed_and_worked_around() {
     let pem = folder.path().join("both.pem");
     std::fs::write(&pem, certificate_and_key()).unwrap();
     let credential = Credential::Certificate {
-        app: fake::app(),
+        app: testing::app(),
         files: CertificateFiles {
             certificate: pem,
             private_key: None,
@@ -399,7 +399,7 @@ async fn a_wrong_clock_is_noticed_and_worked_around() {
         let body = json!({"error": "invalid_client", "error_codes": [700_024]});
         Reply::new(401, &[("date", "Thu, 05 Nov 2026 13:00:00 GMT")], body.to_string())
     });
-    let mut sign_in = sign_in(fake::config(credential), &service);
+    let mut sign_in = sign_in(testing::config(credential), &service);
     assert_eq!(sign_in.ask().await.unwrap().secret.expose(), "t");
     assert_eq!(service.count(), 2);
     let skew = sign_in.warnings().into_iter().find_map(|warning| match warning {
@@ -407,7 +407,7 @@ async fn a_wrong_clock_is_noticed_and_worked_around() {
         _ => None,
     });
     assert!((3595..=3600).contains(&skew.unwrap()), "{skew:?}");
-    // Learnt: no detour the next time.
+    // The difference is known, so the next sign-in needs only one request.
     sign_in.ask().await.unwrap();
     assert_eq!(service.count(), 3);
 }
@@ -421,12 +421,12 @@ async fn a_refused_assertion_is_not_repeated_when_the_clocks_agree() {
         certificate: pem,
         private_key: None,
     };
-    let app: App = fake::app();
+    let app: App = testing::app();
     let service = Service::new(|_, _| {
         let body = json!({"error": "invalid_client", "error_codes": [700_027]});
         Reply::new(401, &[("date", "Thu, 05 Nov 2026 12:00:20 GMT")], body.to_string())
     });
-    let error = sign_in(fake::config(Credential::Certificate { app, files }), &service)
+    let error = sign_in(testing::config(Credential::Certificate { app, files }), &service)
         .ask()
         .await
         .unwrap_err();
@@ -444,14 +444,14 @@ async fn a_certificate_near_its_end_is_announced() {
         private_key: None,
     };
     let service = Service::new(|_, _| Reply::token("t"));
-    let config = fake::config(Credential::Certificate {
-        app: fake::app(),
+    let config = testing::config(Credential::Certificate {
+        app: testing::app(),
         files,
     });
     let end: Timestamp = "2027-01-15T00:00:00Z".parse().unwrap();
     for (days_before, announced) in [(40, false), (20, true), (-1, true)] {
         let wall = Wall::anchored(end - SignedDuration::from_hours(24 * days_before));
-        let mut sign_in = SignIn::new(config.clone(), service.exchange(), fake::unused(), wall);
+        let mut sign_in = SignIn::new(config.clone(), service.exchange(), testing::unused(), wall);
         sign_in.ask().await.unwrap();
         let warned = sign_in.warnings().contains(&Warning::CertificateExpiry { at: end });
         assert_eq!(warned, announced, "{days_before}");

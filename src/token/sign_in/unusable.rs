@@ -1,4 +1,4 @@
-//! Why a token request that succeeded brought no usable token.
+//! Why a successful token request has no usable token.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode, header};
 
 use super::response;
 
-/// What is wrong with an answer. Its text never quotes the answer, which may hold a token.
+/// What is wrong with a response. Its text never quotes the response, which may contain a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Unusable {
     #[error("its body is empty")]
@@ -43,13 +43,14 @@ impl Unusable {
         }
     }
 
-    /// The problem together with what came: `HTTP 200, text/html: its body is empty`.
+    /// The problem together with the response's status and type:
+    /// `HTTP 200, text/html: its body is empty`.
     pub(super) fn explained(self, status: StatusCode, headers: &HeaderMap) -> String {
         format!("HTTP {}, {}: {self}", status.as_u16(), ContentType(headers))
     }
 }
 
-/// The media type of an answer, in a bounded form that is fit for a log line.
+/// The media type of a response, in a bounded form that can be logged.
 struct ContentType<'h>(&'h HeaderMap);
 
 impl fmt::Display for ContentType<'_> {
@@ -86,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_is_named_in_a_bounded_form() {
+    fn the_content_type_is_shown_in_a_bounded_form() {
         let explained = |value: &[u8]| {
             let value = http::HeaderValue::from_bytes(value).unwrap();
             Unusable::Empty.explained(StatusCode::OK, &HeaderMap::from_iter([(header::CONTENT_TYPE, value)]))

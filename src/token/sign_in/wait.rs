@@ -6,10 +6,11 @@ use http::HeaderMap;
 use http::header::{DATE, RETRY_AFTER};
 use jiff::Timestamp;
 
-/// Longest wait obeyed; a server that asks for more is asked again after this.
+/// The longest wait that is obeyed; a server that asks for more is asked again after this.
 const MAX: Duration = Duration::from_hours(1);
 
-/// How long an answer asks to wait: seconds, or a date, which is read against the server's own clock where it tells it.
+/// How long a response asks to wait: seconds, or a date, which is compared with the server's own
+/// clock if it sends its time.
 pub(super) fn asked(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if value.bytes().all(|b| b.is_ascii_digit()) && !value.is_empty() {
@@ -22,7 +23,7 @@ pub(super) fn asked(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     Some(wait.min(MAX))
 }
 
-/// The server's clock, by its `Date` field.
+/// The server's clock, from its `Date` field.
 pub(super) fn date(headers: &HeaderMap) -> Option<Timestamp> {
     http_date(headers.get(DATE)?.to_str().ok()?)
 }

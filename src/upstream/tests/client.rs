@@ -12,18 +12,18 @@ use tower::ServiceExt as _;
 use url::Url;
 
 use super::caller;
-use crate::attempt::{Again, Delivery, Failure, Outgoing, Retries, Routed, Signed, StallTimeout};
+use crate::attempt::{Authorized, Charged, Delivery, Failure, Retries, RetryHint, Routed, StallTimeout};
 use crate::memory::Shares;
 use crate::net::testing::{Http, Names, client, listen, quick, refused};
 use crate::scan::{Answer, Endpoint, Request};
 use crate::secret::Secret;
 use crate::upstream::{Client, Config, Error, Metrics, Reason};
 
-fn signed(base: &str, endpoint: Endpoint, query: Option<&str>) -> Signed {
+fn signed(base: &str, endpoint: Endpoint, query: Option<&str>) -> Authorized {
     let body = br#"{"ScanDefinitionIds":["B\"","a","a"]}"#;
-    Signed {
+    Authorized {
         routed: Routed {
-            outgoing: Outgoing {
+            outgoing: Charged {
                 request: Arc::new(Request::parse(endpoint, query, body).unwrap()),
                 caller: caller(Duration::from_secs(30)),
                 retries: Retries::default(),
@@ -37,7 +37,7 @@ fn signed(base: &str, endpoint: Endpoint, query: Option<&str>) -> Signed {
 }
 
 /// A call to the host `eu.test`, which is at `address`; and what the metrics then show.
-async fn call(address: std::net::SocketAddr, signed: Signed) -> (Result<Answer, Failure>, String) {
+async fn call(address: std::net::SocketAddr, signed: Authorized) -> (Result<Answer, Failure>, String) {
     let names = Names::new([("eu.test", address)]);
     let mut registry = Registry::default();
     let regions = [(Arc::new("http://eu.test".parse::<Url>().unwrap()), Arc::from("eu"))];
@@ -86,14 +86,14 @@ async fn a_call_waits_for_memory_and_is_not_made_without_any() {
         assert!(memory.small.is_wanted());
         drop(held);
     });
-    // The answer keeps what it takes, and no more.
+    // The answer keeps the memory it takes, and no more.
     let answer = answer.unwrap();
     assert_eq!(memory.small.left(), memory.small.bytes() - answer.body.len());
     drop(answer);
     let _held = memory.small.try_reserve(memory.small.bytes()).unwrap();
     tokio::time::pause();
     let failure = ask().await.unwrap_err();
-    assert_eq!((failure.delivery, failure.again), (Delivery::Unsent, Again::Never));
+    assert_eq!((failure.delivery, failure.again), (Delivery::NotSent, RetryHint::Never));
     let error = failure.source.downcast_ref::<Error>().unwrap();
     assert!(error.is_exhausted() && !error.is_timeout(), "{error:?}");
 }
@@ -117,7 +117,7 @@ async fn the_fixed_path_the_canonical_body_and_only_our_fields_are_sent() {
         .await
         .0
         .unwrap();
-    // A base address that brings a path and a query along cannot change the path.
+    // A base address with a path and a query cannot change the path.
     let base = "http://eu.test/api/DeviceAuthenticatedScanDefinitions/BatchDelete?x=1#y";
     call(address, signed(base, Endpoint::HISTORY_V1, Some("$skip=3&$top=2")))
         .await
@@ -219,7 +219,7 @@ async fn redirects_and_encodings_are_errors_that_another_region_may_mend() {
     ] {
         let (result, shown) = call(host.start().await, signed("http://eu.test", Endpoint::HISTORY, None)).await;
         let failure = result.unwrap_err();
-        assert_eq!((failure.delivery, failure.again), (Delivery::Answered, Again::Once));
+        assert_eq!((failure.delivery, failure.again), (Delivery::Answered, RetryHint::Once));
         let error = failure.source.downcast_ref::<Error>().unwrap();
         assert_eq!(
             (error.proxy_status(), error.host(), error.is_timeout()),
@@ -250,8 +250,8 @@ async fn a_status_that_means_nothing_here_is_no_answer() {
         });
         let (result, _) = call(address.await, signed("http://eu.test", Endpoint::HISTORY, None)).await;
         let failure = result.expect_err(text);
-        assert_eq!(failure.again, Again::Once, "{text}");
-        assert_ne!(failure.delivery, Delivery::Unsent, "{text}");
+        assert_eq!(failure.again, RetryHint::Once, "{text}");
+        assert_ne!(failure.delivery, Delivery::NotSent, "{text}");
     }
 }
 
@@ -287,10 +287,10 @@ async fn each_failure_says_its_delivery_and_whether_another_attempt_is_worth_it(
     });
     let long = Http::new(|_| Response::new(Full::from(vec![b'x'; 2000])));
     let cases = [
-        (refused().await, Delivery::Unsent, Again::Never, false),
-        (silent.await, Delivery::Unknown, Again::OtherHost, true),
-        (closing.await, Delivery::Unknown, Again::Once, false),
-        (long.start().await, Delivery::Answered, Again::Never, false),
+        (refused().await, Delivery::NotSent, RetryHint::Never, false),
+        (silent.await, Delivery::Unknown, RetryHint::OtherHost, true),
+        (closing.await, Delivery::Unknown, RetryHint::Once, false),
+        (long.start().await, Delivery::Answered, RetryHint::Never, false),
     ];
     for (address, delivery, again, timeout) in cases {
         let (result, _) = call(address, signed("http://eu.test", Endpoint::HISTORY, None)).await;
@@ -298,7 +298,7 @@ async fn each_failure_says_its_delivery_and_whether_another_attempt_is_worth_it(
         assert_eq!((failure.delivery, failure.again), (delivery, again), "{failure:?}");
         let error = failure.source.downcast_ref::<Error>().unwrap();
         assert_eq!(error.is_timeout(), timeout);
-        assert_eq!(error.is_connect(), delivery == Delivery::Unsent);
+        assert_eq!(error.is_connect(), delivery == Delivery::NotSent);
     }
 }
 
@@ -308,7 +308,7 @@ async fn a_token_that_cannot_be_sent_is_our_fault_and_not_shown() {
     signed.bearer = Secret::new("bad\r\ntoken".into());
     let (result, _) = call(refused().await, signed).await;
     let failure = result.unwrap_err();
-    assert_eq!(failure.delivery, Delivery::Unsent);
+    assert_eq!(failure.delivery, Delivery::NotSent);
     assert!(matches!(
         failure.source.downcast_ref::<Error>().unwrap().reason(),
         Reason::Unbuildable

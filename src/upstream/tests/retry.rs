@@ -1,4 +1,4 @@
-//! What is tried again, how often, and what the caller gets in the end.
+//! Which attempts are repeated, how often, and what the caller gets in the end.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use super::caller;
 use crate::BoxError;
-use crate::attempt::{Again, Delivery, Failure, Load, Place, Retries, Try};
+use crate::attempt::{Delivery, Failure, Load, Place, Retries, RetryHint, Try};
 use crate::caller::Name;
 use crate::scan::{Answer, Fields, Payer, Request};
 use crate::upstream::RetryLayer;
@@ -48,7 +48,7 @@ fn retry_after(status: u16, seconds: &'static str) -> Answer {
     }
 }
 
-fn failure(again: Again, answer: Option<Answer>) -> Failure {
+fn failure(again: RetryHint, answer: Option<Answer>) -> Failure {
     Failure {
         delivery: Delivery::Unknown,
         again,
@@ -58,11 +58,11 @@ fn failure(again: Again, answer: Option<Answer>) -> Failure {
 }
 
 fn limited() -> Failure {
-    failure(Again::WhenAllowed, Some(answer(429)))
+    failure(RetryHint::WhenAllowed, Some(answer(429)))
 }
 
-/// Runs a request against the scripted results of its attempts, each of which takes a second. Returns the outcome, how many attempts
-/// were made, and how long it took.
+/// Runs a request against the scripted results of its attempts, each of which takes a second.
+/// Returns the outcome, how many attempts were made, and how long it took.
 async fn run(deadline: Duration, script: Vec<Result<Answer, Failure>>) -> (Result<u16, BoxError>, usize, Duration) {
     let script = Arc::new(Mutex::new(script.into_iter()));
     let places = Arc::new(Mutex::new(Vec::new()));
@@ -95,7 +95,7 @@ async fn run(deadline: Duration, script: Vec<Result<Answer, Failure>>) -> (Resul
     )
 }
 
-/// What the failed attempt said.
+/// The failed attempt's reason.
 fn reason(error: &BoxError) -> String {
     error.source().map(ToString::to_string).unwrap_or_default()
 }
@@ -108,7 +108,7 @@ async fn good_answers_and_the_callers_own_faults_are_not_repeated() {
         let (result, attempts, _) = run(LONG, vec![Ok(answer(status))]).await;
         assert_eq!((result.unwrap(), attempts), (status, 1));
     }
-    let (result, attempts, _) = run(LONG, vec![Err(failure(Again::Never, None))]).await;
+    let (result, attempts, _) = run(LONG, vec![Err(failure(RetryHint::Never, None))]).await;
     assert_eq!((reason(&result.unwrap_err()).as_str(), attempts), ("Never", 1));
 }
 
@@ -139,15 +139,15 @@ async fn each_cause_has_one_further_attempt() {
     let (result, attempts, _) = run(
         LONG,
         vec![
-            Err(failure(Again::Once, None)),
+            Err(failure(RetryHint::Once, None)),
             Ok(answer(503)),
-            Err(failure(Again::Once, None)),
+            Err(failure(RetryHint::Once, None)),
         ],
     )
     .await;
     assert_eq!((reason(&result.unwrap_err()).as_str(), attempts), ("Once", 3));
-    let renewed = Err(failure(Again::Once, Some(answer(401))));
-    let (result, attempts, _) = run(LONG, vec![renewed, Err(failure(Again::Once, Some(answer(401))))]).await;
+    let renewed = Err(failure(RetryHint::Once, Some(answer(401))));
+    let (result, attempts, _) = run(LONG, vec![renewed, Err(failure(RetryHint::Once, Some(answer(401))))]).await;
     assert_eq!((result.unwrap(), attempts), (401, 2), "an answer at hand passes");
 }
 
@@ -163,7 +163,7 @@ async fn a_429_is_repeated_as_long_as_the_deadline_allows() {
         (429, 3),
         "the third began in time, a fourth would not"
     );
-    let script = vec![Err(limited()), Err(failure(Again::Never, None))];
+    let script = vec![Err(limited()), Err(failure(RetryHint::Never, None))];
     let (result, attempts, _) = run(LONG, script).await;
     assert_eq!(
         (reason(&result.unwrap_err()).as_str(), attempts),
@@ -173,8 +173,8 @@ async fn a_429_is_repeated_as_long_as_the_deadline_allows() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_given_up_is_made_elsewhere_twice_and_a_moment_past_the_deadline() {
-    let given_up = || Err(failure(Again::OtherHost, None));
+async fn abandoned_calls_are_retried_twice_and_a_moment_past_the_deadline() {
+    let given_up = || Err(failure(RetryHint::OtherHost, None));
     let (result, attempts, took) = run(LONG, vec![given_up(), given_up(), Ok(answer(200))]).await;
     assert_eq!((result.unwrap(), attempts, took.as_secs()), (200, 3, 3));
     let (result, attempts, _) = run(LONG, vec![given_up(), given_up(), given_up()]).await;
@@ -190,8 +190,8 @@ async fn what_was_given_up_is_made_elsewhere_twice_and_a_moment_past_the_deadlin
 async fn a_wait_that_sent_nothing_is_bounded_by_the_deadline_alone() {
     let waited = || {
         Err(Failure {
-            delivery: Delivery::Unsent,
-            ..failure(Again::WhenAllowed, None)
+            delivery: Delivery::NotSent,
+            ..failure(RetryHint::WhenAllowed, None)
         })
     };
     let script: Vec<_> = std::iter::repeat_with(waited)

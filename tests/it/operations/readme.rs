@@ -1,4 +1,5 @@
-//! What the README says about the operations: the table is that of the declarations, and its examples work from an empty folder.
+//! What the documents say about the operations: the table is that of the declarations, and the examples work from an
+//! empty folder.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -44,11 +45,10 @@ fn table() -> String {
 
 #[test]
 fn the_table_is_that_of_the_declarations() {
-    let readme = page("README.md");
     let table = table();
     assert!(
-        readme.contains(&table),
-        "the README's table of operations is out of date; it should be\n{table}"
+        page("deploy/api.md").contains(&table),
+        "the table of operations in deploy/api.md is out of date; it should be\n{table}"
     );
 }
 

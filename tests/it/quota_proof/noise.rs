@@ -73,10 +73,7 @@ fn waits_of_a_minute_and_more_cost_twice_what_one_of_them_takes() {
         let wait = case.random.1.header.unwrap();
         let pause = usize::try_from(wait * 1500 / 3600).unwrap();
         for hour in 1..3 {
-            let (used, refused) = (
-                outcome.hour(&outcome.ours, hour),
-                outcome.hour(&outcome.refused, hour),
-            );
+            let (used, refused) = (outcome.hour(&outcome.ours, hour), outcome.hour(&outcome.refused, hour));
             let least = (1500 - refused - 2 * pause) * 99 / 100;
             let _ = writeln!(table, "  {used} of {least}; paused for {} s", refused as u64 * wait);
             if used < least {

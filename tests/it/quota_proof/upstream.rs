@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use tokio::time::Instant;
 
-use defender_gateway::attempt::{Again, Delivery, Failure, Outgoing};
+use defender_gateway::attempt::{Charged, Delivery, Failure, RetryHint};
 use defender_gateway::caller::Name;
 use defender_gateway::scan::Answer;
 
@@ -109,10 +109,10 @@ impl Upstream {
     }
 
     /// One call. The arrival is written down when the call leaves: a caller that hangs up cannot call it back.
-    pub(super) async fn call(self, call: Outgoing) -> Result<Answer, Failure> {
+    pub(super) async fn call(self, call: Charged) -> Result<Answer, Failure> {
         let delivery = self.0.lock().unwrap().receive(&call);
         match delivery {
-            Received::Unsent => Err(failure(Delivery::Unsent)),
+            Received::Unsent => Err(failure(Delivery::NotSent)),
             Received::Lost => {
                 tokio::time::sleep(TIMEOUT).await;
                 Err(failure(Delivery::Unknown))
@@ -146,7 +146,7 @@ enum Received {
 }
 
 impl Diary {
-    fn receive(&mut self, call: &Outgoing) -> Received {
+    fn receive(&mut self, call: &Charged) -> Received {
         let manners = self.manners;
         if self.rng.chance(manners.unsent) {
             return Received::Unsent;
@@ -181,7 +181,7 @@ impl Diary {
 fn failure(delivery: Delivery) -> Failure {
     Failure {
         delivery,
-        again: Again::Once,
+        again: RetryHint::Once,
         answer: None,
         source: "no answer".into(),
     }

@@ -13,7 +13,7 @@ use tower::util::BoxCloneSyncService;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use defender_gateway::BoxError;
-use defender_gateway::attempt::{Load, Outgoing, Place, Retries, Try};
+use defender_gateway::attempt::{Charged, Load, Place, Retries, Try};
 use defender_gateway::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use defender_gateway::clock::Wall;
 use defender_gateway::queue::{self, Queue, Refused};
@@ -135,7 +135,7 @@ impl Gateway {
         };
         let queue = Queue::start(config, quota.clone(), &tasks, queue::Metrics::default());
         let upstream = upstream.clone();
-        let client = service_fn(move |call: Outgoing| upstream.clone().call(call));
+        let client = service_fn(move |call: Charged| upstream.clone().call(call));
         let paid = quota::Layer::new(wall.clone()).layer(client);
         let stack = RetryLayer.layer(queue::Layer::new(queue.clone()).layer(paid));
         Self {

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::ALONE;
-use super::line::Line;
 use super::gateways::Gateways;
+use super::line::Line;
 use crate::support::redis::Redis;
 use crate::support::until;
 
@@ -43,10 +43,7 @@ async fn everything(limits: &[&str], count: usize, cuts: &[Duration]) {
     server.kill().await;
     lost(&gateways).await;
     server.restart().await;
-    table.push((
-        "kill -9 of the store, empty restart",
-        gateways.resumes("restart").await,
-    ));
+    table.push(("kill -9 of the store, empty restart", gateways.resumes("restart").await));
     tokio::time::sleep(WATCH).await;
 
     for cut in cuts {
@@ -64,10 +61,7 @@ async fn everything(limits: &[&str], count: usize, cuts: &[Duration]) {
     tokio::time::sleep(WATCH).await;
     line.lead_to(copy.port);
     server.kill().await;
-    table.push((
-        "failover to a copy one second old",
-        gateways.resumes("failover").await,
-    ));
+    table.push(("failover to a copy one second old", gateways.resumes("failover").await));
     tokio::time::sleep(WATCH).await;
 
     // The one that knows most dies with the store, and a new one knows nothing.

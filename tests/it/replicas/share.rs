@@ -46,11 +46,7 @@ async fn share(form: Form) {
     tokio::time::sleep(form.window + SECOND).await;
     let from = gateways.now();
     let steps_before = steps(&server).await;
-    let before: Vec<_> = gateways
-        .all
-        .iter()
-        .map(super::gateways::Gateway::served)
-        .collect();
+    let before: Vec<_> = gateways.all.iter().map(super::gateways::Gateway::served).collect();
     tokio::time::sleep(form.window * form.windows).await;
     let to = gateways.now();
     let counts = gateways

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use tower::util::BoxCloneService;
 use tower::{BoxError, Layer as _, ServiceExt as _, service_fn};
 
-use defender_gateway::attempt::{Failure, Outgoing, Place, Retries, Try};
+use defender_gateway::attempt::{Charged, Failure, Place, Retries, Try};
 use defender_gateway::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use defender_gateway::clock::Wall;
 use defender_gateway::scan::{
@@ -207,9 +207,9 @@ fn upstream(
     layout: Layout,
     down: &Arc<AtomicBool>,
     arrivals: &Arc<Mutex<Vec<Arrival>>>,
-) -> BoxCloneService<Outgoing, Answer, Failure> {
+) -> BoxCloneService<Charged, Answer, Failure> {
     let (down, arrivals) = (Arc::clone(down), Arc::clone(arrivals));
-    BoxCloneService::new(service_fn(move |call: Outgoing| {
+    BoxCloneService::new(service_fn(move |call: Charged| {
         let good = !down.load(Ordering::Relaxed);
         arrivals.lock().unwrap().push(Arrival {
             at: Instant::now(),

@@ -16,7 +16,11 @@ async fn connections(server: &Redis) -> usize {
 async fn works_over(server: &Redis, expected: usize) {
     let client = Client::new(&config(&server.url()));
     client.set("{t}b", b"kept", KEPT).await.unwrap();
-    assert_eq!(connections(server).await, 1, "without channels there is nothing to listen to");
+    assert_eq!(
+        connections(server).await,
+        1,
+        "without channels there is nothing to listen to"
+    );
     let mut channels = Vec::new();
     for channel in ["{t}a", "{t}c"] {
         channels.push((channel, messages(&client, channel).await));

@@ -367,8 +367,8 @@ async fn settled(admin: &Caller) {
 }
 
 async fn satisfied(simulator: &Simulator) {
-    for judge in simulator.judges() {
-        assert!(judge.is_satisfied(), "{:?}", judge.findings());
+    for verifier in simulator.quota_verifiers() {
+        assert!(verifier.is_satisfied(), "{:?}", verifier.findings());
     }
     assert_eq!(simulator.violations(), []);
     assert_eq!(simulator.stop().await, 0, "tasks of the simulator are left");

@@ -1,4 +1,4 @@
-//! Which kind of proof is used, and what is missing when none is complete.
+//! Chooses the kind of credential, and reports what is missing when none is complete.
 
 use super::key::{
     CERTIFICATE_FILE, CLIENT_ID, CLIENT_SECRET, CLIENT_SECRET_FILE, FEDERATED_TOKEN_FILE, KIND, PRIVATE_KEY_FILE,
@@ -7,8 +7,8 @@ use super::key::{
 use super::resolved::Credential;
 use super::secret::{self, is_borrowed};
 use super::{managed, pem, token_proxy};
+use crate::config::config_error::Origin;
 use crate::config::key::Key;
-use crate::config::mistake::Origin;
 use crate::config::reader::Reader;
 use crate::config::value::guid;
 
@@ -34,7 +34,7 @@ impl Proof {
     }
 }
 
-/// All of these have to be texts, also those of the kinds that are not chosen.
+/// All of these have to be texts, also those of other kinds.
 static PATHS: [&Key; 4] = [
     &CLIENT_SECRET_FILE,
     &CERTIFICATE_FILE,
@@ -47,7 +47,7 @@ const NOTHING: &str = "nothing to sign in with; the easiest ways: \
     (2) set AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET; \
     (3) on an Azure machine with a managed identity, set credentials.kind = \"managed_identity\"";
 
-/// The proof, and the reason for it.
+/// The credential, and the reason for it.
 pub(super) fn choose(reader: &mut Reader<'_>) -> Option<(Credential, String)> {
     let mut words = vec![("auto", None)];
     words.extend(Proof::ALL.map(|proof| (proof.as_str(), Some(proof))));
@@ -55,7 +55,7 @@ pub(super) fn choose(reader: &mut Reader<'_>) -> Option<(Credential, String)> {
     let tenant_id = reader.optional(&TENANT_ID, tenant_id);
     let client_id = reader.optional(&CLIENT_ID, client_id);
     let paths = PATHS.map(|key| reader.optional(key, |_| Ok(())));
-    // From here on a mistake would only repeat the ones above.
+    // From here on an error would only repeat the earlier ones.
     if paths.iter().any(Result::is_err) {
         return None;
     }
@@ -93,7 +93,7 @@ struct Ids {
 }
 
 fn automatic(reader: &mut Reader<'_>, mut present: Vec<(Proof, Origin)>, ids: Ids) -> Option<(Credential, String)> {
-    // What somebody told this program goes before what the platform tells every program.
+    // A value for this program takes precedence over one that the platform gives to every program.
     present.sort_by_key(|(proof, origin)| (is_borrowed(origin), *proof));
     let complete: Vec<_> = present
         .iter()
@@ -137,9 +137,9 @@ fn automatic(reader: &mut Reader<'_>, mut present: Vec<(Proof, Origin)>, ids: Id
     None
 }
 
-/// Where the thing that makes `proof` possible was said; `None` when it was not.
+/// Where the key that makes `proof` possible was written; `None` when it was not.
 fn material(reader: &Reader<'_>, proof: Proof) -> Option<Origin> {
-    let said = |key: &'static Key| reader.is_said(key).then(|| reader.origin(key));
+    let said = |key: &'static Key| reader.is_set(key).then(|| reader.origin(key));
     match proof {
         Proof::Secret => secret::origin(reader),
         Proof::Certificate => said(&CERTIFICATE_FILE),
@@ -214,7 +214,7 @@ fn build(reader: &mut Reader<'_>, proof: Proof, ids: Ids) -> Option<Credential> 
 
 /// Keys that exclude or need each other, whatever the kind.
 fn check_pairs(reader: &mut Reader<'_>) {
-    if reader.is_said(&PRIVATE_KEY_FILE) && !reader.is_said(&CERTIFICATE_FILE) {
+    if reader.is_set(&PRIVATE_KEY_FILE) && !reader.is_set(&CERTIFICATE_FILE) {
         let problem = format!("is of no use without {}", CERTIFICATE_FILE.path());
         reader.wrong(&PRIVATE_KEY_FILE, problem);
     }
@@ -230,7 +230,8 @@ fn place(origin: &Origin, proof: Proof) -> String {
     }
 }
 
-/// It becomes a path segment of the token address, so nothing that could leave the segment is let through.
+/// It becomes a path segment of the token address, so characters that could leave the segment are
+/// rejected.
 fn tenant_id(text: &str) -> Result<String, String> {
     guid::check(text)?;
     if ["common", "organizations", "consumers"].contains(&text) {
@@ -243,7 +244,7 @@ fn tenant_id(text: &str) -> Result<String, String> {
     Ok(text.into())
 }
 
-/// Entra's are GUIDs; other sign-in servers, used in tests, have words.
+/// Entra's ids are GUIDs; other sign-in servers, used in tests, have words.
 fn client_id(text: &str) -> Result<String, String> {
     guid::check(text)?;
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._:/".contains(&b);

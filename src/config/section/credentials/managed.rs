@@ -1,9 +1,9 @@
-//! Whom to ask for a managed identity's token.
+//! The endpoint of a managed identity's tokens.
 
 use url::Url;
 
+use crate::config::config_error::Origin;
 use crate::config::env::variable;
-use crate::config::mistake::Origin;
 use crate::config::reader::Reader;
 use crate::config::value::address;
 use crate::secret::Secret;
@@ -11,7 +11,7 @@ use crate::secret::Secret;
 /// The metadata service of virtual machines, the same in every cloud.
 const METADATA_SERVICE: &str = "http://169.254.169.254";
 
-/// Who vouches for a managed identity. Neither is ever reached through a proxy.
+/// The endpoint of a managed identity. It is never reached through a proxy.
 #[derive(Clone, Debug)]
 pub enum ManagedEndpoint {
     /// The metadata service of a virtual machine: its base address.
@@ -25,7 +25,7 @@ pub enum ManagedEndpoint {
     },
 }
 
-/// App Service announces itself by two variables.
+/// App Service sets two variables, by which it is recognised.
 pub(super) fn app_service_origin(reader: &Reader<'_>) -> Option<Origin> {
     reader.env.value(variable::IDENTITY_ENDPOINT)?;
     reader.env.value(variable::IDENTITY_HEADER)?;
@@ -56,7 +56,8 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<ManagedEndpoint> {
     }
 }
 
-/// The identity's token comes back in the clear, so the address must not leave the machine: loopback, link-local, or `https`.
+/// The identity's token is returned in clear text, so the address must not leave the machine:
+/// loopback, link-local, or `https`.
 fn local(reader: &mut Reader<'_>, name: &str, text: &str) -> Option<Url> {
     let problem = match address::plain(text) {
         Ok(url) if url.scheme() == "https" => return Some(url),

@@ -1,7 +1,8 @@
 //! `[credentials]`: how the gateway signs in.
 //!
-//! Four kinds of proof, one of which is chosen here, before anything starts, with the reason why. The secret itself is never
-//! part of a file that is copied around: it comes from the environment, or from a file of its own.
+//! There are four kinds of credential, one of which is chosen here before anything starts, with the
+//! reason. The secret itself is never part of a file that is copied: it comes from the environment,
+//! or from a file of its own.
 
 mod choice;
 mod key;

@@ -1,6 +1,7 @@
-//! A first look into the files of a certificate, so that `check` finds what sign-in would only find later.
+//! Checks the files of a certificate, so that `check` finds errors that sign-in would only find
+//! later.
 //!
-//! Only the headers are looked at; whether the key fits the certificate shows at sign-in.
+//! Only the headers are checked; whether the key belongs to the certificate shows at sign-in.
 
 use std::path::{Path, PathBuf};
 
@@ -55,7 +56,7 @@ fn look(
         return reader.file_wrong(key, path, problem);
     }
     let text = reader.pem(key, path)?;
-    // What stands around the sections may be in any encoding.
+    // The text around the sections may be in any encoding.
     judge(&String::from_utf8_lossy(&text)).or_else(|problem| reader.file_wrong(key, path, problem))
 }
 

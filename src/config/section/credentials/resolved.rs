@@ -10,26 +10,27 @@ use super::managed::ManagedEndpoint;
 use super::secret::SecretSource;
 use super::token_proxy::TokenProxy;
 use crate::config::cloud::Cloud;
-use crate::config::mistake::Origin;
+use crate::config::config_error::Origin;
 use crate::config::reader::Reader;
 use crate::config::value::address;
 
 /// How the gateway signs in.
 #[derive(Clone, Debug)]
 pub struct Credentials {
-    /// The proof.
+    /// The credential.
     pub credential: Credential,
     /// Where it comes from, and why it was chosen; for people.
     pub why: String,
-    /// The sign-in host, without a slash at its end as far as the type allows. The tenant follows as a path segment.
+    /// The sign-in host, without a slash at its end as far as the type allows. The tenant follows
+    /// as a path segment.
     pub authority: Url,
-    /// What to ask a token for: ends with `/.default`.
+    /// The scope of tokens, which ends with `/.default`.
     pub scope: String,
-    /// Whether a caller's own token goes upstream in place of the gateway's.
+    /// Whether a caller's own token is used upstream instead of the gateway's.
     pub passthrough: bool,
 }
 
-/// The proof of who the gateway is.
+/// The credential of the gateway.
 #[derive(Clone, Debug)]
 pub enum Credential {
     /// A shared secret.
@@ -47,7 +48,7 @@ pub enum Credential {
         tenant_id: String,
         /// The application.
         client_id: String,
-        /// PEM: the certificate, and the key unless `private_key_file` says otherwise.
+        /// PEM: the certificate, and the key unless there is a `private_key_file`.
         certificate_file: PathBuf,
         /// PEM: the key.
         private_key_file: Option<PathBuf>,
@@ -60,14 +61,14 @@ pub enum Credential {
         client_id: String,
         /// The projected token, rewritten by the kubelet.
         token_file: PathBuf,
-        /// Where token requests go instead of the authority.
+        /// The address that token requests are sent to, instead of the authority.
         proxy: Option<TokenProxy>,
     },
-    /// An identity that the platform vouches for.
+    /// An identity that the platform assigns.
     ManagedIdentity {
         /// The user-assigned identity; `None`: the system-assigned one.
         client_id: Option<String>,
-        /// Whom to ask.
+        /// The endpoint of its tokens.
         endpoint: ManagedEndpoint,
     },
 }
@@ -123,14 +124,14 @@ impl Credentials {
         })
     }
 
-    /// The scope as the metadata services want it: the resource without `/.default`.
+    /// The scope for metadata services: the resource without `/.default`.
     #[must_use]
     pub fn resource(&self) -> &str {
         self.scope.strip_suffix(DEFAULT).unwrap_or(&self.scope)
     }
 }
 
-/// Client credentials ask for all that was granted (AADSTS70011 and 1002012 otherwise).
+/// Client credentials request all granted permissions (AADSTS70011 and 1002012 otherwise).
 const DEFAULT: &str = "/.default";
 
 fn authority(reader: &mut Reader<'_>, cloud: Option<Cloud>) -> Option<Url> {

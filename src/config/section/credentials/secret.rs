@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::key::{CLIENT_SECRET, CLIENT_SECRET_FILE};
+use crate::config::config_error::Origin;
 use crate::config::key::Key;
-use crate::config::mistake::Origin;
 use crate::config::reader::Reader;
 use crate::config::value::guid::is_guid;
 use crate::plain_text;
@@ -19,10 +19,11 @@ pub enum SecretSource {
     File(PathBuf),
 }
 
-/// Where the secret was said, if it was. A file that was named for this program goes before a variable that every program sees.
+/// Where the secret was written, if it was. A file for this program takes precedence over a
+/// variable that every program sees.
 pub(super) fn origin(reader: &Reader<'_>) -> Option<Origin> {
     let file = reader
-        .is_said(&CLIENT_SECRET_FILE)
+        .is_set(&CLIENT_SECRET_FILE)
         .then(|| reader.origin(&CLIENT_SECRET_FILE));
     match (reader.secret(&CLIENT_SECRET), file) {
         (Some(secret), Some(file)) if is_borrowed(&secret.origin) => Some(file),
@@ -31,10 +32,10 @@ pub(super) fn origin(reader: &Reader<'_>) -> Option<Origin> {
     }
 }
 
-/// The secret that [`origin`] found.
+/// The secret at the place that [`origin`] returned.
 pub(super) fn read(reader: &mut Reader<'_>) -> Option<SecretSource> {
     let said = reader.secret(&CLIENT_SECRET);
-    let said = said.filter(|said| !(is_borrowed(&said.origin) && reader.is_said(&CLIENT_SECRET_FILE)));
+    let said = said.filter(|said| !(is_borrowed(&said.origin) && reader.is_set(&CLIENT_SECRET_FILE)));
     let Some(said) = said else {
         let path = reader.line_file(&CLIENT_SECRET_FILE).ok()??;
         let looks_like_an_id = reader
@@ -49,7 +50,8 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<SecretSource> {
         return None;
     };
     let text = said.value.expose();
-    // Secrets have no white space; a line break at the end comes from how the variable was made, as does a byte order mark.
+    // Secrets have no white space; a line break at the end or a byte order mark come from how the
+    // variable was made.
     let trimmed = text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
     if trimmed.is_empty() {
         reader.wrong_at(
@@ -79,12 +81,12 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<SecretSource> {
     Some(SecretSource::Value(Secret::new(trimmed.to_owned())))
 }
 
-/// Refuses a secret and a file for it, both meant for this program.
+/// Rejects a secret together with a file for it, both meant for this program.
 pub(super) fn check(reader: &mut Reader<'_>) {
     let ours = reader
         .secret(&CLIENT_SECRET)
         .is_some_and(|said| !is_borrowed(&said.origin));
-    if ours && reader.is_said(&CLIENT_SECRET_FILE) {
+    if ours && reader.is_set(&CLIENT_SECRET_FILE) {
         let problem = format!(
             "names a secret, and {} holds one; keep one of them",
             CLIENT_SECRET.variable()
@@ -96,7 +98,7 @@ pub(super) fn check(reader: &mut Reader<'_>) {
 const AN_ID: &str =
     "looks like the id of a secret; sign-in wants its value, which the portal shows only once (AADSTS7000215)";
 
-/// Whether a value comes from a variable that is not ours.
+/// Whether a value comes from another program's variable.
 pub(super) fn is_borrowed(origin: &Origin) -> bool {
     matches!(origin, Origin::Variable(name) if !name.starts_with(Key::PREFIX))
 }

@@ -1,23 +1,24 @@
-//! The custom token endpoint that the workload-identity webhook can set: token requests go there instead of the authority.
+//! The custom token endpoint that the workload-identity webhook can set: token requests go there
+//! instead of the authority.
 
 use std::path::PathBuf;
 
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use url::Url;
 
+use crate::config::config_error::Origin;
 use crate::config::env::variable;
-use crate::config::mistake::Origin;
 use crate::config::reader::{Reader, Recorded};
 use crate::config::value::address;
 
-/// Where workload-identity token requests go instead of the authority.
+/// The address that workload-identity token requests are sent to, instead of the authority.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenProxy {
     /// Its address: `https`, without query.
     pub url: Url,
-    /// What its certificate is checked against.
+    /// The authorities that its certificate is checked against.
     pub roots: TrustedRoots,
-    /// The name to ask for, and to check, instead of the address's host.
+    /// The server name to request and check, instead of the address's host.
     pub server_name: Option<String>,
 }
 
@@ -28,7 +29,7 @@ pub enum TrustedRoots {
     BuiltIn,
     /// Those of a PEM file, which may change.
     File(PathBuf),
-    /// Those of a PEM text; it holds at least one.
+    /// Those of a PEM text, which contains at least one.
     Pem(String),
 }
 

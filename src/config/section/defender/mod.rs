@@ -1,4 +1,4 @@
-//! `[defender]`: the upstream, and the way to it.
+//! `[defender]`: the upstream, and the connection to it.
 
 mod proxy;
 mod region;

@@ -1,12 +1,12 @@
-//! The proxy between the gateway and the outside.
+//! The forward proxy.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use url::Url;
 
 use super::resolved::VIA_PROXY;
+use crate::config::config_error::Origin;
 use crate::config::env::variable;
-use crate::config::mistake::Origin;
 use crate::config::reader::{Reader, Recorded};
 use crate::secret::Secret;
 
@@ -17,14 +17,14 @@ pub struct Proxy {
     pub url: Url,
     /// The value of `Proxy-Authorization`, when the address held a user.
     pub authorization: Option<Secret>,
-    /// The entries of `NO_PROXY`, trimmed, lower-case: `*`, a host, a domain with or without leading dot, an address or a CIDR
-    /// block, each with or without a port.
+    /// The entries of `NO_PROXY`, trimmed, lower-case: `*`, a host, a domain with or without
+    /// leading dot, an address or a CIDR block, each with or without a port.
     pub except: Vec<String>,
 }
 
 /// `None`: connect directly.
 pub(super) fn read(reader: &mut Reader<'_>) -> Result<Option<Proxy>, Recorded> {
-    if reader.is_said(&VIA_PROXY) {
+    if reader.is_set(&VIA_PROXY) {
         let except = except(reader);
         let said = reader.parsed(&VIA_PROXY, |text| match text {
             "none" => Ok(None),
@@ -62,7 +62,7 @@ fn except(reader: &Reader<'_>) -> Vec<String> {
     })
 }
 
-/// The error must not hold the value: it may contain a password.
+/// The error must not contain the value, which may include a password.
 fn proxy(text: &str, except: Vec<String>) -> Result<Proxy, String> {
     // `HTTPS_PROXY=proxy:3128` is common.
     let text = if text.contains("://") {
@@ -78,7 +78,7 @@ fn proxy(text: &str, except: Vec<String>) -> Result<Proxy, String> {
         return Err("holds more, or less, than host and port".into());
     }
     let authorization = authorization(&url)?;
-    // Both can only fail for addresses without a host, which were refused above.
+    // Both can only fail for addresses without a host, which were rejected above.
     let cleared = url.set_username("").and_then(|()| url.set_password(None));
     cleared.map_err(|()| "has no host".to_owned())?;
     Ok(Proxy {

@@ -1,16 +1,16 @@
-//! The hosts, and the choice among them.
+//! The hosts, and which of them may be used.
 
 use url::Url;
 
 use super::resolved::{REGION, REGIONS};
 use crate::config::cloud::Cloud;
-use crate::config::mistake::Origin;
+use crate::config::config_error::Origin;
+use crate::config::raw::{Entry, Node, Raw};
 use crate::config::reader::Reader;
 use crate::config::suggestion::nearest;
 use crate::config::value::address;
-use crate::config::written::{Entry, Node, Raw};
 
-/// Each host is probed in turn; nobody has more.
+/// Each host is probed, so there is a limit, which real setups do not reach.
 const MAX_REGIONS: usize = 32;
 
 /// One upstream host.
@@ -42,7 +42,7 @@ impl Pin {
     }
 }
 
-/// The hosts that were written, or else the cloud's.
+/// The configured hosts, or else the cloud's.
 pub(super) fn read(reader: &mut Reader<'_>, cloud: Option<Cloud>) -> Option<Vec<Region>> {
     let items = reader.items(&REGIONS)?;
     if items.is_empty() {
@@ -168,7 +168,7 @@ pub(super) fn pin(reader: &mut Reader<'_>, regions: Option<&[Region]>) -> Option
             return Ok(Pin::Auto);
         }
         let pin = Pin::Only(text.into());
-        // Without a table there is a mistake already, and nothing to compare with.
+        // Without a table there is an error already, and nothing to compare with.
         let Some(regions) = regions else { return Ok(pin) };
         if regions.iter().any(|region| region.name == text) {
             return Ok(pin);

@@ -74,7 +74,7 @@ static CA_FILE: Key = Key::new(
 pub(in crate::config::section) static KEYS: &[&Key] =
     &[&CLOUD, &REGION, &TIMEOUT, &REGIONS, &H2C, &VIA_PROXY, &CA_FILE];
 
-/// The upstream, and the way to it.
+/// The upstream, and the connection to it.
 #[derive(Clone, Debug)]
 pub struct Defender {
     /// The cloud that hosts, authority and scope belong to.
@@ -87,13 +87,13 @@ pub struct Defender {
     pub timeout: Duration,
     /// Whether hosts at `http` addresses speak HTTP/2.
     pub h2c: bool,
-    /// The way out, if it is not direct.
+    /// The proxy, if there is one.
     pub proxy: Option<Proxy>,
     /// Certificate authorities to trust besides the built-in ones.
     pub ca_file: Option<PathBuf>,
 }
 
-/// The cloud alone: the credentials depend on it too.
+/// The cloud alone, on which the credentials depend, too.
 pub(in crate::config) fn cloud(reader: &mut Reader<'_>) -> Option<Cloud> {
     reader.choice(&CLOUD, &Cloud::WORDS)
 }

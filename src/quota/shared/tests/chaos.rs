@@ -85,7 +85,12 @@ fn calls_leave_again_after_a_frozen_store_was_emptied_and_replicas_were_killed()
     replicas.store.flush();
     replicas.thaw();
     let took = replicas.until_next_call();
-    judge_within(replicas, "frozen for 3 s, emptied, and a third killed", took, (SOON * 2, 1300));
+    judge_within(
+        replicas,
+        "frozen for 3 s, emptied, and a third killed",
+        took,
+        (SOON * 2, 1300),
+    );
 }
 
 /// The clock forgets calls that still count at the upstream: that is noticed, and the copies go back in.

@@ -282,7 +282,12 @@ impl Explorer {
 }
 
 /// Explores all orders of `depth` of these events; with a mistake planted in the script, until that is found.
-pub(super) fn explore(events: &[Event], depth: usize, prologues: &[&[Event]], mistake: Option<(&str, &str)>) -> Explorer {
+pub(super) fn explore(
+    events: &[Event],
+    depth: usize,
+    prologues: &[&[Event]],
+    mistake: Option<(&str, &str)>,
+) -> Explorer {
     let mut explorer = Explorer::new(mistake);
     let start = explorer.begin();
     explorer.store.save("start");

@@ -44,14 +44,22 @@ fn an_urgent_caller_gets_the_share_of_its_class_whoever_asks_elsewhere() {
     };
     let replicas = half_an_hour(a.clone(), twenty(7));
     // 128 of 129 slots, after the burst that went to those who were there first.
-    assert!(replicas.of("A") * 129 >= (replicas.total() - 110) * 126, "{}", replicas.of("A"));
+    assert!(
+        replicas.of("A") * 129 >= (replicas.total() - 110) * 126,
+        "{}",
+        replicas.of("A")
+    );
     let greedy = Asking {
         urgency: 7,
         waiting: 20,
         ..Asking::at(1, "B")
     };
     let replicas = half_an_hour(a, [greedy].into_iter());
-    assert!(replicas.of("A") * 129 >= (replicas.total() - 110) * 126, "{}", replicas.of("A"));
+    assert!(
+        replicas.of("A") * 129 >= (replicas.total() - 110) * 126,
+        "{}",
+        replicas.of("A")
+    );
 }
 
 #[test]
@@ -61,7 +69,11 @@ fn a_caller_gets_what_its_weight_is_worth_beside_callers_of_other_replicas() {
         ..Asking::at(0, "A")
     };
     let replicas = half_an_hour(heavy, twenty(3));
-    assert!(replicas.of("A") * 120 >= (replicas.total() - 110) * 98, "{}", replicas.of("A"));
+    assert!(
+        replicas.of("A") * 120 >= (replicas.total() - 110) * 98,
+        "{}",
+        replicas.of("A")
+    );
 }
 
 #[test]
@@ -140,7 +152,11 @@ fn all_of_the_quota_is_used_and_a_slot_costs_few_steps() {
     assert!(replicas.total() >= 100 + 1400 / 2 - 4, "{}", replicas.total());
     // Two heartbeats a second at each of four replicas, and a few steps for each call.
     let heartbeats = 1800 * 2 * 4;
-    assert!(replicas.steps <= heartbeats + replicas.total() * 6, "{} steps", replicas.steps);
+    assert!(
+        replicas.steps <= heartbeats + replicas.total() * 6,
+        "{} steps",
+        replicas.steps
+    );
 }
 
 #[test]

@@ -1,0 +1,391 @@
+//! Selects the current host among all candidates.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout_at};
+use url::Url;
+
+use crate::region::host::Host;
+use crate::region::outlier::{CallOutcome, ProgressCheck, RecentMax};
+use crate::region::{Config, Fault, Metrics};
+
+/// The candidates with their round-trip times and health. Clones share them.
+#[derive(Clone, Debug)]
+pub struct HostSelector {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: Config,
+    metrics: Metrics,
+    state: Mutex<State>,
+    /// Notified when a host is ejected, whose next probe is due earlier then.
+    wake: Vec<Notify>,
+    /// Whether any probe has been answered.
+    measured: watch::Sender<bool>,
+    /// Notified after every change, for calls that wait for one.
+    changes: watch::Sender<()>,
+    begun: Instant,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) hosts: Vec<Host>,
+    pub(super) recent: RecentMax,
+    current: Option<usize>,
+    /// What was last logged about each host.
+    logged: Vec<Option<LoggedState>>,
+}
+
+/// The logged state of a host.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct LoggedState {
+    healthy: bool,
+    /// Whether the log says that it is ejected: until it has shown that it works, however often it
+    /// is tried.
+    left: bool,
+    rtt: Option<Duration>,
+    selected: bool,
+}
+
+impl LoggedState {
+    /// Whether calls go there because it is the best host, and not only the least bad one.
+    fn is_chosen(&self) -> bool {
+        self.selected && !self.left
+    }
+}
+
+/// A change of a host's logged state.
+struct HostChange {
+    before: Option<LoggedState>,
+    after: LoggedState,
+    row: HostStatus,
+}
+
+/// A host selected for a call.
+#[derive(Clone, Debug)]
+pub struct SelectedHost {
+    pub(super) index: usize,
+    /// The base address.
+    pub base: Arc<Url>,
+    /// The name in metrics and logs.
+    pub label: Arc<str>,
+}
+
+/// The state of a host for `/status`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostStatus {
+    /// The region's name; several hosts may share it.
+    pub name: Arc<str>,
+    /// The name in metrics and logs: unique.
+    pub label: Arc<str>,
+    /// The base address.
+    pub url: Arc<Url>,
+    /// Whether the host is in use or may be used.
+    pub healthy: bool,
+    /// Why it is ejected; `None` when it is not.
+    pub ejection_reason: Option<&'static str>,
+    /// The smoothed connection set-up time; `None` until a probe has been answered.
+    pub rtt: Option<Duration>,
+    /// Whether the next call goes there.
+    pub selected: bool,
+}
+
+impl HostSelector {
+    /// A selector that knows nothing yet; [`HostSelector::watch`](Self::watch) starts the probes.
+    #[must_use]
+    pub fn new(config: Config, metrics: Metrics) -> Self {
+        let hosts = Host::all(&config);
+        let selector = Self {
+            shared: Arc::new(Shared {
+                wake: hosts.iter().map(|_| Notify::new()).collect(),
+                state: Mutex::new(State {
+                    logged: hosts.iter().map(|_| None).collect(),
+                    hosts,
+                    recent: RecentMax::default(),
+                    current: None,
+                }),
+                measured: watch::Sender::new(false),
+                changes: watch::Sender::new(()),
+                begun: Instant::now(),
+                config,
+                metrics,
+            }),
+        };
+        selector.change(|_, _| {});
+        selector
+    }
+
+    /// Every host's address with its unique name, for the upstream's metrics.
+    #[must_use]
+    pub fn labels(&self) -> Vec<(Arc<Url>, Arc<str>)> {
+        let state = self.lock();
+        state
+            .hosts
+            .iter()
+            .map(|host| (Arc::clone(&host.url), Arc::clone(&host.label)))
+            .collect()
+    }
+
+    /// The state of all hosts, in the order of the configuration.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<HostStatus> {
+        self.lock().rows(Instant::now())
+    }
+
+    /// The best host that is not in `tried` (the indices of this call's earlier choices); `None`
+    /// when no other may be tried. A host that could not be connected to just now is tried only as
+    /// the first choice when there is no better one, so that an outage of all hosts costs a caller
+    /// one attempt.
+    #[must_use]
+    pub fn pick(&self, tried: &[usize], now: Instant) -> Option<SelectedHost> {
+        let mut state = self.lock();
+        state.select_current(now);
+        let index = state.best(now, tried)?;
+        state.hosts[index].health.start_half_open(now);
+        Some(state.choice(index))
+    }
+
+    /// Notifies when calls have to be [checked](Self::check_progress) again.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.shared.changes.subscribe()
+    }
+
+    /// What happens to a call to a host without progress since `begun` that may be retried until
+    /// `deadline`.
+    pub(super) fn check_progress(&self, index: usize, begun: Instant, deadline: Instant) -> ProgressCheck {
+        self.lock().check_progress(index, begun, deadline, Instant::now())
+    }
+
+    /// Whether another host than `choice` is healthy.
+    pub(super) fn has_other_good(&self, choice: &SelectedHost) -> bool {
+        self.lock().has_other_good(choice.index, Instant::now())
+    }
+
+    /// Waits until a probe has been answered, at most until [`Config::first_wait`] after the
+    /// selector was made.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe.
+    pub async fn measured(&self) {
+        if *self.shared.measured.borrow() {
+            return;
+        }
+        let mut measured = self.shared.measured.subscribe();
+        let deadline = self.shared.begun + self.shared.config.first_wait;
+        // Without a measurement the candidates' order decides.
+        let _ = timeout_at(deadline, measured.wait_for(|measured| *measured)).await;
+    }
+
+    /// The metrics of the hosts.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
+    /// Reports that a call to `choice` got a response.
+    pub(super) fn answered(&self, choice: &SelectedHost, outcome: CallOutcome) {
+        self.change(|state, now| {
+            let health = &mut state.hosts[choice.index].health;
+            match outcome {
+                CallOutcome::Success(pause) => {
+                    health.answered(now);
+                    // Compared with what was known before.
+                    state.on_answer(choice.index, pause, now);
+                    state.learn(choice.index, pause, now);
+                }
+                CallOutcome::ClientError(pause) => {
+                    health.answered(now);
+                    state.on_answer(choice.index, pause, now);
+                }
+                CallOutcome::Alive => health.answered(now),
+                CallOutcome::Unavailable => health.bad_answer(now),
+                CallOutcome::InvalidResponse => {
+                    health.bad_answer(now);
+                    state.on_invalid_response(choice.index, now);
+                }
+            }
+        });
+    }
+
+    /// Reports that a call to `choice` failed through the host's fault.
+    pub(super) fn failed(&self, choice: &SelectedHost, fault: Fault) {
+        self.change(|state, now| {
+            let health = &mut state.hosts[choice.index].health;
+            match fault {
+                Fault::Connection => health.connection_failed(now),
+                Fault::BadAnswer => health.bad_answer(now),
+            }
+        });
+        self.shared.wake[choice.index].notify_one();
+    }
+
+    /// Reports the end of a probe; `None` when it failed.
+    pub(super) fn probed(&self, index: usize, setup: Option<Duration>) {
+        self.change(|state, now| {
+            let host = &mut state.hosts[index];
+            match setup {
+                Some(setup) => {
+                    host.rtt.observe(setup);
+                    host.health.connected(now);
+                }
+                None => host.health.connection_failed(now),
+            }
+        });
+        if setup.is_some() {
+            self.shared.measured.send_replace(true);
+        }
+    }
+
+    pub(super) fn url(&self, index: usize) -> Arc<Url> {
+        Arc::clone(&self.lock().hosts[index].url)
+    }
+
+    pub(super) fn wake(&self, index: usize) -> &Notify {
+        &self.shared.wake[index]
+    }
+
+    /// When an ejected host may be tried again.
+    pub(super) fn until(&self, index: usize) -> Option<Instant> {
+        let now = Instant::now();
+        self.lock().hosts[index].health.until().filter(|until| *until > now)
+    }
+
+    /// Applies a change, selects the current host again, and shows and logs what is different.
+    /// Every answer comes through here, and hardly any makes a difference.
+    fn change(&self, learn: impl FnOnce(&mut State, Instant)) {
+        let now = Instant::now();
+        let changes = {
+            let mut state = self.lock();
+            learn(&mut state, now);
+            state.select_current(now);
+            state.changes(now)
+        };
+        for HostChange { before, after, row } in &changes {
+            self.shared.metrics.show(row);
+            if let Some(before) = before {
+                log_change(before, after, row);
+            }
+        }
+        self.shared.changes.send_replace(());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change is complete before anything can panic.
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Logs what is different.
+fn log_change(before: &LoggedState, after: &LoggedState, row: &HostStatus) {
+    let (region, url) = (&*row.label, shown(&row.url));
+    match (before.left, after.left) {
+        (false, true) => tracing::warn!(region, url, reason = row.ejection_reason, "region left"),
+        (true, false) => tracing::info!(region, url, "region back"),
+        (true, true) | (false, false) => {}
+    }
+    // Before anything was measured, the choice is only the order of the configuration; while all
+    // hosts are ejected, it is the least bad one, another for every call.
+    if after.is_chosen() && !before.is_chosen() && row.rtt.is_some() {
+        tracing::info!(region, url, rtt_ms = row.rtt.map(millis), "region selected");
+    }
+}
+
+/// A base address as people write it: without the slash at the end.
+pub(super) fn shown(base: &Url) -> &str {
+    base.as_str().trim_end_matches('/')
+}
+
+/// Milliseconds with two decimals.
+fn millis(time: Duration) -> f64 {
+    (time.as_secs_f64() * 100_000.0).round() / 100.0
+}
+
+impl State {
+    /// Changes the current host when it has been ejected, or when another one is clearly nearer.
+    fn select_current(&mut self, now: Instant) {
+        let nearest = self
+            .usable(now)
+            .min_by_key(|index| self.hosts[*index].rtt.estimate().unwrap_or(Duration::MAX));
+        let Some(nearest) = nearest else {
+            // No host is usable: the least bad one is picked for each call, and the current one
+            // comes first again when it is back.
+            return;
+        };
+        let stays = self.current.filter(|current| {
+            let current = &self.hosts[*current];
+            current.health.standing(now).is_usable() && !self.hosts[nearest].rtt.is_clearly_less_than(&current.rtt)
+        });
+        self.current = stays.or(Some(nearest));
+    }
+
+    fn choice(&self, index: usize) -> SelectedHost {
+        let host = &self.hosts[index];
+        SelectedHost {
+            index,
+            base: Arc::clone(&host.url),
+            label: Arc::clone(&host.label),
+        }
+    }
+
+    fn usable(&self, now: Instant) -> impl Iterator<Item = usize> + '_ {
+        (0..self.hosts.len()).filter(move |index| self.hosts[*index].health.standing(now).is_usable())
+    }
+
+    fn best(&self, now: Instant, tried: &[usize]) -> Option<usize> {
+        (0..self.hosts.len())
+            .filter(|index| !tried.contains(index))
+            .filter(|index| tried.is_empty() || !self.hosts[*index].health.in_backoff(now))
+            .min_by_key(|index| self.hosts[*index].rank(self.current == Some(*index), now))
+    }
+
+    /// The hosts whose logged state has changed.
+    fn changes(&mut self, now: Instant) -> Vec<HostChange> {
+        let best = self.best(now, &[]);
+        let mut changes = Vec::new();
+        for (index, host) in self.hosts.iter().enumerate() {
+            let healthy = host.health.standing(now).is_usable();
+            let was_left = self.logged[index].is_some_and(|logged| logged.left);
+            let after = LoggedState {
+                healthy,
+                left: !healthy || (was_left && !host.health.has_recovered(now)),
+                rtt: host.rtt.estimate(),
+                selected: best == Some(index),
+            };
+            if self.logged[index] != Some(after) {
+                changes.push(HostChange {
+                    before: self.logged[index].replace(after),
+                    after,
+                    row: self.row(index, best, now),
+                });
+            }
+        }
+        changes
+    }
+
+    fn rows(&self, now: Instant) -> Vec<HostStatus> {
+        let best = self.best(now, &[]);
+        (0..self.hosts.len()).map(|index| self.row(index, best, now)).collect()
+    }
+
+    fn row(&self, index: usize, best: Option<usize>, now: Instant) -> HostStatus {
+        let host = &self.hosts[index];
+        HostStatus {
+            name: Arc::clone(&host.name),
+            label: Arc::clone(&host.label),
+            url: Arc::clone(&host.url),
+            healthy: host.health.standing(now).is_usable(),
+            ejection_reason: host.health.standing(now).ejection_reason(),
+            rtt: host.rtt.estimate(),
+            selected: best == Some(index),
+        }
+    }
+}

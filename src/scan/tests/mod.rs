@@ -1,0 +1,4 @@
+mod body;
+mod request;
+mod rows;
+mod upstream_response;

@@ -1,0 +1,195 @@
+use bytes::Bytes;
+
+use crate::scan::id_class::Asked;
+use crate::scan::id_class::tests::spellings;
+use crate::scan::walk::tests::{agree, value};
+use crate::scan::walk::walk;
+use crate::scan::{Endpoint, Request, Rows, SplitError};
+use proptest::prelude::*;
+
+fn request(ids: &[&str]) -> Request {
+    Request::plain(Endpoint::HISTORY, ids.iter().copied()).unwrap()
+}
+
+fn split(ids: &[&str], body: &str) -> Result<Rows, SplitError> {
+    Rows::split(&request(ids), &Bytes::copy_from_slice(body.as_bytes()))
+}
+
+fn only(ids: &[&str], body: &str, wanted: &[&str]) -> String {
+    let asked = request(ids);
+    let numbers: Vec<_> = asked.ids().map(|id| wanted.contains(&id)).collect();
+    let bytes = split(ids, body).unwrap().only(|id| numbers[id]);
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn rows_are_cut_out_byte_for_byte() {
+    let body = r#" {"@odata.context" : "https://x/$metadata","value":[{"ScanDefinitionIds":"b","n":1e400,"n":123456789012345678901234567890},{ "scanDefinitionId" : "A" ,"x":"\u00e9\/"},{"ScanDefinitionId":"b"}] } "#;
+    assert_eq!(only(&["A", "b"], body, &["A", "b"]), body);
+    assert_eq!(
+        only(&["A", "b"], body, &["A"]),
+        r#" {"@odata.context" : "https://x/$metadata","value":[{ "scanDefinitionId" : "A" ,"x":"\u00e9\/"}] } "#
+    );
+    assert_eq!(
+        only(&["A", "b"], body, &["b"]),
+        r#" {"@odata.context" : "https://x/$metadata","value":[{"ScanDefinitionIds":"b","n":1e400,"n":123456789012345678901234567890},{"ScanDefinitionId":"b"}] } "#
+    );
+    assert_eq!(
+        only(&["A", "b"], body, &[]),
+        r#" {"@odata.context" : "https://x/$metadata","value":[] } "#
+    );
+}
+
+#[test]
+fn a_row_is_attributed_in_whatever_case_it_names_a_guid() {
+    let guid = "7e8da3a5-90e9-4e22-ac1a-9b3d9a3b1d0f";
+    let body = format!(r#"{{"value":[{{"ScanDefinitionIds":"{}"}}]}}"#, guid.to_uppercase());
+    assert_eq!(split(&[guid], &body).unwrap().len(), 1);
+}
+
+#[test]
+fn a_row_is_attributed_however_it_or_the_question_spells_the_id() {
+    let guid = "7e8da3a5-90e9-4e22-ac1a-9b3d9a3b1d0f";
+    let spellings = spellings(guid);
+    for asked in &spellings {
+        for named in &spellings {
+            let named = serde_json::Value::from(&**named);
+            let row = format!(r#"{{"ScanDefinitionIds":{named}}}"#);
+            let body = format!(r#"{{"value":[{row},{{"scanDefinitionId":"b"}}]}}"#);
+            let expected = format!(r#"{{"value":[{row}]}}"#);
+            assert_eq!(only(&[asked, "b"], &body, &[asked.trim(), guid]), expected, "{asked}");
+        }
+        let twice = split(&[guid, asked], r#"{"value":[]}"#).map(|rows| rows.len());
+        let is_one = request(&[guid, asked]).ids().len() == 1;
+        assert_eq!(twice.is_ok(), is_one, "{asked}: whose rows they would be is not known");
+    }
+}
+
+#[test]
+fn rows_are_written_in_the_manner_of_the_answer() {
+    let body = "{\r\n  \"value\": [\r\n    {\"ScanDefinitionIds\":\"a\"},\r\n    {\n\"ScanDefinitionIds\" :\"b\"} ,\t{\"ScanDefinitionIds\":\"a\",\"n\":2}\r\n  ],\r\n  \"@odata.context\": \"c\", \"x\": {\"y\": [1]}\r\n}\r\n";
+    assert_eq!(only(&["a", "b"], body, &["a", "b"]), body);
+    assert_eq!(
+        only(&["a", "b"], body, &["a"]),
+        "{\r\n  \"value\": [\r\n    {\"ScanDefinitionIds\":\"a\"} ,\t{\"ScanDefinitionIds\":\"a\",\"n\":2}\r\n  ],\r\n  \"@odata.context\": \"c\", \"x\": {\"y\": [1]}\r\n}\r\n"
+    );
+    assert_eq!(
+        only(&["a", "b"], body, &["b"]),
+        "{\r\n  \"value\": [\r\n    {\n\"ScanDefinitionIds\" :\"b\"}\r\n  ],\r\n  \"@odata.context\": \"c\", \"x\": {\"y\": [1]}\r\n}\r\n"
+    );
+    assert_eq!(
+        only(&["a", "b"], body, &[]),
+        "{\r\n  \"value\": [],\r\n  \"@odata.context\": \"c\", \"x\": {\"y\": [1]}\r\n}\r\n"
+    );
+    let marked = "\u{feff}{\"value\":[ {\"ScanDefinitionIds\":\"a\"} ]}";
+    assert_eq!(only(&["a", "b"], marked, &["b"]), "\u{feff}{\"value\":[]}");
+    assert_eq!(only(&["a", "b"], "{\"value\":[ \n ]}", &["b"]), "{\"value\":[ \n ]}");
+}
+
+#[test]
+fn whatever_is_not_certain_cannot_be_split() {
+    for (body, split_error) in [
+        ("", SplitError::Shape),
+        ("[]", SplitError::Shape),
+        ("{}", SplitError::Shape),
+        (r#"{"value":null}"#, SplitError::Shape),
+        (r#"{"value":{}}"#, SplitError::Shape),
+        (r#"{"value":[]}{}"#, SplitError::Shape),
+        (r#"{"value":[],"value":[]}"#, SplitError::Shape),
+        (r#"{"@odata.context":1,"value":[]}"#, SplitError::Shape),
+        (r#"{"value":[],"@odata.nextLink":"https://x"}"#, SplitError::NextLink),
+        (
+            r#"{"@odata.nextLin\u006b":"https://x","value":[]}"#,
+            SplitError::NextLink,
+        ),
+        (r#"{"value":[{}]}"#, SplitError::Unattributed),
+        (r#"{"value":[1]}"#, SplitError::Unattributed),
+        (r#"{"value":[{"ScanDefinitionIds":1}]}"#, SplitError::Unattributed),
+        (r#"{"value":[{"ScanDefinitionIds":["a"]}]}"#, SplitError::Unattributed),
+        (r#"{"value":[{"ScanDefinitionIds":"c"}]}"#, SplitError::Unattributed),
+        (r#"{"value":[{"scandefinitionid":"a"}]}"#, SplitError::Unattributed),
+        (
+            r#"{"value":[{"ScanDefinitionIds":"a","scanDefinitionId":"b"}]}"#,
+            SplitError::Unattributed,
+        ),
+    ] {
+        assert_eq!(split(&["a", "b"], body).unwrap_err(), split_error, "{body}");
+        assert!(
+            walk(
+                &Asked::new(&Request::plain(Endpoint::HISTORY, ["a", "b"]).unwrap()),
+                body.as_bytes()
+            )
+            .is_err(),
+            "{body}"
+        );
+    }
+    assert!(Rows::split(&request(&["a"]), &Bytes::from_static(b"{\"value\":[\xff]}")).is_err());
+}
+
+#[test]
+fn only_times_in_the_documented_form_are_compared() {
+    let time = |text: &str| {
+        let body = format!(r#"{{"value":[{{"scanDefinitionId":"a",{text}}}]}}"#);
+        let rows = split(&["a"], &body).unwrap();
+        let (_, row, time) = rows.iter().next().unwrap();
+        time.map(|time| String::from_utf8(row[time].to_vec()).unwrap())
+    };
+    let good = "2026-03-01T04:05:06.1234567Z";
+    assert_eq!(time(&format!(r#""LastScanned":"{good}""#)).as_deref(), Some(good));
+    for other in [
+        r#""LastScanned":null"#,
+        r#""LastScanned":"2026-03-01T04:05:06Z""#,
+        r#""LastScanned":"2026-03-01T04:05:06.123456\u005a""#,
+        r#""lastScanned":"2026-03-01T04:05:06.1234567Z""#,
+        r#""LastScanned":"2026-03-01T04:05:06.1234567Z","LastScanned":"2026-03-01T04:05:06.1234567Z""#,
+    ] {
+        assert_eq!(time(other), None, "{other}");
+    }
+}
+
+/// Members of an envelope, before `value` and after it.
+fn members() -> impl Strategy<Value = String> {
+    prop_oneof![
+        Just(String::new()),
+        Just("\"@odata.context\" :\"c\"".to_owned()),
+        Just("\"took\": \"0.5\" ,\r\n\"flags\": {\"x\": [null, true]}".to_owned()),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn any_choice_of_ids_gets_exactly_its_rows(
+        rows in proptest::collection::vec((0..4_usize, 0..3_usize, value(), value()), 0..12),
+        chosen in proptest::array::uniform4(any::<bool>()),
+        space in proptest::array::uniform4("[ \r\n\t]{0,3}"),
+        others in (members(), members()),
+    ) {
+        let others = (
+            if others.0.is_empty() { String::new() } else { format!("{},", others.0) },
+            if others.1.is_empty() || others.0.contains("context") { String::new() } else { format!(" ,{}", others.1) },
+        );
+        let ids = ["a", "b", "c\"\\", "d"];
+        let between = format!("{},{}", space[0], space[1]);
+        let names = ["ScanDefinitionIds", "ScanDefinitionId", "scanDefinitionId"];
+        let text: Vec<_> = rows.iter().map(|(id, name, before, after)| {
+            let id = serde_json::Value::from(ids[*id]);
+            format!("{{ \"x\":{before},\"{}\": {id},\"x\":{after}}}", names[*name])
+        }).collect();
+        let body = |list: &[&str]| {
+            let (before, after) = if list.is_empty() && !rows.is_empty() { ("", "") } else { (&*space[2], &*space[3]) };
+            format!("{{{}\"value\": [{before}{}{after}]{}}}", others.0, list.join(&between), others.1)
+        };
+        let all: Vec<_> = text.iter().map(String::as_str).collect();
+        let some: Vec<_> = rows.iter().zip(&all).filter(|((id, ..), _)| chosen[*id]).map(|(_, text)| *text).collect();
+        let split = split(&ids, &body(&all)).unwrap();
+        prop_assert_eq!(split.only(|_| true), body(&all));
+        prop_assert_eq!(split.only(|id| chosen[id]), body(&some));
+        agree(&ids, body(&all).as_bytes())?;
+        agree(&ids[..2], body(&all).as_bytes())?;
+    }
+
+    #[test]
+    fn no_body_makes_the_splitter_panic(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+        agree(&["a"], &body)?;
+    }
+}

@@ -1,0 +1,170 @@
+//! The handle of the token source.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use super::refresher::Refresher;
+use super::state::{RefreshStatus, RejectionOutcome, Renewal, State};
+use crate::clock::Wall;
+use crate::net::Exchange;
+use crate::task::Tasks;
+use crate::token::sign_in::SignIn;
+use crate::token::{Bearer, Config, Error, Kind, LastError, Metrics, Reason, Snapshot};
+
+/// A failure that ends within this time is waited for instead of returned, so that a lost
+/// connection costs no caller an error.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Keeps one token for all requests. Clones are cheap and share it.
+#[derive(Clone, Debug)]
+pub struct TokenSource {
+    kind: Kind,
+    state: Arc<State>,
+    status: watch::Receiver<RefreshStatus>,
+}
+
+impl TokenSource {
+    /// Asks for the first token at once and renews it until `tasks` are finished.
+    ///
+    /// Requests go through `exchange`, which follows no redirects; those to a machine's metadata
+    /// service go through `imds_exchange`, which uses no proxy.
+    #[must_use]
+    pub fn start(
+        config: Config,
+        exchange: Exchange,
+        imds_exchange: Exchange,
+        wall: Wall,
+        tasks: &Tasks,
+        metrics: Metrics,
+    ) -> Self {
+        let kind = config.credential.kind();
+        let state = Arc::new(State::default());
+        // Marked as asking from the start: requests that come before the task has begun wait for
+        // it.
+        let (sender, status) = watch::channel(RefreshStatus {
+            asking: true,
+            ..RefreshStatus::default()
+        });
+        let sign_in = SignIn::new(config, exchange, imds_exchange, wall);
+        let upkeep = Refresher::new(sign_in, Arc::clone(&state), sender, metrics);
+        tasks.spawn_upkeep("token", upkeep.run());
+        Self { kind, state, status }
+    }
+
+    /// The token, if there is a valid one. It takes no lock.
+    #[must_use]
+    pub fn current(&self) -> Option<Bearer> {
+        self.state.usable(Instant::now())
+    }
+
+    /// The token: at once while there is a valid one, otherwise when a request has brought one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] at once, until it is worth asking again; [`Error::Unavailable`] when
+    /// `until` comes first, or at once when sign-in is not asked again before.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the request under way to the other waiters.
+    pub async fn bearer(&self, until: Instant) -> Result<Bearer, Error> {
+        self.bearer_within(until, until).await
+    }
+
+    /// The same for a call that comes back after `until` if there is no token by then, and that can
+    /// use a token until `patience`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`TokenSource::bearer`], but at once only when sign-in is not asked again before
+    /// `patience`.
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`TokenSource::bearer`].
+    pub async fn bearer_within(&self, until: Instant, patience: Instant) -> Result<Bearer, Error> {
+        if let Some(bearer) = self.current() {
+            return Ok(bearer);
+        }
+        match timeout_at(until, self.renewed(patience)).await {
+            Ok(result) => result,
+            // The earlier failure says more than that the time is over.
+            Err(_) => Err(match &self.status.borrow().failure {
+                Some(failure) => failure.as_of(Instant::now()),
+                None => Error::unavailable(Reason::NotInTime),
+            }),
+        }
+    }
+
+    /// Reports that Defender answered a call with `bearer` with 401. One renewal is forced for all
+    /// reports about the same token.
+    #[must_use]
+    pub fn rejected(&self, bearer: &Bearer) -> RejectionOutcome {
+        let now = Instant::now();
+        let (is_asking, is_failing) = {
+            let status = self.status.borrow();
+            (status.asking, status.failing(now).is_some())
+        };
+        self.state.reject(bearer, Renewal { is_asking, is_failing }, now)
+    }
+
+    /// The state for `/status`.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let now = Instant::now();
+        let status = self.status.borrow().clone();
+        let last_error = status.failure.as_ref().map(|failure| LastError {
+            code: failure.error.code(),
+            message: failure.error.message(),
+            advice: failure.error.advice(),
+            retry_in: failure.until.saturating_duration_since(now),
+        });
+        let left = self
+            .state
+            .newest()
+            .map(|bearer| bearer.expires().saturating_duration_since(now));
+        Snapshot {
+            kind: self.kind,
+            expires_in: left.filter(|left| !left.is_zero()),
+            refreshing: status.asking,
+            last_error,
+            roles: status.roles,
+            warnings: status.warnings,
+        }
+    }
+
+    /// As if the time after a forced renewal were over.
+    #[cfg(test)]
+    pub(super) fn end_cooldown(&self) {
+        self.state.end_cooldown();
+    }
+
+    async fn renewed(&self, patience: Instant) -> Result<Bearer, Error> {
+        let mut status = self.status.clone();
+        let mut waited = false;
+        loop {
+            let now = Instant::now();
+            let failure = status.borrow_and_update().failing(now).cloned();
+            // The token is stored before the status is updated, so reading in this order misses
+            // none.
+            match (failure, self.state.usable(now)) {
+                // The renewal that Defender's 401 forced has failed. The old token would be
+                // rejected again.
+                (Some(failure), Some(_)) if waited => return Err(failure.as_of(now)),
+                (_, Some(bearer)) => return Ok(bearer),
+                (Some(failure), None) if failure.until > now + PATIENCE && !failure.can_recover_by(patience) => {
+                    return Err(failure.as_of(now));
+                }
+                _ => {}
+            }
+            self.state.wanted.notify_one();
+            waited = true;
+            if status.changed().await.is_err() {
+                return Err(Error::unavailable(Reason::Stopped));
+            }
+        }
+    }
+}

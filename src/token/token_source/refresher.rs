@@ -1,0 +1,217 @@
+//! The one background task that asks for tokens.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::schedule::{self, Backoff};
+use super::state::{Failure, RefreshStatus, State};
+use crate::token::metrics::Outcome;
+use crate::token::sign_in::{Issued, SignIn};
+use crate::token::{Bearer, Error, Metrics, Reason, Roles, Warning};
+
+/// How often credential files are checked for changes. Kubernetes takes up to a minute to deliver a
+/// change anyway.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Asks for tokens, one request at a time.
+pub(super) struct Refresher {
+    sign_in: SignIn,
+    state: Arc<State>,
+    status: watch::Sender<RefreshStatus>,
+    metrics: Metrics,
+    backoff: Backoff,
+    /// The generation of the latest token.
+    generation: u64,
+    /// When the next request leaves at the latest.
+    due: Instant,
+}
+
+impl Refresher {
+    pub(super) fn new(
+        sign_in: SignIn,
+        state: Arc<State>,
+        status: watch::Sender<RefreshStatus>,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            sign_in,
+            state,
+            status,
+            metrics,
+            backoff: Backoff::new(),
+            generation: 0,
+            due: Instant::now(),
+        }
+    }
+
+    /// It never ends.
+    pub(super) async fn run(mut self) {
+        loop {
+            self.status.send_modify(|status| status.asking = true);
+            match self.request().await {
+                Ok(bearer) => self.succeeded(bearer),
+                Err(error) => self.failed(error),
+            }
+            self.wait_for_work().await;
+        }
+    }
+
+    async fn request(&mut self) -> Result<Bearer, Error> {
+        let issued = self.sign_in.ask().await?;
+        let bearer = self.bearer(&issued);
+        // It expired on its way. Asking again at once would loop.
+        if !bearer.is_usable(Instant::now()) {
+            return Err(Error::unavailable(Reason::Unreadable));
+        }
+        self.due = issued.asked + schedule::renewal(&issued);
+        Ok(bearer)
+    }
+
+    fn bearer(&self, issued: &Issued) -> Bearer {
+        Bearer::new(self.generation + 1, issued.secret.clone(), issued.asked, issued.life)
+    }
+
+    fn succeeded(&mut self, bearer: Bearer) {
+        let now = Instant::now();
+        let valid_s = bearer.expires().saturating_duration_since(now).as_secs();
+        let renewal_in_s = self.due.saturating_duration_since(now).as_secs();
+        tracing::info!(valid_s, renewal_in_s, "signed in");
+        self.generation = bearer.generation();
+        self.backoff = Backoff::new();
+        self.metrics.count(Outcome::Ok);
+        self.metrics.expires(bearer.expires());
+        let roles = Roles::of(bearer.secret());
+        // First the token, then the notification.
+        self.state.settle(Some(bearer), now);
+        self.tell(None, roles);
+    }
+
+    fn failed(&mut self, error: Error) {
+        let now = Instant::now();
+        let wait = self.backoff.after(&error);
+        self.due = now + wait;
+        self.metrics.count(match error {
+            Error::Refused { .. } => Outcome::Refused,
+            Error::Unavailable { .. } => Outcome::Unavailable,
+        });
+        self.log(&error, wait, now);
+        self.state.settle(None, now);
+        let roles = self.status.borrow().roles;
+        let failure = Failure {
+            until: self.due,
+            earliest_retry: now + schedule::retry_delay_if_waited_for(&error, wait),
+            error,
+        };
+        self.tell(Some(failure), roles);
+    }
+
+    /// Logs one line for a failed request.
+    fn log(&self, error: &Error, wait: Duration, now: Instant) {
+        let code = error.code();
+        let message = error.message();
+        let advice = error.advice();
+        let retry_in_s = wait.as_secs_f64();
+        let left = self.state.newest().filter(|bearer| bearer.is_usable(now));
+        let Some(bearer) = left else {
+            tracing::error!(
+                code,
+                reason = message,
+                advice,
+                retry_in_s,
+                "signing in failed; there is no valid token"
+            );
+            return;
+        };
+        let valid_s = bearer.expires().saturating_duration_since(now).as_secs();
+        tracing::warn!(
+            code,
+            reason = message,
+            advice,
+            retry_in_s,
+            valid_s,
+            "signing in failed; the old token serves on"
+        );
+    }
+
+    fn tell(&mut self, failure: Option<Failure>, roles: Roles) {
+        let (loaded, certificate_left) = self.sign_in.credential_age();
+        self.metrics.credential(loaded, certificate_left);
+        let mut warnings = self.sign_in.warnings();
+        if roles == Roles::Missing {
+            warnings.push(Warning::RoleMissing);
+        }
+        let known = self.status.borrow().warnings.clone();
+        for warning in warnings.iter().filter(|warning| !known.contains(warning)) {
+            tracing::warn!("{warning}");
+        }
+        self.status.send_replace(RefreshStatus {
+            asking: false,
+            failure,
+            roles,
+            warnings,
+        });
+    }
+
+    /// Waits for a reason to ask again: the time has come, a token is needed, or the credential has
+    /// changed.
+    async fn wait_for_work(&mut self) {
+        let mut look_at = Instant::now() + CHECK_INTERVAL;
+        let has_files = self.sign_in.has_files();
+        loop {
+            tokio::select! {
+                () = sleep_until(self.due) => return,
+                () = self.state.wanted.notified() => {
+                    if self.is_wanted() {
+                        return;
+                    }
+                    self.retry_sooner();
+                }
+                () = sleep_until(look_at), if has_files => {
+                    if self.has_new_credential().await {
+                        tracing::info!("the credential has changed; signing in with the new one");
+                        return;
+                    }
+                    look_at = Instant::now() + CHECK_INTERVAL;
+                }
+            }
+        }
+    }
+
+    /// Whether asking now helps a waiting request.
+    fn is_wanted(&self) -> bool {
+        let now = Instant::now();
+        self.state.usable(now).is_none() && self.status.borrow().failing(now).is_none()
+    }
+
+    /// A token is needed and there is none: the next request leaves as early as is allowed.
+    fn retry_sooner(&mut self) {
+        let earliest_retry = self
+            .status
+            .borrow()
+            .failure
+            .as_ref()
+            .map(|failure| failure.earliest_retry);
+        if let Some(earliest_retry) = earliest_retry.filter(|_| self.state.usable(Instant::now()).is_none()) {
+            self.due = self.due.min(earliest_retry);
+        }
+    }
+
+    async fn has_new_credential(&self) -> bool {
+        let failing = self
+            .status
+            .borrow()
+            .failure
+            .as_ref()
+            .map(|failure| failure.error.clone());
+        match failing {
+            // Sign-in is asked again soon enough, and reads the credential again; the delay that it
+            // asked for is obeyed.
+            Some(Error::Unavailable { .. }) => false,
+            Some(Error::Refused { .. }) => self.sign_in.has_changed(true).await,
+            None => self.sign_in.has_changed(false).await,
+        }
+    }
+}

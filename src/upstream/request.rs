@@ -1,0 +1,38 @@
+//! Builds the HTTP request of a call.
+
+use bytes::Bytes;
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderName, USER_AGENT};
+use http::{HeaderValue, Request, Uri};
+
+use crate::attempt::Authorized;
+use crate::operation::Input;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The number of header fields set here, with room for those of a trace and the client.
+const FIELDS: usize = 10;
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// The request for `signed` to this address; `None` when the token cannot be put into a header
+/// field, which the sign-in does not allow.
+pub(super) fn request(signed: &Authorized, address: Uri, user_agent: &HeaderValue) -> Option<Request<Bytes>> {
+    let outgoing = &signed.routed.outgoing;
+    let bearer = signed.bearer.bearer()?;
+    let mut request = Request::new(outgoing.request.body());
+    let declared = outgoing.request.endpoint().operation.declaration();
+    *request.method_mut() = declared.upstream_method();
+    *request.uri_mut() = address;
+    let headers = request.headers_mut();
+    headers.reserve(FIELDS);
+    headers.insert(AUTHORIZATION, bearer);
+    if declared.input != Input::Path {
+        headers.insert(CONTENT_TYPE, JSON);
+    }
+    headers.insert(ACCEPT, JSON);
+    // Bodies are passed on byte for byte, and not every caller can decompress them.
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    headers.insert(USER_AGENT, user_agent.clone());
+    if let Ok(id) = HeaderValue::from_str(outgoing.caller.request_id.as_str()) {
+        headers.insert(REQUEST_ID, id);
+    }
+    Some(request)
+}
