@@ -150,8 +150,7 @@ impl OneShotClient {
         match self.net.send(request, limits).await {
             Ok(answer) => {
                 if answer.status() == http::StatusCode::TOO_MANY_REQUESTS {
-                    let wanted = answer.headers().get(header::RETRY_AFTER);
-                    let throttled = quota::ThrottleHint::read(wanted, answer.body(), self.wall.now());
+                    let throttled = quota::ThrottleHint::read(answer.headers(), answer.body(), self.wall.now());
                     permit.throttled(throttled);
                 } else {
                     permit.settle();

@@ -40,6 +40,8 @@ impl Forecast {
             account.accepted(at);
         }
         account.foreign.without_trial();
+        // As fast as calls are accepted, it hardly delays any.
+        account.slow_start = None;
         Self { account, at, landing }
     }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::config::Limit;
+use super::long_window::{Own, Span};
 use super::pacer::overlap;
 use super::throttle_hint::{Named, ThrottleHint, Which};
 use super::trial::{Found, Trials};
@@ -56,44 +56,6 @@ const LONG: u32 = 5;
 /// Most pauses and refusals that are remembered.
 const MOST_KEPT: usize = 8;
 
-/// The long window as the estimate needs to know it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Span {
-    /// Calls per window.
-    calls: f64,
-    /// The window's length, with its margin.
-    window: Duration,
-    /// As long as the shortest window at most: longer refusals have another cause than that one.
-    short: Duration,
-}
-
-impl Span {
-    /// The longest of `limits`, which are in order.
-    pub(super) fn of(limits: &[Limit]) -> Option<Self> {
-        let (first, last) = (limits.first()?, limits.last()?);
-        let short = if limits.len() > 1 {
-            first.window()
-        } else {
-            last.window() / 60
-        };
-        Some(Self {
-            calls: last.calls() as f64,
-            window: last.hold(),
-            short,
-        })
-    }
-}
-
-/// Our own calls in the long window.
-pub(super) trait Own {
-    /// How many there are, without the one that was just answered.
-    fn count(&self) -> usize;
-    /// How many of them were answered.
-    fn answered(&self) -> usize;
-    /// When the first of them leaves.
-    fn next_return(&self) -> Option<Instant>;
-}
-
 /// What an accepted call changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
@@ -121,7 +83,8 @@ pub(super) struct Foreign {
     planned: f64,
     /// Times in which others made no calls, or none are known of, by when those calls would leave the window: ascending.
     holes: VecDeque<(Instant, Instant)>,
-    /// Refusals that may have been the long window's: when, and at how many calls.
+    /// Refusals that may have been the long window's: when, and at how many answered calls. Refused calls are among those, so one that was
+    /// in flight when another was refused raises the number: it is the accepted calls that tell how many fit.
     claims: VecDeque<(Instant, usize)>,
     run: Option<Run>,
     seen: Option<Instant>,
@@ -134,6 +97,8 @@ struct Run {
     since: Instant,
     /// Our own calls that were in the window.
     own: usize,
+    /// Those of them that were answered by then, or later.
+    answered: usize,
     refusals: usize,
     /// How many of our own calls had left the window at the latest refusal, and when the next one was to leave.
     left: usize,
@@ -191,8 +156,22 @@ impl Foreign {
         self.planned = self.calls(span);
     }
 
+    /// A call was accepted that was in flight when another was refused.
+    pub(super) fn accepted_late(&mut self) {
+        if let Some(run) = &mut self.run {
+            run.answered += 1;
+        }
+    }
+
+    /// The same of one that was refused.
+    pub(super) fn refused_late(&mut self) {
+        self.accepted_late();
+        self.claims.iter_mut().for_each(|(_, answered)| *answered += 1);
+    }
+
     /// A call was refused; returns how long to wait.
     pub(super) fn refused(&mut self, span: &Span, answer: Named, own: &impl Own, now: Instant) -> Duration {
+        self.accepted_late();
         let run = match self.run.as_mut() {
             Some(run) => {
                 // The calls refused before are in it.
@@ -222,6 +201,7 @@ impl Foreign {
         let run = Run {
             since: now,
             own: count,
+            answered: own.answered(),
             refusals: 1,
             left: 0,
             next: own.next_return(),
@@ -293,18 +273,19 @@ impl Foreign {
         let coincides = |wait: Duration| back.is_some_and(|back| back <= now + wait + ROUNDING);
         let foreseen = self.calls(span) > 0.0 && self.room(span, count, now) <= share::FORESEEN * span.calls;
         let is_long = |wait: &Duration| *wait > span.short;
-        foreseen || answer.wait.filter(is_long).is_some_and(coincides) || self.is_known(span, count, now)
+        foreseen || answer.wait.filter(is_long).is_some_and(coincides) || self.is_known(span, own, now)
     }
 
     /// Whether calls were refused before at about so many of our own, and never accepted at more since.
-    fn is_known(&self, span: &Span, count: usize, now: Instant) -> bool {
-        let asked = if count as f64 >= share::NEARLY_FULL * span.calls {
+    fn is_known(&self, span: &Span, own: &impl Own, now: Instant) -> bool {
+        let answered = own.answered();
+        let asked = if own.count() as f64 >= share::NEARLY_FULL * span.calls {
             1
         } else {
             2
         };
         let near = |&&(at, n): &&(Instant, usize)| {
-            now.saturating_duration_since(at) < span.window && count.abs_diff(n) as f64 <= share::NEAR * span.calls
+            now.saturating_duration_since(at) < span.window && answered.abs_diff(n) as f64 <= share::NEAR * span.calls
         };
         self.claims.iter().filter(near).count() >= asked + self.trials.refuted()
     }
@@ -335,7 +316,8 @@ impl Foreign {
     pub(super) fn accepted(&mut self, span: &Span, own: &impl Own, now: Instant) -> Change {
         let count = own.count();
         let margin = share::MARGIN * span.calls;
-        self.claims.retain(|&(_, n)| (count as f64) < n as f64 + margin);
+        let answered = own.answered() as f64;
+        self.claims.retain(|&(_, n)| answered < n as f64 + margin);
         while self.holes.front().is_some_and(|&(_, to)| to <= now) {
             self.holes.pop_front();
         }
@@ -356,7 +338,7 @@ impl Foreign {
             self.holes.push_back((run.since + span.window, now + span.window));
             self.holes.truncate(MOST_KEPT);
         } else if !run.believed && !run.elsewhere && run.refusals <= 3 {
-            self.claims.push_back((now, run.own));
+            self.claims.push_back((now, run.answered));
             if self.claims.len() > MOST_KEPT {
                 self.claims.pop_front();
             }

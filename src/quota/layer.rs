@@ -110,11 +110,7 @@ where
 fn end(permit: Permit, result: Result<Answer, Failure>, wall: &Wall) -> Result<Answer, Failure> {
     match result {
         Ok(mut answer) if answer.status == StatusCode::TOO_MANY_REQUESTS => {
-            let pause = permit.throttled(ThrottleHint::read(
-                answer.headers.get(RETRY_AFTER),
-                &answer.body,
-                wall.now(),
-            ));
+            let pause = permit.throttled(ThrottleHint::read(answer.headers.iter(), &answer.body, wall.now()));
             answer.headers = with_retry_after(&answer.headers, pause);
             let source = Box::new(Refused);
             Err(Failure {
@@ -140,10 +136,10 @@ fn end(permit: Permit, result: Result<Answer, Failure>, wall: &Wall) -> Result<A
     }
 }
 
-/// Should the answer pass through to the caller, it says how long everybody waits, in whole seconds.
+/// Should the answer pass through to the caller, it says how long everybody waits, in whole seconds, and says nothing else about it.
 fn with_retry_after(fields: &Fields, pause: Duration) -> Fields {
     let seconds = pause.as_secs() + u64::from(pause.subsec_nanos() > 0);
-    let others = fields.iter().filter(|(name, _)| **name != RETRY_AFTER);
+    let others = fields.iter().filter(|(name, _)| !ThrottleHint::is_told_by(name));
     others
         .map(|(name, value)| (name.clone(), value.clone()))
         .chain([(RETRY_AFTER, HeaderValue::from(seconds.max(1)))])

@@ -19,12 +19,14 @@ mod latency_estimator;
 mod layer;
 mod ledger;
 pub mod local;
+mod long_window;
 mod metrics;
 mod pace_state;
 mod pacer;
 mod permit;
 mod scarcity;
 pub mod shared;
+mod slow_start;
 mod state;
 mod state_file;
 #[cfg(test)]

@@ -5,10 +5,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::config::{Config, Limit, Pacing, UnknownPast};
-use super::foreign::{Foreign, LAST_PROBE, Span};
+use super::foreign::{Foreign, LAST_PROBE};
 use super::latency_estimator::Latency;
 use super::ledger::{Availability, Charge, Ledger};
+use super::long_window::Span;
 use super::pacer::{BucketState, Others, Pace, WindowBudget};
+use super::slow_start::SlowStart;
 
 /// The state of the quota. Driven by explicit moments, never by a clock of its own; moments must not go backwards.
 #[derive(Clone, Debug)]
@@ -18,6 +20,8 @@ pub struct QuotaState {
     pub(super) gate: ThrottleState,
     pub(super) latency: Latency,
     pub(super) foreign: Foreign,
+    /// While there is one, it holds calls back besides.
+    pub(super) slow_start: Option<SlowStart>,
     /// From when on the bucket does not hold calls back; `None`: never.
     pub(super) unpaced_from: Option<Instant>,
     returns: Vec<Instant>,
@@ -66,6 +70,7 @@ impl QuotaState {
             gate: ThrottleState::Open,
             latency: Latency::START,
             foreign: Foreign::default(),
+            slow_start: None,
             unpaced_from: unpaced_from(config, now),
             returns: Vec::new(),
             calls: 0,
@@ -80,6 +85,7 @@ impl QuotaState {
             gate: paused_until.map_or(ThrottleState::Open, |until| ThrottleState::Paused { until }),
             latency,
             foreign: Foreign::default(),
+            slow_start: None,
             unpaced_from: None,
             returns: Vec::new(),
             calls: 0,
@@ -113,6 +119,9 @@ impl QuotaState {
                 let charge = self.ledger.issue(now);
                 self.pace.take(now);
                 self.calls += 1;
+                if let Some(start) = &mut self.slow_start {
+                    start.issue(now);
+                }
                 if let ThrottleState::Paused { .. } = self.gate {
                     // Paused → Probing: the first call after the pause.
                     self.gate = ThrottleState::Probing { probe: charge };
@@ -138,6 +147,7 @@ impl QuotaState {
             }
             ThrottleState::Probing { .. } => return None,
         };
+        let gate = self.slow_start.map_or(gate, |start| start.opens_at().max(gate));
         let Availability::At(at) = self.ledger.opening(now) else {
             return None;
         };
@@ -165,7 +175,11 @@ impl QuotaState {
         self.ledger.settle(charge, now);
         self.after_probe(charge);
         if self.gate == ThrottleState::Open {
+            upsets |= self.slow_start.is_some();
+            self.slow_start.take_if(SlowStart::accept);
             upsets |= self.accepted(now);
+        } else {
+            self.foreign.accepted_late();
         }
         upsets
     }

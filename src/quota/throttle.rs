@@ -5,8 +5,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::config::Limit;
-use super::foreign::{Change, Own, Span};
+use super::foreign::Change;
 use super::ledger::{Charge, Ledger};
+use super::long_window::{Own, Span};
+use super::slow_start::SlowStart;
 use super::state::{QuotaState, ThrottleState};
 use super::throttle_hint::{Named, ThrottleHint, Which};
 
@@ -62,9 +64,13 @@ impl QuotaState {
                 };
                 now + self.foreign.refused(&span, named, &own, now)
             }
-            _ => now + answer.wait.unwrap_or_default().min(ThrottleHint::LONGEST_WAIT),
+            _ => {
+                self.foreign.refused_late();
+                now + answer.wait.unwrap_or_default().min(ThrottleHint::LONGEST_WAIT)
+            }
         };
         self.pace.invalidate();
+        self.slow_start = None;
         match self.gate {
             // The probe that is under way finds out.
             ThrottleState::Probing { .. } if !is_news && answer.wait.is_none() => return now,
@@ -100,6 +106,7 @@ impl QuotaState {
                 return true;
             }
             Change::Resumed { gently } => {
+                self.slow_start = Some(SlowStart::new(self.pace.burst(), now));
                 if gently {
                     self.pace.keep_a_tenth(now);
                 }

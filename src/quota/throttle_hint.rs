@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use http::HeaderValue;
+use http::header::RETRY_AFTER;
+use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 
 use super::config::Limit;
@@ -23,27 +24,59 @@ impl ThrottleHint {
     /// How much of a body is looked at; the known messages have about 150 bytes.
     const MESSAGE_BYTES: usize = 4096;
 
-    /// Reads `Retry-After` (seconds or date, RFC 9110 §10.2.3) and the message, which says "Maximum allowed 30 per 00:01:00" and "again
-    /// in 8 seconds" (seen 2021 and 2022). A whole second is added to the message's wait, because it may have been rounded down.
+    /// Reads what the fields say about a wait, and the message, which says "Maximum allowed 30 per 00:01:00" and "again in 8 seconds" (seen
+    /// 2021 and 2022). A whole second is added to the message's wait, because it may have been rounded down.
     #[must_use]
-    pub fn read(retry_after: Option<&HeaderValue>, body: &[u8], wall: Timestamp) -> Self {
+    pub fn read<'a>(
+        fields: impl IntoIterator<Item = (&'a HeaderName, &'a HeaderValue)>,
+        body: &[u8],
+        wall: Timestamp,
+    ) -> Self {
         let message = String::from_utf8_lossy(&body[..body.len().min(Self::MESSAGE_BYTES)]).to_ascii_lowercase();
-        let field = retry_after
-            .and_then(|value| value.to_str().ok())
-            .and_then(|text| wait(text.trim(), wall));
+        let fields = fields.into_iter().filter_map(|(name, value)| field(name, value, wall));
         let said = wait_in(&message).map(|wait| wait.saturating_add(Duration::from_secs(1)));
-        let wait = field.max(said).map(|wait| wait.min(Self::LONGEST_WAIT));
+        let wait = fields.chain(said).max().map(|wait| wait.min(Self::LONGEST_WAIT));
         Self {
             window: window_in(&message),
             wait,
         }
     }
+
+    /// Whether the field says how long to wait: `Retry-After`, or one of the two that services of Azure send beside it, in milliseconds.
+    pub(super) fn is_told_by(name: &HeaderName) -> bool {
+        *name == RETRY_AFTER || IN_MILLIS.contains(&name.as_str())
+    }
+}
+
+/// What Azure's own clients read besides `Retry-After`: such a service may send them alone.
+const IN_MILLIS: [&str; 2] = ["retry-after-ms", "x-ms-retry-after-ms"];
+
+/// The wait that a field names, if it does.
+fn field(name: &HeaderName, value: &HeaderValue, wall: Timestamp) -> Option<Duration> {
+    if !ThrottleHint::is_told_by(name) {
+        return None;
+    }
+    let text = value.to_str().ok()?;
+    if *name == RETRY_AFTER {
+        return longest(text, wall);
+    }
+    let millis = text.split(',').filter_map(|text| units(text.trim()));
+    millis.max().map(Duration::from_millis)
+}
+
+/// The longest of `Retry-After` values. The field has one value (RFC 9110 §10.2.3), but a proxy may have added its own, in a field of its own
+/// or behind a comma; and a date has a comma inside.
+fn longest(text: &str, wall: Timestamp) -> Option<Duration> {
+    let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+    let alone = parts.iter().filter_map(|part| wait(part, wall));
+    let pairs = parts.windows(2).map(|pair| pair.join(", "));
+    alone.chain(pairs.filter_map(|pair| wait(&pair, wall))).max()
 }
 
 /// `Retry-After`, as seconds or as a date.
 fn wait(text: &str, wall: Timestamp) -> Option<Duration> {
-    if let Some(wait) = amount(text, 1) {
-        return Some(wait);
+    if let Some(seconds) = units(text) {
+        return Some(Duration::from_secs(seconds));
     }
     // A date in the past means: now.
     let wait = date(text)?.duration_since(wall);
@@ -61,16 +94,15 @@ fn date(text: &str) -> Option<Timestamp> {
         .and_then(|date| jiff::tz::TimeZone::UTC.to_timestamp(date).ok())
 }
 
-/// A number of units of so many seconds, perhaps with a fraction, which is rounded up; one that is too large is as long as can be.
-fn amount(text: &str, unit: u64) -> Option<Duration> {
+/// A number of units, perhaps with a fraction, which is rounded up; one that is too large is as large as can be.
+fn units(text: &str) -> Option<u64> {
     let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
     let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     if !is_number(whole) || !is_number(part) {
         return None;
     }
     let more = u64::from(part.bytes().any(|digit| digit != b'0'));
-    let units = whole.parse().unwrap_or(u64::MAX).saturating_add(more);
-    Some(Duration::from_secs(units.saturating_mul(unit)))
+    Some(whole.parse().unwrap_or(u64::MAX).saturating_add(more))
 }
 
 /// N of "in N seconds" or "after N seconds", in other units as well.
@@ -81,7 +113,8 @@ fn wait_in(message: &str) -> Option<Duration> {
             let number = before.rsplit(' ').next()?;
             let lead = before.strip_suffix(number)?;
             let leads = lead.ends_with("in ") || lead.ends_with("after ");
-            leads.then(|| amount(number, unit)).flatten()
+            let units = leads.then(|| units(number)).flatten()?;
+            Some(Duration::from_secs(units.saturating_mul(unit)))
         })
     };
     [(" second", 1), (" minute", 60), (" hour", 3600)]
@@ -150,12 +183,67 @@ mod tests {
     const WALL: i64 = 1_790_000_000;
 
     fn read(header: Option<&str>, message: &str) -> ThrottleHint {
-        let field = header.map(|value| value.parse().unwrap());
+        let fields: Vec<_> = header.map(|value| ("retry-after", value)).into_iter().collect();
+        read_all(&fields, message)
+    }
+
+    fn read_all(fields: &[(&str, &str)], message: &str) -> ThrottleHint {
+        let field = |(name, value): &(&str, &str)| (name.parse().unwrap(), value.parse().unwrap());
+        let fields: Vec<(HeaderName, HeaderValue)> = fields.iter().map(field).collect();
         ThrottleHint::read(
-            field.as_ref(),
+            fields.iter().map(|(name, value)| (name, value)),
             message.as_bytes(),
             Timestamp::from_second(WALL).unwrap(),
         )
+    }
+
+    fn http_date(offset: i64) -> String {
+        let at = Timestamp::from_second(WALL + offset).unwrap();
+        at.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
+    }
+
+    #[test]
+    fn of_several_waits_the_longest_counts() {
+        let (soon, late) = (http_date(42), http_date(70));
+        let lists = [
+            ("8, 42".to_owned(), 42),
+            ("42,8".to_owned(), 42),
+            (format!("8, {soon}"), 42),
+            (format!("{soon}, 60"), 60),
+            (format!("{late}, {soon}"), 70),
+            (format!(" 0 ,{soon} , soon,, -900"), 42),
+            ("Thursday".to_owned(), 0),
+        ];
+        for (list, seconds) in &lists {
+            let wait = Some(Duration::from_secs(*seconds)).filter(|wait| !wait.is_zero());
+            assert_eq!(read(Some(list), "").wait, wait, "{list}");
+        }
+        let fields = [("retry-after", "8"), ("retry-after", &*soon), ("retry-after", "never")];
+        assert_eq!(read_all(&fields, "").wait, Some(Duration::from_secs(42)));
+        assert_eq!(
+            read_all(&fields, "again in 50 seconds").wait,
+            Some(Duration::from_secs(51)),
+            "the message counts as well"
+        );
+    }
+
+    #[test]
+    fn milliseconds_are_read_where_services_of_azure_send_them() {
+        let millis = |wait| Some(Duration::from_millis(wait));
+        for name in ["retry-after-ms", "x-ms-retry-after-ms", "X-MS-Retry-After-MS"] {
+            assert_eq!(read_all(&[(name, "1500")], "").wait, millis(1500), "{name}");
+            assert_eq!(read_all(&[(name, "120, 9.5")], "").wait, millis(120), "{name}");
+            assert_eq!(read_all(&[(name, "soon")], "").wait, None, "{name}");
+            assert_eq!(
+                read_all(&[(name, "99999999999")], "").wait,
+                Some(ThrottleHint::LONGEST_WAIT),
+                "{name}"
+            );
+            assert_eq!(read_all(&[(name, "1500"), ("retry-after", "2")], "").wait, millis(2000));
+        }
+        for name in ["retry-after-s", "x-ms-retry-after", "ratelimit-reset", "date"] {
+            assert_eq!(read_all(&[(name, "30")], "").wait, None, "{name}");
+        }
     }
 
     #[test]
@@ -194,12 +282,8 @@ mod tests {
 
     #[test]
     fn dates_count_from_the_wall_clock_and_the_past_means_now() {
-        let date = |offset: i64| {
-            let at = Timestamp::from_second(WALL + offset).unwrap();
-            at.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
-        };
-        assert_eq!(read(Some(&date(42)), "").wait, Some(Duration::from_secs(42)));
-        assert_eq!(read(Some(&date(-42)), "").wait, Some(Duration::from_secs(0)));
+        assert_eq!(read(Some(&http_date(42)), "").wait, Some(Duration::from_secs(42)));
+        assert_eq!(read(Some(&http_date(-42)), "").wait, Some(Duration::from_secs(0)));
     }
 
     #[test]
@@ -225,7 +309,7 @@ mod tests {
         assert_eq!(read(None, "Please retry after 20 seconds.").wait, secs(21));
         assert_eq!(read(None, "try again in 2 minutes").wait, secs(121));
         assert_eq!(read(None, "IN 1 HOUR").wait, secs(3600), "clamped");
-        for text in ["-1", "1e3", "1,5", "1.", ".5", "0x10", "5 s", "+5"] {
+        for text in ["-1", "1e3", "1;5", "1.", ".5", "0x10", "5 s", "+5"] {
             assert_eq!(read(Some(text), "").wait, None, "{text}");
         }
     }

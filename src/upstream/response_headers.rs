@@ -8,8 +8,8 @@ use crate::scan::{Fields, Request};
 /// The name under which a field is kept: a static copy where there is one, which takes no memory.
 ///
 /// Kept are all `x-ms-*`, what callers can use (content, caching, the ids that Microsoft's support
-/// asks for), `Age`, to which the cache adds, and `Retry-After`, which the quota reads. Everything
-/// else, above all hop-by-hop fields and cookies, is dropped.
+/// asks for), `Age`, to which the cache adds, and `Retry-After`, also in milliseconds, which the
+/// quota reads. Everything else, above all hop-by-hop fields and cookies, is dropped.
 fn kept(name: &HeaderName) -> Option<HeaderName> {
     // As text, because comparing lengths decides nearly all cases.
     Some(match name.as_str() {
@@ -18,6 +18,7 @@ fn kept(name: &HeaderName) -> Option<HeaderName> {
         "date" => DATE,
         "age" => AGE,
         "retry-after" => RETRY_AFTER,
+        "retry-after-ms" => HeaderName::from_static("retry-after-ms"),
         "odata-version" => HeaderName::from_static("odata-version"),
         "request-id" => HeaderName::from_static("request-id"),
         "mise-correlation-id" => HeaderName::from_static("mise-correlation-id"),
@@ -95,6 +96,7 @@ mod tests {
             ("server", "x"),
             ("odata-version", "4.0"),
             ("retry-after", "8"),
+            ("retry-after-ms", "8000"),
             ("www-authenticate", "Bearer"),
         ] {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
@@ -112,6 +114,7 @@ mod tests {
             "age=25",
             "content-type=application/json",
             "odata-version=4.0",
+            "retry-after-ms=8000",
             "retry-after=8",
             "x-ms-request-id=1",
             "x-ms-request-id=2",

@@ -32,7 +32,9 @@
 //! replica has a copy at all, `on_unknown_past` decides.
 //!
 //! A store whose clock jumps ahead would forget calls too early. Replicas compare it with their own stopwatches before they use a slot,
-//! and a jump begins a new epoch as well: the copies hold ages by the replicas' own clocks.
+//! and when they come into a new epoch on the same server; a jump begins a new epoch as well: the copies hold ages by the replicas' own
+//! clocks. A jump may also end the leases of all. So a replica that comes when the last of them has ended waits for as long as a living
+//! one takes to come. A jump goes unnoticed when no replica lives that had heard from this server before.
 //!
 //! # Whose turn it is
 //!

@@ -89,7 +89,10 @@ pub struct State {
     /// How long the store takes to answer, smoothed.
     took: Duration,
     clock: Clock,
-    split_error: Option<String>,
+    /// Whose clock it is: the server's run.
+    server: Option<String>,
+    /// The epoch whose times cannot be right.
+    doubted: Option<String>,
 }
 
 /// What of our copy has yet to be brought into this epoch.
@@ -161,7 +164,8 @@ impl State {
             eviction: None,
             took: Duration::ZERO,
             clock: Clock::default(),
-            split_error: None,
+            server: None,
+            doubted: None,
         }
     }
 
@@ -311,11 +315,15 @@ impl State {
         };
         let said = self.unsaid.say(now);
         let own = format!("{}:", self.terms.me);
-        let copy = match self.owes {
+        let mut copy = match self.owes {
             Owes::Nothing => None,
             Owes::Own => self.copy.show(Some(&own), now),
             Owes::All => self.copy.show(None, now),
         };
+        if let Some(copy) = &mut copy {
+            // The store may have put back already what it is told of now.
+            copy.level += said.refunded.len() as f64;
+        }
         if leave {
             self.wants = Wants::default();
         }
@@ -340,7 +348,7 @@ impl State {
             throttled: &said.throttled,
             copy,
             leave,
-            split_error: self.split_error.as_deref(),
+            doubt: self.doubted.as_deref(),
         })
     }
 
@@ -352,7 +360,7 @@ impl State {
         self.last = Some(asked);
         self.took = self.took / 8 * 7 + now.saturating_duration_since(asked) / 8;
         if reply.epoch != self.epoch {
-            return self.begin_epoch(reply);
+            return self.begin_epoch(reply, asked, now);
         }
         if reply.stale {
             // Overtaken, or taken twice: then the first time may have granted something, and its answer is lost.
@@ -364,10 +372,9 @@ impl State {
         self.unsaid.heard();
         let found = if self.foreign == 0 { reply.foreign } else { 0 };
         self.foreign = reply.foreign;
-        let theirs = reply.now.parse().ok();
-        if !theirs.is_none_or(|theirs| self.clock.is_right(theirs, asked, now)) {
+        if !self.is_clock_right(reply, asked, now) {
             // Whatever it says of times and members is wrong, and must not get into our copy.
-            self.split_error = Some(self.epoch.clone());
+            self.doubted = Some(self.epoch.clone());
             self.woken = true;
             self.give_back(first);
             return Change::default();
@@ -453,8 +460,13 @@ impl State {
         self.due = None;
     }
 
+    fn is_clock_right(&mut self, reply: &Reply, asked: Instant, now: Instant) -> bool {
+        let theirs = reply.now.parse().ok();
+        theirs.is_none_or(|theirs| self.clock.is_right(theirs, asked, now))
+    }
+
     /// The store knows less than we do: our copy goes back to it.
-    fn begin_epoch(&mut self, reply: &Reply) -> Change {
+    fn begin_epoch(&mut self, reply: &Reply, asked: Instant, now: Instant) -> Change {
         let epoch = !self.epoch.is_empty();
         self.epoch.clone_from(&reply.epoch);
         (self.seq, self.r#gen) = (0, 0);
@@ -465,7 +477,15 @@ impl State {
             Some(_) => Owes::Own,
         };
         self.wants.forget_told();
-        (self.due, self.clock, self.split_error) = (None, Clock::default(), None);
+        // Another server has another clock, and one that has jumped goes on from there.
+        if reply.doubted || reply.server.is_none() || reply.server != self.server {
+            self.clock = Clock::default();
+        }
+        self.server.clone_from(&reply.server);
+        // What others brought before it jumped would be forgotten too early.
+        let is_right = self.is_clock_right(reply, asked, now);
+        self.doubted = (!is_right).then(|| reply.epoch.clone());
+        self.due = None;
         self.merging = true;
         self.woken = true;
         Change {

@@ -65,7 +65,7 @@ pub(super) struct Step<'a> {
     pub(super) leave: bool,
     /// The epoch whose times cannot be right.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) split_error: Option<&'a str>,
+    pub(super) doubt: Option<&'a str>,
 }
 
 /// What stays the same from step to step.
@@ -173,6 +173,11 @@ pub struct Reply {
     /// Nothing was done: the epoch is another one, or the step was overtaken.
     #[serde(default)]
     pub(super) stale: bool,
+    /// Of another epoch: the server's run.
+    pub(super) server: Option<String>,
+    /// Of another epoch: it began because the clock had jumped.
+    #[serde(default)]
+    pub(super) doubted: bool,
     /// The flows to whose requests slots are granted.
     #[serde(default)]
     pub(super) granted: Vec<String>,

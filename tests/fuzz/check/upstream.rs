@@ -19,7 +19,7 @@ pub(crate) fn throttled(data: &[u8]) {
     let (fields, message) = super::parts(data);
     let fields = super::headers(fields);
     for wall in [Timestamp::MIN, Timestamp::UNIX_EPOCH, Timestamp::MAX] {
-        let read = ThrottleHint::read(fields.get(header::RETRY_AFTER), message, wall);
+        let read = ThrottleHint::read(&fields, message, wall);
         assert!(read.wait.is_none_or(|wait| wait <= ThrottleHint::LONGEST_WAIT));
         let longest = Duration::from_hours(100);
         assert!(read.window.is_none_or(|window| !window.is_zero() && window < longest));

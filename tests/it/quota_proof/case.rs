@@ -29,8 +29,10 @@ pub(super) struct Case {
     pub(super) pacing: Pacing,
     /// From which second on we have callers.
     pub(super) from: u64,
-    /// Four callers who always want more, or one who asks once a second.
+    /// Callers who always want more, or one who asks once a second.
     pub(super) saturated: bool,
+    /// How many of the former there are.
+    pub(super) callers: usize,
     pub(super) seed: u64,
 }
 
@@ -44,6 +46,7 @@ pub(super) const ALONE: Case = Case {
     pacing: Pacing::Spread,
     from: 0,
     saturated: true,
+    callers: 4,
     seed: 1,
 };
 
@@ -82,7 +85,7 @@ pub(super) async fn live(case: Case) -> Outcome {
             }
         });
     }
-    let callers = if case.saturated { 4 } else { 1 };
+    let callers = if case.saturated { case.callers } else { 1 };
     for n in 0..callers {
         let gateway = gateway.clone();
         let every = Duration::from_secs(u64::from(!case.saturated));

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::ALONE;
+use super::gateways::Gateways;
 use super::line::Line;
-use super::shared_cache::Fleet;
 use crate::support::redis::Redis;
 use crate::support::until;
 
@@ -14,46 +14,43 @@ const SECOND: Duration = Duration::from_secs(1);
 const WATCH: Duration = SECOND;
 
 /// Everything that can happen, one after the other; how long it took each time until calls left again.
-async fn everything(limits: &[&str], gateways: usize, cuts: &[Duration]) {
+async fn everything(limits: &[&str], count: usize, cuts: &[Duration]) {
     let _alone = ALONE.lock().await;
     let mut server = Redis::start().await;
     let line = Line::to(server.port).await;
     let url = format!("redis://127.0.0.1:{}", line.port);
-    let mut shared_cache = Fleet::new(limits, &[]).await;
-    for _ in 0..gateways {
-        shared_cache.add(&url).await;
+    let mut gateways = Gateways::new(limits, &[]).await;
+    for _ in 0..count {
+        gateways.add(&url).await;
     }
-    let mut table = vec![("a start", shared_cache.resumes("start").await)];
+    let mut table = vec![("a start", gateways.resumes("start").await)];
     tokio::time::sleep(SECOND * 2).await;
 
-    shared_cache.kill(0).await;
-    table.push(("kill -9 of a gateway", shared_cache.resumes("kill").await));
+    gateways.kill(0).await;
+    table.push(("kill -9 of a gateway", gateways.resumes("kill").await));
     tokio::time::sleep(WATCH).await;
-    shared_cache.add(&url).await;
-    table.push(("a gateway that joins", shared_cache.resumes("join").await));
+    gateways.add(&url).await;
+    table.push(("a gateway that joins", gateways.resumes("join").await));
     tokio::time::sleep(WATCH).await;
 
     server.command(&["DEBUG", "SLEEP", "1"]).await;
-    table.push(("DEBUG SLEEP 1", shared_cache.resumes("sleep").await));
+    table.push(("DEBUG SLEEP 1", gateways.resumes("sleep").await));
     tokio::time::sleep(WATCH).await;
     server.command(&["FLUSHALL"]).await;
-    table.push(("FLUSHALL", shared_cache.resumes("flush").await));
+    table.push(("FLUSHALL", gateways.resumes("flush").await));
     tokio::time::sleep(WATCH).await;
 
     server.kill().await;
-    lost(&shared_cache).await;
+    lost(&gateways).await;
     server.restart().await;
-    table.push((
-        "kill -9 of the store, empty restart",
-        shared_cache.resumes("restart").await,
-    ));
+    table.push(("kill -9 of the store, empty restart", gateways.resumes("restart").await));
     tokio::time::sleep(WATCH).await;
 
     for cut in cuts {
         line.cut();
         tokio::time::sleep(*cut).await;
         line.lead_to(server.port);
-        table.push(("a cut", shared_cache.resumes("cut").await));
+        table.push(("a cut", gateways.resumes("cut").await));
         tokio::time::sleep(WATCH).await;
     }
 
@@ -64,27 +61,24 @@ async fn everything(limits: &[&str], gateways: usize, cuts: &[Duration]) {
     tokio::time::sleep(WATCH).await;
     line.lead_to(copy.port);
     server.kill().await;
-    table.push((
-        "failover to a copy one second old",
-        shared_cache.resumes("failover").await,
-    ));
+    table.push(("failover to a copy one second old", gateways.resumes("failover").await));
     tokio::time::sleep(WATCH).await;
 
     // The one that knows most dies with the store, and a new one knows nothing.
-    shared_cache.kill(0).await;
+    gateways.kill(0).await;
     copy.command(&["FLUSHALL"]).await;
-    shared_cache.add(&url).await;
-    table.push(("store emptied and a gateway killed", shared_cache.resumes("both").await));
+    gateways.add(&url).await;
+    table.push(("store emptied and a gateway killed", gateways.resumes("both").await));
     tokio::time::sleep(WATCH).await;
     for (what, took) in &table {
         println!("{what}: calls leave again after {} ms", took.as_millis());
     }
-    shared_cache.assert_well();
+    gateways.assert_well();
 }
 
 /// Waits until the loss shows, where it should.
-async fn lost(shared_cache: &Fleet) {
-    for gateway in &shared_cache.gateways {
+async fn lost(gateways: &Gateways) {
+    for gateway in &gateways.all {
         let shown = async || (gateway.status().await["mode"] == "store-lost").then_some(());
         until("the status to say that the store is lost", shown).await;
         let metrics = gateway.program.admin().fetch("/metrics").await;

@@ -5,9 +5,9 @@
 //! fast, on a machine with nothing else to do: `cargo test --test it -- --ignored --nocapture --test-threads 1 replicas`.
 
 mod chaos;
+mod gateways;
 pub(crate) mod line;
 mod share;
-mod shared_cache;
 mod stored;
 
 use tokio::sync::Mutex;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::ALONE;
-use super::shared_cache::Fleet;
+use super::gateways::Gateways;
 use crate::support::redis::Redis;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -38,37 +38,33 @@ async fn steps(server: &Redis) -> u64 {
 async fn share(form: Form) {
     let _alone = ALONE.lock().await;
     let server = Redis::start().await;
-    let mut shared_cache = Fleet::new(&form.limits, &[]).await;
+    let mut gateways = Gateways::new(&form.limits, &[]).await;
     for _ in 0..8 {
-        shared_cache.add(&server.url()).await;
+        gateways.add(&server.url()).await;
     }
     // The first burst comes out of turn.
     tokio::time::sleep(form.window + SECOND).await;
-    let from = shared_cache.now();
+    let from = gateways.now();
     let steps_before = steps(&server).await;
-    let before: Vec<_> = shared_cache
-        .gateways
-        .iter()
-        .map(super::shared_cache::Gateway::served)
-        .collect();
+    let before: Vec<_> = gateways.all.iter().map(super::gateways::Gateway::served).collect();
     tokio::time::sleep(form.window * form.windows).await;
-    let to = shared_cache.now();
-    let counts = shared_cache
-        .gateways
+    let to = gateways.now();
+    let counts = gateways
+        .all
         .iter()
         .zip(before)
         .map(|(gateway, before)| gateway.served() - before);
     let counts: Vec<_> = counts.collect();
-    let used = shared_cache.used(from, to);
+    let used = gateways.used(from, to);
     let steps = steps(&server).await - steps_before;
 
-    for gateway in &mut shared_cache.gateways[1..] {
+    for gateway in &mut gateways.all[1..] {
         gateway.rest();
     }
     tokio::time::sleep(SECOND).await;
-    let alone_from = shared_cache.now();
+    let alone_from = gateways.now();
     tokio::time::sleep(form.window).await;
-    let alone = shared_cache.used(alone_from, shared_cache.now());
+    let alone = gateways.used(alone_from, gateways.now());
     let total: usize = counts.iter().sum();
     println!(
         "{:.2} commands to the store per served request",
@@ -79,7 +75,7 @@ async fn share(form: Form) {
         used * 100.0,
         alone * 100.0
     );
-    shared_cache.assert_well();
+    gateways.assert_well();
     // Whatever the machine does, each of them is served, and one alone goes on.
     assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
     assert!(alone > 0.0, "one alone was not served");

@@ -1,7 +1,7 @@
 //! What is in the store, and for whom.
 
 use crate::replicas::ALONE;
-use crate::replicas::shared_cache::Fleet;
+use crate::replicas::gateways::Gateways;
 use crate::support::redis::Redis;
 use crate::support::until;
 
@@ -32,14 +32,17 @@ async fn no_secret_is_in_the_store_and_applications_are_apart() {
         "no",
     ])
     .await;
-    let mut shared_cache = Fleet::new(&["50/1s", "300/10s"], &[]).await;
+    let mut gateways = Gateways::new(&["50/1s", "300/10s"], &[]).await;
     let url = server.url();
-    shared_cache.add(&url).await;
-    shared_cache.add(&url).await;
-    shared_cache.resumes("start").await;
-    let replicas = async |index: usize| shared_cache.gateways[index].status().await["quota"]["replicas"].clone();
+    gateways.add(&url).await;
+    gateways.add(&url).await;
+    gateways.resumes("start").await;
+    let replicas = async |index: usize| gateways.all[index].status().await["quota"]["replicas"].clone();
     let both = async || (replicas(0).await == 2 && replicas(1).await == 2).then_some(());
     until("two gateways of one application to know each other", both).await;
+    let clients: String = server.ask(&["CLIENT", "LIST"]).await.unwrap();
+    let gateways_of = clients.lines().filter(|line| !line.contains(" cmd=client")).count();
+    assert_eq!(gateways_of, 2, "one connection for each gateway: {clients}");
     let one = everything(&server).await;
     assert!(
         one.iter().all(|(key, _)| key.starts_with("{defender-gateway:")),
@@ -48,14 +51,14 @@ async fn no_secret_is_in_the_store_and_applications_are_apart() {
 
     // Another application's gateway, which the simulator refuses: it must not even meet them.
     let other = "11111111-2222-4333-8444-555555555555";
-    shared_cache.add_with(&url, &[("CREDENTIALS_CLIENT_ID", other)]).await;
+    gateways.add_with(&url, &[("CREDENTIALS_CLIENT_ID", other)]).await;
     let own = async || {
         let keys = everything(&server).await;
         keys.iter().any(|(key, _)| key.contains(other)).then_some(())
     };
     until("keys of the other application", own).await;
-    assert_eq!(shared_cache.gateways[2].status().await["quota"]["replicas"], 1);
-    assert_eq!(shared_cache.gateways[0].status().await["quota"]["replicas"], 2);
+    assert_eq!(gateways.all[2].status().await["quota"]["replicas"], 1);
+    assert_eq!(gateways.all[0].status().await["quota"]["replicas"], 2);
 
     let mut written = everything(&server).await;
     written.extend(server.written());
@@ -63,11 +66,11 @@ async fn no_secret_is_in_the_store_and_applications_are_apart() {
         written.iter().any(|(_, value)| holds(value, "ZADD")),
         "the log of writes is there"
     );
-    let secret = shared_cache.secret();
+    let secret = gateways.secret();
     for part in [secret.as_str(), "eyJ", "Bearer", "client_secret", "client_assertion"] {
         for (key, value) in &written {
             assert!(!holds(value, part), "{part:?} is in {key}");
         }
     }
-    shared_cache.assert_well();
+    gateways.assert_well();
 }

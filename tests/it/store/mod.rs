@@ -1,6 +1,7 @@
 //! The link to the store: every kind of address, against real servers.
 
 mod access;
+mod connections;
 mod many;
 
 use std::time::Duration;

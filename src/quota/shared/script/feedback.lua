@@ -48,8 +48,10 @@ local function presence() return 1 - hole(now + longest.hold) / longest.hold end
 
 local function spare(own) return longest.calls - own - others() * presence() end
 
--- The replicas' calls in the long window, without the one that was just answered; and when the first of them leaves.
+-- The replicas' calls in the long window, without the one that was just answered; those that were answered, with it; and when the first of
+-- them leaves.
 local function own_calls() return math.max(0, used(longest) - 1) end
+local function answered_calls() return used(longest) - count(FLYING) end
 
 local function next_return()
   local first = redis.call('ZRANGEBYSCORE', PAST, '(' .. string.format('%.0f', now - longest.hold), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
@@ -92,9 +94,9 @@ local function is_believable(said, which, own)
   if which == 'unnamed' and said.wait and not (back and said.wait <= back - now + ROUNDING) then return false end
   if others() > 0 and spare(own) <= FORESEEN * longest.calls then return true end
   if long and back and back - now <= said.wait + ROUNDING then return true end
-  local near = 0
+  local near, answered = 0, answered_calls()
   for _, claim in ipairs(foreign().claims) do
-    if now - claim[1] < longest.hold and math.abs(own - claim[2]) <= NEAR * longest.calls then near = near + 1 end
+    if now - claim[1] < longest.hold and math.abs(answered - claim[2]) <= NEAR * longest.calls then near = near + 1 end
   end
   return near >= (own >= NEARLY_FULL * longest.calls and 1 or 2) + foreign().refuted
 end
@@ -116,7 +118,7 @@ local function try_on(f, own)
   local trial = f.trial
   if not (trial and trial.since) then return false end
   trial.accepted = trial.accepted + 1
-  local climbed = used(longest) - count(FLYING) - trial.from
+  local climbed = answered_calls() - trial.from
   if climbed >= math.max(1, MARGIN * longest.calls) or (own + 1 >= longest.calls and climbed > 0) then
     state.foreign = nothing_foreign(math.min(f.refuted + 1, MOST_REFUTED))
     upset()
@@ -130,15 +132,29 @@ local function try_on(f, own)
   return true
 end
 
+-- A call was accepted that was in flight when another was refused; and one that was refused as well.
+local function accept_late()
+  local f = state.foreign
+  if f and f.run then f.run.answered = (f.run.answered or f.run.own) + 1 end
+end
+
+local function refuse_late()
+  accept_late()
+  for _, claim in ipairs(state.foreign and state.foreign.claims or {}) do claim[2] = claim[2] + 1 end
+end
+
 -- A call was refused, and that is news; returns how long to wait.
 local function refuse(said)
+  accept_late()
   local f, own, which = foreign(), own_calls(), which_window(said)
   local run = f.run
   if run then
     run.left, run.next = math.max(0, run.own + run.refusals - own), next_return()
     run.refusals, run.probed = run.refusals + 1, run.probed or now
   else
-    run = { since = now, own = own, refusals = 1, left = 0, next = next_return(), elsewhere = which == 'other' }
+    run = {
+      since = now, own = own, answered = answered_calls(), refusals = 1, left = 0, next = next_return(), elsewhere = which == 'other',
+    }
     run.believed = is_believable(said, which, own)
     f.run = run
     end_trial(f, run.believed)
@@ -172,11 +188,31 @@ local function resume(f, run)
       state.level = math.min(state.level, math.max(step.burst / 10, 1))
     end
   elseif not run.believed and not run.elsewhere and run.refusals <= 3 then
-    f.claims[#f.claims + 1] = { now, run.own }
+    f.claims[#f.claims + 1] = { now, run.answered or run.own }
     while #f.claims > KEPT do table.remove(f.claims, 1) end
   end
   if now - run.since >= LONG * short then f.trial = nil elseif f.trial then f.trial.since = now end
+  state.slow = { latest = now, issued = 0, accepted = 1 }
   upset()
+end
+
+-- The first calls after refusals: see slow_start.rs. How many may go now, and when the n-th may.
+local function slowly()
+  local slow = state.slow
+  if not slow then return math.huge end
+  return math.max(slow.accepted + math.min(slow.accepted, math.max(math.floor(step.burst / 10), 1)) - slow.issued, 0)
+end
+
+local function slowly_at(n)
+  local free = slowly()
+  return n <= free and now or state.slow.latest + (n - free) * SECOND
+end
+
+local function speed_up()
+  local slow = state.slow
+  if not slow then return end
+  slow.accepted = slow.accepted + 1
+  if slow.accepted >= step.burst then state.slow = nil end
 end
 
 -- Nothing is refused: the estimate shrinks while the window is as good as full, and at once when it should be over.
@@ -195,10 +231,9 @@ local function accepted()
   if not state.foreign then return end
   local f = foreign()
   if not (f.run or f.measured > 0 or #f.claims > 0) then return end
-  local own = own_calls()
-  local claims = {}
+  local own, answered, claims = own_calls(), answered_calls(), {}
   for _, claim in ipairs(f.claims) do
-    if own < claim[2] + MARGIN * longest.calls then claims[#claims + 1] = claim end
+    if answered < claim[2] + MARGIN * longest.calls then claims[#claims + 1] = claim end
   end
   f.claims = claims
   while f.holes[1] and f.holes[1][2] <= now do table.remove(f.holes, 1) end
@@ -210,7 +245,14 @@ end
 local function accept(id, age)
   local was_flying = redis.call('ZSCORE', FLYING, id)
   settle(id, age)
-  if was_flying and not state.gate then accepted() end
+  if was_flying then
+    if state.gate then
+      accept_late()
+    else
+      speed_up()
+      accepted()
+    end
+  end
 end
 
 -- The upstream said 429: everybody pauses. What had left before the pause tells nothing new, but a wait that it names is kept.
@@ -219,11 +261,16 @@ local function throttle(said)
   local is_news = not gate or gate.probe == said.id
   settle(said.id, said.age)
   local wait
-  if is_news then wait = refuse(said) else wait = said.wait end
+  if is_news then
+    wait = refuse(said)
+  else
+    refuse_late()
+    wait = said.wait
+  end
   if not wait then return end
   local till = math.max(now, now - said.age + math.min(wait, step.longest_pause))
   if gate and gate.till then till = math.max(till, gate.till) end
-  state.gate = { till = till }
+  state.gate, state.slow = { till = till }, nil
   upset()
 end
 

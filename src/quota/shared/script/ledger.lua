@@ -50,7 +50,8 @@ local function begin_epoch(before)
   -- The answer to a probe may never be heard of here; without one, the next call finds out.
   local gate = before.gate and before.gate.till and before.gate or nil
   state = {
-    epoch = step.nonce, run = run, shift = before.shift, seq = before.seq, keep = before.keep, most = before.most,
+    epoch = step.nonce, run = run, doubted = step.doubt ~= nil and step.doubt == before.epoch or nil,
+    shift = before.shift, seq = before.seq, keep = before.keep, most = before.most,
     merging = now + step.window, copies = 0, gen = 0, known = 0, offered = 0,
     level = 0, rate = 0, at = now, plan = 0, gate = gate, foreign = before.foreign, trimmed = before.seq + 1,
     clock = 0, keys = {}, clocks = {}, flows = {}, sums = {},
@@ -132,6 +133,7 @@ local function take(id)
   state.level = math.max(state.level - 1, 0)
   redis.call('ZADD', FLYING, now + step.attempt, id)
   note(id)
+  if state.slow then state.slow.issued, state.slow.latest = state.slow.issued + 1, now end
   if state.gate and state.gate.till then state.gate = { probe = id } end
 end
 
@@ -188,6 +190,9 @@ local function is_complete()
   return state.best and state.best.at >= now - step.lease and redis.call('SCARD', AWAITED) == 0
 end
 
+-- Whether the bucket was never filled anew since the freshest copy was taken: that takes an epoch in which nobody brought one.
+local function is_recent() return state.best and now - state.best.at <= step.window end
+
 -- Charges the most that can have been granted and is known to nobody.
 local function assume()
   if state.copies == 0 then
@@ -207,8 +212,11 @@ local function assume()
     return
   end
   local longest, gap = step.limits[#step.limits], now - state.best.at
-  -- Without pacing as many can have been granted as the windows had room for.
-  local unknown = step.unpaced and math.huge or math.ceil(step.burst + longest.calls / longest.hold * gap) + 1
+  -- What the bucket held by a recent copy, or can have held, and what it got since: no rate is above the long window's, and a trial of an
+  -- estimate lets a hundredth of it go besides. Without pacing as many can have been granted as the windows had room for.
+  local held = is_recent() and math.min(step.burst, state.best.level or step.burst) or step.burst
+  local got = longest.calls / longest.hold * gap + longest.calls / 100
+  local unknown = step.unpaced and math.huge or math.ceil(held + got) + 1
   for _, limit in ipairs(step.limits) do
     if gap <= limit.hold then unknown = math.min(unknown, limit.calls - used(limit)) end
   end
@@ -224,9 +232,12 @@ local function restore_level()
   state.level, state.at = math.max(0, math.min(best.level - since, step.burst)), now
 end
 
+-- With a recent copy to go on from, those who are still missing are waited for half as long: what they may have been granted is charged.
+local function merge_ends() return is_recent() and state.merging - step.window / 2 or state.merging end
+
 local function end_merge()
   local complete = is_complete()
-  if not complete and now < state.merging then return end
+  if not complete and now < merge_ends() then return end
   restore_level()
   if not complete then assume() end
   state.merging, state.best, state.asked_for = nil, nil, nil

@@ -19,8 +19,18 @@ local function drop(name)
 end
 
 local function end_leases()
-  for _, name in ipairs(redis.call('ZRANGEBYSCORE', LEASES, '-inf', '(' .. string.format('%.0f', now), 'LIMIT', 0, ENDED)) do
-    drop(name)
+  local ended = redis.call('ZRANGEBYSCORE', LEASES, '-inf', '(' .. string.format('%.0f', now), 'LIMIT', 0, ENDED)
+  local gone = false
+  for _, name in ipairs(ended) do
+    if name ~= step.me then
+      drop(name)
+      gone = true
+    end
+  end
+  -- If it was the clock that jumped, they are alive, and notice it: newcomers wait for them.
+  if gone and redis.call('ZCOUNT', JOINED, '-inf', state.known) == 0 then
+    state.alone = now + step.window
+    wakes['*'] = ''
   end
 end
 
@@ -50,6 +60,7 @@ end
 -- Members that all others know of by now are told so.
 local function acknowledge()
   redis.call('ZADD', SEEN, newcomer and 0 or step.gen, step.me)
+  if now < (state.alone or 0) then return end
   local lowest = tonumber(redis.call('ZRANGE', SEEN, 0, 0, 'WITHSCORES')[2])
   if lowest <= state.known then return end
   for _, name in ipairs(redis.call('ZRANGEBYSCORE', JOINED, '(' .. state.known, lowest)) do

@@ -9,6 +9,7 @@ local function free_now()
   local tokens = math.max(unpaced_calls(), math.floor(state.level + 0.000001))
   local free = math.min(tokens, room())
   if state.gate then free = math.min(free, 1) end
+  free = math.min(free, math.max(slowly(), slowly_at(1) <= now and 1 or 0))
   return math.max(free, 0)
 end
 
@@ -16,7 +17,7 @@ end
 local function slot_at(n)
   if state.gate and state.gate.probe then return nil end
   local at = opening(n)
-  return at and math.max(at, bucket(n), state.gate and state.gate.till or 0)
+  return at and math.max(at, bucket(n), state.gate and state.gate.till or 0, slowly_at(n))
 end
 
 -- A slot is kept for a member for a moment, and it is told so.
@@ -179,7 +180,7 @@ end
 
 local function run_step()
   if is_lost() then begin_epoch(state or { shift = 0, seq = 0, keep = 0, most = 0 }) end
-  if step.epoch ~= state.epoch then return finish({ stale = true }) end
+  if step.epoch ~= state.epoch then return finish({ stale = true, server = run, doubted = state.doubted }) end
   state.keep, state.most = math.max(state.keep, step.keep), math.max(state.most, step.most)
   if step.leave then return leave() end
   end_leases()
@@ -200,7 +201,7 @@ local function run_step()
   for _, said in ipairs(step.throttled or {}) do throttle(said) end
   if state.merging then end_merge() end
   if state.merging then
-    reply.merging, reply.seq, reply.gen = math.max(0, state.merging - now), step.seq, step.gen
+    reply.merging, reply.seq, reply.gen = math.max(0, merge_ends() - now), step.seq, step.gen
     return finish(reply)
   end
   end_offers()

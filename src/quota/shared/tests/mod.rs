@@ -1,11 +1,13 @@
 //! The protocol, with the real script in a real redis-server, but under a clock and a server identity that the tests move.
 
+mod chaos;
 mod explore;
-mod fleet;
+mod explored;
 mod lies;
 mod mixed;
 mod order;
 mod pacing;
 mod queued;
+mod replicas;
 mod store;
 mod throttle_hint;

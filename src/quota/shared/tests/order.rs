@@ -1,6 +1,6 @@
 //! The order over replicas is that of one queue: class, caller's share, deadline.
 
-use super::fleet::{Asking, Fleet, SECOND};
+use super::replicas::{Asking, Replicas, SECOND};
 use std::time::Duration;
 
 const LIMITS: [(u32, Duration); 2] = [(100, Duration::from_mins(1)), (1500, Duration::from_hours(1))];
@@ -11,22 +11,22 @@ const NAMES: [&str; 20] = [
 ];
 
 /// Four replicas and half an hour: the burst, then a slot every 2.4 s. A is on the first replica, the others on all.
-fn half_an_hour(a: Asking, others: impl Iterator<Item = Asking>) -> Fleet {
-    let mut fleet = Fleet::new(4, &LIMITS);
+fn half_an_hour(a: Asking, others: impl Iterator<Item = Asking>) -> Replicas {
+    let mut replicas = Replicas::new(4, &LIMITS);
     for other in others {
-        fleet.ask(other);
+        replicas.ask(other);
     }
-    fleet.ask(a);
-    fleet.pass(SECOND * 1800);
-    fleet.assert_never_over(&LIMITS);
+    replicas.ask(a);
+    replicas.pass(SECOND * 1800);
+    replicas.assert_never_over(&LIMITS);
     println!(
         "A {}, of {}: {:?}; {} steps",
-        fleet.of("A"),
-        fleet.total(),
-        fleet.served,
-        fleet.steps
+        replicas.of("A"),
+        replicas.total(),
+        replicas.served,
+        replicas.steps
     );
-    fleet
+    replicas
 }
 
 fn twenty(urgency: u8) -> impl Iterator<Item = Asking> {
@@ -42,16 +42,24 @@ fn an_urgent_caller_gets_the_share_of_its_class_whoever_asks_elsewhere() {
         urgency: 0,
         ..Asking::at(0, "A")
     };
-    let fleet = half_an_hour(a.clone(), twenty(7));
+    let replicas = half_an_hour(a.clone(), twenty(7));
     // 128 of 129 slots, after the burst that went to those who were there first.
-    assert!(fleet.of("A") * 129 >= (fleet.total() - 110) * 126, "{}", fleet.of("A"));
+    assert!(
+        replicas.of("A") * 129 >= (replicas.total() - 110) * 126,
+        "{}",
+        replicas.of("A")
+    );
     let greedy = Asking {
         urgency: 7,
         waiting: 20,
         ..Asking::at(1, "B")
     };
-    let fleet = half_an_hour(a, [greedy].into_iter());
-    assert!(fleet.of("A") * 129 >= (fleet.total() - 110) * 126, "{}", fleet.of("A"));
+    let replicas = half_an_hour(a, [greedy].into_iter());
+    assert!(
+        replicas.of("A") * 129 >= (replicas.total() - 110) * 126,
+        "{}",
+        replicas.of("A")
+    );
 }
 
 #[test]
@@ -60,8 +68,12 @@ fn a_caller_gets_what_its_weight_is_worth_beside_callers_of_other_replicas() {
         weight: 100,
         ..Asking::at(0, "A")
     };
-    let fleet = half_an_hour(heavy, twenty(3));
-    assert!(fleet.of("A") * 120 >= (fleet.total() - 110) * 98, "{}", fleet.of("A"));
+    let replicas = half_an_hour(heavy, twenty(3));
+    assert!(
+        replicas.of("A") * 120 >= (replicas.total() - 110) * 98,
+        "{}",
+        replicas.of("A")
+    );
 }
 
 #[test]
@@ -70,8 +82,8 @@ fn one_caller_on_three_replicas_is_one_caller() {
         waiting: 10,
         ..Asking::at(replica, "B")
     });
-    let fleet = half_an_hour(Asking::at(0, "A"), of_b);
-    let (a, rest) = (fleet.of("A"), fleet.total() - 100);
+    let replicas = half_an_hour(Asking::at(0, "A"), of_b);
+    let (a, rest) = (replicas.of("A"), replicas.total() - 100);
     assert!((rest * 45 / 100..=rest * 55 / 100 + 50).contains(&a), "{a} of {rest}");
 }
 
@@ -86,23 +98,23 @@ fn the_requests_of_one_caller_are_served_by_deadline_wherever_they_wait() {
         patience: SECOND * 5,
         ..Asking::at(0, "A")
     };
-    let mut fleet = Fleet::new(4, &LIMITS);
-    fleet.ask(Asking {
+    let mut replicas = Replicas::new(4, &LIMITS);
+    replicas.ask(Asking {
         waiting: 100,
         goes_on: false,
         ..Asking::at(2, "burst")
     });
     // From then on slots come one by one, and the bucket is empty.
-    fleet.pass(SECOND * 61);
-    fleet.ask(Asking {
+    replicas.pass(SECOND * 61);
+    replicas.ask(Asking {
         waiting: 30,
         goes_on: false,
         ..Asking::at(3, "rest")
     });
-    fleet.ask(patient);
-    fleet.ask(hasty);
-    fleet.pass(SECOND * 130);
-    let served = &fleet.served[2..];
+    replicas.ask(patient);
+    replicas.ask(hasty);
+    replicas.pass(SECOND * 130);
+    let served = &replicas.served[2..];
     assert!(served[1] >= 20 && served[0] <= 1, "{served:?}");
 }
 
@@ -112,18 +124,18 @@ fn each_class_of_a_mixed_crowd_gets_its_share_and_none_gets_nothing() {
         urgency: u8::try_from(n % 8).unwrap(),
         ..Asking::at(n % 4, name)
     });
-    let mut fleet = Fleet::new(4, &LIMITS);
+    let mut replicas = Replicas::new(4, &LIMITS);
     for caller in crowd {
-        fleet.ask(caller);
+        replicas.ask(caller);
     }
-    fleet.pass(SECOND * 60);
-    let before = fleet.served.clone();
-    fleet.pass(SECOND * 3600);
-    fleet.assert_never_over(&LIMITS);
+    replicas.pass(SECOND * 60);
+    let before = replicas.served.clone();
+    replicas.pass(SECOND * 3600);
+    replicas.assert_never_over(&LIMITS);
     let mut classes = [0; 8];
-    for (n, caller) in fleet.callers.iter().enumerate() {
-        assert!(fleet.served[n] > before[n], "{caller:?}");
-        classes[usize::from(caller.urgency)] += fleet.served[n] - before[n];
+    for (n, caller) in replicas.callers.iter().enumerate() {
+        assert!(replicas.served[n] > before[n], "{caller:?}");
+        classes[usize::from(caller.urgency)] += replicas.served[n] - before[n];
     }
     let total: usize = classes.iter().sum();
     println!("{classes:?} of {total}");
@@ -135,50 +147,54 @@ fn each_class_of_a_mixed_crowd_gets_its_share_and_none_gets_nothing() {
 
 #[test]
 fn all_of_the_quota_is_used_and_a_slot_costs_few_steps() {
-    let fleet = half_an_hour(Asking::at(0, "A"), twenty(3));
+    let replicas = half_an_hour(Asking::at(0, "A"), twenty(3));
     // The burst of 100, and then half of what the hour has left.
-    assert!(fleet.total() >= 100 + 1400 / 2 - 4, "{}", fleet.total());
+    assert!(replicas.total() >= 100 + 1400 / 2 - 4, "{}", replicas.total());
     // Two heartbeats a second at each of four replicas, and a few steps for each call.
     let heartbeats = 1800 * 2 * 4;
-    assert!(fleet.steps <= heartbeats + fleet.total() * 6, "{} steps", fleet.steps);
+    assert!(
+        replicas.steps <= heartbeats + replicas.total() * 6,
+        "{} steps",
+        replicas.steps
+    );
 }
 
 #[test]
 fn a_slot_that_a_dead_replica_does_not_come_for_goes_to_the_next_in_turn() {
-    let mut fleet = Fleet::new(4, &LIMITS);
+    let mut replicas = Replicas::new(4, &LIMITS);
     for (n, name) in NAMES.into_iter().take(4).enumerate() {
-        fleet.ask(Asking {
+        replicas.ask(Asking {
             waiting: 50,
             ..Asking::at(n, name)
         });
     }
-    fleet.pass(SECOND * 60);
-    fleet.dead.extend([0, 1]);
-    let before = fleet.total();
-    fleet.pass(SECOND * 60);
+    replicas.pass(SECOND * 60);
+    replicas.dead.extend([0, 1]);
+    let before = replicas.total();
+    replicas.pass(SECOND * 60);
     // None of the minute's slots is lost.
-    assert!(fleet.total() - before >= 23, "{}", fleet.total() - before);
-    fleet.assert_never_over(&LIMITS);
+    assert!(replicas.total() - before >= 23, "{}", replicas.total() - before);
+    replicas.assert_never_over(&LIMITS);
 }
 
 #[test]
 fn a_replica_is_told_what_the_others_want() {
-    let mut fleet = Fleet::new(4, &LIMITS);
-    fleet.ask(Asking {
+    let mut replicas = Replicas::new(4, &LIMITS);
+    replicas.ask(Asking {
         waiting: 100,
         goes_on: false,
         ..Asking::at(3, "burst")
     });
-    fleet.pass(SECOND * 2);
+    replicas.pass(SECOND * 2);
     for (n, name) in NAMES.iter().enumerate() {
-        fleet.ask(Asking {
+        replicas.ask(Asking {
             waiting: 3,
             ..Asking::at(1 + n % 3, name)
         });
     }
-    fleet.ask(Asking::at(0, NAMES[0]));
-    fleet.pass(SECOND);
-    let others = fleet.others(0);
+    replicas.ask(Asking::at(0, NAMES[0]));
+    replicas.pass(SECOND);
+    let others = replicas.others(0);
     let waiting: usize = others.iter().map(|flow| flow.waiting).sum();
     assert!((56..=60).contains(&waiting), "{others:?}");
     assert!(others.len() <= 9, "a class is told in few words: {others:?}");
@@ -189,27 +205,27 @@ fn a_replica_is_told_what_the_others_want() {
 
 /// How many of fifty callers on four replicas are served within three seconds after the store was emptied.
 fn served_after_a_flush(before: usize) -> usize {
-    let mut fleet = Fleet::new(4, &LIMITS);
+    let mut replicas = Replicas::new(4, &LIMITS);
     if before > 0 {
-        fleet.ask(Asking {
+        replicas.ask(Asking {
             waiting: before,
             goes_on: false,
             ..Asking::at(1, "burst")
         });
     }
-    fleet.pass(SECOND * 3);
-    let served = fleet.total();
-    fleet.store.flush();
+    replicas.pass(SECOND * 3);
+    let served = replicas.total();
+    replicas.store.flush();
     for (n, name) in NAMES.into_iter().take(4).enumerate() {
-        fleet.ask(Asking {
+        replicas.ask(Asking {
             waiting: if n < 2 { 13 } else { 12 },
             goes_on: false,
             ..Asking::at(n, name)
         });
     }
-    fleet.pass(SECOND * 3);
-    fleet.assert_never_over(&LIMITS);
-    fleet.total() - served
+    replicas.pass(SECOND * 3);
+    replicas.assert_never_over(&LIMITS);
+    replicas.total() - served
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::fleet::{Asking, Fleet, SECOND};
+use super::replicas::{Asking, Replicas, SECOND};
 use crate::quota::Pacing;
 
 const LIMITS: [(u32, Duration); 2] = [(10, Duration::from_secs(10)), (50, Duration::from_secs(100))];
@@ -10,21 +10,21 @@ const LIMITS: [(u32, Duration); 2] = [(10, Duration::from_secs(10)), (50, Durati
 #[test]
 fn replicas_use_the_long_window_up_as_fast_as_the_short_one_allows() {
     for (pacing, at_least, at_most) in [(Pacing::None, 49, 50), (Pacing::Spread, 25, 40)] {
-        let mut fleet = Fleet::paced(2, &LIMITS, pacing);
+        let mut replicas = Replicas::paced(2, &LIMITS, pacing);
         let busy = |replica, name| Asking {
             waiting: 10,
             ..Asking::at(replica, name)
         };
-        fleet.ask(busy(0, "A"));
-        fleet.ask(busy(1, "B"));
-        fleet.pass(SECOND * 55);
-        let total = fleet.total();
+        replicas.ask(busy(0, "A"));
+        replicas.ask(busy(1, "B"));
+        replicas.pass(SECOND * 55);
+        let total = replicas.total();
         assert!((at_least..=at_most).contains(&total), "{pacing:?}: {total} of 50 calls");
-        fleet.pass(SECOND * 40);
-        assert!(fleet.total() <= 50, "{pacing:?}: {}", fleet.total());
-        fleet.pass(SECOND * 300);
-        assert!(fleet.total() >= 180, "{pacing:?}: {}", fleet.total());
-        fleet.assert_never_over(&LIMITS);
+        replicas.pass(SECOND * 40);
+        assert!(replicas.total() <= 50, "{pacing:?}: {}", replicas.total());
+        replicas.pass(SECOND * 300);
+        assert!(replicas.total() >= 180, "{pacing:?}: {}", replicas.total());
+        replicas.assert_never_over(&LIMITS);
     }
 }
 
@@ -42,16 +42,16 @@ fn replicas_use_small_limits_up() {
         &[(3, SECOND), (10, SECOND * 10)],
     ] {
         let made = |pacing| {
-            let mut fleet = Fleet::paced(2, limits, pacing);
+            let mut replicas = Replicas::paced(2, limits, pacing);
             for (replica, name) in [(0, "A"), (1, "B")] {
-                fleet.ask(Asking {
+                replicas.ask(Asking {
                     waiting: 10,
                     ..Asking::at(replica, name)
                 });
             }
-            fleet.pass(limits.last().unwrap().1 * 10);
-            fleet.assert_never_over(limits);
-            fleet.made
+            replicas.pass(limits.last().unwrap().1 * 10);
+            replicas.assert_never_over(limits);
+            replicas.made
         };
         let (spread, unpaced) = (made(Pacing::Spread), made(Pacing::None));
         let calls = limits.last().unwrap().0 as usize;

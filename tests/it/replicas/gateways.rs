@@ -25,12 +25,12 @@ const CALLERS: usize = 4;
 
 /// A simulator, and any number of gateways for it.
 #[derive(Debug)]
-pub(crate) struct Fleet {
+pub(crate) struct Gateways {
     simulate: Program,
     toml: String,
     variables: Vec<(String, String)>,
     limits: Vec<Limit>,
-    pub(crate) gateways: Vec<Gateway>,
+    pub(crate) all: Vec<Gateway>,
 }
 
 /// One gateway and its callers.
@@ -50,7 +50,7 @@ pub(crate) struct Tally {
     slowest: Mutex<Duration>,
 }
 
-impl Fleet {
+impl Gateways {
     /// A simulator with these limits, and settings for gateways that share a store.
     pub(crate) async fn new(limits: &[&str], settings: &[(&str, &str)]) -> Self {
         let joined = limits.join(",");
@@ -84,14 +84,14 @@ impl Fleet {
             simulate,
             variables,
             limits: limits.iter().map(|limit| limit.parse().unwrap()).collect(),
-            gateways: Vec::new(),
+            all: Vec::new(),
         }
     }
 
     /// One more gateway on the store at `url`, with busy callers.
     pub(crate) async fn add(&mut self, url: &str) {
         self.add_with(url, &[]).await;
-        self.gateways.last_mut().unwrap().saturate();
+        self.all.last_mut().unwrap().saturate();
     }
 
     /// One more gateway without callers.
@@ -102,7 +102,7 @@ impl Fleet {
             variables.push((format!("DEFENDER_GATEWAY_{key}"), (*value).to_owned()));
         }
         let program = Program::gateway(&self.toml, &variables).await;
-        self.gateways.push(Gateway {
+        self.all.push(Gateway {
             program,
             tally: Arc::default(),
             callers: Vec::new(),
@@ -116,7 +116,7 @@ impl Fleet {
 
     /// kill -9.
     pub(crate) async fn kill(&mut self, index: usize) {
-        let mut gateway = self.gateways.swap_remove(index);
+        let mut gateway = self.all.swap_remove(index);
         gateway.program.signal("KILL").await;
         gateway.rest();
         gateway.program.ended().await;
@@ -136,7 +136,7 @@ impl Fleet {
     pub(crate) async fn resumes(&self, what: &str) -> Duration {
         let from = Instant::now();
         let before = self.arrivals().len();
-        let look = async || (self.arrivals().len() > before + self.gateways.len()).then_some(());
+        let look = async || (self.arrivals().len() > before + self.all.len()).then_some(());
         until(&format!("{what}: calls to leave again"), look).await;
         from.elapsed()
     }
@@ -159,7 +159,7 @@ impl Fleet {
         let mut judge = QuotaVerifier::new(&self.limits);
         judge.extend(self.arrivals());
         assert!(judge.is_satisfied(), "{:?}", judge.findings());
-        for gateway in &self.gateways {
+        for gateway in &self.all {
             let statuses = gateway.tally.statuses.lock().unwrap().clone();
             let known = statuses.keys().all(|status| matches!(status, 200 | 429 | 503));
             assert!(known, "{statuses:?} {}", gateway.program.output());

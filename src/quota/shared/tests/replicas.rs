@@ -51,11 +51,16 @@ impl Asking {
 struct Replica {
     state: State,
     pending_calls: VecDeque<(Instant, String)>,
+    /// The step that a frozen store has not answered: when it was asked for, and the text.
+    unanswered: Option<(Instant, String)>,
 }
 
-pub(super) struct Fleet {
+/// How long a replica waits for the answer to a step. A real one waits for less while its store was fast before.
+const PATIENCE: Duration = SECOND;
+
+pub(super) struct Replicas {
     pub(super) store: Store,
-    replicas: Vec<Replica>,
+    all: Vec<Replica>,
     pub(super) callers: Vec<Asking>,
     /// Calls made for each caller.
     pub(super) served: Vec<usize>,
@@ -63,11 +68,17 @@ pub(super) struct Fleet {
     pub(super) dead: HashSet<usize>,
     pub(super) made: Vec<Duration>,
     pub(super) steps: usize,
+    /// How far the store's clock is ahead.
+    pub(super) ahead: Duration,
+    /// Steps that a frozen store has not taken yet, in their order, and by whom; `None` while it answers.
+    frozen: Option<Vec<(usize, String)>>,
+    config: quota::Config,
+    sharing: Config,
     start: Instant,
     now: Instant,
 }
 
-impl Fleet {
+impl Replicas {
     /// Replicas that know each other, and an unused quota.
     pub(super) fn new(count: usize, limits: &[(u32, Duration)]) -> Self {
         Self::paced(count, limits, Pacing::Spread)
@@ -83,23 +94,70 @@ impl Fleet {
         let address = crate::store::Config::new(Address::parse("redis://h").unwrap(), SECOND);
         let sharing = Config::new(address, Timing::new(SECOND / 4), "test", "t", "a");
         let start = Instant::now() + SECOND * 7200;
-        let replica = |n| Replica {
-            state: State::new(format!("r{n}"), &config, &sharing, start),
-            pending_calls: VecDeque::new(),
-        };
-        let mut fleet = Self {
+        let mut replicas = Self {
             store: Store::start(sharing.keys(), None),
-            replicas: (0..count).map(replica).collect(),
+            all: Vec::new(),
             callers: Vec::new(),
             served: Vec::new(),
             dead: HashSet::new(),
             made: Vec::new(),
             steps: 0,
+            ahead: Duration::ZERO,
+            frozen: None,
+            config,
+            sharing,
             start,
             now: start,
         };
-        fleet.pass(SECOND * 5);
-        fleet
+        (0..count).for_each(|_| replicas.join());
+        replicas.pass(SECOND * 5);
+        replicas
+    }
+
+    /// A replica comes that knows nothing.
+    pub(super) fn join(&mut self) {
+        let name = format!("r{}", self.all.len());
+        self.all.push(Replica {
+            state: State::new(name, &self.config, &self.sharing, self.now),
+            pending_calls: VecDeque::new(),
+            unanswered: None,
+        });
+    }
+
+    /// A replica is gone, and its callers with it.
+    pub(super) fn kill(&mut self, n: usize) {
+        self.dead.insert(n);
+        let here = self.callers.iter_mut().filter(|caller| caller.replica == n);
+        here.for_each(|caller| caller.waiting = 0);
+    }
+
+    /// The store takes no step until it is told to [`Replicas::thaw`].
+    pub(super) fn freeze(&mut self) {
+        self.frozen = Some(Vec::new());
+    }
+
+    /// The store takes the steps that it was asked for meanwhile, whether or not somebody still waits for the answer.
+    pub(super) fn thaw(&mut self) {
+        self.store.set(self.now - self.start + self.ahead, 1);
+        for (n, step) in self.frozen.take().unwrap_or_default() {
+            let reply = self.store.run(&step);
+            let replica = &mut self.all[n];
+            if let Some((asked, _)) = replica.unanswered.take_if(|(_, text)| *text == step) {
+                replica.state.heard(&reply, asked, self.now);
+                self.use_slots(n);
+            }
+            self.pass_wakes_on();
+        }
+    }
+
+    /// How long from now on until the next call leaves.
+    pub(super) fn until_next_call(&mut self) -> Duration {
+        let before = self.made.len();
+        let from = self.now;
+        while self.made.len() == before && self.now - from < SECOND * 60 {
+            self.pass(MS * 10);
+        }
+        self.now - from
     }
 
     /// A caller comes.
@@ -116,8 +174,8 @@ impl Fleet {
         let end = self.now + time;
         loop {
             self.settle_down();
-            let living = (0..self.replicas.len()).filter(|n| !self.dead.contains(n));
-            let next = living.map(|n| self.replicas[n].next(self.now)).min().unwrap();
+            let living = (0..self.all.len()).filter(|n| !self.dead.contains(n));
+            let next = living.map(|n| self.all[n].next(self.now)).min().unwrap();
             let next = next.max(self.now + MS);
             if next > end {
                 break;
@@ -132,12 +190,16 @@ impl Fleet {
     fn settle_down(&mut self) {
         for _ in 0..1000 {
             let mut is_quiet = true;
-            for n in 0..self.replicas.len() {
+            for n in 0..self.all.len() {
                 if self.dead.contains(&n) {
                     continue;
                 }
-                self.replicas[n].answers(self.now);
-                if self.replicas[n].state.next_look(self.now) <= self.now {
+                self.all[n].answers(self.now);
+                let is_late = |(asked, _): &mut (Instant, String)| *asked + PATIENCE <= self.now;
+                if self.all[n].unanswered.take_if(is_late).is_some() {
+                    self.all[n].state.failed(self.now);
+                }
+                if self.all[n].next_step(self.now) <= self.now {
                     is_quiet = false;
                     self.step(n);
                 }
@@ -151,15 +213,25 @@ impl Fleet {
 
     fn step(&mut self, n: usize) {
         self.steps += 1;
-        self.store.set(self.now - self.start, 1);
+        self.store.set(self.now - self.start + self.ahead, 1);
         let now = self.now;
         let nonce = format!("{n} {:?} {}", now - self.start, self.steps);
-        let step = self.replicas[n].state.step(nonce, false, now).unwrap();
+        let step = self.all[n].state.step(nonce, false, now).unwrap();
+        if let Some(frozen) = &mut self.frozen {
+            frozen.push((n, step.clone()));
+            self.all[n].unanswered = Some((now, step));
+            return;
+        }
         let reply = self.store.run(&step);
-        self.replicas[n].state.heard(&reply, now, now);
+        self.all[n].state.heard(&reply, now, now);
         self.use_slots(n);
+        self.pass_wakes_on();
+    }
+
+    fn pass_wakes_on(&mut self) {
+        let now = self.now;
         for (name, at) in self.store.wakes() {
-            for (n, replica) in self.replicas.iter_mut().enumerate() {
+            for (n, replica) in self.all.iter_mut().enumerate() {
                 if name == "*" || name == format!("r{n}") {
                     replica.state.wake(at, now);
                 }
@@ -169,7 +241,7 @@ impl Fleet {
 
     fn use_slots(&mut self, n: usize) {
         let mut is_used = false;
-        while let Some(slot) = self.replicas[n].state.take(self.now) {
+        while let Some(slot) = self.all[n].state.take(self.now) {
             let (urgency, name) = slot.flow.expect("the store says for whom it is");
             let caller = self.callers.iter().position(|caller| {
                 caller.replica == n
@@ -178,14 +250,14 @@ impl Fleet {
                     && caller.waiting > 0
             });
             let Some(caller) = caller else {
-                self.replicas[n].state.refund(slot.id, self.now);
+                self.all[n].state.refund(slot.id, self.now);
                 continue;
             };
             is_used = true;
             self.served[caller] += 1;
             self.callers[caller].waiting -= usize::from(!self.callers[caller].goes_on);
             self.made.push(self.now - self.start);
-            self.replicas[n].pending_calls.push_back((self.now + TOOK, slot.id));
+            self.all[n].pending_calls.push_back((self.now + TOOK, slot.id));
         }
         if is_used {
             self.tell(n);
@@ -215,7 +287,7 @@ impl Fleet {
             flows: Some(&flows),
             ..Demand::default()
         };
-        self.replicas[n].state.demand(demand, self.now);
+        self.all[n].state.demand(demand, self.now);
     }
 
     pub(super) fn total(&self) -> usize {
@@ -233,7 +305,7 @@ impl Fleet {
 
     /// What a replica believes that others want.
     pub(super) fn others(&self, n: usize) -> Vec<FlowDemand> {
-        self.replicas[n].state.order.others.clone()
+        self.all[n].state.order.others.clone()
     }
 
     pub(super) fn assert_never_over(&self, limits: &[(u32, Duration)]) {
@@ -258,6 +330,16 @@ impl Replica {
 
     fn next(&self, now: Instant) -> Instant {
         let answer = self.pending_calls.front().map(|(at, _)| *at);
-        answer.into_iter().chain([self.state.next_look(now)]).min().unwrap()
+        let late = self.unanswered.as_ref().map(|(asked, _)| *asked + PATIENCE);
+        let next = self.next_step(now);
+        answer.into_iter().chain(late).chain([next]).min().unwrap()
+    }
+
+    /// When its next step is to be taken: not before the present one is answered, or given up.
+    fn next_step(&self, now: Instant) -> Instant {
+        if self.unanswered.is_some() {
+            return now + SECOND * 3600;
+        }
+        self.state.next_look(now)
     }
 }

@@ -1,0 +1,83 @@
+//! The first calls after refusals: few, and more with each that is accepted (slow start, RFC 5681 §3.1).
+//!
+//! When a window turns out to be full again, all calls in flight are refused. So no more of them are in flight than were accepted before, and
+//! never more than a tenth of the burst, however many requests wait and however full the bucket is. A second after each call another may go
+//! all the same: answers that take long, or never come, must not stop the rest.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// So long after a call another one goes, although none was accepted.
+const EACH: Duration = Duration::from_secs(1);
+
+/// See the module.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SlowStart {
+    latest: Instant,
+    burst: usize,
+    issued: usize,
+    accepted: usize,
+}
+
+impl SlowStart {
+    /// After a probe that was accepted.
+    pub(super) fn new(burst: usize, now: Instant) -> Self {
+        Self {
+            latest: now,
+            burst,
+            issued: 0,
+            accepted: 1,
+        }
+    }
+
+    /// When the next call may go, if none is accepted before.
+    pub(super) fn opens_at(&self) -> Instant {
+        let in_flight = self.accepted.min((self.burst / 10).max(1));
+        if self.issued < self.accepted + in_flight {
+            return self.latest;
+        }
+        self.latest + EACH
+    }
+
+    /// A call goes.
+    pub(super) fn issue(&mut self, now: Instant) {
+        self.issued += 1;
+        self.latest = now;
+    }
+
+    /// A call was accepted; says whether as many were as the bucket holds at most, which ends it.
+    pub(super) fn accept(&mut self) -> bool {
+        self.accepted += 1;
+        self.accepted >= self.burst
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_are_in_flight_as_were_accepted_up_to_a_tenth_of_the_burst() {
+        let now = Instant::now();
+        let mut start = SlowStart::new(100, now);
+        let issue = |start: &mut SlowStart| {
+            let before = start.issued;
+            while start.opens_at() <= now {
+                start.issue(now);
+            }
+            start.issued - before
+        };
+        assert_eq!(issue(&mut start), 2, "the probe was accepted");
+        assert_eq!(start.opens_at(), now + EACH);
+        start.issue(now + EACH * 60);
+        assert_eq!(start.opens_at(), now + EACH * 61, "seconds are not saved up");
+        start.issued -= 1;
+        start.latest = now;
+        for accepted in 2..100 {
+            assert!(!start.accept());
+            assert_eq!(issue(&mut start), if accepted <= 10 { 2 } else { 1 }, "{accepted}");
+        }
+        assert!(start.accept(), "as many as the burst");
+    }
+}

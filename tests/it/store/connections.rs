@@ -1,0 +1,64 @@
+//! How many connections a process opens: one over which questions are asked and messages come, or two where the store speaks RESP2 only.
+
+use defender_gateway::store::Client;
+
+use super::{KEPT, comes_back, config, keys, messages, script};
+use crate::support::redis::Redis;
+use crate::support::{until, within};
+
+/// Connections to the server, without the one that asks.
+async fn connections(server: &Redis) -> usize {
+    let list: String = server.ask(&["CLIENT", "LIST"]).await.unwrap();
+    list.lines().filter(|line| !line.contains(" cmd=client")).count()
+}
+
+/// Whatever the server speaks, questions are answered and messages are heard, also after all connections were closed.
+async fn works_over(server: &Redis, expected: usize) {
+    let client = Client::new(&config(&server.url()));
+    client.set("{t}b", b"kept", KEPT).await.unwrap();
+    assert_eq!(
+        connections(server).await,
+        1,
+        "without channels there is nothing to listen to"
+    );
+    let mut channels = Vec::new();
+    for channel in ["{t}a", "{t}c"] {
+        channels.push((channel, messages(&client, channel).await));
+    }
+    // Parts of a process share what they have.
+    let parts = vec![client.clone(); 3];
+    for killed in [false, true] {
+        if killed {
+            for kind in ["pubsub", "normal"] {
+                server.command(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"]).await;
+            }
+            comes_back(&client).await;
+        }
+        for part in &parts {
+            assert_eq!(part.step(&script(), &keys(), "said").await.unwrap(), "kept");
+        }
+        for (channel, heard) in &mut channels {
+            let hears = async || {
+                client.publish(channel, b"ready").await.unwrap();
+                heard.try_recv().ok()
+            };
+            until("a message", hears).await;
+            client.publish(channel, b"last").await.unwrap();
+            while within("the last message", heard.recv()).await.unwrap() != b"last" {}
+        }
+        assert_eq!(connections(server).await, expected, "killed: {killed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_connection_is_enough_where_the_store_speaks_resp3() {
+    works_over(&Redis::start().await, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_come_over_a_second_connection_where_the_store_refuses_hello() {
+    // As servers before version 6 and some proxies do.
+    let server = Redis::start_with(&["--rename-command", "HELLO", "NONE-OF-THESE"]).await;
+    assert!(server.ask::<redis::Value>(&["HELLO", "3"]).await.is_err());
+    works_over(&server, 2).await;
+}
