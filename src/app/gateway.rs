@@ -63,7 +63,7 @@ impl Gateway {
         Self::start_in(config, HostEnvironment::default()).await
     }
 
-    /// The same in other surroundings, for tests.
+    /// The same in another environment, for tests.
     ///
     /// # Errors
     /// As [`Gateway::start`].

@@ -1,4 +1,4 @@
-//! The layer that puts each try on its lane.
+//! The layer that puts each try on its limiter.
 
 use std::fmt;
 use std::future::{Future, Ready, ready};
@@ -85,7 +85,7 @@ pin_project! {
     pub struct OnLimiter {
         #[pin]
         answer: BoxFuture<'static, Result<Answer, Failure>>,
-        // Held until the answer is there: a lane that somebody is on is not forgotten.
+        // Held until the answer is there: a limiter that somebody is on is not forgotten.
         limiter: Arc<Limiter>,
     }
 }
@@ -101,7 +101,7 @@ impl Future for OnLimiter {
 impl fmt::Debug for OnLimiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OnLane")
-            .field("lane", &self.limiter)
+            .field("limiter", &self.limiter)
             .finish_non_exhaustive()
     }
 }

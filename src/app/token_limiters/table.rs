@@ -1,4 +1,4 @@
-//! The lanes, and which may be forgotten.
+//! The limiters, and which may be forgotten.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,21 +14,21 @@ use crate::scan::{Operation, Payer, TokenId};
 use crate::task::Tasks;
 use crate::{queue, quota};
 
-/// The settings of every lane.
+/// The settings of every limiter.
 #[derive(Clone, Debug)]
 pub(in crate::app) struct Config {
     pub(in crate::app) quota: quota::Config,
     pub(in crate::app) queue: queue::Config,
 }
 
-/// Where all lanes report: what waits and what was refused is summed up; `quota_limit` and `quota_remaining` are the gateway's own.
+/// Where all limiters report: what waits and what was refused is summed up; `quota_limit` and `quota_remaining` are the gateway's own.
 #[derive(Clone, Debug)]
 pub(in crate::app) struct SharedMetrics {
     pub(in crate::app) quota: quota::Metrics,
     pub(in crate::app) queue: queue::Metrics,
 }
 
-/// All lanes. Clones share them.
+/// All limiters. Clones share them.
 #[derive(Clone, Debug)]
 pub struct TokenLimiters(Arc<Shared>);
 
@@ -37,14 +37,14 @@ struct Shared {
     /// One for all operations, or one for each.
     own: Vec<Arc<Limiter>>,
     caller_token: Mutex<CallerToken>,
-    meters: SharedMetrics,
+    metrics: SharedMetrics,
     wall: Wall,
     tasks: Tasks,
 }
 
 #[derive(Debug)]
 struct CallerToken {
-    /// What a new lane is made with.
+    /// What a new limiter is made with.
     config: Config,
     token_limiters: HashMap<(TokenId, usize), Arc<Limiter>>,
     closes: Option<Instant>,
@@ -55,22 +55,22 @@ struct CallerToken {
 pub(super) struct Limiter {
     pub(super) queue: queue::Queue<quota::Quota>,
     quota: quota::Quota,
-    /// Ends the queue's clock with the lane.
+    /// Ends the queue's clock with the limiter.
     _clock: Option<DropGuard>,
 }
 
 impl TokenLimiters {
-    /// Most tokens of callers that calls are counted for at a time. A user's token lasts about an hour, and its lane an hour longer; with
+    /// Most tokens of callers that calls are counted for at a time. A user's token lasts about an hour, and its limiter an hour longer; with
     /// the documented limits each takes some 50 kB at most.
     pub const MAX: usize = 64;
 
-    /// Opens the gateway's own lanes, over its `quotas`: one for all operations, or one for each.
+    /// Opens the gateway's own limiters, over its `quotas`: one for all operations, or one for each.
     pub(in crate::app) fn open(
         config: Config,
         quotas: Vec<quota::Quota>,
         wall: Wall,
         tasks: &Tasks,
-        meters: SharedMetrics,
+        metrics: SharedMetrics,
     ) -> Self {
         debug_assert!(
             [1, Operation::ALL.len()].contains(&quotas.len()),
@@ -78,7 +78,7 @@ impl TokenLimiters {
         );
         let own = quotas.into_iter().map(|quota| {
             Arc::new(Limiter {
-                queue: queue::Queue::start(config.queue.clone(), quota.clone(), tasks, meters.queue.clone()),
+                queue: queue::Queue::start(config.queue.clone(), quota.clone(), tasks, metrics.queue.clone()),
                 quota,
                 _clock: None,
             })
@@ -90,13 +90,13 @@ impl TokenLimiters {
                 token_limiters: HashMap::new(),
                 closes: None,
             }),
-            meters,
+            metrics,
             wall,
             tasks: tasks.clone(),
         }))
     }
 
-    /// All lanes go on with other settings. Nothing that was counted is forgotten, and nobody who waits loses the place.
+    /// All limiters go on with other settings. Nothing that was counted is forgotten, and nobody who waits loses the place.
     pub(in crate::app) fn reconfigure(&self, config: Config) {
         let mut caller_token = self.caller_token();
         for limiter in caller_token.token_limiters.values().chain(&self.0.own) {
@@ -124,7 +124,7 @@ impl TokenLimiters {
         self.limiter(payer).is_some_and(|limiter| limiter.quota.has_surplus())
     }
 
-    /// How scarce slots are on the lane of `payer`.
+    /// How scarce slots are on the limiter of `payer`.
     #[must_use]
     pub fn scarcity(&self, payer: Payer) -> Scarcity {
         self.limiter(payer)
@@ -132,14 +132,14 @@ impl TokenLimiters {
             .unwrap_or_default()
     }
 
-    /// How many slots come on the lane of `payer` until that moment, as far as `most`.
+    /// How many slots come on the limiter of `payer` until that moment, as far as `most`.
     #[must_use]
     pub fn slots_until(&self, payer: Payer, until: Instant, most: usize) -> usize {
         self.limiter(payer)
             .map_or(0, |limiter| limiter.quota.slots_until(until, most))
     }
 
-    /// How long a caller who is new on the lane of `payer` would wait for its slot.
+    /// How long a caller who is new on the limiter of `payer` would wait for its slot.
     #[must_use]
     pub fn predicted_wait(&self, payer: Payer) -> Duration {
         self.limiter(payer)
@@ -156,7 +156,7 @@ impl TokenLimiters {
         }
     }
 
-    /// How many lanes there are besides the gateway's own.
+    /// How many limiters there are besides the gateway's own.
     #[must_use]
     pub fn len(&self) -> usize {
         self.caller_token().token_limiters.len()
@@ -168,7 +168,7 @@ impl TokenLimiters {
         self.len() == 0
     }
 
-    /// The lane for calls that are paid for so, opened if need be.
+    /// The limiter for calls that are paid for so, opened if need be.
     ///
     /// # Errors
     /// There are as many as may be, and none that may be forgotten.
@@ -184,7 +184,7 @@ impl TokenLimiters {
         }
         caller_token.forget(now);
         if caller_token.token_limiters.len() >= Self::MAX {
-            self.0.meters.queue.refused(Reason::Tokens);
+            self.0.metrics.queue.refused(Reason::Tokens);
             let retry_after = caller_token.next_end(now).saturating_duration_since(now);
             return Err(Refused::new(Reason::Tokens, retry_after));
         }
@@ -197,7 +197,7 @@ impl TokenLimiters {
         Ok(limiter)
     }
 
-    /// The lane of `payer`, if there is one.
+    /// The limiter of `payer`, if there is one.
     pub(super) fn limiter(&self, payer: Payer) -> Option<Arc<Limiter>> {
         let ledger = self.ledger(payer);
         match payer.token_id {
@@ -219,11 +219,11 @@ impl TokenLimiters {
 
 impl Shared {
     fn new_limiter(&self, config: &Config) -> Limiter {
-        let quota = quota::Quota::ephemeral(&config.quota, self.wall.clone(), self.meters.quota.clone());
-        let queue = queue::Queue::new(config.queue.clone(), quota.clone(), self.meters.queue.clone());
+        let quota = quota::Quota::ephemeral(&config.quota, self.wall.clone(), self.metrics.quota.clone());
+        let queue = queue::Queue::new(config.queue.clone(), quota.clone(), self.metrics.queue.clone());
         let ended = CancellationToken::new();
         let clock = ended.clone().run_until_cancelled_owned(queue.clone().run_clock());
-        self.tasks.spawn_upkeep("lane clock", async move {
+        self.tasks.spawn_upkeep("limiter clock", async move {
             clock.await;
         });
         Limiter {
@@ -235,13 +235,13 @@ impl Shared {
 }
 
 impl CallerToken {
-    /// Forgets the lanes that nobody is on and whose calls count no more.
+    /// Forgets the limiters that nobody is on and whose calls count no more.
     fn forget(&mut self, now: Instant) {
         self.token_limiters
             .retain(|_, limiter| Arc::strong_count(limiter) > 1 || limiter.quota.empty_at(now) > now);
     }
 
-    /// When a lane may first be forgotten, if nobody asks with its token any more.
+    /// When a limiter may first be forgotten, if nobody asks with its token any more.
     fn next_end(&self, now: Instant) -> Instant {
         let ends = self.token_limiters.values().map(|limiter| limiter.quota.empty_at(now));
         ends.min().unwrap_or(now)

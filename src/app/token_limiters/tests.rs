@@ -1,4 +1,4 @@
-//! Lanes that come and go, in paused time.
+//! Limiters that come and go, in paused time.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -38,12 +38,12 @@ fn token_limiters(tasks: &Tasks) -> TokenLimiters {
         },
     };
     let mut registry = Registry::default();
-    let meters = SharedMetrics {
+    let metrics = SharedMetrics {
         quota: quota::Metrics::register(&mut registry),
         queue: queue::Metrics::register(&mut registry),
     };
-    let own = quota::Quota::open(&config.quota, Wall::system(), meters.quota.clone()).unwrap();
-    TokenLimiters::open(config, vec![own], Wall::system(), tasks, meters)
+    let own = quota::Quota::open(&config.quota, Wall::system(), metrics.quota.clone()).unwrap();
+    TokenLimiters::open(config, vec![own], Wall::system(), tasks, metrics)
 }
 
 fn question(token: Option<&str>) -> Request {
@@ -152,7 +152,7 @@ async fn a_limiter_is_forgotten_when_its_calls_count_no_more_and_not_before() {
     );
     ask(&token_limiters, None, Duration::ZERO).await.unwrap();
     ask(&token_limiters, Some("token-0"), Duration::ZERO).await.unwrap();
-    // It said when to come back; token-0's second call is younger, so its lane stays.
+    // It said when to come back; token-0's second call is younger, so its limiter stays.
     advance(retry_after).await;
     ask(&token_limiters, Some("further"), Duration::ZERO).await.unwrap();
     assert!(token_limiters.limiter_exists(payer("token-0")));
@@ -221,14 +221,14 @@ async fn mixed_hour(quotas: usize) -> Vec<Vec<Duration>> {
         },
     };
     let quotas = (0..quotas).map(|_| quota::Quota::ephemeral(&config.quota, Wall::system(), quota::Metrics::default()));
-    let (quotas, meters) = (
+    let (quotas, metrics) = (
         quotas.collect(),
         SharedMetrics {
             quota: quota::Metrics::default(),
             queue: queue::Metrics::register(&mut Registry::default()),
         },
     );
-    let token_limiters = TokenLimiters::open(config, quotas, Wall::system(), &tasks, meters);
+    let token_limiters = TokenLimiters::open(config, quotas, Wall::system(), &tasks, metrics);
     let start = Instant::now();
     let arrived = Arc::new(std::sync::Mutex::new(vec![Vec::new(); Operation::ALL.len()]));
     let callers = (0..200_usize).map(|caller| {
