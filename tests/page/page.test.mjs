@@ -146,13 +146,38 @@ for (const [name, options] of [
   });
 }
 
+test('every problem that there may be is named in the banner, with what to do', async () => {
+  const metrics = await (await fetch(`${admin}/metrics`)).text();
+  const codes = [...metrics.matchAll(/^defender_gateway_problem\{code="([^"]+)"\}/gm)].map((match) => match[1]);
+  assert.ok(codes.length >= 17, `${codes}`);
+  const state = await (await fetch(`${admin}/status`)).json();
+  const { page, trouble, close } = await open();
+  // In the form that `it problems::` finds in /status when the thing itself is broken.
+  const problems = codes.map((code) => (
+    { code, severity: 'critical', since_s: 90, count: 3, message: `what ${code} is about`, advice: `mend ${code}` }));
+  await page.route('**/status', (route) => route.fulfill({ json: { ...state, mode: 'degraded', problems } }));
+  await page.waitForFunction((count) => document.querySelectorAll('#problems li').length === count, codes.length);
+  const shown = await page.locator('#problems li').allTextContents();
+  for (const [at, code] of codes.entries()) {
+    assert.match(shown[at], new RegExp(`^${code} what ${code} is about.*For .*What to do: mend ${code}\\.$`, 's'));
+  }
+  assert.ok(await page.isVisible('#banner'), 'the banner is shown');
+  assert.ok((await page.getAttribute('#mode', 'class')).includes('bad'), 'the mode is not in green');
+  await page.unroute('**/status');
+  await page.route('**/status', (route) => route.fulfill({ json: { ...state, mode: 'normal', problems: [] } }));
+  await page.waitForFunction(() => document.querySelector('#banner').hidden);
+  assert.ok((await page.getAttribute('#mode', 'class')).includes('good'));
+  assert.deepEqual(trouble, []);
+  await close();
+});
+
 test('a new question is seen without a reload', async () => {
   const { page, trouble, close } = await open();
-  const hits = () => page.locator('#cache dd').first().textContent();
-  const first = await hits();
+  // Hits, misses or stale answers, whichever it is by now.
+  const first = await page.textContent('#cache');
   const ask = () => fetch(data + path, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{"ScanDefinitionIds":["60c4aa2d-7f35-4b8f-9e0a-000000000014"]}' });
   await Promise.all([ask(), ask(), ask()]);
-  await page.waitForFunction((before) => document.querySelector('#cache dd').textContent !== before, first);
+  await page.waitForFunction((before) => document.querySelector('#cache').textContent !== before, first);
   assert.deepEqual(trouble, []);
   await close();
 });
