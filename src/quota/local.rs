@@ -103,7 +103,7 @@ impl Quota {
         }))
     }
 
-    /// Goes on with other limits, burst and attempt, without forgetting a call: see [`QuotaState::retune`]. The state file stays the one it is.
+    /// Goes on with other limits, burst and attempt, without forgetting a call: see [`QuotaState::reconfigure`]. The state file stays the one it is.
     pub fn reconfigure(&self, config: &Config) {
         let mut state = self.0.lock();
         state.account.reconfigure(config, Instant::now());

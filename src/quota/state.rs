@@ -92,7 +92,7 @@ impl QuotaState {
         }
     }
 
-    /// Goes on with other limits, burst and attempt; see [`Ledger::retune`]. What a cold start assumes is no question any more.
+    /// Goes on with other limits, burst and attempt; see [`Ledger::reconfigure`]. What a cold start assumes is no question any more.
     pub fn reconfigure(&mut self, config: &Config, now: Instant) {
         self.catch_up(now);
         if self.ledger.limits().last() != config.limits.last() {
