@@ -16,7 +16,8 @@ pub(super) const RECENT: Duration = Duration::from_secs(10);
 const LONGEST_CYCLE: Duration = Duration::from_secs(5);
 const CYCLES: usize = 3;
 
-/// A return this much too early is on time.
+/// A return this much too early is on time, and one that has stayed away for half the time: one
+/// that comes earlier is another request of a burst.
 const EARLY: Duration = Duration::from_secs(1);
 
 /// A return this much too late still claims its slot: an answer and a timer take their time. As
@@ -95,6 +96,12 @@ pub(super) struct Return {
 }
 
 impl Return {
+    /// Whether a request that comes now may be this one.
+    fn may_be_back(self, now: Instant) -> bool {
+        let told = self.due.saturating_duration_since(self.told);
+        self.due <= now + EARLY.min(told / 2)
+    }
+
     /// When it is not expected any more.
     pub(super) fn lapses(self) -> Instant {
         self.due + GRACE + self.due.saturating_duration_since(self.told) / 8
@@ -128,7 +135,7 @@ impl History {
             self.gaps.rotate_right(1);
             self.gaps[0] = gap.filter(|gap| *gap <= LONGEST_CYCLE);
         }
-        if self.returns.front().is_some_and(|first| first.due <= now + EARLY) {
+        if self.returns.front().is_some_and(|first| first.may_be_back(now)) {
             return Arrival::Return;
         }
         if self.ended > 0 {

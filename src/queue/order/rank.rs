@@ -20,8 +20,8 @@ pub struct Place {
     pub(super) own_waiting: usize,
     /// These of its own caller that claim slots go first, once they are due.
     pub(super) own_returns: Range<usize>,
-    /// So many of its own caller keep their places before it, though they claim no slots: they come
-    /// late, if at all.
+    /// So many of its own caller keep their places before it, though they claim no slots from
+    /// others: one that is refused now is told to come after them.
     pub(super) own_kept: usize,
 }
 

@@ -210,10 +210,11 @@ impl Order {
         let class = &self.classes[usize::from(place.level)];
         let own = Ahead {
             waiting: place.own_waiting + self.own_elsewhere(place, look.others),
-            claimed: own_due,
+            claimed: own_due + self.of_returning(place.own_kept),
         };
         let standing = place.standing;
-        let tag = standing.tag + standing.stride.saturating_mul((own.rank() + place.own_kept) as u64);
+        let own_first = own.waiting + own_due + place.own_kept;
+        let tag = standing.tag + standing.stride.saturating_mul(own_first as u64);
         let before = |other: Standing| turns_before(tag, other.is_first(standing, tag), other.tag, other.stride);
         let mut rivals = Rivals {
             order: self,

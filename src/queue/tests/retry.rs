@@ -72,6 +72,32 @@ async fn nobody_is_refused_for_the_sake_of_who_comes_back_after_the_slot() {
     assert_eq!(start.elapsed(), Duration::from_millis(2400) * 6);
 }
 
+/// How often each of a hundred requests of one caller, all sent at once, has to come back when it obeys every `Retry-After`.
+#[tokio::test(start_paused = true)]
+async fn a_crowd_behind_one_name_is_told_different_times_and_served_when_it_obeys() {
+    let tasks = Tasks::new();
+    let (queue, _) = queue(Duration::from_millis(200), &tasks);
+    let asks = (0..100_u64).map(|n| {
+        let queue = queue.clone();
+        async move {
+            for retries in 0.. {
+                match queue.turn(&attempt("crowd", 3, 2 * SECOND)).await {
+                    Ok(slot) => {
+                        slot.used();
+                        return retries;
+                    }
+                    // A timer and the way back take a moment.
+                    Err(refused) => tokio::time::sleep(refused.retry_after + Duration::from_millis(n % 20)).await,
+                }
+            }
+            unreachable!("the loop has no end");
+        }
+    });
+    let retries: Vec<usize> = futures_util::future::join_all(asks).await;
+    let at_most = |most: usize| retries.iter().filter(|count| **count <= most).count();
+    assert!(at_most(1) >= 90 && at_most(3) == 100, "{retries:?}");
+}
+
 /// Inputs with which somebody came back on time and was refused again: requests of the same caller
 /// had not come back, and its place was not kept. Caller, urgency, wait and gap of each, and the
 /// last one.
