@@ -80,15 +80,54 @@ impl SlotForecast {
         self.start(rank, now).saturating_duration_since(now)
     }
 
-    /// How many slots come until that moment.
+    /// How many slots come until that moment: those whose [`SlotForecast::start`] is not later.
     pub(super) fn until(&self, at: Instant) -> usize {
         let known = self.starts.partition_point(|start| *start <= at);
         let beyond = match self.starts.back() {
-            Some(last) if known == self.starts.len() && !self.apart.is_zero() => {
-                at.saturating_duration_since(*last).as_nanos() / self.apart.as_nanos()
+            Some(last) if known == self.starts.len() => {
+                let since_last = at.saturating_duration_since(*last).as_nanos();
+                // Where many come at once, as after a pause, so may those that are not known.
+                since_last.checked_div(self.apart.as_nanos()).unwrap_or(u128::MAX)
             }
             _ => 0,
         };
         known.saturating_add(usize::try_from(beyond).unwrap_or(usize::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn forecast(now: Instant, ms: &[u64]) -> SlotForecast {
+        let mut forecast = SlotForecast {
+            starts: ms.iter().map(|ms| now + Duration::from_millis(*ms)).collect(),
+            ..SlotForecast::default()
+        };
+        forecast.apart = forecast.spacing().unwrap_or(UNKNOWN);
+        forecast
+    }
+
+    #[test]
+    fn as_many_come_until_a_moment_as_start_until_then() {
+        let now = Instant::now();
+        for ms in [
+            &[][..],
+            &[0],
+            &[500, 500],
+            &[0, 600, 1_200, 1_800],
+            &[0, 0, 0, 600, 1_200],
+            // A pause, and then many at once.
+            &[0, 665, 693, 782, 806, 820, 820, 820, 820, 820, 820, 820, 820],
+            &[900, 900, 900, 900, 900, 1_000],
+        ] {
+            let forecast = forecast(now, ms);
+            for at in [0, 499, 500, 819, 820, 1_000, 5_000, 60_000].map(|ms| now + Duration::from_millis(ms)) {
+                let until = forecast.until(at);
+                for rank in 0..500 {
+                    assert_eq!(rank < until, forecast.start(rank, now) <= at, "{ms:?}: slot {rank}, {:?}", at - now);
+                }
+            }
+        }
     }
 }

@@ -60,6 +60,8 @@ pub(super) struct Health {
     down: Backoff,
     ejected: Backoff,
     left: Option<Ejection>,
+    /// When it was last connected to after it could not be.
+    reconnected: Option<Instant>,
     avoided_until: Option<Instant>,
     /// Until then, one call finds out whether an ejected host answers well again.
     half_open_until: Option<Instant>,
@@ -82,6 +84,7 @@ impl Health {
             down,
             ejected,
             left: None,
+            reconnected: None,
             avoided_until: None,
             half_open_until: None,
             strikes: 0,
@@ -154,8 +157,12 @@ impl Health {
         }
     }
 
-    /// No connection: ejected at once.
-    pub(super) fn connection_failed(&mut self, now: Instant) {
+    /// No connection, in an attempt that began at `begun`: ejected at once.
+    pub(super) fn connection_failed(&mut self, begun: Instant, now: Instant) {
+        // It was connected to since: the attempt met an outage that is over.
+        if self.reconnected.is_some_and(|at| begun < at) {
+            return;
+        }
         // Failures of calls that were under way together count as one.
         if self
             .left
@@ -189,7 +196,7 @@ impl Health {
             .left
             .is_some_and(|left| left.why == HealthState::Down || now >= left.until)
         {
-            self.left = None;
+            self.come_back(now);
             self.half_open_until = None;
         }
     }
@@ -201,7 +208,13 @@ impl Health {
             .left
             .is_some_and(|left| left.why == HealthState::Down && now >= left.until)
         {
-            self.left = None;
+            self.come_back(now);
+        }
+    }
+
+    fn come_back(&mut self, now: Instant) {
+        if self.left.take().is_some_and(|left| left.why == HealthState::Down) {
+            self.reconnected = Some(now);
         }
     }
 
@@ -264,7 +277,7 @@ mod tests {
     async fn a_refused_connection_leaves_at_once_and_a_probe_after_the_backoff_brings_back() {
         let now = Instant::now();
         let mut health = fresh();
-        health.connection_failed(now);
+        health.connection_failed(now, now);
         assert_eq!(health.standing(now), HealthState::Down);
         health.connected(now + s(1) / 2);
         assert_eq!(health.standing(now + s(1) / 2), HealthState::Down, "too early");
@@ -278,13 +291,29 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_attempt_from_before_it_came_back_says_nothing() {
+        let now = Instant::now();
+        let mut health = fresh();
+        health.connection_failed(now, now);
+        let back = now + s(4);
+        health.connected(back);
+        health.connection_failed(back - s(2), back + s(1));
+        assert_eq!(health.standing(back + s(1)), HealthState::Good);
+        health.connection_failed(back, back + s(3));
+        assert_eq!(health.standing(back + s(3)), HealthState::Down);
+        health.answered(back + s(4));
+        health.connection_failed(back + s(3), back + s(6));
+        assert_eq!(health.standing(back + s(6)), HealthState::Good, "an answer too");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn the_backoff_doubles_to_a_minute_and_is_forgiven() {
         let mut now = Instant::now();
         let mut health = fresh();
         let mut waits = Vec::new();
         for _ in 0..8 {
-            health.connection_failed(now);
-            health.connection_failed(now);
+            health.connection_failed(now, now);
+            health.connection_failed(now, now);
             let until = health.until().unwrap();
             waits.push((until - now).as_secs());
             now = until;
@@ -292,7 +321,7 @@ mod tests {
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
         now += FORGET_AFTER;
-        health.connection_failed(now);
+        health.connection_failed(now, now);
         assert_eq!(health.until(), Some(now + s(1)));
     }
 
@@ -350,7 +379,7 @@ mod tests {
     async fn an_answer_brings_an_unreachable_host_back() {
         let now = Instant::now();
         let mut health = fresh();
-        health.connection_failed(now);
+        health.connection_failed(now, now);
         health.answered(now);
         assert_eq!(health.standing(now), HealthState::Good);
     }

@@ -69,6 +69,8 @@ struct HostChange {
 #[derive(Clone, Debug)]
 pub struct SelectedHost {
     pub(super) index: usize,
+    /// When it was selected.
+    at: Instant,
     /// The base address.
     pub base: Arc<Url>,
     /// The name in metrics and logs.
@@ -146,7 +148,7 @@ impl HostSelector {
         state.select_current(now);
         let index = state.best(now, tried)?;
         state.hosts[index].health.start_half_open(now);
-        Some(state.choice(index))
+        Some(state.choice(index, now))
     }
 
     /// Notifies when calls have to be [checked](Self::check_progress) again.
@@ -221,15 +223,15 @@ impl HostSelector {
         self.change(|state, now| {
             let health = &mut state.hosts[choice.index].health;
             match fault {
-                Fault::Connection => health.connection_failed(now),
+                Fault::Connection => health.connection_failed(choice.at, now),
                 Fault::BadAnswer => health.bad_answer(now),
             }
         });
         self.shared.wake[choice.index].notify_one();
     }
 
-    /// Reports the end of a probe; `None` when it failed.
-    pub(super) fn probed(&self, index: usize, setup: Option<Duration>) {
+    /// Reports the end of a probe that began at `begun`; `None` when it failed.
+    pub(super) fn probed(&self, index: usize, begun: Instant, setup: Option<Duration>) {
         self.change(|state, now| {
             let host = &mut state.hosts[index];
             match setup {
@@ -237,7 +239,7 @@ impl HostSelector {
                     host.rtt.observe(setup);
                     host.health.connected(now);
                 }
-                None => host.health.connection_failed(now),
+                None => host.health.connection_failed(begun, now),
             }
         });
         if setup.is_some() {
@@ -327,10 +329,11 @@ impl State {
         self.current = stays.or(Some(nearest));
     }
 
-    fn choice(&self, index: usize) -> SelectedHost {
+    fn choice(&self, index: usize, at: Instant) -> SelectedHost {
         let host = &self.hosts[index];
         SelectedHost {
             index,
+            at,
             base: Arc::clone(&host.url),
             label: Arc::clone(&host.label),
         }

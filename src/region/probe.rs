@@ -47,6 +47,7 @@ impl HostSelector {
     async fn watch_one(&self, index: usize, probe: &impl Probe) {
         let url = self.url(index);
         loop {
+            let begun = Instant::now();
             let result = timeout(self.config().probe_timeout, probe.measure(Arc::clone(&url))).await;
             let setup = match result {
                 Ok(Ok(setup)) => Some(setup),
@@ -59,7 +60,7 @@ impl HostSelector {
                     None
                 }
             };
-            self.probed(index, setup);
+            self.probed(index, begun, setup);
             self.pause(index).await;
         }
     }
