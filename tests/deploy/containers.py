@@ -15,6 +15,7 @@ import json
 import os
 import pathlib
 import re
+import resource
 import shutil
 import socket
 import subprocess
@@ -32,7 +33,9 @@ LIMIT = 64 << 20
 SKIPPED = 77
 CLONE_NEWNET = 0x40000000
 # What a kubelet makes of the manifest's security context and limits.
-AS_IN_THE_MANIFEST = ["--read-only", "--read-only-tmpfs=false", "--cap-drop", "ALL",
+# podman would raise both beyond what is allowed here, which not every root may.
+ULIMITS = [f"--ulimit=nofile={resource.getrlimit(resource.RLIMIT_NOFILE)[1]}", "--ulimit=nproc=1000"]
+AS_IN_THE_MANIFEST = [*ULIMITS, "--read-only", "--read-only-tmpfs=false", "--cap-drop", "ALL",
                       "--security-opt", "no-new-privileges",
                       "--cpus", "0.5", "--memory", str(LIMIT), "--memory-swap", str(LIMIT)]
 SCENARIO = '[[regions]]\nname = "us"\nlatency = "1500ms"\n'
@@ -46,12 +49,13 @@ class Engine:
         self.storage = ["--root", str(folder / "storage"), "--runroot", str(folder / "run"), "--storage-driver", "vfs"]
         self.podman_options = [*self.storage, "--tmpdir", str(folder / "tmp"), "--runtime", "runc",
                                "--cgroup-manager", "cgroupfs", "--events-backend", "none"]
+        self.started = []
 
     def call(self, *command):
         return subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=60)
 
     def build(self, context, name):
-        done = self.call("buildah", *self.storage, "build", "--isolation", "chroot", "--network", "none",
+        done = self.call("buildah", *self.storage, "build", "--isolation", "chroot",
                          "--format", "docker", "--pull-never",
                          "--file", str(context / "Dockerfile"), "--tag", name, str(context))
         done.check_returncode()
@@ -66,6 +70,7 @@ class Engine:
 
     def start(self, name, image, options, *command):
         """Starts a container; returns the process id of its first process."""
+        self.started.append(name)
         self.podman("run", "--detach", "--name", name, *options, image, *command)
         return int(self.podman("inspect", "--format", "{{.State.Pid}}", name))
 
@@ -77,8 +82,9 @@ class Engine:
         return files
 
     def remove_all(self):
-        self.try_podman("rm", "--all", "--force", "--time", "0")
-        self.try_podman("image", "rm", "--all", "--force")
+        """The last ones first: they are in the network of those before."""
+        while self.started:
+            self.try_podman("rm", "--force", "--time", "0", self.started.pop())
 
 
 def enter_network(pid):
@@ -126,7 +132,7 @@ def check_machine(engine, folder):
     assert engine.podman("wait", "probe") == "137"
     with socket.create_server(("127.0.0.1", ADMIN)):
         socket.create_connection(("127.0.0.1", ADMIN), 5).close()
-    engine.podman("rm", "--force", "--time", "0", "probe", "probe-network")
+    engine.remove_all()
 
 
 def build(engine, folder, binary):
@@ -219,8 +225,7 @@ def reloaded(gateway):
     lifecycle.until("the change is taken over", lambda: status()["quota"]["windows"][0]["limit"] == 50)
     gateway.mount.swap(gateway.settings.replace("[quota]\n", '[quota]\nlimits = ["fifty"]\n'))
     lifecycle.until("the mistake is told", lambda: "quota.limits" in (status()["config"]["last_error"] or ""))
-    gateway.mount.swap(gateway.settings)
-    lifecycle.until("it is as before", lambda: status()["quota"]["windows"][0]["limit"] == 100)
+    assert status()["quota"]["windows"][0]["limit"] == 50, "the last good one runs on"
 
 
 def crowded(gateway):
