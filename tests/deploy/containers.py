@@ -17,6 +17,7 @@ import pathlib
 import re
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -312,6 +313,8 @@ def main(binary):
     # A socket's path has 107 bytes at most, and the tools make long ones.
     folder = pathlib.Path(tempfile.mkdtemp(prefix="gw-", dir="/tmp"))
     engine = Engine(folder)
+    # Whoever ends this must not leave containers behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         try:
             check_machine(engine, folder)
