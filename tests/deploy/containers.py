@@ -50,10 +50,21 @@ class Engine:
         self.storage = ["--root", str(folder / "storage"), "--runroot", str(folder / "run"), "--storage-driver", "vfs"]
         self.podman_options = [*self.storage, "--tmpdir", str(folder / "tmp"), "--runtime", "runc",
                                "--cgroup-manager", "cgroupfs", "--events-backend", "none"]
-        self.started = []
+        self.started, self.busy, self.told_to_end = [], False, False
+
+    def end(self, *_):
+        """Whoever ends this must not leave containers behind, nor half of one."""
+        self.told_to_end = True
+        if not self.busy:
+            sys.exit(1)
 
     def call(self, *command):
-        return subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=60)
+        self.busy = True
+        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=60)
+        self.busy = False
+        if self.told_to_end:
+            sys.exit(1)
+        return done
 
     def build(self, context, name):
         done = self.call("buildah", *self.storage, "build", "--isolation", "chroot",
@@ -84,6 +95,7 @@ class Engine:
 
     def remove_all(self):
         """The last ones first: they are in the network of those before."""
+        self.told_to_end = False
         while self.started:
             self.try_podman("rm", "--force", "--time", "0", self.started.pop())
 
@@ -313,8 +325,7 @@ def main(binary):
     # A socket's path has 107 bytes at most, and the tools make long ones.
     folder = pathlib.Path(tempfile.mkdtemp(prefix="gw-", dir="/tmp"))
     engine = Engine(folder)
-    # Whoever ends this must not leave containers behind.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, engine.end)
     try:
         try:
             check_machine(engine, folder)
@@ -326,7 +337,8 @@ def main(binary):
         return 0
     finally:
         engine.remove_all()
-        shutil.rmtree(folder, ignore_errors=True)
+        # podman may still be tidying up after a container that ended by itself.
+        lifecycle.until("the folder is gone", lambda: shutil.rmtree(folder, ignore_errors=True) or not folder.exists())
 
 
 if __name__ == "__main__":
