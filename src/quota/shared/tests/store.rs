@@ -17,6 +17,10 @@ pub(super) struct Store {
     /// The script's digest.
     script: String,
     keys: [String; KEYS],
+    /// The time and the identity that the server has from the next command on.
+    clock: Option<[String; 2]>,
+    /// Whom the script has woken, as the server said it.
+    woken: Vec<String>,
     child: Child,
     _folder: TempDir,
 }
@@ -86,6 +90,8 @@ impl Store {
             connection,
             script,
             keys,
+            clock: None,
+            woken: Vec::new(),
             child,
             _folder: folder,
         }
@@ -97,27 +103,42 @@ impl Store {
     }
 
     pub(super) fn ask<T: redis::FromRedisValue>(&mut self, words: &[&str]) -> T {
-        let mut command = redis::cmd(words[0]);
-        command.arg(&words[1..]);
-        command.query(&mut self.connection).unwrap()
+        let mut asked = self.after_the_clock();
+        asked.cmd(words[0]).arg(&words[1..]);
+        let (answer,) = asked.query(&mut self.connection).unwrap();
+        answer
+    }
+
+    /// What sets the server's clock, if it has to be, before the commands that follow it: a round
+    /// trip for each of them would take most of these tests' time.
+    fn after_the_clock(&mut self) -> redis::Pipeline {
+        let mut commands = redis::pipe();
+        if let Some([clock, run]) = self.clock.take() {
+            commands.cmd("MSET").arg(&["clock", &clock, "run", &run]).ignore();
+        }
+        commands
     }
 
     /// The time and identity of the server from now on.
     pub(super) fn set(&mut self, at: Duration, run: u32) {
         let clock = START + i64::try_from(at.as_micros()).unwrap();
-        self.command(&["MSET", "clock", &clock.to_string(), "run", &run.to_string()]);
+        self.clock = Some([clock.to_string(), run.to_string()]);
     }
 
     pub(super) fn run(&mut self, step: &str) -> Reply {
-        let mut run = redis::cmd("EVALSHA");
-        run.arg(&self.script).arg(self.keys.len()).arg(&self.keys).arg(step);
-        let text: String = run.query(&mut self.connection).unwrap();
+        let mut run = self.after_the_clock();
+        run.cmd("EVALSHA").arg(&self.script);
+        run.arg(self.keys.len()).arg(&self.keys).arg(step);
+        run.cmd("SPOP").arg("wakes").arg(1000);
+        let (text, woken): (String, Vec<String>) = run.query(&mut self.connection).unwrap();
+        let new: Vec<_> = woken.into_iter().filter(|wake| !self.woken.contains(wake)).collect();
+        self.woken.extend(new);
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
 
     /// Whom the script has woken since this was asked last, and when they are to look if that is not at once; `*` is everybody.
     pub(super) fn wakes(&mut self) -> Vec<(String, Option<f64>)> {
-        let wakes = self.ask::<Vec<String>>(&["SPOP", "wakes", "1000"]);
+        let wakes = std::mem::take(&mut self.woken);
         let wake = |wake: &String| {
             let (name, message) = wake.split_once(' ').unwrap();
             (name.to_owned(), message.parse().ok())
