@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::context::SharedContext;
 use super::settings;
 use super::supervised::{BackgroundTasks, Supervised};
 use crate::config::{Merging, Resolved};
-use crate::scan::{Endpoint, MergeEvidence, MergeRecord, UpstreamProfile};
+use crate::scan::{Endpoint, MergeRecord, UpstreamProfile};
 use crate::store;
 
 /// How often the store is looked at.
@@ -31,10 +31,13 @@ const RENEWAL: Duration = Duration::from_secs(30);
 /// How long the store keeps what nobody changes.
 const KEPT: Duration = Duration::from_hours(90 * 24);
 
+/// A longer file is not ours.
+const LARGEST: u64 = 64 << 10;
+
 /// The records as they are stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Records {
-    /// Whose they are: the authority, the tenant and the application.
+    /// Whose they are: the tenant and the application.
     registration: String,
     /// By operation and version.
     endpoints: BTreeMap<String, MergeRecord>,
@@ -114,20 +117,21 @@ fn file(config: &Resolved) -> Option<PathBuf> {
 }
 
 fn registration(config: &Resolved) -> String {
-    let (authority, tenant, application) = settings::identity(config);
-    [authority, tenant.unwrap_or_default(), application.unwrap_or_default()].join(" ")
+    let (tenant, application) = settings::registration(config);
+    [tenant, " ", application].concat()
 }
 
 /// What is remembered there. What cannot be read is found out again.
 fn read(file: &Path) -> Option<Records> {
-    let text = match fs::read(file) {
-        Ok(text) => text,
+    let mut text = Vec::new();
+    match File::open(file).and_then(|file| file.take(LARGEST).read_to_end(&mut text)) {
+        Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
         Err(error) => {
             tracing::warn!(file = %file.display(), %error, "what was found out about merging cannot be read");
             return None;
         }
-    };
+    }
     serde_json::from_slice(&text).ok()
 }
 
@@ -157,7 +161,8 @@ impl MergeMemory {
             let changed = upstream_profile.merge_evidence().changed();
             self.share().await;
             let text = self.text();
-            if let Some(file) = self.file.as_deref().filter(|_| written.as_ref() != Some(&text)) {
+            let is_new = self.has_records() && written.as_ref() != Some(&text);
+            if let Some(file) = self.file.as_deref().filter(|_| is_new) {
                 if let Err(error) = write(file, &text) {
                     tracing::warn!(file = %file.display(), %error, "what was found out about merging is not remembered");
                 }
@@ -177,11 +182,15 @@ impl MergeMemory {
         let Some(store) = self.store.as_mut().filter(|store| store.client.admits()) else {
             return;
         };
-        store.lease(self.upstream_profile.merge_evidence()).await;
+        let lease = store.lease().await;
         let (client, key) = (store.client.clone(), store.records.clone());
         let Ok(shared) = client.get(&key).await else { return };
         if let Some(found) = shared.as_deref().and_then(|text| serde_json::from_slice(text).ok()) {
             self.adopt(&found);
+        }
+        // Only who knows what the others have found out may go on.
+        if let Some(until) = lease {
+            self.upstream_profile.merge_evidence().lease_until(until);
         }
         let text = self.text();
         if self.has_records() && shared.as_ref() != Some(&text) {
@@ -216,8 +225,8 @@ impl MergeMemory {
 }
 
 impl SharedMemory {
-    /// Takes or renews the lease, if no other replica has it.
-    async fn lease(&mut self, evidence: &MergeEvidence) {
+    /// Takes or renews the lease, if no other replica has it; returns how long it lasts.
+    async fn lease(&mut self) -> Option<Instant> {
         let now = Instant::now();
         // Renewed only well before its end: nobody else can have taken it when that arrives.
         let is_held = if self.leased_until > now + RENEWAL {
@@ -225,9 +234,9 @@ impl SharedMemory {
         } else {
             self.client.claim(&self.lease, b"1", LEASE).await.unwrap_or(false)
         };
-        if is_held {
+        is_held.then(|| {
             self.leased_until = now + LEASE;
-            evidence.lease_until(self.leased_until);
-        }
+            self.leased_until
+        })
     }
 }

@@ -196,7 +196,7 @@ pub(super) fn shared_cache(config: &Resolved, store: store::Client) -> Option<sh
 }
 
 /// The tenant and the application that the quota and the answers belong to.
-fn registration(config: &Resolved) -> (&str, &str) {
+pub(super) fn registration(config: &Resolved) -> (&str, &str) {
     match &config.credentials.credential {
         Credential::ClientSecret {
             tenant_id, client_id, ..

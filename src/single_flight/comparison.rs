@@ -10,7 +10,7 @@ use tower::{Service, ServiceExt as _};
 use crate::BoxError;
 use crate::attempt::{Load, Place, Retries, Try};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
-use crate::scan::{Answer, Comparison, Payer, Request, UpstreamProfile};
+use crate::scan::{Answer, Comparison, Payer, Request, Rows, UpstreamProfile};
 use crate::single_flight::batch_split::attributed_rows;
 use crate::single_flight::batcher::{BatchWhen, Batcher};
 use crate::telemetry::trace::Trace;
@@ -39,6 +39,15 @@ impl Load for ComparisonLoad {
 }
 
 impl Batcher {
+    /// Remembers the answer to a request that was asked alone, to be compared.
+    pub(super) fn observe(&self, request: &Arc<Request>, rows: &Rows, body: &[u8], asked: Instant) {
+        if self.merge.when == BatchWhen::Proven {
+            self.upstream_profile
+                .merge_evidence()
+                .observe(request, rows, body, asked);
+        }
+    }
+
     /// A comparison call, if one is due after `request` and costs nobody a slot.
     pub(super) fn begin_comparison(&self, request: &Request) -> Option<Comparison> {
         let payer = request.payer();

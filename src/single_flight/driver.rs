@@ -14,7 +14,7 @@ use crate::attempt::{Failure, Load, Retries, RetryHint, Try};
 use crate::scan::{Answer, CacheSink, Request, ResponseKind, Rows, SplitError, UpstreamProfile};
 use crate::single_flight::Shared;
 use crate::single_flight::batch_split::{count_rows, split_for};
-use crate::single_flight::batcher::{Batch, BatchWhen, Batcher, MemberOutcome, MemberResponse};
+use crate::single_flight::batcher::{Batch, Batcher, MemberOutcome, MemberResponse};
 use crate::single_flight::flight::{Flight, Next, Stage};
 use crate::single_flight::flight_result::{BatchKind, FlightResponse};
 use crate::single_flight::flight_table::FlightTable;
@@ -358,12 +358,8 @@ impl FlightDriver {
             } else {
                 self.upstream_profile.learn(request.endpoint(), &rows);
             }
-            let batcher = self.flight_table.batcher();
-            if let Some(asked) = asked
-                && batcher.is_some_and(|batcher| batcher.merge.when == BatchWhen::Proven)
-            {
-                let evidence = self.upstream_profile.merge_evidence();
-                evidence.observe(request, &rows, &answer.body, asked);
+            if let Some((batcher, asked)) = self.flight_table.batcher().zip(asked) {
+                batcher.observe(request, &rows, &answer.body, asked);
             }
             if let Some(batcher) = self.flight.batcher() {
                 batcher.notify_profile_change();

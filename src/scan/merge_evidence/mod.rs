@@ -206,6 +206,14 @@ impl MergeEvidence {
         let evidence = &mut endpoints[endpoint.index()];
         evidence.record.calls += 1;
         evidence.record.revision += 1;
+        if evidence.record.calls == MergeRecord::LAST_CALL + 1 {
+            tracing::warn!(
+                operation = endpoint.name(),
+                version = endpoint.version.as_str(),
+                calls = evidence.record.calls,
+                "the last comparison call: without its confirmation requests are not merged"
+            );
+        }
         self.publish(endpoint, evidence);
     }
 

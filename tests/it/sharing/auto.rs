@@ -1,15 +1,20 @@
 //! Merging that is switched on by what comparisons find out, before upstreams that suit it and
 //! upstreams that do not. In virtual time.
 
+use std::fs;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use serde_json::json;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use defender_gateway::scan::{Endpoint, MergeFinding, MergeRecord, Outcome, Request, SplitError};
+use defender_gateway::sim;
 
 use super::stack_fixture::{Layout, StackFixture, Tenant, rows};
+use crate::support::redis::Redis;
+use crate::support::{Setup, until};
 
 /// Few enough a second that a crowd has to queue.
 const LIMITS: [(u32, u64); 2] = [(10, 1), (1500, 3600)];
@@ -167,4 +172,91 @@ async fn nothing_is_compared_without_surplus() {
     assert_eq!(stack_fixture.comparisons().0, 0);
     assert_eq!(stack_fixture.finding().record, MergeRecord::default());
     assert_eq!(stack_fixture.finding().state(), "comparing");
+}
+
+/// What an earlier process has found out, as it is stored.
+fn found_out() -> String {
+    let record = json!({
+        "revision": 42, "calls": 2, "confirmed_calls": 2, "answers": 20, "pairs": 40, "mixed_pairs": 20, "ids": 30, "rows": 60,
+    });
+    let registration = format!("{} {}", sim::TENANT_ID, sim::CLIENT_ID);
+    json!({"registration": registration, "endpoints": {"history_by_definition/latest": record}}).to_string()
+}
+
+#[tokio::test]
+async fn what_was_found_out_outlives_the_process_in_a_file_and_reload_may_switch_it_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("calls");
+    let memory = folder.path().join("calls.merge");
+    fs::write(&memory, found_out()).unwrap();
+    let running = Setup::new()
+        .set("quota.state_file", state.to_str().unwrap())
+        .start()
+        .await;
+    let merge = running.status().await["merge"].clone();
+    assert_eq!(
+        (&merge["mode"], &merge["enabled"]),
+        (&json!("auto"), &json!(true)),
+        "{merge}"
+    );
+    let evidence = &merge["evidence"][0];
+    assert_eq!(evidence["state"], "merging", "{merge}");
+    assert_eq!(
+        (&evidence["answers"], &evidence["calls"]),
+        (&json!(20), &json!(2)),
+        "{merge}"
+    );
+    for (enabled, mode) in [("false", "off"), ("true", "on")] {
+        running.reload(&[("merge.enabled", enabled)]).await.unwrap();
+        let merge = running.status().await["merge"].clone();
+        assert_eq!(
+            (&merge["mode"], &merge["enabled"]),
+            (&json!(mode), &json!(mode == "on")),
+            "{merge}"
+        );
+        assert!(merge["evidence"].is_null(), "{merge}");
+    }
+    running.finish().await;
+    // Another registration's says nothing here, nor does what cannot be read.
+    for other in [found_out().replace(sim::CLIENT_ID, "another"), "nonsense".into()] {
+        fs::write(&memory, other).unwrap();
+        let running = Setup::new()
+            .set("quota.state_file", state.to_str().unwrap())
+            .start()
+            .await;
+        let merge = running.status().await["merge"].clone();
+        assert_eq!(
+            (&merge["enabled"], &merge["evidence"]),
+            (&json!(false), &json!([])),
+            "{merge}"
+        );
+        running.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn what_one_replica_has_found_out_the_others_learn_from_the_store() {
+    let store = Redis::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let memory = folder.path().join("calls.merge");
+    fs::write(&memory, found_out()).unwrap();
+    let state = folder.path().join("calls");
+    let one = Setup::new()
+        .set("store.url", &store.url())
+        .set("quota.state_file", state.to_str().unwrap());
+    let one = one.start().await;
+    let key = |what| format!("defender-gateway:merge:{} {}:{what}", sim::TENANT_ID, sim::CLIENT_ID);
+    let (records, lease) = (key("records"), key("lease"));
+    until("the store to have it", async || {
+        let stored: Option<String> = store.ask(&["GET", &records]).await.ok()?;
+        stored.filter(|stored| stored.contains("\"answers\":20")).map(drop)
+    })
+    .await;
+    let leased: i64 = store.ask(&["PTTL", &lease]).await.unwrap();
+    assert!(leased > 0, "somebody may compare: {leased}");
+    let other = Setup::new().set("store.url", &store.url()).start().await;
+    let status = other.until_status("what was found out", |status| status["merge"]["enabled"] == true);
+    assert_eq!(status.await["merge"]["evidence"][0]["state"], "merging");
+    one.finish().await;
+    other.finish().await;
 }
