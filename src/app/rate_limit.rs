@@ -16,9 +16,10 @@ struct Told {
     windows: Windows,
 }
 
-/// Tells the windows of `quota`. They are read and written anew only when they have changed: answers from memory are many more than
-/// calls and seconds.
-pub(super) fn of(quota: Quota) -> RateLimit {
+/// Tells the windows of `quota`, in which the calls of `operation` alone count, if there is one.
+/// They are read and written anew only when they have changed: answers from memory are many more
+/// than calls and seconds.
+pub(super) fn of(quota: Quota, operation: Option<&'static str>) -> RateLimit {
     let last = Mutex::new(None::<Told>);
     Arc::new(move |now, show| {
         // Nothing in here panics half way; and who finds it taken waits for what it would have to find out itself.
@@ -35,7 +36,7 @@ pub(super) fn of(quota: Quota) -> RateLimit {
         let windows = policies(&snapshot);
         let windows = match last.take() {
             Some(told) => told.windows.now(windows),
-            None => Windows::new(windows),
+            None => Windows::new(windows, operation),
         };
         show(&windows);
         *last = Some(Told {
@@ -120,7 +121,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_told_is_always_what_is() {
         let quota = quota();
-        let tell = of(quota.clone());
+        let tell = of(quota.clone(), None);
         let mut left = Vec::new();
         for step in 0..400_u32 {
             // Calls that are answered, lost, never sent, and none for a while; in between, time passes in uneven steps.
@@ -173,7 +174,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn nothing_is_written_anew_without_need() {
         let quota = quota();
-        let tell = of(quota.clone());
+        let tell = of(quota.clone(), None);
         let place = || {
             let mut place = std::ptr::null();
             tell(Instant::now(), &mut |told| place = told.list().as_ptr());

@@ -349,9 +349,15 @@ pub(super) fn respond(
         .iter()
         .filter_map(|region| region.url.host_str());
     let hosts: Vec<_> = hosts.map(str::to_ascii_lowercase).collect();
-    let layer = response::Layer::by_quota(token_limiters.quotas().map(|quota| response::Config {
+    let operation = |index: usize| {
+        let one = Operation::ALL.get(index);
+        let one = one.filter(|_| config.quota.scope == Scope::Operation);
+        one.map(|operation| operation.declaration().name)
+    };
+    let quotas = token_limiters.quotas().enumerate();
+    let layer = response::Layer::by_quota(quotas.map(|(index, quota)| response::Config {
         upstream_hosts: hosts.clone(),
-        rate_limit: rate_limit::of(quota.clone()),
+        rate_limit: rate_limit::of(quota.clone(), operation(index)),
         panics: panics.clone(),
         token_owner: response::TokenOwner::Gateway,
         large_answers: Some(Arc::clone(&memory.answers.large)),

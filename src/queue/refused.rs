@@ -156,7 +156,9 @@ impl Reason {
             Self::Displaced => {
                 "more urgent requests, or other callers' fair shares, now take every slot within the time the request may wait"
             }
-            Self::Overtaken => "the upstream ordered a pause that is longer than the time the request may wait",
+            Self::Overtaken => {
+                "slots of the upstream's quota come later than was predicted: the upstream ordered a pause, or calls were lost or took long"
+            }
         }
     }
 }

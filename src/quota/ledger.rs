@@ -100,6 +100,14 @@ impl Ledger {
         }
     }
 
+    /// Nobody will learn what became of the call: it counts as arriving as late as it can. So from
+    /// now on it is known when it leaves each window. Ending a charge twice does nothing.
+    pub fn lose(&mut self, charge: Charge) {
+        if let Some(issued) = self.issued_at(charge) {
+            self.settle(charge, issued + self.attempt);
+        }
+    }
+
     /// No byte of the call was written: it does not count.
     pub fn refund(&mut self, charge: Charge) {
         self.pending_calls.remove(&charge);

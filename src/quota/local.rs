@@ -347,10 +347,8 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if self.stage == Stage::Left {
-            let is_probe = self.shared.lock().account.lose(self.charge, Instant::now());
-            if is_probe {
-                self.shared.changed();
-            }
+            self.shared.lock().account.lose(self.charge, Instant::now());
+            self.shared.changed();
         } else if self.stage == Stage::Held {
             let shared = Arc::clone(&self.shared);
             let unused = Self {

@@ -195,9 +195,12 @@ impl QuotaState {
         }
     }
 
-    /// Nobody will learn what became of the call; it counts until its timeout. Returns whether everybody waits for it.
-    pub fn lose(&mut self, charge: Charge, now: Instant) -> bool {
-        self.again_probe(charge, now)
+    /// Nobody will learn what became of the call: see [`Ledger::lose`]. Slots may come sooner or
+    /// later than forecast.
+    pub fn lose(&mut self, charge: Charge, now: Instant) {
+        self.again_probe(charge, now);
+        self.ledger.lose(charge);
+        self.pace.invalidate();
     }
 
     /// An account that knows the calls of earlier processes, `past` in ascending order, and goes on as they would have: with the bucket as it
@@ -332,12 +335,10 @@ impl QuotaState {
     }
 
     /// Probing → Paused, but for no longer: the probe brought no answer, so another call has to find out.
-    fn again_probe(&mut self, charge: Charge, now: Instant) -> bool {
-        let is_probe = self.gate == (ThrottleState::Probing { probe: charge });
-        if is_probe {
+    fn again_probe(&mut self, charge: Charge, now: Instant) {
+        if self.gate == (ThrottleState::Probing { probe: charge }) {
             self.gate = ThrottleState::Paused { until: now };
         }
-        is_probe
     }
 
     /// Probing → Open: the probe was answered.

@@ -32,15 +32,18 @@ pub type RateLimit = Arc<dyn Fn(Instant, &mut dyn FnMut(&Windows)) + Send + Sync
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Windows {
     list: Vec<Window>,
+    operation: Option<&'static str>,
     policy: Option<HeaderValue>,
     left: Option<HeaderValue>,
 }
 
 impl Windows {
-    /// `list` has the shortest window first. If it is empty, there are no header fields.
+    /// `list` has the shortest window first. If it is empty, there are no header fields. `operation`
+    /// is the name of the operation whose calls alone count in these windows, if there is one.
     #[must_use]
-    pub fn new(list: Vec<Window>) -> Self {
+    pub fn new(list: Vec<Window>, operation: Option<&'static str>) -> Self {
         Self {
+            operation,
             policy: field::rate_limit_policy(&list),
             left: field::rate_limit(&list),
             list,
@@ -54,7 +57,7 @@ impl Windows {
         let is_same =
             |old: &Window, new: &Window| (&old.name, old.quota, old.window_s) == (&new.name, new.quota, new.window_s);
         if self.list.len() != list.len() || !self.list.iter().zip(&list).all(|(old, new)| is_same(old, new)) {
-            return Self::new(list);
+            return Self::new(list, self.operation);
         }
         Self {
             left: field::rate_limit(&list),
@@ -67,6 +70,11 @@ impl Windows {
     #[must_use]
     pub fn list(&self) -> &[Window] {
         &self.list
+    }
+
+    /// The name of the operation whose calls alone count in these windows.
+    pub(super) fn operation(&self) -> Option<&'static str> {
+        self.operation
     }
 
     fn put(&self, fields: &mut HeaderMap) {
@@ -337,7 +345,7 @@ fn own(config: &Config, problem: &Problem, id: &RequestId, at: Instant) -> Respo
     if limited {
         (config.rate_limit)(at, &mut |now| windows = now.clone());
     }
-    let mut response = Response::new(Body::new(problem.body(id, &windows.list)));
+    let mut response = Response::new(Body::new(problem.body(id, &windows)));
     *response.status_mut() = problem.status;
     let fields = response.headers_mut();
     fields.insert(header::CONTENT_TYPE, PROBLEM_JSON);

@@ -8,7 +8,7 @@ use http::StatusCode;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{ErrorCode, Outcome, Window};
+use super::{ErrorCode, Outcome, Window, Windows};
 use crate::caller::RequestId;
 
 /// An error response before it is written: the members of RFC 9457, Defender's members, and its
@@ -110,16 +110,20 @@ impl Problem {
     }
 
     /// The body, `application/problem+json`. `windows` are the quota's windows as they are now.
-    pub(super) fn body(&self, id: &RequestId, windows: &[Window]) -> Bytes {
-        let violated = self.policies.violated(windows);
-        let detail = match violated.as_slice() {
-            [
-                Window {
-                    spread: Some(spread), ..
-                },
-            ] => Cow::Owned(format!("{}; {spread}", self.detail)),
-            _ => Cow::Borrowed(&*self.detail),
-        };
+    pub(super) fn body(&self, id: &RequestId, windows: &Windows) -> Bytes {
+        let violated = self.policies.violated(windows.list());
+        let mut detail = Cow::Borrowed(&*self.detail);
+        if let [
+            Window {
+                spread: Some(spread), ..
+            },
+        ] = violated.as_slice()
+        {
+            detail = Cow::Owned(format!("{detail}; {spread}"));
+        }
+        if let Some(operation) = windows.operation().filter(|_| !violated.is_empty()) {
+            detail = Cow::Owned(format!("{detail}; this quota is that of the operation {operation} alone"));
+        }
         let body = Document {
             r#type: self.type_uri,
             title: self.title,

@@ -337,6 +337,8 @@ async fn row(count: usize, time: Duration) {
     let mut replicas = Replicas::start(count, REAL).await;
     let connections = figure(&mut replicas.connection, "clients", "connected_clients").await - 1.0;
     let memory = figure(&mut replicas.connection, "memory", "used_memory").await / 1e6;
+    // Each has yet to hear of those that joined last.
+    tokio::time::sleep(2 * shared::Timing::new(Duration::ZERO).idle).await;
     let (idle, ..) = replicas.watch(time).await;
     replicas.saturate();
     // The burst is no steady state.

@@ -96,7 +96,7 @@ pub(crate) fn respond() -> response::Layer {
         reset_s: 12,
         spread: None,
     };
-    let windows = Windows::new(vec![window("1m", 100, 60), window("1h", 1500, 3600)]);
+    let windows = Windows::new(vec![window("1m", 100, 60), window("1h", 1500, 3600)], None);
     response::Layer::new(response::Config {
         upstream_hosts: vec!["api.security.microsoft.com".into()],
         rate_limit: Arc::new(move |_, show| show(&windows)),

@@ -173,7 +173,7 @@ def check_expression(place, expression, series):
 
 
 def promtool(*args, text=None):
-    done = subprocess.run(["promtool", *args], input=text, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["promtool", *args], input=text, capture_output=True, text=True, timeout=300)
     if done.returncode:
         wrong.append(f"promtool {' '.join(args)}:\n{done.stdout}{done.stderr}")
 
@@ -201,7 +201,7 @@ def alerts(series):
     return len(rules)
 
 
-def dashboard(series):
+def dashboard(series, text):
     board = json.loads(DASHBOARD.read_text())
     targets = [(p["title"], t["expr"]) for p in board["panels"] for t in p.get("targets", [])]
     ids = [p["id"] for p in board["panels"]]
@@ -216,11 +216,40 @@ def dashboard(series):
         yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}, file)
         file.flush()
         promtool("check", "rules", file.name)
+    problems(dict(targets)["Problems"], text)
     used = " ".join(expression for _, expression in targets)
     for family in sorted({re.sub(r"_(bucket|sum|count)$", "", name) for name in series}):
         if family not in used:
             notes.append(f"note: the dashboard does not show {family}")
     return len(targets)
+
+
+def problems(expression, text):
+    """The dashboard shows every problem that the program knows while it is there, and no other."""
+    codes = sorted(set(re.findall(r'^defender_gateway_problem\{.*?code="([\w-]+)"', text, re.M)))
+    if len(codes) < 10:
+        wrong.append(f"the program shows hardly any problem: {codes}")
+    expression = expression.replace("$namespace", "n").replace("$job", "j").replace("$pod", ".*")
+
+    def at(pod, code):
+        return f'defender_gateway_problem{{namespace="n", job="j", pod="{pod}", code="{code}"}}'
+
+    tests = []
+    for there in codes:
+        tests.append({
+            "name": there,
+            "interval": "1m",
+            "input_series": [{"series": at(pod, code), "values": f"0 {int(code == there and pod == 'a')} 0"} for pod in "ab" for code in codes],
+            "promql_expr_test": [
+                {"expr": expression, "eval_time": "0m", "exp_samples": []},
+                {"expr": expression, "eval_time": "1m", "exp_samples": [{"labels": f'{{pod="a", code="{there}"}}', "value": 1}]},
+                {"expr": expression, "eval_time": "2m", "exp_samples": []},
+            ],
+        })
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump({"rule_files": [], "evaluation_interval": "1m", "tests": tests}, file)
+        file.flush()
+        promtool("test", "rules", file.name)
 
 
 def main(binary, write):
@@ -230,7 +259,7 @@ def main(binary, write):
     text = "".join(texts)
     series = exposed(text)
     check_reference(text, series, write)
-    rules, targets = alerts(series), dashboard(series)
+    rules, targets = alerts(series), dashboard(series, text)
     print("\n".join(notes), end="\n" if notes else "")
     print("\n".join(wrong) or f"{rules} alerts and {targets} dashboard queries fit the program's {len(series)} series")
     return 1 if wrong else 0

@@ -38,6 +38,7 @@ mod sign_in;
 mod sign_in_kinds;
 mod store;
 mod support;
+mod terminal;
 mod threat;
 mod traces;
 mod upstream;

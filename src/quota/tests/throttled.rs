@@ -3,6 +3,7 @@
 use tokio::time::Instant;
 
 use super::*;
+use crate::quota::forecast::Forecast;
 use crate::quota::state::QuotaState;
 use crate::quota::throttle_hint::ThrottleHint;
 
@@ -74,12 +75,34 @@ fn a_probe_that_brings_no_answer_is_followed_by_another_at_once() {
     account.refund(unsent, after(start, 9));
     let lost = account.take(after(start, 9)).unwrap();
     assert_eq!(account.take(after(start, 9)), Err(None), "still one at a time");
-    assert!(account.lose(lost, after(start, 10)));
-    assert!(!account.lose(lost, after(start, 10)));
+    account.lose(lost, after(start, 10));
+    account.lose(lost, after(start, 10));
     let probe = account.take(after(start, 10)).unwrap();
     assert_eq!(account.take(after(start, 10)), Err(None));
     account.settle(probe, after(start, 11));
     assert!(account.take(after(start, 11)).is_ok());
+}
+
+/// A reset connection loses many calls at once. They may have arrived, so they count; but it is
+/// known from then on until when.
+#[test]
+fn after_lost_calls_it_is_known_when_the_next_may_go() {
+    let start = Instant::now();
+    let limit = limit(5, Duration::from_secs(10));
+    let config = Config::try_new(vec![limit.clone()], NonZeroU32::new(5).unwrap(), TIMEOUT).unwrap();
+    let mut account = QuotaState::new(&config, start);
+    let calls: Vec<_> = (0..5).map(|_| account.take(start).unwrap()).collect();
+    assert_eq!(account.take(after(start, 1)), Err(None), "any of them may be answered");
+    for call in calls {
+        account.lose(call, after(start, 2));
+    }
+    let latest = start + TIMEOUT + QuotaState::LANDING + limit.hold();
+    assert_eq!(account.take(after(start, 2)), Err(Some(latest)));
+    let mut forecast = Forecast::new(&account, after(start, 2));
+    assert_eq!(forecast.next_slot(), latest, "and callers are told");
+    let just_before = latest - Duration::from_millis(1);
+    assert!(account.take(just_before).is_err());
+    assert!(account.take(latest).is_ok());
 }
 
 #[test]

@@ -25,14 +25,15 @@ fn config() -> Config {
     Config {
         upstream_hosts: vec!["api-eu.example".into()],
         rate_limit: Arc::new(|_, show| {
-            show(&Windows::new(vec![Window {
+            let window = Window {
                 name: "1m".into(),
                 quota: 100,
                 window_s: 60,
                 remaining: 37,
                 reset_s: 12,
                 spread: None,
-            }]));
+            };
+            show(&Windows::new(vec![window], None));
         }),
         panics: Counter::default(),
         token_owner: TokenOwner::Gateway,
@@ -278,6 +279,7 @@ fn a_quota_refusal_names_the_windows_that_are_spent() {
     let body = |policies, remaining: [u64; 2]| -> serde_json::Value {
         let problem = Problem::quota_exceeded("later", Duration::from_millis(41_500), policies);
         let windows = [window("1m", 60, remaining[0]), window("1h", 3600, remaining[1])];
+        let windows = Windows::new(windows.to_vec(), None);
         serde_json::from_slice(&problem.body(&RequestId::from_caller(ID).unwrap(), &windows)).unwrap()
     };
     let spent = body(Policies::Spent, [0, 20]);
@@ -304,7 +306,7 @@ fn a_refusal_while_the_windows_have_room_says_that_the_hour_is_being_spread() {
         reset_s: 2,
         spread: spread.map(str::to_owned),
     };
-    let body = |minute, tokens| -> serde_json::Value {
+    let body_of = |minute, tokens, operation| -> serde_json::Value {
         let problem = Problem::quota_exceeded("later", Duration::from_secs(2), Policies::Spent);
         let pace = window(
             "pace",
@@ -313,8 +315,10 @@ fn a_refusal_while_the_windows_have_room_says_that_the_hour_is_being_spread() {
             Some("the 1h window is being spread: 25 calls a minute"),
         );
         let windows = [window("1m", 60, minute, None), window("1h", 3600, 900, None), pace];
+        let windows = Windows::new(windows.to_vec(), operation);
         serde_json::from_slice(&problem.body(&RequestId::from_caller(ID).unwrap(), &windows)).unwrap()
     };
+    let body = |minute, tokens| body_of(minute, tokens, None);
     for tokens in [0, 3] {
         let spread = body(75, tokens);
         assert_eq!(spread["violated-policies"], serde_json::json!(["pace"]));
@@ -327,6 +331,14 @@ fn a_refusal_while_the_windows_have_room_says_that_the_hour_is_being_spread() {
     // A window without calls left explains the refusal.
     assert_eq!(body(0, 3)["violated-policies"], serde_json::json!(["1m"]));
     assert_eq!(body(0, 3)["detail"], "later");
+    // Where each operation has a quota of its own, the text says whose this one is.
+    let alone = "this quota is that of the operation definition alone";
+    assert_eq!(body_of(0, 3, Some("definition"))["detail"], format!("later; {alone}"));
+    let spread = "the 1h window is being spread: 25 calls a minute";
+    assert_eq!(
+        body_of(75, 3, Some("definition"))["detail"],
+        format!("later; {spread}; {alone}")
+    );
 }
 
 #[tokio::test]
@@ -400,7 +412,10 @@ fn windows_that_moved_on_read_like_new_ones() {
     ];
     for old in &lists {
         for new in &lists {
-            assert_eq!(Windows::new(old.clone()).now(new.clone()), Windows::new(new.clone()));
+            assert_eq!(
+                Windows::new(old.clone(), Some("agents")).now(new.clone()),
+                Windows::new(new.clone(), Some("agents"))
+            );
         }
     }
 }

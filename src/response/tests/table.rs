@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::BoxError;
 use crate::attempt::{Delivery, Failure, RetryHint};
 use crate::caller::RequestId;
-use crate::response::{ErrorCode, Panicked, RequestError, Window, body as described_body, problem, shared};
+use crate::response::{ErrorCode, Panicked, RequestError, Window, Windows, body as described_body, problem, shared};
 use crate::scan::{Invalid, Operation};
 use crate::{cache, queue, quota, single_flight, token, upstream};
 
@@ -270,7 +270,7 @@ fn described_errors_are_those_that_are_sent() {
             reset_s: 7,
             spread: None,
         };
-        let body = problem(&error).body(&RequestId::random(), &[window]);
+        let body = problem(&error).body(&RequestId::random(), &Windows::new(vec![window], None));
         let body: Value = serde_json::from_slice(&body).unwrap();
         for (sent, described) in [(&body, &described), (&body["error"], &described["properties"]["error"])] {
             let sent: BTreeSet<_> = sent.as_object().unwrap().keys().cloned().collect();

@@ -56,6 +56,12 @@ async fn calls_by_operation(scope: Scope, word: &str) -> Vec<usize> {
             let caller = if turn % 2 == 0 { &one.caller } else { &other.caller };
             let answer = ask(caller, operation, &ids).await;
             let status = answer.status;
+            if status == 429 {
+                let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+                let name = operation.declaration().name;
+                let alone = detail.ends_with(&format!("; this quota is that of the operation {name} alone"));
+                assert_eq!(alone, scope == Scope::Operation, "{detail}");
+            }
             assert!([200, 404, 429].contains(&status.as_u16()), "{operation:?}: {status}");
         }
         calls.push(one.simulator.calls().len() - before);

@@ -112,9 +112,9 @@ async fn compare(seed: u64, upstream: Change, faults: &Plan<Fault>) -> Tally {
         .region("eu", 6)
         .simulator(upstream)
         .simulator(|config| config.regions[0].behaviour.faults = faults.clone())
-        // Scaled up a hundred times; what comes in a wave still has to queue.
-        .limits(Shape::SlidingLog, &["60/1s", "150000/1h"])
-        .set("quota.burst", "12")
+        // Scaled up fifty times; what comes in a wave still has to queue, also on a busy machine.
+        .limits(Shape::SlidingLog, &["30/1s", "75000/1h"])
+        .set("quota.burst", "6")
         .set("merge.enabled", "true")
         .set("merge.gather", "4ms");
     let alone = Setup::new()

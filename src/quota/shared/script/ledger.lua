@@ -19,7 +19,10 @@ local wakes = {}
 
 local time = redis.call('TIME')
 local clock = time[1] * 1000000 + time[2]
-local run = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')
+local server = redis.call('INFO', 'server')
+-- Found as plain text: a pattern would be tried at every place of this long text, in every step.
+local _, before_run = string.find(server, 'run_id:', 1, true)
+local run = string.match(server, '^%w+', before_run + 1)
 -- The clock never runs backwards: when the server's is set back, the difference is kept.
 local now = clock + (state and state.shift or 0)
 if state and now < state.last then
