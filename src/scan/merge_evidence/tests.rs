@@ -259,3 +259,43 @@ async fn so_many_requests_are_remembered() {
     let all = traffic.evidence().lock()[Endpoint::HISTORY.index()].seen_answers.len();
     assert_eq!(all, 256);
 }
+
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Lines {
+    fn count(&self, text: &str) -> usize {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).matches(text).count()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_line_says_that_merging_begins_and_one_that_it_ends_and_why() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || writer.clone());
+    let _guard = tracing::subscriber::set_default(subscriber.finish());
+    let traffic = Traffic::single(12);
+    traffic.prove().await;
+    traffic.ask(0);
+    assert_eq!(lines.count("requests are merged from now on"), 1);
+    assert_eq!(lines.count("requests are not merged"), 0);
+    traffic.evidence().contradict(Endpoint::HISTORY, SplitError::Different);
+    assert_eq!(
+        lines.count("requests are not merged: together the same ids were answered otherwise"),
+        1
+    );
+    assert_eq!(lines.count("reason=\"different\""), 1);
+}

@@ -28,7 +28,9 @@ async fn fifty_replicas_that_ask_the_same_twenty_questions_at_once_make_twenty_c
     // A connection for each gateway: a thousand, opened at once on a busy machine, would have to wait for their first bytes for longer than a
     // server does.
     let callers: Vec<_> = callers.map(|caller| Caller::http2(caller.base())).collect();
-    let asked = callers.iter().flat_map(|caller| (0..QUESTIONS).map(move |n| async move { (n, caller.ask(&[id(n)]).await) }));
+    let asked = callers
+        .iter()
+        .flat_map(|caller| (0..QUESTIONS).map(move |n| async move { (n, caller.ask(&[id(n)]).await) }));
     let answers = within("all answers", join_all(asked)).await;
     assert_eq!(answers.len(), REPLICAS * QUESTIONS);
     for (n, answer) in &answers {

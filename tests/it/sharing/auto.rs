@@ -254,9 +254,17 @@ async fn what_one_replica_has_found_out_the_others_learn_from_the_store() {
     .await;
     let leased: i64 = store.ask(&["PTTL", &lease]).await.unwrap();
     assert!(leased > 0, "somebody may compare: {leased}");
-    let other = Setup::new().set("store.url", &store.url()).start().await;
+    let remembered = folder.path().join("other.merge");
+    let state = folder.path().join("other");
+    let other = Setup::new().set("store.url", &store.url());
+    let other = other.set("quota.state_file", state.to_str().unwrap()).start().await;
     let status = other.until_status("what was found out", |status| status["merge"]["enabled"] == true);
     assert_eq!(status.await["merge"]["evidence"][0]["state"], "merging");
+    until("the file to have it", async || {
+        let text = fs::read_to_string(&remembered).ok()?;
+        text.contains("\"answers\":20").then_some(())
+    })
+    .await;
     one.finish().await;
     other.finish().await;
 }
