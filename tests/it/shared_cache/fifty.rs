@@ -3,10 +3,21 @@
 use futures_util::future::join_all;
 
 use crate::support::redis::Redis;
-use crate::support::{Caller, Setup, id, within};
+use crate::support::{Answer, Caller, Setup, body, id, within};
 
 const REPLICAS: usize = 50;
 const QUESTIONS: usize = 20;
+
+/// Asks once more whenever the connection was closed: a thousand of them, opened at once on a busy machine, may bring their first bytes later
+/// than a server waits for them.
+async fn ask(caller: &Caller, n: usize) -> Answer {
+    loop {
+        let request = caller.question().body(body(&[id(n)])).unwrap();
+        if let Ok(answer) = caller.try_send(request).await {
+            return answer;
+        }
+    }
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fifty_replicas_that_ask_the_same_twenty_questions_at_once_make_twenty_calls() {
@@ -25,12 +36,7 @@ async fn fifty_replicas_that_ask_the_same_twenty_questions_at_once_make_twenty_c
     let toml = first.simulator.config_toml();
     let others = join_all((1..REPLICAS).map(|_| setup().start_at(&toml))).await;
     let callers = std::iter::once(&first.caller).chain(others.iter().map(|other| &other.caller));
-    // A connection for each gateway: a thousand, opened at once on a busy machine, would have to wait for their first bytes for longer than a
-    // server does.
-    let callers: Vec<_> = callers.map(|caller| Caller::http2(caller.base())).collect();
-    let asked = callers
-        .iter()
-        .flat_map(|caller| (0..QUESTIONS).map(move |n| async move { (n, caller.ask(&[id(n)]).await) }));
+    let asked = callers.flat_map(|caller| (0..QUESTIONS).map(move |n| async move { (n, ask(caller, n).await) }));
     let answers = within("all answers", join_all(asked)).await;
     assert_eq!(answers.len(), REPLICAS * QUESTIONS);
     for (n, answer) in &answers {
