@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 /// Only a test that fails waits this long: the machine may be busy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// What `work` returns.
 ///
