@@ -16,9 +16,9 @@ import time
 import tomllib
 
 USER = 65532
-# What the image promises.
-# For a build that is optimized a little, as the tests make it; a release is smaller.
-MOST_BYTES, MOST_MS, MOST_KIB = 20 * 1000 * 1000, 50, 20 * 1024
+# What the image promises, and what a build may take that is optimized a little, as the tests make it.
+MOST_MS = 50
+MOST = {"release": (15 * 1000 * 1000, 15 * 1024), "quick": (20 * 1000 * 1000, 20 * 1024)}
 REQUESTS, CONNECTIONS = 8000, 8
 LIBC = ctypes.CDLL(None, use_errno=True)
 PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 24, 38
@@ -171,12 +171,13 @@ def main(binary):
         assert sorted(p.name for p in root.iterdir()) == ["defender-gateway", "gateway.toml"], "something was written"
 
         size, best = os.path.getsize(binary), min(times)
-        print(f"image content   {size / 1e6:.1f} MB   (limit {MOST_BYTES / 1e6:.0f})")
+        most_bytes, most_kib = MOST["quick" if pathlib.Path(binary).resolve().parent.name == "quick" else "release"]
+        print(f"image content   {size / 1e6:.1f} MB   (limit {most_bytes / 1e6:.0f})")
         print(f"start to ready  {best:.1f} ms at best, {sorted(times)[len(times) // 2]:.1f} in the middle of {len(times)}   (limit {MOST_MS})")
-        print(f"idle memory     {idle / 1024:.1f} MiB resident   (limit {MOST_KIB / 1024:.0f})")
+        print(f"idle memory     {idle / 1024:.1f} MiB resident   (limit {most_kib / 1024:.0f})")
         # Not asserted: what else the machine does shows in it.
         print(f"processor time  {spent * 1000:.0f} ms per 1,000 answers from the cache over {CONNECTIONS} connections; resident then {peak / 1024:.1f} MiB")
-        return 0 if size < MOST_BYTES and best < MOST_MS and idle < MOST_KIB else 1
+        return 0 if size < most_bytes and best < MOST_MS and idle < most_kib else 1
     finally:
         for process in (simulator, locals().get("gateway")):
             if process and process.poll() is None:

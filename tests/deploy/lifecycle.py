@@ -128,25 +128,32 @@ def state():
     return json.loads(chroot.get(chroot.ADMIN, "/status")[1])
 
 
-def mounted(binary, env, folder, regions):
-    """A ConfigMap changes by the swap of a link, the way the kubelet does it; a wrong one is refused, and the one before runs on."""
-    root, version = folder / "config", 0
-    root.mkdir()
+class ConfigMap:
+    """A mounted ConfigMap, which the kubelet changes by the swap of a link."""
 
-    def swap(text):
-        nonlocal version
-        old, version = root / f"..{version}", version + 1
-        (root / f"..{version}").mkdir()
-        (root / f"..{version}/gateway.toml").write_text(regions + text)
-        (root / "..data_tmp").symlink_to(f"..{version}")
+    def __init__(self, root):
+        self.root, self.version = root, 0
+        root.mkdir()
+        (root / "gateway.toml").symlink_to("..data/gateway.toml")
+
+    def swap(self, text):
+        root, old = self.root, self.root / f"..{self.version}"
+        self.version += 1
+        (root / f"..{self.version}").mkdir()
+        (root / f"..{self.version}/gateway.toml").write_text(text)
+        (root / "..data_tmp").symlink_to(f"..{self.version}")
         (root / "..data_tmp").rename(root / "..data")
         if old.exists():
             (old / "gateway.toml").unlink()
             old.rmdir()
 
+
+def mounted(binary, env, folder, regions):
+    """A ConfigMap changes by the swap of a link, the way the kubelet does it; a wrong one is refused, and the one before runs on."""
+    mount = ConfigMap(folder / "config")
+    swap = lambda text: mount.swap(regions + text)
     swap("")
-    (root / "gateway.toml").symlink_to("..data/gateway.toml")
-    gateway = Gateway(binary, env, DEFENDER_GATEWAY_CONFIG=str(root / "gateway.toml"))
+    gateway = Gateway(binary, env, DEFENDER_GATEWAY_CONFIG=str(mount.root / "gateway.toml"))
     first = state()["config"]["hash"]
     swap('[quota]\nlimits = ["50/1m"]\n')
     until("the change is taken over", lambda: state()["quota"]["windows"][0]["limit"] == 50)

@@ -23,6 +23,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 OUT = ROOT / "target/deploy/render"
 KUSTOMIZE = ROOT / "deploy/kubernetes"
 CHART = ROOT / "deploy/helm/defender-gateway"
+TERRAFORM = ROOT / "deploy/terraform"
 FLOOR = (1, 29)
 CUSTOM = {"PodMonitor", "PrometheusRule", "CiliumNetworkPolicy"}
 # What checkov asks for and we do not want, with the reason.
@@ -221,9 +222,9 @@ def helm(*args, fine=True):
 
 
 def charts(binary):
-    values = sorted((CHART / "ci").glob("*-values.yaml"))
+    values = [*sorted((CHART / "ci").glob("*-values.yaml")), TERRAFORM / "values.yaml"]
     for file in values:
-        name = file.name.removesuffix("-values.yaml")
+        name = "terraform" if file.parent == TERRAFORM else file.name.removesuffix("-values.yaml")
         common = ["-f", str(file), "--namespace", "elsewhere"]
         helm("lint", "--strict", str(CHART), *common)
         text = helm("template", "r", str(CHART), "--kube-version", "1.29.0", *common)
@@ -243,6 +244,18 @@ def charts(binary):
     shutil.copytree(CHART, user / "charts/defender-gateway")
     examine("helm-example-app", helm("template", "r", str(user), "--namespace", "shop"), binary, 1)
     return len(values)
+
+
+def terraform():
+    """The release is of this chart with these values, and written as Terraform wants it; validating would need its registry."""
+    text = (TERRAFORM / "main.tf").read_text()
+    paths = re.findall(r'"\$\{path\.module\}/(.+?)"', text)
+    if sorted((TERRAFORM / path).resolve() for path in paths) != [CHART, TERRAFORM / "values.yaml"]:
+        wrong.append(f"deploy/terraform/main.tf names {paths} in place of the chart and its values")
+    if shutil.which("terraform"):
+        done = subprocess.run(["terraform", "fmt", "-check", "-diff", str(TERRAFORM)], capture_output=True, text=True, timeout=60)
+        if done.returncode:
+            wrong.append(f"terraform fmt: {done.stdout}{done.stderr}")
 
 
 def posture():
@@ -275,6 +288,7 @@ def main(binary):
     same_sidecar()
     kustomizations(binary)
     charts(binary)
+    terraform()
     passed = posture()
     print("\n".join(wrong) or f"{len(list(OUT.glob('*.yaml')))} renders are right for Kubernetes {versions()[0]} to {versions()[-1]}; "
           f"checkov passes {passed} checks of the examples")
