@@ -37,6 +37,7 @@ pub(super) struct Components {
     pub(super) keeper: Supervised<token::TokenSource>,
     fair_use: Option<Supervised<queue::CallerLimiter>>,
     upstream_profile: Arc<scan::UpstreamProfile>,
+    merge_memory: BackgroundTasks,
     pub(super) cache: Arc<cache::Cache>,
     pub(super) shared_cache: Option<Supervised<shared_cache::SharedCache>>,
     single_flight: single_flight::Layer,
@@ -126,6 +127,7 @@ impl Components {
         let regions = context.regions(plan.regions, region::Metrics::register(root), &region_client);
         // What answers teach about pages and order is learnt by the flights and used by both.
         let upstream_profile = Arc::new(scan::UpstreamProfile::new(config.merge.known_rows));
+        let merge_memory = context.remember_merging(config, &upstream_profile);
         let cache_config = settings::cache(config, &context.memory.shares);
         let cache = cache::Cache::new(
             cache_config,
@@ -155,6 +157,7 @@ impl Components {
             regions,
             keeper,
             upstream_profile,
+            merge_memory,
             cache,
             shared_cache,
             single_flight,
@@ -207,12 +210,14 @@ impl Components {
         } else {
             (self.regions.clone(), self.calls.clone())
         };
-        let keeps_lore = !changes.any(&["merge.known_rows"]);
+        let is_same_identity = settings::identity(config) == settings::identity(&self.config);
+        let keeps_lore = is_same_identity && !changes.any(&["merge.known_rows"]);
         let upstream_profile = if keeps_lore {
             Arc::clone(&self.upstream_profile)
         } else {
             Arc::new(scan::UpstreamProfile::new(config.merge.known_rows))
         };
+        let merge_memory = context.remember_merging(config, &upstream_profile);
         let (cache, shared_cache, single_flight) = self.sharing(config, plan.attempt, &upstream_profile);
         Ok(Self {
             fair_use: if changes.any(&["callers.limit"]) {
@@ -234,6 +239,7 @@ impl Components {
             regions,
             keeper,
             upstream_profile,
+            merge_memory,
             cache,
             shared_cache,
             single_flight,
@@ -278,7 +284,17 @@ impl Components {
 
     /// Where merged calls are counted; `None` when nothing is merged.
     pub(super) fn merging(&self) -> Option<single_flight::Metrics> {
-        self.config.merge.enabled.then(|| self.single_flight.metrics())
+        (self.config.merge.enabled != config::Merging::Off).then(|| self.single_flight.metrics())
+    }
+
+    /// Where the flights report.
+    pub(super) fn flights(&self) -> single_flight::Metrics {
+        self.single_flight.metrics()
+    }
+
+    /// What has been found out about merging; `None` when nothing has to be.
+    pub(super) fn merge_evidence(&self) -> Option<Arc<scan::UpstreamProfile>> {
+        (self.config.merge.enabled == config::Merging::Auto).then(|| Arc::clone(&self.upstream_profile))
     }
 
     /// Queue and quota, which all configurations share, go on as this one says.
@@ -329,7 +345,8 @@ impl Components {
     pub(super) fn upkeep(&self) -> BackgroundTasks {
         let upkeep = BackgroundTasks::default()
             .and(&self.keeper.upkeep)
-            .and(&self.regions.upkeep);
+            .and(&self.regions.upkeep)
+            .and(&self.merge_memory);
         let upkeep = match &self.shared_cache {
             Some(shared_cache) => upkeep.and(&shared_cache.upkeep),
             None => upkeep,

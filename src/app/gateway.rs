@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::admin_thread::AdminThread;
 use super::components::Components;
 use super::environment::HostEnvironment;
-use super::history::History;
+use super::history::{self, History, PerCallGauges};
 use super::hot_swap::Swap;
 use super::problems::{self, Problems};
 use super::reload::{self, Next, Place, Reloader};
@@ -76,6 +76,7 @@ impl Gateway {
             .map_err(Error::of("the data listener"))?;
         let (parts, upkeep, token_limiters) = (built.parts(), built.upkeep(), built.context.token_limiters.clone());
         let (count, queue_metrics) = (built.context.meters.count.clone(), built.context.meters.queue.clone());
+        let flights = built.flights();
         announce(&built, machine);
         let (reloader, next) = Reloader::new(built, reload::Metrics::register(registry.root()));
         let quotas: Arc<[_]> = token_limiters.quotas().cloned().collect();
@@ -92,6 +93,12 @@ impl Gateway {
             connections: connections.clone(),
             refused: AtomicU64::new(0),
         };
+        let sampled = history::Sources {
+            count: count.clone(),
+            quotas: Arc::clone(&quotas),
+            queues: Arc::clone(&queues),
+            flights,
+        };
         let status = Status {
             started: Instant::now(),
             quotas,
@@ -102,12 +109,13 @@ impl Gateway {
             host: resources::host_name().into(),
             current: reloader.current(),
             configuration: reloader.configuration(),
+            history: History::start(sampled, &tasks),
         };
-        let history = History::start(status.sources(), &tasks);
+        let per_call = PerCallGauges::register(registry.root());
         let stop = CancellationToken::new();
         let mode = registry.mode();
         let health = admin::Health::new(status.checks());
-        let view = view(config, registry, (status, history), health.clone(), stop.clone());
+        let view = view(config, registry, (status, per_call), health.clone(), stop.clone());
         let admin = AdminThread::start(settings::admin_listener(config, machine), admin::Admin::new(view))?;
         Ok(Self {
             data,
@@ -241,12 +249,13 @@ fn announce(made: &Components, machine: Machine) {
 fn view(
     config: &Resolved,
     registry: Registry,
-    (status, history): (Status, History),
+    (status, per_call): (Status, PerCallGauges),
     health: admin::Health,
     stop: CancellationToken,
 ) -> admin::View {
     let current = Arc::clone(&status.current);
     let quit: Arc<dyn Fn() + Send + Sync> = Arc::new(move || stop.cancel());
+    let history = status.history.clone();
     let (shown, scraped) = (status.clone(), status);
     admin::View {
         status: {
@@ -262,6 +271,7 @@ fn view(
                 // What one queue shows takes the place of what another did: the one for history, which is asked most, comes last.
                 scraped.queues.iter().rev().for_each(queue::Queue::show);
                 scraped.count.callers().rank();
+                per_call.show(scraped.per_call());
                 gauge.set(scraped.mode(&health).0);
                 registry.encode(exposition)
             })

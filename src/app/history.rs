@@ -1,9 +1,12 @@
 //! What happened in the last hour, in steps, for the charts of the status page.
 
 use std::collections::VecDeque;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -11,6 +14,7 @@ use crate::quota;
 use crate::response::Outcome;
 use crate::scan;
 use crate::server::count;
+use crate::single_flight;
 use crate::task::Tasks;
 
 /// The time between two samples. Long enough to cost nothing, short enough to show a burst of a minute as a burst.
@@ -18,6 +22,48 @@ const STEP: Duration = Duration::from_secs(20);
 
 /// One hour of steps. Each sample has some 120 bytes.
 const KEPT: usize = 180;
+
+/// What is called now: the last ten minutes.
+const LATEST: usize = 30;
+
+/// Requests answered per upstream call.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct PerCall {
+    /// As it is.
+    pub(super) now: f64,
+    /// As it would be if each call by id asked for as many ids as may be.
+    pub(super) best: f64,
+}
+
+/// The same as metrics.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PerCallGauges {
+    now: Gauge<f64, AtomicU64>,
+    best: Gauge<f64, AtomicU64>,
+}
+
+impl PerCallGauges {
+    /// Registers `requests_per_call` and `requests_per_call_best` in `registry`.
+    pub(super) fn register(registry: &mut Registry) -> Self {
+        let gauges = Self::default();
+        registry.register(
+            "requests_per_call",
+            "Requests answered per upstream call in the last ten minutes, 0 without calls",
+            gauges.now.clone(),
+        );
+        registry.register(
+            "requests_per_call_best",
+            "The same if each call by id had asked for merge.max_ids ids",
+            gauges.best.clone(),
+        );
+        gauges
+    }
+
+    pub(super) fn show(&self, per_call: Option<PerCall>) {
+        self.now.set(per_call.map_or(0.0, |per_call| per_call.now));
+        self.best.set(per_call.map_or(0.0, |per_call| per_call.best));
+    }
+}
 
 /// Samples of the last hour. Clones share them.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +81,7 @@ pub(super) struct Sources {
     pub(super) count: count::Metrics,
     pub(super) quotas: Arc<[quota::Quota]>,
     pub(super) queues: Arc<[crate::queue::Queue<quota::Quota>]>,
+    pub(super) flights: single_flight::Metrics,
 }
 
 /// Counters since the start.
@@ -51,6 +98,9 @@ struct Counts {
     invalid: u64,
     gone: u64,
     calls: u64,
+    /// Calls that asked by id, which could have asked for more, and the ids that they had to ask for.
+    calls_by_id: u64,
+    asked_ids: u64,
 }
 
 /// What happened in one step, and how things stood at its end.
@@ -114,6 +164,21 @@ impl History {
         })
     }
 
+    /// How many requests were answered per call, lately; `None` when there was no call.
+    pub(super) fn per_call(&self, max_ids: usize) -> Option<PerCall> {
+        let ring = self.ring();
+        let latest = ring.samples.iter().rev().take(LATEST).map(|sample| sample.counts);
+        let sum = |of: fn(&Counts) -> u64| latest.clone().map(|counts| of(&counts)).sum::<u64>() as f64;
+        let requests = sum(|counts| counts.memory + counts.shared + counts.alone);
+        let calls = sum(|counts| counts.calls);
+        let others = (calls - sum(|counts| counts.calls_by_id)).max(0.0);
+        let fewest = others + (sum(|counts| counts.asked_ids) / max_ids as f64).ceil();
+        (calls > 0.0).then(|| PerCall {
+            now: requests / calls,
+            best: requests / fewest.clamp(1.0, calls),
+        })
+    }
+
     fn ring(&self) -> std::sync::MutexGuard<'_, Ring> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -140,7 +205,10 @@ impl Counts {
         use scan::Outcome::{Collapsed, Forwarded, Hit, Merged, Stale};
         let ended = |outcome| sources.count.ended(outcome);
         let served = |outcome| ended(Outcome::Served(outcome));
+        let (calls_by_id, asked_ids) = sources.flights.asked_ids();
         Self {
+            calls_by_id,
+            asked_ids,
             memory: served(Hit) + served(Stale),
             shared: served(Collapsed) + served(Merged),
             alone: served(Forwarded),
@@ -163,6 +231,8 @@ impl Counts {
             gone: self.gone.saturating_sub(before.gone),
             // A call of which no byte was written is taken back.
             calls: self.calls.saturating_sub(before.calls),
+            calls_by_id: self.calls_by_id.saturating_sub(before.calls_by_id),
+            asked_ids: self.asked_ids.saturating_sub(before.asked_ids),
         }
     }
 }
@@ -196,6 +266,34 @@ mod tests {
         assert_eq!(shown["waiting"], json!([3, 3]));
         assert_eq!(shown["remaining"], json!([[90, 1400], [90, 1400]]));
         assert_eq!(shown["last_s"], json!(20.0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_best_is_as_many_ids_in_each_call_as_may_be() {
+        let history = History::default();
+        assert_eq!(history.per_call(100), None);
+        let counts = |times: u64| Counts {
+            memory: 150 * times,
+            calls: 12 * times,
+            calls_by_id: 10 * times,
+            asked_ids: 50 * times,
+            ..Counts::default()
+        };
+        for times in 0..100 {
+            let counts = counts(times);
+            history.ring().add(Instant::now(), Sample { counts, ..sample(0, 0) });
+        }
+        // In ten minutes 360 calls, of which 60 were not by id, and 1,500 ids, which fit into 15 calls.
+        let expected = PerCall {
+            now: 12.5,
+            best: 4500.0 / 75.0,
+        };
+        assert_eq!(history.per_call(100), Some(expected));
+        assert_eq!(
+            history.per_call(1).map(|per_call| per_call.best),
+            Some(12.5),
+            "no worse than now"
+        );
     }
 
     #[tokio::test(start_paused = true)]

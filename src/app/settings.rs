@@ -12,7 +12,7 @@ use super::status::Identity;
 use super::token_limiters::TokenLimiters;
 use super::{Error, rate_limit};
 use crate::caller::Name;
-use crate::config::{self, Credential, ManagedEndpoint, OnUnknownPast, Pacing, Resolved, Scope};
+use crate::config::{self, Credential, ManagedEndpoint, Merging, OnUnknownPast, Pacing, Resolved, Scope};
 use crate::memory::{DEFAULT_TOTAL, LEAST_TOTAL, Shares};
 use crate::resources::Machine;
 use crate::scan::Operation;
@@ -196,7 +196,7 @@ pub(super) fn shared_cache(config: &Resolved, store: store::Client) -> Option<sh
 }
 
 /// The tenant and the application that the quota and the answers belong to.
-fn registration(config: &Resolved) -> (&str, &str) {
+pub(super) fn registration(config: &Resolved) -> (&str, &str) {
     match &config.credentials.credential {
         Credential::ClientSecret {
             tenant_id, client_id, ..
@@ -260,10 +260,10 @@ pub(super) fn cache(config: &Resolved, shares: &Shares) -> cache::Config {
         finished_ttl: config.cache.finished_ttl.max(config.cache.ttl),
         stale_while_revalidate: config.cache.stale_while_revalidate,
         stale_if_error: config.cache.stale_if_error,
-        prefetch: if config.merge.enabled {
-            cache::Prefetch::On
-        } else {
-            cache::Prefetch::Off
+        prefetch: match config.merge.enabled {
+            Merging::On => cache::Prefetch::On,
+            Merging::Auto => cache::Prefetch::Proven,
+            Merging::Off => cache::Prefetch::Off,
         },
         max_size: config.cache.max_size.min(shares.max_cached() as u64),
         max_held: shares.cache,
@@ -321,13 +321,19 @@ pub(super) fn warn_about_memory(config: &Resolved, machine: Machine, shares: &Sh
 }
 
 pub(super) fn single_flight(config: &Resolved, attempt: Duration) -> single_flight::Config {
-    let merge = single_flight::BatchConfig {
+    let when = match config.merge.enabled {
+        Merging::On => Some(single_flight::BatchWhen::Always),
+        Merging::Auto => Some(single_flight::BatchWhen::Proven),
+        Merging::Off => None,
+    };
+    let merge = |when| single_flight::BatchConfig {
+        when,
         max_ids: config.merge.max_ids,
         gather: config.merge.gather,
     };
     single_flight::Config {
         attempt,
-        merge: config.merge.enabled.then_some(merge),
+        merge: when.map(merge),
     }
 }
 

@@ -7,7 +7,8 @@ use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::history::Sources;
+use super::history::{History, PerCall};
+use super::merge_status;
 use super::problems::{Problems, Standing};
 use super::reload::Configuration;
 use crate::admin::Check;
@@ -15,7 +16,7 @@ use crate::response::Outcome;
 use crate::scan::{Operation, Outcome as Served};
 use crate::server::{Connections, ErrorRecord, count};
 use crate::telemetry::metrics::Mode;
-use crate::{admin, cache, queue, quota, region, server, shared_cache, single_flight, token, upstream};
+use crate::{admin, cache, queue, quota, region, scan, server, shared_cache, single_flight, token, upstream};
 
 /// The parts that have something to show. Clones look at the same gateway.
 #[derive(Clone, Debug)]
@@ -31,6 +32,7 @@ pub(super) struct Status {
     pub(super) host: Arc<str>,
     pub(super) current: Arc<ArcSwap<Current>>,
     pub(super) configuration: Configuration,
+    pub(super) history: History,
 }
 
 /// The parts that a new configuration may exchange.
@@ -41,8 +43,12 @@ pub(super) struct Current {
     pub(super) keeper: token::TokenSource,
     pub(super) cache: Arc<cache::Cache>,
     pub(super) shared_cache: Option<shared_cache::SharedCache>,
-    /// `None` when nothing is merged.
+    /// `None` when nothing is merged, and nothing will be.
     pub(super) merging: Option<single_flight::Metrics>,
+    /// What has been found out about merging; `None` when nothing has to be.
+    pub(super) merge_evidence: Option<Arc<scan::UpstreamProfile>>,
+    /// The most ids in one call.
+    pub(super) max_ids: usize,
     pub(super) calls: upstream::Metrics,
     pub(super) identity: Identity,
 }
@@ -164,7 +170,7 @@ impl Status {
             "token": token(&self.current.load().keeper.snapshot()),
             "cache": self.cache(),
             "shared_answers": self.current.load().shared_cache.as_ref().map(|member| shared(&member.snapshot())),
-            "merge": merge(self.current.load().merging.as_ref()),
+            "merge": merge_status::show(&current),
             "saved": self.saved(),
             "trouble": self.recent_errors(),
             "connections": {"open": self.connections.open(), "most": self.connections.most()},
@@ -216,15 +222,6 @@ impl Status {
         })
     }
 
-    /// What the history samples.
-    pub(super) fn sources(&self) -> Sources {
-        Sources {
-            count: self.count.clone(),
-            quotas: Arc::clone(&self.quotas),
-            queues: Arc::clone(&self.queues),
-        }
-    }
-
     /// How many requests were answered, and by what, beside the calls that were made.
     fn saved(&self) -> Value {
         let served = |outcome| self.count.ended(Outcome::Served(outcome));
@@ -242,8 +239,14 @@ impl Status {
         json!({
             "requests": requests,
             "upstream_calls": calls(&self.quotas),
+            "per_call": self.per_call().map(|per_call| json!({"now": tenth(per_call.now), "best": tenth(per_call.best)})),
             "by": by.collect::<serde_json::Map<_, _>>(),
         })
+    }
+
+    /// How many requests were answered per call, in the last minutes.
+    pub(super) fn per_call(&self) -> Option<PerCall> {
+        self.history.per_call(self.current.load().max_ids)
     }
 
     fn recent_errors(&self) -> Value {
@@ -352,17 +355,6 @@ fn shared(snapshot: &shared_cache::Snapshot) -> Value {
     })
 }
 
-fn merge(metrics: Option<&single_flight::Metrics>) -> Value {
-    let resting = metrics.and_then(single_flight::Metrics::resting);
-    json!({
-        "enabled": metrics.is_some(),
-        "calls": metrics.map_or(0, single_flight::Metrics::merged_calls),
-        "requests": metrics.map_or(0, single_flight::Metrics::merged_requests),
-        "rests_for_s": resting.map(|(left, _)| seconds(left)),
-        "rests_because": resting.map(|(_, split_error)| split_error.to_string()),
-    })
-}
-
 fn region(row: &region::HostStatus) -> Value {
     json!({
         "name": &*row.name,
@@ -407,7 +399,11 @@ fn token(snapshot: &token::Snapshot) -> Value {
     })
 }
 
+fn tenth(number: f64) -> f64 {
+    (number * 10.0).round() / 10.0
+}
+
 /// Seconds with three decimals.
-fn seconds(duration: Duration) -> f64 {
+pub(super) fn seconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1000.0).round() / 1000.0
 }

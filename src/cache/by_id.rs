@@ -10,12 +10,24 @@ use tokio::time::Instant;
 use crate::cache::Prefetch;
 use crate::cache::fragment::Fragment;
 use crate::cache::memory_store::{Cache, Stored};
-use crate::scan::{Answer, Key, Request, Rows};
+use crate::scan::{Answer, Endpoint, Key, Request, Rows, UpstreamProfile};
 
 impl Cache {
+    /// Whether calls with spare room refresh ids that are often asked for.
+    pub(super) fn prefetches(&self, endpoint: Endpoint) -> bool {
+        match self.config.prefetch {
+            Prefetch::On => true,
+            Prefetch::Off => false,
+            Prefetch::Proven => {
+                let proven = |profile: &Arc<UpstreamProfile>| profile.merge_evidence().is_proven(endpoint);
+                self.upstream_profile.as_ref().is_some_and(proven)
+            }
+        }
+    }
+
     /// Counts the ids of a request, if prefetching is on.
     pub(super) fn record_popularity(&self, request: &Request, now: Instant) {
-        if self.config.prefetch == Prefetch::On && request.is_plain() {
+        if request.is_plain() && self.prefetches(request.endpoint()) {
             self.popularity.record(request, now);
         }
     }
@@ -51,7 +63,7 @@ impl Cache {
         if request.ids().all(has_fragment) {
             return;
         }
-        if self.config.prefetch == Prefetch::On {
+        if self.prefetches(request.endpoint()) {
             self.popularity.record_refresh(request, stored, ttls);
         }
         let unasked: HashSet<&str> = prefetched.into_iter().flat_map(Request::ids).collect();

@@ -7,6 +7,8 @@ use std::time::Duration;
 pub enum Prefetch {
     /// They do, so the cache counts how often ids are asked for.
     On,
+    /// They do where it has been found out that merging changes no answer.
+    Proven,
     /// They do not.
     #[default]
     Off,

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use http::{StatusCode, header};
 
+use crate::cache::Config;
 use crate::cache::memory_store::Cache;
-use crate::cache::{Config, Prefetch};
 use crate::operation::Lifetime;
 use crate::scan::{Answer, Fields, Request, Rows, finished};
 
@@ -45,10 +45,11 @@ impl Cache {
         if forbids_storing(&answer.headers) || answer.may_hold_secrets(request.endpoint()) {
             return None;
         }
-        let factor = match self.config.prefetch {
-            Prefetch::Off => 1.0 - rand::random::<f64>() / 10.0,
+        let factor = if self.prefetches(request.endpoint()) {
             // Answers that are refreshed together are refreshed in one call.
-            Prefetch::On => 1.0,
+            1.0
+        } else {
+            1.0 - rand::random::<f64>() / 10.0
         };
         Some(self.lifetimes(request, rows).at_most(longest).times(factor))
     }

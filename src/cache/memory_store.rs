@@ -15,7 +15,7 @@ use crate::cache::entry::Entry;
 use crate::cache::fragment::Fragment;
 use crate::cache::metrics::Lookup;
 use crate::cache::popularity::Popularity;
-use crate::cache::{Config, Metrics, Prefetch};
+use crate::cache::{Config, Metrics};
 use crate::memory::{MemoryBudget, Reservation};
 use crate::scan::{Answer, CacheSink, Endpoint, Key, Request, ResponseKind, UpstreamProfile};
 
@@ -326,10 +326,10 @@ impl CacheSink for Cache {
     }
 
     fn worth_prefetching(&self, asked: &Request, most: usize, now: Instant, until: Instant) -> Vec<Box<str>> {
-        match self.config.prefetch {
-            Prefetch::On if !self.is_off() => self.popularity.worth_prefetching(asked, most, now, until),
-            _ => Vec::new(),
+        if self.is_off() || !self.prefetches(asked.endpoint()) {
+            return Vec::new();
         }
+        self.popularity.worth_prefetching(asked, most, now, until)
     }
 
     fn keep_rows(&self, request: &Request, prefetched: Option<&Request>, answer: &Answer, asked: Instant) {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use http::StatusCode;
 use tokio::time::Instant;
 
-use crate::cache::Prefetch;
 use crate::cache::assembly::Assembled;
 use crate::cache::fragment::Fragment;
 use crate::cache::freshness::{Evaluation, RefreshHealth, evaluate};
@@ -19,7 +18,8 @@ pub(super) struct PartialHit {
     request: Arc<Request>,
     upstream_profile: Arc<UpstreamProfile>,
     fragments: Vec<Option<Arc<Fragment>>>,
-    prefetch: Prefetch,
+    /// Whether calls take prefetched ids along, and so ask with the largest `$top`.
+    prefetches: bool,
 }
 
 impl PartialHit {
@@ -47,7 +47,7 @@ impl PartialHit {
             request: Arc::clone(request),
             upstream_profile: Arc::clone(upstream_profile),
             fragments,
-            prefetch: cache.config().prefetch,
+            prefetches: cache.prefetches(request.endpoint()),
         })
     }
 
@@ -64,9 +64,10 @@ impl PartialHit {
         let ids = self.request.ids().zip(&self.fragments);
         let missing = ids.filter(|(_, fragment)| fragment.is_none()).map(|(id, _)| id);
         // It fails when no id is missing.
-        match self.prefetch {
-            Prefetch::On => Request::all(self.request.endpoint(), missing).ok(),
-            Prefetch::Off => Request::plain(self.request.endpoint(), missing).ok(),
+        if self.prefetches {
+            Request::all(self.request.endpoint(), missing).ok()
+        } else {
+            Request::plain(self.request.endpoint(), missing).ok()
         }
     }
 

@@ -57,6 +57,8 @@ impl Reload {
 pub enum Kind {
     /// `true` or `false`.
     Flag,
+    /// `true`, `false` or this word.
+    FlagOr(&'static str),
     /// A whole number, both ends allowed.
     Count(u64, u64),
     /// A duration with its unit, both ends allowed.
@@ -191,6 +193,7 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Flag => f.write_str("true or false"),
+            Self::FlagOr(word) => write!(f, "true, false or \"{word}\""),
             Self::Count(least, most) => write!(f, "{least} to {most}"),
             Self::Duration(least, most) => write!(f, "{} to {}", duration::show(least), duration::show(most)),
             Self::Size(least, most) => write!(f, "{} to {}", size::show(least), size::show(most)),

@@ -44,7 +44,7 @@ pub use load::{Document, Loaded, Resolved, Source, load, parse};
 pub use reference::reference;
 pub use schema::schema;
 pub use section::{
-    Admin, Cache, Callers, Credential, Credentials, Defender, Definitions, Format, ManagedEndpoint, Merge,
+    Admin, Cache, Callers, Credential, Credentials, Defender, Definitions, Format, ManagedEndpoint, Merge, Merging,
     OnUnknownPast, Pacing, Pin, Proxy, Queue, Quota, Region, Sampling, Scope, SecretSource, Server, Store, Telemetry,
     TokenProxy, Traces, TrustedRoots,
 };

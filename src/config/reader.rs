@@ -102,24 +102,21 @@ impl<'a> Reader<'a> {
     /// Records that `raw` has the wrong type.
     fn misfit(&mut self, key: &'static Key, origin: Origin, raw: &Raw) {
         let problem = match (raw, key.kind) {
-            (Raw::Number(number), Kind::Duration(..)) => {
-                let hint = duration::parse(number).err().unwrap_or_default();
-                format!("{number} {}; allowed is {}", quoted(&hint), key.kind)
-            }
-            (Raw::Number(number), Kind::Size(..)) => {
-                let hint = size::parse(number).err().unwrap_or_default();
-                format!("{number} {}; allowed is {}", quoted(&hint), key.kind)
+            (Raw::Number(number), Kind::Duration(..) | Kind::Size(..)) => {
+                let hint = match key.kind {
+                    Kind::Size(..) => size::parse(number).err(),
+                    _ => duration::parse(number).err(),
+                };
+                let hint = quoted(&hint.unwrap_or_default());
+                format!("{number} {hint}; allowed is {}", key.kind)
             }
             (Raw::Text(text), Kind::Flag | Kind::Count(..)) => {
-                let quotes = if matches!(origin, Origin::File { .. }) {
-                    ", without quotes"
-                } else {
-                    ""
-                };
+                let is_in_file = matches!(origin, Origin::File { .. });
+                let quotes = if is_in_file { ", without quotes" } else { "" };
                 format!("{} is a text; write {}{quotes}", echo(key, text), key.kind)
             }
             (raw, Kind::List(_)) => format!("is {}; write a list in brackets: {}", raw.shape(), key.kind),
-            (raw, Kind::Shares(..)) => format!("is {}; write {}", raw.shape(), key.kind),
+            (raw, Kind::Shares(..) | Kind::FlagOr(_)) => format!("is {}; write {}", raw.shape(), key.kind),
             (raw, Kind::Regions) => format!("is {}; write a list of tables with name and url", raw.shape()),
             (raw, _) => format!("is {}; write a text in quotes: {}", raw.shape(), key.kind),
         };
@@ -133,6 +130,14 @@ impl<'a> Reader<'a> {
         }
         self.misfit(key, origin, &raw);
         None
+    }
+
+    /// `true`, `false` or the key's word, each with its value.
+    pub(super) fn flag_or<T: Copy>(&mut self, key: &'static Key, [on, off, other]: [T; 3]) -> Option<T> {
+        if let (Raw::Text(_), Kind::FlagOr(word)) = (self.written.node(key).raw, key.kind) {
+            return self.choice(key, &[(word, other)]);
+        }
+        self.flag(key).map(|flag| if flag { on } else { off })
     }
 
     pub(super) fn count(&mut self, key: &'static Key) -> Option<u64> {

@@ -55,6 +55,7 @@ fn property(key: &Key) -> Value {
 fn kind(kind: Kind) -> Value {
     match kind {
         Kind::Flag => json!({"type": "boolean"}),
+        Kind::FlagOr(word) => json!({"enum": [true, false, word]}),
         Kind::Count(least, most) => json!({"type": "integer", "minimum": least, "maximum": most}),
         Kind::Duration(..) => json!({"type": "string", "pattern": DURATION}),
         Kind::Size(..) => json!({"type": "string", "pattern": SIZE}),

@@ -1,7 +1,8 @@
 //! Why an answer cannot be split or joined with certainty.
 
 /// Why an answer cannot be split or joined with certainty.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum SplitError {
     /// The status says that the request was rejected.
     #[error("the call was refused")]
@@ -28,11 +29,14 @@ pub enum SplitError {
     /// The common order of rows from several answers is unknown.
     #[error("the order of rows is not known")]
     Order,
+    /// A request's part of the answer to several was not the answer to it alone.
+    #[error("together the same ids were answered otherwise than alone")]
+    Different,
 }
 
 impl SplitError {
     /// All reasons.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Refused,
         Self::Failed,
         Self::Shape,
@@ -41,6 +45,7 @@ impl SplitError {
         Self::Longest,
         Self::FullPage,
         Self::Order,
+        Self::Different,
     ];
 
     /// The name in metrics and logs.
@@ -55,6 +60,7 @@ impl SplitError {
             Self::Longest => "longest",
             Self::FullPage => "full_page",
             Self::Order => "order",
+            Self::Different => "different",
         }
     }
 }

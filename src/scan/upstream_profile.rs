@@ -8,7 +8,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::scan::{Endpoint, Options, Request, Rows, SplitError};
+use crate::scan::{Endpoint, MergeEvidence, MergeRecord, Options, Request, Rows, SplitError};
 
 /// What has been learned, shared by all parts that split or join answers.
 #[derive(Debug)]
@@ -16,6 +16,7 @@ pub struct UpstreamProfile {
     endpoints: [Mutex<Learned>; Endpoint::COUNT],
     /// The text between two rows in the latest answer that had two.
     between: [Mutex<Option<Box<[u8]>>>; Endpoint::COUNT],
+    merge_evidence: MergeEvidence,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -83,7 +84,32 @@ impl UpstreamProfile {
         Self {
             endpoints: std::array::from_fn(|_| Mutex::new(learned)),
             between: <_>::default(),
+            merge_evidence: MergeEvidence::new(),
         }
+    }
+
+    /// Whether merged answers are what each request is answered alone.
+    #[must_use]
+    pub fn merge_evidence(&self) -> &MergeEvidence {
+        &self.merge_evidence
+    }
+
+    /// Takes over what an earlier process, or another replica, has found out about merging.
+    pub fn adopt_merge_record(&self, endpoint: Endpoint, record: MergeRecord) {
+        self.merge_evidence.adopt(endpoint, record);
+        if record.is_proven() {
+            let mut learned = self.learned(endpoint);
+            learned.longest_of_all = learned.longest_of_all.max(record.rows);
+            learned.widest = learned.widest.max(record.ids);
+        }
+    }
+
+    /// Whether a request may be merged because that has been found out.
+    #[must_use]
+    pub fn may_merge(&self, request: &Request) -> bool {
+        let endpoint = request.endpoint();
+        self.merge_evidence.is_proven_for_several(endpoint)
+            || self.merge_evidence.is_proven(endpoint) && (request.ids().len() == 1 || self.ordering(endpoint).is_ok())
     }
 
     /// Learns from an upstream answer to a plain request.
@@ -144,6 +170,12 @@ impl UpstreamProfile {
     pub fn ids_for(&self, endpoint: Endpoint, rows: usize) -> Option<usize> {
         let learned = *self.learned(endpoint);
         rows.saturating_mul(learned.ids).checked_div(learned.rows)
+    }
+
+    /// The most ids that a call was answered for.
+    #[must_use]
+    pub fn widest(&self, endpoint: Endpoint) -> usize {
+        self.learned(endpoint).widest
     }
 
     /// Whether the upstream is certain to answer a request for this many ids, and not to reject it

@@ -8,8 +8,8 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use crate::BoxError;
-use crate::scan::{Answer, Request, ResponseKind, Rows, SplitError};
-use crate::single_flight::batcher::{Batch, Batcher, State};
+use crate::scan::{Answer, Endpoint, Request, ResponseKind, Rows, SplitError};
+use crate::single_flight::batcher::{Batch, BatchWhen, Batcher, State};
 
 /// After this many failed splits in a row batching is paused: the upstream does not answer in the
 /// way that batching relies on.
@@ -27,8 +27,14 @@ impl Batcher {
     /// The reason why the members have to ask again.
     pub(super) fn split(&self, batch: &Batch, result: &Result<Answer, BoxError>) -> Result<Rows, SplitError> {
         let rows = self.rows_of(&batch.request, result);
+        // What was proven when the call left may have been contradicted since.
+        let endpoint = batch.request.endpoint();
+        let is_proven = || self.upstream_profile.merge_evidence().is_proven(endpoint);
+        if self.merge.when == BatchWhen::Proven && rows.is_ok() && !is_proven() {
+            return Err(SplitError::Different);
+        }
         let mut state = self.state();
-        state.sizes[batch.request.endpoint().index()].record_result(rows.as_ref().err().copied(), Instant::now());
+        state.sizes[endpoint.index()].record_result(rows.as_ref().err().copied(), Instant::now());
         match &rows {
             Ok(_) => {
                 state.split_errors = 0;
@@ -46,7 +52,7 @@ impl Batcher {
                     SplitError::Longest => state.split_errors = 0,
                     // Each member may fail alone as well, which would say nothing about batching.
                     SplitError::Failed => state.failed = true,
-                    _ => self.pause_if_repeated(&mut state, *split_error),
+                    _ => self.pause_if_repeated(&mut state, endpoint, *split_error),
                 }
             }
         }
@@ -55,14 +61,14 @@ impl Batcher {
 
     /// Records that a flight succeeded alone after a failed batch. If only the batch failed, that
     /// speaks against batching.
-    pub(super) fn succeeded_alone(&self) {
+    pub(super) fn succeeded_alone(&self, endpoint: Endpoint) {
         let mut state = self.state();
         if std::mem::take(&mut state.failed) {
-            self.pause_if_repeated(&mut state, SplitError::Failed);
+            self.pause_if_repeated(&mut state, endpoint, SplitError::Failed);
         }
     }
 
-    fn pause_if_repeated(&self, state: &mut State, split_error: SplitError) {
+    fn pause_if_repeated(&self, state: &mut State, endpoint: Endpoint, split_error: SplitError) {
         state.split_errors += 1;
         if state.split_errors >= SPLIT_ERRORS {
             tracing::warn!(reason = split_error.as_str(), rest = ?PAUSE, "merging rests: answers could not be taken apart with certainty");
@@ -71,21 +77,14 @@ impl Batcher {
             self.metrics.pause(until, split_error);
             // After the pause, a single failed split pauses batching again.
             state.split_errors = SPLIT_ERRORS - 1;
+            if self.merge.when == BatchWhen::Proven {
+                self.upstream_profile.merge_evidence().contradict(endpoint, split_error);
+            }
         }
     }
 
     fn rows_of(&self, request: &Request, result: &Result<Answer, BoxError>) -> Result<Rows, SplitError> {
-        let answer = result.as_ref().map_err(|_| SplitError::Failed)?;
-        // A response that is no answer of the API, such as a proxy's error page, does not speak
-        // against batching.
-        let unless_rubbish = |split_error| match ResponseKind::of(request.endpoint(), answer) {
-            ResponseKind::Answer => split_error,
-            ResponseKind::Throttled | ResponseKind::Fault(_) => SplitError::Failed,
-        };
-        if answer.status != StatusCode::OK || !answer.may_be_json() {
-            return Err(unless_rubbish(SplitError::Refused));
-        }
-        let rows = Rows::split(request, &answer.body).map_err(unless_rubbish)?;
+        let rows = attributed_rows(request, result)?;
         let complete = self.upstream_profile.complete(request.endpoint(), &rows);
         self.upstream_profile.learn_all(request.endpoint(), &rows);
         self.profile_changed.notify_waiters();
@@ -96,6 +95,21 @@ impl Batcher {
     pub(super) fn record_batch(&self, requests: usize) {
         self.metrics.record_batch(requests);
     }
+}
+
+/// The rows of an answer, each with its id. Whether the answer may be cut off is not decided here.
+pub(super) fn attributed_rows(request: &Request, result: &Result<Answer, BoxError>) -> Result<Rows, SplitError> {
+    let answer = result.as_ref().map_err(|_| SplitError::Failed)?;
+    // A response that is no answer of the API, such as a proxy's error page, does not speak
+    // against batching.
+    let unless_rubbish = |split_error| match ResponseKind::of(request.endpoint(), answer) {
+        ResponseKind::Answer => split_error,
+        ResponseKind::Throttled | ResponseKind::Fault(_) => SplitError::Failed,
+    };
+    if answer.status != StatusCode::OK || !answer.may_be_json() {
+        return Err(unless_rubbish(SplitError::Refused));
+    }
+    Rows::split(request, &answer.body).map_err(unless_rubbish)
 }
 
 /// How many rows of the answer to `whole` belong to the ids of `part`.

@@ -29,11 +29,22 @@ use crate::single_flight::{Metrics, PredictedWait};
 /// The settings of batching.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchConfig {
+    /// Which requests are batched.
+    pub when: BatchWhen,
     /// The most ids in one batch.
     pub max_ids: NonZeroUsize,
     /// The least time that a call waits for others to share it before it asks for a slot, while
     /// slots are scarce. In the queue it stays pending anyway.
     pub gather: Duration,
+}
+
+/// Which requests are batched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchWhen {
+    /// All that can be.
+    Always,
+    /// Those for which it has been found out that it changes no answer.
+    Proven,
 }
 
 /// How soon a call that leaves is usually answered.
@@ -126,7 +137,13 @@ impl Batcher {
     pub(super) fn accepts(&self, request: &Request) -> bool {
         request.is_whole()
             && request.ids().len() <= self.merge.max_ids.get()
+            && self.may_batch(request)
             && !self.state().rejected_ids.include(request, Instant::now())
+    }
+
+    /// Whether it is certain enough that batching changes no answer.
+    pub(super) fn may_batch(&self, request: &Request) -> bool {
+        self.merge.when == BatchWhen::Always || self.upstream_profile.may_merge(request)
     }
 
     /// Records that the upstream rejected a request that was asked alone. In a batch, its ids would
@@ -164,7 +181,7 @@ impl Batcher {
         }
         let endpoint = own.endpoint();
         state.pending[endpoint.index()].clear(|flight| std::ptr::eq(flight, carrier));
-        if state.paused_until.is_none_or(|until| until <= now) {
+        if state.paused_until.is_none_or(|until| until <= now) && self.may_batch(own) {
             let most = self.most_ids(endpoint, &mut state, now);
             let members = pick(own, &state.pending[endpoint.index()], most, now);
             state.pending[endpoint.index()].clear(Flight::is_member);
@@ -209,7 +226,7 @@ impl Batcher {
         let safe = self
             .upstream_profile
             .ids_for(endpoint, BatchSizer::safe(self.upstream_profile.longest(endpoint)));
-        let allowed = self.state().sizes[endpoint.index()].max_ids(self.merge.max_ids.get(), now);
+        let allowed = self.state().sizes[endpoint.index()].max_ids(self.id_limit(endpoint), now);
         let most = safe.unwrap_or(0).min(allowed);
         let left = most.saturating_sub(united.ids().len());
         if left == 0 {
@@ -268,7 +285,7 @@ impl Batcher {
 
     /// How many ids a batch that leaves now may name.
     pub(super) fn most_ids(&self, endpoint: Endpoint, state: &mut State, now: Instant) -> usize {
-        let most = state.sizes[endpoint.index()].max_ids(self.merge.max_ids.get(), now);
+        let most = state.sizes[endpoint.index()].max_ids(self.id_limit(endpoint), now);
         let wanted = state.pending[endpoint.index()].ids().min(most);
         let Some(wanted) = self.upstream_profile.rows_for(endpoint, wanted) else {
             return most;
@@ -276,6 +293,16 @@ impl Batcher {
         let rows = state.sizes[endpoint.index()].max_rows(wanted, self.upstream_profile.longest(endpoint), now);
         let ids = self.upstream_profile.ids_for(endpoint, rows);
         ids.map_or(most, |ids| ids.clamp(1, most))
+    }
+
+    /// The most ids in a batch. Where it has been found out how many a call may name, it is not
+    /// exceeded by more than that at once.
+    fn id_limit(&self, endpoint: Endpoint) -> usize {
+        let most = self.merge.max_ids.get();
+        match self.merge.when {
+            BatchWhen::Always => most,
+            BatchWhen::Proven => most.min(self.upstream_profile.widest(endpoint).max(1) * 2),
+        }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {

@@ -64,6 +64,7 @@ impl FlightDriver {
         S::Future: Send,
     {
         let mut next = self.flight.leader();
+        let mut latest = None;
         while let Some(leader) = next {
             next = match self.attempt(&leader, inner.clone()).await {
                 StepResult::Abandoned => None,
@@ -82,12 +83,23 @@ impl FlightDriver {
                 StepResult::Completed(result) => {
                     let good = result.as_ref().is_ok_and(|answer| answer.status.is_success());
                     self.flight.end_trace(!good);
-                    match self.flight.split() {
+                    let batch = self.flight.split();
+                    self.record_ids(batch.as_ref());
+                    match batch {
                         Some(batch) => self.split(batch, &result),
                         None => self.handle_result(result, &leader),
                     }
                 }
             };
+            latest = Some(leader.caller);
+        }
+        // All waiters have their results; what follows is for later requests.
+        if let Some(caller) = latest
+            && let Some(batcher) = self.flight_table.batcher()
+            && let Some(comparison) = batcher.begin_comparison(self.flight.request())
+        {
+            // On the heap, because hardly any flight gets here.
+            Box::pin(batcher.compare(comparison, &caller, inner)).await;
         }
     }
 
@@ -293,7 +305,7 @@ impl FlightDriver {
                 self.record_status(&answer);
                 // The profile learns before any waiter has the answer: a waiter that combines its
                 // rows with others must know what it says about their order.
-                self.learn(&answer);
+                self.learn(&answer, asked);
                 self.complete(answer, asked, BatchKind::None);
                 None
             }
@@ -301,6 +313,17 @@ impl FlightDriver {
                 Next::Again(next) => Some(next),
                 Next::Over => None,
             },
+        }
+    }
+
+    /// Counts the ids that a call asked for because somebody waits for them.
+    fn record_ids(&self, batch: Option<&Batch>) {
+        let request = batch.map_or(self.flight.request(), |batch| &batch.request);
+        let has_left = matches!(self.flight.stage(), Stage::Departed(_));
+        if has_left && request.endpoint().operation.declaration().is_by_id() {
+            let prefetched = batch.and_then(|batch| batch.prefetched.as_ref());
+            let prefetched = prefetched.map_or(0, |request| request.ids().len());
+            self.flight_table.metrics.record_ids(request.ids().len() - prefetched);
         }
     }
 
@@ -315,13 +338,15 @@ impl FlightDriver {
             {
                 batcher.reject(self.flight.request());
             }
-            StatusCode::OK if self.flight.never_batches() => batcher.succeeded_alone(),
+            StatusCode::OK if self.flight.never_batches() => {
+                batcher.succeeded_alone(self.flight.request().endpoint());
+            }
             _ => {}
         }
     }
 
     /// Learns from the answer to a request that was asked alone.
-    fn learn(&self, answer: &Answer) {
+    fn learn(&self, answer: &Answer, asked: Option<Instant>) {
         let request = self.flight.request();
         if answer.status == StatusCode::OK
             && answer.may_be_json()
@@ -332,6 +357,9 @@ impl FlightDriver {
                 self.upstream_profile.learn_all(request.endpoint(), &rows);
             } else {
                 self.upstream_profile.learn(request.endpoint(), &rows);
+            }
+            if let Some((batcher, asked)) = self.flight_table.batcher().zip(asked) {
+                batcher.observe(request, &rows, &answer.body, asked);
             }
             if let Some(batcher) = self.flight.batcher() {
                 batcher.notify_profile_change();

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::caller::Caller;
 use crate::scan::{Key, Request};
+use crate::single_flight::Metrics;
 use crate::single_flight::batcher::Batcher;
 use crate::single_flight::flight::Flight;
 use crate::single_flight::flight_result::ResultReceiver;
@@ -20,14 +21,16 @@ type Flights = HashMap<Key, Arc<Flight>, foldhash::quality::RandomState>;
 #[derive(Debug)]
 pub(super) struct FlightTable {
     batcher: Option<Arc<Batcher>>,
+    pub(super) metrics: Metrics,
     flights: Mutex<Flights>,
 }
 
 impl FlightTable {
     /// An empty table. Requests that may be batched use `batcher`.
-    pub(super) fn new(batcher: Option<Arc<Batcher>>) -> Self {
+    pub(super) fn new(batcher: Option<Arc<Batcher>>, metrics: Metrics) -> Self {
         Self {
             batcher,
+            metrics,
             flights: Mutex::default(),
         }
     }
@@ -56,6 +59,11 @@ impl FlightTable {
             receiver,
             start: Some(flight),
         }
+    }
+
+    /// The batcher, if requests may be batched.
+    pub(super) fn batcher(&self) -> Option<&Arc<Batcher>> {
+        self.batcher.as_ref()
     }
 
     /// Removes a flight, unless a later one has already replaced it.

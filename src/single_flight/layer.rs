@@ -32,6 +32,8 @@ pub struct PredictedWait {
     /// How many slots there will be until a moment, whichever request gets them; counting stops at
     /// the given number.
     pub slots: Arc<dyn Fn(Payer, Instant, usize) -> usize + Send + Sync>,
+    /// Whether there is quota to spare.
+    pub has_surplus: Arc<dyn Fn(Payer) -> bool + Send + Sync>,
 }
 
 impl fmt::Debug for PredictedWait {
@@ -79,7 +81,7 @@ impl SharedState {
                 self.metrics.clone(),
             ))
         };
-        FlightTable::new(self.config.merge.map(batcher))
+        FlightTable::new(self.config.merge.map(batcher), self.metrics.clone())
     }
 }
 

@@ -18,14 +18,16 @@ use crate::scan::SplitError;
 pub struct Metrics {
     merged_calls: Counter,
     merged_requests: Counter,
+    calls_by_id: Counter,
+    asked_ids: Counter,
     split_errors: Family<Labels, Counter>,
     paused: Gauge,
     pause: Arc<Mutex<Option<(Instant, SplitError)>>>,
 }
 
 impl Metrics {
-    /// Registers `merged_calls_total`, `merged_requests_total`, `merge_doubts_total{reason}` and
-    /// `merge_resting` in `registry`.
+    /// Registers `merged_calls_total`, `merged_requests_total`, `calls_by_id_total`,
+    /// `asked_ids_total`, `merge_doubts_total{reason}` and `merge_resting` in `registry`.
     #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
@@ -44,6 +46,16 @@ impl Metrics {
             "merged_requests",
             "Requests answered by such calls",
             metrics.merged_requests.clone(),
+        );
+        registry.register(
+            "calls_by_id",
+            "Upstream calls for ids that requests lacked",
+            metrics.calls_by_id.clone(),
+        );
+        registry.register(
+            "asked_ids",
+            "Ids that upstream calls asked for because requests lacked them",
+            metrics.asked_ids.clone(),
         );
         registry.register(
             "merge_doubts",
@@ -87,6 +99,17 @@ impl Metrics {
     pub(super) fn resume(&self) {
         self.paused.set(0);
         *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Upstream calls for ids that requests lacked, and how many ids these were.
+    #[must_use]
+    pub fn asked_ids(&self) -> (u64, u64) {
+        (self.calls_by_id.get(), self.asked_ids.get())
+    }
+
+    pub(super) fn record_ids(&self, ids: usize) {
+        self.calls_by_id.inc();
+        self.asked_ids.inc_by(ids as u64);
     }
 
     pub(super) fn record_batch(&self, requests: usize) {

@@ -16,6 +16,7 @@ mod batch_role;
 mod batch_size;
 mod batch_split;
 mod batcher;
+mod comparison;
 mod driver;
 mod error;
 mod flight;
@@ -31,7 +32,7 @@ mod single_request;
 mod tests;
 mod waiter;
 
-pub use batcher::BatchConfig;
+pub use batcher::{BatchConfig, BatchWhen};
 pub use error::{DeadlineExceeded, FlightDropped, Shared};
 pub use layer::{Config, Layer, PredictedWait, SingleFlight};
 pub use metrics::Metrics;

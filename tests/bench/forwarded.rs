@@ -73,6 +73,7 @@ pub(crate) fn paid(answer: Answer) -> impl Service<Call, Response = ServedRespon
             wait: Arc::new(|_| Duration::ZERO),
             scarcity: Arc::new(|_| Scarcity::default()),
             slots: Arc::new(|_, _, _| 0),
+            has_surplus: Arc::new(|_| true),
         },
         single_flight::Metrics::default(),
     );

@@ -84,6 +84,7 @@ test('the figures are those of /status', async () => {
   assert.match(await page.textContent('#windows'), /of 100 calls left this minute/);
   assert.match(await page.textContent('#windows'), /of 1,500 calls left this hour/);
   assert.ok((await page.textContent('#saved')).includes(`Questions${status.saved.requests.toLocaleString('en')}Upstream calls${status.saved.upstream_calls}`));
+  assert.ok((await page.textContent('#saved')).includes('Merging'));
   assert.match(await page.textContent('#token'), /client secret.*good for/);
   // The demo ends with many refusals; the latest are listed with the reason.
   assert.match(await page.textContent('#trouble tbody'), /32\s*429.*history_by_definition.*TooManyRequests/, 'the latest 32, as one row');

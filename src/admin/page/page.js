@@ -115,13 +115,23 @@ function queue(state, connections) {
     make("td", time(one.last_turn_s), "number"), make("td", number(one.served), "number")]);
 }
 
-function saved(state) {
+// Whether requests share calls, and why.
+function merging(state) {
+  if (state.mode !== "auto") return [["Merging", state.mode || "–"]];
+  const found = state.evidence || [];
+  if (!found.length) return [["Merging", "not yet: no answers were compared"]];
+  return found.map((one) => [`Merging ${one.operation.replaceAll("_", " ")}${one.version === "latest" ? "" : " " + one.version}`,
+    one.says, one.state === "merging" ? "good" : one.state === "not-merging" ? "warn" : ""]);
+}
+
+function saved(state, merge) {
   const by = state.by || {};
   at("saved-share").textContent = share(state.requests - (by.forwarded || 0) - (by.partial || 0), state.requests);
-  facts("saved", [["From memory", number(by.hit), "", "memory"], ["From memory, stale", number(by.stale), "", "memory"],
+  facts("saved", [...merging(merge), ["From memory", number(by.hit), "", "memory"], ["From memory, stale", number(by.stale), "", "memory"],
     ["Joined a call", number(by.collapsed), "", "shared"], ["Merged into a call", number(by.merged), "", "shared"],
     ["Asked for a part only", number(by.partial), "", "own"], ["A call of its own", number(by.forwarded), "", "own"],
-    ["Questions", number(state.requests)], ["Upstream calls", number(state.upstream_calls)]]);
+    ["Questions", number(state.requests)], ["Upstream calls", number(state.upstream_calls)],
+    ["Per call, in ten minutes", state.per_call ? `${number(state.per_call.now)}; ${number(state.per_call.best)} with full calls` : "–"]]);
 }
 
 function token(state) {
@@ -179,7 +189,7 @@ function show(state) {
   quota(state.quota || {});
   queue(state.queue || {}, state.connections || {});
   regions(state.regions || []);
-  saved(state.saved || {});
+  saved(state.saved || {}, state.merge || {});
   token(state.token || {});
   facts("cache", [["Hits", number(cache.hits)], ["Misses", number(cache.misses)], ["Stale", number(cache.stale)],
     ["Entries", number(cache.entries)], ["Memory", size(cache.bytes)]]);

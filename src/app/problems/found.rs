@@ -319,7 +319,7 @@ fn merging(current: &Current) -> Option<Problem> {
             "questions are not merged for another {} s: {split_error}",
             left.as_secs()
         ),
-        "nothing is lost but calls; if it happens again and again, set merge.enabled = false",
+        "nothing is lost but calls; if it happens again and again, set merge.enabled = \"auto\" or false",
     ))
 }
 

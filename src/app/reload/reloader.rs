@@ -219,6 +219,8 @@ fn shown(made: &Components) -> Current {
         cache: Arc::clone(&made.cache),
         shared_cache: made.shared_cache.as_ref().map(|supervised| supervised.part.clone()),
         merging: made.merging(),
+        merge_evidence: made.merge_evidence(),
+        max_ids: made.config.merge.max_ids.get(),
         calls: made.calls.clone(),
         identity: settings::shown_identity(&made.config),
     }

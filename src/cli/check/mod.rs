@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::runtime::block_on_one;
 use super::{Check, Error, print};
 use crate::app;
-use crate::config::{self, Disk, Environment, Loaded, Mistakes, Pin, Resolved, Source, duration, size};
+use crate::config::{self, Disk, Environment, Loaded, Merging, Mistakes, Pin, Resolved, Source, duration, size};
 use crate::store::Eviction;
 
 /// Reads the configuration, prints a summary or all of it to stdout. Starts nothing.
@@ -193,15 +193,16 @@ fn cache(resolved: &Resolved) -> String {
 
 fn merging(resolved: &Resolved) -> String {
     let merge = &resolved.merge;
-    if merge.enabled {
-        format!(
-            "up to {} ids in one call, gathered for {}",
-            merge.max_ids,
-            duration::show(merge.gather)
-        )
-    } else {
-        "off".into()
-    }
+    let when = match merge.enabled {
+        Merging::On => "",
+        Merging::Auto => ", once comparisons have shown that it changes no answer",
+        Merging::Off => return "off".into(),
+    };
+    format!(
+        "up to {} ids in one call, gathered for {}{when}",
+        merge.max_ids,
+        duration::show(merge.gather)
+    )
 }
 
 fn store(resolved: &Resolved) -> String {

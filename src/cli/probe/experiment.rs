@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::report::Report;
-use crate::app::{NoAnswer, OneShotClient};
+use crate::app::{NoAnswer, OneShotClient, remembered_merging};
 use crate::cli::Error;
-use crate::config::Resolved;
-use crate::scan::{Endpoint, Operation, Ordering, Request, Rows, SplitError};
+use crate::config::{Merging, Resolved};
+use crate::scan::{Endpoint, MergeFinding, Operation, Ordering, Request, Rows, SplitError};
 use crate::secret::Secret;
 use crate::token::{self, Roles};
 
@@ -43,6 +43,7 @@ pub(super) async fn run(config: &Resolved, ids: &Ids, calls: u32, report: &mut R
     let one_shot_client = OneShotClient::open(config).map_err(|error| Error::failed("cannot reach out", error))?;
     let mut throttled = None;
     let studied = study(&one_shot_client, ids, calls, (report, &mut throttled)).await;
+    found_out(config, report);
     scope(throttled.as_deref(), report);
     let windows = one_shot_client.quota().windows;
     let left = windows
@@ -175,6 +176,26 @@ impl Lab<'_> {
             ));
         }
         Ok(Some(answer))
+    }
+}
+
+/// Says what the gateway itself has found out about merging.
+fn found_out(config: &Resolved, report: &mut Report) {
+    if config.merge.enabled != Merging::Auto {
+        return;
+    }
+    let found = remembered_merging(config);
+    if found.is_empty() {
+        report.say("merging", "the gateway finds out by itself; nothing is remembered yet");
+    }
+    for (endpoint, record) in found {
+        let finding = MergeFinding {
+            endpoint,
+            record,
+            pause: None,
+        };
+        let (operation, version) = (endpoint.name(), endpoint.version.as_str());
+        report.say("merging", format!("{operation} ({version}): {finding}"));
     }
 }
 

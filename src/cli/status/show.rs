@@ -32,6 +32,13 @@ pub(super) fn show(state: &Value, past: &Value) -> String {
     }
     lines.cache(&state["cache"]);
     lines.saved(&state["saved"]);
+    for finding in list(&state["merge"]["evidence"]) {
+        let (operation, version) = (word(&finding["operation"]), word(&finding["version"]));
+        lines.put(
+            "merging",
+            &format!("{operation} ({version}): {}", word(&finding["says"])),
+        );
+    }
     lines.past(past);
     lines.recent_errors(&state["trouble"]);
     lines.0
@@ -133,6 +140,14 @@ impl Lines {
         let by = by.collect::<Vec<_>>().join(", ");
         if !by.is_empty() {
             self.put("", &by);
+        }
+        let per_call = &saved["per_call"];
+        if per_call.is_object() {
+            let (now, best) = (number(&per_call["now"]), number(&per_call["best"]));
+            self.put(
+                "",
+                &format!("{now} per call in ten minutes; {best} if each call asked for all it may"),
+            );
         }
     }
 

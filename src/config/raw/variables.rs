@@ -72,8 +72,8 @@ fn node(key: &Key, name: &str, value: &str) -> Node {
     let at = |raw| Node::new(raw, Origin::Variable(name.into()));
     let items = || value.split(',').map(str::trim).filter(|item| !item.is_empty());
     let raw = match key.kind {
-        Kind::Flag if value == "true" => Raw::Flag(true),
-        Kind::Flag if value == "false" => Raw::Flag(false),
+        Kind::Flag | Kind::FlagOr(_) if value == "true" => Raw::Flag(true),
+        Kind::Flag | Kind::FlagOr(_) if value == "false" => Raw::Flag(false),
         Kind::Count(..) if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) => Raw::Number(value.into()),
         Kind::List(_) => Raw::List(items().map(|item| at(Raw::Text(item.into()))).collect()),
         Kind::Regions => Raw::List(items().map(|item| at(region(item, &at))).collect()),

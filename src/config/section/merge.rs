@@ -9,10 +9,10 @@ use crate::config::reader::Reader;
 static ENABLED: Key = Key::new(
     "merge",
     "enabled",
-    Kind::Flag,
-    DefaultValue::Flag(false),
-    "Whether waiting requests for different ids share one upstream call. Off until `defender-gateway probe` has confirmed how your \
-     tenant answers.",
+    Kind::FlagOr("auto"),
+    DefaultValue::Text("auto"),
+    "Whether waiting requests for different ids share one upstream call. `auto`: once it has been found out that this changes no \
+     answer, by comparing answers to several ids with those to each, with ten calls of surplus quota at most.",
 )
 .live();
 static MAX_IDS: Key = Key::new(
@@ -46,11 +46,22 @@ static KNOWN_ROWS: Key = Key::new(
 
 pub(super) static KEYS: &[&Key] = &[&ENABLED, &MAX_IDS, &GATHER, &KNOWN_ROWS];
 
+/// When requests are batched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Merging {
+    /// Once it has been found out that it changes no answer.
+    Auto,
+    /// From the start.
+    On,
+    /// Never.
+    Off,
+}
+
 /// One upstream call for the ids of several callers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Merge {
-    /// Whether requests are batched.
-    pub enabled: bool,
+    /// When requests are batched.
+    pub enabled: Merging,
     /// The most ids in one call, at least 2.
     pub max_ids: NonZeroUsize,
     /// The least time that a call that could leave waits for others to share it.
@@ -61,7 +72,7 @@ pub struct Merge {
 
 impl Merge {
     pub(in crate::config) fn read(reader: &mut Reader<'_>) -> Option<Self> {
-        let enabled = reader.flag(&ENABLED);
+        let enabled = reader.flag_or(&ENABLED, [Merging::On, Merging::Off, Merging::Auto]);
         let max_ids = reader.count(&MAX_IDS);
         let gather = reader.duration(&GATHER);
         let known_rows = reader.count(&KNOWN_ROWS);

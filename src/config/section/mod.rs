@@ -23,7 +23,7 @@ pub use credentials::{Credential, Credentials, ManagedEndpoint, SecretSource, To
 pub(super) use defender::cloud;
 pub use defender::{Defender, Pin, Proxy, Region};
 pub use definitions::Definitions;
-pub use merge::Merge;
+pub use merge::{Merge, Merging};
 pub use queue::Queue;
 pub use quota::{OnUnknownPast, Pacing, Quota, Scope};
 pub use server::Server;

@@ -11,12 +11,13 @@ use super::fixture::{Fixture, Reply, caller, pass, question};
 use crate::BoxError;
 use crate::attempt::{Delivery, Failure, RetryHint, Try};
 use crate::scan::{Outcome, ServedResponse, UpstreamProfile};
-use crate::single_flight::BatchConfig;
+use crate::single_flight::{BatchConfig, BatchWhen};
 
 type Asked = JoinHandle<Result<ServedResponse, BoxError>>;
 
 fn fixture() -> Fixture {
     let merge = BatchConfig {
+        when: BatchWhen::Always,
         max_ids: NonZeroUsize::new(3).unwrap(),
         gather: Duration::ZERO,
     };

@@ -8,9 +8,10 @@ use super::fixture::{Fixture, answer, caller, pass, question};
 use crate::attempt::{Place, Scarcity};
 use crate::caller::Name;
 use crate::scan::{Answer, Endpoint, Outcome, Request, SplitError, UpstreamProfile};
-use crate::single_flight::BatchConfig;
+use crate::single_flight::{BatchConfig, BatchWhen};
 
 const MERGE: BatchConfig = BatchConfig {
+    when: BatchWhen::Always,
     max_ids: NonZeroUsize::new(4).unwrap(),
     gather: Duration::ZERO,
 };

@@ -16,7 +16,7 @@ use super::fixture::{RecordingSink, caller, failure, predicted_wait, question};
 use crate::BoxError;
 use crate::attempt::{RetryHint, Try};
 use crate::scan::{Answer, CacheSink, Call, Request, ServedResponse, UpstreamProfile};
-use crate::single_flight::{BatchConfig, Config, Layer, Metrics, SingleFlight};
+use crate::single_flight::{BatchConfig, BatchWhen, Config, Layer, Metrics, SingleFlight};
 use crate::task::Tasks;
 
 /// What else happens.
@@ -64,6 +64,7 @@ fn flights(
     calls: &Arc<AtomicUsize>,
 ) -> SingleFlight<BoxCloneService<Try, Answer, BoxError>> {
     let merge = BatchConfig {
+        when: BatchWhen::Always,
         max_ids: 9.try_into().unwrap(),
         gather: Duration::ZERO,
     };

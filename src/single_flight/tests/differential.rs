@@ -20,7 +20,7 @@ use super::fixture::{RecordingSink, caller, predicted_wait};
 use crate::BoxError;
 use crate::attempt::Try;
 use crate::scan::{Answer, CacheSink, Call, Endpoint, Fields, Outcome, Request, UpstreamProfile};
-use crate::single_flight::{BatchConfig, Config, Layer, Metrics};
+use crate::single_flight::{BatchConfig, BatchWhen, Config, Layer, Metrics};
 use crate::task::Tasks;
 
 /// How an upstream may behave.
@@ -208,6 +208,7 @@ async fn run(seed: u64, tally: &mut Tally) {
     });
     let tasks = Tasks::new();
     let merge = BatchConfig {
+        when: BatchWhen::Always,
         max_ids: NonZeroUsize::new(rng.random_range(5..20)).unwrap(),
         gather: Duration::from_millis(rng.random_range(0..10)),
     };

@@ -122,6 +122,7 @@ pub(super) fn predicted_wait(wait: Duration) -> PredictedWait {
         wait: Arc::new(move |_| wait),
         scarcity: Arc::new(|_| Scarcity::default()),
         slots: Arc::new(|_, _, _| 0),
+        has_surplus: Arc::new(|_| true),
     }
 }
 

@@ -60,7 +60,10 @@ async fn ten_thousand_joiners_share_one_call() {
 
 #[tokio::test]
 async fn a_flight_is_polled_only_when_it_has_something_to_do() {
-    let (flight_table, asked) = (Arc::new(FlightTable::new(None)), call(caller("x", 30)));
+    let (flight_table, asked) = (
+        Arc::new(FlightTable::new(None, crate::single_flight::Metrics::default())),
+        call(caller("x", 30)),
+    );
     let Joined { guard, receiver, start } = flight_table.join(&asked.request, &asked.caller);
     let (sender, mut told) = oneshot::channel::<()>();
     let polls = Arc::new(AtomicUsize::new(0));

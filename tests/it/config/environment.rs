@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use defender_gateway::config::{DefaultValue, Key, Kind, Listen, Pin, keys};
+use defender_gateway::config::{DefaultValue, Key, Kind, Listen, Merging, Pin, keys};
 
 use super::{assert_one, mistakes, parse, resolved};
 
@@ -72,7 +72,7 @@ fn lists_are_separated_by_commas() {
         .map(|region| region.url.as_str())
         .collect();
     assert_eq!(hosts, ["http://127.0.0.1:9/"]);
-    assert!(resolved.merge.enabled && resolved.server.hosts.is_empty());
+    assert!(resolved.merge.enabled == Merging::On && resolved.server.hosts.is_empty());
 }
 
 #[test]

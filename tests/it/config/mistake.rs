@@ -90,6 +90,14 @@ fn values_of_the_wrong_shape_are_refused_with_the_right_one() {
         ),
         ("[quota]\nburst = 0", "g.toml:2:9: quota.burst: 0 is out of range"),
         ("[quota]\nburst = 0x10_0000_0000_0000_0000", "g.toml:2:9: quota.burst: "),
+        (
+            "[merge]\nenabled = \"yes\"",
+            "g.toml:2:11: merge.enabled: \"yes\" is unknown; allowed is true, false or \"auto\"",
+        ),
+        (
+            "[merge]\nenabled = 1",
+            "g.toml:2:11: merge.enabled: is a number; write true, false or \"auto\"",
+        ),
         ("[merge]\nmax_ids = 1979-05-27", "g.toml:2:11: merge.max_ids: is a date"),
         (
             "[telemetry]\nformat = \"xml\"",

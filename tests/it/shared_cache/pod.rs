@@ -163,6 +163,7 @@ impl Pod {
         let member = join(url, options, &tasks, &cache);
         let keep = Arc::new(shared_cache::Publisher::new(member.clone(), Arc::clone(&cache) as _));
         let merge = single_flight::BatchConfig {
+            when: single_flight::BatchWhen::Always,
             max_ids: NonZeroUsize::new(100).unwrap(),
             gather: Duration::from_secs(1),
         };
@@ -178,6 +179,7 @@ impl Pod {
                 interval: Duration::from_mins(1),
             }),
             slots: Arc::new(|_, _, _| 0),
+            has_surplus: Arc::new(|_| true),
         };
         let metrics = single_flight::Metrics::default();
         let calls = upstream.clone();

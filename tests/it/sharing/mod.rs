@@ -1,6 +1,7 @@
 //! Sharing, through the whole gateway: what is cached, joined, merged or put together is what each
 //! caller would have got alone.
 
+mod auto;
 mod differential;
 mod fewest;
 mod mix;

@@ -31,6 +31,8 @@ pub(super) enum Sharing {
     Cache,
     SingleFlight,
     ById,
+    /// With merging once it has been found out that it changes no answer.
+    MergeProven,
     /// With merging as it is switched on, and nothing known of how long answers get.
     MergeBlind,
     /// With merging as `probe` recommends it for this upstream.
@@ -42,6 +44,8 @@ pub(super) enum Sharing {
 pub(super) struct Arrival {
     pub(super) at: Instant,
     pub(super) ids: Vec<String>,
+    /// Whether it asks with the largest `$top`.
+    pub(super) all: bool,
     pub(super) good: bool,
 }
 
@@ -49,6 +53,7 @@ pub(super) struct StackFixture {
     pub(super) front: BoxCloneService<Call, ServedResponse, BoxError>,
     pub(super) down: Arc<AtomicBool>,
     pub(super) arrivals: Arc<Mutex<Vec<Arrival>>>,
+    pub(super) upstream_profile: Arc<UpstreamProfile>,
 }
 
 /// Whether a caller may get an answer that is past its freshness.
@@ -65,12 +70,46 @@ pub(super) enum Layout {
     Pretty,
 }
 
+/// How the upstream answers calls for many ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tenant {
+    /// As it answers those for one.
+    Consistent,
+    /// Likewise, but each id has other rows after every ten minutes.
+    Changing,
+    /// With so many rows at most, without saying so.
+    Caps(usize),
+    /// With the oldest rows first.
+    Reorders,
+    /// With one row of each id.
+    Deduplicates,
+    /// With the ids in capitals.
+    ChangesCasing,
+    /// Not at all.
+    Refuses,
+}
+
+impl Tenant {
+    /// A call for more ids than this is one for many.
+    pub(super) const MANY: usize = 6;
+}
+
 impl StackFixture {
     pub(super) fn new(sharing: Sharing, limits: &[(u32, u64)]) -> Self {
         Self::with(sharing, limits, StaleAnswers::Allowed, Layout::Compact)
     }
 
     pub(super) fn with(sharing: Sharing, limits: &[(u32, u64)], stale: StaleAnswers, layout: Layout) -> Self {
+        Self::of(sharing, limits, stale, layout, Tenant::Consistent)
+    }
+
+    /// With merging once it has been found out that it changes no answer, before that upstream.
+    pub(super) fn proving(tenant: Tenant, limits: &[(u32, u64)]) -> Self {
+        let stale = StaleAnswers::Off;
+        Self::of(Sharing::MergeProven, limits, stale, Layout::Compact, tenant)
+    }
+
+    fn of(sharing: Sharing, limits: &[(u32, u64)], stale: StaleAnswers, layout: Layout, tenant: Tenant) -> Self {
         let (tasks, mut registry) = (Tasks::new(), Registry::default());
         let registry = &mut registry;
         let quota = quota(limits, registry);
@@ -86,22 +125,21 @@ impl StackFixture {
             queue::Metrics::register(registry),
         );
         let (down, arrivals) = (Arc::new(AtomicBool::new(false)), Arc::default());
-        let paid = quota::Layer::new(Wall::system()).layer(upstream(layout, &down, &arrivals));
+        let paid = quota::Layer::new(Wall::system()).layer(upstream(layout, tenant, &down, &arrivals));
         let paid = upstream::RetryLayer.layer(queue::Layer::new(queue.clone()).layer(paid));
         let paid = BoxCloneService::new(paid);
 
-        let upstream_profile = Arc::new(UpstreamProfile::new(if sharing == Sharing::MergeBlind {
-            0
-        } else {
-            10_000
+        let upstream_profile = Arc::new(UpstreamProfile::new(match sharing {
+            Sharing::MergeBlind | Sharing::MergeProven => 0,
+            _ => 10_000,
         }));
         let defaults = cache::Config::default();
         let config = cache::Config {
             ttl: Duration::from_secs(if sharing >= Sharing::Cache { 30 } else { 0 }),
-            prefetch: if sharing >= Sharing::MergeBlind {
-                cache::Prefetch::On
-            } else {
-                cache::Prefetch::Off
+            prefetch: match sharing {
+                Sharing::MergeBlind | Sharing::Merge => cache::Prefetch::On,
+                Sharing::MergeProven => cache::Prefetch::Proven,
+                _ => cache::Prefetch::Off,
             },
             ..match stale {
                 StaleAnswers::Allowed => defaults,
@@ -116,23 +154,29 @@ impl StackFixture {
         let cache = Arc::new(cache::Cache::new(config, by_id, cache::Metrics::register(registry)));
         // The defaults.
         let merge = single_flight::BatchConfig {
+            when: match sharing {
+                Sharing::MergeProven => single_flight::BatchWhen::Proven,
+                _ => single_flight::BatchWhen::Always,
+            },
             max_ids: NonZeroUsize::new(100).unwrap(),
             gather: Duration::from_millis(5),
         };
         let flights = if sharing >= Sharing::SingleFlight {
             let config = single_flight::Config {
-                merge: (sharing >= Sharing::MergeBlind).then_some(merge),
+                merge: (sharing >= Sharing::MergeProven).then_some(merge),
                 attempt: ATTEMPT,
             };
-            let (scarcity, slots) = (quota.clone(), quota.clone());
+            let (scarcity, slots, surplus) = (quota.clone(), quota.clone(), quota.clone());
             let outlook = single_flight::PredictedWait {
                 wait: Arc::new(move |_| queue.predicted_wait()),
                 scarcity: Arc::new(move |_| scarcity.scarcity()),
                 slots: Arc::new(move |_, until, most| slots.slots_until(until, most)),
+                has_surplus: Arc::new(move |_| surplus.has_surplus()),
             };
             let keep = Arc::clone(&cache) as Arc<dyn CacheSink>;
             let metrics = single_flight::Metrics::register(registry);
-            let layer = single_flight::Layer::new(config, tasks.clone(), keep, upstream_profile, outlook, metrics);
+            let profile = Arc::clone(&upstream_profile);
+            let layer = single_flight::Layer::new(config, tasks.clone(), keep, profile, outlook, metrics);
             BoxCloneService::new(layer.layer(paid))
         } else {
             each_for_itself(paid, Arc::clone(&cache))
@@ -142,6 +186,7 @@ impl StackFixture {
             front: BoxCloneService::new(cache::Layer::new(cache, tasks, surplus).layer(flights)),
             down,
             arrivals,
+            upstream_profile,
         }
     }
 
@@ -207,6 +252,7 @@ fn each_for_itself(
 /// order.
 fn upstream(
     layout: Layout,
+    tenant: Tenant,
     down: &Arc<AtomicBool>,
     arrivals: &Arc<Mutex<Vec<Arrival>>>,
 ) -> BoxCloneService<Charged, Answer, Failure> {
@@ -216,14 +262,18 @@ fn upstream(
         arrivals.lock().unwrap().push(Arrival {
             at: Instant::now(),
             ids: call.request.ids().map(Into::into).collect(),
+            all: call.request.asks_for_all(),
             good,
         });
         async move {
             sleep(Duration::from_millis(300)).await;
             let mut headers = HeaderMap::new();
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            let (status, body) = if good {
-                (StatusCode::OK, rows(&call.request, layout))
+            let is_many = call.request.ids().len() > Tenant::MANY;
+            let (status, body) = if good && is_many && tenant == Tenant::Refuses {
+                (StatusCode::BAD_REQUEST, REFUSAL.to_owned())
+            } else if good {
+                (StatusCode::OK, rows(&call.request, layout, tenant))
             } else {
                 (StatusCode::SERVICE_UNAVAILABLE, String::new())
             };
@@ -236,18 +286,46 @@ fn upstream(
     }))
 }
 
-fn rows(request: &Request, layout: Layout) -> String {
+/// The time that has passed, as an upstream whose rows change sees it.
+fn seconds() -> u64 {
+    thread_local!(static START: Instant = Instant::now());
+    START.with(Instant::elapsed).as_secs()
+}
+
+const REFUSAL: &str = r#"{"error":{"code":"MaximumBatchSizeExceeded","message":"too many ids","target":"1"}}"#;
+
+/// What that upstream answers.
+pub(super) fn rows(request: &Request, layout: Layout, tenant: Tenant) -> String {
+    let is_many = request.ids().len() > Tenant::MANY;
     let mut rows: Vec<(u32, &str)> = Vec::new();
     for id in request.ids() {
         let n: u32 = id[2..].parse().unwrap();
         // All different, and in another order than the ids are.
-        rows.extend([n * 7919 % 10_007, 20_000 + n * 7919 % 10_007].map(|time| (time, id)));
+        let newest = 20_000 + n * 7919 % 10_007;
+        rows.push((n * 7919 % 10_007, id));
+        if !(is_many && tenant == Tenant::Deduplicates) {
+            rows.push((newest, id));
+        }
+        if tenant == Tenant::Changing {
+            let age = 40_000 + u32::try_from(seconds() + u64::from(n * 17)).unwrap() / 600;
+            rows.push((age, id));
+        }
     }
     rows.sort_unstable_by(|one, other| other.cmp(one));
+    match tenant {
+        Tenant::Reorders if is_many => rows.reverse(),
+        Tenant::Caps(most) => rows.truncate(most),
+        _ => {}
+    }
     let rows: Vec<_> = rows
         .iter()
         .map(|(time, id)| {
             let (hour, minute, second) = (time / 3600, time / 60 % 60, time % 60);
+            let id = if is_many && tenant == Tenant::ChangesCasing {
+                id.to_uppercase()
+            } else {
+                (*id).to_owned()
+            };
             format!(
                 "{{\"ScanDefinitionIds\":\"{id}\",\"LastScanned\":\"2026-03-01T{hour:02}:{minute:02}:{second:02}.0000000Z\"}}"
             )

@@ -1,0 +1,90 @@
+//! What has been found out about one endpoint.
+
+use serde::{Deserialize, Serialize};
+
+use crate::scan::SplitError;
+
+/// What has been found out about one endpoint, as it is shown and stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MergeRecord {
+    /// Grows with every change, so that the later one of two records is known.
+    pub revision: u64,
+    /// All comparison calls so far.
+    pub calls: u32,
+    /// Since the last contradiction, as the following: comparison calls that confirmed answers.
+    pub confirmed_calls: u32,
+    /// Answers that were the same alone and as a part of a comparison call's answer.
+    pub answers: u32,
+    /// Neighbouring rows in these answers, which confirm their order.
+    pub pairs: u32,
+    /// Those of them with different ids.
+    pub mixed_pairs: u32,
+    /// The most ids in a comparison call that confirmed answers.
+    pub ids: usize,
+    /// The most rows in the answer to such a call.
+    pub rows: usize,
+    /// How often merging was contradicted.
+    pub contradictions: u32,
+    /// What contradicted it last.
+    pub contradiction: Option<SplitError>,
+}
+
+/// Which requests may share a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Allowed {
+    None,
+    /// Those for one id, among whose rows there are none of another id.
+    OneId,
+    All,
+}
+
+impl MergeRecord {
+    /// The most comparison calls for one operation.
+    pub const MOST_CALLS: u32 = 10;
+
+    /// No comparison call begins after this many: it may move to another host twice, and is paid
+    /// for each time.
+    pub(super) const LAST_CALL: u32 = Self::MOST_CALLS - 3;
+
+    /// What has to be confirmed before requests are merged. Two calls, so that neither chance nor a
+    /// cache in front of the upstream decides.
+    const CONFIRMED_CALLS: u32 = 2;
+    const ANSWERS: u32 = 10;
+    const PAIRS: u32 = 16;
+
+    /// Whether requests are merged.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        self.allowed() > Allowed::None
+    }
+
+    /// Whether no comparison call will be made any more.
+    #[must_use]
+    pub fn is_exhausted(&self) -> bool {
+        self.calls > Self::LAST_CALL
+    }
+
+    pub(super) fn allowed(&self) -> Allowed {
+        let is_proven =
+            self.confirmed_calls >= Self::CONFIRMED_CALLS && self.answers >= Self::ANSWERS && self.pairs >= Self::PAIRS;
+        if !is_proven {
+            Allowed::None
+        } else if self.mixed_pairs < Self::PAIRS {
+            Allowed::OneId
+        } else {
+            Allowed::All
+        }
+    }
+
+    /// Forgets what was confirmed.
+    pub(super) fn contradict(&mut self, contradiction: SplitError) {
+        *self = Self {
+            revision: self.revision + 1,
+            calls: self.calls,
+            contradictions: self.contradictions + 1,
+            contradiction: Some(contradiction),
+            ..Self::default()
+        };
+    }
+}

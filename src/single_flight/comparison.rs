@@ -1,0 +1,100 @@
+//! Comparison calls: whether requests that are asked alone would be answered the same in a batch.
+//! They are made from surplus quota while nobody waits, and nobody is answered from them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tower::{Service, ServiceExt as _};
+
+use crate::BoxError;
+use crate::attempt::{Load, Place, Retries, Try};
+use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
+use crate::scan::{Answer, Comparison, Payer, Request, Rows, UpstreamProfile};
+use crate::single_flight::batch_split::attributed_rows;
+use crate::single_flight::batcher::{BatchWhen, Batcher};
+use crate::telemetry::trace::Trace;
+
+/// The load of a comparison call.
+#[derive(Debug)]
+struct ComparisonLoad {
+    comparison: Comparison,
+    upstream_profile: Arc<UpstreamProfile>,
+    name: Name,
+}
+
+impl Load for ComparisonLoad {
+    fn request(&self) -> Arc<Request> {
+        self.upstream_profile.merge_evidence().record_call(&self.comparison);
+        Arc::clone(&self.comparison.request)
+    }
+
+    fn payer(&self) -> Payer {
+        self.comparison.request.payer()
+    }
+
+    fn beneficiaries(&self) -> Vec<Name> {
+        vec![self.name.clone()]
+    }
+}
+
+impl Batcher {
+    /// Remembers the answer to a request that was asked alone, to be compared.
+    pub(super) fn observe(&self, request: &Arc<Request>, rows: &Rows, body: &[u8], asked: Instant) {
+        if self.merge.when == BatchWhen::Proven {
+            self.upstream_profile
+                .merge_evidence()
+                .observe(request, rows, body, asked);
+        }
+    }
+
+    /// A comparison call, if one is due after `request` and costs nobody a slot.
+    pub(super) fn begin_comparison(&self, request: &Request) -> Option<Comparison> {
+        let payer = request.payer();
+        let is_wanted = self.merge.when == BatchWhen::Proven && request.is_whole();
+        let is_spare =
+            || (self.predicted_wait.has_surplus)(payer) && (self.predicted_wait.wait)(payer) == Duration::ZERO;
+        if !is_wanted || !is_spare() {
+            return None;
+        }
+        let evidence = self.upstream_profile.merge_evidence();
+        evidence.begin_comparison(request.endpoint(), self.merge.max_ids.get())
+    }
+
+    /// Makes a comparison call. It has no time to wait for a slot; `caller` is who asked last.
+    pub(super) async fn compare<S>(&self, comparison: Comparison, caller: &Caller, inner: S)
+    where
+        S: Service<Try, Response = Answer, Error = BoxError>,
+    {
+        let now = Instant::now();
+        let attempt = Try {
+            load: Arc::new(ComparisonLoad {
+                comparison: comparison.clone(),
+                upstream_profile: Arc::clone(&self.upstream_profile),
+                name: caller.name.clone(),
+            }),
+            caller: Arc::new(Caller {
+                name: caller.name.clone(),
+                urgency: Urgency::LAST,
+                deadline: now,
+                wait: None,
+                cache_directives: CacheDirectives::default(),
+                request_id: RequestId::random(),
+                trace: Trace::None,
+            }),
+            place: Place::new(now),
+            retries: Retries::default(),
+        };
+        let result = inner.oneshot(attempt).await;
+        let rows = attributed_rows(&comparison.request, &result);
+        if let Ok(rows) = &rows {
+            self.upstream_profile.learn_all(comparison.request.endpoint(), rows);
+        }
+        let fits = |request: &Request, rows: usize| self.upstream_profile.fits(request, rows);
+        self.upstream_profile.merge_evidence().end_comparison(
+            &comparison,
+            rows.as_ref().map_err(|split_error| *split_error),
+            fits,
+        );
+    }
+}
