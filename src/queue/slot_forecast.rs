@@ -125,7 +125,12 @@ mod tests {
             for at in [0, 499, 500, 819, 820, 1_000, 5_000, 60_000].map(|ms| now + Duration::from_millis(ms)) {
                 let until = forecast.until(at);
                 for rank in 0..500 {
-                    assert_eq!(rank < until, forecast.start(rank, now) <= at, "{ms:?}: slot {rank}, {:?}", at - now);
+                    assert_eq!(
+                        rank < until,
+                        forecast.start(rank, now) <= at,
+                        "{ms:?}: slot {rank}, {:?}",
+                        at - now
+                    );
                 }
             }
         }

@@ -122,7 +122,9 @@ impl Problem {
             detail = Cow::Owned(format!("{detail}; {spread}"));
         }
         if let Some(operation) = windows.operation().filter(|_| !violated.is_empty()) {
-            detail = Cow::Owned(format!("{detail}; this quota is that of the operation {operation} alone"));
+            detail = Cow::Owned(format!(
+                "{detail}; this quota is that of the operation {operation} alone"
+            ));
         }
         let body = Document {
             r#type: self.type_uri,
