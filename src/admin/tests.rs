@@ -413,7 +413,7 @@ async fn connections_that_do_nothing_keep_no_probe_out() {
         idle.len()
     );
     // Behind the crowd, in the kernel's list, it would wait for ten seconds and more.
-    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
+    assert!(slowest < Duration::from_secs(9), "{slowest:?}");
     drop(idle);
     stop.cancel();
     serving.await.unwrap();

@@ -9,8 +9,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::post;
-use crate::net::testing::{Ca, Http, Names, Validity, client, listen, quick};
-use crate::net::{Client, Kind};
+use crate::net::testing::{Ca, Http, Names, Validity, client, listen};
+use crate::net::{Client, Config, Kind};
 
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
@@ -94,7 +94,7 @@ async fn met(act: Misbehaviour, acts: usize) -> (Client, Arc<AtomicUsize>) {
     let count = Arc::clone(&requests);
     let address = listen(move |stream| serve(stream, act, acts, Arc::clone(&count))).await;
     let names = Names::new([("eu.test", address)]);
-    (client(&quick(), &names).cleartext_http2(), requests)
+    (client(&Config::default(), &names).cleartext_http2(), requests)
 }
 
 #[tokio::test]

@@ -18,7 +18,8 @@ const LIMITS: Limits = Limits {
     whole: Duration::from_secs(20),
     body_bytes: 1 << 20,
 };
-const PATIENCE: Duration = Duration::from_millis(300);
+/// Long beside how late a busy machine is.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Sends `pieces`, each after its pause, then nothing more.
 async fn meets(pieces: &'static [(u64, usize)]) -> (Result<usize, Error>, usize) {
@@ -62,7 +63,7 @@ async fn a_host_that_says_nothing_is_given_up() {
 
 #[tokio::test]
 async fn a_body_that_stops_or_trickles_is_given_up() {
-    // A byte every tenth of a second without end, and half a body.
+    // A few bytes, and half a body.
     for pieces in [
         &[(0, 0), (0, 8192)][..],
         &[(0, 0), (100, 1), (100, 1), (100, 1), (100, 1), (100, 1)],
@@ -76,8 +77,8 @@ async fn a_body_that_stops_or_trickles_is_given_up() {
 
 #[tokio::test]
 async fn one_that_moves_on_is_not() {
-    // Four times the timeout in all, half of it at a time.
-    let (result, watches) = meets(&[(150, 0), (150, 4096), (150, 4096), (150, 4096), (150, 4096)]).await;
+    // More than the timeout in all, and a quarter of it at a time.
+    let (result, watches) = meets(&[(750, 0), (750, 4096), (750, 4096), (750, 4096), (750, 4096)]).await;
     assert_eq!(result.unwrap(), 16384);
     assert!(watches >= 5, "{watches}");
 }
