@@ -304,11 +304,12 @@ impl Replicas {
             .collect()
     }
 
-    fn failures(&self) -> String {
+    /// Steps that were not answered in time.
+    fn failures(&self) -> u64 {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix("store_failures_total "));
-        line.unwrap_or("0").to_owned()
+        line.map_or(0, |count| count.parse().unwrap())
     }
 
     async fn end(self) {
@@ -343,19 +344,19 @@ async fn row(count: usize, time: Duration) {
     replicas.saturate();
     // The burst is no steady state.
     tokio::time::sleep(Duration::from_secs(10)).await;
-    let before = replicas.calls.lock().unwrap().len();
+    let (before, failed) = (replicas.calls.lock().unwrap().len(), replicas.failures());
     let (cpu, steps, ms, sent) = replicas.watch(time).await;
     let uneven = unevenness(&replicas.calls.lock().unwrap()[before..]);
-    let failures = replicas.failures();
+    let failures = replicas.failures() - failed;
     replicas.end().await;
     println!(
-        "| {count} | {connections:.0} | {memory:.1} MB | {idle:.1} % | {cpu:.1} % | {steps:.0}, {ms:.3} | {sent:.0} kB/s | {uneven:.0} ms | {failures} |"
+        "| {count} | {connections:.0} | {memory:.1} MB | {idle:.1} % | {cpu:.1} % | {steps:.0}, {ms:.3} | {sent:.0} kB/s | {uneven:.0} ms | {failures}, {failed} |"
     );
 
     let mut replicas = Replicas::start(count, FAST).await;
     replicas.saturate();
     tokio::time::sleep(FAST[1].1).await;
-    let before = replicas.counts();
+    let (before, failed) = (replicas.counts(), replicas.failures());
     let (cpu, steps, ms, sent) = replicas.watch(time).await;
     let served: Vec<_> = replicas
         .counts()
@@ -365,9 +366,9 @@ async fn row(count: usize, time: Duration) {
         .collect();
     let used = served.iter().sum::<f64>() / (25.0 * time.as_secs_f64()) * 100.0;
     println!(
-        "|   sixty times as fast | | | | {cpu:.1} % | {steps:.0}, {ms:.3} | {sent:.0} kB/s | used {used:.1} %, Jain {:.4} | {} |",
+        "|   sixty times as fast | | | | {cpu:.1} % | {steps:.0}, {ms:.3} | {sent:.0} kB/s | used {used:.1} %, Jain {:.4} | {}, {failed} |",
         jain(&served),
-        replicas.failures()
+        replicas.failures() - failed
     );
     replicas.end().await;
 }
@@ -510,7 +511,7 @@ async fn main() {
     let seconds = std::env::args().find_map(|word| word.strip_suffix('s')?.parse().ok());
     let time = Duration::from_secs(seconds.unwrap_or(60));
     println!(
-        "| replicas | connections | memory | idle CPU | CPU, all asking | steps/s, ms each | sent | uneven by | failures |"
+        "| replicas | connections | memory | idle CPU | CPU, all asking | steps/s, ms each | sent | uneven by | not answered in time, and at the start |"
     );
     println!("|---|---|---|---|---|---|---|---|---|");
     for count in if counts.is_empty() {
