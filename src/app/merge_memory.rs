@@ -74,7 +74,10 @@ impl SharedContext {
             upstream_profile: Arc::clone(upstream_profile),
             file: file(config),
             store: self.store.clone().map(|client| {
-                let key = |what| format!("{}:merge:{registration}:{what}", config.store.prefix);
+                // Beside the ledger's keys, in the same slot of a cluster.
+                let (tenant, application) = settings::registration(config);
+                let scope = store::scope(&config.store.prefix, tenant, application);
+                let key = |what| format!("{{{scope}}}:merge:{what}");
                 let (records, lease) = (key("records"), key("lease"));
                 // Until the store was asked, another replica may have the lease.
                 let leased_until = Instant::now();
