@@ -245,7 +245,13 @@ async fn what_one_replica_has_found_out_the_others_learn_from_the_store() {
         .set("store.url", &store.url())
         .set("quota.state_file", state.to_str().unwrap());
     let one = one.start().await;
-    let key = |what| format!("{{defender-gateway:{}:{}}}:merge:{what}", sim::TENANT_ID, sim::CLIENT_ID);
+    let key = |what| {
+        format!(
+            "{{defender-gateway:{}:{}}}:merge:{what}",
+            sim::TENANT_ID,
+            sim::CLIENT_ID
+        )
+    };
     let (records, lease) = (key("records"), key("lease"));
     until("the store to have it", async || {
         let stored: Option<String> = store.ask(&["GET", &records]).await.ok()?;
