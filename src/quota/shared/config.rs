@@ -98,7 +98,7 @@ impl Timing {
     /// Times that fit a store which answers within `timeout`.
     #[must_use]
     pub fn new(timeout: Duration) -> Self {
-        let (idle, heartbeat) = (Duration::from_secs(5), Duration::from_millis(500));
+        let (idle, heartbeat) = (Duration::from_secs(4), Duration::from_millis(500));
         // A replica that hears no call listens again and looks, may lose one answer, and has to connect.
         let merge = heartbeat * 2 + timeout * 2;
         Self {
