@@ -8,8 +8,8 @@ use crate::support::{Answer, Caller, Setup, body, id, within};
 const REPLICAS: usize = 50;
 const QUESTIONS: usize = 20;
 
-/// Asks once more whenever the connection was closed: a thousand of them, opened at once on a busy machine, may bring their first bytes later
-/// than a server waits for them.
+/// Asks once more whenever the connection was closed: a thousand of them, opened at once on a busy
+/// machine, may bring their first bytes later than a server waits for them.
 async fn ask(caller: &Caller, n: usize) -> Answer {
     loop {
         let request = caller.question().body(body(&[id(n)])).unwrap();

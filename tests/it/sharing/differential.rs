@@ -112,8 +112,9 @@ async fn compare(seed: u64, upstream: Change, faults: &Plan<Fault>) -> Tally {
         .region("eu", 6)
         .simulator(upstream)
         .simulator(|config| config.regions[0].behaviour.faults = faults.clone())
-        // The hour is scaled up fifty times; what comes in a wave still has to queue, also on a busy machine. The short window is never
-        // full: a connection that is cut loses all calls on it, and each counts until its timeout.
+        // The hour is scaled up fifty times; what comes in a wave still has to queue, also on a
+        // busy machine. The short window is never full: a connection that is cut loses all calls on
+        // it, and each counts until its timeout.
         .limits(Shape::SlidingLog, &["1000/1s", "75000/1h"])
         .set("quota.burst", "6")
         .set("merge.enabled", "true")
