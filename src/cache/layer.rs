@@ -243,9 +243,13 @@ where
             return;
         }
         while let Some(call) = refresh_queue.pop_stalest(payer) {
-            // The entry may have been refreshed or removed since it was queued.
+            let cache = &self.shared.cache;
+            // The entry may have been refreshed or removed since it was queued, or the rows of its
+            // ids may have come with another call.
             let stale = |entry: &Arc<Entry>| entry.age(now).remaining().is_none();
-            if let Some(entry) = self.shared.cache.find(call.request.key(), now).filter(stale)
+            if let Some(entry) = cache.find(call.request.key(), now).filter(stale)
+                && !PartialHit::find(cache, &call.request, &CacheDirectives::default(), now)
+                    .is_some_and(|partial_hit| partial_hit.is_whole())
                 && let Some(guard) = RefreshGuard::begin(&entry, now)
             {
                 self.fetch(&call, guard, now);

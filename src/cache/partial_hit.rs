@@ -53,8 +53,16 @@ impl PartialHit {
 
     /// The whole answer, if there is a fragment for every id.
     pub(super) fn whole(&self) -> Option<Assembled> {
-        let complete = self.fragments.iter().all(Option::is_some);
-        complete.then(|| self.assemble().ok()).flatten()
+        self.has_all().then(|| self.assemble().ok()).flatten()
+    }
+
+    /// Whether [`whole`](Self::whole) would give an answer. The fragments do not count as used.
+    pub(super) fn is_whole(&self) -> bool {
+        self.has_all() && self.join().is_ok()
+    }
+
+    fn has_all(&self) -> bool {
+        self.fragments.iter().all(Option::is_some)
     }
 
     /// A request for the missing ids; `None` when none is missing, or when the fragments could not
@@ -104,11 +112,15 @@ impl PartialHit {
     }
 
     fn assemble(&self) -> Result<Assembled, SplitError> {
-        let fragments: Vec<_> = self.fragments.iter().flatten().cloned().collect();
-        let assembly = Assembled::new(&self.request, &fragments, &self.upstream_profile)?;
-        for fragment in &fragments {
+        let assembly = self.join()?;
+        for fragment in self.fragments.iter().flatten() {
             fragment.is_used();
         }
         Ok(assembly)
+    }
+
+    fn join(&self) -> Result<Assembled, SplitError> {
+        let fragments: Vec<_> = self.fragments.iter().flatten().cloned().collect();
+        Assembled::new(&self.request, &fragments, &self.upstream_profile)
     }
 }

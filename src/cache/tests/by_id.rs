@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -347,4 +348,26 @@ async fn fragments_are_joined_in_the_layout_of_the_answers() {
             assert_eq!(served.answer.body, style(&whole, rows).body, "{kept:?} {ids:?}");
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_other_calls_have_refreshed_is_not_refreshed_again() {
+    let mut cache = ById::with_known_order();
+    cache.keep(&["a"]);
+    cache.keep(&["b"]);
+    pass(40).await;
+    cache.fixture.surplus.store(false, Ordering::Relaxed);
+    for id in ["a", "b"] {
+        let served = cache.ask(&[id], CacheDirectives::default()).await.unwrap().unwrap();
+        assert_eq!(served.outcome, Outcome::Stale);
+    }
+    cache.fixture.nothing_is_asked().await;
+    // Both wait for spare quota, `a` for longer. Then its rows come with a call for other ids.
+    cache.keep(&["a", "c"]);
+    cache.fixture.surplus.store(true, Ordering::Relaxed);
+    let served = cache.ask(&["b"], CacheDirectives::default()).await.unwrap().unwrap();
+    assert_eq!(served.outcome, Outcome::Stale);
+    cache.asked(&["b"], upstream(&question(&["b"]))).await;
+    cache.fixture.nothing_is_asked().await;
+    cache.hit(&["a"]).await;
 }
