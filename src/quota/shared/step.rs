@@ -9,6 +9,8 @@ use crate::quota::{self, Pacing, UnknownPast};
 
 /// What the store runs: one script, in parts.
 pub(super) const SCRIPT: &str = concat!(
+    include_str!("script/prologue.lua"),
+    include_str!("script/idle.lua"),
     include_str!("script/ledger.lua"),
     include_str!("script/feedback.lua"),
     include_str!("script/order.lua"),

@@ -305,9 +305,6 @@ local function replan()
   end
 end
 
--- Without pacing only the windows hold calls back; but a slow start goes on to its end.
-local function is_unpaced() return step.unpaced and now >= (state.paced_till or 0) end
-
 -- Calls that may go however little the bucket holds: without pacing, all that others are not estimated to use.
 local function unpaced_calls()
   if not is_unpaced() then return 0 end

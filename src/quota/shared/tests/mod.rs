@@ -3,6 +3,7 @@
 mod chaos;
 mod explore;
 mod explored;
+mod idle;
 mod lies;
 mod mixed;
 mod order;

@@ -86,6 +86,26 @@ impl Replicas {
 
     /// The same, with the longest window spread out or not.
     pub(super) fn paced(count: usize, limits: &[(u32, Duration)], pacing: Pacing) -> Self {
+        Self::over(count, limits, pacing, None)
+    }
+
+    /// Replicas each of whose steps is compared with one that does not end early.
+    pub(super) fn counting_early_ends(count: usize, limits: &[(u32, Duration)], pacing: Pacing) -> Self {
+        let counted = (
+            "me.call = step.call\n",
+            "me.call = step.call redis.call('INCR', 'early')\n",
+        );
+        let mut replicas = Self::over(count, limits, pacing, Some(counted));
+        replicas.store.compare_with_whole_steps();
+        replicas
+    }
+
+    /// How many steps ended early.
+    pub(super) fn early_ends(&mut self) -> usize {
+        self.store.ask::<Option<usize>>(&["GET", "early"]).unwrap_or(0)
+    }
+
+    fn over(count: usize, limits: &[(u32, Duration)], pacing: Pacing, change: Option<(&str, &str)>) -> Self {
         let limit =
             |&(calls, window): &(u32, Duration)| Limit::try_new(NonZeroU32::new(calls).unwrap(), window).unwrap();
         let burst = NonZeroU32::new(limits[0].0).unwrap();
@@ -95,7 +115,7 @@ impl Replicas {
         let sharing = Config::new(address, Timing::new(SECOND / 4), "test", "t", "a");
         let start = Instant::now() + SECOND * 7200;
         let mut replicas = Self {
-            store: Store::start(sharing.keys(), None),
+            store: Store::start(sharing.keys(), change),
             all: Vec::new(),
             callers: Vec::new(),
             served: Vec::new(),

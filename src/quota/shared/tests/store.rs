@@ -16,6 +16,8 @@ pub(super) struct Store {
     connection: Connection,
     /// The script's digest.
     script: String,
+    /// The digest of the script without its early end, when each step is taken by both.
+    whole: Option<String>,
     keys: [String; KEYS],
     /// The time and the identity that the server has from the next command on.
     clock: Option<[String; 2]>,
@@ -44,6 +46,15 @@ pub(super) fn waiting(requests: usize) -> Demand<'static> {
 
 /// The server's time at the start.
 const START: i64 = 1_790_000_000_000_000;
+
+/// How the script wakes replicas, and what it does instead.
+const PUBLISH: &str = "redis.call('PUBLISH', STATE .. ':' .. name, message)";
+const SADD: &str = "redis.call('SADD', 'wakes', name .. ' ' .. message)";
+
+/// A reply as a value, whose members have no order.
+fn sorted(reply: &str) -> serde_json::Value {
+    serde_json::from_str(reply).unwrap()
+}
 
 /// A script that asks keys for the time and the server's identity.
 fn moved(source: &str) -> String {
@@ -76,10 +87,7 @@ impl Store {
         assert!(log.any(|line| line.unwrap().contains("eady to accept connections")));
         let client = redis::Client::open(format!("redis+unix://{}", socket.display())).unwrap();
         let mut connection = client.get_connection().unwrap();
-        let moved = moved(step::SCRIPT).replace(
-            "redis.call('PUBLISH', STATE .. ':' .. name, message)",
-            "redis.call('SADD', 'wakes', name .. ' ' .. message)",
-        );
+        let moved = moved(step::SCRIPT).replace(PUBLISH, SADD);
         let moved = mistake.map_or(moved.clone(), |(right, wrong)| {
             assert!(moved.contains(right), "{right}");
             moved.replace(right, wrong)
@@ -89,6 +97,7 @@ impl Store {
         Self {
             connection,
             script,
+            whole: None,
             keys,
             clock: None,
             woken: Vec::new(),
@@ -125,15 +134,74 @@ impl Store {
         self.clock = Some([clock.to_string(), run.to_string()]);
     }
 
+    /// From now on each step is taken twice from the same state: as it is, and without the early end of steps that have nothing to say. Both
+    /// must answer the same and leave the same.
+    pub(super) fn compare_with_whole_steps(&mut self) {
+        const EARLY: &str = "if state and redis.call('GET', FORMAT)";
+        let moved = moved(step::SCRIPT).replace(PUBLISH, SADD);
+        assert_eq!(moved.matches(EARLY).count(), 1);
+        let whole = moved.replace(EARLY, "if false and redis.call('GET', FORMAT)");
+        self.whole = Some(self.ask(&["SCRIPT", "LOAD", &whole]));
+    }
+
     pub(super) fn run(&mut self, step: &str) -> Reply {
+        let script = self.script.clone();
+        let text = if let Some(whole) = self.whole.clone() {
+            self.save("before");
+            let text = self.take(&script, step);
+            let left = self.content();
+            self.load("before");
+            let reply = self.take(&whole, step);
+            assert_eq!(sorted(&text), sorted(&reply), "{step}");
+            assert_eq!(left, self.content(), "{step}");
+            text
+        } else {
+            self.take(&script, step)
+        };
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    fn take(&mut self, script: &str, step: &str) -> String {
         let mut run = self.after_the_clock();
-        run.cmd("EVALSHA").arg(&self.script);
+        run.cmd("EVALSHA").arg(script);
         run.arg(self.keys.len()).arg(&self.keys).arg(step);
         run.cmd("SPOP").arg("wakes").arg(1000);
         let (text, woken): (String, Vec<String>) = run.query(&mut self.connection).unwrap();
         let new: Vec<_> = woken.into_iter().filter(|wake| !self.woken.contains(wake)).collect();
         self.woken.extend(new);
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+        text
+    }
+
+    /// All that the store holds, in one order: packed tables have none.
+    fn content(&mut self) -> String {
+        const ALL: &str = "
+            local function plain(value)
+              if type(value) ~= 'table' then return type(value) == 'number' and string.format('%.17g', value) or tostring(value) end
+              local keys, parts = {}, {}
+              for key in pairs(value) do keys[#keys + 1] = key end
+              table.sort(keys, function(one, other) return tostring(one) < tostring(other) end)
+              for _, key in ipairs(keys) do parts[#parts + 1] = tostring(key) .. '=' .. plain(value[key]) end
+              return '{' .. table.concat(parts, ' ') .. '}'
+            end
+            local found = {}
+            for n, key in ipairs(KEYS) do
+              local kind, of = redis.call('TYPE', key).ok, nil
+              if kind == 'string' then of = redis.call('GET', key) end
+              if n == 1 and of then of = plain(cmsgpack.unpack(of)) end
+              if kind == 'zset' then of = plain(redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')) end
+              if kind == 'set' then of = plain(redis.call('SMEMBERS', key)) end
+              if kind == 'hash' then
+                of = {}
+                local all = redis.call('HGETALL', key)
+                for i = 1, #all, 2 do of[all[i]] = cmsgpack.unpack(all[i + 1]) end
+                of = plain(of)
+              end
+              found[n] = n .. ' ' .. kind .. ' ' .. (of or '')
+            end
+            return table.concat(found, ' | ')";
+        let mut all = redis::cmd("EVAL");
+        all.arg(ALL).arg(self.keys.len()).arg(&self.keys);
+        all.query(&mut self.connection).unwrap()
     }
 
     /// Whom the script has woken since this was asked last, and when they are to look if that is not at once; `*` is everybody.
