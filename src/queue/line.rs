@@ -163,10 +163,11 @@ impl<S: PermitSource> Queue<S> {
         self.0.lock().close(Instant::now(), closes, &self.0.slots);
     }
 
-    /// Spreads the cost of the slot that `attempt` was granted over all who benefit from its call.
+    /// Spreads the cost of the slot that `attempt` was granted over all who benefit from its call;
+    /// if nobody does, nobody pays.
     pub fn spread(&self, attempt: &Try) {
         let beneficiaries = attempt.load.beneficiaries();
-        if beneficiaries.len() > 1 {
+        if beneficiaries.len() != 1 {
             self.0.lock().spread(
                 attempt.caller.urgency,
                 &attempt.caller.name,

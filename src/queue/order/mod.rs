@@ -217,13 +217,19 @@ impl Order {
     }
 
     /// Spreads the cost of one service of `payer` over all who benefit from it: each of n pays an
-    /// n-th.
+    /// n-th. What benefits nobody costs nobody, and no class.
     pub fn spread(&mut self, urgency: Urgency, payer: &Name, beneficiaries: &[Name]) {
-        let count = beneficiaries.len() as u64;
-        if count < 2 {
-            return;
-        }
+        let stride = self.stride(payer);
         let class = &mut self.classes[usize::from(urgency.level())];
+        let count = match beneficiaries.len() {
+            0 => {
+                class.tag = class.tag.saturating_sub(class_stride(urgency.level()));
+                class.adjust(payer, 0, stride);
+                return;
+            }
+            1 => return,
+            count => count as u64,
+        };
         let share = |name: &Name| STRIDE / u64::from(self.weights.of(name)) / count;
         // Back and forth in one step: a debt is forgotten once it is behind the clock.
         let own = beneficiaries.iter().filter(|name| *name == payer).count() as u64;
