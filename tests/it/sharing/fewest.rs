@@ -1,6 +1,7 @@
 //! How much is made of each call, beside what could be made of it at most. In virtual time; printed
 //! as a table.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio::time::Instant;
 
 use super::reference::{self, Policy, simulate};
 use super::saturated::{LIMITS, Tally, caller, zipf};
-use super::stack_fixture::{Layout, Sharing, StackFixture, StaleAnswers};
+use super::stack_fixture::{Arrival, Layout, Sharing, StackFixture, StaleAnswers};
 
 /// From the start to the end of the time watched, in seconds.
 type Watched = (f64, f64);
@@ -74,9 +75,12 @@ async fn measure(callers: u64, watched: Watched) -> Measured {
         .flat_map(|tally| tally.answered.iter().map(Duration::as_secs_f64))
         .collect();
     let calls = stack_fixture.arrivals.lock().unwrap();
+    let repeated = repeated(&calls);
     let calls: Vec<f64> = calls.iter().map(|call| (call.at - start).as_secs_f64()).collect();
     let in_time = calls.iter().filter(|at| **at >= watched.0 && **at < watched.1).count();
-    let mut table = format!("{callers} callers, {in_time} calls in {:.0} s\n", watched.1 - watched.0);
+    let seconds = watched.1 - watched.0;
+    let mut table =
+        format!("{callers} callers, {in_time} calls in {seconds:.0} s; {repeated} ids again before half their ttl\n");
     let gateway = Row::new(&waits, refused, in_time, watched);
     let interval = (watched.1 - watched.0) / in_time as f64;
     let before = (watched.0 / interval).floor();
@@ -102,6 +106,20 @@ async fn measure(callers: u64, watched: Watched) -> Measured {
         policies,
         table,
     }
+}
+
+/// How often a call asked for an id whose rows had come less than half the time ago for which they
+/// are fresh. They could have been joined with those that were missing.
+fn repeated(calls: &[Arrival]) -> usize {
+    let mut asked: HashMap<&str, Instant> = HashMap::new();
+    let mut repeated = 0;
+    for call in calls {
+        for id in &call.ids {
+            let before = asked.insert(id, call.at);
+            repeated += usize::from(before.is_some_and(|before| call.at - before < Duration::from_secs(15)));
+        }
+    }
+    repeated
 }
 
 /// At least so many times what greedy batches serve with as many calls, and that share of what a
