@@ -31,7 +31,7 @@ pub struct Parts {
     /// Puts requests into traces.
     pub trace: server::trace::Layer,
     /// Counts and logs.
-    pub count: server::count::Layer,
+    pub count: server::access_log::Layer,
     /// Writes answers.
     pub respond: response::Layer,
     /// Rejects requests that are not addressed to this gateway.
@@ -39,7 +39,7 @@ pub struct Parts {
     /// Parses bodies and header fields.
     pub read: server::read::Layer,
     /// The limit of waiting requests per caller.
-    pub fair_use: queue::FairUseLayer,
+    pub fair_use: queue::CallerLimitLayer,
     /// Answers in memory.
     pub cache: cache::Layer,
     /// Memory for requests that were not answered from memory.
@@ -221,11 +221,11 @@ impl queue::PermitSource for quota::Quota {
         permit.granted_to()
     }
 
-    fn rivals(&self) -> usize {
+    fn other_replicas(&self) -> usize {
         quota::Quota::rivals(self)
     }
 
-    fn lost(&self) -> Option<Duration> {
+    fn unavailable_for(&self) -> Option<Duration> {
         quota::Quota::lost(self)
     }
 

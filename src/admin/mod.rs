@@ -5,7 +5,7 @@
 //! answered while the data side is saturated. Invariants: it shows no secret; nothing but `POST /quitquitquit` changes anything, and
 //! that only from this machine, when it is switched on.
 
-mod accept;
+mod content_negotiation;
 mod health;
 mod page;
 mod rebinding;

@@ -74,7 +74,7 @@ impl Admin {
             Ok(Target::Page) => self.page.answer(),
             Ok(Target::Probe(probe)) => self.probe(probe, request.uri().query()),
             Ok(Target::Metrics) => {
-                let exposition = accept::exposition(request.headers());
+                let exposition = content_negotiation::exposition(request.headers());
                 content(exposition.content_type(), (self.view.metrics)(exposition).into())
             }
             Ok(Target::Status) => content("application/json", (self.view.status)().to_string().into()),

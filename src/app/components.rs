@@ -103,7 +103,7 @@ impl Components {
         };
         let meters = SharedMetrics {
             queue: lane_meters.queue.clone(),
-            count: server::count::Metrics::register(root),
+            count: server::access_log::Metrics::register(root),
             token: token::Metrics::register(root),
             shared_cache: config
                 .store
@@ -311,10 +311,10 @@ impl Components {
         stack::Parts {
             trace: server::trace::Layer::new(context.tracer.clone()),
             respond: settings::respond(config, token_limiters, &count.panics(), &context.memory),
-            count: server::count::Layer::new(count, settings::count(config)),
+            count: server::access_log::Layer::new(count, settings::count(config)),
             guard: self.guard.clone(),
             read: self.read.clone(),
-            fair_use: queue::FairUseLayer::new(fair_use, context.meters.queue.clone()),
+            fair_use: queue::CallerLimitLayer::new(fair_use, context.meters.queue.clone()),
             cache: cache::Layer::new(
                 Arc::clone(&self.cache),
                 context.tasks.clone(),

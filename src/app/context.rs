@@ -51,7 +51,7 @@ impl Memory {
 #[derive(Clone, Debug)]
 pub(super) struct SharedMetrics {
     pub(super) queue: queue::Metrics,
-    pub(super) count: server::count::Metrics,
+    pub(super) count: server::access_log::Metrics,
     pub(super) token: token::Metrics,
     /// Registered if there was a store at the start; whether there is one does not change.
     pub(super) shared_cache: Option<shared_cache::Metrics>,

@@ -14,7 +14,7 @@ use super::environment::HostEnvironment;
 use super::history::{self, History, PerCallGauges};
 use super::hot_swap::Swap;
 use super::problems::{self, Problems};
-use super::reload::{self, Next, Place, Reloader};
+use super::reload::{self, Next, ConfigSource, Reloader};
 use super::status::Status;
 use super::supervised::BackgroundTasks;
 use super::token_limiters::TokenLimiters;
@@ -161,8 +161,8 @@ impl Gateway {
 
     /// Takes over what changes at `config_source`, which looked like `document` when the gateway started, until the gateway ends; at once whenever
     /// `asked` is notified.
-    pub fn follow(&self, place: Place, document: Document, asked: Arc<Notify>) {
-        let watch = self.reloader.clone().follow(place, document, asked);
+    pub fn follow(&self, source: ConfigSource, document: Document, asked: Arc<Notify>) {
+        let watch = self.reloader.clone().follow(source, document, asked);
         self.tasks.spawn_upkeep("configuration", watch);
     }
 

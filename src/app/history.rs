@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::quota;
 use crate::response::Outcome;
 use crate::scan;
-use crate::server::count;
+use crate::server::access_log;
 use crate::single_flight;
 use crate::task::Tasks;
 
@@ -78,7 +78,7 @@ struct Ring {
 /// Where the figures come from.
 #[derive(Clone, Debug)]
 pub(super) struct Sources {
-    pub(super) count: count::Metrics,
+    pub(super) count: access_log::Metrics,
     pub(super) quotas: Arc<[quota::Quota]>,
     pub(super) queues: Arc<[crate::queue::Queue<quota::Quota>]>,
     pub(super) flights: single_flight::Metrics,

@@ -30,7 +30,7 @@ pub use error::Error;
 pub use gateway::{Ended, Gateway};
 pub use merge_memory::remembered_merging;
 pub use one_shot_client::{NoAnswer, OneShotClient};
-pub use reload::{Applied, Place, Refused, Reloader};
+pub use reload::{Applied, ConfigSource, ReloadError, Reloader};
 pub use request_memory::Layer as RequestMemoryLayer;
 pub use settings::ledger;
 pub use token_limiters::{Layer as LaneLayer, TokenLimiters};

@@ -11,7 +11,7 @@ use crate::{quota, quota::Quota};
 /// What was told last, and for how long it is right.
 #[derive(Debug)]
 struct Told {
-    stamp: u64,
+    revision: u64,
     until: Instant,
     windows: Windows,
 }
@@ -25,9 +25,9 @@ pub(super) fn of(quota: Quota, operation: Option<&'static str>) -> RateLimit {
         // Nothing in here panics half way; and who finds it taken waits for what it would have to find out itself.
         let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
         // Read first: what changes from here on makes the next answer look again.
-        let stamp = quota.stamp();
+        let revision = quota.revision();
         if let Some(told) = &*last
-            && told.stamp == stamp
+            && told.revision == revision
             && now < told.until
         {
             return show(&told.windows);
@@ -40,7 +40,7 @@ pub(super) fn of(quota: Quota, operation: Option<&'static str>) -> RateLimit {
         };
         show(&windows);
         *last = Some(Told {
-            stamp,
+            revision,
             until: snapshot.steady_until,
             windows,
         });

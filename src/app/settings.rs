@@ -16,7 +16,7 @@ use crate::config::{self, Credential, ManagedEndpoint, Merging, OnUnknownPast, P
 use crate::memory::{DEFAULT_TOTAL, LEAST_TOTAL, Shares};
 use crate::resources::Machine;
 use crate::scan::Operation;
-use crate::server::count::AccessLog;
+use crate::server::access_log::AccessLog;
 use crate::telemetry::trace::{self, Sampler};
 use crate::{
     admin, cache, net, queue, quota, region, response, server, shared_cache, single_flight, store, token, upstream,
@@ -243,8 +243,8 @@ pub(super) fn read(config: &Resolved, shares: &Shares) -> server::read::Config {
     }
 }
 
-pub(super) fn count(config: &Resolved) -> server::count::Config {
-    server::count::Config {
+pub(super) fn count(config: &Resolved) -> server::access_log::Config {
+    server::access_log::Config {
         caller_header: config.queue.caller_header.clone(),
         access_log: if config.telemetry.access_log {
             AccessLog::On
@@ -531,7 +531,7 @@ mod tests {
     fn total(memory: &str, limit: Option<u64>, physical: Option<u64>) -> usize {
         let text = format!("[server]\nmemory = \"{memory}\"\n[credentials]\nkind = \"managed_identity\"\n");
         let document = Document::new(Path::new("gateway.toml"), text);
-        let loaded = super::super::Place::new(None, Environment::from_iter::<[(String, String); 0]>([]));
+        let loaded = super::super::ConfigSource::new(None, Environment::from_iter::<[(String, String); 0]>([]));
         let resolved = loaded.resolve(&document).unwrap().resolved;
         let machine = Machine {
             memory_limit: limit,

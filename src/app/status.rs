@@ -26,7 +26,7 @@ pub(super) struct Status {
     pub(super) quotas: Arc<[quota::Quota]>,
     /// Likewise.
     pub(super) queues: Arc<[queue::Queue<quota::Quota>]>,
-    pub(super) count: count::Metrics,
+    pub(super) count: access_log::Metrics,
     pub(super) connections: Connections,
     pub(super) problems: Problems,
     pub(super) host: Arc<str>,
@@ -77,7 +77,7 @@ impl Status {
         let problems = self.problems.look();
         let mode = if health.state() == admin::State::Draining {
             Mode::Draining
-        } else if self.quotas.iter().any(|quota| quota.lost().is_some()) {
+        } else if self.quotas.iter().any(|quota| quota.unavailable_for().is_some()) {
             Mode::StoreLost
         } else if problems.is_empty() {
             Mode::Normal

@@ -10,7 +10,7 @@ use tracing::Level;
 
 use super::runtime::{block_on, watch_configuration_signals, watch_signals};
 use super::{Error, note, panic, process};
-use crate::app::{Gateway, Place};
+use crate::app::{Gateway, ConfigSource};
 use crate::config::{Document, Environment, Format, Loaded};
 use crate::resources::Machine;
 use crate::task::Tasks;
@@ -22,26 +22,26 @@ use crate::telemetry::log;
 /// Mistakes in the configuration, an address that is taken, requests that were cut off at the end of the drain.
 pub fn run(file: Option<&Path>) -> Result<(), Error> {
     // Before any secret is read.
-    let sealed = process::seal();
+    let sealed = hardening::seal();
     let env = Environment::real();
-    let place = Place::new(file.map(Path::to_owned), env.clone());
-    let document = match place.find() {
+    let source = ConfigSource::new(file.map(Path::to_owned), env.clone());
+    let document = match source.find() {
         Ok(document) => document,
         Err(mistakes) => return Voice::of(None, &env).told(Err(mistakes.into())),
     };
     let voice = Voice::of(Some(&document), &env);
-    voice.told(run_from(place, document, (sealed, env.workers()), voice))
+    voice.told(run_from(source, document, (sealed, env.workers()), voice))
 }
 
 fn run_from(
-    place: Place,
+    source: ConfigSource,
     document: Document,
     (sealed, workers): (io::Result<()>, Option<usize>),
     voice: Voice,
 ) -> Result<(), Error> {
-    let loaded = place.resolve(&document)?;
+    let loaded = source.resolve(&document)?;
     let log = start_log(&loaded)?;
-    panic::say_little();
+    panic_hook::say_little();
     if let Err(error) = sealed {
         tracing::warn!(%error, "the system does not let this process keep its memory to itself");
     }
@@ -51,12 +51,12 @@ fn run_from(
     if let Err(error) = Machine::raise_open_files() {
         tracing::warn!(%error, "the limit of open files cannot be raised");
     }
-    block_on(workers, serve(&loaded, (place, document), log, voice))
+    block_on(workers, serve(&loaded, (source, document), log, voice))
 }
 
 async fn serve(
     loaded: &Loaded,
-    (place, document): (Place, Document),
+    (source, document): (ConfigSource, Document),
     log: log::Handle,
     voice: Voice,
 ) -> Result<(), Error> {
@@ -70,7 +70,7 @@ async fn serve(
     })?;
     let abort = CancellationToken::new();
     gateway.reloader().set_log(log);
-    gateway.follow(place, document, asked);
+    gateway.follow(source, document, asked);
     watch_signals(&signals, gateway.stop_token(), abort.clone())?;
     for address in gateway.addresses() {
         voice.say(Level::INFO, &format!("listening on {address}"));

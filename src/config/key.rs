@@ -23,7 +23,7 @@ pub struct Key {
     /// Environment variables of other programs that are read where ours is absent or empty; the
     /// first one set is used.
     pub borrowed: &'static [&'static str],
-    pub(super) place: Place,
+    pub(super) allowed_in: AllowedIn,
     pub(super) echo: Echo,
     pub(super) reload: Reload,
 }
@@ -94,7 +94,7 @@ pub enum DefaultValue {
 
 /// Where a key may be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum AllowedIn {
     FileAndEnvironment,
     /// Secrets, which must not be in files that are copied and committed.
     EnvironmentOnly,
@@ -126,7 +126,7 @@ impl Key {
             fallback,
             doc,
             borrowed: &[],
-            place: Place::FileAndEnvironment,
+            allowed_in: AllowedIn::FileAndEnvironment,
             echo: Echo::Plain,
             // A key that does not say otherwise needs a restart.
             reload: Reload::Restart,
@@ -144,7 +144,7 @@ impl Key {
     }
 
     pub(super) const fn environment_only(mut self) -> Self {
-        self.place = Place::EnvironmentOnly;
+        self.allowed_in = AllowedIn::EnvironmentOnly;
         self
     }
 
@@ -179,7 +179,7 @@ impl Key {
     /// Whether the key is accepted in a file; secrets are not.
     #[must_use]
     pub fn in_file(&self) -> bool {
-        self.place == Place::FileAndEnvironment
+        self.allowed_in == AllowedIn::FileAndEnvironment
     }
 }
 

@@ -3,7 +3,7 @@
 //! A waiting request holds a ticket, not a slot; a slot is bound to a ticket when it is there.
 //! Three rules decide:
 //!
-//! 1. **Order** ([`Order`]): urgency classes with a share each, callers by weight inside a class,
+//! 1. **Order** ([`FairScheduler`]): urgency classes with a share each, callers by weight inside a class,
 //!    and a caller's own requests by deadline. Deadlines do not bend it: what a request may wait
 //!    decides whether it is let in, not when it is served.
 //! 2. **Admission**: a request is let in when its slot comes before its deadline, with that order
@@ -22,11 +22,11 @@
 
 mod config;
 mod expectation;
-mod fair_use;
+mod caller_limit;
 mod layer;
-mod line;
+mod fair_queue;
 mod metrics;
-mod order;
+mod fair_scheduler;
 mod recent_callers;
 mod refuse;
 mod refused;
@@ -39,10 +39,10 @@ mod tests;
 mod turn_forecast;
 
 pub use config::{Config, Weights};
-pub use fair_use::{CallerLimiter, Layer as FairUseLayer, Service as FairUseService};
+pub use caller_limit::{CallerLimiter, Layer as CallerLimitLayer, Service as CallerLimitService};
 pub use layer::{Layer, Service};
-pub use line::{PermitSource, Queue, Waiting};
+pub use fair_queue::{PermitSource, Queue, QueueEntry};
 pub use metrics::Metrics;
-pub use order::{Ahead, Claims, Expected, InTime, Late, Look, Order, Place, Played, Rivals, Ticket};
+pub use fair_scheduler::{Ahead, Claims, Expected, InTime, Late, Look, FairScheduler, ServicePosition, Played, Competitors, Ticket};
 pub use refused::{Reason, Refused, Wait};
-pub use snapshot::{CallerShare, Outlook, Snapshot};
+pub use snapshot::{CallerShare, PredictedTurns, Snapshot};

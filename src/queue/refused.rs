@@ -85,7 +85,7 @@ pub enum Reason {
     Displaced,
     /// The ticket was taken, but a pause ordered by the upstream made it impossible to serve in
     /// time.
-    Overtaken,
+    PausedPastDeadline,
     /// The gateway is about to stop, and the turn would come too late.
     ShuttingDown,
     /// The store that replicas share the quota through does not answer, so nobody knows whether
@@ -105,7 +105,7 @@ impl Reason {
         Self::CallerFull,
         Self::CallerLimiter,
         Self::Displaced,
-        Self::Overtaken,
+        Self::PausedPastDeadline,
         Self::ShuttingDown,
         Self::StoreLost,
         Self::Tokens,
@@ -121,7 +121,7 @@ impl Reason {
             Self::CallerFull => "caller_full",
             Self::CallerLimiter => "fair_use",
             Self::Displaced => "displaced",
-            Self::Overtaken => "overtaken",
+            Self::PausedPastDeadline => "overtaken",
             Self::ShuttingDown => "shutting_down",
             Self::StoreLost => "store_lost",
             Self::Tokens => "tokens",
@@ -132,7 +132,7 @@ impl Reason {
     /// part that is out of order.
     pub(super) fn is_for_slots(self) -> bool {
         match self {
-            Self::Late | Self::Promised | Self::Full | Self::Displaced | Self::Overtaken => true,
+            Self::Late | Self::Promised | Self::Full | Self::Displaced | Self::PausedPastDeadline => true,
             Self::CallerFull | Self::CallerLimiter | Self::ShuttingDown | Self::StoreLost | Self::Tokens => false,
         }
     }
@@ -156,7 +156,7 @@ impl Reason {
             Self::Displaced => {
                 "more urgent requests, or other callers' fair shares, now take every slot within the time the request may wait"
             }
-            Self::Overtaken => {
+            Self::PausedPastDeadline => {
                 "slots of the upstream's quota come later than was predicted: the upstream ordered a pause, or calls were lost or took long"
             }
         }

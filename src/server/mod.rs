@@ -15,7 +15,7 @@
 //! `Content-Length` and `Transfer-Encoding` is read by the latter, and its connection is closed
 //! after the response (RFC 9112 §6.1).
 
-pub mod count;
+pub mod access_log;
 pub mod guard;
 pub mod read;
 pub mod route;
@@ -42,7 +42,7 @@ mod stream_memory;
 pub use bind::{BindError, Bound};
 pub use config::{Address, Config};
 pub use connection_metrics::Connections;
-pub use count::{ErrorRecord, RecentErrors};
+pub use access_log::{ErrorRecord, RecentErrors};
 pub use inbound_request::{InboundRequest, RequestMeta, is_usual};
 pub use openapi::openapi;
 pub use peer::Peer;

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::count;
+use super::access_log;
 use crate::caller::RequestId;
 use crate::operation::{Declaration, Input, Query, Shape, Version};
 use crate::response;
@@ -116,7 +116,7 @@ fn taken(declared: &'static Declaration) -> impl Iterator<Item = &'static str> {
         "TraceState",
         "RequestId",
     ];
-    let caller = count::Config::default().caller_header.map(|_| "Caller");
+    let caller = access_log::Config::default().caller_header.map(|_| "Caller");
     let id = has_id.then_some(ID);
     id.into_iter()
         .chain(query.iter().copied())
@@ -236,7 +236,7 @@ fn parameters() -> Value {
             "01J9Z3W7Q4",
         ),
     });
-    if let Some(caller) = count::Config::default().caller_header {
+    if let Some(caller) = access_log::Config::default().caller_header {
         parameters["Caller"] = header(
             caller.as_str(),
             "Who is asking, for fairness only; `queue.caller_header` is its name.",

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use defender_gateway::attempt::{Load, Place, Retries, Try};
+use defender_gateway::attempt::{LateBoundRequest, QueuePosition, Retries, Attempt};
 use defender_gateway::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use defender_gateway::queue::{self, CallerLimiter, Order, PermitSource, Queue, Ticket, Weights};
 use defender_gateway::quota::{Availability, Config, Forecast, Ledger, Limit, QuotaState};
@@ -163,8 +163,8 @@ impl PermitSource for Metronome {
 #[derive(Debug)]
 struct Nothing;
 
-impl Load for Nothing {
-    fn request(&self) -> Arc<Request> {
+impl LateBoundRequest for Nothing {
+    fn bind(&self) -> Arc<Request> {
         unreachable!("the queue does not look at the question")
     }
 
@@ -172,15 +172,15 @@ impl Load for Nothing {
         Payer::HISTORY
     }
 
-    fn beneficiaries(&self) -> Vec<Name> {
+    fn cost_sharers(&self) -> Vec<Name> {
         Vec::new()
     }
 }
 
-fn attempt(name: &Name, wait: Duration) -> Try {
+fn attempt(name: &Name, wait: Duration) -> Attempt {
     let now = Instant::now();
-    Try {
-        load: Arc::new(Nothing),
+    Attempt {
+        request: Arc::new(Nothing),
         caller: Arc::new(Caller {
             name: name.clone(),
             urgency: Urgency::default(),
@@ -190,7 +190,7 @@ fn attempt(name: &Name, wait: Duration) -> Try {
             request_id: RequestId::random(),
             trace: defender_gateway::telemetry::trace::Trace::None,
         }),
-        place: Place::new(now),
+        position: QueuePosition::new(now),
         retries: Retries::default(),
     }
 }

@@ -252,7 +252,7 @@ impl Replicas {
             // As pods start: one after the other.
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let joined = async || quotas.iter().all(|quota| quota.rivals() + 1 >= count);
+        let joined = async || quotas.iter().all(|quota| quota.other_replicas() + 1 >= count);
         while !joined().await {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

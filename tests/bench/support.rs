@@ -71,12 +71,12 @@ pub(crate) fn keep(cache: &Cache, body: &[u8], answer: &Answer) {
 pub(crate) fn path(
     cache: &Arc<Cache>,
 ) -> impl Service<InboundRequest<Full<Bytes>>, Response = Response<Body>, Error = Infallible> + use<> {
-    let count = server::count::Metrics::register(&mut Registry::default());
+    let count = server::access_log::Metrics::register(&mut Registry::default());
     let below = service_fn(|_: Call| async { Err::<ServedResponse, BoxError>("nothing is forwarded".into()) });
     ServiceBuilder::new()
-        .layer(server::count::Layer::new(
+        .layer(server::access_log::Layer::new(
             count.clone(),
-            server::count::Config::default(),
+            server::access_log::Config::default(),
         ))
         .layer(respond())
         .layer(server::guard::Layer::new(server::guard::Hosts::default()))

@@ -23,7 +23,7 @@ mod load;
 mod memory;
 mod openapi;
 mod operations;
-mod path;
+mod happy_path;
 mod problems;
 mod process;
 mod quota;

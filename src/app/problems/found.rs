@@ -100,7 +100,7 @@ impl Sources {
 
     fn store(&self, current: &Current) -> Vec<Problem> {
         let mut found = Vec::new();
-        let is_lost = self.quotas.iter().any(|quota| quota.lost().is_some());
+        let is_lost = self.quotas.iter().any(|quota| quota.unavailable_for().is_some());
         if is_lost
             || current
                 .shared_cache

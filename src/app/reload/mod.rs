@@ -16,8 +16,8 @@ mod reload_status;
 mod reloader;
 mod watch;
 
-pub use config_source::Place;
+pub use config_source::ConfigSource;
 pub(super) use metrics::Metrics;
 pub(super) use reload_status::Configuration;
 pub(super) use reloader::Next;
-pub use reloader::{Applied, Refused, Reloader};
+pub use reloader::{Applied, ReloadError, Reloader};

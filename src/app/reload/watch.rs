@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{Place, Refused, Reloader};
+use super::{ConfigSource, ReloadError, Reloader};
 use crate::config::{Document, Mistakes};
 
 /// How often the file is looked at. It is small, and the kubelet takes up to a minute to deliver a change anyway.
@@ -27,7 +27,7 @@ type Found = Result<Document, Mistakes>;
 
 impl Reloader {
     /// Never ends.
-    pub(in crate::app) async fn follow(self, place: Place, document: Document, asked: Arc<Notify>) {
+    pub(in crate::app) async fn follow(self, source: ConfigSource, document: Document, asked: Arc<Notify>) {
         let mut seen: Found = Ok(document);
         let mut retry: Option<Instant> = None;
         loop {
@@ -36,27 +36,27 @@ impl Reloader {
                 () = async { sleep_until(retry.unwrap_or_else(Instant::now)).await }, if retry.is_some() => true,
                 () = asked.notified() => true,
             };
-            let found = settled(&place).await;
+            let found = settled(&source).await;
             if !is_asked && found == seen {
                 continue;
             }
             seen = found;
             let result = match &seen {
-                Ok(document) => self.reload(&place, document).await.map(drop),
+                Ok(document) => self.reload(&source, document).await.map(drop),
                 Err(mistakes) => Err(self.unreadable(mistakes.clone())),
             };
             // What is wrong stays wrong until it is written anew.
-            retry = matches!(result, Err(Refused::Part(_))).then(|| Instant::now() + RETRY);
+            retry = matches!(result, Err(ReloadError::Part(_))).then(|| Instant::now() + RETRY);
         }
     }
 }
 
 /// The file, when it has stopped changing.
-async fn settled(place: &Place) -> Found {
-    let mut before = look(place).await;
+async fn settled(source: &ConfigSource) -> Found {
+    let mut before = look(source).await;
     loop {
         sleep(SETTLE).await;
-        let now = look(place).await;
+        let now = look(source).await;
         if now == before {
             return now;
         }
@@ -65,11 +65,11 @@ async fn settled(place: &Place) -> Found {
 }
 
 /// Off the threads that serve: a disk may hang.
-async fn look(place: &Place) -> Found {
-    let elsewhere = place.clone();
+async fn look(source: &ConfigSource) -> Found {
+    let elsewhere = source.clone();
     match tokio::task::spawn_blocking(move || elsewhere.find()).await {
         Ok(found) => found,
         // The runtime ends, and this task with it.
-        Err(_) => place.find(),
+        Err(_) => source.find(),
     }
 }

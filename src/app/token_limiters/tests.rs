@@ -11,7 +11,7 @@ use tokio::time::{Instant, advance, sleep};
 use tower::{Layer as _, ServiceExt as _};
 
 use super::{Config, Layer, SharedMetrics, TokenLimiters};
-use crate::attempt::{Delivery, Failure, Granted, Place, Retries, Try};
+use crate::attempt::{Delivery, Failure, Admitted, QueuePosition, Retries, Attempt};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::clock::Wall;
 use crate::operation::Input;
@@ -74,13 +74,13 @@ async fn ask(token_limiters: &TokenLimiters, token: Option<&str>, wait: Duration
     let name = Name::new("test");
     let now = Instant::now();
     let caller = caller_at("test", now + wait);
-    let attempt = Try {
-        load: Arc::new(SingleRequest::new(Arc::new(question(token)), name)),
+    let attempt = Attempt {
+        request: Arc::new(SingleRequest::new(Arc::new(question(token)), name)),
         caller: Arc::new(caller),
-        place: Place::new(now),
+        position: QueuePosition::new(now),
         retries: Retries::default(),
     };
-    let inner = tower::service_fn(async |granted: Granted<quota::Permit>| {
+    let inner = tower::service_fn(async |granted: Admitted<quota::Permit>| {
         let mut permit = granted.permit;
         permit.leave();
         sleep(Duration::from_millis(100)).await;
@@ -246,17 +246,17 @@ async fn mixed_hour(quotas: usize) -> Vec<Vec<Duration>> {
                     Input::Ids { .. } => Request::plain(target.endpoint, ["a1"]),
                 };
                 let now = Instant::now();
-                let attempt = Try {
-                    load: Arc::new(SingleRequest::new(
+                let attempt = Attempt {
+                    request: Arc::new(SingleRequest::new(
                         Arc::new(request.unwrap()),
                         Name::new(&caller.to_string()),
                     )),
                     caller: Arc::new(caller_at(&caller.to_string(), now + Duration::from_mins(10))),
-                    place: Place::new(now),
+                    position: QueuePosition::new(now),
                     retries: Retries::default(),
                 };
                 let arrived = Arc::clone(&arrived);
-                let inner = tower::service_fn(move |granted: Granted<quota::Permit>| {
+                let inner = tower::service_fn(move |granted: Admitted<quota::Permit>| {
                     let arrived = Arc::clone(&arrived);
                     async move {
                         let mut permit = granted.permit;

@@ -7,10 +7,10 @@ use futures_util::future::{join_all, try_join_all};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::node::{Node, PATH, Told};
-use super::stage::{free_or_any, listeners, simulator};
+use super::gateway::{DemoGateway, PATH, Told};
+use super::fixture::{free_or_any, listeners, simulator};
 use super::store::Store;
-use super::tell::{answered, claim, counted, definition, ms, step};
+use super::output::{answered, claim, counted, definition, ms, step};
 use crate::cli::{Error, print};
 use crate::sim::Simulator;
 
@@ -18,7 +18,7 @@ use crate::sim::Simulator;
 pub(super) struct Replicas {
     simulator: Simulator,
     store: Store,
-    nodes: Vec<Node>,
+    nodes: Vec<DemoGateway>,
 }
 
 /// How many questions all replicas are asked.
@@ -43,7 +43,7 @@ impl Replicas {
                 store.url(),
                 simulator.config_toml()
             );
-            nodes.push(Node::start(&text).await?);
+            nodes.push(DemoGateway::start(&text).await?);
         }
         Ok(Self {
             simulator,
@@ -85,8 +85,8 @@ impl Replicas {
     }
 
     /// Ends everything.
-    pub(super) async fn strike(self) {
-        join_all(self.nodes.into_iter().map(Node::stop)).await;
+    pub(super) async fn stop(self) {
+        join_all(self.nodes.into_iter().map(DemoGateway::stop)).await;
         self.simulator.stop().await;
     }
 
@@ -224,7 +224,7 @@ impl Replicas {
     }
 
     async fn sum_up(&self) -> Result<(), Error> {
-        let statuses = try_join_all(self.nodes.iter().map(Node::status)).await?;
+        let statuses = try_join_all(self.nodes.iter().map(DemoGateway::status)).await?;
         let sum =
             |part: &str, what: &str| -> u64 { statuses.iter().filter_map(|status| status[part][what].as_u64()).sum() };
         let counted = counted(&self.simulator)?;

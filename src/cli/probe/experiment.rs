@@ -42,7 +42,7 @@ impl Ids {
 pub(super) async fn run(config: &Resolved, ids: &Ids, calls: u32, report: &mut Report) -> Result<(), Error> {
     let one_shot_client = OneShotClient::open(config).map_err(|error| Error::failed("cannot reach out", error))?;
     let mut throttled = None;
-    let studied = study(&one_shot_client, ids, calls, (report, &mut throttled)).await;
+    let outcome = run_experiments(&one_shot_client, ids, calls, (report, &mut throttled)).await;
     found_out(config, report);
     scope(throttled.as_deref(), report);
     let windows = one_shot_client.quota().windows;
@@ -51,10 +51,10 @@ pub(super) async fn run(config: &Resolved, ids: &Ids, calls: u32, report: &mut R
         .map(|window| format!("{} of {} left in {}", window.remaining, window.limit, window.name));
     report.say("quota", left.collect::<Vec<_>>().join(", "));
     one_shot_client.close().await;
-    studied
+    outcome
 }
 
-async fn study(
+async fn run_experiments(
     one_shot_client: &OneShotClient,
     ids: &Ids,
     calls: u32,
@@ -62,14 +62,14 @@ async fn study(
 ) -> Result<(), Error> {
     let bearer = sign_in(one_shot_client, report).await?;
     regions(one_shot_client, report).await?;
-    let mut lab = Lab {
+    let mut experiment = Experiment {
         one_shot_client,
         bearer: bearer.secret(),
         left: calls.saturating_add(1),
         throttled,
     };
     let Some(first) = ids.0.first() else {
-        let answer = lab.ask(&[NOBODY], "").await?;
+        let answer = experiment.ask(&[NOBODY], "").await?;
         let outcome = answer.as_ref().map_or(StatusCode::OK, Response::status);
         accepted(outcome, &[StatusCode::NOT_FOUND, StatusCode::BAD_REQUEST])?;
         report.say(
@@ -82,7 +82,7 @@ async fn study(
         );
         return Ok(());
     };
-    let Some(alone) = lab.ask(&[first], "").await? else {
+    let Some(alone) = experiment.ask(&[first], "").await? else {
         return Ok(());
     };
     accepted(alone.status(), &[])?;
@@ -98,7 +98,7 @@ async fn study(
         );
         return Ok(());
     }
-    sharing(&mut lab, ids, alone.body(), report).await
+    sharing(&mut experiment, ids, alone.body(), report).await
 }
 
 async fn sign_in(one_shot_client: &OneShotClient, report: &mut Report) -> Result<token::Bearer, Error> {
@@ -146,7 +146,7 @@ async fn regions(one_shot_client: &OneShotClient, report: &mut Report) -> Result
 }
 
 /// Asks, as long as calls are left.
-struct Lab<'a> {
+struct Experiment<'a> {
     one_shot_client: &'a OneShotClient,
     bearer: &'a Secret,
     left: u32,
@@ -154,7 +154,7 @@ struct Lab<'a> {
     throttled: &'a mut Option<String>,
 }
 
-impl Lab<'_> {
+impl Experiment<'_> {
     /// The answer to a question for `ids`, written as they are; `None` when no call is left for it.
     async fn ask(&mut self, ids: &[&str], query: &str) -> Result<Option<Response<Bytes>>, Error> {
         if self.left == 0 {
@@ -257,9 +257,9 @@ fn fields(body: &[u8], report: &mut Report) {
 }
 
 /// Compares answers to several ids at once with answers to each.
-async fn sharing(lab: &mut Lab<'_>, ids: &Ids, first: &Bytes, report: &mut Report) -> Result<(), Error> {
+async fn sharing(experiment: &mut Experiment<'_>, ids: &Ids, first: &Bytes, report: &mut Report) -> Result<(), Error> {
     let all: Vec<&str> = ids.0.iter().map(String::as_str).collect();
-    let Some(together) = lab.ask(&all, "").await? else {
+    let Some(together) = experiment.ask(&all, "").await? else {
         return Ok(());
     };
     if together.status() != StatusCode::OK {
@@ -286,10 +286,10 @@ async fn sharing(lab: &mut Lab<'_>, ids: &Ids, first: &Bytes, report: &mut Repor
     let mut compared = 1;
     for (at, id) in all.iter().enumerate().skip(1) {
         // The other questions are worth a call each, too.
-        if lab.left <= 5 && compared > 1 {
+        if experiment.left <= 5 && compared > 1 {
             break;
         }
-        let Some(alone) = lab.ask(&[id], "").await? else {
+        let Some(alone) = experiment.ask(&[id], "").await? else {
             break;
         };
         same &= alone.status() == StatusCode::OK && rows.only(|of| of == at) == *alone.body();
@@ -306,14 +306,14 @@ async fn sharing(lab: &mut Lab<'_>, ids: &Ids, first: &Bytes, report: &mut Repor
     );
     // With an unfinished comparison nothing is certain.
     let is_proven = same && compared > 1 && !rows.is_empty();
-    oddities(lab, &all, (first, together.body()), report).await?;
+    oddities(experiment, &all, (first, together.body()), report).await?;
     recommend(report, is_proven.then_some(rows.len()));
     Ok(())
 }
 
 /// What else is not documented, one call each.
 async fn oddities(
-    lab: &mut Lab<'_>,
+    experiment: &mut Experiment<'_>,
     all: &[&str],
     (first, together): (&Bytes, &Bytes),
     report: &mut Report,
@@ -337,12 +337,12 @@ async fn oddities(
         ("unknown id too", &[id, NOBODY], first),
     ];
     for (what, ids, body) in cases {
-        let Some(answer) = lab.ask(ids, "").await? else {
+        let Some(answer) = experiment.ask(ids, "").await? else {
             return Ok(());
         };
         report.say("odd", format!("{what}: {}", alike(&answer, body)));
     }
-    if let Some(answer) = lab.ask(all, "$top=10000").await? {
+    if let Some(answer) = experiment.ask(all, "$top=10000").await? {
         report.say("odd", format!("$top=10000: {}", alike(&answer, together)));
     }
     Ok(())

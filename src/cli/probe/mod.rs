@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 /// The configuration is wrong, sign-in or Defender refuses the credentials, or nothing can be reached.
 pub fn probe(asked: &Probe) -> Result<(), Error> {
     // Best done, and nothing to stop for.
-    let _ = process::seal();
+    let _ = hardening::seal();
     let loaded = config::load(asked.config.config.as_deref(), &Environment::real(), &Disk)?;
     let ids = experiment::Ids::try_new(&asked.ids)?;
     block_on(None, async move {
@@ -28,12 +28,12 @@ pub fn probe(asked: &Probe) -> Result<(), Error> {
         let signals = Tasks::new();
         watch_signals(&signals, stop.clone(), CancellationToken::new())?;
         let mut report = report::Report::default();
-        let studied = tokio::select! {
-            studied = experiment::run(&loaded.resolved, &ids, asked.calls, &mut report) => studied,
+        let outcome = tokio::select! {
+            outcome = experiment::run(&loaded.resolved, &ids, asked.calls, &mut report) => outcome,
             () = stop.cancelled() => Err(Error::user("stopped")),
         };
         // What was found out before an error is worth reading.
         print(&report.to_string())?;
-        studied
+        outcome
     })
 }

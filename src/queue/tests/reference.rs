@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::queue::{Order, Ticket};
+use crate::queue::{FairScheduler, Ticket};
 
 fn ticket(id: u64, caller: u8, deadline: u64, base: Instant) -> Ticket {
     Ticket {
@@ -117,7 +117,7 @@ impl Reference {
         self.remove(ticket);
     }
 
-    fn spread(&mut self, urgency: Urgency, payer: &Name, both: &[Name; 2]) {
+    fn split_cost(&mut self, urgency: Urgency, payer: &Name, both: &[Name; 2]) {
         if both[0] == both[1] {
             return;
         }
@@ -145,7 +145,7 @@ impl Reference {
 /// compares all that they say.
 fn agree(steps: Vec<(u8, u8, u8, u64)>) -> Result<(), TestCaseError> {
     let base = Instant::now();
-    let mut order = Order::new(weights());
+    let mut order = FairScheduler::new(weights());
     let mut reference = Reference::default();
     let mut live: Vec<Ticket> = Vec::new();
     for (id, (what, caller, level, deadline)) in (0..).zip(steps) {
@@ -191,8 +191,8 @@ fn agree(steps: Vec<(u8, u8, u8, u64)>) -> Result<(), TestCaseError> {
                 if what == 7 {
                     let other = Name::new(&format!("caller {caller}"));
                     let both = [next.caller.clone(), other];
-                    order.spread(next.urgency, &next.caller, &both);
-                    reference.spread(next.urgency, &next.caller, &both);
+                    order.split_cost(next.urgency, &next.caller, &both);
+                    reference.split_cost(next.urgency, &next.caller, &both);
                 }
             }
         }
@@ -228,7 +228,7 @@ proptest! {
     #[test]
     fn equal_callers_take_turns(counts in prop::collection::vec(1_usize..20, 1..8)) {
         let base = Instant::now();
-        let mut order = Order::new(Weights::default());
+        let mut order = FairScheduler::new(Weights::default());
         let mut id = 0;
         for (caller, count) in (0_u8..).zip(&counts) {
             for _ in 0..*count {
@@ -260,7 +260,7 @@ proptest! {
     #[test]
     fn backlogged_callers_differ_by_one_at_most(steps in prop::collection::vec((0_u8..6, 0_u8..5), 1..300)) {
         let base = Instant::now();
-        let mut order = Order::new(Weights::default());
+        let mut order = FairScheduler::new(Weights::default());
         let mut live: Vec<Ticket> = Vec::new();
         // For each two: how far the first is ahead since both began to wait, the least and the most
         // of it.

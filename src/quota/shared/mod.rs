@@ -52,22 +52,22 @@
 //! replicas of that version find the new format in its place and grant nothing more. A ledger that may have lost calls is left to those who
 //! have the copies.
 
-mod client;
-mod clock;
+mod sync_task;
+mod clock_guard;
 mod config;
 mod ledger_replica;
 mod metrics;
 mod permit;
 mod slot_forecast;
-mod state;
-mod step;
+mod protocol;
+mod messages;
 #[cfg(test)]
 mod tests;
-mod unsaid;
+mod pending_reports;
 mod wants;
 
 pub use config::{Config, Timing};
 pub use metrics::Metrics;
 pub use permit::{Permit, Quota};
-pub use state::{Change, Slot, State};
-pub use step::Reply;
+pub use protocol::{Change, Slot, Protocol};
+pub use messages::SyncReply;

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use ring::digest::{SHA256, digest};
 use tokio::time::Instant;
 
-use super::step::{self, Reply, Want};
+use super::messages::{self, SyncReply, Want};
 use crate::attempt::{ClassPosition, Demand, FlowDemand, SharedOrder};
 use crate::caller::{Name, Urgency};
 
@@ -83,7 +83,7 @@ impl Told {
     }
 
     fn say(&self, now: Instant) -> Want {
-        let deadlines = self.deadlines.iter().map(|at| -step::age(*at, now));
+        let deadlines = self.deadlines.iter().map(|at| -messages::age(*at, now));
         (
             self.name.clone(),
             self.weight,
@@ -168,10 +168,10 @@ impl Wants {
     }
 
     /// The order of all replicas, as the store said.
-    pub(super) fn order(&self, reply: &Reply) -> SharedOrder {
+    pub(super) fn order(&self, reply: &SyncReply) -> SharedOrder {
         let class = |(level, start, clock): &(f64, f64, f64)| {
             Some(ClassPosition {
-                urgency: Urgency::new(u8::try_from(step::number(*level)).ok()?)?,
+                urgency: Urgency::new(u8::try_from(messages::number(*level)).ok()?)?,
                 start: position(*start),
                 clock: position(*clock),
             })
@@ -186,9 +186,9 @@ impl Wants {
         }
     }
 
-    fn others(&self, reply: &Reply) -> Vec<FlowDemand> {
+    fn others(&self, reply: &SyncReply) -> Vec<FlowDemand> {
         let own: HashMap<&str, &Flow> = self.told.iter().map(|told| (&*told.name, &told.flow)).collect();
-        let count = |value: f64| usize::try_from(step::number(value.clamp(0.0, MOST_WAITING))).unwrap_or(0);
+        let count = |value: f64| usize::try_from(messages::number(value.clamp(0.0, MOST_WAITING))).unwrap_or(0);
         let flow = |(name, weight, waiting, returning, again, at): &(String, f64, f64, f64, f64, f64)| {
             let urgency = Urgency::new(name.bytes().next()?.checked_sub(b'0')?)?;
             Some(FlowDemand {
@@ -302,7 +302,7 @@ mod tests {
         demand(&mut wants, &[flow("alice", 1)]);
         let told = wants.tell(std::iter::empty(), Instant::now()).unwrap();
         let reply =
-            |name: &str| -> Reply { serde_json::from_str(&format!(r#"{{"others":[["{name}",1,2,0,1,0]]}}"#)).unwrap() };
+            |name: &str| -> SyncReply { serde_json::from_str(&format!(r#"{{"others":[["{name}",1,2,0,1,0]]}}"#)).unwrap() };
         let same = wants.others(&reply(&told[0].0));
         assert_eq!(
             (same[0].caller.as_str(), same[0].waiting, same[0].asks_again),

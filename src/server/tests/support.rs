@@ -60,7 +60,7 @@ impl Server {
             started: Notify::new(),
         });
         let mut registry = Registry::default();
-        let metrics = count::Metrics::register(&mut registry);
+        let metrics = access_log::Metrics::register(&mut registry);
         let service = stack(&metrics, read, Arc::clone(&backend));
         let (tasks, stop) = (Tasks::new(), CancellationToken::new());
         let running = {
@@ -114,7 +114,7 @@ impl Server {
 }
 
 fn stack(
-    metrics: &count::Metrics,
+    metrics: &access_log::Metrics,
     read: read::Config,
     backend: Arc<Backend>,
 ) -> impl tower::Service<
@@ -137,7 +137,7 @@ fn stack(
         token_owner: response::TokenOwner::Gateway,
         large_answers: None,
     });
-    count::Layer::new(metrics.clone(), count::Config::default()).layer(respond.layer(guard))
+    access_log::Layer::new(metrics.clone(), access_log::Config::default()).layer(respond.layer(guard))
 }
 
 async fn answer(backend: Arc<Backend>, call: Call) -> Result<ServedResponse, BoxError> {

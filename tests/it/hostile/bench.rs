@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use defender_gateway::sim::Shape;
 
 use super::wire::Wire;
-use crate::support::{Held, PATH, Setup, Spawned, id, until};
+use crate::support::{ProcessUsage, PATH, Setup, Spawned, id, until};
 
 /// What attackers ask for. It must never arrive.
 pub(super) const FORBIDDEN: &str = "smuggled";
@@ -78,13 +78,13 @@ impl Bench {
         assert_eq!(calls.len(), asked, "after {attack}");
     }
 
-    pub(super) fn held(&self) -> Held {
-        Held::of(self.spawned.gateway.pid())
+    pub(super) fn held(&self) -> ProcessUsage {
+        ProcessUsage::of(self.spawned.gateway.pid())
     }
 
     /// Waits until no more files and threads are held than before, and asserts that memory is near
     /// what it was.
-    pub(super) async fn returned_to(&self, before: Held, slack_kib: usize) {
+    pub(super) async fn returned_to(&self, before: ProcessUsage, slack_kib: usize) {
         let look = async || {
             let held = self.held();
             // Honest callers' connections may linger for a moment, and those of the pool to the

@@ -7,7 +7,7 @@ use super::frame::{
     ACK, CONTINUATION, DATA, END_STREAM, Frames, HEADERS, PING, PRIORITY, RST_STREAM, SETTINGS, Said, WINDOW_UPDATE,
     block, frame, head, setting,
 };
-use crate::support::{Held, within};
+use crate::support::{ProcessUsage, within};
 
 /// A flooded gateway may stop to read. Then the flood is over.
 const PRESSURE: Duration = Duration::from_secs(2);
@@ -78,7 +78,7 @@ fn floods() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-fn assert_modest(bench: &Bench, before: Held, attack: &str) {
+fn assert_modest(bench: &Bench, before: ProcessUsage, attack: &str) {
     let held = bench.held();
     assert!(
         held.memory_kib <= before.memory_kib + SLACK_KIB,

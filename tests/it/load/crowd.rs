@@ -16,7 +16,7 @@ use defender_gateway::task::Tasks;
 
 use super::ALONE;
 use super::watch::Watch;
-use crate::support::{Caller, Held, PATH, Setup, Spawned, body, id, until};
+use crate::support::{Caller, ProcessUsage, PATH, Setup, Spawned, body, id, until};
 
 /// Source addresses of a crowd. Honest callers come from 127.0.0.1.
 const ADDRESSES: u8 = 50;
@@ -140,7 +140,7 @@ async fn crowd(attempts: usize, lives: Duration) {
     let to = address(&spawned);
     let files = raise_open_files();
     let hold = usize::try_from(files.min(10_000)).unwrap() / 2;
-    let before = Held::of(spawned.gateway.pid());
+    let before = ProcessUsage::of(spawned.gateway.pid());
     let watch = Watch::over(&spawned.gateway);
     let over = Arc::new(AtomicBool::new(false));
     let tasks = Tasks::new();
@@ -173,9 +173,9 @@ async fn crowd(attempts: usize, lives: Duration) {
     spawned.finish().await;
 }
 
-async fn assert_given_back(spawned: &Spawned, before: Held) {
+async fn assert_given_back(spawned: &Spawned, before: ProcessUsage) {
     let returned = async || {
-        let held = Held::of(spawned.gateway.pid());
+        let held = ProcessUsage::of(spawned.gateway.pid());
         (held.files <= before.files + 8 && held.threads <= before.threads + 2).then_some(held)
     };
     let after = until("files and threads to be given back", returned).await;
@@ -202,7 +202,7 @@ async fn hundreds_of_slow_heads_bodies_and_readers_cost_little_and_delay_nobody(
     raise_open_files();
     let spawned = gateway().await;
     let to = address(&spawned);
-    let before = Held::of(spawned.gateway.pid());
+    let before = ProcessUsage::of(spawned.gateway.pid());
     let watch = Watch::over(&spawned.gateway);
     let over = Arc::new(AtomicBool::new(false));
     let tasks = Tasks::new();

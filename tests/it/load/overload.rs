@@ -13,7 +13,7 @@ use defender_gateway::task::Tasks;
 use super::ALONE;
 use super::tally::{Question, Tally};
 use super::watch::Watch;
-use crate::support::{Caller, Held, Setup, Spawned, id, until};
+use crate::support::{Caller, ProcessUsage, Setup, Spawned, id, until};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -50,7 +50,7 @@ async fn overload(run: Run) {
             }
         })
         .collect();
-    let before = Held::of(spawned.gateway.pid());
+    let before = ProcessUsage::of(spawned.gateway.pid());
     let tally = Arc::new(Tally::new(run.late, &[200, 429]));
     let watch = Watch::over(&spawned.gateway);
     let (mut random, tasks, begun) = (StdRng::seed_from_u64(10), Tasks::new(), Instant::now());
@@ -87,7 +87,7 @@ async fn overload(run: Run) {
     come_back(&spawned, &refused).await;
     drop(callers);
     let returned = async || {
-        let held = Held::of(spawned.gateway.pid());
+        let held = ProcessUsage::of(spawned.gateway.pid());
         (held.files <= before.files + 4 && held.threads <= before.threads + 2).then_some(held)
     };
     let after = until("files and threads to be given back", returned).await;

@@ -23,7 +23,7 @@ use super::watch::Watch;
 use crate::replicas::line::Line;
 use crate::secrets::{assert_clean, forbidden};
 use crate::support::redis::Redis;
-use crate::support::{Caller, Held, Program, Setup, Spawned, id, until, with};
+use crate::support::{Caller, ProcessUsage, Program, Setup, Spawned, id, until, with};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -283,7 +283,7 @@ async fn soak(run: Run) {
     println!("seed {}", run.seed);
     let folder = tempfile::tempdir().unwrap();
     let mut stage = Stage::new(run.seed, folder.path()).await;
-    let before = Held::of(stage.spawned.gateway.pid());
+    let before = ProcessUsage::of(stage.spawned.gateway.pid());
     let tally = Arc::new(Tally::new(ATTEMPT + run.late, RIGHT).behind_rubbish());
     let over = Arc::new(AtomicBool::new(false));
     let (tasks, watch) = (Tasks::new(), Watch::over(&stage.spawned.gateway));
@@ -323,7 +323,7 @@ async fn soak(run: Run) {
 }
 
 /// Once nothing is wrong any more, everything is as it was.
-async fn recovers(mut stage: Stage, before: Held) {
+async fn recovers(mut stage: Stage, before: ProcessUsage) {
     let well = async || {
         let answer = stage
             .spawned
@@ -335,7 +335,7 @@ async fn recovers(mut stage: Stage, before: Held) {
     };
     until("the gateway to be well again", well).await;
     let returned = async || {
-        let held = Held::of(stage.spawned.gateway.pid());
+        let held = ProcessUsage::of(stage.spawned.gateway.pid());
         (held.files <= before.files + POOLED && held.threads <= before.threads + 2).then_some(held)
     };
     let after = until("files and threads to be given back", returned).await;

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::support::{Held, Program};
+use crate::support::{ProcessUsage, Program};
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_millis(50);
@@ -28,7 +28,7 @@ pub(super) struct Seen {
     pub(super) lives: Vec<Duration>,
     /// What was wrong with others.
     pub(super) wrong: Vec<String>,
-    pub(super) held: Vec<Held>,
+    pub(super) held: Vec<ProcessUsage>,
 }
 
 impl Watch {
@@ -55,7 +55,7 @@ impl Watch {
 async fn look(pid: u32, admin: &str, stop: &AtomicBool) -> Seen {
     let mut seen = Seen::default();
     while !stop.load(Ordering::Relaxed) {
-        seen.held.push(Held::of(pid));
+        seen.held.push(ProcessUsage::of(pid));
         let from = Instant::now();
         match tokio::time::timeout(Duration::from_secs(5), probe(admin)).await {
             Ok(Ok(answer)) if answer.starts_with("HTTP/1.1 200 ") => seen.lives.push(from.elapsed()),
@@ -112,7 +112,7 @@ impl Seen {
             reason = "a position in a list"
         )]
         let (first, rest) = self.held.split_at((self.held.len() as f64 * share) as usize);
-        let most = |part: &[Held]| part.iter().map(|held| held.memory_kib).max().unwrap_or(0);
+        let most = |part: &[ProcessUsage]| part.iter().map(|held| held.memory_kib).max().unwrap_or(0);
         (most(first), most(rest))
     }
 

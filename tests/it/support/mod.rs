@@ -8,14 +8,14 @@
 //! Nothing here sleeps for luck: [`until`] and the simulator's own waits look for a condition and give up after a bound.
 
 mod caller;
-mod held;
+mod process_usage;
 mod program;
 pub(crate) mod redis;
 mod setup;
 mod wait;
 
 pub(crate) use caller::{Answer, Caller, PATH, ask_at_socket, body, id, ids};
-pub(crate) use held::Held;
+pub(crate) use process_usage::ProcessUsage;
 pub(crate) use program::Program;
 pub(crate) use setup::{Running, Setup, Spawned, with};
 pub(crate) use wait::{until, within};

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use defender_gateway::app::{Applied, Ended, Gateway, Place, Refused, Reloader};
+use defender_gateway::app::{Applied, Ended, Gateway, ConfigSource, ReloadError, Reloader};
 use defender_gateway::config::{Document, Environment, Key};
 use defender_gateway::sim::{self, Shape, Simulator};
 use defender_gateway::task::Tasks;
@@ -98,8 +98,8 @@ impl Setup {
 
     async fn start_both(self) -> Running {
         let (simulator, toml, variables) = self.simulate();
-        let place = Place::new(None, Environment::from_iter(variables));
-        let loaded = place.resolve(&Document::new(Path::new("gateway.toml"), toml.clone()));
+        let source = ConfigSource::new(None, Environment::from_iter(variables));
+        let loaded = source.resolve(&Document::new(Path::new("gateway.toml"), toml.clone()));
         let loaded = loaded.unwrap_or_else(|mistakes| panic!("{mistakes}"));
         let gateway = Gateway::start(&loaded.resolved).await.unwrap();
         let caller = Caller::http1(&gateway.addresses()[0].to_string());
@@ -114,7 +114,7 @@ impl Setup {
             stop,
             serving,
             reloader,
-            place,
+            source,
             toml,
         };
         running.settled().await;
@@ -124,8 +124,8 @@ impl Setup {
     /// Starts one more gateway, in this process, for the simulator that `toml` names.
     pub(crate) async fn start_at(mut self, toml: &str) -> Replica {
         self.variables.push(("AZURE_CLIENT_SECRET".into(), self.secret));
-        let place = Place::new(None, Environment::from_iter(self.variables));
-        let loaded = place.resolve(&Document::new(Path::new("gateway.toml"), toml.to_owned()));
+        let source = ConfigSource::new(None, Environment::from_iter(self.variables));
+        let loaded = source.resolve(&Document::new(Path::new("gateway.toml"), toml.to_owned()));
         let loaded = loaded.unwrap_or_else(|mistakes| panic!("{mistakes}"));
         let gateway = Box::pin(Gateway::start(&loaded.resolved)).await.unwrap();
         let caller = Caller::http1(&gateway.addresses()[0].to_string());
@@ -219,7 +219,7 @@ pub(crate) struct Running {
     pub(crate) stop: CancellationToken,
     serving: JoinHandle<Ended>,
     reloader: Reloader,
-    place: Place,
+    source: ConfigSource,
     toml: String,
 }
 
@@ -230,12 +230,12 @@ impl Running {
     }
 
     /// Has the gateway take over its file with these keys changed, each a path and TOML.
-    pub(crate) async fn reload(&self, changes: &[(&str, &str)]) -> Result<Applied, Refused> {
+    pub(crate) async fn reload(&self, changes: &[(&str, &str)]) -> Result<Applied, ReloadError> {
         let toml = changes
             .iter()
             .fold(self.toml.clone(), |toml, (path, value)| with(&toml, path, value));
         let document = Document::new(Path::new("gateway.toml"), toml);
-        within("the reload", self.reloader.reload(&self.place, &document)).await
+        within("the reload", self.reloader.reload(&self.source, &document)).await
     }
 
     pub(crate) async fn status(&self) -> Value {

@@ -10,10 +10,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::store::Store;
-use crate::attempt::{Demand, Load, Place, Retries, SharedOrder, Try};
+use crate::attempt::{Demand, LateBoundRequest, QueuePosition, Retries, SharedOrder, Attempt};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::queue::{self, PermitSource, Queue};
-use crate::quota::shared::state::{Slot, State};
+use crate::quota::shared::protocol::{Slot, Protocol};
 use crate::quota::shared::{Config, Timing};
 use crate::quota::{self, Limit};
 use crate::scan::{Endpoint, Payer, Request};
@@ -37,7 +37,7 @@ struct Part(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    state: Mutex<State>,
+    state: Mutex<Protocol>,
     version: AtomicU64,
     changed: Notify,
     kick: Notify,
@@ -60,12 +60,12 @@ impl Drop for Permit {
 }
 
 impl Part {
-    fn look<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
+    fn look<T>(&self, look: impl FnOnce(&mut Protocol) -> T) -> T {
         look(&mut self.0.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// A change after which a step may be due earlier.
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    fn change(&self, change: impl FnOnce(&mut Protocol)) {
         self.look(change);
         self.0.kick.notify_one();
     }
@@ -131,7 +131,7 @@ async fn steps(parts: Arc<[Part]>, n: usize, store: Arc<Mutex<Store>>, start: In
             store.set(now - start, 1);
             (store.run(&step), store.wakes())
         };
-        let change = part.look(|state| state.heard(&reply, now, now));
+        let change = part.look(|state| state.on_reply(&reply, now, now));
         if change.forecast {
             part.0.version.fetch_add(1, Ordering::Relaxed);
         }
@@ -151,8 +151,8 @@ async fn steps(parts: Arc<[Part]>, n: usize, store: Arc<Mutex<Store>>, start: In
 #[derive(Debug)]
 struct Question(Arc<Request>);
 
-impl Load for Question {
-    fn request(&self) -> Arc<Request> {
+impl LateBoundRequest for Question {
+    fn bind(&self) -> Arc<Request> {
         Arc::clone(&self.0)
     }
 
@@ -160,7 +160,7 @@ impl Load for Question {
         Payer::HISTORY
     }
 
-    fn beneficiaries(&self) -> Vec<Name> {
+    fn cost_sharers(&self) -> Vec<Name> {
         Vec::new()
     }
 }
@@ -222,10 +222,10 @@ impl Books {
     }
 }
 
-fn attempt(asking: &Asking) -> Try {
+fn attempt(asking: &Asking) -> Attempt {
     let now = Instant::now();
-    Try {
-        load: Arc::new(Question(Arc::new(Request::plain(Endpoint::HISTORY, ["a"]).unwrap()))),
+    Attempt {
+        request: Arc::new(Question(Arc::new(Request::plain(Endpoint::HISTORY, ["a"]).unwrap()))),
         caller: Arc::new(Caller {
             name: Name::new(&asking.name),
             urgency: Urgency::new(asking.urgency).unwrap(),
@@ -235,7 +235,7 @@ fn attempt(asking: &Asking) -> Try {
             request_id: RequestId::random(),
             trace: trace::Trace::None,
         }),
-        place: Place::new(now),
+        position: QueuePosition::new(now),
         retries: Retries::default(),
     }
 }
@@ -300,7 +300,7 @@ async fn run(callers: &[Asking]) -> Books {
     let (start, tasks) = (Instant::now(), Tasks::new());
     let part = |n: usize| {
         Part(Arc::new(Shared {
-            state: Mutex::new(State::new(format!("r{n}"), &config, &sharing, start)),
+            state: Mutex::new(Protocol::new(format!("r{n}"), &config, &sharing, start)),
             version: AtomicU64::new(0),
             changed: Notify::new(),
             kick: Notify::new(),

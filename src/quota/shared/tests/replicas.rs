@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::store::Store;
 use crate::attempt::{Demand, FlowDemand};
 use crate::caller::{Name, Urgency};
-use crate::quota::shared::state::State;
+use crate::quota::shared::protocol::Protocol;
 use crate::quota::shared::{Config, Timing};
 use crate::quota::{self, Limit, Pacing};
 use crate::store::Address;
@@ -49,7 +49,7 @@ impl Asking {
 }
 
 struct Replica {
-    state: State,
+    state: Protocol,
     pending_calls: VecDeque<(Instant, String)>,
     /// The step that a frozen store has not answered: when it was asked for, and the text.
     unanswered: Option<(Instant, String)>,
@@ -138,7 +138,7 @@ impl Replicas {
     pub(super) fn join(&mut self) {
         let name = format!("r{}", self.all.len());
         self.all.push(Replica {
-            state: State::new(name, &self.config, &self.sharing, self.now),
+            state: Protocol::new(name, &self.config, &self.sharing, self.now),
             pending_calls: VecDeque::new(),
             unanswered: None,
         });
@@ -163,7 +163,7 @@ impl Replicas {
             let reply = self.store.run(&step);
             let replica = &mut self.all[n];
             if let Some((asked, _)) = replica.unanswered.take_if(|(_, text)| *text == step) {
-                replica.state.heard(&reply, asked, self.now);
+                replica.state.on_reply(&reply, asked, self.now);
                 self.use_slots(n);
             }
             self.pass_wakes_on();
@@ -217,7 +217,7 @@ impl Replicas {
                 self.all[n].answers(self.now);
                 let is_late = |(asked, _): &mut (Instant, String)| *asked + PATIENCE <= self.now;
                 if self.all[n].unanswered.take_if(is_late).is_some() {
-                    self.all[n].state.failed(self.now);
+                    self.all[n].state.on_error(self.now);
                 }
                 if self.all[n].next_step(self.now) <= self.now {
                     is_quiet = false;
@@ -243,7 +243,7 @@ impl Replicas {
             return;
         }
         let reply = self.store.run(&step);
-        self.all[n].state.heard(&reply, now, now);
+        self.all[n].state.on_reply(&reply, now, now);
         self.use_slots(n);
         self.pass_wakes_on();
     }

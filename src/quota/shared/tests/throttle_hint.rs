@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::store::{Store, waiting};
-use crate::quota::shared::state::State;
+use crate::quota::shared::protocol::Protocol;
 use crate::quota::shared::{Config, Timing};
 use crate::quota::tests::Rng;
 use crate::quota::{self, Limit, Pacing, ThrottleHint};
@@ -67,7 +67,7 @@ impl Upstream {
 
 struct World {
     store: Store,
-    replicas: Vec<State>,
+    replicas: Vec<Protocol>,
     pending_calls: VecDeque<(Instant, usize, String, Result<(), ThrottleHint>)>,
     upstream: Upstream,
     start: Instant,
@@ -92,7 +92,7 @@ impl World {
         let address = crate::store::Config::new(Address::parse("redis://h").unwrap(), SECOND);
         let sharing = Config::new(address, Timing::new(SECOND), "test", "t", "a");
         let start = Instant::now() + HOUR * 2;
-        let replica = |n| State::new(format!("r{n}"), &config, &sharing, start);
+        let replica = |n| Protocol::new(format!("r{n}"), &config, &sharing, start);
         let mut world = Self {
             store: Store::start(sharing.keys(), None),
             replicas: (0..2).map(replica).collect(),
@@ -178,7 +178,7 @@ impl World {
         let now = self.now;
         let step = self.replicas[n].step(format!("{n}"), false, now).unwrap();
         let reply = self.store.run(&step);
-        self.replicas[n].heard(&reply, now, now);
+        self.replicas[n].on_reply(&reply, now, now);
         while let Some(slot) = self.replicas[n].take(now) {
             let answer = self.upstream.ours(now);
             if answer.is_ok() {

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use super::claims::Expected;
 use super::class::{Class, Standing};
-use super::rivals::of_class;
-use super::{Order, class_stride};
+use super::competitors::of_class;
+use super::{FairScheduler, class_stride};
 use crate::attempt::FlowDemand;
 use crate::caller::Urgency;
 
@@ -163,7 +163,7 @@ impl<'a> Stage<'a> {
     }
 }
 
-impl Order {
+impl FairScheduler {
     /// Lets those take their turns who wait now, here and at other queues, and those who ask again
     /// whenever they are answered. `after` says how long from now a slot comes, by its number, and
     /// `in_time` how many come in time for a deadline. Who is late does not use up a slot.

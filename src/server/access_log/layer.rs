@@ -71,10 +71,10 @@ impl Layer {
 }
 
 impl<S> tower::Layer<S> for Layer {
-    type Service = Count<S>;
+    type Service = AccessLogService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Count {
+        AccessLogService {
             inner,
             shared: Arc::clone(&self.shared),
             latest: None,
@@ -84,7 +84,7 @@ impl<S> tower::Layer<S> for Layer {
 
 /// The service of [`Layer`]. Every connection has its own clone, which remembers its last caller.
 #[derive(Debug)]
-pub struct Count<S> {
+pub struct AccessLogService<S> {
     inner: S,
     shared: Arc<Shared>,
     latest: Option<Latest>,
@@ -97,7 +97,7 @@ struct Latest {
     origin: Arc<Origin>,
 }
 
-impl<S: Clone> Clone for Count<S> {
+impl<S: Clone> Clone for AccessLogService<S> {
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
@@ -107,7 +107,7 @@ impl<S: Clone> Clone for Count<S> {
     }
 }
 
-impl<S> Count<S> {
+impl<S> AccessLogService<S> {
     /// The origin of a request, which is nearly always that of the connection's last request.
     fn origin(&mut self, meta: &RequestMeta) -> Arc<Origin> {
         let header = self.shared.config.caller_header.as_ref();
@@ -137,7 +137,7 @@ impl<S> Count<S> {
     }
 }
 
-impl<S, B, T> Service<InboundRequest<B>> for Count<S>
+impl<S, B, T> Service<InboundRequest<B>> for AccessLogService<S>
 where
     S: Service<InboundRequest<B>, Response = Answered<T>, Error = Infallible>,
     T: Body,

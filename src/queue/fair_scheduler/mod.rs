@@ -14,14 +14,14 @@
 //!   turn, only later ones, and no number of made-up names starves who waits.
 //!
 //! Besides those who wait, the order knows who is [`Expected`] to ask. They claim slots in a
-//! forecast ([`Order::rivals`], [`Order::play`]), but no slot waits for them. The tag of a refused
+//! forecast ([`FairScheduler::competitors`], [`FairScheduler::play`]), but no slot waits for them. The tag of a refused
 //! request is kept until it returns, so that it stands where it would have stood.
 
 mod claims;
 mod class;
 mod play;
-mod rank;
-mod rivals;
+mod position;
+mod competitors;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -29,8 +29,8 @@ use tokio::time::Instant;
 
 pub use claims::Expected;
 pub use play::{InTime, Late, Played};
-pub use rank::Place;
-pub use rivals::{Ahead, Claims, Look, Rivals};
+pub use position::ServicePosition;
+pub use competitors::{Ahead, Claims, Look, Competitors};
 
 use self::class::{Class, STRIDE};
 use super::config::Weights;
@@ -63,7 +63,7 @@ const DEADLINES_TOLD: usize = 16;
 /// Waiting tickets in fair order. Choosing the next ticket and adding or removing one takes
 /// logarithmic time; a prediction looks at every caller of the ticket's class once.
 #[derive(Debug)]
-pub struct Order {
+pub struct FairScheduler {
     weights: Weights,
     classes: [Class; Urgency::LEVELS],
     tickets: HashMap<u64, Ticket>,
@@ -73,7 +73,7 @@ pub struct Order {
     return_rate: u32,
 }
 
-impl Order {
+impl FairScheduler {
     /// An empty order.
     #[must_use]
     pub fn new(weights: Weights) -> Self {
@@ -218,17 +218,17 @@ impl Order {
 
     /// Spreads the cost of one service of `payer` over all who benefit from it: each of n pays an
     /// n-th.
-    pub fn spread(&mut self, urgency: Urgency, payer: &Name, beneficiaries: &[Name]) {
-        let count = beneficiaries.len() as u64;
+    pub fn split_cost(&mut self, urgency: Urgency, payer: &Name, cost_sharers: &[Name]) {
+        let count = cost_sharers.len() as u64;
         if count < 2 {
             return;
         }
         let class = &mut self.classes[usize::from(urgency.level())];
         let share = |name: &Name| STRIDE / u64::from(self.weights.of(name)) / count;
         // Back and forth in one step: a debt is forgotten once it is behind the clock.
-        let own = beneficiaries.iter().filter(|name| *name == payer).count() as u64;
+        let own = cost_sharers.iter().filter(|name| *name == payer).count() as u64;
         class.adjust(payer, share(payer) * own, share(payer) * count);
-        for name in beneficiaries.iter().filter(|name| *name != payer) {
+        for name in cost_sharers.iter().filter(|name| *name != payer) {
             class.adjust(name, share(name), 0);
         }
     }
@@ -319,7 +319,7 @@ impl Order {
     }
 }
 
-impl FlowOrder for Order {
+impl FlowOrder for FairScheduler {
     fn flows(&self, most: usize) -> Vec<FlowDemand> {
         let mut turns: Vec<_> = (0_u8..)
             .zip(&self.classes)

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::clock::Clock;
-use super::ledger_replica::Copy;
+use super::clock_guard::ClockGuard;
+use super::ledger_replica::LedgerReplica;
 use super::slot_forecast::SlotForecast;
-use super::step::{self, Reply, Step, SyncParams};
-use super::unsaid::PendingReports;
+use super::messages::{self, SyncReply, SyncRequest, SyncParams};
+use super::pending_reports::PendingReports;
 use super::wants::{self, Flow, Wants};
 use super::{Config, Timing};
 use crate::attempt::{Demand, SharedOrder};
@@ -43,11 +43,11 @@ const FIRST_RETRY: Duration = Duration::from_millis(25);
 /// No timer for a turn is shorter: what the store says is rounded.
 const SHORTEST: Duration = Duration::from_millis(1);
 
-/// A replica's side of the protocol. It has no I/O: [`State::step`] writes what to say, [`State::heard`] and [`State::failed`] take in
+/// A replica's side of the protocol. It has no I/O: [`Protocol::step`] writes what to say, [`Protocol::on_reply`] and [`Protocol::on_error`] take in
 /// what came of it.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
-pub struct State {
+pub struct Protocol {
     terms: Arc<SyncParams>,
     timing: Timing,
     pub(super) copy: Copy,
@@ -56,10 +56,10 @@ pub struct State {
     next: u64,
     seq: u64,
     r#gen: u64,
-    owes: Owes,
+    resync: Resync,
     /// Granted, and not yet given to anybody, and when each must be given back.
-    hand: VecDeque<(Slot, Instant)>,
-    unsaid: PendingReports,
+    granted: VecDeque<(Slot, Instant)>,
+    pending_reports: PendingReports,
     /// How many slots the step under way asks for.
     asked: usize,
     want: usize,
@@ -88,7 +88,7 @@ pub struct State {
     pub(super) eviction: Option<Eviction>,
     /// How long the store takes to answer, smoothed.
     took: Duration,
-    clock: Clock,
+    clock: ClockGuard,
     /// Whose clock it is: the server's run.
     server: Option<String>,
     /// The epoch whose times cannot be right.
@@ -97,7 +97,7 @@ pub struct State {
 
 /// What of our copy has yet to be brought into this epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Owes {
+enum Resync {
     /// All that is wanted is there.
     Nothing,
     /// The charges of our own calls.
@@ -128,7 +128,7 @@ pub struct Change {
     pub foreign: u64,
 }
 
-impl State {
+impl Protocol {
     /// A replica that has not heard from the store yet. `me` tells it from the others.
     #[must_use]
     pub fn new(me: String, config: &quota::Config, sharing: &Config, now: Instant) -> Self {
@@ -136,15 +136,15 @@ impl State {
         Self {
             terms: Arc::new(SyncParams::new(me, config, sharing.timing, kept)),
             timing: sharing.timing,
-            copy: Copy::new(config.clone(), kept, now),
+            copy: LedgerReplica::new(config.clone(), kept, now),
             epoch: String::new(),
             call: 0,
             next: 0,
             seq: 0,
             r#gen: 0,
-            owes: Owes::Nothing,
-            hand: VecDeque::new(),
-            unsaid: PendingReports::default(),
+            resync: Resync::Nothing,
+            granted: VecDeque::new(),
+            pending_reports: PendingReports::default(),
             asked: 0,
             want: 0,
             wants: Wants::default(),
@@ -163,7 +163,7 @@ impl State {
             calls: 0,
             eviction: None,
             took: Duration::ZERO,
-            clock: Clock::default(),
+            clock: ClockGuard::default(),
             server: None,
             doubted: None,
         }
@@ -172,7 +172,7 @@ impl State {
     /// The slot in hand.
     pub fn take(&mut self, now: Instant) -> Option<Slot> {
         self.drop_old(now);
-        let (slot, _) = self.hand.pop_front()?;
+        let (slot, _) = self.granted.pop_front()?;
         self.calls += 1;
         Some(slot)
     }
@@ -184,7 +184,7 @@ impl State {
             self.unsettled = self.unsettled.or(Some(now));
         }
         if demand.waiting == 0 {
-            while let Some((slot, _)) = self.hand.pop_front() {
+            while let Some((slot, _)) = self.granted.pop_front() {
                 self.refund(slot.id, now);
             }
         }
@@ -193,28 +193,28 @@ impl State {
     /// The call of this charge counts as made now.
     pub fn settle(&mut self, id: String, now: Instant) {
         self.copy.settle(&id, now);
-        self.unsaid.settle(id, now);
+        self.pending_reports.settle(id, now);
         self.collect(now);
     }
 
     /// The call of this charge was not made.
     pub fn refund(&mut self, id: String, now: Instant) {
         self.copy.refund(&id);
-        self.unsaid.refund([id]);
+        self.pending_reports.refund([id]);
         self.collect(now);
     }
 
     /// The call of this charge was refused with 429.
     pub fn throttle(&mut self, id: String, answer: quota::ThrottleHint, now: Instant) {
         self.copy.settle(&id, now);
-        self.unsaid.throttle(id, answer, now);
+        self.pending_reports.throttle(id, answer, now);
         self.woken = true;
     }
 
     /// Appends when the next `count` slots of all replicas come, those in hand first.
     pub fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>) {
         let mut coming = SlotForecast::of(&self.copy.account(now), now);
-        let in_hand = self.hand.len().min(count);
+        let in_hand = self.granted.len().min(count);
         slots.extend(std::iter::repeat_n(now, in_hand));
         slots.extend(std::iter::repeat_with(|| coming.next_slot()).take(count - in_hand));
     }
@@ -247,7 +247,7 @@ impl State {
             return since + pause.min(self.timing.heartbeat);
         }
         // While the store merges copies it grants nothing; it knows by then what we want.
-        let untold = self.want > self.hand.len() && self.wants.told() == 0 && !self.merging;
+        let untold = self.want > self.granted.len() && self.wants.told() == 0 && !self.merging;
         if self.woken || untold {
             return now;
         }
@@ -259,7 +259,7 @@ impl State {
         let mut next = self.last.map_or(now, |last| last + beat);
         let mut at_latest = |at: Option<Instant>| next = at.map_or(next, |at| next.min(at));
         at_latest(self.collecting.map(|since| since + COLLECT));
-        at_latest(self.hand.front().map(|(_, until)| *until));
+        at_latest(self.granted.front().map(|(_, until)| *until));
         at_latest(self.due.filter(|_| self.want > 0 || self.merging));
         at_latest(
             self.unsettled
@@ -287,12 +287,12 @@ impl State {
     /// The store says when this replica's turn comes, or that it has to look at once.
     pub(super) fn wake(&mut self, in_micros: Option<f64>, now: Instant) {
         match in_micros {
-            Some(micros) => self.due = Some(now + step::span(micros).max(SHORTEST)),
+            Some(micros) => self.due = Some(now + messages::span(micros).max(SHORTEST)),
             None => self.woken = true,
         }
     }
 
-    /// What to say now. Call [`State::heard`] or [`State::failed`] afterwards.
+    /// What to say now. Call [`Protocol::on_reply`] or [`Protocol::on_error`] afterwards.
     ///
     /// # Errors
     /// When it cannot be written as JSON, which nothing in it should cause.
@@ -305,7 +305,7 @@ impl State {
         let want = if leave {
             0
         } else {
-            self.want.saturating_sub(self.hand.len())
+            self.want.saturating_sub(self.granted.len())
         };
         // A store that has just failed is not asked for slots whose grant might not be heard of.
         self.asked = if self.lost.is_some() {
@@ -313,12 +313,12 @@ impl State {
         } else {
             want.min(MOST_PER_STEP)
         };
-        let said = self.unsaid.say(now);
+        let said = self.pending_reports.say(now);
         let own = format!("{}:", self.terms.me);
-        let mut copy = match self.owes {
-            Owes::Nothing => None,
-            Owes::Own => self.copy.show(Some(&own), now),
-            Owes::All => self.copy.show(None, now),
+        let mut copy = match self.resync {
+            Resync::Nothing => None,
+            Resync::Own => self.copy.show(Some(&own), now),
+            Resync::All => self.copy.show(None, now),
         };
         if let Some(copy) = &mut copy {
             // The store may have put back already what it is told of now.
@@ -327,10 +327,10 @@ impl State {
         if leave {
             self.wants = Wants::default();
         }
-        let in_hand = self.hand.iter().filter_map(|(slot, _)| slot.flow.as_ref());
+        let in_hand = self.granted.iter().filter_map(|(slot, _)| slot.flow.as_ref());
         let flows = self.wants.tell(in_hand, now);
         self.tells = flows.is_some();
-        serde_json::to_string(&Step {
+        serde_json::to_string(&SyncRequest {
             terms: &self.terms,
             epoch: &self.epoch,
             nonce,
@@ -341,8 +341,8 @@ impl State {
             flows: flows.as_deref(),
             r#gen: self.r#gen,
             seq: self.seq,
-            landing: step::micros(self.copy.landing()),
-            claim: step::micros((self.took * 4).max(self.timing.claim).min(LONGEST_CLAIM)),
+            landing: messages::micros(self.copy.landing()),
+            claim: messages::micros((self.took * 4).max(self.timing.claim).min(LONGEST_CLAIM)),
             settled: &said.settled,
             refunded: said.refunded,
             throttled: &said.throttled,
@@ -353,7 +353,7 @@ impl State {
     }
 
     /// The step was taken, or refused because the epoch is another one. It was asked for at `asked`.
-    pub fn heard(&mut self, reply: &Reply, asked: Instant, now: Instant) -> Change {
+    pub fn on_reply(&mut self, reply: &SyncReply, asked: Instant, now: Instant) -> Change {
         let first = self.next;
         self.next += self.asked as u64;
         let was_lost = self.lost.take().is_some() || self.last.is_none();
@@ -369,7 +369,7 @@ impl State {
             self.woken = true;
             return Change::default();
         }
-        self.unsaid.heard();
+        self.pending_reports.on_reply();
         let found = if self.foreign == 0 { reply.foreign } else { 0 };
         self.foreign = reply.foreign;
         if !self.is_clock_right(reply, asked, now) {
@@ -379,11 +379,11 @@ impl State {
             self.give_back(first);
             return Change::default();
         }
-        self.owes = if reply.bring { Owes::All } else { Owes::Nothing };
+        self.resync = if reply.bring { Resync::All } else { Resync::Nothing };
         self.woken |= reply.bring;
         if let Some(left) = reply.merging {
             // Nothing of what it says is whole yet.
-            self.due = Some(now + step::span(left));
+            self.due = Some(now + messages::span(left));
             self.merging = true;
             self.wants.forget_told();
             return Change {
@@ -393,7 +393,7 @@ impl State {
         }
         // What this step brings is told with the next one: newcomers wait for that.
         self.woken |= reply.members.is_some() || !reply.joined.is_empty();
-        (self.seq, self.r#gen) = (step::number(reply.seq), step::number(reply.r#gen));
+        (self.seq, self.r#gen) = (messages::number(reply.seq), messages::number(reply.r#gen));
         let paused = self.copy.paused_until;
         self.copy.hear(reply, asked, now);
         let granted = self.grant(reply, first, (asked, now));
@@ -402,7 +402,7 @@ impl State {
             // A newcomer that has told it waits until it is called.
             self.woken |= !self.tells;
         }
-        self.due = reply.due.map(|due| now + step::span(due).max(SHORTEST));
+        self.due = reply.due.map(|due| now + messages::span(due).max(SHORTEST));
         let merged = std::mem::take(&mut self.merging);
         // What others use as foreseen changes no forecast; each one costs as much as many steps.
         let order = self.wants.order(reply);
@@ -426,20 +426,20 @@ impl State {
     }
 
     /// Takes what was granted in hand.
-    fn grant(&mut self, reply: &Reply, first: u64, (asked, now): (Instant, Instant)) -> usize {
+    fn grant(&mut self, reply: &SyncReply, first: u64, (asked, now): (Instant, Instant)) -> usize {
         // Whatever the store says, no more than was asked for: the names of further ones would be given twice.
         let granted = reply.granted.len().min(self.asked);
         for (n, flow) in (first..).zip(&reply.granted).take(granted) {
             let id = format!("{}:{n}", self.terms.me);
             self.copy.grant(id.clone(), now);
             let flow: Option<Flow> = self.wants.grant(flow);
-            self.hand.push_back((Slot { id, flow }, asked + IN_HAND));
+            self.granted.push_back((Slot { id, flow }, asked + IN_HAND));
         }
         granted
     }
 
     /// No answer: the step may have been taken, or may still be. Says whether the store had answered before.
-    pub fn failed(&mut self, now: Instant) -> bool {
+    pub fn on_error(&mut self, now: Instant) -> bool {
         let failures = self.lost.map_or(0, |(_, failures)| failures);
         self.lost = Some((now, failures + 1));
         let first = self.next;
@@ -447,8 +447,8 @@ impl State {
         self.give_back(first);
         self.wants.forget_told();
         // Whether it was asked for the whole copy is not known.
-        if self.owes == Owes::Own {
-            self.owes = Owes::All;
+        if self.resync == Resync::Own {
+            self.resync = Resync::All;
         }
         failures == 0
     }
@@ -456,30 +456,30 @@ impl State {
     /// The slots that the step may have been granted are never used: it would not be known when they were granted.
     fn give_back(&mut self, first: u64) {
         let doubtful = (first..).take(std::mem::take(&mut self.asked));
-        self.unsaid.refund(doubtful.map(|n| format!("{}:{n}", self.terms.me)));
+        self.pending_reports.refund(doubtful.map(|n| format!("{}:{n}", self.terms.me)));
         self.due = None;
     }
 
-    fn is_clock_right(&mut self, reply: &Reply, asked: Instant, now: Instant) -> bool {
+    fn is_clock_right(&mut self, reply: &SyncReply, asked: Instant, now: Instant) -> bool {
         let theirs = reply.now.parse().ok();
         theirs.is_none_or(|theirs| self.clock.is_right(theirs, asked, now))
     }
 
     /// The store knows less than we do: our copy goes back to it.
-    fn begin_epoch(&mut self, reply: &Reply, asked: Instant, now: Instant) -> Change {
+    fn begin_epoch(&mut self, reply: &SyncReply, asked: Instant, now: Instant) -> Change {
         let epoch = !self.epoch.is_empty();
         self.epoch.clone_from(&reply.epoch);
         (self.seq, self.r#gen) = (0, 0);
         // Of few, each brings all at once; of many, those who are asked.
-        self.owes = match self.copy.asked {
-            None => Owes::Nothing,
-            Some(_) if self.copy.members.len() <= FEW => Owes::All,
-            Some(_) => Owes::Own,
+        self.resync = match self.copy.asked {
+            None => Resync::Nothing,
+            Some(_) if self.copy.members.len() <= FEW => Resync::All,
+            Some(_) => Resync::Own,
         };
         self.wants.forget_told();
         // Another server has another clock, and one that has jumped goes on from there.
         if reply.doubted || reply.server.is_none() || reply.server != self.server {
-            self.clock = Clock::default();
+            self.clock = ClockGuard::default();
         }
         self.server.clone_from(&reply.server);
         // What others brought before it jumped would be forgotten too early.
@@ -497,8 +497,8 @@ impl State {
     }
 
     fn drop_old(&mut self, now: Instant) {
-        while self.hand.front().is_some_and(|(_, until)| *until <= now) {
-            if let Some((slot, _)) = self.hand.pop_front() {
+        while self.granted.front().is_some_and(|(_, until)| *until <= now) {
+            if let Some((slot, _)) = self.granted.pop_front() {
                 self.refund(slot.id, now);
             }
         }

@@ -5,14 +5,14 @@ use std::ops::Range;
 
 use tokio::time::Instant;
 
-use super::Order;
+use super::FairScheduler;
 use super::class::{Class, Standing};
-use super::rivals::{Claims, Look};
+use super::competitors::{Claims, Look};
 use crate::caller::{Name, Urgency};
 
 /// A request that waits or might, and where it stands.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct ServicePosition {
     pub(super) caller: Name,
     pub(super) level: u8,
     pub(super) standing: Standing,
@@ -25,7 +25,7 @@ pub struct Place {
     pub(super) own_kept: usize,
 }
 
-impl Place {
+impl ServicePosition {
     /// Whether requests of its own caller go first that may not come.
     #[must_use]
     pub fn is_behind_kept(&self) -> bool {
@@ -33,14 +33,14 @@ impl Place {
     }
 }
 
-impl Order {
+impl FairScheduler {
     /// The place of a ticket that waits.
     #[must_use]
-    pub fn place_of(&self, id: u64) -> Option<Place> {
+    pub fn position_of(&self, id: u64) -> Option<ServicePosition> {
         let ticket = self.tickets.get(&id)?;
         let flow = self.class(ticket.urgency).flows.get(&ticket.caller)?;
         let own = flow.tickets.range(..(ticket.deadline, ticket.id)).count();
-        Some(Place {
+        Some(ServicePosition {
             caller: ticket.caller.clone(),
             level: ticket.urgency.level(),
             standing: flow.standing(),
@@ -54,13 +54,13 @@ impl Order {
     /// that were refused, once they are due. Without a deadline it lets all that wait go first, and
     /// those that do not come when they are due.
     #[must_use]
-    pub fn place_for(
+    pub fn position_for(
         &self,
         caller: &Name,
         urgency: Urgency,
         deadline: Option<(Instant, u64)>,
         own_returns: Range<usize>,
-    ) -> Place {
+    ) -> ServicePosition {
         let class = self.class(urgency);
         let flow = class.flows.get(caller);
         let own_waiting = flow.map_or(0, |flow| match deadline {
@@ -72,7 +72,7 @@ impl Order {
             Some(_) => 0,
             None => own_returns.end.saturating_sub(claimed),
         };
-        Place {
+        ServicePosition {
             caller: caller.clone(),
             level: urgency.level(),
             standing: class.standing(caller, self.stride(caller)),
@@ -86,26 +86,26 @@ impl Order {
     /// before others of its class, these lose a turn of the class, which may be many slots where
     /// other classes wait; before others of its caller, a turn of the caller.
     #[must_use]
-    pub fn delays_by_one(&self, place: &Place) -> bool {
+    pub fn delays_by_one(&self, place: &ServicePosition) -> bool {
         let class = &self.classes[usize::from(place.level)];
         self.is_last_of_own(place) && (class.waiting == 0 || class.waiting == self.len())
     }
 
     /// Whether no other ticket of the same caller that waits is served after this request.
     #[must_use]
-    pub fn is_last_of_own(&self, place: &Place) -> bool {
+    pub fn is_last_of_own(&self, place: &ServicePosition) -> bool {
         let flow = self.classes[usize::from(place.level)].flows.get(&place.caller);
         place.own_waiting == flow.map_or(0, |flow| flow.tickets.len())
     }
 
     /// The places of the tickets of the same caller that are served after this request, with their
     /// deadlines: the first `most`.
-    pub fn own_after(&self, place: &Place, most: usize) -> impl Iterator<Item = (Place, Instant)> {
+    pub fn own_after(&self, place: &ServicePosition, most: usize) -> impl Iterator<Item = (ServicePosition, Instant)> {
         let flow = self.classes[usize::from(place.level)].flows.get(&place.caller);
         let tickets = flow.into_iter().flat_map(|flow| &flow.tickets);
         let after = tickets.skip(place.own_waiting).take(most);
         after.zip(1..).map(|((deadline, _), behind)| {
-            let next = Place {
+            let next = ServicePosition {
                 own_waiting: place.own_waiting + behind,
                 own_returns: 0..0,
                 ..place.clone()
@@ -117,7 +117,7 @@ impl Order {
     /// How many tickets would be served before this one if nobody else came.
     #[must_use]
     pub fn ahead_of(&self, id: u64) -> Option<usize> {
-        let place = self.place_of(id)?;
+        let place = self.position_of(id)?;
         let now = Instant::now();
         let look = Look {
             claims: Claims::None,
@@ -127,7 +127,7 @@ impl Order {
             most_of_loop: 0,
             others: &[],
         };
-        Some(self.rivals(&place, 0, look).ahead(now, 0).waiting)
+        Some(self.competitors(&place, 0, look).ahead(now, 0).waiting)
     }
 }
 

@@ -90,7 +90,7 @@ async fn a_pause_that_breaks_promises_is_told_at_once_and_to_as_few_as_possible(
     let (short, long) = (wait(10 * SECOND), wait(100 * SECOND));
     tokio::task::yield_now().await;
     clockwork.pause_until(start + 50 * SECOND);
-    assert_eq!(short.await.unwrap(), Err((Reason::Overtaken, Duration::ZERO)));
+    assert_eq!(short.await.unwrap(), Err((Reason::PausedPastDeadline, Duration::ZERO)));
     assert_eq!(long.await.unwrap(), Ok(()));
     assert_eq!(start.elapsed(), 50 * SECOND);
 }

@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 use super::claims::Expected;
 use super::class::Standing;
-use super::rank::Place;
-use super::{ALL_RETURN, Order, class_stride};
+use super::position::ServicePosition;
+use super::{ALL_RETURN, FairScheduler, class_stride};
 use crate::attempt::FlowDemand;
 
 /// How far a forecast looks at those who are about to ask.
@@ -58,8 +58,8 @@ impl Ahead {
 
 /// Those that go before a request, if they come in time.
 #[derive(Debug)]
-pub struct Rivals<'a> {
-    order: &'a Order,
+pub struct Competitors<'a> {
+    order: &'a FairScheduler,
     look: Look<'a>,
     level: u8,
     /// Of its own caller.
@@ -84,12 +84,12 @@ struct Loop<'a> {
 
 /// Requests that are expected to come in time, by why.
 #[derive(Clone, Copy, Debug, Default)]
-struct Coming {
+struct ExpectedArrivals {
     asks: usize,
     returning: usize,
 }
 
-impl Coming {
+impl ExpectedArrivals {
     /// Of one caller or class that has so many turns.
     fn add(&mut self, turns: usize, asks: usize, returning: usize) {
         let asks = turns.min(asks);
@@ -100,7 +100,7 @@ impl Coming {
 
 static NONE_DUE: VecDeque<Instant> = VecDeque::new();
 
-impl<'a> Rivals<'a> {
+impl<'a> Competitors<'a> {
     /// Another caller of the class, so many of whose requests go first.
     fn add(&mut self, turns: usize, waiting: usize, expected: Expected, dues: &'a VecDeque<Instant>) {
         let of_waiting = turns.min(waiting);
@@ -134,7 +134,7 @@ impl<'a> Rivals<'a> {
         let time = until.saturating_duration_since(self.look.now);
         let slots = slots.min(self.look.most_of_loop);
         let asks = |expected: Expected| expected.asks_within(time).min(slots);
-        let mut coming = Coming {
+        let mut coming = ExpectedArrivals {
             asks: 0,
             returning: self.returning + self.dues.partition_point(|due| *due <= until),
         };
@@ -180,7 +180,7 @@ fn turns_before(tag: u64, first: bool, next: u64, stride: u64) -> usize {
     usize::try_from(turns).unwrap_or(usize::MAX)
 }
 
-impl Order {
+impl FairScheduler {
     /// How many of so many who are told to come back do, rounded.
     fn of_returning(&self, returning: usize) -> usize {
         let rate = usize::try_from(self.return_rate).unwrap_or(0);
@@ -188,14 +188,14 @@ impl Order {
         returning.saturating_mul(rate).saturating_add(half) >> ALL_RETURN.trailing_zeros()
     }
 
-    fn claimed(&self, coming: Coming) -> usize {
+    fn claimed(&self, coming: ExpectedArrivals) -> usize {
         coming.asks + self.of_returning(coming.returning)
     }
 
     /// How many of its own caller's that claim slots go before a request at this place until that
     /// moment.
     #[must_use]
-    pub fn own_due(&self, place: &Place, until: Instant) -> usize {
+    pub fn own_due(&self, place: &ServicePosition, until: Instant) -> usize {
         if place.own_returns.is_empty() {
             return 0;
         }
@@ -206,7 +206,7 @@ impl Order {
 
     /// Those that go before the request at this place, when so many that its own caller claims do.
     #[must_use]
-    pub fn rivals<'a>(&'a self, place: &Place, own_due: usize, look: Look<'a>) -> Rivals<'a> {
+    pub fn competitors<'a>(&'a self, place: &ServicePosition, own_due: usize, look: Look<'a>) -> Competitors<'a> {
         let class = &self.classes[usize::from(place.level)];
         let own = Ahead {
             waiting: place.own_waiting + self.own_elsewhere(place, look.others),
@@ -216,7 +216,7 @@ impl Order {
         let own_first = own.waiting + own_due + place.own_kept;
         let tag = standing.tag + standing.stride.saturating_mul(own_first as u64);
         let before = |other: Standing| turns_before(tag, other.is_first(standing, tag), other.tag, other.stride);
-        let mut rivals = Rivals {
+        let mut competitors = Competitors {
             order: self,
             look,
             level: place.level,
@@ -231,35 +231,35 @@ impl Order {
             if own_flow.is_some_and(|own| std::ptr::eq(own, flow)) {
                 continue;
             }
-            rivals.add(before(flow.standing()), flow.tickets.len(), flow.expected, &flow.dues);
-            if rivals.is_enough() {
-                return rivals;
+            competitors.add(before(flow.standing()), flow.tickets.len(), flow.expected, &flow.dues);
+            if competitors.is_enough() {
+                return competitors;
             }
         }
         if look.claims == Claims::None {
-            return rivals;
+            return competitors;
         }
         let own_idle = class.idle.get(&place.caller);
         for idle in class.idle.values() {
             if own_idle.is_none_or(|own| !std::ptr::eq(own, idle)) {
-                rivals.add(before(class.standing_of_idle(idle)), 0, idle.expected, &idle.dues);
+                competitors.add(before(class.standing_of_idle(idle)), 0, idle.expected, &idle.dues);
             }
         }
         for other in of_class(look.others, place.level).filter(|other| other.caller != place.caller) {
             let (turns, expected) = (before(class.standing_of_other(other)), Expected::of(other));
-            rivals.add(turns, other.waiting, expected, &NONE_DUE);
+            competitors.add(turns, other.waiting, expected, &NONE_DUE);
             if expected.loops == 0 {
                 // Nothing says when these are due.
-                rivals.returning += turns.saturating_sub(other.waiting).min(other.returning);
+                competitors.returning += turns.saturating_sub(other.waiting).min(other.returning);
             }
         }
-        rivals.dues.sort_unstable();
-        rivals
+        competitors.dues.sort_unstable();
+        competitors
     }
 
     /// How many requests of the same caller that wait elsewhere are served before the one at this
     /// place: their deadlines are not known, so as large a part of them as of those that wait here.
-    fn own_elsewhere(&self, place: &Place, others: &[FlowDemand]) -> usize {
+    fn own_elsewhere(&self, place: &ServicePosition, others: &[FlowDemand]) -> usize {
         let of_caller = of_class(others, place.level).filter(|other| other.caller == place.caller);
         let elsewhere: usize = of_caller.map(|other| other.waiting).sum();
         if elsewhere == 0 {

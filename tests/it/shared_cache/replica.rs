@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tower::util::BoxCloneSyncService;
 use tower::{ServiceBuilder, ServiceExt as _, service_fn};
 
-use defender_gateway::attempt::{Scarcity, Try};
+use defender_gateway::attempt::{Scarcity, Attempt};
 use defender_gateway::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use defender_gateway::scan::{Answer, Call, Endpoint, Request, ServedResponse, UpstreamProfile};
 use defender_gateway::task::Tasks;
@@ -71,8 +71,8 @@ impl Upstream {
         until("calls at the upstream", async || (self.calls() >= calls).then_some(())).await;
     }
 
-    async fn call(self, attempt: Try) -> Result<Answer, BoxError> {
-        let request = attempt.load.request();
+    async fn call(self, attempt: Attempt) -> Result<Answer, BoxError> {
+        let request = attempt.request.bind();
         let ids: Vec<String> = request.ids().map(Into::into).collect();
         self.0.calls.lock().unwrap().push(ids.clone());
         let mut gate = self.0.gate.subscribe();
@@ -131,7 +131,7 @@ impl Default for Options {
 }
 
 /// A running replica. Dropping it ends it as if killed.
-pub(crate) struct Pod {
+pub(crate) struct Replica {
     service: BoxCloneSyncService<Call, ServedResponse, BoxError>,
     pub(crate) member: shared_cache::SharedCache,
     tasks: Tasks,
@@ -139,7 +139,7 @@ pub(crate) struct Pod {
     runtime: Option<Runtime>,
 }
 
-impl Pod {
+impl Replica {
     pub(crate) fn start(url: &str, upstream: &Upstream) -> Self {
         Self::start_with(url, upstream, &Options::default())
     }
@@ -263,7 +263,7 @@ impl Pod {
     }
 }
 
-impl Drop for Pod {
+impl Drop for Replica {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 /// Open files, threads and resident memory of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Held {
+pub(crate) struct ProcessUsage {
     pub(crate) files: usize,
     pub(crate) threads: usize,
     pub(crate) memory_kib: usize,
 }
 
-impl Held {
+impl ProcessUsage {
     /// Now, by `/proc`.
     ///
     /// # Panics

@@ -84,8 +84,8 @@ mod tests {
     use prometheus_client::registry::Registry;
 
     use super::*;
-    use crate::server::count::subject::Origin;
-    use crate::server::count::{Metrics, callers};
+    use crate::server::access_log::subject::Origin;
+    use crate::server::access_log::{Metrics, callers};
     use crate::server::{InboundRequest, Peer};
 
     fn ended(cause: &str) -> Ended {

@@ -2,31 +2,31 @@
 
 use std::net::TcpListener;
 
-use super::node::Node;
+use super::gateway::DemoGateway;
 use crate::cli::Error;
 use crate::sim::{self, Simulator};
 
 /// Everything that the demo plays with.
-pub(super) struct Stage {
+pub(super) struct Fixture {
     pub(super) simulator: Simulator,
-    pub(super) gateway: Node,
+    pub(super) gateway: DemoGateway,
 }
 
-impl Stage {
+impl Fixture {
     /// Starts the simulator and a gateway for it, on their usual ports if these are free.
-    pub(super) async fn set() -> Result<Self, Error> {
+    pub(super) async fn start() -> Result<Self, Error> {
         let simulator = simulator()?;
         let text = format!(
             "{}[merge]\nenabled = true\ngather = \"20ms\"\nknown_rows = 10000\n{}",
             listeners(free_or_any(8080), free_or_any(9901)),
             simulator.config_toml()
         );
-        let gateway = Node::start(&text).await?;
+        let gateway = DemoGateway::start(&text).await?;
         Ok(Self { simulator, gateway })
     }
 
     /// Ends everything.
-    pub(super) async fn strike(self) {
+    pub(super) async fn stop(self) {
         self.gateway.stop().await;
         self.simulator.stop().await;
     }

@@ -34,7 +34,7 @@ pub(super) const PAST: u8 = 2;
 
 /// One step of one replica.
 #[derive(Debug, Serialize)]
-pub(super) struct Step<'a> {
+pub(super) struct SyncRequest<'a> {
     #[serde(flatten)]
     pub(super) terms: &'a SyncParams,
     pub(super) epoch: &'a str,
@@ -164,7 +164,7 @@ pub(super) struct LedgerSnapshot {
 /// What the script answers, as JSON.
 #[derive(Debug, Deserialize)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a member of the script's answer")]
-pub struct Reply {
+pub struct SyncReply {
     /// Nothing was done: replicas of this other format have calls in a window.
     pub(super) other: Option<String>,
     #[serde(default)]

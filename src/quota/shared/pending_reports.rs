@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::step::{self, ThrottleHint};
+use super::messages::{self, ThrottleHint};
 use crate::quota;
 
 /// Calls whose end the store does not know of yet. They are kept until a step that names them was taken.
@@ -40,8 +40,8 @@ impl PendingReports {
         let said = ThrottleHint {
             id,
             age: 0,
-            wait: answer.wait.map(step::micros),
-            window: answer.window.map(step::micros),
+            wait: answer.wait.map(messages::micros),
+            window: answer.window.map(messages::micros),
         };
         self.throttled.push((said, now));
     }
@@ -50,14 +50,14 @@ impl PendingReports {
     pub(super) fn say(&mut self, now: Instant) -> Reports<'_> {
         self.saying = [self.settled.len(), self.refunded.len(), self.throttled.len()];
         let throttled = |(said, at): &(ThrottleHint, Instant)| ThrottleHint {
-            age: step::age(*at, now),
+            age: messages::age(*at, now),
             ..said.clone()
         };
         Reports {
             settled: self
                 .settled
                 .iter()
-                .map(|(id, at)| (id.clone(), step::age(*at, now)))
+                .map(|(id, at)| (id.clone(), messages::age(*at, now)))
                 .collect(),
             refunded: &self.refunded,
             throttled: self.throttled.iter().map(throttled).collect(),
@@ -65,7 +65,7 @@ impl PendingReports {
     }
 
     /// The store has heard the latest step.
-    pub(super) fn heard(&mut self) {
+    pub(super) fn on_reply(&mut self) {
         let [settled, refunded, throttled] = std::mem::take(&mut self.saying);
         self.settled.drain(..settled);
         self.refunded.drain(..refunded);

@@ -24,7 +24,7 @@ pub(super) const LIST: &str = "/api/DeviceAuthenticatedScanDefinitions";
 pub(super) const PATH: &str = "/api/DeviceAuthenticatedScanDefinitions/GetScanHistoryByScanDefinitionId";
 
 /// A running gateway.
-pub(super) struct Node {
+pub(super) struct DemoGateway {
     pub(super) data: String,
     pub(super) admin: String,
     exchange: net::Exchange,
@@ -38,7 +38,7 @@ pub(super) struct Told {
     pub(super) took: Duration,
 }
 
-impl Node {
+impl DemoGateway {
     /// Starts a gateway with this configuration and the simulator's secret.
     pub(super) async fn start(text: &str) -> Result<Self, Error> {
         let env: Environment = [(variable::CLIENT_SECRET, sim::CLIENT_SECRET)].into_iter().collect();

@@ -27,7 +27,7 @@ const GRACE: Duration = Duration::from_secs(3);
 /// must not end before it leaves.
 pub const MAX_PERMIT_HOLD: Duration = Duration::from_secs(10);
 
-/// Puts [`Attach`] around a service.
+/// Puts [`Authorize`] around a service.
 #[derive(Clone, Debug)]
 pub struct Layer {
     token_source: Arc<TokenSource>,
@@ -44,10 +44,10 @@ impl Layer {
 }
 
 impl<S> tower::Layer<S> for Layer {
-    type Service = Attach<S>;
+    type Service = Authorize<S>;
 
-    fn layer(&self, inner: S) -> Attach<S> {
-        Attach {
+    fn layer(&self, inner: S) -> Authorize<S> {
+        Authorize {
             token_source: Arc::clone(&self.token_source),
             inner,
         }
@@ -63,12 +63,12 @@ impl<S> tower::Layer<S> for Layer {
 /// A call with its caller's own token keeps that token: the token source is not asked, and a 401
 /// concerns the caller only.
 #[derive(Clone, Debug)]
-pub struct Attach<S> {
+pub struct Authorize<S> {
     token_source: Arc<TokenSource>,
     inner: S,
 }
 
-impl<S> Service<Routed> for Attach<S>
+impl<S> Service<Routed> for Authorize<S>
 where
     S: Service<Authorized, Response = Answer, Error = Failure> + Clone + Send + 'static,
     S::Future: Send,
@@ -82,7 +82,7 @@ where
     }
 
     fn call(&mut self, routed: Routed) -> Self::Future {
-        if let Some(caller_token) = routed.outgoing.request.caller_token() {
+        if let Some(caller_token) = routed.charged.request.caller_token() {
             let bearer = caller_token.secret().clone();
             let answer = self.inner.call(Authorized { routed, bearer });
             return Either::Left(Checked { answer, token: None });
@@ -95,9 +95,9 @@ where
         let mut inner = std::mem::replace(&mut self.inner, spare);
         let token_source = Arc::clone(&self.token_source);
         Either::Right(Box::pin(async move {
-            let deadline = routed.outgoing.caller.deadline;
+            let deadline = routed.charged.caller.deadline;
             let until = (deadline + GRACE).min(Instant::now() + MAX_PERMIT_HOLD);
-            let waited = bearer(&token_source, (until, deadline), &routed.outgoing.trace).await;
+            let waited = bearer(&token_source, (until, deadline), &routed.charged.trace).await;
             let bearer = waited.map_err(|error| without_token(error, until, deadline))?;
             checked(&mut inner, &token_source, routed, bearer).await
         }))

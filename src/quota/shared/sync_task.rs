@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::Config;
 use super::config::{FORMAT, KEYS};
 use super::permit::Shared;
-use super::step::{self, Reply};
+use super::messages::{self, SyncReply};
 use crate::BoxError;
 use crate::store::{self, Event, Eviction, Script};
 use crate::task::Tasks;
@@ -15,15 +15,15 @@ use crate::task::Tasks;
 /// Starts the steps, and the listening for wakes.
 pub(super) fn start(shared: &Arc<Shared>, config: &Config, tasks: &Tasks) {
     tasks.spawn_upkeep("store wakes", listen(Arc::clone(shared), config.clone()));
-    let client = Client {
+    let sync_task = SyncTask {
         shared: Arc::clone(shared),
         store: config.store.clone(),
-        script: Script::new(step::SCRIPT),
+        script: Script::new(messages::SCRIPT),
         keys: config.keys(),
         has_asked: false,
     };
     let stopping = tasks.clone();
-    tasks.spawn("store steps", async move { client.run(&stopping).await });
+    tasks.spawn("store steps", async move { sync_task.run(&stopping).await });
 }
 
 /// A rolling upgrade to or from a version that stores something else.
@@ -34,7 +34,7 @@ pub(super) fn start(shared: &Arc<Shared>, config: &Config, tasks: &Tasks) {
 )]
 struct OtherFormat(String);
 
-struct Client {
+struct SyncTask {
     shared: Arc<Shared>,
     store: store::Client,
     script: Script,
@@ -43,7 +43,7 @@ struct Client {
     has_asked: bool,
 }
 
-impl Client {
+impl SyncTask {
     async fn run(mut self, tasks: &Tasks) {
         loop {
             // Not interrupted: the answer to a step that was asked for is awaited.
@@ -65,8 +65,8 @@ impl Client {
         let asked = Instant::now();
         let answer = self.try_step(asked, leave).await;
         match &answer {
-            Ok(reply) => self.shared.heard(reply, asked),
-            Err(error) => self.shared.failed(error),
+            Ok(reply) => self.shared.on_reply(reply, asked),
+            Err(error) => self.shared.on_error(error),
         }
         self.has_asked &= answer.is_ok();
         answer.is_ok()
@@ -86,10 +86,10 @@ impl Client {
         self.has_asked = true;
     }
 
-    async fn try_step(&mut self, asked: Instant, leave: bool) -> Result<Reply, BoxError> {
+    async fn try_step(&mut self, asked: Instant, leave: bool) -> Result<SyncReply, BoxError> {
         let step = self.shared.step(asked, leave)?;
         let text = self.store.step(&self.script, &self.keys, &step).await?;
-        let reply: Reply = serde_json::from_str(&text)?;
+        let reply: SyncReply = serde_json::from_str(&text)?;
         match reply.other {
             Some(other) => Err(OtherFormat(other).into()),
             None => Ok(reply),

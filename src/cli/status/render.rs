@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 /// What `/status` and `/history` say, a line per subject.
-pub(super) fn show(state: &Value, past: &Value) -> String {
+pub(super) fn render(state: &Value, past: &Value) -> String {
     let mut lines = Lines::default();
     lines.put(
         "gateway",
@@ -324,7 +324,7 @@ mod tests {
             "token": {"kind": "client_secret", "expires_in_s": null,
                       "last_error": {"code": "AADSTS7000215", "advice": "set the secret's value"}},
         });
-        let text = show(&state, &json!({}));
+        let text = render(&state, &json!({}));
         assert!(
             text.contains("problem   no-token (critical, for 9.0 s): there is no valid token\n          → set it\n"),
             "{text}"
@@ -338,7 +338,7 @@ mod tests {
             text.contains("6 waiting, 1 before its next in 2.4 s, its last in 26 s; 31 calls"),
             "{text}"
         );
-        assert!(show(&json!({}), &Value::Null).contains("queue"));
+        assert!(render(&json!({}), &Value::Null).contains("queue"));
     }
 
     #[test]
@@ -346,7 +346,7 @@ mod tests {
         let past = json!({"step_s": 20, "from_memory": [9, 0, 0, 4, 4, 0], "shared_call": [0, 0, 0, 0, 0, 0],
             "own_call": [0, 0, 0, 0, 0, 0], "refused": [0, 0, 0, 0, 8, 0], "failed": [0, 0, 0, 0, 0, 0],
             "upstream_calls": [0, 0, 0, 0, 0, 0], "waiting": [0, 7, 0, 0, 0, 0]});
-        let text = show(&json!({}), &past);
+        let text = render(&json!({}), &past);
         assert!(text.contains("questions ▅█ at most 16 a minute"), "{text}");
         assert!(text.contains("calls        at most 0 a minute"), "{text}");
         assert!(text.contains("waiting   █  at most 7 a minute"), "{text}");
@@ -356,7 +356,7 @@ mod tests {
     fn nothing_that_a_caller_sends_steers_the_terminal() {
         let state = json!({"trouble": {"latest": [{"ago_s": 1.0, "status": 429, "reason": "evil \u{1b}[2J\nline"}]},
             "queue": {"shares": [{"caller": "\u{1b}]0;title\u{7}"}]}});
-        let text = show(&state, &Value::Null);
+        let text = render(&state, &Value::Null);
         assert!(!text.contains('\u{1b}') && !text.contains('\u{7}'), "{text}");
         assert!(text.contains("evil ?[2J?line"), "{text}");
     }

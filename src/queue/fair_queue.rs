@@ -14,8 +14,8 @@ use super::config::Config;
 use super::metrics::Metrics;
 use super::refused::{Reason, Refused};
 use super::snapshot::Snapshot;
-use super::state::{Entered, State, TOLERANCE, Turn};
-use crate::attempt::{Demand, SharedOrder, Try};
+use super::state::{Entered, State, TOLERANCE, Grant};
+use crate::attempt::{Demand, SharedOrder, Attempt};
 use crate::caller::{Name, Urgency};
 use crate::task::Tasks;
 
@@ -60,12 +60,12 @@ pub trait PermitSource: fmt::Debug + Send + Sync + 'static {
     }
 
     /// How many others, who are not in this queue, may want slots too.
-    fn rivals(&self) -> usize {
+    fn other_replicas(&self) -> usize {
         0
     }
 
     /// When nobody can tell whether there are slots: how long callers should stay away.
-    fn lost(&self) -> Option<Duration> {
+    fn unavailable_for(&self) -> Option<Duration> {
         None
     }
 
@@ -88,7 +88,7 @@ struct Shared<S: PermitSource> {
     state: Mutex<State<S::Permit>>,
     slots: S,
     /// Tells the clock task that a slot is wanted earlier than it knows.
-    kick: Notify,
+    wake: Notify,
     /// What this queue has added to the gauge that it may share with others. Changed under the
     /// state's lock only.
     shown: AtomicI64,
@@ -111,7 +111,7 @@ impl<S: PermitSource> Queue<S> {
         Self(Arc::new(Shared {
             state: Mutex::new(State::new(config)),
             slots,
-            kick: Notify::new(),
+            wake: Notify::new(),
             shown: AtomicI64::new(0),
             metrics,
         }))
@@ -125,7 +125,7 @@ impl<S: PermitSource> Queue<S> {
     ///
     /// # Cancel safety
     /// Safe: a caller that leaves gives its place up at once, and a slot just handed to it passes on.
-    pub async fn turn(&self, attempt: &Try) -> Result<S::Permit, Refused> {
+    pub async fn turn(&self, attempt: &Attempt) -> Result<S::Permit, Refused> {
         self.enter(attempt)?.turn().await
     }
 
@@ -133,7 +133,7 @@ impl<S: PermitSource> Queue<S> {
     ///
     /// # Errors
     /// [`Refused`] when the turn cannot come in time.
-    pub fn enter(&self, attempt: &Try) -> Result<Waiting<S>, Refused> {
+    pub fn enter(&self, attempt: &Attempt) -> Result<QueueEntry<S>, Refused> {
         let now = Instant::now();
         self.take_ticket(now, attempt)
             .map_err(|refused| self.0.honest(refused))
@@ -164,20 +164,20 @@ impl<S: PermitSource> Queue<S> {
     }
 
     /// Spreads the cost of the slot that `attempt` was granted over all who benefit from its call.
-    pub fn spread(&self, attempt: &Try) {
-        let beneficiaries = attempt.load.beneficiaries();
-        if beneficiaries.len() > 1 {
-            self.0.lock().spread(
+    pub fn split_cost(&self, attempt: &Attempt) {
+        let cost_sharers = attempt.request.cost_sharers();
+        if cost_sharers.len() > 1 {
+            self.0.lock().split_cost(
                 attempt.caller.urgency,
                 &attempt.caller.name,
-                &beneficiaries,
+                &cost_sharers,
                 Instant::now(),
             );
         }
     }
 
     /// The call that `attempt` was granted a slot for has been answered: its caller may ask again.
-    pub fn answered(&self, attempt: &Try) {
+    pub fn answered(&self, attempt: &Attempt) {
         let (name, urgency) = (&attempt.caller.name, attempt.caller.urgency);
         self.0.lock().answered(name, urgency, Instant::now());
     }
@@ -193,32 +193,32 @@ impl<S: PermitSource> Queue<S> {
         self.0.metrics.show(&self.snapshot());
     }
 
-    fn take_ticket(&self, now: Instant, attempt: &Try) -> Result<Waiting<S>, Refused> {
+    fn take_ticket(&self, now: Instant, attempt: &Attempt) -> Result<QueueEntry<S>, Refused> {
         let mut state = self.0.lock();
-        let waiting = |start, place| Waiting {
+        let waiting = |start, place| QueueEntry {
             place,
             queue: self.clone(),
             entered: now,
             deadline: attempt.caller.deadline,
             start,
         };
-        if let Some(permit) = state.pass(now, &attempt.caller, &self.0.slots) {
+        if let Some(permit) = state.try_fast_path(now, &attempt.caller, &self.0.slots) {
             self.0.tell(&state);
-            return Ok(waiting(now, Place::Served(permit)));
+            return Ok(waiting(now, EntryState::Granted(permit)));
         }
         let Entered { id, start, turn } = state.enter(now, attempt, &self.0.slots)?;
         let next = state.hand_out(now, &self.0.slots);
         self.0.tell(&state);
         if !state.order.is_empty() && next != state.armed {
             state.armed = next;
-            self.0.kick.notify_one();
+            self.0.wake.notify_one();
         }
         drop(state);
-        let ticket = Held {
+        let ticket = TicketGuard {
             queue: self.clone(),
             id,
         };
-        Ok(waiting(start, Place::Behind(turn, ticket)))
+        Ok(waiting(start, EntryState::Waiting(turn, ticket)))
     }
 
     /// Hands slots out when they come, for as long as it is polled. Once for each queue.
@@ -243,7 +243,7 @@ impl<S: PermitSource> Queue<S> {
             tokio::select! {
                 () = timer => {}
                 () = self.0.slots.changed() => {}
-                () = self.0.kick.notified() => {}
+                () = self.0.wake.notified() => {}
             }
         }
     }
@@ -266,7 +266,7 @@ impl<S: PermitSource> Shared<S> {
     }
 
     /// Waits to be told.
-    async fn turn(&self, mut told: oneshot::Receiver<Turn<S::Permit>>, id: u64, latest: Instant) -> Turn<S::Permit> {
+    async fn turn(&self, mut told: oneshot::Receiver<Grant<S::Permit>>, id: u64, latest: Instant) -> Grant<S::Permit> {
         // Only a panic in the queue loses a ticket.
         let lost = || Err(Refused::new(Reason::Late, Duration::ZERO));
         tokio::select! {
@@ -283,9 +283,9 @@ impl<S: PermitSource> Shared<S> {
     fn honest(&self, refused: Refused) -> Refused {
         let is_want = matches!(
             refused.reason,
-            Reason::Late | Reason::Promised | Reason::Displaced | Reason::Overtaken
+            Reason::Late | Reason::Promised | Reason::Displaced | Reason::PausedPastDeadline
         );
-        match self.slots.lost().filter(|_| is_want) {
+        match self.slots.unavailable_for().filter(|_| is_want) {
             Some(retry_after) => Refused::new(Reason::StoreLost, retry_after),
             None => refused,
         }
@@ -294,8 +294,8 @@ impl<S: PermitSource> Shared<S> {
 
 /// A place in the queue; dropped, it is given up at once, and a slot just handed to it passes on.
 #[derive(Debug)]
-pub struct Waiting<S: PermitSource> {
-    place: Place<S>,
+pub struct QueueEntry<S: PermitSource> {
+    place: EntryState<S>,
     queue: Queue<S>,
     entered: Instant,
     deadline: Instant,
@@ -303,14 +303,14 @@ pub struct Waiting<S: PermitSource> {
 }
 
 #[derive(Debug)]
-enum Place<S: PermitSource> {
+enum EntryState<S: PermitSource> {
     /// A slot was free, and nobody waited.
-    Served(S::Permit),
+    Granted(S::Permit),
     /// Its turn will be told.
-    Behind(oneshot::Receiver<Turn<S::Permit>>, Held<S>),
+    Waiting(oneshot::Receiver<Grant<S::Permit>>, TicketGuard<S>),
 }
 
-impl<S: PermitSource> Waiting<S> {
+impl<S: PermitSource> QueueEntry<S> {
     /// When the slot comes, if nobody comes or leaves before: as predicted when the place was
     /// taken.
     #[must_use]
@@ -329,10 +329,10 @@ impl<S: PermitSource> Waiting<S> {
     pub async fn turn(self) -> Result<S::Permit, Refused> {
         let shared = &self.queue.0;
         let latest = self.deadline.max(self.entered) + TOLERANCE;
-        let at_once = matches!(self.place, Place::Served(_));
+        let at_once = matches!(self.place, EntryState::Granted(_));
         let turn = match self.place {
-            Place::Served(permit) => Ok(permit),
-            Place::Behind(turn, ticket) => shared
+            EntryState::Granted(permit) => Ok(permit),
+            EntryState::Waiting(turn, ticket) => shared
                 .turn(turn, ticket.id, latest)
                 .await
                 .map_err(|refused| shared.honest(refused)),
@@ -348,12 +348,12 @@ impl<S: PermitSource> Waiting<S> {
 
 /// A ticket in the queue; leaves it on drop.
 #[derive(Debug)]
-struct Held<S: PermitSource> {
+struct TicketGuard<S: PermitSource> {
     queue: Queue<S>,
     id: u64,
 }
 
-impl<S: PermitSource> Drop for Held<S> {
+impl<S: PermitSource> Drop for TicketGuard<S> {
     fn drop(&mut self) {
         let mut state = self.queue.0.lock();
         state.leave(self.id, Instant::now());
