@@ -135,7 +135,7 @@ pub fn build(
     // compile times and stack frames small.
     let forwarding = Forwarding::new(forwarding);
 
-    let questions = ServiceBuilder::new()
+    let history = ServiceBuilder::new()
         // Above the cache: this limit counts requests and not calls.
         .layer(parts.fair_use)
         // Above the flights: a hit needs neither a flight nor a slot.
@@ -157,7 +157,7 @@ pub fn build(
         .layer(server::route::Layer)
         // The last layer that sees HTTP.
         .layer(parts.read)
-        .service(questions)
+        .service(history)
 }
 
 /// A service that is cloned more often than it is called. Cloning it copies one pointer; the

@@ -1,4 +1,4 @@
-//! One question to an admin listener: is the answer 200?
+//! One request to an admin listener: is the answer 200?
 //!
 //! Small on purpose. The kubelet and Docker start `healthcheck` every few seconds, so it makes no TLS client and no second thread.
 
@@ -120,7 +120,7 @@ where
         let body = Limited::new(answer.into_body(), LARGEST).collect().await?.to_bytes();
         Ok((status, String::from_utf8_lossy(&body).into_owned()))
     };
-    // The connection is driven here, beside the question: there is nobody else to do it. It may end before the answer is read.
+    // The connection is driven here, beside the request: there is nobody else to do it. It may end before the answer is read.
     let drive = async {
         let _ = connection.await;
         std::future::pending().await

@@ -4,7 +4,7 @@ use std::backtrace::{Backtrace, BacktraceStatus};
 use std::panic::{self, PanicHookInfo};
 
 /// Has panics logged, in the log's own format, in place of the standard library's words. Those repeat what could not be cut, parsed or
-/// unwrapped, which may be a token, an answer or a question.
+/// unwrapped, which may be a token, an answer or a request.
 pub(super) fn say_little() {
     panic::set_hook(Box::new(|info| {
         let place = info.location().map(ToString::to_string).unwrap_or_default();

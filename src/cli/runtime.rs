@@ -37,7 +37,7 @@ pub(super) fn block_on<T>(workers: Option<usize>, work: impl Future<Output = Res
     result
 }
 
-/// Runs `work` to its end on this thread alone: for commands that ask one question and leave.
+/// Runs `work` to its end on this thread alone: for commands that send one request and end.
 ///
 /// # Errors
 /// When the runtime cannot be made, and what `work` returns.

@@ -26,7 +26,7 @@ async fn until_started(admin: &AdminAddress, max: Duration) -> Result<(), Error>
     let end = Instant::now() + max;
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        // The last question, too, gets a moment for its answer.
+        // The last request, too, gets a moment for its answer.
         let why = match ask(admin, "/startupz", left.max(PAUSE)).await {
             Ok((StatusCode::OK, _)) => return Ok(()),
             Ok((status, text)) => format!("the last answer was {}: {}", status.as_u16(), text.trim()),

@@ -66,9 +66,9 @@ pub enum Shape {
 /// How answers are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kept {
-    /// Whole, by question.
+    /// Whole, by request.
     Whole,
-    /// Whole, and by id as well: different questions can share a call, and be answered from each other's rows.
+    /// Whole, and by id as well: different requests can share a call, and be answered from each other's rows.
     ById {
         /// The members that name a row's id, in every casing that is known.
         names: [&'static str; 3],
@@ -114,7 +114,7 @@ impl Declaration {
         }
     }
 
-    /// Whether different questions can share a call, and answers are kept by id.
+    /// Whether different requests can share a call, and answers are kept by id.
     #[must_use]
     pub const fn is_by_id(&self) -> bool {
         matches!(self.kept, Kept::ById { .. })

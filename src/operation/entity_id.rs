@@ -37,7 +37,7 @@ impl EntityId {
         &self.0
     }
 
-    /// An id that a canonical question holds.
+    /// An id that a canonical request holds.
     pub(crate) fn of_canonical(id: &str) -> Self {
         Self(id.into())
     }

@@ -59,7 +59,7 @@ const ETAG: Field = (
 const ALLOW: Field = ("Allow", "The methods of this path.", "OPTIONS, POST, QUERY");
 const ACCEPT_QUERY: Field = (
     "Accept-Query",
-    "RFC 10008: the content type of questions.",
+    "RFC 10008: the content type of QUERY requests.",
     "\"application/json\"",
 );
 const ACCEPT_ENCODING: Field = ("Accept-Encoding", "The content coding that is accepted.", "identity");

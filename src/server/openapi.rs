@@ -21,7 +21,7 @@ pub fn openapi() -> String {
     for operation in Operation::ALL {
         let declared = operation.declaration();
         if let Input::Ids { member, .. } = declared.input {
-            schemas.insert(name(operation, "Question"), question(member));
+            schemas.insert(name(operation, "Question"), request_schema(member));
         }
         schemas.insert(name(operation, "Answer"), answer(declared));
     }
@@ -125,7 +125,7 @@ fn taken(declared: &'static Declaration) -> impl Iterator<Item = &'static str> {
         .chain(caller)
 }
 
-fn question(member: &str) -> Value {
+fn request_schema(member: &str) -> Value {
     // White space around an id is ignored, and the id must not consist of it.
     let id = json!({"type": "string", "minLength": 1, "maxLength": Request::MAX_ID_BYTES, "pattern": "\\S"});
     json!({

@@ -29,7 +29,7 @@ use crate::task::Tasks;
 /// Opening a connection takes several answers: TCP, TLS, AUTH, and who is the master.
 const ANSWERS_TO_CONNECT: u32 = 4;
 
-/// How often a cluster may send one question elsewhere, because a slot has just moved.
+/// How often a cluster may send one command elsewhere, because a slot has just moved.
 const REDIRECTS: u32 = 2;
 
 /// An open connection. Clones share it, and ask over it at the same time; it is closed with the last of them.
@@ -57,7 +57,7 @@ impl Connection {
             if config.address.kind != Kind::Cluster {
                 let master = access.master(config).await?;
                 return Ok(Self::One(match master.connect(Some(subscribers)).await {
-                    // It speaks an older protocol, over which either questions are asked or messages come.
+                    // It speaks an older protocol, over which either commands are sent or messages come.
                     Err(error) if error.is_answer() => master.connect(None).await?,
                     connected => connected?,
                 }));
@@ -137,10 +137,10 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Opens a connection for questions, and for the messages of `subscribers`. The time limits are ours, around each question; the library's
+    /// Opens a connection for commands, and for the messages of `subscribers`. The time limits are ours, around each command; the library's
     /// own would only add a second set.
     pub(super) async fn connect(&self, subscribers: Option<&Arc<Subscribers>>) -> Result<One, Error> {
-        let wire = Wire::for_questions(&self.info, self.tls.as_ref())
+        let wire = Wire::for_commands(&self.info, self.tls.as_ref())
             .await
             .map_err(broken)?;
         let mut limits = AsyncConnectionConfig::new()

@@ -12,7 +12,7 @@ const LARGEST: usize = 8 << 20;
 /// Most values in one answer: each takes the library some 60 bytes, of three on the wire.
 const MOST_VALUES: usize = 1 << 16;
 
-/// How deep values may be nested. The gateway's questions are answered two deep at most.
+/// How deep values may be nested. The gateway's commands are answered two deep at most.
 const DEEPEST: usize = 8;
 
 /// Longest line: an error, or a simple string.
@@ -46,7 +46,7 @@ impl From<Excess> for io::Error {
     }
 }
 
-/// Counts complete answers in a stream of bytes, or complete questions: both are written alike.
+/// Counts complete answers in a stream of bytes, or complete commands: both are written alike.
 #[derive(Debug, Default)]
 pub(super) struct Meter {
     at: At,

@@ -47,7 +47,7 @@ pub(super) async fn master(sentinels: Vec<Server>, group: &str, timeout: Duratio
 
 async fn ask(sentinel: Server, group: &str) -> Result<Option<Master>, Error> {
     let mut connection = sentinel.connect(None).await?;
-    let mut question = redis::cmd("SENTINEL");
-    question.arg("GET-MASTER-ADDR-BY-NAME").arg(group);
-    Ok(question.query_async(&mut connection).await?)
+    let mut command = redis::cmd("SENTINEL");
+    command.arg("GET-MASTER-ADDR-BY-NAME").arg(group);
+    Ok(command.query_async(&mut connection).await?)
 }

@@ -63,7 +63,7 @@ impl Subscribers {
         }
     }
 
-    /// What came over the connection that questions are asked over.
+    /// What came over the connection over which commands are sent.
     pub(super) fn pushed(&self, push: PushInfo) {
         match (push.kind, &*push.data) {
             (PushKind::Message, [channel, message]) => {
@@ -84,7 +84,7 @@ impl Subscribers {
     }
 }
 
-/// Listens over a connection of its own, to a store where questions and messages need two, for as long as the guard is kept.
+/// Listens over a connection of its own, to a store where commands and messages need two, for as long as the guard is kept.
 pub(super) fn listen(config: &Config, subscribers: &Arc<Subscribers>) -> DropGuard {
     let (tasks, guard) = Tasks::new().branch();
     let (config, subscribers) = (config.clone(), Arc::clone(subscribers));

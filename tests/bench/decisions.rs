@@ -165,7 +165,7 @@ struct Nothing;
 
 impl LateBoundRequest for Nothing {
     fn bind(&self) -> Arc<Request> {
-        unreachable!("the queue does not look at the question")
+        unreachable!("the queue does not look at the request")
     }
 
     fn payer(&self) -> Payer {

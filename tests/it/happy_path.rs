@@ -1,4 +1,4 @@
-//! The main job: a question goes in, the upstream's answer comes out, and nothing else passes.
+//! The main job: a request goes in, the upstream's answer comes out, and nothing else passes.
 
 use http::{Method, StatusCode};
 
@@ -122,7 +122,7 @@ async fn every_bad_request_is_told_what_is_wrong_and_costs_no_call() {
         assert_eq!(answer.field("allow"), allow);
     }
 
-    let large = running.caller.question().body(vec![b' '; 2 << 20].into());
+    let large = running.caller.history_request().body(vec![b' '; 2 << 20].into());
     let answer = running.caller.send(large.unwrap()).await;
     assert_eq!(
         (answer.status.as_u16(), &*answer.error_code()),
@@ -157,9 +157,9 @@ async fn strangers_are_turned_away() {
 async fn query_is_as_good_as_post_and_options_says_so() {
     let running = Setup::new().start().await;
     let posted = running.caller.ask(&[id(1)]).await;
-    let question = running.caller.request(Method::QUERY, PATH);
-    let question = question.header("content-type", "application/json").body(body(&[id(1)]));
-    let queried = running.caller.send(question.unwrap()).await;
+    let request = running.caller.request(Method::QUERY, PATH);
+    let request = request.header("content-type", "application/json").body(body(&[id(1)]));
+    let queried = running.caller.send(request.unwrap()).await;
     assert_eq!((queried.status, &queried.body), (StatusCode::OK, &posted.body));
     assert!(queried.field("cache-status").contains("; hit"), "the same entry");
 
@@ -176,9 +176,9 @@ async fn query_is_as_good_as_post_and_options_says_so() {
 async fn the_versioned_path_is_asked_at_the_versioned_path() {
     let running = Setup::new().start().await;
     let versioned = PATH.replace("/api/", "/api/v1.0/");
-    let question = running.caller.request(Method::POST, &versioned);
-    let question = question.header("content-type", "application/json").body(body(&[id(1)]));
-    assert_eq!(running.caller.send(question.unwrap()).await.row_ids(), ids([1]));
+    let request = running.caller.request(Method::POST, &versioned);
+    let request = request.header("content-type", "application/json").body(body(&[id(1)]));
+    assert_eq!(running.caller.send(request.unwrap()).await.row_ids(), ids([1]));
     assert_eq!(running.simulator.calls()[0].path, versioned);
     running.finish().await;
 }
@@ -199,7 +199,7 @@ async fn a_unix_socket_is_as_good_as_a_port() {
 }
 
 #[tokio::test]
-async fn http2_with_prior_knowledge_carries_many_questions_on_one_connection() {
+async fn http2_with_prior_knowledge_carries_many_requests_on_one_connection() {
     let running = Setup::new().start().await;
     let caller = Caller::http2(&base(&running));
     let answers = caller.ask_each(0..50).await;

@@ -106,8 +106,8 @@ async fn with_few_files_there_are_fewer_connections_a_word_about_it_and_always_a
     // An answer needs further files: a call upstream, and the admin address beside it.
     let looked = async || {
         let caller = program.caller();
-        let question = caller.question().body(crate::support::body(&[id(20)])).unwrap();
-        let answer = caller.try_send(question).await;
+        let request = caller.history_request().body(crate::support::body(&[id(20)])).unwrap();
+        let answer = caller.try_send(request).await;
         answer.ok().filter(|answer| answer.status == 200)
     };
     until("an answer amid the crowd", looked).await;

@@ -316,7 +316,7 @@ fn merging(current: &Current) -> Option<Problem> {
         Code::MergeResting,
         1,
         format!(
-            "questions are not merged for another {} s: {split_error}",
+            "requests are not merged for another {} s: {split_error}",
             left.as_secs()
         ),
         "nothing is lost but calls; if it happens again and again, set merge.enabled = \"auto\" or false",

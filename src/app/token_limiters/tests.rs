@@ -46,7 +46,7 @@ fn token_limiters(tasks: &Tasks) -> TokenLimiters {
     TokenLimiters::open(config, vec![own], Wall::system(), tasks, metrics)
 }
 
-fn question(token: Option<&str>) -> Request {
+fn history_request(token: Option<&str>) -> Request {
     let plain = Request::plain(Endpoint::HISTORY, ["a"]).unwrap();
     match token {
         Some(token) => plain.with_token(CallerToken::new(token).unwrap()),
@@ -55,7 +55,7 @@ fn question(token: Option<&str>) -> Request {
 }
 
 fn payer(token: &str) -> Payer {
-    question(Some(token)).payer()
+    history_request(Some(token)).payer()
 }
 
 fn caller_at(name: &str, deadline: Instant) -> Caller {
@@ -75,7 +75,7 @@ async fn ask(token_limiters: &TokenLimiters, token: Option<&str>, wait: Duration
     let now = Instant::now();
     let caller = caller_at("test", now + wait);
     let attempt = Attempt {
-        request: Arc::new(SingleRequest::new(Arc::new(question(token)), name)),
+        request: Arc::new(SingleRequest::new(Arc::new(history_request(token)), name)),
         caller: Arc::new(caller),
         position: QueuePosition::new(now),
         retries: Retries::default(),

@@ -14,9 +14,9 @@ use crate::cli::{Error, print};
 pub(super) async fn play(fixture: &Fixture) -> Result<(), Error> {
     print("defender-gateway demo: a simulated tenant and a gateway for it, both in this process, on loopback.\n")?;
     start(fixture).await?;
-    let question = list(fixture).await?;
-    first(fixture, &question).await?;
-    again(fixture, &question).await?;
+    let ids = list(fixture).await?;
+    first(fixture, &ids).await?;
+    again(fixture, &ids).await?;
     together(fixture).await?;
     overlapping(fixture).await?;
     region_lost(fixture).await?;
@@ -39,10 +39,10 @@ pub(super) fn invitation(fixture: &Fixture) -> String {
 }
 
 async fn start(fixture: &Fixture) -> Result<(), Error> {
-    // The token comes and the regions answer within the first moments; the first question would wait for both.
-    let question = [definition(0)];
-    claim(fixture.gateway.ask(&question, &[]).await?.status() == 200, || {
-        "the first question got no answer".into()
+    // The token comes and the regions answer within the first moments; the first request would wait for both.
+    let ids = [definition(0)];
+    claim(fixture.gateway.ask(&ids, &[]).await?.status() == 200, || {
+        "the first request got no answer".into()
     })?;
     let told = fixture.gateway.measured().await?;
     let life = told["token"]["expires_in_s"].as_f64().unwrap_or(0.0) / 60.0;
@@ -84,8 +84,8 @@ async fn list(fixture: &Fixture) -> Result<Vec<String>, Error> {
     Ok(ids)
 }
 
-async fn first(fixture: &Fixture, question: &[String]) -> Result<(), Error> {
-    let told = fixture.gateway.ask(question, &[]).await?;
+async fn first(fixture: &Fixture, ids: &[String]) -> Result<(), Error> {
+    let told = fixture.gateway.ask(ids, &[]).await?;
     claim(told.status() == 200 && told.rows() > 0, || {
         format!("the answer was {}", told.status())
     })?;
@@ -95,15 +95,15 @@ async fn first(fixture: &Fixture, question: &[String]) -> Result<(), Error> {
     )
 }
 
-async fn again(fixture: &Fixture, question: &[String]) -> Result<(), Error> {
-    let upper = question[0].to_uppercase();
-    let shuffled = [question[2].clone(), upper.clone(), question[1].clone(), upper];
+async fn again(fixture: &Fixture, ids: &[String]) -> Result<(), Error> {
+    let upper = ids[0].to_uppercase();
+    let shuffled = [ids[2].clone(), upper.clone(), ids[1].clone(), upper];
     let told = fixture.gateway.ask(&shuffled, &[]).await?;
     claim(told.field("cache-status").contains("hit"), || {
         format!("no hit: {}", told.field("cache-status"))
     })?;
     step(
-        "The same question: other order, upper case, one id twice",
+        "The same request: other order, upper case, one id twice",
         &[summary(&told), "upstream calls: none".into()],
     )
 }
@@ -119,15 +119,15 @@ fn summary(told: &Told) -> String {
 
 async fn together(fixture: &Fixture) -> Result<(), Error> {
     let before = fixture.simulator.calls().len();
-    let question = [10, 11].map(definition);
-    let told = try_join_all((0..200).map(|_| fixture.gateway.ask(&question, &[]))).await?;
+    let ids = [10, 11].map(definition);
+    let told = try_join_all((0..200).map(|_| fixture.gateway.ask(&ids, &[]))).await?;
     let good = told.iter().filter(|told| told.status() == 200).count();
     let calls = fixture.simulator.calls().len() - before;
     claim(good == 200 && calls == 1, || {
         format!("{good} answers from {calls} calls")
     })?;
     step(
-        "200 callers ask one new question at the same moment",
+        "200 callers send one new request at the same moment",
         &[format!("{good} answers, {calls} upstream call")],
     )
 }
@@ -135,14 +135,14 @@ async fn together(fixture: &Fixture) -> Result<(), Error> {
 async fn overlapping(fixture: &Fixture) -> Result<(), Error> {
     let before = fixture.simulator.calls().len();
     // Each of the forty definitions is wanted by four or five tools.
-    let questions = (0..60_u32).map(|n| [n, n * 7 + 1, n * 11 + 2].map(|n| definition(100 + n % 40)));
-    let told = try_join_all(questions.map(|question| async move { fixture.gateway.ask(&question, &[]).await })).await?;
+    let id_lists = (0..60_u32).map(|n| [n, n * 7 + 1, n * 11 + 2].map(|n| definition(100 + n % 40)));
+    let told = try_join_all(id_lists.map(|ids| async move { fixture.gateway.ask(&ids, &[]).await })).await?;
     let good = told
         .iter()
         .filter(|told| told.status() == 200 && told.rows() > 0)
         .count();
     let calls = fixture.simulator.calls().len() - before;
-    // With slots to spare nobody waits for company; questions for the same definitions share calls all the same.
+    // With slots to spare nobody waits for company; requests for the same definitions share calls all the same.
     claim(good == 60 && calls < good, || {
         format!("{good} answers from {calls} calls")
     })?;
@@ -197,7 +197,7 @@ async fn quota_spent(fixture: &Fixture) -> Result<(), Error> {
         format!("{} good", good.len())
     })?;
     step(
-        "150 different questions at once that cannot be merged ($top), from 5 tools that wait 2 s at most",
+        "150 different requests at once that cannot be merged ($top), from 5 tools that wait 2 s at most",
         &[
             format!("{} answered: what the minute had left", good.len()),
             format!(

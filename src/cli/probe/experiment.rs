@@ -1,4 +1,4 @@
-//! The questions that are asked, and what the answers mean.
+//! The requests that are sent, and what the answers mean.
 
 use std::time::Duration;
 
@@ -155,7 +155,7 @@ struct Experiment<'a> {
 }
 
 impl Experiment<'_> {
-    /// The answer to a question for `ids`, written as they are; `None` when no call is left for it.
+    /// The answer to a request for `ids`, written as they are; `None` when no call is left for it.
     async fn ask(&mut self, ids: &[&str], query: &str) -> Result<Option<Response<Bytes>>, Error> {
         if self.left == 0 {
             return Ok(None);
@@ -285,7 +285,7 @@ async fn sharing(experiment: &mut Experiment<'_>, ids: &Ids, first: &Bytes, repo
     let mut same = rows.only(|id| id == 0) == *first;
     let mut compared = 1;
     for (at, id) in all.iter().enumerate().skip(1) {
-        // The other questions are worth a call each, too.
+        // The other requests are worth a call each, too.
         if experiment.left <= 5 && compared > 1 {
             break;
         }

@@ -79,7 +79,7 @@ impl Callers {
         }));
         registry.register(
             "caller_requests",
-            "Questions answered, by caller and by how: the 50 most active callers, and all others as one",
+            "Requests answered, by caller and by how: the 50 most active callers, and all others as one",
             callers.0.family.clone(),
         );
         callers

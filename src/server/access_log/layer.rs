@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn options_are_no_questions() {
+    async fn requests_for_options_are_not_counted() {
         let (layer, registry) = layer();
         let service = layer.layer(service_fn(|_: InboundRequest<()>| async {
             Ok(Answered {

@@ -76,7 +76,7 @@ impl Metrics {
         };
         registry.register(
             "requests",
-            "Questions answered, by operation (`none`: the path is unknown), how, and with which status (499: the caller went away)",
+            "Requests answered, by operation (`none`: the path is unknown), how, and with which status (499: the caller went away)",
             metrics.requests.clone(),
         );
         registry.register(

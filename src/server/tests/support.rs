@@ -163,7 +163,7 @@ async fn answer(backend: Arc<Backend>, call: Call) -> Result<ServedResponse, Box
 }
 
 /// A body that asks for one id.
-pub(super) fn question(id: &str) -> String {
+pub(super) fn history_body(id: &str) -> String {
     format!("{{\"ScanDefinitionIds\":[\"{id}\"]}}")
 }
 

@@ -3,7 +3,7 @@
 mod document;
 mod endpoint;
 mod faulty;
-mod question;
+mod request_parts;
 mod refusal;
 
 pub(super) use endpoint::Region;

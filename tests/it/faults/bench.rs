@@ -145,7 +145,7 @@ impl Bench {
         if answer.status() == StatusCode::OK {
             assert_eq!(answer.body(), r#"{"value":[]}"#);
         } else {
-            let complaint = format!("{} for question {n}: {:?}", answer.status(), answer.body());
+            let complaint = format!("{} for request {n}: {:?}", answer.status(), answer.body());
             self.complaints.lock().unwrap().push(complaint);
         }
         answer.status()

@@ -9,10 +9,10 @@
 //! …): they end all the same, and the rows with such an end are printed. And a pseudo field in
 //! trailers is dropped, not refused: trailers are not read at all.
 
-use super::bench::{Bench, FORBIDDEN, question};
+use super::bench::{Bench, FORBIDDEN, history_body};
 use super::frame::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, PADDED, PING, PREFACE, PRIORITY,
-    PUSH_PROMISE, QUESTION, RST_STREAM, SETTINGS, Said, WINDOW_UPDATE, block, frame, head, setting,
+    PUSH_PROMISE, REQUEST, RST_STREAM, SETTINGS, Said, WINDOW_UPDATE, block, frame, head, setting,
 };
 use crate::support::within;
 
@@ -42,7 +42,7 @@ type Row = (&'static str, Vec<u8>, Right);
 #[expect(clippy::too_many_lines, reason = "a table")]
 fn connections() -> Vec<Row> {
     let open = head(0, 1, &[]);
-    let half = frame(HEADERS, END_STREAM, 1, &block(&QUESTION));
+    let half = frame(HEADERS, END_STREAM, 1, &block(&REQUEST));
     let end = frame(DATA, END_STREAM, 1, b"{}");
     vec![
         ("4.1 an unknown frame", frame(99, 0, 0, b"x"), Nothing),
@@ -274,13 +274,13 @@ fn settings() -> Vec<Row> {
 #[expect(clippy::too_many_lines, reason = "a table")]
 fn requests() -> Vec<Row> {
     let whole = |fields: &[(&str, &str)]| frame(HEADERS, END_STREAM | END_HEADERS, 1, &block(fields));
-    let with = |more: &[(&str, &str)]| whole(&[&QUESTION, more].concat());
+    let with = |more: &[(&str, &str)]| whole(&[&REQUEST, more].concat());
     let without = |name: &str| {
-        let fields: Vec<_> = QUESTION.into_iter().filter(|field| field.0 != name).collect();
+        let fields: Vec<_> = REQUEST.into_iter().filter(|field| field.0 != name).collect();
         whole(&fields)
     };
     let trailed = |flags: u8, trailers: &[(&str, &str)]| {
-        let body = frame(DATA, 0, 1, question(FORBIDDEN).as_bytes());
+        let body = frame(DATA, 0, 1, history_body(FORBIDDEN).as_bytes());
         [
             head(0, 1, &[]),
             body,
@@ -289,7 +289,7 @@ fn requests() -> Vec<Row> {
         .concat()
     };
     let of_length = |length: &str, flags: u8| {
-        let body = frame(DATA, flags, 1, question(FORBIDDEN).as_bytes());
+        let body = frame(DATA, flags, 1, history_body(FORBIDDEN).as_bytes());
         [head(0, 1, &[("content-length", length)]), body].concat()
     };
     vec![
@@ -527,7 +527,7 @@ async fn trailers_change_nothing_about_a_request() {
         &[("authorization", "Bearer x")],
     ] {
         let mut frames = Frames::open(&bench, &[]).await;
-        let body = frame(DATA, 0, 1, question(&known).as_bytes());
+        let body = frame(DATA, 0, 1, history_body(&known).as_bytes());
         let end = frame(HEADERS, END_STREAM | END_HEADERS, 1, &block(trailers));
         frames.0.send(&[head(0, 1, &[]), body, end].concat()).await;
         let said = within("an answer", frames.next()).await;

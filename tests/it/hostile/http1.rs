@@ -1,6 +1,6 @@
 //! HTTP/1.1 that a proxy and a server could read in two ways, and other requests that are none.
 
-use super::bench::{Bench, FORBIDDEN, forbidden, question, request, start};
+use super::bench::{Bench, FORBIDDEN, forbidden, history_body, request, start};
 use crate::support::PATH;
 
 /// What is right.
@@ -267,7 +267,7 @@ fn lines() -> Vec<Row> {
 /// Requests for somebody else.
 fn hosts() -> Vec<Row> {
     let host = "Host: localhost\r\n";
-    let body = question(FORBIDDEN);
+    let body = history_body(FORBIDDEN);
     let to = |target: &str, host: &str| {
         request("POST", "", &body)
             .replacen(PATH, target, 1)
@@ -311,7 +311,7 @@ fn hosts() -> Vec<Row> {
 fn targets() -> Vec<Row> {
     let host = "Host: localhost\r\n";
     let none = "Content-Length: 0\r\n";
-    let body = question(FORBIDDEN);
+    let body = history_body(FORBIDDEN);
     let to = |target: &str| request("POST", "", &body).replacen(PATH, target, 1);
     vec![
         (
@@ -402,7 +402,7 @@ fn pipelines() -> Vec<Row> {
     let smuggled = forbidden();
     vec![
         ("good ones in a row", none.repeat(50), Goes(&[404; 50])),
-        ("one after a bad question", format!("{bad}{none}"), Goes(&[400, 404])),
+        ("one after a bad request", format!("{bad}{none}"), Goes(&[400, 404])),
         (
             "one after a broken head",
             format!("{none}GET /x HTTP/1.1\r\nX Y\r\n\r\n{smuggled}"),
@@ -445,10 +445,10 @@ async fn play(rows: Vec<Row>) {
         if statuses == expected {
             match right {
                 Goes(_) => {
-                    wire.send(bench.last_question().as_bytes()).await;
+                    wire.send(bench.last_request().as_bytes()).await;
                     let reply = wire.reply().await;
                     if reply.is_none_or(|reply| reply != 200) {
-                        rest = format!("; then {reply:?} to an honest question");
+                        rest = format!("; then {reply:?} to an honest request");
                     }
                 }
                 Ends(_) => rest = String::from_utf8_lossy(&wire.ended().await).into_owned(),

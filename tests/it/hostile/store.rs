@@ -32,9 +32,9 @@ const ACT: Duration = Duration::from_millis(500);
 enum Mood {
     /// As it should.
     Good,
-    /// Each question with one of these, in turn.
+    /// Each request with one of these, in turn.
     Says(Vec<Vec<u8>>),
-    /// The first question with this, and then that without end.
+    /// The first request with this, and then that without end.
     Streams(Vec<u8>, Vec<u8>),
     /// One byte a second of this.
     Drips(Vec<u8>),
@@ -231,7 +231,7 @@ fn attacks() -> Vec<(&'static str, Mood)> {
         ("maps in maps without end", streams("", "%1\r\n")),
         ("attributes without a value", streams("", "|0\r\n")),
         ("answers without end", streams("", ":1\r\n")),
-        ("answers before any question", Mood::Shouts(many("+OK\r\n"))),
+        ("answers before any request", Mood::Shouts(many("+OK\r\n"))),
         ("calls to all without end", murmurs("", message)),
         (
             "a message without end",

@@ -18,7 +18,7 @@ use defender_gateway::sim::{CLIENT_SECRET, Fault, Often, Plan, Shape, SignInFaul
 use defender_gateway::task::Tasks;
 
 use super::ALONE;
-use super::tally::{Question, Tally};
+use super::tally::{Request, Tally};
 use super::watch::Watch;
 use crate::replicas::line::Line;
 use crate::secrets::{assert_clean, forbidden};
@@ -260,19 +260,19 @@ async fn call(tally: Arc<Tally>, caller: Option<Caller>, post: Arc<Post>, n: usi
     while !over.load(Ordering::Relaxed) {
         asked += 1;
         let known = random.random_range(0..3) == 0;
-        let question = Question {
+        let request = Request {
             id: id(if known { n % 4 } else { 1_000_000 * (n + 1) + asked }),
             caller: format!("caller {n}"),
             wait: SECOND * random.random_range(0..4),
             leaves: (random.random_range(0..10) == 0).then(|| Duration::from_millis(random.random_range(0..500))),
         };
         if let Some(caller) = &caller {
-            tally.ask(caller, question, || false).await;
+            tally.ask(caller, request, || false).await;
         } else {
             let before = post.killed.load(Ordering::SeqCst);
             let caller = post.program.read().await.caller();
             let lost = || before % 2 == 1 || post.killed.load(Ordering::SeqCst) != before;
-            tally.ask(&caller, question, lost).await;
+            tally.ask(&caller, request, lost).await;
         }
         sleep(Duration::from_millis(random.random_range(5..60))).await;
     }
@@ -304,7 +304,7 @@ async fn soak(run: Run) {
     }
     stage.mend();
     over.store(true, Ordering::Relaxed);
-    until("all questions to be answered", async || tasks.is_empty().then_some(())).await;
+    until("all requests to be answered", async || tasks.is_empty().then_some(())).await;
     let seen = watch.finish();
     let killed = stage.second.killed.load(Ordering::SeqCst) / 2;
     println!(

@@ -178,8 +178,8 @@ impl Gateway {
             let (caller, tally) = (self.program.caller(), Arc::clone(&self.tally));
             let asking = async move {
                 loop {
-                    let question = id(NEXT.fetch_add(1, Ordering::Relaxed));
-                    tally.ask(&caller, &question, &format!("caller {n}")).await;
+                    let request = id(NEXT.fetch_add(1, Ordering::Relaxed));
+                    tally.ask(&caller, &request, &format!("caller {n}")).await;
                 }
             };
             self.callers.push(tasks.spawn("caller", asking));
@@ -203,14 +203,14 @@ impl Gateway {
 }
 
 impl Tally {
-    async fn ask(&self, caller: &Caller, question: &str, name: &str) {
+    async fn ask(&self, caller: &Caller, request: &str, name: &str) {
         let asked = Instant::now();
         let wait = format!("wait={}", WAIT.as_secs());
         let request = caller
-            .question()
+            .history_request()
             .header("prefer", wait)
             .header("x-caller", name)
-            .body(crate::support::body(&[question]))
+            .body(crate::support::body(&[request]))
             .unwrap();
         let status = caller
             .try_send(request)

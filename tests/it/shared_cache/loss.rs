@@ -137,12 +137,12 @@ async fn when_a_whole_gateway_is_killed_that_asked_for_all_another_asks() {
     let followers = [setup().start_at(&toml).await, setup().start_at(&toml).await];
     let slow = Plan::of(Fault::SlowHead(Duration::from_secs(3)), Often::Always);
     leader.simulator.set_faults_everywhere(&slow);
-    let (caller, question) = (leader.caller(), [id(1)]);
-    let request = caller.question().body(crate::support::body(&question)).unwrap();
+    let (caller, ids) = (leader.caller(), [id(1)]);
+    let request = caller.history_request().body(crate::support::body(&ids)).unwrap();
     let lead = caller.try_send(request);
     let others = async {
         leader.simulator.wait_for_calls(1).await.unwrap();
-        let follow = followers.iter().map(|follower| follower.caller.ask(&question));
+        let follow = followers.iter().map(|follower| follower.caller.ask(&ids));
         let killed = async {
             for follower in &followers {
                 follower
@@ -158,7 +158,7 @@ async fn when_a_whole_gateway_is_killed_that_asked_for_all_another_asks() {
     assert!(lead.is_err(), "it was killed too late: {lead:?}");
     for answer in &answers {
         assert_eq!(answer.status, 200);
-        assert_eq!(answer.row_ids(), question);
+        assert_eq!(answer.row_ids(), ids);
     }
     assert_eq!(leader.simulator.calls().len(), 2);
     for follower in followers {

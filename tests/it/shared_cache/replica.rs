@@ -214,7 +214,7 @@ impl Replica {
         cache_directives: CacheDirectives,
         wait: Duration,
     ) -> JoinHandle<Result<ServedResponse, BoxError>> {
-        self.ask_for(question(ids), cache_directives, wait)
+        self.ask_for(history_request(ids), cache_directives, wait)
     }
 
     pub(crate) fn ask_for(
@@ -283,7 +283,7 @@ fn join(url: &str, options: &Options, tasks: &Tasks, cache: &Arc<cache::Cache>) 
     shared_cache::SharedCache::join(config, adopt, tasks, shared_cache::Metrics::default())
 }
 
-pub(crate) fn question(ids: &[&str]) -> Request {
+pub(crate) fn history_request(ids: &[&str]) -> Request {
     Request::plain(Endpoint::HISTORY, ids.iter().copied()).unwrap()
 }
 

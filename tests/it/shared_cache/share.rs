@@ -7,7 +7,7 @@ use http::StatusCode;
 use defender_gateway::caller::CacheDirectives;
 use defender_gateway::scan::{CallerToken, Outcome};
 
-use super::replica::{Bad, Options, Replica, Upstream, good, question};
+use super::replica::{Bad, Options, Replica, Upstream, good, history_request};
 use crate::support::redis::Redis;
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -148,7 +148,7 @@ async fn settle(redis: &Redis, looks: u64) {
                 .find_map(|line| line.strip_prefix(&format!("cmdstat_{name}:calls=")))?;
             line.split(',').next()?.parse::<u64>().ok()
         };
-        // Each look for a question tries for the lease.
+        // Each look for a request tries for the lease.
         (count("set")? >= looks).then_some(())
     };
     crate::support::until("everybody to have looked", looked).await;
@@ -221,7 +221,7 @@ async fn answers_to_callers_own_tokens_are_shared_with_nobody() {
     let (redis, upstream) = (Redis::start().await, Upstream::new());
     let [one, other] = replicas(&redis, &upstream, &Options::default()).await;
     for replica in [&one, &other] {
-        let request = question(&["a"]).with_token(CallerToken::new("token").unwrap());
+        let request = history_request(&["a"]).with_token(CallerToken::new("token").unwrap());
         good(replica.ask_for(request, CacheDirectives::default(), MINUTE)).await;
     }
     assert_eq!(upstream.calls(), 2);
@@ -232,7 +232,7 @@ async fn answers_to_callers_own_tokens_are_shared_with_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn questions_that_became_one_call_are_shared_one_by_one() {
+async fn requests_that_became_one_call_are_shared_one_by_one() {
     let (redis, upstream) = (Redis::start().await, Upstream::new());
     let options = Options {
         merge: true,

@@ -149,9 +149,9 @@ async fn steps(parts: Arc<[Part]>, n: usize, store: Arc<Mutex<Store>>, start: In
 }
 
 #[derive(Debug)]
-struct Question(Arc<Request>);
+struct FixedRequest(Arc<Request>);
 
-impl LateBoundRequest for Question {
+impl LateBoundRequest for FixedRequest {
     fn bind(&self) -> Arc<Request> {
         Arc::clone(&self.0)
     }
@@ -173,7 +173,7 @@ struct Asking {
     wait: Duration,
     in_flight: usize,
     weight: u32,
-    /// From an answer to the next question.
+    /// From an answer to the next request.
     pause: Duration,
     at: Vec<usize>,
 }
@@ -197,7 +197,7 @@ fn crowd(urgency: u8) -> impl Iterator<Item = Asking> {
 #[derive(Clone, Debug, Default)]
 struct Book {
     waits: Vec<Duration>,
-    /// When calls left, and how long after the question was first asked, refusals included.
+    /// When calls left, and how long after the request was first asked, refusals included.
     turns: Vec<(Instant, Duration)>,
     refused: usize,
     late: usize,
@@ -225,7 +225,7 @@ impl Books {
 fn attempt(asking: &Asking) -> Attempt {
     let now = Instant::now();
     Attempt {
-        request: Arc::new(Question(Arc::new(Request::plain(Endpoint::HISTORY, ["a"]).unwrap()))),
+        request: Arc::new(FixedRequest(Arc::new(Request::plain(Endpoint::HISTORY, ["a"]).unwrap()))),
         caller: Arc::new(Caller {
             name: Name::new(&asking.name),
             urgency: Urgency::new(asking.urgency).unwrap(),
@@ -449,7 +449,7 @@ async fn an_urgent_tool_of_one_replica_has_its_turn_beside_an_exporter_at_all_wi
         .max()
         .unwrap();
     println!(
-        "trial: {} questions of the tool, the slowest after {slowest:?}",
+        "trial: {} requests of the tool, the slowest after {slowest:?}",
         waits.len()
     );
     assert!(waits.len() > 50 && slowest <= slot * 2 + SECOND, "{slowest:?}");
