@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use super::AdminAddress;
-use crate::config::duration;
+use crate::config::parse_duration;
 use crate::sim::Limit;
 use crate::sim::history::Casing;
 
@@ -174,7 +174,7 @@ const CASING_HELP: &str = "The field names of scan history: metadata (camelCase,
 
 /// A day is more than any start script should be held up.
 fn max(text: &str) -> Result<Duration, String> {
-    let max = duration::parse(text)?;
+    let max = parse_duration(text)?;
     (max <= Duration::from_hours(24))
         .then_some(max)
         .ok_or_else(|| "is longer than 24h".into())

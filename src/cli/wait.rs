@@ -8,7 +8,7 @@ use tokio::time::{self, Instant};
 use super::admin_client::{AdminAddress, ask};
 use super::runtime::block_on_one;
 use super::{Error, Wait};
-use crate::config::{Environment, duration};
+use crate::config::{Environment, show_duration};
 
 /// A gateway starts in a few milliseconds; asking ten times a second costs nothing.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -33,7 +33,7 @@ async fn until_started(admin: &AdminAddress, max: Duration) -> Result<(), Error>
             Err(error) => error.to_string(),
         };
         if Instant::now() + PAUSE >= end {
-            let max = duration::show(max);
+            let max = show_duration(max);
             return Err(Error::user(format!(
                 "no gateway has started at {admin} within {max}: {why}"
             )));

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::section::SECTIONS;
-use super::value::{duration, size};
+use super::value::{show_duration, show_size};
 
 /// A key of the configuration. Everything about keys (variables, suggestions, the reference) is
 /// derived from it.
@@ -195,8 +195,8 @@ impl fmt::Display for Kind {
             Self::Flag => f.write_str("true or false"),
             Self::FlagOr(word) => write!(f, "true, false or \"{word}\""),
             Self::Count(least, most) => write!(f, "{least} to {most}"),
-            Self::Duration(least, most) => write!(f, "{} to {}", duration::show(least), duration::show(most)),
-            Self::Size(least, most) => write!(f, "{} to {}", size::show(least), size::show(most)),
+            Self::Duration(least, most) => write!(f, "{} to {}", show_duration(least), show_duration(most)),
+            Self::Size(least, most) => write!(f, "{} to {}", show_size(least), show_size(most)),
             Self::Text(words) | Self::List(words) => f.write_str(words),
             Self::Regions => f.write_str("tables of name and url"),
             Self::Shares(least, most) => write!(f, "a table of names, each with {least} to {most}"),

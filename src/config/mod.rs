@@ -49,4 +49,4 @@ pub use section::{
     TokenProxy, Traces, TrustedRoots,
 };
 pub use settings::{Setting, Settings};
-pub use value::{Limit, Listen, duration, size};
+pub use value::{Limit, Listen, parse_duration, parse_size, show_duration, show_size};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::runtime::block_on_one;
 use super::{Check, Error, print};
 use crate::app;
-use crate::config::{self, Disk, Environment, Loaded, Merging, Mistakes, Pin, Resolved, Source, duration, size};
+use crate::config::{self, Disk, Environment, Loaded, Merging, Mistakes, Pin, Resolved, Source, show_duration, show_size};
 use crate::store::Eviction;
 
 /// Reads the configuration, prints a summary or all of it to stdout. Starts nothing.
@@ -172,8 +172,8 @@ fn queue(resolved: &Resolved) -> String {
         "{} requests, {} per caller, wait {} up to {}{limit}",
         queue.max_requests,
         queue.max_requests_per_caller,
-        duration::show(queue.max_wait),
-        duration::show(queue.max_wait_limit)
+        show_duration(queue.max_wait),
+        show_duration(queue.max_wait_limit)
     )
 }
 
@@ -184,10 +184,10 @@ fn cache(resolved: &Resolved) -> String {
     }
     format!(
         "fresh {}, while revalidating {}, on errors {}, {}",
-        duration::show(cache.ttl),
-        duration::show(cache.stale_while_revalidate),
-        duration::show(cache.stale_if_error),
-        size::show(cache.max_size)
+        show_duration(cache.ttl),
+        show_duration(cache.stale_while_revalidate),
+        show_duration(cache.stale_if_error),
+        show_size(cache.max_size)
     )
 }
 
@@ -201,7 +201,7 @@ fn merging(resolved: &Resolved) -> String {
     format!(
         "up to {} ids in one call, gathered for {}{when}",
         merge.max_ids,
-        duration::show(merge.gather)
+        show_duration(merge.gather)
     )
 }
 
@@ -214,7 +214,7 @@ fn store(resolved: &Resolved) -> String {
                 "{}, prefix {}, timeout {}; {}",
                 address.shown(),
                 store.prefix,
-                duration::show(store.timeout),
+                show_duration(store.timeout),
                 if store.answers {
                     "quota and answers"
                 } else {
