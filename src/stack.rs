@@ -49,7 +49,7 @@ pub struct Parts {
     /// One call for equal requests.
     pub single_flight: single_flight::Layer,
     /// The fair queue of each token.
-    pub token_limiters: app::LaneLayer,
+    pub token_limiters: app::TokenLimiterLayer,
     /// Charges each attempt.
     pub quota: quota::Layer,
     /// Picks the nearest working host.

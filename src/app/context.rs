@@ -25,7 +25,7 @@ pub(super) struct SharedContext {
     /// What replicas share the quota and answers through, if there is one: as it was at the start.
     pub(super) store: Option<store::Client>,
     pub(super) token_limiters: TokenLimiters,
-    pub(super) meters: SharedMetrics,
+    pub(super) metrics: SharedMetrics,
     pub(super) memory: Memory,
 }
 
@@ -58,7 +58,7 @@ pub(super) struct SharedMetrics {
 }
 
 impl SharedContext {
-    pub(super) fn keeper(
+    pub(super) fn token_source(
         &self,
         config: &Resolved,
         token: token::Config,
@@ -67,7 +67,7 @@ impl SharedContext {
         let exchanges = token_proxy::exchanges(net, &config.credentials);
         let [exchange, imds] = exchanges.map(|exchange| trace::traced(exchange, &self.tracer, "sign in"));
         Supervised::make(&self.tasks, |tasks| {
-            let metrics = self.meters.token.clone();
+            let metrics = self.metrics.token.clone();
             Ok(token::TokenSource::start(
                 token,
                 exchange,

@@ -18,7 +18,8 @@ use super::reload::{self, Next, ConfigSource, Reloader};
 use super::status::Status;
 use super::supervised::BackgroundTasks;
 use super::token_limiters::TokenLimiters;
-use super::{Error, settings};
+use super::settings;
+use crate::BoxError;
 use crate::config::{Document, Resolved};
 use crate::resources::{self, Machine};
 use crate::task::Tasks;
@@ -54,6 +55,25 @@ pub struct Ended {
     pub left: usize,
 }
 
+/// A gateway that could not be started. The configuration was checked, so what is left is the machine: ports, files, sockets.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start: {part}")]
+pub struct Error {
+    /// What could not be made.
+    pub part: &'static str,
+    /// Why.
+    pub source: BoxError,
+}
+
+impl Error {
+    pub(super) fn of<E: Into<BoxError>>(part: &'static str) -> impl FnOnce(E) -> Self {
+        move |error| Self {
+            part,
+            source: error.into(),
+        }
+    }
+}
+
 impl Gateway {
     /// Builds every part, takes the addresses, starts upkeep: signing in, probing regions. Needs a running tokio runtime.
     ///
@@ -75,7 +95,7 @@ impl Gateway {
             .await
             .map_err(Error::of("the data listener"))?;
         let (parts, upkeep, token_limiters) = (built.parts(), built.upkeep(), built.context.token_limiters.clone());
-        let (count, queue_metrics) = (built.context.meters.count.clone(), built.context.meters.queue.clone());
+        let (count, queue_metrics) = (built.context.metrics.count.clone(), built.context.metrics.queue.clone());
         let flights = built.flights();
         announce(&built, machine);
         let (reloader, next) = Reloader::new(built, reload::Metrics::register(registry.root()));

@@ -7,7 +7,8 @@ use http::{Request, Response, header};
 use prometheus_client::registry::Registry;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::components::{open_quotas, region_client};
+use super::components::region_client;
+use super::quotas::open_quotas;
 use super::{Error, HostEnvironment, settings, token_proxy};
 use crate::BoxError;
 use crate::clock::Wall;
@@ -25,7 +26,7 @@ const LARGEST: usize = 64 << 20;
 pub struct OneShotClient {
     net: net::Client,
     regions: region::HostSelector,
-    keeper: token::TokenSource,
+    token_source: token::TokenSource,
     /// One for all operations, or one for each.
     quotas: Vec<quota::Quota>,
     wall: Wall,
@@ -63,7 +64,7 @@ impl OneShotClient {
         let store = settings::store(config).map(store::Client::from);
         let (quotas, _) = open_quotas(config, attempt, &wall, &tasks, store.as_ref(), &mut registry)?;
         let [exchange, imds] = token_proxy::exchanges(&net, &config.credentials);
-        let keeper = token::TokenSource::start(
+        let token_source = token::TokenSource::start(
             settings::token(&config.credentials)?,
             exchange,
             imds,
@@ -76,7 +77,7 @@ impl OneShotClient {
         Ok(Self {
             net,
             regions,
-            keeper,
+            token_source,
             quotas,
             wall,
             timeout: config.defender.timeout,
@@ -86,8 +87,8 @@ impl OneShotClient {
 
     /// Sign-in.
     #[must_use]
-    pub fn keeper(&self) -> &token::TokenSource {
-        &self.keeper
+    pub fn token_source(&self) -> &token::TokenSource {
+        &self.token_source
     }
 
     /// The regions, once every one has been measured or was found unreachable, at most after `patience`.
@@ -174,8 +175,8 @@ impl OneShotClient {
 
     /// Ends sign-in and measurements.
     pub async fn close(self) {
-        let Self { tasks, keeper, .. } = self;
-        drop(keeper);
+        let Self { tasks, token_source, .. } = self;
+        drop(token_source);
         tasks.finish(Duration::from_secs(1)).await;
     }
 }

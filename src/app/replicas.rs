@@ -16,7 +16,7 @@ impl SharedContext {
         config: &Resolved,
         cache: &Arc<cache::Cache>,
     ) -> Option<Supervised<shared_cache::SharedCache>> {
-        let (store, metrics) = (self.store.clone()?, self.meters.shared_cache.clone()?);
+        let (store, metrics) = (self.store.clone()?, self.metrics.shared_cache.clone()?);
         let shared_cache = settings::shared_cache(config, store)?;
         let shared_cache = shared_cache.with_memory(Arc::clone(&self.memory.answers.large));
         let memory = Arc::clone(cache);

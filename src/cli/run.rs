@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
 use super::runtime::{block_on, watch_configuration_signals, watch_signals};
-use super::{Error, note, panic, process};
+use super::{Error, hardening, note, panic_hook};
 use crate::app::{Gateway, ConfigSource};
 use crate::config::{Document, Environment, Format, Loaded};
 use crate::resources::Machine;

@@ -54,7 +54,7 @@ impl Sources {
     /// What is wrong now.
     pub(super) fn find(&self, now: Instant) -> Vec<Problem> {
         let current = self.current.load();
-        let snapshot = current.keeper.snapshot();
+        let snapshot = current.token_source.snapshot();
         let mut found = Vec::new();
         found.extend(self.sign_in(&snapshot, now));
         found.extend(roles(&snapshot));

@@ -215,7 +215,7 @@ fn shown(made: &Components) -> Current {
     Current {
         hosts: made.guard.hosts(),
         regions: made.regions.part.clone(),
-        keeper: made.keeper.part.clone(),
+        token_source: made.token_source.part.clone(),
         cache: Arc::clone(&made.cache),
         shared_cache: made.shared_cache.as_ref().map(|supervised| supervised.part.clone()),
         merging: made.merging(),

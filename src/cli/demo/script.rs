@@ -142,7 +142,7 @@ async fn overlapping(fixture: &Fixture) -> Result<(), Error> {
         .filter(|told| told.status() == 200 && told.rows() > 0)
         .count();
     let calls = fixture.simulator.calls().len() - before;
-    // With slots to spare nobody waits for company; requests for the same definitions share calls all the same.
+    // With slots to spare nobody waits for others; requests for the same definitions share calls all the same.
     claim(good == 60 && calls < good, || {
         format!("{good} answers from {calls} calls")
     })?;

@@ -4,12 +4,13 @@
 //! meanwhile: probe before the gateway starts, or leave it some quota.
 
 mod experiment;
+mod findings;
 mod report;
 #[cfg(test)]
 mod tests;
 
 use super::runtime::{block_on, watch_signals};
-use super::{Error, Probe, print, process};
+use super::{Error, Probe, hardening, print};
 use crate::config::{self, Disk, Environment};
 use crate::task::Tasks;
 use tokio_util::sync::CancellationToken;

@@ -172,7 +172,7 @@ fn no_body_makes_a_link_lead_astray() {
 }
 
 #[test]
-fn no_answer_of_sign_in_confuses_the_keeper_or_makes_it_tell_the_secret() {
+fn no_answer_of_sign_in_confuses_the_token_source_or_makes_it_tell_the_secret() {
     smoke("sign_in");
 }
 
