@@ -13,7 +13,7 @@ use tower::Service;
 use super::page::Page;
 use super::rebinding::{is_forbidden, may_probe};
 use super::route::{Probe, RouteError, Target, target};
-use super::{State, View, accept};
+use super::{State, View, content_negotiation};
 use crate::response::Body;
 use crate::server::guard::{Host, Hosts, refuse_cross_site};
 use crate::server::{Address, Config, Peer};

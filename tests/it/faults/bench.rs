@@ -20,6 +20,7 @@ use defender_gateway::region::{self, Backoff};
 use defender_gateway::sim::{self, QuotaVerifier, Simulator};
 use defender_gateway::task::Tasks;
 
+use super::certificates::certificates;
 use super::host::{self, Host};
 use crate::support::until;
 
@@ -84,7 +85,7 @@ fn hurry(regions: &mut region::Config) {
 impl Bench {
     /// `settings` holds `[quota]` and, at its end, the beginning of `[defender]`.
     pub(crate) async fn start(sign_in: &Simulator, settings: &str) -> Self {
-        let (pem, mut certificates) = host::certificates(&["near.test", "far.test"]);
+        let (pem, mut certificates) = certificates(&["near.test", "far.test"]);
         let far = Host::start(certificates.pop().unwrap(), DISTANCE[1]).await;
         let near = Host::start(certificates.pop().unwrap(), DISTANCE[0]).await;
         let mut ca = tempfile::NamedTempFile::new().unwrap();

@@ -7,9 +7,11 @@
 
 mod bench;
 mod conformance;
+mod conformance_cases;
 mod flood;
 mod frame;
 mod http1;
+mod http1_framing;
 mod json;
 mod store;
 mod wire;

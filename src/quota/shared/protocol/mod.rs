@@ -1,5 +1,8 @@
 //! What a replica knows and has yet to say, between two steps.
 
+mod local;
+mod schedule;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,12 +11,11 @@ use tokio::time::Instant;
 
 use super::clock_guard::ClockGuard;
 use super::ledger_replica::LedgerReplica;
-use super::slot_forecast::SlotForecast;
 use super::messages::{self, SyncReply, SyncRequest, SyncParams};
 use super::pending_reports::PendingReports;
 use super::wants::{self, Flow, Wants};
 use super::{Config, Timing};
-use crate::attempt::{Demand, SharedOrder};
+use crate::attempt::SharedOrder;
 use crate::caller::{Name, Urgency};
 use crate::quota::{self, QuotaState};
 use crate::store::{Eviction, Outage};
@@ -27,18 +29,8 @@ const IN_HAND: Duration = Duration::from_secs(1);
 /// The longest time for which a slot is kept for the replica whose turn it is, however slow the store.
 const LONGEST_CLAIM: Duration = Duration::from_secs(1);
 
-/// What has become of calls is collected for so long before it is said.
-const COLLECT: Duration = Duration::from_millis(5);
-
-/// How often one of many replicas looks while somebody waits there, and tells what waits, for each of them.
-const BEAT_OF_EACH: Duration = Duration::from_millis(4);
-const TELL_OF_EACH: Duration = Duration::from_millis(1);
-
 /// So many replicas bring their whole copies without being asked.
 const FEW: usize = 16;
-
-/// A first retry comes after this, each further one after twice the time, up to the heartbeat.
-const FIRST_RETRY: Duration = Duration::from_millis(25);
 
 /// No timer for a turn is shorter: what the store says is rounded.
 const SHORTEST: Duration = Duration::from_millis(1);
@@ -50,7 +42,7 @@ const SHORTEST: Duration = Duration::from_millis(1);
 pub struct Protocol {
     terms: Arc<SyncParams>,
     timing: Timing,
-    pub(super) copy: Copy,
+    pub(super) copy: LedgerReplica,
     epoch: String,
     call: u64,
     next: u64,
@@ -166,129 +158,6 @@ impl Protocol {
             clock: ClockGuard::default(),
             server: None,
             doubted: None,
-        }
-    }
-
-    /// The slot in hand.
-    pub fn take(&mut self, now: Instant) -> Option<Slot> {
-        self.drop_old(now);
-        let (slot, _) = self.granted.pop_front()?;
-        self.calls += 1;
-        Some(slot)
-    }
-
-    /// What is wanted now.
-    pub fn demand(&mut self, demand: Demand<'_>, now: Instant) {
-        self.want = demand.waiting;
-        if self.wants.demand(&demand, &self.terms.me) {
-            self.unsettled = self.unsettled.or(Some(now));
-        }
-        if demand.waiting == 0 {
-            while let Some((slot, _)) = self.granted.pop_front() {
-                self.refund(slot.id, now);
-            }
-        }
-    }
-
-    /// The call of this charge counts as made now.
-    pub fn settle(&mut self, id: String, now: Instant) {
-        self.copy.settle(&id, now);
-        self.pending_reports.settle(id, now);
-        self.collect(now);
-    }
-
-    /// The call of this charge was not made.
-    pub fn refund(&mut self, id: String, now: Instant) {
-        self.copy.refund(&id);
-        self.pending_reports.refund([id]);
-        self.collect(now);
-    }
-
-    /// The call of this charge was refused with 429.
-    pub fn throttle(&mut self, id: String, answer: quota::ThrottleHint, now: Instant) {
-        self.copy.settle(&id, now);
-        self.pending_reports.throttle(id, answer, now);
-        self.woken = true;
-    }
-
-    /// Appends when the next `count` slots of all replicas come, those in hand first.
-    pub fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>) {
-        let mut coming = SlotForecast::of(&self.copy.account(now), now);
-        let in_hand = self.granted.len().min(count);
-        slots.extend(std::iter::repeat_n(now, in_hand));
-        slots.extend(std::iter::repeat_with(|| coming.next_slot()).take(count - in_hand));
-    }
-
-    /// Whether the store has never answered.
-    pub(super) fn is_new(&self) -> bool {
-        self.last.is_none()
-    }
-
-    pub(super) fn is_lost(&self) -> bool {
-        self.lost.is_some() || self.last.is_none()
-    }
-
-    /// The quota as this replica knows it.
-    #[must_use]
-    pub fn account(&self, now: Instant) -> QuotaState {
-        self.copy.account(now)
-    }
-
-    /// Whether the store has answered, and grants slots.
-    pub(super) fn is_granting(&self) -> bool {
-        !self.is_lost() && !self.merging
-    }
-
-    /// When the next step has to be taken.
-    #[must_use]
-    pub fn next_look(&self, now: Instant) -> Instant {
-        if let Some((since, failures)) = self.lost {
-            let pause = FIRST_RETRY * 2_u32.saturating_pow(failures.min(8));
-            return since + pause.min(self.timing.heartbeat);
-        }
-        // While the store merges copies it grants nothing; it knows by then what we want.
-        let untold = self.want > self.granted.len() && self.wants.told() == 0 && !self.merging;
-        if self.woken || untold {
-            return now;
-        }
-        let beat = if self.want > 0 {
-            self.busy_beat()
-        } else {
-            self.timing.idle
-        };
-        let mut next = self.last.map_or(now, |last| last + beat);
-        let mut at_latest = |at: Option<Instant>| next = at.map_or(next, |at| next.min(at));
-        at_latest(self.collecting.map(|since| since + COLLECT));
-        at_latest(self.granted.front().map(|(_, until)| *until));
-        at_latest(self.due.filter(|_| self.want > 0 || self.merging));
-        at_latest(
-            self.unsettled
-                .filter(|_| !self.merging)
-                .map(|since| since + self.tell_within()),
-        );
-        next
-    }
-
-    fn members(&self) -> u32 {
-        u32::try_from(self.copy.members.len()).unwrap_or(u32::MAX)
-    }
-
-    /// The longest time between two steps while somebody waits here: many replicas look often enough together.
-    fn busy_beat(&self) -> Duration {
-        let (least, most) = (self.timing.heartbeat, self.timing.idle.max(self.timing.heartbeat));
-        (BEAT_OF_EACH * self.members()).clamp(least, most)
-    }
-
-    /// How soon the store hears that something else waits here than it was told: many replicas must not tell it more often than it can hear.
-    fn tell_within(&self) -> Duration {
-        (TELL_OF_EACH * self.members()).clamp(COLLECT, self.timing.heartbeat)
-    }
-
-    /// The store says when this replica's turn comes, or that it has to look at once.
-    pub(super) fn wake(&mut self, in_micros: Option<f64>, now: Instant) {
-        match in_micros {
-            Some(micros) => self.due = Some(now + messages::span(micros).max(SHORTEST)),
-            None => self.woken = true,
         }
     }
 
@@ -494,17 +363,5 @@ impl Protocol {
             epoch,
             foreign: 0,
         }
-    }
-
-    fn drop_old(&mut self, now: Instant) {
-        while self.granted.front().is_some_and(|(_, until)| *until <= now) {
-            if let Some((slot, _)) = self.granted.pop_front() {
-                self.refund(slot.id, now);
-            }
-        }
-    }
-
-    fn collect(&mut self, now: Instant) {
-        self.collecting = self.collecting.or(Some(now));
     }
 }

@@ -8,6 +8,7 @@ mod lies;
 mod mixed;
 mod order;
 mod pacing;
+mod queue_fixture;
 mod queued;
 mod replicas;
 mod store;
