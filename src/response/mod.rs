@@ -25,7 +25,6 @@ mod table;
 
 pub use answer::{Answered, Body, Config, RateLimit, Window, Windows};
 pub use error_code::ErrorCode;
-pub use forwarded::{Network, ParseNetworkError};
 pub use layer::{Layer, Reply, RequestInfo, ResponsePreferences, ResponseService, Tag};
 pub use openapi_parts::{answers, body, options, shared};
 pub use outcome::{Ended, Outcome, TokenOwner};

@@ -21,6 +21,7 @@ use crate::caller::Name;
 use crate::config::{self, Merging, Resolved, Scope};
 use crate::memory::Shares;
 use crate::scan::Operation;
+use crate::secret::Secret;
 use crate::server::access_log::AccessLog;
 use crate::telemetry::trace::{self, Sampler};
 use crate::{cache, net, queue, region, response, server, single_flight, upstream};
@@ -35,12 +36,8 @@ pub(super) fn net(config: &Resolved, base: &net::Config) -> Result<net::Config, 
 }
 
 fn proxy(proxy: &config::Proxy) -> Result<net::Proxy, Error> {
-    let made = net::Proxy::new(proxy.url.as_str(), &proxy.except.join(",")).map_err(Error::of("the forward proxy"))?;
-    let Some(authorization) = &proxy.authorization else {
-        return Ok(made);
-    };
-    made.with_authorization(authorization.expose())
-        .map_err(Error::of("the forward proxy"))
+    let authorization = proxy.authorization.as_ref().map(Secret::expose);
+    net::Proxy::new(&proxy.url, authorization, &proxy.except).map_err(Error::of("the forward proxy"))
 }
 
 pub(super) fn collector(traces: &config::Traces) -> Result<trace::Collector, Error> {

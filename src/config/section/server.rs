@@ -7,7 +7,7 @@ use url::Host;
 use crate::config::key::{DefaultValue, Key, Kind};
 use crate::config::reader::{Reader, Sourced};
 use crate::config::value::{Listen, parse_size};
-use crate::response::Network;
+use crate::net::Network;
 
 static LISTEN: Key = Key::new(
     "server",

@@ -210,7 +210,7 @@ mod tests {
         let mut copy = copy(now);
         copy.asked = Some(now);
         copy.grant("a".into(), now);
-        let charge = |copy: &mut Copy, later: u32| copy.show(None, now + SECOND * later).unwrap().charges;
+        let charge = |copy: &mut LedgerReplica, later: u32| copy.show(None, now + SECOND * later).unwrap().charges;
         assert_eq!(charge(&mut copy, 1), [("a".to_owned(), messages::FLYING, 2_000_000)]);
         assert_eq!(charge(&mut copy, 5), [("a".to_owned(), messages::PAST, 2_000_000)]);
         assert!(charge(&mut copy, 14).is_empty(), "outside of every window");
