@@ -297,7 +297,7 @@ fn view(
             })
         },
         health,
-        openapi: server::openapi().into(),
+        openapi: server::OPENAPI.into(),
         named: Arc::new(move |host, peer| current.load().hosts.accept(host, peer)),
         quit: config.admin.quit.then_some(quit),
     }

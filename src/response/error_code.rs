@@ -131,48 +131,6 @@ impl ErrorCode {
             Self::NotCached => "NotCached",
         }
     }
-
-    /// What it means, as a sentence for the `OpenAPI` document.
-    #[must_use]
-    pub fn meaning(self) -> &'static str {
-        match self {
-            Self::BadRequest => {
-                "The request needs exactly one valid Host and a whole body, or its Authorization cannot be used."
-            }
-            Self::InvalidRequestBody => "The body does not name scan definitions as described.",
-            Self::ODataError => "$top or $skip is out of range or there twice, or there is another query option.",
-            Self::CrossSite => "A browser sent it on behalf of another site.",
-            Self::NotFound => "There is nothing at this path.",
-            Self::MethodNotAllowed => "The method is not allowed at this path; Allow names those that are.",
-            Self::RequestTimeout => "The body did not arrive in time.",
-            Self::RequestEntityTooLarge => "The body is larger than `server.max_body`.",
-            Self::UnsupportedMediaType => "The body must be application/json, in UTF-8 and not compressed.",
-            Self::Misdirected => "The gateway does not answer under this Host; see `server.hosts`.",
-            Self::TooManyRequests => {
-                "The turn cannot come before the deadline (which is known at once), the queue is full, or the caller is over its \
-                 fair-use limit. Retry-After says when to come back."
-            }
-            Self::RequestHeaderFieldsTooLarge => "The header fields are too many or too large.",
-            Self::InternalServerError => "A defect of the gateway; its log says more under the request's id.",
-            Self::NotImplemented => "The body has another transfer coding than `chunked`.",
-            Self::SignInRefused => "The gateway's credentials are refused.",
-            Self::UpstreamUnreachable => "No region could be reached, or its answer was unusable.",
-            Self::SignInUnavailable => "There is no token, and sign-in cannot be reached.",
-            Self::ShuttingDown => "The gateway is about to end.",
-            Self::QuotaUnavailable => {
-                "The store through which replicas share the quota is lost, and nothing is cached."
-            }
-            Self::ServiceUnavailable => "The gateway is busy for a moment, or has no memory left for more.",
-            Self::UpstreamTimeout => "Defender did not answer in time.",
-            Self::NotCached => "Nothing is stored, and `only-if-cached` allows no call.",
-        }
-    }
-
-    /// Whether a request to an operation can end with it; the others concern other requests.
-    #[must_use]
-    pub fn is_of_operation(self) -> bool {
-        !matches!(self, Self::NotFound | Self::MethodNotAllowed)
-    }
 }
 
 #[cfg(test)]

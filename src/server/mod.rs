@@ -31,7 +31,6 @@ mod connection_state;
 mod half_close;
 mod head_memory;
 mod inbound_request;
-mod openapi;
 mod peer;
 mod pending_responses;
 mod poll_when_woken;
@@ -44,9 +43,13 @@ pub use config::{Address, Config};
 pub use connection_metrics::Connections;
 pub use access_log::{ErrorRecord, RecentErrors};
 pub use inbound_request::{InboundRequest, RequestMeta, is_usual};
-pub use openapi::openapi;
 pub use peer::Peer;
 pub use serve::Drained;
+
+/// The `OpenAPI` 3.1 document of the data listener, as `defender-gateway openapi` prints it and the
+/// admin listener serves it. It is the same for every configuration; a test makes it from the paths,
+/// limits and error codes that the program uses, and compares.
+pub const OPENAPI: &str = include_str!("openapi.json");
 
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 
 mod answers;
 mod certificate;
+mod grammar;
 
 use std::time::Duration;
 

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use url::Url;
 
-use super::{Issued, SignIn};
+use crate::token::sign_in::{Issued, SignIn};
 use crate::clock::Wall;
 use crate::secret::Secret;
 use crate::token::testing::{self, Reply, Service};

@@ -6,9 +6,8 @@ use std::collections::BTreeMap;
 use http::StatusCode;
 use serde_json::{Map, Value, json};
 
-use super::error_code::ErrorCode;
-use super::{problem, table};
 use crate::operation::Input;
+use crate::response::{ErrorCode, Problem, table};
 use crate::scan::Operation;
 
 /// A response header field: its name, its meaning, an example.
@@ -82,8 +81,7 @@ const DEFENDERS: [Field; 4] = [
 
 /// All responses of an operation: Defender's answers, of which `good` is the successful one, and
 /// the gateway's own errors by status.
-#[must_use]
-pub fn answers(operation: Operation, good: &Value) -> Value {
+pub(crate) fn answers(operation: Operation, good: &Value) -> Value {
     let mut answers = Map::new();
     let content = json!({"application/json": {"schema": good}});
     let description = "Defender's answer; only links in it lead to the gateway, and credentials are replaced by null.";
@@ -96,7 +94,7 @@ pub fn answers(operation: Operation, good: &Value) -> Value {
         answers.insert("304".into(), unchanged);
     }
     for (status, codes) in by_status() {
-        if codes.iter().any(|code| code.is_of_operation()) {
+        if codes.iter().any(|code| is_of_operation(*code)) {
             answers.insert(status.as_str().into(), json!({"$ref": shared_name(status)}));
         }
     }
@@ -110,8 +108,7 @@ pub fn answers(operation: Operation, good: &Value) -> Value {
 }
 
 /// The gateway's own errors, which all operations share: `#/components/responses`.
-#[must_use]
-pub fn shared() -> Value {
+pub(crate) fn shared() -> Value {
     let errors = by_status()
         .into_iter()
         .map(|(status, codes)| (format!("Problem{}", status.as_u16()), own(status, &codes)));
@@ -122,15 +119,47 @@ fn shared_name(status: StatusCode) -> String {
     format!("#/components/responses/Problem{}", status.as_u16())
 }
 
-/// The body of the gateway's own errors: `#/components/schemas/Problem`.
-#[must_use]
-pub fn body() -> Value {
-    problem::schema()
+/// The body of the gateway's own errors, `#/components/schemas/Problem`.
+pub(crate) fn body() -> Value {
+    let text = |description: &str| json!({"type": "string", "description": description});
+    json!({
+        "type": "object",
+        "additionalProperties": false,
+        "required": ["type", "title", "status", "detail", "instance", "error"],
+        "properties": {
+            "type": {"type": "string", "enum": [Problem::BLANK, Problem::QUOTA_EXCEEDED, Problem::REDUCED_CAPACITY]},
+            "title": text("The same for all problems of this kind."),
+            "status": {"type": "integer", "minimum": 400, "maximum": 599},
+            "detail": text("This case, for people."),
+            "instance": text("`/requests/` and the request's id."),
+            "violated-policies": {
+                "type": "array",
+                "minItems": 1,
+                "items": {"type": "string"},
+                "description": "The quota policies with no call left, by their names in RateLimit-Policy: windows, or `pace` while the longest one is being spread.",
+            },
+            "wait_needed": {
+                "type": "integer",
+                "minimum": 1,
+                "description": "How many seconds of `Prefer: wait` would have been let in, where a longer wait would have helped.",
+            },
+            "error": {
+                "type": "object",
+                "additionalProperties": false,
+                "required": ["code", "message", "target"],
+                "properties": {
+                    "code": {"type": "string"},
+                    "message": text("The same as `detail`."),
+                    "target": text("The part of the request that is wrong, or the request's id."),
+                },
+                "description": "Defender's form, for clients that were written for it.",
+            },
+        },
+    })
 }
 
 /// The responses to `OPTIONS` on the path of an operation.
-#[must_use]
-pub fn options(operation: Operation) -> Value {
+pub(crate) fn options(operation: Operation) -> Value {
     let fields = table::options(Some(operation));
     let fields = fields.into_iter().flatten().map(|(name, _)| *name);
     let known = [ALLOW, ACCEPT_QUERY];
@@ -182,7 +211,7 @@ fn served(description: &str, tag: Option<Field>, content: &Value) -> Value {
 fn own(status: StatusCode, codes: &[ErrorCode]) -> Value {
     let description: Vec<_> = codes
         .iter()
-        .map(|code| format!("`{}`: {}", code.code(), code.meaning()))
+        .map(|code| format!("`{}`: {}", code.code(), meaning(*code)))
         .collect();
     let mut codes: Vec<_> = codes.iter().map(|code| code.code()).collect();
     codes.dedup();
@@ -222,4 +251,44 @@ fn headers(fields: impl IntoIterator<Item = Field>) -> Value {
         (name.to_owned(), header)
     });
     Value::Object(described.collect())
+}
+
+/// What it means, in a sentence.
+fn meaning(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::BadRequest => {
+            "The request needs exactly one valid Host and a whole body, or its Authorization cannot be used."
+        }
+        ErrorCode::InvalidRequestBody => "The body does not name scan definitions as described.",
+        ErrorCode::ODataError => "$top or $skip is out of range or there twice, or there is another query option.",
+        ErrorCode::CrossSite => "A browser sent it on behalf of another site.",
+        ErrorCode::NotFound => "There is nothing at this path.",
+        ErrorCode::MethodNotAllowed => "The method is not allowed at this path; Allow names those that are.",
+        ErrorCode::RequestTimeout => "The body did not arrive in time.",
+        ErrorCode::RequestEntityTooLarge => "The body is larger than `server.max_body`.",
+        ErrorCode::UnsupportedMediaType => "The body must be application/json, in UTF-8 and not compressed.",
+        ErrorCode::Misdirected => "The gateway does not answer under this Host; see `server.hosts`.",
+        ErrorCode::TooManyRequests => {
+            "The turn cannot come before the deadline (which is known at once), the queue is full, or the caller is over its \
+             fair-use limit. Retry-After says when to come back."
+        }
+        ErrorCode::RequestHeaderFieldsTooLarge => "The header fields are too many or too large.",
+        ErrorCode::InternalServerError => "A defect of the gateway; its log says more under the request's id.",
+        ErrorCode::NotImplemented => "The body has another transfer coding than `chunked`.",
+        ErrorCode::SignInRefused => "The gateway's credentials are refused.",
+        ErrorCode::UpstreamUnreachable => "No region could be reached, or its answer was unusable.",
+        ErrorCode::SignInUnavailable => "There is no token, and sign-in cannot be reached.",
+        ErrorCode::ShuttingDown => "The gateway is about to end.",
+        ErrorCode::QuotaUnavailable => {
+            "The store through which replicas share the quota is lost, and nothing is cached."
+        }
+        ErrorCode::ServiceUnavailable => "The gateway is busy for a moment, or has no memory left for more.",
+        ErrorCode::UpstreamTimeout => "Defender did not answer in time.",
+        ErrorCode::NotCached => "Nothing is stored, and `only-if-cached` allows no call.",
+    }
+}
+
+/// Whether a request to an operation can end with it; the others concern other requests.
+fn is_of_operation(code: ErrorCode) -> bool {
+    !matches!(code, ErrorCode::NotFound | ErrorCode::MethodNotAllowed)
 }

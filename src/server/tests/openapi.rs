@@ -1,19 +1,16 @@
-//! The `OpenAPI` document of the data listener, built from the paths, limits and error codes that
-//! the program uses.
+//! The `OpenAPI` document is as the paths, limits and error codes that the program uses.
 
 use serde_json::{Map, Value, json};
 
-use super::access_log;
 use crate::caller::RequestId;
 use crate::operation::{Declaration, Input, Query, Shape, Version};
-use crate::response;
+use crate::response::tests::openapi as response;
 use crate::scan::{Endpoint, EntityId, Operation, Options, Request};
+use crate::server::{OPENAPI, access_log};
 use crate::telemetry::trace::{TRACEPARENT, TRACESTATE};
 
-/// The `OpenAPI` 3.1 document, as `defender-gateway openapi` prints it and the admin listener
-/// serves it. It is the same for every configuration.
-#[must_use]
-pub fn openapi() -> String {
+/// The document as the code describes it.
+fn described() -> String {
     let paths: Map<String, Value> = Endpoint::all()
         .map(|endpoint| (endpoint.template(), path(endpoint)))
         .collect();
@@ -246,24 +243,30 @@ fn parameters() -> Value {
     parameters
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+#[test]
+fn the_document_is_what_the_code_describes() {
+    let is_same = described() == OPENAPI;
+    assert!(is_same, "run the ignored test of this module, which writes it anew");
+}
 
-    #[test]
-    fn shared_parts_are_described_once_and_referenced() {
-        let text = openapi();
-        assert_eq!(text, openapi(), "the same every time");
-        let document: Value = serde_json::from_str(&text).unwrap();
-        for endpoint in Endpoint::all() {
-            let described = &document["paths"][endpoint.template()];
-            let described = described.get("post").or(described.get("get")).unwrap();
-            let references = described["parameters"].as_array().unwrap().iter();
-            let references = references.chain(described["responses"].as_object().unwrap().values());
-            for reference in references.filter_map(|value| value["$ref"].as_str()) {
-                let pointer = reference.strip_prefix('#').unwrap();
-                assert!(document.pointer(pointer).is_some(), "{reference}");
-            }
+#[test]
+#[ignore = "writes src/server/openapi.json"]
+fn the_document_is_written() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/server/openapi.json");
+    std::fs::write(path, described()).unwrap();
+}
+
+#[test]
+fn shared_parts_are_described_once_and_referenced() {
+    let document: Value = serde_json::from_str(OPENAPI).unwrap();
+    for endpoint in Endpoint::all() {
+        let described = &document["paths"][endpoint.template()];
+        let described = described.get("post").or(described.get("get")).unwrap();
+        let references = described["parameters"].as_array().unwrap().iter();
+        let references = references.chain(described["responses"].as_object().unwrap().values());
+        for reference in references.filter_map(|value| value["$ref"].as_str()) {
+            let pointer = reference.strip_prefix('#').unwrap();
+            assert!(document.pointer(pointer).is_some(), "{reference}");
         }
     }
 }
