@@ -11,7 +11,7 @@ use tracing::Level;
 use super::runtime::{block_on, watch_configuration_signals, watch_signals};
 use super::{Error, hardening, note, panic_hook};
 use crate::app::{Gateway, ConfigSource};
-use crate::config::{Document, Environment, Format, Loaded};
+use crate::config::{Document, Environment, Loaded};
 use crate::resources::Machine;
 use crate::task::Tasks;
 use crate::telemetry::log;
@@ -131,10 +131,5 @@ impl Voice {
 /// Logs to stderr as the configuration says.
 pub(super) fn start_log(loaded: &Loaded) -> Result<log::Handle, Error> {
     let telemetry = &loaded.resolved.telemetry;
-    let format = match telemetry.format {
-        Format::Auto => log::Format::Auto,
-        Format::Json => log::Format::Json,
-        Format::Text => log::Format::Text,
-    };
-    log::init(&telemetry.log, format).map_err(|error| Error::failed("cannot start logging", error))
+    log::init(&telemetry.log, telemetry.format).map_err(|error| Error::failed("cannot start logging", error))
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::app::Error;
-use crate::config::{Credential, OnUnknownPast, Pacing, Resolved, Scope};
+use crate::config::{Resolved, Scope};
 use crate::scan::Operation;
 use crate::{net, quota, region, shared_cache, store, token};
 
@@ -21,19 +21,10 @@ pub(in crate::app) fn quota(config: &Resolved, attempt: Duration) -> Result<quot
         .iter()
         .map(|limit| quota::Limit::try_new(limit.calls, limit.window));
     let limits = limits.collect::<Result<_, _>>().map_err(Error::of("the quota"))?;
-    let past = match config.quota.on_unknown_past {
-        OnUnknownPast::Empty => quota::UnknownPast::Empty,
-        OnUnknownPast::Paced => quota::UnknownPast::Paced,
-        OnUnknownPast::Full => quota::UnknownPast::Full,
-    };
     let quota = quota::Config::try_new(limits, config.quota.burst, attempt).map_err(Error::of("the quota"))?;
-    let pacing = match config.quota.pacing {
-        Pacing::Spread => quota::Pacing::Spread,
-        Pacing::None => quota::Pacing::None,
-    };
     Ok(quota
-        .unknown_past(past)
-        .pacing(pacing)
+        .unknown_past(config.quota.on_unknown_past)
+        .pacing(config.quota.pacing)
         .state_file(config.quota.state_file.clone()))
 }
 
@@ -116,17 +107,10 @@ pub(in crate::app) fn shared_cache(config: &Resolved, store: store::Client) -> O
 
 /// The tenant and the application that the quota and the answers belong to.
 pub(in crate::app) fn registration(config: &Resolved) -> (&str, &str) {
-    match &config.credentials.credential {
-        Credential::ClientSecret {
-            tenant_id, client_id, ..
-        }
-        | Credential::Certificate {
-            tenant_id, client_id, ..
-        }
-        | Credential::WorkloadIdentity {
-            tenant_id, client_id, ..
-        } => (tenant_id.as_str(), client_id.as_str()),
+    let credential = &config.credentials.credential;
+    match (credential.tenant_id(), credential.client_id()) {
+        (Some(tenant), client) => (tenant, client.unwrap_or_default()),
         // Without a word about the tenant there is one identity, and the platform knows which.
-        Credential::ManagedIdentity { client_id, .. } => ("managed", client_id.as_deref().unwrap_or("system")),
+        (None, client) => ("managed", client.unwrap_or("system")),
     }
 }

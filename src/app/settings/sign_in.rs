@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::app::Error;
 use crate::app::status::Identity;
-use crate::config::{self, Credential, ManagedEndpoint, Resolved};
+use crate::config::{self, Credential, Resolved};
 use crate::token;
 
 /// Longest token exchange. Sign-in answers in well under a second; ten cover a bad day and keep callers from waiting in vain.
@@ -59,10 +59,7 @@ fn credential(config: &config::Credentials) -> Result<token::Credential, Error> 
             secret,
         } => token::Credential::ClientSecret {
             app: app(tenant_id, client_id)?,
-            secret: match secret {
-                config::SecretSource::Value(secret) => token::SecretSource::Value(secret.clone()),
-                config::SecretSource::File(path) => token::SecretSource::File(path.clone()),
-            },
+            secret: secret.clone(),
         },
         Credential::Certificate {
             tenant_id,
@@ -96,15 +93,7 @@ fn credential(config: &config::Credentials) -> Result<token::Credential, Error> 
         }
         Credential::ManagedIdentity { client_id, endpoint } => token::Credential::ManagedIdentity(token::Identity {
             client_id: client_id.clone(),
-            host: match endpoint {
-                ManagedEndpoint::Metadata(address) => token::IdentityHost::Imds {
-                    address: address.clone(),
-                },
-                ManagedEndpoint::AppService { url, header } => token::IdentityHost::AppService {
-                    endpoint: url.clone(),
-                    header: header.clone(),
-                },
-            },
+            host: endpoint.clone(),
         }),
     })
 }

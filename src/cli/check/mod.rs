@@ -141,7 +141,7 @@ fn telemetry(resolved: &Resolved) -> String {
     format!(
         "logs {} as {}, traces go {traces}",
         telemetry.log,
-        telemetry.format.as_str()
+        telemetry.format_word()
     )
 }
 
@@ -153,12 +153,12 @@ fn quota(resolved: &Resolved) -> String {
         None if resolved.store.address.is_some() => "remembered in the store".into(),
         None => "not remembered across restarts".into(),
     };
-    let past = quota.on_unknown_past.as_str();
+    let past = quota.unknown_past_word();
     format!(
         "{}, burst {}, pacing {}, {memory}, unknown past: {past}",
         limits.join(" "),
         quota.burst,
-        quota.pacing.as_str()
+        quota.pacing_word()
     )
 }
 

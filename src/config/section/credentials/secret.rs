@@ -9,15 +9,7 @@ use crate::config::reader::Reader;
 use crate::config::value::guid::is_guid;
 use crate::plain_text;
 use crate::secret::Secret;
-
-/// A client secret, or where it is.
-#[derive(Clone, Debug)]
-pub enum SecretSource {
-    /// The secret itself, from the environment, without white space around it.
-    Value(Secret),
-    /// A file that holds only the secret, and may change.
-    File(PathBuf),
-}
+use crate::token::SecretSource;
 
 /// Where the secret was written, if it was. A file for this program takes precedence over a
 /// variable that every program sees.
