@@ -222,11 +222,11 @@ impl queue::PermitSource for quota::Quota {
     }
 
     fn other_replicas(&self) -> usize {
-        quota::Quota::rivals(self)
+        quota::Quota::other_replicas(self)
     }
 
     fn unavailable_for(&self) -> Option<Duration> {
-        quota::Quota::lost(self)
+        quota::Quota::unavailable_for(self)
     }
 
     fn next_timeout(&self) -> Option<Instant> {

@@ -1,9 +1,9 @@
 //! Whether the gateway has started, and whether it wants requests.
 
+use crate::telemetry::named_enum;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use crate::telemetry::named_enum;
 
 named_enum! {
     /// Where the gateway is in its life.

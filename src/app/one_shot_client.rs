@@ -175,7 +175,9 @@ impl OneShotClient {
 
     /// Ends sign-in and measurements.
     pub async fn close(self) {
-        let Self { tasks, token_source, .. } = self;
+        let Self {
+            tasks, token_source, ..
+        } = self;
         drop(token_source);
         tasks.finish(Duration::from_secs(1)).await;
     }

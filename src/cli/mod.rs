@@ -8,11 +8,11 @@ mod check;
 mod demo;
 
 mod error;
+mod hardening;
 mod healthcheck;
 mod output;
 mod panic_hook;
 mod probe;
-mod hardening;
 mod run;
 mod runtime;
 mod simulate;

@@ -10,7 +10,7 @@ use tracing::Level;
 
 use super::runtime::{block_on, watch_configuration_signals, watch_signals};
 use super::{Error, hardening, note, panic_hook};
-use crate::app::{Gateway, ConfigSource};
+use crate::app::{ConfigSource, Gateway};
 use crate::config::{Document, Environment, Loaded};
 use crate::resources::Machine;
 use crate::task::Tasks;

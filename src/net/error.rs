@@ -1,10 +1,10 @@
 //! Why a connection or an exchange failed, and whether the request may have been processed.
 
+use crate::telemetry::named_enum;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use crate::telemetry::named_enum;
 
 /// A client cannot be built from its configuration.
 #[derive(Debug, thiserror::Error)]

@@ -14,8 +14,8 @@ use super::config::Config;
 use super::metrics::Metrics;
 use super::refused::{Reason, Refused};
 use super::snapshot::Snapshot;
-use super::state::{Entered, State, TOLERANCE, Grant};
-use crate::attempt::{Demand, SharedOrder, Attempt};
+use super::state::{Entered, Grant, State, TOLERANCE};
+use crate::attempt::{Attempt, Demand, SharedOrder};
 use crate::caller::{Name, Urgency};
 use crate::task::Tasks;
 

@@ -7,7 +7,7 @@ use tower::ServiceExt as _;
 
 use super::fair_queue::{PermitSource, Queue};
 use super::refused::{Reason, Refused};
-use crate::attempt::{Delivery, Failure, Admitted, RetryHint, Attempt};
+use crate::attempt::{Admitted, Attempt, Delivery, Failure, RetryHint};
 use crate::scan::Answer;
 
 /// Wraps a service that needs a slot into one that waits for it.

@@ -20,13 +20,13 @@
 //!
 //! Not here: when slots come; the queue asks its [`PermitSource`].
 
+mod caller_limit;
 mod config;
 mod expectation;
-mod caller_limit;
-mod layer;
 mod fair_queue;
-mod metrics;
 mod fair_scheduler;
+mod layer;
+mod metrics;
 mod recent_callers;
 mod refuse;
 mod refused;
@@ -38,11 +38,13 @@ mod take_back;
 mod tests;
 mod turn_forecast;
 
-pub use config::{Config, Weights};
 pub use caller_limit::{CallerLimiter, Layer as CallerLimitLayer, Service as CallerLimitService};
-pub use layer::{Layer, Service};
+pub use config::{Config, Weights};
 pub use fair_queue::{PermitSource, Queue, QueueEntry};
+pub use fair_scheduler::{
+    Ahead, Claims, Competitors, Expected, FairScheduler, InTime, Late, Look, Played, ServicePosition, Ticket,
+};
+pub use layer::{Layer, Service};
 pub use metrics::Metrics;
-pub use fair_scheduler::{Ahead, Claims, Expected, InTime, Late, Look, FairScheduler, ServicePosition, Played, Competitors, Ticket};
 pub use refused::{Reason, Refused, Wait};
 pub use snapshot::{CallerShare, PredictedTurns, Snapshot};

@@ -1,7 +1,7 @@
 //! A refusal that says when to come back.
 
-use std::time::Duration;
 use crate::telemetry::named_enum;
+use std::time::Duration;
 
 /// The caller's turn cannot come in time, or it may not wait. Known at once, told at once.
 #[derive(Clone, Debug, thiserror::Error)]

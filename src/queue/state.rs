@@ -10,13 +10,13 @@ use tokio::time::Instant;
 use super::config::Config;
 use super::expectation::Expectations;
 use super::fair_queue::PermitSource;
-use super::fair_scheduler::{Ahead, InTime, Late, FairScheduler, ServicePosition, Ticket};
+use super::fair_scheduler::{Ahead, FairScheduler, InTime, Late, ServicePosition, Ticket};
 use super::recent_callers::RecentCallers;
 use super::refuse::Request;
 use super::refused::{Reason, Refused};
 use super::slot_forecast::SlotForecast;
 use super::take_back::{Check, Delay, STEPS_PER_ARRIVAL};
-use crate::attempt::{Demand, FlowDemand, SharedOrder, Attempt};
+use crate::attempt::{Attempt, Demand, FlowDemand, SharedOrder};
 use crate::caller::{Caller, Name, Urgency};
 
 /// What a waiting request receives.
@@ -142,7 +142,9 @@ impl<P> State<P> {
         let id = (attempt.position.order() << 16) | (self.tickets & 0xffff);
         self.tickets += 1;
         let own_returns = self.expectations.returns_before(name, urgency, arrival);
-        let place = self.order.position_for(name, urgency, Some((deadline, id)), own_returns);
+        let place = self
+            .order
+            .position_for(name, urgency, Some((deadline, id)), own_returns);
         let (ahead, start) = self.turn_until(&place, deadline, now);
         let delays_own = start <= deadline && self.delays_own(&place, OWN_LOOKED_AT, now);
         let admitted = self.admit(name, ahead, start, deadline, now);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::fair_queue::PermitSource;
-use super::fair_scheduler::{Ahead, Claims, Look, ServicePosition, Competitors};
+use super::fair_scheduler::{Ahead, Claims, Competitors, Look, ServicePosition};
 use super::state::{BESIDES, State};
 use super::take_back::SLIGHTLY;
 use crate::caller::{Name, Urgency};

@@ -11,7 +11,7 @@ use pin_project_lite::pin_project;
 
 use super::permit::Permit;
 use super::throttle_hint::ThrottleHint;
-use crate::attempt::{Charged, Delivery, Failure, Admitted, RetryHint};
+use crate::attempt::{Admitted, Charged, Delivery, Failure, RetryHint};
 use crate::clock::Wall;
 use crate::scan::{Answer, Fields};
 

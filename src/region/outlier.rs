@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use crate::attempt::{Retries, StallTimeout, Attempt};
+use crate::attempt::{Attempt, Retries, StallTimeout};
 use crate::region::host_selector::State;
 use crate::region::{HostSelector, SelectedHost};
 

@@ -1,8 +1,8 @@
 //! The error codes of the gateway's own error responses. No other error response can be made, so
 //! the documented errors are those that are sent.
 
-use http::StatusCode;
 use crate::telemetry::named_enum;
+use http::StatusCode;
 
 named_enum! {
     /// A status with Defender's `error.code`, by which clients can tell errors apart. The codes are

@@ -38,10 +38,10 @@ mod serve;
 mod socket;
 mod stream_memory;
 
+pub use access_log::{ErrorRecord, RecentErrors};
 pub use bind::{BindError, Bound};
 pub use config::{Address, Config};
 pub use connection_metrics::Connections;
-pub use access_log::{ErrorRecord, RecentErrors};
 pub use inbound_request::{InboundRequest, RequestMeta, is_usual};
 pub use peer::Peer;
 pub use serve::Drained;

@@ -1,11 +1,11 @@
 //! The metrics of the shared cache.
 
+use crate::telemetry::named_enum;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use crate::telemetry::named_enum;
 
 /// The counters of the shared cache. Clones count together.
 #[derive(Clone, Debug, Default)]

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tower::{Service, ServiceExt as _};
 
 use crate::BoxError;
-use crate::attempt::{LateBoundRequest, QueuePosition, Retries, Attempt};
+use crate::attempt::{Attempt, LateBoundRequest, QueuePosition, Retries};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::scan::{Answer, Comparison, Payer, Request, Rows, UpstreamProfile};
 use crate::single_flight::batch_split::attributed_rows;

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tower::{Service, ServiceExt as _};
 
 use crate::BoxError;
-use crate::attempt::{Failure, LateBoundRequest, Retries, RetryHint, Attempt};
+use crate::attempt::{Attempt, Failure, LateBoundRequest, Retries, RetryHint};
 use crate::scan::{Answer, CacheSink, Request, ResponseKind, Rows, SplitError, UpstreamProfile};
 use crate::single_flight::Shared;
 use crate::single_flight::batch_split::{count_rows, split_for};

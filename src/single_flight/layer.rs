@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 use tower::Service;
 
 use crate::BoxError;
-use crate::attempt::{Scarcity, Attempt};
+use crate::attempt::{Attempt, Scarcity};
 use crate::caller::Caller;
 use crate::scan::{Answer, CacheSink, Call, Outcome, Payer, ServedResponse, Status, UpstreamProfile};
 use crate::single_flight::batcher::Batcher;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt as _};
 
 use crate::BoxError;
-use crate::attempt::{Delivery, Failure, Retries, RetryHint, Attempt};
+use crate::attempt::{Attempt, Delivery, Failure, Retries, RetryHint};
 use crate::caller::Caller;
 use crate::scan::{Answer, is_unavailable};
 

@@ -18,9 +18,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use defender_gateway::attempt::{LateBoundRequest, QueuePosition, Retries, Attempt};
+use defender_gateway::attempt::{Attempt, LateBoundRequest, QueuePosition, Retries};
 use defender_gateway::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
-use defender_gateway::queue::{self, CallerLimiter, Order, PermitSource, Queue, Ticket, Weights};
+use defender_gateway::queue::{self, CallerLimiter, FairScheduler, PermitSource, Queue, Ticket, Weights};
 use defender_gateway::quota::{Availability, Config, Forecast, Ledger, Limit, QuotaState};
 use defender_gateway::scan::{Payer, Request};
 use defender_gateway::task::Tasks;
@@ -108,7 +108,7 @@ fn forecast() -> f64 {
 fn order() -> f64 {
     let base = Instant::now();
     let names: Vec<Name> = (0..1000).map(|n| Name::new(&format!("caller {n}"))).collect();
-    let mut order = Order::new(Weights::default());
+    let mut order = FairScheduler::new(Weights::default());
     let ticket = |id: u64, caller: Name| Ticket {
         id,
         caller,

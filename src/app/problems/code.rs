@@ -1,7 +1,7 @@
 //! The kinds of problems.
 
-use std::time::Duration;
 use crate::telemetry::named_enum;
+use std::time::Duration;
 
 named_enum! {
     /// A kind of problem. The order is the one in which people should look at them.

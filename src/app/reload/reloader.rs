@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use super::{Configuration, Metrics, ConfigSource};
+use super::{ConfigSource, Configuration, Metrics};
 use crate::app::Error;
 use crate::app::components::Components;
 use crate::app::settings;

@@ -11,7 +11,7 @@ use http::header::AUTHORIZATION;
 use prometheus_client::metrics::counter::Counter;
 
 pub use self::quota::ledger;
-pub(super) use self::quota::{attempt, quota, quota_of, registration, sharing_of, shared_cache, store};
+pub(super) use self::quota::{attempt, quota, quota_of, registration, shared_cache, sharing_of, store};
 pub(super) use self::resources::{admin_listener, data_listener, shares, warn_about_memory};
 pub(super) use self::sign_in::{SIGN_IN_BYTES, SIGN_IN_TIMEOUT, identity, shown_identity, token, token_proxy};
 use super::context::Memory;

@@ -12,7 +12,7 @@ use tower::Layer as _;
 
 use super::TokenLimiters;
 use super::table::Limiter;
-use crate::attempt::{Delivery, Failure, Admitted, RetryHint, Attempt};
+use crate::attempt::{Admitted, Attempt, Delivery, Failure, RetryHint};
 use crate::scan::Answer;
 use crate::{queue, quota};
 

@@ -11,7 +11,7 @@ use tokio::time::{Instant, advance, sleep};
 use tower::{Layer as _, ServiceExt as _};
 
 use super::{Config, Layer, SharedMetrics, TokenLimiters};
-use crate::attempt::{Delivery, Failure, Admitted, QueuePosition, Retries, Attempt};
+use crate::attempt::{Admitted, Attempt, Delivery, Failure, QueuePosition, Retries};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::clock::Wall;
 use crate::operation::Input;

@@ -9,7 +9,9 @@ use std::time::Duration;
 use super::runtime::block_on_one;
 use super::{Check, Error, print};
 use crate::app;
-use crate::config::{self, Disk, Environment, Loaded, Merging, Mistakes, Pin, Resolved, Source, show_duration, show_size};
+use crate::config::{
+    self, Disk, Environment, Loaded, Merging, Mistakes, Pin, Resolved, Source, show_duration, show_size,
+};
 use crate::store::Eviction;
 
 /// Reads the configuration, prints a summary or all of it to stdout. Starts nothing.

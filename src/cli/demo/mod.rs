@@ -2,20 +2,20 @@
 //!
 //! Everything printed is measured while it happens. A step whose claim does not hold ends the demo with an error: it is a test as well.
 
+mod fixture;
 mod gateway;
+mod output;
 mod replicas;
 mod script;
-mod fixture;
 mod store;
-mod output;
 
 use tokio_util::sync::CancellationToken;
 
 use super::runtime::{block_on, watch_signals};
 use super::{Demo, Error, print};
 use crate::task::Tasks;
-use replicas::Replicas;
 use fixture::Fixture;
+use replicas::Replicas;
 
 /// Shows the gateway at work on loopback, then serves until Ctrl-C, or ends with `--once`.
 ///

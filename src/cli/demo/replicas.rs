@@ -7,10 +7,10 @@ use futures_util::future::{join_all, try_join_all};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::gateway::{DemoGateway, PATH, Told};
 use super::fixture::{free_or_any, listeners, simulator};
-use super::store::Store;
+use super::gateway::{DemoGateway, PATH, Told};
 use super::output::{answered, claim, counted, definition, ms, step};
+use super::store::Store;
 use crate::cli::{Error, print};
 use crate::sim::Simulator;
 

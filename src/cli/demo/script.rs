@@ -2,8 +2,8 @@
 
 use futures_util::future::{join_all, try_join_all};
 
-use super::gateway::{LIST, PATH, Told};
 use super::fixture::Fixture;
+use super::gateway::{LIST, PATH, Told};
 use super::output::{answered, causes, claim, counted, definition, ms, step};
 use crate::cli::{Error, print};
 
@@ -159,7 +159,7 @@ async fn region_lost(fixture: &Fixture) -> Result<(), Error> {
     let failed = |error| Error::failed("cannot shut the region", error);
     fixture.simulator.shut("eu").await.map_err(failed)?;
     let told = fixture.gateway.ask(&[definition(20)], &[]).await?;
-    let region = stage
+    let region = fixture
         .simulator
         .calls()
         .last()

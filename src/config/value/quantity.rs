@@ -54,7 +54,12 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// A phrase that follows the value in a message.
 pub fn parse_size(text: &str) -> Result<u64, String> {
-    let bytes = parse(text, SIZES, ["MiB", "KiB", "GiB", "B"], "B, KiB, MiB, GiB, KB, MB and GB")?;
+    let bytes = parse(
+        text,
+        SIZES,
+        ["MiB", "KiB", "GiB", "B"],
+        "B, KiB, MiB, GiB, KB, MB and GB",
+    )?;
     bytes.ok_or_else(|| "is too large".to_owned())
 }
 

@@ -37,7 +37,13 @@ pub(super) struct Expectations {
 
 impl Expectations {
     /// A request comes.
-    pub(super) fn arrive(&mut self, caller: &Name, urgency: Urgency, now: Instant, order: &mut FairScheduler) -> Arrival {
+    pub(super) fn arrive(
+        &mut self,
+        caller: &Name,
+        urgency: Urgency,
+        now: Instant,
+        order: &mut FairScheduler,
+    ) -> Arrival {
         self.expire(now, order);
         self.remember(caller, urgency, now, order);
         let mut arrival = Arrival::Further;

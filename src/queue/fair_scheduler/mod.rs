@@ -19,18 +19,18 @@
 
 mod claims;
 mod class;
+mod competitors;
 mod play;
 mod position;
-mod competitors;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use tokio::time::Instant;
 
 pub use claims::Expected;
+pub use competitors::{Ahead, Claims, Competitors, Look};
 pub use play::{InTime, Late, Played};
 pub use position::ServicePosition;
-pub use competitors::{Ahead, Claims, Look, Competitors};
 
 use self::class::{Class, STRIDE};
 use super::config::Weights;

@@ -1,8 +1,8 @@
 //! The queue over a clockwork of slots, in paused time.
 
+mod fair_queue;
 mod fairness;
 mod handover;
-mod fair_queue;
 mod overload;
 mod reference;
 mod retry;
@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{Config, Metrics, PermitSource, Queue, Weights};
-use crate::attempt::{LateBoundRequest, QueuePosition, Retries, Attempt};
+use crate::attempt::{Attempt, LateBoundRequest, QueuePosition, Retries};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::scan::{Payer, Request};
 use crate::task::Tasks;

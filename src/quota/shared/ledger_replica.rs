@@ -111,7 +111,10 @@ impl LedgerReplica {
                     .insert(id.to_owned(), ChargeState::Flying(now + messages::span(time))),
             ),
             // Charges that are assumed may count from a moment still to come.
-            _ if time < 0.0 => drop(self.charges.insert(id.to_owned(), ChargeState::Past(now + messages::span(-time)))),
+            _ if time < 0.0 => drop(
+                self.charges
+                    .insert(id.to_owned(), ChargeState::Past(now + messages::span(-time))),
+            ),
             _ => {
                 // A machine that has just booted has no moment that long ago; now is the careful choice.
                 let at = now.checked_sub(messages::span(time)).unwrap_or(now);

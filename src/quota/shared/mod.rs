@@ -52,22 +52,22 @@
 //! replicas of that version find the new format in its place and grant nothing more. A ledger that may have lost calls is left to those who
 //! have the copies.
 
-mod sync_task;
 mod clock_guard;
 mod config;
 mod ledger_replica;
-mod metrics;
-mod permit;
-mod slot_forecast;
-mod protocol;
 mod messages;
+mod metrics;
+mod pending_reports;
+mod permit;
+mod protocol;
+mod slot_forecast;
+mod sync_task;
 #[cfg(test)]
 mod tests;
-mod pending_reports;
 mod wants;
 
 pub use config::{Config, Timing};
+pub use messages::SyncReply;
 pub use metrics::Metrics;
 pub use permit::{Permit, Quota};
-pub use protocol::{Change, Slot, Protocol};
-pub use messages::SyncReply;
+pub use protocol::{Change, Protocol, Slot};

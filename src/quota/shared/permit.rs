@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::protocol::Protocol;
 use super::messages::SyncReply;
+use super::protocol::Protocol;
 use super::{Config, Metrics, sync_task};
 use crate::BoxError;
 use crate::attempt::{Demand, Scarcity, SharedOrder};

@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 use super::Config;
 use super::config::{FORMAT, KEYS};
-use super::permit::Shared;
 use super::messages::{self, SyncReply};
+use super::permit::Shared;
 use crate::BoxError;
 use crate::store::{self, Event, Eviction, Script};
 use crate::task::Tasks;

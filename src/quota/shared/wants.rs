@@ -301,8 +301,9 @@ mod tests {
         let mut wants = Wants::default();
         demand(&mut wants, &[flow("alice", 1)]);
         let told = wants.tell(std::iter::empty(), Instant::now()).unwrap();
-        let reply =
-            |name: &str| -> SyncReply { serde_json::from_str(&format!(r#"{{"others":[["{name}",1,2,0,1,0]]}}"#)).unwrap() };
+        let reply = |name: &str| -> SyncReply {
+            serde_json::from_str(&format!(r#"{{"others":[["{name}",1,2,0,1,0]]}}"#)).unwrap()
+        };
         let same = wants.others(&reply(&told[0].0));
         assert_eq!(
             (same[0].caller.as_str(), same[0].waiting, same[0].asks_again),

@@ -16,7 +16,9 @@ use tower::{Layer as _, Service as _, ServiceExt as _, service_fn};
 use url::Url;
 
 use crate::BoxError;
-use crate::attempt::{Charged, Delivery, Failure, LateBoundRequest, QueuePosition, Retries, RetryHint, Routed, Attempt};
+use crate::attempt::{
+    Attempt, Charged, Delivery, Failure, LateBoundRequest, QueuePosition, Retries, RetryHint, Routed,
+};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::region::{Candidate, Config, ConfigError, Fault, HostSelector, Metrics, Probe, RegionLayer};
 use crate::scan::{Answer, Endpoint, Fields, Payer, Request};
@@ -223,12 +225,7 @@ impl Fixture {
 
     async fn call(&self) -> Result<Answer, Failure> {
         let layer = RegionLayer::new(self.selector.clone()).with_classify(classify);
-        layer
-            .layer(self.network.service())
-            .ready()
-            .await?
-            .call(charged())
-            .await
+        layer.layer(self.network.service()).ready().await?.call(charged()).await
     }
 
     /// A request with its further attempts, which may start within `deadline`; and how long it

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt as _;
 use prometheus_client::metrics::counter::Counter;
 use tower::{Layer as _, ServiceExt as _, service_fn};
@@ -12,11 +12,8 @@ use crate::BoxError;
 use crate::attempt::{Delivery, Failure, RetryHint};
 use crate::caller::RequestId;
 use crate::memory::MemoryBudget;
-use crate::queue;
 use crate::response;
-use crate::response::{
-    Config, Ended, Layer, Outcome, Policies, Problem, Reply, RequestError, RequestInfo, TokenOwner, Window, Windows,
-};
+use crate::response::{Config, Ended, Layer, Outcome, Reply, RequestError, RequestInfo, TokenOwner, Window, Windows};
 use crate::scan::{self, Answer, Operation, ServedResponse, Status};
 
 pub(super) const ID: &str = "test-1";
@@ -92,7 +89,9 @@ impl RequestInfo for ResponsePreferences {
     }
 }
 
-pub(super) async fn answer(make: impl Fn() -> Result<Reply, BoxError> + Clone + Send + 'static) -> (Response<()>, Bytes) {
+pub(super) async fn answer(
+    make: impl Fn() -> Result<Reply, BoxError> + Clone + Send + 'static,
+) -> (Response<()>, Bytes) {
     let (answer, body, _) = ending(make).await;
     (answer, body)
 }

@@ -1,24 +1,15 @@
 //! What answers and refusals say about the quota.
 
-use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
-use http_body_util::BodyExt as _;
-use prometheus_client::metrics::counter::Counter;
+
+use http::{HeaderValue, Request, StatusCode, header};
 use tower::{Layer as _, ServiceExt as _, service_fn};
-use crate::BoxError;
-use crate::attempt::{Delivery, Failure, RetryHint};
-use crate::caller::RequestId;
-use crate::memory::MemoryBudget;
-use crate::queue;
-use crate::response;
-use crate::response::{
-    Config, Ended, Layer, Outcome, Policies, Problem, Reply, RequestError, RequestInfo, TokenOwner, Window, Windows,
-};
-use crate::scan::{self, Answer, Operation, ServedResponse, Status};
+
 use super::layer::{ID, ResponsePreferences, answer, config, field, hit};
+use crate::BoxError;
+use crate::caller::RequestId;
+use crate::queue;
+use crate::response::{self, Layer, Policies, Problem, Reply, RequestError, Window, Windows};
 
 #[test]
 fn a_quota_refusal_names_the_windows_that_are_spent() {

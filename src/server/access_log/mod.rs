@@ -12,7 +12,7 @@ mod recent_errors;
 mod subject;
 
 pub use callers::Callers;
-pub use layer::{AccessLog, Config, AccessLogService, Layer};
+pub use layer::{AccessLog, AccessLogService, Config, Layer};
 pub use metrics::Metrics;
 pub use recent_errors::{ErrorRecord, RecentErrors};
 

@@ -17,7 +17,7 @@ use tower::{Layer as _, service_fn};
 use crate::BoxError;
 use crate::response::{self, Body};
 use crate::scan::{Answer, Call, Endpoint, Fields, Outcome, ServedResponse, Status};
-use crate::server::{Address, Bound, Config, Drained, count, guard, read, route};
+use crate::server::{Address, Bound, Config, Drained, access_log, guard, read, route};
 use crate::task::Tasks;
 
 /// Longer than anything in these tests takes; a test that waits this long has failed.

@@ -13,8 +13,8 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::document;
-use super::request_parts::{self, Options};
 use super::refusal::{self, Refusal};
+use super::request_parts::{self, Options};
 use crate::operation::{EntityId, Operation, route};
 use crate::sim::config::ROLE;
 use crate::sim::entra::Claims;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::batcher::rows;
 use super::fixture::{Fixture, Reply, caller, pass, question};
 use crate::BoxError;
-use crate::attempt::{Delivery, Failure, RetryHint, Attempt};
+use crate::attempt::{Attempt, Delivery, Failure, RetryHint};
 use crate::scan::{Outcome, ServedResponse, UpstreamProfile};
 use crate::single_flight::{BatchConfig, BatchWhen};
 

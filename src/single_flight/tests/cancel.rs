@@ -14,7 +14,7 @@ use tower::{Layer as _, Service as _, service_fn};
 use super::batcher::rows;
 use super::fixture::{RecordingSink, caller, failure, predicted_wait, question};
 use crate::BoxError;
-use crate::attempt::{RetryHint, Attempt};
+use crate::attempt::{Attempt, RetryHint};
 use crate::scan::{Answer, CacheSink, Call, Request, ServedResponse, UpstreamProfile};
 use crate::single_flight::{BatchConfig, BatchWhen, Config, Layer, Metrics, SingleFlight};
 use crate::task::Tasks;

@@ -12,7 +12,7 @@ use tower::util::BoxCloneService;
 use tower::{Layer as _, Service as _, service_fn};
 
 use crate::BoxError;
-use crate::attempt::{Delivery, Failure, RetryHint, Scarcity, Attempt};
+use crate::attempt::{Attempt, Delivery, Failure, RetryHint, Scarcity};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::scan::{Answer, CacheSink, Call, Endpoint, Fields, Request, ServedResponse, UpstreamProfile};
 use crate::single_flight::{BatchConfig, Config, Layer, Metrics, PredictedWait, SingleFlight};

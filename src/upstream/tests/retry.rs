@@ -10,7 +10,7 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use super::caller;
 use crate::BoxError;
-use crate::attempt::{Delivery, Failure, LateBoundRequest, QueuePosition, Retries, RetryHint, Attempt};
+use crate::attempt::{Attempt, Delivery, Failure, LateBoundRequest, QueuePosition, Retries, RetryHint};
 use crate::caller::Name;
 use crate::scan::{Answer, Fields, Payer, Request};
 use crate::upstream::RetryLayer;

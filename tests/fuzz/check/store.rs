@@ -3,7 +3,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use defender_gateway::attempt::Demand;
-use defender_gateway::quota::shared::{self, SyncReply, Protocol, Timing};
+use defender_gateway::quota::shared::{self, Protocol, SyncReply, Timing};
 use defender_gateway::quota::{self, Limit, ThrottleHint, UnknownPast};
 use defender_gateway::shared_cache::{DecodeError, Name, StoreTime, StoredResponse};
 use defender_gateway::store;

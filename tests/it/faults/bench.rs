@@ -21,7 +21,7 @@ use defender_gateway::sim::{self, QuotaVerifier, Simulator};
 use defender_gateway::task::Tasks;
 
 use super::certificates::certificates;
-use super::host::{self, Host};
+use super::host::Host;
 use crate::support::until;
 
 const PATH: &str = "/api/DeviceAuthenticatedScanDefinitions/GetScanHistoryByScanDefinitionId";

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use defender_gateway::sim::Shape;
 
 use super::wire::Wire;
-use crate::support::{ProcessUsage, PATH, Setup, Spawned, id, until};
+use crate::support::{PATH, ProcessUsage, Setup, Spawned, id, until};
 
 /// What attackers ask for. It must never arrive.
 pub(super) const FORBIDDEN: &str = "smuggled";

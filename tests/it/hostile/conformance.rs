@@ -9,12 +9,9 @@
 //! …): they end all the same, and the rows with such an end are printed. And a pseudo field in
 //! trailers is dropped, not refused: trailers are not read at all.
 
-use super::bench::{Bench, FORBIDDEN, history_body};
+use super::bench::{Bench, history_body};
 use super::conformance_cases::{connections, requests, settings};
-use super::frame::{
-    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEADERS, PADDED, PING, PREFACE, PRIORITY,
-    PUSH_PROMISE, REQUEST, RST_STREAM, SETTINGS, Said, WINDOW_UPDATE, block, frame, head, setting,
-};
+use super::frame::{DATA, END_HEADERS, END_STREAM, Frames, HEADERS, PING, PREFACE, SETTINGS, Said, block, frame, head};
 use crate::support::within;
 
 pub(super) const PROTOCOL_ERROR: u32 = 1;

@@ -2,7 +2,7 @@
 
 use super::bench::{FORBIDDEN, history_body};
 use super::conformance::Right::{Connection, Malformed, Nothing, Stream};
-use super::conformance::{COMPRESSION_ERROR, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR, PROTOCOL_ERROR, Row, STREAM_CLOSED};
+use super::conformance::{FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR, PROTOCOL_ERROR, Row, STREAM_CLOSED};
 use super::frame::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PADDED, PING, PRIORITY, PUSH_PROMISE, REQUEST,
     RST_STREAM, SETTINGS, WINDOW_UPDATE, block, frame, head, setting,

@@ -77,12 +77,7 @@ pub(super) const REQUEST: [(&str, &str); 5] = [
 
 /// A request's head with further fields.
 pub(super) fn head(flags: u8, stream: u32, more: &[(&str, &str)]) -> Vec<u8> {
-    frame(
-        HEADERS,
-        flags | END_HEADERS,
-        stream,
-        &block(&[&REQUEST, more].concat()),
-    )
+    frame(HEADERS, flags | END_HEADERS, stream, &block(&[&REQUEST, more].concat()))
 }
 
 /// What a peer says that matters here.

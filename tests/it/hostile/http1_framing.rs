@@ -1,6 +1,6 @@
 //! Requests over HTTP/1.1 whose lengths, chunks and lines are not what they should be.
 
-use super::bench::{FORBIDDEN, forbidden, history_body, request, start};
+use super::bench::{forbidden, start};
 use super::http1::Right::{Ends, Goes};
 use super::http1::Row;
 use crate::support::PATH;

@@ -16,7 +16,7 @@ use defender_gateway::task::Tasks;
 
 use super::ALONE;
 use super::watch::Watch;
-use crate::support::{Caller, ProcessUsage, PATH, Setup, Spawned, body, id, until};
+use crate::support::{Caller, PATH, ProcessUsage, Setup, Spawned, body, id, until};
 
 /// Source addresses of a crowd. Honest callers come from 127.0.0.1.
 const ADDRESSES: u8 = 50;
@@ -80,7 +80,12 @@ async fn honest(caller: Caller, over: Arc<AtomicBool>, kept: bool) -> (usize, us
         };
         let from = Instant::now();
         let asking = [id(0)];
-        match timeout(SOON, caller.try_send(caller.history_request().body(body(&asking)).unwrap())).await {
+        match timeout(
+            SOON,
+            caller.try_send(caller.history_request().body(body(&asking)).unwrap()),
+        )
+        .await
+        {
             Ok(Ok(answer)) if answer.status == 200 => served += 1,
             _ => missed += 1,
         }

@@ -65,13 +65,13 @@ impl Tally {
     pub(super) async fn ask(&self, caller: &Caller, request: Request, lost: impl Fn() -> bool) {
         let asked = Instant::now();
         self.inner.lock().unwrap().asked += 1;
-        let request = caller
+        let sent = caller
             .history_request()
             .header("prefer", format!("wait={}", request.wait.as_secs()))
             .header("x-caller", &request.caller)
             .body(body(&[&request.id]))
             .unwrap();
-        let answer = caller.try_send(request);
+        let answer = caller.try_send(sent);
         let answer = match request.leaves {
             Some(time) => tokio::time::timeout(time, answer).await,
             // Nobody may be left without an answer.

@@ -98,7 +98,10 @@ impl Limited {
     async fn finish(self, what: &str) {
         let served = async || {
             let caller = self.spawned.caller();
-            let request = caller.history_request().body(crate::support::body(&[id(999_999)])).unwrap();
+            let request = caller
+                .history_request()
+                .body(crate::support::body(&[id(999_999)]))
+                .unwrap();
             let answer = caller.try_send(request).await.ok()?;
             (answer.status == 200).then_some(())
         };

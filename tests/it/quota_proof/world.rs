@@ -13,7 +13,7 @@ use tower::util::BoxCloneSyncService;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use defender_gateway::BoxError;
-use defender_gateway::attempt::{Charged, LateBoundRequest, QueuePosition, Retries, Attempt};
+use defender_gateway::attempt::{Attempt, Charged, LateBoundRequest, QueuePosition, Retries};
 use defender_gateway::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use defender_gateway::clock::Wall;
 use defender_gateway::queue::{self, Queue, Refused};

@@ -76,7 +76,9 @@ async fn missed(redis: &Redis, upstream: &Upstream, calls: usize) -> usize {
     assert_eq!(replica.served(&["a"]).await.outcome, Outcome::Forwarded);
     assert_eq!(upstream.calls(), calls + 1);
     assert_eq!(replica.member.snapshot().unreadable, 1);
-    replica.until("the answer to be written", |seen| seen.written == 1).await;
+    replica
+        .until("the answer to be written", |seen| seen.written == 1)
+        .await;
     let next = Replica::start(&redis.url(), upstream);
     assert_eq!(next.served(&["a"]).await.outcome, Outcome::Hit);
     1
@@ -103,7 +105,9 @@ async fn an_older_answer_that_is_late_does_not_replace_a_newer_one() {
     let (redis, upstream) = (Redis::start().await, Upstream::new());
     let replica = Replica::start(&redis.url(), &upstream);
     replica.served(&["a"]).await;
-    replica.until("the answer to be written", |seen| seen.written == 1).await;
+    replica
+        .until("the answer to be written", |seen| seen.written == 1)
+        .await;
     let key = answers(&redis).await.remove(0);
     // As if it had been asked for later than any answer to come.
     let mut newer: Vec<u8> = redis.ask(&["GET", &key]).await.unwrap();

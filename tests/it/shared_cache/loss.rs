@@ -5,8 +5,8 @@ use std::time::Duration;
 use defender_gateway::scan::Outcome;
 use defender_gateway::sim::{Fault, Often, Plan};
 
-use super::replica::{Options, Replica, Upstream, good};
 use super::proxy::Proxy;
+use super::replica::{Options, Replica, Upstream, good};
 use crate::support::redis::Redis;
 use crate::support::{Setup, id, until, within};
 

@@ -3,6 +3,6 @@
 mod damage;
 mod fifty;
 mod loss;
-mod replica;
 mod proxy;
+mod replica;
 mod share;

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tower::util::BoxCloneSyncService;
 use tower::{ServiceBuilder, ServiceExt as _, service_fn};
 
-use defender_gateway::attempt::{Scarcity, Attempt};
+use defender_gateway::attempt::{Attempt, Scarcity};
 use defender_gateway::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use defender_gateway::scan::{Answer, Call, Endpoint, Request, ServedResponse, UpstreamProfile};
 use defender_gateway::task::Tasks;

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use tower::util::BoxCloneService;
 use tower::{BoxError, Layer as _, ServiceExt as _, service_fn};
 
-use defender_gateway::attempt::{Charged, Failure, QueuePosition, Retries, Attempt};
+use defender_gateway::attempt::{Attempt, Charged, Failure, QueuePosition, Retries};
 use defender_gateway::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use defender_gateway::clock::Wall;
 use defender_gateway::scan::{

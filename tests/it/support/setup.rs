@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use defender_gateway::app::{Applied, Ended, Gateway, ConfigSource, ReloadError, Reloader};
+use defender_gateway::app::{Applied, ConfigSource, Ended, Gateway, ReloadError, Reloader};
 use defender_gateway::config::{Document, Environment, Key};
 use defender_gateway::sim::{self, Shape, Simulator};
 use defender_gateway::task::Tasks;

@@ -1,7 +1,5 @@
 //! The client secret, from the environment or from a file of its own.
 
-use std::path::PathBuf;
-
 use super::key::{CLIENT_SECRET, CLIENT_SECRET_FILE};
 use crate::config::config_error::Origin;
 use crate::config::key::Key;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::clock_guard::ClockGuard;
 use super::ledger_replica::LedgerReplica;
-use super::messages::{self, SyncReply, SyncRequest, SyncParams};
+use super::messages::{self, SyncParams, SyncReply, SyncRequest};
 use super::pending_reports::PendingReports;
 use super::wants::{self, Flow, Wants};
 use super::{Config, Timing};
@@ -325,7 +325,8 @@ impl Protocol {
     /// The slots that the step may have been granted are never used: it would not be known when they were granted.
     fn give_back(&mut self, first: u64) {
         let doubtful = (first..).take(std::mem::take(&mut self.asked));
-        self.pending_reports.refund(doubtful.map(|n| format!("{}:{n}", self.terms.me)));
+        self.pending_reports
+            .refund(doubtful.map(|n| format!("{}:{n}", self.terms.me)));
         self.due = None;
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::attempt::Demand;
-use crate::quota::shared::{self, SyncReply, Protocol, Timing};
+use crate::quota::shared::{self, Protocol, SyncReply, Timing};
 use crate::quota::{self, Limit};
 use crate::store;
 

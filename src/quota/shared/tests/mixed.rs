@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::store::{Store, waiting};
-use crate::quota::shared::protocol::Protocol;
 use crate::quota::shared::messages::SyncReply;
+use crate::quota::shared::protocol::Protocol;
 use crate::quota::shared::{Config, Timing};
 use crate::quota::{self, Limit};
 use crate::store::Address;

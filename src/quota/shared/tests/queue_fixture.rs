@@ -10,10 +10,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::store::Store;
-use crate::attempt::{Demand, LateBoundRequest, QueuePosition, Retries, SharedOrder, Attempt};
+use crate::attempt::{Attempt, Demand, LateBoundRequest, QueuePosition, Retries, SharedOrder};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::queue::{self, PermitSource, Queue};
-use crate::quota::shared::protocol::{Slot, Protocol};
+use crate::quota::shared::protocol::{Protocol, Slot};
 use crate::quota::shared::{Config, Timing};
 use crate::quota::{self, Limit};
 use crate::scan::{Endpoint, Payer, Request};
@@ -227,7 +227,9 @@ impl Books {
 fn attempt(asking: &Asking) -> Attempt {
     let now = Instant::now();
     Attempt {
-        request: Arc::new(FixedRequest(Arc::new(Request::plain(Endpoint::HISTORY, ["a"]).unwrap()))),
+        request: Arc::new(FixedRequest(Arc::new(
+            Request::plain(Endpoint::HISTORY, ["a"]).unwrap(),
+        ))),
         caller: Arc::new(Caller {
             name: Name::new(&asking.name),
             urgency: Urgency::new(asking.urgency).unwrap(),

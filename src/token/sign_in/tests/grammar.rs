@@ -10,9 +10,9 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use url::Url;
 
-use crate::token::sign_in::{Issued, SignIn};
 use crate::clock::Wall;
 use crate::secret::Secret;
+use crate::token::sign_in::{Issued, SignIn};
 use crate::token::testing::{self, Reply, Service};
 use crate::token::{Credential, Error, Identity, IdentityHost};
 
