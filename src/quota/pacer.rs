@@ -77,18 +77,24 @@ pub struct Pacer {
 fn sustainable(now: Instant, supply: &WindowBudget<'_>, spare: f64, mut rate: f64) -> (f64, Instant) {
     let window = supply.window.as_secs_f64();
     let mut end = now + supply.window;
+    // The call that a return makes room for may be ready when it comes: the ledger lets none go before.
+    // Beside others it waits one return longer, which keeps the distance to what fits.
+    let ready = f64::from(u8::from(supply.is_small()));
+    let taken_until = |until| {
+        let others = supply.others.filter(|others| !others.holes.is_empty());
+        others.map_or(0.0, |others| others.calls / window * others.hole(now, until).as_secs_f64())
+    };
+    // A call in flight may come back after the window's length. Alone, a plan is made anew before that matters.
+    let last = supply.returns.last().filter(|_| supply.others.is_some());
+    let last = last.map_or(end, |last| end.max(*last));
+    let (longest, most_taken) = ((last - now).as_secs_f64(), taken_until(last));
     for (k, &back) in supply.returns.iter().enumerate() {
-        // The call that this return makes room for may be ready when it comes: the ledger lets none go before.
-        // Beside others it waits one return longer, which keeps the distance to what fits.
-        let ready = k + usize::from(supply.is_small());
-        let left = spare + ready as f64;
-        // Every return comes within the window: no later one can ask for less.
-        if supply.others.is_none() && left / window >= rate {
+        let left = spare + k as f64 + ready;
+        // No later one can ask for less.
+        if (left - most_taken) / longest >= rate {
             break;
         }
-        let taken = supply.others.map_or(0.0, |others| {
-            others.calls / window * others.hole(now, back).as_secs_f64()
-        });
+        let taken = taken_until(back);
         let wait = back.saturating_duration_since(now).as_secs_f64();
         let sustained = (left - taken) / wait;
         if wait > 0.0 && sustained < rate {
