@@ -367,7 +367,7 @@ impl<'a> Reader<'a> {
 }
 
 /// How `value` is written in a configuration: as the first word that stands for it.
-pub(super) fn word<T: PartialEq>(words: &[(&'static str, T)], value: T) -> &'static str {
+pub(super) fn word<T: Copy + PartialEq>(words: &[(&'static str, T)], value: T) -> &'static str {
     let found = words.iter().find(|(_, of)| *of == value);
     found.map_or("", |(word, _)| word)
 }
