@@ -43,8 +43,8 @@ pub trait LateBoundRequest: Send + Sync + fmt::Debug {
     /// The callers that share the slot's cost equally: those of the request that was last returned.
     fn cost_sharers(&self) -> Vec<Name>;
 
-    /// The call's span in a trace. Called after [`LateBoundRequest::bind`], which binds the requests of the
-    /// call.
+    /// The call's span in a trace. Called after [`LateBoundRequest::bind`], which binds the
+    /// requests of the call.
     fn trace(&self) -> trace::Call {
         trace::Call::None
     }

@@ -1,4 +1,5 @@
-//! The house has floors, and imports point down: fails when a module names one from a higher floor, or a part names another part.
+//! The house has floors, and imports point down: fails when a module names one from a higher floor,
+//! or a part names another part.
 
 #![expect(
     clippy::unwrap_used,
@@ -9,7 +10,8 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// From the top. Modules that share a line may not import each other, except on the floors where `true` allows it.
+/// From the top. Modules that share a line may not import each other, except on the floors where
+/// `true` allows it.
 const FLOORS: &[(&[&str], bool)] = &[
     (&["main"], true),
     (&["app", "stack", "cli", "config"], true),
@@ -47,7 +49,8 @@ const FLOORS: &[(&[&str], bool)] = &[
     ),
 ];
 
-/// The simulator stands aside: only the command line may start it, and it shares nothing with the gateway but the lowest floor.
+/// The simulator stands aside: only the command line may start it, and it shares nothing with the
+/// gateway but the lowest floor.
 const ASIDE: &str = "sim";
 
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {

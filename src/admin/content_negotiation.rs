@@ -4,7 +4,8 @@ use http::{HeaderMap, header};
 
 use crate::telemetry::metrics::Exposition;
 
-/// `OpenMetrics` when the scraper names it and likes it no less than plain text, otherwise text, which everybody reads.
+/// `OpenMetrics` when the scraper names it and likes it no less than plain text, otherwise text,
+/// which everybody reads.
 pub(super) fn exposition(fields: &HeaderMap) -> Exposition {
     let lines = fields
         .get_all(header::ACCEPT)

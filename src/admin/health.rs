@@ -11,8 +11,9 @@ named_enum! {
     pub enum State, as_str {
         /// Not listening yet.
         Starting = "starting",
-        /// Takes requests. A slow upstream, a missing token or a lost store change nothing about it: the answer is then an honest
-        /// refusal, and restarting or cutting off the gateway would not help.
+        /// Takes requests. A slow upstream, a missing token or a lost store change nothing about
+        /// it: the answer is then an honest refusal, and restarting or cutting off the gateway
+        /// would not help.
         Ready = "ready",
         /// Finishes what is in flight; new requests should go elsewhere.
         Draining = "draining",

@@ -194,7 +194,8 @@ fn text(status: StatusCode, line: &str) -> Response<Body> {
     answer
 }
 
-/// Figures of this moment: never to be stored, and never to be taken for something else than they are.
+/// Figures of this moment: never to be stored, and never to be taken for something else than they
+/// are.
 pub(super) fn content(media: &'static str, body: Bytes) -> Response<Body> {
     let mut answer = Response::new(Body::new(body));
     let fields = answer.headers_mut();

@@ -166,10 +166,12 @@ impl Components {
         Ok((made, exporter))
     }
 
-    /// The parts as `config` wants them: those whose settings are the same are kept, with all they know. Nothing changes for those who use
-    /// the present parts; [`Components::take_over`] is the moment of change.
+    /// The parts as `config` wants them: those whose settings are the same are kept, with all they
+    /// know. Nothing changes for those who use the present parts; [`Components::take_over`] is the
+    /// moment of change.
     ///
-    /// Other credentials are taken only once they have brought a token, while the present token is good.
+    /// Other credentials are taken only once they have brought a token, while the present token is
+    /// good.
     ///
     /// # Errors
     /// A file cannot be used, a part refuses its settings, or the new credentials bring no token.

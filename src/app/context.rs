@@ -29,7 +29,8 @@ pub(super) struct SharedContext {
     pub(super) memory: Memory,
 }
 
-/// What each purpose may take of the memory, and the budgets of those that are shared. Divided once: what is held outlives settings.
+/// What each purpose may take of the memory, and the budgets of those that are shared. Divided
+/// once: what is held outlives settings.
 #[derive(Clone, Debug)]
 pub(super) struct Memory {
     pub(super) shares: Shares,

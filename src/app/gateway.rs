@@ -55,7 +55,8 @@ pub struct Ended {
     pub left: usize,
 }
 
-/// A gateway that could not be started. The configuration was checked, so what is left is the machine: ports, files, sockets.
+/// A gateway that could not be started. The configuration was checked, so what is left is the
+/// machine: ports, files, sockets.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot start: {part}")]
 pub struct Error {
@@ -75,7 +76,8 @@ impl Error {
 }
 
 impl Gateway {
-    /// Builds every part, takes the addresses, starts upkeep: signing in, probing regions. Needs a running tokio runtime.
+    /// Builds every part, takes the addresses, starts upkeep: signing in, probing regions. Needs a
+    /// running tokio runtime.
     ///
     /// # Errors
     /// [`Error`] when an address is taken, a file cannot be used, or a part refuses its settings.
@@ -179,14 +181,15 @@ impl Gateway {
         &self.reloader
     }
 
-    /// Takes over what changes at `config_source`, which looked like `document` when the gateway started, until the gateway ends; at once whenever
-    /// `asked` is notified.
+    /// Takes over what changes at `config_source`, which looked like `document` when the gateway
+    /// started, until the gateway ends; at once whenever `asked` is notified.
     pub fn follow(&self, source: ConfigSource, document: Document, asked: Arc<Notify>) {
         let watch = self.reloader.clone().follow(source, document, asked);
         self.tasks.spawn_upkeep("configuration", watch);
     }
 
-    /// Answers callers until the stop, then drains: what can be answered in time is, what cannot is told at once.
+    /// Answers callers until the stop, then drains: what can be answered in time is, what cannot is
+    /// told at once.
     ///
     /// # Cancel safety
     /// Dropping the future cuts all connections.
@@ -288,7 +291,8 @@ fn view(
             let gauge = registry.mode();
             Arc::new(move |exposition| {
                 scraped.quotas.iter().for_each(quota::Quota::show);
-                // What one queue shows takes the place of what another did: the one for history, which is asked most, comes last.
+                // What one queue shows takes the place of what another did: the one for history,
+                // which is asked most, comes last.
                 scraped.queues.iter().rev().for_each(queue::Queue::show);
                 scraped.count.callers().rank();
                 per_call.show(scraped.per_call());

@@ -21,7 +21,8 @@ use crate::{net, quota, region, store, token};
 /// The largest answer that is read.
 const LARGEST: usize = 64 << 20;
 
-/// Sign-in, regions and quota, as the gateway has them. Calls are sent as they are written, not in canonical form.
+/// Sign-in, regions and quota, as the gateway has them. Calls are sent as they are written, not in
+/// canonical form.
 #[derive(Debug)]
 pub struct OneShotClient {
     net: net::Client,
@@ -49,7 +50,8 @@ pub enum NoAnswer {
 }
 
 impl OneShotClient {
-    /// Signs in and measures the regions from now on. Calls of an earlier process are remembered from the state file, if there is one.
+    /// Signs in and measures the regions from now on. Calls of an earlier process are remembered
+    /// from the state file, if there is one.
     ///
     /// # Errors
     /// [`Error`] when a file cannot be used or a part refuses its settings.
@@ -91,7 +93,8 @@ impl OneShotClient {
         &self.token_source
     }
 
-    /// The regions, once every one has been measured or was found unreachable, at most after `patience`.
+    /// The regions, once every one has been measured or was found unreachable, at most after
+    /// `patience`.
     pub async fn measured(&self, patience: Duration) -> Vec<region::HostStatus> {
         let all = async {
             let known = |row: &region::HostStatus| row.rtt.is_some() || !row.healthy;
@@ -110,11 +113,12 @@ impl OneShotClient {
         self.quotas[0].snapshot()
     }
 
-    /// Makes one call, paid for like any other, to the nearest region: `body` as it is, with `query` if that is not empty. Waits for its
-    /// slot until `until` at most.
+    /// Makes one call, paid for like any other, to the nearest region: `body` as it is, with
+    /// `query` if that is not empty. Waits for its slot until `until` at most.
     ///
     /// # Errors
-    /// [`NoAnswer`]. The caller must not go on after a 429: the pause that it orders is kept, as in the gateway.
+    /// [`NoAnswer`]. The caller must not go on after a 429: the pause that it orders is kept, as in
+    /// the gateway.
     pub async fn ask(
         &self,
         bearer: &Secret,

@@ -10,7 +10,8 @@ use crate::config::Resolved;
 use crate::{cache, scan, shared_cache};
 
 impl SharedContext {
-    /// What replicas share besides the quota, if they do. Made anew with every configuration: whose answers they are may be another's.
+    /// What replicas share besides the quota, if they do. Made anew with every configuration: whose
+    /// answers they are may be another's.
     pub(super) fn shared_cache(
         &self,
         config: &Resolved,

@@ -102,7 +102,8 @@ impl Status {
         })
     }
 
-    /// That of scan history by definition, which is all there is if all operations count together; and each one's windows if they do not.
+    /// That of scan history by definition, which is all there is if all operations count together;
+    /// and each one's windows if they do not.
     fn quota(&self) -> Value {
         let mut quotas = self.quotas.iter().map(quota::Quota::snapshot);
         let mut shown = quotas.next().as_ref().map(quota).unwrap_or_default();
@@ -149,7 +150,8 @@ impl Status {
     /// How many requests were answered, and by what, beside the calls that were made.
     fn saved(&self) -> Value {
         let served = |outcome| self.count.ended(Outcome::Served(outcome));
-        // Read first: it is counted last, so that no moment shows more of these than were forwarded.
+        // Read first: it is counted last, so that no moment shows more of these than were
+        // forwarded.
         let partial = self.count.partial();
         let requests: u64 = Served::ALL.into_iter().map(served).sum();
         let by = Served::ALL.into_iter().map(|outcome| {

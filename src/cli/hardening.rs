@@ -7,12 +7,14 @@ use rustix::thread::set_no_new_privs;
 
 /// Keeps memory where it is.
 ///
-/// No core is written, neither to a file nor to a program that collects them, and other processes of the same user can neither attach to
-/// this one nor read its environment (`prctl(2)`, `PR_SET_DUMPABLE`); whoever has `CAP_SYS_PTRACE` still can. Nothing that this process
-/// might start gains rights.
+/// No core is written, neither to a file nor to a program that collects them, and other processes
+/// of the same user can neither attach to this one nor read its environment (`prctl(2)`,
+/// `PR_SET_DUMPABLE`); whoever has `CAP_SYS_PTRACE` still can. Nothing that this process might
+/// start gains rights.
 ///
 /// # Errors
-/// When the system does not do one of them, which old kernels and strict sandboxes may. The others are done.
+/// When the system does not do one of them, which old kernels and strict sandboxes may. The others
+/// are done.
 pub(super) fn seal() -> io::Result<()> {
     let none = Rlimit {
         current: Some(0),

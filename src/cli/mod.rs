@@ -1,6 +1,7 @@
 //! The command line: what can be typed, what is printed, and the exit status.
 //!
-//! Data goes to stdout, logs and mistakes to stderr. The exit status is 0 when done, 1 when the user can mend it, 2 otherwise.
+//! Data goes to stdout, logs and mistakes to stderr. The exit status is 0 when done, 1 when the
+//! user can mend it, 2 otherwise.
 
 mod admin_client;
 mod args;

@@ -3,8 +3,8 @@
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::panic::{self, PanicHookInfo};
 
-/// Has panics logged, in the log's own format, in place of the standard library's words. Those repeat what could not be cut, parsed or
-/// unwrapped, which may be a token, an answer or a request.
+/// Has panics logged, in the log's own format, in place of the standard library's words. Those
+/// repeat what could not be cut, parsed or unwrapped, which may be a token, an answer or a request.
 pub(super) fn say_little() {
     panic::set_hook(Box::new(|info| {
         let place = info.location().map(ToString::to_string).unwrap_or_default();
@@ -27,8 +27,8 @@ fn message(info: &PanicHookInfo<'_>) -> String {
     without_quotations(info.payload_as_str().unwrap_or("not a text"))
 }
 
-/// `text` with `…` for all that stands between quotation marks or backticks of one kind, up to the last of that kind: what is quoted may
-/// hold the mark itself.
+/// `text` with `…` for all that stands between quotation marks or backticks of one kind, up to the
+/// last of that kind: what is quoted may hold the mark itself.
 fn without_quotations(text: &str) -> String {
     let Some(first) = text.find(['"', '`', '\'']) else {
         return text.to_owned();

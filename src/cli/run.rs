@@ -19,7 +19,8 @@ use crate::telemetry::log;
 /// Serves. Prints a line per listener to stderr once it accepts.
 ///
 /// # Errors
-/// Mistakes in the configuration, an address that is taken, requests that were cut off at the end of the drain.
+/// Mistakes in the configuration, an address that is taken, requests that were cut off at the end
+/// of the drain.
 pub fn run(file: Option<&Path>) -> Result<(), Error> {
     // Before any secret is read.
     let sealed = hardening::seal();
@@ -65,7 +66,8 @@ async fn serve(
     // Before anything else: without a handler these signals end the process.
     watch_configuration_signals(&signals, Arc::clone(&asked), log.clone())?;
     let gateway = Gateway::start(&loaded.resolved).await.map_err(|error| {
-        // The configuration was right; what the machine refuses, such as a taken port, the user can mend.
+        // The configuration was right; what the machine refuses, such as a taken port, the user can
+        // mend.
         Error::user(log::chain(&error))
     })?;
     let abort = CancellationToken::new();
@@ -93,7 +95,8 @@ async fn serve(
 enum Voice {
     /// As they are. Where the format is left to be chosen, too: scripts wait for `listening on`.
     Text,
-    /// Where `telemetry.format` is `json`: each line is an object, so that nothing else is among the log's lines.
+    /// Where `telemetry.format` is `json`: each line is an object, so that nothing else is among
+    /// the log's lines.
     Json,
 }
 

@@ -1,4 +1,5 @@
-//! `wait`: returns once the gateway has started. For start scripts where nothing else orders containers.
+//! `wait`: returns once the gateway has started. For start scripts where nothing else orders
+//! containers.
 
 use std::time::Duration;
 

@@ -3,7 +3,8 @@
 use super::Operation;
 use super::declaration::{Declaration, Input, Kept, Lifetime, Query, Shape};
 
-/// Null when read live; the documented example has an object with a user's name and password, or an SNMP community, in it.
+/// Null when read live; the documented example has an object with a user's name and password, or an
+/// SNMP community, in it.
 const SECRETS: &[&str] = &["scanAuthenticationParams"];
 
 const EXAMPLE: &str = r#"{

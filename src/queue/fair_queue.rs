@@ -24,10 +24,12 @@ pub trait PermitSource: fmt::Debug + Send + Sync + 'static {
     /// A slot. Dropped unused, it goes back, and [`PermitSource::changed`] tells.
     type Permit: fmt::Debug + Send + 'static;
 
-    /// Takes the slot that is free now. What is left of an earlier forecast, without its first slot, still holds.
+    /// Takes the slot that is free now. What is left of an earlier forecast, without its first
+    /// slot, still holds.
     ///
     /// # Errors
-    /// When there is none: the moment to ask again, or `None` when only [`PermitSource::changed`] can tell.
+    /// When there is none: the moment to ask again, or `None` when only [`PermitSource::changed`]
+    /// can tell.
     fn take(&self, now: Instant) -> Result<Self::Permit, Option<Instant>>;
 
     /// Appends the starts of the next `count` slots, ascending; with
@@ -120,11 +122,12 @@ impl<S: PermitSource> Queue<S> {
     /// Waits for a slot, at most until the caller's deadline.
     ///
     /// # Errors
-    /// [`Refused`] at once when the turn cannot come in time; later when a request with a better right to the slot came meanwhile, or the
-    /// upstream ordered a pause.
+    /// [`Refused`] at once when the turn cannot come in time; later when a request with a better
+    /// right to the slot came meanwhile, or the upstream ordered a pause.
     ///
     /// # Cancel safety
-    /// Safe: a caller that leaves gives its place up at once, and a slot just handed to it passes on.
+    /// Safe: a caller that leaves gives its place up at once, and a slot just handed to it passes
+    /// on.
     pub async fn turn(&self, attempt: &Attempt) -> Result<S::Permit, Refused> {
         self.enter(attempt)?.turn().await
     }
@@ -321,8 +324,9 @@ impl<S: PermitSource> QueueEntry<S> {
     /// Waits for the slot, at most until a second after the caller's deadline.
     ///
     /// # Errors
-    /// [`Refused`] when a request came whose class or share gives it a better right to the slot, or when slots came later than predicted: the
-    /// upstream ordered a pause, or was much slower than before.
+    /// [`Refused`] when a request came whose class or share gives it a better right to the slot, or
+    /// when slots came later than predicted: the upstream ordered a pause, or was much slower than
+    /// before.
     ///
     /// # Cancel safety
     /// Safe, see [`Queue::turn`].

@@ -3,9 +3,9 @@
 //! A waiting request holds a ticket, not a slot; a slot is bound to a ticket when it is there.
 //! Three rules decide:
 //!
-//! 1. **Order** ([`FairScheduler`]): urgency classes with a share each, callers by weight inside a class,
-//!    and a caller's own requests by deadline. Deadlines do not bend it: what a request may wait
-//!    decides whether it is let in, not when it is served.
+//! 1. **Order** ([`FairScheduler`]): urgency classes with a share each, callers by weight inside a
+//!    class, and a caller's own requests by deadline. Deadlines do not bend it: what a request may
+//!    wait decides whether it is let in, not when it is served.
 //! 2. **Admission**: a request is let in when its slot comes before its deadline, with that order
 //!    played forward over those who wait now and those who are about to ask (`expectation`):
 //!    callers that ask again whenever they are answered, and requests that were refused and told

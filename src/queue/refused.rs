@@ -54,7 +54,8 @@ impl Refused {
         }
     }
 
-    /// `Retry-After` in whole seconds, rounded up and at least 1, so that who obeys it is not too early.
+    /// `Retry-After` in whole seconds, rounded up and at least 1, so that who obeys it is not too
+    /// early.
     ///
     /// ```
     /// use defender_gateway::queue::{Reason, Refused};
@@ -82,8 +83,8 @@ named_enum! {
         CallerFull = "caller_full",
         /// The caller is over its fair-use limit.
         CallerLimiter = "fair_use",
-        /// The place was on slots that somebody claimed since whose class or share gives a better right
-        /// to them.
+        /// The place was on slots that somebody claimed since whose class or share gives a better
+        /// right to them.
         Displaced = "displaced",
         /// The ticket was taken, but a pause ordered by the upstream made it impossible to serve in
         /// time.
@@ -93,8 +94,8 @@ named_enum! {
         /// The store that replicas share the quota through does not answer, so nobody knows whether
         /// there is a slot.
         StoreLost = "store_lost",
-        /// The caller brought a token of its own, and the quotas of as many other tokens are kept as
-        /// may be.
+        /// The caller brought a token of its own, and the quotas of as many other tokens are kept
+        /// as may be.
         Tokens = "tokens",
     }
 }

@@ -47,8 +47,8 @@ pub use peer::Peer;
 pub use serve::Drained;
 
 /// The `OpenAPI` 3.1 document of the data listener, as `defender-gateway openapi` prints it and the
-/// admin listener serves it. It is the same for every configuration; a test makes it from the paths,
-/// limits and error codes that the program uses, and compares.
+/// admin listener serves it. It is the same for every configuration; a test makes it from the
+/// paths, limits and error codes that the program uses, and compares.
 pub const OPENAPI: &str = include_str!("openapi.json");
 
 #[cfg(test)]

@@ -37,7 +37,8 @@ enum Allowance {
     Messages(Unheard),
 }
 
-/// Counts messages that have arrived and were not taken yet, the answers to what a subscription starts with among them.
+/// Counts messages that have arrived and were not taken yet, the answers to what a subscription
+/// starts with among them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Unheard(Arc<AtomicUsize>);
 

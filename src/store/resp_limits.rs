@@ -1,12 +1,14 @@
 //! How much a store says, found out before the client library reads it.
 //!
-//! The library keeps an answer until it is complete, however long that is, goes as deep as a hundred arrays in one another, and gives an
-//! answer that nobody asked for to the next one who asks. This counts along: RESP's lengths and nothing else (what the values are is the
-//! library's business), in constant memory.
+//! The library keeps an answer until it is complete, however long that is, goes as deep as a
+//! hundred arrays in one another, and gives an answer that nobody asked for to the next one who
+//! asks. This counts along: RESP's lengths and nothing else (what the values are is the library's
+//! business), in constant memory.
 
 use std::io;
 
-/// Largest answer in bytes. Shared answers are at most an eighth of that, and the ledger's are far smaller.
+/// Largest answer in bytes. Shared answers are at most an eighth of that, and the ledger's are far
+/// smaller.
 const LARGEST: usize = 8 << 20;
 
 /// Most values in one answer: each takes the library some 60 bytes, of three on the wire.
@@ -135,7 +137,8 @@ impl Meter {
             b'$' | b'!' | b'=' => {
                 return Ok(match line.number()? {
                     Some(length) => {
-                        // With the line end. Announced is as good as said: nobody has to wait for it.
+                        // With the line end. Announced is as good as said: nobody has to wait for
+                        // it.
                         let length = length.checked_add(2).ok_or(Excess::Large)?;
                         self.grow(0, length)?;
                         self.at = At::Bulk(length);

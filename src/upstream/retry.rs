@@ -49,8 +49,8 @@ impl<S> Layer<S> for RetryLayer {
 /// like) and after [`RetryHint::Once`]; two after [`RetryHint::OtherHost`], also a moment past the
 /// deadline, because the host took the time; after [`RetryHint::WhenAllowed`] (429) as often as the
 /// deadline allows, while the queue below refuses when there is no slot in time. Each attempt is
-/// the same [`Attempt`] at the same place. When there is no further attempt, an answer passes through,
-/// whatever its status; otherwise the failure is the error.
+/// the same [`Attempt`] at the same place. When there is no further attempt, an answer passes
+/// through, whatever its status; otherwise the failure is the error.
 #[derive(Clone, Debug)]
 pub struct Retry<S> {
     inner: S,

@@ -1,7 +1,8 @@
 //! What a decision costs: `cargo bench --bench decisions`.
 //!
-//! Everything in one run on one core, and governor's own check beside it, so that the ratios mean something on any machine. Time is
-//! passed in, not read, except where governor and the queue read it themselves.
+//! Everything in one run on one core, and governor's own check beside it, so that the ratios mean
+//! something on any machine. Time is passed in, not read, except where governor and the queue read
+//! it themselves.
 
 #![expect(
     clippy::unwrap_used,
@@ -195,7 +196,8 @@ fn attempt(name: &Name, wait: Duration) -> Attempt {
     }
 }
 
-/// A refusal, and an admission that leaves again, with `waiting` requests of `callers` in the queue.
+/// A refusal, and an admission that leaves again, with `waiting` requests of `callers` in the
+/// queue.
 fn queue(waiting: u32, callers: u32) -> [f64; 2] {
     let tasks = Tasks::new();
     let config = queue::Config {

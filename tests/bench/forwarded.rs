@@ -46,7 +46,8 @@ pub(crate) fn caller() -> Caller {
     }
 }
 
-/// What a request goes through that is asked upstream, over an upstream that gives this answer at once. The quota is out of the way.
+/// What a request goes through that is asked upstream, over an upstream that gives this answer at
+/// once. The quota is out of the way.
 pub(crate) fn paid(answer: Answer) -> impl Service<Call, Response = ServedResponse, Error = BoxError> {
     let limit = quota::Limit::try_new(1_000_000.try_into().unwrap(), Duration::from_secs(1)).unwrap();
     let config = quota::Config::try_new(vec![limit], 1_000_000.try_into().unwrap(), Duration::from_mins(1)).unwrap();

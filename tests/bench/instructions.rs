@@ -1,4 +1,5 @@
-//! Repeats one hot function so that its instructions can be counted: `instructions CASE TIMES`. `tests/bench/count` does it.
+//! Repeats one hot function so that its instructions can be counted: `instructions CASE TIMES`.
+//! `tests/bench/count` does it.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on stops")]
 
@@ -90,8 +91,8 @@ fn fields(times: usize) {
     }
 }
 
-/// A request that is asked upstream: flight, retry, queue and quota, over an upstream that answers at once; no socket, no
-/// HTTP.
+/// A request that is asked upstream: flight, retry, queue and quota, over an upstream that answers
+/// at once; no socket, no HTTP.
 fn forwarded(times: usize) {
     let request = support::parse_request(&support::body(1, 3));
     let answer = forwarded::rows(&request);

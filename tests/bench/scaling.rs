@@ -1,4 +1,5 @@
-//! Whether what a request costs depends on how much there is: `cargo bench --bench scaling`, half a minute and 2 GB.
+//! Whether what a request costs depends on how much there is: `cargo bench --bench scaling`, half a
+//! minute and 2 GB.
 //!
 //! Each row is measured in the same run as the row with one entry, and told as a ratio to it.
 
@@ -36,8 +37,9 @@ fn resident() -> usize {
     pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
-/// Nanoseconds per look-up in the standard library's map, with this many requests as keys and as much reached for each as for a hit: the
-/// key's text, a shared value, and its body. What no cache of that many entries can do without.
+/// Nanoseconds per look-up in the standard library's map, with this many requests as keys and as
+/// much reached for each as for a hit: the key's text, a shared value, and its body. What no cache
+/// of that many entries can do without.
 fn floor(entries: usize, bytes: usize) -> f64 {
     let keys: Vec<_> = (0..entries)
         .map(|key| support::parse_request(&support::body(key, 3)).key().clone())

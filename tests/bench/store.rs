@@ -1,13 +1,15 @@
 //! What sharing costs: `cargo bench --bench store`. Needs redis-server.
 //!
-//! First the shared ledger beside the one in memory and beside a plain `INCR` over the same socket. The limits are so high that nobody waits for
-//! the quota, only for the decision.
+//! First the shared ledger beside the one in memory and beside a plain `INCR` over the same socket.
+//! The limits are so high that nobody waits for the quota, only for the decision.
 //!
-//! Then 8, 64, 256 and 500 replicas in this process, each with connections of its own, against one server: with nobody who asks, with
-//! everybody asking at the real limits, and at limits sixty times as fast, where a minute tells how fairly an hour is shared. What the store
-//! needs is what it says of itself (`INFO`), so that a busy machine changes it little. Then, at the same limits, a third of them killed, a store
-//! that is frozen for three seconds, and one that is emptied. `cargo bench --bench store -- 8 500 20s` runs those numbers
-//! only, and each part for 20 seconds instead of a minute.
+//! Then 8, 64, 256 and 500 replicas in this process, each with connections of its own, against one
+//! server: with nobody who asks, with everybody asking at the real limits, and at limits sixty
+//! times as fast, where a minute tells how fairly an hour is shared. What the store needs is what
+//! it says of itself (`INFO`), so that a busy machine changes it little. Then, at the same limits,
+//! a third of them killed, a store that is frozen for three seconds, and one that is emptied.
+//! `cargo bench --bench store -- 8 500 20s` runs those numbers only, and each part for 20 seconds
+//! instead of a minute.
 
 #![expect(
     clippy::unwrap_used,
@@ -321,7 +323,8 @@ impl Replicas {
 const REAL: [(u32, Duration); 2] = [(100, Duration::from_mins(1)), (1500, Duration::from_hours(1))];
 const FAST: [(u32, Duration); 2] = [(100, Duration::from_secs(1)), (1500, Duration::from_mins(1))];
 
-/// How unevenly calls leave, in milliseconds: the median distance of their gaps from the median gap.
+/// How unevenly calls leave, in milliseconds: the median distance of their gaps from the median
+/// gap.
 fn unevenness(calls: &[Instant]) -> f64 {
     let mut gaps: Vec<_> = calls
         .windows(2)
@@ -434,7 +437,8 @@ async fn be_killed(folder: std::ffi::OsString) {
     }
 }
 
-/// The longest time without a call within ten seconds from then on, and how many windows were over by then.
+/// The longest time without a call within ten seconds from then on, and how many windows were over
+/// by then.
 async fn gap_after(begun: Instant, calls: &[&Arc<Mutex<Vec<Instant>>>]) -> (Duration, usize) {
     tokio::time::sleep_until(begun + Duration::from_secs(10)).await;
     let mut all: Vec<_> = calls.iter().flat_map(|calls| calls.lock().unwrap().clone()).collect();

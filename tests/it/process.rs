@@ -23,7 +23,8 @@ async fn of_process(pid: u32, file: &str, line: &str) -> String {
     found.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Sends the signal again and again: of a SIGSEGV that is no fault of the program's, the standard library lets the first pass by.
+/// Sends the signal again and again: of a SIGSEGV that is no fault of the program's, the standard
+/// library lets the first pass by.
 async fn kill(pid: u32, signal: &str) {
     loop {
         let sent = Command::new("kill")

@@ -249,8 +249,9 @@ async fn one_server_listens_on_tcp_and_a_unix_socket() {
     assert!(!path.exists());
 }
 
-/// A crowd that opens three hundred connections a second and says nothing, and a probe with a new connection each time beside it. Even
-/// if the crowd comes all at once, as on a busy machine, whoever speaks is answered.
+/// A crowd that opens three hundred connections a second and says nothing, and a probe with a new
+/// connection each time beside it. Even if the crowd comes all at once, as on a busy machine,
+/// whoever speaks is answered.
 #[tokio::test]
 async fn connections_that_do_nothing_keep_no_probe_out() {
     const A_SECOND: usize = 300;

@@ -50,7 +50,8 @@ async fn a_name_that_a_page_may_have_pointed_here_is_none_of_ours() {
             assert_eq!(status("/status", host, near, &[field]).await, 200, "{host}");
         }
     }
-    // The kubelet, by the pod's address or by a name of its own; Prometheus by the service's name or a target's.
+    // The kubelet, by the pod's address or by a name of its own; Prometheus by the service's name
+    // or a target's.
     for (agent, host) in [
         ("kube-probe/1.33", "10.0.0.1:9901"),
         ("kube-probe/1.33", "node-7"),

@@ -80,7 +80,8 @@ impl Code {
         }
     }
 
-    /// How long it stays in the list after it was last seen: what comes and goes with every request is one problem, not a hundred.
+    /// How long it stays in the list after it was last seen: what comes and goes with every request
+    /// is one problem, not a hundred.
     pub(super) fn linger(self) -> Duration {
         match self {
             Self::QuotaSpent | Self::Paced | Self::ConnectionsFull => Duration::from_mins(1),

@@ -152,7 +152,8 @@ impl Sources {
         }
         let refused = self.queue_metrics.refused_for_slots();
         let lately = refused.saturating_sub(self.refused.swap(refused, Ordering::Relaxed));
-        // The first of those whose callers wait for want of slots; refusals are not counted by ledger, so otherwise any that is short.
+        // The first of those whose callers wait for want of slots; refusals are not counted by
+        // ledger, so otherwise any that is short.
         let short = |state: &&State| state.is_spent() || state.is_paced();
         let state = states
             .iter()

@@ -6,9 +6,11 @@
 //!                            └─ mistakes ──┴── no token, … ────┴─► logged; the running configuration stays
 //! ```
 //!
-//! A key that only a restart can change ([`crate::config::Key::reload`]) keeps the value it started with, and that is said.
+//! A key that only a restart can change ([`crate::config::Key::reload`]) keeps the value it started
+//! with, and that is said.
 //!
-//! Invariant: what runs is always one configuration that was right as a whole, and each request is answered by one.
+//! Invariant: what runs is always one configuration that was right as a whole, and each request is
+//! answered by one.
 
 mod config_source;
 mod metrics;

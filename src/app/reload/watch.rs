@@ -1,7 +1,8 @@
 //! Notices that the configuration has changed.
 //!
-//! By looking, not by being told: a `ConfigMap` changes by a symbolic link in a folder above, an editor writes another file and renames it, and
-//! network file systems tell nobody. Contents are compared, so that a touched file is no change.
+//! By looking, not by being told: a `ConfigMap` changes by a symbolic link in a folder above, an
+//! editor writes another file and renames it, and network file systems tell nobody. Contents are
+//! compared, so that a touched file is no change.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,14 +13,15 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::{ConfigSource, ReloadError, Reloader};
 use crate::config::{Document, Mistakes};
 
-/// How often the file is looked at. It is small, and the kubelet takes up to a minute to deliver a change anyway.
+/// How often the file is looked at. It is small, and the kubelet takes up to a minute to deliver a
+/// change anyway.
 const LOOK: Duration = Duration::from_secs(2);
 
 /// A file that is being written is left alone until it stays the same for so long.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// A configuration that was right, but could not be used, is tried again after so long: its secret may arrive later than the file that names
-/// it.
+/// A configuration that was right, but could not be used, is tried again after so long: its secret
+/// may arrive later than the file that names it.
 const RETRY: Duration = Duration::from_mins(1);
 
 /// What was found at the last look.

@@ -8,7 +8,8 @@ use crate::config::{Resolved, Scope};
 use crate::scan::Operation;
 use crate::{net, quota, region, shared_cache, store, token};
 
-/// The longest that a paid call can take, all told: finding a host, connecting, signing in, waiting for memory, and the attempt.
+/// The longest that a paid call can take, all told: finding a host, connecting, signing in, waiting
+/// for memory, and the attempt.
 pub(in crate::app) fn attempt(config: &Resolved, net: &net::Config, regions: &region::Config) -> Duration {
     let connecting = regions.first_wait + regions.failover_limit + net.connect_timeout;
     connecting + token::MAX_PERMIT_HOLD + net::MEMORY_WAIT + config.defender.timeout
@@ -28,9 +29,9 @@ pub(in crate::app) fn quota(config: &Resolved, attempt: Duration) -> Result<quot
         .state_file(config.quota.state_file.clone()))
 }
 
-/// The quota of one operation, or of all: each remembers its calls in a file of its own. After a change of `quota.scope`
-/// the calls in the files of the other scope count: to the whole those of each, and to each all, since none is known by
-/// its operation.
+/// The quota of one operation, or of all: each remembers its calls in a file of its own. After a
+/// change of `quota.scope` the calls in the files of the other scope count: to the whole those of
+/// each, and to each all, since none is known by its operation.
 pub(in crate::app) fn quota_of(
     operation: Option<Operation>,
     config: &Resolved,

@@ -8,7 +8,8 @@ use crate::memory::{DEFAULT_TOTAL, LEAST_TOTAL, Shares};
 use crate::resources::Machine;
 use crate::{admin, server};
 
-/// The memory that the process may take, divided. What does not fit into the container does not exist, whatever the configuration says.
+/// The memory that the process may take, divided. What does not fit into the container does not
+/// exist, whatever the configuration says.
 pub(in crate::app) fn shares(config: &Resolved, machine: Machine) -> Shares {
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     let usual = machine
@@ -58,7 +59,8 @@ pub(in crate::app) fn warn_about_memory(config: &Resolved, machine: Machine, sha
     }
 }
 
-/// Files that are kept for everything but callers: connections to the upstream, the store and the admin address, and files.
+/// Files that are kept for everything but callers: connections to the upstream, the store and the
+/// admin address, and files.
 const OTHER_FILES: u64 = 512;
 
 /// Callers must not take the last open files: without any left, no call could leave.

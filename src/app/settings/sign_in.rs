@@ -7,7 +7,8 @@ use crate::app::status::Identity;
 use crate::config::{self, Credential, Resolved};
 use crate::token;
 
-/// Longest token exchange. Sign-in answers in well under a second; ten cover a bad day and keep callers from waiting in vain.
+/// Longest token exchange. Sign-in answers in well under a second; ten cover a bad day and keep
+/// callers from waiting in vain.
 pub(in crate::app) const SIGN_IN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Largest sign-in answer. A token has a few kB.

@@ -16,7 +16,8 @@ use crate::attempt::{Admitted, Attempt, Delivery, Failure, RetryHint};
 use crate::scan::Answer;
 use crate::{queue, quota};
 
-/// Wraps a service that needs a slot into one that waits for it, in the queue of the token that the call will be made with.
+/// Wraps a service that needs a slot into one that waits for it, in the queue of the token that the
+/// call will be made with.
 #[derive(Clone, Debug)]
 pub struct Layer(TokenLimiters);
 

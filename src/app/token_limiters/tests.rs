@@ -142,7 +142,8 @@ async fn a_limiter_is_forgotten_when_its_calls_count_no_more_and_not_before() {
         (token_limiters.len(), tasks.len() - clocks),
         (TokenLimiters::MAX, TokenLimiters::MAX)
     );
-    // As many as may be: a further one is refused, those that are known and the gateway's own are not.
+    // As many as may be: a further one is refused, those that are known and the gateway's own are
+    // not.
     let failure = ask(&token_limiters, Some("further"), Duration::ZERO).await.unwrap_err();
     assert_eq!(reason(&failure), Reason::Tokens);
     let retry_after = failure.source.downcast_ref::<Refused>().unwrap().retry_after;
@@ -205,7 +206,8 @@ impl TokenLimiters {
     }
 }
 
-/// Two hundred callers, each of whom asks one operation after the other for an hour, and all that left, by operation.
+/// Two hundred callers, each of whom asks one operation after the other for an hour, and all that
+/// left, by operation.
 async fn mixed_hour(quotas: usize) -> Vec<Vec<Duration>> {
     let tasks = Tasks::new();
     let limit = |calls, window| quota::Limit::try_new(NonZeroU32::new(calls).unwrap(), window).unwrap();

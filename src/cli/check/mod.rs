@@ -227,7 +227,8 @@ fn store(resolved: &Resolved) -> String {
     )
 }
 
-/// A warning when the store answers and says that it may evict the ledger. What else there is to say of the store does not need it.
+/// A warning when the store answers and says that it may evict the ledger. What else there is to
+/// say of the store does not need it.
 fn eviction(resolved: &Resolved) -> String {
     let Some((store, key)) = app::ledger(resolved) else {
         return String::new();

@@ -1,6 +1,7 @@
 //! `demo`: a simulated tenant and a gateway in one process, and a few calls that show what it does.
 //!
-//! Everything printed is measured while it happens. A step whose claim does not hold ends the demo with an error: it is a test as well.
+//! Everything printed is measured while it happens. A step whose claim does not hold ends the demo
+//! with an error: it is a test as well.
 
 mod fixture;
 mod gateway;

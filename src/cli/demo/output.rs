@@ -48,8 +48,9 @@ pub(super) fn causes(by: &serde_json::Value) -> String {
     causes.join(", ")
 }
 
-/// How many requests were answered, and with how many calls as the upstream counted them. `attempts` is how many the gateways have paid for:
-/// there are more of those when some got lost on the way.
+/// How many requests were answered, and with how many calls as the upstream counted them.
+/// `attempts` is how many the gateways have paid for: there are more of those when some got lost on
+/// the way.
 pub(super) fn answered(requests: u64, simulator: &Simulator, attempts: u64) -> String {
     let calls = simulator.judge().seen();
     let mut text = format!("{requests} requests answered with {calls} upstream calls");

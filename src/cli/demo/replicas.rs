@@ -36,7 +36,8 @@ impl Replicas {
             } else {
                 (0, 0)
             };
-            // On a busy machine the store may be slower than it would be elsewhere; here it is not what is shown.
+            // On a busy machine the store may be slower than it would be elsewhere; here it is not
+            // what is shown.
             let text = format!(
                 "{}[store]\nurl = \"{}\"\ntimeout = \"1s\"\nanswer_timeout = \"1s\"\n[queue]\nmax_wait = \"10m\"\n{}",
                 listeners(data, admin),

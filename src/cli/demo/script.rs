@@ -39,7 +39,8 @@ pub(super) fn invitation(fixture: &Fixture) -> String {
 }
 
 async fn start(fixture: &Fixture) -> Result<(), Error> {
-    // The token comes and the regions answer within the first moments; the first request would wait for both.
+    // The token comes and the regions answer within the first moments; the first request would wait
+    // for both.
     let ids = [definition(0)];
     claim(fixture.gateway.ask(&ids, &[]).await?.status() == 200, || {
         "the first request got no answer".into()
@@ -142,7 +143,8 @@ async fn overlapping(fixture: &Fixture) -> Result<(), Error> {
         .filter(|told| told.status() == 200 && told.rows() > 0)
         .count();
     let calls = fixture.simulator.calls().len() - before;
-    // With slots to spare nobody waits for others; requests for the same definitions share calls all the same.
+    // With slots to spare nobody waits for others; requests for the same definitions share calls
+    // all the same.
     claim(good == 60 && calls < good, || {
         format!("{good} answers from {calls} calls")
     })?;

@@ -19,7 +19,8 @@ use crate::token::{self, Roles};
 /// An id that looks like one and names nothing.
 const NOBODY: &str = "00000000-0000-0000-0000-000000000000";
 
-/// For sign-in, for the measurements, and for a slot: a quota in use gives one at least every minute.
+/// For sign-in, for the measurements, and for a slot: a quota in use gives one at least every
+/// minute.
 const SIGN_IN: Duration = Duration::from_secs(20);
 const MEASURING: Duration = Duration::from_secs(5);
 const SLOT: Duration = Duration::from_secs(90);

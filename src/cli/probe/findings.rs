@@ -29,8 +29,8 @@ pub(super) fn found_out(config: &Resolved, report: &mut Report) {
     }
 }
 
-/// Says whether the operations count together, as far as the words of a 429 tell. To spend a window of one to see whether another is refused
-/// would tell more, and leave everybody without calls.
+/// Says whether the operations count together, as far as the words of a 429 tell. To spend a window
+/// of one to see whether another is refused would tell more, and leave everybody without calls.
 pub(super) fn scope(throttled: Option<&str>, report: &mut Report) {
     let named = |text: &&str| {
         let paths = Operation::ALL.map(|operation| operation.declaration().path);

@@ -1,7 +1,8 @@
 //! `probe`: tries the real thing and says what it is like.
 //!
-//! Every call is paid from the same ledger as the gateway's, state file included. It knows nothing of calls that a running gateway makes
-//! meanwhile: probe before the gateway starts, or leave it some quota.
+//! Every call is paid from the same ledger as the gateway's, state file included. It knows nothing
+//! of calls that a running gateway makes meanwhile: probe before the gateway starts, or leave it
+//! some quota.
 
 mod experiment;
 mod findings;
@@ -15,10 +16,12 @@ use crate::config::{self, Disk, Environment};
 use crate::task::Tasks;
 use tokio_util::sync::CancellationToken;
 
-/// Signs in, measures the regions, makes one small call and as many more as asked for; prints the evidence and recommends settings.
+/// Signs in, measures the regions, makes one small call and as many more as asked for; prints the
+/// evidence and recommends settings.
 ///
 /// # Errors
-/// The configuration is wrong, sign-in or Defender refuses the credentials, or nothing can be reached.
+/// The configuration is wrong, sign-in or Defender refuses the credentials, or nothing can be
+/// reached.
 pub fn probe(asked: &Probe) -> Result<(), Error> {
     // Best done, and nothing to stop for.
     let _ = hardening::seal();

@@ -15,7 +15,8 @@ use super::runtime::block_on;
 use super::{Error, Status, print};
 use crate::config::Environment;
 
-/// Asks the admin listener and prints what it says; with `--watch`, again every second until `q` or Ctrl-C.
+/// Asks the admin listener and prints what it says; with `--watch`, again every second until `q` or
+/// Ctrl-C.
 ///
 /// # Errors
 /// When nobody answers at the address.

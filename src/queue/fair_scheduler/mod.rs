@@ -14,8 +14,9 @@
 //!   turn, only later ones, and no number of made-up names starves who waits.
 //!
 //! Besides those who wait, the order knows who is [`Expected`] to ask. They claim slots in a
-//! forecast ([`FairScheduler::competitors`], [`FairScheduler::play`]), but no slot waits for them. The tag of a refused
-//! request is kept until it returns, so that it stands where it would have stood.
+//! forecast ([`FairScheduler::competitors`], [`FairScheduler::play`]), but no slot waits for them.
+//! The tag of a refused request is kept until it returns, so that it stands where it would have
+//! stood.
 
 mod claims;
 mod class;

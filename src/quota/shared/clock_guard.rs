@@ -6,7 +6,8 @@ use tokio::time::Instant;
 
 use super::messages;
 
-/// How much faster than our stopwatch the store's clock may run: a clock that is being corrected runs off by 500 ppm at most.
+/// How much faster than our stopwatch the store's clock may run: a clock that is being corrected
+/// runs off by 500 ppm at most.
 const DRIFT_PPM: u32 = 1000;
 
 /// Scheduling and rounding, on top of the drift.
@@ -24,8 +25,9 @@ struct Mark {
 pub(super) struct ClockGuard(Option<Mark>);
 
 impl ClockGuard {
-    /// Takes in that the store, asked at `asked`, said that it is `theirs` (microseconds), which we heard at `now`. `false` when its clock has
-    /// run faster than ours can explain: it may have forgotten calls too early.
+    /// Takes in that the store, asked at `asked`, said that it is `theirs` (microseconds), which we
+    /// heard at `now`. `false` when its clock has run faster than ours can explain: it may have
+    /// forgotten calls too early.
     pub(super) fn is_right(&mut self, theirs: i64, asked: Instant, now: Instant) -> bool {
         let latest = |mark: Mark| {
             let passed = now.saturating_duration_since(mark.ours);

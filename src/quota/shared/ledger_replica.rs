@@ -11,7 +11,8 @@ use crate::quota::latency_estimator::Latency;
 use crate::quota::state::QuotaState;
 use crate::quota::{self, Ledger, Pacer};
 
-/// The copy, in this process's own time. What it does not know exactly it takes to be later, which is the careful side.
+/// The copy, in this process's own time. What it does not know exactly it takes to be later, which
+/// is the careful side.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub(super) struct LedgerReplica {
@@ -20,7 +21,8 @@ pub(super) struct LedgerReplica {
     kept: Duration,
     charges: HashMap<String, ChargeState>,
     pub(super) members: BTreeSet<String>,
-    /// When the step was asked for that brought the latest news; nothing that happened before it is missing.
+    /// When the step was asked for that brought the latest news; nothing that happened before it is
+    /// missing.
     pub(super) asked: Option<Instant>,
     pub(super) paused_until: Option<Instant>,
     pace: Pacer,
@@ -116,7 +118,8 @@ impl LedgerReplica {
                     .insert(id.to_owned(), ChargeState::Past(now + messages::span(-time))),
             ),
             _ => {
-                // A machine that has just booted has no moment that long ago; now is the careful choice.
+                // A machine that has just booted has no moment that long ago; now is the careful
+                // choice.
                 let at = now.checked_sub(messages::span(time)).unwrap_or(now);
                 self.charges.insert(id.to_owned(), ChargeState::Past(at));
             }
@@ -136,7 +139,8 @@ impl LedgerReplica {
         });
     }
 
-    /// The copy as it goes back to the store: the whole, or what begins with `own`. `None` when this replica has never heard from the store.
+    /// The copy as it goes back to the store: the whole, or what begins with `own`. `None` when
+    /// this replica has never heard from the store.
     pub(super) fn show(&mut self, own: Option<&str>, now: Instant) -> Option<LedgerSnapshot> {
         let asked = self.asked?;
         self.sweep(now);

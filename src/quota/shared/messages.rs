@@ -1,4 +1,5 @@
-//! What goes to the script and comes back. Times are microseconds, before or after the moment of the step.
+//! What goes to the script and comes back. Times are microseconds, before or after the moment of
+//! the step.
 
 use std::time::Duration;
 
@@ -21,8 +22,8 @@ pub(super) const SCRIPT: &str = concat!(
 /// A charge: its name, [`GONE`], [`FLYING`] or [`PAST`], and until when or since when.
 pub(super) type Charge = (String, u8, f64);
 
-/// What waits of a flow, is expected back, and asks again, as the script knows it: the flow's name, its weight, the three counts, and by when the
-/// first of those that wait can use a slot.
+/// What waits of a flow, is expected back, and asks again, as the script knows it: the flow's name,
+/// its weight, the three counts, and by when the first of those that wait can use a slot.
 pub(super) type Want = (String, u32, usize, usize, usize, Vec<i64>);
 
 /// It was taken back.
@@ -76,7 +77,8 @@ pub(super) struct SyncParams {
     format: &'static str,
     /// The format whose ledger is taken over.
     before: &'static str,
-    /// After so long, milliseconds, no call of a replica that was never heard of again is in any window.
+    /// After so long, milliseconds, no call of a replica that was never heard of again is in any
+    /// window.
     quiet: i64,
     pub(super) me: String,
     limits: Vec<Limit>,
@@ -150,7 +152,8 @@ pub(super) struct ThrottleHint {
 pub(super) struct LedgerSnapshot {
     /// How old it is.
     pub(super) age: i64,
-    /// Who the members were; `None`: this is not the whole copy, but the charges of this replica only.
+    /// Who the members were; `None`: this is not the whole copy, but the charges of this replica
+    /// only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) members: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -169,7 +172,8 @@ pub struct SyncReply {
     pub(super) other: Option<String>,
     #[serde(default)]
     pub(super) epoch: String,
-    /// The server's time. Text, because it has more digits than the script's numbers are written with.
+    /// The server's time. Text, because it has more digits than the script's numbers are written
+    /// with.
     #[serde(default)]
     pub(super) now: String,
     /// Nothing was done: the epoch is another one, or the step was overtaken.
@@ -204,7 +208,8 @@ pub struct SyncReply {
     /// What waits has to be told again.
     #[serde(default)]
     pub(super) again: bool,
-    /// Calls of others in a longest window, as estimated; and from when to when none of those leave it.
+    /// Calls of others in a longest window, as estimated; and from when to when none of those leave
+    /// it.
     #[serde(default)]
     pub(super) foreign: u64,
     #[serde(default)]
@@ -219,7 +224,8 @@ pub struct SyncReply {
     #[serde(default)]
     pub(super) plan: f64,
     pub(super) pause: Option<f64>,
-    /// What the others want: flows, or classes, with their weight, how many requests wait, are expected back, and ask again, and their position.
+    /// What the others want: flows, or classes, with their weight, how many requests wait, are
+    /// expected back, and ask again, and their position.
     #[serde(default)]
     pub(super) others: Vec<(String, f64, f64, f64, f64, f64)>,
     /// Where classes stand: which, where it starts, and the clock of its flows.

@@ -5,7 +5,8 @@ use tokio::time::Instant;
 use super::messages::{self, ThrottleHint};
 use crate::quota;
 
-/// Calls whose end the store does not know of yet. They are kept until a step that names them was taken.
+/// Calls whose end the store does not know of yet. They are kept until a step that names them was
+/// taken.
 #[derive(Debug, Default)]
 #[cfg_attr(test, derive(Clone))]
 pub(super) struct PendingReports {

@@ -193,7 +193,8 @@ impl Shared {
         }
     }
 
-    /// The store says that this replica's turn comes in so many microseconds, or that it has to look at once.
+    /// The store says that this replica's turn comes in so many microseconds, or that it has to
+    /// look at once.
     pub(super) fn wake(&self, in_micros: Option<f64>) {
         self.lock().wake(in_micros, Instant::now());
         self.wake_steps.notify_one();
@@ -277,8 +278,9 @@ impl Shared {
     }
 }
 
-/// The right to make one call, charged in the store when it was granted. Dropped before [`Permit::leave`], the slot goes back; dropped
-/// after it, the charge stays until the call's timeout, because the call may have arrived.
+/// The right to make one call, charged in the store when it was granted. Dropped before
+/// [`Permit::leave`], the slot goes back; dropped after it, the charge stays until the call's
+/// timeout, because the call may have arrived.
 #[derive(Debug)]
 pub struct Permit {
     shared: Arc<Shared>,
@@ -322,7 +324,8 @@ impl Permit {
         self.end(Protocol::refund);
     }
 
-    /// The call was answered with a 429: everybody pauses, as soon as the store knows. Returns for how long at least.
+    /// The call was answered with a 429: everybody pauses, as soon as the store knows. Returns for
+    /// how long at least.
     pub fn throttled(mut self, answer: ThrottleHint) -> Duration {
         self.shared.metrics.quota.throttled();
         self.end(|state, id, now| state.throttle(id, answer, now));

@@ -105,7 +105,8 @@ async fn listen(shared: Arc<Shared>, config: Config) {
             Event::Message(message) => {
                 shared.wake(std::str::from_utf8(message).ok().and_then(|text| text.parse().ok()));
             }
-            // Something may have been said meanwhile, and another server may know less than the one before.
+            // Something may have been said meanwhile, and another server may know less than the one
+            // before.
             Event::Missed => shared.wake(None),
         };
         config.store.subscribe(channel, heard).await;

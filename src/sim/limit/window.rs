@@ -18,7 +18,8 @@ named_enum! {
         Anchored = "anchored",
         /// Fixed windows at multiples of their length since the epoch.
         Aligned = "aligned",
-        /// Every arrival counts for one window. The strictest of the four, and therefore the default.
+        /// Every arrival counts for one window. The strictest of the four, and therefore the
+        /// default.
         #[default]
         SlidingLog = "sliding-log",
         /// A bucket of `calls` that refills evenly, `calls` per window.

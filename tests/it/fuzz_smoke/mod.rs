@@ -1,4 +1,5 @@
-//! The fuzz targets' checks over their corpora and over random changes of these: a short run that needs no nightly toolchain.
+//! The fuzz targets' checks over their corpora and over random changes of these: a short run that
+//! needs no nightly toolchain.
 
 #[path = "../../fuzz/check/mod.rs"]
 mod check;
@@ -12,7 +13,8 @@ use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::Instant;
 
-/// For each target, but a hundred inputs at least. The seeds are the same every time; how far they get depends on the machine.
+/// For each target, but a hundred inputs at least. The seeds are the same every time; how far they
+/// get depends on the machine.
 const RUN: Duration = Duration::from_secs(1);
 
 /// What parsers look for.

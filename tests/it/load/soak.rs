@@ -1,7 +1,8 @@
 //! All faults at once, at random, for long.
 //!
-//! Two gateways that share a store, in front of two regions. Every moment something goes wrong or is mended: the upstream, sign-in, the
-//! secret, the configuration, the store, the line to it, a gateway. The seed is printed; the same one does the same things.
+//! Two gateways that share a store, in front of two regions. Every moment something goes wrong or
+//! is mended: the upstream, sign-in, the secret, the configuration, the store, the line to it, a
+//! gateway. The seed is printed; the same one does the same things.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -27,14 +28,16 @@ use crate::support::{Caller, ProcessUsage, Program, Setup, Spawned, id, until, w
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// One attempt's time; a call may be under way that long after its turn, and once more in another region.
+/// One attempt's time; a call may be under way that long after its turn, and once more in another
+/// region.
 const ATTEMPT: Duration = SECOND;
 
-/// After a 401 that a new token did not help, further ones force no renewal for a minute: whoever revokes a token then is noticed late, as
-/// is meant.
+/// After a 401 that a new token did not help, further ones force no renewal for a minute: whoever
+/// revokes a token then is noticed late, as is meant.
 const UNSURE: Duration = Duration::from_secs(75);
 
-/// Connections to two regions, sign-in and the store that may be idle in the end, each for a minute.
+/// Connections to two regions, sign-in and the store that may be idle in the end, each for a
+/// minute.
 const POOLED: usize = 2 * 16 + 8;
 
 /// Callers of each gateway.
@@ -204,7 +207,8 @@ impl Stage {
         all[self.random.random_range(0..all.len())]
     }
 
-    /// Another configuration, or one with a mistake, for the first gateway; a signal makes it look at once.
+    /// Another configuration, or one with a mistake, for the first gateway; a signal makes it look
+    /// at once.
     async fn reload(&mut self) {
         let (path, value) = match self.random.random_range(0..4) {
             0 => ("cache.ttl", "\"2s\""),
@@ -253,7 +257,8 @@ impl Stage {
     }
 }
 
-/// Asks again and again, until it is over. `post` is the gateway that may be killed, if it is that one.
+/// Asks again and again, until it is over. `post` is the gateway that may be killed, if it is that
+/// one.
 async fn call(tally: Arc<Tally>, caller: Option<Caller>, post: Arc<Post>, n: usize, over: Arc<AtomicBool>) {
     let mut random = StdRng::seed_from_u64(n as u64);
     let mut asked = 0;

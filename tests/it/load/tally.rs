@@ -14,7 +14,8 @@ const COMPLAINTS: usize = 20;
 /// All answers of a run.
 #[derive(Debug)]
 pub(super) struct Tally {
-    /// How much later than its deadline an answer may be with the caller: the call itself, the wire, and a busy machine.
+    /// How much later than its deadline an answer may be with the caller: the call itself, the
+    /// wire, and a busy machine.
     late: Duration,
     /// Statuses that are right.
     right: &'static [u16],
@@ -61,7 +62,8 @@ impl Tally {
         Self { garbled: true, ..self }
     }
 
-    /// Asks and notes what comes of it. `lost` says whether the gateway was killed since, so that no answer can be expected.
+    /// Asks and notes what comes of it. `lost` says whether the gateway was killed since, so that
+    /// no answer can be expected.
     pub(super) async fn ask(&self, caller: &Caller, request: Request, lost: impl Fn() -> bool) {
         let asked = Instant::now();
         self.inner.lock().unwrap().asked += 1;

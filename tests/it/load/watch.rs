@@ -24,7 +24,8 @@ pub(super) struct Watch {
 /// What was seen.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    /// How long each answer to `/livez` took, on a connection of its own as the kubelet's probes are.
+    /// How long each answer to `/livez` took, on a connection of its own as the kubelet's probes
+    /// are.
     pub(super) lives: Vec<Duration>,
     /// What was wrong with others.
     pub(super) wrong: Vec<String>,
@@ -77,8 +78,8 @@ async fn probe(admin: &str) -> std::io::Result<String> {
 }
 
 impl Seen {
-    /// Fails when an answer was missing, more than one in a hundred took longer than `usual`, or one longer than `most`: whoever looks is
-    /// itself kept waiting by a busy machine.
+    /// Fails when an answer was missing, more than one in a hundred took longer than `usual`, or
+    /// one longer than `most`: whoever looks is itself kept waiting by a busy machine.
     pub(super) fn assert_alive(&self, usual: Duration, most: Duration) {
         assert!(self.wrong.is_empty(), "{:?}", self.wrong);
         let (nearly_all, all) = (self.lives_within(99), self.lives_within(100));
@@ -95,7 +96,8 @@ impl Seen {
         lives[(lives.len() * percent / 100).min(lives.len() - 1)]
     }
 
-    /// Fails when memory in the later part was more than half above what it was in the first `share` of the time, and more than `slack`.
+    /// Fails when memory in the later part was more than half above what it was in the first
+    /// `share` of the time, and more than `slack`.
     pub(super) fn assert_flat(&self, share: f64, slack_kib: usize) {
         let (steady, most) = self.memory(share);
         assert!(

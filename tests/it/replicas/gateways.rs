@@ -141,7 +141,8 @@ impl Gateways {
         from.elapsed()
     }
 
-    /// Calls that arrived between two moments of the simulator, as a share of what the long window allows in that time.
+    /// Calls that arrived between two moments of the simulator, as a share of what the long window
+    /// allows in that time.
     pub(crate) fn used(&self, from: Duration, to: Duration) -> f64 {
         let long = self.limits.last().unwrap();
         let arrived = self.arrivals().iter().filter(|at| (from..to).contains(*at)).count();
@@ -154,7 +155,8 @@ impl Gateways {
         self.arrivals().into_iter().max().unwrap_or_default()
     }
 
-    /// Fails when any window was over, anybody was told something else than an answer or a refusal, or anything too late.
+    /// Fails when any window was over, anybody was told something else than an answer or a refusal,
+    /// or anything too late.
     pub(crate) fn assert_well(&self) {
         let mut judge = QuotaVerifier::new(&self.limits);
         judge.extend(self.arrivals());

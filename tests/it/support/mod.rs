@@ -1,11 +1,13 @@
-//! The bench that tests of the whole gateway stand on: a simulated upstream, a gateway in front of it, and a caller.
+//! The bench that tests of the whole gateway stand on: a simulated upstream, a gateway in front of
+//! it, and a caller.
 //!
 //! ```text
 //! Setup ──► Running   gateway in this process          Caller ──► gateway ──► Simulator
 //!       └─► Spawned   gateway as the real program
 //! ```
 //!
-//! Nothing here sleeps for luck: [`until`] and the simulator's own waits look for a condition and give up after a bound.
+//! Nothing here sleeps for luck: [`until`] and the simulator's own waits look for a condition and
+//! give up after a bound.
 
 mod caller;
 mod process_usage;

@@ -15,7 +15,8 @@ use defender_gateway::task::Tasks;
 use super::program::Program;
 use super::{Caller, until, within};
 
-/// What the test needs, over a simulator without latency, the documented limits, and a gateway with its defaults.
+/// What the test needs, over a simulator without latency, the documented limits, and a gateway with
+/// its defaults.
 #[derive(Debug)]
 pub(crate) struct Setup {
     simulator: sim::Config,
@@ -72,7 +73,8 @@ impl Setup {
         self
     }
 
-    /// The same, written into the file, where it can change while the gateway runs. `value` is TOML.
+    /// The same, written into the file, where it can change while the gateway runs. `value` is
+    /// TOML.
     pub(crate) fn write(mut self, path: &str, value: &str) -> Self {
         self.written.push((path.into(), value.into()));
         self
@@ -90,7 +92,8 @@ impl Setup {
         self
     }
 
-    /// Starts both, the gateway in this process, and waits until the nearest region is known and a sign-in has ended.
+    /// Starts both, the gateway in this process, and waits until the nearest region is known and a
+    /// sign-in has ended.
     pub(crate) async fn start(self) -> Running {
         // A gateway under construction is big, and tests hold many futures.
         Box::pin(self.start_both()).await
@@ -185,7 +188,8 @@ impl Setup {
     }
 }
 
-/// A gateway in this process, for a simulator that others use as well. End it with [`Replica::leave`].
+/// A gateway in this process, for a simulator that others use as well. End it with
+/// [`Replica::leave`].
 #[derive(Debug)]
 pub(crate) struct Replica {
     pub(crate) caller: Caller,
@@ -264,7 +268,8 @@ impl Running {
         (ended, self.simulator)
     }
 
-    /// Stops the gateway and asserts that nothing is left, that no limit was passed and nothing forbidden was sent.
+    /// Stops the gateway and asserts that nothing is left, that no limit was passed and nothing
+    /// forbidden was sent.
     pub(crate) async fn finish(self) {
         self.stop.cancel();
         let (ended, simulator) = self.ended().await;
@@ -291,7 +296,8 @@ impl Spawned {
         self.gateway.admin()
     }
 
-    /// Writes the gateway's file anew with these keys changed, each a path and TOML, as an editor does: beside it, then in its place.
+    /// Writes the gateway's file anew with these keys changed, each a path and TOML, as an editor
+    /// does: beside it, then in its place.
     pub(crate) fn rewrite(&self, changes: &[(&str, &str)]) {
         let toml = changes
             .iter()

@@ -23,10 +23,12 @@ use crate::store::{Eviction, Outage};
 /// Most slots that one step may ask for.
 const MOST_PER_STEP: usize = 256;
 
-/// A slot that was granted is used at once or given back: so long may it take to reach its caller, a slow store included.
+/// A slot that was granted is used at once or given back: so long may it take to reach its caller,
+/// a slow store included.
 const IN_HAND: Duration = Duration::from_secs(1);
 
-/// The longest time for which a slot is kept for the replica whose turn it is, however slow the store.
+/// The longest time for which a slot is kept for the replica whose turn it is, however slow the
+/// store.
 const LONGEST_CLAIM: Duration = Duration::from_secs(1);
 
 /// So many replicas bring their whole copies without being asked.
@@ -35,8 +37,8 @@ const FEW: usize = 16;
 /// No timer for a turn is shorter: what the store says is rounded.
 const SHORTEST: Duration = Duration::from_millis(1);
 
-/// A replica's side of the protocol. It has no I/O: [`Protocol::step`] writes what to say, [`Protocol::on_reply`] and [`Protocol::on_error`] take in
-/// what came of it.
+/// A replica's side of the protocol. It has no I/O: [`Protocol::step`] writes what to say,
+/// [`Protocol::on_reply`] and [`Protocol::on_error`] take in what came of it.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
 pub struct Protocol {
@@ -221,7 +223,8 @@ impl Protocol {
         })
     }
 
-    /// The step was taken, or refused because the epoch is another one. It was asked for at `asked`.
+    /// The step was taken, or refused because the epoch is another one. It was asked for at
+    /// `asked`.
     pub fn on_reply(&mut self, reply: &SyncReply, asked: Instant, now: Instant) -> Change {
         let first = self.next;
         self.next += self.asked as u64;
@@ -232,7 +235,8 @@ impl Protocol {
             return self.begin_epoch(reply, asked, now);
         }
         if reply.stale {
-            // Overtaken, or taken twice: then the first time may have granted something, and its answer is lost.
+            // Overtaken, or taken twice: then the first time may have granted something, and its
+            // answer is lost.
             self.wants.forget_told();
             self.give_back(first);
             self.woken = true;
@@ -296,7 +300,8 @@ impl Protocol {
 
     /// Takes what was granted in hand.
     fn grant(&mut self, reply: &SyncReply, first: u64, (asked, now): (Instant, Instant)) -> usize {
-        // Whatever the store says, no more than was asked for: the names of further ones would be given twice.
+        // Whatever the store says, no more than was asked for: the names of further ones would be
+        // given twice.
         let granted = reply.granted.len().min(self.asked);
         for (n, flow) in (first..).zip(&reply.granted).take(granted) {
             let id = format!("{}:{n}", self.terms.me);
@@ -307,7 +312,8 @@ impl Protocol {
         granted
     }
 
-    /// No answer: the step may have been taken, or may still be. Says whether the store had answered before.
+    /// No answer: the step may have been taken, or may still be. Says whether the store had
+    /// answered before.
     pub fn on_error(&mut self, now: Instant) -> bool {
         let failures = self.lost.map_or(0, |(_, failures)| failures);
         self.lost = Some((now, failures + 1));
@@ -322,7 +328,8 @@ impl Protocol {
         failures == 0
     }
 
-    /// The slots that the step may have been granted are never used: it would not be known when they were granted.
+    /// The slots that the step may have been granted are never used: it would not be known when
+    /// they were granted.
     fn give_back(&mut self, first: u64) {
         let doubtful = (first..).take(std::mem::take(&mut self.asked));
         self.pending_reports

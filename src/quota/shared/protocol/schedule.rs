@@ -10,7 +10,8 @@ use crate::quota::shared::messages;
 /// What has become of calls is collected for so long before it is said.
 const COLLECT: Duration = Duration::from_millis(5);
 
-/// How often one of many replicas looks while somebody waits there, and tells what waits, for each of them.
+/// How often one of many replicas looks while somebody waits there, and tells what waits, for each
+/// of them.
 const BEAT_OF_EACH: Duration = Duration::from_millis(4);
 const TELL_OF_EACH: Duration = Duration::from_millis(1);
 
@@ -52,13 +53,15 @@ impl Protocol {
         u32::try_from(self.copy.members.len()).unwrap_or(u32::MAX)
     }
 
-    /// The longest time between two steps while somebody waits here: many replicas look often enough together.
+    /// The longest time between two steps while somebody waits here: many replicas look often
+    /// enough together.
     fn busy_beat(&self) -> Duration {
         let (least, most) = (self.timing.heartbeat, self.timing.idle.max(self.timing.heartbeat));
         (BEAT_OF_EACH * self.members()).clamp(least, most)
     }
 
-    /// How soon the store hears that something else waits here than it was told: many replicas must not tell it more often than it can hear.
+    /// How soon the store hears that something else waits here than it was told: many replicas must
+    /// not tell it more often than it can hear.
     fn tell_within(&self) -> Duration {
         (TELL_OF_EACH * self.members()).clamp(COLLECT, self.timing.heartbeat)
     }

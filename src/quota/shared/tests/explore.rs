@@ -1,4 +1,5 @@
-//! Every order of a few events: grants, answers, refunds, lost answers, time, and everything that can happen to replicas and store.
+//! Every order of a few events: grants, answers, refunds, lost answers, time, and everything that
+//! can happen to replicas and store.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -281,7 +282,8 @@ impl Explorer {
     }
 }
 
-/// Explores all orders of `depth` of these events; with a mistake planted in the script, until that is found.
+/// Explores all orders of `depth` of these events; with a mistake planted in the script, until that
+/// is found.
 pub(super) fn explore(
     events: &[Event],
     depth: usize,

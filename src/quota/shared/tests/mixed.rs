@@ -48,7 +48,8 @@ impl Bench {
         self.store.run(&json.to_string())
     }
 
-    /// Takes steps until it is a member: the first two begin an epoch and join it. The name of the ledger's key.
+    /// Takes steps until it is a member: the first two begin an epoch and join it. The name of the
+    /// ledger's key.
     fn joined(&mut self) -> String {
         let now = self.now;
         for _ in 0..3 {
@@ -97,7 +98,8 @@ fn members_of_one_format_share_whatever_more_they_know() {
     assert_eq!(bench.store.ask::<String>(&["EVAL", read, "1", &key]), "kept");
 }
 
-/// The script of the format before this one, for a replica named `old` that wants so many slots; how many it gets.
+/// The script of the format before this one, for a replica named `old` that wants so many slots;
+/// how many it gets.
 fn old_step(bench: &mut Bench, call: u64, want: usize, epoch: &str) -> serde_json::Value {
     let step = serde_json::json!({
         "format": "v1", "quiet": 13_000, "me": "old", "limits": [{"calls": 2, "window": 10_000_000, "hold": 10_100_000}], "burst": 2,

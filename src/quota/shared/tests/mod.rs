@@ -1,4 +1,5 @@
-//! The protocol, with the real script in a real redis-server, but under a clock and a server identity that the tests move.
+//! The protocol, with the real script in a real redis-server, but under a clock and a server
+//! identity that the tests move.
 
 mod chaos;
 mod explore;

@@ -33,7 +33,8 @@ const CALLS: usize = 583;
 /// The burst is spent then, and the minute's window is no longer full.
 const BEGINNING: Duration = Duration::from_secs(80);
 
-/// A replica's part of the quota, as `quota::shared::Quota` is, with a step that is a function call.
+/// A replica's part of the quota, as `quota::shared::Quota` is, with a step that is a function
+/// call.
 #[derive(Clone, Debug)]
 struct Part(Arc<Shared>);
 
@@ -167,7 +168,8 @@ impl LateBoundRequest for FixedRequest {
     }
 }
 
-/// A caller that asks again as soon as it is answered, so many times at once, and comes back when it is told to; at these replicas in turn.
+/// A caller that asks again as soon as it is answered, so many times at once, and comes back when
+/// it is told to; at these replicas in turn.
 #[derive(Clone, Debug)]
 pub(super) struct Asking {
     pub(super) name: String,

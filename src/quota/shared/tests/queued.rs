@@ -56,7 +56,8 @@ async fn who_asks_one_by_one_is_not_behind_one_that_asks_at_all_replicas_at_once
         ..asking("B", 3, 10, &[1, 2, 3, 0])
     };
     let books = row("i1", &[asking("A", 3, 60, &[0]), many]).await;
-    // What is left of the burst goes in the first second, while A's first call is on its way: it does not ask then.
+    // What is left of the burst goes in the first second, while A's first call is on its way: it
+    // does not ask then.
     let begun = books.calls[0].0 + SECOND * 4;
     let (mut ahead, mut worst) = (0_i32, 0);
     for (_, who) in books.calls.iter().filter(|(at, _)| *at > begun) {

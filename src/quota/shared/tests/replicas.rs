@@ -55,7 +55,8 @@ struct Replica {
     unanswered: Option<(Instant, String)>,
 }
 
-/// How long a replica waits for the answer to a step. A real one waits for less while its store was fast before.
+/// How long a replica waits for the answer to a step. A real one waits for less while its store was
+/// fast before.
 const PATIENCE: Duration = SECOND;
 
 pub(super) struct Replicas {
@@ -70,7 +71,8 @@ pub(super) struct Replicas {
     pub(super) steps: usize,
     /// How far the store's clock is ahead.
     pub(super) ahead: Duration,
-    /// Steps that a frozen store has not taken yet, in their order, and by whom; `None` while it answers.
+    /// Steps that a frozen store has not taken yet, in their order, and by whom; `None` while it
+    /// answers.
     frozen: Option<Vec<(usize, String)>>,
     config: quota::Config,
     sharing: Config,
@@ -156,7 +158,8 @@ impl Replicas {
         self.frozen = Some(Vec::new());
     }
 
-    /// The store takes the steps that it was asked for meanwhile, whether or not somebody still waits for the answer.
+    /// The store takes the steps that it was asked for meanwhile, whether or not somebody still
+    /// waits for the answer.
     pub(super) fn thaw(&mut self) {
         self.store.set(self.now - self.start + self.ahead, 1);
         for (n, step) in self.frozen.take().unwrap_or_default() {

@@ -134,8 +134,8 @@ impl Store {
         self.clock = Some([clock.to_string(), run.to_string()]);
     }
 
-    /// From now on each step is taken twice from the same state: as it is, and without the early end of steps that have nothing to say. Both
-    /// must answer the same and leave the same.
+    /// From now on each step is taken twice from the same state: as it is, and without the early
+    /// end of steps that have nothing to say. Both must answer the same and leave the same.
     pub(super) fn compare_with_whole_steps(&mut self) {
         const EARLY: &str = "if state and redis.call('GET', FORMAT)";
         let moved = moved(messages::SCRIPT).replace(PUBLISH, SADD);
@@ -204,7 +204,8 @@ impl Store {
         all.query(&mut self.connection).unwrap()
     }
 
-    /// Whom the script has woken since this was asked last, and when they are to look if that is not at once; `*` is everybody.
+    /// Whom the script has woken since this was asked last, and when they are to look if that is
+    /// not at once; `*` is everybody.
     pub(super) fn wakes(&mut self) -> Vec<(String, Option<f64>)> {
         let wakes = std::mem::take(&mut self.woken);
         let wake = |wake: &String| {

@@ -283,8 +283,9 @@ fn replicas_beside_a_greedy_neighbour_share_one_estimate() {
     assert!((350..=900).contains(&estimate), "{estimate}");
     let mut total = 0;
     for hour in 1..4 {
-        // The neighbour's calls are random, 27 more or less in an hour, and those that it does not make nobody can know of before the hour is
-        // over. Of 18 hours of other random neighbours all but one had more than 97 % of what was to be had; here the last one has 96.4.
+        // The neighbour's calls are random, 27 more or less in an hour, and those that it does not
+        // make nobody can know of before the hour is over. Of 18 hours of other random neighbours
+        // all but one had more than 97 % of what was to be had; here the last one has 96.4.
         let all = count(&world.ours, hour) + count(&theirs, hour);
         let had = 1500 - 750_usize.saturating_sub(count(&theirs, hour));
         assert!(all * 100 >= had * 96, "{all} calls of {had} in hour {hour}");
@@ -308,8 +309,8 @@ fn refusals_at_random_do_not_lower_the_pace_of_replicas() {
     assert_eq!(world.estimate(), 0);
 }
 
-/// An export that comes an hour after a neighbour: see the test of one process. Here there is no end of requests, so that every slot is used
-/// at once, however many calls are in flight.
+/// An export that comes an hour after a neighbour: see the test of one process. Here there is no
+/// end of requests, so that every slot is used at once, however many calls are in flight.
 #[test]
 fn without_pacing_the_estimate_still_restrains_replicas() {
     let mut world = World::paced(Pacing::None);
