@@ -115,7 +115,7 @@ local function merge(copy)
   end
   upset()
   if not state.merging then return false end
-  state.copies = state.copies + 1
+  state.copies, state.copied = state.copies + 1, now
   local at = now - copy.age
   if not copy.members then
     -- Its own charges are here. The whole copy is asked for when it is fresher than those that were asked for before.
@@ -180,15 +180,19 @@ local function restore_level()
   state.level, state.at = math.max(0, math.min(best.level - since, step.burst)), now
 end
 
--- With a recent copy to go on from, those who are still missing are waited for half as long: what they may have been granted is charged.
-local function merge_ends() return is_recent() and state.merging - step.window / 2 or state.merging end
+-- With a recent copy to go on from, those who are still missing are waited for half as long: what they may have been granted is charged. But
+-- while copies come in, the others are on their way, as when hundreds bring theirs.
+local function merge_ends()
+  if not is_recent() then return state.merging end
+  return math.min(state.merging, math.max(state.merging - step.window / 2, state.copied + step.window / 10))
+end
 
 local function end_merge()
   local complete = is_complete()
   if not complete and now < merge_ends() then return end
   restore_level()
   if not complete then assume() end
-  state.merging, state.best, state.asked_for = nil, nil, nil
+  state.merging, state.best, state.asked_for, state.copied = nil, nil, nil, nil
   redis.call('DEL', AWAITED)
   upset()
   wakes['*'] = ''
