@@ -347,7 +347,7 @@ mod tests {
             "own_call": [0, 0, 0, 0, 0, 0], "refused": [0, 0, 0, 0, 8, 0], "failed": [0, 0, 0, 0, 0, 0],
             "upstream_calls": [0, 0, 0, 0, 0, 0], "waiting": [0, 7, 0, 0, 0, 0]});
         let text = render(&json!({}), &past);
-        assert!(text.contains("requests ▅█ at most 16 a minute"), "{text}");
+        assert!(text.contains("requests  ▅█ at most 16 a minute"), "{text}");
         assert!(text.contains("calls        at most 0 a minute"), "{text}");
         assert!(text.contains("waiting   █  at most 7 a minute"), "{text}");
     }
