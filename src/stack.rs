@@ -31,7 +31,7 @@ pub struct Parts {
     /// Puts requests into traces.
     pub trace: server::trace::Layer,
     /// Counts and logs.
-    pub count: server::access_log::Layer,
+    pub access_log: server::access_log::Layer,
     /// Writes answers.
     pub respond: response::Layer,
     /// Rejects requests that are not addressed to this gateway.
@@ -145,10 +145,10 @@ pub fn build(
         .service(forwarding);
 
     ServiceBuilder::new()
-        // Outside of everything that takes time; above `count`, whose log lines contain the trace.
+        // Outside of everything that takes time; above `access_log`, whose log lines contain the trace.
         .layer(parts.trace)
         // Outside of `response`, to count the responses that callers really get.
-        .layer(parts.count)
+        .layer(parts.access_log)
         // The one place that turns errors and panics into responses.
         .layer(parts.respond)
         // Before anything is parsed: requests that are not meant for us cost nothing.

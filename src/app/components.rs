@@ -313,7 +313,7 @@ impl Components {
         stack::Parts {
             trace: server::trace::Layer::new(context.tracer.clone()),
             respond: settings::respond(config, token_limiters, &count.panics(), &context.memory),
-            count: server::access_log::Layer::new(count, settings::count(config)),
+            access_log: server::access_log::Layer::new(count, settings::count(config)),
             guard: self.guard.clone(),
             read: self.read.clone(),
             fair_use: queue::CallerLimitLayer::new(fair_use, context.metrics.queue.clone()),

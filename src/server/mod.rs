@@ -1,7 +1,7 @@
 //! The data listener's HTTP: connections, and the layers between a connection and the typed stack.
 //!
 //! ```text
-//! Bound::serve ─► trace ─► count ─► response ─► guard ─► route ─► read ─► (scan::Call)
+//! Bound::serve ─► trace ─► access log ─► response ─► guard ─► route ─► read ─► (scan::Call)
 //! ```
 //!
 //! [`Bound`] knows HTTP and nothing else; it serves the admin listener as well. Not here: what a

@@ -237,7 +237,7 @@ impl Protocol {
         if reply.stale {
             // Overtaken, or taken twice: then the first time may have granted something, and its
             // answer is lost.
-            self.wants.forget_told();
+            self.wants.forget_declared();
             self.give_back(first);
             self.woken = true;
             return Change::default();
@@ -258,7 +258,7 @@ impl Protocol {
             // Nothing of what it says is whole yet.
             self.due = Some(now + messages::span(left));
             self.merging = true;
-            self.wants.forget_told();
+            self.wants.forget_declared();
             return Change {
                 foreign: reply.foreign,
                 ..Change::default()
@@ -320,7 +320,7 @@ impl Protocol {
         let first = self.next;
         self.next += self.asked as u64;
         self.give_back(first);
-        self.wants.forget_told();
+        self.wants.forget_declared();
         // Whether it was asked for the whole copy is not known.
         if self.resync == Resync::Own {
             self.resync = Resync::All;
@@ -353,7 +353,7 @@ impl Protocol {
             Some(_) if self.copy.members.len() <= FEW => Resync::All,
             Some(_) => Resync::Own,
         };
-        self.wants.forget_told();
+        self.wants.forget_declared();
         // Another server has another clock, and one that has jumped goes on from there.
         if reply.doubted || reply.server.is_none() || reply.server != self.server {
             self.clock = ClockGuard::default();

@@ -27,7 +27,7 @@ impl Protocol {
             return since + pause.min(self.timing.heartbeat);
         }
         // While the store merges copies it grants nothing; it knows by then what we want.
-        let untold = self.want > self.granted.len() && self.wants.told() == 0 && !self.merging;
+        let untold = self.want > self.granted.len() && self.wants.declared() == 0 && !self.merging;
         if self.woken || untold {
             return now;
         }
