@@ -3,7 +3,7 @@
 /// Declares an enum with the name of each variant; the names are told by the method given, and all
 /// variants are listed in `ALL`, in their order.
 ///
-/// ```ignore
+/// ```text
 /// named_enum! {
 ///     /// How it ended.
 ///     #[derive(Clone, Copy, Debug)]
