@@ -242,7 +242,16 @@ def charts(binary):
     shutil.copytree(ROOT / "deploy/helm/example-app", user)
     (user / "charts").mkdir()
     shutil.copytree(CHART, user / "charts/defender-gateway")
-    examine("helm-example-app", helm("template", "r", str(user), "--namespace", "shop"), binary, 1)
+    # Prometheus finds its sidecars although the chart's own service is off.
+    monitored = ["--set", "defender-gateway.podMonitor.enabled=true", "--set", "defender-gateway.prometheusRule.enabled=true"]
+    text = helm("template", "r", str(user), "--namespace", "shop", *monitored)
+    examine("helm-example-app", text, binary, 1)
+    rendered = {document["kind"]: document for document in yaml.safe_load_all(text) if document}
+    wanted = rendered["PodMonitor"]["spec"]["selector"]["matchLabels"].items()
+    if "PrometheusRule" not in rendered or not wanted <= rendered["Deployment"]["spec"]["template"]["metadata"]["labels"].items():
+        wrong.append(f"helm-example-app: the monitors of {sorted(rendered)} do not find the sidecar")
+    if "imagee" not in helm("template", "r", str(user), "--set", "defenderGateway.imagee=x", fine=False):
+        wrong.append("helm-example-app: a misspelt value is ignored")
     return len(values)
 
 

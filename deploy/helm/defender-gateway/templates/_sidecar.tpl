@@ -10,6 +10,11 @@ Takes, besides `credentials` (kind, tenantId, clientId, secretName as in values.
 variables, such as DEFENDER_GATEWAY_QUOTA_LIMITS; one that is set here as well is replaced), `resources`.
 */}}
 {{- define "defender-gateway.sidecar" -}}
+{{- range $key, $_ := . }}
+{{- if not (has $key (list "credentials" "env" "image" "resources")) }}
+{{- fail (printf "the sidecar takes credentials, env, image and resources, not %q" $key) }}
+{{- end }}
+{{- end }}
 - name: defender-gateway
   restartPolicy: Always
   image: {{ include "defender-gateway.image" (.image | default (dict "repository" "registry.example.com/defender-gateway")) }}
