@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::futures::Notified;
 use tokio::time::{Instant, timeout_at};
 
-use crate::attempt::Place;
+use crate::attempt::QueuePosition;
 use crate::caller::Name;
 use crate::single_flight::batcher::Batcher;
 use crate::single_flight::flight::Flight;
@@ -28,7 +28,7 @@ impl Batcher {
     }
 
     /// Records that `flight` is not, or is no longer, in the queue.
-    pub(super) fn not_queued(&self, flight: &Flight, place: Place) {
+    pub(super) fn not_queued(&self, flight: &Flight, place: QueuePosition) {
         self.state().pending[flight.request().endpoint().index()].not_queued(place.order());
     }
 

@@ -72,7 +72,8 @@ async fn nobody_is_refused_for_the_sake_of_who_comes_back_after_the_slot() {
     assert_eq!(start.elapsed(), Duration::from_millis(2400) * 6);
 }
 
-/// How often each of a hundred requests of one caller, all sent at once, has to come back when it obeys every `Retry-After`.
+/// How often each of a hundred requests of one caller, all sent at once, has to come back when it
+/// obeys every `Retry-After`.
 #[tokio::test(start_paused = true)]
 async fn a_crowd_behind_one_name_is_told_different_times_and_served_when_it_obeys() {
     let tasks = Tasks::new();
