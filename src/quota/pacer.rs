@@ -82,7 +82,9 @@ fn sustainable(now: Instant, supply: &WindowBudget<'_>, spare: f64, mut rate: f6
     let ready = f64::from(u8::from(supply.is_small()));
     let taken_until = |until| {
         let others = supply.others.filter(|others| !others.holes.is_empty());
-        others.map_or(0.0, |others| others.calls / window * others.hole(now, until).as_secs_f64())
+        others.map_or(0.0, |others| {
+            others.calls / window * others.hole(now, until).as_secs_f64()
+        })
     };
     // A call in flight may come back after the window's length. Alone, a plan is made anew before that matters.
     let last = supply.returns.last().filter(|_| supply.others.is_some());

@@ -92,4 +92,15 @@ mod tests {
         assert_eq!(ErrorCode::ALL.len(), ErrorCode::NotCached as usize + 1);
         assert!(ErrorCode::ALL.is_sorted_by_key(|kind| kind.status()));
     }
+
+    #[test]
+    fn tool_authors_find_every_code() {
+        let page = include_str!("../../deploy/api.md");
+        for code in ErrorCode::ALL {
+            assert!(
+                page.contains(&format!("`{}`", code.code())),
+                "{code:?} is not in deploy/api.md"
+            );
+        }
+    }
 }

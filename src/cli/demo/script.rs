@@ -27,9 +27,9 @@ pub(super) async fn play(fixture: &Fixture) -> Result<(), Error> {
 /// What to do next, as shown when the steps are over.
 pub(super) fn invitation(fixture: &Fixture) -> String {
     format!(
-        "\nTry it:\n  curl -s {}{LIST}\n\
-         \x20 curl -s {}{PATH} -H 'content-type: application/json' -d '{{\"ScanDefinitionIds\":[\"{}\"]}}'\n\
-         Watch it: {}/ in a browser, or defender-gateway status --watch --admin {}\nCtrl-C ends.\n",
+        "\nTry it (this minute's quota is spent: the second waits for its turn):\n  curl -s {}{LIST}\n\
+         \x20 curl -s {}{PATH} -H 'prefer: wait=90' -H 'content-type: application/json' -d '{{\"ScanDefinitionIds\":[\"{}\"]}}'\n\
+         Watch it: {}/ in a browser, or cargo run -- status --watch --admin {}\nCtrl-C ends.\n",
         fixture.gateway.data,
         fixture.gateway.data,
         definition(1),
