@@ -123,7 +123,7 @@ async fn who_cannot_wait_has_a_slot_to_come_back_to_whatever_others_do() {
                 Err(refused) => refused,
             };
             tokio::time::sleep(SECOND * u32::try_from(refused.retry_after_s()).unwrap()).await;
-            queue.turn(&ask).await.map(|slot| slot.used()).is_ok()
+            queue.turn(&ask).await.map(Slot::used).is_ok()
         }
     });
     let served = futures_util::future::join_all(asks).await;
