@@ -41,6 +41,7 @@ pub trait LateBoundRequest: Send + Sync + fmt::Debug {
     fn payer(&self) -> Payer;
 
     /// The callers that share the slot's cost equally: those of the request that was last returned.
+    /// Without any it costs nobody.
     fn cost_sharers(&self) -> Vec<Name>;
 
     /// The call's span in a trace. Called after [`LateBoundRequest::bind`], which binds the

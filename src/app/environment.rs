@@ -1,5 +1,7 @@
 //! What the configuration does not say, because one choice suits every real network.
 
+use std::time::Duration;
+
 use crate::resources::Machine;
 use crate::{net, region};
 
@@ -13,6 +15,8 @@ pub struct HostEnvironment {
     pub net: net::Config,
     /// Changes the times of probes and backoffs.
     pub regions: fn(&mut region::Config),
+    /// How often a replica asks the store what others have found out about merging.
+    pub merge_interval: Duration,
     /// What the machine lets this process use.
     pub machine: Machine,
 }
@@ -23,6 +27,7 @@ impl Default for HostEnvironment {
             resolver: net::Resolver::system(),
             net: net::Config::default(),
             regions: |_| {},
+            merge_interval: Duration::from_mins(1),
             machine: Machine::detect(),
         }
     }

@@ -21,9 +21,6 @@ use crate::config::{Merging, Resolved};
 use crate::scan::{Endpoint, MergeRecord, UpstreamProfile};
 use crate::store;
 
-/// How often the store is looked at.
-const INTERVAL: Duration = Duration::from_mins(1);
-
 /// How long a lease lasts. It is renewed in time, or taken anew.
 const LEASE: Duration = Duration::from_mins(3);
 const RENEWAL: Duration = Duration::from_secs(30);
@@ -49,6 +46,8 @@ struct MergeMemory {
     upstream_profile: Arc<UpstreamProfile>,
     file: Option<PathBuf>,
     store: Option<SharedMemory>,
+    /// How often the store is looked at.
+    interval: Duration,
 }
 
 struct SharedMemory {
@@ -90,6 +89,7 @@ impl SharedContext {
                 }
             }),
             registration,
+            interval: self.environment.merge_interval,
         };
         if let Some(found) = memory.file.as_deref().and_then(read) {
             memory.adopt(&found);
@@ -173,7 +173,7 @@ impl MergeMemory {
             }
             if self.store.is_some() {
                 // Whether it changed or not, the next look is due.
-                let _ = timeout(INTERVAL, changed).await;
+                let _ = timeout(self.interval, changed).await;
             } else {
                 changed.await;
             }

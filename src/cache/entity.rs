@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
 use http::StatusCode;
 use tokio::time::Instant;
 
@@ -22,29 +23,28 @@ impl Cache {
         directives: &CacheDirectives,
         now: Instant,
     ) -> Option<(Answer, Arc<Entry>)> {
-        let Kept::InList(list) = request.endpoint().operation.declaration().kept else {
-            return None;
-        };
-        if !request.is_bare() {
-            return None;
-        }
-        let endpoint = Endpoint {
-            operation: list,
-            ..request.endpoint()
-        };
-        let list = Request::get(&Target { endpoint, id: None }, None).ok()?;
+        let list = list_with(request)?;
         let entry = self.find(list.key(), now).filter(|entry| !entry.is_negative())?;
         if evaluate(&self.config, directives, entry.age(now), RefreshHealth::Good) != Evaluation::Fresh {
             return None;
         }
-        let form = self.form(request.endpoint()).load(Ordering::Relaxed);
-        let form = if form { EntityForm::Wrapped } else { EntityForm::Bare };
-        let body = form.entity_in(request, &entry.answer().body)?;
+        let body = self.entity_in(request, &entry.answer().body)?;
         let answer = Answer {
             body,
             ..entry.answer().clone()
         };
         Some((answer, entry))
+    }
+
+    /// The body of the answer to a request for one entity, taken from the body of a list.
+    pub(super) fn entity_in(&self, request: &Request, list: &[u8]) -> Option<Bytes> {
+        let is_wrapped = self.form(request.endpoint()).load(Ordering::Relaxed);
+        let form = if is_wrapped {
+            EntityForm::Wrapped
+        } else {
+            EntityForm::Bare
+        };
+        form.entity_in(request, list)
     }
 
     /// Learns from an upstream answer in which form the upstream answers requests for one entity.
@@ -59,4 +59,20 @@ impl Cache {
     fn form(&self, endpoint: Endpoint) -> &AtomicBool {
         &self.wrapped[endpoint.index()]
     }
+}
+
+/// The request for the list that contains the entity that `request` is for; `None` when there is no
+/// such list, or the request has a query or a token of its own.
+pub(super) fn list_with(request: &Request) -> Option<Request> {
+    let Kept::InList(list) = request.endpoint().operation.declaration().kept else {
+        return None;
+    };
+    if !request.is_bare() {
+        return None;
+    }
+    let endpoint = Endpoint {
+        operation: list,
+        ..request.endpoint()
+    };
+    Request::get(&Target { endpoint, id: None }, None).ok()
 }

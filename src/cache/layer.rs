@@ -15,12 +15,14 @@ use crate::BoxError;
 use crate::cache::Cache;
 use crate::cache::assembly::Assembled;
 use crate::cache::entry::{Age, Entry, RefreshGuard};
+use crate::cache::fetch::{ask, ask_for_list, ask_for_missing};
 use crate::cache::freshness::{Evaluation, RefreshHealth, StaleReason, evaluate};
+use crate::cache::lists_under_way::ListsUnderWay;
 use crate::cache::metrics::Lookup;
 use crate::cache::partial_hit::PartialHit;
 use crate::cache::refresh_queue::RefreshQueue;
 use crate::caller::{CacheDirectives, Caller, Urgency};
-use crate::scan::{Call, Endpoint, ForwardReason, Outcome, Payer, Request, ResponseKind, ServedResponse, Status};
+use crate::scan::{Call, Endpoint, ForwardReason, Outcome, Payer, ResponseKind, ServedResponse, Status};
 use crate::task::Tasks;
 
 /// Whether a payer has quota to spare. Only then are stale entries refreshed in the background.
@@ -41,6 +43,7 @@ struct Shared {
     tasks: Tasks,
     has_spare_quota: HasSpareQuota,
     refresh_queue: RefreshQueue,
+    lists: Arc<ListsUnderWay>,
 }
 
 impl Layer {
@@ -57,6 +60,7 @@ impl Layer {
                 tasks,
                 has_spare_quota,
                 refresh_queue: RefreshQueue::default(),
+                lists: Arc::default(),
             }),
         }
     }
@@ -188,11 +192,23 @@ where
             ForwardReason::Bypass => Lookup::Bypass,
         });
         let (inner, endpoint) = (self.inner.clone(), call.request.endpoint());
-        let asked = match partial {
-            Some((partial_hit, missing)) => {
+        let lists = &self.shared.lists;
+        let list = lists.list_for(&call).filter(|_| forward != ForwardReason::Bypass);
+        let under_way = lists.begin(&call);
+        let asked = match (partial, list) {
+            (Some((partial_hit, missing)), _) => {
                 ask_for_missing(inner, call, forward, partial_hit, missing, Arc::clone(cache)).boxed()
             }
-            None => ask(inner, call, forward).boxed(),
+            (None, Some(list)) => ask_for_list(inner, call, forward, list, Arc::clone(cache)).boxed(),
+            (None, None) => ask(inner, call, forward).boxed(),
+        };
+        let asked = match under_way {
+            Some(under_way) => async move {
+                let _under_way = under_way;
+                asked.await
+            }
+            .boxed(),
+            None => asked,
         };
         Either::Right(match fallback {
             Some(entry) => self.with_fallback(endpoint, asked, entry).boxed(),
@@ -290,68 +306,11 @@ fn has_failed(endpoint: Endpoint, result: &Result<ServedResponse, BoxError>) -> 
 
 /// Whether a response is Defender's answer to the request. Stored responses are known to be
 /// answers.
-fn is_answer(endpoint: Endpoint, served: &ServedResponse) -> bool {
+pub(super) fn is_answer(endpoint: Endpoint, served: &ServedResponse) -> bool {
     served.status.stored || served.outcome == Outcome::Hit || ResponseKind::of(endpoint, &served.answer).is_answer()
 }
 
-async fn ask<S>(inner: S, call: Call, forward: ForwardReason) -> Result<ServedResponse, BoxError>
-where
-    S: Service<Call, Response = ServedResponse, Error = BoxError>,
-{
-    let mut served = inner.oneshot(call).await?;
-    // An answer from the shared cache counts as a hit there.
-    if served.outcome != Outcome::Hit {
-        served.status.forward = Some(forward);
-    }
-    Ok(served)
-}
-
-/// Fetches the missing ids and joins the answer; fetches all of them when the joined answer would
-/// not be certain to be right.
-async fn ask_for_missing<S>(
-    inner: S,
-    call: Call,
-    forward: ForwardReason,
-    partial_hit: PartialHit,
-    missing: Request,
-    cache: Arc<Cache>,
-) -> Result<ServedResponse, BoxError>
-where
-    S: Service<Call, Response = ServedResponse, Error = BoxError> + Clone,
-{
-    let missing = Arc::new(missing);
-    let part = Call {
-        request: Arc::clone(&missing),
-        caller: Arc::clone(&call.caller),
-    };
-    let rest = ask(inner.clone(), part, ForwardReason::Partial).await?;
-    if !is_answer(missing.endpoint(), &rest) {
-        // An error or a refusal would be the same for more ids.
-        return Ok(rest);
-    }
-    match partial_hit.with(&missing, &rest, &cache) {
-        Ok(assembly) => {
-            let now = Instant::now();
-            let whole = assembled(assembly, now);
-            Ok(ServedResponse {
-                may_link: whole.may_link,
-                answer: whole.answer,
-                age: whole.age,
-                outcome: rest.outcome,
-                status: Status {
-                    ttl: rest.status.ttl.and(whole.status.ttl),
-                    ..rest.status
-                },
-            })
-        }
-        Err(split_error) => {
-            tracing::debug!(reason = split_error.as_str(), "a partial answer could not be completed");
-            ask(inner, call, forward).await
-        }
-    }
-}
-
-fn assembled(assembly: Assembled, now: Instant) -> ServedResponse {
+pub(super) fn assembled(assembly: Assembled, now: Instant) -> ServedResponse {
     let age = Age {
         age: now.saturating_duration_since(assembly.stored),
         ttl: assembly.ttl,

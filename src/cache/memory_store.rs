@@ -17,7 +17,7 @@ use crate::cache::metrics::Lookup;
 use crate::cache::popularity::Popularity;
 use crate::cache::{Config, Metrics};
 use crate::memory::{MemoryBudget, Reservation};
-use crate::scan::{Answer, CacheSink, Endpoint, Key, Request, ResponseKind, UpstreamProfile};
+use crate::scan::{Answer, CacheSink, Endpoint, Key, Request, ResponseKind, StoredRows, UpstreamProfile};
 
 /// Bodies up to this size are not counted after they leave the cache.
 const SMALL: usize = 4 * 1024;
@@ -330,6 +330,10 @@ impl CacheSink for Cache {
             return Vec::new();
         }
         self.popularity.worth_prefetching(asked, most, now, until)
+    }
+
+    fn rows_since(&self, request: &Arc<Request>, since: Instant) -> Option<Box<dyn StoredRows>> {
+        self.find_rows_since(request, since)
     }
 
     fn keep_rows(&self, request: &Request, prefetched: Option<&Request>, answer: &Answer, asked: Instant) {

@@ -16,15 +16,18 @@ mod by_id;
 mod config;
 mod entity;
 mod entry;
+mod fetch;
 mod fragment;
 mod freshness;
 mod layer;
 mod lifetime;
+mod lists_under_way;
 mod memory_store;
 mod metrics;
 mod partial_hit;
 mod popularity;
 mod refresh_queue;
+mod rows_since;
 #[cfg(test)]
 mod tests;
 

@@ -1,6 +1,7 @@
 //! A partial hit: the stored fragments of a request, and its missing ids.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 use tokio::time::Instant;
@@ -10,10 +11,10 @@ use crate::cache::fragment::Fragment;
 use crate::cache::freshness::{Evaluation, RefreshHealth, evaluate};
 use crate::cache::memory_store::Cache;
 use crate::caller::CacheDirectives;
-use crate::scan::{Request, Rows, ServedResponse, SplitError, UpstreamProfile};
+use crate::scan::{Answer, Request, Rows, ServedResponse, SplitError, UpstreamProfile};
 
 /// The fragments of a request, one place for each of its ids. At least one is there.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct PartialHit {
     request: Arc<Request>,
     upstream_profile: Arc<UpstreamProfile>,
@@ -32,16 +33,26 @@ impl PartialHit {
         now: Instant,
     ) -> Option<Self> {
         let plain = request.is_plain() && !directives.no_cache;
-        // The upstream might reject a request with more ids than any that it has answered.
-        let upstream_profile = cache
-            .upstream_profile()
-            .filter(|upstream_profile| plain && upstream_profile.takes(request.endpoint(), request.ids().len()))?;
         let fresh = |fragment: &Arc<Fragment>| {
             evaluate(cache.config(), directives, fragment.age(now), RefreshHealth::Good) == Evaluation::Fresh
         };
+        plain.then(|| Self::of(cache, request, fresh)).flatten()
+    }
+
+    /// The fragments that have come since that moment.
+    pub(super) fn since(cache: &Cache, request: &Arc<Request>, since: Instant) -> Option<Self> {
+        let is_new = |fragment: &Arc<Fragment>| fragment.origin().stored >= since;
+        request.is_whole().then(|| Self::of(cache, request, is_new)).flatten()
+    }
+
+    fn of(cache: &Cache, request: &Arc<Request>, is_good: impl Fn(&Arc<Fragment>) -> bool) -> Option<Self> {
+        // The upstream might reject a request with more ids than any that it has answered.
+        let upstream_profile = cache
+            .upstream_profile()
+            .filter(|upstream_profile| upstream_profile.takes(request.endpoint(), request.ids().len()))?;
         let fragments: Vec<_> = request
             .ids()
-            .map(|id| cache.fragment(request.endpoint(), id).filter(fresh))
+            .map(|id| cache.fragment(request.endpoint(), id).filter(&is_good))
             .collect();
         fragments.iter().any(Option::is_some).then(|| Self {
             request: Arc::clone(request),
@@ -61,32 +72,48 @@ impl PartialHit {
         self.has_all() && self.join().is_ok()
     }
 
-    fn has_all(&self) -> bool {
+    pub(super) fn has_all(&self) -> bool {
         self.fragments.iter().all(Option::is_some)
     }
 
     /// A request for the missing ids; `None` when none is missing, or when the fragments could not
     /// be joined with the rest.
     pub(super) fn missing(&self) -> Option<Request> {
+        if self.prefetches {
+            return self.missing_of_all();
+        }
+        Request::plain(self.request.endpoint(), self.missing_ids()?).ok()
+    }
+
+    /// The same with the largest `$top`.
+    pub(super) fn missing_of_all(&self) -> Option<Request> {
+        // It fails when no id is missing.
+        Request::all(self.request.endpoint(), self.missing_ids()?).ok()
+    }
+
+    fn missing_ids(&self) -> Option<impl Iterator<Item = &str>> {
         self.upstream_profile.ordering(self.request.endpoint()).ok()?;
         let ids = self.request.ids().zip(&self.fragments);
-        let missing = ids.filter(|(_, fragment)| fragment.is_none()).map(|(id, _)| id);
-        // It fails when no id is missing.
-        if self.prefetches {
-            Request::all(self.request.endpoint(), missing).ok()
-        } else {
-            Request::plain(self.request.endpoint(), missing).ok()
-        }
+        Some(ids.filter(|(_, fragment)| fragment.is_none()).map(|(id, _)| id))
     }
 
     /// The whole answer, joined with the answer for the missing ids.
-    pub(super) fn with(
+    pub(super) fn with(self, missing: &Request, rest: &ServedResponse, cache: &Cache) -> Result<Assembled, SplitError> {
+        // An answer of another replica has an age already.
+        let now = Instant::now();
+        let stored = rest.age.and_then(|age| now.checked_sub(age)).unwrap_or(now);
+        let ttls = |rows: &Rows| cache.lifetimes(missing, Some(rows)).ids;
+        self.with_rows(missing, &rest.answer, stored, ttls)
+    }
+
+    /// The same with an answer that came at `stored`.
+    pub(super) fn with_rows(
         mut self,
         missing: &Request,
-        rest: &ServedResponse,
-        cache: &Cache,
+        answer: &Answer,
+        stored: Instant,
+        ttls: impl FnOnce(&Rows) -> Vec<Duration>,
     ) -> Result<Assembled, SplitError> {
-        let answer = &rest.answer;
         if answer.status != StatusCode::OK {
             return Err(SplitError::Refused);
         }
@@ -94,16 +121,7 @@ impl PartialHit {
         if !self.upstream_profile.is_complete(missing, rows.len()) {
             return Err(SplitError::Longest);
         }
-        // An answer of another replica has an age already.
-        let now = Instant::now();
-        let stored = rest.age.and_then(|age| now.checked_sub(age)).unwrap_or(now);
-        let new = Fragment::cut(
-            missing,
-            answer,
-            &rows,
-            (stored, stored),
-            &cache.lifetimes(missing, Some(&rows)).ids,
-        );
+        let new = Fragment::cut(missing, answer, &rows, (stored, stored), &ttls(&rows));
         let gaps = self.fragments.iter_mut().filter(|fragment| fragment.is_none());
         for (gap, fragment) in gaps.zip(new) {
             *gap = Some(Arc::new(fragment));

@@ -14,8 +14,9 @@ use tokio::time::Instant;
 
 use crate::scan::{Endpoint, Request};
 
-/// The time in which a count decays to 1/e.
-const DECAY: Duration = Duration::from_mins(2);
+/// The time in which a count decays to 1/e. Counts over longer tell the less popular ids apart,
+/// which fill the last seats.
+const DECAY: Duration = Duration::from_mins(5);
 
 /// An id that was not asked for within this time is not prefetched.
 const RECENT: Duration = Duration::from_mins(2);

@@ -54,6 +54,13 @@ impl Name {
         Self(name.into())
     }
 
+    /// The name under which the gateway makes calls of its own. No caller has it, because spaces
+    /// around the names of callers are dropped.
+    #[must_use]
+    pub fn of_gateway() -> Self {
+        Self(" gateway".into())
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -123,6 +130,7 @@ mod tests {
         let name = Name::new(&format!(" a\r\nb{}", "é".repeat(100)));
         assert!(name.as_str().starts_with("abé"));
         assert!(name.as_str().len() <= Name::MAX_BYTES);
+        assert_ne!(Name::new(Name::of_gateway().as_str()), Name::of_gateway());
     }
 
     #[test]

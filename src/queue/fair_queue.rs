@@ -166,10 +166,11 @@ impl<S: PermitSource> Queue<S> {
         self.0.lock().close(Instant::now(), closes, &self.0.slots);
     }
 
-    /// Spreads the cost of the slot that `attempt` was granted over all who benefit from its call.
+    /// Spreads the cost of the slot that `attempt` was granted over all who benefit from its call;
+    /// if nobody does, nobody pays.
     pub fn split_cost(&self, attempt: &Attempt) {
         let cost_sharers = attempt.request.cost_sharers();
-        if cost_sharers.len() > 1 {
+        if cost_sharers.len() != 1 {
             self.0.lock().split_cost(
                 attempt.caller.urgency,
                 &attempt.caller.name,

@@ -129,8 +129,26 @@ pub trait CacheSink: Send + Sync + fmt::Debug {
         Vec::new()
     }
 
+    /// The rows of some ids of `request` that have come since that moment; `None` when none have,
+    /// or when answers are not stored by id.
+    fn rows_since(&self, request: &Arc<Request>, since: Instant) -> Option<Box<dyn StoredRows>> {
+        let _ = (request, since);
+        None
+    }
+
     /// Stores the rows of a batch by id; no flight waited for those of `prefetched`.
     fn keep_rows(&self, request: &Request, prefetched: Option<&Request>, answer: &Answer, asked: Instant) {
         let _ = (request, prefetched, answer, asked);
     }
+}
+
+/// The rows of some ids of a request, which came with other calls while the request waited.
+pub trait StoredRows: Send + Sync + fmt::Debug {
+    /// A request for the other ids; `None` when the rows of all have come.
+    fn missing(&self) -> Option<&Request>;
+
+    /// The answer to the whole request, and when the oldest of its rows were asked for; `rest` is
+    /// the answer to [`StoredRows::missing`]. `None` when it is not certain that the upstream would
+    /// give the same answer.
+    fn complete(&self, rest: Option<&Answer>) -> Option<(Answer, Instant)>;
 }

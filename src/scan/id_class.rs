@@ -105,18 +105,18 @@ pub(super) fn are_distinct<'a>(ids: impl ExactSizeIterator<Item = &'a str> + Clo
 
 /// The ids of one call for several requests.
 #[derive(Debug)]
-pub struct SharedIds<'a> {
-    ids: HashSet<&'a str>,
+pub struct SharedIds {
+    ids: HashSet<Box<str>>,
     /// `None` as long as nothing had to be compared.
     classes: Option<HashSet<IdClass>>,
 }
 
-impl<'a> SharedIds<'a> {
+impl SharedIds {
     /// The ids of a first request.
     #[must_use]
-    pub fn new(first: &'a Request) -> Self {
+    pub fn new(first: &Request) -> Self {
         Self {
-            ids: first.ids().collect(),
+            ids: first.ids().map(Into::into).collect(),
             classes: None,
         }
     }
@@ -136,7 +136,7 @@ impl<'a> SharedIds<'a> {
     /// How many more ids there would be with those of another request.
     #[must_use]
     pub fn more_with(&self, other: &Request) -> usize {
-        other.ids().filter(|id| !self.ids.contains(id)).count()
+        other.ids().filter(|id| !self.ids.contains(*id)).count()
     }
 
     /// Whether the ids of another request may be added: none could be another spelling of one of
@@ -151,16 +151,16 @@ impl<'a> SharedIds<'a> {
         if classes.is_empty() {
             return false;
         }
-        let mut new = other.ids().filter(|id| !self.ids.contains(id));
+        let mut new = other.ids().filter(|id| !self.ids.contains(*id));
         new.all(|id| IdClass::of(id).is_some_and(|class| !classes.contains(&class)))
     }
 
     /// Adds the ids of another request, which were admitted.
-    pub fn add(&mut self, other: &'a Request) {
+    pub fn add(&mut self, other: &Request) {
         if let Some(classes) = &mut self.classes {
             classes.extend(other.ids().filter_map(IdClass::of));
         }
-        self.ids.extend(other.ids());
+        self.ids.extend(other.ids().map(Into::into));
     }
 }
 

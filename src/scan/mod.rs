@@ -32,7 +32,7 @@ mod walk;
 
 pub use crate::operation::{Endpoint, EntityId, Operation, Target, route};
 pub use answer::{Answer, next_links};
-pub use call::{CacheSink, Call, ForwardReason, Outcome, ServedResponse, Status};
+pub use call::{CacheSink, Call, ForwardReason, Outcome, ServedResponse, Status, StoredRows};
 pub use caller_token::{CallerToken, Payer, TokenId};
 pub use entity::EntityForm;
 pub use fields::Fields;

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::codec::StoredResponse;
 use super::layer::SharedCache;
 use super::write_queue::WriteJob;
-use crate::scan::{Answer, CacheSink, Request};
+use crate::scan::{Answer, CacheSink, Request, StoredRows};
 
 /// Stores answers in memory and writes those that were stored to the store as well.
 #[derive(Debug)]
@@ -37,6 +37,10 @@ impl CacheSink for Publisher {
 
     fn worth_prefetching(&self, asked: &Request, most: usize, now: Instant, until: Instant) -> Vec<Box<str>> {
         self.memory.worth_prefetching(asked, most, now, until)
+    }
+
+    fn rows_since(&self, request: &Arc<Request>, since: Instant) -> Option<Box<dyn StoredRows>> {
+        self.memory.rows_since(request, since)
     }
 
     fn keep_rows(&self, request: &Request, prefetched: Option<&Request>, answer: &Answer, asked: Instant) {

@@ -39,9 +39,9 @@ impl Batcher {
     }
 
     /// Whether a flight without a slot before `until` can count on joining a batch: the calls that
-    /// will leave by then, of whatever flight, have room for all pending ids. Returns when to check
-    /// again if no call has taken it by then.
-    pub(super) fn can_join_batch(&self, flight: &Flight, until: Instant) -> Option<Instant> {
+    /// will leave by then, of whatever flight, have room for all ids that are lacking up to its
+    /// place. Returns when to check again if no call has taken it by then.
+    pub(super) fn can_join_batch(&self, flight: &Flight, place: QueuePosition, until: Instant) -> Option<Instant> {
         let now = Instant::now();
         let request = flight.request();
         let calls = {
@@ -51,7 +51,7 @@ impl Batcher {
             if now >= until || state.paused_until.is_some_and(|until| until > now) {
                 return None;
             }
-            let calls = pending.ids().div_ceil(most);
+            let calls = pending.ids_until(place.order()).div_ceil(most);
             // Slots that pending flights already wait for are certain, so the forecast is not
             // needed. Only as many slots are counted as there are calls to make.
             if pending.slots(until, calls) >= calls {

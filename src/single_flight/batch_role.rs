@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::scan::Request;
 use crate::single_flight::batcher::{Batch, MemberOutcome};
-use crate::single_flight::flight::{Flight, Stage};
+use crate::single_flight::flight::{Flight, Part, Stage};
 use crate::telemetry::trace;
 
 /// The part a flight plays in a batch.
@@ -71,13 +71,19 @@ impl Flight {
 
     /// Makes a flight that is still waiting a member of a call that leaves, or has left, at
     /// `departed`. It leaves the queue, and its part of the answer is to be sent to the returned
-    /// sender.
-    pub(super) fn take_result_sender(&self, departed: Instant) -> Option<oneshot::Sender<MemberOutcome>> {
+    /// sender, joined with rows that have come since `rows_since`, if given: when the flight's last
+    /// waiter asked.
+    pub(super) fn take_result_sender(
+        &self,
+        departed: Instant,
+        rows_since: Option<Instant>,
+    ) -> Option<oneshot::Sender<MemberOutcome>> {
         let mut state = self.state();
         if state.stage != Stage::Waiting
             || state.waiters.is_empty()
             || !matches!(state.batch_role, BatchRole::Solo)
             || !state.waiters.accept_answers_from(departed)
+            || rows_since.is_some() && rows_since != state.waiters.all_entered()
         {
             return None;
         }
@@ -85,6 +91,9 @@ impl Flight {
         // Waiting → Departed, as a member.
         state.stage = Stage::Departed(departed);
         state.batch_role = BatchRole::Member(Some(share));
+        if rows_since.is_some() {
+            state.part = Part::Some;
+        }
         self.cancelled.notify_one();
         Some(sender)
     }
@@ -106,6 +115,30 @@ impl Flight {
         self.state().batch_role = BatchRole::Carrier(batch);
     }
 
+    /// The same as [`Flight::rows_since`], for a flight whose call leaves now: nobody joins it any
+    /// more, unless it turns out to take no such rows.
+    pub(super) fn take_rows_since(&self) -> Option<Instant> {
+        let mut state = self.state();
+        let since = state.rows_since()?;
+        state.part = Part::Some;
+        Some(since)
+    }
+
+    /// It takes no rows of other calls after all.
+    pub(super) fn take_no_rows(&self) {
+        self.state().forget_part();
+    }
+
+    /// When its last waiter asked, if it may take rows that have come since.
+    pub(super) fn rows_since(&self) -> Option<Instant> {
+        self.state().rows_since()
+    }
+
+    /// From now on the flight asks for all of its ids.
+    pub(super) fn ask_for_all(&self) {
+        self.state().part = Part::Never;
+    }
+
     /// Takes the batch out, once its answer has arrived.
     pub(super) fn split(&self) -> Option<Batch> {
         let mut state = self.state();
@@ -122,6 +155,7 @@ impl Flight {
     pub(super) fn leave_batch(&self) {
         let mut state = self.state();
         state.batch_role = BatchRole::NeverBatch;
+        state.forget_part();
         if state.stage != Stage::Over {
             // Departed → Waiting, at the old place.
             state.stage = Stage::Waiting;
@@ -137,6 +171,7 @@ impl Flight {
                 state.rejoins = left;
                 state.rows = rows;
                 state.batch_role = BatchRole::Solo;
+                state.forget_part();
                 if state.stage != Stage::Over {
                     // Departed → Waiting, at the old place.
                     state.stage = Stage::Waiting;

@@ -6,10 +6,13 @@
 //! each member gets exactly what it would have got alone, all of them ask alone, once, at their old
 //! places.
 //!
+//! Rows that other calls bring while a flight waits are not asked for again: the flight's part of a
+//! call, as its carrier or as a member, is the ids that are left, and its answer is joined from
+//! both.
+//!
 //! A flight for which the queue has no slot in time may still become a member: it stays pending as
 //! long as calls that will leave in time have room for all pending ids.
 
-use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,9 +21,8 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::attempt::QueuePosition;
-use crate::scan::{Answer, CacheSink, Endpoint, Request, Rows, SharedIds, UpstreamProfile};
+use crate::scan::{Answer, CacheSink, Endpoint, Request, SharedIds, StoredRows, UpstreamProfile};
 use crate::single_flight::batch_size::BatchSizer;
-use crate::single_flight::batch_split::count_rows;
 use crate::single_flight::flight::Flight;
 use crate::single_flight::pending::PendingFlights;
 use crate::single_flight::rejected_ids::RejectedIds;
@@ -54,7 +56,7 @@ const ANSWERED: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Batcher {
     pub(super) merge: BatchConfig,
-    cache_sink: Arc<dyn CacheSink>,
+    pub(super) cache_sink: Arc<dyn CacheSink>,
     pub(super) upstream_profile: Arc<UpstreamProfile>,
     pub(super) predicted_wait: PredictedWait,
     pub(super) metrics: Metrics,
@@ -83,6 +85,8 @@ pub(super) struct State {
 pub(super) struct Batch {
     pub(super) request: Arc<Request>,
     pub(super) members: Vec<BatchMember>,
+    /// What the carrier takes from the rows that other calls brought while it waited.
+    pub(super) stored: Option<Box<dyn StoredRows>>,
     /// The ids that no flight waits for; their rows go into the cache.
     pub(super) prefetched: Option<Request>,
 }
@@ -91,6 +95,8 @@ pub(super) struct Batch {
 #[derive(Debug)]
 pub(super) struct BatchMember {
     pub(super) flight: Arc<Flight>,
+    /// What it takes from the rows that other calls brought while it waited.
+    pub(super) stored: Option<Box<dyn StoredRows>>,
     /// Where its outcome goes. Dropped without sending, it makes the member ask alone.
     pub(super) sender: oneshot::Sender<MemberOutcome>,
 }
@@ -111,6 +117,22 @@ pub(super) struct MemberResponse {
     pub(super) answer: Answer,
     /// When the batch's call left.
     pub(super) asked: Instant,
+}
+
+impl BatchMember {
+    /// The ids that the call asks for because of this member; `None` when the rows of all have come
+    /// already.
+    pub(super) fn lacking(&self) -> Option<&Request> {
+        lacking(&self.flight, self.stored.as_deref())
+    }
+}
+
+/// The ids of a flight without those whose rows are `stored`; `None` when none are left.
+pub(super) fn lacking<'a>(flight: &'a Flight, stored: Option<&'a dyn StoredRows>) -> Option<&'a Request> {
+    match stored {
+        Some(stored) => stored.missing(),
+        None => Some(flight.request()),
+    }
 }
 
 impl Batcher {
@@ -183,10 +205,12 @@ impl Batcher {
         state.pending[endpoint.index()].clear(|flight| std::ptr::eq(flight, carrier));
         if state.paused_until.is_none_or(|until| until <= now) && self.may_batch(own) {
             let most = self.most_ids(endpoint, &mut state, now);
-            let members = pick(own, &state.pending[endpoint.index()], most, now);
+            let stored = self.stored_for_carrier(carrier);
+            let asked = stored.as_ref().and_then(|stored| stored.missing()).unwrap_or(own);
+            let members = self.pick(asked, &state.pending[endpoint.index()], most, now);
             state.pending[endpoint.index()].clear(Flight::is_member);
             drop(state);
-            self.attach(carrier, members, now);
+            self.attach(carrier, stored, members, now);
         } else {
             drop(state);
         }
@@ -194,17 +218,17 @@ impl Batcher {
         carrier.question()
     }
 
-    fn attach(&self, carrier: &Flight, members: Vec<BatchMember>, now: Instant) {
-        let own = carrier.request();
-        let endpoint = own.endpoint();
-        let ids = members.iter().flat_map(|member| member.flight.request().ids());
+    fn attach(&self, carrier: &Flight, stored: Option<Box<dyn StoredRows>>, members: Vec<BatchMember>, now: Instant) {
+        let endpoint = carrier.request().endpoint();
+        let own = lacking(carrier, stored.as_deref());
+        let ids = members.iter().filter_map(BatchMember::lacking).chain(own);
         // Members whose senders are dropped here ask alone.
-        let united = Request::all(endpoint, own.ids().chain(ids));
+        let united = Request::all(endpoint, ids.flat_map(Request::ids));
         let Some(united) = united.ok().filter(Request::is_whole) else {
             return;
         };
         let (request, prefetched) = self.add_prefetched(united, now);
-        if members.is_empty() && prefetched.is_none() {
+        if members.is_empty() && prefetched.is_none() && stored.is_none() {
             return;
         }
         let expected = self
@@ -215,6 +239,7 @@ impl Batcher {
         carrier.attach(Batch {
             request: Arc::new(request),
             members,
+            stored,
             prefetched,
         });
     }
@@ -256,33 +281,6 @@ impl Batcher {
         }
     }
 
-    /// Takes as members the flights that came while a call was under way that asks for all of their
-    /// ids: its answer is here.
-    pub(super) fn claim_covered(&self, request: &Request, rows: &Rows, asked: Instant) -> Vec<BatchMember> {
-        let ids: HashSet<&str> = request.ids().collect();
-        let mut state = self.state();
-        let pending = &mut state.pending[request.endpoint().index()];
-        let covered = |flight: &&Arc<Flight>| {
-            let part = flight.request();
-            part.ids().all(|id| ids.contains(id)) && self.upstream_profile.fits(part, count_rows(request, part, rows))
-        };
-        let late: Vec<BatchMember> = pending
-            .flights()
-            .filter(covered)
-            .filter_map(|flight| {
-                let sender = flight.take_result_sender(asked)?;
-                let flight = Arc::clone(flight);
-                Some(BatchMember { flight, sender })
-            })
-            .collect();
-        pending.clear(Flight::is_member);
-        drop(state);
-        if !late.is_empty() {
-            self.slot_released.notify_waiters();
-        }
-        late
-    }
-
     /// How many ids a batch that leaves now may name.
     pub(super) fn most_ids(&self, endpoint: Endpoint, state: &mut State, now: Instant) -> usize {
         let most = state.sizes[endpoint.index()].max_ids(self.id_limit(endpoint), now);
@@ -309,28 +307,6 @@ impl Batcher {
         // No code that holds the lock panics halfway through a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Takes members in the order of their places, as long as the batch has room for their ids. A
-/// flight is passed over if one of its ids could be another spelling of an id in the batch: the
-/// upstream might return rows for only one of the two.
-fn pick(own: &Request, pending: &PendingFlights, most_ids: usize, now: Instant) -> Vec<BatchMember> {
-    let mut ids = SharedIds::new(own);
-    let mut members = Vec::new();
-    for flight in pending.flights() {
-        let more = ids.more_with(flight.request());
-        if ids.len() + more > most_ids || more > 0 && !ids.admit(flight.request()) {
-            continue;
-        }
-        if let Some(sender) = flight.take_result_sender(now) {
-            ids.add(flight.request());
-            members.push(BatchMember {
-                flight: Arc::clone(flight),
-                sender,
-            });
-        }
-    }
-    members
 }
 
 /// Keeps a flight pending until it is dropped.

@@ -1,5 +1,6 @@
 //! Comparison calls: whether requests that are asked alone would be answered the same in a batch.
-//! They are made from surplus quota while nobody waits, and nobody is answered from them.
+//! They are made from surplus quota while nobody waits, nobody is answered from them, and they cost
+//! no caller anything.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +21,6 @@ use crate::telemetry::trace::Trace;
 struct ComparisonRequest {
     comparison: Comparison,
     upstream_profile: Arc<UpstreamProfile>,
-    name: Name,
 }
 
 impl LateBoundRequest for ComparisonRequest {
@@ -34,7 +34,7 @@ impl LateBoundRequest for ComparisonRequest {
     }
 
     fn cost_sharers(&self) -> Vec<Name> {
-        vec![self.name.clone()]
+        Vec::new()
     }
 }
 
@@ -61,8 +61,8 @@ impl Batcher {
         evidence.begin_comparison(request.endpoint(), self.merge.max_ids.get())
     }
 
-    /// Makes a comparison call. It has no time to wait for a slot; `caller` is who asked last.
-    pub(super) async fn compare<S>(&self, comparison: Comparison, caller: &Caller, inner: S)
+    /// Makes a comparison call. It has no time to wait for a slot.
+    pub(super) async fn compare<S>(&self, comparison: Comparison, inner: S)
     where
         S: Service<Attempt, Response = Answer, Error = BoxError>,
     {
@@ -71,10 +71,9 @@ impl Batcher {
             request: Arc::new(ComparisonRequest {
                 comparison: comparison.clone(),
                 upstream_profile: Arc::clone(&self.upstream_profile),
-                name: caller.name.clone(),
             }),
             caller: Arc::new(Caller {
-                name: caller.name.clone(),
+                name: Name::of_gateway(),
                 urgency: Urgency::LAST,
                 deadline: now,
                 wait: None,

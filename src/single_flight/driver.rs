@@ -11,10 +11,9 @@ use tower::{Service, ServiceExt as _};
 
 use crate::BoxError;
 use crate::attempt::{Attempt, Failure, LateBoundRequest, Retries, RetryHint};
-use crate::scan::{Answer, CacheSink, Request, ResponseKind, Rows, SplitError, UpstreamProfile};
+use crate::scan::{Answer, CacheSink, ResponseKind, Rows, UpstreamProfile};
 use crate::single_flight::Shared;
-use crate::single_flight::batch_split::{count_rows, split_for};
-use crate::single_flight::batcher::{Batch, Batcher, MemberOutcome, MemberResponse};
+use crate::single_flight::batcher::{Batch, Batcher, MemberOutcome};
 use crate::single_flight::flight::{Flight, Next, Stage};
 use crate::single_flight::flight_result::{BatchKind, FlightResponse};
 use crate::single_flight::flight_table::FlightTable;
@@ -24,8 +23,8 @@ use crate::single_flight::waiter::Leader;
 /// waiter is left waiting.
 pub(super) struct FlightDriver {
     flight_table: Arc<FlightTable>,
-    flight: Arc<Flight>,
-    cache_sink: Arc<dyn CacheSink>,
+    pub(super) flight: Arc<Flight>,
+    pub(super) cache_sink: Arc<dyn CacheSink>,
     upstream_profile: Arc<UpstreamProfile>,
     /// All waiters have the result, and no request can join any more.
     completed: AtomicBool,
@@ -64,7 +63,6 @@ impl FlightDriver {
         S::Future: Send,
     {
         let mut next = self.flight.leader();
-        let mut latest = None;
         while let Some(leader) = next {
             next = match self.attempt(&leader, inner.clone()).await {
                 StepResult::Abandoned => None,
@@ -91,15 +89,13 @@ impl FlightDriver {
                     }
                 }
             };
-            latest = Some(leader.caller);
         }
         // All waiters have their results; what follows is for later requests.
-        if let Some(caller) = latest
-            && let Some(batcher) = self.flight_table.batcher()
+        if let Some(batcher) = self.flight_table.batcher()
             && let Some(comparison) = batcher.begin_comparison(self.flight.request())
         {
             // On the heap, because hardly any flight gets here.
-            Box::pin(batcher.compare(comparison, &caller, inner)).await;
+            Box::pin(batcher.compare(comparison, inner)).await;
         }
     }
 
@@ -163,7 +159,7 @@ impl FlightDriver {
             let slot_released = batcher.slot_released();
             if is_refused
                 && batcher.expects_call(&self.flight, deadline)
-                && let Some(again) = batcher.can_join_batch(&self.flight, deadline)
+                && let Some(again) = batcher.can_join_batch(&self.flight, place, deadline)
             {
                 wait_for(slot_released, again).await;
                 continue;
@@ -174,7 +170,7 @@ impl FlightDriver {
                 return result;
             }
             batcher.not_queued(&self.flight, place);
-            let Some(again) = batcher.can_join_batch(&self.flight, deadline) else {
+            let Some(again) = batcher.can_join_batch(&self.flight, place, deadline) else {
                 return result;
             };
             is_refused = true;
@@ -182,115 +178,6 @@ impl FlightDriver {
             // it or its time is up, it asks the queue again, which knows when a retry makes sense.
             wait_for(slot_released, again).await;
         }
-    }
-
-    /// Splits the answer to a batch among its members. If the answer may have been cut off, all of
-    /// them join another, smaller batch; if it cannot be split for any other reason, all ask alone.
-    fn split(&self, batch: Batch, result: &Result<Answer, BoxError>) -> Option<Leader> {
-        let Some(batcher) = self.flight.batcher() else {
-            return self.request_alone();
-        };
-        match (batcher.split(&batch, result), result, self.flight.stage()) {
-            (Ok(rows), Ok(answer), Stage::Departed(asked)) => self.distribute(batch, batcher, &rows, (answer, asked)),
-            (Err(SplitError::Longest | SplitError::FullPage | SplitError::NextLink), ..)
-                if !batch.members.is_empty() =>
-            {
-                for member in batch.members {
-                    // A member whose task ended with the runtime needs no outcome.
-                    let _ = member.sender.send(MemberOutcome::Rejoin(0));
-                }
-                self.flight.rejoin(0);
-                self.flight.leader()
-            }
-            _ => {
-                // The members see that their senders are dropped, and ask alone.
-                drop(batch);
-                self.request_alone()
-            }
-        }
-    }
-
-    fn distribute(
-        &self,
-        batch: Batch,
-        batcher: &Batcher,
-        rows: &Rows,
-        (answer, asked): (&Answer, Instant),
-    ) -> Option<Leader> {
-        let whole = Arc::clone(&batch.request);
-        self.keep_rows(&batch, rows, answer, asked);
-        let own = count_rows(&whole, self.flight.request(), rows);
-        let late = batcher.claim_covered(&whole, rows, asked);
-        let has_other_callers = !batch.members.is_empty() || !late.is_empty();
-        let members = batch.members.into_iter().chain(late);
-        let members: Vec<_> = members
-            .map(|member| (count_rows(&whole, member.flight.request(), rows), member))
-            .collect();
-        // Asked alone, a request with more rows than any answer before might be cut off. The one
-        // with the most rows asks alone and finds out for the others.
-        let longest = members.iter().map(|(rows, _)| *rows).chain([own]).max().unwrap_or(own);
-        let is_own_sure = batcher.fits(&self.flight, own);
-        let mut is_asked = !is_own_sure && own == longest;
-        let mut answered = if is_own_sure { self.flight.waiter_count() } else { 0 };
-        for (count, member) in members {
-            let told = if batcher.fits(&member.flight, count) {
-                answered += member.flight.waiter_count();
-                let answer = split_for(&whole, member.flight.request(), rows, answer);
-                MemberOutcome::Response(MemberResponse { answer, asked })
-            } else if count == longest && !std::mem::replace(&mut is_asked, true) {
-                // Its sender is dropped, so it asks alone.
-                continue;
-            } else {
-                MemberOutcome::Rejoin(count)
-            };
-            let _ = member.sender.send(told);
-        }
-        if has_other_callers {
-            batcher.record_batch(answered);
-        }
-        if is_own_sure {
-            let batch_kind = if has_other_callers {
-                BatchKind::Carrier
-            } else {
-                BatchKind::None
-            };
-            self.complete(
-                split_for(&whole, self.flight.request(), rows, answer),
-                Some(asked),
-                batch_kind,
-            );
-            return None;
-        }
-        if own == longest {
-            return self.request_alone();
-        }
-        self.flight.rejoin(own);
-        self.flight.leader()
-    }
-
-    /// Stores the rows of a batch's answer by id, except those of flights that must not be stored.
-    /// The rows are stored as one answer, so that their order stays known.
-    fn keep_rows(&self, batch: &Batch, rows: &Rows, answer: &Answer, asked: Instant) {
-        let whole = &batch.request;
-        let flights = batch.members.iter().map(|member| &member.flight);
-        let (kept, not): (Vec<_>, Vec<_>) = flights.chain([&self.flight]).partition(|flight| flight.is_storable());
-        if not.is_empty() {
-            self.cache_sink
-                .keep_rows(whole, batch.prefetched.as_ref(), answer, asked);
-            return;
-        }
-        let ids = kept.iter().flat_map(|flight| flight.request().ids());
-        let ids = ids.chain(batch.prefetched.iter().flat_map(Request::ids));
-        if let Ok(part) = Request::all(whole.endpoint(), ids) {
-            let answer = split_for(whole, &part, rows, answer);
-            self.cache_sink
-                .keep_rows(&part, batch.prefetched.as_ref(), &answer, asked);
-        }
-    }
-
-    fn request_alone(&self) -> Option<Leader> {
-        self.flight.leave_batch();
-        self.flight.leader()
     }
 
     /// Completes the flight with the answer to its own request, or decides how to go on after a
@@ -307,6 +194,9 @@ impl FlightDriver {
                 // rows with others must know what it says about their order.
                 self.learn(&answer, asked);
                 self.complete(answer, asked, BatchKind::None);
+                if let Some(batcher) = self.flight.batcher() {
+                    batcher.complete_pending(self.flight.request());
+                }
                 None
             }
             Err(error) => match self.flight.fail(&Shared::new(error), leader, Instant::now()) {
@@ -367,7 +257,7 @@ impl FlightDriver {
         }
     }
 
-    fn complete(&self, answer: Answer, asked: Option<Instant>, batch_kind: BatchKind) {
+    pub(super) fn complete(&self, answer: Answer, asked: Option<Instant>, batch_kind: BatchKind) {
         let kept = asked
             .filter(|_| self.flight.is_storable())
             .and_then(|asked| self.cache_sink.keep(self.flight.request(), &answer, asked));

@@ -39,9 +39,22 @@ pub(super) struct State {
     elections: u8,
     /// How many more batches it may join after one that did not answer it.
     pub(super) rejoins: u8,
+    /// What of its answer came with other calls while it waited.
+    pub(super) part: Part,
     /// How many rows its request was found to have, as long as it is not known whether an answer of
     /// its own could hold as many.
     pub(super) rows: usize,
+}
+
+/// What of its answer a flight takes from the rows that other calls brought while it waited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Nothing yet.
+    Nothing,
+    /// Some rows, or all: its call leaves out their ids.
+    Some,
+    /// Nothing any more: such rows could not be joined with others.
+    Never,
 }
 
 /// The stage of the call.
@@ -62,6 +75,20 @@ pub(super) enum Next {
     Again(Leader),
     /// All waiters have their result, or none is left.
     Over,
+}
+
+impl State {
+    /// When the last waiter asked, if rows that have come since may be taken.
+    pub(super) fn rows_since(&self) -> Option<Instant> {
+        self.waiters.all_entered().filter(|_| self.part == Part::Nothing)
+    }
+
+    /// The next call asks for all ids again, or takes other rows.
+    pub(super) fn forget_part(&mut self) {
+        if self.part == Part::Some {
+            self.part = Part::Nothing;
+        }
+    }
 }
 
 impl Flight {
@@ -91,6 +118,7 @@ impl Flight {
                 restarts: Self::RESTARTS,
                 elections: Self::ELECTIONS,
                 rejoins: Self::REJOINS,
+                part: Part::Nothing,
                 rows: 0,
                 trace: trace::Call::None,
             }),
@@ -100,12 +128,13 @@ impl Flight {
         (flight, id, receiver)
     }
 
-    /// Adds a waiter. `None` if the waiter needs an answer that is younger than this call's.
+    /// Adds a waiter. `None` if the waiter needs an answer that is younger than this call's, or than
+    /// the rows that its answer will also be made of.
     pub(super) fn join(&self, caller: &Arc<Caller>, now: Instant) -> Option<(u64, ResultReceiver)> {
         let mut state = self.state();
         let late = match state.stage {
             Stage::Waiting => false,
-            Stage::Departed(_) => caller.cache_directives.no_cache,
+            Stage::Departed(_) => caller.cache_directives.no_cache || state.part == Part::Some,
             Stage::Over => true,
         };
         (!late).then(|| state.waiters.add(caller, now))

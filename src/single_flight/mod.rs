@@ -11,7 +11,9 @@
 //! no waiter gets an error that concerns another waiter only, as long as it does not concern all of
 //! them.
 
+mod batch_answer;
 mod batch_join;
+mod batch_members;
 mod batch_role;
 mod batch_size;
 mod batch_split;

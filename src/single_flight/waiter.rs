@@ -133,6 +133,18 @@ impl Waiters {
             .all(|(_, waiter)| !waiter.caller.cache_directives.no_cache || waiter.place.entered() <= departed)
     }
 
+    /// When the last of them asked; `None` when one of them says how old an answer may be.
+    pub(super) fn all_entered(&self) -> Option<Instant> {
+        let entered = |(_, waiter): (u64, &Waiter)| {
+            let directives = &waiter.caller.cache_directives;
+            let is_any = !directives.no_cache && directives.max_age.is_none() && directives.min_fresh.is_none();
+            is_any.then(|| waiter.place.entered())
+        };
+        self.iter()
+            .map(entered)
+            .try_fold(None, |latest, entered| Some(latest.max(Some(entered?))))?
+    }
+
     pub(super) fn leader_id(&self) -> u64 {
         self.leader
     }

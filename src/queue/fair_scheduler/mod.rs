@@ -218,13 +218,19 @@ impl FairScheduler {
     }
 
     /// Spreads the cost of one service of `payer` over all who benefit from it: each of n pays an
-    /// n-th.
+    /// n-th. What benefits nobody costs nobody, and no class.
     pub fn split_cost(&mut self, urgency: Urgency, payer: &Name, cost_sharers: &[Name]) {
-        let count = cost_sharers.len() as u64;
-        if count < 2 {
-            return;
-        }
+        let stride = self.stride(payer);
         let class = &mut self.classes[usize::from(urgency.level())];
+        let count = match cost_sharers.len() {
+            0 => {
+                class.tag = class.tag.saturating_sub(class_stride(urgency.level()));
+                class.adjust(payer, 0, stride);
+                return;
+            }
+            1 => return,
+            count => count as u64,
+        };
         let share = |name: &Name| STRIDE / u64::from(self.weights.of(name)) / count;
         // Back and forth in one step: a debt is forgotten once it is behind the clock.
         let own = cost_sharers.iter().filter(|name| *name == payer).count() as u64;

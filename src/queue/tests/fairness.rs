@@ -151,3 +151,27 @@ fn a_merged_call_costs_each_beneficiary_its_part() {
     // Two thirds of the service went to a and b together, one third to c: everybody had the same.
     assert_eq!(counts["c"], 10, "{counts:?}");
 }
+
+#[test]
+fn a_call_that_benefits_nobody_costs_nobody() {
+    let last = Urgency::LAST;
+    let served = |made: bool, cost_sharers: &[Name]| {
+        let mut order = FairScheduler::new(Weights::default());
+        if made {
+            order.pass(&Name::new("nobody"), last);
+            order.split_cost(last, &Name::new("nobody"), cost_sharers);
+        }
+        for id in 0..30 {
+            add(
+                &mut order,
+                id,
+                ["a", "b", "nobody"][usize::try_from(id % 3).unwrap()],
+                6 + u8::from(id % 2 == 0),
+            );
+        }
+        let tickets = serve(&mut order, 30).into_iter();
+        tickets.map(|ticket| ticket.id).collect::<Vec<_>>()
+    };
+    assert_eq!(served(true, &[]), served(false, &[]));
+    assert_ne!(served(true, &[Name::new("nobody")]), served(false, &[]));
+}

@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use defender_gateway::caller::Name;
 use defender_gateway::scan::{Endpoint, MergeFinding, MergeRecord, Outcome, Request, SplitError};
-use defender_gateway::sim;
+use defender_gateway::sim::{self, Shape};
 
 use super::stack_fixture::{Layout, StackFixture, Tenant, rows};
 use crate::support::redis::Redis;
-use crate::support::{Setup, until};
+use crate::support::{self, Setup, until};
 
 /// Few enough a second that a crowd has to queue.
 const LIMITS: [(u32, u64); 2] = [(10, 1), (1500, 3600)];
@@ -84,10 +85,11 @@ impl StackFixture {
         self.upstream_profile.merge_evidence().findings()[0]
     }
 
-    /// Calls with the largest `$top`, and the most ids in one.
+    /// Calls with the largest `$top`, and the most ids in one. None of them is made for a caller.
     fn comparisons(&self) -> (usize, usize) {
         let arrivals = self.arrivals.lock().unwrap();
         let calls = arrivals.iter().filter(|arrival| arrival.all);
+        assert!(calls.clone().all(|call| call.caller == Name::of_gateway()));
         (
             calls.clone().count(),
             calls.map(|arrival| arrival.ids.len()).max().unwrap_or(0),
@@ -273,4 +275,51 @@ async fn what_one_replica_has_found_out_the_others_learn_from_the_store() {
     .await;
     one.finish().await;
     other.finish().await;
+}
+
+/// A replica that looks at the store more often than once a minute.
+fn replica(store: &Redis) -> Setup {
+    Setup::new()
+        .set("store.url", &store.url())
+        .set("quota.limits", "20/1s")
+        .set("quota.burst", "1")
+        .environment(|environment| environment.merge_interval = Duration::from_millis(100))
+}
+
+#[tokio::test]
+async fn what_contradicts_merging_at_one_replica_ends_it_at_the_others() {
+    let store = Redis::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("calls.merge"), found_out()).unwrap();
+    let state = folder.path().join("calls");
+    // Unlike what was found out earlier, it refuses calls for many ids now.
+    let one = replica(&store)
+        .set("quota.state_file", state.to_str().unwrap())
+        .upstream_limits(Shape::SlidingLog, &["1000/1s"])
+        .simulator(|simulator| simulator.history.max_ids = Some(3));
+    let one = one.start().await;
+    let other = replica(&store).start_at(&one.simulator.config_toml()).await;
+    let merges = |status: &Value| status["merge"]["enabled"] == true;
+    other.until_status("what was found out", merges).await;
+    for round in 0.. {
+        let ids = (0..12).map(|n| support::id(12 * round + n));
+        let asked = ids.map(async |id| one.caller.ask(&[id]).await.status);
+        assert!(
+            join_all(asked).await.iter().all(|status| *status == 200),
+            "nobody sees it"
+        );
+        if !merges(&one.status().await) {
+            break;
+        }
+        assert!(round < 10, "it should be contradicted: {}", one.status().await["merge"]);
+    }
+    let status = other.until_status("the contradiction", |status| !merges(status));
+    let evidence = status.await["merge"]["evidence"][0].clone();
+    assert_eq!(
+        (&evidence["state"], &evidence["contradictions"]),
+        (&json!("not-merging"), &json!(1)),
+        "{evidence}"
+    );
+    other.leave().await;
+    one.finish().await;
 }

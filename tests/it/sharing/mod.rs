@@ -9,3 +9,4 @@ mod outage;
 mod reference;
 mod saturated;
 mod stack_fixture;
+mod waiting;

@@ -44,6 +44,8 @@ pub(super) enum Sharing {
 pub(super) struct Arrival {
     pub(super) at: Instant,
     pub(super) ids: Vec<String>,
+    /// Who pays for it.
+    pub(super) caller: Name,
     /// Whether it asks with the largest `$top`.
     pub(super) all: bool,
     pub(super) good: bool,
@@ -192,13 +194,22 @@ impl StackFixture {
 
     /// Asks, willing to wait for half a minute.
     pub(super) async fn ask(&self, name: &str, ids: &[String]) -> Result<ServedResponse, BoxError> {
+        self.ask_with(name, ids, CacheDirectives::default()).await
+    }
+
+    pub(super) async fn ask_with(
+        &self,
+        name: &str,
+        ids: &[String],
+        cache_directives: CacheDirectives,
+    ) -> Result<ServedResponse, BoxError> {
         let request = Request::plain(Endpoint::HISTORY, ids.iter().map(String::as_str)).unwrap();
         let caller = Caller {
             name: Name::new(name),
             urgency: Urgency::default(),
             deadline: Instant::now() + Duration::from_secs(30),
             wait: None,
-            cache_directives: CacheDirectives::default(),
+            cache_directives,
             request_id: RequestId::random(),
             trace: defender_gateway::telemetry::trace::Trace::None,
         };
@@ -262,6 +273,7 @@ fn upstream(
         arrivals.lock().unwrap().push(Arrival {
             at: Instant::now(),
             ids: call.request.ids().map(Into::into).collect(),
+            caller: call.caller.name.clone(),
             all: call.request.asks_for_all(),
             good,
         });

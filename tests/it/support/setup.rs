@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use defender_gateway::app::{Applied, ConfigSource, Ended, Gateway, ReloadError, Reloader};
+use defender_gateway::app::{Applied, ConfigSource, Ended, Gateway, HostEnvironment, ReloadError, Reloader};
 use defender_gateway::config::{Document, Environment, Key};
 use defender_gateway::sim::{self, Shape, Simulator};
 use defender_gateway::task::Tasks;
@@ -23,6 +23,7 @@ pub(crate) struct Setup {
     variables: Vec<(String, String)>,
     written: Vec<(String, String)>,
     secret: String,
+    environment: HostEnvironment,
 }
 
 impl Setup {
@@ -35,6 +36,7 @@ impl Setup {
             variables: Vec::new(),
             written: Vec::new(),
             secret: sim::CLIENT_SECRET.into(),
+            environment: HostEnvironment::default(),
         }
         .set("server.listen", "127.0.0.1:0")
         .set("admin.listen", "127.0.0.1:0")
@@ -86,6 +88,12 @@ impl Setup {
         self
     }
 
+    /// A change of what the configuration of a gateway in this process does not say.
+    pub(crate) fn environment(mut self, change: impl FnOnce(&mut HostEnvironment)) -> Self {
+        change(&mut self.environment);
+        self
+    }
+
     /// What the gateway believes to be its secret.
     pub(crate) fn secret(mut self, secret: &str) -> Self {
         self.secret = secret.into();
@@ -100,11 +108,12 @@ impl Setup {
     }
 
     async fn start_both(self) -> Running {
+        let environment = self.environment.clone();
         let (simulator, toml, variables) = self.simulate();
         let source = ConfigSource::new(None, Environment::from_iter(variables));
         let loaded = source.resolve(&Document::new(Path::new("gateway.toml"), toml.clone()));
         let loaded = loaded.unwrap_or_else(|mistakes| panic!("{mistakes}"));
-        let gateway = Gateway::start(&loaded.resolved).await.unwrap();
+        let gateway = Gateway::start_in(&loaded.resolved, environment).await.unwrap();
         let caller = Caller::http1(&gateway.addresses()[0].to_string());
         let admin = Caller::http1(&gateway.admin_address().to_string());
         let stop = gateway.stop_token();
@@ -130,7 +139,9 @@ impl Setup {
         let source = ConfigSource::new(None, Environment::from_iter(self.variables));
         let loaded = source.resolve(&Document::new(Path::new("gateway.toml"), toml.to_owned()));
         let loaded = loaded.unwrap_or_else(|mistakes| panic!("{mistakes}"));
-        let gateway = Box::pin(Gateway::start(&loaded.resolved)).await.unwrap();
+        let gateway = Box::pin(Gateway::start_in(&loaded.resolved, self.environment))
+            .await
+            .unwrap();
         let caller = Caller::http1(&gateway.addresses()[0].to_string());
         let admin = Caller::http1(&gateway.admin_address().to_string());
         let stop = gateway.stop_token();

@@ -1,0 +1,143 @@
+//! Which pending flights a call answers: the members that it takes when it leaves, and the flights
+//! whose last rows it brings.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::scan::{Request, Rows, SharedIds, StoredRows};
+use crate::single_flight::batch_split::count_rows;
+use crate::single_flight::batcher::{BatchMember, Batcher, MemberOutcome, MemberResponse, lacking};
+use crate::single_flight::flight::Flight;
+use crate::single_flight::pending::PendingFlights;
+
+impl Batcher {
+    /// What other calls have brought for a flight since its last waiter asked, and when that was.
+    fn stored_rows(&self, flight: &Flight) -> Option<(Instant, Box<dyn StoredRows>)> {
+        let since = flight.rows_since()?;
+        Some((since, self.cache_sink.rows_since(flight.request(), since)?))
+    }
+
+    /// The same for the flight whose call leaves now. It makes a call even if nothing is missing.
+    pub(super) fn stored_for_carrier(&self, carrier: &Flight) -> Option<Box<dyn StoredRows>> {
+        let since = carrier.take_rows_since()?;
+        let stored = self.cache_sink.rows_since(carrier.request(), since);
+        let stored = stored.filter(|stored| stored.missing().is_some());
+        if stored.is_none() {
+            carrier.take_no_rows();
+        }
+        stored
+    }
+
+    /// Takes members for a call that asks for `own`, in the order of their places, as long as the
+    /// batch has room for the ids that they lack. A flight is passed over if one of its ids could
+    /// be another spelling of an id in the batch: the upstream might return rows for only one of
+    /// the two.
+    pub(super) fn pick(
+        &self,
+        own: &Request,
+        pending: &PendingFlights,
+        most_ids: usize,
+        now: Instant,
+    ) -> Vec<BatchMember> {
+        let mut ids = SharedIds::new(own);
+        let mut members = Vec::new();
+        for flight in pending.flights() {
+            let (since, stored) = match ids.more_with(flight.request()) {
+                0 => (None, None),
+                _ if ids.len() >= most_ids => continue,
+                _ => self.stored_rows(flight).unzip(),
+            };
+            let fits = lacking(flight, stored.as_deref()).is_none_or(|lacking| {
+                let more = ids.more_with(lacking);
+                ids.len() + more <= most_ids && (more == 0 || ids.admit(lacking))
+            });
+            if !fits {
+                continue;
+            }
+            if let Some(sender) = flight.take_result_sender(now, since) {
+                let flight = Arc::clone(flight);
+                let member = BatchMember { flight, stored, sender };
+                if let Some(lacking) = member.lacking() {
+                    ids.add(lacking);
+                }
+                members.push(member);
+            }
+        }
+        members
+    }
+
+    /// Takes as members the flights that came while a call was under way that asks for all of their
+    /// ids: its answer is here.
+    pub(super) fn claim_covered(&self, request: &Request, rows: &Rows, asked: Instant) -> Vec<BatchMember> {
+        let ids: HashSet<&str> = request.ids().collect();
+        let mut state = self.state();
+        let pending = &mut state.pending[request.endpoint().index()];
+        let covered = |flight: &&Arc<Flight>| {
+            let part = flight.request();
+            part.ids().all(|id| ids.contains(id)) && self.upstream_profile.fits(part, count_rows(request, part, rows))
+        };
+        let late: Vec<BatchMember> = pending
+            .flights()
+            .filter(covered)
+            .filter_map(|flight| {
+                let sender = flight.take_result_sender(asked, None)?;
+                let flight = Arc::clone(flight);
+                Some(BatchMember {
+                    flight,
+                    stored: None,
+                    sender,
+                })
+            })
+            .collect();
+        pending.clear(Flight::is_member);
+        drop(state);
+        if !late.is_empty() {
+            self.slot_released.notify_waiters();
+        }
+        late
+    }
+
+    /// Answers the flights whose last missing rows have come with the answer to `request`, which is
+    /// stored, and records what the others lack. Returns the number of waiters answered.
+    pub(super) fn complete_pending(&self, request: &Request) -> usize {
+        let ids: HashSet<&str> = request.ids().collect();
+        let endpoint = request.endpoint();
+        let touched: Vec<(u64, Arc<Flight>)> = {
+            let state = self.state();
+            let flights = state.pending[endpoint.index()].by_place();
+            let touched = flights.filter(|(_, flight)| flight.request().ids().any(|id| ids.contains(id)));
+            touched.map(|(place, flight)| (place, Arc::clone(flight))).collect()
+        };
+        let (mut answered, mut lacking) = (0, Vec::new());
+        for (place, flight) in touched {
+            let Some((since, stored)) = self.stored_rows(&flight) else {
+                continue;
+            };
+            if let Some(missing) = stored.missing() {
+                lacking.push((place, missing.clone()));
+                continue;
+            }
+            let Some((answer, asked)) = stored.complete(None) else {
+                flight.ask_for_all();
+                continue;
+            };
+            let waiters = flight.waiter_count();
+            if let Some(sender) = flight.take_result_sender(asked, Some(since)) {
+                answered += waiters;
+                // A flight whose task ended with the runtime needs no outcome.
+                let _ = sender.send(MemberOutcome::Response(MemberResponse { answer, asked }));
+            }
+        }
+        {
+            let pending = &mut self.state().pending[endpoint.index()];
+            pending.clear(Flight::is_member);
+            pending.lack(lacking);
+        }
+        if answered > 0 {
+            self.slot_released.notify_waiters();
+        }
+        answered
+    }
+}
