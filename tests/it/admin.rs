@@ -45,8 +45,8 @@ async fn the_data_address_knows_nothing_of_the_admin_paths() {
     running.finish().await;
 }
 
-/// The contract's metrics, each with a label that it must have. Those of merging and of the shared
-/// store are not in this version.
+/// Metrics that dashboards are made of, each with a label that it must have. `deploy/metrics.md` has
+/// all of them.
 const METRICS: [&str; 23] = [
     "requests_total{operation=",
     "request_duration_seconds_bucket{",
