@@ -2,7 +2,7 @@
 //! error that comes back up.
 //!
 //! ```text
-//! retry ─ Try ─► queue ─ Granted ─► quota ─ Charged ─► region ─ Routed ─► token ─ Authorized ─► client
+//! retry ─ Attempt ─► queue ─ Admitted ─► quota ─ Charged ─► region ─ Routed ─► token ─ Authorized ─► client
 //! ```
 //!
 //! Every service below `retry` fails with [`Failure`], which carries two facts that only the place
@@ -26,15 +26,15 @@ use crate::telemetry::trace;
 
 /// A request that is bound when its slot is granted. Binding late lets a batch include the requests
 /// that wait at that moment.
-pub trait Load: Send + Sync + fmt::Debug {
+pub trait LateBoundRequest: Send + Sync + fmt::Debug {
     /// The request to send. Called when a slot has been granted, just before the call leaves, and
     /// again for every further attempt.
-    fn request(&self) -> Arc<Request>;
+    fn bind(&self) -> Arc<Request>;
 
     /// Called when it is in the queue: its slot is predicted for `start`, if no other request comes
     /// or leaves before.
-    fn queues(&self, place: Place, start: Instant) {
-        let _ = (place, start);
+    fn queues(&self, position: QueuePosition, start: Instant) {
+        let _ = (position, start);
     }
 
     /// What its call is charged to. Known from the start, whatever is bound later.
@@ -42,10 +42,10 @@ pub trait Load: Send + Sync + fmt::Debug {
 
     /// The callers that share the slot's cost equally: those of the request that was last returned.
     /// Without any it costs nobody.
-    fn beneficiaries(&self) -> Vec<Name>;
+    fn cost_sharers(&self) -> Vec<Name>;
 
-    /// The call's span in a trace. Called after [`Load::request`], which binds the requests of the
-    /// call.
+    /// The call's span in a trace. Called after [`LateBoundRequest::bind`], which binds the
+    /// requests of the call.
     fn trace(&self) -> trace::Call {
         trace::Call::None
     }
@@ -72,7 +72,7 @@ pub struct Demand<'a> {
     pub promised: &'a [(Instant, u64)],
     /// Whether more requests would wait if there were more slots: one was refused for lack of
     /// slots.
-    pub turns_away: bool,
+    pub is_rejecting: bool,
     /// The flows of these requests, for a quota that replicas share.
     pub flows: Option<&'a dyn FlowOrder>,
 }
@@ -144,18 +144,18 @@ impl FlowOrder for Vec<FlowDemand> {
 
 /// One attempt that needs a slot.
 #[derive(Clone, Debug)]
-pub struct Try {
+pub struct Attempt {
     /// The request, bound late.
-    pub load: Arc<dyn Load>,
+    pub request: Arc<dyn LateBoundRequest>,
     /// The caller and its deadline.
     pub caller: Arc<Caller>,
     /// Its place in the queue, which is the same for all attempts of one request.
-    pub place: Place,
+    pub position: QueuePosition,
     /// Whether another attempt may follow.
     pub retries: Retries,
 }
 
-impl Try {
+impl Attempt {
     /// How long after its deadline a request may still be sent to another host because its host was
     /// given up: it had started in time.
     pub const GRACE: Duration = Duration::from_secs(5);
@@ -164,12 +164,12 @@ impl Try {
 /// A place in the queue. A request that has to queue again (after a 429, or after a failed batch)
 /// keeps its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct QueuePosition {
     order: u64,
     entered: Instant,
 }
 
-impl Place {
+impl QueuePosition {
     /// The last place.
     #[must_use]
     pub fn new(now: Instant) -> Self {
@@ -195,9 +195,9 @@ impl Place {
 
 /// An attempt with its slot. `P` is the quota's permit, which the queue only passes on.
 #[derive(Debug)]
-pub struct Granted<P> {
+pub struct Admitted<P> {
     /// The attempt that the slot was granted to.
-    pub attempt: Try,
+    pub attempt: Attempt,
     /// The slot, which is returned when it is dropped unused.
     pub permit: P,
 }
@@ -263,7 +263,7 @@ pub struct Charged {
 #[derive(Clone, Debug)]
 pub struct Routed {
     /// The call.
-    pub outgoing: Charged,
+    pub charged: Charged,
     /// The region's base address, without a path.
     pub base: Arc<Url>,
     /// How long the host may make no progress.

@@ -39,6 +39,6 @@ fn dispatch(command: Command) -> Result<(), Error> {
         Command::Status(asked) => cli::status(&asked),
         Command::Wait(asked) => cli::wait(&asked),
         Command::Healthcheck(asked) => cli::healthcheck(&asked),
-        Command::Openapi => cli::print(&defender_gateway::server::openapi()),
+        Command::Openapi => cli::print(defender_gateway::server::OPENAPI),
     }
 }

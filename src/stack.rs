@@ -31,7 +31,7 @@ pub struct Parts {
     /// Puts requests into traces.
     pub trace: server::trace::Layer,
     /// Counts and logs.
-    pub count: server::count::Layer,
+    pub access_log: server::access_log::Layer,
     /// Writes answers.
     pub respond: response::Layer,
     /// Rejects requests that are not addressed to this gateway.
@@ -39,7 +39,7 @@ pub struct Parts {
     /// Parses bodies and header fields.
     pub read: server::read::Layer,
     /// The limit of waiting requests per caller.
-    pub fair_use: queue::FairUseLayer,
+    pub fair_use: queue::CallerLimitLayer,
     /// Answers in memory.
     pub cache: cache::Layer,
     /// Memory for requests that were not answered from memory.
@@ -49,7 +49,7 @@ pub struct Parts {
     /// One call for equal requests.
     pub single_flight: single_flight::Layer,
     /// The fair queue of each token.
-    pub token_limiters: app::LaneLayer,
+    pub token_limiters: app::TokenLimiterLayer,
     /// Charges each attempt.
     pub quota: quota::Layer,
     /// Picks the nearest working host.
@@ -135,7 +135,7 @@ pub fn build(
     // compile times and stack frames small.
     let forwarding = Forwarding::new(forwarding);
 
-    let questions = ServiceBuilder::new()
+    let history = ServiceBuilder::new()
         // Above the cache: this limit counts requests and not calls.
         .layer(parts.fair_use)
         // Above the flights: a hit needs neither a flight nor a slot.
@@ -145,10 +145,10 @@ pub fn build(
         .service(forwarding);
 
     ServiceBuilder::new()
-        // Outside of everything that takes time; above `count`, whose log lines contain the trace.
+        // Outside of everything that takes time; above `access_log`, whose log lines contain the trace.
         .layer(parts.trace)
         // Outside of `response`, to count the responses that callers really get.
-        .layer(parts.count)
+        .layer(parts.access_log)
         // The one place that turns errors and panics into responses.
         .layer(parts.respond)
         // Before anything is parsed: requests that are not meant for us cost nothing.
@@ -157,7 +157,7 @@ pub fn build(
         .layer(server::route::Layer)
         // The last layer that sees HTTP.
         .layer(parts.read)
-        .service(questions)
+        .service(history)
 }
 
 /// A service that is cloned more often than it is called. Cloning it copies one pointer; the
@@ -221,12 +221,12 @@ impl queue::PermitSource for quota::Quota {
         permit.granted_to()
     }
 
-    fn rivals(&self) -> usize {
-        quota::Quota::rivals(self)
+    fn other_replicas(&self) -> usize {
+        quota::Quota::other_replicas(self)
     }
 
-    fn lost(&self) -> Option<Duration> {
-        quota::Quota::lost(self)
+    fn unavailable_for(&self) -> Option<Duration> {
+        quota::Quota::unavailable_for(self)
     }
 
     fn next_timeout(&self) -> Option<Instant> {

@@ -1,4 +1,5 @@
-//! The house has floors, and imports point down: fails when a module names one from a higher floor, or a part names another part.
+//! The house has floors, and imports point down: fails when a module names one from a higher floor,
+//! or a part names another part.
 
 #![expect(
     clippy::unwrap_used,
@@ -9,7 +10,8 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// From the top. Modules that share a line may not import each other, except on the floors where `true` allows it.
+/// From the top. Modules that share a line may not import each other, except on the floors where
+/// `true` allows it.
 const FLOORS: &[(&[&str], bool)] = &[
     (&["main"], true),
     (&["app", "stack", "cli", "config"], true),
@@ -47,7 +49,8 @@ const FLOORS: &[(&[&str], bool)] = &[
     ),
 ];
 
-/// The simulator stands aside: only the command line may start it, and it shares nothing with the gateway but the ground floor.
+/// The simulator stands aside: only the command line may start it, and it shares nothing with the
+/// gateway but the lowest floor.
 const ASIDE: &str = "sim";
 
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -112,11 +115,11 @@ fn imports_point_down() {
             for import in imports(line) {
                 looked_at += 1;
                 let place = format!("{}:{number}: {module} names {import}", inside.display());
-                let ground = FLOORS.len() - 1;
+                let lowest = FLOORS.len() - 1;
                 let allowed = match (floors.get(module), floors.get(import)) {
                     _ if module == import => true,
                     (Some(here), Some(there)) => there > here || (there == here && FLOORS[*here].1),
-                    (None, Some(there)) if module == ASIDE => *there == ground,
+                    (None, Some(there)) if module == ASIDE => *there == lowest,
                     (Some(_), None) if import == ASIDE => module == "cli",
                     // A type of the crate's root, such as `BoxError`.
                     (Some(_), None) => import.starts_with(|c: char| c.is_uppercase()) || import.is_empty(),

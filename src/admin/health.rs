@@ -1,30 +1,22 @@
 //! Whether the gateway has started, and whether it wants requests.
 
+use crate::telemetry::named_enum;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// Where the gateway is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum State {
-    /// Not listening yet.
-    Starting,
-    /// Takes requests. A slow upstream, a missing token or a lost store change nothing about it: the answer is then an honest
-    /// refusal, and restarting or cutting off the gateway would not help.
-    Ready,
-    /// Finishes what is in flight; new requests should go elsewhere.
-    Draining,
-}
-
-impl State {
-    /// The word that probes answer.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Ready => "ready",
-            Self::Draining => "draining",
-        }
+named_enum! {
+    /// Where the gateway is in its life.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+    pub enum State, as_str {
+        /// Not listening yet.
+        Starting = "starting",
+        /// Takes requests. A slow upstream, a missing token or a lost store change nothing about
+        /// it: the answer is then an honest refusal, and restarting or cutting off the gateway
+        /// would not help.
+        Ready = "ready",
+        /// Finishes what is in flight; new requests should go elsewhere.
+        Draining = "draining",
     }
 }
 

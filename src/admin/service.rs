@@ -13,7 +13,7 @@ use tower::Service;
 use super::page::Page;
 use super::rebinding::{is_forbidden, may_probe};
 use super::route::{Probe, RouteError, Target, target};
-use super::{State, View, accept};
+use super::{State, View, content_negotiation};
 use crate::response::Body;
 use crate::server::guard::{Host, Hosts, refuse_cross_site};
 use crate::server::{Address, Config, Peer};
@@ -74,7 +74,7 @@ impl Admin {
             Ok(Target::Page) => self.page.answer(),
             Ok(Target::Probe(probe)) => self.probe(probe, request.uri().query()),
             Ok(Target::Metrics) => {
-                let exposition = accept::exposition(request.headers());
+                let exposition = content_negotiation::exposition(request.headers());
                 content(exposition.content_type(), (self.view.metrics)(exposition).into())
             }
             Ok(Target::Status) => content("application/json", (self.view.status)().to_string().into()),
@@ -194,7 +194,8 @@ fn text(status: StatusCode, line: &str) -> Response<Body> {
     answer
 }
 
-/// Figures of this moment: never to be stored, and never to be taken for something else than they are.
+/// Figures of this moment: never to be stored, and never to be taken for something else than they
+/// are.
 pub(super) fn content(media: &'static str, body: Bytes) -> Response<Body> {
     let mut answer = Response::new(Body::new(body));
     let fields = answer.headers_mut();

@@ -13,7 +13,8 @@ use crate::telemetry::metrics::Exposition;
 /// Whether a host is named so over a connection with this peer.
 pub type Named = dyn Fn(&Host, Option<&Peer>) -> bool + Send + Sync;
 
-/// Everything that is shown. The functions are called for every request to the admin listener; they must be quick.
+/// Everything that is shown. The functions are called for every request to the admin listener; they
+/// must be quick.
 #[derive(Clone)]
 pub struct View {
     /// For the probes.

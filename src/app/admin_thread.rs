@@ -1,4 +1,5 @@
-//! The admin listener, on a thread of its own: a probe is answered while the data side is saturated.
+//! The admin listener, on a thread of its own: a probe is answered while the data side is
+//! saturated.
 
 use std::thread;
 

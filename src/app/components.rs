@@ -9,13 +9,13 @@ use tokio::time::Instant;
 use super::config_diff::Changes;
 use super::context::{Memory, SharedContext, SharedMetrics};
 use super::environment::HostEnvironment;
+use super::quotas::open_quotas;
 use super::replicas::keep;
 use super::supervised::{BackgroundTasks, Supervised};
 use super::token_limiters::{self, TokenLimiters};
 use super::{Error, settings};
 use crate::clock::Wall;
 use crate::config::{self, Resolved};
-use crate::scan::Operation;
 use crate::task::Tasks;
 use crate::telemetry::trace::{self, Exporter, Tracer};
 use crate::{
@@ -34,7 +34,7 @@ pub(super) struct Components {
     /// The way to the regions.
     region_client: net::Client,
     pub(super) regions: Supervised<region::HostSelector>,
-    pub(super) keeper: Supervised<token::TokenSource>,
+    pub(super) token_source: Supervised<token::TokenSource>,
     fair_use: Option<Supervised<queue::CallerLimiter>>,
     upstream_profile: Arc<scan::UpstreamProfile>,
     merge_memory: BackgroundTasks,
@@ -97,13 +97,13 @@ impl Components {
         let wall = Wall::system();
         let store = settings::store(config).map(store::Client::from);
         let (own, quota_metrics) = open_quotas(config, plan.attempt, &wall, tasks, store.as_ref(), root)?;
-        let lane_meters = token_limiters::SharedMetrics {
+        let limiter_metrics = token_limiters::SharedMetrics {
             quota: quota_metrics,
             queue: queue::Metrics::register(root),
         };
-        let meters = SharedMetrics {
-            queue: lane_meters.queue.clone(),
-            count: server::count::Metrics::register(root),
+        let metrics = SharedMetrics {
+            queue: limiter_metrics.queue.clone(),
+            count: server::access_log::Metrics::register(root),
             token: token::Metrics::register(root),
             shared_cache: config
                 .store
@@ -115,14 +115,14 @@ impl Components {
         let context = SharedContext {
             tracer,
             store,
-            token_limiters: TokenLimiters::open(plan.limiter.clone(), own, wall.clone(), tasks, lane_meters),
+            token_limiters: TokenLimiters::open(plan.limiter.clone(), own, wall.clone(), tasks, limiter_metrics),
             tasks: tasks.clone(),
             wall,
             memory: Memory::new(settings::shares(config, environment.machine)),
             environment,
-            meters,
+            metrics,
         };
-        let keeper = context.keeper(config, plan.token, &net)?;
+        let token_source = context.token_source(config, plan.token, &net)?;
         let region_client = region_client(&net, config);
         let regions = context.regions(plan.regions, region::Metrics::register(root), &region_client);
         // What answers teach about pages and order is learnt by the flights and used by both.
@@ -135,14 +135,14 @@ impl Components {
             cache::Metrics::register(root),
         );
         let cache = Arc::new(cache);
-        let coalesce_metrics = single_flight::Metrics::register(root);
+        let flight_metrics = single_flight::Metrics::register(root);
         let shared_cache = context.shared_cache(config, &cache);
         let single_flight = context.single_flight(
             config,
             plan.attempt,
             keep(&cache, shared_cache.as_ref()),
             &upstream_profile,
-            coalesce_metrics,
+            flight_metrics,
         );
         let calls = upstream::Metrics::register(root, regions.part.labels());
         let made = Self {
@@ -155,7 +155,7 @@ impl Components {
             net,
             region_client,
             regions,
-            keeper,
+            token_source,
             upstream_profile,
             merge_memory,
             cache,
@@ -166,10 +166,12 @@ impl Components {
         Ok((made, exporter))
     }
 
-    /// The parts as `config` wants them: those whose settings are the same are kept, with all they know. Nothing changes for those who use
-    /// the present parts; [`Components::take_over`] is the moment of change.
+    /// The parts as `config` wants them: those whose settings are the same are kept, with all they
+    /// know. Nothing changes for those who use the present parts; [`Components::take_over`] is the
+    /// moment of change.
     ///
-    /// Other credentials are taken only once they have brought a token, while the present token is good.
+    /// Other credentials are taken only once they have brought a token, while the present token is
+    /// good.
     ///
     /// # Errors
     /// A file cannot be used, a part refuses its settings, or the new credentials bring no token.
@@ -183,15 +185,15 @@ impl Components {
         } else {
             self.net.clone()
         };
-        let keeper = if other_net || changes.sign_in() {
-            let keeper = context.keeper(config, plan.token, &net)?;
-            if self.keeper.part.current().is_some() {
-                let token = keeper.part.bearer(Instant::now() + SIGN_IN_PATIENCE).await;
+        let token_source = if other_net || changes.sign_in() {
+            let token_source = context.token_source(config, plan.token, &net)?;
+            if self.token_source.part.current().is_some() {
+                let token = token_source.part.bearer(Instant::now() + SIGN_IN_PATIENCE).await;
                 token.map_err(Error::of("the new credentials"))?;
             }
-            keeper
+            token_source
         } else {
-            self.keeper.clone()
+            self.token_source.clone()
         };
         let other_way = other_net || changes.any(&["defender.h2c"]);
         let region_client = if other_way {
@@ -211,8 +213,8 @@ impl Components {
             (self.regions.clone(), self.calls.clone())
         };
         let is_same_identity = settings::identity(config) == settings::identity(&self.config);
-        let keeps_lore = is_same_identity && !changes.any(&["merge.known_rows"]);
-        let upstream_profile = if keeps_lore {
+        let keeps_profile = is_same_identity && !changes.any(&["merge.known_rows"]);
+        let upstream_profile = if keeps_profile {
             Arc::clone(&self.upstream_profile)
         } else {
             Arc::new(scan::UpstreamProfile::new(config.merge.known_rows))
@@ -237,7 +239,7 @@ impl Components {
             net,
             region_client,
             regions,
-            keeper,
+            token_source,
             upstream_profile,
             merge_memory,
             cache,
@@ -305,20 +307,20 @@ impl Components {
     /// The layers of the request path.
     pub(super) fn parts(&self) -> stack::Parts {
         let (config, context) = (&self.config, &self.context);
-        let (token_limiters, count) = (&context.token_limiters, context.meters.count.clone());
-        let cache_lanes = token_limiters.clone();
+        let (token_limiters, count) = (&context.token_limiters, context.metrics.count.clone());
+        let cache_limiters = token_limiters.clone();
         let fair_use = self.fair_use.as_ref().map(|supervised| supervised.part.clone());
         stack::Parts {
             trace: server::trace::Layer::new(context.tracer.clone()),
             respond: settings::respond(config, token_limiters, &count.panics(), &context.memory),
-            count: server::count::Layer::new(count, settings::count(config)),
+            access_log: server::access_log::Layer::new(count, settings::count(config)),
             guard: self.guard.clone(),
             read: self.read.clone(),
-            fair_use: queue::FairUseLayer::new(fair_use, context.meters.queue.clone()),
+            fair_use: queue::CallerLimitLayer::new(fair_use, context.metrics.queue.clone()),
             cache: cache::Layer::new(
                 Arc::clone(&self.cache),
                 context.tasks.clone(),
-                Arc::new(move |payer| cache_lanes.has_surplus(payer)),
+                Arc::new(move |payer| cache_limiters.has_surplus(payer)),
             ),
             request_memory: super::RequestMemoryLayer::new(Arc::clone(&context.memory.waiting)),
             shared_cache: self
@@ -331,7 +333,7 @@ impl Components {
             token_limiters: token_limiters::Layer::new(token_limiters.clone()),
             quota: quota::Layer::new(context.wall.clone()),
             region: region::RegionLayer::new(self.regions.part.clone()),
-            token: token::Layer::new(self.keeper.part.clone()),
+            token: token::Layer::new(self.token_source.part.clone()),
             client: upstream::Client::new(
                 self.region_client.clone(),
                 settings::upstream(config),
@@ -344,7 +346,7 @@ impl Components {
     /// What these parts need in the background.
     pub(super) fn upkeep(&self) -> BackgroundTasks {
         let upkeep = BackgroundTasks::default()
-            .and(&self.keeper.upkeep)
+            .and(&self.token_source.upkeep)
             .and(&self.regions.upkeep)
             .and(&self.merge_memory);
         let upkeep = match &self.shared_cache {
@@ -379,63 +381,4 @@ fn traces(config: &Resolved, net: &net::Client, wall: &Wall, root: &mut Registry
     let collector = settings::collector(traces)?;
     let metrics = trace::Metrics::register(root);
     Ok(Exporter::start(collector, net.clone(), wall.clone(), metrics))
-}
-
-/// The gateway's quotas: one for all operations, or one for each, with an `operation` in their metrics. Delegated tokens' quotas report to
-/// the metrics returned.
-pub(super) fn open_quotas(
-    config: &Resolved,
-    attempt: Duration,
-    wall: &Wall,
-    tasks: &Tasks,
-    store: Option<&store::Client>,
-    root: &mut Registry,
-) -> Result<(Vec<quota::Quota>, quota::Metrics), Error> {
-    if config.quota.scope == config::Scope::All {
-        let metrics = quota::Metrics::register(root);
-        let quota = open_quota(
-            config,
-            None,
-            attempt,
-            wall.clone(),
-            tasks,
-            store,
-            (root, metrics.clone()),
-        )?;
-        return Ok((vec![quota], metrics));
-    }
-    let open = |operation: Operation| {
-        let label = ("operation".into(), operation.declaration().name.into());
-        let registry = root.sub_registry_with_label(label);
-        let metrics = quota::Metrics::register(registry);
-        open_quota(
-            config,
-            Some(operation),
-            attempt,
-            wall.clone(),
-            tasks,
-            store,
-            (registry, metrics),
-        )
-    };
-    let quotas = Operation::ALL.into_iter().map(open).collect::<Result<_, _>>()?;
-    Ok((quotas, quota::Metrics::default()))
-}
-
-/// The quota of this process, or the one that replicas share: that of one operation, or of all.
-fn open_quota(
-    config: &Resolved,
-    operation: Option<Operation>,
-    attempt: Duration,
-    wall: Wall,
-    tasks: &Tasks,
-    store: Option<&store::Client>,
-    (root, metrics): (&mut Registry, quota::Metrics),
-) -> Result<quota::Quota, Error> {
-    let quota_config = settings::quota_of(operation, config, attempt)?;
-    let Some(sharing) = store.map(|store| settings::sharing_of(operation, config, store.clone())) else {
-        return quota::Quota::open(&quota_config, wall, metrics).map_err(Error::of("the quota's state file"));
-    };
-    let metrics = quota::shared::Metrics::register(root, metrics);
-    Ok(quota::Quota::join(&quota_config, &sharing, tasks, metrics))
 }

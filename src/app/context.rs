@@ -25,11 +25,12 @@ pub(super) struct SharedContext {
     /// What replicas share the quota and answers through, if there is one: as it was at the start.
     pub(super) store: Option<store::Client>,
     pub(super) token_limiters: TokenLimiters,
-    pub(super) meters: SharedMetrics,
+    pub(super) metrics: SharedMetrics,
     pub(super) memory: Memory,
 }
 
-/// What each purpose may take of the memory, and the budgets of those that are shared. Divided once: what is held outlives settings.
+/// What each purpose may take of the memory, and the budgets of those that are shared. Divided
+/// once: what is held outlives settings.
 #[derive(Clone, Debug)]
 pub(super) struct Memory {
     pub(super) shares: Shares,
@@ -51,14 +52,14 @@ impl Memory {
 #[derive(Clone, Debug)]
 pub(super) struct SharedMetrics {
     pub(super) queue: queue::Metrics,
-    pub(super) count: server::count::Metrics,
+    pub(super) count: server::access_log::Metrics,
     pub(super) token: token::Metrics,
     /// Registered if there was a store at the start; whether there is one does not change.
     pub(super) shared_cache: Option<shared_cache::Metrics>,
 }
 
 impl SharedContext {
-    pub(super) fn keeper(
+    pub(super) fn token_source(
         &self,
         config: &Resolved,
         token: token::Config,
@@ -67,7 +68,7 @@ impl SharedContext {
         let exchanges = token_proxy::exchanges(net, &config.credentials);
         let [exchange, imds] = exchanges.map(|exchange| trace::traced(exchange, &self.tracer, "sign in"));
         Supervised::make(&self.tasks, |tasks| {
-            let metrics = self.meters.token.clone();
+            let metrics = self.metrics.token.clone();
             Ok(token::TokenSource::start(
                 token,
                 exchange,

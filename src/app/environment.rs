@@ -5,7 +5,8 @@ use std::time::Duration;
 use crate::resources::Machine;
 use crate::{net, region};
 
-/// How names are looked up, and the times of connections and probes. Tests of faults shorten the times and make names fail.
+/// How names are looked up, and the times of connections and probes. Tests of faults shorten the
+/// times and make names fail.
 #[derive(Clone, Debug)]
 pub struct HostEnvironment {
     /// Finds addresses.

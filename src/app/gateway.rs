@@ -14,11 +14,12 @@ use super::environment::HostEnvironment;
 use super::history::{self, History, PerCallGauges};
 use super::hot_swap::Swap;
 use super::problems::{self, Problems};
-use super::reload::{self, Next, Place, Reloader};
+use super::reload::{self, ConfigSource, Next, Reloader};
+use super::settings;
 use super::status::Status;
 use super::supervised::BackgroundTasks;
 use super::token_limiters::TokenLimiters;
-use super::{Error, settings};
+use crate::BoxError;
 use crate::config::{Document, Resolved};
 use crate::resources::{self, Machine};
 use crate::task::Tasks;
@@ -54,8 +55,29 @@ pub struct Ended {
     pub left: usize,
 }
 
+/// A gateway that could not be started. The configuration was checked, so what is left is the
+/// machine: ports, files, sockets.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start: {part}")]
+pub struct Error {
+    /// What could not be made.
+    pub part: &'static str,
+    /// Why.
+    pub source: BoxError,
+}
+
+impl Error {
+    pub(super) fn of<E: Into<BoxError>>(part: &'static str) -> impl FnOnce(E) -> Self {
+        move |error| Self {
+            part,
+            source: error.into(),
+        }
+    }
+}
+
 impl Gateway {
-    /// Builds every part, takes the addresses, starts upkeep: signing in, probing regions. Needs a running tokio runtime.
+    /// Builds every part, takes the addresses, starts upkeep: signing in, probing regions. Needs a
+    /// running tokio runtime.
     ///
     /// # Errors
     /// [`Error`] when an address is taken, a file cannot be used, or a part refuses its settings.
@@ -75,7 +97,7 @@ impl Gateway {
             .await
             .map_err(Error::of("the data listener"))?;
         let (parts, upkeep, token_limiters) = (built.parts(), built.upkeep(), built.context.token_limiters.clone());
-        let (count, queue_metrics) = (built.context.meters.count.clone(), built.context.meters.queue.clone());
+        let (count, queue_metrics) = (built.context.metrics.count.clone(), built.context.metrics.queue.clone());
         let flights = built.flights();
         announce(&built, machine);
         let (reloader, next) = Reloader::new(built, reload::Metrics::register(registry.root()));
@@ -159,14 +181,15 @@ impl Gateway {
         &self.reloader
     }
 
-    /// Takes over what changes at `config_source`, which looked like `document` when the gateway started, until the gateway ends; at once whenever
-    /// `asked` is notified.
-    pub fn follow(&self, place: Place, document: Document, asked: Arc<Notify>) {
-        let watch = self.reloader.clone().follow(place, document, asked);
+    /// Takes over what changes at `config_source`, which looked like `document` when the gateway
+    /// started, until the gateway ends; at once whenever `asked` is notified.
+    pub fn follow(&self, source: ConfigSource, document: Document, asked: Arc<Notify>) {
+        let watch = self.reloader.clone().follow(source, document, asked);
         self.tasks.spawn_upkeep("configuration", watch);
     }
 
-    /// Answers callers until the stop, then drains: what can be answered in time is, what cannot is told at once.
+    /// Answers callers until the stop, then drains: what can be answered in time is, what cannot is
+    /// told at once.
     ///
     /// # Cancel safety
     /// Dropping the future cuts all connections.
@@ -268,7 +291,8 @@ fn view(
             let gauge = registry.mode();
             Arc::new(move |exposition| {
                 scraped.quotas.iter().for_each(quota::Quota::show);
-                // What one queue shows takes the place of what another did: the one for history, which is asked most, comes last.
+                // What one queue shows takes the place of what another did: the one for history,
+                // which is asked most, comes last.
                 scraped.queues.iter().rev().for_each(queue::Queue::show);
                 scraped.count.callers().rank();
                 per_call.show(scraped.per_call());
@@ -277,7 +301,7 @@ fn view(
             })
         },
         health,
-        openapi: server::openapi().into(),
+        openapi: server::OPENAPI.into(),
         named: Arc::new(move |host, peer| current.load().hosts.accept(host, peer)),
         quit: config.admin.quit.then_some(quit),
     }

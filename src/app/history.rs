@@ -13,11 +13,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::quota;
 use crate::response::Outcome;
 use crate::scan;
-use crate::server::count;
+use crate::server::access_log;
 use crate::single_flight;
 use crate::task::Tasks;
 
-/// The time between two samples. Long enough to cost nothing, short enough to show a burst of a minute as a burst.
+/// The time between two samples. Long enough to cost nothing, short enough to show a burst of a
+/// minute as a burst.
 const STEP: Duration = Duration::from_secs(20);
 
 /// One hour of steps. Each sample has some 120 bytes.
@@ -78,7 +79,7 @@ struct Ring {
 /// Where the figures come from.
 #[derive(Clone, Debug)]
 pub(super) struct Sources {
-    pub(super) count: count::Metrics,
+    pub(super) count: access_log::Metrics,
     pub(super) quotas: Arc<[quota::Quota]>,
     pub(super) queues: Arc<[crate::queue::Queue<quota::Quota>]>,
     pub(super) flights: single_flight::Metrics,
@@ -98,7 +99,8 @@ struct Counts {
     invalid: u64,
     gone: u64,
     calls: u64,
-    /// Calls that asked by id, which could have asked for more, and the ids that they had to ask for.
+    /// Calls that asked by id, which could have asked for more, and the ids that they had to ask
+    /// for.
     calls_by_id: u64,
     asked_ids: u64,
 }
@@ -283,7 +285,8 @@ mod tests {
             let counts = counts(times);
             history.ring().add(Instant::now(), Sample { counts, ..sample(0, 0) });
         }
-        // In ten minutes 360 calls, of which 60 were not by id, and 1,500 ids, which fit into 15 calls.
+        // In ten minutes 360 calls, of which 60 were not by id, and 1,500 ids, which fit into 15
+        // calls.
         let expected = PerCall {
             now: 12.5,
             best: 4500.0 / 75.0,

@@ -17,16 +17,18 @@ use super::supervised::BackgroundTasks;
 use crate::response::Body;
 use crate::server::InboundRequest;
 
-/// Answers each request with the service that was the latest when the request came. Clones share it.
+/// Answers each request with the service that was the latest when the request came. Clones share
+/// it.
 ///
-/// Invariant: a request sees one configuration from its first to its last byte; what it needs lives until it has ended.
+/// Invariant: a request sees one configuration from its first to its last byte; what it needs lives
+/// until it has ended.
 #[derive(Debug)]
 pub(super) struct Swap<S> {
     latest: Arc<Latest<S>>,
     /// This clone's own copy of the service: requests pay for a copy only after a change.
     own: S,
-    /// The generation that it is of. Not held: what goes on in the background for it ends with the last request, not with the last idle
-    /// connection.
+    /// The generation that it is of. Not held: what goes on in the background for it ends with the
+    /// last request, not with the last idle connection.
     of: (u64, Weak<Generation<S>>),
 }
 
@@ -110,7 +112,8 @@ where
     type Future = Answering<S>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // Which service it will be is found out when the request is there. All of them are always ready.
+        // Which service it will be is found out when the request is there. All of them are always
+        // ready.
         self.own.poll_ready(context)
     }
 

@@ -3,11 +3,11 @@
 //! This is the only place that knows the configuration and the parts at the same time.
 
 mod admin_thread;
+mod checks;
 mod components;
 mod config_diff;
 mod context;
 mod environment;
-mod error;
 mod gateway;
 mod history;
 mod hot_swap;
@@ -15,6 +15,7 @@ mod merge_memory;
 mod merge_status;
 mod one_shot_client;
 mod problems;
+mod quotas;
 mod rate_limit;
 mod reload;
 mod replicas;
@@ -26,11 +27,10 @@ mod token_limiters;
 mod token_proxy;
 
 pub use environment::HostEnvironment;
-pub use error::Error;
-pub use gateway::{Ended, Gateway};
+pub use gateway::{Ended, Error, Gateway};
 pub use merge_memory::remembered_merging;
 pub use one_shot_client::{NoAnswer, OneShotClient};
-pub use reload::{Applied, Place, Refused, Reloader};
+pub use reload::{Applied, ConfigSource, ReloadError, Reloader};
 pub use request_memory::Layer as RequestMemoryLayer;
 pub use settings::ledger;
-pub use token_limiters::{Layer as LaneLayer, TokenLimiters};
+pub use token_limiters::{Layer as TokenLimiterLayer, TokenLimiters};

@@ -7,7 +7,8 @@ use http::{Request, Response, header};
 use prometheus_client::registry::Registry;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::components::{open_quotas, region_client};
+use super::components::region_client;
+use super::quotas::open_quotas;
 use super::{Error, HostEnvironment, settings, token_proxy};
 use crate::BoxError;
 use crate::clock::Wall;
@@ -20,12 +21,13 @@ use crate::{net, quota, region, store, token};
 /// The largest answer that is read.
 const LARGEST: usize = 64 << 20;
 
-/// Sign-in, regions and quota, as the gateway has them. Calls are sent as they are written, not in canonical form.
+/// Sign-in, regions and quota, as the gateway has them. Calls are sent as they are written, not in
+/// canonical form.
 #[derive(Debug)]
 pub struct OneShotClient {
     net: net::Client,
     regions: region::HostSelector,
-    keeper: token::TokenSource,
+    token_source: token::TokenSource,
     /// One for all operations, or one for each.
     quotas: Vec<quota::Quota>,
     wall: Wall,
@@ -48,7 +50,8 @@ pub enum NoAnswer {
 }
 
 impl OneShotClient {
-    /// Signs in and measures the regions from now on. Calls of an earlier process are remembered from the state file, if there is one.
+    /// Signs in and measures the regions from now on. Calls of an earlier process are remembered
+    /// from the state file, if there is one.
     ///
     /// # Errors
     /// [`Error`] when a file cannot be used or a part refuses its settings.
@@ -63,7 +66,7 @@ impl OneShotClient {
         let store = settings::store(config).map(store::Client::from);
         let (quotas, _) = open_quotas(config, attempt, &wall, &tasks, store.as_ref(), &mut registry)?;
         let [exchange, imds] = token_proxy::exchanges(&net, &config.credentials);
-        let keeper = token::TokenSource::start(
+        let token_source = token::TokenSource::start(
             settings::token(&config.credentials)?,
             exchange,
             imds,
@@ -76,7 +79,7 @@ impl OneShotClient {
         Ok(Self {
             net,
             regions,
-            keeper,
+            token_source,
             quotas,
             wall,
             timeout: config.defender.timeout,
@@ -86,11 +89,12 @@ impl OneShotClient {
 
     /// Sign-in.
     #[must_use]
-    pub fn keeper(&self) -> &token::TokenSource {
-        &self.keeper
+    pub fn token_source(&self) -> &token::TokenSource {
+        &self.token_source
     }
 
-    /// The regions, once every one has been measured or was found unreachable, at most after `patience`.
+    /// The regions, once every one has been measured or was found unreachable, at most after
+    /// `patience`.
     pub async fn measured(&self, patience: Duration) -> Vec<region::HostStatus> {
         let all = async {
             let known = |row: &region::HostStatus| row.rtt.is_some() || !row.healthy;
@@ -109,11 +113,12 @@ impl OneShotClient {
         self.quotas[0].snapshot()
     }
 
-    /// Makes one call, paid for like any other, to the nearest region: `body` as it is, with `query` if that is not empty. Waits for its
-    /// slot until `until` at most.
+    /// Makes one call, paid for like any other, to the nearest region: `body` as it is, with
+    /// `query` if that is not empty. Waits for its slot until `until` at most.
     ///
     /// # Errors
-    /// [`NoAnswer`]. The caller must not go on after a 429: the pause that it orders is kept, as in the gateway.
+    /// [`NoAnswer`]. The caller must not go on after a 429: the pause that it orders is kept, as in
+    /// the gateway.
     pub async fn ask(
         &self,
         bearer: &Secret,
@@ -174,8 +179,10 @@ impl OneShotClient {
 
     /// Ends sign-in and measurements.
     pub async fn close(self) {
-        let Self { tasks, keeper, .. } = self;
-        drop(keeper);
+        let Self {
+            tasks, token_source, ..
+        } = self;
+        drop(token_source);
         tasks.finish(Duration::from_secs(1)).await;
     }
 }

@@ -11,7 +11,7 @@ use crate::{quota, quota::Quota};
 /// What was told last, and for how long it is right.
 #[derive(Debug)]
 struct Told {
-    stamp: u64,
+    revision: u64,
     until: Instant,
     windows: Windows,
 }
@@ -22,12 +22,13 @@ struct Told {
 pub(super) fn of(quota: Quota, operation: Option<&'static str>) -> RateLimit {
     let last = Mutex::new(None::<Told>);
     Arc::new(move |now, show| {
-        // Nothing in here panics half way; and who finds it taken waits for what it would have to find out itself.
+        // Nothing in here panics half way; and who finds it taken waits for what it would have to
+        // find out itself.
         let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
         // Read first: what changes from here on makes the next answer look again.
-        let stamp = quota.stamp();
+        let revision = quota.revision();
         if let Some(told) = &*last
-            && told.stamp == stamp
+            && told.revision == revision
             && now < told.until
         {
             return show(&told.windows);
@@ -40,7 +41,7 @@ pub(super) fn of(quota: Quota, operation: Option<&'static str>) -> RateLimit {
         };
         show(&windows);
         *last = Some(Told {
-            stamp,
+            revision,
             until: snapshot.steady_until,
             windows,
         });
@@ -94,7 +95,8 @@ fn window(window: &quota::Window) -> response::Window {
         quota: window.limit as u64,
         window_s: window.length.as_secs().max(1),
         remaining: window.remaining as u64,
-        // The margin for clocks that drift is ours; callers are told of the window that the upstream documents.
+        // The margin for clocks that drift is ours; callers are told of the window that the
+        // upstream documents.
         reset_s: whole_seconds(window.reset).min(window.length.as_secs().max(1)),
         spread: None,
     }
@@ -124,7 +126,8 @@ mod tests {
         let tell = of(quota.clone(), None);
         let mut left = Vec::new();
         for step in 0..400_u32 {
-            // Calls that are answered, lost, never sent, and none for a while; in between, time passes in uneven steps.
+            // Calls that are answered, lost, never sent, and none for a while; in between, time
+            // passes in uneven steps.
             if step % 7 < 3
                 && let Ok(mut permit) = quota.take(Instant::now())
             {

@@ -10,13 +10,14 @@ use crate::config::Resolved;
 use crate::{cache, scan, shared_cache};
 
 impl SharedContext {
-    /// What replicas share besides the quota, if they do. Made anew with every configuration: whose answers they are may be another's.
+    /// What replicas share besides the quota, if they do. Made anew with every configuration: whose
+    /// answers they are may be another's.
     pub(super) fn shared_cache(
         &self,
         config: &Resolved,
         cache: &Arc<cache::Cache>,
     ) -> Option<Supervised<shared_cache::SharedCache>> {
-        let (store, metrics) = (self.store.clone()?, self.meters.shared_cache.clone()?);
+        let (store, metrics) = (self.store.clone()?, self.metrics.shared_cache.clone()?);
         let shared_cache = settings::shared_cache(config, store)?;
         let shared_cache = shared_cache.with_memory(Arc::clone(&self.memory.answers.large));
         let memory = Arc::clone(cache);

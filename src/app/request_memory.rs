@@ -1,4 +1,5 @@
-//! Memory for requests that the cache could not answer: as many may wait as there is memory for, and the others are told so at once.
+//! Memory for requests that the cache could not answer: as many may wait as there is memory for,
+//! and the others are told so at once.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};

@@ -11,10 +11,9 @@ use super::history::{History, PerCall};
 use super::merge_status;
 use super::problems::{Problems, Standing};
 use super::reload::Configuration;
-use crate::admin::Check;
 use crate::response::Outcome;
 use crate::scan::{Operation, Outcome as Served};
-use crate::server::{Connections, ErrorRecord, count};
+use crate::server::{Connections, ErrorRecord, access_log};
 use crate::telemetry::metrics::Mode;
 use crate::{admin, cache, queue, quota, region, scan, server, shared_cache, single_flight, token, upstream};
 
@@ -26,7 +25,7 @@ pub(super) struct Status {
     pub(super) quotas: Arc<[quota::Quota]>,
     /// Likewise.
     pub(super) queues: Arc<[queue::Queue<quota::Quota>]>,
-    pub(super) count: count::Metrics,
+    pub(super) count: access_log::Metrics,
     pub(super) connections: Connections,
     pub(super) problems: Problems,
     pub(super) host: Arc<str>,
@@ -40,7 +39,7 @@ pub(super) struct Status {
 pub(super) struct Current {
     pub(super) hosts: Arc<server::guard::Hosts>,
     pub(super) regions: region::HostSelector,
-    pub(super) keeper: token::TokenSource,
+    pub(super) token_source: token::TokenSource,
     pub(super) cache: Arc<cache::Cache>,
     pub(super) shared_cache: Option<shared_cache::SharedCache>,
     /// `None` when nothing is merged, and nothing will be.
@@ -62,22 +61,12 @@ pub(super) struct Identity {
 }
 
 impl Status {
-    /// What `/readyz?verbose` lists: for people, it does not decide anything.
-    pub(super) fn checks(&self) -> impl Fn() -> Vec<Check> + Send + Sync + 'static {
-        let status = self.clone();
-        move || {
-            let checks = [status.check_sign_in(), status.check_regions(), status.check_quota()];
-            let problems = status.problems.look();
-            checks.into_iter().chain(problems.iter().map(check)).collect()
-        }
-    }
-
     /// What the gateway is doing now, and what is wrong.
     pub(super) fn mode(&self, health: &admin::Health) -> (Mode, Vec<Standing>) {
         let problems = self.problems.look();
         let mode = if health.state() == admin::State::Draining {
             Mode::Draining
-        } else if self.quotas.iter().any(|quota| quota.lost().is_some()) {
+        } else if self.quotas.iter().any(|quota| quota.unavailable_for().is_some()) {
             Mode::StoreLost
         } else if problems.is_empty() {
             Mode::Normal
@@ -85,71 +74,6 @@ impl Status {
             Mode::Degraded
         };
         (mode, problems)
-    }
-
-    fn check_sign_in(&self) -> Check {
-        let snapshot = self.current.load().keeper.snapshot();
-        let (ok, mut text) = match (&snapshot.last_error, snapshot.expires_in) {
-            (None, Some(left)) => (true, format!("token for another {} s", left.as_secs())),
-            (None, None) => (false, "no token yet".to_owned()),
-            (Some(error), Some(left)) => (
-                false,
-                format!(
-                    "{}; the token at hand lasts another {} s; {}",
-                    error.code,
-                    left.as_secs(),
-                    error.advice
-                ),
-            ),
-            (Some(error), None) => (
-                false,
-                format!("no token: {}: {}; {}", error.code, error.message, error.advice),
-            ),
-        };
-        for warning in &snapshot.warnings {
-            text = format!("{text}; {warning}");
-        }
-        Check {
-            name: "sign-in",
-            ok: ok && snapshot.warnings.is_empty(),
-            text,
-        }
-    }
-
-    fn check_regions(&self) -> Check {
-        let rows = self.current.load().regions.snapshot();
-        let healthy = rows.iter().filter(|row| row.healthy).count();
-        let selected = rows
-            .iter()
-            .find(|row| row.selected)
-            .map_or("none selected", |row| &row.label);
-        Check {
-            name: "regions",
-            ok: healthy > 0,
-            text: format!("{healthy} of {} healthy; {selected}", rows.len()),
-        }
-    }
-
-    fn check_quota(&self) -> Check {
-        let snapshots = self.quotas.iter().map(quota::Quota::snapshot);
-        // The one that orders the longest pause speaks for all.
-        let Some(snapshot) = snapshots.max_by_key(|snapshot| snapshot.paused) else {
-            return Check {
-                name: "quota",
-                ok: true,
-                text: String::new(),
-            };
-        };
-        let left = |window: &quota::Window| format!("{} of {} left in {}", window.remaining, window.limit, window.name);
-        let text = snapshot.paused.map_or_else(
-            || snapshot.windows.iter().map(left).collect::<Vec<_>>().join(", "),
-            |pause| format!("the upstream ordered a pause of another {} s", pause.as_secs()),
-        );
-        Check {
-            name: "quota",
-            ok: snapshot.paused.is_none(),
-            text,
-        }
     }
 
     /// The whole state at this moment.
@@ -167,7 +91,7 @@ impl Status {
             "quota": self.quota(),
             "queue": self.queue(),
             "regions": self.current.load().regions.snapshot().iter().map(region).collect::<Vec<_>>(),
-            "token": token(&self.current.load().keeper.snapshot()),
+            "token": token(&self.current.load().token_source.snapshot()),
             "cache": self.cache(),
             "shared_answers": self.current.load().shared_cache.as_ref().map(|member| shared(&member.snapshot())),
             "merge": merge_status::show(&current),
@@ -178,7 +102,8 @@ impl Status {
         })
     }
 
-    /// That of scan history by definition, which is all there is if all operations count together; and each one's windows if they do not.
+    /// That of scan history by definition, which is all there is if all operations count together;
+    /// and each one's windows if they do not.
     fn quota(&self) -> Value {
         let mut quotas = self.quotas.iter().map(quota::Quota::snapshot);
         let mut shown = quotas.next().as_ref().map(quota).unwrap_or_default();
@@ -225,7 +150,8 @@ impl Status {
     /// How many requests were answered, and by what, beside the calls that were made.
     fn saved(&self) -> Value {
         let served = |outcome| self.count.ended(Outcome::Served(outcome));
-        // Read first: it is counted last, so that no moment shows more of these than were forwarded.
+        // Read first: it is counted last, so that no moment shows more of these than were
+        // forwarded.
         let partial = self.count.partial();
         let requests: u64 = Served::ALL.into_iter().map(served).sum();
         let by = Served::ALL.into_iter().map(|outcome| {
@@ -281,20 +207,6 @@ fn problem(standing: &Standing) -> Value {
         "message": problem.message,
         "advice": problem.advice,
     })
-}
-
-fn check(standing: &Standing) -> Check {
-    let problem = &standing.problem;
-    Check {
-        name: problem.code.as_str(),
-        ok: false,
-        text: format!(
-            "for {} s: {}; {}",
-            standing.since.elapsed().as_secs(),
-            problem.message,
-            problem.advice
-        ),
-    }
 }
 
 /// How many calls all of them have let leave.

@@ -1,4 +1,5 @@
-//! The ways to sign in; among them the one to the token proxy of AKS, which has its own certificate authority and server name.
+//! The ways to sign in; among them the one to the token proxy of AKS, which has its own certificate
+//! authority and server name.
 
 use bytes::Bytes;
 use http::Request;
@@ -12,15 +13,16 @@ use crate::net::{Client, Exchange, Limits};
 /// Far above any bundle of certificates.
 const MAX_CA_BYTES: u64 = 1024 * 1024;
 
-/// The ways to sign in: to the authority, or the proxy in its place, and to the metadata service of the machine, which is never behind a
-/// proxy.
+/// The ways to sign in: to the authority, or the proxy in its place, and to the metadata service of
+/// the machine, which is never behind a proxy.
 pub(super) fn exchanges(net: &Client, config: &Credentials) -> [Exchange; 2] {
     let to = |net: &Client| net.exchange(SIGN_IN_BYTES, SIGN_IN_TIMEOUT);
     let authority = token_proxy(config).map_or_else(|| to(net), |proxy| exchange(net, proxy));
     [authority, to(&net.direct())]
 }
 
-/// Reaches the proxy over connections made anew for every request: requests are an hour apart, and the CA file is rotated by the cluster.
+/// Reaches the proxy over connections made anew for every request: requests are an hour apart, and
+/// the CA file is rotated by the cluster.
 fn exchange(net: &Client, proxy: &TokenProxy) -> Exchange {
     let (net, proxy) = (net.clone(), proxy.clone());
     BoxCloneSyncService::new(tower::service_fn(move |request: Request<Bytes>| {

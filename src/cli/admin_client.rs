@@ -1,6 +1,7 @@
-//! One question to an admin listener: is the answer 200?
+//! One request to an admin listener: is the answer 200?
 //!
-//! Small on purpose. The kubelet and Docker start `healthcheck` every few seconds, so it makes no TLS client and no second thread.
+//! Small on purpose. The kubelet and Docker start `healthcheck` every few seconds, so it makes no
+//! TLS client and no second thread.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -32,7 +33,8 @@ impl AdminAddress {
     /// Where the gateway listens when nobody says otherwise.
     const DEFAULT: &str = "127.0.0.1:9901";
 
-    /// What was asked for; else the variable by which this container's gateway was told where to listen; else the default.
+    /// What was asked for; else the variable by which this container's gateway was told where to
+    /// listen; else the default.
     pub(super) fn choose(asked: Option<&Self>, env: &Environment) -> Result<Self, Error> {
         if let Some(asked) = asked {
             return Ok(asked.clone());
@@ -44,7 +46,8 @@ impl AdminAddress {
     }
 }
 
-/// Reads `HOST:PORT`, `http://HOST:PORT` or `unix:/PATH`. The error is a phrase that follows the value in a message.
+/// Reads `HOST:PORT`, `http://HOST:PORT` or `unix:/PATH`. The error is a phrase that follows the
+/// value in a message.
 impl FromStr for AdminAddress {
     type Err = String;
 
@@ -75,7 +78,8 @@ impl fmt::Display for AdminAddress {
     }
 }
 
-/// The largest answer that is read; a probe's is a word or a dozen lines, the whole state some 50 kB.
+/// The largest answer that is read; a probe's is a word or a dozen lines, the whole state some 50
+/// kB.
 const LARGEST: usize = 1 << 20;
 
 /// Asks for `path` and returns the answer's status and text, within `patience`.
@@ -120,7 +124,8 @@ where
         let body = Limited::new(answer.into_body(), LARGEST).collect().await?.to_bytes();
         Ok((status, String::from_utf8_lossy(&body).into_owned()))
     };
-    // The connection is driven here, beside the question: there is nobody else to do it. It may end before the answer is read.
+    // The connection is driven here, beside the request: there is nobody else to do it. It may end
+    // before the answer is read.
     let drive = async {
         let _ = connection.await;
         std::future::pending().await

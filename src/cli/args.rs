@@ -7,12 +7,12 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use super::AdminAddress;
-use crate::config::duration;
+use crate::config::parse_duration;
 use crate::sim::Limit;
 use crate::sim::history::Casing;
 
-/// A gateway in front of Microsoft Defender for Endpoint's scan history: it signs in, keeps to the quota, shares and caches
-/// answers.
+/// A gateway in front of Microsoft Defender for Endpoint's scan history: it signs in, keeps to the
+/// quota, shares and caches answers.
 #[derive(Clone, Debug, Parser)]
 #[command(
     name = "defender-gateway",
@@ -58,7 +58,8 @@ pub enum Command {
 /// Where the configuration is.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct ConfigFile {
-    /// The file; without it `DEFENDER_GATEWAY_CONFIG`, the usual place and the defaults are tried in turn.
+    /// The file; without it `DEFENDER_GATEWAY_CONFIG`, the usual place and the defaults are tried
+    /// in turn.
     #[arg(
         long,
         value_name = "FILE",
@@ -74,7 +75,8 @@ pub struct Check {
     /// The configuration.
     #[command(flatten)]
     pub config: ConfigFile,
-    /// Print every value in force and where it comes from (file and line, variable, default); no secrets
+    /// Print every value in force and where it comes from (file and line, variable, default); no
+    /// secrets
     #[arg(long)]
     pub show: bool,
     /// Print the JSON Schema of the configuration file instead of reading one
@@ -91,7 +93,8 @@ pub struct Probe {
     /// Further calls, to learn how rows, pages and duplicates look; each counts against the quota
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100))]
     pub calls: u32,
-    /// A scan definition of your tenant to ask for; name two or more to learn whether answers can be shared
+    /// A scan definition of your tenant to ask for; name two or more to learn whether answers can
+    /// be shared
     #[arg(long = "id", value_name = "ID")]
     pub ids: Vec<String>,
 }
@@ -102,7 +105,8 @@ pub struct Demo {
     /// End after the calls instead of serving on
     #[arg(long)]
     pub once: bool,
-    /// Show so many gateways that share quota and answers through a redis-server, which must be installed
+    /// Show so many gateways that share quota and answers through a redis-server, which must be
+    /// installed
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=32))]
     pub replicas: Option<u32>,
 }
@@ -113,16 +117,20 @@ pub struct Simulate {
     /// Where to listen; port 0 takes any free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8090")]
     pub listen: SocketAddr,
-    /// The limits to enforce: calls per window, separated by commas [default: the scenario's, else 100/1m,1500/1h]
+    /// The limits to enforce: calls per window, separated by commas [default: the scenario's, else
+    /// 100/1m,1500/1h]
     #[arg(long, value_name = "LIMITS", value_delimiter = ',')]
     pub limit: Option<Vec<Limit>>,
-    /// The field names of scan history [default: the scenario's, else the service's own, which is camelCase]
+    /// The field names of scan history [default: the scenario's, else the service's own, which is
+    /// camelCase]
     #[arg(long, value_name = "CASING", hide_possible_values = true, help = CASING_HELP)]
     pub casing: Option<Casing>,
-    /// A certificate of the application (PEM or DER): what client assertions have to match; may be given again
+    /// A certificate of the application (PEM or DER): what client assertions have to match; may be
+    /// given again
     #[arg(long = "certificate", value_name = "FILE")]
     pub certificates: Vec<PathBuf>,
-    /// Answer https as well, and write the certificate authority to trust to this file; it is a new one at each start
+    /// Answer https as well, and write the certificate authority to trust to this file; it is a new
+    /// one at each start
     #[arg(long, value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
     /// What to play: latency, errors and cuts per region
@@ -136,7 +144,8 @@ pub struct Simulate {
 /// `status`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Status {
-    /// The gateway's admin address; without it, where the environment tells `run` to listen, else the default.
+    /// The gateway's admin address; without it, where the environment tells `run` to listen, else
+    /// the default.
     #[arg(long, value_name = "ADDR", help = ADMIN_HELP)]
     pub admin: Option<AdminAddress>,
     /// Show it again and again, until `q` or Ctrl-C
@@ -147,7 +156,8 @@ pub struct Status {
 /// `wait`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Wait {
-    /// The gateway's admin address; without it, where the environment tells `run` to listen, else the default.
+    /// The gateway's admin address; without it, where the environment tells `run` to listen, else
+    /// the default.
     #[arg(long, value_name = "ADDR", help = ADMIN_HELP)]
     pub admin: Option<AdminAddress>,
     /// How long to wait at most
@@ -158,7 +168,8 @@ pub struct Wait {
 /// `healthcheck`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Healthcheck {
-    /// The gateway's admin address; without it, where the environment tells `run` to listen, else the default.
+    /// The gateway's admin address; without it, where the environment tells `run` to listen, else
+    /// the default.
     #[arg(long, value_name = "ADDR", help = ADMIN_HELP)]
     pub admin: Option<AdminAddress>,
     /// Ask whether it takes requests instead of whether it lives: not while it drains
@@ -174,7 +185,7 @@ const CASING_HELP: &str = "The field names of scan history: metadata (camelCase,
 
 /// A day is more than any start script should be held up.
 fn max(text: &str) -> Result<Duration, String> {
-    let max = duration::parse(text)?;
+    let max = parse_duration(text)?;
     (max <= Duration::from_hours(24))
         .then_some(max)
         .ok_or_else(|| "is longer than 24h".into())

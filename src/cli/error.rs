@@ -8,7 +8,8 @@ use crate::config::Mistakes;
 /// A command that did not do what was asked. `Display` is what the user reads, after `error: `.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The user can mend it: bad configuration or arguments, refused credentials, an address nobody answers at. Exit status 1.
+    /// The user can mend it: bad configuration or arguments, refused credentials, an address nobody
+    /// answers at. Exit status 1.
     #[error("{0}")]
     User(String),
     /// Mistakes in the configuration. Exit status 1.
@@ -53,13 +54,15 @@ impl Error {
         }
     }
 
-    /// The error and its causes, each on its line, as printed to stderr; empty when that has been done.
+    /// The error and its causes, each on its line, as printed to stderr; empty when that has been
+    /// done.
     #[must_use]
     pub fn explain(&self) -> String {
         if matches!(self, Self::Told(_)) {
             return String::new();
         }
-        // Each mistake begins with its file and line, as editors and continuous integration like it.
+        // Each mistake begins with its file and line, as editors and continuous integration like
+        // it.
         if let Self::Mistakes(mistakes) = self {
             let count = mistakes.list().len();
             let noun = if count == 1 { "mistake" } else { "mistakes" };

@@ -1,4 +1,5 @@
-//! `healthcheck`: is the gateway alive? For probes that run a command, in an image that has no shell and no curl.
+//! `healthcheck`: is the gateway alive? For probes that run a command, in an image that has no
+//! shell and no curl.
 
 use std::time::Duration;
 
@@ -9,7 +10,8 @@ use super::runtime::block_on_one;
 use super::{Error, Healthcheck};
 use crate::config::Environment;
 
-/// A live gateway answers in microseconds; Docker and the kubelet give up after a few seconds by themselves.
+/// A live gateway answers in microseconds; Docker and the kubelet give up after a few seconds by
+/// themselves.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Succeeds when the gateway answers that it lives, or with `--ready` that it takes requests.

@@ -1,6 +1,7 @@
 //! The command line: what can be typed, what is printed, and the exit status.
 //!
-//! Data goes to stdout, logs and mistakes to stderr. The exit status is 0 when done, 1 when the user can mend it, 2 otherwise.
+//! Data goes to stdout, logs and mistakes to stderr. The exit status is 0 when done, 1 when the
+//! user can mend it, 2 otherwise.
 
 mod admin_client;
 mod args;
@@ -8,11 +9,11 @@ mod check;
 mod demo;
 
 mod error;
+mod hardening;
 mod healthcheck;
 mod output;
-mod panic;
+mod panic_hook;
 mod probe;
-mod process;
 mod run;
 mod runtime;
 mod simulate;

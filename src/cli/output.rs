@@ -23,7 +23,8 @@ pub fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
 
-/// Answers what is no command: help and version go to stdout with status 0, mistakes to stderr with status 1.
+/// Answers what is no command: help and version go to stdout with status 0, mistakes to stderr with
+/// status 1.
 #[must_use]
 pub fn usage(asked: &clap::Error) -> ExitCode {
     // Help never fails, not even when nobody reads it.

@@ -9,9 +9,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
 use super::runtime::{block_on, watch_configuration_signals, watch_signals};
-use super::{Error, note, panic, process};
-use crate::app::{Gateway, Place};
-use crate::config::{Document, Environment, Format, Loaded};
+use super::{Error, hardening, note, panic_hook};
+use crate::app::{ConfigSource, Gateway};
+use crate::config::{Document, Environment, Loaded};
 use crate::resources::Machine;
 use crate::task::Tasks;
 use crate::telemetry::log;
@@ -19,29 +19,30 @@ use crate::telemetry::log;
 /// Serves. Prints a line per listener to stderr once it accepts.
 ///
 /// # Errors
-/// Mistakes in the configuration, an address that is taken, requests that were cut off at the end of the drain.
+/// Mistakes in the configuration, an address that is taken, requests that were cut off at the end
+/// of the drain.
 pub fn run(file: Option<&Path>) -> Result<(), Error> {
     // Before any secret is read.
-    let sealed = process::seal();
+    let sealed = hardening::seal();
     let env = Environment::real();
-    let place = Place::new(file.map(Path::to_owned), env.clone());
-    let document = match place.find() {
+    let source = ConfigSource::new(file.map(Path::to_owned), env.clone());
+    let document = match source.find() {
         Ok(document) => document,
         Err(mistakes) => return Voice::of(None, &env).told(Err(mistakes.into())),
     };
     let voice = Voice::of(Some(&document), &env);
-    voice.told(run_from(place, document, (sealed, env.workers()), voice))
+    voice.told(run_from(source, document, (sealed, env.workers()), voice))
 }
 
 fn run_from(
-    place: Place,
+    source: ConfigSource,
     document: Document,
     (sealed, workers): (io::Result<()>, Option<usize>),
     voice: Voice,
 ) -> Result<(), Error> {
-    let loaded = place.resolve(&document)?;
+    let loaded = source.resolve(&document)?;
     let log = start_log(&loaded)?;
-    panic::say_little();
+    panic_hook::say_little();
     if let Err(error) = sealed {
         tracing::warn!(%error, "the system does not let this process keep its memory to itself");
     }
@@ -51,12 +52,12 @@ fn run_from(
     if let Err(error) = Machine::raise_open_files() {
         tracing::warn!(%error, "the limit of open files cannot be raised");
     }
-    block_on(workers, serve(&loaded, (place, document), log, voice))
+    block_on(workers, serve(&loaded, (source, document), log, voice))
 }
 
 async fn serve(
     loaded: &Loaded,
-    (place, document): (Place, Document),
+    (source, document): (ConfigSource, Document),
     log: log::Handle,
     voice: Voice,
 ) -> Result<(), Error> {
@@ -65,12 +66,13 @@ async fn serve(
     // Before anything else: without a handler these signals end the process.
     watch_configuration_signals(&signals, Arc::clone(&asked), log.clone())?;
     let gateway = Gateway::start(&loaded.resolved).await.map_err(|error| {
-        // The configuration was right; what the machine refuses, such as a taken port, the user can mend.
+        // The configuration was right; what the machine refuses, such as a taken port, the user can
+        // mend.
         Error::user(log::chain(&error))
     })?;
     let abort = CancellationToken::new();
     gateway.reloader().set_log(log);
-    gateway.follow(place, document, asked);
+    gateway.follow(source, document, asked);
     watch_signals(&signals, gateway.stop_token(), abort.clone())?;
     for address in gateway.addresses() {
         voice.say(Level::INFO, &format!("listening on {address}"));
@@ -93,7 +95,8 @@ async fn serve(
 enum Voice {
     /// As they are. Where the format is left to be chosen, too: scripts wait for `listening on`.
     Text,
-    /// Where `telemetry.format` is `json`: each line is an object, so that nothing else is among the log's lines.
+    /// Where `telemetry.format` is `json`: each line is an object, so that nothing else is among
+    /// the log's lines.
     Json,
 }
 
@@ -131,10 +134,5 @@ impl Voice {
 /// Logs to stderr as the configuration says.
 pub(super) fn start_log(loaded: &Loaded) -> Result<log::Handle, Error> {
     let telemetry = &loaded.resolved.telemetry;
-    let format = match telemetry.format {
-        Format::Auto => log::Format::Auto,
-        Format::Json => log::Format::Json,
-        Format::Text => log::Format::Text,
-    };
-    log::init(&telemetry.log, format).map_err(|error| Error::failed("cannot start logging", error))
+    log::init(&telemetry.log, telemetry.format).map_err(|error| Error::failed("cannot start logging", error))
 }

@@ -12,8 +12,8 @@ use crate::resources::Machine;
 use crate::task::Tasks;
 use crate::telemetry::log;
 
-/// A gateway is a neighbour of somebody's application: without a word from the operator it takes two threads, not a thread per core of
-/// a large node.
+/// A gateway is a neighbour of somebody's application: without a word from the operator it takes
+/// two threads, not a thread per core of a large node.
 const WORKERS: usize = 2;
 
 /// Runs `work` to its end. `workers` overrides the number of threads.
@@ -32,12 +32,13 @@ pub(super) fn block_on<T>(workers: Option<usize>, work: impl Future<Output = Res
     };
     let runtime = runtime.map_err(|error| Error::failed("cannot start the runtime", error))?;
     let result = runtime.block_on(work);
-    // What still runs has had its time; waiting for a blocked name look-up would delay the exit by seconds.
+    // What still runs has had its time; waiting for a blocked name look-up would delay the exit by
+    // seconds.
     runtime.shutdown_background();
     result
 }
 
-/// Runs `work` to its end on this thread alone: for commands that ask one question and leave.
+/// Runs `work` to its end on this thread alone: for commands that send one request and end.
 ///
 /// # Errors
 /// When the runtime cannot be made, and what `work` returns.
@@ -45,7 +46,8 @@ pub(super) fn block_on_one<T>(work: impl Future<Output = Result<T, Error>>) -> R
     block_on(Some(1), work)
 }
 
-/// SIGHUP has the configuration read again; SIGUSR1 has one level more logged, up to everything, and SIGUSR2 what is configured.
+/// SIGHUP has the configuration read again; SIGUSR1 has one level more logged, up to everything,
+/// and SIGUSR2 what is configured.
 ///
 /// # Errors
 /// When the handlers cannot be installed.

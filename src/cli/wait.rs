@@ -1,4 +1,5 @@
-//! `wait`: returns once the gateway has started. For start scripts where nothing else orders containers.
+//! `wait`: returns once the gateway has started. For start scripts where nothing else orders
+//! containers.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use tokio::time::{self, Instant};
 use super::admin_client::{AdminAddress, ask};
 use super::runtime::block_on_one;
 use super::{Error, Wait};
-use crate::config::{Environment, duration};
+use crate::config::{Environment, show_duration};
 
 /// A gateway starts in a few milliseconds; asking ten times a second costs nothing.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -26,14 +27,14 @@ async fn until_started(admin: &AdminAddress, max: Duration) -> Result<(), Error>
     let end = Instant::now() + max;
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        // The last question, too, gets a moment for its answer.
+        // The last request, too, gets a moment for its answer.
         let why = match ask(admin, "/startupz", left.max(PAUSE)).await {
             Ok((StatusCode::OK, _)) => return Ok(()),
             Ok((status, text)) => format!("the last answer was {}: {}", status.as_u16(), text.trim()),
             Err(error) => error.to_string(),
         };
         if Instant::now() + PAUSE >= end {
-            let max = duration::show(max);
+            let max = show_duration(max);
             return Err(Error::user(format!(
                 "no gateway has started at {admin} within {max}: {why}"
             )));

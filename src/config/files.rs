@@ -61,6 +61,15 @@ impl Files for Disk {
     }
 }
 
+/// Why a file cannot be read, for a message.
+pub(super) fn unreadable(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "there is no such file".into(),
+        io::ErrorKind::PermissionDenied => "may not be read by this user".into(),
+        _ => format!("cannot be read ({error})"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

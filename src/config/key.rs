@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::section::SECTIONS;
-use super::value::{duration, size};
+use super::value::{show_duration, show_size};
 
 /// A key of the configuration. Everything about keys (variables, suggestions, the reference) is
 /// derived from it.
@@ -23,7 +23,7 @@ pub struct Key {
     /// Environment variables of other programs that are read where ours is absent or empty; the
     /// first one set is used.
     pub borrowed: &'static [&'static str],
-    pub(super) place: Place,
+    pub(super) allowed_in: AllowedIn,
     pub(super) echo: Echo,
     pub(super) reload: Reload,
 }
@@ -94,7 +94,7 @@ pub enum DefaultValue {
 
 /// Where a key may be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum AllowedIn {
     FileAndEnvironment,
     /// Secrets, which must not be in files that are copied and committed.
     EnvironmentOnly,
@@ -126,7 +126,7 @@ impl Key {
             fallback,
             doc,
             borrowed: &[],
-            place: Place::FileAndEnvironment,
+            allowed_in: AllowedIn::FileAndEnvironment,
             echo: Echo::Plain,
             // A key that does not say otherwise needs a restart.
             reload: Reload::Restart,
@@ -144,7 +144,7 @@ impl Key {
     }
 
     pub(super) const fn environment_only(mut self) -> Self {
-        self.place = Place::EnvironmentOnly;
+        self.allowed_in = AllowedIn::EnvironmentOnly;
         self
     }
 
@@ -179,7 +179,7 @@ impl Key {
     /// Whether the key is accepted in a file; secrets are not.
     #[must_use]
     pub fn in_file(&self) -> bool {
-        self.place == Place::FileAndEnvironment
+        self.allowed_in == AllowedIn::FileAndEnvironment
     }
 }
 
@@ -195,8 +195,8 @@ impl fmt::Display for Kind {
             Self::Flag => f.write_str("true or false"),
             Self::FlagOr(word) => write!(f, "true, false or \"{word}\""),
             Self::Count(least, most) => write!(f, "{least} to {most}"),
-            Self::Duration(least, most) => write!(f, "{} to {}", duration::show(least), duration::show(most)),
-            Self::Size(least, most) => write!(f, "{} to {}", size::show(least), size::show(most)),
+            Self::Duration(least, most) => write!(f, "{} to {}", show_duration(least), show_duration(most)),
+            Self::Size(least, most) => write!(f, "{} to {}", show_size(least), show_size(most)),
             Self::Text(words) | Self::List(words) => f.write_str(words),
             Self::Regions => f.write_str("tables of name and url"),
             Self::Shares(least, most) => write!(f, "a table of names, each with {least} to {most}"),

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use super::config_error::{ConfigError, Mistakes, Origin};
 use super::env::{Environment, variable};
-use super::files::Files;
+use super::files::{Files, unreadable};
 use super::key::Key;
-use super::reader::{Reader, unreadable};
+use super::reader::Reader;
 use super::section::{
     Admin, Cache, Callers, Credentials, Defender, Definitions, Merge, Queue, Quota, Server, Store, Telemetry, cloud,
 };

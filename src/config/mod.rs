@@ -44,9 +44,8 @@ pub use load::{Document, Loaded, Resolved, Source, load, parse};
 pub use reference::reference;
 pub use schema::schema;
 pub use section::{
-    Admin, Cache, Callers, Credential, Credentials, Defender, Definitions, Format, ManagedEndpoint, Merge, Merging,
-    OnUnknownPast, Pacing, Pin, Proxy, Queue, Quota, Region, Sampling, Scope, SecretSource, Server, Store, Telemetry,
-    TokenProxy, Traces, TrustedRoots,
+    Admin, Cache, Callers, Credential, Credentials, Defender, Definitions, Merge, Merging, Pin, Proxy, Queue, Quota,
+    Region, Sampling, Scope, Server, Store, Telemetry, TokenProxy, Traces, TrustedRoots,
 };
 pub use settings::{Setting, Settings};
-pub use value::{Limit, Listen, duration, size};
+pub use value::{Limit, Listen, parse_duration, parse_size, show_duration, show_size};

@@ -1,7 +1,6 @@
 //! Reads keys as values. A value that cannot be read becomes an error at its position, and reading
 //! goes on: the sections get `None` and report all errors in the rest.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,11 +8,11 @@ use secrecy::zeroize::Zeroizing;
 
 use super::config_error::{ConfigError, Origin};
 use super::env::Environment;
-use super::files::{Files, Found};
+use super::files::{Files, Found, unreadable};
 use super::key::{Echo, Key, Kind, keys};
 use super::raw::{Entry, Node, Raw, RawConfig};
 use super::settings::Settings;
-use super::value::{duration, size};
+use super::value::{parse_duration, parse_size};
 use crate::secret::Secret;
 
 /// The state of resolving one configuration.
@@ -104,8 +103,8 @@ impl<'a> Reader<'a> {
         let problem = match (raw, key.kind) {
             (Raw::Number(number), Kind::Duration(..) | Kind::Size(..)) => {
                 let hint = match key.kind {
-                    Kind::Size(..) => size::parse(number).err(),
-                    _ => duration::parse(number).err(),
+                    Kind::Size(..) => parse_size(number).err(),
+                    _ => parse_duration(number).err(),
                 };
                 let hint = quoted(&hint.unwrap_or_default());
                 format!("{number} {hint}; allowed is {}", key.kind)
@@ -163,7 +162,7 @@ impl<'a> Reader<'a> {
         let Kind::Duration(least, most) = key.kind else {
             return None;
         };
-        self.parsed(key, |text| match duration::parse(text) {
+        self.parsed(key, |text| match parse_duration(text) {
             Ok(value) if (least..=most).contains(&value) => Ok(value),
             Ok(_) => Err("is out of range".into()),
             Err(problem) => Err(problem),
@@ -174,7 +173,7 @@ impl<'a> Reader<'a> {
         let Kind::Size(least, most) = key.kind else {
             return None;
         };
-        self.parsed(key, |text| match size::parse(text) {
+        self.parsed(key, |text| match parse_size(text) {
             Ok(value) if (least..=most).contains(&value) => Ok(value),
             Ok(_) => Err("is out of range".into()),
             Err(problem) => Err(problem),
@@ -367,13 +366,10 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Why a file cannot be read, for a message.
-pub(super) fn unreadable(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::NotFound => "there is no such file".into(),
-        io::ErrorKind::PermissionDenied => "may not be read by this user".into(),
-        _ => format!("cannot be read ({error})"),
-    }
+/// How `value` is written in a configuration: as the first word that stands for it.
+pub(super) fn word<T: Copy + PartialEq>(words: &[(&'static str, T)], value: T) -> &'static str {
+    let found = words.iter().find(|(_, of)| *of == value);
+    found.map_or("", |(word, _)| word)
 }
 
 /// The value as it may appear in a message.

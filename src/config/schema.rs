@@ -91,7 +91,7 @@ fn fallback(fallback: DefaultValue) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{duration, keys, size};
+    use crate::config::{keys, parse_duration, parse_size};
 
     #[test]
     fn every_key_of_the_file_is_described_and_no_secret() {
@@ -114,12 +114,12 @@ mod tests {
         ] {
             let text = format!("1{unit}");
             assert_eq!(
-                duration::parse(&text).is_ok(),
+                parse_duration(&text).is_ok(),
                 units(DURATION).iter().any(|known| known == unit),
                 "{unit}"
             );
             assert_eq!(
-                size::parse(&text).is_ok(),
+                parse_size(&text).is_ok(),
                 units(SIZE).iter().any(|known| known == unit),
                 "{unit}"
             );

@@ -41,9 +41,9 @@ pub const LARGE_ANSWER: usize = 64 << 10;
 pub struct Shares {
     /// The total.
     pub total: usize,
-    /// Reserved for no purpose: what the allocator keeps, the kernel's buffers for connections, and the pages of the
-    /// program's file. A quarter of the total but at most 64 MiB, where little is left a third
-    /// of that, and always an eighth.
+    /// Reserved for no purpose: what the allocator keeps, the kernel's buffers for connections, and
+    /// the pages of the program's file. A quarter of the total but at most 64 MiB, where little is
+    /// left a third of that, and always an eighth.
     pub spare: usize,
     /// Answers in the cache, and former entries that callers still read.
     pub cache: usize,

@@ -102,11 +102,11 @@ impl Connection {
         // Connections run outside `task::Tasks`: they end with the pool, and the drain must neither
         // wait for an idle connection nor cut one that a flight still reads from.
         let executor = TokioExecutor::new();
-        let sender = match stream.protocol() {
+        let sender = match stream.protocol {
             Protocol::Http1 => {
                 let (sender, connection) = http1::Builder::new()
                     .max_buf_size(MAX_HEAD_BYTES as usize)
-                    .handshake(stream)
+                    .handshake(stream.io)
                     .await?;
                 // The request that waits for an answer sees how it ends.
                 executor.execute(async { drop(connection.await) });
@@ -121,7 +121,7 @@ impl Connection {
                     .keep_alive_interval(config.ping_every)
                     .keep_alive_timeout(config.ping_answer)
                     .keep_alive_while_idle(true)
-                    .handshake(stream)
+                    .handshake(stream.io)
                     .await?;
                 executor.execute(async { drop(connection.await) });
                 Sender::Http2(sender)

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
+use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use socket2::SockRef;
@@ -38,8 +39,6 @@ struct Shared {
     tls: Arc<ClientConfig>,
     /// Without HTTP/2, for hosts that asked for that.
     http1_tls: Arc<ClientConfig>,
-    /// For the connection to the proxy, which needs no HTTP/2.
-    proxy_tls: Arc<ClientConfig>,
     /// Without session resumption, so that every probe measures the same work.
     probe_tls: Arc<ClientConfig>,
     proxy: Option<Proxy>,
@@ -68,8 +67,6 @@ impl Connector {
     /// When the CA file is unusable.
     pub fn new(config: &Config, resolver: Resolver) -> Result<Self, SetupError> {
         let tls = tls::client_config(config.ca_file.as_deref())?;
-        let mut proxy_tls = tls.clone();
-        proxy_tls.alpn_protocols.clear();
         let mut probe_tls = tls.clone();
         probe_tls.resumption = rustls::client::Resumption::disabled();
         Ok(Self {
@@ -77,7 +74,6 @@ impl Connector {
                 resolver,
                 http1_tls: Arc::new(tls::http1_only(&tls)),
                 tls: Arc::new(tls),
-                proxy_tls: Arc::new(proxy_tls),
                 probe_tls: Arc::new(probe_tls),
                 proxy: config.proxy.clone(),
                 server_name: None,
@@ -145,8 +141,8 @@ impl Connector {
         let stream = self
             .connect(&target, &self.shared.probe_tls, self.shared.cleartext)
             .await?;
-        let setup = stream.setup();
-        let mut io = stream.into_inner();
+        let setup = stream.setup;
+        let mut io = stream.io.into_inner();
         let mut total = setup;
         if !target.tls && self.shared.cleartext == Protocol::Http2 {
             let begun = Instant::now();
@@ -198,7 +194,11 @@ impl Connector {
             }
             io = Box::new(secured);
         }
-        Ok(Stream::new(io, protocol, begun.elapsed()))
+        Ok(Stream {
+            io: TokioIo::new(io),
+            protocol,
+            setup: begun.elapsed(),
+        })
     }
 
     /// TCP to `host`, which is the target or the proxy; also returns when the name was resolved.
@@ -236,10 +236,6 @@ impl Connector {
     ) -> Result<(Instant, Box<dyn Duplex>), ConnectError> {
         let (begun, tcp) = self.dial(target, proxy.host(), proxy.port(), deadline).await?;
         let mut io: Box<dyn Duplex> = Box::new(tcp);
-        if proxy.is_tls() {
-            let config = Arc::clone(&self.shared.proxy_tls);
-            io = Box::new(handshake(target, server_name(proxy.host()), io, config, deadline).await?);
-        }
         let opening = tunnel::open(&mut io, &target.authority, proxy.authorization());
         bounded(target, Step::Tunnel, deadline, opening).await?;
         Ok((begun, io))

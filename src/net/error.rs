@@ -1,5 +1,6 @@
 //! Why a connection or an exchange failed, and whether the request may have been processed.
 
+use crate::telemetry::named_enum;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -34,29 +35,18 @@ pub enum SetupError {
     Tls(#[source] rustls::Error),
 }
 
-/// The steps of setting up a connection, in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Resolving the host's addresses.
-    Resolve,
-    /// TCP, to the host or to the proxy.
-    Dial,
-    /// The proxy's answer to `CONNECT`.
-    Tunnel,
-    /// The TLS handshake.
-    Tls,
-}
-
-impl Step {
-    /// The name of the step for people.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Resolve => "name resolution",
-            Self::Dial => "tcp connection",
-            Self::Tunnel => "proxy tunnel",
-            Self::Tls => "tls handshake",
-        }
+named_enum! {
+    /// The steps of setting up a connection, in order.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Step, as_str {
+        /// Resolving the host's addresses.
+        Resolve = "name resolution",
+        /// TCP, to the host or to the proxy.
+        Dial = "tcp connection",
+        /// The proxy's answer to `CONNECT`.
+        Tunnel = "proxy tunnel",
+        /// The TLS handshake.
+        Tls = "tls handshake",
     }
 }
 

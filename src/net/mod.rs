@@ -18,6 +18,7 @@ mod connector;
 mod dial;
 mod dns;
 mod error;
+mod network;
 mod pool;
 mod proxy;
 mod stream;
@@ -38,6 +39,7 @@ pub use config::Config;
 pub use connector::Connector;
 pub use dns::{Lookup, Resolver};
 pub use error::{ConnectError, Error, Kind, SetupError, Step};
+pub use network::{Network, ParseNetworkError};
 pub use proxy::{Proxy, ProxyError};
 
 use crate::BoxError;

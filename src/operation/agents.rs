@@ -1,8 +1,9 @@
-//! The list of scanners.
+//! The list of scanners, and one of them.
 
+use super::Operation;
 use super::declaration::{Declaration, Input, Kept, Lifetime, Query, Shape};
 
-pub(super) const EXAMPLE: &str = r#"{
+const EXAMPLE: &str = r#"{
     "id": "7b6c2f5e-3f1d-4c07-9c4e-2c1f0f6f6a11_7f1c3609a3ff40e4a0d3f3d1d9a2c0b16e6c8d5a",
     "machineId": "7f1c3609a3ff40e4a0d3f3d1d9a2c0b16e6c8d5a",
     "lastSeen": "2026-03-01T04:05:06.1234567Z",
@@ -13,7 +14,7 @@ pub(super) const EXAMPLE: &str = r#"{
     "mdeClientVersion": "10.8295.22621.1195"
 }"#;
 
-pub(super) const DECLARATION: Declaration = Declaration {
+pub(super) const LIST: Declaration = Declaration {
     name: "agents",
     operation_id: "listScanAgents",
     summary: "All scanners",
@@ -22,6 +23,20 @@ pub(super) const DECLARATION: Declaration = Declaration {
     query: Query::Any,
     shape: Shape::List,
     kept: Kept::Whole,
+    lifetime: Lifetime::Ttl,
+    secrets: &[],
+    example: EXAMPLE,
+};
+
+pub(super) const ONE: Declaration = Declaration {
+    name: "agent",
+    operation_id: "scanAgent",
+    summary: "One scanner",
+    path: "/DeviceAuthenticatedScanAgents/{id}",
+    input: Input::Path,
+    query: Query::Any,
+    shape: Shape::Entity,
+    kept: Kept::InList(Operation::Agents),
     lifetime: Lifetime::Ttl,
     secrets: &[],
     example: EXAMPLE,

@@ -13,7 +13,8 @@ pub struct Declaration {
     pub operation_id: &'static str,
     /// What it answers, as a sentence without its full stop.
     pub summary: &'static str,
-    /// The path behind `/api` and `/api/v1.0`. A last segment `{id}` stands for the id of an entity.
+    /// The path behind `/api` and `/api/v1.0`. A last segment `{id}` stands for the id of an
+    /// entity.
     pub path: &'static str,
     /// Where a request says what it is about.
     pub input: Input,
@@ -25,7 +26,8 @@ pub struct Declaration {
     pub kept: Kept,
     /// For how long they are fresh.
     pub lifetime: Lifetime,
-    /// Members, at any depth, that may hold credentials. Their values are replaced by null, whatever they are.
+    /// Members, at any depth, that may hold credentials. Their values are replaced by null,
+    /// whatever they are.
     pub secrets: &'static [&'static str],
     /// One row, or the entity, as JSON: an example for the description.
     pub example: &'static str,
@@ -48,7 +50,8 @@ pub enum Input {
 /// Which query options an operation takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Query {
-    /// `$top` and `$skip`, checked, or the query of a link to a further page. Any other option is refused.
+    /// `$top` and `$skip`, checked, or the query of a link to a further page. Any other option is
+    /// refused.
     Paging,
     /// Whatever the caller writes goes upstream as it is.
     Any,
@@ -59,16 +62,18 @@ pub enum Query {
 pub enum Shape {
     /// An object with an array `value`.
     List,
-    /// One entity, which is an object with an `id`; or an array `value`, as parts of the documentation have it.
+    /// One entity, which is an object with an `id`; or an array `value`, as parts of the
+    /// documentation have it.
     Entity,
 }
 
 /// How answers are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kept {
-    /// Whole, by question.
+    /// Whole, by request.
     Whole,
-    /// Whole, and by id as well: different questions can share a call, and be answered from each other's rows.
+    /// Whole, and by id as well: different requests can share a call, and be answered from each
+    /// other's rows.
     ById {
         /// The members that name a row's id, in every casing that is known.
         names: [&'static str; 3],
@@ -82,7 +87,8 @@ pub enum Kept {
 pub enum Lifetime {
     /// For `cache.ttl`.
     Ttl,
-    /// For `cache.finished_ttl` when all that it speaks of has ended and will not change again; otherwise for `cache.ttl`.
+    /// For `cache.finished_ttl` when all that it speaks of has ended and will not change again;
+    /// otherwise for `cache.ttl`.
     Finished,
 }
 
@@ -114,7 +120,7 @@ impl Declaration {
         }
     }
 
-    /// Whether different questions can share a call, and answers are kept by id.
+    /// Whether different requests can share a call, and answers are kept by id.
     #[must_use]
     pub const fn is_by_id(&self) -> bool {
         matches!(self.kept, Kept::ById { .. })

@@ -92,7 +92,8 @@ impl Endpoint {
         [self.version.base(), self.operation.declaration().path].concat()
     }
 
-    /// Its path, here and upstream, about this entity if it is about one. It is written from the declaration.
+    /// Its path, here and upstream, about this entity if it is about one. It is written from the
+    /// declaration.
     #[must_use]
     pub fn path(self, id: Option<&EntityId>) -> String {
         let (fixed, has_id) = self.operation.declaration().fixed_path();
@@ -114,9 +115,11 @@ pub struct Target {
     pub id: Option<EntityId>,
 }
 
-/// The operation behind a request's path, without its query; `None` for every other path, which is then unknown here.
+/// The operation behind a request's path, without its query; `None` for every other path, which is
+/// then unknown here.
 ///
-/// The match is exact: writes have siblings of these paths, so nothing close to one may pass for it.
+/// The match is exact: writes have siblings of these paths, so nothing close to one may pass for
+/// it.
 #[must_use]
 pub fn route(path: &str) -> Option<Target> {
     let rest = path.strip_prefix(Version::Latest.base())?;

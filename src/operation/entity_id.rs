@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 
 /// The id of an entity that a path names, decoded and checked.
 ///
-/// What is certain: written into a path, it is one segment that every server reads in the same way, and it is not the name of an action.
+/// What is certain: written into a path, it is one segment that every server reads in the same way,
+/// and it is not the name of an action.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct EntityId(Box<str>);
 
@@ -15,8 +16,9 @@ impl EntityId {
 
     /// Reads a segment of a path; `None` when it is no id that could be asked for.
     ///
-    /// Refused are separators of any kind, a second coding (`%25`), dots alone, space at an end, and letters alone: names of actions,
-    /// such as `BatchDelete`, consist of letters, and every id of the upstream has a digit.
+    /// Refused are separators of any kind, a second coding (`%25`), dots alone, space at an end,
+    /// and letters alone: names of actions, such as `BatchDelete`, consist of letters, and every id
+    /// of the upstream has a digit.
     #[must_use]
     pub fn read(segment: &str) -> Option<Self> {
         let id = decoded(segment)?;
@@ -37,7 +39,7 @@ impl EntityId {
         &self.0
     }
 
-    /// An id that a canonical question holds.
+    /// An id that a canonical request holds.
     pub(crate) fn of_canonical(id: &str) -> Self {
         Self(id.into())
     }
@@ -76,7 +78,8 @@ fn canonical(id: &str) -> Box<str> {
     }
 }
 
-/// A segment without its escapes (RFC 3986 §2.1); `None` when one is cut off, or the result is no text.
+/// A segment without its escapes (RFC 3986 §2.1); `None` when one is cut off, or the result is no
+/// text.
 fn decoded(segment: &str) -> Option<Cow<'_, str>> {
     if !segment.contains('%') {
         return Some(Cow::Borrowed(segment));

@@ -14,7 +14,8 @@ pub(super) const DECLARATION: Declaration = Declaration {
     query: Query::Paging,
     shape: Shape::List,
     kept: Kept::ById {
-        // The documentation, its plain reading, and the service's own metadata disagree about the name.
+        // The documentation, its plain reading, and the service's own metadata disagree about the
+        // name.
         names: ["ScanDefinitionIds", "ScanDefinitionId", "scanDefinitionId"],
     },
     // A definition that runs gets new sessions.

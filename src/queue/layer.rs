@@ -5,9 +5,9 @@ use std::task::{Context, Poll};
 use futures_util::future::BoxFuture;
 use tower::ServiceExt as _;
 
-use super::line::{PermitSource, Queue};
+use super::fair_queue::{PermitSource, Queue};
 use super::refused::{Reason, Refused};
-use crate::attempt::{Delivery, Failure, Granted, RetryHint, Try};
+use crate::attempt::{Admitted, Attempt, Delivery, Failure, RetryHint};
 use crate::scan::Answer;
 
 /// Wraps a service that needs a slot into one that waits for it.
@@ -62,10 +62,10 @@ fn failure(refused: Refused) -> Failure {
     }
 }
 
-impl<Q, S> tower::Service<Try> for Service<Q, S>
+impl<Q, S> tower::Service<Attempt> for Service<Q, S>
 where
     Q: PermitSource,
-    S: tower::Service<Granted<Q::Permit>, Response = Answer, Error = Failure> + Clone + Send + 'static,
+    S: tower::Service<Admitted<Q::Permit>, Response = Answer, Error = Failure> + Clone + Send + 'static,
     S::Future: Send,
 {
     type Response = Answer;
@@ -78,20 +78,20 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, attempt: Try) -> Self::Future {
+    fn call(&mut self, attempt: Attempt) -> Self::Future {
         let queue = self.queue.clone();
         let mut inner = self.inner.clone();
         Box::pin(async move {
             let waiting = queue.enter(&attempt).map_err(failure)?;
-            attempt.load.queues(attempt.place, waiting.predicted_start());
+            attempt.request.queues(attempt.position, waiting.predicted_start());
             let permit = waiting.turn().await.map_err(failure)?;
-            let granted = Granted {
+            let granted = Admitted {
                 attempt: attempt.clone(),
                 permit,
             };
             let answer = inner.ready().await?.call(granted).await;
             // The call has bound what is asked; only now is it known who benefits.
-            queue.spread(&attempt);
+            queue.split_cost(&attempt);
             queue.answered(&attempt);
             answer
         })

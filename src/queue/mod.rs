@@ -3,9 +3,9 @@
 //! A waiting request holds a ticket, not a slot; a slot is bound to a ticket when it is there.
 //! Three rules decide:
 //!
-//! 1. **Order** ([`Order`]): urgency classes with a share each, callers by weight inside a class,
-//!    and a caller's own requests by deadline. Deadlines do not bend it: what a request may wait
-//!    decides whether it is let in, not when it is served.
+//! 1. **Order** ([`FairScheduler`]): urgency classes with a share each, callers by weight inside a
+//!    class, and a caller's own requests by deadline. Deadlines do not bend it: what a request may
+//!    wait decides whether it is let in, not when it is served.
 //! 2. **Admission**: a request is let in when its slot comes before its deadline, with that order
 //!    played forward over those who wait now and those who are about to ask (`expectation`):
 //!    callers that ask again whenever they are answered, and requests that were refused and told
@@ -20,13 +20,13 @@
 //!
 //! Not here: when slots come; the queue asks its [`PermitSource`].
 
+mod caller_limit;
 mod config;
 mod expectation;
-mod fair_use;
+mod fair_queue;
+mod fair_scheduler;
 mod layer;
-mod line;
 mod metrics;
-mod order;
 mod recent_callers;
 mod refuse;
 mod refused;
@@ -38,11 +38,13 @@ mod take_back;
 mod tests;
 mod turn_forecast;
 
+pub use caller_limit::{CallerLimiter, Layer as CallerLimitLayer, Service as CallerLimitService};
 pub use config::{Config, Weights};
-pub use fair_use::{CallerLimiter, Layer as FairUseLayer, Service as FairUseService};
+pub use fair_queue::{PermitSource, Queue, QueueEntry};
+pub use fair_scheduler::{
+    Ahead, Claims, Competitors, Expected, FairScheduler, InTime, Late, Look, Played, ServicePosition, Ticket,
+};
 pub use layer::{Layer, Service};
-pub use line::{PermitSource, Queue, Waiting};
 pub use metrics::Metrics;
-pub use order::{Ahead, Claims, Expected, InTime, Late, Look, Order, Place, Played, Rivals, Ticket};
 pub use refused::{Reason, Refused, Wait};
-pub use snapshot::{CallerShare, Outlook, Snapshot};
+pub use snapshot::{CallerShare, PredictedTurns, Snapshot};

@@ -26,15 +26,18 @@ impl<P> State<P> {
     pub(super) fn refuse(&mut self, reason: Reason, request: Request<'_>, arrival: Arrival, now: Instant) -> Refused {
         let (name, urgency) = (request.name, request.urgency);
         let own = self.expectations.returns_before_refused(name, urgency, arrival);
-        let place = self.order.place_for(name, urgency, None, own);
+        // It comes back when a slot is free, or is refused again: so it is told no slot that another
+        // request of its caller was told, however few of those who are told to come back do.
+        let own_slot = (request.allowed < INSTANT).then(|| self.slots.start(own.len(), now));
+        let place = self.order.position_for(name, urgency, None, own);
         let (_, start) = self.turn_at(&place, now);
-        let room = self.room_for(reason, request, now);
+        let room = self.room_for(reason, request, now).max(own_slot);
         let needed = (start <= now + self.config.longest_wait).then(|| {
             let mut after_own = start;
             if place.is_behind_kept() {
                 // These are not waited for.
                 let own = self.expectations.returns_before(name, urgency, arrival);
-                let place = self.order.place_for(name, urgency, Some((start, u64::MAX)), own);
+                let place = self.order.position_for(name, urgency, Some((start, u64::MAX)), own);
                 after_own = self.turn_at(&place, now).1;
             }
             self.enough(request, arrival, after_own, now)
@@ -53,7 +56,7 @@ impl<P> State<P> {
         let mut deadline = now + request.allowed;
         for _ in 0..3 {
             let own = self.expectations.returns_before(name, urgency, arrival);
-            let place = self.order.place_for(name, urgency, Some((deadline, u64::MAX)), own);
+            let place = self.order.position_for(name, urgency, Some((deadline, u64::MAX)), own);
             if self.order.is_last_of_own(&place) {
                 return after_own;
             }
@@ -99,7 +102,7 @@ impl<P> State<P> {
             .refuse((request.name, request.urgency), arrival, due, now, &mut self.order);
         let is_short = matches!(
             reason,
-            Reason::Late | Reason::Promised | Reason::Displaced | Reason::Overtaken
+            Reason::Late | Reason::Promised | Reason::Displaced | Reason::PausedPastDeadline
         );
         let is_enough = is_short && needed <= self.config.longest_wait;
         Refused {

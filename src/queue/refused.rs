@@ -1,5 +1,6 @@
 //! A refusal that says when to come back.
 
+use crate::telemetry::named_enum;
 use std::time::Duration;
 
 /// The caller's turn cannot come in time, or it may not wait. Known at once, told at once.
@@ -53,7 +54,8 @@ impl Refused {
         }
     }
 
-    /// `Retry-After` in whole seconds, rounded up and at least 1, so that who obeys it is not too early.
+    /// `Retry-After` in whole seconds, rounded up and at least 1, so that who obeys it is not too
+    /// early.
     ///
     /// ```
     /// use defender_gateway::queue::{Reason, Refused};
@@ -66,73 +68,44 @@ impl Refused {
     }
 }
 
-/// Why a caller was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reason {
-    /// The turn cannot come before the caller's deadline.
-    Late,
-    /// Every slot before the caller's deadline is claimed by others who are about to ask and go
-    /// first.
-    Promised,
-    /// The queue holds as many requests as it may.
-    Full,
-    /// The caller has as many requests waiting as it may.
-    CallerFull,
-    /// The caller is over its fair-use limit.
-    CallerLimiter,
-    /// The place was on slots that somebody claimed since whose class or share gives a better right
-    /// to them.
-    Displaced,
-    /// The ticket was taken, but a pause ordered by the upstream made it impossible to serve in
-    /// time.
-    Overtaken,
-    /// The gateway is about to stop, and the turn would come too late.
-    ShuttingDown,
-    /// The store that replicas share the quota through does not answer, so nobody knows whether
-    /// there is a slot.
-    StoreLost,
-    /// The caller brought a token of its own, and the quotas of as many other tokens are kept as
-    /// may be.
-    Tokens,
+named_enum! {
+    /// Why a caller was refused.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum Reason, name {
+        /// The turn cannot come before the caller's deadline.
+        Late = "late",
+        /// Every slot before the caller's deadline is claimed by others who are about to ask and go
+        /// first.
+        Promised = "promised",
+        /// The queue holds as many requests as it may.
+        Full = "full",
+        /// The caller has as many requests waiting as it may.
+        CallerFull = "caller_full",
+        /// The caller is over its fair-use limit.
+        CallerLimiter = "fair_use",
+        /// The place was on slots that somebody claimed since whose class or share gives a better
+        /// right to them.
+        Displaced = "displaced",
+        /// The ticket was taken, but a pause ordered by the upstream made it impossible to serve in
+        /// time.
+        PausedPastDeadline = "overtaken",
+        /// The gateway is about to stop, and the turn would come too late.
+        ShuttingDown = "shutting_down",
+        /// The store that replicas share the quota through does not answer, so nobody knows whether
+        /// there is a slot.
+        StoreLost = "store_lost",
+        /// The caller brought a token of its own, and the quotas of as many other tokens are kept
+        /// as may be.
+        Tokens = "tokens",
+    }
 }
 
 impl Reason {
-    /// All reasons, for tables and tests.
-    pub const ALL: [Self; 10] = [
-        Self::Late,
-        Self::Promised,
-        Self::Full,
-        Self::CallerFull,
-        Self::CallerLimiter,
-        Self::Displaced,
-        Self::Overtaken,
-        Self::ShuttingDown,
-        Self::StoreLost,
-        Self::Tokens,
-    ];
-
-    /// The name in metrics and logs.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Late => "late",
-            Self::Promised => "promised",
-            Self::Full => "full",
-            Self::CallerFull => "caller_full",
-            Self::CallerLimiter => "fair_use",
-            Self::Displaced => "displaced",
-            Self::Overtaken => "overtaken",
-            Self::ShuttingDown => "shutting_down",
-            Self::StoreLost => "store_lost",
-            Self::Tokens => "tokens",
-        }
-    }
-
     /// Whether there were not enough slots for it, rather than a limit of the caller's own or a
     /// part that is out of order.
     pub(super) fn is_for_slots(self) -> bool {
         match self {
-            Self::Late | Self::Promised | Self::Full | Self::Displaced | Self::Overtaken => true,
+            Self::Late | Self::Promised | Self::Full | Self::Displaced | Self::PausedPastDeadline => true,
             Self::CallerFull | Self::CallerLimiter | Self::ShuttingDown | Self::StoreLost | Self::Tokens => false,
         }
     }
@@ -156,7 +129,7 @@ impl Reason {
             Self::Displaced => {
                 "more urgent requests, or other callers' fair shares, now take every slot within the time the request may wait"
             }
-            Self::Overtaken => {
+            Self::PausedPastDeadline => {
                 "slots of the upstream's quota come later than was predicted: the upstream ordered a pause, or calls were lost or took long"
             }
         }

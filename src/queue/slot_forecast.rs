@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::line::PermitSource;
+use super::fair_queue::PermitSource;
 
 /// A slot handed out this much later than forecast came on time.
 const PUNCTUAL: Duration = Duration::from_millis(5);
@@ -57,7 +57,7 @@ impl SlotForecast {
     }
 
     /// A slot has been handed out.
-    pub(super) fn handed_out(&mut self, now: Instant) {
+    pub(super) fn on_granted(&mut self, now: Instant) {
         if self.starts.pop_front().is_none_or(|first| first > now) {
             // The slot came before its time: so may the next ones.
             self.version = None;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::line::PermitSource;
+use super::fair_queue::PermitSource;
 use super::state::State;
 use crate::caller::Name;
 
@@ -33,13 +33,13 @@ pub struct CallerShare {
     /// Slots it has had since it was first seen.
     pub served: u64,
     /// When its turns come; `None` when nothing of it waits.
-    pub outlook: Option<Outlook>,
+    pub outlook: Option<PredictedTurns>,
 }
 
 /// When a caller's turns come, if those come who are expected to ask and go first, and nobody else
 /// comes or leaves before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Outlook {
+pub struct PredictedTurns {
     /// Requests of others that are served before its next one; some of them may yet have to come.
     pub position: usize,
     /// Until its next turn.
@@ -77,16 +77,16 @@ impl<P> State<P> {
         }
     }
 
-    fn outlook(&self, caller: &Name, now: Instant) -> Option<Outlook> {
+    fn outlook(&self, caller: &Name, now: Instant) -> Option<PredictedTurns> {
         let turns = self.order.tickets_of(caller).filter_map(|(first, last)| {
             let ((ahead, first), (_, last)) = (self.turn_of(first, now)?, self.turn_of(last, now)?);
-            Some(Outlook {
+            Some(PredictedTurns {
                 position: ahead.rank(),
                 next: first.saturating_duration_since(now),
                 last: last.saturating_duration_since(now),
             })
         });
-        turns.reduce(|one, other| Outlook {
+        turns.reduce(|one, other| PredictedTurns {
             position: one.position.min(other.position),
             next: one.next.min(other.next),
             last: one.last.max(other.last),

@@ -9,18 +9,18 @@ use tokio::time::Instant;
 
 use super::config::Config;
 use super::expectation::Expectations;
-use super::line::PermitSource;
-use super::order::{Ahead, InTime, Late, Order, Place, Ticket};
+use super::fair_queue::PermitSource;
+use super::fair_scheduler::{Ahead, FairScheduler, InTime, Late, ServicePosition, Ticket};
 use super::recent_callers::RecentCallers;
 use super::refuse::Request;
 use super::refused::{Reason, Refused};
 use super::slot_forecast::SlotForecast;
 use super::take_back::{Check, Delay, STEPS_PER_ARRIVAL};
-use crate::attempt::{Demand, FlowDemand, SharedOrder, Try};
+use crate::attempt::{Attempt, Demand, FlowDemand, SharedOrder};
 use crate::caller::{Caller, Name, Urgency};
 
 /// What a waiting request receives.
-pub(super) type Turn<P> = Result<P, Refused>;
+pub(super) type Grant<P> = Result<P, Refused>;
 
 /// Slots that are forecast besides one for everybody who waits.
 pub(super) const BESIDES: usize = 128;
@@ -37,7 +37,7 @@ const OWN_LOOKED_AT: usize = 32;
 #[derive(Debug)]
 pub(super) struct State<P> {
     pub(super) config: Config,
-    pub(super) order: Order,
+    pub(super) order: FairScheduler,
     /// By when everybody can use a slot, ascending.
     deadlines: Vec<(Instant, u64)>,
     pub(super) waiters: HashMap<u64, Waiter<P>>,
@@ -50,7 +50,7 @@ pub(super) struct State<P> {
     /// Slots handed out since the start.
     pub(super) served: u64,
     /// Whether somebody was refused for want of slots since nobody waited last.
-    turns_away: bool,
+    is_rejecting: bool,
     pub(super) check: Check,
     /// When the clock task will next look by itself.
     pub(super) armed: Option<Instant>,
@@ -61,7 +61,7 @@ pub(super) struct State<P> {
 /// Who waits with a ticket.
 #[derive(Debug)]
 pub(super) struct Waiter<P> {
-    turn: oneshot::Sender<Turn<P>>,
+    turn: oneshot::Sender<Grant<P>>,
     /// How long it said that it may wait.
     pub(super) allowed: Duration,
     /// The number of the slot that was foretold when it came, counted as [`State::served`] is.
@@ -74,13 +74,13 @@ pub(super) struct Entered<P> {
     pub(super) id: u64,
     /// When its slot comes, if nobody comes or leaves before.
     pub(super) start: Instant,
-    pub(super) turn: oneshot::Receiver<Turn<P>>,
+    pub(super) turn: oneshot::Receiver<Grant<P>>,
 }
 
 impl<P> State<P> {
     pub(super) fn new(config: Config) -> Self {
         Self {
-            order: Order::new(config.weights.clone()),
+            order: FairScheduler::new(config.weights.clone()),
             config,
             deadlines: Vec::new(),
             waiters: HashMap::new(),
@@ -90,7 +90,7 @@ impl<P> State<P> {
             expectations: Expectations::default(),
             tickets: 0,
             served: 0,
-            turns_away: false,
+            is_rejecting: false,
             check: Check::IDLE,
             armed: None,
             closes: None,
@@ -104,7 +104,7 @@ impl<P> State<P> {
 
     /// A slot that is free now, when nobody waits for it: what [`State::enter`] and
     /// [`State::hand_out`] would come to, without a forecast.
-    pub(super) fn pass<S>(&mut self, now: Instant, caller: &Caller, slots: &S) -> Option<P>
+    pub(super) fn try_fast_path<S>(&mut self, now: Instant, caller: &Caller, slots: &S) -> Option<P>
     where
         S: PermitSource<Permit = P>,
     {
@@ -119,12 +119,12 @@ impl<P> State<P> {
         self.order.pass(name, urgency);
         self.expectations
             .let_in((name, urgency), arrival, now, now, &mut self.order);
-        self.handed_out(name, urgency, now);
+        self.on_granted(name, urgency, now);
         Some(permit)
     }
 
     /// Takes a ticket, or refuses at once.
-    pub(super) fn enter<S>(&mut self, now: Instant, attempt: &Try, slots: &S) -> Result<Entered<P>, Refused>
+    pub(super) fn enter<S>(&mut self, now: Instant, attempt: &Attempt, slots: &S) -> Result<Entered<P>, Refused>
     where
         S: PermitSource<Permit = P>,
     {
@@ -136,19 +136,21 @@ impl<P> State<P> {
         self.recent.visit(name);
         let arrival = self.expectations.arrive(name, urgency, now, &mut self.order);
         self.look_ahead(now, self.order.len() + 1 + BESIDES, slots);
-        self.turns_away &= !self.order.is_empty();
+        self.is_rejecting &= !self.order.is_empty();
         // A place below 2^48 and a count of tickets: unique, and in order of first arrival even
         // when a request queues again.
-        let id = (attempt.place.order() << 16) | (self.tickets & 0xffff);
+        let id = (attempt.position.order() << 16) | (self.tickets & 0xffff);
         self.tickets += 1;
         let own_returns = self.expectations.returns_before(name, urgency, arrival);
-        let place = self.order.place_for(name, urgency, Some((deadline, id)), own_returns);
+        let place = self
+            .order
+            .position_for(name, urgency, Some((deadline, id)), own_returns);
         let (ahead, start) = self.turn_until(&place, deadline, now);
         let delays_own = start <= deadline && self.delays_own(&place, OWN_LOOKED_AT, now);
         let admitted = self.admit(name, ahead, start, deadline, now);
         let admitted = admitted.and(if delays_own { Err(Reason::Late) } else { Ok(()) });
         if let Err(reason) = admitted {
-            self.turns_away |= matches!(reason, Reason::Late | Reason::Promised) && !self.order.is_empty();
+            self.is_rejecting |= matches!(reason, Reason::Late | Reason::Promised) && !self.order.is_empty();
             let request = Request {
                 name,
                 urgency,
@@ -173,11 +175,11 @@ impl<P> State<P> {
     fn add(
         &mut self,
         ticket: Ticket,
-        place: &Place,
+        place: &ServicePosition,
         ahead: Ahead,
         allowed: Duration,
         now: Instant,
-    ) -> oneshot::Receiver<Turn<P>> {
+    ) -> oneshot::Receiver<Grant<P>> {
         let (id, deadline) = (ticket.id, ticket.deadline);
         let delay = if ahead.waiting >= self.order.len() {
             Delay::None
@@ -265,7 +267,7 @@ impl<P> State<P> {
             };
             self.forget_deadline(ticket.deadline, id);
             match waiter.turn.send(Ok(permit)) {
-                Ok(()) => self.handed_out(&ticket.caller, ticket.urgency, now),
+                Ok(()) => self.on_granted(&ticket.caller, ticket.urgency, now),
                 // The caller has just left: the slot passes on.
                 Err(returned) => in_hand = returned.ok(),
             }
@@ -275,11 +277,11 @@ impl<P> State<P> {
     }
 
     /// A slot has gone to this caller.
-    fn handed_out(&mut self, caller: &Name, urgency: Urgency, now: Instant) {
+    fn on_granted(&mut self, caller: &Name, urgency: Urgency, now: Instant) {
         self.served += 1;
         self.recent.served(caller);
         self.expectations.granted(caller, urgency, now, &mut self.order);
-        self.slots.handed_out(now);
+        self.slots.on_granted(now);
     }
 
     /// The call of this caller has been answered: it may ask again.
@@ -310,7 +312,7 @@ impl<P> State<P> {
             waiting: self.order.len(),
             callers: self.order.callers(),
             promised: &self.deadlines,
-            turns_away: self.turns_away && !self.order.is_empty(),
+            is_rejecting: self.is_rejecting && !self.order.is_empty(),
             flows: Some(&self.order),
         }
     }
@@ -337,9 +339,9 @@ impl<P> State<P> {
     }
 
     /// The slot cost is shared by all who benefit from the call.
-    pub(super) fn spread(&mut self, urgency: Urgency, payer: &Name, beneficiaries: &[Name], now: Instant) {
+    pub(super) fn split_cost(&mut self, urgency: Urgency, payer: &Name, cost_sharers: &[Name], now: Instant) {
         self.check.split_error(now);
-        self.order.spread(urgency, payer, beneficiaries);
+        self.order.split_cost(urgency, payer, cost_sharers);
     }
 
     /// Forecasts at least `count` slots, unless the last forecast still holds.

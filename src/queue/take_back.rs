@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::expectation::Arrival;
-use super::order::{InTime, Late};
+use super::fair_scheduler::{InTime, Late};
 use super::refuse::Request;
 use super::refused::Reason;
 use super::state::{State, TOLERANCE};
@@ -114,7 +114,7 @@ impl<P> State<P> {
             self.slots.start(rank, now)
         } else {
             let own = self.expectations.returns_before_refused(name, urgency, arrival);
-            let place = self.order.place_for(name, urgency, None, own);
+            let place = self.order.position_for(name, urgency, None, own);
             self.turn_at(&place, now).1
         };
         let allowed = self.waiters.get(&id).map_or(Duration::ZERO, |waiter| waiter.allowed);
@@ -135,7 +135,7 @@ impl<P> State<P> {
         let turn = self.served.saturating_add(rank as u64);
         match self.waiters.get(&id) {
             Some(waiter) if turn > waiter.foretold => Reason::Displaced,
-            _ => Reason::Overtaken,
+            _ => Reason::PausedPastDeadline,
         }
     }
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::line::PermitSource;
-use super::order::{Ahead, Claims, Look, Place, Rivals};
+use super::fair_queue::PermitSource;
+use super::fair_scheduler::{Ahead, Claims, Competitors, Look, ServicePosition};
 use super::state::{BESIDES, State};
 use super::take_back::SLIGHTLY;
 use crate::caller::{Name, Urgency};
@@ -27,7 +27,7 @@ const ROUNDS: usize = 3;
 impl<P> State<P> {
     /// The slot that is left for a request at this place, and when it comes, if that is until
     /// `latest`; otherwise some later one.
-    pub(super) fn turn_until(&self, place: &Place, latest: Instant, now: Instant) -> (Ahead, Instant) {
+    pub(super) fn turn_until(&self, place: &ServicePosition, latest: Instant, now: Instant) -> (Ahead, Instant) {
         // The queue's own bounds ask for how many wait in all.
         let is_exact = self.order.len() >= self.config.max_requests || self.closes.is_some();
         let most = if is_exact { usize::MAX } else { self.slots.until(latest) };
@@ -36,7 +36,7 @@ impl<P> State<P> {
 
     /// The slot that is left for a request at this place, and when it comes. Far ahead all claim
     /// slots who are expected back.
-    pub(super) fn turn_at(&self, place: &Place, now: Instant) -> (Ahead, Instant) {
+    pub(super) fn turn_at(&self, place: &ServicePosition, now: Instant) -> (Ahead, Instant) {
         let longest = now + self.config.longest_wait;
         let turn = self.turn_until(place, longest, now);
         if turn.1 <= longest {
@@ -47,12 +47,12 @@ impl<P> State<P> {
 
     /// When the slot of a ticket comes, and what is served before.
     pub(super) fn turn_of(&self, id: u64, now: Instant) -> Option<(Ahead, Instant)> {
-        Some(self.turn_at(&self.order.place_of(id)?, now))
+        Some(self.turn_at(&self.order.position_of(id)?, now))
     }
 
     /// Whether a request at this place would make others of the same caller late, which have the
     /// same right and came before. `most` of them are looked at.
-    pub(super) fn delays_own(&self, place: &Place, most: usize, now: Instant) -> bool {
+    pub(super) fn delays_own(&self, place: &ServicePosition, most: usize, now: Instant) -> bool {
         let is_early = |deadline| self.latest_start(now).is_some_and(|latest| latest <= deadline);
         self.order.own_after(place, most).any(|(after, deadline)| {
             !is_early(deadline) && self.turn_until(&after, deadline + SLIGHTLY, now).1 > deadline + SLIGHTLY
@@ -63,7 +63,7 @@ impl<P> State<P> {
     pub(super) fn predicted_wait<S: PermitSource<Permit = P>>(&mut self, now: Instant, slots: &S) -> Duration {
         self.expectations.expire(now, &mut self.order);
         self.look_ahead(now, self.order.len() + 1 + BESIDES, slots);
-        let place = self.order.place_for(&Name::new(""), Urgency::default(), None, 0..0);
+        let place = self.order.position_for(&Name::new(""), Urgency::default(), None, 0..0);
         let (_, start) = self.turn_at(&place, now);
         start.saturating_duration_since(now)
     }
@@ -79,7 +79,7 @@ impl<P> State<P> {
         }
     }
 
-    fn turn(&self, place: &Place, look: Look<'_>) -> (Ahead, Instant) {
+    fn turn(&self, place: &ServicePosition, look: Look<'_>) -> (Ahead, Instant) {
         let own_due = |until| self.order.own_due(place, until);
         let mut own = if look.claims == Claims::All {
             own_due(look.until)
@@ -88,7 +88,7 @@ impl<P> State<P> {
         };
         let mut rounds = 0;
         loop {
-            let turn = self.first_left(&self.order.rivals(place, own, look), look);
+            let turn = self.first_left(&self.order.competitors(place, own, look), look);
             let due = own_due(turn.1.min(look.until));
             if due <= own || turn.1 > look.until {
                 return turn;
@@ -99,10 +99,10 @@ impl<P> State<P> {
     }
 
     /// The first slot that is left by those who go first.
-    fn first_left(&self, rivals: &Rivals<'_>, look: Look<'_>) -> (Ahead, Instant) {
+    fn first_left(&self, competitors: &Competitors<'_>, look: Look<'_>) -> (Ahead, Instant) {
         let (mut until, mut slots) = (self.slots.start(0, look.now), 1);
         loop {
-            let ahead = rivals.ahead(until, slots);
+            let ahead = competitors.ahead(until, slots);
             let start = self.slots.start(ahead.rank(), look.now);
             if start <= until || start > look.until {
                 return (ahead, start);

@@ -11,7 +11,7 @@ use pin_project_lite::pin_project;
 
 use super::permit::Permit;
 use super::throttle_hint::ThrottleHint;
-use crate::attempt::{Charged, Delivery, Failure, Granted, RetryHint};
+use crate::attempt::{Admitted, Charged, Delivery, Failure, RetryHint};
 use crate::clock::Wall;
 use crate::scan::{Answer, Fields};
 
@@ -47,7 +47,7 @@ pub struct Service<S> {
     wall: Wall,
 }
 
-impl<S> tower::Service<Granted<Permit>> for Service<S>
+impl<S> tower::Service<Admitted<Permit>> for Service<S>
 where
     S: tower::Service<Charged, Response = Answer, Error = Failure>,
 {
@@ -59,16 +59,16 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, granted: Granted<Permit>) -> Self::Future {
-        let Granted { attempt, permit } = granted;
-        let outgoing = Charged {
-            request: attempt.load.request(),
-            trace: attempt.load.trace(),
+    fn call(&mut self, granted: Admitted<Permit>) -> Self::Future {
+        let Admitted { attempt, permit } = granted;
+        let charged = Charged {
+            request: attempt.request.bind(),
+            trace: attempt.request.trace(),
             caller: attempt.caller,
             retries: attempt.retries,
         };
         Paying {
-            answer: self.inner.call(outgoing),
+            answer: self.inner.call(charged),
             permit: Some(permit),
             wall: self.wall.clone(),
         }

@@ -31,7 +31,7 @@ struct Shared {
     /// Counts changes that make an earlier forecast wrong.
     version: AtomicU64,
     /// Counts the moments at which the state may have changed.
-    stamp: AtomicU64,
+    revision: AtomicU64,
     changed: Notify,
     wall: Wall,
     metrics: Metrics,
@@ -96,7 +96,7 @@ impl Quota {
         Self(Arc::new(Shared {
             state: Mutex::new(state),
             version: AtomicU64::new(0),
-            stamp: AtomicU64::new(0),
+            revision: AtomicU64::new(0),
             changed: Notify::new(),
             wall,
             metrics,
@@ -192,8 +192,8 @@ impl Quota {
 
     /// Changes whenever a snapshot may have become another one, except by the passing of time.
     #[must_use]
-    pub fn stamp(&self) -> u64 {
-        self.0.stamp.load(Ordering::Relaxed)
+    pub fn revision(&self) -> u64 {
+        self.0.revision.load(Ordering::Relaxed)
     }
 
     /// The state for people.
@@ -229,7 +229,7 @@ impl Shared {
     /// The state, to change it.
     fn lock(&self) -> MutexGuard<'_, State> {
         let state = self.look();
-        self.stamp.fetch_add(1, Ordering::Relaxed);
+        self.revision.fetch_add(1, Ordering::Relaxed);
         state
     }
 

@@ -1,7 +1,7 @@
 //! The upstream's quota: never exceeded as the upstream counts, and all of it usable.
 //!
 //! Two things decide when a call may leave. The [`Ledger`] is the guarantee: it remembers every call of the longest window and
-//! lets another go only while each window has room, counting a call until one window after it was *answered*. The [`Pace`] is what
+//! lets another go only while each window has room, counting a call until one window after it was *answered*. The [`Pacer`] is what
 //! callers feel: a bucket that lets a burst go at once and then spreads what is left of the long window evenly, so that the hour
 //! is not gone after 15 minutes. [`QuotaState`] joins the two, and also forecasts: the same state, run ahead, says when each of the
 //! next slots comes.
@@ -42,7 +42,7 @@ pub use layer::{Layer, Overdue, Refused, Service};
 pub use ledger::{Availability, Charge, Ledger};
 pub use metrics::Metrics;
 pub use pace_state::PaceState;
-pub use pacer::{BucketState, Pace};
+pub use pacer::{BucketState, Pacer};
 pub use permit::{Permit, Quota, Snapshot};
 pub use state::QuotaState;
 pub use state_file::{RestoredState, StateFile};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::throttle::Held;
-use super::{Pace, QuotaState};
+use super::{Pacer, QuotaState};
 
 /// The bucket that spreads the longest window, at one moment. Callers feel it long before a window is full, so it is shown.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,7 +34,7 @@ impl PaceState {
             clippy::cast_sign_loss,
             reason = "between zero and the capacity"
         )]
-        let whole = (self.tokens + 2.0 * Pace::EPSILON).max(0.0) as usize;
+        let whole = (self.tokens + 2.0 * Pacer::EPSILON).max(0.0) as usize;
         whole.min(self.capacity)
     }
 }

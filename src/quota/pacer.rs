@@ -63,7 +63,7 @@ pub(super) fn overlap(holes: &VecDeque<(Instant, Instant)>, now: Instant, until:
 /// `(spare + k) / (x_k - now)`, and, since the next return is that of a call which leaves now, `(spare + n + 1) / window`. Spent at that rate, the window is just used up at the `x_k` that gave the minimum; until then the plan
 /// stays right, so it is made again only at that moment, or when calls were left unused.
 #[derive(Clone, Debug)]
-pub struct Pace {
+pub struct Pacer {
     burst: f64,
     level: f64,
     /// Calls per second.
@@ -82,7 +82,9 @@ fn sustainable(now: Instant, supply: &WindowBudget<'_>, spare: f64, mut rate: f6
     let ready = f64::from(u8::from(supply.is_small()));
     let taken_until = |until| {
         let others = supply.others.filter(|others| !others.holes.is_empty());
-        others.map_or(0.0, |others| others.calls / window * others.hole(now, until).as_secs_f64())
+        others.map_or(0.0, |others| {
+            others.calls / window * others.hole(now, until).as_secs_f64()
+        })
     };
     // A call in flight may come back after the window's length. Alone, a plan is made anew before that matters.
     let last = supply.returns.last().filter(|_| supply.others.is_some());
@@ -124,7 +126,7 @@ enum Plan {
     Until(Instant),
 }
 
-impl Pace {
+impl Pacer {
     /// Of the rate that an estimate of others leaves, at least this share is used, however full it takes the window to be.
     const LEAST: f64 = 0.25;
 
@@ -157,7 +159,7 @@ impl Pace {
         }
     }
 
-    /// Whether [`Pace::plan`] must be called before the next look.
+    /// Whether [`Pacer::plan`] must be called before the next look.
     #[must_use]
     pub fn is_due(&self, now: Instant) -> bool {
         match self.plan {
@@ -205,7 +207,7 @@ impl Pace {
         self.invalidate();
     }
 
-    /// When the bucket holds a call, if nothing else happens; may lie past the plan's end, see [`Pace::plan_end`].
+    /// When the bucket holds a call, if nothing else happens; may lie past the plan's end, see [`Pacer::plan_end`].
     #[must_use]
     pub fn opens_at(&self, now: Instant) -> Option<Instant> {
         let missing = 1.0 - Self::EPSILON - self.level_at(now);

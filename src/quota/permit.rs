@@ -35,7 +35,7 @@ pub struct Snapshot {
     pub windows: Vec<Window>,
     /// The bucket that spreads the longest window; `None` when calls are not spread.
     pub pace: Option<PaceState>,
-    /// Until when the windows and the bucket, told in whole seconds and calls, stay as they are unless [`Quota::stamp`] changes.
+    /// Until when the windows and the bucket, told in whole seconds and calls, stay as they are unless [`Quota::revision`] changes.
     pub steady_until: Instant,
     /// How long everybody still waits because the upstream said 429.
     pub paused: Option<Duration>,
@@ -93,10 +93,10 @@ impl Quota {
 
     /// Changes whenever a snapshot may have become another one, except by the passing of time.
     #[must_use]
-    pub fn stamp(&self) -> u64 {
+    pub fn revision(&self) -> u64 {
         match self {
-            Self::Local(quota) => quota.stamp(),
-            Self::Shared(quota) => quota.stamp(),
+            Self::Local(quota) => quota.revision(),
+            Self::Shared(quota) => quota.revision(),
         }
     }
 
@@ -109,10 +109,10 @@ impl Quota {
 
     /// How many other processes may want slots of the same quota.
     #[must_use]
-    pub fn rivals(&self) -> usize {
+    pub fn other_replicas(&self) -> usize {
         match self {
             Self::Local(_) => 0,
-            Self::Shared(quota) => quota.rivals(),
+            Self::Shared(quota) => quota.other_replicas(),
         }
     }
 
@@ -127,10 +127,10 @@ impl Quota {
 
     /// When the store is lost: how long to stay away.
     #[must_use]
-    pub fn lost(&self) -> Option<Duration> {
+    pub fn unavailable_for(&self) -> Option<Duration> {
         match self {
             Self::Local(_) => None,
-            Self::Shared(quota) => quota.lost(),
+            Self::Shared(quota) => quota.unavailable_for(),
         }
     }
 
@@ -146,7 +146,7 @@ impl Quota {
     #[must_use]
     pub fn slots_until(&self, until: Instant, most: usize) -> usize {
         // Each process gets its share of what others want too.
-        let sharers = self.rivals().saturating_add(1);
+        let sharers = self.other_replicas().saturating_add(1);
         let mut slots = VecDeque::new();
         self.forecast(Instant::now(), most.saturating_mul(sharers), &mut slots);
         slots.partition_point(|start| *start <= until) / sharers

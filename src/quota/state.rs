@@ -9,14 +9,14 @@ use super::foreign::{Foreign, LAST_PROBE};
 use super::latency_estimator::Latency;
 use super::ledger::{Availability, Charge, Ledger};
 use super::long_window::Span;
-use super::pacer::{BucketState, Others, Pace, WindowBudget};
+use super::pacer::{BucketState, Others, Pacer, WindowBudget};
 use super::slow_start::SlowStart;
 
 /// The state of the quota. Driven by explicit moments, never by a clock of its own; moments must not go backwards.
 #[derive(Clone, Debug)]
 pub struct QuotaState {
     pub(super) ledger: Ledger,
-    pub(super) pace: Pace,
+    pub(super) pace: Pacer,
     pub(super) gate: ThrottleState,
     pub(super) latency: Latency,
     pub(super) foreign: Foreign,
@@ -66,7 +66,7 @@ impl QuotaState {
         };
         Self {
             ledger,
-            pace: Pace::new(config.burst, level, now),
+            pace: Pacer::new(config.burst, level, now),
             gate: ThrottleState::Open,
             latency: Latency::START,
             foreign: Foreign::default(),
@@ -78,7 +78,7 @@ impl QuotaState {
     }
 
     /// An account kept elsewhere, as it is now; for looking at it and ahead.
-    pub(super) fn picture(ledger: Ledger, pace: Pace, paused_until: Option<Instant>, latency: Latency) -> Self {
+    pub(super) fn picture(ledger: Ledger, pace: Pacer, paused_until: Option<Instant>, latency: Latency) -> Self {
         Self {
             ledger,
             pace,
@@ -216,9 +216,9 @@ impl QuotaState {
         account.pace = match bucket {
             Some((at, filling)) => {
                 let end = at.min(now) + filling.lasts.min(longest);
-                Pace::kept(config.burst, filling.level, filling.rate, end, at.min(now))
+                Pacer::kept(config.burst, filling.level, filling.rate, end, at.min(now))
             }
-            None => Pace::new(config.burst, 0, now),
+            None => Pacer::new(config.burst, 0, now),
         };
         account
     }

@@ -66,12 +66,12 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, outgoing: Charged) -> Self::Future {
-        Box::pin(run(self.inner.clone(), self.layer.clone(), outgoing))
+    fn call(&mut self, charged: Charged) -> Self::Future {
+        Box::pin(run(self.inner.clone(), self.layer.clone(), charged))
     }
 }
 
-async fn run<S>(mut inner: S, layer: RegionLayer, outgoing: Charged) -> Result<Answer, Failure>
+async fn run<S>(mut inner: S, layer: RegionLayer, charged: Charged) -> Result<Answer, Failure>
 where
     S: Service<Routed, Response = Answer, Error = Failure>,
 {
@@ -81,10 +81,10 @@ where
     let mut tried = Vec::new();
     let mut failed = None;
     while let Some(choice) = selector.pick(&tried, Instant::now()) {
-        let deadline = outgoing.caller.deadline;
-        let monitor = ProgressMonitor::new(selector.clone(), &choice, deadline, outgoing.retries);
+        let deadline = charged.caller.deadline;
+        let monitor = ProgressMonitor::new(selector.clone(), &choice, deadline, charged.retries);
         let routed = Routed {
-            outgoing: outgoing.clone(),
+            charged: charged.clone(),
             base: choice.base.clone(),
             stall_timeout: monitor.stall_timeout(),
         };
@@ -92,13 +92,13 @@ where
             Ok(inner) => inner.call(routed).await,
             Err(failure) => Err(failure),
         };
-        match report(&layer, &choice, &monitor, outgoing.request.endpoint(), result) {
+        match report(&layer, &choice, &monitor, charged.request.endpoint(), result) {
             Next::Return(result) => return result,
             Next::OtherHost(failure) if begun.elapsed() >= selector.config().failover_limit => return Err(failure),
             Next::OtherHost(failure) => {
                 tracing::debug!(
                     region = &*choice.label,
-                    request_id = outgoing.caller.request_id.as_str(),
+                    request_id = charged.caller.request_id.as_str(),
                     "not processed; trying the next region"
                 );
                 failed = Some(failure);

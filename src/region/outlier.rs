@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use crate::attempt::{Retries, StallTimeout, Try};
+use crate::attempt::{Attempt, Retries, StallTimeout};
 use crate::region::host_selector::State;
 use crate::region::{HostSelector, SelectedHost};
 
@@ -223,7 +223,7 @@ impl State {
         if now < due {
             return ProgressCheck::CheckAgain(due);
         }
-        if now > deadline + Try::GRACE || !self.has_other_good(index, now) {
+        if now > deadline + Attempt::GRACE || !self.has_other_good(index, now) {
             return ProgressCheck::CheckAgain(now + RECHECK);
         }
         if is_left {

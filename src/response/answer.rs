@@ -38,8 +38,9 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// `list` has the shortest window first. If it is empty, there are no header fields. `operation`
-    /// is the name of the operation whose calls alone count in these windows, if there is one.
+    /// `list` has the shortest window first. If it is empty, there are no header fields.
+    /// `operation` is the name of the operation whose calls alone count in these windows, if there
+    /// is one.
     #[must_use]
     pub fn new(list: Vec<Window>, operation: Option<&'static str>) -> Self {
         Self {

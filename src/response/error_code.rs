@@ -1,85 +1,62 @@
 //! The error codes of the gateway's own error responses. No other error response can be made, so
 //! the documented errors are those that are sent.
 
+use crate::telemetry::named_enum;
 use http::StatusCode;
 
-/// A status with Defender's `error.code`, by which clients can tell errors apart. The codes are
-/// stable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum ErrorCode {
-    /// The request violates HTTP.
-    BadRequest,
-    /// The body is no valid request.
-    InvalidRequestBody,
-    /// A query option is wrong.
-    ODataError,
-    /// A browser's request from another site.
-    CrossSite,
-    /// No such path.
-    NotFound,
-    /// The path exists, the method does not.
-    MethodNotAllowed,
-    /// The body was too slow.
-    RequestTimeout,
-    /// The body is too large.
-    RequestEntityTooLarge,
-    /// Not JSON, or compressed.
-    UnsupportedMediaType,
-    /// The request was meant for another host.
-    Misdirected,
-    /// No slot in time, or too many requests.
-    TooManyRequests,
-    /// Too many or too large header fields.
-    RequestHeaderFieldsTooLarge,
-    /// A defect of the gateway.
-    InternalServerError,
-    /// A feature of HTTP that the gateway does not implement.
-    NotImplemented,
-    /// The gateway's credentials are rejected.
-    SignInRefused,
-    /// The exchange with the upstream failed.
-    UpstreamUnreachable,
-    /// The sign-in service cannot be reached.
-    SignInUnavailable,
-    /// The gateway is shutting down.
-    ShuttingDown,
-    /// The shared quota cannot be reached.
-    QuotaUnavailable,
-    /// Overloaded for a moment.
-    ServiceUnavailable,
-    /// The upstream did not answer in time.
-    UpstreamTimeout,
-    /// `only-if-cached`, and no stored answer may be served.
-    NotCached,
+named_enum! {
+    /// A status with Defender's `error.code`, by which clients can tell errors apart. The codes are
+    /// stable.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    pub enum ErrorCode, code {
+        /// The request violates HTTP.
+        BadRequest = "BadRequest",
+        /// The body is no valid request.
+        InvalidRequestBody = "InvalidRequestBody",
+        /// A query option is wrong.
+        ODataError = "ODataError",
+        /// A browser's request from another site.
+        CrossSite = "Forbidden",
+        /// No such path.
+        NotFound = "NotFound",
+        /// The path exists, the method does not.
+        MethodNotAllowed = "MethodNotAllowed",
+        /// The body was too slow.
+        RequestTimeout = "RequestTimeout",
+        /// The body is too large.
+        RequestEntityTooLarge = "RequestEntityTooLarge",
+        /// Not JSON, or compressed.
+        UnsupportedMediaType = "UnsupportedMediaType",
+        /// The request was meant for another host.
+        Misdirected = "Forbidden",
+        /// No slot in time, or too many requests.
+        TooManyRequests = "TooManyRequests",
+        /// Too many or too large header fields.
+        RequestHeaderFieldsTooLarge = "RequestHeaderFieldsTooLarge",
+        /// A defect of the gateway.
+        InternalServerError = "InternalServerError",
+        /// A feature of HTTP that the gateway does not implement.
+        NotImplemented = "NotImplemented",
+        /// The gateway's credentials are rejected.
+        SignInRefused = "SignInRefused",
+        /// The exchange with the upstream failed.
+        UpstreamUnreachable = "UpstreamUnreachable",
+        /// The sign-in service cannot be reached.
+        SignInUnavailable = "SignInUnavailable",
+        /// The gateway is shutting down.
+        ShuttingDown = "ShuttingDown",
+        /// The shared quota cannot be reached.
+        QuotaUnavailable = "QuotaUnavailable",
+        /// Overloaded for a moment.
+        ServiceUnavailable = "ServiceUnavailable",
+        /// The upstream did not answer in time.
+        UpstreamTimeout = "UpstreamTimeout",
+        /// `only-if-cached`, and no stored answer may be served.
+        NotCached = "NotCached",
+    }
 }
 
 impl ErrorCode {
-    /// All codes, by status.
-    pub const ALL: [Self; 22] = [
-        Self::BadRequest,
-        Self::InvalidRequestBody,
-        Self::ODataError,
-        Self::CrossSite,
-        Self::NotFound,
-        Self::MethodNotAllowed,
-        Self::RequestTimeout,
-        Self::RequestEntityTooLarge,
-        Self::UnsupportedMediaType,
-        Self::Misdirected,
-        Self::TooManyRequests,
-        Self::RequestHeaderFieldsTooLarge,
-        Self::InternalServerError,
-        Self::NotImplemented,
-        Self::SignInRefused,
-        Self::UpstreamUnreachable,
-        Self::SignInUnavailable,
-        Self::ShuttingDown,
-        Self::QuotaUnavailable,
-        Self::ServiceUnavailable,
-        Self::UpstreamTimeout,
-        Self::NotCached,
-    ];
-
     /// The HTTP status.
     #[must_use]
     pub fn status(self) -> StatusCode {
@@ -103,76 +80,6 @@ impl ErrorCode {
             Self::UpstreamTimeout | Self::NotCached => StatusCode::GATEWAY_TIMEOUT,
         }
     }
-
-    /// `error.code`.
-    #[must_use]
-    pub fn code(self) -> &'static str {
-        match self {
-            Self::BadRequest => "BadRequest",
-            Self::InvalidRequestBody => "InvalidRequestBody",
-            Self::ODataError => "ODataError",
-            Self::CrossSite | Self::Misdirected => "Forbidden",
-            Self::NotFound => "NotFound",
-            Self::MethodNotAllowed => "MethodNotAllowed",
-            Self::RequestTimeout => "RequestTimeout",
-            Self::RequestEntityTooLarge => "RequestEntityTooLarge",
-            Self::UnsupportedMediaType => "UnsupportedMediaType",
-            Self::TooManyRequests => "TooManyRequests",
-            Self::RequestHeaderFieldsTooLarge => "RequestHeaderFieldsTooLarge",
-            Self::InternalServerError => "InternalServerError",
-            Self::NotImplemented => "NotImplemented",
-            Self::SignInRefused => "SignInRefused",
-            Self::UpstreamUnreachable => "UpstreamUnreachable",
-            Self::SignInUnavailable => "SignInUnavailable",
-            Self::ShuttingDown => "ShuttingDown",
-            Self::QuotaUnavailable => "QuotaUnavailable",
-            Self::ServiceUnavailable => "ServiceUnavailable",
-            Self::UpstreamTimeout => "UpstreamTimeout",
-            Self::NotCached => "NotCached",
-        }
-    }
-
-    /// What it means, as a sentence for the `OpenAPI` document.
-    #[must_use]
-    pub fn meaning(self) -> &'static str {
-        match self {
-            Self::BadRequest => {
-                "The request needs exactly one valid Host and a whole body, or its Authorization cannot be used."
-            }
-            Self::InvalidRequestBody => "The body does not name scan definitions as described.",
-            Self::ODataError => "$top or $skip is out of range or there twice, or there is another query option.",
-            Self::CrossSite => "A browser sent it on behalf of another site.",
-            Self::NotFound => "There is nothing at this path.",
-            Self::MethodNotAllowed => "The method is not allowed at this path; Allow names those that are.",
-            Self::RequestTimeout => "The body did not arrive in time.",
-            Self::RequestEntityTooLarge => "The body is larger than `server.max_body`.",
-            Self::UnsupportedMediaType => "The body must be application/json, in UTF-8 and not compressed.",
-            Self::Misdirected => "The gateway does not answer under this Host; see `server.hosts`.",
-            Self::TooManyRequests => {
-                "The turn cannot come before the deadline (which is known at once), the queue is full, or the caller is over its \
-                 fair-use limit. Retry-After says when to come back."
-            }
-            Self::RequestHeaderFieldsTooLarge => "The header fields are too many or too large.",
-            Self::InternalServerError => "A defect of the gateway; its log says more under the request's id.",
-            Self::NotImplemented => "The body has another transfer coding than `chunked`.",
-            Self::SignInRefused => "The gateway's credentials are refused.",
-            Self::UpstreamUnreachable => "No region could be reached, or its answer was unusable.",
-            Self::SignInUnavailable => "There is no token, and sign-in cannot be reached.",
-            Self::ShuttingDown => "The gateway is about to end.",
-            Self::QuotaUnavailable => {
-                "The store through which replicas share the quota is lost, and nothing is cached."
-            }
-            Self::ServiceUnavailable => "The gateway is busy for a moment, or has no memory left for more.",
-            Self::UpstreamTimeout => "Defender did not answer in time.",
-            Self::NotCached => "Nothing is stored, and `only-if-cached` allows no call.",
-        }
-    }
-
-    /// Whether a request to an operation can end with it; the others concern other requests.
-    #[must_use]
-    pub fn is_of_operation(self) -> bool {
-        !matches!(self, Self::NotFound | Self::MethodNotAllowed)
-    }
 }
 
 #[cfg(test)]
@@ -184,5 +91,16 @@ mod tests {
         assert!(ErrorCode::ALL.is_sorted_by(|a, b| a < b));
         assert_eq!(ErrorCode::ALL.len(), ErrorCode::NotCached as usize + 1);
         assert!(ErrorCode::ALL.is_sorted_by_key(|kind| kind.status()));
+    }
+
+    #[test]
+    fn tool_authors_find_every_code() {
+        let page = include_str!("../../deploy/api.md");
+        for code in ErrorCode::ALL {
+            assert!(
+                page.contains(&format!("`{}`", code.code())),
+                "{code:?} is not in deploy/api.md"
+            );
+        }
     }
 }

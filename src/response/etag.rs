@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_and_answers_to_questions_with_a_body_have_none() {
+    fn refusals_and_answers_to_requests_with_a_body_have_none() {
         assert_eq!(tagged(answer(404, "{}"), &Tag::Unless("*".into())).1, None);
         assert_eq!(tagged(answer(200, "{}"), &Tag::None).1, None);
     }

@@ -18,10 +18,11 @@ use tower::Service;
 
 use super::Panicked;
 use super::answer::{self, Answered, Config};
-use super::forwarded::{self, Network};
+use super::forwarded;
 use super::outcome::TokenOwner;
 use crate::BoxError;
 use crate::caller::RequestId;
+use crate::net::Network;
 use crate::scan::{Operation, ServedResponse};
 
 /// The result of the layers below when there was no error.

@@ -17,7 +17,6 @@ mod forwarded;
 mod header_template;
 mod layer;
 mod next_link;
-mod openapi_parts;
 mod outcome;
 mod problem;
 mod request_error;
@@ -25,13 +24,11 @@ mod table;
 
 pub use answer::{Answered, Body, Config, RateLimit, Window, Windows};
 pub use error_code::ErrorCode;
-pub use forwarded::{Network, ParseNetworkError};
 pub use layer::{Layer, Reply, RequestInfo, ResponsePreferences, ResponseService, Tag};
-pub use openapi_parts::{answers, body, options, shared};
 pub use outcome::{Ended, Outcome, TokenOwner};
 pub use problem::{Policies, Problem, ProxyStatusError};
 pub use request_error::{Panicked, RequestError};
 pub use table::problem;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -6,7 +6,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::StatusCode;
 use serde::Serialize;
-use serde_json::{Value, json};
 
 use super::{ErrorCode, Outcome, Window, Windows};
 use crate::caller::RequestId;
@@ -209,45 +208,6 @@ impl ProxyStatusError {
             Self::Internal => "proxy_internal_error",
         }
     }
-}
-
-/// The JSON Schema of [`Document`] for the `OpenAPI` document; a test compares them.
-pub(super) fn schema() -> Value {
-    let text = |description: &str| json!({"type": "string", "description": description});
-    json!({
-        "type": "object",
-        "additionalProperties": false,
-        "required": ["type", "title", "status", "detail", "instance", "error"],
-        "properties": {
-            "type": {"type": "string", "enum": [Problem::BLANK, Problem::QUOTA_EXCEEDED, Problem::REDUCED_CAPACITY]},
-            "title": text("The same for all problems of this kind."),
-            "status": {"type": "integer", "minimum": 400, "maximum": 599},
-            "detail": text("This case, for people."),
-            "instance": text("`/requests/` and the request's id."),
-            "violated-policies": {
-                "type": "array",
-                "minItems": 1,
-                "items": {"type": "string"},
-                "description": "The quota policies with no call left, by their names in RateLimit-Policy: windows, or `pace` while the longest one is being spread.",
-            },
-            "wait_needed": {
-                "type": "integer",
-                "minimum": 1,
-                "description": "How many seconds of `Prefer: wait` would have been let in, where a longer wait would have helped.",
-            },
-            "error": {
-                "type": "object",
-                "additionalProperties": false,
-                "required": ["code", "message", "target"],
-                "properties": {
-                    "code": {"type": "string"},
-                    "message": text("The same as `detail`."),
-                    "target": text("The part of the request that is wrong, or the request's id."),
-                },
-                "description": "Defender's form, for clients that were written for it.",
-            },
-        },
-    })
 }
 
 #[derive(Serialize)]

@@ -27,7 +27,7 @@ pub enum RequestError {
     CrossSite,
     /// No such path.
     #[error(
-        "there is nothing at this path: the operations are listed in the README, all of them under /api/, and /livez, /readyz, /metrics and /status are at the admin address"
+        "there is nothing at this path: the operations are listed in deploy/api.md, all of them under /api/, and /livez, /readyz, /metrics and /status are at the admin address"
     )]
     Path,
     /// The path exists, the method does not.

@@ -58,7 +58,15 @@ fn queue(refused: &queue::Refused) -> Problem {
     let wait = Duration::from_secs(wait_s);
     let advice = refused.wait.map_or_else(String::new, |wait| {
         let (needed_s, allowed_s) = (wait.needed_s(), wait.allowed_s());
-        format!("your turn would come in {needed_s} s, this request allows {allowed_s} s: send `Prefer: wait={needed_s}`, or ")
+        let allows = if needed_s > allowed_s {
+            format!(", this request allows {allowed_s} s")
+        } else {
+            // It has waited for a part of that.
+            String::new()
+        };
+        format!(
+            "your turn would come in {needed_s} s{allows}: send `Prefer: wait={needed_s}`, or the same request again: "
+        )
     });
     let detail = format!("{}; {advice}come back in {wait_s} s", refused.reason.as_str());
     match refused.reason {

@@ -1,7 +1,7 @@
 //! The data listener's HTTP: connections, and the layers between a connection and the typed stack.
 //!
 //! ```text
-//! Bound::serve ─► trace ─► count ─► response ─► guard ─► route ─► read ─► (scan::Call)
+//! Bound::serve ─► trace ─► access log ─► response ─► guard ─► route ─► read ─► (scan::Call)
 //! ```
 //!
 //! [`Bound`] knows HTTP and nothing else; it serves the admin listener as well. Not here: what a
@@ -15,7 +15,7 @@
 //! `Content-Length` and `Transfer-Encoding` is read by the latter, and its connection is closed
 //! after the response (RFC 9112 §6.1).
 
-pub mod count;
+pub mod access_log;
 pub mod guard;
 pub mod read;
 pub mod route;
@@ -31,7 +31,6 @@ mod connection_state;
 mod half_close;
 mod head_memory;
 mod inbound_request;
-mod openapi;
 mod peer;
 mod pending_responses;
 mod poll_when_woken;
@@ -39,14 +38,18 @@ mod serve;
 mod socket;
 mod stream_memory;
 
+pub use access_log::{ErrorRecord, RecentErrors};
 pub use bind::{BindError, Bound};
 pub use config::{Address, Config};
 pub use connection_metrics::Connections;
-pub use count::{ErrorRecord, RecentErrors};
 pub use inbound_request::{InboundRequest, RequestMeta, is_usual};
-pub use openapi::openapi;
 pub use peer::Peer;
 pub use serve::Drained;
+
+/// The `OpenAPI` 3.1 document of the data listener, as `defender-gateway openapi` prints it and the
+/// admin listener serves it. It is the same for every configuration; a test makes it from the
+/// paths, limits and error codes that the program uses, and compares.
+pub const OPENAPI: &str = include_str!("openapi.json");
 
 #[cfg(test)]
 mod tests;

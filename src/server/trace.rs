@@ -10,7 +10,7 @@ use tower::Service;
 
 use crate::response::{Ended, Outcome};
 use crate::scan::Target;
-use crate::server::count::CLIENT_CLOSED_REQUEST;
+use crate::server::access_log::CLIENT_CLOSED_REQUEST;
 use crate::server::{InboundRequest, RequestMeta};
 use crate::telemetry::trace::{self, Span, SpanKind, Trace, Tracer};
 

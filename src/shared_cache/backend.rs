@@ -213,7 +213,7 @@ impl Backend {
     }
 
     fn unreadable(&self, name: &Name, reason: &dyn std::fmt::Display) -> LookupReply {
-        tracing::debug!(name = name.as_str(), %reason, "what is stored under a question cannot be used");
+        tracing::debug!(name = name.as_str(), %reason, "what is stored under a request cannot be used");
         self.metrics.record_unreadable();
         LookupReply::Undecodable
     }

@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn both_keys_of_a_question_lie_in_one_slot_of_a_cluster() {
+    fn both_keys_of_a_request_lie_in_one_slot_of_a_cluster() {
         let config = config("p", "t}", "{a");
         let key = Request::plain(Endpoint::HISTORY, ["a"]).unwrap().key().clone();
         let tags = config.keys(&config.name(&key)).map(|key| {

@@ -1,8 +1,7 @@
 //! The metrics of the shared cache.
 
-use std::fmt;
-
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use crate::telemetry::named_enum;
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -77,55 +76,33 @@ impl Metrics {
     }
 }
 
-/// How a lookup ended for a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum LookupResult {
-    /// A stored answer.
-    Hit,
-    /// The answer of another replica's call.
-    Followed,
-    /// No answer; this replica asks for all.
-    Led,
-    /// No answer that could be used or waited for; this replica asks for itself.
-    Alone,
-}
-
-impl LookupResult {
-    const ALL: [Self; 4] = [Self::Hit, Self::Followed, Self::Led, Self::Alone];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::Followed => "followed",
-            Self::Led => "led",
-            Self::Alone => "alone",
-        }
+named_enum! {
+    /// How a lookup ended for a request.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub(super) enum LookupResult, as_str {
+        /// A stored answer.
+        Hit = "hit",
+        /// The answer of another replica's call.
+        Followed = "followed",
+        /// No answer; this replica asks for all.
+        Led = "led",
+        /// No answer that could be used or waited for; this replica asks for itself.
+        Alone = "alone",
     }
 }
 
-/// What happened to an answer that was to be written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Write {
-    /// It is in the store.
-    Written,
-    /// It is too large to be shared.
-    TooLarge,
-    /// Too many were waiting to be written, or the circuit breaker is open.
-    Dropped,
-    /// The store failed.
-    Failed,
-}
-
-impl Write {
-    const ALL: [Self; 4] = [Self::Written, Self::TooLarge, Self::Dropped, Self::Failed];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Written => "written",
-            Self::TooLarge => "too_large",
-            Self::Dropped => "dropped",
-            Self::Failed => "failed",
-        }
+named_enum! {
+    /// What happened to an answer that was to be written.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub(super) enum Write, as_str {
+        /// It is in the store.
+        Written = "written",
+        /// It is too large to be shared.
+        TooLarge = "too_large",
+        /// Too many were waiting to be written, or the circuit breaker is open.
+        Dropped = "dropped",
+        /// The store failed.
+        Failed = "failed",
     }
 }
 
@@ -137,16 +114,4 @@ struct LookupLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct WriteLabels {
     result: Write,
-}
-
-impl EncodeLabelValue for LookupResult {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        self.as_str().encode(encoder)
-    }
-}
-
-impl EncodeLabelValue for Write {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
-        self.as_str().encode(encoder)
-    }
 }

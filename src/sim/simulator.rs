@@ -159,7 +159,8 @@ impl Simulator {
         self.sim_state.journal.violations()
     }
 
-    /// Verifiers with the arrivals that count together, for the current limits: one, or one for each operation.
+    /// Verifiers with the arrivals that count together, for the current limits: one, or one for
+    /// each operation.
     #[must_use]
     pub fn quota_verifiers(&self) -> Vec<QuotaVerifier> {
         if self.config.scope == Scope::All {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::futures::Notified;
 use tokio::time::{Instant, timeout_at};
 
-use crate::attempt::Place;
+use crate::attempt::QueuePosition;
 use crate::caller::Name;
 use crate::single_flight::batcher::Batcher;
 use crate::single_flight::flight::Flight;
@@ -28,7 +28,7 @@ impl Batcher {
     }
 
     /// Records that `flight` is not, or is no longer, in the queue.
-    pub(super) fn not_queued(&self, flight: &Flight, place: Place) {
+    pub(super) fn not_queued(&self, flight: &Flight, place: QueuePosition) {
         self.state().pending[flight.request().endpoint().index()].not_queued(place.order());
     }
 
@@ -41,7 +41,7 @@ impl Batcher {
     /// Whether a flight without a slot before `until` can count on joining a batch: the calls that
     /// will leave by then, of whatever flight, have room for all ids that are lacking up to its
     /// place. Returns when to check again if no call has taken it by then.
-    pub(super) fn can_join_batch(&self, flight: &Flight, place: Place, until: Instant) -> Option<Instant> {
+    pub(super) fn can_join_batch(&self, flight: &Flight, place: QueuePosition, until: Instant) -> Option<Instant> {
         let now = Instant::now();
         let request = flight.request();
         let calls = {

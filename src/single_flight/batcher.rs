@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use crate::attempt::Place;
+use crate::attempt::QueuePosition;
 use crate::scan::{Answer, CacheSink, Endpoint, Request, SharedIds, StoredRows, UpstreamProfile};
 use crate::single_flight::batch_size::BatchSizer;
 use crate::single_flight::flight::Flight;
@@ -175,7 +175,7 @@ impl Batcher {
     }
 
     /// Makes a waiting flight available as a member for as long as the guard lives.
-    pub(super) fn add_pending(self: &Arc<Self>, flight: &Arc<Flight>, place: Place) -> PendingGuard {
+    pub(super) fn add_pending(self: &Arc<Self>, flight: &Arc<Flight>, place: QueuePosition) -> PendingGuard {
         let endpoint = flight.request().endpoint();
         self.state().pending[endpoint.index()].add_pending(place.order(), Arc::clone(flight));
         PendingGuard {
@@ -186,7 +186,7 @@ impl Batcher {
     }
 
     /// Records that `flight` is in the queue and is predicted to get its slot at `start`.
-    pub(super) fn queues(&self, flight: &Flight, place: Place, start: Instant) {
+    pub(super) fn queues(&self, flight: &Flight, place: QueuePosition, start: Instant) {
         self.state().pending[flight.request().endpoint().index()].queues(place.order(), start);
     }
 

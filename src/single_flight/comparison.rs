@@ -9,22 +9,22 @@ use tokio::time::Instant;
 use tower::{Service, ServiceExt as _};
 
 use crate::BoxError;
-use crate::attempt::{Load, Place, Retries, Try};
+use crate::attempt::{Attempt, LateBoundRequest, QueuePosition, Retries};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::scan::{Answer, Comparison, Payer, Request, Rows, UpstreamProfile};
 use crate::single_flight::batch_split::attributed_rows;
 use crate::single_flight::batcher::{BatchWhen, Batcher};
 use crate::telemetry::trace::Trace;
 
-/// The load of a comparison call.
+/// The request of a comparison call.
 #[derive(Debug)]
-struct ComparisonLoad {
+struct ComparisonRequest {
     comparison: Comparison,
     upstream_profile: Arc<UpstreamProfile>,
 }
 
-impl Load for ComparisonLoad {
-    fn request(&self) -> Arc<Request> {
+impl LateBoundRequest for ComparisonRequest {
+    fn bind(&self) -> Arc<Request> {
         self.upstream_profile.merge_evidence().record_call(&self.comparison);
         Arc::clone(&self.comparison.request)
     }
@@ -33,7 +33,7 @@ impl Load for ComparisonLoad {
         self.comparison.request.payer()
     }
 
-    fn beneficiaries(&self) -> Vec<Name> {
+    fn cost_sharers(&self) -> Vec<Name> {
         Vec::new()
     }
 }
@@ -64,11 +64,11 @@ impl Batcher {
     /// Makes a comparison call. It has no time to wait for a slot.
     pub(super) async fn compare<S>(&self, comparison: Comparison, inner: S)
     where
-        S: Service<Try, Response = Answer, Error = BoxError>,
+        S: Service<Attempt, Response = Answer, Error = BoxError>,
     {
         let now = Instant::now();
-        let attempt = Try {
-            load: Arc::new(ComparisonLoad {
+        let attempt = Attempt {
+            request: Arc::new(ComparisonRequest {
                 comparison: comparison.clone(),
                 upstream_profile: Arc::clone(&self.upstream_profile),
             }),
@@ -81,7 +81,7 @@ impl Batcher {
                 request_id: RequestId::random(),
                 trace: Trace::None,
             }),
-            place: Place::new(now),
+            position: QueuePosition::new(now),
             retries: Retries::default(),
         };
         let result = inner.oneshot(attempt).await;

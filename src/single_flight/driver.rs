@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tower::{Service, ServiceExt as _};
 
 use crate::BoxError;
-use crate::attempt::{Failure, Load, Retries, RetryHint, Try};
+use crate::attempt::{Attempt, Failure, LateBoundRequest, Retries, RetryHint};
 use crate::scan::{Answer, CacheSink, ResponseKind, Rows, UpstreamProfile};
 use crate::single_flight::Shared;
 use crate::single_flight::batcher::{Batch, Batcher, MemberOutcome};
@@ -59,7 +59,7 @@ impl FlightDriver {
 
     pub(super) async fn run<S>(self, inner: S)
     where
-        S: Service<Try, Response = Answer, Error = BoxError> + Clone + Send + 'static,
+        S: Service<Attempt, Response = Answer, Error = BoxError> + Clone + Send + 'static,
         S::Future: Send,
     {
         let mut next = self.flight.leader();
@@ -103,13 +103,13 @@ impl FlightDriver {
     /// before that.
     async fn attempt<S>(&self, leader: &Leader, inner: S) -> StepResult
     where
-        S: Service<Try, Response = Answer, Error = BoxError> + Clone,
+        S: Service<Attempt, Response = Answer, Error = BoxError> + Clone,
     {
         let batcher = self.flight.batcher().filter(|_| self.flight.can_batch());
-        let attempt = Try {
-            load: Arc::clone(&self.flight) as Arc<dyn Load>,
+        let attempt = Attempt {
+            request: Arc::clone(&self.flight) as Arc<dyn LateBoundRequest>,
             caller: Arc::clone(&leader.caller),
-            place: leader.place,
+            position: leader.place,
             retries: Retries::default(),
         };
         let outcome = {
@@ -148,11 +148,11 @@ impl FlightDriver {
     }
 
     /// Queues for a slot and, when the queue has none in time, waits to join a batch instead.
-    async fn queue_for_batch<S>(&self, batcher: &Batcher, inner: S, attempt: Try) -> Result<Answer, BoxError>
+    async fn queue_for_batch<S>(&self, batcher: &Batcher, inner: S, attempt: Attempt) -> Result<Answer, BoxError>
     where
-        S: Service<Try, Response = Answer, Error = BoxError> + Clone,
+        S: Service<Attempt, Response = Answer, Error = BoxError> + Clone,
     {
-        let (place, deadline) = (attempt.place, attempt.caller.deadline);
+        let (place, deadline) = (attempt.position, attempt.caller.deadline);
         let mut is_refused = false;
         loop {
             // Subscribed before the queue is asked, so that no released slot is missed.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::attempt::{Failure, Load, Place, RetryHint};
+use crate::attempt::{Failure, LateBoundRequest, QueuePosition, RetryHint};
 use crate::caller::{Caller, Name};
 use crate::scan::{Payer, Request};
 use crate::single_flight::Shared;
@@ -279,8 +279,8 @@ impl Flight {
     }
 }
 
-impl Load for Flight {
-    fn request(&self) -> Arc<Request> {
+impl LateBoundRequest for Flight {
+    fn bind(&self) -> Arc<Request> {
         if let Some(batcher) = &self.batcher {
             return batcher.start(self);
         }
@@ -288,7 +288,7 @@ impl Load for Flight {
         self.question()
     }
 
-    fn queues(&self, place: Place, start: Instant) {
+    fn queues(&self, place: QueuePosition, start: Instant) {
         if let Some(batcher) = &self.batcher {
             batcher.queues(self, place, start);
         }
@@ -298,7 +298,7 @@ impl Load for Flight {
         self.request.payer()
     }
 
-    fn beneficiaries(&self) -> Vec<Name> {
+    fn cost_sharers(&self) -> Vec<Name> {
         let (mut names, members) = {
             let state = self.state();
             (state.waiters.names(), state.batch_role.members())

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 use tower::Service;
 
 use crate::BoxError;
-use crate::attempt::{Scarcity, Try};
+use crate::attempt::{Attempt, Scarcity};
 use crate::caller::Caller;
 use crate::scan::{Answer, CacheSink, Call, Outcome, Payer, ServedResponse, Status, UpstreamProfile};
 use crate::single_flight::batcher::Batcher;
@@ -203,7 +203,7 @@ impl<S> fmt::Debug for SingleFlight<S> {
 
 impl<S> Service<Call> for SingleFlight<S>
 where
-    S: Service<Try, Response = Answer, Error = BoxError> + Clone + Send + 'static,
+    S: Service<Attempt, Response = Answer, Error = BoxError> + Clone + Send + 'static,
     S::Future: Send,
 {
     type Response = ServedResponse;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::attempt::Load;
+use crate::attempt::LateBoundRequest;
 use crate::caller::Name;
 use crate::scan::{Payer, Request};
 
@@ -21,8 +21,8 @@ impl SingleRequest {
     }
 }
 
-impl Load for SingleRequest {
-    fn request(&self) -> Arc<Request> {
+impl LateBoundRequest for SingleRequest {
+    fn bind(&self) -> Arc<Request> {
         Arc::clone(&self.request)
     }
 
@@ -30,7 +30,7 @@ impl Load for SingleRequest {
         self.request.payer()
     }
 
-    fn beneficiaries(&self) -> Vec<Name> {
+    fn cost_sharers(&self) -> Vec<Name> {
         vec![self.name.clone()]
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::attempt::Place;
+use crate::attempt::QueuePosition;
 use crate::caller::{Caller, Name};
 use crate::single_flight::flight_result::{FlightResult, ResultReceiver};
 use crate::telemetry::trace::Participant;
@@ -28,7 +28,7 @@ pub(super) struct Waiters {
 /// One waiting request.
 pub(super) struct Waiter {
     pub(super) caller: Arc<Caller>,
-    place: Place,
+    place: QueuePosition,
     pub(super) sender: oneshot::Sender<FlightResult>,
 }
 
@@ -36,7 +36,7 @@ pub(super) struct Waiter {
 #[derive(Clone, Debug)]
 pub(super) struct Leader {
     pub(super) caller: Arc<Caller>,
-    pub(super) place: Place,
+    pub(super) place: QueuePosition,
 }
 
 /// Removed waiters, in the order of arrival.
@@ -63,7 +63,7 @@ impl Waiters {
         self.storable |= !caller.cache_directives.no_store;
         let waiter = Waiter {
             caller: Arc::clone(caller),
-            place: Place::new(now),
+            place: QueuePosition::new(now),
             sender,
         };
         if id == 0 {

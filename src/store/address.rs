@@ -33,9 +33,11 @@ const MOST_SERVERS: usize = 32;
 const SENTINEL_PORT: u16 = 26379;
 
 impl Address {
-    /// Reads `redis://[USER[:PASSWORD]@]HOST[:PORT][/DATABASE]`, `redis+sentinel://[USER[:PASSWORD]@]HOST[:PORT],…/GROUP[/DATABASE]`
-    /// (`?sentinel_user=…&sentinel_password=…` for Sentinels that ask for it), `redis+cluster://[USER[:PASSWORD]@]HOST[:PORT],…`, each
-    /// with `rediss` for TLS, or `redis+unix:///PATH`.
+    /// Reads `redis://[USER[:PASSWORD]@]HOST[:PORT][/DATABASE]`,
+    /// `redis+sentinel://[USER[:PASSWORD]@]HOST[:PORT],…/GROUP[/DATABASE]`
+    /// (`?sentinel_user=…&sentinel_password=…` for Sentinels that ask for it),
+    /// `redis+cluster://[USER[:PASSWORD]@]HOST[:PORT],…`, each with `rediss` for TLS, or
+    /// `redis+unix:///PATH`.
     ///
     /// # Errors
     /// [`Invalid`], which does not hold the address: it may contain a password.

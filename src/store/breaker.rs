@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long the store is left alone after a failure, at first; twice as long after each further one, up to [`LONGEST`].
+/// How long the store is left alone after a failure, at first; twice as long after each further
+/// one, up to [`LONGEST`].
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(16);
 
-/// Open after a failure: then nobody asks, but for one from time to time, to see whether the store is back.
+/// Open after a failure: then nobody asks, but for one from time to time, to see whether the store
+/// is back.
 #[derive(Debug, Default)]
 pub(super) struct Breaker(Mutex<State>);
 
@@ -28,7 +30,8 @@ enum State {
 }
 
 impl Breaker {
-    /// Whether to ask now. Whoever is told so while the store is left alone tries for all, and others have to wait for the result.
+    /// Whether to ask now. Whoever is told so while the store is left alone tries for all, and
+    /// others have to wait for the result.
     pub(super) fn admits(&self, now: Instant) -> bool {
         match &mut *self.state() {
             State::Closed => true,
@@ -48,7 +51,8 @@ impl Breaker {
         matches!(*self.state(), State::Open { .. })
     }
 
-    /// The store has answered within `took`: soon enough, unless somebody would not have waited for as long.
+    /// The store has answered within `took`: soon enough, unless somebody would not have waited for
+    /// as long.
     pub(super) fn answered(&self, took: Duration) {
         let mut state = self.state();
         if matches!(&*state, State::Open { limit, .. } if took <= *limit) {

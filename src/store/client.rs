@@ -1,4 +1,4 @@
-//! Many questions at once over one connection, and messages over the same where the store can.
+//! Many commands at once over one connection, and messages over the same where the store can.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,15 +16,17 @@ use super::error::Error;
 use super::script::Script;
 use super::subscription::{self, Event, Subscribers};
 
-/// The store, for all parts of a process. Clones share one connection, over which many questions can be under way and, where the server speaks
-/// RESP3, messages come; else these come over a second one. Connects when first asked, and again after every failure
-/// but a timeout; after several timeouts in a row too, since the answers of a connection that is broken never come.
+/// The store, for all parts of a process. Clones share one connection, over which many commands can
+/// be under way and, where the server speaks RESP3, messages come; else these come over a second
+/// one. Connects when first asked, and again after every failure but a timeout; after several
+/// timeouts in a row too, since the answers of a connection that is broken never come.
 ///
-/// Each question waits for at most the configured timeout, besides the one that connects. After a failure that closed the connection all fail
-/// at once for a moment: a store that is gone costs nobody any time.
+/// Each command waits for at most the configured timeout, besides the one that connects. After a
+/// failure that closed the connection all fail at once for a moment: a store that is gone costs
+/// nobody any time.
 ///
 /// # Cancel safety
-/// All questions are safe to cancel; whether the store did what it was asked is not known then.
+/// All commands are safe to cancel; whether the store did what it was told is not known then.
 #[derive(Clone)]
 pub struct Client(Arc<Shared>);
 
@@ -38,12 +40,13 @@ struct Shared {
 #[derive(Default)]
 struct State {
     connection: Option<Connection>,
-    /// Counts connections, so that one failure of many questions closes one connection.
+    /// Counts connections, so that one failure of many commands closes one connection.
     opened: u64,
     timeouts: Timeouts,
     rest: Option<(Instant, Duration)>,
-    /// How much longer than the timeout a step may take: more after one that was not answered in time, and less again with each that is. A store
-    /// that many ask at once answers late, and who gives up then asks again and makes it later still.
+    /// How much longer than the timeout a step may take: more after one that was not answered in
+    /// time, and less again with each that is. A store that many ask at once answers late, and who
+    /// gives up then asks again and makes it later still.
     patience: Duration,
     /// Keeps the connection for messages, where there is one.
     listener: Option<DropGuard>,
@@ -99,7 +102,8 @@ impl Client {
         self.ask(cmd("GET").arg(key)).await
     }
 
-    /// Stores `value` under `key`; the store forgets it after `ttl`, counted in milliseconds, at least one.
+    /// Stores `value` under `key`; the store forgets it after `ttl`, counted in milliseconds, at
+    /// least one.
     ///
     /// # Errors
     /// [`Error`] when no answer came in time.
@@ -136,7 +140,8 @@ impl Client {
         Ok(())
     }
 
-    /// Runs `script`, which returns bytes or nothing. In a cluster all `keys` must have one hash tag.
+    /// Runs `script`, which returns bytes or nothing. In a cluster all `keys` must have one hash
+    /// tag.
     ///
     /// # Errors
     /// [`Error`] when no answer came in time. The script may have run, or may still run.
@@ -152,12 +157,14 @@ impl Client {
         self.judge(answer, opened, (asked, limit)).await
     }
 
-    /// Runs `script` with `keys` and one argument; returns its text. Waits for longer than the timeout where the store is slow, and after any
-    /// failure but a timeout, or three of these, the next question goes to a new connection, and looks for the master again.
+    /// Runs `script` with `keys` and one argument; returns its text. Waits for longer than the
+    /// timeout where the store is slow, and after any failure but a timeout, or three of these, the
+    /// next command goes to a new connection, and looks for the master again.
     ///
     /// # Errors
-    /// [`Error`] when no answer came in time. The step may have been taken, or may still be taken later. In a cluster it may even have been
-    /// taken twice: a question whose connection broke is sent again there.
+    /// [`Error`] when no answer came in time. The step may have been taken, or may still be taken
+    /// later. In a cluster it may even have been taken twice: a command whose connection broke is
+    /// sent again there.
     pub async fn step(&self, script: &Script, keys: &[String], argument: &str) -> Result<String, Error> {
         let (mut connection, opened) = self.connection().await?;
         let timeout = self.0.config.timeout;
@@ -174,8 +181,9 @@ impl Client {
         self.judge(answer, opened, (asked, limit)).await
     }
 
-    /// Passes on what is said on `channel` from now on, and when something may have been missed. Some messages may be lost: whoever listens
-    /// must also look from time to time. `heard` is called where messages are read and must not wait.
+    /// Passes on what is said on `channel` from now on, and when something may have been missed.
+    /// Some messages may be lost: whoever listens must also look from time to time. `heard` is
+    /// called where messages are read and must not wait.
     pub async fn subscribe(&self, channel: String, heard: impl Fn(Event<'_>) + Send + Sync + 'static) {
         let is_new = self.0.subscribers.add(channel.clone(), Arc::new(heard));
         let mut state = self.0.state.lock().await;
@@ -193,7 +201,8 @@ impl Client {
         self.0.subscribers.missed();
     }
 
-    /// Whether to ask something now that can be done without: not while the store is slow or gone, but for one question from time to time.
+    /// Whether to ask something now that can be done without: not while the store is slow or gone,
+    /// but for one command from time to time.
     #[must_use]
     pub fn admits(&self) -> bool {
         self.0.breaker.admits(Instant::now())
@@ -282,8 +291,9 @@ impl Client {
 }
 
 impl Timeouts {
-    /// Whether the connection is broken on which a question asked then has now been answered, or has failed with this error. Questions that
-    /// were under way at the same time and were not answered count as one.
+    /// Whether the connection is broken on which a command sent then has now been answered, or has
+    /// failed with this error. Commands that were under way at the same time and were not answered
+    /// count as one.
     fn is_broken(&mut self, error: Option<&Error>, asked: Instant, now: Instant) -> bool {
         match error {
             None => *self = Self::default(),
@@ -329,7 +339,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn questions_that_are_late_together_are_one_timeout() {
+    async fn commands_that_are_late_together_are_one_timeout() {
         let (start, late, mut timeouts) = (Instant::now(), Error::Timeout(SECOND), Timeouts::default());
         for _ in 0..10 {
             assert!(!timeouts.is_broken(Some(&late), start, start + SECOND));

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::address::Address;
 
-/// Where the store is, and how to be let in. Files are read at every connection, so that what they hold may change.
+/// Where the store is, and how to be let in. Files are read at every connection, so that what they
+/// hold may change.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where it is.
@@ -34,8 +35,8 @@ impl Config {
     }
 }
 
-/// What the names of all keys of one application begin with, as `prefix:tenant:application`. Case does not matter in the names of the two, and
-/// nothing in them looks like another part of a key.
+/// What the names of all keys of one application begin with, as `prefix:tenant:application`. Case
+/// does not matter in the names of the two, and nothing in them looks like another part of a key.
 #[must_use]
 pub fn scope(prefix: &str, tenant: &str, application: &str) -> String {
     let plain = |name: &str| -> String {

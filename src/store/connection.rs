@@ -29,10 +29,11 @@ use crate::task::Tasks;
 /// Opening a connection takes several answers: TCP, TLS, AUTH, and who is the master.
 const ANSWERS_TO_CONNECT: u32 = 4;
 
-/// How often a cluster may send one question elsewhere, because a slot has just moved.
+/// How often a cluster may send one command elsewhere, because a slot has just moved.
 const REDIRECTS: u32 = 2;
 
-/// An open connection. Clones share it, and ask over it at the same time; it is closed with the last of them.
+/// An open connection. Clones share it, and ask over it at the same time; it is closed with the
+/// last of them.
 #[derive(Clone)]
 pub(super) enum Connection {
     One(One),
@@ -50,14 +51,16 @@ pub(super) struct One {
 }
 
 impl Connection {
-    /// Connects to the master, or the cluster; where messages can come over the connection, it subscribes.
+    /// Connects to the master, or the cluster; where messages can come over the connection, it
+    /// subscribes.
     pub(super) async fn open(config: &Config, subscribers: &Arc<Subscribers>) -> Result<Self, Error> {
         within(config.timeout * ANSWERS_TO_CONNECT, async {
             let access = Access::read(config).await?;
             if config.address.kind != Kind::Cluster {
                 let master = access.master(config).await?;
                 return Ok(Self::One(match master.connect(Some(subscribers)).await {
-                    // It speaks an older protocol, over which either questions are asked or messages come.
+                    // It speaks an older protocol, over which either commands are sent or messages
+                    // come.
                     Err(error) if error.is_answer() => master.connect(None).await?,
                     connected => connected?,
                 }));
@@ -137,10 +140,10 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Opens a connection for questions, and for the messages of `subscribers`. The time limits are ours, around each question; the library's
-    /// own would only add a second set.
+    /// Opens a connection for commands, and for the messages of `subscribers`. The time limits are
+    /// ours, around each command; the library's own would only add a second set.
     pub(super) async fn connect(&self, subscribers: Option<&Arc<Subscribers>>) -> Result<One, Error> {
-        let wire = Wire::for_questions(&self.info, self.tls.as_ref())
+        let wire = Wire::for_commands(&self.info, self.tls.as_ref())
             .await
             .map_err(broken)?;
         let mut limits = AsyncConnectionConfig::new()

@@ -31,13 +31,14 @@ pub(super) struct Wire {
 
 /// How many answers a server may give.
 enum Allowance {
-    /// One for each question, and messages, which are passed on at once.
-    Questions { asked: Meter, open: usize },
+    /// One for each command, and messages, which are passed on at once.
+    Commands { asked: Meter, open: usize },
     /// Any number, unless we do not keep up.
     Messages(Unheard),
 }
 
-/// Counts messages that have arrived and were not taken yet, the answers to what a subscription starts with among them.
+/// Counts messages that have arrived and were not taken yet, the answers to what a subscription
+/// starts with among them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Unheard(Arc<AtomicUsize>);
 
@@ -58,9 +59,9 @@ impl Unheard {
 }
 
 impl Wire {
-    /// Connects for questions and answers. `tls` is whom to trust, where the address asks for TLS.
-    pub(super) async fn for_questions(server: &ConnectionInfo, tls: Option<&Arc<ClientConfig>>) -> io::Result<Self> {
-        let allowance = Allowance::Questions {
+    /// Connects for commands and answers. `tls` is whom to trust, where the address asks for TLS.
+    pub(super) async fn for_commands(server: &ConnectionInfo, tls: Option<&Arc<ClientConfig>>) -> io::Result<Self> {
+        let allowance = Allowance::Commands {
             asked: Meter::default(),
             open: 0,
         };
@@ -102,7 +103,7 @@ async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
         return Err(io::ErrorKind::AddrNotAvailable.into());
     }
     let (stream, _) = select_ok(all.map(|address| Box::pin(TcpStream::connect(address)))).await?;
-    // Questions are small, and somebody waits for each.
+    // Commands are small, and somebody waits for each.
     stream.set_nodelay(true)?;
     Ok(stream)
 }
@@ -114,7 +115,7 @@ impl AsyncRead for Wire {
         ready!(Pin::new(&mut wire.stream).poll_read(cx, buffer))?;
         let answers = wire.said.feed(&buffer.filled()[before..])?;
         match &mut wire.allowance {
-            Allowance::Questions { open, .. } => {
+            Allowance::Commands { open, .. } => {
                 let answers = answers - wire.said.take_pushes();
                 *open = open.checked_sub(answers).ok_or(Excess::Unasked)?;
             }
@@ -128,7 +129,7 @@ impl AsyncWrite for Wire {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let wire = &mut *self;
         let written = ready!(Pin::new(&mut wire.stream).poll_write(cx, bytes))?;
-        if let Allowance::Questions { asked, open } = &mut wire.allowance {
+        if let Allowance::Commands { asked, open } = &mut wire.allowance {
             *open += asked.feed(&bytes[..written])?;
         }
         Poll::Ready(Ok(written))

@@ -1,9 +1,11 @@
-//! The link to Redis or Valkey, single, watched by Sentinels or a cluster. It knows nothing of what is stored there.
+//! The link to Redis or Valkey, single, watched by Sentinels or a cluster. It knows nothing of what
+//! is stored there.
 //!
-//! Every wait is bounded, and nothing is tried twice that may have been done, except where [`Client::step`] says so: whoever asks must know
-//! whether its step may have been taken. One [`Client`] serves all parts of a process: one connection, one subscription, one circuit breaker.
-//! After a failure, or several timeouts in a row, the connection is closed, and the next one reads the password again and looks for the master
-//! again.
+//! Every wait is bounded, and nothing is tried twice that may have been done, except where
+//! [`Client::step`] says so: whoever asks must know whether its step may have been taken. One
+//! [`Client`] serves all parts of a process: one connection, one subscription, one circuit breaker.
+//! After a failure, or several timeouts in a row, the connection is closed, and the next one reads
+//! the password again and looks for the master again.
 
 mod address;
 mod breaker;

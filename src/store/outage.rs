@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Failures that are less apart belong to one outage: a store that is overloaded fails and answers by turns, and is reported once.
+/// Failures that are less apart belong to one outage: a store that is overloaded fails and answers
+/// by turns, and is reported once.
 const CALM: Duration = Duration::from_secs(10);
 
-/// What was said of the store last. The first failure of an outage is reported, then the first answer, and a further failure only when the
-/// store was well for some time in between or has failed for as long.
+/// What was said of the store last. The first failure of an outage is reported, then the first
+/// answer, and a further failure only when the store was well for some time in between or has
+/// failed for as long.
 #[derive(Clone, Copy, Debug, Default)]
 pub enum Outage {
     /// Nothing is wrong, as far as was said.

@@ -1,18 +1,20 @@
 //! How much a store says, found out before the client library reads it.
 //!
-//! The library keeps an answer until it is complete, however long that is, goes as deep as a hundred arrays in one another, and gives an
-//! answer that nobody asked for to the next one who asks. This counts along: RESP's lengths and nothing else (what the values are is the
-//! library's business), in constant memory.
+//! The library keeps an answer until it is complete, however long that is, goes as deep as a
+//! hundred arrays in one another, and gives an answer that nobody asked for to the next one who
+//! asks. This counts along: RESP's lengths and nothing else (what the values are is the library's
+//! business), in constant memory.
 
 use std::io;
 
-/// Largest answer in bytes. Shared answers are at most an eighth of that, and the ledger's are far smaller.
+/// Largest answer in bytes. Shared answers are at most an eighth of that, and the ledger's are far
+/// smaller.
 const LARGEST: usize = 8 << 20;
 
 /// Most values in one answer: each takes the library some 60 bytes, of three on the wire.
 const MOST_VALUES: usize = 1 << 16;
 
-/// How deep values may be nested. The gateway's questions are answered two deep at most.
+/// How deep values may be nested. The gateway's commands are answered two deep at most.
 const DEEPEST: usize = 8;
 
 /// Longest line: an error, or a simple string.
@@ -46,7 +48,7 @@ impl From<Excess> for io::Error {
     }
 }
 
-/// Counts complete answers in a stream of bytes, or complete questions: both are written alike.
+/// Counts complete answers in a stream of bytes, or complete commands: both are written alike.
 #[derive(Debug, Default)]
 pub(super) struct Meter {
     at: At,
@@ -135,7 +137,8 @@ impl Meter {
             b'$' | b'!' | b'=' => {
                 return Ok(match line.number()? {
                     Some(length) => {
-                        // With the line end. Announced is as good as said: nobody has to wait for it.
+                        // With the line end. Announced is as good as said: nobody has to wait for
+                        // it.
                         let length = length.checked_add(2).ok_or(Excess::Large)?;
                         self.grow(0, length)?;
                         self.at = At::Bulk(length);

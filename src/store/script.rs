@@ -8,7 +8,8 @@ use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use super::connection::Connection;
 use super::error::Error;
 
-/// A script that runs in the store as one atomic step. Sent whole to a server that does not know it, and by its digest afterwards.
+/// A script that runs in the store as one atomic step. Sent whole to a server that does not know
+/// it, and by its digest afterwards.
 #[derive(Debug)]
 pub struct Script {
     source: String,
@@ -45,7 +46,8 @@ impl Script {
             command
         };
         match command("EVALSHA", &self.digest).query_async(connection).await {
-            // It was not run. `EVAL` goes to the one server that needs it, and an ACL need not allow `SCRIPT`.
+            // It was not run. `EVAL` goes to the one server that needs it, and an ACL need not
+            // allow `SCRIPT`.
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                 Ok(command("EVAL", &self.source).query_async(connection).await?)
             }

@@ -1,8 +1,9 @@
 //! Which server is the master.
 //!
-//! The client library asks one Sentinel after the other and believes the first that answers. Here all are asked at once, so that one
-//! that is out of reach costs no time, and more than half must agree: a Sentinel on the wrong side of a broken network would send us to a
-//! master that has been replaced, and two masters would grant the quota twice.
+//! The client library asks one Sentinel after the other and believes the first that answers. Here
+//! all are asked at once, so that one that is out of reach costs no time, and more than half must
+//! agree: a Sentinel on the wrong side of a broken network would send us to a master that has been
+//! replaced, and two masters would grant the quota twice.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,7 +16,8 @@ use super::error::Error;
 
 type Master = (String, u16);
 
-/// The master of `group`. Whether it really is one shows when it is asked: a replica refuses to write.
+/// The master of `group`. Whether it really is one shows when it is asked: a replica refuses to
+/// write.
 pub(super) async fn master(sentinels: Vec<Server>, group: &str, timeout: Duration) -> Result<Master, Error> {
     let asked = sentinels.len();
     let mut answers: FuturesUnordered<_> = sentinels
@@ -47,7 +49,7 @@ pub(super) async fn master(sentinels: Vec<Server>, group: &str, timeout: Duratio
 
 async fn ask(sentinel: Server, group: &str) -> Result<Option<Master>, Error> {
     let mut connection = sentinel.connect(None).await?;
-    let mut question = redis::cmd("SENTINEL");
-    question.arg("GET-MASTER-ADDR-BY-NAME").arg(group);
-    Ok(question.query_async(&mut connection).await?)
+    let mut command = redis::cmd("SENTINEL");
+    command.arg("GET-MASTER-ADDR-BY-NAME").arg(group);
+    Ok(command.query_async(&mut connection).await?)
 }

@@ -23,7 +23,8 @@ const LISTEN_AGAIN: Duration = Duration::from_millis(200);
 pub enum Event<'a> {
     /// A message.
     Message(&'a [u8]),
-    /// The connection is another one, or gone: messages may have been missed, and the store may be another.
+    /// The connection is another one, or gone: messages may have been missed, and the store may be
+    /// another.
     Missed,
 }
 
@@ -40,7 +41,8 @@ impl fmt::Debug for Subscribers {
 }
 
 impl Subscribers {
-    /// Passes on what is said on `channel`, to this subscriber in place of an earlier one. Says whether there was none.
+    /// Passes on what is said on `channel`, to this subscriber in place of an earlier one. Says
+    /// whether there was none.
     pub(super) fn add(&self, channel: String, heard: Heard) -> bool {
         self.map().insert(channel, heard).is_none()
     }
@@ -63,7 +65,7 @@ impl Subscribers {
         }
     }
 
-    /// What came over the connection that questions are asked over.
+    /// What came over the connection over which commands are sent.
     pub(super) fn pushed(&self, push: PushInfo) {
         match (push.kind, &*push.data) {
             (PushKind::Message, [channel, message]) => {
@@ -84,7 +86,8 @@ impl Subscribers {
     }
 }
 
-/// Listens over a connection of its own, to a store where questions and messages need two, for as long as the guard is kept.
+/// Listens over a connection of its own, to a store where commands and messages need two, for as
+/// long as the guard is kept.
 pub(super) fn listen(config: &Config, subscribers: &Arc<Subscribers>) -> DropGuard {
     let (tasks, guard) = Tasks::new().branch();
     let (config, subscribers) = (config.clone(), Arc::clone(subscribers));

@@ -1,7 +1,8 @@
 //! Brings the samples of one metric family together.
 //!
-//! A registry with the same metric below several constant labels writes the family once for each. Both text formats allow a
-//! family only once (`OpenMetrics` 1.0, "MetricFamily": names are unique, and the samples of one are not interleaved).
+//! A registry with the same metric below several constant labels writes the family once for each.
+//! Both text formats allow a family only once (`OpenMetrics` 1.0, "MetricFamily": names are unique,
+//! and the samples of one are not interleaved).
 
 use std::collections::HashMap;
 

@@ -1,11 +1,11 @@
 //! The registry of all metrics, and the metrics about the process itself.
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text};
+use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
 use super::process::Process;
-use super::{exposition, families};
+use super::{exposition, families, named_enum};
 
 /// Put before the name of every metric, with an underscore.
 pub const PREFIX: &str = "defender_gateway";
@@ -89,32 +89,19 @@ impl Registry {
     }
 }
 
-/// The state of the gateway as a whole.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Mode {
-    /// No problem is known.
-    #[default]
-    Normal,
-    /// There is a problem, which `problems` in `/status` describes.
-    Degraded,
-    /// The shared store does not answer: no calls leave, and only cached answers are served.
-    StoreLost,
-    /// Shutting down: requests in flight are finished.
-    Draining,
-}
-
-impl Mode {
-    const ALL: [Self; 4] = [Self::Normal, Self::Degraded, Self::StoreLost, Self::Draining];
-
-    /// The name in `/status` and metrics.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Normal => "normal",
-            Self::Degraded => "degraded",
-            Self::StoreLost => "store-lost",
-            Self::Draining => "draining",
-        }
+named_enum! {
+    /// The state of the gateway as a whole.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub enum Mode, as_str {
+        /// No problem is known.
+        #[default]
+        Normal = "normal",
+        /// There is a problem, which `problems` in `/status` describes.
+        Degraded = "degraded",
+        /// The shared store does not answer: no calls leave, and only cached answers are served.
+        StoreLost = "store-lost",
+        /// Shutting down: requests in flight are finished.
+        Draining = "draining",
     }
 }
 
@@ -149,12 +136,6 @@ struct Build {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ModeLabel {
     mode: Mode,
-}
-
-impl EncodeLabelValue for Mode {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
-        EncodeLabelValue::encode(&self.as_str(), encoder)
-    }
 }
 
 #[cfg(test)]

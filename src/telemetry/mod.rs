@@ -7,8 +7,11 @@
 mod json_line;
 pub mod log;
 pub mod metrics;
+mod named_enum;
 mod process;
 pub mod trace;
 
 mod exposition;
 mod families;
+
+pub(crate) use named_enum::named_enum;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use url::Url;
 
 use crate::secret::Secret;
+use crate::telemetry::named_enum;
 
 /// How the gateway signs in, and for what.
 #[derive(Clone, Debug)]
@@ -57,29 +58,18 @@ impl Credential {
     }
 }
 
-/// The four kinds, by the names of the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// A client secret.
-    ClientSecret,
-    /// A certificate.
-    Certificate,
-    /// A federated token.
-    WorkloadIdentity,
-    /// An Azure managed identity.
-    ManagedIdentity,
-}
-
-impl Kind {
-    /// The name in configuration, logs and `/status`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::ClientSecret => "client_secret",
-            Self::Certificate => "certificate",
-            Self::WorkloadIdentity => "workload_identity",
-            Self::ManagedIdentity => "managed_identity",
-        }
+named_enum! {
+    /// The four kinds, by the names of the configuration.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum Kind, as_str {
+        /// A client secret.
+        ClientSecret = "client_secret",
+        /// A certificate.
+        Certificate = "certificate",
+        /// A federated token.
+        WorkloadIdentity = "workload_identity",
+        /// An Azure managed identity.
+        ManagedIdentity = "managed_identity",
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::aadsts;
+use crate::telemetry::named_enum;
 
 /// Why there is no token. It is cloned for every request that waited for it.
 ///
@@ -134,38 +135,24 @@ impl fmt::Display for Code {
     }
 }
 
-/// What is wrong with a credential before it is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Problem {
-    /// A credential file cannot be read.
-    FileUnreadable,
-    /// A credential file is empty, too long or contains something else.
-    FileUnusable,
-    /// There is no PEM certificate.
-    NoCertificate,
-    /// There is no PEM private key.
-    NoPrivateKey,
-    /// The private key is protected by a passphrase.
-    KeyEncrypted,
-    /// The key is not an RSA key of 2048 to 4096 bits.
-    KeyNotRsa,
-    /// Certificate and private key do not belong together.
-    KeyMismatch,
-}
-
-impl Problem {
-    /// A short name.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::FileUnreadable => "CredentialFileUnreadable",
-            Self::FileUnusable => "CredentialFileUnusable",
-            Self::NoCertificate => "CertificateMissing",
-            Self::NoPrivateKey => "PrivateKeyMissing",
-            Self::KeyEncrypted => "PrivateKeyEncrypted",
-            Self::KeyNotRsa => "PrivateKeyNotRsa",
-            Self::KeyMismatch => "PrivateKeyMismatch",
-        }
+named_enum! {
+    /// What is wrong with a credential before it is sent.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Problem, as_str {
+        /// A credential file cannot be read.
+        FileUnreadable = "CredentialFileUnreadable",
+        /// A credential file is empty, too long or contains something else.
+        FileUnusable = "CredentialFileUnusable",
+        /// There is no PEM certificate.
+        NoCertificate = "CertificateMissing",
+        /// There is no PEM private key.
+        NoPrivateKey = "PrivateKeyMissing",
+        /// The private key is protected by a passphrase.
+        KeyEncrypted = "PrivateKeyEncrypted",
+        /// The key is not an RSA key of 2048 to 4096 bits.
+        KeyNotRsa = "PrivateKeyNotRsa",
+        /// Certificate and private key do not belong together.
+        KeyMismatch = "PrivateKeyMismatch",
     }
 }
 

@@ -32,7 +32,7 @@ pub use config::{
     App, CertificateFiles, Config, Credential, Identity, IdentityHost, Invalid, Kind, Scope, SecretSource,
 };
 pub use error::{Code, Error, Problem, Reason};
-pub use layer::{Attach, Layer, MAX_PERMIT_HOLD, Rejected};
+pub use layer::{Authorize, Layer, MAX_PERMIT_HOLD, Rejected};
 pub use metrics::{Metrics, Outcome};
 pub use snapshot::{LastError, Snapshot, Warning};
 pub use token_source::{RejectionOutcome, TokenSource};

@@ -134,7 +134,7 @@ impl Inner {
 
     /// The request to send; `None` when it cannot be built.
     fn request(&self, signed: &Authorized, host_calls: &HostCalls, span: &Span) -> Option<Request<Bytes>> {
-        let address = host_calls.address(&signed.routed.outgoing.request)?;
+        let address = host_calls.address(&signed.routed.charged.request)?;
         let mut request = request::request(signed, address, &self.user_agent)?;
         if let Some(context) = span.context() {
             trace::write(context, request.headers_mut());
@@ -195,13 +195,13 @@ impl Service<Authorized> for Client {
         let client = Arc::clone(&self.0);
         Box::pin(async move {
             let begun = Instant::now();
-            let Routed { outgoing, base, .. } = &signed.routed;
-            let call = &outgoing.trace;
+            let Routed { charged, base, .. } = &signed.routed;
+            let call = &charged.trace;
             let host_calls = client.host_calls(base);
             let region = host_calls.region();
-            let operation = outgoing.request.endpoint().operation;
+            let operation = charged.request.endpoint().operation;
             let mut span = call.child(method_name(operation), SpanKind::Client);
-            describe(&mut span, base, region, &outgoing.request);
+            describe(&mut span, base, region, &charged.request);
             let answer = match client.reserve().await {
                 Ok(memory) => client
                     .exchange(&signed, &host_calls, &span)
@@ -209,9 +209,9 @@ impl Service<Authorized> for Client {
                     .map(|answer| kept(answer, memory)),
                 Err(exhausted) => Err(exhausted),
             };
-            let owner = TokenOwner::of(&outgoing.request);
+            let owner = TokenOwner::of(&charged.request);
             let without_secrets = |answer: Answer| match client.secrets {
-                Secrets::Replaced => answer.without_secrets(outgoing.request.endpoint()),
+                Secrets::Replaced => answer.without_secrets(charged.request.endpoint()),
                 Secrets::Passed => answer,
             };
             let result = answer.and_then(|response| checked(response, owner));

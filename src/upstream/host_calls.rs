@@ -45,11 +45,11 @@ impl HostCalls {
 
     /// The address of a request: the operation's own path on the host, with the request's query and
     /// nothing else. No other path can be built here.
-    pub(super) fn address(&self, question: &Request) -> Option<Uri> {
-        let is_usual = question.endpoint().operation.declaration().input != Input::Path;
-        match question.query() {
-            None if is_usual => self.addresses.get(question.endpoint().index())?.clone(),
-            query => address(&self.base, &question.upstream_path(), query.as_deref()),
+    pub(super) fn address(&self, request: &Request) -> Option<Uri> {
+        let is_usual = request.endpoint().operation.declaration().input != Input::Path;
+        match request.query() {
+            None if is_usual => self.addresses.get(request.endpoint().index())?.clone(),
+            query => address(&self.base, &request.upstream_path(), query.as_deref()),
         }
     }
 

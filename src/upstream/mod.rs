@@ -1,7 +1,7 @@
 //! The call to Defender itself, and the decision to repeat it.
 //!
 //! ```text
-//! Retry ─ Try ─► (queue, quota, region, token) ─ Authorized ─► Client ─► Defender
+//! Retry ─ Attempt ─► (queue, quota, region, token) ─ Authorized ─► Client ─► Defender
 //! ```
 //!
 //! The path is fixed here and never taken from a caller, because `BatchDelete` beside the operation

@@ -15,10 +15,10 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// The request for `signed` to this address; `None` when the token cannot be put into a header
 /// field, which the sign-in does not allow.
 pub(super) fn request(signed: &Authorized, address: Uri, user_agent: &HeaderValue) -> Option<Request<Bytes>> {
-    let outgoing = &signed.routed.outgoing;
+    let charged = &signed.routed.charged;
     let bearer = signed.bearer.bearer()?;
-    let mut request = Request::new(outgoing.request.body());
-    let declared = outgoing.request.endpoint().operation.declaration();
+    let mut request = Request::new(charged.request.body());
+    let declared = charged.request.endpoint().operation.declaration();
     *request.method_mut() = declared.upstream_method();
     *request.uri_mut() = address;
     let headers = request.headers_mut();
@@ -31,7 +31,7 @@ pub(super) fn request(signed: &Authorized, address: Uri, user_agent: &HeaderValu
     // Bodies are passed on byte for byte, and not every caller can decompress them.
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     headers.insert(USER_AGENT, user_agent.clone());
-    if let Ok(id) = HeaderValue::from_str(outgoing.caller.request_id.as_str()) {
+    if let Ok(id) = HeaderValue::from_str(charged.caller.request_id.as_str()) {
         headers.insert(REQUEST_ID, id);
     }
     Some(request)

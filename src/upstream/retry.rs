@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt as _};
 
 use crate::BoxError;
-use crate::attempt::{Delivery, Failure, Retries, RetryHint, Try};
+use crate::attempt::{Attempt, Delivery, Failure, Retries, RetryHint};
 use crate::caller::Caller;
 use crate::scan::{Answer, is_unavailable};
 
@@ -49,16 +49,16 @@ impl<S> Layer<S> for RetryLayer {
 /// like) and after [`RetryHint::Once`]; two after [`RetryHint::OtherHost`], also a moment past the
 /// deadline, because the host took the time; after [`RetryHint::WhenAllowed`] (429) as often as the
 /// deadline allows, while the queue below refuses when there is no slot in time. Each attempt is
-/// the same [`Try`] at the same place. When there is no further attempt, an answer passes through,
-/// whatever its status; otherwise the failure is the error.
+/// the same [`Attempt`] at the same place. When there is no further attempt, an answer passes
+/// through, whatever its status; otherwise the failure is the error.
 #[derive(Clone, Debug)]
 pub struct Retry<S> {
     inner: S,
 }
 
-impl<S> Service<Try> for Retry<S>
+impl<S> Service<Attempt> for Retry<S>
 where
-    S: Service<Try, Response = Answer, Error = Failure> + Clone + Send + 'static,
+    S: Service<Attempt, Response = Answer, Error = Failure> + Clone + Send + 'static,
     S::Future: Send,
 {
     type Response = Answer;
@@ -70,15 +70,15 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, attempt: Try) -> Self::Future {
+    fn call(&mut self, attempt: Attempt) -> Self::Future {
         let inner = self.inner.clone();
         Box::pin(run(inner, attempt))
     }
 }
 
-async fn run<S>(mut inner: S, mut attempt: Try) -> Result<Answer, BoxError>
+async fn run<S>(mut inner: S, mut attempt: Attempt) -> Result<Answer, BoxError>
 where
-    S: Service<Try, Response = Answer, Error = Failure>,
+    S: Service<Attempt, Response = Answer, Error = Failure>,
 {
     let deadline = attempt.caller.deadline;
     let mut spent = Spent::default();
@@ -99,11 +99,11 @@ where
         // The deadline is the latest start of the call, so it is checked after the pause.
         let next = Instant::now() + pause;
         if next > deadline {
-            if !is_for_other_host(&result) || next > deadline + Try::GRACE {
+            if !is_for_other_host(&result) || next > deadline + Attempt::GRACE {
                 return settled(result);
             }
             attempt.caller = Arc::new(Caller {
-                deadline: deadline + Try::GRACE,
+                deadline: deadline + Attempt::GRACE,
                 ..Caller::clone(&attempt.caller)
             });
         }

@@ -1,7 +1,8 @@
 //! What a decision costs: `cargo bench --bench decisions`.
 //!
-//! Everything in one run on one core, and governor's own check beside it, so that the ratios mean something on any machine. Time is
-//! passed in, not read, except where governor and the queue read it themselves.
+//! Everything in one run on one core, and governor's own check beside it, so that the ratios mean
+//! something on any machine. Time is passed in, not read, except where governor and the queue read
+//! it themselves.
 
 #![expect(
     clippy::unwrap_used,
@@ -18,9 +19,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use defender_gateway::attempt::{Load, Place, Retries, Try};
+use defender_gateway::attempt::{Attempt, LateBoundRequest, QueuePosition, Retries};
 use defender_gateway::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
-use defender_gateway::queue::{self, CallerLimiter, Order, PermitSource, Queue, Ticket, Weights};
+use defender_gateway::queue::{self, CallerLimiter, FairScheduler, PermitSource, Queue, Ticket, Weights};
 use defender_gateway::quota::{Availability, Config, Forecast, Ledger, Limit, QuotaState};
 use defender_gateway::scan::{Payer, Request};
 use defender_gateway::task::Tasks;
@@ -108,7 +109,7 @@ fn forecast() -> f64 {
 fn order() -> f64 {
     let base = Instant::now();
     let names: Vec<Name> = (0..1000).map(|n| Name::new(&format!("caller {n}"))).collect();
-    let mut order = Order::new(Weights::default());
+    let mut order = FairScheduler::new(Weights::default());
     let ticket = |id: u64, caller: Name| Ticket {
         id,
         caller,
@@ -163,24 +164,24 @@ impl PermitSource for Metronome {
 #[derive(Debug)]
 struct Nothing;
 
-impl Load for Nothing {
-    fn request(&self) -> Arc<Request> {
-        unreachable!("the queue does not look at the question")
+impl LateBoundRequest for Nothing {
+    fn bind(&self) -> Arc<Request> {
+        unreachable!("the queue does not look at the request")
     }
 
     fn payer(&self) -> Payer {
         Payer::HISTORY
     }
 
-    fn beneficiaries(&self) -> Vec<Name> {
+    fn cost_sharers(&self) -> Vec<Name> {
         Vec::new()
     }
 }
 
-fn attempt(name: &Name, wait: Duration) -> Try {
+fn attempt(name: &Name, wait: Duration) -> Attempt {
     let now = Instant::now();
-    Try {
-        load: Arc::new(Nothing),
+    Attempt {
+        request: Arc::new(Nothing),
         caller: Arc::new(Caller {
             name: name.clone(),
             urgency: Urgency::default(),
@@ -190,12 +191,13 @@ fn attempt(name: &Name, wait: Duration) -> Try {
             request_id: RequestId::random(),
             trace: defender_gateway::telemetry::trace::Trace::None,
         }),
-        place: Place::new(now),
+        position: QueuePosition::new(now),
         retries: Retries::default(),
     }
 }
 
-/// A refusal, and an admission that leaves again, with `waiting` requests of `callers` in the queue.
+/// A refusal, and an admission that leaves again, with `waiting` requests of `callers` in the
+/// queue.
 fn queue(waiting: u32, callers: u32) -> [f64; 2] {
     let tasks = Tasks::new();
     let config = queue::Config {

@@ -16,13 +16,13 @@ use defender_gateway::telemetry::trace::Trace;
 use defender_gateway::{BoxError, queue, quota, single_flight, upstream};
 
 /// An answer of one row for each id, as the upstream writes it.
-pub(crate) fn rows(question: &scan::Request) -> Answer {
+pub(crate) fn rows(request: &scan::Request) -> Answer {
     let row = |id| {
         format!(
             r#"{{"orgId":"{id}","scanDefinitionId":"{id}","ipRange":"10.0.0.0/24","scanStatus":"Finished","lastScanTime":"2026-03-01T04:05:06Z","LastScanned":"2026-03-01T04:05:06.1234567Z","numberOfSuccessfullyScannedTargets":12,"numberOfTargets":256}}"#
         )
     };
-    let rows: Vec<_> = question.ids().map(row).collect();
+    let rows: Vec<_> = request.ids().map(row).collect();
     let body = format!(
         r#"{{"@odata.context":"https://api.security.microsoft.com/api/$metadata#Scans","value":[{}]}}"#,
         rows.join(",")
@@ -46,7 +46,8 @@ pub(crate) fn caller() -> Caller {
     }
 }
 
-/// What a question goes through that is asked upstream, over an upstream that gives this answer at once. The quota is out of the way.
+/// What a request goes through that is asked upstream, over an upstream that gives this answer at
+/// once. The quota is out of the way.
 pub(crate) fn paid(answer: Answer) -> impl Service<Call, Response = ServedResponse, Error = BoxError> {
     let limit = quota::Limit::try_new(1_000_000.try_into().unwrap(), Duration::from_secs(1)).unwrap();
     let config = quota::Config::try_new(vec![limit], 1_000_000.try_into().unwrap(), Duration::from_mins(1)).unwrap();

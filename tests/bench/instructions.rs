@@ -1,4 +1,5 @@
-//! Repeats one hot function so that its instructions can be counted: `instructions CASE TIMES`. `tests/bench/count` does it.
+//! Repeats one hot function so that its instructions can be counted: `instructions CASE TIMES`.
+//! `tests/bench/count` does it.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot go on stops")]
 
@@ -41,7 +42,7 @@ fn mixed_body(count: usize) -> Bytes {
 
 /// From the bytes of a body to its canonical key.
 fn key(body: &[u8], times: usize) {
-    (0..times).for_each(|_| drop(black_box(support::question(black_box(body)))));
+    (0..times).for_each(|_| drop(black_box(support::parse_request(black_box(body)))));
 }
 
 /// A request through all layers, answered from the cache.
@@ -90,16 +91,16 @@ fn fields(times: usize) {
     }
 }
 
-/// A question that is asked upstream: flight, retry, queue and quota, over an upstream that answers at once; no socket, no
-/// HTTP.
+/// A request that is asked upstream: flight, retry, queue and quota, over an upstream that answers
+/// at once; no socket, no HTTP.
 fn forwarded(times: usize) {
-    let question = support::question(&support::body(1, 3));
-    let answer = forwarded::rows(&question);
+    let request = support::parse_request(&support::body(1, 3));
+    let answer = forwarded::rows(&request);
     let mut path = forwarded::paid(answer);
     let caller = forwarded::caller();
     for _ in 0..times {
         let call = Call {
-            request: Arc::new(question.clone()),
+            request: Arc::new(request.clone()),
             caller: Arc::new(caller.clone()),
         };
         let served = support::now(path.call(call)).unwrap();
@@ -109,10 +110,10 @@ fn forwarded(times: usize) {
 
 /// Taking an answer of three rows apart.
 fn rows(times: usize) {
-    let question = support::question(&support::body(1, 3));
-    let answer = forwarded::rows(&question);
+    let request = support::parse_request(&support::body(1, 3));
+    let answer = forwarded::rows(&request);
     for _ in 0..times {
-        assert_eq!(Rows::split(&question, black_box(&answer.body)).unwrap().len(), 3);
+        assert_eq!(Rows::split(&request, black_box(&answer.body)).unwrap().len(), 3);
     }
 }
 

@@ -89,7 +89,7 @@ def metric(server, name):
 
 
 def waiting(bench):
-    """Almost no quota: everybody waits for it, with a question of their own. The gateway takes 2,048 connections and queues 10,000 requests."""
+    """Almost no quota: everybody waits for it, with a request of their own. The gateway takes 2,048 connections and queues 10,000 requests."""
     print("\nwaiting: kB for each, its connection or stream and its call included")
     for protocol, count in (("HTTP/1.1", 1_000), ("HTTP/1.1", 2_000), ("HTTP/2", 1_000), ("HTTP/2", 9_900)):
         name = f"gateway {protocol[5]} {count}"
@@ -123,10 +123,10 @@ def body(number):
 def http1(server, count):
     with contextlib.ExitStack() as open_sockets:
         for number in range(count):
-            question = body(number)
+            request = body(number)
             caller = open_sockets.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=10))
-            head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(question)}\r\n\r\n"
-            caller.sendall(head.encode() + question)
+            head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(request)}\r\n\r\n"
+            caller.sendall(head.encode() + request)
         yield count
 
 

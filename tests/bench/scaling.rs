@@ -1,4 +1,5 @@
-//! Whether what a request costs depends on how much there is: `cargo bench --bench scaling`, half a minute and 2 GB.
+//! Whether what a request costs depends on how much there is: `cargo bench --bench scaling`, half a
+//! minute and 2 GB.
 //!
 //! Each row is measured in the same run as the row with one entry, and told as a ratio to it.
 
@@ -36,17 +37,18 @@ fn resident() -> usize {
     pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
-/// Nanoseconds per look-up in the standard library's map, with this many questions as keys and as much reached for each as for a hit: the
-/// key's text, a shared value, and its body. What no cache of that many entries can do without.
+/// Nanoseconds per look-up in the standard library's map, with this many requests as keys and as
+/// much reached for each as for a hit: the key's text, a shared value, and its body. What no cache
+/// of that many entries can do without.
 fn floor(entries: usize, bytes: usize) -> f64 {
     let keys: Vec<_> = (0..entries)
-        .map(|key| support::question(&support::body(key, 3)).key().clone())
+        .map(|key| support::parse_request(&support::body(key, 3)).key().clone())
         .collect();
     let value = || Arc::new(Bytes::from(vec![b'x'; bytes]));
     let map: HashMap<_, _, RandomState> = keys.iter().map(|key| (key.clone(), value())).collect();
     let step = (entries / BODIES).max(1);
     let asked: Vec<_> = (0..entries.min(BODIES))
-        .map(|key| support::question(&support::body(key * step, 3)).key().clone())
+        .map(|key| support::parse_request(&support::body(key * step, 3)).key().clone())
         .collect();
     fastest(|nth| {
         let body = Bytes::clone(&map[&asked[nth * 7919 % asked.len()]]);

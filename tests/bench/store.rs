@@ -1,13 +1,15 @@
 //! What sharing costs: `cargo bench --bench store`. Needs redis-server.
 //!
-//! First the shared ledger beside the one in memory and beside a plain `INCR` over the same socket. The limits are so high that nobody waits for
-//! the quota, only for the decision.
+//! First the shared ledger beside the one in memory and beside a plain `INCR` over the same socket.
+//! The limits are so high that nobody waits for the quota, only for the decision.
 //!
-//! Then 8, 64, 256 and 500 replicas in this process, each with connections of its own, against one server: with nobody who asks, with
-//! everybody asking at the real limits, and at limits sixty times as fast, where a minute tells how fairly an hour is shared. What the store
-//! needs is what it says of itself (`INFO`), so that a busy machine changes it little. Then, at the same limits, a third of them killed, a store
-//! that is frozen for three seconds, and one that is emptied. `cargo bench --bench store -- 8 500 20s` runs those numbers
-//! only, and each part for 20 seconds instead of a minute.
+//! Then 8, 64, 256 and 500 replicas in this process, each with connections of its own, against one
+//! server: with nobody who asks, with everybody asking at the real limits, and at limits sixty
+//! times as fast, where a minute tells how fairly an hour is shared. What the store needs is what
+//! it says of itself (`INFO`), so that a busy machine changes it little. Then, at the same limits,
+//! a third of them killed, a store that is frozen for three seconds, and one that is emptied.
+//! `cargo bench --bench store -- 8 500 20s` runs those numbers only, and each part for 20 seconds
+//! instead of a minute.
 
 #![expect(
     clippy::unwrap_used,
@@ -16,6 +18,8 @@
     clippy::disallowed_methods,
     reason = "a benchmark that cannot go on stops, prints what it found, and tells its children by the environment what to do"
 )]
+
+mod store_chaos;
 
 use std::io::{BufRead as _, BufReader};
 use std::num::NonZeroU32;
@@ -34,6 +38,8 @@ use defender_gateway::clock::Wall;
 use defender_gateway::quota::{self, Config, Limit, Quota, shared};
 use defender_gateway::store;
 use defender_gateway::task::Tasks;
+
+use store_chaos::{REPLICAS_AT, be_killed, chaos};
 
 /// Decisions that are asked for at once, as a busy replica does.
 const BATCH: usize = 64;
@@ -252,7 +258,7 @@ impl Replicas {
             // As pods start: one after the other.
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let joined = async || quotas.iter().all(|quota| quota.rivals() + 1 >= count);
+        let joined = async || quotas.iter().all(|quota| quota.other_replicas() + 1 >= count);
         while !joined().await {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -321,7 +327,8 @@ impl Replicas {
 const REAL: [(u32, Duration); 2] = [(100, Duration::from_mins(1)), (1500, Duration::from_hours(1))];
 const FAST: [(u32, Duration); 2] = [(100, Duration::from_secs(1)), (1500, Duration::from_mins(1))];
 
-/// How unevenly calls leave, in milliseconds: the median distance of their gaps from the median gap.
+/// How unevenly calls leave, in milliseconds: the median distance of their gaps from the median
+/// gap.
 fn unevenness(calls: &[Instant]) -> f64 {
     let mut gaps: Vec<_> = calls
         .windows(2)
@@ -369,132 +376,6 @@ async fn row(count: usize, time: Duration) {
         "|   sixty times as fast | | | | {cpu:.1} % | {steps:.0}, {ms:.3} | {sent:.0} kB/s | used {used:.1} %, Jain {:.4} | {}, {failed} |",
         jain(&served),
         replicas.failures() - failed
-    );
-    replicas.end().await;
-}
-
-/// Replicas in a process of their own, which tells on its output when it makes calls.
-struct Killable {
-    child: Child,
-    calls: Arc<Mutex<Vec<Instant>>>,
-}
-
-impl Killable {
-    fn start(server: &Server, count: usize) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .env(REPLICAS_AT, server.folder.path())
-            .env(REPLICAS_OF, count.to_string())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let calls = Arc::<Mutex<Vec<Instant>>>::default();
-        let (lines, heard) = (BufReader::new(child.stdout.take().unwrap()).lines(), Arc::clone(&calls));
-        std::thread::spawn(move || {
-            for _ in lines.map_while(Result::ok) {
-                heard.lock().unwrap().push(Instant::now());
-            }
-        });
-        Self { child, calls }
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Killable {
-    fn drop(&mut self) {
-        // It may be gone already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-const REPLICAS_AT: &str = "BENCH_REPLICAS_AT";
-const REPLICAS_OF: &str = "BENCH_REPLICAS_OF";
-
-/// What [`Killable`] runs.
-async fn be_killed(folder: std::ffi::OsString) {
-    let count: usize = std::env::var(REPLICAS_OF).unwrap().parse().unwrap();
-    let server = Server {
-        child: Command::new("true").spawn().unwrap(),
-        folder: tempfile::tempdir().unwrap(),
-    };
-    let socket = std::path::Path::new(&folder).join("redis.sock");
-    std::os::unix::fs::symlink(socket, server.folder.path().join("redis.sock")).unwrap();
-    let replicas = Replicas::start_at(server, count, FAST).await;
-    replicas.saturate();
-    let mut told = 0;
-    loop {
-        let made = replicas.calls.lock().unwrap().len();
-        (told..made).for_each(|_| println!("call"));
-        told = made;
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-}
-
-/// The longest time without a call within ten seconds from then on, and how many windows were over by then.
-async fn gap_after(begun: Instant, calls: &[&Arc<Mutex<Vec<Instant>>>]) -> (Duration, usize) {
-    tokio::time::sleep_until(begun + Duration::from_secs(10)).await;
-    let mut all: Vec<_> = calls.iter().flat_map(|calls| calls.lock().unwrap().clone()).collect();
-    all.sort_unstable();
-    let over = FAST.iter().map(|(most, window)| {
-        let spans = all.windows(*most as usize + 1);
-        // Calls of another process are seen a moment later than they are made.
-        spans
-            .filter(|span| span[*most as usize] - span[0] + Duration::from_millis(50) < *window)
-            .count()
-    });
-    let over = over.sum();
-    let end = begun + Duration::from_secs(10);
-    let after = all.into_iter().filter(|at| (begun..end).contains(at));
-    let marks: Vec<_> = std::iter::once(begun).chain(after).chain([end]).collect();
-    let gap = marks.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
-    (gap, over)
-}
-
-/// A third of the replicas killed, the store frozen, emptied, and emptied right after a kill.
-async fn chaos(count: usize) {
-    let server = Server::start();
-    let (first, second) = (Killable::start(&server, count / 6), Killable::start(&server, count / 6));
-    let (mut first, mut second) = (first, second);
-    let mut replicas = Replicas::start_at(server, count - count / 6 * 2, FAST).await;
-    replicas.saturate();
-    tokio::time::sleep(FAST[1].1 / 2).await;
-    let calls = [
-        &Arc::clone(&replicas.calls),
-        &Arc::clone(&first.calls),
-        &Arc::clone(&second.calls),
-    ];
-    let told = |what: &str, (gap, over): (Duration, usize)| {
-        println!(
-            "|   {what}: {:.2} s without a call, {over} windows over | | | | | | | | |",
-            gap.as_secs_f64()
-        );
-    };
-    let pid = replicas.server.child.id().to_string();
-    let signal = |name: &str| assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
-    signal("-STOP");
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    signal("-CONT");
-    told("after a freeze of 3 s", gap_after(Instant::now(), &calls).await);
-    let flush = async |connection: &mut MultiplexedConnection| {
-        let _: () = redis::cmd("FLUSHALL").query_async(connection).await.unwrap();
-    };
-    flush(&mut replicas.connection).await;
-    told("after a flush", gap_after(Instant::now(), &calls).await);
-    first.kill();
-    second.kill();
-    told("after kill -9 of a third", gap_after(Instant::now(), &calls).await);
-    let mut third = Killable::start(&replicas.server, count / 3);
-    let calls = [calls[0], calls[1], calls[2], &Arc::clone(&third.calls)];
-    tokio::time::sleep(Duration::from_secs(15)).await;
-    third.kill();
-    flush(&mut replicas.connection).await;
-    told(
-        "after kill -9 of a third and a flush",
-        gap_after(Instant::now(), &calls).await,
     );
     replicas.end().await;
 }

@@ -23,7 +23,7 @@ use defender_gateway::server::InboundRequest;
 use defender_gateway::task::Tasks;
 use defender_gateway::{BoxError, server};
 
-/// A body that asks for `count` ids of the `key`-th question, as a caller would write it.
+/// A body that asks for `count` ids of the `key`-th request, as a caller would write it.
 pub(crate) fn body(key: usize, count: usize) -> Bytes {
     let ids: Vec<_> = (0..count)
         .map(|nth| {
@@ -34,7 +34,7 @@ pub(crate) fn body(key: usize, count: usize) -> Bytes {
     format!("{{\"ScanDefinitionIds\": [{}]}}", ids.join(", ")).into()
 }
 
-pub(crate) fn question(body: &[u8]) -> scan::Request {
+pub(crate) fn parse_request(body: &[u8]) -> scan::Request {
     scan::Request::parse(Endpoint::HISTORY, None, body).unwrap()
 }
 
@@ -63,7 +63,7 @@ pub(crate) fn cache(max_size: u64) -> Arc<Cache> {
 }
 
 pub(crate) fn keep(cache: &Cache, body: &[u8], answer: &Answer) {
-    let kept = cache.keep(&question(body), answer, Instant::now());
+    let kept = cache.keep(&parse_request(body), answer, Instant::now());
     assert!(kept.is_some(), "the answer is kept");
 }
 
@@ -71,12 +71,12 @@ pub(crate) fn keep(cache: &Cache, body: &[u8], answer: &Answer) {
 pub(crate) fn path(
     cache: &Arc<Cache>,
 ) -> impl Service<InboundRequest<Full<Bytes>>, Response = Response<Body>, Error = Infallible> + use<> {
-    let count = server::count::Metrics::register(&mut Registry::default());
+    let count = server::access_log::Metrics::register(&mut Registry::default());
     let below = service_fn(|_: Call| async { Err::<ServedResponse, BoxError>("nothing is forwarded".into()) });
     ServiceBuilder::new()
-        .layer(server::count::Layer::new(
+        .layer(server::access_log::Layer::new(
             count.clone(),
-            server::count::Config::default(),
+            server::access_log::Config::default(),
         ))
         .layer(respond())
         .layer(server::guard::Layer::new(server::guard::Hosts::default()))

@@ -102,7 +102,7 @@ def cpu_seconds(pid):
 
 
 def load(gateway, path, body):
-    """Has the same question answered again and again; returns the processor time of 1,000 answers, and the memory in use then (KiB).
+    """Has the same request answered again and again; returns the processor time of 1,000 answers, and the memory in use then (KiB).
 
     How fast the callers are does not matter: only the gateway's own time counts.
     """

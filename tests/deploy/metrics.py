@@ -30,7 +30,7 @@ BEGIN, END = "<!-- metrics:begin -->\n", "<!-- metrics:end -->"
 OPEN = {
     "status": ("an HTTP status, or for upstream calls the name of an error (RFC 9209)", 80),
     "outcome": ("`hit`, `stale`, `collapsed`, `merged`, `forwarded`, `refused`, `failed`, `invalid`, `gone`", 9),
-    "operation": ("an operation's name, see the README; for requests also `none`: the path is unknown", 7),
+    "operation": ("an operation's name, see api.md; for requests also `none`: the path is unknown", 7),
     "region": ("a host's region; at most as many as hosts are configured", 32),
     "window": ("a window of `quota.limits`", 4),
     "caller": ("a caller's name; at any time the most active, of `queue_caller_…` the 20 with the most requests waiting, and `(others)`", 51),
@@ -266,4 +266,7 @@ def main(binary, write):
 
 
 if __name__ == "__main__":
-    sys.exit(main(os.path.abspath(sys.argv[-1]), sys.argv[1] == "--write"))
+    words = [word for word in sys.argv[1:] if word != "--write"]
+    if len(words) != 1:
+        sys.exit("metrics.py [--write] BINARY, such as target/debug/defender-gateway")
+    sys.exit(main(os.path.abspath(words[0]), "--write" in sys.argv))

@@ -110,7 +110,7 @@ def main(binary):
             asker = subprocess.Popen([*app["command"], *script], stdout=subprocess.PIPE, text=True)
             started.append(asker)
             seen = []
-            # The first questions may come before the simulator listens.
+            # The first requests may come before the simulator listens.
             for line in asker.stdout:
                 seen.append(line.strip())
                 if "; hit;" in line or len(seen) > 50:

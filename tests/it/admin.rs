@@ -45,7 +45,8 @@ async fn the_data_address_knows_nothing_of_the_admin_paths() {
     running.finish().await;
 }
 
-/// The contract's metrics, each with a label that it must have. Those of merging and of the shared store are not in this version.
+/// Metrics that dashboards are made of, each with a label that it must have. `deploy/metrics.md` has
+/// all of them.
 const METRICS: [&str; 23] = [
     "requests_total{operation=",
     "request_duration_seconds_bucket{",
@@ -172,7 +173,8 @@ async fn the_status_command_shows_it_and_says_when_nobody_answers() {
 
 #[tokio::test]
 async fn a_loaded_queue_is_shown_by_caller_with_positions_and_waits() {
-    // One call at once, then one every second: whoever is in the queue stays there while this test looks.
+    // One call at once, then one every second: whoever is in the queue stays there while this test
+    // looks.
     let running = Setup::new().limits(Shape::SlidingLog, &["1/1s", "60/1m"]).start().await;
     let ask = |n: usize, name: &'static str| {
         let caller = running.caller();

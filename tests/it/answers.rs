@@ -58,13 +58,13 @@ async fn every_link_leads_to_the_next_page_through_the_gateway() {
             .set("merge.enabled", "true")
             .start()
             .await;
-        let question = [id(1), id(2), id(3)];
+        let ids = [id(1), id(2), id(3)];
         let whole = running.caller.send(
             running
                 .caller
                 .request(Method::POST, &format!("{PATH}?$top=3&$skip=0"))
                 .header("content-type", "application/json")
-                .body(body(&question))
+                .body(body(&ids))
                 .unwrap(),
         );
         let first = whole.await;
@@ -75,7 +75,7 @@ async fn every_link_leads_to_the_next_page_through_the_gateway() {
                 let request = running.caller.request(method.clone(), &target);
                 let request = request
                     .header("content-type", "application/json")
-                    .body(body(&question))
+                    .body(body(&ids))
                     .unwrap();
                 let answer = running.caller.send(request).await;
                 assert_eq!(answer.status, StatusCode::OK, "{target}: {}", answer.text());

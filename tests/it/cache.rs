@@ -7,11 +7,11 @@ use defender_gateway::sim::{Fault, Often, Plan, Shape};
 use crate::support::{Running, Setup, id, until};
 
 /// Waits until the answer in memory is too old to be given for itself.
-async fn stale(running: &Running, question: &[String]) {
+async fn stale(running: &Running, ids: &[String]) {
     until("the answer to be stale", async || {
         let asked = running
             .caller
-            .ask_with(question, &[("cache-control", "only-if-cached")])
+            .ask_with(ids, &[("cache-control", "only-if-cached")])
             .await;
         (asked.status == StatusCode::GATEWAY_TIMEOUT).then_some(())
     })
@@ -25,13 +25,13 @@ async fn an_answer_is_fresh_for_its_time_and_then_renewed_in_the_background() {
         .set("cache.stale_while_revalidate", "1m")
         .start()
         .await;
-    let question = [id(1)];
-    let first = running.caller.ask(&question).await;
-    assert_eq!(running.caller.ask(&question).await.body, first.body);
+    let request = [id(1)];
+    let first = running.caller.ask(&request).await;
+    assert_eq!(running.caller.ask(&request).await.body, first.body);
     running.simulator.scan();
     // Stale for a moment, but nobody waits; soon the newer row is there.
     until("the newer row", async || {
-        let answer = running.caller.ask(&question).await;
+        let answer = running.caller.ask(&request).await;
         assert_eq!(answer.status, StatusCode::OK);
         assert!(
             answer.field("cache-status").starts_with("defender-gateway; hit"),
@@ -157,13 +157,13 @@ async fn after_a_paced_start_a_stale_answer_is_renewed_as_soon_as_it_is_asked_fo
         .set("cache.stale_while_revalidate", "1h")
         .start()
         .await;
-    let question = [id(1)];
-    let first = running.caller.ask(&question).await;
+    let request = [id(1)];
+    let first = running.caller.ask(&request).await;
     running.simulator.scan();
     // The bucket holds a tenth of what it can hold, and half of it would take minutes; 99 of 100
     // calls are left.
     until("the newer row", async || {
-        let answer = running.caller.ask(&question).await;
+        let answer = running.caller.ask(&request).await;
         assert!(
             answer.field("cache-status").starts_with("defender-gateway; hit"),
             "{:?}",

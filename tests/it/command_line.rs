@@ -51,7 +51,7 @@ async fn ten_kills_in_a_saturated_run_put_no_window_over() {
         let caller = spawned.caller();
         let first = usize::try_from(life).unwrap() * 1000;
         tokio::select! {
-            _ = caller.ask_each(first..first + 200) => panic!("200 questions are more than one life answers"),
+            _ = caller.ask_each(first..first + 200) => panic!("200 requests are more than one life answers"),
             seen = spawned.simulator.wait_for_calls((life + 1) * CALLS_A_LIFE) => drop(seen.unwrap()),
         }
         // Every other time the last line is torn as well.

@@ -1,6 +1,8 @@
-//! The program is killed at random moments, with calls under way: it is back at once, and remembers.
+//! The program is killed at random moments, with calls under way: it is back at once, and
+//! remembers.
 //!
-//! The long form, with what it measures: `cargo test --release --test it crash -- --ignored --nocapture`.
+//! The long form, with what it measures: `cargo test --release --test it crash -- --ignored
+//! --nocapture`.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,7 +14,8 @@ use tokio::time::Instant;
 
 use crate::support::{Program, Setup, Spawned, id, until};
 
-/// From the start of a process: to its ready line, to a good `/readyz`, to the first answer from upstream.
+/// From the start of a process: to its ready line, to a good `/readyz`, to the first answer from
+/// upstream.
 #[derive(Clone, Copy, Debug, Default)]
 struct Times([Duration; 3]);
 
@@ -26,7 +29,8 @@ async fn start(file: &Path) -> Spawned {
         .await
 }
 
-/// Kills it when some call of the twenty that may leave at once has arrived upstream, others being under way, and starts it again.
+/// Kills it when some call of the twenty that may leave at once has arrived upstream, others being
+/// under way, and starts it again.
 async fn kill(spawned: &mut Spawned, rng: &mut StdRng, life: usize, file: &Path) -> Times {
     let caller = spawned.caller();
     let first = life * 1000;

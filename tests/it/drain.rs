@@ -27,7 +27,7 @@ async fn sigterm_with_fifty_in_flight_answers_all_fifty() {
     assert_eq!(ended.code, Some(0), "{}", ended.output);
     assert!(
         caller
-            .try_send(caller.question().body("".into()).unwrap())
+            .try_send(caller.history_request().body("".into()).unwrap())
             .await
             .is_err(),
         "it is gone"
@@ -52,8 +52,8 @@ async fn a_second_sigterm_ends_at_once() {
     let hole = Plan::of(Fault::BlackHole, Often::Always);
     spawned.simulator.set_faults("eu", &hole).unwrap();
     let caller = spawned.caller();
-    let question = [id(1)];
-    let asked = caller.try_send(caller.question().body(crate::support::body(&question)).unwrap());
+    let request = [id(1)];
+    let asked = caller.try_send(caller.history_request().body(crate::support::body(&request)).unwrap());
     let stop = async {
         until("a call under way", async || {
             let status = spawned.admin().fetch("/status").await.json();
@@ -121,8 +121,8 @@ async fn who_can_be_served_before_the_end_is_served() {
 #[tokio::test]
 async fn while_draining_it_lives_but_is_not_ready() {
     let running = Setup::new().region("eu", 1_000).start().await;
-    let question = [id(1)];
-    let asked = running.caller.ask(&question);
+    let request = [id(1)];
+    let asked = running.caller.ask(&request);
     let look = async {
         running.simulator.wait_for_calls(1).await.unwrap();
         running.stop.cancel();

@@ -40,18 +40,18 @@ async fn a_thousand_callers_with_the_same_ids_cost_one_call() {
 async fn a_caller_who_hangs_up_takes_nobody_along() {
     let running = Setup::new().region("eu", 600).start().await;
     let first = Caller::http1(running.caller.base());
-    let question = [id(1)];
+    let request = [id(1)];
     // Gives up as soon as the call is under way.
     let hasty = async {
         tokio::select! {
-            answer = first.ask(&question) => panic!("too early: {answer:?}"),
+            answer = first.ask(&request) => panic!("too early: {answer:?}"),
             call = running.simulator.wait_for_calls(1) => { call.unwrap(); }
         }
     };
     hasty.await;
     drop(first);
-    let patient = running.caller.ask(&question).await;
-    assert_eq!(patient.row_ids(), question);
+    let patient = running.caller.ask(&request).await;
+    assert_eq!(patient.row_ids(), request);
     assert_eq!(
         running.simulator.calls().len(),
         1,

@@ -23,7 +23,8 @@ async fn of_process(pid: u32, file: &str, line: &str) -> String {
     found.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Sends the signal again and again: of a SIGSEGV that is no fault of the program's, the standard library lets the first pass by.
+/// Sends the signal again and again: of a SIGSEGV that is no fault of the program's, the standard
+/// library lets the first pass by.
 async fn kill(pid: u32, signal: &str) {
     loop {
         let sent = Command::new("kill")
@@ -106,8 +107,8 @@ async fn with_few_files_there_are_fewer_connections_a_word_about_it_and_always_a
     // An answer needs further files: a call upstream, and the admin address beside it.
     let looked = async || {
         let caller = program.caller();
-        let question = caller.question().body(crate::support::body(&[id(20)])).unwrap();
-        let answer = caller.try_send(question).await;
+        let request = caller.history_request().body(crate::support::body(&[id(20)])).unwrap();
+        let answer = caller.try_send(request).await;
         answer.ok().filter(|answer| answer.status == 200)
     };
     until("an answer amid the crowd", looked).await;

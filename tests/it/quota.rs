@@ -1,4 +1,5 @@
-//! The upstream's limits are kept, whatever callers do, and callers learn the truth about when to come back.
+//! The upstream's limits are kept, whatever callers do, and callers learn the truth about when to
+//! come back.
 
 use std::time::Duration;
 
@@ -45,8 +46,8 @@ async fn a_second_hundred_is_refused_at_once_with_the_exact_time() {
         );
         assert!(answer.json()["type"].as_str().unwrap().ends_with("#quota-exceeded"));
     }
-    // The first slot is a minute after the first call was answered; later ones are spread so that the hour lasts. Who may wait 20 s is told to
-    // come ten seconds before its slot.
+    // The first slot is a minute after the first call was answered; later ones are spread so that
+    // the hour lasts. Who may wait 20 s is told to come ten seconds before its slot.
     let mut waits: Vec<_> = second.iter().map(|answer| answer.retry_after().unwrap()).collect();
     waits.sort_unstable();
     let passed = start.elapsed().as_secs();
@@ -65,7 +66,8 @@ async fn a_second_hundred_that_can_wait_is_answered_in_the_next_window() {
         .await;
     let first = running.caller.ask_each(0..100).await;
     assert_eq!(statuses(&first), [200; 100]);
-    // The short window is free again after a second, but the long one has to last: some of them wait for seconds.
+    // The short window is free again after a second, but the long one has to last: some of them
+    // wait for seconds.
     let second = running.caller.ask_each(100..200).await;
     assert_eq!(statuses(&second), [200; 100]);
     let calls = running.simulator.calls();
@@ -96,7 +98,8 @@ async fn a_retry_after_that_is_obeyed_is_early_enough() {
     running.finish().await;
 }
 
-/// As many callers as there are calls in two short windows ask without a pause for several short windows.
+/// As many callers as there are calls in two short windows ask without a pause for several short
+/// windows.
 async fn saturate(shape: Shape) {
     let limits = ["20/1s", "200/30s"];
     let running = Setup::new()
@@ -126,7 +129,8 @@ async fn saturate(shape: Shape) {
     });
     let answered: usize = join_all(greedy).await.into_iter().sum();
     assert_within(&running);
-    // The first second's worth and then the share that makes the long window last, at the very least.
+    // The first second's worth and then the share that makes the long window last, at the very
+    // least.
     let allowed: Limit = limits[0].parse().unwrap();
     assert!(answered >= 2 * allowed.calls() as usize, "{shape}: only {answered}");
     running.finish().await;
@@ -202,7 +206,8 @@ async fn calls_of_others_with_the_same_app_are_waited_out_and_estimated() {
     let answers = running.caller.ask_each(0..3).await;
     assert_eq!(statuses(&answers), [200; 3], "they wait and are answered");
     let status = running.status().await;
-    // What is estimated of others is forgotten within such a short window; our own ledger never held it.
+    // What is estimated of others is forgotten within such a short window; our own ledger never
+    // held it.
     assert!(status["quota"]["windows"][1]["used"].as_u64().unwrap() <= 5, "{status}");
     running.finish().await;
 }
@@ -225,7 +230,8 @@ async fn what_is_estimated_of_others_is_shown() {
     let refused = running.caller.ask_with(&[id(1)], &[("prefer", "wait=0")]).await;
     assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS, "{refused:?}");
     assert!((1..=62).contains(&refused.retry_after().unwrap()), "{refused:?}");
-    // The window was named, and a wait that only it can need. Some calls always find out, so nine tenths are the most.
+    // The window was named, and a wait that only it can need. Some calls always find out, so nine
+    // tenths are the most.
     let status = running.status().await;
     assert_eq!(status["quota"]["foreign_calls"], 18, "{status}");
     assert_eq!(shown().await, 18);

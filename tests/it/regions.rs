@@ -28,7 +28,7 @@ fn three() -> Setup {
         .limits(defender_gateway::sim::Shape::SlidingLog, &["10000/1h"])
 }
 
-/// Asks one new question after the other, while `act` acts; every one must be answered well.
+/// Asks one new request after the other, while `act` acts; every one must be answered well.
 async fn while_asked<T>(running: &Running, act: impl AsyncFnOnce(&AtomicUsize) -> T) -> T {
     let (stop, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
     let asking = async {
@@ -37,7 +37,7 @@ async fn while_asked<T>(running: &Running, act: impl AsyncFnOnce(&AtomicUsize) -
                 break;
             }
             let answer = running.caller.ask(&[id(n)]).await;
-            assert_eq!(answer.status, StatusCode::OK, "question {n}: {}", answer.text());
+            assert_eq!(answer.status, StatusCode::OK, "request {n}: {}", answer.text());
             answered.fetch_add(1, Ordering::SeqCst);
         }
     };

@@ -1,5 +1,5 @@
-//! What `deploy/threat-model.md` claims: every test it names exists, every bound it states is the code's, and no row goes without either
-//! a test or an open "not covered" or "accepted".
+//! What `deploy/threat-model.md` claims: every test it names exists, every bound it states is the
+//! code's, and no row goes without either a test or an open "not covered" or "accepted".
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,8 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// What is wrong with the tables of `document`, one line each, and how many tests and quotations were looked up.
+/// What is wrong with the tables of `document`, one line each, and how many tests and quotations
+/// were looked up.
 fn examine(document: &str) -> (Vec<String>, usize) {
     let (mut wrong, mut looked_up) = (Vec::new(), 0);
     let mut head: Option<Vec<&str>> = None;
@@ -108,7 +109,8 @@ fn exists(path: &str) -> bool {
         .any(|(file, inline)| fs::read_to_string(file).is_ok_and(|text| holds(&text, inline, name)))
 }
 
-/// The files in which the items of a module can stand, each with the modules that must then be written out in it.
+/// The files in which the items of a module can stand, each with the modules that must then be
+/// written out in it.
 fn files<'a>(base: &Path, modules: &'a [&'a str]) -> Vec<(PathBuf, &'a [&'a str])> {
     (1..=modules.len())
         .flat_map(|depth| {
@@ -119,7 +121,8 @@ fn files<'a>(base: &Path, modules: &'a [&'a str]) -> Vec<(PathBuf, &'a [&'a str]
         .collect()
 }
 
-/// Whether `text` has the modules written out and, somewhere, a function of that name that is run as a test.
+/// Whether `text` has the modules written out and, somewhere, a function of that name that is run
+/// as a test.
 fn holds(text: &str, inline: &[&str], name: &str) -> bool {
     let lines: Vec<_> = text.lines().map(str::trim).collect();
     let begins = |line: &str| {
@@ -166,7 +169,8 @@ fn what_is_made_up_or_left_out_is_noticed() {
         "",
         "trust us",
         "`hostile::http1::nothing_of_the_kind`",
-        // Of another file, below a function, a helper, one that is not run by itself, and a beginning of a name.
+        // Of another file, below a function, a helper, one that is not run by itself, and a
+        // beginning of a name.
         "`hostile::flood::broken_lines_are_refused_and_end_the_connection`",
         "`server::guard::host::only_our_own_names_are_accepted::x`",
         "`hostile::http1::play`",

@@ -83,13 +83,13 @@ test('the figures are those of /status', async () => {
   assert.ok((await page.textContent('#regions tbody tr')).includes('in use'), 'the region in use is listed first');
   assert.match(await page.textContent('#windows'), /of 100 calls left this minute/);
   assert.match(await page.textContent('#windows'), /of 1,500 calls left this hour/);
-  assert.ok((await page.textContent('#saved')).includes(`Questions${status.saved.requests.toLocaleString('en')}Upstream calls${status.saved.upstream_calls}`));
+  assert.ok((await page.textContent('#saved')).includes(`Requests${status.saved.requests.toLocaleString('en')}Upstream calls${status.saved.upstream_calls}`));
   assert.ok((await page.textContent('#saved')).includes('Merging'));
   assert.match(await page.textContent('#token'), /client secret.*good for/);
   // The demo ends with many refusals; the latest are listed with the reason.
   assert.match(await page.textContent('#trouble tbody'), /32\s*429.*history_by_definition.*TooManyRequests/, 'the latest 32, as one row');
   assert.equal(await page.title(), `${status.host} · tenant ${status.tenant} · cloud ${status.cloud} – defender-gateway`);
-  // Refusals are a problem for a minute, and the banner says why. A problem may come or go between the two questions, so both are asked until they agree.
+  // Refusals are a problem for a minute, and the banner says why. A problem may come or go between the two requests, so both are asked until they agree.
   const agreed = async () => {
     const { problems } = await (await fetch(`${admin}/status`)).json();
     return isDeepStrictEqual(await page.locator('#problems .what span').allTextContents(), problems.map((one) => one.code));
@@ -172,7 +172,7 @@ test('every problem that there may be is named in the banner, with what to do', 
   await close();
 });
 
-test('a new question is seen without a reload', async () => {
+test('a new request is seen without a reload', async () => {
   const { page, trouble, close } = await open();
   // Hits, misses or stale answers, whichever it is by now.
   const first = await page.textContent('#cache');

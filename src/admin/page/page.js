@@ -130,7 +130,7 @@ function saved(state, merge) {
   facts("saved", [...merging(merge), ["From memory", number(by.hit), "", "memory"], ["From memory, stale", number(by.stale), "", "memory"],
     ["Joined a call", number(by.collapsed), "", "shared"], ["Merged into a call", number(by.merged), "", "shared"],
     ["Asked for a part only", number(by.partial), "", "own"], ["A call of its own", number(by.forwarded), "", "own"],
-    ["Questions", number(state.requests)], ["Upstream calls", number(state.upstream_calls)],
+    ["Requests", number(state.requests)], ["Upstream calls", number(state.upstream_calls)],
     ["Per call, in ten minutes", state.per_call ? `${number(state.per_call.now)}; ${number(state.per_call.best)} with full calls` : "–"]]);
 }
 
@@ -208,7 +208,7 @@ function history(past, windows) {
   const series = [["memory", total("from_memory")], ["shared", total("shared_call")], ["own", total("own_call")],
     ["refused", total("refused")], ["failed", total("failed")], ["invalid", total("invalid")], ["gone", total("gone")]];
   const count = ([, list]) => number(sum(list.map((value) => value ?? 0)));
-  put("answered", bars(series, "questions by minute"),
+  put("answered", bars(series, "requests by minute"),
     ...["from memory", "with a shared call", "with a call of their own", "refused", "failed", "invalid", "hung up"].map((what, which) => key(series[which][0], `${count(series[which])} ${what}`)));
   const calls = total("upstream_calls");
   put("calls", bars([["one", calls]], "upstream calls by minute"), `${count(["", calls])} calls, ${peak(calls)} in the busiest minute`);

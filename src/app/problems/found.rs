@@ -54,7 +54,7 @@ impl Sources {
     /// What is wrong now.
     pub(super) fn find(&self, now: Instant) -> Vec<Problem> {
         let current = self.current.load();
-        let snapshot = current.keeper.snapshot();
+        let snapshot = current.token_source.snapshot();
         let mut found = Vec::new();
         found.extend(self.sign_in(&snapshot, now));
         found.extend(roles(&snapshot));
@@ -100,7 +100,7 @@ impl Sources {
 
     fn store(&self, current: &Current) -> Vec<Problem> {
         let mut found = Vec::new();
-        let is_lost = self.quotas.iter().any(|quota| quota.lost().is_some());
+        let is_lost = self.quotas.iter().any(|quota| quota.unavailable_for().is_some());
         if is_lost
             || current
                 .shared_cache
@@ -152,7 +152,8 @@ impl Sources {
         }
         let refused = self.queue_metrics.refused_for_slots();
         let lately = refused.saturating_sub(self.refused.swap(refused, Ordering::Relaxed));
-        // The first of those whose callers wait for want of slots; refusals are not counted by ledger, so otherwise any that is short.
+        // The first of those whose callers wait for want of slots; refusals are not counted by
+        // ledger, so otherwise any that is short.
         let short = |state: &&State| state.is_spent() || state.is_paced();
         let state = states
             .iter()
@@ -316,7 +317,7 @@ fn merging(current: &Current) -> Option<Problem> {
         Code::MergeResting,
         1,
         format!(
-            "questions are not merged for another {} s: {split_error}",
+            "requests are not merged for another {} s: {split_error}",
             left.as_secs()
         ),
         "nothing is lost but calls; if it happens again and again, set merge.enabled = \"auto\" or false",

@@ -7,12 +7,12 @@ use crate::config::{Disk, Document, Environment, Key, Loaded, Mistakes, Settings
 
 /// The file that was named, if one was, and the environment, which does not change.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct ConfigSource {
     named: Option<PathBuf>,
     env: Arc<Environment>,
 }
 
-impl Place {
+impl ConfigSource {
     /// `named` is the file of `--config`.
     #[must_use]
     pub fn new(named: Option<PathBuf>, env: Environment) -> Self {

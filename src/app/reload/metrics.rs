@@ -29,8 +29,9 @@ struct Info {
 }
 
 impl Metrics {
-    /// Registers `config_reload_total{result}`, `config_last_reload_successful`, `config_last_reload_success_timestamp_seconds`,
-    /// `config_restart_required` and `config_info{hash}`.
+    /// Registers `config_reload_total{result}`, `config_last_reload_successful`,
+    /// `config_last_reload_success_timestamp_seconds`, `config_restart_required` and
+    /// `config_info{hash}`.
     pub(in crate::app) fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             reloads: Family::default(),

@@ -6,9 +6,11 @@
 //!                            └─ mistakes ──┴── no token, … ────┴─► logged; the running configuration stays
 //! ```
 //!
-//! A key that only a restart can change ([`crate::config::Key::reload`]) keeps the value it started with, and that is said.
+//! A key that only a restart can change ([`crate::config::Key::reload`]) keeps the value it started
+//! with, and that is said.
 //!
-//! Invariant: what runs is always one configuration that was right as a whole, and each request is answered by one.
+//! Invariant: what runs is always one configuration that was right as a whole, and each request is
+//! answered by one.
 
 mod config_source;
 mod metrics;
@@ -16,8 +18,8 @@ mod reload_status;
 mod reloader;
 mod watch;
 
-pub use config_source::Place;
+pub use config_source::ConfigSource;
 pub(super) use metrics::Metrics;
 pub(super) use reload_status::Configuration;
 pub(super) use reloader::Next;
-pub use reloader::{Applied, Refused, Reloader};
+pub use reloader::{Applied, ReloadError, Reloader};

@@ -42,7 +42,8 @@ impl Configuration {
         self.lock().last_error = Some(error);
     }
 
-    /// Why the written configuration is refused, if it is, and the keys whose values wait for a restart.
+    /// Why the written configuration is refused, if it is, and the keys whose values wait for a
+    /// restart.
     pub(in crate::app) fn standing(&self) -> (Option<String>, Vec<String>) {
         let standing = self.lock();
         (standing.last_error.clone(), standing.pending.clone())

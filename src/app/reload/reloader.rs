@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use super::{Configuration, Metrics, Place};
+use super::{ConfigSource, Configuration, Metrics};
 use crate::app::Error;
 use crate::app::components::Components;
 use crate::app::settings;
@@ -54,7 +54,7 @@ pub struct Applied {
 
 /// Why the running configuration stays as it is.
 #[derive(Debug, thiserror::Error)]
-pub enum Refused {
+pub enum ReloadError {
     /// The operator's mistakes.
     #[error("{0}")]
     Mistakes(#[from] Mistakes),
@@ -94,12 +94,12 @@ impl Reloader {
     /// Takes over what `document` says, and logs what that changes or why it does not.
     ///
     /// # Errors
-    /// [`Refused`]; nothing has changed then.
+    /// [`ReloadError`]; nothing has changed then.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the old configuration or the new one, never a part of each.
-    pub async fn reload(&self, place: &Place, document: &Document) -> Result<Applied, Refused> {
-        let result = self.take_over(place, document).await;
+    pub async fn reload(&self, source: &ConfigSource, document: &Document) -> Result<Applied, ReloadError> {
+        let result = self.take_over(source, document).await;
         match &result {
             Ok(applied) => self.tell(applied),
             Err(refused) => self.fail(refused),
@@ -108,8 +108,8 @@ impl Reloader {
     }
 
     /// The file cannot be read.
-    pub(super) fn unreadable(&self, mistakes: Mistakes) -> Refused {
-        let refused = Refused::Mistakes(mistakes);
+    pub(super) fn unreadable(&self, mistakes: Mistakes) -> ReloadError {
+        let refused = ReloadError::Mistakes(mistakes);
         self.fail(&refused);
         refused
     }
@@ -122,10 +122,10 @@ impl Reloader {
         self.0.configuration.clone()
     }
 
-    async fn take_over(&self, place: &Place, document: &Document) -> Result<Applied, Refused> {
+    async fn take_over(&self, source: &ConfigSource, document: &Document) -> Result<Applied, ReloadError> {
         let mut made = self.0.made.lock().await;
         let running = &made.config.settings;
-        let written = place.resolve(document)?;
+        let written = source.resolve(document)?;
         let differing = running.changed(&written.resolved.settings);
         let is_fixed = |key: &&'static Key| running.is_fixed(key);
         let (pending, changed): (Vec<_>, Vec<_>) = differing.into_iter().partition(is_fixed);
@@ -133,10 +133,10 @@ impl Reloader {
         let resolved = if pending.is_empty() {
             written.resolved
         } else {
-            place.resolve_holding(document, &pending, running)?.resolved
+            source.resolve_holding(document, &pending, running)?.resolved
         };
         if !changed.is_empty() {
-            let next = made.next(&resolved).await.map_err(Refused::Part)?;
+            let next = made.next(&resolved).await.map_err(ReloadError::Part)?;
             self.exchange(&next).await?;
             self.set_filter(&made.config, &resolved);
             *made = next;
@@ -152,19 +152,19 @@ impl Reloader {
     }
 
     /// From here on nothing can fail but the end of the gateway.
-    async fn exchange(&self, next: &Components) -> Result<(), Refused> {
+    async fn exchange(&self, next: &Components) -> Result<(), ReloadError> {
         let (done, exchanged) = oneshot::channel();
         let path = Next {
             parts: next.parts(),
             upkeep: next.upkeep(),
             done,
         };
-        let room = self.0.path.reserve().await.map_err(|_| Refused::Ended)?;
+        let room = self.0.path.reserve().await.map_err(|_| ReloadError::Ended)?;
         // Without an await until the path is under way: all of it, or nothing.
         next.take_over();
         self.0.current.store(Arc::new(shown(next)));
         room.send(path);
-        exchanged.await.map_err(|_| Refused::Ended)
+        exchanged.await.map_err(|_| ReloadError::Ended)
     }
 
     fn set_filter(&self, old: &Resolved, new: &Resolved) {
@@ -194,17 +194,17 @@ impl Reloader {
         }
     }
 
-    fn fail(&self, refused: &Refused) {
+    fn fail(&self, refused: &ReloadError) {
         self.0.metrics.failed();
         let error = match refused {
-            Refused::Mistakes(mistakes) => {
+            ReloadError::Mistakes(mistakes) => {
                 for mistake in mistakes.to_string().lines() {
                     tracing::error!(mistake, "a mistake in the configuration");
                 }
                 mistakes.to_string()
             }
-            Refused::Part(error) => format!("{}: {}", error.part, log::chain(&*error.source)),
-            Refused::Ended => refused.to_string(),
+            ReloadError::Part(error) => format!("{}: {}", error.part, log::chain(&*error.source)),
+            ReloadError::Ended => refused.to_string(),
         };
         tracing::error!(error, "the new configuration is not taken over; the running one stays");
         self.0.configuration.failed(error);
@@ -215,7 +215,7 @@ fn shown(made: &Components) -> Current {
     Current {
         hosts: made.guard.hosts(),
         regions: made.regions.part.clone(),
-        keeper: made.keeper.part.clone(),
+        token_source: made.token_source.part.clone(),
         cache: Arc::clone(&made.cache),
         shared_cache: made.shared_cache.as_ref().map(|supervised| supervised.part.clone()),
         merging: made.merging(),

@@ -1,7 +1,8 @@
 //! Notices that the configuration has changed.
 //!
-//! By looking, not by being told: a `ConfigMap` changes by a symbolic link in a folder above, an editor writes another file and renames it, and
-//! network file systems tell nobody. Contents are compared, so that a touched file is no change.
+//! By looking, not by being told: a `ConfigMap` changes by a symbolic link in a folder above, an
+//! editor writes another file and renames it, and network file systems tell nobody. Contents are
+//! compared, so that a touched file is no change.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,17 +10,18 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{Place, Refused, Reloader};
+use super::{ConfigSource, ReloadError, Reloader};
 use crate::config::{Document, Mistakes};
 
-/// How often the file is looked at. It is small, and the kubelet takes up to a minute to deliver a change anyway.
+/// How often the file is looked at. It is small, and the kubelet takes up to a minute to deliver a
+/// change anyway.
 const LOOK: Duration = Duration::from_secs(2);
 
 /// A file that is being written is left alone until it stays the same for so long.
 const SETTLE: Duration = Duration::from_millis(100);
 
-/// A configuration that was right, but could not be used, is tried again after so long: its secret may arrive later than the file that names
-/// it.
+/// A configuration that was right, but could not be used, is tried again after so long: its secret
+/// may arrive later than the file that names it.
 const RETRY: Duration = Duration::from_mins(1);
 
 /// What was found at the last look.
@@ -27,7 +29,7 @@ type Found = Result<Document, Mistakes>;
 
 impl Reloader {
     /// Never ends.
-    pub(in crate::app) async fn follow(self, place: Place, document: Document, asked: Arc<Notify>) {
+    pub(in crate::app) async fn follow(self, source: ConfigSource, document: Document, asked: Arc<Notify>) {
         let mut seen: Found = Ok(document);
         let mut retry: Option<Instant> = None;
         loop {
@@ -36,27 +38,27 @@ impl Reloader {
                 () = async { sleep_until(retry.unwrap_or_else(Instant::now)).await }, if retry.is_some() => true,
                 () = asked.notified() => true,
             };
-            let found = settled(&place).await;
+            let found = settled(&source).await;
             if !is_asked && found == seen {
                 continue;
             }
             seen = found;
             let result = match &seen {
-                Ok(document) => self.reload(&place, document).await.map(drop),
+                Ok(document) => self.reload(&source, document).await.map(drop),
                 Err(mistakes) => Err(self.unreadable(mistakes.clone())),
             };
             // What is wrong stays wrong until it is written anew.
-            retry = matches!(result, Err(Refused::Part(_))).then(|| Instant::now() + RETRY);
+            retry = matches!(result, Err(ReloadError::Part(_))).then(|| Instant::now() + RETRY);
         }
     }
 }
 
 /// The file, when it has stopped changing.
-async fn settled(place: &Place) -> Found {
-    let mut before = look(place).await;
+async fn settled(source: &ConfigSource) -> Found {
+    let mut before = look(source).await;
     loop {
         sleep(SETTLE).await;
-        let now = look(place).await;
+        let now = look(source).await;
         if now == before {
             return now;
         }
@@ -65,11 +67,11 @@ async fn settled(place: &Place) -> Found {
 }
 
 /// Off the threads that serve: a disk may hang.
-async fn look(place: &Place) -> Found {
-    let elsewhere = place.clone();
+async fn look(source: &ConfigSource) -> Found {
+    let elsewhere = source.clone();
     match tokio::task::spawn_blocking(move || elsewhere.find()).await {
         Ok(found) => found,
         // The runtime ends, and this task with it.
-        Err(_) => place.find(),
+        Err(_) => source.find(),
     }
 }

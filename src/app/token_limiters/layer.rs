@@ -12,11 +12,12 @@ use tower::Layer as _;
 
 use super::TokenLimiters;
 use super::table::Limiter;
-use crate::attempt::{Delivery, Failure, Granted, RetryHint, Try};
+use crate::attempt::{Admitted, Attempt, Delivery, Failure, RetryHint};
 use crate::scan::Answer;
 use crate::{queue, quota};
 
-/// Wraps a service that needs a slot into one that waits for it, in the queue of the token that the call will be made with.
+/// Wraps a service that needs a slot into one that waits for it, in the queue of the token that the
+/// call will be made with.
 #[derive(Clone, Debug)]
 pub struct Layer(TokenLimiters);
 
@@ -46,9 +47,9 @@ pub struct Service<S> {
     inner: S,
 }
 
-impl<S> tower::Service<Try> for Service<S>
+impl<S> tower::Service<Attempt> for Service<S>
 where
-    S: tower::Service<Granted<quota::Permit>, Response = Answer, Error = Failure> + Clone + Send + 'static,
+    S: tower::Service<Admitted<quota::Permit>, Response = Answer, Error = Failure> + Clone + Send + 'static,
     S::Future: Send,
 {
     type Response = Answer;
@@ -60,8 +61,8 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, attempt: Try) -> Self::Future {
-        let limiter = match self.token_limiters.enter(attempt.load.payer()) {
+    fn call(&mut self, attempt: Attempt) -> Self::Future {
+        let limiter = match self.token_limiters.enter(attempt.request.payer()) {
             Ok(limiter) => limiter,
             Err(refused) => {
                 let failure = Failure {

@@ -21,7 +21,8 @@ pub(in crate::app) struct Config {
     pub(in crate::app) queue: queue::Config,
 }
 
-/// Where all limiters report: what waits and what was refused is summed up; `quota_limit` and `quota_remaining` are the gateway's own.
+/// Where all limiters report: what waits and what was refused is summed up; `quota_limit` and
+/// `quota_remaining` are the gateway's own.
 #[derive(Clone, Debug)]
 pub(in crate::app) struct SharedMetrics {
     pub(in crate::app) quota: quota::Metrics,
@@ -60,11 +61,13 @@ pub(super) struct Limiter {
 }
 
 impl TokenLimiters {
-    /// Most tokens of callers that calls are counted for at a time. A user's token lasts about an hour, and its limiter an hour longer; with
-    /// the documented limits each takes some 50 kB at most.
+    /// Most tokens of callers that calls are counted for at a time. A user's token lasts about an
+    /// hour, and its limiter an hour longer; with the documented limits each takes some 50 kB at
+    /// most.
     pub const MAX: usize = 64;
 
-    /// Opens the gateway's own limiters, over its `quotas`: one for all operations, or one for each.
+    /// Opens the gateway's own limiters, over its `quotas`: one for all operations, or one for
+    /// each.
     pub(in crate::app) fn open(
         config: Config,
         quotas: Vec<quota::Quota>,
@@ -96,7 +99,8 @@ impl TokenLimiters {
         }))
     }
 
-    /// All limiters go on with other settings. Nothing that was counted is forgotten, and nobody who waits loses the place.
+    /// All limiters go on with other settings. Nothing that was counted is forgotten, and nobody
+    /// who waits loses the place.
     pub(in crate::app) fn reconfigure(&self, config: Config) {
         let mut caller_token = self.caller_token();
         for limiter in caller_token.token_limiters.values().chain(&self.0.own) {

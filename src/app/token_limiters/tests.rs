@@ -11,7 +11,7 @@ use tokio::time::{Instant, advance, sleep};
 use tower::{Layer as _, ServiceExt as _};
 
 use super::{Config, Layer, SharedMetrics, TokenLimiters};
-use crate::attempt::{Delivery, Failure, Granted, Place, Retries, Try};
+use crate::attempt::{Admitted, Attempt, Delivery, Failure, QueuePosition, Retries};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::clock::Wall;
 use crate::operation::Input;
@@ -46,7 +46,7 @@ fn token_limiters(tasks: &Tasks) -> TokenLimiters {
     TokenLimiters::open(config, vec![own], Wall::system(), tasks, metrics)
 }
 
-fn question(token: Option<&str>) -> Request {
+fn history_request(token: Option<&str>) -> Request {
     let plain = Request::plain(Endpoint::HISTORY, ["a"]).unwrap();
     match token {
         Some(token) => plain.with_token(CallerToken::new(token).unwrap()),
@@ -55,7 +55,7 @@ fn question(token: Option<&str>) -> Request {
 }
 
 fn payer(token: &str) -> Payer {
-    question(Some(token)).payer()
+    history_request(Some(token)).payer()
 }
 
 fn caller_at(name: &str, deadline: Instant) -> Caller {
@@ -74,13 +74,13 @@ async fn ask(token_limiters: &TokenLimiters, token: Option<&str>, wait: Duration
     let name = Name::new("test");
     let now = Instant::now();
     let caller = caller_at("test", now + wait);
-    let attempt = Try {
-        load: Arc::new(SingleRequest::new(Arc::new(question(token)), name)),
+    let attempt = Attempt {
+        request: Arc::new(SingleRequest::new(Arc::new(history_request(token)), name)),
         caller: Arc::new(caller),
-        place: Place::new(now),
+        position: QueuePosition::new(now),
         retries: Retries::default(),
     };
-    let inner = tower::service_fn(async |granted: Granted<quota::Permit>| {
+    let inner = tower::service_fn(async |granted: Admitted<quota::Permit>| {
         let mut permit = granted.permit;
         permit.leave();
         sleep(Duration::from_millis(100)).await;
@@ -142,7 +142,8 @@ async fn a_limiter_is_forgotten_when_its_calls_count_no_more_and_not_before() {
         (token_limiters.len(), tasks.len() - clocks),
         (TokenLimiters::MAX, TokenLimiters::MAX)
     );
-    // As many as may be: a further one is refused, those that are known and the gateway's own are not.
+    // As many as may be: a further one is refused, those that are known and the gateway's own are
+    // not.
     let failure = ask(&token_limiters, Some("further"), Duration::ZERO).await.unwrap_err();
     assert_eq!(reason(&failure), Reason::Tokens);
     let retry_after = failure.source.downcast_ref::<Refused>().unwrap().retry_after;
@@ -205,7 +206,8 @@ impl TokenLimiters {
     }
 }
 
-/// Two hundred callers, each of whom asks one operation after the other for an hour, and all that left, by operation.
+/// Two hundred callers, each of whom asks one operation after the other for an hour, and all that
+/// left, by operation.
 async fn mixed_hour(quotas: usize) -> Vec<Vec<Duration>> {
     let tasks = Tasks::new();
     let limit = |calls, window| quota::Limit::try_new(NonZeroU32::new(calls).unwrap(), window).unwrap();
@@ -246,17 +248,17 @@ async fn mixed_hour(quotas: usize) -> Vec<Vec<Duration>> {
                     Input::Ids { .. } => Request::plain(target.endpoint, ["a1"]),
                 };
                 let now = Instant::now();
-                let attempt = Try {
-                    load: Arc::new(SingleRequest::new(
+                let attempt = Attempt {
+                    request: Arc::new(SingleRequest::new(
                         Arc::new(request.unwrap()),
                         Name::new(&caller.to_string()),
                     )),
                     caller: Arc::new(caller_at(&caller.to_string(), now + Duration::from_mins(10))),
-                    place: Place::new(now),
+                    position: QueuePosition::new(now),
                     retries: Retries::default(),
                 };
                 let arrived = Arc::clone(&arrived);
-                let inner = tower::service_fn(move |granted: Granted<quota::Permit>| {
+                let inner = tower::service_fn(move |granted: Admitted<quota::Permit>| {
                     let arrived = Arc::clone(&arrived);
                     async move {
                         let mut permit = granted.permit;

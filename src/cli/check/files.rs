@@ -1,4 +1,5 @@
-//! What only the machine can say: whether the files and folders that a configuration names can be used as `run` will use them.
+//! What only the machine can say: whether the files and folders that a configuration names can be
+//! used as `run` will use them.
 //!
 //! Nothing is created or changed.
 

@@ -9,7 +9,9 @@ use std::time::Duration;
 use super::runtime::block_on_one;
 use super::{Check, Error, print};
 use crate::app;
-use crate::config::{self, Disk, Environment, Loaded, Merging, Mistakes, Pin, Resolved, Source, duration, size};
+use crate::config::{
+    self, Disk, Environment, Loaded, Merging, Mistakes, Pin, Resolved, Source, show_duration, show_size,
+};
 use crate::store::Eviction;
 
 /// Reads the configuration, prints a summary or all of it to stdout. Starts nothing.
@@ -141,7 +143,7 @@ fn telemetry(resolved: &Resolved) -> String {
     format!(
         "logs {} as {}, traces go {traces}",
         telemetry.log,
-        telemetry.format.as_str()
+        telemetry.format_word()
     )
 }
 
@@ -153,12 +155,12 @@ fn quota(resolved: &Resolved) -> String {
         None if resolved.store.address.is_some() => "remembered in the store".into(),
         None => "not remembered across restarts".into(),
     };
-    let past = quota.on_unknown_past.as_str();
+    let past = quota.unknown_past_word();
     format!(
         "{}, burst {}, pacing {}, {memory}, unknown past: {past}",
         limits.join(" "),
         quota.burst,
-        quota.pacing.as_str()
+        quota.pacing_word()
     )
 }
 
@@ -172,8 +174,8 @@ fn queue(resolved: &Resolved) -> String {
         "{} requests, {} per caller, wait {} up to {}{limit}",
         queue.max_requests,
         queue.max_requests_per_caller,
-        duration::show(queue.max_wait),
-        duration::show(queue.max_wait_limit)
+        show_duration(queue.max_wait),
+        show_duration(queue.max_wait_limit)
     )
 }
 
@@ -184,10 +186,10 @@ fn cache(resolved: &Resolved) -> String {
     }
     format!(
         "fresh {}, while revalidating {}, on errors {}, {}",
-        duration::show(cache.ttl),
-        duration::show(cache.stale_while_revalidate),
-        duration::show(cache.stale_if_error),
-        size::show(cache.max_size)
+        show_duration(cache.ttl),
+        show_duration(cache.stale_while_revalidate),
+        show_duration(cache.stale_if_error),
+        show_size(cache.max_size)
     )
 }
 
@@ -201,7 +203,7 @@ fn merging(resolved: &Resolved) -> String {
     format!(
         "up to {} ids in one call, gathered for {}{when}",
         merge.max_ids,
-        duration::show(merge.gather)
+        show_duration(merge.gather)
     )
 }
 
@@ -214,7 +216,7 @@ fn store(resolved: &Resolved) -> String {
                 "{}, prefix {}, timeout {}; {}",
                 address.shown(),
                 store.prefix,
-                duration::show(store.timeout),
+                show_duration(store.timeout),
                 if store.answers {
                     "quota and answers"
                 } else {
@@ -225,7 +227,8 @@ fn store(resolved: &Resolved) -> String {
     )
 }
 
-/// A warning when the store answers and says that it may evict the ledger. What else there is to say of the store does not need it.
+/// A warning when the store answers and says that it may evict the ledger. What else there is to
+/// say of the store does not need it.
 fn eviction(resolved: &Resolved) -> String {
     let Some((store, key)) = app::ledger(resolved) else {
         return String::new();

@@ -1,21 +1,22 @@
 //! `demo`: a simulated tenant and a gateway in one process, and a few calls that show what it does.
 //!
-//! Everything printed is measured while it happens. A step whose claim does not hold ends the demo with an error: it is a test as well.
+//! Everything printed is measured while it happens. A step whose claim does not hold ends the demo
+//! with an error: it is a test as well.
 
-mod node;
+mod fixture;
+mod gateway;
+mod output;
 mod replicas;
 mod script;
-mod stage;
 mod store;
-mod tell;
 
 use tokio_util::sync::CancellationToken;
 
 use super::runtime::{block_on, watch_signals};
 use super::{Demo, Error, print};
 use crate::task::Tasks;
+use fixture::Fixture;
 use replicas::Replicas;
-use stage::Stage;
 
 /// Shows the gateway at work on loopback, then serves until Ctrl-C, or ends with `--once`.
 ///
@@ -35,16 +36,16 @@ pub fn demo(asked: &Demo) -> Result<(), Error> {
 }
 
 async fn alone(once: bool, stop: &CancellationToken) -> Result<(), Error> {
-    let stage = Stage::set().await?;
+    let fixture = Fixture::start().await?;
     let played = tokio::select! {
-        played = script::play(&stage) => played,
+        played = script::play(&fixture) => played,
         () = stop.cancelled() => Ok(()),
     };
     if played.is_ok() && !once && !stop.is_cancelled() {
-        print(&script::invitation(&stage))?;
+        print(&script::invitation(&fixture))?;
         stop.cancelled().await;
     }
-    stage.strike().await;
+    fixture.stop().await;
     played
 }
 
@@ -58,6 +59,6 @@ async fn together(count: u32, once: bool, stop: &CancellationToken) -> Result<()
         print(&replicas.invitation())?;
         stop.cancelled().await;
     }
-    replicas.strike().await;
+    replicas.stop().await;
     played
 }

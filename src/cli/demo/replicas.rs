@@ -7,10 +7,10 @@ use futures_util::future::{join_all, try_join_all};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::node::{Node, PATH, Told};
-use super::stage::{free_or_any, listeners, simulator};
+use super::fixture::{free_or_any, listeners, simulator};
+use super::gateway::{DemoGateway, PATH, Told};
+use super::output::{answered, claim, counted, definition, ms, step};
 use super::store::Store;
-use super::tell::{answered, claim, counted, definition, ms, step};
 use crate::cli::{Error, print};
 use crate::sim::Simulator;
 
@@ -18,11 +18,11 @@ use crate::sim::Simulator;
 pub(super) struct Replicas {
     simulator: Simulator,
     store: Store,
-    nodes: Vec<Node>,
+    nodes: Vec<DemoGateway>,
 }
 
-/// How many questions all replicas are asked.
-const QUESTIONS: u32 = 20;
+/// How many requests are sent to all replicas.
+const REQUESTS: u32 = 20;
 
 impl Replicas {
     /// Starts all, the first gateway on the usual ports if these are free.
@@ -36,14 +36,15 @@ impl Replicas {
             } else {
                 (0, 0)
             };
-            // On a busy machine the store may be slower than it would be elsewhere; here it is not what is shown.
+            // On a busy machine the store may be slower than it would be elsewhere; here it is not
+            // what is shown.
             let text = format!(
                 "{}[store]\nurl = \"{}\"\ntimeout = \"1s\"\nanswer_timeout = \"1s\"\n[queue]\nmax_wait = \"10m\"\n{}",
                 listeners(data, admin),
                 store.url(),
                 simulator.config_toml()
             );
-            nodes.push(Node::start(&text).await?);
+            nodes.push(DemoGateway::start(&text).await?);
         }
         Ok(Self {
             simulator,
@@ -62,7 +63,7 @@ impl Replicas {
             self.nodes.len()
         ))?;
         self.begin().await?;
-        self.same_questions().await?;
+        self.same_requests().await?;
         self.later().await?;
         self.quota().await?;
         self.store_lost().await?;
@@ -85,20 +86,20 @@ impl Replicas {
     }
 
     /// Ends everything.
-    pub(super) async fn strike(self) {
-        join_all(self.nodes.into_iter().map(Node::stop)).await;
+    pub(super) async fn stop(self) {
+        join_all(self.nodes.into_iter().map(DemoGateway::stop)).await;
         self.simulator.stop().await;
     }
 
     async fn begin(&self) -> Result<(), Error> {
-        // Signed in and a region chosen: the questions below are to meet at once.
+        // Signed in and a region chosen: the requests below are to meet at once.
         let asked = self
             .nodes
             .iter()
             .map(|node| async { node.ask(&[definition(0)], &[]).await });
         let told = try_join_all(asked).await?;
         claim(told.iter().all(|told| told.status() == 200), || {
-            "a first question got no answer".into()
+            "a first request got no answer".into()
         })?;
         for node in &self.nodes {
             node.measured().await?;
@@ -124,24 +125,24 @@ impl Replicas {
         }
     }
 
-    async fn same_questions(&self) -> Result<(), Error> {
+    async fn same_requests(&self) -> Result<(), Error> {
         let before = self.simulator.calls().len();
         let asked = self
             .nodes
             .iter()
-            .flat_map(|node| (0..QUESTIONS).map(move |n| async move { node.ask(&[definition(100 + n)], &[]).await }));
+            .flat_map(|node| (0..REQUESTS).map(move |n| async move { node.ask(&[definition(100 + n)], &[]).await }));
         let told = try_join_all(asked).await?;
         let good = told
             .iter()
             .filter(|told| told.status() == 200 && told.rows() > 0)
             .count();
         let calls = self.simulator.calls().len() - before;
-        claim(good == told.len() && calls == QUESTIONS as usize, || {
+        claim(good == told.len() && calls == REQUESTS as usize, || {
             format!("{good} answers from {calls} calls")
         })?;
         step(
             &format!(
-                "The same {QUESTIONS} questions, asked of all {} replicas at once",
+                "The same {REQUESTS} requests, sent to all {} replicas at once",
                 self.nodes.len()
             ),
             &[format!(
@@ -151,14 +152,14 @@ impl Replicas {
     }
 
     async fn later(&self) -> Result<(), Error> {
-        let question = [definition(200), definition(201)];
-        let first = self.nodes[0].ask(&question, &[]).await?;
+        let ids = [definition(200), definition(201)];
+        let first = self.nodes[0].ask(&ids, &[]).await?;
         let before = self.simulator.calls().len();
         // It is on its way to the store when the caller has it.
         tokio::time::sleep(Duration::from_millis(200)).await;
         let mut lines = vec![line("first replica", &first)];
         for node in &self.nodes[1..] {
-            let told = node.ask(&question, &[]).await?;
+            let told = node.ask(&ids, &[]).await?;
             claim(told.field("cache-status").contains("hit"), || {
                 format!("no hit: {}", told.field("cache-status"))
             })?;
@@ -166,7 +167,7 @@ impl Replicas {
         }
         let calls = self.simulator.calls().len() - before;
         claim(calls == 0, || format!("{calls} more calls"))?;
-        step("A question asked of one, and then of the others", &lines)
+        step("A request sent to one, and then to the others", &lines)
     }
 
     async fn quota(&self) -> Result<(), Error> {
@@ -186,7 +187,7 @@ impl Replicas {
             format!("{} good, {statuses:?}", good.len())
         })?;
         step(
-            &format!("{total} different questions at once, spread over all, whose callers wait 2 s at most"),
+            &format!("{total} different requests at once, spread over all, whose callers wait 2 s at most"),
             &[format!(
                 "{} answered, {} told when to come back (429): all replicas together keep to one quota",
                 good.len(),
@@ -224,7 +225,7 @@ impl Replicas {
     }
 
     async fn sum_up(&self) -> Result<(), Error> {
-        let statuses = try_join_all(self.nodes.iter().map(Node::status)).await?;
+        let statuses = try_join_all(self.nodes.iter().map(DemoGateway::status)).await?;
         let sum =
             |part: &str, what: &str| -> u64 { statuses.iter().filter_map(|status| status[part][what].as_u64()).sum() };
         let counted = counted(&self.simulator)?;

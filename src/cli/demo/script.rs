@@ -2,49 +2,50 @@
 
 use futures_util::future::{join_all, try_join_all};
 
-use super::node::{LIST, PATH, Told};
-use super::stage::Stage;
-use super::tell::{answered, causes, claim, counted, definition, ms, step};
+use super::fixture::Fixture;
+use super::gateway::{LIST, PATH, Told};
+use super::output::{answered, causes, claim, counted, definition, ms, step};
 use crate::cli::{Error, print};
 
 /// Plays all steps and sums up.
 ///
 /// # Errors
 /// When a claim does not hold.
-pub(super) async fn play(stage: &Stage) -> Result<(), Error> {
+pub(super) async fn play(fixture: &Fixture) -> Result<(), Error> {
     print("defender-gateway demo: a simulated tenant and a gateway for it, both in this process, on loopback.\n")?;
-    start(stage).await?;
-    let question = list(stage).await?;
-    first(stage, &question).await?;
-    again(stage, &question).await?;
-    together(stage).await?;
-    overlapping(stage).await?;
-    region_lost(stage).await?;
-    quota_spent(stage).await?;
-    sum_up(stage).await
+    start(fixture).await?;
+    let ids = list(fixture).await?;
+    first(fixture, &ids).await?;
+    again(fixture, &ids).await?;
+    together(fixture).await?;
+    overlapping(fixture).await?;
+    region_lost(fixture).await?;
+    quota_spent(fixture).await?;
+    sum_up(fixture).await
 }
 
 /// What to do next, as shown when the steps are over.
-pub(super) fn invitation(stage: &Stage) -> String {
+pub(super) fn invitation(fixture: &Fixture) -> String {
     format!(
-        "\nTry it:\n  curl -s {}{LIST}\n\
-         \x20 curl -s {}{PATH} -H 'content-type: application/json' -d '{{\"ScanDefinitionIds\":[\"{}\"]}}'\n\
-         Watch it: {}/ in a browser, or defender-gateway status --watch --admin {}\nCtrl-C ends.\n",
-        stage.gateway.data,
-        stage.gateway.data,
+        "\nTry it (this minute's quota is spent: the second waits for its turn):\n  curl -s {}{LIST}\n\
+         \x20 curl -s {}{PATH} -H 'prefer: wait=90' -H 'content-type: application/json' -d '{{\"ScanDefinitionIds\":[\"{}\"]}}'\n\
+         Watch it: {}/ in a browser, or cargo run -- status --watch --admin {}\nCtrl-C ends.\n",
+        fixture.gateway.data,
+        fixture.gateway.data,
         definition(1),
-        stage.gateway.admin,
-        stage.gateway.admin.trim_start_matches("http://"),
+        fixture.gateway.admin,
+        fixture.gateway.admin.trim_start_matches("http://"),
     )
 }
 
-async fn start(stage: &Stage) -> Result<(), Error> {
-    // The token comes and the regions answer within the first moments; the first question would wait for both.
-    let question = [definition(0)];
-    claim(stage.gateway.ask(&question, &[]).await?.status() == 200, || {
-        "the first question got no answer".into()
+async fn start(fixture: &Fixture) -> Result<(), Error> {
+    // The token comes and the regions answer within the first moments; the first request would wait
+    // for both.
+    let ids = [definition(0)];
+    claim(fixture.gateway.ask(&ids, &[]).await?.status() == 200, || {
+        "the first request got no answer".into()
     })?;
-    let told = stage.gateway.measured().await?;
+    let told = fixture.gateway.measured().await?;
     let life = told["token"]["expires_in_s"].as_f64().unwrap_or(0.0) / 60.0;
     let regions = told["regions"].as_array().cloned().unwrap_or_default();
     let regions = regions.iter().map(|region| {
@@ -65,8 +66,8 @@ async fn start(stage: &Stage) -> Result<(), Error> {
 }
 
 /// The ids of the first three definitions.
-async fn list(stage: &Stage) -> Result<Vec<String>, Error> {
-    let told = stage.gateway.list().await?;
+async fn list(fixture: &Fixture) -> Result<Vec<String>, Error> {
+    let told = fixture.gateway.list().await?;
     let rows = told.value();
     let ids = rows
         .as_array()
@@ -84,8 +85,8 @@ async fn list(stage: &Stage) -> Result<Vec<String>, Error> {
     Ok(ids)
 }
 
-async fn first(stage: &Stage, question: &[String]) -> Result<(), Error> {
-    let told = stage.gateway.ask(question, &[]).await?;
+async fn first(fixture: &Fixture, ids: &[String]) -> Result<(), Error> {
+    let told = fixture.gateway.ask(ids, &[]).await?;
     claim(told.status() == 200 && told.rows() > 0, || {
         format!("the answer was {}", told.status())
     })?;
@@ -95,15 +96,15 @@ async fn first(stage: &Stage, question: &[String]) -> Result<(), Error> {
     )
 }
 
-async fn again(stage: &Stage, question: &[String]) -> Result<(), Error> {
-    let upper = question[0].to_uppercase();
-    let shuffled = [question[2].clone(), upper.clone(), question[1].clone(), upper];
-    let told = stage.gateway.ask(&shuffled, &[]).await?;
+async fn again(fixture: &Fixture, ids: &[String]) -> Result<(), Error> {
+    let upper = ids[0].to_uppercase();
+    let shuffled = [ids[2].clone(), upper.clone(), ids[1].clone(), upper];
+    let told = fixture.gateway.ask(&shuffled, &[]).await?;
     claim(told.field("cache-status").contains("hit"), || {
         format!("no hit: {}", told.field("cache-status"))
     })?;
     step(
-        "The same question: other order, upper case, one id twice",
+        "The same request: other order, upper case, one id twice",
         &[summary(&told), "upstream calls: none".into()],
     )
 }
@@ -117,32 +118,33 @@ fn summary(told: &Told) -> String {
     )
 }
 
-async fn together(stage: &Stage) -> Result<(), Error> {
-    let before = stage.simulator.calls().len();
-    let question = [10, 11].map(definition);
-    let told = try_join_all((0..200).map(|_| stage.gateway.ask(&question, &[]))).await?;
+async fn together(fixture: &Fixture) -> Result<(), Error> {
+    let before = fixture.simulator.calls().len();
+    let ids = [10, 11].map(definition);
+    let told = try_join_all((0..200).map(|_| fixture.gateway.ask(&ids, &[]))).await?;
     let good = told.iter().filter(|told| told.status() == 200).count();
-    let calls = stage.simulator.calls().len() - before;
+    let calls = fixture.simulator.calls().len() - before;
     claim(good == 200 && calls == 1, || {
         format!("{good} answers from {calls} calls")
     })?;
     step(
-        "200 callers ask one new question at the same moment",
+        "200 callers send one new request at the same moment",
         &[format!("{good} answers, {calls} upstream call")],
     )
 }
 
-async fn overlapping(stage: &Stage) -> Result<(), Error> {
-    let before = stage.simulator.calls().len();
+async fn overlapping(fixture: &Fixture) -> Result<(), Error> {
+    let before = fixture.simulator.calls().len();
     // Each of the forty definitions is wanted by four or five tools.
-    let questions = (0..60_u32).map(|n| [n, n * 7 + 1, n * 11 + 2].map(|n| definition(100 + n % 40)));
-    let told = try_join_all(questions.map(|question| async move { stage.gateway.ask(&question, &[]).await })).await?;
+    let id_lists = (0..60_u32).map(|n| [n, n * 7 + 1, n * 11 + 2].map(|n| definition(100 + n % 40)));
+    let told = try_join_all(id_lists.map(|ids| async move { fixture.gateway.ask(&ids, &[]).await })).await?;
     let good = told
         .iter()
         .filter(|told| told.status() == 200 && told.rows() > 0)
         .count();
-    let calls = stage.simulator.calls().len() - before;
-    // With slots to spare nobody waits for company; questions for the same definitions share calls all the same.
+    let calls = fixture.simulator.calls().len() - before;
+    // With slots to spare nobody waits for others; requests for the same definitions share calls
+    // all the same.
     claim(good == 60 && calls < good, || {
         format!("{good} answers from {calls} calls")
     })?;
@@ -155,17 +157,17 @@ async fn overlapping(stage: &Stage) -> Result<(), Error> {
     )
 }
 
-async fn region_lost(stage: &Stage) -> Result<(), Error> {
+async fn region_lost(fixture: &Fixture) -> Result<(), Error> {
     let failed = |error| Error::failed("cannot shut the region", error);
-    stage.simulator.shut("eu").await.map_err(failed)?;
-    let told = stage.gateway.ask(&[definition(20)], &[]).await?;
-    let region = stage
+    fixture.simulator.shut("eu").await.map_err(failed)?;
+    let told = fixture.gateway.ask(&[definition(20)], &[]).await?;
+    let region = fixture
         .simulator
         .calls()
         .last()
         .map(|call| call.region.clone())
         .unwrap_or_default();
-    stage.simulator.open("eu").await.map_err(failed)?;
+    fixture.simulator.open("eu").await.map_err(failed)?;
     claim(told.status() == 200 && region != "eu", || {
         format!("{} from {region}", told.status())
     })?;
@@ -179,12 +181,12 @@ async fn region_lost(stage: &Stage) -> Result<(), Error> {
     )
 }
 
-async fn quota_spent(stage: &Stage) -> Result<(), Error> {
+async fn quota_spent(fixture: &Fixture) -> Result<(), Error> {
     let asked = (0..150_u32).map(|n| async move {
         let caller = format!("tool-{}", n % 5);
         // A page of one's own is never merged.
         let (target, fields) = (format!("{PATH}?$top=5"), [("prefer", "wait=2"), ("x-caller", &*caller)]);
-        stage.gateway.ask_at(&target, &[definition(1000 + n)], &fields).await
+        fixture.gateway.ask_at(&target, &[definition(1000 + n)], &fields).await
     });
     let told = join_all(asked).await.into_iter().collect::<Result<Vec<_>, _>>()?;
     let (good, refused): (Vec<_>, Vec<_>) = told.iter().partition(|told| told.status() == 200);
@@ -197,7 +199,7 @@ async fn quota_spent(stage: &Stage) -> Result<(), Error> {
         format!("{} good", good.len())
     })?;
     step(
-        "150 different questions at once that cannot be merged ($top), from 5 tools that wait 2 s at most",
+        "150 different requests at once that cannot be merged ($top), from 5 tools that wait 2 s at most",
         &[
             format!("{} answered: what the minute had left", good.len()),
             format!(
@@ -209,15 +211,15 @@ async fn quota_spent(stage: &Stage) -> Result<(), Error> {
     )
 }
 
-async fn sum_up(stage: &Stage) -> Result<(), Error> {
-    let told = stage.gateway.status().await?;
+async fn sum_up(fixture: &Fixture) -> Result<(), Error> {
+    let told = fixture.gateway.status().await?;
     let saved = &told["saved"];
     let number = |name: &str| saved[name].as_u64().unwrap_or_default();
-    let counted = counted(&stage.simulator)?;
+    let counted = counted(&fixture.simulator)?;
     step(
         "In all",
         &[
-            answered(number("requests"), &stage.simulator, number("upstream_calls")),
+            answered(number("requests"), &fixture.simulator, number("upstream_calls")),
             format!("how: {}", causes(&saved["by"])),
             counted,
         ],

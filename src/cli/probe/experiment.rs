@@ -1,24 +1,26 @@
-//! The questions that are asked, and what the answers mean.
+//! The requests that are sent.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::Instant;
 
+use super::findings::{accepted, count, fields, found_out, order, recommend, scope};
 use super::report::Report;
-use crate::app::{NoAnswer, OneShotClient, remembered_merging};
+use crate::app::{NoAnswer, OneShotClient};
 use crate::cli::Error;
-use crate::config::{Merging, Resolved};
-use crate::scan::{Endpoint, MergeFinding, Operation, Ordering, Request, Rows, SplitError};
+use crate::config::Resolved;
+use crate::scan::{Endpoint, Request, Rows, SplitError};
 use crate::secret::Secret;
 use crate::token::{self, Roles};
 
 /// An id that looks like one and names nothing.
 const NOBODY: &str = "00000000-0000-0000-0000-000000000000";
 
-/// For sign-in, for the measurements, and for a slot: a quota in use gives one at least every minute.
+/// For sign-in, for the measurements, and for a slot: a quota in use gives one at least every
+/// minute.
 const SIGN_IN: Duration = Duration::from_secs(20);
 const MEASURING: Duration = Duration::from_secs(5);
 const SLOT: Duration = Duration::from_secs(90);
@@ -42,7 +44,7 @@ impl Ids {
 pub(super) async fn run(config: &Resolved, ids: &Ids, calls: u32, report: &mut Report) -> Result<(), Error> {
     let one_shot_client = OneShotClient::open(config).map_err(|error| Error::failed("cannot reach out", error))?;
     let mut throttled = None;
-    let studied = study(&one_shot_client, ids, calls, (report, &mut throttled)).await;
+    let outcome = run_experiments(&one_shot_client, ids, calls, (report, &mut throttled)).await;
     found_out(config, report);
     scope(throttled.as_deref(), report);
     let windows = one_shot_client.quota().windows;
@@ -51,10 +53,10 @@ pub(super) async fn run(config: &Resolved, ids: &Ids, calls: u32, report: &mut R
         .map(|window| format!("{} of {} left in {}", window.remaining, window.limit, window.name));
     report.say("quota", left.collect::<Vec<_>>().join(", "));
     one_shot_client.close().await;
-    studied
+    outcome
 }
 
-async fn study(
+async fn run_experiments(
     one_shot_client: &OneShotClient,
     ids: &Ids,
     calls: u32,
@@ -62,14 +64,14 @@ async fn study(
 ) -> Result<(), Error> {
     let bearer = sign_in(one_shot_client, report).await?;
     regions(one_shot_client, report).await?;
-    let mut lab = Lab {
+    let mut experiment = Experiment {
         one_shot_client,
         bearer: bearer.secret(),
         left: calls.saturating_add(1),
         throttled,
     };
     let Some(first) = ids.0.first() else {
-        let answer = lab.ask(&[NOBODY], "").await?;
+        let answer = experiment.ask(&[NOBODY], "").await?;
         let outcome = answer.as_ref().map_or(StatusCode::OK, Response::status);
         accepted(outcome, &[StatusCode::NOT_FOUND, StatusCode::BAD_REQUEST])?;
         report.say(
@@ -82,7 +84,7 @@ async fn study(
         );
         return Ok(());
     };
-    let Some(alone) = lab.ask(&[first], "").await? else {
+    let Some(alone) = experiment.ask(&[first], "").await? else {
         return Ok(());
     };
     accepted(alone.status(), &[])?;
@@ -98,12 +100,12 @@ async fn study(
         );
         return Ok(());
     }
-    sharing(&mut lab, ids, alone.body(), report).await
+    sharing(&mut experiment, ids, alone.body(), report).await
 }
 
 async fn sign_in(one_shot_client: &OneShotClient, report: &mut Report) -> Result<token::Bearer, Error> {
-    let bearer = one_shot_client.keeper().bearer(Instant::now() + SIGN_IN).await;
-    let snapshot = one_shot_client.keeper().snapshot();
+    let bearer = one_shot_client.token_source().bearer(Instant::now() + SIGN_IN).await;
+    let snapshot = one_shot_client.token_source().snapshot();
     let bearer = bearer.map_err(|error| {
         let advice = snapshot.last_error.as_ref().map_or("", |last| last.advice);
         match error {
@@ -146,7 +148,7 @@ async fn regions(one_shot_client: &OneShotClient, report: &mut Report) -> Result
 }
 
 /// Asks, as long as calls are left.
-struct Lab<'a> {
+struct Experiment<'a> {
     one_shot_client: &'a OneShotClient,
     bearer: &'a Secret,
     left: u32,
@@ -154,8 +156,8 @@ struct Lab<'a> {
     throttled: &'a mut Option<String>,
 }
 
-impl Lab<'_> {
-    /// The answer to a question for `ids`, written as they are; `None` when no call is left for it.
+impl Experiment<'_> {
+    /// The answer to a request for `ids`, written as they are; `None` when no call is left for it.
     async fn ask(&mut self, ids: &[&str], query: &str) -> Result<Option<Response<Bytes>>, Error> {
         if self.left == 0 {
             return Ok(None);
@@ -179,87 +181,10 @@ impl Lab<'_> {
     }
 }
 
-/// Says what the gateway itself has found out about merging.
-fn found_out(config: &Resolved, report: &mut Report) {
-    if config.merge.enabled != Merging::Auto {
-        return;
-    }
-    let found = remembered_merging(config);
-    if found.is_empty() {
-        report.say("merging", "the gateway finds out by itself; nothing is remembered yet");
-    }
-    for (endpoint, record) in found {
-        let finding = MergeFinding {
-            endpoint,
-            record,
-            pause: None,
-        };
-        let (operation, version) = (endpoint.name(), endpoint.version.as_str());
-        report.say("merging", format!("{operation} ({version}): {finding}"));
-    }
-}
-
-/// Says whether the operations count together, as far as the words of a 429 tell. To spend a window of one to see whether another is refused
-/// would tell more, and leave everybody without calls.
-fn scope(throttled: Option<&str>, report: &mut Report) {
-    let named = |text: &&str| {
-        let paths = Operation::ALL.map(|operation| operation.declaration().path);
-        let mut names = paths.into_iter().flat_map(|path| path.split('/'));
-        names.any(|name| !name.is_empty() && !name.starts_with('{') && text.contains(name))
-    };
-    let verdict = match throttled {
-        None => "not known whether operations count together: no call was refused; keep quota.scope = \"all\"".into(),
-        Some(text) if named(&text) => {
-            format!(
-                "a 429 names an operation, so each may count by itself, and quota.scope = \"operation\" may be right: {text}"
-            )
-        }
-        Some(text) => {
-            format!("not known whether operations count together: a 429 names none; keep quota.scope = \"all\": {text}")
-        }
-    };
-    report.say("scope", verdict);
-}
-
-/// Whether the first call shows that calls are answered.
-fn accepted(status: StatusCode, also: &[StatusCode]) -> Result<(), Error> {
-    match status {
-        StatusCode::OK => Ok(()),
-        status if also.contains(&status) => Ok(()),
-        StatusCode::UNAUTHORIZED => Err(Error::user(
-            "Defender answered 401: the token is not accepted, or the tenant has no licence for vulnerability management",
-        )),
-        StatusCode::FORBIDDEN => Err(Error::user(
-            "Defender answered 403: give the app the application permission Machine.Read.All and admin consent",
-        )),
-        StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => Err(Error::user(format!(
-            "Defender answered {status}: is --id a scan definition of this tenant?"
-        ))),
-        status => Err(Error::failed("the call failed", format!("Defender answered {status}"))),
-    }
-}
-
-fn count(body: &[u8]) -> usize {
-    let body: Value = serde_json::from_slice(body).unwrap_or_default();
-    body["value"].as_array().map_or(0, Vec::len)
-}
-
-/// Says how rows are written.
-fn fields(body: &[u8], report: &mut Report) {
-    let body: Value = serde_json::from_slice(body).unwrap_or_default();
-    let names = body["value"][0]
-        .as_object()
-        .map(|row| row.keys().map(String::as_str).collect::<Vec<_>>());
-    match names {
-        Some(names) => report.say("rows", format!("have the members {}", names.join(", "))),
-        None => report.say("rows", "none; choose ids with history to learn how they look"),
-    }
-}
-
 /// Compares answers to several ids at once with answers to each.
-async fn sharing(lab: &mut Lab<'_>, ids: &Ids, first: &Bytes, report: &mut Report) -> Result<(), Error> {
+async fn sharing(experiment: &mut Experiment<'_>, ids: &Ids, first: &Bytes, report: &mut Report) -> Result<(), Error> {
     let all: Vec<&str> = ids.0.iter().map(String::as_str).collect();
-    let Some(together) = lab.ask(&all, "").await? else {
+    let Some(together) = experiment.ask(&all, "").await? else {
         return Ok(());
     };
     if together.status() != StatusCode::OK {
@@ -285,11 +210,11 @@ async fn sharing(lab: &mut Lab<'_>, ids: &Ids, first: &Bytes, report: &mut Repor
     let mut same = rows.only(|id| id == 0) == *first;
     let mut compared = 1;
     for (at, id) in all.iter().enumerate().skip(1) {
-        // The other questions are worth a call each, too.
-        if lab.left <= 5 && compared > 1 {
+        // The other requests are worth a call each, too.
+        if experiment.left <= 5 && compared > 1 {
             break;
         }
-        let Some(alone) = lab.ask(&[id], "").await? else {
+        let Some(alone) = experiment.ask(&[id], "").await? else {
             break;
         };
         same &= alone.status() == StatusCode::OK && rows.only(|of| of == at) == *alone.body();
@@ -306,14 +231,14 @@ async fn sharing(lab: &mut Lab<'_>, ids: &Ids, first: &Bytes, report: &mut Repor
     );
     // With an unfinished comparison nothing is certain.
     let is_proven = same && compared > 1 && !rows.is_empty();
-    oddities(lab, &all, (first, together.body()), report).await?;
+    oddities(experiment, &all, (first, together.body()), report).await?;
     recommend(report, is_proven.then_some(rows.len()));
     Ok(())
 }
 
 /// What else is not documented, one call each.
 async fn oddities(
-    lab: &mut Lab<'_>,
+    experiment: &mut Experiment<'_>,
     all: &[&str],
     (first, together): (&Bytes, &Bytes),
     report: &mut Report,
@@ -337,77 +262,13 @@ async fn oddities(
         ("unknown id too", &[id, NOBODY], first),
     ];
     for (what, ids, body) in cases {
-        let Some(answer) = lab.ask(ids, "").await? else {
+        let Some(answer) = experiment.ask(ids, "").await? else {
             return Ok(());
         };
         report.say("odd", format!("{what}: {}", alike(&answer, body)));
     }
-    if let Some(answer) = lab.ask(all, "$top=10000").await? {
+    if let Some(answer) = experiment.ask(all, "$top=10000").await? {
         report.say("odd", format!("$top=10000: {}", alike(&answer, together)));
     }
     Ok(())
-}
-
-/// Which orders the rows do not contradict.
-fn order(rows: &Rows) -> String {
-    let rows: Vec<_> = rows
-        .iter()
-        .map(|(id, text, time)| (id, time.map(|time| &text[time])))
-        .collect();
-    let fits = |ordering: &Ordering| {
-        rows.windows(2).all(|pair| {
-            ordering
-                .compare(pair[0], pair[1])
-                .is_some_and(std::cmp::Ordering::is_le)
-        })
-    };
-    let names = Ordering::ALL.into_iter().filter(fits).map(|ordering| match ordering {
-        Ordering::NewestFirst => "newest first",
-        Ordering::OldestFirst => "oldest first",
-        Ordering::Grouped => "grouped by id",
-    });
-    match names.collect::<Vec<_>>().join(" or ") {
-        none if none.is_empty() => "none that is known: answers are not put together from the cache".into(),
-        names => names,
-    }
-}
-
-/// `rows` is how many rows an answer held in which nothing was in doubt.
-fn recommend(report: &mut Report, rows: Option<usize>) {
-    report.settings = match rows {
-        Some(rows) => vec![
-            "[merge]".into(),
-            "enabled = true".into(),
-            format!("known_rows = {rows}"),
-        ],
-        None => vec!["[merge]".into(), "enabled = false".into()],
-    };
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_429_says_about_its_counter_is_told() {
-        for (text, expected) in [
-            (None, "no call was refused; keep quota.scope = \"all\""),
-            (
-                Some("API calls quota exceeded! for the key Destination+TenantID+AppID"),
-                "keep quota.scope = \"all\"",
-            ),
-            (
-                Some("quota exceeded for GetScanHistoryBySessionId"),
-                "quota.scope = \"operation\" may be right",
-            ),
-        ] {
-            let mut report = Report::default();
-            scope(text, &mut report);
-            assert!(
-                report.about("scope").contains(expected),
-                "{text:?}: {}",
-                report.about("scope")
-            );
-        }
-    }
 }

@@ -1,6 +1,6 @@
 //! `status`: the running gateway's state in a terminal.
 
-mod show;
+mod render;
 mod terminal;
 
 use std::time::Duration;
@@ -8,14 +8,15 @@ use std::time::Duration;
 use http::StatusCode;
 use serde_json::Value;
 
-use self::show::show;
+use self::render::render;
 use self::terminal::Terminal;
 use super::admin_client::{AdminAddress, ask};
 use super::runtime::block_on;
 use super::{Error, Status, print};
 use crate::config::Environment;
 
-/// Asks the admin listener and prints what it says; with `--watch`, again every second until `q` or Ctrl-C.
+/// Asks the admin listener and prints what it says; with `--watch`, again every second until `q` or
+/// Ctrl-C.
 ///
 /// # Errors
 /// When nobody answers at the address.
@@ -44,7 +45,7 @@ async fn look(admin: &AdminAddress) -> Result<String, Error> {
     let state = fetch(admin, "/status").await?;
     // A gateway of an older version has none; the rest is worth showing.
     let past = fetch(admin, "/history").await.unwrap_or_default();
-    Ok(show(&state, &past))
+    Ok(render(&state, &past))
 }
 
 async fn fetch(admin: &AdminAddress, path: &str) -> Result<Value, Error> {

@@ -27,7 +27,8 @@ impl Terminal {
         Self { before, keys }
     }
 
-    /// `text` for the whole screen: home, as many lines and columns as there are, and nothing of what was there before.
+    /// `text` for the whole screen: home, as many lines and columns as there are, and nothing of
+    /// what was there before.
     pub(super) fn fitted(text: &str) -> String {
         let size = tcgetwinsize(io::stdout()).ok();
         let size = size.filter(|size| size.ws_row > 0 && size.ws_col > 0);
@@ -64,7 +65,8 @@ impl Drop for Terminal {
     }
 }
 
-/// The keys, read by a thread of their own that ends with the process: a read from a terminal cannot be given up.
+/// The keys, read by a thread of their own that ends with the process: a read from a terminal
+/// cannot be given up.
 fn keys() -> mpsc::Receiver<u8> {
     let (sender, receiver) = mpsc::channel(16);
     std::thread::spawn(move || {
@@ -74,7 +76,8 @@ fn keys() -> mpsc::Receiver<u8> {
     receiver
 }
 
-/// The last line stays empty of a line break, which would scroll. What does not fit is cut, with a mark.
+/// The last line stays empty of a line break, which would scroll. What does not fit is cut, with a
+/// mark.
 fn drawn(text: &str, rows: usize, columns: usize) -> String {
     let lines: Vec<_> = text.lines().collect();
     let shown = if lines.len() > rows { rows - 1 } else { lines.len() };

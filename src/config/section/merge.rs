@@ -29,7 +29,7 @@ static GATHER: Key = Key::new(
     "gather",
     Kind::Duration(Duration::ZERO, Duration::from_secs(1)),
     DefaultValue::Text("5ms"),
-    "How long a call that could leave at once waits for company at least, while others ask and slots are scarce. The emptier the \
+    "How long a call that could leave at once waits for others at least, while others ask and slots are scarce. The emptier the \
      bucket, the longer it waits, up to the distance of two slots; while it is full, and for a lone caller, not at all. In the queue it \
      always gathers.",
 )

@@ -9,7 +9,7 @@ use http::header;
 use crate::config::config_error::Origin;
 use crate::config::key::{DefaultValue, Key, Kind};
 use crate::config::reader::Reader;
-use crate::config::value::duration;
+use crate::config::value::show_duration;
 
 static MAX_WAIT: Key = Key::new(
     "queue",
@@ -92,7 +92,7 @@ impl Queue {
                 Origin::Default => (&MAX_WAIT_LIMIT, " (its default)"),
                 _ => (&MAX_WAIT, ""),
             };
-            let (wait, limit) = (duration::show(wait), duration::show(limit));
+            let (wait, limit) = (show_duration(wait), show_duration(limit));
             reader.wrong(
                 key,
                 format!("queue.max_wait{whose} is {wait}, longer than queue.max_wait_limit, {limit}; allowed is at most the limit"),

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use crate::config::config_error::Origin;
 use crate::config::key::{DefaultValue, Key, Kind};
-use crate::config::reader::{Reader, Sourced};
+use crate::config::reader::{Reader, Sourced, word};
 use crate::config::value::Limit;
+use crate::quota::{Pacing, UnknownPast};
 
 static LIMITS: Key = Key::new(
     "quota",
@@ -79,29 +80,7 @@ pub struct Quota {
     /// The file that keeps calls across restarts; its directory exists.
     pub state_file: Option<PathBuf>,
     /// What to assume when no earlier calls are known.
-    pub on_unknown_past: OnUnknownPast,
-}
-
-/// Whether the longest window is spread out under pressure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pacing {
-    /// It is.
-    Spread,
-    /// Calls leave as fast as the windows allow.
-    None,
-}
-
-impl Pacing {
-    const WORDS: [(&'static str, Self); 2] = [("spread", Self::Spread), ("none", Self::None)];
-
-    /// The name in a configuration.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Spread => "spread",
-            Self::None => "none",
-        }
-    }
+    pub on_unknown_past: UnknownPast,
 }
 
 /// Which calls the upstream counts together.
@@ -117,41 +96,36 @@ impl Scope {
     const WORDS: [(&'static str, Self); 2] = [("all", Self::All), ("operation", Self::Operation)];
 }
 
-/// What to assume about calls before the start, when none are known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnUnknownPast {
-    /// None were made.
-    Empty,
-    /// Some may have been made: start slowly until one long window has passed.
-    Paced,
-    /// All that were allowed were made.
-    Full,
-}
+const PACINGS: [(&str, Pacing); 2] = [("spread", Pacing::Spread), ("none", Pacing::None)];
 
-impl OnUnknownPast {
-    const WORDS: [(&'static str, Self); 3] = [("empty", Self::Empty), ("paced", Self::Paced), ("full", Self::Full)];
-
-    /// The name in a configuration.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Empty => "empty",
-            Self::Paced => "paced",
-            Self::Full => "full",
-        }
-    }
-}
+const UNKNOWN_PASTS: [(&str, UnknownPast); 3] = [
+    ("empty", UnknownPast::Empty),
+    ("paced", UnknownPast::Paced),
+    ("full", UnknownPast::Full),
+];
 
 impl Quota {
+    /// How `pacing` is written in a configuration.
+    #[must_use]
+    pub fn pacing_word(&self) -> &'static str {
+        word(&PACINGS, self.pacing)
+    }
+
+    /// How `on_unknown_past` is written in a configuration.
+    #[must_use]
+    pub fn unknown_past_word(&self) -> &'static str {
+        word(&UNKNOWN_PASTS, self.on_unknown_past)
+    }
+
     pub(in crate::config) fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let limits = reader
             .each(&LIMITS, str::parse::<Limit>)
             .and_then(|said| limits(reader, said));
         let burst = reader.count(&BURST);
-        let pacing = reader.choice(&PACING, &Pacing::WORDS);
+        let pacing = reader.choice(&PACING, &PACINGS);
         let scope = reader.choice(&SCOPE, &Scope::WORDS);
         let state_file = reader.optional(&STATE_FILE, |text| Ok(PathBuf::from(text)));
-        let on_unknown_past = reader.choice(&ON_UNKNOWN_PAST, &OnUnknownPast::WORDS);
+        let on_unknown_past = reader.choice(&ON_UNKNOWN_PAST, &UNKNOWN_PASTS);
 
         if let Ok(Some(path)) = &state_file {
             check_state_file(reader, path);

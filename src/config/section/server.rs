@@ -6,8 +6,8 @@ use url::Host;
 
 use crate::config::key::{DefaultValue, Key, Kind};
 use crate::config::reader::{Reader, Sourced};
-use crate::config::value::{Listen, size};
-use crate::response::Network;
+use crate::config::value::{Listen, parse_size};
+use crate::net::Network;
 
 static LISTEN: Key = Key::new(
     "server",
@@ -194,7 +194,7 @@ fn memory(text: &str) -> Result<Option<u64>, String> {
     if text == "auto" {
         return Ok(None);
     }
-    let bytes = size::parse(text)?;
+    let bytes = parse_size(text)?;
     let is_allowed = (48 << 20..=1 << 40).contains(&bytes);
     is_allowed
         .then_some(Some(bytes))

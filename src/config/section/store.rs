@@ -39,8 +39,8 @@ static ANSWERS: Key = Key::new(
     "answers",
     Kind::Flag,
     DefaultValue::Flag(true),
-    "Whether replicas share answers through the store too: an answer that one of them has is not asked for again, and a question that \
-     several have at once is asked once. Whoever may read the store can then read scan history.",
+    "Whether replicas share answers through the store too: an answer that one of them has is not asked for again, and a request that \
+     several have at once is sent once. Whoever may read the store can then read scan history.",
 );
 static ANSWER_TIMEOUT: Key = Key::new(
     "store",

@@ -6,10 +6,11 @@ use url::Url;
 use crate::config::config_error::Origin;
 use crate::config::env::variable;
 use crate::config::key::{DefaultValue, Key, Kind};
-use crate::config::reader::Reader;
+use crate::config::reader::{Reader, word};
 use crate::config::section::traces::Traces;
 use crate::config::suggestion::nearest;
 use crate::config::value::address;
+use crate::telemetry::log::Format;
 
 static LOG: Key = Key::new(
     "telemetry",
@@ -85,35 +86,18 @@ pub struct Telemetry {
     pub access_log: bool,
 }
 
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// Text on a terminal, JSON elsewhere.
-    Auto,
-    /// One JSON object per line.
-    Json,
-    /// For people.
-    Text,
-}
-
-impl Format {
-    const WORDS: [(&'static str, Self); 3] = [("auto", Self::Auto), ("json", Self::Json), ("text", Self::Text)];
-
-    /// The name in a configuration.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Json => "json",
-            Self::Text => "text",
-        }
-    }
-}
+const FORMATS: [(&str, Format); 3] = [("auto", Format::Auto), ("json", Format::Json), ("text", Format::Text)];
 
 impl Telemetry {
+    /// How `format` is written in a configuration.
+    #[must_use]
+    pub fn format_word(&self) -> &'static str {
+        word(&FORMATS, self.format)
+    }
+
     pub(in crate::config) fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let log = reader.parsed(&LOG, directives);
-        let format = reader.choice(&FORMAT, &Format::WORDS);
+        let format = reader.choice(&FORMAT, &FORMATS);
         let access_log = reader.flag(&ACCESS_LOG);
         let endpoint = reader.optional(&OTLP_ENDPOINT, endpoint);
         let whole =

@@ -29,7 +29,7 @@ impl Limit {
     /// ```
     #[must_use]
     pub fn name(self) -> String {
-        super::duration::show(self.window)
+        super::show_duration(self.window)
     }
 }
 
@@ -51,7 +51,7 @@ impl FromStr for Limit {
             }
         };
         let calls = NonZeroU32::new(calls).ok_or("would allow no call at all; the least is 1")?;
-        let window = super::duration::parse(window).map_err(|problem| format!("has a window that {problem}"))?;
+        let window = super::parse_duration(window).map_err(|problem| format!("has a window that {problem}"))?;
         // The windows' lengths go on the wire in whole seconds (`RateLimit-Policy`, parameter `w`).
         if window.subsec_nanos() != 0 || window.is_zero() || window > Self::MAX_WINDOW {
             return Err("has a window that is not whole seconds from 1s to 24h".into());

@@ -2,11 +2,11 @@
 //! a phrase that follows the value in a message, such as `has no unit`.
 
 pub(super) mod address;
-pub mod duration;
 pub(super) mod guid;
 mod limit;
 mod listen;
-pub mod size;
+mod quantity;
 
 pub use limit::Limit;
 pub use listen::Listen;
+pub use quantity::{parse_duration, parse_size, show_duration, show_size};

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use http::Uri;
+use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt as _;
 use tokio::time::Instant;
 
 use super::post;
 use crate::net::connection::Connection;
 use crate::net::pool::Pool;
-use crate::net::stream::{Protocol, Stream};
+use crate::net::stream::{Duplex, Protocol, Stream};
 use crate::net::testing::{Http, Names, client, quick};
 
 #[tokio::test]
@@ -42,7 +43,11 @@ async fn an_idle_connection_is_closed_after_a_minute() {
     for age in [0, 20] {
         tokio::time::sleep_until(begun + Duration::from_secs(age)).await;
         let (near, far) = tokio::io::duplex(1024);
-        let stream = Stream::new(Box::new(near), Protocol::Http1, Duration::ZERO);
+        let stream = Stream {
+            io: TokioIo::new(Box::new(near) as Box<dyn Duplex>),
+            protocol: Protocol::Http1,
+            setup: Duration::ZERO,
+        };
         let connection = Connection::begin(stream, &quick()).await.unwrap();
         pool.give_back(&host, connection);
         far_ends.push((age, far));

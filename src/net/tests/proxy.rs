@@ -34,13 +34,17 @@ async fn proxy(
     (address.await, told)
 }
 
+fn http_proxy(address: std::net::SocketAddr, authorization: Option<&str>) -> Proxy {
+    Proxy::new(&Url::parse(&format!("http://{address}")).unwrap(), authorization, &[]).unwrap()
+}
+
 #[tokio::test]
 async fn https_goes_through_the_proxy_which_resolves_the_name() {
     let ca = Ca::new();
     let host = Http::saying("behind").tls(ca.server("eu.test", Validity::Now));
     let (address, mut told) = proxy(host.start().await, None).await;
     let config = Config {
-        proxy: Some(Proxy::new(&format!("http://me:secret@{address}"), "").unwrap()),
+        proxy: Some(http_proxy(address, Some("Basic bWU6c2VjcmV0"))),
         ..ca.config()
     };
     // No name can be resolved here.
@@ -70,7 +74,7 @@ async fn a_proxy_that_refuses_is_named_and_plain_http_never_meets_it() {
     let (address, mut told) = proxy(refused().await, Some(b"HTTP/1.1 407 No\r\n\r\n")).await;
     let names = Names::new([("imds.test", host.start().await)]);
     let config = Config {
-        proxy: Some(Proxy::new(&address.to_string(), "").unwrap()),
+        proxy: Some(http_proxy(address, None)),
         ..quick()
     };
     let client = client(&config, &names);

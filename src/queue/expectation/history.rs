@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::queue::order::Expected;
+use crate::queue::fair_scheduler::Expected;
 
 /// Nothing is expected of a caller that has not asked for so long.
 pub(super) const RECENT: Duration = Duration::from_secs(10);

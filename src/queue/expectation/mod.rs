@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 pub(super) use self::history::Arrival;
 use self::history::{History, RECENT};
-use super::order::{Expected, Order};
+use super::fair_scheduler::{Expected, FairScheduler};
 use crate::caller::{Name, Urgency};
 
 /// Callers of which something is expected; beyond it the one is forgotten whose time is up first.
@@ -37,7 +37,13 @@ pub(super) struct Expectations {
 
 impl Expectations {
     /// A request comes.
-    pub(super) fn arrive(&mut self, caller: &Name, urgency: Urgency, now: Instant, order: &mut Order) -> Arrival {
+    pub(super) fn arrive(
+        &mut self,
+        caller: &Name,
+        urgency: Urgency,
+        now: Instant,
+        order: &mut FairScheduler,
+    ) -> Arrival {
         self.expire(now, order);
         self.remember(caller, urgency, now, order);
         let mut arrival = Arrival::Further;
@@ -52,7 +58,7 @@ impl Expectations {
         arrival: Arrival,
         deadline: Instant,
         now: Instant,
-        order: &mut Order,
+        order: &mut FairScheduler,
     ) {
         self.take_out((caller, urgency), arrival, order);
         self.update(caller, urgency, now, order, |history| history.until = deadline + RECENT);
@@ -65,7 +71,7 @@ impl Expectations {
         arrival: Arrival,
         due: Instant,
         now: Instant,
-        order: &mut Order,
+        order: &mut FairScheduler,
     ) {
         self.take_out((caller, urgency), arrival, order);
         let has_room = self.returns < MOST_RETURNS;
@@ -94,27 +100,27 @@ impl Expectations {
     }
 
     /// A request left that waited: its caller may ask again.
-    pub(super) fn left(&mut self, caller: &Name, urgency: Urgency, now: Instant, order: &mut Order) {
+    pub(super) fn left(&mut self, caller: &Name, urgency: Urgency, now: Instant, order: &mut FairScheduler) {
         self.update(caller, urgency, now, order, |history| history.end(now));
     }
 
     /// A request that waited has been sent away.
-    pub(super) fn sent_away(&mut self, caller: &Name, urgency: Urgency, now: Instant, order: &mut Order) {
+    pub(super) fn sent_away(&mut self, caller: &Name, urgency: Urgency, now: Instant, order: &mut FairScheduler) {
         self.update(caller, urgency, now, order, |_| ());
     }
 
     /// A caller has a slot.
-    pub(super) fn granted(&mut self, caller: &Name, urgency: Urgency, now: Instant, order: &mut Order) {
+    pub(super) fn granted(&mut self, caller: &Name, urgency: Urgency, now: Instant, order: &mut FairScheduler) {
         self.update(caller, urgency, now, order, |history| history.granted(now));
     }
 
     /// A caller's call is answered.
-    pub(super) fn answered(&mut self, caller: &Name, urgency: Urgency, now: Instant, order: &mut Order) {
+    pub(super) fn answered(&mut self, caller: &Name, urgency: Urgency, now: Instant, order: &mut FairScheduler) {
         self.update(caller, urgency, now, order, |history| history.answered(now));
     }
 
     /// Nothing is expected any more of those whose time is up.
-    pub(super) fn expire(&mut self, now: Instant, order: &mut Order) {
+    pub(super) fn expire(&mut self, now: Instant, order: &mut FairScheduler) {
         while self.looks.first().is_some_and(|(at, _, _)| *at <= now) {
             let Some((_, urgency, caller)) = self.looks.pop_first() else {
                 return;
@@ -144,7 +150,7 @@ impl Expectations {
         }
     }
 
-    fn remember(&mut self, caller: &Name, urgency: Urgency, now: Instant, order: &mut Order) {
+    fn remember(&mut self, caller: &Name, urgency: Urgency, now: Instant, order: &mut FairScheduler) {
         if self.callers[usize::from(urgency.level())].contains_key(caller) {
             return;
         }
@@ -164,7 +170,7 @@ impl Expectations {
     }
 
     /// Takes out the one of those expected back that a request is.
-    fn take_out(&mut self, (caller, urgency): (&Name, Urgency), arrival: Arrival, order: &mut Order) {
+    fn take_out(&mut self, (caller, urgency): (&Name, Urgency), arrival: Arrival, order: &mut FairScheduler) {
         if arrival == Arrival::Return {
             order.returned();
         }
@@ -183,7 +189,7 @@ impl Expectations {
         caller: &Name,
         urgency: Urgency,
         now: Instant,
-        order: &mut Order,
+        order: &mut FairScheduler,
         change: impl FnOnce(&mut History),
     ) {
         let Some(history) = self.callers[usize::from(urgency.level())].get_mut(caller) else {

@@ -15,7 +15,7 @@ fn expected(expectations: &Expectations, caller: &Name) -> Option<Expected> {
 
 #[test]
 fn a_caller_that_asks_again_whenever_it_is_answered_is_expected_until_it_stops() {
-    let (mut order, mut expectations) = (Order::new(Weights::default()), Expectations::default());
+    let (mut order, mut expectations) = (FairScheduler::new(Weights::default()), Expectations::default());
     let (caller, urgency) = (Name::new("a"), Urgency::default());
     let mut now = Instant::now();
     for round in 0..6 {
@@ -38,7 +38,7 @@ fn a_caller_that_asks_again_whenever_it_is_answered_is_expected_until_it_stops()
 
 #[test]
 fn requests_that_come_at_once_are_no_loop() {
-    let (mut order, mut expectations) = (Order::new(Weights::default()), Expectations::default());
+    let (mut order, mut expectations) = (FairScheduler::new(Weights::default()), Expectations::default());
     let (caller, urgency, now) = (Name::new("a"), Urgency::default(), Instant::now());
     for _ in 0..20 {
         let arrival = expectations.arrive(&caller, urgency, now, &mut order);
@@ -50,7 +50,7 @@ fn requests_that_come_at_once_are_no_loop() {
 
 #[test]
 fn a_refused_request_is_expected_back_when_it_was_told_to_come_and_a_little_longer() {
-    let (mut order, mut expectations) = (Order::new(Weights::default()), Expectations::default());
+    let (mut order, mut expectations) = (FairScheduler::new(Weights::default()), Expectations::default());
     let (caller, urgency, now) = (Name::new("a"), Urgency::default(), Instant::now());
     for wait in [10, 20, 30] {
         let arrival = expectations.arrive(&caller, urgency, now, &mut order);
@@ -75,7 +75,7 @@ fn a_refused_request_is_expected_back_when_it_was_told_to_come_and_a_little_long
 
 #[test]
 fn what_is_expected_is_bounded_whatever_names_are_made_up() {
-    let (mut order, mut expectations) = (Order::new(Weights::default()), Expectations::default());
+    let (mut order, mut expectations) = (FairScheduler::new(Weights::default()), Expectations::default());
     let (urgency, now) = (Urgency::default(), Instant::now());
     for n in 0..MOST_RETURNS * 2 {
         let caller = Name::new(&(n / 4).to_string());
@@ -99,7 +99,7 @@ fn what_is_expected_is_bounded_whatever_names_are_made_up() {
 
 #[test]
 fn a_caller_claims_as_many_slots_as_its_returns_have_earned() {
-    let (mut order, mut expectations) = (Order::new(Weights::default()), Expectations::default());
+    let (mut order, mut expectations) = (FairScheduler::new(Weights::default()), Expectations::default());
     let (caller, urgency, start) = (Name::new("a"), Urgency::default(), Instant::now());
     for seconds in [10, 20, 60, 70, 80] {
         let arrival = expectations.arrive(&caller, urgency, start, &mut order);
@@ -129,7 +129,7 @@ fn a_caller_claims_as_many_slots_as_its_returns_have_earned() {
 
 #[test]
 fn a_caller_all_of_whose_requests_are_away_does_not_ask_again_before_one_is_back() {
-    let (mut order, mut expectations) = (Order::new(Weights::default()), Expectations::default());
+    let (mut order, mut expectations) = (FairScheduler::new(Weights::default()), Expectations::default());
     let (caller, urgency, mut now) = (Name::new("a"), Urgency::default(), Instant::now());
     for _ in 0..6 {
         let arrival = expectations.arrive(&caller, urgency, now, &mut order);

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::num::NonZeroU32;
 
 use super::*;
-use crate::queue::{Order, Ticket};
+use crate::queue::{FairScheduler, Ticket};
 
-fn add(order: &mut Order, id: u64, caller: &str, urgency: u8) {
+fn add(order: &mut FairScheduler, id: u64, caller: &str, urgency: u8) {
     let deadline = Instant::now() + 20 * SECOND;
     order.add(Ticket {
         id,
@@ -16,7 +16,7 @@ fn add(order: &mut Order, id: u64, caller: &str, urgency: u8) {
     });
 }
 
-fn serve(order: &mut Order, count: usize) -> Vec<Ticket> {
+fn serve(order: &mut FairScheduler, count: usize) -> Vec<Ticket> {
     (0..count)
         .map_while(|_| {
             let id = order.next()?.id;
@@ -30,7 +30,7 @@ fn weights_divide_the_slots() {
     let weights = [(Name::new("double"), NonZeroU32::new(2).unwrap())]
         .into_iter()
         .collect();
-    let mut order = Order::new(weights);
+    let mut order = FairScheduler::new(weights);
     for id in 0..600 {
         add(&mut order, id, ["double", "single"][usize::from(id % 2 == 0)], 3);
     }
@@ -46,7 +46,7 @@ fn weights_divide_the_slots() {
 
 #[test]
 fn every_class_gets_its_guaranteed_share_and_the_urgent_most() {
-    let mut order = Order::new(Weights::default());
+    let mut order = FairScheduler::new(Weights::default());
     for id in 0..8 * 600 {
         add(&mut order, id, "a", u8::try_from(id % 8).unwrap());
     }
@@ -60,7 +60,7 @@ fn every_class_gets_its_guaranteed_share_and_the_urgent_most() {
 
 #[test]
 fn a_modest_caller_beside_a_greedy_one_waits_for_two_slots_at_most() {
-    let mut order = Order::new(Weights::default());
+    let mut order = FairScheduler::new(Weights::default());
     for id in 0..1000 {
         add(&mut order, id, "greedy", 3);
     }
@@ -78,7 +78,7 @@ fn a_modest_caller_beside_a_greedy_one_waits_for_two_slots_at_most() {
 
 #[test]
 fn credit_is_not_hoarded_while_idle_and_debt_is_not_forgotten() {
-    let mut order = Order::new(Weights::default());
+    let mut order = FairScheduler::new(Weights::default());
     for id in 0..200 {
         add(&mut order, id, "steady", 3);
     }
@@ -93,7 +93,7 @@ fn credit_is_not_hoarded_while_idle_and_debt_is_not_forgotten() {
         5
     );
     // Coming and going does not help: one request at a time is one turn at a time.
-    let mut order = Order::new(Weights::default());
+    let mut order = FairScheduler::new(Weights::default());
     for id in 0..100 {
         add(&mut order, id, "steady", 3);
     }
@@ -110,7 +110,7 @@ fn credit_is_not_hoarded_while_idle_and_debt_is_not_forgotten() {
 
 #[test]
 fn backlogged_callers_differ_by_one_at_most_over_any_interval() {
-    let mut order = Order::new(Weights::default());
+    let mut order = FairScheduler::new(Weights::default());
     for id in 0..2000 {
         add(&mut order, id, &format!("caller {}", id % 10), 3);
     }
@@ -134,7 +134,7 @@ fn backlogged_callers_differ_by_one_at_most_over_any_interval() {
 
 #[test]
 fn a_merged_call_costs_each_beneficiary_its_part() {
-    let mut order = Order::new(Weights::default());
+    let mut order = FairScheduler::new(Weights::default());
     for id in 0..300 {
         add(&mut order, id, ["a", "b", "c"][usize::try_from(id % 3).unwrap()], 3);
     }
@@ -145,7 +145,7 @@ fn a_merged_call_costs_each_beneficiary_its_part() {
         *counts.entry(ticket.caller.as_str().to_owned()).or_default() += 1;
         // Whenever a or b is served, both benefit; c always pays alone.
         if ticket.caller.as_str() != "c" {
-            order.spread(Urgency::default(), &ticket.caller, &[a.clone(), b.clone()]);
+            order.split_cost(Urgency::default(), &ticket.caller, &[a.clone(), b.clone()]);
         }
     }
     // Two thirds of the service went to a and b together, one third to c: everybody had the same.
@@ -155,11 +155,11 @@ fn a_merged_call_costs_each_beneficiary_its_part() {
 #[test]
 fn a_call_that_benefits_nobody_costs_nobody() {
     let last = Urgency::LAST;
-    let served = |made: bool, beneficiaries: &[Name]| {
-        let mut order = Order::new(Weights::default());
+    let served = |made: bool, cost_sharers: &[Name]| {
+        let mut order = FairScheduler::new(Weights::default());
         if made {
             order.pass(&Name::new("nobody"), last);
-            order.spread(last, &Name::new("nobody"), beneficiaries);
+            order.split_cost(last, &Name::new("nobody"), cost_sharers);
         }
         for id in 0..30 {
             add(

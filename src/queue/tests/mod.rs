@@ -1,8 +1,8 @@
 //! The queue over a clockwork of slots, in paused time.
 
+mod fair_queue;
 mod fairness;
 mod handover;
-mod line;
 mod overload;
 mod reference;
 mod retry;
@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{Config, Metrics, PermitSource, Queue, Weights};
-use crate::attempt::{Load, Place, Retries, Try};
+use crate::attempt::{Attempt, LateBoundRequest, QueuePosition, Retries};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::scan::{Payer, Request};
 use crate::task::Tasks;
@@ -113,22 +113,22 @@ impl PermitSource for Clockwork {
 #[derive(Debug)]
 struct Nothing;
 
-impl Load for Nothing {
-    fn request(&self) -> Arc<Request> {
-        unreachable!("the queue does not look at the question")
+impl LateBoundRequest for Nothing {
+    fn bind(&self) -> Arc<Request> {
+        unreachable!("the queue does not look at the request")
     }
 
     fn payer(&self) -> Payer {
         Payer::HISTORY
     }
 
-    fn beneficiaries(&self) -> Vec<Name> {
+    fn cost_sharers(&self) -> Vec<Name> {
         Vec::new()
     }
 }
 
 /// A try of `name` that may wait so long.
-pub(super) fn attempt(name: &str, urgency: u8, wait: Duration) -> Try {
+pub(super) fn attempt(name: &str, urgency: u8, wait: Duration) -> Attempt {
     let now = Instant::now();
     let caller = Caller {
         name: Name::new(name),
@@ -139,10 +139,10 @@ pub(super) fn attempt(name: &str, urgency: u8, wait: Duration) -> Try {
         request_id: RequestId::random(),
         trace: crate::telemetry::trace::Trace::None,
     };
-    Try {
-        load: Arc::new(Nothing),
+    Attempt {
+        request: Arc::new(Nothing),
         caller: Arc::new(caller),
-        place: Place::new(now),
+        position: QueuePosition::new(now),
         retries: Retries::default(),
     }
 }

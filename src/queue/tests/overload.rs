@@ -252,8 +252,8 @@ fn a_caller_that_never_comes_back_costs_the_others_two_slots_at_most() {
     ];
     for callers in crowds {
         for urgency in [0, 3, 7] {
-            // A hundred requests that are refused, once and ten times, every minute. Some of the latter come when earlier
-            // ones are due, and count as these.
+            // A hundred requests that are refused, once and ten times, every minute. Some of the
+            // latter come when earlier ones are due, and count as these.
             for (every, most) in [(EVERY * SLOTS, 2), (60 * SECOND, 20)] {
                 let burst = Burst {
                     urgency,

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::queue::{Order, Ticket};
+use crate::queue::{FairScheduler, Ticket};
 
 fn ticket(id: u64, caller: u8, deadline: u64, base: Instant) -> Ticket {
     Ticket {
@@ -63,11 +63,11 @@ fn class_stride(level: usize) -> u64 {
 
 impl Class {
     fn waits(&self) -> bool {
-        self.callers.iter().any(|lane| !lane.tickets.is_empty())
+        self.callers.iter().any(|flow| !flow.tickets.is_empty())
     }
 
     fn waiting(&self) -> impl Iterator<Item = &ReferenceFlow> {
-        self.callers.iter().filter(|lane| !lane.tickets.is_empty())
+        self.callers.iter().filter(|flow| !flow.tickets.is_empty())
     }
 }
 
@@ -78,27 +78,27 @@ impl Reference {
         if !class.waits() {
             class.tag = class.tag.max(self.clock);
         }
-        let lane = &mut class.callers[caller];
-        if lane.tickets.is_empty() {
+        let flow = &mut class.callers[caller];
+        if flow.tickets.is_empty() {
             self.turns += 1;
-            lane.since = self.turns;
-            lane.tag = lane.last.max(class.clock) + stride(caller);
+            flow.since = self.turns;
+            flow.tag = flow.last.max(class.clock) + stride(caller);
         }
-        lane.tickets.push((ticket.deadline, ticket.id));
+        flow.tickets.push((ticket.deadline, ticket.id));
     }
 
     fn remove(&mut self, ticket: &Ticket) {
         let caller = number(&ticket.caller);
-        let lane = &mut self.classes[usize::from(ticket.urgency.level())].callers[caller];
-        lane.tickets.retain(|(_, id)| *id != ticket.id);
-        lane.last = lane.tag - stride(caller).min(lane.tag);
+        let flow = &mut self.classes[usize::from(ticket.urgency.level())].callers[caller];
+        flow.tickets.retain(|(_, id)| *id != ticket.id);
+        flow.last = flow.tag - stride(caller).min(flow.tag);
     }
 
     fn next(&self) -> Option<u64> {
         let classes = self.classes.iter().enumerate().filter(|(_, class)| class.waits());
         let (_, class) = classes.min_by_key(|(level, class)| (class.tag, *level))?;
-        let lane = class.waiting().min_by_key(|lane| (lane.tag, lane.since))?;
-        lane.tickets.iter().min().map(|(_, id)| *id)
+        let flow = class.waiting().min_by_key(|flow| (flow.tag, flow.since))?;
+        flow.tickets.iter().min().map(|(_, id)| *id)
     }
 
     fn serve(&mut self, ticket: &Ticket) {
@@ -108,16 +108,16 @@ impl Reference {
         let class = &mut self.classes[level];
         class.tag += class_stride(level);
         self.turns += 1;
-        let lane = &mut class.callers[caller];
-        let served = lane.tag;
-        (lane.tag, lane.since) = (lane.tag + stride(caller), self.turns);
+        let flow = &mut class.callers[caller];
+        let served = flow.tag;
+        (flow.tag, flow.since) = (flow.tag + stride(caller), self.turns);
         // Whoever is served out of turn does not move the clock past the others.
-        let lowest = class.waiting().map(|lane| lane.tag).min().unwrap();
+        let lowest = class.waiting().map(|flow| flow.tag).min().unwrap();
         class.clock = class.clock.max(lowest.min(served));
         self.remove(ticket);
     }
 
-    fn spread(&mut self, urgency: Urgency, payer: &Name, both: &[Name; 2]) {
+    fn split_cost(&mut self, urgency: Urgency, payer: &Name, both: &[Name; 2]) {
         if both[0] == both[1] {
             return;
         }
@@ -125,12 +125,12 @@ impl Reference {
         for name in both {
             let caller = number(name);
             let half = stride(caller) / 2;
-            let lane = &mut class.callers[caller];
-            let account = if lane.tickets.is_empty() {
-                lane.last = lane.last.max(class.clock);
-                &mut lane.last
+            let flow = &mut class.callers[caller];
+            let account = if flow.tickets.is_empty() {
+                flow.last = flow.last.max(class.clock);
+                &mut flow.last
             } else {
-                &mut lane.tag
+                &mut flow.tag
             };
             *account = if name == payer {
                 account.saturating_sub(half)
@@ -145,7 +145,7 @@ impl Reference {
 /// compares all that they say.
 fn agree(steps: Vec<(u8, u8, u8, u64)>) -> Result<(), TestCaseError> {
     let base = Instant::now();
-    let mut order = Order::new(weights());
+    let mut order = FairScheduler::new(weights());
     let mut reference = Reference::default();
     let mut live: Vec<Ticket> = Vec::new();
     for (id, (what, caller, level, deadline)) in (0..).zip(steps) {
@@ -191,8 +191,8 @@ fn agree(steps: Vec<(u8, u8, u8, u64)>) -> Result<(), TestCaseError> {
                 if what == 7 {
                     let other = Name::new(&format!("caller {caller}"));
                     let both = [next.caller.clone(), other];
-                    order.spread(next.urgency, &next.caller, &both);
-                    reference.spread(next.urgency, &next.caller, &both);
+                    order.split_cost(next.urgency, &next.caller, &both);
+                    reference.split_cost(next.urgency, &next.caller, &both);
                 }
             }
         }
@@ -228,7 +228,7 @@ proptest! {
     #[test]
     fn equal_callers_take_turns(counts in prop::collection::vec(1_usize..20, 1..8)) {
         let base = Instant::now();
-        let mut order = Order::new(Weights::default());
+        let mut order = FairScheduler::new(Weights::default());
         let mut id = 0;
         for (caller, count) in (0_u8..).zip(&counts) {
             for _ in 0..*count {
@@ -260,7 +260,7 @@ proptest! {
     #[test]
     fn backlogged_callers_differ_by_one_at_most(steps in prop::collection::vec((0_u8..6, 0_u8..5), 1..300)) {
         let base = Instant::now();
-        let mut order = Order::new(Weights::default());
+        let mut order = FairScheduler::new(Weights::default());
         let mut live: Vec<Ticket> = Vec::new();
         // For each two: how far the first is ahead since both began to wait, the least and the most
         // of it.

@@ -72,7 +72,8 @@ async fn nobody_is_refused_for_the_sake_of_who_comes_back_after_the_slot() {
     assert_eq!(start.elapsed(), Duration::from_millis(2400) * 6);
 }
 
-/// How often each of a hundred requests of one caller, all sent at once, has to come back when it obeys every `Retry-After`.
+/// How often each of a hundred requests of one caller, all sent at once, has to come back when it
+/// obeys every `Retry-After`.
 #[tokio::test(start_paused = true)]
 async fn a_crowd_behind_one_name_is_told_different_times_and_served_when_it_obeys() {
     let tasks = Tasks::new();
@@ -96,6 +97,38 @@ async fn a_crowd_behind_one_name_is_told_different_times_and_served_when_it_obey
     let retries: Vec<usize> = futures_util::future::join_all(asks).await;
     let at_most = |most: usize| retries.iter().filter(|count| **count <= most).count();
     assert!(at_most(1) >= 90 && at_most(3) == 100, "{retries:?}");
+}
+
+/// Requests that cannot wait are each told a slot of their own, although those who were told to
+/// come back before did not.
+#[tokio::test(start_paused = true)]
+async fn who_cannot_wait_has_a_slot_to_come_back_to_whatever_others_do() {
+    let tasks = Tasks::new();
+    let (queue, _) = queue(SECOND * 2, &tasks);
+    queue.turn(&attempt("a", 3, SECOND)).await.unwrap().used();
+    for n in 0..60 {
+        let never_back = queue.enter(&attempt(&format!("gone {n}"), 3, Duration::ZERO));
+        assert!(never_back.is_err());
+    }
+    tokio::time::sleep(SECOND * 300).await;
+    let asks = (0..30).map(|_| {
+        let queue = queue.clone();
+        async move {
+            let ask = attempt("burst", 3, Duration::ZERO);
+            let refused = match queue.turn(&ask).await {
+                Ok(slot) => {
+                    slot.used();
+                    return true;
+                }
+                Err(refused) => refused,
+            };
+            tokio::time::sleep(SECOND * u32::try_from(refused.retry_after_s()).unwrap()).await;
+            queue.turn(&ask).await.map(Slot::used).is_ok()
+        }
+    });
+    let served = futures_util::future::join_all(asks).await;
+    let again = served.iter().filter(|served| !**served).count();
+    assert_eq!(again, 0, "{again} of {} were refused twice", served.len());
 }
 
 /// Inputs with which somebody came back on time and was refused again: requests of the same caller

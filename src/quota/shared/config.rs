@@ -13,8 +13,9 @@ pub struct Config {
     pub(super) timing: Timing,
 }
 
-/// The version of what is stored and said. Fields may be added without a new one, because nobody minds those it does not know. While
-/// replicas with another one have calls in a window, nothing is granted to those with this one.
+/// The version of what is stored and said. Fields may be added without a new one, because nobody
+/// minds those it does not know. While replicas with another one have calls in a window, nothing is
+/// granted to those with this one.
 pub(super) const FORMAT: &str = "v2";
 
 /// The one before it, whose ledger is taken over.
@@ -24,7 +25,8 @@ pub(super) const BEFORE: &str = "v1";
 pub(super) const KEYS: usize = 20;
 
 impl Config {
-    /// `prefix` as configured; the quota counts per tenant and application, so their names are part of the keys.
+    /// `prefix` as configured; the quota counts per tenant and application, so their names are part
+    /// of the keys.
     #[must_use]
     pub fn new(store: impl Into<store::Client>, timing: Timing, prefix: &str, tenant: &str, application: &str) -> Self {
         // The braces put all keys into one slot of a cluster, where one script may touch them.
@@ -84,7 +86,8 @@ impl Config {
 pub struct Timing {
     /// The longest time between two steps of a replica where nobody waits.
     pub idle: Duration,
-    /// The same of one where somebody waits, among few replicas; among many it is up to [`Timing::idle`].
+    /// The same of one where somebody waits, among few replicas; among many it is up to
+    /// [`Timing::idle`].
     pub heartbeat: Duration,
     /// A replica not heard of for so long is gone.
     pub lease: Duration,
@@ -99,7 +102,8 @@ impl Timing {
     #[must_use]
     pub fn new(timeout: Duration) -> Self {
         let (idle, heartbeat) = (Duration::from_secs(4), Duration::from_millis(500));
-        // A replica that hears no call listens again and looks, may lose one answer, and has to connect.
+        // A replica that hears no call listens again and looks, may lose one answer, and has to
+        // connect.
         let merge = heartbeat * 2 + timeout * 2;
         Self {
             idle,

@@ -5,25 +5,27 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::step::{self, LedgerSnapshot, Reply};
+use super::messages::{self, LedgerSnapshot, SyncReply};
 use crate::quota::foreign::Foreign;
 use crate::quota::latency_estimator::Latency;
 use crate::quota::state::QuotaState;
-use crate::quota::{self, Ledger, Pace};
+use crate::quota::{self, Ledger, Pacer};
 
-/// The copy, in this process's own time. What it does not know exactly it takes to be later, which is the careful side.
+/// The copy, in this process's own time. What it does not know exactly it takes to be later, which
+/// is the careful side.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone))]
-pub(super) struct Copy {
+pub(super) struct LedgerReplica {
     config: quota::Config,
     /// How long a charge is kept whose call is never heard of.
     kept: Duration,
-    charges: HashMap<String, Known>,
+    charges: HashMap<String, ChargeState>,
     pub(super) members: BTreeSet<String>,
-    /// When the step was asked for that brought the latest news; nothing that happened before it is missing.
+    /// When the step was asked for that brought the latest news; nothing that happened before it is
+    /// missing.
     pub(super) asked: Option<Instant>,
     pub(super) paused_until: Option<Instant>,
-    pace: Pace,
+    pace: Pacer,
     is_unpaced: bool,
     foreign: Foreign,
     pub(super) latency: Latency,
@@ -33,16 +35,16 @@ pub(super) struct Copy {
 const MOST_HOLES: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Known {
+enum ChargeState {
     /// In flight, at the latest until then.
     Flying(Instant),
     /// Counts as made then.
     Past(Instant),
 }
 
-impl Copy {
+impl LedgerReplica {
     pub(super) fn new(config: quota::Config, kept: Duration, now: Instant) -> Self {
-        let pace = Pace::new(config.burst, 0, now);
+        let pace = Pacer::new(config.burst, 0, now);
         Self {
             config,
             kept,
@@ -65,13 +67,13 @@ impl Copy {
 
     /// A slot was granted to this replica.
     pub(super) fn grant(&mut self, id: String, now: Instant) {
-        self.charges.insert(id, Known::Flying(now + self.kept));
+        self.charges.insert(id, ChargeState::Flying(now + self.kept));
     }
 
     /// A call of this replica was answered.
     pub(super) fn settle(&mut self, id: &str, now: Instant) {
         if let Some(known) = self.charges.get_mut(id) {
-            *known = Known::Past(now);
+            *known = ChargeState::Past(now);
         }
     }
 
@@ -81,7 +83,7 @@ impl Copy {
     }
 
     /// Takes in what a step brought, which was asked for at `asked`.
-    pub(super) fn hear(&mut self, reply: &Reply, asked: Instant, now: Instant) {
+    pub(super) fn hear(&mut self, reply: &SyncReply, asked: Instant, now: Instant) {
         for (id, kind, time) in &reply.news {
             self.hear_of(id, *kind, *time, now);
         }
@@ -93,29 +95,33 @@ impl Copy {
             self.members.remove(name);
         }
         self.asked = Some(asked);
-        self.paused_until = reply.pause.map(|pause| now + step::span(pause));
-        let end = now + step::span(reply.plan);
+        self.paused_until = reply.pause.map(|pause| now + messages::span(pause));
+        let end = now + messages::span(reply.plan);
         self.is_unpaced = reply.unpaced;
-        self.pace = Pace::kept(self.config.burst, reply.level, reply.rate, end, now);
+        self.pace = Pacer::kept(self.config.burst, reply.level, reply.rate, end, now);
         let holes = reply.holes.iter().take(MOST_HOLES);
-        let hole = |&(from, to): &(f64, f64)| (now + step::span(from), now + step::span(to));
+        let hole = |&(from, to): &(f64, f64)| (now + messages::span(from), now + messages::span(to));
         self.foreign = Foreign::told(reply.foreign, holes.map(hole).collect());
         self.sweep(now);
     }
 
     fn hear_of(&mut self, id: &str, kind: u8, time: f64, now: Instant) {
         match kind {
-            step::GONE => drop(self.charges.remove(id)),
-            step::FLYING => drop(
+            messages::GONE => drop(self.charges.remove(id)),
+            messages::FLYING => drop(
                 self.charges
-                    .insert(id.to_owned(), Known::Flying(now + step::span(time))),
+                    .insert(id.to_owned(), ChargeState::Flying(now + messages::span(time))),
             ),
             // Charges that are assumed may count from a moment still to come.
-            _ if time < 0.0 => drop(self.charges.insert(id.to_owned(), Known::Past(now + step::span(-time)))),
+            _ if time < 0.0 => drop(
+                self.charges
+                    .insert(id.to_owned(), ChargeState::Past(now + messages::span(-time))),
+            ),
             _ => {
-                // A machine that has just booted has no moment that long ago; now is the careful choice.
-                let at = now.checked_sub(step::span(time)).unwrap_or(now);
-                self.charges.insert(id.to_owned(), Known::Past(at));
+                // A machine that has just booted has no moment that long ago; now is the careful
+                // choice.
+                let at = now.checked_sub(messages::span(time)).unwrap_or(now);
+                self.charges.insert(id.to_owned(), ChargeState::Past(at));
             }
         }
     }
@@ -124,25 +130,26 @@ impl Copy {
     fn sweep(&mut self, now: Instant) {
         let longest = self.config.limits().last().map_or(Duration::ZERO, quota::Limit::hold);
         self.charges.retain(|_, known| {
-            if let Known::Flying(latest) = *known
+            if let ChargeState::Flying(latest) = *known
                 && latest <= now
             {
-                *known = Known::Past(latest);
+                *known = ChargeState::Past(latest);
             }
-            !matches!(known, Known::Past(at) if *at + longest <= now)
+            !matches!(known, ChargeState::Past(at) if *at + longest <= now)
         });
     }
 
-    /// The copy as it goes back to the store: the whole, or what begins with `own`. `None` when this replica has never heard from the store.
+    /// The copy as it goes back to the store: the whole, or what begins with `own`. `None` when
+    /// this replica has never heard from the store.
     pub(super) fn show(&mut self, own: Option<&str>, now: Instant) -> Option<LedgerSnapshot> {
         let asked = self.asked?;
         self.sweep(now);
-        let charge = |(id, known): (&String, &Known)| match *known {
-            Known::Flying(latest) => (id.clone(), step::FLYING, -step::age(latest, now)),
-            Known::Past(at) => (id.clone(), step::PAST, step::age(at, now)),
+        let charge = |(id, known): (&String, &ChargeState)| match *known {
+            ChargeState::Flying(latest) => (id.clone(), messages::FLYING, -messages::age(latest, now)),
+            ChargeState::Past(at) => (id.clone(), messages::PAST, messages::age(at, now)),
         };
         Some(LedgerSnapshot {
-            age: step::age(asked, now),
+            age: messages::age(asked, now),
             members: own.is_none().then(|| self.members.iter().cloned().collect()),
             charges: self
                 .charges
@@ -153,7 +160,7 @@ impl Copy {
             pause: self
                 .paused_until
                 .filter(|until| *until > now)
-                .map(|until| -step::age(until, now)),
+                .map(|until| -messages::age(until, now)),
             level: self.pace.level_at(now),
         })
     }
@@ -164,8 +171,8 @@ impl Copy {
         let mut pending_calls: Vec<Instant> = Vec::new();
         for known in self.charges.values() {
             match *known {
-                Known::Past(at) => past.push(at),
-                Known::Flying(latest) => pending_calls.push(latest.checked_sub(self.kept).unwrap_or(now)),
+                ChargeState::Past(at) => past.push(at),
+                ChargeState::Flying(latest) => pending_calls.push(latest.checked_sub(self.kept).unwrap_or(now)),
             }
         }
         past.sort_unstable();
@@ -192,10 +199,10 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn copy(now: Instant) -> Copy {
+    fn copy(now: Instant) -> LedgerReplica {
         let limit = quota::Limit::try_new(NonZeroU32::new(5).unwrap(), SECOND * 10).unwrap();
         let config = quota::Config::try_new(vec![limit], NonZeroU32::new(5).unwrap(), SECOND).unwrap();
-        Copy::new(config, SECOND * 3, now)
+        LedgerReplica::new(config, SECOND * 3, now)
     }
 
     #[tokio::test(start_paused = true)]
@@ -210,9 +217,9 @@ mod tests {
         let mut copy = copy(now);
         copy.asked = Some(now);
         copy.grant("a".into(), now);
-        let charge = |copy: &mut Copy, later: u32| copy.show(None, now + SECOND * later).unwrap().charges;
-        assert_eq!(charge(&mut copy, 1), [("a".to_owned(), step::FLYING, 2_000_000)]);
-        assert_eq!(charge(&mut copy, 5), [("a".to_owned(), step::PAST, 2_000_000)]);
+        let charge = |copy: &mut LedgerReplica, later: u32| copy.show(None, now + SECOND * later).unwrap().charges;
+        assert_eq!(charge(&mut copy, 1), [("a".to_owned(), messages::FLYING, 2_000_000)]);
+        assert_eq!(charge(&mut copy, 5), [("a".to_owned(), messages::PAST, 2_000_000)]);
         assert!(charge(&mut copy, 14).is_empty(), "outside of every window");
         assert!(copy.charges.is_empty());
     }

@@ -8,9 +8,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::state::State;
-use super::step::Reply;
-use super::{Config, Metrics, client};
+use super::messages::SyncReply;
+use super::protocol::Protocol;
+use super::{Config, Metrics, sync_task};
 use crate::BoxError;
 use crate::attempt::{Demand, Scarcity, SharedOrder};
 use crate::caller::{Name, Urgency};
@@ -26,14 +26,14 @@ pub struct Quota(Arc<Shared>);
 pub(super) struct Shared {
     name: String,
     attempt: Duration,
-    state: Mutex<State>,
+    state: Mutex<Protocol>,
     /// Counts changes that make an earlier forecast wrong.
     version: AtomicU64,
     /// Counts the moments at which the state may have changed.
-    stamp: AtomicU64,
+    revision: AtomicU64,
     changed: Notify,
     /// The time of the next step may be earlier than the task knows.
-    kick: Notify,
+    wake_steps: Notify,
     metrics: Metrics,
 }
 
@@ -46,16 +46,16 @@ impl Quota {
     pub fn join(config: &quota::Config, sharing: &Config, tasks: &Tasks, metrics: Metrics) -> Self {
         let name = random();
         let shared = Arc::new(Shared {
-            state: Mutex::new(State::new(name.clone(), config, sharing, Instant::now())),
+            state: Mutex::new(Protocol::new(name.clone(), config, sharing, Instant::now())),
             name,
             attempt: config.attempt,
             version: AtomicU64::new(0),
-            stamp: AtomicU64::new(0),
+            revision: AtomicU64::new(0),
             changed: Notify::new(),
-            kick: Notify::new(),
+            wake_steps: Notify::new(),
             metrics,
         });
-        client::start(&shared, sharing, tasks);
+        sync_task::start(&shared, sharing, tasks);
         Self(shared)
     }
 
@@ -81,13 +81,13 @@ impl Quota {
         let before = state.next_look(now);
         state.demand(demand, now);
         if state.next_look(now) < before {
-            self.0.kick.notify_one();
+            self.0.wake_steps.notify_one();
         }
     }
 
     /// How many other replicas there are.
     #[must_use]
-    pub fn rivals(&self) -> usize {
+    pub fn other_replicas(&self) -> usize {
         self.0.look().copy.members.len().saturating_sub(1)
     }
 
@@ -99,7 +99,7 @@ impl Quota {
 
     /// When the store is lost, or has never answered: how long to stay away.
     #[must_use]
-    pub fn lost(&self) -> Option<Duration> {
+    pub fn unavailable_for(&self) -> Option<Duration> {
         self.0.look().is_lost().then_some(COME_BACK)
     }
 
@@ -139,8 +139,8 @@ impl Quota {
 
     /// Changes whenever a snapshot may have become another one, except by the passing of time.
     #[must_use]
-    pub fn stamp(&self) -> u64 {
-        self.0.stamp.load(Ordering::Relaxed)
+    pub fn revision(&self) -> u64 {
+        self.0.revision.load(Ordering::Relaxed)
     }
 
     /// The state for people, as this replica knows it.
@@ -169,7 +169,7 @@ impl Quota {
     pub fn show(&self) {
         let snapshot = self.snapshot();
         self.0.metrics.quota.show(&snapshot);
-        self.0.metrics.up.set(i64::from(self.lost().is_none()));
+        self.0.metrics.up.set(i64::from(self.unavailable_for().is_none()));
     }
 }
 
@@ -188,25 +188,26 @@ impl Shared {
             }
             tokio::select! {
                 () = tokio::time::sleep_until(at) => return,
-                () = self.kick.notified() => {}
+                () = self.wake_steps.notified() => {}
             }
         }
     }
 
-    /// The store says that this replica's turn comes in so many microseconds, or that it has to look at once.
+    /// The store says that this replica's turn comes in so many microseconds, or that it has to
+    /// look at once.
     pub(super) fn wake(&self, in_micros: Option<f64>) {
         self.lock().wake(in_micros, Instant::now());
-        self.kick.notify_one();
+        self.wake_steps.notify_one();
     }
 
     pub(super) fn step(&self, now: Instant, leave: bool) -> serde_json::Result<String> {
         self.lock().step(random(), leave, now)
     }
 
-    pub(super) fn heard(&self, reply: &Reply, asked: Instant) {
+    pub(super) fn on_reply(&self, reply: &SyncReply, asked: Instant) {
         let mut state = self.lock();
         let is_first = state.is_new();
-        let change = state.heard(reply, asked, Instant::now());
+        let change = state.on_reply(reply, asked, Instant::now());
         let is_back = state.outage.answered() || is_first;
         drop(state);
         self.metrics.steps.inc();
@@ -230,11 +231,11 @@ impl Shared {
         }
     }
 
-    pub(super) fn failed(&self, error: &BoxError) {
+    pub(super) fn on_error(&self, error: &BoxError) {
         self.metrics.failures.inc();
         let now = Instant::now();
         let mut state = self.lock();
-        let (is_lost, is_news) = (state.failed(now), state.outage.failed(now));
+        let (is_lost, is_news) = (state.on_error(now), state.outage.failed(now));
         drop(state);
         if is_news {
             tracing::warn!(
@@ -264,21 +265,22 @@ impl Shared {
     }
 
     /// The state, to change it.
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Protocol> {
         let state = self.look();
-        self.stamp.fetch_add(1, Ordering::Relaxed);
+        self.revision.fetch_add(1, Ordering::Relaxed);
         state
     }
 
     /// The state, to look at it.
-    fn look(&self) -> MutexGuard<'_, State> {
+    fn look(&self) -> MutexGuard<'_, Protocol> {
         // A panic inside leaves at worst a charge that the store ends by itself.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The right to make one call, charged in the store when it was granted. Dropped before [`Permit::leave`], the slot goes back; dropped
-/// after it, the charge stays until the call's timeout, because the call may have arrived.
+/// The right to make one call, charged in the store when it was granted. Dropped before
+/// [`Permit::leave`], the slot goes back; dropped after it, the charge stays until the call's
+/// timeout, because the call may have arrived.
 #[derive(Debug)]
 pub struct Permit {
     shared: Arc<Shared>,
@@ -319,10 +321,11 @@ impl Permit {
 
     /// Provably no byte of the call was written.
     pub fn refund(mut self) {
-        self.end(State::refund);
+        self.end(Protocol::refund);
     }
 
-    /// The call was answered with a 429: everybody pauses, as soon as the store knows. Returns for how long at least.
+    /// The call was answered with a 429: everybody pauses, as soon as the store knows. Returns for
+    /// how long at least.
     pub fn throttled(mut self, answer: ThrottleHint) -> Duration {
         self.shared.metrics.quota.throttled();
         self.end(|state, id, now| state.throttle(id, answer, now));
@@ -333,17 +336,17 @@ impl Permit {
             .min(ThrottleHint::LONGEST_WAIT)
     }
 
-    fn end(&mut self, say: impl FnOnce(&mut State, String, Instant)) {
+    fn end(&mut self, say: impl FnOnce(&mut Protocol, String, Instant)) {
         let Some(id) = self.id.take() else { return };
         say(&mut self.shared.lock(), id, Instant::now());
-        self.shared.kick.notify_one();
+        self.shared.wake_steps.notify_one();
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         if !self.left {
-            self.end(State::refund);
+            self.end(Protocol::refund);
         }
     }
 }

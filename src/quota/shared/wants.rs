@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use ring::digest::{SHA256, digest};
 use tokio::time::Instant;
 
-use super::step::{self, Reply, Want};
+use super::messages::{self, SyncReply, Want};
 use crate::attempt::{ClassPosition, Demand, FlowDemand, SharedOrder};
 use crate::caller::{Name, Urgency};
 
@@ -28,19 +28,19 @@ const FURTHEST: f64 = (1_u64 << 46) as f64;
 /// For whom a slot is.
 pub(super) type Flow = (Urgency, Name);
 
-/// What waits here, and what of it the store was told.
+/// What waits here, and what of it was declared to the store.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Wants {
     /// As the queue said last.
     wanted: Vec<FlowDemand>,
     /// As the store knows it.
-    told: Vec<Told>,
+    declared: Vec<DeclaredFlow>,
     /// What was said last has to be said again, whatever it is.
     must_tell: bool,
 }
 
 #[derive(Clone, Debug)]
-struct Told {
+struct DeclaredFlow {
     name: String,
     flow: Flow,
     weight: u32,
@@ -50,7 +50,7 @@ struct Told {
     deadlines: Vec<Instant>,
 }
 
-impl Told {
+impl DeclaredFlow {
     fn of(demand: &FlowDemand) -> Self {
         let flow = (demand.urgency, demand.caller.clone());
         Self {
@@ -83,7 +83,7 @@ impl Told {
     }
 
     fn say(&self, now: Instant) -> Want {
-        let deadlines = self.deadlines.iter().map(|at| -step::age(*at, now));
+        let deadlines = self.deadlines.iter().map(|at| -messages::age(*at, now));
         (
             self.name.clone(),
             self.weight,
@@ -123,42 +123,42 @@ impl Wants {
     }
 
     /// How many requests the store believes to wait here.
-    pub(super) fn told(&self) -> usize {
-        self.told.iter().map(|told| told.waiting).sum()
+    pub(super) fn declared(&self) -> usize {
+        self.declared.iter().map(|declared| declared.waiting).sum()
     }
 
     /// What to tell: `None` when the store knows it. The slots `in_hand` serve some of what waits.
     pub(super) fn tell<'a>(&mut self, in_hand: impl Iterator<Item = &'a Flow>, now: Instant) -> Option<Vec<Want>> {
-        let mut wants: Vec<_> = self.wanted.iter().map(Told::of).collect();
+        let mut wants: Vec<_> = self.wanted.iter().map(DeclaredFlow::of).collect();
         for flow in in_hand {
             if let Some(served) = wants.iter_mut().find(|want| want.flow == *flow) {
                 served.serve_one();
             }
         }
-        let is_known = wants.len() == self.told.len()
+        let is_known = wants.len() == self.declared.len()
             && self
-                .told
+                .declared
                 .iter()
                 .zip(&wants)
-                .all(|(told, want)| told.is_as_good_as(want));
+                .all(|(declared, want)| declared.is_as_good_as(want));
         if is_known && !self.must_tell {
             return None;
         }
         self.must_tell = false;
-        self.told = wants;
-        Some(self.told.iter().map(|told| told.say(now)).collect())
+        self.declared = wants;
+        Some(self.declared.iter().map(|declared| declared.say(now)).collect())
     }
 
     /// A slot was granted to a flow of this name: for whom it is.
     pub(super) fn grant(&mut self, name: &str) -> Option<Flow> {
-        let told = self.told.iter_mut().find(|told| told.name == name)?;
-        told.serve_one();
-        Some(told.flow.clone())
+        let declared = self.declared.iter_mut().find(|declared| declared.name == name)?;
+        declared.serve_one();
+        Some(declared.flow.clone())
     }
 
-    /// The store may not know what it was told.
-    pub(super) fn forget_told(&mut self) {
-        self.told.clear();
+    /// The store may not know what was declared to it.
+    pub(super) fn forget_declared(&mut self) {
+        self.declared.clear();
         self.must_tell = true;
     }
 
@@ -168,17 +168,17 @@ impl Wants {
     }
 
     /// The order of all replicas, as the store said.
-    pub(super) fn order(&self, reply: &Reply) -> SharedOrder {
+    pub(super) fn order(&self, reply: &SyncReply) -> SharedOrder {
         let class = |(level, start, clock): &(f64, f64, f64)| {
             Some(ClassPosition {
-                urgency: Urgency::new(u8::try_from(step::number(*level)).ok()?)?,
+                urgency: Urgency::new(u8::try_from(messages::number(*level)).ok()?)?,
                 start: position(*start),
                 clock: position(*clock),
             })
         };
-        let is_ours = reply.positions.len() == self.told.len();
-        let told = self.told.iter().zip(&reply.positions).filter(|_| is_ours);
-        let own = told.map(|(told, at)| (told.flow.0, told.flow.1.clone(), position(*at)));
+        let is_ours = reply.positions.len() == self.declared.len();
+        let declared = self.declared.iter().zip(&reply.positions).filter(|_| is_ours);
+        let own = declared.map(|(declared, at)| (declared.flow.0, declared.flow.1.clone(), position(*at)));
         SharedOrder {
             classes: reply.classes.iter().take(Urgency::LEVELS).filter_map(class).collect(),
             own: own.collect(),
@@ -186,9 +186,13 @@ impl Wants {
         }
     }
 
-    fn others(&self, reply: &Reply) -> Vec<FlowDemand> {
-        let own: HashMap<&str, &Flow> = self.told.iter().map(|told| (&*told.name, &told.flow)).collect();
-        let count = |value: f64| usize::try_from(step::number(value.clamp(0.0, MOST_WAITING))).unwrap_or(0);
+    fn others(&self, reply: &SyncReply) -> Vec<FlowDemand> {
+        let own: HashMap<&str, &Flow> = self
+            .declared
+            .iter()
+            .map(|declared| (&*declared.name, &declared.flow))
+            .collect();
+        let count = |value: f64| usize::try_from(messages::number(value.clamp(0.0, MOST_WAITING))).unwrap_or(0);
         let flow = |(name, weight, waiting, returning, again, at): &(String, f64, f64, f64, f64, f64)| {
             let urgency = Urgency::new(name.bytes().next()?.checked_sub(b'0')?)?;
             Some(FlowDemand {
@@ -279,12 +283,12 @@ mod tests {
         let now = Instant::now();
         let mut wants = Wants::default();
         demand(&mut wants, &[flow("a", 2), flow("b", 1)]);
-        let told = wants.tell(std::iter::empty(), now).unwrap();
-        assert_eq!((told.len(), told[0].2, wants.told()), (2, 2, 3));
+        let declared = wants.tell(std::iter::empty(), now).unwrap();
+        assert_eq!((declared.len(), declared[0].2, wants.declared()), (2, 2, 3));
         assert!(wants.tell(std::iter::empty(), now).is_none());
 
         // The script counts off what it grants.
-        let granted = wants.grant(&told[0].0).unwrap();
+        let granted = wants.grant(&declared[0].0).unwrap();
         assert_eq!(granted.1, Name::new("a"));
         assert!(wants.tell(std::iter::once(&granted), now).is_none(), "it is in hand");
         demand(&mut wants, &[flow("a", 1), flow("b", 1)]);
@@ -300,10 +304,11 @@ mod tests {
     fn whoever_is_known_to_two_replicas_is_one_caller_and_nobody_else_is_named() {
         let mut wants = Wants::default();
         demand(&mut wants, &[flow("alice", 1)]);
-        let told = wants.tell(std::iter::empty(), Instant::now()).unwrap();
-        let reply =
-            |name: &str| -> Reply { serde_json::from_str(&format!(r#"{{"others":[["{name}",1,2,0,1,0]]}}"#)).unwrap() };
-        let same = wants.others(&reply(&told[0].0));
+        let declared = wants.tell(std::iter::empty(), Instant::now()).unwrap();
+        let reply = |name: &str| -> SyncReply {
+            serde_json::from_str(&format!(r#"{{"others":[["{name}",1,2,0,1,0]]}}"#)).unwrap()
+        };
+        let same = wants.others(&reply(&declared[0].0));
         assert_eq!(
             (same[0].caller.as_str(), same[0].waiting, same[0].asks_again),
             ("alice", 2, true)

@@ -6,7 +6,7 @@ use http::StatusCode;
 use tokio::time::Instant;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
-use super::{Behaviour, Fixture, ROUND, outgoing, pass};
+use super::{Behaviour, Fixture, ROUND, charged, pass};
 use crate::attempt::{Delivery, Failure, RetryHint, Routed};
 use crate::region::RegionLayer;
 use crate::scan::Answer;
@@ -125,7 +125,7 @@ async fn failures_that_are_not_the_hosts_leave_it_alone() {
     });
     let layer = RegionLayer::new(fixture.selector.clone());
     for _ in 0..10 {
-        assert!(layer.layer(no_token).oneshot(outgoing()).await.is_err());
+        assert!(layer.layer(no_token).oneshot(charged()).await.is_err());
     }
     assert!(fixture.healthy("eu"));
     assert_eq!(fixture.selected(), "eu");

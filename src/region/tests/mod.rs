@@ -16,7 +16,9 @@ use tower::{Layer as _, Service as _, ServiceExt as _, service_fn};
 use url::Url;
 
 use crate::BoxError;
-use crate::attempt::{Charged, Delivery, Failure, Load, Place, Retries, RetryHint, Routed, Try};
+use crate::attempt::{
+    Attempt, Charged, Delivery, Failure, LateBoundRequest, QueuePosition, Retries, RetryHint, Routed,
+};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::region::{Candidate, Config, ConfigError, Fault, HostSelector, Metrics, Probe, RegionLayer};
 use crate::scan::{Answer, Endpoint, Fields, Payer, Request};
@@ -223,12 +225,7 @@ impl Fixture {
 
     async fn call(&self) -> Result<Answer, Failure> {
         let layer = RegionLayer::new(self.selector.clone()).with_classify(classify);
-        layer
-            .layer(self.network.service())
-            .ready()
-            .await?
-            .call(outgoing())
-            .await
+        layer.layer(self.network.service()).ready().await?.call(charged()).await
     }
 
     /// A request with its further attempts, which may start within `deadline`; and how long it
@@ -237,18 +234,18 @@ impl Fixture {
         let region = RegionLayer::new(self.selector.clone())
             .with_classify(classify)
             .layer(self.network.service());
-        let attempts = service_fn(move |attempt: Try| {
-            let outgoing = Charged {
+        let attempts = service_fn(move |attempt: Attempt| {
+            let charged = Charged {
                 retries: attempt.retries,
                 caller: attempt.caller,
-                ..outgoing()
+                ..charged()
             };
-            region.clone().oneshot(outgoing)
+            region.clone().oneshot(charged)
         });
-        let attempt = Try {
-            load: Arc::new(NoLoad),
+        let attempt = Attempt {
+            request: Arc::new(NoRequest),
             caller: caller(deadline),
-            place: Place::new(Instant::now()),
+            position: QueuePosition::new(Instant::now()),
             retries: Retries::default(),
         };
         let begun = Instant::now();
@@ -286,10 +283,10 @@ impl Fixture {
 const WAIT: Duration = Duration::from_secs(20);
 
 #[derive(Debug)]
-struct NoLoad;
+struct NoRequest;
 
-impl Load for NoLoad {
-    fn request(&self) -> Arc<Request> {
+impl LateBoundRequest for NoRequest {
+    fn bind(&self) -> Arc<Request> {
         unreachable!("the retry layer does not look")
     }
 
@@ -297,7 +294,7 @@ impl Load for NoLoad {
         Payer::HISTORY
     }
 
-    fn beneficiaries(&self) -> Vec<Name> {
+    fn cost_sharers(&self) -> Vec<Name> {
         Vec::new()
     }
 }
@@ -314,7 +311,7 @@ fn caller(deadline: Duration) -> Arc<Caller> {
     })
 }
 
-fn outgoing() -> Charged {
+fn charged() -> Charged {
     Charged {
         request: Arc::new(Request::plain(Endpoint::HISTORY, ["a"]).unwrap()),
         caller: caller(Duration::from_secs(30)),

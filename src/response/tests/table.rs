@@ -7,7 +7,8 @@ use serde_json::Value;
 use crate::BoxError;
 use crate::attempt::{Delivery, Failure, RetryHint};
 use crate::caller::RequestId;
-use crate::response::{ErrorCode, Panicked, RequestError, Window, Windows, body as described_body, problem, shared};
+use crate::response::tests::openapi::{body as described_body, shared};
+use crate::response::{ErrorCode, Panicked, RequestError, Window, Windows, problem};
 use crate::scan::{Invalid, Operation};
 use crate::{cache, queue, quota, single_flight, token, upstream};
 

@@ -42,7 +42,7 @@ struct CachedRequest {
     target: Target,
     query: Option<Box<str>>,
     body: Bytes,
-    question: Arc<Request>,
+    request: Arc<Request>,
     _share: Reservation,
 }
 
@@ -59,15 +59,15 @@ impl LastRequestCache {
     /// The parsed request for exactly these bytes, if it is cached.
     pub(super) fn get(&self, raw_request: RawRequest<'_>) -> Option<Arc<Request>> {
         let cached = self.cached.as_ref().filter(|cached| cached.is(raw_request))?;
-        Some(Arc::clone(&cached.question))
+        Some(Arc::clone(&cached.request))
     }
 
     /// Records a request that was parsed. Only valid ones come here; an invalid one is parsed and
     /// rejected again.
-    pub(super) fn record(&mut self, raw_request: RawRequest<'_>, question: &Arc<Request>) {
+    pub(super) fn record(&mut self, raw_request: RawRequest<'_>, request: &Arc<Request>) {
         let hash = FixedState::default().hash_one(raw_request.fingerprint());
         self.cached = (self.hash == hash)
-            .then(|| CachedRequest::new(raw_request, question, &self.budget))
+            .then(|| CachedRequest::new(raw_request, request, &self.budget))
             .flatten();
         self.hash = hash;
     }
@@ -75,14 +75,14 @@ impl LastRequestCache {
 
 impl CachedRequest {
     /// `None` when all caches together would use too much memory.
-    fn new(raw_request: RawRequest<'_>, question: &Arc<Request>, budget: &Arc<MemoryBudget>) -> Option<Self> {
+    fn new(raw_request: RawRequest<'_>, request: &Arc<Request>, budget: &Arc<MemoryBudget>) -> Option<Self> {
         // The body, and about as much again for the parsed request.
         let share = budget.try_reserve(2 * raw_request.body.len())?;
         Some(Self {
             target: raw_request.target.clone(),
             query: raw_request.query.map(Box::from),
             body: Bytes::copy_from_slice(raw_request.body),
-            question: Arc::clone(question),
+            request: Arc::clone(request),
             _share: share,
         })
     }
@@ -113,14 +113,14 @@ mod tests {
             query,
             body,
         };
-        if let Some(question) = memo.get(raw_request) {
-            return (Ok(question), false);
+        if let Some(request) = memo.get(raw_request) {
+            return (Ok(request), false);
         }
-        let question = Request::parse(endpoint, query, body).map(Arc::new);
-        if let Ok(question) = &question {
-            memo.record(raw_request, question);
+        let request = Request::parse(endpoint, query, body).map(Arc::new);
+        if let Ok(request) = &request {
+            memo.record(raw_request, request);
         }
-        (question, true)
+        (request, true)
     }
 
     #[test]
@@ -149,9 +149,9 @@ mod tests {
         ];
         for (version, query, body) in &cases {
             for _ in 0..3 {
-                let (question, _) = ask(&mut memo, *version, *query, body);
+                let (request, _) = ask(&mut memo, *version, *query, body);
                 assert_eq!(
-                    *question.unwrap(),
+                    *request.unwrap(),
                     Request::parse(*version, *query, body.as_bytes()).unwrap()
                 );
             }
@@ -159,15 +159,15 @@ mod tests {
     }
 
     #[test]
-    fn large_questions_that_differ_in_the_middle_only_are_told_apart() {
+    fn large_requests_that_differ_in_the_middle_only_are_told_apart() {
         let mut memo = LastRequestCache::new(MemoryBudget::new(1 << 20));
         let body = |middle| {
             let long = "x".repeat(200);
             format!(r#"{{"ScanDefinitionIds":["a{long}","b{long}","{middle}","y{long}","z{long}"]}}"#)
         };
         for middle in ["m", "n", "m", "m", "n"] {
-            let (question, _) = ask(&mut memo, Endpoint::HISTORY, None, &body(middle));
-            assert!(question.unwrap().ids().any(|id| id == middle));
+            let (request, _) = ask(&mut memo, Endpoint::HISTORY, None, &body(middle));
+            assert!(request.unwrap().ids().any(|id| id == middle));
         }
     }
 

@@ -2,11 +2,11 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-use super::support::{GOOD, PATIENCE, Server, question, request};
+use super::support::{GOOD, PATIENCE, Server, history_body, request};
 use crate::server::{Config, Drained, read};
 
 fn slow() -> String {
-    request("POST", "", &question("slow"))
+    request("POST", "", &history_body("slow"))
 }
 
 async fn ended(server: Server) -> (Drained, usize) {

@@ -3,11 +3,11 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
 
-use super::support::{GOOD, Server, question, request};
+use super::support::{GOOD, Server, history_body, request};
 use crate::scan::Endpoint;
 
 #[tokio::test]
-async fn a_question_is_answered_on_a_connection_that_stays_open() {
+async fn a_request_is_answered_on_a_connection_that_stays_open() {
     let server = Server::start().await;
     let mut caller = server.connect().await;
     for method in ["POST", "QUERY"] {
@@ -187,7 +187,7 @@ async fn requests_whose_length_is_not_certain_are_refused_or_end_their_connectio
 async fn a_panic_costs_one_request_and_is_counted() {
     let server = Server::start().await;
     let mut caller = server.connect().await;
-    caller.send(&request("POST", "", &question("panic"))).await;
+    caller.send(&request("POST", "", &history_body("panic"))).await;
     let answer = caller.answer().await;
     assert_eq!(
         (answer.status, answer.code().as_str()),
@@ -230,7 +230,7 @@ async fn a_caller_that_has_sent_all_and_says_so_gets_its_answer() {
     let server = Server::start().await;
     for (version, interim) in [("HTTP/1.1", "HTTP/1.1 100 Continue\r\n\r\n"), ("HTTP/1.0", "")] {
         let mut caller = server.connect().await;
-        let slow = request("POST", "", &question("slow")).replacen("HTTP/1.1", version, 1);
+        let slow = request("POST", "", &history_body("slow")).replacen("HTTP/1.1", version, 1);
         caller.send(&slow).await;
         caller.0.shutdown().await.unwrap();
         server.wait_for_calls(1).await;
@@ -269,7 +269,7 @@ async fn half_a_request_and_then_the_end_is_none() {
 async fn a_caller_that_has_gone_is_noticed_while_its_request_waits() {
     let server = Server::start().await;
     let mut caller = server.connect().await;
-    caller.send(&request("POST", "", &question("slow"))).await;
+    caller.send(&request("POST", "", &history_body("slow"))).await;
     server.wait_for_calls(1).await;
     drop(caller);
     let gone = async {

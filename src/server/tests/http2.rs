@@ -6,7 +6,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::support::{PATIENCE, Server, question};
+use super::support::{PATIENCE, Server, history_body};
 use crate::scan::Endpoint;
 use crate::server::{Config, Drained};
 
@@ -26,7 +26,7 @@ fn request(authority: &str) -> http::request::Builder {
 }
 
 fn body(id: &str) -> Full<Bytes> {
-    Full::new(Bytes::from(question(id)))
+    Full::new(Bytes::from(history_body(id)))
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
 
-use super::support::{GOOD, Server, question, request};
+use super::support::{GOOD, Server, history_body, request};
 use crate::scan::Endpoint;
 use crate::server::{Config, read};
 
@@ -97,7 +97,7 @@ async fn an_idle_connection_is_closed() {
 async fn a_waiting_request_is_not_idle() {
     let server = Server::with(impatient(), read::Config::default()).await;
     let mut caller = server.connect().await;
-    caller.send(&request("POST", "", &question("slow"))).await;
+    caller.send(&request("POST", "", &history_body("slow"))).await;
     server.wait_for_calls(1).await;
     tokio::time::sleep(SHORT * 4).await;
     server.backend.gate.add_permits(1);
@@ -134,7 +134,7 @@ fn places(count: u32) -> Config {
 async fn when_all_slots_are_taken_and_busy_the_next_connection_waits() {
     let server = Server::with(places(1), read::Config::default()).await;
     let mut first = server.connect().await;
-    first.send(&request("POST", "", &question("slow"))).await;
+    first.send(&request("POST", "", &history_body("slow"))).await;
     server.wait_for_calls(1).await;
     let mut second = server.connect().await;
     second.send(&request("POST", "", GOOD)).await;
@@ -160,7 +160,7 @@ async fn an_idle_connection_is_evicted_for_the_next_one() {
     let mut busy = Vec::new();
     for (evicted, what) in [(&mut silent, "silent"), (&mut slow, "slow"), (&mut idle, "idle")] {
         let mut next = server.connect().await;
-        next.send(&request("POST", "", &question("slow"))).await;
+        next.send(&request("POST", "", &history_body("slow"))).await;
         assert!(evicted.closed().await.is_empty(), "{what}");
         busy.push(next);
     }
@@ -175,7 +175,7 @@ async fn an_idle_connection_is_evicted_for_the_next_one() {
 async fn a_busy_connection_that_was_idle_for_long_finishes_its_answer() {
     let server = Server::with(places(2), read::Config::default()).await;
     let mut busy = server.connect().await;
-    busy.send(&request("POST", "", &question("slow"))).await;
+    busy.send(&request("POST", "", &history_body("slow"))).await;
     server.wait_for_calls(1).await;
     let mut idle = server.connect().await;
     let mut next = server.connect().await;

@@ -6,4 +6,5 @@ mod drain;
 mod http1;
 mod http2;
 mod limit;
+mod openapi;
 mod support;

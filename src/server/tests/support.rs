@@ -17,7 +17,7 @@ use tower::{Layer as _, service_fn};
 use crate::BoxError;
 use crate::response::{self, Body};
 use crate::scan::{Answer, Call, Endpoint, Fields, Outcome, ServedResponse, Status};
-use crate::server::{Address, Bound, Config, Drained, count, guard, read, route};
+use crate::server::{Address, Bound, Config, Drained, access_log, guard, read, route};
 use crate::task::Tasks;
 
 /// Longer than anything in these tests takes; a test that waits this long has failed.
@@ -60,7 +60,7 @@ impl Server {
             started: Notify::new(),
         });
         let mut registry = Registry::default();
-        let metrics = count::Metrics::register(&mut registry);
+        let metrics = access_log::Metrics::register(&mut registry);
         let service = stack(&metrics, read, Arc::clone(&backend));
         let (tasks, stop) = (Tasks::new(), CancellationToken::new());
         let running = {
@@ -114,7 +114,7 @@ impl Server {
 }
 
 fn stack(
-    metrics: &count::Metrics,
+    metrics: &access_log::Metrics,
     read: read::Config,
     backend: Arc<Backend>,
 ) -> impl tower::Service<
@@ -137,7 +137,7 @@ fn stack(
         token_owner: response::TokenOwner::Gateway,
         large_answers: None,
     });
-    count::Layer::new(metrics.clone(), count::Config::default()).layer(respond.layer(guard))
+    access_log::Layer::new(metrics.clone(), access_log::Config::default()).layer(respond.layer(guard))
 }
 
 async fn answer(backend: Arc<Backend>, call: Call) -> Result<ServedResponse, BoxError> {
@@ -163,7 +163,7 @@ async fn answer(backend: Arc<Backend>, call: Call) -> Result<ServedResponse, Box
 }
 
 /// A body that asks for one id.
-pub(super) fn question(id: &str) -> String {
+pub(super) fn history_body(id: &str) -> String {
     format!("{{\"ScanDefinitionIds\":[\"{id}\"]}}")
 }
 

@@ -4,7 +4,7 @@ use serde::Serialize as _;
 use serde_json::ser::{PrettyFormatter, Serializer};
 use serde_json::{Value, json};
 
-use super::question::Options;
+use super::request_parts::Options;
 use crate::sim::history::{EntityForm, Envelope, History, Layout, NextLink};
 
 /// The base address that the real service puts into answers, whatever region they come from.

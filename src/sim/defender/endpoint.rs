@@ -13,8 +13,8 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::document;
-use super::question::{self, Options};
 use super::refusal::{self, Refusal};
+use super::request_parts::{self, Options};
 use crate::operation::{EntityId, Operation, route};
 use crate::sim::config::ROLE;
 use crate::sim::entra::Claims;
@@ -102,7 +102,7 @@ impl Region {
         let mut state = self.sim_state.state();
         // Under the lock, so that arrivals are counted in the order of their times.
         let at = self.sim_state.elapsed();
-        let verdict = question::bearer(&head.headers).and_then(|token| {
+        let verdict = request_parts::bearer(&head.headers).and_then(|token| {
             let now = self.sim_state.wall.now().as_second();
             let read = state.token_service.mint.read(token, now);
             read.map_err(|bad| Refusal::unauthorized(&bad.to_string()))
@@ -148,7 +148,7 @@ impl Region {
 
     fn decide(&self, head: &Parts, body: &Bytes, arrival: &Arrival) -> Reply {
         let ids = match operation(head).map(asked) {
-            Some(Asked::Rows(by)) => question::ids(by, &head.headers, body, None).ok(),
+            Some(Asked::Rows(by)) => request_parts::ids(by, &head.headers, body, None).ok(),
             Some(Asked::Entity(_)) => Some(vec![last_segment(head).to_owned()]),
             Some(Asked::List(_)) | None => None,
         };
@@ -203,7 +203,7 @@ impl Region {
         match asked(operation) {
             Asked::Rows(by) => {
                 let options = Options::read(head.uri.query())?;
-                let ids = question::ids(by, &head.headers, body, state.history.max_ids)?;
+                let ids = request_parts::ids(by, &head.headers, body, state.history.max_ids)?;
                 self.rows(head, (by, &ids), options, state)
             }
             Asked::List(kind) => self.list(head, kind, state),

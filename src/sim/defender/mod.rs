@@ -3,7 +3,7 @@
 mod document;
 mod endpoint;
 mod faulty;
-mod question;
 mod refusal;
+mod request_parts;
 
 pub(super) use endpoint::Region;

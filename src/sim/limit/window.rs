@@ -7,35 +7,23 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::Limit;
+use crate::telemetry::named_enum;
 
-/// How calls are counted into windows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Shape {
-    /// A fixed window that starts with the first call after the last window ended.
-    Anchored,
-    /// Fixed windows at multiples of their length since the epoch.
-    Aligned,
-    /// Every arrival counts for one window. The strictest of the four, and therefore the default.
-    #[default]
-    SlidingLog,
-    /// A bucket of `calls` that refills evenly, `calls` per window.
-    TokenBucket,
-}
-
-impl Shape {
-    /// All shapes, for tests that must hold under each.
-    pub const ALL: [Self; 4] = [Self::Anchored, Self::Aligned, Self::SlidingLog, Self::TokenBucket];
-
-    /// The name in scenario files.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Anchored => "anchored",
-            Self::Aligned => "aligned",
-            Self::SlidingLog => "sliding-log",
-            Self::TokenBucket => "token-bucket",
-        }
+named_enum! {
+    /// How calls are counted into windows.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    pub enum Shape, as_str {
+        /// A fixed window that starts with the first call after the last window ended.
+        Anchored = "anchored",
+        /// Fixed windows at multiples of their length since the epoch.
+        Aligned = "aligned",
+        /// Every arrival counts for one window. The strictest of the four, and therefore the
+        /// default.
+        #[default]
+        SlidingLog = "sliding-log",
+        /// A bucket of `calls` that refills evenly, `calls` per window.
+        TokenBucket = "token-bucket",
     }
 }
 

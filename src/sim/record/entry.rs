@@ -6,6 +6,7 @@ use http::HeaderMap;
 
 use crate::operation::Operation;
 use crate::secret::Secret;
+use crate::telemetry::named_enum;
 
 /// A request that reached a region's host.
 #[derive(Clone, Debug)]
@@ -48,35 +49,22 @@ pub struct CallRecord {
     pub number: u64,
 }
 
-/// The kinds of credential that a client can present.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Credential {
-    /// None.
-    None,
-    /// A secret.
-    Secret,
-    /// An assertion signed with a certificate's key.
-    Certificate,
-    /// Another issuer's token.
-    Federated,
-    /// The virtual machine's form of managed identity.
-    Imds,
-    /// The App Service form of managed identity.
-    AppService,
-}
-
-impl Credential {
-    /// The name in logs.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Secret => "secret",
-            Self::Certificate => "certificate",
-            Self::Federated => "federated",
-            Self::Imds => "imds",
-            Self::AppService => "app-service",
-        }
+named_enum! {
+    /// The kinds of credential that a client can present.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum Credential, as_str {
+        /// None.
+        None = "none",
+        /// A secret.
+        Secret = "secret",
+        /// An assertion signed with a certificate's key.
+        Certificate = "certificate",
+        /// Another issuer's token.
+        Federated = "federated",
+        /// The virtual machine's form of managed identity.
+        Imds = "imds",
+        /// The App Service form of managed identity.
+        AppService = "app-service",
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::batcher::rows;
 use super::fixture::{Fixture, Reply, caller, pass, question};
 use crate::BoxError;
-use crate::attempt::{Delivery, Failure, RetryHint, Try};
+use crate::attempt::{Attempt, Delivery, Failure, RetryHint};
 use crate::scan::{Outcome, ServedResponse, UpstreamProfile};
 use crate::single_flight::{BatchConfig, BatchWhen};
 
@@ -36,11 +36,11 @@ fn no_slot() -> BoxError {
 }
 
 /// A request that is in the queue and will get its slot in `seconds`.
-async fn with_slot(fixture: &mut Fixture, ids: &[&str], seconds: u64) -> (Asked, Try, Reply) {
+async fn with_slot(fixture: &mut Fixture, ids: &[&str], seconds: u64) -> (Asked, Attempt, Reply) {
     let asked = fixture.ask_for(question(ids), caller("x", 30));
     let (attempt, reply) = fixture.waiting().await;
     let start = Instant::now() + Duration::from_secs(seconds);
-    attempt.load.queues(attempt.place, start);
+    attempt.request.queues(attempt.position, start);
     (asked, attempt, reply)
 }
 
@@ -67,7 +67,7 @@ async fn a_request_without_a_slot_joins_the_batch_of_one_with_a_slot() {
         without_slot(&mut fixture, &["c"], 6).await,
     ];
     pass(5).await;
-    let united = carrier.load.request();
+    let united = carrier.request.bind();
     assert_eq!(united.ids().collect::<Vec<_>>(), ["a", "b", "c"]);
     reply.send(Ok(rows(&united))).unwrap();
     asked.await.unwrap().unwrap();
@@ -91,7 +91,7 @@ async fn a_request_that_cannot_count_on_a_batch_is_refused_at_once() {
         assert!(refused.await.unwrap().is_err());
     }
     assert_eq!(start.elapsed(), Duration::ZERO);
-    assert_eq!(carrier.load.request().ids().len(), 1);
+    assert_eq!(carrier.request.bind().ids().len(), 1);
     reply.send(Ok(rows(&question(&["a"])))).unwrap();
     asked.await.unwrap().unwrap();
     fixture.nothing_is_left().await;
@@ -120,13 +120,13 @@ async fn a_request_left_out_of_a_batch_asks_the_queue_again() {
         without_slot(&mut fixture, &["d", "e"], 30).await,
         without_slot(&mut fixture, &["f"], 30).await,
     ];
-    assert_eq!(carrier.load.request().ids().len(), 3);
+    assert_eq!(carrier.request.bind().ids().len(), 3);
     fixture.settled().await;
     assert!(other_reply.is_closed(), "taken aboard");
     // One of them gets no slot again, and no other call to join; the other one does.
     refuse(&mut fixture).await;
     let (attempt, last) = fixture.departed().await;
-    last.send(Ok(rows(&attempt.load.request()))).unwrap();
+    last.send(Ok(rows(&attempt.request.bind()))).unwrap();
     reply.send(Ok(rows(&question(&["a", "b", "c"])))).unwrap();
     for asked in [first, second] {
         assert_eq!(asked.await.unwrap().unwrap().outcome, Outcome::Merged);

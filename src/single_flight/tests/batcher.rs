@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::fixture::{Fixture, answer, caller, pass, question};
-use crate::attempt::{Place, Scarcity};
+use crate::attempt::{QueuePosition, Scarcity};
 use crate::caller::Name;
 use crate::scan::{Answer, Endpoint, Outcome, Request, SplitError, UpstreamProfile};
 use crate::single_flight::{BatchConfig, BatchWhen};
@@ -49,20 +49,20 @@ async fn pending_requests_are_batched_when_one_gets_its_slot() {
     // The third attempt is the first to get a slot. It takes the others as members in the order
     // they came; there is no room for the last.
     let (carrier, reply) = tries.remove(2);
-    let united = carrier.load.request();
+    let united = carrier.request.bind();
     assert_eq!(united.ids().collect::<Vec<_>>(), ["a", "b", "c", "d"]);
     assert_eq!(
-        carrier.load.beneficiaries(),
+        carrier.request.cost_sharers(),
         [Name::new("a"), Name::new("b"), Name::new("d")]
     );
     fixture.settled().await;
     assert!(tries[0].1.is_closed() && tries[1].1.is_closed(), "they queue no longer");
     assert!(!tries[2].1.is_closed());
-    assert_eq!(carrier.load.request(), united, "another attempt asks the same");
+    assert_eq!(carrier.request.bind(), united, "another attempt asks the same");
 
     reply.send(Ok(rows(&united))).unwrap();
     let (last, reply) = tries.remove(2);
-    reply.send(Ok(rows(&last.load.request()))).unwrap();
+    reply.send(Ok(rows(&last.request.bind()))).unwrap();
     for ((ids, served), outcome) in asked.iter().zip(served).zip([
         (Outcome::Merged, true),
         (Outcome::Merged, true),
@@ -102,7 +102,7 @@ async fn requests_whose_answers_cannot_be_split_are_never_batched() {
     asked.push(fixture.ask(caller("y", 30)));
     for _ in 0..5 {
         let (attempt, reply) = fixture.waiting().await;
-        let request = attempt.load.request();
+        let request = attempt.request.bind();
         assert!(others.contains(&request) || *request == question(&["a"]));
         reply.send(Ok(rows(&request))).unwrap();
     }
@@ -136,7 +136,7 @@ async fn two_spellings_of_one_id_are_never_asked_for_in_one_call() {
         for _ in 0..4 {
             let (attempt, reply) = fixture.waiting().await;
             if !reply.is_closed() {
-                let request = attempt.load.request();
+                let request = attempt.request.bind();
                 assert!(request.is_whole(), "{request:?}");
                 united.push(request.ids().map(str::to_owned).collect::<Vec<_>>());
                 reply.send(Ok(rows(&request))).unwrap();
@@ -161,7 +161,7 @@ async fn rows_that_spell_ids_otherwise_and_stand_on_lines_of_their_own_are_hande
         let asked = [braced, "b"].map(|id| fixture.ask_for(question(&[id]), caller(id, 30)));
         let (first, reply) = fixture.waiting().await;
         let _second = fixture.waiting().await;
-        assert_eq!(first.load.request().ids().len(), 2);
+        assert_eq!(first.request.bind().ids().len(), 2);
         fixture.settled().await;
         let mine = "{\"scanDefinitionId\": \"60C4AA2D7F354B8F9E0A000000000A01\"}";
         let other = "{\"scanDefinitionId\": \"b\"}";
@@ -189,19 +189,19 @@ async fn fail_batch(fixture: &mut Fixture, united: Option<Answer>) {
     );
     let (first, reply) = fixture.waiting().await;
     let (second, _) = fixture.waiting().await;
-    assert_eq!(first.load.request().ids().len(), 2);
+    assert_eq!(first.request.bind().ids().len(), 2);
     fixture.settled().await;
     reply.send(united.ok_or_else(|| "lost".into())).map_err(drop).unwrap();
-    let mut places: Vec<Place> = Vec::new();
+    let mut places: Vec<QueuePosition> = Vec::new();
     for _ in 0..2 {
         let (attempt, reply) = fixture.waiting().await;
-        places.push(attempt.place);
-        let request = attempt.load.request();
+        places.push(attempt.position);
+        let request = attempt.request.bind();
         assert_eq!(request.ids().len(), 1, "alone");
         reply.send(Ok(rows(&request))).unwrap();
     }
     places.sort_unstable();
-    assert_eq!(places, [first.place, second.place]);
+    assert_eq!(places, [first.position, second.position]);
     for (asked, id) in [(one, "a"), (other, "b")] {
         let served = asked.await.unwrap().unwrap();
         assert_eq!(served.outcome, Outcome::Forwarded);
@@ -250,7 +250,7 @@ async fn calls(fixture: &mut Fixture) -> usize {
     for (attempt, reply) in tries {
         if !reply.is_closed() {
             calls += 1;
-            reply.send(Ok(rows(&attempt.load.request()))).unwrap();
+            reply.send(Ok(rows(&attempt.request.bind()))).unwrap();
             fixture.settled().await;
         }
     }
@@ -296,7 +296,7 @@ async fn outage(fixture: &mut Fixture) {
     for _ in 0..4 {
         let (attempt, reply) = fixture.waiting().await;
         if !reply.is_closed() {
-            attempt.load.request();
+            attempt.request.bind();
             fixture.settled().await;
             let mut down = answer("");
             down.status = http::StatusCode::SERVICE_UNAVAILABLE;
@@ -337,7 +337,7 @@ async fn members_are_answered_although_the_carriers_caller_hangs_up() {
         fixture.ask_for(question(&["b"]), caller("y", 30)),
     );
     let (carrier, reply) = fixture.waiting().await;
-    let united = carrier.load.request();
+    let united = carrier.request.bind();
     one.abort();
     fixture.settled().await;
     let joined = fixture.ask_for(question(&["b"]), caller("z", 1));
@@ -358,14 +358,14 @@ async fn members_of_a_carrier_that_dies_ask_alone() {
     let other = fixture.ask_for(question(&["b"]), caller("y", 30));
     let (carrier, reply) = fixture.waiting().await;
     let (_, cancelled) = fixture.waiting().await;
-    carrier.load.request();
+    carrier.request.bind();
     fixture.settled().await;
     assert!(cancelled.is_closed());
     // The service below panics when its reply is dropped.
     drop((carrier, reply));
     assert!(one.await.unwrap_err().is_panic());
     let (request_alone, reply) = fixture.departed().await;
-    reply.send(Ok(rows(&request_alone.load.request()))).unwrap();
+    reply.send(Ok(rows(&request_alone.request.bind()))).unwrap();
     assert_eq!(other.await.unwrap().unwrap().outcome, Outcome::Forwarded);
     fixture.nothing_is_left().await;
 }
@@ -377,13 +377,13 @@ async fn a_member_without_waiters_is_not_sent_again() {
     let other = fixture.ask_for(question(&["b"]), caller("y", 30));
     let (carrier, reply) = fixture.waiting().await;
     fixture.waiting().await;
-    carrier.load.request();
+    carrier.request.bind();
     fixture.settled().await;
     other.abort();
     fixture.settled().await;
     reply.send(Ok(answer("not json"))).unwrap();
     let (request_alone, reply) = fixture.departed().await;
-    assert_eq!(*request_alone.load.request(), question(&["a"]));
+    assert_eq!(*request_alone.request.bind(), question(&["a"]));
     reply.send(Ok(rows(&question(&["a"])))).unwrap();
     one.await.unwrap().unwrap();
     fixture.nothing_is_left().await;
@@ -448,7 +448,7 @@ async fn answer_all(fixture: &mut Fixture, answer: impl Fn(&Request) -> Answer) 
         if reply.is_closed() {
             continue;
         }
-        let request = attempt.load.request();
+        let request = attempt.request.bind();
         fixture.settled().await;
         calls.push(request.ids().map(str::to_owned).collect());
         reply.send(Ok(answer(&request))).unwrap();
@@ -499,7 +499,7 @@ async fn a_request_made_while_a_call_covers_it_gets_its_answer() {
     let mut fixture = fixture();
     let asked = ["a", "b"].map(|id| fixture.ask_for(question(&[id]), caller(id, 30)));
     let (carrier, reply) = fixture.waiting().await;
-    let united = carrier.load.request();
+    let united = carrier.request.bind();
     assert!(united.asks_for_all(), "an answer is cut off at the largest page only");
     pass(1).await;
     let late = fixture.ask_for(question(&["a", "b"]), caller("z", 30));
@@ -537,7 +537,7 @@ async fn an_id_that_was_refused_alone_is_not_asked_for_in_a_batch() {
     for _ in 0..3 {
         let (attempt, reply) = fixture.waiting().await;
         if !reply.is_closed() {
-            let request = attempt.load.request();
+            let request = attempt.request.bind();
             united.push(request.ids().len());
             reply.send(Ok(rows(&request))).unwrap();
             fixture.settled().await;

@@ -14,7 +14,7 @@ use tower::{Layer as _, Service as _, service_fn};
 use super::batcher::rows;
 use super::fixture::{RecordingSink, caller, failure, predicted_wait, question};
 use crate::BoxError;
-use crate::attempt::{RetryHint, Try};
+use crate::attempt::{Attempt, RetryHint};
 use crate::scan::{Answer, CacheSink, Call, Request, ServedResponse, UpstreamProfile};
 use crate::single_flight::{BatchConfig, BatchWhen, Config, Layer, Metrics, SingleFlight};
 use crate::task::Tasks;
@@ -32,15 +32,15 @@ struct Case {
 
 /// A service in which every step takes some polls. The first call with the leader's request fails
 /// or cannot be split.
-fn below(case: Case, calls: &Arc<AtomicUsize>) -> BoxCloneService<Try, Answer, BoxError> {
+fn below(case: Case, calls: &Arc<AtomicUsize>) -> BoxCloneService<Attempt, Answer, BoxError> {
     let (calls, leaders) = (Arc::clone(calls), Arc::new(AtomicUsize::new(0)));
-    BoxCloneService::new(service_fn(move |attempt: Try| {
+    BoxCloneService::new(service_fn(move |attempt: Attempt| {
         let (calls, leaders) = (Arc::clone(&calls), Arc::clone(&leaders));
         async move {
             for _ in 0..3 {
                 yield_now().await;
             }
-            let request = attempt.load.request();
+            let request = attempt.request.bind();
             calls.fetch_add(1, Ordering::Relaxed);
             let for_leader = request.ids().any(|id| id == "a");
             let is_first = for_leader && leaders.fetch_add(1, Ordering::Relaxed) == 0;
@@ -62,7 +62,7 @@ fn flights(
     case: Case,
     tasks: &Tasks,
     calls: &Arc<AtomicUsize>,
-) -> SingleFlight<BoxCloneService<Try, Answer, BoxError>> {
+) -> SingleFlight<BoxCloneService<Attempt, Answer, BoxError>> {
     let merge = BatchConfig {
         when: BatchWhen::Always,
         max_ids: 9.try_into().unwrap(),

@@ -18,7 +18,7 @@ use tower::{Layer as _, Service as _, service_fn};
 
 use super::fixture::{RecordingSink, caller, predicted_wait};
 use crate::BoxError;
-use crate::attempt::Try;
+use crate::attempt::Attempt;
 use crate::scan::{Answer, CacheSink, Call, Endpoint, Fields, Outcome, Request, UpstreamProfile};
 use crate::single_flight::{BatchConfig, BatchWhen, Config, Layer, Metrics};
 use crate::task::Tasks;
@@ -190,11 +190,11 @@ async fn run(seed: u64, tally: &mut Tally) {
     let calls = Arc::new(AtomicU32::new(0));
     let failing = Arc::new(std::sync::Mutex::new(StdRng::seed_from_u64(seed)));
     let made = Arc::clone(&calls);
-    let upstream = service_fn(move |attempt: Try| {
+    let upstream = service_fn(move |attempt: Attempt| {
         let (slots, calls, failing) = (Arc::clone(&slots), Arc::clone(&made), Arc::clone(&failing));
         async move {
             let _slot = slots.acquire().await?;
-            let request = attempt.load.request();
+            let request = attempt.request.bind();
             sleep(Duration::from_millis(100)).await;
             calls.fetch_add(1, Ordering::Relaxed);
             if failing.lock().unwrap().random_ratio(1, 100) {

@@ -12,19 +12,19 @@ use tower::util::BoxCloneService;
 use tower::{Layer as _, Service as _, service_fn};
 
 use crate::BoxError;
-use crate::attempt::{Delivery, Failure, RetryHint, Scarcity, Try};
+use crate::attempt::{Attempt, Delivery, Failure, RetryHint, Scarcity};
 use crate::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use crate::scan::{Answer, CacheSink, Call, Endpoint, Fields, Request, ServedResponse, UpstreamProfile};
 use crate::single_flight::{BatchConfig, Config, Layer, Metrics, PredictedWait, SingleFlight};
 use crate::task::Tasks;
 
-pub(super) type Below = BoxCloneService<Try, Answer, BoxError>;
+pub(super) type Below = BoxCloneService<Attempt, Answer, BoxError>;
 pub(super) type Reply = oneshot::Sender<Result<Answer, BoxError>>;
 
 /// Single flight over a service that the test controls.
 pub(super) struct Fixture {
     pub(super) flights: SingleFlight<Below>,
-    pub(super) calls: mpsc::UnboundedReceiver<(Try, Reply)>,
+    pub(super) calls: mpsc::UnboundedReceiver<(Attempt, Reply)>,
     pub(super) sink: Arc<RecordingSink>,
     pub(super) tasks: Tasks,
     pub(super) metrics: Metrics,
@@ -45,7 +45,7 @@ impl Fixture {
         scarcity: Scarcity,
     ) -> Self {
         let (send, calls) = mpsc::unbounded_channel();
-        let below = service_fn(move |attempt: Try| {
+        let below = service_fn(move |attempt: Attempt| {
             let (reply, answer) = oneshot::channel();
             send.send((attempt, reply)).unwrap();
             async move { answer.await.expect("the test replies") }
@@ -89,16 +89,16 @@ impl Fixture {
     }
 
     /// The next call, which still waits for its slot.
-    pub(super) async fn waiting(&mut self) -> (Try, Reply) {
+    pub(super) async fn waiting(&mut self) -> (Attempt, Reply) {
         // A call that does not come fails the test instead of hanging it.
         let next = tokio::time::timeout(Duration::from_hours(1), self.calls.recv()).await;
         next.expect("a call comes down").unwrap()
     }
 
     /// The next call, with its slot granted.
-    pub(super) async fn departed(&mut self) -> (Try, Reply) {
+    pub(super) async fn departed(&mut self) -> (Attempt, Reply) {
         let (attempt, reply) = self.waiting().await;
-        attempt.load.request();
+        attempt.request.bind();
         (attempt, reply)
     }
 

@@ -28,7 +28,7 @@ async fn equal_questions_share_one_call() {
     let second = fixture.ask(caller("y", 30));
     let (attempt, reply) = fixture.departed().await;
     let third = fixture.ask(caller("x", 30));
-    assert_eq!(attempt.load.beneficiaries(), [Name::new("x"), Name::new("y")]);
+    assert_eq!(attempt.request.cost_sharers(), [Name::new("x"), Name::new("y")]);
     reply.send(Ok(answer("rows"))).unwrap();
 
     let first = first.await.unwrap().unwrap();
@@ -48,7 +48,7 @@ async fn ten_thousand_joiners_share_one_call() {
     let mut fixture = Fixture::new();
     let asked: Vec<_> = (0..10_000).map(|n| fixture.ask(caller(&n.to_string(), 30))).collect();
     let (attempt, reply) = fixture.departed().await;
-    assert_eq!(attempt.load.beneficiaries().len(), 10_000);
+    assert_eq!(attempt.request.cost_sharers().len(), 10_000);
     reply.send(Ok(answer("rows"))).unwrap();
     let mut bodies = BTreeSet::new();
     for asked in asked {
@@ -129,7 +129,7 @@ async fn followers_are_answered_wherever_the_leader_hangs_up() {
         let (attempt, reply) = fixture.waiting().await;
         hang_up(Point::Waiting);
         fixture.settled().await;
-        attempt.load.request();
+        attempt.request.bind();
         hang_up(Point::Departed);
         fixture.settled().await;
         reply.send(Ok(answer("rows"))).unwrap();
@@ -192,7 +192,7 @@ async fn a_joiner_with_less_time_leaves_alone() {
             retry_after: Duration::from_secs(77)
         })
     );
-    attempt.load.request();
+    attempt.request.bind();
     reply.send(Ok(answer("rows"))).unwrap();
     assert_eq!(patient.await.unwrap().unwrap().outcome, Outcome::Forwarded);
     fixture.nothing_is_left().await;
@@ -265,7 +265,7 @@ async fn a_refusal_of_the_leader_is_not_a_refusal_of_those_with_more_time() {
     }
     let (second, reply) = fixture.departed().await;
     assert_eq!(second.caller.deadline, Instant::now() + Duration::from_secs(30));
-    assert!(second.place > first.place, "not in the place of somebody else");
+    assert!(second.position > first.position, "not in the place of somebody else");
     reply.send(Ok(answer("rows"))).unwrap();
     assert_eq!(middling.await.unwrap().unwrap().outcome, Outcome::Collapsed);
     assert_eq!(most.await.unwrap().unwrap().outcome, Outcome::Forwarded);

@@ -1,8 +1,8 @@
 //! The tower layer that attaches the token.
 
-mod attach;
+mod authorize;
 
-pub use attach::{Attach, Layer, MAX_PERMIT_HOLD, Rejected};
+pub use authorize::{Authorize, Layer, MAX_PERMIT_HOLD, Rejected};
 
 #[cfg(test)]
 mod tests;

@@ -37,7 +37,7 @@ fn routed_with(request: scan::Request, deadline: Duration) -> Routed {
         trace: crate::telemetry::trace::Trace::None,
     };
     Routed {
-        outgoing: Charged {
+        charged: Charged {
             request: Arc::new(request),
             caller: Arc::new(caller),
             retries: crate::attempt::Retries::default(),

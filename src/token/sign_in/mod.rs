@@ -13,6 +13,4 @@ pub(super) use issued::Issued;
 pub(super) use service::SignIn;
 
 #[cfg(test)]
-mod grammar;
-#[cfg(test)]
 mod tests;

@@ -23,7 +23,7 @@ fn signed(base: &str, endpoint: Endpoint, query: Option<&str>) -> Authorized {
     let body = br#"{"ScanDefinitionIds":["B\"","a","a"]}"#;
     Authorized {
         routed: Routed {
-            outgoing: Charged {
+            charged: Charged {
                 request: Arc::new(Request::parse(endpoint, query, body).unwrap()),
                 caller: caller(Duration::from_secs(30)),
                 retries: Retries::default(),

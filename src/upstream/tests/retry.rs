@@ -10,16 +10,16 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use super::caller;
 use crate::BoxError;
-use crate::attempt::{Delivery, Failure, Load, Place, Retries, RetryHint, Try};
+use crate::attempt::{Attempt, Delivery, Failure, LateBoundRequest, QueuePosition, Retries, RetryHint};
 use crate::caller::Name;
 use crate::scan::{Answer, Fields, Payer, Request};
 use crate::upstream::RetryLayer;
 
 #[derive(Debug)]
-struct NoLoad;
+struct NoRequest;
 
-impl Load for NoLoad {
-    fn request(&self) -> Arc<Request> {
+impl LateBoundRequest for NoRequest {
+    fn bind(&self) -> Arc<Request> {
         unreachable!("the retry layer does not look")
     }
 
@@ -27,7 +27,7 @@ impl Load for NoLoad {
         Payer::HISTORY
     }
 
-    fn beneficiaries(&self) -> Vec<Name> {
+    fn cost_sharers(&self) -> Vec<Name> {
         Vec::new()
     }
 }
@@ -67,25 +67,25 @@ async fn run(deadline: Duration, script: Vec<Result<Answer, Failure>>) -> (Resul
     let script = Arc::new(Mutex::new(script.into_iter()));
     let places = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&places);
-    let inner = service_fn(move |attempt: Try| {
-        seen.lock().unwrap().push(attempt.place);
+    let inner = service_fn(move |attempt: Attempt| {
+        seen.lock().unwrap().push(attempt.position);
         let next = script.lock().unwrap().next().expect("no attempt beyond the script");
         async move {
             tokio::time::sleep(Duration::from_secs(1)).await;
             next
         }
     });
-    let attempt = Try {
-        load: Arc::new(NoLoad),
+    let attempt = Attempt {
+        request: Arc::new(NoRequest),
         caller: caller(deadline),
-        place: Place::new(Instant::now()),
+        position: QueuePosition::new(Instant::now()),
         retries: Retries::default(),
     };
     let begun = Instant::now();
     let result = RetryLayer.layer(inner).oneshot(attempt.clone()).await;
     let places = places.lock().unwrap();
     assert!(
-        places.iter().all(|place| *place == attempt.place),
+        places.iter().all(|place| *place == attempt.position),
         "a retry keeps its place"
     );
     (

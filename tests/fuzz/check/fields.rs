@@ -12,7 +12,7 @@ use http_body_util::{BodyExt as _, Full};
 use tokio::time::Instant;
 use tower::{BoxError, ServiceBuilder, ServiceExt as _, service_fn};
 
-/// What every question must be, whatever the fields said.
+/// What every request must be, whatever the fields said.
 fn judge(call: &Call, arrived: Instant, fields: &HeaderMap, config: &read::Config) {
     let caller = &call.caller;
     let name = caller.name.as_str();
@@ -37,7 +37,7 @@ fn judge(call: &Call, arrived: Instant, fields: &HeaderMap, config: &read::Confi
     assert!(value.is_none_or(|value| value.is_ok()));
 }
 
-/// What a caller gets; every question is judged on its way.
+/// What a caller gets; every request is judged on its way.
 async fn answer(request: Request<Full<Bytes>>, peer: Peer, fields: HeaderMap) -> http::Response<response::Body> {
     let config = read::Config {
         authorization: read::Authorization::CallerToken,
@@ -70,7 +70,7 @@ async fn answer(request: Request<Full<Bytes>>, peer: Peer, fields: HeaderMap) ->
 }
 
 /// The target, the fields, an empty line, the body of a request: it is refused, or becomes a
-/// question within all bounds; there is an answer either way, with one id that the request may have
+/// request within all bounds; there is an answer either way, with one id that the request may have
 /// brought.
 pub(crate) fn fields(data: &[u8]) {
     let (head, body) = super::parts(data);

@@ -1,7 +1,7 @@
 use bytes::Bytes;
 use defender_gateway::scan::{Answer, Endpoint, Operation, Request, Rows, route};
 
-/// `query`, a line feed, the body: what is accepted is sent upstream as the same question, and
+/// `query`, a line feed, the body: what is accepted is sent upstream as the same request, and
 /// nothing panics.
 pub(crate) fn request(data: &[u8]) {
     let at = data.iter().position(|byte| *byte == b'\n');
@@ -45,7 +45,7 @@ pub(crate) fn key(data: &[u8]) {
     }
 }
 
-/// An answer to a question for `a`, `b` and a GUID: what can be taken apart can be put together
+/// An answer to a request for `a`, `b` and a GUID: what can be taken apart can be put together
 /// again, byte for byte.
 pub(crate) fn split(data: &[u8]) {
     let ids = ["a", "b", "7e8da3a5-90e9-4e22-ac1a-9b3d9a3b1d0f"];
@@ -68,7 +68,7 @@ pub(crate) fn split(data: &[u8]) {
 }
 
 /// A path, a line feed, a query: what is routed is asked upstream at the path of an operation, with
-/// a method that changes nothing, and what is sent there is routed to the same question.
+/// a method that changes nothing, and what is sent there is routed to the same request.
 pub(crate) fn path(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let (path, query) = text.split_once('\n').unwrap_or((&text, ""));

@@ -59,9 +59,9 @@ pub(crate) fn sign_in(data: &[u8]) {
         };
         let wall = Wall::anchored(Timestamp::from_second(1_790_000_000).expect("a moment of our time"));
         let metrics = Metrics::register(&mut Registry::default());
-        let keeper = TokenSource::start(config, exchange.clone(), exchange, wall, &Tasks::new(), metrics);
-        let bearer = keeper.bearer(Instant::now() + Duration::from_secs(30)).await;
-        let snapshot = keeper.snapshot();
+        let token_source = TokenSource::start(config, exchange.clone(), exchange, wall, &Tasks::new(), metrics);
+        let bearer = token_source.bearer(Instant::now() + Duration::from_secs(30)).await;
+        let snapshot = token_source.snapshot();
         match bearer {
             Ok(bearer) => {
                 assert!(HeaderValue::try_from(format!("Bearer {}", bearer.secret().expose())).is_ok());

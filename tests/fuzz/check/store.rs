@@ -3,7 +3,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use defender_gateway::attempt::Demand;
-use defender_gateway::quota::shared::{self, Reply, State, Timing};
+use defender_gateway::quota::shared::{self, Protocol, SyncReply, Timing};
 use defender_gateway::quota::{self, Limit, ThrottleHint, UnknownPast};
 use defender_gateway::shared_cache::{DecodeError, Name, StoreTime, StoredResponse};
 use defender_gateway::store;
@@ -12,13 +12,13 @@ use tokio::time::Instant;
 /// So many slots are wanted at a time.
 const WANTED: usize = 5;
 
-fn replica(now: Instant) -> State {
+fn replica(now: Instant) -> Protocol {
     let limit = Limit::try_new(NonZeroU32::MIN.saturating_add(99), Duration::from_mins(1)).expect("a limit");
     let second = Duration::from_secs(1);
     let config = quota::Config::try_new(vec![limit], NonZeroU32::MIN, second).expect("a quota");
     let store = store::Config::new(store::Address::parse("redis://h").expect("an address"), second);
     let sharing = shared::Config::new(store, Timing::new(second), "p", "t", "a");
-    State::new("me".into(), &config.unknown_past(UnknownPast::Empty), &sharing, now)
+    Protocol::new("me".into(), &config.unknown_past(UnknownPast::Empty), &sharing, now)
 }
 
 /// What the store answers to one step after the other, a line each; what is no answer is a failure.
@@ -46,9 +46,9 @@ pub(crate) fn ledger(data: &[u8]) {
             );
             let asked = now;
             now += Duration::from_millis(20);
-            match serde_json::from_slice::<Reply>(line) {
-                Ok(reply) => drop(state.heard(&reply, asked, now)),
-                Err(_) => drop(state.failed(now)),
+            match serde_json::from_slice::<SyncReply>(line) {
+                Ok(reply) => drop(state.on_reply(&reply, asked, now)),
+                Err(_) => drop(state.on_error(now)),
             }
             let mut taken = 0;
             while let Some(name) = state.take(now).map(|slot| slot.id) {

@@ -1,6 +1,7 @@
 //! What proves who the gateway is: secrets, certificates, platforms.
 
-use defender_gateway::config::{Credential, ManagedEndpoint, SecretSource, TrustedRoots};
+use defender_gateway::config::{Credential, TrustedRoots};
+use defender_gateway::token::{IdentityHost, SecretSource};
 
 use super::credentials::{IDS, chosen, refused};
 use super::parse;
@@ -21,13 +22,13 @@ fn managed_identity_finds_whom_to_ask() {
     };
     let (machine, client) = endpoint(&[]);
     assert!(
-        matches!(&machine, ManagedEndpoint::Metadata(url) if url.as_str() == "http://169.254.169.254/"),
+        matches!(&machine, IdentityHost::Imds { address } if address.as_str() == "http://169.254.169.254/"),
         "{machine:?}"
     );
     assert_eq!(client, None);
     let (replaced, _) = endpoint(&[("AZURE_POD_IDENTITY_AUTHORITY_HOST", "http://127.0.0.1:9/")]);
     assert!(
-        matches!(&replaced, ManagedEndpoint::Metadata(url) if url.port() == Some(9)),
+        matches!(&replaced, IdentityHost::Imds { address } if address.port() == Some(9)),
         "{replaced:?}"
     );
     let (app, client) = endpoint(&[
@@ -36,7 +37,7 @@ fn managed_identity_finds_whom_to_ask() {
         ("AZURE_CLIENT_ID", "c"),
     ]);
     assert!(
-        matches!(&app, ManagedEndpoint::AppService { url, header } if url.path() == "/msi/token" && header.expose() == "hunter2")
+        matches!(&app, IdentityHost::AppService { endpoint, header } if endpoint.path() == "/msi/token" && header.expose() == "hunter2")
     );
     assert_eq!(client.as_deref(), Some("c"));
 

@@ -20,7 +20,8 @@ use defender_gateway::region::{self, Backoff};
 use defender_gateway::sim::{self, QuotaVerifier, Simulator};
 use defender_gateway::task::Tasks;
 
-use super::host::{self, Host};
+use super::certificates::certificates;
+use super::host::Host;
 use crate::support::until;
 
 const PATH: &str = "/api/DeviceAuthenticatedScanDefinitions/GetScanHistoryByScanDefinitionId";
@@ -84,7 +85,7 @@ fn hurry(regions: &mut region::Config) {
 impl Bench {
     /// `settings` holds `[quota]` and, at its end, the beginning of `[defender]`.
     pub(crate) async fn start(sign_in: &Simulator, settings: &str) -> Self {
-        let (pem, mut certificates) = host::certificates(&["near.test", "far.test"]);
+        let (pem, mut certificates) = certificates(&["near.test", "far.test"]);
         let far = Host::start(certificates.pop().unwrap(), DISTANCE[1]).await;
         let near = Host::start(certificates.pop().unwrap(), DISTANCE[0]).await;
         let mut ca = tempfile::NamedTempFile::new().unwrap();
@@ -145,7 +146,7 @@ impl Bench {
         if answer.status() == StatusCode::OK {
             assert_eq!(answer.body(), r#"{"value":[]}"#);
         } else {
-            let complaint = format!("{} for question {n}: {:?}", answer.status(), answer.body());
+            let complaint = format!("{} for request {n}: {:?}", answer.status(), answer.body());
             self.complaints.lock().unwrap().push(complaint);
         }
         answer.status()

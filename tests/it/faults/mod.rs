@@ -5,6 +5,7 @@
 //! The ledger is the real one; a judge who knows nothing of it counts what arrives at the regions.
 
 mod bench;
+mod certificates;
 mod distance;
 mod host;
 mod limit;

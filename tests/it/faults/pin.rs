@@ -67,11 +67,11 @@ async fn a_pinned_gateway_does_not_even_probe_other_geographies() {
         body_bytes: 1 << 20,
     };
     let path = "/api/DeviceAuthenticatedScanDefinitions/GetScanHistoryByScanDefinitionId";
-    let question = http::Request::post(format!("{data}{path}"))
+    let request = http::Request::post(format!("{data}{path}"))
         .header("content-type", "application/json")
         .body(r#"{"ScanDefinitionIds":["a"]}"#.into())
         .unwrap();
-    assert_eq!(exchange.send(question, limits).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(exchange.send(request, limits).await.unwrap().status(), StatusCode::OK);
     let look = http::Request::get(format!("{admin}/status"))
         .body(bytes::Bytes::new())
         .unwrap();

@@ -1,4 +1,5 @@
-//! The fuzz targets' checks over their corpora and over random changes of these: a short run that needs no nightly toolchain.
+//! The fuzz targets' checks over their corpora and over random changes of these: a short run that
+//! needs no nightly toolchain.
 
 #[path = "../../fuzz/check/mod.rs"]
 mod check;
@@ -12,7 +13,8 @@ use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::Instant;
 
-/// For each target, but a hundred inputs at least. The seeds are the same every time; how far they get depends on the machine.
+/// For each target, but a hundred inputs at least. The seeds are the same every time; how far they
+/// get depends on the machine.
 const RUN: Duration = Duration::from_secs(1);
 
 /// What parsers look for.
@@ -172,7 +174,7 @@ fn no_body_makes_a_link_lead_astray() {
 }
 
 #[test]
-fn no_answer_of_sign_in_confuses_the_keeper_or_makes_it_tell_the_secret() {
+fn no_answer_of_sign_in_confuses_the_token_source_or_makes_it_tell_the_secret() {
     smoke("sign_in");
 }
 

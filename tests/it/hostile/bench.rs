@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use defender_gateway::sim::Shape;
 
 use super::wire::Wire;
-use crate::support::{Held, PATH, Setup, Spawned, id, until};
+use crate::support::{PATH, ProcessUsage, Setup, Spawned, id, until};
 
 /// What attackers ask for. It must never arrive.
 pub(super) const FORBIDDEN: &str = "smuggled";
@@ -37,23 +37,23 @@ impl Bench {
         Wire::connect(&self.address).await
     }
 
-    /// An honest caller's new question, on a connection of its own.
+    /// An honest caller's new request, on a connection of its own.
     pub(super) async fn honest(&self, after: &str) {
         let n = self.asked.fetch_add(1, Ordering::Relaxed);
-        let answer = self.spawned.caller().try_send(self.question(n)).await;
+        let answer = self.spawned.caller().try_send(self.new_request(n)).await;
         let answer = answer.unwrap_or_else(|error| panic!("after {after}: {error}"));
         assert_eq!(answer.status, 200, "after {after}: {}", answer.text());
         assert_eq!(answer.row_ids(), [id(n)], "after {after}");
     }
 
-    fn question(&self, n: usize) -> http::Request<bytes::Bytes> {
+    fn new_request(&self, n: usize) -> http::Request<bytes::Bytes> {
         let caller = self.spawned.caller();
-        caller.question().body(crate::support::body(&[id(n)])).unwrap()
+        caller.history_request().body(crate::support::body(&[id(n)])).unwrap()
     }
 
-    /// An honest question in bytes, the last on its connection.
-    pub(super) fn last_question(&self) -> String {
-        let body = question(&id(self.asked.fetch_add(1, Ordering::Relaxed)));
+    /// An honest request in bytes, the last on its connection.
+    pub(super) fn last_request(&self) -> String {
+        let body = history_body(&id(self.asked.fetch_add(1, Ordering::Relaxed)));
         request("POST", "Connection: close\r\n", &body)
     }
 
@@ -63,7 +63,7 @@ impl Bench {
         id(self.asked.load(Ordering::Relaxed) - 1)
     }
 
-    /// Nothing arrived upstream but what honest callers asked for, each question once.
+    /// Nothing arrived upstream but what honest callers asked for, each request once.
     pub(super) fn assert_nothing_got_through(&self, attack: &str) {
         let calls = self.spawned.simulator.calls();
         let (asked, ids) = (
@@ -78,13 +78,13 @@ impl Bench {
         assert_eq!(calls.len(), asked, "after {attack}");
     }
 
-    pub(super) fn held(&self) -> Held {
-        Held::of(self.spawned.gateway.pid())
+    pub(super) fn held(&self) -> ProcessUsage {
+        ProcessUsage::of(self.spawned.gateway.pid())
     }
 
     /// Waits until no more files and threads are held than before, and asserts that memory is near
     /// what it was.
-    pub(super) async fn returned_to(&self, before: Held, slack_kib: usize) {
+    pub(super) async fn returned_to(&self, before: ProcessUsage, slack_kib: usize) {
         let look = async || {
             let held = self.held();
             // Honest callers' connections may linger for a moment, and those of the pool to the
@@ -107,7 +107,7 @@ impl Bench {
 }
 
 /// A body that asks for one id.
-pub(super) fn question(id: &str) -> String {
+pub(super) fn history_body(id: &str) -> String {
     format!("{{\"ScanDefinitionIds\":[\"{id}\"]}}")
 }
 
@@ -121,7 +121,7 @@ pub(super) fn request(method: &str, fields: &str, body: &str) -> String {
     format!("{}Content-Length: {}\r\n{fields}\r\n{body}", start(method), body.len())
 }
 
-/// A question that must never be asked.
+/// A request that must never be asked.
 pub(super) fn forbidden() -> String {
-    request("POST", "", &question(FORBIDDEN))
+    request("POST", "", &history_body(FORBIDDEN))
 }

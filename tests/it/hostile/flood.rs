@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::bench::{Bench, question};
+use super::bench::{Bench, history_body};
 use super::frame::{
     ACK, CONTINUATION, DATA, END_STREAM, Frames, HEADERS, PING, PRIORITY, RST_STREAM, SETTINGS, Said, WINDOW_UPDATE,
     block, frame, head, setting,
 };
-use crate::support::{Held, within};
+use crate::support::{ProcessUsage, within};
 
 /// A flooded gateway may stop to read. Then the flood is over.
 const PRESSURE: Duration = Duration::from_secs(2);
@@ -78,7 +78,7 @@ fn floods() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-fn assert_modest(bench: &Bench, before: Held, attack: &str) {
+fn assert_modest(bench: &Bench, before: ProcessUsage, attack: &str) {
     let held = bench.held();
     assert!(
         held.memory_kib <= before.memory_kib + SLACK_KIB,
@@ -113,7 +113,7 @@ async fn answers_that_nobody_takes_are_few_and_stop_nobody() {
         // No window: the gateway may send heads, but not a byte of a body.
         let mut frames = Frames::open(&bench, &setting(4, 0)).await;
         for n in 0..100 {
-            let body = frame(DATA, END_STREAM, 2 * n + 1, question(&known).as_bytes());
+            let body = frame(DATA, END_STREAM, 2 * n + 1, history_body(&known).as_bytes());
             frames.0.send(&[head(0, 2 * n + 1, &[]), body].concat()).await;
         }
         for _ in 0..100 {

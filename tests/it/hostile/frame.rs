@@ -66,8 +66,8 @@ fn text(bytes: &mut Vec<u8>, text: &str) {
     bytes.extend(text.as_bytes());
 }
 
-/// The fields of a question.
-pub(super) const QUESTION: [(&str, &str); 5] = [
+/// The fields of a request.
+pub(super) const REQUEST: [(&str, &str); 5] = [
     (":method", "POST"),
     (":scheme", "http"),
     (":path", PATH),
@@ -75,14 +75,9 @@ pub(super) const QUESTION: [(&str, &str); 5] = [
     ("content-type", "application/json"),
 ];
 
-/// A question's head with further fields.
+/// A request's head with further fields.
 pub(super) fn head(flags: u8, stream: u32, more: &[(&str, &str)]) -> Vec<u8> {
-    frame(
-        HEADERS,
-        flags | END_HEADERS,
-        stream,
-        &block(&[&QUESTION, more].concat()),
-    )
+    frame(HEADERS, flags | END_HEADERS, stream, &block(&[&REQUEST, more].concat()))
 }
 
 /// What a peer says that matters here.

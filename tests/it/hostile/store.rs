@@ -17,7 +17,7 @@ use defender_gateway::sim::Shape;
 use defender_gateway::task::Tasks;
 
 use crate::support::redis::Redis;
-use crate::support::{Held, Setup, Spawned, id, until, within};
+use crate::support::{ProcessUsage, Setup, Spawned, id, until, within};
 
 /// What memory may grow by while it lasts: four connections, each with an answer of 8 MiB and,
 /// while its buffer doubles, twice as much beside it. Unmeasured, half a second of one endless
@@ -32,9 +32,9 @@ const ACT: Duration = Duration::from_millis(500);
 enum Mood {
     /// As it should.
     Good,
-    /// Each question with one of these, in turn.
+    /// Each request with one of these, in turn.
     Says(Vec<Vec<u8>>),
-    /// The first question with this, and then that without end.
+    /// The first request with this, and then that without end.
     Streams(Vec<u8>, Vec<u8>),
     /// One byte a second of this.
     Drips(Vec<u8>),
@@ -231,7 +231,7 @@ fn attacks() -> Vec<(&'static str, Mood)> {
         ("maps in maps without end", streams("", "%1\r\n")),
         ("attributes without a value", streams("", "|0\r\n")),
         ("answers without end", streams("", ":1\r\n")),
-        ("answers before any question", Mood::Shouts(many("+OK\r\n"))),
+        ("answers before any request", Mood::Shouts(many("+OK\r\n"))),
         ("calls to all without end", murmurs("", message)),
         (
             "a message without end",
@@ -263,7 +263,7 @@ async fn suffer(spawned: &Spawned, what: &str, until: Instant, next: &mut usize)
             asked.text()
         );
         assert_eq!(lives.status, StatusCode::OK, "{what}");
-        most = most.max(Held::of(spawned.gateway.pid()).memory_kib);
+        most = most.max(ProcessUsage::of(spawned.gateway.pid()).memory_kib);
     }
     most
 }
@@ -281,7 +281,7 @@ async fn whatever_a_store_says_hits_go_on_and_no_window_is_over() {
     let mut next = 0;
     assert_eq!(spawned.caller().ask(&[id(0)]).await.status, StatusCode::OK);
     suffer(&spawned, "nothing", Instant::now() + ACT, &mut next).await;
-    let before = Held::of(spawned.gateway.pid());
+    let before = ProcessUsage::of(spawned.gateway.pid());
     for (what, mood) in attacks() {
         store.turns(mood);
         let most = suffer(&spawned, what, Instant::now() + ACT, &mut next).await;
@@ -297,7 +297,7 @@ async fn whatever_a_store_says_hits_go_on_and_no_window_is_over() {
     };
     until("calls to leave by the store again", resumed).await;
     let returned = async || {
-        let held = Held::of(spawned.gateway.pid());
+        let held = ProcessUsage::of(spawned.gateway.pid());
         (held.files <= before.files + 4 && held.threads <= before.threads + 2).then_some(held)
     };
     let held = until("files and threads to be given back", returned).await;

@@ -16,7 +16,7 @@ use defender_gateway::task::Tasks;
 
 use super::ALONE;
 use super::watch::Watch;
-use crate::support::{Caller, Held, PATH, Setup, Spawned, body, id, until};
+use crate::support::{Caller, PATH, ProcessUsage, Setup, Spawned, body, id, until};
 
 /// Source addresses of a crowd. Honest callers come from 127.0.0.1.
 const ADDRESSES: u8 = 50;
@@ -63,8 +63,8 @@ fn opening(n: usize) -> Vec<u8> {
         2 => b"POST /api/Devi".to_vec(),
         3 => b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec(),
         _ => {
-            let question = body(&[id(0)]);
-            [head(question.len()).as_bytes(), &question].concat()
+            let request = body(&[id(0)]);
+            [head(request.len()).as_bytes(), &request].concat()
         }
     }
 }
@@ -80,7 +80,12 @@ async fn honest(caller: Caller, over: Arc<AtomicBool>, kept: bool) -> (usize, us
         };
         let from = Instant::now();
         let asking = [id(0)];
-        match timeout(SOON, caller.try_send(caller.question().body(body(&asking)).unwrap())).await {
+        match timeout(
+            SOON,
+            caller.try_send(caller.history_request().body(body(&asking)).unwrap()),
+        )
+        .await
+        {
             Ok(Ok(answer)) if answer.status == 200 => served += 1,
             _ => missed += 1,
         }
@@ -140,7 +145,7 @@ async fn crowd(attempts: usize, lives: Duration) {
     let to = address(&spawned);
     let files = raise_open_files();
     let hold = usize::try_from(files.min(10_000)).unwrap() / 2;
-    let before = Held::of(spawned.gateway.pid());
+    let before = ProcessUsage::of(spawned.gateway.pid());
     let watch = Watch::over(&spawned.gateway);
     let over = Arc::new(AtomicBool::new(false));
     let tasks = Tasks::new();
@@ -173,9 +178,9 @@ async fn crowd(attempts: usize, lives: Duration) {
     spawned.finish().await;
 }
 
-async fn assert_given_back(spawned: &Spawned, before: Held) {
+async fn assert_given_back(spawned: &Spawned, before: ProcessUsage) {
     let returned = async || {
-        let held = Held::of(spawned.gateway.pid());
+        let held = ProcessUsage::of(spawned.gateway.pid());
         (held.files <= before.files + 8 && held.threads <= before.threads + 2).then_some(held)
     };
     let after = until("files and threads to be given back", returned).await;
@@ -202,7 +207,7 @@ async fn hundreds_of_slow_heads_bodies_and_readers_cost_little_and_delay_nobody(
     raise_open_files();
     let spawned = gateway().await;
     let to = address(&spawned);
-    let before = Held::of(spawned.gateway.pid());
+    let before = ProcessUsage::of(spawned.gateway.pid());
     let watch = Watch::over(&spawned.gateway);
     let over = Arc::new(AtomicBool::new(false));
     let tasks = Tasks::new();
@@ -213,10 +218,10 @@ async fn hundreds_of_slow_heads_bodies_and_readers_cost_little_and_delay_nobody(
             match n % 3 {
                 0 => drip(&mut stream, head(10).as_bytes(), &over).await,
                 1 => {
-                    let question = body(&[id(0)]);
+                    let request = body(&[id(0)]);
                     // It may give up before the body is complete.
-                    let _ = stream.write_all(head(question.len()).as_bytes()).await;
-                    drip(&mut stream, &question, &over).await;
+                    let _ = stream.write_all(head(request.len()).as_bytes()).await;
+                    drip(&mut stream, &request, &over).await;
                 }
                 _ => unread(&mut stream, &over).await,
             }
@@ -252,10 +257,10 @@ async fn drip(stream: &mut TcpStream, bytes: &[u8], over: &AtomicBool) {
     }
 }
 
-/// Questions one after the other, of whose answers a byte is read now and then.
+/// Requests one after the other, of whose answers a byte is read now and then.
 async fn unread(stream: &mut TcpStream, over: &AtomicBool) {
-    let question = body(&[id(0)]);
-    let all = [head(question.len()).as_bytes(), &question].concat().repeat(50);
+    let request = body(&[id(0)]);
+    let all = [head(request.len()).as_bytes(), &request].concat().repeat(50);
     let mut byte = [0];
     while !over.load(Ordering::Relaxed) {
         let _ = timeout(Duration::from_millis(50), stream.write_all(&all)).await;

@@ -1,4 +1,4 @@
-//! Ten times as many questions as the quota answers.
+//! Ten times as many requests as the quota answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,9 +11,9 @@ use defender_gateway::sim::Shape;
 use defender_gateway::task::Tasks;
 
 use super::ALONE;
-use super::tally::{Question, Tally};
+use super::tally::{Request, Tally};
 use super::watch::Watch;
-use crate::support::{Caller, Held, Setup, Spawned, id, until};
+use crate::support::{Caller, ProcessUsage, Setup, Spawned, id, until};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -50,7 +50,7 @@ async fn overload(run: Run) {
             }
         })
         .collect();
-    let before = Held::of(spawned.gateway.pid());
+    let before = ProcessUsage::of(spawned.gateway.pid());
     let tally = Arc::new(Tally::new(run.late, &[200, 429]));
     let watch = Watch::over(&spawned.gateway);
     let (mut random, tasks, begun) = (StdRng::seed_from_u64(10), Tasks::new(), Instant::now());
@@ -60,21 +60,21 @@ async fn overload(run: Run) {
     while begun.elapsed() < run.time {
         sleep_until(begun + every * asked).await;
         let n = asked as usize;
-        let question = Question {
+        let request = Request {
             id: id(n),
             caller: format!("caller {}", random.random_range(0..30)),
             wait: WAITS[random.random_range(0..WAITS.len())],
             leaves: (n % 10 == 9).then(|| Duration::from_millis(random.random_range(0..1000))),
         };
         let (caller, tally) = (callers[n % callers.len()].clone(), Arc::clone(&tally));
-        tasks.spawn("question", async move { tally.ask(&caller, question, || false).await });
+        tasks.spawn("request", async move { tally.ask(&caller, request, || false).await });
         asked += 1;
     }
     let refused = tally.refused();
-    until("all questions to be answered", async || tasks.is_empty().then_some(())).await;
+    until("all requests to be answered", async || tasks.is_empty().then_some(())).await;
     let seen = watch.finish();
     let served = f64::from(u32::try_from(tally.answers(200)).unwrap()) / run.time.as_secs_f64();
-    println!("{asked} questions in {:?}: {}", run.time, tally.report());
+    println!("{asked} requests in {:?}: {}", run.time, tally.report());
     println!(
         "{served:.1} served a second of {} allowed; {}",
         run.capacity,
@@ -87,7 +87,7 @@ async fn overload(run: Run) {
     come_back(&spawned, &refused).await;
     drop(callers);
     let returned = async || {
-        let held = Held::of(spawned.gateway.pid());
+        let held = ProcessUsage::of(spawned.gateway.pid());
         (held.files <= before.files + 4 && held.threads <= before.threads + 2).then_some(held)
     };
     let after = until("files and threads to be given back", returned).await;

@@ -1,7 +1,8 @@
 //! All faults at once, at random, for long.
 //!
-//! Two gateways that share a store, in front of two regions. Every moment something goes wrong or is mended: the upstream, sign-in, the
-//! secret, the configuration, the store, the line to it, a gateway. The seed is printed; the same one does the same things.
+//! Two gateways that share a store, in front of two regions. Every moment something goes wrong or
+//! is mended: the upstream, sign-in, the secret, the configuration, the store, the line to it, a
+//! gateway. The seed is printed; the same one does the same things.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,23 +19,25 @@ use defender_gateway::sim::{CLIENT_SECRET, Fault, Often, Plan, Shape, SignInFaul
 use defender_gateway::task::Tasks;
 
 use super::ALONE;
-use super::tally::{Question, Tally};
+use super::tally::{Request, Tally};
 use super::watch::Watch;
 use crate::replicas::line::Line;
 use crate::secrets::{assert_clean, forbidden};
 use crate::support::redis::Redis;
-use crate::support::{Caller, Held, Program, Setup, Spawned, id, until, with};
+use crate::support::{Caller, ProcessUsage, Program, Setup, Spawned, id, until, with};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// One attempt's time; a call may be under way that long after its turn, and once more in another region.
+/// One attempt's time; a call may be under way that long after its turn, and once more in another
+/// region.
 const ATTEMPT: Duration = SECOND;
 
-/// After a 401 that a new token did not help, further ones force no renewal for a minute: whoever revokes a token then is noticed late, as
-/// is meant.
+/// After a 401 that a new token did not help, further ones force no renewal for a minute: whoever
+/// revokes a token then is noticed late, as is meant.
 const UNSURE: Duration = Duration::from_secs(75);
 
-/// Connections to two regions, sign-in and the store that may be idle in the end, each for a minute.
+/// Connections to two regions, sign-in and the store that may be idle in the end, each for a
+/// minute.
 const POOLED: usize = 2 * 16 + 8;
 
 /// Callers of each gateway.
@@ -204,7 +207,8 @@ impl Stage {
         all[self.random.random_range(0..all.len())]
     }
 
-    /// Another configuration, or one with a mistake, for the first gateway; a signal makes it look at once.
+    /// Another configuration, or one with a mistake, for the first gateway; a signal makes it look
+    /// at once.
     async fn reload(&mut self) {
         let (path, value) = match self.random.random_range(0..4) {
             0 => ("cache.ttl", "\"2s\""),
@@ -253,26 +257,27 @@ impl Stage {
     }
 }
 
-/// Asks again and again, until it is over. `post` is the gateway that may be killed, if it is that one.
+/// Asks again and again, until it is over. `post` is the gateway that may be killed, if it is that
+/// one.
 async fn call(tally: Arc<Tally>, caller: Option<Caller>, post: Arc<Post>, n: usize, over: Arc<AtomicBool>) {
     let mut random = StdRng::seed_from_u64(n as u64);
     let mut asked = 0;
     while !over.load(Ordering::Relaxed) {
         asked += 1;
         let known = random.random_range(0..3) == 0;
-        let question = Question {
+        let request = Request {
             id: id(if known { n % 4 } else { 1_000_000 * (n + 1) + asked }),
             caller: format!("caller {n}"),
             wait: SECOND * random.random_range(0..4),
             leaves: (random.random_range(0..10) == 0).then(|| Duration::from_millis(random.random_range(0..500))),
         };
         if let Some(caller) = &caller {
-            tally.ask(caller, question, || false).await;
+            tally.ask(caller, request, || false).await;
         } else {
             let before = post.killed.load(Ordering::SeqCst);
             let caller = post.program.read().await.caller();
             let lost = || before % 2 == 1 || post.killed.load(Ordering::SeqCst) != before;
-            tally.ask(&caller, question, lost).await;
+            tally.ask(&caller, request, lost).await;
         }
         sleep(Duration::from_millis(random.random_range(5..60))).await;
     }
@@ -283,7 +288,7 @@ async fn soak(run: Run) {
     println!("seed {}", run.seed);
     let folder = tempfile::tempdir().unwrap();
     let mut stage = Stage::new(run.seed, folder.path()).await;
-    let before = Held::of(stage.spawned.gateway.pid());
+    let before = ProcessUsage::of(stage.spawned.gateway.pid());
     let tally = Arc::new(Tally::new(ATTEMPT + run.late, RIGHT).behind_rubbish());
     let over = Arc::new(AtomicBool::new(false));
     let (tasks, watch) = (Tasks::new(), Watch::over(&stage.spawned.gateway));
@@ -304,7 +309,7 @@ async fn soak(run: Run) {
     }
     stage.mend();
     over.store(true, Ordering::Relaxed);
-    until("all questions to be answered", async || tasks.is_empty().then_some(())).await;
+    until("all requests to be answered", async || tasks.is_empty().then_some(())).await;
     let seen = watch.finish();
     let killed = stage.second.killed.load(Ordering::SeqCst) / 2;
     println!(
@@ -323,7 +328,7 @@ async fn soak(run: Run) {
 }
 
 /// Once nothing is wrong any more, everything is as it was.
-async fn recovers(mut stage: Stage, before: Held) {
+async fn recovers(mut stage: Stage, before: ProcessUsage) {
     let well = async || {
         let answer = stage
             .spawned
@@ -335,7 +340,7 @@ async fn recovers(mut stage: Stage, before: Held) {
     };
     until("the gateway to be well again", well).await;
     let returned = async || {
-        let held = Held::of(stage.spawned.gateway.pid());
+        let held = ProcessUsage::of(stage.spawned.gateway.pid());
         (held.files <= before.files + POOLED && held.threads <= before.threads + 2).then_some(held)
     };
     let after = until("files and threads to be given back", returned).await;

@@ -14,7 +14,8 @@ const COMPLAINTS: usize = 20;
 /// All answers of a run.
 #[derive(Debug)]
 pub(super) struct Tally {
-    /// How much later than its deadline an answer may be with the caller: the call itself, the wire, and a busy machine.
+    /// How much later than its deadline an answer may be with the caller: the call itself, the
+    /// wire, and a busy machine.
     late: Duration,
     /// Statuses that are right.
     right: &'static [u16],
@@ -36,9 +37,9 @@ struct Inner {
     refused: BTreeMap<Duration, (Instant, Duration)>,
 }
 
-/// One question.
+/// One request.
 #[derive(Clone, Debug)]
-pub(super) struct Question {
+pub(super) struct Request {
     pub(super) id: String,
     pub(super) caller: String,
     pub(super) wait: Duration,
@@ -61,18 +62,19 @@ impl Tally {
         Self { garbled: true, ..self }
     }
 
-    /// Asks and notes what comes of it. `lost` says whether the gateway was killed since, so that no answer can be expected.
-    pub(super) async fn ask(&self, caller: &Caller, question: Question, lost: impl Fn() -> bool) {
+    /// Asks and notes what comes of it. `lost` says whether the gateway was killed since, so that
+    /// no answer can be expected.
+    pub(super) async fn ask(&self, caller: &Caller, request: Request, lost: impl Fn() -> bool) {
         let asked = Instant::now();
         self.inner.lock().unwrap().asked += 1;
-        let request = caller
-            .question()
-            .header("prefer", format!("wait={}", question.wait.as_secs()))
-            .header("x-caller", &question.caller)
-            .body(body(&[&question.id]))
+        let sent = caller
+            .history_request()
+            .header("prefer", format!("wait={}", request.wait.as_secs()))
+            .header("x-caller", &request.caller)
+            .body(body(&[&request.id]))
             .unwrap();
-        let answer = caller.try_send(request);
-        let answer = match question.leaves {
+        let answer = caller.try_send(sent);
+        let answer = match request.leaves {
             Some(time) => tokio::time::timeout(time, answer).await,
             // Nobody may be left without an answer.
             None => match tokio::time::timeout(Duration::from_secs(30), answer).await {
@@ -84,38 +86,38 @@ impl Tally {
         let mut inner = self.inner.lock().unwrap();
         match answer {
             Err(_) => inner.hung_up += 1,
-            Ok(Ok(answer)) => self.note(&mut inner, &question, &answer, took),
+            Ok(Ok(answer)) => self.note(&mut inner, &request, &answer, took),
             Ok(Err(_)) if lost() => *inner.answers.entry(0).or_default() += 1,
-            Ok(Err(error)) => inner.complain(format!("{question:?} after {took:?}: {error}")),
+            Ok(Err(error)) => inner.complain(format!("{request:?} after {took:?}: {error}")),
         }
     }
 
-    fn note(&self, inner: &mut Inner, question: &Question, answer: &Answer, took: Duration) {
+    fn note(&self, inner: &mut Inner, request: &Request, answer: &Answer, took: Duration) {
         let status = answer.status.as_u16();
         *inner.answers.entry(status).or_default() += 1;
         if !self.right.contains(&status) {
-            inner.complain(format!("{question:?}: {status} {}", answer.text()));
+            inner.complain(format!("{request:?}: {status} {}", answer.text()));
         }
         if status == 200 {
             let is_garbled = serde_json::from_slice::<serde_json::Value>(&answer.body).is_err();
             if is_garbled && self.garbled {
                 inner.garbled += 1;
-            } else if is_garbled || answer.row_ids() != [question.id.clone()] {
-                inner.complain(format!("{question:?}: not its answer: {}", answer.text()));
+            } else if is_garbled || answer.row_ids() != [request.id.clone()] {
+                inner.complain(format!("{request:?}: not its answer: {}", answer.text()));
             }
         }
-        if took > question.wait + self.late {
-            inner.complain(format!("{question:?}: {status} after {took:?}"));
+        if took > request.wait + self.late {
+            inner.complain(format!("{request:?}: {status} after {took:?}"));
         }
-        inner.slowest = inner.slowest.max(took.saturating_sub(question.wait));
+        inner.slowest = inner.slowest.max(took.saturating_sub(request.wait));
         // An upstream's own 503 says what it likes; a 429 of its own nobody sees.
         let is_ours = status == 429 || answer.field("content-type") == "application/problem+json";
         if is_ours && matches!(status, 429 | 503) {
             match answer.retry_after() {
-                None | Some(0) => inner.complain(format!("{question:?}: no time to come back: {answer:?}")),
+                None | Some(0) => inner.complain(format!("{request:?}: no time to come back: {answer:?}")),
                 Some(seconds) if status == 429 => {
                     let back = Duration::from_secs(seconds);
-                    inner.refused.insert(question.wait, (Instant::now(), back));
+                    inner.refused.insert(request.wait, (Instant::now(), back));
                 }
                 Some(_) => {}
             }
@@ -137,7 +139,7 @@ impl Tally {
         self.inner.lock().unwrap().answers.get(&status).copied().unwrap_or(0)
     }
 
-    /// Fails when anything was wrong, or a question was neither answered nor given up.
+    /// Fails when anything was wrong, or a request was neither answered nor given up.
     pub(super) fn assert_well(&self) {
         let inner = self.inner.lock().unwrap();
         assert!(inner.wrong.is_empty(), "{:#?}", inner.wrong);
@@ -145,7 +147,7 @@ impl Tally {
         assert_eq!(
             answered + inner.hung_up,
             inner.asked,
-            "each question has one answer: {inner:?}"
+            "each request has one answer: {inner:?}"
         );
     }
 
@@ -153,7 +155,7 @@ impl Tally {
     pub(super) fn report(&self) -> String {
         let inner = self.inner.lock().unwrap();
         format!(
-            "{} questions, {} callers hung up, answers by status {:?}, {} of them rubbish, the slowest {:?} after its deadline",
+            "{} requests, {} callers hung up, answers by status {:?}, {} of them rubbish, the slowest {:?} after its deadline",
             inner.asked, inner.hung_up, inner.answers, inner.garbled, inner.slowest
         )
     }

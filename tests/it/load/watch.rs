@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::support::{Held, Program};
+use crate::support::{ProcessUsage, Program};
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_millis(50);
@@ -24,11 +24,12 @@ pub(super) struct Watch {
 /// What was seen.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    /// How long each answer to `/livez` took, on a connection of its own as the kubelet's probes are.
+    /// How long each answer to `/livez` took, on a connection of its own as the kubelet's probes
+    /// are.
     pub(super) lives: Vec<Duration>,
     /// What was wrong with others.
     pub(super) wrong: Vec<String>,
-    pub(super) held: Vec<Held>,
+    pub(super) held: Vec<ProcessUsage>,
 }
 
 impl Watch {
@@ -55,7 +56,7 @@ impl Watch {
 async fn look(pid: u32, admin: &str, stop: &AtomicBool) -> Seen {
     let mut seen = Seen::default();
     while !stop.load(Ordering::Relaxed) {
-        seen.held.push(Held::of(pid));
+        seen.held.push(ProcessUsage::of(pid));
         let from = Instant::now();
         match tokio::time::timeout(Duration::from_secs(5), probe(admin)).await {
             Ok(Ok(answer)) if answer.starts_with("HTTP/1.1 200 ") => seen.lives.push(from.elapsed()),
@@ -77,8 +78,8 @@ async fn probe(admin: &str) -> std::io::Result<String> {
 }
 
 impl Seen {
-    /// Fails when an answer was missing, more than one in a hundred took longer than `usual`, or one longer than `most`: whoever looks is
-    /// itself kept waiting by a busy machine.
+    /// Fails when an answer was missing, more than one in a hundred took longer than `usual`, or
+    /// one longer than `most`: whoever looks is itself kept waiting by a busy machine.
     pub(super) fn assert_alive(&self, usual: Duration, most: Duration) {
         assert!(self.wrong.is_empty(), "{:?}", self.wrong);
         let (nearly_all, all) = (self.lives_within(99), self.lives_within(100));
@@ -95,7 +96,8 @@ impl Seen {
         lives[(lives.len() * percent / 100).min(lives.len() - 1)]
     }
 
-    /// Fails when memory in the later part was more than half above what it was in the first `share` of the time, and more than `slack`.
+    /// Fails when memory in the later part was more than half above what it was in the first
+    /// `share` of the time, and more than `slack`.
     pub(super) fn assert_flat(&self, share: f64, slack_kib: usize) {
         let (steady, most) = self.memory(share);
         assert!(
@@ -112,7 +114,7 @@ impl Seen {
             reason = "a position in a list"
         )]
         let (first, rest) = self.held.split_at((self.held.len() as f64 * share) as usize);
-        let most = |part: &[Held]| part.iter().map(|held| held.memory_kib).max().unwrap_or(0);
+        let most = |part: &[ProcessUsage]| part.iter().map(|held| held.memory_kib).max().unwrap_or(0);
         (most(first), most(rest))
     }
 

@@ -112,7 +112,7 @@ async fn hold_each(to: SocketAddr, count: usize, hold: Duration, text: impl Fn(u
     made.load(Ordering::Relaxed)
 }
 
-/// So many questions at once, each with an answer of so many thousand bytes that nobody else wants;
+/// So many requests at once, each with an answer of so many thousand bytes that nobody else wants;
 /// the readers pause for so long when an answer begins.
 pub(super) async fn large_answers(
     to: SocketAddr,
@@ -135,9 +135,9 @@ pub(super) async fn large_answers(
 /// The status, and whether it says when to come back; `None` when the answer is not whole.
 pub(super) async fn ask(to: SocketAddr, n: usize, kilobytes: usize, pause: Duration) -> Option<(u16, bool)> {
     let mut stream = TcpStream::connect(to).await.ok()?;
-    let question = body(&[id(n)]);
+    let body_bytes = body(&[id(n)]);
     let target = format!("{PATH}?$top={kilobytes}");
-    let text = [head(&target, question.len()).as_bytes(), &question].concat();
+    let text = [head(&target, body_bytes.len()).as_bytes(), &body_bytes].concat();
     stream.write_all(&text).await.ok()?;
     let mut read = Vec::new();
     let end = loop {
@@ -207,18 +207,18 @@ async fn streams(to: SocketAddr) -> Option<()> {
     Some(())
 }
 
-/// So many questions of ten thousand ids each, which all have to wait for the upstream; they go
+/// So many requests of ten thousand ids each, which all have to wait for the upstream; they go
 /// when the time is over.
-pub(super) async fn large_questions(to: SocketAddr, count: usize, hold: Duration) -> Outcome {
+pub(super) async fn large_requests(to: SocketAddr, count: usize, hold: Duration) -> Outcome {
     let (outcome, tasks) = (Outcome::default(), Tasks::new());
     for n in 0..count {
         let outcome = outcome.clone();
         tasks.spawn("asker", async move {
             let ids: Vec<_> = (0..9000).map(|m| id(1_000_000 + n * 10_000 + m)).collect();
-            let question = body(&ids);
+            let body_bytes = body(&ids);
             let asking = async {
                 let mut stream = TcpStream::connect(to).await.ok()?;
-                let text = [head(PATH, question.len()).as_bytes(), &question].concat();
+                let text = [head(PATH, body_bytes.len()).as_bytes(), &body_bytes].concat();
                 stream.write_all(&text).await.ok()?;
                 let mut read = Vec::new();
                 while !read.windows(4).any(|four| four == b"\r\n\r\n") {

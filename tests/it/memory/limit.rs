@@ -98,8 +98,11 @@ impl Limited {
     async fn finish(self, what: &str) {
         let served = async || {
             let caller = self.spawned.caller();
-            let question = caller.question().body(crate::support::body(&[id(999_999)])).unwrap();
-            let answer = caller.try_send(question).await.ok()?;
+            let request = caller
+                .history_request()
+                .body(crate::support::body(&[id(999_999)]))
+                .unwrap();
+            let answer = caller.try_send(request).await.ok()?;
             (answer.status == 200).then_some(())
         };
         until("an answer after all that", served).await;
@@ -143,8 +146,8 @@ impl Modest {
 async fn ask(caller: Caller, over: Arc<AtomicBool>, counts: Arc<Counts>) {
     while !over.load(Ordering::Relaxed) {
         let from = Instant::now();
-        let question = caller.question().body(crate::support::body(&[id(0)])).unwrap();
-        let answer = caller.try_send(question).await;
+        let request = caller.history_request().body(crate::support::body(&[id(0)])).unwrap();
+        let answer = caller.try_send(request).await;
         let is_served = answer.is_ok_and(|answer| answer.status == 200);
         let count = if is_served { &counts.served } else { &counts.missed };
         count.fetch_add(1, Ordering::Relaxed);
@@ -269,7 +272,7 @@ async fn everything(limited: &Limited, lasts: Duration) {
             greed::unfinished_heads(to, 1000, hold),
             greed::unfinished_bodies(to, 40, hold),
             greed::unfinished_streams(to, 20, hold),
-            greed::large_questions(to, 100, hold),
+            greed::large_requests(to, 100, hold),
             greed::large_answers(to, (first, 40), 3000, PROMPT),
             greed::large_answers(to, (first + 500, 20), 2000, Duration::from_secs(8)),
         );

@@ -25,7 +25,7 @@ pub(super) async fn start() -> SocketAddr {
 async fn serve(mut stream: TcpStream) {
     let _ = stream.set_nodelay(true);
     let mut read = Vec::new();
-    while let Some((rows, id)) = question(&mut stream, &mut read).await {
+    while let Some((rows, id)) = read_request(&mut stream, &mut read).await {
         if answer(&mut stream, rows, &id).await.is_err() {
             break;
         }
@@ -33,7 +33,7 @@ async fn serve(mut stream: TcpStream) {
 }
 
 /// The rows wanted, and the first id; `None` at the end.
-async fn question(stream: &mut TcpStream, read: &mut Vec<u8>) -> Option<(usize, String)> {
+async fn read_request(stream: &mut TcpStream, read: &mut Vec<u8>) -> Option<(usize, String)> {
     let end = loop {
         if let Some(at) = read.windows(4).position(|four| four == b"\r\n\r\n") {
             break at + 4;

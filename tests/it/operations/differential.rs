@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 
 use crate::support::{Answer, Caller, Setup};
 
-/// A question: an operation, an id for its path, a query, and a body.
-type Question = (Operation, String, &'static str, Option<Value>);
+/// A request: an operation, an id for its path, a query, and a body.
+type Request = (Operation, String, &'static str, Option<Value>);
 
-async fn ask(caller: &Caller, (operation, id, query, body): &Question) -> Answer {
+async fn ask(caller: &Caller, (operation, id, query, body): &Request) -> Answer {
     let target = Endpoint::latest(*operation).template().replace("{id}", id);
     let method = if body.is_some() { Method::POST } else { Method::GET };
     let mut request = caller.request(method, &format!("{target}{query}"));
@@ -22,8 +22,8 @@ async fn ask(caller: &Caller, (operation, id, query, body): &Question) -> Answer
     caller.send(request.body(Bytes::from(body)).unwrap()).await
 }
 
-/// Questions about what the tenant has, some of which overlap.
-async fn questions(caller: &Caller) -> Vec<Question> {
+/// Requests about what the tenant has, some of which overlap.
+async fn requests(caller: &Caller) -> Vec<Request> {
     let list = ask(caller, &(Operation::Definitions, String::new(), "", None))
         .await
         .json();
@@ -127,16 +127,16 @@ async fn compare(slots: Slots) {
         let alone = setup("false").set("cache.ttl", "0s").start().await;
         let shared = setup("true").set("cache.ttl", "1h").start().await;
         // The two simulators hold the same.
-        let questions = questions(&alone.caller).await;
+        let requests = requests(&alone.caller).await;
         let mut expected = Vec::new();
-        for question in &questions {
-            expected.push(ask(&alone.caller, question).await);
+        for request in &requests {
+            expected.push(ask(&alone.caller, request).await);
         }
         // Twice: first they meet, then they are kept.
         for _ in 0..2 {
-            let asked = questions.iter().map(|question| ask(&shared.caller, question));
-            for ((got, expected), question) in join_all(asked).await.iter().zip(&expected).zip(&questions) {
-                assert_eq!(got.status, expected.status, "{scenario} {question:?}");
+            let asked = requests.iter().map(|request| ask(&shared.caller, request));
+            for ((got, expected), request) in join_all(asked).await.iter().zip(&expected).zip(&requests) {
+                assert_eq!(got.status, expected.status, "{scenario} {request:?}");
                 assert_eq!(got.field("content-type"), expected.field("content-type"));
                 if got.status == 200 {
                     // Links lead to the gateway that was asked.
@@ -144,7 +144,7 @@ async fn compare(slots: Slots) {
                         String::from_utf8_lossy(&answer.body).replace(caller.base(), "")
                     };
                     let (got, expected) = (text(got, &shared.caller), text(expected, &alone.caller));
-                    assert_eq!(got, expected, "{scenario} {question:?}");
+                    assert_eq!(got, expected, "{scenario} {request:?}");
                 }
             }
         }

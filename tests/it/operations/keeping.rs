@@ -53,7 +53,7 @@ async fn a_thousand_callers_that_list_make_one_call() {
         assert!(answers.iter().all(|answer| answer.status == 200));
     }
     assert_eq!(calls(&running, Operation::Definitions).len(), 1);
-    // Another query is another question, and goes upstream as it is.
+    // Another query is another request, and goes upstream as it is.
     let paged = running
         .caller
         .fetch(&format!("{list}?pageSize=3&x='%20y'"))
@@ -100,7 +100,7 @@ async fn an_entity_is_answered_from_a_fresh_list_as_the_upstream_would_answer() 
             let own = running.caller.send(request.body(Bytes::new()).unwrap()).await;
             assert_eq!(calls(&running, entity).len(), before + 1);
             assert_eq!(own.body, listed.body, "{form:?}");
-            // With a query it is another question.
+            // With a query it is another request.
             running.caller.fetch(&format!("{}?$select=id", target(2))).await;
             assert_eq!(calls(&running, entity).len(), before + 2);
         }

@@ -1,5 +1,5 @@
-//! What the documents say about the operations: the table is that of the declarations, and the examples work from an
-//! empty folder.
+//! What the documents say about the operations: the table is that of the declarations, and the
+//! examples work from an empty folder.
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -27,8 +27,8 @@ async fn ask(caller: &Caller, operation: Operation, ids: &[String]) -> Answer {
     caller.send(request.body(Bytes::from(body)).unwrap()).await
 }
 
-/// Two gateways that share a quota of so few calls that none comes back while the test runs, and how many calls of each
-/// operation reached the upstream. It refuses what it counts as too many.
+/// Two gateways that share a quota of so few calls that none comes back while the test runs, and
+/// how many calls of each operation reached the upstream. It refuses what it counts as too many.
 async fn calls_by_operation(scope: Scope, word: &str) -> Vec<usize> {
     let redis = Redis::start().await;
     let limit = format!("{LIMIT}/1h");

@@ -84,7 +84,7 @@ async fn who_has_an_answer_already_gets_304() {
     );
     let other = ask("\"x\"").await;
     assert_eq!((other.status.as_u16(), &other.body), (200, &first.body));
-    // Answers to questions with a body have none (RFC 9110 §13.1.2 is about GET and HEAD).
+    // Answers to requests with a body have none (RFC 9110 §13.1.2 is about GET and HEAD).
     let history = running.caller.ask(&["x"]).await;
     assert!(history.headers.get("etag").is_none());
     running.finish().await;

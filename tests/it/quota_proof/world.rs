@@ -13,7 +13,7 @@ use tower::util::BoxCloneSyncService;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use defender_gateway::BoxError;
-use defender_gateway::attempt::{Charged, Load, Place, Retries, Try};
+use defender_gateway::attempt::{Attempt, Charged, LateBoundRequest, QueuePosition, Retries};
 use defender_gateway::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use defender_gateway::clock::Wall;
 use defender_gateway::queue::{self, Queue, Refused};
@@ -89,15 +89,15 @@ pub(super) struct Gateway {
     pub(super) queue: Queue<Quota>,
     pub(super) quota: Quota,
     pub(super) tasks: Tasks,
-    stack: BoxCloneSyncService<Try, Answer, BoxError>,
+    stack: BoxCloneSyncService<Attempt, Answer, BoxError>,
     request: Arc<Request>,
 }
 
 #[derive(Debug)]
 struct Question(Arc<Request>);
 
-impl Load for Question {
-    fn request(&self) -> Arc<Request> {
+impl LateBoundRequest for Question {
+    fn bind(&self) -> Arc<Request> {
         Arc::clone(&self.0)
     }
 
@@ -105,7 +105,7 @@ impl Load for Question {
         defender_gateway::scan::Payer::HISTORY
     }
 
-    fn beneficiaries(&self) -> Vec<Name> {
+    fn cost_sharers(&self) -> Vec<Name> {
         Vec::new()
     }
 }
@@ -147,10 +147,10 @@ impl Gateway {
         }
     }
 
-    pub(super) fn attempt(&self, name: &Name, urgency: u8, wait: Duration) -> Try {
+    pub(super) fn attempt(&self, name: &Name, urgency: u8, wait: Duration) -> Attempt {
         let now = Instant::now();
-        Try {
-            load: Arc::new(Question(Arc::clone(&self.request))),
+        Attempt {
+            request: Arc::new(Question(Arc::clone(&self.request))),
             caller: Arc::new(Caller {
                 name: name.clone(),
                 urgency: Urgency::new(urgency).unwrap(),
@@ -160,7 +160,7 @@ impl Gateway {
                 request_id: RequestId::random(),
                 trace: defender_gateway::telemetry::trace::Trace::None,
             }),
-            place: Place::new(now),
+            position: QueuePosition::new(now),
             retries: Retries::default(),
         }
     }

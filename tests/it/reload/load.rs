@@ -98,7 +98,7 @@ async fn call(service: Arc<Service>, number: u32, rate: u32, tasks: Tasks) -> Re
             break;
         }
         // One in ten is new, so that sign-in and the upstream matter too.
-        let question = if n % 10 == 0 {
+        let request = if n % 10 == 0 {
             id((number * 1_000_000 + n) as usize)
         } else {
             id((n % 5) as usize)
@@ -112,7 +112,7 @@ async fn call(service: Arc<Service>, number: u32, rate: u32, tasks: Tasks) -> Re
             let request = Request::post(format!("http://localhost{PATH}"))
                 .header("host", "localhost")
                 .header("content-type", "application/json")
-                .body(Full::new(body(&[&question])))
+                .body(Full::new(body(&[&request])))
                 .unwrap();
             let response = match connection.send(request).await {
                 Ok(response) => response,

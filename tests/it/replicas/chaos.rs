@@ -1,4 +1,5 @@
-//! Whatever happens to gateways, store and network: no window is over, and everybody is told in time.
+//! Whatever happens to gateways, store and network: no window is over, and everybody is told in
+//! time.
 
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Long enough for what was granted by mistake to be seen at the simulator.
 const WATCH: Duration = SECOND;
 
-/// Everything that can happen, one after the other; how long it took each time until calls left again.
+/// Everything that can happen, one after the other; how long it took each time until calls left
+/// again.
 async fn everything(limits: &[&str], count: usize, cuts: &[Duration]) {
     let _alone = ALONE.lock().await;
     let mut server = Redis::start().await;

@@ -141,7 +141,8 @@ impl Gateways {
         from.elapsed()
     }
 
-    /// Calls that arrived between two moments of the simulator, as a share of what the long window allows in that time.
+    /// Calls that arrived between two moments of the simulator, as a share of what the long window
+    /// allows in that time.
     pub(crate) fn used(&self, from: Duration, to: Duration) -> f64 {
         let long = self.limits.last().unwrap();
         let arrived = self.arrivals().iter().filter(|at| (from..to).contains(*at)).count();
@@ -154,7 +155,8 @@ impl Gateways {
         self.arrivals().into_iter().max().unwrap_or_default()
     }
 
-    /// Fails when any window was over, anybody was told something else than an answer or a refusal, or anything too late.
+    /// Fails when any window was over, anybody was told something else than an answer or a refusal,
+    /// or anything too late.
     pub(crate) fn assert_well(&self) {
         let mut judge = QuotaVerifier::new(&self.limits);
         judge.extend(self.arrivals());
@@ -178,8 +180,8 @@ impl Gateway {
             let (caller, tally) = (self.program.caller(), Arc::clone(&self.tally));
             let asking = async move {
                 loop {
-                    let question = id(NEXT.fetch_add(1, Ordering::Relaxed));
-                    tally.ask(&caller, &question, &format!("caller {n}")).await;
+                    let request = id(NEXT.fetch_add(1, Ordering::Relaxed));
+                    tally.ask(&caller, &request, &format!("caller {n}")).await;
                 }
             };
             self.callers.push(tasks.spawn("caller", asking));
@@ -203,14 +205,14 @@ impl Gateway {
 }
 
 impl Tally {
-    async fn ask(&self, caller: &Caller, question: &str, name: &str) {
+    async fn ask(&self, caller: &Caller, request: &str, name: &str) {
         let asked = Instant::now();
         let wait = format!("wait={}", WAIT.as_secs());
         let request = caller
-            .question()
+            .history_request()
             .header("prefer", wait)
             .header("x-caller", name)
-            .body(crate::support::body(&[question]))
+            .body(crate::support::body(&[request]))
             .unwrap();
         let status = caller
             .try_send(request)

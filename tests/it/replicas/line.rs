@@ -61,7 +61,8 @@ async fn carry(mut stream: TcpStream, mut target: watch::Receiver<Option<u16>>) 
         let Ok(mut other) = TcpStream::connect(("127.0.0.1", port)).await else {
             return;
         };
-        // A line that waits for more before it sends would be slower than the network that it stands for.
+        // A line that waits for more before it sends would be slower than the network that it
+        // stands for.
         let _ = (stream.set_nodelay(true), other.set_nodelay(true));
         tokio::select! {
             _ = copy_bidirectional(&mut stream, &mut other) => return,

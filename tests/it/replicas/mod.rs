@@ -1,8 +1,11 @@
-//! Several gateways as real processes, one real redis-server, one quota, counted where a simulator in a process of its own counts.
+//! Several gateways as real processes, one real redis-server, one quota, counted where a simulator
+//! in a process of its own counts.
 //!
-//! The forms that `tests/run` runs have windows of 1 s and 10 s, so a hundredth of the long one is 0.1 s, which a busy machine loses in
-//! waking processes: they count what is wrong, not how much got done. The long forms measure that, with the documented limits sixty times as
-//! fast, on a machine with nothing else to do: `cargo test --test it -- --ignored --nocapture --test-threads 1 replicas`.
+//! The forms that `tests/run` runs have windows of 1 s and 10 s, so a hundredth of the long one is
+//! 0.1 s, which a busy machine loses in waking processes: they count what is wrong, not how much
+//! got done. The long forms measure that, with the documented limits sixty times as fast, on a
+//! machine with nothing else to do: `cargo test --test it -- --ignored --nocapture --test-threads 1
+//! replicas`.
 
 mod chaos;
 mod gateways;

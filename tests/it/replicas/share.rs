@@ -14,7 +14,8 @@ struct Form {
     window: Duration,
     /// How many long windows are watched, after one that is not.
     windows: u32,
-    /// `None` where the machine decides: a busy one loses a tenth of a second in waking processes, which is a hundredth of ten seconds.
+    /// `None` where the machine decides: a busy one loses a tenth of a second in waking processes,
+    /// which is a hundredth of ten seconds.
     measured: Option<Measured>,
 }
 

@@ -7,7 +7,7 @@ use http::StatusCode;
 use defender_gateway::scan::Outcome;
 use defender_gateway::shared_cache::{Name, StoreTime, StoredResponse};
 
-use super::pod::{Pod, Upstream};
+use super::replica::{Replica, Upstream};
 use crate::support::redis::Redis;
 
 /// The keys of the answers in the store.
@@ -18,7 +18,7 @@ async fn answers(redis: &Redis) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_read_is_a_miss_is_counted_and_is_replaced() {
     let (redis, upstream) = (Redis::start().await, Upstream::new());
-    let writer = Pod::start(&redis.url(), &upstream);
+    let writer = Replica::start(&redis.url(), &upstream);
     writer.served(&["a"]).await;
     writer.until("the answer to be written", |seen| seen.written == 1).await;
     let [key] = &answers(&redis).await[..] else {
@@ -72,12 +72,14 @@ fn rubbish(key: &str, good: &[u8]) -> [Vec<u8>; 2] {
 /// Asserts that a new replica asks for itself when it cannot read a value, and that the next one
 /// can read it. Returns how many calls that took.
 async fn missed(redis: &Redis, upstream: &Upstream, calls: usize) -> usize {
-    let pod = Pod::start(&redis.url(), upstream);
-    assert_eq!(pod.served(&["a"]).await.outcome, Outcome::Forwarded);
+    let replica = Replica::start(&redis.url(), upstream);
+    assert_eq!(replica.served(&["a"]).await.outcome, Outcome::Forwarded);
     assert_eq!(upstream.calls(), calls + 1);
-    assert_eq!(pod.member.snapshot().unreadable, 1);
-    pod.until("the answer to be written", |seen| seen.written == 1).await;
-    let next = Pod::start(&redis.url(), upstream);
+    assert_eq!(replica.member.snapshot().unreadable, 1);
+    replica
+        .until("the answer to be written", |seen| seen.written == 1)
+        .await;
+    let next = Replica::start(&redis.url(), upstream);
     assert_eq!(next.served(&["a"]).await.outcome, Outcome::Hit);
     1
 }
@@ -85,7 +87,7 @@ async fn missed(redis: &Redis, upstream: &Upstream, calls: usize) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_without_an_end_holds_nobody_up_for_long() {
     let (redis, upstream) = (Redis::start().await, Upstream::new());
-    let writer = Pod::start(&redis.url(), &upstream);
+    let writer = Replica::start(&redis.url(), &upstream);
     writer.served(&["a"]).await;
     writer.until("the answer to be written", |seen| seen.written == 1).await;
     let key = answers(&redis).await.remove(0);
@@ -93,17 +95,19 @@ async fn a_lease_without_an_end_holds_nobody_up_for_long() {
     redis
         .command(&["SET", &key.replace(":answer", ":lease"), "whose?"])
         .await;
-    let pod = Pod::start(&redis.url(), &upstream);
-    assert_eq!(pod.served(&["a"]).await.outcome, Outcome::Forwarded);
+    let replica = Replica::start(&redis.url(), &upstream);
+    assert_eq!(replica.served(&["a"]).await.outcome, Outcome::Forwarded);
     assert_eq!(upstream.calls(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_answer_that_is_late_does_not_replace_a_newer_one() {
     let (redis, upstream) = (Redis::start().await, Upstream::new());
-    let pod = Pod::start(&redis.url(), &upstream);
-    pod.served(&["a"]).await;
-    pod.until("the answer to be written", |seen| seen.written == 1).await;
+    let replica = Replica::start(&redis.url(), &upstream);
+    replica.served(&["a"]).await;
+    replica
+        .until("the answer to be written", |seen| seen.written == 1)
+        .await;
     let key = answers(&redis).await.remove(0);
     // As if it had been asked for later than any answer to come.
     let mut newer: Vec<u8> = redis.ask(&["GET", &key]).await.unwrap();
@@ -120,8 +124,8 @@ async fn an_older_answer_that_is_late_does_not_replace_a_newer_one() {
         no_cache: true,
         ..Default::default()
     };
-    super::pod::good(pod.ask_with(&["a"], insists, Duration::from_mins(1))).await;
-    pod.until("it to be offered", |seen| seen.written == 2).await;
+    super::replica::good(replica.ask_with(&["a"], insists, Duration::from_mins(1))).await;
+    replica.until("it to be offered", |seen| seen.written == 2).await;
     let kept: Vec<u8> = redis.ask(&["GET", &key]).await.unwrap();
     assert_eq!(kept, newer);
 }

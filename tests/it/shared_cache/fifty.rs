@@ -6,13 +6,13 @@ use crate::support::redis::Redis;
 use crate::support::{Answer, Caller, Setup, body, id, within};
 
 const REPLICAS: usize = 50;
-const QUESTIONS: usize = 20;
+const REQUESTS: usize = 20;
 
 /// Asks once more whenever the connection was closed: a thousand of them, opened at once on a busy
 /// machine, may bring their first bytes later than a server waits for them.
 async fn ask(caller: &Caller, n: usize) -> Answer {
     loop {
-        let request = caller.question().body(body(&[id(n)])).unwrap();
+        let request = caller.history_request().body(body(&[id(n)])).unwrap();
         if let Ok(answer) = caller.try_send(request).await {
             return answer;
         }
@@ -20,7 +20,7 @@ async fn ask(caller: &Caller, n: usize) -> Answer {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fifty_replicas_that_ask_the_same_twenty_questions_at_once_make_twenty_calls() {
+async fn fifty_replicas_that_ask_the_same_twenty_requests_at_once_make_twenty_calls() {
     let redis = Redis::start().await;
     let setup = || {
         Setup::new()
@@ -36,14 +36,14 @@ async fn fifty_replicas_that_ask_the_same_twenty_questions_at_once_make_twenty_c
     let toml = first.simulator.config_toml();
     let others = join_all((1..REPLICAS).map(|_| setup().start_at(&toml))).await;
     let callers = std::iter::once(&first.caller).chain(others.iter().map(|other| &other.caller));
-    let asked = callers.flat_map(|caller| (0..QUESTIONS).map(move |n| async move { (n, ask(caller, n).await) }));
+    let asked = callers.flat_map(|caller| (0..REQUESTS).map(move |n| async move { (n, ask(caller, n).await) }));
     let answers = within("all answers", join_all(asked)).await;
-    assert_eq!(answers.len(), REPLICAS * QUESTIONS);
+    assert_eq!(answers.len(), REPLICAS * REQUESTS);
     for (n, answer) in &answers {
         assert_eq!(answer.status, 200, "{answer:?}");
         assert_eq!(answer.row_ids(), [id(*n)]);
     }
-    assert_eq!(first.simulator.calls().len(), QUESTIONS);
+    assert_eq!(first.simulator.calls().len(), REQUESTS);
     for other in others {
         other.leave().await;
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use defender_gateway::scan::Outcome;
 use defender_gateway::sim::{Fault, Often, Plan};
 
-use super::pod::{Options, Pod, Upstream, good};
 use super::proxy::Proxy;
+use super::replica::{Options, Replica, Upstream, good};
 use crate::support::redis::Redis;
 use crate::support::{Setup, id, until, within};
 
@@ -21,22 +21,22 @@ fn hasty() -> Options {
 async fn a_store_that_stalls_delays_no_hit_and_holds_no_miss() {
     let (redis, upstream) = (Redis::start().await, Upstream::new());
     let proxy = Proxy::start(&redis.url()).await;
-    let pod = Pod::start_with(&proxy.url(), &upstream, &hasty());
-    pod.served(&["a"]).await;
+    let replica = Replica::start_with(&proxy.url(), &upstream, &hasty());
+    replica.served(&["a"]).await;
     proxy.block();
-    assert_eq!(pod.served(&["a"]).await.outcome, Outcome::Hit);
+    assert_eq!(replica.served(&["a"]).await.outcome, Outcome::Hit);
     // The first request fails and opens the breaker; the others profit from that.
     for ids in [["b"], ["c"], ["d"]] {
-        assert_eq!(pod.served(&ids).await.outcome, Outcome::Forwarded);
+        assert_eq!(replica.served(&ids).await.outcome, Outcome::Forwarded);
     }
     assert!(proxy.is_blocked(), "none of them waited for the end of that");
-    assert!(!pod.member.snapshot().up);
+    assert!(!replica.member.snapshot().up);
     proxy.unblock();
     // The store is tried again without a request.
     let shared = async || {
-        let asked = pod.served(&[&format!("{}", rand::random::<u64>())]).await;
+        let asked = replica.served(&[&format!("{}", rand::random::<u64>())]).await;
         assert_eq!(asked.outcome, Outcome::Forwarded);
-        pod.member.snapshot().up.then_some(())
+        replica.member.snapshot().up.then_some(())
     };
     until("sharing to begin again", shared).await;
 }
@@ -44,18 +44,18 @@ async fn a_store_that_stalls_delays_no_hit_and_holds_no_miss() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_that_sleeps_delays_nobody() {
     let (redis, upstream) = (Redis::start().await, Upstream::new());
-    let pod = Pod::start_with(&redis.url(), &upstream, &hasty());
-    pod.served(&["a"]).await;
+    let replica = Replica::start_with(&redis.url(), &upstream, &hasty());
+    replica.served(&["a"]).await;
     let asleep = redis.command(&["DEBUG", "SLEEP", "3"]);
     let answered = async {
         // The breaker opens once a lookup fails.
         let sleeps = async || {
-            pod.served(&[&format!("{}", rand::random::<u64>())]).await;
-            (!pod.member.snapshot().up).then_some(())
+            replica.served(&[&format!("{}", rand::random::<u64>())]).await;
+            (!replica.member.snapshot().up).then_some(())
         };
         until("the store to sleep", sleeps).await;
-        assert_eq!(pod.served(&["a"]).await.outcome, Outcome::Hit);
-        assert_eq!(pod.served(&["b"]).await.outcome, Outcome::Forwarded);
+        assert_eq!(replica.served(&["a"]).await.outcome, Outcome::Hit);
+        assert_eq!(replica.served(&["b"]).await.outcome, Outcome::Forwarded);
     };
     tokio::select! {
         biased;
@@ -67,11 +67,11 @@ async fn a_store_that_sleeps_delays_nobody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_the_store_dies_followers_ask_for_themselves() {
     let (mut redis, upstream) = (Redis::start().await, Upstream::new());
-    let pods: Vec<_> = (0..4).map(|_| Pod::start(&redis.url(), &upstream)).collect();
+    let replicas: Vec<_> = (0..4).map(|_| Replica::start(&redis.url(), &upstream)).collect();
     upstream.close_gate();
-    let lead = pods[0].ask(&["a"]);
+    let lead = replicas[0].ask(&["a"]);
     upstream.arrived(1).await;
-    let follow: Vec<_> = pods[1..].iter().map(|pod| pod.ask(&["a"])).collect();
+    let follow: Vec<_> = replicas[1..].iter().map(|replica| replica.ask(&["a"])).collect();
     redis.kill().await;
     upstream.arrived(4).await;
     upstream.open_gate();
@@ -81,20 +81,20 @@ async fn when_the_store_dies_followers_ask_for_themselves() {
     }
     assert_eq!(upstream.calls(), 4);
     // Requests that come now are answered, too.
-    for pod in &pods {
-        pod.served(&["b"]).await;
+    for replica in &replicas {
+        replica.served(&["b"]).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_a_leader_dies_one_follower_asks_for_all() {
     let (redis, upstream) = (Redis::start().await, Upstream::new());
-    let mut pods: Vec<_> = (0..4).map(|_| Pod::start(&redis.url(), &upstream)).collect();
+    let mut replicas: Vec<_> = (0..4).map(|_| Replica::start(&redis.url(), &upstream)).collect();
     upstream.close_gate();
-    let lead = pods[0].ask(&["a"]);
+    let lead = replicas[0].ask(&["a"]);
     upstream.arrived(1).await;
-    let follow: Vec<_> = pods[1..].iter().map(|pod| pod.ask(&["a"])).collect();
-    pods.remove(0).kill();
+    let follow: Vec<_> = replicas[1..].iter().map(|replica| replica.ask(&["a"])).collect();
+    replicas.remove(0).kill();
     assert!(lead.await.is_err());
     upstream.arrived(2).await;
     upstream.open_gate();
@@ -112,7 +112,7 @@ async fn when_a_leader_stops_or_its_callers_leave_the_lease_is_given_back() {
         lease: Duration::from_mins(1),
         ..Options::default()
     };
-    let [leader, follower] = std::array::from_fn(|_| Pod::start_with(&redis.url(), &upstream, &options));
+    let [leader, follower] = std::array::from_fn(|_| Replica::start_with(&redis.url(), &upstream, &options));
     upstream.close_gate();
     let lead = leader.ask(&["a"]);
     upstream.arrived(1).await;
@@ -137,12 +137,12 @@ async fn when_a_whole_gateway_is_killed_that_asked_for_all_another_asks() {
     let followers = [setup().start_at(&toml).await, setup().start_at(&toml).await];
     let slow = Plan::of(Fault::SlowHead(Duration::from_secs(3)), Often::Always);
     leader.simulator.set_faults_everywhere(&slow);
-    let (caller, question) = (leader.caller(), [id(1)]);
-    let request = caller.question().body(crate::support::body(&question)).unwrap();
+    let (caller, ids) = (leader.caller(), [id(1)]);
+    let request = caller.history_request().body(crate::support::body(&ids)).unwrap();
     let lead = caller.try_send(request);
     let others = async {
         leader.simulator.wait_for_calls(1).await.unwrap();
-        let follow = followers.iter().map(|follower| follower.caller.ask(&question));
+        let follow = followers.iter().map(|follower| follower.caller.ask(&ids));
         let killed = async {
             for follower in &followers {
                 follower
@@ -158,7 +158,7 @@ async fn when_a_whole_gateway_is_killed_that_asked_for_all_another_asks() {
     assert!(lead.is_err(), "it was killed too late: {lead:?}");
     for answer in &answers {
         assert_eq!(answer.status, 200);
-        assert_eq!(answer.row_ids(), question);
+        assert_eq!(answer.row_ids(), ids);
     }
     assert_eq!(leader.simulator.calls().len(), 2);
     for follower in followers {

@@ -3,6 +3,6 @@
 mod damage;
 mod fifty;
 mod loss;
-mod pod;
 mod proxy;
+mod replica;
 mod share;

@@ -7,28 +7,28 @@ use http::StatusCode;
 use defender_gateway::caller::CacheDirectives;
 use defender_gateway::scan::{CallerToken, Outcome};
 
-use super::pod::{Bad, Options, Pod, Upstream, good, question};
+use super::replica::{Bad, Options, Replica, Upstream, good, history_request};
 use crate::support::redis::Redis;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
 /// Several replicas that have subscribed, so that no event is missed.
-async fn pods<const N: usize>(redis: &Redis, upstream: &Upstream, options: &Options) -> [Pod; N] {
-    let pods = std::array::from_fn(|_| Pod::start_with(&redis.url(), upstream, options));
+async fn replicas<const N: usize>(redis: &Redis, upstream: &Upstream, options: &Options) -> [Replica; N] {
+    let replicas = std::array::from_fn(|_| Replica::start_with(&redis.url(), upstream, options));
     let all_listen = async || {
         let channels: Vec<String> = redis.ask(&["PUBSUB", "CHANNELS"]).await.unwrap();
         let [channel] = &channels[..] else { return None };
         let (_, listeners): (String, usize) = redis.ask(&["PUBSUB", "NUMSUB", channel]).await.unwrap();
         (listeners == N).then_some(())
     };
-    crate::support::until("all pods to listen", all_listen).await;
-    pods
+    crate::support::until("all replicas to listen", all_listen).await;
+    replicas
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_one_replica_was_told_another_need_not_ask() {
     let (redis, upstream) = (Redis::start().await, Upstream::new());
-    let [one, other] = pods(&redis, &upstream, &Options::default()).await;
+    let [one, other] = replicas(&redis, &upstream, &Options::default()).await;
     let asked = one.served(&["a", "b"]).await;
     assert_eq!(asked.outcome, Outcome::Forwarded);
     one.until("the answer to be written", |seen| seen.written == 1).await;
@@ -56,13 +56,13 @@ async fn what_one_replica_was_told_another_need_not_ask() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_asks_what_another_replica_is_asking_waits_for_its_answer() {
     let (redis, upstream) = (Redis::start().await, Upstream::new());
-    let [leader, one, other] = pods(&redis, &upstream, &Options::default()).await;
+    let [leader, one, other] = replicas(&redis, &upstream, &Options::default()).await;
     upstream.close_gate();
     let lead = leader.ask(&["a"]);
     upstream.arrived(1).await;
     let follow: Vec<_> = [&one, &other]
         .iter()
-        .flat_map(|pod| [pod.ask(&["a"]), pod.ask(&["a"])])
+        .flat_map(|replica| [replica.ask(&["a"]), replica.ask(&["a"])])
         .collect();
     // Longer than a lease, which has to be renewed.
     tokio::time::sleep(Options::default().lease * 3 / 2).await;
@@ -79,7 +79,7 @@ async fn who_asks_what_another_replica_is_asking_waits_for_its_answer() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_caller_waits_for_another_replica_no_longer_than_for_a_slot_and_joins_nobody_if_it_insists() {
     let (redis, upstream) = (Redis::start().await, Upstream::new());
-    let [leader, follower] = pods(&redis, &upstream, &Options::default()).await;
+    let [leader, follower] = replicas(&redis, &upstream, &Options::default()).await;
     upstream.close_gate();
     let lead = leader.ask(&["a"]);
     upstream.arrived(1).await;
@@ -93,7 +93,7 @@ async fn a_caller_waits_for_another_replica_no_longer_than_for_a_slot_and_joins_
         look: Duration::from_millis(100),
         ..Options::default()
     };
-    let hasty = Pod::start_with(&redis.url(), &upstream, &options);
+    let hasty = Replica::start_with(&redis.url(), &upstream, &options);
     let hastened = hasty.ask_with(&["a"], CacheDirectives::default(), Duration::ZERO);
     upstream.arrived(3).await;
     let follow = follower.ask(&["a"]);
@@ -107,12 +107,12 @@ async fn a_caller_waits_for_another_replica_no_longer_than_for_a_slot_and_joins_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_a_call_fails_one_follower_asks_and_after_two_each_for_itself() {
     let (redis, upstream) = (Redis::start().await, Upstream::new());
-    let pods: [Pod; 4] = pods(&redis, &upstream, &Options::default()).await;
+    let replicas: [Replica; 4] = replicas(&redis, &upstream, &Options::default()).await;
     upstream.misbehave(&[Bad::Status(503)]);
     upstream.close_gate();
-    let lead = pods[0].ask(&["a"]);
+    let lead = replicas[0].ask(&["a"]);
     upstream.arrived(1).await;
-    let follow: Vec<_> = pods[1..].iter().map(|pod| pod.ask(&["a"])).collect();
+    let follow: Vec<_> = replicas[1..].iter().map(|replica| replica.ask(&["a"])).collect();
     settle(&redis, 4).await;
     upstream.open_gate();
     assert_eq!(
@@ -126,7 +126,7 @@ async fn when_a_call_fails_one_follower_asks_and_after_two_each_for_itself() {
 
     upstream.misbehave(&[Bad::Status(503); 9]);
     upstream.close_gate();
-    let asked: Vec<_> = pods.iter().map(|pod| pod.ask(&["b"])).collect();
+    let asked: Vec<_> = replicas.iter().map(|replica| replica.ask(&["b"])).collect();
     settle(&redis, 8).await;
     upstream.open_gate();
     for asked in asked {
@@ -148,7 +148,7 @@ async fn settle(redis: &Redis, looks: u64) {
                 .find_map(|line| line.strip_prefix(&format!("cmdstat_{name}:calls=")))?;
             line.split(',').next()?.parse::<u64>().ok()
         };
-        // Each look for a question tries for the lease.
+        // Each look for a request tries for the lease.
         (count("set")? >= looks).then_some(())
     };
     crate::support::until("everybody to have looked", looked).await;
@@ -163,7 +163,7 @@ async fn followers_of_an_answer_that_cannot_be_shared_ask_at_once() {
             lease: MINUTE,
             ..Options::default()
         };
-        let [leader, one, other] = pods(&redis, &upstream, &options).await;
+        let [leader, one, other] = replicas(&redis, &upstream, &options).await;
         upstream.misbehave(&[bad; 3]);
         upstream.close_gate();
         let lead = leader.ask(&["a"]);
@@ -182,7 +182,7 @@ async fn followers_of_an_answer_that_cannot_be_shared_ask_at_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_callers_directives_are_obeyed() {
     let (redis, upstream) = (Redis::start().await, Upstream::new());
-    let [one, other] = pods(&redis, &upstream, &Options::default()).await;
+    let [one, other] = replicas(&redis, &upstream, &Options::default()).await;
     let no_store = CacheDirectives {
         no_store: true,
         ..CacheDirectives::default()
@@ -219,10 +219,10 @@ async fn the_callers_directives_are_obeyed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_to_callers_own_tokens_are_shared_with_nobody() {
     let (redis, upstream) = (Redis::start().await, Upstream::new());
-    let [one, other] = pods(&redis, &upstream, &Options::default()).await;
-    for pod in [&one, &other] {
-        let request = question(&["a"]).with_token(CallerToken::new("token").unwrap());
-        good(pod.ask_for(request, CacheDirectives::default(), MINUTE)).await;
+    let [one, other] = replicas(&redis, &upstream, &Options::default()).await;
+    for replica in [&one, &other] {
+        let request = history_request(&["a"]).with_token(CallerToken::new("token").unwrap());
+        good(replica.ask_for(request, CacheDirectives::default(), MINUTE)).await;
     }
     assert_eq!(upstream.calls(), 2);
     one.stop().await;
@@ -232,13 +232,13 @@ async fn answers_to_callers_own_tokens_are_shared_with_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn questions_that_became_one_call_are_shared_one_by_one() {
+async fn requests_that_became_one_call_are_shared_one_by_one() {
     let (redis, upstream) = (Redis::start().await, Upstream::new());
     let options = Options {
         merge: true,
         ..Options::default()
     };
-    let [one, other] = pods(&redis, &upstream, &options).await;
+    let [one, other] = replicas(&redis, &upstream, &options).await;
     // Who asks alone for a while does not wait for company.
     good(one.ask(&["z"])).await;
     upstream.close_gate();
@@ -262,7 +262,7 @@ async fn the_store_forgets_an_answer_when_it_is_stale() {
         ttl: Duration::from_secs(1),
         ..Options::default()
     };
-    let [one, other] = pods(&redis, &upstream, &options).await;
+    let [one, other] = replicas(&redis, &upstream, &options).await;
     one.served(&["a"]).await;
     one.until("the answer to be written", |seen| seen.written == 1).await;
     let gone = async || {

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use tower::util::BoxCloneService;
 use tower::{BoxError, Layer as _, ServiceExt as _, service_fn};
 
-use defender_gateway::attempt::{Charged, Failure, Place, Retries, Try};
+use defender_gateway::attempt::{Attempt, Charged, Failure, QueuePosition, Retries};
 use defender_gateway::caller::{CacheDirectives, Caller, Name, RequestId, Urgency};
 use defender_gateway::clock::Wall;
 use defender_gateway::scan::{
@@ -232,7 +232,7 @@ fn quota(limits: &[(u32, u64)], registry: &mut Registry) -> quota::Quota {
 
 /// What stands in for the flights when nothing is joined.
 fn each_for_itself(
-    paid: BoxCloneService<Try, Answer, BoxError>,
+    paid: BoxCloneService<Attempt, Answer, BoxError>,
     cache: Arc<cache::Cache>,
 ) -> BoxCloneService<Call, ServedResponse, BoxError> {
     BoxCloneService::new(service_fn(move |call: Call| {
@@ -240,10 +240,10 @@ fn each_for_itself(
         async move {
             let load = single_flight::SingleRequest::new(Arc::clone(&call.request), call.caller.name.clone());
             let asked = Instant::now();
-            let attempt = Try {
-                load: Arc::new(load),
+            let attempt = Attempt {
+                request: Arc::new(load),
                 caller: call.caller,
-                place: Place::new(asked),
+                position: QueuePosition::new(asked),
                 retries: Retries::default(),
             };
             let answer = paid.oneshot(attempt).await?;

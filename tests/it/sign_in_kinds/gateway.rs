@@ -116,12 +116,12 @@ impl Caller {
         }
     }
 
-    /// One question like any other.
+    /// One request like any other.
     pub(super) async fn ask(&self) -> Answer {
         self.ask_with(0, &[]).await
     }
 
-    /// The question about the rows from `skip` on: different ones share no call.
+    /// The request about the rows from `skip` on: different ones share no call.
     pub(super) async fn ask_with(&self, skip: usize, fields: &[(&str, &str)]) -> Answer {
         let query = if skip == 0 {
             String::new()

@@ -86,8 +86,8 @@ impl Provider {
         };
         let tasks = Tasks::new();
         let metrics = token::Metrics::register(&mut Registry::default());
-        let keeper = TokenSource::start(config, exchange.clone(), exchange, Wall::system(), &tasks, metrics);
-        let bearer = keeper.bearer(Instant::now() + PATIENCE).await;
+        let token_source = TokenSource::start(config, exchange.clone(), exchange, Wall::system(), &tasks, metrics);
+        let bearer = token_source.bearer(Instant::now() + PATIENCE).await;
         tasks.finish(Duration::from_secs(1)).await;
         bearer.map(|bearer| bearer.secret().clone())
     }

@@ -1,4 +1,5 @@
-//! How many connections a process opens: one over which questions are asked and messages come, or two where the store speaks RESP2 only.
+//! How many connections a process opens: one over which commands are sent and messages come, or two
+//! where the store speaks RESP2 only.
 
 use defender_gateway::store::Client;
 
@@ -12,7 +13,8 @@ async fn connections(server: &Redis) -> usize {
     list.lines().filter(|line| !line.contains(" cmd=client")).count()
 }
 
-/// Whatever the server speaks, questions are answered and messages are heard, also after all connections were closed.
+/// Whatever the server speaks, commands are answered and messages are heard, also after all
+/// connections were closed.
 async fn works_over(server: &Redis, expected: usize) {
     let client = Client::new(&config(&server.url()));
     client.set("{t}b", b"kept", KEPT).await.unwrap();

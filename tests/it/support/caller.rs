@@ -136,8 +136,8 @@ impl Caller {
         Request::builder().method(method).uri(format!("{}{target}", self.base))
     }
 
-    /// A good question about `ids`.
-    pub(crate) fn question(&self) -> http::request::Builder {
+    /// A good request about `ids`.
+    pub(crate) fn history_request(&self) -> http::request::Builder {
         self.request(Method::POST, PATH)
             .header("content-type", "application/json")
     }
@@ -154,19 +154,19 @@ impl Caller {
     }
 
     pub(crate) async fn ask<T: AsRef<str>>(&self, ids: &[T]) -> Answer {
-        self.send(self.question().body(body(ids)).unwrap()).await
+        self.send(self.history_request().body(body(ids)).unwrap()).await
     }
 
     /// One with a request field.
     pub(crate) async fn ask_with<T: AsRef<str>>(&self, ids: &[T], fields: &[(&str, &str)]) -> Answer {
-        let mut request = self.question();
+        let mut request = self.history_request();
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
         self.send(request.body(body(ids)).unwrap()).await
     }
 
-    /// Different questions at once, each about one id.
+    /// Different requests at once, each about one id.
     pub(crate) async fn ask_each(&self, numbers: impl IntoIterator<Item = usize>) -> Vec<Answer> {
         join_all(numbers.into_iter().map(|n| async move { self.ask(&[id(n)]).await })).await
     }
@@ -186,7 +186,7 @@ impl Caller {
     }
 }
 
-/// One question over a Unix socket.
+/// One request over a Unix socket.
 pub(crate) async fn ask_at_socket<T: AsRef<str>>(socket: &Path, ids: &[T]) -> Answer {
     let stream = tokio::net::UnixStream::connect(socket).await.unwrap();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))

@@ -1,21 +1,23 @@
-//! The bench that tests of the whole gateway stand on: a simulated upstream, a gateway in front of it, and a caller.
+//! The bench that tests of the whole gateway stand on: a simulated upstream, a gateway in front of
+//! it, and a caller.
 //!
 //! ```text
 //! Setup ──► Running   gateway in this process          Caller ──► gateway ──► Simulator
 //!       └─► Spawned   gateway as the real program
 //! ```
 //!
-//! Nothing here sleeps for luck: [`until`] and the simulator's own waits look for a condition and give up after a bound.
+//! Nothing here sleeps for luck: [`until`] and the simulator's own waits look for a condition and
+//! give up after a bound.
 
 mod caller;
-mod held;
+mod process_usage;
 mod program;
 pub(crate) mod redis;
 mod setup;
 mod wait;
 
 pub(crate) use caller::{Answer, Caller, PATH, ask_at_socket, body, id, ids};
-pub(crate) use held::Held;
+pub(crate) use process_usage::ProcessUsage;
 pub(crate) use program::Program;
 pub(crate) use setup::{Running, Setup, Spawned, with};
 pub(crate) use wait::{until, within};

@@ -110,7 +110,8 @@ impl Program {
         self.lines.lock().unwrap().join("\n")
     }
 
-    /// What stands behind `start` in the first line that starts so, or whose message does; waits for it.
+    /// What stands behind `start` in the first line that starts so, or whose message does; waits
+    /// for it.
     pub(crate) async fn line(&self, start: &str) -> String {
         let found = self.wait_for_line(start, |line| said(line).starts_with(start)).await;
         said(&found)[start.len()..].to_owned()

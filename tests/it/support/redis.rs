@@ -1,4 +1,5 @@
-//! Real redis-servers of a test's own, on free ports, without anything on disk. `STORE_SERVER` names another one to test against.
+//! Real redis-servers of a test's own, on free ports, without anything on disk. `STORE_SERVER`
+//! names another one to test against.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -183,7 +184,8 @@ impl Redis {
     }
 }
 
-/// Whether the server is Redis 6, which lacks switches of later ones for what it does or allows by itself.
+/// Whether the server is Redis 6, which lacks switches of later ones for what it does or allows by
+/// itself.
 static IS_6: LazyLock<bool> = LazyLock::new(|| {
     let said = std::process::Command::new(program()).arg("--version").output();
     said.is_ok_and(|said| String::from_utf8_lossy(&said.stdout).contains(" v=6."))
@@ -204,8 +206,8 @@ fn spawn(arguments: &[String], folder: &Path) -> Child {
         .expect("these tests need redis-server: apt-get install redis-server")
 }
 
-/// A port that nobody listens on now, and that no other test will be given: below those that the system hands out for port 0, or a server
-/// of another test could take it before the store does.
+/// A port that nobody listens on now, and that no other test will be given: below those that the
+/// system hands out for port 0, or a server of another test could take it before the store does.
 pub(crate) async fn free_port() -> u16 {
     static GIVEN: AtomicU16 = AtomicU16::new(0);
     let first = u16::try_from(std::process::id() % 10_000).unwrap();

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use defender_gateway::app::{Applied, Ended, Gateway, HostEnvironment, Place, Refused, Reloader};
+use defender_gateway::app::{Applied, ConfigSource, Ended, Gateway, HostEnvironment, ReloadError, Reloader};
 use defender_gateway::config::{Document, Environment, Key};
 use defender_gateway::sim::{self, Shape, Simulator};
 use defender_gateway::task::Tasks;
@@ -15,7 +15,8 @@ use defender_gateway::task::Tasks;
 use super::program::Program;
 use super::{Caller, until, within};
 
-/// What the test needs, over a simulator without latency, the documented limits, and a gateway with its defaults.
+/// What the test needs, over a simulator without latency, the documented limits, and a gateway with
+/// its defaults.
 #[derive(Debug)]
 pub(crate) struct Setup {
     simulator: sim::Config,
@@ -74,7 +75,8 @@ impl Setup {
         self
     }
 
-    /// The same, written into the file, where it can change while the gateway runs. `value` is TOML.
+    /// The same, written into the file, where it can change while the gateway runs. `value` is
+    /// TOML.
     pub(crate) fn write(mut self, path: &str, value: &str) -> Self {
         self.written.push((path.into(), value.into()));
         self
@@ -98,7 +100,8 @@ impl Setup {
         self
     }
 
-    /// Starts both, the gateway in this process, and waits until the nearest region is known and a sign-in has ended.
+    /// Starts both, the gateway in this process, and waits until the nearest region is known and a
+    /// sign-in has ended.
     pub(crate) async fn start(self) -> Running {
         // A gateway under construction is big, and tests hold many futures.
         Box::pin(self.start_both()).await
@@ -107,8 +110,8 @@ impl Setup {
     async fn start_both(self) -> Running {
         let environment = self.environment.clone();
         let (simulator, toml, variables) = self.simulate();
-        let place = Place::new(None, Environment::from_iter(variables));
-        let loaded = place.resolve(&Document::new(Path::new("gateway.toml"), toml.clone()));
+        let source = ConfigSource::new(None, Environment::from_iter(variables));
+        let loaded = source.resolve(&Document::new(Path::new("gateway.toml"), toml.clone()));
         let loaded = loaded.unwrap_or_else(|mistakes| panic!("{mistakes}"));
         let gateway = Gateway::start_in(&loaded.resolved, environment).await.unwrap();
         let caller = Caller::http1(&gateway.addresses()[0].to_string());
@@ -123,7 +126,7 @@ impl Setup {
             stop,
             serving,
             reloader,
-            place,
+            source,
             toml,
         };
         running.settled().await;
@@ -133,8 +136,8 @@ impl Setup {
     /// Starts one more gateway, in this process, for the simulator that `toml` names.
     pub(crate) async fn start_at(mut self, toml: &str) -> Replica {
         self.variables.push(("AZURE_CLIENT_SECRET".into(), self.secret));
-        let place = Place::new(None, Environment::from_iter(self.variables));
-        let loaded = place.resolve(&Document::new(Path::new("gateway.toml"), toml.to_owned()));
+        let source = ConfigSource::new(None, Environment::from_iter(self.variables));
+        let loaded = source.resolve(&Document::new(Path::new("gateway.toml"), toml.to_owned()));
         let loaded = loaded.unwrap_or_else(|mistakes| panic!("{mistakes}"));
         let gateway = Box::pin(Gateway::start_in(&loaded.resolved, self.environment))
             .await
@@ -196,7 +199,8 @@ impl Setup {
     }
 }
 
-/// A gateway in this process, for a simulator that others use as well. End it with [`Replica::leave`].
+/// A gateway in this process, for a simulator that others use as well. End it with
+/// [`Replica::leave`].
 #[derive(Debug)]
 pub(crate) struct Replica {
     pub(crate) caller: Caller,
@@ -230,7 +234,7 @@ pub(crate) struct Running {
     pub(crate) stop: CancellationToken,
     serving: JoinHandle<Ended>,
     reloader: Reloader,
-    place: Place,
+    source: ConfigSource,
     toml: String,
 }
 
@@ -241,12 +245,12 @@ impl Running {
     }
 
     /// Has the gateway take over its file with these keys changed, each a path and TOML.
-    pub(crate) async fn reload(&self, changes: &[(&str, &str)]) -> Result<Applied, Refused> {
+    pub(crate) async fn reload(&self, changes: &[(&str, &str)]) -> Result<Applied, ReloadError> {
         let toml = changes
             .iter()
             .fold(self.toml.clone(), |toml, (path, value)| with(&toml, path, value));
         let document = Document::new(Path::new("gateway.toml"), toml);
-        within("the reload", self.reloader.reload(&self.place, &document)).await
+        within("the reload", self.reloader.reload(&self.source, &document)).await
     }
 
     pub(crate) async fn status(&self) -> Value {
@@ -275,7 +279,8 @@ impl Running {
         (ended, self.simulator)
     }
 
-    /// Stops the gateway and asserts that nothing is left, that no limit was passed and nothing forbidden was sent.
+    /// Stops the gateway and asserts that nothing is left, that no limit was passed and nothing
+    /// forbidden was sent.
     pub(crate) async fn finish(self) {
         self.stop.cancel();
         let (ended, simulator) = self.ended().await;
@@ -302,7 +307,8 @@ impl Spawned {
         self.gateway.admin()
     }
 
-    /// Writes the gateway's file anew with these keys changed, each a path and TOML, as an editor does: beside it, then in its place.
+    /// Writes the gateway's file anew with these keys changed, each a path and TOML, as an editor
+    /// does: beside it, then in its place.
     pub(crate) fn rewrite(&self, changes: &[(&str, &str)]) {
         let toml = changes
             .iter()

@@ -313,8 +313,8 @@ async fn a_dead_or_silent_collector_harms_nobody() {
         let running = Setup::new().set("telemetry.otlp_endpoint", &url).start().await;
         // More than is kept: hits cost no quota.
         for _ in 0..40 {
-            let question = [id(1)];
-            let asked = (0..80).map(|_| running.caller.ask(&question));
+            let request = [id(1)];
+            let asked = (0..80).map(|_| running.caller.ask(&request));
             for answer in futures_util::future::join_all(asked).await {
                 assert_eq!(answer.status, StatusCode::OK);
             }

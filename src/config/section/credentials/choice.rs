@@ -11,26 +11,16 @@ use crate::config::config_error::Origin;
 use crate::config::key::Key;
 use crate::config::reader::Reader;
 use crate::config::value::guid;
+use crate::telemetry::named_enum;
 
-/// The kinds, in the order of preference among equals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Proof {
-    Secret,
-    Certificate,
-    Workload,
-    Managed,
-}
-
-impl Proof {
-    const ALL: [Self; 4] = [Self::Secret, Self::Certificate, Self::Workload, Self::Managed];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Secret => "client_secret",
-            Self::Certificate => "certificate",
-            Self::Workload => "workload_identity",
-            Self::Managed => "managed_identity",
-        }
+named_enum! {
+    /// The kinds, in the order of preference among equals.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+    enum Proof, as_str {
+        Secret = "client_secret",
+        Certificate = "certificate",
+        Workload = "workload_identity",
+        Managed = "managed_identity",
     }
 }
 

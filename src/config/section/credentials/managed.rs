@@ -1,4 +1,4 @@
-//! The endpoint of a managed identity's tokens.
+//! The endpoint of a managed identity's tokens. It is never reached through a proxy.
 
 use url::Url;
 
@@ -6,24 +6,7 @@ use crate::config::config_error::Origin;
 use crate::config::env::variable;
 use crate::config::reader::Reader;
 use crate::config::value::address;
-use crate::secret::Secret;
-
-/// The metadata service of virtual machines, the same in every cloud.
-const METADATA_SERVICE: &str = "http://169.254.169.254";
-
-/// The endpoint of a managed identity. It is never reached through a proxy.
-#[derive(Clone, Debug)]
-pub enum ManagedEndpoint {
-    /// The metadata service of a virtual machine: its base address.
-    Metadata(Url),
-    /// App Service, Functions and Container Apps.
-    AppService {
-        /// `IDENTITY_ENDPOINT`, with its path.
-        url: Url,
-        /// `IDENTITY_HEADER`, to be sent as `X-IDENTITY-HEADER`.
-        header: Secret,
-    },
-}
+use crate::token::IdentityHost;
 
 /// App Service sets two variables, by which it is recognised.
 pub(super) fn app_service_origin(reader: &Reader<'_>) -> Option<Origin> {
@@ -32,13 +15,13 @@ pub(super) fn app_service_origin(reader: &Reader<'_>) -> Option<Origin> {
     Some(Origin::Variable(variable::IDENTITY_ENDPOINT.into()))
 }
 
-pub(super) fn read(reader: &mut Reader<'_>) -> Option<ManagedEndpoint> {
+pub(super) fn read(reader: &mut Reader<'_>) -> Option<IdentityHost> {
     let header = reader.env.value(variable::IDENTITY_HEADER).cloned();
     let endpoint = reader.env.value(variable::IDENTITY_ENDPOINT).cloned();
     match (endpoint, header) {
         (Some(endpoint), Some(header)) => {
-            let url = local(reader, variable::IDENTITY_ENDPOINT, endpoint.expose())?;
-            Some(ManagedEndpoint::AppService { url, header })
+            let endpoint = local(reader, variable::IDENTITY_ENDPOINT, endpoint.expose())?;
+            Some(IdentityHost::AppService { endpoint, header })
         }
         (Some(_), None) => {
             let origin = Origin::Variable(variable::IDENTITY_ENDPOINT.into());
@@ -50,8 +33,9 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<ManagedEndpoint> {
         (None, _) => {
             let name = variable::POD_IDENTITY_AUTHORITY_HOST;
             let text = reader.env.value(name).map(|value| value.expose().to_owned());
-            let text = text.as_deref().unwrap_or(METADATA_SERVICE);
-            local(reader, name, text.trim_end_matches('/')).map(ManagedEndpoint::Metadata)
+            let text = text.as_deref().unwrap_or(IdentityHost::IMDS);
+            let address = local(reader, name, text.trim_end_matches('/'))?;
+            Some(IdentityHost::Imds { address })
         }
     }
 }

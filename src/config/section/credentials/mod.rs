@@ -13,7 +13,5 @@ mod secret;
 mod token_proxy;
 
 pub(super) use self::key::KEYS;
-pub use managed::ManagedEndpoint;
 pub use resolved::{Credential, Credentials};
-pub use secret::SecretSource;
 pub use token_proxy::{TokenProxy, TrustedRoots};

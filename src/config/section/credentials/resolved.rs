@@ -6,13 +6,12 @@ use url::Url;
 
 use super::choice;
 use super::key::{AUTHORITY, PASSTHROUGH, SCOPE};
-use super::managed::ManagedEndpoint;
-use super::secret::SecretSource;
 use super::token_proxy::TokenProxy;
 use crate::config::cloud::Cloud;
 use crate::config::config_error::Origin;
 use crate::config::reader::Reader;
 use crate::config::value::address;
+use crate::token::{IdentityHost, SecretSource};
 
 /// How the gateway signs in.
 #[derive(Clone, Debug)]
@@ -69,7 +68,7 @@ pub enum Credential {
         /// The user-assigned identity; `None`: the system-assigned one.
         client_id: Option<String>,
         /// The endpoint of its tokens.
-        endpoint: ManagedEndpoint,
+        endpoint: IdentityHost,
     },
 }
 

@@ -1,7 +1,5 @@
 //! The client secret, from the environment or from a file of its own.
 
-use std::path::PathBuf;
-
 use super::key::{CLIENT_SECRET, CLIENT_SECRET_FILE};
 use crate::config::config_error::Origin;
 use crate::config::key::Key;
@@ -9,15 +7,7 @@ use crate::config::reader::Reader;
 use crate::config::value::guid::is_guid;
 use crate::plain_text;
 use crate::secret::Secret;
-
-/// A client secret, or where it is.
-#[derive(Clone, Debug)]
-pub enum SecretSource {
-    /// The secret itself, from the environment, without white space around it.
-    Value(Secret),
-    /// A file that holds only the secret, and may change.
-    File(PathBuf),
-}
+use crate::token::SecretSource;
 
 /// Where the secret was written, if it was. A file for this program takes precedence over a
 /// variable that every program sees.

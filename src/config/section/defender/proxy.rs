@@ -55,7 +55,7 @@ fn except(reader: &Reader<'_>) -> Vec<String> {
     list.map_or_else(Vec::new, |list| {
         let entries = list
             .expose()
-            .split([',', ' '])
+            .split([',', ' ', '\t'])
             .map(str::trim)
             .filter(|entry| !entry.is_empty());
         entries.map(str::to_lowercase).collect()
@@ -128,6 +128,9 @@ mod tests {
             Some("Basic dXNlcjpwQHNz")
         );
         assert!(!format!("{proxy:?}").contains("dXNl"));
+        let proxy = super::proxy("http://us%40er:p%3Aw@proxy.example:3128", Vec::new()).unwrap();
+        let authorization = format!("Basic {}", BASE64_STANDARD.encode("us@er:p:w"));
+        assert_eq!(proxy.authorization.as_ref().map(Secret::expose), Some(&*authorization));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Replicas are killed, and the store is frozen, emptied or told another time: calls leave again soon, and no window is over.
+//! Replicas are killed, and the store is frozen, emptied or told another time: calls leave again
+//! soon, and no window is over.
 
 use std::time::Duration;
 
@@ -73,8 +74,8 @@ fn calls_leave_again_after_the_store_was_frozen() {
     judge(replicas, "frozen for 3 s", took);
 }
 
-/// Copies from before the freeze say less of what the missing were granted: these are waited for as long as any may take to come, and the
-/// most that they can have been granted is charged.
+/// Copies from before the freeze say less of what the missing were granted: these are waited for as
+/// long as any may take to come, and the most that they can have been granted is charged.
 #[test]
 fn calls_leave_again_after_a_frozen_store_was_emptied_and_replicas_were_killed() {
     let mut replicas = saturated();
@@ -93,7 +94,8 @@ fn calls_leave_again_after_a_frozen_store_was_emptied_and_replicas_were_killed()
     );
 }
 
-/// The clock forgets calls that still count at the upstream: that is noticed, and the copies go back in.
+/// The clock forgets calls that still count at the upstream: that is noticed, and the copies go
+/// back in.
 #[test]
 fn calls_leave_again_after_the_clock_of_the_store_has_jumped_ahead() {
     for ahead in [MS * 20, MS * 300, SECOND * 3, SECOND * 70, SECOND * 86_400] {
@@ -104,7 +106,8 @@ fn calls_leave_again_after_the_clock_of_the_store_has_jumped_ahead() {
     }
 }
 
-/// The one replica that knows of the latest calls is killed while the clock of the store jumps ahead.
+/// The one replica that knows of the latest calls is killed while the clock of the store jumps
+/// ahead.
 #[test]
 fn no_window_is_over_when_the_clock_jumps_ahead_and_the_replicas_that_know_most_are_killed() {
     for ahead in [MS * 300, SECOND * 3, SECOND * 70] {

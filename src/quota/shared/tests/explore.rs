@@ -1,4 +1,5 @@
-//! Every order of a few events: grants, answers, refunds, lost answers, time, and everything that can happen to replicas and store.
+//! Every order of a few events: grants, answers, refunds, lost answers, time, and everything that
+//! can happen to replicas and store.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -6,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::store::{Store, waiting};
-use crate::quota::shared::state::State;
+use crate::quota::shared::protocol::Protocol;
 use crate::quota::shared::{Config, Timing};
 use crate::quota::{self, Limit, UnknownPast};
 use crate::store::Address;
@@ -63,7 +64,7 @@ struct Call {
 
 #[derive(Clone)]
 struct World {
-    replicas: Vec<State>,
+    replicas: Vec<Protocol>,
     named: usize,
     now: Duration,
     /// How far the store's clock is ahead.
@@ -116,9 +117,9 @@ impl Explorer {
         }
     }
 
-    fn replica(&self, world: &mut World) -> State {
+    fn replica(&self, world: &mut World) -> Protocol {
         world.named += 1;
-        let mut state = State::new(
+        let mut state = Protocol::new(
             format!("r{}", world.named),
             &self.config,
             &self.sharing,
@@ -169,7 +170,7 @@ impl Explorer {
             let nonce = format!("{}-{round}-{}", self.looked_at, world.now.as_micros());
             let step = world.replicas[n].step(nonce, false, now).unwrap();
             let reply = self.store.run(&step);
-            world.replicas[n].heard(&reply, now, now);
+            world.replicas[n].on_reply(&reply, now, now);
         }
         while let Some(slot) = world.replicas[n].take(now) {
             world.made += 1;
@@ -228,7 +229,7 @@ impl Explorer {
                     .step(format!("lost-{}", self.looked_at), false, now)
                     .unwrap();
                 self.store.run(&step);
-                world.replicas[0].failed(now);
+                world.replicas[0].on_error(now);
             }
             Event::Kill => {
                 for call in world.pending_calls.iter_mut().filter(|call| call.replica == 0) {
@@ -281,7 +282,8 @@ impl Explorer {
     }
 }
 
-/// Explores all orders of `depth` of these events; with a mistake planted in the script, until that is found.
+/// Explores all orders of `depth` of these events; with a mistake planted in the script, until that
+/// is found.
 pub(super) fn explore(
     events: &[Event],
     depth: usize,

@@ -1,4 +1,5 @@
-//! What the exploration finds: nothing in the script as it is, and each mistake that is planted in it.
+//! What the exploration finds: nothing in the script as it is, and each mistake that is planted in
+//! it.
 
 use super::explore::{EVENTS, Event, explore};
 
@@ -57,7 +58,8 @@ fn assert_safe_when_the_clock_jumps(depth: usize) {
     assert_eq!(explorer.over, None);
 }
 
-/// The clock jumps ahead while the one that knows of the latest calls is killed, and a new one comes.
+/// The clock jumps ahead while the one that knows of the latest calls is killed, and a new one
+/// comes.
 #[test]
 fn no_order_of_four_events_around_a_clock_that_jumps_exceeds_a_window() {
     assert_safe_when_the_clock_jumps(4);
@@ -69,7 +71,8 @@ fn no_order_of_six_events_around_a_clock_that_jumps_exceeds_a_window() {
     assert_safe_when_the_clock_jumps(6);
 }
 
-/// A rule of the script, what is planted in its place, what happens first, and within how many more events a window is over.
+/// A rule of the script, what is planted in its place, what happens first, and within how many more
+/// events a window is over.
 type Mistake = (&'static str, &'static str, &'static [Event], usize);
 
 const MISTAKES: [Mistake; 6] = [
@@ -112,7 +115,8 @@ const MISTAKES: [Mistake; 6] = [
     ("server = run,", "", &KNOWN_TO_ONE, 5),
 ];
 
-/// A replica makes two calls and is gone together with the store; the other one makes two as soon as it may.
+/// A replica makes two calls and is gone together with the store; the other one makes two as soon
+/// as it may.
 const BOTH_LOST: [Event; 14] = [
     Event::Step(0),
     Event::Kill,

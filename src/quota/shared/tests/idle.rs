@@ -20,7 +20,8 @@ fn a_step_that_has_nothing_to_say_ends_early_with_the_same_answer() {
         let (early, steps) = idle(&mut replicas, SECOND * 40);
         assert!(early * 10 >= steps * 9, "{early} of {steps}");
         for (round, [a, b]) in [["A", "B"], ["C", "D"], ["E", "F"], ["G", "H"]].into_iter().enumerate() {
-            // Calls, and what comes of them: charges that move, are heard of by the others, and leave.
+            // Calls, and what comes of them: charges that move, are heard of by the others, and
+            // leave.
             replicas.ask(Asking {
                 waiting: 7,
                 goes_on: false,

@@ -6,24 +6,24 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::attempt::Demand;
-use crate::quota::shared::{self, Reply, State, Timing};
+use crate::quota::shared::{self, Protocol, SyncReply, Timing};
 use crate::quota::{self, Limit};
 use crate::store;
 
-fn replica(now: Instant) -> State {
+fn replica(now: Instant) -> Protocol {
     let minute = Duration::from_mins(1);
     let limit = Limit::try_new(NonZeroU32::new(100).unwrap(), minute).unwrap();
     let config = quota::Config::try_new(vec![limit], NonZeroU32::MIN, minute).unwrap();
     let store = store::Config::new(store::Address::parse("redis://h").unwrap(), minute);
     let sharing = shared::Config::new(store, Timing::new(minute), "p", "t", "a");
-    State::new("me".into(), &config, &sharing, now)
+    Protocol::new("me".into(), &config, &sharing, now)
 }
 
 #[tokio::test(start_paused = true)]
 async fn no_more_slots_are_taken_than_were_asked_for_whatever_the_store_grants() {
     let now = Instant::now();
     let mut state = replica(now);
-    let hear = |state: &mut State, reply: &str| {
+    let hear = |state: &mut Protocol, reply: &str| {
         let demand = Demand {
             waiting: 3,
             callers: 1,
@@ -31,8 +31,8 @@ async fn no_more_slots_are_taken_than_were_asked_for_whatever_the_store_grants()
         };
         state.demand(demand, now);
         state.step("n".into(), false, now).unwrap();
-        let reply: Reply = serde_json::from_str(reply).unwrap();
-        let _ = state.heard(&reply, now, now);
+        let reply: SyncReply = serde_json::from_str(reply).unwrap();
+        let _ = state.on_reply(&reply, now, now);
         std::iter::from_fn(|| state.take(now))
             .map(|slot| slot.id)
             .collect::<Vec<_>>()
@@ -52,10 +52,10 @@ async fn no_more_slots_are_taken_than_were_asked_for_whatever_the_store_grants()
 async fn a_forecast_ends_whatever_the_store_says_of_others() {
     let now = Instant::now();
     let mut state = replica(now);
-    let hear = |state: &mut State, reply: &str| {
+    let hear = |state: &mut Protocol, reply: &str| {
         state.step("n".into(), false, now).unwrap();
-        let reply: Reply = serde_json::from_str(reply).unwrap();
-        let _ = state.heard(&reply, now, now);
+        let reply: SyncReply = serde_json::from_str(reply).unwrap();
+        let _ = state.on_reply(&reply, now, now);
     };
     hear(&mut state, r#"{"epoch":"e","stale":true}"#);
     let others =

@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::store::{Store, waiting};
-use crate::quota::shared::state::State;
-use crate::quota::shared::step::Reply;
+use crate::quota::shared::messages::SyncReply;
+use crate::quota::shared::protocol::Protocol;
 use crate::quota::shared::{Config, Timing};
 use crate::quota::{self, Limit};
 use crate::store::Address;
@@ -17,7 +17,7 @@ const SECOND: Duration = Duration::from_secs(1);
 struct Bench {
     store: Store,
     sharing: Config,
-    member: State,
+    member: Protocol,
     now: Instant,
 }
 
@@ -28,7 +28,7 @@ impl Bench {
         let store = crate::store::Config::new(Address::parse("redis://h").unwrap(), SECOND);
         let sharing = Config::new(store, Timing::new(SECOND), "test", "t", "a");
         let now = Instant::now();
-        let mut member = State::new("r1".into(), &config, &sharing, now);
+        let mut member = Protocol::new("r1".into(), &config, &sharing, now);
         member.demand(waiting(1), now);
         let mut store = Store::start(sharing.keys(), None);
         store.set(Duration::ZERO, 1);
@@ -41,19 +41,20 @@ impl Bench {
     }
 
     /// One step, changed on its way by `change`.
-    fn step(&mut self, change: impl FnOnce(&mut serde_json::Value)) -> Reply {
+    fn step(&mut self, change: impl FnOnce(&mut serde_json::Value)) -> SyncReply {
         let step = self.member.step("nonce".into(), false, self.now).unwrap();
         let mut json = serde_json::from_str(&step).unwrap();
         change(&mut json);
         self.store.run(&json.to_string())
     }
 
-    /// Takes steps until it is a member: the first two begin an epoch and join it. The name of the ledger's key.
+    /// Takes steps until it is a member: the first two begin an epoch and join it. The name of the
+    /// ledger's key.
     fn joined(&mut self) -> String {
         let now = self.now;
         for _ in 0..3 {
             let reply = self.step(|_| {});
-            self.member.heard(&reply, now, now);
+            self.member.on_reply(&reply, now, now);
         }
         self.sharing.keys()[0].clone()
     }
@@ -97,7 +98,8 @@ fn members_of_one_format_share_whatever_more_they_know() {
     assert_eq!(bench.store.ask::<String>(&["EVAL", read, "1", &key]), "kept");
 }
 
-/// The script of the format before this one, for a replica named `old` that wants so many slots; how many it gets.
+/// The script of the format before this one, for a replica named `old` that wants so many slots;
+/// how many it gets.
 fn old_step(bench: &mut Bench, call: u64, want: usize, epoch: &str) -> serde_json::Value {
     let step = serde_json::json!({
         "format": "v1", "quiet": 13_000, "me": "old", "limits": [{"calls": 2, "window": 10_000_000, "hold": 10_100_000}], "burst": 2,
@@ -134,7 +136,7 @@ fn the_ledger_of_the_format_before_is_taken_over_and_its_replicas_grant_nothing_
     bench.member.demand(waiting(2), now);
     for _ in 0..6 {
         let reply = bench.step(|_| {});
-        bench.member.heard(&reply, now, now);
+        bench.member.on_reply(&reply, now, now);
         granted += std::iter::from_fn(|| bench.member.take(now)).count();
     }
     assert_eq!(granted, 1, "of the two calls one was made before");

@@ -1,4 +1,5 @@
-//! The protocol, with the real script in a real redis-server, but under a clock and a server identity that the tests move.
+//! The protocol, with the real script in a real redis-server, but under a clock and a server
+//! identity that the tests move.
 
 mod chaos;
 mod explore;
@@ -8,6 +9,7 @@ mod lies;
 mod mixed;
 mod order;
 mod pacing;
+mod queue_fixture;
 mod queued;
 mod replicas;
 mod store;

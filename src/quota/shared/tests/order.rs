@@ -10,7 +10,8 @@ const NAMES: [&str; 20] = [
     "B18", "B19",
 ];
 
-/// Four replicas and half an hour: the burst, then a slot every 2.4 s. A is on the first replica, the others on all.
+/// Four replicas and half an hour: the burst, then a slot every 2.4 s. A is on the first replica,
+/// the others on all.
 fn half_an_hour(a: Asking, others: impl Iterator<Item = Asking>) -> Replicas {
     let mut replicas = Replicas::new(4, &LIMITS);
     for other in others {
@@ -203,7 +204,8 @@ fn a_replica_is_told_what_the_others_want() {
     assert!((19..=20).contains(&weight), "{weight}");
 }
 
-/// How many of fifty callers on four replicas are served within three seconds after the store was emptied.
+/// How many of fifty callers on four replicas are served within three seconds after the store was
+/// emptied.
 fn served_after_a_flush(before: usize) -> usize {
     let mut replicas = Replicas::new(4, &LIMITS);
     if before > 0 {

@@ -28,8 +28,8 @@ fn replicas_use_the_long_window_up_as_fast_as_the_short_one_allows() {
     }
 }
 
-/// Small limits are used up over replicas as they are alone: but for one call, whenever the longest window would have let as many go as it
-/// holds, and once more, and so on.
+/// Small limits are used up over replicas as they are alone: but for one call, whenever the longest
+/// window would have let as many go as it holds, and once more, and so on.
 #[test]
 fn replicas_use_small_limits_up() {
     let mut wrong = Vec::new();

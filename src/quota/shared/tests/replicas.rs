@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::store::Store;
 use crate::attempt::{Demand, FlowDemand};
 use crate::caller::{Name, Urgency};
-use crate::quota::shared::state::State;
+use crate::quota::shared::protocol::Protocol;
 use crate::quota::shared::{Config, Timing};
 use crate::quota::{self, Limit, Pacing};
 use crate::store::Address;
@@ -49,13 +49,14 @@ impl Asking {
 }
 
 struct Replica {
-    state: State,
+    state: Protocol,
     pending_calls: VecDeque<(Instant, String)>,
     /// The step that a frozen store has not answered: when it was asked for, and the text.
     unanswered: Option<(Instant, String)>,
 }
 
-/// How long a replica waits for the answer to a step. A real one waits for less while its store was fast before.
+/// How long a replica waits for the answer to a step. A real one waits for less while its store was
+/// fast before.
 const PATIENCE: Duration = SECOND;
 
 pub(super) struct Replicas {
@@ -70,7 +71,8 @@ pub(super) struct Replicas {
     pub(super) steps: usize,
     /// How far the store's clock is ahead.
     pub(super) ahead: Duration,
-    /// Steps that a frozen store has not taken yet, in their order, and by whom; `None` while it answers.
+    /// Steps that a frozen store has not taken yet, in their order, and by whom; `None` while it
+    /// answers.
     frozen: Option<Vec<(usize, String)>>,
     config: quota::Config,
     sharing: Config,
@@ -138,7 +140,7 @@ impl Replicas {
     pub(super) fn join(&mut self) {
         let name = format!("r{}", self.all.len());
         self.all.push(Replica {
-            state: State::new(name, &self.config, &self.sharing, self.now),
+            state: Protocol::new(name, &self.config, &self.sharing, self.now),
             pending_calls: VecDeque::new(),
             unanswered: None,
         });
@@ -156,14 +158,15 @@ impl Replicas {
         self.frozen = Some(Vec::new());
     }
 
-    /// The store takes the steps that it was asked for meanwhile, whether or not somebody still waits for the answer.
+    /// The store takes the steps that it was asked for meanwhile, whether or not somebody still
+    /// waits for the answer.
     pub(super) fn thaw(&mut self) {
         self.store.set(self.now - self.start + self.ahead, 1);
         for (n, step) in self.frozen.take().unwrap_or_default() {
             let reply = self.store.run(&step);
             let replica = &mut self.all[n];
             if let Some((asked, _)) = replica.unanswered.take_if(|(_, text)| *text == step) {
-                replica.state.heard(&reply, asked, self.now);
+                replica.state.on_reply(&reply, asked, self.now);
                 self.use_slots(n);
             }
             self.pass_wakes_on();
@@ -217,7 +220,7 @@ impl Replicas {
                 self.all[n].answers(self.now);
                 let is_late = |(asked, _): &mut (Instant, String)| *asked + PATIENCE <= self.now;
                 if self.all[n].unanswered.take_if(is_late).is_some() {
-                    self.all[n].state.failed(self.now);
+                    self.all[n].state.on_error(self.now);
                 }
                 if self.all[n].next_step(self.now) <= self.now {
                     is_quiet = false;
@@ -243,7 +246,7 @@ impl Replicas {
             return;
         }
         let reply = self.store.run(&step);
-        self.all[n].state.heard(&reply, now, now);
+        self.all[n].state.on_reply(&reply, now, now);
         self.use_slots(n);
         self.pass_wakes_on();
     }

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::attempt::Demand;
 use crate::quota::shared::config::KEYS;
-use crate::quota::shared::step::{self, Reply};
+use crate::quota::shared::messages::{self, SyncReply};
 
 /// A server that can be saved and loaded as a whole. Killed on drop.
 pub(super) struct Store {
@@ -87,7 +87,7 @@ impl Store {
         assert!(log.any(|line| line.unwrap().contains("eady to accept connections")));
         let client = redis::Client::open(format!("redis+unix://{}", socket.display())).unwrap();
         let mut connection = client.get_connection().unwrap();
-        let moved = moved(step::SCRIPT).replace(PUBLISH, SADD);
+        let moved = moved(messages::SCRIPT).replace(PUBLISH, SADD);
         let moved = mistake.map_or(moved.clone(), |(right, wrong)| {
             assert!(moved.contains(right), "{right}");
             moved.replace(right, wrong)
@@ -134,17 +134,17 @@ impl Store {
         self.clock = Some([clock.to_string(), run.to_string()]);
     }
 
-    /// From now on each step is taken twice from the same state: as it is, and without the early end of steps that have nothing to say. Both
-    /// must answer the same and leave the same.
+    /// From now on each step is taken twice from the same state: as it is, and without the early
+    /// end of steps that have nothing to say. Both must answer the same and leave the same.
     pub(super) fn compare_with_whole_steps(&mut self) {
         const EARLY: &str = "if state and redis.call('GET', FORMAT)";
-        let moved = moved(step::SCRIPT).replace(PUBLISH, SADD);
+        let moved = moved(messages::SCRIPT).replace(PUBLISH, SADD);
         assert_eq!(moved.matches(EARLY).count(), 1);
         let whole = moved.replace(EARLY, "if false and redis.call('GET', FORMAT)");
         self.whole = Some(self.ask(&["SCRIPT", "LOAD", &whole]));
     }
 
-    pub(super) fn run(&mut self, step: &str) -> Reply {
+    pub(super) fn run(&mut self, step: &str) -> SyncReply {
         let script = self.script.clone();
         let text = if let Some(whole) = self.whole.clone() {
             self.save("before");
@@ -204,7 +204,8 @@ impl Store {
         all.query(&mut self.connection).unwrap()
     }
 
-    /// Whom the script has woken since this was asked last, and when they are to look if that is not at once; `*` is everybody.
+    /// Whom the script has woken since this was asked last, and when they are to look if that is
+    /// not at once; `*` is everybody.
     pub(super) fn wakes(&mut self) -> Vec<(String, Option<f64>)> {
         let wakes = std::mem::take(&mut self.woken);
         let wake = |wake: &String| {

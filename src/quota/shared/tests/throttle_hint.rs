@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::store::{Store, waiting};
-use crate::quota::shared::state::State;
+use crate::quota::shared::protocol::Protocol;
 use crate::quota::shared::{Config, Timing};
 use crate::quota::tests::Rng;
 use crate::quota::{self, Limit, Pacing, ThrottleHint};
@@ -67,7 +67,7 @@ impl Upstream {
 
 struct World {
     store: Store,
-    replicas: Vec<State>,
+    replicas: Vec<Protocol>,
     pending_calls: VecDeque<(Instant, usize, String, Result<(), ThrottleHint>)>,
     upstream: Upstream,
     start: Instant,
@@ -92,7 +92,7 @@ impl World {
         let address = crate::store::Config::new(Address::parse("redis://h").unwrap(), SECOND);
         let sharing = Config::new(address, Timing::new(SECOND), "test", "t", "a");
         let start = Instant::now() + HOUR * 2;
-        let replica = |n| State::new(format!("r{n}"), &config, &sharing, start);
+        let replica = |n| Protocol::new(format!("r{n}"), &config, &sharing, start);
         let mut world = Self {
             store: Store::start(sharing.keys(), None),
             replicas: (0..2).map(replica).collect(),
@@ -178,7 +178,7 @@ impl World {
         let now = self.now;
         let step = self.replicas[n].step(format!("{n}"), false, now).unwrap();
         let reply = self.store.run(&step);
-        self.replicas[n].heard(&reply, now, now);
+        self.replicas[n].on_reply(&reply, now, now);
         while let Some(slot) = self.replicas[n].take(now) {
             let answer = self.upstream.ours(now);
             if answer.is_ok() {
@@ -283,8 +283,9 @@ fn replicas_beside_a_greedy_neighbour_share_one_estimate() {
     assert!((350..=900).contains(&estimate), "{estimate}");
     let mut total = 0;
     for hour in 1..4 {
-        // The neighbour's calls are random, 27 more or less in an hour, and those that it does not make nobody can know of before the hour is
-        // over. Of 18 hours of other random neighbours all but one had more than 97 % of what was to be had; here the last one has 96.4.
+        // The neighbour's calls are random, 27 more or less in an hour, and those that it does not
+        // make nobody can know of before the hour is over. Of 18 hours of other random neighbours
+        // all but one had more than 97 % of what was to be had; here the last one has 96.4.
         let all = count(&world.ours, hour) + count(&theirs, hour);
         let had = 1500 - 750_usize.saturating_sub(count(&theirs, hour));
         assert!(all * 100 >= had * 96, "{all} calls of {had} in hour {hour}");
@@ -308,8 +309,8 @@ fn refusals_at_random_do_not_lower_the_pace_of_replicas() {
     assert_eq!(world.estimate(), 0);
 }
 
-/// An export that comes an hour after a neighbour: see the test of one process. Here there is no end of requests, so that every slot is used
-/// at once, however many calls are in flight.
+/// An export that comes an hour after a neighbour: see the test of one process. Here there is no
+/// end of requests, so that every slot is used at once, however many calls are in flight.
 #[test]
 fn without_pacing_the_estimate_still_restrains_replicas() {
     let mut world = World::paced(Pacing::None);

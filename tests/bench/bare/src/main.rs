@@ -1,7 +1,7 @@
 //! What hyper costs when there is nothing to do besides: no gateway on hyper can cost less.
 //!
-//! `bare ADDRESS FILE` reads every request whole and answers it with the file; `bare ADDRESS HOST:PORT` has that server answer it, over
-//! connections that are kept. On one thread.
+//! `bare ADDRESS FILE` reads every request whole and answers it with the file; `bare ADDRESS
+//! HOST:PORT` has that server answer it, over connections that are kept. On one thread.
 
 use std::net::SocketAddr;
 

@@ -1,0 +1,100 @@
+//! Whose token the gateway has, and how it is obtained.
+
+use std::time::Duration;
+
+use crate::app::Error;
+use crate::app::status::Identity;
+use crate::config::{self, Credential, Resolved};
+use crate::token;
+
+/// Longest token exchange. Sign-in answers in well under a second; ten cover a bad day and keep
+/// callers from waiting in vain.
+pub(in crate::app) const SIGN_IN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Largest sign-in answer. A token has a few kB.
+pub(in crate::app) const SIGN_IN_BYTES: usize = 256 * 1024;
+
+pub(in crate::app) fn token(config: &config::Credentials) -> Result<token::Config, Error> {
+    let scope = token::Scope::try_new(&config.scope).map_err(Error::of("the scope"))?;
+    Ok(token::Config {
+        credential: credential(config)?,
+        scope,
+    })
+}
+
+/// Whose token the gateway has: what it is answered is meant for that application alone.
+pub(in crate::app) fn identity(config: &Resolved) -> (&str, Option<&str>, Option<&str>) {
+    let credentials = &config.credentials;
+    let credential = &credentials.credential;
+    (
+        credentials.authority.as_str(),
+        credential.tenant_id(),
+        credential.client_id(),
+    )
+}
+
+/// The tenant and the cloud, for people.
+pub(in crate::app) fn shown_identity(config: &Resolved) -> Identity {
+    Identity {
+        tenant: config.credentials.credential.tenant_id().map(str::to_owned),
+        cloud: config.defender.cloud.as_str(),
+    }
+}
+
+/// Where token requests go instead of the authority, if anywhere.
+pub(in crate::app) fn token_proxy(config: &config::Credentials) -> Option<&config::TokenProxy> {
+    match &config.credential {
+        Credential::WorkloadIdentity { proxy, .. } => proxy.as_ref(),
+        _ => None,
+    }
+}
+
+fn credential(config: &config::Credentials) -> Result<token::Credential, Error> {
+    let app = |tenant_id: &str, client_id: &str| {
+        token::App::try_new(&config.authority, tenant_id, client_id).map_err(Error::of("the app registration"))
+    };
+    Ok(match &config.credential {
+        Credential::ClientSecret {
+            tenant_id,
+            client_id,
+            secret,
+        } => token::Credential::ClientSecret {
+            app: app(tenant_id, client_id)?,
+            secret: secret.clone(),
+        },
+        Credential::Certificate {
+            tenant_id,
+            client_id,
+            certificate_file,
+            private_key_file,
+        } => token::Credential::Certificate {
+            app: app(tenant_id, client_id)?,
+            files: token::CertificateFiles {
+                certificate: certificate_file.clone(),
+                private_key: private_key_file.clone(),
+            },
+        },
+        Credential::WorkloadIdentity {
+            tenant_id,
+            client_id,
+            token_file,
+            proxy,
+        } => {
+            let app = app(tenant_id, client_id)?;
+            let app = match proxy {
+                Some(proxy) => app
+                    .through_token_proxy(&proxy.url)
+                    .map_err(Error::of("the token proxy"))?,
+                None => app,
+            };
+            token::Credential::WorkloadIdentity {
+                app,
+                token_file: token_file.clone(),
+            }
+        }
+        Credential::ManagedIdentity { client_id, endpoint } => token::Credential::ManagedIdentity(token::Identity {
+            client_id: client_id.clone(),
+            host: endpoint.clone(),
+        }),
+    })
+}

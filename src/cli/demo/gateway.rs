@@ -1,0 +1,161 @@
+//! A gateway in this process, and a caller of it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, header};
+use serde_json::Value;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+use crate::app::{Ended, Gateway};
+use crate::cli::Error;
+use crate::config::{self, Disk, Environment, variable};
+use crate::net;
+use crate::sim;
+use crate::task::Tasks;
+
+/// The path of the list of scan definitions.
+pub(super) const LIST: &str = "/api/DeviceAuthenticatedScanDefinitions";
+/// The path of their history.
+pub(super) const PATH: &str = "/api/DeviceAuthenticatedScanDefinitions/GetScanHistoryByScanDefinitionId";
+
+/// A running gateway.
+pub(super) struct DemoGateway {
+    pub(super) data: String,
+    pub(super) admin: String,
+    exchange: net::Exchange,
+    stop: CancellationToken,
+    serving: JoinHandle<Ended>,
+}
+
+/// An answer, and how long it took.
+pub(super) struct Told {
+    pub(super) answer: Response<Bytes>,
+    pub(super) took: Duration,
+}
+
+impl DemoGateway {
+    /// Starts a gateway with this configuration and the simulator's secret.
+    pub(super) async fn start(text: &str) -> Result<Self, Error> {
+        let env: Environment = [(variable::CLIENT_SECRET, sim::CLIENT_SECRET)].into_iter().collect();
+        let loaded = config::parse(Path::new("the demo's configuration"), text, &env, &Disk)?;
+        let gateway = Gateway::start(&loaded.resolved)
+            .await
+            .map_err(|error| Error::failed("the gateway", error))?;
+        let data = gateway.addresses().first().map(ToString::to_string).unwrap_or_default();
+        let admin = gateway.admin_address().to_string();
+        let client = net::Client::new(&net::Config::default()).map_err(|error| Error::failed("the caller", error))?;
+        let stop = gateway.stop_token();
+        let serving = Tasks::new().spawn("gateway", gateway.serve());
+        Ok(Self {
+            data,
+            admin,
+            exchange: client.exchange(LARGEST, PATIENCE),
+            stop,
+            serving,
+        })
+    }
+
+    /// Asks the gateway for the history of `ids`.
+    pub(super) async fn ask(&self, ids: &[String], fields: &[(&'static str, &str)]) -> Result<Told, Error> {
+        self.ask_at(PATH, ids, fields).await
+    }
+
+    /// The same at `target`, which is the path with query options.
+    pub(super) async fn ask_at(
+        &self,
+        target: &str,
+        ids: &[String],
+        fields: &[(&'static str, &str)],
+    ) -> Result<Told, Error> {
+        let body = serde_json::json!({ "ScanDefinitionIds": ids }).to_string();
+        let mut request =
+            Request::post(format!("{}{target}", self.data)).header(header::CONTENT_TYPE, "application/json");
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let request = request
+            .body(Bytes::from(body))
+            .map_err(|error| Error::failed("a request", error))?;
+        self.send(request).await
+    }
+
+    /// Asks the gateway for the list of definitions.
+    pub(super) async fn list(&self) -> Result<Told, Error> {
+        let request = Request::get(format!("{}{LIST}", self.data)).body(Bytes::new());
+        self.send(request.map_err(|error| Error::failed("a request", error))?)
+            .await
+    }
+
+    async fn send(&self, request: Request<Bytes>) -> Result<Told, Error> {
+        let begun = Instant::now();
+        let answer = self.exchange.clone().oneshot(request).await;
+        let answer = answer.map_err(|error| Error::failed("the gateway did not answer", error))?;
+        Ok(Told {
+            answer,
+            took: begun.elapsed(),
+        })
+    }
+
+    /// The gateway's `/status`.
+    pub(super) async fn status(&self) -> Result<Value, Error> {
+        let request = Request::get(format!("{}/status", self.admin)).body(Bytes::new());
+        let request = request.map_err(|error| Error::failed("a request", error))?;
+        let answer = self.exchange.clone().oneshot(request).await;
+        let answer = answer.map_err(|error| Error::failed("the admin listener did not answer", error))?;
+        serde_json::from_slice(answer.body()).map_err(|error| Error::failed("the status is no JSON", error))
+    }
+
+    /// The status once every region has been measured, or after two seconds.
+    pub(super) async fn measured(&self) -> Result<Value, Error> {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        loop {
+            let state = self.status().await?;
+            let regions = state["regions"].as_array().map_or(&[][..], Vec::as_slice);
+            if regions.iter().all(|region| region["rtt_ms"].is_number()) || Instant::now() > deadline {
+                return Ok(state);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Ends it.
+    pub(super) async fn stop(self) {
+        self.stop.cancel();
+        // A gateway that panicked has said so itself.
+        let _ = self.serving.await;
+    }
+}
+
+const LARGEST: usize = 16 << 20;
+const PATIENCE: Duration = Duration::from_mins(1);
+
+impl Told {
+    pub(super) fn status(&self) -> u16 {
+        self.answer.status().as_u16()
+    }
+
+    /// A field's value, or `-`.
+    pub(super) fn field(&self, name: &str) -> &str {
+        self.answer
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or("-")
+    }
+
+    /// How many rows the answer has.
+    pub(super) fn rows(&self) -> usize {
+        self.value().as_array().map_or(0, Vec::len)
+    }
+
+    /// Its rows.
+    pub(super) fn value(&self) -> Value {
+        let mut body: Value = serde_json::from_slice(self.answer.body()).unwrap_or_default();
+        body["value"].take()
+    }
+}

@@ -1,0 +1,151 @@
+//! What the answers to a probe mean.
+
+use http::StatusCode;
+use serde_json::Value;
+
+use super::report::Report;
+use crate::app::remembered_merging;
+use crate::cli::Error;
+use crate::config::{Merging, Resolved};
+use crate::scan::{MergeFinding, Operation, Ordering, Rows};
+
+/// Says what the gateway itself has found out about merging.
+pub(super) fn found_out(config: &Resolved, report: &mut Report) {
+    if config.merge.enabled != Merging::Auto {
+        return;
+    }
+    let found = remembered_merging(config);
+    if found.is_empty() {
+        report.say("merging", "the gateway finds out by itself; nothing is remembered yet");
+    }
+    for (endpoint, record) in found {
+        let finding = MergeFinding {
+            endpoint,
+            record,
+            pause: None,
+        };
+        let (operation, version) = (endpoint.name(), endpoint.version.as_str());
+        report.say("merging", format!("{operation} ({version}): {finding}"));
+    }
+}
+
+/// Says whether the operations count together, as far as the words of a 429 tell. To spend a window
+/// of one to see whether another is refused would tell more, and leave everybody without calls.
+pub(super) fn scope(throttled: Option<&str>, report: &mut Report) {
+    let named = |text: &&str| {
+        let paths = Operation::ALL.map(|operation| operation.declaration().path);
+        let mut names = paths.into_iter().flat_map(|path| path.split('/'));
+        names.any(|name| !name.is_empty() && !name.starts_with('{') && text.contains(name))
+    };
+    let verdict = match throttled {
+        None => "not known whether operations count together: no call was refused; keep quota.scope = \"all\"".into(),
+        Some(text) if named(&text) => {
+            format!(
+                "a 429 names an operation, so each may count by itself, and quota.scope = \"operation\" may be right: {text}"
+            )
+        }
+        Some(text) => {
+            format!("not known whether operations count together: a 429 names none; keep quota.scope = \"all\": {text}")
+        }
+    };
+    report.say("scope", verdict);
+}
+
+/// Whether the first call shows that calls are answered.
+pub(super) fn accepted(status: StatusCode, also: &[StatusCode]) -> Result<(), Error> {
+    match status {
+        StatusCode::OK => Ok(()),
+        status if also.contains(&status) => Ok(()),
+        StatusCode::UNAUTHORIZED => Err(Error::user(
+            "Defender answered 401: the token is not accepted, or the tenant has no licence for vulnerability management",
+        )),
+        StatusCode::FORBIDDEN => Err(Error::user(
+            "Defender answered 403: give the app the application permission Machine.Read.All and admin consent",
+        )),
+        StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST => Err(Error::user(format!(
+            "Defender answered {status}: is --id a scan definition of this tenant?"
+        ))),
+        status => Err(Error::failed("the call failed", format!("Defender answered {status}"))),
+    }
+}
+
+pub(super) fn count(body: &[u8]) -> usize {
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    body["value"].as_array().map_or(0, Vec::len)
+}
+
+/// Says how rows are written.
+pub(super) fn fields(body: &[u8], report: &mut Report) {
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    let names = body["value"][0]
+        .as_object()
+        .map(|row| row.keys().map(String::as_str).collect::<Vec<_>>());
+    match names {
+        Some(names) => report.say("rows", format!("have the members {}", names.join(", "))),
+        None => report.say("rows", "none; choose ids with history to learn how they look"),
+    }
+}
+
+/// Which orders the rows do not contradict.
+pub(super) fn order(rows: &Rows) -> String {
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|(id, text, time)| (id, time.map(|time| &text[time])))
+        .collect();
+    let fits = |ordering: &Ordering| {
+        rows.windows(2).all(|pair| {
+            ordering
+                .compare(pair[0], pair[1])
+                .is_some_and(std::cmp::Ordering::is_le)
+        })
+    };
+    let names = Ordering::ALL.into_iter().filter(fits).map(|ordering| match ordering {
+        Ordering::NewestFirst => "newest first",
+        Ordering::OldestFirst => "oldest first",
+        Ordering::Grouped => "grouped by id",
+    });
+    match names.collect::<Vec<_>>().join(" or ") {
+        none if none.is_empty() => "none that is known: answers are not put together from the cache".into(),
+        names => names,
+    }
+}
+
+/// `rows` is how many rows an answer held in which nothing was in doubt.
+pub(super) fn recommend(report: &mut Report, rows: Option<usize>) {
+    report.settings = match rows {
+        Some(rows) => vec![
+            "[merge]".into(),
+            "enabled = true".into(),
+            format!("known_rows = {rows}"),
+        ],
+        None => vec!["[merge]".into(), "enabled = false".into()],
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_429_says_about_its_counter_is_told() {
+        for (text, expected) in [
+            (None, "no call was refused; keep quota.scope = \"all\""),
+            (
+                Some("API calls quota exceeded! for the key Destination+TenantID+AppID"),
+                "keep quota.scope = \"all\"",
+            ),
+            (
+                Some("quota exceeded for GetScanHistoryBySessionId"),
+                "quota.scope = \"operation\" may be right",
+            ),
+        ] {
+            let mut report = Report::default();
+            scope(text, &mut report);
+            assert!(
+                report.about("scope").contains(expected),
+                "{text:?}: {}",
+                report.about("scope")
+            );
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! The state as text, for a terminal.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+/// What `/status` and `/history` say, a line per subject.
+pub(super) fn render(state: &Value, past: &Value) -> String {
+    let mut lines = Lines::default();
+    lines.put(
+        "gateway",
+        &format!(
+            "{}, {}, up {}",
+            word(&state["version"]),
+            word(&state["mode"]),
+            span(&state["uptime_s"])
+        ),
+    );
+    let whose = ["host", "tenant", "cloud"].map(|name| state[name].as_str().unwrap_or("-"));
+    if state["host"].is_string() {
+        lines.put("", &format!("{}, tenant {}, cloud {}", whose[0], whose[1], whose[2]));
+    }
+    lines.problems(&state["problems"]);
+    lines.quota(&state["quota"]);
+    lines.queue(&state["queue"]);
+    for region in list(&state["regions"]) {
+        lines.put("region", &show_region(region));
+    }
+    lines.put("token", &show_token(&state["token"]));
+    for warning in list(&state["token"]["warnings"]) {
+        lines.put("", word(warning));
+    }
+    lines.cache(&state["cache"]);
+    lines.saved(&state["saved"]);
+    for finding in list(&state["merge"]["evidence"]) {
+        let (operation, version) = (word(&finding["operation"]), word(&finding["version"]));
+        lines.put(
+            "merging",
+            &format!("{operation} ({version}): {}", word(&finding["says"])),
+        );
+    }
+    lines.past(past);
+    lines.recent_errors(&state["trouble"]);
+    lines.0
+}
+
+#[derive(Default)]
+struct Lines(String);
+
+impl Lines {
+    /// One line. Names and reasons come from outside: nothing in them may steer the terminal.
+    fn put(&mut self, name: &str, value: &str) {
+        let value = value.replace(char::is_control, "?");
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.0, "{name:<9} {value}");
+    }
+
+    fn problems(&mut self, problems: &Value) {
+        for problem in list(problems) {
+            let (code, severity) = (word(&problem["code"]), word(&problem["severity"]));
+            let since = span(&problem["since_s"]);
+            self.put(
+                "problem",
+                &format!("{code} ({severity}, for {since}): {}", word(&problem["message"])),
+            );
+            self.put("", &format!("→ {}", word(&problem["advice"])));
+        }
+    }
+
+    fn quota(&mut self, quota: &Value) {
+        for window in list(&quota["windows"]) {
+            let (used, limit) = (number(&window["used"]), number(&window["limit"]));
+            let (left, next) = (number(&window["remaining"]), span(&window["reset_s"]));
+            let name = word(&window["name"]);
+            self.put(
+                "quota",
+                &format!("{name:<3} {} {left} of {limit} left, next in {next}", bar(used, limit)),
+            );
+        }
+        let pace = &quota["pace"];
+        if pace.is_object() {
+            let tokens = number(&pace["tokens"]).floor();
+            let (capacity, rate) = (number(&pace["capacity"]), number(&pace["per_minute"]));
+            let window = word(&pace["window"]);
+            self.put(
+                "pace",
+                &format!(
+                    "{tokens} of {capacity} calls may leave at once; the {window} window allows {rate:.0} more a minute"
+                ),
+            );
+        }
+        if quota["paused_until_s"].is_number() {
+            let pause = span(&quota["paused_until_s"]);
+            self.put("paused", &format!("for another {pause}: the upstream answered 429"));
+        }
+        let foreign = number(&quota["foreign_calls"]);
+        if foreign > 0.0 {
+            self.put(
+                "others",
+                &format!("{foreign} calls by others on the same app registration, as estimated"),
+            );
+        }
+        if let Some(replicas) = quota["replicas"].as_u64() {
+            self.put("shared", &format!("by {replicas} gateways"));
+        }
+    }
+
+    fn queue(&mut self, queue: &Value) {
+        let (waiting, callers) = (number(&queue["waiting"]), number(&queue["callers"]));
+        let wait = span(&queue["predicted_wait_s"]);
+        self.put(
+            "queue",
+            &format!("{waiting} waiting from {callers} callers; a newcomer would wait {wait}"),
+        );
+        for share in list(&queue["shares"]).iter().take(5) {
+            self.put("", &show_share(share));
+        }
+    }
+
+    fn cache(&mut self, cache: &Value) {
+        let kib = number(&cache["bytes"]) / 1024.0;
+        let [entries, hits, misses, stale] = ["entries", "hits", "misses", "stale"].map(|name| number(&cache[name]));
+        self.put(
+            "cache",
+            &format!("{entries} answers, {kib:.0} KiB; {hits} hits, {stale} stale, {misses} misses"),
+        );
+    }
+
+    fn saved(&mut self, saved: &Value) {
+        let (requests, calls) = (number(&saved["requests"]), number(&saved["upstream_calls"]));
+        self.put(
+            "saved",
+            &format!("{requests} requests answered with {calls} upstream calls"),
+        );
+        let by = ["hit", "stale", "collapsed", "merged", "partial", "forwarded"]
+            .map(|name| (name, number(&saved["by"][name])))
+            .into_iter()
+            .filter(|(_, count)| *count > 0.0)
+            .map(|(name, count)| format!("{count} {name}"));
+        let by = by.collect::<Vec<_>>().join(", ");
+        if !by.is_empty() {
+            self.put("", &by);
+        }
+        let per_call = &saved["per_call"];
+        if per_call.is_object() {
+            let (now, best) = (number(&per_call["now"]), number(&per_call["best"]));
+            self.put(
+                "",
+                &format!("{now} per call in ten minutes; {best} if each call asked for all it may"),
+            );
+        }
+    }
+
+    /// The last hour as small bars, a minute each.
+    fn past(&mut self, past: &Value) {
+        let per_minute = (60.0 / number(&past["step_s"]).max(1.0)).round().max(1.0);
+        for (name, columns) in [
+            (
+                "requests",
+                &[
+                    "from_memory",
+                    "shared_call",
+                    "own_call",
+                    "refused",
+                    "failed",
+                    "invalid",
+                    "gone",
+                ][..],
+            ),
+            ("calls", &["upstream_calls"]),
+            ("waiting", &["waiting"]),
+        ] {
+            let length = list(&past[columns[0]]).len();
+            let steps = (0..length).map(|step| columns.iter().map(|column| number(&past[column][step])).sum::<f64>());
+            let steps = steps.collect::<Vec<f64>>();
+            let join: fn(&[f64]) -> f64 = if name == "waiting" {
+                |steps| steps.iter().copied().fold(0.0, f64::max)
+            } else {
+                |steps| steps.iter().sum()
+            };
+            // From the newest backwards, so that only the oldest minute can be short.
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "between 1 and 60"
+            )]
+            let mut minutes: Vec<f64> = steps.rchunks(per_minute as usize).map(join).collect();
+            minutes.reverse();
+            if let Some(most) = minutes.iter().copied().reduce(f64::max) {
+                self.put(name, &format!("{} at most {most} a minute", sparks(&minutes, most)));
+            }
+        }
+    }
+
+    fn recent_errors(&mut self, trouble: &Value) {
+        let [refused, failed, invalid, gone] =
+            ["refused", "failed", "invalid", "gone"].map(|name| number(&trouble[name]));
+        self.put(
+            "trouble",
+            &format!("{refused} refused, {failed} failed, {invalid} invalid, {gone} gone"),
+        );
+        for incident in list(&trouble["latest"]).iter().take(3) {
+            let (ago, status) = (span(&incident["ago_s"]), number(&incident["status"]));
+            let reason = incident["reason"]
+                .as_str()
+                .unwrap_or_else(|| word(&incident["outcome"]));
+            let caller = incident["caller"].as_str().map(|name| format!(" {name}:"));
+            self.put(
+                "",
+                &format!("{ago} ago: {status}{} {reason}", caller.unwrap_or_default()),
+            );
+        }
+    }
+}
+
+fn show_share(share: &Value) -> String {
+    let (waiting, served) = (number(&share["waiting"]), number(&share["served"]));
+    let turns = match share["position"].as_u64() {
+        Some(position) => format!(
+            ", {position} before its next in {}, its last in {}",
+            span(&share["next_turn_s"]),
+            span(&share["last_turn_s"])
+        ),
+        None => String::new(),
+    };
+    format!(
+        "{:<24} {waiting} waiting{turns}; {served} calls",
+        word(&share["caller"])
+    )
+}
+
+fn show_region(region: &Value) -> String {
+    let mark = if region["selected"].as_bool() == Some(true) {
+        "→"
+    } else {
+        " "
+    };
+    let rtt = region["rtt_ms"]
+        .as_f64()
+        .map_or_else(|| "    —    ".to_owned(), |ms| format!("{ms:>6.1} ms"));
+    let health = if region["healthy"].as_bool() == Some(true) {
+        ""
+    } else {
+        "  avoided"
+    };
+    format!(
+        "{mark} {:<8} {rtt}  {}{health}",
+        word(&region["name"]),
+        word(&region["url"])
+    )
+}
+
+fn show_token(token: &Value) -> String {
+    let life = match token["expires_in_s"].as_f64() {
+        Some(_) => format!("another {}", span(&token["expires_in_s"])),
+        None => "none".to_owned(),
+    };
+    let error = &token["last_error"];
+    let trouble = match error["code"].as_str() {
+        Some(code) => format!("; {code}: {}", word(&error["advice"])),
+        None => String::new(),
+    };
+    format!("{}, {life}{trouble}", word(&token["kind"]))
+}
+
+fn bar(used: f64, limit: f64) -> String {
+    let full = if limit > 0.0 {
+        (used / limit * 20.0).ceil().clamp(0.0, 20.0)
+    } else {
+        0.0
+    };
+    (0..20)
+        .map(|place| if f64::from(place) < full { '█' } else { '░' })
+        .collect()
+}
+
+fn sparks(values: &[f64], most: f64) -> String {
+    const HEIGHTS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let height = |value: &f64| (value / most.max(1.0) * 8.0).ceil();
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and 8")]
+    values
+        .iter()
+        .map(|value| HEIGHTS[(height(value) as usize).min(8)])
+        .collect()
+}
+
+fn span(seconds: &Value) -> String {
+    let seconds = number(seconds);
+    match seconds {
+        s if s < 10.0 => format!("{s:.1} s"),
+        s if s < 120.0 => format!("{s:.0} s"),
+        s if s < 7200.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.1} h", s / 3600.0),
+    }
+}
+
+fn word(value: &Value) -> &str {
+    value.as_str().unwrap_or("?")
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or(0.0)
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_state_is_shown_and_an_empty_one_does_no_harm() {
+        let state = json!({
+            "version": "1.0", "uptime_s": 3.0, "mode": "degraded", "host": "pod-1", "tenant": "t", "cloud": "public",
+            "problems": [{"code": "no-token", "severity": "critical", "since_s": 9.0, "count": 1,
+                          "message": "there is no valid token", "advice": "set it"}],
+            "quota": {"windows": [{"name": "1m", "limit": 100, "used": 63, "remaining": 37, "reset_s": 12.0}], "paused_until_s": 8.0},
+            "queue": {"waiting": 7, "callers": 2, "predicted_wait_s": 4.8, "shares": [
+                {"caller": "soar", "waiting": 6, "served": 31, "position": 1, "next_turn_s": 2.4, "last_turn_s": 26.4}]},
+            "token": {"kind": "client_secret", "expires_in_s": null,
+                      "last_error": {"code": "AADSTS7000215", "advice": "set the secret's value"}},
+        });
+        let text = render(&state, &json!({}));
+        assert!(
+            text.contains("problem   no-token (critical, for 9.0 s): there is no valid token\n          → set it\n"),
+            "{text}"
+        );
+        assert!(text.contains("pod-1, tenant t, cloud public"), "{text}");
+        assert!(text.contains("37 of 100 left, next in 12 s"), "{text}");
+        assert!(text.contains("█████████████░░░░░░░"), "{text}");
+        assert!(text.contains("AADSTS7000215: set the secret's value"), "{text}");
+        assert!(text.contains("for another 8.0 s"), "{text}");
+        assert!(
+            text.contains("6 waiting, 1 before its next in 2.4 s, its last in 26 s; 31 calls"),
+            "{text}"
+        );
+        assert!(render(&json!({}), &Value::Null).contains("queue"));
+    }
+
+    #[test]
+    fn the_last_hour_is_drawn_a_minute_a_column() {
+        let past = json!({"step_s": 20, "from_memory": [9, 0, 0, 4, 4, 0], "shared_call": [0, 0, 0, 0, 0, 0],
+            "own_call": [0, 0, 0, 0, 0, 0], "refused": [0, 0, 0, 0, 8, 0], "failed": [0, 0, 0, 0, 0, 0],
+            "upstream_calls": [0, 0, 0, 0, 0, 0], "waiting": [0, 7, 0, 0, 0, 0]});
+        let text = render(&json!({}), &past);
+        assert!(text.contains("requests  ▅█ at most 16 a minute"), "{text}");
+        assert!(text.contains("calls        at most 0 a minute"), "{text}");
+        assert!(text.contains("waiting   █  at most 7 a minute"), "{text}");
+    }
+
+    #[test]
+    fn nothing_that_a_caller_sends_steers_the_terminal() {
+        let state = json!({"trouble": {"latest": [{"ago_s": 1.0, "status": 429, "reason": "evil \u{1b}[2J\nline"}]},
+            "queue": {"shares": [{"caller": "\u{1b}]0;title\u{7}"}]}});
+        let text = render(&state, &Value::Null);
+        assert!(!text.contains('\u{1b}') && !text.contains('\u{7}'), "{text}");
+        assert!(text.contains("evil ?[2J?line"), "{text}");
+    }
+}

@@ -1,0 +1,182 @@
+//! Numbers with their unit: durations (`250ms`, `30s`, `5m`, `1h`, `1d`) and sizes (`512B`,
+//! `64KiB`, `1MiB`, `2GiB`; `KB`, `MB` and `GB` are powers of ten).
+
+use std::time::Duration;
+
+/// Units with their scales. The one preferred in output comes first.
+type Units = [(&'static str, u64)];
+
+/// In milliseconds.
+const DURATIONS: &Units = &[
+    ("d", 24 * 60 * 60 * 1000),
+    ("h", 60 * 60 * 1000),
+    ("m", 60 * 1000),
+    ("s", 1000),
+    ("ms", 1),
+];
+
+/// In bytes.
+const SIZES: &Units = &[
+    ("GiB", 1 << 30),
+    ("MiB", 1 << 20),
+    ("KiB", 1 << 10),
+    ("GB", 1_000_000_000),
+    ("MB", 1_000_000),
+    ("KB", 1000),
+    ("B", 1),
+];
+
+/// Reads a whole number followed directly by `ms`, `s`, `m`, `h` or `d`.
+///
+/// ```
+/// use std::time::Duration;
+/// use defender_gateway::config::parse_duration;
+/// assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
+/// assert_eq!(parse_duration("90"), Err("has no unit; write 90s, 90ms, 90m, 90h or 90d".into()));
+/// ```
+///
+/// # Errors
+/// A phrase that follows the value in a message.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let ms = parse(text, DURATIONS, ["s", "ms", "m", "h", "d"], "ms, s, m, h and d")?;
+    Ok(Duration::from_millis(ms.ok_or("is too long")?))
+}
+
+/// Reads a whole number followed directly by `B`, `KiB`, `MiB`, `GiB`, `KB`, `MB` or `GB`. The
+/// result is in bytes.
+///
+/// ```
+/// use defender_gateway::config::parse_size;
+/// assert_eq!(parse_size("64KiB"), Ok(65_536));
+/// assert_eq!(parse_size("64"), Err("has no unit; write 64MiB, 64KiB, 64GiB or 64B".into()));
+/// ```
+///
+/// # Errors
+/// A phrase that follows the value in a message.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let bytes = parse(
+        text,
+        SIZES,
+        ["MiB", "KiB", "GiB", "B"],
+        "B, KiB, MiB, GiB, KB, MB and GB",
+    )?;
+    bytes.ok_or_else(|| "is too large".to_owned())
+}
+
+/// Writes a duration as [`parse_duration`] reads it, in the longest unit that loses nothing down
+/// to the millisecond.
+///
+/// ```
+/// use std::time::Duration;
+/// use defender_gateway::config::show_duration;
+/// assert_eq!(show_duration(Duration::from_secs(3600)), "1h");
+/// assert_eq!(show_duration(Duration::from_secs(90)), "90s");
+/// assert_eq!(show_duration(Duration::ZERO), "0s");
+/// ```
+#[must_use]
+pub fn show_duration(duration: Duration) -> String {
+    let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    if ms == 0 { "0s".into() } else { show(ms, DURATIONS) }
+}
+
+/// Writes a size as [`parse_size`] reads it, in the largest unit that loses nothing.
+///
+/// ```
+/// use defender_gateway::config::show_size;
+/// assert_eq!(show_size(64 << 20), "64MiB");
+/// assert_eq!(show_size(1500), "1500B");
+/// assert_eq!(show_size(0), "0B");
+/// ```
+#[must_use]
+pub fn show_size(bytes: u64) -> String {
+    if bytes == 0 { "0B".into() } else { show(bytes, SIZES) }
+}
+
+/// The number in the scale's unit; `None` when it is too large for that. `examples` and `units`
+/// are for messages.
+fn parse<const N: usize>(text: &str, scales: &Units, examples: [&str; N], units: &str) -> Result<Option<u64>, String> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    if text.is_empty() {
+        return Err("is empty".into());
+    }
+    if number.is_empty() {
+        return Err("does not start with a number".into());
+    }
+    if unit.starts_with(['.', ',']) {
+        return Err("has a fraction; use a smaller unit and a whole number".into());
+    }
+    if unit.is_empty() {
+        let mut written = examples.map(|unit| format!("{number}{unit}"));
+        let last = written.last_mut().map(std::mem::take).unwrap_or_default();
+        return Err(format!("has no unit; write {} or {last}", written[..N - 1].join(", ")));
+    }
+    let Some((_, scale)) = scales.iter().find(|(name, _)| *name == unit) else {
+        return Err(format!("has the unknown unit {unit:?}; the units are {units}"));
+    };
+    let number: u64 = number.parse().map_err(|_| "is too large a number")?;
+    Ok(number.checked_mul(*scale))
+}
+
+fn show(value: u64, scales: &Units) -> String {
+    let whole = scales.iter().find(|(_, scale)| value.is_multiple_of(*scale));
+    let (unit, scale) = whole.copied().unwrap_or(("", 1));
+    format!("{}{unit}", value / scale)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn everything_but_a_number_with_a_unit_is_refused_with_a_reason() {
+        for (text, reason) in [
+            ("", "is empty"),
+            ("s", "does not start with a number"),
+            ("-1s", "does not start with a number"),
+            ("1.5s", "has a fraction"),
+            ("30 s", "has the unknown unit \" s\""),
+            ("30sec", "has the unknown unit \"sec\""),
+            ("30S", "has the unknown unit \"S\""),
+            ("99999999999999999999s", "is too large a number"),
+            ("18446744073709551615d", "is too long"),
+        ] {
+            let error = parse_duration(text).unwrap_err();
+            assert!(error.starts_with(reason), "{text:?}: {error}");
+        }
+        for (text, reason) in [
+            ("", "is empty"),
+            ("MiB", "does not start with a number"),
+            ("1.5MiB", "has a fraction"),
+            ("1mb", "has the unknown unit \"mb\""),
+            ("1M", "has the unknown unit \"M\""),
+            ("99999999999999999999B", "is too large a number"),
+            ("18446744073709551615KiB", "is too large"),
+        ] {
+            let error = parse_size(text).unwrap_err();
+            assert!(error.starts_with(reason), "{text:?}: {error}");
+        }
+        assert_eq!(parse_size("2KB"), Ok(2000));
+    }
+
+    proptest! {
+        #[test]
+        fn shown_values_are_parsed_again(value: u64) {
+            let duration = Duration::from_millis(value);
+            prop_assert_eq!(parse_duration(&show_duration(duration)), Ok(duration));
+            prop_assert_eq!(parse_size(&show_size(value)), Ok(value));
+        }
+
+        #[test]
+        fn round_sizes_read_back_too(number in 0u64..1 << 20, shift in 0u32..40) {
+            let bytes = number << shift;
+            prop_assert_eq!(parse_size(&show_size(bytes)), Ok(bytes));
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic(text in any::<String>()) {
+            let _ = (parse_duration(&text), parse_size(&text));
+        }
+    }
+}

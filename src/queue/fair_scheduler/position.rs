@@ -1,0 +1,139 @@
+//! Places in the order: where a request that waits, or might, stands.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use tokio::time::Instant;
+
+use super::FairScheduler;
+use super::class::{Class, Standing};
+use super::competitors::{Claims, Look};
+use crate::caller::{Name, Urgency};
+
+/// A request that waits or might, and where it stands.
+#[derive(Clone, Debug)]
+pub struct ServicePosition {
+    pub(super) caller: Name,
+    pub(super) level: u8,
+    pub(super) standing: Standing,
+    /// So many requests of its own caller that wait go first.
+    pub(super) own_waiting: usize,
+    /// These of its own caller that claim slots go first, once they are due.
+    pub(super) own_returns: Range<usize>,
+    /// So many of its own caller keep their places before it, though they claim no slots from
+    /// others: one that is refused now is told to come after them.
+    pub(super) own_kept: usize,
+}
+
+impl ServicePosition {
+    /// Whether requests of its own caller go first that may not come.
+    #[must_use]
+    pub fn is_behind_kept(&self) -> bool {
+        self.own_kept > 0
+    }
+}
+
+impl FairScheduler {
+    /// The place of a ticket that waits.
+    #[must_use]
+    pub fn position_of(&self, id: u64) -> Option<ServicePosition> {
+        let ticket = self.tickets.get(&id)?;
+        let flow = self.class(ticket.urgency).flows.get(&ticket.caller)?;
+        let own = flow.tickets.range(..(ticket.deadline, ticket.id)).count();
+        Some(ServicePosition {
+            caller: ticket.caller.clone(),
+            level: ticket.urgency.level(),
+            standing: flow.standing(),
+            own_waiting: own,
+            own_returns: 0..0,
+            own_kept: 0,
+        })
+    }
+
+    /// The place that one more request of this caller would have, behind `own_returns` of its own
+    /// that were refused, once they are due. Without a deadline it lets all that wait go first, and
+    /// those that do not come when they are due.
+    #[must_use]
+    pub fn position_for(
+        &self,
+        caller: &Name,
+        urgency: Urgency,
+        deadline: Option<(Instant, u64)>,
+        own_returns: Range<usize>,
+    ) -> ServicePosition {
+        let class = self.class(urgency);
+        let flow = class.flows.get(caller);
+        let own_waiting = flow.map_or(0, |flow| match deadline {
+            Some(key) => flow.tickets.range(..key).count(),
+            None => flow.tickets.len(),
+        });
+        let claimed = class.dues_of(caller).map_or(0, VecDeque::len).max(own_returns.start);
+        let own_kept = match deadline {
+            Some(_) => 0,
+            None => own_returns.end.saturating_sub(claimed),
+        };
+        ServicePosition {
+            caller: caller.clone(),
+            level: urgency.level(),
+            standing: class.standing(caller, self.stride(caller)),
+            own_waiting,
+            own_returns,
+            own_kept,
+        }
+    }
+
+    /// Whether a request at this place delays nobody who waits by more than one slot. If it goes
+    /// before others of its class, these lose a turn of the class, which may be many slots where
+    /// other classes wait; before others of its caller, a turn of the caller.
+    #[must_use]
+    pub fn delays_by_one(&self, place: &ServicePosition) -> bool {
+        let class = &self.classes[usize::from(place.level)];
+        self.is_last_of_own(place) && (class.waiting == 0 || class.waiting == self.len())
+    }
+
+    /// Whether no other ticket of the same caller that waits is served after this request.
+    #[must_use]
+    pub fn is_last_of_own(&self, place: &ServicePosition) -> bool {
+        let flow = self.classes[usize::from(place.level)].flows.get(&place.caller);
+        place.own_waiting == flow.map_or(0, |flow| flow.tickets.len())
+    }
+
+    /// The places of the tickets of the same caller that are served after this request, with their
+    /// deadlines: the first `most`.
+    pub fn own_after(&self, place: &ServicePosition, most: usize) -> impl Iterator<Item = (ServicePosition, Instant)> {
+        let flow = self.classes[usize::from(place.level)].flows.get(&place.caller);
+        let tickets = flow.into_iter().flat_map(|flow| &flow.tickets);
+        let after = tickets.skip(place.own_waiting).take(most);
+        after.zip(1..).map(|((deadline, _), behind)| {
+            let next = ServicePosition {
+                own_waiting: place.own_waiting + behind,
+                own_returns: 0..0,
+                ..place.clone()
+            };
+            (next, *deadline)
+        })
+    }
+
+    /// How many tickets would be served before this one if nobody else came.
+    #[must_use]
+    pub fn ahead_of(&self, id: u64) -> Option<usize> {
+        let place = self.position_of(id)?;
+        let now = Instant::now();
+        let look = Look {
+            claims: Claims::None,
+            now,
+            until: now,
+            most: usize::MAX,
+            most_of_loop: 0,
+            others: &[],
+        };
+        Some(self.competitors(&place, 0, look).ahead(now, 0).waiting)
+    }
+}
+
+impl Class {
+    /// Where the next service of this class starts, when the clock stands there.
+    pub(super) fn start(&self, now: u64) -> u64 {
+        if self.waiting == 0 { self.tag.max(now) } else { self.tag }
+    }
+}

@@ -1,0 +1,262 @@
+//! What goes to the script and comes back. Times are microseconds, before or after the moment of
+//! the step.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::quota::{self, Pacing, UnknownPast};
+
+/// What the store runs: one script, in parts.
+pub(super) const SCRIPT: &str = concat!(
+    include_str!("script/prologue.lua"),
+    include_str!("script/idle.lua"),
+    include_str!("script/ledger.lua"),
+    include_str!("script/feedback.lua"),
+    include_str!("script/order.lua"),
+    include_str!("script/members.lua"),
+    include_str!("script/step.lua"),
+);
+
+/// A charge: its name, [`GONE`], [`FLYING`] or [`PAST`], and until when or since when.
+pub(super) type Charge = (String, u8, f64);
+
+/// What waits of a flow, is expected back, and asks again, as the script knows it: the flow's name,
+/// its weight, the three counts, and by when the first of those that wait can use a slot.
+pub(super) type Want = (String, u32, usize, usize, usize, Vec<i64>);
+
+/// It was taken back.
+pub(super) const GONE: u8 = 0;
+/// In flight; the time is how long it may still take to arrive.
+pub(super) const FLYING: u8 = 1;
+/// It counts as made; the time is how long ago.
+pub(super) const PAST: u8 = 2;
+
+/// One step of one replica.
+#[derive(Debug, Serialize)]
+pub(super) struct SyncRequest<'a> {
+    #[serde(flatten)]
+    pub(super) terms: &'a SyncParams,
+    pub(super) epoch: &'a str,
+    pub(super) nonce: String,
+    pub(super) call: u64,
+    /// The number of the first charge, if one is granted.
+    pub(super) next: u64,
+    /// How many slots may be granted at most.
+    pub(super) want: usize,
+    /// Whether anything is wanted, now or soon.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) wants: bool,
+    /// What waits, when that is not what the store knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) flows: Option<&'a [Want]>,
+    pub(super) r#gen: u64,
+    pub(super) seq: u64,
+    pub(super) landing: i64,
+    /// How long a slot is kept for a replica that is called for it.
+    pub(super) claim: i64,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(super) settled: &'a [(String, i64)],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(super) refunded: &'a [String],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(super) throttled: &'a [ThrottleHint],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) copy: Option<LedgerSnapshot>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) leave: bool,
+    /// The epoch whose times cannot be right.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) doubt: Option<&'a str>,
+}
+
+/// What stays the same from step to step.
+#[derive(Debug, Serialize)]
+pub(super) struct SyncParams {
+    format: &'static str,
+    /// The format whose ledger is taken over.
+    before: &'static str,
+    /// After so long, milliseconds, no call of a replica that was never heard of again is in any
+    /// window.
+    quiet: i64,
+    pub(super) me: String,
+    limits: Vec<Limit>,
+    burst: u32,
+    /// Calls leave as long as the windows have room.
+    unpaced: bool,
+    /// How long a charge is kept whose call is never heard of.
+    attempt: i64,
+    keep: i64,
+    most: usize,
+    /// The keys' own lifetime once the last replica has left, milliseconds.
+    ttl: i64,
+    lease: i64,
+    window: i64,
+    past: &'static str,
+    longest_pause: i64,
+}
+
+#[derive(Debug, Serialize)]
+struct Limit {
+    calls: usize,
+    window: i64,
+    hold: i64,
+}
+
+impl SyncParams {
+    pub(super) fn new(me: String, config: &quota::Config, timing: super::Timing, kept: Duration) -> Self {
+        let limit = |limit: &quota::Limit| Limit {
+            calls: limit.calls(),
+            window: micros(limit.window()),
+            hold: micros(limit.hold()),
+        };
+        let longest = config.limits().last().map_or(Duration::ZERO, quota::Limit::hold);
+        Self {
+            format: super::config::FORMAT,
+            before: super::config::BEFORE,
+            quiet: micros(longest + kept) / 1000 + 1,
+            me,
+            limits: config.limits().iter().map(limit).collect(),
+            burst: config.burst.get(),
+            unpaced: config.pacing == Pacing::None,
+            attempt: micros(kept),
+            keep: micros(longest),
+            most: config.limits().iter().map(quota::Limit::calls).max().unwrap_or(0),
+            ttl: micros((longest + kept) * 2 + timing.lease) / 1000,
+            lease: micros(timing.lease),
+            window: micros(timing.merge),
+            past: match config.unknown_past {
+                UnknownPast::Empty => "empty",
+                UnknownPast::Paced => "paced",
+                UnknownPast::Full => "full",
+            },
+            longest_pause: micros(quota::ThrottleHint::LONGEST_WAIT),
+        }
+    }
+}
+
+/// A 429, as the script needs to know it.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct ThrottleHint {
+    pub(super) id: String,
+    pub(super) age: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) wait: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) window: Option<i64>,
+}
+
+/// A replica's copy of the ledger.
+#[derive(Debug, Serialize)]
+pub(super) struct LedgerSnapshot {
+    /// How old it is.
+    pub(super) age: i64,
+    /// Who the members were; `None`: this is not the whole copy, but the charges of this replica
+    /// only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) members: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) charges: Vec<(String, u8, i64)>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) pause: Option<i64>,
+    /// What the bucket held by now, if nothing was granted since.
+    pub(super) level: f64,
+}
+
+/// What the script answers, as JSON.
+#[derive(Debug, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a member of the script's answer")]
+pub struct SyncReply {
+    /// Nothing was done: replicas of this other format have calls in a window.
+    pub(super) other: Option<String>,
+    #[serde(default)]
+    pub(super) epoch: String,
+    /// The server's time. Text, because it has more digits than the script's numbers are written
+    /// with.
+    #[serde(default)]
+    pub(super) now: String,
+    /// Nothing was done: the epoch is another one, or the step was overtaken.
+    #[serde(default)]
+    pub(super) stale: bool,
+    /// Of another epoch: the server's run.
+    pub(super) server: Option<String>,
+    /// Of another epoch: it began because the clock had jumped.
+    #[serde(default)]
+    pub(super) doubted: bool,
+    /// The flows to whose requests slots are granted.
+    #[serde(default)]
+    pub(super) granted: Vec<String>,
+    pub(super) due: Option<f64>,
+    pub(super) merging: Option<f64>,
+    #[serde(default)]
+    pub(super) news: Vec<Charge>,
+    #[serde(default)]
+    pub(super) seq: f64,
+    #[serde(default)]
+    pub(super) r#gen: f64,
+    /// All members.
+    pub(super) members: Option<Vec<String>>,
+    /// New ones, otherwise, and those that are gone.
+    #[serde(default)]
+    pub(super) joined: Vec<String>,
+    #[serde(default)]
+    pub(super) left: Vec<String>,
+    /// The whole copy of the ledger is wanted.
+    #[serde(default)]
+    pub(super) bring: bool,
+    /// What waits has to be told again.
+    #[serde(default)]
+    pub(super) again: bool,
+    /// Calls of others in a longest window, as estimated; and from when to when none of those leave
+    /// it.
+    #[serde(default)]
+    pub(super) foreign: u64,
+    #[serde(default)]
+    pub(super) holes: Vec<(f64, f64)>,
+    /// The bucket does not hold calls back.
+    #[serde(default)]
+    pub(super) unpaced: bool,
+    #[serde(default)]
+    pub(super) level: f64,
+    #[serde(default)]
+    pub(super) rate: f64,
+    #[serde(default)]
+    pub(super) plan: f64,
+    pub(super) pause: Option<f64>,
+    /// What the others want: flows, or classes, with their weight, how many requests wait, are
+    /// expected back, and ask again, and their position.
+    #[serde(default)]
+    pub(super) others: Vec<(String, f64, f64, f64, f64, f64)>,
+    /// Where classes stand: which, where it starts, and the clock of its flows.
+    #[serde(default)]
+    pub(super) classes: Vec<(f64, f64, f64)>,
+    /// The positions of the flows that this replica told of, in their order.
+    #[serde(default)]
+    pub(super) positions: Vec<f64>,
+}
+
+/// Whole microseconds.
+pub(super) fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// How long ago `at` was; negative when it is still to come.
+pub(super) fn age(at: Instant, now: Instant) -> i64 {
+    if at <= now { micros(now - at) } else { -micros(at - now) }
+}
+
+/// A time that the script said; nothing it says can be negative or longer than a few days.
+pub(super) fn span(micros: f64) -> Duration {
+    Duration::from_secs_f64((micros / 1e6).clamp(0.0, 1e6))
+}
+
+/// A counter, as the script writes numbers.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counters of the script start at 0 and stay far below 2^53"
+)]
+pub(super) fn number(value: f64) -> u64 {
+    value as u64
+}

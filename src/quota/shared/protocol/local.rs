@@ -1,0 +1,94 @@
+//! What happens here between two steps: slots are taken, calls end, and other requests wait.
+
+use std::collections::VecDeque;
+
+use tokio::time::Instant;
+
+use super::{Protocol, Slot};
+use crate::attempt::Demand;
+use crate::quota::shared::slot_forecast::SlotForecast;
+use crate::quota::{self, QuotaState};
+
+impl Protocol {
+    /// The slot in hand.
+    pub fn take(&mut self, now: Instant) -> Option<Slot> {
+        self.drop_old(now);
+        let (slot, _) = self.granted.pop_front()?;
+        self.calls += 1;
+        Some(slot)
+    }
+
+    /// What is wanted now.
+    pub fn demand(&mut self, demand: Demand<'_>, now: Instant) {
+        self.want = demand.waiting;
+        if self.wants.demand(&demand, &self.terms.me) {
+            self.unsettled = self.unsettled.or(Some(now));
+        }
+        if demand.waiting == 0 {
+            while let Some((slot, _)) = self.granted.pop_front() {
+                self.refund(slot.id, now);
+            }
+        }
+    }
+
+    /// The call of this charge counts as made now.
+    pub fn settle(&mut self, id: String, now: Instant) {
+        self.copy.settle(&id, now);
+        self.pending_reports.settle(id, now);
+        self.collect(now);
+    }
+
+    /// The call of this charge was not made.
+    pub fn refund(&mut self, id: String, now: Instant) {
+        self.copy.refund(&id);
+        self.pending_reports.refund([id]);
+        self.collect(now);
+    }
+
+    /// The call of this charge was refused with 429.
+    pub fn throttle(&mut self, id: String, answer: quota::ThrottleHint, now: Instant) {
+        self.copy.settle(&id, now);
+        self.pending_reports.throttle(id, answer, now);
+        self.woken = true;
+    }
+
+    /// Appends when the next `count` slots of all replicas come, those in hand first.
+    pub fn forecast(&self, now: Instant, count: usize, slots: &mut VecDeque<Instant>) {
+        let mut coming = SlotForecast::of(&self.copy.account(now), now);
+        let in_hand = self.granted.len().min(count);
+        slots.extend(std::iter::repeat_n(now, in_hand));
+        slots.extend(std::iter::repeat_with(|| coming.next_slot()).take(count - in_hand));
+    }
+
+    /// Whether the store has never answered.
+    pub(in crate::quota::shared) fn is_new(&self) -> bool {
+        self.last.is_none()
+    }
+
+    pub(in crate::quota::shared) fn is_lost(&self) -> bool {
+        self.lost.is_some() || self.last.is_none()
+    }
+
+    /// The quota as this replica knows it.
+    #[must_use]
+    pub fn account(&self, now: Instant) -> QuotaState {
+        self.copy.account(now)
+    }
+
+    /// Whether the store has answered, and grants slots.
+    pub(in crate::quota::shared) fn is_granting(&self) -> bool {
+        !self.is_lost() && !self.merging
+    }
+
+    pub(super) fn drop_old(&mut self, now: Instant) {
+        while self.granted.front().is_some_and(|(_, until)| *until <= now) {
+            if let Some((slot, _)) = self.granted.pop_front() {
+                self.refund(slot.id, now);
+            }
+        }
+    }
+
+    fn collect(&mut self, now: Instant) {
+        self.collecting = self.collecting.or(Some(now));
+    }
+}

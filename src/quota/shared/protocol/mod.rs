@@ -1,0 +1,375 @@
+//! What a replica knows and has yet to say, between two steps.
+
+mod local;
+mod schedule;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::clock_guard::ClockGuard;
+use super::ledger_replica::LedgerReplica;
+use super::messages::{self, SyncParams, SyncReply, SyncRequest};
+use super::pending_reports::PendingReports;
+use super::wants::{self, Flow, Wants};
+use super::{Config, Timing};
+use crate::attempt::SharedOrder;
+use crate::caller::{Name, Urgency};
+use crate::quota::{self, QuotaState};
+use crate::store::{Eviction, Outage};
+
+/// Most slots that one step may ask for.
+const MOST_PER_STEP: usize = 256;
+
+/// A slot that was granted is used at once or given back: so long may it take to reach its caller,
+/// a slow store included.
+const IN_HAND: Duration = Duration::from_secs(1);
+
+/// The longest time for which a slot is kept for the replica whose turn it is, however slow the
+/// store.
+const LONGEST_CLAIM: Duration = Duration::from_secs(1);
+
+/// So many replicas bring their whole copies without being asked.
+const FEW: usize = 16;
+
+/// No timer for a turn is shorter: what the store says is rounded.
+const SHORTEST: Duration = Duration::from_millis(1);
+
+/// A replica's side of the protocol. It has no I/O: [`Protocol::step`] writes what to say,
+/// [`Protocol::on_reply`] and [`Protocol::on_error`] take in what came of it.
+#[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
+pub struct Protocol {
+    terms: Arc<SyncParams>,
+    timing: Timing,
+    pub(super) copy: LedgerReplica,
+    epoch: String,
+    call: u64,
+    next: u64,
+    seq: u64,
+    r#gen: u64,
+    resync: Resync,
+    /// Granted, and not yet given to anybody, and when each must be given back.
+    granted: VecDeque<(Slot, Instant)>,
+    pending_reports: PendingReports,
+    /// How many slots the step under way asks for.
+    asked: usize,
+    want: usize,
+    wants: Wants,
+    /// Whether the step under way tells what waits.
+    tells: bool,
+    /// When our turn comes, as the store said.
+    due: Option<Instant>,
+    /// Look at once.
+    pub(super) woken: bool,
+    collecting: Option<Instant>,
+    /// Since when something waits that the store need not hear of at once.
+    unsettled: Option<Instant>,
+    pub(super) outage: Outage,
+    /// Since when the store has not answered, and how often.
+    lost: Option<(Instant, u32)>,
+    merging: bool,
+    last: Option<Instant>,
+    /// The order of all replicas.
+    pub(super) order: Arc<SharedOrder>,
+    /// What earlier forecasts were made with.
+    foreseen: Arc<SharedOrder>,
+    pub(super) foreign: u64,
+    pub(super) calls: u64,
+    /// What the store does when its memory is full; `None` while it has not said.
+    pub(super) eviction: Option<Eviction>,
+    /// How long the store takes to answer, smoothed.
+    took: Duration,
+    clock: ClockGuard,
+    /// Whose clock it is: the server's run.
+    server: Option<String>,
+    /// The epoch whose times cannot be right.
+    doubted: Option<String>,
+}
+
+/// What of our copy has yet to be brought into this epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Resync {
+    /// All that is wanted is there.
+    Nothing,
+    /// The charges of our own calls.
+    Own,
+    /// The whole copy.
+    All,
+}
+
+/// The right to make one call.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    /// The name of its charge.
+    pub id: String,
+    /// For whom it is, as the store decided.
+    pub flow: Option<(Urgency, Name)>,
+}
+
+/// What a step changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Slots are in hand, or may come earlier.
+    pub slots: bool,
+    /// Earlier forecasts are wrong.
+    pub forecast: bool,
+    /// The store had lost what it knew.
+    pub epoch: bool,
+    /// Calls of others, as estimated, when there were none before.
+    pub foreign: u64,
+}
+
+impl Protocol {
+    /// A replica that has not heard from the store yet. `me` tells it from the others.
+    #[must_use]
+    pub fn new(me: String, config: &quota::Config, sharing: &Config, now: Instant) -> Self {
+        let kept = config.attempt + QuotaState::LANDING + IN_HAND;
+        Self {
+            terms: Arc::new(SyncParams::new(me, config, sharing.timing, kept)),
+            timing: sharing.timing,
+            copy: LedgerReplica::new(config.clone(), kept, now),
+            epoch: String::new(),
+            call: 0,
+            next: 0,
+            seq: 0,
+            r#gen: 0,
+            resync: Resync::Nothing,
+            granted: VecDeque::new(),
+            pending_reports: PendingReports::default(),
+            asked: 0,
+            want: 0,
+            wants: Wants::default(),
+            tells: false,
+            due: None,
+            woken: true,
+            collecting: None,
+            unsettled: None,
+            outage: Outage::default(),
+            lost: None,
+            merging: false,
+            last: None,
+            order: Arc::default(),
+            foreseen: Arc::default(),
+            foreign: 0,
+            calls: 0,
+            eviction: None,
+            took: Duration::ZERO,
+            clock: ClockGuard::default(),
+            server: None,
+            doubted: None,
+        }
+    }
+
+    /// What to say now. Call [`Protocol::on_reply`] or [`Protocol::on_error`] afterwards.
+    ///
+    /// # Errors
+    /// When it cannot be written as JSON, which nothing in it should cause.
+    pub fn step(&mut self, nonce: String, leave: bool, now: Instant) -> serde_json::Result<String> {
+        self.drop_old(now);
+        self.woken = false;
+        self.collecting = None;
+        self.unsettled = None;
+        self.call += 1;
+        let want = if leave {
+            0
+        } else {
+            self.want.saturating_sub(self.granted.len())
+        };
+        // A store that has just failed is not asked for slots whose grant might not be heard of.
+        self.asked = if self.lost.is_some() {
+            0
+        } else {
+            want.min(MOST_PER_STEP)
+        };
+        let said = self.pending_reports.say(now);
+        let own = format!("{}:", self.terms.me);
+        let mut copy = match self.resync {
+            Resync::Nothing => None,
+            Resync::Own => self.copy.show(Some(&own), now),
+            Resync::All => self.copy.show(None, now),
+        };
+        if let Some(copy) = &mut copy {
+            // The store may have put back already what it is told of now.
+            copy.level += said.refunded.len() as f64;
+        }
+        if leave {
+            self.wants = Wants::default();
+        }
+        let in_hand = self.granted.iter().filter_map(|(slot, _)| slot.flow.as_ref());
+        let flows = self.wants.tell(in_hand, now);
+        self.tells = flows.is_some();
+        serde_json::to_string(&SyncRequest {
+            terms: &self.terms,
+            epoch: &self.epoch,
+            nonce,
+            call: self.call,
+            next: self.next,
+            want: self.asked,
+            wants: self.wants.any(),
+            flows: flows.as_deref(),
+            r#gen: self.r#gen,
+            seq: self.seq,
+            landing: messages::micros(self.copy.landing()),
+            claim: messages::micros((self.took * 4).max(self.timing.claim).min(LONGEST_CLAIM)),
+            settled: &said.settled,
+            refunded: said.refunded,
+            throttled: &said.throttled,
+            copy,
+            leave,
+            doubt: self.doubted.as_deref(),
+        })
+    }
+
+    /// The step was taken, or refused because the epoch is another one. It was asked for at
+    /// `asked`.
+    pub fn on_reply(&mut self, reply: &SyncReply, asked: Instant, now: Instant) -> Change {
+        let first = self.next;
+        self.next += self.asked as u64;
+        let was_lost = self.lost.take().is_some() || self.last.is_none();
+        self.last = Some(asked);
+        self.took = self.took / 8 * 7 + now.saturating_duration_since(asked) / 8;
+        if reply.epoch != self.epoch {
+            return self.begin_epoch(reply, asked, now);
+        }
+        if reply.stale {
+            // Overtaken, or taken twice: then the first time may have granted something, and its
+            // answer is lost.
+            self.wants.forget_declared();
+            self.give_back(first);
+            self.woken = true;
+            return Change::default();
+        }
+        self.pending_reports.on_reply();
+        let found = if self.foreign == 0 { reply.foreign } else { 0 };
+        self.foreign = reply.foreign;
+        if !self.is_clock_right(reply, asked, now) {
+            // Whatever it says of times and members is wrong, and must not get into our copy.
+            self.doubted = Some(self.epoch.clone());
+            self.woken = true;
+            self.give_back(first);
+            return Change::default();
+        }
+        self.resync = if reply.bring { Resync::All } else { Resync::Nothing };
+        self.woken |= reply.bring;
+        if let Some(left) = reply.merging {
+            // Nothing of what it says is whole yet.
+            self.due = Some(now + messages::span(left));
+            self.merging = true;
+            self.wants.forget_declared();
+            return Change {
+                foreign: reply.foreign,
+                ..Change::default()
+            };
+        }
+        // What this step brings is told with the next one: newcomers wait for that.
+        self.woken |= reply.members.is_some() || !reply.joined.is_empty();
+        (self.seq, self.r#gen) = (messages::number(reply.seq), messages::number(reply.r#gen));
+        let paused = self.copy.paused_until;
+        self.copy.hear(reply, asked, now);
+        let granted = self.grant(reply, first, (asked, now));
+        if reply.again {
+            self.wants.tell_again();
+            // A newcomer that has told it waits until it is called.
+            self.woken |= !self.tells;
+        }
+        self.due = reply.due.map(|due| now + messages::span(due).max(SHORTEST));
+        let merged = std::mem::take(&mut self.merging);
+        // What others use as foreseen changes no forecast; each one costs as much as many steps.
+        let order = self.wants.order(reply);
+        let moved = order != *self.order;
+        if moved {
+            self.order = Arc::new(order);
+        }
+        let is_other = was_lost
+            || merged
+            || paused.is_some() != self.copy.paused_until.is_some()
+            || wants::has_changed(&self.foreseen.others, &self.order.others);
+        if is_other {
+            self.foreseen = Arc::clone(&self.order);
+        }
+        Change {
+            slots: is_other || moved || granted > 0,
+            forecast: is_other,
+            epoch: false,
+            foreign: found,
+        }
+    }
+
+    /// Takes what was granted in hand.
+    fn grant(&mut self, reply: &SyncReply, first: u64, (asked, now): (Instant, Instant)) -> usize {
+        // Whatever the store says, no more than was asked for: the names of further ones would be
+        // given twice.
+        let granted = reply.granted.len().min(self.asked);
+        for (n, flow) in (first..).zip(&reply.granted).take(granted) {
+            let id = format!("{}:{n}", self.terms.me);
+            self.copy.grant(id.clone(), now);
+            let flow: Option<Flow> = self.wants.grant(flow);
+            self.granted.push_back((Slot { id, flow }, asked + IN_HAND));
+        }
+        granted
+    }
+
+    /// No answer: the step may have been taken, or may still be. Says whether the store had
+    /// answered before.
+    pub fn on_error(&mut self, now: Instant) -> bool {
+        let failures = self.lost.map_or(0, |(_, failures)| failures);
+        self.lost = Some((now, failures + 1));
+        let first = self.next;
+        self.next += self.asked as u64;
+        self.give_back(first);
+        self.wants.forget_declared();
+        // Whether it was asked for the whole copy is not known.
+        if self.resync == Resync::Own {
+            self.resync = Resync::All;
+        }
+        failures == 0
+    }
+
+    /// The slots that the step may have been granted are never used: it would not be known when
+    /// they were granted.
+    fn give_back(&mut self, first: u64) {
+        let doubtful = (first..).take(std::mem::take(&mut self.asked));
+        self.pending_reports
+            .refund(doubtful.map(|n| format!("{}:{n}", self.terms.me)));
+        self.due = None;
+    }
+
+    fn is_clock_right(&mut self, reply: &SyncReply, asked: Instant, now: Instant) -> bool {
+        let theirs = reply.now.parse().ok();
+        theirs.is_none_or(|theirs| self.clock.is_right(theirs, asked, now))
+    }
+
+    /// The store knows less than we do: our copy goes back to it.
+    fn begin_epoch(&mut self, reply: &SyncReply, asked: Instant, now: Instant) -> Change {
+        let epoch = !self.epoch.is_empty();
+        self.epoch.clone_from(&reply.epoch);
+        (self.seq, self.r#gen) = (0, 0);
+        // Of few, each brings all at once; of many, those who are asked.
+        self.resync = match self.copy.asked {
+            None => Resync::Nothing,
+            Some(_) if self.copy.members.len() <= FEW => Resync::All,
+            Some(_) => Resync::Own,
+        };
+        self.wants.forget_declared();
+        // Another server has another clock, and one that has jumped goes on from there.
+        if reply.doubted || reply.server.is_none() || reply.server != self.server {
+            self.clock = ClockGuard::default();
+        }
+        self.server.clone_from(&reply.server);
+        // What others brought before it jumped would be forgotten too early.
+        let is_right = self.is_clock_right(reply, asked, now);
+        self.doubted = (!is_right).then(|| reply.epoch.clone());
+        self.due = None;
+        self.merging = true;
+        self.woken = true;
+        Change {
+            slots: true,
+            forecast: true,
+            epoch,
+            foreign: 0,
+        }
+    }
+}

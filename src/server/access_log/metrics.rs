@@ -1,0 +1,157 @@
+//! The metrics of requests and their durations.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use super::callers::{Caller, Callers};
+use super::recent_errors::RecentErrors;
+use crate::response::Outcome;
+use crate::scan::{self, ForwardReason, Operation};
+
+/// The metrics of requests and their durations. Clones count together.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    requests: Family<RequestLabels, Counter>,
+    duration: Family<OutcomeLabel, Histogram>,
+    panics: Counter,
+    recent_errors: RecentErrors,
+    callers: Callers,
+    totals: Arc<Totals>,
+}
+
+#[derive(Debug, Default)]
+struct Totals {
+    outcomes: [AtomicU64; Outcome::COUNT],
+    /// How many forwarded requests asked for a part of their ids only.
+    partial: AtomicU64,
+    /// The counters of successful responses, resolved once, so that a hit need not look them up.
+    good: [Good; Operation::ALL.len()],
+}
+
+/// Indexed by outcome.
+type Good = [OnceLock<(Counter, Histogram)>; scan::Outcome::ALL.len()];
+
+/// The labels of a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked<'a> {
+    /// `None` when the path is no operation's.
+    pub(super) operation: Option<Operation>,
+    pub(super) caller: &'a Caller,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    operation: &'static str,
+    outcome: &'static str,
+    status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+/// From a hit in memory to the longest wait in the queue, in seconds.
+const BUCKETS: [f64; 16] = [
+    0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0, 600.0,
+];
+
+impl Metrics {
+    /// Registers `requests`, `request_duration_seconds`, `caller_requests` and `panics`.
+    #[must_use]
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            requests: Family::default(),
+            duration: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
+            panics: Counter::default(),
+            recent_errors: RecentErrors::default(),
+            callers: Callers::register(registry),
+            totals: Arc::default(),
+        };
+        registry.register(
+            "requests",
+            "Requests answered, by operation (`none`: the path is unknown), how, and with which status (499: the caller went away)",
+            metrics.requests.clone(),
+        );
+        registry.register(
+            "request_duration_seconds",
+            "Time from the last header field to the answer",
+            metrics.duration.clone(),
+        );
+        registry.register(
+            "panics",
+            "Requests lost to a defect in the gateway",
+            metrics.panics.clone(),
+        );
+        metrics
+    }
+
+    /// The counter for [`response::Config`](crate::response::Config).
+    #[must_use]
+    pub fn panics(&self) -> Counter {
+        self.panics.clone()
+    }
+
+    /// The latest requests without a successful response.
+    #[must_use]
+    pub fn recent_errors(&self) -> RecentErrors {
+        self.recent_errors.clone()
+    }
+
+    /// The counts by caller.
+    #[must_use]
+    pub fn callers(&self) -> &Callers {
+        &self.callers
+    }
+
+    /// How many requests have ended with this outcome since the start.
+    #[must_use]
+    pub fn ended(&self, outcome: Outcome) -> u64 {
+        self.totals.outcomes[outcome.index()].load(Ordering::Relaxed)
+    }
+
+    /// How many forwarded requests asked only for the ids that were not stored.
+    #[must_use]
+    pub fn partial(&self) -> u64 {
+        self.totals.partial.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count(&self, asked: Asked<'_>, outcome: Outcome, status: u16, seconds: f64) {
+        let look_up = || self.look_up(asked.operation, outcome, status);
+        let (requests, duration) = match (asked.operation, outcome) {
+            (Some(operation), Outcome::Served(served)) if status == 200 => {
+                self.totals.good[operation as usize][served as usize].get_or_init(look_up)
+            }
+            _ => &look_up(),
+        };
+        requests.inc();
+        duration.observe(seconds);
+        self.totals.outcomes[outcome.index()].fetch_add(1, Ordering::Relaxed);
+        self.callers.count(asked.caller, outcome);
+    }
+
+    /// Counted after its outcome, so that there are never more of these than forwarded requests.
+    pub(super) fn forwarded(&self, outcome: Outcome, forward: Option<ForwardReason>) {
+        if outcome == Outcome::Served(scan::Outcome::Forwarded) && forward == Some(ForwardReason::Partial) {
+            self.totals.partial.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn look_up(&self, operation: Option<Operation>, outcome: Outcome, status: u16) -> (Counter, Histogram) {
+        let outcome = outcome.as_str();
+        let labels = RequestLabels {
+            operation: operation.map_or("none", |operation| operation.declaration().name),
+            outcome,
+            status,
+        };
+        let requests = self.requests.get_or_create_owned(&labels);
+        let duration = self.duration.get_or_create_owned(&OutcomeLabel { outcome });
+        (requests, duration)
+    }
+}

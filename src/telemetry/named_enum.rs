@@ -1,0 +1,55 @@
+//! Enums whose variants have names in metrics, logs and JSON.
+
+/// Declares an enum with the name of each variant; the names are told by the method given, and all
+/// variants are listed in `ALL`, in their order.
+///
+/// ```text
+/// named_enum! {
+///     /// How it ended.
+///     #[derive(Clone, Copy, Debug)]
+///     pub enum Outcome, as_str {
+///         /// Well.
+///         Good = "good",
+///         /// With an error.
+///         Bad = "bad",
+///     }
+/// }
+/// ```
+macro_rules! named_enum {
+    (
+        $(#[$meta:meta])*
+        $vis:vis enum $enum:ident, $method:ident {
+            $($(#[$doc:meta])* $variant:ident = $name:literal,)+
+        }
+    ) => {
+        $(#[$meta])*
+        $vis enum $enum {
+            $($(#[$doc])* $variant,)+
+        }
+
+        impl $enum {
+            /// All of them, in their order.
+            #[allow(dead_code, reason = "not all that have names are listed")]
+            $vis const ALL: [Self; [$($name),+].len()] = [$(Self::$variant),+];
+
+            /// The name in metrics, logs and JSON.
+            #[must_use]
+            $vis const fn $method(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+        }
+
+        impl prometheus_client::encoding::EncodeLabelValue for $enum {
+            fn encode(
+                &self,
+                encoder: &mut prometheus_client::encoding::LabelValueEncoder<'_>,
+            ) -> Result<(), std::fmt::Error> {
+                prometheus_client::encoding::EncodeLabelValue::encode(&self.$method(), encoder)
+            }
+        }
+    };
+}
+
+pub(crate) use named_enum;

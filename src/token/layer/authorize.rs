@@ -1,0 +1,196 @@
+//! Attaches the token, and handles 401 responses.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Either};
+use http::StatusCode;
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
+use tower::Service;
+
+use crate::attempt::{Authorized, Delivery, Failure, RetryHint, Routed};
+use crate::scan::Answer;
+use crate::telemetry::trace;
+use crate::token::{Bearer, Error, RejectionOutcome, TokenSource};
+
+/// How long past the caller's deadline a call that holds its slot may wait for a token: giving up
+/// would waste the wait so far.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// The longest that a call holds its slot while it waits for a token. A call that can wait longer
+/// returns the slot and asks for another one later: the ledger's charge of a call that has not left
+/// must not end before it leaves.
+pub const MAX_PERMIT_HOLD: Duration = Duration::from_secs(10);
+
+/// Puts [`Authorize`] around a service.
+#[derive(Clone, Debug)]
+pub struct Layer {
+    token_source: Arc<TokenSource>,
+}
+
+impl Layer {
+    /// A layer that takes tokens from `token_source`.
+    #[must_use]
+    pub fn new(token_source: TokenSource) -> Self {
+        Self {
+            token_source: Arc::new(token_source),
+        }
+    }
+}
+
+impl<S> tower::Layer<S> for Layer {
+    type Service = Authorize<S>;
+
+    fn layer(&self, inner: S) -> Authorize<S> {
+        Authorize {
+            token_source: Arc::clone(&self.token_source),
+            inner,
+        }
+    }
+}
+
+/// Attaches the token to each call.
+///
+/// A call without a token fails before a byte is sent. A 401 is returned as a failure that is worth
+/// one more attempt if there is a newer token or one is being requested, and as an ordinary answer
+/// if not: then its reason is not the token but the licence or the app.
+///
+/// A call with its caller's own token keeps that token: the token source is not asked, and a 401
+/// concerns the caller only.
+#[derive(Clone, Debug)]
+pub struct Authorize<S> {
+    token_source: Arc<TokenSource>,
+    inner: S,
+}
+
+impl<S> Service<Routed> for Authorize<S>
+where
+    S: Service<Authorized, Response = Answer, Error = Failure> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Answer;
+    type Error = Failure;
+    type Future = Either<Checked<S::Future>, BoxFuture<'static, Result<Answer, Failure>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, routed: Routed) -> Self::Future {
+        if let Some(caller_token) = routed.charged.request.caller_token() {
+            let bearer = caller_token.secret().clone();
+            let answer = self.inner.call(Authorized { routed, bearer });
+            return Either::Left(Checked { answer, token: None });
+        }
+        if let Some(bearer) = self.token_source.current() {
+            return Either::Left(checked(&mut self.inner, &self.token_source, routed, bearer));
+        }
+        let spare = self.inner.clone();
+        // The service that was made ready has to be called.
+        let mut inner = std::mem::replace(&mut self.inner, spare);
+        let token_source = Arc::clone(&self.token_source);
+        Either::Right(Box::pin(async move {
+            let deadline = routed.charged.caller.deadline;
+            let until = (deadline + GRACE).min(Instant::now() + MAX_PERMIT_HOLD);
+            let waited = bearer(&token_source, (until, deadline), &routed.charged.trace).await;
+            let bearer = waited.map_err(|error| without_token(error, until, deadline))?;
+            checked(&mut inner, &token_source, routed, bearer).await
+        }))
+    }
+}
+
+/// There was no token by `until`, and the call was not sent. It goes on waiting, without its slot,
+/// as long as its deadline allows.
+fn without_token(error: Error, until: Instant, deadline: Instant) -> Failure {
+    let now = Instant::now();
+    let passes = matches!(error, Error::Unavailable { .. });
+    Failure {
+        delivery: Delivery::NotSent,
+        // An error that came earlier is not worth waiting for.
+        again: if passes && until <= now && now < deadline {
+            RetryHint::WhenAllowed
+        } else {
+            RetryHint::Never
+        },
+        answer: None,
+        source: error.into(),
+    }
+}
+
+/// The call with this token.
+fn checked<S>(inner: &mut S, token_source: &Arc<TokenSource>, routed: Routed, bearer: Bearer) -> Checked<S::Future>
+where
+    S: Service<Authorized>,
+{
+    let signed = Authorized {
+        routed,
+        bearer: bearer.secret().clone(),
+    };
+    Checked {
+        answer: inner.call(signed),
+        token: Some((Arc::clone(token_source), bearer)),
+    }
+}
+
+pin_project! {
+    /// A call under way, with the token that it uses.
+    #[derive(Debug)]
+    #[must_use = "futures do nothing unless polled"]
+    pub struct Checked<F> {
+        #[pin]
+        answer: F,
+        token: Option<(Arc<TokenSource>, Bearer)>,
+    }
+}
+
+impl<F> Future for Checked<F>
+where
+    F: Future<Output = Result<Answer, Failure>>,
+{
+    type Output = Result<Answer, Failure>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let answer = ready!(this.answer.poll(context))?;
+        if let Some((token_source, bearer)) = this.token
+            && answer.status == StatusCode::UNAUTHORIZED
+            && token_source.rejected(bearer) == RejectionOutcome::TryAgain
+        {
+            return Poll::Ready(Err(Failure {
+                delivery: Delivery::Answered,
+                again: RetryHint::Once,
+                answer: Some(answer),
+                source: Rejected.into(),
+            }));
+        }
+        Poll::Ready(Ok(answer))
+    }
+}
+
+/// The token, with a span if it has to be waited for.
+async fn bearer(token_source: &TokenSource, times: (Instant, Instant), call: &trace::Call) -> Result<Bearer, Error> {
+    let (until, patience) = times;
+    let mut bearer = pin!(token_source.bearer_within(until, patience));
+    if let Some(at_hand) = bearer.as_mut().now_or_never() {
+        return at_hand;
+    }
+    let mut span = call.child("wait for sign-in", trace::SpanKind::Internal);
+    let bearer = bearer.await;
+    if let Err(error) = &bearer {
+        span.fail(match error {
+            Error::Refused { .. } => "refused",
+            Error::Unavailable { .. } => "unavailable",
+        });
+    }
+    bearer
+}
+
+/// Defender answered 401, and there is a newer token or one is being requested.
+#[derive(Debug, thiserror::Error)]
+#[error("the upstream rejected the token")]
+pub struct Rejected;
