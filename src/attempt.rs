@@ -41,8 +41,10 @@ pub trait LateBoundRequest: Send + Sync + fmt::Debug {
     fn payer(&self) -> Payer;
 
     /// The callers that share the slot's cost equally: those of the request that was last returned.
-    /// Without any it costs nobody.
-    fn cost_sharers(&self) -> Vec<Name>;
+    /// An empty list: it costs nobody. `None`: the attempt's caller pays.
+    fn cost_sharers(&self) -> Option<Vec<Name>> {
+        None
+    }
 
     /// The call's span in a trace. Called after [`LateBoundRequest::bind`], which binds the
     /// requests of the call.

@@ -169,8 +169,7 @@ impl<S: PermitSource> Queue<S> {
     /// Spreads the cost of the slot that `attempt` was granted over all who benefit from its call;
     /// if nobody does, nobody pays.
     pub fn split_cost(&self, attempt: &Attempt) {
-        let cost_sharers = attempt.request.cost_sharers();
-        if cost_sharers.len() != 1 {
+        if let Some(cost_sharers) = attempt.request.cost_sharers().filter(|names| names.len() != 1) {
             self.0.lock().split_cost(
                 attempt.caller.urgency,
                 &attempt.caller.name,

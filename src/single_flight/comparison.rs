@@ -33,8 +33,8 @@ impl LateBoundRequest for ComparisonRequest {
         self.comparison.request.payer()
     }
 
-    fn cost_sharers(&self) -> Vec<Name> {
-        Vec::new()
+    fn cost_sharers(&self) -> Option<Vec<Name>> {
+        Some(Vec::new())
     }
 }
 

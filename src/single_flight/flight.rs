@@ -298,7 +298,7 @@ impl LateBoundRequest for Flight {
         self.request.payer()
     }
 
-    fn cost_sharers(&self) -> Vec<Name> {
+    fn cost_sharers(&self) -> Option<Vec<Name>> {
         let (mut names, members) = {
             let state = self.state();
             (state.waiters.names(), state.batch_role.members())
@@ -308,7 +308,8 @@ impl LateBoundRequest for Flight {
         }
         names.sort_unstable();
         names.dedup();
-        names
+        // All may have hung up in this moment.
+        (!names.is_empty()).then_some(names)
     }
 
     fn trace(&self) -> trace::Call {

@@ -30,7 +30,7 @@ impl LateBoundRequest for SingleRequest {
         self.request.payer()
     }
 
-    fn cost_sharers(&self) -> Vec<Name> {
-        vec![self.name.clone()]
+    fn cost_sharers(&self) -> Option<Vec<Name>> {
+        Some(vec![self.name.clone()])
     }
 }

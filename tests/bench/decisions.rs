@@ -172,10 +172,6 @@ impl LateBoundRequest for Nothing {
     fn payer(&self) -> Payer {
         Payer::HISTORY
     }
-
-    fn cost_sharers(&self) -> Vec<Name> {
-        Vec::new()
-    }
 }
 
 fn attempt(name: &Name, wait: Duration) -> Attempt {

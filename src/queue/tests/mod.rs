@@ -121,10 +121,6 @@ impl LateBoundRequest for Nothing {
     fn payer(&self) -> Payer {
         Payer::HISTORY
     }
-
-    fn cost_sharers(&self) -> Vec<Name> {
-        Vec::new()
-    }
 }
 
 /// A try of `name` that may wait so long.

@@ -293,10 +293,6 @@ impl LateBoundRequest for NoRequest {
     fn payer(&self) -> Payer {
         Payer::HISTORY
     }
-
-    fn cost_sharers(&self) -> Vec<Name> {
-        Vec::new()
-    }
 }
 
 fn caller(deadline: Duration) -> Arc<Caller> {

@@ -28,7 +28,8 @@ async fn equal_questions_share_one_call() {
     let second = fixture.ask(caller("y", 30));
     let (attempt, reply) = fixture.departed().await;
     let third = fixture.ask(caller("x", 30));
-    assert_eq!(attempt.request.cost_sharers(), [Name::new("x"), Name::new("y")]);
+    let both = ["x", "y"].map(Name::new).to_vec();
+    assert_eq!(attempt.request.cost_sharers(), Some(both));
     reply.send(Ok(answer("rows"))).unwrap();
 
     let first = first.await.unwrap().unwrap();
@@ -48,7 +49,7 @@ async fn ten_thousand_joiners_share_one_call() {
     let mut fixture = Fixture::new();
     let asked: Vec<_> = (0..10_000).map(|n| fixture.ask(caller(&n.to_string(), 30))).collect();
     let (attempt, reply) = fixture.departed().await;
-    assert_eq!(attempt.request.cost_sharers().len(), 10_000);
+    assert_eq!(attempt.request.cost_sharers().map(|names| names.len()), Some(10_000));
     reply.send(Ok(answer("rows"))).unwrap();
     let mut bodies = BTreeSet::new();
     for asked in asked {

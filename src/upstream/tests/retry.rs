@@ -11,7 +11,6 @@ use tower::{Layer as _, ServiceExt as _, service_fn};
 use super::caller;
 use crate::BoxError;
 use crate::attempt::{Attempt, Delivery, Failure, LateBoundRequest, QueuePosition, Retries, RetryHint};
-use crate::caller::Name;
 use crate::scan::{Answer, Fields, Payer, Request};
 use crate::upstream::RetryLayer;
 
@@ -25,10 +24,6 @@ impl LateBoundRequest for NoRequest {
 
     fn payer(&self) -> Payer {
         Payer::HISTORY
-    }
-
-    fn cost_sharers(&self) -> Vec<Name> {
-        Vec::new()
     }
 }
 

@@ -104,10 +104,6 @@ impl LateBoundRequest for Question {
     fn payer(&self) -> defender_gateway::scan::Payer {
         defender_gateway::scan::Payer::HISTORY
     }
-
-    fn cost_sharers(&self) -> Vec<Name> {
-        Vec::new()
-    }
 }
 
 /// The wall clock of a test: it moves with the paused one.

@@ -162,10 +162,6 @@ impl LateBoundRequest for FixedRequest {
     fn payer(&self) -> Payer {
         Payer::HISTORY
     }
-
-    fn cost_sharers(&self) -> Vec<Name> {
-        Vec::new()
-    }
 }
 
 /// A caller that asks again as soon as it is answered, so many times at once, and comes back when
