@@ -120,7 +120,7 @@ async fn a_throttled_sign_in_is_left_alone_for_as_long_as_it_says() {
 async fn revoked_tokens_are_renewed_once_and_no_caller_sees_a_401() {
     let running = Setup::new()
         .region("eu", 30)
-        .limits(Shape::SlidingLog, &["10000/1h"])
+        .limits(Shape::SlidingLog, &["1000000/1h"])
         .start()
         .await;
     let mut round = 0;
