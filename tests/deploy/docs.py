@@ -8,6 +8,7 @@ gateway's own check. Shell must parse; lines that only render or check are run; 
 and helm must exist; files of this repository must be there. Links must lead somewhere, and every version must be the program's.
 """
 import functools
+import json
 import pathlib
 import re
 import shlex
@@ -203,6 +204,36 @@ def hosts():
             wrong.append(f"components/cilium does not let {host} through")
 
 
+def headers(described):
+    """The names of all header fields in a description, of requests and of answers."""
+    found = set()
+    if isinstance(described, dict):
+        if described.get("in") == "header":
+            found.add(described["name"])
+        found.update(described["headers"] if isinstance(described.get("headers"), dict) else ())
+        described = list(described.values())
+    if isinstance(described, list):
+        found.update(*map(headers, described))
+    return found
+
+
+def interface(binary):
+    """The page for tool authors names the header fields and error codes of the OpenAPI description, and no other codes."""
+    described = json.loads(subprocess.run([binary, "openapi"], capture_output=True, text=True, check=True).stdout)
+    page = (ROOT / "deploy/api.md").read_text()
+    named = {name.split(":")[0].lower() for name in re.findall(r"`([^`\n]+)`", page)}
+    missing = sorted(name for name in headers(described) if name.lower() not in named)
+    if missing:
+        wrong.append(f"deploy/api.md does not name the header fields {', '.join(missing)}")
+    rows = [line.rsplit("|", 2)[1] for line in page.split("## Errors")[1].split("\n## ")[0].splitlines() if line.startswith("| ")]
+    stated = {code for row in rows[1:] for code in re.findall(r"`(\w+)`", row)}
+    problems = [answer["content"]["application/problem+json"]["schema"]["properties"]["error"]["properties"]["code"]
+                for name, answer in described["components"]["responses"].items() if name.startswith("Problem")]
+    codes = {code for problem in problems for code in problem["enum"]}
+    if stated != codes:
+        wrong.append(f"deploy/api.md, Errors: {', '.join(sorted(stated ^ codes))}")
+
+
 def main(binary):
     count = 0
     for place, language, text in blocks():
@@ -220,6 +251,7 @@ def main(binary):
     inline(binary)
     versions()
     hosts()
+    interface(binary)
     if count < 20:
         wrong.append(f"only {count} blocks found")
     print("\n".join(wrong) or f"{count} blocks of {len(DOCUMENTS)} documents, all links and all versions are right")
