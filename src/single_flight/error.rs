@@ -34,7 +34,7 @@ impl Shared {
 
 impl fmt::Display for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the call for this question failed")
+        f.write_str("the call for this request failed")
     }
 }
 

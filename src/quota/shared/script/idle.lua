@@ -1,11 +1,12 @@
 
--- A replica that has nothing to say, in a ledger where nothing is due, only shows that it is alive. Most steps of many replicas are such, and
--- what follows this part would cost them more than the store's commands do: so they end here, as they would end there, with the same
--- answer: `tests/idle.rs` compares the two.
+-- A replica that has nothing to say, in a ledger where nothing is due, only shows that it is
+-- alive. Most steps of many replicas are such, and what follows this part would cost them more
+-- than the store's commands do: so they end here, as they would end there, with the same answer:
+-- `tests/idle.rs` compares the two.
 
 do
-  -- Nothing that this step could change or tell: the members know of each other and of all charges, and nobody waits, is offered a slot, or
-  -- is expected back.
+  -- Nothing that this step could change or tell: the members know of each other and of all
+  -- charges, and nobody waits, is offered a slot, or is expected back.
   local function is_quiet()
     if step.leave or step.wants or step.flows or step.settled or step.refunded or step.throttled or step.copy then return false end
     if is_lost() or step.epoch ~= state.epoch or state.merging or state.gate or state.foreign or state.offered ~= 0 then return false end
@@ -27,7 +28,8 @@ do
       and count(LOG) <= 4 * state.most + 1000
   end
 
-  -- The record of this member, when it has to be changed in nothing but the number of its latest step.
+  -- The record of this member, when it has to be changed in nothing but the number of its latest
+  -- step.
   local function unchanged_member()
     local packed = redis.call('HGET', MEMBERS, step.me)
     local me = packed and cmsgpack.unpack(packed)
