@@ -158,8 +158,10 @@ impl Client {
     }
 
     /// Runs `script` with `keys` and one argument; returns its text. Waits for longer than the
-    /// timeout where the store is slow, and after any failure but a timeout, or three of these, the
-    /// next command goes to a new connection, and looks for the master again.
+    /// timeout where the store is slow. After a timeout the store first has to answer a command that
+    /// costs it next to nothing, so that no scripts pile up in front of one that stands still. After
+    /// any other failure, or three timeouts, the next command goes to a new connection, and looks
+    /// for the master again.
     ///
     /// # Errors
     /// [`Error`] when no answer came in time. The step may have been taken, or may still be taken
@@ -168,9 +170,17 @@ impl Client {
     pub async fn step(&self, script: &Script, keys: &[String], argument: &str) -> Result<String, Error> {
         let (mut connection, opened) = self.connection().await?;
         let timeout = self.0.config.timeout;
-        let limit = timeout + self.0.state.lock().await.patience;
+        let state = self.0.state.lock().await;
+        let (limit, was_late) = (timeout + state.patience, state.timeouts.count > 0);
+        drop(state);
         let asked = Instant::now();
-        let answer = within(limit, script.run(&mut connection, keys, &[argument.as_bytes()])).await;
+        let answer = within(limit, async {
+            if was_late {
+                let _exists: u8 = cmd("EXISTS").arg(keys.first()).query_async(&mut connection).await?;
+            }
+            script.run(&mut connection, keys, &[argument.as_bytes()]).await
+        });
+        let answer = answer.await;
         let mut state = self.0.state.lock().await;
         state.patience = match &answer {
             Ok(_) => state.patience / 8 * 7,

@@ -21,6 +21,8 @@ pub(super) struct LedgerReplica {
     kept: Duration,
     charges: HashMap<String, ChargeState>,
     pub(super) members: BTreeSet<String>,
+    /// The epoch and the change of the membership after which these are the members.
+    members_of: String,
     /// When the step was asked for that brought the latest news; nothing that happened before it is
     /// missing.
     pub(super) asked: Option<Instant>,
@@ -50,6 +52,7 @@ impl LedgerReplica {
             kept,
             charges: HashMap::new(),
             members: BTreeSet::new(),
+            members_of: String::new(),
             asked: None,
             paused_until: None,
             pace,
@@ -90,10 +93,12 @@ impl LedgerReplica {
         if let Some(members) = &reply.members {
             self.members = members.iter().cloned().collect();
         }
-        self.members.extend(reply.joined.iter().cloned());
+        // One that has left and come back is in both.
         for name in &reply.left {
             self.members.remove(name);
         }
+        self.members.extend(reply.joined.iter().cloned());
+        self.members_of = format!("{} {}", reply.epoch, messages::number(reply.r#gen));
         self.asked = Some(asked);
         self.paused_until = reply.pause.map(|pause| now + messages::span(pause));
         let end = now + messages::span(reply.plan);
@@ -151,6 +156,7 @@ impl LedgerReplica {
         Some(LedgerSnapshot {
             age: messages::age(asked, now),
             members: own.is_none().then(|| self.members.iter().cloned().collect()),
+            of: self.members_of.clone(),
             charges: self
                 .charges
                 .iter()

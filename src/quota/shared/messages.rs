@@ -156,6 +156,9 @@ pub(super) struct LedgerSnapshot {
     /// only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) members: Option<Vec<String>>,
+    /// Of which epoch the members are, and after which change of the membership: copies that say
+    /// the same name the same.
+    pub(super) of: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) charges: Vec<(String, u8, i64)>,
     #[serde(skip_serializing_if = "Option::is_none")]

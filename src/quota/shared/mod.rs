@@ -35,6 +35,11 @@
 //! knows of it, so the copy would name it. While the copies are merged a replica is told nothing
 //! that would make its own copy name members whose charges it does not hold.
 //!
+//! Replicas whose copies name the members after the same change of the membership know each other.
+//! When all copies do, they need not say so again before they are granted slots in the new epoch.
+//! And hundreds that are woken at once come one after another, each at its own moment: a store
+//! that cannot answer all of them in time would be asked again by those who gave up.
+//!
 //! The bucket goes on from what the freshest copy saw in it, less what was granted since.
 //!
 //! Otherwise some charges may be known to nobody, and the most that the bucket can have granted

@@ -200,6 +200,12 @@ impl Shared {
         self.wake_steps.notify_one();
     }
 
+    /// The store says that all replicas have to look, each at its own moment.
+    pub(super) fn wake_all(&self) {
+        self.lock().wake_all(Instant::now());
+        self.wake_steps.notify_one();
+    }
+
     pub(super) fn step(&self, now: Instant, leave: bool) -> serde_json::Result<String> {
         self.lock().step(random(), leave, now)
     }

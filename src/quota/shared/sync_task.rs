@@ -99,16 +99,16 @@ impl SyncTask {
 
 /// Wakes the steps when the store says that this replica's turn is earlier than it was told.
 async fn listen(shared: Arc<Shared>, config: Config) {
-    for channel in config.channels(shared.name()) {
-        let shared = Arc::clone(&shared);
-        let heard = move |event: Event<'_>| match event {
-            Event::Message(message) => {
-                shared.wake(std::str::from_utf8(message).ok().and_then(|text| text.parse().ok()));
-            }
-            // Something may have been said meanwhile, and another server may know less than the one
-            // before.
-            Event::Missed => shared.wake(None),
-        };
-        config.store.subscribe(channel, heard).await;
-    }
+    let [own, all] = config.channels(shared.name());
+    let of_own = Arc::clone(&shared);
+    let on_own = move |event: Event<'_>| match event {
+        Event::Message(message) => {
+            of_own.wake(std::str::from_utf8(message).ok().and_then(|text| text.parse().ok()));
+        }
+        // Something may have been said meanwhile, and another server may know less than the one
+        // before. Others have missed it as well.
+        Event::Missed => of_own.wake_all(),
+    };
+    config.store.subscribe(own, on_own).await;
+    config.store.subscribe(all, move |_: Event<'_>| shared.wake_all()).await;
 }

@@ -1,7 +1,9 @@
 //! How many connections a process opens: one over which commands are sent and messages come, or two
 //! where the store speaks RESP2 only.
 
-use defender_gateway::store::Client;
+use std::time::Duration;
+
+use defender_gateway::store::{Client, Error};
 
 use super::{KEPT, comes_back, config, keys, messages, script};
 use crate::support::redis::Redis;
@@ -63,4 +65,37 @@ async fn messages_come_over_a_second_connection_where_the_store_refuses_hello() 
     let server = Redis::start_with(&["--rename-command", "HELLO", "NONE-OF-THESE"]).await;
     assert!(server.ask::<redis::Value>(&["HELLO", "3"]).await.is_err());
     works_over(&server, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scripts_do_not_pile_up_in_front_of_a_store_that_stands_still() {
+    let server = Redis::start().await;
+    let mut settings = config(&server.url());
+    let client = Client::new(&settings);
+    client.set("{t}b", b"kept", KEPT).await.unwrap();
+    client.step(&script(), &keys(), "known").await.unwrap();
+    settings.timeout = Duration::from_millis(50);
+    let impatient = Client::new(&settings);
+    impatient.get("{t}b").await.unwrap();
+    server.stands_still().await;
+    for _ in 0..3 {
+        let error = impatient.step(&script(), &keys(), "late").await.unwrap_err();
+        assert!(matches!(error, Error::Timeout(_)), "{error:?}");
+    }
+    server.goes_on().await;
+    comes_back(&client).await;
+    let calls = async || {
+        let stats: String = server.ask(&["INFO", "commandstats"]).await.unwrap();
+        let counts = ["cmdstat_evalsha:calls=", "cmdstat_exists:calls="].map(|name| {
+            let line = stats.lines().find_map(|line| line.strip_prefix(name));
+            line.map_or(0, |line| line.split(',').next().unwrap().parse::<u32>().unwrap())
+        });
+        // The last of them was sent over a connection whose commands may be read after ours.
+        (counts[1] == 2).then_some(counts[0])
+    };
+    assert_eq!(
+        until("all commands to be taken", calls).await,
+        2,
+        "the known one, and one that was late"
+    );
 }

@@ -152,6 +152,34 @@ impl Redis {
         self.listens().await;
     }
 
+    /// The server stands still, its connections open, until [`Redis::goes_on`].
+    pub(crate) async fn stands_still(&self) {
+        self.signal("-STOP").await;
+        let stat = format!("/proc/{}/stat", self.child.id().unwrap());
+        let is_stopped = async || {
+            let stat = std::fs::read_to_string(&stat).unwrap();
+            stat.contains(") T ").then_some(())
+        };
+        until("the server to stand still", is_stopped).await;
+    }
+
+    /// After [`Redis::stands_still`].
+    pub(crate) async fn goes_on(&self) {
+        self.signal("-CONT").await;
+    }
+
+    async fn signal(&self, name: &str) {
+        let pid = self.child.id().unwrap().to_string();
+        assert!(
+            Command::new("kill")
+                .args([name, &pid])
+                .status()
+                .await
+                .unwrap()
+                .success()
+        );
+    }
+
     /// Everything that was written, with `--appendonly yes`: by file.
     pub(crate) fn written(&self) -> Vec<(String, Vec<u8>)> {
         // Redis 6 has one file instead of the folder.

@@ -64,6 +64,8 @@ pub struct Protocol {
     due: Option<Instant>,
     /// Look at once.
     pub(super) woken: bool,
+    /// When to look because all replicas were woken.
+    called: Option<Instant>,
     collecting: Option<Instant>,
     /// Since when something waits that the store need not hear of at once.
     unsettled: Option<Instant>,
@@ -145,6 +147,7 @@ impl Protocol {
             tells: false,
             due: None,
             woken: true,
+            called: None,
             collecting: None,
             unsettled: None,
             outage: Outage::default(),
@@ -170,6 +173,7 @@ impl Protocol {
     pub fn step(&mut self, nonce: String, leave: bool, now: Instant) -> serde_json::Result<String> {
         self.drop_old(now);
         self.woken = false;
+        self.called = None;
         self.collecting = None;
         self.unsettled = None;
         self.call += 1;
@@ -321,10 +325,6 @@ impl Protocol {
         self.next += self.asked as u64;
         self.give_back(first);
         self.wants.forget_declared();
-        // Whether it was asked for the whole copy is not known.
-        if self.resync == Resync::Own {
-            self.resync = Resync::All;
-        }
         failures == 0
     }
 

@@ -1,5 +1,6 @@
 //! When a replica takes its next step.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -14,6 +15,10 @@ const COLLECT: Duration = Duration::from_millis(5);
 /// of them.
 const BEAT_OF_EACH: Duration = Duration::from_millis(4);
 const TELL_OF_EACH: Duration = Duration::from_millis(1);
+
+/// All replicas that are woken at once come within this, for each of them: together they ask about
+/// as much of the store as it can answer in time.
+const COME_OF_EACH: Duration = Duration::from_millis(1);
 
 /// A first retry comes after this, each further one after twice the time, up to the heartbeat.
 const FIRST_RETRY: Duration = Duration::from_millis(25);
@@ -38,6 +43,7 @@ impl Protocol {
         };
         let mut next = self.last.map_or(now, |last| last + beat);
         let mut at_latest = |at: Option<Instant>| next = at.map_or(next, |at| next.min(at));
+        at_latest(self.called);
         at_latest(self.collecting.map(|since| since + COLLECT));
         at_latest(self.granted.front().map(|(_, until)| *until));
         at_latest(self.due.filter(|_| self.want > 0 || self.merging));
@@ -72,5 +78,15 @@ impl Protocol {
             Some(micros) => self.due = Some(now + messages::span(micros).max(SHORTEST)),
             None => self.woken = true,
         }
+    }
+
+    /// The store says that all replicas have to look: each at its own moment, soon.
+    pub(in crate::quota::shared) fn wake_all(&mut self, now: Instant) {
+        let mut hasher = DefaultHasher::new();
+        self.terms.me.hash(&mut hasher);
+        let others = self.members().saturating_sub(1);
+        let within = COME_OF_EACH * others;
+        let at = now + within * u32::from(hasher.finish().to_le_bytes()[0]) / u32::from(u8::MAX);
+        self.called = Some(self.called.map_or(at, |called| called.min(at)));
     }
 }

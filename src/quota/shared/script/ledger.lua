@@ -116,12 +116,15 @@ local function merge(copy)
   upset()
   if not state.merging then return false end
   state.copies, state.copied = state.copies + 1, now
+  state.of = state.of or copy.of
+  if copy.of and copy.of == state.of then state.same = (state.same or 0) + 1 end
   local at = now - copy.age
   if not copy.members then
-    -- Its own charges are here. The whole copy is asked for when it is fresher than those that were asked for before.
-    local is_fresher = at > (state.asked_for or 0)
-    if is_fresher then state.asked_for = at end
-    return is_fresher
+    -- Its own charges are here. The whole copy is asked for when it is fresher than those that were
+    -- asked for before, and once more when the answer that asked for it did not arrive.
+    local is_wanted = at > (state.asked_for or 0) or state.asked_of == step.me
+    if is_wanted then state.asked_for, state.asked_of = math.max(at, state.asked_for or 0), step.me end
+    return is_wanted
   end
   if not state.best or at > state.best.at then
     state.best = { at = at, level = copy.level }
@@ -192,7 +195,9 @@ local function end_merge()
   if not complete and now < merge_ends() then return end
   restore_level()
   if not complete then assume() end
-  state.merging, state.best, state.asked_for, state.copied = nil, nil, nil, nil
+  -- When all copies name the same members, each of these is known to all who could bring a copy.
+  state.agreed = state.copies == state.same and state.of or nil
+  state.merging, state.best, state.asked_for, state.asked_of, state.copied, state.of, state.same = nil, nil, nil, nil, nil, nil, nil
   redis.call('DEL', AWAITED)
   upset()
   wakes['*'] = ''

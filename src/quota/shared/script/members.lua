@@ -42,6 +42,7 @@ local function admit()
   newcomer = true
   records[step.me] = me
   redis.call('ZADD', JOINED, state.gen, step.me)
+  redis.call('ZREM', GONE, step.me)
   redis.call('ZADD', SEEN, 0, step.me)
   redis.call('SREM', AWAITED, step.me)
   return me
@@ -70,7 +71,10 @@ local function acknowledge()
   state.known = lowest
 end
 
-local function is_known(member) return member.joined <= state.known end
+-- It is known as well to all whose copies of the epoch before named the same members as its own.
+local function is_known(member)
+  return member.joined <= state.known or (member.of ~= nil and member.of == state.agreed)
+end
 
 -- What is new of the members to this one.
 local function membership(reply)

@@ -193,7 +193,7 @@ local function run_step()
   heard_of(me)
   sweep()
   if step.copy then
-    if state.merging then me.had = now - step.copy.age end
+    if state.merging then me.had, me.of = now - step.copy.age, step.copy.of end
     reply.bring = merge(step.copy) or nil
   end
   for _, done in ipairs(step.settled or {}) do accept(done[1], done[2]) end

@@ -6,6 +6,7 @@ mod explore;
 mod explored;
 mod idle;
 mod lies;
+mod members;
 mod mixed;
 mod order;
 mod pacing;

@@ -143,7 +143,9 @@ async fn steps(parts: Arc<[Part]>, n: usize, store: Arc<Mutex<Store>>, start: In
         }
         for (name, at) in wakes {
             for (n, part) in parts.iter().enumerate() {
-                if name == "*" || name == format!("r{n}") {
+                if name == "*" {
+                    part.change(|state| state.wake_all(now));
+                } else if name == format!("r{n}") {
                     part.change(|state| state.wake(at, now));
                 }
             }

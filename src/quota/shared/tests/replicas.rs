@@ -255,7 +255,9 @@ impl Replicas {
         let now = self.now;
         for (name, at) in self.store.wakes() {
             for (n, replica) in self.all.iter_mut().enumerate() {
-                if name == "*" || name == format!("r{n}") {
+                if name == "*" {
+                    replica.state.wake_all(now);
+                } else if name == format!("r{n}") {
                     replica.state.wake(at, now);
                 }
             }

@@ -191,7 +191,9 @@ impl World {
         self.replicas[n].demand(waiting(self.waiting), now);
         for (name, at) in self.store.wakes() {
             for (n, replica) in self.replicas.iter_mut().enumerate() {
-                if name == "*" || name == format!("r{n}") {
+                if name == "*" {
+                    replica.wake_all(now);
+                } else if name == format!("r{n}") {
                     replica.wake(at, now);
                 }
             }
