@@ -158,7 +158,7 @@ impl Client {
     }
 
     /// Runs `script` with `keys` and one argument; returns its text. Waits for longer than the
-    /// timeout where the store is slow. After a timeout the store first has to answer a command that
+    /// timeout where the store is slow, as in [`Client::step_among`]. After a timeout the store first has to answer a command that
     /// costs it next to nothing, so that no scripts pile up in front of one that stands still. After
     /// any other failure, or three timeouts, the next command goes to a new connection, and looks
     /// for the master again.
@@ -168,10 +168,28 @@ impl Client {
     /// later. In a cluster it may even have been taken twice: a command whose connection broke is
     /// sent again there.
     pub async fn step(&self, script: &Script, keys: &[String], argument: &str) -> Result<String, Error> {
+        self.step_among(script, keys, argument, Duration::ZERO).await
+    }
+
+    /// The same where others may ask at the same moment, whose commands take the store `others`
+    /// before it comes to this one. It is waited for so much longer, up to four times the timeout
+    /// in all.
+    ///
+    /// # Errors
+    /// As [`Client::step`].
+    pub async fn step_among(
+        &self,
+        script: &Script,
+        keys: &[String],
+        argument: &str,
+        others: Duration,
+    ) -> Result<String, Error> {
         let (mut connection, opened) = self.connection().await?;
         let timeout = self.0.config.timeout;
         let state = self.0.state.lock().await;
-        let (limit, was_late) = (timeout + state.patience, state.timeouts.count > 0);
+        let most = timeout * (MOST_PATIENT - 1);
+        let limit = timeout + state.patience.max(others).min(most);
+        let was_late = state.timeouts.count > 0;
         drop(state);
         let asked = Instant::now();
         let answer = within(limit, async {
@@ -184,7 +202,7 @@ impl Client {
         let mut state = self.0.state.lock().await;
         state.patience = match &answer {
             Ok(_) => state.patience / 8 * 7,
-            Err(Error::Timeout(_)) => (state.patience * 2 + timeout).min(timeout * (MOST_PATIENT - 1)),
+            Err(Error::Timeout(_)) => (state.patience * 2 + timeout).min(most),
             Err(_) => state.patience,
         };
         drop(state);

@@ -206,6 +206,11 @@ impl Shared {
         self.wake_steps.notify_one();
     }
 
+    /// How long the store may be busy with the other replicas when all ask at once.
+    pub(super) fn steps_of_others(&self) -> Duration {
+        self.look().steps_of_others()
+    }
+
     pub(super) fn step(&self, now: Instant, leave: bool) -> serde_json::Result<String> {
         self.lock().step(random(), leave, now)
     }

@@ -88,7 +88,8 @@ impl SyncTask {
 
     async fn try_step(&mut self, asked: Instant, leave: bool) -> Result<SyncReply, BoxError> {
         let step = self.shared.step(asked, leave)?;
-        let text = self.store.step(&self.script, &self.keys, &step).await?;
+        let others = self.shared.steps_of_others();
+        let text = self.store.step_among(&self.script, &self.keys, &step, others).await?;
         let reply: SyncReply = serde_json::from_str(&text)?;
         match reply.other {
             Some(other) => Err(OtherFormat(other).into()),

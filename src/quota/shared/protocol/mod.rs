@@ -269,10 +269,13 @@ impl Protocol {
             };
         }
         // What this step brings is told with the next one: newcomers wait for that.
-        self.woken |= reply.members.is_some() || !reply.joined.is_empty();
+        let has_joined = reply.members.is_some() || !reply.joined.is_empty();
         (self.seq, self.r#gen) = (messages::number(reply.seq), messages::number(reply.r#gen));
         let paused = self.copy.paused_until;
         self.copy.hear(reply, asked, now);
+        if has_joined {
+            self.wake_all(now);
+        }
         let granted = self.grant(reply, first, (asked, now));
         if reply.again {
             self.wants.tell_again();

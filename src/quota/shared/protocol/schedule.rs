@@ -16,8 +16,9 @@ const COLLECT: Duration = Duration::from_millis(5);
 const BEAT_OF_EACH: Duration = Duration::from_millis(4);
 const TELL_OF_EACH: Duration = Duration::from_millis(1);
 
-/// All replicas that are woken at once come within this, for each of them: together they ask about
-/// as much of the store as it can answer in time.
+/// More replicas than these that have to look at once come within this time for each further one:
+/// together they ask as much of the store as it can answer in time.
+const FEW: u32 = 16;
 const COME_OF_EACH: Duration = Duration::from_millis(1);
 
 /// A first retry comes after this, each further one after twice the time, up to the heartbeat.
@@ -80,13 +81,17 @@ impl Protocol {
         }
     }
 
-    /// The store says that all replicas have to look: each at its own moment, soon.
+    /// How long the store may be busy with the others when all ask at once; nothing worth speaking
+    /// of among few.
+    pub(in crate::quota::shared) fn steps_of_others(&self) -> Duration {
+        COME_OF_EACH * self.members().saturating_sub(FEW)
+    }
+
+    /// All replicas have to look: of many, each at its own moment, soon.
     pub(in crate::quota::shared) fn wake_all(&mut self, now: Instant) {
         let mut hasher = DefaultHasher::new();
         self.terms.me.hash(&mut hasher);
-        let others = self.members().saturating_sub(1);
-        let within = COME_OF_EACH * others;
-        let at = now + within * u32::from(hasher.finish().to_le_bytes()[0]) / u32::from(u8::MAX);
+        let at = now + self.steps_of_others() * u32::from(hasher.finish().to_le_bytes()[0]) / u32::from(u8::MAX);
         self.called = Some(self.called.map_or(at, |called| called.min(at)));
     }
 }
