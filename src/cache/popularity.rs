@@ -3,7 +3,8 @@
 //!
 //! Each request, including a hit, counts once for each of its ids. Counts decay exponentially, so
 //! that an id's popularity is that of the last minutes. It decides which ids a call with spare room
-//! prefetches.
+//! prefetches. An id that is asked for at regular times, as by a tool that polls, is prefetched
+//! when it is expected to be asked for next.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,6 +24,14 @@ const RECENT: Duration = Duration::from_mins(2);
 
 /// The least count of an id that is prefetched: more than one request.
 const FREQUENT: f64 = 1.5;
+
+/// An id is asked for at regular times when so many times in a row between two requests differ from
+/// the one before by no more than this part of it.
+const REGULAR: u8 = 2;
+const TOLERANCE: f64 = 0.1;
+
+/// The longest time between two requests after which the next is foreseen.
+const MAX_INTERVAL: Duration = Duration::from_mins(10);
 
 /// How long a call that asked for an id may take, until another call may prefetch the id.
 const CALL_TIME: Duration = Duration::from_secs(10);
@@ -51,6 +60,10 @@ struct IdPopularity {
     /// The decayed count as of `asked`.
     count: f64,
     asked: Instant,
+    /// The time between the last two requests.
+    interval: Duration,
+    /// How many times in a row it was about the same.
+    agreeing: u8,
     /// Until when its rows are fresh; `None` when none have been stored yet.
     fresh_until: Option<Instant>,
     /// Until when a call that asks for it may be under way.
@@ -58,20 +71,54 @@ struct IdPopularity {
 }
 
 impl IdPopularity {
+    fn new(now: Instant) -> Self {
+        Self {
+            count: 1.0,
+            asked: now,
+            interval: Duration::ZERO,
+            agreeing: 0,
+            fresh_until: None,
+            under_way_until: None,
+        }
+    }
+
+    fn record(&mut self, now: Instant) {
+        let interval = now.saturating_duration_since(self.asked);
+        let is_same = interval.abs_diff(self.interval) <= self.interval.mul_f64(TOLERANCE);
+        self.agreeing = if is_same { self.agreeing.saturating_add(1) } else { 0 };
+        self.interval = interval;
+        self.count = self.count_at(now) + 1.0;
+        self.asked = now;
+    }
+
+    /// From when to when the next request is expected, of an id that is asked for at regular times.
+    fn expected(&self, now: Instant) -> Option<(Instant, Instant)> {
+        let is_regular = self.agreeing >= REGULAR && self.interval <= MAX_INTERVAL;
+        let at = |part: f64| self.asked + self.interval.mul_f64(part);
+        let (earliest, latest) = (at(1.0 - TOLERANCE), at(1.0 + TOLERANCE));
+        (is_regular && now < latest).then_some((earliest, latest))
+    }
+
     fn count_at(&self, now: Instant) -> f64 {
         let since = now.saturating_duration_since(self.asked);
         self.count * (-since.as_secs_f64() / DECAY.as_secs_f64()).exp()
     }
 
-    /// How often it will probably be asked for while its rows are stale, until that moment; `None`
-    /// when it should not be prefetched.
+    /// How often it will probably be asked for while its rows are stale, until that moment, times
+    /// [`DECAY`] in seconds; `None` when it should not be prefetched.
     fn worth(&self, now: Instant, until: Instant) -> Option<f64> {
-        let is_recent = now.saturating_duration_since(self.asked) <= RECENT;
         let is_free = self.under_way_until.is_none_or(|until| until <= now);
-        let fresh_until = self.fresh_until.filter(|_| is_recent && is_free)?;
-        let count = Some(self.count_at(now)).filter(|count| *count >= FREQUENT)?;
-        let stale_for = until.saturating_duration_since(fresh_until.max(now));
-        Some(count * stale_for.as_secs_f64()).filter(|worth| *worth > 0.0)
+        let stale_from = self.fresh_until.filter(|_| is_free)?.max(now);
+        let worth = if let Some((earliest, latest)) = self.expected(now) {
+            let stale_for = until.min(latest).saturating_duration_since(stale_from.max(earliest));
+            DECAY.as_secs_f64() * stale_for.as_secs_f64() / (latest - earliest).as_secs_f64()
+        } else if now.saturating_duration_since(self.asked) <= RECENT {
+            let count = Some(self.count_at(now)).filter(|count| *count >= FREQUENT)?;
+            count * until.saturating_duration_since(stale_from).as_secs_f64()
+        } else {
+            0.0
+        };
+        Some(worth).filter(|worth| *worth > 0.0)
     }
 }
 
@@ -84,16 +131,9 @@ impl Popularity {
         let mut counted = self.counted(request.endpoint());
         for id in request.ids() {
             if let Some(popularity) = counted.ids.get_mut(id) {
-                popularity.count = popularity.count_at(now) + 1.0;
-                popularity.asked = now;
+                popularity.record(now);
             } else if counted.has_room(now) {
-                let popularity = IdPopularity {
-                    count: 1.0,
-                    asked: now,
-                    fresh_until: None,
-                    under_way_until: None,
-                };
-                counted.ids.insert(id.into(), popularity);
+                counted.ids.insert(id.into(), IdPopularity::new(now));
             }
         }
     }
@@ -199,6 +239,43 @@ mod tests {
             ["a"],
             "nobody asks for the others"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_id_that_is_asked_for_at_regular_times_is_prefetched_for_the_next() {
+        let popularity = Popularity::default();
+        let start = Instant::now();
+        let at = |seconds: u32| start + seconds * SECOND;
+        let worth = |now: u32| {
+            popularity
+                .worth_prefetching(&request(&["x"]), 10, at(now), at(now + 3))
+                .len()
+        };
+        let refresh = |seconds| popularity.record_refresh(&request(&["a"]), at(seconds), &[30 * SECOND]);
+        let ask = |seconds| {
+            popularity.record(&request(&["a"]), at(seconds));
+            refresh(seconds);
+        };
+        [0, 61, 119].map(ask);
+        assert_eq!(
+            worth(150),
+            1,
+            "as popular as any other: that it is regular may be an accident"
+        );
+        ask(181);
+        assert_eq!(
+            [215, 225, 231].map(worth),
+            [0, 0, 0],
+            "stale, and nobody is expected yet"
+        );
+        assert_eq!(worth(236), 1, "it is expected after 62 s, more or less by a tenth");
+        assert_eq!(worth(239), 0, "a call for it is under way");
+        refresh(237);
+        popularity.record(&request(&["a"]), at(243));
+        assert_eq!([290, 298].map(worth), [0, 1]);
+        // Nobody comes: it is as popular as any other, until nobody has come for two minutes.
+        refresh(299);
+        assert_eq!([335, 364].map(worth), [1, 0]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,10 +8,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet};
 use std::time::Duration;
 
-use rand::SeedableRng as _;
-use rand::rngs::StdRng;
-
-use super::saturated::{DEFINITIONS, next_question};
+use super::saturated::{DEFINITIONS, Questions};
 
 const TTL: f64 = 30.0;
 const LATENCY: f64 = 0.3;
@@ -46,8 +43,7 @@ struct Waiting {
 }
 
 struct World<'a> {
-    zipf: &'a [f64],
-    callers: Vec<StdRng>,
+    callers: Vec<Questions<'a>>,
     /// When each caller asks next, in nanoseconds, and for what.
     coming: BinaryHeap<Reverse<(u64, usize)>>,
     questions: Vec<Vec<usize>>,
@@ -65,7 +61,7 @@ fn nanos(seconds: f64) -> u64 {
 impl World<'_> {
     /// The caller reads its answer, and asks again.
     fn answered(&mut self, caller: usize, at: f64) {
-        let (pause, ids) = next_question(&mut self.callers[caller], self.zipf);
+        let (pause, ids) = self.callers[caller].next();
         self.questions[caller] = ids;
         self.coming
             .push(Reverse((nanos(at) + nanos(pause.as_secs_f64()), caller)));
@@ -177,13 +173,12 @@ impl World<'_> {
     }
 }
 
-/// Lets `callers` ask while calls leave at these moments, in seconds from the start; counts what is
+/// Lets callers ask while calls leave at these moments, in seconds from the start; counts what is
 /// answered within `watched`.
-pub(super) fn simulate(policy: Policy, callers: u64, zipf: &[f64], calls: &[f64], watched: (f64, f64)) -> Outcome {
-    let count = usize::try_from(callers).unwrap();
+pub(super) fn simulate(policy: Policy, callers: Vec<Questions<'_>>, calls: &[f64], watched: (f64, f64)) -> Outcome {
+    let count = callers.len();
     let mut world = World {
-        zipf,
-        callers: (0..callers).map(StdRng::seed_from_u64).collect(),
+        callers,
         coming: BinaryHeap::new(),
         questions: vec![Vec::new(); count],
         fresh_until: vec![0.0; DEFINITIONS as usize],

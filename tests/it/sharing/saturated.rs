@@ -44,29 +44,72 @@ pub(super) struct Tally {
     pub(super) refused: usize,
 }
 
-/// How long a caller reads the last answer, and which definitions it asks for then.
-pub(super) fn next_question(rng: &mut StdRng, zipf: &[f64]) -> (Duration, Vec<usize>) {
-    let pause = Duration::from_millis(rng.random_range(1_000..9_000));
-    let count = rng.random_range(1..=5);
-    let id = |_| {
-        let at = rng.random_range(0.0..*zipf.last().unwrap());
-        zipf.partition_point(|sum| *sum < at)
-    };
-    (pause, (0..count).map(id).collect())
+/// How a caller asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Habit {
+    /// For other definitions each time, after some seconds.
+    Varied,
+    /// For the same definitions each time, after the same one or two minutes but for a fiftieth.
+    Regular,
 }
 
-/// A caller who asks for 1 to 5 definitions, reads the answer for some seconds, and asks again.
+/// What one caller asks for, and when.
+#[derive(Debug)]
+pub(super) struct Questions<'a> {
+    habit: Habit,
+    rng: StdRng,
+    zipf: &'a [f64],
+    regular: Option<(Duration, Vec<usize>)>,
+}
+
+impl<'a> Questions<'a> {
+    pub(super) fn new(habit: Habit, seed: u64, zipf: &'a [f64]) -> Self {
+        Self {
+            habit,
+            rng: StdRng::seed_from_u64(seed),
+            zipf,
+            regular: None,
+        }
+    }
+
+    /// How long the caller reads the last answer, and which definitions it asks for then.
+    pub(super) fn next(&mut self) -> (Duration, Vec<usize>) {
+        if self.habit == Habit::Varied {
+            let pause = Duration::from_millis(self.rng.random_range(1_000..9_000));
+            return (pause, self.definitions());
+        }
+        if let Some((interval, ids)) = &self.regular {
+            return (interval.mul_f64(self.rng.random_range(0.98..1.02)), ids.clone());
+        }
+        let interval = Duration::from_millis(self.rng.random_range(40_000..120_000));
+        let ids = self.definitions();
+        self.regular = Some((interval, ids.clone()));
+        (interval.mul_f64(self.rng.random_range(0.0..1.0)), ids)
+    }
+
+    /// 1 to 5 of them.
+    fn definitions(&mut self) -> Vec<usize> {
+        let (rng, zipf) = (&mut self.rng, self.zipf);
+        let count = rng.random_range(1..=5);
+        let id = |_| {
+            let at = rng.random_range(0.0..*zipf.last().unwrap());
+            zipf.partition_point(|sum| *sum < at)
+        };
+        (0..count).map(id).collect()
+    }
+}
+
+/// A caller who asks, reads the answer, and asks again.
 pub(super) async fn caller(
     stack_fixture: &StackFixture,
-    zipf: &[f64],
+    mut questions: Questions<'_>,
     seed: u64,
     from: Instant,
     until: Instant,
 ) -> Tally {
-    let mut rng = StdRng::seed_from_u64(seed);
     let mut tally = Tally::default();
     while Instant::now() < until {
-        let (pause, ids) = next_question(&mut rng, zipf);
+        let (pause, ids) = questions.next();
         sleep(pause).await;
         let ids: Vec<String> = ids.iter().map(|id| format!("id{id}")).collect();
         let asked = Instant::now();
@@ -98,7 +141,8 @@ async fn sharing_serves_many_times_as_many() {
         let stack_fixture = StackFixture::new(sharing, &LIMITS);
         let from = Instant::now() + before;
         let until = from + watched;
-        let tallies = join_all((0..CALLERS).map(|n| caller(&stack_fixture, &zipf, n, from, until))).await;
+        let questions = |n| Questions::new(Habit::Varied, n, &zipf);
+        let tallies = join_all((0..CALLERS).map(|n| caller(&stack_fixture, questions(n), n, from, until))).await;
         let refused: usize = tallies.iter().map(|tally| tally.refused).sum();
         let mut took: Vec<_> = tallies.into_iter().flat_map(|tally| tally.answered).collect();
         took.sort_unstable();
