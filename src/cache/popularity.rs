@@ -256,7 +256,9 @@ mod tests {
             popularity.record(&request(&["a"]), at(seconds));
             refresh(seconds);
         };
-        [0, 61, 119].map(ask);
+        for seconds in [0, 61, 119] {
+            ask(seconds);
+        }
         assert_eq!(
             worth(150),
             1,

@@ -101,15 +101,15 @@ impl SyncTask {
 /// Wakes the steps when the store says that this replica's turn is earlier than it was told.
 async fn listen(shared: Arc<Shared>, config: Config) {
     let [own, all] = config.channels(shared.name());
-    let of_own = Arc::clone(&shared);
-    let on_own = move |event: Event<'_>| match event {
+    let to_wake = Arc::clone(&shared);
+    let on_event = move |event: Event<'_>| match event {
         Event::Message(message) => {
-            of_own.wake(std::str::from_utf8(message).ok().and_then(|text| text.parse().ok()));
+            to_wake.wake(std::str::from_utf8(message).ok().and_then(|text| text.parse().ok()));
         }
         // Something may have been said meanwhile, and another server may know less than the one
         // before. Others have missed it as well.
-        Event::Missed => of_own.wake_all(),
+        Event::Missed => to_wake.wake_all(),
     };
-    config.store.subscribe(own, on_own).await;
+    config.store.subscribe(own, on_event).await;
     config.store.subscribe(all, move |_: Event<'_>| shared.wake_all()).await;
 }

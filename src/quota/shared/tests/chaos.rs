@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::replicas::{Asking, MS, Replicas, SECOND};
 
-/// The documented limits, sixty times as fast: the next slot is never far.
-const LIMITS: [(u32, Duration); 2] = [(100, Duration::from_secs(1)), (1500, Duration::from_mins(1))];
+/// A fifth of the documented limits, sixty times as fast: the next slot is never far.
+const LIMITS: [(u32, Duration); 2] = [(20, Duration::from_secs(1)), (300, Duration::from_mins(1))];
 
 /// Within so much time calls leave again.
 const SOON: Duration = Duration::from_millis(1500);
@@ -25,7 +25,7 @@ fn saturated() -> Replicas {
 
 /// Judges until what was granted by mistake would have been seen.
 fn judge(replicas: Replicas, what: &str, took: Duration) {
-    judge_within(replicas, what, took, (SOON, 1400));
+    judge_within(replicas, what, took, (SOON, 280));
 }
 
 /// The same with other bounds: when the next call has to leave, and how many in the 65 s after it.
@@ -90,7 +90,7 @@ fn calls_leave_again_after_a_frozen_store_was_emptied_and_replicas_were_killed()
         replicas,
         "frozen for 3 s, emptied, and a third killed",
         took,
-        (SOON * 2, 1300),
+        (SOON * 2, 250),
     );
 }
 
@@ -125,7 +125,7 @@ fn no_window_is_over_when_the_clock_jumps_ahead_and_the_replicas_that_know_most_
             }
             for replica in [8, 9, 10] {
                 replicas.ask(Asking {
-                    waiting: 100,
+                    waiting: 20,
                     ..Asking::at(replica, "C")
                 });
             }
