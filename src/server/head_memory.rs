@@ -24,8 +24,12 @@ const STEP: usize = 16 * 1024;
 pub(super) struct HeadMemory {
     limiter: Arc<ConnectionLimiter>,
     address: Address,
-    /// The bytes of the head that is being read.
+    /// The bytes of the head that is being read, at most.
     read: usize,
+    /// How many of them came last.
+    latest: usize,
+    /// How many requests there were by then.
+    requests: u64,
     taken: Option<Reservation>,
     waiting: Option<Pin<Box<dyn Future<Output = Reservation> + Send>>>,
 }
@@ -36,6 +40,8 @@ impl HeadMemory {
             limiter,
             address,
             read: 0,
+            latest: 0,
+            requests: 0,
             taken: None,
             waiting: None,
         }
@@ -48,9 +54,15 @@ impl HeadMemory {
             // separately.
             return Poll::Ready(());
         }
+        let requests = state.requests();
         if !state.expects_head() {
             self.read = 0;
+        } else if requests != self.requests {
+            // A request that is answered at once is never seen in flight here. Of its head nothing
+            // is left in the buffer; of the next one, at most what came with its end.
+            self.read = self.latest;
         }
+        self.requests = requests;
         let bytes = self.read + offered;
         if bytes <= FREE {
             return Poll::Ready(());
@@ -61,6 +73,7 @@ impl HeadMemory {
     /// Records that bytes were read.
     pub(super) fn add(&mut self, bytes: usize) {
         self.read += bytes;
+        self.latest = bytes;
     }
 
     fn poll_more(&mut self, context: &mut Context<'_>, state: &ConnectionState, bytes: usize) -> Poll<()> {
@@ -88,5 +101,62 @@ impl fmt::Debug for HeadMemory {
         f.debug_struct("HeadMemory")
             .field("taken", &self.taken)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use http::Version;
+
+    use super::super::Peer;
+    use super::super::config::Config;
+    use super::*;
+
+    /// The size of a buffer at first.
+    const OFFERED: usize = 8 * 1024;
+
+    fn head() -> (HeadMemory, Arc<ConnectionState>) {
+        let limiter = ConnectionLimiter::new(&Config {
+            head_bytes: 8 * STEP,
+            ..Config::default()
+        });
+        let peer = Peer::tcp(([10, 0, 0, 2], 9).into(), ([10, 0, 0, 1], 80).into());
+        (HeadMemory::new(limiter, peer.address()), ConnectionState::new())
+    }
+
+    fn has_room(head: &mut HeadMemory, state: &ConnectionState) -> bool {
+        head.poll_room(&mut Context::from_waker(Waker::noop()), state, OFFERED)
+            .is_ready()
+    }
+
+    #[tokio::test]
+    async fn any_number_of_requests_that_are_answered_at_once_takes_no_memory() {
+        let (mut head, state) = head();
+        for _ in 0..10_000 {
+            assert!(has_room(&mut head, &state));
+            head.add(400);
+            drop(state.request(Version::HTTP_11));
+        }
+        assert!(head.taken.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_head_that_goes_on_takes_memory_whatever_came_with_its_beginning() {
+        let (mut head, state) = head();
+        assert!(has_room(&mut head, &state));
+        // The end of one head, and the beginning of the next.
+        head.add(OFFERED);
+        drop(state.request(Version::HTTP_11));
+        let mut read = 0;
+        while has_room(&mut head, &state) {
+            head.add(1000);
+            read += 1000;
+            let taken = head.taken.as_ref().map_or(0, Reservation::bytes);
+            assert!(OFFERED + read <= FREE + taken, "{read} bytes with {taken} reserved");
+            assert!(read <= FREE + 8 * STEP, "there is no more memory");
+        }
+        assert!(read > 2 * STEP, "{read}");
     }
 }

@@ -1,12 +1,16 @@
-"""The servers that are measured, and the upstream stub behind them. All listen on loopback only."""
+"""The servers that are measured, and the upstream behind them. All listen on loopback only."""
 
+import http.client
 import json
 import os
 import signal
 import socket
 import subprocess
 import time
+import tomllib
+import urllib.parse
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 PATH = "/api/DeviceAuthenticatedScanDefinitions/GetScanHistoryByScanDefinitionId"
@@ -163,8 +167,9 @@ def stub(folder, rows=3, name="stub"):
     return nginx(name, folder, LOAD_CORE, 1, http)
 
 
-def nginx_proxy(name, folder, stub, workers=1, cached=True):
+def nginx_proxy(name, folder, upstream, workers=1, cached=True):
     """nginx as a caching proxy keyed on the body, or as a plain one."""
+    port, token = getattr(upstream, "region", upstream.port), getattr(upstream, "token", "stub")
 
     def http(server):
         cache = f"""
@@ -174,14 +179,14 @@ def nginx_proxy(name, folder, stub, workers=1, cached=True):
       proxy_cache_valid 200 1h;""" if cached else ""
         return f"""
   proxy_cache_path /dev/shm/{server.folder.parent.name}-{server.folder.name} keys_zone=answers:64m max_size=1g use_temp_path=off;
-  upstream stub {{ server 127.0.0.1:{stub.port}; keepalive 512; keepalive_requests 1000000000; }}
+  upstream stub {{ server 127.0.0.1:{port}; keepalive 512; keepalive_requests 1000000000; }}
   server {{
     listen 127.0.0.1:{server.port} backlog=4096{' http2' if name.endswith('h2') else ''};
     location / {{
       proxy_pass http://stub;
       proxy_http_version 1.1;
       proxy_set_header Connection "";
-      proxy_set_header Authorization "Bearer stub";
+      proxy_set_header Authorization "Bearer {token}";
       proxy_buffers 8 256k;
       proxy_buffer_size 256k;
       proxy_busy_buffers_size 512k;{cache}
@@ -263,6 +268,112 @@ max_size = "{cache_size}"
     )
     wait_until_ready(server)
     return server
+
+
+def simulator(name, folder, program):
+    """The simulated upstream, whose answers hold the rows of the ids that are asked for; as many calls as anybody makes."""
+    server = Process(name, folder, LOAD_CORE)
+    server.start([program, "simulate", "--listen", f"127.0.0.1:{server.port}", "--limit", "1000000/1s"])
+    text = (server.folder / "log").read_text()
+    server.config = tomllib.loads(text)
+    server.region = urllib.parse.urlsplit(server.config["defender"]["regions"][0]["url"]).port
+    server.secret = text.split("AZURE_CLIENT_SECRET='")[1].split("'")[0]
+    credentials = server.config["credentials"]
+    form = {"grant_type": "client_credentials", "client_id": credentials["client_id"], "client_secret": server.secret,
+            "scope": credentials["scope"]}
+    url = f"{credentials['authority']}/{credentials['tenant_id']}/oauth2/v2.0/token"
+    with urllib.request.urlopen(url, urllib.parse.urlencode(form).encode()) as answer:
+        server.token = json.load(answer)["access_token"]
+    return server
+
+
+class LiveGateway(Process):
+    """The gateway with all settings at their defaults but addresses, credentials, how long answers are fresh, and how many fit. Its
+    cache was filled by more calls than an hour allows, so that its windows are full; it is asked for nothing else."""
+
+    def __init__(self, name, folder, simulator, program):
+        super().__init__(name, folder, SERVER_CORE)
+        self.admin_port, self.simulator, self.bodies = free_port(), simulator, []
+        self.conf = self.folder / "gateway.toml"
+        self.configure(wide=True)
+        self.start(
+            [program, "run", "--config", self.conf],
+            TOKIO_WORKER_THREADS="1",
+            DEFENDER_GATEWAY_CREDENTIALS_CLIENT_SECRET=simulator.secret,
+            NO_PROXY="*",
+        )
+        wait_until_ready(self)
+
+    def configure(self, wide):
+        credentials = self.simulator.config["credentials"]
+        self.conf.write_text(f"""
+[server]
+listen = ["127.0.0.1:{self.port}"]
+[admin]
+listen = "127.0.0.1:{self.admin_port}"
+[defender]
+regions = [{{ name = "simulated", url = "http://127.0.0.1:{self.simulator.region}" }}]
+[credentials]
+tenant_id = "{credentials['tenant_id']}"
+client_id = "{credentials['client_id']}"
+authority = "{credentials['authority']}"
+scope = "{credentials['scope']}"
+[cache]
+ttl = "1h"
+max_size = "512MiB"
+{'[quota]' if wide else ''}
+{'limits = ["100000/1s", "1000000/1h"]' if wide else ''}
+{'burst = 100000' if wide else ''}
+""")
+
+    def fill(self, bodies):
+        """Has the answers to these in the cache, and the windows of the documented quota full of calls."""
+        self.limit(wide=True)
+        self.bodies = list(dict.fromkeys([*self.bodies, *bodies]))
+        fill(self, self.bodies)
+        fill(self, [body(key) for key in range(1_000_000, 1_001_600)])
+        self.limit(wide=False)
+
+    def restart(self):
+        self.configure(wide=True)
+        super().restart()
+        self.fill([])
+
+    def limit(self, wide):
+        """Takes the limits over while it runs, and waits until that is done."""
+        self.configure(wide)
+        self.process.send_signal(signal.SIGHUP)
+        expected = 100_000 if wide else 100
+        for _ in range(200):
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/status") as answer:
+                if json.load(answer)["quota"]["windows"][0]["limit"] == expected:
+                    return
+            time.sleep(0.05)
+        raise SystemExit(f"{self.name} does not take its limits over: {(self.folder / 'log').read_text()}")
+
+
+def fill(server, bodies, connections=64):
+    """Asks for each once."""
+    def ask(part):
+        connection = http.client.HTTPConnection("127.0.0.1", server.port)
+        for each in part:
+            connection.request("POST", PATH, each, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            text = answer.read()
+            if answer.status != 200:
+                raise SystemExit(f"{server.name} answers {answer.status}: {text[:300]}")
+
+    with ThreadPoolExecutor(connections) as pool:
+        list(pool.map(ask, (bodies[n::connections] for n in range(connections))))
+
+
+def body(key, ids=3):
+    """The request of a key, as load.lua makes it."""
+    def name(nth):
+        mixed = (key * 2654435761 + nth * 40503) % 2**32
+        return f'"{mixed:08x}-{nth:04x}-4{key % 4096:03x}-a{nth % 4096:03x}-{key:012x}"'
+
+    return '{"ScanDefinitionIds":[' + ",".join(map(name, range(1, ids + 1))) + "]}"
 
 
 def wait_until_ready(server):

@@ -1,9 +1,10 @@
 -- The requests of wrk. Arguments: path, ids per request, distinct keys ("new": every request asks for ids never asked for before),
--- "shuffled" to ask for the same ids in another order every time. Prints one line for the runner.
+-- "shuffled" to ask for the same ids in another order every time, "zipf" to ask for the n-th key 1/n as often as for the first; a number
+-- that no other run has; how many callers ask. Prints one line for the runner.
 
 local path, ids, keys, shuffled
-local prepared, at, fresh = {}, 0, 0
-local headers = { ["Content-Type"] = "application/json" }
+local prepared, order, at, fresh = {}, nil, 0, 0
+local DRAWS = 100000
 
 -- Ids look like Defender's, and stand in no order.
 local function id(key, nth)
@@ -23,8 +24,20 @@ local function body(key)
   return '{"ScanDefinitionIds":[' .. table.concat(list, ",") .. ']}'
 end
 
-local function request_for(key)
+local function request_for(key, caller)
+  local headers = { ["Content-Type"] = "application/json" }
+  if caller then headers["X-Caller"] = "caller-" .. caller end
   return wrk.format("POST", path, headers, body(key))
+end
+
+-- Of the sums of 1, 1/2, 1/3, ... the first that is not below.
+local function draw(sums)
+  local wanted, low, high = math.random() * sums[#sums], 1, #sums
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if sums[middle] < wanted then low = middle + 1 else high = middle end
+  end
+  return low
 end
 
 function init(arguments)
@@ -33,6 +46,23 @@ function init(arguments)
   if not keys then
     -- Unlike those of any other run.
     fresh = tonumber(arguments[5]) * 10000000
+    return
+  end
+  local callers = tonumber(arguments[6])
+  if callers > 0 then
+    for key = 1, keys do
+      -- Of few keys each is asked for by all, of many each by one.
+      for caller = 1, keys < callers and callers or 1 do prepared[#prepared + 1] = request_for(key, (key + caller) % callers) end
+    end
+    if arguments[4] == "zipf" then
+      local sums, sum = {}, 0
+      for key = 1, keys do
+        sum = sum + 1 / key
+        sums[key] = sum
+      end
+      order = {}
+      for nth = 1, DRAWS do order[nth] = draw(sums) end
+    end
     return
   end
   -- Shuffled, each key is prepared in several orders.
@@ -47,8 +77,8 @@ function request()
     fresh = fresh + 1
     return request_for(fresh)
   end
-  at = at % #prepared + 1
-  return prepared[at]
+  at = at % #(order or prepared) + 1
+  return prepared[order and order[at] or at]
 end
 
 function done(summary, latency)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from contestant import LOAD_CORE, PATH, SERVER_CORE
+from contestant import LOAD_CORE, PATH, SERVER_CORE, body
 
 HERE = Path(__file__).parent
 # Requests that ask for something new never repeat the ids of an earlier run.
@@ -41,12 +41,14 @@ class Load:
     ids: int = 3
     keys: int | None = 1       # None: every request asks for something new
     shuffled: bool = False
-    http2: bool = False
+    zipf: bool = False         # the n-th key is asked for 1/n as often as the first
+    callers: int = 0           # that say who they are; 0: nobody does
+    streams: int = 0           # by h2load instead of wrk, so many at once on a connection: HTTP/2, or HTTP/1.1 for 1
     path: str = PATH
 
     def run(self, server, seconds):
         """Loads the server and measures it."""
-        drive = self._h2load if self.http2 else self._wrk
+        drive = self._h2load if self.streams else self._wrk
         before = server.cpu_us()
         requests, elapsed, latencies = drive(server, seconds)
         used = server.cpu_us() - before
@@ -54,7 +56,7 @@ class Load:
 
     def _wrk(self, server, seconds):
         command = ["wrk", "-t1", f"-c{self.connections}", f"-d{seconds}s", "--timeout", "10s", "-s", HERE / "load.lua", server.url,
-                   "--", self.path, self.ids, self.keys or "new", "shuffled" if self.shuffled else "-", next(runs)]
+                   "--", self.path, self.ids, self.keys or "new", "shuffled" if self.shuffled else "zipf" if self.zipf else "-", next(runs), self.callers]
         output = on_load_core(command)
         found = re.search(r"BENCH requests=(\d+) us=(\d+) failed=(\d+) p50=(\d+) p99=(\d+) p999=(\d+)", output)
         if not found or int(found[3]) or not int(found[1]):
@@ -63,18 +65,20 @@ class Load:
         return requests, us / 1e6, latencies
 
     def _h2load(self, server, seconds):
-        """One key only: h2load sends one body. Ten streams per connection."""
-        return h2load(server, [f"-c{self.connections}", "-m10", f"-D{seconds}", "--warm-up-time=0"], self.body(), self.path)
+        """One key and one caller only: h2load sends one request."""
+        version = ["--h1"] if self.streams == 1 else []
+        options = [*version, f"-c{self.connections}", f"-m{self.streams}", f"-D{seconds}", "--warm-up-time=0"]
+        return h2load(server, options, body(1, self.ids), self.path)
 
-    def body(self):
-        ids = (f'"{n * 2654435761 % 2**32:08x}-0001-4001-a001-{n:012x}"' for n in range(self.ids))
-        return '{"ScanDefinitionIds":[' + ",".join(ids) + "]}"
+    def bodies(self):
+        """All that is asked for."""
+        return [body(key, self.ids) for key in range(1, self.keys + 1)]
 
 
 def paced(server, rate, seconds):
     """HTTP/1.1, one connection, `rate` requests a second: what a request costs in time when nobody else is there."""
     options = ["--h1", "-c1", "-m1", f"--rps={rate}", f"-D{seconds}", "--warm-up-time=0"]
-    return h2load(server, options, Load().body(), PATH)[2][0]
+    return h2load(server, options, body(1), PATH)[2][0]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 //! request alone. Whatever the upstream is like, callers of both get the same bytes.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use http::StatusCode;
@@ -11,6 +12,9 @@ use defender_gateway::sim::{self, Fault, Often, Plan, Shape};
 
 use super::mix::{Mix, Question};
 use crate::support::{Answer, Caller, Running, Setup};
+
+/// A long run is about rows; it has ten times the pace, and ends within the hour.
+const LONG_RUN: [&str; 2] = ["1000/1s", "750000/1h"];
 
 /// Requests that come together.
 const WAVE: usize = 40;
@@ -27,6 +31,8 @@ struct Tally {
     merged: usize,
     joined: usize,
     failed: usize,
+    /// Refusals; the requests were asked again as told.
+    refused: usize,
     asked: usize,
     calls: usize,
 }
@@ -106,6 +112,21 @@ fn waves() -> usize {
     wanted.map_or(4, |wanted| wanted.parse().expect("SHARING_WAVES is a number"))
 }
 
+/// The answer, and how often it was refused before. In a long run the least urgent may find the
+/// quota claimed by those who are expected back.
+async fn ask_until_served(caller: &Caller, question: &Question) -> (Answer, usize) {
+    let mut refused = 0;
+    loop {
+        let answer = caller.send(question.to(caller, false)).await;
+        if answer.status != StatusCode::TOO_MANY_REQUESTS {
+            return (answer, refused);
+        }
+        refused += 1;
+        assert!(refused <= 10, "{question:?} is refused again and again");
+        tokio::time::sleep(Duration::from_secs(answer.retry_after().unwrap())).await;
+    }
+}
+
 /// Lets both gateways answer the same random requests.
 async fn compare(seed: u64, upstream: Change, faults: &Plan<Fault>) -> Tally {
     let sharing = Setup::new()
@@ -115,7 +136,14 @@ async fn compare(seed: u64, upstream: Change, faults: &Plan<Fault>) -> Tally {
         // The hour is scaled up fifty times; what comes in a wave still has to queue, also on a
         // busy machine. The short window is never full: a connection that is cut loses all calls on
         // it, and each counts until its timeout.
-        .limits(Shape::SlidingLog, &["1000/1s", "75000/1h"])
+        .limits(
+            Shape::SlidingLog,
+            if waves() > 100 {
+                &LONG_RUN
+            } else {
+                &["1000/1s", "75000/1h"]
+            },
+        )
         .set("quota.burst", "6")
         .set("merge.enabled", "true")
         .set("merge.gather", "4ms");
@@ -133,14 +161,10 @@ async fn compare(seed: u64, upstream: Change, faults: &Plan<Fault>) -> Tally {
     let (mut mix, mut tally) = (Mix::new(seed, 16, 12), Tally::default());
     for _ in 0..waves() {
         let questions = mix.take(WAVE);
-        let answers = join_all(
-            questions
-                .iter()
-                .map(|question| caller.send(question.to(&caller, false))),
-        )
-        .await;
-        for (question, answer) in questions.iter().zip(&answers) {
+        let answers = join_all(questions.iter().map(|question| ask_until_served(&caller, question))).await;
+        for (question, (answer, refused)) in questions.iter().zip(&answers) {
             tally.add(answer);
+            tally.refused += refused;
             let expected = alone.ask(question).await;
             if *faults != Plan::none() && answer.status.is_server_error() {
                 tally.failed += 1;
@@ -155,6 +179,7 @@ async fn compare(seed: u64, upstream: Change, faults: &Plan<Fault>) -> Tally {
         }
     }
     tally.calls = sharing.simulator.calls().len();
+    assert!(tally.refused * 100 <= tally.asked, "seed {seed}: {tally:?}");
     println!("seed {seed}: {tally:?}");
     drop(caller);
     alone.running.finish().await;
