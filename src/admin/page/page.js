@@ -97,7 +97,7 @@ function regions(list) {
   const slowest = Math.max(1, ...list.map((one) => one.rtt_ms ?? 0));
   const order = [...list].sort((a, b) => b.selected - a.selected || (a.rtt_ms ?? Infinity) - (b.rtt_ms ?? Infinity));
   rows("regions", order, "No region is known.", (one) => {
-    const word = !one.healthy ? "avoided" : one.selected ? "in use" : "healthy";
+    const word = !one.healthy ? `left: ${one.left_for ?? "for a moment"}` : one.selected ? "in use" : "healthy";
     const known = typeof one.rtt_ms === "number";
     const distance = make("td", undefined, "bar");
     if (known) distance.append(bar(one.rtt_ms, slowest, `round trip to ${one.name}`));

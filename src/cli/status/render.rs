@@ -239,9 +239,9 @@ fn show_region(region: &Value) -> String {
         .as_f64()
         .map_or_else(|| "    —    ".to_owned(), |ms| format!("{ms:>6.1} ms"));
     let health = if region["healthy"].as_bool() == Some(true) {
-        ""
+        String::new()
     } else {
-        "  avoided"
+        format!("  left: {}", region["left_for"].as_str().unwrap_or("for a moment"))
     };
     format!(
         "{mark} {:<8} {rtt}  {}{health}",
